@@ -1,0 +1,68 @@
+"""Causal tests as edits: switch a head off, flatten its pattern, or put another pattern in its place.
+
+Each function returns an edit for `probes.edit`; `queries` picks the positions it acts on (all by default), as an
+index along the query axis such as `slice(9, None)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probes.attention import Links
+from probes.hooks import Edit
+
+ALL = slice(None)
+
+
+def zero_heads(heads: int | Sequence[int], queries: slice | Sequence[int] = ALL) -> Edit:
+    """For a point `z`, (batch, query, head, feature): the heads contribute nothing at these queries."""
+    chosen = [heads] if isinstance(heads, int) else list(heads)
+
+    def zero(z: Tensor) -> Tensor:
+        z = z.clone()
+        for head in chosen:
+            z[:, queries, head] = 0
+        return z
+
+    return zero
+
+
+def uniform_heads(heads: int | Sequence[int], queries: slice | Sequence[int] = ALL) -> Edit:
+    """For a point `pattern`, (batch, head, query, key): the heads attend evenly to every key they may see.
+
+    Keys with no attention at all in the given pattern are taken as hidden by the mask.
+    """
+    chosen = [heads] if isinstance(heads, int) else list(heads)
+
+    def flatten(pattern: Tensor) -> Tensor:
+        seen = torch.ones_like(pattern[0, 0]).tril(pattern.shape[-1] - pattern.shape[-2])
+        even = seen / seen.sum(dim=-1, keepdim=True)
+        pattern = pattern.clone()
+        for head in chosen:
+            pattern[:, head, queries] = even[queries]
+        return pattern
+
+    return flatten
+
+
+def follow_links(head: int, links: Links) -> Edit:
+    """For a point `pattern`: at every linked query, this head attends to the linked keys alone, evenly."""
+    row, query, key = torch.as_tensor(links).unbind(dim=1)
+
+    def follow(pattern: Tensor) -> Tensor:
+        pattern = pattern.clone()
+        pattern[row, head, query] = 0
+        pattern[row, head, query, key] = 1
+        pattern[row, head, query] /= pattern[row, head, query].sum(dim=-1, keepdim=True)
+        return pattern
+
+    return follow
+
+
+def moved(links: Links, by: int) -> Links:
+    """The same queries, reading `by` positions further on."""
+    return np.asarray(torch.as_tensor(links)) + np.array([0, 0, by])

@@ -1,0 +1,159 @@
+"""Does a head read where the algorithm would? Scores of attention patterns against links, and a detector built on them.
+
+A link is an edge (row, query, key): at `query`, an ideal algorithm needs what stands at `key`. All scores take one
+pattern, (batch, head, query, key) with rows that sum to one, and give one number a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Links = Int[np.ndarray, "link 3"] | Int[Tensor, "link 3"]
+Pattern = Float[Tensor, "batch head query key"]
+
+
+def mass_by_query(pattern: Pattern, links: Links) -> Float[Tensor, "linked head"]:
+    """Attention that falls on linked keys, for each query that has a link, in the order of (row, query).
+
+    Raises:
+        ValueError: if there is no link, or one points outside the pattern.
+    """
+    edges = torch.as_tensor(links, device=pattern.device)
+    if not len(edges):
+        raise ValueError("links: none were given, so there is nothing to score; choose a batch that has them")
+    batch, _, queries, keys = pattern.shape
+    limit = torch.tensor([batch, queries, keys], device=pattern.device)
+    if bool(((edges < 0) | (edges >= limit)).any()):
+        raise ValueError(f"links point outside the pattern of (batch, query, key) = {tuple(limit.tolist())}")
+    row, query, key = edges.unbind(dim=1)
+    _, group = torch.unique(row * queries + query, return_inverse=True)
+    total = pattern.new_zeros(int(group.max()) + 1, pattern.shape[1])
+    return total.index_add_(0, group, pattern[row, :, query, key])
+
+
+def link_mass(pattern: Pattern, links: Links) -> Float[Tensor, " head"]:
+    """Mean attention on linked keys, over the queries that have any."""
+    return mass_by_query(pattern, links).mean(dim=0)
+
+
+def peakiness(pattern: Pattern, links: Links, threshold: float = 0.5) -> Float[Tensor, " head"]:
+    """Share of linked queries that put more than `threshold` of their attention on linked keys.
+
+    With threshold .5 this is the score of Cabannes et al. 2024 (`peaky_thres` in their code).
+    """
+    return (mass_by_query(pattern, links) > threshold).to(pattern.dtype).mean(dim=0)
+
+
+def invariance(pattern: Pattern, links: Links, threshold: float = 0.5) -> Float[Tensor, " head"]:
+    """How little the attention on linked keys depends on content: 1 - its standard deviation over rows.
+
+    Every row must have the same links, so that only contents differ. The score is 0 for heads that are not peaky
+    (fewer than half of the queries above `threshold`): a head that never looks there does not vary either.
+
+    Raises:
+        ValueError: if the rows have different links.
+    """
+    mass = mass_by_query(pattern, links)
+    batch = pattern.shape[0]
+    edges = np.asarray(torch.as_tensor(links).cpu())
+    per_row = [{(q, k) for _, q, k in edges[edges[:, 0] == row].tolist()} for row in range(batch)]
+    if any(one != per_row[0] for one in per_row):
+        raise ValueError("links: rows differ in theirs; invariance compares rows of one layout, so give one length")
+    spread = mass.unflatten(0, (batch, -1)).std(dim=0, correction=0).mean(dim=0)
+    peaky = peakiness(pattern, links, threshold) >= 0.5
+    return torch.where(peaky, 1 - spread, torch.zeros_like(spread))
+
+
+def uniform_mass(links: Links) -> float:
+    """The `link_mass` of a head that attends evenly to everything up to its own position: the chance level."""
+    edges = np.asarray(torch.as_tensor(links).cpu())
+    _, first, keys = np.unique(edges[:, :2], axis=0, return_index=True, return_counts=True)
+    return float((keys / (edges[first, 1] + 1)).mean())
+
+
+@dataclass(frozen=True)
+class IterationHead:
+    """What the search for an iteration head found: the best candidate, its scores, and why it does not pass.
+
+    Attributes:
+        layer, head: of the best candidate.
+        carry: its peakiness on the diagonal, mean over lengths.
+        stop: its peakiness at the end, where it must read the end of the input, mean over lengths.
+        end_of_input: the best mean attention on the end of the input by a head of an earlier layer (0 if none is).
+        end_of_input_at: (layer, head) of that one, if any.
+        misses: one sentence a condition that fails; empty if the head is accepted.
+    """
+
+    layer: int
+    head: int
+    carry: float
+    stop: float
+    end_of_input: float
+    end_of_input_at: tuple[int, int] | None
+    misses: tuple[str, ...]
+
+    @property
+    def found(self) -> bool:
+        return not self.misses
+
+
+def find_iteration_head(
+    patterns: Mapping[int, Sequence[Pattern]],
+    links: Mapping[int, Mapping[str, Links]],
+    *,
+    carry_bar: float = 0.9,
+    stop_bar: float = 0.5,
+    end_of_input_bar: float = 0.25,
+) -> IterationHead:
+    """Search all layers and heads for an iteration head.
+
+    A head is accepted if on inputs of several lengths it reads x_t when s_t is due (peakiness of "carry"), reads the
+    end of the input when all states are written ("stop"), and a head of an *earlier* layer finds the end of the input.
+    At a single length the diagonal is a fixed offset and proves nothing.
+
+    Args:
+        patterns: by input length, the pattern of each layer.
+        links: by input length, the links "carry", "stop" and "end of input".
+
+    Raises:
+        ValueError: for fewer than two lengths, or lengths that differ between the two arguments.
+    """
+    if set(patterns) != set(links) or len(patterns) < 2:
+        raise ValueError(
+            f"lengths={sorted(patterns)}: give patterns and links for the same lengths, at least two of them; with "
+            "one length an iteration head cannot be told from a head that looks a fixed distance back"
+        )
+
+    def scores(score, name: str) -> Float[Tensor, "layer head"]:
+        by_length = [torch.stack([score(p, links[n][name]) for p in layers]) for n, layers in patterns.items()]
+        return torch.stack(by_length).mean(dim=0)
+
+    carry, stop, end = scores(peakiness, "carry"), scores(peakiness, "stop"), scores(link_mass, "end of input")
+    layer, head = divmod(int(carry.argmax()), carry.shape[1])
+    earlier = end[:layer]
+    found_end = float(earlier.max()) if layer else 0.0
+    end_at = divmod(int(earlier.argmax()), end.shape[1]) if layer else None
+    misses = []
+    if carry[layer, head] < carry_bar:
+        misses.append(f"no head is peaked on x_t: the best reaches {carry[layer, head]:.2f}, below {carry_bar}")
+    if stop[layer, head] < stop_bar:
+        misses.append(f"it does not read the end of the input to stop: {stop[layer, head]:.2f}, below {stop_bar}")
+    if not layer:
+        misses.append("it is in the first layer, where no earlier head can have told it where the input ends")
+    elif found_end < end_of_input_bar:
+        misses.append(f"no earlier head finds the end of the input: {found_end:.2f}, below {end_of_input_bar}")
+    return IterationHead(
+        layer=layer,
+        head=head,
+        carry=float(carry[layer, head]),
+        stop=float(stop[layer, head]),
+        end_of_input=found_end,
+        end_of_input_at=end_at,
+        misses=tuple(misses),
+    )

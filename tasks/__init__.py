@@ -1,0 +1,29 @@
+"""Generated data for toy transformers: every task is a frozen dataclass with a sampler, an oracle and links."""
+
+from tasks.base import IGNORE, NOWHERE, SHARES, SPLITS, Batch, Split, Task, decode, encode, render, split_of, stream
+from tasks.iteration import Copy, IteratedMap, ModularSum, Parity, Polynomial, WordProblem
+
+TASKS = (Copy, Parity, ModularSum, Polynomial, WordProblem)
+"""Every task of the house: one line here, and `toylab list`, `toylab show` and the tests over all tasks know it."""
+
+__all__ = [
+    "IGNORE",
+    "NOWHERE",
+    "SHARES",
+    "SPLITS",
+    "TASKS",
+    "Batch",
+    "Copy",
+    "IteratedMap",
+    "ModularSum",
+    "Parity",
+    "Polynomial",
+    "Split",
+    "Task",
+    "WordProblem",
+    "decode",
+    "encode",
+    "render",
+    "split_of",
+    "stream",
+]

@@ -1,0 +1,156 @@
+"""What every task shares: batches, random streams, a hold-out decided by content, and a printed row.
+
+This package needs numpy alone. It knows no model: a batch says what goes in, what should come out, and which
+position an ideal algorithm would read from which, and nothing about who computes it.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, get_args, runtime_checkable
+
+import numpy as np
+from jaxtyping import Int, Shaped
+
+IGNORE = -100
+"""The target of a position that is not scored (torch's own default for cross entropy)."""
+
+NOWHERE = -1
+"""The label of a position that a label does not speak of."""
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+SHARES: dict[Split, float] = {"train": 6 / 8, "validation": 1 / 8, "test": 1 / 8}
+"""The share of all prompts that falls into each split."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of tokens with what is scored, what should be read, and what is true of each row.
+
+    Attributes:
+        tokens: what the model reads; rows are padded at the end to one width.
+        targets: the token that should follow each position, `IGNORE` where nothing is scored.
+        sizes: how many positions of each row are not padding.
+        links: by name, the edges (row, query, key) along which an ideal algorithm reads: at position `query` it
+            needs what stands at position `key`. Several edges may leave one query; edges are sorted by row.
+        labels: by name, facts for probes and for grouping metrics; one entry a row or one a position.
+    """
+
+    tokens: Int[np.ndarray, "batch position"]
+    targets: Int[np.ndarray, "batch position"]
+    sizes: Int[np.ndarray, " batch"]
+    links: Mapping[str, Int[np.ndarray, "link 3"]] = field(default_factory=dict)
+    labels: Mapping[str, Shaped[np.ndarray, "batch ..."]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def rows(self, start: int, stop: int) -> Batch:
+        """The rows from `start` up to `stop`, with their links renumbered."""
+        links = {}
+        for name, edges in self.links.items():
+            first, last = np.searchsorted(edges[:, 0], [start, stop])
+            links[name] = edges[first:last] - np.array([start, 0, 0])
+        return Batch(
+            tokens=self.tokens[start:stop],
+            targets=self.targets[start:stop],
+            sizes=self.sizes[start:stop],
+            links=links,
+            labels={name: values[start:stop] for name, values in self.labels.items()},
+        )
+
+
+@runtime_checkable
+class Task(Protocol):
+    """A frozen dataclass whose fields are its difficulty, and which can do the following."""
+
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        """The name of every token; its length is the size of the vocabulary."""
+        ...
+
+    @property
+    def context(self) -> int:
+        """The largest number of positions that a row can take."""
+        ...
+
+    def sample(self, rng: np.random.Generator, rows: int, split: Split = "train") -> Batch:
+        """Draw rows from one split."""
+        ...
+
+    def solve(self, prompt: Sequence[int]) -> list[int]:
+        """The right continuation of a prompt, worked out slowly and by another route than `sample`."""
+        ...
+
+
+def stream(seed: int, *path: int | str) -> np.random.Generator:
+    """A random generator for one purpose, independent of every other seed and purpose.
+
+    `stream(3, "train", 7)` is block 7 of the training data of seed 3. Seeds are never added to indices: with that,
+    neighbouring seeds would share nearly all their rows.
+    """
+    numbers = [zlib.crc32(step.encode()) if isinstance(step, str) else step for step in path]
+    return np.random.default_rng([seed, *numbers])
+
+
+def split_of(prompts: Int[np.ndarray, "batch position"]) -> Int[np.ndarray, " batch"]:
+    """The split of each prompt, as an index into `SPLITS`, from a stable hash of its content and length.
+
+    The same prompt falls into the same split in every run, process and version of numpy, so no two splits overlap.
+    """
+    mixed = np.full(len(prompts), prompts.shape[1], dtype=np.uint64)
+    for column in prompts.T:
+        mixed = _scramble(mixed ^ (column.astype(np.uint64) + np.uint64(1)))
+    eighth = mixed >> np.uint64(61)
+    return np.select([eighth < 6, eighth == 6], [0, 1], default=2)
+
+
+def _scramble(x: np.ndarray) -> np.ndarray:
+    """The finalising step of splitmix64: every input bit moves every output bit."""
+    with np.errstate(over="ignore"):
+        x = x + np.uint64(0x9E3779B97F4A7C15)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return x ^ (x >> np.uint64(31))
+
+
+def decode(task: Task, tokens: Sequence[int]) -> list[str]:
+    """Names of tokens. Raises `ValueError` for an id outside the vocabulary."""
+    size = len(task.vocabulary)
+    for token in tokens:
+        if not 0 <= token < size:
+            raise ValueError(f"token={token}: ids run from 0 to {size - 1} in this task's vocabulary")
+    return [task.vocabulary[token] for token in tokens]
+
+
+def encode(task: Task, names: Sequence[str]) -> list[int]:
+    """Ids of token names. Raises `ValueError` for a name that is not in the vocabulary."""
+    ids = {name: token for token, name in enumerate(task.vocabulary)}
+    for name in names:
+        if name not in ids:
+            raise ValueError(f"token {name!r} is not in this task's vocabulary: {' '.join(task.vocabulary)}")
+    return [ids[name] for name in names]
+
+
+def render(task: Task, batch: Batch, row: int) -> str:
+    """One row as a small table: position, token, target, and a line a link with the key that each query reads."""
+    size = int(batch.sizes[row])
+    lines = {
+        "position": [str(i) for i in range(size)],
+        "token": decode(task, batch.tokens[row, :size].tolist()),
+        "target": ["." if t == IGNORE else task.vocabulary[t] for t in batch.targets[row, :size].tolist()],
+    }
+    for name, edges in batch.links.items():
+        keys: list[list[str]] = [[] for _ in range(size)]
+        for _, query, key in edges[edges[:, 0] == row].tolist():
+            keys[query].append(str(key))
+        if any(keys):
+            lines[f"reads: {name}"] = [",".join(k) if len(k) < 3 else f"{k[0]}..{k[-1]}" for k in keys]
+    width = max(len(cell) for cells in lines.values() for cell in cells)
+    head = max(len(name) for name in lines)
+    return "\n".join(
+        f"{name:<{head}}  " + " ".join(f"{cell:>{width}}" for cell in cells).rstrip() for name, cells in lines.items()
+    )

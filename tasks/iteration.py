@@ -1,0 +1,468 @@
+"""Iterated maps: read x_1 ... x_L, then work out s_t = F(s_{t-1}, x_t), one state a token or only the last.
+
+Layout of a row with chain of thought (L inputs, EoI at position e = L + 1):
+
+    position  0       1 .. L      L+1   L+2 .. 2L+1   2L+2
+    token     <task>  x_1 .. x_L  EoI   s_1 .. s_L    EoS
+
+The model is scored where it must write: the L states and one EoS. To write s_t it stands at position e + t - 1 and
+needs x_t, which stands at position t: the link "carry". It can tell t from its own position once it knows where the
+input ended: the link "end of input". After the last state the same rule lands on EoI itself: the link "stop".
+
+Source: Cabannes et al. 2024, "Iteration Head: A Mechanistic Study of Chain-of-Thought" (arXiv 2406.02128), and the
+data generator published with it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import ClassVar, Literal
+
+import numpy as np
+from jaxtyping import Int
+
+from tasks.base import IGNORE, NOWHERE, SHARES, SPLITS, Batch, Split, split_of
+
+TASK_TOKENS = ("copy", "parity", "sum", "polynomial", "word")
+"""Every iterated task has a first token of its own, so that tasks with one alphabet share one vocabulary."""
+
+ENUMERABLE = 2**14
+"""Up to this many prompts of one length are listed outright; beyond it prompts are drawn until the split fits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IteratedMap(ABC):
+    """What all iterated tasks share: lengths, layout, start rule, hold-out. A task adds values, `step` and an oracle."""
+
+    lengths: int | tuple[int, int] = (1, 16)
+    """Number of inputs in a row: one fixed length, or the shortest and the longest of a range."""
+    chain_of_thought: bool = True
+    """Whether the states are written out one by one, or only the last."""
+    start: Literal["first-input", "zero"] = "first-input"
+    """Whether s_1 = x_1 (the published code) or s_1 = F(0, x_1) (the published text)."""
+    alphabet: int | None = None
+    """Number of value tokens in the vocabulary, if more than the task uses: lets tasks share a model."""
+    score_padding: bool = False
+    """Whether the EoS tokens that pad a row are scored too (as in the published code)."""
+
+    name: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        low, high = self.shortest, self.longest
+        if low < 1 or high < low:
+            raise ValueError(
+                f"lengths={self.lengths}: give one length of at least 1, or the shortest and the longest with "
+                "1 <= shortest <= longest, for example 1 16"
+            )
+        if self.alphabet is not None and self.alphabet < self.values:
+            raise ValueError(
+                f"alphabet={self.alphabet}: {type(self).__name__} uses {self.values} values; give at least {self.values}"
+            )
+
+    # What a task defines -----------------------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def values(self) -> int:
+        """How many values a state can take; value 0 is the zero or identity."""
+
+    @property
+    def inputs(self) -> tuple[int, ...]:
+        """The values that an input can take, drawn uniformly."""
+        return tuple(range(self.values))
+
+    @abstractmethod
+    def step(self, states: Int[np.ndarray, "*shape"], inputs: Int[np.ndarray, "*shape"]) -> Int[np.ndarray, "*shape"]:
+        """The map F, for whole arrays."""
+
+    @abstractmethod
+    def trace(self, inputs: Sequence[int], start: int | None) -> list[int]:
+        """The oracle: all states, by a route of its own. `start` is s_0, or None where s_1 = x_1."""
+
+    # What follows from it ----------------------------------------------------------------------------------------
+
+    @property
+    def shortest(self) -> int:
+        return self.lengths if isinstance(self.lengths, int) else self.lengths[0]
+
+    @property
+    def longest(self) -> int:
+        return self.lengths if isinstance(self.lengths, int) else self.lengths[1]
+
+    @cached_property
+    def vocabulary(self) -> tuple[str, ...]:
+        spare = range(self.values, self.alphabet or self.values)
+        return (*self.value_names(), *map(str, spare), *TASK_TOKENS, "EoI", "EoS")
+
+    def value_names(self) -> tuple[str, ...]:
+        return tuple(map(str, range(self.values)))
+
+    @property
+    def task_token(self) -> int:
+        return self.vocabulary.index(self.name)
+
+    @property
+    def end_of_input(self) -> int:
+        return len(self.vocabulary) - 2
+
+    @property
+    def end_of_sequence(self) -> int:
+        return len(self.vocabulary) - 1
+
+    def size(self, length: int) -> int:
+        """How many positions the model reads for `length` inputs: everything but the last EoS."""
+        return 2 * length + 2 if self.chain_of_thought else length + 3
+
+    @property
+    def context(self) -> int:
+        return self.size(self.longest)
+
+    def first_states(self, inputs: Int[np.ndarray, " batch"]) -> Int[np.ndarray, " batch"]:
+        """s_1 from x_1, under the start rule."""
+        return inputs if self.start == "first-input" else self.step(np.zeros_like(inputs), inputs)
+
+    def run(self, inputs: Int[np.ndarray, "batch length"]) -> Int[np.ndarray, "batch length"]:
+        """All states of every row, by iterating `step`."""
+        states = np.empty_like(inputs)
+        states[:, 0] = self.first_states(inputs[:, 0])
+        for t in range(1, inputs.shape[1]):
+            states[:, t] = self.step(states[:, t - 1], inputs[:, t])
+        return states
+
+    # The Task protocol -------------------------------------------------------------------------------------------
+
+    def sample(
+        self,
+        rng: np.random.Generator,
+        rows: int,
+        split: Split = "train",
+        *,
+        length: int | None = None,
+        distinct: bool = False,
+    ) -> Batch:
+        """Draw rows of one split, lengths in rounds: each round holds every length once, in random order.
+
+        Args:
+            rng: the only source of randomness.
+            rows: how many rows.
+            split: prompts never occur in two splits.
+            length: draw only this length (it may lie outside `lengths`: that is how extrapolation is tested).
+            distinct: draw each prompt at most once.
+
+        Raises:
+            ValueError: if the split holds no prompt of a length or, with `distinct`, fewer than are asked for.
+        """
+        if length is None:
+            span = np.arange(self.shortest, self.longest + 1)
+            rounds = np.tile(span, (-(-rows // len(span)), 1))
+            drawn = rng.permuted(rounds, axis=1).ravel()[:rows]
+        else:
+            drawn = np.full(rows, length)
+        inputs = np.zeros((rows, drawn.max(initial=1)), dtype=np.int64)
+        for one in np.unique(drawn):
+            at = np.flatnonzero(drawn == one)
+            inputs[at, :one] = self._draw(rng, len(at), int(one), split, distinct)
+        return self.batch(inputs, drawn)
+
+    def batch(self, inputs: Int[np.ndarray, "batch longest"], lengths: Int[np.ndarray, " batch"]) -> Batch:
+        """Lay out chosen inputs, one row each; `inputs[row, lengths[row]:]` is not looked at."""
+        rows = len(inputs)
+        row = np.arange(rows)
+        longest = int(lengths.max(initial=1))
+        # Scored padding must not depend on which lengths happen to share a batch: pad to the task's longest.
+        width = self.size(max(longest, self.longest) if self.score_padding else longest)
+        tokens = np.full((rows, width + 1), self.end_of_sequence)
+        tokens[:, 0] = self.task_token
+        tokens[row, lengths + 1] = self.end_of_input
+        at = np.arange(longest)
+        inside = at < lengths[:, None]
+        states = self.run(np.where(inside, inputs[:, :longest], self.inputs[0]))
+        where, t = np.nonzero(inside)
+        tokens[where, 1 + t] = inputs[where, t]
+        if self.chain_of_thought:
+            tokens[where, lengths[where] + 2 + t] = states[where, t]
+        else:
+            tokens[row, lengths + 2] = states[row, lengths - 1]
+        sizes = self.size(0) + (lengths * 2 if self.chain_of_thought else lengths)
+        position = np.arange(tokens.shape[1] - 1)
+        scored = position > lengths[:, None]
+        if not self.score_padding:
+            scored &= position < sizes[:, None]
+        state = np.full((rows, tokens.shape[1] - 1), NOWHERE)
+        written = (position > lengths[:, None] + 1) & (position < sizes[:, None])
+        state[written] = tokens[:, :-1][written]
+        return Batch(
+            tokens=tokens[:, :-1],
+            targets=np.where(scored, tokens[:, 1:], IGNORE),
+            sizes=sizes,
+            links=self._links(lengths),
+            labels={"length": lengths, "state": state},
+        )
+
+    def solve(self, prompt: Sequence[int]) -> list[int]:
+        """The right continuation of `<task> x_1 .. x_L EoI`, EoS included.
+
+        Raises:
+            ValueError: if the prompt does not have that form.
+        """
+        task, *inputs, end = prompt
+        if (
+            task != self.task_token
+            or end != self.end_of_input
+            or not set(inputs) <= set(range(self.values))
+            or not inputs
+        ):
+            raise ValueError(f"prompt={list(prompt)}: must be {self.task_token}, inputs, {self.end_of_input}")
+        start = None if self.start == "first-input" else 0
+        states = self.trace(inputs, start)
+        return [*(states if self.chain_of_thought else states[-1:]), self.end_of_sequence]
+
+    def capacity(self, length: int, split: Split) -> int:
+        """How many different prompts of one length a split holds: exact for small spaces, else the expected number."""
+        space = len(self.inputs) ** length
+        return len(_prompts(self.inputs, length, split)) if space <= ENUMERABLE else int(space * SHARES[split])
+
+    # Helpers -----------------------------------------------------------------------------------------------------
+
+    def _draw(
+        self, rng: np.random.Generator, rows: int, length: int, split: Split, distinct: bool
+    ) -> Int[np.ndarray, "batch length"]:
+        held = self.capacity(length, split)
+        listed = len(self.inputs) ** length <= ENUMERABLE
+        # Drawing the last few of a large space at random would take for ever: half of it is the limit there.
+        if not held or (distinct and rows > (held if listed else held // 2)):
+            raise ValueError(
+                f"rows={rows}: split={split!r} holds {held} of the {len(self.inputs) ** length} prompts of length "
+                f"{length}, too few for {rows}{' different ones' if distinct else ''}; ask for fewer rows, a longer "
+                "length or another split"
+            )
+        if listed:
+            return _prompts(self.inputs, length, split)[rng.choice(held, rows, replace=not distinct)]
+        kept = np.empty((0, length), dtype=np.int64)
+        alphabet = np.array(self.inputs)
+        while len(kept) < rows:  # ends: in so large a space the smallest split holds close to one prompt in eight
+            drawn = alphabet[rng.integers(len(alphabet), size=(int(rows / SHARES[split] * 1.1) + 16, length))]
+            kept = np.concatenate([kept, drawn[split_of(drawn) == SPLITS.index(split)]])
+            if distinct:
+                _, first = np.unique(kept, axis=0, return_index=True)
+                kept = kept[np.sort(first)]
+        return kept[:rows]
+
+    def _links(self, lengths: Int[np.ndarray, " batch"]) -> dict[str, Int[np.ndarray, "link 3"]]:
+        row, t = np.nonzero(np.arange(1, lengths.max(initial=1) + 1) <= lengths[:, None])
+        t = t + 1  # counted from 1, as in x_t
+        length = lengths[row]
+        end = length + 1
+        if not self.chain_of_thought:
+            return {"inputs": np.stack([row, end, t], axis=1)}
+        last = np.arange(len(lengths))
+        return {
+            "end of input": np.stack([row, end + t, end], axis=1),
+            "carry": np.stack([row, end + t - 1, t], axis=1),
+            "stop": np.stack([last, 2 * lengths + 1, lengths + 1], axis=1),
+        }
+
+
+@lru_cache(maxsize=256)
+def _prompts(inputs: tuple[int, ...], length: int, split: Split) -> Int[np.ndarray, "prompt length"]:
+    """All prompts of one length that fall into one split."""
+    every = np.array(list(itertools.product(inputs, repeat=length)))
+    kept = every[split_of(every) == SPLITS.index(split)]
+    kept.setflags(write=False)  # shared by all callers
+    return kept
+
+
+# The tasks -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Copy(IteratedMap):
+    """F(s, x) = x: the states repeat the inputs.
+
+    position           0     1     2     3     4     5     6     7
+    token           copy     1     0     1   EoI     1     0     1
+    target             .     .     .     .     1     0     1   EoS
+    """
+
+    p: int = 2
+    """Number of values."""
+
+    name = "copy"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least_two("p", self.p)
+
+    @property
+    def values(self) -> int:
+        return self.p
+
+    def step(self, states, inputs):
+        return inputs
+
+    def trace(self, inputs: Sequence[int], start: int | None) -> list[int]:
+        return list(inputs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity(IteratedMap):
+    """F(s, x) = s + x mod 2: the states count the ones so far, modulo two.
+
+    position           0     1     2     3     4     5     6     7
+    token         parity     1     0     1   EoI     1     1     0
+    target             .     .     .     .     1     1     0   EoS
+    """
+
+    name = "parity"
+
+    @property
+    def values(self) -> int:
+        return 2
+
+    def step(self, states, inputs):
+        return (states + inputs) % 2
+
+    def trace(self, inputs: Sequence[int], start: int | None) -> list[int]:
+        return [inputs[: t + 1].count(1) & 1 for t in range(len(inputs))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModularSum(IteratedMap):
+    """F(s, x) = s + x mod p: the states are the running sum.
+
+    position           0     1     2     3     4     5     6     7
+    token            sum     7     0     9   EoI     7     7     5
+    target             .     .     .     .     7     7     5   EoS
+    """
+
+    p: int = 11
+    """The modulus."""
+
+    name = "sum"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least_two("p", self.p)
+
+    @property
+    def values(self) -> int:
+        return self.p
+
+    def step(self, states, inputs):
+        return (states + inputs) % self.p
+
+    def trace(self, inputs: Sequence[int], start: int | None) -> list[int]:
+        return [sum(inputs[: t + 1]) % self.p for t in range(len(inputs))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Polynomial(IteratedMap):
+    """F(s, x) = a s x + b s + c x + d mod p, by default s x + 1 mod 11: order matters, so no shortcut over the inputs.
+
+    position           0     1     2     3     4     5     6     7
+    token     polynomial     7     2     9   EoI     7     4     4
+    target             .     .     .     .     7     4     4   EoS
+    """
+
+    p: int = 11
+    """The modulus, a prime."""
+    coefficients: tuple[int, int, int, int] = (1, 0, 0, 1)
+    """a, b, c and d above."""
+    zero_input: bool = False
+    """Whether 0 is drawn as an input. With s x + 1 it wipes out the past, which makes the task easier."""
+
+    name = "polynomial"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        prime = self.p > 1 and all(self.p % k for k in range(2, int(self.p**0.5) + 1))
+        if not prime:
+            raise ValueError(
+                f"p={self.p}: must be a prime, so that every input but 0 can be undone; for example 7, 11 or 13"
+            )
+
+    @property
+    def values(self) -> int:
+        return self.p
+
+    @property
+    def inputs(self) -> tuple[int, ...]:
+        return tuple(range(0 if self.zero_input else 1, self.p))
+
+    def step(self, states, inputs):
+        a, b, c, d = self.coefficients
+        return (a * states * inputs + b * states + c * inputs + d) % self.p
+
+    def trace(self, inputs: Sequence[int], start: int | None) -> list[int]:
+        a, b, c, d = self.coefficients
+        # Each input is an affine map s -> slope s + offset; the state is what all of them together make of the start.
+        slope, offset = (0, inputs[0]) if start is None else (a * inputs[0] + b, c * inputs[0] + d)
+        states = [(slope * (start or 0) + offset) % self.p]
+        for x in inputs[1:]:
+            slope, offset = (a * x + b) * slope, (a * x + b) * offset + c * x + d
+            states.append((slope * (start or 0) + offset) % self.p)
+        return states
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordProblem(IteratedMap):
+    """F(s, x) = s x in a permutation group: the states are the products so far. Not commutative.
+
+    Values are permutations: `120` sends 0 to 1, 1 to 2 and 2 to 0, and s x means "first s, then x".
+
+        position           0     1     2     3     4     5     6     7
+        token           word   120   021   210   EoI   120   210   012
+        target             .     .     .     .   120   210   012   EoS
+    """
+
+    group: Literal["S3", "A5"] = "S3"
+    """S3 has 6 elements; A5 has 60 and is the smallest group that is not solvable."""
+
+    name = "word"
+
+    @property
+    def values(self) -> int:
+        return len(_elements(self.group))
+
+    def value_names(self) -> tuple[str, ...]:
+        return tuple("".join(map(str, element)) for element in _elements(self.group))
+
+    def step(self, states, inputs):
+        return _products(self.group)[states, inputs]
+
+    def trace(self, inputs: Sequence[int], start: int | None) -> list[int]:
+        elements = _elements(self.group)
+        states = []
+        for t in range(len(inputs)):
+            where = list(range(len(elements[0])))  # follow every point through the whole word
+            for x in inputs[: t + 1]:
+                where = [elements[x][point] for point in where]
+            states.append(elements.index(tuple(where)))
+        return states
+
+
+@lru_cache
+def _elements(group: str) -> tuple[tuple[int, ...], ...]:
+    """The permutations of a group, the identity first."""
+    every = itertools.permutations(range({"S3": 3, "A5": 5}[group]))
+    if group[0] == "S":
+        return tuple(every)
+    return tuple(p for p in every if sum(p[i] > p[j] for i, j in itertools.combinations(range(len(p)), 2)) % 2 == 0)
+
+
+@lru_cache
+def _products(group: str) -> Int[np.ndarray, "element element"]:
+    """The table of s x."""
+    elements = _elements(group)
+    table = np.array([[elements.index(tuple(x[i] for i in s)) for x in elements] for s in elements])
+    table.setflags(write=False)
+    return table
+
+
+def _at_least_two(name: str, value: int) -> None:
+    if value < 2:
+        raise ValueError(f"{name}={value}: at least 2 values are needed; for example 2 or 11")

@@ -1,0 +1,136 @@
+"""From a task's batch to tensors: padded, or packed so that no token is wasted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, lru_cache
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tasks import IGNORE, Batch, IteratedMap, Task, stream
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Tokens, and the positions where the model is scored.
+
+    `queries` index the scored positions of each row; rows with fewer are filled with queries whose target is `IGNORE`.
+    """
+
+    tokens: Int[Tensor, "batch position"]
+    positions: Int[Tensor, "#batch position"]
+    segments: Int[Tensor, "batch position"] | None
+    queries: Int[Tensor, "batch query"]
+    targets: Int[Tensor, "batch query"]
+
+    def logits(self, model: nn.Module) -> Tensor:
+        """The model's logits at the scored positions."""
+        return model(self.tokens, positions=self.positions, segments=self.segments, queries=self.queries)
+
+
+def pad(batch: Batch) -> Scored:
+    """One sequence a row, as the task laid them out."""
+    positions = np.arange(batch.tokens.shape[1])[None]
+    return _scored(batch.tokens, positions, None, batch.targets)
+
+
+def pack(batch: Batch, width: int | None = None) -> Scored:
+    """Several sequences a row, laid end to end; each sees itself alone, and its positions start at 0.
+
+    The longest sequences are placed first, each in the first row with room. For lengths spread evenly this fills rows
+    of the default width, the longest plus the shortest, without a gap.
+
+    Raises:
+        ValueError: if a sequence is longer than `width`.
+    """
+    sizes = batch.sizes
+    width = int(sizes.max() + sizes.min()) if width is None else width
+    if sizes.max() > width:
+        raise ValueError(f"width={width}: the longest sequence has {sizes.max()} positions; give at least that")
+    used: list[int] = []
+    places: list[tuple[int, int, int]] = []
+    for source in np.argsort(-sizes, kind="stable").tolist():
+        size = int(sizes[source])
+        row = next((row for row, end in enumerate(used) if end + size <= width), len(used))
+        if row == len(used):
+            used.append(0)
+        places.append((source, row, used[row]))
+        used[row] += size
+    shape = (len(used), width)
+    tokens, positions = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+    segments, targets = np.full(shape, -1), np.full(shape, IGNORE)
+    for segment, (source, row, start) in enumerate(places):
+        size = int(sizes[source])
+        here = (row, slice(start, start + size))
+        tokens[here] = batch.tokens[source, :size]
+        targets[here] = batch.targets[source, :size]
+        positions[here] = np.arange(size)
+        segments[here] = segment
+    return _scored(tokens, positions, segments, targets)
+
+
+def fresh(task: Task, seed: int, rows: int, layout: Callable[[Batch], Scored] = pack) -> Callable[[int], Scored]:
+    """The training batch of each step: a pure function of task, seed and step, never drawn twice.
+
+    Rows are drawn a block of steps at a time, which is many times faster than one by one.
+    """
+
+    @lru_cache(maxsize=2)
+    def block(number: int) -> Batch:
+        return task.sample(stream(seed, "train", number), rows * BLOCK)
+
+    def batch_at(step: int) -> Scored:
+        number, within = divmod(step, BLOCK)
+        return layout(block(number).rows(within * rows, (within + 1) * rows))
+
+    return batch_at
+
+
+def sweep(task: IteratedMap, seed: int, rows: int, per_length: int = 1024) -> Callable[[int], Scored]:
+    """The training batch of each step as in the published code of iteration heads: a fixed set of rows of each length,
+    swept again and again from the shortest length to the longest, one length a batch.
+
+    Raises:
+        ValueError: if `rows` does not divide `per_length`.
+    """
+    if per_length % rows:
+        raise ValueError(f"rows={rows}: a sweep has {per_length} rows of each length; give a divisor, such as 256")
+
+    @cache
+    def pool(length: int) -> Batch:
+        return task.sample(stream(seed, "train", length), per_length, length=length)
+
+    batches, lengths = per_length // rows, task.longest - task.shortest + 1
+
+    def batch_at(step: int) -> Scored:
+        which, within = divmod(step % (lengths * batches), batches)
+        return pad(pool(task.shortest + which).rows(within * rows, (within + 1) * rows))
+
+    return batch_at
+
+
+BLOCK = 64
+"""Steps whose rows are drawn together."""
+
+
+def next_token_loss(model: nn.Module, scored: Scored) -> Tensor:
+    """Mean cross entropy over the scored positions, in nats."""
+    return F.cross_entropy(scored.logits(model).flatten(0, 1), scored.targets.flatten(), ignore_index=IGNORE)
+
+
+def _scored(tokens: np.ndarray, positions: np.ndarray, segments: np.ndarray | None, targets: np.ndarray) -> Scored:
+    counted = targets != IGNORE
+    most = int(counted.sum(axis=1).max())
+    queries = np.argsort(~counted, axis=1, kind="stable")[:, :most]  # scored positions first, in order
+    return Scored(
+        tokens=torch.from_numpy(tokens),
+        positions=torch.from_numpy(positions),
+        segments=None if segments is None else torch.from_numpy(segments),
+        queries=torch.from_numpy(queries),
+        targets=torch.from_numpy(np.take_along_axis(targets, queries, axis=1)),
+    )

@@ -1,0 +1,115 @@
+"""Claims: one checkable sentence of a paper each, what was measured, and the verdict."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from toylab.files import read_json, write_json
+from toylab.statistics import bootstrap, wilson
+
+Verdict = Literal["holds", "fails", "open"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """One checkable sentence of a paper, with what was measured here.
+
+    Attributes:
+        id: short name, stable.
+        paper: where the sentence stands.
+        statement: the sentence, in our words.
+        bar: what must be measured for it to hold.
+        measured: the number that the bar speaks of; None if it could not be measured.
+        interval: its 95 % interval over seeds, where there are several.
+        seeds: those measured.
+        verdict: "open" where the run could not decide.
+        details: further numbers, by name.
+        note: one sentence on how to read it, if needed.
+    """
+
+    id: str
+    paper: str
+    statement: str
+    bar: str
+    measured: float | None
+    interval: tuple[float, float] | None
+    seeds: tuple[int, ...]
+    verdict: Verdict
+    details: dict[str, Any] = field(default_factory=dict)
+    note: str = ""
+
+
+def over_seeds(
+    id: str,
+    values: Mapping[int, float],
+    passes: Callable[[float], bool],
+    *,
+    share: float | None = None,
+    **texts: Any,
+) -> Claim:
+    """A claim about one number a seed.
+
+    With `share`, it holds if at least this share of the seeds pass, and that share is what was measured (Wilson
+    interval); without, it holds if the mean passes (bootstrap interval). Without any seed it is open.
+    """
+    if not values:
+        return Claim(id=id, measured=None, interval=None, seeds=(), verdict="open", **texts)
+    if share is None:
+        measured = sum(values.values()) / len(values)
+        interval, holds = bootstrap(list(values.values())), passes(measured)
+    else:
+        passed = sum(passes(value) for value in values.values())
+        measured, interval = passed / len(values), wilson(passed, len(values))
+        holds = measured >= share
+    details = {"by seed": {str(seed): round(value, 4) for seed, value in values.items()}, **texts.pop("details", {})}
+    return Claim(
+        id=id,
+        measured=round(measured, 4),
+        interval=(round(interval[0], 4), round(interval[1], 4)),
+        seeds=tuple(values),
+        verdict="holds" if holds else "fails",
+        details=details,
+        **texts,
+    )
+
+
+def write_claims(path: Path, claims: Sequence[Claim]) -> None:
+    """Save claims as a list of JSON objects."""
+    write_json(path, [asdict(claim) for claim in claims])
+
+
+def read_claims(path: Path) -> list[Claim]:
+    """Raises `ValueError` naming the file if it is missing, damaged or not a list of claims."""
+    held = read_json(path)
+    names = {f.name for f in fields(Claim)}
+    if not isinstance(held, list) or not all(isinstance(one, dict) and set(one) == names for one in held):
+        raise ValueError(f"{path}: is not a list of claims; run the study again to write it anew")
+    return [
+        Claim(**{**one, "seeds": tuple(one["seeds"]), "interval": one["interval"] and tuple(one["interval"])})
+        for one in held
+    ]
+
+
+def table(claims: Sequence[Claim], width: int = 80) -> str:
+    """Claims as text: a line of verdict and numbers each, then the statement and the bar."""
+    lines = []
+    for claim in claims:
+        seeds = f"{len(claim.seeds)} seed{'s' if len(claim.seeds) != 1 else ''}"
+        lines.append(f"{claim.verdict.upper():<6} {claim.id:<18} {numbers(claim):<28} {seeds:>9}".rstrip())
+        for text in (claim.statement, f"Bar: {claim.bar}", claim.note):
+            lines += textwrap.wrap(text, width, initial_indent=" " * 7, subsequent_indent=" " * 7)
+    return "\n".join(lines)
+
+
+def numbers(claim: Claim) -> str:
+    """What was measured, with its interval."""
+    if claim.measured is None:
+        return "not measured"
+    if claim.interval is None:
+        return f"{claim.measured:.3g}"
+    low, high = claim.interval
+    return f"{claim.measured:.3g} [{low:.3g}, {high:.3g}]"

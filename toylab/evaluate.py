@@ -1,0 +1,106 @@
+"""How often a model is right on held-out inputs of each length, and what its heads attend to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from probes import Edit, IterationHead, edit, find_iteration_head, watch
+from tasks import IGNORE, Batch, IteratedMap, Split, stream
+from toylab.model import generate
+
+Edits = Callable[[Batch], Mapping[str, Edit]]
+"""Edits that depend on the layout of a batch, all of whose rows have one length."""
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Shares of what was right: of whole sequences, states and EoS alike, and of single scored tokens."""
+
+    sequence: float
+    token: float
+
+
+def held_out(
+    task: IteratedMap, seed: int, lengths: Iterable[int], rows: int = 64, split: Split = "test"
+) -> dict[int, Batch]:
+    """Different held-out prompts of each length, `rows` or as many as there are; lengths that have none are left out."""
+    sizes = {length: min(rows, task.capacity(length, split)) for length in lengths}
+    return {
+        length: task.sample(stream(seed, split, length), size, split, length=length, distinct=True)
+        for length, size in sizes.items()
+        if size
+    }
+
+
+def predict(model: nn.Module, batch: Batch, edits: Mapping[str, Edit] | None = None) -> Int[Tensor, "batch position"]:
+    """The likeliest token after each position, given the true ones before it, with the model edited or as it is."""
+    with torch.no_grad(), edit(model, edits or {}):
+        return model(torch.from_numpy(batch.tokens)).argmax(dim=-1)
+
+
+def accuracy(model: nn.Module, batches: Mapping[int, Batch], edits: Edits | None = None) -> Accuracy:
+    """Mean over lengths, given the true tokens (teacher forcing).
+
+    For whole sequences this is also the accuracy of greedy writing: if each token is right given the right ones
+    before it, then what is written is right, and the other way round.
+    """
+    scores = [_score(predict(model, batch, edits(batch) if edits else None), batch) for batch in batches.values()]
+    return _mean(scores)
+
+
+def free_running_accuracy(model: nn.Module, task: IteratedMap, batches: Mapping[int, Batch]) -> dict[int, float]:
+    """By length, the share of prompts that the model continues, on its own, exactly as the task's oracle does."""
+    shares = {}
+    for length, batch in batches.items():
+        prompts = torch.from_numpy(batch.tokens[:, : length + 2])
+        right = torch.tensor([task.solve(prompt) for prompt in prompts.tolist()])
+        written = generate(model, prompts, right.shape[1])[:, length + 2 :]
+        shares[length] = (written == right).all(dim=1).double().mean().item()
+    return shares
+
+
+def patterns(model: nn.Module, batch: Batch) -> list[Float[Tensor, "batch head query key"]]:
+    """The attention pattern of each layer."""
+    with watch(model, "blocks.*.attn.pattern") as seen:
+        predict(model, batch)
+    return list(seen.values())
+
+
+def search_iteration_head(model: nn.Module, batches: Mapping[int, Batch]) -> IterationHead:
+    """`probes.find_iteration_head` on the model's own patterns; the batches must have at least two lengths."""
+    return find_iteration_head(
+        {length: patterns(model, batch) for length, batch in batches.items()},
+        {length: batch.links for length, batch in batches.items()},
+    )
+
+
+def progress(model: nn.Module, batches: Mapping[int, Batch]) -> dict[str, float]:
+    """What is followed while a model trains: its accuracy and, with several lengths, the scores of its best heads."""
+    scores, seen = [], {}
+    for length, batch in batches.items():
+        with watch(model, "blocks.*.attn.pattern") as caught:
+            scores.append(_score(predict(model, batch), batch))
+        seen[length] = list(caught.values())
+    measured = _mean(scores)
+    found = {"accuracy": measured.sequence, "token_accuracy": measured.token}
+    links = {length: batch.links for length, batch in batches.items()}
+    if len(batches) > 1 and all("carry" in named for named in links.values()):
+        head = find_iteration_head(seen, links)
+        found |= {"carry": head.carry, "end_of_input": head.end_of_input}
+    return found
+
+
+def _score(predicted: Tensor, batch: Batch) -> Accuracy:
+    targets = torch.from_numpy(batch.targets)
+    scored = targets != IGNORE
+    right = predicted == targets
+    return Accuracy((right | ~scored).all(dim=1).double().mean().item(), right[scored].double().mean().item())
+
+
+def _mean(scores: list[Accuracy]) -> Accuracy:
+    return Accuracy(*(sum(getattr(s, name) for s in scores) / len(scores) for name in ("sequence", "token")))

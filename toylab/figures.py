@@ -1,0 +1,138 @@
+"""Figures: arrays in, matplotlib axes out. Every function draws on `ax`, or on new axes if none is given.
+
+Nothing global is changed and nothing is shown; save with `ax.figure.savefig(...)`. Quantities are told apart by
+marker, line style and lightness as well as by colour, so that a grey print keeps its meaning.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+ACCURACY, CARRY, END = "#1b4f8f", "#c8553d", "#7a9a2e"
+"""One colour a quantity: accuracy, attention on x_t, attention on the end of the input."""
+
+
+def attention(
+    pattern: np.ndarray,
+    tokens: Sequence[str],
+    *,
+    links: np.ndarray | None = None,
+    title: str = "",
+    ax: Axes | None = None,
+) -> Axes:
+    """An attention pattern, (query, key), dark where attention is high; squares mark the links (query, key)."""
+    ax = ax or _axes(0.28 * len(tokens) + 1.2, 0.28 * len(tokens) + 1.0)
+    ax.imshow(pattern, cmap="Blues", vmin=0, vmax=1)
+    places = range(len(tokens))
+    ax.set_xticks(places, tokens, fontsize=7, rotation=90)
+    ax.set_yticks(places, tokens, fontsize=7)
+    ax.set_xlabel("key: token that is read")
+    ax.set_ylabel("query: token that reads")
+    ax.tick_params(length=0)
+    if links is not None:
+        for query, key in links:
+            square = mpl.patches.Rectangle((key - 0.5, query - 0.5), 1, 1, fill=False, edgecolor=CARRY, linewidth=1.2)
+            ax.add_patch(square)
+    ax.set_title(title, fontsize=10)
+    return ax
+
+
+def curves(
+    runs: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    ylabel: str,
+    colour: str = ACCURACY,
+    bar: float | None = None,
+    title: str = "",
+    ax: Axes | None = None,
+) -> Axes:
+    """A share against optimiser steps, a line a run; `bar` draws the value to be reached."""
+    ax = ax or _axes(4.2, 2.8)
+    styles = ["-", "--", ":", "-."]
+    for number, (name, (steps, values)) in enumerate(runs.items()):
+        fade = 1 - 0.6 * number / max(len(runs), 2)
+        ax.plot(steps, values, styles[number % 4], color=colour, alpha=fade, linewidth=1.5, label=name)
+    if bar is not None:
+        ax.axhline(bar, color="0.6", linewidth=0.8)
+        ax.annotate(f"{bar:g}", (1, bar), xycoords=("axes fraction", "data"), xytext=(3, 0), va="center",
+                    textcoords="offset points", fontsize=7, color="0.4")  # fmt: skip
+    ax.set_ylim(-0.03, 1.05)
+    ax.set_xlabel("optimiser steps")
+    ax.set_ylabel(ylabel)
+    ax.set_title(title, fontsize=10)
+    if runs:
+        ax.legend(fontsize=7, frameon=False)
+    return _plain(ax)
+
+
+def by_seed(
+    groups: Mapping[str, Mapping[str, Sequence[float]]],
+    *,
+    xlabel: str,
+    chance: float | None = None,
+    title: str = "",
+    ax: Axes | None = None,
+) -> Axes:
+    """A row a group; within it a point a seed for each quantity, and a stroke at their mean."""
+    ax = ax or _axes(6.4, 0.42 * len(groups) + 1.2)
+    marks = {name: style for name, style in zip(_quantities(groups), _MARKS, strict=False)}
+    for row, (_, quantities) in enumerate(groups.items()):
+        for number, name in enumerate(marks):
+            values = quantities.get(name, ())
+            height = row + 0.16 * (number - (len(marks) - 1) / 2) * 2
+            marker, colour = marks[name]
+            ax.plot(values, [height] * len(values), marker, color=colour, markersize=5, alpha=0.75,
+                    markeredgewidth=0, label=name if row == _first_with(groups, name) else None)  # fmt: skip
+            if len(values):
+                ax.plot([np.mean(values)] * 2, [height - 0.14, height + 0.14], color=colour, linewidth=1.5)
+    if chance is not None:
+        ax.axvline(chance, color="0.6", linewidth=0.8, linestyle=":")
+        ax.annotate("guessing", (chance, -0.6), fontsize=7, color="0.4", ha="left", xytext=(2, 0),
+                    textcoords="offset points")  # fmt: skip
+    ax.set_yticks(range(len(groups)), list(groups))
+    ax.set_ylim(len(groups) - 0.4, -0.75)
+    ax.set_xlim(-0.03, 1.03)
+    ax.set_xlabel(xlabel)
+    ax.set_title(title, fontsize=10)
+    ax.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return _plain(ax)
+
+
+def sheet(width: float, height: float, columns: int = 1, rows: int = 1) -> tuple[Figure, np.ndarray]:
+    """A figure of `width` x `height` inches with a grid of axes, not bound to any window."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def svg(figure: Figure) -> str:
+    """The figure as SVG text: the same bytes for the same content."""
+    buffer = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": "toylab", "svg.fonttype": "none"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()
+
+
+_MARKS = (("o", ACCURACY), ("s", CARRY), ("^", END))
+
+
+def _quantities(groups: Mapping[str, Mapping[str, Sequence[float]]]) -> list[str]:
+    return list(dict.fromkeys(name for quantities in groups.values() for name in quantities))
+
+
+def _first_with(groups: Mapping[str, Mapping[str, Sequence[float]]], name: str) -> int:
+    return next(row for row, quantities in enumerate(groups.values()) if name in quantities)
+
+
+def _axes(width: float, height: float) -> Axes:
+    return sheet(width, height)[1][0, 0]
+
+
+def _plain(ax: Axes) -> Axes:
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax

@@ -1,0 +1,87 @@
+"""What a trained iteration head causes: edits of one head on held-out sequences, and what becomes of the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import nn
+
+from probes import IterationHead, follow_links, link_mass, moved, uniform_heads, zero_heads
+from tasks import Batch, IteratedMap
+from toylab.evaluate import Accuracy, accuracy, patterns, predict
+
+
+def causal_tests(model: nn.Module, batches: Mapping[int, Batch], head: IterationHead) -> dict[str, Accuracy]:
+    """Accuracy, given the true tokens, under each edit of the iteration head, or of the head that finds EoI.
+
+    Edits act where answers are written (from EoI on); "zeroed on the inputs" is the control that acts before.
+    """
+    z, pattern = f"blocks.{head.layer}.attn.z", f"blocks.{head.layer}.attn.pattern"
+    tests = {
+        "unedited": lambda batch: {},
+        "zeroed": lambda batch: {z: zero_heads(head.head, _answers(batch))},
+        "uniform": lambda batch: {pattern: uniform_heads(head.head, _answers(batch))},
+        "zeroed on the inputs": lambda batch: {z: zero_heads(head.head, _inputs(batch))},
+        "ideal pattern": lambda batch: {pattern: follow_links(head.head, ideal_links(batch))},
+    }
+    if head.end_of_input_at is not None:
+        layer, first = head.end_of_input_at
+        early_z, early_pattern = f"blocks.{layer}.attn.z", f"blocks.{layer}.attn.pattern"
+        tests |= {
+            "first layer: zeroed": lambda batch: {early_z: zero_heads(first, _answers(batch))},
+            "first layer: ideal pattern": lambda batch: {early_pattern: follow_links(first, _end_links(batch))},
+        }
+    return {name: accuracy(model, batches, edits) for name, edits in tests.items()}
+
+
+def steered_share(model: nn.Module, task: IteratedMap, batches: Mapping[int, Batch], head: IterationHead) -> float:
+    """Move the head from x_t to x_{t+1}: the share of answers that become F(s_{t-1}, x_{t+1}), mean over lengths."""
+    shares = []
+    for length, batch in batches.items():
+        links = batch.links["carry"]
+        links = links[links[:, 2] < length]  # x_{L+1} does not exist
+        name = f"blocks.{head.layer}.attn.pattern"
+        answers = predict(model, batch, {name: follow_links(head.head, moved(links, 1))})
+        answers = answers[:, length + 1 : 2 * length].numpy()
+        shares.append(float((answers == states_of_next_input(task, batch)).mean()))
+    return sum(shares) / len(shares)
+
+
+def states_of_next_input(task: IteratedMap, batch: Batch) -> Int[np.ndarray, "batch answer"]:
+    """F(s_{t-1}, x_{t+1}) for t = 1 .. L - 1: what a head that reads one input too far should make the model say."""
+    length = int(batch.labels["length"][0])
+    inputs, states = batch.tokens[:, 1 : length + 1], batch.tokens[:, length + 2 : 2 * length + 2]
+    first = task.first_states(inputs[:, 1])[:, None]
+    return np.concatenate([first, task.step(states[:, : length - 2], inputs[:, 2:])], axis=1)
+
+
+def ideal_links(batch: Batch) -> Int[np.ndarray, "link 3"]:
+    """What the textbook iteration head reads: x_t for s_t, and the end of the input to stop."""
+    return np.concatenate([batch.links["carry"], batch.links["stop"]])
+
+
+def mass_by_symbol(model: nn.Module, batch: Batch, head: IterationHead) -> dict[int, float]:
+    """Mean attention of the head on x_t when s_t is due, by the value of x_t."""
+    pattern = patterns(model, batch)[head.layer]
+    links = batch.links["carry"]
+    read = batch.tokens[links[:, 0], links[:, 2]]
+    return {symbol: link_mass(pattern, links[read == symbol])[head.head].item() for symbol in np.unique(read).tolist()}
+
+
+def _answers(batch: Batch) -> slice:
+    return slice(int(batch.labels["length"][0]) + 1, None)
+
+
+def _inputs(batch: Batch) -> slice:
+    return slice(0, int(batch.labels["length"][0]) + 1)
+
+
+def _end_links(batch: Batch) -> torch.Tensor:
+    """EoI read from every position where an answer is written, EoI's own included."""
+    end = int(batch.labels["length"][0]) + 1
+    queries = torch.arange(end, batch.tokens.shape[1])
+    rows, queries = torch.meshgrid(torch.arange(len(batch)), queries, indexing="ij")
+    return torch.stack([rows, queries, torch.full_like(rows, end)], dim=-1).flatten(0, 1)

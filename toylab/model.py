@@ -1,0 +1,387 @@
+"""A decoder-only transformer, sized by its task and open to inspection at every named point.
+
+Wherever a researcher may want to look stands an `nn.Identity`; its path is its name (`blocks.0.attn.pattern`), the
+one TransformerLens uses without its `hook_`. `probes.points(model)` lists them all. What is probed is what was
+trained: no weight is folded, and the same code runs whether anybody watches or not.
+
+Axis names: batch, position (query or key inside attention), head, feature (within a head), width, hidden, vocab.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tasks import Task
+from toylab.positions import POSITIONS
+
+ACTIVATIONS = {
+    "gelu": F.gelu,
+    "gelu-tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": F.relu,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The shape of a `Transformer`; its vocabulary and context come from the task."""
+
+    layers: int = 2
+    heads: int = 2
+    """Attention heads in each layer."""
+    width: int = 32
+    """Size of the residual stream."""
+    hidden: int | None = None
+    """Size of the MLP layers: 4 * width if not given, 0 for an attention-only model."""
+    activation: Literal["gelu", "gelu-tanh", "relu"] = "gelu-tanh"
+    norm: Literal["pre", "post", "entry", "none"] = "pre"
+    """Where LayerNorm stands: before each part, after each addition, on the stream itself at the entry of each block
+    and before the MLP (as in the published code of iteration heads), or nowhere."""
+    biases: bool = True
+    """Whether linear maps and norms have biases."""
+    positions: Literal["none", "learned", "sinusoidal", "rotary", "alibi"] = "sinusoidal"
+    position_base: float = 10_000.0
+    """Base of the wavelengths of sinusoidal and rotary positions."""
+    position_std: float = 1.0
+    """Scale of learned (initially) and sinusoidal position vectors."""
+    embedding_std: float = 1.0
+    """Scale of the initial token embeddings."""
+    unembedding: Literal["learned", "tied", "frozen", "orthogonal"] = "learned"
+    """Whether the unembedding is trained, is the embedding itself, stays as drawn, or stays at orthonormal rows."""
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "heads", "width"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+        if self.hidden is not None and self.hidden < 0:
+            raise ValueError(f"hidden={self.hidden}: must be at least 0; 0 leaves the MLPs out")
+        if self.width % self.heads:
+            raise ValueError(
+                f"width={self.width}: must be a multiple of heads={self.heads}, for example {self.heads * 16}"
+            )
+        if self.positions == "sinusoidal" and self.width % 2:
+            raise ValueError(
+                f"width={self.width}: sinusoidal positions need an even width, for example {self.width + 1}"
+            )
+        if self.positions == "rotary" and (self.width // self.heads) % 2:
+            raise ValueError(
+                f"width={self.width}: rotary positions need an even width per head, for example {2 * self.heads * 8}"
+            )
+
+
+class LayerNorm(nn.LayerNorm):
+    """PyTorch's, over the width of the residual stream."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config.width, bias=config.biases)
+
+
+class NoNorm(nn.Module):
+    """Stands where a norm would, and does nothing. It is no point of its own, unlike an `nn.Identity`."""
+
+    def __init__(self, config: ModelConfig | None = None) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+class Attention(nn.Module):
+    """Causal multi-head attention; every intermediate result passes a named point."""
+
+    def __init__(self, config: ModelConfig, generator: torch.Generator) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.query = _linear(config.width, config.width, config.biases, generator)
+        self.key = _linear(config.width, config.width, config.biases, generator)
+        self.value = _linear(config.width, config.width, config.biases, generator)
+        self.output = _linear(config.width, config.width, config.biases, generator)
+        self.q, self.k, self.v = nn.Identity(), nn.Identity(), nn.Identity()
+        self.scores, self.pattern, self.z = nn.Identity(), nn.Identity(), nn.Identity()
+
+    def forward(
+        self,
+        reading: Float[Tensor, "batch query width"],
+        read: Float[Tensor, "batch key width"],
+        geometry: Geometry,
+        cache: Cache | None = None,
+        layer: int = 0,
+    ) -> Float[Tensor, "batch query width"]:
+        q = self.q(geometry.rotate(self._split(self.query(reading)), geometry.query))
+        k = self.k(geometry.rotate(self._split(self.key(read)), geometry.key[:, -read.shape[1] :]))
+        v = self.v(self._split(self.value(read)))
+        if cache is not None:
+            k, v = cache.extend(layer, k, v)
+        # (batch, head, query, feature) @ (batch, head, feature, key)
+        scores = q.transpose(1, 2) @ k.permute(0, 2, 3, 1) / math.sqrt(q.shape[-1])
+        pattern = self.pattern(self.scores(scores + geometry.bias).softmax(dim=-1))
+        z = self.z((pattern @ v.transpose(1, 2)).transpose(1, 2))  # (batch, query, head, feature)
+        return self.output(z.flatten(2))
+
+    def _split(self, x: Float[Tensor, "batch position width"]) -> Float[Tensor, "batch position head feature"]:
+        return x.unflatten(-1, (self.heads, -1))
+
+
+class MLP(nn.Module):
+    """Two linear maps with an activation between them."""
+
+    def __init__(self, config: ModelConfig, hidden: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.up = _linear(config.width, hidden, config.biases, generator)
+        self.down = _linear(hidden, config.width, config.biases, generator)
+        self.activation = ACTIVATIONS[config.activation]
+        self.pre, self.post = nn.Identity(), nn.Identity()
+
+    def forward(self, x: Float[Tensor, "batch position width"]) -> Float[Tensor, "batch position width"]:
+        return self.down(self.post(self.activation(self.pre(self.up(x)))))
+
+
+class Block(nn.Module):
+    """Attention, then the MLP, both added to the residual stream."""
+
+    def __init__(self, config: ModelConfig, generator: torch.Generator) -> None:
+        super().__init__()
+        hidden = 4 * config.width if config.hidden is None else config.hidden
+        self.norm = config.norm
+        self.attn = Attention(config, generator)
+        self.mlp = MLP(config, hidden, generator) if hidden else None
+        norm = NoNorm if config.norm == "none" else LayerNorm
+        self.ln1 = norm(config)
+        self.ln2 = norm(config) if hidden else None
+        self.resid_pre, self.attn_out, self.resid_mid = nn.Identity(), nn.Identity(), nn.Identity()
+        self.mlp_out, self.resid_post = nn.Identity(), nn.Identity()
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch position width"],
+        geometry: Geometry,
+        queries: Int[Tensor, "batch query"] | None = None,
+        cache: Cache | None = None,
+        layer: int = 0,
+    ) -> Float[Tensor, "batch query width"]:
+        x = self.resid_pre(x)
+        if self.norm == "entry":
+            x = self.ln1(x)
+        read = self.ln1(x) if self.norm == "pre" else x
+        reading = read
+        if queries is not None:
+            x, reading = _rows(x, queries), _rows(read, queries)
+        x = x + self.attn_out(self.attn(reading, read, geometry, cache, layer))
+        if self.norm == "post":
+            x = self.ln1(x)
+        x = self.resid_mid(x)
+        if self.mlp is not None:
+            x = x + self.mlp_out(self.mlp(self.ln2(x) if self.norm in ("pre", "entry") else x))
+            if self.norm == "post":
+                x = self.ln2(x)
+        return self.resid_post(x)
+
+
+class Transformer(nn.Module):
+    """Tokens in, logits out.
+
+    Args:
+        config: the shape.
+        vocab: number of tokens.
+        context: number of positions that learned positions know; the other encodings have no such limit.
+        seed: of the initial weights; nothing else draws on it, and torch's global generator is left alone.
+    """
+
+    def __init__(self, config: ModelConfig, vocab: int, context: int, seed: int = 0) -> None:
+        super().__init__()
+        if config.unembedding == "orthogonal" and vocab > config.width:
+            raise ValueError(
+                f"width={config.width}: an orthogonal unembedding of {vocab} tokens needs a width of at least that"
+            )
+        generator = torch.Generator().manual_seed(seed)
+        self.config, self.vocab, self.context = config, vocab, context
+        embeddings = config.embedding_std * torch.randn(vocab, config.width, generator=generator)
+        self.embedding = nn.Embedding(vocab, config.width, _weight=embeddings)
+        self.positions = POSITIONS[config.positions](config, context, generator)
+        self.blocks = nn.ModuleList(Block(config, generator) for _ in range(config.layers))
+        self.ln_final = LayerNorm(config) if config.norm in ("pre", "entry") else NoNorm()
+        self.unembedding = _unembedding(config, self.embedding, generator)
+        self.embed, self.pos_embed = nn.Identity(), nn.Identity()
+
+    @classmethod
+    def for_task(cls, task: Task, config: ModelConfig | None = None, seed: int = 0) -> Transformer:
+        """A model of the task's vocabulary and context."""
+        return cls(config or ModelConfig(), len(task.vocabulary), task.context, seed)
+
+    def forward(
+        self,
+        tokens: Int[Tensor, "batch position"],
+        *,
+        positions: Int[Tensor, "#batch position"] | None = None,
+        segments: Int[Tensor, "batch position"] | None = None,
+        queries: Int[Tensor, "batch query"] | None = None,
+        cache: Cache | None = None,
+    ) -> Float[Tensor, "batch query vocab"]:
+        """Logits for the token after each position.
+
+        Args:
+            tokens: ids below `vocab`.
+            positions: of each token, 0, 1, 2 ... by default (counted on from what `cache` holds).
+            segments: tokens see only tokens of their own segment: several sequences packed into one row.
+            queries: indices of the positions whose logits are wanted; the last block then computes no others.
+            cache: keys and values of earlier tokens, which `tokens` continue; it is extended in place.
+
+        Raises:
+            ValueError: for a position past the end of learned positions.
+        """
+        past = 0 if cache is None else cache.length
+        if positions is None:
+            positions = torch.arange(past + tokens.shape[1], device=tokens.device)[None]
+        geometry = Geometry.of(self.positions, positions, segments, past, self.embedding.weight.dtype)
+        x = self.embed(self.embedding(tokens))
+        placed = self.positions.embed(geometry.query)
+        if placed is not None:
+            x = x + self.pos_embed(placed)
+        last = len(self.blocks) - 1
+        for layer, block in enumerate(self.blocks):
+            if layer == last and queries is not None:
+                x = block(x, geometry.at(queries), queries, cache, layer)
+            else:
+                x = block(x, geometry, None, cache, layer)
+        return self.unembedding(self.ln_final(x))
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Who may see whom, and from how far: worked out once and shared by all layers."""
+
+    encoding: nn.Module
+    query: Int[Tensor, "#batch query"]
+    key: Int[Tensor, "#batch key"]
+    bias: Float[Tensor, "#batch #head query key"]
+
+    @classmethod
+    def of(
+        cls,
+        encoding: nn.Module,
+        positions: Int[Tensor, "#batch key"],
+        segments: Int[Tensor, "batch key"] | None,
+        past: int,
+        dtype: torch.dtype,
+    ) -> Geometry:
+        """Queries are the positions from `past` on; a query sees the keys of its segment that do not come after it."""
+        query = positions[:, past:]
+        seen: Bool[Tensor, "#batch query key"] = query[:, :, None] >= positions[:, None, :]
+        if segments is not None:
+            seen = seen & (segments[:, past:, None] == segments[:, None, :])
+        bias = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, -torch.inf)[:, None]
+        extra = encoding.bias(query, positions)
+        return cls(encoding, query, positions, bias if extra is None else bias + extra.to(dtype))
+
+    def rotate(self, x: Tensor, positions: Tensor) -> Tensor:
+        return self.encoding.rotate(x, positions)
+
+    def at(self, queries: Int[Tensor, "batch query"]) -> Geometry:
+        """The same for chosen queries alone."""
+        batch = len(queries)
+        query = self.query.expand(batch, -1).gather(1, queries)
+        bias = self.bias.expand(batch, -1, -1, -1)
+        index = queries[:, None, :, None].expand(-1, bias.shape[1], -1, bias.shape[3])
+        return Geometry(self.encoding, query, self.key, bias.gather(2, index))
+
+
+class Cache:
+    """Keys and values of the tokens already read, a pair a layer."""
+
+    def __init__(self) -> None:
+        self.layers: dict[int, tuple[Tensor, Tensor]] = {}
+
+    @property
+    def length(self) -> int:
+        """How many tokens have been read."""
+        return self.layers[0][0].shape[1] if self.layers else 0
+
+    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Append those of new tokens and return all."""
+        if layer in self.layers:
+            old_keys, old_values = self.layers[layer]
+            keys, values = torch.cat([old_keys, keys], dim=1), torch.cat([old_values, values], dim=1)
+        self.layers[layer] = keys, values
+        return keys, values
+
+
+@torch.no_grad()
+def generate(
+    model: nn.Module,
+    prompt: Int[Tensor, "batch position"],
+    steps: int,
+    *,
+    temperature: float = 0.0,
+    generator: torch.Generator | None = None,
+    stop: int | None = None,
+    cache: bool = True,
+) -> Int[Tensor, "batch longer"]:
+    """Continue prompts token by token, each token drawn from the model's own distribution.
+
+    Args:
+        model: a `Transformer`, or with `cache=False` any module from tokens to logits.
+        prompt: one row each, all of one length.
+        steps: how many tokens to add.
+        temperature: 0 takes the likeliest token; above it, tokens are drawn from softmax(logits / temperature).
+        generator: the source of randomness; needed above temperature 0.
+        stop: once a row has written this token, it is filled up with it; when all have, generation ends.
+        cache: whether keys and values are kept. Without it every step reads the whole row again: slower, the same
+            logits, and edits that name absolute positions apply.
+
+    Raises:
+        ValueError: for a negative temperature, or one above 0 without a generator.
+    """
+    if temperature < 0:
+        raise ValueError(f"temperature={temperature}: must be 0 (greedy) or more")
+    if temperature > 0 and generator is None:
+        raise ValueError(f"temperature={temperature}: drawing needs a generator=torch.Generator().manual_seed(...)")
+    kept = Cache() if cache else None
+    tokens, new = prompt, prompt
+    ended = torch.zeros(len(prompt), dtype=torch.bool, device=prompt.device)
+    for _ in range(steps):
+        logits = (model(new, cache=kept) if cache else model(tokens))[:, -1]
+        if temperature == 0:
+            chosen = logits.argmax(dim=-1)
+        else:
+            chosen = torch.multinomial((logits / temperature).softmax(dim=-1), 1, generator=generator)[:, 0]
+        if stop is not None:
+            chosen = chosen.masked_fill(ended, stop)
+            ended |= chosen == stop
+        new = chosen[:, None]
+        tokens = torch.cat([tokens, new], dim=1)
+        if stop is not None and bool(ended.all()):
+            break
+    return tokens
+
+
+def _rows(
+    x: Float[Tensor, "batch position width"], at: Int[Tensor, "batch query"]
+) -> Float[Tensor, "batch query width"]:
+    return x.gather(1, at[:, :, None].expand(-1, -1, x.shape[-1]))
+
+
+def _linear(inputs: int, outputs: int, bias: bool, generator: torch.Generator) -> nn.Linear:
+    """A linear map, weights and biases uniform within 1 / sqrt(inputs) (torch's own default, from our generator)."""
+    layer = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=bias)
+    for parameter in layer.parameters():
+        nn.init.uniform_(parameter, -(inputs**-0.5), inputs**-0.5, generator=generator)
+    return layer
+
+
+def _unembedding(config: ModelConfig, embedding: nn.Embedding, generator: torch.Generator) -> nn.Linear:
+    vocab = embedding.num_embeddings
+    layer = _linear(config.width, vocab, False, generator)
+    if config.unembedding == "tied":
+        layer.weight = embedding.weight
+    elif config.unembedding == "orthogonal":
+        columns = torch.linalg.qr(torch.randn(config.width, vocab, generator=generator))[0]
+        layer.weight.data = columns.T.contiguous()
+    if config.unembedding in ("frozen", "orthogonal"):
+        layer.weight.requires_grad_(False)
+    return layer

@@ -1,0 +1,115 @@
+"""Positional encodings: one class each, and the table `POSITIONS`.
+
+An encoding may speak at three places, and each class overrides only those where it does: it adds a vector to the
+embedding (`embed`), turns queries and keys (`rotate`), or adds to the attention scores (`bias`).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from toylab.model import ModelConfig
+
+
+class NoPositions(nn.Module):
+    """No position at all: order is seen only through the causal mask (NoPE). The base of all other encodings."""
+
+    def __init__(self, config: ModelConfig, context: int, generator: torch.Generator) -> None:
+        super().__init__()
+
+    def embed(self, positions: Int[Tensor, "#batch position"]) -> Float[Tensor, "#batch position width"] | None:
+        """What is added to the token embeddings."""
+        return None
+
+    def rotate(
+        self, x: Float[Tensor, "batch position head feature"], positions: Int[Tensor, "#batch position"]
+    ) -> Float[Tensor, "batch position head feature"]:
+        """What becomes of a query or a key at its position."""
+        return x
+
+    def bias(
+        self, query: Int[Tensor, "#batch query"], key: Int[Tensor, "#batch key"]
+    ) -> Float[Tensor, "#batch head query key"] | None:
+        """What is added to the attention scores."""
+        return None
+
+
+class LearnedPositions(NoPositions):
+    """A trained vector for every position up to the context length."""
+
+    def __init__(self, config: ModelConfig, context: int, generator: torch.Generator) -> None:
+        super().__init__(config, context, generator)
+        self.table = nn.Parameter(torch.randn(context, config.width, generator=generator))
+        self.table.data *= config.position_std
+
+    def embed(self, positions):
+        if int(positions.max()) >= len(self.table):
+            raise ValueError(
+                f"position={int(positions.max())}: learned positions end at {len(self.table) - 1}; give the model a "
+                "larger context or another positional encoding"
+            )
+        return self.table[positions]
+
+
+class SinusoidalPositions(NoPositions):
+    """Fixed sines and cosines at wavelengths from 2 pi up to about 2 pi times `position_base` (Vaswani et al. 2017, 3.5).
+
+    The first half of the vector holds the sines, the second the cosines.
+    """
+
+    def __init__(self, config: ModelConfig, context: int, generator: torch.Generator) -> None:
+        super().__init__(config, context, generator)
+        self.std = config.position_std
+        self.register_buffer("frequencies", _frequencies(config.width, config.position_base), persistent=False)
+
+    def embed(self, positions):
+        angles = positions[..., None] * self.frequencies
+        return self.std * torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+class RotaryPositions(NoPositions):
+    """Turns each pair of query and key features by an angle that grows with position (Su et al. 2021, RoPE)."""
+
+    def __init__(self, config: ModelConfig, context: int, generator: torch.Generator) -> None:
+        super().__init__(config, context, generator)
+        frequencies = _frequencies(config.width // config.heads, config.position_base)
+        self.register_buffer("frequencies", frequencies, persistent=False)
+
+    def rotate(self, x, positions):
+        angles = (positions[..., None] * self.frequencies)[:, :, None, :]
+        sine, cosine = angles.sin(), angles.cos()
+        first, second = x.chunk(2, dim=-1)
+        return torch.cat([first * cosine - second * sine, first * sine + second * cosine], dim=-1)
+
+
+class ALiBiPositions(NoPositions):
+    """Lowers scores in proportion to distance, at a slope of 2^(-8 h / heads) in head h = 1, 2 ... (Press et al. 2021)."""
+
+    def __init__(self, config: ModelConfig, context: int, generator: torch.Generator) -> None:
+        super().__init__(config, context, generator)
+        slopes = torch.tensor([2 ** (-8 * (head + 1) / config.heads) for head in range(config.heads)])
+        self.register_buffer("slopes", slopes, persistent=False)
+
+    def bias(self, query, key):
+        distance = (query[:, :, None] - key[:, None, :]).abs()
+        return -self.slopes[:, None, None] * distance[:, None]
+
+
+POSITIONS: dict[str, type[NoPositions]] = {
+    "none": NoPositions,
+    "learned": LearnedPositions,
+    "sinusoidal": SinusoidalPositions,
+    "rotary": RotaryPositions,
+    "alibi": ALiBiPositions,
+}
+
+
+def _frequencies(size: int, base: float) -> Float[Tensor, " half"]:
+    """Angular frequencies, falling geometrically from 1 towards 1 / base."""
+    return torch.exp(-math.log(base) * torch.arange(0, size, 2) / size)

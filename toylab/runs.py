@@ -1,0 +1,261 @@
+"""Runs and claims: a study is a list of jobs, each a folder that is finished or not, and a table of claims at the end.
+
+    FOLDER/settings.json        what was run, with versions, revision and date
+    FOLDER/seed-0/main/         one job: metrics.jsonl, model.safetensors, result.json, `done` written last
+    FOLDER/claims.json          the verdicts
+    FOLDER/figures/, report.html
+
+A finished job is never repeated; an interrupted one continues from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import platform
+import subprocess
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from tqdm import tqdm
+
+from toylab.claims import Claim
+from toylab.files import read_json, read_tensors, write_json, write_tensors, write_text
+from toylab.model import ModelConfig, Transformer
+from toylab.train import Training
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training with what is measured on it."""
+
+    name: str
+    seed: int
+
+    def folder(self, out: Path) -> Path:
+        """Where it is kept."""
+        return out / f"seed-{self.seed}" / self.name
+
+
+class Study(Protocol):
+    """A frozen dataclass of settings that knows its jobs, how to run one, and what follows from their results."""
+
+    seeds: tuple[int, ...]
+
+    def jobs(self) -> list[Job]:
+        """In the order in which they should start: the longest first keeps all workers busy to the end."""
+        ...
+
+    def run_job(self, job: Job, folder: Path) -> dict[str, Any]:
+        """Do one job, a pure function of the settings and the job; what it returns is kept as `result.json`."""
+        ...
+
+    def conclude(self, results: dict[Job, dict[str, Any]]) -> list[Claim]:
+        """The claims, from the results of the jobs that finished."""
+        ...
+
+
+class JobsFailedError(RuntimeError):
+    """Some jobs of a study failed; the others are finished and kept."""
+
+
+def execute(study: Study, name: str, out: Path, workers: int, progress: bool = True) -> dict[Job, dict[str, Any]]:
+    """Run the jobs of a study that are not finished yet, in parallel processes of one thread each.
+
+    Ctrl-C stops at once; finished jobs stay, and the same call continues.
+
+    Raises:
+        ValueError: for workers below 1, or a folder that holds a run of other settings.
+        JobsFailedError: if a job failed, after all others were done.
+    """
+    if workers < 1:
+        raise ValueError(f"workers={workers}: must be at least 1")
+    claim_folder(study, name, out)
+    missing = [job for job in study.jobs() if not (job.folder(out) / "done").exists()]
+    failures: list[str] = []
+
+    def note(job: Job, error: BaseException) -> None:
+        report = job.folder(out) / "error.txt"
+        write_text(report, "".join(traceback.format_exception(error)))
+        failures.append(f"{job.name} of seed {job.seed}: {error} (see {report})")
+
+    with tqdm(total=len(missing), desc=name, unit="job", disable=not progress or not missing) as bar:
+        if workers == 1:
+            single_thread()
+            for job in missing:
+                try:
+                    _do(study, job, out)
+                except Exception as error:
+                    note(job, error)
+                bar.update()
+        elif missing:
+            _run_parallel(study, missing, out, workers, note, bar)
+    if failures:
+        raise JobsFailedError(
+            f"{len(failures)} of {len(missing)} jobs failed, the others are kept; the same command runs those again\n  "
+            + "\n  ".join(failures)
+        )
+    return results(study, out)
+
+
+def results(study: Study, out: Path) -> dict[Job, dict[str, Any]]:
+    """What the finished jobs of a study measured."""
+    finished = [job for job in study.jobs() if (job.folder(out) / "done").exists()]
+    return {job: read_json(job.folder(out) / "result.json") for job in finished}
+
+
+def claim_folder(study: Study, name: str, out: Path) -> None:
+    """Write the settings of a run, or check that the folder holds a run of the same.
+
+    Seeds may be added to a run; nothing else may change.
+
+    Raises:
+        ValueError: naming the first setting that differs.
+    """
+    path = out / "settings.json"
+    settings = json.loads(json.dumps(asdict(study)))
+    if path.exists():
+        held = read_json(path)
+        if not isinstance(held, dict) or not isinstance(held.get("settings"), dict):
+            raise ValueError(f"{path}: is not the settings of a run; give another folder with --out")
+        if held.get("study") != name:
+            raise ValueError(f"{out}: holds a run of {held.get('study')!r}; give another folder with --out")
+        for key, before, now in _differences(held["settings"], settings):
+            if key != "seeds":
+                raise ValueError(
+                    f"{out}: holds a run with {key}={before}, and now {key}={now} is asked for; give another folder "
+                    "with --out, or the same settings to continue"
+                )
+        settings["seeds"] = sorted({*held["settings"]["seeds"], *settings["seeds"]})
+        if settings == held["settings"]:
+            return
+    elif out.exists() and any(out.iterdir()):
+        raise ValueError(f"{out}: is not empty and holds no run; give another folder with --out")
+    write_json(
+        path,
+        {
+            "study": name,
+            "settings": settings,
+            "versions": {"toylab": version("toylab"), "torch": torch.__version__, "python": platform.python_version()},
+            "machine": f"{platform.system()} {platform.machine()}",
+            "revision": _revision(),
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        },
+    )
+
+
+def save_model(path: Path, model: Transformer) -> None:
+    """Save weights with the shape they belong to."""
+    about = {"config": asdict(model.config), "vocab": model.vocab, "context": model.context}
+    tensors = {name: t for name, t in model.state_dict().items() if not _is_tied(model, name)}
+    write_tensors(path, tensors, about)
+
+
+def load_model(path: Path) -> Transformer:
+    """A model from its file.
+
+    Raises:
+        ValueError: if the file is missing, damaged or not a model.
+    """
+    tensors, about = read_tensors(path)
+    try:
+        model = Transformer(ModelConfig(**about["config"]), about["vocab"], about["context"])
+        missing, extra = model.load_state_dict(tensors, strict=False)
+        wrong = [name for name in missing if not _is_tied(model, name)] + extra
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{path}: does not hold a model of this version ({error})") from None
+    if wrong:
+        raise ValueError(f"{path}: does not hold the weights its header speaks of ({', '.join(wrong)})")
+    return model
+
+
+def write_metrics(path: Path, training: Training) -> None:
+    """The history of a training, one JSON object a line."""
+    write_text(path, "".join(json.dumps(entry) + "\n" for entry in training.history))
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """Raises `ValueError` naming the file if it is missing or damaged."""
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such file")
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: is damaged ({error}); delete the folder of this job and run again") from None
+
+
+def single_thread() -> None:
+    """Let torch use one thread in this process: at toy sizes more are slower, and far slower beside another process."""
+    torch.set_num_threads(1)
+
+
+def _do(study: Study, job: Job, out: Path) -> None:
+    folder = job.folder(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    began, cpu = time.time(), time.process_time()
+    result = study.run_job(job, folder)
+    cost = {"cpu_seconds": round(time.process_time() - cpu, 2), "wall_seconds": round(time.time() - began, 2)}
+    write_json(folder / "result.json", {**result, "cost": cost})
+    (folder / "error.txt").unlink(missing_ok=True)
+    write_text(folder / "done", "")
+
+
+def _run_parallel(
+    study: Study,
+    jobs: Sequence[Job],
+    out: Path,
+    workers: int,
+    note: Callable[[Job, BaseException], None],
+    bar: tqdm,
+) -> None:
+    # Spawned, not forked: a forked child inherits torch's thread pool in an undefined state.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context, initializer=single_thread)
+    waiting: dict[Future, Job] = {pool.submit(_do, study, job, out): job for job in jobs}
+    try:
+        while waiting:
+            finished, _ = wait(waiting, return_when=FIRST_COMPLETED)
+            for future in finished:
+                job = waiting.pop(future)
+                if error := future.exception():
+                    note(job, error)
+                bar.update()
+    except KeyboardInterrupt:
+        for process in (pool._processes or {}).values():
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _differences(before: Any, now: Any, key: str = "") -> list[tuple[str, Any, Any]]:
+    """The leaves at which two nested settings differ."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        names = sorted({*before, *now})
+        return [
+            found
+            for name in names
+            for found in _differences(before.get(name), now.get(name), f"{key}.{name}" if key else name)
+        ]
+    return [] if before == now else [(key, before, now)]
+
+
+def _revision() -> str | None:
+    """The git revision of the source, with a mark if it was changed; None outside a checkout."""
+    try:
+        command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _is_tied(model: Transformer, name: str) -> bool:
+    return name == "unembedding.weight" and model.config.unembedding == "tied"

@@ -1,0 +1,43 @@
+"""Intervals for what was measured over seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from tasks import stream
+
+Interval = tuple[float, float]
+
+
+def wilson(successes: int, trials: int, z: float = 1.96) -> Interval:
+    """The 95 % interval of a share (Wilson 1927), sensible also for few trials and for shares of 0 and 1.
+
+    Raises:
+        ValueError: without a trial, or for successes outside 0 .. trials.
+    """
+    if not 0 <= successes <= trials or trials == 0:
+        raise ValueError(
+            f"successes={successes}, trials={trials}: need at least one trial and 0 <= successes <= trials"
+        )
+    share = successes / trials
+    centre = share + z**2 / (2 * trials)
+    margin = z * math.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
+    scale = 1 + z**2 / trials
+    return max(0.0, (centre - margin) / scale), min(1.0, (centre + margin) / scale)
+
+
+def bootstrap(values: Sequence[float], draws: int = 2000) -> Interval:
+    """The 95 % percentile interval of the mean, by drawing the values again with replacement; always the same one.
+
+    Raises:
+        ValueError: without a value.
+    """
+    if not len(values):
+        raise ValueError("values: at least one is needed")
+    data = np.asarray(values, dtype=float)
+    means = data[stream(0, "bootstrap").integers(len(data), size=(draws, len(data)))].mean(axis=1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)

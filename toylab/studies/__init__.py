@@ -1,0 +1,32 @@
+"""The studies: one file each, and the file name is the registration (`iteration_head.py` is `iteration-head`).
+
+A study module defines `STUDY`, a frozen dataclass of settings that follows `toylab.runs.Study`, with class methods
+`quick()`, `default()` and `paper()`, and a function `figures` from results to matplotlib figures.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from types import ModuleType
+
+PRESETS = ("quick", "default", "paper")
+
+
+def names() -> list[str]:
+    """The names of all studies, as the command line spells them."""
+    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__))
+
+
+def load(name: str) -> ModuleType:
+    """The module of a study.
+
+    Raises:
+        ValueError: for a name that is none, with the nearest ones.
+    """
+    if name not in names():
+        near = difflib.get_close_matches(name, names(), n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names())}"
+        raise ValueError(f"there is no study {name!r}; {hint}")
+    return importlib.import_module(f"{__name__}.{name.replace('-', '_')}")

@@ -1,0 +1,202 @@
+"""The one training loop. What is learned is decided by a loss function, from which data by a function of the step."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from toylab.files import read_tensors, write_tensors
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How to train; the defaults are those of the iteration-head study."""
+
+    steps: int = 2400
+    """Optimiser steps at the most."""
+    rows: int = 32
+    """Sequences in a batch."""
+    learning_rate: float = 6e-3
+    """Peak learning rate."""
+    warmup: int = 400
+    """Steps over which the learning rate rises from 0."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """How it goes on from the peak: down to 0 along a cosine, or flat."""
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    clip: float = 1.0
+    """Largest norm of the gradient; longer ones are shortened to it."""
+    evaluate_every: int = 100
+    """Steps between evaluations; a checkpoint is written at each."""
+    stop_at: float | None = None
+    """Value of the watched metric at which training may end early (never, if not given)."""
+    stop_after: int = 2
+    """How many evaluations in a row must reach `stop_at`."""
+    cooldown: int = 300
+    """Steps over which the learning rate then falls to 0 before the end: an early stop without it keeps the flicker."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "rows", "evaluate_every", "stop_after"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+        for name in ("warmup", "cooldown"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 0")
+        for name in ("learning_rate", "clip"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name}={getattr(self, name)}: must be a positive number, for example 1e-3")
+
+
+class DivergedError(ValueError):
+    """The loss is no longer a number."""
+
+
+@dataclass
+class Training:
+    """Where a training stands, and what it measured on the way."""
+
+    step: int = 0
+    """Steps done."""
+    cooling_since: int | None = None
+    """The step at which the stop rule was met."""
+    cpu_seconds: float = 0.0
+    history: list[dict[str, float]] = None  # type: ignore[assignment]
+    """One entry an evaluation: step, loss (mean since the last one, in nats), learning_rate, and the metrics."""
+
+    def __post_init__(self) -> None:
+        self.history = self.history or []
+
+
+def train(
+    model: nn.Module,
+    loss: Callable[[nn.Module, Any], Tensor],
+    batch_at: Callable[[int], Any],
+    config: TrainConfig,
+    *,
+    evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
+    watched: str = "accuracy",
+    checkpoint: Path | None = None,
+    progress: str | None = None,
+) -> Training:
+    """Train a model in place.
+
+    Args:
+        loss: from the model and a batch to a scalar.
+        batch_at: the batch of a step, 0, 1, 2 ...: a pure function, so that training can resume at any step.
+        evaluate: measured before the first step, then every `config.evaluate_every` steps; gradients are off.
+        watched: the metric that `config.stop_at` speaks of.
+        checkpoint: a file to continue from if it exists, and to keep up to date. A training that was interrupted
+            and continued ends with the same bits as one that was not.
+        progress: title of a progress bar; none is shown if it is not given.
+
+    Raises:
+        DivergedError: when the loss is not finite, with the step; the last good checkpoint stays.
+        ValueError: for a checkpoint that is damaged or belongs to another model.
+    """
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(
+        parameters.values(), lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=True
+    )
+    state = Training()
+    if checkpoint is not None and checkpoint.exists():
+        state = _restore(checkpoint, model, optimizer, parameters)
+
+    def measure(mean_loss: float) -> None:
+        metrics = {}
+        if evaluate is not None:
+            model.eval()
+            with torch.no_grad():
+                metrics = evaluate(model)
+            model.train()
+        rate = learning_rate(config, state.step, state.cooling_since)
+        state.history.append({"step": state.step, "loss": mean_loss, "learning_rate": rate, **metrics})
+        if config.stop_at is not None and state.cooling_since is None:
+            latest = [entry.get(watched, -math.inf) for entry in state.history[-config.stop_after :]]
+            if len(latest) == config.stop_after and min(latest) >= config.stop_at:
+                state.cooling_since = state.step
+
+    began = time.process_time() - state.cpu_seconds
+    bar = tqdm(total=config.steps, initial=state.step, desc=progress, disable=progress is None, unit="step")
+    total = 0.0
+    with bar:
+        if not state.step and not state.history:
+            with torch.no_grad():
+                measure(float(loss(model, batch_at(0))))
+        while not _finished(config, state):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(config, state.step, state.cooling_since)
+            value = loss(model, batch_at(state.step))
+            if not math.isfinite(value.item()):
+                kept = (
+                    f"the last good checkpoint is kept at {checkpoint}" if checkpoint else "no checkpoint was asked for"
+                )
+                raise DivergedError(
+                    f"loss={value.item()} at step {state.step}: training diverged; {kept}; try a smaller "
+                    f"learning_rate than {config.learning_rate}"
+                )
+            optimizer.zero_grad()
+            value.backward()
+            nn.utils.clip_grad_norm_(parameters.values(), config.clip)
+            optimizer.step()
+            total += value.item()
+            state.step += 1
+            bar.update()
+            if state.step % config.evaluate_every == 0 or _finished(config, state):
+                since = state.step - state.history[-1]["step"]
+                measure(total / since)
+                total = 0.0
+                state.cpu_seconds = time.process_time() - began
+                bar.set_postfix({name: f"{v:.3g}" for name, v in state.history[-1].items() if name != "step"})
+                if checkpoint is not None:
+                    _save(checkpoint, model, optimizer, parameters, state)
+    return state
+
+
+def learning_rate(config: TrainConfig, step: int, cooling_since: int | None = None) -> float:
+    """The learning rate of a step: warm-up, then the schedule, then linearly to 0 once the stop rule was met."""
+    if cooling_since is not None:
+        left = 1 - (step - cooling_since) / max(config.cooldown, 1)
+        return learning_rate(config, cooling_since) * max(left, 0.0)
+    if step < config.warmup:
+        return config.learning_rate * (step + 1) / config.warmup
+    if config.schedule == "constant":
+        return config.learning_rate
+    done = (step - config.warmup) / max(config.steps - config.warmup, 1)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+
+
+def _finished(config: TrainConfig, state: Training) -> bool:
+    if state.cooling_since is not None and state.step >= state.cooling_since + config.cooldown:
+        return True
+    return state.step >= config.steps
+
+
+def _save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, parameters: dict, state: Training) -> None:
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    for name, parameter in parameters.items():
+        for key, tensor in optimizer.state[parameter].items():
+            tensors[f"optimizer.{key}.{name}"] = tensor
+    write_tensors(path, tensors, {**vars(state)})
+
+
+def _restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, parameters: dict) -> Training:
+    tensors, about = read_tensors(path)
+    own = {name: tensor for name, tensor in model.state_dict().items()}
+    saved = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
+    if {n: t.shape for n, t in own.items()} != {n: t.shape for n, t in saved.items()}:
+        raise ValueError(
+            f"{path}: holds a model of another shape; use the settings it was made with, or another folder"
+        )
+    model.load_state_dict(saved)
+    for name, parameter in parameters.items():
+        prefix = {key: f"optimizer.{key}.{name}" for key in ("step", "exp_avg", "exp_avg_sq")}
+        optimizer.state[parameter] = {key: tensors[full] for key, full in prefix.items()}
+    return Training(**about)
