@@ -32,10 +32,7 @@ def zero_heads(heads: int | Sequence[int], queries: slice | Sequence[int] = ALL)
 
 
 def uniform_heads(heads: int | Sequence[int], queries: slice | Sequence[int] = ALL) -> Edit:
-    """For a point `pattern`, (batch, head, query, key): the heads attend evenly to every key they may see.
-
-    Keys with no attention at all in the given pattern are taken as hidden by the mask.
-    """
+    """For a point `pattern`, (batch, head, query, key): the heads attend evenly to all keys a causal mask shows."""
     chosen = [heads] if isinstance(heads, int) else list(heads)
 
     def flatten(pattern: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ ENUMERABLE = 2**14
 
 @dataclass(frozen=True, kw_only=True)
 class IteratedMap(ABC):
-    """What all iterated tasks share: lengths, layout, start rule, hold-out. A task adds values, `step` and an oracle."""
+    """What all iterated tasks share: lengths, layout, start rule, hold-out. A task adds values, `step`, an oracle."""
 
     lengths: int | tuple[int, int] = (1, 16)
     """Number of inputs in a row: one fixed length, or the shortest and the longest of a range."""
@@ -60,7 +60,7 @@ class IteratedMap(ABC):
             )
         if self.alphabet is not None and self.alphabet < self.values:
             raise ValueError(
-                f"alphabet={self.alphabet}: {type(self).__name__} uses {self.values} values; give at least {self.values}"
+                f"alphabet={self.alphabet}: {type(self).__name__} has {self.values} values; give at least that"
             )
 
     # What a task defines -----------------------------------------------------------------------------------------

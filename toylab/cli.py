@@ -111,15 +111,14 @@ def _run(options: argparse.Namespace, rest: list[str]) -> None:
     study = _settings(module.STUDY, preset, rest, f"toylab run {options.study}", options.parser)
 
     from toylab.finish import finish
-    from toylab.runs import execute
+    from toylab.runs import JobsFailedError, execute
 
     out = options.out or Path("runs") / f"{options.study}-{options.preset}"
     try:
         execute(study, options.study, out, options.workers)
-    finally:
-        # Also after a failed job: what the others found should not wait for it.
-        if (out / "settings.json").exists() and sys.exc_info()[0] in (None, RuntimeError):
-            pass
+    except JobsFailedError:
+        finish(out)  # what the other jobs found should not wait for it
+        raise
     print(finish(out))
 
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from probes import Edit, IterationHead, edit, find_iteration_head, watch
+from probes import Edit, IterationHead, edit, find_iteration_head, link_mass, watch
 from tasks import IGNORE, Batch, IteratedMap, Split, stream
 from toylab.model import generate
 
@@ -28,7 +28,7 @@ class Accuracy:
 def held_out(
     task: IteratedMap, seed: int, lengths: Iterable[int], rows: int = 64, split: Split = "test"
 ) -> dict[int, Batch]:
-    """Different held-out prompts of each length, `rows` or as many as there are; lengths that have none are left out."""
+    """Different held-out prompts of each length: `rows`, or as many as there are; lengths with none are left out."""
     sizes = {length: min(rows, task.capacity(length, split)) for length in lengths}
     return {
         length: task.sample(stream(seed, split, length), size, split, length=length, distinct=True)
@@ -90,8 +90,13 @@ def progress(model: nn.Module, batches: Mapping[int, Batch]) -> dict[str, float]
     found = {"accuracy": measured.sequence, "token_accuracy": measured.token}
     links = {length: batch.links for length, batch in batches.items()}
     if len(batches) > 1 and all("carry" in named for named in links.values()):
-        head = find_iteration_head(seen, links)
-        found |= {"carry": head.carry, "end_of_input": head.end_of_input}
+        earlier = [
+            torch.stack([link_mass(layer, links[length]["end of input"]).max() for layer in layers[:-1]])
+            for length, layers in seen.items()
+            if len(layers) > 1
+        ]
+        found["carry"] = find_iteration_head(seen, links).carry
+        found["end_of_input"] = torch.stack(earlier).mean(dim=0).max().item() if earlier else 0.0
     return found
 
 

@@ -81,7 +81,7 @@ def by_seed(
 ) -> Axes:
     """A row a group; within it a point a seed for each quantity, and a stroke at their mean."""
     ax = ax or _axes(6.4, 0.42 * len(groups) + 1.2)
-    marks = {name: style for name, style in zip(_quantities(groups), _MARKS, strict=False)}
+    marks = dict(zip(_quantities(groups), _MARKS, strict=False))
     for row, (_, quantities) in enumerate(groups.items()):
         for number, name in enumerate(marks):
             values = quantities.get(name, ())

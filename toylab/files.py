@@ -32,10 +32,12 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, content: str) -> None:
+    """Write UTF-8 text, whole or not at all."""
     write_bytes(path, content.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Write JSON, whole or not at all; numbers that JSON does not know (NaN) raise `ValueError`."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -118,14 +119,13 @@ class Attention(nn.Module):
         v = self.v(self._split(self.value(read)))
         if cache is not None:
             k, v = cache.extend(layer, k, v)
-        # (batch, head, query, feature) @ (batch, head, feature, key)
-        scores = q.transpose(1, 2) @ k.permute(0, 2, 3, 1) / math.sqrt(q.shape[-1])
+        scores = rearrange(q, "b q h f -> b h q f") @ rearrange(k, "b k h f -> b h f k") / math.sqrt(q.shape[-1])
         pattern = self.pattern(self.scores(scores + geometry.bias).softmax(dim=-1))
-        z = self.z((pattern @ v.transpose(1, 2)).transpose(1, 2))  # (batch, query, head, feature)
-        return self.output(z.flatten(2))
+        z = self.z(rearrange(pattern @ rearrange(v, "b k h f -> b h k f"), "b h q f -> b q h f"))
+        return self.output(rearrange(z, "b q h f -> b q (h f)"))
 
     def _split(self, x: Float[Tensor, "batch position width"]) -> Float[Tensor, "batch position head feature"]:
-        return x.unflatten(-1, (self.heads, -1))
+        return rearrange(x, "b p (h f) -> b p h f", h=self.heads)
 
 
 class MLP(nn.Module):

@@ -58,7 +58,7 @@ class LearnedPositions(NoPositions):
 
 
 class SinusoidalPositions(NoPositions):
-    """Fixed sines and cosines at wavelengths from 2 pi up to about 2 pi times `position_base` (Vaswani et al. 2017, 3.5).
+    """Fixed sines and cosines, wavelengths from 2 pi up to 2 pi times `position_base` (Vaswani et al. 2017, 3.5).
 
     The first half of the vector holds the sines, the second the cosines.
     """
@@ -89,7 +89,7 @@ class RotaryPositions(NoPositions):
 
 
 class ALiBiPositions(NoPositions):
-    """Lowers scores in proportion to distance, at a slope of 2^(-8 h / heads) in head h = 1, 2 ... (Press et al. 2021)."""
+    """Lowers scores in proportion to distance (Press et al. 2021); head h = 1, 2 ... has slope 2^(-8 h / heads)."""
 
     def __init__(self, config: ModelConfig, context: int, generator: torch.Generator) -> None:
         super().__init__(config, context, generator)

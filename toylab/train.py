@@ -189,7 +189,7 @@ def _save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, parame
 
 def _restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, parameters: dict) -> Training:
     tensors, about = read_tensors(path)
-    own = {name: tensor for name, tensor in model.state_dict().items()}
+    own = model.state_dict()
     saved = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
     if {n: t.shape for n, t in own.items()} != {n: t.shape for n, t in saved.items()}:
         raise ValueError(
