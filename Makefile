@@ -21,7 +21,7 @@ lint: .venv/installed-dev
 	$(BIN)/ruff format .
 
 notebooks: .venv/installed-dev
-	$(BIN)/python notebooks/execute.py
+	$(BIN)/python notebooks/execute.py $(ARGS)
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "toylab needs Python 3.11 or newer; try: make PYTHON=python3.12 run")'

@@ -96,7 +96,8 @@ class IteratedMap(ABC):
     @cached_property
     def vocabulary(self) -> tuple[str, ...]:
         spare = range(self.values, self.alphabet or self.values)
-        return (*self.value_names(), *map(str, spare), *TASK_TOKENS, "EoI", "EoS")
+        first = TASK_TOKENS if self.name in TASK_TOKENS else (*TASK_TOKENS, self.name)
+        return (*self.value_names(), *map(str, spare), *first, "EoI", "EoS")
 
     def value_names(self) -> tuple[str, ...]:
         return tuple(map(str, range(self.values)))

@@ -8,7 +8,7 @@ from functools import cache, lru_cache
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -118,9 +118,12 @@ BLOCK = 64
 """Steps whose rows are drawn together."""
 
 
-def next_token_loss(model: nn.Module, scored: Scored) -> Tensor:
-    """Mean cross entropy over the scored positions, in nats."""
-    return F.cross_entropy(scored.logits(model).flatten(0, 1), scored.targets.flatten(), ignore_index=IGNORE)
+def next_token_loss(
+    model: nn.Module, scored: Scored, weights: Float[Tensor, " vocab"] | None = None
+) -> Float[Tensor, ""]:
+    """Mean cross entropy over the scored positions, in nats; `weights` counts some target tokens more than others."""
+    logits = scored.logits(model).flatten(0, 1)
+    return F.cross_entropy(logits, scored.targets.flatten(), weights, ignore_index=IGNORE)
 
 
 def _scored(tokens: np.ndarray, positions: np.ndarray, segments: np.ndarray | None, targets: np.ndarray) -> Scored:

@@ -49,15 +49,19 @@ def over_seeds(
     passes: Callable[[float], bool],
     *,
     share: float | None = None,
+    open_because: str = "",
     **texts: Any,
 ) -> Claim:
     """A claim about one number a seed.
 
     With `share`, it holds if at least this share of the seeds pass, and that share is what was measured (Wilson
-    interval); without, it holds if the mean passes (bootstrap interval). Without any seed it is open.
+    interval); without, it holds if the mean passes (bootstrap interval). Without any seed it is open, and so it is
+    where `open_because` says why the numbers decide nothing: the note then gives that reason.
     """
     if not values:
         return Claim(id=id, measured=None, interval=None, seeds=(), verdict="open", **texts)
+    if open_because:
+        texts["note"] = open_because
     if share is None:
         measured = sum(values.values()) / len(values)
         interval, holds = bootstrap(list(values.values())), passes(measured)
@@ -71,7 +75,7 @@ def over_seeds(
         measured=round(measured, 4),
         interval=(round(interval[0], 4), round(interval[1], 4)),
         seeds=tuple(values),
-        verdict="holds" if holds else "fails",
+        verdict="open" if open_because else "holds" if holds else "fails",
         details=details,
         **texts,
     )

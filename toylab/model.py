@@ -26,6 +26,7 @@ ACTIVATIONS = {
     "gelu": F.gelu,
     "gelu-tanh": lambda x: F.gelu(x, approximate="tanh"),
     "relu": F.relu,
+    "silu": F.silu,
 }
 
 
@@ -40,7 +41,7 @@ class ModelConfig:
     """Size of the residual stream."""
     hidden: int | None = None
     """Size of the MLP layers: 4 * width if not given, 0 for an attention-only model."""
-    activation: Literal["gelu", "gelu-tanh", "relu"] = "gelu-tanh"
+    activation: Literal["gelu", "gelu-tanh", "relu", "silu"] = "gelu"
     norm: Literal["pre", "post", "entry", "none"] = "pre"
     """Where LayerNorm stands: before each part, after each addition, on the stream itself at the entry of each block
     and before the MLP (as in the published code of iteration heads), or nowhere."""
@@ -48,7 +49,11 @@ class ModelConfig:
     """Whether linear maps and norms have biases."""
     positions: Literal["none", "learned", "sinusoidal", "rotary", "alibi"] = "sinusoidal"
     position_base: float = 10_000.0
-    """Base of the wavelengths of sinusoidal and rotary positions."""
+    """How many times slower the slowest sinusoid turns than the fastest, in sinusoidal and rotary positions."""
+    position_frequency: float = 1.0
+    """Angular frequency of the fastest of them, in radians a position."""
+    position_width: int | None = None
+    """Number of coordinates that sinusoidal positions occupy: all, if not given. The others stay free for content."""
     position_std: float = 1.0
     """Scale of learned (initially) and sinusoidal position vectors."""
     embedding_std: float = 1.0
@@ -66,10 +71,14 @@ class ModelConfig:
             raise ValueError(
                 f"width={self.width}: must be a multiple of heads={self.heads}, for example {self.heads * 16}"
             )
-        if self.positions == "sinusoidal" and self.width % 2:
-            raise ValueError(
-                f"width={self.width}: sinusoidal positions need an even width, for example {self.width + 1}"
-            )
+        if self.positions == "sinusoidal":
+            placed = self.width if self.position_width is None else self.position_width
+            if placed % 2 or not 2 <= placed <= self.width:
+                name = "width" if self.position_width is None else "position_width"
+                raise ValueError(
+                    f"{name}={placed}: sinusoidal positions need an even number of at most width={self.width}, for "
+                    f"example {max(2, self.width // 2 * 2)}"
+                )
         if self.positions == "rotary" and (self.width // self.heads) % 2:
             raise ValueError(
                 f"width={self.width}: rotary positions need an even width per head, for example {2 * self.heads * 8}"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 if TYPE_CHECKING:
     from toylab.model import ModelConfig
@@ -58,19 +59,21 @@ class LearnedPositions(NoPositions):
 
 
 class SinusoidalPositions(NoPositions):
-    """Fixed sines and cosines, wavelengths from 2 pi up to 2 pi times `position_base` (Vaswani et al. 2017, 3.5).
+    """Fixed sines and cosines at frequencies that fall geometrically (Vaswani et al. 2017, section 3.5).
 
-    The first half of the vector holds the sines, the second the cosines.
+    The vector holds the sines, then the cosines, then zeros where positions do not take up the whole width.
     """
 
     def __init__(self, config: ModelConfig, context: int, generator: torch.Generator) -> None:
         super().__init__(config, context, generator)
         self.std = config.position_std
-        self.register_buffer("frequencies", _frequencies(config.width, config.position_base), persistent=False)
+        occupied = config.width if config.position_width is None else config.position_width
+        self.free = config.width - occupied
+        self.register_buffer("frequencies", _frequencies(occupied, config), persistent=False)
 
     def embed(self, positions):
         angles = positions[..., None] * self.frequencies
-        return self.std * torch.cat([angles.sin(), angles.cos()], dim=-1)
+        return F.pad(self.std * torch.cat([angles.sin(), angles.cos()], dim=-1), (0, self.free))
 
 
 class RotaryPositions(NoPositions):
@@ -78,7 +81,7 @@ class RotaryPositions(NoPositions):
 
     def __init__(self, config: ModelConfig, context: int, generator: torch.Generator) -> None:
         super().__init__(config, context, generator)
-        frequencies = _frequencies(config.width // config.heads, config.position_base)
+        frequencies = _frequencies(config.width // config.heads, config)
         self.register_buffer("frequencies", frequencies, persistent=False)
 
     def rotate(self, x, positions):
@@ -110,6 +113,6 @@ POSITIONS: dict[str, type[NoPositions]] = {
 }
 
 
-def _frequencies(size: int, base: float) -> Float[Tensor, " half"]:
-    """Angular frequencies, falling geometrically from 1 towards 1 / base."""
-    return torch.exp(-math.log(base) * torch.arange(0, size, 2) / size)
+def _frequencies(size: int, config: ModelConfig) -> Float[Tensor, " half"]:
+    """Angular frequencies, falling geometrically from the fastest towards `position_base` times less."""
+    return config.position_frequency * torch.exp(-math.log(config.position_base) * torch.arange(0, size, 2) / size)

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from tqdm import tqdm
@@ -30,7 +30,8 @@ from tqdm import tqdm
 from toylab.claims import Claim
 from toylab.files import read_json, read_tensors, write_json, write_tensors, write_text
 from toylab.model import ModelConfig, Transformer
-from toylab.train import Training
+from toylab.report import Picture
+from toylab.train import History, Training
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Job:
         return out / f"seed-{self.seed}" / self.name
 
 
+@runtime_checkable
 class Study(Protocol):
     """A frozen dataclass of settings that knows its jobs, how to run one, and what follows from their results."""
 
@@ -60,6 +62,10 @@ class Study(Protocol):
 
     def conclude(self, results: dict[Job, dict[str, Any]]) -> list[Claim]:
         """The claims, from the results of the jobs that finished."""
+        ...
+
+    def pictures(self, results: dict[Job, dict[str, Any]], out: Path) -> list[Picture]:
+        """The figures of the report, from the results and what the jobs left in their folders."""
         ...
 
 
@@ -182,7 +188,7 @@ def write_metrics(path: Path, training: Training) -> None:
     write_text(path, "".join(json.dumps(entry) + "\n" for entry in training.history))
 
 
-def read_metrics(path: Path) -> list[dict[str, float]]:
+def read_metrics(path: Path) -> History:
     """Raises `ValueError` naming the file if it is missing or damaged."""
     if not path.is_file():
         raise ValueError(f"{path}: there is no such file")
