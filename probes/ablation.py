@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probes.attention import Links
+from probes.attention import Links, edges_within
 from probes.hooks import Edit
 
 ALL = slice(None)
@@ -40,17 +40,20 @@ def uniform_heads(heads: int | Sequence[int], queries: slice | Sequence[int] = A
         even = seen / seen.sum(dim=-1, keepdim=True)
         pattern = pattern.clone()
         for head in chosen:
-            pattern[:, head, queries] = even[queries]
+            pattern[:, head, queries] = even[queries if isinstance(queries, slice) else list(queries)]
         return pattern
 
     return flatten
 
 
 def follow_links(head: int, links: Links) -> Edit:
-    """For a point `pattern`: at every linked query, this head attends to the linked keys alone, evenly."""
-    row, query, key = torch.as_tensor(links).unbind(dim=1)
+    """For a point `pattern`: at every linked query, this head attends to the linked keys alone, evenly.
+
+    While the model runs, links that point outside the pattern raise `ValueError`.
+    """
 
     def follow(pattern: Tensor) -> Tensor:
+        row, query, key = edges_within(pattern, links).unbind(dim=1)
         pattern = pattern.clone()
         pattern[row, head, query] = 0
         pattern[row, head, query, key] = 1

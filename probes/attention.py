@@ -24,17 +24,33 @@ def mass_by_query(pattern: Pattern, links: Links) -> Float[Tensor, "linked head"
     Raises:
         ValueError: if there is no link, or one points outside the pattern.
     """
-    edges = torch.as_tensor(links, device=pattern.device)
-    if not len(edges):
-        raise ValueError("links: none were given, so there is nothing to score; choose a batch that has them")
-    batch, _, queries, keys = pattern.shape
-    limit = torch.tensor([batch, queries, keys], device=pattern.device)
-    if bool(((edges < 0) | (edges >= limit)).any()):
-        raise ValueError(f"links point outside the pattern of (batch, query, key) = {tuple(limit.tolist())}")
-    row, query, key = edges.unbind(dim=1)
-    _, group = torch.unique(row * queries + query, return_inverse=True)
+    row, query, key = edges_within(pattern, links).unbind(dim=1)
+    _, group = torch.unique(row * pattern.shape[2] + query, return_inverse=True)
     total = pattern.new_zeros(int(group.max()) + 1, pattern.shape[1])
     return total.index_add_(0, group, pattern[row, :, query, key])
+
+
+def edges_within(pattern: Pattern, links: Links) -> Int[Tensor, "link 3"]:
+    """The links as a tensor.
+
+    Raises:
+        ValueError: if there is none, or one points outside the pattern.
+    """
+    edges = torch.as_tensor(links, device=pattern.device)
+    if not len(edges):
+        raise ValueError(_NO_LINKS)
+    batch, _, queries, keys = pattern.shape
+    limit = torch.tensor([batch, queries, keys], device=pattern.device)
+    outside = ((edges < 0) | (edges >= limit)).any(dim=1)
+    if bool(outside.any()):
+        raise ValueError(
+            f"link {tuple(edges[outside][0].tolist())} points outside the pattern of (batch, query, key) = "
+            f"{tuple(limit.tolist())}; leave it out"
+        )
+    return edges
+
+
+_NO_LINKS = "links: none were given, so there is nothing to score; choose a batch that has them"
 
 
 def link_mass(pattern: Pattern, links: Links) -> Float[Tensor, " head"]:
@@ -73,6 +89,8 @@ def invariance(pattern: Pattern, links: Links, threshold: float = 0.5) -> Float[
 def uniform_mass(links: Links) -> float:
     """The `link_mass` of a head that attends evenly to everything up to its own position: the chance level."""
     edges = np.asarray(torch.as_tensor(links).cpu())
+    if not len(edges):
+        raise ValueError(_NO_LINKS)
     _, first, keys = np.unique(edges[:, :2], axis=0, return_index=True, return_counts=True)
     return float((keys / (edges[first, 1] + 1)).mean())
 
@@ -135,19 +153,32 @@ def find_iteration_head(
         return torch.stack(by_length).mean(dim=0)
 
     carry, stop, end = scores(peakiness, "carry"), scores(peakiness, "stop"), scores(link_mass, "end of input")
-    layer, head = divmod(int(carry.argmax()), carry.shape[1])
+    bars = {"carry": carry_bar, "stop": stop_bar, "end_of_input": end_of_input_bar}
+    candidates = [_judge(layer, head, carry, stop, end, bars) for layer, head in np.ndindex(*carry.shape)]
+    return max(candidates, key=lambda candidate: (candidate.found, candidate.carry))
+
+
+def _judge(
+    layer: int,
+    head: int,
+    carry: Float[Tensor, "layer head"],
+    stop: Float[Tensor, "layer head"],
+    end: Float[Tensor, "layer head"],
+    bars: Mapping[str, float],
+) -> IterationHead:
+    """The verdict on one head, given the scores of all."""
     earlier = end[:layer]
-    found_end = float(earlier.max()) if layer else 0.0
     end_at = divmod(int(earlier.argmax()), end.shape[1]) if layer else None
+    found_end = float(earlier.max()) if layer else 0.0
     misses = []
-    if carry[layer, head] < carry_bar:
-        misses.append(f"no head is peaked on x_t: the best reaches {carry[layer, head]:.2f}, below {carry_bar}")
-    if stop[layer, head] < stop_bar:
-        misses.append(f"it does not read the end of the input to stop: {stop[layer, head]:.2f}, below {stop_bar}")
+    if carry[layer, head] < bars["carry"]:
+        misses.append(f"no head is peaked on x_t: the best reaches {carry[layer, head]:.2f}, below {bars['carry']}")
+    if stop[layer, head] < bars["stop"]:
+        misses.append(f"it does not read the end of the input to stop: {stop[layer, head]:.2f}, below {bars['stop']}")
     if not layer:
         misses.append("it is in the first layer, where no earlier head can have told it where the input ends")
-    elif found_end < end_of_input_bar:
-        misses.append(f"no earlier head finds the end of the input: {found_end:.2f}, below {end_of_input_bar}")
+    elif found_end < bars["end_of_input"]:
+        misses.append(f"no earlier head finds the end of the input: {found_end:.2f}, below {bars['end_of_input']}")
     return IterationHead(
         layer=layer,
         head=head,

@@ -40,7 +40,7 @@ def watch(model: nn.Module, *names: str, every_call: bool = False) -> Iterator[d
     seen: dict[str, Tensor | list[Tensor]] = {}
 
     def record(name: str) -> Callable:
-        def hook(module: nn.Module, inputs: tuple, output: Tensor) -> None:
+        def hook(module: nn.Module, inputs: tuple, output: object) -> None:
             _check_tensor(name, output)
             if every_call:
                 seen.setdefault(name, []).append(output)
@@ -64,13 +64,14 @@ def edit(model: nn.Module, edits: Mapping[str, Edit]) -> Iterator[None]:
     made at the same point. Only the handles set here are removed, also when the block raises.
 
     Raises:
-        ValueError: for a name that matches nothing, with the nearest points; while the model runs, for an edit that
+        ValueError: for a name that matches nothing, with the nearest points; for two that match one point, since
+            their order would be unclear; while the model runs, for an edit that
             changes the shape, with both shapes.
         TypeError: where an edited module, or the edit, returns something other than one tensor.
     """
 
     def replace(name: str, function: Edit) -> Callable:
-        def hook(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
+        def hook(module: nn.Module, inputs: tuple, output: object) -> Tensor:
             _check_tensor(name, output)
             edited = function(output)
             _check_tensor(f"edit of {name}", edited)
@@ -83,7 +84,12 @@ def edit(model: nn.Module, edits: Mapping[str, Edit]) -> Iterator[None]:
 
         return hook
 
-    hooks = {name: replace(name, function) for pattern, function in edits.items() for name in _resolve(model, pattern)}
+    hooks = {}
+    for pattern, function in edits.items():
+        for name in _resolve(model, pattern):
+            if name in hooks:
+                raise ValueError(f"two edits meet at {name!r}; join them into one function, or nest two `edit`s")
+            hooks[name] = replace(name, function)
     with _hooked(model, hooks):
         yield
 

@@ -50,6 +50,7 @@ class Batch:
 
     def rows(self, start: int, stop: int) -> Batch:
         """The rows from `start` up to `stop`, with their links renumbered."""
+        start, stop, _ = slice(start, stop).indices(len(self))
         links = {}
         for name, edges in self.links.items():
             first, last = np.searchsorted(edges[:, 0], [start, stop])
@@ -93,7 +94,7 @@ def stream(seed: int, *path: int | str) -> np.random.Generator:
     neighbouring seeds would share nearly all their rows.
     """
     numbers = [zlib.crc32(step.encode()) if isinstance(step, str) else step for step in path]
-    return np.random.default_rng([seed, *numbers])
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=numbers))
 
 
 def split_of(prompts: Int[np.ndarray, "batch position"]) -> Int[np.ndarray, " batch"]:

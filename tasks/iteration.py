@@ -97,7 +97,9 @@ class IteratedMap(ABC):
     def vocabulary(self) -> tuple[str, ...]:
         spare = range(self.values, self.alphabet or self.values)
         first = TASK_TOKENS if self.name in TASK_TOKENS else (*TASK_TOKENS, self.name)
-        return (*self.value_names(), *map(str, spare), *first, "EoI", "EoS")
+        values = self.value_names()
+        spares = (f"#{n}" if str(n) in values else str(n) for n in spare)  # S3 has an element 102 of its own
+        return (*values, *spares, *first, "EoI", "EoS")
 
     def value_names(self) -> tuple[str, ...]:
         return tuple(map(str, range(self.values)))
@@ -157,6 +159,8 @@ class IteratedMap(ABC):
         Raises:
             ValueError: if the split holds no prompt of a length or, with `distinct`, fewer than are asked for.
         """
+        if length is not None and length < 1:
+            raise ValueError(f"length={length}: must be at least 1; for example {self.longest}")
         if length is None:
             span = np.arange(self.shortest, self.longest + 1)
             rounds = np.tile(span, (-(-rows // len(span)), 1))
@@ -210,7 +214,7 @@ class IteratedMap(ABC):
         Raises:
             ValueError: if the prompt does not have that form.
         """
-        task, *inputs, end = prompt
+        task, *inputs, end = prompt if len(prompt) > 1 else (None, None)
         if (
             task != self.task_token
             or end != self.end_of_input
@@ -225,7 +229,9 @@ class IteratedMap(ABC):
     def capacity(self, length: int, split: Split) -> int:
         """How many different prompts of one length a split holds: exact for small spaces, else the expected number."""
         space = len(self.inputs) ** length
-        return len(_prompts(self.inputs, length, split)) if space <= ENUMERABLE else int(space * SHARES[split])
+        if space <= ENUMERABLE:
+            return len(_prompts(self.inputs, length, split))
+        return space * int(8 * SHARES[split]) // 8  # in whole numbers: large spaces overflow a float
 
     # Helpers -----------------------------------------------------------------------------------------------------
 

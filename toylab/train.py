@@ -20,18 +20,18 @@ from toylab.files import read_tensors, write_tensors
 class TrainConfig:
     """How to train; the defaults are those of the iteration-head study."""
 
-    steps: int = 2400
+    steps: int = 3000
     """Optimiser steps at the most."""
     rows: int = 32
     """Sequences in a batch."""
-    learning_rate: float = 6e-3
+    learning_rate: float = 4e-3
     """Peak learning rate."""
-    warmup: int = 400
+    warmup: int = 200
     """Steps over which the learning rate rises from 0."""
     schedule: Literal["constant", "cosine"] = "constant"
     """How it goes on from the peak: flat until the cool-down, or down to 0 along a cosine."""
     weight_decay: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[float, float] = (0.9, 0.98)
     clip: float = 1.0
     """Largest norm of the gradient; longer ones are shortened to it."""
     evaluate_every: int = 100
@@ -40,7 +40,7 @@ class TrainConfig:
     """Value of the watched metric at which training may end early (never, if not given)."""
     stop_after: int = 2
     """How many evaluations in a row must reach `stop_at`."""
-    cooldown: int = 300
+    cooldown: int = 500
     """Steps over which the learning rate falls to 0 at the end, which comes early once the stop rule is met. A flat
     rate without it leaves accuracy flickering from one evaluation to the next."""
 

@@ -30,13 +30,19 @@ SOLVED = 0.99
 """Sequence accuracy from which a task counts as learned."""
 
 
+MODEL = ModelConfig(
+    activation="silu", position_width=10, position_frequency=1.6, position_base=20.0, position_std=1.8
+)
+"""Five sinusoids in ten of the coordinates: fewer phases to subtract, and a head of 16 features can carry them all."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class IterationHeadStudy:
     """Settings of the study; every field is a flag of `toylab run iteration-head`."""
 
     task: Polynomial = Polynomial()
-    model: ModelConfig = ModelConfig(position_base=35.0)
-    train: TrainConfig = TrainConfig()
+    model: ModelConfig = MODEL
+    train: TrainConfig = TrainConfig(stop_at=0.8)
     control_steps: int = 1500
     """Optimiser steps of each control: one layer, one length, no chain of thought, parity from scratch."""
     transfer: TrainConfig = TrainConfig(
@@ -79,9 +85,8 @@ class IterationHeadStudy:
         """Seconds, for tests and notebooks: short inputs, one seed; too little for most verdicts to mean much."""
         return cls(
             task=Polynomial(lengths=(1, 8)),
-            model=ModelConfig(position_base=35.0),
-            train=TrainConfig(steps=900, warmup=100),
-            control_steps=250,
+            train=TrainConfig(steps=1200, warmup=100, stop_at=0.8, cooldown=200),
+            control_steps=400,
             seeds=(0,),
             control_seeds=1,
             rows=32,
