@@ -20,7 +20,7 @@ ALL = slice(None)
 
 def zero_heads(heads: int | Sequence[int], queries: slice | Sequence[int] = ALL) -> Edit:
     """For a point `z`, (batch, query, head, feature): the heads contribute nothing at these queries."""
-    chosen = [heads] if isinstance(heads, int) else list(heads)
+    chosen = _as_list(heads)
 
     def zero(z: Tensor) -> Tensor:
         z = z.clone()
@@ -33,7 +33,7 @@ def zero_heads(heads: int | Sequence[int], queries: slice | Sequence[int] = ALL)
 
 def uniform_heads(heads: int | Sequence[int], queries: slice | Sequence[int] = ALL) -> Edit:
     """For a point `pattern`, (batch, head, query, key): the heads attend evenly to all keys a causal mask shows."""
-    chosen = [heads] if isinstance(heads, int) else list(heads)
+    chosen = _as_list(heads)
 
     def flatten(pattern: Tensor) -> Tensor:
         seen = torch.ones_like(pattern[0, 0]).tril(pattern.shape[-1] - pattern.shape[-2])
@@ -46,18 +46,20 @@ def uniform_heads(heads: int | Sequence[int], queries: slice | Sequence[int] = A
     return flatten
 
 
-def follow_links(head: int, links: Links) -> Edit:
-    """For a point `pattern`: at every linked query, this head attends to the linked keys alone, evenly.
+def follow_links(heads: int | Sequence[int], links: Links) -> Edit:
+    """For a point `pattern`: at every linked query, the heads attend to the linked keys alone, evenly.
 
     While the model runs, links that point outside the pattern raise `ValueError`.
     """
+    chosen = _as_list(heads)
 
     def follow(pattern: Tensor) -> Tensor:
         row, query, key = edges_within(pattern, links).unbind(dim=1)
         pattern = pattern.clone()
-        pattern[row, head, query] = 0
-        pattern[row, head, query, key] = 1
-        pattern[row, head, query] /= pattern[row, head, query].sum(dim=-1, keepdim=True)
+        for head in chosen:
+            pattern[row, head, query] = 0
+            pattern[row, head, query, key] = 1
+            pattern[row, head, query] /= pattern[row, head, query].sum(dim=-1, keepdim=True)
         return pattern
 
     return follow
@@ -66,3 +68,7 @@ def follow_links(head: int, links: Links) -> Edit:
 def moved(links: Links, by: int) -> Links:
     """The same queries, reading `by` positions further on."""
     return np.asarray(torch.as_tensor(links)) + np.array([0, 0, by])
+
+
+def _as_list(heads: int | Sequence[int]) -> list[int]:
+    return [heads] if isinstance(heads, int) else list(heads)

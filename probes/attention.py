@@ -95,6 +95,10 @@ def uniform_mass(links: Links) -> float:
     return float((keys / (edges[first, 1] + 1)).mean())
 
 
+BACKUP = 0.25
+"""Peakiness on x_t from which a further head counts as a backup of the iteration head."""
+
+
 @dataclass(frozen=True)
 class IterationHead:
     """What the search for an iteration head found: the best candidate, its scores, and why it does not pass.
@@ -105,6 +109,8 @@ class IterationHead:
         stop: its peakiness at the end, where it must read the end of the input, mean over lengths.
         end_of_input: the best mean attention on the end of the input by a head of an earlier layer (0 if none is).
         end_of_input_at: (layer, head) of that one, if any.
+        backups: other heads, in any layer, that are peaked on x_t at a quarter of the steps or more: a causal test of
+            "the" head that leaves them alone finds less than there is.
         misses: one sentence a condition that fails; empty if the head is accepted.
     """
 
@@ -114,11 +120,20 @@ class IterationHead:
     stop: float
     end_of_input: float
     end_of_input_at: tuple[int, int] | None
+    backups: tuple[tuple[int, int], ...]
     misses: tuple[str, ...]
 
     @property
     def found(self) -> bool:
         return not self.misses
+
+    @property
+    def by_layer(self) -> dict[int, list[int]]:
+        """The head and its backups, as the heads of each layer."""
+        layers: dict[int, list[int]] = {}
+        for layer, head in sorted({(self.layer, self.head), *self.backups}):
+            layers.setdefault(layer, []).append(head)
+        return layers
 
 
 def find_iteration_head(
@@ -186,5 +201,6 @@ def _judge(
         stop=float(stop[layer, head]),
         end_of_input=found_end,
         end_of_input_at=end_at,
+        backups=tuple((a, b) for a, b in np.argwhere(carry.numpy() >= BACKUP).tolist() if (a, b) != (layer, head)),
         misses=tuple(misses),
     )

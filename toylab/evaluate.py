@@ -19,10 +19,17 @@ Edits = Callable[[Batch], Mapping[str, Edit]]
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Shares of what was right: of whole sequences, states and EoS alike, and of single scored tokens."""
+    """Shares of what was right.
+
+    Attributes:
+        sequence: whole sequences, states and EoS alike.
+        token: single scored tokens.
+        state: single states, EoS left out.
+    """
 
     sequence: float
     token: float
+    state: float
 
 
 def held_out(
@@ -103,9 +110,14 @@ def progress(model: nn.Module, batches: Mapping[int, Batch]) -> dict[str, float]
 def _score(predicted: Tensor, batch: Batch) -> Accuracy:
     targets = torch.from_numpy(batch.targets)
     scored = targets != IGNORE
+    states = scored & (torch.arange(targets.shape[1]) < torch.from_numpy(batch.sizes)[:, None] - 1)
     right = predicted == targets
-    return Accuracy((right | ~scored).all(dim=1).double().mean().item(), right[scored].double().mean().item())
+    return Accuracy(
+        sequence=(right | ~scored).all(dim=1).double().mean().item(),
+        token=right[scored].double().mean().item(),
+        state=right[states].double().mean().item(),
+    )
 
 
 def _mean(scores: list[Accuracy]) -> Accuracy:
-    return Accuracy(*(sum(getattr(s, name) for s in scores) / len(scores) for name in ("sequence", "token")))
+    return Accuracy(*(sum(getattr(s, name) for s in scores) / len(scores) for name in ("sequence", "token", "state")))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 import torch
 from jaxtyping import Int
 from torch import nn
 
-from probes import IterationHead, follow_links, link_mass, moved, uniform_heads, zero_heads
+from probes import Edit, IterationHead, follow_links, link_mass, moved, uniform_heads, zero_heads
 from tasks import Batch, IteratedMap
 from toylab.evaluate import Accuracy, accuracy, patterns, predict
 
@@ -17,15 +18,17 @@ from toylab.evaluate import Accuracy, accuracy, patterns, predict
 def causal_tests(model: nn.Module, batches: Mapping[int, Batch], head: IterationHead) -> dict[str, Accuracy]:
     """Accuracy, given the true tokens, under each edit of the iteration head, or of the head that finds EoI.
 
-    Edits act where answers are written (from EoI on); "zeroed on the inputs" is the control that acts before.
+    The head is edited together with its backups, but for "zeroed, backups left". Edits act where answers are written
+    (from EoI on); "zeroed on the inputs" is the control that acts before.
     """
-    z, pattern = f"blocks.{head.layer}.attn.z", f"blocks.{head.layer}.attn.pattern"
+    alone = f"blocks.{head.layer}.attn.z"
     tests = {
         "unedited": lambda batch: {},
-        "zeroed": lambda batch: {z: zero_heads(head.head, _answers(batch))},
-        "uniform": lambda batch: {pattern: uniform_heads(head.head, _answers(batch))},
-        "zeroed on the inputs": lambda batch: {z: zero_heads(head.head, _inputs(batch))},
-        "ideal pattern": lambda batch: {pattern: follow_links(head.head, ideal_links(batch))},
+        "zeroed": lambda batch: _at("z", head, lambda heads: zero_heads(heads, _answers(batch))),
+        "zeroed, backups left": lambda batch: {alone: zero_heads(head.head, _answers(batch))},
+        "uniform": lambda batch: _at("pattern", head, lambda heads: uniform_heads(heads, _answers(batch))),
+        "zeroed on the inputs": lambda batch: _at("z", head, lambda heads: zero_heads(heads, _inputs(batch))),
+        "ideal pattern": lambda batch: _at("pattern", head, lambda heads: follow_links(heads, ideal_links(batch))),
     }
     if head.end_of_input_at is not None:
         layer, first = head.end_of_input_at
@@ -38,13 +41,16 @@ def causal_tests(model: nn.Module, batches: Mapping[int, Batch], head: Iteration
 
 
 def steered_share(model: nn.Module, task: IteratedMap, batches: Mapping[int, Batch], head: IterationHead) -> float:
-    """Move the head from x_t to x_{t+1}: the share of answers that become F(s_{t-1}, x_{t+1}), mean over lengths."""
+    """Move the head, and its backups, from x_t to x_{t+1}: the share of answers that become F(s_{t-1}, x_{t+1}).
+
+    The mean over lengths; the last answer of each row, which has no next input, is left out.
+    """
     shares = []
     for length, batch in batches.items():
         links = batch.links["carry"]
         links = links[links[:, 2] < length]  # x_{L+1} does not exist
-        name = f"blocks.{head.layer}.attn.pattern"
-        answers = predict(model, batch, {name: follow_links(head.head, moved(links, 1))})
+        edits = _at("pattern", head, partial(follow_links, links=moved(links, 1)))
+        answers = predict(model, batch, edits)
         answers = answers[:, length + 1 : 2 * length].numpy()
         shares.append(float((answers == states_of_next_input(task, batch)).mean()))
     return sum(shares) / len(shares)
@@ -69,6 +75,11 @@ def mass_by_symbol(model: nn.Module, batch: Batch, head: IterationHead) -> dict[
     links = batch.links["carry"]
     read = batch.tokens[links[:, 0], links[:, 2]]
     return {symbol: link_mass(pattern, links[read == symbol])[head.head].item() for symbol in np.unique(read).tolist()}
+
+
+def _at(point: str, head: IterationHead, make: Callable[[list[int]], Edit]) -> dict[str, Edit]:
+    """The edit that `make` gives for the heads of each layer, at their attention's `point`."""
+    return {f"blocks.{layer}.attn.{point}": make(heads) for layer, heads in head.by_layer.items()}
 
 
 def _answers(batch: Batch) -> slice:
