@@ -109,6 +109,15 @@ def table(claims: Sequence[Claim], width: int = 80) -> str:
     return "\n".join(lines)
 
 
+def markdown(claims: Sequence[Claim]) -> str:
+    """Claims as a Markdown table."""
+    head = ["verdict", "sentence", "bar", "measured [95 % interval]", "seeds"]
+    rows = [[c.verdict, c.statement, c.bar, numbers(c), str(len(c.seeds))] for c in claims]
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in [head, ["---"] * 5, *rows]
+    )
+
+
 def numbers(claim: Claim) -> str:
     """What was measured, with its interval."""
     if claim.measured is None:

@@ -66,7 +66,9 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("claims", help="print the claims of a run")
     command.add_argument("folder", type=Path, metavar="FOLDER")
-    command.add_argument("--json", action="store_true", help="as a list of JSON objects")
+    form = command.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="as a list of JSON objects")
+    form.add_argument("--markdown", action="store_true", help="as a Markdown table")
     command.set_defaults(action=_claims)
 
     command = commands.add_parser("report", help="judge and draw a run anew from what it measured")
@@ -123,11 +125,14 @@ def _run(options: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _claims(options: argparse.Namespace, rest: list[str]) -> None:
-    from toylab.claims import read_claims, table
+    from toylab.claims import markdown, read_claims, table
 
     path = options.folder / "claims.json"
     claims = read_claims(path)
-    print(path.read_text(encoding="utf-8").rstrip() if options.json else table(claims))
+    if options.json:
+        print(path.read_text(encoding="utf-8").rstrip())
+    else:
+        print(markdown(claims) if options.markdown else table(claims))
 
 
 def _report(options: argparse.Namespace, rest: list[str]) -> None:

@@ -79,19 +79,20 @@ def execute(study: Study, name: str, out: Path, workers: int, progress: bool = T
     Ctrl-C stops at once; finished jobs stay, and the same call continues.
 
     Raises:
-        ValueError: for workers below 1, or a folder that holds a run of other settings.
-        JobsFailedError: if a job failed, after all others were done.
+        ValueError: for workers below 1, a folder that holds a run of other settings or, after all other jobs were
+            done, for jobs that all refused their settings or a damaged file.
+        JobsFailedError: if a job failed otherwise, after all others were done.
     """
     if workers < 1:
         raise ValueError(f"workers={workers}: must be at least 1")
     claim_folder(study, name, out)
     missing = [job for job in study.jobs() if not (job.folder(out) / "done").exists()]
-    failures: list[str] = []
+    failures: dict[str, BaseException] = {}
 
     def note(job: Job, error: BaseException) -> None:
         report = job.folder(out) / "error.txt"
         write_text(report, "".join(traceback.format_exception(error)))
-        failures.append(f"{job.name} of seed {job.seed}: {error} (see {report})")
+        failures[f"{job.name} of seed {job.seed}: {error} (see {report})"] = error
 
     with tqdm(total=len(missing), desc=name, unit="job", disable=not progress or not missing) as bar:
         if workers == 1:
@@ -105,10 +106,10 @@ def execute(study: Study, name: str, out: Path, workers: int, progress: bool = T
         elif missing:
             _run_parallel(study, missing, out, workers, note, bar)
     if failures:
-        raise JobsFailedError(
-            f"{len(failures)} of {len(missing)} jobs failed, the others are kept; the same command runs those again\n  "
-            + "\n  ".join(failures)
-        )
+        count = f"{len(failures)} of {len(missing)} jobs failed, the others are kept; the same command runs those again"
+        # What every job refused with a ValueError is a mistake in what was asked, or a damaged file: not ours.
+        ours = any(not isinstance(error, ValueError) for error in failures.values())
+        raise (JobsFailedError if ours else ValueError)("\n  ".join([count, *failures]))
     return results(study, out)
 
 

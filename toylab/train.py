@@ -20,7 +20,7 @@ from toylab.files import read_tensors, write_tensors
 class TrainConfig:
     """How to train; the defaults are those of the iteration-head study."""
 
-    steps: int = 3000
+    steps: int = 3500
     """Optimiser steps at the most."""
     rows: int = 32
     """Sequences in a batch."""

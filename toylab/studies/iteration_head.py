@@ -30,7 +30,7 @@ SOLVED = 0.99
 
 
 MODEL = ModelConfig(
-    heads=2,
+    heads=4,
     width=48,
     hidden=128,
     activation="silu",
@@ -39,8 +39,8 @@ MODEL = ModelConfig(
     position_base=20.0,
     position_std=1.8,
 )
-"""The model of the study. Five sinusoids in ten coordinates leave few phases to subtract, and fit into one head; the
-second head is a spare for seeds in which one settles on another job. notebooks/LOG.md has the figures behind it."""
+"""The model of the study. Five sinusoids in ten coordinates leave few phases to subtract and fit into one head of 12
+features; spare heads help the seeds in which one settles on another job. notebooks/LOG.md has the figures behind it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class IterationHeadStudy:
 
     task: Polynomial = Polynomial()
     model: ModelConfig = MODEL
-    train: TrainConfig = TrainConfig(stop_at=0.8)
+    train: TrainConfig = TrainConfig(stop_at=0.9)
     control_steps: int = 1500
     """Optimiser steps of each control: one layer, one length, no chain of thought, parity from scratch."""
     transfer: TrainConfig = TrainConfig(
@@ -570,7 +570,7 @@ def _draw_emergence(results: dict[Job, dict[str, Any]], out: Path) -> Picture | 
 
 
 ARM_TITLES = {
-    "main": "two layers, two heads each",
+    "main": "two layers, four heads each",
     "one-head": "one head in each layer",
     "one-layer": "one layer",
     "one-length": "one input length only",
