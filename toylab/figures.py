@@ -50,6 +50,7 @@ def curves(
     colour: str = ACCURACY,
     bar: float | None = None,
     title: str = "",
+    legend: bool = True,
     ax: Axes | None = None,
 ) -> Axes:
     """A share against optimiser steps, a line a run; `bar` draws the value to be reached."""
@@ -60,14 +61,14 @@ def curves(
         ax.plot(steps, values, styles[number % 4], color=colour, alpha=fade, linewidth=1.5, label=name)
     if bar is not None:
         ax.axhline(bar, color="0.6", linewidth=0.8)
-        ax.annotate(f"{bar:g}", (1, bar), xycoords=("axes fraction", "data"), xytext=(3, 0), va="center",
+        ax.annotate(f"{bar:g}", (0, bar), xycoords=("axes fraction", "data"), xytext=(3, -2), va="top",
                     textcoords="offset points", fontsize=7, color="0.4")  # fmt: skip
     ax.set_ylim(-0.03, 1.05)
     ax.set_xlabel("optimiser steps")
     ax.set_ylabel(ylabel)
     ax.set_title(title, fontsize=10)
-    if runs:
-        ax.legend(fontsize=7, frameon=False)
+    if runs and legend:
+        ax.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return _plain(ax)
 
 
@@ -114,7 +115,7 @@ def svg(figure: Figure) -> str:
     """The figure as SVG text: the same bytes for the same content."""
     buffer = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": "toylab", "svg.fonttype": "none"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
     return buffer.getvalue()
 
 

@@ -92,7 +92,7 @@ class IterationHeadStudy:
         """Seconds, for tests and notebooks: short inputs, one seed; too little for most verdicts to mean much."""
         return cls(
             task=Polynomial(lengths=(1, 8)),
-            train=TrainConfig(steps=1200, warmup=100, stop_at=0.8, cooldown=200),
+            train=TrainConfig(steps=1400, warmup=100, stop_at=0.9, cooldown=200),
             control_steps=400,
             seeds=(0,),
             control_seeds=1,
@@ -560,7 +560,7 @@ def _draw_emergence(results: dict[Job, dict[str, Any]], out: Path) -> Picture | 
     figure, axes = figures.sheet(6.4, 6.6, rows=3)
     for ax, (name, label, colour, bar) in zip(axes[:, 0], rows, strict=True):
         lines = {seed: ([e["step"] for e in h], [e[name] for e in h]) for seed, h in histories.items()}
-        figures.curves(lines, ylabel=label, colour=colour, bar=bar, ax=ax)
+        figures.curves(lines, ylabel=label, colour=colour, bar=bar, legend=name == rows[0][0], ax=ax)
     return Picture(
         "How it emerges",
         "A long plateau, then the head and the answers appear together. Each line is a seed, measured on held-out "
@@ -570,7 +570,6 @@ def _draw_emergence(results: dict[Job, dict[str, Any]], out: Path) -> Picture | 
 
 
 ARM_TITLES = {
-    "main": "two layers, four heads each",
     "one-head": "one head in each layer",
     "one-layer": "one layer",
     "one-length": "one input length only",
@@ -582,7 +581,8 @@ ARM_TITLES = {
 
 def _draw_arms(study: IterationHeadStudy, results: dict[Job, dict[str, Any]]) -> Picture | None:
     groups: dict[str, dict[str, list[float]]] = {}
-    for name, title in ARM_TITLES.items():
+    main = f"{study.model.layers} layers, {study.model.heads} heads each"
+    for name, title in {"main": main, **ARM_TITLES}.items():
         found = [result for job, result in results.items() if job.name == name]
         if found:
             groups[title] = {"sequence accuracy": [_accuracy(r) for r in found]}
@@ -633,7 +633,8 @@ def _draw_transfer(results: dict[Job, dict[str, Any]], out: Path) -> Picture | N
         return None
     figure, axes = figures.sheet(9.6, 2.8, columns=3)
     for ax, (title, lines) in zip(axes[0], arms, strict=True):
-        figures.curves(lines, ylabel="sequence accuracy on parity", bar=SOLVED, title=title, ax=ax)
+        label = "sequence accuracy on parity" if ax is axes[0, 0] else ""
+        figures.curves(lines, ylabel=label, bar=SOLVED, title=title, legend=len(lines) < 6, ax=ax)
     return Picture(
         "Transfer to parity",
         "Accuracy on held-out parity sequences while fine-tuning a model that has an iteration head, one that is "
