@@ -10,8 +10,6 @@ _HOMES = {
     "ModelConfig": "model",
     "Transformer": "model",
     "generate": "model",
-    "TrainConfig": "train",
-    "train": "train",
     "fresh": "batches",
     "next_token_loss": "batches",
     "pack": "batches",

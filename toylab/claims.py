@@ -92,10 +92,13 @@ def read_claims(path: Path) -> list[Claim]:
     names = {f.name for f in fields(Claim)}
     if not isinstance(held, list) or not all(isinstance(one, dict) and set(one) == names for one in held):
         raise ValueError(f"{path}: is not a list of claims; run the study again to write it anew")
-    return [
-        Claim(**{**one, "seeds": tuple(one["seeds"]), "interval": one["interval"] and tuple(one["interval"])})
-        for one in held
-    ]
+    try:
+        return [
+            Claim(**{**one, "seeds": tuple(one["seeds"]), "interval": one["interval"] and tuple(one["interval"])})
+            for one in held
+        ]
+    except TypeError:
+        raise ValueError(f"{path}: is not a list of claims; run the study again to write it anew") from None
 
 
 def table(claims: Sequence[Claim], width: int = 80) -> str:

@@ -98,6 +98,8 @@ def _show(options: argparse.Namespace, rest: list[str]) -> None:
         raise ValueError(f"there is no task {options.task!r}; {hint}")
     if options.rows < 1:
         raise ValueError(f"rows={options.rows}: must be at least 1")
+    if options.seed < 0:
+        raise ValueError(f"seed={options.seed}: must be at least 0")
     task = _settings(known[options.task], None, rest, f"toylab show {options.task}", options.parser)
     batch = task.sample(tasks.stream(options.seed, "show"), options.rows)
     print("\n\n".join(tasks.render(task, batch, row) for row in range(options.rows)))
@@ -113,12 +115,12 @@ def _run(options: argparse.Namespace, rest: list[str]) -> None:
     study = _settings(module.STUDY, preset, rest, f"toylab run {options.study}", options.parser)
 
     from toylab.finish import finish
-    from toylab.runs import JobsFailedError, execute
+    from toylab.runs import JobsFailedError, JobsRefusedError, execute
 
     out = options.out or Path("runs") / f"{options.study}-{options.preset}"
     try:
         execute(study, options.study, out, options.workers)
-    except JobsFailedError:
+    except (JobsFailedError, JobsRefusedError):
         finish(out)  # what the other jobs found should not wait for it
         raise
     print(finish(out))

@@ -44,7 +44,7 @@ def attention(
 
 
 def curves(
-    runs: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    runs: Mapping[str, tuple[Sequence[float | int], Sequence[float | int]]],
     *,
     ylabel: str,
     colour: str = ACCURACY,
@@ -73,7 +73,7 @@ def curves(
 
 
 def by_seed(
-    groups: Mapping[str, Mapping[str, Sequence[float]]],
+    groups: Mapping[str, Mapping[str, Sequence[float | int]]],
     *,
     xlabel: str,
     chance: float | None = None,
@@ -82,7 +82,10 @@ def by_seed(
 ) -> Axes:
     """A row a group; within it a point a seed for each quantity, and a stroke at their mean."""
     ax = ax or _axes(6.4, 0.42 * len(groups) + 1.2)
-    marks = dict(zip(_quantities(groups), _MARKS, strict=False))
+    names = _quantities(groups)
+    if len(names) > len(_MARKS):
+        raise ValueError(f"groups: have {len(names)} quantities; at most {len(_MARKS)} can be told apart")
+    marks = dict(zip(names, _MARKS, strict=False))
     for row, (_, quantities) in enumerate(groups.items()):
         for number, name in enumerate(marks):
             values = quantities.get(name, ())
@@ -101,7 +104,8 @@ def by_seed(
     ax.set_xlim(-0.03, 1.03)
     ax.set_xlabel(xlabel)
     ax.set_title(title, fontsize=10)
-    ax.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    if marks:
+        ax.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return _plain(ax)
 
 
@@ -122,11 +126,11 @@ def svg(figure: Figure) -> str:
 _MARKS = (("o", ACCURACY), ("s", CARRY), ("^", END))
 
 
-def _quantities(groups: Mapping[str, Mapping[str, Sequence[float]]]) -> list[str]:
+def _quantities(groups: Mapping[str, Mapping[str, Sequence[float | int]]]) -> list[str]:
     return list(dict.fromkeys(name for quantities in groups.values() for name in quantities))
 
 
-def _first_with(groups: Mapping[str, Mapping[str, Sequence[float]]], name: str) -> int:
+def _first_with(groups: Mapping[str, Mapping[str, Sequence[float | int]]], name: str) -> int:
     return next(row for row, quantities in enumerate(groups.values()) if name in quantities)
 
 

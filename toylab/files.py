@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -46,15 +47,21 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ValueError(f"{path}: there is no such file") from None
+        raise missing(path) from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path}: is damaged, not readable as JSON ({error}); {_REMEDY}") from None
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    """Save tensors as safetensors, with what they are about as JSON in the header."""
-    header = {"format": FORMAT, "about": json.dumps(about, allow_nan=False)}
-    write_bytes(path, save({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, header))
+    """Save tensors as safetensors, with what they are about and a checksum as JSON in the header.
+
+    The same content gives the same bytes.
+    """
+    kept = {name: tensor.detach().contiguous() for name, tensor in sorted(tensors.items())}
+    told = json.dumps(about, allow_nan=False)
+    header = {"format": FORMAT, "checksum": _checksum(kept, told), "about": told}
+    # One key alone: safetensors writes several in random order.
+    write_bytes(path, save(kept, {"toylab": json.dumps(header)}))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
@@ -64,20 +71,34 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
         ValueError: naming the file, if it is missing, cut short, changed, or of another format version.
     """
     if not path.is_file():
-        raise ValueError(f"{path}: there is no such file")
+        raise missing(path)
     try:
         with safe_open(path, "pt") as file:
-            header = file.metadata() or {}
+            header = json.loads((file.metadata() or {}).get("toylab", "{}"))
             tensors = {name: torch.clone(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
-        about = json.loads(header.get("about", "null"))
-    except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        version, checksum, told = (header.get(name) for name in ("format", "checksum", "about"))
+    except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
         raise ValueError(f"{path}: is damaged ({error}); {_REMEDY}") from None
-    if header.get("format") != FORMAT:
+    if version != FORMAT:
         raise ValueError(
-            f"{path}: has format {header.get('format')!r}, and this version reads {FORMAT!r}; use the version of "
-            "toylab that wrote it"
+            f"{path}: has format {version!r}, and this one reads {FORMAT!r}; use the version of toylab that wrote it"
         )
-    return tensors, about
+    if checksum != _checksum(tensors, told):
+        raise ValueError(f"{path}: is damaged (its content does not match its checksum); {_REMEDY}")
+    return tensors, json.loads(told)
+
+
+def missing(path: Path) -> ValueError:
+    """What to say of a file that should be there."""
+    return ValueError(f"{path}: there is no such file; give the folder of a run, or run the study again to make it")
+
+
+def _checksum(tensors: Mapping[str, Tensor], told: str) -> str:
+    digest = hashlib.sha256(told.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 _REMEDY = "delete this file and run the same command again: what is finished stays, the rest is made anew"

@@ -24,7 +24,8 @@ def finish(out: Path) -> str:
     try:
         module = studies.load(about["study"])
         study = rebuild(module.STUDY.default(), about["settings"])
-    except (KeyError, TypeError) as error:
+        origin = (about["machine"], about["versions"]["torch"], about["revision"] or "unknown", about["date"])
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{out / 'settings.json'}: is not the settings of a study of this version ({error!r})"
         ) from None
@@ -37,8 +38,8 @@ def finish(out: Path) -> str:
     seconds = sum(result["cost"]["cpu_seconds"] for result in measured.values())
     jobs = len(study.jobs())
     cost = (
-        f"{len(measured)} of {jobs} trainings done in {seconds:.0f} CPU-seconds; {about['machine']}, "
-        f"torch {about['versions']['torch']}, revision {about['revision'] or 'unknown'}, {about['date']}."
+        f"{len(measured)} of {jobs} trainings done in {seconds:.0f} CPU-seconds; "
+        "{}, torch {}, revision {}, {}.".format(*origin)
     )
     report = out / "report.html"
     write_text(

@@ -77,7 +77,7 @@ class ModelConfig:
                 name = "width" if self.position_width is None else "position_width"
                 raise ValueError(
                     f"{name}={placed}: sinusoidal positions need an even number of at most width={self.width}, for "
-                    f"example {max(2, self.width // 2 * 2)}"
+                    f"example {2 * self.heads * 8 if self.position_width is None else max(2, self.width // 2 * 2)}"
                 )
         if self.positions == "rotary" and (self.width // self.heads) % 2:
             raise ValueError(
@@ -210,7 +210,10 @@ class Transformer(nn.Module):
             )
         generator = torch.Generator().manual_seed(seed)
         self.config, self.vocab, self.context = config, vocab, context
-        embeddings = config.embedding_std * torch.randn(vocab, config.width, generator=generator)
+        std = config.embedding_std
+        if config.unembedding == "tied":
+            std = std * config.width**-0.5  # or a token's logit for itself would start near the width
+        embeddings = std * torch.randn(vocab, config.width, generator=generator)
         self.embedding = nn.Embedding(vocab, config.width, _weight=embeddings)
         self.positions = POSITIONS[config.positions](config, context, generator)
         self.blocks = nn.ModuleList(Block(config, generator) for _ in range(config.layers))

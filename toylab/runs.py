@@ -28,7 +28,7 @@ import torch
 from tqdm import tqdm
 
 from toylab.claims import Claim
-from toylab.files import read_json, read_tensors, write_json, write_tensors, write_text
+from toylab.files import missing, read_json, read_tensors, write_json, write_tensors, write_text
 from toylab.model import ModelConfig, Transformer
 from toylab.report import Picture
 from toylab.train import History, Training
@@ -69,6 +69,10 @@ class Study(Protocol):
         ...
 
 
+class JobsRefusedError(ValueError):
+    """All jobs that failed refused their settings or a damaged file; the others are finished and kept."""
+
+
 class JobsFailedError(RuntimeError):
     """Some jobs of a study failed; the others are finished and kept."""
 
@@ -86,7 +90,7 @@ def execute(study: Study, name: str, out: Path, workers: int, progress: bool = T
     if workers < 1:
         raise ValueError(f"workers={workers}: must be at least 1")
     claim_folder(study, name, out)
-    missing = [job for job in study.jobs() if not (job.folder(out) / "done").exists()]
+    unfinished = [job for job in study.jobs() if not _is_done(job, out)]
     failures: dict[str, BaseException] = {}
 
     def note(job: Job, error: BaseException) -> None:
@@ -94,23 +98,29 @@ def execute(study: Study, name: str, out: Path, workers: int, progress: bool = T
         write_text(report, "".join(traceback.format_exception(error)))
         failures[f"{job.name} of seed {job.seed}: {error} (see {report})"] = error
 
-    with tqdm(total=len(missing), desc=name, unit="job", disable=not progress or not missing) as bar:
+    with tqdm(total=len(unfinished), desc=name, unit="job", disable=not progress or not unfinished) as bar:
         if workers == 1:
             single_thread()
-            for job in missing:
+            for job in unfinished:
                 try:
                     _do(study, job, out)
                 except Exception as error:
                     note(job, error)
                 bar.update()
-        elif missing:
-            _run_parallel(study, missing, out, workers, note, bar)
+        elif unfinished:
+            _run_parallel(study, unfinished, out, workers, note, bar)
     if failures:
-        count = f"{len(failures)} of {len(missing)} jobs failed, the others are kept; the same command runs those again"
+        count = (
+            f"{len(failures)} of {len(unfinished)} jobs failed, the others are kept; the same command runs those again"
+        )
         # What every job refused with a ValueError is a mistake in what was asked, or a damaged file: not ours.
         ours = any(not isinstance(error, ValueError) for error in failures.values())
-        raise (JobsFailedError if ours else ValueError)("\n  ".join([count, *failures]))
+        raise (JobsFailedError if ours else JobsRefusedError)("\n  ".join([count, *failures]))
     return results(study, out)
+
+
+def _is_done(job: Job, out: Path) -> bool:
+    return all((job.folder(out) / name).exists() for name in ("done", "result.json"))
 
 
 def results(study: Study, out: Path) -> dict[Job, dict[str, Any]]:
@@ -130,8 +140,15 @@ def claim_folder(study: Study, name: str, out: Path) -> None:
     path = out / "settings.json"
     settings = json.loads(json.dumps(asdict(study)))
     if path.exists():
-        held = read_json(path)
-        if not isinstance(held, dict) or not isinstance(held.get("settings"), dict):
+        try:
+            held = read_json(path)
+        except ValueError as error:
+            raise ValueError(f"{path}: is damaged; give another folder with --out") from error
+        if (
+            not isinstance(held, dict)
+            or not isinstance(held.get("settings"), dict)
+            or not isinstance(held["settings"].get("seeds"), list)
+        ):
             raise ValueError(f"{path}: is not the settings of a run; give another folder with --out")
         if held.get("study") != name:
             raise ValueError(f"{out}: holds a run of {held.get('study')!r}; give another folder with --out")
@@ -144,6 +161,8 @@ def claim_folder(study: Study, name: str, out: Path) -> None:
         settings["seeds"] = sorted({*held["settings"]["seeds"], *settings["seeds"]})
         if settings == held["settings"]:
             return
+    elif out.exists() and not out.is_dir():
+        raise ValueError(f"{out}: is not a folder; give another one with --out")
     elif out.exists() and any(out.iterdir()):
         raise ValueError(f"{out}: is not empty and holds no run; give another folder with --out")
     write_json(
@@ -175,9 +194,10 @@ def load_model(path: Path) -> Transformer:
     tensors, about = read_tensors(path)
     try:
         model = Transformer(ModelConfig(**about["config"]), about["vocab"], about["context"])
-        missing, extra = model.load_state_dict(tensors, strict=False)
-        wrong = [name for name in missing if not _is_tied(model, name)] + extra
-    except (KeyError, TypeError, RuntimeError) as error:
+        model = model.to(tensors["embedding.weight"].dtype)
+        absent, extra = model.load_state_dict(tensors, strict=False)
+        wrong = [name for name in absent if not _is_tied(model, name)] + extra
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path}: does not hold a model of this version ({error})") from None
     if wrong:
         raise ValueError(f"{path}: does not hold the weights its header speaks of ({', '.join(wrong)})")
@@ -192,7 +212,7 @@ def write_metrics(path: Path, training: Training) -> None:
 def read_metrics(path: Path) -> History:
     """Raises `ValueError` naming the file if it is missing or damaged."""
     if not path.is_file():
-        raise ValueError(f"{path}: there is no such file")
+        raise missing(path)
     try:
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except (UnicodeDecodeError, json.JSONDecodeError) as error:

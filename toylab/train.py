@@ -136,16 +136,12 @@ def train(
                 group["lr"] = learning_rate(config, state.step, state.cooling_since)
             value = loss(model, batch_at(state.step))
             if not math.isfinite(value.item()):
-                kept = (
-                    f"the last good checkpoint is kept at {checkpoint}" if checkpoint else "no checkpoint was asked for"
-                )
-                raise DivergedError(
-                    f"loss={value.item()} at step {state.step}: training diverged; {kept}; try a smaller "
-                    f"learning_rate than {config.learning_rate}"
-                )
+                raise _diverged(f"loss={value.item()}", state.step, config, checkpoint)
             optimizer.zero_grad()
             value.backward()
-            nn.utils.clip_grad_norm_(parameters.values(), config.clip)
+            norm = nn.utils.clip_grad_norm_(parameters.values(), config.clip)
+            if not math.isfinite(norm.item()):
+                raise _diverged(f"norm of the gradient={norm.item()}", state.step, config, checkpoint)
             optimizer.step()
             total += value.item()
             state.step += 1
@@ -165,7 +161,8 @@ def learning_rate(config: TrainConfig, step: int, cooling_since: int | None = No
     """The learning rate of a step: warm-up, then the schedule, then linearly to 0 once the stop rule was met."""
     if cooling_since is not None:
         left = 1 - (step - cooling_since) / max(config.cooldown, 1)
-        return learning_rate(config, cooling_since) * max(left, 0.0)
+        cooled = learning_rate(config, cooling_since) * max(left, 0.0)
+        return min(cooled, learning_rate(config, step))  # the end may come sooner than the cool-down is over
     if step < config.warmup:
         return config.learning_rate * (step + 1) / config.warmup
     if config.schedule == "constant":
@@ -175,6 +172,13 @@ def learning_rate(config: TrainConfig, step: int, cooling_since: int | None = No
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
 
 
+def _diverged(what: str, step: int, config: TrainConfig, checkpoint: Path | None) -> DivergedError:
+    kept = f"the last good checkpoint is kept at {checkpoint}" if checkpoint else "no checkpoint was asked for"
+    return DivergedError(
+        f"{what} at step {step}: training diverged; {kept}; try a smaller learning_rate than {config.learning_rate}"
+    )
+
+
 def _finished(config: TrainConfig, state: Training) -> bool:
     if state.cooling_since is not None and state.step >= state.cooling_since + config.cooldown:
         return True
@@ -182,7 +186,7 @@ def _finished(config: TrainConfig, state: Training) -> bool:
 
 
 def _save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, parameters: dict, state: Training) -> None:
-    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    tensors = {f"model.{name}": tensor.clone() for name, tensor in model.state_dict().items()}  # tied ones share memory
     for name, parameter in parameters.items():
         for key, tensor in optimizer.state[parameter].items():
             tensors[f"optimizer.{key}.{name}"] = tensor

@@ -51,7 +51,7 @@ class IterationHeadStudy:
     model: ModelConfig = MODEL
     train: TrainConfig = TrainConfig(stop_at=0.9)
     control_steps: int = 1500
-    """Optimiser steps of each control: one layer, one length, no chain of thought, parity from scratch."""
+    """Optimiser steps of the controls that learn early or not at all: one layer, one length, no chain of thought."""
     transfer: TrainConfig = TrainConfig(
         steps=300, learning_rate=1e-3, warmup=0, evaluate_every=20, stop_at=SOLVED, stop_after=1, cooldown=0
     )
@@ -136,7 +136,7 @@ class IterationHeadStudy:
             "one-layer": Arm(self.task, one_layer, short, few),
             "one-length": Arm(last, self.model, short, few),
             "no-chain": Arm(replace(self.task, chain_of_thought=False), self.model, short, few),
-            "parity-no-chain": Arm(replace(parity, chain_of_thought=False), self.model, short, few),
+            "parity-no-chain": Arm(replace(parity, chain_of_thought=False), self.model, self.train, few),
         }
         if one_head == self.model:
             del arms["one-head"]  # the main arm is that already
@@ -326,17 +326,14 @@ def _claims(study: IterationHeadStudy, arms: dict[str, dict[int, dict[str, Any]]
         ),
         over_seeds(
             "ablate",
-            {s: t["zeroed"]["state"] for s, t in tests.items()},
-            lambda state: (
-                state <= 0.25
-                and all(t["zeroed"]["sequence"] == 0 for t in tests.values())
-                and min(kept("zeroed on the inputs").values()) >= 0.99
-            ),
+            {s: float(_stops_without(t)) for s, t in tests.items()},
+            lambda stopped: stopped == 1,
+            share=0.8,
             paper="section 4, causal tests",
             statement="The model answers through this head: without it, it cannot go on.",
-            bar="zeroed from EoI on: no sequence right, state accuracy <= .25; zeroed on the inputs: nothing lost",
+            bar="in >= .8 of seeds: zeroed from EoI on, no sequence right and <= .25 of states; on the inputs, no loss",
             details=_test_details(tests),
-            note=f"measured is the state accuracy left (guessing gives {floor:.2f}); backup heads are zeroed too",
+            note=f"guessing gives {floor:.2f} of the states; backups, which read x_t too, are zeroed as well",
         ),
         over_seeds(
             "steer",
@@ -470,6 +467,12 @@ def _claims(study: IterationHeadStudy, arms: dict[str, dict[int, dict[str, Any]]
 def _accuracy(result: dict[str, Any]) -> float:
     shares = result["accuracy"].values()
     return sum(shares) / len(shares)
+
+
+def _stops_without(tests: dict[str, dict[str, float]]) -> bool:
+    zeroed, control = tests["zeroed"], tests["zeroed on the inputs"]
+    unharmed = control["sequence"] >= 0.99 * tests["unedited"]["sequence"]
+    return zeroed["sequence"] == 0 and zeroed["state"] <= 0.25 and unharmed
 
 
 def _mass(transfer: dict[str, Any], symbol: int) -> float:
@@ -619,7 +622,7 @@ def _draw_tests(study: IterationHeadStudy, results: dict[Job, dict[str, Any]]) -
 
 
 def _draw_transfer(results: dict[Job, dict[str, Any]], out: Path) -> Picture | None:
-    def histories(arm: str, file: str) -> dict[str, tuple[list[float], list[float]]]:
+    def histories(arm: str, file: str) -> dict[str, tuple[list[float | int], list[float | int]]]:
         paths = {job.seed: job.folder(out) / file for job in results if job.name == arm}
         kept = {seed: read_metrics(path) for seed, path in paths.items()}
         return {f"seed {seed}": ([e["step"] for e in h], [e["accuracy"] for e in h]) for seed, h in kept.items()}

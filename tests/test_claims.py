@@ -1,0 +1,178 @@
+"""Laws of claims: a verdict follows from bar and numbers alone, and nothing is lost on the way to a file or a table."""
+
+import json
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from toylab.claims import Claim, markdown, numbers, over_seeds, read_claims, table, write_claims
+from toylab.statistics import bootstrap, wilson
+
+TEXTS = {"paper": "section 4", "statement": "Heads form.", "bar": "mean >= .5"}
+BY_SEED = st.dictionaries(st.integers(0, 50), st.floats(0, 1), min_size=1, max_size=8)
+WORDS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), max_size=300)
+NUMBERS = st.floats(-1e12, 1e12)
+
+
+INTERVALS = st.none() | st.tuples(NUMBERS, NUMBERS)
+FIELDS = st.fixed_dictionaries(
+    {
+        "id": st.text("abcdefgh-", min_size=1, max_size=18),
+        "paper": WORDS,
+        "statement": WORDS,
+        "bar": WORDS,
+        "measured": st.none() | NUMBERS,
+        "interval": INTERVALS,
+        "seeds": st.lists(st.integers(0, 1000), max_size=20).map(tuple),
+        "verdict": st.sampled_from(["holds", "fails", "open"]),
+        "details": st.dictionaries(WORDS, NUMBERS | st.none() | st.booleans() | WORDS, max_size=3),
+        "note": WORDS,
+    }
+)
+"""Those of a claim, which the tests then build (beartype's own dice upset hypothesis while it draws)."""
+
+
+def claim_of(**fields) -> Claim:
+    plain = {"id": "id", "measured": 0.5, "interval": None, "seeds": (0,), "verdict": "holds", **TEXTS}
+    return Claim(**{**plain, **fields})
+
+
+# Verdicts ------------------------------------------------------------------------------------------------------------
+
+
+@given(BY_SEED, st.floats(0, 1))
+def test_without_a_share_the_mean_is_judged(values, bar):
+    claim = over_seeds("id", values, lambda value: value >= bar, **TEXTS)
+    mean = sum(values.values()) / len(values)
+    assert claim.verdict == ("holds" if mean >= bar else "fails")
+    assert claim.measured == pytest.approx(mean, abs=5.1e-5)
+    assert claim.interval == pytest.approx(bootstrap(list(values.values())), abs=5.1e-5)
+    assert claim.seeds == tuple(values)
+
+
+@given(BY_SEED, st.floats(0, 1), st.floats(0.01, 1))
+def test_with_a_share_the_seeds_that_pass_are_counted(values, bar, share):
+    claim = over_seeds("id", values, lambda value: value >= bar, share=share, **TEXTS)
+    passed = len([value for value in values.values() if value >= bar])
+    assert claim.verdict == ("holds" if passed / len(values) >= share else "fails")
+    assert claim.measured == pytest.approx(passed / len(values), abs=5.1e-5)
+    assert claim.interval == pytest.approx(wilson(passed, len(values)), abs=5.1e-5)
+
+
+def test_four_seeds_of_five_are_a_share_of_eight_tenths():
+    values = {seed: float(seed != 2) for seed in range(5)}
+    assert over_seeds("id", values, lambda v: v == 1, share=0.8, **TEXTS).verdict == "holds"
+    assert over_seeds("id", {**values, 3: 0.0}, lambda v: v == 1, share=0.8, **TEXTS).verdict == "fails"
+
+
+@pytest.mark.parametrize("share", [None, 0.8])
+def test_what_no_seed_measured_stays_open(share):
+    def never(value: float) -> bool:
+        raise AssertionError("there is no value to judge")
+
+    claim = over_seeds("id", {}, never, share=share, **TEXTS)
+    assert (claim.verdict, claim.measured, claim.interval, claim.seeds) == ("open", None, None, ())
+
+
+@given(BY_SEED)
+def test_the_number_of_every_seed_is_kept_beside_other_details(values):
+    claim = over_seeds("id", values, lambda value: True, **TEXTS, details={"more": 1}, note="Read it so.")
+    assert claim.details["more"] == 1
+    assert claim.details["by seed"] == {str(seed): pytest.approx(v, abs=5.1e-5) for seed, v in values.items()}
+    assert {name: getattr(claim, name) for name in TEXTS} == TEXTS
+    assert claim.note == "Read it so."
+
+
+# The table -----------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(FIELDS, max_size=4))
+def test_no_line_of_the_table_is_longer_than_eighty_columns(held):
+    assert all(len(line) <= 80 for line in table([Claim(**fields) for fields in held]).splitlines())
+
+
+@pytest.mark.parametrize("word", ["x", "ab", "longer", "x" * 300])
+def test_lines_of_the_table_are_filled_to_the_last_column(word):
+    words = " ".join([word] * 300)
+    lengths = {len(line) for line in table([claim_of(statement=words), claim_of(statement=f"a {words}")]).splitlines()}
+    assert 80 - len(word) <= max(lengths) <= 80
+
+
+@given(FIELDS)
+def test_the_table_says_all_words_of_statement_bar_and_note(fields):
+    claim = Claim(**fields)
+    joined = "".join(table([claim]).split())
+    for text in (claim.statement, claim.bar, claim.note):
+        assert "".join(text.split()) in joined
+    assert claim.id in joined
+    assert claim.verdict.upper() in joined
+
+
+def test_the_table_by_hand():
+    claim = over_seeds("head", {0: 1.0, 1: 0.5}, lambda v: v > 0.7, **TEXTS, note="A note.")
+    assert table([claim]) == (
+        "HOLDS  head               0.75 [0.5, 1]                  2 seeds\n"
+        "       Heads form.\n"
+        "       Bar: mean >= .5\n"
+        "       A note."
+    )
+
+
+def test_numbers_say_what_was_measured():
+    claim = over_seeds("head", {}, lambda v: True, **TEXTS)
+    assert numbers(claim) == "not measured"
+    assert "0 seeds" in table([claim])
+    one = claim_of(measured=0.123456, seeds=(4,))
+    assert numbers(one) == "0.123"
+    assert "1 seed" in table([one])
+    assert "1 seeds" not in table([one])
+
+
+@given(st.lists(FIELDS, max_size=4))
+def test_the_markdown_table_has_a_row_a_claim_and_all_of_its_cells(drawn):
+    held = [Claim(**{name: v.replace("\\", "/") if isinstance(v, str) else v for name, v in f.items()}) for f in drawn]
+    lines = markdown(held).split("\n")
+    rows = [[cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+    assert rows[1] == ["---"] * len(rows[0])
+    expected = [[c.verdict, c.statement.strip(), c.bar.strip(), numbers(c), str(len(c.seeds))] for c in held]
+    assert rows[2:] == expected
+
+
+# The file ------------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(FIELDS, max_size=4))
+def test_claims_come_back_from_their_file_as_they_were(tmp_path_factory, drawn):
+    held = [Claim(**fields) for fields in drawn]
+    path = tmp_path_factory.mktemp("claims") / "claims.json"
+    write_claims(path, held)
+    assert read_claims(path) == held
+
+
+DAMAGED = {
+    "cut short": '[{"id": "head", "paper"',
+    "empty": "",
+    "not a list": '{"id": "head"}',
+    "of other things": "[1, 2]",
+    "without some fields": '[{"id": "head"}]',
+    "of the right fields and the wrong things": json.dumps(
+        [dict.fromkeys(["id", "paper", "statement", "bar", "measured", "interval", "verdict", "details", "note"]) | {
+            "seeds": 3
+        }]
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_file_is_refused_by_name_and_with_a_remedy(tmp_path, content):
+    path = tmp_path / "claims.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"claims\.json: .*(again|report)"):
+        read_claims(path)
+
+
+def test_a_missing_file_is_refused_by_name_with_a_remedy(tmp_path):
+    with pytest.raises(ValueError, match=r"claims\.json: there is no such file; .+"):
+        read_claims(tmp_path / "claims.json")

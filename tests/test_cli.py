@@ -1,0 +1,435 @@
+"""Laws of the command line: what was asked for is printed, and a mistake costs one short message and nothing else."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tyro
+
+import tasks
+from toylab import studies
+from toylab.claims import markdown, read_claims, table
+from toylab.cli import run
+from toylab.finish import finish, flags
+from toylab.studies.iteration_head import IterationHeadStudy
+
+TINY = [
+    "--task.lengths", "1", "6", "--rows", "4", "--seeds", "0", "--control-seeds", "1", "--control-steps", "2",
+    *(f"--{part}.{name}={value}" for part in ("train", "transfer") for name, value in {
+        "steps": 2, "rows": 8, "warmup": 0, "cooldown": 0, "evaluate-every": 1,
+    }.items()),
+]  # fmt: skip
+REMEDY = re.compile(
+    r"did you mean|there are|must be|give |for example|such as|another folder|delete|again|run --help|[Uu]nrecognized"
+)
+NEEDED = ("result.json", "metrics.jsonl")
+MADE_ANEW = ("claims.json", "report.html", "figures", "error.txt")
+"""What any run writes again, also one that stops at a mistake."""
+
+
+class Outcome:
+    """What a command left behind: its exit code, and what it printed in one line without frames."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+        self.message = " ".join(re.sub(r"[│╭╮╰╯─]", " ", err.split("job/s]")[-1]).split())
+
+
+@pytest.fixture
+def call(capsys):
+    def command(*arguments: object) -> Outcome:
+        capsys.readouterr()
+        try:
+            code = run([str(argument) for argument in arguments])
+        except SystemExit as left:
+            code = left.code
+        return Outcome(code, *capsys.readouterr())
+
+    return command
+
+
+@pytest.fixture(scope="module")
+def tiny_run(tmp_path_factory) -> Path:
+    """The folder of a whole run of a few steps."""
+    out = tmp_path_factory.mktemp("cli") / "tiny"
+    assert run(["run", "iteration-head", *TINY, "--workers", "1", "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture
+def copied(tiny_run, tmp_path) -> Path:
+    return Path(shutil.copytree(tiny_run, tmp_path / "copied"))
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file() and not set(MADE_ANEW) & set(path.relative_to(folder).parts)
+    }
+
+
+def check_refused(outcome: Outcome, *expected: str) -> None:
+    assert outcome.code == 2, outcome.err
+    for words in expected:
+        assert words in outcome.message
+    assert REMEDY.search(outcome.message), f"there is no remedy in: {outcome.message}"
+    assert "Traceback" not in outcome.err + outcome.out
+    assert len(outcome.message) < 800
+
+
+# Printing ------------------------------------------------------------------------------------------------------------
+
+
+def test_list_names_every_study_and_every_task(call):
+    outcome = call("list")
+    assert (outcome.code, outcome.err) == (0, "")
+    named = re.findall(r"^  ([\w-]+) +\S", outcome.out, flags=re.MULTILINE)
+    files = [path.stem for path in Path(studies.__file__).parent.glob("*.py") if path.stem != "__init__"]
+    assert len(named) == len(set(named)) == len(files) + len(tasks.TASKS)
+    assert {name.replace("_", "-") for name in files} <= set(named)
+    for name in named[len(files) :]:
+        assert call("show", name, "--rows", 1).code == 0
+
+
+@pytest.mark.parametrize("kind", tasks.TASKS)
+@pytest.mark.parametrize("rows", [1, 4])
+def test_show_prints_the_rows_of_the_task(call, kind, rows):
+    name = re.sub(r"(?<!^)([A-Z])", r"-\1", kind.__name__).lower()
+    outcome = call("show", name, "--rows", rows, "--seed", 7, "--lengths", 2, 5)
+    assert (outcome.code, outcome.err) == (0, "")
+    blocks = outcome.out.strip().split("\n\n")
+    assert len(blocks) == rows
+    task = kind(lengths=(2, 5))
+    batch = task.sample(tasks.stream(7, "show"), rows)
+    for block, tokens, size in zip(blocks, batch.tokens.tolist(), batch.sizes.tolist(), strict=True):
+        (line,) = [line for line in block.splitlines() if line.startswith("token")]
+        assert line.split()[1:] == tasks.decode(task, tokens[:size])
+
+
+def test_show_takes_the_settings_of_the_task_in_any_place(call):
+    plain = call("show", "polynomial", "--p", 5, "--rows", 2, "--lengths", 3, "--no-chain-of-thought")
+    assert plain.code == 0
+    assert call("show", "polynomial", "--lengths", 3, "--no-chain-of-thought", "--p", 5, "--rows", 2).out == plain.out
+    assert {token for line in plain.out.splitlines() if line.startswith("token") for token in line.split()[2:5]} <= set(
+        "1234"
+    )
+
+
+def test_claims_prints_the_table_or_the_file(call, tiny_run):
+    held = read_claims(tiny_run / "claims.json")
+    assert call("claims", tiny_run).out.strip("\n") == table(held)
+    outcome = call("claims", tiny_run, "--json")
+    assert outcome.code == 0
+    assert [one["id"] for one in json.loads(outcome.out)] == [one.id for one in held]
+    assert call("claims", tiny_run, "--markdown").out.strip("\n") == markdown(held)
+
+
+def test_report_makes_the_page_anew_from_what_was_measured(call, copied):
+    before, page = hashes(copied), (copied / "report.html").read_bytes()
+    for path in (copied / "report.html", copied / "claims.json", *(copied / "figures").iterdir()):
+        path.unlink()
+    outcome = call("report", copied)
+    assert outcome.code == 0
+    assert outcome.out.strip().endswith(str((copied / "report.html").resolve()))
+    assert (copied / "report.html").read_bytes() == page
+    assert hashes(copied) == before
+
+
+def test_the_commands_work_on_a_run_that_was_trained(call, quick_run):
+    summary = finish(quick_run)
+    assert call("report", quick_run).out.strip() == summary
+    assert summary.startswith(call("claims", quick_run).out.strip())
+    assert len(json.loads(call("claims", quick_run, "--json").out)) == len(read_claims(quick_run / "claims.json"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--help"], "COMMAND"),
+        (["list", "--help"], "usage"),
+        (["run", "--help"], "--workers"),
+        (["run", "iteration-head", "--help"], "--task.lengths"),
+        (["run", "iteration-head", "-h"], "--workers"),
+        (["show", "-h"], "--rows"),
+        (["show", "parity", "--help"], "--lengths"),
+        (["claims", "--help"], "--json"),
+        (["report", "--help"], "FOLDER"),
+    ],
+)
+def test_help_is_given_at_every_place(call, arguments, expected):
+    outcome = call(*arguments)
+    assert outcome.code == 0
+    assert expected in outcome.out
+    assert outcome.err == ""
+
+
+# Running -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_a_whole_folder(tiny_run):
+    jobs = {f"seed-{job.seed}/{job.name}" for job in IterationHeadStudy(seeds=(0,), control_seeds=1).jobs()}
+    assert {str(path.parent.relative_to(tiny_run)) for path in tiny_run.rglob("done")} == jobs
+    for job in jobs:
+        assert {"done", "metrics.jsonl", "model.safetensors", "result.json"} <= set(os.listdir(tiny_run / job))
+        assert not (tiny_run / job / "checkpoint.safetensors").exists()
+    assert {"settings.json", "claims.json", "report.html", "figures"} <= set(os.listdir(tiny_run))
+    assert not list(tiny_run.rglob(".*"))
+
+
+def test_the_same_command_again_repeats_nothing_and_says_the_same(call, copied):
+    before = hashes(copied)
+    first = call("run", "iteration-head", *TINY, "--workers", 1, "--out", copied)
+    assert first.code == 0
+    assert hashes(copied) == before
+    assert call("report", copied).out == first.out
+
+
+def test_a_job_that_was_cut_off_between_training_and_measuring_is_measured_again(call, copied):
+    before = hashes(copied)
+    job = copied / "seed-0" / "one-layer"
+    (job / "done").unlink()
+    (job / "result.json").unlink()
+    assert call("run", "iteration-head", *TINY, "--workers", 1, "--out", copied).code == 0
+    changed = {name for name, held in hashes(copied).items() if before.get(name) != held}
+    assert changed <= {"seed-0/one-layer/result.json"}  # has its cost in seconds
+
+
+def test_the_flags_on_the_page_make_the_settings_of_the_run():
+    default = IterationHeadStudy.default()
+    quick, paper = IterationHeadStudy.quick(), IterationHeadStudy.paper()
+    changed = replace(
+        quick,
+        task=replace(quick.task, lengths=(2, 9), coefficients=(1, 2, 0, -1), zero_input=True, alphabet=13),
+        model=replace(quick.model, hidden=0, biases=False, unembedding="tied"),
+        train=replace(quick.train, stop_at=0.5, betas=(0.8, 0.9)),
+        transfer=replace(quick.transfer, stop_at=None),
+        seeds=(3, 1),
+    )
+    assert flags(default, default) == []
+    for study in (quick, paper, changed):
+        assert tyro.cli(IterationHeadStudy, default=default, args=flags(default, study)) == study
+
+
+# Mistakes ------------------------------------------------------------------------------------------------------------
+
+MISTAKES = [
+    (["run", "iteration-hed"], ["'iteration-hed'", "did you mean iteration-head?"]),
+    (["run", "cooking"], ["'cooking'", "there are", "iteration-head"]),
+    (["run"], ["which study?", "iteration-head"]),
+    (["show", "party"], ["'party'", "did you mean parity?"]),
+    (["show", "zzzz"], ["'zzzz'", "there are", "polynomial"]),
+    (["show"], ["which task?", "parity"]),
+    (["show", "polynomial", "--p", "9"], ["p=9", "prime", "7, 11 or 13"]),
+    (["show", "parity", "--lengths", "0"], ["lengths=0", "at least 1"]),
+    (["show", "parity", "--lengths", "5", "2"], ["lengths=(5, 2)", "1 <= shortest <= longest"]),
+    (["show", "copy", "--alphabet", "1"], ["alphabet=1", "2 values"]),
+    (["show", "parity", "--rows", "0"], ["rows=0", "at least 1"]),
+    (["show", "parity", "--rows", "many"], ["many"]),
+    (["show", "parity", "--seed", "-1"], ["seed=-1"]),
+    (["show", "parity", "--colour", "red"], ["--colour"]),
+    (["list", "--colour"], ["--colour"]),
+    (["claims", "folder", "--colour"], ["--colour"]),
+    (["claims", "folder", "--json", "--markdown"], ["--markdown", "not allowed with"]),
+    (["frobnicate"], ["frobnicate"]),
+]
+RUN_MISTAKES = [
+    (["--task.p", "9"], ["p=9", "prime", "7, 11 or 13"]),
+    (["--task.lengths", "0"], ["lengths=0", "at least 1"]),
+    (["--task.lengths", "5"], ["lengths=5", "1 16"]),
+    (["--model.width", "30", "--model.heads", "4"], ["width=30", "multiple of heads=4"]),
+    (["--train.steps", "0"], ["steps=0", "at least 1"]),
+    (["--train.learning-rate", "-1"], ["learning_rate=-1"]),
+    (["--seeds", "0", "0"], ["seeds=(0, 0)", "different"]),
+    (["--batches", "sliced"], ["sliced", "packed"]),
+    (["--workers", "0"], ["workers=0", "at least 1"]),
+    (["--workers", "two"], ["two"]),
+    (["--preset", "tiny"], ["tiny", "quick"]),
+    (["--lengths", "0"], ["--lengths"]),
+    (["--task.colour", "red"], ["--task.colour"]),
+]
+
+
+@pytest.mark.parametrize(("arguments", "expected"), MISTAKES, ids=lambda part: " ".join(part))
+def test_a_mistake_is_named_with_a_remedy(call, tmp_path, monkeypatch, arguments, expected):
+    monkeypatch.chdir(tmp_path)
+    outcome = call(*arguments)
+    assert outcome.code == 2
+    for words in expected:
+        assert words in outcome.message
+    assert "Traceback" not in outcome.err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("arguments", "expected"), RUN_MISTAKES, ids=lambda part: " ".join(part))
+def test_a_mistake_in_a_setting_is_named_with_a_remedy_before_anything_is_written(
+    call, tmp_path, monkeypatch, arguments, expected
+):
+    def begun(self, job, folder):
+        raise AssertionError("a job was begun with these settings")
+
+    monkeypatch.setattr(IterationHeadStudy, "run_job", begun)
+    out = tmp_path / "out"
+    outcome = call("run", "iteration-head", "--workers", 1, *arguments, "--out", out)
+    assert outcome.code == 2
+    for words in expected:
+        assert words in outcome.message
+    assert "Traceback" not in outcome.err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("command", ["claims", "report"])
+def test_a_missing_folder_is_named_with_a_remedy(call, tmp_path, command):
+    check_refused(call(command, tmp_path / "missing"), str(tmp_path / "missing"), "there is no such file")
+
+
+def test_a_file_in_place_of_the_folder_is_named_with_a_remedy(call, tmp_path):
+    path = tmp_path / "file"
+    path.write_text("precious")
+    check_refused(call("run", "iteration-head", *TINY, "--workers", 1, "--out", path), str(path))
+    assert path.read_text() == "precious"
+
+
+def test_a_folder_of_another_run_is_refused_and_left_alone(call, copied):
+    before = hashes(copied)
+    outcome = call("run", "iteration-head", *TINY, "--task.p", 7, "--workers", 1, "--out", copied)
+    check_refused(outcome, f"{copied}: holds a run with task.p=11, and now task.p=7", "another folder with --out")
+    assert hashes(copied) == before
+
+
+def test_a_folder_of_other_things_is_refused_and_left_alone(call, tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    outcome = call("run", "iteration-head", *TINY, "--workers", 1, "--out", tmp_path)
+    check_refused(outcome, str(tmp_path), "holds no run", "another folder with --out")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("file", ["checkpoint.safetensors", "model.safetensors", "metrics.jsonl"])
+def test_a_job_that_meets_a_damaged_file_names_it_and_loses_nothing(call, copied, file):
+    job = copied / "seed-0" / "one-layer"
+    whole = (job / "metrics.jsonl" if file == "metrics.jsonl" else job / "model.safetensors").read_bytes()
+    (job / "done").unlink()
+    if file == "checkpoint.safetensors":
+        (job / "model.safetensors").unlink()
+    (job / file).write_bytes(whole[: len(whole) // 2])
+    (copied / "claims.json").unlink()
+    before = hashes(copied)
+    again = ["run", "iteration-head", *TINY, "--workers", 1, "--out", copied]
+    outcome = call(*again)
+    check_refused(outcome, str(job / file), "is damaged", "delete")
+    assert hashes(copied) == before
+    assert str(job / file) in (job / "error.txt").read_text()
+    # What the other jobs found does not wait for it.
+    assert {one.id: one.verdict for one in read_claims(copied / "claims.json")}["depth"] == "open"
+    # What the message tells to do is enough.
+    if "delete this file" in outcome.message:
+        (job / file).unlink()
+    else:
+        shutil.rmtree(job)
+    assert call(*again).code == 0
+    assert (job / "done").exists()
+    assert not (job / "error.txt").exists()
+
+
+@pytest.mark.parametrize(
+    "file", ["claims.json", "settings.json", "seed-0/main/result.json", "seed-0/main/metrics.jsonl"]
+)
+@pytest.mark.parametrize("damage", ["cut short", "missing"])
+def test_a_finished_run_with_a_damaged_file_names_it_and_loses_nothing(call, copied, file, damage):
+    content = (copied / file).read_bytes()
+    if damage == "cut short":
+        (copied / file).write_bytes(content[: len(content) // 2])
+    else:
+        (copied / file).unlink()
+    before = hashes(copied)
+    check_refused(call("claims" if file == "claims.json" else "report", copied), str(copied / file))
+    assert hashes(copied) == before
+
+
+# From outside --------------------------------------------------------------------------------------------------------
+
+PROGRAM = str(Path(sys.executable).with_name("toylab"))
+
+
+def outside(folder: Path, *arguments: object) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [PROGRAM, *map(str, arguments)], cwd=folder, capture_output=True, text=True, check=False, timeout=300
+    )
+
+
+def test_the_program_works_from_any_folder(tmp_path, tiny_run):
+    listed = outside(tmp_path, "list")
+    assert (listed.returncode, listed.stderr) == (0, "")
+    assert "iteration-head" in listed.stdout
+    printed = outside(tmp_path, "claims", tiny_run)
+    assert (printed.returncode, printed.stderr) == (0, "")
+    assert printed.stdout.strip("\n") == table(read_claims(tiny_run / "claims.json"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_program_leaves_with_the_code_of_a_mistake_and_a_short_message(tmp_path):
+    wrong = outside(tmp_path, "run", "iteration-hed")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert wrong.stderr == "toylab: there is no study 'iteration-hed'; did you mean iteration-head?\n"
+    tyros = outside(tmp_path, "run", "iteration-head", "--task.p", 9)
+    assert tyros.returncode == 2
+    assert "p=9" in tyros.stderr
+    assert "Traceback" not in tyros.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_and_misspelt_names_need_not_wait_for_torch():
+    code = (
+        "import atexit, os, sys; from toylab.cli import main;"
+        "atexit.register(lambda: 'torch' in sys.modules and os._exit(9)); main()"
+    )
+    for arguments, expected in ((["--help"], 0), (["run", "iteration-hed"], 2), (["show", "parity"], 0)):
+        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, check=False)
+        assert done.returncode == expected
+
+
+def members(group: int) -> list[str]:
+    """The processes of a group that still live (those that only wait to be buried do not)."""
+    stats = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it may end while we look
+            stats.append(path.read_text())
+    return [stat for stat in stats if (fields := stat.rpartition(")")[2].split())[2] == str(group) and fields[0] != "Z"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc to find processes; runs on any Linux")
+def test_ctrl_c_stops_all_processes_at_once_with_a_short_message_and_keeps_checkpoints(tmp_path):
+    out = tmp_path / "out"
+    command = [PROGRAM, "run", "iteration-head", *TINY, "--train.steps", "100000", "--workers", "2", "--out", str(out)]
+    started = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not list(out.rglob("checkpoint.safetensors")) and time.monotonic() < deadline:
+            assert started.poll() is None, started.stderr.read()
+            time.sleep(0.1)
+        os.killpg(started.pid, signal.SIGINT)  # as a terminal does: to all processes of the command
+        _, err = started.communicate(timeout=60)
+    finally:
+        if started.poll() is None:
+            os.killpg(started.pid, signal.SIGKILL)
+    assert started.returncode == 130
+    assert "stopped; what is finished is kept, and the same command continues" in err
+    assert "Traceback" not in err
+    deadline = time.monotonic() + 20
+    while members(started.pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert members(started.pid) == []
+    assert list(out.rglob("checkpoint.safetensors"))
+    assert not list(out.rglob(".*"))

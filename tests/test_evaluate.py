@@ -1,0 +1,323 @@
+"""Laws of measuring and of causal tests: each number once more in a slow loop, and circuits whose answer is known."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from probes import IterationHead, edit, find_iteration_head
+from tasks import IGNORE, TASKS, Batch, IteratedMap, ModularSum, Parity, Polynomial, split_of
+from tasks import stream as random_stream
+from toylab import evaluate, interventions
+from toylab.circuits import iteration_head
+from toylab.model import ModelConfig, Transformer, generate
+
+SEEDS = st.integers(0, 2**32)
+TASK = Polynomial(p=5, lengths=(1, 6))
+
+
+@pytest.fixture(scope="module")
+def circuit() -> Transformer:
+    return iteration_head(TASK).double()
+
+
+@pytest.fixture(scope="module")
+def batches() -> dict:
+    return evaluate.held_out(TASK, 0, range(4, 7), 10)
+
+
+@pytest.fixture(scope="module")
+def head(circuit, batches) -> IterationHead:
+    """That of the circuit: head 0 of layer 1, which head 0 of layer 0 tells where the input ended."""
+    return evaluate.search_iteration_head(circuit, batches)
+
+
+def noisy(seed: int, noise: float) -> Transformer:
+    """The circuit with noise on all weights: right here, wrong there."""
+    model, source = iteration_head(TASK).double(), torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += noise * torch.randn(parameter.shape, generator=source, dtype=torch.float64)
+    return model
+
+
+# Accuracy ------------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=15)
+@given(SEEDS, st.sampled_from([0.0, 0.04, 0.05, 0.06, 0.3]))
+def test_accuracy_is_what_a_slow_loop_counts(batches, seed, noise):
+    model = noisy(seed, noise)
+    sequences, tokens, states = [], [], []
+    for batch in batches.values():
+        right_rows, right, scored, states_right, written = 0, 0, 0, 0, 0
+        for row in range(len(batch)):
+            size = int(batch.sizes[row])
+            guesses = model(torch.from_numpy(batch.tokens[row : row + 1, :size]))[0].argmax(dim=-1).tolist()
+            pairs = [(g, t) for g, t in zip(guesses, batch.targets[row, :size].tolist(), strict=True) if t != IGNORE]
+            right += sum(g == t for g, t in pairs)
+            scored += len(pairs)
+            right_rows += all(g == t for g, t in pairs)
+            states_right += sum(g == t for g, t in pairs if t != TASK.end_of_sequence)
+            written += sum(t != TASK.end_of_sequence for _, t in pairs)
+        sequences.append(right_rows / len(batch))
+        tokens.append(right / scored)
+        states.append(states_right / written)
+    found = evaluate.accuracy(model, batches)
+    assert found.sequence == pytest.approx(np.mean(sequences))
+    assert found.token == pytest.approx(np.mean(tokens))
+    assert found.state == pytest.approx(np.mean(states))
+
+
+@settings(max_examples=15)
+@given(SEEDS, st.sampled_from([0.0, 0.03, 0.04, 0.05, 0.06]))
+def test_sequences_right_given_the_truth_are_those_right_in_free_writing(batches, seed, noise):
+    model = noisy(seed, noise)
+    free = evaluate.free_running_accuracy(model, TASK, batches)
+    assert list(free) == list(batches)
+    assert np.mean(list(free.values())) == pytest.approx(evaluate.accuracy(model, batches).sequence)
+
+
+def test_the_noisy_circuits_of_these_tests_are_right_here_and_wrong_there(batches):
+    shares = [evaluate.accuracy(noisy(seed, 0.05), batches).sequence for seed in range(4)]
+    assert any(0 < share < 1 for share in shares)
+
+
+@pytest.mark.parametrize("kind", TASKS)
+@pytest.mark.parametrize("chain", [True, False])
+def test_free_writing_is_compared_with_the_oracle(kind, chain):
+    task = kind(lengths=(2, 5), chain_of_thought=chain)
+    held = evaluate.held_out(task, 0, range(4, 6), 6)
+
+    class Oracle(nn.Module):
+        """Writes what the task says, except on the first prompt of a batch."""
+
+        def forward(self, tokens, cache=None):
+            before = getattr(cache, "tokens", tokens[:, :0])
+            cache.tokens = torch.cat([before, tokens], dim=1)
+            logits = torch.zeros(*tokens.shape, len(task.vocabulary))
+            for row, written in enumerate(cache.tokens.tolist()):
+                length = written.index(task.end_of_input) - 1
+                answer = task.solve(written[: length + 2])[len(written) - length - 2]
+                logits[row, -1, answer if row else (answer + 1) % len(task.vocabulary)] = 1
+            return logits
+
+    shares = evaluate.free_running_accuracy(Oracle(), task, held)
+    assert shares == {length: pytest.approx(1 - 1 / len(batch)) for length, batch in held.items()}
+
+
+def test_measuring_changes_nothing(circuit, batches, head):
+    before = [p.clone() for p in circuit.parameters()]
+    evaluate.progress(circuit, batches)
+    evaluate.free_running_accuracy(circuit, TASK, batches)
+    interventions.causal_tests(circuit, batches, head)
+    assert all(torch.equal(p, q) for p, q in zip(circuit.parameters(), before, strict=True))
+    assert all(p.grad is None for p in circuit.parameters())
+    assert not any(module._forward_hooks for module in circuit.modules())
+
+
+# What is held out ----------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 2**20), st.integers(1, 40), st.sampled_from(["test", "validation"]))
+def test_held_out_prompts_are_different_ones_of_their_split(seed, rows, split):
+    task = Parity(lengths=(1, 8))
+    held = evaluate.held_out(task, seed, range(1, 9), rows, split)
+    for length in range(1, 9):
+        capacity = task.capacity(length, split)
+        assert (length in held) == (capacity > 0)
+        if capacity:
+            inputs = held[length].tokens[:, 1 : length + 1]
+            assert len(inputs) == min(rows, capacity) == len({tuple(row) for row in inputs.tolist()})
+            assert set(split_of(inputs).tolist()) == {("train", "validation", "test").index(split)}
+    again = evaluate.held_out(task, seed, range(1, 9), rows, split)
+    assert all((again[length].tokens == batch.tokens).all() for length, batch in held.items())
+
+
+# Heads ---------------------------------------------------------------------------------------------------------------
+
+
+def test_patterns_come_a_layer_each_and_are_those_of_the_model(circuit, batches):
+    batch = batches[5]
+    found = evaluate.patterns(circuit, batch)
+    assert len(found) == 2
+    seen = {}
+    keep = {f"blocks.{n}.attn.pattern": lambda p, n=n: seen.setdefault(n, p.clone()) for n in range(2)}
+    with edit(circuit, keep), torch.no_grad():
+        circuit(torch.from_numpy(batch.tokens))
+    assert all(torch.equal(found[n], seen[n]) for n in range(2))
+
+
+@settings(max_examples=10)
+@given(SEEDS, st.integers(1, 3), st.integers(1, 2))
+def test_progress_repeats_what_the_detector_and_the_accuracy_say(batches, seed, layers, heads):
+    model = Transformer.for_task(TASK, ModelConfig(layers=layers, heads=heads, width=8), seed).double()
+    found, accuracy = evaluate.progress(model, batches), evaluate.accuracy(model, batches)
+    assert (found["accuracy"], found["token_accuracy"]) == (accuracy.sequence, accuracy.token)
+    patterns = {length: evaluate.patterns(model, batch) for length, batch in batches.items()}
+    head = find_iteration_head(patterns, {length: batch.links for length, batch in batches.items()})
+    assert found["carry"] == head.carry
+    assert head == evaluate.search_iteration_head(model, batches)
+    best = []
+    for layer in range(layers - 1):  # of all layers but the last, the best head of each length
+        by_length = []
+        for length, batch in batches.items():
+            pattern, links = patterns[length][layer], batch.links["end of input"].tolist()
+            by_length.append(max(np.mean([pattern[r, h, q, k].item() for r, q, k in links]) for h in range(heads)))
+        best.append(np.mean(by_length))
+    assert found["end_of_input"] == pytest.approx(max(best, default=0.0))
+
+
+def test_progress_of_one_length_or_without_written_states_speaks_of_accuracy_alone(circuit, batches):
+    assert set(evaluate.progress(circuit, {4: batches[4]})) == {"accuracy", "token_accuracy"}
+    task = replace(TASK, chain_of_thought=False)
+    model = Transformer.for_task(task)
+    assert set(evaluate.progress(model, evaluate.held_out(task, 0, [4, 5], 4))) == {"accuracy", "token_accuracy"}
+
+
+# Causal tests --------------------------------------------------------------------------------------------------------
+
+
+def test_each_edit_does_to_the_circuit_what_the_theory_says(circuit, batches, head):
+    found = interventions.causal_tests(circuit, batches, head)
+    for name in ("unedited", "zeroed on the inputs", "ideal pattern", "first layer: ideal pattern"):
+        assert set(vars(found[name]).values()) == {1.0}, name
+    for name in ("zeroed", "uniform", "first layer: zeroed"):
+        assert found[name].sequence == 0, name
+        assert found[name].token < 0.7, name
+
+
+@pytest.mark.parametrize("backups", [(), ((0, 0),)])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_each_causal_test_is_the_edit_that_its_name_says(batches, head, seed, backups):
+    model, head = noisy(seed, 0.05), replace(head, backups=backups)
+    edited = sorted({1, *(layer for layer, _ in backups)})
+
+    def silent(places):
+        def change(z):
+            z = z.clone()
+            for place in places:
+                z[:, place, 0] = 0
+            return z
+
+        return change
+
+    def reading(keys_of):
+        def change(pattern):
+            pattern = pattern.clone()
+            for query, keys in keys_of.items():
+                pattern[:, 0, query] = 0
+                for key in keys:
+                    pattern[:, 0, query, key] = 1 / len(keys)
+            return pattern
+
+        return change
+
+    def by_hand(name: str, batch: Batch) -> dict:
+        length, size = int(batch.labels["length"][0]), batch.tokens.shape[1]
+        end = length + 1
+        inputs, answers = range(end), range(end, size)
+        steps = {end + t - 1: [t] for t in range(1, length + 1)}
+        patterns = [f"blocks.{layer}.attn.pattern" for layer in edited]
+        outputs = [f"blocks.{layer}.attn.z" for layer in edited]
+        return {
+            "unedited": {},
+            "zeroed": dict.fromkeys(outputs, silent(answers)),
+            "zeroed, backups left": {"blocks.1.attn.z": silent(answers)},
+            "uniform": dict.fromkeys(patterns, reading({q: range(q + 1) for q in answers})),
+            "zeroed on the inputs": dict.fromkeys(outputs, silent(inputs)),
+            "ideal pattern": dict.fromkeys(patterns, reading({**steps, 2 * length + 1: [end]})),
+            "first layer: zeroed": {"blocks.0.attn.z": silent(answers)},
+            "first layer: ideal pattern": {"blocks.0.attn.pattern": reading({q: [end] for q in answers})},
+        }[name]
+
+    for name, measured in interventions.causal_tests(model, batches, head).items():
+        assert measured == evaluate.accuracy(model, batches, lambda batch, name=name: by_hand(name, batch)), name
+
+
+def test_without_an_earlier_head_only_the_iteration_head_is_tested(circuit, batches, head):
+    found = interventions.causal_tests(circuit, batches, replace(head, end_of_input_at=None))
+    assert not any("first layer" in name for name in found)
+    assert found["ideal pattern"].sequence == 1
+
+
+def test_the_textbook_head_reads_one_place_at_every_answer(batches):
+    for length, batch in batches.items():
+        reads = {(row, query): key for row, query, key in interventions.ideal_links(batch).tolist()}
+        assert len(reads) == len(interventions.ideal_links(batch)) == (length + 1) * len(batch)
+        for (_, query), key in reads.items():
+            assert key == query - length  # x_t from EoI + t - 1, and EoI itself after the last state
+
+
+def test_an_ideal_pattern_repairs_a_circuit_whose_own_search_is_cut(batches, head):
+    model = iteration_head(TASK).double()
+    with torch.no_grad():
+        model.blocks[1].attn.query.weight.zero_()
+    found = interventions.causal_tests(model, batches, head)
+    assert found["unedited"].sequence == 0
+    assert found["ideal pattern"].sequence == 1
+
+
+def test_a_head_that_does_nothing_can_be_edited_without_loss(batches, head):
+    model = iteration_head(TASK).double()
+    idle = replace(head, layer=0, end_of_input_at=None)
+    with torch.no_grad():
+        model.blocks[0].attn.output.weight.zero_()
+    found = interventions.causal_tests(model, batches, idle)
+    assert len({found[name] for name in found}) == 1
+
+
+@pytest.mark.parametrize("kind", TASKS)
+@pytest.mark.parametrize("start", ["first-input", "zero"])
+def test_a_circuit_steered_to_the_next_input_answers_with_it(kind, start, head):
+    task = kind(lengths=(1, 7), start=start)
+    held = evaluate.held_out(task, 0, range(4, 8), 8)
+    assert interventions.steered_share(iteration_head(task).double(), task, held, head) == 1
+
+
+def test_a_model_that_does_not_read_through_the_head_is_not_steered(batches, head):
+    model = iteration_head(TASK).double()
+    with torch.no_grad():
+        model.blocks[1].attn.value.weight.zero_()
+    assert interventions.steered_share(model, TASK, batches, head) < 0.5
+
+
+@given(SEEDS, st.sampled_from(TASKS), st.sampled_from(["first-input", "zero"]), st.integers(2, 9))
+def test_states_of_the_next_input_are_those_of_a_word_with_one_input_left_out(seed, kind, start, length):
+    task = kind(lengths=length, start=start)
+    inputs = random_stream(seed, "inputs").choice(task.inputs, size=(3, length))
+    found = interventions.states_of_next_input(task, task.batch(inputs, np.full(3, length)))
+    first = None if start == "first-input" else 0
+    for row, word in enumerate(inputs.tolist()):
+        for t in range(1, length):
+            # s_{t-1} is the state of x_1 .. x_{t-1}; then x_t is left out and x_{t+1} read in its place.
+            assert found[row, t - 1] == task.trace([*word[: t - 1], word[t]], first)[-1]
+
+
+@settings(max_examples=15)
+@given(SEEDS, st.integers(0, 1))
+def test_mass_by_symbol_is_what_a_slow_loop_finds(head, seed, layer):
+    task: IteratedMap = ModularSum(p=3, lengths=6)
+    model = Transformer.for_task(task, ModelConfig(width=8), seed).double()
+    batch = task.sample(random_stream(seed, "rows"), 9)
+    head = replace(head, layer=layer, head=1)
+    pattern = evaluate.patterns(model, batch)[layer]
+    masses = {}
+    for row in range(len(batch)):
+        for t in range(1, 7):
+            masses.setdefault(int(batch.tokens[row, t]), []).append(pattern[row, 1, 7 + t - 1, t].item())
+    found = interventions.mass_by_symbol(model, batch, head)
+    assert found == {symbol: pytest.approx(np.mean(held)) for symbol, held in masses.items()}
+    assert list(found) == sorted(found)
+
+
+def test_an_edit_of_an_answer_is_seen_by_free_writing_as_well(circuit, batches):
+    batch = batches[4]
+    prompt = torch.from_numpy(batch.tokens[:, :6])
+    with edit(circuit, {"blocks.1.attn.z": torch.zeros_like}):
+        silenced = generate(circuit, prompt, 5)
+    assert not (silenced == generate(circuit, prompt, 5)).all(dim=1).any()

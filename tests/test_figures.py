@@ -1,0 +1,161 @@
+"""Laws of figures: all that is given is drawn and labelled, nothing global changes, and content alone makes bytes."""
+
+import inspect
+import re
+import subprocess
+import sys
+from xml.etree import ElementTree
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+
+from toylab import figures
+
+SMALL = {
+    "attention": [
+        lambda ax=None: figures.attention(np.array([[1.0]]), ["a"], ax=ax),
+        lambda ax=None: figures.attention(np.eye(3), ["a", "b", "c"], links=np.array([[2, 0]]), title="t", ax=ax),
+        lambda ax=None: figures.attention(np.eye(2), ["a", "b"], links=np.empty((0, 2), dtype=int), ax=ax),
+        lambda ax=None: figures.attention(np.zeros((2, 2)), ["a", "a"], ax=ax),
+    ],
+    "curves": [
+        lambda ax=None: figures.curves({}, ylabel="accuracy", ax=ax),
+        lambda ax=None: figures.curves({"one": ([], [])}, ylabel="accuracy", bar=0.5, ax=ax),
+        lambda ax=None: figures.curves({"one": ([0], [0.5])}, ylabel="accuracy", title="t", ax=ax),
+        lambda ax=None: figures.curves({str(n): ([0, 1], [0.0, n / 9]) for n in range(9)}, ylabel="accuracy", ax=ax),
+    ],
+    "by_seed": [
+        lambda ax=None: figures.by_seed({}, xlabel="share", ax=ax),
+        lambda ax=None: figures.by_seed({"group": {}}, xlabel="share", ax=ax),
+        lambda ax=None: figures.by_seed({"group": {"accuracy": []}}, xlabel="share", chance=0.1, ax=ax),
+        lambda ax=None: figures.by_seed({"a": {"x": [1.0]}, "b": {"y": [0.5, 0.2]}}, xlabel="share", title="t", ax=ax),
+    ],
+}
+CASES = [pytest.param(draw, id=f"{name}-{n}") for name, drawings in SMALL.items() for n, draw in enumerate(drawings)]
+"""The rows of `by_seed` are labelled by the names of its groups; all other axes have a label of their own."""
+
+
+def test_these_tests_know_every_function_that_draws():
+    drawing = [
+        name
+        for name, function in inspect.getmembers(figures, inspect.isfunction)
+        if "ax" in inspect.signature(function).parameters and not name.startswith("_")
+    ]
+    assert sorted(drawing) == sorted(SMALL)
+
+
+@pytest.mark.parametrize("draw", CASES)
+def test_small_and_empty_input_is_drawn_on_labelled_axes_and_leaves_nothing_behind(draw, request):
+    with mpl.rc_context():
+        before, open_before = dict(mpl.rcParams), pyplot.get_fignums()
+        ax = draw()
+        text = figures.svg(ax.figure)
+        assert isinstance(ax, Axes)
+        assert ax.get_xlabel()
+        assert ax.get_ylabel() or "by_seed" in request.node.name
+        assert ElementTree.fromstring(text).tag.endswith("svg")
+        assert pyplot.get_fignums() == open_before
+        assert dict(mpl.rcParams) == before
+
+
+@pytest.mark.parametrize("draw", CASES)
+def test_axes_that_are_given_are_the_ones_drawn_on(draw):
+    figure, axes = figures.sheet(4.0, 3.0, columns=2)
+    assert draw(ax=axes[0, 1]) is axes[0, 1]
+    assert axes[0, 1].has_data() or axes[0, 1].get_xlabel()
+    assert not axes[0, 0].has_data()
+    assert len(figure.axes) == 2
+
+
+@pytest.mark.parametrize("draw", CASES)
+def test_the_same_content_is_the_same_bytes(draw):
+    assert figures.svg(draw().figure) == figures.svg(draw().figure)
+
+
+def test_other_content_is_other_bytes():
+    one, other = (figures.curves({"a": ([0, 1], [0.0, end])}, ylabel="y") for end in (0.5, 0.6))
+    assert figures.svg(one.figure) != figures.svg(other.figure)
+
+
+def test_importing_figures_opens_no_window_and_loads_no_pyplot():
+    code = "import sys, toylab.figures; sys.exit('matplotlib.pyplot' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_an_svg_has_no_date_no_address_and_keeps_words_as_words():
+    text = figures.svg(figures.curves({"line": ([0], [1.0])}, ylabel="share & <more>").figure)
+    assert "share &amp; &lt;more&gt;" in text
+    assert not re.search(r"\d{4}-\d\d-\d\dT", text)
+    for name, value in re.findall(r"([\w:]+)\s*=\s*\"([^\"]*)\"", text):
+        if name in ("href", "xlink:href", "src"):
+            assert value.startswith("#")
+    assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", text))
+
+
+@settings(max_examples=10)
+@given(st.integers(1, 6), st.data())
+def test_an_attention_map_shows_each_weight_at_its_query_and_key(size, data):
+    rows = st.lists(st.floats(0, 1), min_size=size, max_size=size)
+    pattern = np.array(data.draw(st.lists(rows, min_size=size, max_size=size)))
+    links = data.draw(st.lists(st.tuples(st.integers(0, size - 1), st.integers(0, size - 1)), max_size=3))
+    tokens = [f"token {n}" for n in range(size)]
+    ax = figures.attention(pattern, tokens, links=np.array(links, dtype=int).reshape(-1, 2))
+    (image,) = ax.images
+    assert np.array_equal(image.get_array(), pattern)
+    assert image.get_clim() == (0, 1)
+    assert [label.get_text() for label in ax.get_xticklabels()] == tokens
+    assert [label.get_text() for label in ax.get_yticklabels()] == tokens
+    squares = [patch for patch in ax.patches if isinstance(patch, Rectangle)]
+    assert [(s.get_y() + 0.5, s.get_x() + 0.5) for s in squares] == links
+    dark, light = (sum(image.cmap(image.norm(weight))[:3]) for weight in (1.0, 0.0))
+    assert dark < light
+
+
+def test_curves_show_every_run_with_its_name_and_lines_differ_without_colour():
+    runs = {f"seed {n}": ([0, 10, 20], [0.0, n / 5, 1.0]) for n in range(5)}
+    ax = figures.curves(runs, ylabel="accuracy", bar=0.99)
+    lines = [line for line in ax.lines if line.get_label() in runs]
+    assert {line.get_label(): line.get_ydata().tolist() for line in lines} == {n: list(y) for n, (_, y) in runs.items()}
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == list(runs)
+    assert len({(line.get_linestyle(), line.get_alpha()) for line in lines}) == len(runs)
+    assert any(line.get_ydata() == [0.99, 0.99] for line in ax.lines if line not in lines)
+
+
+def points(ax: Axes) -> list[float]:
+    """All values that stand as points, not as the strokes at their means."""
+    return sorted(x for line in ax.lines if line.get_marker() not in ("None", "", None) for x in line.get_xdata())
+
+
+def test_seeds_are_points_and_means_are_strokes():
+    groups = {"first": {"accuracy": [0.2, 0.4], "carry": [0.9]}, "second": {"carry": [0.5, 0.7]}}
+    ax = figures.by_seed(groups, xlabel="share", chance=0.1)
+    assert points(ax) == [0.2, 0.4, 0.5, 0.7, 0.9]
+    strokes = [line for line in ax.lines if line.get_marker() in ("None", "", None)]
+    means = {round(float(line.get_xdata()[0]), 6) for line in strokes if line.get_linestyle() != ":"}
+    assert means == {0.3, 0.9, 0.6}
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["first", "second"]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["accuracy", "carry"]
+    used = {(line.get_marker(), line.get_color()) for line in ax.lines if line not in strokes}
+    assert len(used) == 2
+
+
+def test_no_quantity_is_left_out_unseen():
+    groups = {"group": {name: [n / 10] for n, name in enumerate("abcd")}}
+    try:
+        drawn = points(figures.by_seed(groups, xlabel="share"))
+    except ValueError as error:
+        drawn = re.findall(r"4|four", str(error))  # a refusal that says how many are too many would do as well
+    assert drawn in ([0.0, 0.1, 0.2, 0.3], ["4"], ["four"])
+
+
+def test_a_sheet_has_the_size_and_the_axes_asked_for():
+    figure, axes = figures.sheet(5.0, 3.0, columns=3, rows=2)
+    assert axes.shape == (2, 3)
+    assert figure.get_size_inches().tolist() == [5.0, 3.0]
+    assert figure.canvas.manager is None

@@ -1,0 +1,234 @@
+"""Laws of files: whole or not there, the same when read back, and refused by name when anything is wrong with them."""
+
+import json
+import math
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from toylab import files
+from toylab.files import read_json, read_tensors, write_bytes, write_json, write_tensors, write_text
+
+LEAVES = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
+JSON = st.recursive(
+    LEAVES | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+DTYPES = (torch.float32, torch.float64, torch.int64, torch.bool)
+NO_SHRINKING = [Phase.explicit, Phase.reuse, Phase.generate]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# Writing -------------------------------------------------------------------------------------------------------------
+
+
+@given(st.binary(max_size=200), st.binary(max_size=200))
+def test_a_file_holds_what_was_written_last_and_nothing_is_left_beside_it(tmp_path_factory, first, second):
+    folder = tmp_path_factory.mktemp("files")
+    path = folder / "deep" / "er" / "file.bin"
+    for content in (first, second):
+        write_bytes(path, content)
+        assert path.read_bytes() == content
+        assert names(path.parent) == ["file.bin"]
+
+
+@pytest.mark.parametrize("broken", ["fsync", "replace", "write"])
+@pytest.mark.parametrize("existed", [True, False])
+def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch, broken, existed):
+    path = tmp_path / "file.txt"
+    if existed:
+        write_text(path, "old")
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    if broken == "replace":
+        monkeypatch.setattr(Path, "replace", fail)
+    elif broken == "fsync":
+        monkeypatch.setattr(os, "fsync", fail)
+    content = "new" if broken != "write" else "\ud800"  # half a surrogate pair is no text that UTF-8 can hold
+    with pytest.raises((OSError, UnicodeEncodeError)):
+        write_text(path, content)
+    monkeypatch.undo()
+    assert names(tmp_path) == (["file.txt"] if existed else [])
+    if existed:
+        assert path.read_text() == "old"
+
+
+def test_a_reader_never_meets_half_a_file(tmp_path, monkeypatch):
+    """Whenever the new content is not yet safe on the disk, the name still stands for the old one."""
+    path, met = tmp_path / "file.txt", []
+    write_text(path, "old")
+    flush = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda number: met.append(path.read_text()) or flush(number))
+    write_text(path, "new")
+    assert met == ["old"]
+    assert path.read_text() == "new"
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, [1, -math.inf]])
+def test_numbers_that_json_does_not_know_are_not_written(tmp_path, value):
+    path = tmp_path / "file.json"
+    write_json(path, "old")
+    with pytest.raises(ValueError, match=r"JSON"):
+        write_json(path, {"value": value})
+    assert read_json(path) == "old"
+    assert names(tmp_path) == ["file.json"]
+
+
+def test_what_is_no_json_at_all_is_not_written(tmp_path):
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "file.json", object())
+    assert names(tmp_path) == []
+
+
+# Round trips ---------------------------------------------------------------------------------------------------------
+
+
+@given(JSON)
+def test_json_comes_back_as_it_was(tmp_path_factory, value):
+    path = tmp_path_factory.mktemp("files") / "file.json"
+    write_json(path, value)
+    assert read_json(path) == value
+    assert json.loads(path.read_text(encoding="utf-8")) == value
+
+
+@given(
+    st.dictionaries(
+        st.text("abc.", min_size=1, max_size=6),
+        st.tuples(st.sampled_from(DTYPES), st.lists(st.integers(0, 3), max_size=3)),
+        max_size=4,
+    ),
+    st.dictionaries(st.text(), JSON, max_size=3),
+    st.integers(0, 2**32),
+)
+def test_tensors_come_back_with_their_bits_and_what_they_are_about(tmp_path_factory, shapes, about, seed):
+    path, source = tmp_path_factory.mktemp("files") / "file.safetensors", torch.Generator().manual_seed(seed)
+    tensors = {name: torch.randint(-5, 5, shape, generator=source).to(dtype) for name, (dtype, shape) in shapes.items()}
+    write_tensors(path, tensors, about)
+    found, held = read_tensors(path)
+    assert held == about
+    assert set(found) == set(tensors)
+    for name, tensor in tensors.items():
+        assert found[name].dtype == tensor.dtype
+        assert torch.equal(found[name], tensor)
+
+
+def test_the_same_tensors_make_the_same_bytes(tmp_path):
+    path, written = tmp_path / "file.safetensors", set()
+    for _ in range(24):
+        write_tensors(path, {"x": torch.zeros(2), "y": torch.ones(3)}, {"step": 1, "name": "x"})
+        written.add(path.read_bytes())
+    assert len(written) == 1
+
+
+def test_views_and_trained_tensors_are_saved_by_value(tmp_path):
+    weight = torch.nn.Parameter(torch.arange(6.0).view(2, 3))
+    write_tensors(tmp_path / "file.safetensors", {"turned": weight.T, "part": weight[:, 1]}, {})
+    found, _ = read_tensors(tmp_path / "file.safetensors")
+    assert found["turned"].tolist() == [[0, 3], [1, 4], [2, 5]]
+    assert found["part"].tolist() == [1, 4]
+    assert not found["turned"].requires_grad
+
+
+def test_what_was_read_does_not_change_with_the_file(tmp_path):
+    path = tmp_path / "file.safetensors"
+    write_tensors(path, {"x": torch.zeros(1000)}, {})
+    found, _ = read_tensors(path)
+    write_tensors(path, {"x": torch.ones(1000)}, {})
+    with path.open("r+b") as file:
+        file.write(b"\0" * 64)
+    assert (found["x"] == 0).all()
+
+
+# Damage --------------------------------------------------------------------------------------------------------------
+
+
+class Content(bytes):
+    """Of a file; pytest need not print all of it."""
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} bytes>"
+
+
+@pytest.fixture(scope="module")
+def intact(tmp_path_factory) -> Content:
+    path = tmp_path_factory.mktemp("intact") / "file.safetensors"
+    source = torch.Generator().manual_seed(0)
+    write_tensors(path, {"x": torch.randn(5, 7, generator=source), "y": torch.arange(9)}, {"step": 12, "name": "x"})
+    return Content(path.read_bytes())
+
+
+@settings(phases=NO_SHRINKING)
+@given(st.data())
+def test_tensors_cut_short_anywhere_are_refused_by_name_with_a_remedy(intact, tmp_path_factory, data):
+    path = tmp_path_factory.mktemp("cut") / "file.safetensors"
+    path.write_bytes(intact[: data.draw(st.integers(0, len(intact) - 1))])
+    with pytest.raises(ValueError, match=r"file\.safetensors: .*delete this file and run the same command again"):
+        read_tensors(path)
+
+
+@pytest.mark.parametrize("part", ["header", "weights"])
+@settings(phases=NO_SHRINKING)
+@given(st.data())
+def test_tensors_with_one_bit_flipped_anywhere_are_refused_by_name(intact, tmp_path_factory, part, data):
+    header = 8 + int.from_bytes(intact[:8], "little")
+    at = data.draw(st.integers(0, header - 1) if part == "header" else st.integers(header, len(intact) - 1))
+    changed = bytearray(intact)
+    changed[at] ^= 1 << data.draw(st.integers(0, 7))
+    path = tmp_path_factory.mktemp("flipped") / "file.safetensors"
+    path.write_bytes(changed)
+    with pytest.raises(ValueError, match=r"file\.safetensors: "):
+        read_tensors(path)
+
+
+@given(st.binary(max_size=60))
+def test_garbage_is_refused_by_name(tmp_path_factory, garbage):
+    path = tmp_path_factory.mktemp("garbage") / "file.safetensors"
+    path.write_bytes(garbage)
+    with pytest.raises(ValueError, match=r"file\.safetensors: "):
+        read_tensors(path)
+
+
+@pytest.mark.parametrize("header", [None, {"about": "{}"}, {"format": "0", "about": "{}"}, {"format": "2"}])
+def test_tensors_of_another_format_are_refused_with_both_versions(tmp_path, header):
+    path = tmp_path / "file.safetensors"
+    save_file({"x": torch.zeros(2)}, path, header)
+    held = (header or {}).get("format")
+    with pytest.raises(ValueError, match=rf"file\.safetensors: has format {held!r}.*{files.FORMAT!r}; use the version"):
+        read_tensors(path)
+
+
+@given(st.sampled_from(["", "{", "[1, 2", '{"a": 1} b', "nan?", "\x00"]))
+def test_what_is_not_json_is_refused_by_name_with_a_remedy(tmp_path_factory, content):
+    path = tmp_path_factory.mktemp("json") / "file.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"file\.json: is damaged.*delete this file and run the same command again"):
+        read_json(path)
+
+
+def test_what_is_not_text_is_refused_by_name(tmp_path):
+    (tmp_path / "file.json").write_bytes(b"\xff\xfe{}")
+    with pytest.raises(ValueError, match=r"file\.json: is damaged"):
+        read_json(tmp_path / "file.json")
+
+
+@pytest.mark.parametrize("read", [read_json, read_tensors])
+def test_a_missing_file_is_refused_by_name_with_a_remedy(tmp_path, read):
+    with pytest.raises(ValueError, match=r"missing\.file: there is no such file; .+"):
+        read(tmp_path / "missing.file")
+
+
+@pytest.mark.parametrize("read", [read_json, read_tensors])
+def test_a_folder_in_place_of_a_file_is_refused_by_name(tmp_path, read):
+    with pytest.raises((ValueError, OSError), match=tmp_path.name):
+        read(tmp_path)

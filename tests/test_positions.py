@@ -1,0 +1,159 @@
+"""Laws of the positional encodings: what each depends on, and its formula written out once more."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from toylab.model import ModelConfig, Transformer
+from toylab.positions import POSITIONS
+
+VOCAB, CONTEXT = 6, 12
+SEEDS = st.integers(0, 2**32)
+
+
+def encoding(name: str, **settings) -> torch.nn.Module:
+    config = ModelConfig(positions=name, **settings)
+    return POSITIONS[name](config, CONTEXT, torch.Generator().manual_seed(0)).double()
+
+
+def build(name: str, seed: int = 0, layers: int = 2) -> Transformer:
+    return Transformer(ModelConfig(positions=name, layers=layers, width=16), VOCAB, CONTEXT, seed).double()
+
+
+def normal(seed: int, *shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("name", POSITIONS)
+def test_each_encoding_speaks_at_the_places_that_its_kind_has(name):
+    one, places = encoding(name), torch.arange(5)[None]
+    x = normal(0, 1, 5, 2, 16)
+    assert (one.embed(places) is not None) == (name in ("learned", "sinusoidal"))
+    assert torch.equal(one.rotate(x, places), x) == (name != "rotary")
+    assert (one.bias(places, places) is not None) == (name == "alibi")
+
+
+@given(SEEDS, st.integers(2, CONTEXT), st.randoms())
+def test_without_positions_one_layer_cannot_tell_the_order_of_what_it_reads(seed, width, shuffler):
+    tokens = torch.randint(VOCAB, (1, width), generator=torch.Generator().manual_seed(seed))
+    order = list(range(width - 1))
+    shuffler.shuffle(order)
+    model = build("none", seed, layers=1)
+    shuffled = tokens[:, [*order, width - 1]]
+    torch.testing.assert_close(model(shuffled)[:, -1], model(tokens)[:, -1], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", [name for name in POSITIONS if name != "none"])
+def test_every_encoding_tells_order_apart(name):
+    model = build(name, layers=1)
+    there, back = torch.tensor([[1, 2, 3]]), torch.tensor([[2, 1, 3]])
+    assert not torch.allclose(model(there)[:, -1], model(back)[:, -1], rtol=0, atol=1e-6)
+
+
+@given(SEEDS, st.integers(1, 8), st.integers(1, 1000))
+def test_relative_encodings_do_not_see_where_a_sequence_starts(seed, width, shift):
+    tokens = torch.randint(VOCAB, (2, width), generator=torch.Generator().manual_seed(seed))
+    places = torch.arange(width)[None]
+    for name in ("none", "rotary", "alibi"):
+        model = build(name, seed)
+        torch.testing.assert_close(
+            model(tokens, positions=places + shift), model(tokens, positions=places), rtol=0, atol=1e-9
+        )
+
+
+@pytest.mark.parametrize("name", ["learned", "sinusoidal"])
+def test_absolute_encodings_see_where_a_sequence_starts(name):
+    model, tokens, places = build(name), torch.tensor([[1, 2, 3]]), torch.arange(3)[None]
+    assert not torch.allclose(model(tokens, positions=places), model(tokens, positions=places + 4), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", POSITIONS)
+def test_positions_by_default_count_from_zero(name):
+    model, tokens = build(name), torch.tensor([[1, 2, 3, 4], [4, 3, 2, 1]])
+    assert torch.equal(model(tokens), model(tokens, positions=torch.arange(4)[None]))
+    assert torch.equal(model(tokens), model(tokens, positions=torch.arange(4).repeat(2, 1)))
+
+
+PLACES = st.lists(st.integers(0, 200), min_size=1, max_size=6)
+
+
+@given(st.integers(1, 8), st.integers(0, 5), st.floats(2, 1e5), st.floats(0.1, 3), st.floats(0.1, 3), PLACES)
+def test_sinusoidal_vectors_are_sines_then_cosines_of_falling_frequencies_then_zeros(
+    half, free, base, fastest, std, places
+):
+    shape = {"width": 2 * half + free, "position_width": 2 * half, "heads": 1}
+    scales = {"position_base": base, "position_frequency": fastest, "position_std": std}
+    found = encoding("sinusoidal", **shape, **scales).embed(torch.tensor([places]))
+    assert found.shape == (1, len(places), 2 * half + free)
+    assert (found[:, :, 2 * half :] == 0).all()
+    for at, place in enumerate(places):
+        for i in range(half):
+            angle = place * fastest / base ** (i / half)
+            # The frequencies are kept in float32: an angle of up to 600 is known to 600 * 1e-7.
+            assert found[0, at, i].item() == pytest.approx(std * math.sin(angle), abs=5e-4)
+            assert found[0, at, half + i].item() == pytest.approx(std * math.cos(angle), abs=5e-4)
+
+
+def test_sinusoidal_positions_take_the_whole_width_unless_told():
+    places = torch.arange(5)[None]
+    whole = encoding("sinusoidal", width=8, position_width=8).embed(places)
+    assert torch.equal(encoding("sinusoidal", width=8).embed(places), whole)
+
+
+@given(st.integers(0, 500), st.integers(0, 500))
+def test_sinusoidal_vectors_have_one_length_and_overlap_by_distance_alone(one, other):
+    vectors = encoding("sinusoidal", width=32).embed(torch.tensor([[one, other, 0, abs(one - other)]]))[0]
+    torch.testing.assert_close(vectors.square().sum(dim=1), torch.full((4,), 16.0, dtype=torch.float64))
+    torch.testing.assert_close(vectors[0] @ vectors[1], vectors[2] @ vectors[3], rtol=0, atol=1e-9)
+
+
+@given(SEEDS, st.integers(0, 300), st.integers(0, 300), st.integers(0, 300), st.sampled_from([1, 2, 4]))
+def test_rotary_scores_depend_on_the_distance_alone(seed, query, key, shift, heads):
+    rotary = encoding("rotary", width=16, heads=heads)
+    q, k = normal(seed, 1, 1, heads, 16 // heads), normal(seed + 1, 1, 1, heads, 16 // heads)
+
+    def scores(at: int, read: int) -> torch.Tensor:
+        turned = rotary.rotate(q, torch.tensor([[at]])) * rotary.rotate(k, torch.tensor([[read]]))
+        return turned.sum(dim=-1)
+
+    torch.testing.assert_close(scores(query, key), scores(query + shift, key + shift), rtol=0, atol=1e-9)
+
+
+@given(SEEDS, st.integers(1, 300), st.floats(0.1, 1))
+def test_rotary_turns_every_pair_of_features_and_keeps_its_length(seed, place, fastest):
+    rotary = encoding("rotary", width=8, heads=1, position_frequency=fastest)
+    x = normal(seed, 1, 1, 1, 8)
+    turned = rotary.rotate(x, torch.tensor([[place]]))
+    for i in range(4):
+        before, after = (complex(t[0, 0, 0, i].item(), t[0, 0, 0, i + 4].item()) for t in (x, turned))
+        angle = place * fastest * 10_000 ** (-2 * i / 8)
+        expected = before * complex(math.cos(angle), math.sin(angle))
+        assert after == pytest.approx(expected, abs=3e-4)
+    assert torch.equal(rotary.rotate(x, torch.tensor([[0]])), x)
+
+
+@given(st.integers(1, 12), st.integers(0, 60), st.integers(0, 60))
+def test_alibi_lowers_a_score_by_slope_times_distance(heads, query, key):
+    alibi = encoding("alibi", width=heads * 2, heads=heads)
+    found = alibi.bias(torch.tensor([[query]]), torch.tensor([[key]]))
+    assert found.shape == (1, heads, 1, 1)
+    for head in range(heads):
+        slope = (2 ** (-8 / heads)) ** (head + 1)  # a geometric series that starts at its own ratio
+        assert found[0, head, 0, 0].item() == pytest.approx(-slope * abs(query - key), rel=1e-6)
+
+
+def test_learned_positions_are_the_rows_of_a_table_that_is_trained():
+    learned = encoding("learned", width=8, position_std=0.5)
+    places = torch.tensor([[3, 0, 11], [1, 1, 2]])
+    assert torch.equal(learned.embed(places), torch.stack([learned.table[row] for row in places]))
+    assert [name for name, p in learned.named_parameters() if p.requires_grad] == ["table"]
+    assert learned.table.std().item() == pytest.approx(0.5, rel=0.3)
+
+
+@pytest.mark.parametrize("name", [name for name in POSITIONS if name != "learned"])
+def test_other_encodings_have_nothing_to_train_or_to_save(name):
+    assert not list(encoding(name).parameters())
+    assert not encoding(name).state_dict()

@@ -1,0 +1,262 @@
+"""Laws of the page of a run: it asks nothing of any network, believes nothing it is told, and leaves nothing out."""
+
+import json
+import re
+import shutil
+from dataclasses import asdict, replace
+from html import escape
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from toylab import figures
+from toylab.claims import Claim, numbers, read_claims, table
+from toylab.files import read_json
+from toylab.finish import finish, rebuild
+from toylab.report import Picture, page
+from toylab.runs import claim_folder
+from toylab.studies.iteration_head import IterationHeadStudy
+
+HOSTILE = '<script>alert("1")</script><img src=x onerror=alert(2)>&amp;\'" $title ${claims} </pre></style>'
+WORDS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), max_size=40)
+VOID = {"meta", "br", "img", "link", "hr", "input", "path", "use", "rect"}
+
+
+class Page(HTMLParser):
+    """What a browser would see: elements with their attributes, and text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.texts: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self.open, f"</{tag}> closes nothing"
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return "".join(self.texts)
+
+
+def claim(words: str = "words", **fields) -> Claim:
+    texts = dict.fromkeys(("id", "paper", "statement", "bar", "note"), words)
+    given = {"measured": 0.5, "interval": (0.25, 0.75), "seeds": (0, 1), "verdict": "holds", "details": {}}
+    return Claim(**{**texts, **given, **fields})
+
+
+def picture(words: str = "words") -> Picture:
+    ax = figures.curves({words: ([0, 1], [0.0, 1.0])}, ylabel=words, title=words)
+    return Picture(title=words, caption=words, svg=figures.svg(ax.figure))
+
+
+def draw(words: str = "words", **fields) -> str:
+    given = {
+        "title": words,
+        "introduction": words,
+        "claims": [claim(words, details={words: {words: words}})],
+        "pictures": [Picture(words, words, "<svg></svg>")],
+        "settings": {words: [words]},
+        "command": words,
+        "cost": words,
+    }
+    return page(**{**given, **fields})
+
+
+def asks_no_network(text: str) -> None:
+    seen = Page(text)
+    for tag, attributes in seen.elements:
+        assert tag not in ("script", "link", "iframe", "object", "embed", "base", "form"), tag
+        for name, value in attributes.items():
+            assert not name.startswith("on"), f"{tag} {name}"
+            if name.split(":")[-1] in ("src", "href", "srcset", "data", "action", "poster", "background"):
+                assert (value or "").startswith(("#", "data:image/png;base64,")), f"{tag} {name}={value}"
+    assert all(target.strip("\"' ").startswith("#") for target in re.findall(r"url\(([^)]*)\)", text))
+    assert "@import" not in text
+
+
+def test_everything_from_outside_is_shown_as_the_text_it_is():
+    text = draw(HOSTILE)
+    asks_no_network(text)
+    seen = Page(text)
+    assert not any(tag in ("script", "img") for tag, _ in seen.elements)
+    assert "<script" not in text.lower()
+    assert seen.open == []
+    # title twice, introduction, statement, note, id, bar, paper, a detail and its inner name and value,
+    # the heading and the caption of the picture, command and cost; settings are JSON, where quotes are written \\".
+    assert seen.text.count(HOSTILE) >= 15
+    assert json.dumps({HOSTILE: [HOSTILE]}, indent=1) in seen.text
+    labels = [attributes["aria-label"] for _, attributes in seen.elements if "aria-label" in attributes]
+    assert labels == [HOSTILE]
+
+
+@settings(max_examples=15)
+@given(WORDS)
+def test_any_words_come_through_and_leave_the_page_as_it_is_built(words):
+    seen, plain = Page(draw(words)), Page(draw())
+    assert [tag for tag, _ in seen.elements] == [tag for tag, _ in plain.elements] or not words
+    assert seen.open == []
+    assert words in seen.text
+
+
+def test_a_hostile_figure_label_is_text_in_the_page_as_well():
+    text = draw(pictures=[picture("<script>alert(1)</script>")])
+    asks_no_network(text)
+    assert not any(tag == "script" for tag, _ in Page(text).elements)
+    assert text.count(escape("<script>alert(1)</script>", quote=False)) >= 3
+
+
+def test_a_figure_stands_in_the_page_without_its_xml_prologue_and_finds_its_own_parts():
+    drawn = picture()
+    assert drawn.svg.startswith("<?xml")
+    text = draw(pictures=[drawn, picture("another")])
+    assert "<?xml" not in text
+    assert "<!DOCTYPE svg" not in text
+    assert text.count("<svg") == text.count("</svg>") == 2
+    held = {attributes["id"] for _, attributes in Page(text).elements if "id" in attributes}
+    asked = {value[1:] for _, attributes in Page(text).elements for name, value in attributes.items() if "href" in name}
+    assert asked | set(re.findall(r"url\(#([^)]*)\)", text)) <= held
+
+
+def test_the_same_content_is_the_same_page():
+    assert draw("words", pictures=[picture()]) == draw("words", pictures=[picture()])
+
+
+@given(st.lists(st.sampled_from(["holds", "fails", "open"]), max_size=9))
+def test_the_summary_counts_the_verdicts(verdicts):
+    text = Page(draw(claims=[claim(verdict=verdict) for verdict in verdicts])).text
+    (line,) = re.findall(r"Claims: (.*)", text)
+    found = {word: int(number) for number, word in re.findall(r"(\d+) (\w+)", line)}
+    words = {"holds": "hold", "fails": "fail", "open": "open"}
+    assert found == {words[v]: verdicts.count(v) for v in set(verdicts)}
+
+
+def test_every_number_of_a_claim_is_on_the_page():
+    details = {
+        "by seed": {"0": 0.123456, "1": 7},
+        "reached": None,
+        "seen": True,
+        "lost": False,
+        "inner": {"a": {"b": 3}},
+    }
+    text = Page(draw(claims=[claim("a claim", details=details, seeds=(3, 14))])).text
+    for expected in ("0: 0.123; 1: 7", "reached", "never", "yes", "no", "a: b: 3", "3, 14", "0.5 [0.25, 0.75]"):
+        assert expected in text
+    nothing = Page(draw(claims=[claim("a claim", measured=None, interval=None, seeds=(), verdict="open")])).text
+    assert "not measured" in nothing
+    assert "none" in nothing
+
+
+# The page of a real run ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(quick_run) -> Path:
+    finish(quick_run)
+    return quick_run
+
+
+def test_the_page_of_a_run_asks_no_network_and_is_whole(finished):
+    text = (finished / "report.html").read_text(encoding="utf-8")
+    asks_no_network(text)
+    seen = Page(text)
+    assert seen.open == []
+    for one in read_claims(finished / "claims.json"):
+        assert one.statement in seen.text
+        assert one.bar in seen.text
+        assert numbers(one) in seen.text
+    drawn = sorted((finished / "figures").iterdir())
+    assert drawn
+    for path in drawn:
+        figure = path.read_text(encoding="utf-8")
+        assert figure[figure.index("<svg") :].strip() in text
+    assert text.count("<svg") == len(drawn)
+
+
+def test_judging_and_drawing_again_gives_the_same_bytes(finished):
+    def held() -> dict[str, bytes]:
+        paths = [finished / "report.html", finished / "claims.json", *(finished / "figures").iterdir()]
+        return {path.name: path.read_bytes() for path in paths}
+
+    before = held()
+    finish(finished)
+    assert held() == before
+
+
+def test_the_summary_is_the_table_of_the_claims_and_where_to_look(finished):
+    summary = finish(finished)
+    assert summary.startswith(table(read_claims(finished / "claims.json")))
+    assert summary.endswith(f"Report: {(finished / 'report.html').resolve()}")
+
+
+def test_a_run_of_which_some_jobs_are_missing_is_judged_by_the_others(finished, tmp_path):
+    out = tmp_path / "part"
+    shutil.copytree(finished, out)
+    whole = {one.id: one for one in read_claims(out / "claims.json")}
+    (out / "seed-0" / "one-layer" / "done").unlink()
+    summary = finish(out)
+    part = {one.id: one for one in read_claims(out / "claims.json")}
+    assert part["depth"].verdict == "open"
+    assert part["accuracy"] == whole["accuracy"]
+    jobs = len(IterationHeadStudy.quick().jobs())
+    assert f"{jobs - 1} of {jobs} trainings done" in summary
+
+
+# Finishing what was hardly begun -------------------------------------------------------------------------------------
+
+
+def test_before_any_job_is_done_every_claim_is_open(tmp_path):
+    claim_folder(IterationHeadStudy.quick(), "iteration-head", tmp_path / "out")
+    finish(tmp_path / "out")
+    claims = read_claims(tmp_path / "out" / "claims.json")
+    assert claims
+    assert {one.verdict for one in claims} == {"open"}
+    asks_no_network((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("preset", ["quick", "default", "paper"])
+def test_settings_come_back_from_their_json(preset):
+    study = getattr(IterationHeadStudy, preset)()
+    assert rebuild(IterationHeadStudy.default(), json.loads(json.dumps(asdict(study)))) == study
+    changed = replace(study, task=replace(study.task, lengths=(2, 9), p=7, coefficients=(1, 2, 3, 4)), seeds=(4,))
+    assert rebuild(IterationHeadStudy.default(), json.loads(json.dumps(asdict(changed)))) == changed
+
+
+BROKEN = {
+    "of no study": {"study": "cooking"},
+    "without a study": {"study": None},
+    "without settings": {"settings": None},
+    "with an unknown setting": {"settings": {"colour": "red"}},
+    "with an impossible setting": {"settings": {"seeds": []}},
+    "without its machine": {"machine": None},
+    "without its versions": {"versions": None},
+}
+
+
+@pytest.mark.parametrize("change", BROKEN.values(), ids=BROKEN)
+def test_a_folder_whose_settings_are_broken_is_refused_by_name(tmp_path, change):
+    out = tmp_path / "out"
+    claim_folder(IterationHeadStudy.quick(), "iteration-head", out)
+    held = {**read_json(out / "settings.json"), **change}
+    (out / "settings.json").write_text(json.dumps({n: v for n, v in held.items() if n not in change or v is not None}))
+    with pytest.raises(ValueError, match=r"settings\.json|there is no study 'cooking'"):
+        finish(out)
+    assert [path.name for path in out.iterdir()] == ["settings.json"]

@@ -1,0 +1,443 @@
+"""Laws of runs: a job is done once and whole, a failure costs nothing but itself, and no setting changes unseen."""
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tasks import Copy
+from toylab import runs
+from toylab.batches import fresh, next_token_loss
+from toylab.claims import Claim
+from toylab.files import read_json, read_tensors, write_json, write_tensors
+from toylab.model import ModelConfig, Transformer
+from toylab.report import Picture
+from toylab.runs import Job, JobsFailedError, Study, claim_folder, execute, load_model, read_metrics, save_model
+from toylab.studies.iteration_head import IterationHeadStudy
+from toylab.train import DivergedError, TrainConfig, Training, train
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counted:
+    """A study whose jobs note that they were called, and fail where a file tells them to."""
+
+    seeds: tuple[int, ...] = (0, 1)
+    names: tuple[str, ...] = ("one", "two")
+    notes: str = ""
+    size: int = 3
+
+    def jobs(self) -> list[Job]:
+        return [Job(name, seed) for name in self.names for seed in self.seeds]
+
+    def run_job(self, job: Job, folder: Path) -> dict[str, Any]:
+        notes = Path(self.notes)
+        with (notes / "calls").open("a") as file:
+            file.write(f"{job.name} {job.seed}\n")
+        if (notes / f"fail-{job.name}-{job.seed}").exists():
+            raise ArithmeticError(f"job {job.name} was told to fail")
+        if (notes / f"refuse-{job.name}-{job.seed}").exists():
+            raise DivergedError(f"job {job.name} was told to refuse")
+        if (notes / f"stop-{job.name}-{job.seed}").exists():
+            raise KeyboardInterrupt
+        return {"value": 10 * job.seed + len(job.name), "by length": {4: 0.5}}
+
+    def conclude(self, results: dict[Job, dict[str, Any]]) -> list[Claim]:
+        return []
+
+    def pictures(self, results: dict[Job, dict[str, Any]], out: Path) -> list[Picture]:
+        return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tiny(Counted):
+    """A study whose jobs train a model for some steps."""
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    names: tuple[str, ...] = ("copy",)
+
+    def run_job(self, job: Job, folder: Path) -> dict[str, Any]:
+        task = Copy(lengths=(1, 3))
+        model = Transformer.for_task(task, ModelConfig(width=8), job.seed)
+        config = TrainConfig(steps=10, rows=4, warmup=2, evaluate_every=5)
+        training = train(model, next_token_loss, fresh(task, job.seed, 4), config, checkpoint=folder / "checkpoint")
+        runs.write_metrics(folder / "metrics.jsonl", training)
+        save_model(folder / "model.safetensors", model)
+        (folder / "checkpoint").unlink()
+        return {"loss": training.history[-1]["loss"], "threads": torch.get_num_threads()}
+
+
+@pytest.fixture
+def notes(tmp_path) -> Path:
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def out(tmp_path) -> Path:
+    return tmp_path / "out"
+
+
+def called(notes: Path) -> list[str]:
+    path = notes / "calls"
+    lines = path.read_text().splitlines() if path.exists() else []
+    path.unlink(missing_ok=True)
+    return lines
+
+
+def start(study: Counted, notes: Path, out: Path, workers: int = 1) -> dict[Job, dict[str, Any]]:
+    return execute(replace(study, notes=str(notes)), "counted", out, workers, progress=False)
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+# Jobs ----------------------------------------------------------------------------------------------------------------
+
+
+def test_the_studies_of_the_house_and_of_these_tests_follow_the_protocol():
+    assert isinstance(IterationHeadStudy(), Study)
+    assert isinstance(Counted(), Study)
+
+
+@settings(max_examples=15)
+@given(st.lists(st.integers(0, 99), min_size=1, max_size=3, unique=True), st.integers(1, 3))
+def test_every_job_is_done_once_in_its_order_and_its_result_comes_back_from_its_file(tmp_path_factory, seeds, count):
+    base = tmp_path_factory.mktemp("runs")
+    study = Counted(seeds=tuple(seeds), names=tuple("abc"[:count]), notes=str(base))
+    found = execute(study, "counted", base / "out", 1, progress=False)
+    assert called(base) == [f"{job.name} {job.seed}" for job in study.jobs()]
+    assert list(found) == study.jobs()
+    for job, result in found.items():
+        assert result["value"] == 10 * job.seed + 1
+        assert result["by length"] == {"4": 0.5}  # as JSON holds it, whether just measured or read again
+        assert result["cost"]["cpu_seconds"] >= 0
+        assert read_json(job.folder(base / "out") / "result.json") == result
+
+
+def test_a_finished_job_is_not_repeated(notes, out):
+    first = start(Counted(), notes, out)
+    before = contents(out)
+    assert len(called(notes)) == 4
+    assert start(Counted(), notes, out) == first
+    assert called(notes) == []
+    assert contents(out) == before
+
+
+def test_a_job_that_was_cut_off_is_done_again(notes, out):
+    start(Counted(), notes, out)
+    called(notes)
+    (Job("two", 1).folder(out) / "done").unlink()
+    start(Counted(), notes, out)
+    assert called(notes) == ["two 1"]
+
+
+def test_done_is_written_last(notes, out, monkeypatch):
+    write = runs.write_json
+
+    def fail(path: Path, value: object) -> None:
+        if path.name == "result.json":
+            raise OSError(28, "No space left on device")
+        write(path, value)
+
+    monkeypatch.setattr(runs, "write_json", fail)
+    with pytest.raises(JobsFailedError, match=r"No space left"):
+        start(Counted(), notes, out)
+    assert not list(out.rglob("done"))
+
+
+def test_a_failing_job_is_recorded_and_the_others_finish(notes, out):
+    (notes / "fail-one-0").touch()
+    with pytest.raises(JobsFailedError, match=r"(?s)1 of 4 jobs failed.*the same command.*one of seed 0: job one was"):
+        start(Counted(), notes, out)
+    assert len(called(notes)) == 4
+    record = (Job("one", 0).folder(out) / "error.txt").read_text()
+    assert "ArithmeticError: job one was told to fail" in record
+    assert "Traceback" in record
+    assert sorted(path.parent.name for path in out.rglob("done")) == ["one", "two", "two"]
+    assert not (Job("one", 0).folder(out) / "done").exists()
+
+
+def test_jobs_that_all_refuse_are_a_mistake_in_what_was_asked_and_any_other_failure_is_ours(notes, out):
+    for name in ("one-0", "two-1"):
+        (notes / f"refuse-{name}").touch()
+    with pytest.raises(ValueError, match=r"(?s)2 of 4 jobs failed.*one of seed 0: job one was told to refuse"):
+        start(Counted(), notes, out)
+    assert len(called(notes)) == 4
+    assert "DivergedError" in (Job("one", 0).folder(out) / "error.txt").read_text()
+    (notes / "fail-two-1").touch()
+    with pytest.raises(JobsFailedError, match=r"2 of 2 jobs failed"):
+        start(Counted(), notes, out)
+
+
+def test_the_same_command_repeats_the_failed_job_alone_and_clears_its_record(notes, out):
+    (notes / "fail-one-0").touch()
+    with pytest.raises(JobsFailedError):
+        start(Counted(), notes, out)
+    called(notes)
+    (notes / "fail-one-0").unlink()
+    assert len(start(Counted(), notes, out)) == 4
+    assert called(notes) == ["one 0"]
+    assert not list(out.rglob("error.txt"))
+
+
+def test_all_failures_are_named(notes, out):
+    for name in ("one-0", "two-1"):
+        (notes / f"fail-{name}").touch()
+    with pytest.raises(JobsFailedError, match=r"2 of 4 jobs failed") as error:
+        start(Counted(), notes, out)
+    assert "one of seed 0" in str(error.value)
+    assert "two of seed 1" in str(error.value)
+
+
+def test_ctrl_c_stops_at_once_and_the_same_call_continues(notes, out):
+    (notes / "stop-one-1").touch()
+    with pytest.raises(KeyboardInterrupt):
+        start(Counted(), notes, out)
+    assert called(notes) == ["one 0", "one 1"]
+    (notes / "stop-one-1").unlink()
+    assert len(start(Counted(), notes, out)) == 4
+    assert called(notes) == ["one 1", "two 0", "two 1"]
+
+
+@pytest.mark.parametrize("workers", [0, -2])
+def test_a_run_needs_a_worker(notes, out, workers):
+    with pytest.raises(ValueError, match=rf"^workers={workers}: must be at least 1"):
+        start(Counted(), notes, out, workers)
+    assert not out.exists()
+
+
+# Several processes ---------------------------------------------------------------------------------------------------
+
+
+def test_two_workers_leave_the_same_files_as_one(notes, tmp_path):
+    alone, beside = (start(Tiny(), notes, tmp_path / str(workers), workers) for workers in (1, 2))
+    assert [strip(result) for result in alone.values()] == [strip(result) for result in beside.values()]
+    one, two = contents(tmp_path / "1"), contents(tmp_path / "2")
+    assert set(one) == set(two)
+    for job in alone:
+        here, there = (job.folder(tmp_path / workers) for workers in "12")
+        assert (here / "metrics.jsonl").read_text() == (there / "metrics.jsonl").read_text()
+        weights, others = (load_model(folder / "model.safetensors").state_dict() for folder in (here, there))
+        assert all(torch.equal(weights[name], others[name]) for name in weights)
+
+
+def strip(result: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in result.items() if name != "cost"}
+
+
+def test_a_failure_in_another_process_is_recorded_as_well(notes, out):
+    (notes / "fail-one-0").touch()
+    with pytest.raises(JobsFailedError, match=r"1 of 4 jobs failed"):
+        start(Counted(), notes, out, workers=2)
+    assert "job one was told to fail" in (Job("one", 0).folder(out) / "error.txt").read_text()
+    assert len(list(out.rglob("done"))) == 3
+
+
+# The folder of a run -------------------------------------------------------------------------------------------------
+
+QUICK = IterationHeadStudy.quick()
+CHANGES = {
+    "train.steps": replace(QUICK, train=replace(QUICK.train, steps=QUICK.train.steps + 1)),
+    "task.p": replace(QUICK, task=replace(QUICK.task, p=7)),
+    "task.lengths": replace(QUICK, task=replace(QUICK.task, lengths=(1, 9))),
+    "model.width": replace(QUICK, model=replace(QUICK.model, width=2 * QUICK.model.width)),
+    "rows": replace(QUICK, rows=QUICK.rows + 1),
+    "batches": replace(QUICK, batches="padded"),
+    "control_seeds": replace(QUICK, control_seeds=QUICK.control_seeds + 1),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_folder_of_other_settings_is_refused_with_the_setting_and_both_values(out, name):
+    claim_folder(QUICK, "iteration-head", out)
+    before = contents(out)
+    values = []
+    for study in (QUICK, CHANGES[name]):
+        value = study
+        for part in name.split("."):
+            value = getattr(value, part)
+        values.append(str(list(value) if isinstance(value, tuple) else value))
+    with pytest.raises(ValueError, match=r"give another folder with --out") as error:
+        claim_folder(CHANGES[name], "iteration-head", out)
+    assert f"{out}: holds a run with {name}={values[0]}, and now {name}={values[1]}" in str(error.value)
+    assert contents(out) == before
+
+
+def test_the_same_settings_are_let_in_and_change_no_file(out):
+    claim_folder(QUICK, "iteration-head", out)
+    before = contents(out)
+    claim_folder(IterationHeadStudy.quick(), "iteration-head", out)
+    assert contents(out) == before
+
+
+@pytest.mark.parametrize("first", [(0, 1), (3,), (5, 2)])
+@pytest.mark.parametrize("second", [(0, 1, 2), (4,), (3,)])
+def test_seeds_may_be_added(notes, out, first, second):
+    start(Counted(seeds=first), notes, out)
+    called(notes)
+    found = start(Counted(seeds=second), notes, out)
+    new = [seed for seed in second if seed not in first]
+    assert called(notes) == [f"{name} {seed}" for name in ("one", "two") for seed in new]
+    assert {job.seed for job in found} == set(second)
+    assert read_json(out / "settings.json")["settings"]["seeds"] == sorted({*first, *second})
+
+
+def test_a_folder_of_another_study_is_refused(out):
+    claim_folder(QUICK, "iteration-head", out)
+    with pytest.raises(ValueError, match=r"holds a run of 'iteration-head'; give another folder with --out"):
+        claim_folder(QUICK, "another", out)
+
+
+def test_a_folder_with_other_things_in_it_is_refused_and_left_alone(out):
+    out.mkdir()
+    (out / "thesis.tex").write_text("precious")
+    with pytest.raises(ValueError, match=r"is not empty and holds no run; give another folder with --out"):
+        claim_folder(QUICK, "iteration-head", out)
+    assert [path.name for path in out.iterdir()] == ["thesis.tex"]
+
+
+def test_an_empty_folder_is_taken(out):
+    out.mkdir()
+    claim_folder(QUICK, "iteration-head", out)
+    assert read_json(out / "settings.json")["study"] == "iteration-head"
+
+
+def test_the_settings_say_from_what_they_were_made(out):
+    claim_folder(QUICK, "iteration-head", out)
+    held = read_json(out / "settings.json")
+    assert held["versions"]["torch"] == torch.__version__
+    assert set(held) == {"study", "settings", "versions", "machine", "revision", "date"}
+
+
+@pytest.mark.parametrize("content", ["[]", '{"study": "counted"}', '{"settings": 3}', '"text"'])
+def test_settings_of_no_run_are_refused_by_name(notes, out, content):
+    out.mkdir()
+    (out / "settings.json").write_text(content)
+    with pytest.raises(ValueError, match=r"settings\.json: is not the settings of a run; give another folder"):
+        start(Counted(), notes, out)
+
+
+@pytest.mark.parametrize("seeds", [{}, {"seeds": 0}])
+def test_settings_with_seeds_that_are_none_are_refused_by_name(notes, out, seeds):
+    start(Counted(), notes, out)
+    held = read_json(out / "settings.json")
+    del held["settings"]["seeds"]
+    write_json(out / "settings.json", {**held, "settings": {**held["settings"], **seeds}})
+    with pytest.raises(ValueError, match=r"settings\.json"):
+        start(Counted(), notes, out)
+
+
+@pytest.mark.parametrize("file", ["settings.json", "seed-0/one/result.json"])
+@pytest.mark.parametrize("damage", ["cut short", "missing"])
+def test_a_file_that_cannot_be_read_is_named_and_what_the_message_says_helps(notes, out, file, damage):
+    whole = start(Counted(), notes, out)
+    content = (out / file).read_text()
+    if damage == "cut short":
+        (out / file).write_text(content[: len(content) // 2])
+    else:
+        (out / file).unlink()
+    try:
+        found = start(Counted(), notes, out)
+    except ValueError as error:
+        message = str(error)
+        assert file in message or (file == "settings.json" and "holds no run" in message)
+        assert ";" in message, "there is no remedy in it"
+        if "delete this file" in message:
+            (out / file).unlink()
+            found = start(Counted(), notes, out)
+        else:
+            assert "another folder" in message
+            found = start(Counted(), notes, out.with_name("another"))
+    assert {job: strip(result) for job, result in found.items()} == {
+        job: strip(result) for job, result in whole.items()
+    }
+
+
+# Models and histories ------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=20)
+@given(
+    st.integers(0, 2**32),
+    st.sampled_from(["learned", "tied", "frozen", "orthogonal"]),
+    st.sampled_from(["none", "learned", "sinusoidal", "rotary", "alibi"]),
+    st.sampled_from(["pre", "none"]),
+    st.booleans(),
+)
+def test_a_model_comes_back_from_its_file_as_it_was(tmp_path_factory, seed, unembedding, positions, norm, biases):
+    config = ModelConfig(width=16, unembedding=unembedding, positions=positions, norm=norm, biases=biases, hidden=8)
+    model, path = Transformer(config, 9, 6, seed), tmp_path_factory.mktemp("runs") / "model.safetensors"
+    save_model(path, model)
+    again = load_model(path)
+    assert (again.config, again.vocab, again.context) == (config, 9, 6)
+    assert list(again.state_dict()) == list(model.state_dict())
+    for (name, one), other in zip(model.named_parameters(), again.parameters(), strict=True):
+        assert torch.equal(one, other), name
+        assert one.requires_grad == other.requires_grad, name
+    assert (again.unembedding.weight is again.embedding.weight) == (unembedding == "tied")
+    tokens = torch.randint(9, (2, 6))
+    assert torch.equal(again(tokens), model(tokens))
+
+
+def test_a_model_in_double_precision_keeps_all_its_bits(tmp_path):
+    model = Transformer(ModelConfig(width=16), 9, 6).double()
+    with torch.no_grad():
+        model.embedding.weight += 1e-12
+    save_model(tmp_path / "model.safetensors", model)
+    assert torch.equal(load_model(tmp_path / "model.safetensors").embedding.weight, model.embedding.weight)
+
+
+def test_loading_a_model_draws_nothing_from_torchs_own_generator(tmp_path):
+    save_model(tmp_path / "model.safetensors", Transformer(ModelConfig(), 9, 6))
+    before = torch.get_rng_state()
+    load_model(tmp_path / "model.safetensors")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+BAD_MODELS = {
+    "no header": lambda tensors, about: ({}, {}),
+    "an unknown field": lambda tensors, about: (tensors, {**about, "config": {**about["config"], "colour": "red"}}),
+    "an impossible shape": lambda tensors, about: (tensors, {**about, "config": {**about["config"], "heads": 3}}),
+    "another shape than its weights": lambda tensors, about: (tensors, {**about, "vocab": 10}),
+    "a weight missing": lambda tensors, about: (dict(list(tensors.items())[1:]), about),
+    "a weight too many": lambda tensors, about: ({**tensors, "extra": torch.zeros(1)}, about),
+    "words for numbers": lambda tensors, about: (tensors, {**about, "vocab": "nine"}),
+}
+
+
+@pytest.mark.parametrize("change", BAD_MODELS.values(), ids=BAD_MODELS)
+def test_a_file_that_is_no_model_is_refused_by_name(tmp_path, change):
+    path = tmp_path / "model.safetensors"
+    save_model(path, Transformer(ModelConfig(width=8), 9, 6))
+    write_tensors(path, *change(*read_tensors(path)))
+    with pytest.raises(ValueError, match=r"model\.safetensors: "):
+        load_model(path)
+
+
+def test_a_history_comes_back_from_its_file(tmp_path):
+    history = [{"step": 0, "loss": 2.5, "accuracy": 0.0}, {"step": 10, "loss": 0.1 + 0.2, "accuracy": 1.0}]
+    runs.write_metrics(tmp_path / "metrics.jsonl", Training(history=history))
+    assert read_metrics(tmp_path / "metrics.jsonl") == history
+
+
+@pytest.mark.parametrize("content", ['{"step": 0}\n{"step"', "hello", "\n\n{"])
+def test_a_damaged_history_is_refused_by_name_with_a_remedy(tmp_path, content):
+    (tmp_path / "metrics.jsonl").write_text(content)
+    with pytest.raises(ValueError, match=r"metrics\.jsonl: is damaged.*delete the folder of this job and run again"):
+        read_metrics(tmp_path / "metrics.jsonl")
+
+
+def test_a_missing_history_is_refused_by_name_with_a_remedy(tmp_path):
+    with pytest.raises(ValueError, match=r"metrics\.jsonl: there is no such file; .+"):
+        read_metrics(tmp_path / "metrics.jsonl")
