@@ -109,9 +109,9 @@ class IterationHead:
         stop: its peakiness at the end, where it must read the end of the input, mean over lengths.
         end_of_input: the best mean attention on the end of the input by a head of an earlier layer (0 if none is).
         end_of_input_at: (layer, head) of that one, if any.
+        misses: one sentence a condition that fails; empty if the head is accepted.
         backups: other heads, in any layer, that are peaked on x_t at a quarter of the steps or more: a causal test of
             "the" head that leaves them alone finds less than there is.
-        misses: one sentence a condition that fails; empty if the head is accepted.
     """
 
     layer: int
@@ -120,8 +120,8 @@ class IterationHead:
     stop: float
     end_of_input: float
     end_of_input_at: tuple[int, int] | None
-    backups: tuple[tuple[int, int], ...]
     misses: tuple[str, ...]
+    backups: tuple[tuple[int, int], ...] = ()
 
     @property
     def found(self) -> bool:

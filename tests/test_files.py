@@ -202,7 +202,7 @@ def test_garbage_is_refused_by_name(tmp_path_factory, garbage):
 @pytest.mark.parametrize("header", [None, {"about": "{}"}, {"format": "0", "about": "{}"}, {"format": "2"}])
 def test_tensors_of_another_format_are_refused_with_both_versions(tmp_path, header):
     path = tmp_path / "file.safetensors"
-    save_file({"x": torch.zeros(2)}, path, header)
+    save_file({"x": torch.zeros(2)}, path, header and {"toylab": json.dumps(header)})
     held = (header or {}).get("format")
     with pytest.raises(ValueError, match=rf"file\.safetensors: has format {held!r}.*{files.FORMAT!r}; use the version"):
         read_tensors(path)
