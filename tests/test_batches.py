@@ -207,3 +207,20 @@ def test_scored_padding_weighs_short_rows_as_the_published_code_does():
     logits = model(torch.from_numpy(batch.tokens))[0, 2:]
     expected = F.cross_entropy(logits, scored.targets[0])
     torch.testing.assert_close(next_token_loss(model, scored), expected)
+
+
+def test_weights_count_some_targets_more_than_others_as_worked_out_by_hand():
+    class Fixed(torch.nn.Module):
+        def forward(self, tokens, *, positions, segments, queries):
+            return torch.log(torch.tensor([[[0.5, 0.5], [0.25, 0.75]]]))
+
+    scored = Scored(
+        tokens=torch.zeros(1, 2, dtype=torch.long),
+        positions=torch.arange(2)[None],
+        segments=None,
+        queries=torch.arange(2)[None],
+        targets=torch.tensor([[0, 1]]),
+    )
+    plain, weighted = -(math.log(0.5) + math.log(0.75)) / 2, -(math.log(0.5) + 3 * math.log(0.75)) / 4
+    assert next_token_loss(Fixed(), scored).item() == pytest.approx(plain)
+    assert next_token_loss(Fixed(), scored, torch.tensor([1.0, 3.0])).item() == pytest.approx(weighted)

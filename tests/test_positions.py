@@ -157,3 +157,17 @@ def test_learned_positions_are_the_rows_of_a_table_that_is_trained():
 def test_other_encodings_have_nothing_to_train_or_to_save(name):
     assert not list(encoding(name).parameters())
     assert not encoding(name).state_dict()
+
+
+def test_sinusoids_leave_the_coordinates_beyond_their_width_free():
+    config = ModelConfig(width=16, heads=2, position_width=6, position_std=2.0)
+    placed = Transformer(config, vocab=5, context=9).positions.embed(torch.arange(9)[None])
+    assert placed.shape == (1, 9, 16)
+    assert bool((placed[..., 6:] == 0).all())
+    assert torch.allclose(placed[..., :3] ** 2 + placed[..., 3:6] ** 2, torch.full((1, 9, 3), 4.0))
+
+
+@pytest.mark.parametrize("width", [0, 3, 18])
+def test_a_position_width_that_is_odd_or_too_large_is_refused(width):
+    with pytest.raises(ValueError, match=rf"position_width={width}.*for example"):
+        ModelConfig(width=16, heads=2, position_width=width)

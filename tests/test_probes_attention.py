@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from probes import (
     IterationHead,
     find_iteration_head,
+    follow_links,
     invariance,
     link_mass,
     mass_by_query,
@@ -16,7 +17,7 @@ from probes import (
     uniform_heads,
     uniform_mass,
 )
-from tasks import TASKS, Parity, Polynomial, WordProblem
+from tasks import TASKS, Parity, Polynomial, WordProblem, stream
 from toylab.circuits import iteration_head
 from toylab.evaluate import held_out, search_iteration_head
 from toylab.model import ModelConfig, Transformer
@@ -386,3 +387,20 @@ def test_a_circuit_with_one_part_cut_out_is_rejected(cut):
     with torch.no_grad():
         cut(model)
     assert not search_iteration_head(model, examples).found
+
+
+def test_a_second_head_that_reads_x_t_is_named_as_a_backup_and_grouped_by_layer():
+    task = Polynomial(lengths=(1, 6))
+    batches = {n: task.sample(stream(0, n), 4, length=n) for n in (4, 6)}
+    patterns = {}
+    for n, batch in batches.items():
+        size = batch.tokens.shape[1]
+        layers = [torch.ones(4, 3, size, size).tril() / torch.arange(1, size + 1)[:, None] for _ in range(2)]
+        layers[0] = follow_links(1, batch.links["end of input"])(layers[0])
+        both = np.concatenate([batch.links["carry"], batch.links["stop"]])
+        layers[1] = follow_links([0, 2], both)(layers[1])
+        patterns[n] = layers
+    found = find_iteration_head(patterns, {n: batch.links for n, batch in batches.items()})
+    assert found.found
+    assert {(found.layer, found.head), *found.backups} == {(1, 0), (1, 2)}
+    assert found.by_layer == {1: [0, 2]}

@@ -1,0 +1,74 @@
+"""Laws that every study keeps, and the claims that scripts of others rely on."""
+
+import json
+from dataclasses import fields, is_dataclass
+
+import pytest
+import torch
+
+from toylab import studies
+from toylab.claims import markdown, read_claims
+from toylab.finish import finish, flags, rebuild
+from toylab.runs import Study
+
+IDS = {
+    "accuracy", "head", "ablate", "steer", "ideal-pattern", "stop-rule", "first-layer", "cot-needed",
+    "cot-needed-parity", "depth", "one-head", "varied-lengths", "transfer", "symbol-zero", "emergence",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", studies.names())
+@pytest.mark.parametrize("preset", studies.PRESETS)
+def test_every_preset_is_a_study_whose_jobs_differ_and_whose_settings_survive_json(name, preset):
+    kind = studies.load(name).STUDY
+    study = getattr(kind, preset)()
+    assert isinstance(study, Study)
+    jobs = study.jobs()
+    assert len(jobs) == len(set(jobs))
+    assert {job.seed for job in jobs} == set(study.seeds)
+    assert rebuild(kind.default(), json.loads(json.dumps(_plain(study)))) == study
+
+
+@pytest.mark.parametrize("name", studies.names())
+def test_flags_name_exactly_what_differs_from_the_default(name):
+    kind = studies.load(name).STUDY
+    assert flags(kind.default(), kind.default()) == []
+    assert "--seeds" in flags(kind.default(), kind.quick())
+
+
+def test_the_quick_iteration_head_run_judges_every_claim_with_number_interval_and_seeds(quick_run):
+    finish(quick_run)
+    claims = {claim.id: claim for claim in read_claims(quick_run / "claims.json")}
+    assert set(claims) == IDS
+    for claim in claims.values():
+        assert claim.statement
+        assert claim.bar
+        assert claim.paper
+        if claim.verdict == "open":
+            continue
+        low, high = claim.interval
+        assert low <= claim.measured <= high
+        assert claim.seeds == (0,)
+    assert claims["depth"].measured < 0.5
+    table = markdown(list(claims.values())).splitlines()
+    assert len(table) == len(claims) + 2
+    assert len({line.count("|") - line.count("\\|") for line in table}) == 1
+
+
+def test_a_study_with_one_head_does_not_train_the_same_arm_twice():
+    paper = studies.load("iteration-head").STUDY.paper()
+    assert "one-head" not in paper.arms()
+
+
+def test_eos_counts_as_often_as_the_setting_says():
+    study = studies.load("iteration-head").STUDY(end_weight=3.0)
+    loss = study._loss(study.task)
+    weights = loss.keywords["weights"]
+    assert weights[study.task.end_of_sequence] == 3
+    assert torch.equal(weights[:-1], torch.ones(len(weights) - 1))
+
+
+def _plain(value):
+    if is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    return value
