@@ -1,7 +1,7 @@
 """The studies: one file each, and the file name is the registration (`iteration_head.py` is `iteration-head`).
 
 A study module defines `STUDY`, a frozen dataclass of settings that follows `toylab.runs.Study`, with class methods
-`quick()`, `default()` and `paper()`, and a function `figures` from results to matplotlib figures.
+`quick()`, `default()` and `paper()`. What grows too long for one file moves to modules that begin with an underscore.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ PRESETS = ("quick", "default", "paper")
 
 def names() -> list[str]:
     """The names of all studies, as the command line spells them."""
-    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__))
+    modules = (module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(name.replace("_", "-") for name in modules if not name.startswith("_"))
 
 
 def load(name: str) -> ModuleType:

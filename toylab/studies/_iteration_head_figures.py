@@ -1,0 +1,149 @@
+"""The figures of the iteration-head study, from what its jobs measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from toylab import figures
+from toylab.report import Picture
+from toylab.runs import Job, read_metrics
+from toylab.studies._iteration_head_claims import SOLVED, mean_accuracy
+
+Results = dict[Job, dict[str, Any]]
+
+
+def draw(results: Results, out: Path, main: str, states: int) -> list[Picture]:
+    """All figures for which there are results.
+
+    Args:
+        results: what the jobs measured.
+        out: the folder of the run, for the histories kept in it.
+        main: what to call the main arm.
+        states: how many values a state can take.
+    """
+    drawn = [_draw_heads(results), _draw_emergence(results, out), _draw_arms(results, main)]
+    drawn += [_draw_tests(results, states), _draw_transfer(results, out)]
+    return [picture for picture in drawn if picture is not None]
+
+
+def _draw_heads(results: Results) -> Picture | None:
+    main = {job.seed: result for job, result in results.items() if job.name == "main"}
+    if not main:
+        return None
+    seed = max(main, key=lambda s: (mean_accuracy(main[s]) >= SOLVED, main[s]["head"]["carry"]))
+    example, head = main[seed]["example"], main[seed]["head"]
+    shown = [(head["end_of_input_at"], "end of input"), ((head["layer"], head["head"]), "carry")]
+    shown = [(place, link) for place, link in shown if place is not None]
+    size = 0.24 * len(example["tokens"])
+    figure, axes = figures.sheet(len(shown) * (size + 0.9), size + 0.9, columns=len(shown))
+    for ax, ((layer, number), link) in zip(axes[0], shown, strict=True):
+        pattern = np.array(example["patterns"][layer][number])
+        links = example["links"][link] + (example["links"]["stop"] if link == "carry" else [])
+        title = f"layer {layer}, head {number}"
+        figures.attention(pattern, example["tokens"], links=np.array(links), title=title, ax=ax)
+    return Picture(
+        "The iteration head",
+        f"Attention of two heads of seed {seed} on one held-out sequence. Right: when s_t is due, the iteration head "
+        "reads x_t, and after the last state it reads EoI and stops. Left: the earlier head that finds EoI. Squares "
+        "mark what the textbook circuit reads.",
+        figures.svg(figure),
+    )
+
+
+def _draw_emergence(results: Results, out: Path) -> Picture | None:
+    histories = {
+        f"seed {job.seed}": read_metrics(job.folder(out) / "metrics.jsonl") for job in results if job.name == "main"
+    }
+    if not histories:
+        return None
+    rows = [
+        ("end_of_input", "attention on EoI,\nbest earlier head", figures.END, None),
+        ("carry", "share of steps\nread at x_t", figures.CARRY, 0.9),
+        ("accuracy", "sequence accuracy", figures.ACCURACY, SOLVED),
+    ]
+    figure, axes = figures.sheet(6.4, 6.6, rows=3)
+    for ax, (name, label, colour, bar) in zip(axes[:, 0], rows, strict=True):
+        lines = {seed: ([e["step"] for e in h], [e[name] for e in h]) for seed, h in histories.items()}
+        figures.curves(lines, ylabel=label, colour=colour, bar=bar, legend=name == rows[0][0], ax=ax)
+    return Picture(
+        "How it emerges",
+        "A long plateau, then the head and the answers appear together. Each line is a seed, measured on held-out "
+        "sequences while training; grey lines are the bars of the claims.",
+        figures.svg(figure),
+    )
+
+
+ARM_TITLES = {
+    "one-head": "one head in each layer",
+    "one-layer": "one layer",
+    "one-length": "one input length only",
+    "no-chain": "no chain of thought",
+    "parity": "parity",
+    "parity-no-chain": "parity, no chain of thought",
+}
+
+
+def _draw_arms(results: Results, main: str) -> Picture | None:
+    groups: dict[str, dict[str, list[float]]] = {}
+    for name, title in {"main": main, **ARM_TITLES}.items():
+        found = [result for job, result in results.items() if job.name == name]
+        if found:
+            groups[title] = {"sequence accuracy": [mean_accuracy(r) for r in found]}
+            if "head" in found[0]:
+                groups[title]["share of steps read at x_t"] = [r["head"]["carry"] for r in found]
+    if not groups:
+        return None
+    ax = figures.by_seed(groups, xlabel="share on held-out sequences")
+    return Picture(
+        "What it takes",
+        "Each point is a seed, each stroke a mean. Models are judged on lengths from 4 on (the model of one length at "
+        "its own; its head is searched on all). Parity can be right without an iteration head, and without a chain "
+        "of thought.",
+        figures.svg(ax.figure),
+    )
+
+
+def _draw_tests(results: Results, states: int) -> Picture | None:
+    good = [r for job, r in results.items() if job.name == "main" and mean_accuracy(r) >= SOLVED]
+    if not good:
+        return None
+    groups = {
+        name: {f"{kind} accuracy": [r["tests"][name][kind] for r in good] for kind in ("sequence", "state")}
+        for name in good[0]["tests"]
+    }
+    groups["moved to the next input"] = {"answers equal to F(s, next input)": [r["steered"] for r in good]}
+    ax = figures.by_seed(groups, xlabel="share on held-out sequences", chance=1 / states)
+    return Picture(
+        "What the head causes",
+        "Edits of the iteration head (and of the earlier head, marked first layer) where answers are written. Each "
+        "point is a seed that learned the task.",
+        figures.svg(ax.figure),
+    )
+
+
+def _draw_transfer(results: Results, out: Path) -> Picture | None:
+    def histories(arm: str, file: str) -> dict[str, tuple[list[float | int], list[float | int]]]:
+        paths = {job.seed: job.folder(out) / file for job in results if job.name == arm}
+        kept = {seed: read_metrics(path) for seed, path in paths.items()}
+        return {f"seed {seed}": ([e["step"] for e in h], [e["accuracy"] for e in h]) for seed, h in kept.items()}
+
+    arms = [
+        ("after the polynomial", histories("main", "transfer.jsonl")),
+        ("after one length (no head)", histories("one-length", "transfer.jsonl")),
+        ("from scratch", histories("parity", "metrics.jsonl")),
+    ]
+    if not any(lines for _, lines in arms):
+        return None
+    figure, axes = figures.sheet(9.6, 2.8, columns=3)
+    for ax, (title, lines) in zip(axes[0], arms, strict=True):
+        label = "sequence accuracy on parity" if ax is axes[0, 0] else ""
+        figures.curves(lines, ylabel=label, bar=SOLVED, title=title, legend=len(lines) < 6, ax=ax)
+    return Picture(
+        "Transfer to parity",
+        "Accuracy on held-out parity sequences while fine-tuning a model that has an iteration head, one that is "
+        "accurate without one, and while training from scratch. Mind the different scales of steps.",
+        figures.svg(figure),
+    )
