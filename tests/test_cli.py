@@ -95,7 +95,7 @@ def test_list_names_every_study_and_every_task(call):
     outcome = call("list")
     assert (outcome.code, outcome.err) == (0, "")
     named = re.findall(r"^  ([\w-]+) +\S", outcome.out, flags=re.MULTILINE)
-    files = [path.stem for path in Path(studies.__file__).parent.glob("*.py") if path.stem != "__init__"]
+    files = [path.stem for path in Path(studies.__file__).parent.glob("[!_]*.py")]
     assert len(named) == len(set(named)) == len(files) + len(tasks.TASKS)
     assert {name.replace("_", "-") for name in files} <= set(named)
     for name in named[len(files) :]:

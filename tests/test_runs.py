@@ -249,7 +249,7 @@ def test_a_failure_in_another_process_is_recorded_as_well(notes, out):
 QUICK = IterationHeadStudy.quick()
 CHANGES = {
     "train.steps": replace(QUICK, train=replace(QUICK.train, steps=QUICK.train.steps + 1)),
-    "task.p": replace(QUICK, task=replace(QUICK.task, p=7)),
+    "task.p": replace(QUICK, task=replace(QUICK.task, p=13)),
     "task.lengths": replace(QUICK, task=replace(QUICK.task, lengths=(1, 9))),
     "model.width": replace(QUICK, model=replace(QUICK.model, width=2 * QUICK.model.width)),
     "rows": replace(QUICK, rows=QUICK.rows + 1),
