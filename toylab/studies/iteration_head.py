@@ -91,6 +91,7 @@ class IterationHeadStudy:
             task=Polynomial(p=7, lengths=(1, 6)),
             train=TrainConfig(steps=900, warmup=100, stop_at=0.9, cooldown=150),
             control_steps=250,
+            transfer=TrainConfig(steps=120, learning_rate=2e-3, warmup=0, evaluate_every=20, cooldown=0),
             seeds=(0,),
             control_seeds=1,
             rows=32,
