@@ -83,7 +83,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
         raise ValueError(
             f"{path}: has format {version!r}, and this one reads {FORMAT!r}; use the version of toylab that wrote it"
         )
-    if checksum != _checksum(tensors, told):
+    if not isinstance(told, str) or checksum != _checksum(tensors, told):
         raise ValueError(f"{path}: is damaged (its content does not match its checksum); {_REMEDY}")
     return tensors, json.loads(told)
 
