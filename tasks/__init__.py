@@ -1,9 +1,10 @@
 """Generated data for toy transformers: every task is a frozen dataclass with a sampler, an oracle and links."""
 
 from tasks.base import IGNORE, NOWHERE, SHARES, SPLITS, Batch, Split, Task, decode, encode, render, split_of, stream
+from tasks.counting import ContextualCounting
 from tasks.iteration import Copy, IteratedMap, ModularSum, Parity, Polynomial, WordProblem
 
-TASKS = (Copy, Parity, ModularSum, Polynomial, WordProblem)
+TASKS = (Copy, Parity, ModularSum, Polynomial, WordProblem, ContextualCounting)
 """Every task of the house: one line here, and `toylab list`, `toylab show` and the tests over all tasks know it."""
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "SPLITS",
     "TASKS",
     "Batch",
+    "ContextualCounting",
     "Copy",
     "IteratedMap",
     "ModularSum",

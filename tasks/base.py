@@ -97,14 +97,19 @@ def stream(seed: int, *path: int | str) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=numbers))
 
 
-def split_of(prompts: Int[np.ndarray, "batch position"]) -> Int[np.ndarray, " batch"]:
+def split_of(
+    prompts: Int[np.ndarray, "batch position"], sizes: Int[np.ndarray, " batch"] | None = None
+) -> Int[np.ndarray, " batch"]:
     """The split of each prompt, as an index into `SPLITS`, from a stable hash of its content and length.
 
     The same prompt falls into the same split in every run, process and version of numpy, so no two splits overlap.
+    With `sizes`, a row is the prompt of its first `sizes[row]` tokens: the same split as for that prompt alone.
     """
-    mixed = np.full(len(prompts), prompts.shape[1], dtype=np.uint64)
-    for column in prompts.T:
-        mixed = _scramble(mixed ^ (column.astype(np.uint64) + np.uint64(1)))
+    lengths = np.full(len(prompts), prompts.shape[1]) if sizes is None else sizes
+    mixed = lengths.astype(np.uint64)
+    for position, column in enumerate(prompts.T):
+        step = _scramble(mixed ^ (column.astype(np.uint64) + np.uint64(1)))
+        mixed = step if sizes is None else np.where(position < sizes, step, mixed)
     eighth = mixed >> np.uint64(61)
     return np.select([eighth < 6, eighth == 6], [0, 1], default=2)
 

@@ -14,7 +14,20 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from tasks import IGNORE, SPLITS, TASKS, Batch, IteratedMap, Parity, Task, decode, encode, render, stream
+from tasks import (
+    IGNORE,
+    SPLITS,
+    TASKS,
+    Batch,
+    ContextualCounting,
+    IteratedMap,
+    Parity,
+    Task,
+    decode,
+    encode,
+    render,
+    stream,
+)
 
 every_task = pytest.mark.parametrize("kind", TASKS, ids=lambda kind: kind.__name__)
 some = settings(max_examples=12)
@@ -31,6 +44,8 @@ OWN_FIELDS = {
 
 def drawn_task(data, kind):
     """A task of this kind, with lengths, layout and difficulty drawn."""
+    if issubclass(kind, ContextualCounting):
+        return drawn_counting(data, kind)
     if not issubclass(kind, IteratedMap):
         return kind()
     # All is drawn before anything is built: the run-time type checks draw from `random`, which upsets hypothesis.
@@ -45,6 +60,21 @@ def drawn_task(data, kind):
     spare = data.draw(st.one_of(st.none(), st.integers(0, 4)))
     task = kind(**fields)
     return task if spare is None else dataclasses.replace(task, alphabet=task.values + spare)
+
+
+def drawn_counting(data, kind):
+    """A counting task with eight bits at least, so that every split holds prompts."""
+    fewest, more_regions = data.draw(st.integers(1, 3)), data.draw(st.integers(0, 2))
+    shortest, longer = 2 * (fewest + more_regions) + 8 + data.draw(st.integers(0, 8)), data.draw(st.integers(0, 8))
+    return kind(
+        length=data.draw(st.sampled_from((shortest, (shortest, shortest + longer)))),
+        regions=(fewest, fewest + more_regions)
+        if more_regions
+        else data.draw(st.sampled_from((fewest, (fewest,) * 2))),
+        p=data.draw(st.sampled_from((0.2, 0.5, 0.8))),
+        begin=data.draw(st.booleans()),
+        answer=data.draw(st.sampled_from(("counts", "regions", "running"))),
+    )
 
 
 def splits_with_prompts(task):
@@ -142,7 +172,12 @@ def links_stay_inside_their_row_and_read_no_future(task, batch):
 
 def labels_have_one_entry_a_row_or_a_position(task, batch):
     for name, values in batch.labels.items():
-        assert values.shape in (batch.sizes.shape, batch.tokens.shape), name
+        if name == "count" and hasattr(task, "most"):  # one entry a region, for as many as the task or a row has
+            assert values.ndim == 2, name
+            assert len(values) == len(batch), name
+            assert values.shape[1] >= task.most, name
+        else:
+            assert values.shape in (batch.sizes.shape, batch.tokens.shape), name
 
 
 def slices_of_a_batch_are_the_whole(task, batch):
@@ -383,6 +418,32 @@ class LabelsTooNarrow(Changed):
         return {"labels": {"state": batch.labels["state"][:, 1:]}}
 
 
+class CountsTooNarrow(ContextualCounting):
+    """A task that cuts the label of its regions short."""
+
+    def changed(self, batch):
+        return {"count": batch.labels["count"][:, 1:]}
+
+    def batch(self, strings, sizes):
+        batch = super().batch(strings, sizes)
+        return dataclasses.replace(batch, labels={**batch.labels, **self.changed(batch)})
+
+
+class CountsOfFewerRows(CountsTooNarrow):
+    def changed(self, batch):
+        return {"count": batch.labels["count"][1:]}
+
+
+class CountsInOneLine(CountsTooNarrow):
+    def changed(self, batch):
+        return {"count": batch.labels["count"].ravel()}
+
+
+class RegionsTooNarrow(CountsTooNarrow):
+    def changed(self, batch):
+        return {"region": batch.labels["region"][:, 1:]}
+
+
 class LeakySplit(Parity):
     def sample(self, rng, rows, split="train", **others):
         return super().sample(rng, rows, "train", **others)
@@ -430,6 +491,16 @@ def test_a_broken_batch_is_caught_by_its_law(mutant, law):
     task = mutant(lengths=(4, 7))
     sound = Parity(lengths=(4, 7)).sample(stream(0), 12)
     law(Parity(lengths=(4, 7)), sound)
+    broken = task.sample(stream(0), 12)
+    with pytest.raises(AssertionError):
+        law(task, broken)
+
+
+@pytest.mark.parametrize("mutant", [CountsTooNarrow, CountsOfFewerRows, CountsInOneLine, RegionsTooNarrow])
+def test_a_label_of_the_wrong_shape_is_caught_where_regions_have_labels_too(mutant):
+    law = labels_have_one_entry_a_row_or_a_position
+    sound, task = (kind(length=14, regions=(1, 3)) for kind in (ContextualCounting, mutant))
+    law(sound, sound.sample(stream(0), 12))
     broken = task.sample(stream(0), 12)
     with pytest.raises(AssertionError):
         law(task, broken)

@@ -1,18 +1,21 @@
 """Transformers whose weights are written by hand: the known truth on which probes are tested.
 
-Every feature has a coordinate of its own in the residual stream, there is no norm, and MLP units are AND gates:
-relu(a + b - 1) is 1 if both features are, else 0.
+Every feature has a coordinate of its own in the residual stream. The iteration head needs no norm, and its MLP units
+are AND gates: relu(a + b - 1) is 1 if both features are, else 0. The counter has no MLP and lives off the norm.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from tasks import IteratedMap
+from tasks.counting import BEGIN, CLOSE, ONE, OPEN
+from toylab.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from toylab.model import MLP, ModelConfig, Transformer
 
 SHARPNESS = 60.0
@@ -84,6 +87,106 @@ def iteration_head(task: IteratedMap) -> Transformer:
         _route(fetch.value.weight, fetch.output.weight, token, read)
         _write_gates(model.blocks[1].mlp, lookup)
     return model
+
+
+def contextual_counter(
+    regions: int, classes: int, *, bias: Literal["begin", "bracket"] = "begin", half: float | int = 10.0
+) -> EncoderDecoder:
+    """A causal one-head encoder without positions and a bare cross-attention that count exactly, in float64.
+
+    1. The encoder's head attends evenly to BoS and all brackets so far. Of a, b brackets opened and closed it brings
+       back (w, s (a - b), a) / (1 + a + b), which differs for every region and every place outside.
+    2. The norm puts all states on a sphere, where each is an *extreme point*: for every state there is a direction in
+       which it lies farther out than all others. (On a line, middle regions could not be singled out.)
+    3. The query of region k points where the ones of region k are, so steeply that all else gets e^-40 of their
+       attention; only the bias token (BoS, or the region's own opening bracket) is lifted to the weight of `half` ones.
+    4. The mass on the ones is x = n / (n + half). The logits of count c are the height above x of the tangent of the
+       convex f(x) = -ln(1 - x) at x_c; the highest tangent at a point is its own.
+
+    Args:
+        regions: that can be asked for; strings may have more.
+        classes: counts from 0; the strings may be of any length.
+        bias: the token that is compared with.
+        half: the count at which half of the attention is on ones.
+
+    Source: section 2 of Golkar et al. 2024 for steps 1 and 3; steps 2 and 4 are ours.
+    """
+    features = 5 + 3  # which token it is; the context
+    context = range(5, 8)
+    config = EncoderDecoderConfig(
+        encoder=ModelConfig(
+            layers=1, heads=1, width=2 * features, hidden=0, biases=False, positions="none", unembedding="none"
+        ),
+        head="default",
+        logit_scale=1.0,
+    )
+    model = EncoderDecoder(config, 5, regions, classes, 0).double()
+    spread = math.sqrt((regions + 1) / 2)
+
+    def state(token: int, opened: int, closed: int) -> Tensor:
+        """The direction of a token in its context, as the decoder will see it."""
+        x = torch.zeros(features, dtype=torch.double)
+        x[token] = 1
+        x[5:] = torch.tensor([spread, spread * (opened - closed), opened]).double() / (1 + opened + closed)
+        return x / x.norm()
+
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        encoder, head = model.encoder, model.encoder.blocks[0].attn
+        encoder.blocks[0].ln1.weight.fill_(1)
+        encoder.ln_final.weight.fill_(1)
+        # Every feature stands twice, once negated: the mean is 0, and LayerNorm only brings all rows to one length.
+        _mirror(encoder.embedding.weight, FAR * torch.eye(5, features, dtype=torch.double))
+        unit = math.sqrt(features)  # a feature of an embedding, after the norm
+        head.query.weight[0, :5] = 1 / unit
+        head.key.weight[0, [BEGIN, OPEN, CLOSE]] = SHARPNESS * math.sqrt(2 * features) / unit
+        carried = torch.zeros(features, 5, dtype=torch.double)  # what each token says of the context
+        carried[context, BEGIN] = torch.tensor([spread, 0.0, 0.0]).double()
+        carried[context, OPEN] = torch.tensor([0.0, spread, 1.0]).double()
+        carried[context, CLOSE] = torch.tensor([0.0, -spread, 0.0]).double()
+        head.value.weight[:features, :5] = carried / unit
+        _mirror(head.output.weight.T[:features], FAR * torch.eye(features, dtype=torch.double))
+
+        decoder, fetch = model.decoder, model.decoder.cross
+        everything = range(2 * features)
+        fetch.query.weight[everything, everything] = 1
+        fetch.key.weight[everything, everything] = 1
+        around = [(0, 0), *((a, b) for a in range(1, 2 * regions + 5) for b in (a - 1, a))]
+        others = torch.stack([state(token, *at) for token in (0, ONE, OPEN, CLOSE) for at in around])
+        for k in range(1, regions + 1):
+            wanted = state(ONE, k, k - 1)
+            compared = state(BEGIN, 0, 0) if bias == "begin" else state(OPEN, k, k - 1)
+            direction = wanted.clone()
+            if bias == "bracket":  # as far out at the bracket as at the ones: the same context, either token
+                direction[OPEN] = wanted[ONE]
+            heights = others @ direction
+            rest = (others - wanted).abs().amax(dim=1) > 1e-9
+            rest &= (others - compared).abs().amax(dim=1) > 1e-9
+            direction = direction * 40 / (wanted @ direction - heights[rest].max())
+            token = BEGIN if bias == "begin" else OPEN
+            # Ones far from the start have longer shadows on their own coordinate; K makes up for it.
+            ratio = wanted[ONE] / compared[token]
+            lift = (wanted @ direction - compared @ direction + math.log(half * ratio)) / compared[token]
+            direction[token] += lift
+            decoder.queries[k - 1, :features] = direction * math.sqrt(2)
+        token = BEGIN if bias == "begin" else OPEN
+        fetch.value.weight[0, ONE], fetch.value.weight[1, token] = 1, 1
+        fetch.output.weight[[0, 1], [0, 1]] = 1
+        x = torch.arange(classes).double() / (torch.arange(classes) + half)
+        f, slope, steepness = -torch.log1p(-x), 1 / (1 - x), (classes + half) ** 2
+        decoder.head.weight[:, 0] = steepness * (f + slope * (1 - x))
+        decoder.head.weight[:, 1] = steepness * (f - slope * x)
+    return model
+
+
+FAR = 1e4
+"""Scale of the counter's residual stream, which makes LayerNorm's epsilon (1e-5) vanish beside the variance."""
+
+
+def _mirror(place: Tensor, rows: Tensor) -> None:
+    """Write rows and, beside them, their negatives."""
+    place.copy_(torch.cat([rows, -rows], dim=1))
 
 
 def _slots(*sizes: int) -> list[range]:

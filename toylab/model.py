@@ -1,4 +1,4 @@
-"""A decoder-only transformer, sized by its task and open to inspection at every named point.
+"""A transformer, sized by its task and open to inspection at every named point.
 
 Wherever a researcher may want to look stands an `nn.Identity`; its path is its name (`blocks.0.attn.pattern`), the
 one TransformerLens uses without its `hook_`. `probes.points(model)` lists them all. What is probed is what was
@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from tasks import Task
 from toylab.positions import POSITIONS
+from toylab.tally import Tally
 
 ACTIVATIONS = {
     "gelu": F.gelu,
@@ -47,6 +48,8 @@ class ModelConfig:
     and before the MLP (as in the published code of iteration heads), or nowhere."""
     biases: bool = True
     """Whether linear maps and norms have biases."""
+    causal: bool = True
+    """Whether a position sees only what does not come after it; a bidirectional model sees everything."""
     positions: Literal["none", "learned", "sinusoidal", "rotary", "alibi"] = "sinusoidal"
     position_base: float = 10_000.0
     """How many times slower the slowest sinusoid turns than the fastest, in sinusoidal and rotary positions."""
@@ -56,10 +59,13 @@ class ModelConfig:
     """Number of coordinates that sinusoidal positions occupy: all, if not given. The others stay free for content."""
     position_std: float = 1.0
     """Scale of learned (initially) and sinusoidal position vectors."""
-    embedding_std: float = 1.0
+    alibi_slope: float | int | None = None
+    """Slope of ALiBi in every head; by default the heads get those of Press et al. 2021."""
+    embedding_std: float | int = 1.0
     """Scale of the initial token embeddings."""
-    unembedding: Literal["learned", "tied", "frozen", "orthogonal"] = "learned"
-    """Whether the unembedding is trained, is the embedding itself, stays as drawn, or stays at orthonormal rows."""
+    unembedding: Literal["learned", "tied", "frozen", "orthogonal", "none"] = "learned"
+    """Whether the unembedding is trained, is the embedding itself, stays as drawn, stays at orthonormal rows, or is
+    left out: the model then returns its final residual stream, as an encoder does."""
 
     def __post_init__(self) -> None:
         for name in ("layers", "heads", "width"):
@@ -79,6 +85,8 @@ class ModelConfig:
                     f"{name}={placed}: sinusoidal positions need an even number of at most width={self.width}, for "
                     f"example {2 * self.heads * 8 if self.position_width is None else max(2, self.width // 2 * 2)}"
                 )
+        if self.alibi_slope is not None and not 0 <= self.alibi_slope < math.inf:
+            raise ValueError(f"alibi_slope={self.alibi_slope}: must be 0 or more, for example 0.01")
         if self.positions == "rotary" and (self.width // self.heads) % 2:
             raise ValueError(
                 f"width={self.width}: rotary positions need an even width per head, for example {2 * self.heads * 8}"
@@ -92,8 +100,8 @@ class LayerNorm(nn.LayerNorm):
         super().__init__(config.width, bias=config.biases)
 
 
-class NoNorm(nn.Module):
-    """Stands where a norm would, and does nothing. It is no point of its own, unlike an `nn.Identity`."""
+class Nothing(nn.Module):
+    """Stands where a norm or an unembedding would, and does nothing. Unlike an `nn.Identity` it is no point."""
 
     def __init__(self, config: ModelConfig | None = None) -> None:
         super().__init__()
@@ -103,15 +111,15 @@ class NoNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    """Causal multi-head attention; every intermediate result passes a named point."""
+    """Multi-head attention; every intermediate result passes a named point."""
 
     def __init__(self, config: ModelConfig, generator: torch.Generator) -> None:
         super().__init__()
         self.heads = config.heads
-        self.query = _linear(config.width, config.width, config.biases, generator)
-        self.key = _linear(config.width, config.width, config.biases, generator)
-        self.value = _linear(config.width, config.width, config.biases, generator)
-        self.output = _linear(config.width, config.width, config.biases, generator)
+        self.query = linear(config.width, config.width, config.biases, generator)
+        self.key = linear(config.width, config.width, config.biases, generator)
+        self.value = linear(config.width, config.width, config.biases, generator)
+        self.output = linear(config.width, config.width, config.biases, generator)
         self.q, self.k, self.v = nn.Identity(), nn.Identity(), nn.Identity()
         self.scores, self.pattern, self.z = nn.Identity(), nn.Identity(), nn.Identity()
 
@@ -133,6 +141,17 @@ class Attention(nn.Module):
         z = self.z(rearrange(pattern @ rearrange(v, "b k h f -> b h k f"), "b h q f -> b q h f"))
         return self.output(rearrange(z, "b q h f -> b q (h f)"))
 
+    def by_type(self, read: Float[Tensor, "type width"], tally: Tally) -> Float[Tensor, "batch query width"]:
+        """The output of `forward` where all that is read is one row a type of token; see `toylab.tally`."""
+        q, k, v = (self._split(linear(read[None]))[0] for linear in (self.query, self.key, self.value))
+        scores = rearrange(q, "q h f -> h q f") @ rearrange(k, "k h f -> h f k") / math.sqrt(q.shape[-1])
+        heads = len(scores)
+        seen = tally.types @ rearrange(scores, "h q k -> q (h k)")
+        seen = rearrange(seen, "b t (h k) -> b t h k", h=heads) + tally.log_counts[:, :, None]
+        written = torch.einsum("khf,whf->hkw", v, rearrange(self.output.weight, "w (h f) -> w h f", h=heads))
+        out = rearrange(seen.softmax(dim=-1), "b t h k -> b t (h k)") @ rearrange(written, "h k w -> (h k) w")
+        return out if self.output.bias is None else out + self.output.bias
+
     def _split(self, x: Float[Tensor, "batch position width"]) -> Float[Tensor, "batch position head feature"]:
         return rearrange(x, "b p (h f) -> b p h f", h=self.heads)
 
@@ -142,8 +161,8 @@ class MLP(nn.Module):
 
     def __init__(self, config: ModelConfig, hidden: int, generator: torch.Generator) -> None:
         super().__init__()
-        self.up = _linear(config.width, hidden, config.biases, generator)
-        self.down = _linear(hidden, config.width, config.biases, generator)
+        self.up = linear(config.width, hidden, config.biases, generator)
+        self.down = linear(hidden, config.width, config.biases, generator)
         self.activation = ACTIVATIONS[config.activation]
         self.pre, self.post = nn.Identity(), nn.Identity()
 
@@ -160,7 +179,7 @@ class Block(nn.Module):
         self.norm = config.norm
         self.attn = Attention(config, generator)
         self.mlp = MLP(config, hidden, generator) if hidden else None
-        norm = NoNorm if config.norm == "none" else LayerNorm
+        norm = Nothing if config.norm == "none" else LayerNorm
         self.ln1 = norm(config)
         self.ln2 = norm(config) if hidden else None
         self.resid_pre, self.attn_out, self.resid_mid = nn.Identity(), nn.Identity(), nn.Identity()
@@ -181,7 +200,19 @@ class Block(nn.Module):
         reading = read
         if queries is not None:
             x, reading = _rows(x, queries), _rows(read, queries)
-        x = x + self.attn_out(self.attn(reading, read, geometry, cache, layer))
+        return self._after(x, self.attn(reading, read, geometry, cache, layer))
+
+    def by_type(self, embeddings: Float[Tensor, "type width"], tally: Tally) -> Float[Tensor, "batch query width"]:
+        """The output of `forward` on token embeddings without positions; see `toylab.tally`."""
+        x = self.ln1(embeddings) if self.norm == "entry" else embeddings
+        attended = self.attn.by_type(self.ln1(x) if self.norm == "pre" else x, tally)
+        return self._after(tally.types @ x, attended)
+
+    def _after(
+        self, x: Float[Tensor, "batch query width"], attended: Float[Tensor, "batch query width"]
+    ) -> Float[Tensor, "batch query width"]:
+        """What follows the attention."""
+        x = x + self.attn_out(attended)
         if self.norm == "post":
             x = self.ln1(x)
         x = self.resid_mid(x)
@@ -217,9 +248,9 @@ class Transformer(nn.Module):
         self.embedding = nn.Embedding(vocab, config.width, _weight=embeddings)
         self.positions = POSITIONS[config.positions](config, context, generator)
         self.blocks = nn.ModuleList(Block(config, generator) for _ in range(config.layers))
-        self.ln_final = LayerNorm(config) if config.norm in ("pre", "entry") else NoNorm()
+        self.ln_final = LayerNorm(config) if config.norm in ("pre", "entry") else Nothing()
         self.unembedding = _unembedding(config, self.embedding, generator)
-        self.embed, self.pos_embed = nn.Identity(), nn.Identity()
+        self.embed, self.pos_embed, self.final = nn.Identity(), nn.Identity(), nn.Identity()
 
     @classmethod
     def for_task(cls, task: Task, config: ModelConfig | None = None, seed: int = 0) -> Transformer:
@@ -234,8 +265,9 @@ class Transformer(nn.Module):
         segments: Int[Tensor, "batch position"] | None = None,
         queries: Int[Tensor, "batch query"] | None = None,
         cache: Cache | None = None,
+        tally: Tally | None = None,
     ) -> Float[Tensor, "batch query vocab"]:
-        """Logits for the token after each position.
+        """Logits for the token after each position (without an unembedding, the final residual stream).
 
         Args:
             tokens: ids below `vocab`.
@@ -243,25 +275,39 @@ class Transformer(nn.Module):
             segments: tokens see only tokens of their own segment: several sequences packed into one row.
             queries: indices of the positions whose logits are wanted; the last block then computes no others.
             cache: keys and values of earlier tokens, which `tokens` continue; it is extended in place.
+            tally: of these tokens: a first layer without positions then runs in linear time, and its inner points
+                (`embed`, `resid_pre` and those of `attn`) see nothing. The logits are the same but for rounding.
 
         Raises:
-            ValueError: for a position past the end of learned positions.
+            ValueError: for a position past the end of learned positions; for a cache in a bidirectional model, whose
+                old keys would have to change with every new token; for a tally with positions, segments, queries or
+                a cache, of which it knows nothing.
         """
+        if cache is not None and not self.config.causal:
+            raise ValueError("cache: a bidirectional model cannot keep one; call it without, or with causal=True")
+        if tally is not None and (
+            self.config.positions != "none" or any(x is not None for x in (segments, queries, cache))
+        ):
+            raise ValueError("tally: works on whole rows of a model with positions='none'; leave it out otherwise")
         past = 0 if cache is None else cache.length
         if positions is None:
             positions = torch.arange(past + tokens.shape[1], device=tokens.device)[None]
-        geometry = Geometry.of(self.positions, positions, segments, past, self.embedding.weight.dtype)
-        x = self.embed(self.embedding(tokens))
-        placed = self.positions.embed(geometry.query)
-        if placed is not None:
-            x = x + self.pos_embed(placed)
+        dtype = self.embedding.weight.dtype
+        geometry = Geometry.of(self.positions, positions, segments, past, dtype, self.config.causal)
         last = len(self.blocks) - 1
+        if tally is None:
+            x = self.embed(self.embedding(tokens))
+            placed = self.positions.embed(geometry.query)
+            if placed is not None:
+                x = x + self.pos_embed(placed)
         for layer, block in enumerate(self.blocks):
-            if layer == last and queries is not None:
+            if layer == 0 and tally is not None:
+                x = block.by_type(self.embedding.weight, tally)
+            elif layer == last and queries is not None:
                 x = block(x, geometry.at(queries), queries, cache, layer)
             else:
                 x = block(x, geometry, None, cache, layer)
-        return self.unembedding(self.ln_final(x))
+        return self.unembedding(self.final(self.ln_final(x)))
 
 
 @dataclass(frozen=True)
@@ -281,10 +327,12 @@ class Geometry:
         segments: Int[Tensor, "batch key"] | None,
         past: int,
         dtype: torch.dtype,
+        causal: bool = True,
     ) -> Geometry:
-        """Queries are the positions from `past` on; a query sees the keys of its segment that do not come after it."""
+        """Queries are the positions from `past` on; a query sees the keys of its segment and, in a causal model, only
+        those that do not come after it."""
         query = positions[:, past:]
-        seen: Bool[Tensor, "#batch query key"] = query[:, :, None] >= positions[:, None, :]
+        seen: Bool[Tensor, "#batch query key"] = (query[:, :, None] >= positions[:, None, :]) | (not causal)
         if segments is not None:
             seen = seen & (segments[:, past:, None] == segments[:, None, :])
         bias = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, -torch.inf)[:, None]
@@ -378,7 +426,7 @@ def _rows(
     return x.gather(1, at[:, :, None].expand(-1, -1, x.shape[-1]))
 
 
-def _linear(inputs: int, outputs: int, bias: bool, generator: torch.Generator) -> nn.Linear:
+def linear(inputs: int, outputs: int, bias: bool, generator: torch.Generator) -> nn.Linear:
     """A linear map, weights and biases uniform within 1 / sqrt(inputs) (torch's own default, from our generator)."""
     layer = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=bias)
     for parameter in layer.parameters():
@@ -386,9 +434,11 @@ def _linear(inputs: int, outputs: int, bias: bool, generator: torch.Generator) -
     return layer
 
 
-def _unembedding(config: ModelConfig, embedding: nn.Embedding, generator: torch.Generator) -> nn.Linear:
+def _unembedding(config: ModelConfig, embedding: nn.Embedding, generator: torch.Generator) -> nn.Module:
+    if config.unembedding == "none":
+        return Nothing()
     vocab = embedding.num_embeddings
-    layer = _linear(config.width, vocab, False, generator)
+    layer = linear(config.width, vocab, False, generator)
     if config.unembedding == "tied":
         layer.weight = embedding.weight
     elif config.unembedding == "orthogonal":

@@ -92,11 +92,15 @@ class RotaryPositions(NoPositions):
 
 
 class ALiBiPositions(NoPositions):
-    """Lowers scores in proportion to distance (Press et al. 2021); head h = 1, 2 ... has slope 2^(-8 h / heads)."""
+    """Lowers scores in proportion to distance (Press et al. 2021), by |distance| where both directions are seen.
+
+    Head h = 1, 2 ... has slope 2^(-8 h / heads), or all have `alibi_slope`.
+    """
 
     def __init__(self, config: ModelConfig, context: int, generator: torch.Generator) -> None:
         super().__init__(config, context, generator)
-        slopes = torch.tensor([2 ** (-8 * (head + 1) / config.heads) for head in range(config.heads)])
+        given, heads = config.alibi_slope, config.heads
+        slopes = torch.tensor([2 ** (-8 * (h + 1) / heads) if given is None else float(given) for h in range(heads)])
         self.register_buffer("slopes", slopes, persistent=False)
 
     def bias(self, query, key):

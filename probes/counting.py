@@ -1,0 +1,211 @@
+"""Instruments for attention that counts: where it looks, what it compares with, and by which algorithm it answers.
+
+A head that attends evenly to n tokens of interest and to a constant (the *bias token*) puts the share x = n / (n + K)
+of its attention on the n tokens, where K is the weight of the bias in units of one such token. So n can be read off,
+as long as K stays what it was: what the bias is decides what the model does elsewhere.
+
+Patterns are those of one head, (batch, query, key): a query asks for one count. Classes of keys are masks of the same
+shape that exclude each other, by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from probes.hooks import Edit
+
+Pattern = Float[Tensor, "batch query key"]
+Classes = Mapping[str, Bool[Tensor, "batch query key"]]
+
+
+def block_keys(mask: Bool[Tensor, "batch query key"]) -> Edit:
+    """For a point `scores`, (batch, head, query, key): these keys get no attention; the rest share it.
+
+    The pattern is not merely zeroed: attention still sums to one, so a head that needs the class cannot pass unnoticed.
+    A query whose keys are all blocked is left as it is.
+    """
+
+    def block(scores: Tensor) -> Tensor:
+        blocked = mask & ~mask.all(dim=-1, keepdim=True)
+        return scores.masked_fill(blocked[:, None], -torch.inf)
+
+    return block
+
+
+def mass_by_class(pattern: Pattern, classes: Classes) -> dict[str, Float[Tensor, "batch query"]]:
+    """The attention that falls on each class of keys.
+
+    Raises:
+        ValueError: if the classes overlap or leave out a key that gets attention: then the masses would not sum to one.
+    """
+    held = sum(mask.to(pattern.dtype) for mask in classes.values())
+    if bool((held > 1).any()):
+        raise ValueError(f"classes: {', '.join(classes)} overlap; each key must be in one")
+    if bool(((held == 0) & (pattern > 0)).any()):
+        raise ValueError(f"classes: {', '.join(classes)} leave out keys that get attention; add a class for the rest")
+    return {name: (pattern * mask).sum(dim=-1) for name, mask in classes.items()}
+
+
+@dataclass(frozen=True)
+class Saturation:
+    """The curve n / (n + K) fitted to attention mass.
+
+    Attributes:
+        k: the weight of the bias, in units of one counted token.
+        r2: the share of the variance of the mass that the curve explains, over single sequences.
+    """
+
+    k: float
+    r2: float
+
+
+def fit_saturation(mass: Float[Tensor, " sample"], counts: Int[Tensor, " sample"]) -> Saturation:
+    """The K for which n / (n + K) is nearest to the mass on n counted tokens, in least squares (K from e^-9 to e^15).
+
+    Raises:
+        ValueError: if all counts are equal: any mass then fits some K.
+    """
+    if int(counts.min()) == int(counts.max()):
+        raise ValueError(f"counts: are all {int(counts.min())}; a curve needs at least two different ones")
+    n, m = counts.double(), mass.double()
+
+    def loss(log_k: Tensor) -> Tensor:
+        return (m - n / (n + log_k[:, None].exp())).square().sum(dim=1)
+
+    low, high = -9.0, 15.0
+    for _ in range(9):  # each round looks at 41 values and keeps the two cells around the best
+        grid = torch.linspace(low, high, 41, dtype=torch.double)
+        best, cell = float(grid[loss(grid).argmin()]), (high - low) / 40
+        low, high = best - cell, best + cell
+    residual = float(loss(torch.tensor([best], dtype=torch.double)))
+    total = float((m - m.mean()).square().sum())
+    return Saturation(float(torch.tensor(best).exp()), 1 - residual / total if total > 0 else -torch.inf)
+
+
+@dataclass(frozen=True)
+class Bias:
+    """What a query compares with.
+
+    Attributes:
+        name: of the class that holds most of the attention not on counted tokens, or "mixed".
+        share: its part of that attention.
+        shares: of all classes.
+    """
+
+    name: str
+    share: float
+    shares: dict[str, float]
+
+
+def name_bias(masses: Mapping[str, Float[Tensor, " sample"]], counted: str, bar: float = 0.7) -> Bias:
+    """Name the bias token of one query from its masses by class: the class with at least `bar` of what is not counted.
+
+    Attention alone proves nothing (a class may be read and its value be null): confirm it with `block_keys`.
+
+    Raises:
+        ValueError: if there is no class `counted`.
+    """
+    if counted not in masses:
+        raise ValueError(f"counted={counted!r}: is none of the classes {', '.join(masses)}")
+    mean = {name: float(mass.mean()) for name, mass in masses.items() if name != counted}
+    total = sum(mean.values())
+    shares = {name: value / total if total else 0.0 for name, value in mean.items()}
+    first = max(shares, key=shares.__getitem__)
+    return Bias(first if shares[first] >= bar else "mixed", shares[first], shares)
+
+
+CIRCUITS = ("counter", "copy", "complement", "other", "unsolved")
+
+
+def name_circuit(
+    accuracy: float, blocked: Mapping[str, float], floor: float, solved: float = 0.8, slack: float = 0.05
+) -> str:
+    """The algorithm by which a query answers, from its accuracy when classes of keys are blocked.
+
+    - counter: it counts in the attention. Without the ones of its region it knows nothing.
+    - copy: the count already stands in its own brackets. Without these it knows nothing, without the ones it is right.
+    - complement: it counts the ones outside and subtracts. Without these it knows nothing, without its own it is right.
+    - other: none of these alone.
+    - unsolved: it is not right often enough to ask.
+
+    Args:
+        accuracy: unedited.
+        blocked: accuracies with "counted", "own brackets" and "outside ones" blocked.
+        floor: accuracy of the best constant answer; "knows nothing" means at most `slack` above it.
+        solved: accuracy from which the question makes sense. "Right" means four fifths of the unedited accuracy.
+    """
+    if accuracy < solved:
+        return "unsolved"
+    lost = {name: value <= floor + slack for name, value in blocked.items()}
+    kept = blocked["counted"] >= 0.8 * accuracy
+    if lost["counted"]:
+        return "counter"
+    if kept and lost["own brackets"]:
+        return "copy"
+    if kept and lost["outside ones"]:
+        return "complement"
+    return "other"
+
+
+def through_origin(predicted: Tensor, counts: Int[Tensor, " sample"]) -> float:
+    """The slope of predictions against true counts, of the line through the origin: 1 if they agree.
+
+    Raises:
+        ValueError: if no count is above 0.
+    """
+    n = counts.double()
+    if not bool((n > 0).any()):
+        raise ValueError("counts: are all 0; a slope needs some above")
+    return float((predicted.double() * n).sum() / n.square().sum())
+
+
+def predicted_slope(shares: Mapping[str, float], growth: Mapping[str, float]) -> float:
+    """The slope that a counter will have once the number of bias tokens has changed: K / K'.
+
+    K is made of the shares of all classes, and grows with each as its tokens multiply: K' / K = sum of share * growth.
+
+    Args:
+        shares: of each class, from `name_bias`.
+        growth: by class, how many times as many of its tokens there are now; 1 for those not named.
+    """
+    return 1 / sum(share * growth.get(name, 1.0) for name, share in shares.items())
+
+
+@dataclass(frozen=True)
+class Readout:
+    """How well a model is reproduced by one value a class: Golkar et al. 2024, equation 3.
+
+    Attributes:
+        kl: mean divergence of the reconstruction from the model, in nats.
+        agreement: share of cases in which both have the same likeliest answer.
+    """
+
+    kl: float
+    agreement: float
+
+
+def class_readout(
+    masses: Mapping[str, Float[Tensor, " sample"]],
+    values: Mapping[str, Float[Tensor, " count"]],
+    bias: Float[Tensor, " count"],
+    logits: Float[Tensor, "sample count"],
+) -> Readout:
+    """Rebuild the logits of one query as the sum over classes of mass * value + bias, and compare with the model's.
+
+    Args:
+        masses: attention on each class.
+        values: by class, the mean over its tokens of what one unit of attention adds to the logits; only these classes
+            are used, their masses scaled to sum to one.
+        bias: of the output head.
+        logits: of the model.
+    """
+    total = sum(masses[name] for name in values)
+    rebuilt = bias + sum((masses[name] / total)[:, None] * value for name, value in values.items())
+    model, other = logits.log_softmax(dim=-1), rebuilt.log_softmax(dim=-1)
+    kl = (model.exp() * (model - other)).sum(dim=-1).mean().item()
+    return Readout(kl, (logits.argmax(dim=-1) == rebuilt.argmax(dim=-1)).double().mean().item())

@@ -1,0 +1,37 @@
+"""Attention scores taken apart: by pairs of token types, and by planes of a rotary encoding."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+
+def score_table(
+    queries: Float[Tensor, "type head feature"], keys: Float[Tensor, "type head feature"]
+) -> Float[Tensor, "head query key"]:
+    """The score of every type of token for every other.
+
+    In a first layer without positions this table is all there is: each score of each row is one of its entries.
+    """
+    return rearrange(queries, "q h f -> h q f") @ rearrange(keys, "k h f -> h f k") / math.sqrt(queries.shape[-1])
+
+
+def rotary_planes(
+    query: Float[Tensor, "*shape feature"], key: Float[Tensor, "*shape feature"]
+) -> Float[Tensor, "*shape plane"]:
+    """What each plane of a rotary encoding adds to the score of a query and a key at distance 0, fastest plane first.
+
+    Both are taken before rotation (or at position 0). A plane is the pair of features (i, i + feature / 2), as in
+    `toylab.positions`. The parts sum to the score: query . key / sqrt(feature).
+
+    Raises:
+        ValueError: for an odd number of features.
+    """
+    if query.shape[-1] % 2:
+        raise ValueError(f"features={query.shape[-1]}: rotary planes are pairs, so their number must be even")
+    product = query * key / math.sqrt(query.shape[-1])
+    return torch.stack(product.chunk(2, dim=-1)).sum(dim=0)

@@ -1,0 +1,388 @@
+"""Contextual counting: how many ones stand inside each bracketed region of a string of bits?
+
+A string of T tokens holds R regions, `[` ... `]`, neither nested nor overlapping; the ones outside them distract. As a
+row of text, with the counts named n0, n1 ... so that they differ from the bits:
+
+    position  0    1 .. T   T+1  T+2 .. T+R+1
+    token     BoS  string   =    n(y_1) .. n(y_R)
+
+An encoder-decoder reads the string alone and is asked for all regions at once: it takes what stands before "=" as its
+input and the label "count" as its answers. The *contextual position* of a token is the number of its region, 0
+outside; the label "region" gives it.
+
+Source: Golkar et al. 2024, "Contextual Counting: A Mechanistic Study of Transformers on a Quantitative Task" (arXiv
+2406.02585). The paper does not say how delimiters are placed. 2R distinct places, all equally likely, reproduce the
+chance levels of its figures at (T, R) = (512, 4), (300, 4) and (512, 3); so they are placed here.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from tasks.base import IGNORE, NOWHERE, SPLITS, Batch, Split, split_of
+
+ZERO, ONE, OPEN, CLOSE, BEGIN, EQUALS, END = range(7)
+SYMBOLS = ("0", "1", "[", "]", "BoS", "=", "EoS")
+"""The tokens besides the counts; the first five are all that an encoder reads."""
+
+PATIENCE = 1000
+"""Draws after which a split that did not turn up counts as empty: a split of one prompt in eight would be missed with
+probability (7/8)^1000, below 1e-57."""
+
+Strings = Int[np.ndarray, "batch longest"]
+Sizes = Int[np.ndarray, " batch"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContextualCounting:
+    """Count the ones inside each bracketed region; those outside distract.
+
+    position     0    1    2    3    4    5    6    7    8    9   10   11   12   13
+    token      BoS    1    [    0    1    1    ]    1    [    ]    0    =   n2   n0
+    target       .    .    .    .    .    .    .    .    .    .    .   n2   n0  EoS
+    """
+
+    length: int | tuple[int, int] = 64
+    """Tokens of the string, brackets counted: one number, or the shortest and the longest of a range."""
+    regions: int | tuple[int, int] = 4
+    """Bracketed regions in a string: one number, or the fewest and the most."""
+    p: float | int = 0.5
+    """Probability that a bit is a one."""
+    begin: bool = True
+    """Whether a begin token stands in front of the string."""
+    answer: Literal["counts", "regions", "running"] = "counts"
+    """What is written after "=": the counts alone; each region copied out with its count behind it; or copied out with
+    the running count behind each bit as well (the paper's two chain-of-thought prompts)."""
+
+    def __post_init__(self) -> None:
+        for name, low, high, example in (
+            ("length", self.shortest, self.longest, "24 64"),
+            ("regions", self.fewest, self.most, "1 4"),
+        ):
+            if low < 1 or high < low:
+                raise ValueError(
+                    f"{name}={getattr(self, name)}: give one number of at least 1, or a range such as {example}"
+                )
+        if self.shortest < 2 * self.most:
+            raise ValueError(
+                f"length={self.length}: {self.most} regions have {2 * self.most} brackets; give at least that length"
+            )
+        if not 0 <= self.p <= 1:
+            raise ValueError(f"p={self.p}: is a probability, from 0 to 1")
+
+    @property
+    def shortest(self) -> int:
+        return _low(self.length)
+
+    @property
+    def longest(self) -> int:
+        return _high(self.length)
+
+    @property
+    def fewest(self) -> int:
+        return _low(self.regions)
+
+    @property
+    def most(self) -> int:
+        return _high(self.regions)
+
+    @cached_property
+    def vocabulary(self) -> tuple[str, ...]:
+        return (*SYMBOLS, *(f"n{count}" for count in range(self.classes)))
+
+    @property
+    def symbols(self) -> int:
+        """How many tokens an encoder needs to know: bits, brackets and the begin token."""
+        return BEGIN + 1
+
+    @property
+    def classes(self) -> int:
+        """How many counts have a name, 0 included."""
+        return self.longest + 1
+
+    @property
+    def context(self) -> int:
+        written = {"counts": self.most, "regions": self.longest + self.most, "running": 2 * self.longest - self.most}
+        return self.begin + self.longest + 1 + written[self.answer]
+
+    # The Task protocol -------------------------------------------------------------------------------------------
+
+    def sample(
+        self,
+        rng: np.random.Generator,
+        rows: int,
+        split: Split = "train",
+        *,
+        length: int | Sizes | None = None,
+        regions: int | Sizes | None = None,
+    ) -> Batch:
+        """Draw rows of one split.
+
+        Args:
+            rng: the only source of randomness.
+            rows: how many.
+            split: strings never occur in two splits.
+            length, regions: of all rows or of each; drawn evenly from the task's own ranges if not given. They may lie
+                outside those: that is how a model is tested beyond its training.
+
+        Raises:
+            ValueError: for a length or number of regions that is impossible, or if the split holds no such string.
+        """
+        sizes = _each(rng, rows, self.length if length is None else length)
+        numbers = _each(rng, rows, self.regions if regions is None else regions)
+        wrong = (numbers < 1) | (sizes < 2 * numbers)
+        if wrong.any():
+            one = int(wrong.argmax())
+            raise ValueError(
+                f"regions={numbers[one]}: must be at least 1, and their brackets must fit into length={sizes[one]}"
+            )
+        strings = np.full((rows, sizes.max(initial=1)), ZERO)
+        missing = np.arange(rows)
+        for _ in range(PATIENCE):
+            if not len(missing):
+                return self.batch(strings, sizes)
+            drawn = _draw(rng, sizes[missing], numbers[missing], self.p, strings.shape[1])
+            kept = split_of(drawn, sizes[missing]) == SPLITS.index(split)
+            strings[missing[kept]] = drawn[kept]
+            missing = missing[~kept]
+        raise ValueError(
+            f"split={split!r}: holds no string of length {sizes[missing[0]]} with {numbers[missing[0]]} regions and "
+            f"p={self.p} (none in {PATIENCE} draws); give a larger length or another split"
+        )
+
+    def batch(self, strings: Strings, sizes: Sizes) -> Batch:
+        """Lay out chosen strings of tokens 0, 1, `[` and `]`; `strings[row, sizes[row]:]` is not looked at.
+
+        Raises:
+            ValueError: for a row that is no string of separate, closed regions.
+        """
+        rows, longest = strings.shape
+        at = np.arange(longest)
+        inside = at < sizes[:, None]
+        bracket = inside & (strings >= OPEN)
+        ordinal = bracket.cumsum(axis=1)
+        odd = ordinal % 2 == 1
+        legal = ((strings >= ZERO) & (strings <= CLOSE)) | ~inside
+        matched = ~bracket | (odd == (strings == OPEN))
+        wrong = ~(legal & matched).all(axis=1)
+        if longest:
+            wrong |= odd[:, -1]
+        if wrong.any():
+            raise ValueError(f"row {int(wrong.argmax())}: regions must be opened and closed one after the other")
+        region = np.where(odd | bracket, (ordinal + 1) // 2, 0) * inside
+        ones = inside & (strings == ONE)
+        number = ordinal[:, -1] // 2 if longest else np.zeros(rows, dtype=np.int64)
+        most = max(self.most, int(number.max(initial=0)))
+        row = np.arange(rows)
+        count = np.bincount((row[:, None] * (most + 1) + region)[ones], minlength=rows * (most + 1))
+        count = count.reshape(rows, most + 1)[:, 1:]
+        counts = np.where(np.arange(most) < number[:, None], count, NOWHERE)
+
+        start = int(self.begin)
+        prompt = start + sizes
+        written, written_sizes = self._answers(strings, region, ones, sizes)
+        tokens = np.full((rows, start + longest + 1 + written.shape[1] + 1), END)
+        if self.begin:
+            tokens[:, 0] = BEGIN
+        where, t = np.nonzero(inside)
+        tokens[where, start + t] = strings[where, t]
+        tokens[row, prompt] = EQUALS
+        where, t = np.nonzero(np.arange(written.shape[1]) < written_sizes[:, None])
+        tokens[where, prompt[where] + 1 + t] = written[where, t]
+        ends = prompt + 1 + written_sizes
+        tokens = tokens[:, : int(ends.max(initial=prompt.max(initial=0) + 1)) + 1]
+        position = np.arange(tokens.shape[1] - 1)
+        scored = (position >= prompt[:, None]) & (position < ends[:, None])
+        place = np.full(scored.shape, NOWHERE)
+        place[:, start : start + longest] = np.where(inside, region, NOWHERE)
+        if self.begin:
+            place[:, 0] = 0
+        return Batch(
+            tokens=tokens[:, :-1],
+            targets=np.where(scored, tokens[:, 1:], IGNORE),
+            sizes=ends,
+            links=_links(strings, region, ones, bracket, start, prompt, self.answer),
+            labels={"length": sizes, "region": place, "count": counts},
+        )
+
+    def solve(self, prompt: Sequence[int]) -> list[int]:
+        """What is to be written after a prompt `BoS string =`, EoS included.
+
+        Raises:
+            ValueError: if the prompt does not have that form, or a count has no name in this task.
+        """
+        text = "".join("01[]b="[token] if 0 <= token <= EQUALS else "?" for token in prompt)
+        form = ("b" if self.begin else "") + r"((?:[01]*\[[01]*\])+[01]*)="
+        found = re.fullmatch(form, text)
+        if not found:
+            begin = "BoS, " if self.begin else ""
+            raise ValueError(f"prompt={list(prompt)}: must be {begin}bits with regions [ ... ] one after another, '='")
+        answer: list[int] = []
+        for content in re.findall(r"\[([01]*)\]", found[1]):
+            copied = self.answer != "counts"
+            answer += [OPEN] * copied
+            for end, bit in enumerate(content, start=1):
+                answer += [int(bit)] * copied
+                answer += [self._named(content[:end].count("1"))] * (self.answer == "running")
+            answer += [CLOSE] * copied
+            answer += [self._named(content.count("1"))]
+        return [*answer, END]
+
+    # What chance gives -------------------------------------------------------------------------------------------
+
+    @cached_property
+    def count_law(self) -> Float[np.ndarray, " count"]:
+        """The probability of each count 0 .. `longest`, of a region drawn from all that are asked for: exact."""
+        total, law = 0, np.zeros(self.classes)
+        for length in range(self.shortest, self.longest + 1):
+            for regions in range(self.fewest, self.most + 1):
+                one = _count_law(length, regions, float(self.p))
+                law[: len(one)] += regions * one
+                total += regions
+        return law / total
+
+    @property
+    def constant_guess(self) -> float:
+        """The accuracy of always answering the likeliest count: the floor of every model that sees no context."""
+        return float(self.count_law.max())
+
+    @property
+    def entropy(self) -> float:
+        """The entropy of a count in nats: the loss of the best answer that does not depend on the string."""
+        law = self.count_law[self.count_law > 0]
+        return float(-(law * np.log(law)).sum())
+
+    # Matched pairs: the same strings with one thing changed -------------------------------------------------------
+
+    def strings(self, batch: Batch) -> tuple[Strings, Sizes]:
+        """The strings of a batch, without begin token and answers, and their lengths."""
+        sizes = batch.labels["length"]
+        start = int(self.begin)
+        return batch.tokens[:, start : start + int(sizes.max(initial=0))], sizes
+
+    def append_zeros(self, batch: Batch, number: int, where: Literal["end", "start"] = "end") -> Batch:
+        """The same strings with `number` zeros outside all regions, after or before the rest; no count changes."""
+        return self._around(batch, [ZERO] * number, where)
+
+    def append_region(self, batch: Batch) -> Batch:
+        """The same strings with an empty region at the end; the other counts stay."""
+        return self._around(batch, [OPEN, CLOSE], "end")
+
+    def move_one(self, batch: Batch, rng: np.random.Generator) -> tuple[Batch, Int[np.ndarray, " batch"]]:
+        """The same strings with a one of some region exchanged for a zero outside, and which region: its count falls by
+        one, all else stays. Rows where no such pair exists stay as they are; their region is 0."""
+        strings, sizes = self.strings(batch)
+        strings = strings.copy()
+        inside = np.arange(strings.shape[1]) < sizes[:, None]
+        start = int(self.begin)
+        region = batch.labels["region"][:, start : start + strings.shape[1]]
+        taken, given = (inside & (strings == ONE) & (region > 0)), (inside & (strings == ZERO) & (region == 0))
+        able = np.flatnonzero(taken.any(axis=1) & given.any(axis=1))
+        source, place = (np.where(mask, rng.random(mask.shape), -1).argmax(axis=1)[able] for mask in (taken, given))
+        changed = np.zeros(len(strings), dtype=np.int64)
+        changed[able] = region[able, source]
+        strings[able, source], strings[able, place] = ZERO, ONE
+        return self.batch(strings, sizes), changed
+
+    # Helpers -----------------------------------------------------------------------------------------------------
+
+    def _around(self, batch: Batch, added: list[int], where: Literal["end", "start"]) -> Batch:
+        strings, sizes = self.strings(batch)
+        more = len(added)
+        wider = np.full((len(strings), strings.shape[1] + more), ZERO)
+        if where == "start":
+            wider[:, :more], wider[:, more:] = added, strings
+        else:
+            wider[:, : -more or None] = strings
+            wider[np.arange(len(strings))[:, None], sizes[:, None] + np.arange(more)] = added
+        return self.batch(wider, sizes + more)
+
+    def _named(self, count: int | Int[np.ndarray, "*shape"]):
+        """The token of a count."""
+        if np.max(count, initial=0) >= self.classes:
+            raise ValueError(f"count={np.max(count)}: this task names counts up to {self.classes - 1}; raise length")
+        return END + 1 + count
+
+    def _answers(self, strings, region, ones, sizes) -> tuple[Strings, Sizes]:
+        """What is written after "=", EoS left out, and how long it is.
+
+        Every token of a region writes 0, 1 or 2 tokens: itself (if regions are copied), then a count (after each
+        closing bracket, and after each bit if counts run).
+        """
+        copied = (region > 0) & (self.answer != "counts")
+        counted = strings == CLOSE
+        if self.answer == "running":
+            counted = counted | (strings <= ONE)
+        counted = counted & (region > 0)
+        before = np.where(ones & (region == 0), 0, ones).cumsum(axis=1)  # ones inside regions, up to here
+        opened = np.maximum.accumulate(np.where(strings == OPEN, before, 0), axis=1)
+        running = before - opened
+        size = copied * 1 + counted * 1
+        place = size.cumsum(axis=1) - size
+        lengths = size.sum(axis=1)
+        written = np.full((len(strings), int(lengths.max(initial=0))), END)
+        row, t = np.nonzero(copied)
+        written[row, place[row, t]] = strings[row, t]
+        row, t = np.nonzero(counted)
+        written[row, place[row, t] + copied[row, t]] = self._named(running[row, t])
+        return written, lengths
+
+
+def _draw(rng: np.random.Generator, sizes: Sizes, regions: Sizes, p: float | int, width: int) -> Strings:
+    """Random strings, padded with zeros to one width: 2R distinct places for brackets, then independent bits."""
+    inside = np.arange(width) < sizes[:, None]
+    lot = np.where(inside, rng.random(inside.shape), 2.0)
+    last = np.take_along_axis(np.sort(lot, axis=1), 2 * regions[:, None] - 1, axis=1)
+    bracket = lot <= last
+    bits = inside & (rng.random(inside.shape) < p)
+    return np.where(bracket, np.where(bracket.cumsum(axis=1) % 2, OPEN, CLOSE), bits)
+
+
+def _links(strings, region, ones, bracket, start: int, prompt: Sizes, answer: str) -> dict[str, np.ndarray]:
+    """The edges of an ideal algorithm: ones of a region read the brackets before them, answers read those ones."""
+    place = np.flatnonzero(np.any(bracket, axis=0)) if len(strings) else np.arange(0)
+    counted = ones & (region > 0)
+    row, query = np.nonzero(counted)
+    before = bracket[row][:, place] & (place < query[:, None])
+    which, key = np.nonzero(before)
+    links = {"preceding delimiters": np.stack([row[which], start + query[which], start + place[key]], axis=1)}
+    if answer == "counts":  # the count of region k is written from the place k - 1 after "="
+        asks = prompt[row] + region[row, query] - 1
+        links["counted ones"] = np.stack([row, asks, start + query], axis=1)
+    return links
+
+
+def _each(rng: np.random.Generator, rows: int, given: int | tuple[int, int] | Sizes) -> Sizes:
+    """A number a row: as given, or drawn evenly from a range."""
+    if isinstance(given, tuple):
+        return rng.integers(given[0], given[1] + 1, size=rows)
+    return np.broadcast_to(np.asarray(given, dtype=np.int64), rows).copy()
+
+
+@lru_cache(maxsize=4096)
+def _count_law(length: int, regions: int, p: float) -> Float[np.ndarray, " count"]:
+    """P(count) of any region: over the length l of its content, C(T - 1 - l, 2R - 1) / C(T, 2R), of Binomial(l, p)."""
+    bits = length - 2 * regions
+    weights = [math.comb(length - 1 - size, 2 * regions - 1) for size in range(bits + 1)]
+    law = np.zeros(bits + 1)
+    binomial = np.ones(1)
+    for weight in weights:
+        law[: len(binomial)] += weight / math.comb(length, 2 * regions) * binomial
+        binomial = np.convolve(binomial, [1 - p, p])
+    return law
+
+
+def _low(given: int | tuple[int, int]) -> int:
+    return given if isinstance(given, int) else given[0]
+
+
+def _high(given: int | tuple[int, int]) -> int:
+    return given if isinstance(given, int) else given[1]
