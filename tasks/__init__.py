@@ -2,13 +2,14 @@
 
 from tasks.base import IGNORE, NOWHERE, SHARES, SPLITS, Batch, Split, Task, decode, encode, render, split_of, stream
 from tasks.counting import ContextualCounting
-from tasks.iteration import Copy, IteratedMap, ModularSum, Parity, Polynomial, WordProblem
+from tasks.iteration import ITERATED_MAPS, Copy, IteratedMap, ModularSum, Parity, Polynomial, WordProblem
 
-TASKS = (Copy, Parity, ModularSum, Polynomial, WordProblem, ContextualCounting)
+TASKS = (*ITERATED_MAPS, ContextualCounting)
 """Every task of the house: one line here, and `toylab list`, `toylab show` and the tests over all tasks know it."""
 
 __all__ = [
     "IGNORE",
+    "ITERATED_MAPS",
     "NOWHERE",
     "SHARES",
     "SPLITS",

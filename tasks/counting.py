@@ -110,7 +110,7 @@ class ContextualCounting:
 
     @property
     def context(self) -> int:
-        written = {"counts": self.most, "regions": self.longest + self.most, "running": 2 * self.longest - self.most}
+        written = {"counts": self.most, "regions": self.longest + self.most, "running": 2 * self.longest - self.fewest}
         return self.begin + self.longest + 1 + written[self.answer]
 
     # The Task protocol -------------------------------------------------------------------------------------------
@@ -164,6 +164,7 @@ class ContextualCounting:
         Raises:
             ValueError: for a row that is no string of separate, closed regions.
         """
+        strings = strings[:, : int(sizes.max(initial=0))]
         rows, longest = strings.shape
         at = np.arange(longest)
         inside = at < sizes[:, None]

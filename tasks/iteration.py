@@ -473,3 +473,7 @@ def _products(group: str) -> Int[np.ndarray, "element element"]:
 def _at_least_two(name: str, value: int) -> None:
     if value < 2:
         raise ValueError(f"{name}={value}: at least 2 values are needed; for example 2 or 11")
+
+
+ITERATED_MAPS: tuple[type[IteratedMap], ...] = (Copy, Parity, ModularSum, Polynomial, WordProblem)
+"""Every task of this file."""

@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from tasks import IGNORE, TASKS, Batch, Copy, IteratedMap, ModularSum, Parity, Polynomial
+from tasks import IGNORE, ITERATED_MAPS, Batch, Copy, IteratedMap, ModularSum, Parity, Polynomial
 from tasks import stream as random_stream
 from toylab.batches import BLOCK, Scored, fresh, next_token_loss, pack, pad, sweep
 from toylab.model import ModelConfig, Transformer
@@ -21,7 +21,7 @@ SEEDS = st.integers(0, 2**32)
 @st.composite
 def draws(draw: st.DrawFn, most: int = 40) -> tuple[IteratedMap, int, int]:
     """A task, a seed and a number of rows (drawn apart from the rows: beartype's own dice upset hypothesis)."""
-    kind = draw(st.sampled_from(TASKS))
+    kind = draw(st.sampled_from(ITERATED_MAPS))
     low = draw(st.integers(1, 5))
     task = kind(lengths=(low, low + draw(st.integers(0, 6))), chain_of_thought=draw(st.booleans()))
     return task, draw(SEEDS), draw(st.integers(1, most))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from probes import link_mass
-from tasks import TASKS, Batch, IteratedMap, ModularSum, Parity, Polynomial, WordProblem
+from tasks import ITERATED_MAPS, Batch, IteratedMap, ModularSum, Parity, Polynomial, WordProblem
 from tasks import stream as random_stream
 from toylab import evaluate
 from toylab.batches import next_token_loss, pad
@@ -49,7 +49,7 @@ def check(model: Transformer, task: IteratedMap, batches: dict[int, Batch]) -> N
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("start", STARTS)
-@pytest.mark.parametrize("kind", TASKS)
+@pytest.mark.parametrize("kind", ITERATED_MAPS)
 def test_the_circuit_is_right_at_every_length(kind, start, dtype):
     task = kind(lengths=(1, 7), start=start)
     check(iteration_head(task).to(dtype), task, by_length(task, 12))
@@ -57,7 +57,7 @@ def test_the_circuit_is_right_at_every_length(kind, start, dtype):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("start", STARTS)
-@pytest.mark.parametrize("kind", TASKS)
+@pytest.mark.parametrize("kind", ITERATED_MAPS)
 def test_the_circuit_is_right_up_to_length_sixteen(kind, start):
     task = kind(lengths=(1, 16), start=start)
     for dtype in (torch.float32, torch.float64):
@@ -85,7 +85,7 @@ def test_the_circuit_of_one_length_is_right_too():
     check(iteration_head(task), task, by_length(task, 20))
 
 
-@pytest.mark.parametrize("kind", TASKS)
+@pytest.mark.parametrize("kind", ITERATED_MAPS)
 def test_its_heads_read_where_the_algorithm_does(kind):
     task = kind(lengths=(1, 7))
     model, batches = iteration_head(task).double(), by_length(task, 6)
@@ -171,7 +171,7 @@ def test_a_wrong_entry_of_the_table_is_caught():
     assert evaluate.accuracy(model, {4: everything(task)}).sequence < 1
 
 
-@pytest.mark.parametrize("kind", TASKS)
+@pytest.mark.parametrize("kind", ITERATED_MAPS)
 def test_without_written_states_there_is_no_such_circuit(kind):
     with pytest.raises(ValueError, match=r"chain_of_thought=False: .*give a task with them"):
         iteration_head(kind(chain_of_thought=False))

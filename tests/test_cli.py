@@ -106,11 +106,12 @@ def test_list_names_every_study_and_every_task(call):
 @pytest.mark.parametrize("rows", [1, 4])
 def test_show_prints_the_rows_of_the_task(call, kind, rows):
     name = re.sub(r"(?<!^)([A-Z])", r"-\1", kind.__name__).lower()
-    outcome = call("show", name, "--rows", rows, "--seed", 7, "--lengths", 2, 5)
+    field, low, high = ("lengths", 2, 5) if issubclass(kind, tasks.IteratedMap) else ("length", 12, 15)
+    outcome = call("show", name, "--rows", rows, "--seed", 7, f"--{field}", low, high)
     assert (outcome.code, outcome.err) == (0, "")
     blocks = outcome.out.strip().split("\n\n")
     assert len(blocks) == rows
-    task = kind(lengths=(2, 5))
+    task = kind(**{field: (low, high)})
     batch = task.sample(tasks.stream(7, "show"), rows)
     for block, tokens, size in zip(blocks, batch.tokens.tolist(), batch.sizes.tolist(), strict=True):
         (line,) = [line for line in block.splitlines() if line.startswith("token")]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from probes import IterationHead, edit, find_iteration_head
-from tasks import IGNORE, TASKS, Batch, IteratedMap, ModularSum, Parity, Polynomial, split_of
+from tasks import IGNORE, ITERATED_MAPS, Batch, IteratedMap, ModularSum, Parity, Polynomial, split_of
 from tasks import stream as random_stream
 from toylab import evaluate, interventions
 from toylab.circuits import iteration_head
@@ -87,7 +87,7 @@ def test_the_noisy_circuits_of_these_tests_are_right_here_and_wrong_there(batche
     assert any(0 < share < 1 for share in shares)
 
 
-@pytest.mark.parametrize("kind", TASKS)
+@pytest.mark.parametrize("kind", ITERATED_MAPS)
 @pytest.mark.parametrize("chain", [True, False])
 def test_free_writing_is_compared_with_the_oracle(kind, chain):
     task = kind(lengths=(2, 5), chain_of_thought=chain)
@@ -271,7 +271,7 @@ def test_a_head_that_does_nothing_can_be_edited_without_loss(batches, head):
     assert len({found[name] for name in found}) == 1
 
 
-@pytest.mark.parametrize("kind", TASKS)
+@pytest.mark.parametrize("kind", ITERATED_MAPS)
 @pytest.mark.parametrize("start", ["first-input", "zero"])
 def test_a_circuit_steered_to_the_next_input_answers_with_it(kind, start, head):
     task = kind(lengths=(1, 7), start=start)
@@ -286,7 +286,7 @@ def test_a_model_that_does_not_read_through_the_head_is_not_steered(batches, hea
     assert interventions.steered_share(model, TASK, batches, head) < 0.5
 
 
-@given(SEEDS, st.sampled_from(TASKS), st.sampled_from(["first-input", "zero"]), st.integers(2, 9))
+@given(SEEDS, st.sampled_from(ITERATED_MAPS), st.sampled_from(["first-input", "zero"]), st.integers(2, 9))
 def test_states_of_the_next_input_are_those_of_a_word_with_one_input_left_out(seed, kind, start, length):
     task = kind(lengths=length, start=start)
     inputs = random_stream(seed, "inputs").choice(task.inputs, size=(3, length))

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from probes import edit, follow_links, link_mass, moved, uniform_heads, uniform_mass, watch, zero_heads
-from tasks import TASKS, Polynomial, WordProblem
+from tasks import ITERATED_MAPS, Polynomial, WordProblem
 from toylab.circuits import iteration_head
 from toylab.evaluate import accuracy, held_out, predict
 
@@ -184,7 +184,7 @@ def test_gradients_flow_through_every_edit():
 
 # On circuits whose mechanism is known --------------------------------------------------------------------------------
 
-CIRCUITS = [*(kind(lengths=(1, 8)) for kind in TASKS), WordProblem(group="A5", lengths=(1, 5))]
+CIRCUITS = [*(kind(lengths=(1, 8)) for kind in ITERATED_MAPS), WordProblem(group="A5", lengths=(1, 5))]
 every_circuit = pytest.mark.parametrize("task", CIRCUITS, ids=lambda task: f"{task.name} {task.values}")
 Z, PATTERN = "blocks.1.attn.z", "blocks.1.attn.pattern"
 

@@ -17,7 +17,7 @@ from probes import (
     uniform_heads,
     uniform_mass,
 )
-from tasks import TASKS, Parity, Polynomial, WordProblem, stream
+from tasks import ITERATED_MAPS, Parity, Polynomial, WordProblem, stream
 from toylab.circuits import iteration_head
 from toylab.evaluate import held_out, search_iteration_head
 from toylab.model import ModelConfig, Transformer
@@ -348,7 +348,9 @@ def test_the_scores_are_means_over_lengths():
 # The detector on circuits --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("task", [*(kind(lengths=(1, 8)) for kind in TASKS), WordProblem(group="A5", lengths=(1, 5))])
+@pytest.mark.parametrize(
+    "task", [*(kind(lengths=(1, 8)) for kind in ITERATED_MAPS), WordProblem(group="A5", lengths=(1, 5))]
+)
 def test_the_hand_written_circuit_of_every_task_is_found(task):
     examples = held_out(task, 0, range(3, task.longest + 1), rows=4)
     assert len(examples) > 1

@@ -293,7 +293,6 @@ def test_a_row_does_not_depend_on_the_rows_beside_it(texts, begin, answer):
             assert np.array_equal(edges, alone.links[name])
 
 
-# BUG in tasks/counting.py (reported): `batch` fails where `strings` is wider than its longest row and its answers.
 @some
 @given(st.lists(strings, min_size=1, max_size=3), st.sampled_from(ANSWERS), st.integers(0, 20))
 def test_what_stands_behind_the_longest_string_is_not_looked_at_either(texts, answer, more):
@@ -753,8 +752,7 @@ def the_context_is_that_of_the_longest_row(task):
     assert longest == task.context
 
 
-# BUG in tasks/counting.py (reported): with "running" and a range of regions, rows of the fewest regions are longest
-# (2 T - R), but the context takes the most.
+# With "running" and a range of regions, rows of the fewest regions are longest (2 T - R).
 @pytest.mark.parametrize("answer", ANSWERS)
 @pytest.mark.parametrize(
     "fields",

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from tasks import (
     IGNORE,
+    ITERATED_MAPS,
     NOWHERE,
     SPLITS,
-    TASKS,
     Copy,
     ModularSum,
     Parity,
@@ -305,7 +305,7 @@ def test_tasks_with_one_alphabet_share_one_vocabulary():
     shared = [Copy(alphabet=11), Parity(alphabet=11), ModularSum(), Polynomial()]
     assert len({task.vocabulary for task in shared}) == 1
     assert len({task.task_token for task in shared}) == len(shared)
-    assert len({kind.name for kind in TASKS}) == len(TASKS)
+    assert len({kind.name for kind in ITERATED_MAPS}) == len(ITERATED_MAPS)
     assert len(WordProblem(alphabet=11).vocabulary) == len(Polynomial().vocabulary)
 
 
@@ -314,7 +314,7 @@ def test_tasks_with_one_alphabet_share_one_vocabulary():
 @example(WordProblem(), 205)  # S3 calls its values 012 to 210, and spare values are called by their number
 def test_every_alphabet_gives_every_token_a_name_of_its_own(task, spare):
     names = dataclasses.replace(task, alphabet=task.values + spare).vocabulary
-    assert len(names) == task.values + spare + len(TASKS) + 2
+    assert len(names) == task.values + spare + len(ITERATED_MAPS) + 2
     assert [name for name, count in collections.Counter(names).items() if count > 1] == []
 
 
@@ -562,7 +562,7 @@ def test_the_oracle_refuses_what_is_too_short_and_shows_the_form(prompt):
 # Wrong settings ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", TASKS)
+@pytest.mark.parametrize("kind", ITERATED_MAPS)
 @pytest.mark.parametrize("lengths", [0, -1, (0, 4), (5, 2), (-3, -1)])
 def test_lengths_that_are_no_range_raise(kind, lengths):
     with pytest.raises(ValueError, match=r"lengths=.*1 <= shortest <= longest"):

@@ -130,12 +130,12 @@ class Decoder(nn.Module):
             read = self.ln1(x)
             x = x + self.attn_out(self.attn(read, read, self._geometry(labels, labels, stream)))
         x = self.resid_mid(x)
-        fetched = self.cross_out(self.cross(x, stream, self._geometry(labels, keys, stream, seen)))
+        fetched = self.cross_out(self.cross.by_few(x, stream, self._geometry(labels, keys, stream, seen)))
         x = x + fetched if self.config.residual else fetched
         if self.mlp is not None:
             x = x + self.mlp_out(self.mlp(self.ln2(x)))
         x = self.resid_post(x)
-        return self.config.logit_scale * (x @ self.head.weight.T) + self.head.bias
+        return self.head(self.config.logit_scale * x)
 
     def _geometry(
         self, queries: int, keys: int, like: Tensor, seen: Bool[Tensor, "batch key"] | None = None

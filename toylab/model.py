@@ -141,15 +141,43 @@ class Attention(nn.Module):
         z = self.z(rearrange(pattern @ rearrange(v, "b k h f -> b h k f"), "b h q f -> b q h f"))
         return self.output(rearrange(z, "b q h f -> b q (h f)"))
 
+    def by_few(
+        self,
+        reading: Float[Tensor, "batch query width"],
+        read: Float[Tensor, "batch key width"],
+        geometry: Geometry,
+    ) -> Float[Tensor, "batch query width"]:
+        """The output of `forward` without positions, for few queries of many keys.
+
+        A score q . (K x) is also (q K) . x, and a mean of values V x is V times the mean of x: so the few queries are
+        mapped back to the residual stream instead of every key and value out of it. Whoever watches or edits `k` or
+        `v` gets them: everything then goes the long way.
+        """
+        if self.k._forward_hooks or self.v._forward_hooks:
+            return self.forward(reading, read, geometry)
+        heads = self.heads
+        q = self.q(self._split(self.query(reading))).transpose(1, 2)
+        asked = q @ self.key.weight.unflatten(0, (heads, -1))
+        scores = asked.flatten(1, 2) @ read.transpose(1, 2)
+        if self.key.bias is not None:
+            scores = scores + (q @ self.key.bias.view(heads, -1, 1)).flatten(1, 2)
+        scores = self.scores(scores.unflatten(1, (heads, -1)) / math.sqrt(q.shape[-1]))
+        pattern = self.pattern((scores + geometry.bias).softmax(dim=-1))
+        mean = (pattern.flatten(1, 2) @ read).unflatten(1, (heads, -1))
+        z = (mean @ self.value.weight.unflatten(0, (heads, -1)).transpose(1, 2)).transpose(1, 2)
+        if self.value.bias is not None:
+            z = z + self.value.bias.view(heads, -1)
+        return self.output(self.z(z).flatten(2))
+
     def by_type(self, read: Float[Tensor, "type width"], tally: Tally) -> Float[Tensor, "batch query width"]:
         """The output of `forward` where all that is read is one row a type of token; see `toylab.tally`."""
-        q, k, v = (self._split(linear(read[None]))[0] for linear in (self.query, self.key, self.value))
-        scores = rearrange(q, "q h f -> h q f") @ rearrange(k, "k h f -> h f k") / math.sqrt(q.shape[-1])
-        heads = len(scores)
-        seen = tally.types @ rearrange(scores, "h q k -> q (h k)")
-        seen = rearrange(seen, "b t (h k) -> b t h k", h=heads) + tally.log_counts[:, :, None]
-        written = torch.einsum("khf,whf->hkw", v, rearrange(self.output.weight, "w (h f) -> w h f", h=heads))
-        out = rearrange(seen.softmax(dim=-1), "b t h k -> b t (h k)") @ rearrange(written, "h k w -> (h k) w")
+        heads, types = self.heads, len(read)
+        q, k, v = (linear(read).view(types, heads, -1).transpose(0, 1) for linear in (self.query, self.key, self.value))
+        scores = q @ k.transpose(1, 2) / math.sqrt(q.shape[-1])  # head, query type, key type
+        written = v @ self.output.weight.view(-1, heads, q.shape[-1]).permute(1, 2, 0)  # head, key type, width
+        seen = (tally.types @ scores.transpose(0, 1).flatten(1)).unflatten(-1, (heads, types))
+        pattern = (seen + tally.log_counts[:, :, None]).softmax(dim=-1)
+        out = pattern.flatten(2) @ written.flatten(0, 1)
         return out if self.output.bias is None else out + self.output.bias
 
     def _split(self, x: Float[Tensor, "batch position width"]) -> Float[Tensor, "batch position head feature"]:
@@ -293,8 +321,11 @@ class Transformer(nn.Module):
         if positions is None:
             positions = torch.arange(past + tokens.shape[1], device=tokens.device)[None]
         dtype = self.embedding.weight.dtype
-        geometry = Geometry.of(self.positions, positions, segments, past, dtype, self.config.causal)
         last = len(self.blocks) - 1
+        # The first layer needs none with a tally: who sees whom is all in the counts.
+        geometry = None
+        if tally is None or last:
+            geometry = Geometry.of(self.positions, positions, segments, past, dtype, self.config.causal)
         if tally is None:
             x = self.embed(self.embedding(tokens))
             placed = self.positions.embed(geometry.query)

@@ -28,6 +28,7 @@ import torch
 from tqdm import tqdm
 
 from toylab.claims import Claim
+from toylab.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from toylab.files import missing, read_json, read_tensors, write_json, write_tensors, write_text
 from toylab.model import ModelConfig, Transformer
 from toylab.report import Picture
@@ -178,30 +179,43 @@ def claim_folder(study: Study, name: str, out: Path) -> None:
     )
 
 
-def save_model(path: Path, model: Transformer) -> None:
+def save_model(path: Path, model: Transformer | EncoderDecoder) -> None:
     """Save weights with the shape they belong to."""
-    about = {"config": asdict(model.config), "vocab": model.vocab, "context": model.context}
+    sizes = {name: getattr(model, name) for name in _KINDS[type(model).__name__][2]}
+    about = {"kind": type(model).__name__, "config": asdict(model.config), **sizes}
     tensors = {name: t for name, t in model.state_dict().items() if not _is_tied(model, name)}
     write_tensors(path, tensors, about)
 
 
-def load_model(path: Path) -> Transformer:
-    """A model from its file.
+def load_model(path: Path) -> Any:
+    """A model from its file: a `Transformer` or an `EncoderDecoder`, as it was saved.
 
     Raises:
         ValueError: if the file is missing, damaged or not a model.
     """
     tensors, about = read_tensors(path)
     try:
-        model = Transformer(ModelConfig(**about["config"]), about["vocab"], about["context"])
-        model = model.to(tensors["embedding.weight"].dtype)
+        kind, config, sizes = _KINDS[about.get("kind", "Transformer")]
+        model = kind(config(about["config"]), *(about[name] for name in sizes))
+        model = model.to(next(iter(tensors.values())).dtype)
         absent, extra = model.load_state_dict(tensors, strict=False)
         wrong = [name for name in absent if not _is_tied(model, name)] + extra
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (AttributeError, KeyError, StopIteration, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path}: does not hold a model of this version ({error})") from None
     if wrong:
         raise ValueError(f"{path}: does not hold the weights its header speaks of ({', '.join(wrong)})")
     return model
+
+
+def _encoder_decoder_config(about: dict[str, Any]) -> EncoderDecoderConfig:
+    return EncoderDecoderConfig(**{**about, "encoder": ModelConfig(**about["encoder"])})
+
+
+_KINDS: dict[str, tuple[type, Callable[[dict[str, Any]], Any], tuple[str, ...]]] = {
+    "Transformer": (Transformer, lambda about: ModelConfig(**about), ("vocab", "context")),
+    "EncoderDecoder": (EncoderDecoder, _encoder_decoder_config, ("symbols", "queries", "classes", "context")),
+}
+"""By name: the class, how its config comes back from JSON, and its sizes in the order of its arguments."""
 
 
 def write_metrics(path: Path, training: Training) -> None:
@@ -284,5 +298,5 @@ def _revision() -> str | None:
         return None
 
 
-def _is_tied(model: Transformer, name: str) -> bool:
+def _is_tied(model: Transformer | EncoderDecoder, name: str) -> bool:
     return name == "unembedding.weight" and model.config.unembedding == "tied"

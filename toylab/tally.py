@@ -18,7 +18,6 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional as F
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,6 @@ def tally(tokens: Int[Tensor, "batch position"], vocab: int, causal: bool, dtype
         vocab: how many types there are.
         dtype: of the model that will use them; torch's default if not given.
     """
-    types = F.one_hot(tokens, vocab).to(dtype or torch.get_default_dtype())
+    types = torch.eye(vocab, dtype=dtype)[tokens]
     counts = types.cumsum(dim=1) if causal else types.sum(dim=1, keepdim=True).expand_as(types)
     return Tally(types, counts.log())

@@ -1,0 +1,160 @@
+"""Contextual counting as an encoder-decoder meets it: strings in, the count of every region out.
+
+What connects `tasks.ContextualCounting` to `toylab.encoder_decoder`: batches without padding, the loss, and an
+auxiliary loss that shows the encoder for a while which region each token stands in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tasks import IGNORE, NOWHERE, Batch, ContextualCounting, Split, stream
+from toylab.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
+from toylab.model import linear
+from toylab.tally import Tally, tally
+
+BLOCK = 64
+"""Steps whose strings are drawn together."""
+
+
+@dataclass(frozen=True)
+class Strings:
+    """Strings of one length, with what is asked of them.
+
+    Attributes:
+        tokens: what the encoder reads, the begin token in front if the task has one.
+        counts: of every label query; `IGNORE` where a string has no such region.
+        regions: the contextual position of every token: the number of its region, 0 outside.
+        tally: of the tokens, for encoders that can use it.
+        auxiliary: weight of the auxiliary loss.
+    """
+
+    tokens: Int[Tensor, "batch position"]
+    counts: Int[Tensor, "batch label"]
+    regions: Int[Tensor, "batch position"]
+    tally: Tally | None = None
+    auxiliary: float = 0.0
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+def model_for(task: ContextualCounting, config: EncoderDecoderConfig, seed: int = 0) -> EncoderDecoder:
+    """An encoder-decoder of the task's symbols, labels, counts and longest string."""
+    return EncoderDecoder(config, task.symbols, task.most, task.classes, task.begin + task.longest, seed)
+
+
+def strings(
+    task: ContextualCounting, batch: Batch, labels: int | None = None, causal_tally: bool | None = None
+) -> Strings:
+    """A batch of the task as the encoder-decoder meets it.
+
+    Args:
+        batch: rows whose strings all have one length.
+        labels: how many label queries the model has, if not as many as the task has regions.
+        causal_tally: whether tokens are tallied from the left (True) or over the row (False); None for no tally.
+
+    Raises:
+        ValueError: for strings of several lengths.
+    """
+    labels = task.most if labels is None else labels
+    lengths = batch.labels["length"]
+    if len(lengths) and lengths.min() != lengths.max():
+        raise ValueError(
+            f"batch: has strings of length {lengths.min()} to {lengths.max()}; draw it with one length, such as "
+            f"length={lengths.max()}"
+        )
+    width = int(task.begin) + int(lengths.max(initial=0))
+    counts = batch.labels["count"][:, :labels]
+    if counts.shape[1] < labels:
+        counts = np.pad(counts, ((0, 0), (0, labels - counts.shape[1])), constant_values=NOWHERE)
+    tokens = torch.from_numpy(batch.tokens[:, :width])
+    return Strings(
+        tokens=tokens,
+        counts=torch.from_numpy(np.where(counts == NOWHERE, IGNORE, counts)),
+        regions=torch.from_numpy(batch.labels["region"][:, :width]),
+        tally=None if causal_tally is None else tally(tokens, task.symbols, causal_tally),
+    )
+
+
+def held_out(
+    task: ContextualCounting,
+    seed: int,
+    rows: int,
+    split: Split = "test",
+    *,
+    length: int | None = None,
+    regions: int | None = None,
+) -> Batch:
+    """Strings never trained on, of one length and number of regions: the task's largest, if not given."""
+    length, regions = length or task.longest, regions or task.most
+    return task.sample(stream(seed, split, length, regions), rows, split, length=length, regions=regions)
+
+
+def fresh_strings(
+    task: ContextualCounting,
+    seed: int,
+    rows: int,
+    *,
+    causal_tally: bool | None = None,
+    auxiliary: Callable[[int], float] = lambda step: 0.0,
+) -> Callable[[int], Strings]:
+    """The training batch of each step, a pure function of its arguments: one length a step, regions drawn for each row.
+
+    `auxiliary` gives the weight of the auxiliary loss at each step.
+    """
+
+    @lru_cache(maxsize=2)
+    def block(number: int) -> tuple[Batch, np.ndarray]:
+        rng = stream(seed, "train", number)
+        lengths = rng.integers(task.shortest, task.longest + 1, size=BLOCK)
+        return task.sample(rng, rows * BLOCK, length=np.repeat(lengths, rows)), lengths
+
+    def batch_at(step: int) -> Strings:
+        number, within = divmod(step, BLOCK)
+        batch, _ = block(number)
+        here = strings(task, batch.rows(within * rows, (within + 1) * rows), causal_tally=causal_tally)
+        return Strings(here.tokens, here.counts, here.regions, here.tally, auxiliary(step))
+
+    return batch_at
+
+
+class RegionTeacher(nn.Module):
+    """An encoder-decoder with a linear classifier of contextual position on its encoder's final states.
+
+    The classifier is trained along and thrown away: while its loss counts, the encoder learns which region a token
+    stands in, which is the first half of the circuit. Nothing is taught about counting.
+    """
+
+    def __init__(self, model: EncoderDecoder, seed: int = 0) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(2**33 + seed)
+        self.model = model
+        self.classifier = linear(model.config.encoder.width, model.queries + 1, False, generator)
+
+
+def count_loss(model: nn.Module, strings: Strings) -> Float[Tensor, ""]:
+    """Mean cross entropy of the counts in nats; for a `RegionTeacher`, plus that of the regions times its weight."""
+    teacher = model if isinstance(model, RegionTeacher) else None
+    inner = model if teacher is None else teacher.model
+    stream = inner.encoder(strings.tokens, tally=strings.tally)
+    logits = inner.decoder(stream)
+    loss = F.cross_entropy(logits.flatten(0, 1), strings.counts.flatten(), ignore_index=IGNORE)
+    if teacher is not None and strings.auxiliary:
+        guessed = teacher.classifier(stream).flatten(0, 1)
+        loss = loss + strings.auxiliary * F.cross_entropy(guessed, strings.regions.flatten())
+    return loss
+
+
+def fading(steps: int, share: float) -> Callable[[int], float]:
+    """A weight that falls linearly from 1 to 0 over the first `share` of the steps, and stays there."""
+    last = steps * share
+    return lambda step: max(0.0, 1 - step / last) if last else 0.0

@@ -1,0 +1,316 @@
+"""By which circuit does a counting model answer? Where it looks, what breaks it, and what that foretells elsewhere.
+
+The instruments are those of `probes`; here they meet `tasks.ContextualCounting` and `toylab.EncoderDecoder`. Every
+answer is given label by label: regions are learned, and fail, separately.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from probes import (
+    Edit,
+    block_keys,
+    class_readout,
+    edit,
+    fit_saturation,
+    linear_probe,
+    mass_by_class,
+    name_bias,
+    name_circuit,
+    predicted_slope,
+    rotary_planes,
+    score_table,
+    through_origin,
+    watch,
+)
+from tasks import IGNORE, Batch, ContextualCounting, stream
+from tasks.counting import BEGIN, CLOSE, ONE, OPEN, ZERO
+from toylab.counting import Strings, strings
+from toylab.encoder_decoder import EncoderDecoder
+
+COUNTED = "counted ones"
+CLASSES = (
+    *(COUNTED, "other regions' ones", "outside ones", "zeros"),
+    *("own [", "own ]", "earlier brackets", "later brackets", "begin"),
+)
+"""What a key can be to a label query; together they are all tokens. Of the bias tokens among them, how many zeros,
+ones and later brackets there are depends on the string; of begin tokens, own and earlier brackets, on the label."""
+
+SOLVED = 0.9
+"""Accuracy from which a region counts as solved."""
+
+SLACK = 0.05
+"""How far above the best constant answer an accuracy may lie and still show no knowledge."""
+
+
+def key_classes(strings: Strings) -> dict[str, Bool[Tensor, "batch label key"]]:
+    """What every token is to every label query, as masks that exclude each other."""
+    tokens, regions = strings.tokens[:, None], strings.regions[:, None]
+    label = torch.arange(1, strings.counts.shape[1] + 1)[None, :, None]
+    one, bracket, own = tokens == ONE, (tokens == OPEN) | (tokens == CLOSE), regions == label
+    masks = {
+        COUNTED: one & own,
+        "other regions' ones": one & (regions > 0) & ~own,
+        "outside ones": one & (regions == 0),
+        "zeros": tokens == ZERO,
+        "own [": (tokens == OPEN) & own,
+        "own ]": (tokens == CLOSE) & own,
+        "earlier brackets": bracket & (regions < label),
+        "later brackets": bracket & (regions > label),
+        "begin": tokens == BEGIN,
+    }
+    shape = (*strings.counts.shape, strings.tokens.shape[1])
+    return {name: mask.expand(shape) for name, mask in masks.items()}
+
+
+def for_model(task: ContextualCounting, model: EncoderDecoder, batch: Batch) -> Strings:
+    """A batch with as many labels as the model has queries, tallied where its encoder can use that."""
+    config = model.config.encoder
+    tallied = config.positions == "none" and config.layers == 1
+    return strings(task, batch, model.queries, config.causal if tallied else None)
+
+
+@torch.no_grad()
+def logits(
+    model: EncoderDecoder, strings: Strings, edits: Mapping[str, Edit] | None = None
+) -> Float[Tensor, "batch label count"]:
+    """The model's logits, edited or as it is."""
+    dtype = model.encoder.embedding.weight.dtype
+    tallied = strings.tally
+    if tallied is not None and tallied.types.dtype != dtype:
+        tallied = type(tallied)(tallied.types.to(dtype), tallied.log_counts.to(dtype))
+    with edit(model, edits or {}):
+        return model(strings.tokens, tally=tallied)
+
+
+def accuracy(model: EncoderDecoder, strings: Strings, edits: Mapping[str, Edit] | None = None) -> list[float]:
+    """The share of right counts of each label that the strings have."""
+    asked = strings.counts != IGNORE
+    right = (logits(model, strings, edits).argmax(dim=-1) == strings.counts) & asked
+    held = asked.any(dim=0)
+    return (right.sum(dim=0) / asked.sum(dim=0).clamp(min=1))[held].tolist()
+
+
+def floor(strings: Strings) -> float:
+    """The accuracy of the best constant answer on these strings."""
+    counts = strings.counts[strings.counts != IGNORE]
+    return counts.bincount().max().item() / len(counts)
+
+
+def without(mask: Bool[Tensor, "batch label key"]) -> dict[str, Edit]:
+    """The edit after which no label query sees these keys."""
+    return {"decoder.cross.scores": block_keys(mask)}
+
+
+@dataclass(frozen=True)
+class RegionCircuit:
+    """How one label query answers.
+
+    Attributes:
+        accuracy: unedited.
+        circuit: one of `probes.CIRCUITS`.
+        bias: the class that it compares with, or "mixed"; see `probes.name_bias`.
+        share: of that class in the attention not on counted ones.
+        shares: of all classes.
+        k: weight of the bias in units of one counted one, from the mass on counted ones.
+        r2: of that fit.
+        blocked: accuracy without each class, and without "own brackets", "all ones" and "the bias".
+        curve: by the true count, the mean mass on counted ones.
+    """
+
+    accuracy: float
+    circuit: str
+    bias: str
+    share: float
+    shares: dict[str, float]
+    k: float
+    r2: float
+    blocked: dict[str, float]
+    curve: dict[int, float]
+
+
+def find_circuits(model: EncoderDecoder, strings: Strings) -> list[RegionCircuit]:
+    """The circuit of every label query, on strings that all have as many regions as the model has labels."""
+    classes = key_classes(strings)
+    ones = [name for name in classes if name.endswith("ones")]
+    joined = classes | {
+        "own brackets": classes["own ["] | classes["own ]"],
+        "all ones": classes[ones[0]] | classes[ones[1]] | classes[ones[2]],
+    }
+    with watch(model, "decoder.cross.pattern") as seen:
+        plain = accuracy(model, strings)
+    pattern = seen["decoder.cross.pattern"].mean(dim=1)  # over heads
+    masses = mass_by_class(pattern, classes)
+    blocked = {name: accuracy(model, strings, without(mask)) for name, mask in joined.items() if bool(mask.any())}
+    chance = floor(strings)
+    found = []
+    for label, right in enumerate(plain):
+        counts = strings.counts[:, label]
+        own = {name: mass[:, label] for name, mass in masses.items()}
+        lost = {name: shares[label] for name, shares in blocked.items()}
+        fit, bias = fit_saturation(own[COUNTED], counts), name_bias(own, COUNTED)
+        if bias.name in lost:
+            lost["the bias"] = lost[bias.name]
+        tests = {"counted": lost[COUNTED], "own brackets": lost["own brackets"], "outside ones": lost["outside ones"]}
+        found.append(
+            RegionCircuit(
+                accuracy=right,
+                circuit=name_circuit(right, tests, chance, slack=SLACK),
+                bias=bias.name,
+                share=bias.share,
+                shares=bias.shares,
+                k=fit.k,
+                r2=fit.r2,
+                blocked=lost,
+                curve={
+                    int(n): own[COUNTED][counts == n].mean().item()
+                    for n, how_many in zip(*counts.unique(return_counts=True), strict=True)
+                    if how_many >= 5
+                },
+            )
+        )
+    return found
+
+
+def growth(before: Strings, after: Strings) -> dict[str, Float[Tensor, " label"]]:
+    """By class, how many times as many of its tokens there are after a change, in the mean over strings."""
+    old, new = key_classes(before), key_classes(after)
+    labels = before.counts.shape[1]
+    return {
+        name: new[name].sum(dim=-1).double().mean(dim=0)[:labels]
+        / old[name].sum(dim=-1).double().mean(dim=0).clamp(min=1e-9)
+        for name in old
+    }
+
+
+@dataclass(frozen=True)
+class Shift:
+    """What a change outside the regions, which changes no count, does to the answers of one label.
+
+    Attributes:
+        accuracy: after the change.
+        before: the slope of predicted against true counts before it.
+        after: that slope after it.
+        predicted: what the law n K / K' makes of the slope before, K' / K from the shares of all classes.
+    """
+
+    accuracy: float
+    before: float
+    after: float
+    predicted: float
+
+
+def shift(model: EncoderDecoder, before: Strings, after: Strings, circuits: list[RegionCircuit]) -> list[Shift]:
+    """The effect of a change on each label, beside the signed prediction of `probes.predicted_slope`."""
+    grown = growth(before, after)
+    old, new = (logits(model, s).argmax(dim=-1) for s in (before, after))
+    right = accuracy(model, after)
+    found = []
+    for label, circuit in enumerate(circuits):
+        counts = before.counts[:, label]
+        slope = through_origin(old[:, label], counts)
+        law = predicted_slope(circuit.shares, {name: float(values[label]) for name, values in grown.items()})
+        found.append(Shift(right[label], slope, through_origin(new[:, label], counts), slope * law))
+    return found
+
+
+@torch.no_grad()
+def value_readout(model: EncoderDecoder, strings: Strings, circuits: list[RegionCircuit]) -> list[dict[str, Any]]:
+    """Golkar et al. 2024, equation 3, label by label: the logits from one value a class, weighted by the attention.
+
+    "two values" is the paper's: counted ones and the largest class of bias tokens. "all classes" adds the others, and
+    shows what is left to differences within a class. Only for a decoder that is nothing but its cross-attention.
+
+    Raises:
+        ValueError: for a decoder with residual, MLP or several heads, whose logits are no such sum.
+    """
+    config = model.config
+    if config.residual or config.hidden or config.heads > 1 or config.self_attention:
+        raise ValueError(
+            "decoder: equation 3 speaks of one bare cross-attention; use a model with heads=1 and no residual, "
+            "self_attention or hidden"
+        )
+    with watch(model, "decoder.cross.pattern", "encoder.final") as seen:
+        out = logits(model, strings)
+    decoder = model.decoder
+    carried = decoder.cross.value(seen["encoder.final"])
+    free = decoder.cross.output(carried)
+    values = config.logit_scale * free @ decoder.head.weight.T  # batch key count
+    classes = key_classes(strings)
+    masses = mass_by_class(seen["decoder.cross.pattern"][:, 0], classes)
+    found = []
+    for label, circuit in enumerate(circuits):
+        held = {name: mask[:, label] for name, mask in classes.items() if bool(mask[:, label].any())}
+        means = {name: values[mask].mean(dim=0) for name, mask in held.items()}
+        own = {name: masses[name][:, label] for name in means}
+        largest = max(circuit.shares, key=circuit.shares.__getitem__)
+        sums = {"two values": (COUNTED, largest), "all classes": tuple(means)}
+        found.append(
+            {
+                name: asdict(class_readout(own, {n: means[n] for n in used}, decoder.head.bias, out[:, label]))
+                for name, used in sums.items()
+            }
+        )
+    return found
+
+
+def region_probes(model: EncoderDecoder, strings: Strings, seed: int) -> dict[str, dict[str, float]]:
+    """Is the region of a one linearly decodable, at the attention's output and at the decoder's input?"""
+    sites = {"attention output": "encoder.blocks.0.attn_out", "decoder input": "encoder.final"}
+    with watch(model, *sites.values()) as seen:
+        logits(model, strings)
+    at = strings.tokens == ONE
+    groups = torch.arange(len(strings))[:, None].expand_as(at)[at]
+    found = {}
+    for name, point in sites.items():
+        features = seen[point][at]
+        score = asdict(linear_probe(features, strings.regions[at], groups, stream(seed, "region probe")))
+        found[name] = score | {"two components": two_components(features)}
+    return found
+
+
+def two_components(features: Float[Tensor, "token feature"]) -> float:
+    """The share of the variance that the first two principal components hold: 1 for states of rank two."""
+    centred = features.double() - features.double().mean(dim=0)
+    spread = torch.linalg.svdvals(centred).square()
+    return (spread[:2].sum() / spread.sum()).item()
+
+
+@torch.no_grad()
+def encoder_scores(model: EncoderDecoder) -> list[list[float]]:
+    """The exact score of every type of token for every other, in the first head of an encoder without positions."""
+    block = model.encoder.blocks[0]
+    read = block.ln1(model.encoder.embedding.weight)
+    q, k = (linear(read).unflatten(-1, (block.attn.heads, -1)) for linear in (block.attn.query, block.attn.key))
+    return score_table(q, k)[0].tolist()
+
+
+@torch.no_grad()
+def rotary_profile(model: EncoderDecoder) -> dict[str, list[float]]:
+    """What each rotary plane adds to how much a one prefers brackets (their mean) to bits, fastest plane first, and
+    the plane's frequency in radians a token."""
+    block = model.encoder.blocks[0]
+    read = block.ln1(model.encoder.embedding.weight)
+    q, k = block.attn.query(read), block.attn.key(read)
+    brackets, bits = k[[OPEN, CLOSE]].mean(dim=0), k[[ZERO, ONE]].mean(dim=0)
+    parts = rotary_planes(q[ONE], brackets - bits)
+    return {"planes": parts.tolist(), "frequencies": model.encoder.positions.frequencies.tolist()}
+
+
+def permutation_gap(model: EncoderDecoder, strings: Strings, rng: np.random.Generator) -> float:
+    """The largest change of a logit when the tokens of every string are shuffled, in float64."""
+    exact = model.double()
+    order = torch.from_numpy(rng.permuted(np.tile(np.arange(strings.tokens.shape[1]), (len(strings), 1)), axis=1))
+    mixed = strings.tokens.gather(1, order)
+    with torch.no_grad():
+        gap = (exact(strings.tokens) - exact(mixed)).abs().max().item()
+    model.float()
+    return gap
