@@ -305,6 +305,20 @@ def rotary_profile(model: EncoderDecoder) -> dict[str, list[float]]:
     return {"planes": parts.tolist(), "frequencies": model.encoder.positions.frequencies.tolist()}
 
 
+@torch.no_grad()
+def stopped_planes(model: EncoderDecoder, strings: Strings, slow: float) -> dict[str, list[float]]:
+    """Accuracy of a rotary model when some of its planes no longer turn: the fast ones, of at least `slow` radians a
+    token, the slow ones, or all. Where rotation is a disguise of no position at all, accuracy stays without."""
+    frequencies = model.encoder.positions.frequencies
+    kept = frequencies.clone()
+    found = {}
+    for name, stopped in {"fast": kept >= slow, "slow": kept < slow, "all": kept >= 0}.items():
+        frequencies[stopped] = 0
+        found[name] = accuracy(model, strings)
+        frequencies.copy_(kept)
+    return found
+
+
 def permutation_gap(model: EncoderDecoder, strings: Strings, rng: np.random.Generator) -> float:
     """The largest change of a logit when the tokens of every string are shuffled, in float64."""
     exact = model.double()

@@ -22,16 +22,21 @@ def attention(
     pattern: np.ndarray,
     tokens: Sequence[str],
     *,
+    queries: Sequence[str] | None = None,
     links: np.ndarray | None = None,
     title: str = "",
     ax: Axes | None = None,
 ) -> Axes:
-    """An attention pattern, (query, key), dark where attention is high; squares mark the links (query, key)."""
-    ax = ax or _axes(0.28 * len(tokens) + 1.2, 0.28 * len(tokens) + 1.0)
+    """An attention pattern, (query, key), dark where attention is high; squares mark the links (query, key).
+
+    `tokens` name the keys, and the queries too where `queries` does not.
+    """
+    queries = tokens if queries is None else queries
+    ax = ax or _axes(0.28 * len(tokens) + 1.2, 0.28 * len(queries) + 1.0)
     ax.imshow(pattern, cmap="Blues", vmin=0, vmax=1)
     places = range(len(tokens))
     ax.set_xticks(places, tokens, fontsize=7, rotation=90)
-    ax.set_yticks(places, tokens, fontsize=7)
+    ax.set_yticks(range(len(queries)), queries, fontsize=7)
     ax.set_xlabel("key: token that is read")
     ax.set_ylabel("query: token that reads")
     ax.tick_params(length=0)
@@ -109,10 +114,95 @@ def by_seed(
     return _plain(ax)
 
 
-def sheet(width: float, height: float, columns: int = 1, rows: int = 1) -> tuple[Figure, np.ndarray]:
+def saturation(points: Sequence[tuple[float, float]], *, title: str = "", ax: Axes | None = None) -> Axes:
+    """Attention mass on counted tokens against their number in units of K, over the curve x / (x + 1)."""
+    ax = ax or _axes(4.2, 3.2)
+    if points:
+        x, mass = np.array(points).T
+        ax.plot(x, mass, "o", color=ACCURACY, markersize=3, alpha=0.35, markeredgewidth=0, label="measured")
+    line = np.linspace(0, max([4.0, *(x for x, _ in points)]), 200)
+    ax.plot(line, line / (line + 1), "--", color=CARRY, linewidth=1.2, label="x / (x + 1)")
+    ax.set_ylim(-0.03, 1.03)
+    ax.set_xlabel("counted ones, in units of K")
+    ax.set_ylabel("attention on them")
+    ax.set_title(title, fontsize=10)
+    ax.legend(fontsize=7, frameon=False, loc="lower right")
+    return _plain(ax)
+
+
+def agreement(
+    groups: Mapping[str, Sequence[tuple[float, float]]], *, xlabel: str, ylabel: str, ax: Axes | None = None
+) -> Axes:
+    """What was foretold against what was measured, a mark a group, over the line of equality."""
+    ax = ax or _axes(4.4, 3.8)
+    low = min([0.5, *(min(pair) for pairs in groups.values() for pair in pairs)]) - 0.05
+    ax.plot([low, 1.1], [low, 1.1], color="0.6", linewidth=0.8)
+    for (name, pairs), (marker, colour) in zip(groups.items(), _MARKS, strict=False):
+        x, y = np.array(pairs).T
+        ax.plot(x, y, marker, color=colour, markersize=4.5, alpha=0.6, markeredgewidth=0, label=name)
+    ax.set_xlabel(xlabel)
+    ax.set_ylabel(ylabel)
+    ax.legend(fontsize=7, frameon=False, loc="upper left")
+    return _plain(ax)
+
+
+def stacked(shares: Mapping[str, Mapping[str, float]], *, xlabel: str, ax: Axes | None = None) -> Axes:
+    """A bar a row, cut into shares that sum to one; a class keeps its shade and hatch in all rows."""
+    ax = ax or _axes(6.6, 0.5 * len(shares) + 1.3)
+    names = list(dict.fromkeys(name for row in shares.values() for name in row))
+    shades = mpl.colormaps["cividis"](np.linspace(0.05, 0.95, len(names)))
+    for number, name in enumerate(names):
+        values = np.array([row.get(name, 0.0) for row in shares.values()])
+        left = np.array([sum(row.get(n, 0.0) for n in names[:number]) for row in shares.values()])
+        ax.barh(range(len(shares)), values, 0.6, left=left, color=shades[number], edgecolor="white", linewidth=0.6,
+                hatch=["", "///", "...", "xx"][number % 4], label=name)  # fmt: skip
+        for row, (value, start) in enumerate(zip(values, left, strict=True)):
+            if value >= 0.08:
+                ax.text(start + value / 2, row, f"{value:.2f}", ha="center", va="center", fontsize=7,
+                        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0})  # fmt: skip
+    ax.set_yticks(range(len(shares)), list(shares))
+    ax.set_ylim(len(shares) - 0.5, -0.5)
+    ax.set_xlim(0, 1)
+    ax.set_xlabel(xlabel)
+    ax.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return _plain(ax)
+
+
+def planes(
+    profiles: Mapping[str, Sequence[float]],
+    frequencies: Sequence[float],
+    *,
+    ylabel: str,
+    span: int = 64,
+    ax: Axes | None = None,
+) -> Axes:
+    """What each rotary plane contributes, a line a run; a stroke divides fast planes from slow ones.
+
+    Slow planes turn by less than one radian over `span` tokens.
+    """
+    ax = ax or _axes(5.4, 3.0)
+    styles = ["-", "--", ":", "-."]
+    for number, (name, values) in enumerate(profiles.items()):
+        fade = 1 - 0.6 * number / max(len(profiles), 2)
+        ax.plot(range(len(values)), values, styles[number % 4], marker="o", markersize=3, color=ACCURACY, alpha=fade,
+                linewidth=1.2, label=name)  # fmt: skip
+    ax.axhline(0, color="0.8", linewidth=0.8)
+    ax.axvline(sum(f * span >= 1 for f in frequencies) - 0.5, color=CARRY, linewidth=1.0, linestyle="--")
+    shown = range(0, len(frequencies), 3)
+    ax.set_xticks(shown, [f"{frequencies[i]:.2g}" for i in shown], fontsize=7)
+    ax.set_xlabel("rotary plane, by its frequency in radians a token")
+    ax.set_ylabel(ylabel)
+    if len(profiles) <= 10:
+        ax.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return _plain(ax)
+
+
+def sheet(
+    width: float, height: float, columns: int = 1, rows: int = 1, height_ratios: Sequence[float] | None = None
+) -> tuple[Figure, np.ndarray]:
     """A figure of `width` x `height` inches with a grid of axes, not bound to any window."""
     figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False)
+    return figure, figure.subplots(rows, columns, squeeze=False, height_ratios=height_ratios)
 
 
 def svg(figure: Figure) -> str:

@@ -1,0 +1,584 @@
+"""The sentences of the contextual-counting paper, each with its bar, judged by what the jobs of the study measured."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from toylab.claims import Claim, over_seeds
+from toylab.counting_circuits import SLACK, SOLVED
+from toylab.statistics import bootstrap, wilson
+
+Result = dict[str, Any]
+Arms = dict[str, dict[int, Result]]
+
+CONSTANT = ("begin", "own [", "own ]", "earlier brackets")
+"""Bias classes of which a string has a number that depends on the label alone."""
+
+
+def judge(arms: Arms, encodings: Sequence[str]) -> list[Claim]:
+    """All claims; those whose arms were not run are open.
+
+    Args:
+        arms: by the name of an arm and the seed, what its job measured.
+        encodings: those compared.
+    """
+    none, rotary = arms.get("none", {}), arms.get("rotary", {})
+    return [
+        *_solved(none, rotary, arms),
+        _golden(arms.get("golden", {})),
+        *_ordering(arms, encodings),
+        *_plain(arms, encodings),
+        *_mechanism(none, arms),
+        *_foretold(arms),
+        *_other_circuits(arms, rotary),
+        *_cure(none, arms),
+        *_emergence(arms),
+        _ingredients(none, arms),
+    ]
+
+
+def mean_accuracy(result: Result) -> float:
+    return sum(result["accuracy"]) / len(result["accuracy"])
+
+
+def solved_regions(result: Result) -> list[Result]:
+    """The circuits of the regions that a model solved."""
+    return [circuit for circuit in result["circuits"] if circuit["accuracy"] >= SOLVED]
+
+
+def _solved(none: dict[int, Result], rotary: dict[int, Result], arms: Arms) -> list[Claim]:
+    def claim(id: str, found: dict[int, Result], what: str) -> Claim:
+        return over_seeds(
+            id,
+            {s: mean_accuracy(r) for s, r in found.items()},
+            lambda a: a >= SOLVED,
+            share=0.9,
+            paper="section 4, best models",
+            statement=f"Models count in context: a causal encoder with {what} solves the task.",
+            bar=f"share of seeds with a mean accuracy over regions >= {SOLVED} is >= .9",
+            details={
+                "floor (best constant guess)": _each(found, lambda r: r["floor"]),
+                "accuracy by region": _each(found, lambda r: r["accuracy"]),
+                "circuits": _each(found, lambda r: _count(c["circuit"] for c in r["circuits"])),
+                "CPU-seconds, measuring included": _each(found, lambda r: r.get("cost", {}).get("cpu_seconds")),
+            },
+        )
+
+    return [claim("solved", none, "no positions"), claim("solved-rotary", rotary, "rotary positions")]
+
+
+def _golden(golden: dict[int, Result]) -> Claim:
+    def right(result: Result) -> float:
+        wanted = {"begin": "begin", "bracket": "own ["}
+        named = all(
+            region["circuit"] == "counter" and region["bias"] == wanted[bias]
+            for bias, regions in result["named"].items()
+            for region in regions
+        )
+        return float(result["errors"] == 0 and named)
+
+    return over_seeds(
+        "golden",
+        {s: right(r) for s, r in golden.items()},
+        lambda ok: ok == 1,
+        paper="section 2, propositions 2.1 and 2.2",
+        statement="The circuit exists: weights written by hand count without an error, and the probes name it rightly.",
+        bar="no error in any count; circuit and bias token named as they were written",
+        details={
+            "counts asked": _each(golden, lambda r: r["asked"]),
+            "errors": _each(golden, lambda r: r["errors"]),
+        },
+    )
+
+
+# Which encoding -----------------------------------------------------------------------------------------------------
+
+
+def _ordering(arms: Arms, encodings: Sequence[str]) -> list[Claim]:
+    def means(name: str) -> dict[int, float]:
+        return {seed: mean_accuracy(result) for seed, result in arms.get(name, {}).items()}
+
+    causal = {name: means(name) for name in encodings}
+    both = {name: means(f"{name}-bidirectional") for name in encodings}
+    compared = set.intersection(*(set(found) for found in [*causal.values(), *both.values()]))
+    table = {name: _with_interval(found) for name, found in causal.items()}
+    table |= {f"{name}, bidirectional": _with_interval(found) for name, found in both.items()}
+    gaps = {s: min(causal[name][s] - both[name][s] for name in encodings) for s in sorted(compared)}
+    across = {
+        s: min(causal[name][s] for name in encodings) - max(both[name][s] for name in encodings)
+        for s in sorted(compared)
+    }
+    others = [name for name in encodings if name != "none"]
+    with_all = set.intersection(*(set(causal[name]) for name in encodings))
+    lead = {s: causal["none"][s] - max(causal[name][s] for name in others) for s in sorted(with_all)}
+    chance = arms.get("none-bidirectional", {})
+    best = over_seeds(
+        "none-is-best",
+        lead,
+        lambda gap: gap > 0,
+        paper="section 4, abstract",
+        statement="No positional encoding gives the best accuracy.",
+        bar="mean lead over the best other causal encoding > 0, its interval above 0",
+        details={"means": table},
+    )
+    if best.interval and best.verdict == "holds" and best.interval[0] <= 0:
+        best = replace(best, verdict="fails", note="the lead may be chance: its interval reaches 0")
+    return [
+        over_seeds(
+            "causal-helps",
+            gaps,
+            lambda gap: gap >= 0.2,
+            paper="section 4, figure 2",
+            statement="For every encoding, a causal encoder does much better than a bidirectional one.",
+            bar="smallest lead over encodings >= .2 in the mean of seeds",
+            details={"mean accuracy [95 % interval]": table},
+        ),
+        over_seeds(
+            "causal-over-all",
+            across,
+            lambda gap: gap > 0,
+            paper="section 4, figure 2",
+            statement="Every causal encoder does better than any bidirectional one.",
+            bar="worst causal encoding minus best bidirectional one > 0 in the mean of seeds",
+            details={"mean accuracy [95 % interval]": table},
+        ),
+        best,
+        over_seeds(
+            "bidirectional-chance",
+            {s: abs(mean_accuracy(r) - r["floor"]) for s, r in chance.items()},
+            lambda gap: gap <= 0.02 and all(r["permutation_gap"] < 1e-9 for r in chance.values()),
+            paper="proposition 2.3",
+            statement="Without positions a bidirectional model cannot tell regions apart: it guesses.",
+            bar="mean distance from the best constant guess <= .02; same logits for permuted strings (1e-9, float64)",
+            details={"largest change of a logit under permutation": _each(chance, lambda r: r["permutation_gap"])},
+        ),
+    ]
+
+
+def _plain(arms: Arms, encodings: Sequence[str]) -> list[Claim]:
+    found = {name: arms.get(f"plain-{name}", {}) for name in encodings}
+    both = {f"{name}, bidirectional": arms.get(f"plain-{name}-bidirectional", {}) for name in encodings}
+    if not any(found.values()):
+        note = "not part of this run; add it with --parts encodings circuits plain, or --preset paper"
+    else:
+        note = ""
+    shares = {
+        name: _share(sum(mean_accuracy(r) >= SOLVED for r in seeds.values()), len(seeds))
+        for name, seeds in {**found, **both}.items()
+        if seeds
+    }
+    regions = {
+        name: _share(sum(a >= SOLVED for r in seeds.values() for a in r["accuracy"]), 4 * len(seeds))
+        for name, seeds in {**found, **both}.items()
+        if seeds
+    }
+    stuck = {
+        name: _share(sum(mean_accuracy(r) <= r["floor"] + 0.1 for r in seeds.values()), len(seeds))
+        for name, seeds in {**found, **both}.items()
+        if seeds
+    }
+    details = {
+        "share of seeds that solve it [Wilson]": shares,
+        "share of regions >= .9 (regions of a seed are not independent)": regions,
+        "share of seeds within .1 of the floor [Wilson]": stuck,
+    }
+    pairs = sorted(set(found["none"]) & set(found["rotary"]))
+    lead = {s: mean_accuracy(found["rotary"][s]) - mean_accuracy(found["none"][s]) for s in pairs}
+    easier = over_seeds(
+        "rotary-is-easier",
+        lead,
+        lambda gap: gap > 0,
+        paper="section 4",
+        statement="In the plain set-up, rotary positions train more reliably than none.",
+        bar="mean accuracy of rotary minus none > 0 over paired seeds, its interval above 0",
+        note=note,
+    )
+    if easier.interval and easier.verdict == "holds" and easier.interval[0] <= 0:
+        easier = replace(easier, verdict="fails", note="the lead may be chance: its interval reaches 0")
+    return [
+        over_seeds(
+            "failure-rate",
+            {s: float(mean_accuracy(r) >= SOLVED) for s, r in found["none"].items()},
+            lambda solved: solved == 0,
+            share=0.5,
+            paper="section 4, figure 2",
+            statement="In the plain set-up, training without positions is a lottery: most seeds do not solve the task.",
+            bar=f"share of seeds with a mean accuracy below {SOLVED} is >= .5",
+            details=details if shares else {},
+            note=note,
+        ),
+        easier,
+    ]
+
+
+# By which circuit ---------------------------------------------------------------------------------------------------
+
+
+def _mechanism(none: dict[int, Result], arms: Arms) -> list[Claim]:
+    good = {s: r for s, r in none.items() if solved_regions(r)}
+
+    def counts(result: Result) -> float:
+        return _mean(
+            float(c["blocked"]["counted ones"] <= result["floor"] + SLACK and c["r2"] >= 0.98)
+            for c in solved_regions(result)
+        )
+
+    def compares(result: Result) -> float:
+        return _mean(
+            float(c["bias"] != "mixed" and c["blocked"].get("the bias", 1.0) <= result["floor"] + SLACK)
+            for c in solved_regions(result)
+        )
+
+    def probed(site: str, number: str) -> dict[str, Any]:
+        return _each(good, lambda r: r["probe"][site][number])
+
+    return [
+        over_seeds(
+            "count-in-decoder",
+            {s: counts(r) for s, r in good.items()},
+            lambda share: share == 1,
+            share=0.9,
+            paper="section 4.2, figure 8",
+            statement="Counting happens in the decoder's attention: its mass on n ones is n / (n + K).",
+            bar=f"in >= .9 of the seeds, every solved region is at the floor (+ {SLACK}) without its ones, R^2 >= .98",
+            details={
+                "R^2 by region": _each(good, lambda r: [c["r2"] for c in r["circuits"]]),
+                "K by region": _each(good, lambda r: [c["k"] for c in r["circuits"]]),
+                "accuracy without the counted ones": _each(
+                    good, lambda r: [c["blocked"]["counted ones"] for c in r["circuits"]]
+                ),
+                "floor": _each(good, lambda r: r["floor"]),
+            },
+        ),
+        over_seeds(
+            "bias-token",
+            {s: compares(r) for s, r in good.items()},
+            lambda share: share >= 0.9,
+            paper="section 4.2",
+            statement="Each region compares its ones with one kind of token, the bias token.",
+            bar="mean share of solved regions that have >= .7 of the rest of their attention on one class, and are at "
+            f"the floor (+ {SLACK}) without it, is >= .9",
+            details={
+                "bias by region": _each(good, lambda r: [c["bias"] for c in r["circuits"]]),
+                "its share": _each(good, lambda r: [c["share"] for c in r["circuits"]]),
+                "accuracy without it": _each(good, lambda r: [c["blocked"].get("the bias") for c in r["circuits"]]),
+                "over all solved regions": _count(c["bias"] for r in good.values() for c in solved_regions(r)),
+            },
+        ),
+        over_seeds(
+            "two-values",
+            {s: _mean(r["readout"][k]["two values"]["agreement"] for k in _solved_labels(r)) for s, r in good.items()},
+            lambda share: share >= 0.9,
+            paper="section 4.2, equation 3",
+            statement="Two values reproduce the answers: one for a counted one, one for a bias token.",
+            bar="mean share of cases with the same likeliest count as the model >= .9, in solved regions",
+            details={
+                "KL in nats, two values": _each(good, lambda r: [x["two values"]["kl"] for x in r["readout"]]),
+                "KL in nats, one value a class": _each(good, lambda r: [x["all classes"]["kl"] for x in r["readout"]]),
+                "agreement, one value a class": _each(
+                    good, lambda r: [x["all classes"]["agreement"] for x in r["readout"]]
+                ),
+            },
+        ),
+        over_seeds(
+            "region-probe",
+            {s: r["probe"]["decoder input"]["accuracy"] for s, r in good.items()},
+            lambda a: a >= 0.95,
+            paper="section 4.2, figures 7 and 9",
+            statement="The encoder writes into every one which region it stands in.",
+            bar="mean accuracy of a linear probe on ones at the decoder's input >= .95",
+            details={
+                "at the attention's output": probed("attention output", "accuracy"),
+                "always the commonest region": probed("decoder input", "majority"),
+                "shuffled labels": probed("decoder input", "shuffled"),
+                "variance in two components, attention's output": probed("attention output", "two components"),
+            },
+        ),
+        over_seeds(
+            "reads-brackets",
+            {s: _bracket_share(r["scores"]) for s, r in good.items()},
+            lambda share: share >= 0.9,
+            paper="section 4.2, figure 6",
+            statement="In the encoder, ones attend to brackets and the begin token, and hardly to bits.",
+            bar="mean attention on brackets and the begin token, at equal numbers of each token, >= .9",
+            details={"scores of a one for 0, 1, [, ], BoS": _each(good, lambda r: r["scores"][1])},
+        ),
+    ]
+
+
+def _bracket_share(scores: list[list[float]]) -> float:
+    """The attention of a one on brackets and the begin token if there were one token of each type."""
+    weights = [math.exp(score - max(scores[1])) for score in scores[1]]
+    return sum(weights[2:]) / sum(weights)
+
+
+def _solved_labels(result: Result) -> list[int]:
+    return [k for k, circuit in enumerate(result["circuits"]) if circuit["accuracy"] >= SOLVED]
+
+
+# What it foretells --------------------------------------------------------------------------------------------------
+
+
+def counters(arms: Arms) -> list[tuple[str, int, int, Result, Result]]:
+    """Every solved region of a causal model that counts in the decoder: arm, seed, label, circuit, result."""
+    return [
+        (arm, seed, k, circuit, result)
+        for arm, seeds in arms.items()
+        if arm != "golden" and not arm.endswith("bidirectional")
+        for seed, result in seeds.items()
+        for k, circuit in enumerate(result["circuits"])
+        if circuit["accuracy"] >= SOLVED and circuit["circuit"] == "counter"
+    ]
+
+
+def _foretold(arms: Arms) -> list[Claim]:
+    def errors(change: str) -> dict[int, list[float]]:
+        """By seed, the relative errors of the predicted slope."""
+        found: dict[int, list[float]] = {}
+        for _, seed, k, _, result in counters(arms):
+            if change in result["shifts"]:
+                one = result["shifts"][change][k]
+                found.setdefault(seed, []).append(abs(one["predicted"] / one["after"] - 1) if one["after"] else 1.0)
+        return found
+
+    def kept(names: Iterable[str], change: str) -> dict[int, float]:
+        found: dict[int, list[float]] = {}
+        for _, seed, k, circuit, result in counters(arms):
+            if circuit["bias"] in names and change in result["shifts"]:
+                found.setdefault(seed, []).append(result["shifts"][change][k]["accuracy"])
+        return {seed: _mean(values) for seed, values in found.items()}
+
+    zeros, region = errors("16 zeros"), errors("a region")
+    moved = [
+        (arm, seed, k + 1, circuit["bias"], result["shifts"][change][k], change)
+        for arm, seed, k, circuit, result in counters(arms)
+        for change in ("16 zeros", "a region")
+        if change in result["shifts"]
+        and abs(result["shifts"][change][k]["predicted"] / result["shifts"][change][k]["before"] - 1) > 0.05
+    ]
+    return [
+        over_seeds(
+            "ood-law",
+            {s: _mean(float(e <= 0.15) for e in errs + region.get(s, [])) for s, errs in zeros.items()},
+            lambda share: share >= 0.9,
+            paper="section 4.3; the law n K / K' is ours",
+            statement="What a region compares with foretells its answers elsewhere: n becomes n K / K'.",
+            bar="mean share of counting regions whose slope, once 16 zeros or an empty region were appended, is within "
+            "15 % of the prediction, is >= .9",
+            details={
+                "mean relative error, 16 zeros": {str(s): round(_mean(e), 4) for s, e in zeros.items()},
+                "mean relative error, an empty region": {str(s): round(_mean(e), 4) for s, e in region.items()},
+                "where a change was foretold: predicted, measured": {
+                    f"{arm}, seed {seed}, region {label}, {bias}, {change}": [one["predicted"], one["after"]]
+                    for arm, seed, label, bias, one, change in moved
+                },
+            },
+        ),
+        over_seeds(
+            "constant-bias-keeps",
+            kept(CONSTANT, "16 zeros"),
+            lambda a: a >= 0.9,
+            paper="section 4.3, figure 3",
+            statement="Regions that compare with a token whose number never changes keep counting in longer strings.",
+            bar="mean accuracy after 16 zeros were appended >= .9 (begin token, own or earlier brackets)",
+            details={"begin token alone": {str(s): round(v, 4) for s, v in kept(("begin",), "16 zeros").items()}},
+        ),
+        over_seeds(
+            "zeros-bias-falls",
+            kept(("zeros",), "16 zeros"),
+            lambda a: a <= 0.5,
+            paper="section 4.3, figure 3",
+            statement="Regions that compare with zeros miscount in longer strings.",
+            bar="mean accuracy after 16 zeros were appended <= .5",
+        ),
+    ]
+
+
+# Other algorithms, same accuracy ------------------------------------------------------------------------------------
+
+
+def _other_circuits(arms: Arms, rotary: dict[int, Result]) -> list[Claim]:
+    mlp = {s: r for s, r in arms.get("encoder-mlp", {}).items() if solved_regions(r)}
+    turning = {s: r for s, r in rotary.items() if mean_accuracy(r) >= SOLVED}
+    return [
+        over_seeds(
+            "encoder-mlp",
+            {s: _mean(float(c["circuit"] == "counter") for c in solved_regions(r)) for s, r in mlp.items()},
+            lambda share: share <= 0.5,
+            paper="our question",
+            statement="With an MLP in the encoder, the same accuracy comes from another circuit.",
+            bar="mean share of solved regions that count in the decoder <= .5",
+            details={
+                "circuits": _count(c["circuit"] for r in mlp.values() for c in solved_regions(r)),
+                "without the counted ones": _blocked(mlp, "counted ones"),
+                "without own brackets": _blocked(mlp, "own brackets"),
+                "without ones outside": _blocked(mlp, "outside ones"),
+                "without all ones": _blocked(mlp, "all ones"),
+            },
+        ),
+        over_seeds(
+            "rotary-in-disguise",
+            {s: _mean(r["rotary"]["stopped"]["fast"]) / mean_accuracy(r) for s, r in turning.items()},
+            lambda share: share >= 0.9,
+            paper="appendix, figure 25",
+            statement="Rotary models do without rotation: they live in planes that hardly turn over a string.",
+            bar="mean share of the accuracy kept when planes of more than one radian a string stop turning >= .9",
+            details={
+                "kept when no plane turns": _each(turning, lambda r: _mean(r["rotary"]["stopped"]["all"])),
+                "kept when only fast planes turn": _each(turning, lambda r: _mean(r["rotary"]["stopped"]["slow"])),
+                "share of the score (absolute) from slow planes": _each(turning, slow_share),
+            },
+        ),
+    ]
+
+
+def slow_share(result: Result) -> float:
+    """The share of a rotary score that comes from planes of less than one radian over 64 tokens."""
+    parts = list(zip(result["rotary"]["planes"], result["rotary"]["frequencies"], strict=True))
+    return sum(abs(part) for part, f in parts if f < 1 / 64) / sum(abs(part) for part, _ in parts)
+
+
+# The cure, and the recipe -------------------------------------------------------------------------------------------
+
+
+def _cure(none: dict[int, Result], arms: Arms) -> list[Claim]:
+    varied, fixed = arms.get("no-auxiliary", {}), arms.get("fixed", {})
+
+    def biases(found: dict[int, Result], names: Iterable[str]) -> dict[int, float]:
+        good = {s: solved_regions(r) for s, r in found.items()}
+        return {s: _mean(float(_largest(c) in names) for c in regions) for s, regions in good.items() if regions}
+
+    details = {
+        f"largest bias class, {title}": _count(_largest(c) for r in found.values() for c in solved_regions(r))
+        for title, found in (("varied strings", {**none}), ("varied, no auxiliary", varied), ("fixed strings", fixed))
+    }
+    details |= {
+        f"mean accuracy elsewhere, {title}": {
+            place: round(_mean(a for r in found.values() for a in r["elsewhere"][place]["accuracy"]), 3)
+            for place in next(iter(found.values()), {"elsewhere": {}})["elsewhere"]
+        }
+        for title, found in (("varied strings", none), ("varied, no auxiliary", varied), ("fixed strings", fixed))
+    }
+    return [
+        over_seeds(
+            "cure",
+            biases(none, ("zeros", "outside ones", "other regions' ones", "later brackets")),
+            lambda share: share <= 0.05,
+            paper="section 5, left open",
+            statement="Strings of many lengths and numbers of regions in training cure biases that do not generalise.",
+            bar="mean share of solved regions whose largest bias class varies from string to string <= .05",
+            details=details,
+        ),
+        over_seeds(
+            "cure-begin",
+            biases(none, ("begin",)),
+            lambda share: share >= 0.5,
+            paper="section 5, left open",
+            statement="They make the begin token the bias, as the one constant token.",
+            bar="mean share of solved regions whose largest bias class is the begin token >= .5",
+            note="brackets of the own and of earlier regions are as constant as the begin token, and nearer at hand",
+        ),
+    ]
+
+
+def _emergence(arms: Arms) -> list[Claim]:
+    def claim(id: str, arm: str, what: str) -> Claim:
+        found = arms.get(arm, {})
+        return over_seeds(
+            id,
+            {s: mean_accuracy(r) for s, r in found.items()},
+            lambda a: a >= SOLVED,
+            share=0.8,
+            paper="our recipe",
+            statement=f"With {what}, the circuit also forms when nothing about regions is taught.",
+            bar=f"share of seeds without auxiliary loss with a mean accuracy >= {SOLVED} is >= .8",
+            details={"steps to .9": _each(found, lambda r: r["solved_at"])},
+        )
+
+    return [claim("emerges", "no-auxiliary", "no positions"),
+            claim("emerges-rotary", "no-auxiliary-rotary", "rotary positions")]  # fmt: skip
+
+
+INGREDIENTS = {
+    "one-length": "one length",
+    "one-number": "one number of regions",
+    "no-logit-scale": "no logit scale",
+    "default-head": "default head",
+    "large-embeddings": "large embeddings",
+    "no-auxiliary": "no auxiliary loss",
+}
+
+
+def _ingredients(none: dict[int, Result], arms: Arms) -> Claim:
+    tried = {name: arms[name] for name in INGREDIENTS if arms.get(name)}
+    whole = set(tried) == set(INGREDIENTS)
+    seeds = set.intersection(*(set(found) for found in tried.values()), set(none)) if whole else set()
+    full = {s: mean_accuracy(none[s]) for s in sorted(seeds)}
+    least = {s: min(full[s] - mean_accuracy(found[s]) for found in tried.values()) for s in full}
+    return over_seeds(
+        "ingredients",
+        least,
+        lambda loss: loss > 0.02,
+        paper="our recipe",
+        statement="Every ingredient of the recipe is needed.",
+        bar="leaving any one out costs > .02 of the mean accuracy (smallest loss over ingredients, mean of seeds)",
+        details={
+            "mean accuracy without": {
+                INGREDIENTS[name]: _with_interval({s: mean_accuracy(r) for s, r in found.items()})
+                for name, found in tried.items()
+            },
+            "seeds solved without": {
+                INGREDIENTS[name]: f"{sum(mean_accuracy(r) >= SOLVED for r in found.values())} of {len(found)}"
+                for name, found in tried.items()
+            },
+            "complete recipe": _with_interval({s: mean_accuracy(r) for s, r in none.items()}) if none else "not run",
+        },
+        note="" if whole else "not part of this run; add it with --parts encodings circuits ingredients",
+    )
+
+
+# Helpers ------------------------------------------------------------------------------------------------------------
+
+
+def _largest(circuit: Result) -> str:
+    return max(circuit["shares"], key=circuit["shares"].__getitem__)
+
+
+def _blocked(found: dict[int, Result], name: str) -> dict[str, Any]:
+    return _each(found, lambda r: [c["blocked"][name] for c in r["circuits"]])
+
+
+def _mean(values: Iterable[float]) -> float:
+    held = list(values)
+    return sum(held) / len(held) if held else 0.0
+
+
+def _each(found: dict[int, Result], number: Callable[[Result], Any]) -> dict[str, Any]:
+    """A number, or a list of them, by seed; rounded for people."""
+    return {str(seed): _round(number(result)) for seed, result in found.items()}
+
+
+def _round(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.4g}")
+    return [_round(one) for one in value] if isinstance(value, list) else value
+
+
+def _count(names: Iterable[str]) -> dict[str, int]:
+    return dict(Counter(names).most_common())
+
+
+def _with_interval(values: dict[int, float]) -> str:
+    if not values:
+        return "not run"
+    low, high = bootstrap(list(values.values()))
+    return f"{_mean(values.values()):.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _share(passed: int, of: int) -> str:
+    low, high = wilson(passed, of)
+    return f"{passed} of {of} [{low:.2f}, {high:.2f}]"

@@ -1,0 +1,247 @@
+"""The figures of the contextual-counting study, from what its jobs measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from toylab import figures
+from toylab.counting_circuits import SOLVED
+from toylab.report import Picture
+from toylab.runs import Job, read_metrics
+from toylab.studies._contextual_counting_claims import counters, mean_accuracy
+
+Results = dict[Job, dict[str, Any]]
+Arms = dict[str, dict[int, dict[str, Any]]]
+
+TITLES = {
+    "none": "no positions",
+    "rotary": "rotary",
+    "alibi": "ALiBi",
+    "learned": "learned",
+    "sinusoidal": "sinusoidal",
+}
+
+
+def draw(results: Results, out: Path, encodings: Sequence[str]) -> list[Picture]:
+    """All figures for which there are results."""
+    arms: Arms = {}
+    for job, result in results.items():
+        arms.setdefault(job.name, {})[job.seed] = result
+    drawn = [
+        _draw_attention(arms),
+        _draw_encodings(arms, encodings),
+        _draw_mass(arms),
+        _draw_slopes(arms),
+        _draw_biases(arms),
+        _draw_blocked(arms),
+        _draw_plateaus(results, out),
+        _draw_planes(arms),
+    ]
+    return [picture for picture in drawn if picture is not None]
+
+
+def _draw_attention(arms: Arms) -> Picture | None:
+    none = arms.get("none", {})
+    if not none:
+        return None
+    seed = max(none, key=lambda s: mean_accuracy(none[s]))
+    example = none[seed]["example"]
+    tokens, labels = example["tokens"], [f"region {k + 1}" for k in range(len(example["decoder"]))]
+    wide = 0.26 * len(tokens) + 1.2
+    figure, axes = figures.sheet(wide, wide + 2.2, rows=2, height_ratios=[len(tokens), len(labels) + 3])
+    links = [
+        (query, key)
+        for query, region in enumerate(example["regions"])
+        for key in range(query)
+        if region and tokens[query] == "1" and tokens[key] in "[]"
+    ]
+    figures.attention(
+        np.array(example["encoder"]), tokens, links=np.array(links), title=f"encoder, seed {seed}", ax=axes[0, 0]
+    )
+    ones = [
+        (region - 1, key)
+        for key, region in enumerate(example["regions"])
+        if region and tokens[key] == "1" and region <= len(labels)
+    ]
+    figures.attention(
+        np.array(example["decoder"]),
+        tokens,
+        queries=[
+            f"{label}: {count}, model {guess}" if count >= 0 else f"{label}: none"
+            for label, count, guess in zip(labels, example["counts"], example["guessed"], strict=True)
+        ],
+        links=np.array(ones),
+        title="decoder: each region's count, and the model's",
+        ax=axes[1, 0],
+    )
+    return Picture(
+        "The counting circuit",
+        "A held-out string in the model without positions. Top: in the encoder, ones read the brackets before them "
+        "(squares), and so know their region. Bottom: each label query reads the ones of its region (squares) and a "
+        "token to compare them with. The attention that ones get, n / (n + K), tells how many they are.",
+        figures.svg(figure),
+    )
+
+
+def _draw_encodings(arms: Arms, encodings: Sequence[str]) -> Picture | None:
+    groups, floor = {}, None
+    for name in encodings:
+        for arm, what in ((name, "causal"), (f"{name}-bidirectional", "bidirectional")):
+            found = arms.get(arm, {})
+            if found:
+                floor = _mean(r["floor"] for r in found.values())
+                title = f"{TITLES[name]}, {what}"
+                groups[title] = {"one region of one seed": [a for r in found.values() for a in r["accuracy"]]}
+                groups[title]["mean of a seed"] = [mean_accuracy(r) for r in found.values()]
+    if not groups:
+        return None
+    ax = figures.by_seed(groups, xlabel="share of counts that are right, held-out strings", chance=floor)
+    return Picture(
+        "Which encoding",
+        "Accuracy by positional encoding. Circles are single regions, squares the means of seeds; strokes are means. "
+        "The dotted line is the best constant guess.",
+        figures.svg(ax.figure),
+    )
+
+
+def _draw_mass(arms: Arms) -> Picture | None:
+    found = [(a, s, k, c) for a, s, k, c, _ in counters({n: arms.get(n, {}) for n in ("none", "rotary")})]
+    if not found:
+        return None
+    figure, axes = figures.sheet(8.4, 3.2, columns=2)
+    for ax, arm in zip(axes[0], ("none", "rotary"), strict=True):
+        lines = [(c["k"], c["curve"]) for a, _, _, c in found if a == arm]
+        points = [(int(n) / k, mass) for k, curve in lines for n, mass in curve.items()]
+        figures.saturation(points, title=f"{TITLES[arm]}: {len(lines)} solved regions", ax=ax)
+    return Picture(
+        "Attention as a counter",
+        "Mean attention on the n ones of a region, for every solved region of every seed, against n in units of the "
+        "fitted K of that region. All regions fall on one curve, x / (x + 1): the attention is the count.",
+        figures.svg(figure),
+    )
+
+
+def _draw_slopes(arms: Arms) -> Picture | None:
+    groups: dict[str, list[tuple[float, float]]] = {}
+    for _, _, k, _, result in counters(arms):
+        for change, shifts in result["shifts"].items():
+            kind = "an empty region appended" if change == "a region" else "zeros appended (8, 16, 32)"
+            groups.setdefault(kind, []).append((shifts[k]["predicted"], shifts[k]["after"]))
+    if not groups:
+        return None
+    ax = figures.agreement(
+        groups, xlabel="slope foretold from the bias token, K / K'", ylabel="slope measured: answer against true count"
+    )
+    return Picture(
+        "Foretold and measured",
+        "Each point is a solved region of a causal model on strings with something appended that changes no count. "
+        "Where it compares with a token of which there are now more, it counts too little, by as much as the law says. "
+        "Points far below the line at a slope near 1 are last regions that take the new one for their own.",
+        figures.svg(ax.figure),
+    )
+
+
+def _draw_biases(arms: Arms) -> Picture | None:
+    rows = {
+        "varied strings": arms.get("none", {}),
+        "varied, rotary": arms.get("rotary", {}),
+        "varied, no auxiliary loss": arms.get("no-auxiliary", {}),
+        "fixed strings": arms.get("fixed", {}),
+        "plain set-up": arms.get("plain-none", {}),
+        "plain set-up, rotary": arms.get("plain-rotary", {}),
+    }
+    shares = {}
+    for title, found in rows.items():
+        regions = [c["shares"] for r in found.values() for c in r["circuits"] if c["accuracy"] >= SOLVED]
+        if regions:
+            shares[f"{title} ({len(regions)})"] = {n: _mean(s[n] for s in regions) for n in regions[0]}
+    if not shares:
+        return None
+    ax = figures.stacked(shares, xlabel="share of the attention that is not on counted ones")
+    return Picture(
+        "What they compare with",
+        "Mean over solved regions (their number in brackets) of the classes of tokens that label queries read besides "
+        "the ones they count. The number of begin tokens, own and earlier brackets is fixed for a label; that of the "
+        "others changes from string to string.",
+        figures.svg(ax.figure),
+    )
+
+
+def _draw_blocked(arms: Arms) -> Picture | None:
+    groups = {}
+    tests = {
+        "counted ones": "without the ones of the region",
+        "own brackets": "without its own brackets",
+        "outside ones": "without ones outside all regions",
+    }
+    floor = None
+    for arm, title in (("none", "no MLP"), ("encoder-mlp", "MLP in the encoder")):
+        regions = [c for r in arms.get(arm, {}).values() for c in r["circuits"] if c["accuracy"] >= SOLVED]
+        if regions:
+            floor = _mean(r["floor"] for r in arms[arm].values())
+            groups[f"{title}: unedited"] = {"one region of one seed": [c["accuracy"] for c in regions]}
+            for name, what in tests.items():
+                groups[f"{title}: {what}"] = {"one region of one seed": [c["blocked"][name] for c in regions]}
+    if not groups:
+        return None
+    ax = figures.by_seed(groups, xlabel="share of counts that are right", chance=floor)
+    return Picture(
+        "Equal accuracy and different circuits",
+        "What each solved region loses when label queries cannot see one class of tokens. A counter needs the ones; a "
+        "model that copies finds the count in the region's own brackets.",
+        figures.svg(ax.figure),
+    )
+
+
+def _draw_plateaus(results: Results, out: Path) -> Picture | None:
+    arms = {
+        "none": "no positions",
+        "no-auxiliary": "no auxiliary loss",
+        "rotary": "rotary",
+        "no-auxiliary-rotary": "rotary, no auxiliary loss",
+        "plain-none": "plain set-up",
+        "plain-rotary": "plain set-up, rotary",
+    }
+    kept = {}
+    for arm, title in arms.items():
+        paths = {job.seed: job.folder(out) / "metrics.jsonl" for job in results if job.name == arm}
+        found = {seed: read_metrics(path) for seed, path in paths.items()}
+        if found:
+            kept[title] = {f"seed {s}": ([e["step"] for e in h], [e["accuracy"] for e in h]) for s, h in found.items()}
+    if not kept:
+        return None
+    rows = (len(kept) + 1) // 2
+    figure, axes = figures.sheet(8.4, 2.5 * rows, columns=2, rows=rows)
+    for ax, (title, lines) in zip(axes.flat, kept.items(), strict=False):
+        figures.curves(lines, ylabel="accuracy", bar=SOLVED, title=title, legend=False, ax=ax)
+    for ax in axes.flat[len(kept) :]:
+        ax.set_axis_off()
+    return Picture(
+        "Plateaus of all seeds",
+        "Accuracy on held-out strings, mean over regions, while training; a line a seed. The grey line is the bar.",
+        figures.svg(figure),
+    )
+
+
+def _draw_planes(arms: Arms) -> Picture | None:
+    turning = {s: r for s, r in arms.get("rotary", {}).items() if mean_accuracy(r) >= SOLVED}
+    if not turning:
+        return None
+    profiles = {f"seed {s}": r["rotary"]["planes"] for s, r in turning.items()}
+    frequencies = next(iter(turning.values()))["rotary"]["frequencies"]
+    ax = figures.planes(profiles, frequencies, ylabel="score of brackets over bits, for a one")
+    return Picture(
+        "Rotary in disguise",
+        "What each rotary plane adds to how much ones prefer brackets to bits, in models that solve the task; fast "
+        "planes left. Right of the line a plane turns by less than one radian over 64 tokens.",
+        figures.svg(ax.figure),
+    )
+
+
+def _mean(values) -> float:
+    held = list(values)
+    return sum(held) / len(held)

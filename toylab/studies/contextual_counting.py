@@ -1,0 +1,341 @@
+"""Contextual counting: models count the ones inside brackets; which positions let them, by which circuit, against what.
+
+Source: Golkar et al. 2024, "Contextual Counting: A Mechanistic Study of Transformers on a Quantitative Task" (arXiv
+2406.02585). The paper's training is unpublished; its claims are tested on models of our own recipe, region by region.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from probes import watch
+from tasks import Batch, ContextualCounting, decode, stream
+from toylab import counting_circuits as circuits
+from toylab.circuits import contextual_counter
+from toylab.claims import Claim
+from toylab.counting import RegionTeacher, count_loss, fading, fresh_strings, held_out, model_for
+from toylab.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
+from toylab.report import Picture
+from toylab.runs import Job, load_model, read_metrics, save_model, write_metrics
+from toylab.studies._contextual_counting_claims import judge
+from toylab.studies._contextual_counting_figures import draw
+from toylab.train import History, TrainConfig, train
+
+Part = Literal["encodings", "circuits", "plain", "ingredients"]
+Encoding = Literal["none", "rotary", "alibi", "learned", "sinusoidal"]
+
+PLAIN = TrainConfig(
+    steps=4000, learning_rate=3e-3, warmup=100, schedule="cosine", betas=(0.9, 0.99), cooldown=0, evaluate_every=100
+)
+"""The training of the plain set-up, which the paper's finding is closest to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContextualCountingStudy:
+    """Settings of the study; every field is a flag of `toylab run contextual-counting`."""
+
+    task: ContextualCounting = ContextualCounting(length=(24, 64), regions=(1, 4))
+    """What is trained on; models are judged on its longest strings with most regions."""
+    model: EncoderDecoderConfig = EncoderDecoderConfig()
+    train: TrainConfig = replace(PLAIN, steps=2000, learning_rate=8e-3)
+    auxiliary: float | int = 0.15
+    """Share of the training during which an auxiliary loss, fading out, shows the encoder the regions; 0 for never."""
+    plain: TrainConfig = PLAIN
+    """The training of the plain set-up: strings of one length and one number of regions, no logit scale, default
+    initial weights, no auxiliary loss."""
+    encodings: tuple[Encoding, ...] = ("none", "rotary", "alibi", "learned")
+    """Positional encodings that are compared, each causal and bidirectional."""
+    alibi_slope: float | int = 0.01
+    """Slope of ALiBi's one head."""
+    encoder_hidden: int = 128
+    """Size of the MLP in the arm whose encoder has one."""
+    parts: tuple[Part, ...] = ("encodings", "circuits")
+    """What is trained besides the two main arms: the other encodings; the arms that lead to other circuits; the plain
+    set-up with every encoding; the recipe with each ingredient left out."""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    control_seeds: int = 2
+    """How many of the seeds all arms but the main ones use."""
+    rows: int = 1000
+    """Held-out strings in an evaluation."""
+
+    def __post_init__(self) -> None:
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
+            raise ValueError(f"seeds={self.seeds}: give at least one, all different and not negative, such as 0 1 2")
+        if not self.control_seeds >= 1:
+            raise ValueError(f"control_seeds={self.control_seeds}: must be at least 1")
+        if not 0 <= self.auxiliary <= 1:
+            raise ValueError(f"auxiliary={self.auxiliary}: is a share of the training, from 0 to 1")
+        if self.rows < 100:
+            raise ValueError(f"rows={self.rows}: must be at least 100, or accuracies say little")
+        if not self.task.begin:
+            raise ValueError("task.begin=False: the circuits are told apart by their use of it; leave it on")
+        if self.task.answer != "counts":
+            raise ValueError(f"task.answer={self.task.answer}: an encoder-decoder answers with counts alone")
+        if "none" not in self.encodings or "rotary" not in self.encodings:
+            raise ValueError(f"encodings={self.encodings}: must have none and rotary, of which most claims speak")
+        if self.encoder_hidden < 1:
+            raise ValueError(f"encoder_hidden={self.encoder_hidden}: must be at least 1")
+        if self.model.encoder.positions != "none" or not self.model.encoder.causal:
+            raise ValueError("model.encoder: leave positions=none and causal=True; the arms set them (see encodings)")
+        if self.model.encoder.layers > 1 or self.model.heads > 1:
+            raise ValueError("model: the probes of this study read one encoder layer and one decoder head")
+
+    @classmethod
+    def quick(cls) -> ContextualCountingStudy:
+        """Seconds, for tests and notebooks: short strings, one seed, few arms."""
+        return cls(
+            task=ContextualCounting(length=(12, 32), regions=(1, 2)),
+            train=replace(PLAIN, steps=700, learning_rate=8e-3, warmup=50),
+            plain=replace(PLAIN, steps=700, warmup=50),
+            encodings=("none", "rotary"),
+            parts=("encodings",),
+            seeds=(0,),
+            control_seeds=1,
+            rows=200,
+        )
+
+    @classmethod
+    def default(cls) -> ContextualCountingStudy:
+        """Minutes on two cores: length 64, four regions."""
+        return cls()
+
+    @classmethod
+    def paper(cls) -> ContextualCountingStudy:
+        """The paper's fragility: every encoding, causal and bidirectional, in the plain set-up, 20 seeds each. At
+        length 64, where that takes an hour or two; `--task.length 512 --task.regions 4` is the paper's own size."""
+        return cls(parts=("plain",), seeds=tuple(range(20)), control_seeds=20)
+
+    # Jobs --------------------------------------------------------------------------------------------------------
+
+    def arms(self) -> dict[str, Arm]:
+        """Every arm that is trained: what differs from the main one, and on which seeds it runs."""
+        few = self.seeds[: self.control_seeds]
+        main = Arm(self.task, self.model, self.train, self.auxiliary, self.seeds)
+        control = replace(main, seeds=few)
+        fixed = replace(self.task, length=self.task.longest, regions=self.task.most)
+        plain = Arm(fixed, _plain(self.model), self.plain, 0.0, few)
+        arms = {"rotary": self._placed(main, "rotary", True), "none": main}
+        if "circuits" in self.parts:
+            arms |= {
+                "no-auxiliary-rotary": replace(arms["rotary"], auxiliary=0.0, seeds=few),
+                "no-auxiliary": replace(control, auxiliary=0.0),
+                "fixed": replace(control, task=fixed, auxiliary=0.0),
+                "encoder-mlp": replace(control, model=_encoder(self.model, hidden=self.encoder_hidden)),
+            }
+        for name in self.encodings if "encodings" in self.parts else ():
+            if name not in arms:
+                arms[name] = self._placed(control, name, True)
+            arms[f"{name}-bidirectional"] = self._placed(control, name, False)
+        if "plain" in self.parts:
+            for name in self.encodings:
+                arms[f"plain-{name}"] = self._placed(plain, name, True)
+                arms[f"plain-{name}-bidirectional"] = self._placed(plain, name, False)
+        if "ingredients" in self.parts:
+            arms |= {
+                "one-length": replace(control, task=replace(self.task, length=self.task.longest)),
+                "one-number": replace(control, task=replace(self.task, regions=self.task.most)),
+                "no-logit-scale": replace(control, model=replace(self.model, logit_scale=1.0)),
+                "default-head": replace(control, model=replace(self.model, head="default")),
+                "large-embeddings": replace(control, model=_encoder(self.model, embedding_std=1.0)),
+            }
+        return arms
+
+    def _placed(self, arm: Arm, encoding: str, causal: bool) -> Arm:
+        slope = self.alibi_slope if encoding == "alibi" else None
+        return replace(arm, model=_encoder(arm.model, positions=encoding, causal=causal, alibi_slope=slope))
+
+    def jobs(self) -> list[Job]:
+        """One training an arm and seed, the slowest first, and the hand-written circuit."""
+        arms = self.arms()
+        slow = sorted(arms, key=lambda name: arms[name].model.encoder.positions == "none")
+        return [Job(name, seed) for name in slow for seed in arms[name].seeds] + [Job("golden", self.seeds[0])]
+
+    def run_job(self, job: Job, folder: Path) -> dict[str, Any]:
+        """Train one arm and find its circuits."""
+        if job.name == "golden":
+            return golden(self.task, self.rows, job.seed)
+        arm = self.arms()[job.name]
+        model, history = self._train(arm, job.seed, folder)
+        return {
+            "steps": history[-1]["step"],
+            "solved_at": next((e["step"] for e in history if e["accuracy"] >= circuits.SOLVED), None),
+            **examine(self.task, model, job.seed, self.rows),
+        }
+
+    def _train(self, arm: Arm, seed: int, folder: Path) -> tuple[EncoderDecoder, History]:
+        saved, metrics = folder / "model.safetensors", folder / "metrics.jsonl"
+        if saved.exists():
+            return load_model(saved), read_metrics(metrics)
+        model = model_for(arm.task, arm.model, seed)
+        followed = circuits.for_model(arm.task, model, held_out(arm.task, seed, max(self.rows // 4, 100), "validation"))
+        checkpoint = folder / "checkpoint.safetensors"
+
+        def evaluate(trained: torch.nn.Module) -> dict[str, float]:
+            shares = circuits.accuracy(model, followed)
+            return {"accuracy": sum(shares) / len(shares), **{f"region {k + 1}": a for k, a in enumerate(shares)}}
+
+        training = train(
+            RegionTeacher(model, seed) if arm.auxiliary else model,
+            count_loss,
+            fresh_strings(
+                arm.task,
+                seed,
+                arm.train.rows,
+                causal_tally=arm.model.encoder.causal if arm.model.encoder.positions == "none" else None,
+                auxiliary=fading(arm.train.steps, arm.auxiliary),
+            ),
+            arm.train,
+            evaluate=evaluate,
+            checkpoint=checkpoint,
+        )
+        write_metrics(metrics, training)
+        save_model(saved, model)
+        checkpoint.unlink(missing_ok=True)
+        return model, training.history
+
+    def conclude(self, results: dict[Job, dict[str, Any]]) -> list[Claim]:
+        """The paper's sentences, judged by what the jobs measured."""
+        return judge(_by_arm(results), self.encodings)
+
+    def pictures(self, results: dict[Job, dict[str, Any]], out: Path) -> list[Picture]:
+        """The figures of the report, from the results and the histories kept beside them."""
+        return draw(results, out, self.encodings)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One condition of the study: a task, a model and a training, on some seeds."""
+
+    task: ContextualCounting
+    model: EncoderDecoderConfig
+    train: TrainConfig
+    auxiliary: float | int
+    seeds: tuple[int, ...]
+
+
+STUDY = ContextualCountingStudy
+
+
+def examine(task: ContextualCounting, model: EncoderDecoder, seed: int, rows: int) -> dict[str, Any]:
+    """Everything that is asked of a trained model, on held-out strings.
+
+    Args:
+        task: its longest strings with most regions are where models are judged.
+    """
+    encoder = model.config.encoder
+    batch = held_out(task, seed, rows)
+    strings = circuits.for_model(task, model, batch)
+    found = circuits.find_circuits(model, strings)
+    result: dict[str, Any] = {
+        "accuracy": [circuit.accuracy for circuit in found],
+        "floor": circuits.floor(strings),
+        "circuits": [asdict(circuit) for circuit in found],
+        "probe": circuits.region_probes(model, circuits.for_model(task, model, batch.rows(0, 200)), seed),
+        "example": _example(task, model, seed),
+    }
+    if not (model.config.residual or model.config.hidden or model.config.self_attention):
+        result["readout"] = circuits.value_readout(model, strings, found)
+    if encoder.positions == "none":
+        result["scores"] = circuits.encoder_scores(model)
+        if not encoder.causal:
+            rng = stream(seed, "permutation")
+            result["permutation_gap"] = circuits.permutation_gap(
+                model, circuits.for_model(task, model, batch.rows(0, 50)), rng
+            )
+    if encoder.positions == "rotary":
+        slow = 1 / task.longest  # radians a token: less than one radian over a string
+        result["rotary"] = circuits.rotary_profile(model) | {"stopped": circuits.stopped_planes(model, strings, slow)}
+    changes = {f"{n} zeros": task.append_zeros(batch, n) for n in (8, 16, 32)} | {"a region": task.append_region(batch)}
+    reached = {name: changed for name, changed in changes.items() if _reaches(model, task, changed)}
+    result["shifts"] = {
+        name: [asdict(s) for s in circuits.shift(model, strings, circuits.for_model(task, model, changed), found)]
+        for name, changed in reached.items()
+    }
+    return result | {"elsewhere": _elsewhere(task, model, seed, rows)}
+
+
+def _elsewhere(task: ContextualCounting, model: EncoderDecoder, seed: int, rows: int) -> dict[str, dict[str, Any]]:
+    """Accuracy by label, and the floor, at other lengths, numbers of regions and shares of ones: one thing changed."""
+    shorter, longer = max(5 * task.longest // 8, 2 * task.most), 3 * task.longest // 2
+    places: dict[str, tuple[ContextualCounting, dict[str, int]]] = {
+        f"length {shorter}": (task, {"length": shorter}),
+        f"length {longer}": (task, {"length": longer}),
+        f"{task.most + 1} regions": (task, {"regions": task.most + 1}),
+        "p = 0.3": (replace(task, p=0.3), {}),
+        "p = 0.7": (replace(task, p=0.7), {}),
+    }
+    if task.most > 1:
+        places[f"{task.most - 1} regions"] = (task, {"regions": task.most - 1})
+    found = {}
+    for name, (where, size) in places.items():
+        batch = held_out(where, seed, rows, **size)
+        if _reaches(model, task, batch):
+            strings = circuits.for_model(where, model, batch)
+            found[name] = {"accuracy": circuits.accuracy(model, strings), "floor": circuits.floor(strings)}
+    return found
+
+
+def _reaches(model: EncoderDecoder, task: ContextualCounting, batch: Batch) -> bool:
+    """Whether the model has positions for these strings."""
+    longest = task.begin + int(batch.labels["length"].max())
+    return model.config.encoder.positions != "learned" or longest <= model.context
+
+
+def golden(task: ContextualCounting, rows: int, seed: int) -> dict[str, Any]:
+    """The hand-written counters: their errors over sizes, and what the probes make of them."""
+    errors, asked, named = 0, 0, {}
+    for bias in ("begin", "bracket"):
+        for length in (16, task.longest, 2 * task.longest):
+            for regions in (1, task.most, 7):
+                model = contextual_counter(regions, length + 1, bias=bias)
+                strings = circuits.for_model(task, model, held_out(task, seed, 50, length=length, regions=regions))
+                wrong = circuits.logits(model, strings).argmax(dim=-1) != strings.counts
+                errors, asked = errors + int(wrong.sum()), asked + wrong.numel()
+        model = contextual_counter(task.most, task.classes, bias=bias)
+        found = circuits.find_circuits(model, circuits.for_model(task, model, held_out(task, seed, rows)))
+        named[bias] = [
+            {"circuit": c.circuit, "bias": c.bias, "k": c.k, "r2": c.r2, "blocked": c.blocked} for c in found
+        ]
+    return {"errors": errors, "asked": asked, "named": named}
+
+
+def _example(task: ContextualCounting, model: EncoderDecoder, seed: int) -> dict[str, Any]:
+    """What everybody attends to on one held-out string, as short as the task has them, and with ones in all regions."""
+    batch = held_out(task, seed, 64, length=task.shortest)
+    fullest = int(batch.labels["count"][:, : task.most].min(axis=1).argmax())
+    strings = circuits.for_model(task, model, batch.rows(fullest, fullest + 1))
+    with watch(model, "encoder.blocks.0.attn.pattern", "decoder.cross.pattern") as seen, torch.no_grad():
+        guessed = model(strings.tokens).argmax(dim=-1)[0]
+    return {
+        "tokens": decode(task, strings.tokens[0].tolist()),
+        "regions": strings.regions[0].tolist(),
+        "counts": strings.counts[0].tolist(),
+        "guessed": guessed.tolist(),
+        "encoder": _rounded(seen["encoder.blocks.0.attn.pattern"][0, 0]),
+        "decoder": _rounded(seen["decoder.cross.pattern"][0, 0]),
+    }
+
+
+def _rounded(pattern: Tensor) -> list[list[float]]:
+    return [[round(weight, 3) for weight in query] for query in pattern.tolist()]
+
+
+def _encoder(model: EncoderDecoderConfig, **changes: Any) -> EncoderDecoderConfig:
+    return replace(model, encoder=replace(model.encoder, **changes))
+
+
+def _plain(model: EncoderDecoderConfig) -> EncoderDecoderConfig:
+    """The model without what helps it to start."""
+    return replace(_encoder(model, embedding_std=1.0), head="default", logit_scale=1.0)
+
+
+def _by_arm(results: dict[Job, dict[str, Any]]) -> dict[str, dict[int, dict[str, Any]]]:
+    by_arm: dict[str, dict[int, dict[str, Any]]] = {}
+    for job, result in results.items():
+        by_arm.setdefault(job.name, {})[job.seed] = result
+    return by_arm
