@@ -1,4 +1,4 @@
-"""Settings of all tests, and the one trained model that they share."""
+"""Settings of all tests, and the trained models that they share, one quick run a study."""
 
 import os
 import time
@@ -10,6 +10,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from toylab.runs import execute
+from toylab.studies.contextual_counting import ContextualCountingStudy
 from toylab.studies.iteration_head import IterationHeadStudy
 
 matplotlib.use("Agg")
@@ -25,6 +26,15 @@ def quick_run(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     base = tmp_path_factory.getbasetemp()
     out = (base if worker_id == "master" else base.parent) / "quick-iteration-head"
     return once(out, lambda: execute(IterationHeadStudy.quick(), "iteration-head", out, workers=1, progress=False))
+
+
+@pytest.fixture(scope="session")
+def quick_counting(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """The folder of a finished quick run of the contextual-counting study, made once for all test processes."""
+    base = tmp_path_factory.getbasetemp()
+    out = (base if worker_id == "master" else base.parent) / "quick-contextual-counting"
+    study = ContextualCountingStudy.quick()
+    return once(out, lambda: execute(study, "contextual-counting", out, workers=1, progress=False))
 
 
 def once(out: Path, make) -> Path:

@@ -12,9 +12,19 @@ from toylab.finish import finish, flags, rebuild
 from toylab.runs import Study
 
 IDS = {
-    "accuracy", "head", "ablate", "steer", "ideal-pattern", "stop-rule", "first-layer", "cot-needed",
-    "cot-needed-parity", "depth", "one-head", "varied-lengths", "transfer", "symbol-zero", "emergence",
+    "iteration-head": {
+        "accuracy", "head", "ablate", "steer", "ideal-pattern", "stop-rule", "first-layer", "cot-needed",
+        "cot-needed-parity", "depth", "one-head", "varied-lengths", "transfer", "symbol-zero", "emergence",
+    },
+    "contextual-counting": {
+        "solved", "solved-rotary", "golden", "causal-helps", "causal-over-all", "none-is-best", "bidirectional-chance",
+        "failure-rate", "rotary-is-easier", "count-in-decoder", "bias-token", "two-values", "region-probe",
+        "reads-brackets", "ood-law", "constant-bias-keeps", "zeros-bias-falls", "encoder-mlp", "rotary-in-disguise",
+        "cure", "cure-begin", "emerges", "emerges-rotary", "ingredients",
+    },
 }  # fmt: skip
+QUICK = {"iteration-head": "quick_run", "contextual-counting": "quick_counting"}
+"""The fixture of each study's quick run."""
 
 
 @pytest.mark.parametrize("name", studies.names())
@@ -36,10 +46,12 @@ def test_flags_name_exactly_what_differs_from_the_default(name):
     assert "--seeds" in flags(kind.default(), kind.quick())
 
 
-def test_the_quick_iteration_head_run_judges_every_claim_with_number_interval_and_seeds(quick_run):
-    finish(quick_run)
-    claims = {claim.id: claim for claim in read_claims(quick_run / "claims.json")}
-    assert set(claims) == IDS
+@pytest.mark.parametrize("name", studies.names())
+def test_the_quick_run_judges_every_claim_with_number_interval_and_seeds(name, request):
+    folder = request.getfixturevalue(QUICK[name])
+    finish(folder)
+    claims = {claim.id: claim for claim in read_claims(folder / "claims.json")}
+    assert set(claims) == IDS[name]
     for claim in claims.values():
         assert claim.statement
         assert claim.bar
@@ -49,10 +61,37 @@ def test_the_quick_iteration_head_run_judges_every_claim_with_number_interval_an
         low, high = claim.interval
         assert low <= claim.measured <= high
         assert claim.seeds == (0,)
-    assert claims["depth"].measured < 0.5
     table = markdown(list(claims.values())).splitlines()
     assert len(table) == len(claims) + 2
     assert len({line.count("|") - line.count("\\|") for line in table}) == 1
+
+
+@pytest.mark.parametrize("name", studies.names())
+def test_the_page_of_the_quick_run_shows_every_claim_and_figure(name, request):
+    folder = request.getfixturevalue(QUICK[name])
+    finish(folder)
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert all(f"<summary>{id}:" in page for id in IDS[name])
+    drawn = list((folder / "figures").glob("*.svg"))
+    assert len(drawn) >= 4
+    assert page.count("<figure>") == len(drawn)
+    assert "http-equiv" not in page
+    assert " src=" not in page
+
+
+def test_one_layer_does_not_iterate(quick_run):
+    finish(quick_run)
+    claims = {claim.id: claim for claim in read_claims(quick_run / "claims.json")}
+    assert claims["depth"].measured < 0.5
+
+
+def test_exact_claims_of_counting_hold_even_in_seconds(quick_counting):
+    finish(quick_counting)
+    claims = {claim.id: claim for claim in read_claims(quick_counting / "claims.json")}
+    assert claims["golden"].verdict == claims["bidirectional-chance"].verdict == "holds"
+    assert claims["golden"].details["errors"] == {"0": 0}
+    assert claims["failure-rate"].verdict == "open"
+    assert "--preset paper" in claims["failure-rate"].note
 
 
 def test_a_study_with_one_head_does_not_train_the_same_arm_twice():

@@ -37,8 +37,28 @@ SMALL = {
         lambda ax=None: figures.by_seed({"a": {"x": [1.0]}, "b": {"y": [0.5, 0.2]}}, xlabel="share", title="t", ax=ax),
     ],
 }
+SMALL |= {
+    "saturation": [
+        lambda ax=None: figures.saturation([], ax=ax),
+        lambda ax=None: figures.saturation([(0, 0), (6.5, 0.9)], title="t", ax=ax),
+    ],
+    "agreement": [
+        lambda ax=None: figures.agreement({}, xlabel="foretold", ylabel="measured", ax=ax),
+        lambda ax=None: figures.agreement(
+            {"a": [(1, 1)], "b": [(0.2, 0.4), (1.0, 0.9)]}, xlabel="foretold", ylabel="measured", ax=ax
+        ),
+    ],
+    "stacked": [
+        lambda ax=None: figures.stacked({}, xlabel="share", ax=ax),
+        lambda ax=None: figures.stacked({"row": {"a": 1.0}, "other": {"a": 0.25, "b": 0.75}}, xlabel="share", ax=ax),
+    ],
+    "planes": [
+        lambda ax=None: figures.planes({}, [1.0, 0.1], ylabel="score", ax=ax),
+        lambda ax=None: figures.planes({"a": [1, 2], "b": [0.5, -0.5]}, [1.0, 0.001], ylabel="score", ax=ax),
+    ],
+}
 CASES = [pytest.param(draw, id=f"{name}-{n}") for name, drawings in SMALL.items() for n, draw in enumerate(drawings)]
-"""The rows of `by_seed` are labelled by the names of its groups; all other axes have a label of their own."""
+"""The rows of some are labelled by the names of their groups; all other axes have a label of their own."""
 
 
 def test_these_tests_know_every_function_that_draws():
@@ -58,7 +78,7 @@ def test_small_and_empty_input_is_drawn_on_labelled_axes_and_leaves_nothing_behi
         text = figures.svg(ax.figure)
         assert isinstance(ax, Axes)
         assert ax.get_xlabel()
-        assert ax.get_ylabel() or "by_seed" in request.node.name
+        assert ax.get_ylabel() or any(name in request.node.name for name in ("by_seed", "stacked"))
         assert ElementTree.fromstring(text).tag.endswith("svg")
         assert pyplot.get_fignums() == open_before
         assert dict(mpl.rcParams) == before
@@ -159,3 +179,41 @@ def test_a_sheet_has_the_size_and_the_axes_asked_for():
     assert axes.shape == (2, 3)
     assert figure.get_size_inches().tolist() == [5.0, 3.0]
     assert figure.canvas.manager is None
+
+
+def test_an_attention_map_may_have_queries_of_another_kind_than_its_keys():
+    ax = figures.attention(np.array([[0.1, 0.2, 0.7]]), ["a", "b", "c"], queries=["region 1"], links=np.array([[0, 2]]))
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["a", "b", "c"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["region 1"]
+    (square,) = (patch for patch in ax.patches if isinstance(patch, Rectangle))
+    assert (square.get_x() + 0.5, square.get_y() + 0.5) == (2, 0)
+
+
+def test_the_saturation_curve_is_half_at_one_and_points_stand_where_they_were_measured():
+    ax = figures.saturation([(0, 0.0), (9, 0.8)])
+    measured, curve = ax.lines
+    assert measured.get_xydata().tolist() == [[0, 0], [9, 0.8]]
+    assert np.interp(1.0, curve.get_xdata(), curve.get_ydata()) == pytest.approx(0.5, abs=1e-3)
+    assert curve.get_xdata().max() == 9
+
+
+def test_what_was_foretold_stands_over_the_line_of_equality():
+    ax = figures.agreement({"a": [(0.5, 0.6)], "b": [(1, 1)]}, xlabel="foretold", ylabel="measured")
+    line, *groups = ax.lines
+    assert np.array_equal(*line.get_data())
+    assert [group.get_xydata().tolist() for group in groups] == [[[0.5, 0.6]], [[1, 1]]]
+    assert len({(group.get_marker(), group.get_color()) for group in groups}) == 2
+
+
+def test_bars_are_cut_into_shares_that_follow_each_other():
+    ax = figures.stacked({"one": {"a": 0.25, "b": 0.75}, "two": {"b": 1.0}}, xlabel="share")
+    pieces = [(round(p.get_y() + 0.3), p.get_x(), p.get_width()) for p in ax.patches if p.get_width()]
+    assert sorted(pieces) == [(0, 0, 0.25), (0, 0.25, 0.75), (1, 0, 1)]
+    assert len({(tuple(p.get_facecolor()), p.get_hatch()) for p in ax.patches}) == 2
+    assert {text.get_text() for text in ax.texts} == {"0.25", "0.75", "1.00"}
+
+
+def test_the_stroke_divides_planes_that_turn_by_a_radian_from_those_that_do_not():
+    ax = figures.planes({"a": [3, 1, 2]}, [1.0, 0.02, 0.01], ylabel="score", span=64)
+    assert ax.lines[0].get_ydata().tolist() == [3, 1, 2]
+    assert any(line.get_xdata() == [1.5, 1.5] for line in ax.lines[1:] if len(line.get_xdata()) == 2)

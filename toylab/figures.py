@@ -114,7 +114,7 @@ def by_seed(
     return _plain(ax)
 
 
-def saturation(points: Sequence[tuple[float, float]], *, title: str = "", ax: Axes | None = None) -> Axes:
+def saturation(points: Sequence[tuple[float | int, float | int]], *, title: str = "", ax: Axes | None = None) -> Axes:
     """Attention mass on counted tokens against their number in units of K, over the curve x / (x + 1)."""
     ax = ax or _axes(4.2, 3.2)
     if points:
@@ -131,7 +131,7 @@ def saturation(points: Sequence[tuple[float, float]], *, title: str = "", ax: Ax
 
 
 def agreement(
-    groups: Mapping[str, Sequence[tuple[float, float]]], *, xlabel: str, ylabel: str, ax: Axes | None = None
+    groups: Mapping[str, Sequence[tuple[float | int, float | int]]], *, xlabel: str, ylabel: str, ax: Axes | None = None
 ) -> Axes:
     """What was foretold against what was measured, a mark a group, over the line of equality."""
     ax = ax or _axes(4.4, 3.8)
@@ -142,11 +142,12 @@ def agreement(
         ax.plot(x, y, marker, color=colour, markersize=4.5, alpha=0.6, markeredgewidth=0, label=name)
     ax.set_xlabel(xlabel)
     ax.set_ylabel(ylabel)
-    ax.legend(fontsize=7, frameon=False, loc="upper left")
+    if groups:
+        ax.legend(fontsize=7, frameon=False, loc="upper left")
     return _plain(ax)
 
 
-def stacked(shares: Mapping[str, Mapping[str, float]], *, xlabel: str, ax: Axes | None = None) -> Axes:
+def stacked(shares: Mapping[str, Mapping[str, float | int]], *, xlabel: str, ax: Axes | None = None) -> Axes:
     """A bar a row, cut into shares that sum to one; a class keeps its shade and hatch in all rows."""
     ax = ax or _axes(6.6, 0.5 * len(shares) + 1.3)
     names = list(dict.fromkeys(name for row in shares.values() for name in row))
@@ -161,16 +162,17 @@ def stacked(shares: Mapping[str, Mapping[str, float]], *, xlabel: str, ax: Axes 
                 ax.text(start + value / 2, row, f"{value:.2f}", ha="center", va="center", fontsize=7,
                         bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0})  # fmt: skip
     ax.set_yticks(range(len(shares)), list(shares))
-    ax.set_ylim(len(shares) - 0.5, -0.5)
+    ax.set_ylim(max(len(shares), 1) - 0.5, -0.5)
     ax.set_xlim(0, 1)
     ax.set_xlabel(xlabel)
-    ax.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    if names:
+        ax.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return _plain(ax)
 
 
 def planes(
-    profiles: Mapping[str, Sequence[float]],
-    frequencies: Sequence[float],
+    profiles: Mapping[str, Sequence[float | int]],
+    frequencies: Sequence[float | int],
     *,
     ylabel: str,
     span: int = 64,
@@ -192,13 +194,17 @@ def planes(
     ax.set_xticks(shown, [f"{frequencies[i]:.2g}" for i in shown], fontsize=7)
     ax.set_xlabel("rotary plane, by its frequency in radians a token")
     ax.set_ylabel(ylabel)
-    if len(profiles) <= 10:
+    if 0 < len(profiles) <= 10:
         ax.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return _plain(ax)
 
 
 def sheet(
-    width: float, height: float, columns: int = 1, rows: int = 1, height_ratios: Sequence[float] | None = None
+    width: float | int,
+    height: float | int,
+    columns: int = 1,
+    rows: int = 1,
+    height_ratios: Sequence[float | int] | None = None,
 ) -> tuple[Figure, np.ndarray]:
     """A figure of `width` x `height` inches with a grid of axes, not bound to any window."""
     figure = Figure(figsize=(width, height), layout="constrained")

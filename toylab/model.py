@@ -161,8 +161,8 @@ class Attention(nn.Module):
         scores = asked.flatten(1, 2) @ read.transpose(1, 2)
         if self.key.bias is not None:
             scores = scores + (q @ self.key.bias.view(heads, -1, 1)).flatten(1, 2)
-        scores = self.scores(scores.unflatten(1, (heads, -1)) / math.sqrt(q.shape[-1]))
-        pattern = self.pattern((scores + geometry.bias).softmax(dim=-1))
+        scores = scores.unflatten(1, (heads, -1)) / math.sqrt(q.shape[-1])
+        pattern = self.pattern(self.scores(scores + geometry.bias).softmax(dim=-1))
         mean = (pattern.flatten(1, 2) @ read).unflatten(1, (heads, -1))
         z = (mean @ self.value.weight.unflatten(0, (heads, -1)).transpose(1, 2)).transpose(1, 2)
         if self.value.bias is not None:

@@ -1,0 +1,183 @@
+"""Laws of counting batches and their loss: nothing is scored that is not there, and a step decides its strings."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from tasks import IGNORE, ContextualCounting, encode, stream
+from toylab.counting import (
+    BLOCK,
+    RegionTeacher,
+    Strings,
+    count_loss,
+    fading,
+    fresh_strings,
+    held_out,
+    model_for,
+    strings,
+)
+from toylab.encoder_decoder import ENCODER, EncoderDecoderConfig
+from toylab.tally import tally
+from toylab.train import TrainConfig, train
+
+TASK = ContextualCounting(length=(12, 20), regions=(1, 3))
+SMALL = EncoderDecoderConfig(encoder=replace(ENCODER, width=8))
+seeds = st.integers(0, 2**31)
+some = settings(max_examples=15)
+
+
+def laid_out(task: ContextualCounting, *texts: str, **options) -> Strings:
+    rows = np.array([encode(task, list(text)) for text in texts])
+    return strings(task, task.batch(rows, np.full(len(texts), len(texts[0]))), **options)
+
+
+def test_a_string_is_read_behind_its_begin_token_and_asked_for_the_counts_it_has():
+    found = laid_out(TASK, "1[011]1[]0", "[1]0001110")
+    assert found.tokens.tolist() == [[4, 1, 2, 0, 1, 1, 3, 1, 2, 3, 0], [4, 2, 1, 3, 0, 0, 0, 1, 1, 1, 0]]
+    assert found.counts.tolist() == [[2, 0, IGNORE], [1, IGNORE, IGNORE]]
+    assert found.regions.tolist() == [[0, 0, 1, 1, 1, 1, 1, 0, 2, 2, 0], [0, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0]]
+    assert found.tally is None
+
+
+def test_without_a_begin_token_the_string_stands_alone():
+    found = laid_out(replace(TASK, begin=False), "1[011]1[]0")
+    assert found.tokens.tolist() == [[1, 2, 0, 1, 1, 3, 1, 2, 3, 0]]
+    assert found.regions.tolist() == [[0, 1, 1, 1, 1, 1, 0, 2, 2, 0]]
+
+
+@pytest.mark.parametrize(("labels", "counts"), [(1, [2]), (2, [2, 0]), (5, [2, 0, IGNORE, IGNORE, IGNORE])])
+def test_as_many_labels_are_asked_as_a_model_has(labels, counts):
+    assert laid_out(TASK, "1[011]1[]0", labels=labels).counts.tolist() == [counts]
+
+
+def test_the_tally_is_that_of_the_tokens():
+    for causal in (True, False):
+        found, own = laid_out(TASK, "1[011]1[]0", causal_tally=causal), None
+        own = tally(found.tokens, TASK.symbols, causal)
+        assert torch.equal(found.tally.log_counts, own.log_counts)
+
+
+def test_strings_of_several_lengths_are_refused():
+    batch = TASK.sample(stream(0), 2, length=np.array([12, 13]))
+    with pytest.raises(ValueError, match=r"strings of length 12 to 13; draw it with one length, such as length=13"):
+        strings(TASK, batch)
+
+
+@some
+@given(seeds, st.integers(1, 5), st.lists(st.integers(0, 3 * BLOCK), min_size=1, max_size=4))
+def test_the_batch_of_a_step_depends_on_nothing_but_the_step(seed, rows, steps):
+    one, other = (fresh_strings(TASK, seed, rows) for _ in range(2))
+    before = {step: one(step) for step in sorted(steps)}
+    for step in reversed(steps):
+        again = other(step)
+        assert len(again) == rows
+        assert torch.equal(again.tokens, before[step].tokens)
+        assert torch.equal(again.counts, before[step].counts)
+
+
+def test_every_length_and_number_of_regions_of_the_task_is_trained_on_and_none_else():
+    batch_at = fresh_strings(TASK, 3, 4)
+    batches = [batch_at(step) for step in range(4 * BLOCK)]
+    assert {batch.tokens.shape[1] - 1 for batch in batches} == set(range(12, 21))
+    numbers = [int((row != IGNORE).sum()) for batch in batches for row in batch.counts]
+    assert set(numbers) == {1, 2, 3}
+    assert max(abs(numbers.count(n) / len(numbers) - 1 / 3) for n in (1, 2, 3)) < 0.05
+
+
+@some
+@given(seeds, seeds)
+def test_no_string_is_both_trained_on_and_held_out(seed, other):
+    task = ContextualCounting(length=9, regions=2)  # so few strings that chance alone would repeat some
+    batch_at = fresh_strings(task, seed, 32)
+    trained = {tuple(row) for step in range(3) for row in batch_at(step).tokens.tolist()}
+    sets = [
+        {tuple(r) for r in strings(task, held_out(task, other, 60, s)).tokens.tolist()} for s in ("validation", "test")
+    ]
+    assert not trained & sets[0]
+    assert not trained & sets[1]
+    assert not sets[0] & sets[1]
+
+
+def test_held_out_strings_are_the_tasks_largest_unless_asked_otherwise():
+    batch = held_out(TASK, 0, 5)
+    assert set(batch.labels["length"].tolist()) == {20}
+    assert (batch.labels["count"] >= 0).all()
+    batch = held_out(TASK, 0, 5, length=14, regions=2)
+    assert set(batch.labels["length"].tolist()) == {14}
+    assert (batch.labels["count"][:, 2] < 0).all()
+
+
+@some
+@given(seeds)
+def test_the_loss_is_the_mean_surprise_over_the_counts_that_exist(seed):
+    model = model_for(TASK, SMALL, seed).double()
+    found = strings(TASK, TASK.sample(stream(seed), 6, length=15))
+    chances = model(found.tokens).detach().softmax(dim=-1)
+    surprises = [
+        -math.log(chances[row, label, count])
+        for row, counts in enumerate(found.counts.tolist())
+        for label, count in enumerate(counts)
+        if count != IGNORE
+    ]
+    assert count_loss(model, found).item() == pytest.approx(sum(surprises) / len(surprises), abs=1e-9)
+
+
+@some
+@given(seeds, st.floats(0.01, 2))
+def test_the_auxiliary_loss_adds_the_regions_times_its_weight_and_nothing_at_weight_zero(seed, weight):
+    model = model_for(TASK, SMALL, seed).double()
+    teacher = RegionTeacher(model, seed).double()
+    found = strings(TASK, TASK.sample(stream(seed), 4, length=15))
+    plain = count_loss(model, found)
+    assert torch.equal(count_loss(teacher, found), plain)
+    guessed = model.encoder(found.tokens) @ teacher.classifier.weight.T
+    regions = F.cross_entropy(guessed.flatten(0, 1), found.regions.flatten())
+    taught = count_loss(teacher, replace(found, auxiliary=weight))
+    assert taught.item() == pytest.approx((plain + weight * regions).item(), abs=1e-9)
+
+
+def test_the_teacher_shares_the_model_and_draws_other_numbers():
+    model = model_for(TASK, SMALL, 5)
+    teacher = RegionTeacher(model, 5)
+    assert teacher.model is model
+    assert teacher.classifier.weight.shape == (TASK.most + 1, 8)
+    assert not torch.equal(teacher.classifier.weight[0], model.encoder.blocks[0].attn.query.weight[0])
+
+
+def test_the_auxiliary_weight_fades_linearly_and_is_gone_for_good():
+    weight = fading(1000, 0.15)
+    assert [weight(step) for step in (0, 75, 150, 151, 999)] == [1, 0.5, 0, 0, 0]
+    assert [fading(1000, 0.0)(step) for step in (0, 1)] == [0, 0]
+
+
+def test_the_model_of_a_task_has_its_sizes():
+    model = model_for(TASK, SMALL)
+    assert (model.symbols, model.queries, model.classes, model.context) == (5, 3, 21, 21)
+    assert model(strings(TASK, held_out(TASK, 0, 2)).tokens).shape == (2, 3, 21)
+
+
+def test_training_that_was_cut_off_while_the_teacher_spoke_or_after_ends_with_the_same_bits(tmp_path):
+    config = TrainConfig(steps=20, rows=4, warmup=2, schedule="cosine", cooldown=0, evaluate_every=5)
+    batch_at = fresh_strings(TASK, 0, 4, causal_tally=True, auxiliary=fading(20, 0.5))
+    whole = RegionTeacher(model_for(TASK, SMALL, 0))
+    train(whole, count_loss, batch_at, config)
+    for cut in (7, 13):
+        parts, path = RegionTeacher(model_for(TASK, SMALL, 0)), tmp_path / f"{cut}.safetensors"
+
+        def until(step: int, cut: int = cut) -> Strings:
+            if step == cut:
+                raise KeyboardInterrupt
+            return batch_at(step)
+
+        with pytest.raises(KeyboardInterrupt):
+            train(parts, count_loss, until, config, checkpoint=path)
+        again = RegionTeacher(model_for(TASK, SMALL, 0))
+        train(again, count_loss, batch_at, config, checkpoint=path)
+        for name, weight in whole.model.state_dict().items():
+            assert torch.equal(again.model.state_dict()[name], weight), name

@@ -1,0 +1,217 @@
+"""Laws of the circuit finder: it names what was written by hand, and its numbers are those of plain counting."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from probes import watch
+from tasks import IGNORE, ContextualCounting, encode, stream
+from tasks.counting import BEGIN, CLOSE, ONE, OPEN, ZERO
+from toylab import counting_circuits as circuits
+from toylab.circuits import contextual_counter
+from toylab.counting import held_out, model_for, strings
+from toylab.encoder_decoder import ENCODER, EncoderDecoderConfig
+
+TASK = ContextualCounting(length=(16, 32), regions=(1, 3))
+seeds = st.integers(0, 2**31)
+some = settings(max_examples=15)
+
+
+def model_of(seed: int = 0, task: ContextualCounting = TASK, **encoder):
+    return model_for(task, EncoderDecoderConfig(encoder=replace(ENCODER, width=8, **encoder)), seed)
+
+
+def one_string(text: str, task: ContextualCounting = TASK):
+    return strings(task, task.batch(np.array([encode(task, list(text))]), np.array([len(text)])))
+
+
+@pytest.fixture(scope="module", params=["begin", "bracket"])
+def golden(request):
+    """A hand-written counter with its bias, strings, and what the finder makes of it."""
+    model = contextual_counter(TASK.most, TASK.classes, bias=request.param)
+    batch = held_out(TASK, 0, 300)
+    found = circuits.for_model(TASK, model, batch)
+    return model, request.param, batch, found, circuits.find_circuits(model, found)
+
+
+@some
+@given(seeds, st.integers(1, 5))
+def test_every_token_is_in_one_class_for_every_label(seed, regions):
+    found = strings(TASK, TASK.sample(stream(seed), 5, length=24, regions=regions))
+    classes = circuits.key_classes(found)
+    assert tuple(classes) == circuits.CLASSES
+    assert (sum(mask.long() for mask in classes.values()) == 1).all()
+
+
+def test_the_classes_of_a_string_worked_out_by_hand():
+    found = one_string("1[01]0[1]1[]")
+    named = {name: torch.where(mask[0, 1])[0].tolist() for name, mask in circuits.key_classes(found).items()}
+    assert named == {  # of the second label, over BoS and the string
+        "counted ones": [8],
+        "other regions' ones": [4],
+        "outside ones": [1, 10],
+        "zeros": [3, 6],
+        "own [": [7],
+        "own ]": [9],
+        "earlier brackets": [2, 5],
+        "later brackets": [11, 12],
+        "begin": [0],
+    }
+
+
+def test_the_counts_by_class_agree_with_the_strings():
+    found = strings(TASK, held_out(TASK, 1, 40))
+    classes = circuits.key_classes(found)
+    assert torch.equal(classes[circuits.COUNTED].sum(dim=-1), found.counts)
+    assert (classes["own ["].sum(dim=-1) == 1).all()
+    assert (classes["own ]"].sum(dim=-1) == 1).all()
+    assert classes["earlier brackets"].sum(dim=-1)[0].tolist() == [0, 2, 4]
+    assert classes["later brackets"].sum(dim=-1)[0].tolist() == [4, 2, 0]
+    assert (classes["begin"].sum(dim=-1) == 1).all()
+    assert torch.equal(classes["zeros"][:, 0].sum(dim=-1), (found.tokens == ZERO).sum(dim=-1))
+
+
+@some
+@given(seeds)
+def test_accuracy_is_the_share_of_right_counts_label_by_label(seed):
+    model, batch = model_of(seed), TASK.sample(stream(seed), 50, length=20)
+    found = circuits.for_model(TASK, model, batch)
+    guesses = model(found.tokens).argmax(dim=-1).tolist()
+    for label, share in enumerate(circuits.accuracy(model, found)):
+        pairs = [(g[label], c[label]) for g, c in zip(guesses, found.counts.tolist(), strict=True)]
+        asked = [guess == count for guess, count in pairs if count != IGNORE]
+        assert share == pytest.approx(sum(asked) / len(asked), abs=1e-6)
+
+
+def test_the_floor_is_that_of_the_commonest_count():
+    found = replace(one_string("1[01]0[1]1[]"), counts=torch.tensor([[1, 1, 0, 2, IGNORE, 7]]))
+    assert circuits.floor(found) == pytest.approx(2 / 5)
+
+
+def test_the_hand_written_counters_are_named_with_their_bias(golden):
+    _, bias, _, found, named = golden
+    floor = circuits.floor(found)
+    for circuit in named:
+        assert circuit.accuracy == 1
+        assert circuit.circuit == "counter"
+        assert circuit.bias == {"begin": "begin", "bracket": "own ["}[bias]
+        assert circuit.share > 0.999
+        assert circuit.r2 > 0.9999
+        assert 5 < circuit.k < 20
+        assert circuit.blocked["the bias"] <= floor + circuits.SLACK
+        assert circuit.blocked["counted ones"] <= floor + circuits.SLACK
+        assert circuit.blocked["zeros"] == circuit.blocked["outside ones"] == 1
+        for n, mass in circuit.curve.items():
+            assert mass == pytest.approx(n / (n + circuit.k), abs=1e-6)
+
+
+def test_a_model_that_knows_nothing_is_unsolved():
+    model = model_of(0)
+    found = circuits.find_circuits(model, circuits.for_model(TASK, model, held_out(TASK, 0, 200)))
+    assert {circuit.circuit for circuit in found} == {"unsolved"}
+
+
+def test_what_is_added_outside_changes_a_hand_written_counter_as_foretold_not_at_all(golden):
+    model, _, batch, before, named = golden
+    for changed in (TASK.append_zeros(batch, 12), TASK.append_region(batch)):
+        for one in circuits.shift(model, before, circuits.for_model(TASK, model, changed), named):
+            assert one.accuracy == 1
+            assert one.before == one.after == 1
+            assert one.predicted == pytest.approx(1, abs=0.01)
+
+
+def test_growth_counts_tokens_before_and_after():
+    before, after = one_string("1[01]00[1]1[]"), one_string("1[01]00[1]1[]000")
+    grown = circuits.growth(before, after)
+    assert grown["zeros"].tolist() == pytest.approx([2, 2, 2])
+    assert all((grown[name][:2] == 1).all() for name in circuits.CLASSES if name not in ("zeros", "earlier brackets"))
+
+
+def test_two_values_reproduce_a_hand_written_counter(golden):
+    model, _, _, found, named = golden
+    for one in circuits.value_readout(model, found, named):
+        for kind in ("two values", "all classes"):
+            assert one[kind]["agreement"] == 1
+            assert one[kind]["kl"] < 1e-3
+
+
+@pytest.mark.parametrize("change", [{"residual": True}, {"hidden": 8}, {"heads": 2}, {"self_attention": True}])
+def test_two_values_are_refused_where_logits_are_no_sum_of_them(change):
+    model = model_for(TASK, EncoderDecoderConfig(encoder=replace(ENCODER, width=8), **change))
+    found = circuits.for_model(TASK, model, held_out(TASK, 0, 100))
+    with pytest.raises(ValueError, match="one bare cross-attention"):
+        circuits.value_readout(model, found, [])
+
+
+@some
+@given(seeds)
+def test_only_bidirectional_models_without_positions_do_not_mind_a_shuffle(seed):
+    batch = TASK.sample(stream(seed), 8, length=20, regions=2)
+    gaps = {}
+    for causal, positions in ((False, "none"), (True, "none"), (False, "rotary")):
+        model = model_of(seed, causal=causal, positions=positions)
+        gaps[causal, positions] = circuits.permutation_gap(
+            model, circuits.for_model(TASK, model, batch), np.random.default_rng(seed)
+        )
+        assert model.encoder.embedding.weight.dtype == torch.float32
+    assert gaps[False, "none"] < 1e-9
+    assert gaps[True, "none"] > 1e-6
+    assert gaps[False, "rotary"] > 1e-6
+
+
+def test_the_score_table_holds_the_scores_that_the_model_computes():
+    model = model_of(3).double()
+    found = one_string("1[01]00[1]1[]")
+    table = torch.tensor(circuits.encoder_scores(model))
+    with watch(model, "encoder.blocks.0.attn.scores") as seen:
+        model(found.tokens)
+    tokens = found.tokens[0]
+    past = torch.ones(14, 14).tril().bool()
+    computed, read_off = seen["encoder.blocks.0.attn.scores"][0, 0][past], table[tokens][:, tokens][past]
+    torch.testing.assert_close(computed.float(), read_off, rtol=0, atol=1e-5)
+
+
+def test_the_rotary_profile_sums_to_what_a_one_prefers_at_distance_zero():
+    model = model_of(2, positions="rotary").double()
+    profile = circuits.rotary_profile(model)
+    block = model.encoder.blocks[0]
+    read = block.ln1(model.encoder.embedding.weight)
+    q, k = block.attn.query(read)[ONE], block.attn.key(read)
+    preferred = (k[OPEN] + k[CLOSE] - k[ZERO] - k[ONE]) / 2
+    assert sum(profile["planes"]) == pytest.approx((q @ preferred).item() / 8**0.5, abs=1e-9)
+    assert profile["frequencies"] == sorted(profile["frequencies"], reverse=True)
+
+
+def test_a_rotary_model_whose_planes_all_stop_is_the_model_without_positions():
+    turning, still = model_of(4, positions="rotary"), model_of(4)
+    still.load_state_dict(turning.state_dict())
+    found = strings(TASK, held_out(TASK, 0, 200))
+    before = turning.encoder.positions.frequencies.clone()
+    stopped = circuits.stopped_planes(turning, found, 1 / 32)
+    assert stopped["all"] == circuits.accuracy(still, found)
+    assert torch.equal(turning.encoder.positions.frequencies, before)
+
+
+@pytest.mark.parametrize(("rank", "low", "high"), [(1, 1, 1), (2, 1, 1), (8, 0.2, 0.4)])
+def test_two_components_hold_all_of_a_plane_and_a_part_of_more(rank, low, high):
+    rng = np.random.default_rng(0)
+    features = torch.from_numpy(rng.normal(size=(4000, rank)) @ np.linalg.qr(rng.normal(size=(8, 8)))[0][:rank])
+    assert low - 1e-9 <= circuits.two_components(features + 3) <= high + 1e-9
+
+
+def test_the_region_probe_reads_the_hand_written_encoder_and_no_shuffled_labels(golden):
+    model, _, _, found, _ = golden
+    for score in circuits.region_probes(model, found, 0).values():
+        assert score["accuracy"] > 0.99
+        assert abs(score["shuffled"] - score["majority"]) < 0.1
+
+
+def test_begin_is_a_class_only_where_there_is_a_begin_token():
+    task = replace(TASK, begin=False)
+    found = strings(task, held_out(task, 0, 3))
+    assert not (found.tokens == BEGIN).any()
+    assert not circuits.key_classes(found)["begin"].any()

@@ -1,0 +1,249 @@
+"""Laws of the contextual-counting study: an arm changes what its name says, and made-up findings get their verdicts."""
+
+from dataclasses import asdict, replace
+
+import pytest
+
+from tasks import ContextualCounting
+from toylab.counting_circuits import CLASSES, RegionCircuit, Shift
+from toylab.encoder_decoder import EncoderDecoderConfig
+from toylab.studies._contextual_counting_claims import judge
+from toylab.studies.contextual_counting import ContextualCountingStudy
+
+STUDY = ContextualCountingStudy(parts=("encodings", "circuits", "plain", "ingredients"))
+ARMS = STUDY.arms()
+
+
+def test_the_main_arms_differ_in_positions_alone():
+    none, rotary = ARMS["none"], ARMS["rotary"]
+    encoder = replace(rotary.model.encoder, positions="none")
+    assert replace(rotary, model=replace(rotary.model, encoder=encoder)) == none
+    assert (none.task, none.model, none.train, none.seeds) == (STUDY.task, STUDY.model, STUDY.train, STUDY.seeds)
+
+
+@pytest.mark.parametrize("name", STUDY.encodings)
+@pytest.mark.parametrize("prefix", ["", "plain-"])
+def test_every_encoding_has_a_causal_and_a_bidirectional_arm_alike_but_for_that(name, prefix):
+    causal, both = ARMS[f"{prefix}{name}"], ARMS[f"{prefix}{name}-bidirectional"]
+    assert causal.model.encoder.positions == both.model.encoder.positions == name
+    assert causal.model.encoder.causal
+    assert both.model == replace(causal.model, encoder=replace(causal.model.encoder, causal=False))
+    assert (causal.task, causal.train, causal.auxiliary) == (both.task, both.train, both.auxiliary)
+    assert (causal.model.encoder.alibi_slope == 0.01) == (name == "alibi")
+
+
+def test_the_plain_set_up_has_no_help_to_start():
+    arm = ARMS["plain-none"]
+    assert (arm.task.length, arm.task.regions, arm.auxiliary) == (64, 4, 0)
+    assert (arm.model.logit_scale, arm.model.head, arm.model.encoder.embedding_std) == (1, "default", 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("one-length", {"task": ContextualCounting(length=64, regions=(1, 4))}),
+        ("one-number", {"task": ContextualCounting(length=(24, 64), regions=4)}),
+        ("no-logit-scale", {"model": EncoderDecoderConfig(logit_scale=1.0)}),
+        ("default-head", {"model": EncoderDecoderConfig(head="default")}),
+        ("no-auxiliary", {"auxiliary": 0.0}),
+        ("fixed", {"task": ContextualCounting(length=64, regions=4), "auxiliary": 0.0}),
+    ],
+)
+def test_an_ablation_leaves_one_ingredient_out(name, change):
+    assert ARMS[name] == replace(ARMS["none"], seeds=STUDY.seeds[: STUDY.control_seeds], **change)
+
+
+def test_parts_that_are_not_asked_for_are_not_trained():
+    assert set(ContextualCountingStudy(parts=()).arms()) == {"none", "rotary"}
+    assert not any("plain" in name for name in ContextualCountingStudy.default().arms())
+    paper = ContextualCountingStudy.paper()
+    assert all(len(arm.seeds) >= 20 for arm in paper.arms().values())
+    assert {f"plain-{name}{end}" for name in paper.encodings for end in ("", "-bidirectional")} <= set(paper.arms())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seeds": ()}, r"seeds=\(\): give at least one"),
+        ({"seeds": (1, 1)}, r"seeds=\(1, 1\): .*all different"),
+        ({"control_seeds": 0}, "control_seeds=0: must be at least 1"),
+        ({"auxiliary": 1.5}, "auxiliary=1.5: is a share"),
+        ({"rows": 10}, "rows=10: must be at least 100"),
+        ({"task": ContextualCounting(begin=False)}, "task.begin=False: .*leave it on"),
+        ({"task": ContextualCounting(answer="running")}, "task.answer=running: .*counts alone"),
+        ({"encodings": ("none",)}, r"encodings=\('none',\): must have none and rotary"),
+        ({"encoder_hidden": 0}, "encoder_hidden=0: must be at least 1"),
+        ({"model": EncoderDecoderConfig(heads=2)}, "model: .*one decoder head"),
+    ],
+)
+def test_a_mistake_in_the_settings_is_named_with_a_remedy(change, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        ContextualCountingStudy(**change)
+
+
+# Verdicts on findings that are made up ------------------------------------------------------------------------------
+
+FLOOR = 0.23
+
+
+def region(accuracy=0.97, circuit="counter", bias="own [", share=0.9, r2=0.99, without=FLOOR, **blocked) -> dict:
+    shares = dict.fromkeys(CLASSES[1:], (1 - share) / 7) | ({bias: share} if bias in CLASSES else {})
+    lost = {"counted ones": without, "own brackets": 0.1, "outside ones": 0.9, "all ones": without, "the bias": 0.1}
+    return asdict(RegionCircuit(accuracy, circuit, bias, share, shares, 4.0, r2, lost | blocked, {1: 0.2, 4: 0.5}))
+
+
+def finding(*regions: dict, zeros=(0.97, 1.0, 1.0), added=(0.97, 1.0, 1.0), **more) -> dict:
+    """What a job measures, with the given regions; `zeros` and `added` are accuracy, slope after, slope foretold."""
+    regions = regions or tuple(region() for _ in range(4))
+    shifts = {"16 zeros": zeros, "a region": added}
+    return {
+        "steps": 2000,
+        "solved_at": 900,
+        "accuracy": [one["accuracy"] for one in regions],
+        "floor": FLOOR,
+        "circuits": list(regions),
+        "probe": {
+            site: {"accuracy": 0.99, "majority": 0.57, "shuffled": 0.57, "two components": 0.99}
+            for site in ("attention output", "decoder input")
+        },
+        "readout": [{kind: {"kl": 0.01, "agreement": 0.95} for kind in ("two values", "all classes")} for _ in regions],
+        "shifts": {name: [asdict(Shift(s[0], 1.0, s[1], s[2])) for _ in regions] for name, s in shifts.items()},
+        "elsewhere": {"length 40": {"accuracy": [0.9] * len(regions), "floor": 0.34}},
+        "scores": [[0.0, 0.0, 5.0, 5.0, 4.0]] * 5,
+        "permutation_gap": 1e-15,
+        "rotary": {
+            "planes": [0.0, 1.0],
+            "frequencies": [1.0, 1e-3],
+            "stopped": {"fast": [0.97] * 4, "slow": [0.3] * 4, "all": [0.95] * 4},
+        },
+    } | more
+
+
+def flat(accuracy: float) -> dict:
+    return finding(*(region(accuracy, "unsolved") for _ in range(4)))
+
+
+def seeds(*findings: dict) -> dict[int, dict]:
+    return dict(enumerate(findings))
+
+
+def golden(errors=0, bias="begin") -> dict:
+    named = {"begin": bias, "bracket": "own ["}
+    return {
+        "errors": errors,
+        "asked": 100,
+        "named": {kind: [{"circuit": "counter", "bias": name}] * 4 for kind, name in named.items()},
+    }
+
+
+def verdicts(**arms: dict[int, dict]) -> dict[str, str]:
+    found = {name.replace("_", "-"): results for name, results in arms.items()}
+    return {claim.id: claim.verdict for claim in judge(found, ("none", "rotary"))}
+
+
+good, bad = finding(), flat(0.5)
+STUCK = dict.fromkeys(("fast", "slow", "all"), (0.4,))
+
+
+def test_nothing_measured_leaves_every_claim_open():
+    assert set(verdicts().values()) == {"open"}
+
+
+@pytest.mark.parametrize(
+    ("claim", "holds", "fails"),
+    [
+        ("solved", {"none": seeds(*[good] * 9, bad)}, {"none": seeds(*[good] * 8, bad, bad)}),
+        ("solved-rotary", {"rotary": seeds(*[good] * 9, bad)}, {"rotary": seeds(*[good] * 8, bad, bad)}),
+        ("golden", {"golden": seeds(golden())}, {"golden": seeds(golden(errors=1))}),
+        ("golden", {"golden": seeds(golden())}, {"golden": seeds(golden(bias="zeros"))}),
+        (
+            "bidirectional-chance",
+            {"none_bidirectional": seeds(flat(0.24))},
+            {"none_bidirectional": seeds(flat(0.26))},
+        ),
+        (
+            "bidirectional-chance",
+            {"none_bidirectional": seeds(flat(0.23))},
+            {"none_bidirectional": seeds(flat(0.23) | {"permutation_gap": 1e-6})},
+        ),
+        ("failure-rate", {"plain_none": seeds(good, bad)}, {"plain_none": seeds(good, good, bad)}),
+        (
+            "rotary-is-easier",
+            {"plain_none": seeds(bad, bad), "plain_rotary": seeds(good, good)},
+            {"plain_none": seeds(bad, good), "plain_rotary": seeds(good, bad)},
+        ),
+        (
+            "count-in-decoder",
+            {"none": seeds(good)},
+            {"none": seeds(finding(region(), region(without=0.6), region(), region()))},
+        ),
+        ("count-in-decoder", {"none": seeds(good)}, {"none": seeds(finding(region(), region(r2=0.97)))}),
+        (
+            "bias-token",
+            {"none": seeds(good)},
+            {"none": seeds(finding(region(), region(bias="mixed", share=0.5)))},
+        ),
+        ("bias-token", {"none": seeds(good)}, {"none": seeds(finding(*[region(**{"the bias": 0.6})] * 4))}),
+        (
+            "ood-law",
+            {"none": seeds(finding(zeros=(0.3, 0.7, 0.75)))},
+            {"none": seeds(finding(zeros=(0.3, 0.7, 0.95)))},
+        ),
+        ("constant-bias-keeps", {"none": seeds(good)}, {"none": seeds(finding(zeros=(0.5, 0.7, 0.75)))}),
+        (
+            "zeros-bias-falls",
+            {"fixed": seeds(finding(region(bias="zeros"), zeros=(0.4, 0.7, 0.7)))},
+            {"fixed": seeds(finding(region(bias="zeros"), zeros=(0.6, 0.9, 0.7)))},
+        ),
+        ("encoder-mlp", {"encoder_mlp": seeds(finding(*[region(circuit="copy")] * 4))}, {"encoder_mlp": seeds(good)}),
+        (
+            "rotary-in-disguise",
+            {"rotary": seeds(good)},
+            {"rotary": seeds(finding(rotary=good["rotary"] | {"stopped": STUCK}))},
+        ),
+        ("cure", {"none": seeds(good)}, {"none": seeds(finding(region(), region(bias="zeros")))}),
+        ("cure-begin", {"none": seeds(finding(region(bias="begin")))}, {"none": seeds(good)}),
+        ("emerges", {"no_auxiliary": seeds(*[good] * 4, bad)}, {"no_auxiliary": seeds(*[good] * 3, bad)}),
+        (
+            "reads-brackets",
+            {"none": seeds(good)},
+            {"none": seeds(finding(scores=[[0.0, 0.0, 0.0, 0.0, 0.0]] * 5))},
+        ),
+    ],
+)  # fmt: skip
+def test_a_finding_passes_its_bar_or_misses_it(claim, holds, fails):
+    assert verdicts(**holds)[claim] == "holds"
+    assert verdicts(**fails)[claim] == "fails"
+
+
+def four(none, rotary, none_bidirectional, rotary_bidirectional) -> dict[str, dict[int, dict]]:
+    given = {
+        "none": none,
+        "rotary": rotary,
+        "none_bidirectional": none_bidirectional,
+        "rotary_bidirectional": rotary_bidirectional,
+    }
+    return {name: seeds(*map(flat, values)) for name, values in given.items()}
+
+
+@pytest.mark.parametrize(
+    ("arms", "expected"),
+    [
+        (four([0.95, 0.96], [0.9, 0.9], [0.23, 0.23], [0.4, 0.4]), ("holds", "holds", "holds")),
+        (four([0.95, 0.96], [0.9, 0.9], [0.23, 0.23], [0.75, 0.75]), ("fails", "holds", "holds")),
+        (four([0.95, 0.96], [0.6, 0.6], [0.23, 0.23], [0.7, 0.7]), ("fails", "fails", "holds")),
+        (four([0.95, 0.88], [0.9, 0.9], [0.23, 0.23], [0.4, 0.4]), ("holds", "holds", "fails")),
+        (four([0.85, 0.84], [0.9, 0.9], [0.23, 0.23], [0.4, 0.4]), ("holds", "holds", "fails")),
+    ],
+)
+def test_encodings_are_compared_seed_by_seed(arms, expected):
+    found = verdicts(**arms)
+    assert (found["causal-helps"], found["causal-over-all"], found["none-is-best"]) == expected
+
+
+def test_ingredients_are_judged_only_if_all_were_left_out_once():
+    left = ("one_length", "one_number", "no_logit_scale", "default_head", "large_embeddings", "no_auxiliary")
+    some = {name: seeds(flat(0.5)) for name in left[1:]}
+    assert verdicts(none=seeds(good), **some)["ingredients"] == "open"
+    assert verdicts(none=seeds(good), **some, one_length=seeds(flat(0.94)))["ingredients"] == "holds"
+    assert verdicts(none=seeds(good), **some, one_length=seeds(flat(0.96)))["ingredients"] == "fails"
