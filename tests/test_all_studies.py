@@ -19,8 +19,9 @@ IDS = {
     "contextual-counting": {
         "solved", "solved-rotary", "golden", "causal-helps", "causal-over-all", "none-is-best", "bidirectional-chance",
         "failure-rate", "rotary-is-easier", "count-in-decoder", "bias-token", "two-values", "region-probe",
-        "reads-brackets", "ood-law", "constant-bias-keeps", "zeros-bias-falls", "encoder-mlp", "rotary-in-disguise",
-        "cure", "cure-begin", "emerges", "emerges-rotary", "ingredients",
+        "reads-brackets", "ood-law", "ood-law-by-place",
+        "constant-bias-keeps", "zeros-bias-falls", "encoder-mlp", "rotary-in-disguise",
+        "cure", "cure-begin", "emerges", "emerges-rotary", "emerges-slow-rotary", "ingredients",
     },
 }  # fmt: skip
 QUICK = {"iteration-head": "quick_run", "contextual-counting": "quick_counting"}

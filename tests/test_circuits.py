@@ -1,18 +1,34 @@
 """Laws of the hand-written circuits: exact on every task and length, seen by the detector, and broken by one cut."""
 
 import itertools
+import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from probes import link_mass
-from tasks import ITERATED_MAPS, Batch, IteratedMap, ModularSum, Parity, Polynomial, WordProblem
+from probes import fit_saturation, link_mass, mass_by_class, name_bias, watch
+from tasks import (
+    IGNORE,
+    ITERATED_MAPS,
+    Batch,
+    ContextualCounting,
+    IteratedMap,
+    ModularSum,
+    Parity,
+    Polynomial,
+    WordProblem,
+)
 from tasks import stream as random_stream
+from tasks.counting import BEGIN, CLOSE, ONE, OPEN
 from toylab import evaluate
 from toylab.batches import next_token_loss, pad
-from toylab.circuits import iteration_head
+from toylab.circuits import contextual_counter, iteration_head
+from toylab.counting import Strings, strings
+from toylab.encoder_decoder import EncoderDecoder
 from toylab.model import Transformer
+from toylab.tally import tally
 
 STARTS = ("first-input", "zero")
 
@@ -182,4 +198,156 @@ def test_building_a_circuit_draws_nothing_from_torchs_own_generator_and_is_alway
     one, other = iteration_head(Parity(lengths=(1, 3))), iteration_head(Parity(lengths=(1, 3)))
     assert torch.equal(torch.get_rng_state(), before)
     for name, weight in one.state_dict().items():
+        assert torch.equal(weight, other.state_dict()[name])
+
+
+# The counter ---------------------------------------------------------------------------------------------------------
+
+BIASES = ("begin", "bracket")
+SHARES = (0.0, 0.1, 0.5, 1.0)
+"""Of ones among the bits."""
+
+
+def bracketed(length: int, regions: int, p: float, rows: int, labels: int | None = None) -> Strings:
+    """Random strings of one length, from no split: where brackets leave no room there is but one, and it is asked for
+    too. Half of the rows have all brackets side by side, which leaves regions empty or one of them with nearly all."""
+    rng = random_stream(0, "counter", length, regions)
+    drawn = (rng.random((rows, length)) < p).astype(np.int64)
+    for number, row in enumerate(drawn):
+        places = np.sort(rng.choice(length, 2 * regions, replace=False))
+        if number % 2:
+            places = np.arange(2 * regions)
+            places[rng.integers(2 * regions + 1) :] += length - 2 * regions
+        row[places[::2]], row[places[1::2]] = OPEN, CLOSE
+    task = ContextualCounting(length=length, regions=regions)
+    return strings(task, task.batch(drawn, np.full(rows, length)), labels)
+
+
+def errors(model: EncoderDecoder, asked: Strings, **how) -> int:
+    """How many counts of existing regions the model gets wrong."""
+    with torch.no_grad():
+        said = model(asked.tokens, **how).argmax(dim=-1)
+    exists = asked.counts >= 0
+    assert exists.any()
+    return int((said != asked.counts)[exists].sum())
+
+
+def broken(model: EncoderDecoder, asked: Strings) -> bool:
+    """Whether most counts above 0, which is what silence says, are wrong."""
+    least = asked.counts.masked_fill(asked.counts == 0, IGNORE)
+    return errors(model, replace(asked, counts=least)) > int((least > 0).sum()) / 2
+
+
+def counts_exactly(length: int, regions: int, bias: str, rows: int) -> bool:
+    model = contextual_counter(regions, length + 1, bias=bias)
+    return not any(errors(model, bracketed(length, regions, p, rows)) for p in SHARES)
+
+
+@pytest.mark.parametrize("bias", BIASES)
+@pytest.mark.parametrize(("length", "regions"), [(16, 1), (16, 8), (64, 4), (64, 20), (128, 7), (512, 4), (512, 20)])
+def test_the_counter_makes_no_error(length, regions, bias):
+    assert counts_exactly(length, regions, bias, rows=4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bias", BIASES)
+@pytest.mark.parametrize("length", [16, 64, 128, 512])
+def test_the_counter_makes_no_error_at_any_number_of_regions(length, bias):
+    for regions in range(1, min(20, length // 2) + 1):
+        assert counts_exactly(length, regions, bias, rows=10), regions
+
+
+@pytest.mark.parametrize("bias", BIASES)
+@pytest.mark.parametrize("labels", [1, 4])
+def test_the_weights_of_one_counter_count_strings_of_any_length_and_number_of_regions(labels, bias):
+    # Also of more regions than it has labels for: the rest must not disturb the first.
+    model = contextual_counter(labels, 513, bias=bias)
+    for length, regions in [(16, 1), (16, 3), (16, 8), (64, 4), (64, 12), (128, 40), (300, 5), (512, 4)]:
+        for p in SHARES:
+            assert errors(model, bracketed(length, regions, p, 4, labels)) == 0, (length, regions, p)
+
+
+@pytest.mark.parametrize("bias", BIASES)
+@pytest.mark.parametrize("half", [3, 10.0, 40])
+def test_the_counter_looks_at_the_ones_of_its_region_and_at_its_bias_token_alone(bias, half):
+    asked = bracketed(64, 4, 0.5, 12)
+    model = contextual_counter(4, 65, bias=bias, half=half)
+    with watch(model, "decoder.cross.pattern", "decoder.cross.z") as seen:
+        assert errors(model, asked) == 0
+    pattern, fetched = seen["decoder.cross.pattern"][:, 0], seen["decoder.cross.z"][:, :, 0]
+    here = asked.regions[:, None] == torch.arange(1, 5)[None, :, None]
+    ones = here & (asked.tokens == ONE)[:, None]
+    opening = here & (asked.tokens == OPEN)[:, None]
+    begin = (asked.tokens == BEGIN)[:, None].expand_as(ones)
+    masses = mass_by_class(
+        pattern, {"ones": ones, "begin": begin, "bracket": opening, "rest": ~(ones | begin | opening)}
+    )
+    n = asked.counts.double()
+    # What is fetched compares the ones with the bias token, in every region alike, but for the epsilon of the norms.
+    torch.testing.assert_close(fetched[..., 0] / fetched[..., :2].sum(dim=-1), n / (n + half), rtol=0, atol=1e-8)
+    for region in range(4):
+        found = name_bias({name: mass[:, region] for name, mass in masses.items()}, "ones")
+        assert found.name == bias
+        assert found.share > 1 - 1e-9
+        # A token weighs what its own coordinate holds, and on the sphere of a, b brackets seen before it that is
+        # 1 / sqrt(1 + (w^2 + w^2 (a - b)^2 + a^2) / (1 + a + b)^2): more for a one than for BoS.
+        k, spread = region + 1, 5 / 2
+        ratio = math.sqrt((1 + spread) / (1 + (2 * spread + k**2) / (2 * k) ** 2)) if bias == "begin" else 1
+        curve = fit_saturation(masses["ones"][:, region], asked.counts[:, region])
+        assert curve.k == pytest.approx(half * ratio, rel=1e-5)
+        assert curve.r2 == pytest.approx(1, abs=1e-9)
+
+
+@pytest.mark.parametrize("bias", BIASES)
+def test_the_counter_needs_to_see_no_pairs(bias):
+    asked, model = bracketed(128, 5, 0.5, 6), contextual_counter(5, 129, bias=bias)
+    assert errors(model, asked, tally=tally(asked.tokens, 5, True, torch.float64)) == 0
+
+
+def counter_weights() -> list[str]:
+    """All but the bias of the output head, which is zero."""
+    weights = dict(contextual_counter(4, 65).named_parameters())
+    assert not weights.pop("decoder.head.bias").any()
+    return list(weights)
+
+
+@pytest.mark.parametrize("bias", BIASES)
+@pytest.mark.parametrize("cut", counter_weights())
+def test_no_connection_of_the_counter_can_be_cut(cut, bias):
+    asked, model = bracketed(64, 4, 0.5, 16), contextual_counter(4, 65, bias=bias)
+    assert errors(model, asked) == 0
+    with torch.no_grad():
+        model.get_parameter(cut).zero_()
+    assert broken(model, asked)
+
+
+@pytest.mark.parametrize("bias", BIASES)
+def test_a_counter_that_sees_the_future_cannot_tell_regions_apart(bias):
+    asked, model = bracketed(64, 4, 0.5, 16), contextual_counter(4, 65, bias=bias)
+    config = replace(model.config, encoder=replace(model.config.encoder, causal=False))
+    blind = EncoderDecoder(config, 5, 4, 65, 0).double()
+    blind.load_state_dict(model.state_dict())
+    assert errors(model, asked) == 0
+    assert broken(blind, asked)
+
+
+def test_a_counter_without_its_begin_token_miscounts():
+    asked, model = bracketed(64, 4, 0.5, 16), contextual_counter(4, 65)
+    assert broken(model, replace(asked, tokens=asked.tokens[:, 1:], regions=asked.regions[:, 1:]))
+
+
+def test_a_count_that_has_no_class_is_an_error_and_no_accident():
+    asked = bracketed(64, 2, 1.0, 8)
+    most = int(asked.counts.max())
+    assert errors(contextual_counter(2, most + 1), asked) == 0
+    assert errors(contextual_counter(2, most), asked) == int((asked.counts == most).sum())
+
+
+@pytest.mark.parametrize("bias", BIASES)
+def test_building_a_counter_draws_nothing_from_torchs_own_generator_and_is_always_the_same(bias):
+    before = torch.get_rng_state()
+    one, other = contextual_counter(3, 17, bias=bias), contextual_counter(3, 17, bias=bias)
+    assert torch.equal(torch.get_rng_state(), before)
+    for name, weight in one.state_dict().items():
+        assert weight.dtype == torch.float64
         assert torch.equal(weight, other.state_dict()[name])

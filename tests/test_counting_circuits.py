@@ -116,19 +116,38 @@ def test_a_model_that_knows_nothing_is_unsolved():
 
 
 def test_what_is_added_outside_changes_a_hand_written_counter_as_foretold_not_at_all(golden):
-    model, _, batch, before, named = golden
+    model, _, batch, before, _ = golden
     for changed in (TASK.append_zeros(batch, 12), TASK.append_region(batch)):
-        for one in circuits.shift(model, before, circuits.for_model(TASK, model, changed), named):
+        for one in circuits.shift(model, before, circuits.for_model(TASK, model, changed)):
             assert one.accuracy == 1
             assert one.before == one.after == 1
             assert one.predicted == pytest.approx(1, abs=0.01)
+            assert one.by_place == pytest.approx(1, abs=0.01)
 
 
-def test_growth_counts_tokens_before_and_after():
+def test_what_a_change_does_to_the_weights_worked_out_by_hand():
     before, after = one_string("1[01]00[1]1[]"), one_string("1[01]00[1]1[]000")
-    grown = circuits.growth(before, after)
-    assert grown["zeros"].tolist() == pytest.approx([2, 2, 2])
-    assert all((grown[name][:2] == 1).all() for name in circuits.CLASSES if name not in ("zeros", "earlier brackets"))
+    pattern = torch.zeros(1, 3, 14)
+    pattern[0, :, [0, 3, 6, 7]] = torch.tensor([0.2, 0.1, 0.1, 0.2])  # BoS, then the three zeros
+    # By class: three zeros that weigh .4 become six. By place: none stood behind the last bracket, so it is the same.
+    assert circuits.foretell(pattern, before, after) == pytest.approx([0.6 / 1.0] * 3)
+    assert circuits.foretell(pattern, before, after, places=True) == pytest.approx([0.6 / 1.0] * 3)
+    before, after = one_string("1[01]00[1]1[]0"), one_string("1[01]00[1]1[]0000")
+    pattern = torch.zeros(1, 3, 15)
+    pattern[0, :, [0, 3, 6, 7, 14]] = torch.tensor([0.2, 0.1, 0.1, 0.2, 0.05])
+    # By place: the zero behind the last bracket weighs .05, and so do the three new ones.
+    assert circuits.foretell(pattern, before, after) == pytest.approx([0.65 / (0.2 + 0.45 * 7 / 4)] * 3)
+    assert circuits.foretell(pattern, before, after, places=True) == pytest.approx([0.65 / (0.65 + 3 * 0.05)] * 3)
+    assert circuits.foretell(pattern, before, before, places=True) == pytest.approx([1, 1, 1])
+
+
+def test_counted_ones_are_no_part_of_what_is_compared_with():
+    before, after = one_string("1[01]00[1]1[]0"), one_string("1[01]00[1]1[]0000")
+    pattern = torch.zeros(1, 3, 15)
+    pattern[0, :, [0, 14]] = torch.tensor([0.2, 0.1])
+    plain = circuits.foretell(pattern, before, after)
+    pattern[0, 0, 4], pattern[0, 1, 9] = 0.7, 0.7  # the ones of the first region, and of the second
+    assert circuits.foretell(pattern, before, after) == pytest.approx(plain)
 
 
 def test_two_values_reproduce_a_hand_written_counter(golden):

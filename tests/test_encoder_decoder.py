@@ -1,5 +1,6 @@
 """Laws of the encoder-decoder: its formulas once more in loops, who sees whom, and two routes through one attention."""
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -17,6 +18,7 @@ from toylab.positions import POSITIONS, NoPositions
 SYMBOLS, QUERIES, CLASSES, CONTEXT, WIDTH = 5, 3, 7, 12, 8
 SEEDS = st.integers(0, 2**31)
 NORMS = ("pre", "post", "entry", "none")
+few = settings(max_examples=12)
 
 
 @st.composite
@@ -78,7 +80,7 @@ def close(one: torch.Tensor, other: torch.Tensor, atol: float = 1e-12) -> None:
 # An oracle: the whole model once more, in loops ----------------------------------------------------------------------
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(configs(), SEEDS, st.integers(1, 6))
 def test_the_model_computes_what_its_formulas_say(config, seed, width):
     model, tokens = build(config, seed), draw_tokens(seed, 2, width)
@@ -200,12 +202,14 @@ cases = st.tuples(SEEDS, st.sampled_from([1, 2, 4]), st.booleans(), st.integers(
 shares = st.sampled_from([0.0, 0.4])
 
 
+@few
 @given(cases, shares)
 def test_few_queries_get_what_the_usual_attention_gives_them(case, hidden):
     attn, reading, read, geometry = attention_case(*case, hidden)
     close(attn.by_few(reading, read, geometry), attn(reading, read, geometry))
 
 
+@few
 @given(cases, shares)
 def test_few_queries_send_back_the_gradients_of_the_usual_attention(case, hidden):
     attn, reading, read, geometry = attention_case(*case, hidden)
@@ -249,15 +253,14 @@ EDITS = {
 
 @pytest.mark.parametrize("also", [(), ("k",)])
 @pytest.mark.parametrize("point", EDITS)
-@settings(max_examples=10)
-@given(cases, shares)
-def test_an_edit_does_to_few_queries_what_it_does_to_the_usual_attention(also, point, case, hidden):
+def test_an_edit_does_to_few_queries_what_it_does_to_the_usual_attention(also, point):
     # An edit must mean the same whether or not somebody also watches keys, which sends few queries the long way.
-    attn, reading, read, geometry = attention_case(*case, hidden)
-    with edit(attn, {point: EDITS[point]}):
-        expected = attn(reading, read, geometry)
-        with watch(attn, *also):
-            close(attn.by_few(reading, read, geometry), expected)
+    for heads, biases, hidden in itertools.product((1, 2, 4), (False, True), (0.0, 0.4)):
+        attn, reading, read, geometry = attention_case(heads, heads, biases, 3, 5, hidden)
+        with edit(attn, {point: EDITS[point]}):
+            expected = attn(reading, read, geometry)
+            with watch(attn, *also):
+                close(attn.by_few(reading, read, geometry), expected)
 
 
 @pytest.mark.parametrize("also", [(), ("decoder.cross.k",), ("decoder.cross.v", "decoder.cross.scores")])
@@ -317,7 +320,7 @@ def test_a_bare_decoder_has_the_points_of_the_full_one_but_those_of_the_parts_it
     assert all(name.startswith(("decoder.attn.", "decoder.mlp.")) for name in full - bare)
 
 
-@settings(max_examples=10)
+@few
 @given(configs(), SEEDS)
 def test_watching_everything_but_keys_and_values_of_the_decoder_changes_no_bit(config, seed):
     model, tokens = build(config, seed), draw_tokens(seed, 2, 5)
@@ -336,6 +339,7 @@ def test_watching_everything_but_keys_and_values_of_the_decoder_changes_no_bit(c
     assert set(seen) == due
 
 
+@few
 @given(configs(), SEEDS)
 def test_the_decoders_stream_is_the_sum_of_what_was_added_to_it(config, seed):
     model = build(config, seed)
@@ -352,6 +356,7 @@ def test_the_decoders_stream_is_the_sum_of_what_was_added_to_it(config, seed):
 # Who sees whom -------------------------------------------------------------------------------------------------------
 
 
+@few
 @given(configs(), SEEDS, st.integers(1, 5), st.integers(1, 5))
 def test_padding_that_is_not_seen_might_as_well_be_cut_off(config, seed, size, padding):
     model, tokens = build(config, seed), draw_tokens(seed, 3, size + padding)
@@ -370,6 +375,7 @@ def test_padding_that_is_seen_counts():
     assert (model(tokens) - model(tokens[:, :4])).abs().max() > 1e-3
 
 
+@few
 @given(configs(encoder={"positions": "alibi"}), SEEDS, st.integers(1, 5), st.integers(1, 5))
 def test_padding_may_stand_in_front_where_positions_are_relative(config, seed, size, padding):
     model, tokens = build(config, seed), draw_tokens(seed, 2, size + padding)
@@ -377,12 +383,14 @@ def test_padding_may_stand_in_front_where_positions_are_relative(config, seed, s
     close(model(tokens, seen=seen), model(tokens[:, padding:]), 1e-10)
 
 
+@few
 @given(configs(), SEEDS)
 def test_seeing_everything_is_the_default(config, seed):
     model, tokens = build(config, seed), draw_tokens(seed, 2, 5)
     close(model(tokens, seen=torch.ones(2, 5, dtype=torch.bool)), model(tokens))
 
 
+@few
 @given(configs(), SEEDS, st.integers(2, CONTEXT), st.data())
 def test_a_causal_encoder_sees_no_future_and_a_bidirectional_one_does(config, seed, width, data):
     model, tokens = build(config, seed), draw_tokens(seed, 2, width)
@@ -397,6 +405,7 @@ def test_a_causal_encoder_sees_no_future_and_a_bidirectional_one_does(config, se
         assert (moved[:, :at] > 0).all()
 
 
+@few
 @given(configs(), SEEDS, st.integers(1, 4))
 def test_rows_do_not_see_each_other(config, seed, rows):
     model, tokens = build(config, seed), draw_tokens(seed, rows, 5)
@@ -404,6 +413,7 @@ def test_rows_do_not_see_each_other(config, seed, rows):
     close(model(tokens), alone, 1e-10)
 
 
+@few
 @given(configs(), SEEDS, st.integers(0, QUERIES - 1))
 def test_label_queries_see_each_other_in_self_attention_alone(config, seed, changed):
     model, tokens = build(config, seed), draw_tokens(seed, 1, 5)
@@ -419,6 +429,7 @@ def test_label_queries_see_each_other_in_self_attention_alone(config, seed, chan
         assert (moved[others] < 1e-12).all()
 
 
+@few
 @given(configs(encoder={"positions": "none", "causal": False}), SEEDS, st.permutations(range(7)))
 def test_without_positions_and_mask_the_order_of_a_string_is_not_seen(config, seed, order):
     model, tokens = build(config, seed), draw_tokens(seed, 2, 7)
@@ -464,7 +475,7 @@ def bits(model: torch.nn.Module) -> bytes:
     return b"".join(parameter.detach().numpy().tobytes() for parameter in model.parameters())
 
 
-@settings(max_examples=15)
+@few
 @given(configs(), SEEDS, SEEDS)
 def test_one_seed_gives_the_same_bits_and_another_seed_others_in_both_halves(config, seed, other):
     def one(s: int) -> EncoderDecoder:
@@ -476,6 +487,7 @@ def test_one_seed_gives_the_same_bits_and_another_seed_others_in_both_halves(con
         assert same == (seed == other)
 
 
+@few
 @given(configs(), SEEDS)
 def test_constructing_draws_nothing_from_torchs_own_generator(config, seed):
     before = torch.get_rng_state()
@@ -483,6 +495,7 @@ def test_constructing_draws_nothing_from_torchs_own_generator(config, seed):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@few
 @given(configs(), SEEDS)
 def test_the_encoder_is_the_transformer_of_its_config_and_seed(config, seed):
     model = EncoderDecoder(config, SYMBOLS, QUERIES, CLASSES, CONTEXT, seed)
@@ -499,6 +512,7 @@ def test_the_decoder_starts_from_other_numbers_than_any_encoder():
     assert not (queries[:, None] == tokens).all(dim=2).any()
 
 
+@few
 @given(st.integers(1, 30), st.integers(1, 12), SEEDS, st.sampled_from([1, 4.0, 17.5]))
 def test_a_smooth_head_is_a_curve_of_second_degree_in_the_saturating_count(classes, width, seed, half):
     found = smooth_head(classes, width, torch.Generator().manual_seed(seed), half)
@@ -521,6 +535,7 @@ def test_the_head_is_smooth_or_has_classes_that_are_independent():
     assert steps[0][20:].max() < steps[1].min() / 20
 
 
+@few
 @given(configs(), SEEDS, st.sampled_from([0.25, 1, 7.5]))
 def test_the_scale_multiplies_the_logits_and_leaves_their_bias_out(config, seed, scale):
     tokens = draw_tokens(seed, 2, 5)
@@ -543,6 +558,7 @@ def test_logits_are_linear_in_what_is_fetched_unless_an_mlp_follows(bends):
     assert (bent > 1e-2) if bends else (bent < 1e-11)
 
 
+@few
 @given(configs(), SEEDS)
 def test_every_weight_gets_a_finite_gradient(config, seed):
     model = build(config, seed)
@@ -552,7 +568,7 @@ def test_every_weight_gets_a_finite_gradient(config, seed):
         assert parameter.grad.isfinite().all(), name
 
 
-@settings(max_examples=10)
+@few
 @given(configs(query_std=1.0), SEEDS, st.sampled_from([0.0, 0.5, 3]))
 def test_query_std_scales_the_initial_queries_alone(config, seed, std):
     one, other = (

@@ -55,7 +55,7 @@ def test_an_ablation_leaves_one_ingredient_out(name, change):
 
 def test_parts_that_are_not_asked_for_are_not_trained():
     assert set(ContextualCountingStudy(parts=()).arms()) == {"none", "rotary"}
-    assert not any("plain" in name for name in ContextualCountingStudy.default().arms())
+    assert not {f"plain-{name}" for name in STUDY.encodings} & set(ContextualCountingStudy.default().arms())
     paper = ContextualCountingStudy.paper()
     assert all(len(arm.seeds) >= 20 for arm in paper.arms().values())
     assert {f"plain-{name}{end}" for name in paper.encodings for end in ("", "-bidirectional")} <= set(paper.arms())
@@ -107,7 +107,7 @@ def finding(*regions: dict, zeros=(0.97, 1.0, 1.0), added=(0.97, 1.0, 1.0), **mo
             for site in ("attention output", "decoder input")
         },
         "readout": [{kind: {"kl": 0.01, "agreement": 0.95} for kind in ("two values", "all classes")} for _ in regions],
-        "shifts": {name: [asdict(Shift(s[0], 1.0, s[1], s[2])) for _ in regions] for name, s in shifts.items()},
+        "shifts": {name: [asdict(Shift(s[0], 1.0, s[1], s[2], s[2])) for _ in regions] for name, s in shifts.items()},
         "elsewhere": {"length 40": {"accuracy": [0.9] * len(regions), "floor": 0.34}},
         "scores": [[0.0, 0.0, 5.0, 5.0, 4.0]] * 5,
         "permutation_gap": 1e-15,
@@ -186,6 +186,11 @@ def test_nothing_measured_leaves_every_claim_open():
         ("bias-token", {"none": seeds(good)}, {"none": seeds(finding(*[region(**{"the bias": 0.6})] * 4))}),
         (
             "ood-law",
+            {"none": seeds(finding(zeros=(0.3, 0.7, 0.75)))},
+            {"none": seeds(finding(zeros=(0.3, 0.7, 0.95)))},
+        ),
+        (
+            "ood-law-by-place",
             {"none": seeds(finding(zeros=(0.3, 0.7, 0.75)))},
             {"none": seeds(finding(zeros=(0.3, 0.7, 0.95)))},
         ),

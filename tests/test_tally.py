@@ -85,7 +85,7 @@ def test_a_tally_has_the_type_of_the_model_that_will_use_it(dtype):
 # The same numbers ----------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(configs(), SEEDS, st.integers(1, 3), st.integers(1, 12))
 def test_counting_types_gives_the_numbers_of_visiting_every_pair(config, seed, rows, width):
     model, tokens = build(config, seed), draw_tokens(seed, rows, width)

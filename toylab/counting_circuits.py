@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 from probes import (
     Edit,
@@ -25,7 +26,6 @@ from probes import (
     mass_by_class,
     name_bias,
     name_circuit,
-    predicted_slope,
     rotary_planes,
     score_table,
     through_origin,
@@ -180,17 +180,6 @@ def find_circuits(model: EncoderDecoder, strings: Strings) -> list[RegionCircuit
     return found
 
 
-def growth(before: Strings, after: Strings) -> dict[str, Float[Tensor, " label"]]:
-    """By class, how many times as many of its tokens there are after a change, in the mean over strings."""
-    old, new = key_classes(before), key_classes(after)
-    labels = before.counts.shape[1]
-    return {
-        name: new[name].sum(dim=-1).double().mean(dim=0)[:labels]
-        / old[name].sum(dim=-1).double().mean(dim=0).clamp(min=1e-9)
-        for name in old
-    }
-
-
 @dataclass(frozen=True)
 class Shift:
     """What a change outside the regions, which changes no count, does to the answers of one label.
@@ -199,27 +188,57 @@ class Shift:
         accuracy: after the change.
         before: the slope of predicted against true counts before it.
         after: that slope after it.
-        predicted: what the law n K / K' makes of the slope before, K' / K from the shares of all classes.
+        predicted: what the law n K / K' makes of the slope before, if all tokens of a class weigh the same.
+        by_place: the same, if tokens of a class weigh the same between the same two brackets.
     """
 
     accuracy: float
     before: float
     after: float
     predicted: float
+    by_place: float
 
 
-def shift(model: EncoderDecoder, before: Strings, after: Strings, circuits: list[RegionCircuit]) -> list[Shift]:
-    """The effect of a change on each label, beside the signed prediction of `probes.predicted_slope`."""
-    grown = growth(before, after)
-    old, new = (logits(model, s).argmax(dim=-1) for s in (before, after))
-    right = accuracy(model, after)
-    found = []
-    for label, circuit in enumerate(circuits):
-        counts = before.counts[:, label]
-        slope = through_origin(old[:, label], counts)
-        law = predicted_slope(circuit.shares, {name: float(values[label]) for name, values in grown.items()})
-        found.append(Shift(right[label], slope, through_origin(new[:, label], counts), slope * law))
-    return found
+def shift(model: EncoderDecoder, before: Strings, after: Strings) -> list[Shift]:
+    """The effect of a change on each label, beside its signed prediction from the attention before the change."""
+    with watch(model, "decoder.cross.pattern") as seen:
+        old = logits(model, before).argmax(dim=-1)
+    pattern = seen["decoder.cross.pattern"].mean(dim=1)
+    new, right = logits(model, after).argmax(dim=-1), accuracy(model, after)
+    by_class, by_place = (foretell(pattern, before, after, places) for places in (False, True))
+    slopes = [[through_origin(answers[:, k], before.counts[:, k]) for k in range(len(right))] for answers in (old, new)]
+    return [
+        Shift(right[k], slopes[0][k], slopes[1][k], slopes[0][k] * by_class[k], slopes[0][k] * by_place[k])
+        for k in range(len(right))
+    ]
+
+
+def foretell(
+    pattern: Float[Tensor, "batch label key"], before: Strings, after: Strings, places: bool = False
+) -> list[float]:
+    """K / K' of every label: the weight of all that it compares with before a change, over that weight after it.
+
+    Only the pattern before the change is looked at. Every token weighs what its class did on average: over the whole
+    string or, with `places`, between the same two brackets, if the class had tokens there.
+    """
+    old, new = (_brackets_so_far(strings) * int(places) for strings in (before, after))
+    cells = int(max(old.max(), new.max())) + 1
+    was, now = (F.one_hot(cell, cells).to(pattern.dtype) for cell in (old, new))
+    compared, later = torch.zeros(pattern.shape[1]), torch.zeros(pattern.shape[1])
+    changed = key_classes(after)
+    for name, mask in key_classes(before).items():
+        if name == COUNTED:
+            continue
+        mass, count = ((pattern * mask) @ was).mean(dim=0), (mask.to(pattern.dtype) @ was).mean(dim=0)
+        usual = mass.sum(dim=1, keepdim=True) / count.sum(dim=1, keepdim=True).clamp(min=1e-9)
+        weight = torch.where(count > 0, mass / count.clamp(min=1e-9), usual)
+        compared = compared + mass.sum(dim=1)
+        later = later + (weight * (changed[name].to(pattern.dtype) @ now).mean(dim=0)).sum(dim=1)
+    return (compared / later).tolist()
+
+
+def _brackets_so_far(strings: Strings) -> Int[Tensor, "batch position"]:
+    return ((strings.tokens == OPEN) | (strings.tokens == CLOSE)).cumsum(dim=1)
 
 
 @torch.no_grad()

@@ -130,11 +130,11 @@ def _draw_slopes(arms: Arms) -> Picture | None:
     for _, _, k, _, result in counters(arms):
         for change, shifts in result["shifts"].items():
             kind = "an empty region appended" if change == "a region" else "zeros appended (8, 16, 32)"
-            groups.setdefault(kind, []).append((shifts[k]["predicted"], shifts[k]["after"]))
+            groups.setdefault(kind, []).append((shifts[k]["by_place"], shifts[k]["after"]))
     if not groups:
         return None
     ax = figures.agreement(
-        groups, xlabel="slope foretold from the bias token, K / K'", ylabel="slope measured: answer against true count"
+        groups, xlabel="slope foretold from the attention, K / K'", ylabel="slope measured: answer against true count"
     )
     return Picture(
         "Foretold and measured",
@@ -179,7 +179,11 @@ def _draw_blocked(arms: Arms) -> Picture | None:
         "outside ones": "without ones outside all regions",
     }
     floor = None
-    for arm, title in (("none", "no MLP"), ("encoder-mlp", "MLP in the encoder")):
+    for arm, title in (
+        ("none", "no MLP"),
+        ("encoder-mlp", "MLP in the encoder"),
+        ("plain-encoder-mlp", "MLP, plain set-up"),
+    ):
         regions = [c for r in arms.get(arm, {}).values() for c in r["circuits"] if c["accuracy"] >= SOLVED]
         if regions:
             floor = _mean(r["floor"] for r in arms[arm].values())
@@ -203,6 +207,7 @@ def _draw_plateaus(results: Results, out: Path) -> Picture | None:
         "no-auxiliary": "no auxiliary loss",
         "rotary": "rotary",
         "no-auxiliary-rotary": "rotary, no auxiliary loss",
+        "no-auxiliary-slow-rotary": "slow rotary, no auxiliary loss",
         "plain-none": "plain set-up",
         "plain-rotary": "plain set-up, rotary",
     }

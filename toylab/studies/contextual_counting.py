@@ -126,7 +126,10 @@ class ContextualCountingStudy:
                 "no-auxiliary": replace(control, auxiliary=0.0),
                 "fixed": replace(control, task=fixed, auxiliary=0.0),
                 "encoder-mlp": replace(control, model=_encoder(self.model, hidden=self.encoder_hidden)),
+                "plain-encoder-mlp": replace(plain, model=_encoder(plain.model, hidden=self.encoder_hidden)),
             }
+            slow = arms["no-auxiliary-rotary"]
+            arms["no-auxiliary-slow-rotary"] = replace(slow, model=_encoder(slow.model, position_frequency=0.01))
         for name in self.encodings if "encodings" in self.parts else ():
             if name not in arms:
                 arms[name] = self._placed(control, name, True)
@@ -253,7 +256,7 @@ def examine(task: ContextualCounting, model: EncoderDecoder, seed: int, rows: in
     changes = {f"{n} zeros": task.append_zeros(batch, n) for n in (8, 16, 32)} | {"a region": task.append_region(batch)}
     reached = {name: changed for name, changed in changes.items() if _reaches(model, task, changed)}
     result["shifts"] = {
-        name: [asdict(s) for s in circuits.shift(model, strings, circuits.for_model(task, model, changed), found)]
+        name: [asdict(s) for s in circuits.shift(model, strings, circuits.for_model(task, model, changed))]
         for name, changed in reached.items()
     }
     return result | {"elsewhere": _elsewhere(task, model, seed, rows)}
