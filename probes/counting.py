@@ -10,6 +10,7 @@ shape that exclude each other, by name.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -81,10 +82,10 @@ def fit_saturation(mass: Float[Tensor, " sample"], counts: Int[Tensor, " sample"
     for _ in range(9):  # each round looks at 41 values and keeps the two cells around the best
         grid = torch.linspace(low, high, 41, dtype=torch.double)
         best, cell = float(grid[loss(grid).argmin()]), (high - low) / 40
-        low, high = best - cell, best + cell
+        low, high = max(best - cell, -9.0), min(best + cell, 15.0)
     residual = float(loss(torch.tensor([best], dtype=torch.double)))
     total = float((m - m.mean()).square().sum())
-    return Saturation(float(torch.tensor(best).exp()), 1 - residual / total if total > 0 else -torch.inf)
+    return Saturation(math.exp(best), 1 - residual / total if total > 0 else -torch.inf)
 
 
 @dataclass(frozen=True)
@@ -108,10 +109,14 @@ def name_bias(masses: Mapping[str, Float[Tensor, " sample"]], counted: str, bar:
     Attention alone proves nothing (a class may be read and its value be null): confirm it with `block_keys`.
 
     Raises:
-        ValueError: if there is no class `counted`.
+        ValueError: if there is no class `counted`, or no other.
     """
     if counted not in masses:
         raise ValueError(f"counted={counted!r}: is none of the classes {', '.join(masses)}")
+    if len(masses) < 2:
+        raise ValueError(
+            f"masses: have the class {counted!r} alone; give the others too, among which the bias is sought"
+        )
     mean = {name: float(mass.mean()) for name, mass in masses.items() if name != counted}
     total = sum(mean.values())
     shares = {name: value / total if total else 0.0 for name, value in mean.items()}

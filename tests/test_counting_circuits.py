@@ -13,7 +13,7 @@ from tasks import IGNORE, ContextualCounting, encode, stream
 from tasks.counting import BEGIN, CLOSE, ONE, OPEN, ZERO
 from toylab import counting_circuits as circuits
 from toylab.circuits import contextual_counter
-from toylab.counting import held_out, model_for, strings
+from toylab.counting import accuracy, for_model, held_out, model_for, strings
 from toylab.encoder_decoder import ENCODER, EncoderDecoderConfig
 
 TASK = ContextualCounting(length=(16, 32), regions=(1, 3))
@@ -34,7 +34,7 @@ def golden(request):
     """A hand-written counter with its bias, strings, and what the finder makes of it."""
     model = contextual_counter(TASK.most, TASK.classes, bias=request.param)
     batch = held_out(TASK, 0, 300)
-    found = circuits.for_model(TASK, model, batch)
+    found = for_model(TASK, model, batch)
     return model, request.param, batch, found, circuits.find_circuits(model, found)
 
 
@@ -79,9 +79,9 @@ def test_the_counts_by_class_agree_with_the_strings():
 @given(seeds)
 def test_accuracy_is_the_share_of_right_counts_label_by_label(seed):
     model, batch = model_of(seed), TASK.sample(stream(seed), 50, length=20)
-    found = circuits.for_model(TASK, model, batch)
+    found = for_model(TASK, model, batch)
     guesses = model(found.tokens).argmax(dim=-1).tolist()
-    for label, share in enumerate(circuits.accuracy(model, found)):
+    for label, share in enumerate(accuracy(model, found)):
         pairs = [(g[label], c[label]) for g, c in zip(guesses, found.counts.tolist(), strict=True)]
         asked = [guess == count for guess, count in pairs if count != IGNORE]
         assert share == pytest.approx(sum(asked) / len(asked), abs=1e-6)
@@ -111,14 +111,14 @@ def test_the_hand_written_counters_are_named_with_their_bias(golden):
 
 def test_a_model_that_knows_nothing_is_unsolved():
     model = model_of(0)
-    found = circuits.find_circuits(model, circuits.for_model(TASK, model, held_out(TASK, 0, 200)))
+    found = circuits.find_circuits(model, for_model(TASK, model, held_out(TASK, 0, 200)))
     assert {circuit.circuit for circuit in found} == {"unsolved"}
 
 
 def test_what_is_added_outside_changes_a_hand_written_counter_as_foretold_not_at_all(golden):
     model, _, batch, before, _ = golden
     for changed in (TASK.append_zeros(batch, 12), TASK.append_region(batch)):
-        for one in circuits.shift(model, before, circuits.for_model(TASK, model, changed)):
+        for one in circuits.shift(model, before, for_model(TASK, model, changed)):
             assert one.accuracy == 1
             assert one.before == one.after == 1
             assert one.predicted == pytest.approx(1, abs=0.01)
@@ -161,7 +161,7 @@ def test_two_values_reproduce_a_hand_written_counter(golden):
 @pytest.mark.parametrize("change", [{"residual": True}, {"hidden": 8}, {"heads": 2}, {"self_attention": True}])
 def test_two_values_are_refused_where_logits_are_no_sum_of_them(change):
     model = model_for(TASK, EncoderDecoderConfig(encoder=replace(ENCODER, width=8), **change))
-    found = circuits.for_model(TASK, model, held_out(TASK, 0, 100))
+    found = for_model(TASK, model, held_out(TASK, 0, 100))
     with pytest.raises(ValueError, match="one bare cross-attention"):
         circuits.value_readout(model, found, [])
 
@@ -174,7 +174,7 @@ def test_only_bidirectional_models_without_positions_do_not_mind_a_shuffle(seed)
     for causal, positions in ((False, "none"), (True, "none"), (False, "rotary")):
         model = model_of(seed, causal=causal, positions=positions)
         gaps[causal, positions] = circuits.permutation_gap(
-            model, circuits.for_model(TASK, model, batch), np.random.default_rng(seed)
+            model, for_model(TASK, model, batch), np.random.default_rng(seed)
         )
         assert model.encoder.embedding.weight.dtype == torch.float32
     assert gaps[False, "none"] < 1e-9
@@ -211,7 +211,7 @@ def test_a_rotary_model_whose_planes_all_stop_is_the_model_without_positions():
     found = strings(TASK, held_out(TASK, 0, 200))
     before = turning.encoder.positions.frequencies.clone()
     stopped = circuits.stopped_planes(turning, found, 1 / 32)
-    assert stopped["all"] == circuits.accuracy(still, found)
+    assert stopped["all"] == accuracy(still, found)
     assert torch.equal(turning.encoder.positions.frequencies, before)
 
 

@@ -100,8 +100,8 @@ def contextual_counter(
        which it lies farther out than all others. (On a line, middle regions could not be singled out.)
     3. The query of region k points where the ones of region k are, so steeply that all else gets e^-40 of their
        attention; only the bias token (BoS, or the region's own opening bracket) is lifted to the weight of `half` ones.
-    4. The mass on the ones is x = n / (n + half). The logits of count c are the height above x of the tangent of the
-       convex f(x) = -ln(1 - x) at x_c; the highest tangent at a point is its own.
+    4. Of what the attention brings back, the ones are the share x = n / (n + half). The logits of count c are the
+       height above x of the tangent of the convex f(x) = -ln(1 - x) at x_c; the highest tangent at a point is its own.
 
     Args:
         regions: that can be asked for; strings may have more.

@@ -1,14 +1,15 @@
 """Contextual counting as an encoder-decoder meets it: strings in, the count of every region out.
 
-What connects `tasks.ContextualCounting` to `toylab.encoder_decoder`: batches without padding, the loss, and an
-auxiliary loss that shows the encoder for a while which region each token stands in.
+What connects `tasks.ContextualCounting` to `toylab.encoder_decoder`: batches without padding, the loss, an auxiliary
+loss that shows the encoder for a while which region each token stands in, accuracy by label, and a training of it all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,10 +17,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from probes import Edit, edit
 from tasks import IGNORE, NOWHERE, Batch, ContextualCounting, Split, stream
 from toylab.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
-from toylab.model import linear
+from toylab.model import ModelConfig, linear, source
 from toylab.tally import Tally, tally
+from toylab.train import TrainConfig, Training, train
 
 BLOCK = 64
 """Steps whose strings are drawn together."""
@@ -85,6 +88,11 @@ def strings(
     )
 
 
+def for_model(task: ContextualCounting, model: EncoderDecoder, batch: Batch) -> Strings:
+    """A batch of the task with as many labels as the model has queries, tallied where its encoder can use that."""
+    return strings(task, batch, model.queries, _tallied(model.config.encoder))
+
+
 def held_out(
     task: ContextualCounting,
     seed: int,
@@ -136,9 +144,8 @@ class RegionTeacher(nn.Module):
 
     def __init__(self, model: EncoderDecoder, seed: int = 0) -> None:
         super().__init__()
-        generator = torch.Generator().manual_seed(2**33 + seed)
         self.model = model
-        self.classifier = linear(model.config.encoder.width, model.queries + 1, False, generator)
+        self.classifier = linear(model.config.encoder.width, model.queries + 1, False, source(seed, "region teacher"))
 
 
 def count_loss(model: nn.Module, strings: Strings) -> Float[Tensor, ""]:
@@ -158,3 +165,67 @@ def fading(steps: int, share: float) -> Callable[[int], float]:
     """A weight that falls linearly from 1 to 0 over the first `share` of the steps, and stays there."""
     last = steps * share
     return lambda step: max(0.0, 1 - step / last) if last else 0.0
+
+
+@torch.no_grad()
+def logits(
+    model: EncoderDecoder, strings: Strings, edits: Mapping[str, Edit] | None = None
+) -> Float[Tensor, "batch label count"]:
+    """The model's logits, edited or as it is."""
+    dtype = model.encoder.embedding.weight.dtype
+    tallied = strings.tally
+    if tallied is not None and tallied.types.dtype != dtype:
+        tallied = type(tallied)(tallied.types.to(dtype), tallied.log_counts.to(dtype))
+    with edit(model, edits or {}):
+        return model(strings.tokens, tally=tallied)
+
+
+def accuracy(model: EncoderDecoder, strings: Strings, edits: Mapping[str, Edit] | None = None) -> list[float]:
+    """The share of right counts of each label that the strings have."""
+    asked = strings.counts != IGNORE
+    right = (logits(model, strings, edits).argmax(dim=-1) == strings.counts) & asked
+    held = asked.any(dim=0)
+    return (right.sum(dim=0) / asked.sum(dim=0).clamp(min=1))[held].tolist()
+
+
+def learn(
+    task: ContextualCounting,
+    config: EncoderDecoderConfig,
+    training: TrainConfig,
+    seed: int,
+    *,
+    auxiliary: float | int = 0.0,
+    rows: int = 250,
+    checkpoint: Path | None = None,
+    progress: str | None = None,
+) -> tuple[EncoderDecoder, Training]:
+    """Train a model on a task.
+
+    Args:
+        auxiliary: share of the training during which the auxiliary loss counts, fading out; 0 for never.
+        rows: validation strings of the largest size on which accuracy is followed, by region and in the mean.
+        checkpoint, progress: as in `toylab.train.train`.
+    """
+    model = model_for(task, config, seed)
+    followed = for_model(task, model, held_out(task, seed, rows, "validation"))
+
+    def evaluate(_: nn.Module) -> dict[str, float]:
+        shares = accuracy(model, followed)
+        return {"accuracy": sum(shares) / len(shares), **{f"region {k + 1}": a for k, a in enumerate(shares)}}
+
+    batches = fresh_strings(
+        task,
+        seed,
+        training.rows,
+        causal_tally=_tallied(config.encoder),
+        auxiliary=fading(training.steps, auxiliary),
+    )
+    taught = RegionTeacher(model, seed) if auxiliary else model
+    return model, train(
+        taught, count_loss, batches, training, evaluate=evaluate, checkpoint=checkpoint, progress=progress
+    )
+
+
+def _tallied(encoder: ModelConfig) -> bool | None:
+    """How strings are tallied for an encoder: from the left, over the row, or, where it cannot use that, not at all."""
+    return encoder.causal if encoder.positions == "none" and encoder.layers == 1 else None

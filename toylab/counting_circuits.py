@@ -6,7 +6,6 @@ answer is given label by label: regions are learned, and fail, separately.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,7 +19,6 @@ from probes import (
     Edit,
     block_keys,
     class_readout,
-    edit,
     fit_saturation,
     linear_probe,
     mass_by_class,
@@ -31,9 +29,9 @@ from probes import (
     through_origin,
     watch,
 )
-from tasks import IGNORE, Batch, ContextualCounting, stream
+from tasks import IGNORE, stream
 from tasks.counting import BEGIN, CLOSE, ONE, OPEN, ZERO
-from toylab.counting import Strings, strings
+from toylab.counting import Strings, accuracy, logits
 from toylab.encoder_decoder import EncoderDecoder
 
 COUNTED = "counted ones"
@@ -69,34 +67,6 @@ def key_classes(strings: Strings) -> dict[str, Bool[Tensor, "batch label key"]]:
     }
     shape = (*strings.counts.shape, strings.tokens.shape[1])
     return {name: mask.expand(shape) for name, mask in masks.items()}
-
-
-def for_model(task: ContextualCounting, model: EncoderDecoder, batch: Batch) -> Strings:
-    """A batch with as many labels as the model has queries, tallied where its encoder can use that."""
-    config = model.config.encoder
-    tallied = config.positions == "none" and config.layers == 1
-    return strings(task, batch, model.queries, config.causal if tallied else None)
-
-
-@torch.no_grad()
-def logits(
-    model: EncoderDecoder, strings: Strings, edits: Mapping[str, Edit] | None = None
-) -> Float[Tensor, "batch label count"]:
-    """The model's logits, edited or as it is."""
-    dtype = model.encoder.embedding.weight.dtype
-    tallied = strings.tally
-    if tallied is not None and tallied.types.dtype != dtype:
-        tallied = type(tallied)(tallied.types.to(dtype), tallied.log_counts.to(dtype))
-    with edit(model, edits or {}):
-        return model(strings.tokens, tally=tallied)
-
-
-def accuracy(model: EncoderDecoder, strings: Strings, edits: Mapping[str, Edit] | None = None) -> list[float]:
-    """The share of right counts of each label that the strings have."""
-    asked = strings.counts != IGNORE
-    right = (logits(model, strings, edits).argmax(dim=-1) == strings.counts) & asked
-    held = asked.any(dim=0)
-    return (right.sum(dim=0) / asked.sum(dim=0).clamp(min=1))[held].tolist()
 
 
 def floor(strings: Strings) -> float:

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from toylab.model import MLP, Attention, Geometry, LayerNorm, ModelConfig, Transformer, linear
+from toylab.model import MLP, Attention, Geometry, LayerNorm, ModelConfig, Transformer, linear, source
 from toylab.positions import NoPositions
 from toylab.tally import Tally
 
@@ -80,7 +80,7 @@ class EncoderDecoder(nn.Module):
         self.config, self.symbols, self.queries, self.classes, self.context = config, symbols, queries, classes, context
         self.encoder = Transformer(config.encoder, symbols, context, seed)
         # A stream of its own: the decoder must not repeat the numbers that the encoder starts from.
-        self.decoder = Decoder(config, queries, classes, torch.Generator().manual_seed(2**32 + seed))
+        self.decoder = Decoder(config, queries, classes, source(seed, "decoder"))
 
     def forward(
         self,

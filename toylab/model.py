@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tasks import Task
+from tasks import Task, stream
 from toylab.positions import POSITIONS
 from toylab.tally import Tally
 
@@ -153,7 +153,7 @@ class Attention(nn.Module):
         mapped back to the residual stream instead of every key and value out of it. Whoever watches or edits `k` or
         `v` gets them: everything then goes the long way.
         """
-        if self.k._forward_hooks or self.v._forward_hooks:
+        if any(module._forward_hooks for module in (self.k, self.v, self.key, self.value)):
             return self.forward(reading, read, geometry)
         heads = self.heads
         q = self.q(self._split(self.query(reading))).transpose(1, 2)
@@ -166,7 +166,7 @@ class Attention(nn.Module):
         mean = (pattern.flatten(1, 2) @ read).unflatten(1, (heads, -1))
         z = (mean @ self.value.weight.unflatten(0, (heads, -1)).transpose(1, 2)).transpose(1, 2)
         if self.value.bias is not None:
-            z = z + self.value.bias.view(heads, -1)
+            z = z + pattern.sum(dim=-1).transpose(1, 2)[..., None] * self.value.bias.view(heads, -1)
         return self.output(self.z(z).flatten(2))
 
     def by_type(self, read: Float[Tensor, "type width"], tally: Tally) -> Float[Tensor, "batch query width"]:
@@ -314,7 +314,7 @@ class Transformer(nn.Module):
         if cache is not None and not self.config.causal:
             raise ValueError("cache: a bidirectional model cannot keep one; call it without, or with causal=True")
         if tally is not None and (
-            self.config.positions != "none" or any(x is not None for x in (segments, queries, cache))
+            self.config.positions != "none" or any(x is not None for x in (positions, segments, queries, cache))
         ):
             raise ValueError("tally: works on whole rows of a model with positions='none'; leave it out otherwise")
         past = 0 if cache is None else cache.length
@@ -455,6 +455,14 @@ def _rows(
     x: Float[Tensor, "batch position width"], at: Int[Tensor, "batch query"]
 ) -> Float[Tensor, "batch query width"]:
     return x.gather(1, at[:, :, None].expand(-1, -1, x.shape[-1]))
+
+
+def source(seed: int, purpose: str) -> torch.Generator:
+    """A generator for one purpose, independent of every other seed and purpose.
+
+    Torch looks at the low 32 bits of a seed alone, so large offsets would repeat the numbers of the seed itself.
+    """
+    return torch.Generator().manual_seed(int(stream(seed, purpose).integers(2**32)))
 
 
 def linear(inputs: int, outputs: int, bias: bool, generator: torch.Generator) -> nn.Linear:

@@ -161,24 +161,23 @@ def _ordering(arms: Arms, encodings: Sequence[str]) -> list[Claim]:
 
 def _plain(arms: Arms, encodings: Sequence[str]) -> list[Claim]:
     found = {name: arms.get(f"plain-{name}", {}) for name in encodings}
-    both = {f"{name}, bidirectional": arms.get(f"plain-{name}-bidirectional", {}) for name in encodings}
     if not any(found.values()):
         note = "not part of this run; add it with --parts encodings circuits plain, or --preset paper"
     else:
         note = ""
     shares = {
         name: _share(sum(mean_accuracy(r) >= SOLVED for r in seeds.values()), len(seeds))
-        for name, seeds in {**found, **both}.items()
+        for name, seeds in found.items()
         if seeds
     }
     regions = {
         name: _share(sum(a >= SOLVED for r in seeds.values() for a in r["accuracy"]), 4 * len(seeds))
-        for name, seeds in {**found, **both}.items()
+        for name, seeds in found.items()
         if seeds
     }
     stuck = {
         name: _share(sum(mean_accuracy(r) <= r["floor"] + 0.1 for r in seeds.values()), len(seeds))
-        for name, seeds in {**found, **both}.items()
+        for name, seeds in found.items()
         if seeds
     }
     details = {

@@ -18,13 +18,13 @@ from tasks import Batch, ContextualCounting, decode, stream
 from toylab import counting_circuits as circuits
 from toylab.circuits import contextual_counter
 from toylab.claims import Claim
-from toylab.counting import RegionTeacher, count_loss, fading, fresh_strings, held_out, model_for
+from toylab.counting import accuracy, for_model, held_out, learn, logits
 from toylab.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from toylab.report import Picture
 from toylab.runs import Job, load_model, read_metrics, save_model, write_metrics
 from toylab.studies._contextual_counting_claims import judge
 from toylab.studies._contextual_counting_figures import draw
-from toylab.train import History, TrainConfig, train
+from toylab.train import History, TrainConfig
 
 Part = Literal["encodings", "circuits", "plain", "ingredients"]
 Encoding = Literal["none", "rotary", "alibi", "learned", "sinusoidal"]
@@ -56,7 +56,7 @@ class ContextualCountingStudy:
     """Size of the MLP in the arm whose encoder has one."""
     parts: tuple[Part, ...] = ("encodings", "circuits")
     """What is trained besides the two main arms: the other encodings; the arms that lead to other circuits; the plain
-    set-up with every encoding; the recipe with each ingredient left out."""
+    set-up with every causal encoding; the recipe with each ingredient left out."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     control_seeds: int = 2
     """How many of the seeds all arms but the main ones use."""
@@ -106,8 +106,8 @@ class ContextualCountingStudy:
 
     @classmethod
     def paper(cls) -> ContextualCountingStudy:
-        """The paper's fragility: every encoding, causal and bidirectional, in the plain set-up, 20 seeds each. At
-        length 64, where that takes an hour or two; `--task.length 512 --task.regions 4` is the paper's own size."""
+        """The paper's fragility: every encoding in the plain set-up, 20 seeds each. At length 64, where that takes half
+        an hour on two cores; `--task.length 512 --task.regions 4` is the paper's own size, and takes days."""
         return cls(parts=("plain",), seeds=tuple(range(20)), control_seeds=20)
 
     # Jobs --------------------------------------------------------------------------------------------------------
@@ -135,9 +135,7 @@ class ContextualCountingStudy:
                 arms[name] = self._placed(control, name, True)
             arms[f"{name}-bidirectional"] = self._placed(control, name, False)
         if "plain" in self.parts:
-            for name in self.encodings:
-                arms[f"plain-{name}"] = self._placed(plain, name, True)
-                arms[f"plain-{name}-bidirectional"] = self._placed(plain, name, False)
+            arms |= {f"plain-{name}": self._placed(plain, name, True) for name in self.encodings}
         if "ingredients" in self.parts:
             arms |= {
                 "one-length": replace(control, task=replace(self.task, length=self.task.longest)),
@@ -174,26 +172,14 @@ class ContextualCountingStudy:
         saved, metrics = folder / "model.safetensors", folder / "metrics.jsonl"
         if saved.exists():
             return load_model(saved), read_metrics(metrics)
-        model = model_for(arm.task, arm.model, seed)
-        followed = circuits.for_model(arm.task, model, held_out(arm.task, seed, max(self.rows // 4, 100), "validation"))
         checkpoint = folder / "checkpoint.safetensors"
-
-        def evaluate(trained: torch.nn.Module) -> dict[str, float]:
-            shares = circuits.accuracy(model, followed)
-            return {"accuracy": sum(shares) / len(shares), **{f"region {k + 1}": a for k, a in enumerate(shares)}}
-
-        training = train(
-            RegionTeacher(model, seed) if arm.auxiliary else model,
-            count_loss,
-            fresh_strings(
-                arm.task,
-                seed,
-                arm.train.rows,
-                causal_tally=arm.model.encoder.causal if arm.model.encoder.positions == "none" else None,
-                auxiliary=fading(arm.train.steps, arm.auxiliary),
-            ),
+        model, training = learn(
+            arm.task,
+            arm.model,
             arm.train,
-            evaluate=evaluate,
+            seed,
+            auxiliary=arm.auxiliary,
+            rows=max(self.rows // 4, 100),
             checkpoint=checkpoint,
         )
         write_metrics(metrics, training)
@@ -232,13 +218,13 @@ def examine(task: ContextualCounting, model: EncoderDecoder, seed: int, rows: in
     """
     encoder = model.config.encoder
     batch = held_out(task, seed, rows)
-    strings = circuits.for_model(task, model, batch)
+    strings = for_model(task, model, batch)
     found = circuits.find_circuits(model, strings)
     result: dict[str, Any] = {
         "accuracy": [circuit.accuracy for circuit in found],
         "floor": circuits.floor(strings),
         "circuits": [asdict(circuit) for circuit in found],
-        "probe": circuits.region_probes(model, circuits.for_model(task, model, batch.rows(0, 200)), seed),
+        "probe": circuits.region_probes(model, for_model(task, model, batch.rows(0, 200)), seed),
         "example": _example(task, model, seed),
     }
     if not (model.config.residual or model.config.hidden or model.config.self_attention):
@@ -247,16 +233,14 @@ def examine(task: ContextualCounting, model: EncoderDecoder, seed: int, rows: in
         result["scores"] = circuits.encoder_scores(model)
         if not encoder.causal:
             rng = stream(seed, "permutation")
-            result["permutation_gap"] = circuits.permutation_gap(
-                model, circuits.for_model(task, model, batch.rows(0, 50)), rng
-            )
+            result["permutation_gap"] = circuits.permutation_gap(model, for_model(task, model, batch.rows(0, 50)), rng)
     if encoder.positions == "rotary":
         slow = 1 / task.longest  # radians a token: less than one radian over a string
         result["rotary"] = circuits.rotary_profile(model) | {"stopped": circuits.stopped_planes(model, strings, slow)}
     changes = {f"{n} zeros": task.append_zeros(batch, n) for n in (8, 16, 32)} | {"a region": task.append_region(batch)}
     reached = {name: changed for name, changed in changes.items() if _reaches(model, task, changed)}
     result["shifts"] = {
-        name: [asdict(s) for s in circuits.shift(model, strings, circuits.for_model(task, model, changed))]
+        name: [asdict(s) for s in circuits.shift(model, strings, for_model(task, model, changed))]
         for name, changed in reached.items()
     }
     return result | {"elsewhere": _elsewhere(task, model, seed, rows)}
@@ -278,8 +262,8 @@ def _elsewhere(task: ContextualCounting, model: EncoderDecoder, seed: int, rows:
     for name, (where, size) in places.items():
         batch = held_out(where, seed, rows, **size)
         if _reaches(model, task, batch):
-            strings = circuits.for_model(where, model, batch)
-            found[name] = {"accuracy": circuits.accuracy(model, strings), "floor": circuits.floor(strings)}
+            strings = for_model(where, model, batch)
+            found[name] = {"accuracy": accuracy(model, strings), "floor": circuits.floor(strings)}
     return found
 
 
@@ -296,11 +280,11 @@ def golden(task: ContextualCounting, rows: int, seed: int) -> dict[str, Any]:
         for length in (16, task.longest, 2 * task.longest):
             for regions in (1, task.most, 7):
                 model = contextual_counter(regions, length + 1, bias=bias)
-                strings = circuits.for_model(task, model, held_out(task, seed, 50, length=length, regions=regions))
-                wrong = circuits.logits(model, strings).argmax(dim=-1) != strings.counts
+                strings = for_model(task, model, held_out(task, seed, 50, length=length, regions=regions))
+                wrong = logits(model, strings).argmax(dim=-1) != strings.counts
                 errors, asked = errors + int(wrong.sum()), asked + wrong.numel()
         model = contextual_counter(task.most, task.classes, bias=bias)
-        found = circuits.find_circuits(model, circuits.for_model(task, model, held_out(task, seed, rows)))
+        found = circuits.find_circuits(model, for_model(task, model, held_out(task, seed, rows)))
         named[bias] = [
             {"circuit": c.circuit, "bias": c.bias, "k": c.k, "r2": c.r2, "blocked": c.blocked} for c in found
         ]
@@ -311,7 +295,7 @@ def _example(task: ContextualCounting, model: EncoderDecoder, seed: int) -> dict
     """What everybody attends to on one held-out string, as short as the task has them, and with ones in all regions."""
     batch = held_out(task, seed, 64, length=task.shortest)
     fullest = int(batch.labels["count"][:, : task.most].min(axis=1).argmax())
-    strings = circuits.for_model(task, model, batch.rows(fullest, fullest + 1))
+    strings = for_model(task, model, batch.rows(fullest, fullest + 1))
     with watch(model, "encoder.blocks.0.attn.pattern", "decoder.cross.pattern") as seen, torch.no_grad():
         guessed = model(strings.tokens).argmax(dim=-1)[0]
     return {
