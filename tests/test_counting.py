@@ -19,6 +19,7 @@ from toylab.counting import (
     fading,
     fresh_strings,
     held_out,
+    learn,
     model_for,
     strings,
 )
@@ -160,6 +161,30 @@ def test_the_model_of_a_task_has_its_sizes():
     model = model_for(TASK, SMALL)
     assert (model.symbols, model.queries, model.classes, model.context) == (5, 3, 21, 21)
     assert model(strings(TASK, held_out(TASK, 0, 2)).tokens).shape == (2, 3, 21)
+
+
+def test_learning_is_a_pure_function_of_its_settings_and_follows_every_region(tmp_path):
+    config = TrainConfig(steps=12, rows=4, warmup=2, cooldown=0, evaluate_every=6)
+    before = torch.get_rng_state()
+    (one, training), (other, _) = (
+        learn(TASK, SMALL, config, seed=3, auxiliary=0.5, rows=100, checkpoint=tmp_path / f"{n}.safetensors")
+        for n in (1, 2)
+    )
+    assert torch.equal(torch.get_rng_state(), before)
+    for name, weight in one.state_dict().items():
+        assert torch.equal(other.state_dict()[name], weight), name
+    assert [entry["step"] for entry in training.history] == [0, 6, 12]
+    for entry in training.history:
+        shares = [entry[f"region {number}"] for number in (1, 2, 3)]
+        assert entry["accuracy"] == pytest.approx(sum(shares) / 3)
+
+
+def test_other_seeds_and_no_teacher_give_other_models():
+    config = TrainConfig(steps=3, rows=4, warmup=1, cooldown=0)
+    found = [learn(TASK, SMALL, config, seed, auxiliary=a, rows=100)[0] for seed, a in ((0, 0.5), (1, 0.5), (0, 0.0))]
+    weights = [model.encoder.blocks[0].attn.value.weight for model in found]
+    assert not torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
 
 
 def test_training_that_was_cut_off_while_the_teacher_spoke_or_after_ends_with_the_same_bits(tmp_path):

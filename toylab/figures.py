@@ -31,6 +31,7 @@ def attention(
 
     `tokens` name the keys, and the queries too where `queries` does not.
     """
+    reader = "query: token that reads" if queries is None else "query"
     queries = tokens if queries is None else queries
     ax = ax or _axes(0.28 * len(tokens) + 1.2, 0.28 * len(queries) + 1.0)
     ax.imshow(pattern, cmap="Blues", vmin=0, vmax=1)
@@ -38,7 +39,7 @@ def attention(
     ax.set_xticks(places, tokens, fontsize=7, rotation=90)
     ax.set_yticks(range(len(queries)), queries, fontsize=7)
     ax.set_xlabel("key: token that is read")
-    ax.set_ylabel("query: token that reads")
+    ax.set_ylabel(reader)
     ax.tick_params(length=0)
     if links is not None:
         for query, key in links:
@@ -66,7 +67,7 @@ def curves(
         ax.plot(steps, values, styles[number % 4], color=colour, alpha=fade, linewidth=1.5, label=name)
     if bar is not None:
         ax.axhline(bar, color="0.6", linewidth=0.8)
-        ax.annotate(f"{bar:g}", (0, bar), xycoords=("axes fraction", "data"), xytext=(3, -2), va="top",
+        ax.annotate(f"{bar:.3g}", (0, bar), xycoords=("axes fraction", "data"), xytext=(3, -2), va="top",
                     textcoords="offset points", fontsize=7, color="0.4")  # fmt: skip
     ax.set_ylim(-0.03, 1.05)
     ax.set_xlabel("optimiser steps")
