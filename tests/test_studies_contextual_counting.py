@@ -36,7 +36,8 @@ def test_the_plain_set_up_has_no_help_to_start(name):
     arm = ARMS[f"plain-{name}"]
     assert (arm.model.encoder.positions, arm.model.encoder.causal) == (name, True)
     assert (arm.task.length, arm.task.regions, arm.auxiliary) == (64, 4, 0)
-    assert (arm.model.logit_scale, arm.model.head, arm.model.encoder.embedding_std) == (1, "default", 1)
+    model = arm.model
+    assert (model.logit_scale, model.head, model.encoder.embedding_std, model.query_std) == (1, "default", 1, 1)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +47,7 @@ def test_the_plain_set_up_has_no_help_to_start(name):
         ("one-number", {"task": ContextualCounting(length=(24, 64), regions=4)}),
         ("no-logit-scale", {"model": EncoderDecoderConfig(logit_scale=1.0)}),
         ("default-head", {"model": EncoderDecoderConfig(head="default")}),
+        ("large-queries", {"model": EncoderDecoderConfig(query_std=1.0)}),
         ("no-auxiliary", {"auxiliary": 0.0}),
         ("fixed", {"task": ContextualCounting(length=64, regions=4), "auxiliary": 0.0}),
     ],
@@ -248,7 +250,15 @@ def test_encodings_are_compared_seed_by_seed(arms, expected):
 
 
 def test_ingredients_are_judged_only_if_all_were_left_out_once():
-    left = ("one_length", "one_number", "no_logit_scale", "default_head", "large_embeddings", "no_auxiliary")
+    left = (
+        "one_length",
+        "one_number",
+        "no_logit_scale",
+        "default_head",
+        "large_embeddings",
+        "large_queries",
+        "no_auxiliary",
+    )
     some = {name: seeds(flat(0.5)) for name in left[1:]}
     assert verdicts(none=seeds(good), **some)["ingredients"] == "open"
     assert verdicts(none=seeds(good), **some, one_length=seeds(flat(0.94)))["ingredients"] == "holds"

@@ -42,7 +42,7 @@ class EncoderDecoderConfig:
     """Whether the cross-attention is added to the query's own stream; without, it replaces it."""
     hidden: int = 0
     """Size of the decoder's MLP, 0 for none."""
-    query_std: float | int = 1.0
+    query_std: float | int = 0.3
     """Scale of the initial label queries."""
     head: Literal["smooth", "default"] = "smooth"
     """How the output head starts: near counts with near weights, or each class independent of all others."""

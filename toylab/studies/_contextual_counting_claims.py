@@ -551,6 +551,7 @@ INGREDIENTS = {
     "no-logit-scale": "no logit scale",
     "default-head": "default head",
     "large-embeddings": "large embeddings",
+    "large-queries": "large label queries",
     "no-auxiliary": "no auxiliary loss",
 }
 

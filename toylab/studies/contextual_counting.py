@@ -42,8 +42,8 @@ class ContextualCountingStudy:
     task: ContextualCounting = ContextualCounting(length=(24, 64), regions=(1, 4))
     """What is trained on; models are judged on its longest strings with most regions."""
     model: EncoderDecoderConfig = EncoderDecoderConfig()
-    train: TrainConfig = replace(PLAIN, steps=2000, learning_rate=8e-3)
-    auxiliary: float | int = 0.15
+    train: TrainConfig = replace(PLAIN, steps=2000, learning_rate=6e-3)
+    auxiliary: float | int = 0.25
     """Share of the training during which an auxiliary loss, fading out, shows the encoder the regions; 0 for never."""
     plain: TrainConfig = PLAIN
     """The training of the plain set-up: strings of one length and one number of regions, no logit scale, default
@@ -143,6 +143,7 @@ class ContextualCountingStudy:
                 "no-logit-scale": replace(control, model=replace(self.model, logit_scale=1.0)),
                 "default-head": replace(control, model=replace(self.model, head="default")),
                 "large-embeddings": replace(control, model=_encoder(self.model, embedding_std=1.0)),
+                "large-queries": replace(control, model=replace(self.model, query_std=1.0)),
             }
         return arms
 
@@ -318,7 +319,7 @@ def _encoder(model: EncoderDecoderConfig, **changes: Any) -> EncoderDecoderConfi
 
 def _plain(model: EncoderDecoderConfig) -> EncoderDecoderConfig:
     """The model without what helps it to start."""
-    return replace(_encoder(model, embedding_std=1.0), head="default", logit_scale=1.0)
+    return replace(_encoder(model, embedding_std=1.0), head="default", logit_scale=1.0, query_std=1.0)
 
 
 def _by_arm(results: dict[Job, dict[str, Any]]) -> dict[str, dict[int, dict[str, Any]]]:
