@@ -507,7 +507,7 @@ DRAW_LAWS = [
 ]
 
 
-@pytest.mark.parametrize(("law", "fields"), DRAW_LAWS, ids=str)
+@pytest.mark.parametrize(("law", "fields"), DRAW_LAWS, ids=lambda value: getattr(value, "__name__", str(value)))
 def test_strings_are_drawn_as_said(law, fields):
     law(ContextualCounting(**fields), 0)
 
