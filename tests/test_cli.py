@@ -96,9 +96,10 @@ def test_list_names_every_study_and_every_task(call):
     assert (outcome.code, outcome.err) == (0, "")
     named = re.findall(r"^  ([\w-]+) +\S", outcome.out, flags=re.MULTILINE)
     files = [path.stem for path in Path(studies.__file__).parent.glob("[!_]*.py")]
-    assert len(named) == len(set(named)) == len(files) + len(tasks.TASKS)
-    assert {name.replace("_", "-") for name in files} <= set(named)
-    for name in named[len(files) :]:
+    studied, generated = named[: len(files)], named[len(files) :]  # a task may be called as the study of it
+    assert sorted(studied) == sorted(name.replace("_", "-") for name in files)
+    assert len(generated) == len(set(generated)) == len(tasks.TASKS)
+    for name in generated:
         assert call("show", name, "--rows", 1).code == 0
 
 
@@ -226,7 +227,7 @@ def test_the_flags_on_the_page_make_the_settings_of_the_run():
 
 MISTAKES = [
     (["run", "iteration-hed"], ["'iteration-hed'", "did you mean iteration-head?"]),
-    (["run", "cooking"], ["'cooking'", "there are", "iteration-head"]),
+    (["run", "zzz"], ["'zzz'", "there are", "iteration-head"]),
     (["run"], ["which study?", "iteration-head"]),
     (["show", "party"], ["'party'", "did you mean parity?"]),
     (["show", "zzzz"], ["'zzzz'", "there are", "polynomial"]),
