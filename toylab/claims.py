@@ -49,13 +49,15 @@ def over_seeds(
     passes: Callable[[float], bool],
     *,
     share: float | None = None,
+    surely: bool = False,
     open_because: str = "",
     **texts: Any,
 ) -> Claim:
     """A claim about one number a seed.
 
     With `share`, it holds if at least this share of the seeds pass, and that share is what was measured (Wilson
-    interval); without, it holds if the mean passes (bootstrap interval). Without any seed it is open, and so it is
+    interval); without, it holds if the mean passes (bootstrap interval) and, where it must `surely`, so do both ends of
+    the interval. Without any seed it is open, and so it is
     where `open_because` says why the numbers decide nothing: the note then gives that reason.
     """
     if not values:
@@ -65,6 +67,8 @@ def over_seeds(
     if share is None:
         measured = sum(values.values()) / len(values)
         interval, holds = bootstrap(list(values.values())), passes(measured)
+        if surely and holds and not all(map(passes, interval)):
+            holds, texts["note"] = False, "it may be chance: the interval reaches beyond the bar"
     else:
         passed = sum(passes(value) for value in values.values())
         measured, interval = passed / len(values), wilson(passed, len(values))
