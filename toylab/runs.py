@@ -130,6 +130,14 @@ def results(study: Study, out: Path) -> dict[Job, dict[str, Any]]:
     return {job: read_json(job.folder(out) / "result.json") for job in finished}
 
 
+def by_arm(results: dict[Job, dict[str, Any]]) -> dict[str, dict[int, dict[str, Any]]]:
+    """Results by the name of the arm and the seed."""
+    arms: dict[str, dict[int, dict[str, Any]]] = {}
+    for job, result in results.items():
+        arms.setdefault(job.name, {})[job.seed] = result
+    return arms
+
+
 def claim_folder(study: Study, name: str, out: Path) -> None:
     """Write the settings of a run, or check that the folder holds a run of the same.
 
@@ -231,6 +239,14 @@ def read_metrics(path: Path) -> History:
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path}: is damaged ({error}); delete the folder of this job and run again") from None
+
+
+def curves_of(
+    results: dict[Job, dict[str, Any]], out: Path, arm: str, file: str = "metrics.jsonl", metric: str = "accuracy"
+) -> dict[str, tuple[list[float | int], list[float | int]]]:
+    """Steps and values of a metric, for every seed of an arm, from the histories that its jobs left."""
+    kept = {job.seed: read_metrics(job.folder(out) / file) for job in results if job.name == arm}
+    return {f"seed {seed}": ([e["step"] for e in h], [e[metric] for e in h]) for seed, h in kept.items()}
 
 
 def single_thread() -> None:

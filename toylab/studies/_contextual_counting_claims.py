@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from toylab.claims import Claim, over_seeds
-from toylab.counting_circuits import SLACK, SOLVED
+from toylab.counting_circuits import CLASSES, COUNTED, SLACK, SOLVED
 from toylab.statistics import bootstrap, wilson
 
 Result = dict[str, Any]
@@ -16,6 +16,9 @@ Arms = dict[str, dict[int, Result]]
 
 CONSTANT = ("begin", "own [", "own ]", "earlier brackets")
 """Bias classes of which a string has a number that depends on the label alone."""
+
+VARYING = tuple(name for name in CLASSES if name not in (COUNTED, *CONSTANT))
+"""The other bias classes: their number changes from string to string."""
 
 
 def judge(arms: Arms, encodings: Sequence[str]) -> list[Claim]:
@@ -27,11 +30,11 @@ def judge(arms: Arms, encodings: Sequence[str]) -> list[Claim]:
     """
     none, rotary = arms.get("none", {}), arms.get("rotary", {})
     return [
-        *_solved(none, rotary, arms),
+        *_solved(none, rotary),
         _golden(arms.get("golden", {})),
         *_ordering(arms, encodings),
         *_plain(arms, encodings),
-        *_mechanism(none, arms),
+        *_mechanism(none),
         *_foretold(arms),
         *_other_circuits(arms, rotary),
         *_cure(none, arms),
@@ -49,7 +52,7 @@ def solved_regions(result: Result) -> list[Result]:
     return [circuit for circuit in result["circuits"] if circuit["accuracy"] >= SOLVED]
 
 
-def _solved(none: dict[int, Result], rotary: dict[int, Result], arms: Arms) -> list[Claim]:
+def _solved(none: dict[int, Result], rotary: dict[int, Result]) -> list[Claim]:
     def claim(id: str, found: dict[int, Result], what: str) -> Claim:
         return over_seeds(
             id,
@@ -220,7 +223,7 @@ def _plain(arms: Arms, encodings: Sequence[str]) -> list[Claim]:
 # By which circuit ---------------------------------------------------------------------------------------------------
 
 
-def _mechanism(none: dict[int, Result], arms: Arms) -> list[Claim]:
+def _mechanism(none: dict[int, Result]) -> list[Claim]:
     good = {s: r for s, r in none.items() if solved_regions(r)}
 
     def counts(result: Result) -> float:
@@ -486,7 +489,11 @@ def slow_share(result: Result) -> float:
 
 
 def _cure(none: dict[int, Result], arms: Arms) -> list[Claim]:
-    varied, fixed = arms.get("no-auxiliary", {}), arms.get("fixed", {})
+    compared = {
+        "varied strings": none,
+        "varied, no auxiliary": arms.get("no-auxiliary", {}),
+        "fixed strings": arms.get("fixed", {}),
+    }
 
     def biases(found: dict[int, Result], names: Iterable[str]) -> dict[int, float]:
         good = {s: solved_regions(r) for s, r in found.items()}
@@ -494,19 +501,19 @@ def _cure(none: dict[int, Result], arms: Arms) -> list[Claim]:
 
     details = {
         f"largest bias class, {title}": _count(_largest(c) for r in found.values() for c in solved_regions(r))
-        for title, found in (("varied strings", {**none}), ("varied, no auxiliary", varied), ("fixed strings", fixed))
+        for title, found in compared.items()
     }
     details |= {
         f"mean accuracy elsewhere, {title}": {
             place: round(_mean(a for r in found.values() for a in r["elsewhere"][place]["accuracy"]), 3)
             for place in next(iter(found.values()), {"elsewhere": {}})["elsewhere"]
         }
-        for title, found in (("varied strings", none), ("varied, no auxiliary", varied), ("fixed strings", fixed))
+        for title, found in compared.items()
     }
     return [
         over_seeds(
             "cure",
-            biases(none, ("zeros", "outside ones", "other regions' ones", "later brackets")),
+            biases(none, VARYING),
             lambda share: share <= 0.05,
             paper="section 5, left open",
             statement="Strings of many lengths and numbers of regions in training cure biases that do not generalise.",

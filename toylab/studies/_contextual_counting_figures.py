@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,8 @@ import numpy as np
 from toylab import figures
 from toylab.counting_circuits import SOLVED
 from toylab.report import Picture
-from toylab.runs import Job, read_metrics
-from toylab.studies._contextual_counting_claims import counters, mean_accuracy
+from toylab.runs import Job, by_arm, curves_of
+from toylab.studies._contextual_counting_claims import counters, mean_accuracy, solved_regions
 
 Results = dict[Job, dict[str, Any]]
 Arms = dict[str, dict[int, dict[str, Any]]]
@@ -28,9 +29,7 @@ TITLES = {
 
 def draw(results: Results, out: Path, encodings: Sequence[str]) -> list[Picture]:
     """All figures for which there are results."""
-    arms: Arms = {}
-    for job, result in results.items():
-        arms.setdefault(job.name, {})[job.seed] = result
+    arms = by_arm(results)
     drawn = [
         _draw_attention(arms),
         _draw_encodings(arms, encodings),
@@ -93,7 +92,7 @@ def _draw_encodings(arms: Arms, encodings: Sequence[str]) -> Picture | None:
         for arm, what in ((name, "causal"), (f"{name}-bidirectional", "bidirectional")):
             found = arms.get(arm, {})
             if found:
-                floor = _mean(r["floor"] for r in found.values())
+                floor = fmean(r["floor"] for r in found.values())
                 title = f"{TITLES[name]}, {what}"
                 groups[title] = {"one region of one seed": [a for r in found.values() for a in r["accuracy"]]}
                 groups[title]["mean of a seed"] = [mean_accuracy(r) for r in found.values()]
@@ -156,9 +155,9 @@ def _draw_biases(arms: Arms) -> Picture | None:
     }
     shares = {}
     for title, found in rows.items():
-        regions = [c["shares"] for r in found.values() for c in r["circuits"] if c["accuracy"] >= SOLVED]
+        regions = [c["shares"] for r in found.values() for c in solved_regions(r)]
         if regions:
-            shares[f"{title} ({len(regions)})"] = {n: _mean(s[n] for s in regions) for n in regions[0]}
+            shares[f"{title} ({len(regions)})"] = {n: fmean(s[n] for s in regions) for n in regions[0]}
     if not shares:
         return None
     ax = figures.stacked(shares, xlabel="share of the attention that is not on counted ones")
@@ -184,9 +183,9 @@ def _draw_blocked(arms: Arms) -> Picture | None:
         ("encoder-mlp", "MLP in the encoder"),
         ("plain-encoder-mlp", "MLP, plain set-up"),
     ):
-        regions = [c for r in arms.get(arm, {}).values() for c in r["circuits"] if c["accuracy"] >= SOLVED]
+        regions = [c for r in arms.get(arm, {}).values() for c in solved_regions(r)]
         if regions:
-            floor = _mean(r["floor"] for r in arms[arm].values())
+            floor = fmean(r["floor"] for r in arms[arm].values())
             groups[f"{title}: unedited"] = {"one region of one seed": [c["accuracy"] for c in regions]}
             for name, what in tests.items():
                 groups[f"{title}: {what}"] = {"one region of one seed": [c["blocked"][name] for c in regions]}
@@ -213,10 +212,8 @@ def _draw_plateaus(results: Results, out: Path) -> Picture | None:
     }
     kept = {}
     for arm, title in arms.items():
-        paths = {job.seed: job.folder(out) / "metrics.jsonl" for job in results if job.name == arm}
-        found = {seed: read_metrics(path) for seed, path in paths.items()}
-        if found:
-            kept[title] = {f"seed {s}": ([e["step"] for e in h], [e["accuracy"] for e in h]) for s, h in found.items()}
+        if lines := curves_of(results, out, arm):
+            kept[title] = lines
     if not kept:
         return None
     rows = (len(kept) + 1) // 2
@@ -245,8 +242,3 @@ def _draw_planes(arms: Arms) -> Picture | None:
         "planes left. Right of the line a plane turns by less than one radian over 64 tokens.",
         figures.svg(ax.figure),
     )
-
-
-def _mean(values) -> float:
-    held = list(values)
-    return sum(held) / len(held)

@@ -9,7 +9,7 @@ import numpy as np
 
 from toylab import figures
 from toylab.report import Picture
-from toylab.runs import Job, read_metrics
+from toylab.runs import Job, curves_of, read_metrics
 from toylab.studies._iteration_head_claims import SOLVED, mean_accuracy
 
 Results = dict[Job, dict[str, Any]]
@@ -125,15 +125,10 @@ def _draw_tests(results: Results, states: int) -> Picture | None:
 
 
 def _draw_transfer(results: Results, out: Path) -> Picture | None:
-    def histories(arm: str, file: str) -> dict[str, tuple[list[float | int], list[float | int]]]:
-        paths = {job.seed: job.folder(out) / file for job in results if job.name == arm}
-        kept = {seed: read_metrics(path) for seed, path in paths.items()}
-        return {f"seed {seed}": ([e["step"] for e in h], [e["accuracy"] for e in h]) for seed, h in kept.items()}
-
     arms = [
-        ("after the polynomial", histories("main", "transfer.jsonl")),
-        ("after one length (no head)", histories("one-length", "transfer.jsonl")),
-        ("from scratch", histories("parity", "metrics.jsonl")),
+        ("after the polynomial", curves_of(results, out, "main", "transfer.jsonl")),
+        ("after one length (no head)", curves_of(results, out, "one-length", "transfer.jsonl")),
+        ("from scratch", curves_of(results, out, "parity")),
     ]
     if not any(lines for _, lines in arms):
         return None

@@ -21,7 +21,7 @@ from toylab.claims import Claim
 from toylab.counting import accuracy, for_model, held_out, learn, logits
 from toylab.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from toylab.report import Picture
-from toylab.runs import Job, load_model, read_metrics, save_model, write_metrics
+from toylab.runs import Job, by_arm, load_model, read_metrics, save_model, write_metrics
 from toylab.studies._contextual_counting_claims import judge
 from toylab.studies._contextual_counting_figures import draw
 from toylab.train import History, TrainConfig
@@ -190,7 +190,7 @@ class ContextualCountingStudy:
 
     def conclude(self, results: dict[Job, dict[str, Any]]) -> list[Claim]:
         """The paper's sentences, judged by what the jobs measured."""
-        return judge(_by_arm(results), self.encodings)
+        return judge(by_arm(results), self.encodings)
 
     def pictures(self, results: dict[Job, dict[str, Any]], out: Path) -> list[Picture]:
         """The figures of the report, from the results and the histories kept beside them."""
@@ -278,7 +278,7 @@ def golden(task: ContextualCounting, rows: int, seed: int) -> dict[str, Any]:
     """The hand-written counters: their errors over sizes, and what the probes make of them."""
     errors, asked, named = 0, 0, {}
     for bias in ("begin", "bracket"):
-        for length in (16, task.longest, 2 * task.longest):
+        for length in (max(16, 2 * task.most), task.longest, 2 * task.longest):
             for regions in (1, task.most, 7):
                 model = contextual_counter(regions, length + 1, bias=bias)
                 strings = for_model(task, model, held_out(task, seed, 50, length=length, regions=regions))
@@ -320,10 +320,3 @@ def _encoder(model: EncoderDecoderConfig, **changes: Any) -> EncoderDecoderConfi
 def _plain(model: EncoderDecoderConfig) -> EncoderDecoderConfig:
     """The model without what helps it to start."""
     return replace(_encoder(model, embedding_std=1.0), head="default", logit_scale=1.0, query_std=1.0)
-
-
-def _by_arm(results: dict[Job, dict[str, Any]]) -> dict[str, dict[int, dict[str, Any]]]:
-    by_arm: dict[str, dict[int, dict[str, Any]]] = {}
-    for job, result in results.items():
-        by_arm.setdefault(job.name, {})[job.seed] = result
-    return by_arm

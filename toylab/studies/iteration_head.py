@@ -21,7 +21,7 @@ from toylab.batches import Scored, fresh, next_token_loss, pack, pad, sweep
 from toylab.claims import Claim
 from toylab.model import ModelConfig, Transformer
 from toylab.report import Picture
-from toylab.runs import Job, load_model, read_metrics, save_model, write_metrics
+from toylab.runs import Job, by_arm, load_model, read_metrics, save_model, write_metrics
 from toylab.studies._iteration_head_claims import SOLVED, judge
 from toylab.studies._iteration_head_figures import draw
 from toylab.train import History, TrainConfig, train
@@ -234,10 +234,8 @@ class IterationHeadStudy:
 
     def conclude(self, results: dict[Job, dict[str, Any]]) -> list[Claim]:
         """The paper's sentences, judged by what the jobs measured."""
-        by_arm: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in self.arms()}
-        for job, result in results.items():
-            by_arm[job.name][job.seed] = result
-        return judge(by_arm, self.task.p, self.transfer.steps)
+        arms = {name: {} for name in self.arms()} | by_arm(results)
+        return judge(arms, self.task.p, self.transfer.steps)
 
     def pictures(self, results: dict[Job, dict[str, Any]], out: Path) -> list[Picture]:
         """The figures of the report, from the results and the histories kept beside them."""
