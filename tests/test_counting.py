@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from tasks import IGNORE, ContextualCounting, encode, stream
+from toylab.batches import BLOCK
 from toylab.counting import (
-    BLOCK,
     RegionTeacher,
     Strings,
     count_loss,

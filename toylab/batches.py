@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,17 +75,25 @@ def pack(batch: Batch, width: int | None = None) -> Scored:
     return _scored(tokens, positions, segments, targets)
 
 
-def fresh(task: Task, seed: int, rows: int, layout: Callable[[Batch], Scored] = pack) -> Callable[[int], Scored]:
+def fresh(
+    task: Task,
+    seed: int,
+    rows: int,
+    layout: Callable[[Batch], Any] = pack,
+    draw: Callable[[np.random.Generator, int], Batch] | None = None,
+) -> Callable[[int], Any]:
     """The training batch of each step: a pure function of task, seed and step, never drawn twice.
 
-    Rows are drawn a block of steps at a time, which is many times faster than one by one.
+    Rows are drawn a block of steps at a time, which is many times faster than one by one: by the task itself, or by
+    `draw` from a generator and their number.
     """
+    draw = task.sample if draw is None else draw
 
     @lru_cache(maxsize=2)
     def block(number: int) -> Batch:
-        return task.sample(stream(seed, "train", number), rows * BLOCK)
+        return draw(stream(seed, "train", number), rows * BLOCK)
 
-    def batch_at(step: int) -> Scored:
+    def batch_at(step: int) -> Any:
         number, within = divmod(step, BLOCK)
         return layout(block(number).rows(within * rows, (within + 1) * rows))
 

@@ -7,8 +7,7 @@ loss that shows the encoder for a while which region each token stands in, accur
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +18,11 @@ from torch.nn import functional as F
 
 from probes import Edit, edit
 from tasks import IGNORE, NOWHERE, Batch, ContextualCounting, Split, stream
+from toylab.batches import fresh
 from toylab.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from toylab.model import ModelConfig, linear, source
 from toylab.tally import Tally, tally
 from toylab.train import TrainConfig, Training, train
-
-BLOCK = 64
-"""Steps whose strings are drawn together."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,11 @@ def model_for(task: ContextualCounting, config: EncoderDecoderConfig, seed: int 
 
 
 def strings(
-    task: ContextualCounting, batch: Batch, labels: int | None = None, causal_tally: bool | None = None
+    task: ContextualCounting,
+    batch: Batch,
+    labels: int | None = None,
+    causal_tally: bool | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Strings:
     """A batch of the task as the encoder-decoder meets it.
 
@@ -64,6 +65,7 @@ def strings(
         batch: rows whose strings all have one length.
         labels: how many label queries the model has, if not as many as the task has regions.
         causal_tally: whether tokens are tallied from the left (True) or over the row (False); None for no tally.
+        dtype: of the tally; torch's default if not given.
 
     Raises:
         ValueError: for strings of several lengths.
@@ -84,13 +86,14 @@ def strings(
         tokens=tokens,
         counts=torch.from_numpy(np.where(counts == NOWHERE, IGNORE, counts)),
         regions=torch.from_numpy(batch.labels["region"][:, :width]),
-        tally=None if causal_tally is None else tally(tokens, task.symbols, causal_tally),
+        tally=None if causal_tally is None else tally(tokens, task.symbols, causal_tally, dtype),
     )
 
 
 def for_model(task: ContextualCounting, model: EncoderDecoder, batch: Batch) -> Strings:
     """A batch of the task with as many labels as the model has queries, tallied where its encoder can use that."""
-    return strings(task, batch, model.queries, _tallied(model.config.encoder))
+    dtype = model.encoder.embedding.weight.dtype
+    return strings(task, batch, model.queries, _tallied(model.config.encoder), dtype)
 
 
 def held_out(
@@ -120,19 +123,12 @@ def fresh_strings(
     `auxiliary` gives the weight of the auxiliary loss at each step.
     """
 
-    @lru_cache(maxsize=2)
-    def block(number: int) -> tuple[Batch, np.ndarray]:
-        rng = stream(seed, "train", number)
-        lengths = rng.integers(task.shortest, task.longest + 1, size=BLOCK)
-        return task.sample(rng, rows * BLOCK, length=np.repeat(lengths, rows)), lengths
+    def draw(rng: np.random.Generator, number: int) -> Batch:
+        lengths = rng.integers(task.shortest, task.longest + 1, size=number // rows)
+        return task.sample(rng, number, length=np.repeat(lengths, rows))
 
-    def batch_at(step: int) -> Strings:
-        number, within = divmod(step, BLOCK)
-        batch, _ = block(number)
-        here = strings(task, batch.rows(within * rows, (within + 1) * rows), causal_tally=causal_tally)
-        return Strings(here.tokens, here.counts, here.regions, here.tally, auxiliary(step))
-
-    return batch_at
+    plain = fresh(task, seed, rows, lambda batch: strings(task, batch, causal_tally=causal_tally), draw)
+    return lambda step: replace(plain(step), auxiliary=auxiliary(step))
 
 
 class RegionTeacher(nn.Module):
@@ -172,18 +168,19 @@ def logits(
     model: EncoderDecoder, strings: Strings, edits: Mapping[str, Edit] | None = None
 ) -> Float[Tensor, "batch label count"]:
     """The model's logits, edited or as it is."""
-    dtype = model.encoder.embedding.weight.dtype
-    tallied = strings.tally
-    if tallied is not None and tallied.types.dtype != dtype:
-        tallied = type(tallied)(tallied.types.to(dtype), tallied.log_counts.to(dtype))
     with edit(model, edits or {}):
-        return model(strings.tokens, tally=tallied)
+        return model(strings.tokens, tally=strings.tally)
 
 
 def accuracy(model: EncoderDecoder, strings: Strings, edits: Mapping[str, Edit] | None = None) -> list[float]:
     """The share of right counts of each label that the strings have."""
+    return share_right(logits(model, strings, edits).argmax(dim=-1), strings)
+
+
+def share_right(answers: Int[Tensor, "batch label"], strings: Strings) -> list[float]:
+    """The share of right answers of each label that the strings have."""
     asked = strings.counts != IGNORE
-    right = (logits(model, strings, edits).argmax(dim=-1) == strings.counts) & asked
+    right = (answers == strings.counts) & asked
     held = asked.any(dim=0)
     return (right.sum(dim=0) / asked.sum(dim=0).clamp(min=1))[held].tolist()
 

@@ -6,6 +6,7 @@ answer is given label by label: regions are learned, and fail, separately.
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -31,7 +32,7 @@ from probes import (
 )
 from tasks import IGNORE, stream
 from tasks.counting import BEGIN, CLOSE, ONE, OPEN, ZERO
-from toylab.counting import Strings, accuracy, logits
+from toylab.counting import Strings, accuracy, logits, share_right
 from toylab.encoder_decoder import EncoderDecoder
 
 COUNTED = "counted ones"
@@ -110,10 +111,9 @@ class RegionCircuit:
 def find_circuits(model: EncoderDecoder, strings: Strings) -> list[RegionCircuit]:
     """The circuit of every label query, on strings that all have as many regions as the model has labels."""
     classes = key_classes(strings)
-    ones = [name for name in classes if name.endswith("ones")]
     joined = classes | {
         "own brackets": classes["own ["] | classes["own ]"],
-        "all ones": classes[ones[0]] | classes[ones[1]] | classes[ones[2]],
+        "all ones": (strings.tokens == ONE)[:, None].expand_as(classes[COUNTED]),
     }
     with watch(model, "decoder.cross.pattern") as seen:
         plain = accuracy(model, strings)
@@ -174,7 +174,8 @@ def shift(model: EncoderDecoder, before: Strings, after: Strings) -> list[Shift]
     with watch(model, "decoder.cross.pattern") as seen:
         old = logits(model, before).argmax(dim=-1)
     pattern = seen["decoder.cross.pattern"].mean(dim=1)
-    new, right = logits(model, after).argmax(dim=-1), accuracy(model, after)
+    new = logits(model, after).argmax(dim=-1)
+    right = share_right(new, after)
     by_class, by_place = (foretell(pattern, before, after, places) for places in (False, True))
     slopes = [[through_origin(answers[:, k], before.counts[:, k]) for k in range(len(right))] for answers in (old, new)]
     return [
@@ -298,22 +299,19 @@ def rotary_profile(model: EncoderDecoder) -> dict[str, list[float]]:
 def stopped_planes(model: EncoderDecoder, strings: Strings, slow: float) -> dict[str, list[float]]:
     """Accuracy of a rotary model when some of its planes no longer turn: the fast ones, of at least `slow` radians a
     token, the slow ones, or all. Where rotation is a disguise of no position at all, accuracy stays without."""
-    frequencies = model.encoder.positions.frequencies
-    kept = frequencies.clone()
+    turning = model.encoder.positions.frequencies
     found = {}
-    for name, stopped in {"fast": kept >= slow, "slow": kept < slow, "all": kept >= 0}.items():
-        frequencies[stopped] = 0
-        found[name] = accuracy(model, strings)
-        frequencies.copy_(kept)
+    for name, stopped in {"fast": turning >= slow, "slow": turning < slow, "all": turning >= 0}.items():
+        still = deepcopy(model)
+        still.encoder.positions.frequencies[stopped] = 0
+        found[name] = accuracy(still, strings)
     return found
 
 
 def permutation_gap(model: EncoderDecoder, strings: Strings, rng: np.random.Generator) -> float:
     """The largest change of a logit when the tokens of every string are shuffled, in float64."""
-    exact = model.double()
+    exact = deepcopy(model).double()
     order = torch.from_numpy(rng.permuted(np.tile(np.arange(strings.tokens.shape[1]), (len(strings), 1)), axis=1))
     mixed = strings.tokens.gather(1, order)
     with torch.no_grad():
-        gap = (exact(strings.tokens) - exact(mixed)).abs().max().item()
-    model.float()
-    return gap
+        return (exact(strings.tokens) - exact(mixed)).abs().max().item()
