@@ -141,7 +141,7 @@ def golden(errors=0, bias="begin") -> dict:
 
 def verdicts(**arms: dict[int, dict]) -> dict[str, str]:
     found = {name.replace("_", "-"): results for name, results in arms.items()}
-    return {claim.id: claim.verdict for claim in judge(found, ("none", "rotary"))}
+    return {claim.id: claim.verdict for claim in judge(found, ("none", "rotary"), 64)}
 
 
 good, bad = finding(), flat(0.5)

@@ -21,12 +21,13 @@ VARYING = tuple(name for name in CLASSES if name not in (COUNTED, *CONSTANT))
 """The other bias classes: their number changes from string to string."""
 
 
-def judge(arms: Arms, encodings: Sequence[str]) -> list[Claim]:
+def judge(arms: Arms, encodings: Sequence[str], longest: int) -> list[Claim]:
     """All claims; those whose arms were not run are open.
 
     Args:
         arms: by the name of an arm and the seed, what its job measured.
         encodings: those compared.
+        longest: tokens of the strings on which models are judged.
     """
     none, rotary = arms.get("none", {}), arms.get("rotary", {})
     return [
@@ -36,7 +37,7 @@ def judge(arms: Arms, encodings: Sequence[str]) -> list[Claim]:
         *_plain(arms, encodings),
         *_mechanism(none),
         *_foretold(arms),
-        *_other_circuits(arms, rotary),
+        *_other_circuits(arms, rotary, longest),
         *_cure(none, arms),
         *_emergence(arms),
         _ingredients(none, arms),
@@ -431,7 +432,7 @@ def _moves(shift: Result, law: str) -> bool:
 # Other algorithms, same accuracy ------------------------------------------------------------------------------------
 
 
-def _other_circuits(arms: Arms, rotary: dict[int, Result]) -> list[Claim]:
+def _other_circuits(arms: Arms, rotary: dict[int, Result], longest: int) -> list[Claim]:
     mlp = {s: r for s, r in arms.get("encoder-mlp", {}).items() if solved_regions(r)}
     plain = {s: r for s, r in arms.get("plain-encoder-mlp", {}).items() if solved_regions(r)}
     turning = {s: r for s, r in rotary.items() if mean_accuracy(r) >= SOLVED}
@@ -468,7 +469,7 @@ def _other_circuits(arms: Arms, rotary: dict[int, Result]) -> list[Claim]:
             details={
                 "kept when no plane turns": _each(turning, lambda r: _mean(r["rotary"]["stopped"]["all"])),
                 "kept when only fast planes turn": _each(turning, lambda r: _mean(r["rotary"]["stopped"]["slow"])),
-                "share of the score (absolute) from slow planes": _each(turning, slow_share),
+                "share of the score (absolute) from slow planes": _each(turning, lambda r: _slow_share(r, longest)),
             },
         ),
     ]
@@ -479,10 +480,10 @@ def _counting(result: Result) -> float:
     return _mean(float(circuit["circuit"] == "counter") for circuit in solved_regions(result))
 
 
-def slow_share(result: Result) -> float:
-    """The share of a rotary score that comes from planes of less than one radian over 64 tokens."""
+def _slow_share(result: Result, longest: int) -> float:
+    """The share of a rotary score that comes from planes of less than one radian over the longest strings."""
     parts = list(zip(result["rotary"]["planes"], result["rotary"]["frequencies"], strict=True))
-    return sum(abs(part) for part, f in parts if f < 1 / 64) / sum(abs(part) for part, _ in parts)
+    return sum(abs(part) for part, f in parts if f < 1 / longest) / sum(abs(part) for part, _ in parts)
 
 
 # The cure, and the recipe -------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ TITLES = {
 }
 
 
-def draw(results: Results, out: Path, encodings: Sequence[str]) -> list[Picture]:
+def draw(results: Results, out: Path, encodings: Sequence[str], longest: int) -> list[Picture]:
     """All figures for which there are results."""
     arms = by_arm(results)
     drawn = [
@@ -38,7 +38,7 @@ def draw(results: Results, out: Path, encodings: Sequence[str]) -> list[Picture]
         _draw_biases(arms),
         _draw_blocked(arms),
         _draw_plateaus(results, out),
-        _draw_planes(arms),
+        _draw_planes(arms, longest),
     ]
     return [picture for picture in drawn if picture is not None]
 
@@ -229,16 +229,16 @@ def _draw_plateaus(results: Results, out: Path) -> Picture | None:
     )
 
 
-def _draw_planes(arms: Arms) -> Picture | None:
+def _draw_planes(arms: Arms, longest: int) -> Picture | None:
     turning = {s: r for s, r in arms.get("rotary", {}).items() if mean_accuracy(r) >= SOLVED}
     if not turning:
         return None
     profiles = {f"seed {s}": r["rotary"]["planes"] for s, r in turning.items()}
     frequencies = next(iter(turning.values()))["rotary"]["frequencies"]
-    ax = figures.planes(profiles, frequencies, ylabel="score of brackets over bits, for a one")
+    ax = figures.planes(profiles, frequencies, ylabel="score of brackets over bits, for a one", span=longest)
     return Picture(
         "Rotary in disguise",
         "What each rotary plane adds to how much ones prefer brackets to bits, in models that solve the task; fast "
-        "planes left. Right of the line a plane turns by less than one radian over 64 tokens.",
+        f"planes left. Right of the line a plane turns by less than one radian over {longest} tokens.",
         figures.svg(ax.figure),
     )

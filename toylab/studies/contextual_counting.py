@@ -190,11 +190,11 @@ class ContextualCountingStudy:
 
     def conclude(self, results: dict[Job, dict[str, Any]]) -> list[Claim]:
         """The paper's sentences, judged by what the jobs measured."""
-        return judge(by_arm(results), self.encodings)
+        return judge(by_arm(results), self.encodings, self.task.longest)
 
     def pictures(self, results: dict[Job, dict[str, Any]], out: Path) -> list[Picture]:
         """The figures of the report, from the results and the histories kept beside them."""
-        return draw(results, out, self.encodings)
+        return draw(results, out, self.encodings, self.task.longest)
 
 
 @dataclass(frozen=True)
