@@ -119,7 +119,7 @@ def _draw_mass(arms: Arms) -> Picture | None:
     return Picture(
         "Attention as a counter",
         "Mean attention on the n ones of a region, for every solved region of every seed, against n in units of the "
-        "fitted K of that region. All regions fall on one curve, x / (x + 1): the attention is the count.",
+        "fitted K of that region. A region that counts in the attention falls on the dashed curve, x / (x + 1).",
         figures.svg(figure),
     )
 
@@ -191,11 +191,12 @@ def _draw_blocked(arms: Arms) -> Picture | None:
                 groups[f"{title}: {what}"] = {"one region of one seed": [c["blocked"][name] for c in regions]}
     if not groups:
         return None
-    ax = figures.by_seed(groups, xlabel="share of counts that are right", chance=floor)
+    _, axes = figures.sheet(8.4, 0.32 * len(groups) + 1.2)
+    ax = figures.by_seed(groups, xlabel="share of counts that are right", chance=floor, ax=axes[0, 0])
     return Picture(
-        "Equal accuracy and different circuits",
+        "What each region needs",
         "What each solved region loses when label queries cannot see one class of tokens. A counter needs the ones; a "
-        "model that copies finds the count in the region's own brackets.",
+        "model that copies would find the count in the region's own brackets, and do without the ones.",
         figures.svg(ax.figure),
     )
 
