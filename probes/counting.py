@@ -205,11 +205,12 @@ def class_readout(
     Args:
         masses: attention on each class.
         values: by class, the mean over its tokens of what one unit of attention adds to the logits; only these classes
-            are used, their masses scaled to sum to one.
+            are used, their masses scaled to sum to one. Where none of them gets attention, the bias is all there is.
         bias: of the output head.
         logits: of the model.
     """
     total = sum(masses[name] for name in values)
+    total = torch.where(total > 0, total, 1.0)
     rebuilt = bias + sum((masses[name] / total)[:, None] * value for name, value in values.items())
     model, other = logits.log_softmax(dim=-1), rebuilt.log_softmax(dim=-1)
     kl = (model.exp() * (model - other)).sum(dim=-1).mean().item()

@@ -115,6 +115,15 @@ def test_a_model_that_knows_nothing_is_unsolved():
     assert {circuit.circuit for circuit in found} == {"unsolved"}
 
 
+def test_attention_that_never_changes_explains_nothing_and_stays_a_number():
+    model = contextual_counter(TASK.most, TASK.classes)
+    with torch.no_grad():
+        model.decoder.queries[0, :] = -model.decoder.queries[0, :]  # now it looks away from its ones
+    found = circuits.find_circuits(model, for_model(TASK, model, held_out(TASK, 0, 200)))[0]
+    assert found.r2 == 0
+    assert all(np.isfinite([found.k, found.share, *found.shares.values(), *found.curve.values()]))
+
+
 def test_what_is_added_outside_changes_a_hand_written_counter_as_foretold_not_at_all(golden):
     model, _, batch, before, _ = golden
     for changed in (TASK.append_zeros(batch, 12), TASK.append_region(batch)):

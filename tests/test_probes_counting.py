@@ -404,3 +404,12 @@ def test_a_divergence_is_never_negative_and_a_wrong_value_shows(seed):
     logits = bias + shares @ torch.stack(list(values.values()))
     assert class_readout(masses, values | {"b": values["b"] + double(1, 0, 0, 0)}, bias, logits).kl > 1e-4
     assert class_readout(masses, values, bias + double(1, 0, 0, 0), logits).kl > 1e-4
+
+
+def test_where_no_used_class_gets_attention_the_bias_alone_is_the_answer():
+    masses, values = {"ones": double(0, 1), "rest": double(1, 0)}, {"ones": double(5, 0)}
+    bias = double(0, math.log(3))
+    logits = torch.stack([bias, double(5, 0) + bias])
+    found = class_readout(masses, values, bias, logits)
+    assert found.kl == pytest.approx(0, abs=1e-12)
+    assert found.agreement == 1

@@ -92,7 +92,7 @@ class RegionCircuit:
         share: of that class in the attention not on counted ones.
         shares: of all classes.
         k: weight of the bias in units of one counted one, from the mass on counted ones.
-        r2: of that fit.
+        r2: of that fit, 0 where it explains nothing.
         blocked: accuracy without each class, and without "own brackets", "all ones" and "the bias".
         curve: by the true count, the mean mass on counted ones.
     """
@@ -138,7 +138,7 @@ def find_circuits(model: EncoderDecoder, strings: Strings) -> list[RegionCircuit
                 share=bias.share,
                 shares=bias.shares,
                 k=fit.k,
-                r2=fit.r2,
+                r2=max(fit.r2, 0.0),
                 blocked=lost,
                 curve={
                     int(n): own[COUNTED][counts == n].mean().item()
