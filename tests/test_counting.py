@@ -15,12 +15,17 @@ from toylab.batches import BLOCK
 from toylab.counting import (
     RegionTeacher,
     Strings,
+    accuracy,
     count_loss,
     fading,
+    for_model,
     fresh_strings,
+    growing,
     held_out,
     learn,
+    logits,
     model_for,
+    share_right,
     strings,
 )
 from toylab.encoder_decoder import ENCODER, EncoderDecoderConfig
@@ -206,3 +211,48 @@ def test_training_that_was_cut_off_while_the_teacher_spoke_or_after_ends_with_th
         train(again, count_loss, batch_at, config, checkpoint=path)
         for name, weight in whole.model.state_dict().items():
             assert torch.equal(again.model.state_dict()[name], weight), name
+
+
+@given(st.integers(2, 40), st.integers(0, 80), st.integers(1, 500), st.sampled_from((0.25, 0.5, 1.0)))
+def test_the_longest_strings_grow_to_the_tasks_own_and_stay_there(shortest, longer, steps, share):
+    task = ContextualCounting(length=(shortest, shortest + longer), regions=1)
+    longest = growing(task, steps, share)
+    found = [longest(step) for step in range(steps + 1)]
+    assert found == sorted(found)
+    assert found[0] == min(2 * shortest, task.longest)
+    assert all(longest(step) == task.longest for step in range(math.ceil(steps * share), steps + 1))
+
+
+def test_without_growth_all_lengths_are_there_from_the_start():
+    assert growing(ContextualCounting(length=(8, 90)), 100, 0.0)(0) == 90
+
+
+def test_training_strings_are_as_long_as_the_growth_lets_them():
+    task = ContextualCounting(length=(8, 64), regions=1)
+    draw = fresh_strings(task, 0, 4, longest=growing(task, 256, 1.0))
+    reached = [draw(step).tokens.shape[1] - 1 for step in range(256)]
+    for block in range(4):
+        assert max(reached[64 * block : 64 * block + 64]) <= growing(task, 256, 1.0)(64 * block)
+    assert max(reached[192:]) > 32
+
+
+@given(st.integers(0, 9), st.integers(1, 9))
+def test_strings_fall_apart_into_rows_and_lose_nothing(rows, at_once):
+    task = ContextualCounting(length=12, regions=2)
+    for tallied in (None, True):
+        whole = strings(task, task.sample(stream(3), rows), causal_tally=tallied)
+        parts = whole.split(at_once)
+        assert all(len(part) <= at_once for part in parts)
+        for name in ("tokens", "counts", "regions"):
+            assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name))
+        if tallied:
+            assert torch.equal(torch.cat([part.tally.types for part in parts]), whole.tally.types)
+
+
+def test_accuracy_read_in_parts_is_that_of_the_whole(monkeypatch):
+    task = ContextualCounting(length=12, regions=2)
+    model = model_for(task, EncoderDecoderConfig(), 0)
+    whole = for_model(task, model, task.sample(stream(4), 23))
+    expected = share_right(logits(model, whole).argmax(dim=-1), whole)
+    monkeypatch.setattr("toylab.counting.AT_ONCE", 5)
+    assert accuracy(model, whole) == expected == accuracy(model, whole, {})

@@ -80,18 +80,18 @@ def fresh(
     seed: int,
     rows: int,
     layout: Callable[[Batch], Any] = pack,
-    draw: Callable[[np.random.Generator, int], Batch] | None = None,
+    draw: Callable[[np.random.Generator, int, int], Batch] | None = None,
 ) -> Callable[[int], Any]:
     """The training batch of each step: a pure function of task, seed and step, never drawn twice.
 
     Rows are drawn a block of steps at a time, which is many times faster than one by one: by the task itself, or by
-    `draw` from a generator and their number.
+    `draw` from a generator, their number, and the first step that they are for.
     """
-    draw = task.sample if draw is None else draw
 
     @lru_cache(maxsize=2)
     def block(number: int) -> Batch:
-        return draw(stream(seed, "train", number), rows * BLOCK)
+        rng = stream(seed, "train", number)
+        return task.sample(rng, rows * BLOCK) if draw is None else draw(rng, rows * BLOCK, number * BLOCK)
 
     def batch_at(step: int) -> Any:
         number, within = divmod(step, BLOCK)

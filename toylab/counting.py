@@ -46,6 +46,14 @@ class Strings:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    def split(self, rows: int) -> list[Strings]:
+        """The same strings, so many at a time."""
+        whole = (self.tokens, self.counts, self.regions)
+        if self.tally is not None:
+            whole += (self.tally.types, self.tally.log_counts)
+        parts = zip(*(tensor.split(rows) for tensor in whole), strict=True)
+        return [Strings(*part[:3], Tally(*part[3:]) if part[3:] else None, self.auxiliary) for part in parts]
+
 
 def model_for(task: ContextualCounting, config: EncoderDecoderConfig, seed: int = 0) -> EncoderDecoder:
     """An encoder-decoder of the task's symbols, labels, counts and longest string."""
@@ -117,14 +125,17 @@ def fresh_strings(
     *,
     causal_tally: bool | None = None,
     auxiliary: Callable[[int], float] = lambda step: 0.0,
+    longest: Callable[[int], int] | None = None,
 ) -> Callable[[int], Strings]:
     """The training batch of each step, a pure function of its arguments: one length a step, regions drawn for each row.
 
-    `auxiliary` gives the weight of the auxiliary loss at each step.
+    `auxiliary` gives the weight of the auxiliary loss at each step, `longest` the length of the longest strings, if
+    those are not the task's from the start.
     """
 
-    def draw(rng: np.random.Generator, number: int) -> Batch:
-        lengths = rng.integers(task.shortest, task.longest + 1, size=number // rows)
+    def draw(rng: np.random.Generator, number: int, step: int) -> Batch:
+        most = task.longest if longest is None else longest(step)
+        lengths = rng.integers(task.shortest, most + 1, size=number // rows)
         return task.sample(rng, number, length=np.repeat(lengths, rows))
 
     plain = fresh(task, seed, rows, lambda batch: strings(task, batch, causal_tally=causal_tally), draw)
@@ -163,6 +174,25 @@ def fading(steps: int, share: float) -> Callable[[int], float]:
     return lambda step: max(0.0, 1 - step / last) if last else 0.0
 
 
+AT_ONCE = 250
+"""Strings that are read together where nobody watches: more of them no longer fit the processor's cache."""
+
+
+def growing(task: ContextualCounting, steps: int, share: float) -> Callable[[int], int]:
+    """The length of the longest strings: it grows over the first `share` of the steps, by the same factor each step,
+    from twice the task's shortest. A circuit that does not depend on length forms sooner on short strings.
+    """
+    start, last = min(2 * task.shortest, task.longest), steps * share
+    factor = task.longest / start
+    return lambda step: round(start * factor ** min(step / last, 1.0)) if last else task.longest
+
+
+@torch.no_grad()
+def encode(model: EncoderDecoder, strings: Strings) -> Float[Tensor, "batch position width"]:
+    """What the encoder makes of the strings, which the decoder reads."""
+    return torch.cat([model.encoder(part.tokens, tally=part.tally) for part in strings.split(AT_ONCE)])
+
+
 @torch.no_grad()
 def logits(
     model: EncoderDecoder, strings: Strings, edits: Mapping[str, Edit] | None = None
@@ -174,6 +204,9 @@ def logits(
 
 def accuracy(model: EncoderDecoder, strings: Strings, edits: Mapping[str, Edit] | None = None) -> list[float]:
     """The share of right counts of each label that the strings have."""
+    if edits is None:
+        with torch.no_grad():
+            return share_right(model.decoder(encode(model, strings)).argmax(dim=-1), strings)
     return share_right(logits(model, strings, edits).argmax(dim=-1), strings)
 
 
@@ -192,6 +225,7 @@ def learn(
     seed: int,
     *,
     auxiliary: float | int = 0.0,
+    growth: float | int = 0.0,
     rows: int = 250,
     checkpoint: Path | None = None,
     progress: str | None = None,
@@ -200,6 +234,7 @@ def learn(
 
     Args:
         auxiliary: share of the training during which the auxiliary loss counts, fading out; 0 for never.
+        growth: share of the training during which the longest strings still grow; 0: they are there from the start.
         rows: validation strings of the largest size on which accuracy is followed, by region and in the mean.
         checkpoint, progress: as in `toylab.train.train`.
     """
@@ -216,6 +251,7 @@ def learn(
         training.rows,
         causal_tally=_tallied(config.encoder),
         auxiliary=fading(training.steps, auxiliary),
+        longest=growing(task, training.steps, growth),
     )
     taught = RegionTeacher(model, seed) if auxiliary else model
     return model, train(

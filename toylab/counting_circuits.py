@@ -6,6 +6,7 @@ answer is given label by label: regions are learned, and fail, separately.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -20,6 +21,7 @@ from probes import (
     Edit,
     block_keys,
     class_readout,
+    edit,
     fit_saturation,
     linear_probe,
     mass_by_class,
@@ -32,7 +34,7 @@ from probes import (
 )
 from tasks import IGNORE, stream
 from tasks.counting import BEGIN, CLOSE, ONE, OPEN, ZERO
-from toylab.counting import Strings, accuracy, logits, share_right
+from toylab.counting import Strings, accuracy, encode, logits, share_right
 from toylab.encoder_decoder import EncoderDecoder
 
 COUNTED = "counted ones"
@@ -108,6 +110,7 @@ class RegionCircuit:
     curve: dict[int, float]
 
 
+@torch.no_grad()
 def find_circuits(model: EncoderDecoder, strings: Strings) -> list[RegionCircuit]:
     """The circuit of every label query, on strings that all have as many regions as the model has labels."""
     classes = key_classes(strings)
@@ -115,14 +118,20 @@ def find_circuits(model: EncoderDecoder, strings: Strings) -> list[RegionCircuit
         "own brackets": classes["own ["] | classes["own ]"],
         "all ones": (strings.tokens == ONE)[:, None].expand_as(classes[COUNTED]),
     }
+    stream = encode(model, strings)  # once: all edits are made behind it
+
+    def right(edits: Mapping[str, Edit]) -> list[float]:
+        with edit(model, edits):
+            return share_right(model.decoder(stream).argmax(dim=-1), strings)
+
     with watch(model, "decoder.cross.pattern") as seen:
-        plain = accuracy(model, strings)
+        plain = right({})
     pattern = seen["decoder.cross.pattern"].mean(dim=1)  # over heads
     masses = mass_by_class(pattern, classes)
-    blocked = {name: accuracy(model, strings, without(mask)) for name, mask in joined.items() if bool(mask.any())}
+    blocked = {name: right(without(mask)) for name, mask in joined.items() if bool(mask.any())}
     chance = floor(strings)
     found = []
-    for label, right in enumerate(plain):
+    for label, accuracy_of_label in enumerate(plain):
         counts = strings.counts[:, label]
         own = {name: mass[:, label] for name, mass in masses.items()}
         lost = {name: shares[label] for name, shares in blocked.items()}
@@ -132,8 +141,8 @@ def find_circuits(model: EncoderDecoder, strings: Strings) -> list[RegionCircuit
         tests = {"counted": lost[COUNTED], "own brackets": lost["own brackets"], "outside ones": lost["outside ones"]}
         found.append(
             RegionCircuit(
-                accuracy=right,
-                circuit=name_circuit(right, tests, chance, slack=SLACK),
+                accuracy=accuracy_of_label,
+                circuit=name_circuit(accuracy_of_label, tests, chance, slack=SLACK),
                 bias=bias.name,
                 share=bias.share,
                 shares=bias.shares,
@@ -169,12 +178,13 @@ class Shift:
     by_place: float
 
 
+@torch.no_grad()
 def shift(model: EncoderDecoder, before: Strings, after: Strings) -> list[Shift]:
     """The effect of a change on each label, beside its signed prediction from the attention before the change."""
     with watch(model, "decoder.cross.pattern") as seen:
-        old = logits(model, before).argmax(dim=-1)
+        old = model.decoder(encode(model, before)).argmax(dim=-1)
     pattern = seen["decoder.cross.pattern"].mean(dim=1)
-    new = logits(model, after).argmax(dim=-1)
+    new = model.decoder(encode(model, after)).argmax(dim=-1)
     right = share_right(new, after)
     by_class, by_place = (foretell(pattern, before, after, places) for places in (False, True))
     slopes = [[through_origin(answers[:, k], before.counts[:, k]) for k in range(len(right))] for answers in (old, new)]
@@ -228,10 +238,10 @@ def value_readout(model: EncoderDecoder, strings: Strings, circuits: list[Region
             "decoder: equation 3 speaks of one bare cross-attention; use a model with heads=1 and no residual, "
             "self_attention or hidden"
         )
-    with watch(model, "decoder.cross.pattern", "encoder.final") as seen:
-        out = logits(model, strings)
-    decoder = model.decoder
-    carried = decoder.cross.value(seen["encoder.final"])
+    decoder, stream = model.decoder, encode(model, strings)
+    with watch(model, "decoder.cross.pattern") as seen:
+        out = decoder(stream)
+    carried = decoder.cross.value(stream)
     free = decoder.cross.output(carried)
     values = config.logit_scale * free @ decoder.head.weight.T  # batch key count
     classes = key_classes(strings)

@@ -443,7 +443,8 @@ def _other_circuits(arms: Arms, rotary: dict[int, Result], longest: int) -> list
             lambda share: share <= 0.5,
             paper="our question",
             statement="With an MLP in the encoder, the same accuracy comes from another circuit.",
-            bar="mean share of solved regions that count in the decoder <= .5, in our recipe and in the plain set-up",
+            bar="mean share of solved regions that count in the decoder <= .5, in our recipe and, where it was run, in "
+            "the plain set-up",
             details={
                 "circuits of solved regions, recipe": _count(
                     c["circuit"] for r in mlp.values() for c in solved_regions(r)

@@ -45,6 +45,9 @@ class ContextualCountingStudy:
     train: TrainConfig = replace(PLAIN, steps=2000, learning_rate=6e-3)
     auxiliary: float | int = 0.25
     """Share of the training during which an auxiliary loss, fading out, shows the encoder the regions; 0 for never."""
+    growth: float | int = 0.0
+    """Share of the training during which the longest strings grow, from twice the shortest; 0: all are there from the
+    start. Helps above length 64."""
     plain: TrainConfig = PLAIN
     """The training of the plain set-up: strings of one length and one number of regions, no logit scale, default
     initial weights, no auxiliary loss."""
@@ -56,7 +59,7 @@ class ContextualCountingStudy:
     """Size of the MLP in the arm whose encoder has one."""
     parts: tuple[Part, ...] = ("encodings", "circuits")
     """What is trained besides the two main arms: the other encodings; the arms that lead to other circuits; the plain
-    set-up with every causal encoding; the recipe with each ingredient left out."""
+    set-up with every causal encoding, and with an MLP in the encoder; the recipe with each ingredient left out."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     control_seeds: int = 2
     """How many of the seeds all arms but the main ones use."""
@@ -68,8 +71,9 @@ class ContextualCountingStudy:
             raise ValueError(f"seeds={self.seeds}: give at least one, all different and not negative, such as 0 1 2")
         if not self.control_seeds >= 1:
             raise ValueError(f"control_seeds={self.control_seeds}: must be at least 1")
-        if not 0 <= self.auxiliary <= 1:
-            raise ValueError(f"auxiliary={self.auxiliary}: is a share of the training, from 0 to 1")
+        for name in ("auxiliary", "growth"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)}: is a share of the training, from 0 to 1")
         if self.rows < 100:
             raise ValueError(f"rows={self.rows}: must be at least 100, or accuracies say little")
         if not self.task.begin:
@@ -90,7 +94,8 @@ class ContextualCountingStudy:
         """Seconds, for tests and notebooks: short strings, one seed, few arms."""
         return cls(
             task=ContextualCounting(length=(12, 32), regions=(1, 2)),
-            train=replace(PLAIN, steps=700, learning_rate=8e-3, warmup=50),
+            train=replace(PLAIN, steps=1000, learning_rate=8e-3, warmup=50),
+            auxiliary=0.5,
             plain=replace(PLAIN, steps=700, warmup=50),
             encodings=("none", "rotary"),
             parts=("encodings",),
@@ -115,10 +120,10 @@ class ContextualCountingStudy:
     def arms(self) -> dict[str, Arm]:
         """Every arm that is trained: what differs from the main one, and on which seeds it runs."""
         few = self.seeds[: self.control_seeds]
-        main = Arm(self.task, self.model, self.train, self.auxiliary, self.seeds)
+        main = Arm(self.task, self.model, self.train, self.auxiliary, self.growth, self.seeds)
         control = replace(main, seeds=few)
         fixed = replace(self.task, length=self.task.longest, regions=self.task.most)
-        plain = Arm(fixed, _plain(self.model), self.plain, 0.0, few)
+        plain = Arm(fixed, _plain(self.model), self.plain, 0.0, 0.0, few)
         arms = {"rotary": self._placed(main, "rotary", True), "none": main}
         if "circuits" in self.parts:
             arms |= {
@@ -126,7 +131,6 @@ class ContextualCountingStudy:
                 "no-auxiliary": replace(control, auxiliary=0.0),
                 "fixed": replace(control, task=fixed, auxiliary=0.0),
                 "encoder-mlp": replace(control, model=_encoder(self.model, hidden=self.encoder_hidden)),
-                "plain-encoder-mlp": replace(plain, model=_encoder(plain.model, hidden=self.encoder_hidden)),
             }
             slow = arms["no-auxiliary-rotary"]
             arms["no-auxiliary-slow-rotary"] = replace(slow, model=_encoder(slow.model, position_frequency=0.01))
@@ -136,6 +140,7 @@ class ContextualCountingStudy:
             arms[f"{name}-bidirectional"] = self._placed(control, name, False)
         if "plain" in self.parts:
             arms |= {f"plain-{name}": self._placed(plain, name, True) for name in self.encodings}
+            arms["plain-encoder-mlp"] = replace(plain, model=_encoder(plain.model, hidden=self.encoder_hidden))
         if "ingredients" in self.parts:
             arms |= {
                 "one-length": replace(control, task=replace(self.task, length=self.task.longest)),
@@ -180,6 +185,7 @@ class ContextualCountingStudy:
             arm.train,
             seed,
             auxiliary=arm.auxiliary,
+            growth=arm.growth,
             rows=max(self.rows // 4, 100),
             checkpoint=checkpoint,
         )
@@ -205,6 +211,7 @@ class Arm:
     model: EncoderDecoderConfig
     train: TrainConfig
     auxiliary: float | int
+    growth: float | int
     seeds: tuple[int, ...]
 
 
