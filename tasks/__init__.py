@@ -2,27 +2,35 @@
 
 from tasks.base import IGNORE, NOWHERE, SHARES, SPLITS, Batch, Split, Task, decode, encode, render, split_of, stream
 from tasks.counting import ContextualCounting
+from tasks.grammar import ConceptGrammar
 from tasks.iteration import ITERATED_MAPS, Copy, IteratedMap, ModularSum, Parity, Polynomial, WordProblem
+from tasks.task_concept import JAILBREAKS, KINDS, Kind, Preferences, TaskConcept
 
-TASKS = (*ITERATED_MAPS, ContextualCounting)
+TASKS = (*ITERATED_MAPS, ContextualCounting, TaskConcept)
 """Every task of the house: one line here, and `toylab list`, `toylab show` and the tests over all tasks know it."""
 
 __all__ = [
     "IGNORE",
     "ITERATED_MAPS",
+    "JAILBREAKS",
+    "KINDS",
     "NOWHERE",
     "SHARES",
     "SPLITS",
     "TASKS",
     "Batch",
+    "ConceptGrammar",
     "ContextualCounting",
     "Copy",
     "IteratedMap",
+    "Kind",
     "ModularSum",
     "Parity",
     "Polynomial",
+    "Preferences",
     "Split",
     "Task",
+    "TaskConcept",
     "WordProblem",
     "decode",
     "encode",

@@ -200,6 +200,80 @@ def planes(
     return _plain(ax)
 
 
+def bands(
+    groups: Mapping[str, Sequence[tuple[float | int, float | int]]],
+    ticks: Sequence[str],
+    *,
+    ylabel: str,
+    title: str = "",
+    ax: Axes | None = None,
+) -> Axes:
+    """A line of means a group, from left to right over `ticks`, in a band of one standard deviation either side."""
+    ax = ax or _axes(3.2, 2.8)
+    for number, (name, points) in enumerate(groups.items()):
+        mean, spread = np.array(points, dtype=float).reshape(-1, 2).T
+        marker, colour = _MARKS[number % len(_MARKS)]
+        places = range(len(mean))
+        ax.fill_between(places, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0,
+                        hatch=["", "//", ".."][number % 3])  # fmt: skip
+        ax.plot(places, mean, marker=marker, color=colour, linestyle=["-", "--", ":"][number % 3], label=name)
+    ax.axhline(0, color="0.6", linewidth=0.8)
+    ax.set_xticks(range(len(ticks)), ticks)
+    ax.set_xlim(-0.3, max(len(ticks) - 0.7, 0.3))
+    ax.set_ylabel(ylabel)
+    ax.set_title(title, fontsize=10)
+    if groups:
+        ax.legend(fontsize=7, frameon=False, loc="upper left")
+    return _plain(ax)
+
+
+def responses(
+    groups: Mapping[str, tuple[Sequence[float | int], Sequence[float | int]]],
+    *,
+    xlabel: str,
+    ylabel: str,
+    mark: float | int | None = None,
+    title: str = "",
+    ax: Axes | None = None,
+) -> Axes:
+    """A share against a dose, a line with marks a group; `mark` draws the dose that everything else was measured at."""
+    ax = ax or _axes(3.6, 2.8)
+    for number, (name, (doses, shares)) in enumerate(groups.items()):
+        marker, colour = _MARKS[number % len(_MARKS)]
+        ax.plot(doses, shares, marker=marker, color=colour, linestyle=["-", "--", ":", "-."][number % 4],
+                markersize=4.5, linewidth=1.4, label=name)  # fmt: skip
+    if mark is not None:
+        ax.axvline(mark, color="0.6", linewidth=0.8, linestyle=":")
+    ax.set_ylim(-0.03, 1.05)
+    ax.set_xlabel(xlabel)
+    ax.set_ylabel(ylabel)
+    ax.set_title(title, fontsize=10)
+    if groups:
+        ax.legend(fontsize=7, frameon=False)
+    return _plain(ax)
+
+
+def histograms(
+    groups: Mapping[str, Sequence[float | int]], *, xlabel: str, title: str = "", ax: Axes | None = None
+) -> Axes:
+    """How often numbers above 0 occur, on a logarithmic axis, an outline and hatch a group."""
+    ax = ax or _axes(3.2, 2.6)
+    values = np.concatenate([np.asarray(held, dtype=float) for held in groups.values()]) if groups else np.ones(1)
+    values = np.maximum(values, 1e-3) if len(values) else np.ones(1)
+    edges = np.geomspace(values.min() / 1.01, values.max() * 1.01, 25)
+    for number, (name, held) in enumerate(groups.items()):
+        colour = _MARKS[number % len(_MARKS)][1]
+        ax.hist(np.maximum(held, 1e-3), edges, histtype="stepfilled", facecolor="none", edgecolor=colour,
+                hatch=["///", "..", "xx"][number % 3], linewidth=1.4, label=name)  # fmt: skip
+    ax.set_xscale("log")
+    ax.set_xlabel(xlabel)
+    ax.set_ylabel("prompts")
+    ax.set_title(title, fontsize=10)
+    if groups:
+        ax.legend(fontsize=7, frameon=False)
+    return _plain(ax)
+
+
 def sheet(
     width: float | int,
     height: float | int,

@@ -18,7 +18,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -41,6 +41,8 @@ class Job:
 
     name: str
     seed: int
+    after: str | None = field(default=None, compare=False)
+    """The job of the same seed that must be done first: a model that several jobs go on from is trained once."""
 
     def folder(self, out: Path) -> Path:
         """Where it is kept."""
@@ -54,7 +56,8 @@ class Study(Protocol):
     seeds: tuple[int, ...]
 
     def jobs(self) -> list[Job]:
-        """In the order in which they should start: the longest first keeps all workers busy to the end."""
+        """In the order in which they should start: the longest first keeps all workers busy to the end, and what others
+        come after before those."""
         ...
 
     def run_job(self, job: Job, folder: Path) -> dict[str, Any]:
@@ -104,6 +107,8 @@ def execute(study: Study, name: str, out: Path, workers: int, progress: bool = T
             single_thread()
             for job in unfinished:
                 try:
+                    if not _is_ready(job, out):
+                        raise _base_failed(job)
                     _do(study, job, out)
                 except Exception as error:
                     note(job, error)
@@ -122,6 +127,14 @@ def execute(study: Study, name: str, out: Path, workers: int, progress: bool = T
 
 def _is_done(job: Job, out: Path) -> bool:
     return all((job.folder(out) / name).exists() for name in ("done", "result.json"))
+
+
+def _is_ready(job: Job, out: Path) -> bool:
+    return job.after is None or _is_done(Job(job.after, job.seed), out)
+
+
+def _base_failed(job: Job) -> ValueError:
+    return ValueError(f"{job.after} of seed {job.seed} failed, which this one goes on from")
 
 
 def results(study: Study, out: Path) -> dict[Job, dict[str, Any]]:
@@ -276,9 +289,18 @@ def _run_parallel(
     # Spawned, not forked: a forked child inherits torch's thread pool in an undefined state.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context, initializer=single_thread)
-    waiting: dict[Future, Job] = {pool.submit(_do, study, job, out): job for job in jobs}
+    waiting: dict[Future, Job] = {}
+    left = list(jobs)
     try:
-        while waiting:
+        while waiting or left:
+            for job in [job for job in left if _is_ready(job, out)]:
+                left.remove(job)
+                waiting[pool.submit(_do, study, job, out)] = job
+            if not waiting:  # what the others come after has failed
+                for job in left:
+                    note(job, _base_failed(job))
+                    bar.update()
+                break
             finished, _ = wait(waiting, return_when=FIRST_COMPLETED)
             for future in finished:
                 job = waiting.pop(future)

@@ -1,0 +1,194 @@
+"""What a language model is taught about two answers to one prompt: prefer one, avoid the other.
+
+Every loss is a function of a model and a batch of `Pairs`, for the one training loop. All work on log-probabilities of
+whole answers, token by token, given the prompt and the right tokens before (teacher forcing):
+
+| loss | of a pair | source |
+| --- | --- | --- |
+| `Refusal` | -log p(chosen) | supervised safety fine-tuning (SSFT) |
+| `Unlearning` | -log p(chosen) + w log p(rejected), capped | gradient ascent; Jain et al. 2024, section 3.2 |
+| `DPO` | -log sigmoid of beta times the gain of chosen over rejected | Rafailov et al. 2023, equation 7 |
+| `NPO` | -log p(chosen) and 2 / beta log(1 + (p / p_ref)^beta) of rejected | Zhang et al. 2024, equation 3 |
+
+A loss is a mean over tokens where that says nothing else: per-token numbers do not depend on the length of answers, the
+sums of DPO and NPO do, and the two must not be mixed.
+"""
+
+from __future__ import annotations
+
+import math
+from copy import deepcopy
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from toylab.model import Cache, Transformer
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Prompts of one length, each with an answer to prefer and one to avoid.
+
+    Attributes:
+        prompts: up to the token after which the answer begins.
+        chosen, rejected: the two answers, of one length.
+        unsafe: whether the prompt is one to refuse.
+    """
+
+    prompts: Int[Tensor, "batch position"]
+    chosen: Int[Tensor, "batch answer"]
+    rejected: Int[Tensor, "batch answer"]
+    unsafe: Bool[Tensor, " batch"]
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+
+def answer_log_probs(
+    model: nn.Module, prompts: Int[Tensor, "batch position"], answers: Int[Tensor, "batch answer"]
+) -> Float[Tensor, "batch answer"]:
+    """Log-probability of each token of the answers, in nats, given the prompt and the tokens before it.
+
+    Args:
+        model: a `Transformer`, or any module that takes tokens and the `queries` whose logits are wanted.
+    """
+    tokens = torch.cat([prompts, answers[:, :-1]], dim=1)
+    queries = torch.arange(prompts.shape[1] - 1, tokens.shape[1]).expand(len(tokens), -1)
+    logits = model(tokens, queries=queries)
+    return logits.log_softmax(dim=-1).gather(-1, answers[..., None])[..., 0]
+
+
+def both_log_probs(
+    model: nn.Module, pairs: Pairs
+) -> tuple[Float[Tensor, "batch answer"], Float[Tensor, "batch answer"]]:
+    """`answer_log_probs` of the chosen and of the rejected answers; a `Transformer` reads their prompt once."""
+    answers = torch.cat([pairs.chosen, pairs.rejected])
+    if not isinstance(model, Transformer) or not model.config.causal:
+        return answer_log_probs(model, pairs.prompts.repeat(2, 1), answers).chunk(2)
+    cache = Cache()
+    last = torch.full((len(pairs), 1), pairs.prompts.shape[1] - 1)
+    first = model(pairs.prompts, queries=last, cache=cache)
+    cache.layers = {layer: tuple(x.repeat(2, 1, 1, 1) for x in held) for layer, held in cache.layers.items()}
+    logits = first.repeat(2, 1, 1)
+    if answers.shape[1] > 1:
+        logits = torch.cat([logits, model(answers[:, :-1], cache=cache)], dim=1)
+    return logits.log_softmax(dim=-1).gather(-1, answers[..., None])[..., 0].chunk(2)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Cross entropy of the chosen answers in nats a token: refusals where one should refuse, the transform elsewhere.
+
+    On safe prompts alone this is the control: the same training, with nothing about refusing in it.
+    """
+
+    def __call__(self, model: nn.Module, pairs: Pairs) -> Float[Tensor, ""]:
+        return -answer_log_probs(model, pairs.prompts, pairs.chosen).mean()
+
+
+@dataclass(frozen=True)
+class Unlearning:
+    """Descend on the chosen answers, ascend on the rejected ones, in nats a token.
+
+    Attributes:
+        weight: of the ascent.
+        cap: surprise in nats at which a token counts as unlearned, and is pushed no further. Ascent has no minimum:
+            without a cap the surprise grows for as long as one trains.
+    """
+
+    weight: float | int = 0.1
+    cap: float | int = 20.0
+
+    def __post_init__(self) -> None:
+        _positive("weight", self.weight, 0.1)
+        _positive("cap", self.cap, 20.0)
+
+    def __call__(self, model: nn.Module, pairs: Pairs) -> Float[Tensor, ""]:
+        chosen, rejected = both_log_probs(model, pairs)
+        return -chosen.mean() - self.weight * (-rejected).clamp(max=self.cap).mean()
+
+
+class DPO:
+    """Direct preference optimisation against a frozen reference model.
+
+    With gains g = log p(answer) - log p_ref(answer), summed over the tokens of the answer:
+    loss = -log sigmoid(beta g(chosen) - beta_rejected g(rejected)).
+
+    Args:
+        reference: the model that training starts from; copied and frozen.
+        beta: how hard a gain is to earn; small values let the model move far.
+        beta_rejected: the same for the rejected answer; `beta` if not given, as in the paper.
+        average: whether gains are means over tokens instead of sums.
+        anchor: weight of the cross entropy of the chosen answers in nats a token, which keeps their likelihood from
+            sinking along with that of the rejected ones (Pang et al. 2024, equation 1).
+    """
+
+    def __init__(
+        self,
+        reference: nn.Module,
+        beta: float | int = 0.1,
+        beta_rejected: float | int | None = None,
+        *,
+        average: bool = False,
+        anchor: float | int = 0.0,
+    ) -> None:
+        _positive("beta", beta, 0.1)
+        if beta_rejected is not None:
+            _positive("beta_rejected", beta_rejected, 0.1)
+        if not anchor >= 0:
+            raise ValueError(f"anchor={anchor}: must be at least 0; 0 leaves it out")
+        self.reference, self.average, self.anchor = frozen(reference), average, anchor
+        self.beta, self.beta_rejected = beta, beta if beta_rejected is None else beta_rejected
+
+    @classmethod
+    def as_published(cls, reference: nn.Module) -> DPO:
+        """The loss in the code of Jain et al. 2024: means over tokens, beta .1 for the chosen and .01 for the rejected
+        answer. Gains of a few nats a token leave the sigmoid near 1/2, so its gradient is that of `Unlearning`."""
+        return cls(reference, 0.1, 0.01, average=True)
+
+    def __call__(self, model: nn.Module, pairs: Pairs) -> Float[Tensor, ""]:
+        log_probs = both_log_probs(model, pairs)
+        with torch.no_grad():
+            before = both_log_probs(self.reference, pairs)
+        gains = [now - then for now, then in zip(log_probs, before, strict=True)]
+        chosen, rejected = (gain.mean(dim=1) if self.average else gain.sum(dim=1) for gain in gains)
+        loss = -F.logsigmoid(self.beta * chosen - self.beta_rejected * rejected).mean()
+        return loss - self.anchor * log_probs[0].mean() if self.anchor else loss
+
+
+class NPO:
+    """Negative preference optimisation: unlearning that slows down by itself, and the cross entropy of the chosen.
+
+    Of the rejected answer, 2 / beta log(1 + (p / p_ref)^beta) with summed log-probabilities; for beta towards 0 its
+    gradient becomes that of plain ascent. Divided by the answer's tokens, to stand beside nats a token.
+
+    Args:
+        reference: the model that training starts from; copied and frozen.
+        weight: of the rejected answer's part.
+    """
+
+    def __init__(self, reference: nn.Module, beta: float | int = 0.1, weight: float | int = 1.0) -> None:
+        _positive("beta", beta, 0.1)
+        _positive("weight", weight, 1.0)
+        self.reference, self.beta, self.weight = frozen(reference), beta, weight
+
+    def __call__(self, model: nn.Module, pairs: Pairs) -> Float[Tensor, ""]:
+        chosen, rejected = both_log_probs(model, pairs)
+        with torch.no_grad():
+            before = answer_log_probs(self.reference, pairs.prompts, pairs.rejected)
+        gain = (rejected - before).sum(dim=1)
+        pushed = -2 / self.beta * F.logsigmoid(-self.beta * gain).mean() / rejected.shape[1]
+        return -chosen.mean() + self.weight * pushed
+
+
+def frozen(model: nn.Module) -> nn.Module:
+    """A copy that is no longer trained."""
+    return deepcopy(model).requires_grad_(False).eval()
+
+
+def _positive(name: str, value: float | int, example: float) -> None:
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name}={value}: must be a positive number, for example {example}")

@@ -1,0 +1,323 @@
+"""What safety fine-tuning did to a model: to what it writes, to its activations, and to its weights.
+
+The instruments are those of `probes`; here they meet `tasks.TaskConcept` and a base model with a model fine-tuned from
+it. Everything is read at EOT, the position that decides whether the answer begins with a letter or with NULL, unless
+said otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from probes import (
+    alignment,
+    auc,
+    conditional_share,
+    edit,
+    effect,
+    gain,
+    gradient_norms,
+    jacobian_norms,
+    null_share,
+    row_cosines,
+    separation,
+    split_change,
+    tau,
+    top_energy,
+    top_rank,
+    top_share,
+    watch,
+    weak_share,
+)
+from tasks import JAILBREAKS, Batch, Kind, TaskConcept
+from toylab.concept import Outcomes, held_out, outcomes, pairs, write
+from toylab.losses import Pairs, answer_log_probs
+from toylab.model import Transformer
+
+ATTACKS: tuple[Kind, ...] = JAILBREAKS
+SETS: tuple[Kind, ...] = ("safe", "unsafe", *JAILBREAKS)
+"""The held-out sets on which every model is judged."""
+
+Sets = Mapping[str, Batch]
+
+
+def judged_on(task: TaskConcept, seed: int, rows: int) -> dict[str, Batch]:
+    """Held-out prompts of every kind, and of operators M alone: "M, safe text" and "M, unsafe text"."""
+    sets = {kind: held_out(task, seed, rows, kind) for kind in SETS if task.duplicates or kind != "mismatched-token"}
+    for name, kind in (("M, safe text", "safe"), ("M, unsafe text", "unsafe")):
+        batch = held_out(task, seed, 8 * rows, kind)
+        allowed = np.append(task.of_class("M"), task.operators.index("id"))
+        only = np.isin(batch.labels["first operator"], allowed) & np.isin(batch.labels["second operator"], allowed)
+        mixed = np.isin(batch.labels["first operator"], task.of_class("M")) | np.isin(
+            batch.labels["second operator"], task.of_class("M")
+        )
+        sets[name] = _chosen(batch, np.flatnonzero(only & mixed)[:rows])
+    return sets
+
+
+def behaviour(model: nn.Module, task: TaskConcept, sets: Sets) -> dict[str, dict[str, float]]:
+    """What a model writes freely on each set; see `toylab.concept.Outcomes`."""
+    return {name: _rounded(outcomes(model, task, batch)) for name, batch in sets.items() if name in SETS}
+
+
+# Activations ---------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def at_answer(model: Transformer, task: TaskConcept, batch: Batch, *points: str) -> dict[str, Tensor]:
+    """What passes named points at EOT, for every prompt."""
+    with watch(model, *points) as seen:
+        model(prompts_of(task, batch))
+    return {name: value[:, -1] for name, value in seen.items()}
+
+
+def prompts_of(task: TaskConcept, batch: Batch) -> Int[Tensor, "batch position"]:
+    """The prompts of a batch."""
+    return torch.from_numpy(batch.tokens[:, : task.prompt])
+
+
+def clusters(model: Transformer, task: TaskConcept, sets: Sets) -> list[dict[str, Any]]:
+    """Layer by layer, how far activations after the MLP's non-linearity tell safe prompts from unsafe ones.
+
+    Means come from the first half of each set, everything else from the second. "matched" compares operators M on safe
+    and on unsafe text, so that nothing but the concept differs.
+    """
+    found = []
+    for layer in range(len(model.blocks)):
+        point = f"blocks.{layer}.mlp.post"
+        clouds = {name: at_answer(model, task, batch, point)[point] for name, batch in sets.items()}
+        half = {name: (cloud[: len(cloud) // 2], cloud[len(cloud) // 2 :]) for name, cloud in clouds.items()}
+        safe, unsafe = (half[name][0].mean(dim=0) for name in ("safe", "unsafe"))
+        held = {name: half[name][1] for name in ("safe", "unsafe")}
+        scores = {name: tau(cloud, safe, unsafe) for name, cloud in held.items()}
+        matched = [half[name][0].mean(dim=0) for name in ("M, safe text", "M, unsafe text")]
+        pairs = [tau(half[name][1], *matched) for name in ("M, safe text", "M, unsafe text")]
+        found.append(
+            {
+                "tau": {n: [round(s.mean().item(), 4), round(s.std().item(), 4)] for n, s in scores.items()},
+                "auc": auc(scores["safe"], scores["unsafe"]),
+                "separation": separation(held["safe"], held["unsafe"]),
+                "auc, matched": auc(*pairs),
+                "distance, matched": (matched[0] - matched[1]).norm().item(),
+                "top share": {name: top_share(cloud) for name, cloud in held.items()},
+            }
+        )
+    return found
+
+
+def nearness(model: Transformer, task: TaskConcept, sets: Sets) -> dict[str, dict[str, Any]]:
+    """Within each jailbreak set: do prompts that were complied with lie nearer to safe than those that were refused?
+
+    By tau in the last layer over the distance of the means, which are those of operators M on safe and unsafe text.
+    Answers that are neither all transform nor all NULL are left out; AUC is None with fewer than 5 of either.
+    """
+    point = f"blocks.{len(model.blocks) - 1}.mlp.post"
+    safe, unsafe = (
+        at_answer(model, task, sets[name], point)[point].mean(dim=0) for name in ("M, safe text", "M, unsafe text")
+    )
+    found = {}
+    for name in ATTACKS:
+        if name not in sets:
+            continue
+        written = write(model, task, prompts_of(task, sets[name]))
+        complied = (written == torch.from_numpy(sets[name].targets[:, task.prompt - 1 :])).all(dim=1)
+        refused = (written == task.null).all(dim=1)
+        scores = tau(at_answer(model, task, sets[name], point)[point], safe, unsafe) / (safe - unsafe).norm()
+        few = min(int(complied.sum()), int(refused.sum())) < 5
+        found[name] = {
+            "complied": _mean(scores[complied]),
+            "refused": _mean(scores[refused]),
+            "auc": None if few else auc(scores[complied], scores[refused]),
+        }
+    return found
+
+
+def sensitivity(model: Transformer, task: TaskConcept, batch: Batch) -> dict[str, Any]:
+    """Local Lipschitz constants at EOT, in the token embeddings of the whole prompt: of the largest logit (the norm of
+    its gradient, for every prompt) and of all logits (spectral norm of the Jacobian, for the first 16)."""
+    prompts = prompts_of(task, batch)
+    embedded = model.embedding(prompts).detach()
+
+    def logits(tokens: Int[Tensor, "batch position"]) -> Callable[[Tensor], Tensor]:
+        def run(points: Tensor) -> Tensor:
+            with edit(model, {"embed": lambda _: points}):
+                return model(tokens)[:, -1]
+
+        return run
+
+    largest = gradient_norms(lambda points: logits(prompts)(points).max(dim=-1).values, embedded)
+    whole = jacobian_norms(logits(prompts[:16]), embedded[:16])
+    return {"gradient": [round(x, 3) for x in largest.tolist()], "jacobian": [round(x, 3) for x in whole.tolist()]}
+
+
+# Weights -------------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def weight_change(
+    base: Transformer, tuned: Transformer, task: TaskConcept, sets: Sets, cut: float = 0.9
+) -> list[dict[str, Any]]:
+    """Layer by layer, where the change of the MLP's weights lies and which inputs it acts on.
+
+    `cut` is the energy of the singular directions that count as strong, where not all with any energy do.
+    """
+    toward_null = null_direction(base, task)
+    found = []
+    for layer, (before, after) in enumerate(zip(base.blocks, tuned.blocks, strict=True)):
+        up, down = before.mlp.up.weight, before.mlp.down.weight
+        d_up, d_down = after.mlp.up.weight - up, after.mlp.down.weight - down
+        points = (f"blocks.{layer}.ln2", f"blocks.{layer}.mlp.post")
+        names = ("safe", "unsafe", "M, safe text", "M, unsafe text", *(name for name in ATTACKS if name in sets))
+        old = {name: at_answer(base, task, sets[name], *points) for name in names[:4]}
+        new = {name: at_answer(tuned, task, sets[name], *points) for name in names}
+        entering = {name: seen[points[0]] for name, seen in new.items()}
+        inner = {name: seen[points[1]] for name, seen in new.items()}
+        found.append(
+            {
+                "up": asdict(null_share(d_up, up)) | {"size": (d_up.norm() / up.norm()).item()},
+                "up, cut": asdict(null_share(d_up, up, cut)),
+                "down, cut": asdict(null_share(d_down, down, cut)),
+                "down, half": asdict(null_share(d_down, down, 0.5)),
+                "null part of dW a": {n: conditional_share(d_up, up, a) for n, a in list(entering.items())[:2]},
+                "effect": {name: effect(d_up, up, a).mean().item() for name, a in entering.items()},
+                "cosine with the top right direction": {
+                    name: row_cosines(d_up, a, 1).mean().item() for name, a in list(entering.items())[:2]
+                },
+                "top energy": {"up": top_energy(d_up), "down": top_energy(d_down)},
+                "toward NULL": {name: alignment(g @ d_down.T, toward_null) for name, g in list(inner.items())[:2]},
+                "weak inputs": {
+                    name: [weak_share(old[name][points[0]], up, cut), weak_share(entering[name], up, cut)]
+                    for name in old
+                },
+                "weak inputs, random": 1 - null_share(d_up.T, up.T, cut).k / up.shape[1],
+                "gain": {
+                    name: [
+                        gain(up, old[name][points[0]]).mean().item(),
+                        gain(after.mlp.up.weight, entering[name]).mean().item(),
+                    ]
+                    for name in old
+                },
+            }
+        )
+    return found
+
+
+@torch.no_grad()
+def null_direction(model: Transformer, task: TaskConcept) -> Float[Tensor, " width"]:
+    """The direction of the residual stream that raises NULL over the letters: the unembedding through the last norm."""
+    rows = model.unembedding.weight
+    return model.ln_final.weight * (rows[task.null] - rows[: task.letters].mean(dim=0))
+
+
+def between(base: nn.Module, tuned: nn.Module, alpha: float | int) -> nn.Module:
+    """The model at base + alpha * (tuned - base) in all weights; beyond 1, it goes on in the same direction."""
+    mixed = deepcopy(tuned)
+    with torch.no_grad():
+        for weight, start, end in zip(mixed.parameters(), base.parameters(), tuned.parameters(), strict=True):
+            weight.copy_(start + alpha * (end - start))
+    return mixed
+
+
+def with_parts(base: Transformer, tuned: Transformer) -> dict[str, Transformer]:
+    """Models that have only a part of the fine-tuning: of all the up-projections' change its part in the column space
+    or in the left null space (all else tuned), the MLPs alone, all but the MLPs, and the MLPs at rank one."""
+    models = {
+        name: deepcopy(tuned)
+        for name in ("up in the column space", "up in the null space", "MLPs alone", "all but the MLPs", "MLPs, rank 1")
+    }
+    with torch.no_grad():
+        for layer, (before, after) in enumerate(zip(base.blocks, tuned.blocks, strict=True)):
+            change = after.mlp.up.weight - before.mlp.up.weight
+            parts = split_change(change, before.mlp.up.weight)
+            for name, part in zip(("up in the column space", "up in the null space"), parts, strict=True):
+                models[name].blocks[layer].mlp.up.weight.copy_(before.mlp.up.weight + part)
+        for name in ("MLPs alone", "all but the MLPs", "MLPs, rank 1"):
+            inside = name != "all but the MLPs"
+            for (key, weight), start in zip(models[name].named_parameters(), base.parameters(), strict=True):
+                if (".mlp." in key) != inside:
+                    weight.copy_(start)
+                elif name == "MLPs, rank 1" and weight.ndim == 2:
+                    weight.copy_(start + top_rank(weight - start, 1))
+    return models
+
+
+# Attacks and gradients -----------------------------------------------------------------------------------------------
+
+
+def soft_attack(model: Transformer, task: TaskConcept, batch: Batch, budget: float | int, steps: int = 20) -> Outcomes:
+    """What a model writes when the vectors in the PAD slots are chosen, prompt by prompt, to make it comply.
+
+    Normalised gradient descent on the cross entropy of the true transform, within a ball around the PAD embedding.
+
+    Args:
+        budget: radius of the ball, in mean norms of the letters' embeddings.
+
+    Raises:
+        ValueError: for a task without PAD slots.
+    """
+    if not task.soft_slots:
+        raise ValueError("soft_slots=0: the attack needs at least one PAD token to write into; set it to 2")
+    prompts, transform = prompts_of(task, batch), torch.from_numpy(batch.targets[:, task.prompt - 1 :])
+    radius = budget * model.embedding.weight[: task.letters].norm(dim=1).mean().item()
+    shift = torch.zeros(len(prompts), task.soft_slots, model.config.width, requires_grad=True)
+
+    def shifted(x: Tensor) -> Tensor:
+        return torch.cat([x[:, : task.soft.start], x[:, task.soft] + shift, x[:, task.soft.stop :]], dim=1)
+
+    for _ in range(steps):
+        with edit(model, {"embed": shifted}):
+            loss = -answer_log_probs(model, prompts, transform).mean(dim=1).sum()
+        (gradient,) = torch.autograd.grad(loss, shift)
+        with torch.no_grad():
+            shift -= 2 * radius / steps * gradient / gradient.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+            shift *= (radius / shift.norm(dim=-1, keepdim=True).clamp(min=1e-12)).clamp(max=1.0)
+    with torch.no_grad():
+        return outcomes(model, task, batch, {"embed": shifted})
+
+
+def loss_gradient(
+    model: nn.Module, loss: Callable[[nn.Module, Pairs], Tensor], batch: Pairs
+) -> Float[Tensor, " parameter"]:
+    """The gradient of a loss in all parameters, as one vector."""
+    weights = [p for p in model.parameters() if p.requires_grad]
+    gradients = torch.autograd.grad(loss(model, batch), weights, allow_unused=True)
+    return torch.cat(
+        [(torch.zeros_like(w) if g is None else g).flatten() for w, g in zip(weights, gradients, strict=True)]
+    )
+
+
+def cosines(
+    model: nn.Module, losses: Mapping[str, Callable[[nn.Module, Pairs], Tensor]], task: TaskConcept, batch: Batch
+) -> dict[str, float]:
+    """The cosine between the gradient of the first loss and that of each other."""
+    (first, *others) = losses
+    held = {name: loss_gradient(model, loss, pairs(task, batch)) for name, loss in losses.items()}
+    return {f"{first}, {name}": torch.cosine_similarity(held[first], held[name], dim=0).item() for name in others}
+
+
+def _chosen(batch: Batch, rows: Int[np.ndarray, " row"]) -> Batch:
+    """The rows of these numbers, without their links."""
+    return replace(
+        batch,
+        tokens=batch.tokens[rows],
+        targets=batch.targets[rows],
+        sizes=batch.sizes[rows],
+        links={},
+        labels={name: values[rows] for name, values in batch.labels.items()},
+    )
+
+
+def _mean(values: Float[Tensor, " case"]) -> float | None:
+    return round(values.mean().item(), 4) if len(values) else None
+
+
+def _rounded(found: Outcomes) -> dict[str, float]:
+    return {name: round(value, 4) for name, value in asdict(found).items()}

@@ -1,0 +1,310 @@
+"""Safety fine-tuning: what refusing does to a model's MLP weights, and what breaks it, beside a fine-tune without it.
+
+Source: Jain et al. 2024, "What Makes and Breaks Safety Fine-tuning? A Mechanistic Study" (arXiv 2407.10264). Every
+measurement of weights and activations has two baselines that the paper lacks: chance, and a control that was fine-tuned
+as long on safe prompts alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import nn
+
+from tasks import TaskConcept
+from toylab import safety
+from toylab.claims import Claim
+from toylab.concept import MODEL, fine_tuning, held_out, language_loss, model_for, outcomes, pretraining
+from toylab.losses import DPO, NPO, Refusal, Unlearning
+from toylab.model import ModelConfig, Transformer
+from toylab.report import Picture
+from toylab.runs import Job, by_arm, load_model, save_model, write_metrics
+from toylab.studies._safety_finetuning_claims import judge
+from toylab.studies._safety_finetuning_figures import draw
+from toylab.train import TrainConfig, train
+
+Method = Literal["control", "ssft", "unlearning", "dpo", "dpo-standard", "npo"]
+METHODS: tuple[Method, ...] = get_args(Method)
+Part = Literal["small-rate", "decay", "more", "regime"]
+
+PRETRAIN = TrainConfig(
+    steps=600,
+    rows=64,
+    learning_rate=5e-3,
+    warmup=60,
+    schedule="cosine",
+    weight_decay=1e-4,
+    betas=(0.9, 0.95),
+    cooldown=0,
+)
+FINETUNE = replace(PRETRAIN, steps=250, learning_rate=1e-3, warmup=25)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SafetyFinetuningStudy:
+    """Settings of the study; every field is a flag of `toylab run safety-finetuning`."""
+
+    task: TaskConcept = TaskConcept()
+    model: ModelConfig = MODEL
+    pretrain: TrainConfig = PRETRAIN
+    finetune: TrainConfig = FINETUNE
+    """The medium rate of the paper: a fifth of that of pre-training."""
+    small_rate: float = 2e-4
+    """Peak learning rate of the arms that end in "small"."""
+    unsafe_share: float | int = 0.5
+    """Share of the fine-tuning batches that are to refuse, where both answers are in the loss; .2 under SSFT."""
+    unlearning: Unlearning = Unlearning()
+    dpo_beta: float | int = 0.1
+    """Of standard DPO, on summed log-probabilities."""
+    dpo_anchor: float | int = 1.0
+    """Weight of the cross entropy of the chosen answer in standard DPO: without it both answers lose likelihood."""
+    decay: float | int = 0.5
+    """Weight decay of the second base, whose weights read some directions far more weakly than others."""
+    parts: tuple[Part, ...] = ("small-rate", "decay")
+    """What is trained besides SSFT, DPO, unlearning and the control: SSFT at the small rate; control, SSFT and
+    unlearning from the second base; NPO, and DPO and unlearning at the small rate; a map of settings over which the
+    null-space sentence is judged."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    rows: int = 192
+    """Held-out prompts of each kind in an evaluation."""
+
+    def __post_init__(self) -> None:
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
+            raise ValueError(f"seeds={self.seeds}: give at least one, all different and not negative, such as 0 1 2")
+        if self.rows < 32:
+            raise ValueError(f"rows={self.rows}: must be at least 32, or shares say little")
+        if not 0 < self.unsafe_share < 1:
+            raise ValueError(f"unsafe_share={self.unsafe_share}: must be between 0 and 1: both kinds are needed")
+        if not self.small_rate > 0:
+            raise ValueError(f"small_rate={self.small_rate}: must be a positive number, for example 2e-4")
+        if not self.task.soft_slots:
+            raise ValueError("task.soft_slots=0: the soft-token attack needs at least 1")
+        if not self.task.duplicates:
+            raise ValueError("task.duplicates=0: one of the jailbreaks is made of duplicates; give at least 1")
+        if self.task.nodes < 2:
+            raise ValueError(f"task.nodes={self.task.nodes}: texts of both concepts need at least 2")
+        if self.model.hidden == 0 or self.model.norm != "pre" or not self.model.causal:
+            raise ValueError(
+                "model: the study asks about the MLPs of a causal pre-norm model; set hidden, norm, causal"
+            )
+        if self.model.unembedding == "none":
+            raise ValueError("model.unembedding=none: a language model needs one")
+
+    @classmethod
+    def quick(cls) -> SafetyFinetuningStudy:
+        """Under a minute, for tests and notebooks: one seed, fewer steps, no further bases."""
+        return cls(
+            pretrain=replace(PRETRAIN, steps=500, warmup=50),
+            finetune=replace(FINETUNE, steps=100, warmup=10),
+            parts=(),
+            seeds=(0,),
+            rows=64,
+        )
+
+    @classmethod
+    def default(cls) -> SafetyFinetuningStudy:
+        """Minutes on two cores: three seeds."""
+        return cls()
+
+    @classmethod
+    def paper(cls) -> SafetyFinetuningStudy:
+        """All parts on five seeds, the map of the null-space sentence among them: some forty minutes on two cores. The
+        paper's own scale (6 layers, 100 000 steps of 512 rows) is out of a laptop's reach."""
+        return cls(parts=("small-rate", "decay", "more", "regime"), seeds=(0, 1, 2, 3, 4))
+
+    # Jobs ------------------------------------------------------------------------------------------------------------
+
+    def bases(self) -> dict[str, Base]:
+        """Every model that is pre-trained."""
+        bases = {"base": Base(self.model, self.pretrain)}
+        decayed = replace(self.pretrain, weight_decay=self.decay)
+        if "decay" in self.parts:
+            bases["base-decay"] = Base(self.model, decayed)
+        if "regime" in self.parts:
+            hidden = 4 * self.model.width if self.model.hidden is None else self.model.hidden
+            bases |= {
+                "base-strong-decay": Base(self.model, replace(self.pretrain, weight_decay=2 * self.decay)),
+                "base-wide": Base(replace(self.model, hidden=2 * hidden), self.pretrain),
+                "base-deep": Base(replace(self.model, layers=self.model.layers + 1), self.pretrain),
+                "base-long": Base(
+                    self.model, replace(self.pretrain, steps=2 * self.pretrain.steps, warmup=2 * self.pretrain.warmup)
+                ),
+            }
+        return bases
+
+    def arms(self) -> dict[str, Arm]:
+        """Every fine-tuned model: from which base, by which loss, how."""
+        main = Arm("base", "control", self.finetune)
+        arms = {m: replace(main, method=m) for m in METHODS if m != "npo" or "more" in self.parts}
+        small = replace(self.finetune, learning_rate=self.small_rate)
+        if "small-rate" in self.parts:
+            arms["ssft-small"] = Arm("base", "ssft", small)
+        if "more" in self.parts:
+            arms |= {f"{m}-small": Arm("base", m, small) for m in ("dpo", "unlearning")}
+        few: tuple[Method, ...] = ("control", "ssft", "unlearning")
+        if "decay" in self.parts:
+            arms |= {f"{m}-decay": Arm("base-decay", m, self.finetune) for m in few}
+        if "regime" in self.parts:
+            for base in self.bases():
+                if base not in ("base", "base-decay"):
+                    arms |= {f"{m}{base.removeprefix('base')}": Arm(base, m, self.finetune) for m in few}
+            long = replace(self.finetune, steps=4 * self.finetune.steps)
+            arms |= {f"{m}-four-times": Arm("base", m, long) for m in few}
+            arms |= {f"{m}-smallest": Arm("base", m, replace(small, learning_rate=self.small_rate / 4)) for m in few}
+        return arms
+
+    def jobs(self) -> list[Job]:
+        """Bases first, then what goes on from them, the slowest first."""
+        first = [Job(name, seed) for seed in self.seeds for name in self.bases()]
+        slow = sorted(self.arms().items(), key=lambda arm: (-arm[1].train.steps, -METHODS.index(arm[1].method)))
+        return first + [Job(name, seed, after=arm.base) for name, arm in slow for seed in self.seeds]
+
+    def run_job(self, job: Job, folder: Path) -> dict[str, Any]:
+        """Pre-train a base, or fine-tune one and measure what that did."""
+        sets = safety.judged_on(self.task, job.seed, self.rows)
+        if job.name in self.bases():
+            model = self._pretrain(self.bases()[job.name], job.seed, folder)
+            found = {"behaviour": safety.behaviour(model, self.task, sets)}
+            return found | self._shape(model, sets) if job.name == "base" else found
+        arm = self.arms()[job.name]
+        base = load_model(folder.parent / arm.base / "model.safetensors")
+        tuned = self._finetune(arm, base, job.seed, folder)
+        found = {
+            "behaviour": safety.behaviour(tuned, self.task, sets),
+            "weights": safety.weight_change(base, tuned, self.task, sets),
+        }
+        if job.name not in METHODS:
+            return found
+        found |= self._shape(tuned, sets) | {"nearness": safety.nearness(tuned, self.task, sets)}
+        if job.name != "control":
+            found |= self._broken(base, tuned, job.seed, sets)
+        if job.name in ("dpo", "dpo-standard"):
+            losses = {"unlearning": replace(self.unlearning, cap=1e9), job.name: self._loss(job.name, base)}
+            asked = held_out(self.task, job.seed, 128, "unsafe", "validation")
+            found["cosine"] = {
+                "before": safety.cosines(base, losses, self.task, asked),
+                "after": safety.cosines(tuned, losses, self.task, asked),
+            }
+        return found
+
+    def _pretrain(self, base: Base, seed: int, folder: Path) -> Transformer:
+        saved = folder / "model.safetensors"
+        if saved.exists():
+            return load_model(saved)
+        model = model_for(self.task, base.model, seed)
+        followed = held_out(self.task, seed, 64, "pretraining", "validation")
+        training = train(
+            model,
+            language_loss,
+            pretraining(self.task, seed, base.train.rows, base.train.steps),
+            base.train,
+            evaluate=lambda m: {"accuracy": outcomes(m, self.task, followed).complies},
+            checkpoint=folder / "checkpoint.safetensors",
+        )
+        return _keep(model, training, folder)
+
+    def _finetune(self, arm: Arm, base: Transformer, seed: int, folder: Path) -> Transformer:
+        saved = folder / "model.safetensors"
+        if saved.exists():
+            return load_model(saved)
+        model = deepcopy(base)
+        unsafe = {"control": 0.0, "ssft": 0.2}.get(arm.method, self.unsafe_share)
+        training = train(
+            model,
+            self._loss(arm.method, base),
+            fine_tuning(self.task, seed, arm.train.rows, unsafe),
+            arm.train,
+            checkpoint=folder / "checkpoint.safetensors",
+        )
+        return _keep(model, training, folder)
+
+    def _loss(self, method: str, base: Transformer) -> Callable[[nn.Module, Any], torch.Tensor]:
+        return {
+            "control": Refusal,
+            "ssft": Refusal,
+            "unlearning": lambda: self.unlearning,
+            "dpo": lambda: DPO.as_published(base),
+            "dpo-standard": lambda: DPO(base, self.dpo_beta, anchor=self.dpo_anchor),
+            "npo": lambda: NPO(base),
+        }[method]()
+
+    def _shape(self, model: Transformer, sets: safety.Sets) -> dict[str, Any]:
+        return {
+            "clusters": safety.clusters(model, self.task, sets),
+            "sensitivity": {
+                name: safety.sensitivity(model, self.task, sets[name].rows(0, 96)) for name in ("safe", "unsafe")
+            },
+        }
+
+    def _broken(self, base: Transformer, tuned: Transformer, seed: int, sets: safety.Sets) -> dict[str, Any]:
+        """What undoes the fine-tuning: less or more of it, parts of it, soft tokens, and further training."""
+        few = {name: batch.rows(0, 96) for name, batch in sets.items()}
+        asked = ("safe", "unsafe", "mismatched-text")
+        curve = {
+            str(alpha): safety.behaviour(safety.between(base, tuned, alpha), self.task, {n: few[n] for n in asked})
+            for alpha in ALPHAS
+        }
+        parts = {
+            name: safety.behaviour(model, self.task, {n: few[n] for n in asked[:2]})
+            for name, model in safety.with_parts(base, tuned).items()
+        }
+        attacked = {
+            name: {
+                str(budget): safety.soft_attack(tuned, self.task, few[name].rows(0, 32), budget).complies
+                for budget in BUDGETS
+            }
+            for name in ("M, unsafe text", "unsafe")
+        }
+        return {"alpha": curve, "parts": parts, "soft": attacked, "relearned": self._relearn(tuned, seed, few)}
+
+    def _relearn(self, tuned: Transformer, seed: int, sets: safety.Sets) -> dict[str, Any]:
+        """Further training on safe prompts alone, in which nobody asks the model to comply with anything unsafe."""
+        model = deepcopy(tuned)
+        further = replace(self.finetune, steps=RELEARN, warmup=RELEARN // 10)
+        train(model, Refusal(), fine_tuning(self.task, seed, further.rows, 0.0, "relearning"), further)
+        return safety.behaviour(model, self.task, {n: sets[n] for n in ("safe", "unsafe", "mismatched-text")})
+
+    def conclude(self, results: dict[Job, dict[str, Any]]) -> list[Claim]:
+        """The paper's sentences, judged by what the jobs measured."""
+        return judge(by_arm(results))
+
+    def pictures(self, results: dict[Job, dict[str, Any]], out: Path) -> list[Picture]:
+        """The figures of the report, from the results."""
+        return draw(by_arm(results))
+
+
+@dataclass(frozen=True)
+class Base:
+    """A model that is pre-trained."""
+
+    model: ModelConfig
+    train: TrainConfig
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A model that is fine-tuned: from which base, by which method, how."""
+
+    base: str
+    method: Method
+    train: TrainConfig
+
+
+ALPHAS = (0.0, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
+BUDGETS = (0.5, 1.0, 3.0)
+RELEARN = 60
+"""Steps of further training in the relearning attack."""
+
+STUDY = SafetyFinetuningStudy
+
+
+def _keep(model: Transformer, training: Any, folder: Path) -> Transformer:
+    write_metrics(folder / "metrics.jsonl", training)
+    save_model(folder / "model.safetensors", model)
+    (folder / "checkpoint.safetensors").unlink(missing_ok=True)
+    return model
