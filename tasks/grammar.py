@@ -24,14 +24,13 @@ PATIENCE = 1000
 class ConceptGrammar:
     """Two concepts, A and B, with the same tree of rules; B emits A's triples of letters backwards.
 
-    Each concept has two top symbols (A0 A1, B0 B1). A symbol expands into a pair of its own two children, level by
-    level, and a symbol of the last level into one of its triples, all alternatives equally likely. Every top symbol
-    uses every letter equally often, and A's triples are B's read backwards: neither the counts of letters nor the
-    length tell the concepts apart, only the order inside a triple does. No two symbols share a triple, so a text has
-    one tree.
+    Each concept has two top symbols (A0 A1, B0 B1). A symbol expands into its two children, level by level, and a
+    symbol of the last level into one of its triples, all alternatives equally likely. Every top symbol uses every letter
+    equally often, and B's triples are A's read backwards: neither the counts of letters nor the length tell the
+    concepts apart, only the order inside a triple does. No two symbols share a triple, so a text has one tree.
 
-        A0 -> [A00 A01] | [A01 A00]       A00 -> g c b | f l d
-        B0 -> [B00 B01] | [B01 B00]       B00 -> b c g | d l f
+        A0 -> [a0 a1] | [a1 a0]       A1 -> [a2 a3] | [a3 a2]       a0 -> g c b | f l d
+        B0 -> [b0 b1] | [b1 b0]       B1 -> [b2 b3] | [b3 b2]       b0 -> b c g | d l f
 
     Source: the grammars of Jain et al. 2024, section 3.1, whose concepts differ in letter counts and length instead.
     """
@@ -39,27 +38,32 @@ class ConceptGrammar:
     letters: int = 12
     levels: int = 2
     """Levels of symbols, the top ones counted; a top symbol emits 3 * 2^(levels - 1) letters."""
-    alternatives: Literal[1, 2, 4] = 2
-    """Right-hand sides of a symbol: its children in order; in either order; in either order or one of them twice."""
+    alternatives: Literal[1, 2] = 2
+    """Right-hand sides of a symbol: its children in order, or in either order; and triples of one of the last level."""
+    sharing: bool = False
+    """Whether the two top symbols of a concept have one child in common (A0 -> [a0 a1], A1 -> [a1 a2]), so that a text
+    of one is in half its triples like a text of the other. Otherwise they have no more in common than A has with B."""
     seed: int = 0
     """Of the triples."""
 
     def __post_init__(self) -> None:
         if self.letters < 4:
             raise ValueError(f"letters={self.letters}: must be at least 4, or triples run out; for example 12")
-        if self.levels < 1:
-            raise ValueError(f"levels={self.levels}: must be at least 1")
-        if self.alternatives not in (1, 2, 4):
-            raise ValueError(f"alternatives={self.alternatives}: must be 1, 2 or 4, or children are not equally likely")
-        used = LEAF * self.alternatives * 2 ** (self.levels - 1)
+        if self.levels < 2:
+            raise ValueError(f"levels={self.levels}: must be at least 2: top symbols, and their children")
+        if self.alternatives not in (1, 2):
+            raise ValueError(
+                f"alternatives={self.alternatives}: must be 1 or 2 (children in order, or in either order)"
+            )
+        used = self.alternatives * self.size
         if used % self.letters:
             raise ValueError(
                 f"letters={self.letters}: must divide the {used} letters in the triples of a top symbol, or some are "
                 f"commoner and give the concept away; for example {used}"
             )
-        many = self.letters * (self.letters - 1) * (self.letters - 2) // 2
-        if 2 * used // LEAF > many // 4:
-            raise ValueError(f"letters={self.letters}: too few for {2 * used // LEAF} triples; give more letters")
+        needed, many = used // LEAF * 2, self.letters * (self.letters - 1) * (self.letters - 2) // 2
+        if needed > many // 4:
+            raise ValueError(f"letters={self.letters}: too few for {needed} triples; give more letters")
 
     @property
     def size(self) -> int:
@@ -72,22 +76,30 @@ class ConceptGrammar:
         return ("A0", "A1", "B0", "B1")
 
     @cached_property
-    def pairs(self) -> Int[np.ndarray, "alternative 2"]:
-        """Which of its two children a symbol expands into, by alternative."""
-        return np.array([(0, 1), (1, 0), (0, 0), (1, 1)])[: self.alternatives]
+    def children(self) -> list[Int[np.ndarray, "symbol 2"]]:
+        """Level by level, the two symbols that each symbol expands into; on each level A's come first, then B's."""
+        below = np.array([(0, 1), (1, 2)] if self.sharing else [(0, 1), (2, 3)])
+        number = 3 if self.sharing else 4
+        levels = [np.concatenate([below, below + number])]
+        for level in range(self.levels - 2):
+            levels.append(np.arange(4 * number * 2**level).reshape(-1, 2))
+        return levels
 
     @cached_property
     def triples(self) -> Int[np.ndarray, "symbol alternative 3"]:
         """The letters of every symbol of the last level: those of A, then, mirrored, those of B."""
         rng = stream(self.seed, "triples")
-        symbols = 2 ** (self.levels - 1)  # of one top symbol
-        shape = (symbols, self.alternatives, LEAF)
+
+        def halves() -> list[np.ndarray]:
+            """Letters of two children which together have every letter equally often."""
+            times = self.alternatives * self.size // self.letters
+            return np.split(rng.permuted(np.tile(np.arange(self.letters), times)), 2)
+
         for _ in range(PATIENCE):
-            times = np.prod(shape) // self.letters
-            drawn = [
-                np.concatenate([rng.permutation(self.letters) for _ in range(times)]).reshape(shape) for _ in range(2)
-            ]
-            safe = np.concatenate(drawn)
+            first, second = halves()
+            # A third child that shares the second with the first must complete it, too.
+            parts = [first, second, rng.permuted(first)] if self.sharing else [first, second, *halves()]
+            safe = np.concatenate(parts).reshape(-1, self.alternatives, LEAF)
             flat = [tuple(triple) for triple in safe.reshape(-1, LEAF).tolist()]
             both = flat + [triple[::-1] for triple in flat]
             if len(set(both)) == len(both) and all(len(set(triple)) == LEAF for triple in flat):
@@ -97,9 +109,11 @@ class ConceptGrammar:
     def generate(self, rng: np.random.Generator, top: Int[np.ndarray, "batch node"]) -> Int[np.ndarray, "batch letter"]:
         """Letters of texts whose top symbols are given; alternatives are drawn evenly at every symbol."""
         symbols = top
-        for _ in range(self.levels - 1):
-            pair = self.pairs[rng.integers(self.alternatives, size=symbols.shape)]
-            symbols = (2 * symbols[..., None] + pair).reshape(len(top), -1)
+        for children in self.children:
+            pair = children[symbols]
+            if self.alternatives == 2:
+                pair = np.where(rng.integers(2, size=symbols.shape)[..., None], pair[..., ::-1], pair)
+            symbols = pair.reshape(len(top), -1)
         which = rng.integers(self.alternatives, size=symbols.shape)
         return self.triples[symbols, which].reshape(len(top), -1)
 
@@ -122,12 +136,13 @@ class ConceptGrammar:
             if triple not in emitters:
                 raise ValueError(f"letters {start} to {start + LEAF - 1}: no symbol emits {triple}")
             symbols.append(emitters[triple])
-        legal = [tuple(pair) for pair in self.pairs.tolist()]
-        for level in range(self.levels - 1, 0, -1):
-            parents = []
-            for left, right in zip(symbols[::2], symbols[1::2], strict=True):
-                if left // 2 != right // 2 or (left % 2, right % 2) not in legal:
-                    raise ValueError(f"level {level}: no symbol expands into symbols {left} and {right} below it")
-                parents.append(left // 2)
-            symbols = parents
+        for level, children in reversed(list(enumerate(self.children, start=1))):
+            parents = {tuple(pair): parent for parent, pair in enumerate(children.tolist())}
+            if self.alternatives == 2:
+                parents |= {pair[::-1]: parent for pair, parent in parents.items()}
+            pairs = list(zip(symbols[::2], symbols[1::2], strict=True))
+            for pair in pairs:
+                if pair not in parents:
+                    raise ValueError(f"level {level}: no symbol expands into symbols {pair[0]} and {pair[1]} below it")
+            symbols = [parents[pair] for pair in pairs]
         return [self.top[symbol] for symbol in symbols]

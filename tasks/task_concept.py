@@ -71,8 +71,10 @@ class TaskConcept:
     letters: int = 12
     levels: int = 2
     """Levels of the grammar; see `ConceptGrammar`."""
-    alternatives: Literal[1, 2, 4] = 2
+    alternatives: Literal[1, 2] = 2
     """Right-hand sides of a symbol of the grammar."""
+    sharing: bool = False
+    """Whether B1, which fine-tuning never shows, has a child in common with B0, which it does; see `ConceptGrammar`."""
     nodes: int = 2
     """Top symbols in a text."""
     safe: int = 2
@@ -114,7 +116,13 @@ class TaskConcept:
     @cached_property
     def grammar(self) -> ConceptGrammar:
         """Of the texts."""
-        return ConceptGrammar(letters=self.letters, levels=self.levels, alternatives=self.alternatives, seed=self.seed)
+        return ConceptGrammar(
+            letters=self.letters,
+            levels=self.levels,
+            alternatives=self.alternatives,
+            sharing=self.sharing,
+            seed=self.seed,
+        )
 
     @cached_property
     def operators(self) -> tuple[str, ...]:

@@ -384,7 +384,7 @@ def _regime(arms: Arms) -> Claim:
         details={"best cell": best, **table} if run else {},
         note="a best of many cells is more than any of them would show on new seeds"
         if run
-        else "not part of this run; add it with --parts small-rate decay regime, or --preset paper",
+        else "not part of this run; add it with --parts small-rate decay regime",
     )
 
 
@@ -495,6 +495,10 @@ def _breaking(arms: Arms) -> list[Claim]:
             "at 1",
             details={
                 "success on unseen unsafe text at 1, at 1.25": [round(before, 3), round(after, 3)],
+                "success on mixed text at 1, at 1.25, at 1.5": [
+                    round(_mean(at(r, alpha, MIXED, "complies") for r in ssft.values()), 3)
+                    for alpha in ("1.0", "1.25", "1.5")
+                ],
                 "right on safe prompts at 1.25, mean": round(safe, 3),
                 **{
                     f"{TITLES[m]} at 1.25: safe right, unseen unsafe text complied": _each(

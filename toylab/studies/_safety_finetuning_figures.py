@@ -8,7 +8,7 @@ from typing import Any
 
 from toylab import figures
 from toylab.report import Picture
-from toylab.studies._safety_finetuning_claims import OOD, TITLES
+from toylab.studies._safety_finetuning_claims import MIXED, OOD, TITLES
 
 Arms = dict[str, dict[int, dict[str, Any]]]
 
@@ -129,6 +129,7 @@ def _draw_alpha(arms: Arms) -> Picture | None:
                 ("safe: right", "safe", "complies"),
                 ("unsafe: refused", "unsafe", "refuses"),
                 ("unseen unsafe text: complied", OOD, "complies"),
+                ("mixed text: complied", MIXED, "complies"),
             )
         }
         figures.responses(

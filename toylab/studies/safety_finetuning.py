@@ -66,9 +66,9 @@ class SafetyFinetuningStudy:
     decay: float | int = 0.5
     """Weight decay of the second base, whose weights read some directions far more weakly than others."""
     parts: tuple[Part, ...] = ("small-rate", "decay")
-    """What is trained besides SSFT, DPO, unlearning and the control: SSFT at the small rate; control, SSFT and
-    unlearning from the second base; NPO, and DPO and unlearning at the small rate; a map of settings over which the
-    null-space sentence is judged."""
+    """What is trained besides SSFT, DPO, unlearning and the control: SSFT at the small rate; control and SSFT from the
+    second base; NPO, and DPO and unlearning at the small rate; a map of settings over which the null-space sentence is
+    judged."""
     seeds: tuple[int, ...] = (0, 1, 2)
     rows: int = 192
     """Held-out prompts of each kind in an evaluation."""
@@ -123,7 +123,7 @@ class SafetyFinetuningStudy:
         """Every model that is pre-trained."""
         bases = {"base": Base(self.model, self.pretrain)}
         decayed = replace(self.pretrain, weight_decay=self.decay)
-        if "decay" in self.parts:
+        if "decay" in self.parts or "regime" in self.parts:
             bases["base-decay"] = Base(self.model, decayed)
         if "regime" in self.parts:
             hidden = 4 * self.model.width if self.model.hidden is None else self.model.hidden
@@ -148,10 +148,10 @@ class SafetyFinetuningStudy:
             arms |= {f"{m}-small": Arm("base", m, small) for m in ("dpo", "unlearning")}
         few: tuple[Method, ...] = ("control", "ssft", "unlearning")
         if "decay" in self.parts:
-            arms |= {f"{m}-decay": Arm("base-decay", m, self.finetune) for m in few}
+            arms |= {f"{m}-decay": Arm("base-decay", m, self.finetune) for m in few[:2]}
         if "regime" in self.parts:
             for base in self.bases():
-                if base not in ("base", "base-decay"):
+                if base != "base":
                     arms |= {f"{m}{base.removeprefix('base')}": Arm(base, m, self.finetune) for m in few}
             long = replace(self.finetune, steps=4 * self.finetune.steps)
             arms |= {f"{m}-four-times": Arm("base", m, long) for m in few}
@@ -244,7 +244,7 @@ class SafetyFinetuningStudy:
     def _broken(self, base: Transformer, tuned: Transformer, seed: int, sets: safety.Sets) -> dict[str, Any]:
         """What undoes the fine-tuning: less or more of it, parts of it, soft tokens, and further training."""
         few = {name: batch.rows(0, 96) for name, batch in sets.items()}
-        asked = ("safe", "unsafe", "mismatched-text")
+        asked = ("safe", "unsafe", "mismatched-text", "competing-text")
         curve = {
             str(alpha): safety.behaviour(safety.between(base, tuned, alpha), self.task, {n: few[n] for n in asked})
             for alpha in ALPHAS

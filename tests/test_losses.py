@@ -1,0 +1,451 @@
+"""Laws of losses over two answers: worked out by hand in a world of three tokens, and the mutants each law catches."""
+
+import itertools
+import math
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from toylab.losses import DPO, NPO, Pairs, Refusal, Unlearning, answer_log_probs, both_log_probs
+from toylab.model import ModelConfig, Transformer
+
+seeds = st.integers(0, 2**31)
+some = settings(max_examples=15)
+Chances = list[list[float]]
+Make = Callable[[nn.Module], Callable[[nn.Module, Pairs], Tensor]]
+"""From the reference model to a loss."""
+
+
+class World(nn.Module):
+    """What comes next depends on the current token alone: row by row the chances of each token."""
+
+    def __init__(self, chances: Chances) -> None:
+        super().__init__()
+        table = torch.tensor(chances, dtype=torch.double).log()
+        self.table = nn.Parameter(table + torch.arange(len(table))[:, None])  # logits, which need no sum of 1
+
+    def forward(self, tokens, *, queries):
+        return self.table[tokens.gather(1, queries)]
+
+
+def surprises(chances: Chances, prompt: list[int], answer: list[int]) -> list[float]:
+    return [-math.log(chances[last][token]) for last, token in itertools.pairwise([prompt[-1], *answer])]
+
+
+def draw(seed: int, rows: int = 3, prompt: int = 2, answer: int = 3, vocab: int = 3) -> Pairs:
+    rng = np.random.default_rng(seed)
+    parts = (torch.from_numpy(rng.integers(vocab, size=(rows, n))) for n in (prompt, answer, answer))
+    return Pairs(*parts, torch.from_numpy(rng.random(rows) < 0.5))
+
+
+def two_worlds(seed: int) -> tuple[Chances, Chances]:
+    rng = np.random.default_rng([seed, 1])
+    now, before = (rng.dirichlet([1, 1, 1], size=3) * 0.94 + 0.02 for _ in range(2))
+    return now.tolist(), before.tolist()
+
+
+def transformer(seed: int, **shape) -> Transformer:
+    config = ModelConfig(**{"layers": 1, "heads": 2, "width": 8, "hidden": 8, "positions": "learned", **shape})
+    return Transformer(config, 5, 9, seed).double()
+
+
+def gradient(loss: Tensor, model: nn.Module) -> Tensor:
+    return torch.cat([slope.flatten() for slope in torch.autograd.grad(loss, list(model.parameters()))])
+
+
+def swapped(pairs: Pairs) -> Pairs:
+    return replace(pairs, chosen=pairs.rejected, rejected=pairs.chosen)
+
+
+def built(formula: Callable[..., Tensor]) -> Make:
+    """A loss from log-probabilities: of the chosen and rejected answers now, then of the same for the reference."""
+    return lambda old: lambda model, pairs: formula(*both_log_probs(model, pairs), *both_log_probs(old, pairs))
+
+
+# By hand: of each row the surprises (c, r now, c0, r0 of the reference), of the batch the mean ------------------------
+
+
+def hand_refusal(c, r, c0, r0):
+    return sum(c) / len(c)
+
+
+def hand_unlearning(c, r, c0, r0, weight=0.3, cap=1.2):
+    return sum(c) / len(c) - weight * sum(min(x, cap) for x in r) / len(r)
+
+
+def hand_dpo(c, r, c0, r0, beta=0.1, beta_rejected=0.1, average=False, anchor=0.0):
+    n = len(c) if average else 1
+    ratio = math.exp(beta * (sum(c0) - sum(c)) / n - beta_rejected * (sum(r0) - sum(r)) / n)
+    return -math.log(1 / (1 + 1 / ratio)) + anchor * sum(c) / len(c)
+
+
+def hand_npo(c, r, c0, r0, beta=0.4, weight=0.6):
+    p, p_ref = math.exp(-sum(r)), math.exp(-sum(r0))
+    return sum(c) / len(c) + weight * 2 / beta * math.log(1 + (p / p_ref) ** beta) / len(r)
+
+
+def both_betas(reference: nn.Module) -> DPO:
+    return DPO(reference, 0.7, 0.2, anchor=0.25)
+
+
+BY_HAND = {
+    "refusal": (lambda _: Refusal(), hand_refusal),
+    "unlearning": (lambda _: Unlearning(0.3, 1.2), hand_unlearning),
+    "standard DPO": (DPO, hand_dpo),
+    "published DPO": (DPO.as_published, lambda *x: hand_dpo(*x, 0.1, 0.01, average=True)),
+    "anchored DPO": (both_betas, lambda *x: hand_dpo(*x, 0.7, 0.2, anchor=0.25)),
+    "NPO": (lambda reference: NPO(reference, 0.4, 0.6), hand_npo),
+}
+
+
+def the_loss_is_worked_out_by_hand(make: Make, hand: Callable, seed: int = 0, **sizes: int) -> None:
+    (now, before), pairs = two_worlds(seed), draw(seed, **sizes)
+    rows = [
+        hand(*(surprises(chances, p, answer) for chances in (now, before) for answer in (c, r)))
+        for p, c, r in zip(pairs.prompts.tolist(), pairs.chosen.tolist(), pairs.rejected.tolist(), strict=True)
+    ]
+    found = make(World(before))(World(now), pairs)
+    assert found.item() == pytest.approx(sum(rows) / len(rows), abs=1e-10)
+
+
+@some
+@given(st.sampled_from(sorted(BY_HAND)), seeds, st.integers(1, 4), st.integers(1, 3), st.integers(1, 4))
+def test_every_loss_is_the_mean_over_rows_of_what_one_works_out_by_hand(name, seed, rows, prompt, answer):
+    the_loss_is_worked_out_by_hand(*BY_HAND[name], seed, rows=rows, prompt=prompt, answer=answer)
+
+
+LOG2, LOG3 = math.log(2), math.log(3)
+TWO_TOKENS = [  # the answer 0 1 has p = 1/4, and 3/16 before; 1 0 has 1/8, and 3/8 before: ratios 4/3 and 1/3
+    (lambda _: Refusal(), LOG2),
+    (lambda _: Unlearning(0.5, LOG3), LOG2 - 0.5 * (LOG2 + LOG3) / 2),
+    (lambda reference: DPO(reference, 1, 2), math.log(13 / 12)),
+    (lambda reference: DPO(reference, 1, average=True), math.log(3 / 2)),
+    (lambda reference: DPO(reference, 1, anchor=2), math.log(5)),
+    (DPO.as_published, math.log(1 + 0.75**0.05 / 3**0.005)),
+    (lambda reference: NPO(reference, 1), math.log(8 / 3)),
+    (lambda reference: NPO(reference, 2, 3), LOG2 + 1.5 * math.log(10 / 9)),
+]
+
+
+@pytest.mark.parametrize(("make", "expected"), TWO_TOKENS)
+def test_the_losses_in_a_world_of_two_tokens(make, expected):
+    now, before = World([[1 / 2, 1 / 2], [1 / 4, 3 / 4]]), World([[1 / 4, 3 / 4], [1 / 2, 1 / 2]])
+    pairs = Pairs(*(torch.tensor([row]) for row in ([1, 0], [0, 1], [1, 0])), torch.tensor([True]))
+    assert len(pairs) == 1
+    assert make(before)(now, pairs).item() == pytest.approx(expected, abs=1e-12)
+
+
+# Log-probabilities of answers ----------------------------------------------------------------------------------------
+
+
+def the_log_probs_are_those_of_one_token_after_another(log_probs: Callable, seed: int = 0, **shape) -> None:
+    model, pairs = transformer(seed, **shape), draw(seed, vocab=5)
+    found = log_probs(model, pairs.prompts, pairs.chosen)
+    assert found.shape == pairs.chosen.shape
+    for row, (prompt, answer) in enumerate(zip(pairs.prompts.tolist(), pairs.chosen.tolist(), strict=True)):
+        for i, token in enumerate(answer):
+            logits = model(torch.tensor([prompt + answer[:i]]))[0, -1].tolist()
+            expected = logits[token] - math.log(sum(math.exp(x) for x in logits))
+            assert found[row, i].item() == pytest.approx(expected, abs=1e-10)
+
+
+@some
+@given(seeds, st.sampled_from(["learned", "rotary", "none"]), st.sampled_from([1, 2]))
+def test_a_tokens_log_probability_is_that_of_a_model_that_has_read_the_answer_up_to_it(seed, positions, layers):
+    the_log_probs_are_those_of_one_token_after_another(answer_log_probs, seed, positions=positions, layers=layers)
+
+
+@some
+@given(seeds, st.integers(0, 3), st.integers(0, 4))
+def test_a_tokens_log_probability_depends_on_nothing_after_it(seed, at, token):
+    model, pairs = transformer(seed), draw(seed, answer=4, vocab=5)
+    changed = pairs.chosen.clone()
+    changed[:, at] = (changed[:, at] + token) % 5
+    first, second = (answer_log_probs(model, pairs.prompts, answers) for answers in (pairs.chosen, changed))
+    torch.testing.assert_close(first[:, :at], second[:, :at], rtol=0, atol=1e-12)
+    assert torch.equal(first[:, at], second[:, at]) == (token == 0)
+
+
+def two_passes_say_the_same(both: Callable, model: nn.Module, pairs: Pairs) -> None:
+    chosen, rejected = both(model, pairs)
+    for found, answers in ((chosen, pairs.chosen), (rejected, pairs.rejected)):
+        torch.testing.assert_close(found, answer_log_probs(model, pairs.prompts, answers), rtol=0, atol=1e-12)
+    weights = torch.linspace(0.5, 2, chosen.numel()).view_as(chosen)
+    apart = [answer_log_probs(model, pairs.prompts, answers) for answers in (pairs.chosen, pairs.rejected)]
+    slopes = [gradient((weights * (c - 0.3 * r)).sum(), model) for c, r in ((chosen, rejected), apart)]
+    torch.testing.assert_close(*slopes, rtol=0, atol=1e-10)
+
+
+@some
+@given(seeds, st.sampled_from(["learned", "rotary"]), st.sampled_from([1, 2]), st.booleans(), st.integers(1, 4))
+def test_both_answers_at_once_are_read_as_in_two_passes(seed, positions, layers, causal, answer):
+    model = transformer(seed, positions=positions, layers=layers, causal=causal)
+    two_passes_say_the_same(both_log_probs, model, draw(seed, answer=answer, vocab=5))
+    two_passes_say_the_same(both_log_probs, World(two_worlds(seed)[0]), draw(seed, answer=answer))
+
+
+# Symmetries of preferences -------------------------------------------------------------------------------------------
+
+
+def the_chances_of_both_orders_sum_to_one(make: Make, seed: int = 0) -> None:
+    (now, before), pairs = two_worlds(seed), draw(seed, rows=1)
+    loss = make(World(before))
+    there, back = (math.exp(-loss(World(now), order).item()) for order in (pairs, swapped(pairs)))
+    assert there + back == pytest.approx(1, abs=1e-10)
+
+
+@some
+@given(seeds, st.floats(0.01, 3), st.booleans())
+def test_with_one_beta_a_swap_of_the_answers_turns_the_sigmoid_around(seed, beta, average):
+    the_chances_of_both_orders_sum_to_one(lambda reference: DPO(reference, beta, average=average), seed)
+
+
+def at_the_reference_nothing_is_preferred(make: Make, expected: Callable[[Tensor], float], seed: int = 0) -> None:
+    model, pairs = World(two_worlds(seed)[0]), draw(seed)
+    surprise = Refusal()(model, pairs).item()
+    assert make(model)(model, pairs).item() == pytest.approx(expected(surprise), abs=1e-10)
+
+
+@some
+@given(seeds, st.floats(0.01, 3), st.floats(0.01, 3), st.booleans(), st.floats(0, 2))
+def test_at_the_reference_every_pair_costs_one_bit(seed, beta, other, average, weight):
+    at_the_reference_nothing_is_preferred(
+        lambda m: DPO(m, beta, other, average=average, anchor=weight), lambda c: LOG2 + weight * c, seed
+    )
+    weight += 0.1
+    at_the_reference_nothing_is_preferred(lambda m: NPO(m, beta, weight), lambda c: c + weight * 2 / beta * LOG2 / 3)
+
+
+def the_length_counts(make: Make, average: bool) -> None:
+    now, before = World([[0.5, 0.3, 0.2]] * 3), World([[0.3, 0.5, 0.2]] * 3)  # every token earns as much anywhere
+    prompt, chosen, rejected = torch.tensor([[2]]), torch.tensor([[0]]), torch.tensor([[1]])
+    for length in (1, 2, 5):
+        pairs = Pairs(prompt, chosen.repeat(1, length), rejected.repeat(1, length), torch.tensor([True]))
+        gained = 0.5 * math.log(5 / 3) * 2 * (1 if average else length)
+        assert make(before)(now, pairs).item() == pytest.approx(math.log(1 + math.exp(-gained)), abs=1e-12)
+
+
+@pytest.mark.parametrize("average", [False, True])
+def test_dpo_is_invariant_to_the_length_of_answers_only_if_it_averages(average):
+    the_length_counts(lambda reference: DPO(reference, 0.5, average=average), average)
+
+
+# Gradients -----------------------------------------------------------------------------------------------------------
+
+
+def gradients_agree(one: Callable, other: Callable, factor: float, seed: int, tolerance: float) -> None:
+    """Whether the gradient of one loss is a multiple of that of another."""
+    model, pairs = transformer(seed), draw(seed, vocab=5)
+    first, second = (gradient(loss(model, pairs), model) for loss in (one, other))
+    assert second.norm() > 1e-3
+    assert ((first - factor * second).norm() / (factor * second).norm()).item() < tolerance
+
+
+@some
+@given(seeds)
+def test_at_the_reference_the_gradient_of_the_published_loss_is_a_twentieth_of_that_of_unlearning(seed):
+    published = DPO.as_published(transformer(seed))
+    gradients_agree(published, Unlearning(weight=0.1, cap=1e9), 0.05, seed, 1e-10)
+    with pytest.raises(AssertionError):
+        gradients_agree(DPO(transformer(seed), 0.01, 0.1, average=True), Unlearning(cap=1e9), 0.05, seed, 1e-10)
+
+
+@some
+@given(seeds, st.floats(0.2, 2))
+def test_for_small_betas_the_gradient_of_npo_is_that_of_plain_ascent(seed, weight):
+    other = transformer(seed + 1)
+    ascent = built(lambda c, r, c0, r0: -c.mean() + weight * r.mean())(other)
+    gradients_agree(NPO(other, 1e-7, weight), ascent, 1, seed, 1e-5)
+    for broken in (NPO(other, 1e-7, weight / 2), NPO(other, 3.0, weight)):  # a large beta slows the ascent down
+        with pytest.raises(AssertionError):
+            gradients_agree(broken, ascent, 1, seed, 1e-5)
+
+
+def tokens_beyond_the_cap_are_left_alone(make: Make, seed: int = 0, weight: float = 0.3, cap: float = 1.2) -> None:
+    (now, _), pairs = two_worlds(seed), draw(seed)
+    world, slopes, capped = World(now), np.zeros((3, 3)), 0
+    for answers, scale in ((pairs.chosen, -1.0), (pairs.rejected, weight)):
+        for prompt, answer in zip(pairs.prompts.tolist(), answers.tolist(), strict=True):
+            for last, token in itertools.pairwise([prompt[-1], *answer]):
+                if scale > 0 and -math.log(now[last][token]) > cap:
+                    capped += 1
+                else:  # the slope of a log-softmax
+                    slopes[last] += scale / answers.numel() * (np.eye(3)[token] - np.array(now[last]))
+    assert 0 < capped < pairs.rejected.numel()
+    found = gradient(make(world)(world, pairs), world).view(3, 3).numpy()
+    np.testing.assert_allclose(found, slopes, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_cap_stops_the_gradient_of_tokens_beyond_it_and_of_no_other(seed):
+    tokens_beyond_the_cap_are_left_alone(lambda _: Unlearning(0.3, 1.2), seed)
+
+
+def the_reference_stays(make: Make) -> None:
+    model, pairs = transformer(0), draw(0, vocab=5)
+    with torch.no_grad():
+        model.unembedding.weight.mul_(2)
+    held = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    loss = make(model)
+    assert model.training
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    first = loss(model, pairs)
+    first.backward()
+    torch.optim.SGD(model.parameters(), lr=0.5).step()
+    assert not torch.equal(model.unembedding.weight, held["unembedding.weight"])
+    assert loss(model, pairs).item() < first.item()
+    assert not loss.reference.training
+    assert all(torch.equal(tensor, held[name]) for name, tensor in loss.reference.state_dict().items())
+    assert not any(p.requires_grad or p.grad is not None for p in loss.reference.parameters())
+
+
+@pytest.mark.parametrize("make", [DPO, DPO.as_published, both_betas, NPO])
+def test_the_reference_is_a_frozen_copy_that_training_does_not_move(make):
+    the_reference_stays(make)
+
+
+SETTINGS = [
+    ("weight", lambda _, x: Unlearning(weight=x)),
+    ("cap", lambda _, x: Unlearning(cap=x)),
+    ("beta", lambda model, x: DPO(model, x)),
+    ("beta_rejected", lambda model, x: DPO(model, 1, x)),
+    ("beta", lambda model, x: NPO(model, x)),
+    ("weight", lambda model, x: NPO(model, 1, x)),
+]
+
+
+@pytest.mark.parametrize(("name", "make"), SETTINGS)
+@pytest.mark.parametrize("value", [0.0, -1, math.nan, math.inf])
+def test_settings_that_are_no_positive_number_are_refused_by_name(name, make, value):
+    with pytest.raises(ValueError, match=rf"^{name}={value}: must be a positive number, for example"):
+        make(World([[1.0]]), value)
+
+
+@pytest.mark.parametrize("value", [-0.1, math.nan])
+def test_an_anchor_that_pulls_away_is_refused_by_name(value):
+    with pytest.raises(ValueError, match=rf"^anchor={value}: must be at least 0; 0 leaves it out"):
+        DPO(World([[1.0]]), anchor=value)
+
+
+# The mutants: each breaks one thing, and the law named beside it must say so ------------------------------------------
+
+
+def mutant_dpo(c, r, c0, r0, beta=0.7, other=0.2, anchor=0.25):
+    return -F.logsigmoid(beta * (c - c0).sum(1) - other * (r - r0).sum(1)).mean() - anchor * c.mean()
+
+
+def mutant_npo(c, gain, scale=5.0, tokens=3):
+    return -c.mean() - 0.6 * scale * F.logsigmoid(-0.4 * gain).mean() / tokens
+
+
+def mutant_unlearning(c, r, cap=lambda x: x.clamp(max=1.2), weight=0.3):
+    return -c.mean() - weight * cap(-r).mean()
+
+
+FORMULAS = {
+    "refusal": [
+        lambda c, r, c0, r0: c.mean(),
+        lambda c, r, c0, r0: -r.mean(),
+        lambda c, r, c0, r0: -c.sum(1).mean(),
+        lambda c, r, c0, r0: -(c - c0).mean(),
+    ],
+    "unlearning": [
+        lambda c, r, c0, r0: mutant_unlearning(c, r, weight=-0.3),
+        lambda c, r, c0, r0: mutant_unlearning(c, r, lambda x: x.mean().clamp(max=1.2)),
+        lambda c, r, c0, r0: mutant_unlearning(c, r, lambda x: x.mean(1).clamp(max=1.2)),
+        lambda c, r, c0, r0: mutant_unlearning(c, r, lambda x: x),
+        lambda c, r, c0, r0: mutant_unlearning(c, r, lambda x: x.clamp(max=1.2).sum(1)),
+        lambda c, r, c0, r0: mutant_unlearning(r, c),
+    ],
+    "standard DPO": [
+        lambda c, r, c0, r0: mutant_dpo(c, r, c0, r0, 0.1 / 3, 0.1 / 3, 0),  # means, not sums
+        lambda c, r, c0, r0: mutant_dpo(c, r, 0 * c, 0 * r, 0.1, 0.1, 0),
+        lambda c, r, c0, r0: -F.logsigmoid(0.1 * (c - c0 - r + r0).sum(1).mean()),
+    ],
+    "published DPO": [lambda c, r, c0, r0: mutant_dpo(c, r, c0, r0, 0.01 / 3, 0.1 / 3, 0)],  # betas exchanged
+    "anchored DPO": [
+        lambda c, r, c0, r0: mutant_dpo(c, r, c0, r0, -0.7, -0.2),
+        lambda c, r, c0, r0: mutant_dpo(c, r, c0, r0, 0.2, 0.7),
+        lambda c, r, c0, r0: mutant_dpo(c, r, c0, r0, anchor=-0.25),
+        lambda c, r, c0, r0: mutant_dpo(c, r, c0, 0 * r),
+        lambda c, r, c0, r0: mutant_dpo(r, c, r0, c0),
+    ],
+    "NPO": [
+        lambda c, r, c0, r0: mutant_npo(c, (r0 - r).sum(1)),
+        lambda c, r, c0, r0: mutant_npo(c, r.sum(1)),
+        lambda c, r, c0, r0: mutant_npo(c, (c - c0).sum(1)),
+        lambda c, r, c0, r0: mutant_npo(c, (r - r0).mean(1)),
+        lambda c, r, c0, r0: mutant_npo(c, (r - r0).sum(1).mean()),
+        lambda c, r, c0, r0: mutant_npo(c, (r - r0).sum(1), tokens=1),
+        lambda c, r, c0, r0: mutant_npo(c, (r - r0).sum(1), scale=2.5),
+        lambda c, r, c0, r0: mutant_npo(-c, (r - r0).sum(1)),
+    ],
+}
+
+
+@pytest.mark.parametrize(("name", "formula"), [(name, formula) for name in FORMULAS for formula in FORMULAS[name]])
+def test_a_broken_loss_is_not_what_one_works_out_by_hand(name, formula):
+    with pytest.raises(AssertionError):
+        the_loss_is_worked_out_by_hand(built(formula), BY_HAND[name][1])
+
+
+def test_the_formulas_that_are_broken_above_are_right_without_the_break():
+    unlearning = built(lambda c, r, c0, r0: mutant_unlearning(c, r))
+    tokens_beyond_the_cap_are_left_alone(unlearning)
+    the_loss_is_worked_out_by_hand(unlearning, hand_unlearning)
+    the_loss_is_worked_out_by_hand(built(mutant_dpo), BY_HAND["anchored DPO"][1])
+    the_loss_is_worked_out_by_hand(built(lambda c, r, c0, r0: mutant_npo(c, (r - r0).sum(1))), hand_npo)
+
+
+def asked(model, prompts, answers, shift: int = 0, normal: Callable = lambda x: x.log_softmax(dim=-1), late: int = 0):
+    """`answer_log_probs` with queries `shift` too late, or answers that the model reads `late` tokens too late."""
+    read = torch.cat([prompts, answers.roll(late, dims=1)], dim=1)
+    where = torch.arange(prompts.shape[1] - 1, read.shape[1] - 1) + shift
+    return normal(model(read, queries=where.expand(len(read), -1))).gather(-1, answers[..., None])[..., 0]
+
+
+@pytest.mark.parametrize("how", [{"shift": 1}, {"shift": -1}, {"late": 1}, {"normal": lambda x: x}])
+def test_broken_log_probs_are_not_those_of_one_token_after_another(how):
+    the_log_probs_are_those_of_one_token_after_another(asked)
+    with pytest.raises(AssertionError):
+        the_log_probs_are_those_of_one_token_after_another(lambda *x: asked(*x, **how))
+
+
+def mixed_up(model: nn.Module, pairs: Pairs) -> tuple[Tensor, ...]:
+    return both_log_probs(model, replace(pairs, prompts=pairs.prompts.roll(1, dims=0)))
+
+
+def referring_to(change: Callable[[nn.Module], nn.Module], reference: nn.Module) -> DPO:
+    loss = DPO(reference)
+    loss.reference = change(reference)
+    return loss
+
+
+CAUGHT = [
+    (two_passes_say_the_same, mixed_up, transformer(0), draw(0, vocab=5)),
+    (two_passes_say_the_same, lambda model, x: both_log_probs(model, swapped(x)), transformer(0), draw(0, vocab=5)),
+    (the_reference_stays, partial(referring_to, lambda model: model)),
+    (the_reference_stays, partial(referring_to, deepcopy)),
+    (the_chances_of_both_orders_sum_to_one, both_betas),
+    (the_chances_of_both_orders_sum_to_one, built(lambda c, r, c0, r0: mutant_dpo(c, r, c0, 0 * r, 1, 1, 0))),
+    (at_the_reference_nothing_is_preferred, built(FORMULAS["standard DPO"][1]), lambda _: LOG2),
+    (at_the_reference_nothing_is_preferred, built(FORMULAS["NPO"][1]), lambda c: c + 0.6 * 5 * LOG2 / 3),
+    (the_length_counts, lambda reference: DPO(reference, 0.5), True),
+    (the_length_counts, lambda reference: DPO(reference, 0.5, average=True), False),
+    *[(tokens_beyond_the_cap_are_left_alone, built(formula)) for formula in FORMULAS["unlearning"]],
+]
+
+
+@pytest.mark.parametrize(("law", "broken"), [(law, broken) for law, *broken in CAUGHT])
+def test_what_is_broken_is_caught_by_its_law(law, broken):
+    with pytest.raises(AssertionError):
+        law(*broken)
