@@ -25,8 +25,8 @@ class ConceptGrammar:
     """Two concepts, A and B, with the same tree of rules; B emits A's triples of letters backwards.
 
     Each concept has two top symbols (A0 A1, B0 B1). A symbol expands into its two children, level by level, and a
-    symbol of the last level into one of its triples, all alternatives equally likely. Every top symbol uses every letter
-    equally often, and B's triples are A's read backwards: neither the counts of letters nor the length tell the
+    symbol of the last level into one of its triples, all alternatives equally likely. Every top symbol uses every
+    letter equally often, and B's triples are A's read backwards: neither the counts of letters nor the length tell the
     concepts apart, only the order inside a triple does. No two symbols share a triple, so a text has one tree.
 
         A0 -> [a0 a1] | [a1 a0]       A1 -> [a2 a3] | [a3 a2]       a0 -> g c b | f l d

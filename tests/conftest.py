@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 from toylab.runs import execute
 from toylab.studies.contextual_counting import ContextualCountingStudy
 from toylab.studies.iteration_head import IterationHeadStudy
+from toylab.studies.safety_finetuning import SafetyFinetuningStudy
 
 matplotlib.use("Agg")
 torch.set_num_threads(1)
@@ -35,6 +36,15 @@ def quick_counting(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> 
     out = (base if worker_id == "master" else base.parent) / "quick-contextual-counting"
     study = ContextualCountingStudy.quick()
     return once(out, lambda: execute(study, "contextual-counting", out, workers=1, progress=False))
+
+
+@pytest.fixture(scope="session")
+def quick_safety(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """The folder of a finished quick run of the safety study: one base, made once for all test processes."""
+    base = tmp_path_factory.getbasetemp()
+    out = (base if worker_id == "master" else base.parent) / "quick-safety-finetuning"
+    study = SafetyFinetuningStudy.quick()
+    return once(out, lambda: execute(study, "safety-finetuning", out, workers=1, progress=False))
 
 
 def once(out: Path, make) -> Path:

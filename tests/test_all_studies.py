@@ -23,8 +23,14 @@ IDS = {
         "constant-bias-keeps", "zeros-bias-falls", "encoder-mlp", "rotary-in-disguise",
         "cure", "cure-begin", "emerges", "emerges-rotary", "emerges-slow-rotary", "ingredients",
     },
+    "safety-finetuning": {
+        "pretrain", "refuse", "refuse-keeps-safe", "standard-dpo-refuses", "control-complies", "jailbreak-order",
+        "jailbreak-success", "jailbreak-tokens", "jailbreak-rate", "jailbreak-near-safe", "clusters", "clusters-ssft",
+        "sensitivity", "null-space", "null-direction", "null-space-regime", "dw-on-unsafe", "null-space-inputs",
+        "extrapolate", "soft-tokens", "null-part-matters", "relearning", "dpo-is-unlearning",
+    },
 }  # fmt: skip
-QUICK = {"iteration-head": "quick_run", "contextual-counting": "quick_counting"}
+QUICK = {"iteration-head": "quick_run", "contextual-counting": "quick_counting", "safety-finetuning": "quick_safety"}
 """The fixture of each study's quick run."""
 
 

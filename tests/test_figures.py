@@ -57,6 +57,25 @@ SMALL |= {
         lambda ax=None: figures.planes({"a": [1, 2], "b": [0.5, -0.5]}, [1.0, 0.001], ylabel="score", ax=ax),
     ],
 }
+SMALL |= {
+    "bands": [
+        lambda ax=None: figures.bands({}, ["1"], xlabel="layer", ylabel="tau", ax=ax),
+        lambda ax=None: figures.bands(
+            {"safe": [(1, 0.5)], "unsafe": [(-1, 0)]}, ["1"], xlabel="layer", ylabel="tau", title="t", ax=ax
+        ),
+    ],
+    "responses": [
+        lambda ax=None: figures.responses({}, xlabel="dose", ylabel="share", ax=ax),
+        lambda ax=None: figures.responses(
+            {"a": ([0, 1.5], [0.1, 1]), "b": ([], [])}, xlabel="dose", ylabel="share", mark=1, title="t", ax=ax
+        ),
+    ],
+    "histograms": [
+        lambda ax=None: figures.histograms({}, xlabel="norm", ax=ax),
+        lambda ax=None: figures.histograms({"a": [], "b": []}, xlabel="norm", ax=ax),
+        lambda ax=None: figures.histograms({"a": [0.0, 3, 3], "b": [2e4]}, xlabel="norm", title="t", ax=ax),
+    ],
+}
 CASES = [pytest.param(draw, id=f"{name}-{n}") for name, drawings in SMALL.items() for n, draw in enumerate(drawings)]
 """The rows of some are labelled by the names of their groups; all other axes have a label of their own."""
 
@@ -217,3 +236,34 @@ def test_the_stroke_divides_planes_that_turn_by_a_radian_from_those_that_do_not(
     ax = figures.planes({"a": [3, 1, 2]}, [1.0, 0.02, 0.01], ylabel="score", span=64)
     assert ax.lines[0].get_ydata().tolist() == [3, 1, 2]
     assert any(line.get_xdata() == [1.5, 1.5] for line in ax.lines[1:] if len(line.get_xdata()) == 2)
+
+
+def test_a_band_runs_one_deviation_either_side_of_its_line():
+    ax = figures.bands({"safe": [(1, 0.5), (3, 1)]}, ["1", "2"], xlabel="layer", ylabel="tau")
+    line = next(line for line in ax.lines if line.get_label() == "safe")
+    assert line.get_xydata().tolist() == [[0, 1], [1, 3]]
+    (band,) = ax.collections
+    edges = {(round(x), round(y, 6)) for x, y in band.get_paths()[0].vertices}
+    assert {(0, 0.5), (0, 1.5), (1, 2.0), (1, 4.0)} <= edges
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["1", "2"]
+
+
+def test_every_response_is_drawn_and_told_apart_without_colour():
+    doses, shares = [0.0, 1.0, 2.0], [0.1, 0.5, 0.9]
+    ax = figures.responses({str(n): (doses, shares) for n in range(5)}, xlabel="dose", ylabel="share", mark=1)
+    lines = [line for line in ax.lines if line.get_label() in "01234"]
+    assert all(line.get_xydata().tolist() == [list(pair) for pair in zip(doses, shares, strict=True)] for line in lines)
+    assert len({(line.get_marker(), line.get_linestyle()) for line in lines}) == 5
+    assert any(list(line.get_xdata()) == [1, 1] for line in ax.lines)
+
+
+def test_a_histogram_counts_every_number():
+    ax = figures.histograms({"safe": [1.0, 2.0, 500.0], "unsafe": [0.0, 2.0]}, xlabel="norm")
+    heights = [patch.get_path().vertices[:, 1].max() for patch in ax.patches]
+    assert len(ax.patches) == 2
+    assert all(height >= 1 for height in heights)
+    assert ax.get_xscale() == "log"
+    low, high = ax.get_xlim()
+    assert low <= 1e-3
+    assert high >= 500
+    assert len({patch.get_hatch() for patch in ax.patches}) == 2

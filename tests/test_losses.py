@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
@@ -313,97 +314,75 @@ def test_the_reference_is_a_frozen_copy_that_training_does_not_move(make):
     the_reference_stays(make)
 
 
+NO_NUMBERS = [0.0, -1, math.nan, math.inf]
 SETTINGS = [
-    ("weight", lambda _, x: Unlearning(weight=x)),
-    ("cap", lambda _, x: Unlearning(cap=x)),
-    ("beta", lambda model, x: DPO(model, x)),
-    ("beta_rejected", lambda model, x: DPO(model, 1, x)),
-    ("beta", lambda model, x: NPO(model, x)),
-    ("weight", lambda model, x: NPO(model, 1, x)),
+    ("weight", NO_NUMBERS, "a positive number, for example 0.1", lambda _, x: Unlearning(weight=x)),
+    ("cap", NO_NUMBERS, "a positive number, for example 20.0", lambda _, x: Unlearning(cap=x)),
+    ("beta", NO_NUMBERS, "a positive number, for example 0.1", lambda model, x: DPO(model, x)),
+    ("beta_rejected", NO_NUMBERS, "a positive number, for example 0.1", lambda model, x: DPO(model, 1, x)),
+    ("anchor", [-0.1, math.nan], "at least 0; 0 leaves it out", lambda model, x: DPO(model, anchor=x)),
+    ("beta", NO_NUMBERS, "a positive number, for example 0.1", lambda model, x: NPO(model, x)),
+    ("weight", NO_NUMBERS, "a positive number, for example 1.0", lambda model, x: NPO(model, 1, x)),
 ]
 
 
-@pytest.mark.parametrize(("name", "make"), SETTINGS)
-@pytest.mark.parametrize("value", [0.0, -1, math.nan, math.inf])
-def test_settings_that_are_no_positive_number_are_refused_by_name(name, make, value):
-    with pytest.raises(ValueError, match=rf"^{name}={value}: must be a positive number, for example"):
-        make(World([[1.0]]), value)
-
-
-@pytest.mark.parametrize("value", [-0.1, math.nan])
-def test_an_anchor_that_pulls_away_is_refused_by_name(value):
-    with pytest.raises(ValueError, match=rf"^anchor={value}: must be at least 0; 0 leaves it out"):
-        DPO(World([[1.0]]), anchor=value)
+@pytest.mark.parametrize(("name", "values", "needed", "make"), SETTINGS)
+def test_settings_without_a_meaning_are_refused_by_name(name, values, needed, make):
+    for value in values:
+        with pytest.raises(ValueError, match="^" + re.escape(f"{name}={value}: must be {needed}") + "$"):
+            make(World([[1.0]]), value)
 
 
 # The mutants: each breaks one thing, and the law named beside it must say so ------------------------------------------
 
 
-def mutant_dpo(c, r, c0, r0, beta=0.7, other=0.2, anchor=0.25):
+def dpo(c, r, c0, r0, beta=0.7, other=0.2, anchor=0.25):
     return -F.logsigmoid(beta * (c - c0).sum(1) - other * (r - r0).sum(1)).mean() - anchor * c.mean()
 
 
-def mutant_npo(c, gain, scale=5.0, tokens=3):
-    return -c.mean() - 0.6 * scale * F.logsigmoid(-0.4 * gain).mean() / tokens
+def npo(c, gain, scale=5.0):
+    return -c.mean() - 0.6 * scale / 3 * F.logsigmoid(-0.4 * gain).mean()
 
 
-def mutant_unlearning(c, r, cap=lambda x: x.clamp(max=1.2), weight=0.3):
+def unlearning(c, r, cap=lambda x: x.clamp(max=1.2), weight=0.3):
     return -c.mean() - weight * cap(-r).mean()
 
 
-FORMULAS = {
-    "refusal": [
-        lambda c, r, c0, r0: c.mean(),
-        lambda c, r, c0, r0: -r.mean(),
-        lambda c, r, c0, r0: -c.sum(1).mean(),
-        lambda c, r, c0, r0: -(c - c0).mean(),
-    ],
+RIGHT = {"unlearning": "unlearning(c, r)", "anchored DPO": "dpo(c, r, c0, r0)", "NPO": "npo(c, (r - r0).sum(1))"}
+BROKEN = {
+    "refusal": ["c.mean()", "-r.mean()", "-c.sum(1).mean()", "-(c - c0).mean()"],
     "unlearning": [
-        lambda c, r, c0, r0: mutant_unlearning(c, r, weight=-0.3),
-        lambda c, r, c0, r0: mutant_unlearning(c, r, lambda x: x.mean().clamp(max=1.2)),
-        lambda c, r, c0, r0: mutant_unlearning(c, r, lambda x: x.mean(1).clamp(max=1.2)),
-        lambda c, r, c0, r0: mutant_unlearning(c, r, lambda x: x),
-        lambda c, r, c0, r0: mutant_unlearning(c, r, lambda x: x.clamp(max=1.2).sum(1)),
-        lambda c, r, c0, r0: mutant_unlearning(r, c),
+        "unlearning(c, r, weight=-0.3)", "unlearning(r, c)", "unlearning(c, r, lambda x: x)",
+        "unlearning(c, r, lambda x: x.mean().clamp(max=1.2))", "unlearning(c, r, lambda x: x.mean(1).clamp(max=1.2))",
+        "unlearning(c, r, lambda x: x.clamp(max=1.2).sum(1))",
     ],
-    "standard DPO": [
-        lambda c, r, c0, r0: mutant_dpo(c, r, c0, r0, 0.1 / 3, 0.1 / 3, 0),  # means, not sums
-        lambda c, r, c0, r0: mutant_dpo(c, r, 0 * c, 0 * r, 0.1, 0.1, 0),
-        lambda c, r, c0, r0: -F.logsigmoid(0.1 * (c - c0 - r + r0).sum(1).mean()),
+    "standard DPO": [  # means, not sums; no reference; the sigmoid of a mean
+        "dpo(c, r, c0, r0, 0.1 / 3, 0.1 / 3, 0)", "dpo(c, r, 0 * c, 0 * r, 0.1, 0.1, 0)",
+        "-F.logsigmoid(0.1 * (c - c0 - r + r0).sum(1).mean())",
     ],
-    "published DPO": [lambda c, r, c0, r0: mutant_dpo(c, r, c0, r0, 0.01 / 3, 0.1 / 3, 0)],  # betas exchanged
+    "published DPO": ["dpo(c, r, c0, r0, 0.01 / 3, 0.1 / 3, 0)"],  # betas exchanged
     "anchored DPO": [
-        lambda c, r, c0, r0: mutant_dpo(c, r, c0, r0, -0.7, -0.2),
-        lambda c, r, c0, r0: mutant_dpo(c, r, c0, r0, 0.2, 0.7),
-        lambda c, r, c0, r0: mutant_dpo(c, r, c0, r0, anchor=-0.25),
-        lambda c, r, c0, r0: mutant_dpo(c, r, c0, 0 * r),
-        lambda c, r, c0, r0: mutant_dpo(r, c, r0, c0),
+        "dpo(c, r, c0, r0, -0.7, -0.2)", "dpo(c, r, c0, r0, 0.2, 0.7)", "dpo(c, r, c0, r0, anchor=-0.25)",
+        "dpo(c, r, c0, 0 * r)", "dpo(r, c, r0, c0)",
     ],
     "NPO": [
-        lambda c, r, c0, r0: mutant_npo(c, (r0 - r).sum(1)),
-        lambda c, r, c0, r0: mutant_npo(c, r.sum(1)),
-        lambda c, r, c0, r0: mutant_npo(c, (c - c0).sum(1)),
-        lambda c, r, c0, r0: mutant_npo(c, (r - r0).mean(1)),
-        lambda c, r, c0, r0: mutant_npo(c, (r - r0).sum(1).mean()),
-        lambda c, r, c0, r0: mutant_npo(c, (r - r0).sum(1), tokens=1),
-        lambda c, r, c0, r0: mutant_npo(c, (r - r0).sum(1), scale=2.5),
-        lambda c, r, c0, r0: mutant_npo(-c, (r - r0).sum(1)),
+        "npo(c, (r0 - r).sum(1))", "npo(c, r.sum(1))", "npo(c, (c - c0).sum(1))", "npo(c, (r - r0).mean(1))",
+        "npo(c, (r - r0).sum(1).mean())", "npo(c, (r - r0).sum(1), scale=15)", "npo(c, (r - r0).sum(1), scale=2.5)",
+        "npo(-c, (r - r0).sum(1))",
     ],
-}
+}  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "formula"), [(name, formula) for name in FORMULAS for formula in FORMULAS[name]])
+def written(formula: str) -> Make:
+    return built(eval("lambda c, r, c0, r0: " + formula))
+
+
+@pytest.mark.parametrize(("name", "formula"), [(name, formula) for name in BROKEN for formula in BROKEN[name]])
 def test_a_broken_loss_is_not_what_one_works_out_by_hand(name, formula):
+    for right, sound in RIGHT.items():
+        the_loss_is_worked_out_by_hand(written(sound), BY_HAND[right][1])
     with pytest.raises(AssertionError):
-        the_loss_is_worked_out_by_hand(built(formula), BY_HAND[name][1])
-
-
-def test_the_formulas_that_are_broken_above_are_right_without_the_break():
-    unlearning = built(lambda c, r, c0, r0: mutant_unlearning(c, r))
-    tokens_beyond_the_cap_are_left_alone(unlearning)
-    the_loss_is_worked_out_by_hand(unlearning, hand_unlearning)
-    the_loss_is_worked_out_by_hand(built(mutant_dpo), BY_HAND["anchored DPO"][1])
-    the_loss_is_worked_out_by_hand(built(lambda c, r, c0, r0: mutant_npo(c, (r - r0).sum(1))), hand_npo)
+        the_loss_is_worked_out_by_hand(written(formula), BY_HAND[name][1])
 
 
 def asked(model, prompts, answers, shift: int = 0, normal: Callable = lambda x: x.log_softmax(dim=-1), late: int = 0):
@@ -436,12 +415,12 @@ CAUGHT = [
     (the_reference_stays, partial(referring_to, lambda model: model)),
     (the_reference_stays, partial(referring_to, deepcopy)),
     (the_chances_of_both_orders_sum_to_one, both_betas),
-    (the_chances_of_both_orders_sum_to_one, built(lambda c, r, c0, r0: mutant_dpo(c, r, c0, 0 * r, 1, 1, 0))),
-    (at_the_reference_nothing_is_preferred, built(FORMULAS["standard DPO"][1]), lambda _: LOG2),
-    (at_the_reference_nothing_is_preferred, built(FORMULAS["NPO"][1]), lambda c: c + 0.6 * 5 * LOG2 / 3),
+    (the_chances_of_both_orders_sum_to_one, written("dpo(c, r, c0, 0 * r, 1, 1, 0)")),
+    (at_the_reference_nothing_is_preferred, written("dpo(c, r, 0 * c, 0 * r)"), lambda c: LOG2 + 0.25 * c),
+    (at_the_reference_nothing_is_preferred, written("npo(c, r.sum(1))"), lambda c: c + LOG2),
     (the_length_counts, lambda reference: DPO(reference, 0.5), True),
     (the_length_counts, lambda reference: DPO(reference, 0.5, average=True), False),
-    *[(tokens_beyond_the_cap_are_left_alone, built(formula)) for formula in FORMULAS["unlearning"]],
+    *[(tokens_beyond_the_cap_are_left_alone, written(formula)) for formula in BROKEN["unlearning"]],
 ]
 
 

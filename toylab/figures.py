@@ -204,6 +204,7 @@ def bands(
     groups: Mapping[str, Sequence[tuple[float | int, float | int]]],
     ticks: Sequence[str],
     *,
+    xlabel: str,
     ylabel: str,
     title: str = "",
     ax: Axes | None = None,
@@ -220,6 +221,7 @@ def bands(
     ax.axhline(0, color="0.6", linewidth=0.8)
     ax.set_xticks(range(len(ticks)), ticks)
     ax.set_xlim(-0.3, max(len(ticks) - 0.7, 0.3))
+    ax.set_xlabel(xlabel)
     ax.set_ylabel(ylabel)
     ax.set_title(title, fontsize=10)
     if groups:
@@ -239,7 +241,7 @@ def responses(
     """A share against a dose, a line with marks a group; `mark` draws the dose that everything else was measured at."""
     ax = ax or _axes(3.6, 2.8)
     for number, (name, (doses, shares)) in enumerate(groups.items()):
-        marker, colour = _MARKS[number % len(_MARKS)]
+        marker, colour = _MORE_MARKS[number % len(_MORE_MARKS)]
         ax.plot(doses, shares, marker=marker, color=colour, linestyle=["-", "--", ":", "-."][number % 4],
                 markersize=4.5, linewidth=1.4, label=name)  # fmt: skip
     if mark is not None:
@@ -295,6 +297,7 @@ def svg(figure: Figure) -> str:
 
 
 _MARKS = (("o", ACCURACY), ("s", CARRY), ("^", END))
+_MORE_MARKS = (*_MARKS, ("D", "#6b4c9a"), ("v", "#333333"), ("P", "#b08a2e"))
 
 
 def _quantities(groups: Mapping[str, Mapping[str, Sequence[float | int]]]) -> list[str]:

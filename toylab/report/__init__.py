@@ -39,6 +39,7 @@ def page(
         title=escape(title),
         style=files(__name__).joinpath("page.css").read_text(encoding="utf-8"),
         introduction=escape(introduction),
+        short="\n".join(map(_short, ("holds", "fails"), (claims, claims))),
         summary=escape(", ".join(f"{count} {_PLURAL[verdict]}" for verdict, count in counts.items() if count)),
         claims="\n".join(map(_claim, claims)),
         pictures="\n".join(map(_picture, pictures)),
@@ -49,6 +50,15 @@ def page(
 
 
 _PLURAL = {"holds": "hold", "fails": "fail", "open": "open"}
+
+
+def _short(verdict: str, claims: Sequence[Claim]) -> str:
+    """All sentences of one verdict, one after the other."""
+    said = " ".join(escape(claim.statement) for claim in claims if claim.verdict == verdict)
+    return f"<p><b>{_IN_WORDS[verdict]}</b> {said}</p>" if said else ""
+
+
+_IN_WORDS = {"holds": "What held here.", "fails": "What did not hold here."}
 
 
 def _claim(claim: Claim) -> str:

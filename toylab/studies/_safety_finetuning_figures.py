@@ -79,7 +79,9 @@ def _draw_clusters(arms: Arms) -> Picture | None:
             ]
             for name in ("safe", "unsafe")
         }
-        figures.bands(groups, [f"layer {k + 1}" for k in range(layers)], ylabel="tau", title=TITLES[method], ax=ax)
+        figures.bands(
+            groups, [str(k + 1) for k in range(layers)], xlabel="layer", ylabel="tau", title=TITLES[method], ax=ax
+        )
     return Picture(
         "How far activations tell safe prompts from unsafe ones",
         "tau: distance to the unsafe mean minus distance to the safe one, after the MLP's non-linearity, at EOT; "
