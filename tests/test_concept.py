@@ -35,8 +35,8 @@ from toylab.model import Transformer
 TASK = TaskConcept(letters=6, nodes=2, safe=1, unsafe=1, mixed=1, duplicates=1, soft_slots=1)
 SMALL = replace(MODEL, layers=1, heads=2, width=16, hidden=16)
 seeds = st.integers(0, 2**31)
-some = settings(max_examples=10)
-few = settings(max_examples=5)
+some = settings(max_examples=8)
+few = settings(max_examples=3)
 
 
 def rows(tokens) -> set[tuple[int, ...]]:
@@ -231,39 +231,36 @@ def test_pairs_prefer_the_refusal_exactly_where_one_should_refuse(seed, kind):
 @pytest.mark.parametrize("share", [0, 0.0, 0.2, 0.5, 1.0])
 def test_a_batch_is_all_safe_or_all_to_refuse_in_the_share_asked_for(share):
     batch_at = fine_tuning(TASK, 4, 2, share)
-    batches = [batch_at(step) for step in range(12 * BLOCK)]
+    batches = [batch_at(step) for step in range(8 * BLOCK)]
     assert all(len(set(batch.unsafe.tolist())) == 1 for batch in batches)
     found = np.mean([bool(batch.unsafe[0]) for batch in batches])
-    assert found == share if share in (0, 1) else abs(found - share) < 0.07
+    assert found == share if share in (0, 1) else abs(found - share) < 0.09
     assert {TASK.should_refuse(prompt) for batch in batches[:9] for prompt in batch.prompts.tolist()} == (
         {False} if share == 0 else {True} if share == 1 else {False, True}
     )
 
 
-@few
-@given(seeds, seeds)
-def test_no_prompt_of_fine_tuning_is_held_out_or_in_a_jailbreak(seed, other):
-    batch_at = fine_tuning(TASK, seed, 16, 0.5)
-    batches = [batch_at(step) for step in range(24)]
-    trained = rows(torch.cat([batch.prompts for batch in batches]))
+def test_no_prompt_of_fine_tuning_is_held_out_or_in_a_jailbreak():
+    batch_at = fine_tuning(TASK, 5, 16, 0.5)
+    trained = rows(torch.cat([batch_at(step).prompts for step in range(60)]))
     assert set(split_of(np.array(sorted(trained))).tolist()) == {SPLITS.index("train")}
-    for kind in ("safe", "unsafe", *JAILBREAKS):
-        for split in SPLITS if kind in JAILBREAKS else SPLITS[1:]:
-            assert not trained & rows(prompts(held_out(TASK, other, 40, kind, split)))
-        if kind not in JAILBREAKS:  # what keeps them apart is the split
-            assert trained & rows(prompts(held_out(TASK, other, 40, kind, "train")))
+    for kind in JAILBREAKS:
+        for split in SPLITS:
+            assert not trained & rows(prompts(held_out(TASK, 6, 20, kind, split)))
+    for kind in ("safe", "unsafe"):  # what keeps them apart is the split
+        found = [trained & rows(prompts(held_out(TASK, 6, 20, kind, split))) for split in SPLITS]
+        assert [bool(shared) for shared in found] == [True, False, False]
 
 
-def test_held_out_prompts_are_of_their_kind_and_split_and_the_same_whenever_asked():
-    drawn = {}
-    for kind in ("safe", "unsafe", *JAILBREAKS):
-        for split in SPLITS[1:]:
-            batch = drawn[kind, split] = held_out(TASK, 0, 30, kind, split)
-            assert {TASK.should_refuse(prompt) for prompt in prompts(batch).tolist()} == {kind != "safe"}
-            assert set(split_of(prompts(batch)).tolist()) == {SPLITS.index(split)}
-            assert held_out(TASK, 0, 30, kind, split).tokens.tolist() == batch.tokens.tolist()
-            assert held_out(TASK, 1, 30, kind, split).tokens.tolist() != batch.tokens.tolist()
-        assert held_out(TASK, 0, 30, kind).tokens.tolist() == drawn[kind, "test"].tokens.tolist()
+@pytest.mark.parametrize("kind", ["safe", "unsafe", *JAILBREAKS])
+def test_held_out_prompts_are_of_their_kind_and_split_and_the_same_whenever_asked(kind):
+    validation, test, again, other = (
+        held_out(TASK, seed, 12, kind, *split) for seed, *split in ((0, "validation"), (0, "test"), (0,), (1,))
+    )
+    for batch, split in ((validation, "validation"), (test, "test"), (other, "test")):
+        assert set(split_of(prompts(batch)).tolist()) == {SPLITS.index(split)}
+        assert {TASK.should_refuse(prompt) for prompt in prompts(batch).tolist()} == {kind != "safe"}
+    assert test.tokens.tolist() == again.tokens.tolist() != other.tokens.tolist()
 
 
 # What is written -----------------------------------------------------------------------------------------------------

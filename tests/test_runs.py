@@ -54,6 +54,22 @@ class Counted:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Branching(Counted):
+    """A study in which two jobs go on from what a third one leaves, and are listed before jobs that need nothing."""
+
+    names: tuple[str, ...] = ("base", "left", "right", "alone")
+
+    def jobs(self) -> list[Job]:
+        after = {"left": "base", "right": "base"}
+        return [Job(name, seed, after.get(name)) for name in self.names for seed in self.seeds]
+
+    def run_job(self, job: Job, folder: Path) -> dict[str, Any]:
+        if job.after is not None:
+            assert (folder.parent / job.after / "done").exists()
+        return super().run_job(job, folder)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tiny(Counted):
     """A study whose jobs train a model for some steps."""
 
@@ -123,6 +139,32 @@ def test_every_job_is_done_once_in_its_order_and_its_result_comes_back_from_its_
         assert result["by length"] == {"4": 0.5}  # as JSON holds it, whether just measured or read again
         assert result["cost"]["cpu_seconds"] >= 0
         assert read_json(job.folder(base / "out") / "result.json") == result
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_job_waits_for_the_one_it_goes_on_from(notes, out, workers):
+    found = start(Branching(), notes, out, workers)
+    assert set(found) == set(Branching().jobs())
+    assert len(called(notes)) == 8
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_goes_on_from_a_failure_fails_with_its_name_and_all_else_is_done(notes, out, workers):
+    (notes / "fail-base-1").touch()
+    with pytest.raises(JobsFailedError) as error:
+        start(Branching(), notes, out, workers)
+    assert "left of seed 1: base of seed 1 failed, which this one goes on from" in str(error.value)
+    assert "3 of 8 jobs failed" in str(error.value)
+    done = set(called(notes)) - {"base 1"}
+    assert done == {"base 0", "left 0", "right 0", "alone 0", "alone 1"}
+    (notes / "fail-base-1").unlink()
+    assert set(start(Branching(), notes, out, workers)) == set(Branching().jobs())
+    assert sorted(called(notes)) == ["base 1", "left 1", "right 1"]
+
+
+def test_what_a_job_comes_after_is_no_part_of_its_name():
+    assert Job("left", 0, "base") == Job("left", 0)
+    assert len({Job("left", 0, "base"), Job("left", 0)}) == 1
 
 
 def test_a_finished_job_is_not_repeated(notes, out):
