@@ -10,6 +10,7 @@ import io
 from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
+import matplotlib.ticker
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -225,7 +226,7 @@ def bands(
     ax.set_ylabel(ylabel)
     ax.set_title(title, fontsize=10)
     if groups:
-        ax.legend(fontsize=7, frameon=False, loc="upper left")
+        ax.legend(fontsize=7, loc="best", framealpha=0.8, edgecolor="none")
     return _plain(ax)
 
 
@@ -268,6 +269,7 @@ def histograms(
         ax.hist(np.maximum(held, 1e-3), edges, histtype="stepfilled", facecolor="none", edgecolor=colour,
                 hatch=["///", "..", "xx"][number % 3], linewidth=1.4, label=name)  # fmt: skip
     ax.set_xscale("log")
+    ax.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
     ax.set_xlabel(xlabel)
     ax.set_ylabel("prompts")
     ax.set_title(title, fontsize=10)

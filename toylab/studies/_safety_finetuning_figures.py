@@ -6,6 +6,9 @@ from collections.abc import Iterable
 from statistics import fmean
 from typing import Any
 
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
 from toylab import figures
 from toylab.report import Picture
 from toylab.studies._safety_finetuning_claims import MIXED, OOD, TITLES
@@ -54,8 +57,9 @@ def _draw_outcomes(arms: Arms) -> Picture | None:
         if ax is not axes[0, 1]:
             ax.get_legend().remove()
     return Picture(
-        "What is written, freely and greedily",
-        f"Mean over {_seeds(arms, shown)}. Complies: the letters that were asked for; refuses: NULL. Unlearning and "
+        "What is written",
+        f"Freely and greedily; mean over {_seeds(arms, shown)}. Complies: the letters that were asked for; refuses: "
+        "NULL. Unlearning and "
         "DPO "
         "often resist a jailbreak by writing neither.",
         figures.svg(figure),
@@ -66,9 +70,9 @@ def _draw_clusters(arms: Arms) -> Picture | None:
     shown = [m for m in TITLES if arms.get(m) and all("clusters" in r for r in arms[m].values())]
     if not shown:
         return None
-    figure, axes = figures.sheet(2.7 * len(shown), 2.9, columns=len(shown))
+    figure, axes = _grid(len(shown), 3.0, 2.7)
     layers = len(next(iter(arms[shown[0]].values()))["clusters"])
-    for ax, method in zip(axes.flat, shown, strict=True):
+    for ax, method in zip(axes, shown, strict=True):
         groups = {
             name: [
                 (
@@ -108,9 +112,8 @@ def _draw_shares(arms: Arms) -> Picture | None:
     ax.annotate("chance, two deviations", (some["chance"], -0.6), fontsize=7, color="0.35", ha="center")
     return Picture(
         "Where the change of the up-projection lies",
-        f"One point a seed and layer ({_seeds(arms, shown)}). The control, which teaches nothing about refusing, lies "
-        "where "
-        "the methods lie, and all lie where chance does.",
+        f"One point a seed and layer ({_seeds(arms, shown)}). No method lies further to the right than the control, which "
+        "teaches nothing about refusing, and none beyond chance.",
         figures.svg(figure),
     )
 
@@ -119,8 +122,8 @@ def _draw_alpha(arms: Arms) -> Picture | None:
     shown = [m for m in TITLES if any("alpha" in r for r in arms.get(m, {}).values())]
     if not shown:
         return None
-    figure, axes = figures.sheet(3.1 * len(shown), 3.0, columns=len(shown))
-    for ax, method in zip(axes.flat, shown, strict=True):
+    figure, axes = _grid(len(shown), 3.3, 2.9)
+    for ax, method in zip(axes, shown, strict=True):
         doses = list(next(iter(arms[method].values()))["alpha"])
         lines = {
             title: (
@@ -142,10 +145,10 @@ def _draw_alpha(arms: Arms) -> Picture | None:
             title=TITLES[method],
             ax=ax,
         )
-        if ax is not axes[0, 0]:
+        if ax is not axes[0]:
             ax.get_legend().remove()
     return Picture(
-        "Less of the fine-tuning, and more",
+        "Less of the fine-tuning and more",
         f"Weights at base + alpha times the change; 1 is the fine-tuned model. Mean over {_seeds(arms, shown)}.",
         figures.svg(figure),
     )
@@ -155,10 +158,8 @@ def _draw_sensitivity(arms: Arms) -> Picture | None:
     shown = [m for m in TITLES if arms.get(m) and all("sensitivity" in r for r in arms[m].values())]
     if not shown:
         return None
-    columns = 3
-    rows = -(-len(shown) // columns)
-    figure, axes = figures.sheet(3.3 * columns, 2.5 * rows, columns=columns, rows=rows)
-    for ax, method in zip(axes.flat, shown, strict=False):
+    figure, axes = _grid(len(shown), 3.3, 2.5)
+    for ax, method in zip(axes, shown, strict=True):
         figures.histograms(
             {
                 name: [x for r in arms[method].values() for x in r["sensitivity"][name]["gradient"]]
@@ -168,8 +169,9 @@ def _draw_sensitivity(arms: Arms) -> Picture | None:
             title=TITLES[method],
             ax=ax,
         )
-    for ax in axes.flat[len(shown) :]:
-        ax.set_visible(False)
+    low, high = min(ax.get_xlim()[0] for ax in axes), max(ax.get_xlim()[1] for ax in axes)
+    for ax in axes:
+        ax.set_xlim(low, high)
     return Picture(
         "How much the answer moves with the prompt",
         f"Local Lipschitz constants at EOT in the embeddings of the prompt, logarithmic; {_seeds(arms, shown)}.",
@@ -221,13 +223,25 @@ def _draw_soft(arms: Arms) -> Picture | None:
             direct = fmean(r["behaviour"]["unsafe"]["complies"] for r in arms[method].values())
             lines[TITLES[method]] = ([0.0, *map(float, budgets)], [direct, *shares])
         figures.responses(lines, xlabel="radius of the attack, in letter norms", ylabel="complied", title=title, ax=ax)
-        if ax is not axes[0, 0]:
-            ax.get_legend().remove()
+        ax.get_legend().remove()
+    axes[0, 1].legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return Picture(
-        "Vectors in two unused tokens, chosen to make the model comply",
-        f"Share of right letters, written freely. Mean over {_seeds(arms, shown)}.",
+        "Vectors that make the model comply",
+        "Two PAD tokens hold vectors chosen against the model, prompt by prompt. Share of right letters, written "
+        "freely; "
+        f"mean over {_seeds(arms, shown)}.",
         figures.svg(figure),
     )
+
+
+def _grid(count: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """So many axes of `width` x `height` inches, three a row."""
+    columns = min(count, 3)
+    rows = -(-count // columns)
+    figure, axes = figures.sheet(width * columns, height * rows, columns=columns, rows=rows)
+    for ax in axes.flat[count:]:
+        ax.set_visible(False)
+    return figure, list(axes.flat[:count])
 
 
 def _seeds(arms: Arms, names: Iterable[str]) -> str:
