@@ -112,8 +112,8 @@ def _draw_shares(arms: Arms) -> Picture | None:
     ax.annotate("chance, two deviations", (some["chance"], -0.6), fontsize=7, color="0.35", ha="center")
     return Picture(
         "Where the change of the up-projection lies",
-        f"One point a seed and layer ({_seeds(arms, shown)}). No method lies further to the right than the control, which "
-        "teaches nothing about refusing, and none beyond chance.",
+        f"One point a seed and layer ({_seeds(arms, shown)}). No method lies further to the right than the control, "
+        "which teaches nothing about refusing, and none beyond chance.",
         figures.svg(figure),
     )
 
