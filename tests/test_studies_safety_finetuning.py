@@ -11,7 +11,7 @@ from toylab.losses import DPO, NPO, Refusal, Unlearning
 from toylab.studies._safety_finetuning_claims import judge
 from toylab.studies.safety_finetuning import ALPHAS, METHODS, SafetyFinetuningStudy
 
-ALL = SafetyFinetuningStudy(parts=("small-rate", "decay", "more", "regime"))
+ALL = SafetyFinetuningStudy(parts=("standard", "small-rate", "decay", "more", "regime"))
 
 
 # Arms and jobs -------------------------------------------------------------------------------------------------------
@@ -61,7 +61,7 @@ def test_every_cell_of_the_map_has_a_control_of_its_own():
 
 
 def test_parts_that_are_not_asked_for_are_not_trained():
-    assert set(SafetyFinetuningStudy(parts=()).arms()) == set(METHODS) - {"npo"}
+    assert set(SafetyFinetuningStudy(parts=()).arms()) == set(METHODS) - {"npo", "dpo-standard"}
     assert set(SafetyFinetuningStudy(parts=()).bases()) == {"base"}
 
 
@@ -88,6 +88,8 @@ def test_each_method_has_its_loss(method, kind):
         ({"seeds": (2, 2)}, r"seeds=\(2, 2\): .*all different"),
         ({"rows": 8}, "rows=8: must be at least 32"),
         ({"unsafe_share": 0}, "unsafe_share=0: must be between 0 and 1"),
+        ({"attack_steps": 0}, "attack_steps=0: must be at least 1"),
+        ({"relearning_steps": 0}, "relearning_steps=0: must be at least 1"),
         ({"small_rate": 0.0}, "small_rate=0.0: must be a positive number"),
         ({"task": TaskConcept(soft_slots=0)}, "task.soft_slots=0: .*at least 1"),
         ({"task": TaskConcept(duplicates=0)}, "task.duplicates=0: .*at least 1"),

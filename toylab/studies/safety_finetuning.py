@@ -30,7 +30,7 @@ from toylab.train import TrainConfig, train
 
 Method = Literal["control", "ssft", "unlearning", "dpo", "dpo-standard", "npo"]
 METHODS: tuple[Method, ...] = get_args(Method)
-Part = Literal["small-rate", "decay", "more", "regime"]
+Part = Literal["standard", "small-rate", "decay", "more", "regime"]
 
 PRETRAIN = TrainConfig(
     steps=600,
@@ -65,10 +65,14 @@ class SafetyFinetuningStudy:
     """Weight of the cross entropy of the chosen answer in standard DPO: without it both answers lose likelihood."""
     decay: float | int = 0.5
     """Weight decay of the second base, whose weights read some directions far more weakly than others."""
-    parts: tuple[Part, ...] = ("small-rate", "decay")
-    """What is trained besides SSFT, DPO, unlearning and the control: SSFT at the small rate; control and SSFT from the
-    second base; NPO, and DPO and unlearning at the small rate; a map of settings over which the null-space sentence is
-    judged."""
+    parts: tuple[Part, ...] = ("standard", "small-rate", "decay")
+    """What is trained besides SSFT, DPO as published, unlearning and the control: standard DPO; SSFT at the small rate;
+    control and SSFT from the second base; NPO, and DPO and unlearning at the small rate; a map of settings over which
+    the null-space sentence is judged."""
+    attack_steps: int = 20
+    """Steps of the soft-token attack."""
+    relearning_steps: int = 60
+    """Steps of further training on safe prompts alone, after which refusals are counted again."""
     seeds: tuple[int, ...] = (0, 1, 2)
     rows: int = 192
     """Held-out prompts of each kind in an evaluation."""
@@ -80,6 +84,9 @@ class SafetyFinetuningStudy:
             raise ValueError(f"rows={self.rows}: must be at least 32, or shares say little")
         if not 0 < self.unsafe_share < 1:
             raise ValueError(f"unsafe_share={self.unsafe_share}: must be between 0 and 1: both kinds are needed")
+        for name in ("attack_steps", "relearning_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
         if not self.small_rate > 0:
             raise ValueError(f"small_rate={self.small_rate}: must be a positive number, for example 2e-4")
         if not self.task.soft_slots:
@@ -100,8 +107,10 @@ class SafetyFinetuningStudy:
         """Under a minute, for tests and notebooks: one seed, fewer steps, no further bases."""
         return cls(
             pretrain=replace(PRETRAIN, steps=500, warmup=50),
-            finetune=replace(FINETUNE, steps=100, warmup=10),
+            finetune=replace(FINETUNE, steps=120, rows=32, warmup=12),
             parts=(),
+            attack_steps=8,
+            relearning_steps=20,
             seeds=(0,),
             rows=64,
         )
@@ -115,7 +124,7 @@ class SafetyFinetuningStudy:
     def paper(cls) -> SafetyFinetuningStudy:
         """All parts on five seeds, the map of the null-space sentence among them: some forty minutes on two cores. The
         paper's own scale (6 layers, 100 000 steps of 512 rows) is out of a laptop's reach."""
-        return cls(parts=("small-rate", "decay", "more", "regime"), seeds=(0, 1, 2, 3, 4))
+        return cls(parts=("standard", "small-rate", "decay", "more", "regime"), seeds=(0, 1, 2, 3, 4))
 
     # Jobs ------------------------------------------------------------------------------------------------------------
 
@@ -140,7 +149,8 @@ class SafetyFinetuningStudy:
     def arms(self) -> dict[str, Arm]:
         """Every fine-tuned model: from which base, by which loss, how."""
         main = Arm("base", "control", self.finetune)
-        arms = {m: replace(main, method=m) for m in METHODS if m != "npo" or "more" in self.parts}
+        left = {m for m, part in (("dpo-standard", "standard"), ("npo", "more")) if part not in self.parts}
+        arms = {m: replace(main, method=m) for m in METHODS if m not in left}
         small = replace(self.finetune, learning_rate=self.small_rate)
         if "small-rate" in self.parts:
             arms["ssft-small"] = Arm("base", "ssft", small)
@@ -255,17 +265,19 @@ class SafetyFinetuningStudy:
         }
         attacked = {
             name: {
-                str(budget): safety.soft_attack(tuned, self.task, few[name].rows(0, 32), budget).complies
+                str(budget): safety.soft_attack(
+                    tuned, self.task, few[name].rows(0, 32), budget, self.attack_steps
+                ).complies
                 for budget in BUDGETS
             }
-            for name in ("M, unsafe text", "unsafe")
+            for name, batch in ((name, few[name].rows(0, 32)) for name in ("M, unsafe text", "unsafe"))
         }
         return {"alpha": curve, "parts": parts, "soft": attacked, "relearned": self._relearn(tuned, seed, few)}
 
     def _relearn(self, tuned: Transformer, seed: int, sets: safety.Sets) -> dict[str, Any]:
         """Further training on safe prompts alone, in which nobody asks the model to comply with anything unsafe."""
         model = deepcopy(tuned)
-        further = replace(self.finetune, steps=RELEARN, warmup=RELEARN // 10)
+        further = replace(self.finetune, steps=self.relearning_steps, warmup=self.relearning_steps // 10)
         train(model, Refusal(), fine_tuning(self.task, seed, further.rows, 0.0, "relearning"), further)
         return safety.behaviour(model, self.task, {n: sets[n] for n in ("safe", "unsafe", "mismatched-text")})
 
@@ -297,8 +309,6 @@ class Arm:
 
 ALPHAS = (0.0, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 BUDGETS = (0.5, 1.0, 3.0)
-RELEARN = 60
-"""Steps of further training in the relearning attack."""
 
 STUDY = SafetyFinetuningStudy
 
