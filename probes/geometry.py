@@ -36,12 +36,14 @@ def auc(high: Float[Tensor, " case"], low: Float[Tensor, " other"]) -> float:
     """The probability that a case of the first group has the larger number, ties counted half: .5 for no difference.
 
     Raises:
-        ValueError: for an empty group, which has no such probability.
+        ValueError: for an empty group or something that is no number, which have no such probability.
     """
     if not len(high) or not len(low):
         raise ValueError(f"high={len(high)}, low={len(low)} cases: each group needs at least one")
-    difference = high.double()[:, None] - low.double()[None, :]
-    return ((difference > 0).double().mean() + 0.5 * (difference == 0).double().mean()).item()
+    if bool(high.isnan().any() | low.isnan().any()):
+        raise ValueError("high, low: hold something that is no number (nan); leave such cases out")
+    higher, same = high[:, None] > low[None, :], high[:, None] == low[None, :]
+    return (higher.double() + 0.5 * same.double()).mean().item()
 
 
 def top_share(activations: Float[Tensor, "case feature"]) -> float:

@@ -45,7 +45,7 @@ def outside(vectors: Float[Tensor, "output column"], directions: Float[Tensor, "
     v = vectors.double()
     total = v.square().sum()
     inside = (directions.T @ v).square().sum()
-    return ((total - inside) / total).clamp(0, 1).item() if total > 0 else 0.0
+    return 0.0 if total == 0 else ((total - inside) / total).clamp(0, 1).item()  # what is no number stays none
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def null_share(
         chance=1 - k / m,
         spread=float(np.std(shares)),
         k=k,
-        top=outside(u[:, :1], directions),
+        top=outside(u[:, :1] * s[:1], directions),
     )
 
 
@@ -138,7 +138,7 @@ def weak_share(
 ) -> float:
     """The mean share of inputs in directions that a weight hardly reads: outside its leading right singular ones."""
     a = inputs.double()
-    a = a / a.norm(dim=1, keepdim=True)
+    a = a / a.norm(dim=1, keepdim=True).clamp(min=torch.finfo(a.dtype).tiny)  # an input of no length has no direction
     return outside(a.T, leading(weight.T, energy))
 
 
@@ -149,9 +149,10 @@ def gain(weight: Float[Tensor, "output input"], inputs: Float[Tensor, "case inpu
 
 
 def alignment(vectors: Float[Tensor, "case output"], direction: Float[Tensor, " output"]) -> float:
-    """The share of the squared length of vectors along one direction: their cos^2, weighted by squared length."""
+    """The share of the squared length of vectors along one direction: their cos^2, weighted by squared length; 0 for
+    no length."""
     unit = direction.double() / direction.double().norm()
-    return 1 - outside(vectors.T, unit[:, None])
+    return 1 - outside(vectors.T, unit[:, None]) if bool(vectors.any()) else 0.0
 
 
 # Parts of a change ---------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Bool, Int
 
-from tasks.base import IGNORE, NOWHERE, SPLITS, Batch, Split, split_of, stream
+from tasks.base import IGNORE, NOWHERE, SPLITS, Batch, Split, decode, split_of, stream
 from tasks.grammar import ConceptGrammar
 
 Kind = Literal[
@@ -365,7 +365,7 @@ class TaskConcept:
         return bool(classes & {"U", "D"}) or ("M" in classes and "B" in concepts)
 
     def _read(self, prompt: Sequence[int]) -> tuple[list[str], list[int]]:
-        names = [self.vocabulary[token] for token in prompt]
+        names = decode(self, prompt)
         layout = ["BOS", "SOT", *["PAD"] * self.soft_slots, "EOT"]
         if len(names) != self.prompt or [names[0], names[3], *names[4 + self.answer :]] != layout:
             raise ValueError(

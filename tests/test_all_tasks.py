@@ -23,6 +23,7 @@ from tasks import (
     IteratedMap,
     Parity,
     Task,
+    TaskConcept,
     decode,
     encode,
     render,
@@ -46,6 +47,8 @@ def drawn_task(data, kind):
     """A task of this kind, with lengths, layout and difficulty drawn."""
     if issubclass(kind, ContextualCounting):
         return drawn_counting(data, kind)
+    if issubclass(kind, TaskConcept):
+        return drawn_concept(data, kind)
     if not issubclass(kind, IteratedMap):
         return kind()
     # All is drawn before anything is built: the run-time type checks draw from `random`, which upsets hypothesis.
@@ -74,6 +77,26 @@ def drawn_counting(data, kind):
         p=data.draw(st.sampled_from((0.2, 0.5, 0.8))),
         begin=data.draw(st.booleans()),
         answer=data.draw(st.sampled_from(("counts", "regions", "running"))),
+    )
+
+
+def drawn_concept(data, kind):
+    """A task of two concepts, of few letters or many, and with few operators or many."""
+    grammars = ((6, 2, 1, False), (6, 2, 2, True), (12, 2, 2, False), (12, 3, 1, True), (8, 3, 2, True))
+    letters, levels, alternatives, sharing = data.draw(st.sampled_from(grammars))
+    unsafe = data.draw(st.integers(1, 3))
+    return kind(
+        letters=letters,
+        levels=levels,
+        alternatives=alternatives,
+        sharing=sharing,
+        nodes=data.draw(st.integers(1, 3)),
+        safe=data.draw(st.integers(1, 3)),
+        unsafe=unsafe,
+        mixed=data.draw(st.integers(1, 3)),
+        duplicates=data.draw(st.integers(0, unsafe)),
+        soft_slots=data.draw(st.integers(0, 3)),
+        seed=data.draw(seeds),
     )
 
 

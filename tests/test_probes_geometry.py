@@ -207,3 +207,10 @@ def test_points_of_many_axes_are_left_as_they_were_and_each_is_on_its_own():
     assert points.grad is None
     close(norms[3:5], jacobian_norms(lambda x: into(x.sum(dim=1)), points[3:5]))
     close(norms, math.sqrt(2) * jacobian_norms(into, kept.sum(dim=1)))
+
+
+def test_equal_infinities_are_a_tie_and_what_is_no_number_is_refused():
+    assert auc(torch.tensor([math.inf]), torch.tensor([math.inf])) == 0.5
+    assert auc(torch.tensor([math.inf]), torch.tensor([-math.inf])) == 1
+    with pytest.raises(ValueError, match="no number"):
+        auc(torch.tensor([math.nan, 1.0]), torch.tensor([0.0]))

@@ -300,3 +300,12 @@ def test_a_change_of_another_shape_is_refused_with_both_shapes():
     unchecked = inspect.unwrap(ns.null_share)  # in tests, shapes are checked before it could
     with pytest.raises(ValueError, match=r"change of shape \(2, 3\), weight of \(3, 2\): must be the same"):
         unchecked(normal(0, 2, 3), normal(0, 3, 2))
+
+
+def test_what_has_no_length_has_no_share_and_what_is_no_number_is_not_hidden():
+    weight, nothing = torch.diag(torch.tensor([10.0, 1, 1])), torch.zeros(2, 3)
+    inputs = torch.tensor([[0.0, 1, 0], [0, 0, 1]])
+    assert ns.weak_share(torch.cat([inputs, nothing]), weight) == ns.weak_share(inputs, weight) == 1
+    assert ns.alignment(nothing, torch.ones(3)) == 0
+    assert ns.null_share(torch.zeros(3, 3), weight).top == 0
+    assert math.isnan(ns.conditional_share(torch.full((3, 3), math.nan), weight, inputs))

@@ -1,4 +1,4 @@
-"""Laws of texts of two concepts: what grammars emit and read, what operators do, and what kinds of prompts there are."""
+"""Laws of texts of two concepts: what grammars emit and read, what operators do, what kinds of prompts hold."""
 
 import dataclasses
 import inspect
@@ -120,7 +120,7 @@ def exchanged_parts_are_read_exactly_if_a_tree_emits_them(grammar, rng):
     halves = rng.permutation(sorted({part for text in emitted for part in (text[:half], text[half:])})).tolist()[:16]
     whole = rng.permutation(sorted(emitted))[:4].tolist()
     texts = [one + other for one, other in itertools.product(halves, repeat=2)]
-    texts += [sum(order, []) for text in whole for order in itertools.permutations(cut(text))]
+    texts += [list(itertools.chain(*order)) for text in whole for order in itertools.permutations(cut(text))]
     refused = 0
     for text in texts:
         if tuple(text) in emitted:
@@ -264,9 +264,10 @@ def preferences_are_swapped_where_a_prompt_is_unsafe(task, kind, batch):
     held = task.preferences(batch)
     assert held.prompts.tolist() == prompts_of(task, batch)
     for row, prompt in enumerate(prompts_of(task, batch)):
+        refuse = task.should_refuse(prompt)
         answers = [task.solve(prompt), [task.vocabulary.index("NULL")] * task.answer]
-        assert [held.chosen[row].tolist(), held.rejected[row].tolist()] == answers[:: -1 if held.unsafe[row] else 1]
-        assert held.unsafe[row] == task.should_refuse(prompt)
+        assert [held.chosen[row].tolist(), held.rejected[row].tolist()] == (answers[::-1] if refuse else answers)
+        assert held.unsafe[row] == refuse
 
 
 HOLDS = {
@@ -312,7 +313,7 @@ BATCH_LAWS = (
 )
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(drawn(), seeds)
 def test_every_task_obeys_all_laws_of_batches_with_prompts_of_every_kind(made, seed):
     task, kind = made
@@ -400,9 +401,8 @@ def no_jailbreak_can_be_drawn_in_fine_tuning(task, kind):
 
 
 def no_prompt_is_in_two_splits_whatever_its_kind(task, kind):
-    task = dataclasses.replace(task, alternatives=2)
     found = {
-        split: {tuple(p) for k in KINDS for p in prompts_of(task, task.sample(stream(0, split), 60, split, kind=k))}
+        split: {tuple(p) for k in KINDS for p in prompts_of(task, task.sample(stream(0, split), 40, split, kind=k))}
         for split in SPLITS
     }
     for one, other in itertools.combinations(SPLITS, 2):
@@ -424,20 +424,20 @@ def test_jailbreaks_are_apart_from_fine_tuning_and_splits_from_each_other():
     assert set(JAILBREAKS) == set(HOLDS) - {"safe", "unsafe"}
     for kind in JAILBREAKS:
         assert not may_hold(kind) & (may_hold("safe") | may_hold("unsafe"))
-    for sharing in (False, True):
-        no_jailbreak_can_be_drawn_in_fine_tuning(TaskConcept(**SMALL, sharing=sharing), None)
-    no_prompt_is_in_two_splits_whatever_its_kind(TaskConcept(**SMALL), None)
+    no_jailbreak_can_be_drawn_in_fine_tuning(TaskConcept(**SMALL), None)
+    no_jailbreak_can_be_drawn_in_fine_tuning(TaskConcept(**SMALL, sharing=True), None)
+    no_prompt_is_in_two_splits_whatever_its_kind(TaskConcept(letters=6), None)
 
 
 # Mistakes ----------------------------------------------------------------------------------------------------------
 
-GIVES = "letters in the triples of a top symbol, or some are commoner and give the concept away; for example"
+EVEN = "letters in the triples of a top symbol, or some are commoner and give the concept away; for example"
 GRAMMAR_MISTAKES = [
     ({"letters": 3}, "letters=3: must be at least 4, or triples run out; for example 12"),
     ({"levels": 1}, "levels=1: must be at least 2: top symbols, and their children"),
-    ({"letters": 7}, f"letters=7: must divide the 12 {GIVES} 12"),
-    ({"letters": 16, "levels": 3}, f"letters=16: must divide the 24 {GIVES} 24"),
-    ({"letters": 12, "alternatives": 1}, f"letters=12: must divide the 6 {GIVES} 6"),
+    ({"letters": 7}, f"letters=7: must divide the 12 {EVEN} 12"),
+    ({"letters": 16, "levels": 3}, f"letters=16: must divide the 24 {EVEN} 24"),
+    ({"letters": 12, "alternatives": 1}, f"letters=12: must divide the 6 {EVEN} 6"),
     ({"letters": 6, "levels": 3}, "letters=6: too few for 16 triples; give more letters"),
 ]
 TASK_MISTAKES = [
@@ -447,6 +447,12 @@ TASK_MISTAKES = [
     *(({"rarity": r}, f"rarity={r}: must be at least 1 (as common as the others)") for r in (0.5, math.nan)),
     *(({"constant": c}, f"constant={c}: is a share of prompts, from 0 to below 1, for example 0.03") for c in (-1, 1)),
 ]
+KIND_MISTAKES = [
+    ({}, "jailbreak", 0, f"kind='jailbreak': must be one of {', '.join(KINDS)}"),
+    *(({}, "safe", share, f"single={share}: is a share of prompts, from 0 to 1") for share in (1.5, -0.1, math.nan)),
+    ({"duplicates": 0}, "mismatched-token", 0, "kind='mismatched-token': needs duplicates of at least 1"),
+    ({"nodes": 1}, "competing-text", 0, "kind='competing-text': a text of both concepts needs nodes of at least 2"),
+]
 
 
 @pytest.mark.parametrize(("fields", "message"), [*GRAMMAR_MISTAKES, *TASK_MISTAKES], ids=str)
@@ -454,41 +460,26 @@ def test_settings_that_make_no_sense_raise(fields, message):
     assert said(TaskConcept, **fields) == message
     if (fields, message) in GRAMMAR_MISTAKES:
         assert said(ConceptGrammar, **fields) == message
-    if " for example " in message:  # the value that is proposed is legal
-        name, value = message.split("=")[0], message.split()[-1]
-        assert TaskConcept(**fields | {name: type(fields[name])(float(value)) if name == "letters" else float(value)})
+    if "for example" in message:  # what is proposed is legal
+        name, value = message.split("=")[0], float(message.split()[-1])
+        TaskConcept(**fields | {name: int(value) if name == "letters" else value})
 
 
-def test_alternatives_that_are_not_equally_likely_raise():
-    grammar = ConceptGrammar()
-    grammar.__dict__["alternatives"] = 3  # in tests, the type is checked before the value could
-    assert said(grammar.__post_init__) == "alternatives=3: must be 1 or 2 (children in order, or in either order)"
-
-
-def test_triples_that_cannot_be_found_and_texts_of_another_length_raise():
-    grammar = ConceptGrammar(letters=8, levels=4)
-    assert said(lambda: grammar.triples) == "letters=8: no 32 different triples found; give more letters"
-    for length in (1, 5, 7):
-        message = f"text of {length} letters: must be a multiple of 6, one top symbol each"
-        assert said(ConceptGrammar().parse, [0] * length) == message
-
-
-@pytest.mark.parametrize(
-    ("fields", "kind", "single", "message"),
-    [
-        ({}, "jailbreak", 0, f"kind='jailbreak': must be one of {', '.join(KINDS)}"),
-        ({}, "safe", 1.5, "single=1.5: is a share of prompts, from 0 to 1"),
-        ({}, "safe", -0.1, "single=-0.1: is a share of prompts, from 0 to 1"),
-        ({"duplicates": 0}, "mismatched-token", 0, "kind='mismatched-token': needs duplicates of at least 1"),
-        ({"nodes": 1}, "competing-text", 0, "kind='competing-text': a text of both concepts needs nodes of at least 2"),
-    ],
-)
+@pytest.mark.parametrize(("fields", "kind", "single", "message"), KIND_MISTAKES, ids=str)
 def test_kinds_that_cannot_be_drawn_raise(fields, kind, single, message):
     task = TaskConcept(**fields)
-    unchecked = inspect.unwrap(TaskConcept._check)  # in tests, the name of a kind is checked before it could
-    assert said(unchecked, task, kind, single) == message
-    if kind in KINDS:
-        assert said(task.sample, stream(0), 3, kind=kind, single=single) == message
+    assert said(inspect.unwrap(TaskConcept._check), task, kind, single) == message  # types are checked before it could
+    assert kind not in KINDS or said(task.sample, stream(0), 3, kind=kind, single=single) == message
+
+
+def test_what_no_grammar_can_do_raises():
+    grammar, crowded = ConceptGrammar(), ConceptGrammar(letters=8, levels=4)
+    for length in (1, 5, 7):
+        message = f"text of {length} letters: must be a multiple of 6, one top symbol each"
+        assert said(grammar.parse, [0] * length) == message
+    assert said(lambda: crowded.triples) == "letters=8: no 32 different triples found; give more letters"
+    grammar.__dict__["alternatives"] = 3  # set late, as types are checked before the value could
+    assert said(grammar.__post_init__) == "alternatives=3: must be 1 or 2 (children in order, or in either order)"
 
 
 def test_a_split_without_prompts_of_a_kind_raises(monkeypatch):
@@ -530,64 +521,106 @@ def test_the_oracles_refuse_what_is_no_token(place, token):
 # The mutants: each breaks one promise, and the law named beside it must say so ---------------------------------------
 
 
-def other_triples(change):
-    """A grammar whose triples, A's and B's, are changed in place."""
-
-    def triples(self):
-        found = ConceptGrammar.triples.func(self).copy()
-        change(*np.split(found, 2))
-        return found
-
-    return {"triples": property(triples)}
+def drawing(task, kinds, **others):
+    """A draw of one kind as if it were another, or of all as if the task had other settings."""
+    other = dataclasses.replace(task, **others)
+    return {"_draw": lambda rng, rows, kind, single: TaskConcept._draw(other, rng, rows, kinds.get(kind, kind), single)}
 
 
-def other_bijections(change):
-    return {"bijections": property(lambda self: change(self, TaskConcept.bijections.func(self)))}
+def reads_any(grammar, wrong):
+    """Texts are of A0 where the message of the true parser begins so."""
+    true = ConceptGrammar.parse
+    return {"parse": lambda text: ["A0"] if said(true, grammar, text).startswith(wrong) else true(grammar, text)}
 
 
-def reads(start):
-    """A parser for which a text is of A0 if something about its letters, or the levels above, is wrong."""
-    return {"parse": lambda g, x: ["A0"] if said(ConceptGrammar.parse, g, x).startswith(start) else g.parse(x)}
+def all_safe(batch):
+    return dataclasses.replace(batch, labels={"unsafe": np.zeros(len(batch), dtype=bool)})
 
 
-def favours(self, rng, top):
-    """Texts that begin with an early letter are preferred."""
-    one, other = (ConceptGrammar.generate(self, rng, top) for _ in range(2))
-    return np.where(one[:, :1] < other[:, :1], one, other)
+def triples(grammar, change):
+    change(*np.split(grammar.triples, 2))
+    return {}
 
 
-def drawn_as(kinds, **others):
-    """A task that draws one kind as if it were another, or all as if it had other settings."""
-
-    def draw(self, rng, rows, kind, single):
-        return TaskConcept._draw(dataclasses.replace(self, **others), rng, rows, kinds.get(kind, kind), single)
-
-    return {"_draw": draw}
-
-
-def redrawn(change):
-    return {"_draw": lambda self, rng, rows, kind, single: change(*TaskConcept._draw(self, rng, rows, kind, single))}
-
-
-def preferring(change):
-    return {"preferences": lambda self, b: change(TaskConcept.preferences(self, b))}
-
-
-def refusing(change):
-    return {"_unsafe": lambda self, operators, dose: TaskConcept._unsafe(self, *change(self, operators, dose))}
-
-
-ORDER = counts_of_letters_do_not_tell_the_concepts_apart_but_their_order_does
-GRAMMAR_MUTANTS = {
-    "B uses other letters": (
-        all_top_symbols_use_every_letter_equally_often,
-        other_triples(lambda a, b: b.__ifloordiv__(2)),
-    ),
-    "other letters, classified": (ORDER, other_triples(lambda a, b: b.__ifloordiv__(2))),
-    "B turns triples": (
-        the_other_concept_emits_triples_backwards,
-        other_triples(lambda a, b: np.copyto(b, np.roll(b, 1, 2))),
-    ),
-    "a triple of two symbols": (every_text_has_one_tree, other_triples(lambda a, b: np.copyto(a[1, 0], a[0, 0]))),
-    "palindromic twins": (every_text_has_one_tree, other_triples(lambda a, b: np.copyto(a[1, 0], b[0, 0]))),
+# What a mutant has instead of its own members.
+MUTANTS = {
+    "B uses other letters": lambda g: triples(g, lambda a, b: np.copyto(b, b // 2)),
+    "B turns triples": lambda g: triples(g, lambda a, b: np.copyto(b, np.roll(b, 1, axis=2))),
+    "a triple of two symbols": lambda g: triples(g, lambda a, b: np.copyto(a[1, 0], a[0, 0])),
+    "palindromic twins": lambda g: triples(g, lambda a, b: np.copyto(a[1, 0], b[0, 0])),
+    "a child in common": lambda g: triples(g, lambda a, b: np.copyto(a[2], a[1])),
+    "any triple is read": lambda g: reads_any(g, "letters"),
+    "any pair is read": lambda g: reads_any(g, "level"),
+    "nine texts": lambda g: {"generate": lambda *x: np.resize(ConceptGrammar.generate(g, *x)[:9], (len(x[1]), g.size))},
+    "own duplicates": lambda t: {
+        "bijections": np.concatenate([t.bijections[:-3], np.roll(t.bijections[-3:], 1, axis=1)])
+    },
+    "two to one": lambda t: {"bijections": np.where(t.bijections == 1, 0, t.bijections)},
+    "second first": lambda t: {"transform": lambda p: TaskConcept.transform(t, p[:, [0, 2, 1, *range(3, t.prompt)]])},
+    "labels backwards": lambda t: {"_batch": lambda p, top: TaskConcept._batch(t, p, top[:, ::-1])},
+    "half is safe": lambda t: {"_unsafe": lambda ids, dose: TaskConcept._unsafe(t, ids, dose // t.nodes)},
+    "never swapped": lambda t: {"preferences": lambda b: TaskConcept.preferences(t, all_safe(b))},
+    "one concept competes": lambda t: drawing(t, {"competing-text": "unsafe"}),
+    "tuned on B1": lambda t: drawing(t, {"unsafe": "mismatched-text"}),
+    "common duplicates": lambda t: drawing(t, {}, rarity=1),
+    "identity first": lambda t: {"_draw": lambda *x: [np.sort(y, axis=1) for y in TaskConcept._draw(t, *x)]},
+    "leaky split": lambda t: {"sample": lambda rng, rows, split, **others: TaskConcept.sample(t, rng, rows, **others)},
 }
+GRAMMAR_MUTANTS = [
+    ("B uses other letters", all_top_symbols_use_every_letter_equally_often),
+    ("B uses other letters", counts_of_letters_do_not_tell_the_concepts_apart_but_their_order_does),
+    ("B turns triples", the_other_concept_emits_triples_backwards),
+    ("a triple of two symbols", every_text_has_one_tree),
+    ("palindromic twins", every_text_has_one_tree),
+    ("a child in common", the_symbols_of_a_concept_share_half_their_triples_or_none),
+    ("any triple is read", a_changed_letter_is_refused_with_its_place),
+    ("any pair is read", exchanged_parts_are_read_exactly_if_a_tree_emits_them),
+    ("nine texts", all_trees_are_equally_likely),
+]
+BATCH_MUTANTS = [
+    ("own duplicates", "pretraining", operators_are_bijections_and_duplicates_do_what_they_copy),
+    ("two to one", "pretraining", operators_are_bijections_and_duplicates_do_what_they_copy),
+    ("second first", "pretraining", all_pairs_of_operators_do_what_the_oracle_says),
+    ("labels backwards", "pretraining", prompts_and_labels_are_laid_out_as_said),
+    ("half is safe", "competing-text", what_should_be_refused_is_what_names_and_tree_say),
+    ("never swapped", "pretraining", preferences_are_swapped_where_a_prompt_is_unsafe),
+    ("tuned on B1", "unsafe", only_what_a_kind_may_hold_is_drawn),
+]
+SET_MUTANTS = [
+    ("one concept competes", "competing-text", all_that_a_kind_may_hold_is_drawn),
+    ("identity first", "safe", the_identity_is_as_common_as_asked_and_never_twice),
+    ("common duplicates", "pretraining", pretraining_draws_duplicates_rarely_and_all_else_evenly),
+    ("one concept competes", "small", no_jailbreak_can_be_drawn_in_fine_tuning),
+    ("tuned on B1", "small", no_jailbreak_can_be_drawn_in_fine_tuning),
+    ("leaky split", "letters", no_prompt_is_in_two_splits_whatever_its_kind),
+]
+
+
+def broken(sound, mutant):
+    """A copy that has other members in place of its own."""
+    copy = dataclasses.replace(sound)
+    copy.__dict__.update(MUTANTS[mutant](copy))
+    return copy
+
+
+@pytest.mark.parametrize(("mutant", "law"), GRAMMAR_MUTANTS, ids=named)
+def test_a_broken_grammar_is_caught_by_its_law(mutant, law):
+    law(ConceptGrammar(), stream(0))
+    with pytest.raises(AssertionError):
+        law(broken(ConceptGrammar(), mutant), stream(0))
+
+
+@pytest.mark.parametrize(("mutant", "kind", "law"), BATCH_MUTANTS, ids=named)
+def test_a_broken_batch_is_caught_by_its_law(mutant, kind, law):
+    sound, task = TaskConcept(), broken(TaskConcept(), mutant)
+    law(sound, kind, sound.sample(stream(0), 20, kind=kind))
+    batch = task.sample(stream(0), 20, kind=kind)
+    with pytest.raises(AssertionError):
+        law(task, kind, batch)
+
+
+@pytest.mark.parametrize(("mutant", "kind", "law"), SET_MUTANTS, ids=named)
+def test_a_broken_set_is_caught_by_its_law(mutant, kind, law):
+    fields = {"small": SMALL, "letters": {"letters": 6}}.get(kind, {"nodes": 4})  # sound ones obey, as is tested above
+    with pytest.raises(AssertionError):
+        law(broken(TaskConcept(**fields), mutant), kind)
