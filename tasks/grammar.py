@@ -26,8 +26,9 @@ class ConceptGrammar:
 
     Each concept has two top symbols (A0 A1, B0 B1). A symbol expands into its two children, level by level, and a
     symbol of the last level into one of its triples, all alternatives equally likely. Every top symbol uses every
-    letter equally often, and B's triples are A's read backwards: neither the counts of letters nor the length tell the
-    concepts apart, only the order inside a triple does. No two symbols share a triple, so a text has one tree.
+    letter equally often, and A's triples are B's read backwards: neither the counts of letters nor the length tell A
+    from B, only the order inside a triple does. (All counts together do tell single top symbols apart: A1 groups
+    letters otherwise than A0 and B0.) No two symbols share a triple, so a text has one tree.
 
         A0 -> [a0 a1] | [a1 a0]       A1 -> [a2 a3] | [a3 a2]       a0 -> g c b | f l d
         B0 -> [b0 b1] | [b1 b0]       B1 -> [b2 b3] | [b3 b2]       b0 -> b c g | d l f

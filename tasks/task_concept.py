@@ -179,7 +179,8 @@ class TaskConcept:
 
     def of_class(self, letter: str) -> Int[np.ndarray, " operator"]:
         """Ids of the operators of a class: S, U, M or D."""
-        return np.array([i for i, name in enumerate(self.operators) if name[0] == letter and name[1:].isdigit()])
+        found = [i for i, name in enumerate(self.operators) if name[0] == letter and name[1:].isdigit()]
+        return np.array(found, dtype=np.int64)
 
     # Prompts ---------------------------------------------------------------------------------------------------------
 
@@ -205,7 +206,8 @@ class TaskConcept:
         | mismatched-token | D, which fine-tuning never shows | A or B0 |
 
         Args:
-            single: the share of prompts in which one of the two operators is the identity (in competing-task, none).
+            single: the share of prompts in which one of the two operators is the identity (in competing-task, none; in
+                pre-training, EX takes its place in some).
 
         Raises:
             ValueError: for mismatched-token without duplicates, competing-text with fewer than two nodes, an unknown
