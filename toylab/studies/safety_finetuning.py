@@ -87,8 +87,12 @@ class SafetyFinetuningStudy:
         for name in ("attack_steps", "relearning_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
-        if not self.small_rate > 0:
-            raise ValueError(f"small_rate={self.small_rate}: must be a positive number, for example 2e-4")
+        for name, example in (("small_rate", 2e-4), ("dpo_beta", 0.1)):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)}: must be a positive number, for example {example}")
+        for name in ("dpo_anchor", "decay"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 0")
         if not self.task.soft_slots:
             raise ValueError("task.soft_slots=0: the soft-token attack needs at least 1")
         if not self.task.duplicates:
