@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib
@@ -9,7 +10,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from toylab.runs import execute
+from toylab.runs import Study, execute
 from toylab.studies.contextual_counting import ContextualCountingStudy
 from toylab.studies.iteration_head import IterationHeadStudy
 from toylab.studies.safety_finetuning import SafetyFinetuningStudy
@@ -21,30 +22,21 @@ settings.register_profile("toylab", deadline=None, max_examples=30, suppress_hea
 settings.load_profile("toylab")
 
 
-@pytest.fixture(scope="session")
-def quick_run(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """The folder of a finished quick run of the iteration-head study, made once for all test processes."""
-    base = tmp_path_factory.getbasetemp()
-    out = (base if worker_id == "master" else base.parent) / "quick-iteration-head"
-    return once(out, lambda: execute(IterationHeadStudy.quick(), "iteration-head", out, workers=1, progress=False))
+def quick(study: Study, name: str) -> Callable:
+    """The fixture of a finished quick run of a study: its folder, made once for all test processes."""
+
+    @pytest.fixture(scope="session")
+    def folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+        base = tmp_path_factory.getbasetemp()
+        out = (base if worker_id == "master" else base.parent) / f"quick-{name}"
+        return once(out, lambda: execute(study, name, out, workers=1, progress=False))
+
+    return folder
 
 
-@pytest.fixture(scope="session")
-def quick_counting(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """The folder of a finished quick run of the contextual-counting study, made once for all test processes."""
-    base = tmp_path_factory.getbasetemp()
-    out = (base if worker_id == "master" else base.parent) / "quick-contextual-counting"
-    study = ContextualCountingStudy.quick()
-    return once(out, lambda: execute(study, "contextual-counting", out, workers=1, progress=False))
-
-
-@pytest.fixture(scope="session")
-def quick_safety(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """The folder of a finished quick run of the safety study: one base, made once for all test processes."""
-    base = tmp_path_factory.getbasetemp()
-    out = (base if worker_id == "master" else base.parent) / "quick-safety-finetuning"
-    study = SafetyFinetuningStudy.quick()
-    return once(out, lambda: execute(study, "safety-finetuning", out, workers=1, progress=False))
+quick_run = quick(IterationHeadStudy.quick(), "iteration-head")
+quick_counting = quick(ContextualCountingStudy.quick(), "contextual-counting")
+quick_safety = quick(SafetyFinetuningStudy.quick(), "safety-finetuning")
 
 
 def once(out: Path, make) -> Path:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from probes import auc, tau
-from tasks import TaskConcept, stream
+from tasks import JAILBREAKS, TaskConcept, stream
 from toylab import safety
 from toylab.concept import MODEL, held_out, model_for, outcomes, pairs
 from toylab.losses import Refusal, Unlearning, answer_log_probs
@@ -260,7 +260,7 @@ def test_nearness_compares_complied_with_refused_prompts_and_says_when_it_cannot
 
     monkeypatch.setattr(safety, "write", half_refused)
     found = safety.nearness(base, TASK, sets)
-    assert set(found) == set(safety.ATTACKS)
+    assert set(found) == set(JAILBREAKS)
     assert all(0 <= one["auc"] <= 1 for one in found.values())
     monkeypatch.setattr(safety, "write", lambda model, task, prompts: torch.full((len(prompts), 12), task.null))
     found = safety.nearness(base, TASK, sets)

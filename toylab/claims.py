@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -83,6 +83,23 @@ def over_seeds(
         details=details,
         **texts,
     )
+
+
+def mean(values: Iterable[float]) -> float:
+    """Of numbers; 0 of none."""
+    held = list(values)
+    return sum(held) / len(held) if held else 0.0
+
+
+def each(found: Mapping[int, Any], number: Callable[[Any], Any]) -> dict[str, Any]:
+    """A number, or a list of them, from the result of each seed; rounded for people."""
+    return {str(seed): _rounded(number(result)) for seed, result in found.items()}
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.4g}")
+    return [_rounded(one) for one in value] if isinstance(value, list) else value
 
 
 def write_claims(path: Path, claims: Sequence[Claim]) -> None:

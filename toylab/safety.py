@@ -42,7 +42,6 @@ from toylab.concept import Outcomes, held_out, outcomes, pairs, write
 from toylab.losses import Pairs, answer_log_probs
 from toylab.model import Transformer
 
-ATTACKS: tuple[Kind, ...] = JAILBREAKS
 SETS: tuple[Kind, ...] = ("safe", "unsafe", *JAILBREAKS)
 """The held-out sets on which every model is judged."""
 
@@ -124,7 +123,7 @@ def nearness(model: Transformer, task: TaskConcept, sets: Sets) -> dict[str, dic
         at_answer(model, task, sets[name], point)[point].mean(dim=0) for name in ("M, safe text", "M, unsafe text")
     )
     found = {}
-    for name in ATTACKS:
+    for name in JAILBREAKS:
         if name not in sets:
             continue
         written = write(model, task, prompts_of(task, sets[name]))
@@ -175,7 +174,7 @@ def weight_change(
         up, down = before.mlp.up.weight, before.mlp.down.weight
         d_up, d_down = after.mlp.up.weight - up, after.mlp.down.weight - down
         points = (f"blocks.{layer}.ln2", f"blocks.{layer}.mlp.post")
-        names = ("safe", "unsafe", "M, safe text", "M, unsafe text", *(name for name in ATTACKS if name in sets))
+        names = ("safe", "unsafe", "M, safe text", "M, unsafe text", *(name for name in JAILBREAKS if name in sets))
         old = {name: at_answer(base, task, sets[name], *points) for name in names[:4]}
         new = {name: at_answer(tuned, task, sets[name], *points) for name in names}
         entering = {name: seen[points[0]] for name, seen in new.items()}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from toylab.claims import Claim, over_seeds
+from toylab.claims import Claim, each, mean, over_seeds
 from toylab.counting_circuits import CLASSES, COUNTED, SLACK, SOLVED
 from toylab.statistics import bootstrap, wilson
 
@@ -64,10 +64,10 @@ def _solved(none: dict[int, Result], rotary: dict[int, Result]) -> list[Claim]:
             statement=f"Models count in context: a causal encoder with {what} solves the task.",
             bar=f"share of seeds with a mean accuracy over regions >= {SOLVED} is >= .9",
             details={
-                "floor (best constant guess)": _each(found, lambda r: r["floor"]),
-                "accuracy by region": _each(found, lambda r: r["accuracy"]),
-                "circuits": _each(found, lambda r: _count(c["circuit"] for c in r["circuits"])),
-                "CPU-seconds, measuring included": _each(found, lambda r: r.get("cost", {}).get("cpu_seconds")),
+                "floor (best constant guess)": each(found, lambda r: r["floor"]),
+                "accuracy by region": each(found, lambda r: r["accuracy"]),
+                "circuits": each(found, lambda r: _count(c["circuit"] for c in r["circuits"])),
+                "CPU-seconds, measuring included": each(found, lambda r: r.get("cost", {}).get("cpu_seconds")),
             },
         )
 
@@ -92,8 +92,8 @@ def _golden(golden: dict[int, Result]) -> Claim:
         statement="The circuit exists: weights written by hand count without an error, and the probes name it rightly.",
         bar="no error in any count; circuit and bias token named as they were written",
         details={
-            "counts asked": _each(golden, lambda r: r["asked"]),
-            "errors": _each(golden, lambda r: r["errors"]),
+            "counts asked": each(golden, lambda r: r["asked"]),
+            "errors": each(golden, lambda r: r["errors"]),
         },
     )
 
@@ -160,7 +160,7 @@ def _ordering(arms: Arms, encodings: Sequence[str]) -> list[Claim]:
             paper="proposition 2.3",
             statement="Without positions a bidirectional model cannot tell regions apart: it guesses.",
             bar="mean distance from the best constant guess <= .02; same logits for permuted strings (1e-9, float64)",
-            details={"largest change of a logit under permutation": _each(chance, lambda r: r["permutation_gap"])},
+            details={"largest change of a logit under permutation": each(chance, lambda r: r["permutation_gap"])},
         ),
     ]
 
@@ -228,19 +228,19 @@ def _mechanism(none: dict[int, Result]) -> list[Claim]:
     good = {s: r for s, r in none.items() if solved_regions(r)}
 
     def counts(result: Result) -> float:
-        return _mean(
+        return mean(
             float(c["blocked"]["counted ones"] <= result["floor"] + SLACK and c["r2"] >= 0.98)
             for c in solved_regions(result)
         )
 
     def compares(result: Result) -> float:
-        return _mean(
+        return mean(
             float(c["bias"] != "mixed" and c["blocked"].get("the bias", 1.0) <= result["floor"] + SLACK)
             for c in solved_regions(result)
         )
 
     def probed(site: str, number: str) -> dict[str, Any]:
-        return _each(good, lambda r: r["probe"][site][number])
+        return each(good, lambda r: r["probe"][site][number])
 
     return [
         over_seeds(
@@ -252,12 +252,12 @@ def _mechanism(none: dict[int, Result]) -> list[Claim]:
             statement="Counting happens in the decoder's attention: its mass on n ones is n / (n + K).",
             bar=f"in >= .9 of the seeds, every solved region is at the floor (+ {SLACK}) without its ones, R^2 >= .98",
             details={
-                "R^2 of solved regions": _each(good, lambda r: [c["r2"] for c in solved_regions(r)]),
-                "K of solved regions": _each(good, lambda r: [c["k"] for c in solved_regions(r)]),
-                "accuracy without the counted ones": _each(
+                "R^2 of solved regions": each(good, lambda r: [c["r2"] for c in solved_regions(r)]),
+                "K of solved regions": each(good, lambda r: [c["k"] for c in solved_regions(r)]),
+                "accuracy without the counted ones": each(
                     good, lambda r: [c["blocked"]["counted ones"] for c in solved_regions(r)]
                 ),
-                "floor": _each(good, lambda r: r["floor"]),
+                "floor": each(good, lambda r: r["floor"]),
             },
         ),
         over_seeds(
@@ -269,23 +269,23 @@ def _mechanism(none: dict[int, Result]) -> list[Claim]:
             bar="mean share of solved regions that have >= .7 of the rest of their attention on one class, and are at "
             f"the floor (+ {SLACK}) without it, is >= .9",
             details={
-                "bias by solved region": _each(good, lambda r: [c["bias"] for c in solved_regions(r)]),
-                "its share": _each(good, lambda r: [c["share"] for c in solved_regions(r)]),
-                "accuracy without it": _each(good, lambda r: [c["blocked"].get("the bias") for c in solved_regions(r)]),
+                "bias by solved region": each(good, lambda r: [c["bias"] for c in solved_regions(r)]),
+                "its share": each(good, lambda r: [c["share"] for c in solved_regions(r)]),
+                "accuracy without it": each(good, lambda r: [c["blocked"].get("the bias") for c in solved_regions(r)]),
                 "over all solved regions": _count(c["bias"] for r in good.values() for c in solved_regions(r)),
             },
         ),
         over_seeds(
             "two-values",
-            {s: _mean(r["readout"][k]["two values"]["agreement"] for k in _solved_labels(r)) for s, r in good.items()},
+            {s: mean(r["readout"][k]["two values"]["agreement"] for k in _solved_labels(r)) for s, r in good.items()},
             lambda share: share >= 0.9,
             paper="section 4.2, equation 3",
             statement="Two values reproduce the answers: one for a counted one, one for a bias token.",
             bar="mean share of cases with the same likeliest count as the model >= .9, in solved regions",
             details={
-                "KL in nats, two values": _each(good, lambda r: [x["two values"]["kl"] for x in r["readout"]]),
-                "KL in nats, one value a class": _each(good, lambda r: [x["all classes"]["kl"] for x in r["readout"]]),
-                "agreement, one value a class": _each(
+                "KL in nats, two values": each(good, lambda r: [x["two values"]["kl"] for x in r["readout"]]),
+                "KL in nats, one value a class": each(good, lambda r: [x["all classes"]["kl"] for x in r["readout"]]),
+                "agreement, one value a class": each(
                     good, lambda r: [x["all classes"]["agreement"] for x in r["readout"]]
                 ),
             },
@@ -311,7 +311,7 @@ def _mechanism(none: dict[int, Result]) -> list[Claim]:
             paper="section 4.2, figure 6",
             statement="In the encoder, ones attend to brackets and the begin token, and hardly to bits.",
             bar="mean attention on brackets and the begin token, at equal numbers of each token, >= .9",
-            details={"scores of a one for 0, 1, [, ], BoS": _each(good, lambda r: r["scores"][1])},
+            details={"scores of a one for 0, 1, [, ], BoS": each(good, lambda r: r["scores"][1])},
         ),
     ]
 
@@ -373,15 +373,15 @@ def _foretold(arms: Arms) -> list[Claim]:
         ]
         return over_seeds(
             id,
-            {s: _mean(float(e <= 0.15) for e in errs + region.get(s, [])) for s, errs in zeros.items()},
+            {s: mean(float(e <= 0.15) for e in errs + region.get(s, [])) for s, errs in zeros.items()},
             lambda share: share >= 0.9,
             paper="section 4.3; the law n K / K' is ours",
             statement=statement,
             bar="mean share of counting regions whose slope, once 16 zeros or an empty region were appended, is within "
             "15 % of the prediction, is >= .9",
             details={
-                "mean relative error, 16 zeros": {str(s): round(_mean(e), 4) for s, e in zeros.items()},
-                "mean relative error, an empty region": {str(s): round(_mean(e), 4) for s, e in region.items()},
+                "mean relative error, 16 zeros": {str(s): round(mean(e), 4) for s, e in zeros.items()},
+                "mean relative error, an empty region": {str(s): round(mean(e), 4) for s, e in region.items()},
                 "within 15 %, of those foretold to change by 5 % or more": f"{sum(near)} of {len(near)}",
                 "those: foretold, measured": moved,
                 "misses that are last regions with one appended": f"{sum(misses)} of {len(misses)}",
@@ -394,7 +394,7 @@ def _foretold(arms: Arms) -> list[Claim]:
         for _, seed, k, circuit, result in found:
             if circuit["bias"] in names and change in result["shifts"]:
                 shares.setdefault(seed, []).append(result["shifts"][change][k]["accuracy"])
-        return {seed: _mean(values) for seed, values in shares.items()}
+        return {seed: mean(values) for seed, values in shares.items()}
 
     return [
         claim(
@@ -439,7 +439,7 @@ def _other_circuits(arms: Arms, rotary: dict[int, Result], longest: int) -> list
     return [
         over_seeds(
             "encoder-mlp",
-            {s: _mean(_counting(found[s]) for found in (mlp, plain) if s in found) for s in sorted({*mlp, *plain})},
+            {s: mean(_counting(found[s]) for found in (mlp, plain) if s in found) for s in sorted({*mlp, *plain})},
             lambda share: share <= 0.5,
             paper="our question",
             statement="With an MLP in the encoder, the same accuracy comes from another circuit.",
@@ -452,7 +452,7 @@ def _other_circuits(arms: Arms, rotary: dict[int, Result], longest: int) -> list
                 "circuits of solved regions, plain": _count(
                     c["circuit"] for r in plain.values() for c in solved_regions(r)
                 ),
-                "accuracy, plain": _each(plain, mean_accuracy),
+                "accuracy, plain": each(plain, mean_accuracy),
                 **{
                     f"without {what}, {title}": _blocked(found, what)
                     for title, found in (("recipe", mlp), ("plain", plain))
@@ -462,15 +462,15 @@ def _other_circuits(arms: Arms, rotary: dict[int, Result], longest: int) -> list
         ),
         over_seeds(
             "rotary-in-disguise",
-            {s: _mean(r["rotary"]["stopped"]["fast"]) / mean_accuracy(r) for s, r in turning.items()},
+            {s: mean(r["rotary"]["stopped"]["fast"]) / mean_accuracy(r) for s, r in turning.items()},
             lambda share: share >= 0.9,
             paper="appendix, figure 25",
             statement="Rotary models do without rotation: they live in planes that hardly turn over a string.",
             bar="mean share of the accuracy kept when planes of more than one radian a string stop turning >= .9",
             details={
-                "kept when no plane turns": _each(turning, lambda r: _mean(r["rotary"]["stopped"]["all"])),
-                "kept when only fast planes turn": _each(turning, lambda r: _mean(r["rotary"]["stopped"]["slow"])),
-                "share of the score (absolute) from slow planes": _each(turning, lambda r: _slow_share(r, longest)),
+                "kept when no plane turns": each(turning, lambda r: mean(r["rotary"]["stopped"]["all"])),
+                "kept when only fast planes turn": each(turning, lambda r: mean(r["rotary"]["stopped"]["slow"])),
+                "share of the score (absolute) from slow planes": each(turning, lambda r: _slow_share(r, longest)),
             },
         ),
     ]
@@ -478,7 +478,7 @@ def _other_circuits(arms: Arms, rotary: dict[int, Result], longest: int) -> list
 
 def _counting(result: Result) -> float:
     """The share of the solved regions of a model that count in the decoder."""
-    return _mean(float(circuit["circuit"] == "counter") for circuit in solved_regions(result))
+    return mean(float(circuit["circuit"] == "counter") for circuit in solved_regions(result))
 
 
 def _slow_share(result: Result, longest: int) -> float:
@@ -499,7 +499,7 @@ def _cure(none: dict[int, Result], arms: Arms) -> list[Claim]:
 
     def biases(found: dict[int, Result], names: Iterable[str]) -> dict[int, float]:
         good = {s: solved_regions(r) for s, r in found.items()}
-        return {s: _mean(float(_largest(c) in names) for c in regions) for s, regions in good.items() if regions}
+        return {s: mean(float(_largest(c) in names) for c in regions) for s, regions in good.items() if regions}
 
     details = {
         f"largest bias class, {title}": _count(_largest(c) for r in found.values() for c in solved_regions(r))
@@ -507,7 +507,7 @@ def _cure(none: dict[int, Result], arms: Arms) -> list[Claim]:
     }
     details |= {
         f"mean accuracy elsewhere, {title}": {
-            place: round(_mean(a for r in found.values() for a in r["elsewhere"][place]["accuracy"]), 3)
+            place: round(mean(a for r in found.values() for a in r["elsewhere"][place]["accuracy"]), 3)
             for place in next(iter(found.values()), {"elsewhere": {}})["elsewhere"]
         }
         for title, found in compared.items()
@@ -546,8 +546,8 @@ def _emergence(arms: Arms) -> list[Claim]:
             statement=f"With {what}, the circuit also forms when nothing about regions is taught.",
             bar=f"share of seeds without auxiliary loss with a mean accuracy >= {SOLVED} is >= .8",
             details={
-                "steps to .9": _each(found, lambda r: r["solved_at"]),
-                "bias by region": _each(found, lambda r: [c["bias"] for c in r["circuits"]]),
+                "steps to .9": each(found, lambda r: r["solved_at"]),
+                "bias by region": each(found, lambda r: [c["bias"] for c in r["circuits"]]),
                 "accuracy without own brackets": _blocked(found, "own brackets"),
                 "accuracy without the counted ones": _blocked(found, "counted ones"),
             },
@@ -607,23 +607,7 @@ def _largest(circuit: Result) -> str:
 
 
 def _blocked(found: dict[int, Result], name: str) -> dict[str, Any]:
-    return _each(found, lambda r: [c["blocked"][name] for c in r["circuits"]])
-
-
-def _mean(values: Iterable[float]) -> float:
-    held = list(values)
-    return sum(held) / len(held) if held else 0.0
-
-
-def _each(found: dict[int, Result], number: Callable[[Result], Any]) -> dict[str, Any]:
-    """A number, or a list of them, by seed; rounded for people."""
-    return {str(seed): _round(number(result)) for seed, result in found.items()}
-
-
-def _round(value: Any) -> Any:
-    if isinstance(value, float):
-        return float(f"{value:.4g}")
-    return [_round(one) for one in value] if isinstance(value, list) else value
+    return each(found, lambda r: [c["blocked"][name] for c in r["circuits"]])
 
 
 def _count(names: Iterable[str]) -> dict[str, int]:
@@ -634,7 +618,7 @@ def _with_interval(values: dict[int, float]) -> str:
     if not values:
         return "not run"
     low, high = bootstrap(list(values.values()))
-    return f"{_mean(values.values()):.3f} [{low:.3f}, {high:.3f}]"
+    return f"{mean(values.values()):.3f} [{low:.3f}, {high:.3f}]"
 
 
 def _share(passed: int, of: int) -> str:
