@@ -55,7 +55,7 @@ def test_every_arm_comes_after_its_base_in_the_order_of_jobs():
 
 def test_every_cell_of_the_map_has_a_control_of_its_own():
     arms = ALL.arms()
-    for suffix in ("-decay", "-strong-decay", "-wide", "-deep", "-long", "-four-times", "-smallest"):
+    for suffix in ("-decay", "-strong-decay", "-wide", "-deep", "-long", "-four-times", "-smallest", "-rank-1"):
         control, *others = (arms[f"{m}{suffix}"] for m in ("control", "ssft", "unlearning"))
         assert all(replace(one, method="control") == control for one in others)
 

@@ -343,6 +343,7 @@ REGIMES = {
     "-small": "small rate",
     "-smallest": "a quarter of the small rate",
     "-four-times": "fine-tuning four times as long",
+    "-rank-1": "MLPs alone, at rank one",
 }
 
 
@@ -367,6 +368,10 @@ def _regime(arms: Arms) -> Claim:
             cells[f"{TITLES[method]}, {title}"] = lifts
             table[f"{TITLES[method]}, {title}"] = {
                 "over chance": round(mean(_lift(layer) for s in seeds for layer in own[s]["weights"]), 3),
+                "leading direction alone": round(
+                    mean(layer["up"]["top"] / layer["up"]["chance"] for s in seeds for layer in own[s]["weights"]), 3
+                ),
+                "refuses unsafe": round(mean(own[s]["behaviour"]["unsafe"]["refuses"] for s in seeds), 3),
                 "over the control": round(mean(_over_control(own[s], control[s]) for s in seeds), 3),
                 "seeds": len(seeds),
                 "base complies": round(mean(_base_accuracy(arms, suffix, s) for s in seeds), 3),

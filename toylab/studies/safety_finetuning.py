@@ -21,6 +21,7 @@ from toylab import safety
 from toylab.claims import Claim
 from toylab.concept import MODEL, fine_tuning, held_out, language_loss, model_for, outcomes, pretraining
 from toylab.losses import DPO, NPO, Refusal, Unlearning
+from toylab.low_rank import confine, release
 from toylab.model import ModelConfig, Transformer
 from toylab.report import Picture
 from toylab.runs import Job, by_arm, load_model, save_model, write_metrics
@@ -169,6 +170,7 @@ class SafetyFinetuningStudy:
                     arms |= {f"{m}{base.removeprefix('base')}": Arm(base, m, self.finetune) for m in few}
             long = replace(self.finetune, steps=4 * self.finetune.steps)
             arms |= {f"{m}-four-times": Arm("base", m, long) for m in few}
+            arms |= {f"{m}-rank-1": Arm("base", m, self.finetune, rank=1) for m in few}
             arms |= {f"{m}-smallest": Arm("base", m, replace(small, learning_rate=self.small_rate / 4)) for m in few}
         return arms
 
@@ -226,7 +228,7 @@ class SafetyFinetuningStudy:
         saved = folder / "model.safetensors"
         if saved.exists():
             return load_model(saved)
-        model = deepcopy(base)
+        model = deepcopy(base) if arm.rank is None else confine(deepcopy(base), arm.rank, seed)
         unsafe = {"control": 0.0, "ssft": 0.2}.get(arm.method, self.unsafe_share)
         training = train(
             model,
@@ -235,7 +237,7 @@ class SafetyFinetuningStudy:
             arm.train,
             checkpoint=folder / "checkpoint.safetensors",
         )
-        return _keep(model, training, folder)
+        return _keep(model if arm.rank is None else release(model), training, folder)
 
     def _loss(self, method: str, base: Transformer) -> Callable[[nn.Module, Any], torch.Tensor]:
         return {
@@ -309,6 +311,8 @@ class Arm:
     base: str
     method: Method
     train: TrainConfig
+    rank: int | None = None
+    """The largest rank of the change of the MLPs' matrices, if only those may change."""
 
 
 ALPHAS = (0.0, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)

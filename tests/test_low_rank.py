@@ -1,0 +1,47 @@
+"""Laws of confined fine-tuning: nothing changes at first, then no more than the rank allows and nowhere else."""
+
+from copy import deepcopy
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tasks import TaskConcept
+from toylab.concept import MODEL, fine_tuning, model_for
+from toylab.losses import Refusal
+from toylab.low_rank import confine, release
+from toylab.train import TrainConfig, train
+
+TASK = TaskConcept()
+SMALL = replace(MODEL, width=16, heads=2)
+
+
+def test_confining_and_releasing_changes_no_bit():
+    model = model_for(TASK, SMALL, 0)
+    before = deepcopy(model.state_dict())
+    batch = fine_tuning(TASK, 0, 4, 0.5)(0)
+    expected = model(batch.prompts)
+    assert torch.equal(confine(model, 2)(batch.prompts), expected)
+    after = release(model).state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    assert all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+def test_training_changes_the_mlps_by_the_rank_and_nothing_else(rank):
+    model = confine(model_for(TASK, SMALL, 0), rank, seed=1)
+    train(model, Refusal(), fine_tuning(TASK, 0, 8, 0.5), TrainConfig(steps=5, rows=8, warmup=1, cooldown=0))
+    start = dict(model_for(TASK, SMALL, 0).named_parameters())
+    for name, weight in release(model).named_parameters():
+        change = (weight - start[name]).detach()
+        if ".mlp." in name and name.endswith("weight"):
+            assert torch.linalg.matrix_rank(change.double(), tol=1e-6) == rank
+        else:
+            assert not change.any()
+
+
+@pytest.mark.parametrize("rank", [0, 17])
+def test_a_rank_that_no_change_can_have_is_refused(rank):
+    with pytest.raises(ValueError, match=f"^rank={rank}: must be from 1 to 16"):
+        confine(model_for(TASK, SMALL, 0), rank)

@@ -1,0 +1,50 @@
+"""Fine-tuning that can change weights only by a matrix of low rank (Hu et al. 2021, LoRA)."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from toylab.model import Transformer, source
+
+
+class LowRank(nn.Module):
+    """A weight plus a trained product of two thin matrices, the first of which starts at 0."""
+
+    def __init__(self, outputs: int, inputs: int, rank: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.write = nn.Parameter(torch.zeros(outputs, rank))
+        self.read = nn.Parameter(torch.randn(rank, inputs, generator=generator) / inputs**0.5)
+
+    def forward(self, weight: Float[Tensor, "output input"]) -> Float[Tensor, "output input"]:
+        return weight + self.write @ self.read
+
+
+def confine(model: Transformer, rank: int, seed: int = 0) -> Transformer:
+    """Let training change nothing but the MLPs' two matrices, each by this rank at the most; in place.
+
+    Raises:
+        ValueError: for a rank below 1 or above what the matrices have.
+    """
+    largest = min(model.blocks[0].mlp.up.weight.shape)
+    if not 1 <= rank <= largest:
+        raise ValueError(f"rank={rank}: must be from 1 to {largest}, the rank of the matrices themselves")
+    model.requires_grad_(False)
+    generator = source(seed, "low rank")
+    for block in model.blocks:
+        for layer in (block.mlp.up, block.mlp.down):
+            parametrize.register_parametrization(layer, "weight", LowRank(*layer.weight.shape, rank, generator))
+    return model
+
+
+def release(model: Transformer) -> Transformer:
+    """The confined model with its changes merged into the weights, all of which may be trained again; in place."""
+    for block in model.blocks:
+        for layer in (block.mlp.up, block.mlp.down):
+            parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
+            bias = layer.bias
+            del layer.bias
+            layer.bias = bias  # behind the weight again: parameters keep their order
+    return model.requires_grad_(True)
