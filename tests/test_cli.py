@@ -107,12 +107,14 @@ def test_list_names_every_study_and_every_task(call):
 @pytest.mark.parametrize("rows", [1, 4])
 def test_show_prints_the_rows_of_the_task(call, kind, rows):
     name = re.sub(r"(?<!^)([A-Z])", r"-\1", kind.__name__).lower()
-    field, low, high = ("lengths", 2, 5) if issubclass(kind, tasks.IteratedMap) else ("length", 12, 15)
-    outcome = call("show", name, "--rows", rows, "--seed", 7, f"--{field}", low, high)
+    fields = {"lengths": (2, 5)} if issubclass(kind, tasks.IteratedMap) else {}
+    fields |= {"length": (12, 15)} if issubclass(kind, tasks.ContextualCounting) else {}
+    flags = [word for field, ends in fields.items() for word in (f"--{field}", *ends)]
+    outcome = call("show", name, "--rows", rows, "--seed", 7, *flags)
     assert (outcome.code, outcome.err) == (0, "")
     blocks = outcome.out.strip().split("\n\n")
     assert len(blocks) == rows
-    task = kind(**{field: (low, high)})
+    task = kind(**fields)
     batch = task.sample(tasks.stream(7, "show"), rows)
     for block, tokens, size in zip(blocks, batch.tokens.tolist(), batch.sizes.tolist(), strict=True):
         (line,) = [line for line in block.splitlines() if line.startswith("token")]

@@ -35,7 +35,7 @@ from toylab.model import Transformer
 TASK = TaskConcept(letters=6, nodes=2, safe=1, unsafe=1, mixed=1, duplicates=1, soft_slots=1)
 SMALL = replace(MODEL, layers=1, heads=2, width=16, hidden=16)
 seeds = st.integers(0, 2**31)
-some = settings(max_examples=8)
+some = settings(max_examples=6)
 few = settings(max_examples=3)
 
 
@@ -121,7 +121,7 @@ SOURCES = {
 
 @pytest.mark.parametrize("name", SOURCES)
 @few
-@given(seeds, st.permutations([0, 1, 63, 64, 127, 128, 200, 64, 0]))
+@given(seeds, st.permutations([0, 1, 63, 64, 200, 0]))
 def test_the_batch_of_a_step_is_the_same_in_any_order_of_asking(name, seed, steps):
     asked = SOURCES[name](seed)
     found = {step: content(asked(step)) for step in steps}
@@ -133,9 +133,14 @@ def test_the_batch_of_a_step_is_the_same_in_any_order_of_asking(name, seed, step
 
 @few
 @given(seeds)
-def test_other_seeds_and_purposes_have_other_batches(seed):
-    drawn = [content(make(s)(5))[0] for make in SOURCES.values() for s in (seed, seed + 1)]
-    assert len({str([row[: TASK.prompt] for row in batch]) for batch in drawn}) == 6
+def test_other_seeds_and_purposes_have_other_prompts_and_another_order_of_safe_and_unsafe_steps(seed):
+    many = [(s, purpose) for s in (seed, seed + 1) for purpose in ("fine-tuning", "relearning")]
+    for share in (0, 1):
+        drawn = [fine_tuning(TASK, s, 3, share, purpose)(5).prompts.tolist() for s, purpose in many]
+        assert len({str(batch) for batch in drawn}) == 4
+    asked = [fine_tuning(TASK, s, 1, 0.5, purpose) for s, purpose in many]
+    assert len({str([bool(batch_at(step).unsafe) for step in range(BLOCK)]) for batch_at in asked}) == 4
+    assert content(pretraining(TASK, seed, 3, 9)(5)) != content(pretraining(TASK, seed + 1, 3, 9)(5))
 
 
 def slots(task: TaskConcept, batch_at: Callable[[int], Read], first: int, last: int) -> list[list[str]]:
@@ -228,14 +233,14 @@ def test_pairs_prefer_the_refusal_exactly_where_one_should_refuse(seed, kind):
         assert [chosen, rejected] == (answers[::-1] if unsafe else answers)
 
 
-@pytest.mark.parametrize("share", [0, 0.0, 0.2, 0.5, 1.0])
+@pytest.mark.parametrize("share", [0, 0.2, 1.0])
 def test_a_batch_is_all_safe_or_all_to_refuse_in_the_share_asked_for(share):
     batch_at = fine_tuning(TASK, 4, 2, share)
-    batches = [batch_at(step) for step in range(8 * BLOCK)]
+    batches = [batch_at(step) for step in range(6 * BLOCK)]
     assert all(len(set(batch.unsafe.tolist())) == 1 for batch in batches)
     found = np.mean([bool(batch.unsafe[0]) for batch in batches])
-    assert found == share if share in (0, 1) else abs(found - share) < 0.09
-    assert {TASK.should_refuse(prompt) for batch in batches[:9] for prompt in batch.prompts.tolist()} == (
+    assert found == share if share in (0, 1) else abs(found - share) < 0.1
+    assert {TASK.should_refuse(prompt) for batch in batches[:40] for prompt in batch.prompts.tolist()} == (
         {False} if share == 0 else {True} if share == 1 else {False, True}
     )
 
@@ -246,7 +251,7 @@ def test_no_prompt_of_fine_tuning_is_held_out_or_in_a_jailbreak():
     assert set(split_of(np.array(sorted(trained))).tolist()) == {SPLITS.index("train")}
     for kind in JAILBREAKS:
         for split in SPLITS:
-            assert not trained & rows(prompts(held_out(TASK, 6, 20, kind, split)))
+            assert not trained & rows(prompts(held_out(TASK, 6, 10, kind, split)))
     for kind in ("safe", "unsafe"):  # what keeps them apart is the split
         found = [trained & rows(prompts(held_out(TASK, 6, 20, kind, split))) for split in SPLITS]
         assert [bool(shared) for shared in found] == [True, False, False]
@@ -255,7 +260,7 @@ def test_no_prompt_of_fine_tuning_is_held_out_or_in_a_jailbreak():
 @pytest.mark.parametrize("kind", ["safe", "unsafe", *JAILBREAKS])
 def test_held_out_prompts_are_of_their_kind_and_split_and_the_same_whenever_asked(kind):
     validation, test, again, other = (
-        held_out(TASK, seed, 12, kind, *split) for seed, *split in ((0, "validation"), (0, "test"), (0,), (1,))
+        held_out(TASK, seed, 6, kind, *split) for seed, *split in ((0, "validation"), (0, "test"), (0,), (1,))
     )
     for batch, split in ((validation, "validation"), (test, "test"), (other, "test")):
         assert set(split_of(prompts(batch)).tolist()) == {SPLITS.index(split)}

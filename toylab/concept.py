@@ -67,7 +67,7 @@ def pretraining(
 
     Args:
         single: share of the steps, the first ones, in which all prompts have one operator beside the identity:
-            compositions are learned many times faster once their parts are known.
+            compositions are learned many times faster once their parts are known. It ends with a block of 64 steps.
     """
 
     @lru_cache(maxsize=2)

@@ -138,8 +138,8 @@ class DPO:
         _positive("beta", beta, 0.1)
         if beta_rejected is not None:
             _positive("beta_rejected", beta_rejected, 0.1)
-        if not anchor >= 0:
-            raise ValueError(f"anchor={anchor}: must be at least 0; 0 leaves it out")
+        if not 0 <= anchor < math.inf:
+            raise ValueError(f"anchor={anchor}: must be a number of at least 0; 0 leaves it out")
         self.reference, self.average, self.anchor = frozen(reference), average, anchor
         self.beta, self.beta_rejected = beta, beta if beta_rejected is None else beta_rejected
 
