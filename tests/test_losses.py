@@ -320,7 +320,7 @@ SETTINGS = [
     ("cap", NO_NUMBERS, "a positive number, for example 20.0", lambda _, x: Unlearning(cap=x)),
     ("beta", NO_NUMBERS, "a positive number, for example 0.1", lambda model, x: DPO(model, x)),
     ("beta_rejected", NO_NUMBERS, "a positive number, for example 0.1", lambda model, x: DPO(model, 1, x)),
-    ("anchor", [-0.1, math.nan], "at least 0; 0 leaves it out", lambda model, x: DPO(model, anchor=x)),
+    ("anchor", [-0.1, math.nan], "a number of at least 0; 0 leaves it out", lambda model, x: DPO(model, anchor=x)),
     ("beta", NO_NUMBERS, "a positive number, for example 0.1", lambda model, x: NPO(model, x)),
     ("weight", NO_NUMBERS, "a positive number, for example 1.0", lambda model, x: NPO(model, 1, x)),
 ]
