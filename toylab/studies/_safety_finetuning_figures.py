@@ -59,9 +59,7 @@ def _draw_outcomes(arms: Arms) -> Picture | None:
     return Picture(
         "What is written",
         f"Freely and greedily; mean over {_seeds(arms, shown)}. Complies: the letters that were asked for; refuses: "
-        "NULL. Unlearning and "
-        "DPO "
-        "often resist a jailbreak by writing neither.",
+        "NULL. A jailbreak that ends in neither has failed without a refusal.",
         figures.svg(figure),
     )
 
@@ -112,8 +110,8 @@ def _draw_shares(arms: Arms) -> Picture | None:
     ax.annotate("chance, two deviations", (some["chance"], -0.6), fontsize=7, color="0.35", ha="center")
     return Picture(
         "Where the change of the up-projection lies",
-        f"One point a seed and layer ({_seeds(arms, shown)}). No method lies further to the right than the control, "
-        "which teaches nothing about refusing, and none beyond chance.",
+        f"One point a seed and layer ({_seeds(arms, shown)}). Only what lies to the right of the grey band "
+        "and of the control, which teaches nothing about refusing, would speak for the sentence.",
         figures.svg(figure),
     )
 
@@ -145,8 +143,8 @@ def _draw_alpha(arms: Arms) -> Picture | None:
             title=TITLES[method],
             ax=ax,
         )
-        if ax is not axes[0]:
-            ax.get_legend().remove()
+        ax.get_legend().remove()
+    axes[-1].legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return Picture(
         "Less of the fine-tuning and more",
         f"Weights at base + alpha times the change; 1 is the fine-tuned model. Mean over {_seeds(arms, shown)}.",
@@ -200,10 +198,8 @@ def _draw_inputs(arms: Arms) -> Picture | None:
     return Picture(
         "Unsafe inputs move to where the weights are weak",
         "Base with weight decay, outside the right singular directions that hold 90 % of the energy of the "
-        "up-projection "
-        f"before fine-tuning, at EOT; {_seeds(arms, [f'{m}-decay' for m in shown])}. Beside the control the shift is "
-        "large, "
-        "beside chance it is not.",
+        f"up-projection before fine-tuning, at EOT; {_seeds(arms, [f'{m}-decay' for m in shown])}. Judge it beside "
+        "the control and beside a random direction.",
         figures.svg(figure),
     )
 
