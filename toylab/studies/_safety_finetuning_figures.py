@@ -86,10 +86,9 @@ def _draw_clusters(arms: Arms) -> Picture | None:
         )
     return Picture(
         "How far activations tell safe prompts from unsafe ones",
-        "tau: distance to the unsafe mean minus distance to the safe one, after the MLP's non-linearity, at EOT; "
-        "means "
-        f"from other prompts. Bands: one standard deviation over prompts. Mean over {_seeds(arms, shown)}; scales "
-        "differ.",
+        "tau: distance to the unsafe mean minus distance to the safe one, after the MLP's non-linearity, at EOT; the "
+        "means come from other prompts. Bands: one standard deviation over prompts. Scales differ; mean over "
+        f"{_seeds(arms, shown)}.",
         figures.svg(figure),
     )
 
@@ -144,7 +143,8 @@ def _draw_alpha(arms: Arms) -> Picture | None:
             ax=ax,
         )
         ax.get_legend().remove()
-    axes[-1].legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    legend = axes[-1].legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    legend.set_in_layout(False)  # or it would widen the column above
     return Picture(
         "Less of the fine-tuning and more",
         f"Weights at base + alpha times the change; 1 is the fine-tuned model. Mean over {_seeds(arms, shown)}.",
@@ -223,8 +223,7 @@ def _draw_soft(arms: Arms) -> Picture | None:
     axes[0, 1].legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return Picture(
         "Vectors that make the model comply",
-        "Two PAD tokens hold vectors chosen against the model, prompt by prompt. Share of right letters, written "
-        "freely; "
+        "Two PAD tokens hold vectors chosen against the model, prompt by prompt. Share of right letters, written freely; "
         f"mean over {_seeds(arms, shown)}.",
         figures.svg(figure),
     )
