@@ -144,7 +144,7 @@ def _draw_alpha(arms: Arms) -> Picture | None:
         )
         ax.get_legend().remove()
     legend = axes[-1].legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    legend.set_in_layout(False)  # or it would widen the column above
+    legend.set_in_layout(len(shown) % 3 == 0)  # where there is room beside it, it must not widen its column
     return Picture(
         "Less of the fine-tuning and more",
         f"Weights at base + alpha times the change; 1 is the fine-tuned model. Mean over {_seeds(arms, shown)}.",
@@ -223,8 +223,8 @@ def _draw_soft(arms: Arms) -> Picture | None:
     axes[0, 1].legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return Picture(
         "Vectors that make the model comply",
-        "Two PAD tokens hold vectors chosen against the model, prompt by prompt. Share of right letters, written freely; "
-        f"mean over {_seeds(arms, shown)}.",
+        "Two PAD tokens hold vectors chosen against the model, prompt by prompt. Share of right letters, written "
+        f"freely; mean over {_seeds(arms, shown)}.",
         figures.svg(figure),
     )
 
