@@ -54,7 +54,7 @@ class SafetyFinetuningStudy:
     model: ModelConfig = MODEL
     pretrain: TrainConfig = PRETRAIN
     finetune: TrainConfig = FINETUNE
-    """The medium rate of the paper: a fifth of that of pre-training."""
+    """At the medium rate, a fifth of that of pre-training (in the paper, a tenth)."""
     small_rate: float = 2e-4
     """Peak learning rate of the arms that end in "small"."""
     unsafe_share: float | int = 0.5
