@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import platform
+import signal
 import subprocess
 import time
 import traceback
@@ -278,6 +279,13 @@ def _do(study: Study, job: Job, out: Path) -> None:
     write_text(folder / "done", "")
 
 
+def _start_worker() -> None:
+    # Ctrl-C reaches all processes of a command. Were workers to answer it, their results would come in while the pool
+    # is being interrupted, which may then wait for ever; this way the main process alone answers, and ends them.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    single_thread()
+
+
 def _run_parallel(
     study: Study,
     jobs: Sequence[Job],
@@ -288,7 +296,7 @@ def _run_parallel(
 ) -> None:
     # Spawned, not forked: a forked child inherits torch's thread pool in an undefined state.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context, initializer=single_thread)
+    pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context, initializer=_start_worker)
     waiting: dict[Future, Job] = {}
     left = list(jobs)
     try:
