@@ -416,7 +416,14 @@ def test_ctrl_c_stops_all_processes_at_once_with_a_short_message_and_keeps_check
     out = tmp_path / "out"
     command = [PROGRAM, "run", "iteration-head", *TINY, "--train.steps", "100000", "--workers", "2", "--out", str(out)]
     started = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # A shell lets what it runs in the background ignore Ctrl-C, and the tests may be that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         deadline = time.monotonic() + 120

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from toylab import files
-from toylab.files import read_json, read_tensors, write_bytes, write_json, write_tensors, write_text
+from toylab.files import read_json, read_tensors, sweep_aside, write_bytes, write_json, write_tensors, write_text
 
 LEAVES = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
 JSON = st.recursive(
@@ -62,6 +62,16 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path, monkeypa
     assert names(tmp_path) == (["file.txt"] if existed else [])
     if existed:
         assert path.read_text() == "old"
+
+
+def test_what_ended_processes_had_begun_is_swept_and_nothing_else(tmp_path):
+    kept = [tmp_path / "file", tmp_path / ".file.12", tmp_path / "seed-0" / ".file.123", tmp_path / "seed-0" / "a.4"]
+    begun = [tmp_path / ".file.4", tmp_path / "seed-0" / ".result.json.4", tmp_path / "seed-0" / ".b.56"]
+    (tmp_path / "seed-0").mkdir()
+    for path in kept + begun:
+        path.touch()
+    sweep_aside(tmp_path, [4, 56, 7])
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(kept)
 
 
 def test_a_reader_never_meets_half_a_file(tmp_path, monkeypatch):

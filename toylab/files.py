@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,13 @@ def write_bytes(path: Path, content: bytes) -> None:
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def sweep_aside(folder: Path, processes: Iterable[int]) -> None:
+    """Remove the files that processes, ended in the middle of a write, had begun aside."""
+    for process in processes:
+        for aside in folder.rglob(f".*.{process}"):
+            aside.unlink(missing_ok=True)
 
 
 def write_text(path: Path, content: str) -> None:

@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from toylab.claims import Claim
 from toylab.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
-from toylab.files import missing, read_json, read_tensors, write_json, write_tensors, write_text
+from toylab.files import missing, read_json, read_tensors, sweep_aside, write_json, write_tensors, write_text
 from toylab.model import ModelConfig, Transformer
 from toylab.report import Picture
 from toylab.train import History, Training
@@ -316,8 +316,12 @@ def _run_parallel(
                     note(job, error)
                 bar.update()
     except KeyboardInterrupt:
-        for process in (pool._processes or {}).values():
+        workers_now = dict(pool._processes or {})
+        for process in workers_now.values():
             process.terminate()
+        for process in workers_now.values():
+            process.join()
+        sweep_aside(out, workers_now)  # what they were in the middle of writing
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
