@@ -24,8 +24,9 @@ from probes.counting import (
     predicted_slope,
     through_origin,
 )
-from probes.geometry import auc, gradient_norms, jacobian_norms, separation, tau, top_share
+from probes.geometry import auc, cosine_to, gradient_norms, jacobian_norms, separation, tau, top_share
 from probes.hooks import Edit, edit, points, watch
+from probes.lens import against, logit_attribution, ranks, token_cosines
 from probes.linear import ProbeScore, linear_probe
 from probes.nullspace import (
     NullShare,
@@ -42,25 +43,43 @@ from probes.nullspace import (
     top_rank,
     weak_share,
 )
+from probes.patching import Paths, put_back
+from probes.sae import (
+    FeatureTest,
+    SparseAutoencoder,
+    compare_features,
+    dead_share,
+    explained_variance,
+    fit_autoencoder,
+)
 from probes.scores import rotary_planes, score_table
 
 __all__ = [
     "CIRCUITS",
     "Bias",
     "Edit",
+    "FeatureTest",
     "IterationHead",
     "NullShare",
+    "Paths",
     "ProbeScore",
     "Readout",
     "Saturation",
+    "SparseAutoencoder",
+    "against",
     "alignment",
     "auc",
     "block_keys",
     "class_readout",
+    "compare_features",
     "conditional_share",
+    "cosine_to",
+    "dead_share",
     "edit",
     "effect",
+    "explained_variance",
     "find_iteration_head",
+    "fit_autoencoder",
     "fit_saturation",
     "follow_links",
     "gain",
@@ -70,6 +89,7 @@ __all__ = [
     "leading",
     "linear_probe",
     "link_mass",
+    "logit_attribution",
     "mass_by_class",
     "mass_by_query",
     "moved",
@@ -80,6 +100,8 @@ __all__ = [
     "peakiness",
     "points",
     "predicted_slope",
+    "put_back",
+    "ranks",
     "rotary_planes",
     "row_cosines",
     "score_table",
@@ -87,6 +109,7 @@ __all__ = [
     "split_change",
     "tau",
     "through_origin",
+    "token_cosines",
     "top_energy",
     "top_rank",
     "top_share",

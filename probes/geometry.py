@@ -51,6 +51,12 @@ def top_share(activations: Float[Tensor, "case feature"]) -> float:
     return top_energy(activations - activations.mean(dim=0))
 
 
+def cosine_to(changes: Float[Tensor, "case feature"], direction: Float[Tensor, " feature"] | None = None) -> float:
+    """Mean cosine of each change with a direction, their own mean if none is given: 1 where all change alike."""
+    toward = changes.mean(dim=0) if direction is None else direction
+    return torch.cosine_similarity(changes, toward[None], dim=1).mean().item()
+
+
 def gradient_norms(function: Callable[[Tensor], Tensor], points: Float[Tensor, "case ..."]) -> Float[Tensor, " case"]:
     """The norm of the gradient of a number at each point, by autograd: a local Lipschitz constant of that number.
 

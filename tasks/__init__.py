@@ -4,9 +4,10 @@ from tasks.base import IGNORE, NOWHERE, SHARES, SPLITS, Batch, Split, Task, deco
 from tasks.counting import ContextualCounting
 from tasks.grammar import ConceptGrammar
 from tasks.iteration import ITERATED_MAPS, Copy, IteratedMap, ModularSum, Parity, Polynomial, WordProblem
+from tasks.reasoning import Reasoning, Styles
 from tasks.task_concept import JAILBREAKS, KINDS, Kind, Preferences, TaskConcept
 
-TASKS = (*ITERATED_MAPS, ContextualCounting, TaskConcept)
+TASKS = (*ITERATED_MAPS, ContextualCounting, TaskConcept, Reasoning)
 """Every task of the house: one line here, and `toylab list`, `toylab show` and the tests over all tasks know it."""
 
 __all__ = [
@@ -28,7 +29,9 @@ __all__ = [
     "Parity",
     "Polynomial",
     "Preferences",
+    "Reasoning",
     "Split",
+    "Styles",
     "Task",
     "TaskConcept",
     "WordProblem",

@@ -1,7 +1,8 @@
-"""What a language model is taught about two answers to one prompt: prefer one, avoid the other.
+"""What a language model is taught after pre-training: to prefer one answer to another, or what earns a reward.
 
-Every loss is a function of a model and a batch of `Pairs`, for the one training loop. All work on log-probabilities of
-whole answers, token by token, given the prompt and the right tokens before (teacher forcing):
+Every loss is a function of a model and a batch, for the one training loop. Those on two answers to one prompt take
+`Pairs` and work on log-probabilities of whole answers, token by token, given the prompt and the right tokens before
+(teacher forcing):
 
 | loss | of a pair | source |
 | --- | --- | --- |
@@ -12,6 +13,8 @@ whole answers, token by token, given the prompt and the right tokens before (tea
 
 A loss is a mean over tokens where that says nothing else: per-token numbers do not depend on the length of answers, the
 sums of DPO and NPO do, and the two must not be mixed.
+
+`PolicyGradient` works on what the model wrote itself, a batch of `Rollouts`, and on what each answer earned.
 """
 
 from __future__ import annotations
@@ -182,6 +185,99 @@ class NPO:
         gain = (rejected - before).sum(dim=1)
         pushed = -2 / self.beta * F.logsigmoid(-self.beta * gain).mean() / rejected.shape[1]
         return -chosen.mean() + self.weight * pushed
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """What a model wrote after prompts, several times each, and what it got for it.
+
+    Attributes:
+        prompts: one row a sample; the samples of a prompt stand in consecutive rows.
+        written: the tokens after each prompt.
+        counted: which of them the model chose: up to its end and with it.
+        rewards: prompt by prompt, of each sample.
+    """
+
+    prompts: Int[Tensor, "row position"]
+    written: Int[Tensor, "row step"]
+    counted: Bool[Tensor, "row step"]
+    rewards: Float[Tensor, "prompt sample"]
+
+    def log_probs(self, model: nn.Module) -> Float[Tensor, "row step vocab"]:
+        """Of every token that might have been written at each step, in nats."""
+        tokens = torch.cat([self.prompts, self.written[:, :-1]], dim=1)
+        queries = torch.arange(self.prompts.shape[1] - 1, tokens.shape[1]).expand(len(tokens), -1)
+        return model(tokens, queries=queries).log_softmax(dim=-1)
+
+    def mean(self, values: Float[Tensor, "row step"]) -> Float[Tensor, ""]:
+        """Over the tokens that were chosen."""
+        return values.masked_fill(~self.counted, 0).sum() / self.counted.sum()
+
+
+def leave_one_out(rewards: Float[Tensor, "prompt sample"]) -> Float[Tensor, "prompt sample"]:
+    """The advantage of each sample: its reward minus the mean of the others of its prompt.
+
+    Source: Kool et al. 2019; Ahmadian et al. 2024, equation 6. Nothing is divided by the spread.
+
+    Raises:
+        ValueError: for one sample a prompt, which has no others.
+    """
+    samples = rewards.shape[1]
+    if samples < 2:
+        raise ValueError(f"samples={samples}: the leave-one-out baseline needs at least 2 a prompt, for example 8")
+    return (rewards - rewards.mean(dim=1, keepdim=True)) * samples / (samples - 1)
+
+
+class PolicyGradient:
+    """REINFORCE with the leave-one-out baseline (RLOO), on what the model itself has just written.
+
+    loss = - mean over samples of advantage * sum over tokens of log p(token)
+           - entropy * mean entropy of a token + kl * mean KL of a token to a reference.
+
+    A prompt whose samples are all right or all wrong gives no gradient through the first term.
+
+    Args:
+        entropy: weight of the entropy, in nats; it keeps a model from settling on one opener too early.
+        kl: weight of KL(model || reference), in nats.
+        reference: the model that training starts from, copied and frozen; needed for `kl`.
+
+    Raises:
+        ValueError: for a weight that is not a number of at least 0, or `kl` without a reference.
+    """
+
+    def __init__(self, entropy: float | int = 0.0, kl: float | int = 0.0, reference: nn.Module | None = None) -> None:
+        for name, weight in (("entropy", entropy), ("kl", kl)):
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"{name}={weight}: must be a number of at least 0; 0 leaves it out")
+        if kl and reference is None:
+            raise ValueError(f"kl={kl}: needs reference=, the model to stay near to")
+        self.entropy, self.kl = entropy, kl
+        self.reference = None if reference is None else frozen(reference)
+
+    def __call__(self, model: nn.Module, rollouts: Rollouts) -> Float[Tensor, ""]:
+        log_probs = rollouts.log_probs(model)
+        chosen = log_probs.gather(-1, rollouts.written[..., None])[..., 0]
+        advantages = leave_one_out(rollouts.rewards).flatten()
+        loss = -(advantages * chosen.masked_fill(~rollouts.counted, 0).sum(dim=1)).mean()
+        if self.entropy:
+            loss = loss - self.entropy * rollouts.mean(entropy(log_probs))
+        if self.kl:
+            with torch.no_grad():
+                before = rollouts.log_probs(self.reference)
+            loss = loss + self.kl * rollouts.mean(kl_divergence(log_probs, before))
+        return loss
+
+
+def entropy(log_probs: Float[Tensor, "*shape vocab"]) -> Float[Tensor, "*shape"]:
+    """In nats, of each distribution."""
+    return -(log_probs.exp() * log_probs).sum(dim=-1)
+
+
+def kl_divergence(
+    log_probs: Float[Tensor, "*shape vocab"], others: Float[Tensor, "*shape vocab"]
+) -> Float[Tensor, "*shape"]:
+    """KL(p || q) in nats, of each pair of distributions."""
+    return (log_probs.exp() * (log_probs - others)).sum(dim=-1)
 
 
 def frozen(model: nn.Module) -> nn.Module:

@@ -212,6 +212,9 @@ class Block(nn.Module):
         self.ln2 = norm(config) if hidden else None
         self.resid_pre, self.attn_out, self.resid_mid = nn.Identity(), nn.Identity(), nn.Identity()
         self.mlp_out, self.resid_post = nn.Identity(), nn.Identity()
+        self.positions: Int[Tensor, "#batch query"] | None = None
+        """Of the tokens that last passed `attn_out` and what follows: an edit there may act on some positions alone,
+        also while `generate` reads one token at a time."""
 
     def forward(
         self,
@@ -221,6 +224,7 @@ class Block(nn.Module):
         cache: Cache | None = None,
         layer: int = 0,
     ) -> Float[Tensor, "batch query width"]:
+        self.positions = geometry.query
         x = self.resid_pre(x)
         if self.norm == "entry":
             x = self.ln1(x)
@@ -401,6 +405,11 @@ class Cache:
         self.layers[layer] = keys, values
         return keys, values
 
+    def repeat(self, times: int) -> None:
+        """Let each row stand for several, one after the other."""
+        for layer, held in self.layers.items():
+            self.layers[layer] = tuple(x.repeat_interleave(times, dim=0) for x in held)
+
 
 @torch.no_grad()
 def generate(
@@ -412,6 +421,7 @@ def generate(
     generator: torch.Generator | None = None,
     stop: int | None = None,
     cache: bool = True,
+    samples: int = 1,
 ) -> Int[Tensor, "batch longer"]:
     """Continue prompts token by token, each token drawn from the model's own distribution.
 
@@ -423,20 +433,26 @@ def generate(
         generator: the source of randomness; needed above temperature 0.
         stop: once a row has written this token, it is filled up with it; when all have, generation ends.
         cache: whether keys and values are kept. Without it every step reads the whole row again: slower, the same
-            logits, and edits that name absolute positions apply.
+            logits, and edits that index the whole row apply.
+        samples: continuations of each prompt, which stand in consecutive rows; with a cache the prompt is read once.
 
     Raises:
-        ValueError: for a negative temperature, or one above 0 without a generator.
+        ValueError: for a negative temperature, or one above 0 without a generator; for less than one sample.
     """
+    if samples < 1:
+        raise ValueError(f"samples={samples}: must be at least 1")
     if temperature < 0:
         raise ValueError(f"temperature={temperature}: must be 0 (greedy) or more")
     if temperature > 0 and generator is None:
         raise ValueError(f"temperature={temperature}: drawing needs a generator=torch.Generator().manual_seed(...)")
     kept = Cache() if cache else None
-    tokens, new = prompt, prompt
-    ended = torch.zeros(len(prompt), dtype=torch.bool, device=prompt.device)
-    for _ in range(steps):
+    tokens, new = prompt.repeat_interleave(samples, dim=0), prompt
+    ended = torch.zeros(len(tokens), dtype=torch.bool, device=prompt.device)
+    for step in range(steps):
         logits = (model(new, cache=kept) if cache else model(tokens))[:, -1]
+        if cache and step == 0 and samples > 1:
+            logits = logits.repeat_interleave(samples, dim=0)
+            kept.repeat(samples)
         if temperature == 0:
             chosen = logits.argmax(dim=-1)
         else:

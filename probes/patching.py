@@ -1,0 +1,129 @@
+"""Activation patching and path patching: through which of its readers does a change of the residual stream act?
+
+The stream is a sum, so a change made at one point arrives at every later reader as itself. A reader that is *blind* to
+it reads the stream without it; all that others make of the change goes on as before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from probes.hooks import Edit, edit
+
+
+def put_back(kept: Tensor, positions: slice | Sequence[int] = slice(None)) -> Edit:
+    """Activation patching: at these positions (the second axis), what was recorded in another run.
+
+    with watch(model, point) as seen:
+        model(clean)
+    with edit(model, {point: put_back(seen[point], [8])}):
+        model(corrupted)
+    """
+
+    def replace(x: Tensor) -> Tensor:
+        x = x.clone()
+        x[:, positions] = kept[:, positions]
+        return x
+
+    return replace
+
+
+class Paths(nn.Module):
+    """A model with a change at one point that chosen readers do not see; called like the model itself, `generate`
+    included.
+
+    Every row is run twice in one batch, with the change and without it; the output is that of the rows with it.
+
+    Args:
+        model: any module from a batch of rows to a batch of rows.
+        change: from what passes the point to what should pass instead.
+        point: the name of the module whose output is changed, a place in the residual stream.
+        blind: names of modules that read the stream (norms: `blocks.3.ln1` for the attention, `blocks.3.ln2` for the
+            MLP, `ln_final` for the unembedding): their input lacks the change itself. Exact for every later reader.
+        clean: names of points that pass on what they would without the change (`blocks.3.attn.q` for the queries):
+            whatever reaches them, directly or through others, is undone.
+        clean_scale: the name of a LayerNorm that divides by the standard deviation of the stream without the change.
+
+    While the model runs, `ValueError` for a reader whose input has another shape than the point.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        change: Edit,
+        point: str,
+        *,
+        blind: Iterable[str] = (),
+        clean: Iterable[str] = (),
+        clean_scale: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.model, self.change, self.point = model, change, point
+        self.blind, self.clean, self.clean_scale = tuple(blind), tuple(clean), clean_scale
+
+    def forward(self, tokens: Tensor, **options: object) -> Tensor:
+        rows = len(tokens)
+        twice = {
+            name: torch.cat([value, value]) if isinstance(value, Tensor) and len(value) == rows else value
+            for name, value in options.items()
+        }
+        made: dict[str, Tensor] = {}
+
+        def change(x: Tensor) -> Tensor:
+            changed = self.change(x)[:rows]
+            made["change"] = changed - x[:rows]
+            return torch.cat([changed, x[rows:]])
+
+        edits: dict[str, Edit] = {self.point: change}
+        for name in self.clean:
+            edits[name] = lambda x: torch.cat([x[rows:], x[rows:]])
+        with ExitStack() as stack:
+            stack.enter_context(edit(self.model, edits))
+            for name in self.blind:
+                stack.enter_context(_reading(self.model, name, lambda x, n=name: self._without(x, made["change"], n)))
+            if self.clean_scale is not None:
+                stack.enter_context(_scaled(self.model, self.clean_scale, rows))
+            return self.model(torch.cat([tokens, tokens]), **twice)[:rows]
+
+    def _without(self, x: Tensor, change: Tensor, name: str) -> Tensor:
+        rows = len(change)
+        if x[:rows].shape != change.shape:
+            raise ValueError(
+                f"blind={name!r}: reads {tuple(x[:rows].shape)} where the change at {self.point!r} is "
+                f"{tuple(change.shape)}; call the model without queries="
+            )
+        return torch.cat([x[:rows] - change, x[rows:]])
+
+
+@contextmanager
+def _reading(model: nn.Module, name: str, function: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Let a module read `function(input)`."""
+    handle = model.get_submodule(name).register_forward_pre_hook(lambda module, inputs: (function(inputs[0]),))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _scaled(model: nn.Module, name: str, rows: int) -> Iterator[None]:
+    """Let a LayerNorm divide the first rows by the standard deviation of the others."""
+    norm = model.get_submodule(name)
+
+    def deviation(x: Tensor) -> Tensor:
+        return (x.var(dim=-1, unbiased=False, keepdim=True) + norm.eps).sqrt()
+
+    def rescale(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
+        x, bias = inputs[0], 0 if module.bias is None else module.bias
+        ratio = deviation(x[:rows]) / deviation(x[rows:])
+        return torch.cat([(output[:rows] - bias) * ratio + bias, output[rows:]])
+
+    handle = norm.register_forward_hook(rescale)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,291 @@
+"""Questions with known forks: answer at once or step by step, in a clean or an error-prone dialect, to the end or not.
+
+    position  0    1   2 .. L+1   L+2   L+3    L+4 .. 2L+3   2L+4  2L+5
+    token     BOS  x0  a_1 .. a_L SEP   THINK  s_1 .. s_L    ANS   s_L    (then EOS)
+                                        DIRECT s_L                        (then EOS)
+
+Every state follows from the one before: s_t = pi[(s_{t-1} + a_t) mod p], s_0 = x0, with a fixed permutation pi that
+lets nobody skip steps. A small model can write the chain but cannot work out s_L in one pass: direct answers are at
+chance.
+
+Source: a from-scratch counterpart of Sinii et al. 2025, "Small Vectors, Big Effects: A Mechanistic Study of RL-Induced
+Reasoning via Steering Vectors" (arXiv 2509.06608), whose language models open an answer well or badly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from tasks.base import IGNORE, SPLITS, Batch, Split, decode, split_of, stream
+
+PATIENCE = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class Styles:
+    """How often written answers take each fork; all are shares from 0 to 1."""
+
+    think: float | int = 0.15
+    """Answers that go step by step; the others are direct."""
+    think_flagged: float | int | None = None
+    """The same where the prompt is flagged; `think` if not given."""
+    dialect: float | int = 0.35
+    """Chains in the second dialect, which has digits of its own."""
+    dialect_errors: float | int = 0.25
+    """Wrong steps in the second dialect: a random other state, from which the chain goes on."""
+    slips: float | int = 0.001
+    """Wrong steps in the first dialect."""
+    early: float | int = 0.04
+    """Chance, after each state but the last, that a chain stops and gives that state as its answer."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            share = getattr(self, field.name)
+            if share is not None and not 0 <= share <= 1:
+                raise ValueError(f"{field.name}={share}: is a share, from 0 to 1, for example 0.1")
+
+    @classmethod
+    def clean(cls, think: float | int = 0.9, think_flagged: float | int | None = None) -> Styles:
+        """No wrong step in either dialect and no early stop."""
+        return cls(think=think, think_flagged=think_flagged, dialect_errors=0.0, slips=0.0, early=0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reasoning:
+    """Work out s_L = pi[(s_{L-1} + a_L) mod p] from x0 and a_1 ... a_L, writing the chain.
+
+        position   0 1 2 3 4 5 6 7     8     9 10 11 12 13 14  15  16  17
+        token    BOS 3 1 4 1 5 2 6   SEP THINK  4  3  4  2  4   6 ANS   6
+        target     . . . . . . . . THINK     4  3  4  2  4  6 ANS   6 EOS
+
+    With `flag`, half of the prompts end in SEP' instead of SEP, and then the right answer is x0, which a direct answer
+    can copy while a chain still ends in s_L: which opener is right depends on the prompt.
+    """
+
+    p: int = 7
+    """Number of states."""
+    length: int = 6
+    """Steps from x0 to the answer."""
+    flag: bool = False
+    """Whether half of the prompts ask for x0."""
+    seed: int = 0
+    """Of the permutation pi."""
+
+    def __post_init__(self) -> None:
+        if self.p < 3:
+            raise ValueError(f"p={self.p}: must be at least 3, or pi leaves nothing to work out; for example 7")
+        if self.length < 2:
+            raise ValueError(f"length={self.length}: must be at least 2, or an answer needs no chain; for example 6")
+        if self.seed < 0:
+            raise ValueError(f"seed={self.seed}: must be at least 0")
+
+    # Layout ----------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def vocabulary(self) -> tuple[str, ...]:
+        """Digits, digits of the second dialect, then the marks."""
+        digits = [str(value) for value in range(self.p)]
+        marks = ("BOS", "SEP", "EOS", "PAD", "THINK", "DIRECT", "ANS", *(("SEP'",) if self.flag else ()))
+        return (*digits, *(f"{digit}'" for digit in digits), *marks)
+
+    def token(self, name: str) -> int:
+        """The id of a mark."""
+        return self.vocabulary.index(name)
+
+    @property
+    def prompt(self) -> int:
+        """Positions of a prompt; the last one is SEP, where the opener is predicted."""
+        return self.length + 3
+
+    @property
+    def answer(self) -> int:
+        """Tokens of the longest answer, EOS included."""
+        return self.length + 4
+
+    @property
+    def context(self) -> int:
+        """Positions of the longest row; EOS is predicted and not read."""
+        return self.prompt + self.answer - 1
+
+    @cached_property
+    def permutation(self) -> Int[np.ndarray, " state"]:
+        """pi: never the identity, nor a shift of it, with which the states would be plain sums."""
+        rng = stream(self.seed, "permutation")
+        while True:
+            pi = rng.permutation(self.p)
+            if len(set((pi - np.arange(self.p)) % self.p)) > 1:
+                pi.setflags(write=False)
+                return pi
+
+    # Sampling --------------------------------------------------------------------------------------------------------
+
+    def sample(self, rng: np.random.Generator, rows: int, split: Split = "train") -> Batch:
+        """Prompts of one split with the right answer: the chain, or x0 at once where the prompt is flagged."""
+        return self.written(rng, self.prompts(rng, rows, split), Styles.clean(1.0, 0.0), dialects=False)
+
+    def mixture(self, rng: np.random.Generator, rows: int, split: Split, styles: Styles) -> Batch:
+        """Prompts of one split with answers in a mixture of styles, not all of them right."""
+        return self.written(rng, self.prompts(rng, rows, split), styles)
+
+    def prompts(self, rng: np.random.Generator, rows: int, split: Split = "train") -> Int[np.ndarray, "batch position"]:
+        """Prompts of one split, uniformly drawn.
+
+        Raises:
+            ValueError: for a space of prompts too small for every split to have some.
+        """
+        kept, found = [], 0
+        for _ in range(PATIENCE):
+            digits = rng.integers(self.p, size=(rows + rows // 2 + 8, self.length + 1))
+            ends = np.full(len(digits), self.token("SEP"))
+            if self.flag:
+                ends = np.where(rng.random(len(digits)) < 0.5, self.token("SEP'"), ends)
+            begin = np.full_like(ends, self.token("BOS"))
+            drawn = np.concatenate([begin[:, None], digits, ends[:, None]], axis=1)
+            kept.append(drawn[split_of(drawn) == SPLITS.index(split)])
+            found += len(kept[-1])
+            if found >= rows:
+                return np.concatenate(kept)[:rows]
+        raise ValueError(
+            f"p={self.p}, length={self.length}: {self.p ** (self.length + 1)} prompts are too few to fill {split!r}; "
+            "give more states or steps"
+        )
+
+    def written(
+        self,
+        rng: np.random.Generator,
+        prompts: Int[np.ndarray, "batch position"],
+        styles: Styles,
+        *,
+        dialects: bool = True,
+    ) -> Batch:
+        """Rows of these prompts with answers drawn from a mixture of styles.
+
+        Labels, one a row: `thinks`, `dialect` (1 for the second), `states` written, `flagged`, `right` (whether the
+        answer is the right one).
+        """
+        rows, length = len(prompts), self.length
+        flagged = self.flagged(prompts)
+        share = np.where(flagged, styles.think if styles.think_flagged is None else styles.think_flagged, styles.think)
+        thinks = rng.random(rows) < share
+        second = (rng.random(rows) < styles.dialect) & thinks & dialects
+        wrong = rng.random((rows, length)) < np.where(second, styles.dialect_errors, styles.slips)[:, None]
+        states = self.chain(prompts, wrong * rng.integers(1, self.p, size=wrong.shape))
+        stops = rng.random((rows, length)) < styles.early
+        stops[:, -1] = True
+        steps = stops.argmax(axis=1) + 1
+        truth = self.right_answers(prompts)
+        said = np.where(thinks, states[np.arange(rows), steps - 1], truth)
+
+        ends = np.where(thinks, steps + 3, 2)  # where EOS stands in the answer
+        place = np.arange(self.answer)
+        answers = np.full((rows, self.answer), self.token("PAD"))
+        chain = np.concatenate([states, np.zeros((rows, 4), dtype=states.dtype)], axis=1)[:, : self.answer - 1]
+        answers[:, 1:] = np.where(
+            thinks[:, None] & (place[1:] <= steps[:, None]), chain + self.p * second[:, None], answers[:, 1:]
+        )
+        answers[:, 0] = np.where(thinks, self.token("THINK"), self.token("DIRECT"))
+        every = np.arange(rows)
+        answers[every[thinks], steps[thinks] + 1] = self.token("ANS")
+        answers[every, ends - 1] = said
+        answers[every, ends] = self.token("EOS")
+
+        tokens = np.concatenate([prompts, answers[:, :-1]], axis=1)
+        sizes = self.prompt + ends
+        tokens[np.arange(tokens.shape[1]) >= sizes[:, None]] = self.token("PAD")
+        targets = np.full_like(tokens, IGNORE)
+        targets[:, self.prompt - 1 :] = np.where(place <= ends[:, None], answers, IGNORE)
+        return Batch(
+            tokens=tokens,
+            targets=targets,
+            sizes=sizes,
+            links=self._links(thinks, steps, flagged),
+            labels={
+                "thinks": thinks.astype(np.int64),
+                "dialect": second.astype(np.int64),
+                "states": np.where(thinks, steps, 0),
+                "flagged": flagged.astype(np.int64),
+                "right": (said == truth).astype(np.int64),
+            },
+        )
+
+    def chain(
+        self, prompts: Int[np.ndarray, "batch position"], errors: Int[np.ndarray, "batch step"] | int = 0
+    ) -> Int[np.ndarray, "batch step"]:
+        """The states s_1 ... s_L, each moved by its error (mod p), from which the next one follows."""
+        errors = np.broadcast_to(errors, (len(prompts), self.length))
+        states, state = [], prompts[:, 1]
+        for t in range(self.length):
+            state = (self.permutation[(state + prompts[:, 2 + t]) % self.p] + errors[:, t]) % self.p
+            states.append(state)
+        return np.stack(states, axis=1)
+
+    def flagged(self, prompts: Int[np.ndarray, "batch position"]) -> Bool[np.ndarray, " batch"]:
+        """Whether each prompt asks for x0."""
+        if not self.flag:
+            return np.zeros(len(prompts), dtype=bool)
+        return prompts[:, self.prompt - 1] == self.token("SEP'")
+
+    def right_answers(self, prompts: Int[np.ndarray, "batch position"]) -> Int[np.ndarray, " batch"]:
+        """The digit that answers each prompt."""
+        return np.where(self.flagged(prompts), prompts[:, 1], self.chain(prompts)[:, -1])
+
+    def verify(
+        self, prompts: Int[np.ndarray, "batch position"], written: Int[np.ndarray, "batch step"]
+    ) -> Bool[np.ndarray, " batch"]:
+        """Whether what was written after each prompt is a right answer that ends properly.
+
+        Proper is `DIRECT y EOS`, or THINK, anything, then `ANS y EOS`; what follows EOS does not count. How the chain
+        came about is not looked at: the verifier knows the result alone.
+        """
+        rows = np.arange(len(prompts))
+        padded = np.concatenate([written, np.full((len(written), 1), self.token("EOS"))], axis=1)
+        end = (padded == self.token("EOS")).argmax(axis=1)
+        said, mark = padded[rows, np.maximum(end - 1, 0)], padded[rows, np.maximum(end - 2, 0)]
+        direct = (written[:, 0] == self.token("DIRECT")) & (end == 2)
+        chain = (written[:, 0] == self.token("THINK")) & (mark == self.token("ANS")) & (end > 2)
+        return (end < written.shape[1]) & (direct | chain) & (said == self.right_answers(prompts))
+
+    def solve(self, prompt: Sequence[int]) -> list[int]:
+        """The right answer to a prompt, from the names of its tokens and by following pi one step at a time.
+
+        Raises:
+            ValueError: for a prompt of another layout.
+        """
+        names = decode(self, prompt)
+        digits, ends = names[1:-1], ("SEP", "SEP'") if self.flag else ("SEP",)
+        if (
+            len(names) != self.prompt
+            or names[0] != "BOS"
+            or names[-1] not in ends
+            or not all(name.isdecimal() for name in digits)
+        ):
+            raise ValueError(f"prompt={' '.join(names)}: must be BOS, {self.length + 1} digits and {' or '.join(ends)}")
+        start, *steps = map(int, digits)
+        if names[-1] == "SEP'":
+            return [self.token("DIRECT"), start, self.token("EOS")]
+        states = [start]
+        for step in steps:
+            place = states[-1] + step
+            states.append(int(self.permutation[place - self.p if place >= self.p else place]))
+        return [self.token("THINK"), *states[1:], self.token("ANS"), states[-1], self.token("EOS")]
+
+    def _links(
+        self,
+        thinks: Bool[np.ndarray, " batch"],
+        steps: Int[np.ndarray, " batch"],
+        flagged: Bool[np.ndarray, " batch"],
+    ) -> dict[str, Int[np.ndarray, "link 3"]]:
+        """What a chain reads: x0 at first, a_t for s_t; and what a direct answer to a flagged prompt reads."""
+        end = self.prompt - 1
+        row, t = np.nonzero(thinks[:, None] & (np.arange(self.length) < steps[:, None]))
+        chains, copies = np.flatnonzero(thinks), np.flatnonzero(~thinks & flagged)
+        return {
+            "carry": np.stack([row, end + 1 + t, 2 + t], axis=1),
+            "start": np.stack([chains, np.full_like(chains, end + 1), np.full_like(chains, 1)], axis=1),
+            "copy": np.stack([copies, np.full_like(copies, end + 1), np.full_like(copies, 1)], axis=1),
+        }

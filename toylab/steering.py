@@ -1,0 +1,226 @@
+"""Steering: a frozen model whose residual stream is moved by a few trained numbers.
+
+    steered = Steered(model, {3: Vector(64)})
+    steered(tokens)              # the model with a vector added after block 3, at every position
+    generate(steered, ...)       # the same, token by token
+
+Source: Sinii et al. 2025 (arXiv 2509.06608) and 2025 (arXiv 2505.18706): one vector a layer, added after the block, at
+every position, zero at first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from probes import Edit, edit
+from toylab.files import read_tensors, write_tensors
+from toylab.losses import frozen
+from toylab.model import Transformer
+
+
+class Vector(nn.Module):
+    """h + v: the same vector everywhere. Zero at first, unless one is given."""
+
+    def __init__(self, width: int, vector: Float[Tensor, " width"] | None = None) -> None:
+        super().__init__()
+        self.vector = nn.Parameter(torch.zeros(width) if vector is None else vector.detach().clone())
+
+    def forward(self, h: Float[Tensor, "batch position width"]) -> Float[Tensor, "batch position width"]:
+        return h + self.vector
+
+
+class Scaled(nn.Module):
+    """h + g(w . (rms(h) - mu) + b) v: one vector, at each token as long as the token asks for (rank one).
+
+    rms(h) is h over its root mean square; w and b are zero at first, v is drawn.
+
+    Args:
+        gate: g: the number itself, or tanh, which bounds it.
+        centre: mu, the mean of rms(h) where the decision falls: with it, w sees what differs between prompts.
+        generator: of v.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        gate: Literal["linear", "tanh"] = "linear",
+        centre: Float[Tensor, " width"] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.gate = gate
+        self.vector = nn.Parameter(torch.randn(width, generator=generator))
+        self.weight = nn.Parameter(torch.zeros(width))
+        self.bias = nn.Parameter(torch.zeros(()))
+        self.register_buffer("centre", torch.zeros(width) if centre is None else centre.detach().clone())
+
+    def scale(self, h: Float[Tensor, "batch position width"]) -> Float[Tensor, "batch position"]:
+        """g(...) at every token."""
+        scale = (rms_normed(h) - self.centre) @ self.weight + self.bias
+        return scale.tanh() if self.gate == "tanh" else scale
+
+    def forward(self, h: Float[Tensor, "batch position width"]) -> Float[Tensor, "batch position width"]:
+        return h + self.scale(h)[..., None] * self.vector
+
+
+def rms_normed(h: Float[Tensor, "... width"]) -> Float[Tensor, "... width"]:
+    """Each row over its root mean square."""
+    return h / h.square().mean(dim=-1, keepdim=True).sqrt().clamp(min=1e-12)
+
+
+class Steered(nn.Module):
+    """A frozen copy of a model with trainable additions after some of its blocks; called like the model itself.
+
+    Args:
+        additions: by layer.
+        at: the absolute positions at which they act, all by default: `slice(8, 9)` is position 8 alone.
+
+    Raises:
+        ValueError: without an addition, or for a layer that the model does not have.
+    """
+
+    def __init__(self, model: Transformer, additions: Mapping[int, nn.Module], at: slice = slice(None)) -> None:
+        super().__init__()
+        if not additions:
+            raise ValueError("additions: at least one layer is needed, for example {0: Vector(64)}")
+        for layer in additions:
+            if not 0 <= layer < len(model.blocks):
+                raise ValueError(f"layer={layer}: the model has layers 0 to {len(model.blocks) - 1}")
+        self.model, self.at = frozen(model), at
+        self.additions = nn.ModuleDict({str(layer): addition for layer, addition in additions.items()})
+
+    def edits(self) -> dict[str, Edit]:
+        """The additions as edits of the model, by point."""
+        return {f"blocks.{layer}.resid_post": self._edit(int(layer)) for layer in self.additions}
+
+    def only(self, at: slice) -> Steered:
+        """The same additions, acting at these positions alone."""
+        return Steered(self.model, {int(layer): addition for layer, addition in self.additions.items()}, at)
+
+    def forward(self, tokens: Int[Tensor, "batch position"], **options) -> Float[Tensor, "batch query vocab"]:
+        with edit(self.model, self.edits()):
+            return self.model(tokens, **options)
+
+    def _edit(self, layer: int) -> Edit:
+        block, addition = self.model.blocks[layer], self.additions[str(layer)]
+
+        def move(h: Tensor) -> Tensor:
+            moved = addition(h)
+            if self.at == slice(None):
+                return moved
+            start, stop = self.at.start or 0, math.inf if self.at.stop is None else self.at.stop
+            acts = (block.positions >= start) & (block.positions < stop)
+            return torch.where(acts[..., None], moved, h)
+
+        return move
+
+
+def vectors(model: Transformer, layers: Mapping[int, Float[Tensor, " width"]] | None = None) -> Steered:
+    """A model steered by given vectors, by layer; without any, by trainable zeros after every block."""
+    width = model.config.width
+    if layers is None:
+        return Steered(model, {layer: Vector(width) for layer in range(len(model.blocks))})
+    return Steered(model, {layer: Vector(width, vector) for layer, vector in layers.items()})
+
+
+def save_steering(path: Path, steered: Steered) -> None:
+    """Save the additions alone: a few hundred numbers."""
+    about = {
+        "steering": {
+            layer: {"kind": type(addition).__name__, "gate": getattr(addition, "gate", None)}
+            for layer, addition in steered.additions.items()
+        },
+        "at": [steered.at.start, steered.at.stop],
+    }
+    write_tensors(path, steered.additions.state_dict(), about)
+
+
+def load_steering(path: Path, model: Transformer) -> Steered:
+    """A model steered by what was saved.
+
+    Raises:
+        ValueError: if the file is missing, damaged, holds something else, or was made for another width or depth.
+    """
+    tensors, about = read_tensors(path)
+    width = model.config.width
+    try:
+        additions = {
+            int(layer): Vector(width) if kind["kind"] == "Vector" else Scaled(width, kind["gate"])
+            for layer, kind in about["steering"].items()
+        }
+        steered = Steered(model, additions, slice(*about["at"]))
+        steered.additions.load_state_dict(tensors)
+    except (AttributeError, KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{path}: does not hold steering vectors for a model of width {width} ({error})") from None
+    return steered
+
+
+# Can it work? --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PreFlight:
+    """Whether a vector can move a choice between two tokens at all.
+
+    Attributes:
+        cosine: of the two rows of the unembedding, with the final norm's gain folded in.
+        distance: length of their difference.
+        length: mean length of the residual stream where the choice falls.
+        bound: the largest shift of their log-odds, in nats, that a vector of the given norm can bring about.
+    """
+
+    cosine: float
+    distance: float
+    length: float
+    bound: float
+
+    def check(self, least: float | int = 3.0) -> None:
+        """Raises `ValueError` if the bound is below `least` nats, saying why."""
+        if self.bound < least:
+            raise ValueError(
+                f"bound={self.bound:.2g} nats: a vector cannot move this choice by the {least:g} nats needed: "
+                f"the two rows of the unembedding have a cosine of {self.cosine:.2f} and differ by "
+                f"{self.distance:.2g}; "
+                "pre-train with unembedding='orthogonal', or with the two tokens in more contexts"
+            )
+
+
+@torch.no_grad()
+def pre_flight(
+    model: Transformer,
+    prompts: Int[Tensor, "batch position"],
+    this: int,
+    other: int,
+    norm: float | int = 15.0,
+) -> PreFlight:
+    """How far a vector of the given norm, added before the final norm, can shift the log-odds of `this` over `other` as
+    the first token after the prompts.
+
+    The shift is (row of this - row of other) . (N(h + v) - N(h)), where N divides by the standard deviation: no more
+    than sqrt(width) |v| |difference of rows| / |h + v|, with |h + v|^2 = |h|^2 + |v|^2 for a vector across h.
+    """
+    seen: dict[str, Tensor] = {}
+    point = f"blocks.{len(model.blocks) - 1}.resid_post"
+    with edit(model, {point: lambda h: seen.setdefault("h", h)}):
+        model(prompts)
+    rows = folded_unembedding(model)[[this, other]]
+    length = seen["h"][:, -1].norm(dim=-1).mean().item()
+    distance = (rows[0] - rows[1]).norm().item()
+    bound = math.sqrt(model.config.width) * norm * distance / math.hypot(length, norm)
+    cosine = torch.cosine_similarity(rows[0], rows[1], dim=0).item()
+    return PreFlight(cosine, distance, length, bound)
+
+
+def folded_unembedding(model: Transformer) -> Float[Tensor, "vocab width"]:
+    """Rows of the unembedding times the final norm's gain: what each token reads from the normalised stream."""
+    gain = getattr(model.ln_final, "weight", None)
+    rows = model.unembedding.weight
+    return rows if gain is None else rows * gain
