@@ -14,6 +14,7 @@ from toylab.runs import Study, execute
 from toylab.studies.contextual_counting import ContextualCountingStudy
 from toylab.studies.iteration_head import IterationHeadStudy
 from toylab.studies.safety_finetuning import SafetyFinetuningStudy
+from toylab.studies.steering_vectors import SteeringVectorsStudy
 
 matplotlib.use("Agg")
 torch.set_num_threads(1)
@@ -37,6 +38,7 @@ def quick(study: Study, name: str) -> Callable:
 quick_run = quick(IterationHeadStudy.quick(), "iteration-head")
 quick_counting = quick(ContextualCountingStudy.quick(), "contextual-counting")
 quick_safety = quick(SafetyFinetuningStudy.quick(), "safety-finetuning")
+quick_steering = quick(SteeringVectorsStudy.quick(), "steering-vectors")
 
 
 def once(out: Path, make) -> Path:

@@ -29,8 +29,22 @@ IDS = {
         "sensitivity", "null-space", "null-direction", "null-space-regime", "dw-on-unsafe", "null-space-inputs",
         "extrapolate", "soft-tokens", "null-part-matters", "relearning", "dpo-is-unlearning",
     },
+    "steering-vectors": {
+        "base-chain", "base", "full-rl", "greedy", "fraction-match", "fraction-large", "depth-order", "prefix",
+        "first-token", "first-token-rest", "first-token-kl", "norm-temperature", "logit-lens", "lens-trap",
+        "suppression", "persistence", "persistence-other", "skip-attention", "penultimate-mlp", "direct-route",
+        "forced-route", "separability", "pre-flight", "transfer-family", "transfer-seeds", "transfer-apart",
+        "transfer-mapped", "combine", "combine-halved", "adaptive", "adaptive-place", "prompt-bit-constant",
+        "prompt-bit-gate", "prompt-bit-full", "prompt-bit-mlp", "features", "difference-sae", "random-vector",
+        "random-reward", "same-vector", "difference-of-means", "logit-bias",
+    },
 }  # fmt: skip
-QUICK = {"iteration-head": "quick_run", "contextual-counting": "quick_counting", "safety-finetuning": "quick_safety"}
+QUICK = {
+    "iteration-head": "quick_run",
+    "contextual-counting": "quick_counting",
+    "safety-finetuning": "quick_safety",
+    "steering-vectors": "quick_steering",
+}
 """The fixture of each study's quick run."""
 
 

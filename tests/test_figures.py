@@ -70,6 +70,11 @@ SMALL |= {
             {"a": ([0, 1.5], [0.1, 1]), "b": ([], [])}, xlabel="dose", ylabel="share", mark=1, title="t", ax=ax
         ),
     ],
+    "shades": [
+        lambda ax=None: figures.shades({}, [], xlabel="token", ax=ax),
+        lambda ax=None: figures.shades({"a": [0, 0]}, ["x", "y"], xlabel="token", ax=ax),
+        lambda ax=None: figures.shades({"a": [1.0], "b": [-0.3]}, ["x"], xlabel="token", title="t", ax=ax),
+    ],
     "histograms": [
         lambda ax=None: figures.histograms({}, xlabel="norm", ax=ax),
         lambda ax=None: figures.histograms({"a": [], "b": []}, xlabel="norm", ax=ax),

@@ -278,6 +278,40 @@ def histograms(
     return _plain(ax)
 
 
+def shades(
+    values: Mapping[str, Sequence[float | int]],
+    columns: Sequence[str],
+    *,
+    xlabel: str,
+    title: str = "",
+    ax: Axes | None = None,
+) -> Axes:
+    """Numbers above and below 0 as a table of shades, a row a name: dark where they are large, hatched where negative.
+
+    Numbers of at least a quarter of the largest are printed.
+    """
+    ax = ax or _axes(0.36 * len(columns) + 1.8, 0.3 * len(values) + 1.0)
+    table = np.array(list(values.values()), dtype=float).reshape(len(values), len(columns))
+    largest = max(float(np.abs(table).max(initial=0)), 1e-12)
+    for row, numbers in enumerate(table):
+        for column, number in enumerate(numbers):
+            share = abs(number) / largest
+            colour = mpl.colormaps["Blues" if number >= 0 else "Oranges"](0.75 * share)
+            ax.add_patch(mpl.patches.Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=colour, edgecolor="0.85",
+                                               hatch="" if number >= 0 else "////", linewidth=0.4))  # fmt: skip
+            if share >= 0.25:
+                ax.text(column, row, f"{number:.2g}".replace("0.", "."), ha="center", va="center", fontsize=6,
+                        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.8})  # fmt: skip
+    ax.set_xlim(-0.5, max(len(columns), 1) - 0.5)
+    ax.set_ylim(max(len(values), 1) - 0.5, -0.5)
+    ax.set_xticks(range(len(columns)), columns, fontsize=7, rotation=90)
+    ax.set_yticks(range(len(values)), list(values), fontsize=8)
+    ax.tick_params(length=0)
+    ax.set_xlabel(xlabel)
+    ax.set_title(title, fontsize=10)
+    return _plain(ax)
+
+
 def sheet(
     width: float | int,
     height: float | int,

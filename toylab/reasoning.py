@@ -203,7 +203,7 @@ def held_out(task: Reasoning, seed: int, rows: int, split: Split = "test") -> In
 # Reinforcement learning ----------------------------------------------------------------------------------------------
 
 RL = TrainConfig(
-    steps=70,
+    steps=60,
     rows=16,
     learning_rate=0.1,
     warmup=0,
@@ -229,6 +229,7 @@ class Sampler:
         reward: of each sample, 0 or 1; the task's verifier if not given.
         samples: answers to each prompt.
         reference: what KL is measured to, in the summary.
+        purpose: samplers of another purpose draw independently.
     """
 
     def __init__(
@@ -242,15 +243,17 @@ class Sampler:
         temperature: float | int = 1.0,
         reward: Reward | None = None,
         reference: nn.Module | None = None,
+        purpose: str = "rollouts",
     ) -> None:
+        self.purpose = purpose
         self.model, self.task, self.seed, self.prompts, self.samples = model, task, seed, prompts, samples
         self.temperature, self.reward, self.reference = temperature, reward, reference
         self._seen: list[dict[str, float]] = []
 
     @torch.no_grad()
     def __call__(self, step: int) -> Rollouts:
-        prompts = torch.from_numpy(self.task.prompts(stream(self.seed, "rollouts", step), self.prompts))
-        generator = source(self.seed, f"rollouts of step {step}")
+        prompts = torch.from_numpy(self.task.prompts(stream(self.seed, self.purpose, step), self.prompts))
+        generator = source(self.seed, f"{self.purpose} of step {step}")
         written = write(self.model, self.task, prompts, self.temperature, generator, self.samples)
         repeated = prompts.repeat_interleave(self.samples, dim=0)
         reward = self.reward or (lambda asked, said, _: self.task.verify(asked, said))

@@ -42,8 +42,16 @@ class Job:
 
     name: str
     seed: int
-    after: str | None = field(default=None, compare=False)
-    """The job of the same seed that must be done first: a model that several jobs go on from is trained once."""
+    after: str | tuple[Job, ...] | None = field(default=None, compare=False)
+    """What must be done first, so that what several jobs go on from is made once: the name of a job of the same seed,
+    or jobs."""
+
+    @property
+    def needs(self) -> tuple[Job, ...]:
+        """The jobs that must be done first."""
+        if isinstance(self.after, str):
+            return (Job(self.after, self.seed),)
+        return self.after or ()
 
     def folder(self, out: Path) -> Path:
         """Where it is kept."""
@@ -109,7 +117,7 @@ def execute(study: Study, name: str, out: Path, workers: int, progress: bool = T
             for job in unfinished:
                 try:
                     if not _is_ready(job, out):
-                        raise _base_failed(job)
+                        raise _base_failed(job, out)
                     _do(study, job, out)
                 except Exception as error:
                     note(job, error)
@@ -131,11 +139,12 @@ def _is_done(job: Job, out: Path) -> bool:
 
 
 def _is_ready(job: Job, out: Path) -> bool:
-    return job.after is None or _is_done(Job(job.after, job.seed), out)
+    return all(_is_done(needed, out) for needed in job.needs)
 
 
-def _base_failed(job: Job) -> ValueError:
-    return ValueError(f"{job.after} of seed {job.seed} failed, which this one goes on from")
+def _base_failed(job: Job, out: Path) -> ValueError:
+    failed = next(needed for needed in job.needs if not _is_done(needed, out))
+    return ValueError(f"{failed.name} of seed {failed.seed} failed, which this one goes on from")
 
 
 def results(study: Study, out: Path) -> dict[Job, dict[str, Any]]:
@@ -306,7 +315,7 @@ def _run_parallel(
                 waiting[pool.submit(_do, study, job, out)] = job
             if not waiting:  # what the others come after has failed
                 for job in left:
-                    note(job, _base_failed(job))
+                    note(job, _base_failed(job, out))
                     bar.update()
                 break
             finished, _ = wait(waiting, return_when=FIRST_COMPLETED)

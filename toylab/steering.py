@@ -17,13 +17,16 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from probes import Edit, edit
 from toylab.files import read_tensors, write_tensors
 from toylab.losses import frozen
 from toylab.model import Transformer
+
+Places = slice | tuple[int, ...]
+"""Absolute positions: from a start up to a stop, or one by one."""
 
 
 class Vector(nn.Module):
@@ -81,13 +84,13 @@ class Steered(nn.Module):
 
     Args:
         additions: by layer.
-        at: the absolute positions at which they act, all by default: `slice(8, 9)` is position 8 alone.
+        at: the absolute positions at which they act, all by default: `slice(8, 9)` or `(8,)` is position 8 alone.
 
     Raises:
         ValueError: without an addition, or for a layer that the model does not have.
     """
 
-    def __init__(self, model: Transformer, additions: Mapping[int, nn.Module], at: slice = slice(None)) -> None:
+    def __init__(self, model: Transformer, additions: Mapping[int, nn.Module], at: Places = slice(None)) -> None:
         super().__init__()
         if not additions:
             raise ValueError("additions: at least one layer is needed, for example {0: Vector(64)}")
@@ -101,7 +104,7 @@ class Steered(nn.Module):
         """The additions as edits of the model, by point."""
         return {f"blocks.{layer}.resid_post": self._edit(int(layer)) for layer in self.additions}
 
-    def only(self, at: slice) -> Steered:
+    def only(self, at: Places) -> Steered:
         """The same additions, acting at these positions alone."""
         return Steered(self.model, {int(layer): addition for layer, addition in self.additions.items()}, at)
 
@@ -116,11 +119,16 @@ class Steered(nn.Module):
             moved = addition(h)
             if self.at == slice(None):
                 return moved
-            start, stop = self.at.start or 0, math.inf if self.at.stop is None else self.at.stop
-            acts = (block.positions >= start) & (block.positions < stop)
-            return torch.where(acts[..., None], moved, h)
+            return torch.where(_among(block.positions, self.at)[..., None], moved, h)
 
         return move
+
+
+def _among(positions: Int[Tensor, "#batch position"], at: Places) -> Bool[Tensor, "#batch position"]:
+    if not isinstance(at, slice):
+        return torch.isin(positions, torch.tensor(at, dtype=positions.dtype))
+    stop = math.inf if at.stop is None else at.stop
+    return (positions >= (at.start or 0)) & (positions < stop)
 
 
 def vectors(model: Transformer, layers: Mapping[int, Float[Tensor, " width"]] | None = None) -> Steered:
@@ -138,7 +146,7 @@ def save_steering(path: Path, steered: Steered) -> None:
             layer: {"kind": type(addition).__name__, "gate": getattr(addition, "gate", None)}
             for layer, addition in steered.additions.items()
         },
-        "at": [steered.at.start, steered.at.stop],
+        "at": {"from": steered.at.start, "to": steered.at.stop} if isinstance(steered.at, slice) else list(steered.at),
     }
     write_tensors(path, steered.additions.state_dict(), about)
 
@@ -156,7 +164,8 @@ def load_steering(path: Path, model: Transformer) -> Steered:
             int(layer): Vector(width) if kind["kind"] == "Vector" else Scaled(width, kind["gate"])
             for layer, kind in about["steering"].items()
         }
-        steered = Steered(model, additions, slice(*about["at"]))
+        at = about["at"]
+        steered = Steered(model, additions, slice(at["from"], at["to"]) if isinstance(at, dict) else tuple(at))
         steered.additions.load_state_dict(tensors)
     except (AttributeError, KeyError, TypeError, RuntimeError) as error:
         raise ValueError(f"{path}: does not hold steering vectors for a model of width {width} ({error})") from None

@@ -1,0 +1,373 @@
+"""What a trained vector does to a model: where it must act, what it says, through whom, what is left of it elsewhere.
+
+Every number is a measurement on prompts that no training has seen. `steered` is a `Steered` with one addition unless
+something else is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from probes import (
+    Edit,
+    Paths,
+    against,
+    compare_features,
+    cosine_to,
+    dead_share,
+    edit,
+    explained_variance,
+    fit_autoencoder,
+    ranks,
+    token_cosines,
+    watch,
+)
+from tasks import Reasoning
+from toylab.losses import Rollouts, kl_divergence
+from toylab.model import Transformer, source
+from toylab.reasoning import answers, write
+from toylab.steering import Scaled, Steered, Vector, folded_unembedding, vectors
+
+Prompts = Int[Tensor, "prompt position"]
+
+
+def right(model: nn.Module, task: Reasoning, prompts: Prompts, temperature: float | int = 1, seed: int = 0) -> float:
+    """The share of right answers."""
+    return round(answers(model, task, prompts, temperature, seed).right, 4)
+
+
+def addition(steered: Steered) -> tuple[int, nn.Module]:
+    """The layer and the addition of a model that has one."""
+    ((layer, held),) = steered.additions.items()
+    return int(layer), held
+
+
+# Where it acts -------------------------------------------------------------------------------------------------------
+
+
+def by_place(steered: Steered, task: Reasoning, prompts: Prompts, seed: int = 0) -> dict[str, float]:
+    """Right answers at temperature 1 where a vector acts at some positions alone. The first generated token is
+    predicted at the last position of the prompt, SEP."""
+    first = task.prompt - 1
+    rest = tuple(p for p in range(task.context) if p != first)
+    places = {
+        "first": slice(first, first + 1),
+        "all but first": rest,
+        "first two": slice(first, first + 2),
+        "prompt": slice(0, first),
+        "generated": slice(first, None),
+    }
+    return {name: right(steered.only(at), task, prompts, seed=seed) for name, at in places.items()}
+
+
+def rollouts(
+    model: nn.Module, task: Reasoning, prompts: Prompts, seed: int = 0, temperature: float | int = 1
+) -> Rollouts:
+    """What a model writes to prompts, once each."""
+    written = write(model, task, prompts, temperature, source(seed, "rollouts"))
+    ended = (written == task.token("EOS")).long()
+    earned = torch.from_numpy(task.verify(prompts.numpy(), written.numpy())).float()
+    return Rollouts(prompts, written, ended.cumsum(dim=1) - ended == 0, earned[:, None])
+
+
+@torch.no_grad()
+def kl_by_position(steered: Steered, task: Reasoning, prompts: Prompts, seed: int = 0) -> list[float]:
+    """KL(steered || base) in nats at each generated position, on what the steered model writes; positions behind the
+    end count as 0."""
+    made = rollouts(steered, task, prompts, seed)
+    gap = kl_divergence(made.log_probs(steered), made.log_probs(steered.model))
+    return [round(x, 4) for x in gap.masked_fill(~made.counted, 0).mean(dim=0).tolist()]
+
+
+# What it says --------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def changes(
+    steered: Steered, task: Reasoning, prompts: Prompts, seed: int = 0
+) -> dict[int, Float[Tensor, "token width"]]:
+    """What the additions make of the residual stream after each block from the first steered one on, at every position
+    of what the steered model writes from SEP on."""
+    made = rollouts(steered, task, prompts, seed)
+    tokens = torch.cat([made.prompts, made.written[:, :-1]], dim=1)
+    first = min(map(int, steered.additions))
+    names = {layer: f"blocks.{layer}.resid_post" for layer in range(first, len(steered.model.blocks))}
+    with watch(steered.model, *names.values()) as seen:
+        steered.model(tokens)
+        before = dict(seen)
+        with edit(steered.model, steered.edits()), watch(steered.model, *names.values()) as after:
+            steered.model(tokens)
+            after = dict(after)
+    # Position t predicts token t + 1: what is counted starts at SEP.
+    start = task.prompt - 1
+    return {
+        layer: (after[name] - before[name])[:, start : start + made.counted.shape[1]][made.counted]
+        for layer, name in names.items()
+    }
+
+
+def says(direction: Float[Tensor, " width"], model: Transformer, task: Reasoning) -> dict[str, Any]:
+    """The logit lens of a direction: cosine and rank of the two openers and of ANS, cosine with the difference of the
+    openers, and mean cosine with the digits of each dialect."""
+    rows = folded_unembedding(model)
+    cosines = token_cosines(direction, rows)
+    order = ranks(cosines)
+    think, direct = task.token("THINK"), task.token("DIRECT")
+    found: dict[str, Any] = {
+        name: {"cosine": cosines[token].item(), "rank": int(order[token])}
+        for name, token in (("THINK", think), ("DIRECT", direct), ("ANS", task.token("ANS")))
+    }
+    return found | {
+        "THINK over DIRECT": against(direction, rows, think, direct).item(),
+        "first dialect": cosines[: task.p].mean().item(),
+        "second dialect": cosines[task.p : 2 * task.p].mean().item(),
+        "all": [round(x, 4) for x in cosines.tolist()],
+    }
+
+
+@torch.no_grad()
+def persistence(
+    steered: Steered,
+    task: Reasoning,
+    prompts: Prompts,
+    trained: Mapping[int, Float[Tensor, " width"]],
+    seed: int = 0,
+) -> dict[str, dict[str, float]]:
+    """By layer after the steered one: mean cosine of each token's change with the mean change, and with the vector that
+    was trained there."""
+    made = changes(steered, task, prompts, seed)
+    return {
+        str(layer): {"to mean": cosine_to(change), "to vector": cosine_to(change, trained[layer])}
+        for layer, change in list(made.items())[1:]
+        if layer in trained
+    }
+
+
+# Through whom --------------------------------------------------------------------------------------------------------
+
+
+def routes(layer: int, last: int) -> dict[str, dict[str, tuple[str, ...]]]:
+    """Which readers do not see a change after block `layer`, by the name of the test; the next block's alone, and the
+    unembedding."""
+    block = f"blocks.{layer + 1}"
+    attention, mlp, unembedding = f"{block}.ln1", f"{block}.ln2", "ln_final"
+    found = {f"skip {name}": {"clean": (f"{block}.attn.{name[0]}",)} for name in ("query", "key", "value")}
+    found |= {
+        "skip attention": {"blind": (attention,)},
+        "skip MLP": {"blind": (mlp,)},
+        "skip block": {"blind": (attention, mlp)},
+        "skip unembedding": {"blind": (unembedding,)},
+    }
+    if layer + 1 == last:  # or other blocks would see it as well
+        found |= {
+            "only attention": {"blind": (mlp, unembedding)},
+            "only MLP": {"blind": (attention, unembedding)},
+        }
+    return found
+
+
+def path(steered: Steered, **skipped: Any) -> Paths:
+    """The steered model with some readers that do not see the addition."""
+    ((point, change),) = steered.edits().items()
+    return Paths(steered.model, change, point, **skipped)
+
+
+def by_route(
+    steered: Steered, task: Reasoning, prompts: Prompts, seed: int = 0, temperature: float | int = 1
+) -> dict[str, float]:
+    """Right answers when some readers do not see the addition."""
+    layer, _ = addition(steered)
+    tests = routes(layer, len(steered.model.blocks) - 1)
+    return {name: right(path(steered, **skipped), task, prompts, temperature, seed) for name, skipped in tests.items()}
+
+
+class ForcedRoute(Steered):
+    """A vector after a block that the unembedding does not see: it must act through the blocks behind."""
+
+    def forward(self, tokens: Int[Tensor, "batch position"], **options) -> Float[Tensor, "batch query vocab"]:
+        (held,) = self.additions.values()
+        last = f"blocks.{len(self.model.blocks) - 1}.resid_post"
+        with edit(self.model, self.edits() | {last: lambda h: h - held.vector}):
+            return self.model(tokens, **options)
+
+
+def with_clean_scale(steered: Steered) -> Paths:
+    """The steered model whose final norm divides by what it would without the addition."""
+    return path(steered, clean_scale="ln_final")
+
+
+# Baselines -----------------------------------------------------------------------------------------------------------
+
+
+def random_vectors(
+    model: Transformer, task: Reasoning, prompts: Prompts, layer: int, norm: float, draws: int = 10, seed: int = 0
+) -> list[float]:
+    """Right answers with vectors of random directions and the given norm."""
+    generator = source(seed, "random vectors")
+    found = []
+    for _ in range(draws):
+        vector = torch.randn(model.config.width, generator=generator)
+        found.append(right(vectors(model, {layer: norm * vector / vector.norm()}), task, prompts, seed=seed))
+    return found
+
+
+@torch.no_grad()
+def difference_of_means(
+    model: Transformer, task: Reasoning, prompts: Prompts, layer: int, norm: float
+) -> Float[Tensor, " width"]:
+    """Mean stream after the block where THINK was just read minus that where DIRECT was, at the given norm: the usual
+    steering vector without training. It says what was said last, not what comes next."""
+    point = f"blocks.{layer}.resid_post"
+    means = []
+    for opener in ("THINK", "DIRECT"):
+        begun = torch.cat([prompts, torch.full((len(prompts), 1), task.token(opener))], dim=1)
+        with watch(model, point) as seen:
+            model(begun)
+        means.append(seen[point][:, -1].mean(dim=0))
+    difference = means[0] - means[1]
+    return norm * difference / difference.norm()
+
+
+@torch.no_grad()
+def logit_bias(steered: Steered, task: Reasoning, prompts: Prompts) -> dict[str, Edit]:
+    """Instead of the vector, the mean shift of the logits that it causes at SEP, added everywhere."""
+    start = task.prompt - 1
+    shift = (steered(prompts) - steered.model(prompts))[:, start].mean(dim=0)
+    return {"unembedding": lambda logits: logits + shift}
+
+
+class Edited(nn.Module):
+    """A model under fixed edits, called like the model itself."""
+
+    def __init__(self, model: nn.Module, edits: Mapping[str, Edit]) -> None:
+        super().__init__()
+        self.model, self.edits = model, dict(edits)
+
+    def forward(self, tokens: Int[Tensor, "batch position"], **options) -> Float[Tensor, "batch query vocab"]:
+        with edit(self.model, self.edits):
+            return self.model(tokens, **options)
+
+
+# Elsewhere -----------------------------------------------------------------------------------------------------------
+
+
+def combined(
+    model: Transformer,
+    task: Reasoning,
+    prompts: Prompts,
+    trained: Mapping[int, Float[Tensor, " width"]],
+    layers: Sequence[int],
+    scale: float,
+    seed: int = 0,
+) -> float:
+    """Right answers with vectors that were trained apart, added at these layers at a common scale."""
+    return right(vectors(model, {k: scale * trained[k] for k in layers}), task, prompts, seed=seed)
+
+
+def mapped(vector: Float[Tensor, " width"], from_model: Transformer, to_model: Transformer) -> Float[Tensor, " width"]:
+    """A vector carried over by what it says: to the direction that the other unembedding reads alike.
+
+    Each unembedding is first expressed in units of the length of its rows.
+    """
+    read, write_ = from_model.unembedding.weight, to_model.unembedding.weight
+    scale = read.norm(dim=1).mean() * write_.norm(dim=1).mean()
+    return (write_.T @ (read @ vector)) / scale
+
+
+# Token by token ------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def scales(steered: Steered, task: Reasoning, prompts: Prompts, seed: int = 0) -> dict[str, float]:
+    """Mean size of what a token-wise scale adds (scale times the vector's norm) by kind of position, signed so that SEP
+    is positive."""
+    layer, held = addition(steered)
+    assert isinstance(held, Scaled)
+    made = rollouts(steered, task, prompts, seed)
+    tokens = torch.cat([made.prompts, made.written[:, :-1]], dim=1)
+    point = f"blocks.{layer}.resid_post"
+    with watch(steered.model, point) as seen:
+        steered.model(tokens)
+    size = held.scale(seen[point]) * held.vector.norm()
+    sep = task.prompt - 1
+    size = size * size[:, sep].mean().sign()
+    told = torch.cat([torch.ones(len(tokens), task.prompt, dtype=torch.bool), made.counted[:, :-1]], dim=1)
+    kinds = {"BOS": slice(0, 1), "digits": slice(1, sep), "SEP": slice(sep, sep + 1)}
+    kinds |= {"opener": slice(sep + 1, sep + 2), "chain": slice(sep + 2, None)}
+    found = {name: _over(size[:, at].abs(), told[:, at]) for name, at in kinds.items()}
+    found |= {f"{name}, signed": _over(size[:, at], told[:, at]) for name, at in list(kinds.items())[2:]}
+    return found | {"by position": [round(x, 3) for x in _columns(size, told)]}
+
+
+# Sparse autoencoders -------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def _last_stream(model: nn.Module, of: Transformer, made: Rollouts) -> Float[Tensor, "row step width"]:
+    tokens = torch.cat([made.prompts, made.written[:, :-1]], dim=1)
+    point = f"blocks.{len(of.blocks) - 1}.resid_post"
+    with watch(of, point) as seen:
+        model(tokens)
+    return seen[point][:, made.prompts.shape[1] - 1 :]
+
+
+def features(
+    steered: Steered,
+    task: Reasoning,
+    prompts: Prompts,
+    seed: int = 0,
+    dictionary: int = 96,
+    k: int = 4,
+    steps: int = 600,
+) -> dict[str, dict[str, Any]]:
+    """Sparse autoencoders on the last layer's stream of what the steered model writes, steered and as a difference to
+    the base: how well they copy, and the feature that tells right answers from wrong ones, beside what chance and the
+    trivial "took the direct route" make of it."""
+    half = len(prompts) // 2
+    made = [rollouts(steered, task, prompts[:half], seed), rollouts(steered, task, prompts[half:], seed + 1)]
+    found = {}
+    for kind in ("plain", "difference"):
+        fit, judged = ([_last_stream(steered, steered.model, m), m.counted] for m in made)
+        if kind == "difference":
+            for held, m in zip((fit, judged), made, strict=True):
+                held[0] = held[0] - _last_stream(steered.model, steered.model, m)
+        model = fit_autoencoder(fit[0][fit[1]], dictionary, k, steps, seed=seed)
+        with torch.no_grad():
+            fires = (model.codes(judged[0].flatten(0, 1)) > 0).view(*judged[0].shape[:2], -1)
+            fires = (fires & judged[1][..., None]).any(dim=1)
+        good = made[1].rewards[:, 0] > 0
+        thinks = made[1].written[:, 0] == task.token("THINK")
+        test = compare_features(fires, good, thinks, seed=seed)
+        found[kind] = asdict(test) | {
+            "explained variance": explained_variance(model, judged[0][judged[1]]),
+            "dead": dead_share(model, judged[0][judged[1]]),
+            "trivial difference": (thinks[good].float().mean() - thinks[~good].float().mean()).item(),
+            "auc": _best_auc(fires[:, test.feature], good),
+        }
+    return found
+
+
+def _best_auc(fires: Bool[Tensor, " case"], group: Bool[Tensor, " case"]) -> float:
+    one = (fires[group].float().mean() - fires[~group].float().mean()).item()
+    return 0.5 + abs(one) / 2  # of a yes-or-no score
+
+
+def _over(values: Float[Tensor, "row place"], told: Bool[Tensor, "row place"]) -> float:
+    return round(values[told].mean().item(), 3) if told.any() else 0.0
+
+
+def _columns(values: Float[Tensor, "row place"], told: Bool[Tensor, "row place"]) -> list[float]:
+    return (values.masked_fill(~told, 0).sum(dim=0) / told.sum(dim=0).clamp(min=1)).tolist()
+
+
+def vector_of(steered: Steered) -> Float[Tensor, " width"]:
+    """The vector of a model that has one."""
+    _, held = addition(steered)
+    assert isinstance(held, Vector)
+    return held.vector.detach()
