@@ -96,6 +96,12 @@ def edit(model: nn.Module, edits: Mapping[str, Edit]) -> Iterator[None]:
 
 def _resolve(model: nn.Module, pattern: str) -> list[str]:
     """The module names that a name or pattern stands for."""
+    if pattern and "*" not in pattern:
+        try:
+            model.get_submodule(pattern)
+            return [pattern]
+        except AttributeError:
+            pass  # no such module: say which are near
     modules = dict(model.named_modules())
     known = points(model) or tuple(name for name in modules if name)
     found = [pattern] if pattern and pattern in modules else [name for name in known if fnmatchcase(name, pattern)]

@@ -444,3 +444,26 @@ def test_ctrl_c_stops_all_processes_at_once_with_a_short_message_and_keeps_check
     assert members(started.pid) == []
     assert list(out.rglob("checkpoint.safetensors"))
     assert not list(out.rglob(".*"))
+
+
+def test_workers_end_when_the_main_process_is_killed(tmp_path):
+    out = tmp_path / "out"
+    command = [PROGRAM, "run", "iteration-head", *TINY, "--train.steps", "100000", "--workers", "2", "--out", str(out)]
+    started = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not list(out.rglob("checkpoint.safetensors")) and time.monotonic() < deadline:
+            assert started.poll() is None
+            time.sleep(0.1)
+        assert len(members(started.pid)) > 1
+        started.kill()
+        started.wait()
+        deadline = time.monotonic() + 20
+        while members(started.pid) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert members(started.pid) == []
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(started.pid, signal.SIGKILL)

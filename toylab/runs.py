@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import platform
 import signal
 import subprocess
+import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -292,7 +294,15 @@ def _start_worker() -> None:
     # Ctrl-C reaches all processes of a command. Were workers to answer it, their results would come in while the pool
     # is being interrupted, which may then wait for ever; this way the main process alone answers, and ends them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     single_thread()
+
+
+def _end_with_parent() -> None:
+    # A main process that was killed cannot end its workers, and they would wait for work for ever.
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)
 
 
 def _run_parallel(
