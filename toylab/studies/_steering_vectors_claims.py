@@ -308,11 +308,11 @@ def _least(table: Mapping[str, Mapping[str, Mapping[str, float]]], name: str) ->
 
 
 def _paths(arms: Arms, last: int) -> list[Claim]:
-    paths, base = arms.get("paths", {}), arms.get("base", {})
-    seeds = _common(arms, ("base", "paths"))
+    paths = arms.get("paths", {})
+    seeds = sorted(paths)
 
     def kept(route: str) -> dict[int, float]:
-        return {s: _share(accuracy(base[s]), paths[s]["routes"][route], paths[s]["steered"]) for s in seeds}
+        return {s: _share(r["base"], r["routes"][route], r["steered"]) for s, r in paths.items()}
 
     table = {route: each(kept(route), lambda x: x) for route in (paths[seeds[0]]["routes"] if seeds else ())}
     return [
@@ -575,7 +575,7 @@ def _prompt_bit(arms: Arms) -> list[Claim]:
         ),
         over_seeds(
             "prompt-bit-mlp",
-            {s: accuracy(r) - r["routes"]["skip MLP"] for s, r in before.items()},
+            {s: r["steered"] - r["routes"]["skip MLP"] for s, r in before.items()},
             lambda a: a >= 0.05,
             paper="section 6, figure 5, on our task",
             statement="There, at least, the penultimate vector acts through the MLP.",

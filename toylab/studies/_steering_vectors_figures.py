@@ -9,7 +9,7 @@ from typing import Any
 from tasks import Reasoning
 from toylab import figures
 from toylab.report import Picture
-from toylab.studies._steering_vectors_claims import _common, _layers, _share, accuracy, swept
+from toylab.studies._steering_vectors_claims import _layers, _share, swept
 
 Arms = dict[str, dict[int, dict[str, Any]]]
 TEMPERATURES = ("0", "0.7", "1")
@@ -112,18 +112,14 @@ def _draw_kl(arms: Arms, last: int) -> Picture | None:
 
 
 def _draw_routes(arms: Arms) -> Picture | None:
-    seeds = _common(arms, ("base", "paths"))
-    if not seeds:
+    paths = arms.get("paths", {})
+    if not paths:
         return None
-    paths, base = arms["paths"], arms["base"]
     rows = {
         route: {
-            "kept": [
-                max(-0.03, min(1.03, _share(accuracy(base[s]), paths[s]["routes"][route], paths[s]["steered"])))
-                for s in seeds
-            ]
+            "kept": [max(-0.03, min(1.03, _share(r["base"], r["routes"][route], r["steered"]))) for r in paths.values()]
         }
-        for route in paths[seeds[0]]["routes"]
+        for route in next(iter(paths.values()))["routes"]
     }
     figure, axes = figures.sheet(7.0, 0.42 * len(rows) + 1.2)
     ax = figures.by_seed(rows, xlabel="share of the penultimate vector's gain that is kept", ax=axes[0, 0])

@@ -294,6 +294,10 @@ class SteeringVectorsStudy:
     def _prompts(self, seed: int, task: Reasoning | None = None) -> Tensor:
         return held_out(task or self.task, seed, self.rows)
 
+    def _few(self, prompts: Tensor) -> Tensor:
+        """Enough for what is compared on the same prompts or averaged."""
+        return prompts[: max(64, len(prompts) // 2)]
+
     # Reinforcement learning ------------------------------------------------------------------------------------------
 
     def _reinforce(
@@ -347,8 +351,9 @@ class SteeringVectorsStudy:
             found["places"] = measures.by_place(steered, self.task, prompts, seed)
         if layer == len(base.blocks) - 1 and check:
             found["clean scale"] = measures.right(measures.with_clean_scale(steered), self.task, prompts, seed=seed)
+            few = self._few(prompts)
             found["scaled"] = {
-                f"{scale:g}": measures.right(vectors(base, {layer: scale * vector}), self.task, prompts, seed=seed)
+                f"{scale:g}": measures.right(vectors(base, {layer: scale * vector}), self.task, few, seed=seed)
                 for scale in (0.5, 0.75, 1.25, 1.5, 2)
             }
         return found
@@ -409,13 +414,12 @@ class SteeringVectorsStudy:
         self._reinforce(again, base, seed, folder, name="-again", purpose="other rollouts")
         means = measures.difference_of_means(base, task, prompts, self.last, norm)
         bias = measures.Edited(base, measures.logit_bias(steered, task, prompts))
-        few = prompts[: max(64, len(prompts) // 3)]
 
         def compare(model: nn.Module) -> dict[str, float]:
             return {f"{t:g}": measures.right(model, task, prompts, t, seed) for t in (0, 0.7, 1)}
 
         return {
-            "random vectors": measures.random_vectors(base, task, few, self.last, norm, seed=seed),
+            "random vectors": measures.random_vectors(base, task, self._few(prompts), self.last, norm, seed=seed),
             "random reward": compare(blind)
             | {"cosine": _cosine(measures.vector_of(blind), vector), "norm": measures.vector_of(blind).norm().item()},
             "another run": compare(again) | {"cosine": _cosine(measures.vector_of(again), vector)},
@@ -431,10 +435,12 @@ class SteeringVectorsStudy:
         last = load_steering(at / f"vector-{self.last}" / "vector.safetensors", base)
         forced = measures.ForcedRoute(base, {before: Vector(base.config.width)})
         self._reinforce(forced, base, seed, folder, name="-forced")
+        few = self._few(prompts)
         return {
-            "routes": measures.by_route(steered, self.task, prompts, seed),
-            "steered": measures.right(steered, self.task, prompts, seed=seed),
-            "last": measures.right(last, self.task, prompts, seed=seed),
+            "routes": measures.by_route(steered, self.task, few, seed),
+            "base": measures.right(base, self.task, few, seed=seed),
+            "steered": measures.right(steered, self.task, few, seed=seed),
+            "last": measures.right(last, self.task, few, seed=seed),
             "forced": {f"{t:g}": measures.right(forced, self.task, prompts, t, seed) for t in (0, 0.7, 1)},
             "forced norm": measures.vector_of(forced).norm().item(),
         }
@@ -444,7 +450,7 @@ class SteeringVectorsStudy:
         alone = {layer: load_steering(at / f"vector-{layer}" / "vector.safetensors", base) for layer in layers}
         trained = {layer: measures.vector_of(steered) for layer, steered in alone.items()}
         pairs = [(i, j) for i in layers for j in range(i + 1, self.last + 1)]
-        few = prompts[: max(64, len(prompts) // 2)]
+        few = self._few(prompts)
         every = (*pairs, tuple(layers))
         return {
             "alone": {str(layer): measures.right(one, self.task, few, seed=seed) for layer, one in alone.items()},
@@ -558,7 +564,8 @@ class SteeringVectorsStudy:
         self._reinforce(model, base, seed, folder, config, task)
         found = {"answers": by_temperature(model, task, prompts, seed=seed)}
         if which == "before":
-            found["routes"] = measures.by_route(model, task, prompts, seed)
+            found["routes"] = measures.by_route(model, task, self._few(prompts), seed)
+            found["steered"] = measures.right(model, task, self._few(prompts), seed=seed)
         return found
 
     # Verdicts --------------------------------------------------------------------------------------------------------
