@@ -49,7 +49,7 @@ def watch(model: nn.Module, *names: str, every_call: bool = False) -> Iterator[d
 
         return hook
 
-    with _hooked(model, {name: record(name) for pattern in names for name in _resolve(model, pattern)}):
+    with _hooked(model, {name: record(name) for pattern in names for name in resolve(model, pattern)}):
         yield seen
 
 
@@ -86,7 +86,7 @@ def edit(model: nn.Module, edits: Mapping[str, Edit]) -> Iterator[None]:
 
     hooks = {}
     for pattern, function in edits.items():
-        for name in _resolve(model, pattern):
+        for name in resolve(model, pattern):
             if name in hooks:
                 raise ValueError(f"two edits meet at {name!r}; join them into one function, or nest two `edit`s")
             hooks[name] = replace(name, function)
@@ -94,7 +94,7 @@ def edit(model: nn.Module, edits: Mapping[str, Edit]) -> Iterator[None]:
         yield
 
 
-def _resolve(model: nn.Module, pattern: str) -> list[str]:
+def resolve(model: nn.Module, pattern: str) -> list[str]:
     """The module names that a name or pattern stands for."""
     if pattern and "*" not in pattern:
         try:

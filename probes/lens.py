@@ -37,7 +37,7 @@ def logit_attribution(
     parts: Float[Tensor, "part *case width"],
     rows: Float[Tensor, "vocab width"],
     centred: bool = True,
-    eps: float = 1e-5,
+    eps: float | int = 1e-5,
 ) -> Float[Tensor, "part *case vocab"]:
     """What each part of the final residual stream adds to each logit, the norm being what it is for their sum.
 

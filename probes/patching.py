@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
-from probes.hooks import Edit, edit
+from probes.hooks import Edit, edit, resolve
 
 
 def put_back(kept: Tensor, positions: slice | Sequence[int] = slice(None)) -> Edit:
@@ -42,13 +42,15 @@ class Paths(nn.Module):
         model: any module from a batch of rows to a batch of rows.
         change: from what passes the point to what should pass instead.
         point: the name of the module whose output is changed, a place in the residual stream.
-        blind: names of modules that read the stream (norms: `blocks.3.ln1` for the attention, `blocks.3.ln2` for the
-            MLP, `ln_final` for the unembedding): their input lacks the change itself. Exact for every later reader.
+        blind: names of modules behind the point that read the stream (in a pre-norm model the norms: `blocks.3.ln1` for
+            the attention, `blocks.3.ln2` for the MLP, `ln_final` for the unembedding): their input lacks the change.
         clean: names of points that pass on what they would without the change (`blocks.3.attn.q` for the queries):
             whatever reaches them, directly or through others, is undone.
         clean_scale: the name of a LayerNorm that divides by the standard deviation of the stream without the change.
 
-    While the model runs, `ValueError` for a reader whose input has another shape than the point.
+    Raises:
+        ValueError: for a name that the model does not have; while the model runs, for `queries=` together with `blind`,
+            and for a reader that does not run behind the point.
     """
 
     def __init__(
@@ -63,20 +65,35 @@ class Paths(nn.Module):
     ) -> None:
         super().__init__()
         self.model, self.change, self.point = model, change, point
-        self.blind, self.clean, self.clean_scale = tuple(blind), tuple(clean), clean_scale
+        self.blind = [found for name in _names(blind) for found in resolve(model, name)]
+        self.clean, self.clean_scale = _names(clean), clean_scale
+        for name in (point, *self.clean, *([clean_scale] if clean_scale else [])):
+            resolve(model, name)
 
     def forward(self, tokens: Tensor, **options: object) -> Tensor:
+        if self.blind and options.get("queries") is not None:
+            raise ValueError("queries: a blind reader needs the stream at all positions; call the model without it")
         rows = len(tokens)
         twice = {
             name: torch.cat([value, value]) if isinstance(value, Tensor) and len(value) == rows else value
             for name, value in options.items()
         }
         made: dict[str, Tensor] = {}
+        read: set[str] = set()
 
         def change(x: Tensor) -> Tensor:
-            changed = self.change(x)[:rows]
+            changed = self.change(x[:rows])
             made["change"] = changed - x[:rows]
             return torch.cat([changed, x[rows:]])
+
+        def without(name: str) -> Callable[[Tensor], Tensor]:
+            def read_without(x: Tensor) -> Tensor:
+                if "change" not in made:
+                    raise ValueError(f"blind={name!r}: runs before the change at {self.point!r}; name a later reader")
+                read.add(name)
+                return self._without(x, made["change"], name)
+
+            return read_without
 
         edits: dict[str, Edit] = {self.point: change}
         for name in self.clean:
@@ -84,19 +101,26 @@ class Paths(nn.Module):
         with ExitStack() as stack:
             stack.enter_context(edit(self.model, edits))
             for name in self.blind:
-                stack.enter_context(_reading(self.model, name, lambda x, n=name: self._without(x, made["change"], n)))
+                stack.enter_context(_reading(self.model, name, without(name)))
             if self.clean_scale is not None:
                 stack.enter_context(_scaled(self.model, self.clean_scale, rows))
-            return self.model(torch.cat([tokens, tokens]), **twice)[:rows]
+            out = self.model(torch.cat([tokens, tokens]), **twice)[:rows]
+        if missed := [name for name in self.blind if name not in read]:
+            raise ValueError(f"blind={missed[0]!r}: is never run; name a module that reads the residual stream")
+        return out
 
     def _without(self, x: Tensor, change: Tensor, name: str) -> Tensor:
         rows = len(change)
         if x[:rows].shape != change.shape:
             raise ValueError(
                 f"blind={name!r}: reads {tuple(x[:rows].shape)} where the change at {self.point!r} is "
-                f"{tuple(change.shape)}; call the model without queries="
+                f"{tuple(change.shape)}; name a module that reads the residual stream"
             )
         return torch.cat([x[:rows] - change, x[rows:]])
+
+
+def _names(names: Iterable[str]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from probes.geometry import auc, gradient_norms, jacobian_norms, separation, tau, top_share
+from probes.geometry import auc, cosine_to, gradient_norms, jacobian_norms, separation, tau, top_share
 from probes.nullspace import top_energy
 
 SEEDS = st.integers(0, 2**31)
@@ -67,6 +67,20 @@ def points_on_a_line_have_one_component_and_a_cloud_that_of_its_covariance(top_s
     assert (top_share(line), top_share(cloud)) == pytest.approx((1, values[-1] / values.sum()))
 
 
+def changes_at_known_angles_have_the_mean_of_their_cosines(cosine_to, seed):
+    # At 0, 60, 90 and 180 degrees of the direction, of any length: (1 + 1/2 + 0 - 1) / 4; their sum lies elsewhere.
+    q = torch.from_numpy(np.linalg.qr(normal(seed, FEATURES, FEATURES).numpy())[0])
+    changes = torch.stack([7 * q[0], q[0] + math.sqrt(3) * q[1], 0.2 * q[2], -3 * q[0]])
+    assert cosine_to(changes, 5 * q[0]) == pytest.approx(1 / 8)
+
+
+def changes_without_a_direction_are_held_against_their_own_mean(cosine_to, seed):
+    changes = normal(seed, CASES, FEATURES) + 0.3
+    mean = [sum(column) / CASES for column in zip(*changes.tolist(), strict=True)]
+    cosines = [np.dot(x, mean) / (math.hypot(*x) * math.hypot(*mean)) for x in changes.tolist()]
+    assert cosine_to(changes) == pytest.approx(sum(cosines) / CASES)
+
+
 def the_gradient_of_a_number_is_that_worked_out_by_hand(norms, seed):
     points, row = normal(seed, CASES, 2, 3), normal(seed + 1, 2, 3)
     lengths = [math.hypot(*x.flatten().tolist()) for x in (row, *points)]
@@ -88,6 +102,19 @@ def separation_of_clouds_alike(safe, unsafe):
     return 2 * ((safe.mean(dim=0) - unsafe.mean(dim=0)).norm() / sum(within)).item()
 
 
+def cosine_of_the_mean(changes, direction=None):
+    return cosine_to(changes.mean(dim=0, keepdim=True), direction)
+
+
+def cosine_to_the_mean_of_unit_changes(changes, direction=None):
+    unit = changes / changes.norm(dim=1, keepdim=True)
+    return cosine_to(changes, unit.mean(dim=0) if direction is None else direction)
+
+
+def cosine_without_sign(changes, direction):
+    return torch.cosine_similarity(changes, direction[None], dim=1).abs().mean().item()
+
+
 def frobenius_norms(function, points):
     return sum(gradient_norms(lambda x, i=i: function(x)[:, i], points) ** 2 for i in range(3)).sqrt()
 
@@ -99,6 +126,10 @@ BROKEN = [
     (auc, lambda high, low: (high[:, None] > low).double().mean().item(), the_area_counts_pairs_with_ties_half),
     (auc, lambda high, low: (high[:, None] >= low).double().mean().item(), the_area_counts_pairs_with_ties_half),
     (top_share, top_energy, points_on_a_line_have_one_component_and_a_cloud_that_of_its_covariance),
+    (cosine_to, cosine_of_the_mean, changes_at_known_angles_have_the_mean_of_their_cosines),
+    (cosine_to, cosine_without_sign, changes_at_known_angles_have_the_mean_of_their_cosines),
+    (cosine_to, cosine_of_the_mean, changes_without_a_direction_are_held_against_their_own_mean),
+    (cosine_to, cosine_to_the_mean_of_unit_changes, changes_without_a_direction_are_held_against_their_own_mean),
     (gradient_norms, lambda f, x: gradient_norms(f, x) ** 2, the_gradient_of_a_number_is_that_worked_out_by_hand),
     (jacobian_norms, frobenius_norms, the_jacobian_of_a_linear_map_has_its_spectral_norm_everywhere),
 ]
@@ -169,6 +200,29 @@ def test_the_area_is_that_of_a_rank_sum_and_of_scipy(high, low):
 def test_an_empty_group_has_no_area(high, low):
     with pytest.raises(ValueError, match=f"high={high}, low={low} cases: each group needs at least one"):
         auc(torch.zeros(high), torch.zeros(low))
+
+
+@few
+@given(SEEDS, st.sampled_from([0.01, 1.0, 300.0]))
+def test_changes_all_alike_have_cosine_one_and_no_length_or_rotation_matters(seed, scale):
+    change, direction = normal(seed, FEATURES), normal(seed + 1, FEATURES)
+    alike = torch.outer(normal(seed + 2, CASES).exp(), change)
+    assert (cosine_to(alike), cosine_to(alike, -change)) == pytest.approx((1, -1))
+    changes = normal(seed + 3, CASES, FEATURES) + 0.5
+    q = torch.from_numpy(np.linalg.qr(normal(seed + 4, FEATURES, FEATURES).numpy())[0])
+    assert cosine_to(scale * changes @ q) == pytest.approx(cosine_to(changes))
+    assert cosine_to(scale * changes @ q, direction @ q / scale) == pytest.approx(cosine_to(changes, direction))
+    lengths = normal(seed + 5, CASES, 1).exp()
+    assert cosine_to(lengths * changes, direction) == pytest.approx(cosine_to(changes, direction))
+    assert cosine_to(-changes, direction) == pytest.approx(-cosine_to(changes, direction))
+    assert cosine_to(torch.cat([changes, -changes]), direction) == pytest.approx(0, abs=1e-12)
+
+
+def test_changes_by_hand():
+    # The mean of (2, 0) and (0, 2) is (1, 1), at 45 degrees of both; a case that did not change counts as 0.
+    assert cosine_to(double([2, 0], [0, 2])) == pytest.approx(math.sqrt(0.5))
+    assert cosine_to(double([2, 0], [0, 2]), double(0, 9)) == pytest.approx(0.5)
+    assert cosine_to(double([3, 4], [0, 0]), double(1, 0)) == pytest.approx(0.3)
 
 
 # Sharp turns ---------------------------------------------------------------------------------------------------------

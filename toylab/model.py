@@ -422,7 +422,7 @@ def generate(
     stop: int | None = None,
     cache: bool = True,
     samples: int = 1,
-) -> Int[Tensor, "batch longer"]:
+) -> Int[Tensor, "row longer"]:
     """Continue prompts token by token, each token drawn from the model's own distribution.
 
     Args:

@@ -119,7 +119,8 @@ class Steered(nn.Module):
             moved = addition(h)
             if self.at == slice(None):
                 return moved
-            return torch.where(_among(block.positions, self.at)[..., None], moved, h)
+            # Half of the rows may be asked for alone, as `probes.Paths` does.
+            return torch.where(_among(block.positions[: len(h)], self.at)[..., None], moved, h)
 
         return move
 
