@@ -99,6 +99,7 @@ def vector(layer) -> dict:
         "kl": [1.6, 0.2, 0.2],
         "lens": lens(),
         "difference lens": lens(),
+        "few": {"base": 0.2, "steered": 0.75},
         "places": {"first": 0.65, "all but first": 0.22, "first two": 0.7, "prompt": 0.2, "generated": 0.75},
     }
     return found | ({"clean scale": 0.8, "scaled": {"0.5": 0.5}} if layer == LAST else {})
@@ -114,7 +115,14 @@ def base(cosine=0.0, bound=6.0) -> dict:
 
 
 ROUTES = {"skip query": 0.7, "skip attention": 0.7, "skip MLP": 0.69, "skip block": 0.69, "skip unembedding": 0.2}
-FEATURE = {"difference": 0.5, "chance": 0.1, "trivial difference": 0.6, "auc": 0.75, "agreement": 0.9}
+FEATURE = {
+    "difference": 0.5,
+    "chance": 0.1,
+    "trivial difference": 0.6,
+    "format difference": 0.2,
+    "auc": 0.75,
+    "agreement": 0.9,
+}
 
 
 def world() -> dict:

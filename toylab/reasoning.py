@@ -203,9 +203,9 @@ def held_out(task: Reasoning, seed: int, rows: int, split: Split = "test") -> In
 # Reinforcement learning ----------------------------------------------------------------------------------------------
 
 RL = TrainConfig(
-    steps=60,
+    steps=50,
     rows=16,
-    learning_rate=0.1,
+    learning_rate=0.2,
     warmup=0,
     schedule="cosine",
     betas=(0.9, 0.999),

@@ -327,8 +327,8 @@ def features(
     steps: int = 600,
 ) -> dict[str, dict[str, Any]]:
     """Sparse autoencoders on the last layer's stream of what the steered model writes, steered and as a difference to
-    the base: how well they copy, and the feature that tells right answers from wrong ones, beside what chance and the
-    trivial "took the direct route" make of it."""
+    the base: how well they copy, and the feature that tells right answers from wrong ones, beside what chance makes of
+    it and two trivial indicators: that the answer opens with THINK, and that its chain has all steps."""
     half = len(prompts) // 2
     made = [rollouts(steered, task, prompts[:half], seed), rollouts(steered, task, prompts[half:], seed + 1)]
     found = {}
@@ -343,14 +343,20 @@ def features(
             fires = (fires & judged[1][..., None]).any(dim=1)
         good = made[1].rewards[:, 0] > 0
         thinks = made[1].written[:, 0] == task.token("THINK")
+        whole = thinks & (made[1].written[:, task.length + 1] == task.token("ANS"))
         test = compare_features(fires, good, thinks, seed=seed)
         found[kind] = asdict(test) | {
             "explained variance": explained_variance(model, judged[0][judged[1]]),
             "dead": dead_share(model, judged[0][judged[1]]),
-            "trivial difference": (thinks[good].float().mean() - thinks[~good].float().mean()).item(),
+            "trivial difference": _gap(thinks, good),
+            "format difference": _gap(whole, good),
             "auc": _best_auc(fires[:, test.feature], good),
         }
     return found
+
+
+def _gap(held: Bool[Tensor, " case"], good: Bool[Tensor, " case"]) -> float:
+    return (held[good].float().mean() - held[~good].float().mean()).abs().item()
 
 
 def _best_auc(fires: Bool[Tensor, " case"], group: Bool[Tensor, " case"]) -> float:

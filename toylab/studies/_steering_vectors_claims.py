@@ -170,7 +170,9 @@ def _last_layer(arms: Arms, last: int) -> list[Claim]:
     seeds = _common(arms, ("base", f"vector-{last}"))
 
     def of_gain(place: str) -> dict[int, float]:
-        return {s: _share(accuracy(base[s]), vector[s]["places"][place], accuracy(vector[s])) for s in seeds}
+        return {
+            s: _share(vector[s]["few"]["base"], vector[s]["places"][place], vector[s]["few"]["steered"]) for s in seeds
+        }
 
     places = {place: each(of_gain(place), lambda x: x) for place in (vector[seeds[0]]["places"] if seeds else ())}
     kl = {s: vector[s]["kl"][0] / sum(vector[s]["kl"]) for s in seeds if sum(vector[s]["kl"]) > 0}
@@ -592,15 +594,16 @@ def _features(arms: Arms) -> list[Claim]:
             "features",
             {
                 s: abs(r["difference"]["difference"])
-                - max(r["difference"]["chance"], abs(r["difference"]["trivial difference"]))
+                - max(r["difference"][name] for name in ("chance", "trivial difference", "format difference"))
                 for s, r in found.items()
             },
             lambda a: a > 0,
             surely=True,
             paper="section 8 (dropped in version 4)",
             statement="A sparse autoencoder of the steered differences has a feature of right answers.",
-            bar="difference in how often it fires in right and wrong answers, minus the larger of chance (permuted) "
-            "and of the difference in how often they open with THINK, > 0, surely",
+            bar="difference in how often it fires in right and wrong answers, minus the largest of chance (permuted), "
+            "of the difference in how often they open with THINK, and of that in how often the chain is whole, > 0, "
+            "surely",
             details={str(s): {k: _few(v) for k, v in r.items()} for s, r in found.items()},
         ),
         over_seeds(
@@ -640,7 +643,7 @@ def _controls(arms: Arms, last: int) -> list[Claim]:
             lambda a: a <= 0.05,
             paper="our control",
             statement="Nor does a vector trained on a random reward.",
-            bar="gain at temperature 1, last layer, 40 steps, <= .05",
+            bar="gain at temperature 1, last layer, <= .05",
             details={"right at temperatures 0, .7 and 1": others},
         ),
         over_seeds(

@@ -55,16 +55,16 @@ from toylab.train import TrainConfig, train
 Part = Literal["combine", "adaptive", "family", "transfer", "learned", "separability", "flag", "features"]
 
 SKILL = TrainConfig(
-    steps=500,
+    steps=400,
     rows=32,
-    learning_rate=3e-3,
+    learning_rate=4e-3,
     warmup=50,
     schedule="cosine",
     weight_decay=0.1,
     cooldown=0,
     evaluate_every=50,
 )
-MIXTURE = replace(SKILL, steps=400, learning_rate=2e-3, evaluate_every=100)
+MIXTURE = replace(SKILL, steps=350, learning_rate=2e-3, evaluate_every=50)
 APART = 503
 """Seed of the unembedding of the model that shares it with no other."""
 
@@ -88,7 +88,7 @@ class SteeringVectorsStudy:
     """Answers to each prompt."""
     full_rate: float = 1e-3
     """Learning rate of reinforcement learning of the whole model."""
-    adaptive_steps: int = 120
+    adaptive_steps: int = 100
     """Steps for the token-wise scale, which has more to learn than a vector."""
     least_shift: float | int = 3.0
     """Nats by which a vector must be able to shift the openers' log-odds, or reinforcement learning is refused."""
@@ -133,11 +133,9 @@ class SteeringVectorsStudy:
     def quick(cls) -> SteeringVectorsStudy:
         """Under a minute, for tests and notebooks: one seed, the main arms, few prompts."""
         return cls(
-            skill=replace(SKILL, steps=400, evaluate_every=100),
             mixture=replace(MIXTURE, steps=250),
             rl=replace(RL, steps=30),
-            adaptive_steps=40,
-            parts=("combine", "adaptive"),
+            parts=("combine",),
             seeds=(0,),
             control_seeds=0,
             rows=400,
@@ -246,7 +244,12 @@ class SteeringVectorsStudy:
 
     def _base(self, which: str, seed: int, folder: Path) -> dict[str, Any]:
         task = replace(self.task, flag=True) if which == "flag" else self.task
-        config = replace(self.model, unembedding="learned") if which == "learned" else self.model
+        config, phase = self.model, self.skill
+        if which in ("learned", "flag"):  # which take longer to learn the skill
+            phase = replace(phase, steps=2 * phase.steps)
+        if which == "learned":  # and not under strong decay
+            config = replace(config, unembedding="learned")
+            phase = replace(phase, weight_decay=phase.weight_decay / 10)
         model = model_for(task, config, seed, readout=APART if which == "apart" else READOUT_SEED)
         flagged = 0.5 if which == "flag" else None
         purpose = f"{which} " if which else ""
@@ -254,8 +257,8 @@ class SteeringVectorsStudy:
         skill = train(
             model,
             next_token_loss,
-            pretraining(task, seed, self.skill.rows, Styles.clean(0.9, flagged), f"{purpose}skill"),
-            self.skill,
+            pretraining(task, seed, phase.rows, Styles.clean(0.9, flagged), f"{purpose}skill"),
+            phase,
             evaluate=lambda m: {"accuracy": answers(m, task, followed, 0, opener="THINK").right},
             checkpoint=folder / "checkpoint-skill.safetensors",
         )
@@ -348,10 +351,14 @@ class SteeringVectorsStudy:
             "shift": (shift[self.task.token("THINK")] - shift[self.task.token("DIRECT")]).item(),
         }
         if layer >= len(base.blocks) - 2 and check:
-            found["places"] = measures.by_place(steered, self.task, prompts, seed)
+            few = self._few(prompts)
+            found["places"] = measures.by_place(steered, self.task, few, seed)
+            found["few"] = {
+                "base": measures.right(base, self.task, few, seed=seed),
+                "steered": measures.right(steered, self.task, few, seed=seed),
+            }
         if layer == len(base.blocks) - 1 and check:
             found["clean scale"] = measures.right(measures.with_clean_scale(steered), self.task, prompts, seed=seed)
-            few = self._few(prompts)
             found["scaled"] = {
                 f"{scale:g}": measures.right(vectors(base, {layer: scale * vector}), self.task, few, seed=seed)
                 for scale in (0.5, 0.75, 1.25, 1.5, 2)
@@ -409,7 +416,7 @@ class SteeringVectorsStudy:
             return stream(seed, "random reward", step).random(len(said)) < rate
 
         blind = Steered(base, {self.last: Vector(base.config.width)})
-        self._reinforce(blind, base, seed, folder, replace(self.rl, steps=40), reward=luck, name="-luck")
+        self._reinforce(blind, base, seed, folder, reward=luck, name="-luck")
         again = Steered(base, {self.last: Vector(base.config.width)})
         self._reinforce(again, base, seed, folder, name="-again", purpose="other rollouts")
         means = measures.difference_of_means(base, task, prompts, self.last, norm)
@@ -541,10 +548,11 @@ class SteeringVectorsStudy:
         task = replace(self.task, flag=True)
         base, prompts = _load(at / "base-flag"), self._prompts(seed, task)
         width, before = base.config.width, self.last - 1
-        long = replace(self.rl, steps=2 * self.rl.steps + 40)
+        # The pace of a token-wise scale is that of a product of two trained factors.
+        long = replace(self.rl, steps=3 * self.rl.steps, learning_rate=self.rl.learning_rate / 2)
         if which == "full":
             model: nn.Module = freeze_readout(deepcopy(base))
-            config = replace(self.rl, learning_rate=self.full_rate, clip=1.0)
+            config = replace(self.rl, steps=2 * self.rl.steps, learning_rate=self.full_rate, clip=1.0)
         elif which in ("gate", "scale"):
             point = f"blocks.{before}.resid_post"
             with torch.no_grad(), watch(base, point) as seen:
@@ -556,8 +564,6 @@ class SteeringVectorsStudy:
                 else Scaled(width, generator=source(seed, "gate"))
             )
             model, config = Steered(base, {before: held}), long
-            if which == "scale":
-                config = replace(long, learning_rate=self.rl.learning_rate / 2)
         else:
             model = Steered(base, {before if which == "before" else self.last: Vector(width)})
             config = self.rl
