@@ -151,7 +151,8 @@ class Reasoning:
             if found >= rows:
                 return np.concatenate(kept)[:rows]
         raise ValueError(
-            f"p={self.p}, length={self.length}: {self.p ** (self.length + 1)} prompts are too few to fill {split!r}; "
+            f"p={self.p}, length={self.length}: {(1 + self.flag) * self.p ** (self.length + 1)} prompts are too few to "
+            f"fill {split!r}; "
             "give more states or steps"
         )
 
@@ -242,6 +243,8 @@ class Reasoning:
         Proper is `DIRECT y EOS`, or THINK, anything, then `ANS y EOS`; what follows EOS does not count. How the chain
         came about is not looked at: the verifier knows the result alone.
         """
+        if not written.shape[1]:
+            return np.zeros(len(prompts), dtype=bool)
         rows = np.arange(len(prompts))
         padded = np.concatenate([written, np.full((len(written), 1), self.token("EOS"))], axis=1)
         end = (padded == self.token("EOS")).argmax(axis=1)

@@ -22,6 +22,7 @@ from tasks import (
     ContextualCounting,
     IteratedMap,
     Parity,
+    Reasoning,
     Task,
     TaskConcept,
     decode,
@@ -49,6 +50,8 @@ def drawn_task(data, kind):
         return drawn_counting(data, kind)
     if issubclass(kind, TaskConcept):
         return drawn_concept(data, kind)
+    if issubclass(kind, Reasoning):
+        return drawn_reasoning(data, kind)
     if not issubclass(kind, IteratedMap):
         return kind()
     # All is drawn before anything is built: the run-time type checks draw from `random`, which upsets hypothesis.
@@ -96,6 +99,16 @@ def drawn_concept(data, kind):
         mixed=data.draw(st.integers(1, 3)),
         duplicates=data.draw(st.integers(0, unsafe)),
         soft_slots=data.draw(st.integers(0, 3)),
+        seed=data.draw(seeds),
+    )
+
+
+def drawn_reasoning(data, kind):
+    """A task of chains with so many prompts that every split holds some."""
+    return kind(
+        p=data.draw(st.integers(3, 8)),
+        length=data.draw(st.integers(3, 7)),
+        flag=data.draw(st.booleans()),
         seed=data.draw(seeds),
     )
 
@@ -150,7 +163,9 @@ def the_oracle_continues_every_prompt_with_the_targets(task, batch):
 
 
 def the_target_of_a_position_is_the_token_after_it(task, batch):
-    scored = batch.targets[:, :-1] != IGNORE
+    padded = getattr(task, "score_padding", False)
+    inside = np.arange(1, batch.tokens.shape[1]) < batch.sizes[:, None]  # the end itself need not be read
+    scored = (batch.targets[:, :-1] != IGNORE) & (inside | padded)
     assert np.array_equal(batch.targets[:, :-1][scored], batch.tokens[:, 1:][scored])
 
 

@@ -136,9 +136,17 @@ class Attention(nn.Module):
         v = self.v(self._split(self.value(read)))
         if cache is not None:
             k, v = cache.extend(layer, k, v)
-        scores = rearrange(q, "b q h f -> b h q f") @ rearrange(k, "b k h f -> b h f k") / math.sqrt(q.shape[-1])
+        alone = cache is not None and q.shape[1] == 1  # one query a row: matrix products this thin would be slow
+        if alone:
+            scores = rearrange((q * k).sum(dim=-1), "b k h -> b h 1 k") / math.sqrt(q.shape[-1])
+        else:
+            scores = rearrange(q, "b q h f -> b h q f") @ rearrange(k, "b k h f -> b h f k") / math.sqrt(q.shape[-1])
         pattern = self.pattern(self.scores(scores + geometry.bias).softmax(dim=-1))
-        z = self.z(rearrange(pattern @ rearrange(v, "b k h f -> b h k f"), "b h q f -> b q h f"))
+        if alone:
+            mean = (rearrange(pattern, "b h 1 k -> b k h 1") * v).sum(dim=1, keepdim=True)
+        else:
+            mean = rearrange(pattern @ rearrange(v, "b k h f -> b h k f"), "b h q f -> b q h f")
+        z = self.z(mean)
         return self.output(rearrange(z, "b q h f -> b q (h f)"))
 
     def by_few(

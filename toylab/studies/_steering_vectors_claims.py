@@ -34,7 +34,7 @@ def judge(arms: Arms, last: int) -> list[Claim]:
         *_adaptive(arms),
         *_prompt_bit(arms),
         *_features(arms),
-        *_controls(arms, last),
+        *_controls(arms),
     ]
 
 
@@ -621,17 +621,17 @@ def _few(table: Mapping[str, float]) -> dict[str, float]:
     return {name: float(f"{value:.3g}") for name, value in table.items()}
 
 
-def _controls(arms: Arms, last: int) -> list[Claim]:
-    found, base, vector = arms.get("baselines", {}), arms.get("base", {}), arms.get(f"vector-{last}", {})
-    seeds = _common(arms, ("base", "baselines", f"vector-{last}"))
+def _controls(arms: Arms) -> list[Claim]:
+    found = arms.get("baselines", {})
+    seeds = sorted(found)
     others = {
-        name: each({s: found[s] for s in seeds}, lambda r, n=name: [r[n][t] for t in ("0", "0.7", "1")])
+        name: each(found, lambda r, n=name: [r[n][t] for t in ("0", "0.7", "1")])
         for name in ("random reward", "minus", "difference of means", "logit bias", "another run")
     }
     return [
         over_seeds(
             "random-vector",
-            {s: fmean(found[s]["random vectors"]) - accuracy(base[s]) for s in seeds},
+            {s: fmean(found[s]["random vectors"]) - found[s]["base"] for s in seeds},
             lambda a: a <= 0.05,
             paper="our control",
             statement="Random vectors of the same norm gain nothing.",
@@ -639,7 +639,7 @@ def _controls(arms: Arms, last: int) -> list[Claim]:
         ),
         over_seeds(
             "random-reward",
-            {s: found[s]["random reward"]["1"] - accuracy(base[s]) for s in seeds},
+            {s: found[s]["random reward"]["1"] - found[s]["base"] for s in seeds},
             lambda a: a <= 0.05,
             paper="our control",
             statement="Nor does a vector trained on a random reward.",
@@ -656,7 +656,7 @@ def _controls(arms: Arms, last: int) -> list[Claim]:
         ),
         over_seeds(
             "difference-of-means",
-            {s: found[s]["difference of means"]["1"] - accuracy(base[s]) for s in seeds},
+            {s: found[s]["difference of means"]["1"] - found[s]["base"] for s in seeds},
             lambda a: a <= 0.05,
             paper="our control",
             statement="The difference of mean states after THINK and after DIRECT does not steer: it says what was "
@@ -666,7 +666,7 @@ def _controls(arms: Arms, last: int) -> list[Claim]:
         ),
         over_seeds(
             "logit-bias",
-            {s: found[s]["logit bias"]["1"] - accuracy(vector[s]) for s in seeds},
+            {s: found[s]["logit bias"]["1"] - found[s]["steered"] for s in seeds},
             lambda a: a > 0,
             surely=True,
             paper="our control",

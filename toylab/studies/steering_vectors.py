@@ -92,7 +92,7 @@ class SteeringVectorsStudy:
     """Steps for the token-wise scale, which has more to learn than a vector."""
     least_shift: float | int = 3.0
     """Nats by which a vector must be able to shift the openers' log-odds, or reinforcement learning is refused."""
-    cosines: tuple[float, ...] = (0.7, 0.9, 0.97)
+    cosines: tuple[float, ...] = (0.8, 0.95)
     """Of the openers' rows, in the sweep of separability."""
     parts: tuple[Part, ...] = (
         "combine", "adaptive", "family", "transfer", "learned", "separability", "flag", "features",
@@ -266,7 +266,7 @@ class SteeringVectorsStudy:
         if not which:
             save_model(folder / "skill.safetensors", model)
         prompts = self._prompts(seed, task)
-        chain = answers(model, task, prompts, 0, seed, opener="THINK")
+        chain = answers(model, task, self._few(prompts), 0, seed, opener="THINK")
         styles = replace(self.styles, think=0.5) if which == "flag" else self.styles
         self._mix(model, task, seed, folder, styles, f"{purpose}mixture")
         found: dict[str, Any] = {"chain": round(chain.right, 4), **self._of_base(model, task, prompts, seed)}
@@ -290,7 +290,7 @@ class SteeringVectorsStudy:
         return {
             "answers": by_temperature(model, task, prompts, seed=seed),
             "prefix": by_temperature(model, task, prompts, seed=seed, opener="THINK"),
-            "direct": by_temperature(model, task, prompts, seed=seed, opener="DIRECT"),
+            "direct": by_temperature(model, task, self._few(prompts), (1,), seed, "DIRECT"),
             "pre-flight": asdict(pre_flight(model, prompts, task.token("THINK"), task.token("DIRECT"))),
         }
 
@@ -350,14 +350,14 @@ class SteeringVectorsStudy:
             "difference lens": measures.says(after_last, base, self.task),
             "shift": (shift[self.task.token("THINK")] - shift[self.task.token("DIRECT")]).item(),
         }
-        if layer >= len(base.blocks) - 2 and check:
+        if layer >= len(base.blocks) - 2 and check and base_folder.name == "base":
             few = self._few(prompts)
             found["places"] = measures.by_place(steered, self.task, few, seed)
             found["few"] = {
                 "base": measures.right(base, self.task, few, seed=seed),
                 "steered": measures.right(steered, self.task, few, seed=seed),
             }
-        if layer == len(base.blocks) - 1 and check:
+        if layer == len(base.blocks) - 1 and check and base_folder.name == "base":
             found["clean scale"] = measures.right(measures.with_clean_scale(steered), self.task, prompts, seed=seed)
             found["scaled"] = {
                 f"{scale:g}": measures.right(vectors(base, {layer: scale * vector}), self.task, few, seed=seed)
@@ -399,14 +399,14 @@ class SteeringVectorsStudy:
             "answers": by_temperature(steered, self.task, prompts, seed=seed),
             "constant, as long": by_temperature(constant, self.task, prompts, seed=seed),
             "scales": measures.scales(steered, self.task, prompts, seed),
-            "SEP alone": measures.right(steered.only((sep,)), self.task, prompts, seed=seed),
-            "all but SEP": measures.right(steered.only(rest), self.task, prompts, seed=seed),
+            "SEP alone": measures.right(steered.only((sep,)), self.task, self._few(prompts), seed=seed),
+            "all but SEP": measures.right(steered.only(rest), self.task, self._few(prompts), seed=seed),
         }
 
     # Measured on trained vectors -------------------------------------------------------------------------------------
 
     def _baselines(self, at: Path, seed: int, folder: Path) -> dict[str, Any]:
-        base, prompts, task = _load(at / "base"), self._prompts(seed), self.task
+        base, prompts, task = _load(at / "base"), self._few(self._prompts(seed)), self.task
         steered = load_steering(at / f"vector-{self.last}" / "vector.safetensors", base)
         vector = measures.vector_of(steered)
         norm = vector.norm().item()
@@ -426,7 +426,9 @@ class SteeringVectorsStudy:
             return {f"{t:g}": measures.right(model, task, prompts, t, seed) for t in (0, 0.7, 1)}
 
         return {
-            "random vectors": measures.random_vectors(base, task, self._few(prompts), self.last, norm, seed=seed),
+            "base": measures.right(base, task, prompts, seed=seed),
+            "steered": measures.right(steered, task, prompts, seed=seed),
+            "random vectors": measures.random_vectors(base, task, prompts, self.last, norm, seed=seed),
             "random reward": compare(blind)
             | {"cosine": _cosine(measures.vector_of(blind), vector), "norm": measures.vector_of(blind).norm().item()},
             "another run": compare(again) | {"cosine": _cosine(measures.vector_of(again), vector)},
@@ -485,7 +487,7 @@ class SteeringVectorsStudy:
 
     def _family(self, at: Path, seed: int, folder: Path) -> dict[str, Any]:
         """A child of the base, trained further on another mixture: does the parent's vector work in it?"""
-        parent, prompts, task = _load(at / "base"), self._prompts(seed), self.task
+        parent, prompts, task = _load(at / "base"), self._few(self._prompts(seed)), self.task
         child = freeze_readout(deepcopy(parent))
         styles = replace(self.styles, think=0.25, dialect=0.6, early=0.1)
         further = replace(self.mixture, steps=self.mixture.steps // 2, learning_rate=self.mixture.learning_rate / 2)
@@ -511,7 +513,7 @@ class SteeringVectorsStudy:
         self, at: Path, donor_at: Path, seed: int, donor_vector: str = "", donor_base: str = "base"
     ) -> dict[str, Any]:
         """The vectors of another model in this one, as they are and mapped through the unembeddings."""
-        base, donor, prompts = _load(at / "base"), _load(donor_at / donor_base), self._prompts(seed)
+        base, donor, prompts = _load(at / "base"), _load(donor_at / donor_base), self._few(self._prompts(seed))
         found: dict[str, Any] = {"base": measures.right(base, self.task, prompts, seed=seed)}
         for layer in (self.last,) if donor_vector else (self.last - 1, self.last):
             own = load_steering(at / f"vector-{layer}" / "vector.safetensors", base)
@@ -535,10 +537,12 @@ class SteeringVectorsStudy:
         length = model.unembedding.weight.norm(dim=1).mean()
         model.unembedding.weight.data = length * readout_rows(self.task, model.config.width, cosine=cosine)
         self._mix(model, self.task, seed, folder, self.styles, "mixture")
-        prompts = self._prompts(seed)
+        prompts = self._few(self._prompts(seed))
         steered = Steered(model, {self.last: Vector(model.config.width)})
         self._reinforce(steered, model, seed, folder, name="-vector")
-        return self._of_base(model, self.task, prompts, seed) | {
+        return {
+            "answers": by_temperature(model, self.task, prompts, seed=seed),
+            "pre-flight": asdict(pre_flight(model, prompts, self.task.token("THINK"), self.task.token("DIRECT"))),
             "vector": by_temperature(steered, self.task, prompts, seed=seed),
             "norm": measures.vector_of(steered).norm().item(),
         }
