@@ -62,7 +62,7 @@ SKILL = TrainConfig(
     schedule="cosine",
     weight_decay=0.1,
     cooldown=0,
-    evaluate_every=50,
+    evaluate_every=100,
 )
 MIXTURE = replace(SKILL, steps=350, learning_rate=2e-3, evaluate_every=50)
 APART = 503
@@ -102,7 +102,7 @@ class SteeringVectorsStudy:
     control_seeds: int = 1
     """How many of the seeds also train the bases of "learned", "separability" and "transfer" (with an unembedding of
     its own), and of "flag"."""
-    rows: int = 1500
+    rows: int = 1000
     """Held-out prompts in an evaluation."""
 
     def __post_init__(self) -> None:
