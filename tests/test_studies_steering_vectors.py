@@ -129,7 +129,7 @@ def world() -> dict:
     """Findings of the kind that training gives, three seeds alike."""
     combined = {f"{i}+{j}": {"1": 0.1, "0.5": 0.74} for i in range(4) for j in range(i + 1, 4)}
     baselines = {
-        name: {"0": free, "0.7": free, "1": free, "cosine": 0.0}
+        name: {"0": free, "0.7": free, "1": free, "cosine": 0.0, "norm": 5.0}
         for name, free in {"random reward": 0.2, "minus": 0.14, "difference of means": 0.14, "logit bias": 0.85}.items()
     }
     before = {"base": 0.2, "steered": 0.75}

@@ -443,7 +443,8 @@ class SteeringVectorsStudy:
         steered = load_steering(at / f"vector-{before}" / "vector.safetensors", base)
         last = load_steering(at / f"vector-{self.last}" / "vector.safetensors", base)
         forced = measures.ForcedRoute(base, {before: Vector(base.config.width)})
-        self._reinforce(forced, base, seed, folder, name="-forced")
+        longer = replace(self.rl, steps=2 * self.rl.steps)  # for a longer way
+        self._reinforce(forced, base, seed, folder, longer, name="-forced")
         few = self._few(prompts)
         return {
             "routes": measures.by_route(steered, self.task, few, seed),
