@@ -16,6 +16,7 @@ from tasks import IGNORE, ITERATED_MAPS, ModularSum, stream
 from toylab.batches import pack, pad
 from toylab.model import ACTIVATIONS, Cache, ModelConfig, Transformer, generate
 from toylab.positions import POSITIONS
+from toylab.steering import Steered, Vector
 
 VOCAB, CONTEXT = 7, 14
 NORMS, UNEMBEDDINGS, ENCODINGS, ACTIVATION_NAMES = (
@@ -23,6 +24,7 @@ NORMS, UNEMBEDDINGS, ENCODINGS, ACTIVATION_NAMES = (
 )
 UNEMBEDDINGS = tuple(name for name in UNEMBEDDINGS if name != "none")  # a model without one is no language model
 SEEDS = st.integers(0, 2**32)
+some = settings(max_examples=15)
 
 
 @st.composite
@@ -63,7 +65,7 @@ def test_the_choices_of_a_config_are_those_that_exist():
 # What is drawn -------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=15)
+@some
 @given(configs(), SEEDS, SEEDS)
 def test_one_seed_gives_the_same_bits_and_another_seed_others(config, seed, other):
     def bits(s: int) -> bytes:
@@ -235,11 +237,117 @@ def test_stop_fills_a_row_up_and_ends_when_all_rows_have_written_it(seed, rows, 
     assert generate(model, prompt, steps, stop=stop)[:, 3:].tolist() == expected
 
 
+@some
+@given(configs(), SEEDS, st.integers(1, 3), st.integers(0, 4), st.integers(1, 3), st.booleans())
+def test_the_likeliest_continuation_is_the_same_in_every_sample(config, seed, rows, steps, samples, cache):
+    model, prompt = build(config, seed), draw_tokens(seed, rows, 3)
+    expected = [row for row in generate(model, prompt, steps).tolist() for _ in range(samples)]
+    assert generate(model, prompt, steps, samples=samples, cache=cache).tolist() == expected
+
+
+@some
+@given(configs(), SEEDS, st.integers(1, 3), st.integers(1, 5), st.integers(2, 4), st.none() | st.integers(0, VOCAB - 1))
+def test_samples_are_those_of_a_prompt_that_is_given_again_and_again(config, seed, rows, steps, samples, stop):
+    model, prompt = build(config, seed), draw_tokens(seed, rows, 3)
+
+    def drawn(given: torch.Tensor, **options) -> list[list[int]]:
+        source = torch.Generator().manual_seed(seed)
+        return generate(model, given, steps, temperature=1.5, generator=source, stop=stop, **options).tolist()
+
+    again = torch.stack([row for row in prompt for _ in range(samples)])
+    expected = drawn(again, cache=False)
+    assert drawn(prompt, samples=samples) == drawn(prompt, samples=samples, cache=False) == drawn(again) == expected
+
+
+def test_the_samples_of_a_prompt_differ_and_the_prompt_is_read_once():
+    model, prompt = build(ModelConfig(width=8, positions="rotary")), draw_tokens(0, 2, 3)
+    with watch(model, "embed", every_call=True) as seen:
+        written = generate(model, prompt, 4, temperature=3.0, generator=torch.Generator().manual_seed(0), samples=6)
+    assert [tuple(x.shape[:2]) for x in seen["embed"]] == [(2, 3), (12, 1), (12, 1), (12, 1)]
+    assert written[:, :3].tolist() == [prompt[row].tolist() for row in (0, 1) for _ in range(6)]
+    assert all(len({tuple(row) for row in group.tolist()}) > 1 for group in written[:, 3:].split(6))
+
+
+@some
+@given(configs(), SEEDS, st.integers(1, 3), st.integers(1, 3))
+def test_a_repeated_cache_goes_on_as_if_each_row_had_been_read_several_times(config, seed, rows, times):
+    model, cache = build(config, seed), Cache()
+    begun, then = draw_tokens(seed, rows, 4), draw_tokens(seed + 1, rows * times, 2)
+    model(begun, cache=cache)
+    cache.repeat(times)
+    assert cache.length == 4
+    whole = torch.cat([torch.stack([row for row in begun for _ in range(times)]), then], dim=1)
+    torch.testing.assert_close(model(then, cache=cache), model(whole)[:, 4:], rtol=0, atol=1e-10)
+
+
 def test_writing_leaves_no_gradient_and_works_under_an_edit():
     model, prompt = build(ModelConfig(width=8)), draw_tokens(0, 2, 3)
     assert not generate(model, prompt, 2).requires_grad
     with edit(model, {"unembedding": lambda logits: torch.zeros_like(logits).index_fill(-1, torch.tensor(5), 1)}):
         assert (generate(model, prompt, 4)[:, 3:] == 5).all()
+
+
+PLACES = st.one_of(
+    st.builds(slice, st.none() | st.integers(0, 8), st.none() | st.integers(0, 8)),
+    st.lists(st.integers(0, 8), max_size=4).map(tuple),
+)
+
+
+def steered(config: ModelConfig, seed: int, layers: set[int], at: slice | tuple[int, ...]) -> Steered:
+    """With a drawn vector after each of these layers that the model has."""
+    source = torch.Generator().manual_seed(seed)
+    drawn = {layer: torch.randn(config.width, generator=source, dtype=torch.double) for layer in sorted(layers)}
+    held = {layer % config.layers: Vector(config.width, vector) for layer, vector in drawn.items()}
+    return Steered(build(config, seed), held, at)
+
+
+LAYERS = st.sets(st.integers(0, 1), min_size=1)
+
+
+@some
+@given(configs(), SEEDS, LAYERS, PLACES, st.integers(1, 3), st.lists(st.integers(1, 3), min_size=1, max_size=4))
+def test_an_edit_by_position_does_the_same_to_whole_rows_to_pieces_and_to_chosen_queries(
+    config, seed, layers, at, rows, pieces
+):
+    model, tokens = steered(config, seed, layers, at), draw_tokens(seed, rows, sum(pieces))
+    whole = model(tokens)
+    for sizes in (pieces, [1] * sum(pieces)):
+        cache = Cache()
+        found = torch.cat([model(piece, cache=cache) for piece in tokens.split(sizes, dim=1)], dim=1)
+        torch.testing.assert_close(found, whole, rtol=0, atol=1e-10)
+    queries = torch.randint(sum(pieces), (rows, 2), generator=torch.Generator().manual_seed(seed))
+    expected = torch.stack([row[places] for row, places in zip(whole, queries, strict=True)])
+    torch.testing.assert_close(model(tokens, queries=queries), expected, rtol=0, atol=1e-10)
+
+
+@some
+@given(configs(), SEEDS, LAYERS, PLACES, st.integers(1, 3), st.integers(1, 5))
+def test_a_model_edited_by_position_writes_the_same_with_a_cache_and_without(config, seed, layers, at, samples, steps):
+    model, prompt = steered(config, seed, layers, at), draw_tokens(seed, 2, 3)
+
+    def written(cache: bool) -> list[list[int]]:
+        source = torch.Generator().manual_seed(seed)
+        return generate(model, prompt, steps, temperature=1.5, generator=source, samples=samples, cache=cache).tolist()
+
+    assert written(True) == written(False)
+
+
+@some
+@given(configs(layers=2), SEEDS, st.integers(1, 3), st.integers(1, 4), st.integers(1, 4))
+def test_a_block_knows_the_positions_of_the_tokens_that_pass_it(config, seed, rows, first, second):
+    model, cache = build(config, seed), Cache()
+    tokens = draw_tokens(seed, rows, first + second)
+
+    def known() -> list[list[list[int]]]:
+        return [block.positions.expand(rows, -1).tolist() for block in model.blocks]
+
+    model(tokens[:, :first], cache=cache)
+    assert known() == [[list(range(first))] * rows] * 2
+    model(tokens[:, first:], cache=cache)
+    assert known() == [[list(range(first, first + second))] * rows] * 2
+    queries = torch.randint(first + second, (rows, 2), generator=torch.Generator().manual_seed(seed))
+    model(tokens, positions=2 + torch.arange(first + second)[None], queries=queries)
+    assert known() == [[list(range(2, 2 + first + second))] * rows, (2 + queries).tolist()]
 
 
 # What is at the points -----------------------------------------------------------------------------------------------
@@ -495,3 +603,9 @@ def test_drawing_needs_a_temperature_that_makes_sense_and_a_generator():
         generate(model, prompt, 1, temperature=-0.5)
     with pytest.raises(ValueError, match=r"temperature=1\.0: drawing needs a generator=torch\.Generator"):
         generate(model, prompt, 1, temperature=1.0)
+
+
+@pytest.mark.parametrize("samples", [0, -1])
+def test_a_prompt_is_continued_at_least_once(samples):
+    with pytest.raises(ValueError, match=rf"^samples={samples}: must be at least 1$"):
+        generate(Transformer(ModelConfig(), VOCAB, CONTEXT), draw_tokens(0, 1, 2), 1, samples=samples)
