@@ -199,7 +199,7 @@ def _last_layer(arms: Arms, last: int) -> list[Claim]:
             of_gain("all but first"),
             lambda a: a <= 0.12,
             paper="section 5, figure 3",
-            statement="Everywhere but there it does nothing.",
+            statement="Everywhere but at the first token, the last layer's vector does nothing.",
             bar="share of its gain with the vector everywhere but at the first generated position <= .12",
         ),
         over_seeds(
@@ -207,7 +207,7 @@ def _last_layer(arms: Arms, last: int) -> list[Claim]:
             kl,
             lambda a: a >= 0.6,
             paper="section 5, figure 3",
-            statement="The change of its distributions concentrates on the first generated token.",
+            statement="What the last layer's vector changes in the distributions concentrates on the first token.",
             bar="share of KL(steered || base) at the first generated position >= .6",
         ),
         over_seeds(
@@ -262,7 +262,7 @@ def _lens(arms: Arms, last: int) -> list[Claim]:
             lambda a: a == 1,
             share=0.8,
             paper="our control",
-            statement="The same shows with a learned unembedding.",
+            statement="With a learned unembedding, too, the logit lens shows the opener first.",
             bar="share of seeds in which this is so, raw vector, learned unembedding, >= .8",
             details={
                 "lens": {
@@ -295,7 +295,7 @@ def _lens(arms: Arms, last: int) -> list[Claim]:
             {s: _least(r["persistence"], "to vector") for s, r in arms.get("combine", {}).items()},
             lambda a: a <= 0.5,
             paper="section 4, figure 2",
-            statement="It does not turn into the vector that was trained there.",
+            statement="What a vector has changed, layers later, is not the vector that was trained there.",
             bar="mean cosine of each token's change with the vector of the measured layer, least over layers, <= .5",
             details={"cosines": each_of(arms.get("combine", {}), "persistence")},
         ),
@@ -333,7 +333,7 @@ def _paths(arms: Arms, last: int) -> list[Claim]:
             lambda a: a >= 0.15,
             surely=True,
             paper="section 6, figure 5",
-            statement="It acts through the last layer's MLP.",
+            statement="The penultimate vector acts through the last layer's MLP.",
             bar="share of its gain lost when that MLP does not see it >= .15, surely",
         ),
         over_seeds(
@@ -341,7 +341,7 @@ def _paths(arms: Arms, last: int) -> list[Claim]:
             kept("skip unembedding"),
             lambda a: a <= 0.1,
             paper="our question",
-            statement="It acts through the unembedding, as the last layer's vector does.",
+            statement="The penultimate vector acts through the unembedding, as the last layer's does.",
             bar="share of its gain when the unembedding does not see it <= .1",
         ),
         over_seeds(
@@ -349,7 +349,7 @@ def _paths(arms: Arms, last: int) -> list[Claim]:
             {s: paths[s]["forced"]["0"] for s in seeds},
             lambda a: a >= 0.95,
             paper="our question",
-            statement="The way through the block exists: a vector that the unembedding never sees learns to use it.",
+            statement="There is a way through the last block: a vector that the unembedding never sees finds it.",
             bar="right greedy answers of a penultimate vector trained with its direct route cut, twice as long, >= .95",
             details={
                 "temperature 1": each(paths, lambda r: r["forced"]["1"]),
@@ -434,7 +434,7 @@ def _transfer(arms: Arms, last: int) -> list[Claim]:
             carried(between, "raw"),
             lambda a: a >= 0.75,
             paper="our question",
-            statement="They carry over to models of other seeds, if these share the unembedding.",
+            statement="Vectors carry over to models of other seeds, if these share the unembedding.",
             bar="gain of the other seed's vector over that of one's own, last layer, >= .75",
             details={
                 "last layer but one": each(between, lambda r: _share_of(r, str(last - 1))),
@@ -446,7 +446,7 @@ def _transfer(arms: Arms, last: int) -> list[Claim]:
             carried(apart, "raw"),
             lambda a: a <= 0.35,
             paper="our control",
-            statement="With another unembedding they do not.",
+            statement="To a model with another unembedding vectors do not carry over as they are.",
             bar="gain of the other model's vector over that of one's own, last layer, <= .35",
             details={"cosine": each(apart, lambda r: r[str(last)]["cosine"])},
         ),
@@ -455,7 +455,7 @@ def _transfer(arms: Arms, last: int) -> list[Claim]:
             carried(apart, "mapped"),
             lambda a: a >= 0.75,
             paper="our question",
-            statement="Carried over by what it says, to the direction that the other unembedding reads alike, it does.",
+            statement="Mapped to the direction that the other unembedding reads alike, a vector carries over.",
             bar="gain of the mapped vector over that of one's own, last layer, >= .75",
         ),
     ]
@@ -494,7 +494,7 @@ def _combine(arms: Arms, last: int) -> list[Claim]:
             over_best(lambda n: f"{1 / n:g}"),
             lambda a: a >= -0.08,
             paper="our control",
-            statement="They say the same: halved, two together are as good as one.",
+            statement="Vectors trained apart say the same: halved, two together are as good as one.",
             bar="the same with both halved >= -.08",
         ),
     ]
@@ -525,7 +525,7 @@ def _adaptive(arms: Arms) -> list[Claim]:
             lambda a: a == 1,
             share=0.8,
             paper="section 10",
-            statement="Its scale concentrates where a decision falls.",
+            statement="A scale that depends on the token concentrates where a decision falls.",
             bar="share of seeds in which it is largest at SEP, in size, of all kinds of position but BOS, >= .8",
             details={
                 "mean size": {
@@ -558,7 +558,7 @@ def _prompt_bit(arms: Arms) -> list[Claim]:
             {s: accuracy(r) for s, r in gate.items()},
             lambda a: a >= 0.75,
             paper="our question",
-            statement="One vector with a bounded, centred gate is enough.",
+            statement="Where the right opener depends on the prompt, a bounded, centred gate on one vector is enough.",
             bar="right answers at temperature 1, scale tanh(w . (rms(h) - mean) + b), >= .75",
             details={
                 "unbounded scale": each(scale, accuracy),
@@ -572,7 +572,7 @@ def _prompt_bit(arms: Arms) -> list[Claim]:
             {s: accuracy(r) for s, r in full.items()},
             lambda a: a >= 0.95,
             paper="our baseline",
-            statement="Full training solves it.",
+            statement="Full training finds the right opener where it depends on the prompt.",
             bar="right answers at temperature 1 >= .95",
         ),
         over_seeds(
@@ -580,7 +580,7 @@ def _prompt_bit(arms: Arms) -> list[Claim]:
             {s: r["steered"] - r["routes"]["skip MLP"] for s, r in before.items()},
             lambda a: a >= 0.05,
             paper="section 6, figure 5, on our task",
-            statement="There, at least, the penultimate vector acts through the MLP.",
+            statement="Where the right opener depends on the prompt, the penultimate vector acts through the MLP.",
             bar="right answers lost when the last MLP does not see it >= .05",
             details={"right by route": each_of(before, "routes")},
         ),
@@ -611,7 +611,7 @@ def _features(arms: Arms) -> list[Claim]:
             {s: r["difference"]["auc"] - r["plain"]["auc"] for s, r in found.items()},
             lambda a: a > 0,
             paper="section 8 (dropped in version 4)",
-            statement="It takes differences to the base to see it.",
+            statement="A feature of right answers shows better in differences to the base than in plain activations.",
             bar="AUC of the best feature of differences minus that of plain steered activations > 0",
         ),
     ]
@@ -642,7 +642,7 @@ def _controls(arms: Arms) -> list[Claim]:
             {s: found[s]["random reward"]["1"] - found[s]["base"] for s in seeds},
             lambda a: a <= 0.05,
             paper="our control",
-            statement="Nor, in the mean, does a vector trained on a random reward.",
+            statement="A vector trained on a random reward gains nothing, in the mean.",
             bar="gain at temperature 1, last layer, <= .05",
             details={
                 "right at temperatures 0, .7 and 1": others,
