@@ -446,6 +446,7 @@ def test_ctrl_c_stops_all_processes_at_once_with_a_short_message_and_keeps_check
     assert not list(out.rglob(".*"))
 
 
+@pytest.mark.slow
 def test_workers_end_when_the_main_process_is_killed(tmp_path):
     out = tmp_path / "out"
     command = [PROGRAM, "run", "iteration-head", *TINY, "--train.steps", "100000", "--workers", "2", "--out", str(out)]

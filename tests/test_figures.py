@@ -102,7 +102,7 @@ def test_small_and_empty_input_is_drawn_on_labelled_axes_and_leaves_nothing_behi
         text = figures.svg(ax.figure)
         assert isinstance(ax, Axes)
         assert ax.get_xlabel()
-        assert ax.get_ylabel() or any(name in request.node.name for name in ("by_seed", "stacked"))
+        assert ax.get_ylabel() or any(name in request.node.name for name in ("by_seed", "stacked", "shades"))
         assert ElementTree.fromstring(text).tag.endswith("svg")
         assert pyplot.get_fignums() == open_before
         assert dict(mpl.rcParams) == before

@@ -42,7 +42,7 @@ FLAGGED = Reasoning(p=3, length=4, flag=True)
 SMALL = replace(MODEL, layers=1, heads=2, width=32, hidden=16)
 THINK, DIRECT, ANS, EOS = (TASK.token(name) for name in ("THINK", "DIRECT", "ANS", "EOS"))
 seeds = st.integers(0, 2**31)
-some = settings(max_examples=10)
+some = settings(max_examples=6)
 few = settings(max_examples=3)
 
 # The model -----------------------------------------------------------------------------------------------------------
@@ -402,13 +402,32 @@ def hot(seed: int) -> Transformer:
 @given(seeds, st.permutations([0, 1, 2, 50]))
 def test_the_rollouts_of_a_step_are_the_same_in_any_order_of_asking(seed, steps):
     model = hot(seed)
-    sampler, again = (Sampler(model, TASK, seed, 2, 3, reward=odd) for _ in range(2))
+    sampler, again = (Sampler(model, TASK, seed, 3, 3, reward=odd) for _ in range(2))
     found = {step: content(sampler(step)) for step in steps}
     assert all(content(again(step)) == found[step] for step in sorted(steps))
     assert len({str(rollouts[0]) for rollouts in found.values()}) == len(steps)
-    for other in (Sampler(model, TASK, seed + 1, 2, 3), Sampler(model, TASK, seed, 2, 3, purpose="another")):
+    for other in (Sampler(model, TASK, seed + 1, 3, 3), Sampler(model, TASK, seed, 3, 3, purpose="another")):
         assert other(1).prompts.tolist() != found[1][0]
         assert other(1).written.tolist() != found[1][1]
+
+
+class Noise(nn.Module):
+    """Finds every token equally likely, whatever it has read."""
+
+    def forward(self, tokens, *, cache=None):
+        return torch.zeros(*tokens.shape, len(TASK.vocabulary))
+
+
+@few
+@given(seeds)
+def test_each_step_seed_and_purpose_has_a_chance_of_its_own(seed):
+    samplers = [
+        Sampler(Noise(), TASK, seed, 4, 4),
+        Sampler(Noise(), TASK, seed + 1, 4, 4),
+        Sampler(Noise(), TASK, seed, 4, 4, purpose="another"),
+    ]
+    drawn = [sampler(step).written.tolist() for sampler in samplers for step in range(3)]
+    assert len({str(written) for written in drawn}) == 9
 
 
 @few
@@ -528,7 +547,7 @@ def bits(model: nn.Module) -> dict[str, bytes]:
     return {name: tensor.numpy().tobytes() for name, tensor in model.state_dict().items()}
 
 
-@pytest.mark.parametrize("killed", [1, 2, 3, 4])
+@pytest.mark.parametrize("killed", [1, 3, 4])
 def test_reinforcement_that_was_interrupted_ends_with_the_same_bits(tmp_path, killed):
     (whole, history), (resumed, again) = trained(), trained(tmp_path / "checkpoint", killed)
     assert bits(whole) == bits(resumed)

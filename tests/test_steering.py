@@ -32,8 +32,8 @@ VOCAB, CONTEXT, WIDTH, LAYERS = 7, 12, 16, 3
 CONFIG = ModelConfig(layers=LAYERS, heads=2, width=WIDTH, hidden=12, positions="learned")
 seeds = st.integers(0, 2**31)
 layers = st.integers(0, LAYERS - 1)
-some = settings(max_examples=8)
-few = settings(max_examples=5)
+some = settings(max_examples=6)
+few = settings(max_examples=3)
 
 
 def build(seed: int = 0, **shape) -> Transformer:

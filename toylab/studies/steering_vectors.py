@@ -134,11 +134,11 @@ class SteeringVectorsStudy:
         """Under a minute, for tests and notebooks: one seed, the main arms, few prompts."""
         return cls(
             mixture=replace(MIXTURE, steps=250),
-            rl=replace(RL, steps=30),
+            rl=replace(RL, steps=25),
             parts=("combine",),
             seeds=(0,),
             control_seeds=0,
-            rows=400,
+            rows=200,
         )
 
     @classmethod
