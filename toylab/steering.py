@@ -184,7 +184,7 @@ class PreFlight:
         cosine: of the two rows of the unembedding, with the final norm's gain folded in.
         distance: length of their difference.
         length: mean length of the residual stream where the choice falls.
-        bound: the largest shift of their log-odds, in nats, that a vector of the given norm can bring about.
+        bound: how far a vector of the given norm can shift their log-odds, in nats: an estimate, see `pre_flight`.
     """
 
     cosine: float
@@ -214,8 +214,10 @@ def pre_flight(
     """How far a vector of the given norm, added before the final norm, can shift the log-odds of `this` over `other` as
     the first token after the prompts.
 
-    The shift is (row of this - row of other) . (N(h + v) - N(h)), where N divides by the standard deviation: no more
-    than sqrt(width) |v| |difference of rows| / |h + v|, with |h + v|^2 = |h|^2 + |v|^2 for a vector across h.
+    The shift is (row of this - row of other) . (N(h + v) - N(h)), where N divides by the standard deviation: at most
+    sqrt(width) |v| |difference of rows| / |h + v|, with |h + v|^2 = |h|^2 + |v|^2, for v and the rows across h. Vectors
+    and rows that lean on h may exceed it, by a factor of up to sqrt(2) for v across h, and |h| is a mean over prompts:
+    an estimate to refuse by, no proof.
     """
     seen: dict[str, Tensor] = {}
     point = f"blocks.{len(model.blocks) - 1}.resid_post"
