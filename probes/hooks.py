@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
@@ -96,15 +96,12 @@ def edit(model: nn.Module, edits: Mapping[str, Edit]) -> Iterator[None]:
 
 def resolve(model: nn.Module, pattern: str) -> list[str]:
     """The module names that a name or pattern stands for."""
-    if pattern and "*" not in pattern:
-        try:
+    if pattern:
+        with suppress(AttributeError):  # there is no such module: a pattern, or a mistake
             model.get_submodule(pattern)
             return [pattern]
-        except AttributeError:
-            pass  # no such module: say which are near
-    modules = dict(model.named_modules())
-    known = points(model) or tuple(name for name in modules if name)
-    found = [pattern] if pattern and pattern in modules else [name for name in known if fnmatchcase(name, pattern)]
+    known = points(model) or tuple(name for name, _ in model.named_modules() if name)
+    found = [name for name in known if fnmatchcase(name, pattern)]
     if not found:
         near = difflib.get_close_matches(pattern, known, n=3, cutoff=0.3) or known[:3]
         raise ValueError(f"no point is named {pattern!r}; the nearest are {', '.join(near)}; probes.points lists all")

@@ -44,11 +44,12 @@ def test_controls_are_trained_on_the_first_seeds_alone():
 
 
 def test_transfer_goes_round_all_seeds():
-    jobs = [job for job in SteeringVectorsStudy(seeds=(5, 6, 7)).jobs() if job.name == "transfer"]
+    jobs = [job for job in SteeringVectorsStudy(seeds=(5, 6, 7)).jobs() if job.name.startswith("transfer-from-")]
     assert {(job.seed, *sorted({need.seed for need in job.needs} - {job.seed})) for job in jobs} == {
         (5, 6), (6, 7), (7, 5),
     }  # fmt: skip
-    assert not [job for job in SteeringVectorsStudy(seeds=(5,)).jobs() if job.name == "transfer"]
+    assert all(job.name == f"transfer-from-{job.needs[-1].seed}" for job in jobs)
+    assert not [job for job in SteeringVectorsStudy(seeds=(5,)).jobs() if job.name.startswith("transfer-from-")]
 
 
 @pytest.mark.parametrize(
@@ -165,7 +166,7 @@ def world() -> dict:
             "base": 0.2, "own": 0.7, "of the parent": 0.66, "parent": 0.2, "parent, own": 0.75,
             "parent with that of the child": 0.72, "cosine": 0.95, "weight change": 0.05,
         },
-        "transfer": {"base": 0.2, "2": carried, "3": carried},
+        "transfer-from-9": {"base": 0.2, "2": carried, "3": carried},
         "transfer-apart": {"base": 0.2, "3": carried | {"raw": 0.25}},
         "base-learned": base(0.98, 0.5),
         "vector-learned": {"answers": answers(free=0.25), "lens": lens(7, 20)},
@@ -240,7 +241,7 @@ def test_the_made_up_world_is_judged_as_it_was_made():
         ("separability", put("vector-learned/answers/1/right", 0.7)),
         ("pre-flight", put("cosine-0.9/pre-flight/bound", 4.0)),
         ("transfer-family", put("family/of the parent", 0.3)),
-        ("transfer-seeds", put("transfer/3/raw", 0.3)),
+        ("transfer-seeds", put("transfer-from-9/3/raw", 0.3)),
         ("transfer-apart", put("transfer-apart/3/raw", 0.7)),
         ("transfer-mapped", put("transfer-apart/3/mapped", 0.3)),
         ("combine-halved", put("combine/combined", {"0+1": {"1": 0.1, "0.5": 0.5}})),

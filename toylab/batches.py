@@ -81,16 +81,18 @@ def fresh(
     rows: int,
     layout: Callable[[Batch], Any] = pack,
     draw: Callable[[np.random.Generator, int, int], Batch] | None = None,
+    purpose: str = "train",
 ) -> Callable[[int], Any]:
     """The training batch of each step: a pure function of task, seed and step, never drawn twice.
 
     Rows are drawn a block of steps at a time, which is many times faster than one by one: by the task itself, or by
-    `draw` from a generator, their number, and the first step that they are for.
+    `draw` from a generator, their number, and the first step that they are for. Batches of another `purpose` are drawn
+    independently.
     """
 
     @lru_cache(maxsize=2)
     def block(number: int) -> Batch:
-        rng = stream(seed, "train", number)
+        rng = stream(seed, purpose, number)
         return task.sample(rng, rows * BLOCK) if draw is None else draw(rng, rows * BLOCK, number * BLOCK)
 
     def batch_at(step: int) -> Any:

@@ -91,6 +91,12 @@ def mean(values: Iterable[float]) -> float:
     return sum(held) / len(held) if held else 0.0
 
 
+def shared_seeds(arms: Mapping[str, Mapping[int, Any]], names: Iterable[str]) -> list[int]:
+    """The seeds that all of these arms have."""
+    held = [set(arms.get(name, {})) for name in names]
+    return sorted(set.intersection(*held)) if held else []
+
+
 def each(found: Mapping[int, Any], number: Callable[[Any], Any]) -> dict[str, Any]:
     """A number, or a list of them, from the result of each seed; rounded for people."""
     return {str(seed): _rounded(number(result)) for seed, result in found.items()}

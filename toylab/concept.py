@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from probes import Edit, edit
 from tasks import Batch, Kind, Split, TaskConcept, stream
-from toylab.batches import BLOCK
+from toylab.batches import BLOCK, fresh
 from toylab.losses import Pairs
 from toylab.model import ModelConfig, Transformer, generate, source
 
@@ -70,16 +70,10 @@ def pretraining(
             compositions are learned many times faster once their parts are known. It ends with a block of 64 steps.
     """
 
-    @lru_cache(maxsize=2)
-    def block(number: int) -> Batch:
-        alone = 1.0 if number * BLOCK < single * steps else 0.5
-        return task.sample(stream(seed, "pretraining", number), rows * BLOCK, single=alone)
+    def draw(rng: np.random.Generator, count: int, first_step: int) -> Batch:
+        return task.sample(rng, count, single=1.0 if first_step < single * steps else 0.5)
 
-    def batch_at(step: int) -> Read:
-        number, within = divmod(step, BLOCK)
-        return read(task, block(number).rows(within * rows, (within + 1) * rows))
-
-    return batch_at
+    return fresh(task, seed, rows, lambda batch: read(task, batch), draw, "pretraining")
 
 
 def read(task: TaskConcept, batch: Batch) -> Read:

@@ -214,6 +214,12 @@ class Rollouts:
         return values.masked_fill(~self.counted, 0).sum() / self.counted.sum()
 
 
+def up_to(end: int, written: Int[Tensor, "row step"]) -> Bool[Tensor, "row step"]:
+    """Which tokens of each row stand before its first `end`, or are it."""
+    ended = (written == end).long()
+    return ended.cumsum(dim=1) - ended == 0
+
+
 def leave_one_out(rewards: Float[Tensor, "prompt sample"]) -> Float[Tensor, "prompt sample"]:
     """The advantage of each sample: its reward minus the mean of the others of its prompt.
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -15,8 +14,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from tasks import Batch, Reasoning, Split, Styles, stream
-from toylab.batches import BLOCK, Scored, pad
-from toylab.losses import Rollouts, entropy, kl_divergence
+from toylab.batches import Scored, fresh, pad
+from toylab.losses import Rollouts, entropy, kl_divergence, up_to
 from toylab.model import ModelConfig, Transformer, generate, source
 from toylab.train import TrainConfig
 
@@ -92,15 +91,10 @@ def pretraining(task: Reasoning, seed: int, rows: int, styles: Styles, purpose: 
     Phases of another `purpose` are drawn independently.
     """
 
-    @lru_cache(maxsize=2)
-    def block(number: int) -> Batch:
-        return task.mixture(stream(seed, purpose, number), rows * BLOCK, "train", styles)
+    def draw(rng: np.random.Generator, count: int, first_step: int) -> Batch:
+        return task.mixture(rng, count, "train", styles)
 
-    def batch_at(step: int) -> Scored:
-        number, within = divmod(step, BLOCK)
-        return pad(trimmed(block(number).rows(within * rows, (within + 1) * rows)))
-
-    return batch_at
+    return fresh(task, seed, rows, lambda batch: pad(trimmed(batch)), draw, purpose)
 
 
 def trimmed(batch: Batch) -> Batch:
@@ -162,7 +156,7 @@ def answers(
     opener: str | None = None,
 ) -> Answers:
     """What a model makes of prompts at a temperature."""
-    written = write(model, task, prompts, temperature, source(seed, f"answers at {temperature}"), opener=opener)
+    written = write(model, task, prompts, temperature, source(seed, f"answers at {temperature:g}"), opener=opener)
     right = torch.from_numpy(task.verify(prompts.numpy(), written.numpy()))
     thinks = written[:, 0] == task.token("THINK")
     second = (written[:, 1] >= task.p) & (written[:, 1] < 2 * task.p)
@@ -258,11 +252,10 @@ class Sampler:
         repeated = prompts.repeat_interleave(self.samples, dim=0)
         reward = self.reward or (lambda asked, said, _: self.task.verify(asked, said))
         earned = torch.from_numpy(reward(repeated.numpy(), written.numpy(), step)).float()
-        ended = (written == self.task.token("EOS")).long()
         rollouts = Rollouts(
             prompts=repeated,
             written=written,
-            counted=ended.cumsum(dim=1) - ended == 0,
+            counted=up_to(self.task.token("EOS"), written),
             rewards=earned.view(self.prompts, self.samples),
         )
         self._note(rollouts)

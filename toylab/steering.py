@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from probes import Edit, edit
+from probes import Edit, edit, watch
 from toylab.files import read_tensors, write_tensors
 from toylab.losses import frozen
 from toylab.model import Transformer
@@ -87,13 +87,15 @@ class Steered(nn.Module):
         at: the absolute positions at which they act, all by default: `slice(8, 9)` or `(8,)` is position 8 alone.
 
     Raises:
-        ValueError: without an addition, or for a layer that the model does not have.
+        ValueError: without an addition, for a layer that the model does not have, for positions counted from the end.
     """
 
     def __init__(self, model: Transformer, additions: Mapping[int, nn.Module], at: Places = slice(None)) -> None:
         super().__init__()
         if not additions:
             raise ValueError("additions: at least one layer is needed, for example {0: Vector(64)}")
+        if isinstance(at, slice) and (at.step not in (None, 1) or min(at.start or 0, at.stop or 0) < 0):
+            raise ValueError(f"at={at}: positions count from 0, one by one; give slice(start, stop) or a tuple of them")
         for layer in additions:
             if not 0 <= layer < len(model.blocks):
                 raise ValueError(f"layer={layer}: the model has layers 0 to {len(model.blocks) - 1}")
@@ -160,16 +162,17 @@ def load_steering(path: Path, model: Transformer) -> Steered:
     """
     tensors, about = read_tensors(path)
     width = model.config.width
+    kinds = {"Vector": lambda gate: Vector(width), "Scaled": lambda gate: Scaled(width, gate)}
     try:
-        additions = {
-            int(layer): Vector(width) if kind["kind"] == "Vector" else Scaled(width, kind["gate"])
-            for layer, kind in about["steering"].items()
-        }
+        additions = {int(layer): kinds[held["kind"]](held["gate"]) for layer, held in about["steering"].items()}
         at = about["at"]
         steered = Steered(model, additions, slice(at["from"], at["to"]) if isinstance(at, dict) else tuple(at))
         steered.additions.load_state_dict(tensors)
-    except (AttributeError, KeyError, TypeError, RuntimeError) as error:
-        raise ValueError(f"{path}: does not hold steering vectors for a model of width {width} ({error})") from None
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"{path}: does not hold steering vectors for a model of width {width} and {len(model.blocks)} layers "
+            f"({error})"
+        ) from None
     return steered
 
 
@@ -219,12 +222,11 @@ def pre_flight(
     and rows that lean on h may exceed it, by a factor of up to sqrt(2) for v across h, and |h| is a mean over prompts:
     an estimate to refuse by, no proof.
     """
-    seen: dict[str, Tensor] = {}
     point = f"blocks.{len(model.blocks) - 1}.resid_post"
-    with edit(model, {point: lambda h: seen.setdefault("h", h)}):
+    with watch(model, point) as seen:
         model(prompts)
     rows = folded_unembedding(model)[[this, other]]
-    length = seen["h"][:, -1].norm(dim=-1).mean().item()
+    length = seen[point][:, -1].norm(dim=-1).mean().item()
     distance = (rows[0] - rows[1]).norm().item()
     bound = math.sqrt(model.config.width) * norm * distance / math.hypot(length, norm)
     cosine = torch.cosine_similarity(rows[0], rows[1], dim=0).item()

@@ -29,7 +29,7 @@ from probes import (
     watch,
 )
 from tasks import Reasoning
-from toylab.losses import Rollouts, kl_divergence
+from toylab.losses import Rollouts, kl_divergence, up_to
 from toylab.model import Transformer, source
 from toylab.reasoning import answers, write
 from toylab.steering import Scaled, Steered, Vector, folded_unembedding, vectors
@@ -40,6 +40,11 @@ Prompts = Int[Tensor, "prompt position"]
 def right(model: nn.Module, task: Reasoning, prompts: Prompts, temperature: float | int = 1, seed: int = 0) -> float:
     """The share of right answers."""
     return round(answers(model, task, prompts, temperature, seed).right, 4)
+
+
+def right_by_temperature(model: nn.Module, task: Reasoning, prompts: Prompts, seed: int = 0) -> dict[str, float]:
+    """The share of right answers at temperatures 0, .7 and 1."""
+    return {f"{t:g}": right(model, task, prompts, t, seed) for t in (0, 0.7, 1)}
 
 
 def addition(steered: Steered) -> tuple[int, nn.Module]:
@@ -71,9 +76,8 @@ def rollouts(
 ) -> Rollouts:
     """What a model writes to prompts, once each."""
     written = write(model, task, prompts, temperature, source(seed, "rollouts"))
-    ended = (written == task.token("EOS")).long()
     earned = torch.from_numpy(task.verify(prompts.numpy(), written.numpy())).float()
-    return Rollouts(prompts, written, ended.cumsum(dim=1) - ended == 0, earned[:, None])
+    return Rollouts(prompts, written, up_to(task.token("EOS"), written), earned[:, None])
 
 
 @torch.no_grad()
@@ -350,18 +354,13 @@ def features(
             "dead": dead_share(model, judged[0][judged[1]]),
             "trivial difference": _gap(thinks, good),
             "format difference": _gap(whole, good),
-            "auc": _best_auc(fires[:, test.feature], good),
+            "auc": 0.5 + abs(test.difference) / 2,  # of a yes-or-no score
         }
     return found
 
 
 def _gap(held: Bool[Tensor, " case"], good: Bool[Tensor, " case"]) -> float:
     return (held[good].float().mean() - held[~good].float().mean()).abs().item()
-
-
-def _best_auc(fires: Bool[Tensor, " case"], group: Bool[Tensor, " case"]) -> float:
-    one = (fires[group].float().mean() - fires[~group].float().mean()).item()
-    return 0.5 + abs(one) / 2  # of a yes-or-no score
 
 
 def _over(values: Float[Tensor, "row place"], told: Bool[Tensor, "row place"]) -> float:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
-from toylab.claims import Claim, each, mean, over_seeds
+from toylab.claims import Claim, each, mean, over_seeds, shared_seeds
 
 Result = dict[str, Any]
 Arms = dict[str, dict[int, Result]]
@@ -47,7 +46,7 @@ def judge(arms: Arms) -> list[Claim]:
 
 def _behaviour(arms: Arms) -> list[Claim]:
     base, control = arms.get("base", {}), arms.get("control", {})
-    seeds = _common(arms, TRIO)
+    seeds = shared_seeds(arms, TRIO)
 
     def worst(number: str, on: str) -> dict[int, float]:
         return {s: min(arms[m][s]["behaviour"][on][number] for m in TRIO) for s in seeds}
@@ -112,7 +111,7 @@ def _behaviour(arms: Arms) -> list[Claim]:
 
 
 def _jailbreaks(arms: Arms) -> list[Claim]:
-    seeds = _common(arms, TRIO)
+    seeds = shared_seeds(arms, TRIO)
 
     def success(arm: str, seed: int, on: str) -> float:
         return arms[arm][seed]["behaviour"][on]["complies"]
@@ -207,7 +206,7 @@ def _clusters(arms: Arms) -> list[Claim]:
     def ratio(arm: str, seed: int) -> float:
         return _last(arms[arm][seed], "clusters")["separation"] / _last(arms["base"][seed], "clusters")["separation"]
 
-    seeds = _common(arms, ("base", *TRIO))
+    seeds = shared_seeds(arms, ("base", *TRIO))
     means = {m: mean(ratio(m, s) for s in seeds) for m in TRIO}
     shown = {
         TITLES[m]: {
@@ -272,7 +271,7 @@ def _clusters(arms: Arms) -> list[Claim]:
 
 
 def _null_space(arms: Arms) -> list[Claim]:
-    seeds = _common(arms, ("control", *TRIO))
+    seeds = shared_seeds(arms, ("control", *TRIO))
 
     def beyond(arm: str, seed: int, layer: int) -> float:
         own, control = (arms[m][seed]["weights"][layer]["up"] for m in (arm, "control"))
@@ -411,7 +410,7 @@ def _inputs(arms: Arms) -> list[Claim]:
         held = _last(result, "weights")["effect"]
         return held["unsafe"] / held["safe"]
 
-    seeds = _common(arms, ("control", *TRIO))
+    seeds = shared_seeds(arms, ("control", *TRIO))
     strong = {s: min(larger(arms[m][s]) for m in ("dpo", "unlearning")) for s in seeds}
     ssft, control = (mean(larger(arms[m][s]) for s in seeds) for m in ("ssft", "control"))
     decayed = sorted(set(arms.get("ssft-decay", {})) & set(arms.get("control-decay", {})))
@@ -486,7 +485,7 @@ def _breaking(arms: Arms) -> list[Claim]:
         return result["alpha"][alpha][on][number]
 
     safe = mean(at(r, "1.25", "safe", "complies") for r in ssft.values())
-    seeds = _common(arms, TRIO)
+    seeds = shared_seeds(arms, TRIO)
     return [
         over_seeds(
             "extrapolate",
@@ -586,11 +585,6 @@ def _gradients(arms: Arms) -> Claim:
 
 
 # Helpers -------------------------------------------------------------------------------------------------------------
-
-
-def _common(arms: Arms, names: Iterable[str]) -> list[int]:
-    """The seeds that all of these arms have."""
-    return sorted(set.intersection(*(set(arms.get(name, {})) for name in names)))
 
 
 def _last(result: Result, what: str) -> Result:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from statistics import fmean
 from typing import Any
 
-from toylab.claims import Claim, each, over_seeds
+from toylab.claims import Claim, each, over_seeds, shared_seeds
 
 Result = dict[str, Any]
 Arms = dict[str, dict[int, Result]]
+
+FROM = "transfer-from-"
+"""How the arm begins that puts another seed's vectors into a model; that seed follows."""
 
 ENOUGH = 3.0
 """Nats of the pre-flight bound from which a vector should be able to move the opener."""
@@ -46,26 +49,21 @@ def accuracy(result: Result, temperature: float | int = 1) -> float:
 def fractions(arms: Arms, name: str, temperature: float | int = 1) -> dict[int, float]:
     """By seed, the share of full training's gain over the base that an arm reaches."""
     return {
-        s: _share(
+        s: portion(
             accuracy(arms["base"][s], temperature),
             accuracy(arms[name][s], temperature),
             accuracy(arms["full"][s], temperature),
         )
-        for s in _common(arms, ("base", "full", name))
+        for s in shared_seeds(arms, ("base", "full", name))
     }
 
 
-def _share(start: float, value: float, end: float) -> float:
+def portion(start: float, value: float, end: float) -> float:
     """How much of the way from start to end a value has gone; 0 where there is no way."""
     return (value - start) / (end - start) if abs(end - start) > 1e-6 else 0.0
 
 
-def _common(arms: Arms, names: Iterable[str]) -> list[int]:
-    held = [set(arms.get(name, {})) for name in names]
-    return sorted(set.intersection(*held)) if held else []
-
-
-def _layers(last: int) -> list[str]:
+def vector_arms(last: int) -> list[str]:
     return [f"vector-{layer}" for layer in range(last + 1)]
 
 
@@ -101,10 +99,10 @@ def _bases(arms: Arms) -> list[Claim]:
 
 
 def _gains(arms: Arms, last: int) -> list[Claim]:
-    names = [name for name in (*_layers(last), "joint") if arms.get(name)]
-    seeds = _common(arms, ("base", "full", *_layers(last)))
+    names = [name for name in (*vector_arms(last), "joint") if arms.get(name)]
+    seeds = shared_seeds(arms, ("base", "full", *vector_arms(last)))
     joint, full = fractions(arms, "joint"), arms.get("full", {})
-    by_layer = {name: fractions(arms, name) for name in _layers(last)}
+    by_layer = {name: fractions(arms, name) for name in vector_arms(last)}
     order = {
         s: min(by_layer[f"vector-{last}"][s] - by_layer["vector-0"][s], joint[s] - by_layer[f"vector-{last}"][s])
         for s in seeds
@@ -127,7 +125,7 @@ def _gains(arms: Arms, last: int) -> list[Claim]:
         ),
         over_seeds(
             "greedy",
-            {s: min(accuracy(arms[name][s], 0) for name in _layers(last)) for s in seeds},
+            {s: min(accuracy(arms[name][s], 0) for name in vector_arms(last)) for s in seeds},
             lambda a: a >= 0.95,
             paper="section 4",
             statement="Decoded greedily, one trained vector after any one block is as good as training everything.",
@@ -144,7 +142,7 @@ def _gains(arms: Arms, last: int) -> list[Claim]:
         ),
         over_seeds(
             "fraction-large",
-            {s: min(by_layer[name][s] for name in _layers(last)) for s in seeds},
+            {s: min(by_layer[name][s] for name in vector_arms(last)) for s in seeds},
             lambda a: a >= 0.5,
             paper="abstract, version 4; section 4",
             statement="One vector after any one block recovers a large portion of full training's gain.",
@@ -167,11 +165,11 @@ def _gains(arms: Arms, last: int) -> list[Claim]:
 
 def _last_layer(arms: Arms, last: int) -> list[Claim]:
     vector, base, full = arms.get(f"vector-{last}", {}), arms.get("base", {}), arms.get("full", {})
-    seeds = _common(arms, ("base", f"vector-{last}"))
+    seeds = shared_seeds(arms, ("base", f"vector-{last}"))
 
     def of_gain(place: str) -> dict[int, float]:
         return {
-            s: _share(vector[s]["few"]["base"], vector[s]["places"][place], vector[s]["few"]["steered"]) for s in seeds
+            s: portion(vector[s]["few"]["base"], vector[s]["places"][place], vector[s]["few"]["steered"]) for s in seeds
         }
 
     places = {place: each(of_gain(place), lambda x: x) for place in (vector[seeds[0]]["places"] if seeds else ())}
@@ -179,7 +177,7 @@ def _last_layer(arms: Arms, last: int) -> list[Claim]:
     return [
         over_seeds(
             "prefix",
-            {s: _share(accuracy(base[s]), base[s]["prefix"]["1"]["right"], accuracy(vector[s])) for s in seeds},
+            {s: portion(accuracy(base[s]), base[s]["prefix"]["1"]["right"], accuracy(vector[s])) for s in seeds},
             lambda a: 0.6 <= a <= 1.05,
             paper="section 5, figure 3",
             statement="Prefixing the opener to the base's answers recovers most of the last layer's gain (about 75 %).",
@@ -213,8 +211,8 @@ def _last_layer(arms: Arms, last: int) -> list[Claim]:
         over_seeds(
             "norm-temperature",
             {
-                s: _share(accuracy(vector[s]), vector[s]["clean scale"], accuracy(full[s]))
-                for s in _common(arms, ("full", f"vector-{last}"))
+                s: portion(accuracy(vector[s]), vector[s]["clean scale"], accuracy(full[s]))
+                for s in shared_seeds(arms, ("full", f"vector-{last}"))
             },
             lambda a: a > 0,
             surely=True,
@@ -234,12 +232,12 @@ def each_of(found: Mapping[int, Result], name: str) -> dict[str, Any]:
 
 def _lens(arms: Arms, last: int) -> list[Claim]:
     vector, learned = arms.get(f"vector-{last}", {}), arms.get("vector-learned", {})
-    layers = [name for name in _layers(last) if arms.get(name)]
+    layers = [name for name in vector_arms(last) if arms.get(name)]
 
     def shown(lens: Result, vocabulary: int) -> float:
         return float(lens["THINK"]["rank"] == 1 and lens["DIRECT"]["rank"] == vocabulary)
 
-    seeds = _common(arms, _layers(last))
+    seeds = shared_seeds(arms, vector_arms(last))
     return [
         over_seeds(
             "logit-lens",
@@ -314,7 +312,7 @@ def _paths(arms: Arms, last: int) -> list[Claim]:
     seeds = sorted(paths)
 
     def kept(route: str) -> dict[int, float]:
-        return {s: _share(r["base"], r["routes"][route], r["steered"]) for s, r in paths.items()}
+        return {s: portion(r["base"], r["routes"][route], r["steered"]) for s, r in paths.items()}
 
     table = {route: each(kept(route), lambda x: x) for route in (paths[seeds[0]]["routes"] if seeds else ())}
     return [
@@ -367,7 +365,7 @@ def swept(arms: Arms, last: int) -> dict[int, list[tuple[float, float, float]]]:
     """By seed: cosine of the openers' rows, bound of the pre-flight check in nats, share of the gain that the last
     layer's vector recovers; sorted by cosine, the learned unembedding included."""
     found: dict[int, list[tuple[float, float, float]]] = {}
-    for s in _common(arms, ("base", "full", f"vector-{last}")):
+    for s in shared_seeds(arms, ("base", "full", f"vector-{last}")):
         end = accuracy(arms["full"][s])
         held = [(arms["base"][s]["pre-flight"], arms["base"][s], accuracy(arms[f"vector-{last}"][s]))]
         for name, results in arms.items():
@@ -376,7 +374,7 @@ def swept(arms: Arms, last: int) -> dict[int, list[tuple[float, float, float]]]:
         if s in arms.get("vector-learned", {}) and s in arms.get("base-learned", {}):
             base = arms["base-learned"][s]
             held.append((base["pre-flight"], base, accuracy(arms["vector-learned"][s])))
-        found[s] = sorted((check["cosine"], check["bound"], _share(accuracy(base), a, end)) for check, base, a in held)
+        found[s] = sorted((check["cosine"], check["bound"], portion(accuracy(base), a, end)) for check, base, a in held)
     return {s: points for s, points in found.items() if len(points) > 1}
 
 
@@ -406,15 +404,16 @@ def _separability(arms: Arms, last: int) -> list[Claim]:
 
 
 def _transfer(arms: Arms, last: int) -> list[Claim]:
-    family, between, apart = (arms.get(name, {}) for name in ("family", "transfer", "transfer-apart"))
+    family, apart = arms.get("family", {}), arms.get("transfer-apart", {})
+    between = {s: r for name, found in arms.items() if name.startswith(FROM) for s, r in found.items()}
 
     def carried(found: dict[int, Result], how: str) -> dict[int, float]:
-        return {s: _share(r["base"], r[str(last)][how], r[str(last)]["own"]) for s, r in found.items()}
+        return {s: portion(r["base"], r[str(last)][how], r[str(last)]["own"]) for s, r in found.items()}
 
     return [
         over_seeds(
             "transfer-family",
-            {s: _share(r["base"], r["of the parent"], r["own"]) for s, r in family.items()},
+            {s: portion(r["base"], r["of the parent"], r["own"]) for s, r in family.items()},
             lambda a: a >= 0.7,
             paper="section 9, table 1",
             statement="Vectors carry over within a family: the parent's works in a child trained further on other "
@@ -423,7 +422,7 @@ def _transfer(arms: Arms, last: int) -> list[Claim]:
             details={
                 "back": each(
                     family,
-                    lambda r: _share(r["parent"], r["parent with that of the child"], r["parent, own"]),
+                    lambda r: portion(r["parent"], r["parent with that of the child"], r["parent, own"]),
                 ),
                 "cosine": each(family, lambda r: r["cosine"]),
                 "relative change of the weights": each(family, lambda r: r["weight change"]),
@@ -462,7 +461,7 @@ def _transfer(arms: Arms, last: int) -> list[Claim]:
 
 
 def _share_of(result: Result, layer: str) -> float:
-    return _share(result["base"], result[layer]["raw"], result[layer]["own"])
+    return portion(result["base"], result[layer]["raw"], result[layer]["own"])
 
 
 def _combine(arms: Arms, last: int) -> list[Claim]:
@@ -539,7 +538,7 @@ def _adaptive(arms: Arms) -> list[Claim]:
 def _prompt_bit(arms: Arms) -> list[Claim]:
     base, before, after = (arms.get(name, {}) for name in ("base-flag", "flag-before", "flag-last"))
     gate, scale, full = (arms.get(name, {}) for name in ("flag-gate", "flag-scale", "flag-full"))
-    seeds = _common(arms, ("flag-before", "flag-last"))
+    seeds = shared_seeds(arms, ("flag-before", "flag-last"))
     return [
         over_seeds(
             "prompt-bit-constant",

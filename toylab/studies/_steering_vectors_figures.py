@@ -9,7 +9,7 @@ from typing import Any
 from tasks import Reasoning
 from toylab import figures
 from toylab.report import Picture
-from toylab.studies._steering_vectors_claims import _layers, _share, swept
+from toylab.studies._steering_vectors_claims import portion, swept, vector_arms
 
 Arms = dict[str, dict[int, dict[str, Any]]]
 TEMPERATURES = ("0", "0.7", "1")
@@ -37,7 +37,7 @@ def _draw_gains(arms: Arms, last: int) -> Picture | None:
         "base": _temperatures(r["answers"] for r in base.values()),
         "THINK prefixed": _temperatures(r["prefix"] for r in base.values()),
     }
-    names = {name: f"vector, layer {k}" for k, name in enumerate(_layers(last))}
+    names = {name: f"vector, layer {k}" for k, name in enumerate(vector_arms(last))}
     names |= {
         "joint": "vectors, all layers",
         "adaptive": f"token-wise scale, layer {last - 1}",
@@ -69,7 +69,7 @@ def _temperatures(found: Iterable[dict[str, Any]]) -> dict[str, list[float]]:
 
 
 def _draw_lens(arms: Arms, task: Reasoning, last: int) -> Picture | None:
-    shown = [name for name in _layers(last) if arms.get(name)]
+    shown = [name for name in vector_arms(last) if arms.get(name)]
     if not shown:
         return None
     rows = {}
@@ -91,7 +91,7 @@ def _draw_lens(arms: Arms, task: Reasoning, last: int) -> Picture | None:
 
 
 def _draw_kl(arms: Arms, last: int) -> Picture | None:
-    shown = [name for name in _layers(last) if arms.get(name)]
+    shown = [name for name in vector_arms(last) if arms.get(name)]
     if not shown:
         return None
     figure, axes = figures.sheet(5.4, 3.0)
@@ -117,7 +117,9 @@ def _draw_routes(arms: Arms) -> Picture | None:
         return None
     rows = {
         route: {
-            "kept": [max(-0.03, min(1.03, _share(r["base"], r["routes"][route], r["steered"]))) for r in paths.values()]
+            "kept": [
+                max(-0.03, min(1.03, portion(r["base"], r["routes"][route], r["steered"]))) for r in paths.values()
+            ]
         }
         for route in next(iter(paths.values()))["routes"]
     }

@@ -48,7 +48,7 @@ from toylab.steering import (
     save_steering,
     vectors,
 )
-from toylab.studies._steering_vectors_claims import judge
+from toylab.studies._steering_vectors_claims import FROM, judge
 from toylab.studies._steering_vectors_figures import draw
 from toylab.train import TrainConfig, train
 
@@ -185,7 +185,7 @@ class SteeringVectorsStudy:
         last, before = f"vector-{self.last}", f"vector-{self.last - 1}"
         each = [f"vector-{layer}" for layer in reversed(range(self.last + 1))]
         after: dict[str, tuple[str, ...]] = dict.fromkeys((*each, "full", "joint"), ("base",))
-        after |= {"baselines": ("base", last), "paths": ("base", before, last)}
+        after |= {"baselines": ("base", last), "paths": ("base", before)}
         if "adaptive" in self.parts:
             after["adaptive"] = ("base", before)
         if "combine" in self.parts:
@@ -205,12 +205,11 @@ class SteeringVectorsStudy:
                 after |= {f"flag-{arm}": ("base-flag",) for arm in ("gate", "full", "scale", "before", "last")}
         jobs = [Job(name, seed, tuple(Job(need, seed) for need in needs)) for name, needs in after.items()]
         if "transfer" in self.parts and len(self.seeds) > 1:
-            needs = [Job(name, s) for s in (seed, self._next(seed)) for name in ("base", before, last)]
-            jobs.append(Job("transfer", seed, tuple(needs)))
+            # Named by the donor: where seeds are added, the next one may be another.
+            donor = self.seeds[(self.seeds.index(seed) + 1) % len(self.seeds)]
+            needs = [Job(name, s) for s in (seed, donor) for name in ("base", before, last)]
+            jobs.append(Job(f"{FROM}{donor}", seed, tuple(needs)))
         return jobs
-
-    def _next(self, seed: int) -> int:
-        return self.seeds[(self.seeds.index(seed) + 1) % len(self.seeds)]
 
     def run_job(self, job: Job, folder: Path) -> dict[str, Any]:
         """Pre-train a base, or train something on one and measure it."""
@@ -219,13 +218,15 @@ class SteeringVectorsStudy:
         if kind == "base":
             return self._base(which, job.seed, folder)
         if kind == "vector" and which in ("learned", "apart"):
-            return self._vector(at / f"base-{which}", self.last, job.seed, folder, check=which == "apart")
+            return self._vector(at / job.name.replace("vector", "base"), self.last, job.seed, folder)
         if kind == "cosine":
             return self._separability(float(which), at, job.seed, folder)
         if kind == "flag":
             return self._flag(which, at, job.seed, folder)
         if kind == "vector":
             return self._vector(at / "base", int(which), job.seed, folder)
+        if job.name.startswith(FROM):
+            return self._transfer(at, at.parent / f"seed-{job.name.removeprefix(FROM)}", job.seed)
         if job.name == "transfer-apart":
             return self._transfer(at, at, job.seed, "vector-apart", "base-apart")
         return {
@@ -237,7 +238,6 @@ class SteeringVectorsStudy:
             "combine": self._combine,
             "family": self._family,
             "features": self._features,
-            "transfer": lambda at, seed, folder: self._transfer(at, at.parent / f"seed-{self._next(seed)}", seed),
         }[job.name](at, job.seed, folder)
 
     # Bases -----------------------------------------------------------------------------------------------------------
@@ -330,34 +330,31 @@ class SteeringVectorsStudy:
         )
         write_metrics(folder / f"metrics{name}.jsonl", training)
 
-    def _vector(self, base_folder: Path, layer: int, seed: int, folder: Path, check: bool = True) -> dict[str, Any]:
+    def _vector(self, base_folder: Path, layer: int, seed: int, folder: Path) -> dict[str, Any]:
         base, prompts = _load(base_folder), self._prompts(seed)
-        before = pre_flight(base, prompts, self.task.token("THINK"), self.task.token("DIRECT"))
-        if check:
-            before.check(self.least_shift)
+        if base_folder.name != "base-learned":  # the lesson of what happens all the same
+            pre_flight(base, prompts, self.task.token("THINK"), self.task.token("DIRECT")).check(self.least_shift)
         steered = Steered(base, {layer: Vector(base.config.width)})
         self._reinforce(steered, base, seed, folder)
         save_steering(folder / "vector.safetensors", steered)
         vector = measures.vector_of(steered)
         kl = measures.kl_by_position(steered, self.task, prompts, seed)
-        after_last = measures.changes(steered, self.task, prompts[:500], seed)[len(base.blocks) - 1].mean(dim=0)
-        shift = (steered(prompts) - base(prompts))[:, -1].mean(dim=0)
+        after_last = measures.changes(steered, self.task, prompts[:500], seed)[self.last].mean(dim=0)
         found = {
             "answers": by_temperature(steered, self.task, prompts, seed=seed),
             "norm": vector.norm().item(),
             "kl": kl,
             "lens": measures.says(vector, base, self.task),
             "difference lens": measures.says(after_last, base, self.task),
-            "shift": (shift[self.task.token("THINK")] - shift[self.task.token("DIRECT")]).item(),
         }
-        if layer >= len(base.blocks) - 2 and check and base_folder.name == "base":
+        if base_folder.name == "base" and layer >= self.last - 1:
             few = self._few(prompts)
             found["places"] = measures.by_place(steered, self.task, few, seed)
             found["few"] = {
                 "base": measures.right(base, self.task, few, seed=seed),
                 "steered": measures.right(steered, self.task, few, seed=seed),
             }
-        if layer == len(base.blocks) - 1 and check and base_folder.name == "base":
+        if base_folder.name == "base" and layer == self.last:
             found["clean scale"] = measures.right(measures.with_clean_scale(steered), self.task, prompts, seed=seed)
             found["scaled"] = {
                 f"{scale:g}": measures.right(vectors(base, {layer: scale * vector}), self.task, few, seed=seed)
@@ -423,7 +420,7 @@ class SteeringVectorsStudy:
         bias = measures.Edited(base, measures.logit_bias(steered, task, prompts))
 
         def compare(model: nn.Module) -> dict[str, float]:
-            return {f"{t:g}": measures.right(model, task, prompts, t, seed) for t in (0, 0.7, 1)}
+            return measures.right_by_temperature(model, task, prompts, seed)
 
         return {
             "base": measures.right(base, task, prompts, seed=seed),
@@ -441,7 +438,6 @@ class SteeringVectorsStudy:
         base, prompts = _load(at / "base"), self._prompts(seed)
         before = self.last - 1
         steered = load_steering(at / f"vector-{before}" / "vector.safetensors", base)
-        last = load_steering(at / f"vector-{self.last}" / "vector.safetensors", base)
         forced = measures.ForcedRoute(base, {before: Vector(base.config.width)})
         longer = replace(self.rl, steps=2 * self.rl.steps)  # for a longer way
         self._reinforce(forced, base, seed, folder, longer, name="-forced")
@@ -450,8 +446,7 @@ class SteeringVectorsStudy:
             "routes": measures.by_route(steered, self.task, few, seed),
             "base": measures.right(base, self.task, few, seed=seed),
             "steered": measures.right(steered, self.task, few, seed=seed),
-            "last": measures.right(last, self.task, few, seed=seed),
-            "forced": {f"{t:g}": measures.right(forced, self.task, prompts, t, seed) for t in (0, 0.7, 1)},
+            "forced": measures.right_by_temperature(forced, self.task, prompts, seed),
             "forced norm": measures.vector_of(forced).norm().item(),
         }
 
