@@ -87,6 +87,20 @@ class Tiny(Counted):
         return {"loss": training.history[-1]["loss"], "threads": torch.get_num_threads()}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Leaving(Branching):
+    """The same, and every job leaves a file, which those that go on from it read, and a checkpoint."""
+
+    seeds: tuple[int, ...] = (0,)
+
+    def run_job(self, job: Job, folder: Path) -> dict[str, Any]:
+        if job.after is not None:
+            (folder.parent / job.after / "left.txt").read_text()
+        (folder / "left.txt").write_text(job.name)
+        (folder / "checkpoint-1.safetensors").touch()
+        return super().run_job(job, folder)
+
+
 @pytest.fixture
 def notes(tmp_path) -> Path:
     folder = tmp_path / "notes"
@@ -483,3 +497,18 @@ def test_a_damaged_history_is_refused_by_name_with_a_remedy(tmp_path, content):
 def test_a_missing_history_is_refused_by_name_with_a_remedy(tmp_path):
     with pytest.raises(ValueError, match=r"metrics\.jsonl: there is no such file; .+"):
         read_metrics(tmp_path / "metrics.jsonl")
+
+
+def test_a_job_whose_file_was_deleted_is_made_again_and_before_those_that_need_it(notes, out):
+    start(Leaving(), notes, out)
+    called(notes)
+    base, left = Job("base", 0).folder(out), Job("left", 0).folder(out)
+    (base / "checkpoint-1.safetensors").unlink()
+    start(Leaving(), notes, out)
+    assert called(notes) == []
+    (base / "left.txt").unlink()
+    (left / "done").unlink()
+    start(Leaving(), notes, out)
+    assert called(notes) == ["base 0", "left 0"]
+    assert (base / "left.txt").read_text() == "base"
+    assert (base / "done").read_text().splitlines() == ["left.txt", "result.json"]

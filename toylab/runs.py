@@ -1,7 +1,7 @@
 """Runs and claims: a study is a list of jobs, each a folder that is finished or not, and a table of claims at the end.
 
     FOLDER/settings.json        what was run, with versions, revision and date
-    FOLDER/seed-0/main/         one job: metrics.jsonl, model.safetensors, result.json, `done` written last
+    FOLDER/seed-0/main/         one job: metrics.jsonl, model.safetensors, result.json; `done`, with their names, last
     FOLDER/claims.json          the verdicts
     FOLDER/figures/, report.html
 
@@ -137,7 +137,9 @@ def execute(study: Study, name: str, out: Path, workers: int, progress: bool = T
 
 
 def _is_done(job: Job, out: Path) -> bool:
-    return all((job.folder(out) / name).exists() for name in ("done", "result.json"))
+    folder, done = job.folder(out), job.folder(out) / "done"
+    # A file that others go on from may have been deleted, as it is told where one is damaged: then it is made again.
+    return done.exists() and all((folder / name).exists() for name in ["result.json", *done.read_text().splitlines()])
 
 
 def _is_ready(job: Job, out: Path) -> bool:
@@ -282,12 +284,14 @@ def single_thread() -> None:
 def _do(study: Study, job: Job, out: Path) -> None:
     folder = job.folder(out)
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "done").unlink(missing_ok=True)
     began, cpu = time.time(), time.process_time()
     result = study.run_job(job, folder)
     cost = {"cpu_seconds": round(time.process_time() - cpu, 2), "wall_seconds": round(time.time() - began, 2)}
     write_json(folder / "result.json", {**result, "cost": cost})
     (folder / "error.txt").unlink(missing_ok=True)
-    write_text(folder / "done", "")
+    kept = (path.name for path in folder.iterdir() if path.is_file() and not path.name.startswith("checkpoint"))
+    write_text(folder / "done", "\n".join(sorted(kept)))
 
 
 def _start_worker() -> None:
