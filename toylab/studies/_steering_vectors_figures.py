@@ -128,8 +128,8 @@ def _draw_routes(arms: Arms) -> Picture | None:
     ax.get_legend().remove()
     return Picture(
         "Through which readers the penultimate vector acts",
-        f"Some readers of the last block do not see it; one point a seed ({_seeds(arms, ['paths'])}), temperature 1. What "
-        "lies beyond the axis stands at its edge.",
+        f"Some readers of the last block do not see it; one point a seed ({_seeds(arms, ['paths'])}), temperature 1. "
+        "What lies beyond the axis stands at its edge.",
         figures.svg(figure),
     )
 
