@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: run test test-slow notebooks lint clean
+.PHONY: run test test-slow soak notebooks lint clean
 
 run: .venv/installed
 	$(BIN)/toylab run iteration-head $(ARGS)
@@ -15,6 +15,10 @@ test: .venv/installed-dev
 
 test-slow: .venv/installed-dev
 	$(BIN)/pytest -m slow
+
+# The quick laws again, on examples drawn anew at every call.
+soak: .venv/installed-dev
+	$(BIN)/pytest -n 2 --hypothesis-profile=soak
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check --fix .

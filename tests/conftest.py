@@ -19,7 +19,10 @@ from toylab.studies.steering_vectors import SteeringVectorsStudy
 matplotlib.use("Agg")
 torch.set_num_threads(1)
 
-settings.register_profile("toylab", deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
+# `make test` draws the same examples each time, so that a law stands or falls with the code alone; `make soak` draws anew.
+laws = settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("toylab", laws, derandomize=True)
+settings.register_profile("soak", laws)
 settings.load_profile("toylab")
 
 
