@@ -10,7 +10,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from toylab.runs import Study, execute
+from toylab.engine import execute
+from toylab.runs import Study
 from toylab.studies.contextual_counting import ContextualCountingStudy
 from toylab.studies.iteration_head import IterationHeadStudy
 from toylab.studies.safety_finetuning import SafetyFinetuningStudy
@@ -19,7 +20,7 @@ from toylab.studies.steering_vectors import SteeringVectorsStudy
 matplotlib.use("Agg")
 torch.set_num_threads(1)
 
-# `make test` draws the same examples each time, so that a law stands or falls with the code alone; `make soak` draws anew.
+# `make test` draws the same examples each time: a law stands or falls with the code alone. `make soak` draws anew.
 laws = settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("toylab", laws, derandomize=True)
 settings.register_profile("soak", laws)

@@ -75,6 +75,20 @@ SMALL |= {
         lambda ax=None: figures.shades({"a": [0, 0]}, ["x", "y"], xlabel="token", ax=ax),
         lambda ax=None: figures.shades({"a": [1.0], "b": [-0.3]}, ["x"], xlabel="token", title="t", ax=ax),
     ],
+    "intervals": [
+        lambda ax=None: figures.intervals({}, xlabel="width", ylabel="accuracy", ax=ax),
+        lambda ax=None: figures.intervals({"": {}}, xlabel="width", ylabel="accuracy", ax=ax),
+        lambda ax=None: figures.intervals(
+            {"a": {"none": (0.5, 0.2, 0.7)}, "b": {"none": (1, 1, 1)}},
+            xlabel="positions",
+            ylabel="accuracy",
+            title="t",
+            ax=ax,
+        ),
+        lambda ax=None: figures.intervals(
+            {str(k): {8: (k, k, k), 16.5: (1, 0, 2)} for k in range(7)}, xlabel="width", ylabel="accuracy", ax=ax
+        ),
+    ],
     "histograms": [
         lambda ax=None: figures.histograms({}, xlabel="norm", ax=ax),
         lambda ax=None: figures.histograms({"a": [], "b": []}, xlabel="norm", ax=ax),

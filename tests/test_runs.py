@@ -11,13 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks import Copy
-from toylab import runs
+from toylab import engine, runs
 from toylab.batches import fresh, next_token_loss
 from toylab.claims import Claim
-from toylab.files import read_json, read_tensors, write_json, write_tensors
+from toylab.engine import JobsFailedError, JobsRefusedError, execute
+from toylab.files import digest, read_json, read_tensors, write_record, write_tensors
 from toylab.model import ModelConfig, Transformer
 from toylab.report import Picture
-from toylab.runs import Job, JobsFailedError, Study, claim_folder, execute, load_model, read_metrics, save_model
+from toylab.runs import Job, Study, claim_folder, load_model, read_metrics, save_model
 from toylab.studies.iteration_head import IterationHeadStudy
 from toylab.train import DivergedError, TrainConfig, Training, train
 
@@ -199,15 +200,15 @@ def test_a_job_that_was_cut_off_is_done_again(notes, out):
 
 
 def test_done_is_written_last(notes, out, monkeypatch):
-    write = runs.write_json
+    write = engine.write_json
 
     def fail(path: Path, value: object) -> None:
         if path.name == "result.json":
             raise OSError(28, "No space left on device")
         write(path, value)
 
-    monkeypatch.setattr(runs, "write_json", fail)
-    with pytest.raises(JobsFailedError, match=r"No space left"):
+    monkeypatch.setattr(engine, "write_json", fail)
+    with pytest.raises(JobsRefusedError, match=r"No space left"):
         start(Counted(), notes, out)
     assert not list(out.rglob("done"))
 
@@ -373,13 +374,20 @@ def test_the_settings_say_from_what_they_were_made(out):
     claim_folder(QUICK, "iteration-head", out)
     held = read_json(out / "settings.json")
     assert held["versions"]["torch"] == torch.__version__
-    assert set(held) == {"study", "settings", "versions", "machine", "revision", "date"}
+    assert set(held) == {"study", "settings", "versions", "machine", "revision", "date", "format", "checksum"}
 
 
 @pytest.mark.parametrize("content", ["[]", '{"study": "counted"}', '{"settings": 3}', '"text"'])
 def test_settings_of_no_run_are_refused_by_name(notes, out, content):
     out.mkdir()
     (out / "settings.json").write_text(content)
+    with pytest.raises(ValueError, match=r"settings\.json: is not a record that toylab wrote; give another folder"):
+        start(Counted(), notes, out)
+
+
+@pytest.mark.parametrize("content", [{}, {"study": "counted"}, {"study": "counted", "settings": 3}])
+def test_a_record_of_something_else_is_refused_by_name(notes, out, content):
+    write_record(out / "settings.json", content)
     with pytest.raises(ValueError, match=r"settings\.json: is not the settings of a run; give another folder"):
         start(Counted(), notes, out)
 
@@ -389,7 +397,7 @@ def test_settings_with_seeds_that_are_none_are_refused_by_name(notes, out, seeds
     start(Counted(), notes, out)
     held = read_json(out / "settings.json")
     del held["settings"]["seeds"]
-    write_json(out / "settings.json", {**held, "settings": {**held["settings"], **seeds}})
+    write_record(out / "settings.json", {**held, "settings": {**held["settings"], **seeds}})
     with pytest.raises(ValueError, match=r"settings\.json"):
         start(Counted(), notes, out)
 
@@ -511,4 +519,5 @@ def test_a_job_whose_file_was_deleted_is_made_again_and_before_those_that_need_i
     start(Leaving(), notes, out)
     assert called(notes) == ["base 0", "left 0"]
     assert (base / "left.txt").read_text() == "base"
-    assert (base / "done").read_text().splitlines() == ["left.txt", "result.json"]
+    left = [f"{digest((base / name).read_bytes())}  {name}" for name in ("left.txt", "result.json")]
+    assert (base / "done").read_text().splitlines() == left

@@ -11,9 +11,10 @@ import torch
 from tasks import Copy
 from toylab.batches import fresh, next_token_loss
 from toylab.claims import Claim
+from toylab.engine import execute
 from toylab.model import Transformer
 from toylab.report import Picture
-from toylab.runs import Job, execute
+from toylab.runs import Job
 from toylab.train import TrainConfig, train
 
 

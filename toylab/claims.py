@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from toylab.files import read_json, write_json
+from toylab.files import read_record, write_record
 from toylab.statistics import bootstrap, wilson
 
 Verdict = Literal["holds", "fails", "open"]
@@ -109,13 +109,13 @@ def _rounded(value: Any) -> Any:
 
 
 def write_claims(path: Path, claims: Sequence[Claim]) -> None:
-    """Save claims as a list of JSON objects."""
-    write_json(path, [asdict(claim) for claim in claims])
+    """Save claims, with a checksum."""
+    write_record(path, {"claims": [asdict(claim) for claim in claims]})
 
 
 def read_claims(path: Path) -> list[Claim]:
     """Raises `ValueError` naming the file if it is missing, damaged or not a list of claims."""
-    held = read_json(path)
+    held = read_record(path).get("claims")
     names = {f.name for f in fields(Claim)}
     if not isinstance(held, list) or not all(isinstance(one, dict) and set(one) == names for one in held):
         raise ValueError(f"{path}: is not a list of claims; run the study again to write it anew")

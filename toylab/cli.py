@@ -1,4 +1,4 @@
-"""The command line: `toylab list | show | run | claims | report`.
+"""The command line: `toylab list | show | run | sweep | table | plot | claims | report`.
 
 Exit codes: 0 when it ran, whatever the verdicts; 2 for a mistake in what was asked, with a short message on stderr;
 1 for a failure of ours; 130 after Ctrl-C. Heavy imports wait until a command needs them, so that help comes at once.
@@ -7,9 +7,13 @@ Exit codes: 0 when it ran, whatever the verdicts; 2 for a mistake in what was as
 from __future__ import annotations
 
 import argparse
+import csv
 import difflib
+import errno
+import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +28,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code."""
     options, rest = _parser().parse_known_args(arguments)
-    if rest and options.command not in ("run", "show"):
+    if rest and options.command not in ("run", "show", "sweep"):
         _parser().error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         options.action(options, rest)
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        remedy = _REMEDIES.get(error.errno or 0)
+        print(f"toylab: {error}" + (f"; {remedy}" if remedy else ""), file=sys.stderr)
+        return 2
+    except ValueError as error:
         print(f"toylab: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -40,6 +48,13 @@ def run(arguments: Sequence[str]) -> int:
         print(f"toylab: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+_REMEDIES = {
+    errno.ENOSPC: "the disk is full: free some space, then give the same command again",
+    errno.EROFS: "nothing may be written there: give another folder with --out",
+    errno.EACCES: "you may not write there: give another folder with --out",
+}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -60,9 +75,47 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--preset", default="default", choices=("quick", "default", "paper"), help="settings to start from"
     )
-    command.add_argument("--workers", type=int, default=2, help="parallel processes, of one thread each")
+    _parallel(command)
     command.add_argument("--out", type=Path, default=None, help="folder of the run (default: runs/STUDY-PRESET)")
     command.set_defaults(action=_run, parser=command)
+
+    command = commands.add_parser("sweep", help="run a study at many settings, or go on with that", add_help=False)
+    command.add_argument("study", metavar="STUDY", nargs="?")
+    command.add_argument(
+        "--preset", default="default", choices=("quick", "default", "paper"), help="settings to start from"
+    )
+    command.add_argument(
+        "--grid",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUES",
+        help="settings to vary, such as model.positions=none,rotary seed=0..19",
+    )
+    command.add_argument("--jobs", nargs="+", default=None, metavar="NAME", help="only these, such as main")
+    command.add_argument("--continue", type=Path, default=None, metavar="FOLDER", dest="resume", help="go on with one")
+    _parallel(command)
+    command.add_argument("--out", type=Path, default=None, help="folder of the sweep (default: runs/STUDY-sweep)")
+    command.set_defaults(action=_sweep, parser=command)
+
+    command = commands.add_parser("table", help="print what a sweep or a run found, a row a job")
+    _rows_of(command)
+    command.add_argument("--columns", nargs="+", default=None, metavar="NAME", help="which, by the ends of their names")
+    command.add_argument("--by", nargs="+", default=None, metavar="NAME", help="means of the columns for each of these")
+    command.add_argument("--names", action="store_true", help="print the names of all columns instead")
+    form = command.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="as a list of JSON objects")
+    form.add_argument("--csv", action="store_true", help="as comma-separated values")
+    command.set_defaults(action=_table)
+
+    command = commands.add_parser("plot", help="draw what a sweep found, with intervals over its rows")
+    _rows_of(command)
+    command.add_argument("--x", required=True, metavar="NAME", help="column along the axis")
+    command.add_argument(
+        "--y", required=True, metavar="NAME", help="column of numbers, or a share such as accuracy>=.99"
+    )
+    command.add_argument("--by", default=None, metavar="NAME", help="column that tells the lines apart")
+    command.add_argument("--out", type=Path, default=None, help="an .svg, .png or .pdf (default: FOLDER/Y-by-X.svg)")
+    command.set_defaults(action=_plot)
 
     command = commands.add_parser("claims", help="print the claims of a run")
     command.add_argument("folder", type=Path, metavar="FOLDER")
@@ -75,6 +128,19 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("folder", type=Path, metavar="FOLDER")
     command.set_defaults(action=_report)
     return parser
+
+
+def _parallel(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--workers", type=int, default=2, help="parallel processes, of one thread each")
+    command.add_argument(
+        "--scheduler", default=None, metavar="ADDRESS", help="a running Dask cluster to work there, tcp://host:port"
+    )
+
+
+def _rows_of(command: argparse.ArgumentParser) -> None:
+    command.add_argument("folder", type=Path, metavar="FOLDER")
+    command.add_argument("--where", nargs="+", default=[], metavar="NAME=VALUE", help="only these rows")
+    command.add_argument("--claims", action="store_true", help="a row a claim instead of a row a job")
 
 
 def _list(options: argparse.Namespace, rest: list[str]) -> None:
@@ -114,16 +180,148 @@ def _run(options: argparse.Namespace, rest: list[str]) -> None:
     preset = getattr(module.STUDY, options.preset)()
     study = _settings(module.STUDY, preset, rest, f"toylab run {options.study}", options.parser)
 
+    from toylab.cluster import executor
+    from toylab.engine import JobsFailedError, JobsRefusedError, execute
     from toylab.finish import finish
-    from toylab.runs import JobsFailedError, JobsRefusedError, execute
 
     out = options.out or Path("runs") / f"{options.study}-{options.preset}"
     try:
-        execute(study, options.study, out, options.workers)
+        with executor(options.scheduler) as cluster:
+            execute(study, options.study, out, options.workers, executor=cluster)
     except (JobsFailedError, JobsRefusedError):
         finish(out)  # what the other jobs found should not wait for it
         raise
     print(finish(out))
+
+
+def _sweep(options: argparse.Namespace, rest: list[str]) -> None:
+    from toylab import studies
+
+    if options.resume is None and options.study is None:
+        _help_or_fail(options, rest, f"which study? there are {', '.join(studies.names())}")
+    if options.resume is not None and (options.study or options.grid or options.jobs or options.out or rest):
+        raise ValueError("continue: takes the study and its settings from the folder; leave them out")
+
+    from toylab.cluster import executor
+    from toylab.sweeps import grid, read_axes, resume, sweep
+
+    if options.resume is not None:
+        out = options.resume
+        with executor(options.scheduler) as cluster:
+            rows = resume(out, workers=options.workers, executor=cluster)
+    else:
+        module = studies.load(options.study)
+        preset = getattr(module.STUDY, options.preset)()
+        study = _settings(module.STUDY, preset, rest, f"toylab sweep {options.study}", options.parser)
+        if not options.grid:
+            raise ValueError("grid: nothing is varied; add --grid NAME=VALUES, such as --grid seed=0..19")
+        points = grid(study, read_axes(study, options.grid))
+        out = options.out or Path("runs") / f"{options.study}-sweep"
+        with executor(options.scheduler) as cluster:
+            rows = sweep(points, out, workers=options.workers, executor=cluster, jobs=options.jobs)
+    seconds = sum(row["result.cost.cpu_seconds"] for row in rows if row["status"] == "done")
+    print(f"{len(rows)} jobs of {len({row['run'] for row in rows})} runs in {seconds:.0f} CPU-seconds.")
+    print(f"To see them: toylab table {out}")
+
+
+def _table(options: argparse.Namespace, rest: list[str]) -> None:
+    from toylab import sweeps
+
+    rows = _selected(options)
+    if options.names:
+        print("\n".join(rows[0]))
+        return
+    if options.by and not options.columns:
+        raise ValueError("by: means of what? add --columns NAME, such as --columns accuracy")
+    if options.by:
+        rows = sweeps.summarise(rows, options.by, options.columns)
+        names = list(rows[0])
+        rows = [row if not (options.json or options.csv) else _spread(row) for row in rows]
+        names = list(rows[0]) if options.json or options.csv else names
+    elif options.columns:
+        rows, names = sweeps.with_bounds(rows, options.columns)
+    else:
+        names = sweeps.usual_columns(rows)
+    if options.json:
+        print(json.dumps([{name: row[name] for name in names} for row in rows], indent=1, ensure_ascii=False))
+    elif options.csv:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(names)
+        writer.writerows([[_plain(row[name]) for name in names] for row in rows])
+    else:
+        lines = [_short(names), *([sweeps.text(row[name]) for name in names] for row in rows)]
+        widths = [max(len(line[k]) for line in lines) for k in range(len(names))]
+        for line in lines:
+            print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _plot(options: argparse.Namespace, rest: list[str]) -> None:
+    from toylab import figures, sweeps
+    from toylab.files import write_bytes
+
+    rows = _selected(options)
+    by = [options.x, *([options.by] if options.by else [])]
+    found = sweeps.summarise(rows, by, [options.y])
+    x, *other, y = found[0]
+    groups: dict[str, dict[Any, tuple[float, float, float]]] = {}
+    for line in found:
+        group = f"{_short(other)[0]} {sweeps.text(line[other[0]])}" if other else ""
+        place = line[x] if isinstance(line[x], int | float) and not isinstance(line[x], bool) else sweeps.text(line[x])
+        groups.setdefault(group, {})[place] = (line[y].mean, line[y].low, line[y].high)
+    counts = sorted({line[y].count for line in found})
+    count = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    (xlabel,), (ylabel,) = _short([x]), _short([y])
+    out = options.out or options.folder / f"{_file_name(ylabel)}-by-{_file_name(xlabel)}.svg"
+    if out.suffix not in (".svg", ".png", ".pdf"):
+        raise ValueError(f"out={out}: the name must end with .svg, .png or .pdf")
+    ax = figures.intervals(
+        groups, xlabel=xlabel, ylabel=f"{ylabel}, mean of {count}", title="strokes: 95 % intervals of the mean"
+    )
+    write_bytes(out, figures.saved(ax.figure, out.suffix[1:]))
+    print(out.resolve())
+
+
+def _selected(options: argparse.Namespace) -> list[dict[str, Any]]:
+    from toylab.sweeps import load_runs, where
+
+    rows = where(load_runs(options.folder, "claims" if options.claims else "jobs"), options.where)
+    if not rows:
+        raise ValueError(f"{options.folder}: holds no {'claims' if options.claims else 'jobs'} yet; run it first")
+    return rows
+
+
+def _short(names: Sequence[str]) -> list[str]:
+    """The last part of each name, or more where that would be said twice."""
+    ends = [name.removeprefix("settings.").removeprefix("result.") for name in names]
+    return ends if len(set(ends)) == len(ends) else list(names)
+
+
+def _spread(row: dict[str, Any]) -> dict[str, Any]:
+    """A mean as four columns, for programs."""
+    from toylab.sweeps import Mean
+
+    found: dict[str, Any] = {}
+    for name, value in row.items():
+        if isinstance(value, Mean):
+            found |= {
+                name: value.mean,
+                f"{name}.low": value.low,
+                f"{name}.high": value.high,
+                f"{name}.count": value.count,
+            }
+        elif value is None:
+            found |= {name: None, f"{name}.low": None, f"{name}.high": None, f"{name}.count": 0}
+        else:
+            found[name] = value
+    return found
+
+
+def _plain(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, list | dict) else value
+
+
+def _file_name(name: str) -> str:
+    return "".join(c if c.isalnum() or c in ".-" else "-" for c in name).strip("-")
 
 
 def _claims(options: argparse.Namespace, rest: list[str]) -> None:
@@ -132,7 +330,7 @@ def _claims(options: argparse.Namespace, rest: list[str]) -> None:
     path = options.folder / "claims.json"
     claims = read_claims(path)
     if options.json:
-        print(path.read_text(encoding="utf-8").rstrip())
+        print(json.dumps([asdict(claim) for claim in claims], indent=1, ensure_ascii=False))
     else:
         print(markdown(claims) if options.markdown else table(claims))
 

@@ -312,6 +312,38 @@ def shades(
     return _plain(ax)
 
 
+def intervals(
+    groups: Mapping[str, Mapping[str | float | int, tuple[float | int, float | int, float | int]]],
+    *,
+    xlabel: str,
+    ylabel: str,
+    title: str = "",
+    ax: Axes | None = None,
+) -> Axes:
+    """Means with the ends of their intervals, (mean, low, high) by x: a line a group over numbers, bars over names."""
+    places = list(dict.fromkeys(x for group in groups.values() for x in group))
+    numbers = all(isinstance(x, int | float) for x in places)
+    ax = ax or _axes(4.6 if numbers else 0.9 * len(places) + 2.2, 3.0)
+    for number, (name, group) in enumerate(groups.items()):
+        marker, colour = _MORE_MARKS[number % len(_MORE_MARKS)]
+        shift = 0.0 if numbers else 0.14 * (number - (len(groups) - 1) / 2)
+        xs = [x if numbers else places.index(x) + shift for x in group]
+        means, lows, highs = ([values[k] for values in group.values()] for k in range(3))
+        ax.plot(xs, means, marker, color=colour, markersize=5, markeredgewidth=0, label=name or None)
+        ax.vlines(xs, lows, highs, color=colour, linewidth=1.3)
+        if numbers:
+            ax.plot(xs, means, ["-", "--", ":", "-."][number % 4], color=colour, linewidth=1.2)
+    if not numbers:
+        ax.set_xticks(range(len(places)), [str(x) for x in places])
+        ax.set_xlim(-0.6, len(places) - 0.4)
+    ax.set_xlabel(xlabel)
+    ax.set_ylabel(ylabel)
+    ax.set_title(title, fontsize=10)
+    if any(groups):
+        ax.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return _plain(ax)
+
+
 def sheet(
     width: float | int,
     height: float | int,
@@ -329,6 +361,15 @@ def svg(figure: Figure) -> str:
     buffer = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": "toylab", "svg.fonttype": "none"}):
         figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()
+
+
+def saved(figure: Figure, form: str) -> bytes:
+    """The figure as a file of a form: svg, png or pdf."""
+    if form == "svg":
+        return svg(figure).encode()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=form, bbox_inches="tight", dpi=150)
     return buffer.getvalue()
 
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 FORMAT = "1"
-"""Version of the layout of saved tensors; files of another version are refused."""
+"""Version of the layout of records and saved tensors; files of another version are refused."""
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -49,14 +51,75 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, remedy: str | None = None) -> Any:
     """Raises `ValueError` naming the file if it is missing or is not JSON."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise missing(path) from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: is damaged, not readable as JSON ({error}); {_REMEDY}") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: is damaged, not readable as JSON ({error}); {remedy or _REMEDY}") from None
+
+
+def parse_json(text: str) -> Any:
+    """Raises `ValueError` for what is not JSON, also where Python's own reader gives up otherwise."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def write_record(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON object with the version of its format and a checksum, so that a change is noticed."""
+    held = json.loads(json.dumps(content, allow_nan=False))  # keys of JSON are text
+    write_json(path, {**held, "format": FORMAT, "checksum": _checksum({}, _canonical(held))})
+
+
+def read_record(path: Path, remedy: str | None = None) -> dict[str, Any]:
+    """What `write_record` was given.
+
+    Args:
+        remedy: what to do about a damaged file, if not to delete it and run again.
+
+    Raises:
+        ValueError: naming the file, if it is missing, damaged, changed, or of another format version.
+    """
+    remedy = remedy or _REMEDY
+    held = read_json(path, remedy)
+    if not isinstance(held, dict) or not {"format", "checksum"} <= held.keys():
+        raise ValueError(f"{path}: is not a record that toylab wrote; {remedy}")
+    version, checksum = held.pop("format"), held.pop("checksum")
+    if version != FORMAT:
+        raise _of_another_format(path, version)
+    if checksum != _checksum({}, _canonical(held)):
+        raise ValueError(f"{path}: is damaged (its content does not match its checksum); {remedy}")
+    return held
+
+
+def digest(content: bytes) -> str:
+    """SHA-256, as `sha256sum` prints it."""
+    return hashlib.sha256(content).hexdigest()
+
+
+@contextmanager
+def alone(folder: Path, wait: bool = False) -> Iterator[None]:
+    """Be the only process that writes into a folder; the lock ends with the process, however it ends.
+
+    Raises:
+        ValueError: if another process is writing there, unless this one is to wait for it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", timeout=-1 if wait else 0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ValueError(
+            f"{folder}: another process is writing there; wait until it has ended, or give another folder with --out"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
@@ -87,9 +150,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
     except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
         raise ValueError(f"{path}: is damaged ({error}); {_REMEDY}") from None
     if version != FORMAT:
-        raise ValueError(
-            f"{path}: has format {version!r}, and this one reads {FORMAT!r}; use the version of toylab that wrote it"
-        )
+        raise _of_another_format(path, version)
     if not isinstance(told, str) or checksum != _checksum(tensors, told):
         raise ValueError(f"{path}: is damaged (its content does not match its checksum); {_REMEDY}")
     return tensors, json.loads(told)
@@ -98,6 +159,16 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
 def missing(path: Path) -> ValueError:
     """What to say of a file that should be there."""
     return ValueError(f"{path}: there is no such file; give the folder of a run, or run the study again to make it")
+
+
+def _of_another_format(path: Path, version: Any) -> ValueError:
+    return ValueError(
+        f"{path}: has format {version!r}, and this one reads {FORMAT!r}; use the version of toylab that wrote it"
+    )
+
+
+def _canonical(held: Mapping[str, Any]) -> str:
+    return json.dumps(held, sort_keys=True)
 
 
 def _checksum(tensors: Mapping[str, Tensor], told: str) -> str:

@@ -9,9 +9,9 @@ from typing import Any
 
 from toylab import studies
 from toylab.claims import table, write_claims
-from toylab.files import read_json, write_text
+from toylab.files import write_text
 from toylab.report import page
-from toylab.runs import results
+from toylab.runs import read_settings, results
 
 
 def finish(out: Path) -> str:
@@ -20,7 +20,7 @@ def finish(out: Path) -> str:
     Raises:
         ValueError: if the folder holds no run, or its settings are not those of a study of this version.
     """
-    about = read_json(out / "settings.json")
+    about = read_settings(out / "settings.json")
     try:
         module = studies.load(about["study"])
         study = rebuild(module.STUDY.default(), about["settings"])

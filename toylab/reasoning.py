@@ -197,15 +197,15 @@ def held_out(task: Reasoning, seed: int, rows: int, split: Split = "test") -> In
 # Reinforcement learning ----------------------------------------------------------------------------------------------
 
 RL = TrainConfig(
-    steps=50,
+    steps=40,
     rows=16,
-    learning_rate=0.2,
+    learning_rate=0.25,
     warmup=0,
     schedule="cosine",
     betas=(0.9, 0.999),
     clip=2.0,
     cooldown=0,
-    evaluate_every=10,
+    evaluate_every=20,
 )
 """Of vectors: `rows` prompts a step."""
 

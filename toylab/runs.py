@@ -1,7 +1,7 @@
 """Runs and claims: a study is a list of jobs, each a folder that is finished or not, and a table of claims at the end.
 
     FOLDER/settings.json        what was run, with versions, revision and date
-    FOLDER/seed-0/main/         one job: metrics.jsonl, model.safetensors, result.json; `done`, with their names, last
+    FOLDER/seed-0/main/         one job: metrics.jsonl, model.safetensors, result.json; last `done`, their checksums
     FOLDER/claims.json          the verdicts
     FOLDER/figures/, report.html
 
@@ -11,28 +11,32 @@ A finished job is never repeated; an interrupted one continues from its checkpoi
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import platform
-import signal
 import subprocess
-import threading
-import time
-import traceback
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from tqdm import tqdm
 
 from toylab.claims import Claim
 from toylab.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
-from toylab.files import missing, read_json, read_tensors, sweep_aside, write_json, write_tensors, write_text
+from toylab.files import (
+    digest,
+    missing,
+    parse_json,
+    read_json,
+    read_record,
+    read_tensors,
+    write_record,
+    write_tensors,
+    write_text,
+)
 from toylab.model import ModelConfig, Transformer
 from toylab.report import Picture
 from toylab.train import History, Training
@@ -84,77 +88,47 @@ class Study(Protocol):
         ...
 
 
-class JobsRefusedError(ValueError):
-    """All jobs that failed refused their settings or a damaged file; the others are finished and kept."""
-
-
-class JobsFailedError(RuntimeError):
-    """Some jobs of a study failed; the others are finished and kept."""
-
-
-def execute(study: Study, name: str, out: Path, workers: int, progress: bool = True) -> dict[Job, dict[str, Any]]:
-    """Run the jobs of a study that are not finished yet, in parallel processes of one thread each.
-
-    Ctrl-C stops at once; finished jobs stay, and the same call continues.
-
-    Raises:
-        ValueError: for workers below 1, a folder that holds a run of other settings or, after all other jobs were
-            done, for jobs that all refused their settings or a damaged file.
-        JobsFailedError: if a job failed otherwise, after all others were done.
-    """
-    if workers < 1:
-        raise ValueError(f"workers={workers}: must be at least 1")
-    claim_folder(study, name, out)
-    unfinished = [job for job in study.jobs() if not _is_done(job, out)]
-    failures: dict[str, BaseException] = {}
-
-    def note(job: Job, error: BaseException) -> None:
-        report = job.folder(out) / "error.txt"
-        write_text(report, "".join(traceback.format_exception(error)))
-        failures[f"{job.name} of seed {job.seed}: {error} (see {report})"] = error
-
-    with tqdm(total=len(unfinished), desc=name, unit="job", disable=not progress or not unfinished) as bar:
-        if workers == 1:
-            single_thread()
-            for job in unfinished:
-                try:
-                    if not _is_ready(job, out):
-                        raise _base_failed(job, out)
-                    _do(study, job, out)
-                except Exception as error:
-                    note(job, error)
-                bar.update()
-        elif unfinished:
-            _run_parallel(study, unfinished, out, workers, note, bar)
-    if failures:
-        count = (
-            f"{len(failures)} of {len(unfinished)} jobs failed, the others are kept; the same command runs those again"
-        )
-        # What every job refused with a ValueError is a mistake in what was asked, or a damaged file: not ours.
-        ours = any(not isinstance(error, ValueError) for error in failures.values())
-        raise (JobsFailedError if ours else JobsRefusedError)("\n  ".join([count, *failures]))
-    return results(study, out)
-
-
-def _is_done(job: Job, out: Path) -> bool:
-    folder, done = job.folder(out), job.folder(out) / "done"
-    # A file that others go on from may have been deleted, as it is told where one is damaged: then it is made again.
-    return done.exists() and all((folder / name).exists() for name in ["result.json", *done.read_text().splitlines()])
-
-
-def _is_ready(job: Job, out: Path) -> bool:
-    return all(_is_done(needed, out) for needed in job.needs)
-
-
-def _base_failed(job: Job, out: Path) -> ValueError:
-    failed = next(needed for needed in job.needs if not _is_done(needed, out))
-    return ValueError(f"{failed.name} of seed {failed.seed} failed, which this one goes on from")
-
-
 def results(study: Study, out: Path) -> dict[Job, dict[str, Any]]:
     """What the finished jobs of a study measured."""
-    finished = [job for job in study.jobs() if (job.folder(out) / "done").exists()]
-    return {job: read_json(job.folder(out) / "result.json") for job in finished}
+    return {job: read_result(job.folder(out)) for job in study.jobs() if (job.folder(out) / "done").exists()}
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """What a finished job measured.
+
+    Raises:
+        ValueError: naming the file, if it is missing, damaged or not what the job left.
+    """
+    path = folder / "result.json"
+    as_left(path)
+    return read_json(path)
+
+
+def as_left(path: Path) -> None:
+    """Raises `ValueError` if a file of a finished job is not what the job left."""
+    expected = _kept(path.parent).get(path.name)
+    if expected is not None and path.is_file() and digest(path.read_bytes()) != expected:
+        raise ValueError(
+            f"{path}: is damaged (its content does not match its checksum in `done`); delete this file and run the "
+            "same command again: the job is made anew"
+        )
+
+
+def is_done(job: Job, out: Path) -> bool:
+    """Whether a job is finished and all that it left is still there."""
+    folder = job.folder(out)
+    # A file that others go on from may have been deleted, as it is told where one is damaged: then it is made again.
+    kept = _kept(folder)
+    return "result.json" in kept and all(os.path.exists(folder / name) for name in kept)
+
+
+def _kept(folder: Path) -> dict[str, str]:
+    """The files that a finished job left, with the checksum of each, as `sha256sum` would print them."""
+    try:
+        lines = (folder / "done").read_text(encoding="utf-8").splitlines()
+    except (FileNotFoundError, UnicodeDecodeError):
+        return {}
+    return {name: checksum for checksum, _, name in (line.partition("  ") for line in lines)}
 
 
 def by_arm(results: dict[Job, dict[str, Any]]) -> dict[str, dict[int, dict[str, Any]]]:
@@ -176,18 +150,9 @@ def claim_folder(study: Study, name: str, out: Path) -> None:
     path = out / "settings.json"
     settings = json.loads(json.dumps(asdict(study)))
     if path.exists():
-        try:
-            held = read_json(path)
-        except ValueError as error:
-            raise ValueError(f"{path}: is damaged; give another folder with --out") from error
-        if (
-            not isinstance(held, dict)
-            or not isinstance(held.get("settings"), dict)
-            or not isinstance(held["settings"].get("seeds"), list)
-        ):
-            raise ValueError(f"{path}: is not the settings of a run; give another folder with --out")
-        if held.get("study") != name:
-            raise ValueError(f"{out}: holds a run of {held.get('study')!r}; give another folder with --out")
+        held = read_settings(path)
+        if held["study"] != name:
+            raise ValueError(f"{out}: holds a run of {held['study']!r}; give another folder with --out")
         for key, before, now in _differences(held["settings"], settings):
             if key != "seeds":
                 raise ValueError(
@@ -197,11 +162,9 @@ def claim_folder(study: Study, name: str, out: Path) -> None:
         settings["seeds"] = sorted({*held["settings"]["seeds"], *settings["seeds"]})
         if settings == held["settings"]:
             return
-    elif out.exists() and not out.is_dir():
-        raise ValueError(f"{out}: is not a folder; give another one with --out")
-    elif out.exists() and any(out.iterdir()):
-        raise ValueError(f"{out}: is not empty and holds no run; give another folder with --out")
-    write_json(
+    else:
+        refuse_others(out, path.name, "run")
+    write_record(
         path,
         {
             "study": name,
@@ -212,6 +175,26 @@ def claim_folder(study: Study, name: str, out: Path) -> None:
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
         },
     )
+
+
+def refuse_others(out: Path, record: str, kind: str) -> None:
+    """Raises `ValueError` for a path that is a file, or a folder that holds something and not this record."""
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out}: is not a folder; give another one with --out")
+    if out.exists() and not (out / record).exists() and any(path.name != ".lock" for path in out.iterdir()):
+        raise ValueError(f"{out}: is not empty and holds no {kind}; give another folder with --out")
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """What a run was made with.
+
+    Raises:
+        ValueError: naming the file, if it is missing, damaged, or something else.
+    """
+    held = read_record(path, "give another folder with --out")
+    if not isinstance(held.get("settings"), dict) or not isinstance(held["settings"].get("seeds"), list):
+        raise ValueError(f"{path}: is not the settings of a run; give another folder with --out")
+    return held
 
 
 def save_model(path: Path, model: Transformer | EncoderDecoder) -> None:
@@ -262,9 +245,10 @@ def read_metrics(path: Path) -> History:
     """Raises `ValueError` naming the file if it is missing or damaged."""
     if not path.is_file():
         raise missing(path)
+    as_left(path)
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        return [parse_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except ValueError as error:
         raise ValueError(f"{path}: is damaged ({error}); delete the folder of this job and run again") from None
 
 
@@ -281,75 +265,6 @@ def single_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _do(study: Study, job: Job, out: Path) -> None:
-    folder = job.folder(out)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "done").unlink(missing_ok=True)
-    began, cpu = time.time(), time.process_time()
-    result = study.run_job(job, folder)
-    cost = {"cpu_seconds": round(time.process_time() - cpu, 2), "wall_seconds": round(time.time() - began, 2)}
-    write_json(folder / "result.json", {**result, "cost": cost})
-    (folder / "error.txt").unlink(missing_ok=True)
-    kept = (path.name for path in folder.iterdir() if path.is_file() and not path.name.startswith("checkpoint"))
-    write_text(folder / "done", "\n".join(sorted(kept)))
-
-
-def _start_worker() -> None:
-    # Ctrl-C reaches all processes of a command. Were workers to answer it, their results would come in while the pool
-    # is being interrupted, which may then wait for ever; this way the main process alone answers, and ends them.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    single_thread()
-
-
-def _end_with_parent() -> None:
-    # A main process that was killed cannot end its workers, and they would wait for work for ever.
-    if parent := multiprocessing.parent_process():
-        parent.join()
-        os._exit(1)
-
-
-def _run_parallel(
-    study: Study,
-    jobs: Sequence[Job],
-    out: Path,
-    workers: int,
-    note: Callable[[Job, BaseException], None],
-    bar: tqdm,
-) -> None:
-    # Spawned, not forked: a forked child inherits torch's thread pool in an undefined state.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context, initializer=_start_worker)
-    waiting: dict[Future, Job] = {}
-    left = list(jobs)
-    try:
-        while waiting or left:
-            for job in [job for job in left if _is_ready(job, out)]:
-                left.remove(job)
-                waiting[pool.submit(_do, study, job, out)] = job
-            if not waiting:  # what the others come after has failed
-                for job in left:
-                    note(job, _base_failed(job, out))
-                    bar.update()
-                break
-            finished, _ = wait(waiting, return_when=FIRST_COMPLETED)
-            for future in finished:
-                job = waiting.pop(future)
-                if error := future.exception():
-                    note(job, error)
-                bar.update()
-    except KeyboardInterrupt:
-        workers_now = dict(pool._processes or {})
-        for process in workers_now.values():
-            process.terminate()
-        for process in workers_now.values():
-            process.join()
-        sweep_aside(out, workers_now)  # what they were in the middle of writing
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
 def _differences(before: Any, now: Any, key: str = "") -> list[tuple[str, Any, Any]]:
     """The leaves at which two nested settings differ."""
     if isinstance(before, dict) and isinstance(now, dict):
@@ -362,6 +277,7 @@ def _differences(before: Any, now: Any, key: str = "") -> list[tuple[str, Any, A
     return [] if before == now else [(key, before, now)]
 
 
+@cache
 def _revision() -> str | None:
     """The git revision of the source, with a mark if it was changed; None outside a checkout."""
     try:

@@ -31,3 +31,9 @@ def load(name: str) -> ModuleType:
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names())}"
         raise ValueError(f"there is no study {name!r}; {hint}")
     return importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
+
+
+def name_of(kind: type) -> str:
+    """The name of a study's class: that of the command line, or where it is found if it is not one of these."""
+    home, _, last = kind.__module__.rpartition(".")
+    return last.replace("_", "-") if home == __name__ else f"{kind.__module__}:{kind.__qualname__}"

@@ -624,7 +624,9 @@ def _controls(arms: Arms) -> list[Claim]:
     found = arms.get("baselines", {})
     seeds = sorted(found)
     others = {
-        name: each(found, lambda r, n=name: [r[n][t] for t in ("0", "0.7", "1")])
+        name: each(
+            {s: r for s, r in found.items() if name in r}, lambda r, n=name: [r[n][t] for t in ("0", "0.7", "1")]
+        )
         for name in ("random reward", "minus", "difference of means", "logit bias", "another run")
     }
     return [
@@ -651,7 +653,7 @@ def _controls(arms: Arms) -> list[Claim]:
         ),
         over_seeds(
             "same-vector",
-            {s: found[s]["another run"]["cosine"] for s in seeds},
+            {s: found[s]["another run"]["cosine"] for s in seeds if "another run" in found[s]},
             lambda a: a >= 0.95,
             paper="our control",
             statement="Another run on other prompts finds the same vector.",

@@ -1,0 +1,34 @@
+"""Work on a running Dask cluster; anything else that is a `concurrent.futures.Executor` works in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
+
+
+@contextmanager
+def executor(address: str | None, timeout: float | int = 10) -> Iterator[Executor | None]:
+    """An executor on the Dask scheduler at an address such as `tcp://10.0.0.1:8786`; none without an address.
+
+    The machines of the cluster must have this version of toylab, and see the folder of the run under the same path.
+
+    Raises:
+        ValueError: if Dask is not installed, or nothing answers at the address within `timeout` seconds.
+    """
+    if address is None:
+        yield None
+        return
+    try:
+        from distributed import Client
+    except ImportError:
+        raise ValueError(f"scheduler={address}: needs Dask; pip install 'toylab[cluster]'") from None
+    try:
+        client = Client(address, timeout=timeout, set_as_default=False)
+    except (OSError, ValueError, TimeoutError) as error:
+        raise ValueError(
+            f"scheduler={address}: no Dask scheduler answers ({error}); start one with `dask scheduler` and give the "
+            "address that it prints"
+        ) from None
+    with client:
+        yield client.get_executor(pure=False)

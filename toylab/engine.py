@@ -1,0 +1,363 @@
+"""Jobs of one run or of many, in parallel processes or on any `concurrent.futures.Executor`.
+
+A job is done once and whole. What fails is recorded and the rest goes on; what was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import difflib
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from toylab.files import alone, digest, sweep_aside, write_json, write_text
+from toylab.runs import Job, Study, claim_folder, is_done, refuse_others, results, single_thread
+
+
+class JobsRefusedError(ValueError):
+    """All jobs that failed refused their settings or a damaged file; the others are finished and kept."""
+
+
+class JobsFailedError(RuntimeError):
+    """Some jobs failed; the others are finished and kept."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A study, its name, and the folder that keeps what it finds."""
+
+    study: Study
+    name: str
+    out: Path
+
+
+@dataclass(frozen=True)
+class Task:
+    """A job with the run it belongs to."""
+
+    run: Run
+    job: Job
+
+    def __str__(self) -> str:
+        return f"{self.job.name} of seed {self.job.seed}"
+
+    @property
+    def folder(self) -> Path:
+        """Where it is kept."""
+        return self.job.folder(self.run.out)
+
+    @property
+    def key(self) -> tuple[Path, Job]:
+        """What tells it from all others."""
+        return self.run.out, self.job
+
+    @property
+    def needs(self) -> list[tuple[Path, Job]]:
+        """The keys of those that must be done first."""
+        return [(self.run.out, job) for job in self.job.needs]
+
+
+def execute(
+    study: Study,
+    name: str,
+    out: Path,
+    workers: int,
+    progress: bool = True,
+    executor: Executor | None = None,
+) -> dict[Job, dict[str, Any]]:
+    """Run the jobs of a study that are not finished yet, and return what all of them measured.
+
+    Ctrl-C stops at once; finished jobs stay, and the same call continues.
+
+    Args:
+        workers: parallel processes, of one thread each.
+        executor: where the jobs run instead; it must see the same folder.
+
+    Raises:
+        ValueError: for workers below 1, a folder that holds a run of other settings or that another process writes to
+            or, after all other jobs were done, for jobs that all refused their settings or a damaged file.
+        JobsFailedError: if a job failed otherwise, after all others were done.
+    """
+    check_workers(workers)
+    refuse_others(out, "settings.json", "run")
+    with alone(out):
+        claim_folder(study, name, out)
+        failures = work([Run(study, name, out)], name, workers, progress, executor)
+        raise_for(failures, "the same command runs those again")
+        return results(study, out)
+
+
+def work(
+    runs: Sequence[Run],
+    title: str,
+    workers: int,
+    progress: bool = True,
+    executor: Executor | None = None,
+    jobs: Sequence[str] | None = None,
+) -> Failures:
+    """Do the jobs of some runs that are not finished yet. Their folders must be claimed, and be ours alone.
+
+    Args:
+        jobs: names of those that are wanted, with all that they go on from; all, if not given.
+
+    Raises:
+        ValueError: for workers below 1, or a job that no study has.
+    """
+    check_workers(workers)
+    tasks = [Task(run, job) for run in runs for job in wanted(run.study, jobs)]
+    left = [task for task in tasks if not is_done(task.job, task.run.out)]
+    done = {task.key for task in tasks} - {task.key for task in left}
+    bar = tqdm(total=len(left), desc=title, unit="job", disable=not progress or not left)
+    with bar:
+        failures = Failures(len(left), bar)
+        if executor is not None:
+            _submit(left, done, failures, executor, room=None)
+        elif workers > 1 and left:
+            with _Processes(min(workers, len(left)), [run.out for run in runs]) as pool:
+                _submit(left, done, failures, pool, room=workers)
+        else:
+            single_thread()
+            for task in left:
+                ready = done.issuperset(task.needs)
+                failure = do(task.run.study, task.job, task.run.out) if ready else _base_failed(task, done)
+                failures.note(task, failure)
+                if failure is None:
+                    done.add(task.key)
+    return failures
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What a job ended with; its traceback is in `error.txt` in its folder."""
+
+    message: str
+    refused: bool
+    """Whether it refused its settings, a damaged file or what the disk said, as opposed to a failure of ours."""
+
+    @classmethod
+    def of(cls, error: Exception) -> Failure:
+        return cls(str(error) or type(error).__name__, isinstance(error, ValueError | OSError))
+
+
+class Failures(dict[Task, Failure]):
+    """The tasks that failed, of those that were asked for."""
+
+    def __init__(self, asked: int, bar: tqdm) -> None:
+        super().__init__()
+        self.asked, self._bar = asked, bar
+
+    def note(self, task: Task, failure: Failure | None) -> None:
+        """A task has come to its end."""
+        if failure is not None:
+            self[task] = failure
+            self._bar.set_postfix(failed=len(self), refresh=False)
+        self._bar.update()
+
+    def lines(self, of: Callable[[Task], str] = str) -> list[str]:
+        """One a failure."""
+        return [f"{of(task)}: {failure.message} (see {_report(task)})" for task, failure in self.items()]
+
+
+def raise_for(failures: Failures, again: str, of: Callable[[Task], str] = str) -> None:
+    """Raise what failed, if anything did; `again` says how to run those again."""
+    if failures:
+        count = f"{len(failures)} of {failures.asked} jobs failed, the others are kept; {again}"
+        # What every job refused is a mistake in what was asked, or a damaged file: not ours.
+        refused = all(failure.refused for failure in failures.values())
+        raise (JobsRefusedError if refused else JobsFailedError)("\n  ".join([count, *failures.lines(of)]))
+
+
+def _never_started(task: Task, message: str, refused: bool = False) -> Failure:
+    with suppress(OSError):  # the disk may be full: the message of the command is left then
+        write_text(_report(task), message + "\n")
+    return Failure(message, refused)
+
+
+def _report(task: Task) -> Path:
+    return task.folder / "error.txt"
+
+
+# In a worker ---------------------------------------------------------------------------------------------------------
+
+
+def do(study: Study, job: Job, out: Path) -> Failure | None:
+    """Do one job, if it is not done: its files first, `done` last, with the checksum of each.
+
+    Errors come back as values: not every exception survives the way between two processes.
+    """
+    single_thread()
+    folder = job.folder(out)
+    try:
+        if not (out / "settings.json").exists():
+            raise ValueError(f"{out}: is not seen by this worker; give a folder with --out that all machines share")
+        # A worker may outlive the command that asked for a job, and that may have been given again.
+        with alone(folder, wait=True):
+            if not is_done(job, out):
+                _do(study, job, folder)
+    except Exception as error:
+        with suppress(OSError):
+            write_text(folder / "error.txt", traceback.format_exc())
+        return Failure.of(error)
+    return None
+
+
+def _do(study: Study, job: Job, folder: Path) -> None:
+    for name in ("done", "error.txt"):
+        (folder / name).unlink(missing_ok=True)
+    began, cpu = time.time(), time.process_time()
+    result = study.run_job(job, folder)
+    cost = {"cpu_seconds": round(time.process_time() - cpu, 2), "wall_seconds": round(time.time() - began, 2)}
+    write_json(folder / "result.json", {**result, "cost": cost})
+    kept = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith(_PASSING))
+    write_text(folder / "done", "".join(f"{digest(path.read_bytes())}  {path.name}\n" for path in kept))
+
+
+_PASSING = (".", "checkpoint", "error.txt")
+"""How the names of files begin that a job may leave, but that nothing needs."""
+
+
+def _start_worker() -> None:
+    # Ctrl-C reaches all processes of a command. Were workers to answer it, their results would come in while the pool
+    # is being interrupted, which may then wait for ever; this way the main process alone answers, and ends them.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    single_thread()
+
+
+def _end_with_parent() -> None:
+    # A main process that was killed cannot end its workers, and they would wait for work for ever.
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)
+
+
+# Beside the workers --------------------------------------------------------------------------------------------------
+
+
+class _Processes:
+    """A pool of processes of our own, made anew when one of them was lost."""
+
+    def __init__(self, workers: int, folders: Sequence[Path]) -> None:
+        self._workers, self._folders = workers, folders
+        self._pool: ProcessPoolExecutor | None = None
+
+    def submit(self, *call: Any) -> Future:
+        if self._pool is not None:
+            with suppress(BrokenExecutor):
+                return self._pool.submit(*call)
+            self._pool.shutdown()
+        # Spawned, not forked: a forked child inherits torch's thread pool in an undefined state.
+        context = multiprocessing.get_context("spawn")
+        self._pool = ProcessPoolExecutor(self._workers, mp_context=context, initializer=_start_worker)
+        return self._pool.submit(*call)
+
+    def __enter__(self) -> _Processes:
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        if self._pool is None:
+            return
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            processes = dict(self._pool._processes or {})
+            for process in processes.values():
+                process.terminate()
+            for process in processes.values():
+                process.join()
+            for folder in self._folders:
+                sweep_aside(folder, processes)  # what they were in the middle of writing
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _submit(left: list[Task], done: set[tuple[Path, Job]], failures: Failures, executor: Any, room: int | None) -> None:
+    """Submit tasks as soon as what they need is done, no more than `room` at a time.
+
+    When a process of ours is lost (killed, out of memory), all that was submitted is lost with it, and nobody knows who
+    was to blame. So `room` is kept tight, and those that were lost run again one at a time: whoever is lost a second
+    time is recorded as a failure.
+    """
+    left, waiting, suspects = list(left), {}, set()
+    try:
+        while waiting or left:
+            for task in _next(left, done, suspects, room, len(waiting)):
+                left.remove(task)
+                waiting[executor.submit(do, task.run.study, task.job, task.run.out.resolve())] = task
+            if not waiting:  # what the others come after has failed
+                for task in left:
+                    failures.note(task, _base_failed(task, done))
+                return
+            finished = wait(waiting, return_when=FIRST_COMPLETED).done
+            if room is not None and any(isinstance(future.exception(), BrokenExecutor) for future in finished):
+                finished = wait(waiting).done  # the whole pool is lost
+            for future in finished:
+                task, error = waiting.pop(future), future.exception()
+                if isinstance(error, BrokenExecutor) and room is not None and task.key not in suspects:
+                    suspects.add(task.key)
+                    left.insert(0, task)
+                    continue
+                suspects.discard(task.key)
+                if error is None:
+                    failure = future.result()
+                elif isinstance(error, BrokenExecutor):
+                    failure = _never_started(task, "its process ended abruptly: was it killed, or out of memory?")
+                else:  # the executor's own word
+                    failure = _never_started(task, f"{type(error).__name__}: {error}")
+                failures.note(task, failure)
+                if failure is None:
+                    done.add(task.key)
+    except BaseException:
+        for future in waiting:
+            future.cancel()
+        raise
+
+
+def _next(
+    left: Sequence[Task], done: set[tuple[Path, Job]], suspects: set[tuple[Path, Job]], room: int | None, busy: int
+) -> list[Task]:
+    """The tasks to submit now, where `busy` others are running."""
+    if suspects:
+        return [] if busy else [next(task for task in left if task.key in suspects)]
+    ready = (task for task in left if done.issuperset(task.needs))
+    return [task for _, task in zip(range(room - busy), ready, strict=False)] if room is not None else list(ready)
+
+
+def _base_failed(task: Task, done: set[tuple[Path, Job]]) -> Failure:
+    failed = next(job for job in task.job.needs if (task.run.out, job) not in done)
+    return _never_started(task, f"{failed.name} of seed {failed.seed} failed, which this one goes on from", True)
+
+
+def wanted(study: Study, names: Sequence[str] | None) -> list[Job]:
+    """The jobs of these names, with all that they go on from.
+
+    Raises:
+        ValueError: for a name that is none, with the nearest one.
+    """
+    jobs = study.jobs()
+    if names is None:
+        return jobs
+    known = list(dict.fromkeys(job.name for job in jobs))
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            raise ValueError(f"there is no job {name!r}; {hint}")
+    chosen = {job for job in jobs if job.name in names}
+    while more := {need for job in jobs if job in chosen for need in job.needs} - chosen:
+        chosen |= more
+    return [job for job in jobs if job in chosen]
+
+
+def check_workers(workers: int) -> None:
+    """Raises `ValueError` for less than one."""
+    if workers < 1:
+        raise ValueError(f"workers={workers}: must be at least 1")
