@@ -396,10 +396,24 @@ def test_the_claims_of_all_runs_are_a_table(out, table):
 
 @pytest.mark.parametrize(
     ("asked", "full"),
-    [("kind", "settings.kind"), ("value", "result.value"), ("deep.er", "result.deep.er"), ("seed", "seed")],
+    [
+        ("kind", "settings.kind"),
+        ("value", "result.value"),
+        ("deep.er", "result.deep.er"),
+        ("er", "result.deep.er"),
+        ("seed", "seed"),
+        ("run", "run"),
+    ],
 )
 def test_a_column_is_known_by_the_end_of_its_name(table, asked, full):
     assert column(table, asked) == full
+
+
+def test_a_whole_name_goes_before_the_end_of_a_longer_one():
+    rows = [{"result.accuracy.6": 1, "result.transfer.accuracy.6": 2}]
+    assert column(rows, "accuracy.6") == "result.accuracy.6"
+    with pytest.raises(ValueError, match=r"column '6': may be result\.accuracy\.6 or result\.transfer\.accuracy\.6"):
+        column(rows, "6")
 
 
 def test_an_unknown_or_ambiguous_column_is_named_with_the_nearest():
@@ -481,6 +495,15 @@ def test_the_command_prints_means(capsys, out, table):
     assert str(expected[0]["result.value>=.5"]) in printed(
         capsys, "table", out, "--by", "kind", "--columns", "value>=.5"
     )
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(out, table):
+    program = f"import sys; from toylab import cli; sys.exit(cli.run(['table', {str(out)!r}, '--json']))"
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.read(10)
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
 
 
 @pytest.mark.parametrize(("x", "by"), [("width", "kind"), ("kind", "width"), ("kind", None)])

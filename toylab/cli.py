@@ -11,6 +11,7 @@ import csv
 import difflib
 import errno
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -32,6 +33,8 @@ def run(arguments: Sequence[str]) -> int:
         _parser().error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         options.action(options, rest)
+    except BrokenPipeError:  # who reads it has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         remedy = _REMEDIES.get(error.errno or 0)
         print(f"toylab: {error}" + (f"; {remedy}" if remedy else ""), file=sys.stderr)

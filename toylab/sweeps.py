@@ -359,15 +359,16 @@ def _rows(run: Path, folder: Path, rows: Literal["jobs", "claims"]) -> list[dict
 
 
 def column(rows: Sequence[Mapping[str, Any]], name: str) -> str:
-    """The full name of a column, which may be asked for by its end: `accuracy` for `result.accuracy`.
+    """The full name of a column, which may be asked for without `settings.` or `result.`, or by its end alone.
 
     Raises:
         ValueError: for a name that is none, or the end of several.
     """
     known = list(dict.fromkeys(n for row in rows for n in row))
     wanted = name.replace("-", "_") if name not in known else name
-    if wanted in known:
-        return wanted
+    whole = [one for one in (wanted, f"settings.{wanted}", f"result.{wanted}") if one in known]
+    if len(whole) == 1 or wanted in known:
+        return whole[0]
     ends = [one for one in known if one.endswith(f".{wanted}")]
     if len(ends) == 1:
         return ends[0]

@@ -99,6 +99,9 @@ class SteeringVectorsStudy:
     """Answers to each prompt."""
     full_rate: float = 1e-3
     """Learning rate of reinforcement learning of the whole model."""
+    flag_kl: float | int = 0.5
+    """Weight of KL to the base in reinforcement learning of the whole model on the flagged task: without it, some seeds
+    collapse to answering directly."""
     adaptive_steps: int = 60
     """Steps for the token-wise scale, which has more to learn than a vector."""
     least_shift: float | int = 3.0
@@ -127,6 +130,8 @@ class SteeringVectorsStudy:
             raise ValueError(f"samples={self.samples}: the leave-one-out baseline needs at least 2, for example 8")
         if self.adaptive_steps < 1:
             raise ValueError(f"adaptive_steps={self.adaptive_steps}: must be at least 1")
+        if not self.flag_kl >= 0:
+            raise ValueError(f"flag_kl={self.flag_kl}: must be at least 0; 0 leaves the term out")
         if not self.full_rate > 0:
             raise ValueError(f"full_rate={self.full_rate}: must be a positive number, for example 1e-3")
         if not all(0 <= cosine <= 1 for cosine in self.cosines):
@@ -324,6 +329,7 @@ class SteeringVectorsStudy:
         reward: Reward | None = None,
         name: str = "",
         purpose: str = "rollouts",
+        kl: float | int = 0.0,
     ) -> None:
         """Train in place; the steps are in `metrics{name}.jsonl`."""
         config = config or self.rl
@@ -332,7 +338,7 @@ class SteeringVectorsStudy:
         )
         training = train(
             model,
-            PolicyGradient(),
+            PolicyGradient(kl=kl, reference=base if kl else None),
             sampler,
             config,
             evaluate=sampler.summary,
@@ -579,7 +585,7 @@ class SteeringVectorsStudy:
         else:
             model = Steered(base, {before if which == "before" else self.last: Vector(width)})
             config = self.rl
-        self._reinforce(model, base, seed, folder, config, task)
+        self._reinforce(model, base, seed, folder, config, task, kl=self.flag_kl if which == "full" else 0.0)
         found = {"answers": by_temperature(model, task, prompts, seed=seed)}
         if which == "before":
             found["routes"] = measures.by_route(model, task, self._few(prompts), seed)
