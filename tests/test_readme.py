@@ -1,15 +1,40 @@
 """What the README shows, works."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
+
+from toylab.studies.iteration_head import IterationHeadStudy
+from toylab.sweeps import load_runs
+from toylab.train import TrainConfig
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
 
+def examples() -> tuple[str, ...]:
+    """All that is marked as Python: the first steps, a sweep, and the same on Slurm."""
+    first, sweeping, on_slurm = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    return first, sweeping, on_slurm
+
+
 def test_the_python_example_runs(capsys):
-    (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    exec(example, {})
+    exec(examples()[0], {})
     assert "blocks.1.attn.pattern" in capsys.readouterr().out
+
+
+def test_the_sweep_in_python_runs(tmp_path, monkeypatch):
+    """With fewer seeds and steps."""
+    monkeypatch.chdir(tmp_path)
+    few = replace(IterationHeadStudy.quick(), train=TrainConfig(steps=2, rows=4), rows=4)
+    example = examples()[1].replace("IterationHeadStudy.quick()", "few").replace("range(10)", "range(1)")
+    names = {"__name__": "__main__", "few": few}
+    exec(example, names)
+    assert [row["settings.model.positions"] for row in names["rows"]] == ["none", "rotary"]
+    assert names["rows"] == load_runs("runs/mine")
+
+
+def test_the_example_for_slurm_is_python():
+    compile(examples()[2], "README.md", "exec")
 
 
 def test_every_file_that_is_linked_exists():
