@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import difflib
 import errno
 import json
 import os
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import tasks
+from toylab.names import unknown
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -74,19 +74,12 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(action=_show, parser=command)
 
     command = commands.add_parser("run", help="run a study, or go on with it", add_help=False)
-    command.add_argument("study", metavar="STUDY", nargs="?")
-    command.add_argument(
-        "--preset", default="default", choices=("quick", "default", "paper"), help="settings to start from"
-    )
-    _parallel(command)
+    _study_of(command)
     command.add_argument("--out", type=Path, default=None, help="folder of the run (default: runs/STUDY-PRESET)")
     command.set_defaults(action=_run, parser=command)
 
     command = commands.add_parser("sweep", help="run a study at many settings, or go on with that", add_help=False)
-    command.add_argument("study", metavar="STUDY", nargs="?")
-    command.add_argument(
-        "--preset", default="default", choices=("quick", "default", "paper"), help="settings to start from"
-    )
+    _study_of(command)
     command.add_argument(
         "--grid",
         nargs="+",
@@ -96,7 +89,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--jobs", nargs="+", default=None, metavar="NAME", help="only these, such as main")
     command.add_argument("--continue", type=Path, default=None, metavar="FOLDER", dest="resume", help="go on with one")
-    _parallel(command)
     command.add_argument("--out", type=Path, default=None, help="folder of the sweep (default: runs/STUDY-sweep)")
     command.set_defaults(action=_sweep, parser=command)
 
@@ -133,7 +125,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _parallel(command: argparse.ArgumentParser) -> None:
+def _study_of(command: argparse.ArgumentParser) -> None:
+    command.add_argument("study", metavar="STUDY", nargs="?")
+    command.add_argument(
+        "--preset", default="default", choices=("quick", "default", "paper"), help="settings to start from"
+    )
     command.add_argument("--workers", type=int, default=2, help="parallel processes, of one thread each")
     command.add_argument(
         "--scheduler", default=None, metavar="ADDRESS", help="a running Dask cluster to work there, tcp://host:port"
@@ -162,9 +158,7 @@ def _show(options: argparse.Namespace, rest: list[str]) -> None:
     if options.task is None:
         _help_or_fail(options, rest, f"which task? there are {', '.join(known)}")
     if options.task not in known:
-        near = difflib.get_close_matches(options.task, known, n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
-        raise ValueError(f"there is no task {options.task!r}; {hint}")
+        raise unknown("task", options.task, known)
     if options.rows < 1:
         raise ValueError(f"rows={options.rows}: must be at least 1")
     if options.seed < 0:
@@ -175,13 +169,7 @@ def _show(options: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _run(options: argparse.Namespace, rest: list[str]) -> None:
-    from toylab import studies
-
-    if options.study is None:
-        _help_or_fail(options, rest, f"which study? there are {', '.join(studies.names())}")
-    module = studies.load(options.study)
-    preset = getattr(module.STUDY, options.preset)()
-    study = _settings(module.STUDY, preset, rest, f"toylab run {options.study}", options.parser)
+    study = _study(options, rest)
 
     from toylab.cluster import executor
     from toylab.engine import JobsFailedError, JobsRefusedError, execute
@@ -198,29 +186,21 @@ def _run(options: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _sweep(options: argparse.Namespace, rest: list[str]) -> None:
-    from toylab import studies
-
-    if options.resume is None and options.study is None:
-        _help_or_fail(options, rest, f"which study? there are {', '.join(studies.names())}")
     if options.resume is not None and (options.study or options.grid or options.jobs or options.out or rest):
         raise ValueError("continue: takes the study and its settings from the folder; leave them out")
+    study = None if options.resume is not None else _study(options, rest)
+    if study is not None and not options.grid:
+        raise ValueError("grid: nothing is varied; add --grid NAME=VALUES, such as --grid seed=0..19")
 
     from toylab.cluster import executor
     from toylab.sweeps import grid, read_axes, resume, sweep
 
-    if options.resume is not None:
-        out = options.resume
-        with executor(options.scheduler) as cluster:
+    points = None if study is None else grid(study, read_axes(study, options.grid))
+    out = options.resume or options.out or Path("runs") / f"{options.study}-sweep"
+    with executor(options.scheduler) as cluster:
+        if points is None:
             rows = resume(out, workers=options.workers, executor=cluster)
-    else:
-        module = studies.load(options.study)
-        preset = getattr(module.STUDY, options.preset)()
-        study = _settings(module.STUDY, preset, rest, f"toylab sweep {options.study}", options.parser)
-        if not options.grid:
-            raise ValueError("grid: nothing is varied; add --grid NAME=VALUES, such as --grid seed=0..19")
-        points = grid(study, read_axes(study, options.grid))
-        out = options.out or Path("runs") / f"{options.study}-sweep"
-        with executor(options.scheduler) as cluster:
+        else:
             rows = sweep(points, out, workers=options.workers, executor=cluster, jobs=options.jobs)
     seconds = sum(row["result.cost.cpu_seconds"] for row in rows if row["status"] == "done")
     print(f"{len(rows)} jobs of {len({row['run'] for row in rows})} runs in {seconds:.0f} CPU-seconds.")
@@ -238,9 +218,9 @@ def _table(options: argparse.Namespace, rest: list[str]) -> None:
         raise ValueError("by: means of what? add --columns NAME, such as --columns accuracy")
     if options.by:
         rows = sweeps.summarise(rows, options.by, options.columns)
+        if options.json or options.csv:
+            rows = [_spread(row) for row in rows]
         names = list(rows[0])
-        rows = [row if not (options.json or options.csv) else _spread(row) for row in rows]
-        names = list(rows[0]) if options.json or options.csv else names
     elif options.columns:
         rows, names = sweeps.with_bounds(rows, options.columns)
     else:
@@ -277,9 +257,9 @@ def _plot(options: argparse.Namespace, rest: list[str]) -> None:
     out = options.out or options.folder / f"{_file_name(ylabel)}-by-{_file_name(xlabel)}.svg"
     if out.suffix not in (".svg", ".png", ".pdf"):
         raise ValueError(f"out={out}: the name must end with .svg, .png or .pdf")
-    ax = figures.intervals(
-        groups, xlabel=xlabel, ylabel=f"{ylabel}, mean of {count}", title="strokes: 95 % intervals of the mean"
-    )
+    what = "mean" if y in rows[0] else "share"  # a bound, such as accuracy>=.99, is no column
+    title = f"strokes: 95 % intervals of the {what}"
+    ax = figures.intervals(groups, xlabel=xlabel, ylabel=f"{ylabel}, {what} of {count}", title=title)
     write_bytes(out, figures.saved(ax.figure, out.suffix[1:]))
     print(out.resolve())
 
@@ -342,6 +322,17 @@ def _report(options: argparse.Namespace, rest: list[str]) -> None:
     from toylab.finish import finish
 
     print(finish(options.folder))
+
+
+def _study(options: argparse.Namespace, rest: list[str]) -> Any:
+    """The study that was asked for, with its settings; heavy imports only for one that there is."""
+    from toylab import studies
+
+    if options.study is None:
+        _help_or_fail(options, rest, f"which study? there are {', '.join(studies.names())}")
+    kind = studies.load(options.study).STUDY
+    program = f"toylab {options.command} {options.study}"
+    return _settings(kind, getattr(kind, options.preset)(), rest, program, options.parser)
 
 
 def _settings(kind: type, default: Any, arguments: list[str], program: str, parser: argparse.ArgumentParser) -> Any:

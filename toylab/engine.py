@@ -5,7 +5,6 @@ A job is done once and whole. What fails is recorded and the rest goes on; what 
 
 from __future__ import annotations
 
-import difflib
 import multiprocessing
 import os
 import signal
@@ -22,6 +21,7 @@ from typing import Any
 from tqdm import tqdm
 
 from toylab.files import alone, digest, sweep_aside, write_json, write_text
+from toylab.names import unknown
 from toylab.runs import Job, Study, claim_folder, is_done, refuse_others, results, single_thread
 
 
@@ -127,13 +127,7 @@ def work(
             with _Processes(min(workers, len(left)), [run.out for run in runs]) as pool:
                 _submit(left, done, failures, pool, room=workers)
         else:
-            single_thread()
-            for task in left:
-                ready = done.issuperset(task.needs)
-                failure = do(task.run.study, task.job, task.run.out) if ready else _base_failed(task, done)
-                failures.note(task, failure)
-                if failure is None:
-                    done.add(task.key)
+            _submit(left, done, failures, _Here(), room=1)
     return failures
 
 
@@ -245,6 +239,15 @@ def _end_with_parent() -> None:
 # Beside the workers --------------------------------------------------------------------------------------------------
 
 
+class _Here:
+    """This process, in the place of a pool."""
+
+    def submit(self, call: Callable, *arguments: Any) -> Future:
+        done: Future = Future()
+        done.set_result(call(*arguments))
+        return done
+
+
 class _Processes:
     """A pool of processes of our own, made anew when one of them was lost."""
 
@@ -348,9 +351,7 @@ def wanted(study: Study, names: Sequence[str] | None) -> list[Job]:
     known = list(dict.fromkeys(job.name for job in jobs))
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
-            raise ValueError(f"there is no job {name!r}; {hint}")
+            raise unknown("job", name, known)
     chosen = {job for job in jobs if job.name in names}
     while more := {need for job in jobs if job in chosen for need in job.needs} - chosen:
         chosen |= more

@@ -29,6 +29,7 @@ from toylab.claims import read_claims, write_claims
 from toylab.engine import Run, check_workers, raise_for, wanted, work
 from toylab.files import alone, digest, read_record, write_record
 from toylab.finish import rebuild
+from toylab.names import unknown
 from toylab.runs import Study, claim_folder, read_result, read_settings, refuse_others, results
 from toylab.statistics import bootstrap, wilson
 
@@ -54,15 +55,14 @@ def grid(study: Study, axes: Mapping[str, Iterable[Any]]) -> list[Study]:
 
 
 def _at(study: Study, point: Mapping[str, Any]) -> Study:
+    changes = {name: value for name, value in point.items() if name != "seed"}
+    if "seed" in point:
+        changes["seeds"] = (point["seed"],)
     try:
-        return _replaced(study, {("seeds" if name == "seed" else name): v for name, v in _seeds(point).items()})
+        return _replaced(study, changes)
     except (TypeError, ValueError) as error:
         where = ", ".join(f"{name}={value}" for name, value in point.items())
         raise ValueError(f"the grid's point {where}: {error}") from None
-
-
-def _seeds(point: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: (value,) if name == "seed" else value for name, value in point.items()}
 
 
 def _replaced(settings: Any, changes: Mapping[str, Any]) -> Any:
@@ -89,8 +89,7 @@ def kind_of(study: Study, name: str) -> Any:
     if name not in known:
         near = [one for one in known if one.endswith(f".{name}")]
         near = near or difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
-        raise ValueError(f"there is no setting {name!r}; {hint}")
+        raise unknown("setting", name, known, near)
     settings: Any = study
     *way, last = name.split(".")
     for step in way:
@@ -219,13 +218,13 @@ def resume(
 
 def _merged(points: Iterable[Study]) -> list[Study]:
     """One study for all points that differ in nothing but their seeds."""
-    found: dict[str, Study] = {}
+    found: dict[tuple[type, str], Study] = {}
     for point in points:
-        key = _key(point)
+        key = type(point), _key(_as_json(point))
         known = found.get(key)
         seeds = {*(known.seeds if known else ()), *point.seeds}
         found[key] = replace(point, seeds=tuple(sorted(seeds)))
-    kinds = {type(point) for point in found.values()}
+    kinds = {kind for kind, _ in found}
     if len(kinds) != 1:
         raise ValueError(
             f"points: are settings of {len(kinds)} studies; a sweep needs one, and each other study its own folder"
@@ -235,26 +234,24 @@ def _merged(points: Iterable[Study]) -> list[Study]:
     return list(found.values())
 
 
-def _key(study: Study) -> str:
-    return json.dumps([type(study).__qualname__, {**asdict(study), "seeds": None}], sort_keys=True)
+def _key(settings: Mapping[str, Any]) -> str:
+    """The same for settings that differ in nothing but their seeds."""
+    return json.dumps({**settings, "seeds": None}, sort_keys=True)
 
 
 def _claimed(points: Sequence[Study], out: Path, jobs: Sequence[str] | None) -> list[Run]:
     """A folder for every point: that which holds its settings, or a new one; all are written down before any starts."""
     name, path = studies.name_of(type(points[0])), out / "sweep.json"
-    held: dict[str, Any] = {}
-    about: dict[str, Any] = {}
-    if path.exists():
-        about = _read_sweep(path)
-        if about["study"] != name:
-            raise ValueError(f"{out}: holds a sweep of {about['study']!r}; give another folder with --out")
-        held = about["runs"]
-    known = {json.dumps({**settings, "seeds": None}, sort_keys=True): folder for folder, settings in held.items()}
-    varied = _varied([*held.values(), *(_as_json(point) for point in points)])
+    about = _read_sweep(path) if path.exists() else {"study": name, "runs": {}}
+    if about["study"] != name:
+        raise ValueError(f"{out}: holds a sweep of {about['study']!r}; give another folder with --out")
+    held = about["runs"]
+    known = {_key(settings): folder for folder, settings in held.items()}
+    asked = [_as_json(point) for point in points]
+    varied = _varied([*held.values(), *asked])
     runs, told = [], dict(held)
-    for point in points:
-        settings = _as_json(point)
-        key = json.dumps({**settings, "seeds": None}, sort_keys=True)
+    for point, settings in zip(points, asked, strict=True):
+        key = _key(settings)
         folder = known.get(key) or _folder(settings, varied, key, told)
         seeds = sorted({*told.get(folder, settings)["seeds"], *settings["seeds"]})
         told[folder] = {**settings, "seeds": seeds}
@@ -376,8 +373,7 @@ def column(rows: Sequence[Mapping[str, Any]], name: str) -> str:
         raise ValueError(f"column {name!r}: may be {' or '.join(ends)}; give more of the name")
     near = difflib.get_close_matches(wanted, known, n=3, cutoff=0.5)
     near += [one for one in known if wanted in one and one not in near][: 3 - len(near)]
-    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known[:12])} ..."
-    raise ValueError(f"there is no column {name!r}; {hint}")
+    raise unknown("column", name, [*known[:12], "..."], near)
 
 
 _BOUND = re.compile(r"(.+?)(>=|<=|>|<)(-?[\d.]+(?:e-?\d+)?)")

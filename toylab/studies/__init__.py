@@ -6,10 +6,11 @@ A study module defines `STUDY`, a frozen dataclass of settings that follows `toy
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import pkgutil
 from types import ModuleType
+
+from toylab.names import unknown
 
 PRESETS = ("quick", "default", "paper")
 
@@ -27,9 +28,7 @@ def load(name: str) -> ModuleType:
         ValueError: for a name that is none, with the nearest ones.
     """
     if name not in names():
-        near = difflib.get_close_matches(name, names(), n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names())}"
-        raise ValueError(f"there is no study {name!r}; {hint}")
+        raise unknown("study", name, names())
     return importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
 
 
