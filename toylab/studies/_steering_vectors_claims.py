@@ -348,7 +348,8 @@ def _paths(arms: Arms, last: int) -> list[Claim]:
             lambda a: a >= 0.95,
             paper="our question",
             statement="There is a way through the last block: a vector that the unembedding never sees finds it.",
-            bar="right greedy answers of a penultimate vector trained with its direct route cut, twice as long, >= .95",
+            bar="right greedy answers of a penultimate vector trained with its direct route cut, 2.5 times as long, "
+            ">= .95",
             details={
                 "temperature 1": each(paths, lambda r: r["forced"]["1"]),
                 "norm, forced": each(paths, lambda r: r["forced norm"]),

@@ -457,7 +457,8 @@ class SteeringVectorsStudy:
         before = self.last - 1
         steered = load_steering(at / f"vector-{before}" / "vector.safetensors", base)
         forced = measures.ForcedRoute(base, {before: Vector(base.config.width)})
-        longer = replace(self.rl, steps=2 * self.rl.steps, learning_rate=2 * self.rl.learning_rate)  # for a longer way
+        # For a longer way: these vectors end four times as long as others.
+        longer = replace(self.rl, steps=5 * self.rl.steps // 2, learning_rate=3 * self.rl.learning_rate)
         self._reinforce(forced, base, seed, folder, longer, name="-forced")
         few = self._few(prompts)
         return {
