@@ -610,9 +610,10 @@ def _features(arms: Arms) -> list[Claim]:
             "difference-sae",
             {s: r["difference"]["auc"] - r["plain"]["auc"] for s, r in found.items()},
             lambda a: a > 0,
+            surely=True,
             paper="section 8 (dropped in version 4)",
             statement="A feature of right answers shows better in differences to the base than in plain activations.",
-            bar="AUC of the best feature of differences minus that of plain steered activations > 0",
+            bar="AUC of the best feature of differences minus that of plain steered activations > 0, surely",
         ),
     ]
 
