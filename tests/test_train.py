@@ -428,3 +428,10 @@ def test_a_span_below_zero_is_refused(name):
 def test_a_scale_that_is_not_positive_is_refused(name, value):
     with pytest.raises(ValueError, match=rf"^{name}={value}: must be a positive number, for example 1e-3"):
         TrainConfig(**{name: value})
+
+
+@pytest.mark.parametrize("evaluate", [None, lambda model: {"loss on held-out rows": 1.0}])
+def test_a_stop_rule_that_nothing_measures_is_refused_before_any_step(evaluate):
+    config = TrainConfig(steps=3, rows=4, stop_at=0.9)
+    with pytest.raises(ValueError, match=r"stop_at=0\.9: watches 'accuracy', which evaluate= must measure"):
+        train(Transformer.for_task(Copy()), next_token_loss, fresh(Copy(), 0, 4), config, evaluate=evaluate)

@@ -97,6 +97,14 @@ def pretraining(task: Reasoning, seed: int, rows: int, styles: Styles, purpose: 
     return fresh(task, seed, rows, lambda batch: pad(trimmed(batch)), draw, purpose)
 
 
+def right_chains(task: Reasoning, seed: int, rows: int = 200) -> Callable[[nn.Module], dict[str, float]]:
+    """What the stop rule of the first phase watches: `accuracy`, the share of validation prompts answered right when
+    THINK is given, greedily; on the flagged task, of those prompts that ask for a chain."""
+    prompts = held_out(task, seed, rows, "validation")
+    prompts = prompts[~torch.from_numpy(task.flagged(prompts.numpy()))]
+    return lambda model: {"accuracy": answers(model, task, prompts, 0, opener="THINK").right}
+
+
 def trimmed(batch: Batch) -> Batch:
     """The batch without columns that are all padding."""
     width = int(batch.sizes.max()) if len(batch) else 0

@@ -100,7 +100,7 @@ def train(
 
     Raises:
         DivergedError: when the loss is not finite, with the step; the last good checkpoint stays.
-        ValueError: for a checkpoint that is damaged or belongs to another model.
+        ValueError: for a checkpoint that is damaged or belongs to another model; for a `stop_at` without its metric.
     """
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(
@@ -117,6 +117,10 @@ def train(
             with torch.no_grad():
                 metrics = evaluate(model)
             model.train()
+        if config.stop_at is not None and watched not in metrics:
+            raise ValueError(
+                f"stop_at={config.stop_at}: watches {watched!r}, which evaluate= must measure; give it one"
+            )
         rate = learning_rate(config, state.step, state.cooling_since)
         state.history.append({"step": state.step, "loss": mean_loss, "learning_rate": rate, **metrics})
         if config.stop_at is not None and state.cooling_since is None:

@@ -35,6 +35,7 @@ from toylab.reasoning import (
     model_for,
     pretraining,
     readout_rows,
+    right_chains,
 )
 from toylab.report import Picture
 from toylab.runs import Job, by_arm, load_model, save_model, write_metrics
@@ -267,14 +268,12 @@ class SteeringVectorsStudy:
         model = model_for(task, config, seed, readout=APART if which == "apart" else READOUT_SEED)
         flagged = 0.5 if which == "flag" else None
         purpose = f"{which} " if which else ""
-        followed = held_out(task, seed, 200, "validation")
-        followed = followed[~torch.from_numpy(task.flagged(followed.numpy()))]  # where a chain is what is asked for
         skill = train(
             model,
             next_token_loss,
             pretraining(task, seed, phase.rows, Styles.clean(0.9, flagged), f"{purpose}skill"),
             phase,
-            evaluate=lambda m: {"accuracy": answers(m, task, followed, 0, opener="THINK").right},
+            evaluate=right_chains(task, seed),
             checkpoint=folder / "checkpoint-skill.safetensors",
         )
         write_metrics(folder / "metrics-skill.jsonl", skill)
