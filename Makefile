@@ -14,7 +14,7 @@ test: .venv/installed-dev
 	$(BIN)/pytest -n 2
 
 test-slow: .venv/installed-dev
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -n 2 -m slow
 
 # The quick laws again, on examples drawn anew at every call.
 soak: .venv/installed-dev
