@@ -1,6 +1,8 @@
 """Settings of all tests, and the trained models that they share, one quick run a study."""
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,13 +11,6 @@ import matplotlib
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
-
-from toylab.engine import execute
-from toylab.runs import Study
-from toylab.studies.contextual_counting import ContextualCountingStudy
-from toylab.studies.iteration_head import IterationHeadStudy
-from toylab.studies.safety_finetuning import SafetyFinetuningStudy
-from toylab.studies.steering_vectors import SteeringVectorsStudy
 
 matplotlib.use("Agg")
 torch.set_num_threads(1)
@@ -27,22 +22,36 @@ settings.register_profile("soak", laws)
 settings.load_profile("toylab")
 
 
-def quick(study: Study, name: str) -> Callable:
-    """The fixture of a finished quick run of a study: its folder, made once for all test processes."""
+def quick(study: str) -> Callable:
+    """The fixture of a finished quick run of a study: its folder, made once for all test processes.
+
+    It is made as a user makes it, by the program, which also spares it the run-time type checks of the tests.
+    """
 
     @pytest.fixture(scope="session")
     def folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
         base = tmp_path_factory.getbasetemp()
-        out = (base if worker_id == "master" else base.parent) / f"quick-{name}"
-        return once(out, lambda: execute(study, name, out, workers=1, progress=False))
+        out = (base if worker_id == "master" else base.parent) / f"quick-{study}"
+        program = Path(sys.executable).with_name("toylab")
+        command = [program, "run", study, "--preset", "quick", "--workers", "1", "--out", out]
+        return once(out, lambda: subprocess.run(command, check=True, capture_output=True))
 
     return folder
 
 
-quick_run = quick(IterationHeadStudy.quick(), "iteration-head")
-quick_counting = quick(ContextualCountingStudy.quick(), "contextual-counting")
-quick_safety = quick(SafetyFinetuningStudy.quick(), "safety-finetuning")
-quick_steering = quick(SteeringVectorsStudy.quick(), "steering-vectors")
+quick_run = quick("iteration-head")
+quick_counting = quick("contextual-counting")
+quick_safety = quick("safety-finetuning")
+quick_steering = quick("steering-vectors")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give all tests of one quick run to one process: another would wait for the run, and do nothing."""
+    for item in items:
+        for name in getattr(item, "fixturenames", ()):
+            if name.startswith("quick_"):
+                item.add_marker(pytest.mark.xdist_group(name))
 
 
 def once(out: Path, make) -> Path:
@@ -55,6 +64,8 @@ def once(out: Path, make) -> Path:
             time.sleep(0.2)
         return out
     os.close(lock)
-    make()
-    out.with_suffix(".made").touch()
+    try:
+        make()
+    finally:  # or those who wait would wait for ever
+        out.with_suffix(".made").touch()
     return out

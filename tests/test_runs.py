@@ -163,7 +163,7 @@ def test_a_job_waits_for_the_one_it_goes_on_from(notes, out, workers):
     assert len(called(notes)) == 8
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_what_goes_on_from_a_failure_fails_with_its_name_and_all_else_is_done(notes, out, workers):
     (notes / "fail-base-1").touch()
     with pytest.raises(JobsFailedError) as error:

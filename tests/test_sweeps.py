@@ -275,7 +275,7 @@ def test_a_folder_of_something_else_is_refused_and_left_alone(small, out):
     assert (out / "thesis.tex").read_text() == "precious"
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_failure_is_recorded_the_rest_goes_on_and_the_same_call_runs_it_again(small, out, workers):
     failing, refusing = tell(small, "fail-base-0-plain-6"), tell(small, "refuse-other-0-round-12")
     with pytest.raises(JobsFailedError) as error:
@@ -314,6 +314,7 @@ def test_a_job_whose_process_is_lost_is_run_again_and_those_beside_it_too(small,
     assert set(called(small)) == set(ALL)
 
 
+@pytest.mark.slow
 def test_a_job_that_always_loses_its_process_is_the_only_failure(small, out):
     tell(small, "die-other-0-plain-6")
     with pytest.raises(JobsFailedError, match=r"1 of 12 jobs failed(?s:.*)other of seed 0: its process ended abruptly"):
@@ -529,7 +530,11 @@ def test_the_command_draws_means_with_their_intervals(capsys, tmp_path, out, tab
         (["sweep", "iteration-head", "--grid", "seed=0", "--workers", "0"], "workers=0: must be at least 1"),
         (["sweep", "--continue", "nowhere"], "there is no such file"),
         (["sweep", "iteration-head", "--continue", "nowhere"], "continue: takes the study and its settings from"),
-        (["sweep", "iteration-head", "--grid", "seed=0", "--scheduler", "tcp://127.0.0.1:1"], "no Dask scheduler answ"),
+        pytest.param(
+            ["sweep", "iteration-head", "--grid", "seed=0", "--scheduler", "tcp://127.0.0.1:1"],
+            "no Dask scheduler answ",
+            marks=pytest.mark.slow,
+        ),
         (["table", "nowhere"], "holds no run"),
         (["plot", "nowhere", "--x", "a", "--y", "b"], "holds no run"),
     ],

@@ -155,7 +155,7 @@ class SteeringVectorsStudy:
             parts=("combine",),
             seeds=(0,),
             control_seeds=0,
-            rows=200,
+            rows=128,
         )
 
     @classmethod
