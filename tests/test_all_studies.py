@@ -93,7 +93,6 @@ def test_the_quick_run_judges_every_claim_with_number_interval_and_seeds(name, r
 @every_quick_run
 def test_the_page_of_the_quick_run_shows_every_claim_and_figure(name, request):
     folder = request.getfixturevalue(QUICK[name])
-    finish(folder)
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert all(f"<summary>{id}:" in page for id in IDS[name])
     drawn = list((folder / "figures").glob("*.svg"))
@@ -104,13 +103,11 @@ def test_the_page_of_the_quick_run_shows_every_claim_and_figure(name, request):
 
 
 def test_one_layer_does_not_iterate(quick_run):
-    finish(quick_run)
     claims = {claim.id: claim for claim in read_claims(quick_run / "claims.json")}
     assert claims["depth"].measured < 0.5
 
 
 def test_exact_claims_of_counting_hold_even_in_seconds(quick_counting):
-    finish(quick_counting)
     claims = {claim.id: claim for claim in read_claims(quick_counting / "claims.json")}
     assert claims["golden"].verdict == claims["bidirectional-chance"].verdict == "holds"
     assert claims["golden"].details["errors"] == {"0": 0}
