@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 matplotlib.use("Agg")
 torch.set_num_threads(1)
 
-# `make test` draws the same examples each time: a law stands or falls with the code alone. `make soak` draws more, anew.
+# `make test` draws the same examples each time: a law stands or falls with the code alone. `make soak` draws others.
 laws = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("toylab", laws, derandomize=True, max_examples=20)
 settings.register_profile("soak", laws, max_examples=60)
