@@ -45,15 +45,6 @@ quick_safety = quick("safety-finetuning")
 quick_steering = quick("steering-vectors")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give all tests of one quick run to one process: another would wait for the run, and do nothing."""
-    for item in items:
-        for name in getattr(item, "fixturenames", ()):
-            if name.startswith("quick_"):
-                item.add_marker(pytest.mark.xdist_group(name))
-
-
 def once(out: Path, make) -> Path:
     """Let one process make what all wait for."""
     try:

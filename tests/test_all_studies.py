@@ -46,9 +46,6 @@ QUICK = {
     "steering-vectors": "quick_steering",
 }
 """The fixture of each study's quick run."""
-every_quick_run = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.xdist_group(QUICK[name])) for name in studies.names()]
-)
 
 
 @pytest.mark.parametrize("name", studies.names())
@@ -70,7 +67,7 @@ def test_flags_name_exactly_what_differs_from_the_default(name):
     assert "--seeds" in flags(kind.default(), kind.quick())
 
 
-@every_quick_run
+@pytest.mark.parametrize("name", studies.names())
 def test_the_quick_run_judges_every_claim_with_number_interval_and_seeds(name, request):
     folder = request.getfixturevalue(QUICK[name])
     finish(folder)
@@ -90,7 +87,7 @@ def test_the_quick_run_judges_every_claim_with_number_interval_and_seeds(name, r
     assert len({line.count("|") - line.count("\\|") for line in table}) == 1
 
 
-@every_quick_run
+@pytest.mark.parametrize("name", studies.names())
 def test_the_page_of_the_quick_run_shows_every_claim_and_figure(name, request):
     folder = request.getfixturevalue(QUICK[name])
     page = (folder / "report.html").read_text(encoding="utf-8")
