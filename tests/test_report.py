@@ -6,7 +6,6 @@ import shutil
 from dataclasses import asdict, replace
 from html import escape
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -168,22 +167,16 @@ def test_every_number_of_a_claim_is_on_the_page():
 # The page of a real run ----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def finished(quick_run) -> Path:
-    finish(quick_run)
-    return quick_run
-
-
-def test_the_page_of_a_run_asks_no_network_and_is_whole(finished):
-    text = (finished / "report.html").read_text(encoding="utf-8")
+def test_the_page_of_a_run_asks_no_network_and_is_whole(quick_run):
+    text = (quick_run / "report.html").read_text(encoding="utf-8")
     asks_no_network(text)
     seen = Page(text)
     assert seen.open == []
-    for one in read_claims(finished / "claims.json"):
+    for one in read_claims(quick_run / "claims.json"):
         assert one.statement in seen.text
         assert one.bar in seen.text
         assert numbers(one) in seen.text
-    drawn = sorted((finished / "figures").iterdir())
+    drawn = sorted((quick_run / "figures").iterdir())
     assert drawn
     for path in drawn:
         figure = path.read_text(encoding="utf-8")
@@ -191,25 +184,25 @@ def test_the_page_of_a_run_asks_no_network_and_is_whole(finished):
     assert text.count("<svg") == len(drawn)
 
 
-def test_judging_and_drawing_again_gives_the_same_bytes(finished):
+def test_judging_and_drawing_again_gives_the_same_bytes(quick_run):
     def held() -> dict[str, bytes]:
-        paths = [finished / "report.html", finished / "claims.json", *(finished / "figures").iterdir()]
+        paths = [quick_run / "report.html", quick_run / "claims.json", *(quick_run / "figures").iterdir()]
         return {path.name: path.read_bytes() for path in paths}
 
     before = held()
-    finish(finished)
+    finish(quick_run)
     assert held() == before
 
 
-def test_the_summary_is_the_table_of_the_claims_and_where_to_look(finished):
-    summary = finish(finished)
-    assert summary.startswith(table(read_claims(finished / "claims.json")))
-    assert summary.endswith(f"Report: {(finished / 'report.html').resolve()}")
+def test_the_summary_is_the_table_of_the_claims_and_where_to_look(quick_run):
+    summary = finish(quick_run)
+    assert summary.startswith(table(read_claims(quick_run / "claims.json")))
+    assert summary.endswith(f"Report: {(quick_run / 'report.html').resolve()}")
 
 
-def test_a_run_of_which_some_jobs_are_missing_is_judged_by_the_others(finished, tmp_path):
+def test_a_run_of_which_some_jobs_are_missing_is_judged_by_the_others(quick_run, tmp_path):
     out = tmp_path / "part"
-    shutil.copytree(finished, out)
+    shutil.copytree(quick_run, out)
     whole = {one.id: one for one in read_claims(out / "claims.json")}
     (out / "seed-0" / "one-layer" / "done").unlink()
     summary = finish(out)
