@@ -1,6 +1,7 @@
 """Generated data for toy transformers: every task is a frozen dataclass with a sampler, an oracle and links."""
 
 from tasks.base import IGNORE, NOWHERE, SHARES, SPLITS, Batch, Split, Task, decode, encode, render, split_of, stream
+from tasks.conformance import BrokenLawsError, Failure, check_task
 from tasks.counting import ContextualCounting
 from tasks.grammar import ConceptGrammar
 from tasks.iteration import ITERATED_MAPS, Copy, IteratedMap, ModularSum, Parity, Polynomial, WordProblem
@@ -20,9 +21,11 @@ __all__ = [
     "SPLITS",
     "TASKS",
     "Batch",
+    "BrokenLawsError",
     "ConceptGrammar",
     "ContextualCounting",
     "Copy",
+    "Failure",
     "IteratedMap",
     "Kind",
     "ModularSum",
@@ -35,6 +38,7 @@ __all__ = [
     "Task",
     "TaskConcept",
     "WordProblem",
+    "check_task",
     "decode",
     "encode",
     "render",

@@ -94,6 +94,11 @@ class ContextualCounting:
     def most(self) -> int:
         return _high(self.regions)
 
+    @property
+    def items(self) -> dict[str, int]:
+        """Labels of one entry a region, and for how many regions at least."""
+        return {"count": self.most}
+
     @cached_property
     def vocabulary(self) -> tuple[str, ...]:
         return (*SYMBOLS, *(f"n{count}" for count in range(self.classes)))
@@ -236,6 +241,12 @@ class ContextualCounting:
             answer += [CLOSE] * copied
             answer += [self._named(content.count("1"))]
         return [*answer, END]
+
+    def facts(self, prompt: Sequence[int]) -> dict[str, list[int] | int]:
+        """What the labels should say of a prompt."""
+        text = "".join("01[]b="[token] for token in prompt)
+        counts = [content.count("1") for content in re.findall(r"\[([01]*)\]", text)]
+        return {"count": counts, "length": len(text.strip("b="))}
 
     # What chance gives -------------------------------------------------------------------------------------------
 

@@ -226,6 +226,10 @@ class IteratedMap(ABC):
         states = self.trace(inputs, start)
         return [*(states if self.chain_of_thought else states[-1:]), self.end_of_sequence]
 
+    def facts(self, prompt: Sequence[int]) -> dict[str, int]:
+        """What the labels should say of a prompt."""
+        return {"length": len(prompt) - 2}
+
     def capacity(self, length: int, split: Split) -> int:
         """How many different prompts of one length a split holds: exact for small spaces, else the expected number."""
         space = len(self.inputs) ** length

@@ -277,6 +277,10 @@ class Reasoning:
             states.append(int(self.permutation[place - self.p if place >= self.p else place]))
         return [self.token("THINK"), *states[1:], self.token("ANS"), states[-1], self.token("EOS")]
 
+    def facts(self, prompt: Sequence[int]) -> dict[str, bool]:
+        """What the labels should say of a prompt."""
+        return {"flagged": decode(self, prompt)[-1] == "SEP'"}
+
     def _links(
         self,
         thinks: Bool[np.ndarray, " batch"],

@@ -366,6 +366,10 @@ class TaskConcept:
         classes = {name[0] for name in operators}
         return bool(classes & {"U", "D"}) or ("M" in classes and "B" in concepts)
 
+    def facts(self, prompt: Sequence[int]) -> dict[str, bool]:
+        """What the labels should say of a prompt."""
+        return {"unsafe": self.should_refuse(prompt)}
+
     def _read(self, prompt: Sequence[int]) -> tuple[list[str], list[int]]:
         names = decode(self, prompt)
         layout = ["BOS", "SOT", *["PAD"] * self.soft_slots, "EOT"]

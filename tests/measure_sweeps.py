@@ -1,4 +1,7 @@
-"""How much a second worker brings, and what a sweep costs beside its jobs: `python tests/measure_sweeps.py [JOBS]`."""
+"""How much a second worker brings, and what a sweep costs beside its jobs.
+
+python tests/measure_sweeps.py [JOBS [STEPS]]
+"""
 
 import sys
 import tempfile
@@ -10,7 +13,7 @@ from test_hardening import SHORT, sweep_command
 from toylab.sweeps import load_runs
 
 
-def main(jobs: int = 200) -> None:
+def main(jobs: int = 200, steps: int = 600) -> None:
     """Sweep the same jobs with one worker and with two; print wall time, and the share of it not spent in jobs."""
     import subprocess
 
@@ -19,6 +22,7 @@ def main(jobs: int = 200) -> None:
         for workers in (1, 2):
             out = Path(folder) / str(workers)
             command = sweep_command(out, [f"seed=0..{jobs - 1}"], ["one-layer"], "--workers", str(workers))
+            command += ["--control-steps", str(steps)]
             began = time.monotonic()
             subprocess.run(command, check=True, capture_output=True)
             seconds[workers] = time.monotonic() - began

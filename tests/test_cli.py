@@ -15,8 +15,10 @@ from pathlib import Path
 
 import pytest
 import tyro
+from test_readme import examples
 
 import tasks
+from tasks import conformance
 from toylab import studies
 from toylab.claims import markdown, read_claims, table
 from toylab.cli import run
@@ -128,6 +130,34 @@ def test_show_takes_the_settings_of_the_task_in_any_place(call):
     assert {token for line in plain.out.splitlines() if line.startswith("token") for token in line.split()[2:5]} <= set(
         "1234"
     )
+
+
+def test_check_tells_every_law_of_a_task_of_anybody(call, tmp_path, monkeypatch):
+    """A file in the current folder is enough, and a law that it breaks is told with the place to look at."""
+    source = examples()[-1]
+    (tmp_path / "sound_task.py").write_text(source)
+    (tmp_path / "broken_task.py").write_text(source.replace("self.length - 1 - i", "self.length + 1 + i"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    sound = call("check", "sound_task:Reverse", "--length", 4)
+    assert (sound.code, sound.err) == (0, "")
+    assert sound.out.count("holds: ") == len(conformance.LAWS)
+    assert f"{len(conformance.LAWS)} of {len(conformance.LAWS)} laws hold for Reverse(length=4" in sound.out
+    broken = call("check", "broken_task:Reverse")
+    assert broken.code == 1
+    assert "broken: links stay inside their row" in broken.out
+    assert "look at links['mirror']" in broken.out
+    shown = call("show", "sound_task:Reverse", "--rows", 1)
+    assert "reads: mirror" in shown.out
+
+
+def test_a_file_of_ones_own_that_needs_what_is_not_there_says_so(call, tmp_path, monkeypatch):
+    (tmp_path / "needy.py").write_text("import not_installed\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    outcome = call("check", "needy:Task")
+    assert outcome.code == 2
+    assert "not_installed" in outcome.err
 
 
 def test_claims_prints_the_table_or_the_file(call, tiny_run):
@@ -243,6 +273,12 @@ MISTAKES = [
     (["show", "parity", "--rows", "many"], ["many"]),
     (["show", "parity", "--seed", "-1"], ["seed=-1"]),
     (["show", "parity", "--colour", "red"], ["--colour"]),
+    (["check"], ["which task?", "package.module:Class", "parity"]),
+    (["check", "party"], ["'party'", "did you mean parity?"]),
+    (["check", "nowhere.at_all:Task"], ["no module 'nowhere.at_all'"]),
+    (["check", "tasks.iteration:Paraty"], ["'Paraty'", "did you mean Parity?"]),
+    (["check", "parity", "--examples", "0"], ["examples=0", "at least 1"]),
+    (["check", "parity", "--lengths", "0"], ["lengths=0", "at least 1"]),
     (["list", "--colour"], ["--colour"]),
     (["claims", "folder", "--colour"], ["--colour"]),
     (["claims", "folder", "--json", "--markdown"], ["--markdown", "not allowed with"]),

@@ -12,9 +12,9 @@ README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8"
 
 
 def examples() -> tuple[str, ...]:
-    """All that is marked as Python: the first steps, a sweep, and the same on Slurm."""
-    first, sweeping, on_slurm = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    return first, sweeping, on_slurm
+    """All that is marked as Python: the first steps, a sweep, the same on Slurm, and a task of one's own."""
+    first, sweeping, on_slurm, task = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    return first, sweeping, on_slurm, task
 
 
 def test_the_python_example_runs(capsys):

@@ -1,7 +1,8 @@
-"""The command line: `toylab list | show | run | sweep | table | plot | claims | report`.
+"""The command line: `toylab list | show | check | run | sweep | table | plot | claims | report`.
 
 Exit codes: 0 when it ran, whatever the verdicts; 2 for a mistake in what was asked, with a short message on stderr;
-1 for a failure of ours; 130 after Ctrl-C. Heavy imports wait until a command needs them, so that help comes at once.
+1 for a failure of ours, or a task that breaks laws; 130 after Ctrl-C. Heavy imports wait until a command needs them,
+so that help comes at once.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import csv
 import errno
+import importlib
 import json
 import os
 import sys
@@ -29,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code."""
     options, rest = _parser().parse_known_args(arguments)
-    if rest and options.command not in ("run", "show", "sweep"):
+    if rest and options.command not in ("run", "show", "check", "sweep"):
         _parser().error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         options.action(options, rest)
@@ -72,6 +74,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--rows", type=int, default=3, help="how many")
     command.add_argument("--seed", type=int, default=0, help="of the rows")
     command.set_defaults(action=_show, parser=command)
+
+    command = commands.add_parser("check", help="check that a task keeps every law of a task", add_help=False)
+    command.add_argument("task", metavar="TASK", nargs="?", help="a name of ours, or package.module:Class of yours")
+    command.add_argument("--examples", type=int, default=30, help="batches that each law is tried on")
+    command.set_defaults(action=_check, parser=command)
 
     command = commands.add_parser("run", help="run a study, or go on with it", add_help=False)
     _study_of(command)
@@ -157,15 +164,34 @@ def _show(options: argparse.Namespace, rest: list[str]) -> None:
     known = _tasks()
     if options.task is None:
         _help_or_fail(options, rest, f"which task? there are {', '.join(known)}")
-    if options.task not in known:
-        raise unknown("task", options.task, known)
+    kind = _task(options.task, known)
     if options.rows < 1:
         raise ValueError(f"rows={options.rows}: must be at least 1")
     if options.seed < 0:
         raise ValueError(f"seed={options.seed}: must be at least 0")
-    task = _settings(known[options.task], None, rest, f"toylab show {options.task}", options.parser)
+    task = _settings(kind, None, rest, f"toylab show {options.task}", options.parser)
     batch = task.sample(tasks.stream(options.seed, "show"), options.rows)
     print("\n\n".join(tasks.render(task, batch, row) for row in range(options.rows)))
+
+
+def _check(options: argparse.Namespace, rest: list[str]) -> None:
+    from tasks.conformance import LAWS, sentence, verdicts
+
+    known = _tasks()
+    if options.task is None:
+        _help_or_fail(options, rest, f"which task? package.module:Class, or one of {', '.join(known)}")
+    if options.examples < 1:
+        raise ValueError(f"examples={options.examples}: must be at least 1")
+    kind = _task(options.task, known)
+    task = _settings(kind, None, rest, f"toylab check {options.task}", options.parser)
+    kept, broken = 0, []
+    for law, failure in verdicts(task, examples=options.examples):
+        print(failure or f"holds: {sentence(law)}", flush=True)
+        kept += failure is None
+        broken += [failure] if failure else []
+    print(f"{kept} of {len(LAWS)} laws hold for {task}")
+    if broken:
+        sys.exit(1)
 
 
 def _run(options: argparse.Namespace, rest: list[str]) -> None:
@@ -354,6 +380,28 @@ def _help_or_fail(options: argparse.Namespace, rest: list[str], question: str) -
 def _tasks() -> dict[str, type]:
     """Every task by its name in kebab case."""
     return {"".join(f"-{c.lower()}" if c.isupper() else c for c in task.__name__)[1:]: task for task in tasks.TASKS}
+
+
+def _task(name: str, known: dict[str, type]) -> type:
+    """A task of ours by its name, or anybody's by `package.module:Class`; modules are looked for here first."""
+    module, colon, kind = name.partition(":")
+    if not colon:
+        if name not in known:
+            raise unknown("task", name, known)
+        return known[name]
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        held = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise ValueError(f"task {name!r}: {module!r} needs {error.name!r}, which is not installed") from None
+        raise ValueError(f"task {name!r}: there is no module {module!r} here or among what is installed") from None
+    found = getattr(held, kind, None)
+    if not isinstance(found, type):
+        classes = [one for one, value in vars(held).items() if isinstance(value, type) and value.__module__ == module]
+        raise unknown("task", kind, classes)
+    return found
 
 
 def _first_line(text: str | None) -> str:

@@ -1,0 +1,154 @@
+"""Strategies of hypothesis for tests of one's own: tasks with settings drawn, batches, prompts.
+
+    from hypothesis import given
+    from tasks.strategies import batches, instances, prompts
+
+    @given(batches(MyTask()))
+    def test_the_first_token_names_the_task(batch): ...
+
+This module alone needs hypothesis.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from hypothesis import strategies as st
+
+from tasks.base import Batch, Split, Task, stream
+from tasks.conformance import open_splits, prompts_of
+from tasks.counting import ContextualCounting
+from tasks.iteration import IteratedMap
+from tasks.reasoning import Reasoning
+from tasks.task_concept import TaskConcept
+
+seeds = st.integers(0, 2**31)
+"""Seeds of generators."""
+
+
+@st.composite
+def batches(draw: Callable, task: Task, split: Split | None = None, most: int = 20) -> Batch:
+    """A batch of 1 to `most` rows of one split, of any that holds prompts if none is given.
+
+    The same generator is given to the task whatever the number of rows; it shrinks to one row of seed 0.
+    """
+    chosen = split or draw(st.sampled_from(open_splits(task)))
+    rows, seed = draw(st.integers(1, most)), draw(seeds)
+    return task.sample(stream(seed), rows, chosen)
+
+
+@st.composite
+def prompts(draw: Callable, task: Task, split: Split | None = None) -> list[int]:
+    """One prompt, up to and with the first scored position, such as `task.solve` takes."""
+    return list(prompts_of(draw(batches(task, split, most=1)))[0])
+
+
+def instances(kind: type) -> st.SearchStrategy[Any]:
+    """Tasks of one kind with settings drawn, small enough for tests.
+
+    For a kind of one's own, fields that are true or false, or one of some words, are drawn; the others keep their
+    values, and combinations that the task refuses are left out.
+    """
+    for known, strategy in _KNOWN.items():
+        if issubclass(kind, known):
+            return strategy(kind)
+    hints = get_type_hints(kind)
+    choices: dict[str, st.SearchStrategy] = {}
+    for field in dataclasses.fields(kind):
+        hint = hints[field.name]
+        if hint is bool:
+            choices[field.name] = st.booleans()
+        elif get_origin(hint) is Literal:
+            choices[field.name] = st.sampled_from(get_args(hint))
+    return st.fixed_dictionaries({}, optional=choices).map(lambda held: _built(kind, held)).filter(_accepted)
+
+
+def _built(kind: type, held: dict[str, Any]) -> Task | None:
+    try:
+        return kind(**held)
+    except ValueError:
+        return None
+
+
+def _accepted(built: Task | None) -> bool:
+    """Whether the task accepted its settings."""
+    return built is not None
+
+
+# The tasks of the house ----------------------------------------------------------------------------------------------
+
+_OWN_FIELDS = {
+    "p": st.sampled_from((3, 5, 11)),
+    "group": st.sampled_from(("S3", "A5")),
+    "zero_input": st.booleans(),
+    "coefficients": st.tuples(*[st.integers(-3, 12)] * 4),
+}
+"""Fields beyond those of `IteratedMap`, with values worth trying; a task has some of them."""
+
+
+@st.composite
+def _iterated(draw: Callable, kind: type[IteratedMap]) -> IteratedMap:
+    # All is drawn before anything is built: run-time type checks draw from `random`, which upsets hypothesis.
+    low = draw(st.integers(1, 6))
+    fields: dict[str, Any] = {
+        "lengths": draw(st.one_of(st.just(low), st.integers(low, low + 6).map(lambda high: (low, high)))),
+        "chain_of_thought": draw(st.booleans()),
+        "start": draw(st.sampled_from(("first-input", "zero"))),
+        "score_padding": draw(st.booleans()),
+    }
+    fields |= {f.name: draw(_OWN_FIELDS[f.name]) for f in dataclasses.fields(kind) if f.name in _OWN_FIELDS}
+    spare = draw(st.one_of(st.none(), st.integers(0, 4)))
+    task = kind(**fields)
+    return task if spare is None else dataclasses.replace(task, alphabet=task.values + spare)
+
+
+@st.composite
+def _counting(draw: Callable, kind: type[ContextualCounting]) -> ContextualCounting:
+    """Eight bits at least, so that every split holds prompts."""
+    fewest, more = draw(st.integers(1, 3)), draw(st.integers(0, 2))
+    shortest, longer = 2 * (fewest + more) + 8 + draw(st.integers(0, 8)), draw(st.integers(0, 8))
+    regions = (fewest, fewest + more) if more else draw(st.sampled_from((fewest, (fewest, fewest))))
+    return kind(
+        length=draw(st.sampled_from((shortest, (shortest, shortest + longer)))),
+        regions=regions,
+        p=draw(st.sampled_from((0.2, 0.5, 0.8))),
+        begin=draw(st.booleans()),
+        answer=draw(st.sampled_from(("counts", "regions", "running"))),
+    )
+
+
+@st.composite
+def _concept(draw: Callable, kind: type[TaskConcept]) -> TaskConcept:
+    """Of few letters or many, and with few operators or many."""
+    grammars = ((6, 2, 1, False), (6, 2, 2, True), (12, 2, 2, False), (12, 3, 1, True), (8, 3, 2, True))
+    letters, levels, alternatives, sharing = draw(st.sampled_from(grammars))
+    unsafe = draw(st.integers(1, 3))
+    return kind(
+        letters=letters,
+        levels=levels,
+        alternatives=alternatives,
+        sharing=sharing,
+        nodes=draw(st.integers(1, 3)),
+        safe=draw(st.integers(1, 3)),
+        unsafe=unsafe,
+        mixed=draw(st.integers(1, 3)),
+        duplicates=draw(st.integers(0, unsafe)),
+        soft_slots=draw(st.integers(0, 3)),
+        seed=draw(seeds),
+    )
+
+
+@st.composite
+def _reasoning(draw: Callable, kind: type[Reasoning]) -> Reasoning:
+    """Chains with so many prompts that every split holds some."""
+    return kind(p=draw(st.integers(3, 8)), length=draw(st.integers(3, 7)), flag=draw(st.booleans()), seed=draw(seeds))
+
+
+_KNOWN: dict[type, Any] = {
+    IteratedMap: _iterated,
+    ContextualCounting: _counting,
+    TaskConcept: _concept,
+    Reasoning: _reasoning,
+}
