@@ -6,9 +6,10 @@ from tasks.counting import ContextualCounting
 from tasks.grammar import ConceptGrammar
 from tasks.iteration import ITERATED_MAPS, Copy, IteratedMap, ModularSum, Parity, Polynomial, WordProblem
 from tasks.reasoning import Reasoning, Styles
+from tasks.recall import AssociativeRecall
 from tasks.task_concept import JAILBREAKS, KINDS, Kind, Preferences, TaskConcept
 
-TASKS = (*ITERATED_MAPS, ContextualCounting, TaskConcept, Reasoning)
+TASKS = (*ITERATED_MAPS, ContextualCounting, TaskConcept, Reasoning, AssociativeRecall)
 """Every task of the house: one line here, and `toylab list`, `toylab show` and the tests over all tasks know it."""
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "SHARES",
     "SPLITS",
     "TASKS",
+    "AssociativeRecall",
     "Batch",
     "BrokenLawsError",
     "ConceptGrammar",

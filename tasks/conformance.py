@@ -10,6 +10,8 @@ raises `BrokenLawsError`, which names each law that is broken, the field to look
     causal = False                   links may read what comes later
     shares = {"train": .5, ...}      the splits hold other shares of all prompts than `tasks.SHARES`
     items = {"count": 3}             the label `count` has three columns or more, one an item, not one a position
+    interleaved = True               given tokens stand between answers, each the one token that `solve` says
+    def split_key(self, prompt)      the part of a prompt that decides its split, if not all of it
     def facts(self, prompt)          what the labels should say of a prompt, by name, worked out from it alone
 """
 
@@ -155,9 +157,11 @@ def sizes_say_where_one_padding_token_begins(task: Task, batch: Batch) -> None:
 
 
 def scored_positions_are_one_run(task: Task, batch: Batch) -> None:
-    """The answer is scored from its first token to its last, without a hole."""
+    """The answer is scored from its first token to its last, without a hole, unless the task is `interleaved`."""
     scored = batch.targets != IGNORE
     _rows(scored.any(axis=1), "targets", "nothing is scored")
+    if getattr(task, "interleaved", False):
+        return
     begins = (np.diff(scored.astype(int), axis=1, prepend=0) == 1).sum(axis=1)
     _rows(begins == 1, "targets", "the scored positions have a hole")
 
@@ -171,7 +175,15 @@ def the_target_of_a_position_is_the_token_after_it(task: Task, batch: Batch) -> 
 
 
 def the_oracle_continues_every_prompt_with_the_targets(task: Task, batch: Batch) -> None:
-    """`solve`, given what stands up to the first scored position, says all that is scored, and nothing else."""
+    """`solve`, given what stands up to the first scored position, says all that is scored, and nothing else.
+
+    If the task is `interleaved`, it is given what stands up to each of them, and says the one token that follows.
+    """
+    if getattr(task, "interleaved", False):
+        for row, position in zip(*np.nonzero(batch.targets != IGNORE), strict=True):
+            answer, target = task.solve(batch.tokens[row, : position + 1].tolist()), batch.targets[row, position]
+            _need(list(answer) == [target], "solve or targets", f"{target} is scored, solve says {answer}", int(row))
+        return
     for row, (prompt, targets) in enumerate(zip(prompts_of(batch), batch.targets.tolist(), strict=True)):
         scored = [target for target in targets if target != IGNORE]
         answer = [int(token) for token in task.solve(prompt)]
@@ -266,9 +278,13 @@ def no_prompt_is_in_two_splits(task: Task, seed: int) -> None:
     for split in open_splits(task):
         rng = stream(seed, split)
         drawn = [task.sample(rng, rows, split) for rows in (ENOUGH, *[1] * 8)]
-        for prompt in (prompt for batch in drawn for prompt in prompts_of(batch)):
-            other = seen.setdefault(prompt, split)
-            _need(other == split, "sample", f"{decode(task, prompt)} is in {other!r} and in {split!r}")
+        for part in (_split_key(task, prompt) for batch in drawn for prompt in prompts_of(batch)):
+            other = seen.setdefault(part, split)
+            _need(other == split, "sample", f"{decode(task, part)} is in {other!r} and in {split!r}")
+
+
+def _split_key(task: Task, prompt: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(task.split_key(prompt)) if hasattr(task, "split_key") else prompt
 
 
 def a_sample_has_as_many_rows_as_asked_for(task: Task, seed: int) -> None:
@@ -354,8 +370,10 @@ def splits_hold_their_shares(task: Task) -> None:
     splits = open_splits(task)
     seen: dict[Split, set[tuple[int, ...]]] = {}
     for split in splits:
-        first = set(prompts_of(task.sample(stream(3, split), 2000, split)))
-        more = set(prompts_of(task.sample(stream(4, split), 2000, split)))
+        first, more = (
+            {_split_key(task, prompt) for prompt in prompts_of(task.sample(stream(seed, split), 2000, split))}
+            for seed in (3, 4)
+        )
         if len(more - first) > 0.01 * len(more):
             return  # there are many more than were seen
         seen[split] = first | more

@@ -22,6 +22,7 @@ from tasks.conformance import open_splits, prompts_of
 from tasks.counting import ContextualCounting
 from tasks.iteration import IteratedMap
 from tasks.reasoning import Reasoning
+from tasks.recall import AssociativeRecall
 from tasks.task_concept import TaskConcept
 
 seeds = st.integers(0, 2**31)
@@ -146,9 +147,22 @@ def _reasoning(draw: Callable, kind: type[Reasoning]) -> Reasoning:
     return kind(p=draw(st.integers(3, 8)), length=draw(st.integers(3, 7)), flag=draw(st.booleans()), seed=draw(seeds))
 
 
+@st.composite
+def _recall(draw: Callable, kind: type[AssociativeRecall]) -> AssociativeRecall:
+    """Of few pairs or many, some of them asked for or all."""
+    fewest, more = draw(st.integers(1, 4)), draw(st.integers(0, 3))
+    return kind(
+        pairs=draw(st.sampled_from((fewest + more, (fewest, fewest + more)))),
+        queries=draw(st.one_of(st.none(), st.integers(1, fewest))),
+        keys=draw(st.integers(max(fewest + more, 4), 9)),
+        values=draw(st.integers(4, 9)),
+    )
+
+
 _KNOWN: dict[type, Any] = {
     IteratedMap: _iterated,
     ContextualCounting: _counting,
     TaskConcept: _concept,
     Reasoning: _reasoning,
+    AssociativeRecall: _recall,
 }

@@ -16,6 +16,7 @@ from tasks import (
     IGNORE,
     SPLITS,
     TASKS,
+    AssociativeRecall,
     BrokenLawsError,
     ContextualCounting,
     IteratedMap,
@@ -104,6 +105,12 @@ def test_the_row_in_the_docstring_is_one_that_the_task_makes(kind):
     prompt = encode(task, shown["token"][: first + 1])
     assert shown["position"] == [str(i) for i in range(len(shown["token"]))]
     assert shown["token"][: first + 1] == decode(task, prompt)
+    if getattr(task, "interleaved", False):
+        for position, cell in enumerate(shown["target"]):
+            if cell != ".":
+                assert decode(task, task.solve(encode(task, shown["token"][: position + 1]))) == [cell]
+                assert cell in shown["token"][position + 1 : position + 2] or position == len(shown["token"]) - 1
+        return
     assert shown["target"] == ["."] * first + decode(task, task.solve(prompt))
     assert shown["token"][first + 1 :] == shown["target"][first:-1]
     if isinstance(task, IteratedMap):
@@ -301,6 +308,27 @@ class OperatorClassesSwapped(TaskConcept):
         return super().of_class({"S": "U", "U": "S"}.get(letter, letter))
 
 
+class ValuesOfTheNextPair(AssociativeRecall):
+    """Each query is answered with the value of the pair after the one that it asks for."""
+
+    def batch(self, pairs, numbers, order):
+        batch = super().batch(pairs, numbers, order)
+        wrong = super().batch(pairs, numbers, (order + 1) % numbers[:, None])
+        return dataclasses.replace(batch, targets=wrong.targets)
+
+
+class HeldOutByTheQuery(AssociativeRecall):
+    """The same pairs may be in two splits, if another of them is asked for first."""
+
+    def sample(self, rng, rows, split="train"):
+        drawn = super().sample(rng, 40 * rows + 40, "train")
+        prompts = drawn.tokens[:, : 2 * self.most + 1]
+        held = np.flatnonzero(split_of(prompts) == SPLITS.index(split))[:rows]
+        parts = [drawn.rows(int(row), int(row) + 1) for row in held]
+        tokens, targets = (np.concatenate([getattr(part, name) for part in parts]) for name in ("tokens", "targets"))
+        return dataclasses.replace(drawn.rows(0, rows), tokens=tokens, targets=targets, links={}, labels={})
+
+
 class FlagForgotten(Reasoning):
     def flagged(self, prompts):
         return np.zeros(len(prompts), dtype=bool)
@@ -451,6 +479,8 @@ MUTANTS = [
     (AnswersOfTheOtherRegion(**COUNTING), [laws.the_oracle_continues_every_prompt_with_the_targets]),
     (EmptyRegionsCountedAsOne(**COUNTING), [laws.the_oracle_continues_every_prompt_with_the_targets]),
     (LabelsOfTheOtherRegion(**COUNTING), [laws.labels_say_what_the_prompt_says]),
+    (ValuesOfTheNextPair(), [laws.the_oracle_continues_every_prompt_with_the_targets]),
+    (HeldOutByTheQuery(keys=4, values=2, pairs=3), [laws.no_prompt_is_in_two_splits]),
     (OperatorsInTheOtherOrder(), [laws.the_oracle_continues_every_prompt_with_the_targets]),
     (OperatorClassesSwapped(), [laws.labels_say_what_the_prompt_says]),
     (

@@ -1,0 +1,163 @@
+"""Multi-query associative recall: pairs of a key and a value, then keys again, each to be followed by its value.
+
+Layout of a row with n pairs and m queries:
+
+    position  0  1  2  3      2n-1  2n   2n+1  2n+2  2n+3
+    token     k  v  k  v ...   v    q_1   a_1   q_2   a_2 ...
+
+The model is scored at the queries alone: what follows there is the value that stood after that key. An induction head
+does it in two steps: some head writes at each value which token stands before it (the link "previous token"), and the
+induction head looks from a query for the place that was preceded by this very token (the link "induction").
+
+Source: Arora et al. 2023, "Zoology: Measuring and Improving Recall in Efficient Language Models" (arXiv 2312.04927);
+the circuit is that of Olsson et al. 2022, "In-context Learning and Induction Heads" (arXiv 2209.11895).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Int
+
+from tasks.base import IGNORE, NOWHERE, SPLITS, Batch, Split, decode, split_of
+
+PATIENCE = 500
+"""Draws after which a split is said to hold nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AssociativeRecall:
+    """Say which value stood after a key: the task of induction heads.
+
+    position   0  1  2  3  4  5  6  7  8  9 10 11 12 13 14
+    token     k3 v9 k7 v0 k1 v9 k4 v2 k1 v9 k3 v9 k4 v2 k7
+    target     .  .  .  .  .  .  .  . v9  . v9  . v2  . v0
+    """
+
+    pairs: int | tuple[int, int] = 4
+    """Pairs in a row, of different keys: one number, or the fewest and the most of a range."""
+    queries: int | None = None
+    """How many of the keys are asked for, each at most once: all of them, if not given."""
+    keys: int = 16
+    """Number of keys in the vocabulary."""
+    values: int = 16
+    """Number of values in the vocabulary."""
+
+    interleaved = True
+    """Given tokens stand between the answers: every scored position ends a prompt of its own."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.fewest <= self.most:
+            raise ValueError(f"pairs={self.pairs}: give 1 or more, or the fewest and the most, for example 2 6")
+        if self.keys < max(self.most, 2):
+            raise ValueError(f"keys={self.keys}: {self.most} pairs have different keys; give at least {self.most}")
+        if self.values < 2:
+            raise ValueError(f"values={self.values}: must be at least 2, or there is nothing to recall; for example 16")
+        if self.queries is not None and not 1 <= self.queries <= self.fewest:
+            raise ValueError(f"queries={self.queries}: must be 1 to {self.fewest}, the fewest pairs of a row")
+
+    @property
+    def fewest(self) -> int:
+        return self.pairs if isinstance(self.pairs, int) else self.pairs[0]
+
+    @property
+    def most(self) -> int:
+        return self.pairs if isinstance(self.pairs, int) else self.pairs[1]
+
+    @cached_property
+    def vocabulary(self) -> tuple[str, ...]:
+        """Keys, values, then the padding."""
+        return (*(f"k{key}" for key in range(self.keys)), *(f"v{value}" for value in range(self.values)), "PAD")
+
+    @property
+    def context(self) -> int:
+        """Positions of the longest row; the last value is predicted and not read."""
+        return 2 * self.most + 2 * (self.queries or self.most) - 1
+
+    def sample(self, rng: np.random.Generator, rows: int, split: Split = "train") -> Batch:
+        """Draw rows of one split, which the pairs alone decide: no two splits share a set of pairs in one order.
+
+        Raises:
+            ValueError: for a split that holds no pairs of some number.
+        """
+        numbers = rng.integers(self.fewest, self.most + 1, size=rows)
+        pairs = np.full((rows, 2 * self.most), len(self.vocabulary) - 1)
+        missing = np.arange(rows)
+        for _ in range(PATIENCE):
+            if not len(missing):
+                break
+            # The first of a random order of all keys are different and evenly drawn.
+            keys = rng.random((len(missing), self.keys)).argsort(axis=1)[:, : self.most]
+            values = self.keys + rng.integers(self.values, size=keys.shape)
+            drawn = np.stack([keys, values], axis=2).reshape(len(missing), 2 * self.most)
+            kept = split_of(drawn, 2 * numbers[missing]) == SPLITS.index(split)
+            pairs[missing[kept]] = drawn[kept]
+            missing = missing[~kept]
+        if len(missing):
+            raise ValueError(
+                f"split={split!r}: holds no row of {numbers[missing[0]]} pairs (none in {PATIENCE} draws); give more "
+                "pairs, keys or values, or another split"
+            )
+        order = np.where(np.arange(self.most) < numbers[:, None], rng.random((rows, self.most)), 2.0).argsort(axis=1)
+        return self.batch(pairs, numbers, order)
+
+    def batch(
+        self,
+        pairs: Int[np.ndarray, "batch token"],
+        numbers: Int[np.ndarray, " batch"],
+        order: Int[np.ndarray, "batch pair"],
+    ) -> Batch:
+        """Lay out chosen pairs, and the order in which they are asked for; what is beyond its `numbers` is not used."""
+        rows = len(pairs)
+        asked = np.minimum(numbers, self.queries or self.most)
+        sizes = 2 * numbers + 2 * asked - 1
+        width = int(sizes.max(initial=2))
+        tokens = np.full((rows, width + 1), len(self.vocabulary) - 1)
+        at = np.arange(2 * self.most)
+        row, place = np.nonzero(at < 2 * numbers[:, None])
+        tokens[row, place] = pairs[row, place]
+        row, turn = np.nonzero(np.arange(self.most) < asked[:, None])
+        query, pair = 2 * numbers[row] + 2 * turn, order[row, turn]
+        tokens[row, query], tokens[row, query + 1] = pairs[row, 2 * pair], pairs[row, 2 * pair + 1]
+        targets = np.full((rows, width), IGNORE)
+        targets[row, query] = tokens[row, query + 1]
+        of = np.full((rows, width), NOWHERE)
+        of[row, query] = pair
+        tokens = tokens[:, :-1]
+        tokens[np.arange(width) >= sizes[:, None]] = len(self.vocabulary) - 1
+        first, written = np.nonzero(np.arange(self.most) < numbers[:, None])
+        return Batch(
+            tokens=tokens,
+            targets=targets,
+            sizes=sizes,
+            links={
+                "previous token": np.stack([first, 2 * written + 1, 2 * written], axis=1),
+                "induction": np.stack([row, query, 2 * pair + 1], axis=1),
+            },
+            labels={"pairs": numbers, "pair": of},
+        )
+
+    # The oracles -----------------------------------------------------------------------------------------------------
+
+    def solve(self, prompt: Sequence[int]) -> list[int]:
+        """The value that should follow a prompt which ends in a query, read off the names of its tokens.
+
+        Raises:
+            ValueError: for a prompt that does not end in a key which stood before a value.
+        """
+        names = decode(self, prompt)
+        known = dict(zip(names[:-1:2], names[1::2], strict=False))
+        if not len(prompt) % 2 or names[-1] not in known:
+            raise ValueError(f"prompt={' '.join(names)}: must be pairs of a key and a value, then one of these keys")
+        return [self.vocabulary.index(known[names[-1]])]
+
+    def split_key(self, prompt: Sequence[int]) -> tuple[int, ...]:
+        """What decides the split of a prompt: its pairs, whichever of them is asked for."""
+        return tuple(prompt[:-1])
+
+    def facts(self, prompt: Sequence[int]) -> dict[str, int]:
+        """What the labels should say of a prompt that ends in the first query."""
+        return {"pairs": len(prompt) // 2}
