@@ -149,6 +149,8 @@ class IteratedMap(ABC):
     ) -> Batch:
         """Draw rows of one split, lengths in rounds: each round holds every length once, in random order.
 
+        Lengths so short that the split holds none of their prompts are left out.
+
         Args:
             rng: the only source of randomness.
             rows: how many rows.
@@ -157,12 +159,12 @@ class IteratedMap(ABC):
             distinct: draw each prompt at most once.
 
         Raises:
-            ValueError: if the split holds no prompt of a length or, with `distinct`, fewer than are asked for.
+            ValueError: if the split holds no prompt of these lengths or, with `distinct`, fewer than are asked for.
         """
         if length is not None and length < 1:
             raise ValueError(f"length={length}: must be at least 1; for example {self.longest}")
         if length is None:
-            span = np.arange(self.shortest, self.longest + 1)
+            span = np.array(self._held(split) or [self.longest])  # of which `_draw` says that there is none
             rounds = np.tile(span, (-(-rows // len(span)), 1))
             drawn = rng.permuted(rounds, axis=1).ravel()[:rows]
         else:
@@ -262,6 +264,10 @@ class IteratedMap(ABC):
                 _, first = np.unique(kept, axis=0, return_index=True)
                 kept = kept[np.sort(first)]
         return kept[:rows]
+
+    def _held(self, split: Split) -> list[int]:
+        """The lengths of which a split holds prompts."""
+        return [length for length in range(self.shortest, self.longest + 1) if self.capacity(length, split)]
 
     def _links(self, lengths: Int[np.ndarray, " batch"]) -> dict[str, Int[np.ndarray, "link 3"]]:
         row, t = np.nonzero(np.arange(1, lengths.max(initial=1) + 1) <= lengths[:, None])

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tasks import IteratedMap
+from tasks import AssociativeRecall, IteratedMap
 from tasks.counting import BEGIN, CLOSE, ONE, OPEN
 from toylab.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from toylab.model import MLP, ModelConfig, Transformer
@@ -86,6 +86,39 @@ def iteration_head(task: IteratedMap) -> Transformer:
         fetch.key.weight[size, position] = 1
         _route(fetch.value.weight, fetch.output.weight, token, read)
         _write_gates(model.blocks[1].mlp, lookup)
+    return model
+
+
+def induction_head(task: AssociativeRecall) -> Transformer:
+    """The circuit of Olsson et al. 2022 for recall: two attention layers without MLPs, exact on every row.
+
+    1. The head of layer 0, the previous-token head, asks "are you at my position less one?" and brings back *the token*
+       there.
+    2. The head of layer 1, the induction head, asks "did the token that I am stand before you?" and brings back *the
+       token* that it finds: the value that followed the key.
+    """
+    vocab, context = len(task.vocabulary), task.context
+    token, position, before, out = _slots(vocab, context, vocab, vocab)
+    width = out.stop
+    config = ModelConfig(layers=2, heads=1, width=width, hidden=0, norm="none", positions="learned")
+    model = Transformer(config, vocab, context)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        model.embedding.weight[:, token] = torch.eye(vocab)
+        model.positions.table[:, position] = torch.eye(context)
+        model.unembedding.weight[:, out] = SHARPNESS * torch.eye(vocab)
+        previous, induction = (block.attn for block in model.blocks)
+        sharp = SHARPNESS * math.sqrt(width)
+        places = range(context)
+        previous.query.weight[places[:-1], position[1:]] = sharp
+        previous.key.weight[places, position] = 1
+        _route(previous.value.weight, previous.output.weight, token, before)
+        names = range(vocab)
+        induction.query.weight[names, token] = sharp
+        induction.key.weight[names, before] = 1
+        induction.key.weight[names, position[0]] = -1  # nothing stands before the first token, which so found itself
+        _route(induction.value.weight, induction.output.weight, token, out)
     return model
 
 

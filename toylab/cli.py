@@ -1,4 +1,4 @@
-"""The command line: `toylab list | show | check | run | sweep | table | plot | claims | report`.
+"""The command line: `toylab list | show | check | train | run | sweep | table | plot | claims | report`.
 
 Exit codes: 0 when it ran, whatever the verdicts; 2 for a mistake in what was asked, with a short message on stderr;
 1 for a failure of ours, or a task that breaks laws; 130 after Ctrl-C. Heavy imports wait until a command needs them,
@@ -15,7 +15,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, make_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code."""
     options, rest = _parser().parse_known_args(arguments)
-    if rest and options.command not in ("run", "show", "check", "sweep"):
+    if rest and options.command not in ("run", "show", "check", "train", "sweep"):
         _parser().error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         options.action(options, rest)
@@ -79,6 +79,13 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("task", metavar="TASK", nargs="?", help="a name of ours, or package.module:Class of yours")
     command.add_argument("--examples", type=int, default=30, help="batches that each law is tried on")
     command.set_defaults(action=_check, parser=command)
+
+    command = commands.add_parser("train", help="train a model on a task and see who reads what", add_help=False)
+    command.add_argument("task", metavar="TASK", nargs="?", help="a name of ours, or package.module:Class of yours")
+    command.add_argument(
+        "--out", type=Path, default=None, help="a file to keep the model in, such as model.safetensors"
+    )
+    command.set_defaults(action=_train, parser=command)
 
     command = commands.add_parser("run", help="run a study, or go on with it", add_help=False)
     _study_of(command)
@@ -161,10 +168,7 @@ def _list(options: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _show(options: argparse.Namespace, rest: list[str]) -> None:
-    known = _tasks()
-    if options.task is None:
-        _help_or_fail(options, rest, f"which task? there are {', '.join(known)}")
-    kind = _task(options.task, known)
+    kind = _task(options, rest)
     if options.rows < 1:
         raise ValueError(f"rows={options.rows}: must be at least 1")
     if options.seed < 0:
@@ -177,12 +181,9 @@ def _show(options: argparse.Namespace, rest: list[str]) -> None:
 def _check(options: argparse.Namespace, rest: list[str]) -> None:
     from tasks.conformance import LAWS, sentence, verdicts
 
-    known = _tasks()
-    if options.task is None:
-        _help_or_fail(options, rest, f"which task? package.module:Class, or one of {', '.join(known)}")
+    kind = _task(options, rest)
     if options.examples < 1:
         raise ValueError(f"examples={options.examples}: must be at least 1")
-    kind = _task(options.task, known)
     task = _settings(kind, None, rest, f"toylab check {options.task}", options.parser)
     kept, broken = 0, []
     for law, failure in verdicts(task, examples=options.examples):
@@ -192,6 +193,29 @@ def _check(options: argparse.Namespace, rest: list[str]) -> None:
     print(f"{kept} of {len(LAWS)} laws hold for {task}")
     if broken:
         sys.exit(1)
+
+
+def _train(options: argparse.Namespace, rest: list[str]) -> None:
+    kind = _task(options, rest)
+
+    from toylab.model import ModelConfig
+    from toylab.runs import save_model, single_thread
+    from toylab.survey import GENERAL, UNTIL_SOLVED, survey, trained
+    from toylab.train import TrainConfig
+
+    fields = [("task", kind), ("model", ModelConfig), ("train", TrainConfig), ("seed", int)]
+    settings = make_dataclass("Training", fields, kw_only=True)
+    default = settings(task=kind(), model=GENERAL, train=UNTIL_SOLVED, seed=0)
+    chosen = _settings(settings, default, rest, f"toylab train {options.task}", options.parser)
+    if chosen.seed < 0:
+        raise ValueError(f"seed={chosen.seed}: must be at least 0")
+    if options.out is not None and options.out.exists():
+        raise ValueError(f"out={options.out}: exists already; give another file, or delete it")
+    single_thread()
+    model = trained(chosen.task, seed=chosen.seed, config=chosen.model, training=chosen.train, progress=kind.__name__)
+    if options.out is not None:
+        save_model(options.out, model)
+    print(survey(model, chosen.task.sample(tasks.stream(chosen.seed, "survey"), 256, "test")))
 
 
 def _run(options: argparse.Namespace, rest: list[str]) -> None:
@@ -382,8 +406,11 @@ def _tasks() -> dict[str, type]:
     return {"".join(f"-{c.lower()}" if c.isupper() else c for c in task.__name__)[1:]: task for task in tasks.TASKS}
 
 
-def _task(name: str, known: dict[str, type]) -> type:
+def _task(options: argparse.Namespace, rest: list[str]) -> type:
     """A task of ours by its name, or anybody's by `package.module:Class`; modules are looked for here first."""
+    name, known = options.task, _tasks()
+    if name is None:
+        _help_or_fail(options, rest, f"which task? package.module:Class of yours, or one of {', '.join(known)}")
     module, colon, kind = name.partition(":")
     if not colon:
         if name not in known:

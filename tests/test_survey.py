@@ -1,0 +1,94 @@
+"""Laws of surveys: on circuits written by hand they name the head that was planted, and what it is worth."""
+
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from probes import link_mass, watch
+from tasks import AssociativeRecall, Batch, Parity, stream
+from tasks.strategies import instances
+from toylab import ModelConfig, Transformer
+from toylab.circuits import induction_head, iteration_head
+from toylab.survey import UNTIL_SOLVED, survey, trained
+
+some = settings(max_examples=8)
+
+
+@some
+@given(st.data())
+def test_the_induction_circuit_is_exact_and_its_two_heads_are_named(data):
+    # With one pair, the token before the query is the value that is asked for, and either head reads it.
+    task = data.draw(instances(AssociativeRecall).filter(lambda task: task.fewest > 1))
+    found = survey(induction_head(task), task.sample(stream(data.draw(st.integers(0, 99))), 40))
+    assert (found.accuracy, found.rows) == (1, 1)
+    heads = {one.link: (one.layer, one.head) for one in found.readings}
+    assert heads == {"previous token": (0, 0), "induction": (1, 0)}
+    assert all(one.mass > 0.999 for one in found.readings)
+
+
+def test_without_either_head_recall_is_chance():
+    task = AssociativeRecall(pairs=6)
+    found = survey(induction_head(task), task.sample(stream(0), 300))
+    for one in found.readings:
+        assert one.without < 0.2
+        assert one.without_other == {other.link: other.without for other in found.readings if other != one}.popitem()[1]
+
+
+def test_the_iteration_circuit_is_read_as_the_detector_reads_it():
+    task = Parity(lengths=(2, 8))
+    found = survey(iteration_head(task), task.sample(stream(1), 60))
+    assert found.accuracy == 1
+    end, carry, stop = found.readings
+    assert (end.layer, carry.layer) == (0, 1)
+    assert min(end.mass, carry.mass, stop.mass) > 0.999  # both heads make the stop: the first reads EoI everywhere
+
+
+def test_links_without_an_edge_are_left_out_and_one_head_has_no_other():
+    task = AssociativeRecall()
+    batch = task.sample(stream(2), 30)
+    model = Transformer.for_task(task, ModelConfig(layers=1, heads=1))
+    found = survey(model, replace(batch, links={**batch.links, "nothing": batch.links["induction"][:0]}))
+    assert [one.link for one in found.readings] == ["previous token", "induction"]
+    assert all(one.without_other is None for one in found.readings)
+    assert "-" in str(found).splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def recall() -> tuple[Transformer, Batch]:
+    task = AssociativeRecall(pairs=3, keys=8, values=8)
+    return trained(task, seed=1), task.sample(stream(1, "survey"), 256, "test")
+
+
+def test_a_trained_model_has_grown_the_two_heads(recall):
+    model, batch = recall
+    found = survey(model, batch)
+    assert found.accuracy > 0.99
+    previous, induction = found.readings
+    assert (previous.layer, induction.layer) == (0, 1)
+    assert min(previous.mass, induction.mass) > 0.9
+    assert induction.without < 0.8
+    with watch(model, "blocks.1.attn.pattern") as seen:
+        model(torch.from_numpy(batch.tokens))
+    mass = link_mass(seen["blocks.1.attn.pattern"], batch.links["induction"])
+    assert mass.max().item() == pytest.approx(induction.mass)
+
+
+def test_the_table_says_what_was_found(recall):
+    model, batch = recall
+    found = survey(model, batch)
+    lines = str(found).splitlines()
+    assert lines[0] == f"right: {found.accuracy:.3f} of the scored tokens, {found.rows:.3f} of the rows"
+    assert re.match(r"induction +1\.\d", lines[-1])
+    assert max(map(len, lines)) <= 80
+
+
+def test_the_same_seed_trains_the_same_model():
+    task, few = AssociativeRecall(), replace(UNTIL_SOLVED, steps=20)
+    one, other, third = (trained(task, seed=seed, training=few) for seed in (0, 0, 1))
+    weights = [model.embedding.weight.detach() for model in (one, other, third)]
+    assert weights[0].equal(weights[1])
+    assert not weights[0].equal(weights[2])
