@@ -59,7 +59,7 @@ def test_links_without_an_edge_are_left_out_and_one_head_has_no_other():
 
 @pytest.fixture(scope="module")
 def recall() -> tuple[Transformer, Batch]:
-    task = AssociativeRecall(pairs=3, keys=8, values=8)
+    task = AssociativeRecall()
     return trained(task, seed=1), task.sample(stream(1, "survey"), 256, "test")
 
 

@@ -19,8 +19,8 @@ from toylab.batches import fresh, next_token_loss, pad
 from toylab.model import ModelConfig, Transformer
 from toylab.train import TrainConfig, train
 
-GENERAL = ModelConfig(positions="rotary")
-"""A small model that learns most tasks: of the encodings, rotary asks for the least luck with places."""
+GENERAL = ModelConfig(positions="learned")
+"""A small model; learned positions found the induction head on every seed tried, the other encodings on some."""
 UNTIL_SOLVED = TrainConfig(steps=5000, stop_at=0.995, cooldown=200)
 """Train until 995 in 1000 of the scored tokens are right on held-out rows."""
 
