@@ -134,7 +134,7 @@ def test_show_takes_the_settings_of_the_task_in_any_place(call):
 
 def test_check_tells_every_law_of_a_task_of_anybody(call, tmp_path, monkeypatch):
     """A file in the current folder is enough, and a law that it breaks is told with the place to look at."""
-    source = examples()[-1]
+    source = examples()[3]
     (tmp_path / "sound_task.py").write_text(source)
     (tmp_path / "broken_task.py").write_text(source.replace("self.length - 1 - i", "self.length + 1 + i"))
     monkeypatch.chdir(tmp_path)

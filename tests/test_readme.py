@@ -12,9 +12,9 @@ README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8"
 
 
 def examples() -> tuple[str, ...]:
-    """All that is marked as Python: the first steps, a sweep, the same on Slurm, and a task of one's own."""
-    first, sweeping, on_slurm, task = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    return first, sweeping, on_slurm, task
+    """All that is marked as Python: the first steps, a sweep, the same on Slurm, a task and a probe of one's own."""
+    first, sweeping, on_slurm, task, probe = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    return first, sweeping, on_slurm, task, probe
 
 
 def test_the_python_example_runs(capsys):
@@ -31,6 +31,12 @@ def test_the_sweep_in_python_runs(tmp_path, monkeypatch):
     exec(example, names)
     assert [row["settings.model.positions"] for row in names["rows"]] == ["none", "rotary"]
     assert names["rows"] == load_runs("runs/mine")
+
+
+def test_the_wrong_probe_is_caught(capsys):
+    exec(examples()[4], {})
+    found = capsys.readouterr().out
+    assert re.match(r"([5-9]|1\d)/14 ", found), found
 
 
 def test_the_example_for_slurm_is_python():

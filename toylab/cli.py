@@ -1,4 +1,4 @@
-"""The command line: `toylab list | show | check | train | run | sweep | table | plot | claims | report`.
+"""The command line: `toylab list | show | check | train | calibrate | run | sweep | table | plot | claims | report`.
 
 Exit codes: 0 when it ran, whatever the verdicts; 2 for a mistake in what was asked, with a short message on stderr;
 1 for a failure of ours, or a task that breaks laws; 130 after Ctrl-C. Heavy imports wait until a command needs them,
@@ -86,6 +86,14 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, default=None, help="a file to keep the model in, such as model.safetensors"
     )
     command.set_defaults(action=_train, parser=command)
+
+    command = commands.add_parser("calibrate", help="try the probes on cases of which the truth is known")
+    command.add_argument("probe", metavar="PROBE", nargs="*", help="which in detail (default: a table of all)")
+    command.add_argument("--seed", type=int, default=0, help="of the cases")
+    command.add_argument("--each", type=int, default=10, help="cases of a kind, half of which are held back")
+    command.add_argument("--workers", type=int, default=2, help="parallel processes, of one thread each")
+    command.add_argument("--json", action="store_true", help="as a list of JSON objects, with all cases")
+    command.set_defaults(action=_calibrate)
 
     command = commands.add_parser("run", help="run a study, or go on with it", add_help=False)
     _study_of(command)
@@ -216,6 +224,24 @@ def _train(options: argparse.Namespace, rest: list[str]) -> None:
     if options.out is not None:
         save_model(options.out, model)
     print(survey(model, chosen.task.sample(tasks.stream(chosen.seed, "survey"), 256, "test")))
+
+
+def _calibrate(options: argparse.Namespace, rest: list[str]) -> None:
+    for name, least in (("seed", 0), ("each", 2), ("workers", 1)):
+        if getattr(options, name) < least:
+            raise ValueError(f"{name}={getattr(options, name)}: must be at least {least}")
+
+    from toylab.calibration import as_json, calibrate_all, names, table
+
+    found = calibrate_all(options.probe or names(), options.seed, options.each, options.workers)
+    if options.json:
+        print(json.dumps([as_json(one) for one in found], indent=1, ensure_ascii=False))
+    elif options.probe:
+        print("\n\n".join(str(one) for one in found))
+    else:
+        print(table(found))
+        print("Clean plants found and look-alikes found, held back from setting the bar, with 95 %")
+        print("intervals in percent; the noise at which half are missed. More: toylab calibrate PROBE")
 
 
 def _run(options: argparse.Namespace, rest: list[str]) -> None:

@@ -1,0 +1,131 @@
+"""Laws of the grafts: a disguise changes no logit, a blend goes from all to nothing."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from probes import link_mass
+from tasks import AssociativeRecall, ContextualCounting, Parity
+from toylab import evaluate
+from toylab.circuits import contextual_counter, induction_head, iteration_head
+from toylab.grafts import blended, deepened, rotated, rotated_stream, widened
+from toylab.model import ModelConfig, Transformer
+
+TASK = AssociativeRecall(pairs=3, keys=6, values=5)
+rngs = st.integers(0, 2**32 - 1).map(np.random.default_rng)
+few = settings(deadline=None, max_examples=12)
+
+
+def tokens(rng: np.random.Generator) -> torch.Tensor:
+    return torch.from_numpy(TASK.sample(rng, 8).tokens)
+
+
+def same(model: Transformer, other: Transformer, x: torch.Tensor) -> bool:
+    with torch.no_grad():
+        return torch.allclose(model(x), other(x), rtol=1e-9, atol=1e-9)
+
+
+@few
+@given(rngs, st.integers(1, 4), st.data())
+def test_heads_beside_it_change_nothing_and_attend_elsewhere(rng, heads, data):
+    at, model = data.draw(st.integers(0, heads - 1)), induction_head(TASK).double()
+    grown = widened(model, heads, at, rng).double()
+    assert same(model, grown, tokens(rng))
+    batch = TASK.sample(rng, 8)
+    mass = link_mass(evaluate.patterns(grown, batch)[1], batch.links["induction"])
+    assert mass[at] > 0.999
+    assert all(mass[h] < 0.9 for h in range(heads) if h != at)
+
+
+@few
+@given(rngs, st.integers(0, 2))
+def test_an_idle_layer_changes_nothing_wherever_it_stands(rng, before):
+    model = induction_head(TASK).double()
+    grown = deepened(model, before, rng)
+    assert same(model, grown, tokens(rng))
+    assert len(grown.blocks) == 3
+    for block in range(3):  # all but the idle one are needed
+        cut = deepened(model, before, np.random.default_rng(0))
+        cut.blocks[block].attn.output.weight.data.zero_()
+        assert same(model, cut, tokens(rng)) == (block == before)
+
+
+@few
+@given(rngs)
+def test_another_basis_changes_no_logit_and_every_coordinate(rng):
+    model = iteration_head(Parity(lengths=(1, 4))).double()
+    batch = Parity(lengths=(1, 4)).sample(rng, 8)
+    turned = rotated(model, rng)
+    assert same(model, turned, torch.from_numpy(batch.tokens))
+    assert (turned.embedding.weight.abs() > 0).float().mean() > 0.99
+    assert (model.embedding.weight.abs() > 0).float().mean() < 0.1
+
+
+@few
+@given(rngs, st.sampled_from(["begin", "bracket"]))
+def test_another_basis_passes_through_the_norms_of_the_counter(rng, bias):
+    task = ContextualCounting(length=20, regions=3)
+    x = torch.from_numpy(task.sample(rng, 6).tokens[:, :21])
+    model = contextual_counter(3, 21, bias=bias)
+    with torch.no_grad():
+        before, after = model(x), rotated_stream(model, rng)(x)
+    assert torch.allclose(before, after, atol=1e-6 * before.abs().max())
+
+
+@pytest.mark.parametrize("norm", ["pre", "post", "entry", "none"])
+@pytest.mark.parametrize("positions", ["none", "learned", "rotary", "alibi"])
+def test_any_fresh_model_can_be_turned(norm, positions):
+    config = ModelConfig(norm=norm, positions=positions)
+    model = Transformer(config, 7, 9).double()
+    for module in model.modules():  # norms of equal weights and no biases are what a basis cannot be read from
+        if isinstance(module, torch.nn.LayerNorm):
+            module.bias.data.zero_()
+    x = torch.randint(7, (4, 9), generator=torch.Generator().manual_seed(0))
+    assert same(model, rotated(model, np.random.default_rng(0)), x)
+
+
+def test_what_cannot_be_grafted_is_refused():
+    rng = np.random.default_rng(0)
+    two = Transformer(ModelConfig(positions="learned"), 7, 9)
+    with pytest.raises(ValueError, match="heads=2"):
+        widened(two, 3, 0, rng)
+    with pytest.raises(ValueError, match="at=3"):
+        widened(induction_head(TASK), 3, 3, rng)
+    with pytest.raises(ValueError, match="norm=post"):
+        deepened(Transformer(ModelConfig(norm="post"), 7, 9), 0, rng)
+    two.blocks[0].ln1.weight.data[0] = 2
+    with pytest.raises(ValueError, match="mark a basis"):
+        rotated(two, rng)
+    with pytest.raises(ValueError, match=r"noise=1\.5"):
+        blended(two, 1.5, rng)
+
+
+@few
+@given(rngs, st.floats(0, 1))
+def test_a_blend_trades_weights_for_numbers_of_the_same_size(rng, noise):
+    model = induction_head(TASK)
+    mixed = blended(model, noise, rng)
+    for name, weight in model.state_dict().items():
+        size, rest = weight.norm(), mixed.state_dict()[name] - (1 - noise) * weight
+        assert rest.norm() == pytest.approx(float(noise * size), rel=0.35, abs=1e-5)
+    assert all(torch.equal(a, b) for a, b in zip(blended(model, 0, rng).parameters(), model.parameters(), strict=True))
+
+
+def test_a_blend_leaves_the_model_itself_alone():
+    model = induction_head(TASK)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    for graft in (lambda r: blended(model, 0.5, r), lambda r: rotated(model, r), lambda r: deepened(model, 1, r)):
+        graft(np.random.default_rng(0))
+        assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_tied_unembedding_turns_with_its_embedding():
+    model = Transformer(replace(ModelConfig(norm="none", positions="learned"), unembedding="tied"), 7, 9).double()
+    x = torch.arange(7)[None]
+    turned = rotated(model, np.random.default_rng(1))
+    assert same(model, turned, x)
+    assert turned.unembedding.weight is turned.embedding.weight

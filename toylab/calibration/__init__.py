@@ -1,0 +1,353 @@
+"""How far can a detector be trusted? Its hits on planted truth, its false alarms on look-alikes, and where it breaks.
+
+A detector gives a number to something it is shown, and says "found" from a bar on. Here it is shown *plants*, in which
+the mechanism is present by construction (written by hand, disguised, blended with noise), and *controls*, in which it
+is absent by construction. Half of the cases say which bars do best; hits and false alarms are reported on the others.
+
+    toylab calibrate                      # the table of all detectors
+    toylab calibrate induction-head       # one of them: kinds of cases, operating curve, noise
+
+A probe of your own is tried on the same cases: `calibrate(replace(detectors()["induction-head"], look=mine))`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from multiprocessing import get_context
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from tasks import stream
+from toylab.names import unknown
+from toylab.runs import single_thread
+from toylab.statistics import wilson
+
+LEVELS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
+"""Shares of noise at which plants are tried besides 0."""
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """What a detector is shown.
+
+    Attributes:
+        shown: whatever the detector looks at.
+        works: how well the planted mechanism still does its work, from 0 to 1; None where there is no such thing.
+    """
+
+    shown: Any
+    works: float | None = None
+
+
+Plant = Callable[[np.random.Generator, float], Exhibit]
+"""From a source of randomness and a share of noise to an exhibit that has the mechanism."""
+Control = Callable[[np.random.Generator], Exhibit]
+"""From a source of randomness to an exhibit that has not."""
+
+
+@dataclass(frozen=True)
+class Detector:
+    """A probe with its bar, and the cases on which it is tried.
+
+    Attributes:
+        name: in kebab case.
+        asks: the question that it answers.
+        score: what its number is.
+        look: from what is shown to the number; higher speaks for the mechanism.
+        bar: the number from which it says "found".
+        plants: kinds of exhibits that have the mechanism.
+        controls: kinds of exhibits that have not.
+        deceivers: kinds that have not, and of which it is known that this detector cannot tell; reported apart.
+    """
+
+    name: str
+    asks: str
+    score: str
+    look: Callable[[Any], float]
+    bar: float
+    plants: Mapping[str, Plant]
+    controls: Mapping[str, Control]
+    deceivers: Mapping[str, Control]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One exhibit and what the detector made of it.
+
+    Attributes:
+        group: "plant", "control" or "deceiver".
+        kind: which of them.
+        noise: the share blended into a plant.
+        held: whether the case was held back from setting the bar.
+        score: the detector's number.
+        works: see `Exhibit`.
+    """
+
+    group: str
+    kind: str
+    noise: float
+    held: bool
+    score: float
+    works: float | None
+
+
+@dataclass(frozen=True)
+class Rate:
+    """So many of so many."""
+
+    count: int
+    of: int
+
+    @property
+    def share(self) -> float:
+        return self.count / self.of if self.of else math.nan
+
+    def __str__(self) -> str:
+        """With the 95 % interval in percent."""
+        if not self.of:
+            return "-"
+        low, high = wilson(self.count, self.of)
+        return f"{self.count}/{self.of} [{100 * low:.0f}-{100 * high:.0f}]"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """All cases of one detector, and what follows from them."""
+
+    detector: Detector
+    cases: tuple[Case, ...]
+
+    def rate(self, bar: float | None = None, **wanted: Any) -> Rate:
+        """How many of the cases with these attributes reach a bar, the detector's own if none is given."""
+        bar = self.detector.bar if bar is None else bar
+        scores = [case.score for case in self.cases if all(getattr(case, k) == v for k, v in wanted.items())]
+        return Rate(sum(score >= bar for score in scores), len(scores))
+
+    @property
+    def hits(self) -> Rate:
+        """On clean plants that were held back."""
+        return self.rate(group="plant", noise=0.0, held=True)
+
+    @property
+    def false_alarms(self) -> Rate:
+        """On controls that were held back."""
+        return self.rate(group="control", held=True)
+
+    @property
+    def best_bars(self) -> tuple[float, float]:
+        """The bars that do best on the cases not held back: all above the first number, up to the second.
+
+        Best is the largest difference between the shares of clean plants and of controls that are "found".
+        """
+        scores = sorted({c.score for c in self.cases if not c.held and c.noise == 0 and c.group != "deceiver"})
+        gain = {
+            bar: self.rate(bar, group="plant", noise=0.0, held=False).share
+            - self.rate(bar, group="control", held=False).share
+            for bar in scores
+        }
+        best = max(gain, key=gain.__getitem__)  # the lowest of the best; those next to it may do as well
+        last = best
+        for bar in scores[scores.index(best) :]:
+            if gain[bar] < gain[best]:
+                break
+            last = bar
+        below = scores.index(best) - 1
+        return (scores[below] if below >= 0 else -math.inf), last
+
+    @property
+    def levels(self) -> list[float]:
+        """The shares of noise at which plants were tried."""
+        return sorted({case.noise for case in self.cases})
+
+    def working(self, noise: float) -> float | None:
+        """How well the plants do their work at a share of noise, on average."""
+        held = [c.works for c in self.cases if c.group == "plant" and c.noise == noise and c.works is not None]
+        return sum(held) / len(held) if held else None
+
+    @property
+    def breaks(self) -> float | None:
+        """The lowest share of noise at which less than half of the plants are found; None if there is none."""
+        return next((x for x in self.levels if self.rate(group="plant", noise=x).share < 0.5), None)
+
+    @property
+    def stops_working(self) -> float | None:
+        """The lowest share of noise at which the plants do less than half of their work; None if unknown or never."""
+        return next((x for x in self.levels if (self.working(x) if self.working(x) is not None else 1.0) < 0.5), None)
+
+    def __str__(self) -> str:
+        one = self.detector
+        low, high = self.best_bars
+        lines = [
+            f"{one.name}: {one.asks}",
+            f"found from {one.bar:g} on; the score is {one.score}",
+            f"bars that do best on one half of the cases: above {low:.3f}, up to {high:.3f}; on the other half:",
+            f"hits {self.hits} %, false alarms {self.false_alarms} %",
+            "",
+        ]
+        lines.append(f"{'all cases':<11} {'kind':<36} {'found [%]':<16} lowest to highest score")
+        for group in ("plant", "control", "deceiver"):
+            for kind in dict.fromkeys(case.kind for case in self.cases if case.group == group):
+                scores = [c.score for c in self.cases if c.group == group and c.kind == kind and c.noise == 0]
+                found = self.rate(group=group, kind=kind, noise=0.0)
+                lines.append(f"{group:<11} {kind:<36} {found!s:<16} {min(scores):.3f} to {max(scores):.3f}")
+        lines += ["", "noise   found [%]         plants still do their work"]
+        for noise in self.levels:
+            works = self.working(noise)
+            does = "-" if works is None else f"{works:.2f}"
+            lines.append(f"{100 * noise:>4.0f} %  {self.rate(group='plant', noise=noise)!s:<16} {does}")
+        lines += ["", "bar     hits [%]          false alarms [%]"]
+        scores = sorted(c.score for c in self.cases if c.held and c.noise == 0 and c.group != "deceiver")
+        for bar in sorted({*np.quantile(scores, np.linspace(0, 1, 9)).round(3).tolist(), one.bar}):
+            hits, alarms = (
+                self.rate(bar, group="plant", noise=0.0, held=True),
+                self.rate(bar, group="control", held=True),
+            )
+            lines.append(f"{bar:>6.3f}  {hits!s:<16}  {alarms}" + ("   <- in use" if bar == one.bar else ""))
+        return "\n".join(lines)
+
+
+def calibrate(
+    detector: Detector, *, seed: int = 0, each: int = 10, levels: Sequence[float] = LEVELS, progress: bool = False
+) -> Calibration:
+    """Show a detector its cases.
+
+    Args:
+        seed: of all cases; every one draws from a stream of its own, so that more of them leave the others as they are.
+        each: cases of a kind, of which every second one is held back; half as many at each share of noise.
+        levels: shares of noise at which plants are tried, besides 0.
+        progress: whether a bar is shown.
+
+    Raises:
+        ValueError: for fewer than two cases a kind, which cannot be halved.
+    """
+    if each < 2:
+        raise ValueError(f"each={each}: give at least 2 cases a kind, one to set the bar and one to try it on")
+    plan: list[tuple[str, str, float, int]] = []
+    for noise in (0.0, *levels):
+        repeats = each if noise == 0 else max(1, each // 2)
+        plan += [("plant", kind, noise, number) for kind in detector.plants for number in range(repeats)]
+    for group, kinds in (("control", detector.controls), ("deceiver", detector.deceivers)):
+        plan += [(group, kind, 0.0, number) for kind in kinds for number in range(each)]
+    cases = []
+    for group, kind, noise, number in tqdm(plan, desc=detector.name, disable=None if progress else True, leave=False):
+        rng = stream(seed, f"{detector.name}, {group}, {kind}, {noise}, {number}")
+        if group == "plant":
+            exhibit = detector.plants[kind](rng, noise)
+        else:
+            exhibit = (detector.controls if group == "control" else detector.deceivers)[kind](rng)
+        score = float(detector.look(exhibit.shown)) + 0.0  # no -0
+        cases.append(Case(group, kind, noise, number % 2 == 1, score, exhibit.works))
+    return Calibration(detector, tuple(cases))
+
+
+def calibrate_all(chosen: Sequence[str], seed: int = 0, each: int = 10, workers: int = 2) -> list[Calibration]:
+    """Detectors of ours, each shown its cases, in parallel processes of one thread (or in this one, for one worker).
+
+    Raises:
+        ValueError: for a name that there is not.
+    """
+    known = [detector(name) for name in chosen]  # a mistake is met before the work
+    if workers == 1:
+        return [calibrate(one, seed=seed, each=each, progress=True) for one in known]
+    # Spawned, not forked: a forked child inherits torch's thread pool in an undefined state.
+    pool = ProcessPoolExecutor(min(workers, len(chosen)), get_context("spawn"), single_thread)
+    try:
+        jobs = {pool.submit(_cases, name, seed, each): name for name in chosen}
+        done = {}
+        for job in tqdm(as_completed(jobs), total=len(jobs), desc="probes", disable=None, leave=False):
+            done[jobs[job]] = job.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return [Calibration(one, done[one.name]) for one in known]
+
+
+def _cases(name: str, seed: int, each: int) -> tuple[Case, ...]:
+    return calibrate(detector(name), seed=seed, each=each).cases
+
+
+_HOMES = {
+    "iteration-head": "attention",
+    "induction-head": "attention",
+    "region-probe": "counting",
+    "bias-token": "counting",
+    "circuit": "counting",
+    "null-space-lift": "geometry",
+    "cluster-separation": "geometry",
+    "first-token-substitution": "geometry",
+    "sae-feature": "geometry",
+}
+
+
+def detectors() -> dict[str, Detector]:
+    """All detectors of ours, by name."""
+    return {name: detector(name) for name in _HOMES}
+
+
+def names() -> tuple[str, ...]:
+    """The names of all detectors of ours."""
+    return tuple(_HOMES)
+
+
+def detector(name: str) -> Detector:
+    """One detector of ours.
+
+    Raises:
+        ValueError: for a name that there is not, with the nearest.
+    """
+    if name not in _HOMES:
+        raise unknown("probe", name, _HOMES)
+    return import_module(f"toylab.calibration.{_HOMES[name]}").DETECTORS[name]
+
+
+def table(calibrations: Sequence[Calibration]) -> str:
+    """One line a detector: its bar, hits and false alarms with their 95 % intervals in percent, and where it breaks.
+
+    "noise" is the share from which on less than half of the plants are found.
+    """
+    head = ("probe", "bar", "best bars", "hits", "false alarms", "noise")
+    rows = [head]
+    for one in calibrations:
+        low, high = one.best_bars
+        rows.append(
+            (
+                one.detector.name,
+                f"{one.detector.bar:g}",
+                f"{low:.2f}-{high:.2f}",
+                str(one.hits),
+                str(one.false_alarms),
+                _percent(one.breaks),
+            )
+        )
+    widths = [max(len(row[k]) for row in rows) for k in range(len(head))]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def as_json(one: Calibration) -> dict[str, Any]:
+    """All that was found, for programs."""
+    return {
+        "probe": one.detector.name,
+        "asks": one.detector.asks,
+        "score": one.detector.score,
+        "bar": one.detector.bar,
+        "best_bars": list(one.best_bars),
+        "hits": _interval(one.hits),
+        "false_alarms": _interval(one.false_alarms),
+        "noise_that_breaks_it": one.breaks,
+        "noise_that_breaks_the_plants": one.stops_working,
+        "cases": [asdict(case) for case in one.cases],
+    }
+
+
+def _interval(rate: Rate) -> dict[str, int | float]:
+    low, high = wilson(rate.count, rate.of)
+    return {"count": rate.count, "of": rate.of, "low": low, "high": high}
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.0f} %"

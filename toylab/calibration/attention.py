@@ -1,0 +1,341 @@
+"""Iteration heads and induction heads: circuits written by hand and disguised, against heads that look like them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from probes import find_iteration_head, link_mass
+from tasks import ITERATED_MAPS, AssociativeRecall, Batch, IteratedMap, ModularSum, Parity
+from toylab import evaluate
+from toylab.batches import fresh, next_token_loss, pad
+from toylab.calibration import Control, Detector, Exhibit, Plant
+from toylab.circuits import induction_head, iteration_head
+from toylab.grafts import blended, deepened, rotated, widened
+from toylab.model import ModelConfig, Transformer
+from toylab.train import TrainConfig, train
+
+Pattern = Float[Tensor, "batch head query key"]
+Place = tuple[int, int]
+Keys = Int[np.ndarray, "batch query"]
+
+
+@dataclass(frozen=True)
+class Attended:
+    """Attention patterns on some batches, and where the head stands if there is one.
+
+    Attributes:
+        patterns: of each batch, (batch, head, query, key) of each layer; iteration heads need several lengths.
+        batches: with the links of the task.
+        place: (layer, head) that was planted; None in a control.
+    """
+
+    patterns: tuple[list[Tensor], ...]
+    batches: tuple[Batch, ...]
+    place: Place | None = None
+
+
+def sees_iteration(shown: Attended) -> float:
+    """The largest part of all three bars of `find_iteration_head` that a head passes, up to 1.1 of them.
+
+    0 if none passes any, or another head than the planted one does.
+    """
+    lengths = range(len(shown.batches))
+    patterns = {n: shown.patterns[n] for n in lengths}
+    links = {n: shown.batches[n].links for n in lengths}
+    for tenths in range(11, 0, -1):
+        part = tenths / 10
+        bars = {"carry_bar": 0.9 * part, "stop_bar": 0.5 * part, "end_of_input_bar": 0.25 * part}
+        found = find_iteration_head(patterns, links, **bars)
+        if found.found and shown.place in (None, (found.layer, found.head)):
+            return part
+    return 0.0
+
+
+def sees_induction(shown: Attended) -> float:
+    """The most link mass that a head behind the first layer has, 0 if it is not the planted one."""
+    mass = {
+        (layer, head): value
+        for layer, pattern in enumerate(shown.patterns[0])
+        for head, value in enumerate(link_mass(pattern, shown.batches[0].links["induction"]).tolist())
+        if layer
+    }
+    if not mass:
+        return 0.0  # a single layer has no head behind another
+    best = max(mass, key=mass.__getitem__)
+    return mass[best] if shown.place in (None, best) else 0.0
+
+
+# Plants --------------------------------------------------------------------------------------------------------------
+
+
+def _iterated(rng: np.random.Generator) -> tuple[IteratedMap, tuple[Batch, ...]]:
+    """A task of some size, and inputs of three lengths."""
+    kind = ITERATED_MAPS[rng.integers(len(ITERATED_MAPS))]
+    longest = int(rng.integers(5, 10))
+    task = kind(lengths=(2, longest))
+    lengths = (longest - 2, longest - 1, longest)
+    return task, tuple(task.batch(rng.choice(task.inputs, size=(12, n)), np.full(12, n)) for n in lengths)
+
+
+def _recall(rng: np.random.Generator) -> tuple[AssociativeRecall, tuple[Batch, ...]]:
+    """A task of some size, and some rows."""
+    task = AssociativeRecall(
+        pairs=int(rng.integers(3, 7)), keys=int(rng.integers(8, 20)), values=int(rng.integers(6, 20))
+    )
+    return task, (task.sample(rng, 24),)
+
+
+_CIRCUITS = {"iteration": (_iterated, iteration_head), "induction": (_recall, induction_head)}
+
+
+def _planted(name: str, heads: bool, layers: bool, basis: bool) -> Plant:
+    draw, write = _CIRCUITS[name]
+
+    def plant(rng: np.random.Generator, noise: float) -> Exhibit:
+        task, batches = draw(rng)
+        model, place = write(task), (1, 0)
+        if heads:
+            many = int(rng.integers(2, 5))
+            place = (1, int(rng.integers(many)))
+            model = widened(model, many, place[1], rng)
+        if layers:
+            before = int(rng.integers(3))
+            place = (1 + (before <= 1), place[1])
+            model = deepened(model, before, rng)
+        if basis:
+            model = rotated(model, rng)
+        model = blended(model, noise, rng)
+        works = evaluate.accuracy(model, dict(enumerate(batches))).token
+        return Exhibit(Attended(tuple(evaluate.patterns(model, batch) for batch in batches), batches, place), works)
+
+    return plant
+
+
+def _plants(name: str) -> dict[str, Plant]:
+    return {
+        "as written": _planted(name, False, False, False),
+        "other heads beside it": _planted(name, True, False, False),
+        "an idle layer": _planted(name, False, True, False),
+        "rotated basis": _planted(name, False, False, True),
+        "heads, layer and basis": _planted(name, True, True, True),
+    }
+
+
+# Controls ------------------------------------------------------------------------------------------------------------
+
+
+def _random_weights(draw: Callable) -> Control:
+    def control(rng: np.random.Generator) -> Exhibit:
+        task, batches = draw(rng)
+        config = ModelConfig(layers=int(rng.integers(2, 4)), heads=int(rng.choice([1, 2, 4])), positions="learned")
+        model = Transformer.for_task(task, config, int(rng.integers(2**31)))
+        with torch.no_grad():
+            for block in model.blocks:  # from nearly even attention to nearly one-hot
+                block.attn.query.weight.mul_(float(rng.uniform(1, 20)))
+        return Exhibit(Attended(tuple(evaluate.patterns(model, batch) for batch in batches), batches))
+
+    return control
+
+
+def _shuffled_links(draw: Callable, write: Callable) -> Control:
+    def control(rng: np.random.Generator) -> Exhibit:
+        task, batches = draw(rng)
+        model = write(task)
+        patterns = tuple(evaluate.patterns(model, batch) for batch in batches)
+        return Exhibit(Attended(patterns, tuple(replace(b, links=_shuffled(b.links, rng)) for b in batches)))
+
+    return control
+
+
+def _shuffled(links: Mapping[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Every query of a link is given some key at or before it."""
+    found = {}
+    for name, edges in links.items():
+        keys = (rng.random(len(edges)) * (edges[:, 1] + 1)).astype(int)
+        found[name] = np.stack([edges[:, 0], edges[:, 1], keys], axis=1)
+    return found
+
+
+def _look_alike(draw: Callable, write: Callable, rule: Callable[[Batch, np.random.Generator], Keys]) -> Control:
+    """The true circuit, whose second layer looks where `rule` says instead, with up to a fifth of it spread evenly."""
+
+    def control(rng: np.random.Generator) -> Exhibit:
+        task, batches = draw(rng)
+        model, spread = write(task), float(rng.uniform(0, 0.2))
+        state = rng.bit_generator.state
+        patterns = []
+        for batch in batches:
+            rng.bit_generator.state = state  # a rule that draws something draws the same for every batch
+            first, second = evaluate.patterns(model, batch)
+            patterns.append([first, _one_hot(rule(batch, rng), second, spread)])
+        return Exhibit(Attended(tuple(patterns), batches))
+
+    return control
+
+
+def _one_hot(keys: Keys, like: Pattern, spread: float) -> Pattern:
+    places = torch.arange(like.shape[2])
+    keys = np.clip(keys, 0, np.arange(like.shape[2]))
+    even = (places[:, None] >= places).to(like) / (places[:, None] + 1)
+    chosen = torch.nn.functional.one_hot(torch.from_numpy(keys), like.shape[3]).to(like)
+    return ((1 - spread) * chosen + spread * even)[:, None]
+
+
+def _places(batch: Batch) -> Keys:
+    return np.broadcast_to(np.arange(batch.tokens.shape[1]), batch.tokens.shape)
+
+
+def _end_of_input(batch: Batch, rng: np.random.Generator) -> Keys:
+    edges = batch.links["end of input"]
+    at = np.zeros(len(batch.tokens), dtype=int)
+    at[edges[:, 0]] = edges[:, 2]
+    return np.broadcast_to(at[:, None], batch.tokens.shape)
+
+
+def _carried(batch: Batch) -> Keys:
+    keys = np.zeros(batch.tokens.shape, dtype=int)
+    row, query, key = batch.links["carry"].T
+    keys[row, query] = key
+    return keys
+
+
+def _carry_and_no_stop(batch: Batch, rng: np.random.Generator) -> Keys:
+    """The diagonal without its end: where the end of the input is due, the first input is read."""
+    return _carried(batch)
+
+
+def _carry_one_late(batch: Batch, rng: np.random.Generator) -> Keys:
+    keys = _carried(batch) - 1
+    row, query, key = batch.links["stop"].T
+    keys[row, query] = key
+    return keys
+
+
+def _fixed_offset(batch: Batch, rng: np.random.Generator) -> Keys:
+    return _places(batch) - int(rng.integers(4, 9))
+
+
+def _last_like_it(batch: Batch, rng: np.random.Generator) -> Keys:
+    """The last earlier place with the same token."""
+    tokens = batch.tokens
+    places = np.arange(tokens.shape[1])
+    same = (tokens[:, :, None] == tokens[:, None, :]) & (places[:, None] > places)
+    return np.where(same, places, -1).max(axis=2)
+
+
+def _one_value(batch: Batch, rng: np.random.Generator) -> Keys:
+    """A value drawn at random among those that stand before the first query."""
+    pairs = batch.labels["pairs"][:, None]
+    return 2 * (rng.random(batch.tokens.shape) * pairs).astype(int) + 1
+
+
+def _no_end_found(rng: np.random.Generator) -> Exhibit:
+    """The second layer of the circuit behind a first that looks evenly at everything."""
+    task, batches = _iterated(rng)
+    patterns = []
+    for batch in batches:
+        first, second = evaluate.patterns(iteration_head(task), batch)
+        patterns.append([_one_hot(_places(batch), first, 1.0), second])
+    return Exhibit(Attended(tuple(patterns), batches))
+
+
+def _in_the_first_layer(rng: np.random.Generator) -> Exhibit:
+    """The pattern of the circuit with its layers exchanged."""
+    task, batches = _iterated(rng)
+    return Exhibit(Attended(tuple(evaluate.patterns(iteration_head(task), b)[::-1] for b in batches), batches))
+
+
+@lru_cache(maxsize=2)
+def _trained_at_one_length(seed: int) -> tuple[IteratedMap, Transformer]:
+    """A model that has seen inputs of length 6 alone: it need not iterate, and fails on others."""
+    task = ModularSum(p=2, lengths=6) if seed % 2 else Parity(lengths=6)
+    longer = replace(task, lengths=(2, 9))
+    model = Transformer.for_task(longer, ModelConfig(positions="learned"), seed)
+    train(model, next_token_loss, fresh(task, seed, 64, layout=pad), TrainConfig(steps=400, rows=64))
+    return longer, model
+
+
+def _one_length(rng: np.random.Generator) -> Exhibit:
+    task, model = _trained_at_one_length(int(rng.integers(2)))
+    batches = tuple(task.batch(rng.choice(task.inputs, size=(12, n)), np.full(12, n)) for n in (5, 6, 8))
+    works = evaluate.accuracy(model, {0: batches[0], 2: batches[2]}).sequence
+    return Exhibit(Attended(tuple(evaluate.patterns(model, batch) for batch in batches), batches), works)
+
+
+@lru_cache(maxsize=2)
+def _trained_with_one_layer(seed: int) -> tuple[AssociativeRecall, Transformer]:
+    """A model without a layer for a previous-token head to stand in."""
+    task = AssociativeRecall()
+    model = Transformer.for_task(task, ModelConfig(positions="learned", layers=1, heads=4), seed)
+    train(model, next_token_loss, fresh(task, seed, 64, layout=pad), TrainConfig(steps=400, rows=64))
+    return task, model
+
+
+def _one_layer(rng: np.random.Generator) -> Exhibit:
+    """Its pattern is shown as that of a second layer, or nothing would be looked at."""
+    task, model = _trained_with_one_layer(int(rng.integers(2)))
+    batch = task.sample(rng, 24)
+    (pattern,) = evaluate.patterns(model, batch)
+    works = evaluate.accuracy(model, {0: batch}).token
+    return Exhibit(Attended(([pattern, pattern],), (batch,)), works)
+
+
+def _previous(batch: Batch, rng: np.random.Generator) -> Keys:
+    return _places(batch) - 1
+
+
+def _before_the_value(batch: Batch, rng: np.random.Generator) -> Keys:
+    """The earlier place of the same key, one too early for an induction head."""
+    return _last_like_it(batch, rng)
+
+
+_ITERATION, _INDUCTION = _CIRCUITS["iteration"], _CIRCUITS["induction"]
+
+DETECTORS = {
+    "iteration-head": Detector(
+        name="iteration-head",
+        asks="does a head read x_t when s_t is due, and the end of the input when all are written?",
+        score="the part of its three bars that a head passes",
+        look=sees_iteration,
+        bar=1.0,
+        plants=_plants("iteration"),
+        controls={
+            "random weights": _random_weights(_iterated),
+            "shuffled links": _shuffled_links(*_ITERATION),
+            "a fixed distance back": _look_alike(*_ITERATION, _fixed_offset),
+            "the previous token": _look_alike(*_ITERATION, _previous),
+            "the end of the input": _look_alike(*_ITERATION, _end_of_input),
+            "x_t, and x_1 instead of the end": _look_alike(*_ITERATION, _carry_and_no_stop),
+            "x_(t-1) instead of x_t": _look_alike(*_ITERATION, _carry_one_late),
+            "no head before it finds the end": _no_end_found,
+            "layers exchanged": _in_the_first_layer,
+            "trained at one length": _one_length,
+        },
+        deceivers={},
+    ),
+    "induction-head": Detector(
+        name="induction-head",
+        asks="does a head look for the value that stood behind an earlier occurrence of its token?",
+        score="attention on that value, of the best head behind the first layer",
+        look=sees_induction,
+        bar=0.5,
+        plants=_plants("induction"),
+        controls={
+            "random weights": _random_weights(_recall),
+            "shuffled links": _shuffled_links(*_INDUCTION),
+            "the previous token": _look_alike(*_INDUCTION, _previous),
+            "the earlier place of its token": _look_alike(*_INDUCTION, _before_the_value),
+            "any of the values": _look_alike(*_INDUCTION, _one_value),
+            "a fixed distance back": _look_alike(*_INDUCTION, _fixed_offset),
+            "trained with one layer": _one_layer,
+        },
+        deceivers={},
+    ),
+}

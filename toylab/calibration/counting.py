@@ -1,0 +1,441 @@
+"""Counting models: is a region readable, what does a query compare with, by which circuit does it answer?
+
+Some plants are the counter written by hand, turned and blended with noise. The others are made at the level at which
+the detector looks: codes of a region, attention patterns, and readers whose answers can be broken key by key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from probes import block_keys, linear_probe, mass_by_class, name_bias, name_circuit, watch
+from tasks import ContextualCounting
+from tasks.counting import ONE
+from toylab.calibration import Control, Detector, Exhibit, Plant
+from toylab.circuits import contextual_counter
+from toylab.counting import Strings, logits, strings
+from toylab.counting_circuits import COUNTED, find_circuits, floor, key_classes
+from toylab.encoder_decoder import EncoderDecoder
+from toylab.grafts import blended, rotated_stream
+
+
+def _strings(rng: np.random.Generator, rows: int = 384) -> Strings:
+    regions = int(rng.integers(2, 5))
+    task = ContextualCounting(length=int(rng.integers(24, 41)), regions=regions)
+    return strings(task, task.sample(rng, rows))
+
+
+def _counter(
+    rng: np.random.Generator, asked: Strings, noise: float, bias: Literal["begin", "bracket"]
+) -> EncoderDecoder:
+    half = float(rng.uniform(4, 20))
+    model = contextual_counter(asked.counts.shape[1], asked.tokens.shape[1], bias=bias, half=half)
+    return blended(rotated_stream(model, rng), noise, rng)
+
+
+# Region probes -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Coded:
+    """Features of the ones in some strings, the region of each, and the string of each."""
+
+    features: Float[Tensor, "token feature"]
+    regions: Int[Tensor, " token"]
+    groups: Int[Tensor, " token"]
+    seed: int
+
+
+def sees_region(shown: Coded) -> float:
+    """How far the linear probe is above both its floors, as a part of the way to 1."""
+    rng = np.random.default_rng(shown.seed)
+    found = linear_probe(shown.features, shown.regions, shown.groups, rng)
+    chance = max(found.majority, found.shuffled)
+    return (found.accuracy - chance) / (1 - chance)
+
+
+def _coded(rng: np.random.Generator, asked: Strings, code: Tensor, noise: float = 0.0) -> Exhibit:
+    """A code of every token, in a basis of random directions, as the ones hold it."""
+    at = asked.tokens == ONE
+    width = int(rng.choice([8, 16, 32, 64]))
+    clean = code.double() @ torch.from_numpy(rng.standard_normal((code.shape[-1], width)))
+    clean = clean / clean[at].std().clamp(min=1e-9)
+    features = (1 - noise) * clean + noise * torch.from_numpy(rng.standard_normal(tuple(clean.shape)))
+    return _at_ones(rng, asked, features)
+
+
+def _at_ones(rng: np.random.Generator, asked: Strings, features: Tensor, works: float | None = None) -> Exhibit:
+    at = asked.tokens == ONE
+    groups = torch.arange(len(asked))[:, None].expand_as(at)[at]
+    return Exhibit(Coded(features[at].detach(), asked.regions[at], groups, int(rng.integers(2**31))), works)
+
+
+def _region_at(point: str) -> Plant:
+    def plant(rng: np.random.Generator, noise: float) -> Exhibit:
+        asked = _strings(rng, 64)
+        model = _counter(rng, asked, noise, "begin")
+        with watch(model, point) as seen, torch.no_grad():
+            right = logits(model, asked).argmax(dim=-1) == asked.counts
+        return _at_ones(rng, asked, seen[point], right.double().mean().item())
+
+    return plant
+
+
+def _region_code(code: Callable[[Tensor], Tensor]) -> Plant:
+    def plant(rng: np.random.Generator, noise: float) -> Exhibit:
+        asked = _strings(rng, 64)
+        return _coded(rng, asked, code(asked.regions), noise)
+
+    return plant
+
+
+def _no_region(code: Callable[[np.random.Generator, Strings], Tensor]) -> Control:
+    def control(rng: np.random.Generator) -> Exhibit:
+        asked = _strings(rng, 64)
+        return _coded(rng, asked, code(rng, asked))
+
+    return control
+
+
+def _one_hot(x: Tensor) -> Tensor:
+    return torch.nn.functional.one_hot(x.long(), int(x.max()) + 1).double()
+
+
+def _position(rng: np.random.Generator, asked: Strings) -> Tensor:
+    places = torch.arange(asked.tokens.shape[1], dtype=torch.double)
+    return torch.stack([f(places / scale) for f in (torch.sin, torch.cos) for scale in (1, 3, 10, 30)], dim=1).expand(
+        len(asked), -1, -1
+    )
+
+
+def _shuffled_regions(rng: np.random.Generator) -> Exhibit:
+    """A region code, and the regions of another string."""
+    asked = _strings(rng, 64)
+    code = _one_hot(asked.regions)
+    order = torch.from_numpy(rng.permutation(len(asked)))
+    return _coded(rng, replace(asked, regions=asked.regions[order]), code)
+
+
+def _random_encoder(rng: np.random.Generator) -> Exhibit:
+    """Random attention to brackets: the region is readable, though nothing was made to write it."""
+    return _region_at("encoder.blocks.0.attn_out")(rng, 1.0)
+
+
+# Bias tokens ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Attention on each class of keys, and the bias token if there is one."""
+
+    masses: Mapping[str, Float[Tensor, " sample"]]
+    bias: str | None = None
+
+
+def sees_bias(shown: Compared) -> float:
+    """The share of the class that `name_bias` names, 0 if it is not the planted one."""
+    found = name_bias(shown.masses, COUNTED, bar=0.0)
+    return found.share if shown.bias in (None, found.name) else 0.0
+
+
+def _bias_of_counter(bias: Literal["begin", "bracket"]) -> Plant:
+    def plant(rng: np.random.Generator, noise: float) -> Exhibit:
+        asked = _strings(rng)
+        model = _counter(rng, asked, noise, bias)
+        with watch(model, "decoder.cross.pattern") as seen, torch.no_grad():
+            right = logits(model, asked).argmax(dim=-1) == asked.counts
+        label = int(rng.integers(asked.counts.shape[1]))
+        masses = mass_by_class(seen["decoder.cross.pattern"][:, 0], key_classes(asked))
+        name = "begin" if bias == "begin" else "own ["
+        shown = Compared({key: mass[:, label] for key, mass in masses.items()}, name)
+        return Exhibit(shown, right[:, label].double().mean().item())
+
+    return plant
+
+
+def _weights(rng: np.random.Generator, asked: Strings, label: int) -> dict[str, Float[Tensor, "batch key"]]:
+    """For each class of keys, 1 where a key is in it; of the label's query."""
+    return {name: mask[:, label].double() for name, mask in key_classes(asked).items()}
+
+
+def _compared(weight: Float[Tensor, "batch key"], classes: Mapping[str, Tensor], bias: str | None) -> Exhibit:
+    pattern = weight / weight.sum(dim=1, keepdim=True)
+    return Exhibit(Compared({name: (pattern * mask).sum(dim=1) for name, mask in classes.items()}, bias))
+
+
+def _any_class(rng: np.random.Generator, noise: float) -> Exhibit:
+    """A query that looks at its ones and at the tokens of one class; noise is added to all scores."""
+    asked = _strings(rng)
+    label = int(rng.integers(1, asked.counts.shape[1]))  # the first has no earlier brackets
+    classes = _weights(rng, asked, label)
+    names = [name for name, mask in classes.items() if name != COUNTED and bool(mask.any(dim=1).all())]
+    bias = names[rng.integers(len(names))]
+    per_key = float(rng.uniform(2, 20)) / classes[bias].sum(dim=1, keepdim=True)
+    weight = classes[COUNTED] + per_key * classes[bias] + 0.003
+    jitter = torch.from_numpy(rng.standard_normal(tuple(weight.shape)))
+    return _compared(((1 - noise) * weight.log() + 3 * noise * jitter).exp(), classes, bias)
+
+
+def _no_class(how: Callable[[np.random.Generator, Mapping[str, Tensor]], Tensor]) -> Control:
+    def control(rng: np.random.Generator) -> Exhibit:
+        asked = _strings(rng)
+        classes = _weights(rng, asked, int(rng.integers(asked.counts.shape[1])))
+        return _compared(how(rng, classes), classes, None)
+
+    return control
+
+
+def _two_classes(rng: np.random.Generator, classes: Mapping[str, Tensor]) -> Tensor:
+    names = [name for name, mask in classes.items() if name != COUNTED and bool(mask.any(dim=1).all())]
+    chosen = rng.choice(names, size=2, replace=False)
+    share = float(rng.uniform(0.4, 0.6))
+    mixed = sum(part * _spread(classes[name]) for name, part in zip(chosen, (share, 1 - share), strict=True))
+    return classes[COUNTED] / 10 + mixed
+
+
+def _spread(mask: Tensor) -> Tensor:
+    return mask / mask.sum(dim=1, keepdim=True).clamp(min=1)
+
+
+def _every_class(rng: np.random.Generator, classes: Mapping[str, Tensor]) -> Tensor:
+    return sum(_spread(mask) for mask in classes.values())
+
+
+def _evenly(rng: np.random.Generator, classes: Mapping[str, Tensor]) -> Tensor:
+    return torch.ones_like(classes[COUNTED])
+
+
+def _at_random(rng: np.random.Generator, classes: Mapping[str, Tensor]) -> Tensor:
+    shape = tuple(classes[COUNTED].shape)
+    return torch.from_numpy(rng.standard_normal(shape) * rng.uniform(0.5, 4)).exp()
+
+
+def _shuffled_keys(rng: np.random.Generator, classes: Mapping[str, Tensor]) -> Tensor:
+    """A true bias, begin or bracket, with the keys of every string in another order."""
+    name = "begin" if rng.random() < 0.5 else "own ["
+    weight = classes[COUNTED] + float(rng.uniform(4, 20)) * classes[name] + 1e-3
+    order = torch.from_numpy(rng.random(tuple(weight.shape)).argsort(axis=1))
+    return weight.gather(1, order)
+
+
+# Circuits ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Broken:
+    """Accuracies with classes of keys blocked, and the circuit if there is one."""
+
+    accuracy: float
+    blocked: Mapping[str, float]
+    floor: float
+    circuit: str | None = None
+
+
+def sees_circuit(shown: Broken) -> float:
+    """1 less the smallest slack with which `name_circuit` says counter, copy or complement, the planted one if any."""
+    wanted = ("counter", "copy", "complement") if shown.circuit is None else (shown.circuit,)
+    for slack in np.linspace(0, 1, 201):
+        if name_circuit(shown.accuracy, shown.blocked, shown.floor, slack=float(slack)) in wanted:
+            return 1 - float(slack)
+    return 0.0
+
+
+def _circuit_of_counter(bias: Literal["begin", "bracket"]) -> Plant:
+    def plant(rng: np.random.Generator, noise: float) -> Exhibit:
+        asked = _strings(rng)
+        circuits = find_circuits(_counter(rng, asked, noise, bias), asked)
+        one = circuits[int(rng.integers(len(circuits)))]
+        return Exhibit(Broken(one.accuracy, _asked(one.blocked), floor(asked), "counter"), one.accuracy)
+
+    return plant
+
+
+def _asked(blocked: Mapping[str, float]) -> dict[str, float]:
+    return {
+        "counted": blocked[COUNTED],
+        "own brackets": blocked["own brackets"],
+        "outside ones": blocked["outside ones"],
+    }
+
+
+Reader = Callable[["Keys"], Float[Tensor, " batch"]]
+"""Answers with a count for every string, by attention to the keys that it is left."""
+
+
+@dataclass(frozen=True)
+class Keys:
+    """What a reader can look at: the scores of its keys by class, and which keys are not blocked."""
+
+    classes: Mapping[str, Bool[Tensor, "batch key"]]
+    jitter: Float[Tensor, "batch key"]
+    open: Bool[Tensor, "batch key"]
+
+    def mass(self, weights: Mapping[str, float], name: str) -> Float[Tensor, " batch"]:
+        """The attention on one class, where a key of each class has this weight and all others nearly none."""
+        given = sum((self.classes[key].double() * weight for key, weight in weights.items()), torch.tensor(1e-9))
+        scores = block_keys(~self.open[:, None])((given.log() + self.jitter)[:, None, None])
+        pattern = scores.softmax(dim=-1)[:, 0, 0]
+        return (pattern * self.classes[name]).sum(dim=1)
+
+
+HALF = 10.0
+
+
+def _count_by_mass(keys: Keys, name: str) -> Float[Tensor, " batch"]:
+    share = keys.mass({name: 1.0, "begin": HALF}, name).clamp(max=1 - 1e-6)
+    return HALF * share / (1 - share)
+
+
+def _reads_counter(keys: Keys, counts: Tensor) -> Tensor:
+    return _count_by_mass(keys, COUNTED)
+
+
+def _reads_copy(keys: Keys, counts: Tensor) -> Tensor:
+    """The closing bracket holds the count."""
+    return keys.mass({"own ]": 1e6, "begin": 1.0}, "own ]") * counts
+
+
+def _reads_complement(keys: Keys, counts: Tensor) -> Tensor:
+    """The ones of the other regions and outside are counted and taken from a total that is known."""
+    outside = keys.classes["outside ones"].sum(dim=1)
+    return counts + outside - _count_by_mass(keys, "outside ones")
+
+
+def _either(first: Reader, second: Reader) -> Reader:
+    """Two circuits of which one is enough: the second answers where the first cannot see its ones."""
+
+    def read(keys: Keys, counts: Tensor) -> Tensor:
+        blind = (keys.classes[COUNTED] & ~keys.open).any(dim=1)
+        return torch.where(blind, second(keys, counts), first(keys, counts))
+
+    return read
+
+
+def _reads_nothing(keys: Keys, counts: Tensor) -> Tensor:
+    return torch.full_like(counts, counts.mode().values.item())
+
+
+def _reads_written_in_ones(keys: Keys, counts: Tensor) -> Tensor:
+    """The count stands in every one of the region, written there by the encoder: a copy, not a count."""
+    share = keys.mass({COUNTED: 1e6, "begin": 1.0}, COUNTED)
+    return share * counts
+
+
+def _broken(rng: np.random.Generator, reader: Reader, circuit: str | None, noise: float = 0.0) -> Exhibit:
+    asked = _strings(rng)
+    label = int(rng.integers(asked.counts.shape[1]))
+    classes = {name: mask[:, label] for name, mask in key_classes(asked).items()}
+    counts = asked.counts[:, label].double()
+    jitter = noise * 3 * torch.from_numpy(rng.standard_normal(tuple(asked.tokens.shape)))
+
+    def right(*blocked: str) -> float:
+        shut = sum((classes[name] for name in blocked), torch.zeros_like(classes[COUNTED]))
+        answers = reader(Keys(classes, jitter, ~shut), counts).round()
+        return (answers == counts).double().mean().item()
+
+    accuracy = right()
+    without = {
+        "counted": right(COUNTED),
+        "own brackets": right("own [", "own ]"),
+        "outside ones": right("outside ones"),
+    }
+    chance = counts.long().bincount().max().item() / len(counts)
+    return Exhibit(Broken(accuracy, without, chance, circuit), accuracy)
+
+
+def _reader(reader: Reader, circuit: str) -> Plant:
+    return lambda rng, noise: _broken(rng, reader, circuit, noise)
+
+
+def _no_circuit(reader: Reader) -> Control:
+    return lambda rng: _broken(rng, reader, None)
+
+
+def _random_counter(rng: np.random.Generator) -> Exhibit:
+    """The counter with nothing but noise in its weights."""
+    exhibit = _circuit_of_counter("begin")(rng, 1.0)
+    return replace(exhibit, shown=replace(exhibit.shown, circuit=None))
+
+
+DETECTORS = {
+    "region-probe": Detector(
+        name="region-probe",
+        asks="is the region of a one linearly decodable?",
+        score="how far the probe is above its floors, as a part of the way to 1",
+        look=sees_region,
+        bar=0.8,
+        plants={
+            "a counter's attention output": _region_at("encoder.blocks.0.attn_out"),
+            "a counter's stream": _region_at("encoder.final"),
+            "a direction a region": _region_code(_one_hot),
+            "regions along a line": _region_code(lambda regions: regions[..., None].double()),
+            "regions along a circle": _region_code(
+                lambda regions: torch.stack([(0.9 * regions).sin(), (0.9 * regions).cos()], dim=-1)
+            ),
+        },
+        controls={
+            "random features": _no_region(
+                lambda rng, asked: torch.from_numpy(rng.standard_normal((*asked.tokens.shape, 16)))
+            ),
+            "absolute position": _no_region(_position),
+            "the token before": _no_region(lambda rng, asked: _one_hot(asked.tokens.roll(1, dims=1))),
+            "the string": _no_region(
+                lambda rng, asked: torch.from_numpy(rng.standard_normal((len(asked), 1, 8))).expand(
+                    -1, asked.tokens.shape[1], -1
+                )
+            ),
+            "inside or not": _no_region(lambda rng, asked: _one_hot((asked.regions > 0).long())),
+            "ones so far": _no_region(lambda rng, asked: (asked.tokens == ONE).cumsum(dim=1)[..., None]),
+            "regions of another string": _shuffled_regions,
+        },
+        deceivers={"an encoder that learned nothing": _random_encoder},
+    ),
+    "bias-token": Detector(
+        name="bias-token",
+        asks="with which class of tokens does a label query compare its ones?",
+        score="share of the class in the attention not on counted ones",
+        look=sees_bias,
+        bar=0.7,
+        plants={
+            "a counter with begin": _bias_of_counter("begin"),
+            "a counter with brackets": _bias_of_counter("bracket"),
+            "any class": _any_class,
+        },
+        controls={
+            "two classes alike": _no_class(_two_classes),
+            "every class alike": _no_class(_every_class),
+            "even attention": _no_class(_evenly),
+            "random attention": _no_class(_at_random),
+            "keys shuffled": _no_class(_shuffled_keys),
+        },
+        deceivers={},
+    ),
+    "circuit": Detector(
+        name="circuit",
+        asks="does a label query count, copy or subtract?",
+        score="1 less the accuracy above the floor that is allowed where nothing should be known",
+        look=sees_circuit,
+        bar=0.95,
+        plants={
+            "a counter with begin": _circuit_of_counter("begin"),
+            "a counter with brackets": _circuit_of_counter("bracket"),
+            "reads by counting": _reader(_reads_counter, "counter"),
+            "reads by copying": _reader(_reads_copy, "copy"),
+            "reads by subtracting": _reader(_reads_complement, "complement"),
+        },
+        controls={
+            "counts or copies": _no_circuit(_either(_reads_counter, _reads_copy)),
+            "counts or subtracts": _no_circuit(_either(_reads_counter, _reads_complement)),
+            "always the commonest count": _no_circuit(_reads_nothing),
+            "noise for weights": _random_counter,
+        },
+        deceivers={"copies from the ones themselves": _no_circuit(_reads_written_in_ones)},
+    ),
+}

@@ -1,0 +1,352 @@
+"""Weights and clouds: changes in a null space, clusters, directions that swap two tokens, features that tell groups.
+
+All plants have the shapes of the studies' models: an up-projection of 4 d by d, activations of width d, and so on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from probes import against, compare_features, fit_autoencoder, leading, null_share, separation
+from toylab.calibration import Control, Detector, Exhibit, Plant
+
+
+def _normal(rng: np.random.Generator, *shape: int) -> Tensor:
+    return torch.from_numpy(rng.standard_normal(shape))
+
+
+def _unit(x: Tensor) -> Tensor:
+    return x / x.norm()
+
+
+# Null spaces ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A weight and its change."""
+
+    change: Float[Tensor, "output input"]
+    weight: Float[Tensor, "output input"]
+
+
+def sees_null_space(shown: Changed) -> float:
+    """The lift of the share of the change in the left null space: 1 is what any change would show."""
+    return null_share(shown.change, shown.weight, draws=2).lift
+
+
+def _weight(rng: np.random.Generator) -> Tensor:
+    width = int(rng.choice([16, 32, 64]))
+    return _normal(rng, 4 * width, width) @ torch.diag(torch.from_numpy(rng.uniform(0.2, 1, width)))
+
+
+def _change(rng: np.random.Generator, weight: Tensor, rank: int) -> Tensor:
+    return _unit(_normal(rng, len(weight), rank) @ _normal(rng, rank, weight.shape[1]))
+
+
+def _into_null_space(rank: Callable[[int], int]) -> Plant:
+    def plant(rng: np.random.Generator, noise: float) -> Exhibit:
+        weight = _weight(rng)
+        change = _change(rng, weight, rank(weight.shape[1]))
+        directions = leading(weight)
+        inside = _unit(change - directions @ (directions.T @ change))
+        mixed = (1 - noise) * inside + noise * _change(rng, weight, rank(weight.shape[1]))
+        return Exhibit(Changed(mixed, weight))
+
+    return plant
+
+
+def _elsewhere(make: Callable[[np.random.Generator, Tensor], Tensor]) -> Control:
+    def control(rng: np.random.Generator) -> Exhibit:
+        weight = _weight(rng)
+        return Exhibit(Changed(make(rng, weight), weight))
+
+    return control
+
+
+def _in_column_space(rng: np.random.Generator, weight: Tensor) -> Tensor:
+    return weight @ _normal(rng, weight.shape[1], weight.shape[1])
+
+
+# Clusters ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Clouds:
+    """Two clouds of activations."""
+
+    first: Float[Tensor, "case feature"]
+    second: Float[Tensor, "other feature"]
+
+
+def sees_clusters(shown: Clouds) -> float:
+    """Distance of the means over the mean distance of a case to its own mean."""
+    return separation(shown.first, shown.second)
+
+
+def _cloud(rng: np.random.Generator) -> Tensor:
+    """Cases with a covariance of their own, of which a few directions hold most."""
+    width, cases = int(rng.choice([16, 64, 256])), int(rng.integers(100, 300))
+    spread = torch.from_numpy(np.exp(rng.normal(0, 0.7, width)))
+    return _normal(rng, 2 * cases, width) * spread @ torch.linalg.qr(_normal(rng, width, width))[0]
+
+
+def _two_clusters(outliers: bool, line: bool) -> Plant:
+    def plant(rng: np.random.Generator, noise: float) -> Exhibit:
+        cloud = _cloud(rng)
+        half, size = len(cloud) // 2, cloud.norm(dim=1).mean()
+        apart = _unit(_normal(rng, cloud.shape[1])) * size * float(rng.uniform(1, 3))
+        if line:
+            cloud = 0.1 * cloud + apart * _normal(rng, len(cloud), 1) * 0.3
+        if outliers:
+            cloud[:: half // 5] *= 5
+        first, second = cloud[:half], cloud[half:] + apart
+        both = torch.cat([first, second])
+        # Noise moves cases to the other cloud, so that at 100 % the names of the clouds mean nothing.
+        moved = torch.from_numpy(rng.random(half) < noise / 2)
+        return Exhibit(
+            Clouds(
+                torch.where(moved[:, None], both[half : 2 * half], both[:half]),
+                torch.where(moved[:, None], both[:half], both[half : 2 * half]),
+            )
+        )
+
+    return plant
+
+
+def _same_cloud(make: Callable[[np.random.Generator, Tensor], tuple[Tensor, Tensor]]) -> Control:
+    return lambda rng: Exhibit(Clouds(*make(rng, _cloud(rng))))
+
+
+def _halves(rng: np.random.Generator, cloud: Tensor) -> tuple[Tensor, Tensor]:
+    return cloud[: len(cloud) // 2], cloud[len(cloud) // 2 :]
+
+
+def _wider(rng: np.random.Generator, cloud: Tensor) -> tuple[Tensor, Tensor]:
+    first, second = _halves(rng, cloud)
+    return first, float(rng.uniform(2, 5)) * second
+
+
+def _with_outliers(rng: np.random.Generator, cloud: Tensor) -> tuple[Tensor, Tensor]:
+    first, second = _halves(rng, cloud)
+    second = second.clone()
+    second[: len(second) // 20] *= 10
+    return first, second
+
+
+def _two_inside(rng: np.random.Generator, cloud: Tensor) -> tuple[Tensor, Tensor]:
+    """Two clusters, both halves of which have some of each: clusters, but not those that were asked about."""
+    cloud = cloud.clone()
+    cloud[::2] += _unit(_normal(rng, cloud.shape[1])) * cloud.norm(dim=1).mean() * 2
+    return _halves(rng, cloud)
+
+
+# Directions that swap two tokens -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Direction:
+    """A vector added to the residual stream, the rows of the unembedding, and the two tokens in question."""
+
+    direction: Float[Tensor, " width"]
+    rows: Float[Tensor, "vocab width"]
+    token: int
+    competitor: int
+
+
+def sees_substitution(shown: Direction) -> float:
+    """Cosine with the row of the token less that of its competitor."""
+    return against(shown.direction, shown.rows, shown.token, shown.competitor).item()
+
+
+def _rows(rng: np.random.Generator, alike: bool = False) -> Tensor:
+    """Rows of an unembedding, orthonormal as in the steering study or, `alike`, with a large common part."""
+    width, vocab = int(rng.choice([32, 64, 128])), int(rng.integers(10, 30))
+    if alike:
+        return _normal(rng, vocab, width) + 2 * _normal(rng, 1, width)
+    return torch.linalg.qr(_normal(rng, width, vocab))[0].T.contiguous()
+
+
+def _swaps(alike: bool, turn: bool) -> Plant:
+    def plant(rng: np.random.Generator, noise: float) -> Exhibit:
+        rows = _rows(rng, alike)
+        swap = _unit(rows[0] - rows[1])
+        if turn:  # other tokens gain a little too
+            swap = _unit(swap + 0.3 * _unit(_normal(rng, len(rows)) @ rows))
+        return Exhibit(Direction((1 - noise) * swap + noise * _unit(_normal(rng, rows.shape[1])), rows, 0, 1))
+
+    return plant
+
+
+def _no_swap(make: Callable[[np.random.Generator, Tensor], Tensor], alike: bool = False) -> Control:
+    def control(rng: np.random.Generator) -> Exhibit:
+        rows = _rows(rng, alike)
+        return Exhibit(Direction(make(rng, rows), rows, 0, 1))
+
+    return control
+
+
+def _other_tokens(rng: np.random.Generator, rows: Tensor) -> Tensor:
+    return _unit(rows[2] - rows[3]) + 0.3 * _unit(_normal(rng, rows.shape[1]))
+
+
+# Features of a sparse autoencoder ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """Activations of some cases, a group to tell from the rest, and something trivial that may tell it as well."""
+
+    activations: Float[Tensor, "case width"]
+    group: Bool[Tensor, " case"]
+    indicator: Bool[Tensor, " case"]
+
+
+def sees_feature(shown: Grouped) -> float:
+    """How many times the difference that chance makes of the best feature it shows, among cases alike in the indicator.
+
+    The autoencoder is fitted on one half of the cases, and its features are compared on the other. A feature that says
+    no more of the group than the indicator does makes no difference where the indicator is the same.
+    """
+    half = len(shown.activations) // 2
+    model = fit_autoencoder(shown.activations[:half].float(), features=48, k=4, steps=150)
+    fires, group = model.codes(shown.activations[half:].float()) > 0, shown.group[half:]
+    ratios = []
+    for same in (shown.indicator[half:], ~shown.indicator[half:]):
+        if bool(group[same].any()) and not bool(group[same].all()):
+            found = compare_features(fires[same], group[same])
+            ratios.append(abs(found.difference) / max(found.chance, 1e-9))
+    return sum(ratios) / len(ratios) if ratios else 0.0
+
+
+def _sparse(rng: np.random.Generator, cases: int, extra: Tensor | None = None) -> Tensor:
+    """Activations made of a few of many directions; `extra` says where one more direction is active."""
+    width, many = 32, 24
+    directions = F.normalize(_normal(rng, many + 1, width), dim=1)
+    codes = torch.from_numpy((rng.random((cases, many)) < 0.1) * rng.uniform(0.5, 1.5, (cases, many)))
+    x = codes @ directions[:many] + 0.03 * _normal(rng, cases, width)
+    if extra is not None:
+        x = x + extra[:, None] * directions[many] * 1.5
+    return x
+
+
+CASES = 1600
+
+
+def _told_by_feature(inside: float, outside: float) -> Plant:
+    def plant(rng: np.random.Generator, noise: float) -> Exhibit:
+        group = torch.from_numpy(rng.random(CASES) < 0.5)
+        rates = torch.where(group, (1 - noise) * inside + noise * outside, outside)
+        active = torch.from_numpy(rng.random(CASES)) < rates
+        return Exhibit(Grouped(_sparse(rng, CASES, active), group, torch.from_numpy(rng.random(CASES) < 0.5)))
+
+    return plant
+
+
+def _told_by_nothing(make: Callable[[np.random.Generator, Tensor], Tensor]) -> Control:
+    def control(rng: np.random.Generator) -> Exhibit:
+        group = torch.from_numpy(rng.random(CASES) < rng.uniform(0.2, 0.8))
+        return Exhibit(Grouped(make(rng, group), group, torch.from_numpy(rng.random(CASES) < 0.5)))
+
+    return control
+
+
+def _larger(rng: np.random.Generator, group: Tensor) -> Tensor:
+    """The same features, a little stronger in one group: no feature fires more often."""
+    return _sparse(rng, CASES) * torch.where(group, 1.1, 1.0)[:, None]
+
+
+def _indicator(rng: np.random.Generator) -> Exhibit:
+    """A feature that fires just where the trivial indicator says so; the group goes along with the indicator."""
+    indicator = torch.from_numpy(rng.random(CASES) < 0.5)
+    group = indicator ^ torch.from_numpy(rng.random(CASES) < 0.1)
+    return Exhibit(Grouped(_sparse(rng, CASES, indicator), group, indicator))
+
+
+DETECTORS = {
+    "null-space-lift": Detector(
+        name="null-space-lift",
+        asks="does a weight change lie in the left null space of the weight?",
+        score="its energy share there over that of any change",
+        look=sees_null_space,
+        bar=1.25,
+        plants={
+            "of full rank": _into_null_space(lambda width: width),
+            "of rank 4": _into_null_space(lambda width: 4),
+            "of rank 1": _into_null_space(lambda width: 1),
+        },
+        controls={
+            "random, of full rank": _elsewhere(lambda rng, w: _change(rng, w, w.shape[1])),
+            "random, of rank 4": _elsewhere(lambda rng, w: _change(rng, w, 4)),
+            "random, of rank 1": _elsewhere(lambda rng, w: _change(rng, w, 1)),
+            "the weight, scaled": _elsewhere(lambda rng, w: 0.1 * w),
+            "in the column space": _elsewhere(_in_column_space),
+        },
+        deceivers={},
+    ),
+    "cluster-separation": Detector(
+        name="cluster-separation",
+        asks="do two groups of activations lie apart?",
+        score="distance of the means over the mean distance of a case to its own mean",
+        look=sees_clusters,
+        bar=0.5,
+        plants={
+            "two clouds": _two_clusters(False, False),
+            "with outliers": _two_clusters(True, False),
+            "along a line": _two_clusters(False, True),
+        },
+        controls={
+            "one cloud, halved": _same_cloud(_halves),
+            "one of them wider": _same_cloud(_wider),
+            "one with outliers": _same_cloud(_with_outliers),
+            "clusters that are not the groups": _same_cloud(_two_inside),
+        },
+        deceivers={},
+    ),
+    "first-token-substitution": Detector(
+        name="first-token-substitution",
+        asks="does a direction raise one token over the one that would come instead?",
+        score="cosine with the difference of their rows",
+        look=sees_substitution,
+        bar=0.6,
+        plants={
+            "orthonormal rows": _swaps(False, False),
+            "rows with a common part": _swaps(True, False),
+            "other tokens move too": _swaps(False, True),
+        },
+        controls={
+            "a random direction": _no_swap(lambda rng, rows: _normal(rng, rows.shape[1])),
+            "both tokens raised": _no_swap(lambda rng, rows: rows[0] + rows[1]),
+            "all tokens raised": _no_swap(lambda rng, rows: rows.sum(dim=0), alike=True),
+            "other tokens swapped": _no_swap(_other_tokens),
+            "swapped the other way": _no_swap(lambda rng, rows: rows[1] - rows[0]),
+        },
+        deceivers={},
+    ),
+    "sae-feature": Detector(
+        name="sae-feature",
+        asks="does a feature of a sparse autoencoder tell a group of cases from the rest?",
+        score="difference in how often it fires, over the largest that chance makes of all features",
+        look=sees_feature,
+        bar=1.2,
+        plants={
+            "fires in 70 % against 10 %": _told_by_feature(0.7, 0.1),
+            "fires in 50 % against 10 %": _told_by_feature(0.5, 0.1),
+            "fires in 40 % against 80 %": _told_by_feature(0.4, 0.8),
+        },
+        controls={
+            "no difference": _told_by_nothing(lambda rng, group: _sparse(rng, CASES)),
+            "activations a little larger": _told_by_nothing(_larger),
+            "no structure": _told_by_nothing(lambda rng, group: _normal(rng, CASES, 32)),
+            "the trivial indicator": _indicator,
+        },
+        deceivers={},
+    ),
+}

@@ -1,0 +1,181 @@
+"""Disguise a circuit without changing what it computes, or blend it with noise: plants on which detectors are tried.
+
+A circuit written by hand is too tidy: one head, a coordinate a feature. `widened` gives it heads that look elsewhere,
+`deepened` layers that do nothing, `rotated` a basis in which no coordinate means anything. All three leave every logit
+as it was. `blended` trades its weights for random ones, from 0 to 100 %.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import replace
+from typing import TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from toylab.encoder_decoder import EncoderDecoder
+from toylab.model import Attention, LayerNorm, Transformer
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def widened(model: Transformer, heads: int, at: int, rng: np.random.Generator, sharp: float | int = 4.0) -> Transformer:
+    """The same logits from `heads` heads a layer: each old one stands at place `at`, the others attend at random.
+
+    The others read the stream and write nothing. Their scores have about the size `sharp`.
+
+    Raises:
+        ValueError: for a model with norms or more than one head, whose weights would have to be divided otherwise; for
+            a place that is no head.
+    """
+    config = model.config
+    if config.norm != "none" or config.heads != 1 or config.positions not in ("none", "learned"):
+        raise ValueError(
+            f"norm={config.norm}, heads={config.heads}, positions={config.positions}: heads can be added to one head "
+            "without norms, of no or learned positions"
+        )
+    if not 0 <= at < heads:
+        raise ValueError(f"at={at}: must be a head, from 0 to {heads - 1}")
+    old, width = config.width, heads * config.width
+    hidden = 4 * old if config.hidden is None else config.hidden
+    grown = Transformer(replace(config, heads=heads, width=width, hidden=hidden), model.vocab, model.context)
+    own = slice(at * old, (at + 1) * old)  # the features of the circuit's head
+    with torch.no_grad():
+        for name, parameter in grown.named_parameters():
+            source = model.get_parameter(name)
+            parameter.zero_()
+            if name.endswith(("query.weight", "key.weight", "value.weight")):
+                parameter[own, :old] = source
+            elif name.endswith(("query.bias", "key.bias", "value.bias")):
+                parameter[own] = source
+            elif name.endswith("attn.output.weight"):
+                parameter[:old, own] = source
+            else:  # the circuit keeps the first coordinates of the residual stream
+                parameter[tuple(slice(size) for size in source.shape)] = source
+        for block in grown.blocks:
+            others = [h for h in range(heads) if h != at]
+            for h in others:
+                _attend_at_random(block.attn, slice(h * old, (h + 1) * old), slice(0, old), rng, sharp)
+    return grown
+
+
+def deepened(model: Transformer, before: int, rng: np.random.Generator, sharp: float | int = 4.0) -> Transformer:
+    """The same logits with one more layer, which stands before layer `before`, attends at random and writes nothing.
+
+    Raises:
+        ValueError: for a norm that acts on the stream itself, through which nothing passes unchanged.
+    """
+    config = model.config
+    if config.norm not in ("none", "pre"):
+        raise ValueError(f"norm={config.norm}: acts on the stream, so no layer is idle; give a model with pre or none")
+    grown = Transformer(replace(config, layers=config.layers + 1), model.vocab, model.context).to(_dtype(model))
+    kept = list(deepcopy(model).blocks)
+    idle = grown.blocks[-1]
+    with torch.no_grad():
+        for parameter in idle.parameters():
+            parameter.zero_()
+        for head in range(config.heads):
+            size = config.width // config.heads
+            own = slice(head * size, (head + 1) * size)
+            _attend_at_random(idle.attn, own, slice(0, config.width), rng, sharp)
+    state = {name: value for name, value in model.state_dict().items() if not name.startswith("blocks.")}
+    grown.load_state_dict(state, strict=False)
+    grown.blocks = nn.ModuleList([*kept[:before], idle, *kept[before:]])
+    return grown
+
+
+def rotated(model: Transformer, rng: np.random.Generator) -> Transformer:
+    """The same logits in another basis of the residual stream.
+
+    A LayerNorm takes the mean of the coordinates away, so that with one the basis turns around the all-ones direction.
+
+    Raises:
+        ValueError: for a norm whose weights differ, which marks a basis.
+    """
+    turned = deepcopy(model)
+    _turn(turned, turned.blocks, _rotation(model, rng))
+    return turned
+
+
+def rotated_stream(model: EncoderDecoder, rng: np.random.Generator) -> EncoderDecoder:
+    """The same logits in another basis of the encoder's residual stream, which the decoder's cross-attention reads."""
+    turned = deepcopy(model)
+    rotation = _rotation(model.encoder, rng)
+    _turn(turned.encoder, turned.encoder.blocks, rotation)
+    with torch.no_grad():
+        for linear in (turned.decoder.cross.key, turned.decoder.cross.value):
+            linear.weight.copy_(linear.weight @ rotation)
+    return turned
+
+
+def blended(model: Model, noise: float | int, rng: np.random.Generator) -> Model:
+    """A part `noise` of every weight traded for random numbers of the same size: 0 leaves all, 1 leaves nothing.
+
+    Each array of weights w becomes (1 - noise) w + noise g, with g normal and as long as w.
+
+    Raises:
+        ValueError: for a share outside 0 to 1.
+    """
+    if not 0 <= noise <= 1:
+        raise ValueError(f"noise={noise}: is a share, from 0 to 1")
+    mixed = deepcopy(model)
+    with torch.no_grad():
+        for parameter in mixed.parameters():
+            size = parameter.square().mean().sqrt()
+            random = torch.from_numpy(rng.standard_normal(tuple(parameter.shape))).to(parameter)
+            parameter.mul_(1 - noise).add_(noise * size * random)
+    return mixed
+
+
+def _dtype(model: nn.Module) -> torch.dtype:
+    return next(model.parameters()).dtype
+
+
+def _attend_at_random(
+    attn: Attention, features: slice, coordinates: slice, rng: np.random.Generator, sharp: float | int
+) -> None:
+    """Random queries and keys for one head, whose scores for features of size 1 spread by about `sharp`."""
+    for linear in (attn.query, attn.key):
+        place = linear.weight[features, coordinates]
+        place.copy_(torch.from_numpy(rng.standard_normal(tuple(place.shape))) * sharp**0.5)
+
+
+def _rotation(model: Transformer, rng: np.random.Generator) -> Float[Tensor, "width width"]:
+    width = model.config.width
+    norms = [module for module in model.modules() if isinstance(module, LayerNorm)]
+    for norm in norms:
+        if bool((norm.weight != norm.weight[0]).any()) or (norm.bias is not None and bool(norm.bias.any())):
+            raise ValueError("norm: its weights mark a basis; only norms of equal weights without biases can turn")
+    if not norms:
+        return torch.from_numpy(np.linalg.qr(rng.standard_normal((width, width)))[0]).to(_dtype(model))
+    frame = rng.standard_normal((width, width))
+    frame[:, 0] = 1
+    basis = np.linalg.qr(frame)[0]
+    turn = np.eye(width)  # the first direction stays as it is, all others turn among themselves
+    turn[1:, 1:] = np.linalg.qr(rng.standard_normal((width - 1, width - 1)))[0]
+    return torch.from_numpy(basis @ turn @ basis.T).to(_dtype(model))
+
+
+def _turn(model: Transformer, blocks: nn.ModuleList, rotation: Float[Tensor, "width width"]) -> None:
+    """What is written to the stream is turned, and what reads it reads the turned."""
+    with torch.no_grad():
+        model.embedding.weight.copy_(model.embedding.weight @ rotation)
+        if model.config.positions == "learned":
+            model.positions.table.copy_(model.positions.table @ rotation)
+        for block in blocks:
+            reading = [block.attn.query, block.attn.key, block.attn.value]
+            writing = [block.attn.output]
+            if block.mlp is not None:
+                reading.append(block.mlp.up)
+                writing.append(block.mlp.down)
+            for linear in reading:
+                linear.weight.copy_(linear.weight @ rotation)
+            for linear in writing:
+                linear.weight.copy_(rotation.T @ linear.weight)
+                if linear.bias is not None:
+                    linear.bias.copy_(linear.bias @ rotation)
+        if isinstance(model.unembedding, nn.Linear) and model.config.unembedding != "tied":
+            model.unembedding.weight.copy_(model.unembedding.weight @ rotation)
