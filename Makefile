@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: run test test-slow soak notebooks lint clean
+.PHONY: run test test-slow test-interop soak notebooks lint clean
 
 run: .venv/installed
 	$(BIN)/toylab run iteration-head $(ARGS)
@@ -15,6 +15,10 @@ test: .venv/installed-dev
 
 test-slow: .venv/installed-dev
 	$(BIN)/pytest -n 2 -m slow
+
+# Our probes on models of other libraries, which are large: they are installed for this alone.
+test-interop: .venv/installed-interop
+	$(BIN)/pytest tests/test_interop.py
 
 # The quick laws again, on examples drawn anew at every call.
 soak: .venv/installed-dev
@@ -35,6 +39,10 @@ notebooks: .venv/installed-dev
 
 .venv/installed-dev: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+.venv/installed-interop: .venv/installed-dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[interop]'
 	touch $@
 
 clean:

@@ -25,7 +25,7 @@ from probes.counting import (
     through_origin,
 )
 from probes.geometry import auc, cosine_to, gradient_norms, jacobian_norms, separation, tau, top_share
-from probes.hooks import Edit, edit, points, watch
+from probes.hooks import Edit, Tap, edit, points, watch
 from probes.lens import against, logit_attribution, ranks, token_cosines
 from probes.linear import ProbeScore, linear_probe
 from probes.nullspace import (
@@ -66,6 +66,7 @@ __all__ = [
     "Readout",
     "Saturation",
     "SparseAutoencoder",
+    "Tap",
     "against",
     "alignment",
     "auc",

@@ -3,6 +3,9 @@
 A *point* is a submodule through which one tensor passes; toylab's models have an `nn.Identity` at each interesting
 place, and any other submodule that returns one tensor will do. A name is the module's path, as PyTorch gives it, or
 a pattern with `*` over the points: `blocks.*.attn.pattern`.
+
+A model that was not written to be looked into may say where its points lie: in an attribute `taps`, from names to
+`Tap`, and in `hidden`, from names to the reason why there is none (`toylab.interop.adopt` writes both).
 """
 
 from __future__ import annotations
@@ -10,16 +13,56 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 Edit = Callable[[Tensor], Tensor]
 
 
+@dataclass(frozen=True)
+class Tap:
+    """Where a point lies in a module that was not written to be looked into.
+
+    Attributes:
+        module: its path.
+        part: what passes it, what enters it, or, if it returns several things, which of them.
+        columns: the part of the last axis, from and to; all of it if not given.
+        heads: if given, the last axis is shown as (head, feature).
+        read_only: why an edit here would not have the effect that its name promises; "" where it has.
+    """
+
+    module: str
+    part: Literal["output", "input"] | int = "output"
+    columns: tuple[int, int] | None = None
+    heads: int | None = None
+    read_only: str = ""
+
+    def shown(self, x: Tensor) -> Tensor:
+        """The point as its name promises it."""
+        if self.columns is not None:
+            x = x[..., self.columns[0] : self.columns[1]]
+        return x if self.heads is None else x.unflatten(-1, (self.heads, -1))
+
+    def put_back(self, x: Tensor, shown: Tensor) -> Tensor:
+        """The whole of which an edited point is a part."""
+        if self.heads is not None:
+            shown = shown.flatten(-2)
+        if self.columns is None:
+            return shown
+        start, stop = self.columns
+        return torch.cat([x[..., :start], shown, x[..., stop:]], dim=-1)
+
+
 def points(model: nn.Module) -> tuple[str, ...]:
-    """The names of all identity modules, in the order in which the model holds them."""
-    return tuple(name for name, module in model.named_modules() if isinstance(module, nn.Identity) and name)
+    """The names of all points, in the order in which the model holds them: its taps, or its identity modules (a
+    `HookPoint` of TransformerLens is one as well)."""
+    if taps := _taps(model):
+        return tuple(taps)
+    return tuple(name for name, module in model.named_modules() if name and _is_point(module))
 
 
 @contextmanager
@@ -39,15 +82,14 @@ def watch(model: nn.Module, *names: str, every_call: bool = False) -> Iterator[d
     """
     seen: dict[str, Tensor | list[Tensor]] = {}
 
-    def record(name: str) -> Callable:
-        def hook(module: nn.Module, inputs: tuple, output: object) -> None:
-            _check_tensor(name, output)
+    def record(name: str) -> Visit:
+        def visit(value: Tensor) -> None:
             if every_call:
-                seen.setdefault(name, []).append(output)
+                seen.setdefault(name, []).append(value)
             else:
-                seen[name] = output
+                seen[name] = value
 
-        return hook
+        return visit
 
     with _hooked(model, {name: record(name) for pattern in names for name in resolve(model, pattern)}):
         yield seen
@@ -65,61 +107,130 @@ def edit(model: nn.Module, edits: Mapping[str, Edit]) -> Iterator[None]:
 
     Raises:
         ValueError: for a name that matches nothing, with the nearest points; for two that match one point, since
-            their order would be unclear; while the model runs, for an edit that
+            their order would be unclear; for a point that can only be watched; while the model runs, for an edit that
             changes the shape, with both shapes.
         TypeError: where an edited module, or the edit, returns something other than one tensor.
     """
 
-    def replace(name: str, function: Edit) -> Callable:
-        def hook(module: nn.Module, inputs: tuple, output: object) -> Tensor:
-            _check_tensor(name, output)
-            edited = function(output)
+    def replace(name: str, function: Edit) -> Visit:
+        def visit(value: Tensor) -> Tensor:
+            edited = function(value)
             _check_tensor(f"edit of {name}", edited)
-            if edited.shape != output.shape:
+            if edited.shape != value.shape:
                 raise ValueError(
-                    f"the edit at {name!r} changes the shape from {tuple(output.shape)} to {tuple(edited.shape)}; "
+                    f"the edit at {name!r} changes the shape from {tuple(value.shape)} to {tuple(edited.shape)}; "
                     "an edit must keep it"
                 )
             return edited
 
-        return hook
+        return visit
 
     hooks = {}
     for pattern, function in edits.items():
         for name in resolve(model, pattern):
             if name in hooks:
                 raise ValueError(f"two edits meet at {name!r}; join them into one function, or nest two `edit`s")
+            if why := tap(model, name).read_only:
+                raise ValueError(f"{name!r} can be watched here and not edited: {why}")
             hooks[name] = replace(name, function)
     with _hooked(model, hooks):
         yield
 
 
 def resolve(model: nn.Module, pattern: str) -> list[str]:
-    """The module names that a name or pattern stands for."""
-    if pattern:
+    """The points or other modules that a name or pattern stands for."""
+    taps, hidden = _taps(model), getattr(model, "hidden", {})
+    if pattern in taps:
+        return [pattern]
+    if pattern and not taps:
         with suppress(AttributeError):  # there is no such module: a pattern, or a mistake
             model.get_submodule(pattern)
             return [pattern]
     known = points(model) or tuple(name for name, _ in model.named_modules() if name)
     found = [name for name in known if fnmatchcase(name, pattern)]
     if not found:
+        for name, why in hidden.items():
+            if fnmatchcase(name, pattern):
+                raise ValueError(f"{name!r} cannot be seen here: {why}")
         near = difflib.get_close_matches(pattern, known, n=3, cutoff=0.3) or known[:3]
         raise ValueError(f"no point is named {pattern!r}; the nearest are {', '.join(near)}; probes.points lists all")
     return found
 
 
+def tap(model: nn.Module, name: str) -> Tap:
+    """Where a point of this name lies: in the module of that name, unless the model says otherwise."""
+    return _taps(model).get(name) or Tap(name)
+
+
+Visit = Callable[[Tensor], Tensor | None]
+"""What is done with a tensor that passes: returns what should pass instead, or None."""
+
+
 @contextmanager
-def _hooked(model: nn.Module, hooks: Mapping[str, Callable]) -> Iterator[None]:
+def _hooked(model: nn.Module, visits: Mapping[str, Visit]) -> Iterator[None]:
     handles = []
     try:
-        for name, hook in hooks.items():
-            handles.append(model.get_submodule(name).register_forward_hook(hook))
+        for name, visit in visits.items():
+            place = tap(model, name)
+            module = model.get_submodule(place.module)
+            if place.part == "input":
+                handles.append(module.register_forward_pre_hook(_entering(name, place, visit)))
+            else:
+                handles.append(module.register_forward_hook(_leaving(name, place, visit)))
         yield
     finally:
         for handle in handles:
             handle.remove()
 
 
+def _leaving(name: str, place: Tap, visit: Visit) -> Callable:
+    if place == Tap(place.module):  # one tensor as it is
+
+        def plain(module: nn.Module, inputs: tuple, output: object) -> Tensor | None:
+            _check_tensor(name, output)
+            return visit(output)
+
+        return plain
+
+    def hook(module: nn.Module, inputs: tuple, output: object) -> object:
+        if place.part == "output":
+            return _visited(name, place, visit, output)
+        edited = _visited(name, place, visit, output[place.part])
+        return None if edited is None else (*output[: place.part], edited, *output[place.part + 1 :])
+
+    return hook
+
+
+def _entering(name: str, place: Tap, visit: Visit) -> Callable:
+    def hook(module: nn.Module, inputs: tuple) -> tuple | None:
+        edited = _visited(name, place, visit, inputs[0] if inputs else None)
+        return None if edited is None else (edited, *inputs[1:])
+
+    return hook
+
+
+def _visited(name: str, place: Tap, visit: Visit, value: object) -> Tensor | None:
+    if value is None:
+        raise ValueError(
+            f"{name}: there is nothing to see, as a fused attention kernel keeps no pattern; call the model without "
+            "one: toylab.interop.adopt(model, patterns=True)"
+        )
+    _check_tensor(name, value)
+    edited = visit(place.shown(value))
+    return None if edited is None else place.put_back(value, edited)
+
+
+def _taps(model: nn.Module) -> Mapping[str, Tap]:
+    return getattr(model, "taps", {})
+
+
+def _is_point(module: nn.Module) -> bool:
+    return isinstance(module, nn.Identity) or type(module).__name__ == "HookPoint"
+
+
 def _check_tensor(name: str, value: object) -> None:
     if not isinstance(value, Tensor):
-        raise TypeError(f"{name}: expected one tensor, got {type(value).__name__}")
+        raise TypeError(
+            f"{name}: expected one tensor, got {type(value).__name__}; name a module inside it, or see "
+            "toylab.interop.adopt for models of other libraries"
+        )

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
-from probes.hooks import Edit, edit, resolve
+from probes.hooks import Edit, edit, resolve, tap
 
 
 def put_back(kept: Tensor, positions: slice | Sequence[int] = slice(None)) -> Edit:
@@ -126,7 +126,8 @@ def _names(names: Iterable[str]) -> tuple[str, ...]:
 @contextmanager
 def _reading(model: nn.Module, name: str, function: Callable[[Tensor], Tensor]) -> Iterator[None]:
     """Let a module read `function(input)`."""
-    handle = model.get_submodule(name).register_forward_pre_hook(lambda module, inputs: (function(inputs[0]),))
+    module = model.get_submodule(tap(model, name).module)
+    handle = module.register_forward_pre_hook(lambda module, inputs: (function(inputs[0]),))
     try:
         yield
     finally:
@@ -136,7 +137,7 @@ def _reading(model: nn.Module, name: str, function: Callable[[Tensor], Tensor]) 
 @contextmanager
 def _scaled(model: nn.Module, name: str, rows: int) -> Iterator[None]:
     """Let a LayerNorm divide the first rows by the standard deviation of the others."""
-    norm = model.get_submodule(name)
+    norm = model.get_submodule(tap(model, name).module)
 
     def deviation(x: Tensor) -> Tensor:
         return (x.var(dim=-1, unbiased=False, keepdim=True) + norm.eps).sqrt()

@@ -4,6 +4,9 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+from torch import nn
+
 from toylab.studies.iteration_head import IterationHeadStudy
 from toylab.sweeps import load_runs
 from toylab.train import TrainConfig
@@ -12,9 +15,9 @@ README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8"
 
 
 def examples() -> tuple[str, ...]:
-    """All that is marked as Python: the first steps, a sweep, the same on Slurm, a task and a probe of one's own."""
-    first, sweeping, on_slurm, task, probe = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    return first, sweeping, on_slurm, task, probe
+    """All Python: the first steps, a sweep, the same on Slurm, and a task, a model and a probe of one's own."""
+    first, sweeping, on_slurm, task, foreign, probe = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    return first, sweeping, on_slurm, task, foreign, probe
 
 
 def test_the_python_example_runs(capsys):
@@ -33,8 +36,16 @@ def test_the_sweep_in_python_runs(tmp_path, monkeypatch):
     assert names["rows"] == load_runs("runs/mine")
 
 
+def test_a_model_of_someone_elses_is_adopted(capsys):
+    theirs = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, dropout=0), 2)
+    names = {"theirs": theirs, "tokens": torch.randn(3, 5, 16)}
+    exec(examples()[4], names)
+    assert "blocks.0.resid_pre" in capsys.readouterr().out
+    assert names["seen"]["blocks.1.attn.pattern"].shape == (3, 2, 5, 5)
+
+
 def test_the_wrong_probe_is_caught(capsys):
-    exec(examples()[4], {})
+    exec(examples()[5], {})
     found = capsys.readouterr().out
     assert re.match(r"([5-9]|1\d)/14 ", found), found
 
