@@ -342,7 +342,7 @@ def another_process_ends_and_draws_the_same_rows(task: Task) -> None:
     context = multiprocessing.get_context("spawn")
     with context.Pool(1, _search_like, (list(sys.path),)) as pool:
         try:
-            theirs = pool.apply_async(_draw, (task,)).get(PATIENCE)
+            theirs = pool.apply_async(_draw_pickled, (pickle.dumps(task),)).get(PATIENCE)
         except multiprocessing.TimeoutError:
             why = f"did not end within {PATIENCE:.0f} s: does it wait for prompts that do not exist?"
             raise BrokenError("sample", why, hopeless=True) from None
@@ -359,6 +359,11 @@ def another_process_ends_and_draws_the_same_rows(task: Task) -> None:
 
 def _search_like(path: list[str]) -> None:
     sys.path[:] = path
+
+
+def _draw_pickled(task: bytes) -> dict[Split, list[Batch]]:
+    # Unpickled here: a class that is not found would otherwise end the worker without a word.
+    return _draw(pickle.loads(task))
 
 
 def _draw(task: Task) -> dict[Split, list[Batch]]:
