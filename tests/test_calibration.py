@@ -10,7 +10,6 @@ import pytest
 from probes import link_mass
 from toylab import cli
 from toylab.calibration import (
-    LEVELS,
     Calibration,
     Case,
     Detector,
@@ -43,14 +42,13 @@ def test_every_detector_finds_what_is_there_and_nothing_else(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", names())
 def test_bars_are_among_those_that_do_best_and_noise_ends_every_finding(name):
-    found = calibrate(detector(name), seed=2, each=10)
+    found = calibrate(detector(name), seed=2, each=10, levels=(1.0,))
     keeps_its_floor(found)
     low, high = found.best_bars
     assert low < found.detector.bar <= high, found
     assert found.rate(group="plant", noise=0.0).of >= 30
     assert found.rate(group="control").of >= 40
-    shares = [found.rate(group="plant", noise=noise).share for noise in (0.0, *LEVELS)]
-    assert shares[-1] <= 0.25, found
+    assert found.rate(group="plant", noise=1.0).share <= 0.25, found
 
 
 WRONG = {
