@@ -107,8 +107,9 @@ def split_of(
     """
     lengths = np.full(len(prompts), prompts.shape[1]) if sizes is None else sizes
     mixed = lengths.astype(np.uint64)
-    for position, column in enumerate(prompts.T):
-        step = _scramble(mixed ^ (column.astype(np.uint64) + np.uint64(1)))
+    shifted = np.asarray(prompts).astype(np.uint64) + np.uint64(1)
+    for position in range(prompts.shape[1]):
+        step = _scramble(mixed ^ shifted[:, position])
         mixed = step if sizes is None else np.where(position < sizes, step, mixed)
     eighth = mixed >> np.uint64(61)
     return np.select([eighth < 6, eighth == 6], [0, 1], default=2)
@@ -116,11 +117,10 @@ def split_of(
 
 def _scramble(x: np.ndarray) -> np.ndarray:
     """The finalising step of splitmix64: every input bit moves every output bit."""
-    with np.errstate(over="ignore"):
-        x = x + np.uint64(0x9E3779B97F4A7C15)
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return x ^ (x >> np.uint64(31))
+    x = x + np.uint64(0x9E3779B97F4A7C15)  # arrays overflow without a warning, unlike single numbers
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
 
 
 def decode(task: Task, tokens: Sequence[int]) -> list[str]:
