@@ -23,7 +23,7 @@ from toylab.claims import Claim, over_seeds
 from toylab.engine import JobsFailedError, JobsRefusedError
 from toylab.files import alone, read_json, write_json
 from toylab.report import Picture
-from toylab.runs import Job
+from toylab.runs import Job, refuse_others
 from toylab.statistics import bootstrap, wilson
 from toylab.studies.contextual_counting import ContextualCountingStudy
 from toylab.studies.iteration_head import IterationHeadStudy
@@ -273,6 +273,25 @@ def test_a_folder_of_something_else_is_refused_and_left_alone(small, out):
     with pytest.raises(ValueError, match=r"is not empty and holds no sweep; give another folder with --out"):
         sweep([small], out, progress=False)
     assert (out / "thesis.tex").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("left", "refused"),
+    [
+        (".lock", False),
+        (".sweep.json.8163", False),
+        (".sweep.json.bak", True),
+        (".settings.json.8163", True),
+        ("x", True),
+    ],
+)
+def test_what_a_process_killed_in_its_first_write_left_is_no_obstacle(tmp_path, left, refused):
+    (tmp_path / left).write_text("half")
+    if refused:
+        with pytest.raises(ValueError, match="is not empty and holds no sweep"):
+            refuse_others(tmp_path, "sweep.json", "sweep")
+    else:
+        refuse_others(tmp_path, "sweep.json", "sweep")
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])

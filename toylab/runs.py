@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -178,10 +179,14 @@ def claim_folder(study: Study, name: str, out: Path) -> None:
 
 
 def refuse_others(out: Path, record: str, kind: str) -> None:
-    """Raises `ValueError` for a path that is a file, or a folder that holds something and not this record."""
+    """Raises `ValueError` for a path that is a file, or a folder that holds something and not this record.
+
+    The lock, and a record that a process was writing aside when it was killed, count as nothing.
+    """
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out}: is not a folder; give another one with --out")
-    if out.exists() and not (out / record).exists() and any(path.name != ".lock" for path in out.iterdir()):
+    nothing = re.compile(rf"\.lock|\.{re.escape(record)}\.\d+")  # see `toylab.files.write_bytes`
+    if out.exists() and not (out / record).exists() and not all(nothing.fullmatch(path.name) for path in out.iterdir()):
         raise ValueError(f"{out}: is not empty and holds no {kind}; give another folder with --out")
 
 
