@@ -204,3 +204,12 @@ def test_mistakes_are_said_in_one_line(flags, message, capsys):
 def test_scores_are_never_what_is_no_number():
     for name in ("first-token-substitution", "cluster-separation", "bias-token"):
         assert all(np.isfinite(case.score) for case in calibrate(detector(name), each=2).cases)
+
+
+def test_a_calibration_that_is_stopped_does_not_promise_to_go_on(monkeypatch, capsys):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("toylab.calibration.calibrate_all", interrupted)
+    assert cli.run(["calibrate"]) == 130
+    assert capsys.readouterr().err == "\ntoylab: stopped\n"

@@ -68,11 +68,7 @@ def iteration_head(task: IteratedMap) -> Transformer:
     )
     model = Transformer(config, vocab, context)
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.zero_()
-        model.embedding.weight[:, token] = torch.eye(vocab)
-        model.positions.table[:, position] = torch.eye(context)
-        model.unembedding.weight[:, out] = SHARPNESS * torch.eye(vocab)
+        _write_ends(model, token, position, out)
         find_end, fetch = (block.attn for block in model.blocks)
         sharp = SHARPNESS * math.sqrt(width)  # undoes the division of scores by the root of the head's width
 
@@ -103,11 +99,7 @@ def induction_head(task: AssociativeRecall) -> Transformer:
     config = ModelConfig(layers=2, heads=1, width=width, hidden=0, norm="none", positions="learned")
     model = Transformer(config, vocab, context)
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.zero_()
-        model.embedding.weight[:, token] = torch.eye(vocab)
-        model.positions.table[:, position] = torch.eye(context)
-        model.unembedding.weight[:, out] = SHARPNESS * torch.eye(vocab)
+        _write_ends(model, token, position, out)
         previous, induction = (block.attn for block in model.blocks)
         sharp = SHARPNESS * math.sqrt(width)
         places = range(context)
@@ -220,6 +212,15 @@ FAR = 1e4
 def _mirror(place: Tensor, rows: Tensor) -> None:
     """Write rows and, beside them, their negatives."""
     place.copy_(torch.cat([rows, -rows], dim=1))
+
+
+def _write_ends(model: Transformer, token: range, position: range, out: range) -> None:
+    """No weight but a coordinate for each token and each position that is read, and one for each token to be said."""
+    for parameter in model.parameters():
+        parameter.zero_()
+    model.embedding.weight[:, token] = torch.eye(model.vocab)
+    model.positions.table[:, position] = torch.eye(model.context)
+    model.unembedding.weight[:, out] = SHARPNESS * torch.eye(model.vocab)
 
 
 def _slots(*sizes: int) -> list[range]:

@@ -45,7 +45,8 @@ def run(arguments: Sequence[str]) -> int:
         print(f"toylab: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\ntoylab: stopped; what is finished is kept, and the same command continues", file=sys.stderr)
+        kept = "; what is finished is kept, and the same command continues" if options.command in _KEEPING else ""
+        print(f"\ntoylab: stopped{kept}", file=sys.stderr)
         return 130
     except RuntimeError as error:
         if type(error).__name__ != "JobsFailedError":
@@ -55,6 +56,7 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
+_KEEPING = ("run", "sweep", "report")
 _REMEDIES = {
     errno.ENOSPC: "the disk is full: free some space, then give the same command again",
     errno.EROFS: "nothing may be written there: give another folder with --out",

@@ -124,7 +124,7 @@ def work(
         if executor is not None:
             _submit(left, done, failures, executor, room=None)
         elif workers > 1 and left:
-            with _Processes(min(workers, len(left)), [run.out for run in runs]) as pool:
+            with Processes(min(workers, len(left)), [run.out for run in runs]) as pool:
                 _submit(left, done, failures, pool, room=workers)
         else:
             _submit(left, done, failures, _Here(), room=1)
@@ -248,7 +248,7 @@ class _Here:
         return done
 
 
-class _Processes:
+class Processes:
     """A pool of processes of our own, made anew when one of them was lost."""
 
     def __init__(self, workers: int, folders: Sequence[Path]) -> None:
@@ -265,7 +265,7 @@ class _Processes:
         self._pool = ProcessPoolExecutor(self._workers, mp_context=context, initializer=_start_worker)
         return self._pool.submit(*call)
 
-    def __enter__(self) -> _Processes:
+    def __enter__(self) -> Processes:
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:

@@ -14,18 +14,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from concurrent.futures import as_completed
+from dataclasses import asdict, dataclass, field
 from importlib import import_module
-from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from tasks import stream
+from toylab.engine import Processes
 from toylab.names import unknown
-from toylab.runs import single_thread
 from toylab.statistics import wilson
 
 LEVELS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
@@ -73,7 +72,7 @@ class Detector:
     bar: float
     plants: Mapping[str, Plant]
     controls: Mapping[str, Control]
-    deceivers: Mapping[str, Control]
+    deceivers: Mapping[str, Control] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -178,7 +177,8 @@ class Calibration:
     @property
     def stops_working(self) -> float | None:
         """The lowest share of noise at which the plants do less than half of their work; None if unknown or never."""
-        return next((x for x in self.levels if (self.working(x) if self.working(x) is not None else 1.0) < 0.5), None)
+        works = {noise: self.working(noise) for noise in self.levels}
+        return next((noise for noise, share in works.items() if share is not None and share < 0.5), None)
 
     def __str__(self) -> str:
         one = self.detector
@@ -232,15 +232,13 @@ def calibrate(
     for noise in (0.0, *levels):
         repeats = each if noise == 0 else max(1, each // 2)
         plan += [("plant", kind, noise, number) for kind in detector.plants for number in range(repeats)]
-    for group, kinds in (("control", detector.controls), ("deceiver", detector.deceivers)):
+    absent = {"control": detector.controls, "deceiver": detector.deceivers}
+    for group, kinds in absent.items():
         plan += [(group, kind, 0.0, number) for kind in kinds for number in range(each)]
     cases = []
     for group, kind, noise, number in tqdm(plan, desc=detector.name, disable=None if progress else True, leave=False):
         rng = stream(seed, f"{detector.name}, {group}, {kind}, {noise}, {number}")
-        if group == "plant":
-            exhibit = detector.plants[kind](rng, noise)
-        else:
-            exhibit = (detector.controls if group == "control" else detector.deceivers)[kind](rng)
+        exhibit = detector.plants[kind](rng, noise) if group == "plant" else absent[group][kind](rng)
         score = float(detector.look(exhibit.shown)) + 0.0  # no -0
         cases.append(Case(group, kind, noise, number % 2 == 1, score, exhibit.works))
     return Calibration(detector, tuple(cases))
@@ -255,15 +253,10 @@ def calibrate_all(chosen: Sequence[str], seed: int = 0, each: int = 10, workers:
     known = [detector(name) for name in chosen]  # a mistake is met before the work
     if workers == 1:
         return [calibrate(one, seed=seed, each=each, progress=True) for one in known]
-    # Spawned, not forked: a forked child inherits torch's thread pool in an undefined state.
-    pool = ProcessPoolExecutor(min(workers, len(chosen)), get_context("spawn"), single_thread)
-    try:
+    with Processes(min(workers, len(chosen)), ()) as pool:
         jobs = {pool.submit(_cases, name, seed, each): name for name in chosen}
-        done = {}
-        for job in tqdm(as_completed(jobs), total=len(jobs), desc="probes", disable=None, leave=False):
-            done[jobs[job]] = job.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+        finished = tqdm(as_completed(jobs), total=len(jobs), desc="probes", disable=None, leave=False)
+        done = {jobs[job]: job.result() for job in finished}
     return [Calibration(one, done[one.name]) for one in known]
 
 

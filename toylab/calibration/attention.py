@@ -298,8 +298,8 @@ def _before_the_value(batch: Batch, rng: np.random.Generator) -> Keys:
 
 _ITERATION, _INDUCTION = _CIRCUITS["iteration"], _CIRCUITS["induction"]
 
-DETECTORS = {
-    "iteration-head": Detector(
+_ALL = (
+    Detector(
         name="iteration-head",
         asks="does a head read x_t when s_t is due, and the end of the input when all are written?",
         score="the part of its three bars that a head passes",
@@ -318,9 +318,8 @@ DETECTORS = {
             "layers exchanged": _in_the_first_layer,
             "trained at one length": _one_length,
         },
-        deceivers={},
     ),
-    "induction-head": Detector(
+    Detector(
         name="induction-head",
         asks="does a head look for the value that stood behind an earlier occurrence of its token?",
         score="attention on that value, of the best head behind the first layer",
@@ -336,6 +335,7 @@ DETECTORS = {
             "a fixed distance back": _look_alike(*_INDUCTION, _fixed_offset),
             "trained with one layer": _one_layer,
         },
-        deceivers={},
     ),
-}
+)
+
+DETECTORS = {one.name: one for one in _ALL}

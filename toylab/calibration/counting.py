@@ -40,6 +40,13 @@ def _counter(
     return blended(rotated_stream(model, rng), noise, rng)
 
 
+def _watched(model: EncoderDecoder, asked: Strings, point: str) -> tuple[Tensor, Bool[Tensor, "batch label"]]:
+    """What passes a point, and which answers are right."""
+    with watch(model, point) as seen, torch.no_grad():
+        right = logits(model, asked).argmax(dim=-1) == asked.counts
+    return seen[point], right
+
+
 # Region probes -------------------------------------------------------------------------------------------------------
 
 
@@ -80,10 +87,8 @@ def _at_ones(rng: np.random.Generator, asked: Strings, features: Tensor, works: 
 def _region_at(point: str) -> Plant:
     def plant(rng: np.random.Generator, noise: float) -> Exhibit:
         asked = _strings(rng, 64)
-        model = _counter(rng, asked, noise, "begin")
-        with watch(model, point) as seen, torch.no_grad():
-            right = logits(model, asked).argmax(dim=-1) == asked.counts
-        return _at_ones(rng, asked, seen[point], right.double().mean().item())
+        seen, right = _watched(_counter(rng, asked, noise, "begin"), asked, point)
+        return _at_ones(rng, asked, seen, right.double().mean().item())
 
     return plant
 
@@ -148,11 +153,9 @@ def sees_bias(shown: Compared) -> float:
 def _bias_of_counter(bias: Literal["begin", "bracket"]) -> Plant:
     def plant(rng: np.random.Generator, noise: float) -> Exhibit:
         asked = _strings(rng)
-        model = _counter(rng, asked, noise, bias)
-        with watch(model, "decoder.cross.pattern") as seen, torch.no_grad():
-            right = logits(model, asked).argmax(dim=-1) == asked.counts
+        pattern, right = _watched(_counter(rng, asked, noise, bias), asked, "decoder.cross.pattern")
         label = int(rng.integers(asked.counts.shape[1]))
-        masses = mass_by_class(seen["decoder.cross.pattern"][:, 0], key_classes(asked))
+        masses = mass_by_class(pattern[:, 0], key_classes(asked))
         name = "begin" if bias == "begin" else "own ["
         shown = Compared({key: mass[:, label] for key, mass in masses.items()}, name)
         return Exhibit(shown, right[:, label].double().mean().item())
@@ -265,8 +268,8 @@ def _asked(blocked: Mapping[str, float]) -> dict[str, float]:
     }
 
 
-Reader = Callable[["Keys"], Float[Tensor, " batch"]]
-"""Answers with a count for every string, by attention to the keys that it is left."""
+Reader = Callable[["Keys", Tensor], Float[Tensor, " batch"]]
+"""From the keys that it is left and the true counts, which it may have had written somewhere, to its answers."""
 
 
 @dataclass(frozen=True)
@@ -364,8 +367,8 @@ def _random_counter(rng: np.random.Generator) -> Exhibit:
     return replace(exhibit, shown=replace(exhibit.shown, circuit=None))
 
 
-DETECTORS = {
-    "region-probe": Detector(
+_ALL = (
+    Detector(
         name="region-probe",
         asks="is the region of a one linearly decodable?",
         score="how far the probe is above its floors, as a part of the way to 1",
@@ -397,7 +400,7 @@ DETECTORS = {
         },
         deceivers={"an encoder that learned nothing": _random_encoder},
     ),
-    "bias-token": Detector(
+    Detector(
         name="bias-token",
         asks="with which class of tokens does a label query compare its ones?",
         score="share of the class in the attention not on counted ones",
@@ -415,9 +418,8 @@ DETECTORS = {
             "random attention": _no_class(_at_random),
             "keys shuffled": _no_class(_shuffled_keys),
         },
-        deceivers={},
     ),
-    "circuit": Detector(
+    Detector(
         name="circuit",
         asks="does a label query count, copy or subtract?",
         score="1 less the accuracy above the floor that is allowed where nothing should be known",
@@ -438,4 +440,6 @@ DETECTORS = {
         },
         deceivers={"copies from the ones themselves": _no_circuit(_reads_written_in_ones)},
     ),
-}
+)
+
+DETECTORS = {one.name: one for one in _ALL}

@@ -270,8 +270,8 @@ def _indicator(rng: np.random.Generator) -> Exhibit:
     return Exhibit(Grouped(_sparse(rng, CASES, indicator), group, indicator))
 
 
-DETECTORS = {
-    "null-space-lift": Detector(
+_ALL = (
+    Detector(
         name="null-space-lift",
         asks="does a weight change lie in the left null space of the weight?",
         score="its energy share there over that of any change",
@@ -289,9 +289,8 @@ DETECTORS = {
             "the weight, scaled": _elsewhere(lambda rng, w: 0.1 * w),
             "in the column space": _elsewhere(_in_column_space),
         },
-        deceivers={},
     ),
-    "cluster-separation": Detector(
+    Detector(
         name="cluster-separation",
         asks="do two groups of activations lie apart?",
         score="distance of the means over the mean distance of a case to its own mean",
@@ -308,9 +307,8 @@ DETECTORS = {
             "one with outliers": _same_cloud(_with_outliers),
             "clusters that are not the groups": _same_cloud(_two_inside),
         },
-        deceivers={},
     ),
-    "first-token-substitution": Detector(
+    Detector(
         name="first-token-substitution",
         asks="does a direction raise one token over the one that would come instead?",
         score="cosine with the difference of their rows",
@@ -328,9 +326,8 @@ DETECTORS = {
             "other tokens swapped": _no_swap(_other_tokens),
             "swapped the other way": _no_swap(lambda rng, rows: rows[1] - rows[0]),
         },
-        deceivers={},
     ),
-    "sae-feature": Detector(
+    Detector(
         name="sae-feature",
         asks="does a feature of a sparse autoencoder tell a group of cases from the rest?",
         score="difference in how often it fires, over the largest that chance makes of all features",
@@ -347,6 +344,7 @@ DETECTORS = {
             "no structure": _told_by_nothing(lambda rng, group: _normal(rng, CASES, 32)),
             "the trivial indicator": _indicator,
         },
-        deceivers={},
     ),
-}
+)
+
+DETECTORS = {one.name: one for one in _ALL}
