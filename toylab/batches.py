@@ -29,6 +29,10 @@ class Scored:
     queries: Int[Tensor, "batch query"]
     targets: Int[Tensor, "batch query"]
 
+    def to(self, device: str | torch.device) -> Scored:
+        """The same on another device."""
+        return Scored(**{name: None if x is None else x.to(device) for name, x in vars(self).items()})
+
     def logits(self, model: nn.Module) -> Tensor:
         """The model's logits at the scored positions."""
         return model(self.tokens, positions=self.positions, segments=self.segments, queries=self.queries)

@@ -1,4 +1,5 @@
-"""The command line: `toylab list | show | check | train | calibrate | run | sweep | table | plot | claims | report`.
+"""The command line: `toylab list | show | check | train | calibrate | run | sweep | table | plot | claims | report |
+bench`.
 
 Exit codes: 0 when it ran, whatever the verdicts; 2 for a mistake in what was asked, with a short message on stderr;
 1 for a failure of ours, or a task that breaks laws; 130 after Ctrl-C. Heavy imports wait until a command needs them,
@@ -146,6 +147,13 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("report", help="judge and draw a run anew from what it measured")
     command.add_argument("folder", type=Path, metavar="FOLDER")
     command.set_defaults(action=_report)
+
+    command = commands.add_parser("bench", help="how fast each part is, beside the libraries that do the same")
+    command.add_argument("work", metavar="WORK", nargs="*", help="which, or growth (default: all short ones)")
+    command.add_argument("--device", default="cpu", help="where models are, such as cuda")
+    command.add_argument("--json", action="store_true", help="as a list of JSON objects")
+    command.add_argument("--out", type=Path, default=Path("runs/bench"), help="folder of results, and of figures")
+    command.set_defaults(action=_bench)
     return parser
 
 
@@ -244,6 +252,64 @@ def _calibrate(options: argparse.Namespace, rest: list[str]) -> None:
         print(table(found))
         print("Clean plants found and look-alikes found, held back from setting the bar, with 95 %")
         print("intervals in percent; the noise at which half are missed. More: toylab calibrate PROBE")
+
+
+def _bench(options: argparse.Namespace, rest: list[str]) -> None:
+    from tqdm import tqdm
+
+    from toylab import bench
+    from toylab.runs import single_thread
+
+    single_thread()
+    about = bench.machine()
+    if options.work == ["growth"]:
+        _growth(options)
+        return
+    comparisons = bench.measure(options.work, options.device)
+    limit = bench.matmul_limit(device=options.device) / 1e9
+    shown = tqdm(comparisons, desc="comparisons", bar_format="{desc}: {n} {elapsed}", disable=None, leave=False)
+    found = list(shown)
+    earlier = bench.before(options.out, about)
+    path = bench.keep(options.out, found, {**about, "device": options.device, "matmul_gigaflops": round(limit, 1)})
+    if options.json:
+        print(json.dumps(bench.as_json(found), indent=1, ensure_ascii=False))
+        return
+    print(bench.table(found))
+    print(f"{about['processor']}, torch {about['torch']}; float32 products reach {limit:.0f} GF/s on one thread")
+    print("\n".join(f"{one.work}: {one.note}" for one in found if one.note))
+    short = [one for one in found if not one.met]
+    print(f"{len(found) - len(short)} of {len(found)} targets are met" + ("; short of theirs are" if short else ""))
+    print("\n".join(f"  {one}" for one in short), end="\n" if short else "")
+    for line in bench.changes(found, earlier):
+        print(f"since the last bench: {line}")
+    missing = [] if bench.has_lens() else ["TransformerLens is not installed: pip install 'toylab[bench]' adds it"]
+    print("\n".join([*missing, f"Kept in {path}"]))
+
+
+def _growth(options: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    from toylab import bench, figures
+    from toylab.bench.growth import curves
+    from toylab.files import write_json, write_text
+
+    bench.check_device(options.device)
+    found = list(tqdm(curves(options.device), desc="curves", total=9, disable=None, leave=False))
+    if options.json:
+        print(json.dumps([{**asdict(one), "exponent": one.exponent} for one in found], indent=1))
+    for size in dict.fromkeys(one.size for one in found):
+        lines = [one for one in found if one.size == size]
+        drawn = figures.growth(
+            {one.work: (one.sizes, one.seconds) for one in lines},
+            xlabel=size,
+            exponents={one.work: one.exponent for one in lines},
+            title=f"Cost against {size}",
+        )
+        path = options.out / f"growth-{size.replace(' ', '-')}.svg"
+        write_text(path, figures.svg(drawn.figure))
+        if not options.json:
+            print("\n".join([*map(str, lines), f"  {path}"]))
+    write_json(options.out / "growth.json", [{**asdict(one), "exponent": one.exponent} for one in found])
 
 
 def _run(options: argparse.Namespace, rest: list[str]) -> None:

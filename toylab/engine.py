@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -211,10 +212,24 @@ def _do(study: Study, job: Job, folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
     began, cpu = time.time(), time.process_time()
     result = study.run_job(job, folder)
-    cost = {"cpu_seconds": round(time.process_time() - cpu, 2), "wall_seconds": round(time.time() - began, 2)}
+    cost = {
+        "cpu_seconds": round(time.process_time() - cpu, 2),
+        "wall_seconds": round(time.time() - began, 2),
+        "peak_megabytes": peak_megabytes(),
+    }
     write_json(folder / "result.json", {**result, "cost": cost})
     kept = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith(_PASSING))
     write_text(folder / "done", "".join(f"{digest(path.read_bytes())}  {path.name}\n" for path in kept))
+
+
+def peak_megabytes() -> float | None:
+    """The most memory that this process has held so far; None where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 1e6 if sys.platform == "darwin" else 1e3  # bytes there, kilobytes elsewhere
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
 
 
 _PASSING = (".", "checkpoint", "error.txt")

@@ -116,6 +116,31 @@ def by_seed(
     return _plain(ax)
 
 
+def growth(
+    lines: Mapping[str, tuple[Sequence[int], Sequence[float]]],
+    *,
+    xlabel: str,
+    exponents: Mapping[str, float],
+    title: str = "",
+    ax: Axes | None = None,
+) -> Axes:
+    """Milliseconds of a work at growing sizes, both on logarithmic axes; the legend tells the exponent of each."""
+    ax = ax or _axes(4.2, 3.0)
+    looks = zip(("o", "s", "^", "D"), ("-", "--", ":", "-."), ("#1b4f8f", "#c8553d", "#7a9a2e", "0.3"), strict=True)
+    for (name, (sizes, seconds)), (marker, style, colour) in zip(lines.items(), looks, strict=False):
+        label = f"{name}: power {exponents[name]:.2f}"
+        ax.plot(sizes, [1e3 * s for s in seconds], style, marker=marker, color=colour, markersize=4, label=label)
+    ax.set_xscale("log", base=2)
+    ax.set_yscale("log")
+    ax.xaxis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:g}"))
+    ax.yaxis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:g}"))
+    ax.set_xlabel(xlabel)
+    ax.set_ylabel("processor time in ms")
+    ax.set_title(title, fontsize=10)
+    ax.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(0.0, -0.2))
+    return _plain(ax)
+
+
 def saturation(points: Sequence[tuple[float | int, float | int]], *, title: str = "", ax: Axes | None = None) -> Axes:
     """Attention mass on counted tokens against their number in units of K, over the curve x / (x + 1)."""
     ax = ax or _axes(4.2, 3.2)

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -137,17 +136,17 @@ class Attention(nn.Module):
         if cache is not None:
             k, v = cache.extend(layer, k, v)
         alone = cache is not None and q.shape[1] == 1  # one query a row: matrix products this thin would be slow
+        scaled = q * q.shape[-1] ** -0.5  # queries, not scores: they are fewer numbers
         if alone:
-            scores = rearrange((q * k).sum(dim=-1), "b k h -> b h 1 k") / math.sqrt(q.shape[-1])
+            scores = (scaled * k).sum(dim=-1).transpose(1, 2)[:, :, None]
         else:
-            scores = rearrange(q, "b q h f -> b h q f") @ rearrange(k, "b k h f -> b h f k") / math.sqrt(q.shape[-1])
-        pattern = self.pattern(self.scores(scores + geometry.bias).softmax(dim=-1))
+            scores = scaled.transpose(1, 2) @ k.permute(0, 2, 3, 1)  # batch head query key
+        pattern = self.pattern(self.scores(scores.add_(geometry.bias)).softmax(dim=-1))
         if alone:
-            mean = (rearrange(pattern, "b h 1 k -> b k h 1") * v).sum(dim=1, keepdim=True)
+            mean = (pattern[:, :, 0].transpose(1, 2)[..., None] * v).sum(dim=1, keepdim=True)
         else:
-            mean = rearrange(pattern @ rearrange(v, "b k h f -> b h k f"), "b h q f -> b q h f")
-        z = self.z(mean)
-        return self.output(rearrange(z, "b q h f -> b q (h f)"))
+            mean = (pattern @ v.transpose(1, 2)).transpose(1, 2)  # batch query head feature
+        return self.output(self.z(mean).flatten(2))
 
     def by_few(
         self,
@@ -189,7 +188,7 @@ class Attention(nn.Module):
         return out if self.output.bias is None else out + self.output.bias
 
     def _split(self, x: Float[Tensor, "batch position width"]) -> Float[Tensor, "batch position head feature"]:
-        return rearrange(x, "b p (h f) -> b p h f", h=self.heads)
+        return x.unflatten(-1, (self.heads, -1))
 
 
 class MLP(nn.Module):
@@ -378,7 +377,7 @@ class Geometry:
         seen: Bool[Tensor, "#batch query key"] = (query[:, :, None] >= positions[:, None, :]) | (not causal)
         if segments is not None:
             seen = seen & (segments[:, past:, None] == segments[:, None, :])
-        bias = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, -torch.inf)[:, None]
+        bias = torch.zeros_like(seen, dtype=dtype).masked_fill_(~seen, -torch.inf)[:, None]
         extra = encoding.bias(query, positions)
         return cls(encoding, query, positions, bias if extra is None else bias + extra.to(dtype))
 

@@ -10,12 +10,14 @@ A finished job is never repeated; an interrupted one continues from its checkpoi
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import platform
 import re
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -266,8 +268,20 @@ def curves_of(
 
 
 def single_thread() -> None:
-    """Let torch use one thread in this process: at toy sizes more are slower, and far slower beside another process."""
+    """Let torch use one thread in this process: at toy sizes more are slower, and far slower beside another process.
+
+    Freed memory is kept, too: the C library would give large tensors back to the system and ask for them anew at each
+    step, up to a tenth of its time.
+    """
     torch.set_num_threads(1)
+    with suppress(AttributeError, OSError):  # no glibc here
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(_MMAP_THRESHOLD, 2**30)
+
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+"""Parameters of mallopt(3): how much free memory is kept, and from which size on a tensor gets memory of its own."""
 
 
 def _differences(before: Any, now: Any, key: str = "") -> list[tuple[str, Any, Any]]:

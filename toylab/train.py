@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from toylab.files import read_tensors, write_tensors
+from toylab.optimizer import AdamW, as_one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,13 +103,7 @@ def train(
         DivergedError: when the loss is not finite, with the step; the last good checkpoint stays.
         ValueError: for a checkpoint that is damaged or belongs to another model; for a `stop_at` without its metric.
     """
-    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(
-        parameters.values(), lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=True
-    )
     state = Training()
-    if checkpoint is not None and checkpoint.exists():
-        state = _restore(checkpoint, model, optimizer, parameters)
 
     def measure(mean_loss: float) -> None:
         metrics = {}
@@ -128,25 +123,27 @@ def train(
             if len(latest) == config.stop_after and min(latest) >= config.stop_at:
                 state.cooling_since = state.step
 
-    began = time.process_time() - state.cpu_seconds
-    bar = tqdm(total=config.steps, initial=state.step, desc=progress, disable=progress is None, unit="step")
-    total = 0.0
-    with bar:
+    bar = tqdm(total=config.steps, desc=progress, disable=progress is None, unit="step")
+    with bar, as_one(p for p in model.parameters() if p.requires_grad) as (weights, gradient):
+        optimizer = AdamW(weights, config.betas, config.weight_decay, config.clip)
+        if checkpoint is not None and checkpoint.exists():
+            state = _restore(checkpoint, model, optimizer)
+            bar.update(state.step)
+        began = time.process_time() - state.cpu_seconds
+        total = 0.0
         if not state.step and not state.history:
             with torch.no_grad():
                 measure(float(loss(model, batch_at(0))))
         while not _finished(config, state):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(config, state.step, state.cooling_since)
+            rate = learning_rate(config, state.step, state.cooling_since)
             value = loss(model, batch_at(state.step))
             if not math.isfinite(value.item()):
                 raise _diverged(f"loss={value.item()}", state.step, config, checkpoint)
-            optimizer.zero_grad()
+            gradient.zero_()
             value.backward()
-            norm = nn.utils.clip_grad_norm_(parameters.values(), config.clip)
-            if not math.isfinite(norm.item()):
-                raise _diverged(f"norm of the gradient={norm.item()}", state.step, config, checkpoint)
-            optimizer.step()
+            norm = optimizer.step(gradient, rate)
+            if not math.isfinite(norm):
+                raise _diverged(f"norm of the gradient={norm}", state.step, config, checkpoint)
             total += value.item()
             state.step += 1
             bar.update()
@@ -157,7 +154,7 @@ def train(
                 state.cpu_seconds = time.process_time() - began
                 bar.set_postfix({name: f"{v:.3g}" for name, v in state.history[-1].items() if name != "step"})
                 if checkpoint is not None:
-                    _save(checkpoint, model, optimizer, parameters, state)
+                    _save(checkpoint, model, optimizer, state)
     return state
 
 
@@ -189,15 +186,13 @@ def _finished(config: TrainConfig, state: Training) -> bool:
     return state.step >= config.steps
 
 
-def _save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, parameters: dict, state: Training) -> None:
-    tensors = {f"model.{name}": tensor.clone() for name, tensor in model.state_dict().items()}  # tied ones share memory
-    for name, parameter in parameters.items():
-        for key, tensor in optimizer.state[parameter].items():
-            tensors[f"optimizer.{key}.{name}"] = tensor
+def _save(path: Path, model: nn.Module, optimizer: AdamW, state: Training) -> None:
+    tensors = {f"model.{name}": tensor.clone() for name, tensor in model.state_dict().items()}  # some share memory
+    tensors |= {"optimizer.mean": optimizer.mean, "optimizer.square": optimizer.square}
     write_tensors(path, tensors, {**vars(state)})
 
 
-def _restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, parameters: dict) -> Training:
+def _restore(path: Path, model: nn.Module, optimizer: AdamW) -> Training:
     tensors, about = read_tensors(path)
     own = model.state_dict()
     saved = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
@@ -205,8 +200,11 @@ def _restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, par
         raise ValueError(
             f"{path}: holds a model of another shape; use the settings it was made with, or another folder"
         )
+    if "optimizer.mean" not in tensors:
+        raise ValueError(f"{path}: was written by an older version of toylab; delete it, and the job starts anew")
     model.load_state_dict(saved)
-    for name, parameter in parameters.items():
-        prefix = {key: f"optimizer.{key}.{name}" for key in ("step", "exp_avg", "exp_avg_sq")}
-        optimizer.state[parameter] = {key: tensors[full] for key, full in prefix.items()}
-    return Training(**about)
+    state = Training(**about)
+    optimizer.mean.copy_(tensors["optimizer.mean"])
+    optimizer.square.copy_(tensors["optimizer.square"])
+    optimizer.steps = state.step
+    return state

@@ -1,0 +1,246 @@
+"""How fast toylab is: each kind of work beside the libraries that do the same, in one process of one thread.
+
+    toylab bench                      every short work (two minutes)
+    toylab bench step generate        some of them
+    toylab bench recipes              how much processor time a finding takes, on seeds of its own (minutes)
+
+What is compared is interleaved, round by round, so that a machine that slows down slows all of them; a ratio is the
+median over the rounds. Nothing fails on a slow machine: what misses its target is said in plain words.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from toylab.files import write_json
+from toylab.names import unknown
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One work, ours beside what it is measured by.
+
+    Attributes:
+        work: what was done.
+        ours: how much it took of us, in `unit`.
+        unit: of `ours` and `peers`.
+        target: what `ratio` should be at most or, with `more`, at least; rounded to its digits.
+        peers: the same for others, by name.
+        ratio: median over rounds of ours over the peer's; ours itself where there is no peer.
+        more: whether more is better.
+        note: what else is to be known.
+    """
+
+    work: str
+    ours: float
+    unit: str
+    target: float
+    ratio: float
+    peers: Mapping[str, float] = field(default_factory=dict)
+    more: bool = False
+    note: str = ""
+
+    @property
+    def met(self) -> bool:
+        """Whether the target is reached, at the two digits that are shown."""
+        ratio = round(self.ratio, 2)
+        return ratio >= self.target if self.more else ratio <= self.target
+
+    def __str__(self) -> str:
+        """What it is worth, in one sentence."""
+        of = f" of {' and '.join(self.peers)}" if self.peers else f" {self.unit}"
+        bound = "at least" if self.more else "at most"
+        wanted = f"{bound} {self.target:g}"
+        if self.met:
+            return f"{self.work}: {number(self.ratio)}{of}, {wanted} was wanted"
+        missing = self.target / self.ratio - 1 if self.more else 1 - self.target / self.ratio
+        return f"{self.work}: {number(self.ratio)}{of}, {100 * abs(missing):.0f} % short of {wanted}"
+
+
+Rounds = Mapping[str, list[float]]
+"""By name, the seconds of each round."""
+
+
+def interleaved(
+    works: Mapping[str, Callable[[], Any]], rounds: int = 15, device: str = "cpu"
+) -> dict[str, list[float]]:
+    """Seconds of each work in each round, every round doing all of them once; two rounds before that are not counted.
+
+    On a processor these are its own seconds, in which other processes have no part; on a GPU those of the clock.
+    """
+    clock = time.process_time if device == "cpu" else time.perf_counter
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for turn in range(rounds + 2):
+        for name, work in works.items():
+            began = clock()
+            work()
+            if device != "cpu":
+                torch.cuda.synchronize()
+            if turn >= 2:
+                seconds[name].append(clock() - began)
+    return seconds
+
+
+def against(
+    work: str, seconds: Rounds, peer: str, target: float, *, ours: str = "ours", scale: float = 1e3, unit: str = "ms"
+) -> Comparison:
+    """Ours beside one of the others, from the seconds of `interleaved`."""
+    ratio = statistics.median(a / b for a, b in zip(seconds[ours], seconds[peer], strict=True))
+    mine, other = (scale * statistics.median(seconds[name]) for name in (ours, peer))
+    return Comparison(work, mine, unit, target, ratio, {peer: other})
+
+
+def matmul_limit(rounds: int = 20, size: int = 1024, device: str = "cpu") -> float:
+    """Floating-point operations a second of a product of two square float32 matrices: the best of some rounds."""
+    a = torch.randn(size, size, device=device)
+    (seconds,) = interleaved({"product": lambda: a @ a}, rounds, device).values()
+    return 2 * size**3 / min(seconds)
+
+
+WORKS = {
+    "step": "training",
+    "epoch": "training",
+    "share": "training",
+    "watch": "looking",
+    "generate": "looking",
+    "edit": "looking",
+    "data": "around",
+    "import": "around",
+    "seeds": "around",
+    "population": "training",
+    "recipes": "findings",
+    "studies": "findings",
+}
+"""By name, the module that does a work."""
+
+LONG = ("recipes", "studies")
+"""Works that are done only where they are named."""
+
+ON_GPU = ("step", "epoch", "share", "watch", "generate", "edit", "population")
+"""Works that can be done on another device."""
+
+
+def measure(names: Sequence[str] = (), device: str = "cpu") -> Iterator[Comparison]:
+    """The comparisons of some works, as they come in; of every short one, if none is named.
+
+    Raises:
+        ValueError: for a work that there is not, with the nearest; for a device that is not there, or on which a work
+            means nothing.
+    """
+    check_device(device)
+    for name in names:
+        if name not in WORKS:
+            raise unknown("work", name, WORKS)
+        if device != "cpu" and name not in ON_GPU:
+            raise ValueError(f"work {name!r}: says nothing about a GPU; on one there are {', '.join(ON_GPU)}")
+    able = WORKS if device == "cpu" else ON_GPU
+    return _each(names or [name for name in able if name not in LONG], device)
+
+
+def _each(names: Sequence[str], device: str) -> Iterator[Comparison]:
+    for name in names:
+        yield from import_module(f"toylab.bench.{WORKS[name]}").DONE[name](device)
+
+
+def check_device(device: str) -> None:
+    """Raises `ValueError` for a device that this machine has not."""
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device={device}: cannot be used here ({reason}); leave it out for the CPU") from None
+
+
+def table(found: Sequence[Comparison]) -> str:
+    """A line a comparison, within 80 columns."""
+    rows = [("work", "ours", "peer", "ratio", "target", "")]
+    for one in found:
+        peer = ", ".join(f"{number(value)} {name}" for name, value in one.peers.items())
+        bound = ">=" if one.more else "<="
+        ratio = number(one.ratio) if one.peers else ""
+        ours = f"{number(one.ours)} {one.unit}".strip()
+        rows.append((one.work, ours, peer, ratio, f"{bound} {one.target:g}", "" if one.met else "short"))
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def number(value: float) -> str:
+    """Three digits, or two behind the point."""
+    if value and abs(value) < 0.095:
+        return f"{value:.2g}"
+    return f"{value:.2f}" if abs(value) < 9.995 else f"{value:.1f}" if abs(value) < 99.95 else f"{value:.0f}"
+
+
+def has_lens() -> bool:
+    """Whether TransformerLens is installed."""
+    return importlib.util.find_spec("transformer_lens") is not None
+
+
+def machine() -> dict[str, str | float]:
+    """What the figures were measured on, and when."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "processor": _processor(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or "unknown"
+
+
+def as_json(found: Sequence[Comparison]) -> list[dict[str, Any]]:
+    """One object a comparison."""
+    return [{**asdict(one), "met": one.met} for one in found]
+
+
+def keep(folder: Path, found: Sequence[Comparison], about: Mapping[str, Any]) -> Path:
+    """Store what was found with date and machine; returns the file."""
+    name = str(about["date"]).replace(":", "").replace("+0000", "")
+    path = folder / f"{name}.json"
+    write_json(path, {**about, "found": as_json(found)})
+    return path
+
+
+def before(folder: Path, about: Mapping[str, Any]) -> dict[str, float]:
+    """By work and peer, ratios of the latest bench that is stored there from the same processor."""
+    for path in sorted(folder.glob("*.json"), reverse=True):
+        held = json.loads(path.read_text(encoding="utf-8"))
+        if held.get("processor") == about["processor"]:
+            return {key(one["work"], one["peers"]): one["ratio"] for one in held["found"]}
+    return {}
+
+
+def key(work: str, peers: Mapping[str, float]) -> str:
+    """What tells a comparison from all others."""
+    return " / ".join((work, *peers))
+
+
+def changes(found: Sequence[Comparison], earlier: Mapping[str, float], least: float = 0.1) -> list[str]:
+    """What is faster or slower than before by more than a share, in plain words."""
+    lines = []
+    for one in found:
+        then = earlier.get(key(one.work, one.peers))
+        if then and math.isfinite(then) and abs(one.ratio / then - 1) > least:
+            better = (one.ratio > then) == one.more
+            lines.append(f"{one.work}: {number(one.ratio)}, {'better' if better else 'worse'} than {number(then)}")
+    return lines

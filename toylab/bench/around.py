@@ -1,0 +1,132 @@
+"""Around the model: drawing data, starting up, and seeds side by side."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import tasks
+from tasks import Styles, stream
+from toylab import studies
+from toylab.bench import Comparison, against, interleaved
+from toylab.engine import Processes
+from toylab.train import TrainConfig, train
+
+
+def data(device: str, rows: int = 2048, rounds: int = 5) -> Iterator[Comparison]:
+    """Tokens that each task draws a second, a block of training rows at a time, and the share of a training."""
+    for kind in tasks.TASKS.values():
+        task = kind()
+        size = int(task.sample(stream(0, "bench"), rows).sizes.sum())
+        (seconds,) = interleaved({"draw": lambda task=task: task.sample(stream(1, "bench"), rows)}, rounds).values()
+        speed = size / statistics.median(seconds) / 1e6
+        yield Comparison(f"drawing {kind.__name__}", speed, "M tokens/s", 5, speed, more=True)
+    for name, (model, loss, batch_at) in trainings().items():
+        spent = _spent_drawing(model, loss, batch_at)
+        yield Comparison(f"drawing, share of {name}", 100 * spent, "%", 3, 100 * spent)
+
+
+def trainings(seed: int = 0) -> dict[str, tuple[Any, Callable, Callable[[int], Any]]]:
+    """By study, the model of its main arm, its loss and its batches."""
+    from toylab import concept, counting, reasoning
+    from toylab.batches import next_token_loss
+    from toylab.model import Transformer
+
+    heads, count, safety, steering = (
+        studies.load(name).STUDY.default()
+        for name in ("iteration-head", "contextual-counting", "safety-finetuning", "steering-vectors")
+    )
+    arm, none = heads.arms()["main"], count.arms()["none"]
+    return {
+        "iteration-head": (
+            Transformer.for_task(arm.task, arm.model, seed),
+            next_token_loss,
+            heads._batches(arm.task, seed, arm.train.rows),
+        ),
+        "contextual-counting": (
+            counting.model_for(none.task, none.model, seed),
+            counting.count_loss,
+            counting.fresh_strings(none.task, seed, none.train.rows, causal_tally=True),
+        ),
+        "safety-finetuning": (
+            concept.model_for(safety.task, safety.model, seed),
+            concept.language_loss,
+            concept.pretraining(safety.task, seed, safety.pretrain.rows, safety.pretrain.steps),
+        ),
+        "steering-vectors": (
+            reasoning.model_for(steering.task, steering.model, seed),
+            next_token_loss,
+            reasoning.pretraining(steering.task, seed, steering.skill.rows, Styles.clean(0.9, None), "bench"),
+        ),
+    }
+
+
+def _spent_drawing(model: Any, loss: Callable, batch_at: Callable[[int], Any], steps: int = 128) -> float:
+    """The share of the processor time of a training that its batches take: two whole blocks of them."""
+    drawn = 0.0
+
+    def timed(step: int) -> Any:
+        nonlocal drawn
+        began = time.process_time()
+        batch = batch_at(step)
+        drawn += time.process_time() - began
+        return batch
+
+    began = time.process_time()
+    train(model, loss, timed, TrainConfig(steps=steps, warmup=1, cooldown=0, evaluate_every=steps))
+    return drawn / (time.process_time() - began)
+
+
+def starting(device: str, rounds: int = 5) -> Iterator[Comparison]:
+    """Fresh processes: importing all of toylab beside importing torch, and the help of the command line."""
+    programs = {
+        "ours": "import toylab, tasks, probes; toylab.Transformer, toylab.fresh, toylab.save_model",
+        "import torch": "import torch",
+        "help": "import toylab.cli; toylab.cli.run(['--help'])",
+    }
+
+    def run(program: str) -> None:
+        subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.DEVNULL)
+
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    for turn in range(rounds + 1):
+        for name, program in programs.items():
+            began = time.perf_counter()
+            run(program)
+            if turn:
+                seconds[name].append(time.perf_counter() - began)
+    yield against("import toylab", seconds, "import torch", 1.25, scale=1, unit="s")
+    shown = statistics.median(seconds["help"])
+    yield Comparison("toylab --help", shown, "s", 0.5, shown)
+
+
+def side_by_side(device: str, steps: int = 300, rounds: int = 3) -> Iterator[Comparison]:
+    """Two seeds of the iteration head's training in two processes, beside one after the other in one."""
+    ratios, alone, both = [], [], []
+    with Processes(2, ()) as pool:
+        for ready in [pool.submit(_some_steps, seed, 20) for seed in (0, 1)]:
+            ready.result()
+        for turn in range(rounds):
+            began = time.perf_counter()
+            pool.submit(_some_steps, turn, steps).result()
+            alone.append(time.perf_counter() - began)
+            began = time.perf_counter()
+            for one in [pool.submit(_some_steps, turn, steps) for _ in range(2)]:
+                one.result()
+            both.append(time.perf_counter() - began)
+            ratios.append(2 * alone[-1] / both[-1])
+    twice, once = 2 * statistics.median(alone), statistics.median(both)
+    name = "one after the other"
+    yield Comparison("two seeds on two cores", once, "s", 1.8, statistics.median(ratios), {name: twice}, more=True)
+
+
+def _some_steps(seed: int, steps: int) -> None:
+    model, loss, batch_at = trainings(seed)["iteration-head"]
+    train(model, loss, batch_at, TrainConfig(steps=steps, warmup=1, cooldown=0, evaluate_every=steps))
+
+
+DONE = {"data": data, "import": starting, "seeds": side_by_side}

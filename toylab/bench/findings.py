@@ -1,0 +1,129 @@
+"""What a finding costs: the processor time until a model has learned what a study is about, on seeds of its own."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+
+from toylab import studies
+from toylab.bench import Comparison
+from toylab.engine import Processes, Run, work
+from toylab.runs import claim_folder, results
+
+FRESH = range(200, 210)
+"""Seeds that no choice was made on."""
+FEW = range(200, 203)
+"""Of them, where a seed takes long."""
+
+Found = tuple[float, bool]
+"""Processor seconds, and whether the finding is there."""
+
+
+def recipes(device: str, workers: int = 2) -> Iterator[Comparison]:
+    """Trainings alone, without what is measured on them afterwards; for steering, a whole study of one seed."""
+    with Processes(workers, ()) as pool:
+        for name, (find, seeds, target) in RECIPES.items():
+            found = [one.result() for one in [pool.submit(find, seed) for seed in seeds]]
+            seconds = statistics.median(spent for spent, _ in found)
+            spread = f"{min(s for s, _ in found):.0f} to {max(s for s, _ in found):.0f}"
+            right = sum(there for _, there in found)
+            note = f"{right} of {len(found)} seeds, {spread} CPU-s"
+            yield Comparison(name, seconds, "CPU-s", target, seconds, note=note)
+            if len(seeds) >= 10:
+                yield Comparison(f"{name}: seeds of ten", right, "", 9, right, more=True)
+
+
+def iteration_head(seed: int) -> Found:
+    """Until a model iterates on inputs never seen, by a head that the detector finds."""
+    from toylab import evaluate
+    from toylab.studies.iteration_head import lengths_of
+
+    study = replace(studies.load("iteration-head").STUDY.default(), seeds=(seed,), control_seeds=1)
+    arm = study.arms()["main"]
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.process_time()
+        model, _ = study._train(arm, seed, Path(folder))
+        spent = time.process_time() - began
+    held = evaluate.held_out(arm.task, seed, lengths_of(arm.task))
+    solved = statistics.mean(evaluate.free_running_accuracy(model, arm.task, held).values()) >= 0.99
+    return spent, solved and evaluate.search_iteration_head(model, held).found
+
+
+def counting(seed: int) -> Found:
+    """Until an encoder-decoder without positions counts in four regions."""
+    from toylab.counting import accuracy, for_model, held_out, learn
+
+    study = studies.load("contextual-counting").STUDY.default()
+    began = time.process_time()
+    model, _ = learn(study.task, study.model, study.train, seed, auxiliary=study.auxiliary)
+    spent = time.process_time() - began
+    shares = accuracy(model, for_model(study.task, model, held_out(study.task, seed, 1000)))
+    return spent, statistics.mean(shares) >= 0.9
+
+
+def safety(seed: int) -> Found:
+    """A base, and from it the control, SSFT, unlearning and DPO: the base complies, those that learn to refuse do and
+    still comply with what is safe."""
+    from toylab.safety import behaviour, judged_on
+
+    study = studies.load("safety-finetuning").STUDY.default()
+    began, fine = time.process_time(), True
+    with tempfile.TemporaryDirectory() as folder:
+        base = study._pretrain(study.bases()["base"], seed, Path(folder))
+    spent = time.process_time() - began
+    sets = {name: batch for name, batch in judged_on(study.task, seed, 192).items() if name in ("safe", "unsafe")}
+    for method in ("control", "ssft", "unlearning", "dpo"):
+        began = time.process_time()
+        with tempfile.TemporaryDirectory() as folder:
+            tuned = study._finetune(study.arms()[method], deepcopy(base), seed, Path(folder))
+        spent += time.process_time() - began
+        found = behaviour(tuned, study.task, sets)
+        refuses = found["unsafe"]["refuses"] >= 0.95
+        fine &= found["safe"]["complies"] >= 0.95 and refuses == (method != "control")
+    return spent, fine
+
+
+def steering(seed: int) -> Found:
+    """The study of one seed: the base, vectors after each layer, and all that is asked of them."""
+    study = replace(studies.load("steering-vectors").STUDY.default(), seeds=(seed,), control_seeds=0)
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "run"
+        claim_folder(study, "steering-vectors", out)
+        failures = work([Run(study, "steering-vectors", out)], "", 1, progress=False)
+        measured = results(study, out)
+        held = {claim.id: claim.verdict for claim in study.conclude(measured)}
+    return sum(one["cost"]["cpu_seconds"] for one in measured.values()), not failures and held["joint"] == "holds"
+
+
+RECIPES: dict[str, tuple[Callable[[int], Found], range, float]] = {
+    "iteration head found": (iteration_head, FRESH, 15),
+    "counting solved": (counting, FRESH, 8),
+    "safety: base and four fine-tunes": (safety, FEW, 45),
+    "steering study, one seed": (steering, FEW, 60),
+}
+"""By name: how, on which seeds, and in how many processor seconds."""
+
+
+def whole(device: str, workers: int = 2) -> Iterator[Comparison]:
+    """Every default study in a folder of its own: minutes of the clock, and the largest memory of a process."""
+    minutes = 0.0
+    for name in studies.names():
+        study = studies.load(name).STUDY.default()
+        with tempfile.TemporaryDirectory() as folder:
+            out, began = Path(folder) / "run", time.perf_counter()
+            claim_folder(study, name, out)
+            work([Run(study, name, out)], name, workers)
+            taken = (time.perf_counter() - began) / 60
+            peak = max(one["cost"]["peak_megabytes"] for one in results(study, out).values()) / 1000
+        minutes += taken
+        yield Comparison(f"default {name}", taken, "minutes", 4, taken)
+        yield Comparison(f"default {name}: memory of a process", peak, "GB", 1.5, peak)
+    yield Comparison("all default studies", minutes, "minutes", 10, minutes)
+
+
+DONE = {"recipes": recipes, "studies": whole}

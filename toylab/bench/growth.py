@@ -1,0 +1,135 @@
+"""How cost grows: with the length of a row, the width, the layers, the length of a task's inputs, and the seeds."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+
+from tasks import ContextualCounting, Polynomial, stream
+from toylab.batches import next_token_loss, pack
+from toylab.bench import interleaved
+from toylab.bench.peers import VOCAB, next_token, shape, tokens
+from toylab.bench.training import ours_as_one
+from toylab.counting import count_loss, fresh_strings, model_for
+from toylab.encoder_decoder import EncoderDecoderConfig
+from toylab.model import ModelConfig, Transformer
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Seconds of a work at some sizes.
+
+    Attributes:
+        work: what was done, a line of the figure of `size`.
+        size: what grows.
+    """
+
+    work: str
+    size: str
+    sizes: tuple[int, ...]
+    seconds: tuple[float, ...]
+
+    @property
+    def exponent(self) -> float:
+        """Of the power of the size that cost grows by, over the upper half of the sizes: 1 is linear."""
+        half = len(self.sizes) // 2
+        return float(np.polyfit(np.log(self.sizes[half:]), np.log(self.seconds[half:]), 1)[0])
+
+    def __str__(self) -> str:
+        return f"{self.work}: grows by the power {self.exponent:.2f} of {self.size}"
+
+
+def curves(device: str = "cpu", rounds: int = 5) -> Iterator[Curve]:
+    """All of them; the training steps are those of `toylab.train`, with every position scored."""
+    lengths = (32, 64, 128, 256, 512)
+    yield _curve(
+        "training step, width 32", "length of a row", lengths, lambda s, n: _step(s, shape(32), n, 8, device), rounds
+    )
+    yield _curve(
+        "the same without positions, in linear time",
+        "length of a row",
+        lengths,
+        lambda s, n: _counting_step(s, n, device),
+        rounds,
+    )
+    widths = (16, 32, 64, 128, 256)
+    yield _curve(
+        "training step, 64 positions", "width", widths, lambda s, n: _step(s, shape(n), 64, 16, device), rounds
+    )
+    layers = (1, 2, 4, 8)
+    yield _curve(
+        "training step, width 32, 64 positions",
+        "layers",
+        layers,
+        lambda s, n: _step(s, replace(shape(32), layers=n), 64, 16, device),
+        rounds,
+    )
+    inputs = (8, 16, 32, 64)
+    yield _curve("drawing 512 rows", "inputs of a task", inputs, lambda s, n: _drawing(n), rounds)
+    yield _curve("laying out 512 rows", "inputs of a task", inputs, lambda s, n: _packing(n), rounds)
+    yield _curve(
+        "training step, several a row", "inputs of a task", inputs, lambda s, n: _packed_step(s, n, device), rounds
+    )
+    seeds = (1, 2, 4, 8)
+    yield _curve(
+        "one step of each, one after the other", "seeds", seeds, lambda s, n: _one_by_one(s, n, device), rounds
+    )
+    yield _curve("as one program", "seeds", seeds, lambda s, n: _together(n, device), rounds)
+
+
+def _curve(
+    work: str, size: str, sizes: Sequence[int], make: Callable[[ExitStack, int], Callable[[], None]], rounds: int
+) -> Curve:
+    with ExitStack() as stack:
+        seconds = interleaved({str(n): make(stack, n) for n in sizes}, rounds)
+    return Curve(work, size, tuple(sizes), tuple(statistics.median(held) for held in seconds.values()))
+
+
+def _step(stack: ExitStack, config: ModelConfig, length: int, rows: int, device: str) -> Callable[[], None]:
+    model = Transformer(config, VOCAB, length).to(device)
+    step = stack.enter_context(ours_as_one(model))
+    return partial(step, next_token(model, tokens(rows, length + 1, device)))
+
+
+def _counting_step(stack: ExitStack, length: int, device: str) -> Callable[[], None]:
+    task = ContextualCounting(length=length, regions=4)
+    model = model_for(task, EncoderDecoderConfig())
+    batch = fresh_strings(task, 0, 8, causal_tally=True)(0)
+    return partial(stack.enter_context(ours_as_one(model)), partial(count_loss, model, batch))
+
+
+def _drawing(inputs: int) -> Callable[[], None]:
+    return lambda: Polynomial(lengths=(1, inputs)).sample(stream(0, "bench"), 512)
+
+
+def _packing(inputs: int) -> Callable[[], None]:
+    drawn = Polynomial(lengths=(1, inputs)).sample(stream(0, "bench"), 512)
+    return lambda: pack(drawn)
+
+
+def _packed_step(stack: ExitStack, inputs: int, device: str) -> Callable[[], None]:
+    task = Polynomial(lengths=(1, inputs))
+    model = Transformer.for_task(task, shape(32)).to(device)
+    batch = pack(task.sample(stream(0, "bench"), 64)).to(device)
+    return partial(stack.enter_context(ours_as_one(model)), partial(next_token_loss, model, batch))
+
+
+def _one_by_one(stack: ExitStack, seeds: int, device: str) -> Callable[[], None]:
+    steps = [_packed_step(stack, 16, device) for _ in range(seeds)]
+    return lambda: [step() for step in steps]
+
+
+def _together(seeds: int, device: str) -> Callable[[], None]:
+    from toylab.population import Population
+
+    task = Polynomial()
+    members = [
+        Transformer.for_task(task, replace(shape(32), positions="sinusoidal"), seed).to(device) for seed in range(seeds)
+    ]
+    drawn = [pack(task.sample(stream(0, "bench"), 64)).to(device) for _ in range(seeds)]
+    return partial(Population(members, next_token_loss).step, drawn, 1e-3)

@@ -1,0 +1,74 @@
+"""Looking: watching every point, writing token by token, and editing what is written."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+
+from probes import points, watch
+from toylab.bench import Comparison, against, interleaved
+from toylab.bench.peers import LENS, lens, models, shape, tokens
+from toylab.model import Transformer, generate
+from toylab.steering import vectors
+
+ROWS, PROMPT, NEW = 256, 16, 10
+"""What is generated: rows, tokens that are given, and tokens that are written."""
+
+
+@torch.no_grad()
+def watching(device: str, rounds: int = 25) -> Iterator[Comparison]:
+    """A forward pass of 64 rows of 66 tokens at width 64, with all points watched, with none, and without asking."""
+    held, drawn = models(shape(64), 66, device), tokens(64, 66, device)
+    ours = held["ours"]
+
+    def watched(*names: str) -> None:
+        with watch(ours, *names):
+            ours(drawn)
+
+    works = {"plain": partial(ours, drawn), "ours": partial(watched, *points(ours)), "nothing": watched}
+    if LENS in held:
+        works |= {LENS: partial(held[LENS], drawn), "cached": partial(held[LENS].run_with_cache, drawn)}
+    seconds = interleaved(works, rounds, device)
+    found = against("watching every point", seconds, "plain", 1.15)
+    if LENS in held:
+        theirs = against("", seconds, LENS, 0.0, ours="cached").ratio
+        found = Comparison(**{**vars(found), "note": f"TransformerLens: {theirs:.2f} of its own plain pass"})
+    yield found
+    yield against("watching nothing", seconds, "plain", 1.0, ours="nothing")
+
+
+@torch.no_grad()
+def generating(device: str, rounds: int = 9) -> Iterator[Comparison]:
+    """Tokens written greedily, with the cache that each has."""
+    config, context = shape(64, layers=4), PROMPT + NEW
+    ours, prompts = Transformer(config, 24, context).to(device), tokens(ROWS, PROMPT, device)
+    works = {"ours": partial(generate, ours, prompts, NEW)}
+    if (peer := lens(config, 24, 2 * context, device)) is not None:
+        how = {"do_sample": False, "stop_at_eos": False, "verbose": False, "prepend_bos": False}
+
+        def theirs() -> None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                peer.generate(prompts, max_new_tokens=NEW, return_type="tokens", **how)
+
+        works[LENS] = theirs
+    else:
+        works["without a cache"] = partial(generate, ours, prompts, NEW, cache=False)
+    seconds = interleaved(works, rounds, device)
+    yield against(f"generating {ROWS} x {NEW} tokens", seconds, list(works)[1], 0.35)
+
+
+@torch.no_grad()
+def editing(device: str, rounds: int = 25) -> Iterator[Comparison]:
+    """The same with a vector added after the last but one block, at every position."""
+    plain = Transformer(shape(64, layers=4), 24, PROMPT + NEW).to(device)
+    steered = vectors(plain, {2: torch.ones(64, device=device)}).to(device)
+    prompts = tokens(ROWS, PROMPT, device)
+    works = {"ours": partial(generate, steered, prompts, NEW), "plain": partial(generate, plain, prompts, NEW)}
+    yield against("generating with a steering vector", interleaved(works, rounds, device), "plain", 1.1)
+
+
+DONE = {"watch": watching, "generate": generating, "edit": editing}

@@ -1,0 +1,106 @@
+"""The same model in other libraries, and the same step for all of them."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from toylab.bench import has_lens
+from toylab.model import ModelConfig, Transformer
+
+TORCH, LENS = "nn.TransformerEncoder", "TransformerLens"
+VOCAB = 24
+
+
+class Encoder(nn.Module):
+    """`torch.nn.TransformerEncoder` as a causal language model with learned positions."""
+
+    def __init__(self, config: ModelConfig, vocab: int, context: int) -> None:
+        super().__init__()
+        width = config.width
+        self.embedding, self.positions = nn.Embedding(vocab, width), nn.Parameter(torch.randn(context, width))
+        layer = nn.TransformerEncoderLayer(
+            width, config.heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.encoder = nn.TransformerEncoder(layer, config.layers, nn.LayerNorm(width), enable_nested_tensor=False)
+        self.unembedding = nn.Linear(width, vocab, bias=False)
+        self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(context))
+
+    def forward(self, tokens: Int[Tensor, "batch position"]) -> Float[Tensor, "batch position vocab"]:
+        length = tokens.shape[1]
+        x = self.embedding(tokens) + self.positions[:length]
+        return self.unembedding(self.encoder(x, mask=self.mask[:length, :length], is_causal=True))
+
+
+def lens(config: ModelConfig, vocab: int, context: int, device: str) -> Any:
+    """The model in TransformerLens; `None` where that is not installed."""
+    if not has_lens():
+        return None
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+        shape = HookedTransformerConfig(
+            n_layers=config.layers,
+            n_heads=config.heads,
+            d_model=config.width,
+            d_head=config.width // config.heads,
+            d_mlp=4 * config.width,
+            d_vocab=vocab,
+            n_ctx=context,
+            act_fn="gelu",
+            normalization_type="LN",
+            device=device,
+            seed=0,
+        )
+        return HookedTransformer(shape)
+
+
+def models(config: ModelConfig, context: int, device: str, vocab: int = VOCAB) -> dict[str, nn.Module]:
+    """Ours and those of the others that are installed, of one shape, by name."""
+    found = {"ours": Transformer(config, vocab, context), TORCH: Encoder(config, vocab, context)}
+    if (other := lens(config, vocab, context, device)) is not None:
+        found[LENS] = other
+    return {name: model.to(device) for name, model in found.items()}
+
+
+def shape(width: int, layers: int = 2) -> ModelConfig:
+    """What all have in common: four heads, learned positions, pre-norm, GELU, an MLP of four times the width."""
+    return ModelConfig(layers=layers, heads=4, width=width, positions="learned")
+
+
+def tokens(rows: int, length: int, device: str, vocab: int = VOCAB, seed: int = 0) -> Int[Tensor, "batch position"]:
+    """Tokens drawn at random."""
+    return torch.randint(vocab, (rows, length), generator=torch.Generator().manual_seed(seed)).to(device)
+
+
+Loss = Callable[[], Float[Tensor, ""]]
+
+
+def next_token(model: nn.Module, rows: Int[Tensor, "batch longer"]) -> Loss:
+    """The loss of a language model on every position of some rows."""
+    read, due = rows[:, :-1].contiguous(), rows[:, 1:].flatten()
+    return lambda: F.cross_entropy(model(read).flatten(0, 1), due)
+
+
+def trainer(model: nn.Module) -> Callable[[Loss], None]:
+    """A training step as other people write it: torch's AdamW, with its fused kernel, and a clipped gradient."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, fused=True)
+
+    def step(loss: Loss) -> None:
+        value = loss()
+        optimizer.zero_grad()
+        value.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+
+    return step

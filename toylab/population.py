@@ -1,0 +1,159 @@
+"""Many seeds of one setting as one program: parameters stacked along a first axis, one batch of batches a step.
+
+    population = Population([Transformer.for_task(task, config, seed) for seed in range(256)], next_token_loss)
+    losses = population.step([batches(step) for batches in each_seeds_batches], rate=4e-3)
+    models = population.members()
+
+Every member computes what it would compute alone, up to rounding. It is meant for a GPU, which one toy model cannot
+fill. On a CPU, seeds are better trained in processes side by side: `toylab bench population` shows by how much.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value, vmap
+from torch.nn import functional as F
+
+from tasks import IGNORE
+from toylab.optimizer import AdamW
+from toylab.train import DivergedError, TrainConfig, learning_rate
+
+_FILL = {"targets": IGNORE, "segments": -1}
+"""What a batch is filled up with, where it has fewer rows or columns than the largest of its step; 0 elsewhere."""
+
+
+class Population:
+    """Models of one shape that are trained together, each on its own data.
+
+    Args:
+        models: at least one; they are copied.
+        loss: from a model and a batch to a scalar, as for `toylab.train.train`.
+        config: betas, weight decay and clipping; each member's gradient is clipped on its own.
+
+    Raises:
+        ValueError: without a model, or for models of different shapes.
+    """
+
+    def __init__(
+        self, models: Sequence[nn.Module], loss: Callable[[nn.Module, Any], Tensor], config: TrainConfig | None = None
+    ) -> None:
+        if not models:
+            raise ValueError("models: a population needs at least one")
+        shapes = [{name: p.shape for name, p in model.named_parameters()} for model in models]
+        if any(one != shapes[0] for one in shapes):
+            raise ValueError("models: members must have the same parameters, of the same shapes")
+        self.config = config or TrainConfig()
+        self._skeleton = deepcopy(models[0])
+        self._models = [deepcopy(model) for model in models]
+        trained = [name for name, p in models[0].named_parameters() if p.requires_grad]
+        self._shapes = {name: shapes[0][name] for name in trained}
+        self.weights = torch.stack(
+            [torch.cat([dict(m.named_parameters())[n].detach().flatten() for n in trained]) for m in models]
+        )
+        """(seed, parameter)"""
+        still = [
+            {name: p.detach() for name, p in model.named_parameters() if name not in self._shapes}
+            | dict(model.named_buffers())
+            for model in models
+        ]
+        self._still = {name: torch.stack([one[name] for one in still]) for name in still[0]}
+        self.optimizer = AdamW(self.weights, self.config.betas, self.config.weight_decay, self.config.clip)
+
+        def one(weights: Tensor, still: dict[str, Tensor], batch: dict[str, Tensor], kind: type) -> Tensor:
+            module = _Called(self._skeleton, self._views(weights) | still)
+            return loss(module, kind(**batch))
+
+        self._one = one
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+    def step(self, batches: Sequence[Any], rate: float) -> Float[Tensor, " seed"]:
+        """One optimiser step of every member on its own batch, a dataclass of tensors; returns the losses before it.
+
+        Raises:
+            ValueError: for another number of batches than members.
+            DivergedError: when a loss or a gradient is not finite; nothing is changed then.
+        """
+        if len(batches) != len(self):
+            raise ValueError(f"batches: {len(batches)} for {len(self)} members; give one each")
+        together, kind = stacked(batches), type(batches[0])
+        fixed = {name: x for name, x in vars(batches[0]).items() if name not in together}
+
+        def call(weights: Tensor, still: dict[str, Tensor], batch: dict[str, Tensor]) -> Tensor:
+            return self._one(weights, still, batch | fixed, kind)
+
+        gradients, losses = vmap(grad_and_value(call))(self.weights, self._still, together)
+        if not bool(losses.isfinite().all()):
+            raise DivergedError(f"losses={losses.tolist()}: training diverged; try a smaller rate than {rate}")
+        norm = self.optimizer.step(gradients, rate)
+        if not math.isfinite(norm):
+            raise DivergedError(f"norm of a gradient={norm}: training diverged; try a smaller rate than {rate}")
+        return losses
+
+    def train(self, batches: Sequence[Callable[[int], Any]], steps: int | None = None) -> Float[Tensor, "step seed"]:
+        """Go through the schedule of the config, without its stop rule; returns the loss of every step and member."""
+        steps = self.config.steps if steps is None else steps
+        return torch.stack(
+            [
+                self.step([batch_at(step) for batch_at in batches], learning_rate(self.config, step))
+                for step in range(steps)
+            ]
+        )
+
+    def members(self) -> list[nn.Module]:
+        """The models as they now are."""
+        for model, weights in zip(self._models, self.weights, strict=True):
+            parameters = dict(model.named_parameters())
+            for name, value in self._views(weights).items():
+                parameters[name].data = value.clone()
+        return self._models
+
+    def _views(self, weights: Float[Tensor, " parameter"]) -> dict[str, Tensor]:
+        parts = weights.split([shape.numel() for shape in self._shapes.values()])
+        return {name: part.view(shape) for (name, shape), part in zip(self._shapes.items(), parts, strict=True)}
+
+
+class _Called(nn.Module):
+    """A module that computes with given parameters."""
+
+    def __init__(self, module: nn.Module, parameters: dict[str, Tensor]) -> None:
+        super().__init__()
+        self._call = lambda *inputs, **options: functional_call(module, parameters, inputs, options)
+
+    def forward(self, *inputs: Any, **options: Any) -> Tensor:
+        return self._call(*inputs, **options)
+
+
+def stacked(batches: Sequence[Any]) -> dict[str, Tensor]:
+    """The tensors of some batches of one kind, each stacked along a first axis and filled up to the largest, with
+    tokens that nobody is scored on. What is the same in all of them, as the positions of padded rows are, is left out.
+
+    Raises:
+        ValueError: for batches that are not dataclasses of tensors.
+    """
+    if not all(is_dataclass(batch) for batch in batches):
+        raise ValueError("batches: must be dataclasses of tensors, such as toylab.batches.Scored")
+    found = {}
+    for name in (field.name for field in fields(batches[0])):
+        first, *others = held = [getattr(batch, name) for batch in batches]
+        if not all(isinstance(x, Tensor) for x in held):
+            if any(x != first for x in others):
+                raise ValueError(f"batches: {name} differs and is no tensor; a population works on tensors alone")
+        elif len(first) > 1 or not all(torch.equal(x, first) for x in others):
+            sizes = [max(x.shape[k] for x in held) for k in range(first.ndim)]
+            found[name] = torch.stack([_filled(x, sizes, _FILL.get(name, 0)) for x in held])
+    return found
+
+
+def _filled(x: Tensor, sizes: Sequence[int], value: int) -> Tensor:
+    missing = [size - have for size, have in zip(sizes, x.shape, strict=True)]
+    return F.pad(x, [part for amount in reversed(missing) for part in (0, amount)], value=value) if any(missing) else x
