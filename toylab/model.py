@@ -133,20 +133,17 @@ class Attention(nn.Module):
         q = self.q(geometry.rotate(self._split(self.query(reading)), geometry.query))
         k = self.k(geometry.rotate(self._split(self.key(read)), geometry.key[:, -read.shape[1] :]))
         v = self.v(self._split(self.value(read)))
+        scaled = q * q.shape[-1] ** -0.5  # queries, not scores: they are fewer numbers
+        q, k, v = (x.transpose(1, 2) for x in (scaled, k, v))  # batch head position feature
         if cache is not None:
             k, v = cache.extend(layer, k, v)
-        alone = cache is not None and q.shape[1] == 1  # one query a row: matrix products this thin would be slow
-        scaled = q * q.shape[-1] ** -0.5  # queries, not scores: they are fewer numbers
-        if alone:
-            scores = (scaled * k).sum(dim=-1).transpose(1, 2)[:, :, None]
-        else:
-            scores = scaled.transpose(1, 2) @ k.permute(0, 2, 3, 1)  # batch head query key
+        scores = q @ k.mT
         pattern = self.pattern(self.scores(scores.add_(geometry.bias)).softmax(dim=-1))
-        if alone:
-            mean = (pattern[:, :, 0].transpose(1, 2)[..., None] * v).sum(dim=1, keepdim=True)
+        if cache is not None and pattern.shape[2] == 1:  # a matrix product this thin would be slow
+            mean = (pattern.mT * v).sum(dim=2, keepdim=True)
         else:
-            mean = (pattern @ v.transpose(1, 2)).transpose(1, 2)  # batch query head feature
-        return self.output(self.z(mean).flatten(2))
+            mean = pattern @ v
+        return self.output(self.z(mean.transpose(1, 2)).flatten(2))
 
     def by_few(
         self,
@@ -394,7 +391,7 @@ class Geometry:
 
 
 class Cache:
-    """Keys and values of the tokens already read, a pair a layer."""
+    """Keys and values of the tokens already read, a pair a layer: (batch, head, key, feature)."""
 
     def __init__(self) -> None:
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
@@ -402,13 +399,13 @@ class Cache:
     @property
     def length(self) -> int:
         """How many tokens have been read."""
-        return self.layers[0][0].shape[1] if self.layers else 0
+        return self.layers[0][0].shape[2] if self.layers else 0
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Append those of new tokens and return all."""
         if layer in self.layers:
             old_keys, old_values = self.layers[layer]
-            keys, values = torch.cat([old_keys, keys], dim=1), torch.cat([old_values, values], dim=1)
+            keys, values = torch.cat([old_keys, keys], dim=2), torch.cat([old_values, values], dim=2)
         self.layers[layer] = keys, values
         return keys, values
 
