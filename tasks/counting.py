@@ -198,8 +198,7 @@ class ContextualCounting:
         tokens = np.full((rows, start + longest + 1 + written.shape[1] + 1), END)
         if self.begin:
             tokens[:, 0] = BEGIN
-        where, t = np.nonzero(inside)
-        tokens[where, start + t] = strings[where, t]
+        tokens[:, start : start + longest] = np.where(inside, strings, END)
         tokens[row, prompt] = EQUALS
         where, t = np.nonzero(np.arange(written.shape[1]) < written_sizes[:, None])
         tokens[where, prompt[where] + 1 + t] = written[where, t]

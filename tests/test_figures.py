@@ -38,6 +38,17 @@ SMALL = {
     ],
 }
 SMALL |= {
+    "growth": [
+        lambda ax=None: figures.growth({}, xlabel="width", exponents={}, ax=ax),
+        lambda ax=None: figures.growth({"a": ((2, 4), (0.1, 0.4))}, xlabel="width", exponents={"a": 2.0}, ax=ax),
+        lambda ax=None: figures.growth(
+            {"a": ((2, 4), (0.1, 0.4)), "b": ((2,), (0.2,))},
+            xlabel="width",
+            exponents={"a": 2.0, "b": 1.0},
+            title="t",
+            ax=ax,
+        ),
+    ],
     "saturation": [
         lambda ax=None: figures.saturation([], ax=ax),
         lambda ax=None: figures.saturation([(0, 0), (6.5, 0.9)], title="t", ax=ax),

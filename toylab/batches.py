@@ -58,24 +58,25 @@ def pack(batch: Batch, width: int | None = None) -> Scored:
     if sizes.max() > width:
         raise ValueError(f"width={width}: the longest sequence has {sizes.max()} positions; give at least that")
     used: list[int] = []
-    places: list[tuple[int, int, int]] = []
-    for source in np.argsort(-sizes, kind="stable").tolist():
-        size = int(sizes[source])
+    starts: list[int] = []
+    order = np.argsort(-sizes, kind="stable")
+    for size in sizes[order].tolist():
         row = next((row for row, end in enumerate(used) if end + size <= width), len(used))
         if row == len(used):
             used.append(0)
-        places.append((source, row, used[row]))
+        starts.append(row * width + used[row])
         used[row] += size
     shape = (len(used), width)
     tokens, positions = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
     segments, targets = np.full(shape, -1), np.full(shape, IGNORE)
-    for segment, (source, row, start) in enumerate(places):
-        size = int(sizes[source])
-        here = (row, slice(start, start + size))
-        tokens[here] = batch.tokens[source, :size]
-        targets[here] = batch.targets[source, :size]
-        positions[here] = np.arange(size)
-        segments[here] = segment
+    # All tokens at once: the segment of each, its position there, and where it comes from and goes to.
+    segment = np.repeat(np.arange(len(order)), sizes[order])
+    position = np.arange(len(segment)) - np.repeat(sizes[order].cumsum() - sizes[order], sizes[order])
+    source, goal = (order[segment], position), np.array(starts, dtype=np.int64)[segment] + position
+    tokens.flat[goal] = batch.tokens[source]
+    targets.flat[goal] = batch.targets[source]
+    positions.flat[goal] = position
+    segments.flat[goal] = segment
     return _scored(tokens, positions, segments, targets)
 
 

@@ -158,7 +158,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _study_of(command: argparse.ArgumentParser) -> None:
-    command.add_argument("study", metavar="STUDY", nargs="?")
+    command.add_argument("study", metavar="STUDY", nargs="?", help="a name from `toylab list`; `run` also takes all")
     command.add_argument(
         "--preset", default="default", choices=("quick", "default", "paper"), help="settings to start from"
     )
@@ -313,6 +313,9 @@ def _growth(options: argparse.Namespace) -> None:
 
 
 def _run(options: argparse.Namespace, rest: list[str]) -> None:
+    if options.study == "all":
+        _run_all(options, rest)
+        return
     study = _study(options, rest)
 
     from toylab.cluster import executor
@@ -327,6 +330,34 @@ def _run(options: argparse.Namespace, rest: list[str]) -> None:
         finish(out)  # what the other jobs found should not wait for it
         raise
     print(finish(out))
+
+
+def _run_all(options: argparse.Namespace, rest: list[str]) -> None:
+    if {"-h", "--help"} & set(rest):
+        options.parser.print_help()
+        return
+    if rest:
+        raise ValueError(f"{rest[0]}: settings belong to one study; `run all` takes --preset, --workers and --out")
+
+    from toylab import studies
+    from toylab.cluster import executor
+    from toylab.engine import JobsFailedError, JobsRefusedError, Run, execute_all
+    from toylab.finish import finish
+
+    folder = options.out or Path("runs")
+    runs = [
+        Run(getattr(studies.load(name).STUDY, options.preset)(), name, folder / f"{name}-{options.preset}")
+        for name in studies.names()
+    ]
+    try:
+        with executor(options.scheduler) as cluster:
+            execute_all(runs, "all studies", options.workers, executor=cluster)
+    except (JobsFailedError, JobsRefusedError):
+        for run in runs:
+            finish(run.out)
+        raise
+    for run in runs:
+        print(f"\n{run.name}\n{finish(run.out)}")
 
 
 def _sweep(options: argparse.Namespace, rest: list[str]) -> None:

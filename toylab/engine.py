@@ -14,7 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,13 +90,25 @@ def execute(
             or, after all other jobs were done, for jobs that all refused their settings or a damaged file.
         JobsFailedError: if a job failed otherwise, after all others were done.
     """
+    (measured,) = execute_all([Run(study, name, out)], name, workers, progress, executor)
+    return measured
+
+
+def execute_all(
+    runs: Sequence[Run], title: str, workers: int, progress: bool = True, executor: Executor | None = None
+) -> list[dict[Job, dict[str, Any]]]:
+    """`execute` for several runs, whose jobs share the workers: none idles while another study has work left."""
     check_workers(workers)
-    refuse_others(out, "settings.json", "run")
-    with alone(out):
-        claim_folder(study, name, out)
-        failures = work([Run(study, name, out)], name, workers, progress, executor)
-        raise_for(failures, "the same command runs those again")
-        return results(study, out)
+    for run in runs:
+        refuse_others(run.out, "settings.json", "run")
+    with ExitStack() as stack:
+        for run in runs:
+            stack.enter_context(alone(run.out))
+            claim_folder(run.study, run.name, run.out)
+        failures = work(runs, title, workers, progress, executor)
+        of = str if len(runs) == 1 else lambda task: f"{task.run.name}, {task}"
+        raise_for(failures, "the same command runs those again", of)
+        return [results(run.study, run.out) for run in runs]
 
 
 def work(

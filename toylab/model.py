@@ -139,10 +139,8 @@ class Attention(nn.Module):
             k, v = cache.extend(layer, k, v)
         scores = q @ k.mT
         pattern = self.pattern(self.scores(scores.add_(geometry.bias)).softmax(dim=-1))
-        if cache is not None and pattern.shape[2] == 1:  # a matrix product this thin would be slow
-            mean = (pattern.mT * v).sum(dim=2, keepdim=True)
-        else:
-            mean = pattern @ v
+        alone = cache is not None and pattern.shape[2] == 1  # a matrix product this thin would be slow
+        mean = (pattern.mT * v).sum(dim=2, keepdim=True) if alone else pattern @ v
         return self.output(self.z(mean.transpose(1, 2)).flatten(2))
 
     def by_few(

@@ -45,10 +45,10 @@ class Comparison:
     """
 
     work: str
-    ours: float
+    ours: float | int
     unit: str
-    target: float
-    ratio: float
+    target: float | int
+    ratio: float | int
     peers: Mapping[str, float] = field(default_factory=dict)
     more: bool = False
     note: str = ""
@@ -95,7 +95,14 @@ def interleaved(
 
 
 def against(
-    work: str, seconds: Rounds, peer: str, target: float, *, ours: str = "ours", scale: float = 1e3, unit: str = "ms"
+    work: str,
+    seconds: Rounds,
+    peer: str,
+    target: float | int,
+    *,
+    ours: str = "ours",
+    scale: float | int = 1e3,
+    unit: str = "ms",
 ) -> Comparison:
     """Ours beside one of the others, from the seconds of `interleaved`."""
     ratio = statistics.median(a / b for a, b in zip(seconds[ours], seconds[peer], strict=True))
@@ -177,7 +184,7 @@ def table(found: Sequence[Comparison]) -> str:
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
-def number(value: float) -> str:
+def number(value: float | int) -> str:
     """Three digits, or two behind the point."""
     if value and abs(value) < 0.095:
         return f"{value:.2g}"

@@ -19,7 +19,7 @@ from toylab.train import TrainConfig, train
 
 def data(device: str, rows: int = 2048, rounds: int = 5) -> Iterator[Comparison]:
     """Tokens that each task draws a second, a block of training rows at a time, and the share of a training."""
-    for kind in tasks.TASKS.values():
+    for kind in tasks.TASKS:
         task = kind()
         size = int(task.sample(stream(0, "bench"), rows).sizes.sum())
         (seconds,) = interleaved({"draw": lambda task=task: task.sample(stream(1, "bench"), rows)}, rounds).values()

@@ -10,13 +10,12 @@ from functools import partial
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
 
 from tasks import Batch, Polynomial, stream
 from toylab.batches import next_token_loss, pack, pad
 from toylab.bench import Comparison, against, interleaved, matmul_limit
 from toylab.bench.peers import LENS, TORCH, Loss, models, next_token, shape, tokens, trainer
-from toylab.model import Transformer
+from toylab.model import ModelConfig, Transformer
 from toylab.optimizer import AdamW, as_one
 
 SHAPES = ((32, 34), (64, 66), (128, 66))
@@ -83,18 +82,40 @@ def epoch(device: str, sequences: int = 1024, rows: int = 64, rounds: int = 5) -
 
 
 def share(device: str, width: int = 128, rows: int = 256, rounds: int = 5) -> Iterator[Comparison]:
-    """Operations of the matrix products of a step, over the time of the whole step, beside the machine's limit."""
+    """A step beside its matrix products alone: what it would take if it did nothing else. Large square products are
+    faster than these, which write much for what they compute."""
     length = 66
-    model = Transformer(shape(width), 24, length).to(device)
+    config = shape(width)
+    model = Transformer(config, 24, length).to(device)
     loss = next_token(model, tokens(rows, length + 1, device))
-    limit = matmul_limit(device=device)
+    alone, operations = products(config, rows, length, device)
     with ours_as_one(model) as step:
-        with FlopCounterMode(display=False) as counted:
-            step(loss)
-        seconds = interleaved({"step": partial(step, loss)}, rounds, device)["step"]
-    rate = counted.get_total_flops() / statistics.median(seconds)
-    work = f"matrix products, width {width}, {rows} rows"
-    yield Comparison(work, rate / 1e9, "GF/s", 0.75, rate / limit, {"the limit": limit / 1e9}, more=True)
+        seconds = interleaved({"step": partial(step, loss), "products": alone}, rounds, device)
+    rates = {name: operations / statistics.median(held) / 1e9 for name, held in seconds.items()}
+    ratio = statistics.median(b / a for a, b in zip(*seconds.values(), strict=True))
+    limit = matmul_limit(device=device) / 1e9
+    note = f"square products reach {limit:.0f} GF/s, of which the step has {rates['step'] / limit:.2f}"
+    work = f"step as matrix products, width {width}"
+    yield Comparison(work, rates["step"], "GF/s", 0.75, ratio, {"them alone": rates["products"]}, more=True, note=note)
+
+
+def products(config: ModelConfig, rows: int, length: int, device: str) -> tuple[Callable[[], None], int]:
+    """The matrix products of a step of a model, forward and backward, without all else; and how many operations."""
+    width, heads = config.width, config.heads
+    stream, hidden = (torch.randn(rows * length, n, device=device) for n in (width, 4 * width))
+    square, up = torch.randn(width, width, device=device), torch.randn(width, 4 * width, device=device)
+    query = torch.randn(rows * heads, length, width // heads, device=device)
+    pattern = torch.randn(rows * heads, length, length, device=device)
+    linear = [(stream, square)] * 8 + [(stream, up), (hidden, up.T)] * 2  # forward, and to the inputs
+    linear += [(stream.T, stream)] * 4 + [(stream.T, hidden), (hidden.T, stream)]  # to the weights
+    attention = [(query, query.mT), (pattern, query), (pattern.mT, query)] * 2
+    pairs = (linear + attention) * config.layers
+
+    def once() -> None:
+        for one, other in pairs:
+            one @ other
+
+    return once, sum(2 * one.numel() * other.shape[-1] for one, other in pairs)
 
 
 def population(device: str, seeds: int = 8, rounds: int = 5) -> Iterator[Comparison]:

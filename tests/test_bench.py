@@ -1,0 +1,205 @@
+"""Laws of the bench: what is compared is the same work, verdicts follow from the numbers, and nothing is lost."""
+
+import json
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from tasks import Polynomial, stream
+from toylab import bench, cli
+from toylab.batches import next_token_loss, pack
+from toylab.bench import Comparison, around, findings, growth, looking, training
+from toylab.bench.peers import TORCH, models, next_token, shape, tokens, trainer
+from toylab.model import Transformer
+
+MODULES = {"training": training, "looking": looking, "around": around, "findings": findings}
+
+
+def test_every_work_is_done_by_the_module_that_is_said_to_do_it():
+    for name, module in bench.WORKS.items():
+        assert name in MODULES[module].DONE
+    assert sum(len(module.DONE) for module in MODULES.values()) == len(bench.WORKS)
+    assert set(bench.LONG) | set(bench.ON_GPU) <= set(bench.WORKS)
+
+
+def test_the_models_that_are_compared_have_matrices_of_the_same_size():
+    held = models(shape(16), 10, "cpu")
+    sizes = {name: sum(p.numel() for p in m.parameters() if p.ndim > 1) for name, m in held.items()}
+    assert sizes["ours"] == sizes[TORCH]
+
+
+def test_the_other_model_is_a_causal_language_model():
+    model, drawn = models(shape(16), 10, "cpu")[TORCH], tokens(3, 10, "cpu")
+    model.eval()
+    changed = drawn.clone()
+    changed[:, 6] = (changed[:, 6] + 1) % 24
+    before, after = model(drawn), model(changed)
+    torch.testing.assert_close(after[:, :6], before[:, :6])
+    assert not torch.allclose(after[:, 6:], before[:, 6:])
+
+
+def test_packed_and_padded_rows_have_the_same_loss_so_that_an_epoch_is_the_same_work():
+    task = Polynomial()
+    batch = task.sample(stream(0, "bench"), 33)
+    model = Transformer.for_task(task, shape(16)).double()
+    logits = model(torch.from_numpy(batch.tokens)).flatten(0, 1)
+    padded = F.cross_entropy(logits, torch.from_numpy(batch.targets).flatten())
+    torch.testing.assert_close(next_token_loss(model, pack(batch)), padded, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("name", ["ours", TORCH])
+def test_the_steps_that_are_timed_do_train(name):
+    model, drawn = models(shape(16), 10, "cpu")[name], tokens(8, 11, "cpu")
+    loss = next_token(model, drawn)
+    before = loss().item()
+    if name == "ours":
+        with training.ours_as_one(model) as step:
+            for _ in range(20):
+                step(loss)
+    else:
+        step = trainer(model)
+        for _ in range(20):
+            step(loss)
+    assert loss().item() < before - 0.1
+
+
+def test_the_products_of_a_step_have_as_many_operations_as_torch_counts_in_it():
+    from torch.utils.flop_counter import FlopCounterMode
+
+    config, rows, length = shape(16), 3, 8
+    model = Transformer(config, 24, length)
+    with FlopCounterMode(display=False) as counted:
+        next_token(model, tokens(rows, length + 1, "cpu"))().backward()
+    head = 3 * 2 * rows * length * 16 * 24  # the unembedding, which `products` leaves out
+    assert training.products(config, rows, length, "cpu")[1] == counted.get_total_flops() - head
+
+
+@pytest.mark.parametrize("work", [training.steps, training.epoch, looking.watching, looking.editing])
+def test_short_works_give_finite_ratios(work, monkeypatch):
+    monkeypatch.setattr(training, "SHAPES", ((16, 6),))
+    found = list(work("cpu", rounds=1))
+    assert found
+    assert all(0 < one.ratio < math.inf for one in found)
+    assert all(one.peers for one in found)
+
+
+# Numbers and words ---------------------------------------------------------------------------------------------------
+
+
+def test_works_are_interleaved_and_the_first_rounds_are_not_counted():
+    called = []
+    found = bench.interleaved({name: lambda name=name: called.append(name) for name in "ab"}, rounds=3)
+    assert "".join(called) == "ab" * 5
+    assert [len(seconds) for seconds in found.values()] == [3, 3]
+
+
+def test_a_ratio_is_the_median_over_rounds_and_not_the_ratio_of_medians():
+    seconds = {"ours": [1.0, 2.0, 30.0], "theirs": [2.0, 2.0, 10.0]}
+    found = bench.against("work", seconds, "theirs", 1.0)
+    assert found.ratio == 1.0
+    assert (found.ours, found.peers) == (2000.0, {"theirs": 2000.0})
+
+
+@pytest.mark.parametrize(
+    ("ratio", "target", "more", "met"),
+    [(0.6, 0.6, False, 1), (0.604, 0.6, False, 1), (0.61, 0.6, False, 0), (5.0, 5, True, 1), (4.9, 5, True, 0)],
+)
+def test_a_target_is_met_at_the_digits_that_are_shown(ratio, target, more, met):
+    assert Comparison("work", ratio, "ms", target, ratio, more=more).met == bool(met)
+
+
+def test_what_falls_short_is_said_in_plain_words():
+    slow = Comparison("a step", 3.0, "ms", 0.6, 0.75, {"another": 4.0})
+    assert str(slow) == "a step: 0.75 of another, 20 % short of at most 0.6"
+    few = Comparison("drawing", 4.0, "M tokens/s", 5, 4.0, more=True)
+    assert str(few) == "drawing: 4.00 M tokens/s, 25 % short of at least 5"
+    many = Comparison("drawing", 6.0, "M tokens/s", 5, 6.0, more=True)
+    assert str(many) == "drawing: 6.00 M tokens/s, at least 5 was wanted"
+
+
+@given(st.floats(1e-4, 1e6))
+def test_numbers_are_short_and_keep_three_digits_or_two_behind_the_point(value):
+    text = bench.number(value)
+    assert len(text) <= 8
+    assert float(text) == pytest.approx(value, rel=0.06)
+
+
+def test_the_table_shows_every_comparison_in_one_line():
+    found = [Comparison("a step", 3.0, "ms", 0.6, 0.75, {"another": 4.0}), Comparison("b", 2.0, "s", 3, 2.0)]
+    head, first, second = bench.table(found).splitlines()
+    assert head.split() == ["work", "ours", "peer", "ratio", "target"]
+    assert first.split() == ["a", "step", "3.00", "ms", "4.00", "another", "0.75", "<=", "0.6", "short"]
+    assert second.split() == ["b", "2.00", "s", "<=", "3"]
+
+
+def test_what_was_stored_is_compared_with_the_next_bench_of_the_same_processor(tmp_path):
+    def found(ratio: float) -> list[Comparison]:
+        return [Comparison("a step", 3.0, "ms", 0.6, ratio, {"another": 4.0})]
+
+    about = {"date": "2026-01-02T03:04:05+00:00", "processor": "one"}
+    path = bench.keep(tmp_path, found(0.5), about)
+    held = json.loads(path.read_text(encoding="utf-8"))
+    assert held["processor"] == "one"
+    assert held["found"][0] | {"work": "a step", "ratio": 0.5, "met": True} == held["found"][0]
+    assert bench.before(tmp_path, {"processor": "another"}) == {}
+    earlier = bench.before(tmp_path, about)
+    assert bench.changes(found(0.52), earlier) == []
+    assert bench.changes(found(0.6), earlier) == ["a step: 0.60, worse than 0.50"]
+    assert bench.changes(found(0.4), earlier) == ["a step: 0.40, better than 0.50"]
+
+
+@given(st.floats(0.2, 3), st.floats(1e-6, 1))
+def test_the_exponent_of_a_power_law_is_found_beyond_a_constant_cost(power, scale):
+    sizes = (8, 16, 32, 64, 128)
+    curve = growth.Curve("work", "size", sizes, tuple(scale * n**power for n in sizes))
+    assert curve.exponent == pytest.approx(power, abs=1e-6)
+
+
+# The command ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def one_work(monkeypatch):
+    """A bench whose only work takes no time."""
+
+    def work(device: str):
+        yield Comparison("a step", 3.0, "ms", 0.6, 0.75, {"another": 4.0}, note="what else")
+
+    monkeypatch.setitem(training.DONE, "step", work)
+
+
+def test_the_command_prints_a_table_and_keeps_what_it_found(one_work, tmp_path, capsys):
+    assert cli.run(["bench", "step", "--out", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    for part in ("ratio", "GF/s", "a step: what else", "0 of 1 targets are met", "20 % short of", "Kept in"):
+        assert part in shown
+    (kept,) = tmp_path.glob("*.json")
+    assert json.loads(kept.read_text(encoding="utf-8"))["matmul_gigaflops"] > 0
+
+
+def test_the_command_prints_json(one_work, tmp_path, capsys):
+    assert cli.run(["bench", "step", "--json", "--out", str(tmp_path)]) == 0
+    (one,) = json.loads(capsys.readouterr().out)
+    assert set(one) >= {"work", "ours", "peers", "ratio", "target", "met"}
+    assert not one["met"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["bench", "stpe"], ["stpe", "step"]),
+        (["bench", "--device", "nowhere"], ["device=nowhere", "leave it out"]),
+        (["bench", "data", "--device", "meta"], ["'data'", "GPU"]),
+        (["run", "all", "--seeds", "3"], ["--seeds", "run all"]),
+    ],
+)
+def test_mistakes_are_told_in_one_line(arguments, words, capsys):
+    assert cli.run(arguments) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    for word in words:
+        assert word in told

@@ -1,0 +1,100 @@
+"""Laws of a population: each member becomes what it would become alone."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from tasks import IGNORE, Polynomial
+from toylab.batches import Scored, fresh, next_token_loss, pack, pad
+from toylab.model import ModelConfig, Transformer
+from toylab.population import Population, stacked
+from toylab.train import DivergedError, TrainConfig, train
+
+TASK = Polynomial(p=5, lengths=(1, 4))
+CONFIG = TrainConfig(steps=6, warmup=2, cooldown=2, evaluate_every=6, weight_decay=0.1, clip=0.5)
+
+
+def member(seed: int, **shape) -> Transformer:
+    return Transformer.for_task(TASK, ModelConfig(heads=2, width=8, **shape), seed).double()
+
+
+@settings(max_examples=8)
+@given(
+    st.lists(st.integers(0, 2**32), min_size=1, max_size=3, unique=True),
+    st.sampled_from([pad, pack]),
+    st.sampled_from(["sinusoidal", "learned", "rotary", "alibi", "none"]),
+    st.sampled_from(["learned", "frozen", "tied"]),
+)
+def test_members_become_what_they_would_become_alone(seeds, layout, positions, unembedding):
+    if layout is pack and positions == "learned":
+        return  # which look at the largest position, and that differs from member to member
+    models = [member(seed, positions=positions, unembedding=unembedding) for seed in seeds]
+    data = [fresh(TASK, seed, 6, layout) for seed in seeds]
+    population = Population(models, next_token_loss, CONFIG)
+    losses = population.train(data)
+    assert losses.shape == (CONFIG.steps, len(seeds))
+    for model, together, batches in zip(models, population.members(), data, strict=True):
+        train(model, next_token_loss, batches, CONFIG)
+        for alone, other in zip(model.parameters(), together.parameters(), strict=True):
+            torch.testing.assert_close(other, alone, rtol=1e-7, atol=1e-9)
+
+
+def test_the_models_that_are_given_are_left_as_they_were():
+    model = member(0)
+    before = [p.detach().clone() for p in model.parameters()]
+    Population([model], next_token_loss, CONFIG).train([fresh(TASK, 0, 6, pad)], 2)
+    assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+
+
+def test_smaller_batches_are_filled_up_with_what_nobody_is_scored_on():
+    def scored(rows: int, width: int) -> Scored:
+        full = torch.full((rows, width), 3)
+        return Scored(full, full, full, full, full)
+
+    found = stacked([scored(1, 2), scored(2, 3)])
+    assert found["tokens"].tolist() == [[[3, 3, 0], [0, 0, 0]], [[3, 3, 3], [3, 3, 3]]]
+    assert found["targets"].tolist()[0] == [[3, 3, IGNORE], [IGNORE] * 3]
+    assert found["segments"].tolist()[0] == [[3, 3, -1], [-1] * 3]
+
+
+def test_what_cannot_be_one_program_is_refused():
+    with pytest.raises(ValueError, match="models: a population needs at least one"):
+        Population([], next_token_loss)
+    with pytest.raises(ValueError, match="models: members must have the same parameters"):
+        Population([member(0), member(0, layers=1)], next_token_loss)
+    population = Population([member(0), member(1)], next_token_loss)
+    with pytest.raises(ValueError, match="batches: 1 for 2 members"):
+        population.step([fresh(TASK, 0, 6, pad)(0)], 0.1)
+    with pytest.raises(ValueError, match="batches: must be dataclasses"):
+        stacked([torch.zeros(1)])
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """A batch with a number that is no tensor."""
+
+    x: Tensor
+    weight: float
+
+
+def test_numbers_that_are_no_tensors_must_agree():
+    assert set(stacked([Weighted(torch.ones(2), 0.5), Weighted(torch.ones(2), 0.5)])) == {"x"}
+    with pytest.raises(ValueError, match="batches: weight differs"):
+        stacked([Weighted(torch.ones(2), 0.5), Weighted(torch.ones(2), 0.25)])
+
+
+def broken(model: nn.Module, batch: Weighted) -> Tensor:
+    return (batch.x.log() * model(batch.x)).sum()
+
+
+def test_a_member_that_diverges_stops_all_before_anything_is_changed():
+    population = Population([nn.Linear(1, 1), nn.Linear(1, 1)], broken)
+    before = population.weights.clone()
+    good, bad = Weighted(torch.ones(1), 1.0), Weighted(-torch.ones(1), 1.0)
+    with pytest.raises(DivergedError, match="training diverged"):
+        population.step([good, bad], 0.1)
+    assert torch.equal(population.weights, before)
