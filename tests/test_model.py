@@ -609,3 +609,41 @@ def test_drawing_needs_a_temperature_that_makes_sense_and_a_generator():
 def test_a_prompt_is_continued_at_least_once(samples):
     with pytest.raises(ValueError, match=rf"^samples={samples}: must be at least 1$"):
         generate(Transformer(ModelConfig(), VOCAB, CONTEXT), draw_tokens(0, 1, 2), 1, samples=samples)
+
+
+@some
+@given(configs(causal=True), SEEDS, st.integers(0, VOCAB - 1), st.integers(1, 3))
+def test_rows_that_have_ended_may_leave_the_batch_and_nothing_greedy_changes(config, seed, stop, samples):
+    model, prompt = build(config, seed, context=24), draw_tokens(seed, 5, 4)
+    whole = generate(model, prompt, 12, stop=stop, samples=samples)
+    assert torch.equal(generate(model, prompt, 12, stop=stop, samples=samples, drop=True), whole)
+
+
+class Countdown(torch.nn.Module):
+    """Writes 1 as often as the first token of the prompt says, then 0; remembers how many rows it read each time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read: list[int] = []
+
+    def forward(self, tokens, *, cache):
+        self.read.append(len(tokens))
+        tokens = torch.cat([*(held[0] for held in cache.layers.values()), tokens], dim=1)
+        cache.layers[0] = tokens, tokens
+        written = tokens.shape[1] - 1
+        return F.one_hot((written < tokens[:, 0]).long(), VOCAB).float()[:, None]
+
+
+def test_rows_that_leave_are_those_that_have_ended_once_they_are_a_quarter():
+    prompt = torch.tensor([[2], [0], [3], [3], [5]])
+    right = [[1] * n + [0] * (6 - n) for n in prompt[:, 0].tolist()]
+    for drop, sizes in ((False, [5, 5, 5, 5, 5, 5]), (True, [5, 5, 5, 3, 1, 1])):
+        model = Countdown()
+        assert generate(model, prompt, 6, stop=0, drop=drop)[:, 1:].tolist() == right
+        assert model.read == sizes
+
+
+@pytest.mark.parametrize("wrong", [{}, {"stop": 0, "cache": False}])
+def test_rows_leave_only_where_they_can_end_and_are_kept(wrong):
+    with pytest.raises(ValueError, match="drop=True"):
+        generate(build(ModelConfig(width=8)), draw_tokens(0, 4, 3), 6, drop=True, **wrong)

@@ -267,10 +267,11 @@ def _bench(options: argparse.Namespace, rest: list[str]) -> None:
         return
     comparisons = bench.measure(options.work, options.device)
     limit = bench.matmul_limit(device=options.device) / 1e9
-    shown = tqdm(comparisons, desc="comparisons", bar_format="{desc}: {n} {elapsed}", disable=None, leave=False)
-    found = list(shown)
-    earlier = bench.before(options.out, about)
-    path = bench.keep(options.out, found, {**about, "device": options.device, "matmul_gigaflops": round(limit, 1)})
+    about |= {"device": options.device, "matmul_gigaflops": round(limit, 1)}
+    earlier, found = bench.before(options.out, about), []
+    for one in tqdm(comparisons, desc="comparisons", bar_format="{desc}: {n} {elapsed}", disable=None, leave=False):
+        found.append(one)
+        path = bench.keep(options.out, found, about)  # at once: the next may take minutes, and be stopped
     if options.json:
         print(json.dumps(bench.as_json(found), indent=1, ensure_ascii=False))
         return

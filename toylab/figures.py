@@ -137,7 +137,8 @@ def growth(
     ax.set_xlabel(xlabel)
     ax.set_ylabel("processor time in ms")
     ax.set_title(title, fontsize=10)
-    ax.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(0.0, -0.2))
+    if lines:
+        ax.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(0.0, -0.2))
     return _plain(ax)
 
 

@@ -407,6 +407,10 @@ class Cache:
         self.layers[layer] = keys, values
         return keys, values
 
+    def keep(self, rows: Bool[Tensor, " row"]) -> None:
+        """Forget all other rows."""
+        self.layers = {layer: tuple(x[rows] for x in held) for layer, held in self.layers.items()}
+
     def repeat(self, times: int) -> None:
         """Let each row stand for several, one after the other."""
         for layer, held in self.layers.items():
@@ -424,6 +428,7 @@ def generate(
     stop: int | None = None,
     cache: bool = True,
     samples: int = 1,
+    drop: bool = False,
 ) -> Int[Tensor, "row longer"]:
     """Continue prompts token by token, each token drawn from the model's own distribution.
 
@@ -437,10 +442,14 @@ def generate(
         cache: whether keys and values are kept. Without it every step reads the whole row again: slower, the same
             logits, and edits that index the whole row apply.
         samples: continuations of each prompt, which stand in consecutive rows; with a cache the prompt is read once.
+        drop: whether rows that have ended leave the batch: faster where they end early, and edits see fewer rows.
 
     Raises:
-        ValueError: for a negative temperature, or one above 0 without a generator; for less than one sample.
+        ValueError: for a negative temperature, or one above 0 without a generator; for less than one sample; where rows
+            are to be dropped that never end, or without a cache.
     """
+    if drop and (stop is None or not cache):
+        raise ValueError("drop=True: rows leave once they have written `stop`, and with a cache; give stop= as well")
     if samples < 1:
         raise ValueError(f"samples={samples}: must be at least 1")
     if temperature < 0:
@@ -449,7 +458,8 @@ def generate(
         raise ValueError(f"temperature={temperature}: drawing needs a generator=torch.Generator().manual_seed(...)")
     kept = Cache() if cache else None
     tokens, new = prompt.repeat_interleave(samples, dim=0), prompt
-    ended = torch.zeros(len(tokens), dtype=torch.bool, device=prompt.device)
+    rows = torch.arange(len(tokens), device=prompt.device)  # which the model still reads
+    ended = torch.zeros_like(rows, dtype=torch.bool)
     for step in range(steps):
         logits = (model(new, cache=kept) if cache else model(tokens))[:, -1]
         if cache and step == 0 and samples > 1:
@@ -462,10 +472,16 @@ def generate(
         if stop is not None:
             chosen = chosen.masked_fill(ended, stop)
             ended |= chosen == stop
-        new = chosen[:, None]
-        tokens = torch.cat([tokens, new], dim=1)
+        written = torch.full_like(tokens[:, :1], 0 if stop is None else stop)
+        written[rows, 0] = chosen
+        tokens = torch.cat([tokens, written], dim=1)
         if stop is not None and bool(ended.all()):
             break
+        if drop and ended.float().mean() > 0.25:  # fewer are not worth copying what is kept
+            going = ~ended
+            rows, chosen, ended = rows[going], chosen[going], ended[going]
+            kept.keep(going)
+        new = chosen[:, None]
     return tokens
 
 

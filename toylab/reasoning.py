@@ -17,6 +17,7 @@ from tasks import Batch, Reasoning, Split, Styles, stream
 from toylab.batches import Scored, fresh, pad
 from toylab.losses import Rollouts, entropy, kl_divergence, up_to
 from toylab.model import ModelConfig, Transformer, generate, source
+from toylab.steering import Steered
 from toylab.train import TrainConfig
 
 MODEL = ModelConfig(
@@ -130,7 +131,14 @@ def write(
         begun = torch.cat([prompts, torch.full((len(prompts), 1), task.token(opener))], dim=1)
     steps = task.answer - (opener is not None)
     tokens = generate(
-        model, begun, steps, temperature=float(temperature), generator=generator, stop=end, samples=samples
+        model,
+        begun,
+        steps,
+        temperature=float(temperature),
+        generator=generator,
+        stop=end,
+        samples=samples,
+        drop=isinstance(model, Transformer | Steered),  # others may know their rows by number
     )[:, task.prompt :]
     return torch.nn.functional.pad(tokens, (0, task.answer - tokens.shape[1]), value=end)
 
