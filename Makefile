@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: run test test-slow test-interop soak notebooks lint clean
+.PHONY: run test test-slow test-interop bench soak notebooks lint clean
 
 run: .venv/installed
 	$(BIN)/toylab run iteration-head $(ARGS)
@@ -19,6 +19,10 @@ test-slow: .venv/installed-dev
 # Our probes on models of other libraries, which are large: they are installed for this alone.
 test-interop: .venv/installed-interop
 	$(BIN)/pytest tests/test_interop.py
+
+# How fast each part is, beside TransformerLens and torch's own encoder.
+bench: .venv/installed-interop
+	$(BIN)/toylab bench $(ARGS)
 
 # The quick laws again, on examples drawn anew at every call.
 soak: .venv/installed-dev

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -134,6 +135,7 @@ def test_the_table_shows_every_comparison_in_one_line():
     assert head.split() == ["work", "ours", "peer", "ratio", "target"]
     assert first.split() == ["a", "step", "3.00", "ms", "4.00", "another", "0.75", "<=", "0.6", "short"]
     assert second.split() == ["b", "2.00", "s", "<=", "3"]
+    assert bench.markdown(found).splitlines()[2] == "| a step | 3.00 ms | 4.00 another | 0.75 | <= 0.6 | short |"
 
 
 def test_what_was_stored_is_compared_with_the_next_bench_of_the_same_processor(tmp_path):
@@ -186,6 +188,31 @@ def test_the_command_prints_json(one_work, tmp_path, capsys):
     (one,) = json.loads(capsys.readouterr().out)
     assert set(one) >= {"work", "ours", "peers", "ratio", "target", "met"}
     assert not one["met"]
+
+
+def test_the_command_prints_markdown(one_work, tmp_path, capsys):
+    assert cli.run(["bench", "step", "--markdown", "--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines()[1] == "| --- | --- | --- | --- | --- | --- |"
+
+
+def test_what_was_found_before_a_failure_is_kept(monkeypatch, tmp_path):
+    def work(device: str):
+        yield Comparison("a step", 3.0, "ms", 0.6, 0.75)
+        raise ValueError("the disk is full")
+
+    monkeypatch.setitem(training.DONE, "step", work)
+    assert cli.run(["bench", "step", "--out", str(tmp_path)]) == 2
+    (kept,) = tmp_path.glob("*.json")
+    assert [one["work"] for one in json.loads(kept.read_text(encoding="utf-8"))["found"]] == ["a step"]
+
+
+def test_all_studies_are_run_in_one_pool_and_each_is_finished(quick_run, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("toylab.studies.names", lambda: ["iteration-head"])
+    shutil.copytree(quick_run, tmp_path / "iteration-head-quick")
+    assert cli.run(["run", "all", "--preset", "quick", "--out", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert "claims hold" in shown
+    assert str(tmp_path / "iteration-head-quick" / "report.html") in shown
 
 
 @pytest.mark.parametrize(

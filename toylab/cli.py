@@ -151,7 +151,9 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("bench", help="how fast each part is, beside the libraries that do the same")
     command.add_argument("work", metavar="WORK", nargs="*", help="which, or growth (default: all short ones)")
     command.add_argument("--device", default="cpu", help="where models are, such as cuda")
-    command.add_argument("--json", action="store_true", help="as a list of JSON objects")
+    form = command.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="as a list of JSON objects")
+    form.add_argument("--markdown", action="store_true", help="as a Markdown table")
     command.add_argument("--out", type=Path, default=Path("runs/bench"), help="folder of results, and of figures")
     command.set_defaults(action=_bench)
     return parser
@@ -274,6 +276,9 @@ def _bench(options: argparse.Namespace, rest: list[str]) -> None:
         path = bench.keep(options.out, found, about)  # at once: the next may take minutes, and be stopped
     if options.json:
         print(json.dumps(bench.as_json(found), indent=1, ensure_ascii=False))
+        return
+    if options.markdown:
+        print(bench.markdown(found))
         return
     print(bench.table(found))
     print(f"{about['processor']}, torch {about['torch']}; float32 products reach {limit:.0f} GF/s on one thread")

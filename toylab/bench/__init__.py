@@ -172,16 +172,27 @@ def check_device(device: str) -> None:
 
 
 def table(found: Sequence[Comparison]) -> str:
-    """A line a comparison, within 80 columns."""
+    """A line a comparison."""
+    rows = _rows(found)
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def markdown(found: Sequence[Comparison]) -> str:
+    """The same as a Markdown table."""
+    head, *rows = _rows(found)
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))
+
+
+def _rows(found: Sequence[Comparison]) -> list[tuple[str, ...]]:
     rows = [("work", "ours", "peer", "ratio", "target", "")]
     for one in found:
         peer = ", ".join(f"{number(value)} {name}" for name, value in one.peers.items())
-        bound = ">=" if one.more else "<="
         ratio = number(one.ratio) if one.peers else ""
         ours = f"{number(one.ours)} {one.unit}".strip()
-        rows.append((one.work, ours, peer, ratio, f"{bound} {one.target:g}", "" if one.met else "short"))
-    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+        bound = f"{'>=' if one.more else '<='} {one.target:g}"
+        rows.append((one.work, ours, peer, ratio, bound, "" if one.met else "short"))
+    return rows
 
 
 def number(value: float | int) -> str:
