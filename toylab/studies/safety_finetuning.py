@@ -43,7 +43,7 @@ PRETRAIN = TrainConfig(
     betas=(0.9, 0.95),
     cooldown=0,
 )
-FINETUNE = replace(PRETRAIN, steps=225, learning_rate=1e-3, warmup=25)
+FINETUNE = replace(PRETRAIN, steps=250, learning_rate=1e-3, warmup=25)
 
 
 @dataclass(frozen=True, kw_only=True)
