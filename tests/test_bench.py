@@ -219,6 +219,7 @@ def test_all_studies_are_run_in_one_pool_and_each_is_finished(quick_run, monkeyp
     ("arguments", "words"),
     [
         (["bench", "stpe"], ["stpe", "step"]),
+        (["bench", "growth", "step"], ["growth", "alone"]),
         (["bench", "--device", "nowhere"], ["device=nowhere", "leave it out"]),
         (["bench", "data", "--device", "meta"], ["'data'", "GPU"]),
         (["run", "all", "--seeds", "3"], ["--seeds", "run all"]),

@@ -264,7 +264,9 @@ def _bench(options: argparse.Namespace, rest: list[str]) -> None:
 
     single_thread()
     about = bench.machine()
-    if options.work == ["growth"]:
+    if "growth" in options.work:
+        if len(options.work) > 1 or options.markdown:
+            raise ValueError("growth: draws figures and compares nothing; give it alone, with --json at the most")
         _growth(options)
         return
     comparisons = bench.measure(options.work, options.device)
