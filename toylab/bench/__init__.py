@@ -14,6 +14,7 @@ import importlib.util
 import json
 import math
 import platform
+import random
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -79,14 +80,15 @@ def interleaved(
 ) -> dict[str, list[float]]:
     """Seconds of each work in each round, every round doing all of them once; two rounds before that are not counted.
 
+    The order within a round is drawn anew, so that none always follows the one that leaves the caches cold.
     On a processor these are its own seconds, in which other processes have no part; on a GPU those of the clock.
     """
     clock = time.process_time if device == "cpu" else time.perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(rounds + 2):
-        for name, work in works.items():
+        for name in random.Random(turn).sample(list(works), len(works)):
             began = clock()
-            work()
+            works[name]()
             if device != "cpu":
                 torch.cuda.synchronize()
             if turn >= 2:
@@ -133,8 +135,8 @@ WORKS = {
 }
 """By name, the module that does a work."""
 
-LONG = ("recipes", "studies")
-"""Works that are done only where they are named."""
+LONG = ("population", "recipes", "studies")
+"""Works that are done only where they are named: they take minutes, or say little about a CPU."""
 
 ON_GPU = ("step", "epoch", "share", "watch", "generate", "edit", "population")
 """Works that can be done on another device."""

@@ -51,7 +51,7 @@ def curves(device: str = "cpu", rounds: int = 5) -> Iterator[Curve]:
         "training step, width 32", "length of a row", lengths, lambda s, n: _step(s, shape(32), n, 8, device), rounds
     )
     yield _curve(
-        "the same without positions, in linear time",
+        "counting without positions, in linear time",
         "length of a row",
         lengths,
         lambda s, n: _counting_step(s, n, device),
@@ -70,8 +70,8 @@ def curves(device: str = "cpu", rounds: int = 5) -> Iterator[Curve]:
         rounds,
     )
     inputs = (8, 16, 32, 64)
-    yield _curve("drawing 512 rows", "inputs of a task", inputs, lambda s, n: _drawing(n), rounds)
-    yield _curve("laying out 512 rows", "inputs of a task", inputs, lambda s, n: _packing(n), rounds)
+    yield _curve("drawing 2048 rows", "inputs of a task", inputs, lambda s, n: _drawing(n), rounds)
+    yield _curve("laying out 2048 rows", "inputs of a task", inputs, lambda s, n: _packing(n), rounds)
     yield _curve(
         "training step, several a row", "inputs of a task", inputs, lambda s, n: _packed_step(s, n, device), rounds
     )
@@ -104,11 +104,11 @@ def _counting_step(stack: ExitStack, length: int, device: str) -> Callable[[], N
 
 
 def _drawing(inputs: int) -> Callable[[], None]:
-    return lambda: Polynomial(lengths=(1, inputs)).sample(stream(0, "bench"), 512)
+    return lambda: Polynomial(lengths=(1, inputs)).sample(stream(0, "bench"), 2048)
 
 
 def _packing(inputs: int) -> Callable[[], None]:
-    drawn = Polynomial(lengths=(1, inputs)).sample(stream(0, "bench"), 512)
+    drawn = Polynomial(lengths=(1, inputs)).sample(stream(0, "bench"), 2048)
     return lambda: pack(drawn)
 
 
