@@ -71,7 +71,7 @@ def curves(device: str = "cpu", rounds: int = 5) -> Iterator[Curve]:
     )
     inputs = (8, 16, 32, 64)
     yield _curve("drawing 2048 rows", "inputs of a task", inputs, lambda s, n: _drawing(n), rounds)
-    yield _curve("laying out 2048 rows", "inputs of a task", inputs, lambda s, n: _packing(n), rounds)
+    yield _curve("laying out 512 rows", "inputs of a task", inputs, lambda s, n: _packing(n), rounds)
     yield _curve(
         "training step, several a row", "inputs of a task", inputs, lambda s, n: _packed_step(s, n, device), rounds
     )
@@ -108,7 +108,7 @@ def _drawing(inputs: int) -> Callable[[], None]:
 
 
 def _packing(inputs: int) -> Callable[[], None]:
-    drawn = Polynomial(lengths=(1, inputs)).sample(stream(0, "bench"), 2048)
+    drawn = Polynomial(lengths=(1, inputs)).sample(stream(0, "bench"), 512)
     return lambda: pack(drawn)
 
 
