@@ -49,6 +49,7 @@ def finish(out: Path) -> str:
             introduction=(module.__doc__ or "").strip().split("\n\n", 1)[-1].replace("\n", " "),
             claims=claims,
             pictures=pictures,
+            film=study.film(measured, out) if hasattr(study, "film") else None,
             settings=about,
             command=f"toylab run {about['study']} {shlex.join(flags(module.STUDY.default(), study))}".strip(),
             cost=cost,

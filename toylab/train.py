@@ -87,6 +87,7 @@ def train(
     watched: str = "accuracy",
     checkpoint: Path | None = None,
     progress: str | None = None,
+    record: Callable[[nn.Module, int], None] | None = None,
 ) -> Training:
     """Train a model in place.
 
@@ -98,6 +99,8 @@ def train(
         checkpoint: a file to continue from if it exists, and to keep up to date. A training that was interrupted
             and continued ends with the same bits as one that was not.
         progress: title of a progress bar; none is shown if it is not given.
+        record: called with the model and the step at every evaluation, to keep what a history cannot. After an
+            interruption it may be called for a step a second time.
 
     Raises:
         DivergedError: when the loss is not finite, with the step; the last good checkpoint stays.
@@ -112,6 +115,8 @@ def train(
             with torch.no_grad():
                 metrics = evaluate(model)
             model.train()
+        if record is not None:
+            record(model, state.step)
         if config.stop_at is not None and watched not in metrics:
             raise ValueError(
                 f"stop_at={config.stop_at}: watches {watched!r}, which evaluate= must measure; give it one"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -12,6 +13,7 @@ from string import Template
 from typing import Any
 
 from toylab.claims import Claim, numbers
+from toylab.film import Shown
 
 
 @dataclass(frozen=True)
@@ -31,18 +33,20 @@ def page(
     settings: Mapping[str, Any],
     command: str,
     cost: str,
+    film: Shown | None = None,
 ) -> str:
     """The page as HTML text; everything that comes from outside is escaped."""
     counts = {verdict: sum(claim.verdict == verdict for claim in claims) for verdict in ("holds", "fails", "open")}
-    template = Template(files(__name__).joinpath("page.html").read_text(encoding="utf-8"))
+    template = Template(_read("page.html"))
     return template.substitute(
         title=escape(title),
-        style=files(__name__).joinpath("page.css").read_text(encoding="utf-8"),
+        style=_read("page.css"),
         introduction=escape(introduction),
         short="\n".join(map(_short, ("holds", "fails"), (claims, claims))),
         summary=escape(", ".join(f"{count} {_PLURAL[verdict]}" for verdict, count in counts.items() if count)),
         claims="\n".join(map(_claim, claims)),
         pictures="\n".join(map(_picture, pictures)),
+        film="" if film is None else _film(film),
         command=escape(command),
         cost=escape(cost),
         settings=escape(json.dumps(settings, indent=1, ensure_ascii=False)),
@@ -50,6 +54,28 @@ def page(
 
 
 _PLURAL = {"holds": "hold", "fails": "fail", "open": "open"}
+
+
+def _read(name: str) -> str:
+    return files(__name__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _film(film: Shown) -> str:
+    """A viewer that goes through training, with its data and its script beside it."""
+    data = {
+        "steps": film.steps,
+        "curves": film.curves,
+        "start": film.start,
+        "scenes": [
+            {**scene, "shape": list(patterns.shape), "patterns": b64encode(patterns.numpy().tobytes()).decode()}
+            for scene, patterns in zip(film.scenes, film.patterns, strict=True)
+        ],
+    }
+    # Within a script nothing is markup but its end: no "<" is left that could begin one.
+    told = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    return Template(_read("viewer.html")).substitute(
+        title=escape(film.title), caption=escape(film.caption), data=told, script=_read("viewer.js")
+    )
 
 
 def _short(verdict: str, claims: Sequence[Claim]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from toylab import figures
+from toylab.film import Shown, read_film
 from toylab.report import Picture
 from toylab.runs import Job, curves_of, read_metrics
 from toylab.studies._iteration_head_claims import SOLVED, mean_accuracy
@@ -29,11 +30,41 @@ def draw(results: Results, out: Path, main: str, states: int) -> list[Picture]:
     return [picture for picture in drawn if picture is not None]
 
 
+def show(results: Results, out: Path) -> Shown | None:
+    """The film of the best main model; None where there is none."""
+    main = {job.seed: (job, result) for job, result in results.items() if job.name == "main"}
+    if not main:
+        return None
+    job, result = main[_best({seed: held for seed, (_, held) in main.items()})]
+    path = job.folder(out) / "film.safetensors"
+    if not path.exists():  # a run of an older version
+        return None
+    return read_film(
+        path,
+        "Watch it form",
+        f"Held-out sequences at every evaluation of the training of seed {job.seed}. A dark cell is a position that is "
+        "attended to; squares mark what the textbook circuit reads.",
+        read_metrics(job.folder(out) / "metrics.jsonl"),
+        {
+            "loss": "loss in nats",
+            "accuracy": "sequence accuracy",
+            "carry": "share of steps read at x_t",
+            "end_of_input": "attention on EoI, earlier layer",
+        },
+        (result["head"]["layer"], result["head"]["head"]),
+    )
+
+
+def _best(main: dict[int, dict[str, Any]]) -> int:
+    """The seed whose model solves the task and has the clearest head."""
+    return max(main, key=lambda s: (mean_accuracy(main[s]) >= SOLVED, main[s]["head"]["carry"]))
+
+
 def _draw_heads(results: Results) -> Picture | None:
     main = {job.seed: result for job, result in results.items() if job.name == "main"}
     if not main:
         return None
-    seed = max(main, key=lambda s: (mean_accuracy(main[s]) >= SOLVED, main[s]["head"]["carry"]))
+    seed = _best(main)
     example, head = main[seed]["example"], main[seed]["head"]
     shown = [(head["end_of_input_at"], "end of input"), ((head["layer"], head["head"]), "carry")]
     shown = [(place, link) for place, link in shown if place is not None]

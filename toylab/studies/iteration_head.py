@@ -19,11 +19,12 @@ from tasks import Batch, IteratedMap, Parity, Polynomial, decode
 from toylab import evaluate, interventions
 from toylab.batches import Scored, fresh, next_token_loss, pack, pad, sweep
 from toylab.claims import Claim
+from toylab.film import Film, Scene, Shown
 from toylab.model import ModelConfig, Transformer
 from toylab.report import Picture
 from toylab.runs import Job, by_arm, load_model, read_metrics, save_model, write_metrics
 from toylab.studies._iteration_head_claims import SOLVED, judge
-from toylab.studies._iteration_head_figures import draw
+from toylab.studies._iteration_head_figures import draw, show
 from toylab.train import History, TrainConfig, train
 
 MODEL = ModelConfig(
@@ -151,7 +152,7 @@ class IterationHeadStudy:
     def run_job(self, job: Job, folder: Path) -> dict[str, Any]:
         """Train one arm and measure it."""
         arm = self.arms()[job.name]
-        model, history = self._train(arm, job.seed, folder)
+        model, history = self._train(arm, job.seed, folder, film=job.name == "main")
         test = evaluate.held_out(arm.task, job.seed, lengths_of(arm.task), self.rows)
         result: dict[str, Any] = {
             "accuracy": evaluate.free_running_accuracy(model, arm.task, test),
@@ -170,13 +171,14 @@ class IterationHeadStudy:
             result["transfer"] = self._transfer(model, head, job.seed, folder)
         return result
 
-    def _train(self, arm: Arm, seed: int, folder: Path) -> tuple[Transformer, History]:
+    def _train(self, arm: Arm, seed: int, folder: Path, film: bool = False) -> tuple[Transformer, History]:
         saved, metrics = folder / "model.safetensors", folder / "metrics.jsonl"
         if saved.exists():
             return load_model(saved), read_metrics(metrics)
         model = Transformer.for_task(arm.task, arm.model, seed)
         followed = evaluate.held_out(arm.task, seed, _spread(lengths_of(arm.task)), self.rows // 2, "validation")
         checkpoint = folder / "checkpoint.safetensors"
+        film = Film(folder / FILM, _scenes(arm.task, seed)) if film else None
         training = train(
             model,
             self._loss(arm.task),
@@ -184,6 +186,7 @@ class IterationHeadStudy:
             arm.train,
             evaluate=lambda m: evaluate.progress(m, followed),
             checkpoint=checkpoint,
+            record=film and film.add,
         )
         write_metrics(metrics, training)
         save_model(saved, model)
@@ -245,6 +248,10 @@ class IterationHeadStudy:
         """The figures of the report, from the results and the histories kept beside them."""
         return draw(results, out, f"{self.model.layers} layers, {self.model.heads} heads each", self.task.p)
 
+    def film(self, results: dict[Job, dict[str, Any]], out: Path) -> Shown | None:
+        """The attention of the best main model through its training, for the page."""
+        return show(results, out)
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -262,6 +269,24 @@ STUDY = IterationHeadStudy
 def lengths_of(task: IteratedMap) -> list[int]:
     """The lengths on which a task is judged: from 4 on, since shorter prompts are too few to hold any out."""
     return list(range(max(4, task.shortest), task.longest + 1))
+
+
+FILM = "film.safetensors"
+
+
+def _scenes(task: IteratedMap, seed: int) -> list[Scene]:
+    """Held-out sequences to be filmed: a short one and a longer one."""
+    lengths = sorted({min(length, task.longest) for length in (6, 10)})
+    batches = evaluate.held_out(task, seed, lengths, 1)
+    return [
+        Scene(
+            f"{length} inputs",
+            torch.from_numpy(batch.tokens[0]),
+            tuple(decode(task, batch.tokens[0].tolist())),
+            {name: edges[:, 1:].tolist() for name, edges in batch.links.items()},
+        )
+        for length, batch in batches.items()
+    ]
 
 
 def _example(model: Transformer, task: IteratedMap, batches: dict[int, Batch]) -> dict[str, Any]:

@@ -1,0 +1,166 @@
+"""The page of a run in a real browser, without any network: what a reader sees, moves and hears.
+
+The page is opened with a script of ours behind it that acts as a reader would and writes down what happens.
+"""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from toylab.claims import Claim
+from toylab.film import Shown
+from toylab.report import page
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium here: apt-get install chromium, and this runs")
+
+HOSTILE = "<script>document.title='taken'</script>"
+NAMES = ["start", HOSTILE, "&amp;", "EoS"]
+FRAMES, LAYERS, HEADS, SIZE = 3, 2, 2, len(NAMES)
+
+
+def film() -> Shown:
+    """Weights that tell where they come from: another one in every cell."""
+    size = FRAMES * LAYERS * HEADS * SIZE * SIZE
+    patterns = (torch.arange(size) % 251).to(torch.uint8).view(FRAMES, LAYERS, HEADS, SIZE, SIZE)
+    scene = {"title": "a sequence", "names": NAMES, "links": {"carry": [[2, 1]]}}
+    shorter = {"title": HOSTILE, "names": NAMES[:2], "links": {}}
+    return Shown(
+        "Watch it form",
+        "What is shown.",
+        [0, 100, 200],
+        [shorter, scene],
+        [torch.zeros(FRAMES, LAYERS, HEADS, 2, 2, dtype=torch.uint8), patterns],
+        {"loss": [2.0, 1.0, 0.5], HOSTILE: [0.0, 0.5, 1.0]},
+        (1, 0),
+    )
+
+
+def weight(frame: int, layer: int, head: int, query: int, key: int) -> str:
+    return f"{film().patterns[1][frame, layer, head, query, key].item() / 255:.3f}"
+
+
+def browse(tmp_path: Path, script: str, width: int = 1000) -> dict:
+    """What a script found on the page, and every error that the page made."""
+    claim = Claim(
+        id="one", paper="p", statement=HOSTILE, bar="b", measured=0.5, interval=(0.4, 0.6), seeds=(0,), verdict="holds"
+    )
+    text = page("A study", "About it.", [claim], [], {"token": HOSTILE}, "toylab run", "free", film())
+    before = "<script>window.wrong = []; window.onerror = (what) => { window.wrong.push(String(what)); };</script>"
+    after = f"""<script>(async () => {{
+      const $ = (id) => document.getElementById("viewer-" + id), found = {{}};
+      const text = (id) => $(id).textContent, press = (id, key) =>
+        $(id).dispatchEvent(new KeyboardEvent("keydown", {{ key, bubbles: true, cancelable: true }}));
+      const move = (value) => {{ $("step").value = value; $("step").dispatchEvent(new Event("input")); }};
+      const shade = (query, key) => document.querySelector(
+        `.weight[data-query="${{query}}"][data-key="${{key}}"]`).style.getPropertyValue("--w");
+      try {{ {script} }} catch (error) {{ window.wrong.push(String(error)); }}
+      const told = document.createElement("pre");
+      told.id = "found";
+      told.textContent = JSON.stringify({{ ...found, wrong: window.wrong, title: document.title }});
+      document.body.append(told);
+    }})();</script>"""
+    path = tmp_path / "page.html"
+    path.write_text(text.replace("<head>", "<head>" + before).replace("</body>", after + "</body>"), encoding="utf-8")
+    command = [
+        BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND",
+        f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},900", "--virtual-time-budget=4000",
+        "--dump-dom", path.as_uri(),
+    ]  # fmt: skip
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    (told,) = re.findall(r'<pre id="found">(.*?)</pre>', shown, flags=re.DOTALL)
+    found = json.loads(html.unescape(told))
+    assert found["wrong"] == []
+    assert found["title"] == "A study"
+    return found
+
+
+def test_the_slider_changes_the_pattern_the_step_and_the_curves(tmp_path):
+    found = browse(
+        tmp_path,
+        """found.last = [text("at"), shade(3, 2)]; found.curve = text("curves");
+        move(0); found.first = [text("at"), shade(3, 2)]; found.early = text("curves");""",
+    )
+    assert found["last"][0] == "200"
+    assert found["first"][0] == "0"
+    assert [f"{float(found[at][1]):.3f}" for at in ("last", "first")] == [weight(2, 1, 0, 3, 2), weight(0, 1, 0, 3, 2)]
+    assert "loss: 0.500" in found["curve"]
+    assert "loss: 2.000" in found["early"]
+
+
+def test_hovering_tells_the_value_that_is_stored(tmp_path):
+    found = browse(
+        tmp_path,
+        """document.querySelector('.weight[data-query="2"][data-key="1"]').dispatchEvent(
+          new PointerEvent("pointermove", { bubbles: true })); found.cell = text("cell");
+        $("head").value = "0.1"; $("head").dispatchEvent(new Event("change")); found.other = text("cell");""",
+    )
+    said = f"position 2 (&amp;) attends to position 1 ({HOSTILE}): "
+    assert found["cell"] == said + weight(2, 1, 0, 2, 1)
+    assert found["other"] == said + weight(2, 0, 1, 2, 1)
+
+
+def test_the_keyboard_reaches_every_cell_and_stops_at_the_edge(tmp_path):
+    found = browse(
+        tmp_path,
+        """$("pattern").focus(); found.focused = document.activeElement.id;
+        press("pattern", "ArrowRight"); press("pattern", "ArrowUp"); found.cell = text("cell");
+        for (let n = 0; n < 9; n++) { press("pattern", "ArrowDown"); press("pattern", "ArrowRight"); }
+        found.corner = text("cell");""",
+    )
+    assert found["focused"] == "viewer-pattern"
+    assert found["cell"].endswith(": " + weight(2, 1, 0, 2, 1))
+    assert found["corner"].endswith(": " + weight(2, 1, 0, 3, 3))
+
+
+def test_scenes_links_and_playing(tmp_path):
+    found = browse(
+        tmp_path,
+        """found.cells = document.querySelectorAll(".weight").length;
+        found.links = document.querySelectorAll(".link").length;
+        $("links").click(); found.hidden = $("marks").style.display;
+        $("scene").value = "0"; $("scene").dispatchEvent(new Event("change"));
+        found.fewer = document.querySelectorAll(".weight").length;
+        $("play").click(); found.playing = [text("play"), text("at")];
+        await new Promise((done) => setTimeout(done, 1500)); found.played = [text("play"), text("at")];""",
+    )
+    assert (found["cells"], found["links"], found["hidden"], found["fewer"]) == (16, 1, "none", 4)
+    assert found["playing"] == ["Pause", "0"]
+    assert found["played"] == ["Play", "200"]
+
+
+def test_a_hostile_token_stays_text(tmp_path):
+    found = browse(
+        tmp_path,
+        """found.scripts = document.querySelectorAll("script").length;
+        found.shown = [...document.querySelectorAll("#viewer-pattern text")].map((one) => one.textContent);""",
+    )
+    assert found["scripts"] == 4  # the two of the page, and the two of this test
+    assert found["shown"].count(HOSTILE) == 2
+
+
+@pytest.mark.parametrize("width", [360, 768, 1200])
+def test_nothing_is_wider_than_the_window(tmp_path, width):
+    found = browse(
+        tmp_path,
+        "found.wide = [document.documentElement.scrollWidth, document.documentElement.clientWidth];",
+        width,
+    )
+    assert found["wide"][0] <= found["wide"][1]
+
+
+def test_everything_that_can_be_used_has_a_name(tmp_path):
+    found = browse(
+        tmp_path,
+        """found.nameless = [..."input select button [tabindex]".split(" ").flatMap(
+            (kind) => [...document.querySelectorAll("#viewer " + kind)])]
+          .filter((one) => !(one.labels?.length || one.textContent.trim() || one.getAttribute("aria-label")))
+          .map((one) => one.id);""",
+    )
+    assert found["nameless"] == []

@@ -1,0 +1,80 @@
+"""Laws of films: what is kept is what the model attended to, and an interruption leaves no trace."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from probes import watch
+from tasks import Parity, decode, stream
+from toylab.batches import fresh, next_token_loss
+from toylab.film import Film, Scene, read_film
+from toylab.model import ModelConfig, Transformer
+from toylab.train import TrainConfig, train
+
+TASK = Parity(lengths=(1, 4))
+CONFIG = TrainConfig(steps=6, warmup=1, cooldown=0, evaluate_every=2)
+
+
+def model(seed: int = 0) -> Transformer:
+    return Transformer.for_task(TASK, ModelConfig(width=8, heads=2), seed)
+
+
+def scenes() -> list[Scene]:
+    found = []
+    for length in (2, 4):
+        batch = TASK.sample(stream(0, "film"), 1, length=length)
+        tokens = batch.tokens[0]
+        links = {name: edges[:, 1:].tolist() for name, edges in batch.links.items()}
+        found.append(Scene(f"{length} inputs", torch.from_numpy(tokens), tuple(decode(TASK, tokens.tolist())), links))
+    return found
+
+
+@given(st.integers(0, 2**32))
+def test_a_frame_is_what_the_model_attends_to_up_to_half_a_step(tmp_path_factory, seed):
+    one = model(seed)
+    film = Film(tmp_path_factory.mktemp("film") / "film.safetensors", scenes())
+    film.add(one, 3)
+    shown = read_film(film.path, "title", "caption", [{"step": 3, "loss": 0.5}], {"loss": "nats"})
+    assert (shown.steps, shown.curves) == ([3], {"nats": [0.5]})
+    for scene, patterns in zip(scenes(), shown.patterns, strict=True):
+        with watch(one, "blocks.*.attn.pattern") as seen:
+            one(scene.tokens[None])
+        for layer, pattern in enumerate(seen.values()):
+            torch.testing.assert_close(patterns[0, layer] / 255, pattern[0].detach(), rtol=0, atol=0.51 / 255)
+
+
+def filmed(folder: Path, stop: int | None = None) -> bytes:
+    """The film of a training that is interrupted at the step at which its `stop`-th frame was due."""
+    film = Film(folder / "film.safetensors", scenes())
+
+    def record(trained, step: int) -> None:
+        film.add(trained, step)
+        if step == stop:
+            raise KeyboardInterrupt
+
+    checkpoint = folder / "checkpoint.safetensors"
+    train(model(), next_token_loss, fresh(TASK, 0, 8), CONFIG, checkpoint=checkpoint, record=record)
+    return film.path.read_bytes()
+
+
+@pytest.mark.parametrize("stop", [0, 2, 4, 6])
+def test_an_interrupted_film_goes_on_and_ends_with_the_same_bytes(tmp_path, stop):
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "cut").mkdir()
+    whole = filmed(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        filmed(tmp_path / "cut", stop)
+    assert filmed(tmp_path / "cut") == whole
+    assert Film(tmp_path / "cut" / "film.safetensors", scenes()).frames.keys() == {0, 2, 4, 6}
+
+
+def test_what_is_no_film_is_refused_by_name(tmp_path):
+    from toylab.files import write_tensors
+
+    path = tmp_path / "film.safetensors"
+    write_tensors(path, {"x": torch.zeros(1)}, {})
+    with pytest.raises(ValueError, match=r"film\.safetensors: is not a film"):
+        read_film(path, "", "", [], {})
