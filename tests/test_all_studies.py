@@ -1,15 +1,19 @@
 """Laws that every study keeps, and the claims that scripts of others rely on."""
 
 import json
+import re
+import shutil
+from base64 import b64decode
 from dataclasses import fields, is_dataclass
 
+import numpy as np
 import pytest
 import torch
 
 from toylab import studies
 from toylab.claims import markdown, read_claims
 from toylab.finish import finish, flags, rebuild
-from toylab.runs import Study
+from toylab.runs import Study, read_metrics
 
 IDS = {
     "iteration-head": {
@@ -129,3 +133,27 @@ def _plain(value):
     if is_dataclass(value):
         return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
     return value
+
+
+def test_the_page_of_the_iteration_head_shows_its_training_and_asks_nothing_of_any_network(quick_run):
+    finish(quick_run)
+    text = (quick_run / "report.html").read_text(encoding="utf-8")
+    assert len(text) < 3e6
+    assert not re.findall(r"""(?:src|href)\s*=\s*["']?(?!#)|url\(|@import|fetch\(""", text.replace('href="#', ""))
+    (data,) = re.findall(r'<script type="application/json" id="viewer-data">(.*?)</script>', text, flags=re.DOTALL)
+    film = json.loads(data)
+    history = read_metrics(quick_run / "seed-0" / "main" / "metrics.jsonl")
+    assert film["steps"] == [entry["step"] for entry in history]
+    assert film["curves"]["sequence accuracy"] == [entry["accuracy"] for entry in history]
+    for scene in film["scenes"]:
+        weights = np.frombuffer(b64decode(scene["patterns"]), dtype=np.uint8).reshape(scene["shape"])
+        np.testing.assert_allclose(weights.sum(axis=-1) / 255, 1, atol=0.5 * len(scene["names"]) / 255)
+
+
+def test_a_run_without_a_film_has_a_page_without_a_viewer(quick_run, tmp_path):
+    out = tmp_path / "older"
+    shutil.copytree(quick_run, out)
+    folder = out / "seed-0" / "main"
+    (folder / "film.safetensors").unlink()
+    finish(out)
+    assert "viewer" not in (out / "report.html").read_text(encoding="utf-8").split("</style>")[1]
