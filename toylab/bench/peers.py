@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stdout
 from typing import Any
 
 import torch
@@ -44,7 +44,7 @@ def lens(config: ModelConfig, vocab: int, context: int, device: str) -> Any:
     """The model in TransformerLens; `None` where that is not installed."""
     if not has_lens():
         return None
-    with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         from transformer_lens import HookedTransformer, HookedTransformerConfig
 
@@ -66,10 +66,10 @@ def lens(config: ModelConfig, vocab: int, context: int, device: str) -> Any:
 
 def models(config: ModelConfig, context: int, device: str, vocab: int = VOCAB) -> dict[str, nn.Module]:
     """Ours and those of the others that are installed, of one shape, by name."""
-    found = {"ours": Transformer(config, vocab, context), TORCH: Encoder(config, vocab, context)}
-    if (other := lens(config, vocab, context, device)) is not None:
-        found[LENS] = other
-    return {name: model.to(device) for name, model in found.items()}
+    own = {"ours": Transformer(config, vocab, context), TORCH: Encoder(config, vocab, context)}
+    found = {name: model.to(device) for name, model in own.items()}
+    other = lens(config, vocab, context, device)
+    return found if other is None else {**found, LENS: other}
 
 
 def shape(width: int, layers: int = 2) -> ModelConfig:
