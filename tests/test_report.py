@@ -6,14 +6,17 @@ import shutil
 from dataclasses import asdict, replace
 from html import escape
 from html.parser import HTMLParser
+from importlib.resources import files
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toylab import figures
 from toylab.claims import Claim, numbers, read_claims, table
 from toylab.files import read_json
+from toylab.film import Shown
 from toylab.finish import finish, rebuild
 from toylab.report import Picture, page
 from toylab.runs import claim_folder
@@ -83,13 +86,17 @@ def draw(words: str = "words", **fields) -> str:
 def asks_no_network(text: str) -> None:
     seen = Page(text)
     for tag, attributes in seen.elements:
-        assert tag not in ("script", "link", "iframe", "object", "embed", "base", "form"), tag
+        assert tag not in ("link", "iframe", "object", "embed", "base", "form"), tag
+        assert tag != "script" or attributes in ({}, {"type": "application/json", "id": "viewer-data"}), attributes
         for name, value in attributes.items():
             assert not name.startswith("on"), f"{tag} {name}"
             if name.split(":")[-1] in ("src", "href", "srcset", "data", "action", "poster", "background"):
                 assert (value or "").startswith(("#", "data:image/png;base64,")), f"{tag} {name}={value}"
     assert all(target.strip("\"' ").startswith("#") for target in re.findall(r"url\(([^)]*)\)", text))
     assert "@import" not in text
+    scripts = re.findall(r"<script>\n(.*?)</script>", text, flags=re.DOTALL)
+    ours = files("toylab.report").joinpath("viewer.js").read_text(encoding="utf-8")
+    assert [script.strip() for script in scripts] == [ours.strip()] * text.count('id="viewer-data"')
 
 
 def test_everything_from_outside_is_shown_as_the_text_it_is():
@@ -105,6 +112,19 @@ def test_everything_from_outside_is_shown_as_the_text_it_is():
     assert json.dumps({HOSTILE: [HOSTILE]}, indent=1) in seen.text
     labels = [attributes["aria-label"] for _, attributes in seen.elements if "aria-label" in attributes]
     assert labels == [HOSTILE]
+
+
+def test_a_film_with_hostile_names_adds_its_own_two_scripts_and_no_other():
+    scene = {"title": HOSTILE, "names": [HOSTILE], "links": {HOSTILE: [[0, 0]]}}
+    weights = torch.full((1, 1, 1, 1, 1), 255, dtype=torch.uint8)
+    text = draw(film=Shown(HOSTILE, HOSTILE, [0], [scene], [weights], {HOSTILE: [0.5]}))
+    asks_no_network(text)
+    seen = Page(text)
+    assert [tag for tag, _ in seen.elements if tag in ("script", "img")] == ["script", "script"]
+    (data,) = re.findall(r'id="viewer-data">(.*?)</script>', text, flags=re.DOTALL)
+    held = json.loads(data)
+    assert held["scenes"][0]["names"] == [HOSTILE]
+    assert held["curves"] == {HOSTILE: [0.5]}
 
 
 @settings(max_examples=15)
@@ -181,7 +201,7 @@ def test_the_page_of_a_run_asks_no_network_and_is_whole(quick_run):
     for path in drawn:
         figure = path.read_text(encoding="utf-8")
         assert figure[figure.index("<svg") :].strip() in text
-    assert text.count("<svg") == len(drawn)
+    assert text.count("<svg") == len(drawn) + text.count('<svg id="viewer-pattern"')
 
 
 def test_judging_and_drawing_again_gives_the_same_bytes(quick_run):
