@@ -274,7 +274,7 @@ def single_thread() -> None:
     step, up to a tenth of its time.
     """
     torch.set_num_threads(1)
-    with suppress(AttributeError, OSError):  # no glibc here
+    with suppress(AttributeError, OSError, TypeError):  # no glibc here
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_TRIM_THRESHOLD, 2**31 - 1)
         mallopt(_MMAP_THRESHOLD, 2**30)

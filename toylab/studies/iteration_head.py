@@ -178,7 +178,7 @@ class IterationHeadStudy:
         model = Transformer.for_task(arm.task, arm.model, seed)
         followed = evaluate.held_out(arm.task, seed, _spread(lengths_of(arm.task)), self.rows // 2, "validation")
         checkpoint = folder / "checkpoint.safetensors"
-        film = Film(folder / FILM, _scenes(arm.task, seed)) if film else None
+        recorder = Film(folder / FILM, _scenes(arm.task, seed)) if film else None
         training = train(
             model,
             self._loss(arm.task),
@@ -186,7 +186,7 @@ class IterationHeadStudy:
             arm.train,
             evaluate=lambda m: evaluate.progress(m, followed),
             checkpoint=checkpoint,
-            record=film and film.add,
+            record=recorder and recorder.add,
         )
         write_metrics(metrics, training)
         save_model(saved, model)
