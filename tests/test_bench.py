@@ -156,6 +156,23 @@ def test_what_was_stored_is_compared_with_the_next_bench_of_the_same_processor(t
     assert bench.changes(found(0.4), earlier) == ["a step: 0.40, better than 0.50"]
 
 
+def test_growth_in_the_same_folder_is_no_bench_to_compare_with(one_work, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(growth, "curves", lambda device: [growth.Curve("work", "size", (2, 4), (0.1, 0.2))])
+    assert cli.run(["bench", "growth", "--out", str(tmp_path)]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"growth.json", "growth-size.svg"}
+    held = json.loads((tmp_path / "growth.json").read_text(encoding="utf-8"))
+    assert held["processor"] == bench.machine()["processor"]
+    assert held["curves"][0]["exponent"] == pytest.approx(1)
+    assert cli.run(["bench", "step", "--out", str(tmp_path)]) == 0
+    assert "since the last bench" not in capsys.readouterr().out
+
+
+def test_a_damaged_record_is_named(one_work, tmp_path, capsys):
+    (tmp_path / "2026-01-02T030405.json").write_text("{", encoding="utf-8")
+    assert cli.run(["bench", "step", "--out", str(tmp_path)]) == 2
+    assert "2026-01-02T030405.json" in capsys.readouterr().err
+
+
 @given(st.floats(0.2, 3), st.floats(1e-6, 1))
 def test_the_exponent_of_a_power_law_is_found_beyond_a_constant_cost(power, scale):
     sizes = (8, 16, 32, 64, 128)

@@ -284,14 +284,16 @@ def _bench(options: argparse.Namespace, rest: list[str]) -> None:
         return
     print(bench.table(found))
     print(f"{about['processor']}, torch {about['torch']}; float32 products reach {limit:.0f} GF/s on one thread")
-    print("\n".join(f"{one.work}: {one.note}" for one in found if one.note))
+    lines = [f"{one.work}: {one.note}" for one in found if one.note]
     short = [one for one in found if not one.met]
-    print(f"{len(found) - len(short)} of {len(found)} targets are met" + ("; short of theirs are" if short else ""))
-    print("\n".join(f"  {one}" for one in short), end="\n" if short else "")
-    for line in bench.changes(found, earlier):
-        print(f"since the last bench: {line}")
-    missing = [] if bench.has_lens() else ["TransformerLens is not installed: pip install 'toylab[bench]' adds it"]
-    print("\n".join([*missing, f"Kept in {path}"]))
+    lines.append(
+        f"{len(found) - len(short)} of {len(found)} targets are met" + ("; short of theirs are" if short else "")
+    )
+    lines += [f"  {one}" for one in short]
+    lines += [f"since the last bench: {line}" for line in bench.changes(found, earlier)]
+    if not bench.has_lens():
+        lines.append("TransformerLens is not installed: pip install 'toylab[bench]' adds it")
+    print("\n".join([*lines, f"Kept in {path}"]))
 
 
 def _growth(options: argparse.Namespace) -> None:
@@ -303,8 +305,10 @@ def _growth(options: argparse.Namespace) -> None:
 
     bench.check_device(options.device)
     found = list(tqdm(curves(options.device), desc="curves", total=9, disable=None, leave=False))
+    told = [{**asdict(one), "exponent": one.exponent} for one in found]
+    write_json(options.out / "growth.json", {**bench.machine(), "curves": told})
     if options.json:
-        print(json.dumps([{**asdict(one), "exponent": one.exponent} for one in found], indent=1))
+        print(json.dumps(told, indent=1))
     for size in dict.fromkeys(one.size for one in found):
         lines = [one for one in found if one.size == size]
         drawn = figures.growth(
@@ -317,7 +321,6 @@ def _growth(options: argparse.Namespace) -> None:
         write_text(path, figures.svg(drawn.figure))
         if not options.json:
             print("\n".join([*map(str, lines), f"  {path}"]))
-    write_json(options.out / "growth.json", [{**asdict(one), "exponent": one.exponent} for one in found])
 
 
 def _run(options: argparse.Namespace, rest: list[str]) -> None:

@@ -21,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 from torch.nn import functional as F
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from tasks import IGNORE
 from toylab.optimizer import AdamW
@@ -53,11 +54,8 @@ class Population:
         self.config = config or TrainConfig()
         self._skeleton = deepcopy(models[0])
         self._models = [deepcopy(model) for model in models]
-        trained = [name for name, p in models[0].named_parameters() if p.requires_grad]
-        self._shapes = {name: shapes[0][name] for name in trained}
-        self.weights = torch.stack(
-            [torch.cat([dict(m.named_parameters())[n].detach().flatten() for n in trained]) for m in models]
-        )
+        self._shapes = {name: p.shape for name, p in models[0].named_parameters() if p.requires_grad}
+        self.weights = torch.stack([parameters_to_vector(_trained(model)).detach() for model in models])
         """(seed, parameter)"""
         still = [
             {name: p.detach() for name, p in model.named_parameters() if name not in self._shapes}
@@ -66,12 +64,7 @@ class Population:
         ]
         self._still = {name: torch.stack([one[name] for one in still]) for name in still[0]}
         self.optimizer = AdamW(self.weights, self.config.betas, self.config.weight_decay, self.config.clip)
-
-        def one(weights: Tensor, still: dict[str, Tensor], batch: dict[str, Tensor], kind: type) -> Tensor:
-            module = _Called(self._skeleton, self._views(weights) | still)
-            return loss(module, kind(**batch))
-
-        self._one = one
+        self._loss = loss
 
     def __len__(self) -> int:
         return len(self.weights)
@@ -89,7 +82,7 @@ class Population:
         fixed = {name: x for name, x in vars(batches[0]).items() if name not in together}
 
         def call(weights: Tensor, still: dict[str, Tensor], batch: dict[str, Tensor]) -> Tensor:
-            return self._one(weights, still, batch | fixed, kind)
+            return self._loss(_Called(self._skeleton, self._views(weights) | still), kind(**batch, **fixed))
 
         gradients, losses = vmap(grad_and_value(call))(self.weights, self._still, together)
         if not bool(losses.isfinite().all()):
@@ -112,14 +105,16 @@ class Population:
     def members(self) -> list[nn.Module]:
         """The models as they now are."""
         for model, weights in zip(self._models, self.weights, strict=True):
-            parameters = dict(model.named_parameters())
-            for name, value in self._views(weights).items():
-                parameters[name].data = value.clone()
+            vector_to_parameters(weights.clone(), _trained(model))
         return self._models
 
     def _views(self, weights: Float[Tensor, " parameter"]) -> dict[str, Tensor]:
         parts = weights.split([shape.numel() for shape in self._shapes.values()])
         return {name: part.view(shape) for (name, shape), part in zip(self._shapes.items(), parts, strict=True)}
+
+
+def _trained(model: nn.Module) -> list[nn.Parameter]:
+    return [p for p in model.parameters() if p.requires_grad]
 
 
 class _Called(nn.Module):

@@ -11,7 +11,6 @@ median over the rounds. Nothing fails on a slow machine: what misses its target 
 from __future__ import annotations
 
 import importlib.util
-import json
 import math
 import platform
 import random
@@ -26,7 +25,7 @@ from typing import Any
 
 import torch
 
-from toylab.files import write_json
+from toylab.files import read_json, write_json
 from toylab.names import unknown
 
 
@@ -244,8 +243,8 @@ def keep(folder: Path, found: Sequence[Comparison], about: Mapping[str, Any]) ->
 def before(folder: Path, about: Mapping[str, Any]) -> dict[str, float]:
     """By work and peer, ratios of the latest bench that is stored there from the same processor."""
     for path in sorted(folder.glob("*.json"), reverse=True):
-        held = json.loads(path.read_text(encoding="utf-8"))
-        if held.get("processor") == about["processor"]:
+        held = read_json(path)
+        if "found" in held and held["processor"] == about["processor"]:
             return {key(one["work"], one["peers"]): one["ratio"] for one in held["found"]}
     return {}
 

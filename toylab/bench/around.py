@@ -25,44 +25,33 @@ def data(device: str, rows: int = 2048, rounds: int = 5) -> Iterator[Comparison]
         (seconds,) = interleaved({"draw": lambda task=task: task.sample(stream(1, "bench"), rows)}, rounds).values()
         speed = size / statistics.median(seconds) / 1e6
         yield Comparison(f"drawing {kind.__name__}", speed, "M tokens/s", 5, speed, more=True)
-    for name, (model, loss, batch_at) in trainings().items():
-        spent = _spent_drawing(model, loss, batch_at)
+    for name in ("iteration-head", "contextual-counting", "safety-finetuning", "steering-vectors"):
+        spent = _spent_drawing(*training(name))
         yield Comparison(f"drawing, share of {name}", 100 * spent, "%", 3, 100 * spent)
 
 
-def trainings(seed: int = 0) -> dict[str, tuple[Any, Callable, Callable[[int], Any]]]:
-    """By study, the model of its main arm, its loss and its batches."""
+def training(name: str, seed: int = 0) -> tuple[Any, Callable, Callable[[int], Any]]:
+    """Of a study's main arm, the model, the loss and the batches."""
     from toylab import concept, counting, reasoning
     from toylab.batches import next_token_loss
     from toylab.model import Transformer
 
-    heads, count, safety, steering = (
-        studies.load(name).STUDY.default()
-        for name in ("iteration-head", "contextual-counting", "safety-finetuning", "steering-vectors")
-    )
-    arm, none = heads.arms()["main"], count.arms()["none"]
-    return {
-        "iteration-head": (
-            Transformer.for_task(arm.task, arm.model, seed),
-            next_token_loss,
-            heads._batches(arm.task, seed, arm.train.rows),
-        ),
-        "contextual-counting": (
-            counting.model_for(none.task, none.model, seed),
-            counting.count_loss,
-            counting.fresh_strings(none.task, seed, none.train.rows, causal_tally=True),
-        ),
-        "safety-finetuning": (
-            concept.model_for(safety.task, safety.model, seed),
-            concept.language_loss,
-            concept.pretraining(safety.task, seed, safety.pretrain.rows, safety.pretrain.steps),
-        ),
-        "steering-vectors": (
-            reasoning.model_for(steering.task, steering.model, seed),
-            next_token_loss,
-            reasoning.pretraining(steering.task, seed, steering.skill.rows, Styles.clean(0.9, None), "bench"),
-        ),
-    }
+    study = studies.load(name).STUDY.default()
+    if name == "iteration-head":
+        arm = study.arms()["main"]
+        model = Transformer.for_task(arm.task, arm.model, seed)
+        return model, next_token_loss, study._batches(arm.task, seed, arm.train.rows)
+    if name == "contextual-counting":
+        arm = study.arms()["none"]
+        model = counting.model_for(arm.task, arm.model, seed)
+        return model, counting.count_loss, counting.fresh_strings(arm.task, seed, arm.train.rows, causal_tally=True)
+    if name == "safety-finetuning":
+        model = concept.model_for(study.task, study.model, seed)
+        batches = concept.pretraining(study.task, seed, study.pretrain.rows, study.pretrain.steps)
+        return model, concept.language_loss, batches
+    model = reasoning.model_for(study.task, study.model, seed)
+    styles = Styles.clean(0.9, None)
+    return model, next_token_loss, reasoning.pretraining(study.task, seed, study.skill.rows, styles, "bench")
 
 
 def _spent_drawing(model: Any, loss: Callable, batch_at: Callable[[int], Any], steps: int = 128) -> float:
@@ -125,7 +114,7 @@ def side_by_side(device: str, steps: int = 300, rounds: int = 3) -> Iterator[Com
 
 
 def _some_steps(seed: int, steps: int) -> None:
-    model, loss, batch_at = trainings(seed)["iteration-head"]
+    model, loss, batch_at = training("iteration-head", seed)
     train(model, loss, batch_at, TrainConfig(steps=steps, warmup=1, cooldown=0, evaluate_every=steps))
 
 

@@ -66,8 +66,9 @@
     at("marks").style.display = at("links").checked ? "" : "none";
     at("at").textContent = film.steps[frame()];
     at("step").setAttribute("aria-valuetext", `step ${film.steps[frame()]}`);
-    document.querySelectorAll("#viewer-curves .now").forEach((line) => line.setAttribute("x1", across(frame())));
-    document.querySelectorAll("#viewer-curves .now").forEach((line) => line.setAttribute("x2", across(frame())));
+    for (const line of document.querySelectorAll("#viewer-curves .now")) {
+      for (const end of ["x1", "x2"]) line.setAttribute(end, across(frame()));
+    }
     for (const [name, values] of Object.entries(film.curves)) {
       document.querySelector(`#viewer-curves [data-name="${CSS.escape(name)}"]`).textContent =
         `${name}: ${values[frame()].toFixed(3)}`;

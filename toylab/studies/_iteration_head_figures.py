@@ -15,6 +15,9 @@ from toylab.studies._iteration_head_claims import SOLVED, mean_accuracy
 
 Results = dict[Job, dict[str, Any]]
 
+FILM = "film.safetensors"
+"""In the folder of a main job: its attention through training."""
+
 
 def draw(results: Results, out: Path, main: str, states: int) -> list[Picture]:
     """All figures for which there are results.
@@ -36,7 +39,7 @@ def show(results: Results, out: Path) -> Shown | None:
     if not main:
         return None
     job, result = main[_best({seed: held for seed, (_, held) in main.items()})]
-    path = job.folder(out) / "film.safetensors"
+    path = job.folder(out) / FILM
     if not path.exists():  # a run of an older version
         return None
     return read_film(

@@ -24,7 +24,7 @@ from toylab.model import ModelConfig, Transformer
 from toylab.report import Picture
 from toylab.runs import Job, by_arm, load_model, read_metrics, save_model, write_metrics
 from toylab.studies._iteration_head_claims import SOLVED, judge
-from toylab.studies._iteration_head_figures import draw, show
+from toylab.studies._iteration_head_figures import FILM, draw, show
 from toylab.train import History, TrainConfig, train
 
 MODEL = ModelConfig(
@@ -269,9 +269,6 @@ STUDY = IterationHeadStudy
 def lengths_of(task: IteratedMap) -> list[int]:
     """The lengths on which a task is judged: from 4 on, since shorter prompts are too few to hold any out."""
     return list(range(max(4, task.shortest), task.longest + 1))
-
-
-FILM = "film.safetensors"
 
 
 def _scenes(task: IteratedMap, seed: int) -> list[Scene]:
