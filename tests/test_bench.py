@@ -157,7 +157,9 @@ def test_what_was_stored_is_compared_with_the_next_bench_of_the_same_processor(t
 
 
 def test_growth_in_the_same_folder_is_no_bench_to_compare_with(one_work, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(growth, "curves", lambda device: [growth.Curve("work", "size", (1, 2, 4, 8), (0.1, 0.1, 0.2, 0.4))])
+    monkeypatch.setattr(
+        growth, "curves", lambda device: [growth.Curve("work", "size", (1, 2, 4, 8), (0.1, 0.1, 0.2, 0.4))]
+    )
     assert cli.run(["bench", "growth", "--out", str(tmp_path)]) == 0
     assert {path.name for path in tmp_path.iterdir()} == {"growth.json", "growth-size.svg"}
     held = json.loads((tmp_path / "growth.json").read_text(encoding="utf-8"))

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import tasks
-from toylab.names import unknown
+from toylab.names import aligned, unknown
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -418,10 +418,7 @@ def _table(options: argparse.Namespace, rest: list[str]) -> None:
         writer.writerow(names)
         writer.writerows([[_plain(row[name]) for name in names] for row in rows])
     else:
-        lines = [_short(names), *([sweeps.text(row[name]) for name in names] for row in rows)]
-        widths = [max(len(line[k]) for line in lines) for k in range(len(names))]
-        for line in lines:
-            print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        print(aligned([_short(names), *([sweeps.text(row[name]) for name in names] for row in rows)]))
 
 
 def _plot(options: argparse.Namespace, rest: list[str]) -> None:

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from toylab.files import read_json, write_json
-from toylab.names import unknown
+from toylab.names import aligned, unknown
 
 
 @dataclass(frozen=True)
@@ -174,9 +174,7 @@ def check_device(device: str) -> None:
 
 def table(found: Sequence[Comparison]) -> str:
     """A line a comparison."""
-    rows = _rows(found)
-    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return aligned(_rows(found))
 
 
 def markdown(found: Sequence[Comparison]) -> str:

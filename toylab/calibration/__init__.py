@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from tasks import stream
 from toylab.engine import Processes
-from toylab.names import unknown
+from toylab.names import aligned, unknown
 from toylab.statistics import wilson
 
 LEVELS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
@@ -317,8 +317,7 @@ def table(calibrations: Sequence[Calibration]) -> str:
                 _percent(one.breaks),
             )
         )
-    widths = [max(len(row[k]) for row in rows) for k in range(len(head))]
-    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return aligned(rows)
 
 
 def as_json(one: Calibration) -> dict[str, Any]:
