@@ -10,7 +10,7 @@
   const [, layers, heads] = scenes[0].shape;
   const CELL = 18, SVG = "http://www.w3.org/2000/svg";
   const longest = Math.max(...scenes.flatMap(({ names }) => names.map((name) => name.length)));
-  const LEFT = Math.min(8 + 6 * longest, 160), TOP = LEFT;
+  const LEFT = Math.min(24 + 6 * longest, 176), TOP = LEFT;
   let cells = [], cursor = [0, 0], timer = null;
 
   function element(name, attributes, parent, text) {
@@ -37,10 +37,13 @@
     svg.replaceChildren();
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     svg.style.maxWidth = `${1.3 * width}px`;
+    const middle = (size * CELL) / 2, axis = { "text-anchor": "middle" };
+    element("text", { ...axis, x: LEFT + middle, y: 12 }, svg, "key: token that is read");
+    element("text", { ...axis, transform: `translate(12 ${TOP + middle}) rotate(-90)` }, svg, "query: token that reads");
     names.forEach((name, n) => {
-      const middle = n * CELL + CELL / 2;
-      element("text", { x: LEFT - 5, y: TOP + middle + 4, "text-anchor": "end" }, svg, name);
-      const turned = { transform: `translate(${LEFT + middle + 4} ${TOP - 5}) rotate(-90)` };
+      const place = n * CELL + CELL / 2;
+      element("text", { x: LEFT - 5, y: TOP + place + 4, "text-anchor": "end" }, svg, name);
+      const turned = { transform: `translate(${LEFT + place + 4} ${TOP - 5}) rotate(-90)` };
       element("text", turned, svg, name);
     });
     cells = names.map((_, query) => names.map((_, key) => {
