@@ -232,8 +232,25 @@ def test_all_studies_are_run_in_one_pool_and_each_is_finished(quick_run, monkeyp
     shutil.copytree(quick_run, tmp_path / "iteration-head-quick")
     assert cli.run(["run", "all", "--preset", "quick", "--out", str(tmp_path)]) == 0
     shown = capsys.readouterr().out
-    assert "claims hold" in shown
-    assert str(tmp_path / "iteration-head-quick" / "report.html") in shown
+    assert shown.rstrip().endswith(f"Scoreboard: {tmp_path / 'scoreboard.html'}")
+    assert (tmp_path / "iteration-head-quick" / "report.html").exists()
+
+
+def test_seeds_are_given_to_all_studies_and_controls_to_those_that_have_them(monkeypatch, tmp_path):
+    seen = {}
+    monkeypatch.setattr(
+        "toylab.engine.execute_all", lambda runs, *_, **__: seen.update({r.name: r.study for r in runs})
+    )
+    monkeypatch.setattr("toylab.scoreboard.finish_all", str)
+    command = ["run", "all", "--seeds", "7", "8", "9", "--control-seeds", "2", "--out", str(tmp_path)]
+    assert cli.run(command) == 0
+    assert {study.seeds for study in seen.values()} == {(7, 8, 9)}
+    assert {name: getattr(study, "control_seeds", None) for name, study in seen.items()} == {
+        "contextual-counting": 2,
+        "iteration-head": 2,
+        "safety-finetuning": None,
+        "steering-vectors": 2,
+    }
 
 
 @pytest.mark.parametrize(
@@ -243,7 +260,7 @@ def test_all_studies_are_run_in_one_pool_and_each_is_finished(quick_run, monkeyp
         (["bench", "growth", "step"], ["growth", "alone"]),
         (["bench", "--device", "nowhere"], ["device=nowhere", "leave it out"]),
         (["bench", "data", "--device", "meta"], ["'data'", "GPU"]),
-        (["run", "all", "--seeds", "3"], ["--seeds", "run all"]),
+        (["run", "all", "--seeds", "3", "--rows", "7"], ["--rows", "run all"]),
     ],
 )
 def test_mistakes_are_told_in_one_line(arguments, words, capsys):

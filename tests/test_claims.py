@@ -1,5 +1,6 @@
 """Laws of claims: a verdict follows from bar and numbers alone, and nothing is lost on the way to a file or a table."""
 
+import io
 import json
 import re
 
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toylab.claims import Claim, markdown, numbers, over_seeds, read_claims, table, write_claims
+from toylab.names import takes_colour
 from toylab.statistics import bootstrap, wilson
 
 TEXTS = {"paper": "section 4", "statement": "Heads form.", "bar": "mean >= .5"}
@@ -113,11 +115,39 @@ def test_the_table_says_all_words_of_statement_bar_and_note(fields):
 def test_the_table_by_hand():
     claim = over_seeds("head", {0: 1.0, 1: 0.5}, lambda v: v > 0.7, **TEXTS, note="A note.")
     assert table([claim]) == (
-        "HOLDS  head               0.75 [0.5, 1]                  2 seeds\n"
+        "HOLDS  head                 0.75 [0.5, 1]                 2 seeds\n"
         "       Heads form.\n"
         "       Bar: mean >= .5\n"
         "       A note."
     )
+
+
+@given(FIELDS, st.floats(0, 1e5))
+def test_cost_and_colour_change_nothing_else(fields, cost):
+    claim = Claim(**fields)
+    plain, priced = table([claim]), table([claim], costs={claim.id: cost}, coloured=True)
+    assert re.sub(r"\x1b\[\d+m", "", priced).replace(f"{cost:>7.0f} CPU-s", "", 1).splitlines() == [
+        line.rstrip() for line in plain.splitlines()
+    ]
+    assert priced.count("\x1b[") == 2
+    assert ("CPU-s" in priced.replace(plain, "")) == (claim.verdict != "open" or "CPU-s" in plain)
+
+
+def test_colour_is_for_terminals_that_want_it(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    for name in ("NO_COLOR", "TERM"):
+        monkeypatch.delenv(name, raising=False)
+    assert takes_colour(Terminal())
+    assert not takes_colour(io.StringIO())
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not takes_colour(Terminal())
+    monkeypatch.setenv("NO_COLOR", "")  # counts as not set
+    assert takes_colour(Terminal())
+    monkeypatch.setenv("TERM", "dumb")
+    assert not takes_colour(Terminal())
 
 
 def test_numbers_say_what_was_measured():

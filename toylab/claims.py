@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from toylab.files import read_record, write_record
+from toylab.names import in_colour
 from toylab.statistics import bootstrap, wilson
 
 Verdict = Literal["holds", "fails", "open"]
@@ -115,25 +116,39 @@ def write_claims(path: Path, claims: Sequence[Claim]) -> None:
 
 def read_claims(path: Path) -> list[Claim]:
     """Raises `ValueError` naming the file if it is missing, damaged or not a list of claims."""
-    held = read_record(path).get("claims")
-    names = {f.name for f in fields(Claim)}
-    if not isinstance(held, list) or not all(isinstance(one, dict) and set(one) == names for one in held):
-        raise ValueError(f"{path}: is not a list of claims; run the study again to write it anew")
     try:
-        return [
-            Claim(**{**one, "seeds": tuple(one["seeds"]), "interval": one["interval"] and tuple(one["interval"])})
-            for one in held
-        ]
+        return as_claims(read_record(path).get("claims"))
     except TypeError:
         raise ValueError(f"{path}: is not a list of claims; run the study again to write it anew") from None
 
 
-def table(claims: Sequence[Claim], width: int = 80) -> str:
-    """Claims as text: a line of verdict and numbers each, then the statement and the bar."""
+def as_claims(held: Any) -> list[Claim]:
+    """Claims from their JSON form. Raises `TypeError` for anything else."""
+    names = {f.name for f in fields(Claim)}
+    if not isinstance(held, list) or not all(isinstance(one, dict) and set(one) == names for one in held):
+        raise TypeError("not a list of claims")
+    return [
+        Claim(**{**one, "seeds": tuple(one["seeds"]), "interval": one["interval"] and tuple(one["interval"])})
+        for one in held
+    ]
+
+
+def table(
+    claims: Sequence[Claim], width: int = 80, costs: Mapping[str, float | int] | None = None, coloured: bool = False
+) -> str:
+    """Claims as text: a line of verdict and numbers each, then the statement and the bar.
+
+    Args:
+        width: columns that no line is longer than.
+        costs: CPU-seconds behind each claim, by its id.
+        coloured: whether verdicts are coloured, for a terminal.
+    """
     lines = []
     for claim in claims:
         seeds = f"{len(claim.seeds)} seed{'s' if len(claim.seeds) != 1 else ''}"
-        lines.append(f"{claim.verdict.upper():<6} {claim.id:<18} {numbers(claim):<28} {seeds:>9}".rstrip())
+        verdict = in_colour(f"{claim.verdict.upper():<6}", claim.verdict if coloured else "")
+        cost = "" if costs is None or claim.verdict == "open" else f"{costs.get(claim.id, 0):>7.0f} CPU-s"
+        lines.append(f"{verdict} {claim.id:<20} {numbers(claim):<27} {seeds:>9}{cost}".rstrip())
         for text in (claim.statement, f"Bar: {claim.bar}", claim.note):
             lines += textwrap.wrap(text, width, initial_indent=" " * 7, subsequent_indent=" " * 7)
     return "\n".join(lines)

@@ -16,7 +16,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, make_dataclass
+from dataclasses import asdict, fields, make_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -144,8 +144,13 @@ def _parser() -> argparse.ArgumentParser:
     form.add_argument("--markdown", action="store_true", help="as a Markdown table")
     command.set_defaults(action=_claims)
 
-    command = commands.add_parser("report", help="judge and draw a run anew from what it measured")
-    command.add_argument("folder", type=Path, metavar="FOLDER")
+    command = commands.add_parser(
+        "report", help="judge and draw a run anew; for a folder of runs, the scoreboard of all"
+    )
+    command.add_argument("folder", type=Path, metavar="FOLDER", nargs="?", default=Path("runs"), help="default: runs")
+    form = command.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="the scoreboard as a list of JSON objects")
+    form.add_argument("--markdown", action="store_true", help="the scoreboard as Markdown")
     command.set_defaults(action=_report)
 
     command = commands.add_parser("bench", help="how fast each part is, beside the libraries that do the same")
@@ -346,29 +351,37 @@ def _run(options: argparse.Namespace, rest: list[str]) -> None:
 def _run_all(options: argparse.Namespace, rest: list[str]) -> None:
     if {"-h", "--help"} & set(rest):
         options.parser.print_help()
+        print("\nall studies take --seeds 0 1 2 and --control-seeds N (how many of them the controls use)")
         return
-    if rest:
-        raise ValueError(f"{rest[0]}: settings belong to one study; `run all` takes --preset, --workers and --out")
+    parser = argparse.ArgumentParser("toylab run all", add_help=False, allow_abbrev=False)
+    parser.add_argument("--seeds", type=int, nargs="+")
+    parser.add_argument("--control-seeds", type=int)
+    common, other = parser.parse_known_args(rest)
+    if other:
+        raise ValueError(
+            f"{other[0]}: is a setting of one study; `run all` takes --preset, --seeds, --control-seeds, --workers and "
+            "--out"
+        )
 
-    from toylab import studies
+    from toylab import scoreboard, studies
     from toylab.cluster import executor
     from toylab.engine import JobsFailedError, JobsRefusedError, Run, execute_all
-    from toylab.finish import finish
 
+    wanted = {"seeds": common.seeds and tuple(common.seeds), "control_seeds": common.control_seeds}
     folder = options.out or Path("runs")
-    runs = [
-        Run(getattr(studies.load(name).STUDY, options.preset)(), name, folder / f"{name}-{options.preset}")
-        for name in studies.names()
-    ]
+    runs = []
+    for name in studies.names():
+        study = getattr(studies.load(name).STUDY, options.preset)()
+        known = {field.name for field in fields(study)}
+        study = replace(study, **{key: value for key, value in wanted.items() if value is not None and key in known})
+        runs.append(Run(study, name, folder / f"{name}-{options.preset}"))
     try:
         with executor(options.scheduler) as cluster:
             execute_all(runs, "all studies", options.workers, executor=cluster)
     except (JobsFailedError, JobsRefusedError):
-        for run in runs:
-            finish(run.out)
+        scoreboard.finish_all(folder)
         raise
-    for run in runs:
-        print(f"\n{run.name}\n{finish(run.out)}")
+    print(scoreboard.finish_all(folder))
 
 
 def _sweep(options: argparse.Namespace, rest: list[str]) -> None:
@@ -502,9 +515,26 @@ def _claims(options: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _report(options: argparse.Namespace, rest: list[str]) -> None:
-    from toylab.finish import finish
+    if (options.folder / "settings.json").exists():
+        if options.json or options.markdown:
+            form = "json" if options.json else "markdown"
+            raise ValueError(
+                f"{form}: {options.folder} is a single run; for it, `toylab claims FOLDER --{form}` prints that"
+            )
+        from toylab.finish import finish
 
-    print(finish(options.folder))
+        print(finish(options.folder))
+        return
+    from toylab import scoreboard
+
+    if not options.json and not options.markdown:
+        print(scoreboard.finish_all(options.folder))
+        return
+    standings = scoreboard.board(options.folder)
+    if options.json:
+        print(json.dumps([asdict(one) for one in standings], indent=1, ensure_ascii=False))
+    else:
+        print(scoreboard.markdown(standings))
 
 
 def _study(options: argparse.Namespace, rest: list[str]) -> Any:

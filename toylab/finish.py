@@ -2,20 +2,70 @@
 
 from __future__ import annotations
 
+import inspect
 import shlex
-from dataclasses import fields, is_dataclass
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from toylab import studies
-from toylab.claims import table, write_claims
+from toylab.claims import Claim, table, write_claims
 from toylab.files import write_text
-from toylab.report import page
-from toylab.runs import read_settings, results
+from toylab.film import Shown
+from toylab.names import takes_colour
+from toylab.report import Picture, page
+from toylab.runs import Job, Study, read_settings, results
 
 
-def finish(out: Path) -> str:
-    """Judge and draw a run from what it measured; write claims.json, figures and report.html; return the summary.
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """What a run has come to.
+
+    Attributes:
+        name: of the study.
+        title: what it is about, in a line.
+        about: the rest of what the study says of itself, with the paper.
+        command: what runs it again.
+        settings: what `settings.json` holds.
+        claims: judged.
+        pictures: drawn.
+        film: for the viewer of the page, where the study has one.
+        costs: CPU-seconds behind each claim, by its id.
+        cpu_seconds: of all that was run.
+        jobs: how many are done, and of how many.
+    """
+
+    name: str
+    title: str
+    about: str
+    command: str
+    settings: Mapping[str, Any]
+    claims: Sequence[Claim]
+    pictures: Sequence[Picture]
+    film: Shown | None
+    costs: Mapping[str, float | int]
+    cpu_seconds: float | int
+    jobs: tuple[int, int]
+
+    @property
+    def cost(self) -> str:
+        """What it took, and where and when it was made."""
+        done, of = self.jobs
+        held = self.settings
+        return (
+            f"{done} of {of} trainings done in {self.cpu_seconds:.0f} CPU-seconds; {held['machine']}, "
+            f"torch {held['versions']['torch']}, revision {held['revision'] or 'unknown'}, {held['date']}."
+        )
+
+    def count(self, verdict: str) -> int:
+        """How many claims ended so."""
+        return sum(claim.verdict == verdict for claim in self.claims)
+
+
+def judge(out: Path) -> Judged:
+    """Judge and draw a run from what it measured; nothing is written.
 
     Raises:
         ValueError: if the folder holds no run, or its settings are not those of a study of this version.
@@ -24,40 +74,89 @@ def finish(out: Path) -> str:
     try:
         module = studies.load(about["study"])
         study = rebuild(module.STUDY.default(), about["settings"])
-        origin = (about["machine"], about["versions"]["torch"], about["revision"] or "unknown", about["date"])
+        _ = about["machine"], about["versions"]["torch"], about["revision"], about["date"]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{out / 'settings.json'}: is not the settings of a study of this version ({error!r})"
         ) from None
     measured = results(study, out)
     claims = study.conclude(measured)
-    write_claims(out / "claims.json", claims)
-    pictures = study.pictures(measured, out)
-    for picture in pictures:
-        write_text(out / "figures" / f"{picture.title.lower().replace(' ', '-')}.svg", picture.svg)
-    seconds = sum(result["cost"]["cpu_seconds"] for result in measured.values())
-    jobs = len(study.jobs())
-    cost = (
-        f"{len(measured)} of {jobs} trainings done in {seconds:.0f} CPU-seconds; "
-        "{}, torch {}, revision {}, {}.".format(*origin)
+    title, _, rest = inspect.cleandoc(module.__doc__ or "").partition("\n\n")
+    return Judged(
+        name=about["study"],
+        title=title.replace("\n", " "),
+        about=rest.replace("\n", " "),
+        command=f"toylab run {about['study']} {shlex.join(flags(module.STUDY.default(), study))}".strip(),
+        settings=about,
+        claims=claims,
+        pictures=study.pictures(measured, out),
+        film=study.film(measured, out) if hasattr(study, "film") else None,
+        costs=costs(study, measured, claims),
+        cpu_seconds=sum(result["cost"]["cpu_seconds"] for result in measured.values()),
+        jobs=(len(measured), len(study.jobs())),
     )
+
+
+def keep(judged: Judged, out: Path) -> Path:
+    """Write claims.json, the figures and report.html; returns the page."""
+    write_claims(out / "claims.json", judged.claims)
+    for picture in judged.pictures:
+        write_text(out / "figures" / f"{picture.name}.svg", picture.svg)
     report = out / "report.html"
     write_text(
         report,
         page(
-            title=(module.__doc__ or "").strip().splitlines()[0],
-            introduction=(module.__doc__ or "").strip().split("\n\n", 1)[-1].replace("\n", " "),
-            claims=claims,
-            pictures=pictures,
-            film=study.film(measured, out) if hasattr(study, "film") else None,
-            settings=about,
-            command=f"toylab run {about['study']} {shlex.join(flags(module.STUDY.default(), study))}".strip(),
-            cost=cost,
+            title=judged.title,
+            introduction=judged.about,
+            claims=judged.claims,
+            pictures=judged.pictures,
+            film=judged.film,
+            settings=judged.settings,
+            command=judged.command,
+            cost=judged.cost,
+            costs=judged.costs,
         ),
     )
-    counts = {verdict: sum(claim.verdict == verdict for claim in claims) for verdict in ("holds", "fails", "open")}
-    summary = f"{counts['holds']} claims hold, {counts['fails']} fail, {counts['open']} are open. {cost}"
-    return f"{table(claims)}\n\n{summary}\nReport: {report.resolve()}"
+    return report.resolve()
+
+
+def finish(out: Path) -> str:
+    """Judge a run, keep what that gives, and return a summary that ends with where to look next.
+
+    Raises:
+        ValueError: if the folder holds no run, or its settings are not those of a study of this version.
+    """
+    judged = judge(out)
+    report = keep(judged, out)
+    counts = f"{judged.count('holds')} claims hold, {judged.count('fails')} fail, {judged.count('open')} are open."
+    claims = table(judged.claims, costs=judged.costs, coloured=takes_colour(sys.stdout))
+    return f"{claims}\n\n{counts} {judged.cost}\nReport: {report}"
+
+
+def costs(study: Study, measured: Mapping[Job, Mapping[str, Any]], claims: Sequence[Claim]) -> dict[str, float | int]:
+    """CPU-seconds behind each claim: of all jobs without which it, or a number in its details, would be another, and of
+    what those go on from.
+
+    Jobs are left out by name, all seeds at once.
+    """
+    behind: dict[str, set[Job]] = {claim.id: set() for claim in claims}
+    for name in dict.fromkeys(job.name for job in measured):
+        without = study.conclude({job: result for job, result in measured.items() if job.name != name})
+        for claim, other in zip(claims, without, strict=True):
+            if claim != other:
+                behind[claim.id] |= {job for job in measured if job.name == name}
+    return {
+        id: sum(measured[job]["cost"]["cpu_seconds"] for job in _with_needs(jobs, measured))
+        for id, jobs in behind.items()
+    }
+
+
+def _with_needs(jobs: set[Job], measured: Mapping[Job, Any]) -> set[Job]:
+    """Jobs, and all that was made first so that they could go on from it."""
+    found = set(jobs)
+    while more := {need for job in found for need in job.needs if need in measured} - found:
+        found |= more
+    return found
 
 
 def rebuild(default: Any, settings: dict[str, Any]) -> Any:

@@ -18,11 +18,17 @@ from toylab.film import Shown
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure as SVG text, with what it shows in a sentence or two."""
+    """A figure as SVG text, with what it shows in a sentence or two, and the ids of the claims that it shows."""
 
     title: str
     caption: str
     svg: str
+    claims: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Of its file, and of its place on the page."""
+        return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
 
 
 def page(
@@ -34,9 +40,19 @@ def page(
     command: str,
     cost: str,
     film: Shown | None = None,
+    costs: Mapping[str, float | int] | None = None,
 ) -> str:
-    """The page as HTML text; everything that comes from outside is escaped."""
+    """The page as HTML text; everything that comes from outside is escaped.
+
+    Args:
+        settings: of the run.
+        command: that runs it again.
+        cost: of the whole run, in words.
+        film: what the viewer goes through, if there is one.
+        costs: CPU-seconds behind each claim, by its id.
+    """
     counts = {verdict: sum(claim.verdict == verdict for claim in claims) for verdict in ("holds", "fails", "open")}
+    drawn = {id: picture for picture in pictures for id in picture.claims}
     template = Template(_read("page.html"))
     return template.substitute(
         title=escape(title),
@@ -44,7 +60,7 @@ def page(
         introduction=escape(introduction),
         short="\n".join(map(_short, ("holds", "fails"), (claims, claims))),
         summary=escape(", ".join(f"{count} {_PLURAL[verdict]}" for verdict, count in counts.items() if count)),
-        claims="\n".join(map(_claim, claims)),
+        claims="\n".join(_claim(claim, drawn.get(claim.id), (costs or {}).get(claim.id)) for claim in claims),
         pictures="\n".join(map(_picture, pictures)),
         film="" if film is None else _film(film),
         command=escape(command),
@@ -87,16 +103,23 @@ def _short(verdict: str, claims: Sequence[Claim]) -> str:
 _IN_WORDS = {"holds": "What held here.", "fails": "What did not hold here."}
 
 
-def _claim(claim: Claim) -> str:
+def _claim(claim: Claim, picture: Picture | None, cost: float | int | None) -> str:
     note = f"<p class=note>{escape(claim.note)}</p>" if claim.note else ""
     seeds = ", ".join(map(str, claim.seeds)) or "none"
-    return f"""<tr class={claim.verdict}>
+    seen = f'<p class=note><a href="#{picture.name}">Figure: {escape(picture.title)}</a></p>' if picture else ""
+    spent = "" if not cost else f"<dt>Cost</dt><dd>{cost:.0f} CPU-seconds of training and measuring</dd>"
+    return f"""<tr class={claim.verdict} id="{place(claim.id)}">
 <td class=verdict><span>{claim.verdict}</span></td>
-<td><p class=statement>{escape(claim.statement)}</p>{note}
+<td><p class=statement>{escape(claim.statement)}</p>{note}{seen}
 <details><summary>{escape(claim.id)}: bar, seeds and all numbers</summary>
 <dl><dt>Bar</dt><dd>{escape(claim.bar)}</dd><dt>Paper</dt><dd>{escape(claim.paper)}</dd>
-<dt>Seeds</dt><dd>{escape(seeds)}</dd>{_details(claim.details)}</dl></details></td>
+<dt>Seeds</dt><dd>{escape(seeds)}</dd>{spent}{_details(claim.details)}</dl></details></td>
 <td class=measured>{escape(numbers(claim))}</td></tr>"""
+
+
+def place(id: str) -> str:
+    """Where a claim stands on the page of its run."""
+    return "claim-" + re.sub(r"[^A-Za-z0-9-]+", "-", id)
 
 
 def _details(details: Mapping[str, Any]) -> str:
@@ -116,6 +139,56 @@ def _plain(value: Any) -> str:
 
 def _picture(picture: Picture) -> str:
     drawing = re.sub(r"^.*?(?=<svg)", "", picture.svg, flags=re.DOTALL)  # an XML prologue has no place in HTML
-    return f"""<figure><h3>{escape(picture.title)}</h3>
+    return f"""<figure id="{picture.name}"><h3>{escape(picture.title)}</h3>
 <div class=drawing role=img aria-label="{escape(picture.caption)}">{drawing}</div>
 <figcaption>{escape(picture.caption)}</figcaption></figure>"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A study on the scoreboard: its name, title, paper, command, the cells of its summary, and its claims, each with
+    its CPU-seconds and where it is shown."""
+
+    study: str
+    title: str
+    source: str
+    command: str
+    cells: Sequence[str]
+    claims: Sequence[tuple[Claim, float | int, str]]
+
+
+def board(rows: Sequence[Row]) -> str:
+    """The page of the scoreboard as HTML text; everything that comes from outside is escaped."""
+    return Template(_read("scoreboard.html")).substitute(
+        style=_read("page.css"),
+        papers="one paper" if len(rows) == 1 else f"{len(rows)} papers",
+        summary="\n".join(map(_summary_row, rows)),
+        studies="\n".join(map(_study, rows)),
+    )
+
+
+def _summary_row(row: Row) -> str:
+    name, *numbers_ = row.cells
+    cells = "".join(f"<td class=number>{escape(cell)}</td>" for cell in numbers_)
+    return f'<tr><th scope="row"><a href="#{place(row.study)}">{escape(name)}</a></th>{cells}</tr>'
+
+
+def _study(row: Row) -> str:
+    lines = "\n".join(_board_claim(*one) for one in row.claims)
+    return f"""<section id="{place(row.study)}"><h2>{escape(row.study)}</h2>
+<p>{escape(row.title)}</p><p class=note>{escape(row.source)}</p>
+<table class=board><thead><tr><th scope="col">Verdict</th><th scope="col">Claim</th>
+<th scope="col">Measured [95 % interval]</th><th scope="col">Seeds</th><th scope="col">CPU-s</th></tr></thead><tbody>
+{lines}
+</tbody></table>
+<pre>{escape(row.command)}</pre></section>"""
+
+
+def _board_claim(claim: Claim, cost: float | int, link: str) -> str:
+    note = f"<p class=note>{escape(claim.note)}</p>" if claim.note else ""
+    return f"""<tr class={claim.verdict}>
+<td class=verdict><span>{claim.verdict}</span></td>
+<td><p class=statement>{escape(claim.statement)} <a href="{escape(link)}">Show</a></p>
+<p class=note>Bar: {escape(claim.bar)} ({escape(claim.paper)})</p>{note}</td>
+<td class=measured>{escape(numbers(claim))}</td><td class=number data-of="seeds">{len(claim.seeds)}</td>
+<td class=number data-of="CPU-s">{cost:.0f}</td></tr>"""

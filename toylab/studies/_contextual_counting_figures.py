@@ -83,6 +83,7 @@ def _draw_attention(arms: Arms) -> Picture | None:
         "(squares), and so know their region. Bottom: each label query reads the ones of its region (squares) and a "
         "token to compare them with. The attention that ones get, n / (n + K), tells how many they are.",
         figures.svg(figure),
+        ("reads-brackets",),
     )
 
 
@@ -104,6 +105,7 @@ def _draw_encodings(arms: Arms, encodings: Sequence[str]) -> Picture | None:
         "Accuracy by positional encoding. Circles are single regions, squares the means of seeds; strokes are means. "
         "The dotted line is the best constant guess.",
         figures.svg(ax.figure),
+        ("solved", "solved-rotary", "causal-helps", "causal-over-all", "none-is-best", "bidirectional-chance"),
     )
 
 
@@ -121,6 +123,7 @@ def _draw_mass(arms: Arms) -> Picture | None:
         "Mean attention on the n ones of a region, for every solved region of every seed, against n in units of the "
         "fitted K of that region. A region that counts in the attention falls on the dashed curve, x / (x + 1).",
         figures.svg(figure),
+        ("count-in-decoder",),
     )
 
 
@@ -141,6 +144,7 @@ def _draw_slopes(arms: Arms) -> Picture | None:
         "Where it compares with a token of which there are now more, it counts too little, by as much as the law says. "
         "Points far below the line at a slope near 1 are last regions that take the new one for their own.",
         figures.svg(ax.figure),
+        ("ood-law", "ood-law-by-place"),
     )
 
 
@@ -167,6 +171,7 @@ def _draw_biases(arms: Arms) -> Picture | None:
         "the ones they count. The number of begin tokens, own and earlier brackets is fixed for a label; that of the "
         "others changes from string to string.",
         figures.svg(ax.figure),
+        ("bias-token", "cure", "cure-begin"),
     )
 
 
@@ -198,6 +203,7 @@ def _draw_blocked(arms: Arms) -> Picture | None:
         "What each solved region loses when label queries cannot see one class of tokens. A counter needs the ones; a "
         "model that copies would find the count in the region's own brackets, and do without the ones.",
         figures.svg(ax.figure),
+        ("encoder-mlp",),
     )
 
 
@@ -227,6 +233,7 @@ def _draw_plateaus(results: Results, out: Path) -> Picture | None:
         "Plateaus of all seeds",
         "Accuracy on held-out strings, mean over regions, while training; a line a seed. The grey line is the bar.",
         figures.svg(figure),
+        ("failure-rate", "rotary-is-easier", "emerges", "emerges-rotary", "emerges-slow-rotary"),
     )
 
 
@@ -242,4 +249,5 @@ def _draw_planes(arms: Arms, longest: int) -> Picture | None:
         "What each rotary plane adds to how much ones prefer brackets to bits, in models that solve the task; fast "
         f"planes left. Right of the line a plane turns by less than one radian over {longest} tokens.",
         figures.svg(ax.figure),
+        ("rotary-in-disguise",),
     )

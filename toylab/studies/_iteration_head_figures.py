@@ -84,6 +84,7 @@ def _draw_heads(results: Results) -> Picture | None:
         "reads x_t, and after the last state it reads EoI and stops. Left: the earlier head that finds EoI. Squares "
         "mark what the textbook circuit reads.",
         figures.svg(figure),
+        ("head", "stop-rule"),
     )
 
 
@@ -107,6 +108,7 @@ def _draw_emergence(results: Results, out: Path) -> Picture | None:
         "A long plateau, then the head and the answers appear together. Each line is a seed, measured on held-out "
         "sequences while training; grey lines are the bars of the claims.",
         figures.svg(figure),
+        ("emergence",),
     )
 
 
@@ -137,6 +139,7 @@ def _draw_arms(results: Results, main: str) -> Picture | None:
         "its own; its head is searched on all). Parity can be right without an iteration head, and without a chain "
         "of thought.",
         figures.svg(ax.figure),
+        ("accuracy", "one-head", "depth", "cot-needed", "cot-needed-parity", "varied-lengths"),
     )
 
 
@@ -155,6 +158,7 @@ def _draw_tests(results: Results, states: int) -> Picture | None:
         "Edits of the iteration head (and of the earlier head, marked first layer) where answers are written. Each "
         "point is a seed that learned the task.",
         figures.svg(ax.figure),
+        ("ablate", "steer", "ideal-pattern", "first-layer"),
     )
 
 
@@ -175,4 +179,5 @@ def _draw_transfer(results: Results, out: Path) -> Picture | None:
         "Accuracy on held-out parity sequences while fine-tuning a model that has an iteration head, one that is "
         "accurate without one, and while training from scratch. Mind the different scales of steps.",
         figures.svg(figure),
+        ("transfer",),
     )

@@ -61,6 +61,17 @@ def _draw_outcomes(arms: Arms) -> Picture | None:
         f"Freely and greedily; mean over {_seeds(arms, shown)}. Complies: the letters that were asked for; refuses: "
         "NULL. A jailbreak that ends in neither has failed without a refusal.",
         figures.svg(figure),
+        (
+            "pretrain",
+            "refuse",
+            "refuse-keeps-safe",
+            "standard-dpo-refuses",
+            "control-complies",
+            "jailbreak-order",
+            "jailbreak-success",
+            "jailbreak-tokens",
+            "jailbreak-rate",
+        ),
     )
 
 
@@ -90,6 +101,7 @@ def _draw_clusters(arms: Arms) -> Picture | None:
         "means come from other prompts. Bands: one standard deviation over prompts. Scales differ; mean over "
         f"{_seeds(arms, shown)}.",
         figures.svg(figure),
+        ("clusters", "clusters-ssft", "jailbreak-near-safe"),
     )
 
 
@@ -112,6 +124,7 @@ def _draw_shares(arms: Arms) -> Picture | None:
         f"One point a seed and layer ({_seeds(arms, shown)}). Only what lies to the right of the grey band "
         "and of the control, which teaches nothing about refusing, would speak for the sentence.",
         figures.svg(figure),
+        ("null-space", "null-space-regime"),
     )
 
 
@@ -149,6 +162,7 @@ def _draw_alpha(arms: Arms) -> Picture | None:
         "Less of the fine-tuning and more",
         f"Weights at base + alpha times the change; 1 is the fine-tuned model. Mean over {_seeds(arms, shown)}.",
         figures.svg(figure),
+        ("extrapolate",),
     )
 
 
@@ -174,6 +188,7 @@ def _draw_sensitivity(arms: Arms) -> Picture | None:
         "How much the answer moves with the prompt",
         f"Local Lipschitz constants at EOT in the embeddings of the prompt, logarithmic; {_seeds(arms, shown)}.",
         figures.svg(figure),
+        ("sensitivity",),
     )
 
 
@@ -201,6 +216,7 @@ def _draw_inputs(arms: Arms) -> Picture | None:
         f"up-projection before fine-tuning, at EOT; {_seeds(arms, [f'{m}-decay' for m in shown])}. Judge it beside "
         "the control and beside a random direction.",
         figures.svg(figure),
+        ("null-space-inputs",),
     )
 
 
@@ -226,6 +242,7 @@ def _draw_soft(arms: Arms) -> Picture | None:
         "Two PAD tokens hold vectors chosen against the model, prompt by prompt. Share of right letters, written "
         f"freely; mean over {_seeds(arms, shown)}.",
         figures.svg(figure),
+        ("soft-tokens",),
     )
 
 

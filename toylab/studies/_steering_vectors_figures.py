@@ -60,6 +60,19 @@ def _draw_gains(arms: Arms, last: int) -> Picture | None:
         f"Share of right answers on prompts never seen, {_seeds(arms, ['base'])}, one point a seed, by the temperature "
         "of decoding. The lower rows are baselines at the last layer.",
         figures.svg(figure),
+        (
+            "base",
+            "full-rl",
+            "greedy",
+            "fraction-match",
+            "fraction-large",
+            "depth-order",
+            "adaptive",
+            "random-vector",
+            "random-reward",
+            "difference-of-means",
+            "logit-bias",
+        ),
     )
 
 
@@ -87,6 +100,7 @@ def _draw_lens(arms: Arms, task: Reasoning, last: int) -> Picture | None:
         "Cosine with each token's row of the unembedding, the final norm's gain folded in; mean over "
         f"{_seeds(arms, shown)}. Upper rows: the raw vector; below: the mean change of the last layer's stream.",
         figures.svg(figure),
+        ("logit-lens", "lens-trap", "suppression"),
     )
 
 
@@ -108,6 +122,7 @@ def _draw_kl(arms: Arms, last: int) -> Picture | None:
         "KL(steered || base) at each position of what the steered model writes, as a share of its sum; mean over "
         f"{_seeds(arms, shown)}.",
         figures.svg(figure),
+        ("first-token-kl",),
     )
 
 
@@ -131,6 +146,7 @@ def _draw_routes(arms: Arms) -> Picture | None:
         f"Some readers of the last block do not see it; one point a seed ({_seeds(arms, ['paths'])}), temperature 1. "
         "What lies beyond the axis stands at its edge.",
         figures.svg(figure),
+        ("skip-attention", "penultimate-mlp", "direct-route"),
     )
 
 
@@ -155,6 +171,7 @@ def _draw_separability(arms: Arms, last: int) -> Picture | None:
         "Share of full training's gain that the last layer's vector recovers, in bases whose unembedding tells the two "
         "openers apart well or badly. Right: against what the pre-flight check foretells; dotted: where it refuses.",
         figures.svg(figure),
+        ("separability", "pre-flight"),
     )
 
 
@@ -173,6 +190,7 @@ def _draw_scales(arms: Arms, task: Reasoning) -> Picture | None:
         "Mean scale times the vector's norm over held-out prompts and what the model writes to them, the sign chosen "
         "so that SEP is positive. Hatched: negative.",
         figures.svg(figure),
+        ("adaptive-place",),
     )
 
 
@@ -198,6 +216,7 @@ def _draw_flag(arms: Arms) -> Picture | None:
         "Where the right opener depends on the prompt",
         f"Share of right answers, {_seeds(arms, ['base-flag'])}, one point a seed.",
         figures.svg(figure),
+        ("prompt-bit-constant", "prompt-bit-gate", "prompt-bit-full"),
     )
 
 

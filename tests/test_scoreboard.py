@@ -1,0 +1,261 @@
+"""Laws of the scoreboard: it says of every claim what its run says, what it cost, and where it is shown."""
+
+import json
+import re
+import shutil
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_report import HOSTILE, Page, asks_no_network
+
+from toylab import cli, scoreboard, studies
+from toylab.claims import Claim, numbers, over_seeds, read_claims
+from toylab.files import read_json, write_json, write_record
+from toylab.finish import costs, judge
+from toylab.runs import Job, claim_folder
+from toylab.scoreboard import Standing
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+QUICK = {"iteration-head": "quick_run", "contextual-counting": "quick_counting"}
+
+
+@pytest.fixture(scope="module")
+def runs(request, tmp_path_factory) -> Path:
+    """A folder with quick runs of two studies, on a scoreboard."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name, fixture in QUICK.items():
+        shutil.copytree(request.getfixturevalue(fixture), folder / f"{name}-quick")
+    scoreboard.board(folder)
+    return folder
+
+
+def standing(words: str = "words", **fields) -> Standing:
+    claim = Claim(
+        id="one", paper=words, statement=words, bar=words, measured=0.5, interval=(0.2, 0.8), seeds=(0, 1),
+        verdict="fails", note=words,
+    )  # fmt: skip
+    texts = dict.fromkeys(("study", "title", "source", "command", "folder", "machine", "date"), words)
+    return Standing(**{**texts, "cpu_seconds": 3.0, "claims": [claim], "costs": {"one": 2.0}, "figures": {}, **fields})
+
+
+# What a claim cost ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Planted:
+    """A study whose claims are known to depend on one arm, on two, and on one that goes on from another."""
+
+    seeds: tuple[int, ...] = (0, 1)
+
+    def jobs(self):
+        return []
+
+    def run_job(self, job, folder):
+        return {}
+
+    def pictures(self, results, out):
+        return []
+
+    def conclude(self, results):
+        def of(*names):
+            return {job.seed: r["value"] for job, r in results.items() if job.name in names}
+
+        texts = {"paper": "p", "statement": "s", "bar": "b"}
+        both = {s: of("first")[s] + of("second")[s] for s in of("first").keys() & of("second").keys()}
+        return [
+            over_seeds("first", of("first"), lambda v: v > 0, **texts),
+            over_seeds("both", both, lambda v: v > 0, **texts),
+            over_seeds("child", of("child"), lambda v: v > 0, **texts),
+            over_seeds("nothing", {}, lambda v: v > 0, **texts),
+        ]
+
+
+@given(st.lists(st.floats(0.1, 1e3), min_size=8, max_size=8))
+def test_a_claim_costs_what_it_changes_with_and_what_that_goes_on_from(seconds):
+    names = ("first", "second", "base", "child")
+    jobs = [Job(name, seed, after="base" if name == "child" else ()) for name in names for seed in (0, 1)]
+    spent = dict(zip(jobs, seconds, strict=True))
+    measured = {job: {"value": 1.0, "cost": {"cpu_seconds": spent[job]}} for job in jobs}
+    study = Planted()
+    found = costs(study, measured, study.conclude(measured))
+
+    def total(*wanted):
+        return pytest.approx(sum(seconds for job, seconds in spent.items() if job.name in wanted))
+
+    assert found["first"] == total("first")
+    assert found["both"] == total("first", "second")
+    assert found["child"] == total("child", "base")
+    assert found["nothing"] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "fixture"),
+    [*QUICK.items(), ("safety-finetuning", "quick_safety"), ("steering-vectors", "quick_steering")],
+)
+def test_every_claim_of_a_real_run_that_was_measured_cost_something_and_none_more_than_all(name, fixture, request):
+    judged = judge(request.getfixturevalue(fixture))
+    assert set(judged.costs) == {claim.id for claim in judged.claims}
+    for claim in judged.claims:
+        assert (judged.costs[claim.id] > 0) == (claim.measured is not None), claim.id
+        assert judged.costs[claim.id] <= judged.cpu_seconds + 1e-6
+
+
+@pytest.mark.parametrize("name", studies.names())
+def test_figures_name_claims_that_there_are_and_no_claim_twice(name, request):
+    judged = judge(request.getfixturevalue({**QUICK, "safety-finetuning": "quick_safety"}.get(name, "quick_steering")))
+    named = [id for picture in judged.pictures for id in picture.claims]
+    assert set(named) <= {claim.id for claim in judged.claims}
+    assert len(named) == len(set(named))
+    assert len({picture.name for picture in judged.pictures}) == len(judged.pictures)
+
+
+# The board -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_shows_every_claim_of_every_run_and_each_link_leads_somewhere(runs):
+    text = (runs / "scoreboard.html").read_text(encoding="utf-8")
+    seen = Page(text)
+    links = [attributes["href"] for tag, attributes in seen.elements if tag == "a"]
+    places = {
+        path.parent.name: {a["id"] for _, a in Page(path.read_text(encoding="utf-8")).elements if "id" in a}
+        for path in runs.glob("*/report.html")
+    }
+    own = {attributes["id"] for _, attributes in seen.elements if "id" in attributes}
+    outward = [link for link in links if not link.startswith("#")]
+    for link in links:
+        page, _, place = link.partition("#")
+        assert place in (own if not page else places[page.split("/")[0]]), link
+    claims = [claim for name in QUICK for claim in read_claims(runs / f"{name}-quick" / "claims.json")]
+    assert len(outward) == len(claims)
+    for claim in claims:
+        assert claim.statement in seen.text
+        assert claim.bar in seen.text
+        assert numbers(claim) in seen.text
+    assert seen.open == []
+
+
+def test_the_page_of_a_run_links_claims_to_figures_that_are_there(runs):
+    for path in runs.glob("*/report.html"):
+        seen = Page(path.read_text(encoding="utf-8"))
+        links = [a["href"] for tag, a in seen.elements if tag == "a"]
+        places = [a["id"] for _, a in seen.elements if "id" in a and not a["id"].startswith("viewer")]
+        figures = {a["id"] for tag, a in seen.elements if tag == "figure"}
+        assert len(links) >= 4
+        assert {link.removeprefix("#") for link in links} <= figures
+        assert figures <= set(places)
+
+
+def test_the_board_comes_back_from_its_file_as_it_was(runs):
+    held = scoreboard.read_board(runs / "scoreboard.json")
+    assert [one.study for one in held] == ["contextual-counting", "iteration-head"]
+    assert [asdict(one) for one in held] == [asdict(one) for one in scoreboard.board(runs)]
+    for one in held:
+        assert one.claims == read_claims(runs / one.folder / "claims.json")
+
+
+def test_no_line_of_the_text_is_longer_than_eighty_columns_and_it_ends_with_where_to_look(runs):
+    text = scoreboard.finish_all(runs)
+    *lines, last = text.splitlines()
+    assert last == f"Scoreboard: {(runs / 'scoreboard.html').resolve()}"
+    assert max(map(len, lines)) <= 80
+    held = scoreboard.read_board(runs / "scoreboard.json")
+    for one in held:
+        assert all(claim.id in text for claim in one.claims)
+    counts = [re.split(r"  +", line) for line in lines[-len(held) :]]
+    assert [[int(n) for n in row[1:4]] for row in counts] == [
+        [one.count(verdict) for verdict in ("holds", "fails", "open")] for one in held
+    ]
+
+
+@given(st.sampled_from(["words", HOSTILE, "a | b", "<b>", "&amp;"]))
+def test_everything_from_outside_is_shown_as_the_text_it_is(words):
+    text = scoreboard.page([standing(words)])
+    seen = Page(text)
+    shown = [(tag, {k: v for k, v in a.items() if tag != "a"}) for tag, a in seen.elements]
+    asks_no_network(re.sub(r'<a href="[^"]*">', "<a>", text))
+    assert not any(tag in ("script", "img") for tag, _ in shown)
+    assert seen.open == []
+    assert seen.text.count(words) >= 8
+
+
+@given(st.sampled_from(["words", "a | b", "a || b"]))
+def test_the_markdown_has_every_cell_of_every_decided_claim(words):
+    one = standing(words)
+    lines = scoreboard.markdown([one]).splitlines()
+    rows = [[cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+    assert [words, "0", "1", "0", "2", "3"] in rows
+    assert ["fails", words, words, words, "0.5 [0.2, 0.8]", "2", "2"] in rows
+    left = standing(words, claims=[replace(one.claims[0], verdict="open")])
+    assert "\n| open |" not in scoreboard.markdown([left])
+
+
+# Which runs ----------------------------------------------------------------------------------------------------------
+
+
+def pretend(folder: Path, name: str, study: str, seeds: list[int], date: str) -> None:
+    """The record of a run, as the choice between runs reads it."""
+    shutil.copytree(folder / "origin", folder / name)
+    path = folder / name / "settings.json"
+    held = {k: v for k, v in read_json(path).items() if k not in ("checksum", "format")}
+    held |= {"study": study, "date": date, "settings": {**held["settings"], "seeds": seeds}}
+    write_record(path, held)
+
+
+def test_of_several_runs_of_a_study_the_one_with_most_seeds_counts_then_the_latest(tmp_path):
+    study = studies.load("iteration-head").STUDY.quick()
+    claim_folder(study, "iteration-head", tmp_path / "origin")
+    pretend(tmp_path, "few", "iteration-head", [0], "2026-03-01T00:00:00+00:00")
+    pretend(tmp_path, "many", "iteration-head", [0, 1, 2], "2026-01-01T00:00:00+00:00")
+    pretend(tmp_path, "many-later", "iteration-head", [3, 4, 5], "2026-02-01T00:00:00+00:00")
+    pretend(tmp_path, "other", "steering-vectors", [0], "2026-01-01T00:00:00+00:00")
+    assert [path.name for path in scoreboard._chosen(tmp_path)] == ["many-later", "other"]
+
+
+def test_without_a_run_it_says_what_to_give(tmp_path, capsys):
+    assert cli.run(["report", str(tmp_path)]) == 2
+    told = capsys.readouterr().err
+    assert str(tmp_path) in told
+    assert "run all" in told
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_prints_the_board_in_three_forms(runs, capsys):
+    assert cli.run(["report", str(runs)]) == 0
+    assert capsys.readouterr().out.strip() == scoreboard.finish_all(runs)
+    assert cli.run(["report", str(runs), "--markdown"]) == 0
+    held = scoreboard.read_board(runs / "scoreboard.json")
+    assert capsys.readouterr().out.strip() == scoreboard.markdown(held)
+    assert cli.run(["report", str(runs), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads((runs / "scoreboard.json").read_text())
+    assert cli.run(["report", str(runs / "iteration-head-quick"), "--json"]) == 2
+    assert "toylab claims" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("held", [{}, [1], [{"study": "one"}], "words"])
+def test_a_file_that_is_no_board_is_refused_by_name(tmp_path, held):
+    write_json(tmp_path / "scoreboard.json", held)
+    with pytest.raises(ValueError, match=r"scoreboard\.json.*make it anew"):
+        scoreboard.read_board(tmp_path / "scoreboard.json")
+
+
+# The published one ---------------------------------------------------------------------------------------------------
+
+
+def test_the_readme_carries_the_published_board_word_for_word():
+    held = scoreboard.published()
+    assert [one.study for one in held] == studies.names()
+    (carried,) = re.findall(r"<!-- scoreboard -->\n(.*?)\n<!-- end -->", README, flags=re.DOTALL)
+    assert carried.strip() == scoreboard.markdown(held)
+
+
+def test_the_published_board_speaks_of_claims_that_there_are_from_ten_seeds():
+    for one in scoreboard.published():
+        kind = studies.load(one.study).STUDY
+        assert {claim.id for claim in one.claims} == {claim.id for claim in kind.default().conclude({})}
+        assert one.seeds >= 10
+    assert scoreboard.published("iteration-head").study == "iteration-head"
+    with pytest.raises(ValueError, match="iteration-head"):
+        scoreboard.published("iteration-haed")

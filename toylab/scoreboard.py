@@ -1,0 +1,236 @@
+"""The scoreboard: the claims of all studies side by side, from a folder that holds a run of each.
+
+    toylab run all --out runs         the default study of each paper
+    toylab report runs                all their claims: a table here, runs/scoreboard.html and runs/scoreboard.json
+
+The one that README.md carries is part of the package: `published()`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from toylab import report, studies
+from toylab.claims import Claim, as_claims, numbers, table
+from toylab.files import write_json, write_text
+from toylab.finish import Judged, judge, keep
+from toylab.names import aligned, takes_colour, unknown
+from toylab.runs import read_settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """What a study has come to.
+
+    Attributes:
+        study: its name.
+        title: what it is about, in a line.
+        source: the paper.
+        command: what runs it again.
+        folder: of the run, beside the page of the scoreboard.
+        machine: where it ran, with the version of torch.
+        date: when it began.
+        cpu_seconds: of all that was run.
+        claims: judged.
+        costs: CPU-seconds behind each claim, by its id.
+        figures: by the id of a claim, where on the page of the run it is drawn.
+    """
+
+    study: str
+    title: str
+    source: str
+    command: str
+    folder: str
+    machine: str
+    date: str
+    cpu_seconds: float | int
+    claims: Sequence[Claim]
+    costs: Mapping[str, float | int]
+    figures: Mapping[str, str]
+
+    @classmethod
+    def of(cls, judged: Judged, folder: str) -> Standing:
+        """From a judged run."""
+        held = judged.settings
+        return cls(
+            study=judged.name,
+            title=judged.title,
+            source=judged.about.removeprefix("Source: "),
+            command=judged.command,
+            folder=folder,
+            machine=f"{held['machine']}, torch {held['versions']['torch']}",
+            date=held["date"][:10],
+            cpu_seconds=round(judged.cpu_seconds),
+            claims=judged.claims,
+            costs={id: round(seconds) for id, seconds in judged.costs.items()},
+            figures={id: picture.name for picture in judged.pictures for id in picture.claims},
+        )
+
+    @property
+    def seeds(self) -> int:
+        """The most that a claim was judged on."""
+        return max((len(claim.seeds) for claim in self.claims), default=0)
+
+    def count(self, verdict: str) -> int:
+        """How many claims ended so."""
+        return sum(claim.verdict == verdict for claim in self.claims)
+
+    def link(self, claim: Claim) -> str:
+        """Where a claim is shown: its figure, or itself on the page of its run."""
+        return f"{self.folder}/report.html#{self.figures.get(claim.id, report.place(claim.id))}"
+
+    def text(self, coloured: bool = False) -> str:
+        """Every claim that was decided, as text, and the names of those left open."""
+        decided = [claim for claim in self.claims if claim.verdict != "open"]
+        left = ", ".join(claim.id for claim in self.claims if claim.verdict == "open")
+        parts = [
+            textwrap.fill(f"{self.study}: {self.source}", 80),
+            table(decided, costs=self.costs, coloured=coloured),
+            textwrap.fill(f"Open, as what decides them was not run: {left}.", 80, break_on_hyphens=False)
+            if left
+            else "",
+        ]
+        return "\n".join(filter(None, parts))
+
+    __str__ = text
+
+
+def finish_all(folder: Path) -> str:
+    """Judge the runs in a folder, one a study; keep their pages and the scoreboard; return it as text.
+
+    Raises:
+        ValueError: if the folder holds no run.
+    """
+    standings = board(folder)
+    parts = [one.text(takes_colour(sys.stdout)) for one in standings]
+    return "\n\n".join([*parts, summary(standings)]) + f"\nScoreboard: {(folder / 'scoreboard.html').resolve()}"
+
+
+def board(folder: Path) -> list[Standing]:
+    """The standing of each study that has a run in a folder; pages and scoreboard are written beside.
+
+    Of several runs of a study, the one with the most seeds counts; of those, the latest.
+
+    Raises:
+        ValueError: if the folder holds no run.
+    """
+    chosen = _chosen(folder)
+    standings = []
+    for out in tqdm(chosen, desc="judging", unit="study", disable=None, leave=False):
+        judged = judge(out)
+        keep(judged, out)
+        standings.append(Standing.of(judged, out.name))
+    write_json(folder / "scoreboard.json", [asdict(one) for one in standings])
+    write_text(folder / "scoreboard.html", page(standings))
+    return standings
+
+
+def _chosen(folder: Path) -> list[Path]:
+    """One run of each study, in the order of their names."""
+    runs: dict[str, list[tuple[int, str, Path]]] = {}
+    for path in sorted(folder.glob("*/settings.json")):
+        held = read_settings(path)
+        if held.get("study") in studies.names():
+            runs.setdefault(held["study"], []).append((len(held["settings"]["seeds"]), str(held["date"]), path.parent))
+    if not runs:
+        raise ValueError(
+            f"{folder}: holds no run; give the folder of a run, or one that has runs in it, such as that of "
+            "`toylab run all --out FOLDER`"
+        )
+    return [max(held)[-1] for _, held in sorted(runs.items())]
+
+
+def read_board(path: Path) -> list[Standing]:
+    """A scoreboard from its file.
+
+    Raises:
+        ValueError: naming the file, if it is not a scoreboard.
+    """
+    return _standings(path.read_text(encoding="utf-8"), str(path))
+
+
+def published(study: str | None = None) -> Any:
+    """The scoreboard that README.md carries: a standing a study, or that of the one named.
+
+    Raises:
+        ValueError: for a name that is none.
+    """
+    held = _standings(files(report).joinpath("scoreboard.json").read_text(encoding="utf-8"), "scoreboard.json")
+    if study is None:
+        return held
+    if study not in [one.study for one in held]:
+        raise unknown("study", study, [one.study for one in held])
+    return next(one for one in held if one.study == study)
+
+
+def _standings(text: str, name: str) -> list[Standing]:
+    try:
+        held = json.loads(text)
+        if not isinstance(held, list):
+            raise TypeError("not a list")
+        return [Standing(**{**one, "claims": as_claims(one["claims"])}) for one in held]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{name}: is not a scoreboard of this version ({error!r}); make it anew") from None
+
+
+def summary(standings: Sequence[Standing]) -> str:
+    """A line a study, as text."""
+    head = ["study", "hold", "fail", "open", "seeds", "CPU-seconds"]
+    return aligned([head, *([cell for cell, _ in _cells(one)] for one in standings)])
+
+
+def _cells(one: Standing) -> list[tuple[str, bool]]:
+    """Of the summary: the words, and whether they are a number."""
+    counts = (*map(one.count, ("holds", "fails", "open")), one.seeds, f"{one.cpu_seconds:.0f}")
+    return [(one.study, False), *((str(number), True) for number in counts)]
+
+
+def markdown(standings: Sequence[Standing]) -> str:
+    """As Markdown: the summary, then every claim, folded by study."""
+    rows = [["study", "hold", "fail", "open", "seeds", "CPU-seconds"], ["---", *["---:"] * 5]]
+    rows += [[cell for cell, _ in _cells(one)] for one in standings]
+    parts = ["\n".join(map(_line, rows))]
+    for one in standings:
+        head = ["verdict", "sentence", "where", "bar", "measured [95 % interval]", "seeds", "CPU-s"]
+        body = [
+            [c.verdict, c.statement, c.paper, c.bar, numbers(c), str(len(c.seeds)), f"{one.costs.get(c.id, 0):.0f}"]
+            for c in one.claims
+            if c.verdict != "open"
+        ]
+        counts = f"{one.count('holds')} hold, {one.count('fails')} fail"
+        parts.append(
+            f"<details><summary><b>{one.study}</b>: {counts}. {one.source}</summary>\n\n"
+            + "\n".join(map(_line, [head, ["---"] * len(head), *body]))
+            + f"\n\n`{one.command}` ({one.date}, {one.machine})\n\n</details>"
+        )
+    return "\n\n".join(parts)
+
+
+def _line(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def page(standings: Sequence[Standing]) -> str:
+    """As a page, with links to the figures on the pages of the runs."""
+    return report.board(
+        [
+            report.Row(
+                one.study,
+                one.title,
+                one.source,
+                f"{one.command}  # {one.date}, {one.machine}",
+                [cell for cell, _ in _cells(one)],
+                [(claim, one.costs.get(claim.id, 0), one.link(claim)) for claim in one.claims],
+            )
+            for one in standings
+        ]
+    )
