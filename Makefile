@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: run test test-slow test-interop bench soak notebooks lint clean
+.PHONY: run test test-slow test-interop bench soak scoreboard notebooks lint clean
 
 run: .venv/installed
 	$(BIN)/toylab run iteration-head $(ARGS)
@@ -27,6 +27,12 @@ bench: .venv/installed-interop
 # The quick laws again, on examples drawn anew at every call.
 soak: .venv/installed-dev
 	$(BIN)/pytest -n 2 --hypothesis-profile=soak
+
+# The scoreboard of README.md, on ten seeds that no choice was made on; an hour and a half of processor time.
+SEEDS ?= 310 311 312 313 314 315 316 317 318 319
+scoreboard: .venv/installed
+	$(BIN)/toylab run all --seeds $(SEEDS) --control-seeds 10 --out runs/scoreboard
+	$(BIN)/python notebooks/scoreboard.py runs/scoreboard
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check --fix .

@@ -141,8 +141,12 @@ def encode(task: Task, names: Sequence[str]) -> list[int]:
     return [ids[name] for name in names]
 
 
-def render(task: Task, batch: Batch, row: int) -> str:
-    """One row as a small table: position, token, target, and a line a link with the key that each query reads."""
+def render(task: Task, batch: Batch, row: int, columns: int | None = None) -> str:
+    """One row as a small table: position, token, target, and a line a link with the key that each query reads.
+
+    Args:
+        columns: of the terminal; a longer row is continued below, and every position is as narrow as it may be.
+    """
     size = int(batch.sizes[row])
     lines = {
         "position": [str(i) for i in range(size)],
@@ -155,8 +159,28 @@ def render(task: Task, batch: Batch, row: int) -> str:
             keys[query].append(str(key))
         if any(keys):
             lines[f"reads: {name}"] = [",".join(k) if len(k) < 3 else f"{k[0]}..{k[-1]}" for k in keys]
-    width = max(len(cell) for cells in lines.values() for cell in cells)
     head = max(len(name) for name in lines)
-    return "\n".join(
-        f"{name:<{head}}  " + " ".join(f"{cell:>{width}}" for cell in cells).rstrip() for name, cells in lines.items()
-    )
+    widths = [max(len(cells[i]) for cells in lines.values()) for i in range(size)]
+    if columns is None:
+        widths, parts = [max(widths)] * size, [range(size)]
+    else:
+        parts = _parts(widths, columns - head - 1)
+    tables = []
+    for part in parts:
+        shown = {name: cells for name, cells in lines.items() if any(cells[i] for i in part)}
+        rows = (
+            f"{name:<{head}}  " + " ".join(f"{cells[i]:>{widths[i]}}" for i in part) for name, cells in shown.items()
+        )
+        tables.append("\n".join(line.rstrip() for line in rows))
+    return "\n\n".join(tables)
+
+
+def _parts(widths: list[int], room: int) -> list[range]:
+    """The positions in runs that fit into the room, each with a space before it; at least one in each."""
+    starts, used = [0], 0
+    for i, width in enumerate(widths):
+        used += width + 1
+        if used > room and i > starts[-1]:
+            starts.append(i)
+            used = width + 1
+    return [range(start, end) for start, end in zip(starts, [*starts[1:], len(widths)], strict=True)]

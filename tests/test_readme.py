@@ -1,27 +1,65 @@
-"""What the README shows, works."""
+"""What the README and the other pages show, works: every example in Python, every command, every link."""
 
+import json
 import re
+import shlex
+import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 
+from toylab import cli
+from toylab.bench import Comparison
+from toylab.positions import POSITIONS
 from toylab.studies.iteration_head import IterationHeadStudy
 from toylab.sweeps import load_runs
 from toylab.train import TrainConfig
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+HOME = Path(__file__).parent.parent
+PAGES = [HOME / "README.md", *sorted(HOME.glob("C*.md")), *sorted((HOME / "notebooks").glob("*.md"))]
+README = PAGES[0].read_text(encoding="utf-8")
 
 
-def examples() -> tuple[str, ...]:
-    """All Python: the first steps, a sweep, the same on Slurm, and a task, a model and a probe of one's own."""
-    first, sweeping, on_slurm, task, foreign, probe = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    return first, sweeping, on_slurm, task, foreign, probe
+def example(words: str) -> str:
+    """The one example in Python of the README that has these words."""
+    (found,) = [code for code in re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL) if words in code]
+    return found
 
 
-def test_the_python_example_runs(capsys):
-    exec(examples()[0], {})
+def written() -> str:
+    """All pages, and the prose of all lessons."""
+    lessons = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((HOME / "notebooks").glob("*.ipynb"))]
+    prose = ["".join(c["source"]) for lesson in lessons for c in lesson["cells"] if c["cell_type"] == "markdown"]
+    return "\n".join([*(page.read_text(encoding="utf-8") for page in PAGES), *prose])
+
+
+ALONE = ("list", "calibrate", "report", "bench")
+"""What says all without a word more; of others the bare name in a sentence is no command."""
+
+
+def commands(program: str) -> list[str]:
+    """Every whole command of a program that is written anywhere; not those that only name it, or have a placeholder."""
+    text = written()
+    fences = re.findall(r"^```(\w*)\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    blocks = "\n".join(block for kind, block in fences if kind in ("", "sh"))
+    lines = re.findall(rf"^(?:\$ )?({program} .*)$", blocks, flags=re.MULTILINE)
+    inline = re.findall(rf"`({program} [^`\n]+)`", text)
+    lines += [line for line in inline if program == "make" or len(line.split()) > 2 or line.split()[1] in ALONE]
+    lines = [re.sub(r"\s+#.*", "", line).strip() for line in lines]
+    return sorted({line for line in lines if not re.search(r"\b[A-Z]{4,}\b", line)})
+
+
+# Python --------------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_example_is_short_and_runs(capsys):
+    code = example("Polynomial(lengths=(1, 6))")
+    assert len(code.splitlines()) <= 20
+    exec(code, {})
     assert "blocks.1.attn.pattern" in capsys.readouterr().out
 
 
@@ -29,9 +67,9 @@ def test_the_sweep_in_python_runs(tmp_path, monkeypatch):
     """With fewer seeds and steps."""
     monkeypatch.chdir(tmp_path)
     few = replace(IterationHeadStudy.quick(), train=TrainConfig(steps=2, rows=4), rows=4)
-    example = examples()[1].replace("IterationHeadStudy.quick()", "few").replace("range(10)", "range(1)")
+    code = example("rows = sweep(points").replace("IterationHeadStudy.quick()", "few").replace("range(10)", "range(1)")
     names = {"__name__": "__main__", "few": few}
-    exec(example, names)
+    exec(code, names)
     assert [row["settings.model.positions"] for row in names["rows"]] == ["none", "rotary"]
     assert names["rows"] == load_runs("runs/mine")
 
@@ -39,23 +77,133 @@ def test_the_sweep_in_python_runs(tmp_path, monkeypatch):
 def test_a_model_of_someone_elses_is_adopted(capsys):
     theirs = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, dropout=0), 2)
     names = {"theirs": theirs, "tokens": torch.randn(3, 5, 16)}
-    exec(examples()[4], names)
+    exec(example("adopt(theirs"), names)
     assert "blocks.0.resid_pre" in capsys.readouterr().out
     assert names["seen"]["blocks.1.attn.pattern"].shape == (3, 2, 5, 5)
 
 
 def test_the_wrong_probe_is_caught(capsys):
-    exec(examples()[5], {})
+    exec(example("def mine(shown)"), {})
     found = capsys.readouterr().out
     assert re.match(r"([5-9]|1\d)/14 ", found), found
 
 
 def test_the_example_for_slurm_is_python():
-    compile(examples()[2], "README.md", "exec")
+    compile(example("SLURMCluster"), "README.md", "exec")
+
+
+def test_the_encoding_of_ones_own_hides_what_is_far(monkeypatch):
+    monkeypatch.setitem(POSITIONS, "nearest", None)  # what the example adds goes again
+    names = {}
+    exec(example("class Nearest"), names)
+
+    from probes import watch
+    from toylab import ModelConfig, Transformer
+
+    model = Transformer(ModelConfig(positions="nearest", heads=2), vocab=5, context=12)
+    with watch(model, "blocks.0.attn.pattern") as seen, torch.no_grad():
+        model(torch.randint(5, (3, 10), generator=torch.Generator().manual_seed(0)))
+    query, key = torch.arange(10)[:, None], torch.arange(10)
+    for head, reach in enumerate((2, 4)):
+        near = (query >= key) & (query - key < reach)
+        assert torch.equal(seen["blocks.0.attn.pattern"][:, head] > 0, near.expand(3, -1, -1))
+
+
+def test_the_probe_of_ones_own_tells_how_far_heads_look(capsys):
+    names = {}
+    code = example("def reach(pattern)")
+    exec(code[: code.index("task = ")], names)
+    back = torch.zeros(2, 3, 6, 6)
+    for head in range(3):
+        back[:, head, range(head, 6), range(6 - head)] = 1
+    assert names["reach"](back).tolist() == pytest.approx([0, 5 / 6, 8 / 6])
+    exec(code, {})
+    assert "blocks.1.attn.pattern" in capsys.readouterr().out
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch) -> Path:
+    """A folder with the task and the study of the README."""
+    (tmp_path / "mine.py").write_text(example("class Reverse:"), encoding="utf-8")
+    (tmp_path / "reversal.py").write_text(example("class Reversal:"), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield tmp_path
+    for name in ("mine", "reversal"):
+        sys.modules.pop(name, None)
+
+
+def test_the_study_of_ones_own_runs_judges_draws_and_is_repeated(own, capsys):
+    command = ["run", "reversal:Reversal", "--train.steps", "3", "--seeds", "0", "--workers", "1"]
+    assert cli.run(command) == 0
+    told = capsys.readouterr().out
+    assert "Positions are needed to write backwards." in told
+    (folder,) = (own / "runs").iterdir()
+    assert (folder / "figures" / "which-positions.svg").exists()
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "toylab run reversal:Reversal" in page
+    assert cli.run(["report", str(folder)]) == 0
+    assert capsys.readouterr().out == told
+    assert cli.run(["run", "reversal:Reversal", "--preset", "paper"]) == 2
+    assert "preset=paper" in capsys.readouterr().err
+    assert cli.run(["run", "reversal:Reversla"]) == 2
+    assert "did you mean Reversal?" in capsys.readouterr().err
+
+
+# Commands ------------------------------------------------------------------------------------------------------------
+
+LONG = {
+    "toylab.engine.execute": lambda *_, **__: None,
+    "toylab.engine.execute_all": lambda *_, **__: None,
+    "toylab.finish.finish": str,
+    "toylab.scoreboard.finish_all": str,
+    "toylab.sweeps.sweep": lambda *_, **__: [],
+    "toylab.bench.measure": lambda *_, **__: iter([Comparison("work", 1.0, "s", 2.0, 1.0)]),
+    "toylab.bench.growth.curves": lambda *_, **__: iter(()),
+    "toylab.calibration.calibrate_all": lambda *_, **__: [],
+    "toylab.survey.trained": lambda task, **_: None,
+    "toylab.survey.survey": lambda *_: "surveyed",
+    "tasks.conformance.verdicts": lambda *_, **__: iter(()),
+}
+"""What would take long is left out; that the arguments are understood, and what they name is there, is not."""
+
+
+@pytest.mark.parametrize("line", commands("toylab"))
+def test_every_command_that_is_written_anywhere_is_understood(line, own, monkeypatch, quick_run, capsys):
+    arguments = shlex.split(line)[1:]
+    for name, stand_in in LONG.items():
+        monkeypatch.setattr(name, stand_in)
+    monkeypatch.setattr("toylab.bench.matmul_limit", lambda **_: 1e9)
+    if "behind:BehindTheStar" in arguments:  # a file that the lesson writes
+        arguments[arguments.index("behind:BehindTheStar")] = "mine:Reverse"
+    if arguments[0] in ("claims", "table", "plot", "report"):
+        folder = next((Path(one) for one in arguments if one.startswith("runs/")), Path("runs"))
+        shutil.copytree(quick_run, folder if folder != Path("runs") else folder / "one")
+    try:
+        code = cli.run(arguments)
+    except SystemExit as left:  # help
+        code = left.code
+    assert code in (0, None), capsys.readouterr().err
+
+
+def test_there_are_commands_to_be_tried():
+    assert len(commands("toylab")) >= 30
+
+
+@pytest.mark.parametrize("line", commands("make"))
+def test_every_target_of_make_that_is_written_anywhere_is_there(line):
+    targets = re.findall(r"^([a-z-]+):", (HOME / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert line.split()[1] in targets
 
 
 def test_every_file_that_is_linked_exists():
-    links = re.findall(r"\]\(([^)#]+)\)", README)
-    missing = [link for link in links if "://" not in link and not (Path(__file__).parent.parent / link).exists()]
-    assert links
-    assert not missing
+    for page in PAGES:
+        links = re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8"))
+        missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
+        assert not missing, page
+
+
+def test_the_citation_is_of_this_version():
+    (version,) = re.findall(r'^version = "(.*)"', (HOME / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
+    assert f"version: {version}\n" in (HOME / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"## {version}" in (HOME / "CHANGELOG.md").read_text(encoding="utf-8")

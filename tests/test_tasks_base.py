@@ -341,6 +341,21 @@ def test_render_says_what_the_batch_says(seed):
         assert found == said
 
 
+@given(st.integers(0, 2**20), st.integers(20, 120))
+def test_a_narrow_table_says_the_same_in_lines_that_fit(seed, columns):
+    task = WordProblem(lengths=(2, 16))
+    batch = task.sample(stream(seed), 1)
+    table = render(task, batch, 0, columns=columns)
+    assert max(map(len, table.splitlines())) <= max(columns, 20 + max(map(len, task.vocabulary)))
+    whole = dict.fromkeys(("position", "token", "target"), ())
+    for part in table.split("\n\n"):
+        lines = {line.split()[0]: tuple(line.split()[1:]) for line in part.splitlines()}
+        assert len({len(lines[name]) for name in whole}) == 1
+        whole = {name: cells + lines[name] for name, cells in whole.items()}
+    uniform = {line.split()[0]: tuple(line.split()[1:]) for line in render(task, batch, 0).splitlines()}
+    assert whole == {name: uniform[name] for name in whole}
+
+
 def test_render_leaves_out_the_padding_of_the_row_and_the_links_of_others():
     batch = Parity().batch(np.array([[1, 0, 0, 0], [1, 1, 1, 1]]), np.array([1, 4]))
     alone = Parity().batch(np.array([[1]]), np.array([1]))

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import csv
 import errno
-import importlib
 import json
 import os
 import sys
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import tasks
-from toylab.names import aligned, unknown
+from toylab.names import aligned, load_class, unknown
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -165,7 +164,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _study_of(command: argparse.ArgumentParser) -> None:
-    command.add_argument("study", metavar="STUDY", nargs="?", help="a name from `toylab list`; `run` also takes all")
+    command.add_argument(
+        "study",
+        metavar="STUDY",
+        nargs="?",
+        help="a name from `toylab list`, or module:Class of yours; `run` also takes all",
+    )
     command.add_argument(
         "--preset", default="default", choices=("quick", "default", "paper"), help="settings to start from"
     )
@@ -200,7 +204,8 @@ def _show(options: argparse.Namespace, rest: list[str]) -> None:
         raise ValueError(f"seed={options.seed}: must be at least 0")
     task = _settings(kind, None, rest, f"toylab show {options.task}", options.parser)
     batch = task.sample(tasks.stream(options.seed, "show"), options.rows)
-    print("\n\n".join(tasks.render(task, batch, row) for row in range(options.rows)))
+    rule = "\n" + "-" * 80 + "\n"
+    print(rule.join(tasks.render(task, batch, row, columns=80) for row in range(options.rows)))
 
 
 def _check(options: argparse.Namespace, rest: list[str]) -> None:
@@ -338,7 +343,7 @@ def _run(options: argparse.Namespace, rest: list[str]) -> None:
     from toylab.engine import JobsFailedError, JobsRefusedError, execute
     from toylab.finish import finish
 
-    out = options.out or Path("runs") / f"{options.study}-{options.preset}"
+    out = options.out or Path("runs") / f"{options.study.replace(':', '-')}-{options.preset}"
     try:
         with executor(options.scheduler) as cluster:
             execute(study, options.study, out, options.workers, executor=cluster)
@@ -395,7 +400,7 @@ def _sweep(options: argparse.Namespace, rest: list[str]) -> None:
     from toylab.sweeps import grid, read_axes, resume, sweep
 
     points = None if study is None else grid(study, read_axes(study, options.grid))
-    out = options.resume or options.out or Path("runs") / f"{options.study}-sweep"
+    out = options.resume or options.out or Path("runs") / f"{str(options.study).replace(':', '-')}-sweep"
     with executor(options.scheduler) as cluster:
         if points is None:
             rows = resume(out, workers=options.workers, executor=cluster)
@@ -545,7 +550,7 @@ def _study(options: argparse.Namespace, rest: list[str]) -> Any:
         _help_or_fail(options, rest, f"which study? there are {', '.join(studies.names())}")
     kind = studies.load(options.study).STUDY
     program = f"toylab {options.command} {options.study}"
-    return _settings(kind, getattr(kind, options.preset)(), rest, program, options.parser)
+    return _settings(kind, studies.preset(kind, options.preset), rest, program, options.parser)
 
 
 def _settings(kind: type, default: Any, arguments: list[str], program: str, parser: argparse.ArgumentParser) -> Any:
@@ -574,24 +579,11 @@ def _task(options: argparse.Namespace, rest: list[str]) -> type:
     name, known = options.task, _tasks()
     if name is None:
         _help_or_fail(options, rest, f"which task? package.module:Class of yours, or one of {', '.join(known)}")
-    module, colon, kind = name.partition(":")
-    if not colon:
-        if name not in known:
-            raise unknown("task", name, known)
-        return known[name]
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        held = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise ValueError(f"task {name!r}: {module!r} needs {error.name!r}, which is not installed") from None
-        raise ValueError(f"task {name!r}: there is no module {module!r} here or among what is installed") from None
-    found = getattr(held, kind, None)
-    if not isinstance(found, type):
-        classes = [one for one, value in vars(held).items() if isinstance(value, type) and value.__module__ == module]
-        raise unknown("task", kind, classes)
-    return found
+    if ":" in name:
+        return load_class("task", name)
+    if name not in known:
+        raise unknown("task", name, known)
+    return known[name]
 
 
 def _first_line(text: str | None) -> str:

@@ -73,7 +73,8 @@ def judge(out: Path) -> Judged:
     about = read_settings(out / "settings.json")
     try:
         module = studies.load(about["study"])
-        study = rebuild(module.STUDY.default(), about["settings"])
+        default = studies.preset(module.STUDY, "default")
+        study = rebuild(default, about["settings"])
         _ = about["machine"], about["versions"]["torch"], about["revision"], about["date"]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
@@ -86,7 +87,7 @@ def judge(out: Path) -> Judged:
         name=about["study"],
         title=title.replace("\n", " "),
         about=rest.replace("\n", " "),
-        command=f"toylab run {about['study']} {shlex.join(flags(module.STUDY.default(), study))}".strip(),
+        command=f"toylab run {about['study']} {shlex.join(flags(default, study))}".strip(),
         settings=about,
         claims=claims,
         pictures=study.pictures(measured, out),

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tasks import Task, stream
+from toylab.names import unknown
 from toylab.positions import POSITIONS
 from toylab.tally import Tally
 
@@ -49,7 +50,8 @@ class ModelConfig:
     """Whether linear maps and norms have biases."""
     causal: bool = True
     """Whether a position sees only what does not come after it; a bidirectional model sees everything."""
-    positions: Literal["none", "learned", "sinusoidal", "rotary", "alibi"] = "sinusoidal"
+    positions: str = "sinusoidal"
+    """A name of `toylab.positions.POSITIONS`: none, learned, sinusoidal, rotary, alibi, or one added there."""
     position_base: float = 10_000.0
     """How many times slower the slowest sinusoid turns than the fastest, in sinusoidal and rotary positions."""
     position_frequency: float = 1.0
@@ -76,6 +78,8 @@ class ModelConfig:
             raise ValueError(
                 f"width={self.width}: must be a multiple of heads={self.heads}, for example {self.heads * 16}"
             )
+        if self.positions not in POSITIONS:
+            raise unknown("positional encoding", self.positions, POSITIONS)
         if self.positions == "sinusoidal":
             placed = self.width if self.position_width is None else self.position_width
             if placed % 2 or not 2 <= placed <= self.width:

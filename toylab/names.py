@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import os
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -15,6 +17,29 @@ def unknown(kind: str, name: str, known: Iterable[str], near: Sequence[str] | No
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
     hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
     return ValueError(f"there is no {kind} {name!r}; {hint}")
+
+
+def load_class(kind: str, name: str) -> type:
+    """The class that `package.module:Class` names; modules are looked for in the working directory first.
+
+    Raises:
+        ValueError: naming what there is not: the module, something that it needs, or the class.
+    """
+    module, _, last = name.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        held = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise ValueError(f"{kind} {name!r}: {module!r} needs {error.name!r}, which is not installed") from None
+        raise ValueError(f"{kind} {name!r}: there is no module {module!r} here or among what is installed") from None
+    found = getattr(held, last, None)
+    if not isinstance(found, type):
+        raise unknown(
+            kind, last, [one for one, v in vars(held).items() if isinstance(v, type) and v.__module__ == module]
+        )
+    return found
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:

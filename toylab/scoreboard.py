@@ -19,7 +19,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from toylab import report, studies
+from toylab import report
 from toylab.claims import Claim, as_claims, numbers, table
 from toylab.files import write_json, write_text
 from toylab.finish import Judged, judge, keep
@@ -139,8 +139,7 @@ def _chosen(folder: Path) -> list[Path]:
     runs: dict[str, list[tuple[int, str, Path]]] = {}
     for path in sorted(folder.glob("*/settings.json")):
         held = read_settings(path)
-        if held.get("study") in studies.names():
-            runs.setdefault(held["study"], []).append((len(held["settings"]["seeds"]), str(held["date"]), path.parent))
+        runs.setdefault(str(held["study"]), []).append((len(held["settings"]["seeds"]), str(held["date"]), path.parent))
     if not runs:
         raise ValueError(
             f"{folder}: holds no run; give the folder of a run, or one that has runs in it, such as that of "

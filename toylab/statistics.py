@@ -29,7 +29,7 @@ def wilson(successes: int, trials: int, z: float = 1.96) -> Interval:
     return max(0.0, (centre - margin) / scale), min(1.0, (centre + margin) / scale)
 
 
-def bootstrap(values: Sequence[float], draws: int = 2000) -> Interval:
+def bootstrap(values: Sequence[float | int], draws: int = 2000) -> Interval:
     """The 95 % percentile interval of the mean, by drawing the values again with replacement; always the same one.
 
     Raises:

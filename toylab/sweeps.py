@@ -210,7 +210,7 @@ def resume(
     held = _read_sweep(out / "sweep.json")
     kind = studies.load(held["study"]).STUDY
     try:
-        points = [rebuild(kind.default(), settings) for settings in held["runs"].values()]
+        points = [rebuild(studies.preset(kind, "default"), settings) for settings in held["runs"].values()]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{out / 'sweep.json'}: is not a sweep of this version ({error})") from None
     return sweep(points, out, workers=workers, executor=executor, jobs=held.get("jobs"), progress=progress)

@@ -2,15 +2,18 @@
 
 A study module defines `STUDY`, a frozen dataclass of settings that follows `toylab.runs.Study`, with class methods
 `quick()`, `default()` and `paper()`. What grows too long for one file moves to modules that begin with an underscore.
+A study of one's own, in a file anywhere, goes by `module:Class`.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
-from types import ModuleType
+import sys
+from types import SimpleNamespace
+from typing import Any
 
-from toylab.names import unknown
+from toylab.names import load_class, unknown
 
 PRESETS = ("quick", "default", "paper")
 
@@ -21,15 +24,32 @@ def names() -> list[str]:
     return sorted(name.replace("_", "-") for name in modules if not name.startswith("_"))
 
 
-def load(name: str) -> ModuleType:
-    """The module of a study.
+def load(name: str) -> Any:
+    """The module of a study of ours by its name; of anybody's by `package.module:Class`, which is its `STUDY` then.
 
     Raises:
         ValueError: for a name that is none, with the nearest ones.
     """
+    if ":" in name:
+        kind = load_class("study", name)
+        return SimpleNamespace(STUDY=kind, __doc__=sys.modules[kind.__module__].__doc__ or kind.__doc__)
     if name not in names():
         raise unknown("study", name, names())
     return importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
+
+
+def preset(kind: type, name: str) -> Any:
+    """The settings of a study that go by the name of a preset; a study without presets has its own defaults alone.
+
+    Raises:
+        ValueError: for a preset that it does not have.
+    """
+    if hasattr(kind, name):
+        return getattr(kind, name)()
+    if name != "default":
+        has = [one for one in PRESETS if hasattr(kind, one) or one == "default"]
+        raise ValueError(f"preset={name}: {kind.__name__} does not have it; there is {', '.join(has)}")
+    return kind()
 
 
 def name_of(kind: type) -> str:
