@@ -121,7 +121,7 @@ def test_show_prints_the_rows_of_the_task(call, kind, rows):
     batch = task.sample(tasks.stream(7, "show"), rows)
     for block, tokens, size in zip(blocks, batch.tokens.tolist(), batch.sizes.tolist(), strict=True):
         shown = [line.split()[1:] for line in block.splitlines() if line.startswith("token")]
-        assert sum(shown, []) == tasks.decode(task, tokens[:size])
+        assert [cell for cells in shown for cell in cells] == tasks.decode(task, tokens[:size])
 
 
 def test_show_takes_the_settings_of_the_task_in_any_place(call):
