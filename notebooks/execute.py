@@ -1,6 +1,6 @@
-"""Run every notebook in a real kernel, two at a time, and keep its outputs: `python notebooks/execute.py [--check]`.
+"""Run notebooks in real kernels, two at a time, and keep their outputs: `python notebooks/execute.py [--check] [NAME]`.
 
-With `--check` the files stay as they are; a cell that raises fails either way.
+All, or those whose names begin so. With `--check` the files stay as they are; a cell that raises fails either way.
 """
 
 import sys
@@ -12,15 +12,23 @@ from nbclient import NotebookClient
 
 
 def main() -> None:
+    wanted = tuple(argument for argument in sys.argv[1:] if argument != "--check")
+    paths = sorted(path for path in Path(__file__).parent.glob("*.ipynb") if not wanted or path.name.startswith(wanted))
     with ProcessPoolExecutor(2) as pool:  # each kernel works with one thread
-        for name in pool.map(execute, sorted(Path(__file__).parent.glob("*.ipynb"))):
+        for name in pool.map(execute, paths):
             print(f"{name}: every cell ran", flush=True)
 
 
 def execute(path: Path) -> str:
     """Run one notebook and return its name."""
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(path.parent)}}).execute()
+    client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(path.parent)}})
+    try:
+        client.execute()
+    except RuntimeError as error:
+        if "before replying" not in str(error):
+            raise
+        client.execute()  # two kernels that start at the same moment may choose the same port
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # times of day would change with every run
     if "--check" not in sys.argv:

@@ -5,16 +5,21 @@ The page is opened with a script of ours behind it that acts as a reader would a
 
 import html
 import json
+import os
 import re
 import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from matplotlib import image
 
+from toylab import scoreboard
 from toylab.claims import Claim
 from toylab.film import Shown
+from toylab.finish import finish
 from toylab.report import page
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -164,3 +169,56 @@ def test_everything_that_can_be_used_has_a_name(tmp_path):
           .map((one) => one.id);""",
     )
     assert found["nameless"] == []
+
+
+# Pictures of real pages, to be looked at: `TOYLAB_SCREENSHOTS=FOLDER` keeps them --------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pages(quick_run, tmp_path_factory) -> dict[str, Path]:
+    """The page of a quick run, and the scoreboard of the README."""
+    folder = tmp_path_factory.mktemp("pages")
+    finish(quick_run)
+    board = folder / "scoreboard.html"
+    board.write_text(scoreboard.page(scoreboard.published()), encoding="utf-8")
+    return {"run": quick_run / "report.html", "scoreboard": board}
+
+
+def chromium(*arguments: str, profile: Path) -> None:
+    command = [
+        BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
+        "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={profile}", "--virtual-time-budget=4000", *arguments,
+    ]  # fmt: skip
+    subprocess.run(command, capture_output=True, timeout=120, check=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "width", "scheme"),
+    [(kind, width, "light") for kind in ("run", "scoreboard") for width in (360, 768, 1200)]
+    + [("run", 1200, "dark"), ("scoreboard", 360, "dark")],
+)
+def test_pages_are_pictured_in_three_widths_and_two_schemes(pages, tmp_path, kind, width, scheme):
+    kept = Path(os.environ.get("TOYLAB_SCREENSHOTS", tmp_path)).resolve()
+    kept.mkdir(parents=True, exist_ok=True)
+    path = kept / f"{kind}-{width}-{scheme}.png"
+    chromium(
+        f"--screenshot={path}",
+        f"--window-size={width},1600",
+        f"--blink-settings=preferredColorScheme={'0' if scheme == 'dark' else '1'}",
+        pages[kind].as_uri(),
+        profile=tmp_path / "profile",
+    )
+    shown = image.imread(path)
+    assert shown.shape[:2] == (1600, width)
+    paper, ink = shown[2, 2, :3], shown[..., :3].reshape(-1, 3)
+    assert (paper > 0.9).all() if scheme == "light" else (paper < 0.2).all()
+    assert len(np.unique((ink * 255).astype(int), axis=0)) > 50
+    written = (abs(shown[..., :3] - paper).max(axis=-1) > 0.3).mean()
+    assert 0.01 < written < 0.5, "neither empty nor all ink"
+
+
+def test_a_page_can_be_printed(pages, tmp_path):
+    path = tmp_path / "page.pdf"
+    chromium(f"--print-to-pdf={path}", "--no-pdf-header-footer", pages["run"].as_uri(), profile=tmp_path / "profile")
+    assert path.read_bytes().startswith(b"%PDF")
+    assert path.stat().st_size > 20_000

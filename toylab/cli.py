@@ -14,6 +14,7 @@ import errno
 import json
 import os
 import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, fields, make_dataclass, replace
 from pathlib import Path
@@ -190,10 +191,17 @@ def _list(options: argparse.Namespace, rest: list[str]) -> None:
 
     print("Studies (toylab run STUDY)")
     for name in studies.names():
-        print(f"  {name:<16} {_first_line(studies.load(name).__doc__)}")
+        print(_entry(name, studies.load(name).__doc__))
     print("Tasks (toylab show TASK)")
     for name, task in _tasks().items():
-        print(f"  {name:<16} {_first_line(task.__doc__)}")
+        print(_entry(name, task.__doc__))
+    print("Next: `toylab show parity` prints rows of a task; `toylab run iteration-head` takes")
+    print("two or three minutes and ends in a page.")
+
+
+def _entry(name: str, text: str | None) -> str:
+    """A name and the first line of what it says of itself, on lines of 80 columns."""
+    return textwrap.fill(_first_line(text), 80, initial_indent=f"  {name:<19} ", subsequent_indent=" " * 22)
 
 
 def _show(options: argparse.Namespace, rest: list[str]) -> None:

@@ -9,6 +9,7 @@ The one that README.md carries is part of the package: `published()`.
 from __future__ import annotations
 
 import json
+import re
 import sys
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -64,7 +65,7 @@ class Standing:
         return cls(
             study=judged.name,
             title=judged.title,
-            source=judged.about.removeprefix("Source: "),
+            source=_paper(judged.about),
             command=judged.command,
             folder=folder,
             machine=f"{held['machine']}, torch {held['versions']['torch']}",
@@ -102,6 +103,13 @@ class Standing:
         return "\n".join(filter(None, parts))
 
     __str__ = text
+
+
+def _paper(about: str) -> str:
+    """What a study says of its source, without what it says then."""
+    told = about.removeprefix("Source: ")
+    found = re.match(r".*?\(arXiv [\d.]+\)", told)
+    return f"{found[0]}." if found else told
 
 
 def finish_all(folder: Path) -> str:

@@ -188,7 +188,8 @@ def _board_claim(claim: Claim, cost: float | int, link: str) -> str:
     note = f"<p class=note>{escape(claim.note)}</p>" if claim.note else ""
     return f"""<tr class={claim.verdict}>
 <td class=verdict><span>{claim.verdict}</span></td>
-<td><p class=statement>{escape(claim.statement)} <a href="{escape(link)}">Show</a></p>
+<td><p class=statement>{escape(claim.statement)}
+<a href="{escape(link)}" aria-label="Show {escape(claim.id)}">Show</a></p>
 <p class=note>Bar: {escape(claim.bar)} ({escape(claim.paper)})</p>{note}</td>
 <td class=measured>{escape(numbers(claim))}</td><td class=number data-of="seeds">{len(claim.seeds)}</td>
 <td class=number data-of="CPU-s">{cost:.0f}</td></tr>"""
