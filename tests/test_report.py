@@ -17,7 +17,7 @@ from toylab import figures
 from toylab.claims import Claim, numbers, read_claims, table
 from toylab.files import read_json
 from toylab.film import Shown
-from toylab.finish import finish, rebuild
+from toylab.finish import finish, judge, rebuild
 from toylab.report import Picture, page
 from toylab.runs import claim_folder
 from toylab.studies.iteration_head import IterationHeadStudy
@@ -216,7 +216,7 @@ def test_judging_and_drawing_again_gives_the_same_bytes(quick_run):
 
 def test_the_summary_is_the_table_of_the_claims_and_where_to_look(quick_run):
     summary = finish(quick_run)
-    assert summary.startswith(table(read_claims(quick_run / "claims.json")))
+    assert summary.startswith(table(read_claims(quick_run / "claims.json"), costs=judge(quick_run).costs))
     assert summary.endswith(f"Report: {(quick_run / 'report.html').resolve()}")
 
 
