@@ -9,9 +9,16 @@ from dataclasses import asdict
 from pathlib import Path
 
 from toylab import scoreboard
-from toylab.files import write_json, write_text
+from toylab.files import write_bytes, write_json, write_text
 
 HERE = Path(__file__).parent.parent
+PICTURES = {
+    "iteration-head": ("iteration-head", "the-iteration-head"),
+    "emergence": ("iteration-head", "how-it-emerges"),
+    "null-space": ("safety-finetuning", "where-the-change-of-the-up-projection-lies"),
+    "steering-vectors": ("steering-vectors", "what-each-training-reaches"),
+}
+"""By its name in notebooks/images: the study whose figure it is, and the figure."""
 
 
 def main(folder: Path) -> None:
@@ -21,6 +28,9 @@ def main(folder: Path) -> None:
     between = f"<!-- scoreboard -->\n{scoreboard.markdown(standings)}\n<!-- end -->"
     text = readme.read_text(encoding="utf-8")
     write_text(readme, re.sub(r"<!-- scoreboard -->.*?<!-- end -->", lambda _: between, text, flags=re.DOTALL))
+    folders = {one.study: folder / one.folder for one in standings}
+    for name, (study, figure) in PICTURES.items():
+        write_bytes(HERE / "notebooks/images" / f"{name}.svg", (folders[study] / f"figures/{figure}.svg").read_bytes())
     print(scoreboard.summary(standings))
 
 

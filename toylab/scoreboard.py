@@ -150,8 +150,8 @@ def _chosen(folder: Path) -> list[Path]:
         runs.setdefault(str(held["study"]), []).append((len(held["settings"]["seeds"]), str(held["date"]), path.parent))
     if not runs:
         raise ValueError(
-            f"{folder / 'settings.json'}: there is no such file, nor one in a folder beside it; give the folder of a run, "
-            "or one that holds runs, such as that of `toylab run all --out FOLDER`"
+            f"{folder / 'settings.json'}: there is no such file, nor one in a folder beside it; give the folder of "
+            "a run, or one that holds runs, such as that of `toylab run all --out FOLDER`"
         )
     return [max(held)[-1] for _, held in sorted(runs.items())]
 
