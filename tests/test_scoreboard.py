@@ -214,6 +214,20 @@ def test_of_several_runs_of_a_study_the_one_with_most_seeds_counts_then_the_late
     assert [path.name for path in scoreboard._chosen(tmp_path)] == ["many-later", "other"]
 
 
+def test_a_run_that_cannot_be_judged_is_named_and_left_out(request, tmp_path, capsys):
+    shutil.copytree(request.getfixturevalue("quick_run"), tmp_path / "ours")
+    shutil.copytree(tmp_path / "ours", tmp_path / "origin")
+    pretend(tmp_path, "theirs", "not_at_hand:Study", [0], "2026-01-01T00:00:00+00:00")
+    assert [one.folder for one in scoreboard.board(tmp_path)] == ["ours"]
+    told = capsys.readouterr().err
+    assert told.count("toylab: left out: ") == 1
+    assert str(tmp_path / "theirs") in told
+    for name in ("ours", "origin"):
+        shutil.rmtree(tmp_path / name)
+    with pytest.raises(ValueError, match="not_at_hand"):
+        scoreboard.board(tmp_path)
+
+
 def test_without_a_run_it_says_what_to_give(tmp_path, capsys):
     assert cli.run(["report", str(tmp_path)]) == 2
     told = capsys.readouterr().err

@@ -126,17 +126,24 @@ def finish_all(folder: Path) -> str:
 def board(folder: Path) -> list[Standing]:
     """The standing of each study that has a run in a folder; pages and scoreboard are written beside.
 
-    Of several runs of a study, the one with the most seeds counts; of those, the latest.
+    Of several runs of a study, the one with the most seeds counts; of those, the latest. One that cannot be judged,
+    such as that of a study whose file is not at hand, is named on stderr and left out.
 
     Raises:
-        ValueError: if the folder holds no run.
+        ValueError: if the folder holds no run that can be judged.
     """
-    chosen = _chosen(folder)
-    standings = []
-    for out in tqdm(chosen, desc="judging", unit="study", disable=None, leave=False):
-        judged = judge(out)
+    standings, left = [], []
+    for out in tqdm(_chosen(folder), desc="judging", unit="study", disable=None, leave=False):
+        try:
+            judged = judge(out)
+        except ValueError as error:
+            left.append(f"left out: {error}")
+            continue
         keep(judged, out)
         standings.append(Standing.of(judged, out.name))
+    if not standings:
+        raise ValueError("; ".join(left))
+    print(*(f"toylab: {line}" for line in left), sep="\n", end="\n" * bool(left), file=sys.stderr)
     write_json(folder / "scoreboard.json", [asdict(one) for one in standings])
     write_text(folder / "scoreboard.html", page(standings))
     return standings
@@ -192,19 +199,19 @@ def _standings(text: str, name: str) -> list[Standing]:
 def summary(standings: Sequence[Standing]) -> str:
     """A line a study, as text."""
     head = ["study", "hold", "fail", "open", "seeds", "CPU-seconds"]
-    return aligned([head, *([cell for cell, _ in _cells(one)] for one in standings)])
+    return aligned([head, *map(_cells, standings)])
 
 
-def _cells(one: Standing) -> list[tuple[str, bool]]:
-    """Of the summary: the words, and whether they are a number."""
+def _cells(one: Standing) -> list[str]:
+    """A study in the summary."""
     counts = (*map(one.count, ("holds", "fails", "open")), one.seeds, f"{one.cpu_seconds:.0f}")
-    return [(one.study, False), *((str(number), True) for number in counts)]
+    return [one.study, *map(str, counts)]
 
 
 def markdown(standings: Sequence[Standing]) -> str:
     """As Markdown: the summary, then every claim, folded by study."""
     rows = [["study", "hold", "fail", "open", "seeds", "CPU-seconds"], ["---", *["---:"] * 5]]
-    rows += [[cell for cell, _ in _cells(one)] for one in standings]
+    rows += [_cells(one) for one in standings]
     parts = ["\n".join(map(_line, rows))]
     for one in standings:
         head = ["verdict", "sentence", "where", "bar", "measured [95 % interval]", "seeds", "CPU-s"]
@@ -235,7 +242,7 @@ def page(standings: Sequence[Standing]) -> str:
                 one.title,
                 one.source,
                 f"{one.command}  # {one.date}, {one.machine}",
-                [cell for cell, _ in _cells(one)],
+                _cells(one),
                 [(claim, one.costs.get(claim.id, 0), one.link(claim)) for claim in one.claims],
             )
             for one in standings
