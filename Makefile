@@ -28,7 +28,7 @@ bench: .venv/installed-interop
 soak: .venv/installed-dev
 	$(BIN)/pytest -n 2 --hypothesis-profile=soak
 
-# The scoreboard of README.md, on ten seeds that no choice was made on; an hour and a half of processor time.
+# The scoreboard of README.md, on ten seeds that no choice was made on; two and a half hours of processor time.
 SEEDS ?= 310 311 312 313 314 315 316 317 318 319
 scoreboard: .venv/installed
 	$(BIN)/toylab run all --seeds $(SEEDS) --control-seeds 10 --out runs/scoreboard
