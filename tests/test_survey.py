@@ -8,12 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from probes import link_mass, watch
+from probes import follow_links, link_mass, moved, watch
 from tasks import AssociativeRecall, Batch, Parity, stream
 from tasks.strategies import instances
 from toylab import ModelConfig, Transformer
 from toylab.circuits import induction_head, iteration_head
-from toylab.survey import UNTIL_SOLVED, survey, trained
+from toylab.survey import UNTIL_SOLVED, says_what_stands, survey, trained
 
 some = settings(max_examples=8)
 
@@ -92,3 +92,22 @@ def test_the_same_seed_trains_the_same_model():
     weights = [model.embedding.weight.detach() for model in (one, other, third)]
     assert weights[0].equal(weights[1])
     assert not weights[0].equal(weights[2])
+
+
+def test_the_circuit_says_what_stands_at_its_link_and_moves_with_it():
+    task = AssociativeRecall(pairs=5)
+    model, batch = induction_head(task), task.sample(stream(3), 60)
+    links = batch.links["induction"]
+    assert says_what_stands(model, batch, links) == 1
+    back = links[links[:, 2] > 0]
+    edits = {"blocks.1.attn.pattern": follow_links(0, moved(back, -1))}
+    assert says_what_stands(model, batch, back, -1, edits) == 1
+    assert says_what_stands(model, batch, back, 0, edits) < 0.5
+
+
+@pytest.mark.parametrize("offset", [-99, 99])
+def test_a_place_outside_the_row_is_refused(offset):
+    task = AssociativeRecall()
+    batch = task.sample(stream(4), 5)
+    with pytest.raises(ValueError, match=f"offset={offset}"):
+        says_what_stands(induction_head(task), batch, batch.links["induction"], offset)

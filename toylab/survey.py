@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from jaxtyping import Int
 from torch import nn
 
 from probes import Edit, edit, link_mass, uniform_mass, watch, zero_heads
@@ -115,6 +117,29 @@ def survey(model: nn.Module, batch: Batch) -> Survey:
             LinkReading(name, layer, head, mass[best], uniform_mass(edges), without[best], min(others, default=None))
         )
     return Survey(accuracy, rows, tuple(readings))
+
+
+def says_what_stands(
+    model: nn.Module,
+    batch: Batch,
+    links: Int[np.ndarray, "link 3"],
+    offset: int = 0,
+    edits: Mapping[str, Edit] | None = None,
+) -> float:
+    """How often the likeliest token at a link's query is the token that stands at its key, or so many places behind it.
+
+    Raises:
+        ValueError: if there is no link, or a place lies outside the rows.
+    """
+    row, query, key = links.T
+    place = key + offset
+    if not len(links) or place.min() < 0 or place.max() >= batch.tokens.shape[1]:
+        raise ValueError(
+            f"links: offset={offset} must lead from at least one of them to a place in the row; leave others out"
+        )
+    with torch.no_grad(), edit(model, edits or {}):
+        said = model(torch.from_numpy(batch.tokens)).argmax(dim=-1).numpy()
+    return float((said[row, query] == batch.tokens[row, place]).mean())
 
 
 def _off(layer: int, head: int) -> dict[str, Edit]:

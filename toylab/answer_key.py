@@ -1,0 +1,498 @@
+"""The answer key of the notebooks: what each exercise asks of an answer, and the oracle that it is held against.
+
+An answer is tried on cases drawn from a fixed seed. Its oracle takes another way than the function of the library that
+the exercise teaches: it lays rows out, visits every token, differentiates, searches, or does what is to be foretold. A
+check returns if the answer is right, and raises one of three errors if it is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from tasks import Batch, IteratedMap, Polynomial, Task, stream
+from tasks.conformance import LAWS, another_process_ends_and_draws_the_same_rows, failure_of
+from toylab.calibration.looking import one_head
+
+
+class WaitingError(Exception):
+    """Three dots still stand where the answer belongs."""
+
+
+class UnfitError(Exception):
+    """The answer raises, or is not of the kind that was asked for."""
+
+
+class WrongError(Exception):
+    """The answer is of the right kind and wrong: on which case, and what it breaks."""
+
+
+# How an answer is asked ----------------------------------------------------------------------------------------------
+
+
+def filled(said: Any) -> Any:
+    """What was said, if it is not still three dots."""
+    if said is ... or (isinstance(said, tuple | list) and any(part is ... for part in said)):
+        raise WaitingError
+    return said
+
+
+def _ask(answer: Any, **case: Any) -> Any:
+    """What an answer says of one case, of which it gets a copy: it may write into it."""
+    if not callable(answer):
+        raise UnfitError(f"a function is asked for, and this is {_kind(answer)}.")
+    return _try(lambda: answer(*deepcopy(list(case.values()))), f"for {_told(case)} it")
+
+
+def _try(call: Callable[[], Any], who: str) -> Any:
+    try:
+        return filled(call())
+    except (WaitingError, UnfitError, WrongError):
+        raise
+    except Exception as error:
+        words = " ".join(str(error).split())[:200]
+        raise UnfitError(f"{who} raises {type(error).__name__}: {words}") from None
+
+
+def _numbers(said: Any, shape: tuple[int, ...] = ()) -> np.ndarray:
+    """What was said, as numbers in this shape; () is one number."""
+    wanted = f"numbers of shape {shape}" if shape else "one number"
+    try:
+        numbers = np.asarray(said.detach() if isinstance(said, torch.Tensor) else said)
+    except Exception:
+        raise UnfitError(f"{wanted} should come back, and this is {_kind(said)}.") from None
+    if numbers.dtype.kind not in "biuf" or numbers.shape != shape:
+        got = f"of shape {numbers.shape}" if numbers.dtype.kind in "biuf" else _kind(said)
+        raise UnfitError(f"{wanted} should come back, and this is {got}.")
+    return numbers.astype(float)
+
+
+def _compare(
+    answer: Any,
+    cases: Sequence[Mapping[str, Any]],
+    oracle: Callable[..., Any],
+    breaks: Callable[[Mapping[str, Any], np.ndarray], str],
+) -> None:
+    """Hold an answer against an oracle; `breaks` tells from a case and what was said of it which property is broken."""
+    for case in cases:
+        wanted = np.asarray(oracle(**case), dtype=float)
+        said = _numbers(_ask(answer, **case), wanted.shape)
+        if not np.allclose(said, wanted, rtol=1e-5, atol=1e-7):
+            raise WrongError(f"For {_told(case)} you say {_short(said)}: {breaks(case, said)}.")
+
+
+def _told(case: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={_short(value)}" for name, value in case.items())
+
+
+def _short(value: Any) -> str:
+    """A value in a few characters, on one line: large arrays by their shape, and what has names by these."""
+    if isinstance(value, Mapping):
+        return f"({', '.join(value)})"
+    if isinstance(value, np.ndarray | torch.Tensor):
+        array = np.asarray(value)
+        if array.size > 12:
+            return f"(array of shape {array.shape})"
+        return str(np.round(array, 4).tolist())
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _kind(value: Any) -> str:
+    return "nothing (None)" if value is None else f"of type {type(value).__name__}"
+
+
+def _draw(name: str) -> np.random.Generator:
+    return stream(0, f"exercise {name}")
+
+
+# 00, the tour --------------------------------------------------------------------------------------------------------
+
+
+def _row(length: int) -> list[str]:
+    """What stands at each position of a row of an iterated task."""
+    numbers = range(1, length + 1)
+    return ["the task's token", *(f"x_{t}" for t in numbers), "EoI", *(f"s_{t}" for t in numbers)]
+
+
+def _at(row: Sequence[str], position: float) -> str:
+    inside = position in range(len(row))
+    return f"at position {position:g} stands {row[int(position)]}" if inside else f"there is no position {position:g}"
+
+
+def carry(answer: Any) -> None:
+    """The pair (query, key) at which s_t is due, in a row that is laid out."""
+    for length in range(1, 7):
+        row = _row(length)
+        for t in range(1, length + 1):
+            query, key = _numbers(_ask(answer, length=length, t=t), (2,))
+            case = f"For length={length}, t={t} you say ({query:g}, {key:g})"
+            if query != row.index(f"s_{t}") - 1:
+                raise WrongError(f"{case}: {_at(row, query)}, and s_{t} is not what comes next.")
+            if key != row.index(f"x_{t}"):
+                raise WrongError(f"{case}: {_at(row, key)}, which is not what s_{t} needs.")
+
+
+def form_loss(answer: Any) -> None:
+    """The loss of a model that copies s_1, ends in time, and guesses every other state."""
+
+    def oracle(length: int) -> float:
+        """The cross entropy of such a model's logits, target by target."""
+        known, guess = torch.full((13,), -torch.inf), torch.full((13,), -torch.inf)
+        known[0], guess[:11] = 0, 0
+        logits = torch.stack([known, *[guess] * (length - 1), known]).double()
+        return F.cross_entropy(logits, torch.zeros(length + 1, dtype=torch.long)).item()
+
+    def breaks(case: Mapping[str, Any], said: np.ndarray) -> str:
+        if case["length"] == 1:
+            return "such a row is s_1 and EoS, and this model knows both"
+        return "the mean surprise over what is scored in such a row is another"
+
+    _compare(answer, [{"length": length} for length in (1, 2, 5, 8, 16)], oracle, breaks)
+
+
+def maximum(answer: Any) -> None:
+    """A class whose states are the largest input so far, by `step` and by `trace`."""
+    if not (isinstance(answer, type) and issubclass(answer, IteratedMap)):
+        raise UnfitError("give the class itself, a subclass of IteratedMap.")
+    task = _try(lambda: answer(lengths=(1, 5)), "making Maximum(lengths=(1, 5))")
+    rng = _draw("maximum")
+    states, inputs = rng.integers(10, size=(2, 8))
+
+    def larger(states: np.ndarray, inputs: np.ndarray) -> list[int]:
+        return [sorted(pair)[-1] for pair in zip(states.tolist(), inputs.tolist(), strict=True)]
+
+    _compare(task.step, [{"states": states, "inputs": inputs}], larger, lambda case, said: "`step` takes another state")
+    for start in (None, 0):
+        for drawn in (rng.integers(10, size=size).tolist() for size in (1, 3, 5)):
+            said = _ask(task.trace, inputs=drawn, start=start)
+            wanted = [sorted(drawn[:t])[-1] for t in range(1, len(drawn) + 1)]
+            if _numbers(said, (len(drawn),)).tolist() != wanted:
+                raise WrongError(f"For the inputs {drawn} `trace` says {said}: some state is not the largest so far.")
+    _keep_the_laws(task)
+
+
+def _keep_the_laws(task: Task) -> None:
+    """All laws of a task but one: a class that is defined in a notebook is found by no other process."""
+    for law in LAWS:
+        if law is not another_process_ends_and_draws_the_same_rows:
+            failure = failure_of(law, task, 10)
+            if failure is not None:
+                why = " ".join(failure.why.split())[:200]
+                raise WrongError(f"A law is broken, {failure.law!r}. Look at {failure.look_at}: {why}.")
+
+
+# 01, iteration heads -------------------------------------------------------------------------------------------------
+
+
+def address(answer: Any) -> None:
+    """The position that is read from a position, given that of EoI."""
+    for length in range(1, 7):
+        row = _row(length)
+        end = row.index("EoI")
+        for position in range(end, len(row)):
+            said = float(_numbers(_ask(answer, position=position, end=end)))
+            case = f"For position={position}, end={end} you say {said:g}: {_at(row, said)}"
+            if position == len(row) - 1 and said != end:
+                raise WrongError(f"{case}, and all states are written: only EoI itself can tell that.")
+            if position < len(row) - 1 and said != row.index(row[position + 1].replace("s", "x")):
+                raise WrongError(f"{case}, and {row[position + 1]} is due.")
+
+
+def steered(answer: Any) -> None:
+    """The answers of a model whose iteration head reads one input too far."""
+    task, rng = Polynomial(), _draw("steered")
+
+    def oracle(inputs: list[int], states: list[int]) -> list[int]:
+        """Ask the task, once an answer, about the prompt that ends with the next input in place of the right one."""
+        prompts = [[*inputs[:t], inputs[t + 1]] for t in range(len(inputs) - 1)]
+        return [task.solve([task.task_token, *prompt, task.end_of_input])[-2] for prompt in prompts]
+
+    def breaks(case: Mapping[str, Any], said: np.ndarray) -> str:
+        t = int(np.argmax(said != oracle(**case))) + 1
+        before = f"s_{t - 1} and " if t > 1 else ""
+        return f"the answer for s_{t} does not follow from {before}x_{t + 1} = {case['inputs'][t]}"
+
+    cases = []
+    for length in (2, 3, 5, 8):
+        inputs = rng.integers(1, 11, size=length).tolist()
+        cases.append({"inputs": inputs, "states": task.trace(inputs, None)})
+    _compare(answer, cases, oracle, breaks)
+
+
+def peaky(answer: Any) -> None:
+    """The share of linked queries with more than half of their attention on linked keys, for each head."""
+    rng = _draw("peaky")
+
+    def oracle(pattern: torch.Tensor, links: np.ndarray) -> list[float]:
+        heads = []
+        for head in range(pattern.shape[1]):
+            held: dict[tuple[int, int], float] = {}
+            for row, query, key in links.tolist():
+                held[row, query] = held.get((row, query), 0) + float(pattern[row, head, query, key])
+            heads.append(sum(mass > 0.5 for mass in held.values()) / len(held))
+        return heads
+
+    def breaks(case: Mapping[str, Any], said: np.ndarray) -> str:
+        links = case["links"]
+        if len(np.unique(links[:, :2], axis=0)) == len(links):
+            return "with one key a query, a score is another share of the queries"
+        return "a query with two linked keys is one query, whose attention on both counts together"
+
+    cases = []
+    for keys in (1, 2):
+        pattern = torch.from_numpy(rng.dirichlet(np.full(6, 0.3), size=(3, 2, 6)))
+        places = [(row, query) for row in range(3) for query in range(2, 6)]
+        edges = [(*place, key) for place in places for key in rng.choice(3, keys, replace=False).tolist()]
+        cases.append({"pattern": pattern, "links": np.array(edges)})
+    _compare(answer, cases, oracle, breaks)
+
+
+# 02, contextual counting ---------------------------------------------------------------------------------------------
+
+
+def tally(answer: Any) -> None:
+    """Softmax attention from one score, value and number a type of token."""
+
+    def oracle(scores: np.ndarray, values: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """Visit every token."""
+        tokens = [kind for kind, number in enumerate(counts) for _ in range(number)]
+        weights = torch.from_numpy(scores[tokens]).softmax(dim=0).numpy()
+        return sum(weight * values[kind] for weight, kind in zip(weights, tokens, strict=True))
+
+    def breaks(case: Mapping[str, Any], said: np.ndarray) -> str:
+        if set(case["counts"].tolist()) == {1}:
+            return "each type stands there once, and the result is not the softmax's"
+        return "a softmax over that many tokens, one by one, gives something else"
+
+    rng = _draw("tally")
+    counts = ([1] * 5, [3, 1, 4, 1, 5], [40, 0, 2, 0, 1], rng.integers(0, 500, size=5))
+    cases = [
+        {"scores": rng.normal(size=5, scale=2), "values": rng.normal(size=(5, 2)), "counts": np.array(number)}
+        for number in counts
+    ]
+    _compare(answer, cases, oracle, breaks)
+
+
+def count(answer: Any) -> None:
+    """The number of ones from their attention and the weight of the bias."""
+
+    def oracle(mass: float, k: float) -> float:
+        """Search for the number of ones that get this share."""
+        return float(min(range(100), key=lambda n: abs(n / (n + k) - mass)))
+
+    def breaks(case: Mapping[str, Any], said: np.ndarray) -> str:
+        return f"so many ones, of weight 1 each beside {case['k']:g}, would get another share of the attention"
+
+    cases = [{"mass": n / (n + k), "k": k} for n, k in [(1, 1.0), (0, 4.0), (3, 1.0), (7, 11.2), (30, 5.5)]]
+    _compare(answer, cases, oracle, breaks)
+
+
+def elsewhere(answer: Any) -> None:
+    """The answer to n ones when the bias weighs something else than in training."""
+
+    def oracle(n: int, k: float, now: float) -> float:
+        """Where on the learned curve lies the mass that is seen now? By halving."""
+        seen, low, high = n / (n + now), 0.0, 1e4
+        for _ in range(100):
+            middle = (low + high) / 2
+            low, high = (middle, high) if middle / (middle + k) < seen else (low, middle)
+        return low
+
+    def breaks(case: Mapping[str, Any], said: np.ndarray) -> str:
+        if case["k"] == case["now"]:
+            return "nothing has changed, and the answer does"
+        if (said < case["n"]) != (case["now"] > case["k"]):
+            return "a heavier bias must make the model count too few, a lighter one too many"
+        return "on the curve that the model learned, the mass that it sees belongs to another number"
+
+    cases = [(6, 11.0, 11.0), (6, 11.0, 22.0), (10, 14.0, 30.0), (9, 8.0, 6.0), (5, 12.0, 4.0)]
+    _compare(answer, [{"n": n, "k": k, "now": now} for n, k, now in cases], oracle, breaks)
+
+
+# 03, safety fine-tuning ----------------------------------------------------------------------------------------------
+
+
+def chance(answer: Any) -> None:
+    """The expected share of a random change in the left null space."""
+
+    def oracle(rows: int, columns: int) -> float:
+        """What is left of each direction of the output, in the mean, outside the span of a random matrix."""
+        weight = _draw("chance").normal(size=(rows, columns))
+        inside = weight @ np.linalg.pinv(weight)
+        return float(np.clip(1 - np.mean(np.diag(inside)), 0, 1))
+
+    def breaks(case: Mapping[str, Any], said: np.ndarray) -> str:
+        if case["columns"] >= case["rows"]:
+            return "so many columns span the whole output, and nothing lies outside"
+        return "so many columns span another part of the output"
+
+    sizes = [(256, 64), (10, 1), (64, 64), (100, 90), (48, 192)]
+    _compare(answer, [{"rows": rows, "columns": columns} for rows, columns in sizes], oracle, breaks)
+
+
+def null_share(answer: Any) -> None:
+    """The share of a change in the left null space of a weight."""
+
+    def oracle(change: torch.Tensor, weight: torch.Tensor) -> float:
+        """The part of the change that no combination of the weight's columns fits, by least squares."""
+        missed = change - weight @ torch.linalg.lstsq(weight, change).solution
+        return float(missed.square().sum() / change.square().sum())
+
+    def breaks(case: Mapping[str, Any], said: np.ndarray) -> str:
+        wanted = oracle(**case)
+        if wanted < 1e-9:
+            return "this change is made of the weight's own columns, and none of it lies in the null space"
+        return "the squared length of the part outside the columns, over that of the whole, is another"
+
+    generator = torch.Generator().manual_seed(0)
+    cases = []
+    for rows, columns in ((8, 3), (20, 5), (12, 9)):
+        weight, change, mix = (
+            torch.randn(*shape, generator=generator, dtype=torch.double)
+            for shape in ((rows, columns), (rows, columns), (columns, columns))
+        )
+        cases += [{"change": weight @ mix, "weight": weight}, {"change": change, "weight": weight}]
+    _compare(answer, cases, oracle, breaks)
+
+
+def pull(answer: Any) -> None:
+    """How strongly DPO pulls at the chosen answer's log-probability."""
+
+    def oracle(beta: float, chosen: float, rejected: float) -> float:
+        gain = torch.tensor(chosen, dtype=torch.double, requires_grad=True)
+        (-F.logsigmoid(beta * gain - beta * rejected)).backward()
+        return -gain.grad.item()
+
+    def breaks(case: Mapping[str, Any], said: np.ndarray) -> str:
+        if case["chosen"] == case["rejected"]:
+            return "as long as both gains are equal, the pull is another"
+        return "the further the chosen answer leads, the weaker the pull, and this is not how weak"
+
+    cases = [(0.1, 0.0, 0.0), (2.0, 0.0, 0.0), (0.1, 3.0, 3.0), (0.1, 5.0, -20.0), (1.0, -2.0, 1.0), (0.5, 1.0, -4.0)]
+    _compare(answer, [{"beta": b, "chosen": c, "rejected": r} for b, c, r in cases], oracle, breaks)
+
+
+# 04, steering vectors ------------------------------------------------------------------------------------------------
+
+
+def advantage(answer: Any) -> None:
+    """The advantages of a group of rewards, with the leave-one-out baseline."""
+
+    def oracle(rewards: np.ndarray) -> list[float]:
+        return [reward - np.delete(rewards, place).mean() for place, reward in enumerate(rewards)]
+
+    def breaks(case: Mapping[str, Any], said: np.ndarray) -> str:
+        rewards = case["rewards"]
+        if len(set(rewards.tolist())) == 1:
+            return "all earned the same, so none beats the others"
+        more = np.array(rewards)
+        more[0] += 1
+        rise = _numbers(_ask(answer, rewards=more), rewards.shape)[0] - said[0]
+        if abs(rise - 1) > 1e-6:
+            return f"had the first earned 1 more, its advantage should be 1 more, and yours is {rise:.3f} more"
+        return "the others of the group earned another mean"
+
+    groups = [np.ones(4), np.array([1.0, 0, 0, 0]), np.array([1.0, 1, 0, 1, 0, 0, 1, 1]), _draw("advantage").random(5)]
+    _compare(answer, [{"rewards": rewards} for rewards in groups], oracle, breaks)
+
+
+def opener(answer: Any) -> None:
+    """The share of one of two openers after a push in nats, at a temperature."""
+
+    def oracle(share: float, nats: float, temperature: float) -> float:
+        logits = torch.tensor([share, 1 - share], dtype=torch.double).log() + torch.tensor([nats, 0.0])
+        return (logits / temperature).softmax(dim=0)[0].item()
+
+    def breaks(case: Mapping[str, Any], said: np.ndarray) -> str:
+        if case["nats"] == 0 and case["temperature"] == 1:
+            return "nothing was moved, and the share has changed"
+        if not 0 <= said <= 1:
+            return "this is no share"
+        moved = "the temperature" if case["nats"] == 0 else "the push"
+        return f"{moved} does something else to the log-odds"
+
+    cases = [(0.14, 0.0, 1.0), (0.14, 3.0, 1.0), (0.14, 0.0, 0.5), (0.5, 1.0, 0.1), (0.3, -2.0, 0.7)]
+    _compare(answer, [{"share": s, "nats": n, "temperature": t} for s, n, t in cases], oracle, breaks)
+
+
+def reach(answer: Any) -> None:
+    """The largest shift of a choice by a vector of some length, through the final norm."""
+
+    def oracle(row: np.ndarray, other: np.ndarray, length: float, norm: float) -> float:
+        """Do it: a stream across both rows, the vector along their difference, the final norm, the two logits."""
+        away = np.linalg.svd(np.stack([row, other]))[2][-1]
+        stream_, push = length * away, norm * (row - other) / np.linalg.norm(row - other)
+        after = (stream_ + push) / np.sqrt(np.mean((stream_ + push) ** 2))
+        return float(after @ (row - other))
+
+    def breaks(case: Mapping[str, Any], said: np.ndarray) -> str:
+        further = float(_numbers(_ask(answer, **{**case, "norm": 1e6})))
+        if further > 2 * np.sqrt(len(case["row"])) * np.linalg.norm(case["row"] - case["other"]):
+            return "a vector a million long would reach without end, but the final norm makes every stream equally long"
+        return "pushed along the difference of the rows, and normalised, the two logits differ by another amount"
+
+    rng, cases = _draw("reach"), []
+    for width, length, norm in ((4, 8.0, 6.0), (6, 3.0, 4.0), (9, 12.0, 35.0), (64, 40.0, 15.0)):
+        row, other = rng.normal(size=(2, width))
+        cases.append({"row": row, "other": other, "length": length, "norm": norm})
+    _compare(answer, cases, oracle, breaks)
+
+
+# 05, your own --------------------------------------------------------------------------------------------------------
+
+
+def detector(answer: Any) -> None:
+    """A score of plants above that of look-alikes, on links not seen before, whose queries are no question marks."""
+    rng = _draw("detector")
+    places: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+        "the key before": lambda query, key: key - 1,
+        "the key after": lambda query, key: key + 1,
+        "the first token": lambda query, key: 0 * key,
+        "its own token": lambda query, key: query,
+        "any token": lambda query, key: rng.integers(0, query + 1),
+    }
+
+    def score(keys: Callable | None, noise: float = 0.0, late: int = 0) -> float:
+        row, query = np.arange(12), rng.integers(5, 11, size=12)
+        links = np.stack([row, query, rng.integers(1, query - 1)], axis=1)
+        looked = links[:, 2] if keys is None else keys(query, links[:, 2])
+        pattern = one_head(rng, links + np.array([0, late, 0]), looked, 12, noise)
+        return float(_numbers(_ask(answer, shown={"pattern": pattern, "links": links})))
+
+    plants = {f"a plant with {noise:.0%} noise": [score(None, noise) for _ in range(8)] for noise in (0.0, 0.2, 0.4)}
+    controls = {f"a head that looks at {name}": [score(keys) for _ in range(8)] for name, keys in places.items()}
+    controls["a head that looks at the right key from one query too late"] = [score(None, late=1) for _ in range(8)]
+    least, most = min(plants, key=lambda name: min(plants[name])), max(controls, key=lambda name: max(controls[name]))
+    low, high = min(plants[least]), max(controls[most])
+    if not low > high:
+        raise WrongError(f"Held-back cases: {least} scores {low:.2f}, {most} scores {high:.2f}. No bar parts them.")
+
+
+def in_front(answer: Any) -> None:
+    """The laws of a task, and that its rows ask for the letter in front of the star."""
+    if not isinstance(answer, type):
+        raise UnfitError(f"give the class itself; this is {_kind(answer)}.")
+    task = _try(lambda: answer(length=6, letters=5), "making InFront(length=6, letters=5)")
+    batch = _try(lambda: task.sample(_draw("own"), 40), "drawing rows")
+    if not isinstance(batch, Batch):
+        raise UnfitError(f"`sample` should give a Batch, and this is {_kind(batch)}.")
+    _try(lambda: task.solve(batch.tokens[0].tolist()), "`solve`")
+    _try(lambda: [_asks_for_the_letter_in_front(task, batch, number) for number in range(len(batch))], "reading rows")
+    _keep_the_laws(task)
+
+
+def _asks_for_the_letter_in_front(task: Task, batch: Batch, number: int) -> bool:
+    row = [task.vocabulary[token] for token in batch.tokens[number].tolist()]
+    case, place = f"A row reads {' '.join(row)!r}", row.index("*") - 1 if "*" in row else -1
+    if place < 0:
+        raise WrongError(f"{case}: no letter stands in front of a star.")
+    if batch.targets[number, -1] != task.vocabulary.index(row[place]):
+        raise WrongError(f"{case}, and its target is not the letter in front of the star.")
+    if not any([number, len(row) - 1, place] in edges.tolist() for edges in batch.links.values()):
+        raise WrongError(f"{case}: no link leads from the question mark to the letter in front of the star.")
+    return True

@@ -1,0 +1,52 @@
+"""Patterns made by hand: one head that looks where it is told, among others that look at random."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tasks import Task
+from toylab.calibration import Exhibit
+
+
+def looking_at(
+    task: Callable[..., Task], link: str, place: Callable[[np.random.Generator, np.ndarray, int], Any]
+) -> Callable[..., Exhibit]:
+    """Exhibits for a detector: patterns of four heads, of which one looks from each query of a link at one key.
+
+    Args:
+        task: made with `length`, which is drawn for each exhibit.
+        link: with one edge a row.
+        place: from randomness, the linked key of each row and the row's length, to where the head looks instead.
+
+    Returns:
+        From randomness and a share of noise to an exhibit of a pattern (batch, head, query, key) and links (link, 3).
+    """
+
+    def exhibit(rng: np.random.Generator, noise: float = 0.0) -> Exhibit:
+        batch = task(length=int(rng.integers(6, 14))).sample(rng, 16)
+        links, size = batch.links[link], batch.tokens.shape[1]
+        return Exhibit({"pattern": one_head(rng, links, place(rng, links[:, 2], size), size, noise), "links": links})
+
+    return exhibit
+
+
+def one_head(
+    rng: np.random.Generator,
+    links: Int[np.ndarray, "link 3"],
+    keys: Int[np.ndarray, " link"],
+    size: int,
+    noise: float | int,
+) -> Float[Tensor, "batch 4 {size} {size}"]:
+    """Random causal attention of four heads; one of them gives 1 - noise of its attention to a key of each query."""
+    scores = torch.from_numpy(rng.normal(size=(int(links[:, 0].max()) + 1, 4, size, size)))
+    pattern = scores.masked_fill(torch.ones(size, size).triu(1).bool(), -torch.inf).softmax(dim=-1)
+    head, (row, query, _) = int(rng.integers(4)), links.T
+    pattern[row, head, query] *= noise
+    pattern[row, head, query, keys] += 1 - noise
+    return pattern
