@@ -19,9 +19,10 @@ from toylab.positions import POSITIONS
 from toylab.steering import Steered, Vector
 
 VOCAB, CONTEXT = 7, 14
-NORMS, UNEMBEDDINGS, ENCODINGS, ACTIVATION_NAMES = (
-    get_args(get_type_hints(ModelConfig)[name]) for name in ("norm", "unembedding", "positions", "activation")
+NORMS, UNEMBEDDINGS, ACTIVATION_NAMES = (
+    get_args(get_type_hints(ModelConfig)[name]) for name in ("norm", "unembedding", "activation")
 )
+ENCODINGS = tuple(POSITIONS)
 UNEMBEDDINGS = tuple(name for name in UNEMBEDDINGS if name != "none")  # a model without one is no language model
 SEEDS = st.integers(0, 2**32)
 some = settings(max_examples=15)
@@ -58,8 +59,9 @@ def draw_tokens(seed: int, rows: int, width: int) -> torch.Tensor:
 
 
 def test_the_choices_of_a_config_are_those_that_exist():
-    assert set(ENCODINGS) == set(POSITIONS)
     assert set(ACTIVATION_NAMES) == set(ACTIVATIONS)
+    with pytest.raises(ValueError, match="no positional encoding 'rotery'; did you mean rotary"):
+        ModelConfig(positions="rotery")
 
 
 # What is drawn -------------------------------------------------------------------------------------------------------
