@@ -96,9 +96,7 @@ class Standing:
         parts = [
             textwrap.fill(f"{self.study}: {self.source}", 80),
             table(decided, costs=self.costs, coloured=coloured),
-            textwrap.fill(f"Open, as what decides them was not run: {left}.", 80, break_on_hyphens=False)
-            if left
-            else "",
+            textwrap.fill(f"Open, not decided by this run: {left}.", 80, break_on_hyphens=False) if left else "",
         ]
         return "\n".join(filter(None, parts))
 
