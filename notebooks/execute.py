@@ -22,13 +22,14 @@ def main() -> None:
 def execute(path: Path) -> str:
     """Run one notebook and return its name."""
     notebook = nbformat.read(path, as_version=4)
-    client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(path.parent)}})
+    where = {"metadata": {"path": str(path.parent)}}
     try:
-        client.execute()
+        NotebookClient(notebook, timeout=600, resources=where).execute()
     except RuntimeError as error:
         if "before replying" not in str(error):
             raise
-        client.execute()  # two kernels that start at the same moment may choose the same port
+        # Two kernels that start at the same moment may choose the same port.
+        NotebookClient(notebook, timeout=600, resources=where).execute()
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # times of day would change with every run
     if "--check" not in sys.argv:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from toylab.files import read_record, write_record
-from toylab.names import in_colour
+from toylab.names import in_colour, markdown_table
 from toylab.statistics import bootstrap, wilson
 
 Verdict = Literal["holds", "fails", "open"]
@@ -157,10 +158,13 @@ def table(
 def markdown(claims: Sequence[Claim]) -> str:
     """Claims as a Markdown table."""
     head = ["verdict", "sentence", "bar", "measured [95 % interval]", "seeds"]
-    rows = [[c.verdict, c.statement, c.bar, numbers(c), str(len(c.seeds))] for c in claims]
-    return "\n".join(
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in [head, ["---"] * 5, *rows]
-    )
+    return markdown_table([head, *([c.verdict, c.statement, c.bar, numbers(c), str(len(c.seeds))] for c in claims)])
+
+
+def verdicts(claims: Iterable[Claim]) -> dict[str, int]:
+    """How many claims hold, fail and are open."""
+    found = Counter(claim.verdict for claim in claims)
+    return {verdict: found[verdict] for verdict in get_args(Verdict)}
 
 
 def numbers(claim: Claim) -> str:

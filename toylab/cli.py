@@ -351,7 +351,7 @@ def _run(options: argparse.Namespace, rest: list[str]) -> None:
     from toylab.engine import JobsFailedError, JobsRefusedError, execute
     from toylab.finish import finish
 
-    out = options.out or Path("runs") / f"{options.study.replace(':', '-')}-{options.preset}"
+    out = options.out or _folder(options.study, options.preset)
     try:
         with executor(options.scheduler) as cluster:
             execute(study, options.study, out, options.workers, executor=cluster)
@@ -359,6 +359,11 @@ def _run(options: argparse.Namespace, rest: list[str]) -> None:
         finish(out)  # what the other jobs found should not wait for it
         raise
     print(finish(out))
+
+
+def _folder(study: str, kind: str) -> Path:
+    """Where the runs of a study go if nobody says where."""
+    return Path("runs") / f"{study.replace(':', '-')}-{kind}"
 
 
 def _run_all(options: argparse.Namespace, rest: list[str]) -> None:
@@ -384,7 +389,7 @@ def _run_all(options: argparse.Namespace, rest: list[str]) -> None:
     folder = options.out or Path("runs")
     runs = []
     for name in studies.names():
-        study = getattr(studies.load(name).STUDY, options.preset)()
+        study = studies.preset(studies.load(name).STUDY, options.preset)
         known = {field.name for field in fields(study)}
         study = replace(study, **{key: value for key, value in wanted.items() if value is not None and key in known})
         runs.append(Run(study, name, folder / f"{name}-{options.preset}"))
@@ -408,7 +413,7 @@ def _sweep(options: argparse.Namespace, rest: list[str]) -> None:
     from toylab.sweeps import grid, read_axes, resume, sweep
 
     points = None if study is None else grid(study, read_axes(study, options.grid))
-    out = options.resume or options.out or Path("runs") / f"{str(options.study).replace(':', '-')}-sweep"
+    out = options.resume or options.out or _folder(options.study, "sweep")
     with executor(options.scheduler) as cluster:
         if points is None:
             rows = resume(out, workers=options.workers, executor=cluster)

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from toylab.files import alone, digest, sweep_aside, write_json, write_text
 from toylab.names import unknown
-from toylab.runs import Job, Study, claim_folder, is_done, refuse_others, results, single_thread
+from toylab.runs import Job, Study, claim_folder, is_done, refuse_others, results, single_thread, with_needs
 
 
 class JobsRefusedError(ValueError):
@@ -379,9 +379,7 @@ def wanted(study: Study, names: Sequence[str] | None) -> list[Job]:
     for name in names:
         if name not in known:
             raise unknown("job", name, known)
-    chosen = {job for job in jobs if job.name in names}
-    while more := {need for job in jobs if job in chosen for need in job.needs} - chosen:
-        chosen |= more
+    chosen = with_needs((job for job in jobs if job.name in names), jobs)
     return [job for job in jobs if job in chosen]
 
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from toylab import studies
-from toylab.claims import Claim, table, write_claims
+from toylab.claims import Claim, table, verdicts, write_claims
 from toylab.files import write_text
 from toylab.film import Shown
 from toylab.names import takes_colour
 from toylab.report import Picture, page
-from toylab.runs import Job, Study, read_settings, results
+from toylab.runs import Job, Study, read_settings, results, with_needs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +29,9 @@ class Judged:
         about: the rest of what the study says of itself, with the paper.
         command: what runs it again.
         settings: what `settings.json` holds.
+        machine: where it ran, with the version of torch.
+        revision: of the source.
+        date: when it began.
         claims: judged.
         pictures: drawn.
         film: for the viewer of the page, where the study has one.
@@ -42,6 +45,9 @@ class Judged:
     about: str
     command: str
     settings: Mapping[str, Any]
+    machine: str
+    revision: str
+    date: str
     claims: Sequence[Claim]
     pictures: Sequence[Picture]
     film: Shown | None
@@ -53,15 +59,10 @@ class Judged:
     def cost(self) -> str:
         """What it took, and where and when it was made."""
         done, of = self.jobs
-        held = self.settings
         return (
-            f"{done} of {of} trainings done in {self.cpu_seconds:.0f} CPU-seconds; {held['machine']}, "
-            f"torch {held['versions']['torch']}, revision {held['revision'] or 'unknown'}, {held['date']}."
+            f"{done} of {of} trainings done in {self.cpu_seconds:.0f} CPU-seconds; {self.machine}, "
+            f"revision {self.revision}, {self.date}."
         )
-
-    def count(self, verdict: str) -> int:
-        """How many claims ended so."""
-        return sum(claim.verdict == verdict for claim in self.claims)
 
 
 def judge(out: Path) -> Judged:
@@ -75,7 +76,8 @@ def judge(out: Path) -> Judged:
         module = studies.load(about["study"])
         default = studies.preset(module.STUDY, "default")
         study = rebuild(default, about["settings"])
-        _ = about["machine"], about["versions"]["torch"], about["revision"], about["date"]
+        machine = f"{about['machine']}, torch {about['versions']['torch']}"
+        revision, date = about["revision"] or "unknown", about["date"]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{out / 'settings.json'}: is not the settings of a study of this version ({error!r})"
@@ -89,6 +91,9 @@ def judge(out: Path) -> Judged:
         about=rest.replace("\n", " "),
         command=f"toylab run {about['study']} {shlex.join(flags(default, study))}".strip(),
         settings=about,
+        machine=machine,
+        revision=revision,
+        date=date,
         claims=claims,
         pictures=study.pictures(measured, out),
         film=study.film(measured, out) if hasattr(study, "film") else None,
@@ -129,7 +134,7 @@ def finish(out: Path) -> str:
     """
     judged = judge(out)
     report = keep(judged, out)
-    counts = f"{judged.count('holds')} claims hold, {judged.count('fails')} fail, {judged.count('open')} are open."
+    counts = "{holds} claims hold, {fails} fail, {open} are open.".format(**verdicts(judged.claims))
     claims = table(judged.claims, costs=judged.costs, coloured=takes_colour(sys.stdout))
     return f"{claims}\n\n{counts} {judged.cost}\nReport: {report}"
 
@@ -147,17 +152,9 @@ def costs(study: Study, measured: Mapping[Job, Mapping[str, Any]], claims: Seque
             if claim != other:
                 behind[claim.id] |= {job for job in measured if job.name == name}
     return {
-        id: sum(measured[job]["cost"]["cpu_seconds"] for job in _with_needs(jobs, measured))
+        id: sum(measured[job]["cost"]["cpu_seconds"] for job in with_needs(jobs, measured))
         for id, jobs in behind.items()
     }
-
-
-def _with_needs(jobs: set[Job], measured: Mapping[Job, Any]) -> set[Job]:
-    """Jobs, and all that was made first so that they could go on from it."""
-    found = set(jobs)
-    while more := {need for job in found for need in job.needs if need in measured} - found:
-        found |= more
-    return found
 
 
 def rebuild(default: Any, settings: dict[str, Any]) -> Any:

@@ -48,6 +48,13 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
+def markdown_table(rows: Sequence[Sequence[str]], numbers: bool = False) -> str:
+    """Rows of cells, the head first, as a Markdown table; `numbers` aligns all columns but the first right."""
+    head, *body = rows
+    rule = ["---", *["---:" if numbers else "---"] * (len(head) - 1)]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in (head, rule, *body))
+
+
 COLOURS = {"holds": 32, "fails": 31, "open": 33}
 """The terminal's own numbers for green, red and yellow: each theme shows them so that they can be read."""
 

@@ -16,7 +16,7 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -65,6 +65,14 @@ class Job:
     def folder(self, out: Path) -> Path:
         """Where it is kept."""
         return out / f"seed-{self.seed}" / self.name
+
+
+def with_needs(jobs: Iterable[Job], among: Iterable[Job]) -> set[Job]:
+    """Some of the jobs of a study, and all that is made first so that they can go on from it."""
+    known, found = {job: job for job in among}, set(jobs)
+    while more := {known[need] for job in found for need in job.needs if need in known} - found:
+        found |= more
+    return found
 
 
 @runtime_checkable

@@ -12,8 +12,9 @@ import json
 import re
 import sys
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,10 @@ from typing import Any
 from tqdm import tqdm
 
 from toylab import report
-from toylab.claims import Claim, as_claims, numbers, table
+from toylab.claims import Claim, as_claims, numbers, table, verdicts
 from toylab.files import write_json, write_text
 from toylab.finish import Judged, judge, keep
-from toylab.names import aligned, takes_colour, unknown
+from toylab.names import aligned, markdown_table, takes_colour, unknown
 from toylab.runs import read_settings
 
 
@@ -61,15 +62,14 @@ class Standing:
     @classmethod
     def of(cls, judged: Judged, folder: str) -> Standing:
         """From a judged run."""
-        held = judged.settings
         return cls(
             study=judged.name,
             title=judged.title,
             source=_paper(judged.about),
             command=judged.command,
             folder=folder,
-            machine=f"{held['machine']}, torch {held['versions']['torch']}",
-            date=held["date"][:10],
+            machine=judged.machine,
+            date=judged.date[:10],
             cpu_seconds=round(judged.cpu_seconds),
             claims=judged.claims,
             costs={id: round(seconds) for id, seconds in judged.costs.items()},
@@ -80,10 +80,6 @@ class Standing:
     def seeds(self) -> int:
         """The most that a claim was judged on."""
         return max((len(claim.seeds) for claim in self.claims), default=0)
-
-    def count(self, verdict: str) -> int:
-        """How many claims ended so."""
-        return sum(claim.verdict == verdict for claim in self.claims)
 
     def link(self, claim: Claim) -> str:
         """Where a claim is shown: its figure, or itself on the page of its run."""
@@ -155,7 +151,7 @@ def _chosen(folder: Path) -> list[Path]:
         runs.setdefault(str(held["study"]), []).append((len(held["settings"]["seeds"]), str(held["date"]), path.parent))
     if not runs:
         raise ValueError(
-            f"{folder / 'settings.json'}: there is no such file, nor one in a folder beside it; give the folder of "
+            f"{folder / 'settings.json'}: there is no such file, nor one a folder deeper; give the folder of "
             "a run, or one that holds runs, such as that of `toylab run all --out FOLDER`"
         )
     return [max(held)[-1] for _, held in sorted(runs.items())]
@@ -194,23 +190,22 @@ def _standings(text: str, name: str) -> list[Standing]:
         raise ValueError(f"{name}: is not a scoreboard of this version ({error!r}); make it anew") from None
 
 
+HEAD = ["study", "hold", "fail", "open", "seeds", "CPU-seconds"]
+
+
 def summary(standings: Sequence[Standing]) -> str:
     """A line a study, as text."""
-    head = ["study", "hold", "fail", "open", "seeds", "CPU-seconds"]
-    return aligned([head, *map(_cells, standings)])
+    return aligned([HEAD, *map(_cells, standings)])
 
 
 def _cells(one: Standing) -> list[str]:
     """A study in the summary."""
-    counts = (*map(one.count, ("holds", "fails", "open")), one.seeds, f"{one.cpu_seconds:.0f}")
-    return [one.study, *map(str, counts)]
+    return [one.study, *map(str, (*verdicts(one.claims).values(), one.seeds, f"{one.cpu_seconds:.0f}"))]
 
 
 def markdown(standings: Sequence[Standing]) -> str:
     """As Markdown: the summary, then every claim, folded by study."""
-    rows = [["study", "hold", "fail", "open", "seeds", "CPU-seconds"], ["---", *["---:"] * 5]]
-    rows += [_cells(one) for one in standings]
-    parts = ["\n".join(map(_line, rows))]
+    parts = [markdown_table([HEAD, *map(_cells, standings)], numbers=True)]
     for one in standings:
         head = ["verdict", "sentence", "where", "bar", "measured [95 % interval]", "seeds", "CPU-s"]
         body = [
@@ -218,31 +213,51 @@ def markdown(standings: Sequence[Standing]) -> str:
             for c in one.claims
             if c.verdict != "open"
         ]
-        counts = f"{one.count('holds')} hold, {one.count('fails')} fail"
+        counts = "{holds} hold, {fails} fail".format(**verdicts(one.claims))
         parts.append(
             f"<details><summary><b>{one.study}</b>: {counts}. {one.source}</summary>\n\n"
-            + "\n".join(map(_line, [head, ["---"] * len(head), *body]))
+            + markdown_table([head, *body])
             + f"\n\n`{one.command}` ({one.date}, {one.machine})\n\n</details>"
         )
     return "\n\n".join(parts)
 
 
-def _line(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
 def page(standings: Sequence[Standing]) -> str:
-    """As a page, with links to the figures on the pages of the runs."""
-    return report.board(
-        [
-            report.Row(
-                one.study,
-                one.title,
-                one.source,
-                f"{one.command}  # {one.date}, {one.machine}",
-                _cells(one),
-                [(claim, one.costs.get(claim.id, 0), one.link(claim)) for claim in one.claims],
-            )
-            for one in standings
-        ]
+    """As a page, with links to the figures on the pages of the runs; everything that comes from outside is escaped."""
+    return report.filled(
+        "scoreboard.html",
+        title="Which claims hold",
+        papers="one paper" if len(standings) == 1 else f"{len(standings)} papers",
+        head="".join(f'<th scope="col">{name}</th>' for name in HEAD),
+        summary="\n".join(map(_summary_row, standings)),
+        studies="\n".join(map(_section, standings)),
     )
+
+
+def _summary_row(one: Standing) -> str:
+    name, *counts = map(escape, _cells(one))
+    cells = "".join(f"<td class=number>{count}</td>" for count in counts)
+    return f'<tr><th scope="row"><a href="#{report.place(one.study)}">{name}</a></th>{cells}</tr>'
+
+
+def _section(one: Standing) -> str:
+    """Of a study, with all its claims."""
+    lines = "\n".join(_row(claim, one.costs.get(claim.id, 0), one.link(claim)) for claim in one.claims)
+    return f"""<section id="{report.place(one.study)}"><h2>{escape(one.study)}</h2>
+<p>{escape(one.title)}</p><p class=note>{escape(one.source)}</p>
+<table class=board><thead><tr><th scope="col">Verdict</th><th scope="col">Claim</th>
+<th scope="col">Measured [95 % interval]</th><th scope="col">Seeds</th><th scope="col">CPU-s</th></tr></thead><tbody>
+{lines}
+</tbody></table>
+<pre>{escape(f"{one.command}  # {one.date}, {one.machine}")}</pre></section>"""
+
+
+def _row(claim: Claim, cost: float | int, link: str) -> str:
+    note = f"<p class=note>{escape(claim.note)}</p>" if claim.note else ""
+    return f"""<tr class={claim.verdict}>
+<td class=verdict><span>{claim.verdict}</span></td>
+<td><p class=statement>{escape(claim.statement)}
+<a href="{escape(link)}" aria-label="Show {escape(claim.id)}">Show</a></p>
+<p class=note>Bar: {escape(claim.bar)} ({escape(claim.paper)})</p>{note}</td>
+<td class=measured>{escape(numbers(claim))}</td><td class=number data-of="seeds">{len(claim.seeds)}</td>
+<td class=number data-of="CPU-s">{cost:.0f}</td></tr>"""

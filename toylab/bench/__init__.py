@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from toylab.files import read_json, write_json
-from toylab.names import aligned, unknown
+from toylab.names import aligned, markdown_table, unknown
 
 
 @dataclass(frozen=True)
@@ -179,8 +179,7 @@ def table(found: Sequence[Comparison]) -> str:
 
 def markdown(found: Sequence[Comparison]) -> str:
     """The same as a Markdown table."""
-    head, *rows = _rows(found)
-    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))
+    return markdown_table(_rows(found))
 
 
 def _rows(found: Sequence[Comparison]) -> list[tuple[str, ...]]:

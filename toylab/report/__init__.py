@@ -12,7 +12,7 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
-from toylab.claims import Claim, numbers
+from toylab.claims import Claim, numbers, verdicts
 from toylab.film import Shown
 
 
@@ -51,12 +51,11 @@ def page(
         film: what the viewer goes through, if there is one.
         costs: CPU-seconds behind each claim, by its id.
     """
-    counts = {verdict: sum(claim.verdict == verdict for claim in claims) for verdict in ("holds", "fails", "open")}
+    counts = verdicts(claims)
     drawn = {id: picture for picture in pictures for id in picture.claims}
-    template = Template(_read("page.html"))
-    return template.substitute(
+    return filled(
+        "page.html",
         title=escape(title),
-        style=_read("page.css"),
         introduction=escape(introduction),
         short="\n".join(map(_short, ("holds", "fails"), (claims, claims))),
         summary=escape(", ".join(f"{count} {_PLURAL[verdict]}" for verdict, count in counts.items() if count)),
@@ -70,6 +69,12 @@ def page(
 
 
 _PLURAL = {"holds": "hold", "fails": "fail", "open": "open"}
+
+
+def filled(name: str, title: str, **parts: str) -> str:
+    """A whole page from the template of what is its own; `title` and the parts are HTML already."""
+    main = Template(_read(name)).substitute(title=title, **parts)
+    return Template(_read("frame.html")).substitute(title=title, style=_read("page.css"), main=main)
 
 
 def _read(name: str) -> str:
@@ -142,54 +147,3 @@ def _picture(picture: Picture) -> str:
     return f"""<figure id="{picture.name}"><h3>{escape(picture.title)}</h3>
 <div class=drawing role=img aria-label="{escape(picture.caption)}">{drawing}</div>
 <figcaption>{escape(picture.caption)}</figcaption></figure>"""
-
-
-@dataclass(frozen=True)
-class Row:
-    """A study on the scoreboard: its name, title, paper, command, the cells of its summary, and its claims, each with
-    its CPU-seconds and where it is shown."""
-
-    study: str
-    title: str
-    source: str
-    command: str
-    cells: Sequence[str]
-    claims: Sequence[tuple[Claim, float | int, str]]
-
-
-def board(rows: Sequence[Row]) -> str:
-    """The page of the scoreboard as HTML text; everything that comes from outside is escaped."""
-    return Template(_read("scoreboard.html")).substitute(
-        style=_read("page.css"),
-        papers="one paper" if len(rows) == 1 else f"{len(rows)} papers",
-        summary="\n".join(map(_summary_row, rows)),
-        studies="\n".join(map(_study, rows)),
-    )
-
-
-def _summary_row(row: Row) -> str:
-    name, *numbers_ = row.cells
-    cells = "".join(f"<td class=number>{escape(cell)}</td>" for cell in numbers_)
-    return f'<tr><th scope="row"><a href="#{place(row.study)}">{escape(name)}</a></th>{cells}</tr>'
-
-
-def _study(row: Row) -> str:
-    lines = "\n".join(_board_claim(*one) for one in row.claims)
-    return f"""<section id="{place(row.study)}"><h2>{escape(row.study)}</h2>
-<p>{escape(row.title)}</p><p class=note>{escape(row.source)}</p>
-<table class=board><thead><tr><th scope="col">Verdict</th><th scope="col">Claim</th>
-<th scope="col">Measured [95 % interval]</th><th scope="col">Seeds</th><th scope="col">CPU-s</th></tr></thead><tbody>
-{lines}
-</tbody></table>
-<pre>{escape(row.command)}</pre></section>"""
-
-
-def _board_claim(claim: Claim, cost: float | int, link: str) -> str:
-    note = f"<p class=note>{escape(claim.note)}</p>" if claim.note else ""
-    return f"""<tr class={claim.verdict}>
-<td class=verdict><span>{claim.verdict}</span></td>
-<td><p class=statement>{escape(claim.statement)}
-<a href="{escape(link)}" aria-label="Show {escape(claim.id)}">Show</a></p>
-<p class=note>Bar: {escape(claim.bar)} ({escape(claim.paper)})</p>{note}</td>
-<td class=measured>{escape(numbers(claim))}</td><td class=number data-of="seeds">{len(claim.seeds)}</td>
-<td class=number data-of="CPU-s">{cost:.0f}</td></tr>"""

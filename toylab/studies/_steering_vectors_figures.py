@@ -166,10 +166,14 @@ def _draw_separability(arms: Arms, last: int) -> Picture | None:
     share = "share of the gain"
     figures.responses(by_cosine, xlabel="cosine of the openers' rows", ylabel=share, ax=axes[0, 0])
     figures.responses(by_bound, xlabel="bound of the check, nats", ylabel=share, mark=3, ax=axes[0, 1])
+    for ax in axes.flat:
+        if len(points) > 5:  # so many names would cover the lines
+            ax.get_legend().remove()
     return Picture(
         "When a vector can steer",
         "Share of full training's gain that the last layer's vector recovers, in bases whose unembedding tells the two "
-        "openers apart well or badly. Right: against what the pre-flight check foretells; dotted: where it refuses.",
+        "openers apart well or badly; a line a seed. Right: against what the pre-flight check foretells; dotted: where "
+        "it refuses.",
         figures.svg(figure),
         ("separability", "pre-flight"),
     )
