@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from toylab.names import ToylabError
+
 Links = Int[np.ndarray, "link 3"] | Int[Tensor, "link 3"]
 Pattern = Float[Tensor, "batch head query key"]
 
@@ -38,12 +40,12 @@ def edges_within(pattern: Pattern, links: Links) -> Int[Tensor, "link 3"]:
     """
     edges = torch.as_tensor(links, device=pattern.device)
     if not len(edges):
-        raise ValueError(_NO_LINKS)
+        raise ToylabError(_NO_LINKS)
     batch, _, queries, keys = pattern.shape
     limit = torch.tensor([batch, queries, keys], device=pattern.device)
     outside = ((edges < 0) | (edges >= limit)).any(dim=1)
     if bool(outside.any()):
-        raise ValueError(
+        raise ToylabError(
             f"link {tuple(edges[outside][0].tolist())} points outside the pattern of (batch, query, key) = "
             f"{tuple(limit.tolist())}; leave it out"
         )
@@ -80,7 +82,7 @@ def invariance(pattern: Pattern, links: Links, threshold: float = 0.5) -> Float[
     edges = np.asarray(torch.as_tensor(links).cpu())
     per_row = [{(q, k) for _, q, k in edges[edges[:, 0] == row].tolist()} for row in range(batch)]
     if any(one != per_row[0] for one in per_row):
-        raise ValueError("links: rows differ in theirs; invariance compares rows of one layout, so give one length")
+        raise ToylabError("links: rows differ in theirs; invariance compares rows of one layout, so give one length")
     spread = mass.unflatten(0, (batch, -1)).std(dim=0, correction=0).mean(dim=0)
     peaky = peakiness(pattern, links, threshold) >= 0.5
     return torch.where(peaky, 1 - spread, torch.zeros_like(spread))
@@ -90,7 +92,7 @@ def uniform_mass(links: Links) -> float:
     """The `link_mass` of a head that attends evenly to everything up to its own position: the chance level."""
     edges = np.asarray(torch.as_tensor(links).cpu())
     if not len(edges):
-        raise ValueError(_NO_LINKS)
+        raise ToylabError(_NO_LINKS)
     _, first, keys = np.unique(edges[:, :2], axis=0, return_index=True, return_counts=True)
     return float((keys / (edges[first, 1] + 1)).mean())
 
@@ -158,7 +160,7 @@ def find_iteration_head(
         ValueError: for fewer than two lengths, or lengths that differ between the two arguments.
     """
     if set(patterns) != set(links) or len(patterns) < 2:
-        raise ValueError(
+        raise ToylabError(
             f"lengths={sorted(patterns)}: give patterns and links for the same lengths, at least two of them; with "
             "one length an iteration head cannot be told from a head that looks a fixed distance back"
         )

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from probes.hooks import Edit
+from toylab.names import ToylabError
 
 Pattern = Float[Tensor, "batch query key"]
 Classes = Mapping[str, Bool[Tensor, "batch query key"]]
@@ -46,9 +47,9 @@ def mass_by_class(pattern: Pattern, classes: Classes) -> dict[str, Float[Tensor,
     """
     held = sum(mask.to(pattern.dtype) for mask in classes.values())
     if bool((held > 1).any()):
-        raise ValueError(f"classes: {', '.join(classes)} overlap; each key must be in one")
+        raise ToylabError(f"classes: {', '.join(classes)} overlap; each key must be in one")
     if bool(((held == 0) & (pattern > 0)).any()):
-        raise ValueError(f"classes: {', '.join(classes)} leave out keys that get attention; add a class for the rest")
+        raise ToylabError(f"classes: {', '.join(classes)} leave out keys that get attention; add a class for the rest")
     return {name: (pattern * mask).sum(dim=-1) for name, mask in classes.items()}
 
 
@@ -72,7 +73,7 @@ def fit_saturation(mass: Float[Tensor, " sample"], counts: Int[Tensor, " sample"
         ValueError: if all counts are equal: any mass then fits some K.
     """
     if int(counts.min()) == int(counts.max()):
-        raise ValueError(f"counts: are all {int(counts.min())}; a curve needs at least two different ones")
+        raise ToylabError(f"counts: are all {int(counts.min())}; a curve needs at least two different ones")
     n, m = counts.double(), mass.double()
 
     def loss(log_k: Tensor) -> Tensor:
@@ -112,9 +113,9 @@ def name_bias(masses: Mapping[str, Float[Tensor, " sample"]], counted: str, bar:
         ValueError: if there is no class `counted`, or no other.
     """
     if counted not in masses:
-        raise ValueError(f"counted={counted!r}: is none of the classes {', '.join(masses)}")
+        raise ToylabError(f"counted={counted!r}: is none of the classes {', '.join(masses)}")
     if len(masses) < 2:
-        raise ValueError(
+        raise ToylabError(
             f"masses: have the class {counted!r} alone; give the others too, among which the bias is sought"
         )
     mean = {name: float(mass.mean()) for name, mass in masses.items() if name != counted}
@@ -165,7 +166,7 @@ def through_origin(predicted: Tensor, counts: Int[Tensor, " sample"]) -> float:
     """
     n = counts.double()
     if not bool((n > 0).any()):
-        raise ValueError("counts: are all 0; a slope needs some above")
+        raise ToylabError("counts: are all 0; a slope needs some above")
     return float((predicted.double() * n).sum() / n.square().sum())
 
 

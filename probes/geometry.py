@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probes.nullspace import top_energy
+from toylab.names import ToylabError
 
 
 def tau(
@@ -39,9 +40,9 @@ def auc(high: Float[Tensor, " case"], low: Float[Tensor, " other"]) -> float:
         ValueError: for an empty group or something that is no number, which have no such probability.
     """
     if not len(high) or not len(low):
-        raise ValueError(f"high={len(high)}, low={len(low)} cases: each group needs at least one")
+        raise ToylabError(f"high={len(high)}, low={len(low)} cases: each group needs at least one")
     if bool(high.isnan().any() | low.isnan().any()):
-        raise ValueError("high, low: hold something that is no number (nan); leave such cases out")
+        raise ToylabError("high, low: hold something that is no number (nan); leave such cases out")
     higher, same = high[:, None] > low[None, :], high[:, None] == low[None, :]
     return (higher.double() + 0.5 * same.double()).mean().item()
 

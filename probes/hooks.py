@@ -20,6 +20,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from toylab.names import ToylabError
+
 Edit = Callable[[Tensor], Tensor]
 
 
@@ -117,7 +119,7 @@ def edit(model: nn.Module, edits: Mapping[str, Edit]) -> Iterator[None]:
             edited = function(value)
             _check_tensor(f"edit of {name}", edited)
             if edited.shape != value.shape:
-                raise ValueError(
+                raise ToylabError(
                     f"the edit at {name!r} changes the shape from {tuple(value.shape)} to {tuple(edited.shape)}; "
                     "an edit must keep it"
                 )
@@ -129,9 +131,9 @@ def edit(model: nn.Module, edits: Mapping[str, Edit]) -> Iterator[None]:
     for pattern, function in edits.items():
         for name in resolve(model, pattern):
             if name in hooks:
-                raise ValueError(f"two edits meet at {name!r}; join them into one function, or nest two `edit`s")
+                raise ToylabError(f"two edits meet at {name!r}; join them into one function, or nest two `edit`s")
             if why := tap(model, name).read_only:
-                raise ValueError(f"{name!r} can be watched here and not edited: {why}")
+                raise ToylabError(f"{name!r} can be watched here and not edited: {why}")
             hooks[name] = replace(name, function)
     with _hooked(model, hooks):
         yield
@@ -151,9 +153,9 @@ def resolve(model: nn.Module, pattern: str) -> list[str]:
     if not found:
         for name, why in hidden.items():
             if fnmatchcase(name, pattern):
-                raise ValueError(f"{name!r} cannot be seen here: {why}")
+                raise ToylabError(f"{name!r} cannot be seen here: {why}")
         near = difflib.get_close_matches(pattern, known, n=3, cutoff=0.3) or known[:3]
-        raise ValueError(f"no point is named {pattern!r}; the nearest are {', '.join(near)}; probes.points lists all")
+        raise ToylabError(f"no point is named {pattern!r}; the nearest are {', '.join(near)}; probes.points lists all")
     return found
 
 
@@ -211,7 +213,7 @@ def _entering(name: str, place: Tap, visit: Visit) -> Callable:
 
 def _visited(name: str, place: Tap, visit: Visit, value: object) -> Tensor | None:
     if value is None:
-        raise ValueError(
+        raise ToylabError(
             f"{name}: there is nothing to see, as a fused attention kernel keeps no pattern; call the model without "
             "one: toylab.interop.adopt(model, patterns=True)"
         )

@@ -10,6 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from toylab.names import ToylabError
+
 
 @dataclass(frozen=True)
 class ProbeScore:
@@ -49,10 +51,10 @@ def linear_probe(
         ValueError: for arrays of different lengths, or fewer than two groups.
     """
     if not len(features) == len(labels) == len(groups):
-        raise ValueError(f"features={len(features)}, labels={len(labels)}, groups={len(groups)}: must be as many each")
+        raise ToylabError(f"features={len(features)}, labels={len(labels)}, groups={len(groups)}: must be as many each")
     names = np.unique(groups.cpu().numpy())
     if len(names) < 2:
-        raise ValueError(f"groups={len(names)}: at least two sequences are needed, to fit on one and score on another")
+        raise ToylabError(f"groups={len(names)}: at least two sequences are needed, to fit on one and score on another")
     fitted_on = rng.permutation(names)[: len(names) // 2]
     fit = torch.from_numpy(np.isin(groups.cpu().numpy(), fitted_on))
     features = features.detach().double()

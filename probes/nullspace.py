@@ -19,6 +19,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from toylab.names import ToylabError
+
 
 def leading(weight: Float[Tensor, "output input"], energy: float | int | None = None) -> Float[Tensor, "output k"]:
     """The leading left singular directions of a matrix, as orthonormal columns.
@@ -30,7 +32,7 @@ def leading(weight: Float[Tensor, "output input"], energy: float | int | None = 
         ValueError: for an energy that is no share.
     """
     if energy is not None and not 0 < energy <= 1:
-        raise ValueError(f"energy={energy}: is a share above 0 and at most 1, for example 0.9; None for the exact rank")
+        raise ToylabError(f"energy={energy}: is a share above 0, at most 1, for example 0.9; None for the exact rank")
     u, s, _ = torch.linalg.svd(weight.double(), full_matrices=False)
     if energy is None:
         k = int((s > s[0] * max(weight.shape) * torch.finfo(torch.float32).eps).sum())  # weights are float32 numbers
@@ -88,7 +90,7 @@ def null_share(
         rng: decides them; a fixed one if not given.
     """
     if change.shape != weight.shape:
-        raise ValueError(f"change of shape {tuple(change.shape)}, weight of {tuple(weight.shape)}: must be the same")
+        raise ToylabError(f"change of shape {tuple(change.shape)}, weight of {tuple(weight.shape)}: must be the same")
     directions = leading(weight, energy)
     m, k = directions.shape
     u, s, _ = torch.linalg.svd(change.double(), full_matrices=False)
@@ -170,7 +172,7 @@ def split_change(
 def top_rank(change: Float[Tensor, "output input"], rank: int) -> Float[Tensor, "output input"]:
     """The best approximation of a change by a matrix of this rank (its leading singular parts)."""
     if rank < 1:
-        raise ValueError(f"rank={rank}: must be at least 1")
+        raise ToylabError(f"rank={rank}: must be at least 1")
     u, s, vh = torch.linalg.svd(change.double(), full_matrices=False)
     return ((u[:, :rank] * s[:rank]) @ vh[:rank]).to(change.dtype)
 

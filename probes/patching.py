@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from probes.hooks import Edit, edit, resolve, tap
+from toylab.names import ToylabError
 
 
 def put_back(kept: Tensor, positions: slice | Sequence[int] = slice(None)) -> Edit:
@@ -72,7 +73,7 @@ class Paths(nn.Module):
 
     def forward(self, tokens: Tensor, **options: object) -> Tensor:
         if self.blind and options.get("queries") is not None:
-            raise ValueError("queries: a blind reader needs the stream at all positions; call the model without it")
+            raise ToylabError("queries: a blind reader needs the stream at all positions; call the model without it")
         rows = len(tokens)
         twice = {
             name: torch.cat([value, value]) if isinstance(value, Tensor) and len(value) == rows else value
@@ -89,7 +90,7 @@ class Paths(nn.Module):
         def without(name: str) -> Callable[[Tensor], Tensor]:
             def read_without(x: Tensor) -> Tensor:
                 if "change" not in made:
-                    raise ValueError(f"blind={name!r}: runs before the change at {self.point!r}; name a later reader")
+                    raise ToylabError(f"blind={name!r}: runs before the change at {self.point!r}; name a later reader")
                 read.add(name)
                 return self._without(x, made["change"], name)
 
@@ -106,13 +107,13 @@ class Paths(nn.Module):
                 stack.enter_context(_scaled(self.model, self.clean_scale, rows))
             out = self.model(torch.cat([tokens, tokens]), **twice)[:rows]
         if missed := [name for name in self.blind if name not in read]:
-            raise ValueError(f"blind={missed[0]!r}: is never run; name a module that reads the residual stream")
+            raise ToylabError(f"blind={missed[0]!r}: is never run; name a module that reads the residual stream")
         return out
 
     def _without(self, x: Tensor, change: Tensor, name: str) -> Tensor:
         rows = len(change)
         if x[:rows].shape != change.shape:
-            raise ValueError(
+            raise ToylabError(
                 f"blind={name!r}: reads {tuple(x[:rows].shape)} where the change at {self.point!r} is "
                 f"{tuple(change.shape)}; name a module that reads the residual stream"
             )

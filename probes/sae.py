@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from toylab.names import ToylabError
+
 
 class SparseAutoencoder(nn.Module):
     """x = b + sum of the k features that answer most, each times its direction.
@@ -29,7 +31,7 @@ class SparseAutoencoder(nn.Module):
     def __init__(self, width: int, features: int, k: int, generator: torch.Generator | None = None) -> None:
         super().__init__()
         if not 1 <= k <= features:
-            raise ValueError(f"k={k}: must be from 1 to features={features}")
+            raise ToylabError(f"k={k}: must be from 1 to features={features}")
         self.k = k
         directions = nn.functional.normalize(torch.randn(features, width, generator=generator), dim=1)
         self.decoder = nn.Parameter(directions)
@@ -62,7 +64,7 @@ def fit_autoencoder(
         ValueError: without activations.
     """
     if not len(activations):
-        raise ValueError("activations: at least one row is needed")
+        raise ToylabError("activations: at least one row is needed")
     generator = torch.Generator().manual_seed(seed)
     x = activations.detach()
     scale = (x - x.mean(dim=0)).square().mean().sqrt().clamp(min=1e-12)
@@ -136,7 +138,7 @@ def compare_features(
         ValueError: if one of the two groups is empty.
     """
     if group.all() or not group.any():
-        raise ValueError(f"group: {int(group.sum())} of {len(group)} cases; both groups need some")
+        raise ToylabError(f"group: {int(group.sum())} of {len(group)} cases; both groups need some")
     active = fires.double()
 
     def differences(inside: Bool[Tensor, " case"]) -> Float[Tensor, " feature"]:

@@ -9,6 +9,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from toylab.names import ToylabError
+
 
 def score_table(
     queries: Float[Tensor, "type head feature"], keys: Float[Tensor, "type head feature"]
@@ -32,6 +34,6 @@ def rotary_planes(
         ValueError: for an odd number of features.
     """
     if query.shape[-1] % 2:
-        raise ValueError(f"features={query.shape[-1]}: rotary planes are pairs, so their number must be even")
+        raise ToylabError(f"features={query.shape[-1]}: rotary planes are pairs, so their number must be even")
     product = query * key / math.sqrt(query.shape[-1])
     return torch.stack(product.chunk(2, dim=-1)).sum(dim=0)

@@ -14,6 +14,8 @@ from typing import Literal, Protocol, get_args, runtime_checkable
 import numpy as np
 from jaxtyping import Int, Shaped
 
+from toylab.names import ToylabError
+
 IGNORE = -100
 """The target of a position that is not scored (torch's own default for cross entropy)."""
 
@@ -128,7 +130,7 @@ def decode(task: Task, tokens: Sequence[int]) -> list[str]:
     size = len(task.vocabulary)
     for token in tokens:
         if not 0 <= token < size:
-            raise ValueError(f"token={token}: ids run from 0 to {size - 1} in this task's vocabulary")
+            raise ToylabError(f"token={token}: ids run from 0 to {size - 1} in this task's vocabulary")
     return [task.vocabulary[token] for token in tokens]
 
 
@@ -137,7 +139,7 @@ def encode(task: Task, names: Sequence[str]) -> list[int]:
     ids = {name: token for token, name in enumerate(task.vocabulary)}
     for name in names:
         if name not in ids:
-            raise ValueError(f"token {name!r} is not in this task's vocabulary: {' '.join(task.vocabulary)}")
+            raise ToylabError(f"token {name!r} is not in this task's vocabulary: {' '.join(task.vocabulary)}")
     return [ids[name] for name in names]
 
 

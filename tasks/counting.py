@@ -28,6 +28,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from tasks.base import IGNORE, NOWHERE, SPLITS, Batch, Split, split_of
+from toylab.names import ToylabError
 
 ZERO, ONE, OPEN, CLOSE, BEGIN, EQUALS, END = range(7)
 SYMBOLS = ("0", "1", "[", "]", "BoS", "=", "EoS")
@@ -68,15 +69,15 @@ class ContextualCounting:
             ("regions", self.fewest, self.most, "1 4"),
         ):
             if low < 1 or high < low:
-                raise ValueError(
+                raise ToylabError(
                     f"{name}={getattr(self, name)}: give one number of at least 1, or a range such as {example}"
                 )
         if self.shortest < 2 * self.most:
-            raise ValueError(
+            raise ToylabError(
                 f"length={self.length}: {self.most} regions have {2 * self.most} brackets; give at least that length"
             )
         if not 0 <= self.p <= 1:
-            raise ValueError(f"p={self.p}: is a probability, from 0 to 1")
+            raise ToylabError(f"p={self.p}: is a probability, from 0 to 1")
 
     @property
     def shortest(self) -> int:
@@ -146,7 +147,7 @@ class ContextualCounting:
         wrong = (numbers < 1) | (sizes < 2 * numbers)
         if wrong.any():
             one = int(wrong.argmax())
-            raise ValueError(
+            raise ToylabError(
                 f"regions={numbers[one]}: must be at least 1, and their brackets must fit into length={sizes[one]}"
             )
         strings = np.full((rows, sizes.max(initial=1)), ZERO)
@@ -158,7 +159,7 @@ class ContextualCounting:
             kept = split_of(drawn, sizes[missing]) == SPLITS.index(split)
             strings[missing[kept]] = drawn[kept]
             missing = missing[~kept]
-        raise ValueError(
+        raise ToylabError(
             f"split={split!r}: holds no string of length {sizes[missing[0]]} with {numbers[missing[0]]} regions and "
             f"p={self.p} (none in {PATIENCE} draws); give a larger length or another split"
         )
@@ -182,7 +183,7 @@ class ContextualCounting:
         if longest:
             wrong |= odd[:, -1]
         if wrong.any():
-            raise ValueError(f"row {int(wrong.argmax())}: regions must be opened and closed one after the other")
+            raise ToylabError(f"row {int(wrong.argmax())}: regions must be opened and closed one after the other")
         region = np.where(odd | bracket, (ordinal + 1) // 2, 0) * inside
         ones = inside & (strings == ONE)
         number = ordinal[:, -1] // 2 if longest else np.zeros(rows, dtype=np.int64)
@@ -229,7 +230,7 @@ class ContextualCounting:
         found = re.fullmatch(form, text)
         if not found:
             begin = "BoS, " if self.begin else ""
-            raise ValueError(f"prompt={list(prompt)}: must be {begin}bits with regions [ ... ] one after another, '='")
+            raise ToylabError(f"prompt={list(prompt)}: must be {begin}bits with regions [ ... ] one after another, '='")
         answer: list[int] = []
         for content in re.findall(r"\[([01]*)\]", found[1]):
             copied = self.answer != "counts"
@@ -319,7 +320,7 @@ class ContextualCounting:
     def _named(self, count: int | Int[np.ndarray, "*shape"]):
         """The token of a count."""
         if np.max(count, initial=0) >= self.classes:
-            raise ValueError(f"count={np.max(count)}: this task names counts up to {self.classes - 1}; raise length")
+            raise ToylabError(f"count={np.max(count)}: this task names counts up to {self.classes - 1}; raise length")
         return END + 1 + count
 
     def _answers(self, strings, region, ones, sizes) -> tuple[Strings, Sizes]:

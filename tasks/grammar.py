@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Int
 
 from tasks.base import stream
+from toylab.names import ToylabError
 
 Concept = Literal["A", "B"]
 LEAF = 3
@@ -49,22 +50,22 @@ class ConceptGrammar:
 
     def __post_init__(self) -> None:
         if self.letters < 4:
-            raise ValueError(f"letters={self.letters}: must be at least 4, or triples run out; for example 12")
+            raise ToylabError(f"letters={self.letters}: must be at least 4, or triples run out; for example 12")
         if self.levels < 2:
-            raise ValueError(f"levels={self.levels}: must be at least 2: top symbols, and their children")
+            raise ToylabError(f"levels={self.levels}: must be at least 2: top symbols, and their children")
         if self.alternatives not in (1, 2):
-            raise ValueError(
+            raise ToylabError(
                 f"alternatives={self.alternatives}: must be 1 or 2 (children in order, or in either order)"
             )
         used = self.alternatives * self.size
         if used % self.letters:
-            raise ValueError(
+            raise ToylabError(
                 f"letters={self.letters}: must divide the {used} letters in the triples of a top symbol, or some are "
                 f"commoner and give the concept away; for example {used}"
             )
         needed, many = used // LEAF * 2, self.letters * (self.letters - 1) * (self.letters - 2) // 2
         if needed > many // 4:
-            raise ValueError(f"letters={self.letters}: too few for {needed} triples; give more letters")
+            raise ToylabError(f"letters={self.letters}: too few for {needed} triples; give more letters")
 
     @property
     def size(self) -> int:
@@ -105,7 +106,7 @@ class ConceptGrammar:
             both = flat + [triple[::-1] for triple in flat]
             if len(set(both)) == len(both) and all(len(set(triple)) == LEAF for triple in flat):
                 return np.concatenate([safe, safe[:, :, ::-1]])
-        raise ValueError(f"letters={self.letters}: no {len(flat)} different triples found; give more letters")
+        raise ToylabError(f"letters={self.letters}: no {len(flat)} different triples found; give more letters")
 
     def generate(self, rng: np.random.Generator, top: Int[np.ndarray, "batch node"]) -> Int[np.ndarray, "batch letter"]:
         """Letters of texts whose top symbols are given; alternatives are drawn evenly at every symbol."""
@@ -125,7 +126,7 @@ class ConceptGrammar:
             ValueError: for letters that no tree emits, with the place.
         """
         if len(letters) % self.size:
-            raise ValueError(f"text of {len(letters)} letters: must be a multiple of {self.size}, one top symbol each")
+            raise ToylabError(f"text of {len(letters)} letters: must be a multiple of {self.size}, one top symbol each")
         emitters = {
             tuple(triple): symbol
             for symbol, alternatives in enumerate(self.triples.tolist())
@@ -135,7 +136,7 @@ class ConceptGrammar:
         for start in range(0, len(letters), LEAF):
             triple = tuple(int(letter) for letter in letters[start : start + LEAF])
             if triple not in emitters:
-                raise ValueError(f"letters {start} to {start + LEAF - 1}: no symbol emits {triple}")
+                raise ToylabError(f"letters {start} to {start + LEAF - 1}: no symbol emits {triple}")
             symbols.append(emitters[triple])
         for level, children in reversed(list(enumerate(self.children, start=1))):
             parents = {tuple(pair): parent for parent, pair in enumerate(children.tolist())}
@@ -144,6 +145,6 @@ class ConceptGrammar:
             pairs = list(zip(symbols[::2], symbols[1::2], strict=True))
             for pair in pairs:
                 if pair not in parents:
-                    raise ValueError(f"level {level}: no symbol expands into symbols {pair[0]} and {pair[1]} below it")
+                    raise ToylabError(f"level {level}: no symbol expands into symbols {pair[0]} and {pair[1]} below it")
             symbols = [parents[pair] for pair in pairs]
         return [self.top[symbol] for symbol in symbols]

@@ -26,6 +26,7 @@ import numpy as np
 from jaxtyping import Int
 
 from tasks.base import IGNORE, NOWHERE, SHARES, SPLITS, Batch, Split, split_of
+from toylab.names import ToylabError
 
 TASK_TOKENS = ("copy", "parity", "sum", "polynomial", "word")
 """Every iterated task has a first token of its own, so that tasks with one alphabet share one vocabulary."""
@@ -54,12 +55,12 @@ class IteratedMap(ABC):
     def __post_init__(self) -> None:
         low, high = self.shortest, self.longest
         if low < 1 or high < low:
-            raise ValueError(
+            raise ToylabError(
                 f"lengths={self.lengths}: give one length of at least 1, or the shortest and the longest with "
                 "1 <= shortest <= longest, for example 1 16"
             )
         if self.alphabet is not None and self.alphabet < self.values:
-            raise ValueError(
+            raise ToylabError(
                 f"alphabet={self.alphabet}: {type(self).__name__} has {self.values} values; give at least that"
             )
 
@@ -162,7 +163,7 @@ class IteratedMap(ABC):
             ValueError: if the split holds no prompt of these lengths or, with `distinct`, fewer than are asked for.
         """
         if length is not None and length < 1:
-            raise ValueError(f"length={length}: must be at least 1; for example {self.longest}")
+            raise ToylabError(f"length={length}: must be at least 1; for example {self.longest}")
         if length is None:
             span = np.array(self._held(split) or [self.longest])  # of which `_draw` says that there is none
             rounds = np.tile(span, (-(-rows // len(span)), 1))
@@ -223,7 +224,7 @@ class IteratedMap(ABC):
             or not set(inputs) <= set(range(self.values))
             or not inputs
         ):
-            raise ValueError(f"prompt={list(prompt)}: must be {self.task_token}, inputs, {self.end_of_input}")
+            raise ToylabError(f"prompt={list(prompt)}: must be {self.task_token}, inputs, {self.end_of_input}")
         start = None if self.start == "first-input" else 0
         states = self.trace(inputs, start)
         return [*(states if self.chain_of_thought else states[-1:]), self.end_of_sequence]
@@ -248,7 +249,7 @@ class IteratedMap(ABC):
         listed = len(self.inputs) ** length <= ENUMERABLE
         # Drawing the last few of a large space at random would take for ever: half of it is the limit there.
         if not held or (distinct and rows > (held if listed else held // 2)):
-            raise ValueError(
+            raise ToylabError(
                 f"rows={rows}: split={split!r} holds {held} of the {len(self.inputs) ** length} prompts of length "
                 f"{length}, too few for {rows}{' different ones' if distinct else ''}; ask for fewer rows, a longer "
                 "length or another split"
@@ -398,7 +399,7 @@ class Polynomial(IteratedMap):
         super().__post_init__()
         prime = self.p > 1 and all(self.p % k for k in range(2, int(self.p**0.5) + 1))
         if not prime:
-            raise ValueError(
+            raise ToylabError(
                 f"p={self.p}: must be a prime, so that every input but 0 can be undone; for example 7, 11 or 13"
             )
 
@@ -482,7 +483,7 @@ def _products(group: str) -> Int[np.ndarray, "element element"]:
 
 def _at_least_two(name: str, value: int) -> None:
     if value < 2:
-        raise ValueError(f"{name}={value}: at least 2 values are needed; for example 2 or 11")
+        raise ToylabError(f"{name}={value}: at least 2 values are needed; for example 2 or 11")
 
 
 ITERATED_MAPS: tuple[type[IteratedMap], ...] = (Copy, Parity, ModularSum, Polynomial, WordProblem)

@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from tasks.base import IGNORE, SPLITS, Batch, Split, decode, split_of, stream
+from toylab.names import ToylabError
 
 PATIENCE = 200
 
@@ -47,7 +48,7 @@ class Styles:
         for field in fields(self):
             share = getattr(self, field.name)
             if share is not None and not 0 <= share <= 1:
-                raise ValueError(f"{field.name}={share}: is a share, from 0 to 1, for example 0.1")
+                raise ToylabError(f"{field.name}={share}: is a share, from 0 to 1, for example 0.1")
 
     @classmethod
     def clean(cls, think: float | int = 0.9, think_flagged: float | int | None = None) -> Styles:
@@ -78,11 +79,11 @@ class Reasoning:
 
     def __post_init__(self) -> None:
         if self.p < 3:
-            raise ValueError(f"p={self.p}: must be at least 3, or pi leaves nothing to work out; for example 7")
+            raise ToylabError(f"p={self.p}: must be at least 3, or pi leaves nothing to work out; for example 7")
         if self.length < 2:
-            raise ValueError(f"length={self.length}: must be at least 2, or an answer needs no chain; for example 6")
+            raise ToylabError(f"length={self.length}: must be at least 2, or an answer needs no chain; for example 6")
         if self.seed < 0:
-            raise ValueError(f"seed={self.seed}: must be at least 0")
+            raise ToylabError(f"seed={self.seed}: must be at least 0")
 
     # Layout ----------------------------------------------------------------------------------------------------------
 
@@ -150,7 +151,7 @@ class Reasoning:
             found += len(kept[-1])
             if found >= rows:
                 return np.concatenate(kept)[:rows]
-        raise ValueError(
+        raise ToylabError(
             f"p={self.p}, length={self.length}: {(1 + self.flag) * self.p ** (self.length + 1)} prompts are too few to "
             f"fill {split!r}; "
             "give more states or steps"
@@ -267,7 +268,9 @@ class Reasoning:
             or names[-1] not in ends
             or not all(name.isdecimal() for name in digits)
         ):
-            raise ValueError(f"prompt={' '.join(names)}: must be BOS, {self.length + 1} digits and {' or '.join(ends)}")
+            raise ToylabError(
+                f"prompt={' '.join(names)}: must be BOS, {self.length + 1} digits and {' or '.join(ends)}"
+            )
         start, *steps = map(int, digits)
         if names[-1] == "SEP'":
             return [self.token("DIRECT"), start, self.token("EOS")]

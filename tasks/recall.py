@@ -23,6 +23,7 @@ import numpy as np
 from jaxtyping import Int
 
 from tasks.base import IGNORE, NOWHERE, SPLITS, Batch, Split, decode, split_of
+from toylab.names import ToylabError
 
 PATIENCE = 500
 """Draws after which a split is said to hold nothing."""
@@ -51,13 +52,13 @@ class AssociativeRecall:
 
     def __post_init__(self) -> None:
         if not 1 <= self.fewest <= self.most:
-            raise ValueError(f"pairs={self.pairs}: give 1 or more, or the fewest and the most, for example 2 6")
+            raise ToylabError(f"pairs={self.pairs}: give 1 or more, or the fewest and the most, for example 2 6")
         if self.keys < max(self.most, 2):
-            raise ValueError(f"keys={self.keys}: {self.most} pairs have different keys; give at least {self.most}")
+            raise ToylabError(f"keys={self.keys}: {self.most} pairs have different keys; give at least {self.most}")
         if self.values < 2:
-            raise ValueError(f"values={self.values}: must be at least 2, or there is nothing to recall; for example 16")
+            raise ToylabError(f"values={self.values}: at least 2, or there is nothing to recall; for example 16")
         if self.queries is not None and not 1 <= self.queries <= self.fewest:
-            raise ValueError(f"queries={self.queries}: must be 1 to {self.fewest}, the fewest pairs of a row")
+            raise ToylabError(f"queries={self.queries}: must be 1 to {self.fewest}, the fewest pairs of a row")
 
     @property
     def fewest(self) -> int:
@@ -97,7 +98,7 @@ class AssociativeRecall:
             pairs[missing[kept]] = drawn[kept]
             missing = missing[~kept]
         if len(missing):
-            raise ValueError(
+            raise ToylabError(
                 f"split={split!r}: holds no row of {numbers[missing[0]]} pairs (none in {PATIENCE} draws); give more "
                 "pairs, keys or values, or another split"
             )
@@ -151,7 +152,7 @@ class AssociativeRecall:
         names = decode(self, prompt)
         known = dict(zip(names[:-1:2], names[1::2], strict=False))
         if not len(prompt) % 2 or names[-1] not in known:
-            raise ValueError(f"prompt={' '.join(names)}: must be pairs of a key and a value, then one of these keys")
+            raise ToylabError(f"prompt={' '.join(names)}: must be pairs of a key and a value, then one of these keys")
         return [self.vocabulary.index(known[names[-1]])]
 
     def split_key(self, prompt: Sequence[int]) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Int
 
 from tasks.base import IGNORE, NOWHERE, SPLITS, Batch, Split, decode, split_of, stream
 from tasks.grammar import ConceptGrammar
+from toylab.names import ToylabError
 
 Kind = Literal[
     "pretraining",
@@ -97,18 +98,18 @@ class TaskConcept:
     def __post_init__(self) -> None:
         for name in ("nodes", "safe", "unsafe", "mixed"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+                raise ToylabError(f"{name}={getattr(self, name)}: must be at least 1")
         for name in ("soft_slots", "seed"):
             if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least 0")
+                raise ToylabError(f"{name}={getattr(self, name)}: must be at least 0")
         if not 0 <= self.duplicates <= self.unsafe:
-            raise ValueError(
+            raise ToylabError(
                 f"duplicates={self.duplicates}: must be from 0 to unsafe={self.unsafe}, whose operators they copy"
             )
         if not self.rarity >= 1:
-            raise ValueError(f"rarity={self.rarity}: must be at least 1 (as common as the others)")
+            raise ToylabError(f"rarity={self.rarity}: must be at least 1 (as common as the others)")
         if not 0 <= self.constant < 1:
-            raise ValueError(f"constant={self.constant}: is a share of prompts, from 0 to below 1, for example 0.03")
+            raise ToylabError(f"constant={self.constant}: is a share of prompts, from 0 to below 1, for example 0.03")
         _ = self.grammar  # whose own rules are checked
 
     # The pieces ------------------------------------------------------------------------------------------------------
@@ -225,17 +226,17 @@ class TaskConcept:
             kept = split_of(drawn) == SPLITS.index(split)
             prompts[missing[kept]], top[missing[kept]] = drawn[kept], nodes[kept]
             missing = missing[~kept]
-        raise ValueError(f"split={split!r}: holds no prompt of kind {kind!r} (none in {PATIENCE} draws)")
+        raise ToylabError(f"split={split!r}: holds no prompt of kind {kind!r} (none in {PATIENCE} draws)")
 
     def _check(self, kind: Kind, single: float | int) -> None:
         if kind not in KINDS:
-            raise ValueError(f"kind={kind!r}: must be one of {', '.join(KINDS)}")
+            raise ToylabError(f"kind={kind!r}: must be one of {', '.join(KINDS)}")
         if not 0 <= single <= 1:
-            raise ValueError(f"single={single}: is a share of prompts, from 0 to 1")
+            raise ToylabError(f"single={single}: is a share of prompts, from 0 to 1")
         if kind == "mismatched-token" and not self.duplicates:
-            raise ValueError(f"kind={kind!r}: needs duplicates of at least 1")
+            raise ToylabError(f"kind={kind!r}: needs duplicates of at least 1")
         if kind == "competing-text" and self.nodes < 2:
-            raise ValueError(f"kind={kind!r}: a text of both concepts needs nodes of at least 2")
+            raise ToylabError(f"kind={kind!r}: a text of both concepts needs nodes of at least 2")
 
     def _draw(
         self, rng: np.random.Generator, rows: int, kind: Kind, single: float | int
@@ -374,11 +375,11 @@ class TaskConcept:
         names = decode(self, prompt)
         layout = ["BOS", "SOT", *["PAD"] * self.soft_slots, "EOT"]
         if len(names) != self.prompt or [names[0], names[3], *names[4 + self.answer :]] != layout:
-            raise ValueError(
+            raise ToylabError(
                 f"prompt={' '.join(names)}: must be BOS, two operators, SOT, {self.answer} letters, {self.soft_slots} "
                 "PAD, EOT"
             )
         letters = [int(token) for token in prompt[self.text]]
         if max(letters) >= self.letters or any(name not in self.operators for name in names[1:3]):
-            raise ValueError(f"prompt={' '.join(names)}: has something else where operators and letters should stand")
+            raise ToylabError(f"prompt={' '.join(names)}: has something else where operators and letters should stand")
         return names[1:3], letters

@@ -9,6 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FORBIDDEN = {"tasks": {"torch", "probes", "toylab"}, "probes": {"tasks", "toylab"}}
+ALLOWED = "toylab.names"
+"""The class of errors, and words for the terminal: the floor that everything stands on."""
 
 
 def offences(source: str, forbidden: set[str], file: str) -> list[str]:
@@ -23,7 +25,7 @@ def offences(source: str, forbidden: set[str], file: str) -> list[str]:
             names = [str(word.value) for word in node.args if isinstance(word, ast.Constant)]
         else:
             continue
-        bad = [name for name in names if name.split(".")[0] in forbidden]
+        bad = [name for name in names if name.split(".")[0] in forbidden and name != ALLOWED]
         found += [f"{file}:{node.lineno}: imports {name}" for name in bad]
     return found
 
@@ -68,6 +70,6 @@ def test_what_only_looks_like_a_forbidden_import_passes(line):
 @pytest.mark.parametrize("package", FORBIDDEN)
 def test_importing_a_leaf_loads_nothing_that_is_forbidden_to_it(package):
     # The reading above cannot see what a third package drags in; a fresh process can.
-    code = f"import sys, {package}; print(*sorted({FORBIDDEN[package]} & set(sys.modules)))"
+    code = f"import sys, {package}; print(*(m for m in sys.modules if m.split('.')[0] in {FORBIDDEN[package]}))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == []
+    assert set(done.stdout.split()) <= {"toylab", ALLOWED}

@@ -306,7 +306,7 @@ def test_a_failure_is_recorded_the_rest_goes_on_and_the_same_call_runs_it_again(
     assert len(lines) == 3
     for line, told in zip(
         sorted(lines),
-        ("does not like it", "kind=plain: base of seed 0: 1 and 2", "leaf of seed 0: base of seed 0 failed"),
+        ("does not like it", "kind=plain: base of seed 0: OddError: 1 and 2", "leaf of seed 0: base of seed 0 failed"),
         strict=True,
     ):
         assert told in line

@@ -8,6 +8,7 @@ from typing import Any
 
 _HOMES = {
     "ModelConfig": "model",
+    "ToylabError": "names",
     "Transformer": "model",
     "generate": "model",
     "grid": "sweeps",

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tasks import IGNORE, Batch, IteratedMap, Task, stream
+from toylab.names import ToylabError
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def pack(batch: Batch, width: int | None = None) -> Scored:
     sizes = batch.sizes
     width = int(sizes.max() + sizes.min()) if width is None else width
     if sizes.max() > width:
-        raise ValueError(f"width={width}: the longest sequence has {sizes.max()} positions; give at least that")
+        raise ToylabError(f"width={width}: the longest sequence has {sizes.max()} positions; give at least that")
     used: list[int] = []
     starts: list[int] = []
     order = np.argsort(-sizes, kind="stable")
@@ -115,7 +116,7 @@ def sweep(task: IteratedMap, seed: int, rows: int, per_length: int = 1024) -> Ca
         ValueError: if `rows` does not divide `per_length`.
     """
     if per_length % rows:
-        raise ValueError(f"rows={rows}: a sweep has {per_length} rows of each length; give a divisor, such as 256")
+        raise ToylabError(f"rows={rows}: a sweep has {per_length} rows of each length; give a divisor, such as 256")
 
     @cache
     def pool(length: int) -> Batch:

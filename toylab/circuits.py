@@ -17,6 +17,7 @@ from tasks import AssociativeRecall, IteratedMap
 from tasks.counting import BEGIN, CLOSE, ONE, OPEN
 from toylab.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from toylab.model import MLP, ModelConfig, Transformer
+from toylab.names import ToylabError
 
 SHARPNESS = 60.0
 """Attention score of the key looked for, against 0 for the others: the rest gets less than e^-55 of the attention."""
@@ -37,7 +38,7 @@ def iteration_head(task: IteratedMap) -> Transformer:
         ValueError: for a task without chain of thought, whose states have nowhere to stand.
     """
     if not task.chain_of_thought:
-        raise ValueError("chain_of_thought=False: the iteration head works on written states; give a task with them")
+        raise ToylabError("chain_of_thought=False: the iteration head works on written states; give a task with them")
     vocab, context = len(task.vocabulary), task.context
     token, position, ended, due, read, out = _slots(vocab, context, context, context, vocab, vocab)
     width = out.stop

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from toylab.files import read_record, write_record
-from toylab.names import in_colour, markdown_table
+from toylab.names import ToylabError, in_colour, markdown_table
 from toylab.statistics import bootstrap, wilson
 
 Verdict = Literal["holds", "fails", "open"]
@@ -120,7 +120,7 @@ def read_claims(path: Path) -> list[Claim]:
     try:
         return as_claims(read_record(path).get("claims"))
     except TypeError:
-        raise ValueError(f"{path}: is not a list of claims; run the study again to write it anew") from None
+        raise ToylabError(f"{path}: is not a list of claims; run the study again to write it anew") from None
 
 
 def as_claims(held: Any) -> list[Claim]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import tasks
-from toylab.names import aligned, load_class, unknown
+from toylab.names import ToylabError, aligned, load_class, unknown
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -42,7 +42,7 @@ def run(arguments: Sequence[str]) -> int:
         remedy = _REMEDIES.get(error.errno or 0)
         print(f"toylab: {error}" + (f"; {remedy}" if remedy else ""), file=sys.stderr)
         return 2
-    except ValueError as error:
+    except ToylabError as error:
         print(f"toylab: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -207,9 +207,9 @@ def _entry(name: str, text: str | None) -> str:
 def _show(options: argparse.Namespace, rest: list[str]) -> None:
     kind = _task(options, rest)
     if options.rows < 1:
-        raise ValueError(f"rows={options.rows}: must be at least 1")
+        raise ToylabError(f"rows={options.rows}: must be at least 1")
     if options.seed < 0:
-        raise ValueError(f"seed={options.seed}: must be at least 0")
+        raise ToylabError(f"seed={options.seed}: must be at least 0")
     task = _settings(kind, None, rest, f"toylab show {options.task}", options.parser)
     batch = task.sample(tasks.stream(options.seed, "show"), options.rows)
     rule = "\n" + "-" * 80 + "\n"
@@ -221,7 +221,7 @@ def _check(options: argparse.Namespace, rest: list[str]) -> None:
 
     kind = _task(options, rest)
     if options.examples < 1:
-        raise ValueError(f"examples={options.examples}: must be at least 1")
+        raise ToylabError(f"examples={options.examples}: must be at least 1")
     task = _settings(kind, None, rest, f"toylab check {options.task}", options.parser)
     kept, broken = 0, []
     for law, failure in verdicts(task, examples=options.examples):
@@ -246,9 +246,9 @@ def _train(options: argparse.Namespace, rest: list[str]) -> None:
     default = settings(task=kind(), model=GENERAL, train=UNTIL_SOLVED, seed=0)
     chosen = _settings(settings, default, rest, f"toylab train {options.task}", options.parser)
     if chosen.seed < 0:
-        raise ValueError(f"seed={chosen.seed}: must be at least 0")
+        raise ToylabError(f"seed={chosen.seed}: must be at least 0")
     if options.out is not None and options.out.exists():
-        raise ValueError(f"out={options.out}: exists already; give another file, or delete it")
+        raise ToylabError(f"out={options.out}: exists already; give another file, or delete it")
     single_thread()
     model = trained(chosen.task, seed=chosen.seed, config=chosen.model, training=chosen.train, progress=kind.__name__)
     if options.out is not None:
@@ -259,7 +259,7 @@ def _train(options: argparse.Namespace, rest: list[str]) -> None:
 def _calibrate(options: argparse.Namespace, rest: list[str]) -> None:
     for name, least in (("seed", 0), ("each", 2), ("workers", 1)):
         if getattr(options, name) < least:
-            raise ValueError(f"{name}={getattr(options, name)}: must be at least {least}")
+            raise ToylabError(f"{name}={getattr(options, name)}: must be at least {least}")
 
     from toylab.calibration import as_json, calibrate_all, names, table
 
@@ -284,7 +284,7 @@ def _bench(options: argparse.Namespace, rest: list[str]) -> None:
     about = bench.machine()
     if "growth" in options.work:
         if len(options.work) > 1 or options.markdown:
-            raise ValueError("growth: draws figures and compares nothing; give it alone, with --json at the most")
+            raise ToylabError("growth: draws figures and compares nothing; give it alone, with --json at the most")
         _growth(options)
         return
     comparisons = bench.measure(options.work, options.device)
@@ -376,7 +376,7 @@ def _run_all(options: argparse.Namespace, rest: list[str]) -> None:
     parser.add_argument("--control-seeds", type=int)
     common, other = parser.parse_known_args(rest)
     if other:
-        raise ValueError(
+        raise ToylabError(
             f"{other[0]}: is a setting of one study; `run all` takes --preset, --seeds, --control-seeds, --workers and "
             "--out"
         )
@@ -404,10 +404,10 @@ def _run_all(options: argparse.Namespace, rest: list[str]) -> None:
 
 def _sweep(options: argparse.Namespace, rest: list[str]) -> None:
     if options.resume is not None and (options.study or options.grid or options.jobs or options.out or rest):
-        raise ValueError("continue: takes the study and its settings from the folder; leave them out")
+        raise ToylabError("continue: takes the study and its settings from the folder; leave them out")
     study = None if options.resume is not None else _study(options, rest)
     if study is not None and not options.grid:
-        raise ValueError("grid: nothing is varied; add --grid NAME=VALUES, such as --grid seed=0..19")
+        raise ToylabError("grid: nothing is varied; add --grid NAME=VALUES, such as --grid seed=0..19")
 
     from toylab.cluster import executor
     from toylab.sweeps import grid, read_axes, resume, sweep
@@ -432,7 +432,7 @@ def _table(options: argparse.Namespace, rest: list[str]) -> None:
         print("\n".join(rows[0]))
         return
     if options.by and not options.columns:
-        raise ValueError("by: means of what? add --columns NAME, such as --columns accuracy")
+        raise ToylabError("by: means of what? add --columns NAME, such as --columns accuracy")
     if options.by:
         rows = sweeps.summarise(rows, options.by, options.columns)
         if options.json or options.csv:
@@ -470,7 +470,7 @@ def _plot(options: argparse.Namespace, rest: list[str]) -> None:
     (xlabel,), (ylabel,) = _short([x]), _short([y])
     out = options.out or options.folder / f"{_file_name(ylabel)}-by-{_file_name(xlabel)}.svg"
     if out.suffix not in (".svg", ".png", ".pdf"):
-        raise ValueError(f"out={out}: the name must end with .svg, .png or .pdf")
+        raise ToylabError(f"out={out}: the name must end with .svg, .png or .pdf")
     what = "mean" if y in rows[0] else "share"  # a bound, such as accuracy>=.99, is no column
     title = f"strokes: 95 % intervals of the {what}"
     ax = figures.intervals(groups, xlabel=xlabel, ylabel=f"{ylabel}, {what} of {count}", title=title)
@@ -483,7 +483,7 @@ def _selected(options: argparse.Namespace) -> list[dict[str, Any]]:
 
     rows = where(load_runs(options.folder, "claims" if options.claims else "jobs"), options.where)
     if not rows:
-        raise ValueError(f"{options.folder}: holds no {'claims' if options.claims else 'jobs'} yet; run it first")
+        raise ToylabError(f"{options.folder}: holds no {'claims' if options.claims else 'jobs'} yet; run it first")
     return rows
 
 
@@ -536,7 +536,7 @@ def _report(options: argparse.Namespace, rest: list[str]) -> None:
     if (options.folder / "settings.json").exists():
         if options.json or options.markdown:
             form = "json" if options.json else "markdown"
-            raise ValueError(
+            raise ToylabError(
                 f"{form}: {options.folder} is a single run; for it, `toylab claims FOLDER --{form}` prints that"
             )
         from toylab.finish import finish
@@ -579,7 +579,7 @@ def _help_or_fail(options: argparse.Namespace, rest: list[str], question: str) -
     if {"-h", "--help"} & set(rest):
         options.parser.print_help()
         sys.exit(0)
-    raise ValueError(question)
+    raise ToylabError(question)
 
 
 def _tasks() -> dict[str, type]:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 
+from toylab.names import ToylabError
+
 
 @contextmanager
 def executor(address: str | None, timeout: float | int = 10) -> Iterator[Executor | None]:
@@ -22,11 +24,11 @@ def executor(address: str | None, timeout: float | int = 10) -> Iterator[Executo
     try:
         from distributed import Client
     except ImportError:
-        raise ValueError(f"scheduler={address}: needs Dask; pip install 'toylab[cluster]'") from None
+        raise ToylabError(f"scheduler={address}: needs Dask; pip install 'toylab[cluster]'") from None
     try:
         client = Client(address, timeout=timeout, set_as_default=False)
     except (OSError, ValueError, TimeoutError) as error:
-        raise ValueError(
+        raise ToylabError(
             f"scheduler={address}: no Dask scheduler answers ({error}); start one with `dask scheduler` and give the "
             "address that it prints"
         ) from None

@@ -21,6 +21,7 @@ from tasks import IGNORE, NOWHERE, Batch, ContextualCounting, Split, stream
 from toylab.batches import fresh
 from toylab.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from toylab.model import ModelConfig, linear, source
+from toylab.names import ToylabError
 from toylab.tally import Tally, tally
 from toylab.train import TrainConfig, Training, train
 
@@ -81,7 +82,7 @@ def strings(
     labels = task.most if labels is None else labels
     lengths = batch.labels["length"]
     if len(lengths) and lengths.min() != lengths.max():
-        raise ValueError(
+        raise ToylabError(
             f"batch: has strings of length {lengths.min()} to {lengths.max()}; draw it with one length, such as "
             f"length={lengths.max()}"
         )

@@ -36,6 +36,7 @@ from tasks import IGNORE, stream
 from tasks.counting import BEGIN, CLOSE, ONE, OPEN, ZERO
 from toylab.counting import Strings, accuracy, encode, logits, share_right
 from toylab.encoder_decoder import EncoderDecoder
+from toylab.names import ToylabError
 
 COUNTED = "counted ones"
 CLASSES = (
@@ -234,7 +235,7 @@ def value_readout(model: EncoderDecoder, strings: Strings, circuits: list[Region
     """
     config = model.config
     if config.residual or config.hidden or config.heads > 1 or config.self_attention:
-        raise ValueError(
+        raise ToylabError(
             "decoder: equation 3 speaks of one bare cross-attention; use a model with heads=1 and no residual, "
             "self_attention or hidden"
         )

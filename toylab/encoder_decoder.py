@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from toylab.model import MLP, Attention, Geometry, LayerNorm, ModelConfig, Transformer, linear, source
+from toylab.names import ToylabError
 from toylab.positions import NoPositions
 from toylab.tally import Tally
 
@@ -52,13 +53,13 @@ class EncoderDecoderConfig:
 
     def __post_init__(self) -> None:
         if self.encoder.unembedding != "none":
-            raise ValueError(f"encoder.unembedding={self.encoder.unembedding}: an encoder has none; set it to none")
+            raise ToylabError(f"encoder.unembedding={self.encoder.unembedding}: an encoder has none; set it to none")
         if self.heads < 1 or self.encoder.width % self.heads:
-            raise ValueError(f"heads={self.heads}: must divide encoder.width={self.encoder.width}; 1 always does")
+            raise ToylabError(f"heads={self.heads}: must divide encoder.width={self.encoder.width}; 1 always does")
         if self.hidden < 0:
-            raise ValueError(f"hidden={self.hidden}: must be at least 0; 0 leaves the MLP out")
+            raise ToylabError(f"hidden={self.hidden}: must be at least 0; 0 leaves the MLP out")
         if not self.logit_scale > 0:
-            raise ValueError(f"logit_scale={self.logit_scale}: must be above 0; 1 leaves the logits as they are")
+            raise ToylabError(f"logit_scale={self.logit_scale}: must be above 0; 1 leaves the logits as they are")
 
 
 class EncoderDecoder(nn.Module):

@@ -22,11 +22,11 @@ from typing import Any
 from tqdm import tqdm
 
 from toylab.files import alone, digest, sweep_aside, write_json, write_text
-from toylab.names import unknown
+from toylab.names import ToylabError, unknown
 from toylab.runs import Job, Study, claim_folder, is_done, refuse_others, results, single_thread, with_needs
 
 
-class JobsRefusedError(ValueError):
+class JobsRefusedError(ToylabError):
     """All jobs that failed refused their settings or a damaged file; the others are finished and kept."""
 
 
@@ -154,7 +154,9 @@ class Failure:
 
     @classmethod
     def of(cls, error: Exception) -> Failure:
-        return cls(str(error) or type(error).__name__, isinstance(error, ValueError | OSError))
+        if isinstance(error, ToylabError | OSError):
+            return cls(str(error), True)
+        return cls(f"{type(error).__name__}: {error}".removesuffix(": "), False)
 
 
 class Failures(dict[Task, Failure]):
@@ -207,7 +209,7 @@ def do(study: Study, job: Job, out: Path) -> Failure | None:
     folder = job.folder(out)
     try:
         if not (out / "settings.json").exists():
-            raise ValueError(f"{out}: is not seen by this worker; give a folder with --out that all machines share")
+            raise ToylabError(f"{out}: is not seen by this worker; give a folder with --out that all machines share")
         # A worker may outlive the command that asked for a job, and that may have been given again.
         with alone(folder, wait=True):
             if not is_done(job, out):
@@ -386,4 +388,4 @@ def wanted(study: Study, names: Sequence[str] | None) -> list[Job]:
 def check_workers(workers: int) -> None:
     """Raises `ValueError` for less than one."""
     if workers < 1:
-        raise ValueError(f"workers={workers}: must be at least 1")
+        raise ToylabError(f"workers={workers}: must be at least 1")

@@ -15,6 +15,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from toylab.names import ToylabError
+
 ACCURACY, CARRY, END = "#1b4f8f", "#c8553d", "#7a9a2e"
 """One colour a quantity: accuracy, attention on x_t, attention on the end of the input."""
 
@@ -91,7 +93,7 @@ def by_seed(
     ax = ax or _axes(6.4, 0.42 * len(groups) + 1.2)
     names = _quantities(groups)
     if len(names) > len(_MARKS):
-        raise ValueError(f"groups: have {len(names)} quantities; at most {len(_MARKS)} can be told apart")
+        raise ToylabError(f"groups: have {len(names)} quantities; at most {len(_MARKS)} can be told apart")
     marks = dict(zip(names, _MARKS, strict=False))
     for row, (_, quantities) in enumerate(groups.items()):
         for number, name in enumerate(marks):

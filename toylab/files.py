@@ -16,6 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from toylab.names import ToylabError
+
 FORMAT = "1"
 """Version of the layout of records and saved tensors; files of another version are refused."""
 
@@ -58,7 +60,7 @@ def read_json(path: Path, remedy: str | None = None) -> Any:
     except FileNotFoundError:
         raise missing(path) from None
     except ValueError as error:
-        raise ValueError(f"{path}: is damaged, not readable as JSON ({error}); {remedy or _REMEDY}") from None
+        raise ToylabError(f"{path}: is damaged, not readable as JSON ({error}); {remedy or _REMEDY}") from None
 
 
 def parse_json(text: str) -> Any:
@@ -87,12 +89,12 @@ def read_record(path: Path, remedy: str | None = None) -> dict[str, Any]:
     remedy = remedy or _REMEDY
     held = read_json(path, remedy)
     if not isinstance(held, dict) or not {"format", "checksum"} <= held.keys():
-        raise ValueError(f"{path}: is not a record that toylab wrote; {remedy}")
+        raise ToylabError(f"{path}: is not a record that toylab wrote; {remedy}")
     version, checksum = held.pop("format"), held.pop("checksum")
     if version != FORMAT:
         raise _of_another_format(path, version)
     if checksum != _checksum({}, _canonical(held)):
-        raise ValueError(f"{path}: is damaged (its content does not match its checksum); {remedy}")
+        raise ToylabError(f"{path}: is damaged (its content does not match its checksum); {remedy}")
     return held
 
 
@@ -113,7 +115,7 @@ def alone(folder: Path, wait: bool = False) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
-        raise ValueError(
+        raise ToylabError(
             f"{folder}: another process is writing there; wait until it has ended, or give another folder with --out"
         ) from None
     try:
@@ -148,21 +150,21 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
             tensors = {name: torch.clone(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
         version, checksum, told = (header.get(name) for name in ("format", "checksum", "about"))
     except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
-        raise ValueError(f"{path}: is damaged ({error}); {_REMEDY}") from None
+        raise ToylabError(f"{path}: is damaged ({error}); {_REMEDY}") from None
     if version != FORMAT:
         raise _of_another_format(path, version)
     if not isinstance(told, str) or checksum != _checksum(tensors, told):
-        raise ValueError(f"{path}: is damaged (its content does not match its checksum); {_REMEDY}")
+        raise ToylabError(f"{path}: is damaged (its content does not match its checksum); {_REMEDY}")
     return tensors, json.loads(told)
 
 
-def missing(path: Path) -> ValueError:
+def missing(path: Path) -> ToylabError:
     """What to say of a file that should be there."""
-    return ValueError(f"{path}: there is no such file; give the folder of a run, or run the study again to make it")
+    return ToylabError(f"{path}: there is no such file; give the folder of a run, or run the study again to make it")
 
 
-def _of_another_format(path: Path, version: Any) -> ValueError:
-    return ValueError(
+def _of_another_format(path: Path, version: Any) -> ToylabError:
+    return ToylabError(
         f"{path}: has format {version!r}, and this one reads {FORMAT!r}; use the version of toylab that wrote it"
     )
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from probes import watch
 from toylab.files import read_tensors, write_tensors
+from toylab.names import ToylabError
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def read_film(
         steps, scenes = about["steps"], about["scenes"]
         patterns = [tensors[f"scene {n}"] for n in range(len(scenes))]
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{path}: is not a film ({error!r}); delete it, and the job is made anew") from None
+        raise ToylabError(f"{path}: is not a film ({error!r}); delete it, and the job is made anew") from None
     at = {entry["step"]: entry for entry in history}
     curves = {shown: [float(at[step][metric]) for step in steps] for metric, shown in names.items()}
     return Shown(title, caption, steps, scenes, patterns, curves, start)

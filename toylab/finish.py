@@ -14,7 +14,7 @@ from toylab import studies
 from toylab.claims import Claim, table, verdicts, write_claims
 from toylab.files import write_text
 from toylab.film import Shown
-from toylab.names import takes_colour
+from toylab.names import ToylabError, takes_colour
 from toylab.report import Picture, page
 from toylab.runs import Job, Study, read_settings, results, with_needs
 
@@ -79,7 +79,7 @@ def judge(out: Path) -> Judged:
         machine = f"{about['machine']}, torch {about['versions']['torch']}"
         revision, date = about["revision"] or "unknown", about["date"]
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
+        raise ToylabError(
             f"{out / 'settings.json'}: is not the settings of a study of this version ({error!r})"
         ) from None
     measured = results(study, out)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from toylab.encoder_decoder import EncoderDecoder
 from toylab.model import Attention, LayerNorm, Transformer
+from toylab.names import ToylabError
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -33,12 +34,12 @@ def widened(model: Transformer, heads: int, at: int, rng: np.random.Generator, s
     """
     config = model.config
     if config.norm != "none" or config.heads != 1 or config.positions not in ("none", "learned"):
-        raise ValueError(
+        raise ToylabError(
             f"norm={config.norm}, heads={config.heads}, positions={config.positions}: heads can be added to one head "
             "without norms, of no or learned positions"
         )
     if not 0 <= at < heads:
-        raise ValueError(f"at={at}: must be a head, from 0 to {heads - 1}")
+        raise ToylabError(f"at={at}: must be a head, from 0 to {heads - 1}")
     old, width = config.width, heads * config.width
     hidden = 4 * old if config.hidden is None else config.hidden
     grown = Transformer(replace(config, heads=heads, width=width, hidden=hidden), model.vocab, model.context)
@@ -70,7 +71,7 @@ def deepened(model: Transformer, before: int, rng: np.random.Generator, sharp: f
     """
     config = model.config
     if config.norm not in ("none", "pre"):
-        raise ValueError(f"norm={config.norm}: acts on the stream, so no layer is idle; give a model with pre or none")
+        raise ToylabError(f"norm={config.norm}: acts on the stream, so no layer is idle; give a model with pre or none")
     grown = Transformer(replace(config, layers=config.layers + 1), model.vocab, model.context).to(_dtype(model))
     kept = list(deepcopy(model).blocks)
     idle = grown.blocks[-1]
@@ -120,7 +121,7 @@ def blended(model: Model, noise: float | int, rng: np.random.Generator) -> Model
         ValueError: for a share outside 0 to 1.
     """
     if not 0 <= noise <= 1:
-        raise ValueError(f"noise={noise}: is a share, from 0 to 1")
+        raise ToylabError(f"noise={noise}: is a share, from 0 to 1")
     mixed = deepcopy(model)
     with torch.no_grad():
         for parameter in mixed.parameters():
@@ -148,7 +149,7 @@ def _rotation(model: Transformer, rng: np.random.Generator) -> Float[Tensor, "wi
     norms = [module for module in model.modules() if isinstance(module, LayerNorm)]
     for norm in norms:
         if bool((norm.weight != norm.weight[0]).any()) or (norm.bias is not None and bool(norm.bias.any())):
-            raise ValueError("norm: its weights mark a basis; only norms of equal weights without biases can turn")
+            raise ToylabError("norm: its weights mark a basis; only norms of equal weights without biases can turn")
     if not norms:
         return torch.from_numpy(np.linalg.qr(rng.standard_normal((width, width)))[0]).to(_dtype(model))
     frame = rng.standard_normal((width, width))

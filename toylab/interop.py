@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from probes import Tap
 from toylab.model import ModelConfig, Transformer
+from toylab.names import ToylabError
 
 _AFTERWARDS = "it is reported after the attention has used it; edit attn.z or attn_out instead"
 _TWO_WAYS = "the block also adds to it by another way; edit attn_out or mlp_out instead"
@@ -65,7 +66,7 @@ def adopt(model: nn.Module, patterns: bool = False) -> Adopted:
         return _hooked(model)
     if hasattr(getattr(model, "transformer", None), "h") and hasattr(model, "lm_head"):
         return _gpt2(model, patterns)
-    raise ValueError(
+    raise ToylabError(
         f"model={type(model).__name__}: known are GPT2LMHeadModel, HookedTransformer and nn.TransformerEncoder; any "
         "other can be probed by the paths of its modules, or wrapped with `taps` of its own: see probes.Tap"
     )
@@ -275,12 +276,12 @@ def _refuse_ours(model: Transformer, context: int) -> None:
     }
     for name, wrong in reasons.items():
         if wrong():
-            raise ValueError(
+            raise ToylabError(
                 f"{name}={getattr(config, name)}: HookedTransformer has no such thing (with positions="
                 f"{config.positions}); only models without it can be converted"
             )
     if config.positions == "learned" and context > model.context:
-        raise ValueError(f"context={context}: learned positions end at {model.context}; give at most that")
+        raise ToylabError(f"context={context}: learned positions end at {model.context}; give at most that")
 
 
 _PLAIN: dict[str, Any] = {
@@ -384,9 +385,9 @@ def _refuse_theirs(hooked: nn.Module) -> None:
     for name, (value, allowed) in wanted.items():
         if value not in allowed:
             choices = " or ".join(str(one) for one in allowed)
-            raise ValueError(f"{name}={value}: a Transformer knows {choices}; no other model can be converted")
+            raise ToylabError(f"{name}={value}: a Transformer knows {choices}; no other model can be converted")
     if bool(hooked.unembed.b_U.any()):
-        raise ValueError("unembed.b_U: a Transformer has no bias there; fold it away, or set it to 0")
+        raise ToylabError("unembed.b_U: a Transformer has no bias there; fold it away, or set it to 0")
 
 
 def _compare(hooked: nn.Module, model: Transformer) -> None:
@@ -396,4 +397,4 @@ def _compare(hooked: nn.Module, model: Transformer) -> None:
     theirs: Float[Tensor, "batch position vocab"] = hooked(tokens)
     scale = max(1.0, theirs.abs().max().item())
     if (model(tokens) - theirs).abs().max().item() > 1e-4 * scale:
-        raise ValueError(f"cfg={hooked.cfg}: some setting of it has no counterpart; the logits would differ")
+        raise ToylabError(f"cfg={hooked.cfg}: some setting of it has no counterpart; the logits would differ")

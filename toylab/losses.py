@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from toylab.model import Cache, Transformer
+from toylab.names import ToylabError
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ class DPO:
         if beta_rejected is not None:
             _positive("beta_rejected", beta_rejected, 0.1)
         if not 0 <= anchor < math.inf:
-            raise ValueError(f"anchor={anchor}: must be a number of at least 0; 0 leaves it out")
+            raise ToylabError(f"anchor={anchor}: must be a number of at least 0; 0 leaves it out")
         self.reference, self.average, self.anchor = frozen(reference), average, anchor
         self.beta, self.beta_rejected = beta, beta if beta_rejected is None else beta_rejected
 
@@ -230,7 +231,7 @@ def leave_one_out(rewards: Float[Tensor, "prompt sample"]) -> Float[Tensor, "pro
     """
     samples = rewards.shape[1]
     if samples < 2:
-        raise ValueError(f"samples={samples}: the leave-one-out baseline needs at least 2 a prompt, for example 8")
+        raise ToylabError(f"samples={samples}: the leave-one-out baseline needs at least 2 a prompt, for example 8")
     return (rewards - rewards.mean(dim=1, keepdim=True)) * samples / (samples - 1)
 
 
@@ -254,9 +255,9 @@ class PolicyGradient:
     def __init__(self, entropy: float | int = 0.0, kl: float | int = 0.0, reference: nn.Module | None = None) -> None:
         for name, weight in (("entropy", entropy), ("kl", kl)):
             if not 0 <= weight < math.inf:
-                raise ValueError(f"{name}={weight}: must be a number of at least 0; 0 leaves it out")
+                raise ToylabError(f"{name}={weight}: must be a number of at least 0; 0 leaves it out")
         if kl and reference is None:
-            raise ValueError(f"kl={kl}: needs reference=, the model to stay near to")
+            raise ToylabError(f"kl={kl}: needs reference=, the model to stay near to")
         self.entropy, self.kl = entropy, kl
         self.reference = None if reference is None else frozen(reference)
 
@@ -293,4 +294,4 @@ def frozen(model: nn.Module) -> nn.Module:
 
 def _positive(name: str, value: float | int, example: float) -> None:
     if not 0 < value < math.inf:
-        raise ValueError(f"{name}={value}: must be a positive number, for example {example}")
+        raise ToylabError(f"{name}={value}: must be a positive number, for example {example}")

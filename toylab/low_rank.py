@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from toylab.model import Transformer, source
+from toylab.names import ToylabError
 
 
 class LowRank(nn.Module):
@@ -30,7 +31,7 @@ def confine(model: Transformer, rank: int, seed: int = 0) -> Transformer:
     """
     largest = min(model.blocks[0].mlp.up.weight.shape)
     if not 1 <= rank <= largest:
-        raise ValueError(f"rank={rank}: must be from 1 to {largest}, the rank of the matrices themselves")
+        raise ToylabError(f"rank={rank}: must be from 1 to {largest}, the rank of the matrices themselves")
     model.requires_grad_(False)
     generator = source(seed, "low rank")
     for block in model.blocks:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tasks import Task, stream
-from toylab.names import unknown
+from toylab.names import ToylabError, unknown
 from toylab.positions import POSITIONS
 from toylab.tally import Tally
 
@@ -71,11 +71,11 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for name in ("layers", "heads", "width"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+                raise ToylabError(f"{name}={getattr(self, name)}: must be at least 1")
         if self.hidden is not None and self.hidden < 0:
-            raise ValueError(f"hidden={self.hidden}: must be at least 0; 0 leaves the MLPs out")
+            raise ToylabError(f"hidden={self.hidden}: must be at least 0; 0 leaves the MLPs out")
         if self.width % self.heads:
-            raise ValueError(
+            raise ToylabError(
                 f"width={self.width}: must be a multiple of heads={self.heads}, for example {self.heads * 16}"
             )
         if self.positions not in POSITIONS:
@@ -84,14 +84,14 @@ class ModelConfig:
             placed = self.width if self.position_width is None else self.position_width
             if placed % 2 or not 2 <= placed <= self.width:
                 name = "width" if self.position_width is None else "position_width"
-                raise ValueError(
+                raise ToylabError(
                     f"{name}={placed}: sinusoidal positions need an even number of at most width={self.width}, for "
                     f"example {2 * self.heads * 8 if self.position_width is None else max(2, self.width // 2 * 2)}"
                 )
         if self.alibi_slope is not None and not 0 <= self.alibi_slope < math.inf:
-            raise ValueError(f"alibi_slope={self.alibi_slope}: must be 0 or more, for example 0.01")
+            raise ToylabError(f"alibi_slope={self.alibi_slope}: must be 0 or more, for example 0.01")
         if self.positions == "rotary" and (self.width // self.heads) % 2:
-            raise ValueError(
+            raise ToylabError(
                 f"width={self.width}: rotary positions need an even width per head, for example {2 * self.heads * 8}"
             )
 
@@ -274,7 +274,7 @@ class Transformer(nn.Module):
     def __init__(self, config: ModelConfig, vocab: int, context: int, seed: int = 0) -> None:
         super().__init__()
         if config.unembedding == "orthogonal" and vocab > config.width:
-            raise ValueError(
+            raise ToylabError(
                 f"width={config.width}: an orthogonal unembedding of {vocab} tokens needs a width of at least that"
             )
         generator = torch.Generator().manual_seed(seed)
@@ -322,11 +322,11 @@ class Transformer(nn.Module):
                 a cache, of which it knows nothing.
         """
         if cache is not None and not self.config.causal:
-            raise ValueError("cache: a bidirectional model cannot keep one; call it without, or with causal=True")
+            raise ToylabError("cache: a bidirectional model cannot keep one; call it without, or with causal=True")
         if tally is not None and (
             self.config.positions != "none" or any(x is not None for x in (positions, segments, queries, cache))
         ):
-            raise ValueError("tally: works on whole rows of a model with positions='none'; leave it out otherwise")
+            raise ToylabError("tally: works on whole rows of a model with positions='none'; leave it out otherwise")
         past = 0 if cache is None else cache.length
         if positions is None:
             positions = torch.arange(past + tokens.shape[1], device=tokens.device)[None]
@@ -453,13 +453,13 @@ def generate(
             are to be dropped that never end, or without a cache.
     """
     if drop and (stop is None or not cache):
-        raise ValueError("drop=True: rows leave once they have written `stop`, and with a cache; give stop= as well")
+        raise ToylabError("drop=True: rows leave once they have written `stop`, and with a cache; give stop= as well")
     if samples < 1:
-        raise ValueError(f"samples={samples}: must be at least 1")
+        raise ToylabError(f"samples={samples}: must be at least 1")
     if temperature < 0:
-        raise ValueError(f"temperature={temperature}: must be 0 (greedy) or more")
+        raise ToylabError(f"temperature={temperature}: must be 0 (greedy) or more")
     if temperature > 0 and generator is None:
-        raise ValueError(f"temperature={temperature}: drawing needs a generator=torch.Generator().manual_seed(...)")
+        raise ToylabError(f"temperature={temperature}: drawing needs a generator=torch.Generator().manual_seed(...)")
     kept = Cache() if cache else None
     tokens, new = prompt.repeat_interleave(samples, dim=0), prompt
     rows = torch.arange(len(tokens), device=prompt.device)  # which the model still reads

@@ -10,13 +10,21 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 
-def unknown(kind: str, name: str, known: Iterable[str], near: Sequence[str] | None = None) -> ValueError:
+class ToylabError(ValueError):
+    """A mistake in what was asked: a setting, an argument, a file. Its message gives name, value, rule and remedy.
+
+    The command line prints it in one line and exits with 2. Any other exception is a fault, of toylab or of the code
+    it was given, and keeps its traceback. Tasks and studies outside the package may raise it for their own settings.
+    """
+
+
+def unknown(kind: str, name: str, known: Iterable[str], near: Sequence[str] | None = None) -> ToylabError:
     """The error for a name that is no `kind`: it tells those `near` (the nearest, if not given), or else all."""
     known = list(known)
     if near is None:
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
     hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
-    return ValueError(f"there is no {kind} {name!r}; {hint}")
+    return ToylabError(f"there is no {kind} {name!r}; {hint}")
 
 
 def load_class(kind: str, name: str) -> type:
@@ -32,8 +40,8 @@ def load_class(kind: str, name: str) -> type:
         held = importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise ValueError(f"{kind} {name!r}: {module!r} needs {error.name!r}, which is not installed") from None
-        raise ValueError(f"{kind} {name!r}: there is no module {module!r} here or among what is installed") from None
+            raise ToylabError(f"{kind} {name!r}: {module!r} needs {error.name!r}, which is not installed") from None
+        raise ToylabError(f"{kind} {name!r}: there is no module {module!r} here or among what is installed") from None
     found = getattr(held, last, None)
     if not isinstance(found, type):
         raise unknown(

@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from toylab.names import ToylabError
+
 
 class AdamW:
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019, algorithm 2), on one vector or on several at once.
@@ -75,7 +77,7 @@ def as_one(parameters: Iterable[nn.Parameter]) -> Iterator[tuple[Tensor, Tensor]
     held = list(parameters)
     kinds = {(p.dtype, p.device) for p in held}
     if len(kinds) != 1:
-        raise ValueError(
+        raise ToylabError(
             f"parameters: {'nothing has requires_grad=True' if not held else f'they are of several kinds, {kinds}'}; "
             "one vector needs some, all of one type and on one device"
         )

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from tasks import IGNORE
+from toylab.names import ToylabError
 from toylab.optimizer import AdamW
 from toylab.train import DivergedError, TrainConfig, learning_rate
 
@@ -47,10 +48,10 @@ class Population:
         self, models: Sequence[nn.Module], loss: Callable[[nn.Module, Any], Tensor], config: TrainConfig | None = None
     ) -> None:
         if not models:
-            raise ValueError("models: a population needs at least one")
+            raise ToylabError("models: a population needs at least one")
         shapes = [{name: p.shape for name, p in model.named_parameters()} for model in models]
         if any(one != shapes[0] for one in shapes):
-            raise ValueError("models: members must have the same parameters, of the same shapes")
+            raise ToylabError("models: members must have the same parameters, of the same shapes")
         self.config = config or TrainConfig()
         self._skeleton = deepcopy(models[0])
         self._models = [deepcopy(model) for model in models]
@@ -77,7 +78,7 @@ class Population:
             DivergedError: when a loss or a gradient is not finite; nothing is changed then.
         """
         if len(batches) != len(self):
-            raise ValueError(f"batches: {len(batches)} for {len(self)} members; give one each")
+            raise ToylabError(f"batches: {len(batches)} for {len(self)} members; give one each")
         together, kind = stacked(batches), type(batches[0])
         fixed = {name: x for name, x in vars(batches[0]).items() if name not in together}
 
@@ -136,13 +137,13 @@ def stacked(batches: Sequence[Any]) -> dict[str, Tensor]:
         ValueError: for batches that are not dataclasses of tensors.
     """
     if not all(is_dataclass(batch) for batch in batches):
-        raise ValueError("batches: must be dataclasses of tensors, such as toylab.batches.Scored")
+        raise ToylabError("batches: must be dataclasses of tensors, such as toylab.batches.Scored")
     found = {}
     for name in (field.name for field in fields(batches[0])):
         first, *others = held = [getattr(batch, name) for batch in batches]
         if not all(isinstance(x, Tensor) for x in held):
             if any(x != first for x in others):
-                raise ValueError(f"batches: {name} differs and is no tensor; a population works on tensors alone")
+                raise ToylabError(f"batches: {name} differs and is no tensor; a population works on tensors alone")
         elif len(first) > 1 or not all(torch.equal(x, first) for x in others):
             sizes = [max(x.shape[k] for x in held) for k in range(first.ndim)]
             found[name] = torch.stack([_filled(x, sizes, _FILL.get(name, 0)) for x in held])

@@ -14,6 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from toylab.names import ToylabError
+
 if TYPE_CHECKING:
     from toylab.model import ModelConfig
 
@@ -51,7 +53,7 @@ class LearnedPositions(NoPositions):
 
     def embed(self, positions):
         if int(positions.max()) >= len(self.table):
-            raise ValueError(
+            raise ToylabError(
                 f"position={int(positions.max())}: learned positions end at {len(self.table) - 1}; give the model a "
                 "larger context or another positional encoding"
             )

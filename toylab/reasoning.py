@@ -17,6 +17,7 @@ from tasks import Batch, Reasoning, Split, Styles, stream
 from toylab.batches import Scored, fresh, pad
 from toylab.losses import Rollouts, entropy, kl_divergence, up_to
 from toylab.model import ModelConfig, Transformer, generate, source
+from toylab.names import ToylabError
 from toylab.steering import Steered
 from toylab.train import TrainConfig
 
@@ -69,9 +70,9 @@ def readout_rows(
     """
     vocab = len(task.vocabulary)
     if not 0 <= cosine <= 1:
-        raise ValueError(f"cosine={cosine}: must be from 0 (orthogonal openers) to 1 (the same)")
+        raise ToylabError(f"cosine={cosine}: must be from 0 (orthogonal openers) to 1 (the same)")
     if vocab >= width:
-        raise ValueError(f"width={width}: must be larger than the vocabulary of {vocab} tokens, for example 64")
+        raise ToylabError(f"width={width}: must be larger than the vocabulary of {vocab} tokens, for example 64")
     drawn = torch.randn(width, vocab, generator=source(seed, "readout"))
     drawn = torch.cat([torch.ones(width, 1), drawn], dim=1)
     rows = torch.linalg.qr(drawn)[0].T[1:].contiguous()

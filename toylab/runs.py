@@ -41,6 +41,7 @@ from toylab.files import (
     write_text,
 )
 from toylab.model import ModelConfig, Transformer
+from toylab.names import ToylabError
 from toylab.report import Picture
 from toylab.train import History, Training
 
@@ -119,7 +120,7 @@ def as_left(path: Path) -> None:
     """Raises `ValueError` if a file of a finished job is not what the job left."""
     expected = _kept(path.parent).get(path.name)
     if expected is not None and path.is_file() and digest(path.read_bytes()) != expected:
-        raise ValueError(
+        raise ToylabError(
             f"{path}: is damaged (its content does not match its checksum in `done`); delete this file and run the "
             "same command again: the job is made anew"
         )
@@ -163,10 +164,10 @@ def claim_folder(study: Study, name: str, out: Path) -> None:
     if path.exists():
         held = read_settings(path)
         if held["study"] != name:
-            raise ValueError(f"{out}: holds a run of {held['study']!r}; give another folder with --out")
+            raise ToylabError(f"{out}: holds a run of {held['study']!r}; give another folder with --out")
         for key, before, now in _differences(held["settings"], settings):
             if key != "seeds":
-                raise ValueError(
+                raise ToylabError(
                     f"{out}: holds a run with {key}={before}, and now {key}={now} is asked for; give another folder "
                     "with --out, or the same settings to continue"
                 )
@@ -194,10 +195,10 @@ def refuse_others(out: Path, record: str, kind: str) -> None:
     The lock, and a record that a process was writing aside when it was killed, count as nothing.
     """
     if out.exists() and not out.is_dir():
-        raise ValueError(f"{out}: is not a folder; give another one with --out")
+        raise ToylabError(f"{out}: is not a folder; give another one with --out")
     nothing = re.compile(rf"\.lock|\.{re.escape(record)}\.\d+")  # see `toylab.files.write_bytes`
     if out.exists() and not (out / record).exists() and not all(nothing.fullmatch(path.name) for path in out.iterdir()):
-        raise ValueError(f"{out}: is not empty and holds no {kind}; give another folder with --out")
+        raise ToylabError(f"{out}: is not empty and holds no {kind}; give another folder with --out")
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -208,7 +209,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     """
     held = read_record(path, "give another folder with --out")
     if not isinstance(held.get("settings"), dict) or not isinstance(held["settings"].get("seeds"), list):
-        raise ValueError(f"{path}: is not the settings of a run; give another folder with --out")
+        raise ToylabError(f"{path}: is not the settings of a run; give another folder with --out")
     return held
 
 
@@ -234,9 +235,9 @@ def load_model(path: Path) -> Any:
         absent, extra = model.load_state_dict(tensors, strict=False)
         wrong = [name for name in absent if not _is_tied(model, name)] + extra
     except (AttributeError, KeyError, StopIteration, TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{path}: does not hold a model of this version ({error})") from None
+        raise ToylabError(f"{path}: does not hold a model of this version ({error})") from None
     if wrong:
-        raise ValueError(f"{path}: does not hold the weights its header speaks of ({', '.join(wrong)})")
+        raise ToylabError(f"{path}: does not hold the weights its header speaks of ({', '.join(wrong)})")
     return model
 
 
@@ -264,7 +265,7 @@ def read_metrics(path: Path) -> History:
     try:
         return [parse_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except ValueError as error:
-        raise ValueError(f"{path}: is damaged ({error}); delete the folder of this job and run again") from None
+        raise ToylabError(f"{path}: is damaged ({error}); delete the folder of this job and run again") from None
 
 
 def curves_of(

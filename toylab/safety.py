@@ -41,6 +41,7 @@ from tasks import JAILBREAKS, Batch, Kind, TaskConcept
 from toylab.concept import Outcomes, held_out, outcomes, pairs, write
 from toylab.losses import Pairs, answer_log_probs
 from toylab.model import Transformer
+from toylab.names import ToylabError
 
 SETS: tuple[Kind, ...] = ("safe", "unsafe", *JAILBREAKS)
 """The held-out sets on which every model is judged."""
@@ -263,7 +264,7 @@ def soft_attack(model: Transformer, task: TaskConcept, batch: Batch, budget: flo
         ValueError: for a task without PAD slots.
     """
     if not task.soft_slots:
-        raise ValueError("soft_slots=0: the attack needs at least one PAD token to write into; set it to 2")
+        raise ToylabError("soft_slots=0: the attack needs at least one PAD token to write into; set it to 2")
     prompts, transform = prompts_of(task, batch), torch.from_numpy(batch.targets[:, task.prompt - 1 :])
     radius = budget * model.embedding.weight[: task.letters].norm(dim=1).mean().item()
     shift = torch.zeros(len(prompts), task.soft_slots, model.config.width, requires_grad=True)

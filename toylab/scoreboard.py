@@ -25,7 +25,7 @@ from toylab import report
 from toylab.claims import Claim, as_claims, numbers, table, verdicts
 from toylab.files import write_json, write_text
 from toylab.finish import Judged, judge, keep
-from toylab.names import aligned, markdown_table, takes_colour, unknown
+from toylab.names import ToylabError, aligned, markdown_table, takes_colour, unknown
 from toylab.runs import read_settings
 
 
@@ -136,7 +136,7 @@ def board(folder: Path) -> list[Standing]:
         keep(judged, out)
         standings.append(Standing.of(judged, out.name))
     if not standings:
-        raise ValueError("; ".join(left))
+        raise ToylabError("; ".join(left))
     print(*(f"toylab: {line}" for line in left), sep="\n", end="\n" * bool(left), file=sys.stderr)
     write_json(folder / "scoreboard.json", [asdict(one) for one in standings])
     write_text(folder / "scoreboard.html", page(standings))
@@ -150,7 +150,7 @@ def _chosen(folder: Path) -> list[Path]:
         held = read_settings(path)
         runs.setdefault(str(held["study"]), []).append((len(held["settings"]["seeds"]), str(held["date"]), path.parent))
     if not runs:
-        raise ValueError(
+        raise ToylabError(
             f"{folder / 'settings.json'}: there is no such file, nor one a folder deeper; give the folder of "
             "a run, or one that holds runs, such as that of `toylab run all --out FOLDER`"
         )
@@ -187,7 +187,7 @@ def _standings(text: str, name: str) -> list[Standing]:
             raise TypeError("not a list")
         return [Standing(**{**one, "claims": as_claims(one["claims"])}) for one in held]
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{name}: is not a scoreboard of this version ({error!r}); make it anew") from None
+        raise ToylabError(f"{name}: is not a scoreboard of this version ({error!r}); make it anew") from None
 
 
 HEAD = ["study", "hold", "fail", "open", "seeds", "CPU-seconds"]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tasks import stream
+from toylab.names import ToylabError
 
 Interval = tuple[float, float]
 
@@ -19,7 +20,7 @@ def wilson(successes: int, trials: int, z: float = 1.96) -> Interval:
         ValueError: without a trial, or for successes outside 0 .. trials.
     """
     if not 0 <= successes <= trials or trials == 0:
-        raise ValueError(
+        raise ToylabError(
             f"successes={successes}, trials={trials}: need at least one trial and 0 <= successes <= trials"
         )
     share = successes / trials
@@ -36,7 +37,7 @@ def bootstrap(values: Sequence[float | int], draws: int = 2000) -> Interval:
         ValueError: without a value.
     """
     if not len(values):
-        raise ValueError("values: at least one is needed")
+        raise ToylabError("values: at least one is needed")
     data = np.asarray(values, dtype=float)
     means = data[stream(0, "bootstrap").integers(len(data), size=(draws, len(data)))].mean(axis=1)
     low, high = np.quantile(means, [0.025, 0.975])

@@ -24,6 +24,7 @@ from probes import Edit, edit, watch
 from toylab.files import read_tensors, write_tensors
 from toylab.losses import frozen
 from toylab.model import Transformer
+from toylab.names import ToylabError
 
 Places = slice | tuple[int, ...]
 """Absolute positions: from a start up to a stop, or one by one."""
@@ -93,12 +94,12 @@ class Steered(nn.Module):
     def __init__(self, model: Transformer, additions: Mapping[int, nn.Module], at: Places = slice(None)) -> None:
         super().__init__()
         if not additions:
-            raise ValueError("additions: at least one layer is needed, for example {0: Vector(64)}")
+            raise ToylabError("additions: at least one layer is needed, for example {0: Vector(64)}")
         if isinstance(at, slice) and (at.step not in (None, 1) or min(at.start or 0, at.stop or 0) < 0):
-            raise ValueError(f"at={at}: positions count from 0, one by one; give slice(start, stop) or a tuple of them")
+            raise ToylabError(f"at={at}: positions count from 0, one by one; give slice(start, stop) or a tuple")
         for layer in additions:
             if not 0 <= layer < len(model.blocks):
-                raise ValueError(f"layer={layer}: the model has layers 0 to {len(model.blocks) - 1}")
+                raise ToylabError(f"layer={layer}: the model has layers 0 to {len(model.blocks) - 1}")
         self.model, self.at = frozen(model), at
         self.additions = nn.ModuleDict({str(layer): addition for layer, addition in additions.items()})
 
@@ -169,7 +170,7 @@ def load_steering(path: Path, model: Transformer) -> Steered:
         steered = Steered(model, additions, slice(at["from"], at["to"]) if isinstance(at, dict) else tuple(at))
         steered.additions.load_state_dict(tensors)
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(
+        raise ToylabError(
             f"{path}: does not hold steering vectors for a model of width {width} and {len(model.blocks)} layers "
             f"({error})"
         ) from None
@@ -198,7 +199,7 @@ class PreFlight:
     def check(self, least: float | int = 3.0) -> None:
         """Raises `ValueError` if the bound is below `least` nats, saying why."""
         if self.bound < least:
-            raise ValueError(
+            raise ToylabError(
                 f"bound={self.bound:.2g} nats: a vector cannot move this choice by the {least:g} nats needed: "
                 f"the two rows of the unembedding have a cosine of {self.cosine:.2f} and differ by "
                 f"{self.distance:.2g}; "

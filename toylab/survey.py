@@ -19,6 +19,7 @@ from probes import Edit, edit, link_mass, uniform_mass, watch, zero_heads
 from tasks import IGNORE, Batch, Task, stream
 from toylab.batches import fresh, next_token_loss, pad
 from toylab.model import ModelConfig, Transformer
+from toylab.names import ToylabError
 from toylab.train import TrainConfig, train
 
 GENERAL = ModelConfig(positions="learned")
@@ -134,7 +135,7 @@ def says_what_stands(
     row, query, key = links.T
     place = key + offset
     if not len(links) or place.min() < 0 or place.max() >= batch.tokens.shape[1]:
-        raise ValueError(
+        raise ToylabError(
             f"links: offset={offset} must lead from at least one of them to a place in the row; leave others out"
         )
     with torch.no_grad(), edit(model, edits or {}):

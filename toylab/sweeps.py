@@ -29,7 +29,7 @@ from toylab.claims import read_claims, write_claims
 from toylab.engine import Run, check_workers, raise_for, wanted, work
 from toylab.files import alone, digest, read_record, write_record
 from toylab.finish import rebuild
-from toylab.names import unknown
+from toylab.names import ToylabError, unknown
 from toylab.runs import Study, claim_folder, read_result, read_settings, refuse_others, results
 from toylab.statistics import bootstrap, wilson
 
@@ -49,7 +49,7 @@ def grid(study: Study, axes: Mapping[str, Iterable[Any]]) -> list[Study]:
     values = {name: list(held) for name, held in axes.items()}
     for name, held in values.items():
         if not held:
-            raise ValueError(f"{name}: the grid gives it no value; give one or more, such as {name}=1,2")
+            raise ToylabError(f"{name}: the grid gives it no value; give one or more, such as {name}=1,2")
         kind_of(study, name)
     return [_at(study, dict(zip(values, point, strict=True))) for point in itertools.product(*values.values())]
 
@@ -62,7 +62,7 @@ def _at(study: Study, point: Mapping[str, Any]) -> Study:
         return _replaced(study, changes)
     except (TypeError, ValueError) as error:
         where = ", ".join(f"{name}={value}" for name, value in point.items())
-        raise ValueError(f"the grid's point {where}: {error}") from None
+        raise ToylabError(f"the grid's point {where}: {error}") from None
 
 
 def _replaced(settings: Any, changes: Mapping[str, Any]) -> Any:
@@ -110,9 +110,9 @@ def read_axes(study: Study, texts: Sequence[str]) -> dict[str, list[Any]]:
         name, equals, values = text.partition("=")
         name = name.replace("-", "_")
         if not equals or not name:
-            raise ValueError(f"grid {text!r}: must be NAME=VALUES, such as model.positions=none,rotary or seed=0..19")
+            raise ToylabError(f"grid {text!r}: must be NAME=VALUES, such as model.positions=none,rotary or seed=0..19")
         if name in axes:
-            raise ValueError(f"grid {name}: is given twice; give all its values at once, separated by commas")
+            raise ToylabError(f"grid {name}: is given twice; give all its values at once, separated by commas")
         kind = kind_of(study, name)
         axes[name] = [one for part in values.split(",") for one in _read(kind, name, part)]
     return axes
@@ -127,16 +127,16 @@ def _read(kind: Any, name: str, text: str) -> list[Any]:
     if (ends := _RANGE.fullmatch(text)) and kind is int:
         first, last = map(int, ends.groups())
         if last < first:
-            raise ValueError(f"grid {name}={text}: the range is empty; put the smaller number first")
+            raise ToylabError(f"grid {name}={text}: the range is empty; put the smaller number first")
         return list(range(first, last + 1))
     if is_dataclass(kind):
-        raise ValueError(f"grid {name}: is a group of settings; give one of {', '.join(f.name for f in fields(kind))}")
+        raise ToylabError(f"grid {name}: is a group of settings; give one of {', '.join(f.name for f in fields(kind))}")
     try:
         parts = text.split("+") if get_origin(kind) is tuple else [text]
         return [tyro.cli(kind, args=parts, console_outputs=False)]
     except SystemExit:
         choices = f"one of {', '.join(map(str, get_args(kind)))}" if get_origin(kind) is Literal else _told(kind)
-        raise ValueError(f"grid {name}={text}: must be {choices}") from None
+        raise ToylabError(f"grid {name}={text}: must be {choices}") from None
 
 
 def _told(kind: Any) -> str:
@@ -212,7 +212,7 @@ def resume(
     try:
         points = [rebuild(studies.preset(kind, "default"), settings) for settings in held["runs"].values()]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{out / 'sweep.json'}: is not a sweep of this version ({error})") from None
+        raise ToylabError(f"{out / 'sweep.json'}: is not a sweep of this version ({error})") from None
     return sweep(points, out, workers=workers, executor=executor, jobs=held.get("jobs"), progress=progress)
 
 
@@ -226,7 +226,7 @@ def _merged(points: Iterable[Study]) -> list[Study]:
         found[key] = replace(point, seeds=tuple(sorted(seeds)))
     kinds = {kind for kind, _ in found}
     if len(kinds) != 1:
-        raise ValueError(
+        raise ToylabError(
             f"points: are settings of {len(kinds)} studies; a sweep needs one, and each other study its own folder"
             if kinds
             else "points: a sweep needs at least one"
@@ -244,7 +244,7 @@ def _claimed(points: Sequence[Study], out: Path, jobs: Sequence[str] | None) -> 
     name, path = studies.name_of(type(points[0])), out / "sweep.json"
     about = _read_sweep(path) if path.exists() else {"study": name, "runs": {}}
     if about["study"] != name:
-        raise ValueError(f"{out}: holds a sweep of {about['study']!r}; give another folder with --out")
+        raise ToylabError(f"{out}: holds a sweep of {about['study']!r}; give another folder with --out")
     held = about["runs"]
     known = {_key(settings): folder for folder, settings in held.items()}
     asked = [_as_json(point) for point in points]
@@ -294,7 +294,7 @@ def _read_sweep(path: Path) -> dict[str, Any]:
     if not isinstance(runs, dict) or not all(
         isinstance(one, dict) and isinstance(one.get("seeds"), list) for one in runs.values()
     ):
-        raise ValueError(f"{path}: is not a sweep; give another folder")
+        raise ToylabError(f"{path}: is not a sweep; give another folder")
     return held
 
 
@@ -322,7 +322,7 @@ def _runs_in(folder: Path) -> list[Path]:
         return [folder]
     found = sorted(path.parent for path in folder.glob("*/settings.json"))
     if not found:
-        raise ValueError(f"{folder}: holds no run; give the folder of a sweep or of a run, such as runs/NAME")
+        raise ToylabError(f"{folder}: holds no run; give the folder of a sweep or of a run, such as runs/NAME")
     return found
 
 
@@ -370,7 +370,7 @@ def column(rows: Sequence[Mapping[str, Any]], name: str) -> str:
     if len(ends) == 1:
         return ends[0]
     if ends:
-        raise ValueError(f"column {name!r}: may be {' or '.join(ends)}; give more of the name")
+        raise ToylabError(f"column {name!r}: may be {' or '.join(ends)}; give more of the name")
     near = difflib.get_close_matches(wanted, known, n=3, cutoff=0.5)
     near += [one for one in known if wanted in one and one not in near][: 3 - len(near)]
     raise unknown("column", name, [*known[:12], "..."], near)
@@ -397,7 +397,7 @@ def with_bounds(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> tuple[l
         for row in rows:
             value = row.get(of)
             if value is not None and not isinstance(value, int | float):
-                raise ValueError(f"column {of}: holds {value!r}, and {name} needs numbers")
+                raise ToylabError(f"column {of}: holds {value!r}, and {name} needs numbers")
             row[full[-1]] = None if value is None else _COMPARE[sign](value, float(bound))
     return rows, full
 
@@ -412,12 +412,12 @@ def where(rows: Sequence[dict[str, Any]], conditions: Sequence[str]) -> list[dic
     for condition in conditions:
         name, equals, value = condition.partition("=")
         if not equals:
-            raise ValueError(f"where {condition!r}: must be NAME=VALUE, such as job=main")
+            raise ToylabError(f"where {condition!r}: must be NAME=VALUE, such as job=main")
         name = column(rows, name)
         values = sorted({text(row.get(name)) for row in kept})
         kept = [row for row in kept if text(row.get(name)) == value]
         if not kept:
-            raise ValueError(f"where {condition!r}: no row has it; {name} is {', '.join(values)}")
+            raise ToylabError(f"where {condition!r}: no row has it; {name} is {', '.join(values)}")
     return kept
 
 
@@ -461,12 +461,12 @@ def summarise(rows: Sequence[Mapping[str, Any]], by: Sequence[str], of: Sequence
             values = [row[name] for row in members if row.get(name) is not None]
             wrong = next((value for value in values if not isinstance(value, bool | int | float)), None)
             if wrong is not None:
-                raise ValueError(f"column {name}: holds {wrong!r}, and a mean needs numbers")
+                raise ToylabError(f"column {name}: holds {wrong!r}, and a mean needs numbers")
             line[name] = Mean.of(values) if values else None
         if any(line[name] is not None for name in of):
             found.append(line)
     if not found:
-        raise ValueError(f"columns {', '.join(of)}: no row has a number there")
+        raise ToylabError(f"columns {', '.join(of)}: no row has a number there")
     return sorted(found, key=lambda line: [_order(line[name]) for name in by])
 
 

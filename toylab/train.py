@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from toylab.files import read_tensors, write_tensors
+from toylab.names import ToylabError
 from toylab.optimizer import AdamW, as_one
 
 
@@ -48,16 +49,16 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("steps", "rows", "evaluate_every", "stop_after"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+                raise ToylabError(f"{name}={getattr(self, name)}: must be at least 1")
         for name in ("warmup", "cooldown"):
             if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least 0")
+                raise ToylabError(f"{name}={getattr(self, name)}: must be at least 0")
         for name in ("learning_rate", "clip"):
             if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name}={getattr(self, name)}: must be a positive number, for example 1e-3")
+                raise ToylabError(f"{name}={getattr(self, name)}: must be a positive number, for example 1e-3")
 
 
-class DivergedError(ValueError):
+class DivergedError(ToylabError):
     """The loss is no longer a number."""
 
 
@@ -118,7 +119,7 @@ def train(
         if record is not None:
             record(model, state.step)
         if config.stop_at is not None and watched not in metrics:
-            raise ValueError(
+            raise ToylabError(
                 f"stop_at={config.stop_at}: watches {watched!r}, which evaluate= must measure; give it one"
             )
         rate = learning_rate(config, state.step, state.cooling_since)
@@ -202,11 +203,11 @@ def _restore(path: Path, model: nn.Module, optimizer: AdamW) -> Training:
     own = model.state_dict()
     saved = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
     if {n: t.shape for n, t in own.items()} != {n: t.shape for n, t in saved.items()}:
-        raise ValueError(
+        raise ToylabError(
             f"{path}: holds a model of another shape; use the settings it was made with, or another folder"
         )
     if "optimizer.mean" not in tensors:
-        raise ValueError(f"{path}: was written by an older version of toylab; delete it, and the job starts anew")
+        raise ToylabError(f"{path}: was written by an older version of toylab; delete it, and the job starts anew")
     model.load_state_dict(saved)
     state = Training(**about)
     optimizer.mean.copy_(tensors["optimizer.mean"])

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from toylab.files import read_json, write_json
-from toylab.names import aligned, markdown_table, unknown
+from toylab.names import ToylabError, aligned, markdown_table, unknown
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def measure(names: Sequence[str] = (), device: str = "cpu") -> Iterator[Comparis
         if name not in WORKS:
             raise unknown("work", name, WORKS)
         if device != "cpu" and name not in ON_GPU:
-            raise ValueError(f"work {name!r}: says nothing about a GPU; on one there are {', '.join(ON_GPU)}")
+            raise ToylabError(f"work {name!r}: says nothing about a GPU; on one there are {', '.join(ON_GPU)}")
     able = WORKS if device == "cpu" else ON_GPU
     return _each(names or [name for name in able if name not in LONG], device)
 
@@ -169,7 +169,7 @@ def check_device(device: str) -> None:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"device={device}: cannot be used here ({reason}); leave it out for the CPU") from None
+        raise ToylabError(f"device={device}: cannot be used here ({reason}); leave it out for the CPU") from None
 
 
 def table(found: Sequence[Comparison]) -> str:

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from tasks import stream
 from toylab.engine import Processes
-from toylab.names import aligned, unknown
+from toylab.names import ToylabError, aligned, unknown
 from toylab.statistics import wilson
 
 LEVELS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
@@ -227,7 +227,7 @@ def calibrate(
         ValueError: for fewer than two cases a kind, which cannot be halved.
     """
     if each < 2:
-        raise ValueError(f"each={each}: give at least 2 cases a kind, one to set the bar and one to try it on")
+        raise ToylabError(f"each={each}: give at least 2 cases a kind, one to set the bar and one to try it on")
     plan: list[tuple[str, str, float, int]] = []
     for noise in (0.0, *levels):
         repeats = each if noise == 0 else max(1, each // 2)

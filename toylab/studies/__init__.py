@@ -13,7 +13,7 @@ import sys
 from types import SimpleNamespace
 from typing import Any
 
-from toylab.names import load_class, unknown
+from toylab.names import ToylabError, load_class, unknown
 
 PRESETS = ("quick", "default", "paper")
 
@@ -48,7 +48,7 @@ def preset(kind: type, name: str) -> Any:
         return getattr(kind, name)()
     if name != "default":
         has = [one for one in PRESETS if hasattr(kind, one) or one == "default"]
-        raise ValueError(f"preset={name}: {kind.__name__} does not have it; there is {', '.join(has)}")
+        raise ToylabError(f"preset={name}: {kind.__name__} does not have it; there is {', '.join(has)}")
     return kind()
 
 

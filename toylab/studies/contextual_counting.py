@@ -20,6 +20,7 @@ from toylab.circuits import contextual_counter
 from toylab.claims import Claim
 from toylab.counting import accuracy, for_model, held_out, learn, logits
 from toylab.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
+from toylab.names import ToylabError
 from toylab.report import Picture
 from toylab.runs import Job, by_arm, load_model, read_metrics, save_model, write_metrics
 from toylab.studies._contextual_counting_claims import judge
@@ -68,26 +69,26 @@ class ContextualCountingStudy:
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
-            raise ValueError(f"seeds={self.seeds}: give at least one, all different and not negative, such as 0 1 2")
+            raise ToylabError(f"seeds={self.seeds}: give at least one, all different and not negative, such as 0 1 2")
         if not self.control_seeds >= 1:
-            raise ValueError(f"control_seeds={self.control_seeds}: must be at least 1")
+            raise ToylabError(f"control_seeds={self.control_seeds}: must be at least 1")
         for name in ("auxiliary", "growth"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)}: is a share of the training, from 0 to 1")
+                raise ToylabError(f"{name}={getattr(self, name)}: is a share of the training, from 0 to 1")
         if self.rows < 100:
-            raise ValueError(f"rows={self.rows}: must be at least 100, or accuracies say little")
+            raise ToylabError(f"rows={self.rows}: must be at least 100, or accuracies say little")
         if not self.task.begin:
-            raise ValueError("task.begin=False: the circuits are told apart by their use of it; leave it on")
+            raise ToylabError("task.begin=False: the circuits are told apart by their use of it; leave it on")
         if self.task.answer != "counts":
-            raise ValueError(f"task.answer={self.task.answer}: an encoder-decoder answers with counts alone")
+            raise ToylabError(f"task.answer={self.task.answer}: an encoder-decoder answers with counts alone")
         if "none" not in self.encodings or "rotary" not in self.encodings:
-            raise ValueError(f"encodings={self.encodings}: must have none and rotary, of which most claims speak")
+            raise ToylabError(f"encodings={self.encodings}: must have none and rotary, of which most claims speak")
         if self.encoder_hidden < 1:
-            raise ValueError(f"encoder_hidden={self.encoder_hidden}: must be at least 1")
+            raise ToylabError(f"encoder_hidden={self.encoder_hidden}: must be at least 1")
         if self.model.encoder.positions != "none" or not self.model.encoder.causal:
-            raise ValueError("model.encoder: leave positions=none and causal=True; the arms set them (see encodings)")
+            raise ToylabError("model.encoder: leave positions=none and causal=True; the arms set them (see encodings)")
         if self.model.encoder.layers > 1 or self.model.heads > 1:
-            raise ValueError("model: the probes of this study read one encoder layer and one decoder head")
+            raise ToylabError("model: the probes of this study read one encoder layer and one decoder head")
 
     @classmethod
     def quick(cls) -> ContextualCountingStudy:

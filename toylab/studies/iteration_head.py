@@ -21,6 +21,7 @@ from toylab.batches import Scored, fresh, next_token_loss, pack, pad, sweep
 from toylab.claims import Claim
 from toylab.film import Film, Scene, Shown
 from toylab.model import ModelConfig, Transformer
+from toylab.names import ToylabError
 from toylab.report import Picture
 from toylab.runs import Job, by_arm, load_model, read_metrics, save_model, write_metrics
 from toylab.studies._iteration_head_claims import SOLVED, judge
@@ -70,22 +71,22 @@ class IterationHeadStudy:
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
-            raise ValueError(f"seeds={self.seeds}: give at least one, all different and not negative, such as 0 1 2")
+            raise ToylabError(f"seeds={self.seeds}: give at least one, all different and not negative, such as 0 1 2")
         if not self.control_seeds >= 1:
-            raise ValueError(f"control_seeds={self.control_seeds}: must be at least 1")
+            raise ToylabError(f"control_seeds={self.control_seeds}: must be at least 1")
         if not self.task.chain_of_thought:
-            raise ValueError("task.chain_of_thought=False: the study compares with and without; leave it on")
+            raise ToylabError("task.chain_of_thought=False: the study compares with and without; leave it on")
         if self.task.longest < 6 or self.task.longest - self.task.shortest < 2:
-            raise ValueError(
+            raise ToylabError(
                 f"task.lengths={self.task.lengths}: heads are searched on lengths from 4 on; give a range up to 6 or "
                 "more, such as 1 16"
             )
         if self.task.score_padding and self.batches == "packed":
-            raise ValueError("task.score_padding=True: packed rows have no padding; choose batches=padded or sweep")
+            raise ToylabError("task.score_padding=True: packed rows have no padding; choose batches=padded or sweep")
         if not self.end_weight > 0:
-            raise ValueError(f"end_weight={self.end_weight}: must be above 0")
+            raise ToylabError(f"end_weight={self.end_weight}: must be above 0")
         if self.rows < 1:
-            raise ValueError(f"rows={self.rows}: must be at least 1")
+            raise ToylabError(f"rows={self.rows}: must be at least 1")
 
     @classmethod
     def quick(cls) -> IterationHeadStudy:

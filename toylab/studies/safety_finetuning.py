@@ -23,6 +23,7 @@ from toylab.concept import MODEL, fine_tuning, held_out, language_loss, model_fo
 from toylab.losses import DPO, NPO, Refusal, Unlearning
 from toylab.low_rank import confine, release
 from toylab.model import ModelConfig, Transformer
+from toylab.names import ToylabError
 from toylab.report import Picture
 from toylab.runs import Job, by_arm, load_model, save_model, write_metrics
 from toylab.studies._safety_finetuning_claims import judge
@@ -80,32 +81,32 @@ class SafetyFinetuningStudy:
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
-            raise ValueError(f"seeds={self.seeds}: give at least one, all different and not negative, such as 0 1 2")
+            raise ToylabError(f"seeds={self.seeds}: give at least one, all different and not negative, such as 0 1 2")
         if self.rows < 32:
-            raise ValueError(f"rows={self.rows}: must be at least 32, or shares say little")
+            raise ToylabError(f"rows={self.rows}: must be at least 32, or shares say little")
         if not 0 < self.unsafe_share < 1:
-            raise ValueError(f"unsafe_share={self.unsafe_share}: must be between 0 and 1: both kinds are needed")
+            raise ToylabError(f"unsafe_share={self.unsafe_share}: must be between 0 and 1: both kinds are needed")
         for name in ("attack_steps", "relearning_steps"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+                raise ToylabError(f"{name}={getattr(self, name)}: must be at least 1")
         for name, example in (("small_rate", 2e-4), ("dpo_beta", 0.1)):
             if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)}: must be a positive number, for example {example}")
+                raise ToylabError(f"{name}={getattr(self, name)}: must be a positive number, for example {example}")
         for name in ("dpo_anchor", "decay"):
             if not getattr(self, name) >= 0:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least 0")
+                raise ToylabError(f"{name}={getattr(self, name)}: must be at least 0")
         if not self.task.soft_slots:
-            raise ValueError("task.soft_slots=0: the soft-token attack needs at least 1")
+            raise ToylabError("task.soft_slots=0: the soft-token attack needs at least 1")
         if not self.task.duplicates:
-            raise ValueError("task.duplicates=0: one of the jailbreaks is made of duplicates; give at least 1")
+            raise ToylabError("task.duplicates=0: one of the jailbreaks is made of duplicates; give at least 1")
         if self.task.nodes < 2:
-            raise ValueError(f"task.nodes={self.task.nodes}: texts of both concepts need at least 2")
+            raise ToylabError(f"task.nodes={self.task.nodes}: texts of both concepts need at least 2")
         if self.model.hidden == 0 or self.model.norm != "pre" or not self.model.causal:
-            raise ValueError(
+            raise ToylabError(
                 "model: the study asks about the MLPs of a causal pre-norm model; set hidden, norm, causal"
             )
         if self.model.unembedding == "none":
-            raise ValueError("model.unembedding=none: a language model needs one")
+            raise ToylabError("model.unembedding=none: a language model needs one")
 
     @classmethod
     def quick(cls) -> SafetyFinetuningStudy:

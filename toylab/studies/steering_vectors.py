@@ -22,6 +22,7 @@ from toylab.batches import next_token_loss
 from toylab.claims import Claim
 from toylab.losses import PolicyGradient
 from toylab.model import ModelConfig, Transformer, source
+from toylab.names import ToylabError
 from toylab.reasoning import (
     MODEL,
     READOUT_SEED,
@@ -122,27 +123,27 @@ class SteeringVectorsStudy:
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
-            raise ValueError(f"seeds={self.seeds}: give at least one, all different and not negative, such as 0 1 2")
+            raise ToylabError(f"seeds={self.seeds}: give at least one, all different and not negative, such as 0 1 2")
         if not 0 <= self.control_seeds <= len(self.seeds):
-            raise ValueError(f"control_seeds={self.control_seeds}: must be from 0 to the number of seeds")
+            raise ToylabError(f"control_seeds={self.control_seeds}: must be from 0 to the number of seeds")
         if self.rows < 64:
-            raise ValueError(f"rows={self.rows}: must be at least 64, or shares say little")
+            raise ToylabError(f"rows={self.rows}: must be at least 64, or shares say little")
         if self.samples < 2:
-            raise ValueError(f"samples={self.samples}: the leave-one-out baseline needs at least 2, for example 8")
+            raise ToylabError(f"samples={self.samples}: the leave-one-out baseline needs at least 2, for example 8")
         if self.adaptive_steps < 1:
-            raise ValueError(f"adaptive_steps={self.adaptive_steps}: must be at least 1")
+            raise ToylabError(f"adaptive_steps={self.adaptive_steps}: must be at least 1")
         if not self.flag_kl >= 0:
-            raise ValueError(f"flag_kl={self.flag_kl}: must be at least 0; 0 leaves the term out")
+            raise ToylabError(f"flag_kl={self.flag_kl}: must be at least 0; 0 leaves the term out")
         if not self.full_rate > 0:
-            raise ValueError(f"full_rate={self.full_rate}: must be a positive number, for example 1e-3")
+            raise ToylabError(f"full_rate={self.full_rate}: must be a positive number, for example 1e-3")
         if not all(0 <= cosine <= 1 for cosine in self.cosines):
-            raise ValueError(f"cosines={self.cosines}: must be from 0 (orthogonal openers) to 1 (the same)")
+            raise ToylabError(f"cosines={self.cosines}: must be from 0 (orthogonal openers) to 1 (the same)")
         if self.model.norm != "pre" or not self.model.causal or self.model.layers < 2:
-            raise ValueError("model: the study asks about a causal pre-norm model of 2 layers or more")
+            raise ToylabError("model: the study asks about a causal pre-norm model of 2 layers or more")
         if self.model.unembedding == "none":
-            raise ValueError("model.unembedding=none: a language model needs one")
+            raise ToylabError("model.unembedding=none: a language model needs one")
         if self.task.flag:
-            raise ValueError(
+            raise ToylabError(
                 "task.flag: the flagged task is a part of the study; leave the flag out, and add --parts flag"
             )
 
