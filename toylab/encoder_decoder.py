@@ -110,7 +110,7 @@ class Decoder(nn.Module):
         shape = replace(config.encoder, heads=config.heads, positions="none")
         self.queries = nn.Parameter(config.query_std * torch.randn(queries, shape.width, generator=generator))
         self.positions = NoPositions(shape, queries, generator)
-        self.cross = Attention(shape, generator)
+        self.cross = Attention(shape, generator, few_queries=True)
         self.attn = Attention(shape, generator) if config.self_attention else None
         self.ln1 = LayerNorm(shape) if config.self_attention else None
         self.mlp = MLP(shape, config.hidden, generator) if config.hidden else None
@@ -131,7 +131,7 @@ class Decoder(nn.Module):
             read = self.ln1(x)
             x = x + self.attn_out(self.attn(read, read, self._geometry(labels, labels, stream)))
         x = self.resid_mid(x)
-        fetched = self.cross_out(self.cross.by_few(x, stream, self._geometry(labels, keys, stream, seen)))
+        fetched = self.cross_out(self.cross(x, stream, self._geometry(labels, keys, stream, seen)))
         x = x + fetched if self.config.residual else fetched
         if self.mlp is not None:
             x = x + self.mlp_out(self.mlp(self.ln2(x)))

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from probes.hooks import has_hooks
 from tasks import Task, stream
 from toylab.names import ToylabError, unknown
 from toylab.positions import POSITIONS
@@ -114,11 +115,17 @@ class Nothing(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention; every intermediate result passes a named point."""
+    """Multi-head attention; every intermediate result passes a named point.
 
-    def __init__(self, config: ModelConfig, generator: torch.Generator) -> None:
+    Two cheaper routes to the same output pass some points by; neither is taken where anything listens to one of them.
+
+    Args:
+        few_queries: whether far fewer queries than keys are asked, and none is turned by its position.
+    """
+
+    def __init__(self, config: ModelConfig, generator: torch.Generator, few_queries: bool = False) -> None:
         super().__init__()
-        self.heads = config.heads
+        self.heads, self.few_queries = config.heads, few_queries
         self.query = linear(config.width, config.width, config.biases, generator)
         self.key = linear(config.width, config.width, config.biases, generator)
         self.value = linear(config.width, config.width, config.biases, generator)
@@ -130,10 +137,16 @@ class Attention(nn.Module):
         self,
         reading: Float[Tensor, "batch query width"],
         read: Float[Tensor, "batch key width"],
-        geometry: Geometry,
+        geometry: Geometry | None,
         cache: Cache | None = None,
         layer: int = 0,
-    ) -> Float[Tensor, "batch query width"]:
+        tally: Tally | None = None,
+    ) -> Float[Tensor, "row asked width"]:
+        """Output at every query. With a tally, what is read is one row per type of token, (1, type, width)."""
+        if tally is not None:
+            return self._by_type(read[0], tally)
+        if self.few_queries and not has_hooks(self.k, self.v, self.key, self.value):
+            return self._by_few(reading, read, geometry)
         q = self.q(geometry.rotate(self._split(self.query(reading)), geometry.query))
         k = self.k(geometry.rotate(self._split(self.key(read)), geometry.key[:, -read.shape[1] :]))
         v = self.v(self._split(self.value(read)))
@@ -147,20 +160,17 @@ class Attention(nn.Module):
         mean = (pattern.mT * v).sum(dim=2, keepdim=True) if alone else pattern @ v
         return self.output(self.z(mean.transpose(1, 2)).flatten(2))
 
-    def by_few(
+    def _by_few(
         self,
         reading: Float[Tensor, "batch query width"],
         read: Float[Tensor, "batch key width"],
         geometry: Geometry,
     ) -> Float[Tensor, "batch query width"]:
-        """The output of `forward` without positions, for few queries of many keys.
+        """Without positions, for few queries of many keys; keys and values are never computed.
 
         A score q . (K x) is also (q K) . x, and a mean of values V x is V times the mean of x: so the few queries are
-        mapped back to the residual stream instead of every key and value out of it. Whoever watches or edits `k` or
-        `v` gets them: everything then goes the long way.
+        mapped back to the residual stream instead of every key and value out of it.
         """
-        if any(module._forward_hooks for module in (self.k, self.v, self.key, self.value)):
-            return self.forward(reading, read, geometry)
         heads = self.heads
         q = self.q(self._split(self.query(reading))).transpose(1, 2)
         asked = q @ self.key.weight.unflatten(0, (heads, -1))
@@ -175,8 +185,8 @@ class Attention(nn.Module):
             z = z + pattern.sum(dim=-1).transpose(1, 2)[..., None] * self.value.bias.view(heads, -1)
         return self.output(self.z(z).flatten(2))
 
-    def by_type(self, read: Float[Tensor, "type width"], tally: Tally) -> Float[Tensor, "batch query width"]:
-        """The output of `forward` where all that is read is one row a type of token; see `toylab.tally`."""
+    def _by_type(self, read: Float[Tensor, "type width"], tally: Tally) -> Float[Tensor, "batch query width"]:
+        """Without positions, where all that is read is one row per type of token; see `toylab.tally`."""
         heads, types = self.heads, len(read)
         q, k, v = (linear(read).view(types, heads, -1).transpose(0, 1) for linear in (self.query, self.key, self.value))
         scores = q @ k.transpose(1, 2) / math.sqrt(q.shape[-1])  # head, query type, key type
@@ -225,12 +235,14 @@ class Block(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "batch position width"],
-        geometry: Geometry,
+        geometry: Geometry | None,
         queries: Int[Tensor, "batch query"] | None = None,
         cache: Cache | None = None,
         layer: int = 0,
-    ) -> Float[Tensor, "batch query width"]:
-        self.positions = geometry.query
+        tally: Tally | None = None,
+    ) -> Float[Tensor, "row asked width"]:
+        """The stream at every query. With a tally, `x` is one row per type of token, (1, type, width)."""
+        self.positions = torch.arange(tally.types.shape[1], device=x.device)[None] if tally else geometry.query
         x = self.resid_pre(x)
         if self.norm == "entry":
             x = self.ln1(x)
@@ -238,18 +250,9 @@ class Block(nn.Module):
         reading = read
         if queries is not None:
             x, reading = _rows(x, queries), _rows(read, queries)
-        return self._after(x, self.attn(reading, read, geometry, cache, layer))
-
-    def by_type(self, embeddings: Float[Tensor, "type width"], tally: Tally) -> Float[Tensor, "batch query width"]:
-        """The output of `forward` on token embeddings without positions; see `toylab.tally`."""
-        x = self.ln1(embeddings) if self.norm == "entry" else embeddings
-        attended = self.attn.by_type(self.ln1(x) if self.norm == "pre" else x, tally)
-        return self._after(tally.types @ x, attended)
-
-    def _after(
-        self, x: Float[Tensor, "batch query width"], attended: Float[Tensor, "batch query width"]
-    ) -> Float[Tensor, "batch query width"]:
-        """What follows the attention."""
+        attended = self.attn(reading, read, geometry, cache, layer, tally)
+        if tally is not None:
+            x = tally.types @ x[0]
         x = x + self.attn_out(attended)
         if self.norm == "post":
             x = self.ln1(x)
@@ -259,6 +262,10 @@ class Block(nn.Module):
             if self.norm == "post":
                 x = self.ln2(x)
         return self.resid_post(x)
+
+    def before_tally(self) -> tuple[nn.Module, ...]:
+        """What runs on types instead of tokens, or not at all, where a tally is given."""
+        return self, self.resid_pre, self.ln1, *self.attn.modules()
 
 
 class Transformer(nn.Module):
@@ -313,8 +320,9 @@ class Transformer(nn.Module):
             segments: tokens see only tokens of their own segment: several sequences packed into one row.
             queries: indices of the positions whose logits are wanted; the last block then computes no others.
             cache: keys and values of earlier tokens, which `tokens` continue; it is extended in place.
-            tally: of these tokens: a first layer without positions then runs in linear time, and its inner points
-                (`embed`, `resid_pre` and those of `attn`) see nothing. The logits are the same but for rounding.
+            tally: of these tokens: a first layer without positions then runs in linear time. The logits are the same
+                but for rounding. It is left aside where anything listens to the points that it passes by (`embed`,
+                `resid_pre` and those of `attn`).
 
         Raises:
             ValueError: for a position past the end of learned positions; for a cache in a bidirectional model, whose
@@ -327,6 +335,8 @@ class Transformer(nn.Module):
             self.config.positions != "none" or any(x is not None for x in (positions, segments, queries, cache))
         ):
             raise ToylabError("tally: works on whole rows of a model with positions='none'; leave it out otherwise")
+        if tally is not None and has_hooks(self.embedding, self.embed, *self.blocks[0].before_tally()):
+            tally = None
         past = 0 if cache is None else cache.length
         if positions is None:
             positions = torch.arange(past + tokens.shape[1], device=tokens.device)[None]
@@ -341,9 +351,11 @@ class Transformer(nn.Module):
             placed = self.positions.embed(geometry.query)
             if placed is not None:
                 x = x + self.pos_embed(placed)
+        else:
+            x = self.embedding.weight[None]
         for layer, block in enumerate(self.blocks):
             if layer == 0 and tally is not None:
-                x = block.by_type(self.embedding.weight, tally)
+                x = block(x, None, tally=tally)
             elif layer == last and queries is not None:
                 x = block(x, geometry.at(queries), queries, cache, layer)
             else:
