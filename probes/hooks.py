@@ -218,16 +218,11 @@ def placed(model: nn.Module, visits: Mapping[str, Visit], inputs: bool = False) 
     Raises:
         ValueError: for a compiled model, whose graph no hook reaches.
     """
-    if any(_is_compiled(module) for module in model.modules()):
-        raise ToylabError(
-            f"model={type(model).__name__}: is compiled, and its graph passes hooks by; watch or edit the model that "
-            "was not compiled"
-        )
     handles = []
     try:
         for name, visit in visits.items():
             place = Tap(tap(model, name).module, "input") if inputs else tap(model, name)
-            module = model.get_submodule(place.module)
+            module = _uncompiled(model, place.module)
             if place.part == "input":
                 handles.append(module.register_forward_pre_hook(_Hook(_entering(name, place, visit))))
             else:
@@ -264,16 +259,29 @@ def _unpickled() -> Callable:
 
 def has_hooks(*modules: nn.Module) -> bool:
     """Whether anything listens to one of these modules: a watch, an edit, or any other hook of PyTorch."""
-    return _has_any_global_hook() or any(
-        hook is not _no_hook for module in modules for name in _HOOKS for hook in getattr(module, name).values()
-    )
+    for module in modules:
+        for hooks in (
+            module._forward_hooks,
+            module._forward_pre_hooks,
+            module._backward_hooks,
+            module._backward_pre_hooks,
+        ):
+            if hooks and any(hook is not _no_hook for hook in hooks.values()):
+                return True
+    return bool(_has_any_global_hook())  # its own answer may be an empty dictionary
 
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-
-
-def _is_compiled(module: nn.Module) -> bool:
-    return module._compiled_call_impl is not None or type(module).__name__ == "OptimizedModule"
+def _uncompiled(model: nn.Module, path: str) -> nn.Module:
+    """The module at a path, none of whose parents is compiled."""
+    module = model
+    for step in ("", *path.split(".")):
+        module = getattr(module, step) if step else module
+        if module._compiled_call_impl is not None or type(module).__name__ == "OptimizedModule":
+            raise ToylabError(
+                f"model={type(module).__name__}: is compiled, and its graph passes hooks by; watch or edit the model "
+                "that was not compiled"
+            )
+    return module
 
 
 def _leaving(name: str, place: Tap, visit: Visit) -> Callable:
