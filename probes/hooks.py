@@ -20,7 +20,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from toylab.names import ToylabError
+from toylab.names import ToylabError, check_settings
 
 Edit = Callable[[Tensor], Tensor]
 
@@ -42,6 +42,9 @@ class Tap:
     columns: tuple[int, int] | None = None
     heads: int | None = None
     read_only: str = ""
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
     def shown(self, x: Tensor) -> Tensor:
         """The point as its name promises it."""

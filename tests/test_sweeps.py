@@ -178,12 +178,12 @@ def test_axes_are_read_with_the_types_of_the_settings(axes, expected):
         (["width=3"], r"there is no setting 'width'; did you mean size\.width\?"),
         (["zzz=3"], r"there is no setting 'zzz'; there are size\.width, size\.heads, kind"),
         (["kind=square"], r"grid kind=square: must be one of plain, round"),
-        (["size.width=wide"], r"grid size\.width=wide: must be int"),
-        (["size.width=6.5"], r"grid size\.width=6\.5: must be int"),
+        (["size.width=wide"], r"grid size\.width=wide: must be a whole number"),
+        (["size.width=6.5"], r"grid size\.width=6\.5: must be a whole number"),
         (["seed=9..3"], r"grid seed=9\.\.3: the range is empty"),
         (["size=3"], r"there is no setting 'size'"),
-        (["size.width="], r"grid size\.width=: must be int"),
-        (["lengths=1"], r"grid lengths=1: must be tuple\[int, int\]"),
+        (["size.width="], r"grid size\.width=: must be a whole number"),
+        (["lengths=1"], r"grid lengths=1: must be \(a whole number, a whole number\)"),
     ],
 )
 def test_a_mistake_in_an_axis_is_named_with_what_is_possible(axes, told):
