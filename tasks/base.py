@@ -99,7 +99,7 @@ def stream(seed: int, *path: int | str) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(check_seed(seed), spawn_key=numbers))
 
 
-def split_index(split: Split) -> int:
+def split_index(split: str) -> int:
     """The place of a split in `SPLITS`. Raises `ToylabError` for a name that is none."""
     check_option("split", split, SPLITS)
     return SPLITS.index(split)

@@ -237,6 +237,7 @@ class IteratedMap(ABC):
 
     def capacity(self, length: int, split: Split) -> int:
         """How many different prompts of one length a split holds: exact for small spaces, else the expected number."""
+        split_index(split)
         length = fit(int, length, "length")  # powers of numpy's integers overflow
         space = len(self.inputs) ** length
         if space <= ENUMERABLE:

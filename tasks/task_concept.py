@@ -181,6 +181,7 @@ class TaskConcept:
 
     def of_class(self, letter: str) -> Int[np.ndarray, " operator"]:
         """Ids of the operators of a class: S, U, M or D."""
+        check_option("class of operators", letter, "SUMD")
         found = [i for i, name in enumerate(self.operators) if name[0] == letter and name[1:].isdigit()]
         return np.array(found, dtype=np.int64)
 

@@ -7,8 +7,11 @@ import inspect
 import json
 import math
 import pkgutil
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -25,13 +28,17 @@ from probes import Tap
 from tasks import ConceptGrammar, Copy, IteratedMap, ModularSum, Parity, Polynomial, Styles, Task, WordProblem
 from tasks.strategies import instances
 from toylab import studies
+from toylab.circuits import contextual_counter
 from toylab.encoder_decoder import EncoderDecoderConfig
 from toylab.finish import flags, rebuild
 from toylab.losses import Unlearning
 from toylab.model import ModelConfig
 from toylab.names import ToylabError, as_json, check_option, check_seed, check_seeds, check_settings, fit, torch_seed
+from toylab.steering import Scaled
+from toylab.sweeps import load_runs
 from toylab.train import TrainConfig
 
+ROOT = Path(__file__).parents[1]
 STUDIES = [studies.load(name).STUDY for name in studies.names()]
 SETTINGS = [*tasks.TASKS, ConceptGrammar, Styles, ModelConfig, EncoderDecoderConfig, TrainConfig, Unlearning, *STUDIES]
 INNER = {"Claim", "Arm"}
@@ -408,3 +415,90 @@ def test_a_default_may_be_outside_of_its_own_annotation():
     assert fit(Own, Own(), "x").limit is None
     with pytest.raises(ToylabError, match=r"^limit='a'"):
         check_settings(Own(limit="a"))
+
+
+OPTIONS = {
+    "Parity.sample(split)": lambda: untyped(Parity.sample)(Parity(), tasks.stream(0), 1, "tset"),
+    "Parity.sample(no rows)": lambda: untyped(Parity.sample)(Parity(), tasks.stream(0), 0, "tset"),
+    "Parity.capacity(split)": lambda: untyped(Parity.capacity)(Parity(), 3, "tset"),
+    "ContextualCounting.sample(split)": lambda: untyped(COUNTING.sample)(COUNTING(), tasks.stream(0), 0, "tset"),
+    "ContextualCounting.append_zeros(where)": lambda: untyped(COUNTING.append_zeros)(COUNTING(), None, 1, "strat"),
+    "AssociativeRecall.sample(split)": lambda: untyped(RECALL.sample)(RECALL(), tasks.stream(0), 0, "tset"),
+    "TaskConcept.sample(split)": lambda: untyped(CONCEPT.sample)(CONCEPT(), tasks.stream(0), 0, "tset"),
+    "TaskConcept.sample(kind)": lambda: untyped(CONCEPT._check)(CONCEPT(), "sfae", 0.5),
+    "TaskConcept.of_class": lambda: CONCEPT().of_class("X"),
+    "Reasoning.prompts(split)": lambda: untyped(REASONING.prompts)(REASONING(), tasks.stream(0), 0, "tset"),
+    "load_runs(rows)": lambda: untyped(load_runs)("runs", rows="job"),
+    "Scaled(gate)": lambda: untyped(Scaled.__init__)(object.__new__(Scaled), 8, gate="sigmoid"),
+    "contextual_counter(bias)": lambda: untyped(contextual_counter)(2, 5, bias="bgein"),
+}
+COUNTING, RECALL = tasks.ContextualCounting, tasks.AssociativeRecall
+CONCEPT, REASONING = tasks.TaskConcept, tasks.Reasoning
+untyped = inspect.unwrap
+"""A function without the run-time type checks of the tests, which would come first."""
+
+
+@pytest.mark.parametrize("call", OPTIONS.values(), ids=OPTIONS)
+def test_a_word_that_is_no_option_of_a_function_is_refused_by_name(call):
+    with pytest.raises(ToylabError, match=r"there is no \w+"):
+        call()
+
+
+INTEGERS = """
+import numpy as np, torch, tempfile
+from pathlib import Path
+import tasks, toylab, probes
+from toylab import evaluate, low_rank, runs, steering
+from toylab.model import generate
+from toylab.survey import trained
+
+def weights(model):
+    return [parameter.tolist() for parameter in model.parameters()]
+
+def saved(model):
+    path = Path(tempfile.mkdtemp()) / "model.safetensors"
+    runs.save_model(path, model)
+    return weights(runs.load_model(path))
+
+def steered(at):
+    path = Path(tempfile.mkdtemp()) / "vectors.safetensors"
+    steering.save_steering(path, steering.Steered(MODEL, {i(1): steering.Vector(i(32))}, at=at))
+    return str(steering.load_steering(path, MODEL).at)
+
+def table(batch):
+    return batch.tokens.tolist(), batch.targets.tolist()
+
+MODEL = toylab.Transformer(toylab.ModelConfig(), 5, 8)
+TOKENS = torch.arange(8).view(2, 4) % 5
+Z = torch.rand(2, 4, 2, 16, generator=torch.Generator().manual_seed(0))
+PATTERN = torch.rand(2, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+LINKS = np.array([[0, 2, 1]])
+CALLS = [
+    lambda: saved(toylab.Transformer(toylab.ModelConfig(width=i(16)), i(5), i(8), i(3))),
+    lambda: weights(toylab.Transformer.for_task(tasks.Parity(), seed=i(1))),
+    lambda: generate(MODEL, TOKENS, i(3), stop=i(2), samples=i(2), drop=True).tolist(),
+    lambda: [table(task().sample(tasks.stream(i(3), "a", i(2)), i(5))) for task in tasks.TASKS],
+    lambda: table(tasks.Polynomial(p=i(11)).sample(tasks.stream(0), i(3), length=i(70))),
+    lambda: tasks.Polynomial().capacity(i(70), "train"),
+    lambda: table(tasks.ContextualCounting(length=(i(9), i(12)), regions=i(2)).sample(tasks.stream(0), 3, length=i(9))),
+    lambda: tasks.ContextualCounting(length=(i(9), i(60)), regions=i(2)).entropy,
+    lambda: [table(one) for one in evaluate.held_out(tasks.Parity(), i(0), [i(4), i(5)], i(1)).values()],
+    lambda: weights(low_rank.confine(toylab.Transformer(toylab.ModelConfig(), 5, 8), i(2), i(1))),
+    lambda: [steered((i(2),)), steered(slice(i(2), i(3)))],
+    lambda: probes.zero_heads(i(1), [i(0)])(Z).tolist(),
+    lambda: probes.uniform_heads(i(1), [i(0)])(PATTERN).tolist(),
+    lambda: probes.follow_links(i(1), LINKS)(PATTERN).tolist(),
+    lambda: weights(probes.fit_autoencoder(Z.flatten(0, 2), i(6), i(2), i(3), i(4), seed=i(1))),
+    lambda: probes.compare_features(PATTERN.flatten(0, 2) > .5, torch.arange(16) % 2 > 0, seed=i(1)),
+]
+for number, call in enumerate(CALLS):
+    i = int
+    plain = call()
+    i = np.int64
+    assert call() == plain, number
+"""
+
+
+def test_integers_of_numpy_serve_wherever_integers_do():
+    done = subprocess.run([sys.executable, "-c", INTEGERS], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
