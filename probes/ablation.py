@@ -71,4 +71,4 @@ def moved(links: Links, by: int) -> Links:
 
 
 def _as_list(heads: int | Sequence[int]) -> list[int]:
-    return [heads] if isinstance(heads, int) else list(heads)
+    return np.atleast_1d(heads).tolist()

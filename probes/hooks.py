@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from toylab.names import ToylabError
+from toylab.names import ToylabError, check_settings
 
 Edit = Callable[[Tensor], Tensor]
 
@@ -46,6 +46,9 @@ class Tap:
     columns: tuple[int, int] | None = None
     heads: int | None = None
     read_only: str = ""
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
     def shown(self, x: Tensor) -> Tensor:
         """The point as its name promises it."""

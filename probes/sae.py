@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from toylab.names import ToylabError
+from toylab.names import ToylabError, torch_seed
 
 
 class SparseAutoencoder(nn.Module):
@@ -65,7 +65,7 @@ def fit_autoencoder(
     """
     if not len(activations):
         raise ToylabError("activations: at least one row is needed")
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(torch_seed(seed))
     x = activations.detach()
     scale = (x - x.mean(dim=0)).square().mean().sqrt().clamp(min=1e-12)
     model = SparseAutoencoder(x.shape[1], features, k, generator).to(x.dtype)
@@ -144,7 +144,7 @@ def compare_features(
     def differences(inside: Bool[Tensor, " case"]) -> Float[Tensor, " feature"]:
         return active[inside].mean(dim=0) - active[~inside].mean(dim=0)
 
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(torch_seed(seed))
     mixed = torch.stack(
         [differences(group[torch.randperm(len(group), generator=generator)]).abs().max() for _ in range(permutations)]
     )

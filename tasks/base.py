@@ -14,7 +14,7 @@ from typing import Literal, Protocol, get_args, runtime_checkable
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from toylab.names import ToylabError
+from toylab.names import ToylabError, check_option, check_seed
 
 IGNORE = -100
 """The target of a position that is not scored (torch's own default for cross entropy)."""
@@ -95,8 +95,14 @@ def stream(seed: int, *path: int | str) -> np.random.Generator:
     `stream(3, "train", 7)` is block 7 of the training data of seed 3. Seeds are never added to indices: with that,
     neighbouring seeds would share nearly all their rows.
     """
-    numbers = [zlib.crc32(step.encode()) if isinstance(step, str) else step for step in path]
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=numbers))
+    numbers = [zlib.crc32(step.encode()) if isinstance(step, str) else check_seed(step, "path") for step in path]
+    return np.random.default_rng(np.random.SeedSequence(check_seed(seed), spawn_key=numbers))
+
+
+def split_index(split: str) -> int:
+    """The place of a split in `SPLITS`. Raises `ToylabError` for a name that is none."""
+    check_option("split", split, SPLITS)
+    return SPLITS.index(split)
 
 
 def split_of(

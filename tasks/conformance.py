@@ -546,7 +546,7 @@ def _search(law: Callable, task: Task, examples: int, case: dict[str, Any]) -> N
     from tasks.strategies import batches
 
     quiet = settings(
-        max_examples=examples,
+        max_examples=int(examples),
         database=None,
         deadline=None,
         derandomize=True,

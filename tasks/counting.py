@@ -27,8 +27,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Int
 
-from tasks.base import IGNORE, NOWHERE, SPLITS, Batch, Split, split_of
-from toylab.names import ToylabError
+from tasks.base import IGNORE, NOWHERE, Batch, Split, split_index, split_of
+from toylab.names import ToylabError, check_option, check_settings
 
 ZERO, ONE, OPEN, CLOSE, BEGIN, EQUALS, END = range(7)
 SYMBOLS = ("0", "1", "[", "]", "BoS", "=", "EoS")
@@ -64,6 +64,7 @@ class ContextualCounting:
     the running count behind each bit as well (the paper's two chain-of-thought prompts)."""
 
     def __post_init__(self) -> None:
+        check_settings(self)
         for name, low, high, example in (
             ("length", self.shortest, self.longest, "24 64"),
             ("regions", self.fewest, self.most, "1 4"),
@@ -142,6 +143,7 @@ class ContextualCounting:
         Raises:
             ValueError: for a length or number of regions that is impossible, or if the split holds no such string.
         """
+        index = split_index(split)
         sizes = _each(rng, rows, self.length if length is None else length)
         numbers = _each(rng, rows, self.regions if regions is None else regions)
         wrong = (numbers < 1) | (sizes < 2 * numbers)
@@ -156,7 +158,7 @@ class ContextualCounting:
             if not len(missing):
                 return self.batch(strings, sizes)
             drawn = _draw(rng, sizes[missing], numbers[missing], self.p, strings.shape[1])
-            kept = split_of(drawn, sizes[missing]) == SPLITS.index(split)
+            kept = split_of(drawn, sizes[missing]) == index
             strings[missing[kept]] = drawn[kept]
             missing = missing[~kept]
         raise ToylabError(
@@ -282,6 +284,7 @@ class ContextualCounting:
 
     def append_zeros(self, batch: Batch, number: int, where: Literal["end", "start"] = "end") -> Batch:
         """The same strings with `number` zeros outside all regions, after or before the rest; no count changes."""
+        check_option("where", where, ("end", "start"))
         return self._around(batch, [ZERO] * number, where)
 
     def append_region(self, batch: Batch) -> Batch:

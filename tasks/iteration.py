@@ -25,8 +25,8 @@ from typing import ClassVar, Literal
 import numpy as np
 from jaxtyping import Int
 
-from tasks.base import IGNORE, NOWHERE, SHARES, SPLITS, Batch, Split, split_of
-from toylab.names import ToylabError
+from tasks.base import IGNORE, NOWHERE, SHARES, Batch, Split, split_index, split_of
+from toylab.names import ToylabError, check_settings, fit
 
 TASK_TOKENS = ("copy", "parity", "sum", "polynomial", "word")
 """Every iterated task has a first token of its own, so that tasks with one alphabet share one vocabulary."""
@@ -53,6 +53,7 @@ class IteratedMap(ABC):
     name: ClassVar[str]
 
     def __post_init__(self) -> None:
+        check_settings(self)
         low, high = self.shortest, self.longest
         if low < 1 or high < low:
             raise ToylabError(
@@ -162,6 +163,7 @@ class IteratedMap(ABC):
         Raises:
             ValueError: if the split holds no prompt of these lengths or, with `distinct`, fewer than are asked for.
         """
+        split_index(split)
         if length is not None and length < 1:
             raise ToylabError(f"length={length}: must be at least 1; for example {self.longest}")
         if length is None:
@@ -235,6 +237,8 @@ class IteratedMap(ABC):
 
     def capacity(self, length: int, split: Split) -> int:
         """How many different prompts of one length a split holds: exact for small spaces, else the expected number."""
+        split_index(split)
+        length = fit(int, length, "length")  # powers of numpy's integers overflow
         space = len(self.inputs) ** length
         if space <= ENUMERABLE:
             return len(_prompts(self.inputs, length, split))
@@ -260,7 +264,7 @@ class IteratedMap(ABC):
         alphabet = np.array(self.inputs)
         while len(kept) < rows:  # ends: in so large a space the smallest split holds close to one prompt in eight
             drawn = alphabet[rng.integers(len(alphabet), size=(int(rows / SHARES[split] * 1.1) + 16, length))]
-            kept = np.concatenate([kept, drawn[split_of(drawn) == SPLITS.index(split)]])
+            kept = np.concatenate([kept, drawn[split_of(drawn) == split_index(split)]])
             if distinct:
                 _, first = np.unique(kept, axis=0, return_index=True)
                 kept = kept[np.sort(first)]
@@ -289,7 +293,7 @@ class IteratedMap(ABC):
 def _prompts(inputs: tuple[int, ...], length: int, split: Split) -> Int[np.ndarray, "prompt length"]:
     """All prompts of one length that fall into one split."""
     every = np.array(list(itertools.product(inputs, repeat=length)))
-    kept = every[split_of(every) == SPLITS.index(split)]
+    kept = every[split_of(every) == split_index(split)]
     kept.setflags(write=False)  # shared by all callers
     return kept
 

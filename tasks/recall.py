@@ -22,8 +22,8 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Int
 
-from tasks.base import IGNORE, NOWHERE, SPLITS, Batch, Split, decode, split_of
-from toylab.names import ToylabError
+from tasks.base import IGNORE, NOWHERE, Batch, Split, decode, split_index, split_of
+from toylab.names import ToylabError, check_settings
 
 PATIENCE = 500
 """Draws after which a split is said to hold nothing."""
@@ -51,6 +51,7 @@ class AssociativeRecall:
     """Given tokens stand between the answers: every scored position ends a prompt of its own."""
 
     def __post_init__(self) -> None:
+        check_settings(self)
         if not 1 <= self.fewest <= self.most:
             raise ToylabError(f"pairs={self.pairs}: give 1 or more, or the fewest and the most, for example 2 6")
         if self.keys < max(self.most, 2):
@@ -84,6 +85,7 @@ class AssociativeRecall:
         Raises:
             ValueError: for a split that holds no pairs of some number.
         """
+        index = split_index(split)
         numbers = rng.integers(self.fewest, self.most + 1, size=rows)
         pairs = np.full((rows, 2 * self.most), len(self.vocabulary) - 1)
         missing = np.arange(rows)
@@ -94,7 +96,7 @@ class AssociativeRecall:
             keys = rng.random((len(missing), self.keys)).argsort(axis=1)[:, : self.most]
             values = self.keys + rng.integers(self.values, size=keys.shape)
             drawn = np.stack([keys, values], axis=2).reshape(len(missing), 2 * self.most)
-            kept = split_of(drawn, 2 * numbers[missing]) == SPLITS.index(split)
+            kept = split_of(drawn, 2 * numbers[missing]) == index
             pairs[missing[kept]] = drawn[kept]
             missing = missing[~kept]
         if len(missing):

@@ -14,9 +14,9 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Bool, Int
 
-from tasks.base import IGNORE, NOWHERE, SPLITS, Batch, Split, decode, split_of, stream
+from tasks.base import IGNORE, NOWHERE, Batch, Split, decode, split_index, split_of, stream
 from tasks.grammar import ConceptGrammar
-from toylab.names import ToylabError
+from toylab.names import ToylabError, check_option, check_seed, check_settings
 
 Kind = Literal[
     "pretraining",
@@ -96,12 +96,13 @@ class TaskConcept:
     """Of triples and bijections."""
 
     def __post_init__(self) -> None:
+        check_settings(self)
+        check_seed(self.seed)
         for name in ("nodes", "safe", "unsafe", "mixed"):
             if getattr(self, name) < 1:
                 raise ToylabError(f"{name}={getattr(self, name)}: must be at least 1")
-        for name in ("soft_slots", "seed"):
-            if getattr(self, name) < 0:
-                raise ToylabError(f"{name}={getattr(self, name)}: must be at least 0")
+        if self.soft_slots < 0:
+            raise ToylabError(f"soft_slots={self.soft_slots}: must be at least 0")
         if not 0 <= self.duplicates <= self.unsafe:
             raise ToylabError(
                 f"duplicates={self.duplicates}: must be from 0 to unsafe={self.unsafe}, whose operators they copy"
@@ -180,6 +181,7 @@ class TaskConcept:
 
     def of_class(self, letter: str) -> Int[np.ndarray, " operator"]:
         """Ids of the operators of a class: S, U, M or D."""
+        check_option("class of operators", letter, "SUMD")
         found = [i for i, name in enumerate(self.operators) if name[0] == letter and name[1:].isdigit()]
         return np.array(found, dtype=np.int64)
 
@@ -215,6 +217,7 @@ class TaskConcept:
                 kind, or a split that holds too few such prompts.
         """
         self._check(kind, single)
+        index = split_index(split)
         prompts = np.zeros((rows, self.prompt), dtype=np.int64)
         top = np.zeros((rows, self.nodes), dtype=np.int64)
         missing = np.arange(rows)
@@ -223,14 +226,13 @@ class TaskConcept:
                 return self._batch(prompts, top)
             nodes, operators = self._draw(rng, len(missing), kind, single)
             drawn = self.write(operators, self.grammar.generate(rng, nodes))
-            kept = split_of(drawn) == SPLITS.index(split)
+            kept = split_of(drawn) == index
             prompts[missing[kept]], top[missing[kept]] = drawn[kept], nodes[kept]
             missing = missing[~kept]
         raise ToylabError(f"split={split!r}: holds no prompt of kind {kind!r} (none in {PATIENCE} draws)")
 
     def _check(self, kind: Kind, single: float | int) -> None:
-        if kind not in KINDS:
-            raise ToylabError(f"kind={kind!r}: must be one of {', '.join(KINDS)}")
+        check_option("kind", kind, KINDS)
         if not 0 <= single <= 1:
             raise ToylabError(f"single={single}: is a share of prompts, from 0 to 1")
         if kind == "mismatched-token" and not self.duplicates:

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from toylab import files
 from toylab.files import read_json, read_tensors, sweep_aside, write_bytes, write_json, write_tensors, write_text
+from toylab.names import ToylabError
 
 LEAVES = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
 JSON = st.recursive(
@@ -96,8 +97,9 @@ def test_numbers_that_json_does_not_know_are_not_written(tmp_path, value):
 
 
 def test_what_is_no_json_at_all_is_not_written(tmp_path):
-    with pytest.raises(TypeError):
-        write_json(tmp_path / "file.json", object())
+    for key, value in {"x": object(), "y": {1, 2}, "z": {(1, 2): 3}, "w": Path()}.items():
+        with pytest.raises(ToylabError, match=rf"^file\.of\.{key}: "):
+            write_json(tmp_path / "file.json", {"of": {key: value}})
     assert names(tmp_path) == []
 
 

@@ -151,12 +151,12 @@ def test_the_scale_of_the_activations_does_not_matter(seed, scale):
 def test_the_same_seed_trains_the_same_and_nothing_else_is_drawn_or_changed():
     x = (sparse(0, 200, DIRECTIONS, 2) @ orthonormal(1, DIRECTIONS)).requires_grad_(True)
     kept, state = x.detach().clone(), torch.random.get_rng_state()
-    one, same, other = (trained(x, seed, steps=10).state_dict() for seed in (3, 3, 4))
+    one, same, *others = (trained(x, seed, steps=10).state_dict() for seed in (3, 3, 4, 3 + 2**32))
     assert torch.equal(torch.random.get_rng_state(), state)
     assert torch.equal(x, kept)
     assert x.grad is None
     assert all(torch.equal(one[name], same[name]) for name in one)
-    assert not torch.equal(one["decoder"], other["decoder"])
+    assert not any(torch.equal(one["decoder"], other["decoder"]) for other in others)
     assert one["decoder"].dtype == torch.float64
     assert trained(x.detach().float(), steps=1).decoder.dtype == torch.float32
 
@@ -275,6 +275,12 @@ def test_chance_grows_with_what_is_searched_and_not_with_copies_of_it(seed):
     copies = compare_features(torch.cat([fires, ~fires, fires], dim=1), group, permutations=40, seed=seed % 9)
     assert copies.chance == pytest.approx(chances[-1])
     assert chances[-1] > 0
+
+
+def test_the_seed_of_the_permutations_counts_to_its_last_bit():
+    fires, group = uniform(0, 60, 20) < 0.4, torch.arange(60) % 3 == 0
+    seeds = [5, *(5 + 2**power for power in range(32, 40))]
+    assert len({compare_features(fires, group, permutations=3, seed=seed).chance for seed in seeds}) > 1
 
 
 @few

@@ -4,6 +4,7 @@ import csv
 import io
 import itertools
 import json
+import math
 import os
 import subprocess
 import sys
@@ -15,9 +16,11 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tasks import Copy, ModularSum, Parity
 from toylab import cli, figures, sweeps
 from toylab.claims import Claim, over_seeds
 from toylab.engine import JobsFailedError, JobsRefusedError
@@ -92,6 +95,17 @@ class Small:
 
     def pictures(self, results: dict[Job, dict[str, Any]], out: Path) -> list[Picture]:
         return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class Own(Small):
+    """A study with a choice of tasks, of which two have the same fields."""
+
+    task: Copy | ModularSum | Parity = Copy()
+    weights: dict[str, float] = field(default_factory=dict)
+
+    def run_job(self, job: Job, folder: Path) -> dict[str, Any]:
+        return {"value": float(self.task.values), "task": type(self.task).__name__}
 
 
 @pytest.fixture
@@ -178,12 +192,12 @@ def test_axes_are_read_with_the_types_of_the_settings(axes, expected):
         (["width=3"], r"there is no setting 'width'; did you mean size\.width\?"),
         (["zzz=3"], r"there is no setting 'zzz'; there are size\.width, size\.heads, kind"),
         (["kind=square"], r"grid kind=square: must be one of plain, round"),
-        (["size.width=wide"], r"grid size\.width=wide: must be int"),
-        (["size.width=6.5"], r"grid size\.width=6\.5: must be int"),
+        (["size.width=wide"], r"grid size\.width=wide: must be a whole number"),
+        (["size.width=6.5"], r"grid size\.width=6\.5: must be a whole number"),
         (["seed=9..3"], r"grid seed=9\.\.3: the range is empty"),
         (["size=3"], r"there is no setting 'size'"),
-        (["size.width="], r"grid size\.width=: must be int"),
-        (["lengths=1"], r"grid lengths=1: must be tuple\[int, int\]"),
+        (["size.width="], r"grid size\.width=: must be a whole number"),
+        (["lengths=1"], r"grid lengths=1: must be \(a whole number, a whole number\)"),
     ],
 )
 def test_a_mistake_in_an_axis_is_named_with_what_is_possible(axes, told):
@@ -200,6 +214,29 @@ def test_an_axis_without_values_is_refused():
 def test_every_setting_of_a_study_can_be_an_axis(study):
     for name, value in sweeps._flat(study).items():
         assert grid(study, {name: [value]}) == [study]
+
+
+def test_values_of_numpy_and_torch_are_the_points_of_plain_ones(small):
+    plain = grid(small, {"kind": ["plain", "round"], "rate": [0.5], "lengths": [(1, 6)], "seed": [0, 1]})
+    kinds = np.array(["plain", "round"])
+    for axes in (
+        {"rate": np.float32([0.5]), "lengths": np.array([[1, 6]]), "seed": np.arange(2)},
+        {"rate": torch.tensor([0.5]), "lengths": [[np.int8(1), 6]], "seed": torch.arange(2)},
+    ):
+        made = grid(small, {"kind": kinds} | axes)
+        assert made == plain
+        assert list(map(hash, made)) == list(map(hash, plain))
+    for wrong in ({"kind": ["plian"]}, {"rate": [math.nan]}, {"seed": [-1]}, {"seed": [True]}, {"size.heads": [1.5]}):
+        with pytest.raises(ValueError, match=f"the grid's point .*{next(iter(wrong)).split('.')[0]}"):
+            grid(small, wrong)
+
+
+def test_entries_of_a_dictionary_are_axes():
+    study = Own(weights={"a": 1.0, "b": 2.0})
+    assert [one.weights for one in grid(study, {"weights.b": [3.0, 4]})] == [{"a": 1.0, "b": 3.0}, {"a": 1.0, "b": 4}]
+    assert read_axes(study, ["weights.a=5"]) == {"weights.a": [5.0]}
+    with pytest.raises(ValueError, match=r"there is no setting 'weights\.c'"):
+        grid(study, {"weights.c": [1.0]})
 
 
 # Sweeps --------------------------------------------------------------------------------------------------------------
@@ -250,6 +287,19 @@ def test_points_and_seeds_may_be_added_and_keep_the_folders_they_have(small, out
     )
     assert {path.name for path in out.iterdir() if path.is_dir()} == {"run", "kind=round"}
     assert len(read_json(out / "run" / "claims.json")["claims"][0]["seeds"]) == 2
+
+
+def test_tasks_of_different_classes_are_different_points_and_come_back(out):
+    points = [Own(task=task) for task in (Copy(p=2), ModularSum(p=2), Parity(), Copy(p=3))]
+    rows = sweep(points, out, workers=1, jobs=["other"], progress=False)
+    assert sorted((row["result.task"], row["settings.task.p"]) for row in rows) == [
+        ("Copy", 2), ("Copy", 3), ("ModularSum", 2), ("Parity", None)
+    ]  # fmt: skip
+    assert all(row["result.task"] == row["settings.task.class"] for row in rows)
+    assert len({row["run"] for row in rows}) == 4
+    before = (out / "sweep.json").read_bytes()
+    assert measured(sweeps.resume(out, workers=1, progress=False)) == measured(rows)
+    assert (out / "sweep.json").read_bytes() == before
 
 
 def test_jobs_can_be_chosen_and_bring_what_they_go_on_from(small, out):

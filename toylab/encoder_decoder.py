@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from toylab.model import MLP, Attention, Geometry, LayerNorm, ModelConfig, Transformer, linear, source
-from toylab.names import ToylabError
+from toylab.names import ToylabError, check_settings
 from toylab.positions import NoPositions
 from toylab.tally import Tally
 
@@ -52,13 +52,16 @@ class EncoderDecoderConfig:
     brings them within reach of an optimiser that moves every weight by about the same small step."""
 
     def __post_init__(self) -> None:
+        check_settings(self)
         if self.encoder.unembedding != "none":
             raise ToylabError(f"encoder.unembedding={self.encoder.unembedding}: an encoder has none; set it to none")
         if self.heads < 1 or self.encoder.width % self.heads:
             raise ToylabError(f"heads={self.heads}: must divide encoder.width={self.encoder.width}; 1 always does")
         if self.hidden < 0:
             raise ToylabError(f"hidden={self.hidden}: must be at least 0; 0 leaves the MLP out")
-        if not self.logit_scale > 0:
+        if self.query_std < 0:
+            raise ToylabError(f"query_std={self.query_std}: must be at least 0")
+        if self.logit_scale <= 0:
             raise ToylabError(f"logit_scale={self.logit_scale}: must be above 0; 1 leaves the logits as they are")
 
 

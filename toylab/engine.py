@@ -23,7 +23,17 @@ from tqdm import tqdm
 
 from toylab.files import alone, digest, sweep_aside, write_json, write_text
 from toylab.names import ToylabError, unknown
-from toylab.runs import Job, Study, claim_folder, is_done, refuse_others, results, single_thread, with_needs
+from toylab.runs import (
+    Job,
+    Study,
+    check_study,
+    claim_folder,
+    is_done,
+    refuse_others,
+    results,
+    single_thread,
+    with_needs,
+)
 
 
 class JobsRefusedError(ToylabError):
@@ -100,6 +110,7 @@ def execute_all(
     """`execute` for several runs, whose jobs share the workers: none idles while another study has work left."""
     check_workers(workers)
     for run in runs:
+        check_study(run.study)
         refuse_others(run.out, "settings.json", "run")
     with ExitStack() as stack:
         for run in runs:

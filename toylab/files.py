@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from toylab.names import ToylabError
+from toylab.names import ToylabError, as_json
 
 FORMAT = "1"
 """Version of the layout of records and saved tensors; files of another version are refused."""
@@ -49,8 +49,8 @@ def write_text(path: Path, content: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON, whole or not at all; numbers that JSON does not know (NaN) raise `ValueError`."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    """Write JSON, whole or not at all; `ToylabError` names the key of NaN and of what JSON cannot hold."""
+    write_text(path, json.dumps(as_json(value, path.stem), indent=1, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path, remedy: str | None = None) -> Any:
@@ -73,7 +73,7 @@ def parse_json(text: str) -> Any:
 
 def write_record(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON object with the version of its format and a checksum, so that a change is noticed."""
-    held = json.loads(json.dumps(content, allow_nan=False))  # keys of JSON are text
+    held = json.loads(json.dumps(as_json(content, path.stem)))  # keys of JSON are text
     write_json(path, {**held, "format": FORMAT, "checksum": _checksum({}, _canonical(held))})
 
 
@@ -130,7 +130,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str,
     The same content gives the same bytes.
     """
     kept = {name: tensor.detach().contiguous() for name, tensor in sorted(tensors.items())}
-    told = json.dumps(about, allow_nan=False)
+    told = json.dumps(as_json(about, path.stem))
     header = {"format": FORMAT, "checksum": _checksum(kept, told), "about": told}
     # One key alone: safetensors writes several in random order.
     write_bytes(path, save(kept, {"toylab": json.dumps(header)}))

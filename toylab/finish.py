@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import inspect
+import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from toylab import studies
 from toylab.claims import Claim, table, verdicts, write_claims
 from toylab.files import write_text
 from toylab.film import Shown
-from toylab.names import ToylabError, takes_colour
+from toylab.names import ToylabError, fit, kinds, takes_colour
 from toylab.report import Picture, page
 from toylab.runs import Job, Study, read_settings, results, with_needs
 
@@ -157,36 +158,52 @@ def costs(study: Study, measured: Mapping[Job, Mapping[str, Any]], claims: Seque
     }
 
 
-def rebuild(default: Any, settings: dict[str, Any]) -> Any:
-    """Settings from their JSON form; `default` gives the classes.
+def rebuild(default: Any, settings: Mapping[str, Any]) -> Any:
+    """Settings of the class of `default` from their JSON form.
 
     Raises:
-        TypeError: for a setting that the class does not have.
+        ToylabError: naming a setting that the class does not have, that is missing, or whose value does not fit.
     """
-    known = {field.name: getattr(default, field.name) for field in fields(default)}
-    values = {
-        name: rebuild(known[name], value)
-        if is_dataclass(known.get(name))
-        else tuple(value)
-        if isinstance(value, list)
-        else value
-        for name, value in settings.items()
-    }
-    return type(default)(**values)
+    return fit(type(default), settings, "settings")
 
 
-def flags(default: Any, study: Any, prefix: str = "") -> list[str]:
+def flags(default: Any, study: Any) -> list[str]:
     """The command-line flags that turn one setting of a study into another."""
-    found: list[str] = []
+    first, last = _flags(default, study, "")
+    return first + last
+
+
+def _flags(default: Any, study: Any, prefix: str) -> tuple[list[str], list[str]]:
+    """Flags, and choices among several classes with the flags of the chosen one, which stand behind all flags."""
+    first: list[str] = []
+    last: list[str] = []
     for field in fields(study):
-        before, now = getattr(default, field.name), getattr(study, field.name)
+        before, now = getattr(default, field.name, field), getattr(study, field.name)
         name = f"{prefix}{field.name.replace('_', '-')}"
-        if before == now:
+        choices = get_args(kinds(type(study))[field.name])
+        if before == now and type(before) is type(now):
             continue
-        if is_dataclass(now) and type(before) is type(now):
-            found += flags(before, now, f"{name}.")
+        if any(map(is_dataclass, choices)):
+            kind = type(now)
+            own = _flags(before if type(before) is kind else kind, now, f"{name}.") if is_dataclass(now) else ([], [])
+            last += [f"{name}:{_kebab(kind.__name__) if is_dataclass(now) else 'none'}", *own[0], *own[1]]
+        elif is_dataclass(now):
+            inner = _flags(before, now, f"{name}.")
+            first, last = first + inner[0], last + inner[1]
         elif isinstance(now, bool):
-            found.append(f"--{prefix}{'' if now else 'no-'}{field.name.replace('_', '-')}")
+            first.append(f"--{prefix}{'' if now else 'no-'}{field.name.replace('_', '-')}")
+        elif isinstance(now, dict):
+            first += [f"--{name}.{key}={value}" for key, value in now.items() if before.get(key) != value]
+        elif isinstance(now, str) and now.startswith("-"):
+            first.append(f"--{name}={now}")
         else:
-            found += [f"--{name}", *(map(str, now) if isinstance(now, tuple) else [str(now)])]
-    return found
+            first += [f"--{name}", *_words(now)]
+    return first, last
+
+
+def _words(value: Any) -> list[str]:
+    return [word for item in value for word in _words(item)] if isinstance(value, tuple | list) else [str(value)]
+
+
+def _kebab(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z][a-z])|(?<=[a-z])(?=[A-Z])", "-", name).lower()

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from probes.hooks import has_hooks
 from tasks import Task, stream
-from toylab.names import ToylabError, unknown
+from toylab.names import ToylabError, check_settings, torch_seed, unknown
 from toylab.positions import POSITIONS
 from toylab.tally import Tally
 
@@ -70,6 +70,7 @@ class ModelConfig:
     left out: the model then returns its final residual stream, as an encoder does."""
 
     def __post_init__(self) -> None:
+        check_settings(self)
         for name in ("layers", "heads", "width"):
             if getattr(self, name) < 1:
                 raise ToylabError(f"{name}={getattr(self, name)}: must be at least 1")
@@ -89,8 +90,11 @@ class ModelConfig:
                     f"{name}={placed}: sinusoidal positions need an even number of at most width={self.width}, for "
                     f"example {2 * self.heads * 8 if self.position_width is None else max(2, self.width // 2 * 2)}"
                 )
-        if self.alibi_slope is not None and not 0 <= self.alibi_slope < math.inf:
-            raise ToylabError(f"alibi_slope={self.alibi_slope}: must be 0 or more, for example 0.01")
+        if self.position_base <= 0:
+            raise ToylabError(f"position_base={self.position_base}: must be above 0, for example 10000")
+        for name in ("position_frequency", "position_std", "alibi_slope", "embedding_std"):
+            if (getattr(self, name) or 0) < 0:
+                raise ToylabError(f"{name}={getattr(self, name)}: must be 0 or more, for example 0.01")
         if self.positions == "rotary" and (self.width // self.heads) % 2:
             raise ToylabError(
                 f"width={self.width}: rotary positions need an even width per head, for example {2 * self.heads * 8}"
@@ -284,7 +288,7 @@ class Transformer(nn.Module):
             raise ToylabError(
                 f"width={config.width}: an orthogonal unembedding of {vocab} tokens needs a width of at least that"
             )
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(torch_seed(seed))
         self.config, self.vocab, self.context = config, vocab, context
         std = config.embedding_std
         if config.unembedding == "tied":
@@ -508,10 +512,7 @@ def _rows(
 
 
 def source(seed: int, purpose: str) -> torch.Generator:
-    """A generator for one purpose, independent of every other seed and purpose.
-
-    Torch looks at the low 32 bits of a seed alone, so large offsets would repeat the numbers of the seed itself.
-    """
+    """A generator for one purpose, independent of every other seed and purpose."""
     return torch.Generator().manual_seed(int(stream(seed, purpose).integers(2**32)))
 
 

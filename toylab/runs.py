@@ -41,7 +41,7 @@ from toylab.files import (
     write_text,
 )
 from toylab.model import ModelConfig, Transformer
-from toylab.names import ToylabError
+from toylab.names import ToylabError, as_json, check_seeds, check_settings, fit
 from toylab.report import Picture
 from toylab.train import History, Training
 
@@ -151,6 +151,22 @@ def by_arm(results: dict[Job, dict[str, Any]]) -> dict[str, dict[int, dict[str, 
     return arms
 
 
+def check_study(study: Study) -> None:
+    """Check the settings of a study, which may have no check of its own, and make its seeds a tuple of integers.
+
+    Raises:
+        ToylabError: naming the setting that is wrong, or that `settings.json` could not give back.
+    """
+    check_settings(study)
+    object.__setattr__(study, "seeds", check_seeds(study.seeds))
+    fit(type(study), settings_of(study), "settings")
+
+
+def settings_of(study: Study) -> dict[str, Any]:
+    """The settings of a study as `settings.json` holds them; `toylab.finish.rebuild` reads them."""
+    return json.loads(json.dumps(as_json(study, "settings", type(study))))
+
+
 def claim_folder(study: Study, name: str, out: Path) -> None:
     """Write the settings of a run, or check that the folder holds a run of the same.
 
@@ -160,7 +176,7 @@ def claim_folder(study: Study, name: str, out: Path) -> None:
         ValueError: naming the first setting that differs.
     """
     path = out / "settings.json"
-    settings = json.loads(json.dumps(asdict(study)))
+    settings = settings_of(study)
     if path.exists():
         held = read_settings(path)
         if held["study"] != name:
@@ -254,7 +270,7 @@ _KINDS: dict[str, tuple[type, Callable[[dict[str, Any]], Any], tuple[str, ...]]]
 
 def write_metrics(path: Path, training: Training) -> None:
     """The history of a training, one JSON object a line."""
-    write_text(path, "".join(json.dumps(entry) + "\n" for entry in training.history))
+    write_text(path, "".join(json.dumps(as_json(entry, path.stem)) + "\n" for entry in training.history))
 
 
 def read_metrics(path: Path) -> History:

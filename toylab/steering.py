@@ -24,7 +24,7 @@ from probes import Edit, edit, watch
 from toylab.files import read_tensors, write_tensors
 from toylab.losses import frozen
 from toylab.model import Transformer
-from toylab.names import ToylabError
+from toylab.names import ToylabError, check_option
 
 Places = slice | tuple[int, ...]
 """Absolute positions: from a start up to a stop, or one by one."""
@@ -60,6 +60,7 @@ class Scaled(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
+        check_option("gate", gate, ("linear", "tanh"))
         self.gate = gate
         self.vector = nn.Parameter(torch.randn(width, generator=generator))
         self.weight = nn.Parameter(torch.zeros(width))

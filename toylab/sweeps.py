@@ -20,17 +20,26 @@ import operator
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_origin
 
 from toylab import studies
 from toylab.claims import read_claims, write_claims
 from toylab.engine import Run, check_workers, raise_for, wanted, work
 from toylab.files import alone, digest, read_record, write_record
 from toylab.finish import rebuild
-from toylab.names import ToylabError, unknown
-from toylab.runs import Study, claim_folder, read_result, read_settings, refuse_others, results
+from toylab.names import ToylabError, check_option, kinds, told, unknown
+from toylab.runs import (
+    Study,
+    check_study,
+    claim_folder,
+    read_result,
+    read_settings,
+    refuse_others,
+    results,
+    settings_of,
+)
 from toylab.statistics import bootstrap, wilson
 
 # Settings ------------------------------------------------------------------------------------------------------------
@@ -59,7 +68,9 @@ def _at(study: Study, point: Mapping[str, Any]) -> Study:
     if "seed" in point:
         changes["seeds"] = (point["seed"],)
     try:
-        return _replaced(study, changes)
+        made = _replaced(study, changes)
+        check_study(made)
+        return made
     except (TypeError, ValueError) as error:
         where = ", ".join(f"{name}={value}" for name, value in point.items())
         raise ToylabError(f"the grid's point {where}: {error}") from None
@@ -73,8 +84,8 @@ def _replaced(settings: Any, changes: Mapping[str, Any]) -> Any:
         if "." in name:
             head, _, rest = name.partition(".")
             inner.setdefault(head, {})[rest] = value
-    own |= {head: _replaced(getattr(settings, head), deeper) for head, deeper in inner.items()}
-    return replace(settings, **own)
+    own |= {head: _replaced(_held(settings, head), deeper) for head, deeper in inner.items()}
+    return {**settings, **own} if isinstance(settings, Mapping) else replace(settings, **own)
 
 
 def kind_of(study: Study, name: str) -> Any:
@@ -93,8 +104,12 @@ def kind_of(study: Study, name: str) -> Any:
     settings: Any = study
     *way, last = name.split(".")
     for step in way:
-        settings = getattr(settings, step)
-    return get_type_hints(type(settings))[last]
+        settings = _held(settings, step)
+    return type(settings[last]) if isinstance(settings, Mapping) else kinds(type(settings))[last]
+
+
+def _held(settings: Any, name: str) -> Any:
+    return settings[name] if isinstance(settings, Mapping) else getattr(settings, name)
 
 
 def read_axes(study: Study, texts: Sequence[str]) -> dict[str, list[Any]]:
@@ -135,12 +150,7 @@ def _read(kind: Any, name: str, text: str) -> list[Any]:
         parts = text.split("+") if get_origin(kind) is tuple else [text]
         return [tyro.cli(kind, args=parts, console_outputs=False)]
     except SystemExit:
-        choices = f"one of {', '.join(map(str, get_args(kind)))}" if get_origin(kind) is Literal else _told(kind)
-        raise ToylabError(f"grid {name}={text}: must be {choices}") from None
-
-
-def _told(kind: Any) -> str:
-    return getattr(kind, "__name__", str(kind)) if not get_args(kind) else str(kind)
+        raise ToylabError(f"grid {name}={text}: must be {told(kind)}") from None
 
 
 def _flat(held: Any, prefix: str = "") -> dict[str, Any]:
@@ -220,7 +230,8 @@ def _merged(points: Iterable[Study]) -> list[Study]:
     """One study for all points that differ in nothing but their seeds."""
     found: dict[tuple[type, str], Study] = {}
     for point in points:
-        key = type(point), _key(_as_json(point))
+        check_study(point)
+        key = type(point), _key(settings_of(point))
         known = found.get(key)
         seeds = {*(known.seeds if known else ()), *point.seeds}
         found[key] = replace(point, seeds=tuple(sorted(seeds)))
@@ -247,7 +258,7 @@ def _claimed(points: Sequence[Study], out: Path, jobs: Sequence[str] | None) -> 
         raise ToylabError(f"{out}: holds a sweep of {about['study']!r}; give another folder with --out")
     held = about["runs"]
     known = {_key(settings): folder for folder, settings in held.items()}
-    asked = [_as_json(point) for point in points]
+    asked = [settings_of(point) for point in points]
     varied = _varied([*held.values(), *asked])
     runs, told = [], dict(held)
     for point, settings in zip(points, asked, strict=True):
@@ -262,10 +273,6 @@ def _claimed(points: Sequence[Study], out: Path, jobs: Sequence[str] | None) -> 
     for run in runs:
         claim_folder(run.study, name, run.out)
     return runs
-
-
-def _as_json(study: Study) -> dict[str, Any]:
-    return json.loads(json.dumps(asdict(study)))
 
 
 def _varied(settings: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -311,6 +318,7 @@ def load_runs(folder: Path | str, rows: Literal["jobs", "claims"] = "jobs") -> l
     Raises:
         ValueError: for a folder without runs, or a damaged file in one.
     """
+    check_option("rows", rows, ("jobs", "claims"))
     folder = Path(folder)
     found = [row for run in _runs_in(folder) for row in _rows(run, folder, rows)]
     names = list(dict.fromkeys(name for row in found for name in row))
