@@ -175,7 +175,8 @@ def find_iteration_head(
 
     def scores(score, name: str) -> Float[Tensor, "layer head"]:
         by_length = [torch.stack([score(p, links[n][name]) for p in layers]) for n, layers in patterns.items()]
-        return torch.stack(by_length).mean(dim=0)
+        mean = torch.stack(by_length).mean(dim=0)
+        return mean.to(torch.promote_types(mean.dtype, torch.float32))  # numpy knows no bfloat16
 
     carry, stop, end = scores(peakiness, "carry"), scores(peakiness, "stop"), scores(link_mass, "end of input")
     bars = {"carry": carry_bar, "stop": stop_bar, "end_of_input": end_of_input_bar}

@@ -27,6 +27,14 @@ def no_nan(**arguments: Any) -> None:
             raise _refused(name, value, bad, "this is no number; leave such cases out")
 
 
+def in_range(names: str, result: Tensor) -> Tensor:
+    """Refuse what was made of finite arguments and is none: squares and products leave the range of a type."""
+    if not bool(result.isfinite().all()):
+        kind = str(result.dtype).removeprefix("torch.")
+        raise ToylabError(f"{names}: numbers so large or small leave the range of {kind}; scale them or give float64")
+    return result
+
+
 def some(**arguments: Any) -> None:
     """Refuse arguments without any entry."""
     for name, value in _parts(arguments):

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probes.checks import finite, no_nan, some
+from probes.checks import finite, in_range, no_nan, some
 from probes.nullspace import top_energy
 from toylab.names import ToylabError
 
@@ -27,7 +27,7 @@ def tau(
     distance of the means to compare models whose activations differ in scale. 0 where both means are the same.
     """
     finite(activations=activations, safe=safe, unsafe=unsafe)
-    return (activations - unsafe).norm(dim=1) - (activations - safe).norm(dim=1)
+    return in_range("activations", (activations - unsafe).norm(dim=1) - (activations - safe).norm(dim=1))
 
 
 def separation(safe: Float[Tensor, "case feature"], unsafe: Float[Tensor, "other feature"]) -> float:
@@ -45,7 +45,7 @@ def separation(safe: Float[Tensor, "case feature"], unsafe: Float[Tensor, "other
         )
     means = safe.mean(dim=0), unsafe.mean(dim=0)
     within = torch.cat([(cloud - mean).norm(dim=1) for cloud, mean in zip((safe, unsafe), means, strict=True)])
-    return ((means[0] - means[1]).norm() / within.mean()).item()
+    return in_range("safe, unsafe", (means[0] - means[1]).norm() / within.mean()).item()
 
 
 def auc(high: Float[Tensor, " case"], low: Float[Tensor, " other"]) -> float:
@@ -85,7 +85,7 @@ def cosine_to(changes: Float[Tensor, "case feature"], direction: Float[Tensor, "
     else:
         finite(direction=direction)
         toward, numbers = direction, torch.finfo(torch.result_type(changes, direction))
-    return torch.cosine_similarity(changes, toward[None], dim=1, eps=numbers.tiny).mean().item()
+    return in_range("changes", torch.cosine_similarity(changes, toward[None], dim=1, eps=numbers.tiny).mean()).item()
 
 
 def gradient_norms(function: Callable[[Tensor], Tensor], points: Float[Tensor, "case ..."]) -> Float[Tensor, " case"]:
@@ -102,7 +102,7 @@ def gradient_norms(function: Callable[[Tensor], Tensor], points: Float[Tensor, "
     out = function(x)
     (gradient,) = torch.autograd.grad(out.sum(), x)
     finite(**{"function(points)": out, "the gradient of function": gradient})
-    return gradient.flatten(1).norm(dim=1)
+    return in_range("points", gradient.flatten(1).norm(dim=1))
 
 
 def jacobian_norms(function: Callable[[Tensor], Tensor], points: Float[Tensor, "case ..."]) -> Float[Tensor, " case"]:
@@ -120,4 +120,5 @@ def jacobian_norms(function: Callable[[Tensor], Tensor], points: Float[Tensor, "
     jacobian = [torch.autograd.grad(out[:, i].sum(), x, retain_graph=True)[0].flatten(1) for i in range(out.shape[1])]
     jacobian = torch.stack(jacobian, dim=1)
     finite(**{"function(points)": out, "the Jacobian of function": jacobian})
-    return torch.linalg.svdvals(jacobian)[:, 0]
+    wide = torch.promote_types(jacobian.dtype, torch.float32)  # half precision has no singular values
+    return torch.linalg.svdvals(jacobian.to(wide))[:, 0].to(jacobian.dtype)

@@ -60,7 +60,7 @@ def outside(vectors: Float[Tensor, "output column"], directions: Float[Tensor, "
     finite(vectors=vectors, directions=directions)
     v = vectors.double()
     total = v.square().sum()
-    inside = (directions.T @ v).square().sum()
+    inside = (directions.double().T @ v).square().sum()
     return 0.0 if total == 0 else ((total - inside) / total).clamp(0, 1).item()
 
 

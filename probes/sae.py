@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor, nn
 
-from probes.checks import as_many, as_mask, at_least, finite, some
+from probes.checks import as_many, as_mask, at_least, finite, in_range, some
 from toylab.names import ToylabError
 
 
@@ -119,7 +119,7 @@ def explained_variance(model: nn.Module, activations: Float[Tensor, "case width"
     copy = model(activations)
     finite(**{"model(activations)": copy})
     error = (_at_least_single(copy) - x).square().sum()
-    return 1 - (error / (x - x.mean(dim=0)).square().sum()).item()
+    return 1 - in_range("activations", error / (x - x.mean(dim=0)).square().sum()).item()
 
 
 @torch.no_grad()

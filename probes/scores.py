@@ -12,7 +12,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from probes.checks import finite, some
+from probes.checks import finite, in_range, some
 from toylab.names import ToylabError
 
 
@@ -25,7 +25,8 @@ def score_table(
     """
     some(queries=queries, keys=keys)
     finite(queries=queries, keys=keys)
-    return rearrange(queries, "q h f -> h q f") @ rearrange(keys, "k h f -> h f k") / math.sqrt(queries.shape[-1])
+    products = rearrange(queries, "q h f -> h q f") @ rearrange(keys, "k h f -> h f k")
+    return in_range("queries, keys", products / math.sqrt(queries.shape[-1]))
 
 
 def rotary_planes(
@@ -43,4 +44,4 @@ def rotary_planes(
     if query.shape[-1] % 2 or not query.shape[-1]:
         raise ToylabError(f"features={query.shape[-1]}: rotary planes are pairs, so their number must be even")
     product = query * key / math.sqrt(query.shape[-1])
-    return torch.stack(product.chunk(2, dim=-1)).sum(dim=0)
+    return in_range("query, key", torch.stack(product.chunk(2, dim=-1)).sum(dim=0))

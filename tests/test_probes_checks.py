@@ -1,8 +1,9 @@
 """Laws of all probes together: NaN and infinity are refused by the argument's name, and masks of 0 and 1 are masks."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, is_dataclass
 
 import numpy as np
 import pytest
@@ -210,6 +211,61 @@ def test_what_a_model_or_a_function_makes_of_sound_numbers_is_looked_at_too():
             norms(root, torch.tensor([[1.0, 2.0], [1.0, 0.0]]))
         with pytest.raises(ToylabError, match=r"^function\(points\): holds nan at \[0"):
             norms(lambda x, root=root: root(x) + math.nan, torch.ones(2, 2))
+
+
+def numbers_in(result: object) -> list[float]:
+    """Every number of a result."""
+    if isinstance(result, torch.nn.Module):
+        return numbers_in(list(result.parameters()))
+    if is_dataclass(result):
+        return numbers_in(asdict(result))
+    if isinstance(result, Mapping):
+        return numbers_in(list(result.values()))
+    if isinstance(result, list | tuple):
+        return [number for part in result for number in numbers_in(part)]
+    if isinstance(result, torch.Tensor):
+        return result.flatten().tolist()
+    return [result] if isinstance(result, float) else []
+
+
+def altered(value: object, change: Callable[[torch.Tensor], torch.Tensor]) -> object:
+    """An argument all of whose tensors are others."""
+    if isinstance(value, Mapping):
+        return {key: altered(part, change) for key, part in value.items()}
+    if isinstance(value, list):
+        return [altered(part, change) for part in value]
+    return change(value) if isinstance(value, torch.Tensor) else value
+
+
+KINDS = {
+    "zeros": torch.zeros_like,
+    "the same everywhere": lambda x: torch.full_like(x, 0.1),
+    "float16": lambda x: x.half(),
+    "bfloat16": lambda x: x.bfloat16(),
+    "too small": lambda x: (1e-30 * x).float(),
+    "too large": lambda x: (1e30 * x).float(),
+}
+ALONE = ("zeros", "the same everywhere")
+"""Kinds that keep shapes and types, so that one argument can be of them and the others not."""
+TRIED = [
+    (name, kind, arguments)
+    for name, one in MEASURES.items()
+    for kind in KINDS
+    for arguments in ([tuple(one.numbers), *((argument,) for argument in one.numbers)][: None if kind in ALONE else 1])
+]
+
+
+@pytest.mark.parametrize(("name", "kind", "arguments"), TRIED)
+def test_where_there_is_no_answer_none_is_made_up(name, kind, arguments):
+    one, change = MEASURES[name], KINDS[kind]
+    numbers = {n: altered(value, change) if n in arguments else value for n, value in one.numbers.items()}
+    others = dict(one.others)
+    if "model" in others and kind not in ALONE:
+        others["model"] = dictionary().float()
+    with suppress(ToylabError):
+        found = numbers_in(getattr(probes, name)(**numbers, **others))
+        endless = name == "fit_saturation" and -math.inf in found  # its limit, as its docstring says
+        assert all(map(math.isfinite, found)) or endless, found
 
 
 # Masks ---------------------------------------------------------------------------------------------------------------
