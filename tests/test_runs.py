@@ -17,6 +17,7 @@ from toylab.claims import Claim
 from toylab.engine import JobsFailedError, JobsRefusedError, execute
 from toylab.files import digest, read_json, read_tensors, write_record, write_tensors
 from toylab.model import ModelConfig, Transformer
+from toylab.names import ToylabError
 from toylab.report import Picture
 from toylab.runs import Job, Study, claim_folder, load_model, read_metrics, save_model
 from toylab.studies.iteration_head import IterationHeadStudy
@@ -204,7 +205,7 @@ def test_done_is_written_last(notes, out, monkeypatch):
 
     def fail(path: Path, value: object) -> None:
         if path.name == "result.json":
-            raise OSError(28, "No space left on device")
+            raise ToylabError("No space left on device")
         write(path, value)
 
     monkeypatch.setattr(engine, "write_json", fail)
@@ -215,7 +216,9 @@ def test_done_is_written_last(notes, out, monkeypatch):
 
 def test_a_failing_job_is_recorded_and_the_others_finish(notes, out):
     (notes / "fail-one-0").touch()
-    with pytest.raises(JobsFailedError, match=r"(?s)1 of 4 jobs failed.*the same command.*one of seed 0: ArithmeticError: job one was"):
+    with pytest.raises(
+        JobsFailedError, match=r"(?s)1 of 4 jobs failed.*the same command.*one of seed 0: ArithmeticError: job one was"
+    ):
         start(Counted(), notes, out)
     assert len(called(notes)) == 4
     record = (Job("one", 0).folder(out) / "error.txt").read_text()
@@ -347,7 +350,7 @@ def test_seeds_may_be_added(notes, out, first, second):
     new = [seed for seed in second if seed not in first]
     assert called(notes) == [f"{name} {seed}" for name in ("one", "two") for seed in new]
     assert {job.seed for job in found} == set(second)
-    assert read_json(out / "settings.json")["settings"]["seeds"] == sorted({*first, *second})
+    assert read_json(out / "settings.json")["settings"]["seeds"] == [*first, *new]
 
 
 def test_a_folder_of_another_study_is_refused(out):
