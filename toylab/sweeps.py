@@ -195,7 +195,10 @@ def sweep(
         failures = work(runs, out.name, workers, progress, executor, jobs)
         for run in runs:
             after_failures(run.out, _conclude, run) if failures or jobs else _conclude(run)
-        again = f"to run those again: toylab sweep --continue {out}"
+        study = f"{runs[0].name} " if ":" in runs[0].name else ""
+        again = f"to run those again: toylab sweep {study}--continue {out}"
+        if study.startswith("__main__:"):
+            again = "the same script runs those again"
         raise_for(failures, again, lambda task: f"{task.run.out.name}: {task}")
     return load_runs(out)
 
