@@ -25,6 +25,20 @@ class ToylabError(ValueError):
     """
 
 
+UNGUARDED = (
+    'no process can start: a script must call this under `if __name__ == "__main__":`, since each process that it '
+    "starts imports it anew"
+)
+
+
+def refuse_while_importing() -> None:
+    """Raises `ValueError` in a process that still imports the script of its parent, and cannot start others."""
+    import multiprocessing  # here, since help should come at once
+
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise ToylabError(UNGUARDED)
+
+
 def unknown(kind: str, name: str, known: Iterable[str], near: Sequence[str] | None = None) -> ToylabError:
     """The error for a name that is no `kind`: it tells those `near` (the nearest, if not given), or else all."""
     known = list(known)

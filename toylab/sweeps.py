@@ -27,11 +27,12 @@ from typing import Any, Literal, get_origin
 from toylab import studies
 from toylab.claims import read_claims, write_claims
 from toylab.engine import Run, check_workers, raise_for, wanted, work
-from toylab.files import alone, digest, read_record, write_record
-from toylab.finish import rebuild
+from toylab.files import alone, digest, is_one_part, read_record, refuse_links, write_record
+from toylab.finish import after_failures, restored
 from toylab.names import ToylabError, check_option, kinds, told, unknown
 from toylab.runs import (
     Study,
+    check_jobs,
     check_study,
     claim_folder,
     read_result,
@@ -71,7 +72,7 @@ def _at(study: Study, point: Mapping[str, Any]) -> Study:
         made = _replaced(study, changes)
         check_study(made)
         return made
-    except (TypeError, ValueError) as error:
+    except ToylabError as error:
         where = ", ".join(f"{name}={value}" for name, value in point.items())
         raise ToylabError(f"the grid's point {where}: {error}") from None
 
@@ -197,32 +198,47 @@ def sweep(
     check_workers(workers)
     merged = _merged(points)
     for point in merged:
+        check_jobs(point)
         wanted(point, jobs)
     refuse_others(out, "sweep.json", "sweep")
     with alone(out):
         runs = _claimed(merged, out, jobs)
         failures = work(runs, out.name, workers, progress, executor, jobs)
         for run in runs:
-            write_claims(run.out / "claims.json", run.study.conclude(results(run.study, run.out)))
-        again = f"to run those again: toylab sweep --continue {out}"
+            after_failures(run.out, _conclude, run) if failures or jobs else _conclude(run)
+        study = f"{runs[0].name} " if ":" in runs[0].name else ""
+        again = f"to run those again: toylab sweep {study}--continue {out}"
+        if study.startswith("__main__:"):
+            again = "the same script runs those again"
         raise_for(failures, again, lambda task: f"{task.run.out.name}: {task}")
     return load_runs(out)
 
 
+def _conclude(run: Run) -> None:
+    refuse_links(run.out, run.out / "claims.json")
+    write_claims(run.out / "claims.json", list(run.study.conclude(results(run.study, run.out))))
+
+
 def resume(
-    out: Path, *, workers: int = 2, executor: Executor | None = None, progress: bool = True
+    out: Path,
+    *,
+    study: type | None = None,
+    workers: int = 2,
+    executor: Executor | None = None,
+    progress: bool = True,
 ) -> list[dict[str, Any]]:
     """Go on with a sweep that was stopped, or run again what failed in it.
 
+    Args:
+        study: the class of the study, where it is not one of ours: a folder does not choose the code that runs.
+
     Raises:
-        ValueError: for a folder that holds no sweep of this version; else as `sweep`.
+        ValueError: for a folder that holds no sweep of this version, or one of another study; else as `sweep`.
     """
-    held = _read_sweep(out / "sweep.json")
-    kind = studies.load(held["study"]).STUDY
-    try:
-        points = [rebuild(studies.preset(kind, "default"), settings) for settings in held["runs"].values()]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ToylabError(f"{out / 'sweep.json'}: is not a sweep of this version ({error})") from None
+    path = out / "sweep.json"
+    held = _read_sweep(path)
+    kind = studies.of_folder(held["study"], out, study, "toylab sweep {study} --continue {folder}").STUDY
+    points = [restored(studies.preset(kind, "default"), settings, path) for settings in held["runs"].values()]
     return sweep(points, out, workers=workers, executor=executor, jobs=held.get("jobs"), progress=progress)
 
 
@@ -252,10 +268,11 @@ def _key(settings: Mapping[str, Any]) -> str:
 
 def _claimed(points: Sequence[Study], out: Path, jobs: Sequence[str] | None) -> list[Run]:
     """A folder for every point: that which holds its settings, or a new one; all are written down before any starts."""
-    name, path = studies.name_of(type(points[0])), out / "sweep.json"
-    about = _read_sweep(path) if path.exists() else {"study": name, "runs": {}}
-    if about["study"] != name:
-        raise ToylabError(f"{out}: holds a sweep of {about['study']!r}; give another folder with --out")
+    kind, path = type(points[0]), out / "sweep.json"
+    about = _read_sweep(path) if path.exists() else {"study": studies.name_of(kind), "runs": {}}
+    name = about["study"]  # that of a script, where its class is imported from a module now
+    if not studies.is_named(kind, name):
+        raise ToylabError(f"{out}: holds a sweep of {name!r}; give another folder with --out")
     held = about["runs"]
     known = {_key(settings): folder for folder, settings in held.items()}
     asked = [settings_of(point) for point in points]
@@ -264,10 +281,12 @@ def _claimed(points: Sequence[Study], out: Path, jobs: Sequence[str] | None) -> 
     for point, settings in zip(points, asked, strict=True):
         key = _key(settings)
         folder = known.get(key) or _folder(settings, varied, key, told)
-        seeds = sorted({*told.get(folder, settings)["seeds"], *settings["seeds"]})
+        # Behind those that are there: the first ones train controls.
+        seeds = list(dict.fromkeys([*told.get(folder, settings)["seeds"], *settings["seeds"]]))
         told[folder] = {**settings, "seeds": seeds}
         runs.append(Run(replace(point, seeds=tuple(seeds)), name, out / folder))
     now = {"study": name, "jobs": None if jobs is None else list(jobs), "runs": told}
+    refuse_links(out, path, *(run.out / "settings.json" for run in runs))
     if now != about:
         write_record(path, now)
     for run in runs:
@@ -297,11 +316,18 @@ def _joined(value: Any) -> str:
 
 def _read_sweep(path: Path) -> dict[str, Any]:
     held = read_record(path)
-    runs = held.get("runs")
-    if not isinstance(runs, dict) or not all(
-        isinstance(one, dict) and isinstance(one.get("seeds"), list) for one in runs.values()
+    runs, jobs = held.get("runs"), held.get("jobs") or []
+    if not (
+        isinstance(held.get("study"), str)
+        and isinstance(jobs, list)
+        and all(isinstance(job, str) for job in jobs)
+        and isinstance(runs, dict)
+        and all(isinstance(one, dict) and isinstance(one.get("seeds"), list) for one in runs.values())
     ):
         raise ToylabError(f"{path}: is not a sweep; give another folder")
+    for name in runs:
+        if not is_one_part(name):
+            raise ToylabError(f"{path}: names a run {name!r}, which is no name of a folder in it; give another sweep")
     return held
 
 
@@ -355,7 +381,9 @@ def _rows(run: Path, folder: Path, rows: Literal["jobs", "claims"]) -> list[dict
             for claim in read_claims(run / "claims.json")
         ]
     found = []
-    for job in sorted(run.glob("seed-*/*/"), key=lambda job: (int(job.parent.name[5:]), job.name)):
+    # A copy such as seed-0.bak, and what is hidden, is no part of a run.
+    kept = [job for job in run.glob("seed-*/[!.]*/") if re.fullmatch(r"seed-(0|-?[1-9][0-9]*)", job.parent.name)]
+    for job in sorted(kept, key=lambda job: (int(job.parent.name[5:]), job.name)):
         done, failed = (job / "done").exists(), (job / "error.txt").exists()
         row = {**first, "job": job.name, "seed": int(job.parent.name[5:])}
         row |= {"status": "done" if done else "failed" if failed else "unfinished", **settings}

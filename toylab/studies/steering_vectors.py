@@ -231,6 +231,12 @@ class SteeringVectorsStudy:
 
     def run_job(self, job: Job, folder: Path) -> dict[str, Any]:
         """Pre-train a base, or train something on one and measure it."""
+        found = self._measured(job, folder)
+        for left in folder.glob("checkpoint*"):  # jobs that go on from this one read its models
+            left.unlink()
+        return found
+
+    def _measured(self, job: Job, folder: Path) -> dict[str, Any]:
         at = folder.parent
         kind, _, which = job.name.partition("-")
         if kind == "base":
