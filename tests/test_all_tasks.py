@@ -4,7 +4,10 @@ A new task is tested by its line in `tasks.TASKS`. Each mutant at the end breaks
 """
 
 import dataclasses
+import os
 import re
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -518,6 +521,33 @@ def test_a_broken_task_is_caught_by_its_law(task, law, monkeypatch):
 @pytest.mark.parametrize("law", laws.LAWS, ids=laws.sentence)
 def test_every_law_has_a_mutant_that_it_catches(law):
     assert law in {one for _, named in MUTANTS for one in named}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Leaves(Parity):
+    """Ends the process that draws from it."""
+
+    def sample(self, rng, rows, split="train"):
+        sys.exit(3)
+
+
+def test_a_task_that_ends_its_process_is_caught_at_once():
+    failure = laws.failure_of(laws.another_process_ends_and_draws_the_same_rows, Leaves())
+    assert (failure.look_at, failure.hopeless) == ("sample", True)
+    assert "ended the process" in failure.why
+
+
+@pytest.mark.slow
+def test_a_script_without_a_guard_is_told_so_and_not_that_its_task_is_broken(tmp_path):
+    (tmp_path / "script.py").write_text("from tasks import Parity, check_task\ncheck_task(Parity(lengths=(4, 5)))\n")
+    path = os.pathsep.join(sys.path)
+    done = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=30,
+        env={**os.environ, "PYTHONPATH": path},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "look at the script: " in done.stderr
+    assert '`if __name__ == "__main__":`' in done.stderr
 
 
 def test_a_sound_task_passes_the_check():

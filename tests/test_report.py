@@ -1,9 +1,11 @@
 """Laws of the page of a run: it asks nothing of any network, believes nothing it is told, and leaves nothing out."""
 
+import errno
 import json
+import os
 import re
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from html import escape
 from html.parser import HTMLParser
 from importlib.resources import files
@@ -14,12 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toylab import figures
-from toylab.claims import Claim, numbers, read_claims, table
-from toylab.files import read_json
+from toylab.claims import Claim, numbers, over_seeds, read_claims, table
+from toylab.engine import execute
+from toylab.files import digest, read_json, write_json
 from toylab.film import Shown
 from toylab.finish import finish, judge, rebuild
-from toylab.report import Picture, page
-from toylab.runs import claim_folder
+from toylab.names import ToylabError
+from toylab.report import Picture, file_names, page
+from toylab.runs import Job, Study, by_arm, claim_folder
+from toylab.studies import name_of
 from toylab.studies.iteration_head import IterationHeadStudy
 
 HOSTILE = '<script>alert("1")</script><img src=x onerror=alert(2)>&amp;\'" $title ${claims} </pre></style>'
@@ -182,6 +187,174 @@ def test_every_number_of_a_claim_is_on_the_page():
     nothing = Page(draw(claims=[claim("a claim", measured=None, interval=None, seeds=(), verdict="open")])).text
     assert "not measured" in nothing
     assert "none" in nothing
+
+
+@given(
+    st.lists(
+        st.sampled_from(["Loss (train)", "Loss: train", "loss train 2", "損失", "", "Claim one", "Viewer", "é"]) | WORDS
+    )
+)
+def test_every_figure_has_a_name_of_its_own_that_a_file_can_have(titles):
+    drawn = [Picture(title, "x", "<svg></svg>", (f"c{k}",)) for k, title in enumerate(titles)]
+    names = file_names(drawn)
+    assert len(set(names)) == len(names) == len(titles)
+    assert all(re.fullmatch(r"[a-z0-9][a-z0-9-]{0,110}", name) for name in names)
+    seen = Page(draw(pictures=drawn, claims=[claim(id=f"c{k}") for k in range(len(titles))]))
+    places = [attributes["id"] for _, attributes in seen.elements if "id" in attributes]
+    assert len(set(places)) == len(places)
+    assert [attributes["href"] for tag, attributes in seen.elements if tag == "a"] == [f"#{name}" for name in names]
+
+
+def test_a_long_title_has_a_short_name():
+    assert all(len(name) < 120 for name in file_names([Picture("x" * 300, "", ""), Picture("x" * 300, "", "")]))
+
+
+@given(WORDS)
+def test_a_verdict_from_a_file_is_text_as_well(words):
+    hostile = claim()
+    object.__setattr__(hostile, "verdict", words)
+    seen, plain = Page(draw(claims=[hostile])), Page(draw(claims=[claim(verdict="open")]))
+    assert [tag for tag, _ in seen.elements] == [tag for tag, _ in plain.elements]
+    (row,) = [attributes for tag, attributes in seen.elements if tag == "tr" and "id" in attributes]
+    assert row == {"class": words, "id": "claim-words"}
+
+
+# What a study raises -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bare:
+    """A study with nothing for the page but claims, one a condition, that cannot conclude without some conditions."""
+
+    needs: tuple[str, ...] = ()
+    fewer: bool = False
+    seeds: tuple[int, ...] = (0, 1)
+
+    def jobs(self):
+        return [Job(name, seed) for name in ("one", "two") for seed in self.seeds]
+
+    def run_job(self, job, folder):
+        return {"value": job.seed + 1.0}
+
+    def conclude(self, results):
+        arms = by_arm(results)
+        for name in self.needs:
+            assert arms[name]
+        texts = {"paper": "p", "statement": "s", "bar": "b"}
+        names = [name for name in ("one", "two") if name in arms or not self.fewer]
+        return (
+            over_seeds(name, {s: r["value"] for s, r in arms.get(name, {}).items()}, lambda v: v > 0, **texts)
+            for name in names
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Raising(Bare):
+    """The same with pictures that are not drawn."""
+
+    def pictures(self, results, out):
+        raise ZeroDivisionError("of the study")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn(Bare):
+    """The same with two pictures whose titles give the same name."""
+
+    def pictures(self, results, out):
+        return (Picture(title, "x", f"<svg><text>{title}</text></svg>") for title in ("Loss (train)", "Loss: train"))
+
+
+def done(study, out):
+    execute(study, name_of(type(study)), out, 1, progress=False)
+    return out
+
+
+def test_a_study_needs_no_pictures_and_may_make_its_claims_one_by_one(tmp_path, capsys):
+    assert isinstance(Bare(), Study)
+    summary = finish(done(Bare(), tmp_path / "out"), Bare)
+    assert capsys.readouterr().err == ""
+    assert [one.id for one in read_claims(tmp_path / "out" / "claims.json")] == ["one", "two"]
+    assert len(re.findall(r"\d CPU-s$", summary, flags=re.MULTILINE)) == 2
+    assert not (tmp_path / "out" / "figures").exists()
+
+
+@pytest.mark.parametrize("needs", [("one",), ("two",), ("one", "two")])
+def test_claims_stay_where_a_study_cannot_conclude_without_some_jobs_and_costs_are_left_out(tmp_path, capsys, needs):
+    summary = finish(done(Bare(needs=needs), tmp_path / "out"), Bare)
+    told = capsys.readouterr().err
+    assert told.startswith("toylab: costs are left out: Bare.conclude fails without the results of ")
+    assert f"(KeyError: {needs[0]!r})" in told
+    assert told.count("\n") == 1
+    assert len(read_claims(tmp_path / "out" / "claims.json")) == 2
+    assert not re.findall(r"CPU-s$", summary, flags=re.MULTILINE)
+    assert "<dt>Cost</dt>" not in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_claim_that_is_missing_without_some_jobs_costs_these(tmp_path, capsys):
+    judged = judge(done(Bare(fewer=True), tmp_path / "out"), Bare)
+    assert capsys.readouterr().err == ""
+    assert judged.costs.keys() == {"one", "two"}
+    assert all(cost <= judged.cpu_seconds for cost in judged.costs.values())
+
+
+def test_claims_are_kept_before_what_pictures_raise_is_raised_again(tmp_path):
+    out = done(Raising(), tmp_path / "out")
+    with pytest.raises(ZeroDivisionError, match=r"^of the study$"):
+        finish(out, Raising)
+    assert len(read_claims(out / "claims.json")) == 2
+    assert (out / "report.html").exists()
+
+
+def test_figures_of_one_name_are_two_files(tmp_path):
+    finish(done(Drawn(), tmp_path / "out"), Drawn)
+    kept = {path.name: path.read_text() for path in (tmp_path / "out" / "figures").iterdir()}
+    assert kept == {
+        "loss-train.svg": "<svg><text>Loss (train)</text></svg>",
+        "loss-train-2.svg": "<svg><text>Loss: train</text></svg>",
+    }
+
+
+def test_a_run_that_may_not_be_written_is_judged_without_a_page(tmp_path, monkeypatch):
+    out = done(Drawn(), tmp_path / "out")
+    whole = finish(out, Drawn)
+
+    def fail(*_):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    *told, last = finish(out, Drawn).splitlines()
+    assert told == whole.splitlines()[:-1]
+    assert "--out" not in last
+    assert str(out) in last
+
+
+@pytest.mark.parametrize("name", ["figures", "claims.json", "report.html", "figures/loss-train.svg"])
+def test_no_page_is_written_through_a_link_that_leads_out(tmp_path, name):
+    out, outside = done(Drawn(), tmp_path / "out"), tmp_path / "outside"
+    (out / name).parent.mkdir(exist_ok=True)
+    outside.mkdir()
+    (outside / "loss-train.svg").write_text("precious")
+    (out / name).symlink_to(outside if name == "figures" else outside / "loss-train.svg")
+    before = sorted(path.name for path in out.iterdir())
+    with pytest.raises(ToylabError, match=rf"{name}.*: a link leads out of .+; delete the link"):
+        finish(out, Drawn)
+    assert [path.read_text() for path in outside.iterdir()] == ["precious"]
+    assert sorted(path.name for path in out.iterdir()) == before
+
+
+@pytest.mark.parametrize("result", [[], {}, {"cost": 3}, {"cost": {"cpu_seconds": "<b>"}}])
+def test_a_result_of_no_job_is_refused_by_name(tmp_path, result):
+    out = done(Bare(), tmp_path / "out")
+    path = out / "seed-0" / "one" / "result.json"
+    write_json(path, result)
+    (path.parent / "done").write_text(f"{digest(path.read_bytes())}  result.json\n")
+    with pytest.raises(ToylabError, match=r"result\.json: is not the result of a job; delete this file and run"):
+        finish(out, Bare)
+
+
+def test_a_folder_of_another_study_than_the_class_is_refused(tmp_path):
+    with pytest.raises(ToylabError, match=r"study=test_report:Drawn: .+ holds a run of 'test_report:Bare'; give"):
+        finish(done(Bare(), tmp_path / "out"), Drawn)
 
 
 # The page of a real run ----------------------------------------------------------------------------------------------

@@ -1,10 +1,13 @@
 """Laws of the scoreboard: it says of every claim what its run says, what it cost, and where it is shown."""
 
+import errno
 import json
+import os
 import re
 import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
 from hypothesis import given
@@ -15,6 +18,7 @@ from toylab import cli, scoreboard, studies
 from toylab.claims import Claim, numbers, over_seeds, read_claims
 from toylab.files import read_json, write_json, write_record
 from toylab.finish import costs, judge
+from toylab.names import ToylabError
 from toylab.runs import Job, claim_folder
 from toylab.scoreboard import Standing
 
@@ -184,6 +188,23 @@ def test_everything_from_outside_is_shown_as_the_text_it_is(words):
     assert seen.text.count(words) >= 8
 
 
+@given(st.sampled_from(["javascript:alert(1)<!--", "//evil.example", "a b#c?d%e", "..", HOSTILE]))
+def test_a_link_leads_to_a_folder_beside_the_page_whatever_its_name(folder):
+    one = standing(folder=folder)
+    link = urlsplit(one.link(one.claims[0]))
+    assert (link.scheme, link.netloc, link.query) == ("", "", "")
+    assert [unquote(part) for part in link.path.split("/")] == [folder, "report.html"]
+    (shown,) = [a["href"] for tag, a in Page(scoreboard.page([one])).elements if a.get("href", "#")[0] != "#"]
+    assert shown == one.link(one.claims[0])
+
+
+def test_costs_that_a_study_does_not_give_are_no_zeros():
+    one = standing(costs={})
+    assert "CPU-s" not in str(one)
+    assert '<td class=number data-of="CPU-s"></td>' in scoreboard.page([one])
+    assert "| 2 |  |" in scoreboard.markdown([one])
+
+
 @given(st.sampled_from(["words", "a | b", "a || b"]))
 def test_the_markdown_has_every_cell_of_every_decided_claim(words):
     one = standing(words)
@@ -251,11 +272,59 @@ def test_the_command_prints_the_board_in_three_forms(runs, capsys):
     assert "toylab claims" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("held", [{}, [1], [{"study": "one"}], "words"])
+SOUND = json.loads(json.dumps(asdict(standing())))
+NO_BOARD = [
+    {},
+    [1],
+    [{"study": "one"}],
+    "words",
+    *([{**SOUND, name: value}] for name, value in {"study": 3, "costs": {"one": "<b>"}, "figures": {"one": 1}}.items()),
+    *([{**SOUND, "claims": [{**SOUND["claims"][0], **changes}]}] for changes in (
+        {"verdict": "holds onclick=alert(1)"}, {"measured": "<b>"}, {"interval": [1]}, {"seeds": ["<b>"]},
+        {"statement": None}, {"details": []},
+    )),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("held", NO_BOARD)
 def test_a_file_that_is_no_board_is_refused_by_name(tmp_path, held):
     write_json(tmp_path / "scoreboard.json", held)
-    with pytest.raises(ValueError, match=r"scoreboard\.json.*make it anew"):
+    with pytest.raises(ToylabError, match=r"scoreboard\.json.*make it anew"):
         scoreboard.read_board(tmp_path / "scoreboard.json")
+
+
+def test_a_board_comes_back_from_its_file(tmp_path):
+    write_json(tmp_path / "scoreboard.json", [SOUND])
+    assert scoreboard.read_board(tmp_path / "scoreboard.json") == [standing()]
+
+
+def begun(folder: Path) -> Path:
+    """A folder with a run of which no job is done."""
+    claim_folder(studies.load("iteration-head").STUDY.quick(), "iteration-head", folder / "one")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["scoreboard.html", "scoreboard.json"])
+def test_no_board_is_written_through_a_link_that_leads_out(tmp_path, name):
+    folder = begun(tmp_path / "runs")
+    (tmp_path / "precious").write_text("precious")
+    (folder / name).symlink_to("../precious")
+    with pytest.raises(ToylabError, match=rf"{name}: a link leads out"):
+        scoreboard.board(folder)
+    assert (tmp_path / "precious").read_text() == "precious"
+
+
+def test_runs_that_may_not_be_written_are_judged_without_pages(tmp_path, monkeypatch, capsys):
+    folder = begun(tmp_path)
+    whole = scoreboard.finish_all(folder).splitlines()
+
+    def fail(*_):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    assert scoreboard.finish_all(folder).splitlines() == whole[:-1]
+    told = capsys.readouterr().err.splitlines()
+    assert [line.split(": ")[1] for line in told] == ["no page is made", "no scoreboard is kept"]
 
 
 # The published one ---------------------------------------------------------------------------------------------------

@@ -765,9 +765,10 @@ def test_the_command_draws_means_with_their_intervals(capsys, tmp_path, out, tab
     assert content.startswith(b"\x89PNG") if form == ".png" else b"value, mean of" in content
 
 
-ADDRESSES = ["tpc://localhost:8786", "localhost", "tcp://localhost", "tcp://localhost:port", "tcp://:8786",
-             "tcp://localhost:0", "tcp://localhost:99999", "http://localhost:8786", "tcp://a b:1", "",
-             "tcp://[::1"]  # fmt: skip
+ADDRESSES = [
+    "tpc://localhost:8786", "localhost", "tcp://localhost", "tcp://localhost:port", "tcp://:8786", "tcp://localhost:0",
+    "tcp://localhost:99999", "http://localhost:8786", "tcp://a b:1", "", "tcp://[::1",
+]  # fmt: skip
 """Of no scheduler."""
 
 
