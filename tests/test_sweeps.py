@@ -315,7 +315,7 @@ def test_tasks_of_different_classes_are_different_points_and_come_back(out):
     assert all(row["result.task"] == row["settings.task.class"] for row in rows)
     assert len({row["run"] for row in rows}) == 4
     before = (out / "sweep.json").read_bytes()
-    assert measured(sweeps.resume(out, workers=1, progress=False)) == measured(rows)
+    assert measured(sweeps.resume(out, study=Own, workers=1, progress=False)) == measured(rows)
     assert (out / "sweep.json").read_bytes() == before
 
 
