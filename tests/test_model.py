@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import pickle
 from typing import get_args, get_type_hints
 
 import numpy as np
@@ -413,6 +414,13 @@ def test_without_mlps_only_their_own_points_are_gone():
     gone = {f"blocks.{layer}.mlp.{name}" for layer in range(2) for name in ("pre", "post")}
     assert set(full) - set(bare) - {"blocks.0.mlp_out", "blocks.1.mlp_out"} == gone
     assert set(bare) <= set(full)
+
+
+@some
+@given(configs(), SEEDS)
+def test_a_model_comes_back_from_a_pickle_as_it_was(config, seed):
+    model, tokens = build(config, seed), draw_tokens(seed, 2, 4)
+    assert torch.equal(pickle.loads(pickle.dumps(model))(tokens), model(tokens))
 
 
 # The unembedding -----------------------------------------------------------------------------------------------------

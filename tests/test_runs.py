@@ -215,7 +215,9 @@ def test_done_is_written_last(notes, out, monkeypatch):
 
 def test_a_failing_job_is_recorded_and_the_others_finish(notes, out):
     (notes / "fail-one-0").touch()
-    with pytest.raises(JobsFailedError, match=r"(?s)1 of 4 jobs failed.*the same command.*one of seed 0: ArithmeticError: job one was"):
+    with pytest.raises(
+        JobsFailedError, match=r"(?s)1 of 4 jobs failed.*the same command.*one of seed 0: ArithmeticError: job one was"
+    ):
         start(Counted(), notes, out)
     assert len(called(notes)) == 4
     record = (Job("one", 0).folder(out) / "error.txt").read_text()

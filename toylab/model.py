@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -25,7 +26,7 @@ from toylab.tally import Tally
 
 ACTIVATIONS = {
     "gelu": F.gelu,
-    "gelu-tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu-tanh": partial(F.gelu, approximate="tanh"),  # no lambda: models can be pickled
     "relu": F.relu,
     "silu": F.silu,
 }
