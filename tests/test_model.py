@@ -290,9 +290,10 @@ def test_writing_leaves_no_gradient_and_works_under_an_edit():
         assert (generate(model, prompt, 4)[:, 3:] == 5).all()
 
 
+NUMBERS = st.none() | st.integers(0, 8)
 PLACES = st.one_of(
-    st.builds(slice, st.none() | st.integers(0, 8), st.none() | st.integers(0, 8)),
-    st.lists(st.integers(0, 8), max_size=4).map(tuple),
+    st.builds(lambda start, stop: slice(start, stop and (start or 0) + stop), NUMBERS, st.none() | st.integers(1, 8)),
+    st.lists(st.integers(0, 8), min_size=1, max_size=4).map(tuple),
 )
 
 
