@@ -95,10 +95,10 @@ def fit_saturation(mass: Float[Tensor, " sample"], counts: Int[Tensor, " sample"
 
     low, high = -9.0, 15.0
     for _ in range(9):  # each round looks at 41 values and keeps the two cells around the best
-        grid = torch.linspace(low, high, 41, dtype=torch.double)
+        grid = torch.linspace(low, high, 41, dtype=torch.double, device=m.device)
         best, cell = float(grid[loss(grid).argmin()]), (high - low) / 40
         low, high = max(best - cell, -9.0), min(best + cell, 15.0)
-    residual = float(loss(torch.tensor([best], dtype=torch.double)))
+    residual = float(loss(torch.tensor([best], dtype=torch.double, device=m.device)))
     total = 0.0 if bool((m == m[0]).all()) else float((m - m.mean()).square().sum())
     return Saturation(math.exp(best), 1 - residual / total if total > 0 else -torch.inf)
 
@@ -249,5 +249,6 @@ def class_readout(
     total = torch.where(total > 0, total, 1.0)
     rebuilt = bias + sum((masses[name] / total)[:, None] * value for name, value in values.items())
     model, other = logits.log_softmax(dim=-1), rebuilt.log_softmax(dim=-1)
-    kl = (model.exp() * (model - other)).sum(dim=-1).mean().item()
+    p = model.exp()  # an answer of probability 0 adds nothing
+    kl = (p * (model - other).masked_fill(p == 0, 0)).sum(dim=-1).mean().item()
     return Readout(kl, (logits.argmax(dim=-1) == rebuilt.argmax(dim=-1)).double().mean().item())

@@ -1,7 +1,9 @@
 """Laws of batches: packing loses nothing and adds nothing, and the batch of a step depends on nothing but the step."""
 
+import inspect
 import math
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,8 +14,9 @@ from torch.nn import functional as F
 
 from tasks import IGNORE, ITERATED_MAPS, Batch, Copy, IteratedMap, ModularSum, Parity, Polynomial
 from tasks import stream as random_stream
-from toylab.batches import BLOCK, Scored, fresh, next_token_loss, pack, pad, sweep
+from toylab.batches import BLOCK, Scored, fresh, likeliest, next_token_loss, pack, pad, sweep, tokens_for
 from toylab.model import ModelConfig, Transformer
+from toylab.names import ToylabError
 
 SEEDS = st.integers(0, 2**32)
 
@@ -207,6 +210,48 @@ def test_scored_padding_weighs_short_rows_as_the_published_code_does():
     logits = model(torch.from_numpy(batch.tokens))[0, 2:]
     expected = F.cross_entropy(logits, scored.targets[0])
     torch.testing.assert_close(next_token_loss(model, scored), expected)
+
+
+@pytest.mark.parametrize("layout", [pad, pack])
+def test_a_batch_in_which_nothing_is_scored_has_no_loss(layout):
+    task = Copy()
+    batch, model = task.sample(random_stream(0), 3), Transformer.for_task(task)
+    empty = layout(replace(batch, targets=np.full_like(batch.targets, IGNORE)))
+    unscored = layout(batch)
+    unscored = replace(unscored, targets=torch.full_like(unscored.targets, IGNORE))
+    for scored in (empty, unscored, pad(task.sample(random_stream(0), 0))):
+        with pytest.raises(ToylabError, match=r"targets: .*nothing is scored"):
+            next_token_loss(model, scored)
+    with pytest.raises(ToylabError, match="batch: has no rows"):
+        pack(task.sample(random_stream(0), 0))
+
+
+@pytest.mark.parametrize("layout", [pad, pack])
+def test_batches_of_32_bit_integers_have_the_same_loss_and_gradient(layout):
+    task = Copy()
+    batch, model = task.sample(random_stream(0), 3), Transformer.for_task(task)
+    small = replace(batch, tokens=batch.tokens.astype(np.int32), targets=batch.targets.astype(np.int32))
+    found = []
+    for one in (batch, small):
+        loss = next_token_loss(model, layout(one))
+        found.append((loss, *torch.autograd.grad(loss, model.parameters())))
+    assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
+
+
+def test_tokens_go_where_the_model_is_and_are_whole_numbers():
+    model = Transformer(ModelConfig(), 5, 6)
+    assert tokens_for(model, np.ones((2, 3), dtype=np.uint8)).tolist() == [[1, 1, 1]] * 2
+    with pytest.raises(ToylabError, match="tokens: are float64"):
+        inspect.unwrap(tokens_for)(model, np.ones((2, 3)))
+
+
+@given(SEEDS)
+def test_the_likeliest_is_the_first_of_the_largest_and_none_where_logits_are_nan(seed):
+    logits = torch.from_numpy(np.random.default_rng(seed).integers(0, 3, size=(4, 5)).astype(float))
+    assert likeliest(logits).tolist() == [row.index(max(row)) for row in logits.tolist()]
+    logits[seed % 4, seed % 5] = math.nan
+    with pytest.raises(ToylabError, match="logits: are nan"):
+        likeliest(logits)
 
 
 def test_weights_count_some_targets_more_than_others_as_worked_out_by_hand():

@@ -15,6 +15,8 @@ from tasks import stream as random_stream
 from toylab import evaluate, interventions
 from toylab.circuits import iteration_head
 from toylab.model import ModelConfig, Transformer, generate
+from toylab.names import ToylabError
+from toylab.survey import says_what_stands, survey
 
 SEEDS = st.integers(0, 2**32)
 TASK = Polynomial(p=5, lengths=(1, 6))
@@ -321,3 +323,37 @@ def test_an_edit_of_an_answer_is_seen_by_free_writing_as_well(circuit, batches):
     with edit(circuit, {"blocks.1.attn.z": torch.zeros_like}):
         silenced = generate(circuit, prompt, 5)
     assert not (silenced == generate(circuit, prompt, 5)).all(dim=1).any()
+
+
+# What is no number ---------------------------------------------------------------------------------------------------
+
+
+def test_an_accuracy_of_logits_that_are_nan_or_of_nothing_is_refused(circuit, batches):
+    def one_nan(logits: torch.Tensor) -> torch.Tensor:
+        logits = logits.clone()
+        logits[0, -1, 0] = np.nan
+        return logits
+
+    batch = batches[4]
+    edits = {"unembedding": one_nan}
+    for measure in (
+        lambda: evaluate.predict(circuit, batch, edits),
+        lambda: evaluate.accuracy(circuit, {4: batch}, lambda _: edits),
+    ):
+        with pytest.raises(ToylabError, match="logits: are nan"):
+            measure()
+    with edit(circuit, edits):
+        for measure in (
+            lambda: evaluate.progress(circuit, {4: batch}),
+            lambda: evaluate.free_running_accuracy(circuit, TASK, {4: batch}),
+            lambda: survey(circuit, batch),
+            lambda: says_what_stands(circuit, batch, batch.links["carry"]),
+        ):
+            with pytest.raises(ToylabError, match="logits: are nan"):
+                measure()
+    unscored = replace(batch, targets=np.full_like(batch.targets, IGNORE))
+    for measure in (lambda: evaluate.accuracy(circuit, {4: unscored}), lambda: survey(circuit, unscored)):
+        with pytest.raises(ToylabError, match=r"targets: .*nothing is scored"):
+            measure()
+    with pytest.raises(ToylabError, match="batches: none"):
+        evaluate.accuracy(circuit, {})

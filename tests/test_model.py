@@ -1,7 +1,9 @@
 """Laws of the transformer: who sees whom, what is drawn from where, and the same numbers had by another route."""
 
+import inspect
 import itertools
 import math
+import pickle
 from typing import get_args, get_type_hints
 
 import numpy as np
@@ -15,6 +17,7 @@ from probes import edit, points, watch
 from tasks import IGNORE, ITERATED_MAPS, ModularSum, stream
 from toylab.batches import pack, pad
 from toylab.model import ACTIVATIONS, Cache, ModelConfig, Transformer, generate
+from toylab.names import ToylabError
 from toylab.positions import POSITIONS
 from toylab.steering import Steered, Vector
 
@@ -290,9 +293,10 @@ def test_writing_leaves_no_gradient_and_works_under_an_edit():
         assert (generate(model, prompt, 4)[:, 3:] == 5).all()
 
 
+NUMBERS = st.none() | st.integers(0, 8)
 PLACES = st.one_of(
-    st.builds(slice, st.none() | st.integers(0, 8), st.none() | st.integers(0, 8)),
-    st.lists(st.integers(0, 8), max_size=4).map(tuple),
+    st.builds(lambda start, stop: slice(start, stop and (start or 0) + stop), NUMBERS, st.none() | st.integers(1, 8)),
+    st.lists(st.integers(0, 8), min_size=1, max_size=4).map(tuple),
 )
 
 
@@ -414,6 +418,13 @@ def test_without_mlps_only_their_own_points_are_gone():
     gone = {f"blocks.{layer}.mlp.{name}" for layer in range(2) for name in ("pre", "post")}
     assert set(full) - set(bare) - {"blocks.0.mlp_out", "blocks.1.mlp_out"} == gone
     assert set(bare) <= set(full)
+
+
+@some
+@given(configs(), SEEDS)
+def test_a_model_comes_back_from_a_pickle_as_it_was(config, seed):
+    model, tokens = build(config, seed), draw_tokens(seed, 2, 4)
+    assert torch.equal(pickle.loads(pickle.dumps(model))(tokens), model(tokens))
 
 
 # The unembedding -----------------------------------------------------------------------------------------------------
@@ -606,6 +617,96 @@ def test_drawing_needs_a_temperature_that_makes_sense_and_a_generator():
         generate(model, prompt, 1, temperature=-0.5)
     with pytest.raises(ValueError, match=r"temperature=1\.0: drawing needs a generator=torch\.Generator"):
         generate(model, prompt, 1, temperature=1.0)
+
+
+class Says(torch.nn.Module):
+    """Always has the same logits."""
+
+    def __init__(self, *logits: float, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.logits = torch.tensor(logits, dtype=dtype)
+
+    def forward(self, tokens):
+        return self.logits.expand(*tokens.shape, -1)
+
+
+def said(model: torch.nn.Module, temperature: float, rows: int = 1) -> torch.Tensor:
+    source = torch.Generator().manual_seed(0)
+    prompt = torch.zeros(rows, 1, dtype=torch.long)
+    return generate(model, prompt, 1, temperature=temperature, generator=source, cache=False)[:, 1]
+
+
+HEATS = [0.0, 1e-300, 1e-50, 1e-39, 1e-30, 1e-10, 1e-4, 9e-4, 1e-3, 0.01]
+
+
+@pytest.mark.parametrize("temperature", HEATS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_a_temperature_towards_0_takes_the_likeliest_token(dtype, temperature):
+    largest = min(float(torch.finfo(dtype).max), 1e30)
+    for logits in ((1.0, 5.0, -torch.inf, 4.0), (0.0, largest, 0.5 * largest), (-largest, -0.5 * largest)):
+        assert (said(Says(*logits, dtype=dtype), temperature, rows=50) == logits.index(max(logits))).all()
+
+
+@pytest.mark.parametrize("temperature", [1e-39, 1e-4, 1.0])
+def test_equally_likely_tokens_stay_so_at_every_temperature(temperature):
+    drawn = said(Says(3.0, 3.0, -1e4), temperature, rows=2000).bincount(minlength=3)
+    assert drawn[2] == 0
+    assert drawn[:2].min() > 850  # fewer than that are as rare as 7 standard deviations
+
+
+@pytest.mark.parametrize("temperature", [math.nan, -math.inf, -1e-9])
+def test_a_temperature_that_is_none_is_refused(temperature):
+    with pytest.raises(ToylabError, match=f"temperature={temperature}"):
+        said(Says(0.0, 1.0), temperature)
+
+
+@some
+@given(st.sampled_from([torch.int32, torch.int16, torch.int8]), SEEDS, st.booleans(), st.floats(0, 2))
+def test_prompts_may_be_whole_numbers_of_any_size(dtype, seed, cache, temperature):
+    model, prompt = build(ModelConfig(), seed), draw_tokens(seed, 2, 3)
+    found, expected = (
+        generate(model, given, 4, temperature=temperature, generator=torch.Generator().manual_seed(0), cache=cache)
+        for given in (prompt.to(dtype), prompt)
+    )
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("positions", ENCODINGS)
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"prompt": torch.zeros(2, 0, dtype=torch.long)}, r"prompt: .*\(2, 0\).*at least one token"),
+        ({"prompt": torch.zeros(4, dtype=torch.long)}, r"prompt: .*\(4,\).*position"),
+        ({"prompt": torch.zeros(2, 3)}, r"prompt: .*float32.*whole numbers"),
+        ({"prompt": torch.zeros(2, 3, dtype=torch.bool)}, r"prompt: .*bool.*whole numbers"),
+        ({"steps": -1}, r"steps=-1: must be at least 0"),
+        ({"stop": VOCAB}, rf"stop={VOCAB}: .*0 to {VOCAB - 1}"),
+        ({"stop": -1}, rf"stop=-1: .*0 to {VOCAB - 1}"),
+    ],
+)
+def test_what_cannot_be_continued_is_refused(positions, given, message):
+    model = Transformer(ModelConfig(positions=positions), VOCAB, CONTEXT)
+    unchecked = inspect.unwrap(generate)  # the type checks of the tests would refuse some first
+    with pytest.raises(ToylabError, match=message):
+        unchecked(model, **{"prompt": draw_tokens(0, 2, 3), "steps": 2, **given})
+
+
+def test_no_step_and_no_row_are_continued_by_nothing():
+    model, prompt = Transformer(ModelConfig(), VOCAB, CONTEXT), draw_tokens(0, 2, 3)
+    assert torch.equal(generate(model, prompt, 0), prompt)
+    for temperature in (0, 1):
+        written = generate(model, prompt[:0], 3, temperature=float(temperature), generator=torch.Generator())
+        assert written.shape == (0, 6)
+
+
+def test_a_token_is_not_chosen_among_logits_that_are_nan():
+    model, prompt = Transformer(ModelConfig(), VOCAB, CONTEXT), draw_tokens(0, 3, 3)
+
+    def spoil_one_row(logits: torch.Tensor) -> torch.Tensor:
+        return torch.cat([logits[:1] * math.nan, logits[1:]])
+
+    with edit(model, {"unembedding": spoil_one_row}), pytest.raises(ToylabError, match="logits: are nan"):
+        generate(model, prompt, 2)
 
 
 @pytest.mark.parametrize("samples", [0, -1])

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toylab.model import ModelConfig, Transformer
+from toylab.names import ToylabError
 from toylab.positions import POSITIONS
 
 VOCAB, CONTEXT = 6, 12
@@ -171,3 +172,90 @@ def test_sinusoids_leave_the_coordinates_beyond_their_width_free():
 def test_a_position_width_that_is_odd_or_too_large_is_refused(width):
     with pytest.raises(ValueError, match=rf"position_width={width}.*for example"):
         ModelConfig(width=16, heads=2, position_width=width)
+
+
+# Types and captured graphs -------------------------------------------------------------------------------------------
+
+HALVES = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
+"""Half the distance of two neighbouring numbers near 1."""
+
+
+def spoken(one: torch.nn.Module, x: torch.Tensor, places: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What an encoding says at each of its places."""
+    said = {"embed": one.embed(places), "rotate": one.rotate(x, places), "bias": one.bias(places, places)}
+    return {where: value for where, value in said.items() if value is not None}
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("name", POSITIONS)
+@given(seed=SEEDS, at=st.integers(0, 4000))
+def test_in_half_precision_only_the_result_is_rounded(name, dtype, seed, at):
+    config = ModelConfig(positions=name, alibi_slope=0.01)
+    exact, half = (POSITIONS[name](config, 4001, torch.Generator().manual_seed(0)) for _ in range(2))
+    half.to(dtype)
+    exact.load_state_dict(half.state_dict())  # a learned table is rounded once for all
+    exact.double()
+    x, places = normal(seed, 1, 2, 2, 16).to(dtype), torch.tensor([[at, 0]])
+    found, true = spoken(half, x, places), spoken(exact, x.double(), places)
+    assert found.keys() == true.keys()
+    for where, value in found.items():
+        assert value.dtype == dtype or where == "bias"  # the model adds biases in its own type
+        # Angles are float32 numbers of up to 4000; a rotated pair is as long as it was.
+        size = true[where].abs() + (2 if where == "rotate" else 0) * x.double().abs().max()
+        error = (value.to(dtype).double() - true[where]).abs()
+        assert bool((error <= HALVES[dtype] * size + 1e-3).all())
+
+
+@pytest.mark.parametrize("name", POSITIONS)
+def test_a_model_that_was_half_for_a_while_has_its_old_frequencies_and_slopes(name):
+    model = Transformer(ModelConfig(positions=name), VOCAB, CONTEXT)
+    before = {key: buffer.clone() for key, buffer in model.named_buffers()}
+    assert bool(before) == (name in ("sinusoidal", "rotary", "alibi"))
+    for dtype in (torch.bfloat16, torch.float16, torch.float64, torch.bfloat16, torch.float32):
+        model.to(dtype)
+        for key, buffer in model.named_buffers():
+            assert buffer.dtype == torch.promote_types(dtype, torch.float32)
+            assert torch.equal(buffer.float(), before[key])
+    assert not [key for key in model.state_dict() if key in before]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("name", POSITIONS)
+def test_a_model_of_any_type_answers_like_the_float32_model_of_its_weights(name, dtype):
+    model = Transformer(ModelConfig(positions=name, alibi_slope=0.01), VOCAB, 400, 3)
+    tokens = torch.randint(VOCAB, (2, 400), generator=torch.Generator().manual_seed(0))
+    other = Transformer(ModelConfig(positions=name, alibi_slope=0.01), VOCAB, 400, 3).to(dtype)
+    model.load_state_dict(other.state_dict())
+    logits = other(tokens)
+    assert logits.dtype == dtype
+    assert (logits.double() - model(tokens).double()).abs().max() < (0.05 if dtype == torch.bfloat16 else 0.01)
+
+
+def test_frequencies_do_not_follow_a_half_default_type():
+    try:
+        torch.set_default_dtype(torch.bfloat16)
+        made = {n: POSITIONS[n](ModelConfig(), 3, torch.Generator()) for n in ("sinusoidal", "rotary", "alibi")}
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for name, one in made.items():
+        usual = POSITIONS[name](ModelConfig(), 3, torch.Generator())
+        assert all(torch.equal(*pair) for pair in zip(one.buffers(), usual.buffers(), strict=True))
+    assert made["sinusoidal"].embed(torch.arange(3)[None]).dtype == torch.bfloat16
+
+
+@pytest.mark.filterwarnings("ignore:The tensor attributes:UserWarning")  # where an edit acts is noted in the blocks
+@pytest.mark.parametrize("name", POSITIONS)
+def test_a_model_can_be_exported(name):
+    model = build(name).eval()
+    tokens = torch.tensor([[1, 2, 3, 4], [4, 3, 2, 1]])
+    assert torch.equal(torch.export.export(model, (tokens,)).module()(tokens), model(tokens))
+
+
+@given(st.lists(st.integers(-3, CONTEXT + 3), min_size=1, max_size=6))
+def test_learned_positions_refuse_every_position_that_is_not_in_the_table(places):
+    learned, outside = encoding("learned"), [p for p in places if not 0 <= p < CONTEXT]
+    if not outside:
+        assert torch.equal(learned.embed(torch.tensor([places]))[0], learned.table[places])
+        return
+    with pytest.raises(ToylabError, match=rf"position={min(outside) if min(outside) < 0 else max(outside)}: learned"):
+        learned.embed(torch.tensor([places]))

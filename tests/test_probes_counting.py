@@ -423,6 +423,12 @@ def test_a_divergence_worked_out_by_hand():
     assert both.agreement == 0.5
 
 
+def test_an_answer_that_the_model_denies_adds_nothing_to_the_divergence():
+    values, far = {"ones": double(math.log(2), 0, 0)}, 1.5e308  # so far apart that the second answer has probability 0
+    found = class_readout({"ones": double(1)}, values, double(0, 0, -math.log(2)), double(far, -far, -far)[None])
+    assert found.kl == pytest.approx(-math.log(2 / 3.5), abs=1e-12)
+
+
 def test_masses_of_the_classes_used_are_scaled_to_one_and_the_others_left_out():
     values, bias = {"a": double(1, 0, 2), "b": double(0, 3, 0)}, double(0.5, 0, 0)
     masses = {"a": double(0.1), "b": double(0.3), "unused": double(0.6)}

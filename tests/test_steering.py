@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from probes import edit, watch
 from toylab.files import read_tensors, write_tensors
 from toylab.model import ModelConfig, Transformer, generate
+from toylab.names import ToylabError
 from toylab.steering import (
     PreFlight,
     Scaled,
@@ -201,18 +202,17 @@ def last_stream(model: Transformer, tokens: Tensor) -> Tensor:
 
 
 @some
-@given(seeds, st.integers(0, 1), st.integers(0, 8), st.integers(0, 8))
+@given(seeds, st.integers(0, 1), st.integers(0, 8), st.integers(1, 8))
 def test_a_block_moves_the_stream_at_its_positions_and_at_no_other(seed, layer, start, stop):
     model, tokens, vector = build(seed), rows(seed), numbers(seed, WIDTH)
     before = streams(model, tokens)
     chosen = tuple(sorted(set(np.random.default_rng(seed).integers(8, size=3).tolist())))
     for at, places in (
-        (slice(start, stop), range(start, stop)),
+        (slice(start, start + stop), range(start, start + stop)),
         (slice(start, None), range(start, 8)),
         (slice(None, stop), range(stop)),
         (slice(None), range(8)),
         (chosen, chosen),
-        ((), ()),
     ):
         after = streams(Steered(model, {layer: Vector(WIDTH, vector)}, at), tokens)
         assert all(torch.equal(*pair) for pair in zip(before[: layer + 1], after[: layer + 1], strict=True))
@@ -225,7 +225,7 @@ def test_a_block_moves_the_stream_at_its_positions_and_at_no_other(seed, layer, 
 
 
 @some
-@given(seeds, st.sampled_from(KINDS), st.integers(0, 8))
+@given(seeds, st.sampled_from(KINDS), st.integers(1, 8))
 def test_two_masks_that_share_out_the_positions_add_up_in_one_layer(seed, kind, cut):
     model, tokens = build(seed), rows(seed)
     layer, addition = next(iter(additions(seed)[kind].items()))
@@ -277,6 +277,72 @@ def test_the_edits_of_a_steered_model_are_what_it_does(seed, kind):
     assert torch.equal(edited, steered(tokens))
     assert not torch.equal(edited, plain)
     assert torch.equal(steered.model(tokens), plain)
+
+
+@pytest.mark.parametrize(
+    "at",
+    [
+        *(
+            (-1,),
+            (2, -1),
+            (),
+            [],
+            slice(3, 3),
+            slice(5, 2),
+            slice(None, 0),
+            slice(-1, None),
+            slice(0, -1),
+            slice(0, 4, 2),
+        ),
+        *(
+            (True,),
+            (1.0,),
+            (np.float64(1),),
+            (None,),
+            ("1",),
+            slice(0.5, None),
+            slice(True, None),
+            torch.tensor([True]),
+        ),
+        *((CONTEXT,), slice(CONTEXT, None)),  # past the end of learned positions
+    ],
+    ids=str,
+)
+def test_positions_that_cannot_be_steered_are_refused(at):
+    with pytest.raises(ToylabError, match=r"^at"):
+        Steered(build(), {0: Vector(WIDTH)}, at)
+
+
+@pytest.mark.parametrize(
+    "at", [(np.int64(3),), [3], range(3, 4), 3, slice(np.int64(3), np.int32(4)), torch.tensor([3])]
+)
+def test_whole_numbers_of_every_kind_are_positions(tmp_path, at):
+    model, tokens, vector = build().float(), rows(0), numbers(0, WIDTH)
+    steered = Steered(model, {0: Vector(WIDTH, vector)}, at)
+    expected = Steered(model, {0: Vector(WIDTH, vector)}, (3,))(tokens)
+    assert torch.equal(steered(tokens), expected)
+    save_steering(tmp_path / "steering", steered)
+    assert torch.equal(load_steering(tmp_path / "steering", model)(tokens), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", KINDS)
+def test_additions_take_the_type_of_the_model(tmp_path, kind, dtype):
+    model, tokens = build().to(dtype), rows(0)
+    steered, exact = Steered(model, additions(3)[kind]), Steered(build().to(dtype).double(), additions(3)[kind])
+    assert {parameter.dtype for parameter in steered.parameters()} == {dtype}
+    found = steered(tokens)
+    assert found.dtype == dtype
+    error = (found.double() - exact(tokens)).abs().max() / exact(tokens).abs().max()
+    assert error < 30 * torch.finfo(dtype).eps
+    save_steering(tmp_path / "steering", steered)
+    assert torch.equal(load_steering(tmp_path / "steering", model)(tokens), found)
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-3, 1.0, 1e3])
+def test_the_root_mean_square_of_half_precision_neither_overflows_nor_vanishes(size):
+    h = (size * numbers(0, 3, WIDTH)).half()
+    torch.testing.assert_close(rms_normed(h).double(), rms_normed(h.double()), rtol=2e-3, atol=1e-6)
 
 
 # What is trained -----------------------------------------------------------------------------------------------------

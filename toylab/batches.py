@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from functools import cache, lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tasks import IGNORE, Batch, IteratedMap, Task, stream
 from toylab.names import ToylabError
+
+Held = TypeVar("Held")
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,48 @@ class Scored:
 
     def to(self, device: str | torch.device) -> Scored:
         """The same on another device."""
-        return Scored(**{name: None if x is None else x.to(device) for name, x in vars(self).items()})
+        return moved(self, device)
 
     def logits(self, model: nn.Module) -> Tensor:
         """The model's logits at the scored positions."""
         return model(self.tokens, positions=self.positions, segments=self.segments, queries=self.queries)
+
+
+def moved(batch: Held, device: str | torch.device) -> Held:
+    """A batch, a dataclass of tensors, on another device."""
+    held = {
+        name: x.to(device) if isinstance(x, Tensor) else moved(x, device) if is_dataclass(x) else x
+        for name, x in vars(batch).items()
+    }
+    return replace(batch, **held)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the parameters of a model are."""
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+def tokens_for(model: nn.Module, tokens: Integer[np.ndarray, "batch position"]) -> Int[Tensor, "batch position"]:
+    """Tokens of a task's batch where the model is.
+
+    Raises:
+        ValueError: for an array of anything but whole numbers.
+    """
+    if tokens.dtype.kind not in "iu":
+        raise ToylabError(f"tokens: are {tokens.dtype}, and must be whole numbers; convert them with .astype(int)")
+    return torch.from_numpy(tokens).to(device_of(model), torch.long)
+
+
+def likeliest(logits: Float[Tensor, "*shape vocab"]) -> Int[Tensor, "*shape"]:
+    """The token or answer of the largest logit.
+
+    Raises:
+        ValueError: where logits are nan, of which none is the largest.
+    """
+    values, chosen = logits.max(dim=-1)
+    if bool(values.isnan().any()):
+        raise ToylabError("logits: are nan, so no answer is the likeliest; look for the point where nan begins")
+    return chosen
 
 
 def pad(batch: Batch) -> Scored:
@@ -52,9 +91,11 @@ def pack(batch: Batch, width: int | None = None) -> Scored:
     of the default width, the longest plus the shortest, without a gap.
 
     Raises:
-        ValueError: if a sequence is longer than `width`.
+        ValueError: if a sequence is longer than `width`, or there is none.
     """
     sizes = batch.sizes
+    if not len(sizes):
+        raise ToylabError("batch: has no rows, so there is nothing to pack; give at least one")
     width = int(sizes.max() + sizes.min()) if width is None else width
     if sizes.max() > width:
         raise ToylabError(f"width={width}: the longest sequence has {sizes.max()} positions; give at least that")
@@ -138,14 +179,29 @@ BLOCK = 64
 def next_token_loss(
     model: nn.Module, scored: Scored, weights: Float[Tensor, " vocab"] | None = None
 ) -> Float[Tensor, ""]:
-    """Mean cross entropy over the scored positions, in nats; `weights` counts some target tokens more than others."""
+    """Mean cross entropy over the scored positions, in nats; `weights` counts some target tokens more than others.
+
+    Raises:
+        ValueError: where no position is scored.
+    """
+    refuse_unscored(scored.targets)
     logits = scored.logits(model).flatten(0, 1)
-    return F.cross_entropy(logits, scored.targets.flatten(), weights, ignore_index=IGNORE)
+    return F.cross_entropy(logits, scored.targets.flatten().long(), weights, ignore_index=IGNORE)
+
+
+def refuse_unscored(targets: Int[Tensor, "batch query"]) -> None:
+    """Raise `ToylabError` where there is no target, over which a mean would be nan.
+
+    Where targets cannot be looked at without waiting for a device, or at all (in `vmap`), only their number counts.
+    """
+    hidden = not targets.is_cpu or torch._C._functorch.is_functorch_wrapped_tensor(targets)
+    if not targets.numel() or (not hidden and not bool((targets != IGNORE).any())):
+        raise ToylabError(f"targets: are all {IGNORE}, so nothing is scored; give a batch in which something is")
 
 
 def _scored(tokens: np.ndarray, positions: np.ndarray, segments: np.ndarray | None, targets: np.ndarray) -> Scored:
     counted = targets != IGNORE
-    most = int(counted.sum(axis=1).max())
+    most = int(counted.sum(axis=1).max(initial=0))
     queries = np.argsort(~counted, axis=1, kind="stable")[:, :most]  # scored positions first, in order
     return Scored(
         tokens=torch.from_numpy(tokens),

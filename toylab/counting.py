@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from probes import Edit, edit
 from tasks import IGNORE, NOWHERE, Batch, ContextualCounting, Split, stream
-from toylab.batches import fresh
+from toylab.batches import device_of, fresh, likeliest, moved, refuse_unscored
 from toylab.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from toylab.model import ModelConfig, linear, source
 from toylab.names import ToylabError
@@ -100,9 +100,10 @@ def strings(
 
 
 def for_model(task: ContextualCounting, model: EncoderDecoder, batch: Batch) -> Strings:
-    """A batch of the task with as many labels as the model has queries, tallied where its encoder can use that."""
+    """A batch of the task where the model is, with as many labels as it has queries, tallied where its encoder can use
+    that."""
     dtype = model.encoder.embedding.weight.dtype
-    return strings(task, batch, model.queries, _tallied(model.config.encoder), dtype)
+    return moved(strings(task, batch, model.queries, _tallied(model.config.encoder), dtype), device_of(model))
 
 
 def held_out(
@@ -158,14 +159,15 @@ class RegionTeacher(nn.Module):
 
 def count_loss(model: nn.Module, strings: Strings) -> Float[Tensor, ""]:
     """Mean cross entropy of the counts in nats; for a `RegionTeacher`, plus that of the regions times its weight."""
+    refuse_unscored(strings.counts)
     teacher = model if isinstance(model, RegionTeacher) else None
     inner = model if teacher is None else teacher.model
     stream = inner.encoder(strings.tokens, tally=strings.tally)
     logits = inner.decoder(stream)
-    loss = F.cross_entropy(logits.flatten(0, 1), strings.counts.flatten(), ignore_index=IGNORE)
+    loss = F.cross_entropy(logits.flatten(0, 1), strings.counts.flatten().long(), ignore_index=IGNORE)
     if teacher is not None and strings.auxiliary:
         guessed = teacher.classifier(stream).flatten(0, 1)
-        loss = loss + strings.auxiliary * F.cross_entropy(guessed, strings.regions.flatten())
+        loss = loss + strings.auxiliary * F.cross_entropy(guessed, strings.regions.flatten().long())
     return loss
 
 
@@ -204,11 +206,15 @@ def logits(
 
 
 def accuracy(model: EncoderDecoder, strings: Strings, edits: Mapping[str, Edit] | None = None) -> list[float]:
-    """The share of right counts of each label that the strings have."""
+    """The share of right counts of each label that the strings have.
+
+    Raises:
+        ValueError: where the model's logits are nan.
+    """
     if edits is None:
         with torch.no_grad():
-            return share_right(model.decoder(encode(model, strings)).argmax(dim=-1), strings)
-    return share_right(logits(model, strings, edits).argmax(dim=-1), strings)
+            return share_right(likeliest(model.decoder(encode(model, strings))), strings)
+    return share_right(likeliest(logits(model, strings, edits)), strings)
 
 
 def share_right(answers: Int[Tensor, "batch label"], strings: Strings) -> list[float]:

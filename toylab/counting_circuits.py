@@ -35,6 +35,7 @@ from probes import (
 )
 from tasks import IGNORE, stream
 from tasks.counting import BEGIN, CLOSE, ONE, OPEN, ZERO
+from toylab.batches import likeliest
 from toylab.counting import Strings, accuracy, encode, logits, share_right
 from toylab.encoder_decoder import EncoderDecoder
 from toylab.names import ToylabError
@@ -57,7 +58,7 @@ SLACK = 0.05
 def key_classes(strings: Strings) -> dict[str, Bool[Tensor, "batch label key"]]:
     """What every token is to every label query, as masks that exclude each other."""
     tokens, regions = strings.tokens[:, None], strings.regions[:, None]
-    label = torch.arange(1, strings.counts.shape[1] + 1)[None, :, None]
+    label = torch.arange(1, strings.counts.shape[1] + 1, device=tokens.device)[None, :, None]
     one, bracket, own = tokens == ONE, (tokens == OPEN) | (tokens == CLOSE), regions == label
     masks = {
         COUNTED: one & own,
@@ -124,7 +125,7 @@ def find_circuits(model: EncoderDecoder, strings: Strings) -> list[RegionCircuit
 
     def right(edits: Mapping[str, Edit]) -> list[float]:
         with edit(model, edits):
-            return share_right(model.decoder(stream).argmax(dim=-1), strings)
+            return share_right(likeliest(model.decoder(stream)), strings)
 
     with watch(model, "decoder.cross.pattern") as seen:
         plain = right({})
@@ -184,9 +185,9 @@ class Shift:
 def shift(model: EncoderDecoder, before: Strings, after: Strings) -> list[Shift]:
     """The effect of a change on each label, beside its signed prediction from the attention before the change."""
     with watch(model, "decoder.cross.pattern") as seen:
-        old = model.decoder(encode(model, before)).argmax(dim=-1)
+        old = likeliest(model.decoder(encode(model, before)))
     pattern = seen["decoder.cross.pattern"].mean(dim=1)
-    new = model.decoder(encode(model, after)).argmax(dim=-1)
+    new = likeliest(model.decoder(encode(model, after)))
     right = share_right(new, after)
     by_class, by_place = (foretell(pattern, before, after, places) for places in (False, True))
     slopes = [[through_origin(answers[:, k], before.counts[:, k]) for k in range(len(right))] for answers in (old, new)]
@@ -207,7 +208,7 @@ def foretell(
     old, new = (_brackets_so_far(strings) * int(places) for strings in (before, after))
     cells = int(max(old.max(), new.max())) + 1
     was, now = (F.one_hot(cell, cells).to(pattern.dtype) for cell in (old, new))
-    compared, later = torch.zeros(pattern.shape[1]), torch.zeros(pattern.shape[1])
+    compared, later = pattern.new_zeros(pattern.shape[1]), pattern.new_zeros(pattern.shape[1])
     changed = key_classes(after)
     for name, mask in key_classes(before).items():
         if name == COUNTED:
@@ -270,7 +271,7 @@ def region_probes(model: EncoderDecoder, strings: Strings, seed: int) -> dict[st
     with watch(model, *sites.values()) as seen:
         logits(model, strings)
     at = strings.tokens == ONE
-    groups = torch.arange(len(strings))[:, None].expand_as(at)[at]
+    groups = torch.arange(len(strings), device=at.device)[:, None].expand_as(at)[at]
     found = {}
     for name, point in sites.items():
         features = seen[point][at]
@@ -322,6 +323,6 @@ def permutation_gap(model: EncoderDecoder, strings: Strings, rng: np.random.Gene
     """The largest change of a logit when the tokens of every string are shuffled, in float64."""
     exact = deepcopy(model).double()
     order = torch.from_numpy(rng.permuted(np.tile(np.arange(strings.tokens.shape[1]), (len(strings), 1)), axis=1))
-    mixed = strings.tokens.gather(1, order)
+    mixed = strings.tokens.gather(1, order.to(strings.tokens.device))
     with torch.no_grad():
         return (exact(strings.tokens) - exact(mixed)).abs().max().item()

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from probes import Edit, IterationHead, edit, find_iteration_head, link_mass, watch
 from tasks import IGNORE, Batch, IteratedMap, Split, stream
+from toylab.batches import likeliest, refuse_unscored, tokens_for
 from toylab.model import generate
+from toylab.names import ToylabError
 
 Edits = Callable[[Batch], Mapping[str, Edit]]
 """Edits that depend on the layout of a batch, all of whose rows have one length."""
@@ -45,9 +47,13 @@ def held_out(
 
 
 def predict(model: nn.Module, batch: Batch, edits: Mapping[str, Edit] | None = None) -> Int[Tensor, "batch position"]:
-    """The likeliest token after each position, given the true ones before it, with the model edited or as it is."""
+    """The likeliest token after each position, given the true ones before it, with the model edited or as it is.
+
+    Raises:
+        ValueError: where the model's logits are nan.
+    """
     with torch.no_grad(), edit(model, edits or {}):
-        return model(torch.from_numpy(batch.tokens)).argmax(dim=-1)
+        return likeliest(model(tokens_for(model, batch.tokens)))
 
 
 def accuracy(model: nn.Module, batches: Mapping[int, Batch], edits: Edits | None = None) -> Accuracy:
@@ -55,7 +61,12 @@ def accuracy(model: nn.Module, batches: Mapping[int, Batch], edits: Edits | None
 
     For whole sequences this is also the accuracy of greedy writing: if each token is right given the right ones
     before it, then what is written is right, and the other way round.
+
+    Raises:
+        ValueError: without a batch, where nothing is scored, and where the model's logits are nan.
     """
+    if not batches:
+        raise ToylabError("batches: none were given, so there is nothing to be right about; give one a length")
     scores = [_score(predict(model, batch, edits(batch) if edits else None), batch) for batch in batches.values()]
     return _mean(scores)
 
@@ -64,9 +75,9 @@ def free_running_accuracy(model: nn.Module, task: IteratedMap, batches: Mapping[
     """By length, the share of prompts that the model continues, on its own, exactly as the task's oracle does."""
     shares = {}
     for length, batch in batches.items():
-        prompts = torch.from_numpy(batch.tokens[:, : length + 2])
+        prompts = tokens_for(model, batch.tokens[:, : length + 2])
         right = torch.tensor([task.solve(prompt) for prompt in prompts.tolist()])
-        written = generate(model, prompts, right.shape[1])[:, length + 2 :]
+        written = generate(model, prompts, right.shape[1])[:, length + 2 :].cpu()
         shares[length] = (written == right).all(dim=1).double().mean().item()
     return shares
 
@@ -109,9 +120,10 @@ def progress(model: nn.Module, batches: Mapping[int, Batch]) -> dict[str, float]
 
 def _score(predicted: Tensor, batch: Batch) -> Accuracy:
     targets = torch.from_numpy(batch.targets)
+    refuse_unscored(targets)
     scored = targets != IGNORE
     states = scored & (torch.arange(targets.shape[1]) < torch.from_numpy(batch.sizes)[:, None] - 1)
-    right = predicted == targets
+    right = predicted.cpu() == targets
     return Accuracy(
         sequence=(right | ~scored).all(dim=1).double().mean().item(),
         token=right[scored].double().mean().item(),

@@ -51,7 +51,7 @@ def steered_share(model: nn.Module, task: IteratedMap, batches: Mapping[int, Bat
         links = links[links[:, 2] < length]  # x_{L+1} does not exist
         edits = _at("pattern", head, partial(follow_links, links=moved(links, 1)))
         answers = predict(model, batch, edits)
-        answers = answers[:, length + 1 : 2 * length].numpy()
+        answers = answers[:, length + 1 : 2 * length].cpu().numpy()
         shares.append(float((answers == states_of_next_input(task, batch)).mean()))
     return sum(shares) / len(shares)
 

@@ -24,7 +24,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -58,28 +58,51 @@ def answer_log_probs(
 
     Args:
         model: a `Transformer`, or any module that takes tokens and the `queries` whose logits are wanted.
+
+    Raises:
+        ValueError: without a row, or for prompts or answers without a token.
     """
-    tokens = torch.cat([prompts, answers[:, :-1]], dim=1)
-    queries = torch.arange(prompts.shape[1] - 1, tokens.shape[1]).expand(len(tokens), -1)
-    logits = model(tokens, queries=queries)
-    return logits.log_softmax(dim=-1).gather(-1, answers[..., None])[..., 0]
+    return _at(_predicted(model, prompts, answers), answers)
+
+
+def _predicted(
+    model: nn.Module, prompts: Int[Tensor, "row position"], written: Int[Tensor, "row step"]
+) -> Float[Tensor, "row step vocab"]:
+    """Log-probability of every token that might stand in place of each written one."""
+    _refuse_empty(prompts, written)
+    tokens = torch.cat([prompts, written[:, :-1]], dim=1)
+    queries = torch.arange(prompts.shape[1] - 1, tokens.shape[1], device=tokens.device).expand(len(tokens), -1)
+    return model(tokens, queries=queries).log_softmax(dim=-1)
+
+
+def _at(log_probs: Float[Tensor, "row step vocab"], tokens: Int[Tensor, "row step"]) -> Float[Tensor, "row step"]:
+    return log_probs.gather(-1, tokens[..., None].long())[..., 0]
+
+
+def _refuse_empty(prompts: Tensor, answers: Tensor) -> None:
+    if not prompts.numel() or not answers.numel():
+        raise ToylabError(
+            f"prompts of shape {tuple(prompts.shape)}, answers of {tuple(answers.shape)}: a mean over no token is no "
+            "number; give at least one row, and one token in each"
+        )
 
 
 def both_log_probs(
     model: nn.Module, pairs: Pairs
 ) -> tuple[Float[Tensor, "batch answer"], Float[Tensor, "batch answer"]]:
     """`answer_log_probs` of the chosen and of the rejected answers; a `Transformer` reads their prompt once."""
+    _refuse_empty(pairs.prompts, pairs.chosen)
     answers = torch.cat([pairs.chosen, pairs.rejected])
     if not isinstance(model, Transformer) or not model.config.causal:
         return answer_log_probs(model, pairs.prompts.repeat(2, 1), answers).chunk(2)
     cache = Cache()
-    last = torch.full((len(pairs), 1), pairs.prompts.shape[1] - 1)
+    last = torch.full((len(pairs), 1), pairs.prompts.shape[1] - 1, device=pairs.prompts.device)
     first = model(pairs.prompts, queries=last, cache=cache)
     cache.layers = {layer: tuple(x.repeat(2, 1, 1, 1) for x in held) for layer, held in cache.layers.items()}
     logits = first.repeat(2, 1, 1)
     if answers.shape[1] > 1:
         logits = torch.cat([logits, model(answers[:, :-1], cache=cache)], dim=1)
-    return logits.log_softmax(dim=-1).gather(-1, answers[..., None])[..., 0].chunk(2)
+    return _at(logits.log_softmax(dim=-1), answers).chunk(2)
 
 
 @dataclass(frozen=True)
@@ -158,7 +181,7 @@ class DPO:
         log_probs = both_log_probs(model, pairs)
         with torch.no_grad():
             before = both_log_probs(self.reference, pairs)
-        gains = [now - then for now, then in zip(log_probs, before, strict=True)]
+        gains = [_gain(now, then) for now, then in zip(log_probs, before, strict=True)]
         chosen, rejected = (gain.mean(dim=1) if self.average else gain.sum(dim=1) for gain in gains)
         loss = -F.logsigmoid(self.beta * chosen - self.beta_rejected * rejected).mean()
         return loss - self.anchor * log_probs[0].mean() if self.anchor else loss
@@ -184,7 +207,7 @@ class NPO:
         chosen, rejected = both_log_probs(model, pairs)
         with torch.no_grad():
             before = answer_log_probs(self.reference, pairs.prompts, pairs.rejected)
-        gain = (rejected - before).sum(dim=1)
+        gain = _gain(rejected, before).sum(dim=1)
         pushed = -2 / self.beta * F.logsigmoid(-self.beta * gain).mean() / rejected.shape[1]
         return -chosen.mean() + self.weight * pushed
 
@@ -198,22 +221,35 @@ class Rollouts:
         written: the tokens after each prompt.
         counted: which of them the model chose: up to its end and with it.
         rewards: prompt by prompt, of each sample.
+
+    Raises:
+        ValueError: without a row or a token; for rewards that are not finite, or not one a row.
     """
 
     prompts: Int[Tensor, "row position"]
     written: Int[Tensor, "row step"]
     counted: Bool[Tensor, "row step"]
-    rewards: Float[Tensor, "prompt sample"]
+    rewards: Shaped[Tensor, "prompt sample"]
+
+    def __post_init__(self) -> None:
+        _refuse_empty(self.prompts, self.written)
+        if self.rewards.numel() != len(self.prompts):
+            raise ToylabError(f"rewards: {self.rewards.numel()} for {len(self.prompts)} rows; give one each")
+        _refuse_not_finite(self.rewards)
 
     def log_probs(self, model: nn.Module) -> Float[Tensor, "row step vocab"]:
         """Of every token that might have been written at each step, in nats."""
-        tokens = torch.cat([self.prompts, self.written[:, :-1]], dim=1)
-        queries = torch.arange(self.prompts.shape[1] - 1, tokens.shape[1]).expand(len(tokens), -1)
-        return model(tokens, queries=queries).log_softmax(dim=-1)
+        return _predicted(model, self.prompts, self.written)
 
     def mean(self, values: Float[Tensor, "row step"]) -> Float[Tensor, ""]:
         """Over the tokens that were chosen."""
+        self.refuse_uncounted()
         return values.masked_fill(~self.counted, 0).sum() / self.counted.sum()
+
+    def refuse_uncounted(self) -> None:
+        """Raise `ToylabError` where no token counts, and looking makes no device wait."""
+        if self.counted.is_cpu and not bool(self.counted.any()):
+            raise ToylabError("counted: is nowhere True, so no token was chosen; count each row up to its end")
 
 
 def up_to(end: int, written: Int[Tensor, "row step"]) -> Bool[Tensor, "row step"]:
@@ -222,17 +258,20 @@ def up_to(end: int, written: Int[Tensor, "row step"]) -> Bool[Tensor, "row step"
     return ended.cumsum(dim=1) - ended == 0
 
 
-def leave_one_out(rewards: Float[Tensor, "prompt sample"]) -> Float[Tensor, "prompt sample"]:
+def leave_one_out(rewards: Shaped[Tensor, "prompt sample"]) -> Float[Tensor, "prompt sample"]:
     """The advantage of each sample: its reward minus the mean of the others of its prompt.
 
     Source: Kool et al. 2019; Ahmadian et al. 2024, equation 6. Nothing is divided by the spread.
 
     Raises:
-        ValueError: for one sample a prompt, which has no others.
+        ValueError: for one sample a prompt, which has no others; for a reward that is not finite.
     """
     samples = rewards.shape[1]
     if samples < 2:
         raise ToylabError(f"samples={samples}: the leave-one-out baseline needs at least 2 a prompt, for example 8")
+    _refuse_not_finite(rewards)
+    if not rewards.is_floating_point():
+        rewards = rewards.to(torch.get_default_dtype())
     return (rewards - rewards.mean(dim=1, keepdim=True)) * samples / (samples - 1)
 
 
@@ -263,10 +302,12 @@ class PolicyGradient:
         self.reference = None if reference is None else frozen(reference)
 
     def __call__(self, model: nn.Module, rollouts: Rollouts) -> Float[Tensor, ""]:
-        log_probs = rollouts.log_probs(model)
-        chosen = log_probs.gather(-1, rollouts.written[..., None])[..., 0]
+        rollouts.refuse_uncounted()
         advantages = leave_one_out(rollouts.rewards).flatten()
-        loss = -(advantages * chosen.masked_fill(~rollouts.counted, 0).sum(dim=1)).mean()
+        log_probs = rollouts.log_probs(model)
+        chosen = _at(log_probs, rollouts.written).masked_fill(~rollouts.counted, 0).sum(dim=1)
+        chosen = chosen.masked_fill((chosen == -torch.inf) & (advantages == 0), 0)  # nothing asks for what it denies
+        loss = -(advantages * chosen).mean()
         if self.entropy:
             loss = loss - self.entropy * rollouts.mean(entropy(log_probs))
         if self.kl:
@@ -277,15 +318,28 @@ class PolicyGradient:
 
 
 def entropy(log_probs: Float[Tensor, "*shape vocab"]) -> Float[Tensor, "*shape"]:
-    """In nats, of each distribution."""
-    return -(log_probs.exp() * log_probs).sum(dim=-1)
+    """In nats, of each distribution; what has probability 0 adds nothing."""
+    p = log_probs.exp()
+    return -(p * log_probs.masked_fill(p == 0, 0)).sum(dim=-1)
 
 
 def kl_divergence(
     log_probs: Float[Tensor, "*shape vocab"], others: Float[Tensor, "*shape vocab"]
 ) -> Float[Tensor, "*shape"]:
-    """KL(p || q) in nats, of each pair of distributions."""
-    return (log_probs.exp() * (log_probs - others)).sum(dim=-1)
+    """KL(p || q) in nats, of each pair of distributions: what p denies adds nothing, and what q alone denies makes it
+    infinite."""
+    p = log_probs.exp()
+    return (p * (log_probs - others).masked_fill(p == 0, 0)).sum(dim=-1)
+
+
+def _gain(now: Float[Tensor, "row step"], then: Float[Tensor, "row step"]) -> Float[Tensor, "row step"]:
+    """How much likelier tokens have become, in nats: 0 where they are impossible now as then."""
+    return (now - then).masked_fill((now == -torch.inf) & (then == -torch.inf), 0)
+
+
+def _refuse_not_finite(rewards: Tensor) -> None:
+    if not bool(rewards.isfinite().all()):
+        raise ToylabError("rewards: hold something that is not finite (nan or inf); leave such samples out")
 
 
 def frozen(model: nn.Module) -> nn.Module:

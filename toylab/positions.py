@@ -7,6 +7,7 @@ embedding (`embed`), turns queries and keys (`rotate`), or adds to the attention
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -52,15 +53,43 @@ class LearnedPositions(NoPositions):
         self.table.data *= config.position_std
 
     def embed(self, positions):
-        if int(positions.max()) >= len(self.table):
-            raise ToylabError(
-                f"position={int(positions.max())}: learned positions end at {len(self.table) - 1}; give the model a "
-                "larger context or another positional encoding"
-            )
+        # A captured graph (torch.export, torch.compile) has no numbers to look at; there the table refuses by itself.
+        if positions.numel() and not torch.compiler.is_compiling():
+            first, last = map(int, positions.aminmax())
+            if first < 0:
+                raise ToylabError(f"position={first}: learned positions start at 0; count from there")
+            if last >= len(self.table):
+                raise ToylabError(
+                    f"position={last}: learned positions end at {len(self.table) - 1}; give the model a larger context "
+                    "or another positional encoding"
+                )
         return self.table[positions]
 
 
-class SinusoidalPositions(NoPositions):
+class _FixedPositions(NoPositions):
+    """An encoding made of fixed numbers, which stay float32 at least when a model becomes float16 or bfloat16: an angle
+    grows with position, and so does its error."""
+
+    def __init__(self, config: ModelConfig, context: int, generator: torch.Generator) -> None:
+        super().__init__(config, context, generator)
+        self.dtype = torch.get_default_dtype()
+        """The model's type."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> _FixedPositions:
+        before = dict(self._buffers)
+        super()._apply(fn, recurse)
+        for name, buffer in self._buffers.items():
+            self.dtype = buffer.dtype
+            if (wide := _wide(buffer.dtype)) != buffer.dtype:
+                self._buffers[name] = before[name].to(buffer.device, wide)
+        return self
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+class SinusoidalPositions(_FixedPositions):
     """Fixed sines and cosines at frequencies that fall geometrically (Vaswani et al. 2017, section 3.5).
 
     The vector holds the sines, then the cosines, then zeros where positions do not take up the whole width.
@@ -75,10 +104,10 @@ class SinusoidalPositions(NoPositions):
 
     def embed(self, positions):
         angles = positions[..., None] * self.frequencies
-        return F.pad(self.std * torch.cat([angles.sin(), angles.cos()], dim=-1), (0, self.free))
+        return F.pad(self.std * torch.cat([angles.sin(), angles.cos()], dim=-1), (0, self.free)).to(self.dtype)
 
 
-class RotaryPositions(NoPositions):
+class RotaryPositions(_FixedPositions):
     """Turns each pair of query and key features by an angle that grows with position (Su et al. 2021, RoPE)."""
 
     def __init__(self, config: ModelConfig, context: int, generator: torch.Generator) -> None:
@@ -90,10 +119,10 @@ class RotaryPositions(NoPositions):
         angles = (positions[..., None] * self.frequencies)[:, :, None, :]
         sine, cosine = angles.sin(), angles.cos()
         first, second = x.chunk(2, dim=-1)
-        return torch.cat([first * cosine - second * sine, first * sine + second * cosine], dim=-1)
+        return torch.cat([first * cosine - second * sine, first * sine + second * cosine], dim=-1).to(x.dtype)
 
 
-class ALiBiPositions(NoPositions):
+class ALiBiPositions(_FixedPositions):
     """Lowers scores in proportion to distance (Press et al. 2021), by |distance| where both directions are seen.
 
     Head h = 1, 2 ... has slope 2^(-8 h / heads), or all have `alibi_slope`.
@@ -102,8 +131,8 @@ class ALiBiPositions(NoPositions):
     def __init__(self, config: ModelConfig, context: int, generator: torch.Generator) -> None:
         super().__init__(config, context, generator)
         given, heads = config.alibi_slope, config.heads
-        slopes = torch.tensor([2 ** (-8 * (h + 1) / heads) if given is None else float(given) for h in range(heads)])
-        self.register_buffer("slopes", slopes, persistent=False)
+        slopes = [2 ** (-8 * (h + 1) / heads) if given is None else float(given) for h in range(heads)]
+        self.register_buffer("slopes", torch.tensor(slopes, dtype=_wide(self.dtype)), persistent=False)
 
     def bias(self, query, key):
         distance = (query[:, :, None] - key[:, None, :]).abs()
@@ -121,4 +150,5 @@ POSITIONS: dict[str, type[NoPositions]] = {
 
 def _frequencies(size: int, config: ModelConfig) -> Float[Tensor, " half"]:
     """Angular frequencies, falling geometrically from the fastest towards `position_base` times less."""
-    return config.position_frequency * torch.exp(-math.log(config.position_base) * torch.arange(0, size, 2) / size)
+    steps = torch.arange(0, size, 2, dtype=_wide(torch.get_default_dtype()))
+    return config.position_frequency * torch.exp(-math.log(config.position_base) * steps / size)

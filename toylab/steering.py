@@ -11,10 +11,11 @@ every position, zero at first.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import operator
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -26,8 +27,8 @@ from toylab.losses import frozen
 from toylab.model import Transformer
 from toylab.names import ToylabError, check_option
 
-Places = slice | tuple[int, ...]
-"""Absolute positions: from a start up to a stop, or one by one."""
+Places = slice | Iterable[Any] | int
+"""Absolute positions: from a start up to a stop, or whole numbers one by one."""
 
 
 class Vector(nn.Module):
@@ -77,32 +78,38 @@ class Scaled(nn.Module):
 
 
 def rms_normed(h: Float[Tensor, "... width"]) -> Float[Tensor, "... width"]:
-    """Each row over its root mean square."""
-    return h / h.square().mean(dim=-1, keepdim=True).sqrt().clamp(min=1e-12)
+    """Each row over its root mean square, worked out in float32 at least: squares leave the range of float16."""
+    wide = h.to(torch.promote_types(h.dtype, torch.float32))
+    return (wide / wide.square().mean(dim=-1, keepdim=True).sqrt().clamp(min=1e-12)).to(h.dtype)
 
 
 class Steered(nn.Module):
     """A frozen copy of a model with trainable additions after some of its blocks; called like the model itself.
 
     Args:
-        additions: by layer.
+        additions: by layer; they take the model's type, and go where it is.
         at: the absolute positions at which they act, all by default: `slice(8, 9)` or `(8,)` is position 8 alone.
 
     Raises:
-        ValueError: without an addition, for a layer that the model does not have, for positions counted from the end.
+        ValueError: without an addition, for a layer that the model does not have, for positions counted from the end,
+            and for none that the model can have.
     """
 
     def __init__(self, model: Transformer, additions: Mapping[int, nn.Module], at: Places = slice(None)) -> None:
         super().__init__()
         if not additions:
             raise ToylabError("additions: at least one layer is needed, for example {0: Vector(64)}")
-        if isinstance(at, slice) and (at.step not in (None, 1) or min(at.start or 0, at.stop or 0) < 0):
-            raise ToylabError(f"at={at}: positions count from 0, one by one; give slice(start, stop) or a tuple")
         for layer in additions:
             if not 0 <= layer < len(model.blocks):
                 raise ToylabError(f"layer={layer}: the model has layers 0 to {len(model.blocks) - 1}")
+        at = _checked(at)
+        first = (at.start or 0) if isinstance(at, slice) else min(at)
+        if model.config.positions == "learned" and first >= model.context:
+            raise ToylabError(f"at={at}: the model's positions end at {model.context - 1}, so nothing would be steered")
         self.model, self.at = frozen(model), at
-        self.additions = nn.ModuleDict({str(layer): addition for layer, addition in additions.items()})
+        like = self.model.embedding.weight
+        self.additions = nn.ModuleDict({str(operator.index(layer)): one for layer, one in additions.items()})
+        self.additions.to(like.device, like.dtype)
 
     def edits(self) -> dict[str, Edit]:
         """The additions as edits of the model, by point."""
@@ -129,9 +136,39 @@ class Steered(nn.Module):
         return move
 
 
+def _checked(at: Places) -> Places:
+    """The same positions as Python's own integers.
+
+    Raises:
+        ValueError: for what is no whole number, counts from the end or in steps, or leaves nothing.
+    """
+
+    def place(value: Any) -> int:
+        try:
+            masks = isinstance(value, bool) or getattr(value, "dtype", None) == torch.bool
+            number = -1 if masks else operator.index(value)
+        except TypeError:
+            number = -1
+        if number < 0:
+            raise ToylabError(f"at={at}: {value!r} is no position; they are whole numbers that count from 0")
+        return number
+
+    if not isinstance(at, slice):
+        places = tuple(place(value) for value in (at if isinstance(at, Iterable) else (at,)))
+        if not places:
+            raise ToylabError("at: names no position, so nothing would be steered; leave it out for all")
+        return places
+    if at.step is not None and at.step != 1:
+        raise ToylabError(f"at={at}: positions count one by one; give slice(start, stop), or a tuple")
+    start, stop = (None if value is None else place(value) for value in (at.start, at.stop))
+    if stop is not None and stop <= (start or 0):
+        raise ToylabError(f"at={at}: holds no position, so nothing would be steered; stop must lie behind start")
+    return slice(start, stop)
+
+
 def _among(positions: Int[Tensor, "#batch position"], at: Places) -> Bool[Tensor, "#batch position"]:
     if not isinstance(at, slice):
-        return torch.isin(positions, torch.tensor(at, dtype=positions.dtype))
+        return torch.isin(positions, torch.tensor(at, dtype=positions.dtype, device=positions.device))
     stop = math.inf if at.stop is None else at.stop
     return (positions >= (at.start or 0)) & (positions < stop)
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from probes import Edit, edit, link_mass, uniform_mass, watch, zero_heads
 from tasks import IGNORE, Batch, Task, stream
-from toylab.batches import fresh, next_token_loss, pad
+from toylab.batches import fresh, likeliest, next_token_loss, pad, refuse_unscored, tokens_for
 from toylab.model import ModelConfig, Transformer
 from toylab.names import ToylabError
 from toylab.train import TrainConfig, train
@@ -103,7 +103,7 @@ def survey(model: nn.Module, batch: Batch) -> Survey:
     """
     accuracy, rows = _right(model, batch)
     with watch(model, "blocks.*.attn.pattern") as seen, torch.no_grad():
-        model(torch.from_numpy(batch.tokens))
+        model(tokens_for(model, batch.tokens))
     patterns = list(seen.values())
     places = [(layer, head) for layer, pattern in enumerate(patterns) for head in range(pattern.shape[1])]
     without = {(layer, head): _right(model, batch, _off(layer, head))[0] for layer, head in places}
@@ -139,7 +139,7 @@ def says_what_stands(
             f"links: offset={offset} must lead from at least one of them to a place in the row; leave others out"
         )
     with torch.no_grad(), edit(model, edits or {}):
-        said = model(torch.from_numpy(batch.tokens)).argmax(dim=-1).numpy()
+        said = likeliest(model(tokens_for(model, batch.tokens))).cpu().numpy()
     return float((said[row, query] == batch.tokens[row, place]).mean())
 
 
@@ -150,7 +150,8 @@ def _off(layer: int, head: int) -> dict[str, Edit]:
 def _right(model: nn.Module, batch: Batch, edits: Mapping[str, Edit] | None = None) -> tuple[float, float]:
     """Shares of scored tokens and of rows that are right."""
     targets = torch.from_numpy(batch.targets)
+    refuse_unscored(targets)
     scored = targets != IGNORE
     with torch.no_grad(), edit(model, edits or {}):
-        right = model(torch.from_numpy(batch.tokens)).argmax(dim=-1) == targets
+        right = likeliest(model(tokens_for(model, batch.tokens))).cpu() == targets
     return right[scored].double().mean().item(), (right | ~scored).all(dim=1).double().mean().item()

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,6 @@ def tally(tokens: Int[Tensor, "batch position"], vocab: int, causal: bool, dtype
         vocab: how many types there are.
         dtype: of the model that will use them; torch's default if not given.
     """
-    types = torch.eye(vocab, dtype=dtype)[tokens]
+    types = F.embedding(tokens, torch.eye(vocab, dtype=dtype, device=tokens.device))  # an index would wrap around
     counts = types.cumsum(dim=1) if causal else types.sum(dim=1, keepdim=True).expand_as(types)
     return Tally(types, counts.log())
