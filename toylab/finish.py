@@ -134,7 +134,7 @@ def finish(out: Path) -> str:
     """
     judged = judge(out)
     report = keep(judged, out)
-    counts = "{holds} claims hold, {fails} fail, {open} are open.".format(**verdicts(judged.claims))
+    counts = "Claims: {holds} hold, {fails} fail, {open} open, {withdrawn} withdrawn.".format(**verdicts(judged.claims))
     claims = table(judged.claims, costs=judged.costs, coloured=takes_colour(sys.stdout))
     return f"{claims}\n\n{counts} {judged.cost}\nReport: {report}"
 
