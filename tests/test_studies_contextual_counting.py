@@ -169,6 +169,13 @@ def test_one_seed_decides_nothing():
     assert {id: verdict for id, verdict in found.items() if verdict != "open"} == WITHDRAWN
 
 
+def test_sixteen_zeros_say_little_of_strings_far_longer():
+    arms = {"none": seeds(good), "fixed": seeds(finding(region(bias="zeros"), zeros=(0.4, 0.7, 0.7)))}
+    for longest, verdict in ((64, "holds"), (512, "open")):
+        found = verdicts(longest=longest, **arms)
+        assert found["constant-bias-keeps"] == found["zeros-bias-falls"] == verdict
+
+
 def test_how_heavy_a_bias_may_be_follows_from_the_length():
     assert verdicts(longest=64, none=seeds(finding(region(k=20.0))))["count-in-decoder"] == "holds"
     assert verdicts(longest=32, none=seeds(finding(region(k=20.0))))["count-in-decoder"] == "fails"

@@ -224,6 +224,9 @@ def test_bars_follow_from_the_number_of_states_and_the_least_shift():
     assert (few["prompt-bit-constant"], many["prompt-bit-constant"]) == ("fails", "holds")
     assert (few["prompt-bit-gate"], many["prompt-bit-gate"]) == ("holds", "fails")
     assert (verdicts(arms)["pre-flight"], verdicts(arms, enough=2)["pre-flight"]) == ("holds", "fails")
+    put("cosine-0.9/pre-flight/cosine", 0.1)(arms)
+    put("base-learned/pre-flight/cosine", 0.2)(arms)
+    assert verdicts(arms)["separability"] == "open"
 
 
 @pytest.mark.parametrize(

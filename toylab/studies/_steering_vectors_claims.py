@@ -388,6 +388,7 @@ def _separability(arms: Arms, last: int, enough: float | int) -> list[Claim]:
             "separability",
             {s: held[-1][2] - held[0][2] for s, held in points.items()},
             lambda a: a <= -0.3,
+            open_because="" if all(held[-1][0] >= 0.8 for held in points.values()) else "no two rows are close enough",
             paper="our question",
             statement="A vector can only choose between openers that the unembedding tells apart.",
             bar="share recovered at the largest cosine of the openers' rows minus that at the smallest <= -.3",

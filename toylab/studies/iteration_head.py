@@ -91,7 +91,7 @@ class IterationHeadStudy:
 
     @classmethod
     def quick(cls) -> IterationHeadStudy:
-        """Seconds, for tests and notebooks: short inputs, one seed; too little for most verdicts to mean much."""
+        """Seconds, for tests and notebooks: short inputs, and one seed, which decides nothing."""
         return cls(
             task=Polynomial(p=7, lengths=(1, 6)),
             train=TrainConfig(steps=900, warmup=100, stop_at=0.9, cooldown=150),
