@@ -22,10 +22,10 @@ IDS = {
     },
     "contextual-counting": {
         "solved", "solved-rotary", "golden", "causal-helps", "causal-over-all", "none-is-best", "bidirectional-chance",
-        "failure-rate", "rotary-is-easier", "count-in-decoder", "bias-token", "two-values", "region-probe",
-        "reads-brackets", "ood-law", "ood-law-by-place",
-        "constant-bias-keeps", "zeros-bias-falls", "encoder-mlp", "rotary-in-disguise",
-        "cure", "cure-begin", "emerges", "emerges-rotary", "emerges-slow-rotary", "ingredients",
+        "failure-rate", "rotary-is-easier", "count-in-decoder", "count-curve", "bias-token", "two-values",
+        "region-probe", "reads-brackets", "ood-law", "ood-law-by-place", "constant-bias-keeps",
+        "zeros-bias-falls", "encoder-mlp", "rotary-in-disguise", "cure", "cure-begin", "emerges",
+        "emerges-rotary", "emerges-slow-rotary", "ingredients",
     },
     "safety-finetuning": {
         "pretrain", "refuse", "refuse-keeps-safe", "standard-dpo-refuses", "control-complies", "jailbreak-order",
@@ -72,7 +72,7 @@ def test_flags_name_exactly_what_differs_from_the_default(name):
 
 
 @pytest.mark.parametrize("name", studies.names())
-def test_the_quick_run_judges_every_claim_with_number_interval_and_seeds(name, request):
+def test_the_quick_run_measures_its_claims_and_decides_none_from_one_seed(name, request):
     folder = request.getfixturevalue(QUICK[name])
     finish(folder)
     claims = {claim.id: claim for claim in read_claims(folder / "claims.json")}
@@ -81,11 +81,11 @@ def test_the_quick_run_judges_every_claim_with_number_interval_and_seeds(name, r
         assert claim.statement
         assert claim.bar
         assert claim.paper
-        if claim.verdict == "open":
-            continue
-        low, high = claim.interval
-        assert low <= claim.measured <= high
-        assert claim.seeds == (0,)
+        assert claim.verdict in ("open", "withdrawn")
+        assert claim.interval is None
+        assert claim.seeds == ((0,) if claim.measured is not None else ())
+        assert claim.note or claim.measured is None
+    assert any(claim.measured is not None for claim in claims.values())
     table = markdown(list(claims.values())).splitlines()
     assert len(table) == len(claims) + 2
     assert len({line.count("|") - line.count("\\|") for line in table}) == 1
@@ -115,9 +115,9 @@ def test_one_layer_does_not_iterate(quick_run):
     assert claims["depth"].measured < 0.5
 
 
-def test_exact_claims_of_counting_hold_even_in_seconds(quick_counting):
+def test_exact_claims_of_counting_measure_the_same_even_in_seconds(quick_counting):
     claims = {claim.id: claim for claim in read_claims(quick_counting / "claims.json")}
-    assert claims["golden"].verdict == claims["bidirectional-chance"].verdict == "holds"
+    assert (claims["golden"].measured, claims["bidirectional-chance"].measured) == (1, pytest.approx(0, abs=0.02))
     assert claims["golden"].details["errors"] == {"0": 0}
     assert claims["failure-rate"].verdict == "open"
     assert "--preset paper" in claims["failure-rate"].note

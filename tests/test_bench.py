@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from tasks import Polynomial, stream
-from toylab import bench, cli
+from toylab import bench, cli, studies
 from toylab.batches import next_token_loss, pack
 from toylab.bench import Comparison, around, findings, growth, looking, training
 from toylab.bench.peers import TORCH, models, next_token, shape, tokens, trainer
@@ -214,6 +214,11 @@ def test_the_command_prints_json(one_work, tmp_path, capsys):
 def test_the_command_prints_markdown(one_work, tmp_path, capsys):
     assert cli.run(["bench", "step", "--markdown", "--out", str(tmp_path)]) == 0
     assert capsys.readouterr().out.splitlines()[1] == "| --- | --- | --- | --- | --- | --- |"
+
+
+def test_the_picture_of_steering_is_made_of_claims_that_there_are():
+    claims = studies.load("steering-vectors").STUDY.default().conclude({})
+    assert set(findings.PICTURE) <= {claim.id for claim in claims}
 
 
 def test_what_was_found_before_a_failure_is_kept(monkeypatch, tmp_path):

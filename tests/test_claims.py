@@ -2,18 +2,33 @@
 
 import io
 import json
+import math
 import re
+from dataclasses import asdict
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toylab.claims import Claim, markdown, numbers, over_seeds, read_claims, table, write_claims
-from toylab.names import takes_colour
+from toylab.claims import (
+    Claim,
+    Verdict,
+    markdown,
+    mean,
+    numbers,
+    or_never,
+    over_seeds,
+    read_claims,
+    table,
+    verdicts,
+    write_claims,
+)
+from toylab.names import ToylabError, takes_colour
 from toylab.statistics import bootstrap, wilson
 
 TEXTS = {"paper": "section 4", "statement": "Heads form.", "bar": "mean >= .5"}
-BY_SEED = st.dictionaries(st.integers(0, 50), st.floats(0, 1), min_size=1, max_size=8)
+BY_SEED = st.dictionaries(st.integers(0, 50), st.floats(0, 1), min_size=2, max_size=8)
 WORDS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), max_size=300)
 NUMBERS = st.floats(-1e12, 1e12)
 
@@ -28,7 +43,7 @@ FIELDS = st.fixed_dictionaries(
         "measured": st.none() | NUMBERS,
         "interval": INTERVALS,
         "seeds": st.lists(st.integers(0, 1000), max_size=20).map(tuple),
-        "verdict": st.sampled_from(["holds", "fails", "open"]),
+        "verdict": st.sampled_from(get_args(Verdict)),
         "details": st.dictionaries(WORDS, NUMBERS | st.none() | st.booleans() | WORDS, max_size=3),
         "note": WORDS,
     }
@@ -61,6 +76,53 @@ def test_with_a_share_the_seeds_that_pass_are_counted(values, bar, share):
     assert claim.verdict == ("holds" if passed / len(values) >= share else "fails")
     assert claim.measured == pytest.approx(passed / len(values), abs=5.1e-5)
     assert claim.interval == pytest.approx(wilson(passed, len(values)), abs=5.1e-5)
+
+
+@given(st.integers(0, 50), st.floats(0, 1), st.none() | st.floats(0.01, 1), st.booleans(), st.booleans())
+def test_one_seed_is_measured_and_decides_nothing(seed, value, share, surely, right):
+    claim = over_seeds("id", {seed: value}, lambda value: right, share=share, surely=surely, **TEXTS)
+    assert (claim.verdict, claim.interval, claim.seeds) == ("open", None, (seed,))
+    assert claim.measured == pytest.approx(value if share is None else float(right), abs=5.1e-5)
+    assert claim.note
+
+
+@given(st.lists(st.floats(0.6, 1), min_size=2, max_size=12))
+def test_to_be_sure_takes_six_seeds(values):
+    claim = over_seeds("id", dict(enumerate(values)), lambda value: value > 0.5, surely=True, **TEXTS)
+    assert claim.verdict == ("holds" if len(values) >= 6 else "open")
+    assert claim.interval == pytest.approx(bootstrap(values), abs=5.1e-5)
+
+
+def test_an_interval_beyond_the_bar_is_not_sure():
+    values = dict(enumerate([1.0, 0.0, 0.0, 0.0, 0.0, 0.0]))
+    plain, sure = (over_seeds("id", values, lambda v: v > 0.1, surely=surely, **TEXTS) for surely in (False, True))
+    assert (plain.verdict, sure.verdict) == ("holds", "fails")
+
+
+@given(st.dictionaries(st.integers(0, 50), st.floats(0, 1), max_size=8), st.none() | st.floats(0.01, 1))
+def test_a_withdrawn_claim_keeps_what_was_measured_and_says_why(values, share):
+    def claim(**more) -> Claim:
+        return over_seeds("id", values, lambda value: value >= 0.5, share=share, note="Read it so.", **TEXTS, **more)
+
+    plain, withdrawn = claim(), claim(withdrawn="a random model meets the bar", open_because="it is not known")
+    assert withdrawn.verdict == "withdrawn"
+    assert withdrawn.note == "a random model meets the bar; Read it so."
+    assert asdict(withdrawn) == asdict(plain) | {"verdict": "withdrawn", "note": withdrawn.note}
+    for text in (table([withdrawn]), markdown([withdrawn])):
+        assert "a random model meets the bar" in text
+    assert verdicts([withdrawn]) == {"holds": 0, "fails": 0, "open": 0, "withdrawn": 1}
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
+def test_a_value_that_is_no_number_is_refused_with_claim_and_seed(wrong):
+    with pytest.raises(ToylabError, match=r"^head: seed 7 gives .*: must be a finite number"):
+        over_seeds("head", {3: 0.5, 7: wrong}, lambda value: True, **TEXTS)
+
+
+def test_a_mean_of_nothing_is_not_measured():
+    details = {"a": mean([]), "b": {"c": [mean([]), mean([1.0, 2.0])]}, "d": or_never(None), "e": or_never(40)}
+    found = over_seeds("id", {}, lambda value: True, details=details, **TEXTS).details
+    assert found == {"by seed": {}, "a": None, "b": {"c": [None, 1.5]}, "d": "never", "e": 40}
 
 
 def test_four_seeds_of_five_are_a_share_of_eight_tenths():
@@ -130,7 +192,7 @@ def test_cost_and_colour_change_nothing_else(fields, cost):
         line.rstrip() for line in plain.splitlines()
     ]
     assert priced.count("\x1b[") == 2
-    assert ("CPU-s" in priced.replace(plain, "")) == (claim.verdict != "open" or "CPU-s" in plain)
+    assert ("CPU-s" in priced.replace(plain, "")) == (claim.measured is not None or "CPU-s" in plain)
 
 
 def test_colour_is_for_terminals_that_want_it(monkeypatch):
@@ -166,8 +228,10 @@ def test_the_markdown_table_has_a_row_a_claim_and_all_of_its_cells(drawn):
     lines = markdown(held).split("\n")
     rows = [[cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
     assert rows[1] == ["---"] * len(rows[0])
-    expected = [[c.verdict, c.statement.strip(), c.bar.strip(), numbers(c), str(len(c.seeds))] for c in held]
-    assert rows[2:] == expected
+    for row, c in zip(rows[2:], held, strict=True):
+        assert [row[0], *row[2:]] == [c.verdict, c.bar.strip(), numbers(c), str(len(c.seeds))]
+        assert row[1].startswith(c.statement.strip())
+        assert c.note.strip() in row[1] or c.verdict in ("holds", "fails")
 
 
 # The file ------------------------------------------------------------------------------------------------------------

@@ -164,25 +164,53 @@ def test_the_same_content_is_the_same_page():
     assert draw("words", pictures=[picture()]) == draw("words", pictures=[picture()])
 
 
-@given(st.lists(st.sampled_from(["holds", "fails", "open"]), max_size=9))
+@given(st.lists(st.sampled_from(["holds", "fails", "open", "withdrawn"]), max_size=9))
 def test_the_summary_counts_the_verdicts(verdicts):
     text = Page(draw(claims=[claim(verdict=verdict) for verdict in verdicts])).text
     (line,) = re.findall(r"Claims: (.*)", text)
     found = {word: int(number) for number, word in re.findall(r"(\d+) (\w+)", line)}
-    words = {"holds": "hold", "fails": "fail", "open": "open"}
+    words = {"holds": "hold", "fails": "fail", "open": "open", "withdrawn": "withdrawn"}
     assert found == {words[v]: verdicts.count(v) for v in set(verdicts)}
+
+
+def test_a_missing_number_is_no_step_that_was_never_reached():
+    text = Page(draw(claims=[claim(details={"by seed": {"0": None, "1": 0.5}})])).text
+    assert "0: not measured; 1: 0.5" in text
+    assert "never" not in text
+
+
+def test_a_withdrawn_claim_stands_on_the_page_with_its_measurement_and_the_reason():
+    text = draw(claims=[claim(verdict="withdrawn", note="a random model meets the bar", measured=0.88)])
+    seen = Page(text)
+    assert ("tr", {"class": "withdrawn", "id": "claim-words"}) in seen.elements
+    assert "a random model meets the bar" in seen.text
+    assert "0.88 [0.25, 0.75]" in seen.text
+    assert "What held here" not in seen.text
+    assert "What did not hold here" not in seen.text
 
 
 def test_every_number_of_a_claim_is_on_the_page():
     details = {
         "by seed": {"0": 0.123456, "1": 7},
-        "reached": None,
+        "asked": None,
+        "reached": "never",
         "seen": True,
         "lost": False,
         "inner": {"a": {"b": 3}},
     }
     text = Page(draw(claims=[claim("a claim", details=details, seeds=(3, 14))])).text
-    for expected in ("0: 0.123; 1: 7", "reached", "never", "yes", "no", "a: b: 3", "3, 14", "0.5 [0.25, 0.75]"):
+    for expected in (
+        "0: 0.123; 1: 7",
+        "asked",
+        "not measured",
+        "reached",
+        "never",
+        "yes",
+        "no",
+        "a: b: 3",
+        "3, 14",
+        "0.5 [0.25, 0.75]",
+    ):
         assert expected in text
     nothing = Page(draw(claims=[claim("a claim", measured=None, interval=None, seeds=(), verdict="open")])).text
     assert "not measured" in nothing
@@ -400,7 +428,7 @@ def test_a_run_of_which_some_jobs_are_missing_is_judged_by_the_others(quick_run,
     (out / "seed-0" / "one-layer" / "done").unlink()
     summary = finish(out)
     part = {one.id: one for one in read_claims(out / "claims.json")}
-    assert part["depth"].verdict == "open"
+    assert part["depth"].measured is None
     assert part["accuracy"] == whole["accuracy"]
     jobs = len(IterationHeadStudy.quick().jobs())
     assert f"{jobs - 1} of {jobs} trainings done" in summary
@@ -414,7 +442,8 @@ def test_before_any_job_is_done_every_claim_is_open(tmp_path):
     finish(tmp_path / "out")
     claims = read_claims(tmp_path / "out" / "claims.json")
     assert claims
-    assert {one.verdict for one in claims} == {"open"}
+    assert {one.verdict for one in claims} == {"open", "withdrawn"}
+    assert {one.measured for one in claims} == {None}
     asks_no_network((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
 
 

@@ -7,6 +7,7 @@ import re
 import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import get_args
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from test_report import HOSTILE, Page, asks_no_network
 
 from toylab import cli, scoreboard, studies
-from toylab.claims import Claim, numbers, over_seeds, read_claims
+from toylab.claims import Claim, Verdict, numbers, over_seeds, read_claims
 from toylab.files import read_json, write_json, write_record
 from toylab.finish import costs, judge
 from toylab.names import ToylabError
@@ -171,9 +172,8 @@ def test_no_line_of_the_text_is_longer_than_eighty_columns_and_it_ends_with_wher
     for one in held:
         assert all(claim.id in text for claim in one.claims)
     counts = [re.split(r"  +", line) for line in lines[-len(held) :]]
-    assert [[int(n) for n in row[1:4]] for row in counts] == [
-        [sum(claim.verdict == verdict for claim in one.claims) for verdict in ("holds", "fails", "open")]
-        for one in held
+    assert [[int(n) for n in row[1:5]] for row in counts] == [
+        [sum(claim.verdict == verdict for claim in one.claims) for verdict in get_args(Verdict)] for one in held
     ]
 
 
@@ -206,14 +206,28 @@ def test_costs_that_a_study_does_not_give_are_no_zeros():
 
 
 @given(st.sampled_from(["words", "a | b", "a || b"]))
-def test_the_markdown_has_every_cell_of_every_decided_claim(words):
+def test_the_markdown_has_every_cell_of_every_measured_claim(words):
     one = standing(words)
     lines = scoreboard.markdown([one]).splitlines()
     rows = [[cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
-    assert [words, "0", "1", "0", "2", "3"] in rows
+    assert [words, "0", "1", "0", "0", "2", "3"] in rows
     assert ["fails", words, words, words, "0.5 [0.2, 0.8]", "2", "2"] in rows
-    left = standing(words, claims=[replace(one.claims[0], verdict="open")])
+    left = standing(words, claims=[replace(one.claims[0], verdict="open", measured=None, interval=None)])
     assert "\n| open |" not in scoreboard.markdown([left])
+    assert "Not measured by this run: one." in left.text()
+
+
+@pytest.mark.parametrize("verdict", ["open", "withdrawn"])
+def test_why_a_measured_claim_is_not_judged_is_said_in_every_form(verdict):
+    one = standing("words")
+    one = replace(one, claims=[replace(one.claims[0], verdict=verdict, note="it cannot fail")])
+    for shown in (one.text(), scoreboard.markdown([one]), Page(scoreboard.page([one])).text):
+        assert "it cannot fail" in shown
+        assert verdict in shown.lower()
+        assert "0.5 [0.2, 0.8]" in shown
+    head, line = (re.split(r"  +", line) for line in scoreboard.summary([one]).splitlines())
+    counts = dict(zip(head, line, strict=True))
+    assert {name for name in ("hold", "fail", "open", "withdrawn") if counts[name] != "0"} == {verdict}
 
 
 # Which runs ----------------------------------------------------------------------------------------------------------
@@ -342,6 +356,27 @@ def test_the_published_board_speaks_of_claims_that_there_are_from_ten_seeds():
         kind = studies.load(one.study).STUDY
         assert {claim.id for claim in one.claims} <= {claim.id for claim in kind.default().conclude({})}
         assert one.seeds >= 10
+
+
+def test_the_published_board_withdraws_what_the_studies_withdraw_and_decides_nothing_from_one_seed():
+    withdrawn = set()
+    for one in scoreboard.published():
+        now = {claim.id: claim for claim in studies.load(one.study).STUDY.default().conclude({})}
+        for claim in one.claims:
+            assert (claim.verdict == "withdrawn") == (now[claim.id].verdict == "withdrawn"), claim.id
+            if claim.verdict == "withdrawn":
+                withdrawn.add(claim.id)
+                assert claim.note == now[claim.id].note
+                assert claim.measured is not None
+            if len(claim.seeds) < 2:
+                assert (claim.verdict, claim.interval) == ("open", None)
+    assert withdrawn >= {"region-probe", "dpo-is-unlearning", "persistence", "count-curve", "depth"}
+
+
+def test_the_readme_says_why_a_published_claim_is_withdrawn():
+    for one in scoreboard.published():
+        for claim in one.claims:
+            assert claim.verdict != "withdrawn" or f"| withdrawn | {claim.statement} *{claim.note}* |" in README
     assert scoreboard.published("iteration-head").study == "iteration-head"
     with pytest.raises(ValueError, match="iteration-head"):
         scoreboard.published("iteration-haed")

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from toylab.statistics import bootstrap, wilson
+from toylab.statistics import bootstrap, interval, wilson
 
-VALUES = st.lists(st.floats(-100, 100), min_size=1, max_size=12)
+VALUES = st.lists(st.floats(-100, 100), min_size=2, max_size=12)
 
 
 @given(st.data(), st.integers(1, 200))
@@ -64,7 +64,6 @@ def test_the_bootstrap_interval_moves_with_the_values(values, shift, scale):
 def test_the_bootstrap_interval_of_two_values_by_hand():
     # The mean of two draws is 0, 1/2 or 1 with chances 1/4, 1/2, 1/4: both tails of 2.5 % lie in the outer quarters.
     assert bootstrap([0.0, 1.0]) == (0.0, 1.0)
-    assert bootstrap([3.0]) == (3.0, 3.0)
 
 
 def test_the_bootstrap_interval_is_near_that_of_scipy():
@@ -75,6 +74,18 @@ def test_the_bootstrap_interval_is_near_that_of_scipy():
     assert bootstrap(values.tolist(), 20_000) == pytest.approx((expected.low, expected.high), abs=0.02)
 
 
-def test_without_a_value_there_is_no_interval():
-    with pytest.raises(ValueError, match=r"values: at least one is needed"):
-        bootstrap([])
+@pytest.mark.parametrize("values", [[], [3.0]])
+def test_fewer_than_two_values_have_no_bootstrap_interval(values):
+    with pytest.raises(ValueError, match=r"values=.*: an interval needs at least 2"):
+        bootstrap(values)
+
+
+@given(st.floats(-100, 100) | st.booleans())
+def test_one_seed_has_no_interval(value):
+    assert interval([value]) is None
+
+
+@given(VALUES, st.lists(st.booleans(), min_size=2, max_size=12))
+def test_shares_have_the_interval_of_wilson_and_means_that_of_the_bootstrap(values, passed):
+    assert interval(values) == bootstrap(values)
+    assert interval(passed) == wilson(sum(passed), len(passed))

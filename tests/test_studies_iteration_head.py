@@ -1,12 +1,17 @@
 """Laws of the iteration-head study that need no training."""
 
-from collections import Counter
+import itertools
+from collections import Counter, defaultdict
 from dataclasses import replace
+from statistics import fmean
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tasks import IGNORE, stream
-from toylab.studies.iteration_head import IterationHeadStudy
+from tasks import IGNORE, Polynomial, stream
+from toylab.studies._iteration_head_claims import judge
+from toylab.studies.iteration_head import IterationHeadStudy, guesses, lengths_of
 
 
 @pytest.mark.parametrize("preset", ["quick", "default"])
@@ -24,3 +29,115 @@ def test_what_is_given_as_no_stop_rule_is_none_in_every_arm():
     study = IterationHeadStudy()
     arms = replace(study, train=replace(study.train, stop_at=None)).arms()
     assert {arm.train.stop_at for arm in arms.values()} == {None}
+
+
+# Guessing ------------------------------------------------------------------------------------------------------------
+
+
+@given(
+    st.sampled_from([2, 3, 5]),
+    st.tuples(*[st.integers(0, 4)] * 4),
+    st.sampled_from(["first-input", "zero"]),
+    st.sets(st.integers(1, 4), min_size=1),
+)
+def test_guessing_is_as_good_as_the_best_guess_over_all_inputs(p, coefficients, start, lengths):
+    task = Polynomial(p=p, coefficients=coefficients, start=start, lengths=(1, 4))
+    last, tokens = Counter(), []
+    for length in sorted(lengths):
+        rows = list(itertools.product(task.inputs, repeat=length))
+        seen = defaultdict(Counter)
+        for inputs in rows:
+            states = task.trace(list(inputs), None if start == "first-input" else 0)
+            last[states[-1]] += 1 / len(rows)
+            for t, state in enumerate(states):
+                seen[t, states[t - 1] if t else None][state] += 1 / len(rows)
+        tokens.append((1 + sum(max(after.values()) for after in seen.values())) / (length + 1))
+    constant, blind = guesses(task, sorted(lengths))
+    assert constant == pytest.approx(max(last.values()) / len(lengths))
+    assert blind == pytest.approx(fmean(tokens))
+
+
+# Verdicts on findings that are made up -------------------------------------------------------------------------------
+
+EXACT = {"sequence": 1.0, "token": 1.0, "state": 1.0}
+
+
+def finding(accuracy=1.0, carry=1.0, zeroed=0.2, solved_at=60, end=0, **more) -> dict:
+    """What a job of a main model measures."""
+    names = ("unedited", "zeroed on the inputs", "ideal pattern", "first layer: ideal pattern")
+    tests = dict.fromkeys(names, EXACT) | {"zeroed": {"sequence": 0.0, "token": zeroed, "state": 0.1}}
+    return {
+        "accuracy": {"4": accuracy, "5": accuracy},
+        "solved_at": solved_at,
+        "head": {"carry": carry, "stop": 1.0, "misses": [], "backups": [], "end_of_input": 0.8},
+        "invariance": 0.9,
+        "steered": 1.0,
+        "tests": tests,
+        "emergence": {"end_of_input": end, "carry": 40, "accuracy": 40},
+        "transfer": {"mass_by_symbol": {"0": 0.9, "1": 0.9}, "solved_at": solved_at, "accuracy": {"4": 1.0}},
+    } | more
+
+
+def verdicts(guess=1 / 11, blind=0.2509, steps=300, main=None, **controls: dict) -> dict:
+    found = {"one-layer": finding(0.05), "one-length": finding(carry=0.1), "parity": finding(),
+             "no-chain": finding(0.1), "parity-no-chain": finding(0.5), "main": main or finding()}  # fmt: skip
+    found |= {name.replace("_", "-"): result for name, result in controls.items()}
+    arms = {name: dict.fromkeys(range(6), result) for name, result in found.items()}
+    return {claim.id: claim for claim in judge(arms, guess, blind, steps)}
+
+
+@pytest.mark.parametrize(
+    ("id", "change"),
+    [
+        ("accuracy", {"main": finding(0.9)}),
+        ("head", {"main": finding(carry=0.5)}),
+        ("ablate", {"main": finding(zeroed=0.3)}),
+        ("cot-needed", {"no_chain": finding(0.2)}),
+        ("cot-needed-parity", {"parity_no_chain": finding(0.7)}),
+        ("varied-lengths", {"one_length": finding(carry=0.9)}),
+        ("transfer", {"main": finding(solved_at=None)}),
+        ("emergence", {"main": finding(end=80)}),
+    ],
+)
+def test_a_finding_passes_its_bar_or_misses_it(id, change):
+    assert verdicts()[id].verdict == "holds"
+    assert verdicts(**change)[id].verdict == "fails"
+
+
+def test_one_layer_alone_is_withdrawn():
+    assert {id for id, claim in verdicts().items() if claim.verdict != "holds"} == {"depth"}
+    assert verdicts()["depth"].verdict == "withdrawn"
+
+
+@pytest.mark.parametrize(("main", "learned"), [(finding(carry=0.6), True), (finding(0.5, carry=0.6), False)])
+def test_what_is_said_of_the_main_models_is_what_was_measured(main, learned):
+    found = verdicts(main=main)
+    assert found["accuracy"].measured == learned
+    told = [id for id, claim in found.items() if "no main model learned the task" in claim.note]
+    assert told == ([] if learned else ["cot-needed", "cot-needed-parity"])
+    without_a_head = {id for id, claim in found.items() if "has the head here" in claim.note}
+    assert {"ablate", "transfer", "varied-lengths"} <= without_a_head
+    assert {found[id].verdict for id in without_a_head} == {"open"}
+
+
+def test_bars_follow_from_what_guessing_gives_and_from_the_steps():
+    assert verdicts(guess=1 / 7, no_chain=finding(0.19))["cot-needed"].verdict == "holds"
+    assert verdicts(blind=0.37, main=finding(zeroed=0.35))["ablate"].verdict == "holds"
+    assert verdicts(steps=120, main=finding(solved_at=110))["transfer"].verdict == "holds"
+    assert "within 120 steps" in verdicts(steps=120)["transfer"].bar
+    assert verdicts(guess=0.99)["cot-needed"].verdict == "open"
+
+
+def test_at_the_default_settings_bars_are_what_they_were():
+    task = IterationHeadStudy().task
+    bars = {claim.id: claim.bar for claim in IterationHeadStudy().conclude({})}
+    assert guesses(task, lengths_of(task)) == pytest.approx((1 / 11, 0.2509), abs=1e-4)
+    assert "<= 0.15" in bars["cot-needed"]
+    assert "<= 0.25 of tokens" in bars["ablate"]
+
+
+def test_a_training_that_does_not_get_there_never_does():
+    details = verdicts(one_length=finding(solved_at=None), parity=finding(solved_at=None))["transfer"].details
+    assert set(details["steps from scratch"].values()) == {"never"}
+    assert set(details["steps, from a model without the head"].values()) == {"never"}
+    assert set(details["by seed"].values()) == {60}

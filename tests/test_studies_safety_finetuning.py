@@ -184,7 +184,7 @@ def control(**changes) -> dict:
 
 
 def world(**changes) -> dict[str, dict[int, dict]]:
-    """All arms of two seeds in which every sentence of the paper holds, with some replaced."""
+    """All arms of six seeds in which every sentence of the paper holds, with some replaced."""
     strong = {"apart": 2.0, "sharp": 0.1, "effect": 1.8, "share": 0.9, "column": 0.2}
     arms = {
         "base": base(),
@@ -202,20 +202,37 @@ def world(**changes) -> dict[str, dict[int, dict]]:
         "unlearning-wide": result(share=0.9),
     }
     arms |= {name.replace("_", "-"): found for name, found in changes.items()}
-    return {name: {0: found, 1: deepcopy(found)} for name, found in arms.items() if found is not None}
+    return {name: {s: deepcopy(found) for s in range(6)} for name, found in arms.items() if found is not None}
 
 
 def verdict(claim: str, **changes) -> str:
-    (found,) = (one.verdict for one in judge(world(**changes)) if one.id == claim)
+    (found,) = (one.verdict for one in judge(world(**changes), 1 / 12) if one.id == claim)
     return found
 
 
 def test_nothing_measured_leaves_every_claim_open():
-    assert {claim.verdict for claim in judge({})} == {"open"}
+    assert {claim.id: claim.verdict for claim in judge({}, 1 / 12) if claim.verdict != "open"} == WITHDRAWN
+
+
+WITHDRAWN = {"dpo-is-unlearning": "withdrawn"}
 
 
 def test_in_a_world_made_like_the_paper_every_claim_holds():
-    assert {claim.id: claim.verdict for claim in judge(world()) if claim.verdict != "holds"} == {}
+    assert {claim.id: claim.verdict for claim in judge(world(), 1 / 12) if claim.verdict != "holds"} == WITHDRAWN
+
+
+def test_what_counts_as_complying_follows_from_the_number_of_letters():
+    ids = ("jailbreak-success", "jailbreak-tokens", "soft-tokens")
+    arms = world(ssft=result(**GOOD | {"mixed": 0.3, "ood": 0.45, "tokens": 0.45, "soft": 0.6}))
+    many, few = ({one.id: one.verdict for one in judge(arms, guess)} for guess in (1 / 12, 1 / 4))
+    assert [many[id] for id in ids] == ["holds"] * 3
+    assert [few[id] for id in ids] == ["fails"] * 3
+
+
+def test_what_no_arm_measured_is_no_nought():
+    found = {one.id: one.details for one in judge({}, 1 / 12)}
+    assert found["extrapolate"]["right on safe prompts at 1.25, mean"] is None
+    assert found["null-space"]["spread of chance"] is None
 
 
 GOOD = {
@@ -274,7 +291,6 @@ STRONG = {"mixed": 0.1, "ood": 0.2, "apart": 2.0, "sharp": 0.1, "effect": 1.8, "
         ("null-part-matters", {"ssft": result(**GOOD | {"column": 0.9}), "dpo": result(**STRONG | {"column": 0.9}),
                                "unlearning": result(**STRONG | {"column": 0.9})}),
         ("relearning", {"ssft": result(**GOOD | {"kept": 0.89})}),
-        ("dpo-is-unlearning", {"dpo": result(**STRONG | {"cosine": 0.98})}),
     ],
 )  # fmt: skip
 def test_a_finding_that_misses_a_bar_fails_the_claim_and_no_typo_hides_it(claim, change):

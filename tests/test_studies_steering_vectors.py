@@ -12,7 +12,7 @@ from toylab.studies._steering_vectors_figures import draw
 from toylab.studies.steering_vectors import SteeringVectorsStudy
 
 LAST = 3
-SEEDS = (0, 1, 2)
+SEEDS = tuple(range(6))
 
 
 # Jobs ----------------------------------------------------------------------------------------------------------------
@@ -127,7 +127,7 @@ FEATURE = {
 
 
 def world() -> dict:
-    """Findings of the kind that training gives, three seeds alike."""
+    """Findings of the kind that training gives, six seeds alike."""
     combined = {f"{i}+{j}": {"1": 0.1, "0.5": 0.74} for i in range(4) for j in range(i + 1, 4)}
     baselines = {
         name: {"0": free, "0.7": free, "1": free, "cosine": 0.0, "norm": 5.0}
@@ -189,8 +189,8 @@ FAIL_HERE = {
 """What fails in the made-up world."""
 
 
-def verdicts(arms) -> dict[str, str]:
-    return {claim.id: claim.verdict for claim in judge(arms, LAST)}
+def verdicts(arms, guess=1 / 7, enough=3) -> dict[str, str]:
+    return {claim.id: claim.verdict for claim in judge(arms, LAST, guess, enough)}
 
 
 def put(path: str, value):
@@ -208,8 +208,25 @@ def put(path: str, value):
 
 def test_the_made_up_world_is_judged_as_it_was_made():
     found = verdicts(world())
-    assert {id for id, verdict in found.items() if verdict != "holds"} == FAIL_HERE
-    assert "open" not in found.values()
+    assert {id for id, verdict in found.items() if verdict == "fails"} == FAIL_HERE
+    assert {id for id, verdict in found.items() if verdict not in ("holds", "fails")} == {"persistence"}
+    assert found["persistence"] == "withdrawn"
+
+
+def test_bars_follow_from_the_number_of_states_and_the_least_shift():
+    arms = world()
+    assert verdicts(arms, guess=1 / 4)["base"] == "fails"
+    put("base/answers/1/right", 0.33)(arms)
+    assert (verdicts(arms)["base"], verdicts(arms, guess=1 / 4)["base"]) == ("fails", "holds")
+    put("flag-last/answers/1/right", 0.68)(arms)
+    put("flag-gate/answers/1/right", 0.78)(arms)
+    few, many = verdicts(arms), verdicts(arms, guess=1 / 4)
+    assert (few["prompt-bit-constant"], many["prompt-bit-constant"]) == ("fails", "holds")
+    assert (few["prompt-bit-gate"], many["prompt-bit-gate"]) == ("holds", "fails")
+    assert (verdicts(arms)["pre-flight"], verdicts(arms, enough=2)["pre-flight"]) == ("holds", "fails")
+    put("cosine-0.9/pre-flight/cosine", 0.1)(arms)
+    put("base-learned/pre-flight/cosine", 0.2)(arms)
+    assert verdicts(arms)["separability"] == "open"
 
 
 @pytest.mark.parametrize(
@@ -232,7 +249,6 @@ def test_the_made_up_world_is_judged_as_it_was_made():
         ("logit-lens", put("vector-3/lens/THINK/rank", 2)),
         ("lens-trap", put("vector-learned/lens", lens())),
         ("suppression", put("vector-0/lens/second dialect", 0.2)),
-        ("persistence", put("combine/persistence/0/3/to mean", 0.5)),
         ("persistence-other", put("combine/persistence/0/3/to vector", 0.3)),
         ("skip-attention", put("paths/routes/skip attention", 0.5)),
         ("penultimate-mlp", put("paths/routes/skip MLP", 0.5)),
@@ -270,14 +286,14 @@ def test_each_claim_turns_when_its_finding_does(id, change):
 
 
 def test_what_was_not_measured_is_open():
-    assert set(verdicts({}).values()) == {"open"}
+    assert {id for id, verdict in verdicts({}).items() if verdict != "open"} == {"persistence"}
     found = verdicts({name: held for name, held in world().items() if name in ("base", "full")})
-    assert {id for id, verdict in found.items() if verdict != "open"} == {"base", "base-chain", "full-rl"}
+    assert {id for id, verdict in found.items() if verdict in ("holds", "fails")} == {"base", "base-chain", "full-rl"}
 
 
 def test_a_difference_that_one_seed_makes_is_not_sure():
     arms = world()
-    for seed, right in zip(SEEDS, (0.95, 0.74, 0.74), strict=True):
+    for seed, right in zip(SEEDS, (1.0, 0.74, 0.74, 0.74, 0.74, 0.74), strict=True):
         arms["baselines"][seed]["logit bias"]["1"] = right
     assert verdicts(arms)["logit-bias"] == "fails"
 

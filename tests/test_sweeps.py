@@ -32,7 +32,7 @@ from toylab.runs import Job, by_arm, refuse_others
 from toylab.statistics import bootstrap, wilson
 from toylab.studies.contextual_counting import ContextualCountingStudy
 from toylab.studies.iteration_head import IterationHeadStudy
-from toylab.sweeps import column, grid, load_runs, read_axes, resume, summarise, sweep, where
+from toylab.sweeps import Mean, column, grid, load_runs, read_axes, resume, summarise, sweep, where
 
 
 @dataclass(frozen=True)
@@ -693,6 +693,13 @@ def test_means_are_those_of_numpy_with_the_right_interval(table):
         assert line["result.solved"] == share
 
 
+@given(st.floats(-1e6, 1e6) | st.booleans())
+def test_one_row_has_a_mean_and_no_interval(value):
+    (line,) = summarise([{"kind": "plain", "value": value}], ["kind"], ["value"])
+    assert line["value"] == Mean(float(value), None, None, 1)
+    assert "[" not in str(line["value"])
+
+
 def test_rows_are_chosen_by_value(table):
     assert {row["job"] for row in where(table, ["job=leaf", "kind=plain"])} == {"leaf"}
     assert len(where(table, ["job=leaf", "kind=plain"])) == 10
@@ -763,6 +770,13 @@ def test_the_command_draws_means_with_their_intervals(capsys, tmp_path, out, tab
     assert told.strip() == str(path)
     content = path.read_bytes()
     assert content.startswith(b"\x89PNG") if form == ".png" else b"value, mean of" in content
+
+
+def test_one_row_is_drawn_as_a_point(capsys, tmp_path, out, table):
+    path = tmp_path / "plot.svg"
+    chosen = ["--where", "job=leaf", "seed=0", "width=6"]
+    printed(capsys, "plot", out, "--x", "kind", "--y", "value", *chosen, "--out", path)
+    assert b"value, mean of 1" in path.read_bytes()
 
 
 ADDRESSES = [

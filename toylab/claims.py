@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,9 +12,15 @@ from typing import Any, Literal, get_args
 
 from toylab.files import read_record, write_record
 from toylab.names import ToylabError, in_colour, markdown_table
-from toylab.statistics import bootstrap, wilson
+from toylab.statistics import interval
 
-Verdict = Literal["holds", "fails", "open"]
+Verdict = Literal["holds", "fails", "open", "withdrawn"]
+
+FEWEST = 6
+"""Seeds from which a claim can be sure: smallest and largest of five values enclose the median in 93.8 % of cases."""
+
+NEVER = "never"
+"""Stands in details for the step at which something happened, where it did not; None is what was not measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +35,9 @@ class Claim:
         measured: the number that the bar speaks of; None if it could not be measured.
         interval: its 95 % interval over seeds, where there are several.
         seeds: those measured.
-        verdict: "open" where the run could not decide.
+        verdict: "open" where the run could not decide; "withdrawn" where the bar itself decides nothing.
         details: further numbers, by name.
-        note: one sentence on how to read it, if needed.
+        note: how to read it, if needed; of open and withdrawn claims, why.
     """
 
     id: str
@@ -53,44 +60,64 @@ def over_seeds(
     share: float | None = None,
     surely: bool = False,
     open_because: str = "",
+    withdrawn: str = "",
     **texts: Any,
 ) -> Claim:
     """A claim about one number a seed.
 
-    With `share`, it holds if at least this share of the seeds pass, and that share is what was measured (Wilson
-    interval); without, it holds if the mean passes (bootstrap interval) and, where it must `surely`, so do both ends of
-    the interval. Without any seed it is open, and so it is
-    where `open_because` says why the numbers decide nothing: the note then gives that reason.
+    With `share`, it holds if at least this share of the seeds pass, and that share is what was measured; without, it
+    holds if the mean passes and, where it must `surely`, so do both ends of its 95 % interval.
+
+    It is open without any seed, from one, where it must `surely` below six, and where `open_because` says why the
+    numbers decide nothing. It is withdrawn where `withdrawn` says why the bar decides nothing; what was measured stays.
+    The note then begins with the reason.
+
+    Raises:
+        ValueError: naming the claim and the seed, for a value that is no finite number.
     """
-    if not values:
-        return Claim(id=id, measured=None, interval=None, seeds=(), verdict="open", **texts)
-    if open_because:
-        texts["note"] = open_because
-    if share is None:
-        measured = sum(values.values()) / len(values)
-        interval, holds = bootstrap(list(values.values())), passes(measured)
-        if surely and holds and not all(map(passes, interval)):
-            holds, texts["note"] = False, "it may be chance: the interval reaches beyond the bar"
-    else:
-        passed = sum(passes(value) for value in values.values())
-        measured, interval = passed / len(values), wilson(passed, len(values))
-        holds = measured >= share
+    wrong = [seed for seed, value in values.items() if not math.isfinite(value)]
+    if wrong:
+        raise ToylabError(f"{id}: seed {wrong[0]} gives {values[wrong[0]]}: must be a finite number; leave it out")
+    held = list(values.values())
+    passed = [bool(passes(value)) for value in held]
+    reason = withdrawn or open_because
+    if len(held) == 1:
+        reason = reason or "one seed decides nothing"
+    elif surely and 0 < len(held) < FEWEST:
+        reason = reason or f"no interval of fewer than {FEWEST} seeds is sure"
+    judged: list[float] | list[bool] = held if share is None else passed
+    measured, ends = (sum(judged) / len(judged), interval(judged)) if held else (None, None)
+    holds = held and (passes(measured) if share is None else measured >= share)
+    note = texts.pop("note", "")
+    if surely and holds and not reason and not all(map(passes, ends)):
+        holds, note = False, "it may be chance: the interval reaches beyond the bar"
     details = {"by seed": {str(seed): round(value, 4) for seed, value in values.items()}, **texts.pop("details", {})}
     return Claim(
         id=id,
-        measured=round(measured, 4),
-        interval=(round(interval[0], 4), round(interval[1], 4)),
+        measured=None if measured is None else round(measured, 4),
+        interval=ends and (round(ends[0], 4), round(ends[1], 4)),
         seeds=tuple(values),
-        verdict="open" if open_because else "holds" if holds else "fails",
-        details=details,
+        verdict="withdrawn" if withdrawn else "open" if reason or not held else "holds" if holds else "fails",
+        details=_known(details),
+        note="; ".join(filter(None, (reason, note))),
         **texts,
     )
 
 
+def threshold(floor: float, margin: float) -> float:
+    """So far from what guessing gives, to two places, as the bar prints it."""
+    return round(floor + margin, 2)
+
+
+def or_never(step: int | None) -> int | str:
+    """The step at which something happened, or that it did not."""
+    return NEVER if step is None else step
+
+
 def mean(values: Iterable[float]) -> float:
-    """Of numbers; 0 of none."""
+    """Of numbers; NaN of none."""
     held = list(values)
-    return sum(held) / len(held) if held else 0.0
+    return sum(held) / len(held) if held else math.nan
 
 
 def shared_seeds(arms: Mapping[str, Mapping[int, Any]], names: Iterable[str]) -> list[int]:
@@ -102,6 +129,15 @@ def shared_seeds(arms: Mapping[str, Mapping[int, Any]], names: Iterable[str]) ->
 def each(found: Mapping[int, Any], number: Callable[[Any], Any]) -> dict[str, Any]:
     """A number, or a list of them, from the result of each seed; rounded for people."""
     return {str(seed): _rounded(number(result)) for seed, result in found.items()}
+
+
+def _known(value: Any) -> Any:
+    """Details with None for what is no number, such as a mean of nothing."""
+    if isinstance(value, Mapping):
+        return {name: _known(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_known(inner) for inner in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _rounded(value: Any) -> Any:
@@ -159,9 +195,11 @@ def table(
     lines = []
     for claim in claims:
         seeds = f"{len(claim.seeds)} seed{'s' if len(claim.seeds) != 1 else ''}"
-        verdict = in_colour(f"{claim.verdict.upper():<6}", claim.verdict if coloured else "")
-        cost = "" if costs is None or claim.verdict == "open" else f"{costs.get(claim.id, 0):>7.0f} CPU-s"
-        lines.append(f"{verdict} {claim.id:<20} {numbers(claim):<27} {seeds:>9}{cost}".rstrip())
+        word = claim.verdict.upper()
+        place = f"{word:<6} {claim.id}".ljust(27)[len(word) :]
+        verdict = in_colour(word, claim.verdict if coloured else "")
+        cost = "" if costs is None or claim.measured is None else f"{costs.get(claim.id, 0):>7.0f} CPU-s"
+        lines.append(f"{verdict}{place} {numbers(claim):<27} {seeds:>9}{cost}".rstrip())
         for text in (claim.statement, f"Bar: {claim.bar}", claim.note):
             lines += textwrap.wrap(text, width, initial_indent=" " * 7, subsequent_indent=" " * 7)
     return "\n".join(lines)
@@ -170,11 +208,17 @@ def table(
 def markdown(claims: Sequence[Claim]) -> str:
     """Claims as a Markdown table."""
     head = ["verdict", "sentence", "bar", "measured [95 % interval]", "seeds"]
-    return markdown_table([head, *([c.verdict, c.statement, c.bar, numbers(c), str(len(c.seeds))] for c in claims)])
+    return markdown_table([head, *([c.verdict, in_full(c), c.bar, numbers(c), str(len(c.seeds))] for c in claims)])
+
+
+def in_full(claim: Claim) -> str:
+    """The statement and, where it is not judged, the note that says why."""
+    judged = claim.verdict in ("holds", "fails") or not claim.note
+    return claim.statement if judged else f"{claim.statement} *{claim.note}*"
 
 
 def verdicts(claims: Iterable[Claim]) -> dict[str, int]:
-    """How many claims hold, fail and are open."""
+    """How many claims there are of each verdict."""
     found = Counter(claim.verdict for claim in claims)
     return {verdict: found[verdict] for verdict in get_args(Verdict)}
 

@@ -466,7 +466,8 @@ def _plot(options: argparse.Namespace, rest: list[str]) -> None:
     for line in found:
         group = f"{_short(other)[0]} {sweeps.text(line[other[0]])}" if other else ""
         place = line[x] if isinstance(line[x], int | float) and not isinstance(line[x], bool) else sweeps.text(line[x])
-        groups.setdefault(group, {})[place] = (line[y].mean, line[y].low, line[y].high)
+        ends = (line[y].mean if end is None else end for end in (line[y].low, line[y].high))  # one row: a point alone
+        groups.setdefault(group, {})[place] = (line[y].mean, *ends)
     counts = sorted({line[y].count for line in found})
     count = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     (xlabel,), (ylabel,) = _short([x]), _short([y])

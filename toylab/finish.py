@@ -155,7 +155,7 @@ def finish(out: Path, study: type | None = None) -> str:
         ValueError: if the folder holds no run, one of another study, or settings that are not of this version.
     """
     judged = judge(out, study)
-    counts = "{holds} claims hold, {fails} fail, {open} are open.".format(**verdicts(judged.claims))
+    counts = "Claims: {holds} hold, {fails} fail, {open} open, {withdrawn} withdrawn.".format(**verdicts(judged.claims))
     claims = table(judged.claims, costs=judged.costs or None, coloured=takes_colour(sys.stdout))
     try:
         where = f"Report: {keep(judged, out)}"

@@ -189,6 +189,9 @@ _POSITIONS = {
 def to_hooked(model: Transformer, context: int | None = None) -> nn.Module:
     """A HookedTransformer of TransformerLens with the same weights and the same logits, in the same number format.
 
+    Its `generate` is wrong with the cache that it has by default for learned, sinusoidal and no positions: give it
+    `use_past_kv_cache=False`.
+
     Args:
         context: positions that it shall know, as many as the model's task has if not given.
 

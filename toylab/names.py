@@ -296,7 +296,7 @@ def markdown_table(rows: Sequence[Sequence[str]], numbers: bool = False) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in (head, rule, *body))
 
 
-COLOURS = {"holds": 32, "fails": 31, "open": 33}
+COLOURS = {"holds": 32, "fails": 31, "open": 33, "withdrawn": 33}
 """The terminal's own numbers for green, red and yellow: each theme shows them so that they can be read."""
 
 

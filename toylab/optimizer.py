@@ -29,7 +29,7 @@ class AdamW:
     Args:
         weights: what is trained, in place; each vector has a gradient of its own, clipped on its own.
         decay: how much of the weights is taken away each step, times the rate.
-        clip: the largest length of a gradient; longer ones are shortened to it.
+        clip: the largest length of a gradient; longer ones are shortened to it (torch divides by length + 1e-6).
     """
 
     def __init__(

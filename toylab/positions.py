@@ -125,7 +125,8 @@ class RotaryPositions(_FixedPositions):
 class ALiBiPositions(_FixedPositions):
     """Lowers scores in proportion to distance (Press et al. 2021), by |distance| where both directions are seen.
 
-    Head h = 1, 2 ... has slope 2^(-8 h / heads), or all have `alibi_slope`.
+    Head h = 1, 2 ... has slope 2^(-8 h / heads), or all have `alibi_slope`. Where the number of heads is no power of
+    two, the authors' code takes the slopes of the power below and every other one of the power above instead.
     """
 
     def __init__(self, config: ModelConfig, context: int, generator: torch.Generator) -> None:

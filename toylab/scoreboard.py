@@ -22,7 +22,7 @@ from urllib.parse import quote
 from tqdm import tqdm
 
 from toylab import report
-from toylab.claims import Claim, as_claims, numbers, table, verdicts
+from toylab.claims import Claim, as_claims, in_full, numbers, table, verdicts
 from toylab.files import UnwritableError, parse_json, read_bytes, refuse_links, write_json, write_text
 from toylab.finish import Judged, judge, keep
 from toylab.names import ToylabError, aligned, markdown_table, takes_colour, unknown
@@ -91,13 +91,13 @@ class Standing:
         return f"{quote(self.folder, safe='')}/report.html#{quote(place)}"
 
     def text(self, coloured: bool = False) -> str:
-        """Every claim that was decided, as text, and the names of those left open."""
-        decided = [claim for claim in self.claims if claim.verdict != "open"]
-        left = ", ".join(claim.id for claim in self.claims if claim.verdict == "open")
+        """Every claim that was measured, as text, and the names of the others."""
+        measured = [claim for claim in self.claims if claim.measured is not None]
+        left = ", ".join(claim.id for claim in self.claims if claim.measured is None)
         parts = [
             textwrap.fill(f"{self.study}: {self.source}", 80),
-            table(decided, costs=self.costs or None, coloured=coloured),
-            textwrap.fill(f"Open, not decided by this run: {left}.", 80, break_on_hyphens=False) if left else "",
+            table(measured, costs=self.costs or None, coloured=coloured),
+            textwrap.fill(f"Not measured by this run: {left}.", 80, break_on_hyphens=False) if left else "",
         ]
         return "\n".join(filter(None, parts))
 
@@ -220,7 +220,7 @@ def _standings(content: bytes, name: str) -> list[Standing]:
         raise ToylabError(f"{name}: is not a scoreboard of this version ({error!r}); make it anew") from None
 
 
-HEAD = ["study", "hold", "fail", "open", "seeds", "CPU-seconds"]
+HEAD = ["study", "hold", "fail", "open", "withdrawn", "seeds", "CPU-seconds"]
 
 
 def summary(standings: Sequence[Standing]) -> str:
@@ -244,11 +244,11 @@ def markdown(standings: Sequence[Standing]) -> str:
     for one in standings:
         head = ["verdict", "sentence", "where", "bar", "measured [95 % interval]", "seeds", "CPU-s"]
         body = [
-            [c.verdict, c.statement, c.paper, c.bar, numbers(c), str(len(c.seeds)), _cost(one, c)]
+            [c.verdict, in_full(c), c.paper, c.bar, numbers(c), str(len(c.seeds)), _cost(one, c)]
             for c in one.claims
-            if c.verdict != "open"
+            if c.measured is not None
         ]
-        counts = "{holds} hold, {fails} fail".format(**verdicts(one.claims))
+        counts = "{holds} hold, {fails} fail, {withdrawn} withdrawn".format(**verdicts(one.claims))
         parts.append(
             f"<details><summary><b>{one.study}</b>: {counts}. {one.source}</summary>\n\n"
             + markdown_table([head, *body])

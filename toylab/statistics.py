@@ -13,6 +13,14 @@ from toylab.names import ToylabError
 Interval = tuple[float, float]
 
 
+def interval(values: Sequence[float | int]) -> Interval | None:
+    """The 95 % interval over seeds or rows: Wilson's for yes and no, else of the mean by bootstrap; from one, none."""
+    if len(values) == 1:
+        return None
+    yes_or_no = all(isinstance(value, bool) for value in values)
+    return wilson(sum(values), len(values)) if yes_or_no else bootstrap(values)
+
+
 def wilson(successes: int, trials: int, z: float = 1.96) -> Interval:
     """The 95 % interval of a share (Wilson 1927), sensible also for few trials and for shares of 0 and 1.
 
@@ -34,10 +42,10 @@ def bootstrap(values: Sequence[float | int], draws: int = 2000) -> Interval:
     """The 95 % percentile interval of the mean, by drawing the values again with replacement; always the same one.
 
     Raises:
-        ValueError: without a value.
+        ValueError: for fewer than two values, of which nothing follows about others.
     """
-    if not len(values):
-        raise ToylabError("values: at least one is needed")
+    if len(values) < 2:
+        raise ToylabError(f"values={list(values)}: an interval needs at least 2")
     data = np.asarray(values, dtype=float)
     means = data[stream(0, "bootstrap").integers(len(data), size=(draws, len(data)))].mean(axis=1)
     low, high = np.quantile(means, [0.025, 0.975])

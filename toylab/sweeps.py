@@ -41,7 +41,7 @@ from toylab.runs import (
     results,
     settings_of,
 )
-from toylab.statistics import bootstrap, wilson
+from toylab.statistics import interval
 
 # Settings ------------------------------------------------------------------------------------------------------------
 
@@ -459,22 +459,22 @@ def where(rows: Sequence[dict[str, Any]], conditions: Sequence[str]) -> list[dic
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean with its 95 % interval over `count` rows: Wilson's for shares of yes and no, else by bootstrap."""
+    """A mean with its 95 % interval over `count` rows: Wilson's for shares of yes and no, else by bootstrap; from one
+    row there is none."""
 
     mean: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     count: int
 
     @classmethod
     def of(cls, values: Sequence[float | int]) -> Mean:
         """Raises `ValueError` without a value."""
-        yes_or_no = all(isinstance(value, bool) for value in values)
-        interval = wilson(sum(values), len(values)) if yes_or_no else bootstrap(values)
-        return cls(sum(values) / len(values), *interval, len(values))
+        return cls(sum(values) / (len(values) or 1), *(interval(values) or (None, None)), len(values))
 
     def __str__(self) -> str:
-        return f"{self.mean:.3g} [{self.low:.3g}, {self.high:.3g}] ({self.count})"
+        ends = "" if self.low is None else f" [{self.low:.3g}, {self.high:.3g}]"
+        return f"{self.mean:.3g}{ends} ({self.count})"
 
 
 def summarise(rows: Sequence[Mapping[str, Any]], by: Sequence[str], of: Sequence[str]) -> list[dict[str, Any]]:

@@ -87,8 +87,15 @@ def safety(seed: int) -> Found:
     return spent, fine
 
 
-PICTURE = ("full-rl", "greedy", "fraction-large", "depth-order", "first-token", "logit-lens")
-"""Claims that make up the picture of steering vectors; "fraction-large" is of the mean, and some seeds miss it."""
+PICTURE = {
+    "full-rl": 0.97,
+    "greedy": 0.95,
+    "fraction-large": 0.5,
+    "depth-order": 0.0,
+    "first-token": 0.6,
+    "logit-lens": 1.0,
+}
+"""What one seed must measure, by claim: one seed has no verdict. Some seeds miss "fraction-large"."""
 
 
 def steering(seed: int) -> Found:
@@ -96,9 +103,9 @@ def steering(seed: int) -> Found:
     study = replace(studies.load("steering-vectors").STUDY.default(), seeds=(seed,), control_seeds=0)
     with tempfile.TemporaryDirectory() as folder:
         measured = execute(study, "steering-vectors", Path(folder) / "run", workers=1, progress=False)
-    held = {claim.id: claim.verdict for claim in study.conclude(measured)}
+    found = {claim.id: claim.measured for claim in study.conclude(measured)}
     spent = sum(one["cost"]["cpu_seconds"] for one in measured.values())
-    return spent, all(held[name] == "holds" for name in PICTURE)
+    return spent, all(found[name] >= least for name, least in PICTURE.items())
 
 
 RECIPES: dict[str, tuple[Callable[[int], Found], range, float]] = {

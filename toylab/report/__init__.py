@@ -81,7 +81,7 @@ def page(
     )
 
 
-_PLURAL = {"holds": "hold", "fails": "fail", "open": "open"}
+_PLURAL = {"holds": "hold", "fails": "fail", "open": "open", "withdrawn": "withdrawn"}
 
 
 def filled(name: str, title: str, **parts: str) -> str:
@@ -149,7 +149,7 @@ def _plain(value: Any) -> str:
     if isinstance(value, Mapping):
         return "; ".join(f"{name}: {_plain(inner)}" for name, inner in value.items())
     if value is None:
-        return "never"
+        return "not measured"
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -123,7 +123,7 @@ def _draw_mass(arms: Arms) -> Picture | None:
         "Mean attention on the n ones of a region, for every solved region of every seed, against n in units of the "
         "fitted K of that region. A region that counts in the attention falls on the dashed curve, x / (x + 1).",
         figures.svg(figure),
-        ("count-in-decoder",),
+        ("count-in-decoder", "count-curve"),
     )
 
 

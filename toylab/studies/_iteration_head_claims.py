@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from toylab.claims import Claim, over_seeds
+from toylab.claims import Claim, or_never, over_seeds, threshold
 
 SOLVED = 0.99
 """Sequence accuracy from which a task counts as learned."""
@@ -13,22 +14,26 @@ SOLVED = 0.99
 Arms = dict[str, dict[int, dict[str, Any]]]
 
 
-def judge(arms: Arms, states: int, steps: int) -> list[Claim]:
+def judge(arms: Arms, guess: float, blind: float, steps: int) -> list[Claim]:
     """All claims.
 
     Args:
         arms: by the name of an arm and the seed, what its job measured.
-        states: how many values a state can take; guessing is right in one case of so many.
+        guess: accuracy of the best answer that ignores the input.
+        blind: share of the tokens of a chain that the best guess from s_{t-1} alone has right, where EoS is known.
         steps: the longest fine-tuning to parity.
     """
     main = arms["main"]
     one_head = arms.get("one-head", main)
     # What the head causes is asked where there is one; how often there is one is a claim of its own.
-    good = {s: r for s, r in main.items() if mean_accuracy(r) >= SOLVED and r["head"]["carry"] >= 0.9}
+    learned = {s: r for s, r in main.items() if mean_accuracy(r) >= SOLVED}
+    good = {s: r for s, r in learned.items() if r["head"]["carry"] >= 0.9}
     tests = {s: r["tests"] for s, r in good.items()}
-    floor = 1 / states
     # That something is not learned says little where the main model did not learn either.
-    unproven = "" if good else "no main model learned the task here, so a control that did not proves nothing"
+    unproven = "" if learned else "no main model learned the task here, so a control that did not proves nothing"
+    headless = "" if good else "no main model that learned the task has the head here"
+    of_head = partial(over_seeds, open_because=headless)
+    at_chance, blinded, quickly = threshold(guess, 0.06), threshold(blind, 0.0), min(steps, 300)
     with_head = {s: r["transfer"] for s, r in good.items()}
     without = {s: r["transfer"] for s, r in arms["one-length"].items()}
 
@@ -62,18 +67,19 @@ def judge(arms: Arms, states: int, steps: int) -> list[Claim]:
                 "invariance": _by_seed(main, lambda r: r["invariance"]),
             },
         ),
-        over_seeds(
+        of_head(
             "ablate",
-            {s: float(_stops_without(t)) for s, t in tests.items()},
+            {s: float(_stops_without(t, blinded)) for s, t in tests.items()},
             lambda stopped: stopped == 1,
             share=1.0,
             paper="section 4, causal tests",
             statement="The model answers through this head: without it, it cannot go on.",
-            bar="in every seed: zeroed from EoI on, no sequence right and <= .25 of tokens; on the inputs, no loss",
+            bar=f"in every seed: zeroed from EoI on, no sequence right and <= {blinded} of tokens (the best guess "
+            "without x_t); on the inputs, no loss",
             details=_test_details(tests),
             note="tokens count EoS, which is often still right; the details give states alone, and the head alone",
         ),
-        over_seeds(
+        of_head(
             "steer",
             {s: r["steered"] for s, r in good.items()},
             lambda share: share >= 0.99,
@@ -81,7 +87,7 @@ def judge(arms: Arms, states: int, steps: int) -> list[Claim]:
             statement="What the head reads is what is computed with: moved to x_{t+1}, it makes F(s_{t-1}, x_{t+1}).",
             bar="mean share of answers equal to F(s_{t-1}, x_{t+1}) >= .99",
         ),
-        over_seeds(
+        of_head(
             "ideal-pattern",
             kept("ideal pattern"),
             lambda share: share >= 0.99,
@@ -89,7 +95,7 @@ def judge(arms: Arms, states: int, steps: int) -> list[Claim]:
             statement="The head needs nothing but x_t: the textbook pattern in its place keeps the model right.",
             bar="mean share of the sequence accuracy kept >= .99",
         ),
-        over_seeds(
+        of_head(
             "stop-rule",
             {s: r["head"]["stop"] for s, r in good.items()},
             lambda stop: stop >= 0.5,
@@ -99,7 +105,7 @@ def judge(arms: Arms, states: int, steps: int) -> list[Claim]:
             bar="share of seeds in which it has over half of its attention on EoI at most ends is >= .8",
             note="elsewhere EoS comes by another route: the distance from EoI tells when as many states are written",
         ),
-        over_seeds(
+        of_head(
             "first-layer",
             {s: t["first layer: ideal pattern"]["sequence"] / t["unedited"]["sequence"] for s, t in tests.items()},
             lambda share: share >= 0.99,
@@ -111,11 +117,11 @@ def judge(arms: Arms, states: int, steps: int) -> list[Claim]:
         over_seeds(
             "cot-needed",
             {s: mean_accuracy(r) for s, r in arms["no-chain"].items()},
-            lambda a: a <= 0.15,
-            open_because=unproven,
+            lambda a: a <= at_chance,
+            open_because=unproven or ("" if at_chance < SOLVED else "guessing solves this map"),
             paper="section 4",
             statement="Without chain of thought the polynomial is not learned.",
-            bar=f"mean accuracy <= .15 (guessing gives {floor:.2f})",
+            bar=f"mean accuracy <= {at_chance} (guessing gives {guess:.2f})",
         ),
         over_seeds(
             "cot-needed-parity",
@@ -133,6 +139,8 @@ def judge(arms: Arms, states: int, steps: int) -> list[Claim]:
             {s: mean_accuracy(r) for s, r in arms["one-layer"].items()},
             lambda a: a <= 0.5,
             open_because=unproven,
+            withdrawn="this control trains for fewer steps than the main model; with a limit of 8,000 one layer "
+            "reaches .67, so it is slower, by another circuit",
             paper="section 3",
             statement="One layer is not enough.",
             bar="mean sequence accuracy with one layer <= .5",
@@ -147,38 +155,34 @@ def judge(arms: Arms, states: int, steps: int) -> list[Claim]:
             bar=f"share of seeds with sequence accuracy >= {SOLVED} is >= .8",
             details={"diagonal": _by_seed(one_head, lambda r: r["head"]["carry"])},
         ),
-        over_seeds(
+        of_head(
             "varied-lengths",
             {s: r["head"]["carry"] for s, r in arms["one-length"].items()},
             lambda c: c < 0.5,
-            open_because=unproven,
             paper="our control",
             statement="An iteration head forms only if lengths vary: with one length a fixed offset does.",
             bar="mean peakiness on x_t over all lengths < .5 for models trained on one length",
             details={"accuracy at their own length": _by_seed(arms["one-length"], mean_accuracy)},
         ),
-        over_seeds(
+        of_head(
             "transfer",
-            {s: float(_steps_or(t["solved_at"], steps + 1)) for s, t in with_head.items()},
-            lambda n: n <= min(steps, 300),
+            {s: float(steps + 1 if t["solved_at"] is None else t["solved_at"]) for s, t in with_head.items()},
+            lambda n: n <= quickly,
             share=0.8,
             paper="section 5",
             statement="A model with the head learns parity at once; without it, parity is slow.",
-            bar=f"share of seeds that reach {SOLVED} on parity within 300 steps of fine-tuning is >= .8",
+            bar=f"share of seeds that reach {SOLVED} on parity within {quickly} steps of fine-tuning is >= .8",
             details={
-                f"steps, from a model without the head ({steps + 1} means never)": _by_seed(
-                    arms["one-length"], lambda r: _steps_or(r["transfer"]["solved_at"], steps + 1)
-                ),
-                "steps from scratch (null means never in the budget)": _by_seed(
-                    arms["parity"], lambda r: r["solved_at"]
-                ),
+                "by seed": {str(s): or_never(t["solved_at"]) for s, t in with_head.items()},
+                "steps, from a model without the head": {str(s): or_never(t["solved_at"]) for s, t in without.items()},
+                "steps from scratch": _by_seed(arms["parity"], lambda r: or_never(r["solved_at"])),
                 "accuracy from a model without the head": {
                     str(s): round(mean_accuracy(t), 4) for s, t in without.items()
                 },
                 "accuracy from scratch": _by_seed(arms["parity"], mean_accuracy),
             },
         ),
-        over_seeds(
+        of_head(
             "symbol-zero",
             {s: _mass(t, 1) - _mass(t, 0) for s, t in with_head.items()},
             lambda gap: abs(gap) <= 0.1,
@@ -191,7 +195,7 @@ def judge(arms: Arms, states: int, steps: int) -> list[Claim]:
             },
             note="0 is never an input of the polynomial: the head is independent of content only among trained symbols",
         ),
-        over_seeds(
+        of_head(
             "emergence",
             {s: float(_in_order(r["emergence"])) for s, r in good.items()},
             lambda ordered: ordered == 1,
@@ -209,19 +213,19 @@ def mean_accuracy(result: dict[str, Any]) -> float:
     return sum(shares) / len(shares)
 
 
-def _stops_without(tests: dict[str, dict[str, float]]) -> bool:
+def _stops_without(tests: dict[str, dict[str, float]], blinded: float) -> bool:
     zeroed, control = tests["zeroed"], tests["zeroed on the inputs"]
     unharmed = control["sequence"] >= 0.99 * tests["unedited"]["sequence"]
-    return zeroed["sequence"] == 0 and zeroed["token"] <= 0.25 and unharmed
+    return zeroed["sequence"] == 0 and zeroed["token"] <= blinded and unharmed
 
 
 def _mass(transfer: dict[str, Any], symbol: int) -> float:
     return transfer["mass_by_symbol"][str(symbol)]
 
 
-def _by_seed(arm: dict[int, dict[str, Any]], number: Callable[[dict[str, Any]], float | None]) -> dict[str, Any]:
+def _by_seed(arm: dict[int, dict[str, Any]], number: Callable[[dict[str, Any]], float | str]) -> dict[str, Any]:
     found = {str(seed): number(result) for seed, result in arm.items()}
-    return {seed: value if value is None else round(value, 4) for seed, value in found.items()}
+    return {seed: round(value, 4) if isinstance(value, float) else value for seed, value in found.items()}
 
 
 def _test_details(tests: dict[int, dict[str, Any]]) -> dict[str, Any]:
@@ -231,10 +235,6 @@ def _test_details(tests: dict[int, dict[str, Any]]) -> dict[str, Any]:
         for name in names
         for kind in ("sequence", "token", "state")
     }
-
-
-def _steps_or(solved_at: int | None, otherwise: int) -> int:
-    return otherwise if solved_at is None else solved_at
 
 
 def _in_order(emergence: dict[str, int]) -> bool:

@@ -18,7 +18,7 @@ TEMPERATURES = ("0", "0.7", "1")
 def draw(arms: Arms, task: Reasoning, last: int) -> list[Picture]:
     """All figures for which there are results."""
     drawn = [
-        _draw_gains(arms, last),
+        _draw_gains(arms, task, last),
         _draw_lens(arms, task, last),
         _draw_kl(arms, last),
         _draw_routes(arms),
@@ -29,7 +29,7 @@ def draw(arms: Arms, task: Reasoning, last: int) -> list[Picture]:
     return [picture for picture in drawn if picture is not None]
 
 
-def _draw_gains(arms: Arms, last: int) -> Picture | None:
+def _draw_gains(arms: Arms, task: Reasoning, last: int) -> Picture | None:
     base = arms.get("base", {})
     if not base:
         return None
@@ -54,7 +54,7 @@ def _draw_gains(arms: Arms, last: int) -> Picture | None:
     if baselines:
         rows["random vectors (mean)"] = {"T = 1": [fmean(r["random vectors"]) for r in baselines]}
     figure, axes = figures.sheet(8.4, 0.42 * len(rows) + 1.3)
-    figures.by_seed(rows, xlabel="right answers", chance=1 / 7, ax=axes[0, 0])
+    figures.by_seed(rows, xlabel="right answers", chance=1 / task.p, ax=axes[0, 0])
     return Picture(
         "What each training reaches",
         f"Share of right answers on prompts never seen, {_seeds(arms, ['base'])}, one point a seed, by the temperature "

@@ -81,6 +81,13 @@ class ContextualCountingStudy:
             raise ToylabError("task.begin=False: the circuits are told apart by their use of it; leave it on")
         if self.task.answer != "counts":
             raise ToylabError(f"task.answer={self.task.answer}: an encoder-decoder answers with counts alone")
+        judged = replace(self.task, length=self.task.longest, regions=self.task.most)
+        if judged.constant_guess >= circuits.SOLVED - circuits.SLACK:
+            raise ToylabError(
+                f"task.length={self.task.length}, task.regions={self.task.regions}: one constant count is right in "
+                f"{judged.constant_guess:.2f} of the longest strings, where {circuits.SOLVED} counts as solved; give "
+                "longer strings or fewer regions"
+            )
         if "none" not in self.encodings or "rotary" not in self.encodings:
             raise ToylabError(f"encodings={self.encodings}: must have none and rotary, of which most claims speak")
         if self.encoder_hidden < 1:

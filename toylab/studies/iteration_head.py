@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -90,7 +91,7 @@ class IterationHeadStudy:
 
     @classmethod
     def quick(cls) -> IterationHeadStudy:
-        """Seconds, for tests and notebooks: short inputs, one seed; too little for most verdicts to mean much."""
+        """Seconds, for tests and notebooks: short inputs, and one seed, which decides nothing."""
         return cls(
             task=Polynomial(p=7, lengths=(1, 6)),
             train=TrainConfig(steps=900, warmup=100, stop_at=0.9, cooldown=150),
@@ -243,7 +244,7 @@ class IterationHeadStudy:
     def conclude(self, results: dict[Job, dict[str, Any]]) -> list[Claim]:
         """The paper's sentences, judged by what the jobs measured."""
         arms = {name: {} for name in self.arms()} | by_arm(results)
-        return judge(arms, self.task.p, self.transfer.steps)
+        return judge(arms, *guesses(self.task, lengths_of(self.task)), self.transfer.steps)
 
     def pictures(self, results: dict[Job, dict[str, Any]], out: Path) -> list[Picture]:
         """The figures of the report, from the results and the histories kept beside them."""
@@ -270,6 +271,22 @@ STUDY = IterationHeadStudy
 def lengths_of(task: IteratedMap) -> list[int]:
     """The lengths on which a task is judged: from 4 on, since shorter prompts are too few to hold any out."""
     return list(range(max(4, task.shortest), task.longest + 1))
+
+
+def guesses(task: IteratedMap, lengths: list[int]) -> tuple[float, float]:
+    """What is right without reading the input, in the mean over lengths: of last states, by the best constant; of the
+    tokens of a chain, by the best guess from the state before, with EoS known."""
+    states, chance = np.arange(task.values), 1 / len(task.inputs)
+    first, moves = np.zeros(len(states)), np.zeros((len(states), len(states)))
+    for x in task.inputs:
+        first[task.first_states(np.array([x]))] += chance
+        moves[states, task.step(states, np.full_like(states, x))] += chance
+    held = [first]  # the distribution of each state of a chain
+    while len(held) < max(lengths):
+        held.append(held[-1] @ moves)
+    right = np.cumsum([first.max(), *(before @ moves.max(axis=1) for before in held[:-1])])
+    constant = np.mean([held[length - 1] for length in lengths], axis=0).max()
+    return float(constant), float(np.mean([(right[length - 1] + 1) / (length + 1) for length in lengths]))
 
 
 def _scenes(task: IteratedMap, seed: int) -> list[Scene]:

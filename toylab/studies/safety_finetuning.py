@@ -290,7 +290,7 @@ class SafetyFinetuningStudy:
 
     def conclude(self, results: dict[Job, dict[str, Any]]) -> list[Claim]:
         """The paper's sentences, judged by what the jobs measured."""
-        return judge(by_arm(results))
+        return judge(by_arm(results), 1 / self.task.letters)
 
     def pictures(self, results: dict[Job, dict[str, Any]], out: Path) -> list[Picture]:
         """The figures of the report, from the results."""

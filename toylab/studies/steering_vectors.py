@@ -603,7 +603,7 @@ class SteeringVectorsStudy:
 
     def conclude(self, results: dict[Job, dict[str, Any]]) -> list[Claim]:
         """The paper's sentences, judged by what the jobs measured."""
-        return judge(by_arm(results), self.last)
+        return judge(by_arm(results), self.last, 1 / self.task.p, self.least_shift)
 
     def pictures(self, results: dict[Job, dict[str, Any]], out: Path) -> list[Picture]:
         """The figures of the report, from the results."""
