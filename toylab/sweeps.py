@@ -27,7 +27,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from toylab import studies
 from toylab.claims import read_claims, write_claims
 from toylab.engine import Run, check_workers, raise_for, wanted, work
-from toylab.files import alone, digest, is_one_part, read_record, refuse_links, write_record
+from toylab.files import UnwritableError, alone, digest, is_one_part, read_record, refuse_links, write_record
 from toylab.finish import after_failures, restored
 from toylab.names import ToylabError, unknown
 from toylab.runs import Study, check_jobs, claim_folder, read_result, read_settings, refuse_others, results
@@ -228,7 +228,10 @@ def resume(
     held = _read_sweep(path)
     kind = studies.of_folder(held["study"], out, study, "toylab sweep {study} --continue {folder}").STUDY
     points = [restored(studies.preset(kind, "default"), settings, path) for settings in held["runs"].values()]
-    return sweep(points, out, workers=workers, executor=executor, jobs=held.get("jobs"), progress=progress)
+    try:
+        return sweep(points, out, workers=workers, executor=executor, jobs=held.get("jobs"), progress=progress)
+    except UnwritableError as error:
+        raise ToylabError(f"{out}: may not be written; copy it, and go on with the copy") from error
 
 
 def _merged(points: Iterable[Study]) -> list[Study]:
