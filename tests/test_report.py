@@ -333,6 +333,21 @@ def test_claims_are_kept_before_what_pictures_raise_is_raised_again(tmp_path):
     assert (out / "report.html").exists()
 
 
+def test_two_claims_of_one_id_are_refused_by_name(tmp_path, monkeypatch):
+    out, conclude = done(Bare(), tmp_path / "out"), Bare.conclude
+    monkeypatch.setattr(Bare, "conclude", lambda self, results: [*conclude(self, results), *conclude(self, results)])
+    with pytest.raises(ToylabError, match=r"claim 'one': is made twice by Bare\.conclude; give"):
+        finish(out, Bare)
+
+
+def test_what_is_no_picture_is_named_after_the_claims_are_kept(tmp_path, monkeypatch):
+    out = done(Drawn(), tmp_path / "out")
+    monkeypatch.setattr(Drawn, "pictures", lambda self, results, out: ["loss.png"])
+    with pytest.raises(TypeError, match=r"pictures: holds 'loss\.png', and each must be"):
+        finish(out, Drawn)
+    assert len(read_claims(out / "claims.json")) == 2
+
+
 def test_figures_of_one_name_are_two_files(tmp_path):
     finish(done(Drawn(), tmp_path / "out"), Drawn)
     kept = {path.name: path.read_text() for path in (tmp_path / "out" / "figures").iterdir()}

@@ -345,7 +345,7 @@ def test_ctrl_c_in_another_process_stops_as_well(notes, out):
     assert not (Job("one", 0).folder(out) / "error.txt").exists()
 
 
-@pytest.mark.parametrize("name", ["a/b", "..", ".", "", "/tmp/job", ".hidden", "a\\b", "a\0b", "a\nb"])
+@pytest.mark.parametrize("name", ["a/b", "..", ".", "", "/tmp/job", ".hidden", "a\\b", "a\0b", "a\nb", "x" * 300])
 def test_a_name_that_is_no_folder_of_a_job_is_refused_before_anything_is_written(notes, out, name):
     study = Named(names=("one", name), notes=str(notes))
     for run in (lambda: start(study, notes, out), lambda: sweep([study], out, workers=1, progress=False)):

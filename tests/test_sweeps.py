@@ -467,7 +467,8 @@ def test_a_study_that_cannot_conclude_without_some_jobs_hides_no_failure_and_los
         with pytest.raises(JobsFailedError, match=r"base of seed 0: OddError: 1 and 2"):
             sweep([whole], out, workers=1, progress=False)
         (Path(small.notes) / "fail-base-0-plain-12").unlink()
-    assert f"toylab: {out / 'run'}: not judged, as jobs are missing (KeyError: 'base')" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert f"toylab: {out / 'run'}: could not be judged while jobs are missing (KeyError: 'base')" in told
     assert len(sweep([whole], out, workers=1, progress=False)) == 3
     assert (out / "run" / "claims.json").exists()
 

@@ -456,7 +456,7 @@ def _table(options: argparse.Namespace, rest: list[str]) -> None:
 
 def _plot(options: argparse.Namespace, rest: list[str]) -> None:
     from toylab import figures, sweeps
-    from toylab.files import write_bytes
+    from toylab.files import refuse_links, write_bytes
 
     rows = _selected(options)
     by = [options.x, *([options.by] if options.by else [])]
@@ -477,6 +477,8 @@ def _plot(options: argparse.Namespace, rest: list[str]) -> None:
     what = "mean" if y in rows[0] else "share"  # a bound, such as accuracy>=.99, is no column
     title = f"strokes: 95 % intervals of the {what}"
     ax = figures.intervals(groups, xlabel=xlabel, ylabel=f"{ylabel}, {what} of {count}", title=title)
+    if options.out is None:
+        refuse_links(options.folder, out)
     write_bytes(out, figures.saved(ax.figure, out.suffix[1:]))
     print(out.resolve())
 

@@ -362,8 +362,6 @@ class Processes:
     def __exit__(self, kind: type | None, *_: object) -> None:
         if self._pool is None:
             return
-        if kind is not None and issubclass(kind, BrokenExecutor):
-            self.check_start()
         if kind is not None and issubclass(kind, KeyboardInterrupt):
             processes = dict(self._pool._processes or {})
             for process in processes.values():
@@ -373,6 +371,8 @@ class Processes:
             for folder in self._folders:
                 sweep_aside(folder, processes)  # what they were in the middle of writing
         self._pool.shutdown(wait=True, cancel_futures=True)
+        if kind is not None and issubclass(kind, BrokenExecutor):
+            self.check_start()
 
 
 def _submit(left: list[Task], done: set[tuple[Path, Job]], failures: Failures, executor: Any, room: int | None) -> None:

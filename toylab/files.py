@@ -90,8 +90,10 @@ def read_bytes(path: Path) -> bytes:
 
 
 def is_one_part(name: Any) -> bool:
-    """Whether a name is one part of a path, visible and printable; nothing else may name a job or a run."""
-    return isinstance(name, str) and name[:1] not in ("", ".") and not set(name) & set("/\\") and name.isprintable()
+    """Whether a name is one part of a path, visible, printable and short; nothing else may name a job or a run."""
+    if not isinstance(name, str) or name[:1] in ("", ".") or set(name) & set("/\\"):
+        return False
+    return name.isprintable() and len(name.encode()) <= 200
 
 
 def refuse_links(home: Path, *paths: Path) -> None:

@@ -109,10 +109,10 @@ def read_film(
     """
     tensors, about = read_tensors(path)
     try:
-        steps, scenes = about["steps"], about["scenes"]
+        steps, scenes = list(about["steps"]), [dict(scene) for scene in about["scenes"]]
         patterns = [tensors[f"scene {n}"] for n in range(len(scenes))]
-    except (KeyError, TypeError) as error:
-        raise ToylabError(f"{path}: is not a film ({error!r}); delete it, and the job is made anew") from None
-    at = {entry["step"]: entry for entry in history}
-    curves = {shown: [float(at[step][metric]) for step in steps] for metric, shown in names.items()}
+        at = {entry["step"]: entry for entry in history}
+        curves = {shown: [float(at[step][metric]) for step in steps] for metric, shown in names.items()}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ToylabError(f"{path}: is not a film of its training ({error!r}); delete it, and run again") from None
     return Shown(title, caption, steps, scenes, patterns, curves, start)

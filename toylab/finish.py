@@ -83,10 +83,17 @@ def judge(out: Path, study: type | None = None) -> Judged:
     settings = restored(default, about["settings"], out / "settings.json")
     measured = results(settings, out)
     claims = list(settings.conclude(measured))
+    ids = [claim.id for claim in claims]
+    if twice := [id for id in ids if ids.count(id) > 1]:
+        told = f"is made twice by {type(settings).__name__}.conclude; give each an id of its own"
+        raise ToylabError(f"claim {twice[0]!r}: {told}")
     pictures: list[Picture] = []
     film = fault = None
     try:
-        pictures = list(settings.pictures(measured, out) or ()) if hasattr(settings, "pictures") else []
+        drawn = list(settings.pictures(measured, out) or ()) if hasattr(settings, "pictures") else []
+        if wrong := [one for one in drawn if not isinstance(one, Picture)]:
+            raise TypeError(f"pictures: holds {wrong[0]!r}, and each must be a toylab.report.Picture")
+        pictures = drawn
         film = settings.film(measured, out) if hasattr(settings, "film") else None
     except ToylabError:
         raise
@@ -169,7 +176,8 @@ def after_failures(out: Path, judging: Callable[..., Any], *arguments: Any) -> N
     try:
         judging(*arguments)
     except Exception as error:  # of a study that asks for all its jobs: what failed is still to be told
-        print(f"toylab: {out}: not judged, as jobs are missing ({type(error).__name__}: {error})", file=sys.stderr)
+        told = f"{type(error).__name__}: {error}"
+        print(f"toylab: {out}: could not be judged while jobs are missing ({told})", file=sys.stderr)
 
 
 def costs(study: Study, measured: Mapping[Job, Mapping[str, Any]], claims: Sequence[Claim]) -> dict[str, float | int]:

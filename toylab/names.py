@@ -26,8 +26,8 @@ class ToylabError(ValueError):
 
 
 UNGUARDED = (
-    'no process can start: a script must call this under `if __name__ == "__main__":`, since each process that it '
-    "starts imports it anew"
+    "no process can start: each imports the script anew, so that must be a file that calls this under `if __name__ == "
+    '"__main__":`'
 )
 
 

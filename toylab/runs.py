@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -107,9 +108,11 @@ def check_jobs(study: Study) -> None:
     for job in jobs:
         if not is_one_part(job.name):
             raise ToylabError(
-                f"job {job.name!r} of {type(study).__name__}: must be a name for a folder, without separators and not "
-                "hidden; rename it in jobs(), for example to letters, digits and -"
+                f"job {job.name!r} of {type(study).__name__}: must be a name for a folder, without separators, not "
+                "hidden and not long; rename it in jobs(), for example to letters, digits and -"
             )
+        if not isinstance(job.seed, Integral):
+            raise ToylabError(f"job {job.name!r} of {type(study).__name__}: seed {job.seed!r} must be an integer")
     known = set(jobs)
     for job in jobs:
         for need in job.needs:
@@ -265,7 +268,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: naming the file, if it is missing, damaged, or something else.
     """
-    held = read_record(path, "give another folder with --out")
+    held = read_record(path, "give another folder")
     settings, versions = held.get("settings"), held.get("versions")
     if not (
         isinstance(settings, dict)
@@ -274,7 +277,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         and all(isinstance(one, str) for one in (versions.get("torch"), *map(held.get, ("study", "machine", "date"))))
         and isinstance(held.get("revision"), str | None)
     ):
-        raise ToylabError(f"{path}: is not the settings of a run; give another folder with --out")
+        raise ToylabError(f"{path}: is not the settings of a run; give another folder")
     return held
 
 

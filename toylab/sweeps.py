@@ -27,7 +27,7 @@ from typing import Any, Literal, get_origin
 from toylab import studies
 from toylab.claims import read_claims, write_claims
 from toylab.engine import Run, check_workers, raise_for, wanted, work
-from toylab.files import alone, digest, is_one_part, read_record, refuse_links, write_record
+from toylab.files import UnwritableError, alone, digest, is_one_part, read_record, refuse_links, write_record
 from toylab.finish import after_failures, restored
 from toylab.names import ToylabError, check_option, kinds, told, unknown
 from toylab.runs import (
@@ -239,7 +239,10 @@ def resume(
     held = _read_sweep(path)
     kind = studies.of_folder(held["study"], out, study, "toylab sweep {study} --continue {folder}").STUDY
     points = [restored(studies.preset(kind, "default"), settings, path) for settings in held["runs"].values()]
-    return sweep(points, out, workers=workers, executor=executor, jobs=held.get("jobs"), progress=progress)
+    try:
+        return sweep(points, out, workers=workers, executor=executor, jobs=held.get("jobs"), progress=progress)
+    except UnwritableError as error:
+        raise ToylabError(f"{out}: may not be written; copy it, and go on with the copy") from error
 
 
 def _merged(points: Iterable[Study]) -> list[Study]:

@@ -71,8 +71,8 @@ def of_folder(name: str, folder: Path, kind: type | None, command: str) -> Any:
 
 
 def is_named(kind: type, name: str) -> bool:
-    """Whether a record that names its study so is of this class, which a script may have defined."""
-    return name in (name_of(kind), f"__main__:{kind.__qualname__}")
+    """Whether a record that names its study so is of this class, which a script may have defined or named freely."""
+    return name in (name_of(kind), f"__main__:{kind.__qualname__}") or not (":" in name or name in names())
 
 
 def preset(kind: type, name: str) -> Any:
