@@ -22,10 +22,11 @@ FORMAT = "1"
 """Version of the layout of records and saved tensors; files of another version are refused."""
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path | str, content: bytes) -> None:
     """Write a file so that a reader, or a kill at any moment, meets the old file or the new one, never half of one."""
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside = _aside(path)
     try:
         with aside.open("wb") as file:
             file.write(content)
@@ -36,27 +37,49 @@ def write_bytes(path: Path, content: bytes) -> None:
         aside.unlink(missing_ok=True)
 
 
-def sweep_aside(folder: Path, processes: Iterable[int]) -> None:
+def refuse_unwritable(name: str, path: Path | str) -> None:
+    """Raise `ToylabError` for a file that cannot be written, before the work whose result it is to hold.
+
+    Its folder is made. `name` is that of the setting, for the message.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = _aside(path)
+        aside.touch()
+        aside.unlink()
+    except OSError as error:
+        raise ToylabError(f"{name}={path}: cannot be written ({error.strerror}); give another path") from None
+    if path.is_dir():
+        raise ToylabError(f"{name}={path}: is a folder; give the name of a file in it")
+
+
+def _aside(path: Path) -> Path:
+    """Where a file is written before it takes the place of the old one."""
+    return path.with_name(f".{path.name}.{os.getpid()}")
+
+
+def sweep_aside(folder: Path | str, processes: Iterable[int]) -> None:
     """Remove the files that processes, ended in the middle of a write, had begun aside."""
     for process in processes:
-        for aside in folder.rglob(f".*.{process}"):
+        for aside in Path(folder).rglob(f".*.{process}"):
             aside.unlink(missing_ok=True)
 
 
-def write_text(path: Path, content: str) -> None:
+def write_text(path: Path | str, content: str) -> None:
     """Write UTF-8 text, whole or not at all."""
     write_bytes(path, content.encode())
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path | str, value: Any) -> None:
     """Write JSON, whole or not at all; numbers that JSON does not know (NaN) raise `ValueError`."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: Path, remedy: str | None = None) -> Any:
+def read_json(path: Path | str, remedy: str | None = None) -> Any:
     """Raises `ValueError` naming the file if it is missing or is not JSON."""
     try:
-        return parse_json(path.read_text(encoding="utf-8"))
+        return parse_json(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise missing(path) from None
     except ValueError as error:
@@ -71,13 +94,13 @@ def parse_json(text: str) -> Any:
         raise ValueError("nested too deeply") from None
 
 
-def write_record(path: Path, content: Mapping[str, Any]) -> None:
+def write_record(path: Path | str, content: Mapping[str, Any]) -> None:
     """Write a JSON object with the version of its format and a checksum, so that a change is noticed."""
     held = json.loads(json.dumps(content, allow_nan=False))  # keys of JSON are text
     write_json(path, {**held, "format": FORMAT, "checksum": _checksum({}, _canonical(held))})
 
 
-def read_record(path: Path, remedy: str | None = None) -> dict[str, Any]:
+def read_record(path: Path | str, remedy: str | None = None) -> dict[str, Any]:
     """What `write_record` was given.
 
     Args:
@@ -103,13 +126,19 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the names, types, shapes and bits of tensors."""
+    return _checksum(tensors, "")
+
+
 @contextmanager
-def alone(folder: Path, wait: bool = False) -> Iterator[None]:
+def alone(folder: Path | str, wait: bool = False) -> Iterator[None]:
     """Be the only process that writes into a folder; the lock ends with the process, however it ends.
 
     Raises:
         ValueError: if another process is writing there, unless this one is to wait for it.
     """
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock", timeout=-1 if wait else 0)
     try:
@@ -124,25 +153,25 @@ def alone(folder: Path, wait: bool = False) -> Iterator[None]:
         lock.release()
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
     """Save tensors as safetensors, with what they are about and a checksum as JSON in the header.
 
     The same content gives the same bytes.
     """
-    kept = {name: tensor.detach().contiguous() for name, tensor in sorted(tensors.items())}
+    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
     told = json.dumps(about, allow_nan=False)
     header = {"format": FORMAT, "checksum": _checksum(kept, told), "about": told}
     # One key alone: safetensors writes several in random order.
     write_bytes(path, save(kept, {"toylab": json.dumps(header)}))
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
+def read_tensors(path: Path | str) -> tuple[dict[str, Tensor], Any]:
     """The tensors of a file and what they are about.
 
     Raises:
         ValueError: naming the file, if it is missing, cut short, changed, or of another format version.
     """
-    if not path.is_file():
+    if not Path(path).is_file():
         raise missing(path)
     try:
         with safe_open(path, "pt") as file:
@@ -158,12 +187,12 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
     return tensors, json.loads(told)
 
 
-def missing(path: Path) -> ToylabError:
+def missing(path: Path | str) -> ToylabError:
     """What to say of a file that should be there."""
     return ToylabError(f"{path}: there is no such file; give the folder of a run, or run the study again to make it")
 
 
-def _of_another_format(path: Path, version: Any) -> ToylabError:
+def _of_another_format(path: Path | str, version: Any) -> ToylabError:
     return ToylabError(
         f"{path}: has format {version!r}, and this one reads {FORMAT!r}; use the version of toylab that wrote it"
     )
@@ -177,7 +206,7 @@ def _checksum(tensors: Mapping[str, Tensor], told: str) -> str:
     digest = hashlib.sha256(told.encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
