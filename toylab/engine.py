@@ -40,7 +40,10 @@ class Run:
 
     study: Study
     name: str
-    out: Path
+    out: Path | str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "out", Path(self.out))
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class Task:
 def execute(
     study: Study,
     name: str,
-    out: Path,
+    out: Path | str,
     workers: int,
     progress: bool = True,
     executor: Executor | None = None,
@@ -90,7 +93,7 @@ def execute(
             or, after all other jobs were done, for jobs that all refused their settings or a damaged file.
         JobsFailedError: if a job failed otherwise, after all others were done.
     """
-    (measured,) = execute_all([Run(study, name, out)], name, workers, progress, executor)
+    (measured,) = execute_all([Run(study, name, Path(out))], name, workers, progress, executor)
     return measured
 
 

@@ -65,12 +65,13 @@ class Judged:
         )
 
 
-def judge(out: Path) -> Judged:
+def judge(out: Path | str) -> Judged:
     """Judge and draw a run from what it measured; nothing is written.
 
     Raises:
         ValueError: if the folder holds no run, or its settings are not those of a study of this version.
     """
+    out = Path(out)
     about = read_settings(out / "settings.json")
     try:
         module = studies.load(about["study"])
@@ -103,8 +104,9 @@ def judge(out: Path) -> Judged:
     )
 
 
-def keep(judged: Judged, out: Path) -> Path:
+def keep(judged: Judged, out: Path | str) -> Path:
     """Write claims.json, the figures and report.html; returns the page."""
+    out = Path(out)
     write_claims(out / "claims.json", judged.claims)
     for picture in judged.pictures:
         write_text(out / "figures" / f"{picture.name}.svg", picture.svg)
@@ -126,7 +128,7 @@ def keep(judged: Judged, out: Path) -> Path:
     return report.resolve()
 
 
-def finish(out: Path) -> str:
+def finish(out: Path | str) -> str:
     """Judge a run, keep what that gives, and return a summary that ends with where to look next.
 
     Raises:

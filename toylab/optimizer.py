@@ -156,13 +156,18 @@ class Held:
             elif p.grad is not self._attached[k]:
                 self._gradients[k].copy_(p.grad.to_dense())
         if not loss.requires_grad or len(missing) == len(self.parameters):
-            raise ToylabError(
-                "loss: does not depend on any parameter that is trained; it must be computed from the model, without "
-                "detach() or .item() on the way and with gradients switched on"
-            )
+            raise depends_on_nothing()
         if missing and not first:
             raise ToylabError(f"parameter {missing[0]!r}: a hook took its gradient away; leave it for the optimizer")
         return missing
+
+
+def depends_on_nothing() -> ToylabError:
+    """What to say of a loss that no training can change."""
+    return ToylabError(
+        "loss: does not depend on any parameter that is trained; compute it from the model, with gradients switched on "
+        "and without detach() or .item() on the way"
+    )
 
 
 def _put_back(name: str, p: nn.Parameter, place: Tensor) -> None:

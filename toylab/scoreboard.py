@@ -106,7 +106,7 @@ def _paper(about: str) -> str:
     return f"{found[0]}." if found else told
 
 
-def finish_all(folder: Path) -> str:
+def finish_all(folder: Path | str) -> str:
     """Judge the runs in a folder, one a study; keep their pages and the scoreboard; return it as text.
 
     Raises:
@@ -114,10 +114,10 @@ def finish_all(folder: Path) -> str:
     """
     standings = board(folder)
     parts = [one.text(takes_colour(sys.stdout)) for one in standings]
-    return "\n\n".join([*parts, summary(standings)]) + f"\nScoreboard: {(folder / 'scoreboard.html').resolve()}"
+    return "\n\n".join([*parts, summary(standings)]) + f"\nScoreboard: {(Path(folder) / 'scoreboard.html').resolve()}"
 
 
-def board(folder: Path) -> list[Standing]:
+def board(folder: Path | str) -> list[Standing]:
     """The standing of each study that has a run in a folder; pages and scoreboard are written beside.
 
     Of several runs of a study, the one with the most seeds counts; of those, the latest. One that cannot be judged,
@@ -126,7 +126,7 @@ def board(folder: Path) -> list[Standing]:
     Raises:
         ValueError: if the folder holds no run that can be judged.
     """
-    standings, left = [], []
+    folder, standings, left = Path(folder), [], []
     for out in tqdm(_chosen(folder), desc="judging", unit="study", disable=None, leave=False):
         try:
             judged = judge(out)
@@ -157,13 +157,13 @@ def _chosen(folder: Path) -> list[Path]:
     return [max(held)[-1] for _, held in sorted(runs.items())]
 
 
-def read_board(path: Path) -> list[Standing]:
+def read_board(path: Path | str) -> list[Standing]:
     """A scoreboard from its file.
 
     Raises:
         ValueError: naming the file, if it is not a scoreboard.
     """
-    return _standings(path.read_text(encoding="utf-8"), str(path))
+    return _standings(Path(path).read_text(encoding="utf-8"), str(path))
 
 
 def published(study: str | None = None) -> Any:

@@ -161,7 +161,7 @@ def _flat(held: Any, prefix: str = "") -> dict[str, Any]:
 
 def sweep(
     points: Iterable[Study],
-    out: Path,
+    out: Path | str,
     *,
     workers: int = 2,
     executor: Executor | None = None,
@@ -184,6 +184,7 @@ def sweep(
             refused their settings.
         JobsFailedError: if a job failed otherwise, after all others were done.
     """
+    out = Path(out)
     check_workers(workers)
     merged = _merged(points)
     for point in merged:
@@ -200,13 +201,14 @@ def sweep(
 
 
 def resume(
-    out: Path, *, workers: int = 2, executor: Executor | None = None, progress: bool = True
+    out: Path | str, *, workers: int = 2, executor: Executor | None = None, progress: bool = True
 ) -> list[dict[str, Any]]:
     """Go on with a sweep that was stopped, or run again what failed in it.
 
     Raises:
         ValueError: for a folder that holds no sweep of this version; else as `sweep`.
     """
+    out = Path(out)
     held = _read_sweep(out / "sweep.json")
     kind = studies.load(held["study"]).STUDY
     try:
