@@ -1,9 +1,12 @@
 """Laws of files: whole or not there, the same when read back, and refused by name when anything is wrong with them."""
 
 import errno
+import importlib
+import inspect
 import json
 import math
 import os
+import pkgutil
 import re
 import stat
 from pathlib import Path
@@ -14,9 +17,25 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from toylab import files
-from toylab.files import read_json, read_tensors, sweep_aside, write_bytes, write_json, write_tensors, write_text
+import toylab
+from toylab import ModelConfig, Transformer, files, load_model, save_model
+from toylab.claims import read_claims, write_claims
+from toylab.files import (
+    alone,
+    digest_of,
+    read_json,
+    read_record,
+    read_tensors,
+    refuse_unwritable,
+    sweep_aside,
+    write_bytes,
+    write_json,
+    write_record,
+    write_tensors,
+    write_text,
+)
 from toylab.names import ToylabError
+from toylab.steering import load_steering, save_steering, vectors
 
 LEAVES = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
 JSON = st.recursive(
@@ -384,3 +403,94 @@ def test_a_missing_file_is_refused_by_name_with_a_remedy(tmp_path, read):
 def test_a_folder_in_place_of_a_file_is_refused_by_name(tmp_path, read):
     with pytest.raises((ValueError, OSError), match=tmp_path.name):
         read(tmp_path)
+
+
+# Paths ---------------------------------------------------------------------------------------------------------------
+
+FROM_THE_PROGRAM = {"do", "draw", "show", "Processes"}
+"""What is called by the program alone, with paths that it made."""
+
+
+def test_every_public_function_that_takes_a_path_takes_it_as_text():
+    only_paths, tried = [], 0
+    for found in pkgutil.walk_packages(toylab.__path__, "toylab."):
+        module = importlib.import_module(found.name)
+        for name, public in vars(module).items():
+            if name.startswith("_") or getattr(public, "__module__", None) != module.__name__ or not callable(public):
+                continue
+            if name in FROM_THE_PROGRAM or (isinstance(public, type) and issubclass(public, Exception)):
+                continue
+            for parameter in inspect.signature(public).parameters.values():
+                words = str(parameter.annotation)
+                tried += "Path" in words
+                if "Path" in words and "str" not in words:
+                    only_paths.append(f"{module.__name__}.{name}({parameter})")
+    assert not only_paths
+    assert tried > 30
+
+
+def test_what_is_written_under_a_name_of_text_is_read_under_it(tmp_path):
+    def at(name: str) -> str:
+        return os.path.join(tmp_path, "deep", name)
+
+    model = Transformer(ModelConfig(layers=1, heads=1, width=4), vocab=3, context=4)
+    steered = vectors(model, {0: torch.arange(4.0)})
+    with alone(at("folder")):
+        save_model(at("model"), model)
+        save_steering(at("steering"), steered)
+        write_claims(at("claims"), [])
+        write_json(at("json"), [1])
+        write_record(at("record"), {"a": 1})
+        write_text(at("text"), "text")
+    assert all(map(torch.equal, load_model(at("model")).parameters(), model.parameters()))
+    assert all(map(torch.equal, load_steering(at("steering"), model).parameters(), steered.parameters()))
+    assert (read_claims(at("claims")), read_json(at("json")), read_record(at("record"))) == ([], [1], {"a": 1})
+    sweep_aside(str(tmp_path), [1])
+    for read in (load_model, read_claims, read_json, read_record, read_tensors):
+        with pytest.raises(ToylabError, match=r"nothing: there is no such file"):
+            read(at("nothing"))
+
+
+# Before the work -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["model", "deep/er/model", "with space"])
+def test_a_file_that_can_be_written_passes_and_nothing_but_its_folder_is_made(tmp_path, name):
+    path = tmp_path / name
+    refuse_unwritable("out", str(path))
+    assert names(path.parent) == []
+    write_text(path, "old")
+    refuse_unwritable("out", path)
+    assert path.read_text() == "old"
+    assert names(path.parent) == [path.name]
+
+
+def test_what_cannot_be_written_is_refused_by_setting_and_name(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    for path in ("file/model", "file/deep/model", "n" * 400, "folder"):
+        with pytest.raises(ToylabError, match=rf"^out={tmp_path / path}: .*give "):
+            refuse_unwritable("out", tmp_path / path)
+    assert names(tmp_path) == ["file", "folder"]
+    monkeypatch.setattr(Path, "touch", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
+    with pytest.raises(ToylabError, match=r"out=.*model: cannot be written \(Permission denied\)"):
+        refuse_unwritable("out", tmp_path / "model")
+
+
+# Digests -------------------------------------------------------------------------------------------------------------
+
+CHANGES = {
+    "a bit": lambda held: {**held, "x": held["x"] + torch.tensor([[0, 0], [0, 1e-6]])},
+    "a name": lambda held: {"z": held["x"], "y": held["y"]},
+    "a shape": lambda held: {**held, "x": held["x"].flatten()},
+    "a type": lambda held: {**held, "y": held["y"].view(torch.float32)},
+    "one less": lambda held: {"x": held["x"]},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_digest_tells_names_shapes_types_and_bits_apart_and_nothing_else(change):
+    held = {"x": torch.tensor([[1.0, 2.0], [3.0, 4.0]]), "y": torch.arange(3, dtype=torch.int32)}
+    assert digest_of(held) == digest_of({name: x.clone().requires_grad_(name == "x") for name, x in held.items()})
+    assert digest_of(held) == digest_of({"y": held["y"], "x": held["x"].T.contiguous().T})
+    assert digest_of(held) != digest_of(change(held))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from toylab.optimizer import AdamW, as_one
+from toylab.optimizer import AdamW, Held, as_one
 
 SEEDS = st.integers(0, 2**32)
 
@@ -102,6 +102,35 @@ def test_parameters_laid_into_one_vector_keep_their_values_and_their_gradients(s
     weights.zero_()
     assert all(torch.equal(p, 2 * b) for p, b in zip(held, before, strict=True))
     assert all(p.grad is None for p in held)
+
+
+@given(SEEDS, st.sets(st.integers(0, 4)), st.booleans())
+def test_the_vector_holds_every_gradient_by_either_way(seed, cleared, first):
+    """Whatever lay in the gradients before, and whether they were there at all."""
+    model, alone = network(seed), network(seed)
+    loss(alone, 1).backward()
+    with as_one(model.parameters()) as (weights, gradient):
+        held = Held(model, weights, gradient)
+        held.backward(loss(model, 0))
+        for k, p in enumerate(model.parameters()):
+            if k in cleared:
+                p.grad = None
+        assert held.backward(loss(model, 1), first) == []
+        for name, p in alone.named_parameters():
+            assert torch.equal(gradient[held.places[name]], p.grad.flatten())
+        assert gradient.count_nonzero() == sum(p.grad.count_nonzero() for p in alone.parameters())
+
+
+@given(SEEDS)
+def test_parameters_that_a_loss_does_not_depend_on_are_named_if_asked_for(seed):
+    model = network(seed)
+    with as_one(model.parameters()) as (weights, gradient):
+        held = Held(model, weights, gradient)
+        assert held.backward(model[0](torch.ones(1, 3, dtype=torch.float64)).sum(), first=True) == [
+            "1.weight", "1.bias", "3.weight",
+        ]  # fmt: skip
+        assert gradient[held.places["0.weight"]].all()
+        assert held.backward(model[0](torch.ones(1, 3, dtype=torch.float64)).sum()) == []
 
 
 def test_parameters_have_their_own_memory_again_after_an_error():

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tasks import IGNORE, Polynomial
 from toylab.batches import Scored, fresh, next_token_loss, pack, pad
 from toylab.model import ModelConfig, Transformer
+from toylab.names import ToylabError
 from toylab.population import Population, stacked
 from toylab.train import DivergedError, TrainConfig, train
 
@@ -98,3 +99,69 @@ def test_a_member_that_diverges_stops_all_before_anything_is_changed():
     with pytest.raises(DivergedError, match="training diverged"):
         population.step([good, bad], 0.1)
     assert torch.equal(population.weights, before)
+
+
+# What is trained -----------------------------------------------------------------------------------------------------
+
+
+class Unread(nn.Module):
+    """A linear map, and a head that no loss reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.head = nn.Linear(1, 1), nn.Linear(1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x)
+
+
+def squared(model: nn.Module, batch: Weighted) -> Tensor:
+    return model(batch.x).square().sum()
+
+
+def test_a_parameter_that_the_loss_does_not_depend_on_is_refused_by_its_name_before_anything_is_changed():
+    population = Population([Unread(), Unread()], squared)
+    before, batch = population.weights.clone(), Weighted(torch.ones(1), 1.0)
+    with pytest.raises(ToylabError, match=r"parameter 'head\.weight': the loss does not depend on it"):
+        population.step([batch, batch], 0.1)
+    assert torch.equal(population.weights, before)
+    models = [Unread(), Unread()]
+    for model in models:
+        model.head.requires_grad_(False)
+    assert Population(models, squared).step([batch, batch], 0.1).shape == (2,)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [lambda model, batch: model(batch.x).detach().sum(), lambda model, batch: batch.x.clone().requires_grad_().sum()],
+)
+def test_a_loss_that_depends_on_no_parameter_is_refused(loss):
+    batch = Weighted(torch.ones(1), 1.0)
+    with pytest.raises(ToylabError, match="loss: does not depend on any parameter"):
+        Population([nn.Linear(1, 1)], loss).step([batch], 0.1)
+
+
+def test_members_that_train_different_parameters_or_none_are_refused():
+    one, other = nn.Linear(1, 1), nn.Linear(1, 1)  # as many numbers each
+    one.weight.requires_grad_(False)
+    other.bias.requires_grad_(False)
+    with pytest.raises(ToylabError, match="same parameters, of the same shapes and requires_grad"):
+        Population([one, other], squared)
+    with pytest.raises(ToylabError, match="nothing has requires_grad=True"):
+        Population([nn.Linear(1, 1).requires_grad_(False)], squared)
+
+
+def test_members_given_in_evaluation_mode_are_trained_in_training_mode():
+    told = []
+
+    def loss(model: nn.Module, batch: Weighted) -> Tensor:
+        return model(batch.x).sum()
+
+    model = nn.Sequential(nn.Linear(1, 1), nn.Identity()).eval()
+    population = Population([model], loss)
+    population._skeleton[1].register_forward_hook(lambda module, *_: told.append(module.training))
+    batch = Weighted(torch.ones(1), 1.0)
+    population.step([batch], 0.1)
+    assert told
+    assert all(told)
+    assert not model.training

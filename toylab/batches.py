@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, is_dataclass, replace
 from functools import cache, lru_cache
@@ -37,8 +38,34 @@ class Scored:
         return moved(self, device)
 
     def logits(self, model: nn.Module) -> Tensor:
-        """The model's logits at the scored positions."""
-        return model(self.tokens, positions=self.positions, segments=self.segments, queries=self.queries)
+        """The model's logits at the scored positions.
+
+        A model is given what its `forward` takes by name of `positions`, `segments` and `queries`; one that takes no
+        `queries` gives logits at every position.
+
+        Raises:
+            ToylabError: for a model that does not take what it cannot do without: `segments` of packed rows, or
+                `positions` other than 0, 1, 2 ...; for logits of another shape than (batch, position, vocab).
+        """
+        taken = _taken(model)
+        if "segments" in taken.missing and self.segments is not None:
+            raise _not_taken(model, "segments", "each row holds several; give one a row, with layout=pad")
+        if "positions" in taken.missing and not self._in_order():
+            raise _not_taken(model, "positions", "those of the batch are not 0, 1, 2 ...; lay it out with pad")
+        logits = model(self.tokens, **{name: getattr(self, name) for name in taken.given})
+        at = self.tokens if "queries" in taken.missing else self.queries
+        if logits.ndim != 3 or logits.shape[:2] != at.shape:
+            raise ToylabError(
+                f"model: {type(model).__name__} gives logits of shape {tuple(logits.shape)}; must be (batch, position, "
+                f"vocab), here {tuple(at.shape)} and the vocabulary"
+            )
+        return logits.take_along_dim(self.queries[..., None], dim=1) if at is self.tokens else logits
+
+    def _in_order(self) -> bool:
+        if torch._C._functorch.is_batchedtensor(self.positions):  # of a population, filled up with zeros
+            return True
+        plain = torch.arange(self.tokens.shape[1], device=self.positions.device)
+        return bool((self.positions == plain).all())
 
 
 def moved(batch: Held, device: str | torch.device) -> Held:
@@ -197,6 +224,33 @@ def refuse_unscored(targets: Int[Tensor, "batch query"]) -> None:
     hidden = not targets.is_cpu or torch._C._functorch.is_functorch_wrapped_tensor(targets)
     if not targets.numel() or (not hidden and not bool((targets != IGNORE).any())):
         raise ToylabError(f"targets: are all {IGNORE}, so nothing is scored; give a batch in which something is")
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """What the `forward` of a model takes of a batch beside the tokens, and what it does not."""
+
+    given: tuple[str, ...]
+    missing: tuple[str, ...]
+
+
+def _taken(model: nn.Module) -> _Taken:
+    model = getattr(model, "_orig_mod", model)  # the module inside a compiled one
+    forward = inspect.unwrap(getattr(model, "forward", model))
+    return _taken_by(getattr(forward, "__func__", forward))
+
+
+@lru_cache(maxsize=64)
+def _taken_by(forward: Callable[..., Any]) -> _Taken:
+    parameters = inspect.signature(forward).parameters
+    every = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    names = ("segments", "positions", "queries")
+    given = tuple(name for name in names if every or name in parameters)
+    return _Taken(given, tuple(name for name in names if name not in given))
+
+
+def _not_taken(model: nn.Module, name: str, why: str) -> ToylabError:
+    return ToylabError(f"{name}: forward of {type(model).__name__} takes none, and {why}, or let forward take {name}=")
 
 
 def _scored(tokens: np.ndarray, positions: np.ndarray, segments: np.ndarray | None, targets: np.ndarray) -> Scored:

@@ -146,12 +146,12 @@ def _rounded(value: Any) -> Any:
     return [_rounded(one) for one in value] if isinstance(value, list) else value
 
 
-def write_claims(path: Path, claims: Sequence[Claim]) -> None:
+def write_claims(path: Path | str, claims: Sequence[Claim]) -> None:
     """Save claims, with a checksum."""
     write_record(path, {"claims": [asdict(claim) for claim in claims]})
 
 
-def read_claims(path: Path) -> list[Claim]:
+def read_claims(path: Path | str) -> list[Claim]:
     """Raises `ValueError` naming the file if it is missing, damaged or not a list of claims."""
     try:
         return as_claims(read_record(path).get("claims"))

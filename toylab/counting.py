@@ -234,7 +234,7 @@ def learn(
     auxiliary: float | int = 0.0,
     growth: float | int = 0.0,
     rows: int = 250,
-    checkpoint: Path | None = None,
+    checkpoint: Path | str | None = None,
     progress: str | None = None,
 ) -> tuple[EncoderDecoder, Training]:
     """Train a model on a task.

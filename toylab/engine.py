@@ -52,7 +52,10 @@ class Run:
 
     study: Study
     name: str
-    out: Path
+    out: Path | str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "out", Path(self.out))
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ class Task:
 def execute(
     study: Study,
     name: str,
-    out: Path,
+    out: Path | str,
     workers: int,
     progress: bool = True,
     executor: Executor | None = None,
@@ -103,7 +106,7 @@ def execute(
             for jobs that all refused their settings or a damaged file.
         JobsFailedError: if a job failed otherwise, after all others were done.
     """
-    (measured,) = execute_all([Run(study, name, out)], name, workers, progress, executor)
+    (measured,) = execute_all([Run(study, name, Path(out))], name, workers, progress, executor)
     return measured
 
 

@@ -31,7 +31,7 @@ class UnwritableError(ToylabError):
 
 
 @contextmanager
-def disk(path: Path) -> Iterator[None]:
+def disk(path: Path | str) -> Iterator[None]:
     """Turn what the system says of a file into an error of ours with a remedy.
 
     Around calls to the system alone: an `OSError` of a task or a study is a fault, and keeps its traceback.
@@ -60,17 +60,18 @@ _REMEDIES = {
 }
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path | str, content: bytes) -> None:
     """Write a file so that a reader, or a kill at any moment, meets the old file or the new one, never half of one.
 
     A symbolic link stays, and the file that it points to is written.
     """
+    path = Path(path)
     with disk(path):
         target = Path(os.path.realpath(path))
         if target.exists() and not target.is_file():  # a folder; or a device, which a rename would replace
             raise ToylabError(f"{path}: is no regular file; give the name of a file")
         target.parent.mkdir(parents=True, exist_ok=True)
-        aside = target.with_name(f".{target.name}.{os.getpid()}")
+        aside = _aside(target)
         try:
             with aside.open("wb") as file:
                 file.write(content)
@@ -81,8 +82,9 @@ def write_bytes(path: Path, content: bytes) -> None:
             aside.unlink(missing_ok=True)
 
 
-def read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path | str) -> bytes:
     """Raises `ValueError` naming a file that is missing or cannot be read."""
+    path = Path(path)
     with disk(path):
         if path.exists() and not path.is_file():
             raise ToylabError(f"{path}: is no regular file; give the name of a file")
@@ -104,24 +106,46 @@ def refuse_links(home: Path, *paths: Path) -> None:
             raise ToylabError(f"{path}: a link leads out of {home}, where toylab does not write; delete the link")
 
 
-def sweep_aside(folder: Path, processes: Iterable[int]) -> None:
+def refuse_unwritable(name: str, path: Path | str) -> None:
+    """Raise `ToylabError` for a file that cannot be written, before the work whose result it is to hold.
+
+    Its folder is made. `name` is that of the setting, for the message.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = _aside(path)
+        aside.touch()
+        aside.unlink()
+    except OSError as error:
+        raise ToylabError(f"{name}={path}: cannot be written ({error.strerror}); give another path") from None
+    if path.is_dir():
+        raise ToylabError(f"{name}={path}: is a folder; give the name of a file in it")
+
+
+def _aside(path: Path) -> Path:
+    """Where a file is written before it takes the place of the old one."""
+    return path.with_name(f".{path.name}.{os.getpid()}")
+
+
+def sweep_aside(folder: Path | str, processes: Iterable[int]) -> None:
     """Remove the files that processes, ended in the middle of a write, had begun aside."""
     for process in processes:
-        for aside in folder.rglob(f".*.{process}"):
+        for aside in Path(folder).rglob(f".*.{process}"):
             aside.unlink(missing_ok=True)
 
 
-def write_text(path: Path, content: str) -> None:
+def write_text(path: Path | str, content: str) -> None:
     """Write UTF-8 text, whole or not at all."""
     write_bytes(path, content.encode())
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path | str, value: Any) -> None:
     """Write JSON, whole or not at all; `ToylabError` names the key of NaN and of what JSON cannot hold."""
-    write_text(path, json.dumps(as_json(value, path.stem), indent=1, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(as_json(value, Path(path).stem), indent=1, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path, remedy: str | None = None) -> Any:
+def read_json(path: Path | str, remedy: str | None = None) -> Any:
     """Raises `ValueError` naming the file if it is missing or is not JSON."""
     content = read_bytes(path)
     try:
@@ -159,13 +183,13 @@ def _check_values(value: Any, levels: int, finite: bool) -> None:
         raise ValueError("a number is NaN" if value != value else "a number is larger than any float")
 
 
-def write_record(path: Path, content: Mapping[str, Any]) -> None:
+def write_record(path: Path | str, content: Mapping[str, Any]) -> None:
     """Write a JSON object with the version of its format and a checksum, so that a change is noticed."""
-    held = json.loads(json.dumps(as_json(content, path.stem)))  # keys of JSON are text
+    held = json.loads(json.dumps(as_json(content, Path(path).stem)))  # keys of JSON are text
     write_json(path, {**held, "format": FORMAT, "checksum": _checksum({}, _canonical(held))})
 
 
-def read_record(path: Path, remedy: str | None = None) -> dict[str, Any]:
+def read_record(path: Path | str, remedy: str | None = None) -> dict[str, Any]:
     """What `write_record` was given.
 
     Args:
@@ -191,13 +215,19 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the names, types, shapes and bits of tensors."""
+    return _checksum(tensors, "")
+
+
 @contextmanager
-def alone(folder: Path, wait: bool = False) -> Iterator[None]:
+def alone(folder: Path | str, wait: bool = False) -> Iterator[None]:
     """Be the only process that writes into a folder; the lock ends with the process, however it ends.
 
     Raises:
         ValueError: if another process is writing there, unless this one is to wait for it.
     """
+    folder = Path(folder)
     refuse_links(folder, folder / ".lock")
     lock = FileLock(folder / ".lock", timeout=-1 if wait else 0)
     with disk(folder):
@@ -215,25 +245,25 @@ def alone(folder: Path, wait: bool = False) -> Iterator[None]:
         lock.release()
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
     """Save tensors as safetensors, with what they are about and a checksum as JSON in the header.
 
     The same content gives the same bytes.
     """
-    kept = {name: tensor.detach().contiguous() for name, tensor in sorted(tensors.items())}
-    told = json.dumps(as_json(about, path.stem))
+    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
+    told = json.dumps(as_json(about, Path(path).stem))
     header = {"format": FORMAT, "checksum": _checksum(kept, told), "about": told}
     # One key alone: safetensors writes several in random order.
     write_bytes(path, save(kept, {"toylab": json.dumps(header)}))
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
+def read_tensors(path: Path | str) -> tuple[dict[str, Tensor], Any]:
     """The tensors of a file and what they are about.
 
     Raises:
         ValueError: naming the file, if it is missing, cut short, changed, or of another format version.
     """
-    if not path.is_file():
+    if not Path(path).is_file():
         raise missing(path)
     try:
         with disk(path), safe_open(path, "pt") as file:
@@ -252,12 +282,12 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
     return tensors, about
 
 
-def missing(path: Path) -> ToylabError:
+def missing(path: Path | str) -> ToylabError:
     """What to say of a file that should be there."""
     return ToylabError(f"{path}: there is no such file; give the folder of a run, or run the study again to make it")
 
 
-def _of_another_format(path: Path, version: Any) -> ToylabError:
+def _of_another_format(path: Path | str, version: Any) -> ToylabError:
     return ToylabError(
         f"{path}: has format {version!r}, and this one reads {FORMAT!r}; use the version of toylab that wrote it"
     )
@@ -271,7 +301,7 @@ def _checksum(tensors: Mapping[str, Tensor], told: str) -> str:
     digest = hashlib.sha256(told.encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -46,11 +46,11 @@ class Film:
         scenes: at least one.
     """
 
-    def __init__(self, path: Path, scenes: Sequence[Scene]) -> None:
-        self.path, self.scenes = path, tuple(scenes)
+    def __init__(self, path: Path | str, scenes: Sequence[Scene]) -> None:
+        self.path, self.scenes = Path(path), tuple(scenes)
         self.frames: dict[int, list[Tensor]] = {}
-        if path.exists():
-            tensors, about = read_tensors(path)
+        if self.path.exists():
+            tensors, about = read_tensors(self.path)
             for number, step in enumerate(about["steps"]):
                 self.frames[step] = [tensors[f"scene {n}"][number] for n in range(len(self.scenes))]
 
@@ -92,7 +92,7 @@ class Shown:
 
 
 def read_film(
-    path: Path,
+    path: Path | str,
     title: str,
     caption: str,
     history: Sequence[Mapping[str, float | int]],

@@ -68,7 +68,7 @@ class Judged:
         )
 
 
-def judge(out: Path, study: type | None = None) -> Judged:
+def judge(out: Path | str, study: type | None = None) -> Judged:
     """Judge and draw a run from what it measured; nothing is written.
 
     Args:
@@ -77,6 +77,7 @@ def judge(out: Path, study: type | None = None) -> Judged:
     Raises:
         ValueError: if the folder holds no run, one of another study, or settings that are not of this version.
     """
+    out = Path(out)
     about = read_settings(out / "settings.json")
     module = studies.of_folder(about["study"], out, study, "toylab report {folder} --study {study}")
     default = studies.preset(module.STUDY, "default")
@@ -119,13 +120,14 @@ def judge(out: Path, study: type | None = None) -> Judged:
     )
 
 
-def keep(judged: Judged, out: Path) -> Path:
+def keep(judged: Judged, out: Path | str) -> Path:
     """Write claims.json, the figures and report.html; returns the page.
 
     Raises:
         ValueError: if nothing may be written there, or a link leads out of the folder.
         Exception: what the study raised instead of its pictures, after all else is kept.
     """
+    out = Path(out)
     names = file_names(judged.pictures)
     drawn = {out / "figures" / f"{name}.svg": one.svg for name, one in zip(names, judged.pictures, strict=True)}
     report = out / "report.html"
@@ -152,7 +154,7 @@ def keep(judged: Judged, out: Path) -> Path:
     return report.resolve()
 
 
-def finish(out: Path, study: type | None = None) -> str:
+def finish(out: Path | str, study: type | None = None) -> str:
     """Judge a run, keep what that gives, and return a summary that ends with where to look next.
 
     Args:

@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import fields, is_dataclass
+from functools import wraps
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from tasks import IGNORE
 from toylab.names import ToylabError
-from toylab.optimizer import AdamW
+from toylab.optimizer import AdamW, depends_on_nothing
 from toylab.train import DivergedError, TrainConfig, learning_rate
 
 _FILL = {"targets": IGNORE, "segments": -1}
@@ -41,7 +42,7 @@ class Population:
         config: betas, weight decay and clipping; each member's gradient is clipped on its own.
 
     Raises:
-        ValueError: without a model, or for models of different shapes.
+        ValueError: without a model, for models of different shapes or with different parameters to train, or none.
     """
 
     def __init__(
@@ -49,11 +50,15 @@ class Population:
     ) -> None:
         if not models:
             raise ToylabError("models: a population needs at least one")
-        shapes = [{name: p.shape for name, p in model.named_parameters()} for model in models]
+        shapes = [{name: (p.shape, p.requires_grad) for name, p in model.named_parameters()} for model in models]
         if any(one != shapes[0] for one in shapes):
-            raise ToylabError("models: members must have the same parameters, of the same shapes")
+            raise ToylabError("models: members must have the same parameters, of the same shapes and requires_grad")
+        if not _trained(models[0]):
+            raise ToylabError("models: nothing has requires_grad=True; a population needs parameters to train")
         self.config = config or TrainConfig()
         self._skeleton = deepcopy(models[0])
+        if not self._skeleton.training:
+            self._skeleton.train()  # as alone
         self._models = [deepcopy(model) for model in models]
         self._shapes = {name: p.shape for name, p in models[0].named_parameters() if p.requires_grad}
         self.weights = torch.stack([parameters_to_vector(_trained(model)).detach() for model in models])
@@ -74,11 +79,14 @@ class Population:
         """One optimiser step of every member on its own batch, a dataclass of tensors; returns the losses before it.
 
         Raises:
-            ValueError: for another number of batches than members.
+            ValueError: for another number of batches than members; in the first step, for a parameter that the loss
+                does not depend on.
             DivergedError: when a loss or a gradient is not finite; nothing is changed then.
         """
         if len(batches) != len(self):
             raise ToylabError(f"batches: {len(batches)} for {len(self)} members; give one each")
+        if not self.optimizer.steps:
+            self._refuse_unreached(batches[0])
         together, kind = stacked(batches), type(batches[0])
         fixed = {name: x for name, x in vars(batches[0]).items() if name not in together}
 
@@ -109,6 +117,23 @@ class Population:
             vector_to_parameters(weights.clone(), _trained(model))
         return self._models
 
+    def _refuse_unreached(self, batch: Any) -> None:
+        """Functional gradients are zeros where autograd tells that there is none."""
+        views = {name: x.clone().requires_grad_() for name, x in self._views(self.weights[0]).items()}
+        still = {name: x[0] for name, x in self._still.items()}
+        loss = self._loss(_Called(self._skeleton, views | still), batch)
+        if not loss.requires_grad:
+            raise depends_on_nothing()
+        found = torch.autograd.grad(loss, list(views.values()), allow_unused=True)
+        missing = [name for name, gradient in zip(views, found, strict=True) if gradient is None]
+        if len(missing) == len(views):
+            raise depends_on_nothing()
+        if missing:
+            raise ToylabError(
+                f"parameter {missing[0]!r}: the loss does not depend on it; use it, or leave it out of training with "
+                "requires_grad_(False)"
+            )
+
     def _views(self, weights: Float[Tensor, " parameter"]) -> dict[str, Tensor]:
         parts = weights.split([shape.numel() for shape in self._shapes.values()])
         return {name: part.view(shape) for (name, shape), part in zip(self._shapes.items(), parts, strict=True)}
@@ -123,10 +148,12 @@ class _Called(nn.Module):
 
     def __init__(self, module: nn.Module, parameters: dict[str, Tensor]) -> None:
         super().__init__()
-        self._call = lambda *inputs, **options: functional_call(module, parameters, inputs, options)
 
-    def forward(self, *inputs: Any, **options: Any) -> Tensor:
-        return self._call(*inputs, **options)
+        @wraps(module.forward)  # it takes what the module takes
+        def forward(*inputs: Any, **options: Any) -> Tensor:
+            return functional_call(module, parameters, inputs, options)
+
+        self.forward = forward
 
 
 def stacked(batches: Sequence[Any]) -> dict[str, Tensor]:

@@ -65,9 +65,9 @@ class Job:
             return (Job(self.after, self.seed),)
         return self.after or ()
 
-    def folder(self, out: Path) -> Path:
+    def folder(self, out: Path | str) -> Path:
         """Where it is kept."""
-        return out / f"seed-{self.seed}" / self.name
+        return Path(out) / f"seed-{self.seed}" / self.name
 
 
 def with_needs(jobs: Iterable[Job], among: Iterable[Job]) -> set[Job]:
@@ -123,12 +123,13 @@ def check_jobs(study: Study) -> None:
                 )
 
 
-def results(study: Study, out: Path) -> dict[Job, dict[str, Any]]:
+def results(study: Study, out: Path | str) -> dict[Job, dict[str, Any]]:
     """What the finished jobs of a study measured.
 
     Also those that it lists for another order of its seeds: controls are trained on the first of the seeds, and those
     that are finished stay when seeds are added.
     """
+    out = Path(out)
     jobs = list(study.jobs())
     listed, names = set(jobs), {job.name for job in jobs}
     for k, seed in enumerate(study.seeds):
@@ -139,17 +140,17 @@ def results(study: Study, out: Path) -> dict[Job, dict[str, Any]]:
     return {job: read_result(job.folder(out)) for job in jobs if _is_marked(job, out)}
 
 
-def _is_marked(job: Job, out: Path) -> bool:
+def _is_marked(job: Job, out: Path | str) -> bool:
     return (job.folder(out) / "done").exists()
 
 
-def read_result(folder: Path) -> dict[str, Any]:
+def read_result(folder: Path | str) -> dict[str, Any]:
     """What a finished job measured.
 
     Raises:
         ValueError: naming the file, if it is missing, damaged or not what the job left.
     """
-    path = folder / "result.json"
+    path = Path(folder) / "result.json"
     as_left(path)
     held = read_json(path)
     spent = held.get("cost") if isinstance(held, dict) else None
@@ -158,8 +159,9 @@ def read_result(folder: Path) -> dict[str, Any]:
     return held
 
 
-def as_left(path: Path) -> None:
+def as_left(path: Path | str) -> None:
     """Raises `ValueError` if a file of a finished job is not what the job left."""
+    path = Path(path)
     expected = _kept(path.parent).get(path.name)
     if expected is not None and path.is_file() and digest(read_bytes(path)) != expected:
         raise ToylabError(
@@ -168,7 +170,7 @@ def as_left(path: Path) -> None:
         )
 
 
-def is_done(job: Job, out: Path) -> bool:
+def is_done(job: Job, out: Path | str) -> bool:
     """Whether a job is finished and all that it left is still there."""
     folder = job.folder(out)
     # A file that others go on from may have been deleted, as it is told where one is damaged: then it is made again.
@@ -210,7 +212,7 @@ def settings_of(study: Study) -> dict[str, Any]:
     return json.loads(json.dumps(as_json(study, "settings", type(study))))
 
 
-def claim_folder(study: Study, name: str, out: Path) -> None:
+def claim_folder(study: Study, name: str, out: Path | str) -> None:
     """Write the settings of a run, or check that the folder holds a run of the same.
 
     Seeds may be added to a run, behind those that it has: the first ones train controls. Nothing else may change.
@@ -218,6 +220,7 @@ def claim_folder(study: Study, name: str, out: Path) -> None:
     Raises:
         ValueError: naming the first setting that differs.
     """
+    out = Path(out)
     path = out / "settings.json"
     settings = settings_of(study)
     if path.exists():
@@ -248,11 +251,12 @@ def claim_folder(study: Study, name: str, out: Path) -> None:
     )
 
 
-def refuse_others(out: Path, record: str, kind: str) -> None:
+def refuse_others(out: Path | str, record: str, kind: str) -> None:
     """Raises `ValueError` for a path that is a file, or a folder that holds something and not this record.
 
     The lock, and a record that a process was writing aside when it was killed, count as nothing.
     """
+    out = Path(out)
     if out.exists() and not out.is_dir():
         raise ToylabError(f"{out}: is not a folder; give another one with --out")
     nothing = re.compile(rf"\.lock|\.{re.escape(record)}\.\d+")  # see `toylab.files.write_bytes`
@@ -262,7 +266,7 @@ def refuse_others(out: Path, record: str, kind: str) -> None:
         raise ToylabError(f"{out}: is not empty and holds no {kind}; give another folder with --out")
 
 
-def read_settings(path: Path) -> dict[str, Any]:
+def read_settings(path: Path | str) -> dict[str, Any]:
     """What a run was made with.
 
     Raises:
@@ -281,7 +285,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     return held
 
 
-def save_model(path: Path, model: Transformer | EncoderDecoder) -> None:
+def save_model(path: Path | str, model: Transformer | EncoderDecoder) -> None:
     """Save weights with the shape they belong to."""
     sizes = {name: getattr(model, name) for name in _KINDS[type(model).__name__][2]}
     about = {"kind": type(model).__name__, "config": asdict(model.config), **sizes}
@@ -289,7 +293,7 @@ def save_model(path: Path, model: Transformer | EncoderDecoder) -> None:
     write_tensors(path, tensors, about)
 
 
-def load_model(path: Path) -> Any:
+def load_model(path: Path | str) -> Any:
     """A model from its file: a `Transformer` or an `EncoderDecoder`, as it was saved.
 
     Raises:
@@ -326,13 +330,14 @@ _KINDS: dict[str, tuple[type, Callable[[dict[str, Any]], Any], tuple[str, ...]]]
 """By name: the class, how its config comes back from JSON, and its sizes in the order of its arguments."""
 
 
-def write_metrics(path: Path, training: Training) -> None:
+def write_metrics(path: Path | str, training: Training) -> None:
     """The history of a training, one JSON object a line."""
-    write_text(path, "".join(json.dumps(as_json(entry, path.stem)) + "\n" for entry in training.history))
+    write_text(path, "".join(json.dumps(as_json(entry, Path(path).stem)) + "\n" for entry in training.history))
 
 
-def read_metrics(path: Path) -> History:
+def read_metrics(path: Path | str) -> History:
     """Raises `ValueError` naming the file if it is missing or damaged."""
+    path = Path(path)
     content = read_bytes(path)
     as_left(path)
     try:  # a metric may be undefined at a step, and is NaN there
@@ -342,7 +347,7 @@ def read_metrics(path: Path) -> History:
 
 
 def curves_of(
-    results: dict[Job, dict[str, Any]], out: Path, arm: str, file: str = "metrics.jsonl", metric: str = "accuracy"
+    results: dict[Job, dict[str, Any]], out: Path | str, arm: str, file: str = "metrics.jsonl", metric: str = "accuracy"
 ) -> dict[str, tuple[list[float | int], list[float | int]]]:
     """Steps and values of a metric, for every seed of an arm, from the histories that its jobs left."""
     kept = {job.seed: read_metrics(job.folder(out) / file) for job in results if job.name == arm}

@@ -111,7 +111,7 @@ def _paper(about: str) -> str:
     return f"{found[0]}." if found else told
 
 
-def finish_all(folder: Path, study: type | None = None) -> str:
+def finish_all(folder: Path | str, study: type | None = None) -> str:
     """Judge the runs in a folder, one a study; keep their pages and the scoreboard; return it as text.
 
     Args:
@@ -122,11 +122,11 @@ def finish_all(folder: Path, study: type | None = None) -> str:
     """
     standings, kept = _judged(folder, study)
     parts = [one.text(takes_colour(sys.stdout)) for one in standings]
-    where = f"\nScoreboard: {(folder / 'scoreboard.html').resolve()}" if kept else ""
+    where = f"\nScoreboard: {(Path(folder) / 'scoreboard.html').resolve()}" if kept else ""
     return "\n\n".join([*parts, summary(standings)]) + where
 
 
-def board(folder: Path, study: type | None = None) -> list[Standing]:
+def board(folder: Path | str, study: type | None = None) -> list[Standing]:
     """The standing of each study that has a run in a folder; pages and scoreboard are written beside.
 
     Of several runs of a study, the one with the most seeds counts; of those, the latest. One that cannot be judged,
@@ -138,9 +138,10 @@ def board(folder: Path, study: type | None = None) -> list[Standing]:
     return _judged(folder, study)[0]
 
 
-def _judged(folder: Path, study: type | None) -> tuple[list[Standing], bool]:
+def _judged(folder: Path | str, study: type | None) -> tuple[list[Standing], bool]:
     """The standings, and whether they could be written."""
     standings, told, kept = [], [], True
+    folder = Path(folder)
     for out in tqdm(_chosen(folder), desc="judging", unit="study", disable=None, leave=False):
         try:
             judged = judge(out, study if ":" in read_settings(out / "settings.json")["study"] else None)
@@ -178,7 +179,7 @@ def _chosen(folder: Path) -> list[Path]:
     return [max(held)[-1] for _, held in sorted(runs.items())]
 
 
-def read_board(path: Path) -> list[Standing]:
+def read_board(path: Path | str) -> list[Standing]:
     """A scoreboard from its file.
 
     Raises:

@@ -181,7 +181,7 @@ def vectors(model: Transformer, layers: Mapping[int, Float[Tensor, " width"]] | 
     return Steered(model, {layer: Vector(width, vector) for layer, vector in layers.items()})
 
 
-def save_steering(path: Path, steered: Steered) -> None:
+def save_steering(path: Path | str, steered: Steered) -> None:
     """Save the additions alone: a few hundred numbers."""
     about = {
         "steering": {
@@ -193,7 +193,7 @@ def save_steering(path: Path, steered: Steered) -> None:
     write_tensors(path, steered.additions.state_dict(), about)
 
 
-def load_steering(path: Path, model: Transformer) -> Steered:
+def load_steering(path: Path | str, model: Transformer) -> Steered:
     """A model steered by what was saved.
 
     Raises:

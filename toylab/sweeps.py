@@ -172,7 +172,7 @@ def _flat(held: Any, prefix: str = "") -> dict[str, Any]:
 
 def sweep(
     points: Iterable[Study],
-    out: Path,
+    out: Path | str,
     *,
     workers: int = 2,
     executor: Executor | None = None,
@@ -195,6 +195,7 @@ def sweep(
             refused their settings.
         JobsFailedError: if a job failed otherwise, after all others were done.
     """
+    out = Path(out)
     check_workers(workers)
     merged = _merged(points)
     for point in merged:
@@ -220,7 +221,7 @@ def _conclude(run: Run) -> None:
 
 
 def resume(
-    out: Path,
+    out: Path | str,
     *,
     study: type | None = None,
     workers: int = 2,
@@ -235,6 +236,7 @@ def resume(
     Raises:
         ValueError: for a folder that holds no sweep of this version, or one of another study; else as `sweep`.
     """
+    out = Path(out)
     path = out / "sweep.json"
     held = _read_sweep(path)
     kind = studies.of_folder(held["study"], out, study, "toylab sweep {study} --continue {folder}").STUDY

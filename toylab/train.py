@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from toylab.files import read_tensors, write_tensors
+from toylab.files import digest_of, read_tensors, refuse_unwritable, write_tensors
+from toylab.modes import evaluating, in_training
 from toylab.names import ToylabError, check_settings
-from toylab.optimizer import AdamW, as_one
+from toylab.optimizer import AdamW, Held, as_one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,38 +92,48 @@ def train(
     *,
     evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
     watched: str = "accuracy",
-    checkpoint: Path | None = None,
+    checkpoint: Path | str | None = None,
     progress: str | None = None,
     record: Callable[[nn.Module, int], None] | None = None,
 ) -> Training:
-    """Train a model in place.
+    """Train a model in place, in training mode; afterwards its modules have the modes they had before.
 
     Args:
         loss: from the model and a batch to a scalar.
         batch_at: the batch of a step, 0, 1, 2 ...: a pure function, so that training can resume at any step.
-        evaluate: measured before the first step, then every `config.evaluate_every` steps; gradients are off.
+        evaluate: measured before the first step, then every `config.evaluate_every` steps, in evaluation mode;
+            gradients are off.
         watched: the metric that `config.stop_at` speaks of.
         checkpoint: a file to continue from if it exists, and to keep up to date. A training that was interrupted
-            and continued ends with the same bits as one that was not.
+            and continued ends with the same bits as one that was not, also where it draws from torch's own generators
+            (dropout). The file belongs to one config and to one set of initial weights.
         progress: title of a progress bar; none is shown if it is not given.
-        record: called with the model and the step at every evaluation, to keep what a history cannot. After an
-            interruption it may be called for a step a second time.
+        record: called with the model and the step at every evaluation, in evaluation mode, to keep what a history
+            cannot. After an interruption it may be called for a step a second time.
 
     Raises:
         DivergedError: when the loss is not finite, with the step; the last good checkpoint stays.
-        ValueError: for a checkpoint that is damaged or belongs to another model; for a `stop_at` without its metric.
+        ToylabError: for a checkpoint that cannot be written, is damaged or belongs to another training; for a `stop_at`
+            without its metric, or a metric that is not finite; for a parameter that the loss does not depend on up to
+            the first evaluation, or that `evaluate`, `record`, `loss` or `batch_at` replace, convert or freeze.
     """
     state = Training()
+    path = None if checkpoint is None else Path(checkpoint)
+    if path is not None and not os.path.exists(path):
+        refuse_unwritable("checkpoint", path)
+    origin = None if path is None else _origin(model, config, watched)
 
     def measure(mean_loss: float) -> None:
         metrics = {}
-        if evaluate is not None:
-            model.eval()
-            with torch.no_grad():
-                metrics = evaluate(model)
-            model.train()
-        if record is not None:
-            record(model, state.step)
+        held.check()
+        with evaluating(model):
+            if evaluate is not None:
+                with torch.no_grad():
+                    metrics = {name: _finite(name, value, state.step) for name, value in evaluate(model).items()}
+            if record is not None:
+                record(model, state.step)
+        held.check()
+        held.attach()
         if config.stop_at is not None and watched not in metrics:
             raise ToylabError(
                 f"stop_at={config.stop_at}: watches {watched!r}, which evaluate= must measure; give it one"
@@ -133,13 +146,16 @@ def train(
                 state.cooling_since = state.step
 
     bar = tqdm(total=config.steps, desc=progress, disable=progress is None, unit="step")
-    with bar, as_one(p for p in model.parameters() if p.requires_grad) as (weights, gradient):
+    trained = [p for p in model.parameters() if p.requires_grad]
+    with bar, in_training(model), as_one(trained) as (weights, gradient), _Randomness(weights.device) as random:
+        held = Held(model, weights, gradient)
         optimizer = AdamW(weights, config.betas, config.weight_decay, config.clip)
-        if checkpoint is not None and checkpoint.exists():
-            state = _restore(checkpoint, model, optimizer)
+        if path is not None and path.exists():
+            state = _restore(path, model, optimizer, origin, random)
             bar.update(state.step)
         began = time.process_time() - state.cpu_seconds
         total = 0.0
+        unreached: list[str] = []
         if not state.step and not state.history:
             with torch.no_grad():
                 measure(float(loss(model, batch_at(0))))
@@ -147,23 +163,29 @@ def train(
             rate = learning_rate(config, state.step, state.cooling_since)
             value = loss(model, batch_at(state.step))
             if not math.isfinite(value.item()):
-                raise _diverged(f"loss={value.item()}", state.step, config, checkpoint)
-            gradient.zero_()
-            value.backward()
+                raise _diverged(f"loss={value.item()}", state.step, config, path)
+            unreached += held.backward(value, first=not state.step)
             norm = optimizer.step(gradient, rate)
             if not math.isfinite(norm):
-                raise _diverged(f"norm of the gradient={norm}", state.step, config, checkpoint)
+                raise _diverged(f"norm of the gradient={norm}", state.step, config, path)
             total += value.item()
             state.step += 1
             bar.update()
             if state.step % config.evaluate_every == 0 or _finished(config, state):
+                for name in unreached:
+                    if not optimizer.square[held.places[name]].any():  # where every gradient leaves a trace
+                        raise ToylabError(
+                            f"parameter {name!r}: the loss does not depend on it in the first {state.step} steps; "
+                            "use it, or leave it out of training with requires_grad_(False)"
+                        )
+                unreached = []
                 since = state.step - state.history[-1]["step"]
                 measure(total / since)
                 total = 0.0
                 state.cpu_seconds = time.process_time() - began
                 bar.set_postfix({name: f"{v:.3g}" for name, v in state.history[-1].items() if name != "step"})
-                if checkpoint is not None:
-                    _save(checkpoint, model, optimizer, state)
+                if path is not None:
+                    _save(path, model, optimizer, state, origin, random)
     return state
 
 
@@ -195,25 +217,92 @@ def _finished(config: TrainConfig, state: Training) -> bool:
     return state.step >= config.steps
 
 
-def _save(path: Path, model: nn.Module, optimizer: AdamW, state: Training) -> None:
+def _finite(name: str, value: Any, step: int) -> float | int:
+    """A metric as a number of Python's, which a checkpoint can hold."""
+    number = value.item() if hasattr(value, "item") else value
+    if not math.isfinite(number):
+        raise ToylabError(f"{name}={number}: evaluate= must measure finite numbers, at step {step}; leave it out there")
+    return number
+
+
+def _origin(model: nn.Module, config: TrainConfig, watched: str) -> dict[str, Any]:
+    """What a checkpoint belongs to: the settings of a training, and the weights that it starts from."""
+    settings = {**asdict(config), **({"watched": watched} if config.stop_at is not None else {})}
+    plain = json.loads(json.dumps(settings, default=lambda number: number.item()))  # of numpy
+    return {"settings": plain, "weights": digest_of(model.state_dict())}
+
+
+class _Randomness:
+    """The state of the generators that torch draws from without being given one: the CPU's, and that of a GPU in use.
+
+    One that was set for a training that goes on is as before in the end, if nothing was drawn.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.generators = {"random.cpu": torch.default_generator}
+        if device.type == "cuda":
+            self.generators["random.cuda"] = torch.cuda.default_generators[device.index]
+        self.before: dict[str, Tensor] = {}
+        self.resumed: dict[str, Tensor] = {}
+
+    def __enter__(self) -> _Randomness:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        now = self.states()
+        if all(torch.equal(now[name], state) for name, state in self.resumed.items()):
+            self._set(self.before)
+
+    def states(self) -> dict[str, Tensor]:
+        return {name: generator.get_state() for name, generator in self.generators.items()}
+
+    def resume(self, saved: dict[str, Tensor]) -> None:
+        self.before, self.resumed = self.states(), {name: saved[name] for name in self.generators if name in saved}
+        self._set(self.resumed)
+
+    def _set(self, states: dict[str, Tensor]) -> None:
+        for name, state in states.items():
+            self.generators[name].set_state(state)
+
+
+def _save(
+    path: Path, model: nn.Module, optimizer: AdamW, state: Training, origin: dict[str, Any], random: _Randomness
+) -> None:
     tensors = {f"model.{name}": tensor.clone() for name, tensor in model.state_dict().items()}  # some share memory
     tensors |= {"optimizer.mean": optimizer.mean, "optimizer.square": optimizer.square}
-    write_tensors(path, tensors, {**vars(state)})
+    write_tensors(path, tensors | random.states(), {**vars(state), "origin": origin})
 
 
-def _restore(path: Path, model: nn.Module, optimizer: AdamW) -> Training:
+def _restore(path: Path, model: nn.Module, optimizer: AdamW, origin: dict[str, Any], random: _Randomness) -> Training:
     tensors, about = read_tensors(path)
+    if not isinstance(about, dict) or "origin" not in about:
+        raise ToylabError(
+            f"{path}: is no checkpoint of this version of toylab; delete it, and the training starts anew"
+        )
     own = model.state_dict()
     saved = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
     if {n: t.shape for n, t in own.items()} != {n: t.shape for n, t in saved.items()}:
         raise ToylabError(
             f"{path}: holds a model of another shape; use the settings it was made with, or another folder"
         )
-    if "optimizer.mean" not in tensors:
-        raise ToylabError(f"{path}: was written by an older version of toylab; delete it, and the job starts anew")
+    begun = about.pop("origin")
+    before, now = begun["settings"], origin["settings"]
+    others = [
+        f"{name}={before.get(name)} (now {now.get(name)})"
+        for name in {**before, **now}
+        if before.get(name) != now.get(name)
+    ]
+    if begun["weights"] != origin["weights"]:
+        others.append("other initial weights (of another seed, or already trained)")
+    if others:
+        raise ToylabError(
+            f"{path}: belongs to a training with {', '.join(others)}; go on with that model and those settings, give "
+            "another file, or delete this one to start anew"
+        )
     model.load_state_dict(saved)
-    state = Training(**about)
+    random.resume(tensors)
     optimizer.mean.copy_(tensors["optimizer.mean"])
     optimizer.square.copy_(tensors["optimizer.square"])
+    state = Training(**about)
     optimizer.steps = state.step
     return state

@@ -229,17 +229,17 @@ def as_json(found: Sequence[Comparison]) -> list[dict[str, Any]]:
     return [{**asdict(one), "met": one.met} for one in found]
 
 
-def keep(folder: Path, found: Sequence[Comparison], about: Mapping[str, Any]) -> Path:
+def keep(folder: Path | str, found: Sequence[Comparison], about: Mapping[str, Any]) -> Path:
     """Store what was found with date and machine; returns the file."""
     name = str(about["date"]).replace(":", "").replace("+0000", "")
-    path = folder / f"{name}.json"
+    path = Path(folder) / f"{name}.json"
     write_json(path, {**about, "found": as_json(found)})
     return path
 
 
-def before(folder: Path, about: Mapping[str, Any]) -> dict[str, float]:
+def before(folder: Path | str, about: Mapping[str, Any]) -> dict[str, float]:
     """By work and peer, ratios of the latest bench that is stored there from the same processor."""
-    for path in sorted(folder.glob("*.json"), reverse=True):
+    for path in sorted(Path(folder).glob("*.json"), reverse=True):
         held = read_json(path)
         if "found" in held and held["processor"] == about["processor"]:
             return {key(one["work"], one["peers"]): one["ratio"] for one in held["found"]}

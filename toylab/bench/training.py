@@ -16,7 +16,7 @@ from toylab.batches import next_token_loss, pack, pad
 from toylab.bench import Comparison, against, interleaved, matmul_limit
 from toylab.bench.peers import LENS, TORCH, Loss, models, next_token, shape, tokens, trainer
 from toylab.model import ModelConfig, Transformer
-from toylab.optimizer import AdamW, as_one
+from toylab.optimizer import AdamW, Held, as_one
 
 SHAPES = ((32, 34), (64, 66), (128, 66))
 """Width, and positions a row."""
@@ -40,11 +40,10 @@ def steps(device: str, rows: int = 64, rounds: int = 15) -> Iterator[Comparison]
 def ours_as_one(model: nn.Module) -> Iterator[Callable[[Loss], None]]:
     """The step of `toylab.train`."""
     with as_one(p for p in model.parameters() if p.requires_grad) as (weights, gradient):
-        optimizer = AdamW(weights, clip=1.0)
+        optimizer, held = AdamW(weights, clip=1.0), Held(model, weights, gradient)
 
         def step(loss: Loss) -> None:
-            gradient.zero_()
-            loss().backward()
+            held.backward(loss())
             optimizer.step(gradient, 1e-3)
 
         yield step
