@@ -21,7 +21,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Bool, Int
 
-from tasks.base import IGNORE, SPLITS, Batch, Split, decode, split_of, stream
+from tasks.base import IGNORE, SPLITS, Batch, Split, check_draw, decode, split_of, stream
 from toylab.names import ToylabError
 
 PATIENCE = 200
@@ -139,6 +139,7 @@ class Reasoning:
         Raises:
             ValueError: for a space of prompts too small for every split to have some.
         """
+        check_draw(rows, split)
         kept, found = [], 0
         for _ in range(PATIENCE):
             digits = rng.integers(self.p, size=(rows + rows // 2 + 8, self.length + 1))

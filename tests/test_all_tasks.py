@@ -4,6 +4,7 @@ A new task is tested by its line in `tasks.TASKS`. Each mutant at the end breaks
 """
 
 import dataclasses
+import inspect
 import re
 import time
 
@@ -22,6 +23,7 @@ from tasks import (
     IteratedMap,
     ModularSum,
     Parity,
+    Polynomial,
     Reasoning,
     Task,
     TaskConcept,
@@ -34,6 +36,7 @@ from tasks import (
 )
 from tasks import conformance as laws
 from tasks.strategies import batches, instances, prompts, seeds
+from toylab.names import ToylabError
 
 every_task = pytest.mark.parametrize("kind", TASKS, ids=lambda kind: kind.__name__)
 some = settings(max_examples=12)
@@ -85,6 +88,67 @@ def test_fields_are_the_identity_of_a_task(kind, data):
     task, other = data.draw(instances(kind)), data.draw(instances(kind))
     assert isinstance(task, Task)
     assert (task == other) == (dataclasses.asdict(task) == dataclasses.asdict(other))
+
+
+TINY = st.one_of(
+    st.builds(
+        lambda low, more, fewest, extra, p: ContextualCounting(
+            length=(low + 2 * extra, low + 2 * extra + more), regions=(fewest, fewest + extra), p=p
+        ),
+        *(st.integers(4, 7), st.integers(0, 5), st.integers(1, 2), st.integers(0, 1)),
+        st.sampled_from((0, 0.01, 0.5, 1)),
+    ),
+    st.builds(
+        lambda fewest, more, keys, values: AssociativeRecall(
+            pairs=(fewest, fewest + more), keys=max(keys, fewest + more), values=values
+        ),
+        *(st.integers(1, 2), st.integers(0, 2), st.integers(2, 4), st.integers(2, 4)),
+    ),
+    st.builds(
+        lambda low, more, p, zero: Polynomial(lengths=(low, low + more), p=p, zero_input=zero),
+        *(st.integers(1, 4), st.integers(0, 2), st.sampled_from((2, 3, 5)), st.booleans()),
+    ),
+    st.builds(lambda length, flag: Reasoning(p=3, length=length, flag=flag), st.integers(2, 3), st.booleans()),
+    st.builds(
+        lambda nodes, mixed, seed: TaskConcept(letters=6, alternatives=1, nodes=nodes, mixed=mixed, seed=seed),
+        *(st.integers(1, 2), st.integers(1, 2), seeds),
+    ),
+)
+
+
+@settings(max_examples=40)
+@given(TINY, st.sampled_from(SPLITS), seeds)
+def test_a_split_is_empty_at_every_seed_or_at_none(task, split, seed):
+    found = set()
+    for number in range(12):
+        try:
+            batch = task.sample(stream(seed, number), (1, 40)[number % 2], split)
+        except ToylabError as error:
+            found.add(str(error))
+        else:
+            found.add("drawn")
+            assert {SPLITS[one] for one in split_of_rows(task, batch)} == {split}
+    assert len(found) == 1
+
+
+def split_of_rows(task, batch):
+    """The split of each row, from the part of its prompt that decides it."""
+    for prompt in laws.prompts_of(batch):
+        key = prompt[:-1] if isinstance(task, AssociativeRecall) else prompt
+        if isinstance(task, ContextualCounting):
+            key = prompt[task.begin : -1]
+        if isinstance(task, IteratedMap):
+            key = prompt[1:-1]
+        yield split_of(np.array([key])).item()
+
+
+@every_task
+def test_a_split_that_is_none_and_a_negative_number_of_rows_are_refused(kind):
+    sample = inspect.unwrap(getattr(kind, "prompts", kind.sample))  # types are checked before it could
+    with pytest.raises(ToylabError, match="there is no split 'valid'; did you mean validation"):
+        sample(kind(), stream(0), 3, "valid")
+    with pytest.raises(ToylabError, match="rows=-1: must be at least 0"):
+        sample(kind(), stream(0), -1)
 
 
 @every_task
