@@ -120,11 +120,12 @@ TINY = st.one_of(
 @given(TINY, st.sampled_from(SPLITS), seeds)
 def test_a_split_is_empty_at_every_seed_or_at_none(task, split, seed):
     found = set()
-    for number in range(12):
+    for number in range(6):
         try:
             batch = task.sample(stream(seed, number), (1, 40)[number % 2], split)
         except ToylabError as error:
-            found.add(str(error))
+            assert "holds no" in str(error) or "too few" in str(error)
+            found.add("empty")
         else:
             found.add("drawn")
             assert {SPLITS[one] for one in split_of_rows(task, batch)} == {split}
