@@ -1,7 +1,8 @@
 """Does a head read where the algorithm would? Scores of attention patterns against links, and a detector built on them.
 
 A link is an edge (row, query, key): at `query`, an ideal algorithm needs what stands at `key`. All scores take one
-pattern, (batch, head, query, key) with rows that sum to one, and give one number a head.
+pattern, (batch, head, query, key) with rows that sum to one, and give one number a head. NaN and infinity in it raise
+`ValueError`.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
+from probes.checks import as_whole, at_least, finite
 from toylab.names import ToylabError
 
-Links = Int[np.ndarray, "link 3"] | Int[Tensor, "link 3"]
+Links = Integer[np.ndarray, "link 3"] | Integer[Tensor, "link 3"]
 Pattern = Float[Tensor, "batch head query key"]
 
 
@@ -26,6 +28,7 @@ def mass_by_query(pattern: Pattern, links: Links) -> Float[Tensor, "linked head"
     Raises:
         ValueError: if there is no link, or one points outside the pattern.
     """
+    finite(pattern=pattern)
     row, query, key = edges_within(pattern, links).unbind(dim=1)
     _, group = torch.unique(row * pattern.shape[2] + query, return_inverse=True)
     total = pattern.new_zeros(int(group.max()) + 1, pattern.shape[1])
@@ -38,7 +41,7 @@ def edges_within(pattern: Pattern, links: Links) -> Int[Tensor, "link 3"]:
     Raises:
         ValueError: if there is none, or one points outside the pattern.
     """
-    edges = torch.as_tensor(links, device=pattern.device)
+    edges = as_whole("links", links).to(pattern.device)
     if not len(edges):
         raise ToylabError(_NO_LINKS)
     batch, _, queries, keys = pattern.shape
@@ -65,6 +68,7 @@ def peakiness(pattern: Pattern, links: Links, threshold: float = 0.5) -> Float[T
 
     With threshold .5 this is the score of Cabannes et al. 2024 (`peaky_thres` in their code).
     """
+    finite(threshold=threshold)
     return (mass_by_query(pattern, links) > threshold).to(pattern.dtype).mean(dim=0)
 
 
@@ -75,10 +79,11 @@ def invariance(pattern: Pattern, links: Links, threshold: float = 0.5) -> Float[
     (fewer than half of the queries above `threshold`): a head that never looks there does not vary either.
 
     Raises:
-        ValueError: if the rows have different links.
+        ValueError: if the rows have different links, or for a single row, which has no spread.
     """
     mass = mass_by_query(pattern, links)
     batch = pattern.shape[0]
+    at_least(2, rows=batch)
     edges = np.asarray(torch.as_tensor(links).cpu())
     per_row = [{(q, k) for _, q, k in edges[edges[:, 0] == row].tolist()} for row in range(batch)]
     if any(one != per_row[0] for one in per_row):
@@ -90,7 +95,7 @@ def invariance(pattern: Pattern, links: Links, threshold: float = 0.5) -> Float[
 
 def uniform_mass(links: Links) -> float:
     """The `link_mass` of a head that attends evenly to everything up to its own position: the chance level."""
-    edges = np.asarray(torch.as_tensor(links).cpu())
+    edges = as_whole("links", links, least=0).cpu().numpy()
     if not len(edges):
         raise ToylabError(_NO_LINKS)
     _, first, keys = np.unique(edges[:, :2], axis=0, return_index=True, return_counts=True)
@@ -157,17 +162,21 @@ def find_iteration_head(
         links: by input length, the links "carry", "stop" and "end of input".
 
     Raises:
-        ValueError: for fewer than two lengths, or lengths that differ between the two arguments.
+        ValueError: for fewer than two lengths, lengths that differ between the two arguments, or NaN in a pattern.
     """
     if set(patterns) != set(links) or len(patterns) < 2:
         raise ToylabError(
             f"lengths={sorted(patterns)}: give patterns and links for the same lengths, at least two of them; with "
             "one length an iteration head cannot be told from a head that looks a fixed distance back"
         )
+    if len(layers := {len(held) for held in patterns.values()}) > 1 or 0 in layers:
+        raise ToylabError(f"patterns: of {sorted(layers)} layers; give as many for every length, at least one")
+    finite(patterns=patterns, carry_bar=carry_bar, stop_bar=stop_bar, end_of_input_bar=end_of_input_bar)
 
     def scores(score, name: str) -> Float[Tensor, "layer head"]:
         by_length = [torch.stack([score(p, links[n][name]) for p in layers]) for n, layers in patterns.items()]
-        return torch.stack(by_length).mean(dim=0)
+        mean = torch.stack(by_length).mean(dim=0)
+        return mean.to(torch.promote_types(mean.dtype, torch.float32))  # numpy knows no bfloat16
 
     carry, stop, end = scores(peakiness, "carry"), scores(peakiness, "stop"), scores(link_mass, "end of input")
     bars = {"carry": carry_bar, "stop": stop_bar, "end_of_input": end_of_input_bar}

@@ -5,7 +5,7 @@ of its attention on the n tokens, where K is the weight of the bias in units of 
 as long as K stays what it was: what the bias is decides what the model does elsewhere.
 
 Patterns are those of one head, (batch, query, key): a query asks for one count. Classes of keys are masks of the same
-shape that exclude each other, by name.
+shape that exclude each other, by name. Everywhere, NaN and infinity raise `ValueError`.
 """
 
 from __future__ import annotations
@@ -15,26 +15,31 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 
+from probes.checks import as_many, as_mask, as_whole, finite, some
 from probes.hooks import Edit
 from toylab.names import ToylabError
 
 Pattern = Float[Tensor, "batch query key"]
-Classes = Mapping[str, Bool[Tensor, "batch query key"]]
+Mask = Bool[Tensor, "batch query key"] | Integer[Tensor, "batch query key"]
+"""Booleans, or integers 0 and 1."""
+Classes = Mapping[str, Mask]
 
 
-def block_keys(mask: Bool[Tensor, "batch query key"]) -> Edit:
+def block_keys(mask: Mask) -> Edit:
     """For a point `scores`, (batch, head, query, key): these keys get no attention; the rest share it.
 
     The pattern is not merely zeroed: attention still sums to one, so a head that needs the class cannot pass unnoticed.
-    A query whose keys are all blocked is left as it is.
+    A query that would be left without a key that it sees is left as it is.
     """
+    chosen = as_mask("mask", mask)[:, None]
 
     def block(scores: Tensor) -> Tensor:
-        blocked = mask & ~mask.all(dim=-1, keepdim=True)
-        return scores.masked_fill(blocked[:, None], -torch.inf)
+        blocked = chosen.to(scores.device)
+        seen = scores > torch.finfo(scores.dtype).min / 2  # models hide keys by -inf or by the lowest number
+        return scores.masked_fill(blocked & (seen & ~blocked).any(dim=-1, keepdim=True), -torch.inf)
 
     return block
 
@@ -45,6 +50,10 @@ def mass_by_class(pattern: Pattern, classes: Classes) -> dict[str, Float[Tensor,
     Raises:
         ValueError: if the classes overlap or leave out a key that gets attention: then the masses would not sum to one.
     """
+    finite(pattern=pattern)
+    if not classes:
+        raise ToylabError("classes: none were given; each key must be in one")
+    classes = {name: as_mask(f"classes[{name!r}]", mask) for name, mask in classes.items()}
     held = sum(mask.to(pattern.dtype) for mask in classes.values())
     if bool((held > 1).any()):
         raise ToylabError(f"classes: {', '.join(classes)} overlap; each key must be in one")
@@ -59,7 +68,8 @@ class Saturation:
 
     Attributes:
         k: the weight of the bias, in units of one counted token.
-        r2: the share of the variance of the mass that the curve explains, over single sequences.
+        r2: the share of the variance of the mass that the curve explains, over single sequences; -inf where the mass
+            does not vary.
     """
 
     k: float
@@ -70,8 +80,12 @@ def fit_saturation(mass: Float[Tensor, " sample"], counts: Int[Tensor, " sample"
     """The K for which n / (n + K) is nearest to the mass on n counted tokens, in least squares (K from e^-9 to e^15).
 
     Raises:
-        ValueError: if all counts are equal: any mass then fits some K.
+        ValueError: if all counts are equal: any mass then fits some K; for counts below 0 or that are not whole.
     """
+    some(mass=mass)
+    as_many(mass=mass, counts=counts)
+    finite(mass=mass)
+    counts = as_whole("counts", counts, least=0)
     if int(counts.min()) == int(counts.max()):
         raise ToylabError(f"counts: are all {int(counts.min())}; a curve needs at least two different ones")
     n, m = counts.double(), mass.double()
@@ -85,7 +99,7 @@ def fit_saturation(mass: Float[Tensor, " sample"], counts: Int[Tensor, " sample"
         best, cell = float(grid[loss(grid).argmin()]), (high - low) / 40
         low, high = max(best - cell, -9.0), min(best + cell, 15.0)
     residual = float(loss(torch.tensor([best], dtype=torch.double)))
-    total = float((m - m.mean()).square().sum())
+    total = 0.0 if bool((m == m[0]).all()) else float((m - m.mean()).square().sum())
     return Saturation(math.exp(best), 1 - residual / total if total > 0 else -torch.inf)
 
 
@@ -118,6 +132,8 @@ def name_bias(masses: Mapping[str, Float[Tensor, " sample"]], counted: str, bar:
         raise ToylabError(
             f"masses: have the class {counted!r} alone; give the others too, among which the bias is sought"
         )
+    some(masses=masses)
+    finite(masses=masses, bar=bar)
     mean = {name: float(mass.mean()) for name, mass in masses.items() if name != counted}
     total = sum(mean.values())
     shares = {name: value / total if total else 0.0 for name, value in mean.items()}
@@ -145,6 +161,7 @@ def name_circuit(
         floor: accuracy of the best constant answer; "knows nothing" means at most `slack` above it.
         solved: accuracy from which the question makes sense. "Right" means four fifths of the unedited accuracy.
     """
+    finite(accuracy=accuracy, blocked=blocked, floor=floor, solved=solved, slack=slack)
     if accuracy < solved:
         return "unsolved"
     lost = {name: value <= floor + slack for name, value in blocked.items()}
@@ -162,9 +179,11 @@ def through_origin(predicted: Tensor, counts: Int[Tensor, " sample"]) -> float:
     """The slope of predictions against true counts, of the line through the origin: 1 if they agree.
 
     Raises:
-        ValueError: if no count is above 0.
+        ValueError: if no count is above 0, or one is below.
     """
-    n = counts.double()
+    as_many(predicted=predicted, counts=counts)
+    finite(predicted=predicted)
+    n = as_whole("counts", counts, least=0).double()
     if not bool((n > 0).any()):
         raise ToylabError("counts: are all 0; a slope needs some above")
     return float((predicted.double() * n).sum() / n.square().sum())
@@ -178,8 +197,17 @@ def predicted_slope(shares: Mapping[str, float], growth: Mapping[str, float]) ->
     Args:
         shares: of each class, from `name_bias`.
         growth: by class, how many times as many of its tokens there are now; 1 for those not named.
+
+    Raises:
+        ValueError: if nothing is left to compare with: K' is 0.
     """
-    return 1 / sum(share * growth.get(name, 1.0) for name, share in shares.items())
+    finite(shares=shares, growth=growth)
+    grown = sum(share * growth.get(name, 1.0) for name, share in shares.items())
+    if not grown:
+        raise ToylabError(
+            "shares, growth: no class is left to compare with, so there is no slope; leave this label out"
+        )
+    return 1 / grown
 
 
 @dataclass(frozen=True)
@@ -209,7 +237,14 @@ def class_readout(
             are used, their masses scaled to sum to one. Where none of them gets attention, the bias is all there is.
         bias: of the output head.
         logits: of the model.
+
+    Raises:
+        ValueError: without a value, or for a value of a class that has no mass.
     """
+    if not values or not set(values) <= set(masses):
+        raise ToylabError(f"values: are of the classes {sorted(values)}; give some of {sorted(masses)}")
+    some(logits=logits)
+    finite(masses=masses, values=values, bias=bias, logits=logits)
     total = sum(masses[name] for name in values)
     total = torch.where(total > 0, total, 1.0)
     rebuilt = bias + sum((masses[name] / total)[:, None] * value for name, value in values.items())

@@ -6,21 +6,25 @@ a pattern with `*` over the points: `blocks.*.attn.pattern`.
 
 A model that was not written to be looked into may say where its points lie: in an attribute `taps`, from names to
 `Tap`, and in `hidden`, from names to the reason why there is none (`toylab.interop.adopt` writes both).
+
+An edit acts or raises: a point that an edit matches and that the model then does not visit is an error. Modules with a
+faster route around a point ask `has_hooks` and take the route that visits it.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
-from toylab.names import ToylabError
+from toylab.names import ToylabError, check_settings
 
 Edit = Callable[[Tensor], Tensor]
 
@@ -42,6 +46,9 @@ class Tap:
     columns: tuple[int, int] | None = None
     heads: int | None = None
     read_only: str = ""
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
     def shown(self, x: Tensor) -> Tensor:
         """The point as its name promises it."""
@@ -67,8 +74,29 @@ def points(model: nn.Module) -> tuple[str, ...]:
     return tuple(name for name, module in model.named_modules() if name and _is_point(module))
 
 
+class Seen(dict[str, Tensor | list[Tensor]]):
+    """What `watch` recorded: from the name of a point to the tensor of the latest call, or to the list of all calls.
+
+    Attributes:
+        matched: every point that the names stand for, visited or not.
+    """
+
+    def __init__(self, matched: Iterable[str]) -> None:
+        super().__init__()
+        self.matched = tuple(matched)
+
+    @property
+    def unvisited(self) -> tuple[str, ...]:
+        """The points that were matched and not visited."""
+        return tuple(name for name in self.matched if name not in self)
+
+    def __missing__(self, name: str) -> None:
+        why = "was watched and not visited by what ran" if name in self.matched else "was not watched"
+        raise ToylabError(f"{name!r} {why}; recorded are {', '.join(self) or 'no points'}")
+
+
 @contextmanager
-def watch(model: nn.Module, *names: str, every_call: bool = False) -> Iterator[dict[str, Tensor | list[Tensor]]]:
+def watch(model: nn.Module, *names: str, every_call: bool = False) -> Iterator[Seen]:
     """Record what passes the named points: yields a dict from name to the tensor of the latest call.
 
         with watch(model, "blocks.*.attn.pattern") as seen:
@@ -76,13 +104,14 @@ def watch(model: nn.Module, *names: str, every_call: bool = False) -> Iterator[d
         seen["blocks.1.attn.pattern"]  # (batch, head, query, key)
 
     Nothing is copied or detached: no bit of the output changes, and gradients flow through what was recorded. With
-    `every_call` each entry is the list of all calls, as `generate` makes them. Only the handles set here are removed.
+    `every_call` each entry is the list of all calls, as `generate` makes them. Points that were matched and not visited
+    are in `seen.unvisited`. Only the handles set here are removed.
 
     Raises:
-        ValueError: for a name that matches nothing, with the nearest points.
+        ValueError: for a name that matches nothing, with the nearest points; for a compiled model.
         TypeError: where a watched module returns something other than one tensor.
     """
-    seen: dict[str, Tensor | list[Tensor]] = {}
+    seen = Seen(dict.fromkeys(name for pattern in names for name in resolve(model, pattern)))
 
     def record(name: str) -> Visit:
         def visit(value: Tensor) -> None:
@@ -93,7 +122,7 @@ def watch(model: nn.Module, *names: str, every_call: bool = False) -> Iterator[d
 
         return visit
 
-    with _hooked(model, {name: record(name) for pattern in names for name in resolve(model, pattern)}):
+    with placed(model, {name: record(name) for name in seen.matched}):
         yield seen
 
 
@@ -105,18 +134,22 @@ def edit(model: nn.Module, edits: Mapping[str, Edit]) -> Iterator[None]:
             model(tokens)
 
     A name may hold `*`; the function is then applied at every match. Edits nest: an inner one sees what an outer one
-    made at the same point. Only the handles set here are removed, also when the block raises.
+    made at the same point. The function is given a copy, into which it may write. Only the handles set here are
+    removed, also when the block raises.
 
     Raises:
         ValueError: for a name that matches nothing, with the nearest points; for two that match one point, since
-            their order would be unclear; for a point that can only be watched; while the model runs, for an edit that
-            changes the shape, with both shapes.
+            their order would be unclear; for a point that can only be watched; for a compiled model; while the model
+            runs, for an edit that changes the shape, with both shapes; at the end of a block in which the model ran,
+            for a point that it did not visit.
         TypeError: where an edited module, or the edit, returns something other than one tensor.
     """
+    visited: set[str] = set()
 
     def replace(name: str, function: Edit) -> Visit:
         def visit(value: Tensor) -> Tensor:
-            edited = function(value)
+            visited.add(name)
+            edited = function(value.clone())  # an edit in place must not reach what was recorded before this point
             _check_tensor(f"edit of {name}", edited)
             if edited.shape != value.shape:
                 raise ToylabError(
@@ -135,13 +168,26 @@ def edit(model: nn.Module, edits: Mapping[str, Edit]) -> Iterator[None]:
             if why := tap(model, name).read_only:
                 raise ToylabError(f"{name!r} can be watched here and not edited: {why}")
             hooks[name] = replace(name, function)
-    with _hooked(model, hooks):
+    if not hooks:
         yield
+        return
+    runs: list[bool] = []
+    handle = model.register_forward_hook(_Hook(lambda *_: runs.append(True)))
+    try:
+        with placed(model, hooks):
+            yield
+    finally:
+        handle.remove()
+    if runs and (missed := [name for name in hooks if name not in visited]):
+        raise ToylabError(
+            f"edit of {', '.join(missed)}: the model ran and did not visit this point, so nothing was edited there; "
+            "watch(...).unvisited lists such points"
+        )
 
 
 def resolve(model: nn.Module, pattern: str) -> list[str]:
     """The points or other modules that a name or pattern stands for."""
-    taps, hidden = _taps(model), getattr(model, "hidden", {})
+    taps = _taps(model)
     if pattern in taps:
         return [pattern]
     if pattern and not taps:
@@ -151,7 +197,7 @@ def resolve(model: nn.Module, pattern: str) -> list[str]:
     known = points(model) or tuple(name for name, _ in model.named_modules() if name)
     found = [name for name in known if fnmatchcase(name, pattern)]
     if not found:
-        for name, why in hidden.items():
+        for name, why in _table(model, "hidden", str).items():
             if fnmatchcase(name, pattern):
                 raise ToylabError(f"{name!r} cannot be seen here: {why}")
         near = difflib.get_close_matches(pattern, known, n=3, cutoff=0.3) or known[:3]
@@ -169,20 +215,76 @@ Visit = Callable[[Tensor], Tensor | None]
 
 
 @contextmanager
-def _hooked(model: nn.Module, visits: Mapping[str, Visit]) -> Iterator[None]:
+def placed(model: nn.Module, visits: Mapping[str, Visit], inputs: bool = False) -> Iterator[None]:
+    """Visit what passes the named points, or with `inputs` what enters these modules, for the length of a block.
+
+    Raises:
+        ValueError: for a compiled model, whose graph no hook reaches.
+    """
     handles = []
     try:
         for name, visit in visits.items():
-            place = tap(model, name)
-            module = model.get_submodule(place.module)
+            place = Tap(tap(model, name).module, "input") if inputs else tap(model, name)
+            module = _uncompiled(model, place.module)
             if place.part == "input":
-                handles.append(module.register_forward_pre_hook(_entering(name, place, visit)))
+                handles.append(module.register_forward_pre_hook(_Hook(_entering(name, place, visit))))
             else:
-                handles.append(module.register_forward_hook(_leaving(name, place, visit)))
+                handles.append(module.register_forward_hook(_Hook(_leaving(name, place, visit))))
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+class _Hook:
+    """A hook that copies of its module do not keep, be they made by `deepcopy` or by pickle."""
+
+    def __init__(self, call: Callable) -> None:
+        self._call = call
+
+    def __call__(self, *arguments: object) -> object:
+        return self._call(*arguments)
+
+    def __deepcopy__(self, memo: object) -> Callable:
+        return _no_hook
+
+    def __reduce__(self) -> tuple:
+        return _unpickled, ()
+
+
+def _no_hook(*_: object) -> None:
+    return None
+
+
+def _unpickled() -> Callable:
+    return _no_hook
+
+
+def has_hooks(*modules: nn.Module) -> bool:
+    """Whether anything listens to one of these modules: a watch, an edit, or any other hook of PyTorch."""
+    for module in modules:
+        for hooks in (
+            module._forward_hooks,
+            module._forward_pre_hooks,
+            module._backward_hooks,
+            module._backward_pre_hooks,
+        ):
+            if hooks and any(hook is not _no_hook for hook in hooks.values()):
+                return True
+    return bool(_has_any_global_hook())  # its own answer may be an empty dictionary
+
+
+def _uncompiled(model: nn.Module, path: str) -> nn.Module:
+    """The module at a path, none of whose parents is compiled."""
+    module = model
+    for step in ("", *path.split(".")):
+        module = getattr(module, step) if step else module
+        if module._compiled_call_impl is not None or type(module).__name__ == "OptimizedModule":
+            raise ToylabError(
+                f"model={type(module).__name__}: is compiled, and its graph passes hooks by; watch or edit the model "
+                "that was not compiled"
+            )
+    return module
 
 
 def _leaving(name: str, place: Tap, visit: Visit) -> Callable:
@@ -223,7 +325,13 @@ def _visited(name: str, place: Tap, visit: Visit, value: object) -> Tensor | Non
 
 
 def _taps(model: nn.Module) -> Mapping[str, Tap]:
-    return getattr(model, "taps", {})
+    return _table(model, "taps", Tap)
+
+
+def _table(model: nn.Module, attribute: str, kind: type) -> Mapping[str, Any]:
+    """What a model says of its points; an attribute of that name that holds something else is its own affair."""
+    held = getattr(model, attribute, None)
+    return held if isinstance(held, Mapping) and all(isinstance(one, kind) for one in held.values()) else {}
 
 
 def _is_point(module: nn.Module) -> bool:

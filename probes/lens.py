@@ -2,13 +2,19 @@
 
 Everything here takes the *rows* of the unembedding with the gain of the final norm folded in: what each token reads
 from the normalised stream. A lens that leaves the gain out looks at other directions than the model does.
+
+A vector of no length has no cosine and counts as 0. NaN and infinity raise `ValueError`.
 """
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
+
+from probes.checks import finite, no_nan
+from toylab.names import ToylabError
 
 
 def token_cosines(
@@ -16,11 +22,13 @@ def token_cosines(
 ) -> Float[Tensor, "*shape vocab"]:
     """The logit lens: cosine of a direction with each token's row. Give a trained vector for the raw lens, or the mean
     difference of the last layer's stream between two runs for the difference lens."""
-    return F.normalize(direction, dim=-1) @ F.normalize(rows, dim=-1).T
+    finite(direction=direction, rows=rows)
+    return _unit(direction) @ _unit(rows).T
 
 
 def ranks(scores: Float[Tensor, "*shape vocab"]) -> Int[Tensor, "*shape vocab"]:
-    """The rank of each token, 1 for the largest score; of equal ones the first comes first."""
+    """The rank of each token, 1 for the largest score, infinities included; of equal ones the first comes first."""
+    no_nan(scores=scores)
     order = scores.argsort(dim=-1, descending=True, stable=True)
     return order.argsort(dim=-1) + 1
 
@@ -30,7 +38,8 @@ def against(
 ) -> Float[Tensor, "*shape"]:
     """Cosine of a direction with the difference of two rows. Only against the token that would come instead does a lens
     say what changes: rows of tokens that never occur move along with either."""
-    return F.normalize(direction, dim=-1) @ F.normalize(rows[token] - rows[competitor], dim=0)
+    finite(direction=direction, rows=rows)
+    return _unit(direction) @ _unit(rows[token] - rows[competitor])
 
 
 def logit_attribution(
@@ -47,9 +56,20 @@ def logit_attribution(
         parts: what the embedding and every attention and MLP wrote; their sum is the stream.
         centred: for a LayerNorm, which takes the mean away; False for one that only scales.
         eps: of the norm.
+
+    Raises:
+        ValueError: for a stream of no length without an `eps`.
     """
+    finite(parts=parts, rows=rows, eps=eps)
     stream = parts.sum(dim=0)
     if centred:
         parts, stream = (x - x.mean(dim=-1, keepdim=True) for x in (parts, stream))
     scale = (stream.square().mean(dim=-1, keepdim=True) + eps).sqrt()
+    if not bool((scale > 0).all()):
+        raise ToylabError(f"eps={eps}: the stream of some case has no length to divide by; give the eps of the norm")
     return (parts / scale) @ rows.T
+
+
+def _unit(x: Float[Tensor, "*shape width"]) -> Float[Tensor, "*shape width"]:
+    """At length 1, however short; 0 where there is no length."""
+    return F.normalize(x, dim=-1, eps=torch.finfo(x.dtype).tiny)

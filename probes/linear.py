@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 from torch.nn import functional as F
 
+from probes.checks import as_many, as_whole, finite
 from toylab.names import ToylabError
 
 
@@ -30,8 +31,8 @@ class ProbeScore:
 
 def linear_probe(
     features: Float[Tensor, "token feature"],
-    labels: Int[Tensor, " token"],
-    groups: Int[Tensor, " token"],
+    labels: Integer[Tensor | np.ndarray, " token"] | Bool[Tensor | np.ndarray, " token"],
+    groups: Integer[Tensor | np.ndarray, " token"],
     rng: np.random.Generator,
     *,
     ridge: float = 1e-4,
@@ -48,18 +49,21 @@ def linear_probe(
         steps: of L-BFGS.
 
     Raises:
-        ValueError: for arrays of different lengths, or fewer than two groups.
+        ValueError: for arrays of different lengths, fewer than two groups, labels below 0, NaN or infinity.
     """
-    if not len(features) == len(labels) == len(groups):
-        raise ToylabError(f"features={len(features)}, labels={len(labels)}, groups={len(groups)}: must be as many each")
-    names = np.unique(groups.cpu().numpy())
+    as_many(features=features, labels=labels, groups=groups)
+    finite(features=features, ridge=ridge)
+    labels = as_whole("labels", labels, least=0).to(features.device)
+    groups = as_whole("groups", groups).cpu().numpy()
+    names = np.unique(groups)
     if len(names) < 2:
         raise ToylabError(f"groups={len(names)}: at least two sequences are needed, to fit on one and score on another")
     fitted_on = rng.permutation(names)[: len(names) // 2]
-    fit = torch.from_numpy(np.isin(groups.cpu().numpy(), fitted_on))
+    fit = torch.from_numpy(np.isin(groups, fitted_on))
     features = features.detach().double()
     mean, std = features[fit].mean(dim=0), features[fit].std(dim=0, correction=0)
-    features = (features - mean) / torch.where(std > 1e-12, std, torch.ones_like(std))
+    varies = std > 1e-12 * features[fit].abs().amax(dim=0)  # or rounding of the mean would be taken for a feature
+    features = (features - mean) / torch.where(varies, std, torch.ones_like(std))
     classes = int(labels.max()) + 1
     held = labels[~fit]
     shuffled = labels[fit][torch.from_numpy(rng.permutation(int(fit.sum())))]

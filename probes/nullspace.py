@@ -6,7 +6,8 @@ space whatever the weights: a change dW drawn at random has an energy share of .
 its baseline, 1 - k/m, and with the spread of that baseline; the share alone says nothing. Transposed matrices give the
 same for the input side.
 
-All in float64: shares near 0 and 1 are differences of nearly equal numbers.
+All in float64: shares near 0 and 1 are differences of nearly equal numbers. What has no length has no share and no
+cosine, and counts as 0. NaN and infinity raise `ValueError`.
 Source: Jain et al. 2024 (arXiv 2407.10264), section 4.2, which draws the shares without their baseline.
 """
 
@@ -16,9 +17,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from probes.checks import at_least, finite, some
 from toylab.names import ToylabError
 
 
@@ -26,28 +28,40 @@ def leading(weight: Float[Tensor, "output input"], energy: float | int | None = 
     """The leading left singular directions of a matrix, as orthonormal columns.
 
     Args:
-        energy: the share of the squared singular values that they hold, at least; None for the numerical rank.
+        energy: the share of the squared singular values that they hold, at least; None for the numerical rank, which
+            no energy exceeds: a matrix of zeros has no directions.
 
     Raises:
         ValueError: for an energy that is no share.
     """
     if energy is not None and not 0 < energy <= 1:
         raise ToylabError(f"energy={energy}: is a share above 0, at most 1, for example 0.9; None for the exact rank")
+    finite(weight=weight)
     u, s, _ = torch.linalg.svd(weight.double(), full_matrices=False)
-    if energy is None:
-        k = int((s > s[0] * max(weight.shape) * torch.finfo(torch.float32).eps).sum())  # weights are float32 numbers
-    else:
+    k = _rank(s, weight)
+    if energy is not None and k:
         held = s.square().cumsum(dim=0) / s.square().sum()
-        k = int((held < energy - 1e-12).sum()) + 1
+        k = min(k, int((held < energy - 1e-12).sum()) + 1)
     return u[:, :k]
+
+
+def _rank(s: Float[Tensor, " k"], matrix: Float[Tensor, "output input"]) -> int:
+    """The numerical rank of a matrix of these singular values."""
+    return int((s > s[:1] * _rounding(matrix)).sum())
+
+
+def _rounding(matrix: Float[Tensor, "output input"]) -> float:
+    """The part of its largest singular value below which all of a matrix is rounding: weights are float32 numbers."""
+    return max(matrix.shape) * torch.finfo(torch.float32).eps
 
 
 def outside(vectors: Float[Tensor, "output column"], directions: Float[Tensor, "output k"]) -> float:
     """The share of the squared length of all columns that lies outside orthonormal directions; 0 for no length."""
+    finite(vectors=vectors, directions=directions)
     v = vectors.double()
     total = v.square().sum()
-    inside = (directions.T @ v).square().sum()
-    return 0.0 if total == 0 else ((total - inside) / total).clamp(0, 1).item()  # what is no number stays none
+    inside = (directions.double().T @ v).square().sum()
+    return 0.0 if total == 0 else ((total - inside) / total).clamp(0, 1).item()
 
 
 @dataclass(frozen=True)
@@ -88,7 +102,13 @@ def null_share(
         energy: see `leading`.
         draws: random rotations of the change, for the spread of the baseline.
         rng: decides them; a fixed one if not given.
+
+    Raises:
+        ValueError: for shapes that differ or hold nothing, an energy that is no share, fewer than one draw.
     """
+    some(change=change, weight=weight)
+    finite(change=change)
+    at_least(1, draws=draws)
     if change.shape != weight.shape:
         raise ToylabError(f"change of shape {tuple(change.shape)}, weight of {tuple(weight.shape)}: must be the same")
     directions = leading(weight, energy)
@@ -115,46 +135,84 @@ def conditional_share(
     energy: float | int | None = None,
 ) -> float:
     """The energy share, in the left null space of the weight, of what the change adds for these inputs."""
+    some(inputs=inputs)
+    finite(change=change, inputs=inputs)
     return outside((inputs.double() @ change.double().T).T, leading(weight, energy))
 
 
 def effect(
     change: Float[Tensor, "output input"], weight: Float[Tensor, "output input"], inputs: Float[Tensor, "case input"]
 ) -> Float[Tensor, " case"]:
-    """||dW a|| / ||W a|| of each input a: how much the change adds, relative to what was there."""
+    """||dW a|| / ||W a|| of each input a: how much the change adds, relative to what was there.
+
+    0 where it adds nothing.
+
+    Raises:
+        ValueError: where it adds something to nothing.
+    """
+    some(change=change, weight=weight)
+    finite(change=change, weight=weight, inputs=inputs)
     a = inputs.double()
-    return (a @ change.double().T).norm(dim=1) / (a @ weight.double().T).norm(dim=1)
+    (added, adds), (there, is_there) = (_response(matrix.double(), a) for matrix in (change, weight))
+    if bool((endless := adds & ~is_there).any()):
+        raise ToylabError(
+            f"inputs: the weight makes nothing of row {int(endless.nonzero()[0])}, so there is nothing to compare its "
+            "change with; leave it out"
+        )
+    return torch.where(is_there, added / torch.where(is_there, there, 1), 0)
+
+
+def _response(
+    matrix: Float[Tensor, "output input"], a: Float[Tensor, "case input"]
+) -> tuple[Float[Tensor, " case"], Bool[Tensor, " case"]]:
+    """||M a|| of each input, and whether it is more than rounding."""
+    length = (a @ matrix.T).norm(dim=1)
+    return length, length > torch.linalg.matrix_norm(matrix, ord=2) * a.norm(dim=1) * _rounding(matrix)
 
 
 def row_cosines(
     change: Float[Tensor, "output input"], inputs: Float[Tensor, "case input"], top: int = 15
 ) -> Float[Tensor, "case direction"]:
-    """|cos| of each input with the leading right singular directions of a change: which inputs it reads."""
-    v = torch.linalg.svd(change.double(), full_matrices=False)[2][:top]
+    """|cos| of each input with the leading right singular directions of a change: which inputs it reads.
+
+    There are `top` directions, or as many as the change has by its numerical rank.
+    """
+    at_least(1, top=top)
+    finite(change=change, inputs=inputs)
+    _, s, v = torch.linalg.svd(change.double(), full_matrices=False)
     a = inputs.double()
-    return (a @ v.T).abs() / a.norm(dim=1, keepdim=True)
+    return (a @ v[: min(top, _rank(s, change))].T).abs() / _lengths(a)
+
+
+def _lengths(a: Float[Tensor, "case input"]) -> Float[Tensor, "case 1"]:
+    """What each input is divided by; an input of no length has no direction, and stays 0."""
+    return a.norm(dim=1, keepdim=True).clamp(min=torch.finfo(a.dtype).tiny)
 
 
 def weak_share(
     inputs: Float[Tensor, "case input"], weight: Float[Tensor, "output input"], energy: float | int = 0.9
 ) -> float:
     """The mean share of inputs in directions that a weight hardly reads: outside its leading right singular ones."""
+    some(inputs=inputs)
+    finite(inputs=inputs)
     a = inputs.double()
-    a = a / a.norm(dim=1, keepdim=True).clamp(min=torch.finfo(a.dtype).tiny)  # an input of no length has no direction
-    return outside(a.T, leading(weight.T, energy))
+    return outside((a / _lengths(a)).T, leading(weight.T, energy))
 
 
 def gain(weight: Float[Tensor, "output input"], inputs: Float[Tensor, "case input"]) -> Float[Tensor, " case"]:
     """||W a|| / ||a|| of each input: how strongly the weight responds to its direction."""
+    finite(weight=weight, inputs=inputs)
     a = inputs.double()
-    return (a @ weight.double().T).norm(dim=1) / a.norm(dim=1)
+    return (a @ weight.double().T).norm(dim=1) / _lengths(a)[:, 0]
 
 
 def alignment(vectors: Float[Tensor, "case output"], direction: Float[Tensor, " output"]) -> float:
-    """The share of the squared length of vectors along one direction: their cos^2, weighted by squared length; 0 for
-    no length."""
-    unit = direction.double() / direction.double().norm()
-    return 1 - outside(vectors.T, unit[:, None]) if bool(vectors.any()) else 0.0
+    """The share of the squared length of vectors along one direction: their cos^2, weighted by squared length."""
+    some(vectors=vectors)
+    finite(vectors=vectors, direction=direction)
+    if not bool(vectors.any() & direction.any()):
+        return 0.0
+    return 1 - outside(vectors.T, (direction.double() / direction.double().norm())[:, None])
 
 
 # Parts of a change ---------------------------------------------------------------------------------------------------
@@ -164,6 +222,7 @@ def split_change(
     change: Float[Tensor, "output input"], weight: Float[Tensor, "output input"], energy: float | int | None = None
 ) -> tuple[Float[Tensor, "output input"], Float[Tensor, "output input"]]:
     """A change as the sum of its parts in the column space and in the left null space of the weight."""
+    finite(change=change)
     directions = leading(weight, energy)
     column = directions @ (directions.T @ change.double())
     return column.to(change.dtype), (change.double() - column).to(change.dtype)
@@ -171,13 +230,15 @@ def split_change(
 
 def top_rank(change: Float[Tensor, "output input"], rank: int) -> Float[Tensor, "output input"]:
     """The best approximation of a change by a matrix of this rank (its leading singular parts)."""
-    if rank < 1:
-        raise ToylabError(f"rank={rank}: must be at least 1")
+    at_least(1, rank=rank)
+    finite(change=change)
     u, s, vh = torch.linalg.svd(change.double(), full_matrices=False)
     return ((u[:, :rank] * s[:rank]) @ vh[:rank]).to(change.dtype)
 
 
 def top_energy(matrix: Float[Tensor, "row column"], rank: int = 1) -> float:
     """The share of the squared singular values in the leading ones: near 1 for a matrix close to this rank."""
+    at_least(1, rank=rank)
+    finite(matrix=matrix)
     s = torch.linalg.svdvals(matrix.double()).square()
-    return (s[:rank].sum() / s.sum()).item()
+    return (s[:rank].sum() / s.sum()).item() if bool(s.any()) else 0.0

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
-from probes.hooks import Edit, edit, resolve, tap
+from probes.hooks import Edit, edit, placed, resolve, tap
 from toylab.names import ToylabError
 
 
@@ -101,13 +101,14 @@ class Paths(nn.Module):
             edits[name] = lambda x: torch.cat([x[rows:], x[rows:]])
         with ExitStack() as stack:
             stack.enter_context(edit(self.model, edits))
-            for name in self.blind:
-                stack.enter_context(_reading(self.model, name, without(name)))
+            stack.enter_context(placed(self.model, {name: without(name) for name in self.blind}, inputs=True))
             if self.clean_scale is not None:
-                stack.enter_context(_scaled(self.model, self.clean_scale, rows))
+                stack.enter_context(_scaled(self.model, self.clean_scale, rows, read))
             out = self.model(torch.cat([tokens, tokens]), **twice)[:rows]
         if missed := [name for name in self.blind if name not in read]:
             raise ToylabError(f"blind={missed[0]!r}: is never run; name a module that reads the residual stream")
+        if self.clean_scale is not None and self.clean_scale not in read:
+            raise ToylabError(f"clean_scale={self.clean_scale!r}: is never run; name a LayerNorm that the model uses")
         return out
 
     def _without(self, x: Tensor, change: Tensor, name: str) -> Tensor:
@@ -125,31 +126,21 @@ def _names(names: Iterable[str]) -> tuple[str, ...]:
 
 
 @contextmanager
-def _reading(model: nn.Module, name: str, function: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Let a module read `function(input)`."""
-    module = model.get_submodule(tap(model, name).module)
-    handle = module.register_forward_pre_hook(lambda module, inputs: (function(inputs[0]),))
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-@contextmanager
-def _scaled(model: nn.Module, name: str, rows: int) -> Iterator[None]:
+def _scaled(model: nn.Module, name: str, rows: int, read: set[str]) -> Iterator[None]:
     """Let a LayerNorm divide the first rows by the standard deviation of the others."""
     norm = model.get_submodule(tap(model, name).module)
+    bias = 0 if norm.bias is None else norm.bias
+    ratio: list[Tensor] = []
 
     def deviation(x: Tensor) -> Tensor:
         return (x.var(dim=-1, unbiased=False, keepdim=True) + norm.eps).sqrt()
 
-    def rescale(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
-        x, bias = inputs[0], 0 if module.bias is None else module.bias
-        ratio = deviation(x[:rows]) / deviation(x[rows:])
-        return torch.cat([(output[:rows] - bias) * ratio + bias, output[rows:]])
+    def measure(x: Tensor) -> None:
+        ratio[:] = [deviation(x[:rows]) / deviation(x[rows:])]
 
-    handle = norm.register_forward_hook(rescale)
-    try:
+    def rescale(output: Tensor) -> Tensor:
+        read.add(name)
+        return torch.cat([(output[:rows] - bias) * ratio[0] + bias, output[rows:]])
+
+    with placed(model, {name: measure}, inputs=True), placed(model, {name: rescale}):
         yield
-    finally:
-        handle.remove()

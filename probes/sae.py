@@ -2,17 +2,20 @@
 
 Source: Gao et al. 2024, "Scaling and evaluating sparse autoencoders" (arXiv 2406.04093), section 2.3; features of
 correct and incorrect generations as in Sinii et al. 2025 (arXiv 2509.06608), with the controls that a search needs.
+NaN and infinity raise `ValueError`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Integer
 from torch import Tensor, nn
 
-from toylab.names import ToylabError
+from probes.checks import as_many, as_mask, at_least, finite, in_range, some
+from toylab.names import ToylabError, torch_seed
 
 
 class SparseAutoencoder(nn.Module):
@@ -41,12 +44,16 @@ class SparseAutoencoder(nn.Module):
 
     def codes(self, x: Float[Tensor, "case width"]) -> Float[Tensor, "case feature"]:
         """How strongly each feature is active: 0 or more, at most k of them above 0."""
+        finite(x=x)
+        return self._codes(x)
+
+    def _codes(self, x: Float[Tensor, "case width"]) -> Float[Tensor, "case feature"]:
         answers = (x - self.centre) @ self.encoder.T + self.threshold
         top = answers.topk(self.k, dim=1)
         return torch.zeros_like(answers).scatter(1, top.indices, top.values.relu())
 
     def forward(self, x: Float[Tensor, "case width"]) -> Float[Tensor, "case width"]:
-        return self.codes(x) @ nn.functional.normalize(self.decoder, dim=1) + self.centre
+        return self._codes(x) @ nn.functional.normalize(self.decoder, dim=1) + self.centre
 
 
 def fit_autoencoder(
@@ -60,14 +67,19 @@ def fit_autoencoder(
 ) -> SparseAutoencoder:
     """Train on activations, scaled to a mean square of 1 while training; the result takes them as they are.
 
+    Activations of half precision are trained on in float32, and so is the result.
+
     Raises:
-        ValueError: without activations.
+        ValueError: without activations, for settings out of range, or if the training diverges.
     """
-    if not len(activations):
-        raise ToylabError("activations: at least one row is needed")
-    generator = torch.Generator().manual_seed(seed)
-    x = activations.detach()
-    scale = (x - x.mean(dim=0)).square().mean().sqrt().clamp(min=1e-12)
+    some(activations=activations)
+    finite(activations=activations, learning_rate=learning_rate)
+    at_least(1, rows=rows)
+    at_least(0, steps=steps)
+    generator = torch.Generator().manual_seed(torch_seed(seed))
+    x = _at_least_single(activations.detach())
+    scale = (x - x.mean(dim=0)).square().mean().sqrt()
+    scale = torch.where(scale > 0, scale, 1)
     model = SparseAutoencoder(x.shape[1], features, k, generator).to(x.dtype)
     with torch.no_grad():
         model.centre.copy_(x.mean(dim=0) / scale)
@@ -82,20 +94,42 @@ def fit_autoencoder(
     with torch.no_grad():  # undo the scale: codes and centre in the units of the activations
         model.centre.mul_(scale)
         model.threshold.mul_(scale)
+        if not all(bool(weight.isfinite().all()) for weight in model.parameters()):
+            raise ToylabError(f"learning_rate={learning_rate}: the training diverges; choose a lower one")
     return model
+
+
+def _at_least_single(x: Tensor) -> Tensor:
+    """In float32 where it was less: sums of squares exceed half precision."""
+    return x if x.dtype == torch.float64 else x.float()
 
 
 @torch.no_grad()
 def explained_variance(model: nn.Module, activations: Float[Tensor, "case width"]) -> float:
-    """1 minus the mean square error over the variance: 1 for a perfect copy, 0 for the mean alone."""
-    error = (model(activations) - activations).square().sum()
-    return 1 - (error / (activations - activations.mean(dim=0)).square().sum()).item()
+    """1 minus the mean square error over the variance: 1 for a perfect copy, 0 for the mean alone.
+
+    Raises:
+        ValueError: for activations that are all the same: there is no variance.
+    """
+    some(activations=activations)
+    finite(activations=activations)
+    if bool((activations == activations[0]).all()):
+        raise ToylabError(f"activations: all {len(activations)} are the same, so there is no variance to explain")
+    x = _at_least_single(activations)
+    copy = model(activations)
+    finite(**{"model(activations)": copy})
+    error = (_at_least_single(copy) - x).square().sum()
+    return 1 - in_range("activations", error / (x - x.mean(dim=0)).square().sum()).item()
 
 
 @torch.no_grad()
 def dead_share(model: SparseAutoencoder, activations: Float[Tensor, "case width"]) -> float:
     """The share of features that are never active."""
-    return 1 - (model.codes(activations) > 0).any(dim=0).float().mean().item()
+    some(activations=activations)
+    finite(activations=activations)
+    codes = model.codes(activations)
+    finite(**{"model.codes(activations)": codes})
+    return 1 - (codes > 0).any(dim=0).float().mean().item()
 
 
 @dataclass(frozen=True)
@@ -120,10 +154,14 @@ class FeatureTest:
     agreement: float | None
 
 
+Mask = Bool[Tensor | np.ndarray, " case"] | Integer[Tensor | np.ndarray, " case"]
+"""Booleans, or integers 0 and 1."""
+
+
 def compare_features(
-    fires: Bool[Tensor, "case feature"],
-    group: Bool[Tensor, " case"],
-    indicator: Bool[Tensor, " case"] | None = None,
+    fires: Bool[Tensor, "case feature"] | Integer[Tensor, "case feature"],
+    group: Mask,
+    indicator: Mask | None = None,
     permutations: int = 200,
     seed: int = 0,
 ) -> FeatureTest:
@@ -135,8 +173,15 @@ def compare_features(
         indicator: something trivial that tells them apart as well, such as the route that was taken.
 
     Raises:
-        ValueError: if one of the two groups is empty.
+        ValueError: if one of the two groups is empty, or for a mask of other numbers than 0 and 1.
     """
+    some(fires=fires)
+    at_least(1, permutations=permutations)
+    fires, group = as_mask("fires", fires), as_mask("group", group).to(fires.device)
+    as_many(fires=fires, group=group)
+    if indicator is not None:
+        indicator = as_mask("indicator", indicator).to(fires.device)
+        as_many(fires=fires, indicator=indicator)
     if group.all() or not group.any():
         raise ToylabError(f"group: {int(group.sum())} of {len(group)} cases; both groups need some")
     active = fires.double()
@@ -144,7 +189,7 @@ def compare_features(
     def differences(inside: Bool[Tensor, " case"]) -> Float[Tensor, " feature"]:
         return active[inside].mean(dim=0) - active[~inside].mean(dim=0)
 
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(torch_seed(seed))
     mixed = torch.stack(
         [differences(group[torch.randperm(len(group), generator=generator)]).abs().max() for _ in range(permutations)]
     )

@@ -1,4 +1,7 @@
-"""Attention scores taken apart: by pairs of token types, and by planes of a rotary encoding."""
+"""Attention scores taken apart: by pairs of token types, and by planes of a rotary encoding.
+
+NaN and infinity raise `ValueError`.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from probes.checks import finite, in_range, some
 from toylab.names import ToylabError
 
 
@@ -19,7 +23,10 @@ def score_table(
 
     In a first layer without positions this table is all there is: each score of each row is one of its entries.
     """
-    return rearrange(queries, "q h f -> h q f") @ rearrange(keys, "k h f -> h f k") / math.sqrt(queries.shape[-1])
+    some(queries=queries, keys=keys)
+    finite(queries=queries, keys=keys)
+    products = rearrange(queries, "q h f -> h q f") @ rearrange(keys, "k h f -> h f k")
+    return in_range("queries, keys", products / math.sqrt(queries.shape[-1]))
 
 
 def rotary_planes(
@@ -31,9 +38,10 @@ def rotary_planes(
     `toylab.positions`. The parts sum to the score: query . key / sqrt(feature).
 
     Raises:
-        ValueError: for an odd number of features.
+        ValueError: for an odd number of features, or none.
     """
-    if query.shape[-1] % 2:
+    finite(query=query, key=key)
+    if query.shape[-1] % 2 or not query.shape[-1]:
         raise ToylabError(f"features={query.shape[-1]}: rotary planes are pairs, so their number must be even")
     product = query * key / math.sqrt(query.shape[-1])
-    return torch.stack(product.chunk(2, dim=-1)).sum(dim=0)
+    return in_range("query, key", torch.stack(product.chunk(2, dim=-1)).sum(dim=0))

@@ -14,7 +14,7 @@ from typing import Literal, Protocol, get_args, runtime_checkable
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from toylab.names import ToylabError, unknown
+from toylab.names import ToylabError, check_option, check_seed
 
 IGNORE = -100
 """The target of a position that is not scored (torch's own default for cross entropy)."""
@@ -102,8 +102,14 @@ def stream(seed: int, *path: int | str) -> np.random.Generator:
     `stream(3, "train", 7)` is block 7 of the training data of seed 3. Seeds are never added to indices: with that,
     neighbouring seeds would share nearly all their rows.
     """
-    numbers = [zlib.crc32(step.encode()) if isinstance(step, str) else step for step in path]
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=numbers))
+    numbers = [zlib.crc32(step.encode()) if isinstance(step, str) else check_seed(step, "path") for step in path]
+    return np.random.default_rng(np.random.SeedSequence(check_seed(seed), spawn_key=numbers))
+
+
+def split_index(split: str) -> int:
+    """The place of a split in `SPLITS`. Raises `ToylabError` for a name that is none."""
+    check_option("split", split, SPLITS)
+    return SPLITS.index(split)
 
 
 def split_of(
@@ -128,8 +134,7 @@ def check_draw(rows: int, split: str) -> None:
     """Raises `ToylabError` for a negative number of rows, or for a split that is none."""
     if rows < 0:
         raise ToylabError(f"rows={rows}: must be at least 0")
-    if split not in SPLITS:
-        raise unknown("split", split, SPLITS)
+    split_index(split)
 
 
 def fill(
@@ -143,12 +148,12 @@ def fill(
 
     Returns the rows whose prompts did not turn up in `patience` draws.
     """
-    missing = np.arange(len(prompts))
+    index, missing = split_index(split), np.arange(len(prompts))
     for _ in range(patience):
         if not len(missing):
             break
         drawn = draw(missing)
-        kept = split_of(drawn, sizes[missing]) == SPLITS.index(split)
+        kept = split_of(drawn, sizes[missing]) == index
         prompts[missing[kept]] = drawn[kept]
         missing = missing[~kept]
     return missing

@@ -30,6 +30,7 @@ from typing import Any, get_type_hints
 import numpy as np
 
 from tasks.base import IGNORE, SHARES, SPLITS, Batch, Split, Task, decode, encode, render, stream
+from toylab.names import UNGUARDED, refuse_while_importing
 
 ENOUGH = 64
 """Rows that are drawn to see whether a split holds prompts."""
@@ -348,16 +349,7 @@ def a_pickled_task_is_the_same_task(task: Task) -> None:
 
 def another_process_ends_and_draws_the_same_rows(task: Task) -> None:
     """A new process has no hash seed, no cache and no global state of this one, and must come to an end."""
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(1, _search_like, (list(sys.path),)) as pool:
-        try:
-            theirs = pool.apply_async(_draw_pickled, (pickle.dumps(task),)).get(PATIENCE)
-        except multiprocessing.TimeoutError:
-            why = f"did not end within {PATIENCE:.0f} s: does it wait for prompts that do not exist?"
-            raise BrokenError("sample", why, hopeless=True) from None
-        except Exception as error:
-            why = f"failed in another process ({type(error).__name__}: {error}): define the task in a module"
-            raise BrokenError("the class", why) from None
+    theirs = _drawn_elsewhere(task)
     ours = _draw(task)
     _need("train" in theirs, "sample", "the training split holds no prompt")
     same = ours.keys() == theirs.keys() and all(
@@ -366,13 +358,42 @@ def another_process_ends_and_draws_the_same_rows(task: Task) -> None:
     _need(same, "sample", "another process draws other rows: is something hashed or ordered by a set?")
 
 
-def _search_like(path: list[str]) -> None:
+def _drawn_elsewhere(task: Task) -> dict[Split, list[Batch]]:
+    try:
+        pickled = pickle.dumps(task)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise BrokenError("the class", f"cannot be pickled ({error}): define it at the top of a module") from None
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_answer, args=(there, list(sys.path), pickled), daemon=True)
+    process.start()
+    there.close()  # so that this end is told when the process ends without an answer
+    started = False
+    try:
+        started = here.poll(PATIENCE) and here.recv()
+        if not here.poll(PATIENCE):
+            why = f"did not end within {PATIENCE:.0f} s: does it wait for prompts that do not exist?"
+            raise BrokenError("sample", why, hopeless=True)
+        answer = here.recv()
+    except EOFError:
+        look_at, why = ("sample", "ended the process that called it") if started else ("the script", UNGUARDED)
+        raise BrokenError(look_at, why, hopeless=True) from None
+    finally:
+        process.kill()
+        process.join()
+        here.close()
+    if isinstance(answer, str):
+        raise BrokenError("the class", f"failed in another process ({answer}): define the task in a module")
+    return answer
+
+
+def _answer(there: Any, path: list[str], task: bytes) -> None:
+    there.send(True)
     sys.path[:] = path
-
-
-def _draw_pickled(task: bytes) -> dict[Split, list[Batch]]:
-    # Unpickled here: a class that is not found would otherwise end the worker without a word.
-    return _draw(pickle.loads(task))
+    try:
+        there.send(_draw(pickle.loads(task)))
+    except Exception as error:
+        there.send(f"{type(error).__name__}: {error}")
 
 
 def _draw(task: Task) -> dict[Split, list[Batch]]:
@@ -516,6 +537,7 @@ def verdicts(task: Any, *, examples: int = 30) -> Iterator[tuple[Callable, Failu
 
     A task that lacks something, or that does not come to an end, is not asked further.
     """
+    refuse_while_importing()
     for law in LAWS:
         failure = failure_of(law, task, examples)
         yield law, failure
@@ -546,7 +568,7 @@ def _search(law: Callable, task: Task, examples: int, case: dict[str, Any]) -> N
     from tasks.strategies import batches
 
     quiet = settings(
-        max_examples=examples,
+        max_examples=int(examples),
         database=None,
         deadline=None,
         derandomize=True,

@@ -28,8 +28,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Int
 
-from tasks.base import FEW, IGNORE, NOWHERE, SPLITS, Batch, Split, check_draw, fill, split_of
-from toylab.names import ToylabError
+from tasks.base import FEW, IGNORE, NOWHERE, Batch, Split, check_draw, fill, split_index, split_of
+from toylab.names import ToylabError, check_option, check_settings
 
 ZERO, ONE, OPEN, CLOSE, BEGIN, EQUALS, END = range(7)
 SYMBOLS = ("0", "1", "[", "]", "BoS", "=", "EoS")
@@ -65,6 +65,7 @@ class ContextualCounting:
     the running count behind each bit as well (the paper's two chain-of-thought prompts)."""
 
     def __post_init__(self) -> None:
+        check_settings(self)
         for name, low, high, example in (
             ("length", self.shortest, self.longest, "24 64"),
             ("regions", self.fewest, self.most, "1 4"),
@@ -295,6 +296,7 @@ class ContextualCounting:
 
     def append_zeros(self, batch: Batch, number: int, where: Literal["end", "start"] = "end") -> Batch:
         """The same strings with `number` zeros outside all regions, after or before the rest; no count changes."""
+        check_option("where", where, ("end", "start"))
         return self._around(batch, [ZERO] * number, where)
 
     def append_region(self, batch: Batch) -> Batch:
@@ -423,7 +425,7 @@ def _strings(split: Split, p: float, length: int, regions: int) -> Strings:
     every[~bracket] = np.tile(np.ravel(bits), len(brackets))
     every[bracket] = np.tile((OPEN, CLOSE), len(brackets) * len(bits) * regions)
     every = every.reshape(-1, length)
-    return every[split_of(every) == SPLITS.index(split)]
+    return every[split_of(every) == split_index(split)]
 
 
 def _low(given: int | tuple[int, int]) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int
 
 from tasks.base import stream
-from toylab.names import ToylabError
+from toylab.names import ToylabError, check_seed, check_settings
 
 Concept = Literal["A", "B"]
 LEAF = 3
@@ -49,14 +49,12 @@ class ConceptGrammar:
     """Of the triples."""
 
     def __post_init__(self) -> None:
+        check_settings(self)
+        check_seed(self.seed)
         if self.letters < 4:
             raise ToylabError(f"letters={self.letters}: must be at least 4, or triples run out; for example 12")
         if self.levels < 2:
             raise ToylabError(f"levels={self.levels}: must be at least 2: top symbols, and their children")
-        if self.alternatives not in (1, 2):
-            raise ToylabError(
-                f"alternatives={self.alternatives}: must be 1 or 2 (children in order, or in either order)"
-            )
         used = self.alternatives * self.size
         if used % self.letters:
             raise ToylabError(

@@ -25,8 +25,8 @@ from typing import ClassVar, Literal
 import numpy as np
 from jaxtyping import Int
 
-from tasks.base import IGNORE, NOWHERE, SHARES, SPLITS, Batch, Split, check_draw, split_of
-from toylab.names import ToylabError
+from tasks.base import IGNORE, NOWHERE, SHARES, Batch, Split, check_draw, split_index, split_of
+from toylab.names import ToylabError, check_settings, fit
 
 TASK_TOKENS = ("copy", "parity", "sum", "polynomial", "word")
 """Every iterated task has a first token of its own, so that tasks with one alphabet share one vocabulary."""
@@ -53,6 +53,7 @@ class IteratedMap(ABC):
     name: ClassVar[str]
 
     def __post_init__(self) -> None:
+        check_settings(self)
         low, high = self.shortest, self.longest
         if low < 1 or high < low:
             raise ToylabError(
@@ -236,6 +237,8 @@ class IteratedMap(ABC):
 
     def capacity(self, length: int, split: Split) -> int:
         """How many different prompts of one length a split holds: exact for small spaces, else the expected number."""
+        split_index(split)
+        length = fit(int, length, "length")  # powers of numpy's integers overflow
         space = len(self.inputs) ** length
         if space <= ENUMERABLE:
             return len(_prompts(self.inputs, length, split))
@@ -243,7 +246,8 @@ class IteratedMap(ABC):
 
     def available(self, rows: int, length: int, split: Split) -> int:
         """`rows`, or the exact number of different prompts of one length that a split holds, if that is less."""
-        rows = min(rows, len(self.inputs) ** length)
+        length = fit(int, length, "length")
+        rows = min(fit(int, rows, "rows"), len(self.inputs) ** length)
         every = self._listed(rows, length, split)
         return rows if every is None else min(rows, len(every))
 
@@ -266,7 +270,7 @@ class IteratedMap(ABC):
         alphabet = np.array(self.inputs)
         while len(kept) < rows:  # ends: in so large a space the smallest split holds close to one prompt in eight
             drawn = alphabet[rng.integers(len(alphabet), size=(int(rows / SHARES[split] * 1.1) + 16, length))]
-            kept = np.concatenate([kept, drawn[split_of(drawn) == SPLITS.index(split)]])
+            kept = np.concatenate([kept, drawn[split_of(drawn) == split_index(split)]])
             if distinct:
                 _, first = np.unique(kept, axis=0, return_index=True)
                 kept = kept[np.sort(first)]
@@ -307,7 +311,7 @@ def _prompts(inputs: tuple[int, ...], length: int, split: Split) -> Int[np.ndarr
     for start in range(0, space, ENUMERABLE):  # in parts, so that memory is needed for one split alone
         numbers = np.arange(start, min(start + ENUMERABLE, space))
         every = np.array(inputs)[numbers[:, None] // powers % len(inputs)]
-        kept.append(every[split_of(every) == SPLITS.index(split)])
+        kept.append(every[split_of(every) == split_index(split)])
     prompts = np.concatenate(kept)
     prompts.setflags(write=False)  # shared by all callers
     return prompts

@@ -21,8 +21,8 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Bool, Int
 
-from tasks.base import IGNORE, SPLITS, Batch, Split, check_draw, decode, split_of, stream
-from toylab.names import ToylabError
+from tasks.base import IGNORE, Batch, Split, check_draw, decode, split_index, split_of, stream
+from toylab.names import ToylabError, check_seed, check_settings
 
 PATIENCE = 200
 
@@ -45,6 +45,7 @@ class Styles:
     """Chance, after each state but the last, that a chain stops and gives that state as its answer."""
 
     def __post_init__(self) -> None:
+        check_settings(self)
         for field in fields(self):
             share = getattr(self, field.name)
             if share is not None and not 0 <= share <= 1:
@@ -78,12 +79,12 @@ class Reasoning:
     """Of the permutation pi."""
 
     def __post_init__(self) -> None:
+        check_settings(self)
+        check_seed(self.seed)
         if self.p < 3:
             raise ToylabError(f"p={self.p}: must be at least 3, or pi leaves nothing to work out; for example 7")
         if self.length < 2:
             raise ToylabError(f"length={self.length}: must be at least 2, or an answer needs no chain; for example 6")
-        if self.seed < 0:
-            raise ToylabError(f"seed={self.seed}: must be at least 0")
 
     # Layout ----------------------------------------------------------------------------------------------------------
 
@@ -148,7 +149,7 @@ class Reasoning:
                 ends = np.where(rng.random(len(digits)) < 0.5, self.token("SEP'"), ends)
             begin = np.full_like(ends, self.token("BOS"))
             drawn = np.concatenate([begin[:, None], digits, ends[:, None]], axis=1)
-            kept.append(drawn[split_of(drawn) == SPLITS.index(split)])
+            kept.append(drawn[split_of(drawn) == split_index(split)])
             found += len(kept[-1])
             if found >= rows:
                 return np.concatenate(kept)[:rows]

@@ -24,8 +24,8 @@ from functools import cached_property, lru_cache
 import numpy as np
 from jaxtyping import Int
 
-from tasks.base import FEW, IGNORE, NOWHERE, SPLITS, Batch, Split, check_draw, decode, fill, split_of
-from toylab.names import ToylabError
+from tasks.base import FEW, IGNORE, NOWHERE, Batch, Split, check_draw, decode, fill, split_index, split_of
+from toylab.names import ToylabError, check_settings
 
 PATIENCE = 500
 """Draws after which the rows of a split are listed."""
@@ -53,6 +53,7 @@ class AssociativeRecall:
     """Given tokens stand between the answers: every scored position ends a prompt of its own."""
 
     def __post_init__(self) -> None:
+        check_settings(self)
         if not 1 <= self.fewest <= self.most:
             raise ToylabError(f"pairs={self.pairs}: give 1 or more, or the fewest and the most, for example 2 6")
         if self.keys < max(self.most, 2):
@@ -183,4 +184,4 @@ def _rows(split: Split, keys: int, values: int, number: int) -> Int[np.ndarray, 
     """All rows of so many pairs that a split holds."""
     chosen = itertools.permutations(range(keys), number), itertools.product(range(keys, keys + values), repeat=number)
     every = np.array(list(itertools.product(*chosen))).transpose(0, 2, 1).reshape(-1, 2 * number)
-    return every[split_of(every) == SPLITS.index(split)]
+    return every[split_of(every) == split_index(split)]

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Int
 
 from tasks.base import IGNORE, NOWHERE, Batch, Split, check_draw, decode, fill, stream
 from tasks.grammar import ConceptGrammar
-from toylab.names import ToylabError
+from toylab.names import ToylabError, check_option, check_seed, check_settings
 
 Kind = Literal[
     "pretraining",
@@ -97,12 +97,13 @@ class TaskConcept:
     """Of triples and bijections."""
 
     def __post_init__(self) -> None:
+        check_settings(self)
+        check_seed(self.seed)
         for name in ("nodes", "safe", "unsafe", "mixed"):
             if getattr(self, name) < 1:
                 raise ToylabError(f"{name}={getattr(self, name)}: must be at least 1")
-        for name in ("soft_slots", "seed"):
-            if getattr(self, name) < 0:
-                raise ToylabError(f"{name}={getattr(self, name)}: must be at least 0")
+        if self.soft_slots < 0:
+            raise ToylabError(f"soft_slots={self.soft_slots}: must be at least 0")
         if not 0 <= self.duplicates <= self.unsafe:
             raise ToylabError(
                 f"duplicates={self.duplicates}: must be from 0 to unsafe={self.unsafe}, whose operators they copy"
@@ -181,6 +182,7 @@ class TaskConcept:
 
     def of_class(self, letter: str) -> Int[np.ndarray, " operator"]:
         """Ids of the operators of a class: S, U, M or D."""
+        check_option("class of operators", letter, "SUMD")
         found = [i for i, name in enumerate(self.operators) if name[0] == letter and name[1:].isdigit()]
         return np.array(found, dtype=np.int64)
 
@@ -229,8 +231,7 @@ class TaskConcept:
         return self._batch(prompts, top)
 
     def _check(self, kind: Kind, single: float | int) -> None:
-        if kind not in KINDS:
-            raise ToylabError(f"kind={kind!r}: must be one of {', '.join(KINDS)}")
+        check_option("kind", kind, KINDS)
         if not 0 <= single <= 1:
             raise ToylabError(f"single={single}: is a share of prompts, from 0 to 1")
         if kind == "mismatched-token" and not self.duplicates:

@@ -103,6 +103,13 @@ def test_the_page_of_the_quick_run_shows_every_claim_and_figure(name, request):
     assert " src=" not in page
 
 
+@pytest.mark.parametrize("name", studies.names())
+def test_a_finished_run_holds_no_checkpoint(name, request):
+    folder = request.getfixturevalue(QUICK[name])
+    assert list(folder.rglob("done"))
+    assert not list(folder.rglob("checkpoint*"))
+
+
 def test_one_layer_does_not_iterate(quick_run):
     claims = {claim.id: claim for claim in read_claims(quick_run / "claims.json")}
     assert claims["depth"].measured < 0.5

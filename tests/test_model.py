@@ -75,6 +75,7 @@ def test_one_seed_gives_the_same_bits_and_another_seed_others(config, seed, othe
 
     assert bits(seed) == bits(seed)
     assert (bits(seed) == bits(other)) == (seed == other)
+    assert len({bits(s) for s in (seed, seed + 2**32, seed + 2**40, seed + 2**80)}) == 4
 
 
 @given(configs())

@@ -96,6 +96,65 @@ def test_a_tuple_a_range_and_a_list_name_the_same_queries(queries):
     assert torch.equal(zero_heads(1, queries)(z), zero_heads(1, list(queries))(z))
 
 
+EDITS = [
+    (zero_heads, random_z),
+    (uniform_heads, random_pattern),
+    (lambda heads: follow_links(heads, np.array([[0, 3, 1], [1, 2, 2]])), random_pattern),
+]
+
+
+@pytest.mark.parametrize(("make", "passed"), EDITS)
+@pytest.mark.parametrize(
+    ("named", "heads"),
+    [
+        (np.int64(1), [1]),
+        (torch.tensor(2), [2]),
+        (np.array([0, 2]), [0, 2]),
+        (torch.tensor([0, 2], dtype=torch.int32), [0, 2]),
+        ([np.int64(2), 0], [2, 0]),
+        (range(2), [0, 1]),
+        ([True, False, True], [0, 2]),
+        (np.array([False, True, False]), [1]),
+        (torch.tensor([False, False, False]), []),
+    ],
+)
+def test_heads_are_named_by_numbers_and_masks_of_every_kind(make, passed, named, heads):
+    assert torch.equal(make(named)(passed(0)), make(heads)(passed(0)))
+
+
+@pytest.mark.parametrize(("make", "passed"), EDITS)
+@pytest.mark.parametrize(
+    ("heads", "said"),
+    [
+        (3, "heads: 3 is none of the 3 here; must be from 0 to 2"),
+        ([0, -1], "heads: -1 is none of the 3 here"),
+        ([0, 1, 1], r"heads=\[0, 1, 1\]: names one twice; .* a mask of booleans"),
+        (np.array([0.5]), "heads: holds 0.5 at .* every entry must be a whole number"),
+        ([True, False], r"heads: is a mask of shape \(2,\); must have one entry for each of 3"),
+        (True, r"heads: is a mask of shape \(\)"),
+    ],
+)
+def test_heads_that_are_not_there_are_refused(make, passed, heads, said):
+    with pytest.raises(ValueError, match=said):
+        make(heads)(passed(0))
+
+
+@pytest.mark.parametrize(("make", "passed"), EDITS[:2])
+def test_queries_are_named_by_numbers_and_masks_of_every_kind_and_refused_where_there_are_none(make, passed):
+    mask = np.arange(SIZE) % 3 == 1
+    expected = make(1, [1, 4])(passed(0))
+    for queries in (mask, torch.from_numpy(mask), mask.tolist(), np.array([4, 1]), [1, 4 - SIZE]):
+        assert torch.equal(make(1, queries)(passed(0)), expected)
+    for queries, said in [
+        ([SIZE], f"queries: {SIZE} is none of the {SIZE} here; must be from -{SIZE} to {SIZE - 1}"),
+        (mask.astype(int), "names one twice; name each once, or give a mask of booleans"),
+        ([1, 1 - SIZE], "names one twice"),
+        (mask[1:], rf"queries: is a mask of shape \({SIZE - 1},\); must have one entry for each of {SIZE}"),
+    ]:
+        with pytest.raises(ValueError, match=said):
+            make(1, queries)(passed(0))
+
+
 @some
 @given(st.integers(1, 3), st.integers(3, 6), st.integers(0, 99))
 def test_a_flat_pattern_of_the_last_queries_is_the_end_of_the_whole_one(queries, keys, seed):

@@ -1,5 +1,7 @@
 """Laws of attention scores, and the detector tried on the truth: planted patterns, hand-written circuits, controls."""
 
+import inspect
+
 import numpy as np
 import pytest
 import torch
@@ -17,6 +19,7 @@ from probes import (
     uniform_heads,
     uniform_mass,
 )
+from probes.attention import edges_within
 from tasks import ITERATED_MAPS, Parity, Polynomial, WordProblem, stream
 from toylab.circuits import iteration_head
 from toylab.evaluate import held_out, search_iteration_head
@@ -406,3 +409,36 @@ def test_a_second_head_that_reads_x_t_is_named_as_a_backup_and_grouped_by_layer(
     assert found.found
     assert {(found.layer, found.head), *found.backups} == {(1, 0), (1, 2)}
     assert found.by_layer == {1: [0, 2]}
+
+
+# Where there is no answer --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int32, np.int64])
+@pytest.mark.parametrize("score", [mass_by_query, link_mass, peakiness, invariance])
+def test_links_of_any_whole_type_are_places(score, kind):
+    pattern = random_pattern(np.random.default_rng(0), 4, 2, 5)
+    for links in (same_layout.astype(kind), torch.from_numpy(same_layout.astype(kind))):
+        close(score(pattern, links), score(pattern, same_layout))
+        assert uniform_mass(links) == uniform_mass(same_layout)
+
+
+def test_links_that_are_no_places_are_refused():
+    pattern, links = uniform(1, 1, 3), np.array([[0, 1, 0.5]])
+    for call in (lambda: inspect.unwrap(edges_within)(pattern, links), lambda: inspect.unwrap(uniform_mass)(links)):
+        with pytest.raises(ValueError, match=r"links: holds 0.5 at \[0, 2\]; every entry must be a whole number"):
+            call()
+    with pytest.raises(ValueError, match=r"links: holds -1 at \[0, 1\]; every entry must be at least 0"):
+        uniform_mass(np.array([[0, -1, 0]]))
+
+
+def test_a_single_row_has_no_spread_and_no_invariance():
+    with pytest.raises(ValueError, match="rows=1: must be at least 2"):
+        invariance(uniform(1, 1, 5), same_layout[same_layout[:, 0] == 0])
+
+
+@pytest.mark.parametrize(("layers", "said"), [((0, 0), r"\[0\]"), ((2, 1), r"\[1, 2\]")])
+def test_lengths_with_different_layers_or_none_are_refused(layers, said):
+    patterns, links = planted({(1, 0): END}, LENGTHS[:2], layers=2)
+    with pytest.raises(ValueError, match=f"patterns: of {said} layers; give as many for every length, at least one"):
+        find_iteration_head({n: patterns[n][:k] for n, k in zip(patterns, layers, strict=True)}, links)

@@ -1,5 +1,6 @@
 """Laws of the instruments for counting: masses add up, a planted curve is found again, each circuit has its name."""
 
+import inspect
 import itertools
 import math
 
@@ -14,13 +15,16 @@ from probes import (
     CIRCUITS,
     block_keys,
     class_readout,
+    edit,
     fit_saturation,
     mass_by_class,
     name_bias,
     name_circuit,
     predicted_slope,
     through_origin,
+    watch,
 )
+from toylab.model import ModelConfig, Transformer
 
 SEEDS = st.integers(0, 2**31)
 BATCH, HEADS, ASKING, KEYS = 2, 3, 4, 6
@@ -65,6 +69,36 @@ def test_a_query_whose_keys_are_all_blocked_is_left_alone_and_only_it():
     after = block_keys(mask)(scores)
     assert torch.equal(after[:, :, 0], scores[:, :, 0])
     assert after[:, :, 1].isinf().tolist() == [[[True, False, False]] * 2]
+
+
+@given(
+    SEEDS, st.sampled_from([0.3, 0.8]), st.sampled_from([torch.float16, torch.float32, torch.float64]), st.booleans()
+)
+def test_a_query_keeps_its_scores_where_no_key_that_it_sees_would_be_left(seed, share, kind, lowest):
+    scores, mask = normal(seed, BATCH, HEADS, ASKING, KEYS).to(kind), random_mask(seed, share)
+    hidden = torch.ones(ASKING, KEYS).triu(1).bool()  # the first query sees one key
+    scores = scores.masked_fill(hidden, torch.finfo(kind).min if lowest else -math.inf)
+    before, after = (one.double().softmax(dim=-1) for one in (scores, block_keys(mask)(scores)))
+    for row, query in itertools.product(range(BATCH), range(ASKING)):
+        left = (~mask[row, query] & ~hidden[query]).any()
+        if left:
+            assert (after[row, :, query, mask[row, query] | hidden[query]] == 0).all()
+            torch.testing.assert_close(after[row, :, query].sum(dim=-1), torch.ones(HEADS).double())
+        else:
+            assert torch.equal(after[row, :, query], before[row, :, query])
+
+
+def test_knocking_out_the_first_token_of_a_causal_model_leaves_no_nan():
+    model = Transformer(ModelConfig(heads=2, width=8, positions="none"), 5, KEYS)
+    tokens = torch.arange(KEYS)[None] % 5
+    first = torch.zeros(1, KEYS, KEYS, dtype=torch.bool)
+    first[:, :, 0] = True
+    edits = {"blocks.*.attn.scores": block_keys(first)}
+    with torch.no_grad(), edit(model, edits), watch(model, "blocks.*.attn.pattern") as seen:
+        assert model(tokens).isfinite().all()
+    for pattern in seen.values():
+        assert (pattern[:, :, 1:, 0] == 0).all()
+        assert (pattern[:, :, 0, 0] == 1).all()
 
 
 def test_gradients_flow_through_what_is_not_blocked():
@@ -413,3 +447,45 @@ def test_where_no_used_class_gets_attention_the_bias_alone_is_the_answer():
     found = class_readout(masses, values, bias, logits)
     assert found.kl == pytest.approx(0, abs=1e-12)
     assert found.agreement == 1
+
+
+# Where there is no answer --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int32, torch.float64])
+def test_counts_of_any_type_are_counts(kind):
+    counts, mass = torch.tensor([0, 1, 3, 8]), double(0.1, 0.2, 0.5, 0.6)
+    for fit in (fit_saturation, through_origin):
+        assert inspect.unwrap(fit)(mass, counts.to(kind)) == fit(mass, counts)
+
+
+@pytest.mark.parametrize("fit", [fit_saturation, through_origin])
+@pytest.mark.parametrize(
+    ("count", "rule"), [(-100, "at least 0"), (2.5, "a whole number"), (math.nan, "a finite number")]
+)
+def test_counts_that_count_nothing_are_refused(fit, count, rule):
+    with pytest.raises(ValueError, match=rf"^counts: holds .* at \[1\]; every entry must be {rule}"):
+        inspect.unwrap(fit)(double(0.1, 0.2, 0.3), double(1, count, 3))
+    with pytest.raises(ValueError, match=r"=1, counts=3: must be as many each"):
+        inspect.unwrap(fit)(double(0.1), double(1, 2, 3))
+
+
+@given(st.floats(0.01, 0.99), st.integers(2, 40))
+def test_a_mass_that_does_not_vary_is_not_explained_whatever_its_mean_is_rounded_to(mass, size):
+    assert fit_saturation(torch.full((size,), mass, dtype=torch.float64), torch.arange(size)).r2 == -math.inf
+
+
+def test_nothing_to_measure_is_refused_by_name():
+    none = double()
+    for name, call in {
+        "mass": lambda: fit_saturation(none, torch.tensor([], dtype=torch.long)),
+        r"masses\['a'\]": lambda: name_bias({"ones": double(1), "a": none}, "ones"),
+        "classes": lambda: mass_by_class(torch.ones(1, 1, 1), {}),
+        "logits": lambda: class_readout({"a": none}, {"a": double(1)}, double(1), none[:, None]),
+        "values": lambda: class_readout({"a": double(1)}, {}, double(1), double(1)[None]),
+        "shares, growth": lambda: predicted_slope({"a": 1.0}, {"a": 0.0}),
+    }.items():
+        with pytest.raises(ValueError, match=f"^{name}: "):
+            call()
+    with pytest.raises(ValueError, match=r"values: are of the classes \['b'\]; give some of \['a'\]"):
+        class_readout({"a": double(1)}, {"b": double(1)}, double(1), double(1)[None])

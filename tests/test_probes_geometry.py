@@ -268,3 +268,49 @@ def test_equal_infinities_are_a_tie_and_what_is_no_number_is_refused():
     assert auc(torch.tensor([math.inf]), torch.tensor([-math.inf])) == 1
     with pytest.raises(ValueError, match="no number"):
         auc(torch.tensor([math.nan, 1.0]), torch.tensor([0.0]))
+
+
+# Where there is no answer --------------------------------------------------------------------------------------------
+
+
+def test_the_area_of_large_groups_is_exact_and_needs_no_table_of_all_pairs():
+    size = 200_000  # as a table, more memory than there is
+    order = torch.randperm(size, generator=torch.Generator().manual_seed(0)).double()
+    assert auc(order + 0.5, order.flip(0)) == (size + 1) / (2 * size)
+    assert auc(order, order) == 0.5
+
+
+@given(WHOLE, WHOLE, st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]))
+def test_the_area_is_to_the_last_bit_the_share_of_pairs_won(high, low, kind):
+    high, low = torch.tensor([*high, math.inf]).to(kind), torch.tensor([*low, -math.inf, math.inf])
+    pairs = [(h > w) + 0.5 * (h == w) for h in high.tolist() for w in low.tolist()]
+    assert auc(high, low) == sum(pairs) / len(pairs)
+
+
+@given(SEEDS, st.integers(1, 3), st.integers(1, 3), st.sampled_from([torch.float32, torch.float64]))
+def test_clouds_that_are_points_have_no_spread_to_measure_by(seed, one, other, kind):
+    safe, unsafe = (normal(seed + size, FEATURES).to(kind).repeat(size, 1) for size in (one, other))
+    with pytest.raises(ValueError, match=f"safe={one}, unsafe={other} cases: .* no spread"):
+        separation(safe, unsafe)
+    apart = torch.cat([unsafe, unsafe + 1])  # one cloud with a spread is enough
+    assert math.isfinite(separation(safe, apart))
+    assert top_share(safe) == 0
+    assert tau(apart, safe[0], safe[0]).tolist() == [0] * (2 * other)
+
+
+@few
+@given(SEEDS, st.sampled_from([torch.float32, torch.float64]))
+def test_changes_that_cancel_have_no_common_direction_and_short_ones_have_all_theirs(seed, kind):
+    x, y = normal(seed, 2, FEATURES).to(kind)
+    cancelled = torch.stack([0.1 * x, 0.2 * x, -0.3 * x, y, -y])
+    assert cosine_to(cancelled) == cosine_to(torch.zeros(3, FEATURES)) == cosine_to(cancelled, 0 * x) == 0
+    changes = normal(seed + 1, CASES, FEATURES).to(kind)
+    for scale in (1e-12, 1e-18):
+        assert cosine_to(scale * changes, scale * x) == pytest.approx(cosine_to(changes, x), abs=1e-6)
+        assert cosine_to(scale * changes) == pytest.approx(cosine_to(changes), abs=1e-6)
+
+
+@pytest.mark.parametrize("measured", [top_share, cosine_to, lambda x: separation(x, x + 1)])
+def test_no_cases_at_all_are_refused(measured):
+    with pytest.raises(ValueError, match=r"(activations|changes|safe): shape \(0, 4\) holds nothing"):
+        measured(torch.zeros(0, 4))

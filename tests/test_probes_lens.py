@@ -248,3 +248,29 @@ def test_the_small_number_under_the_root_is_heard_by_a_small_stream():
     # The sum is (.01, -.01): its mean square is 1e-4, and with eps = 3e-4 the root is .02.
     close(logit_attribution(parts, rows, eps=3e-4), [[[1.5]], [[-1]]])
     close(logit_attribution(parts, rows, eps=0.0), [[[3]], [[-2]]])
+
+
+# Where there is no direction -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.float32, torch.float64])
+def test_what_has_no_length_has_cosine_zero_and_what_is_short_has_its_own(kind):
+    rows = torch.tensor([[1.0, 0], [0, 0], [1, 0], [3, 4]]).to(kind)
+    assert token_cosines(torch.zeros(2).to(kind), rows).tolist() == [0] * 4
+    assert token_cosines(rows[0], rows).tolist()[:3] == [1, 0, 1]
+    assert against(rows[0], rows, 0, 2).item() == against(0 * rows[0], rows, 0, 3).item() == 0
+    short = 1e-4 if kind == torch.float16 else 1e-15
+    torch.testing.assert_close(token_cosines(short * rows[3], rows), token_cosines(rows[3], rows), rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("centred", [True, False])
+def test_a_stream_of_no_length_needs_an_eps(centred):
+    parts = torch.stack([torch.eye(3), -torch.eye(3)])  # they cancel
+    assert not logit_attribution(parts, torch.eye(3), centred).sum(dim=0).any()
+    for eps in (0.0, -1.0):
+        with pytest.raises(ValueError, match=f"eps={eps}: the stream of some case has no length"):
+            logit_attribution(parts, torch.eye(3), centred, eps=eps)
+
+
+def test_infinite_scores_have_their_rank():
+    assert ranks(double(0, -math.inf, math.inf, 2)).tolist() == [3, 4, 1, 2]

@@ -228,3 +228,31 @@ def test_arrays_of_different_lengths_are_refused_with_all_three_numbers(sizes):
     message = "features={}, labels={}, groups={}: must be as many each".format(*sizes)
     with pytest.raises(ValueError, match=message):
         unchecked(normal(0, sizes[0], 2), labels, which, np.random.default_rng(0))
+
+
+@few
+@given(SEEDS, st.sampled_from([torch.bool, torch.uint8, torch.int32, torch.int64]))
+def test_labels_and_groups_of_any_whole_type_give_the_same_scores(seed, kind):
+    features, labels = planted(seed, 2, noise=5.0)
+    expected = linear_probe(features, labels, groups(), np.random.default_rng(seed))
+    for one in (labels.to(kind), labels.to(kind).numpy()):
+        assert linear_probe(features, one, groups().int().numpy(), np.random.default_rng(seed)) == expected
+
+
+def test_features_however_small_are_features():
+    features, labels = planted(0, 3, noise=0.3)
+    assert linear_probe(1e-20 * features, labels, groups(), np.random.default_rng(0)).accuracy == 1
+
+
+@pytest.mark.parametrize(("label", "rule"), [(-1, "at least 0"), (0.5, "a whole number"), (np.nan, "a finite number")])
+def test_labels_that_are_no_classes_are_refused(label, rule):
+    unchecked, labels = inspect.unwrap(linear_probe), torch.zeros(8)
+    labels[3] = label
+    with pytest.raises(ValueError, match=rf"^labels: holds .* at \[3\]; every entry must be {rule}"):
+        unchecked(normal(0, 8, 2), labels, torch.arange(8), np.random.default_rng(0))
+
+
+def test_no_tokens_at_all_are_refused():
+    none = torch.zeros(0, dtype=torch.long)
+    with pytest.raises(ValueError, match="groups=0: at least two sequences"):
+        linear_probe(normal(0, 0, 2), none, none, np.random.default_rng(0))

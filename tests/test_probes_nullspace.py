@@ -288,7 +288,7 @@ def test_the_generator_decides_the_spread_alone():
 
 @pytest.mark.parametrize(
     ("function", "value", "rule"),
-    [(ns.leading, energy, f"energy={energy}: is a share above 0 and at most 1") for energy in (0, -0.5, 1.5, math.nan)]
+    [(ns.leading, energy, f"energy={energy}: is a share above 0, at most 1") for energy in (0, -0.5, 1.5, math.nan)]
     + [(ns.top_rank, rank, f"rank={rank}: must be at least 1") for rank in (0, -2)],
 )
 def test_an_energy_that_is_no_share_and_a_rank_below_one_are_refused(function, value, rule):
@@ -302,10 +302,72 @@ def test_a_change_of_another_shape_is_refused_with_both_shapes():
         unchecked(normal(0, 2, 3), normal(0, 3, 2))
 
 
-def test_what_has_no_length_has_no_share_and_what_is_no_number_is_not_hidden():
+def test_what_has_no_length_has_no_share():
     weight, nothing = torch.diag(torch.tensor([10.0, 1, 1])), torch.zeros(2, 3)
     inputs = torch.tensor([[0.0, 1, 0], [0, 0, 1]])
     assert ns.weak_share(torch.cat([inputs, nothing]), weight) == ns.weak_share(inputs, weight) == 1
     assert ns.alignment(nothing, torch.ones(3)) == 0
-    assert ns.null_share(torch.zeros(3, 3), weight).top == 0
-    assert math.isnan(ns.conditional_share(torch.full((3, 3), math.nan), weight, inputs))
+    assert ns.alignment(inputs, torch.zeros(3)) == 0
+    unchanged = ns.null_share(torch.zeros(3, 3), weight)
+    assert (unchanged.share, unchanged.top, unchanged.spread) == (0, 0, 0)
+    assert ns.conditional_share(torch.zeros(3, 3), weight, inputs) == ns.top_energy(torch.zeros(3, 3)) == 0
+    assert ns.gain(weight, torch.cat([inputs, nothing])).tolist() == [1, 1, 0, 0]
+    assert ns.row_cosines(weight, torch.cat([inputs, nothing]), 1).tolist() == [[0]] * 4
+    assert not ns.top_rank(torch.zeros(3, 3), 2).any()
+
+
+@pytest.mark.parametrize("energy", [None, 0.1, 0.9, 1.0])
+def test_a_weight_of_zeros_has_no_directions_and_everything_lies_in_its_null_space(energy):
+    weight, change = torch.zeros(OUTPUTS, INPUTS), normal(0, OUTPUTS, INPUTS).float()
+    assert ns.leading(weight, energy).shape == (OUTPUTS, 0)
+    found = ns.null_share(change, weight, energy, draws=2)
+    assert (found.k, found.chance, found.share, found.top, found.lift) == (0, 1, 1, 1, 1)
+    column, null = ns.split_change(change, weight, energy)
+    assert not column.any()
+    assert torch.equal(null, change)
+    assert ns.weak_share(torch.eye(INPUTS), weight, energy or 0.9) == 1
+    assert ns.gain(weight, torch.eye(INPUTS)).tolist() == [0] * INPUTS
+
+
+@given(SEEDS, st.integers(1, INPUTS), st.sampled_from([torch.float32, torch.float64]))
+def test_directions_end_at_the_rank_of_the_matrix(seed, rank, kind):
+    weight = planted(seed, rank=rank)[2].to(kind)
+    assert ns.leading(weight, 1.0).shape == ns.leading(weight).shape == (OUTPUTS, rank)
+    inputs = normal(seed + 2, 3, INPUTS)
+    found = ns.row_cosines(weight, inputs)
+    assert found.shape == (3, rank)
+    # The directions span what the matrix reads: its part of each input is the sum of the squares.
+    reads = torch.linalg.pinv(weight.double(), rtol=1e-5) @ weight.double()
+    close(found.square().sum(dim=1), ((inputs @ reads).norm(dim=1) / inputs.norm(dim=1)) ** 2, 1e-5)
+    assert ns.row_cosines(weight, inputs, 1).shape == (3, 1)
+    assert ns.row_cosines(torch.zeros(4, INPUTS), inputs).shape == (3, 0)
+
+
+@few
+@given(SEEDS)
+def test_a_change_of_what_the_weight_does_not_read_has_no_relative_size(seed):
+    _, v, weight = planted(seed, INPUTS)  # directions 4 and 5 are not read
+    change = torch.outer(v[:, 0], v[:, 0] + v[:, 4])
+    kept = torch.stack([v[:, 0], 2 * v[:, 1], 5 * v[:, 5], torch.zeros(INPUTS, dtype=torch.float64)])
+    for kind in (torch.float32, torch.float64):
+        close(ns.effect(change.to(kind), weight.to(kind), kept.to(kind)), [1 / 4, 0, 0, 0], 1e-6)
+        with pytest.raises(ValueError, match="inputs: the weight makes nothing of row 4"):
+            ns.effect(change.to(kind), weight.to(kind), torch.cat([kept, v[:, 4:5].T]).to(kind))
+
+
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("draws", lambda x: ns.null_share(x, x, draws=0)),
+        ("top", lambda x: ns.row_cosines(x, x, 0)),
+        ("top", lambda x: ns.row_cosines(x, x, -1)),
+        ("rank", lambda x: ns.top_energy(x, 0)),
+        ("change", lambda x: ns.null_share(x[:0], x[:0])),
+        ("inputs", lambda x: ns.conditional_share(x, x, x[:0])),
+        ("inputs", lambda x: ns.weak_share(x[:0], x)),
+        ("vectors", lambda x: ns.alignment(x[:0], x[0])),
+    ],
+)
+def test_a_measure_of_nothing_is_refused_by_name(name, call):
+    with pytest.raises(ValueError, match=f"^{name}[:=]"):
+        call(normal(0, 3, 3))

@@ -132,7 +132,12 @@ def test_planes_of_a_rotary_model_sum_to_the_scores_of_tokens_with_themselves(se
     close(rotary_planes(q, k).sum(dim=-1)[0].T, scores[0].diagonal(dim1=1, dim2=2), 1e-12)
 
 
-@pytest.mark.parametrize("size", [1, 3, 7])
+@pytest.mark.parametrize("size", [0, 1, 3, 7])
 def test_an_odd_number_of_features_raises(size):
     with pytest.raises(ValueError, match=rf"features={size}: rotary planes are pairs, so their number must be even"):
         rotary_planes(torch.ones(2, size), torch.ones(2, size))
+
+
+def test_tokens_without_features_have_no_score():
+    with pytest.raises(ValueError, match=r"queries: shape \(2, 1, 0\) holds nothing to measure"):
+        score_table(torch.ones(2, 1, 0), torch.ones(2, 1, 0))

@@ -142,7 +142,7 @@ def test_the_study_of_ones_own_runs_judges_draws_and_is_repeated(own, capsys):
     assert (folder / "figures" / "which-positions.svg").exists()
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "toylab run reversal:Reversal" in page
-    assert cli.run(["report", str(folder)]) == 0
+    assert cli.run(["report", str(folder), "--study", "reversal:Reversal"]) == 0
     assert capsys.readouterr().out == told
     assert cli.run(["run", "reversal:Reversal", "--preset", "paper"]) == 2
     assert "preset=paper" in capsys.readouterr().err

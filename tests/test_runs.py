@@ -1,26 +1,41 @@
 """Laws of runs: a job is done once and whole, a failure costs nothing but itself, and no setting changes unseen."""
 
+import asyncio
 import hashlib
+import itertools
+import math
+import os
+import subprocess
+import sys
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks import Copy
+from tasks import Copy, ModularSum, Parity, Polynomial
 from toylab import engine, runs
 from toylab.batches import fresh, next_token_loss
 from toylab.claims import Claim
 from toylab.engine import JobsFailedError, JobsRefusedError, execute
 from toylab.files import digest, read_json, read_tensors, write_record, write_tensors
+from toylab.finish import rebuild
 from toylab.model import ModelConfig, Transformer
+from toylab.names import ToylabError
+from toylab.positions import POSITIONS, NoPositions
 from toylab.report import Picture
-from toylab.runs import Job, Study, claim_folder, load_model, read_metrics, save_model
+from toylab.runs import Job, Study, claim_folder, load_model, read_metrics, read_settings, save_model
 from toylab.studies.iteration_head import IterationHeadStudy
+from toylab.sweeps import sweep
 from toylab.train import DivergedError, TrainConfig, Training, train
+
+LEAVING = (SystemExit, GeneratorExit, asyncio.CancelledError, FileNotFoundError, KeyError, ValueError)
+"""Errors that are no refusal, and some that would end a process."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +60,9 @@ class Counted:
             raise DivergedError(f"job {job.name} was told to refuse")
         if (notes / f"stop-{job.name}-{job.seed}").exists():
             raise KeyboardInterrupt
+        for kind in LEAVING:
+            if (notes / f"{kind.__name__}-{job.name}-{job.seed}").exists():
+                raise kind(3)
         return {"value": 10 * job.seed + len(job.name), "by length": {4: 0.5}}
 
     def conclude(self, results: dict[Job, dict[str, Any]]) -> list[Claim]:
@@ -68,6 +86,27 @@ class Branching(Counted):
         if job.after is not None:
             assert (folder.parent / job.after / "done").exists()
         return super().run_job(job, folder)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Controlled(Counted):
+    """A study whose control is trained on the first of its seeds."""
+
+    control_seeds: int = 1
+
+    def jobs(self) -> list[Job]:
+        controls = self.seeds[: self.control_seeds]
+        return [Job("main", seed) for seed in self.seeds] + [Job("control", seed, "main") for seed in controls]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Named(Counted):
+    """A study whose jobs go on from each other."""
+
+    after: str | None = None
+
+    def jobs(self) -> list[Job]:
+        return [Job(name, seed, self.after) for name in self.names for seed in self.seeds]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +139,22 @@ class Leaving(Branching):
         (folder / "left.txt").write_text(job.name)
         (folder / "checkpoint-1.safetensors").touch()
         return super().run_job(job, folder)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen(Counted):
+    """A study whose task is one of several, with settings of many forms, and results of many kinds."""
+
+    task: Copy | ModularSum | Parity | Polynomial = Copy()
+    pairs: tuple[tuple[int, int], ...] = ((1, 2),)
+    scale: float = 1.0
+    result: Any = 1
+
+    def run_job(self, job: Job, folder: Path) -> dict[str, Any]:
+        return {"fine": self.task.p if isinstance(self.task, Copy) else None, "tests": {"zeroed": {"state": MEASURED}}}
+
+
+MEASURED: Any = 1
 
 
 @pytest.fixture
@@ -204,7 +259,7 @@ def test_done_is_written_last(notes, out, monkeypatch):
 
     def fail(path: Path, value: object) -> None:
         if path.name == "result.json":
-            raise OSError(28, "No space left on device")
+            raise ToylabError("No space left on device")
         write(path, value)
 
     monkeypatch.setattr(engine, "write_json", fail)
@@ -215,7 +270,9 @@ def test_done_is_written_last(notes, out, monkeypatch):
 
 def test_a_failing_job_is_recorded_and_the_others_finish(notes, out):
     (notes / "fail-one-0").touch()
-    with pytest.raises(JobsFailedError, match=r"(?s)1 of 4 jobs failed.*the same command.*one of seed 0: ArithmeticError: job one was"):
+    with pytest.raises(
+        JobsFailedError, match=r"(?s)1 of 4 jobs failed.*the same command.*one of seed 0: ArithmeticError: job one was"
+    ):
         start(Counted(), notes, out)
     assert len(called(notes)) == 4
     record = (Job("one", 0).folder(out) / "error.txt").read_text()
@@ -267,6 +324,57 @@ def test_ctrl_c_stops_at_once_and_the_same_call_continues(notes, out):
     assert called(notes) == ["one 1", "two 0", "two 1"]
 
 
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_job_that_would_end_its_process_is_a_failure_like_another(notes, out, workers):
+    """Each with its type in its line, none of them a refusal, and the jobs beside them are done."""
+    study = Counted(seeds=tuple(range(len(LEAVING))), names=("one", "two"))
+    for seed, kind in enumerate(LEAVING):
+        (notes / f"{kind.__name__}-one-{seed}").touch()
+    with pytest.raises(JobsFailedError) as error:
+        start(study, notes, out, workers)
+    for seed, kind in enumerate(LEAVING):
+        assert f"one of seed {seed}: {kind.__name__}: 3 (see " in str(error.value)
+        assert f"{kind.__name__}" in (Job("one", seed).folder(out) / "error.txt").read_text()
+        assert (Job("two", seed).folder(out) / "done").exists()
+
+
+def test_ctrl_c_in_another_process_stops_as_well(notes, out):
+    (notes / "stop-one-0").touch()
+    with pytest.raises(KeyboardInterrupt):
+        start(Counted(), notes, out, workers=2)
+    assert not (Job("one", 0).folder(out) / "error.txt").exists()
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", ".", "", "/tmp/job", ".hidden", "a\\b", "a\0b", "a\nb"])
+def test_a_name_that_is_no_folder_of_a_job_is_refused_before_anything_is_written(notes, out, name):
+    study = Named(names=("one", name), notes=str(notes))
+    for run in (lambda: start(study, notes, out), lambda: sweep([study], out, workers=1, progress=False)):
+        with pytest.raises(ToylabError, match=r"job .+ of Named: must be a name for a folder"):
+            run()
+    assert called(notes) == []
+    assert not out.exists()
+
+
+def test_a_job_that_goes_on_from_none_is_refused_before_anything_is_written(notes, out):
+    with pytest.raises(
+        ToylabError, match=r"job 'one' of seed 0: goes on from 'bsae' of seed 0, which jobs\(\) does not"
+    ):
+        start(Named(after="bsae"), notes, out)
+    assert not out.exists()
+
+
+def test_what_a_result_calls_cost_is_not_lost_without_a_word(notes, out, monkeypatch):
+    monkeypatch.setattr(Counted, "run_job", lambda self, job, folder: {"cost": 3})
+    with pytest.raises(JobsRefusedError, match=r"cost: is what toylab adds to the result of a job; give"):
+        start(Counted(), notes, out)
+
+
+def test_no_job_takes_negative_time_where_the_clock_is_set_back(notes, out, monkeypatch):
+    clock = itertools.count(2e9, -3600)
+    monkeypatch.setattr(time, "time", lambda: next(clock))
+    assert all(result["cost"]["wall_seconds"] >= 0 for result in start(Counted(), notes, out).values())
+
+
 @pytest.mark.parametrize("workers", [0, -2])
 def test_a_run_needs_a_worker(notes, out, workers):
     with pytest.raises(ValueError, match=rf"^workers={workers}: must be at least 1"):
@@ -299,6 +407,125 @@ def test_a_failure_in_another_process_is_recorded_as_well(notes, out):
         start(Counted(), notes, out, workers=2)
     assert "job one was told to fail" in (Job("one", 0).folder(out) / "error.txt").read_text()
     assert len(list(out.rglob("done"))) == 3
+
+
+# Settings and results of somebody else's study ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"seeds": ()}, r"^seeds=\(\): give at least one"),
+        ({"seeds": (0, 0)}, r"^seeds=\(0, 0\): .*all different"),
+        ({"seeds": [1, 2, 1]}, r"^seeds=\(1, 2, 1\): .*all different"),
+        ({"seeds": (-1,)}, r"^seeds=\(-1,\): .*not negative"),
+        ({"seeds": (True,)}, r"^seeds\[0\]=True: must be a whole number"),
+        ({"scale": math.nan}, r"^scale=nan: must be a finite number"),
+        ({"scale": np.float32(math.inf)}, r"^scale=inf: must be a finite number"),
+        ({"scale": "1"}, r"^scale='1': must be a number"),
+        ({"pairs": ((1, math.nan),)}, r"^pairs\[0\]\[1\]=nan: must be a finite number"),
+        ({"result": [math.nan]}, r"^settings\.result\[0\]=nan: JSON has no such number"),
+        ({"result": Path()}, r"^settings\.result: is a PosixPath, which JSON has no form for"),
+    ],
+)
+def test_a_wrong_setting_of_a_study_without_a_check_is_refused_by_name_before_anything_runs(notes, out, wrong, named):
+    with pytest.raises(ToylabError, match=named):
+        start(Chosen(**wrong), notes, out)
+    assert not out.exists()
+
+
+def test_seeds_may_be_a_list_and_numbers_those_of_numpy(notes, out, tmp_path):
+    plain = Chosen(seeds=(0, 1), scale=2.0, size=4)
+    start(plain, notes, out)
+    other = Chosen(seeds=list(np.arange(2)), scale=np.float32(2), size=np.int64(4), pairs=[[1, np.int8(2)]])
+    start(other, notes, tmp_path / "other")
+    assert (
+        read_settings(out / "settings.json")["settings"] == read_settings(tmp_path / "other/settings.json")["settings"]
+    )
+    start(other, notes, out)  # the same settings: it goes on
+
+
+TASKS = [Copy(), ModularSum(p=2), Copy(p=3), ModularSum(p=3), Parity(lengths=3), Polynomial(p=7)]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_choice_of_classes_comes_back_from_the_folder_of_a_run(out, task):
+    study = Chosen(task=task, pairs=((1, 2), (3, 4)))
+    claim_folder(study, "chosen", out)
+    assert rebuild(Chosen(), read_settings(out / "settings.json")["settings"]) == study
+    for other in TASKS:
+        if other != task:
+            with pytest.raises(ToylabError, match=r"holds a run with task\."):
+                claim_folder(replace(study, task=other), "chosen", out)
+
+
+@pytest.mark.parametrize("value", [math.nan, -math.inf, np.float64(math.nan), torch.tensor([0.0, math.nan])])
+def test_a_result_that_is_no_number_is_refused_by_the_name_of_its_key(notes, out, monkeypatch, value):
+    monkeypatch.setitem(globals(), "MEASURED", value)
+    with pytest.raises(
+        JobsRefusedError, match=r"result\.tests\.zeroed\.state(\[1\])?=-?(nan|inf): JSON has no such number"
+    ):
+        start(Chosen(seeds=(0,), names=("one",)), notes, out)
+    assert not list(out.rglob("done"))
+
+
+@pytest.mark.parametrize(
+    ("value", "held"),
+    [
+        (np.int64(3), 3),
+        (np.float32(0.5), 0.5),
+        (np.bool_(True), True),
+        (np.arange(3), [0, 1, 2]),
+        (torch.eye(1), [[1.0]]),
+    ],
+)
+def test_results_of_numpy_and_torch_are_kept_as_plain_numbers(notes, out, monkeypatch, value, held):
+    monkeypatch.setitem(globals(), "MEASURED", value)
+    (found,) = start(Chosen(seeds=(0,), names=("one",)), notes, out).values()
+    assert found["tests"]["zeroed"]["state"] == held
+
+
+def told_by(script: str, where: Path, *before: str) -> str:
+    """What a script of its own says, which runs a study in two processes."""
+    (where / "script.py").write_text(script)
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    done = subprocess.run(
+        [sys.executable, *before], cwd=where, capture_output=True, text=True, timeout=120,
+        env={**os.environ, "PYTHONPATH": path},
+    )  # fmt: skip
+    assert done.returncode != 0
+    return done.stderr
+
+
+BEGINS = "from pathlib import Path\nfrom test_runs import Counted, execute\n"
+RUNS = "execute({}(notes='.'), 'counted', Path('out'), 2, progress=False)\n"
+
+
+@pytest.mark.slow
+def test_a_script_without_a_guard_is_told_so_and_not_that_its_processes_were_killed(tmp_path):
+    last = told_by(BEGINS + RUNS.format("Counted"), tmp_path, "script.py").splitlines()[-1]
+    assert "__main__" in last
+    assert "killed" not in last
+    assert not list(tmp_path.rglob("error.txt"))
+
+
+@pytest.mark.slow
+def test_a_study_that_a_worker_cannot_load_is_named(tmp_path):
+    """As one of a notebook, which has no file that the worker could import."""
+    script = BEGINS + "class Here(Counted): pass\n" + RUNS.format("Here")
+    told = told_by(script, tmp_path, "-c", script)
+    assert "a worker cannot load the study (AttributeError: " in told
+    assert "killed" not in told
+
+
+def test_a_study_that_cannot_be_sent_is_refused_and_runs_in_this_process(notes, out):
+    class Local(Counted):
+        pass
+
+    with pytest.raises(ToylabError, match=r"cannot be sent to another process \(.*Local.*\); define"):
+        start(Local(), notes, out, workers=2)
+    assert called(notes) == []
+    assert len(start(Local(), notes, out)) == 4
 
 
 # The folder of a run -------------------------------------------------------------------------------------------------
@@ -347,7 +574,73 @@ def test_seeds_may_be_added(notes, out, first, second):
     new = [seed for seed in second if seed not in first]
     assert called(notes) == [f"{name} {seed}" for name in ("one", "two") for seed in new]
     assert {job.seed for job in found} == set(second)
-    assert read_json(out / "settings.json")["settings"]["seeds"] == sorted({*first, *second})
+    assert read_json(out / "settings.json")["settings"]["seeds"] == [*first, *new]
+
+
+@settings(max_examples=25)
+@given(st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=3, unique=True), min_size=1, max_size=4))
+def test_no_finished_job_leaves_the_verdicts_when_seeds_are_added(tmp_path_factory, calls):
+    base = tmp_path_factory.mktemp("runs")
+    for seeds in calls:
+        execute(Controlled(seeds=tuple(seeds), notes=str(base)), "controlled", base / "out", 1, progress=False)
+    seeds = read_json(base / "out" / "settings.json")["settings"]["seeds"]
+    assert seeds == list(dict.fromkeys(seed for call in calls for seed in call))
+    whole = Controlled(seeds=tuple(seeds), notes=str(base))
+    found = runs.results(whole, base / "out")
+    assert list(found)[: len(whole.jobs())] == whole.jobs()
+    assert {job for job in found if job.name == "control"} == {Job("control", call[0]) for call in calls}
+    assert all(job.needs == (Job("main", job.seed),) for job in found if job.name == "control")
+
+
+def test_jobs_of_other_names_and_seeds_are_no_results_of_a_study(notes, out):
+    start(Controlled(seeds=(0, 1, 2)), notes, out)
+    (out / "seed-0" / "main").rename(out / "seed-0" / "main.bak")
+    found = runs.results(Controlled(seeds=(1, 0), notes=str(notes)), out)
+    assert set(found) == {Job("main", 1), Job("control", 0)}
+
+
+RECEIVED = {
+    "a seed": "seed-0",
+    "a job": "seed-0/one",
+    "a file of a job": "seed-0/one/model.safetensors",
+    "a result": "seed-0/one/result.json",
+    "an error": "seed-0/one/error.txt",
+    "a lock": "seed-0/one/.lock",
+}
+
+
+@pytest.mark.parametrize("name", RECEIVED.values(), ids=RECEIVED)
+def test_nothing_is_written_through_a_link_that_leads_out_of_a_run(notes, out, tmp_path, monkeypatch, name):
+    """Nor is what it points to removed."""
+    outside = tmp_path / "outside"
+    (outside / "one").mkdir(parents=True)
+    for file in ("one/model.safetensors", "one/result.json", "precious"):
+        (outside / file).write_text("precious")
+    claim_folder(replace(Counted(), notes=str(notes)), "counted", out)
+    (out / name).parent.mkdir(parents=True, exist_ok=True)
+    (out / name).symlink_to(outside if "." not in name else outside / "precious")
+    before = contents(outside)
+
+    def leave(self, job, folder):
+        save_model(folder / "model.safetensors", Transformer(ModelConfig(width=8), 5, 4))
+        return {}
+
+    monkeypatch.setattr(Counted, "run_job", leave)
+    with pytest.raises(JobsRefusedError, match=r"a link leads out of .+; delete the link") as error:
+        start(Counted(), notes, out)
+    assert "one of seed 0" in str(error.value)
+    assert contents(outside) == before
+    assert (Job("one", 1).folder(out) / "done").exists()
+
+
+def test_settings_that_are_a_link_out_of_the_folder_are_refused(notes, out, tmp_path):
+    claim_folder(replace(Counted(seeds=(3,)), notes=str(notes)), "counted", tmp_path / "other")
+    before = contents(tmp_path / "other")
+    out.mkdir()
+    (out / "settings.json").symlink_to(tmp_path / "other" / "settings.json")
+    with pytest.raises(ToylabError, match=r"settings\.json: a link leads out"):
+        start(Counted(), notes, out)
+    assert contents(tmp_path / "other") == before
 
 
 def test_a_folder_of_another_study_is_refused(out):
@@ -469,7 +762,25 @@ def test_loading_a_model_draws_nothing_from_torchs_own_generator(tmp_path):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_what_an_encoding_of_ones_own_raises_keeps_its_class(tmp_path, monkeypatch):
+    monkeypatch.setitem(POSITIONS, "own", NoPositions)
+    save_model(tmp_path / "model.safetensors", Transformer(ModelConfig(width=8, positions="own"), 9, 6))
+    assert load_model(tmp_path / "model.safetensors").config.positions == "own"
+
+    class Own(NoPositions):
+        def __init__(self, *arguments):
+            raise ValueError("of the encoding")
+
+    monkeypatch.setitem(POSITIONS, "own", Own)
+    with pytest.raises(ValueError, match=r"^of the encoding$"):
+        load_model(tmp_path / "model.safetensors")
+
+
 BAD_MODELS = {
+    "weights that are no numbers": lambda tensors, about: ({name: t.bool() for name, t in tensors.items()}, about),
+    "no weights": lambda tensors, about: ({}, about),
+    "of no kind": lambda tensors, about: (tensors, {**about, "kind": ["Transformer"]}),
+    "huge": lambda tensors, about: (tensors, {**about, "vocab": 2**70}),
     "no header": lambda tensors, about: ({}, {}),
     "an unknown field": lambda tensors, about: (tensors, {**about, "config": {**about["config"], "colour": "red"}}),
     "an impossible shape": lambda tensors, about: (tensors, {**about, "config": {**about["config"], "heads": 3}}),
@@ -493,6 +804,14 @@ def test_a_history_comes_back_from_its_file(tmp_path):
     history = [{"step": 0, "loss": 2.5, "accuracy": 0.0}, {"step": 10, "loss": 0.1 + 0.2, "accuracy": 1.0}]
     runs.write_metrics(tmp_path / "metrics.jsonl", Training(history=history))
     assert read_metrics(tmp_path / "metrics.jsonl") == history
+
+
+def test_a_history_with_a_metric_that_is_no_number_is_refused_by_name(tmp_path):
+    history = [{"step": 0, "accuracy": np.float64(0.5)}, {"step": 1, "accuracy": math.nan}]
+    with pytest.raises(ToylabError, match=r"^metrics\.accuracy=nan: "):
+        runs.write_metrics(tmp_path / "metrics.jsonl", Training(history=history))
+    runs.write_metrics(tmp_path / "metrics.jsonl", Training(history=history[:1]))
+    assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 0, "accuracy": 0.5}]
 
 
 @pytest.mark.parametrize("content", ['{"step": 0}\n{"step"', "hello", "\n\n{"])

@@ -1,6 +1,7 @@
 """Laws of what is measured on fine-tuned models: planted changes are found, parts add up, attacks stay in their "
 "ball."""
 
+import json
 from copy import deepcopy
 from dataclasses import replace
 
@@ -173,6 +174,8 @@ def test_a_planted_change_is_found_where_it_was_planted(base, sets):
     assert last["top energy"]["down"] == pytest.approx(1, abs=1e-4)
     assert first["up"]["share"] == 0
     assert first["effect"]["safe"] == 0
+    assert first["cosine with the top right direction"] == {"safe": 0, "unsafe": 0}
+    json.dumps([first, last], allow_nan=False)  # of a change of nothing, too, everything is a number
     before, after = last["weak inputs"]["safe"]
     assert before == pytest.approx(after)  # the inputs of the MLP did not change
 

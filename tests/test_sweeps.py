@@ -4,7 +4,9 @@ import csv
 import io
 import itertools
 import json
+import math
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -15,19 +17,22 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tasks import Copy, ModularSum, Parity
 from toylab import cli, figures, sweeps
 from toylab.claims import Claim, over_seeds
 from toylab.engine import JobsFailedError, JobsRefusedError
-from toylab.files import alone, read_json, write_json
+from toylab.files import alone, read_json, write_json, write_record
+from toylab.names import ToylabError, load_class
 from toylab.report import Picture
-from toylab.runs import Job, refuse_others
+from toylab.runs import Job, by_arm, refuse_others
 from toylab.statistics import bootstrap, wilson
 from toylab.studies.contextual_counting import ContextualCountingStudy
 from toylab.studies.iteration_head import IterationHeadStudy
-from toylab.sweeps import column, grid, load_runs, read_axes, summarise, sweep, where
+from toylab.sweeps import column, grid, load_runs, read_axes, resume, summarise, sweep, where
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class Size:
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
-            raise ValueError(f"width={self.width}: must be divisible by heads={self.heads}")
+            raise ToylabError(f"width={self.width}: must be divisible by heads={self.heads}")
 
 
 class OddError(Exception):
@@ -73,7 +78,7 @@ class Small:
         if (notes / f"fail-{mark}").exists():
             raise OddError(1, 2)
         if (notes / f"refuse-{mark}").exists():
-            raise ValueError("this one does not like it")
+            raise ToylabError("this one does not like it")
         if (notes / f"die-{mark}").exists():
             os._exit(9)
         if (notes / f"die-once-{mark}").exists():
@@ -92,6 +97,17 @@ class Small:
 
     def pictures(self, results: dict[Job, dict[str, Any]], out: Path) -> list[Picture]:
         return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class Own(Small):
+    """A study with a choice of tasks, of which two have the same fields."""
+
+    task: Copy | ModularSum | Parity = Copy()
+    weights: dict[str, float] = field(default_factory=dict)
+
+    def run_job(self, job: Job, folder: Path) -> dict[str, Any]:
+        return {"value": float(self.task.values), "task": type(self.task).__name__}
 
 
 @pytest.fixture
@@ -178,17 +194,32 @@ def test_axes_are_read_with_the_types_of_the_settings(axes, expected):
         (["width=3"], r"there is no setting 'width'; did you mean size\.width\?"),
         (["zzz=3"], r"there is no setting 'zzz'; there are size\.width, size\.heads, kind"),
         (["kind=square"], r"grid kind=square: must be one of plain, round"),
-        (["size.width=wide"], r"grid size\.width=wide: must be int"),
-        (["size.width=6.5"], r"grid size\.width=6\.5: must be int"),
+        (["size.width=wide"], r"grid size\.width=wide: must be a whole number"),
+        (["size.width=6.5"], r"grid size\.width=6\.5: must be a whole number"),
         (["seed=9..3"], r"grid seed=9\.\.3: the range is empty"),
         (["size=3"], r"there is no setting 'size'"),
-        (["size.width="], r"grid size\.width=: must be int"),
-        (["lengths=1"], r"grid lengths=1: must be tuple\[int, int\]"),
+        (["size.width="], r"grid size\.width=: must be a whole number"),
+        (["lengths=1"], r"grid lengths=1: must be \(a whole number, a whole number\)"),
     ],
 )
 def test_a_mistake_in_an_axis_is_named_with_what_is_possible(axes, told):
     with pytest.raises(ValueError, match=told):
         read_axes(Small(), axes)
+
+
+@dataclass(frozen=True)
+class Picky(Small):
+    """A study whose own check raises what it likes."""
+
+    def __post_init__(self) -> None:
+        if self.kind == "round":
+            raise ValueError("of the study")
+
+
+def test_what_a_study_raises_for_its_settings_keeps_its_class():
+    with pytest.raises(ValueError, match=r"^of the study$") as error:
+        grid(Picky(), {"kind": ["plain", "round"]})
+    assert not isinstance(error.value, ToylabError)
 
 
 def test_an_axis_without_values_is_refused():
@@ -200,6 +231,29 @@ def test_an_axis_without_values_is_refused():
 def test_every_setting_of_a_study_can_be_an_axis(study):
     for name, value in sweeps._flat(study).items():
         assert grid(study, {name: [value]}) == [study]
+
+
+def test_values_of_numpy_and_torch_are_the_points_of_plain_ones(small):
+    plain = grid(small, {"kind": ["plain", "round"], "rate": [0.5], "lengths": [(1, 6)], "seed": [0, 1]})
+    kinds = np.array(["plain", "round"])
+    for axes in (
+        {"rate": np.float32([0.5]), "lengths": np.array([[1, 6]]), "seed": np.arange(2)},
+        {"rate": torch.tensor([0.5]), "lengths": [[np.int8(1), 6]], "seed": torch.arange(2)},
+    ):
+        made = grid(small, {"kind": kinds} | axes)
+        assert made == plain
+        assert list(map(hash, made)) == list(map(hash, plain))
+    for wrong in ({"kind": ["plian"]}, {"rate": [math.nan]}, {"seed": [-1]}, {"seed": [True]}, {"size.heads": [1.5]}):
+        with pytest.raises(ValueError, match=f"the grid's point .*{next(iter(wrong)).split('.')[0]}"):
+            grid(small, wrong)
+
+
+def test_entries_of_a_dictionary_are_axes():
+    study = Own(weights={"a": 1.0, "b": 2.0})
+    assert [one.weights for one in grid(study, {"weights.b": [3.0, 4]})] == [{"a": 1.0, "b": 3.0}, {"a": 1.0, "b": 4}]
+    assert read_axes(study, ["weights.a=5"]) == {"weights.a": [5.0]}
+    with pytest.raises(ValueError, match=r"there is no setting 'weights\.c'"):
+        grid(study, {"weights.c": [1.0]})
 
 
 # Sweeps --------------------------------------------------------------------------------------------------------------
@@ -252,6 +306,19 @@ def test_points_and_seeds_may_be_added_and_keep_the_folders_they_have(small, out
     assert len(read_json(out / "run" / "claims.json")["claims"][0]["seeds"]) == 2
 
 
+def test_tasks_of_different_classes_are_different_points_and_come_back(out):
+    points = [Own(task=task) for task in (Copy(p=2), ModularSum(p=2), Parity(), Copy(p=3))]
+    rows = sweep(points, out, workers=1, jobs=["other"], progress=False)
+    assert sorted((row["result.task"], row["settings.task.p"]) for row in rows) == [
+        ("Copy", 2), ("Copy", 3), ("ModularSum", 2), ("Parity", None)
+    ]  # fmt: skip
+    assert all(row["result.task"] == row["settings.task.class"] for row in rows)
+    assert len({row["run"] for row in rows}) == 4
+    before = (out / "sweep.json").read_bytes()
+    assert measured(sweeps.resume(out, workers=1, progress=False)) == measured(rows)
+    assert (out / "sweep.json").read_bytes() == before
+
+
 def test_jobs_can_be_chosen_and_bring_what_they_go_on_from(small, out):
     rows = sweep(grid(small, FOUR), out, workers=1, jobs=["leaf"], progress=False)
     assert {row["job"] for row in rows} == {"base", "leaf"}
@@ -299,17 +366,19 @@ def test_a_failure_is_recorded_the_rest_goes_on_and_the_same_call_runs_it_again(
     failing, refusing = tell(small, "fail-base-0-plain-6"), tell(small, "refuse-other-0-round-12")
     with pytest.raises(JobsFailedError) as error:
         sweep(grid(small, FOUR), out, workers=workers, progress=False)
-    assert f"3 of 12 jobs failed, the others are kept; to run those again: toylab sweep --continue {out}" in str(
-        error.value
+    assert (
+        f"3 of 12 jobs failed, the others are kept; to run those again: toylab sweep {__name__}:Small --continue {out}"
+        in str(error.value)
+    )
+    told = (
+        "does not like it",
+        "kind=plain: base of seed 0: OddError: 1 and 2",
+        "leaf of seed 0: base of seed 0 failed",
     )
     lines = str(error.value).splitlines()[1:]
     assert len(lines) == 3
-    for line, told in zip(
-        sorted(lines),
-        ("does not like it", "kind=plain: base of seed 0: OddError: 1 and 2", "leaf of seed 0: base of seed 0 failed"),
-        strict=True,
-    ):
-        assert told in line
+    for words in told:
+        (line,) = [line for line in lines if words in line]
         assert Path(line.rpartition("see ")[2].rstrip(")")).is_file()
     assert "OddError" in (out / "size.width=6,kind=plain/seed-0/base/error.txt").read_text()
     table = load_runs(out)
@@ -378,6 +447,159 @@ def test_a_worker_that_does_not_see_the_folder_says_so(small, tmp_path):
     assert "is not seen by this worker; give a folder with --out that all machines share" in failure.message
 
 
+@dataclass(frozen=True)
+class Whole(Small):
+    """A study that cannot conclude where a job is missing."""
+
+    def conclude(self, results: dict[Job, dict[str, Any]]) -> list[Claim]:
+        arms = by_arm(results)
+        assert arms["base"].keys() == arms["leaf"].keys()
+        return super().conclude(results)
+
+
+@pytest.mark.parametrize("how", ["chosen", "failed"])
+def test_a_study_that_cannot_conclude_without_some_jobs_hides_no_failure_and_loses_no_row(small, out, capsys, how):
+    whole = Whole(notes=small.notes)
+    if how == "chosen":
+        assert [row["job"] for row in sweep([whole], out, workers=1, jobs=["other"], progress=False)] == ["other"]
+    else:
+        tell(small, "fail-base-0-plain-12")
+        with pytest.raises(JobsFailedError, match=r"base of seed 0: OddError: 1 and 2"):
+            sweep([whole], out, workers=1, progress=False)
+        (Path(small.notes) / "fail-base-0-plain-12").unlink()
+    assert f"toylab: {out / 'run'}: not judged, as jobs are missing (KeyError: 'base')" in capsys.readouterr().err
+    assert len(sweep([whole], out, workers=1, progress=False)) == 3
+    assert (out / "run" / "claims.json").exists()
+
+
+def test_what_a_study_raises_of_all_its_jobs_keeps_its_class(small, out, monkeypatch):
+    monkeypatch.setattr(Small, "conclude", lambda self, results: results["no such job"])
+    with pytest.raises(KeyError):
+        sweep([small], out, workers=1, progress=False)
+
+
+# Folders of somebody else's ------------------------------------------------------------------------------------------
+
+
+def rewritten(path: Path, **changes: Any) -> None:
+    """A record that was changed, with a checksum that fits: it has no key."""
+    held = {name: value for name, value in read_json(path).items() if name not in ("checksum", "format")}
+    write_record(path, held | changes)
+
+
+OWN = '''
+from dataclasses import dataclass
+from pathlib import Path
+from test_sweeps import Small
+
+Path("imported").touch()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Own(Small):
+    """Somebody's study."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Another(Small):
+    """Another one."""
+'''
+
+
+@pytest.fixture
+def received(tmp_path, monkeypatch) -> Path:
+    """A folder with a sweep of a study that is not ours, beside the module that it names; nothing is imported yet."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "theirs.py").write_text(OWN)
+    arguments = ["sweep", "theirs:Own", "--notes", str(tmp_path / "notes"), "--workers", "1", "--out", "out"]
+    assert cli.run([*arguments, "--grid", "kind=plain,round"]) == 0
+    sys.modules.pop("theirs")
+    (tmp_path / "imported").unlink()
+    yield tmp_path / "out"
+    sys.modules.pop("theirs", None)
+
+
+@pytest.mark.parametrize("command", ["report out/kind=plain", "report out", "sweep --continue out"])
+def test_a_folder_does_not_choose_the_code_that_runs(received, capsys, command):
+    assert cli.run([*command.split(), *(["--workers", "1"] if "sweep" in command else [])]) == 2
+    told = capsys.readouterr().err
+    assert "'theirs:Own', which is no study of ours" in told
+    assert ("toylab sweep theirs:Own --continue out" if "sweep" in command else " --study theirs:Own") in told
+    assert not Path("imported").exists()
+
+
+def test_what_only_reads_a_folder_imports_nothing(received):
+    for command in (["table", "out"], ["claims", "out/kind=plain"]):
+        assert cli.run(command) == 0
+    assert not Path("imported").exists()
+
+
+def test_the_study_of_a_folder_runs_where_the_user_names_it(received, capsys):
+    (received / "kind=plain" / "seed-0" / "other" / "done").unlink()
+    assert cli.run(["sweep", "theirs:Own", "--continue", "out", "--workers", "1"]) == 0
+    assert (received / "kind=plain" / "seed-0" / "other" / "done").exists()
+    assert cli.run(["report", "out/kind=plain", "--study", "theirs:Own"]) == 0
+    assert cli.run(["report", "out", "--study", "theirs:Own"]) == 0
+    assert Path("imported").exists()
+    assert (received / "scoreboard.html").exists()
+    capsys.readouterr()
+    for command in (
+        ["report", "out/kind=plain", "--study", "theirs:Another"],
+        ["report", "out/kind=plain", "--study", "iteration-head"],
+        ["sweep", "theirs:Another", "--continue", "out"],
+    ):
+        assert cli.run(command) == 2
+        assert "holds a run of 'theirs:Own'; give the class of that study" in capsys.readouterr().err
+
+
+def test_a_sweep_of_a_script_goes_on_from_its_module(received, capsys):
+    for path in (received / "sweep.json", *received.glob("*/settings.json")):
+        rewritten(path, study="__main__:Own")
+    assert cli.run(["sweep", "--continue", "out"]) == 2
+    assert "toylab sweep MODULE:Own --continue out, where MODULE is the script without .py" in capsys.readouterr().err
+    rows = resume(received, study=load_class("study", "theirs:Own"), workers=1, progress=False)
+    assert {row["study"] for row in rows} == {"__main__:Own"}
+
+
+@pytest.mark.parametrize("name", ["../../outside", "..", "", "/tmp/toylab-outside", "a/b", ".hidden"])
+def test_a_run_of_a_sweep_is_a_folder_in_it(small, tmp_path, name):
+    out = tmp_path / "deep" / "er" / "out"
+    sweep([small], out, workers=1, progress=False)
+    (settings,) = read_json(out / "sweep.json")["runs"].values()
+    rewritten(out / "sweep.json", runs={name: settings})
+    before = set(tmp_path.rglob("*"))
+    for call in (lambda: resume(out, study=Small, workers=1, progress=False), lambda: sweep([small], out, workers=1)):
+        with pytest.raises(ToylabError, match=r"sweep\.json: names a run .+, which is no name of a folder in it"):
+            call()
+    assert set(tmp_path.rglob("*")) == before
+    assert not Path("/tmp/toylab-outside").exists()
+
+
+@pytest.mark.parametrize("name", ["run", "sweep.json", "run/settings.json", "run/claims.json"])
+def test_a_sweep_writes_nothing_through_a_link_that_leads_out(small, out, tmp_path, name):
+    sweep([small], out, workers=1, progress=False)
+    (out / name).rename(tmp_path / "moved")
+    (out / name).symlink_to(tmp_path / "moved")
+
+    def kept() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in tmp_path.rglob("moved/**/*") if path.is_file()}
+
+    before = kept()
+    with pytest.raises(ToylabError, match=r"a link leads out of .+; delete the link"):
+        sweep(grid(small, {"seed": [0, 1]}), out, workers=1, progress=False)
+    assert kept() == before
+
+
+def test_a_record_of_no_sweep_is_refused_by_name(small, out):
+    sweep([small], out, workers=1, progress=False)
+    for changes in ({"study": None}, {"runs": []}, {"runs": {"run": {"seeds": 3}}}, {"jobs": "main"}, {"jobs": [3]}):
+        rewritten(out / "sweep.json", **{"study": "x:Y", "runs": {}, "jobs": None} | changes)
+        with pytest.raises(ToylabError, match=r"sweep\.json: is not a sweep; give another folder"):
+            resume(out, study=Small)
+
+
 # Tables --------------------------------------------------------------------------------------------------------------
 
 
@@ -402,6 +624,12 @@ def test_the_table_holds_settings_and_results_of_every_job(small, out, table):
 def test_a_single_run_and_a_folder_of_runs_are_tables_too(out, table):
     one = load_runs(out / "size.width=6,kind=plain")
     assert one == [row for row in table if row["run"] == "size.width=6,kind=plain"]
+
+
+@pytest.mark.parametrize("name", ["seed-0.bak", "seed-x", "seed-", "seed-00", "seed-0/.ipynb_checkpoints"])
+def test_a_copy_beside_the_seeds_is_no_part_of_the_table(out, table, name):
+    shutil.copytree(out / "size.width=6,kind=plain" / "seed-0", out / "size.width=6,kind=plain" / name)
+    assert load_runs(out) == table
 
 
 def test_the_claims_of_all_runs_are_a_table(out, table):
@@ -537,6 +765,12 @@ def test_the_command_draws_means_with_their_intervals(capsys, tmp_path, out, tab
     assert content.startswith(b"\x89PNG") if form == ".png" else b"value, mean of" in content
 
 
+ADDRESSES = ["tpc://localhost:8786", "localhost", "tcp://localhost", "tcp://localhost:port", "tcp://:8786",
+             "tcp://localhost:0", "tcp://localhost:99999", "http://localhost:8786", "tcp://a b:1", "",
+             "tcp://[::1"]  # fmt: skip
+"""Of no scheduler."""
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -553,6 +787,10 @@ def test_the_command_draws_means_with_their_intervals(capsys, tmp_path, out, tab
             ["sweep", "iteration-head", "--grid", "seed=0", "--scheduler", "tcp://127.0.0.1:1"],
             "no Dask scheduler answ",
             marks=pytest.mark.slow,
+        ),
+        *(
+            (["sweep", "iteration-head", "--grid", "seed=0", "--scheduler", address], "must be tcp://HOST:PORT, as")
+            for address in ADDRESSES
         ),
         (["table", "nowhere"], "holds no run"),
         (["plot", "nowhere", "--x", "a", "--y", "b"], "holds no run"),

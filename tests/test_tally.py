@@ -129,19 +129,6 @@ def test_long_strings_and_steep_scores_do_not_part_the_two_ways(causal):
     torch.testing.assert_close(model(tokens, tally=counted(tokens, causal)), by_pair, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("layers", [1, 2])
-def test_with_a_tally_the_first_layer_is_seen_only_after_its_attention(layers):
-    model, tokens = build(ModelConfig(layers=layers, width=8, positions="none")), draw_tokens(0, 2, 6)
-    with watch(model, "*") as usual:
-        model(tokens)
-    with watch(model, "*") as seen:
-        model(tokens, tally=counted(tokens, True))
-    inside = {f"blocks.0.attn.{name}" for name in ("q", "k", "v", "scores", "pattern", "z")}
-    assert set(usual) - set(seen) == {"embed", "blocks.0.resid_pre"} | inside
-    for name, tensor in seen.items():
-        torch.testing.assert_close(tensor, usual[name], rtol=0, atol=1e-10)
-
-
 # Where a tally would lie ---------------------------------------------------------------------------------------------
 
 

@@ -31,6 +31,7 @@ from tasks import (
     split_of,
     stream,
 )
+from toylab.names import ToylabError
 
 ROOT = Path(__file__).parents[1]
 prompts = st.integers(0, 12).flatmap(
@@ -155,6 +156,15 @@ def test_streams_of_different_seeds_or_paths_differ(one, other):
     (seed, path), (other_seed, other_path) = one, other
     if (seed, path) != (other_seed, other_path):
         assert draws(seed, *path) != draws(other_seed, *other_path)
+
+
+@given(st.integers(0, 2**40), st.integers(0, 5))
+def test_integers_of_numpy_give_the_same_stream(seed, block):
+    untyped = inspect.unwrap(stream)  # types are checked before it could
+    drawn = untyped(np.int64(seed), "train", np.int64(block)).integers(2**62, size=4).tolist()
+    assert drawn == draws(seed, "train", block)
+    with pytest.raises(ToylabError, match=r"^path=-1: "):
+        stream(seed, "train", -1)
 
 
 def test_a_stream_differs_from_its_own_branch_number_zero():

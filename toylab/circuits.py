@@ -17,7 +17,7 @@ from tasks import AssociativeRecall, IteratedMap
 from tasks.counting import BEGIN, CLOSE, ONE, OPEN
 from toylab.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from toylab.model import MLP, ModelConfig, Transformer
-from toylab.names import ToylabError
+from toylab.names import ToylabError, check_option
 
 SHARPNESS = 60.0
 """Attention score of the key looked for, against 0 for the others: the rest gets less than e^-55 of the attention."""
@@ -137,6 +137,7 @@ def contextual_counter(
 
     Source: section 2 of Golkar et al. 2024 for steps 1 and 3; steps 2 and 4 are ours.
     """
+    check_option("bias", bias, ("begin", "bracket"))
     features = 5 + 3  # which token it is; the context
     context = range(5, 8)
     config = EncoderDecoderConfig(

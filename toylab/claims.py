@@ -128,10 +128,22 @@ def as_claims(held: Any) -> list[Claim]:
     names = {f.name for f in fields(Claim)}
     if not isinstance(held, list) or not all(isinstance(one, dict) and set(one) == names for one in held):
         raise TypeError("not a list of claims")
-    return [
+    claims = [
         Claim(**{**one, "seeds": tuple(one["seeds"]), "interval": one["interval"] and tuple(one["interval"])})
         for one in held
     ]
+    for one in claims:
+        texts = (one.id, one.paper, one.statement, one.bar, one.note)
+        measured = (*([] if one.measured is None else [one.measured]), *(one.interval or ()), *one.seeds)
+        if not (
+            all(isinstance(text, str) for text in texts)
+            and all(isinstance(number, int | float) for number in measured)
+            and len(one.interval or (0, 0)) == 2
+            and one.verdict in get_args(Verdict)
+            and isinstance(one.details, dict)
+        ):
+            raise TypeError(f"claim {one.id!r} has a field of another type")
+    return claims
 
 
 def table(

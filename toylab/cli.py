@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import errno
 import json
 import os
 import sys
@@ -39,8 +38,7 @@ def run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:  # who reads it has seen enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        remedy = _REMEDIES.get(error.errno or 0)
-        print(f"toylab: {error}" + (f"; {remedy}" if remedy else ""), file=sys.stderr)
+        print(f"toylab: {error}", file=sys.stderr)
         return 2
     except ToylabError as error:
         print(f"toylab: {error}", file=sys.stderr)
@@ -58,11 +56,6 @@ def run(arguments: Sequence[str]) -> int:
 
 
 _KEEPING = ("run", "sweep", "report")
-_REMEDIES = {
-    errno.ENOSPC: "the disk is full: free some space, then give the same command again",
-    errno.EROFS: "nothing may be written there: give another folder with --out",
-    errno.EACCES: "you may not write there: give another folder with --out",
-}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -148,6 +141,7 @@ def _parser() -> argparse.ArgumentParser:
         "report", help="judge and draw a run anew; for a folder of runs, the scoreboard of all"
     )
     command.add_argument("folder", type=Path, metavar="FOLDER", nargs="?", default=Path("runs"), help="default: runs")
+    command.add_argument("--study", metavar="module:Class", help="of a run of yours: its code runs then")
     form = command.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="the scoreboard as a list of JSON objects")
     form.add_argument("--markdown", action="store_true", help="the scoreboard as Markdown")
@@ -347,18 +341,19 @@ def _run(options: argparse.Namespace, rest: list[str]) -> None:
         return
     study = _study(options, rest)
 
+    from toylab import studies
     from toylab.cluster import executor
     from toylab.engine import JobsFailedError, JobsRefusedError, execute
-    from toylab.finish import finish
+    from toylab.finish import after_failures, finish
 
     out = options.out or _folder(options.study, options.preset)
     try:
         with executor(options.scheduler) as cluster:
-            execute(study, options.study, out, options.workers, executor=cluster)
+            execute(study, studies.name_of(type(study)), out, options.workers, executor=cluster)
     except (JobsFailedError, JobsRefusedError):
-        finish(out)  # what the other jobs found should not wait for it
+        after_failures(out, finish, out, type(study))  # what the other jobs found should not wait for it
         raise
-    print(finish(out))
+    print(finish(out, type(study)))
 
 
 def _folder(study: str, kind: str) -> Path:
@@ -384,6 +379,7 @@ def _run_all(options: argparse.Namespace, rest: list[str]) -> None:
     from toylab import scoreboard, studies
     from toylab.cluster import executor
     from toylab.engine import JobsFailedError, JobsRefusedError, Run, execute_all
+    from toylab.finish import after_failures
 
     wanted = {"seeds": common.seeds and tuple(common.seeds), "control_seeds": common.control_seeds}
     folder = options.out or Path("runs")
@@ -397,14 +393,19 @@ def _run_all(options: argparse.Namespace, rest: list[str]) -> None:
         with executor(options.scheduler) as cluster:
             execute_all(runs, "all studies", options.workers, executor=cluster)
     except (JobsFailedError, JobsRefusedError):
-        scoreboard.finish_all(folder)
+        after_failures(folder, scoreboard.finish_all, folder)
         raise
     print(scoreboard.finish_all(folder))
 
 
 def _sweep(options: argparse.Namespace, rest: list[str]) -> None:
-    if options.resume is not None and (options.study or options.grid or options.jobs or options.out or rest):
-        raise ToylabError("continue: takes the study and its settings from the folder; leave them out")
+    own = options.resume is not None and ":" in (options.study or "")
+    if options.resume is not None and (
+        (options.study and not own) or options.grid or options.jobs or options.out or rest
+    ):
+        raise ToylabError(
+            "continue: takes the study and its settings from the folder; leave them out, but for module:Class of yours"
+        )
     study = None if options.resume is not None else _study(options, rest)
     if study is not None and not options.grid:
         raise ToylabError("grid: nothing is varied; add --grid NAME=VALUES, such as --grid seed=0..19")
@@ -416,7 +417,8 @@ def _sweep(options: argparse.Namespace, rest: list[str]) -> None:
     out = options.resume or options.out or _folder(options.study, "sweep")
     with executor(options.scheduler) as cluster:
         if points is None:
-            rows = resume(out, workers=options.workers, executor=cluster)
+            kind = load_class("study", options.study) if own else None
+            rows = resume(out, study=kind, workers=options.workers, executor=cluster)
         else:
             rows = sweep(points, out, workers=options.workers, executor=cluster, jobs=options.jobs)
     seconds = sum(row["result.cost.cpu_seconds"] for row in rows if row["status"] == "done")
@@ -533,6 +535,9 @@ def _claims(options: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _report(options: argparse.Namespace, rest: list[str]) -> None:
+    from toylab import studies
+
+    kind = studies.load(options.study).STUDY if options.study else None
     if (options.folder / "settings.json").exists():
         if options.json or options.markdown:
             form = "json" if options.json else "markdown"
@@ -541,14 +546,14 @@ def _report(options: argparse.Namespace, rest: list[str]) -> None:
             )
         from toylab.finish import finish
 
-        print(finish(options.folder))
+        print(finish(options.folder, kind))
         return
     from toylab import scoreboard
 
     if not options.json and not options.markdown:
-        print(scoreboard.finish_all(options.folder))
+        print(scoreboard.finish_all(options.folder, kind))
         return
-    standings = scoreboard.board(options.folder)
+    standings = scoreboard.board(options.folder, kind)
     if options.json:
         print(json.dumps([asdict(one) for one in standings], indent=1, ensure_ascii=False))
     else:

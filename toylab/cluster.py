@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
@@ -16,11 +17,16 @@ def executor(address: str | None, timeout: float | int = 10) -> Iterator[Executo
     The machines of the cluster must have this version of toylab, and see the folder of the run under the same path.
 
     Raises:
-        ValueError: if Dask is not installed, or nothing answers at the address within `timeout` seconds.
+        ValueError: for something else than an address, if Dask is not installed, or if nothing answers within
+            `timeout` seconds.
     """
     if address is None:
         yield None
         return
+    # Before a client is made: it would go on to look for what it could not understand.
+    found = re.fullmatch(r"((tcp|ws)://)?([^\s:/\[\]]+|\[[0-9a-fA-F:.]+\]):(\d{1,5})", address)
+    if not found or not 0 < int(found[4]) < 2**16:
+        raise ToylabError(f"scheduler={address}: must be tcp://HOST:PORT, as `dask scheduler` prints it")
     try:
         from distributed import Client
     except ImportError:

@@ -30,6 +30,7 @@ from probes import (
     rotary_planes,
     score_table,
     through_origin,
+    top_energy,
     watch,
 )
 from tasks import IGNORE, stream
@@ -280,9 +281,7 @@ def region_probes(model: EncoderDecoder, strings: Strings, seed: int) -> dict[st
 
 def two_components(features: Float[Tensor, "token feature"]) -> float:
     """The share of the variance that the first two principal components hold: 1 for states of rank two."""
-    centred = features.double() - features.double().mean(dim=0)
-    spread = torch.linalg.svdvals(centred).square()
-    return (spread[:2].sum() / spread.sum()).item()
+    return top_energy(features.double() - features.double().mean(dim=0), 2)
 
 
 @torch.no_grad()

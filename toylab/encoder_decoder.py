@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from toylab.model import MLP, Attention, Geometry, LayerNorm, ModelConfig, Transformer, linear, source
-from toylab.names import ToylabError
+from toylab.names import ToylabError, check_settings
 from toylab.positions import NoPositions
 from toylab.tally import Tally
 
@@ -52,13 +52,16 @@ class EncoderDecoderConfig:
     brings them within reach of an optimiser that moves every weight by about the same small step."""
 
     def __post_init__(self) -> None:
+        check_settings(self)
         if self.encoder.unembedding != "none":
             raise ToylabError(f"encoder.unembedding={self.encoder.unembedding}: an encoder has none; set it to none")
         if self.heads < 1 or self.encoder.width % self.heads:
             raise ToylabError(f"heads={self.heads}: must divide encoder.width={self.encoder.width}; 1 always does")
         if self.hidden < 0:
             raise ToylabError(f"hidden={self.hidden}: must be at least 0; 0 leaves the MLP out")
-        if not self.logit_scale > 0:
+        if self.query_std < 0:
+            raise ToylabError(f"query_std={self.query_std}: must be at least 0")
+        if self.logit_scale <= 0:
             raise ToylabError(f"logit_scale={self.logit_scale}: must be above 0; 1 leaves the logits as they are")
 
 
@@ -110,7 +113,7 @@ class Decoder(nn.Module):
         shape = replace(config.encoder, heads=config.heads, positions="none")
         self.queries = nn.Parameter(config.query_std * torch.randn(queries, shape.width, generator=generator))
         self.positions = NoPositions(shape, queries, generator)
-        self.cross = Attention(shape, generator)
+        self.cross = Attention(shape, generator, few_queries=True)
         self.attn = Attention(shape, generator) if config.self_attention else None
         self.ln1 = LayerNorm(shape) if config.self_attention else None
         self.mlp = MLP(shape, config.hidden, generator) if config.hidden else None
@@ -131,7 +134,7 @@ class Decoder(nn.Module):
             read = self.ln1(x)
             x = x + self.attn_out(self.attn(read, read, self._geometry(labels, labels, stream)))
         x = self.resid_mid(x)
-        fetched = self.cross_out(self.cross.by_few(x, stream, self._geometry(labels, keys, stream, seen)))
+        fetched = self.cross_out(self.cross(x, stream, self._geometry(labels, keys, stream, seen)))
         x = x + fetched if self.config.residual else fetched
         if self.mlp is not None:
             x = x + self.mlp_out(self.mlp(self.ln2(x)))

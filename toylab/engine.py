@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -21,9 +22,20 @@ from typing import Any
 
 from tqdm import tqdm
 
-from toylab.files import alone, digest, sweep_aside, write_json, write_text
-from toylab.names import ToylabError, unknown
-from toylab.runs import Job, Study, claim_folder, is_done, refuse_others, results, single_thread, with_needs
+from toylab.files import alone, digest, disk, refuse_links, sweep_aside, write_json, write_text
+from toylab.names import UNGUARDED, ToylabError, refuse_while_importing, unknown
+from toylab.runs import (
+    Job,
+    Study,
+    check_jobs,
+    check_study,
+    claim_folder,
+    is_done,
+    refuse_others,
+    results,
+    single_thread,
+    with_needs,
+)
 
 
 class JobsRefusedError(ToylabError):
@@ -86,8 +98,9 @@ def execute(
         executor: where the jobs run instead; it must see the same folder.
 
     Raises:
-        ValueError: for workers below 1, a folder that holds a run of other settings or that another process writes to
-            or, after all other jobs were done, for jobs that all refused their settings or a damaged file.
+        ValueError: for workers below 1, a job whose name cannot be a folder, a folder that holds a run of other
+            settings or that another process writes to, processes that cannot start or, after all other jobs were done,
+            for jobs that all refused their settings or a damaged file.
         JobsFailedError: if a job failed otherwise, after all others were done.
     """
     (measured,) = execute_all([Run(study, name, out)], name, workers, progress, executor)
@@ -100,7 +113,10 @@ def execute_all(
     """`execute` for several runs, whose jobs share the workers: none idles while another study has work left."""
     check_workers(workers)
     for run in runs:
+        check_study(run.study)
+        check_jobs(run.study)
         refuse_others(run.out, "settings.json", "run")
+        refuse_links(run.out, run.out / "settings.json")
     with ExitStack() as stack:
         for run in runs:
             stack.enter_context(alone(run.out))
@@ -150,11 +166,11 @@ class Failure:
 
     message: str
     refused: bool
-    """Whether it refused its settings, a damaged file or what the disk said, as opposed to a failure of ours."""
+    """Whether it refused its settings, a damaged file or what the disk said, as opposed to a fault in the code."""
 
     @classmethod
-    def of(cls, error: Exception) -> Failure:
-        if isinstance(error, ToylabError | OSError):
+    def of(cls, error: BaseException) -> Failure:
+        if isinstance(error, ToylabError):
             return cls(str(error), True)
         return cls(f"{type(error).__name__}: {error}".removesuffix(": "), False)
 
@@ -188,13 +204,18 @@ def raise_for(failures: Failures, again: str, of: Callable[[Task], str] = str) -
 
 
 def _never_started(task: Task, message: str, refused: bool = False) -> Failure:
-    with suppress(OSError):  # the disk may be full: the message of the command is left then
-        write_text(_report(task), message + "\n")
+    _keep_report(task.folder, message + "\n")
     return Failure(message, refused)
 
 
 def _report(task: Task) -> Path:
     return task.folder / "error.txt"
+
+
+def _keep_report(folder: Path, told: str) -> None:
+    with suppress(ToylabError):  # the disk may be full: the message of the command is left then
+        refuse_links(folder.parent.parent, folder / "error.txt")
+        write_text(folder / "error.txt", told)
 
 
 # In a worker ---------------------------------------------------------------------------------------------------------
@@ -210,27 +231,34 @@ def do(study: Study, job: Job, out: Path) -> Failure | None:
     try:
         if not (out / "settings.json").exists():
             raise ToylabError(f"{out}: is not seen by this worker; give a folder with --out that all machines share")
+        refuse_links(out, folder)
         # A worker may outlive the command that asked for a job, and that may have been given again.
         with alone(folder, wait=True):
             if not is_done(job, out):
-                _do(study, job, folder)
-    except Exception as error:
-        with suppress(OSError):
-            write_text(folder / "error.txt", traceback.format_exc())
+                _do(study, job, folder, out)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # also what ends a process, such as sys.exit: the other jobs go on
+        _keep_report(folder, traceback.format_exc())
         return Failure.of(error)
     return None
 
 
-def _do(study: Study, job: Job, folder: Path) -> None:
-    for name in ("done", "error.txt"):
-        (folder / name).unlink(missing_ok=True)
-    began, cpu = time.time(), time.process_time()
+def _do(study: Study, job: Job, folder: Path, out: Path) -> None:
+    with disk(folder):
+        # A folder that was received may hold a link in the place of a file that the job writes.
+        refuse_links(out, *(path for path in folder.iterdir() if path.is_symlink() and not path.is_dir()))
+        for name in ("done", "error.txt"):
+            (folder / name).unlink(missing_ok=True)
+    began, cpu = time.perf_counter(), time.process_time()
     result = study.run_job(job, folder)
     cost = {
         "cpu_seconds": round(time.process_time() - cpu, 2),
-        "wall_seconds": round(time.time() - began, 2),
+        "wall_seconds": round(time.perf_counter() - began, 2),
         "peak_megabytes": peak_megabytes(),
     }
+    if isinstance(result, dict) and "cost" in result:
+        raise ToylabError("cost: is what toylab adds to the result of a job; give this number another name")
     write_json(folder / "result.json", {**result, "cost": cost})
     kept = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith(_PASSING))
     write_text(folder / "done", "".join(f"{digest(path.read_bytes())}  {path.name}\n" for path in kept))
@@ -250,12 +278,25 @@ _PASSING = (".", "checkpoint", "error.txt")
 """How the names of files begin that a job may leave, but that nothing needs."""
 
 
-def _start_worker() -> None:
+def _start_worker(started: Any) -> None:
+    started.set()
     # Ctrl-C reaches all processes of a command. Were workers to answer it, their results would come in while the pool
     # is being interrupted, which may then wait for ever; this way the main process alone answers, and ends them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     single_thread()
+
+
+def _call(pickled: bytes) -> Any:
+    # Unpickled here: a class that is not found would otherwise end the worker without a word.
+    try:
+        call, arguments = pickle.loads(pickled)
+    except Exception as error:
+        raise ToylabError(
+            f"a worker cannot load the study ({type(error).__name__}: {error}); define its class at the top of a "
+            "module that the worker can import, or use one worker"
+        ) from error
+    return call(*arguments)
 
 
 def _end_with_parent() -> None:
@@ -278,21 +319,42 @@ class _Here:
 
 
 class Processes:
-    """A pool of processes of our own, made anew when one of them was lost."""
+    """A pool of processes of our own, made anew when one of them was lost.
+
+    Raises:
+        ValueError: where processes cannot start, as in a script that starts them while it is imported.
+    """
 
     def __init__(self, workers: int, folders: Sequence[Path]) -> None:
+        refuse_while_importing()
         self._workers, self._folders = workers, folders
         self._pool: ProcessPoolExecutor | None = None
+        # Spawned, not forked: a forked child inherits torch's thread pool in an undefined state.
+        self._context = multiprocessing.get_context("spawn")
+        self._started = self._context.Event()
 
-    def submit(self, *call: Any) -> Future:
+    def submit(self, call: Callable, *arguments: Any) -> Future:
+        try:
+            pickled = pickle.dumps((call, arguments))
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise ToylabError(
+                f"the study cannot be sent to another process ({error}); define its class at the top of a module and "
+                "keep functions out of its settings, or use one worker"
+            ) from error
         if self._pool is not None:
             with suppress(BrokenExecutor):
-                return self._pool.submit(*call)
+                return self._pool.submit(_call, pickled)
             self._pool.shutdown()
-        # Spawned, not forked: a forked child inherits torch's thread pool in an undefined state.
-        context = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(self._workers, mp_context=context, initializer=_start_worker)
-        return self._pool.submit(*call)
+            self.check_start()
+        self._pool = ProcessPoolExecutor(
+            self._workers, mp_context=self._context, initializer=_start_worker, initargs=(self._started,)
+        )
+        return self._pool.submit(_call, pickled)
+
+    def check_start(self) -> None:
+        """Raises `ValueError` if no process has ever come as far as to ask for work."""
+        if not self._started.is_set():
+            raise ToylabError(f"workers={self._workers}: {UNGUARDED}; what they said stands above")
 
     def __enter__(self) -> Processes:
         return self
@@ -300,6 +362,8 @@ class Processes:
     def __exit__(self, kind: type | None, *_: object) -> None:
         if self._pool is None:
             return
+        if kind is not None and issubclass(kind, BrokenExecutor):
+            self.check_start()
         if kind is not None and issubclass(kind, KeyboardInterrupt):
             processes = dict(self._pool._processes or {})
             for process in processes.values():
@@ -333,7 +397,10 @@ def _submit(left: list[Task], done: set[tuple[Path, Job]], failures: Failures, e
                 finished = wait(waiting).done  # the whole pool is lost
             for future in finished:
                 task, error = waiting.pop(future), future.exception()
+                if isinstance(error, KeyboardInterrupt):
+                    raise error
                 if isinstance(error, BrokenExecutor) and room is not None and task.key not in suspects:
+                    executor.check_start()
                     suspects.add(task.key)
                     left.insert(0, task)
                     continue
@@ -341,9 +408,12 @@ def _submit(left: list[Task], done: set[tuple[Path, Job]], failures: Failures, e
                 if error is None:
                     failure = future.result()
                 elif isinstance(error, BrokenExecutor):
-                    failure = _never_started(task, "its process ended abruptly: was it killed, or out of memory?")
-                else:  # the executor's own word
-                    failure = _never_started(task, f"{type(error).__name__}: {error}")
+                    # Of processes that are not ours, nobody knows whether they ever started.
+                    why = "was it killed, or out of memory?" + (f" Or: {UNGUARDED}" if room is None else "")
+                    failure = _never_started(task, f"its process ended abruptly: {why}")
+                else:  # the executor's own word, or a study that a worker cannot load
+                    failure = Failure.of(error)
+                    _keep_report(task.folder, failure.message + "\n")
                 failures.note(task, failure)
                 if failure is None:
                     done.add(task.key)
@@ -386,6 +456,7 @@ def wanted(study: Study, names: Sequence[str] | None) -> list[Job]:
 
 
 def check_workers(workers: int) -> None:
-    """Raises `ValueError` for less than one."""
+    """Raises `ValueError` for less than one, and in a process that only imports the script of its parent."""
+    refuse_while_importing()
     if workers < 1:
         raise ToylabError(f"workers={workers}: must be at least 1")

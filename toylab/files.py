@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,24 +18,88 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from toylab.names import ToylabError
+from toylab.names import ToylabError, as_json
 
 FORMAT = "1"
 """Version of the layout of records and saved tensors; files of another version are refused."""
+DEEPEST = 100
+"""Levels of JSON; deeper text is refused, since whatever walks through it later would exhaust Python's stack."""
+
+
+class UnwritableError(ToylabError):
+    """A place that may be read at most: the disk or its permissions say so."""
+
+
+@contextmanager
+def disk(path: Path) -> Iterator[None]:
+    """Turn what the system says of a file into an error of ours with a remedy.
+
+    Around calls to the system alone: an `OSError` of a task or a study is a fault, and keeps its traceback.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise missing(path) from None
+    except OSError as error:
+        kind = UnwritableError if error.errno in _UNWRITABLE else ToylabError
+        remedy = _REMEDIES.get(error.errno or 0, "give another path")
+        raise kind(f"{path}: {error.strerror or error}; {remedy}") from error
+
+
+_UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
+_REMEDIES = {
+    errno.ENOSPC: "the disk is full: free some space, then give the same command again",
+    errno.EDQUOT: "your share of the disk is full: free some space, then give the same command again",
+    errno.EROFS: "nothing may be written there: give another folder with --out",
+    errno.EACCES: "change its permissions, or give another folder with --out",
+    errno.EPERM: "change its permissions, or give another folder with --out",
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.EISDIR: "give the name of a file",
+    errno.ENOTDIR: "a part of this path is a file, no folder: give another path",
+    errno.EEXIST: "give the name of a folder",
+}
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, or a kill at any moment, meets the old file or the new one, never half of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with aside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    """Write a file so that a reader, or a kill at any moment, meets the old file or the new one, never half of one.
+
+    A symbolic link stays, and the file that it points to is written.
+    """
+    with disk(path):
+        target = Path(os.path.realpath(path))
+        if target.exists() and not target.is_file():  # a folder; or a device, which a rename would replace
+            raise ToylabError(f"{path}: is no regular file; give the name of a file")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside = target.with_name(f".{target.name}.{os.getpid()}")
+        try:
+            with aside.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(target)
+        finally:
+            aside.unlink(missing_ok=True)
+
+
+def read_bytes(path: Path) -> bytes:
+    """Raises `ValueError` naming a file that is missing or cannot be read."""
+    with disk(path):
+        if path.exists() and not path.is_file():
+            raise ToylabError(f"{path}: is no regular file; give the name of a file")
+        return path.read_bytes()
+
+
+def is_one_part(name: Any) -> bool:
+    """Whether a name is one part of a path, visible and printable; nothing else may name a job or a run."""
+    return isinstance(name, str) and name[:1] not in ("", ".") and not set(name) & set("/\\") and name.isprintable()
+
+
+def refuse_links(home: Path, *paths: Path) -> None:
+    """Raises `ValueError` for a path that a link leads out of a folder: what is written there would land elsewhere."""
+    inside = os.path.realpath(home)
+    for path in paths:
+        if not Path(os.path.realpath(path)).is_relative_to(inside):
+            raise ToylabError(f"{path}: a link leads out of {home}, where toylab does not write; delete the link")
 
 
 def sweep_aside(folder: Path, processes: Iterable[int]) -> None:
@@ -49,31 +115,51 @@ def write_text(path: Path, content: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON, whole or not at all; numbers that JSON does not know (NaN) raise `ValueError`."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    """Write JSON, whole or not at all; `ToylabError` names the key of NaN and of what JSON cannot hold."""
+    write_text(path, json.dumps(as_json(value, path.stem), indent=1, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path, remedy: str | None = None) -> Any:
     """Raises `ValueError` naming the file if it is missing or is not JSON."""
+    content = read_bytes(path)
     try:
-        return parse_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise missing(path) from None
+        return parse_json(content.decode())
     except ValueError as error:
         raise ToylabError(f"{path}: is damaged, not readable as JSON ({error}); {remedy or _REMEDY}") from None
 
 
-def parse_json(text: str) -> Any:
-    """Raises `ValueError` for what is not JSON, also where Python's own reader gives up otherwise."""
+def parse_json(text: str, finite: bool = True) -> Any:
+    """Raises `ValueError` for what is not JSON, a key given twice, nesting deeper than `DEEPEST` and, unless others are
+    allowed, a number that is not a finite one."""
     try:
-        return json.loads(text)
+        held = json.loads(text, object_pairs_hook=_once)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    _check_values(held, DEEPEST, finite)
+    return held
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    held = dict(pairs)
+    if len(held) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} is given twice")
+    return held
+
+
+def _check_values(value: Any, levels: int, finite: bool) -> None:
+    if isinstance(value, dict | list):
+        if not levels:
+            raise ValueError("nested too deeply")
+        for inner in value.values() if isinstance(value, dict) else value:
+            _check_values(inner, levels - 1, finite)
+    elif finite and isinstance(value, int | float) and not abs(value) <= sys.float_info.max:
+        raise ValueError("a number is NaN" if value != value else "a number is larger than any float")
 
 
 def write_record(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON object with the version of its format and a checksum, so that a change is noticed."""
-    held = json.loads(json.dumps(content, allow_nan=False))  # keys of JSON are text
+    held = json.loads(json.dumps(as_json(content, path.stem)))  # keys of JSON are text
     write_json(path, {**held, "format": FORMAT, "checksum": _checksum({}, _canonical(held))})
 
 
@@ -110,14 +196,17 @@ def alone(folder: Path, wait: bool = False) -> Iterator[None]:
     Raises:
         ValueError: if another process is writing there, unless this one is to wait for it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    refuse_links(folder, folder / ".lock")
     lock = FileLock(folder / ".lock", timeout=-1 if wait else 0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise ToylabError(
-            f"{folder}: another process is writing there; wait until it has ended, or give another folder with --out"
-        ) from None
+    with disk(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise ToylabError(
+                f"{folder}: another process is writing there; wait until it has ended, or give another folder with "
+                "--out"
+            ) from None
     try:
         yield
     finally:
@@ -130,7 +219,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str,
     The same content gives the same bytes.
     """
     kept = {name: tensor.detach().contiguous() for name, tensor in sorted(tensors.items())}
-    told = json.dumps(about, allow_nan=False)
+    told = json.dumps(as_json(about, path.stem))
     header = {"format": FORMAT, "checksum": _checksum(kept, told), "about": told}
     # One key alone: safetensors writes several in random order.
     write_bytes(path, save(kept, {"toylab": json.dumps(header)}))
@@ -145,17 +234,20 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
     if not path.is_file():
         raise missing(path)
     try:
-        with safe_open(path, "pt") as file:
-            header = json.loads((file.metadata() or {}).get("toylab", "{}"))
+        with disk(path), safe_open(path, "pt") as file:
+            header = parse_json((file.metadata() or {}).get("toylab", "{}"))
             tensors = {name: torch.clone(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
         version, checksum, told = (header.get(name) for name in ("format", "checksum", "about"))
-    except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
+        about = parse_json(told) if isinstance(told, str) else None
+    except ToylabError:
+        raise
+    except (SafetensorError, ValueError, AttributeError) as error:
         raise ToylabError(f"{path}: is damaged ({error}); {_REMEDY}") from None
     if version != FORMAT:
         raise _of_another_format(path, version)
     if not isinstance(told, str) or checksum != _checksum(tensors, told):
         raise ToylabError(f"{path}: is damaged (its content does not match its checksum); {_REMEDY}")
-    return tensors, json.loads(told)
+    return tensors, about
 
 
 def missing(path: Path) -> ToylabError:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import inspect
+import re
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from toylab import studies
 from toylab.claims import Claim, table, verdicts, write_claims
-from toylab.files import write_text
+from toylab.files import UnwritableError, refuse_links, write_text
 from toylab.film import Shown
-from toylab.names import ToylabError, takes_colour
-from toylab.report import Picture, page
+from toylab.names import ToylabError, fit, kinds, takes_colour
+from toylab.report import Picture, file_names, page
 from toylab.runs import Job, Study, read_settings, results, with_needs
 
 
@@ -38,6 +39,7 @@ class Judged:
         costs: CPU-seconds behind each claim, by its id.
         cpu_seconds: of all that was run.
         jobs: how many are done, and of how many.
+        fault: what the study raised instead of pictures or a film.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Judged:
     costs: Mapping[str, float | int]
     cpu_seconds: float | int
     jobs: tuple[int, int]
+    fault: Exception | None = None
 
     @property
     def cost(self) -> str:
@@ -65,50 +68,64 @@ class Judged:
         )
 
 
-def judge(out: Path) -> Judged:
+def judge(out: Path, study: type | None = None) -> Judged:
     """Judge and draw a run from what it measured; nothing is written.
 
+    Args:
+        study: the class of the study, where it is not one of ours: a folder does not choose the code that runs.
+
     Raises:
-        ValueError: if the folder holds no run, or its settings are not those of a study of this version.
+        ValueError: if the folder holds no run, one of another study, or settings that are not of this version.
     """
     about = read_settings(out / "settings.json")
+    module = studies.of_folder(about["study"], out, study, "toylab report {folder} --study {study}")
+    default = studies.preset(module.STUDY, "default")
+    settings = restored(default, about["settings"], out / "settings.json")
+    measured = results(settings, out)
+    claims = list(settings.conclude(measured))
+    pictures: list[Picture] = []
+    film = fault = None
     try:
-        module = studies.load(about["study"])
-        default = studies.preset(module.STUDY, "default")
-        study = rebuild(default, about["settings"])
-        machine = f"{about['machine']}, torch {about['versions']['torch']}"
-        revision, date = about["revision"] or "unknown", about["date"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise ToylabError(
-            f"{out / 'settings.json'}: is not the settings of a study of this version ({error!r})"
-        ) from None
-    measured = results(study, out)
-    claims = study.conclude(measured)
+        pictures = list(settings.pictures(measured, out) or ()) if hasattr(settings, "pictures") else []
+        film = settings.film(measured, out) if hasattr(settings, "film") else None
+    except ToylabError:
+        raise
+    except Exception as error:  # the claims are there, and are kept before it is raised again
+        fault = error
     title, _, rest = inspect.cleandoc(module.__doc__ or "").partition("\n\n")
     return Judged(
         name=about["study"],
         title=title.replace("\n", " "),
         about=rest.replace("\n", " "),
-        command=f"toylab run {about['study']} {shlex.join(flags(default, study))}".strip(),
+        command=f"toylab run {about['study']} {shlex.join(flags(default, settings))}".strip(),
         settings=about,
-        machine=machine,
-        revision=revision,
-        date=date,
+        machine=f"{about['machine']}, torch {about['versions']['torch']}",
+        revision=about["revision"] or "unknown",
+        date=about["date"],
         claims=claims,
-        pictures=study.pictures(measured, out),
-        film=study.film(measured, out) if hasattr(study, "film") else None,
-        costs=costs(study, measured, claims),
+        pictures=pictures,
+        film=film,
+        costs=costs(settings, measured, claims),
         cpu_seconds=sum(result["cost"]["cpu_seconds"] for result in measured.values()),
-        jobs=(len(measured), len(study.jobs())),
+        jobs=(len(measured), len({*settings.jobs(), *measured})),
+        fault=fault,
     )
 
 
 def keep(judged: Judged, out: Path) -> Path:
-    """Write claims.json, the figures and report.html; returns the page."""
-    write_claims(out / "claims.json", judged.claims)
-    for picture in judged.pictures:
-        write_text(out / "figures" / f"{picture.name}.svg", picture.svg)
+    """Write claims.json, the figures and report.html; returns the page.
+
+    Raises:
+        ValueError: if nothing may be written there, or a link leads out of the folder.
+        Exception: what the study raised instead of its pictures, after all else is kept.
+    """
+    names = file_names(judged.pictures)
+    drawn = {out / "figures" / f"{name}.svg": one.svg for name, one in zip(names, judged.pictures, strict=True)}
     report = out / "report.html"
+    refuse_links(out, out / "claims.json", report, *drawn)
+    write_claims(out / "claims.json", judged.claims)
+    for path, svg in drawn.items():
+        write_text(path, svg)
     write_text(
         report,
         page(
@@ -123,33 +140,58 @@ def keep(judged: Judged, out: Path) -> Path:
             costs=judged.costs,
         ),
     )
+    if judged.fault is not None:
+        raise judged.fault
     return report.resolve()
 
 
-def finish(out: Path) -> str:
+def finish(out: Path, study: type | None = None) -> str:
     """Judge a run, keep what that gives, and return a summary that ends with where to look next.
 
+    Args:
+        study: the class of the study, where it is not one of ours.
+
     Raises:
-        ValueError: if the folder holds no run, or its settings are not those of a study of this version.
+        ValueError: if the folder holds no run, one of another study, or settings that are not of this version.
     """
-    judged = judge(out)
-    report = keep(judged, out)
+    judged = judge(out, study)
     counts = "{holds} claims hold, {fails} fail, {open} are open.".format(**verdicts(judged.claims))
-    claims = table(judged.claims, costs=judged.costs, coloured=takes_colour(sys.stdout))
-    return f"{claims}\n\n{counts} {judged.cost}\nReport: {report}"
+    claims = table(judged.claims, costs=judged.costs or None, coloured=takes_colour(sys.stdout))
+    try:
+        where = f"Report: {keep(judged, out)}"
+    except UnwritableError:
+        where = f"{out} may not be written: no page is made; for one, copy the run and report on the copy."
+    return f"{claims}\n\n{counts} {judged.cost}\n{where}"
+
+
+def after_failures(out: Path, judging: Callable[..., Any], *arguments: Any) -> None:
+    """Judge a folder of which jobs are missing, as far as that goes: what it cannot is said on stderr."""
+    try:
+        judging(*arguments)
+    except Exception as error:  # of a study that asks for all its jobs: what failed is still to be told
+        print(f"toylab: {out}: not judged, as jobs are missing ({type(error).__name__}: {error})", file=sys.stderr)
 
 
 def costs(study: Study, measured: Mapping[Job, Mapping[str, Any]], claims: Sequence[Claim]) -> dict[str, float | int]:
     """CPU-seconds behind each claim: of all jobs without which it, or a number in its details, would be another, and of
-    what those go on from.
+    what those go on from. None, and a line on stderr, for a study that cannot conclude without some of its jobs.
 
     Jobs are left out by name, all seeds at once.
     """
     behind: dict[str, set[Job]] = {claim.id: set() for claim in claims}
     for name in dict.fromkeys(job.name for job in measured):
-        without = study.conclude({job: result for job, result in measured.items() if job.name != name})
-        for claim, other in zip(claims, without, strict=True):
-            if claim != other:
+        left = {job: result for job, result in measured.items() if job.name != name}
+        try:
+            without = {claim.id: claim for claim in study.conclude(left)}
+        except Exception as error:  # whatever a study raises for lack of results, its verdicts stand
+            print(
+                f"toylab: costs are left out: {type(study).__name__}.conclude fails without the results of {name!r} "
+                f"({type(error).__name__}: {error})",
+                file=sys.stderr,
+            )
+            return {}
+        for claim in claims:
+            if claim != without.get(claim.id):
                 behind[claim.id] |= {job for job in measured if job.name == name}
     return {
         id: sum(measured[job]["cost"]["cpu_seconds"] for job in with_needs(jobs, measured))
@@ -157,36 +199,60 @@ def costs(study: Study, measured: Mapping[Job, Mapping[str, Any]], claims: Seque
     }
 
 
-def rebuild(default: Any, settings: dict[str, Any]) -> Any:
-    """Settings from their JSON form; `default` gives the classes.
+def restored(default: Any, settings: Any, path: Path) -> Any:
+    """The settings that a file holds. Raises `ValueError` naming it where they are not of this version of the study."""
+    try:
+        return rebuild(default, settings)
+    except ToylabError as error:
+        raise ToylabError(f"{path}: is not the settings of a study of this version ({error})") from None
+
+
+def rebuild(default: Any, settings: Mapping[str, Any]) -> Any:
+    """Settings of the class of `default` from their JSON form.
 
     Raises:
-        TypeError: for a setting that the class does not have.
+        ToylabError: naming a setting that the class does not have, that is missing, or whose value does not fit.
     """
-    known = {field.name: getattr(default, field.name) for field in fields(default)}
-    values = {
-        name: rebuild(known[name], value)
-        if is_dataclass(known.get(name))
-        else tuple(value)
-        if isinstance(value, list)
-        else value
-        for name, value in settings.items()
-    }
-    return type(default)(**values)
+    return fit(type(default), settings, "settings")
 
 
-def flags(default: Any, study: Any, prefix: str = "") -> list[str]:
+def flags(default: Any, study: Any) -> list[str]:
     """The command-line flags that turn one setting of a study into another."""
-    found: list[str] = []
+    first, last = _flags(default, study, "")
+    return first + last
+
+
+def _flags(default: Any, study: Any, prefix: str) -> tuple[list[str], list[str]]:
+    """Flags, and choices among several classes with the flags of the chosen one, which stand behind all flags."""
+    first: list[str] = []
+    last: list[str] = []
     for field in fields(study):
-        before, now = getattr(default, field.name), getattr(study, field.name)
+        before, now = getattr(default, field.name, field), getattr(study, field.name)
         name = f"{prefix}{field.name.replace('_', '-')}"
-        if before == now:
+        choices = get_args(kinds(type(study))[field.name])
+        if before == now and type(before) is type(now):
             continue
-        if is_dataclass(now) and type(before) is type(now):
-            found += flags(before, now, f"{name}.")
+        if any(map(is_dataclass, choices)):
+            kind = type(now)
+            own = _flags(before if type(before) is kind else kind, now, f"{name}.") if is_dataclass(now) else ([], [])
+            last += [f"{name}:{_kebab(kind.__name__) if is_dataclass(now) else 'none'}", *own[0], *own[1]]
+        elif is_dataclass(now):
+            inner = _flags(before, now, f"{name}.")
+            first, last = first + inner[0], last + inner[1]
         elif isinstance(now, bool):
-            found.append(f"--{prefix}{'' if now else 'no-'}{field.name.replace('_', '-')}")
+            first.append(f"--{prefix}{'' if now else 'no-'}{field.name.replace('_', '-')}")
+        elif isinstance(now, dict):
+            first += [f"--{name}.{key}={value}" for key, value in now.items() if before.get(key) != value]
+        elif isinstance(now, str) and now.startswith("-"):
+            first.append(f"--{name}={now}")
         else:
-            found += [f"--{name}", *(map(str, now) if isinstance(now, tuple) else [str(now)])]
-    return found
+            first += [f"--{name}", *_words(now)]
+    return first, last
+
+
+def _words(value: Any) -> list[str]:
+    return [word for item in value for word in _words(item)] if isinstance(value, tuple | list) else [str(value)]
+
+
+def _kebab(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z][a-z])|(?<=[a-z])(?=[A-Z])", "-", name).lower()

@@ -44,8 +44,16 @@ class Adopted(nn.Module):
         self.hidden = hidden
 
     def forward(self, *inputs: Any, **options: Any) -> Tensor:
+        for name in _OURS & options.keys():
+            raise ToylabError(
+                f"{name}: is an argument of toylab's own models, and {type(self.model).__name__} has no such thing; "
+                f"leave it out{', as generate does with cache=False' if name == 'cache' else ''}"
+            )
         out = self.model(*inputs, **options)
         return getattr(out, "logits", out)
+
+
+_OURS = {"cache", "queries", "segments", "tally"}
 
 
 def adopt(model: nn.Module, patterns: bool = False) -> Adopted:
@@ -62,13 +70,14 @@ def adopt(model: nn.Module, patterns: bool = False) -> Adopted:
     """
     if isinstance(model, nn.TransformerEncoder):
         return _encoder(model, patterns)
-    if any(type(module).__name__ == "HookPoint" for module in model.modules()):
+    if any(kind.__name__ == "HookedTransformer" for kind in type(model).__mro__):
         return _hooked(model)
     if hasattr(getattr(model, "transformer", None), "h") and hasattr(model, "lm_head"):
         return _gpt2(model, patterns)
     raise ToylabError(
         f"model={type(model).__name__}: known are GPT2LMHeadModel, HookedTransformer and nn.TransformerEncoder; any "
-        "other can be probed by the paths of its modules, or wrapped with `taps` of its own: see probes.Tap"
+        "other can be probed under the names that probes.points(model) lists, or wrapped with `taps` of its own: see "
+        "probes.Tap"
     )
 
 
@@ -340,8 +349,14 @@ def from_hooked(hooked: nn.Module) -> Transformer:
         model.positions.table.copy_(table)
     elif positions == "rotary":
         attn = hooked.blocks[0].attn
-        frequencies = torch.atan2(attn.rotary_sin[1], attn.rotary_cos[1])[: model.positions.frequencies.numel()]
-        model.positions.frequencies = frequencies.to(weight.dtype)
+        features = torch.arange(0, cfg.d_head, 2, dtype=torch.double)
+        own = float(cfg.rotary_base) ** (-features / cfg.d_head)  # as our config has them, so that they survive saving
+        theirs = torch.atan2(attn.rotary_sin[1], attn.rotary_cos[1])[: len(own)].double().cpu()
+        if (own - theirs).abs().max() > 1e-6:
+            raise ToylabError(
+                f"rotary frequencies: are not those of rotary_base={cfg.rotary_base}, so they are scaled (as by "
+                "use_NTK_by_parts_rope); a Transformer has no such setting"
+            )
 
     def copy_norm(norm: nn.Module, name: str) -> None:
         if f"{name}.w" in state:  # folded norms have neither weights nor biases: ours start at 1 and 0
@@ -392,7 +407,7 @@ def _refuse_theirs(hooked: nn.Module) -> None:
 
 def _compare(hooked: nn.Module, model: Transformer) -> None:
     """Whatever setting was not thought of shows here."""
-    size = min(8, model.context)
+    size = min(256, model.context)
     tokens = torch.arange(2 * size, device=model.embedding.weight.device).view(2, size) % model.vocab
     theirs: Float[Tensor, "batch position vocab"] = hooked(tokens)
     scale = max(1.0, theirs.abs().max().item())

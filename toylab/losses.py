@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from toylab.model import Cache, Transformer
-from toylab.names import ToylabError
+from toylab.names import ToylabError, check_settings
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,7 @@ class Unlearning:
     cap: float | int = 20.0
 
     def __post_init__(self) -> None:
+        check_settings(self)
         _positive("weight", self.weight, 0.1)
         _positive("cap", self.cap, 20.0)
 

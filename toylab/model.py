@@ -18,8 +18,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from probes.hooks import has_hooks
 from tasks import Task, stream
-from toylab.names import ToylabError, unknown
+from toylab.names import ToylabError, check_settings, torch_seed, unknown
 from toylab.positions import POSITIONS
 from toylab.tally import Tally
 
@@ -69,6 +70,7 @@ class ModelConfig:
     left out: the model then returns its final residual stream, as an encoder does."""
 
     def __post_init__(self) -> None:
+        check_settings(self)
         for name in ("layers", "heads", "width"):
             if getattr(self, name) < 1:
                 raise ToylabError(f"{name}={getattr(self, name)}: must be at least 1")
@@ -88,8 +90,11 @@ class ModelConfig:
                     f"{name}={placed}: sinusoidal positions need an even number of at most width={self.width}, for "
                     f"example {2 * self.heads * 8 if self.position_width is None else max(2, self.width // 2 * 2)}"
                 )
-        if self.alibi_slope is not None and not 0 <= self.alibi_slope < math.inf:
-            raise ToylabError(f"alibi_slope={self.alibi_slope}: must be 0 or more, for example 0.01")
+        if self.position_base <= 0:
+            raise ToylabError(f"position_base={self.position_base}: must be above 0, for example 10000")
+        for name in ("position_frequency", "position_std", "alibi_slope", "embedding_std"):
+            if (getattr(self, name) or 0) < 0:
+                raise ToylabError(f"{name}={getattr(self, name)}: must be 0 or more, for example 0.01")
         if self.positions == "rotary" and (self.width // self.heads) % 2:
             raise ToylabError(
                 f"width={self.width}: rotary positions need an even width per head, for example {2 * self.heads * 8}"
@@ -114,11 +119,17 @@ class Nothing(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention; every intermediate result passes a named point."""
+    """Multi-head attention; every intermediate result passes a named point.
 
-    def __init__(self, config: ModelConfig, generator: torch.Generator) -> None:
+    Two cheaper routes to the same output pass some points by; neither is taken where anything listens to one of them.
+
+    Args:
+        few_queries: whether far fewer queries than keys are asked, and none is turned by its position.
+    """
+
+    def __init__(self, config: ModelConfig, generator: torch.Generator, few_queries: bool = False) -> None:
         super().__init__()
-        self.heads = config.heads
+        self.heads, self.few_queries = config.heads, few_queries
         self.query = linear(config.width, config.width, config.biases, generator)
         self.key = linear(config.width, config.width, config.biases, generator)
         self.value = linear(config.width, config.width, config.biases, generator)
@@ -130,10 +141,16 @@ class Attention(nn.Module):
         self,
         reading: Float[Tensor, "batch query width"],
         read: Float[Tensor, "batch key width"],
-        geometry: Geometry,
+        geometry: Geometry | None,
         cache: Cache | None = None,
         layer: int = 0,
-    ) -> Float[Tensor, "batch query width"]:
+        tally: Tally | None = None,
+    ) -> Float[Tensor, "row asked width"]:
+        """Output at every query. With a tally, what is read is one row per type of token, (1, type, width)."""
+        if tally is not None:
+            return self._by_type(read[0], tally)
+        if self.few_queries and not has_hooks(self.k, self.v, self.key, self.value):
+            return self._by_few(reading, read, geometry)
         q = self.q(geometry.rotate(self._split(self.query(reading)), geometry.query))
         k = self.k(geometry.rotate(self._split(self.key(read)), geometry.key[:, -read.shape[1] :]))
         v = self.v(self._split(self.value(read)))
@@ -147,20 +164,17 @@ class Attention(nn.Module):
         mean = (pattern.mT * v).sum(dim=2, keepdim=True) if alone else pattern @ v
         return self.output(self.z(mean.transpose(1, 2)).flatten(2))
 
-    def by_few(
+    def _by_few(
         self,
         reading: Float[Tensor, "batch query width"],
         read: Float[Tensor, "batch key width"],
         geometry: Geometry,
     ) -> Float[Tensor, "batch query width"]:
-        """The output of `forward` without positions, for few queries of many keys.
+        """Without positions, for few queries of many keys; keys and values are never computed.
 
         A score q . (K x) is also (q K) . x, and a mean of values V x is V times the mean of x: so the few queries are
-        mapped back to the residual stream instead of every key and value out of it. Whoever watches or edits `k` or
-        `v` gets them: everything then goes the long way.
+        mapped back to the residual stream instead of every key and value out of it.
         """
-        if any(module._forward_hooks for module in (self.k, self.v, self.key, self.value)):
-            return self.forward(reading, read, geometry)
         heads = self.heads
         q = self.q(self._split(self.query(reading))).transpose(1, 2)
         asked = q @ self.key.weight.unflatten(0, (heads, -1))
@@ -175,8 +189,8 @@ class Attention(nn.Module):
             z = z + pattern.sum(dim=-1).transpose(1, 2)[..., None] * self.value.bias.view(heads, -1)
         return self.output(self.z(z).flatten(2))
 
-    def by_type(self, read: Float[Tensor, "type width"], tally: Tally) -> Float[Tensor, "batch query width"]:
-        """The output of `forward` where all that is read is one row a type of token; see `toylab.tally`."""
+    def _by_type(self, read: Float[Tensor, "type width"], tally: Tally) -> Float[Tensor, "batch query width"]:
+        """Without positions, where all that is read is one row per type of token; see `toylab.tally`."""
         heads, types = self.heads, len(read)
         q, k, v = (linear(read).view(types, heads, -1).transpose(0, 1) for linear in (self.query, self.key, self.value))
         scores = q @ k.transpose(1, 2) / math.sqrt(q.shape[-1])  # head, query type, key type
@@ -225,12 +239,14 @@ class Block(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "batch position width"],
-        geometry: Geometry,
+        geometry: Geometry | None,
         queries: Int[Tensor, "batch query"] | None = None,
         cache: Cache | None = None,
         layer: int = 0,
-    ) -> Float[Tensor, "batch query width"]:
-        self.positions = geometry.query
+        tally: Tally | None = None,
+    ) -> Float[Tensor, "row asked width"]:
+        """The stream at every query. With a tally, `x` is one row per type of token, (1, type, width)."""
+        self.positions = torch.arange(tally.types.shape[1], device=x.device)[None] if tally else geometry.query
         x = self.resid_pre(x)
         if self.norm == "entry":
             x = self.ln1(x)
@@ -238,18 +254,9 @@ class Block(nn.Module):
         reading = read
         if queries is not None:
             x, reading = _rows(x, queries), _rows(read, queries)
-        return self._after(x, self.attn(reading, read, geometry, cache, layer))
-
-    def by_type(self, embeddings: Float[Tensor, "type width"], tally: Tally) -> Float[Tensor, "batch query width"]:
-        """The output of `forward` on token embeddings without positions; see `toylab.tally`."""
-        x = self.ln1(embeddings) if self.norm == "entry" else embeddings
-        attended = self.attn.by_type(self.ln1(x) if self.norm == "pre" else x, tally)
-        return self._after(tally.types @ x, attended)
-
-    def _after(
-        self, x: Float[Tensor, "batch query width"], attended: Float[Tensor, "batch query width"]
-    ) -> Float[Tensor, "batch query width"]:
-        """What follows the attention."""
+        attended = self.attn(reading, read, geometry, cache, layer, tally)
+        if tally is not None:
+            x = tally.types @ x[0]
         x = x + self.attn_out(attended)
         if self.norm == "post":
             x = self.ln1(x)
@@ -259,6 +266,10 @@ class Block(nn.Module):
             if self.norm == "post":
                 x = self.ln2(x)
         return self.resid_post(x)
+
+    def before_tally(self) -> tuple[nn.Module, ...]:
+        """What runs on types instead of tokens, or not at all, where a tally is given."""
+        return self, self.resid_pre, self.ln1, *self.attn.modules()
 
 
 class Transformer(nn.Module):
@@ -277,7 +288,7 @@ class Transformer(nn.Module):
             raise ToylabError(
                 f"width={config.width}: an orthogonal unembedding of {vocab} tokens needs a width of at least that"
             )
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(torch_seed(seed))
         self.config, self.vocab, self.context = config, vocab, context
         std = config.embedding_std
         if config.unembedding == "tied":
@@ -313,8 +324,9 @@ class Transformer(nn.Module):
             segments: tokens see only tokens of their own segment: several sequences packed into one row.
             queries: indices of the positions whose logits are wanted; the last block then computes no others.
             cache: keys and values of earlier tokens, which `tokens` continue; it is extended in place.
-            tally: of these tokens: a first layer without positions then runs in linear time, and its inner points
-                (`embed`, `resid_pre` and those of `attn`) see nothing. The logits are the same but for rounding.
+            tally: of these tokens: a first layer without positions then runs in linear time. The logits are the same
+                but for rounding. It is left aside where anything listens to the points that it passes by (`embed`,
+                `resid_pre` and those of `attn`).
 
         Raises:
             ValueError: for a position past the end of learned positions; for a cache in a bidirectional model, whose
@@ -327,6 +339,8 @@ class Transformer(nn.Module):
             self.config.positions != "none" or any(x is not None for x in (positions, segments, queries, cache))
         ):
             raise ToylabError("tally: works on whole rows of a model with positions='none'; leave it out otherwise")
+        if tally is not None and has_hooks(self.embedding, self.embed, *self.blocks[0].before_tally()):
+            tally = None
         past = 0 if cache is None else cache.length
         if positions is None:
             positions = torch.arange(past + tokens.shape[1], device=tokens.device)[None]
@@ -341,9 +355,11 @@ class Transformer(nn.Module):
             placed = self.positions.embed(geometry.query)
             if placed is not None:
                 x = x + self.pos_embed(placed)
+        else:
+            x = self.embedding.weight[None]
         for layer, block in enumerate(self.blocks):
             if layer == 0 and tally is not None:
-                x = block.by_type(self.embedding.weight, tally)
+                x = block(x, None, tally=tally)
             elif layer == last and queries is not None:
                 x = block(x, geometry.at(queries), queries, cache, layer)
             else:
@@ -496,10 +512,7 @@ def _rows(
 
 
 def source(seed: int, purpose: str) -> torch.Generator:
-    """A generator for one purpose, independent of every other seed and purpose.
-
-    Torch looks at the low 32 bits of a seed alone, so large offsets would repeat the numbers of the seed itself.
-    """
+    """A generator for one purpose, independent of every other seed and purpose."""
     return torch.Generator().manual_seed(int(stream(seed, purpose).integers(2**32)))
 
 

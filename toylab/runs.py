@@ -18,7 +18,7 @@ import re
 import subprocess
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
@@ -31,8 +31,10 @@ from toylab.claims import Claim
 from toylab.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from toylab.files import (
     digest,
-    missing,
+    disk,
+    is_one_part,
     parse_json,
+    read_bytes,
     read_json,
     read_record,
     read_tensors,
@@ -41,8 +43,7 @@ from toylab.files import (
     write_text,
 )
 from toylab.model import ModelConfig, Transformer
-from toylab.names import ToylabError
-from toylab.report import Picture
+from toylab.names import ToylabError, as_json, check_seeds, check_settings, fit
 from toylab.train import History, Training
 
 
@@ -78,7 +79,11 @@ def with_needs(jobs: Iterable[Job], among: Iterable[Job]) -> set[Job]:
 
 @runtime_checkable
 class Study(Protocol):
-    """A frozen dataclass of settings that knows its jobs, how to run one, and what follows from their results."""
+    """A frozen dataclass of settings that knows its jobs, how to run one, and what follows from their results.
+
+    For the page it may have `pictures(results, out)`, a list of `toylab.report.Picture` from the results and what the
+    jobs left in their folders, and `film(results, out)`, a `toylab.film.Shown` or None.
+    """
 
     seeds: tuple[int, ...]
 
@@ -95,14 +100,44 @@ class Study(Protocol):
         """The claims, from the results of the jobs that finished."""
         ...
 
-    def pictures(self, results: dict[Job, dict[str, Any]], out: Path) -> list[Picture]:
-        """The figures of the report, from the results and what the jobs left in their folders."""
-        ...
+
+def check_jobs(study: Study) -> None:
+    """Raises `ValueError` for a job whose name cannot be a folder, or that goes on from one that the study lacks."""
+    jobs = study.jobs()
+    for job in jobs:
+        if not is_one_part(job.name):
+            raise ToylabError(
+                f"job {job.name!r} of {type(study).__name__}: must be a name for a folder, without separators and not "
+                "hidden; rename it in jobs(), for example to letters, digits and -"
+            )
+    known = set(jobs)
+    for job in jobs:
+        for need in job.needs:
+            if need not in known:
+                raise ToylabError(
+                    f"job {job.name!r} of seed {job.seed}: goes on from {need.name!r} of seed {need.seed}, which "
+                    "jobs() does not list; add that one, or correct the name"
+                )
 
 
 def results(study: Study, out: Path) -> dict[Job, dict[str, Any]]:
-    """What the finished jobs of a study measured."""
-    return {job: read_result(job.folder(out)) for job in study.jobs() if (job.folder(out) / "done").exists()}
+    """What the finished jobs of a study measured.
+
+    Also those that it lists for another order of its seeds: controls are trained on the first of the seeds, and those
+    that are finished stay when seeds are added.
+    """
+    jobs = list(study.jobs())
+    listed, names = set(jobs), {job.name for job in jobs}
+    for k, seed in enumerate(study.seeds):
+        left = {job for job in (Job(name, seed) for name in names) if job not in listed and _is_marked(job, out)}
+        if left:
+            turned = replace(study, seeds=(*study.seeds[k:], *study.seeds[:k]))  # this seed first
+            jobs += [job for job in turned.jobs() if job in left]
+    return {job: read_result(job.folder(out)) for job in jobs if _is_marked(job, out)}
+
+
+def _is_marked(job: Job, out: Path) -> bool:
+    return (job.folder(out) / "done").exists()
 
 
 def read_result(folder: Path) -> dict[str, Any]:
@@ -113,13 +148,17 @@ def read_result(folder: Path) -> dict[str, Any]:
     """
     path = folder / "result.json"
     as_left(path)
-    return read_json(path)
+    held = read_json(path)
+    spent = held.get("cost") if isinstance(held, dict) else None
+    if not isinstance(spent, dict) or not isinstance(spent.get("cpu_seconds"), int | float):
+        raise ToylabError(f"{path}: is not the result of a job; delete this file and run the same command again")
+    return held
 
 
 def as_left(path: Path) -> None:
     """Raises `ValueError` if a file of a finished job is not what the job left."""
     expected = _kept(path.parent).get(path.name)
-    if expected is not None and path.is_file() and digest(path.read_bytes()) != expected:
+    if expected is not None and path.is_file() and digest(read_bytes(path)) != expected:
         raise ToylabError(
             f"{path}: is damaged (its content does not match its checksum in `done`); delete this file and run the "
             "same command again: the job is made anew"
@@ -136,9 +175,10 @@ def is_done(job: Job, out: Path) -> bool:
 
 def _kept(folder: Path) -> dict[str, str]:
     """The files that a finished job left, with the checksum of each, as `sha256sum` would print them."""
+    path = folder / "done"
     try:
-        lines = (folder / "done").read_text(encoding="utf-8").splitlines()
-    except (FileNotFoundError, UnicodeDecodeError):
+        lines = read_bytes(path).decode().splitlines() if path.exists() else []
+    except UnicodeDecodeError:
         return {}
     return {name: checksum for checksum, _, name in (line.partition("  ") for line in lines)}
 
@@ -151,16 +191,32 @@ def by_arm(results: dict[Job, dict[str, Any]]) -> dict[str, dict[int, dict[str, 
     return arms
 
 
+def check_study(study: Study) -> None:
+    """Check the settings of a study, which may have no check of its own, and make its seeds a tuple of integers.
+
+    Raises:
+        ToylabError: naming the setting that is wrong, or that `settings.json` could not give back.
+    """
+    check_settings(study)
+    object.__setattr__(study, "seeds", check_seeds(study.seeds))
+    fit(type(study), settings_of(study), "settings")
+
+
+def settings_of(study: Study) -> dict[str, Any]:
+    """The settings of a study as `settings.json` holds them; `toylab.finish.rebuild` reads them."""
+    return json.loads(json.dumps(as_json(study, "settings", type(study))))
+
+
 def claim_folder(study: Study, name: str, out: Path) -> None:
     """Write the settings of a run, or check that the folder holds a run of the same.
 
-    Seeds may be added to a run; nothing else may change.
+    Seeds may be added to a run, behind those that it has: the first ones train controls. Nothing else may change.
 
     Raises:
         ValueError: naming the first setting that differs.
     """
     path = out / "settings.json"
-    settings = json.loads(json.dumps(asdict(study)))
+    settings = settings_of(study)
     if path.exists():
         held = read_settings(path)
         if held["study"] != name:
@@ -171,7 +227,7 @@ def claim_folder(study: Study, name: str, out: Path) -> None:
                     f"{out}: holds a run with {key}={before}, and now {key}={now} is asked for; give another folder "
                     "with --out, or the same settings to continue"
                 )
-        settings["seeds"] = sorted({*held["settings"]["seeds"], *settings["seeds"]})
+        settings["seeds"] = list(dict.fromkeys([*held["settings"]["seeds"], *settings["seeds"]]))
         if settings == held["settings"]:
             return
     else:
@@ -197,7 +253,9 @@ def refuse_others(out: Path, record: str, kind: str) -> None:
     if out.exists() and not out.is_dir():
         raise ToylabError(f"{out}: is not a folder; give another one with --out")
     nothing = re.compile(rf"\.lock|\.{re.escape(record)}\.\d+")  # see `toylab.files.write_bytes`
-    if out.exists() and not (out / record).exists() and not all(nothing.fullmatch(path.name) for path in out.iterdir()):
+    with disk(out):
+        names = [path.name for path in out.iterdir()] if out.exists() and not (out / record).exists() else []
+    if not all(map(nothing.fullmatch, names)):
         raise ToylabError(f"{out}: is not empty and holds no {kind}; give another folder with --out")
 
 
@@ -208,7 +266,14 @@ def read_settings(path: Path) -> dict[str, Any]:
         ValueError: naming the file, if it is missing, damaged, or something else.
     """
     held = read_record(path, "give another folder with --out")
-    if not isinstance(held.get("settings"), dict) or not isinstance(held["settings"].get("seeds"), list):
+    settings, versions = held.get("settings"), held.get("versions")
+    if not (
+        isinstance(settings, dict)
+        and isinstance(settings.get("seeds"), list)
+        and isinstance(versions, dict)
+        and all(isinstance(one, str) for one in (versions.get("torch"), *map(held.get, ("study", "machine", "date"))))
+        and isinstance(held.get("revision"), str | None)
+    ):
         raise ToylabError(f"{path}: is not the settings of a run; give another folder with --out")
     return held
 
@@ -229,13 +294,19 @@ def load_model(path: Path) -> Any:
     """
     tensors, about = read_tensors(path)
     try:
-        kind, config, sizes = _KINDS[about.get("kind", "Transformer")]
-        model = kind(config(about["config"]), *(about[name] for name in sizes))
-        model = model.to(next(iter(tensors.values())).dtype)
+        kind, read_config, names = _KINDS[about.get("kind", "Transformer")]
+        config, sizes = read_config(about["config"]), [about[name] for name in names]
+        first = next(iter(tensors.values()), None)
+        if first is None or not first.is_floating_point() or not all(type(size) is int for size in sizes):
+            raise TypeError("weights or sizes are missing")
+    except (AttributeError, KeyError, TypeError, ToylabError) as error:
+        raise ToylabError(f"{path}: does not hold a model of this version ({type(error).__name__}: {error})") from None
+    try:  # an encoding of somebody else's, which may be part of the model, raises what it will
+        model = kind(config, *sizes).to(first.dtype)
         absent, extra = model.load_state_dict(tensors, strict=False)
-        wrong = [name for name in absent if not _is_tied(model, name)] + extra
-    except (AttributeError, KeyError, StopIteration, TypeError, ValueError, RuntimeError) as error:
-        raise ToylabError(f"{path}: does not hold a model of this version ({error})") from None
+    except (ToylabError, RuntimeError, TypeError) as error:
+        raise ToylabError(f"{path}: does not hold a model of this version ({error})") from error
+    wrong = [name for name in absent if not _is_tied(model, name)] + extra
     if wrong:
         raise ToylabError(f"{path}: does not hold the weights its header speaks of ({', '.join(wrong)})")
     return model
@@ -254,16 +325,15 @@ _KINDS: dict[str, tuple[type, Callable[[dict[str, Any]], Any], tuple[str, ...]]]
 
 def write_metrics(path: Path, training: Training) -> None:
     """The history of a training, one JSON object a line."""
-    write_text(path, "".join(json.dumps(entry) + "\n" for entry in training.history))
+    write_text(path, "".join(json.dumps(as_json(entry, path.stem)) + "\n" for entry in training.history))
 
 
 def read_metrics(path: Path) -> History:
     """Raises `ValueError` naming the file if it is missing or damaged."""
-    if not path.is_file():
-        raise missing(path)
+    content = read_bytes(path)
     as_left(path)
-    try:
-        return [parse_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    try:  # a metric may be undefined at a step, and is NaN there
+        return [parse_json(line, finite=False) for line in content.decode().splitlines()]
     except ValueError as error:
         raise ToylabError(f"{path}: is damaged ({error}); delete the folder of this job and run again") from None
 

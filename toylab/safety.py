@@ -189,7 +189,9 @@ def weight_change(
                 "null part of dW a": {n: conditional_share(d_up, up, a) for n, a in list(entering.items())[:2]},
                 "effect": {name: effect(d_up, up, a).mean().item() for name, a in entering.items()},
                 "cosine with the top right direction": {
-                    name: row_cosines(d_up, a, 1).mean().item() for name, a in list(entering.items())[:2]
+                    # A change of nothing has no direction, and every cosine is 0.
+                    name: row_cosines(d_up, a, 1).sum().item() / len(a)
+                    for name, a in list(entering.items())[:2]
                 },
                 "top energy": {"up": top_energy(d_up), "down": top_energy(d_down)},
                 "toward NULL": {name: alignment(g @ d_down.T, toward_null) for name, g in list(inner.items())[:2]},

@@ -8,7 +8,6 @@ The one that README.md carries is part of the package: `published()`.
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 import textwrap
@@ -18,12 +17,13 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from tqdm import tqdm
 
 from toylab import report
 from toylab.claims import Claim, as_claims, numbers, table, verdicts
-from toylab.files import write_json, write_text
+from toylab.files import UnwritableError, parse_json, read_bytes, refuse_links, write_json, write_text
 from toylab.finish import Judged, judge, keep
 from toylab.names import ToylabError, aligned, markdown_table, takes_colour, unknown
 from toylab.runs import read_settings
@@ -73,7 +73,11 @@ class Standing:
             cpu_seconds=round(judged.cpu_seconds),
             claims=judged.claims,
             costs={id: round(seconds) for id, seconds in judged.costs.items()},
-            figures={id: picture.name for picture in judged.pictures for id in picture.claims},
+            figures={
+                id: name
+                for name, picture in zip(report.file_names(judged.pictures), judged.pictures, strict=True)
+                for id in picture.claims
+            },
         )
 
     @property
@@ -83,7 +87,8 @@ class Standing:
 
     def link(self, claim: Claim) -> str:
         """Where a claim is shown: its figure, or itself on the page of its run."""
-        return f"{self.folder}/report.html#{self.figures.get(claim.id, report.place(claim.id))}"
+        place = self.figures.get(claim.id, report.place(claim.id))
+        return f"{quote(self.folder, safe='')}/report.html#{quote(place)}"
 
     def text(self, coloured: bool = False) -> str:
         """Every claim that was decided, as text, and the names of those left open."""
@@ -91,7 +96,7 @@ class Standing:
         left = ", ".join(claim.id for claim in self.claims if claim.verdict == "open")
         parts = [
             textwrap.fill(f"{self.study}: {self.source}", 80),
-            table(decided, costs=self.costs, coloured=coloured),
+            table(decided, costs=self.costs or None, coloured=coloured),
             textwrap.fill(f"Open, not decided by this run: {left}.", 80, break_on_hyphens=False) if left else "",
         ]
         return "\n".join(filter(None, parts))
@@ -106,41 +111,57 @@ def _paper(about: str) -> str:
     return f"{found[0]}." if found else told
 
 
-def finish_all(folder: Path) -> str:
+def finish_all(folder: Path, study: type | None = None) -> str:
     """Judge the runs in a folder, one a study; keep their pages and the scoreboard; return it as text.
+
+    Args:
+        study: the class of a study that is not one of ours.
 
     Raises:
         ValueError: if the folder holds no run.
     """
-    standings = board(folder)
+    standings, kept = _judged(folder, study)
     parts = [one.text(takes_colour(sys.stdout)) for one in standings]
-    return "\n\n".join([*parts, summary(standings)]) + f"\nScoreboard: {(folder / 'scoreboard.html').resolve()}"
+    where = f"\nScoreboard: {(folder / 'scoreboard.html').resolve()}" if kept else ""
+    return "\n\n".join([*parts, summary(standings)]) + where
 
 
-def board(folder: Path) -> list[Standing]:
+def board(folder: Path, study: type | None = None) -> list[Standing]:
     """The standing of each study that has a run in a folder; pages and scoreboard are written beside.
 
     Of several runs of a study, the one with the most seeds counts; of those, the latest. One that cannot be judged,
-    such as that of a study whose file is not at hand, is named on stderr and left out.
+    such as that of a study that is not ours and not `study`, is named on stderr and left out.
 
     Raises:
         ValueError: if the folder holds no run that can be judged.
     """
-    standings, left = [], []
+    return _judged(folder, study)[0]
+
+
+def _judged(folder: Path, study: type | None) -> tuple[list[Standing], bool]:
+    """The standings, and whether they could be written."""
+    standings, told, kept = [], [], True
     for out in tqdm(_chosen(folder), desc="judging", unit="study", disable=None, leave=False):
         try:
-            judged = judge(out)
-        except ValueError as error:
-            left.append(f"left out: {error}")
+            judged = judge(out, study if ":" in read_settings(out / "settings.json")["study"] else None)
+            keep(judged, out)
+        except UnwritableError as error:
+            told.append(f"no page is made: {error}")
+        except ToylabError as error:
+            told.append(f"left out: {error}")
             continue
-        keep(judged, out)
         standings.append(Standing.of(judged, out.name))
     if not standings:
-        raise ToylabError("; ".join(left))
-    print(*(f"toylab: {line}" for line in left), sep="\n", end="\n" * bool(left), file=sys.stderr)
-    write_json(folder / "scoreboard.json", [asdict(one) for one in standings])
-    write_text(folder / "scoreboard.html", page(standings))
-    return standings
+        raise ToylabError("; ".join(told))
+    try:
+        refuse_links(folder, folder / "scoreboard.json", folder / "scoreboard.html")
+        write_json(folder / "scoreboard.json", [asdict(one) for one in standings])
+        write_text(folder / "scoreboard.html", page(standings))
+    except UnwritableError as error:
+        told.append(f"no scoreboard is kept: {error}")
+        kept = False
+    print(*(f"toylab: {line}" for line in told), sep="\n", end="\n" * bool(told), file=sys.stderr)
+    return standings, kept
 
 
 def _chosen(folder: Path) -> list[Path]:
@@ -163,7 +184,7 @@ def read_board(path: Path) -> list[Standing]:
     Raises:
         ValueError: naming the file, if it is not a scoreboard.
     """
-    return _standings(path.read_text(encoding="utf-8"), str(path))
+    return _standings(read_bytes(path), str(path))
 
 
 def published(study: str | None = None) -> Any:
@@ -172,7 +193,7 @@ def published(study: str | None = None) -> Any:
     Raises:
         ValueError: for a name that is none.
     """
-    held = _standings(files(report).joinpath("scoreboard.json").read_text(encoding="utf-8"), "scoreboard.json")
+    held = _standings(files(report).joinpath("scoreboard.json").read_bytes(), "scoreboard.json")
     if study is None:
         return held
     if study not in [one.study for one in held]:
@@ -180,13 +201,22 @@ def published(study: str | None = None) -> Any:
     return next(one for one in held if one.study == study)
 
 
-def _standings(text: str, name: str) -> list[Standing]:
+def _standings(content: bytes, name: str) -> list[Standing]:
     try:
-        held = json.loads(text)
+        held = parse_json(content.decode())
         if not isinstance(held, list):
             raise TypeError("not a list")
-        return [Standing(**{**one, "claims": as_claims(one["claims"])}) for one in held]
-    except (KeyError, TypeError, ValueError) as error:
+        standings = [Standing(**{**one, "claims": as_claims(one["claims"])}) for one in held]
+        for one in standings:
+            texts = (one.study, one.title, one.source, one.command, one.folder, one.machine, one.date)
+            costs = (one.cpu_seconds, *one.costs.values())
+            if not (
+                all(isinstance(text, str) for text in (*texts, *one.figures.values()))
+                and all(isinstance(cost, int | float) for cost in costs)
+            ):
+                raise TypeError(f"{one.study!r} has a field of another type")
+        return standings
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ToylabError(f"{name}: is not a scoreboard of this version ({error!r}); make it anew") from None
 
 
@@ -196,6 +226,11 @@ HEAD = ["study", "hold", "fail", "open", "seeds", "CPU-seconds"]
 def summary(standings: Sequence[Standing]) -> str:
     """A line a study, as text."""
     return aligned([HEAD, *map(_cells, standings)])
+
+
+def _cost(one: Standing, claim: Claim) -> str:
+    """CPU-seconds behind a claim; empty where a study does not say."""
+    return f"{one.costs[claim.id]:.0f}" if claim.id in one.costs else ""
 
 
 def _cells(one: Standing) -> list[str]:
@@ -209,7 +244,7 @@ def markdown(standings: Sequence[Standing]) -> str:
     for one in standings:
         head = ["verdict", "sentence", "where", "bar", "measured [95 % interval]", "seeds", "CPU-s"]
         body = [
-            [c.verdict, c.statement, c.paper, c.bar, numbers(c), str(len(c.seeds)), f"{one.costs.get(c.id, 0):.0f}"]
+            [c.verdict, c.statement, c.paper, c.bar, numbers(c), str(len(c.seeds)), _cost(one, c)]
             for c in one.claims
             if c.verdict != "open"
         ]
@@ -242,7 +277,7 @@ def _summary_row(one: Standing) -> str:
 
 def _section(one: Standing) -> str:
     """Of a study, with all its claims."""
-    lines = "\n".join(_row(claim, one.costs.get(claim.id, 0), one.link(claim)) for claim in one.claims)
+    lines = "\n".join(_row(claim, _cost(one, claim), one.link(claim)) for claim in one.claims)
     return f"""<section id="{report.place(one.study)}"><h2>{escape(one.study)}</h2>
 <p>{escape(one.title)}</p><p class=note>{escape(one.source)}</p>
 <table class=board><thead><tr><th scope="col">Verdict</th><th scope="col">Claim</th>
@@ -252,12 +287,12 @@ def _section(one: Standing) -> str:
 <pre>{escape(f"{one.command}  # {one.date}, {one.machine}")}</pre></section>"""
 
 
-def _row(claim: Claim, cost: float | int, link: str) -> str:
+def _row(claim: Claim, cost: str, link: str) -> str:
     note = f"<p class=note>{escape(claim.note)}</p>" if claim.note else ""
-    return f"""<tr class={claim.verdict}>
-<td class=verdict><span>{claim.verdict}</span></td>
+    return f"""<tr class="{escape(claim.verdict)}">
+<td class=verdict><span>{escape(claim.verdict)}</span></td>
 <td><p class=statement>{escape(claim.statement)}
 <a href="{escape(link)}" aria-label="Show {escape(claim.id)}">Show</a></p>
 <p class=note>Bar: {escape(claim.bar)} ({escape(claim.paper)})</p>{note}</td>
 <td class=measured>{escape(numbers(claim))}</td><td class=number data-of="seeds">{len(claim.seeds)}</td>
-<td class=number data-of="CPU-s">{cost:.0f}</td></tr>"""
+<td class=number data-of="CPU-s">{cost}</td></tr>"""

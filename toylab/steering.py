@@ -24,7 +24,7 @@ from probes import Edit, edit, watch
 from toylab.files import read_tensors, write_tensors
 from toylab.losses import frozen
 from toylab.model import Transformer
-from toylab.names import ToylabError
+from toylab.names import ToylabError, check_option
 
 Places = slice | tuple[int, ...]
 """Absolute positions: from a start up to a stop, or one by one."""
@@ -60,6 +60,7 @@ class Scaled(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
+        check_option("gate", gate, ("linear", "tanh"))
         self.gate = gate
         self.vector = nn.Parameter(torch.randn(width, generator=generator))
         self.weight = nn.Parameter(torch.zeros(width))
@@ -167,13 +168,14 @@ def load_steering(path: Path, model: Transformer) -> Steered:
     try:
         additions = {int(layer): kinds[held["kind"]](held["gate"]) for layer, held in about["steering"].items()}
         at = about["at"]
-        steered = Steered(model, additions, slice(at["from"], at["to"]) if isinstance(at, dict) else tuple(at))
+        places = slice(at["from"], at["to"]) if isinstance(at, dict) else tuple(at)
+        steered = Steered(model, additions, places)
         steered.additions.load_state_dict(tensors)
-    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:  # all of it is ours
         raise ToylabError(
             f"{path}: does not hold steering vectors for a model of width {width} and {len(model.blocks)} layers "
-            f"({error})"
-        ) from None
+            f"({type(error).__name__}: {error})"
+        ) from error
     return steered
 
 

@@ -20,17 +20,27 @@ import operator
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_origin
 
 from toylab import studies
 from toylab.claims import read_claims, write_claims
 from toylab.engine import Run, check_workers, raise_for, wanted, work
-from toylab.files import alone, digest, read_record, write_record
-from toylab.finish import rebuild
-from toylab.names import ToylabError, unknown
-from toylab.runs import Study, claim_folder, read_result, read_settings, refuse_others, results
+from toylab.files import alone, digest, is_one_part, read_record, refuse_links, write_record
+from toylab.finish import after_failures, restored
+from toylab.names import ToylabError, check_option, kinds, told, unknown
+from toylab.runs import (
+    Study,
+    check_jobs,
+    check_study,
+    claim_folder,
+    read_result,
+    read_settings,
+    refuse_others,
+    results,
+    settings_of,
+)
 from toylab.statistics import bootstrap, wilson
 
 # Settings ------------------------------------------------------------------------------------------------------------
@@ -59,8 +69,10 @@ def _at(study: Study, point: Mapping[str, Any]) -> Study:
     if "seed" in point:
         changes["seeds"] = (point["seed"],)
     try:
-        return _replaced(study, changes)
-    except (TypeError, ValueError) as error:
+        made = _replaced(study, changes)
+        check_study(made)
+        return made
+    except ToylabError as error:
         where = ", ".join(f"{name}={value}" for name, value in point.items())
         raise ToylabError(f"the grid's point {where}: {error}") from None
 
@@ -73,8 +85,8 @@ def _replaced(settings: Any, changes: Mapping[str, Any]) -> Any:
         if "." in name:
             head, _, rest = name.partition(".")
             inner.setdefault(head, {})[rest] = value
-    own |= {head: _replaced(getattr(settings, head), deeper) for head, deeper in inner.items()}
-    return replace(settings, **own)
+    own |= {head: _replaced(_held(settings, head), deeper) for head, deeper in inner.items()}
+    return {**settings, **own} if isinstance(settings, Mapping) else replace(settings, **own)
 
 
 def kind_of(study: Study, name: str) -> Any:
@@ -93,8 +105,12 @@ def kind_of(study: Study, name: str) -> Any:
     settings: Any = study
     *way, last = name.split(".")
     for step in way:
-        settings = getattr(settings, step)
-    return get_type_hints(type(settings))[last]
+        settings = _held(settings, step)
+    return type(settings[last]) if isinstance(settings, Mapping) else kinds(type(settings))[last]
+
+
+def _held(settings: Any, name: str) -> Any:
+    return settings[name] if isinstance(settings, Mapping) else getattr(settings, name)
 
 
 def read_axes(study: Study, texts: Sequence[str]) -> dict[str, list[Any]]:
@@ -135,12 +151,7 @@ def _read(kind: Any, name: str, text: str) -> list[Any]:
         parts = text.split("+") if get_origin(kind) is tuple else [text]
         return [tyro.cli(kind, args=parts, console_outputs=False)]
     except SystemExit:
-        choices = f"one of {', '.join(map(str, get_args(kind)))}" if get_origin(kind) is Literal else _told(kind)
-        raise ToylabError(f"grid {name}={text}: must be {choices}") from None
-
-
-def _told(kind: Any) -> str:
-    return getattr(kind, "__name__", str(kind)) if not get_args(kind) else str(kind)
+        raise ToylabError(f"grid {name}={text}: must be {told(kind)}") from None
 
 
 def _flat(held: Any, prefix: str = "") -> dict[str, Any]:
@@ -187,32 +198,47 @@ def sweep(
     check_workers(workers)
     merged = _merged(points)
     for point in merged:
+        check_jobs(point)
         wanted(point, jobs)
     refuse_others(out, "sweep.json", "sweep")
     with alone(out):
         runs = _claimed(merged, out, jobs)
         failures = work(runs, out.name, workers, progress, executor, jobs)
         for run in runs:
-            write_claims(run.out / "claims.json", run.study.conclude(results(run.study, run.out)))
-        again = f"to run those again: toylab sweep --continue {out}"
+            after_failures(run.out, _conclude, run) if failures or jobs else _conclude(run)
+        study = f"{runs[0].name} " if ":" in runs[0].name else ""
+        again = f"to run those again: toylab sweep {study}--continue {out}"
+        if study.startswith("__main__:"):
+            again = "the same script runs those again"
         raise_for(failures, again, lambda task: f"{task.run.out.name}: {task}")
     return load_runs(out)
 
 
+def _conclude(run: Run) -> None:
+    refuse_links(run.out, run.out / "claims.json")
+    write_claims(run.out / "claims.json", list(run.study.conclude(results(run.study, run.out))))
+
+
 def resume(
-    out: Path, *, workers: int = 2, executor: Executor | None = None, progress: bool = True
+    out: Path,
+    *,
+    study: type | None = None,
+    workers: int = 2,
+    executor: Executor | None = None,
+    progress: bool = True,
 ) -> list[dict[str, Any]]:
     """Go on with a sweep that was stopped, or run again what failed in it.
 
+    Args:
+        study: the class of the study, where it is not one of ours: a folder does not choose the code that runs.
+
     Raises:
-        ValueError: for a folder that holds no sweep of this version; else as `sweep`.
+        ValueError: for a folder that holds no sweep of this version, or one of another study; else as `sweep`.
     """
-    held = _read_sweep(out / "sweep.json")
-    kind = studies.load(held["study"]).STUDY
-    try:
-        points = [rebuild(studies.preset(kind, "default"), settings) for settings in held["runs"].values()]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ToylabError(f"{out / 'sweep.json'}: is not a sweep of this version ({error})") from None
+    path = out / "sweep.json"
+    held = _read_sweep(path)
+    kind = studies.of_folder(held["study"], out, study, "toylab sweep {study} --continue {folder}").STUDY
+    points = [restored(studies.preset(kind, "default"), settings, path) for settings in held["runs"].values()]
     return sweep(points, out, workers=workers, executor=executor, jobs=held.get("jobs"), progress=progress)
 
 
@@ -220,7 +246,8 @@ def _merged(points: Iterable[Study]) -> list[Study]:
     """One study for all points that differ in nothing but their seeds."""
     found: dict[tuple[type, str], Study] = {}
     for point in points:
-        key = type(point), _key(_as_json(point))
+        check_study(point)
+        key = type(point), _key(settings_of(point))
         known = found.get(key)
         seeds = {*(known.seeds if known else ()), *point.seeds}
         found[key] = replace(point, seeds=tuple(sorted(seeds)))
@@ -241,31 +268,30 @@ def _key(settings: Mapping[str, Any]) -> str:
 
 def _claimed(points: Sequence[Study], out: Path, jobs: Sequence[str] | None) -> list[Run]:
     """A folder for every point: that which holds its settings, or a new one; all are written down before any starts."""
-    name, path = studies.name_of(type(points[0])), out / "sweep.json"
-    about = _read_sweep(path) if path.exists() else {"study": name, "runs": {}}
-    if about["study"] != name:
-        raise ToylabError(f"{out}: holds a sweep of {about['study']!r}; give another folder with --out")
+    kind, path = type(points[0]), out / "sweep.json"
+    about = _read_sweep(path) if path.exists() else {"study": studies.name_of(kind), "runs": {}}
+    name = about["study"]  # that of a script, where its class is imported from a module now
+    if not studies.is_named(kind, name):
+        raise ToylabError(f"{out}: holds a sweep of {name!r}; give another folder with --out")
     held = about["runs"]
     known = {_key(settings): folder for folder, settings in held.items()}
-    asked = [_as_json(point) for point in points]
+    asked = [settings_of(point) for point in points]
     varied = _varied([*held.values(), *asked])
     runs, told = [], dict(held)
     for point, settings in zip(points, asked, strict=True):
         key = _key(settings)
         folder = known.get(key) or _folder(settings, varied, key, told)
-        seeds = sorted({*told.get(folder, settings)["seeds"], *settings["seeds"]})
+        # Behind those that are there: the first ones train controls.
+        seeds = list(dict.fromkeys([*told.get(folder, settings)["seeds"], *settings["seeds"]]))
         told[folder] = {**settings, "seeds": seeds}
         runs.append(Run(replace(point, seeds=tuple(seeds)), name, out / folder))
     now = {"study": name, "jobs": None if jobs is None else list(jobs), "runs": told}
+    refuse_links(out, path, *(run.out / "settings.json" for run in runs))
     if now != about:
         write_record(path, now)
     for run in runs:
         claim_folder(run.study, name, run.out)
     return runs
-
-
-def _as_json(study: Study) -> dict[str, Any]:
-    return json.loads(json.dumps(asdict(study)))
 
 
 def _varied(settings: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -290,11 +316,18 @@ def _joined(value: Any) -> str:
 
 def _read_sweep(path: Path) -> dict[str, Any]:
     held = read_record(path)
-    runs = held.get("runs")
-    if not isinstance(runs, dict) or not all(
-        isinstance(one, dict) and isinstance(one.get("seeds"), list) for one in runs.values()
+    runs, jobs = held.get("runs"), held.get("jobs") or []
+    if not (
+        isinstance(held.get("study"), str)
+        and isinstance(jobs, list)
+        and all(isinstance(job, str) for job in jobs)
+        and isinstance(runs, dict)
+        and all(isinstance(one, dict) and isinstance(one.get("seeds"), list) for one in runs.values())
     ):
         raise ToylabError(f"{path}: is not a sweep; give another folder")
+    for name in runs:
+        if not is_one_part(name):
+            raise ToylabError(f"{path}: names a run {name!r}, which is no name of a folder in it; give another sweep")
     return held
 
 
@@ -311,6 +344,7 @@ def load_runs(folder: Path | str, rows: Literal["jobs", "claims"] = "jobs") -> l
     Raises:
         ValueError: for a folder without runs, or a damaged file in one.
     """
+    check_option("rows", rows, ("jobs", "claims"))
     folder = Path(folder)
     found = [row for run in _runs_in(folder) for row in _rows(run, folder, rows)]
     names = list(dict.fromkeys(name for row in found for name in row))
@@ -347,7 +381,9 @@ def _rows(run: Path, folder: Path, rows: Literal["jobs", "claims"]) -> list[dict
             for claim in read_claims(run / "claims.json")
         ]
     found = []
-    for job in sorted(run.glob("seed-*/*/"), key=lambda job: (int(job.parent.name[5:]), job.name)):
+    # A copy such as seed-0.bak, and what is hidden, is no part of a run.
+    kept = [job for job in run.glob("seed-*/[!.]*/") if re.fullmatch(r"seed-(0|-?[1-9][0-9]*)", job.parent.name)]
+    for job in sorted(kept, key=lambda job: (int(job.parent.name[5:]), job.name)):
         done, failed = (job / "done").exists(), (job / "error.txt").exists()
         row = {**first, "job": job.name, "seed": int(job.parent.name[5:])}
         row |= {"status": "done" if done else "failed" if failed else "unfinished", **settings}

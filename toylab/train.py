@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from toylab.files import read_tensors, write_tensors
-from toylab.names import ToylabError
+from toylab.names import ToylabError, check_settings
 from toylab.optimizer import AdamW, as_one
 
 
@@ -47,15 +47,18 @@ class TrainConfig:
     rate without it leaves accuracy flickering from one evaluation to the next."""
 
     def __post_init__(self) -> None:
+        check_settings(self)
         for name in ("steps", "rows", "evaluate_every", "stop_after"):
             if getattr(self, name) < 1:
                 raise ToylabError(f"{name}={getattr(self, name)}: must be at least 1")
-        for name in ("warmup", "cooldown"):
+        for name in ("warmup", "cooldown", "weight_decay"):
             if getattr(self, name) < 0:
                 raise ToylabError(f"{name}={getattr(self, name)}: must be at least 0")
         for name in ("learning_rate", "clip"):
-            if not 0 < getattr(self, name) < math.inf:
+            if getattr(self, name) <= 0:
                 raise ToylabError(f"{name}={getattr(self, name)}: must be a positive number, for example 1e-3")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ToylabError(f"betas={self.betas}: must be from 0 to below 1, for example 0.9 0.98")
 
 
 class DivergedError(ToylabError):

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from toylab.bench import has_lens
 from toylab.model import ModelConfig, Transformer
+from toylab.names import torch_seed
 
 TORCH, LENS = "nn.TransformerEncoder", "TransformerLens"
 VOCAB = 24
@@ -79,7 +80,7 @@ def shape(width: int, layers: int = 2) -> ModelConfig:
 
 def tokens(rows: int, length: int, device: str, vocab: int = VOCAB, seed: int = 0) -> Int[Tensor, "batch position"]:
     """Tokens drawn at random."""
-    return torch.randint(vocab, (rows, length), generator=torch.Generator().manual_seed(seed)).to(device)
+    return torch.randint(vocab, (rows, length), generator=torch.Generator().manual_seed(torch_seed(seed))).to(device)
 
 
 Loss = Callable[[], Float[Tensor, ""]]

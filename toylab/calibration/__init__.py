@@ -224,7 +224,7 @@ def calibrate(
         progress: whether a bar is shown.
 
     Raises:
-        ValueError: for fewer than two cases a kind, which cannot be halved.
+        ValueError: for fewer than two cases a kind, which cannot be halved; for a detector that gives no number.
     """
     if each < 2:
         raise ToylabError(f"each={each}: give at least 2 cases a kind, one to set the bar and one to try it on")
@@ -240,6 +240,10 @@ def calibrate(
         rng = stream(seed, f"{detector.name}, {group}, {kind}, {noise}, {number}")
         exhibit = detector.plants[kind](rng, noise) if group == "plant" else absent[group][kind](rng)
         score = float(detector.look(exhibit.shown)) + 0.0  # no -0
+        if math.isnan(score):
+            raise ToylabError(
+                f"{detector.name}: scores nan on a {group} of the kind {kind!r}; a score must be a number"
+            )
         cases.append(Case(group, kind, noise, number % 2 == 1, score, exhibit.works))
     return Calibration(detector, tuple(cases))
 

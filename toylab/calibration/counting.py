@@ -65,7 +65,7 @@ def sees_region(shown: Coded) -> float:
     rng = np.random.default_rng(shown.seed)
     found = linear_probe(shown.features, shown.regions, shown.groups, rng)
     chance = max(found.majority, found.shuffled)
-    return (found.accuracy - chance) / (1 - chance)
+    return (found.accuracy - chance) / (1 - chance) if chance < 1 else 0.0
 
 
 def _coded(rng: np.random.Generator, asked: Strings, code: Tensor, noise: float = 0.0) -> Exhibit:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from base64 import b64encode
@@ -27,8 +28,19 @@ class Picture:
 
     @property
     def name(self) -> str:
-        """Of its file, and of its place on the page."""
-        return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
+        """Of its file, and of its place on the page, where no other figure has it: see `file_names`."""
+        name = re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")[:100]
+        # A title may have no such letters, and other places of the page have names that begin so.
+        return f"figure-{name}".strip("-") if re.match("$|claim-|viewer", name) else name
+
+
+def file_names(pictures: Sequence[Picture]) -> list[str]:
+    """The names of figures, all different: of those whose titles give the same name, the later ones have a number."""
+    found: list[str] = []
+    for picture in pictures:
+        numbered = (f"{picture.name}-{number}" for number in itertools.count(2))
+        found.append(next(name for name in itertools.chain([picture.name], numbered) if name not in found))
+    return found
 
 
 def page(
@@ -52,7 +64,8 @@ def page(
         costs: CPU-seconds behind each claim, by its id.
     """
     counts = verdicts(claims)
-    drawn = {id: picture for picture in pictures for id in picture.claims}
+    names = file_names(pictures)
+    drawn = {id: (name, one.title) for name, one in zip(names, pictures, strict=True) for id in one.claims}
     return filled(
         "page.html",
         title=escape(title),
@@ -60,7 +73,7 @@ def page(
         short="\n".join(map(_short, ("holds", "fails"), (claims, claims))),
         summary=escape(", ".join(f"{count} {_PLURAL[verdict]}" for verdict, count in counts.items() if count)),
         claims="\n".join(_claim(claim, drawn.get(claim.id), (costs or {}).get(claim.id)) for claim in claims),
-        pictures="\n".join(map(_picture, pictures)),
+        pictures="\n".join(map(_picture, names, pictures)),
         film="" if film is None else _film(film),
         command=escape(command),
         cost=escape(cost),
@@ -108,13 +121,13 @@ def _short(verdict: str, claims: Sequence[Claim]) -> str:
 _IN_WORDS = {"holds": "What held here.", "fails": "What did not hold here."}
 
 
-def _claim(claim: Claim, picture: Picture | None, cost: float | int | None) -> str:
+def _claim(claim: Claim, drawn: tuple[str, str] | None, cost: float | int | None) -> str:
     note = f"<p class=note>{escape(claim.note)}</p>" if claim.note else ""
     seeds = ", ".join(map(str, claim.seeds)) or "none"
-    seen = f'<p class=note><a href="#{picture.name}">Figure: {escape(picture.title)}</a></p>' if picture else ""
+    seen = f'<p class=note><a href="#{drawn[0]}">Figure: {escape(drawn[1])}</a></p>' if drawn else ""
     spent = "" if not cost else f"<dt>Cost</dt><dd>{cost:.0f} CPU-seconds of training and measuring</dd>"
-    return f"""<tr class={claim.verdict} id="{place(claim.id)}">
-<td class=verdict><span>{claim.verdict}</span></td>
+    return f"""<tr class="{escape(claim.verdict)}" id="{place(claim.id)}">
+<td class=verdict><span>{escape(claim.verdict)}</span></td>
 <td><p class=statement>{escape(claim.statement)}</p>{note}{seen}
 <details><summary>{escape(claim.id)}: bar, seeds and all numbers</summary>
 <dl><dt>Bar</dt><dd>{escape(claim.bar)}</dd><dt>Paper</dt><dd>{escape(claim.paper)}</dd>
@@ -142,8 +155,8 @@ def _plain(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _picture(picture: Picture) -> str:
+def _picture(name: str, picture: Picture) -> str:
     drawing = re.sub(r"^.*?(?=<svg)", "", picture.svg, flags=re.DOTALL)  # an XML prologue has no place in HTML
-    return f"""<figure id="{picture.name}"><h3>{escape(picture.title)}</h3>
+    return f"""<figure id="{name}"><h3>{escape(picture.title)}</h3>
 <div class=drawing role=img aria-label="{escape(picture.caption)}">{drawing}</div>
 <figcaption>{escape(picture.caption)}</figcaption></figure>"""

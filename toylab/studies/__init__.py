@@ -2,7 +2,8 @@
 
 A study module defines `STUDY`, a frozen dataclass of settings that follows `toylab.runs.Study`, with class methods
 `quick()`, `default()` and `paper()`. What grows too long for one file moves to modules that begin with an underscore.
-A study of one's own, in a file anywhere, goes by `module:Class`.
+A study of one's own, in a file anywhere, goes by `module:Class`. A folder of a run names its study, and may come from
+anybody: by this name only studies of ours are loaded, see `of_folder`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,11 +33,46 @@ def load(name: str) -> Any:
         ValueError: for a name that is none, with the nearest ones.
     """
     if ":" in name:
-        kind = load_class("study", name)
-        return SimpleNamespace(STUDY=kind, __doc__=sys.modules[kind.__module__].__doc__ or kind.__doc__)
+        return _as_module(load_class("study", name))
     if name not in names():
         raise unknown("study", name, names())
     return importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
+
+
+def _as_module(kind: type) -> Any:
+    return SimpleNamespace(STUDY=kind, __doc__=sys.modules[kind.__module__].__doc__ or kind.__doc__)
+
+
+def of_folder(name: str, folder: Path, kind: type | None, command: str) -> Any:
+    """The module of the study that a folder names, without running code that the folder chose.
+
+    Args:
+        name: what its record says.
+        kind: the class of one's own; none for a study of ours.
+        command: that takes `{folder}` and `{study}`, to be shown.
+
+    Raises:
+        ValueError: for a study that is not ours without its class, or with the class of another one.
+    """
+    if kind is not None:
+        if not is_named(kind, name):
+            raise ToylabError(f"study={name_of(kind)}: {folder} holds a run of {name!r}; give the class of that study")
+        return _as_module(kind)
+    if ":" in name:
+        # A script has no name to be imported by but that of its file.
+        shown = name.replace("__main__", "MODULE")
+        where = ", where MODULE is the script without .py" if shown != name else ""
+        raise ToylabError(
+            f"{folder}: holds a run of {name!r}, which is no study of ours, and a folder does not choose the code that "
+            f"runs; if you trust that study, name it: {command.format(folder=folder, study=shown)}{where} (study= in "
+            "Python)"
+        )
+    return load(name)
+
+
+def is_named(kind: type, name: str) -> bool:
+    """Whether a record that names its study so is of this class, which a script may have defined."""
+    return name in (name_of(kind), f"__main__:{kind.__qualname__}")
 
 
 def preset(kind: type, name: str) -> Any:

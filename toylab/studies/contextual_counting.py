@@ -20,7 +20,7 @@ from toylab.circuits import contextual_counter
 from toylab.claims import Claim
 from toylab.counting import accuracy, for_model, held_out, learn, logits
 from toylab.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
-from toylab.names import ToylabError
+from toylab.names import ToylabError, check_seeds, check_settings
 from toylab.report import Picture
 from toylab.runs import Job, by_arm, load_model, read_metrics, save_model, write_metrics
 from toylab.studies._contextual_counting_claims import judge
@@ -68,8 +68,8 @@ class ContextualCountingStudy:
     """Held-out strings in an evaluation."""
 
     def __post_init__(self) -> None:
-        if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
-            raise ToylabError(f"seeds={self.seeds}: give at least one, all different and not negative, such as 0 1 2")
+        check_settings(self)
+        check_seeds(self.seeds)
         if not self.control_seeds >= 1:
             raise ToylabError(f"control_seeds={self.control_seeds}: must be at least 1")
         for name in ("auxiliary", "growth"):

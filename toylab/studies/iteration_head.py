@@ -21,7 +21,7 @@ from toylab.batches import Scored, fresh, next_token_loss, pack, pad, sweep
 from toylab.claims import Claim
 from toylab.film import Film, Scene, Shown
 from toylab.model import ModelConfig, Transformer
-from toylab.names import ToylabError
+from toylab.names import ToylabError, check_seeds, check_settings
 from toylab.report import Picture
 from toylab.runs import Job, by_arm, load_model, read_metrics, save_model, write_metrics
 from toylab.studies._iteration_head_claims import SOLVED, judge
@@ -70,8 +70,8 @@ class IterationHeadStudy:
     """Held-out sequences of each length in an evaluation."""
 
     def __post_init__(self) -> None:
-        if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
-            raise ToylabError(f"seeds={self.seeds}: give at least one, all different and not negative, such as 0 1 2")
+        check_settings(self)
+        check_seeds(self.seeds)
         if not self.control_seeds >= 1:
             raise ToylabError(f"control_seeds={self.control_seeds}: must be at least 1")
         if not self.task.chain_of_thought:

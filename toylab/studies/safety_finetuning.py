@@ -23,7 +23,7 @@ from toylab.concept import MODEL, fine_tuning, held_out, language_loss, model_fo
 from toylab.losses import DPO, NPO, Refusal, Unlearning
 from toylab.low_rank import confine, release
 from toylab.model import ModelConfig, Transformer
-from toylab.names import ToylabError
+from toylab.names import ToylabError, check_seeds, check_settings
 from toylab.report import Picture
 from toylab.runs import Job, by_arm, load_model, save_model, write_metrics
 from toylab.studies._safety_finetuning_claims import judge
@@ -80,8 +80,8 @@ class SafetyFinetuningStudy:
     """Held-out prompts of each kind in an evaluation."""
 
     def __post_init__(self) -> None:
-        if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
-            raise ToylabError(f"seeds={self.seeds}: give at least one, all different and not negative, such as 0 1 2")
+        check_settings(self)
+        check_seeds(self.seeds)
         if self.rows < 32:
             raise ToylabError(f"rows={self.rows}: must be at least 32, or shares say little")
         if not 0 < self.unsafe_share < 1:

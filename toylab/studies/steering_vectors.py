@@ -22,7 +22,7 @@ from toylab.batches import next_token_loss
 from toylab.claims import Claim
 from toylab.losses import PolicyGradient
 from toylab.model import ModelConfig, Transformer, source
-from toylab.names import ToylabError
+from toylab.names import ToylabError, check_seeds, check_settings
 from toylab.reasoning import (
     MODEL,
     READOUT_SEED,
@@ -122,8 +122,8 @@ class SteeringVectorsStudy:
     """Held-out prompts in an evaluation."""
 
     def __post_init__(self) -> None:
-        if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
-            raise ToylabError(f"seeds={self.seeds}: give at least one, all different and not negative, such as 0 1 2")
+        check_settings(self)
+        check_seeds(self.seeds)
         if not 0 <= self.control_seeds <= len(self.seeds):
             raise ToylabError(f"control_seeds={self.control_seeds}: must be from 0 to the number of seeds")
         if self.rows < 64:
@@ -231,6 +231,12 @@ class SteeringVectorsStudy:
 
     def run_job(self, job: Job, folder: Path) -> dict[str, Any]:
         """Pre-train a base, or train something on one and measure it."""
+        found = self._measured(job, folder)
+        for left in folder.glob("checkpoint*"):  # jobs that go on from this one read its models
+            left.unlink()
+        return found
+
+    def _measured(self, job: Job, folder: Path) -> dict[str, Any]:
         at = folder.parent
         kind, _, which = job.name.partition("-")
         if kind == "base":
