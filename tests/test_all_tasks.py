@@ -6,6 +6,8 @@ A new task is tested by its line in `tasks.TASKS`. Each mutant at the end breaks
 import dataclasses
 import inspect
 import re
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -597,6 +599,72 @@ def test_the_check_tells_the_law_the_field_and_the_smallest_example():
     table = told[told.index("position") :].splitlines()
     assert table[1].split()[:3] == ["token", "parity", "0"], "the example was not made small"
     assert len(caught.value.failures) == 1
+
+
+class KeyIsMissing(Parity):
+    def sample(self, rng, rows, split="train", **others):
+        return super().sample(rng, {"rows": rows}["row"], split, **others)
+
+
+class BugInOneSplit(Parity):
+    """A mistake that is a `ValueError` does not say that a split is empty."""
+
+    def sample(self, rng, rows, split="train", **others):
+        if split == "test":
+            np.zeros(rows + 1) + np.zeros(rows + 2)
+        return super().sample(rng, rows, split, **others)
+
+
+class NeverForTraining(Parity):
+    def sample(self, rng, rows, split="train", **others):
+        if split == "train":
+            raise ToylabError("split='train': holds nothing")
+        return super().sample(rng, rows, split, **others)
+
+
+@pytest.mark.parametrize(
+    ("kind", "look_at", "why"),
+    [
+        (KeyIsMissing, r"^sample \(.*test_all_tasks.py:", "KeyError: 'row'"),
+        (BugInOneSplit, r"^sample \(.*test_all_tasks.py:", "ValueError: operands could not be broadcast"),
+        (NeverForTraining, "^sample$", "the training split holds no prompt"),
+    ],
+)
+def test_the_check_tells_one_cause_once(kind, look_at, why):
+    found = [failure for _, failure in laws.verdicts(kind(lengths=(4, 7)), examples=3) if failure]
+    with pytest.raises(BrokenLawsError) as caught:
+        check_task(kind(lengths=(4, 7)), examples=3)
+    (told,) = caught.value.failures
+    assert re.search(look_at, told.look_at)
+    assert why in told.why
+    assert [failure.again for failure in found] == [False, *[True] * (len(found) - 1)]
+    assert len(found) > 5 or kind in (NeverForTraining, BugInOneSplit)
+
+
+SCRIPT = """
+from tasks import Parity, check_task
+
+class Mine(Parity):
+    pass
+
+{call}
+print("checked")
+"""
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_a_script_is_told_to_guard_what_it_does(tmp_path, guarded):
+    call = "check_task(Mine(lengths=(4, 7)), examples=2)"
+    text = SCRIPT.format(call=f"if __name__ == '__main__': {call}" if guarded else call)
+    (tmp_path / "script.py").write_text(text)
+    done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    if guarded:
+        assert done.stdout.splitlines()[-1] == "checked", done.stderr
+    else:
+        assert done.returncode == 1
+        last = done.stderr[done.stderr.rindex("BrokenLawsError") :]
+        assert "look at the script" in last
+        assert "if __name__ ==" in last
 
 
 def test_an_error_of_the_task_is_an_answer_with_its_place():
