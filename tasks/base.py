@@ -7,7 +7,7 @@ position an ideal algorithm would read from which, and nothing about who compute
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, get_args, runtime_checkable
 
@@ -26,6 +26,9 @@ Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 SHARES: dict[Split, float] = {"train": 6 / 8, "validation": 1 / 8, "test": 1 / 8}
 """The share of all prompts that falls into each split."""
+
+FEW = 2**11
+"""Up to this many prompts of one size are listed, to see which splits hold some; of more, every split holds many."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,11 @@ class Task(Protocol):
         ...
 
     def sample(self, rng: np.random.Generator, rows: int, split: Split = "train") -> Batch:
-        """Draw rows from one split."""
+        """Draw rows from one split.
+
+        Raises:
+            ToylabError: if the split holds no prompt. It is taken for empty then, so raise this for nothing else.
+        """
         ...
 
     def solve(self, prompt: Sequence[int]) -> list[int]:
@@ -121,6 +128,35 @@ def split_of(
         mixed = step if sizes is None else np.where(position < sizes, step, mixed)
     eighth = mixed >> np.uint64(61)
     return np.select([eighth < 6, eighth == 6], [0, 1], default=2)
+
+
+def check_draw(rows: int, split: str) -> None:
+    """Raises `ToylabError` for a negative number of rows, or for a split that is none."""
+    if rows < 0:
+        raise ToylabError(f"rows={rows}: must be at least 0")
+    split_index(split)
+
+
+def fill(
+    prompts: Int[np.ndarray, "batch position"],
+    sizes: Int[np.ndarray, " batch"],
+    split: Split,
+    draw: Callable[[Int[np.ndarray, " row"]], Int[np.ndarray, "row position"]],
+    patience: int,
+) -> Int[np.ndarray, " row"]:
+    """Write prompts of one split into all rows; `draw(rows)` gives new ones until they fit.
+
+    Returns the rows whose prompts did not turn up in `patience` draws.
+    """
+    index, missing = split_index(split), np.arange(len(prompts))
+    for _ in range(patience):
+        if not len(missing):
+            break
+        drawn = draw(missing)
+        kept = split_of(drawn, sizes[missing]) == index
+        prompts[missing[kept]] = drawn[kept]
+        missing = missing[~kept]
+    return missing
 
 
 def _scramble(x: np.ndarray) -> np.ndarray:

@@ -30,7 +30,7 @@ from typing import Any, get_type_hints
 import numpy as np
 
 from tasks.base import IGNORE, SHARES, SPLITS, Batch, Split, Task, decode, encode, render, stream
-from toylab.names import UNGUARDED, refuse_while_importing
+from toylab.names import UNGUARDED, ToylabError, refuse_while_importing
 
 ENOUGH = 64
 """Rows that are drawn to see whether a split holds prompts."""
@@ -58,6 +58,8 @@ class Failure:
     example: str
     hopeless: bool = False
     """Whether nothing more can be asked of the task."""
+    again: bool = False
+    """Whether an earlier law failed by the same cause."""
 
     def __str__(self) -> str:
         indented = "\n".join(f"    {line}" for line in self.example.splitlines())
@@ -93,7 +95,7 @@ def prompts_of(batch: Batch) -> list[tuple[int, ...]]:
 
 
 def open_splits(task: Task) -> list[Split]:
-    """The splits that hold prompts; of the others a task says so with `ValueError`."""
+    """The splits that hold prompts; of the others a task says so with `ToylabError`."""
     try:
         return list(_open_splits(task))
     except TypeError:  # a task that cannot be hashed, of which another law speaks
@@ -106,7 +108,7 @@ def _open_splits(task: Task) -> tuple[Split, ...]:
     for split in SPLITS:
         try:
             task.sample(stream(0, "open", split), ENOUGH, split)
-        except ValueError:
+        except ToylabError:
             continue
         found.append(split)
     return tuple(found)
@@ -242,6 +244,7 @@ def labels_say_what_the_prompt_says(task: Task, batch: Batch) -> None:
         return
     for row, prompt in enumerate(prompts_of(batch)):
         for name, fact in task.facts(prompt).items():
+            _need(name in batch.labels, f"labels[{name!r}]", "is missing, and facts names it", row)
             said = np.ravel(batch.labels[name][row]).tolist()
             known = np.ravel(fact).tolist()
             _need(said[: len(known)] == known, f"labels[{name!r}]", f"says {said}, the prompt says {known}", row)
@@ -338,10 +341,7 @@ def a_task_is_immutable_and_its_fields_are_its_identity(task: Task) -> None:
 
 def a_pickled_task_is_the_same_task(task: Task) -> None:
     """So that worker processes can be given it."""
-    try:
-        copy = pickle.loads(pickle.dumps(task))
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise BrokenError("the class", f"cannot be pickled ({error}): define it at the top of a module") from None
+    copy = pickle.loads(_pickled(task))
     _need(copy == task, "the fields", "differ after pickling")
     _need(tuple(copy.vocabulary) == tuple(task.vocabulary), "vocabulary", "differs after pickling")
     _need(equal(copy.sample(stream(1), 5), task.sample(stream(1), 5)), "sample", "draws other rows after pickling")
@@ -350,8 +350,9 @@ def a_pickled_task_is_the_same_task(task: Task) -> None:
 def another_process_ends_and_draws_the_same_rows(task: Task) -> None:
     """A new process has no hash seed, no cache and no global state of this one, and must come to an end."""
     theirs = _drawn_elsewhere(task)
+    if "train" not in theirs:
+        raise BrokenError("sample", "the training split holds no prompt", hopeless=True)
     ours = _draw(task)
-    _need("train" in theirs, "sample", "the training split holds no prompt")
     same = ours.keys() == theirs.keys() and all(
         equal(*pair) for split in ours for pair in zip(ours[split], theirs[split], strict=True)
     )
@@ -359,41 +360,53 @@ def another_process_ends_and_draws_the_same_rows(task: Task) -> None:
 
 
 def _drawn_elsewhere(task: Task) -> dict[Split, list[Batch]]:
-    try:
-        pickled = pickle.dumps(task)
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise BrokenError("the class", f"cannot be pickled ({error}): define it at the top of a module") from None
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    process = context.Process(target=_answer, args=(there, list(sys.path), pickled), daemon=True)
+    process = context.Process(target=_answer, args=(there, list(sys.path), _pickled(task)), daemon=True)
     process.start()
     there.close()  # so that this end is told when the process ends without an answer
-    started = False
+    script = BrokenError("the script", UNGUARDED, hopeless=True)
+    late = BrokenError(
+        "sample", f"did not end within {PATIENCE:.0f} s: does it wait for prompts that do not exist?", hopeless=True
+    )
+    ended = BrokenError("sample", "ended the process that called it", hopeless=True)
     try:
-        started = here.poll(PATIENCE) and here.recv()
-        if not here.poll(PATIENCE):
-            why = f"did not end within {PATIENCE:.0f} s: does it wait for prompts that do not exist?"
-            raise BrokenError("sample", why, hopeless=True)
-        answer = here.recv()
-    except EOFError:
-        look_at, why = ("sample", "ended the process that called it") if started else ("the script", UNGUARDED)
-        raise BrokenError(look_at, why, hopeless=True) from None
+        for slow, lost in ((script, script), (late, ended)):
+            if not here.poll(PATIENCE):
+                raise slow
+            try:
+                answer = here.recv()
+            except EOFError:
+                raise lost from None
+            if isinstance(answer, tuple):
+                raise BrokenError(*answer)
     finally:
         process.kill()
         process.join()
         here.close()
-    if isinstance(answer, str):
-        raise BrokenError("the class", f"failed in another process ({answer}): define the task in a module")
     return answer
 
 
 def _answer(there: Any, path: list[str], task: bytes) -> None:
-    there.send(True)
+    """Say that the process has started, then which rows it draws, or where to look and why there are none."""
     sys.path[:] = path
+    there.send(True)
     try:
-        there.send(_draw(pickle.loads(task)))
+        held = pickle.loads(task)
     except Exception as error:
-        there.send(f"{type(error).__name__}: {error}")
+        there.send(("the class", f"is not found in another process ({_told(error)}): define the task in a module"))
+        return
+    try:
+        there.send(_draw(held))
+    except Exception as error:
+        there.send((_place(error), _told(error)))
+
+
+def _pickled(task: Task) -> bytes:
+    try:
+        return pickle.dumps(task)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise BrokenError("the class", f"cannot be pickled ({error}): define it at the top of a module") from None
 
 
 def _draw(task: Task) -> dict[Split, list[Batch]]:
@@ -525,9 +538,9 @@ def check_task(task: Any, *, examples: int = 30) -> None:
         examples: batches or seeds that each law is tried on; what fails is then made as small as it goes.
 
     Raises:
-        BrokenLawsError: if it breaks any, with the law, the field to look at and the smallest example of each.
+        BrokenLawsError: if it breaks any: each cause with a law, the field to look at and the smallest example.
     """
-    failures = [failure for _, failure in verdicts(task, examples=examples) if failure]
+    failures = [failure for _, failure in verdicts(task, examples=examples) if failure and not failure.again]
     if failures:
         raise BrokenLawsError(task, failures)
 
@@ -535,11 +548,16 @@ def check_task(task: Any, *, examples: int = 30) -> None:
 def verdicts(task: Any, *, examples: int = 30) -> Iterator[tuple[Callable, Failure | None]]:
     """Each law in turn, with how the task breaks it, if it does.
 
-    A task that lacks something, or that does not come to an end, is not asked further.
+    A task that lacks something, that does not come to an end or has no prompts for training is not asked further.
     """
     refuse_while_importing()
+    causes = set()
     for law in LAWS:
         failure = failure_of(law, task, examples)
+        if failure:
+            cause = failure.look_at, failure.why.partition(": ")[0]  # without what only this example has
+            failure = dataclasses.replace(failure, again=cause in causes)
+            causes.add(cause)
         yield law, failure
         if failure and failure.hopeless:
             return
@@ -556,8 +574,7 @@ def failure_of(law: Callable, task: Any, examples: int = 30) -> Failure | None:
     except BrokenError as error:
         return Failure(sentence(law), error.look_at, error.why, _shown(task, case, error.row), error.hopeless)
     except Exception as error:  # a task of somebody else may fail in any way, and that is an answer too
-        where = _place(error)
-        return Failure(sentence(law), where, f"{type(error).__name__}: {error}", _shown(task, case, None))
+        return Failure(sentence(law), _place(error), _told(error), _shown(task, case, None))
     return None
 
 
@@ -599,6 +616,10 @@ def _shown(task: Any, case: dict[str, Any], row: int | None) -> str:
         return f"{task}\n{render(task, batch, row or 0)}"
     except Exception:  # what is broken may be what `render` needs
         return f"{task}\ntokens {batch.tokens.tolist()}\ntargets {batch.targets.tolist()}\nsizes {batch.sizes.tolist()}"
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _place(error: Exception) -> str:

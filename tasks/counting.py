@@ -17,6 +17,7 @@ chance levels of its figures at (T, R) = (512, 4), (300, 4) and (512, 3); so the
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Int
 
-from tasks.base import IGNORE, NOWHERE, Batch, Split, split_index, split_of
+from tasks.base import FEW, IGNORE, NOWHERE, Batch, Split, check_draw, fill, split_index, split_of
 from toylab.names import ToylabError, check_option, check_settings
 
 ZERO, ONE, OPEN, CLOSE, BEGIN, EQUALS, END = range(7)
@@ -35,8 +36,8 @@ SYMBOLS = ("0", "1", "[", "]", "BoS", "=", "EoS")
 """The tokens besides the counts; the first five are all that an encoder reads."""
 
 PATIENCE = 1000
-"""Draws after which a split that did not turn up counts as empty: a split of one prompt in eight would be missed with
-probability (7/8)^1000, below 1e-57."""
+"""Draws after which the strings of a split are listed. Where they are too many for that, a twentieth at least of all
+draws falls into each split, whatever p is: missed with probability (19/20)^1000, below 1e-22."""
 
 Strings = Int[np.ndarray, "batch longest"]
 Sizes = Int[np.ndarray, " batch"]
@@ -137,13 +138,14 @@ class ContextualCounting:
             rng: the only source of randomness.
             rows: how many.
             split: strings never occur in two splits.
-            length, regions: of all rows or of each; drawn evenly from the task's own ranges if not given. They may lie
-                outside those: that is how a model is tested beyond its training.
+            length, regions: of all rows or of each; if not given, drawn evenly from those of the task's own ranges of
+                which the split holds strings. They may lie outside those: that is how a model is tested beyond its
+                training.
 
         Raises:
             ValueError: for a length or number of regions that is impossible, or if the split holds no such string.
         """
-        index = split_index(split)
+        check_draw(rows, split)
         sizes = _each(rng, rows, self.length if length is None else length)
         numbers = _each(rng, rows, self.regions if regions is None else regions)
         wrong = (numbers < 1) | (sizes < 2 * numbers)
@@ -152,19 +154,29 @@ class ContextualCounting:
             raise ToylabError(
                 f"regions={numbers[one]}: must be at least 1, and their brackets must fit into length={sizes[one]}"
             )
-        strings = np.full((rows, sizes.max(initial=1)), ZERO)
-        missing = np.arange(rows)
-        for _ in range(PATIENCE):
-            if not len(missing):
-                return self.batch(strings, sizes)
-            drawn = _draw(rng, sizes[missing], numbers[missing], self.p, strings.shape[1])
-            kept = split_of(drawn, sizes[missing]) == index
-            strings[missing[kept]] = drawn[kept]
-            missing = missing[~kept]
-        raise ToylabError(
-            f"split={split!r}: holds no string of length {sizes[missing[0]]} with {numbers[missing[0]]} regions and "
-            f"p={self.p} (none in {PATIENCE} draws); give a larger length or another split"
-        )
+        p = float(self.p)
+        lacking = [not _holds(split, p, *size) for size in zip(sizes.tolist(), numbers.tolist(), strict=True)]
+        for row in np.flatnonzero(lacking):
+            lengths = self.length if length is None else int(sizes[row])
+            counts = self.regions if regions is None else int(numbers[row])
+            every = itertools.product(*(range(_low(given), _high(given) + 1) for given in (lengths, counts)))
+            held = [size for size in every if _holds(split, p, *size)]
+            if not held:
+                raise ToylabError(
+                    f"split={split!r}: holds no string of length {lengths} with {counts} regions and p={self.p}; give "
+                    "a larger length or another split"
+                )
+            sizes[row], numbers[row] = held[rng.integers(len(held))]
+        width = int(sizes.max(initial=1))
+        strings = np.full((rows, width), ZERO)
+        rare = fill(strings, sizes, split, lambda new: _draw(rng, sizes[new], numbers[new], self.p, width), PATIENCE)
+        for row in rare:  # all that the split holds is unlikely with this p
+            every = _strings(split, p, int(sizes[row]), int(numbers[row]))
+            ones = (every == ONE).sum(axis=1)
+            likely = ones * np.log(p or 1) + (ones.max() - ones) * np.log1p(-p if p < 1 else 0)
+            weights = np.exp(likely - likely.max())
+            strings[row, : sizes[row]] = rng.choice(every, p=weights / weights.sum())
+        return self.batch(strings, sizes)
 
     def batch(self, strings: Strings, sizes: Sizes) -> Batch:
         """Lay out chosen strings of tokens 0, 1, `[` and `]`; `strings[row, sizes[row]:]` is not looked at.
@@ -393,6 +405,27 @@ def _count_law(length: int, regions: int, p: float) -> Float[np.ndarray, " count
         law[: len(binomial)] += weight / math.comb(length, 2 * regions) * binomial
         binomial = np.convolve(binomial, [1 - p, p])
     return law
+
+
+@lru_cache(maxsize=2**14)
+def _holds(split: Split, p: float, length: int, regions: int) -> bool:
+    """Whether a split holds strings of a length with so many regions."""
+    bits = (1 + (0 < p < 1)) ** (length - 2 * regions)
+    return math.comb(length, 2 * regions) * bits > FEW or len(_strings(split, p, length, regions)) > 0
+
+
+@lru_cache(maxsize=64)
+def _strings(split: Split, p: float, length: int, regions: int) -> Strings:
+    """All strings of a length with so many regions that a split holds and that p allows."""
+    brackets = list(itertools.combinations(range(length), 2 * regions))
+    bits = list(itertools.product([ZERO] * (p < 1) + [ONE] * (p > 0), repeat=length - 2 * regions))
+    every = np.empty((len(brackets), len(bits), length), dtype=np.int64)
+    bracket = np.zeros(every.shape, dtype=bool)
+    bracket[np.arange(len(brackets))[:, None], :, np.array(brackets)] = True
+    every[~bracket] = np.tile(np.ravel(bits), len(brackets))
+    every[bracket] = np.tile((OPEN, CLOSE), len(brackets) * len(bits) * regions)
+    every = every.reshape(-1, length)
+    return every[split_of(every) == split_index(split)]
 
 
 def _low(given: int | tuple[int, int]) -> int:

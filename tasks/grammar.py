@@ -64,6 +64,7 @@ class ConceptGrammar:
         needed, many = used // LEAF * 2, self.letters * (self.letters - 1) * (self.letters - 2) // 2
         if needed > many // 4:
             raise ToylabError(f"letters={self.letters}: too few for {needed} triples; give more letters")
+        _ = self.triples  # which may not be found for this seed
 
     @property
     def size(self) -> int:

@@ -25,7 +25,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from jaxtyping import Int
 
-from tasks.base import IGNORE, NOWHERE, SHARES, Batch, Split, split_index, split_of
+from tasks.base import IGNORE, NOWHERE, SHARES, Batch, Split, check_draw, split_index, split_of
 from toylab.names import ToylabError, check_settings, fit
 
 TASK_TOKENS = ("copy", "parity", "sum", "polynomial", "word")
@@ -163,7 +163,7 @@ class IteratedMap(ABC):
         Raises:
             ValueError: if the split holds no prompt of these lengths or, with `distinct`, fewer than are asked for.
         """
-        split_index(split)
+        check_draw(rows, split)
         if length is not None and length < 1:
             raise ToylabError(f"length={length}: must be at least 1; for example {self.longest}")
         if length is None:
@@ -244,22 +244,28 @@ class IteratedMap(ABC):
             return len(_prompts(self.inputs, length, split))
         return space * int(8 * SHARES[split]) // 8  # in whole numbers: large spaces overflow a float
 
+    def available(self, rows: int, length: int, split: Split) -> int:
+        """`rows`, or the exact number of different prompts of one length that a split holds, if that is less."""
+        length = fit(int, length, "length")
+        rows = min(fit(int, rows, "rows"), len(self.inputs) ** length)
+        every = self._listed(rows, length, split)
+        return rows if every is None else min(rows, len(every))
+
     # Helpers -----------------------------------------------------------------------------------------------------
 
     def _draw(
         self, rng: np.random.Generator, rows: int, length: int, split: Split, distinct: bool
     ) -> Int[np.ndarray, "batch length"]:
-        held = self.capacity(length, split)
-        listed = len(self.inputs) ** length <= ENUMERABLE
-        # Drawing the last few of a large space at random would take for ever: half of it is the limit there.
-        if not held or (distinct and rows > (held if listed else held // 2)):
+        space = len(self.inputs) ** length
+        every = self._listed(rows if distinct and rows <= space else 0, length, split)
+        held = self.capacity(length, split) if every is None else len(every)
+        if not held or (distinct and rows > held):
             raise ToylabError(
-                f"rows={rows}: split={split!r} holds {held} of the {len(self.inputs) ** length} prompts of length "
-                f"{length}, too few for {rows}{' different ones' if distinct else ''}; ask for fewer rows, a longer "
-                "length or another split"
+                f"rows={rows}: split={split!r} holds {held} of the {space} prompts of length {length}, too few for "
+                f"{rows}{' different ones' if distinct else ''}; ask for fewer rows, a longer length or another split"
             )
-        if listed:
-            return _prompts(self.inputs, length, split)[rng.choice(held, rows, replace=not distinct)]
+        if every is not None:
+            return every[rng.choice(held, rows, replace=not distinct)]
         kept = np.empty((0, length), dtype=np.int64)
         alphabet = np.array(self.inputs)
         while len(kept) < rows:  # ends: in so large a space the smallest split holds close to one prompt in eight
@@ -269,6 +275,15 @@ class IteratedMap(ABC):
                 _, first = np.unique(kept, axis=0, return_index=True)
                 kept = kept[np.sort(first)]
         return kept[:rows]
+
+    def _listed(self, different: int, length: int, split: Split) -> Int[np.ndarray, "prompt length"] | None:
+        """All prompts of one length and split: of a small space, or where more than half of them must be different.
+
+        Drawing the last few of a large space at random would take for ever.
+        """
+        if len(self.inputs) ** length <= ENUMERABLE:
+            return _prompts(self.inputs, length, split)
+        return _many(self.inputs, length, split) if different > self.capacity(length, split) // 2 else None
 
     def _held(self, split: Split) -> list[int]:
         """The lengths of which a split holds prompts."""
@@ -292,10 +307,17 @@ class IteratedMap(ABC):
 @lru_cache(maxsize=256)
 def _prompts(inputs: tuple[int, ...], length: int, split: Split) -> Int[np.ndarray, "prompt length"]:
     """All prompts of one length that fall into one split."""
-    every = np.array(list(itertools.product(inputs, repeat=length)))
-    kept = every[split_of(every) == split_index(split)]
-    kept.setflags(write=False)  # shared by all callers
-    return kept
+    kept, space, powers = [], len(inputs) ** length, len(inputs) ** np.arange(length)[::-1]
+    for start in range(0, space, ENUMERABLE):  # in parts, so that memory is needed for one split alone
+        numbers = np.arange(start, min(start + ENUMERABLE, space))
+        every = np.array(inputs)[numbers[:, None] // powers % len(inputs)]
+        kept.append(every[split_of(every) == split_index(split)])
+    prompts = np.concatenate(kept)
+    prompts.setflags(write=False)  # shared by all callers
+    return prompts
+
+
+_many = lru_cache(maxsize=2)(_prompts.__wrapped__)  # of which fewer are kept
 
 
 # The tasks -----------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Bool, Int
 
-from tasks.base import IGNORE, Batch, Split, decode, split_index, split_of, stream
+from tasks.base import IGNORE, Batch, Split, check_draw, decode, split_index, split_of, stream
 from toylab.names import ToylabError, check_seed, check_settings
 
 PATIENCE = 200
@@ -140,7 +140,8 @@ class Reasoning:
         Raises:
             ValueError: for a space of prompts too small for every split to have some.
         """
-        index, kept, found = split_index(split), [], 0
+        check_draw(rows, split)
+        kept, found = [], 0
         for _ in range(PATIENCE):
             digits = rng.integers(self.p, size=(rows + rows // 2 + 8, self.length + 1))
             ends = np.full(len(digits), self.token("SEP"))
@@ -148,7 +149,7 @@ class Reasoning:
                 ends = np.where(rng.random(len(digits)) < 0.5, self.token("SEP'"), ends)
             begin = np.full_like(ends, self.token("BOS"))
             drawn = np.concatenate([begin[:, None], digits, ends[:, None]], axis=1)
-            kept.append(drawn[split_of(drawn) == index])
+            kept.append(drawn[split_of(drawn) == split_index(split)])
             found += len(kept[-1])
             if found >= rows:
                 return np.concatenate(kept)[:rows]

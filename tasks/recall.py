@@ -15,18 +15,20 @@ the circuit is that of Olsson et al. 2022, "In-context Learning and Induction He
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from jaxtyping import Int
 
-from tasks.base import IGNORE, NOWHERE, Batch, Split, decode, split_index, split_of
+from tasks.base import FEW, IGNORE, NOWHERE, Batch, Split, check_draw, decode, fill, split_index, split_of
 from toylab.names import ToylabError, check_settings
 
 PATIENCE = 500
-"""Draws after which a split is said to hold nothing."""
+"""Draws after which the rows of a split are listed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,28 +84,32 @@ class AssociativeRecall:
     def sample(self, rng: np.random.Generator, rows: int, split: Split = "train") -> Batch:
         """Draw rows of one split, which the pairs alone decide: no two splits share a set of pairs in one order.
 
+        Numbers of pairs so small that the split holds no such rows are left out.
+
         Raises:
-            ValueError: for a split that holds no pairs of some number.
+            ValueError: for a split that holds no rows of any number of pairs.
         """
-        index = split_index(split)
+        check_draw(rows, split)
         numbers = rng.integers(self.fewest, self.most + 1, size=rows)
-        pairs = np.full((rows, 2 * self.most), len(self.vocabulary) - 1)
-        missing = np.arange(rows)
-        for _ in range(PATIENCE):
-            if not len(missing):
-                break
+        held = [number for number in range(self.fewest, self.most + 1) if _holds(split, self.keys, self.values, number)]
+        lacking = ~np.isin(numbers, held)
+        if lacking.any():
+            if not held:
+                raise ToylabError(
+                    f"split={split!r}: holds no row of pairs={self.pairs}; give more pairs, keys or values, or another "
+                    "split"
+                )
+            numbers[lacking] = rng.choice(held, size=lacking.sum())
+
+        def draw(missing: Int[np.ndarray, " row"]) -> Int[np.ndarray, "row token"]:
             # The first of a random order of all keys are different and evenly drawn.
             keys = rng.random((len(missing), self.keys)).argsort(axis=1)[:, : self.most]
             values = self.keys + rng.integers(self.values, size=keys.shape)
-            drawn = np.stack([keys, values], axis=2).reshape(len(missing), 2 * self.most)
-            kept = split_of(drawn, 2 * numbers[missing]) == index
-            pairs[missing[kept]] = drawn[kept]
-            missing = missing[~kept]
-        if len(missing):
-            raise ToylabError(
-                f"split={split!r}: holds no row of {numbers[missing[0]]} pairs (none in {PATIENCE} draws); give more "
-                "pairs, keys or values, or another split"
-            )
+            return np.stack([keys, values], axis=2).reshape(len(missing), 2 * self.most)
+
+        pairs = np.full((rows, 2 * self.most), len(self.vocabulary) - 1)
+        for row in fill(pairs, 2 * numbers, split, draw, PATIENCE):  # of few rows, one or two are in the split
+            pairs[row, : 2 * numbers[row]] = rng.choice(_rows(split, self.keys, self.values, int(numbers[row])))
         order = np.where(np.arange(self.most) < numbers[:, None], rng.random((rows, self.most)), 2.0).argsort(axis=1)
         return self.batch(pairs, numbers, order)
 
@@ -164,3 +170,18 @@ class AssociativeRecall:
     def facts(self, prompt: Sequence[int]) -> dict[str, int]:
         """What the labels should say of a prompt that ends in the first query."""
         return {"pairs": len(prompt) // 2}
+
+
+@lru_cache(maxsize=1024)
+def _holds(split: Split, keys: int, values: int, number: int) -> bool:
+    """Whether a split holds rows of so many pairs."""
+    rows = math.perm(keys, number) * values**number
+    return rows > FEW or len(_rows(split, keys, values, number)) > 0
+
+
+@lru_cache(maxsize=64)
+def _rows(split: Split, keys: int, values: int, number: int) -> Int[np.ndarray, "row token"]:
+    """All rows of so many pairs that a split holds."""
+    chosen = itertools.permutations(range(keys), number), itertools.product(range(keys, keys + values), repeat=number)
+    every = np.array(list(itertools.product(*chosen))).transpose(0, 2, 1).reshape(-1, 2 * number)
+    return every[split_of(every) == split_index(split)]

@@ -24,6 +24,7 @@ from tasks.iteration import IteratedMap
 from tasks.reasoning import Reasoning
 from tasks.recall import AssociativeRecall
 from tasks.task_concept import TaskConcept
+from toylab.names import ToylabError
 
 seeds = st.integers(0, 2**31)
 """Seeds of generators."""
@@ -50,7 +51,7 @@ def instances(kind: type) -> st.SearchStrategy[Any]:
     """Tasks of one kind with settings drawn, small enough for tests.
 
     For a kind of one's own, fields that are true or false, or one of some words, are drawn; the others keep their
-    values, and combinations that the task refuses are left out.
+    values, and combinations that the task refuses with `ToylabError` are left out.
     """
     for known, strategy in _KNOWN.items():
         if issubclass(kind, known):
@@ -69,7 +70,7 @@ def instances(kind: type) -> st.SearchStrategy[Any]:
 def _built(kind: type, held: dict[str, Any]) -> Task | None:
     try:
         return kind(**held)
-    except ValueError:
+    except ToylabError:
         return None
 
 

@@ -4,6 +4,7 @@ A new task is tested by its line in `tasks.TASKS`. Each mutant at the end breaks
 """
 
 import dataclasses
+import inspect
 import os
 import re
 import subprocess
@@ -25,6 +26,7 @@ from tasks import (
     IteratedMap,
     ModularSum,
     Parity,
+    Polynomial,
     Reasoning,
     Task,
     TaskConcept,
@@ -37,6 +39,7 @@ from tasks import (
 )
 from tasks import conformance as laws
 from tasks.strategies import batches, instances, prompts, seeds
+from toylab.names import ToylabError
 
 every_task = pytest.mark.parametrize("kind", TASKS, ids=lambda kind: kind.__name__)
 some = settings(max_examples=12)
@@ -88,6 +91,67 @@ def test_fields_are_the_identity_of_a_task(kind, data):
     task, other = data.draw(instances(kind)), data.draw(instances(kind))
     assert isinstance(task, Task)
     assert (task == other) == (dataclasses.asdict(task) == dataclasses.asdict(other))
+
+
+TINY = st.one_of(
+    st.builds(
+        lambda low, more, fewest, extra, p: ContextualCounting(
+            length=(low + 2 * extra, low + 2 * extra + more), regions=(fewest, fewest + extra), p=p
+        ),
+        *(st.integers(4, 7), st.integers(0, 5), st.integers(1, 2), st.integers(0, 1)),
+        st.sampled_from((0, 0.01, 0.5, 1)),
+    ),
+    st.builds(
+        lambda fewest, more, keys, values: AssociativeRecall(
+            pairs=(fewest, fewest + more), keys=max(keys, fewest + more), values=values
+        ),
+        *(st.integers(1, 2), st.integers(0, 2), st.integers(2, 4), st.integers(2, 4)),
+    ),
+    st.builds(
+        lambda low, more, p, zero: Polynomial(lengths=(low, low + more), p=p, zero_input=zero),
+        *(st.integers(1, 4), st.integers(0, 2), st.sampled_from((2, 3, 5)), st.booleans()),
+    ),
+    st.builds(lambda length, flag: Reasoning(p=3, length=length, flag=flag), st.integers(2, 3), st.booleans()),
+    st.builds(
+        lambda nodes, mixed, seed: TaskConcept(letters=6, alternatives=1, nodes=nodes, mixed=mixed, seed=seed),
+        *(st.integers(1, 2), st.integers(1, 2), seeds),
+    ),
+)
+
+
+@settings(max_examples=40)
+@given(TINY, st.sampled_from(SPLITS), seeds)
+def test_a_split_is_empty_at_every_seed_or_at_none(task, split, seed):
+    found = set()
+    for number in range(6):
+        try:
+            batch = task.sample(stream(seed, number), (1, 40)[number % 2], split)
+        except ToylabError as error:
+            found.add("empty" if re.search("holds no|too few", str(error)) else str(error))
+        else:
+            found.add("drawn")
+            assert {SPLITS[one] for one in split_of_rows(task, batch)} == {split}
+    assert len(found) == 1
+
+
+def split_of_rows(task, batch):
+    """The split of each row, from the part of its prompt that decides it."""
+    for prompt in laws.prompts_of(batch):
+        key = prompt[:-1] if isinstance(task, AssociativeRecall) else prompt
+        if isinstance(task, ContextualCounting):
+            key = prompt[task.begin : -1]
+        if isinstance(task, IteratedMap):
+            key = prompt[1:-1]
+        yield split_of(np.array([key])).item()
+
+
+@every_task
+def test_a_split_that_is_none_and_a_negative_number_of_rows_are_refused(kind):
+    sample = inspect.unwrap(getattr(kind, "prompts", kind.sample))  # types are checked before it could
+    with pytest.raises(ToylabError, match="there is no split 'valid'; did you mean validation"):
+        sample(kind(), stream(0), 3, "valid")
+    with pytest.raises(ToylabError, match="rows=-1: must be at least 0"):
+        sample(kind(), stream(0), -1)
 
 
 @every_task
@@ -563,6 +627,72 @@ def test_the_check_tells_the_law_the_field_and_the_smallest_example():
     table = told[told.index("position") :].splitlines()
     assert table[1].split()[:3] == ["token", "parity", "0"], "the example was not made small"
     assert len(caught.value.failures) == 1
+
+
+class KeyIsMissing(Parity):
+    def sample(self, rng, rows, split="train", **others):
+        return super().sample(rng, {"rows": rows}["row"], split, **others)
+
+
+class BugInOneSplit(Parity):
+    """A mistake that is a `ValueError` does not say that a split is empty."""
+
+    def sample(self, rng, rows, split="train", **others):
+        if split == "test":
+            np.zeros(rows + 1) + np.zeros(rows + 2)
+        return super().sample(rng, rows, split, **others)
+
+
+class NeverForTraining(Parity):
+    def sample(self, rng, rows, split="train", **others):
+        if split == "train":
+            raise ToylabError("split='train': holds nothing")
+        return super().sample(rng, rows, split, **others)
+
+
+@pytest.mark.parametrize(
+    ("kind", "look_at", "why"),
+    [
+        (KeyIsMissing, r"^sample \(.*test_all_tasks.py:", "KeyError: 'row'"),
+        (BugInOneSplit, r"^sample \(.*test_all_tasks.py:", "ValueError: operands could not be broadcast"),
+        (NeverForTraining, "^sample$", "the training split holds no prompt"),
+    ],
+)
+def test_the_check_tells_one_cause_once(kind, look_at, why):
+    found = [failure for _, failure in laws.verdicts(kind(lengths=(4, 7)), examples=3) if failure]
+    with pytest.raises(BrokenLawsError) as caught:
+        check_task(kind(lengths=(4, 7)), examples=3)
+    (told,) = caught.value.failures
+    assert re.search(look_at, told.look_at)
+    assert why in told.why
+    assert [failure.again for failure in found] == [False, *[True] * (len(found) - 1)]
+    assert len(found) > 5 or kind in (NeverForTraining, BugInOneSplit)
+
+
+SCRIPT = """
+from tasks import Parity, check_task
+
+class Mine(Parity):
+    pass
+
+{call}
+print("checked")
+"""
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_a_script_is_told_to_guard_what_it_does(tmp_path, guarded):
+    call = "check_task(Mine(lengths=(4, 7)), examples=2)"
+    text = SCRIPT.format(call=f"if __name__ == '__main__': {call}" if guarded else call)
+    (tmp_path / "script.py").write_text(text)
+    done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    if guarded:
+        assert done.stdout.splitlines()[-1] == "checked", done.stderr
+    else:
+        assert done.returncode == 1
+        last = done.stderr[done.stderr.rindex("BrokenLawsError") :]
+        assert "look at the script" in last
+        assert "if __name__ ==" in last
 
 
 def test_an_error_of_the_task_is_an_answer_with_its_place():

@@ -1,5 +1,6 @@
 """Laws of measuring and of causal tests: each number once more in a slow loop, and circuits whose answer is known."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -138,6 +139,18 @@ def test_held_out_prompts_are_different_ones_of_their_split(seed, rows, split):
             assert set(split_of(inputs).tolist()) == {("train", "validation", "test").index(split)}
     again = evaluate.held_out(task, seed, range(1, 9), rows, split)
     assert all((again[length].tokens == batch.tokens).all() for length, batch in held.items())
+
+
+def test_held_out_takes_all_that_a_split_holds_and_refuses_to_take_none():
+    """A split of some 4,096 prompts gives 3,000 different ones, and all of them if more are asked for."""
+    every = np.array(list(itertools.product((0, 1), repeat=15)))
+    held = int((split_of(every) == 2).sum())
+    for rows in (3000, held + 1):
+        inputs = evaluate.held_out(Parity(), 0, [15], rows)[15].tokens[:, 1:16]
+        assert len(inputs) == len(np.unique(inputs, axis=0)) == min(rows, held)
+        assert set(split_of(inputs).tolist()) == {2}
+    with pytest.raises(ValueError, match="rows=0: must be at least 1"):
+        evaluate.held_out(Parity(), 0, [15], 0)
 
 
 # Heads ---------------------------------------------------------------------------------------------------------------

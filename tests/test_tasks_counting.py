@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom, chisquare
 
 from tasks import IGNORE, NOWHERE, SPLITS, ContextualCounting, decode, encode, split_of, stream
+from tasks.base import FEW
 
 some = settings(max_examples=15)
 seeds = st.integers(0, 2**20)
@@ -677,10 +678,59 @@ def test_a_string_of_brackets_alone_is_in_one_split_and_the_others_say_so(region
     other = SPLITS[SPLITS.index(own) - 1]
     with pytest.raises(
         ValueError,
-        match=rf"^split='{other}': holds no string of length {2 * regions} with {regions} regions and p=0.5 "
-        r".*; give a larger length or another split$",
+        match=rf"^split='{other}': holds no string of length {2 * regions} with {regions} regions and p=0.5; give a ",
     ):
         task.sample(stream(0), 3, other)
+
+
+def held_by(split, length, regions):
+    return [text for text in every_text(length, regions) if SPLITS[split_of(tokens_of([text])).item()] == split]
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_sizes_of_which_a_split_holds_nothing_are_left_out_and_the_others_drawn_evenly(split):
+    task = ContextualCounting(length=(4, 7), regions=(1, 2))
+    held = [size for size in sizes_of(task) if held_by(split, *size)]
+    if split != "train":
+        assert len(held) < len(sizes_of(task)), "no size is lacking: this shows nothing"
+    batch = task.sample(stream(0), 3000, split)
+    numbers = (batch.labels["count"] != NOWHERE).sum(axis=1).tolist()
+    assert_drawn_from(
+        [1 / len(held)] * len(held),
+        [held.index(size) for size in zip(batch.labels["length"].tolist(), numbers, strict=True)],
+    )
+    for length, regions in sizes_of(task):  # one given, the other drawn
+        for argument, among in (({"length": length}, 0), ({"regions": regions}, 1)):
+            if [size for size in held if size[among] == (length, regions)[among]]:
+                assert len(task.sample(stream(1), 30, split, **argument)) == 30
+
+
+@pytest.mark.parametrize(("length", "regions"), [(4, 1), (6, 1), (7, 3)])
+@pytest.mark.parametrize("p", [0, 1e-9, 1 - 1e-9, 1])
+def test_what_a_split_holds_is_drawn_in_proportion_however_rare_it_is(length, regions, p):
+    task = ContextualCounting(length=length, regions=regions, p=p)
+    common = "0" if p < 0.5 else "1"
+    for split in SPLITS:
+        held = held_by(split, length, regions)
+        fewest = min((len(text) - 2 * regions - text.count(common) for text in held), default=0)
+        expected = [text for text in held if len(text) - 2 * regions - text.count(common) == fewest]
+        if not expected or (fewest and p in (0, 1)):
+            with pytest.raises(ValueError, match="holds no string"):
+                task.sample(stream(0), 1, split)
+        else:
+            texts = texts_of(task, task.sample(stream(0), 300, split))
+            assert_drawn_from([1 / len(expected)] * len(expected), list(map(expected.index, texts)))
+
+
+def test_of_more_strings_than_are_listed_every_split_holds_a_twentieth_whatever_p_is():
+    for length in range(2, 30):
+        for regions in range(1, length // 2 + 1):
+            brackets = math.comb(length, 2 * regions)  # beyond 400, five deviations are within the margin
+            if brackets <= 400 and brackets * 2 ** (length - 2 * regions) > FEW:
+                for bit in "01":
+                    places = itertools.combinations(range(length), 2 * regions)
+                    texts = ["".join("[]"[at.index(t) % 2] if t in at else bit for t in range(length)) for at in places]
+                    assert np.bincount(split_of(tokens_of(texts))).min() >= brackets / 20
 
 
 def test_brackets_may_stand_side_by_side_and_at_both_ends():
@@ -1022,7 +1072,7 @@ class SplitOfThePadding(ContextualCounting):
     """What decides the split is the row as it is padded, so that it depends on the rows beside."""
 
     def sample(self, rng, rows, split="train", **others):
-        with mock.patch("tasks.counting.split_of", lambda strings, sizes: split_of(strings)):
+        with mock.patch("tasks.base.split_of", lambda strings, sizes: split_of(strings)):
             return super().sample(rng, rows, split, **others)
 
 

@@ -466,6 +466,24 @@ def test_capacity_of_a_large_space_is_near_its_count():
     assert np.all(np.abs(counts - 1) < 0.04)
 
 
+@pytest.mark.parametrize(("task", "length"), [(Parity(), 15), (Copy(p=3), 9), (Polynomial(), 5)])
+@pytest.mark.parametrize("split", SPLITS)
+def test_as_many_different_prompts_can_be_had_as_a_split_holds(task, length, split):
+    """Also of a space that is not listed for smaller samples."""
+    every = np.array(list(itertools.product(task.inputs, repeat=length)))
+    held = {tuple(row) for row in every[split_of(every) == SPLITS.index(split)].tolist()}
+    assert len(every) > 2**14
+    for rows in (len(held) // 2 - 1, len(held), len(held) + 1, len(every), 10**9):
+        assert task.available(rows, length, split) == min(rows, len(held))
+    drawn = [inputs_of(rows_of(task, len(held), seed, split=split, length=length, distinct=True)) for seed in (0, 1)]
+    assert [set(map(tuple, rows)) for rows in drawn] == [held, held]
+    assert drawn[0] != drawn[1]
+    some = inputs_of(rows_of(task, len(held) * 3 // 4, split=split, length=length, distinct=True))
+    assert len(set(map(tuple, some)) & held) == len(some) == len(held) * 3 // 4
+    with pytest.raises(ValueError, match=f"split='{split}' holds {len(held)} of the {len(every)} prompts"):
+        rows_of(task, len(held) + 1, split=split, length=length, distinct=True)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_split_too_small_raises_at_once_with_both_numbers(kind):
     # The first generator written for this lab looped for ever at parity, length 4.
@@ -473,13 +491,15 @@ def test_a_split_too_small_raises_at_once_with_both_numbers(kind):
     raised = 0
     with at_most(20):
         for length, split, distinct in itertools.product([1, 2, 3, 4], SPLITS, [False, True]):
-            held = task.capacity(length, split)
-            listed = len(task.inputs) ** length <= 2**14
-            # Different prompts of a space too large to list can be had up to half of the split.
-            most = (held if listed else held // 2) if distinct else math.inf if held else 0
-            for rows in (1, 5, held, held + 1, 10**5):
+            space, held = len(task.inputs) ** length, task.capacity(length, split)
+            if space > 2**18:
+                continue
+            exact = task.available(space, length, split)
+            most = exact if distinct else math.inf if held else 0
+            for rows in (1, 5, exact, exact + 1, space + 1):
                 if rows > most:
-                    with pytest.raises(ValueError, match=f"rows={rows}: .*split='{split}' holds {held} of "):
+                    told = rf"rows={rows}: split='{split}' holds \d+ of the {space} "
+                    with pytest.raises(ValueError, match=told):
                         rows_of(task, rows, split=split, length=length, distinct=distinct)
                     raised += 1
                 elif rows <= 200:

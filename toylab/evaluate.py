@@ -38,7 +38,9 @@ def held_out(
     task: IteratedMap, seed: int, lengths: Iterable[int], rows: int = 64, split: Split = "test"
 ) -> dict[int, Batch]:
     """Different held-out prompts of each length: `rows`, or as many as there are; lengths with none are left out."""
-    sizes = {length: min(rows, task.capacity(length, split)) for length in lengths}
+    if rows < 1:
+        raise ToylabError(f"rows={rows}: must be at least 1")
+    sizes = {length: task.available(rows, length, split) for length in lengths}
     return {
         length: task.sample(stream(seed, split, length), size, split, length=length, distinct=True)
         for length, size in sizes.items()

@@ -98,7 +98,7 @@ def is_one_part(name: Any) -> bool:
     return name.isprintable() and len(name.encode()) <= 200
 
 
-def refuse_links(home: Path, *paths: Path) -> None:
+def refuse_links(home: Path | str, *paths: Path | str) -> None:
     """Raises `ValueError` for a path that a link leads out of a folder: what is written there would land elsewhere."""
     inside = os.path.realpath(home)
     for path in paths:

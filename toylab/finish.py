@@ -173,7 +173,7 @@ def finish(out: Path | str, study: type | None = None) -> str:
     return f"{claims}\n\n{counts} {judged.cost}\n{where}"
 
 
-def after_failures(out: Path, judging: Callable[..., Any], *arguments: Any) -> None:
+def after_failures(out: Path | str, judging: Callable[..., Any], *arguments: Any) -> None:
     """Judge a folder of which jobs are missing, as far as that goes: what it cannot is said on stderr."""
     try:
         judging(*arguments)
@@ -209,7 +209,7 @@ def costs(study: Study, measured: Mapping[Job, Mapping[str, Any]], claims: Seque
     }
 
 
-def restored(default: Any, settings: Any, path: Path) -> Any:
+def restored(default: Any, settings: Any, path: Path | str) -> Any:
     """The settings that a file holds. Raises `ValueError` naming it where they are not of this version of the study."""
     try:
         return rebuild(default, settings)

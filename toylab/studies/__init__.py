@@ -43,7 +43,7 @@ def _as_module(kind: type) -> Any:
     return SimpleNamespace(STUDY=kind, __doc__=sys.modules[kind.__module__].__doc__ or kind.__doc__)
 
 
-def of_folder(name: str, folder: Path, kind: type | None, command: str) -> Any:
+def of_folder(name: str, folder: Path | str, kind: type | None, command: str) -> Any:
     """The module of the study that a folder names, without running code that the folder chose.
 
     Args:
