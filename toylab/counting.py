@@ -21,6 +21,7 @@ from tasks import IGNORE, NOWHERE, Batch, ContextualCounting, Split, stream
 from toylab.batches import fresh
 from toylab.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from toylab.model import ModelConfig, linear, source
+from toylab.modes import evaluating
 from toylab.names import ToylabError
 from toylab.tally import Tally, tally
 from toylab.train import TrainConfig, Training, train
@@ -191,7 +192,8 @@ def growing(task: ContextualCounting, steps: int, share: float) -> Callable[[int
 @torch.no_grad()
 def encode(model: EncoderDecoder, strings: Strings) -> Float[Tensor, "batch position width"]:
     """What the encoder makes of the strings, which the decoder reads."""
-    return torch.cat([model.encoder(part.tokens, tally=part.tally) for part in strings.split(AT_ONCE)])
+    with evaluating(model):
+        return torch.cat([model.encoder(part.tokens, tally=part.tally) for part in strings.split(AT_ONCE)])
 
 
 @torch.no_grad()
@@ -199,14 +201,14 @@ def logits(
     model: EncoderDecoder, strings: Strings, edits: Mapping[str, Edit] | None = None
 ) -> Float[Tensor, "batch label count"]:
     """The model's logits, edited or as it is."""
-    with edit(model, edits or {}):
+    with evaluating(model), edit(model, edits or {}):
         return model(strings.tokens, tally=strings.tally)
 
 
 def accuracy(model: EncoderDecoder, strings: Strings, edits: Mapping[str, Edit] | None = None) -> list[float]:
     """The share of right counts of each label that the strings have."""
     if edits is None:
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(model):
             return share_right(model.decoder(encode(model, strings)).argmax(dim=-1), strings)
     return share_right(logits(model, strings, edits).argmax(dim=-1), strings)
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from probes import Edit, IterationHead, edit, find_iteration_head, link_mass, watch
 from tasks import IGNORE, Batch, IteratedMap, Split, stream
 from toylab.model import generate
+from toylab.modes import evaluating
 
 Edits = Callable[[Batch], Mapping[str, Edit]]
 """Edits that depend on the layout of a batch, all of whose rows have one length."""
@@ -45,8 +46,11 @@ def held_out(
 
 
 def predict(model: nn.Module, batch: Batch, edits: Mapping[str, Edit] | None = None) -> Int[Tensor, "batch position"]:
-    """The likeliest token after each position, given the true ones before it, with the model edited or as it is."""
-    with torch.no_grad(), edit(model, edits or {}):
+    """The likeliest token after each position, given the true ones before it, with the model edited or as it is.
+
+    Like every measure here, it runs the model in evaluation mode and leaves it in the mode it had.
+    """
+    with torch.no_grad(), evaluating(model), edit(model, edits or {}):
         return model(torch.from_numpy(batch.tokens)).argmax(dim=-1)
 
 
@@ -66,7 +70,8 @@ def free_running_accuracy(model: nn.Module, task: IteratedMap, batches: Mapping[
     for length, batch in batches.items():
         prompts = torch.from_numpy(batch.tokens[:, : length + 2])
         right = torch.tensor([task.solve(prompt) for prompt in prompts.tolist()])
-        written = generate(model, prompts, right.shape[1])[:, length + 2 :]
+        with evaluating(model):
+            written = generate(model, prompts, right.shape[1])[:, length + 2 :]
         shares[length] = (written == right).all(dim=1).double().mean().item()
     return shares
 
