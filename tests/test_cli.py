@@ -23,6 +23,7 @@ from toylab import studies
 from toylab.claims import markdown, read_claims, table
 from toylab.cli import run
 from toylab.finish import finish, flags
+from toylab.runs import load_model
 from toylab.studies.iteration_head import IterationHeadStudy
 
 TINY = [
@@ -159,6 +160,138 @@ def test_a_file_of_ones_own_that_needs_what_is_not_there_says_so(call, tmp_path,
     outcome = call("check", "needy:Task")
     assert outcome.code == 2
     assert "not_installed" in outcome.err
+
+
+OWN = '''"""A task with a field that must be given, and classes that are no task."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tasks import IGNORE, Batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Need:
+    """Letters that are to be repeated."""
+
+    length: int
+    held: bool = True
+    vocabulary = tuple("abcdefgh")
+
+    @property
+    def context(self):
+        return self.length
+
+    def sample(self, rng, rows, split="train"):
+        if split == "test" and not self.held:
+            raise ValueError("no test rows")
+        tokens = rng.integers(8, size=(rows, self.length))
+        targets = np.full_like(tokens, IGNORE)
+        targets[:, :-1] = tokens[:, 1:]
+        return Batch(tokens, targets, np.full(rows, self.length))
+
+    def solve(self, prompt):
+        return list(prompt)
+
+
+class Nothing:
+    """Nothing."""
+
+
+@dataclass(frozen=True)
+class Speechless:
+    """Without a vocabulary."""
+
+    context: int = 3
+
+    def sample(self, rng, rows, split="train"): ...
+
+    def solve(self, prompt): ...
+'''
+FEW = ("--train.steps", 3, "--train.evaluate-every", 1, "--model.layers", 1, "--model.width", 16)
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch) -> Path:
+    (tmp_path / "own_task.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield tmp_path
+    sys.modules.pop("own_task", None)
+
+
+def test_train_takes_a_task_with_a_required_field_and_asks_for_it(call, own):
+    outcome = call("train", "own_task:Need", "--task.length", 5, *FEW, "--out", "deep/er/model.safetensors")
+    assert outcome.code == 0
+    assert load_model("deep/er/model.safetensors").context == 5
+    bare = call("train", "own_task:Need", *FEW)
+    assert bare.code == 2
+    assert "--task.length" in bare.message
+    assert "Traceback" not in bare.err
+    assert call("train", "own_task:Need", "--help").code == 0
+
+
+@pytest.mark.parametrize("command", ["show", "check", "train"])
+@pytest.mark.parametrize(("name", "missing"), [("Nothing", "no sample and no solve"), ("Speechless", "no vocabulary")])
+def test_a_class_that_is_no_task_is_refused_with_what_it_lacks(call, own, command, name, missing):
+    outcome = call(command, f"own_task:{name}")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err == (
+        f"toylab: task 'own_task:{name}': has {missing}; a task has vocabulary, context, sample and solve (see "
+        "tasks.Task)\n"
+    )
+
+
+def test_train_says_whether_the_task_is_solved(call, own):
+    """Nobody can foretell a random letter."""
+    unsolved = call("train", "own_task:Need", "--task.length", 5, *FEW)
+    assert unsolved.code == 0
+    assert re.match(r"not solved: accuracy 0\.\d+ on held-out rows after 3 steps, below 0\.995\n", unsolved.out)
+    assert "of the rows: not solved\n" in unsolved.out
+    assert max(map(len, unsolved.out.splitlines())) <= 80
+    reached = call("train", "own_task:Need", "--task.length", 5, *FEW, "--train.stop-at", 0.01)
+    assert not reached.out.startswith("not solved")
+    solved = call("train", "copy", "--task.p", 2, "--task.lengths", 1, *FEW, "--train.steps", 400)
+    assert "not solved" not in solved.out
+
+
+def test_rows_and_files_that_training_cannot_do_without_are_tried_before_it(call, own, monkeypatch):
+    def begun(*_, **__):
+        raise AssertionError("training began")
+
+    monkeypatch.setattr("toylab.survey.learn", begun)
+    with pytest.raises(ValueError, match="no test rows"):
+        call("train", "own_task:Need", "--task.length", 5, "--task.no-held", *FEW)
+    (own / "file").touch()
+    for out in ("file/model.safetensors", "file/deep/model.safetensors"):
+        outcome = call("train", "parity", *FEW, "--out", out)
+        assert outcome.code == 2
+        assert outcome.err.startswith(f"toylab: out={out}: cannot be written")
+    assert call("train", "parity", *FEW, "--out", "file").message.startswith("toylab: out=file: exists already")
+
+
+@pytest.mark.parametrize(
+    ("command", "work"),
+    [
+        (("bench", "step"), "toylab.bench.matmul_limit"),
+        (("bench", "growth"), "toylab.bench.growth.curves"),
+        (("plot", "RUN", "--x", "seed", "--y", "steps"), "toylab.figures.intervals"),
+        (("run", "iteration-head"), "toylab.engine.work"),
+        (("sweep", "iteration-head", "--grid", "seed=0..1"), "toylab.sweeps.work"),
+    ],
+)
+def test_what_cannot_be_written_is_noticed_before_the_work(call, tmp_path, monkeypatch, tiny_run, command, work):
+    def begun(*_, **__):
+        raise AssertionError("the work began")
+
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(work, begun)
+    words = [str(tiny_run) if word == "RUN" else word for word in command]
+    outcome = call(*words, "--out", tmp_path / "file" / "out.svg")
+    assert outcome.code == 2
+    assert str(tmp_path / "file") in outcome.err
+    assert len(outcome.err.splitlines()) == 1
 
 
 def test_claims_prints_the_table_or_the_file(call, tiny_run):

@@ -13,7 +13,7 @@ from tasks import AssociativeRecall, Batch, Parity, stream
 from tasks.strategies import instances
 from toylab import ModelConfig, Transformer
 from toylab.circuits import induction_head, iteration_head
-from toylab.survey import UNTIL_SOLVED, says_what_stands, survey, trained
+from toylab.survey import SOLVED, UNTIL_SOLVED, Survey, learn, says_what_stands, survey, trained
 
 some = settings(max_examples=8)
 
@@ -84,6 +84,21 @@ def test_the_table_says_what_was_found(recall):
     assert lines[0] == f"right: {found.accuracy:.3f} of the scored tokens, {found.rows:.3f} of the rows"
     assert re.match(r"induction +1\.\d", lines[-1])
     assert max(map(len, lines)) <= 80
+
+
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_a_task_that_is_not_solved_is_said_not_to_be(accuracy, rows):
+    assert ("not solved" in str(Survey(accuracy, rows, ()))) == (accuracy < SOLVED)
+
+
+def test_what_was_learned_comes_with_what_was_reached():
+    task, few = AssociativeRecall(), replace(UNTIL_SOLVED, steps=20)
+    model, state = learn(task, training=few)
+    assert state.step == state.history[-1]["step"] == 20
+    assert (
+        state.history[-1]["accuracy"] == survey(model, task.sample(stream(0, "validation"), 128, "validation")).accuracy
+    )
+    assert model.embedding.weight.equal(trained(task, training=few).embedding.weight)
 
 
 def test_the_same_seed_trains_the_same_model():

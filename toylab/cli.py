@@ -204,7 +204,7 @@ def _show(options: argparse.Namespace, rest: list[str]) -> None:
         raise ToylabError(f"rows={options.rows}: must be at least 1")
     if options.seed < 0:
         raise ToylabError(f"seed={options.seed}: must be at least 0")
-    task = _settings(kind, None, rest, f"toylab show {options.task}", options.parser)
+    task = _made(_settings(kind, None, rest, f"toylab show {options.task}", options.parser), options.task)
     batch = task.sample(tasks.stream(options.seed, "show"), options.rows)
     rule = "\n" + "-" * 80 + "\n"
     print(rule.join(tasks.render(task, batch, row, columns=80) for row in range(options.rows)))
@@ -216,7 +216,7 @@ def _check(options: argparse.Namespace, rest: list[str]) -> None:
     kind = _task(options, rest)
     if options.examples < 1:
         raise ToylabError(f"examples={options.examples}: must be at least 1")
-    task = _settings(kind, None, rest, f"toylab check {options.task}", options.parser)
+    task = _made(_settings(kind, None, rest, f"toylab check {options.task}", options.parser), options.task)
     broken = []
     for law, failure in verdicts(task, examples=options.examples):
         broken.append(failure)
@@ -232,24 +232,36 @@ def _check(options: argparse.Namespace, rest: list[str]) -> None:
 def _train(options: argparse.Namespace, rest: list[str]) -> None:
     kind = _task(options, rest)
 
+    from toylab.files import refuse_unwritable
     from toylab.model import ModelConfig
     from toylab.runs import save_model, single_thread
-    from toylab.survey import GENERAL, UNTIL_SOLVED, survey, trained
+    from toylab.survey import GENERAL, UNTIL_SOLVED, learn, survey
     from toylab.train import TrainConfig
 
-    fields = [("task", kind), ("model", ModelConfig), ("train", TrainConfig), ("seed", int)]
-    settings = make_dataclass("Training", fields, kw_only=True)
-    default = settings(task=kind(), model=GENERAL, train=UNTIL_SOLVED, seed=0)
-    chosen = _settings(settings, default, rest, f"toylab train {options.task}", options.parser)
+    settings = make_dataclass(
+        "Training",
+        [("task", kind), ("model", ModelConfig, GENERAL), ("train", TrainConfig, UNTIL_SOLVED), ("seed", int, 0)],
+        kw_only=True,
+    )
+    chosen = _settings(settings, None, rest, f"toylab train {options.task}", options.parser)
     if chosen.seed < 0:
         raise ToylabError(f"seed={chosen.seed}: must be at least 0")
     if options.out is not None and options.out.exists():
         raise ToylabError(f"out={options.out}: exists already; give another file, or delete it")
+    rows = _made(chosen.task, options.task).sample(tasks.stream(chosen.seed, "survey"), 256, "test")
+    if options.out is not None:
+        refuse_unwritable("out", options.out)
     single_thread()
-    model = trained(chosen.task, seed=chosen.seed, config=chosen.model, training=chosen.train, progress=kind.__name__)
+    model, state = learn(
+        chosen.task, seed=chosen.seed, config=chosen.model, training=chosen.train, progress=kind.__name__
+    )
     if options.out is not None:
         save_model(options.out, model)
-    print(survey(model, chosen.task.sample(tasks.stream(chosen.seed, "survey"), 256, "test")))
+    accuracy, goal = state.history[-1]["accuracy"], chosen.train.stop_at
+    if goal is not None and accuracy < goal:
+        print(f"not solved: accuracy {accuracy:.3f} on held-out rows after {state.step} steps, below {goal}")
+        print("more --train.steps, another --seed or a larger --model.width may help")
+    print(survey(model, rows))
 
 
 def _calibrate(options: argparse.Namespace, rest: list[str]) -> None:
@@ -274,6 +286,7 @@ def _bench(options: argparse.Namespace, rest: list[str]) -> None:
     from tqdm import tqdm
 
     from toylab import bench
+    from toylab.files import refuse_unwritable
     from toylab.runs import single_thread
 
     single_thread()
@@ -284,6 +297,7 @@ def _bench(options: argparse.Namespace, rest: list[str]) -> None:
         _growth(options)
         return
     comparisons = bench.measure(options.work, options.device)
+    refuse_unwritable("out", options.out / "bench.json")
     limit = bench.matmul_limit(device=options.device) / 1e9
     about |= {"device": options.device, "matmul_gigaflops": round(limit, 1)}
     earlier, found = bench.before(options.out, about), []
@@ -315,9 +329,10 @@ def _growth(options: argparse.Namespace) -> None:
 
     from toylab import bench, figures
     from toylab.bench.growth import curves
-    from toylab.files import write_json, write_text
+    from toylab.files import refuse_unwritable, write_json, write_text
 
     bench.check_device(options.device)
+    refuse_unwritable("out", options.out / "growth.json")
     found = list(tqdm(curves(options.device), desc="curves", total=9, disable=None, leave=False))
     told = [{**asdict(one), "exponent": one.exponent} for one in found]
     write_json(options.out / "growth.json", {**bench.machine(), "curves": told})
@@ -458,7 +473,7 @@ def _table(options: argparse.Namespace, rest: list[str]) -> None:
 
 def _plot(options: argparse.Namespace, rest: list[str]) -> None:
     from toylab import figures, sweeps
-    from toylab.files import refuse_links, write_bytes
+    from toylab.files import refuse_links, refuse_unwritable, write_bytes
 
     rows = _selected(options)
     by = [options.x, *([options.by] if options.by else [])]
@@ -476,6 +491,7 @@ def _plot(options: argparse.Namespace, rest: list[str]) -> None:
     out = options.out or options.folder / f"{_file_name(ylabel)}-by-{_file_name(xlabel)}.svg"
     if out.suffix not in (".svg", ".png", ".pdf"):
         raise ToylabError(f"out={out}: the name must end with .svg, .png or .pdf")
+    refuse_unwritable("out", out)
     what = "mean" if y in rows[0] else "share"  # a bound, such as accuracy>=.99, is no column
     title = f"strokes: 95 % intervals of the {what}"
     ax = figures.intervals(groups, xlabel=xlabel, ylabel=f"{ylabel}, {what} of {count}", title=title)
@@ -603,10 +619,26 @@ def _task(options: argparse.Namespace, rest: list[str]) -> type:
     if name is None:
         _help_or_fail(options, rest, f"which task? package.module:Class of yours, or one of {', '.join(known)}")
     if ":" in name:
-        return load_class("task", name)
+        kind = load_class("task", name)
+        _refuse_no_task(name, [part for part in ("sample", "solve") if not callable(getattr(kind, part, None))])
+        return kind
     if name not in known:
         raise unknown("task", name, known)
     return known[name]
+
+
+def _made(task: Any, name: str) -> Any:
+    """A task from its settings, if it has all that a task has."""
+    _refuse_no_task(name, [part for part in ("vocabulary", "context") if not hasattr(task, part)])
+    return task
+
+
+def _refuse_no_task(name: str, missing: Sequence[str]) -> None:
+    if missing:
+        raise ToylabError(
+            f"task {name!r}: has no {' and no '.join(missing)}; a task has vocabulary, context, sample and solve (see "
+            "tasks.Task)"
+        )
 
 
 def _first_line(text: str | None) -> str:

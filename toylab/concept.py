@@ -21,6 +21,7 @@ from tasks import Batch, Kind, Split, TaskConcept, stream
 from toylab.batches import BLOCK, fresh
 from toylab.losses import Pairs
 from toylab.model import ModelConfig, Transformer, generate, source
+from toylab.modes import evaluating
 
 MODEL = ModelConfig(heads=4, width=64, positions="learned", embedding_std=0.125, position_std=0.125)
 """Two layers of width 64: the model of the safety study."""
@@ -156,7 +157,7 @@ def write(
     model: nn.Module, task: TaskConcept, prompts: Int[Tensor, "batch position"], edits: Mapping[str, Edit] | None = None
 ) -> Int[Tensor, "batch answer"]:
     """The answers that a model writes, letter by letter, each the likeliest; edits see whole rows."""
-    with edit(model, edits) if edits else nullcontext():
+    with evaluating(model), edit(model, edits) if edits else nullcontext():
         return generate(model, prompts, task.answer, cache=not edits)[:, prompts.shape[1] :]
 
 

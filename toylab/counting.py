@@ -21,6 +21,7 @@ from tasks import IGNORE, NOWHERE, Batch, ContextualCounting, Split, stream
 from toylab.batches import device_of, fresh, likeliest, moved, refuse_unscored
 from toylab.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from toylab.model import ModelConfig, linear, source
+from toylab.modes import evaluating
 from toylab.names import ToylabError
 from toylab.tally import Tally, tally
 from toylab.train import TrainConfig, Training, train
@@ -193,7 +194,8 @@ def growing(task: ContextualCounting, steps: int, share: float) -> Callable[[int
 @torch.no_grad()
 def encode(model: EncoderDecoder, strings: Strings) -> Float[Tensor, "batch position width"]:
     """What the encoder makes of the strings, which the decoder reads."""
-    return torch.cat([model.encoder(part.tokens, tally=part.tally) for part in strings.split(AT_ONCE)])
+    with evaluating(model):
+        return torch.cat([model.encoder(part.tokens, tally=part.tally) for part in strings.split(AT_ONCE)])
 
 
 @torch.no_grad()
@@ -201,7 +203,7 @@ def logits(
     model: EncoderDecoder, strings: Strings, edits: Mapping[str, Edit] | None = None
 ) -> Float[Tensor, "batch label count"]:
     """The model's logits, edited or as it is."""
-    with edit(model, edits or {}):
+    with evaluating(model), edit(model, edits or {}):
         return model(strings.tokens, tally=strings.tally)
 
 
@@ -212,7 +214,7 @@ def accuracy(model: EncoderDecoder, strings: Strings, edits: Mapping[str, Edit] 
         ValueError: where the model's logits are nan.
     """
     if edits is None:
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(model):
             return share_right(likeliest(model.decoder(encode(model, strings))), strings)
     return share_right(likeliest(logits(model, strings, edits)), strings)
 

@@ -13,6 +13,7 @@ from probes import Edit, IterationHead, edit, find_iteration_head, link_mass, wa
 from tasks import IGNORE, Batch, IteratedMap, Split, stream
 from toylab.batches import likeliest, refuse_unscored, tokens_for
 from toylab.model import generate
+from toylab.modes import evaluating
 from toylab.names import ToylabError
 
 Edits = Callable[[Batch], Mapping[str, Edit]]
@@ -51,10 +52,12 @@ def held_out(
 def predict(model: nn.Module, batch: Batch, edits: Mapping[str, Edit] | None = None) -> Int[Tensor, "batch position"]:
     """The likeliest token after each position, given the true ones before it, with the model edited or as it is.
 
+    Like every measure here, it runs the model in evaluation mode and leaves it in the mode it had.
+
     Raises:
         ValueError: where the model's logits are nan.
     """
-    with torch.no_grad(), edit(model, edits or {}):
+    with torch.no_grad(), evaluating(model), edit(model, edits or {}):
         return likeliest(model(tokens_for(model, batch.tokens)))
 
 
@@ -79,7 +82,8 @@ def free_running_accuracy(model: nn.Module, task: IteratedMap, batches: Mapping[
     for length, batch in batches.items():
         prompts = tokens_for(model, batch.tokens[:, : length + 2])
         right = torch.tensor([task.solve(prompt) for prompt in prompts.tolist()])
-        written = generate(model, prompts, right.shape[1])[:, length + 2 :].cpu()
+        with evaluating(model):
+            written = generate(model, prompts, right.shape[1])[:, length + 2 :].cpu()
         shares[length] = (written == right).all(dim=1).double().mean().item()
     return shares
 

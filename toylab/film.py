@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from probes import watch
 from toylab.files import read_tensors, write_tensors
+from toylab.modes import evaluating
 from toylab.names import ToylabError
 
 
@@ -59,7 +60,7 @@ class Film:
         """Film a step, also a second time."""
         self.frames[step] = []
         for scene in self.scenes:
-            with watch(model, "blocks.*.attn.pattern") as seen:
+            with evaluating(model), watch(model, "blocks.*.attn.pattern") as seen:
                 model(scene.tokens[None])
             patterns = torch.stack([pattern[0] for pattern in seen.values()])
             self.frames[step].append((255 * patterns).round().to(torch.uint8))

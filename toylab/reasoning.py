@@ -17,6 +17,7 @@ from tasks import Batch, Reasoning, Split, Styles, stream
 from toylab.batches import Scored, fresh, pad
 from toylab.losses import Rollouts, entropy, kl_divergence, up_to
 from toylab.model import ModelConfig, Transformer, generate, source
+from toylab.modes import evaluating
 from toylab.names import ToylabError
 from toylab.steering import Steered
 from toylab.train import TrainConfig
@@ -173,7 +174,8 @@ def answers(
     opener: str | None = None,
 ) -> Answers:
     """What a model makes of prompts at a temperature."""
-    written = write(model, task, prompts, temperature, source(seed, f"answers at {temperature:g}"), opener=opener)
+    with evaluating(model):
+        written = write(model, task, prompts, temperature, source(seed, f"answers at {temperature:g}"), opener=opener)
     right = torch.from_numpy(task.verify(prompts.numpy(), written.numpy()))
     thinks = written[:, 0] == task.token("THINK")
     second = (written[:, 1] >= task.p) & (written[:, 1] < 2 * task.p)

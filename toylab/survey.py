@@ -19,13 +19,16 @@ from probes import Edit, edit, link_mass, uniform_mass, watch, zero_heads
 from tasks import IGNORE, Batch, Task, stream
 from toylab.batches import fresh, likeliest, next_token_loss, pad, refuse_unscored, tokens_for
 from toylab.model import ModelConfig, Transformer
+from toylab.modes import evaluating
 from toylab.names import ToylabError
-from toylab.train import TrainConfig, train
+from toylab.train import TrainConfig, Training, train
 
 GENERAL = ModelConfig(positions="learned")
 """A small model; learned positions found the induction head on every seed tried, the other encodings on some."""
-UNTIL_SOLVED = TrainConfig(steps=5000, stop_at=0.995, cooldown=200)
-"""Train until 995 in 1000 of the scored tokens are right on held-out rows."""
+SOLVED = 0.995
+"""The share of the scored tokens that a model predicts correctly, from which on it counts as having solved the task."""
+UNTIL_SOLVED = TrainConfig(steps=5000, stop_at=SOLVED, cooldown=200)
+"""Train until the task is solved on held-out rows."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class LinkReading:
 
 @dataclass(frozen=True)
 class Survey:
-    """How often a model is right on some rows, and who reads what.
+    """How often a model is right on some rows, and who reads what. As text, it says if the task is not solved.
 
     Attributes:
         accuracy: share of the scored tokens that are right, given the true ones before them.
@@ -65,7 +68,8 @@ class Survey:
     readings: tuple[LinkReading, ...]
 
     def __str__(self) -> str:
-        lines = [f"right: {self.accuracy:.3f} of the scored tokens, {self.rows:.3f} of the rows"]
+        solved = "" if self.accuracy >= SOLVED else ": not solved"
+        lines = [f"right: {self.accuracy:.3f} of the scored tokens, {self.rows:.3f} of the rows{solved}"]
         width = max((len(one.link) for one in self.readings), default=0)
         if self.readings:
             lines.append(f"{'link':<{width}}  head  attends  if even  right without it  without another")
@@ -84,14 +88,27 @@ def trained(
     training: TrainConfig = UNTIL_SOLVED,
     progress: str | None = None,
 ) -> Transformer:
-    """A model trained on rows of a task that are never drawn twice, until it is right on held-out ones."""
+    """A model trained on rows of a task that are never drawn twice, until it is right on held-out ones or all steps of
+    the training are done; `learn` also tells which."""
+    return learn(task, seed=seed, config=config, training=training, progress=progress)[0]
+
+
+def learn(
+    task: Task,
+    *,
+    seed: int = 0,
+    config: ModelConfig = GENERAL,
+    training: TrainConfig = UNTIL_SOLVED,
+    progress: str | None = None,
+) -> tuple[Transformer, Training]:
+    """`trained`, with what was measured on the way: the accuracy that was reached stands last in its history."""
     held = task.sample(stream(seed, "validation"), 128, "validation")
     model = Transformer.for_task(task, config, seed)
     data = fresh(task, seed, training.rows, layout=pad)
-    train(
+    state = train(
         model, next_token_loss, data, training, evaluate=lambda it: {"accuracy": _right(it, held)[0]}, progress=progress
     )
-    return model
+    return model, state
 
 
 def survey(model: nn.Module, batch: Batch) -> Survey:
@@ -102,7 +119,7 @@ def survey(model: nn.Module, batch: Batch) -> Survey:
         batch: rows that the model has not seen; links that have no edge in it are left out.
     """
     accuracy, rows = _right(model, batch)
-    with watch(model, "blocks.*.attn.pattern") as seen, torch.no_grad():
+    with evaluating(model), watch(model, "blocks.*.attn.pattern") as seen, torch.no_grad():
         model(tokens_for(model, batch.tokens))
     patterns = list(seen.values())
     places = [(layer, head) for layer, pattern in enumerate(patterns) for head in range(pattern.shape[1])]
@@ -138,7 +155,7 @@ def says_what_stands(
         raise ToylabError(
             f"links: offset={offset} must lead from at least one of them to a place in the row; leave others out"
         )
-    with torch.no_grad(), edit(model, edits or {}):
+    with torch.no_grad(), evaluating(model), edit(model, edits or {}):
         said = likeliest(model(tokens_for(model, batch.tokens))).cpu().numpy()
     return float((said[row, query] == batch.tokens[row, place]).mean())
 
@@ -152,6 +169,6 @@ def _right(model: nn.Module, batch: Batch, edits: Mapping[str, Edit] | None = No
     targets = torch.from_numpy(batch.targets)
     refuse_unscored(targets)
     scored = targets != IGNORE
-    with torch.no_grad(), edit(model, edits or {}):
+    with torch.no_grad(), evaluating(model), edit(model, edits or {}):
         right = likeliest(model(tokens_for(model, batch.tokens))).cpu() == targets
     return right[scored].double().mean().item(), (right | ~scored).all(dim=1).double().mean().item()

@@ -1,0 +1,131 @@
+"""Laws of modes: what toylab measures of a model it measures in evaluation mode, and leaves each module as it was."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from tasks import AssociativeRecall, ContextualCounting, Parity, Reasoning, TaskConcept, stream
+from toylab import ModelConfig, Transformer, concept, counting, evaluate, reasoning
+from toylab.encoder_decoder import EncoderDecoderConfig
+from toylab.film import Film, Scene
+from toylab.modes import evaluating, in_training
+from toylab.survey import says_what_stands, survey
+
+
+class Told(nn.Sequential):
+    """A module that notes how it is put in a mode."""
+
+    def train(self, mode: bool = True) -> nn.Module:
+        self.noted = mode
+        return super().train(mode)
+
+
+def tree(modes: list[bool]) -> nn.Module:
+    model = Told(nn.Dropout(), nn.Sequential(nn.Dropout(), nn.Linear(1, 1)))
+    for module, mode in zip(model.modules(), modes, strict=True):
+        module.training = mode
+    return model
+
+
+def modes(model: nn.Module) -> list[bool]:
+    return [module.training for module in model.modules()]
+
+
+MODES = st.lists(st.booleans(), min_size=5, max_size=5)
+
+
+@given(MODES, MODES, st.booleans())
+def test_every_module_has_its_own_mode_again(before, within, raising):
+    model = tree(before)
+    with pytest.raises(ArithmeticError) if raising else evaluating(nn.Identity()), evaluating(model):
+        assert not any(modes(model))
+        for module, mode in zip(model.modules(), within, strict=True):
+            module.training = mode
+        if raising:
+            raise ArithmeticError
+    assert modes(model) == before
+
+
+@given(MODES)
+def test_in_training_parts_of_a_model_in_training_mode_keep_theirs(before):
+    model = tree(before)
+    with in_training(model):
+        assert modes(model) == (before if before[0] else [True] * 5)
+    assert modes(model) == before
+
+
+def test_a_module_that_does_more_than_set_a_flag_is_told():
+    model = tree([True] * 5)
+    with evaluating(model):
+        assert model.noted is False
+    assert model.noted is True
+
+
+# Measures ------------------------------------------------------------------------------------------------------------
+
+PARITY, RECALL = Parity(lengths=(2, 4)), AssociativeRecall(pairs=3)
+COUNTING, REASONING, CONCEPT = ContextualCounting(length=12, regions=2), Reasoning(), TaskConcept()
+
+
+def noisy(task, **shape) -> Transformer:
+    """A model whose embeddings are dropped in training mode."""
+    model = Transformer.for_task(task, ModelConfig(width=16, **shape))
+    model.embed = nn.Dropout(0.5)
+    return model
+
+
+def counter() -> nn.Module:
+    config = EncoderDecoderConfig(encoder=ModelConfig(layers=1, width=8, positions="none", unembedding="none"))
+    model = counting.model_for(COUNTING, config)
+    model.encoder.final = nn.Dropout(0.5)
+    return model
+
+
+def filmed(model: nn.Module, path) -> list[torch.Tensor]:
+    film = Film(path / f"{model.training}.safetensors", [Scene("one", torch.tensor([1, 2, 3]), ("a", "b", "c"), {})])
+    film.add(model, 0)
+    return film.frames[0]
+
+
+EVEN = evaluate.held_out(PARITY, 0, [2, 3, 4], 8)
+RECALLED = RECALL.sample(stream(0), 20)
+STRINGS = COUNTING.sample(stream(0), 20)
+PROMPTS = reasoning.held_out(REASONING, 0, 8)
+
+MEASURES = {
+    "predict": lambda path: (noisy(PARITY), lambda m: evaluate.predict(m, EVEN[3])),
+    "accuracy": lambda path: (noisy(PARITY), lambda m: evaluate.accuracy(m, EVEN)),
+    "free-running": lambda path: (noisy(PARITY), lambda m: evaluate.free_running_accuracy(m, PARITY, EVEN)),
+    "patterns": lambda path: (noisy(PARITY), lambda m: evaluate.patterns(m, EVEN[3])),
+    "progress": lambda path: (noisy(PARITY), lambda m: evaluate.progress(m, EVEN)),
+    "iteration head": lambda path: (noisy(PARITY), lambda m: evaluate.search_iteration_head(m, EVEN)),
+    "survey": lambda path: (noisy(RECALL), lambda m: survey(m, RECALLED)),
+    "copies": lambda path: (noisy(RECALL), lambda m: says_what_stands(m, RECALLED, RECALLED.links["induction"])),
+    "film": lambda path: (noisy(PARITY), lambda m: filmed(m, path)),
+    "encode": lambda path: (counter(), lambda m: counting.encode(m, counting.for_model(COUNTING, m, STRINGS))),
+    "counts": lambda path: (counter(), lambda m: counting.accuracy(m, counting.for_model(COUNTING, m, STRINGS))),
+    "edited counts": lambda path: (counter(), lambda m: counting.logits(m, counting.for_model(COUNTING, m, STRINGS))),
+    "answers": lambda path: (noisy(REASONING), lambda m: reasoning.answers(m, REASONING, PROMPTS, 1)),
+    "outcomes": lambda path: (
+        noisy(CONCEPT),
+        lambda m: concept.outcomes(m, CONCEPT, concept.held_out(CONCEPT, 0, 8, "safe")),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_a_measure_runs_the_model_in_evaluation_mode_and_leaves_it_in_training_mode(name, tmp_path):
+    model, measure = MEASURES[name](tmp_path)
+    ran: list[bool] = []
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.register_forward_hook(lambda module, *_: ran.append(module.training))
+    expected, before = measure(model.eval()), torch.get_rng_state()
+    found = measure(model.train())
+    assert repr(found) == repr(expected)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert ran
+    assert not any(ran)
+    assert all(modes(model))
