@@ -27,7 +27,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from toylab import studies
 from toylab.claims import read_claims, write_claims
 from toylab.engine import Run, check_workers, raise_for, wanted, work
-from toylab.files import UnwritableError, alone, digest, is_one_part, read_record, refuse_links, write_record
+from toylab.files import UnwritableError, alone, digest, exists, is_one_part, read_record, refuse_links, write_record
 from toylab.finish import after_failures, restored
 from toylab.names import ToylabError, unknown
 from toylab.runs import Study, check_jobs, claim_folder, read_result, read_settings, refuse_others, results
@@ -346,7 +346,7 @@ def load_runs(folder: Path | str, rows: Literal["jobs", "claims"] = "jobs") -> l
 
 
 def _runs_in(folder: Path) -> list[Path]:
-    if (folder / "settings.json").exists():
+    if exists(folder / "settings.json"):
         return [folder]
     found = sorted(path.parent for path in folder.glob("*/settings.json"))
     if not found:
