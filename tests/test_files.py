@@ -35,7 +35,9 @@ from toylab.files import (
     write_text,
 )
 from toylab.names import ToylabError
+from toylab.runs import refuse_others
 from toylab.steering import load_steering, save_steering, vectors
+from toylab.sweeps import load_runs
 
 LEAVES = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
 JSON = st.recursive(
@@ -161,8 +163,11 @@ def test_what_the_system_says_of_a_file_is_an_error_of_ours_with_a_remedy(tmp_pa
         lambda: read_json(tmp_path / "file" / "below"),
         lambda: write_text(tmp_path / ("x" * 300), "x"),
         lambda: files.alone(tmp_path / "file").__enter__(),
+        lambda: files.exists(tmp_path / ("x" * 300)),
+        lambda: refuse_others(tmp_path / ("x" * 300), "settings.json", "run"),
+        lambda: load_runs(tmp_path / ("x" * 300)),
     ):
-        with pytest.raises(ToylabError, match=rf"^{re.escape(str(tmp_path))}/[a-z/]+: [A-Z].+; .+") as error:
+        with pytest.raises(ToylabError, match=rf"^{re.escape(str(tmp_path))}/[a-z/.]+: [A-Z].+; .+") as error:
             call()
         assert isinstance(error.value.__cause__, OSError)
     assert names(tmp_path) == ["file"]

@@ -557,9 +557,10 @@ def _claims(options: argparse.Namespace, rest: list[str]) -> None:
 
 def _report(options: argparse.Namespace, rest: list[str]) -> None:
     from toylab import studies
+    from toylab.files import exists
 
     kind = studies.load(options.study).STUDY if options.study else None
-    if (options.folder / "settings.json").exists():
+    if exists(options.folder / "settings.json"):
         if options.json or options.markdown:
             form = "json" if options.json else "markdown"
             raise ToylabError(

@@ -56,7 +56,7 @@ _REMEDIES = {
     errno.ENAMETOOLONG: "give a shorter name",
     errno.EISDIR: "give the name of a file",
     errno.ENOTDIR: "a part of this path is a file, no folder: give another path",
-    errno.EEXIST: "give the name of a folder",
+    errno.EEXIST: "a part of this path is a file, no folder: give another path",
 }
 
 
@@ -80,6 +80,12 @@ def write_bytes(path: Path | str, content: bytes) -> None:
             aside.replace(target)
         finally:
             aside.unlink(missing_ok=True)
+
+
+def exists(path: Path | str) -> bool:
+    """Raises `ValueError` for a path of which the system does not say, as one with a name too long."""
+    with disk(path):
+        return Path(path).exists()
 
 
 def read_bytes(path: Path | str) -> bytes:

@@ -33,6 +33,7 @@ from toylab.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from toylab.files import (
     digest,
     disk,
+    exists,
     is_one_part,
     parse_json,
     read_bytes,
@@ -257,7 +258,7 @@ def refuse_others(out: Path | str, record: str, kind: str) -> None:
     The lock, and a record that a process was writing aside when it was killed, count as nothing.
     """
     out = Path(out)
-    if out.exists() and not out.is_dir():
+    if exists(out) and not out.is_dir():
         raise ToylabError(f"{out}: is not a folder; give another one with --out")
     nothing = re.compile(rf"\.lock|\.{re.escape(record)}\.\d+")  # see `toylab.files.write_bytes`
     with disk(out):

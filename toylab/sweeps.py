@@ -27,7 +27,7 @@ from typing import Any, Literal, get_origin
 from toylab import studies
 from toylab.claims import read_claims, write_claims
 from toylab.engine import Run, check_workers, raise_for, wanted, work
-from toylab.files import UnwritableError, alone, digest, is_one_part, read_record, refuse_links, write_record
+from toylab.files import UnwritableError, alone, digest, exists, is_one_part, read_record, refuse_links, write_record
 from toylab.finish import after_failures, restored
 from toylab.names import ToylabError, check_option, kinds, told, unknown
 from toylab.runs import (
@@ -357,7 +357,7 @@ def load_runs(folder: Path | str, rows: Literal["jobs", "claims"] = "jobs") -> l
 
 
 def _runs_in(folder: Path) -> list[Path]:
-    if (folder / "settings.json").exists():
+    if exists(folder / "settings.json"):
         return [folder]
     found = sorted(path.parent for path in folder.glob("*/settings.json"))
     if not found:
