@@ -8,16 +8,19 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from toylab import cli
+from tasks import AssociativeRecall
+from toylab import cli, fresh, next_token_loss
 from toylab.bench import Comparison
+from toylab.names import ToylabError
 from toylab.positions import POSITIONS
 from toylab.studies.iteration_head import IterationHeadStudy
 from toylab.sweeps import load_runs
-from toylab.train import TrainConfig, Training
+from toylab.train import TrainConfig, Training, train
 
 HOME = Path(__file__).parent.parent
 PAGES = [HOME / "README.md", *sorted(HOME.glob("C*.md")), *sorted((HOME / "notebooks").glob("*.md"))]
@@ -56,11 +59,33 @@ def commands(program: str) -> list[str]:
 # Python --------------------------------------------------------------------------------------------------------------
 
 
-def test_the_first_example_is_short_and_runs(capsys):
-    code = example("Polynomial(lengths=(1, 6))")
+def test_the_first_example_is_short_and_ends_in_an_induction_head(capsys):
+    code = example("AssociativeRecall()  # four pairs")
     assert len(code.splitlines()) <= 20
     exec(code, {})
-    assert "blocks.1.attn.pattern" in capsys.readouterr().out
+    first, second = capsys.readouterr().out.splitlines()
+    said = re.findall(r"^blocks\.\d\.attn\.pattern \[.*\]$", README, flags=re.MULTILINE)
+    for lower, upper in ((first, second), said):
+        assert max(heads(lower, 0)) < 0.5
+        assert max(heads(upper, 1)) > 0.9
+
+
+def heads(line: str, layer: int) -> list[float]:
+    """What is printed of the heads of a layer."""
+    (found,) = re.findall(rf"^blocks\.{layer}\.attn\.pattern \[(.*)\]$", line)
+    return [float(mass.strip("'")) for mass in found.split(", ")]
+
+
+def test_a_module_of_ones_own_is_trained(capsys):
+    names = {
+        "task": AssociativeRecall(), "train": train, "next_token_loss": next_token_loss, "fresh": fresh,
+        "TrainConfig": TrainConfig,
+    }  # fmt: skip
+    code = example("class Recurrent")
+    exec(code, names)
+    assert eval(capsys.readouterr().out)["loss"] < np.log(16)  # it has learned at least that a value follows
+    with pytest.raises(ToylabError, match="segments: forward of Recurrent takes none"):
+        exec(code.replace(", layout=pad", ""), names)
 
 
 def test_the_sweep_in_python_runs(tmp_path, monkeypatch):
