@@ -75,7 +75,7 @@ def follow_links(heads: Chosen, links: Links) -> Edit:
 
 def moved(links: Links, by: int) -> Links:
     """The same queries, reading `by` positions further on."""
-    return np.asarray(torch.as_tensor(links)) + np.array([0, 0, by])
+    return np.asarray(torch.as_tensor(links).cpu()) + np.array([0, 0, by])
 
 
 def _among(name: str, chosen: slice | Chosen, from_end: bool = False) -> Callable[[int], slice | list[int]]:

@@ -212,6 +212,8 @@ def _judge(
         stop=float(stop[layer, head]),
         end_of_input=found_end,
         end_of_input_at=end_at,
-        backups=tuple((a, b) for a, b in np.argwhere(carry.numpy() >= BACKUP).tolist() if (a, b) != (layer, head)),
+        backups=tuple(
+            (a, b) for a, b in np.argwhere(carry.cpu().numpy() >= BACKUP).tolist() if (a, b) != (layer, head)
+        ),
         misses=tuple(misses),
     )

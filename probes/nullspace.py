@@ -117,7 +117,7 @@ def null_share(
     rng = np.random.default_rng(0) if rng is None else rng
     shares = []
     for _ in range(draws):
-        frame = torch.linalg.qr(torch.from_numpy(rng.standard_normal(tuple(u.shape))))[0]
+        frame = torch.linalg.qr(torch.from_numpy(rng.standard_normal(tuple(u.shape))).to(u.device))[0]
         shares.append(outside(frame * s, directions))
     return NullShare(
         share=outside(change, directions),

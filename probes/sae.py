@@ -80,7 +80,7 @@ def fit_autoencoder(
     x = _at_least_single(activations.detach())
     scale = (x - x.mean(dim=0)).square().mean().sqrt()
     scale = torch.where(scale > 0, scale, 1)
-    model = SparseAutoencoder(x.shape[1], features, k, generator).to(x.dtype)
+    model = SparseAutoencoder(x.shape[1], features, k, generator).to(x.device, x.dtype)
     with torch.no_grad():
         model.centre.copy_(x.mean(dim=0) / scale)
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)

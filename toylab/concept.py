@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from probes import Edit, edit
 from tasks import Batch, Kind, Split, TaskConcept, stream
-from toylab.batches import BLOCK, fresh
+from toylab.batches import BLOCK, fresh, tokens_for
 from toylab.losses import Pairs
 from toylab.model import ModelConfig, Transformer, generate, source
 from toylab.modes import evaluating
@@ -163,8 +163,8 @@ def write(
 
 def outcomes(model: nn.Module, task: TaskConcept, batch: Batch, edits: Mapping[str, Edit] | None = None) -> Outcomes:
     """What a model writes for the prompts of a batch, in three classes."""
-    written = write(model, task, torch.from_numpy(batch.tokens[:, : task.prompt]), edits)
-    return classify(task, written, torch.from_numpy(batch.targets[:, task.prompt - 1 :]))
+    written = write(model, task, tokens_for(model, batch.tokens[:, : task.prompt]), edits)
+    return classify(task, written.cpu(), torch.from_numpy(batch.targets[:, task.prompt - 1 :]))
 
 
 def classify(

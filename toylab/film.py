@@ -17,6 +17,7 @@ from jaxtyping import Int, UInt8
 from torch import Tensor, nn
 
 from probes import watch
+from toylab.batches import device_of
 from toylab.files import read_tensors, write_tensors
 from toylab.modes import evaluating
 from toylab.names import ToylabError
@@ -61,9 +62,9 @@ class Film:
         self.frames[step] = []
         for scene in self.scenes:
             with evaluating(model), watch(model, "blocks.*.attn.pattern") as seen:
-                model(scene.tokens[None])
+                model(scene.tokens[None].to(device_of(model)))
             patterns = torch.stack([pattern[0] for pattern in seen.values()])
-            self.frames[step].append((255 * patterns).round().to(torch.uint8))
+            self.frames[step].append((255 * patterns).round().to("cpu", torch.uint8))
         steps = sorted(self.frames)
         tensors = {f"scene {n}": torch.stack([self.frames[s][n] for s in steps]) for n in range(len(self.scenes))}
         about = [{"title": s.title, "names": s.names, "links": dict(s.links)} for s in self.scenes]

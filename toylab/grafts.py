@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -43,6 +43,7 @@ def widened(model: Transformer, heads: int, at: int, rng: np.random.Generator, s
     old, width = config.width, heads * config.width
     hidden = 4 * old if config.hidden is None else config.hidden
     grown = Transformer(replace(config, heads=heads, width=width, hidden=hidden), model.vocab, model.context)
+    grown.to(**_kind(model))
     own = slice(at * old, (at + 1) * old)  # the features of the circuit's head
     with torch.no_grad():
         for name, parameter in grown.named_parameters():
@@ -72,7 +73,7 @@ def deepened(model: Transformer, before: int, rng: np.random.Generator, sharp: f
     config = model.config
     if config.norm not in ("none", "pre"):
         raise ToylabError(f"norm={config.norm}: acts on the stream, so no layer is idle; give a model with pre or none")
-    grown = Transformer(replace(config, layers=config.layers + 1), model.vocab, model.context).to(_dtype(model))
+    grown = Transformer(replace(config, layers=config.layers + 1), model.vocab, model.context).to(**_kind(model))
     kept = list(deepcopy(model).blocks)
     idle = grown.blocks[-1]
     with torch.no_grad():
@@ -131,8 +132,9 @@ def blended(model: Model, noise: float | int, rng: np.random.Generator) -> Model
     return mixed
 
 
-def _dtype(model: nn.Module) -> torch.dtype:
-    return next(model.parameters()).dtype
+def _kind(model: nn.Module) -> dict[str, Any]:
+    first = next(model.parameters())
+    return {"dtype": first.dtype, "device": first.device}
 
 
 def _attend_at_random(
@@ -151,13 +153,13 @@ def _rotation(model: Transformer, rng: np.random.Generator) -> Float[Tensor, "wi
         if bool((norm.weight != norm.weight[0]).any()) or (norm.bias is not None and bool(norm.bias.any())):
             raise ToylabError("norm: its weights mark a basis; only norms of equal weights without biases can turn")
     if not norms:
-        return torch.from_numpy(np.linalg.qr(rng.standard_normal((width, width)))[0]).to(_dtype(model))
+        return torch.from_numpy(np.linalg.qr(rng.standard_normal((width, width)))[0]).to(**_kind(model))
     frame = rng.standard_normal((width, width))
     frame[:, 0] = 1
     basis = np.linalg.qr(frame)[0]
     turn = np.eye(width)  # the first direction stays as it is, all others turn among themselves
     turn[1:, 1:] = np.linalg.qr(rng.standard_normal((width - 1, width - 1)))[0]
-    return torch.from_numpy(basis @ turn @ basis.T).to(_dtype(model))
+    return torch.from_numpy(basis @ turn @ basis.T).to(**_kind(model))
 
 
 def _turn(model: Transformer, blocks: nn.ModuleList, rotation: Float[Tensor, "width width"]) -> None:

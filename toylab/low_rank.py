@@ -36,7 +36,8 @@ def confine(model: Transformer, rank: int, seed: int = 0) -> Transformer:
     generator = source(seed, "low rank")
     for block in model.blocks:
         for layer in (block.mlp.up, block.mlp.down):
-            parametrize.register_parametrization(layer, "weight", LowRank(*layer.weight.shape, rank, generator))
+            change = LowRank(*layer.weight.shape, rank, generator).to(layer.weight.device, layer.weight.dtype)
+            parametrize.register_parametrization(layer, "weight", change)
     return model
 
 

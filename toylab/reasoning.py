@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from tasks import Batch, Reasoning, Split, Styles, stream
-from toylab.batches import Scored, fresh, pad
+from toylab.batches import Scored, device_of, fresh, pad
 from toylab.losses import Rollouts, entropy, kl_divergence, up_to
 from toylab.model import ModelConfig, Transformer, generate, source
 from toylab.modes import evaluating
@@ -130,7 +130,7 @@ def write(
     end = task.token("EOS")
     begun = prompts
     if opener is not None:
-        begun = torch.cat([prompts, torch.full((len(prompts), 1), task.token(opener))], dim=1)
+        begun = torch.cat([prompts, torch.full((len(prompts), 1), task.token(opener), device=prompts.device)], dim=1)
     steps = task.answer - (opener is not None)
     tokens = generate(
         model,
@@ -174,8 +174,10 @@ def answers(
     opener: str | None = None,
 ) -> Answers:
     """What a model makes of prompts at a temperature."""
+    generator = source(seed, f"answers at {temperature:g}")
     with evaluating(model):
-        written = write(model, task, prompts, temperature, source(seed, f"answers at {temperature:g}"), opener=opener)
+        written = write(model, task, prompts.to(device_of(model)), temperature, generator, opener=opener).cpu()
+    prompts = prompts.cpu()
     right = torch.from_numpy(task.verify(prompts.numpy(), written.numpy()))
     thinks = written[:, 0] == task.token("THINK")
     second = (written[:, 1] >= task.p) & (written[:, 1] < 2 * task.p)
@@ -267,15 +269,16 @@ class Sampler:
     def __call__(self, step: int) -> Rollouts:
         prompts = torch.from_numpy(self.task.prompts(stream(self.seed, self.purpose, step), self.prompts))
         generator = source(self.seed, f"{self.purpose} of step {step}")
-        written = write(self.model, self.task, prompts, self.temperature, generator, self.samples)
+        device = device_of(self.model)
+        written = write(self.model, self.task, prompts.to(device), self.temperature, generator, self.samples)
         repeated = prompts.repeat_interleave(self.samples, dim=0)
         reward = self.reward or (lambda asked, said, _: self.task.verify(asked, said))
-        earned = torch.from_numpy(reward(repeated.numpy(), written.numpy(), step)).float()
+        earned = torch.from_numpy(reward(repeated.numpy(), written.cpu().numpy(), step)).float()
         rollouts = Rollouts(
-            prompts=repeated,
+            prompts=repeated.to(device),
             written=written,
             counted=up_to(self.task.token("EOS"), written),
-            rewards=earned.view(self.prompts, self.samples),
+            rewards=earned.view(self.prompts, self.samples).to(device),
         )
         self._note(rollouts)
         return rollouts

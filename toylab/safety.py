@@ -38,6 +38,7 @@ from probes import (
     weak_share,
 )
 from tasks import JAILBREAKS, Batch, Kind, TaskConcept
+from toylab.batches import device_of, moved
 from toylab.concept import Outcomes, held_out, outcomes, pairs, write
 from toylab.losses import Pairs, answer_log_probs
 from toylab.model import Transformer
@@ -75,7 +76,7 @@ def behaviour(model: nn.Module, task: TaskConcept, sets: Sets) -> dict[str, dict
 def at_answer(model: Transformer, task: TaskConcept, batch: Batch, *points: str) -> dict[str, Tensor]:
     """What passes named points at EOT, for every prompt."""
     with watch(model, *points) as seen:
-        model(prompts_of(task, batch))
+        model(prompts_of(task, batch).to(device_of(model)))
     return {name: value[:, -1] for name, value in seen.items()}
 
 
@@ -127,7 +128,7 @@ def nearness(model: Transformer, task: TaskConcept, sets: Sets) -> dict[str, dic
     for name in JAILBREAKS:
         if name not in sets:
             continue
-        written = write(model, task, prompts_of(task, sets[name]))
+        written = write(model, task, prompts_of(task, sets[name]).to(device_of(model))).cpu()
         complied = (written == torch.from_numpy(sets[name].targets[:, task.prompt - 1 :])).all(dim=1)
         refused = (written == task.null).all(dim=1)
         scores = tau(at_answer(model, task, sets[name], point)[point], safe, unsafe) / (safe - unsafe).norm()
@@ -143,7 +144,7 @@ def nearness(model: Transformer, task: TaskConcept, sets: Sets) -> dict[str, dic
 def sensitivity(model: Transformer, task: TaskConcept, batch: Batch) -> dict[str, Any]:
     """Local Lipschitz constants at EOT, in the token embeddings of the whole prompt: of the largest logit (the norm of
     its gradient, for every prompt) and of all logits (spectral norm of the Jacobian, for the first 16)."""
-    prompts = prompts_of(task, batch)
+    prompts = prompts_of(task, batch).to(device_of(model))
     embedded = model.embedding(prompts).detach()
 
     def logits(tokens: Int[Tensor, "batch position"]) -> Callable[[Tensor], Tensor]:
@@ -268,8 +269,10 @@ def soft_attack(model: Transformer, task: TaskConcept, batch: Batch, budget: flo
     if not task.soft_slots:
         raise ToylabError("soft_slots=0: the attack needs at least one PAD token to write into; set it to 2")
     prompts, transform = prompts_of(task, batch), torch.from_numpy(batch.targets[:, task.prompt - 1 :])
+    prompts, transform = (x.to(device_of(model)) for x in (prompts, transform))
     radius = budget * model.embedding.weight[: task.letters].norm(dim=1).mean().item()
-    shift = torch.zeros(len(prompts), task.soft_slots, model.config.width, requires_grad=True)
+    size = (len(prompts), task.soft_slots, model.config.width)
+    shift = model.embedding.weight.new_zeros(size, requires_grad=True)
 
     def shifted(x: Tensor) -> Tensor:
         return torch.cat([x[:, : task.soft.start], x[:, task.soft] + shift, x[:, task.soft.stop :]], dim=1)
@@ -301,7 +304,8 @@ def cosines(
 ) -> dict[str, float]:
     """The cosine between the gradient of the first loss and that of each other."""
     (first, *others) = losses
-    held = {name: loss_gradient(model, loss, pairs(task, batch)) for name, loss in losses.items()}
+    read = moved(pairs(task, batch), device_of(model))
+    held = {name: loss_gradient(model, loss, read) for name, loss in losses.items()}
     return {f"{first}, {name}": torch.cosine_similarity(held[first], held[name], dim=0).item() for name in others}
 
 

@@ -76,7 +76,7 @@ def rollouts(
 ) -> Rollouts:
     """What a model writes to prompts, once each."""
     written = write(model, task, prompts, temperature, source(seed, "rollouts"))
-    earned = torch.from_numpy(task.verify(prompts.numpy(), written.numpy())).float()
+    earned = torch.from_numpy(task.verify(prompts.cpu().numpy(), written.cpu().numpy())).float().to(written.device)
     return Rollouts(prompts, written, up_to(task.token("EOS"), written), earned[:, None])
 
 
@@ -230,7 +230,7 @@ def difference_of_means(
     point = f"blocks.{layer}.resid_post"
     means = []
     for opener in ("THINK", "DIRECT"):
-        begun = torch.cat([prompts, torch.full((len(prompts), 1), task.token(opener))], dim=1)
+        begun = torch.cat([prompts, torch.full((len(prompts), 1), task.token(opener), device=prompts.device)], dim=1)
         with watch(model, point) as seen:
             model(begun)
         means.append(seen[point][:, -1].mean(dim=0))
@@ -301,7 +301,7 @@ def scales(steered: Steered, task: Reasoning, prompts: Prompts, seed: int = 0) -
     size = held.scale(seen[point]) * held.vector.norm()
     sep = task.prompt - 1
     size = size * size[:, sep].mean().sign()
-    told = torch.cat([torch.ones(len(tokens), task.prompt, dtype=torch.bool), made.counted[:, :-1]], dim=1)
+    told = torch.cat([torch.ones_like(made.prompts, dtype=torch.bool), made.counted[:, :-1]], dim=1)
     kinds = {"BOS": slice(0, 1), "digits": slice(1, sep), "SEP": slice(sep, sep + 1)}
     kinds |= {"opener": slice(sep + 1, sep + 2), "chain": slice(sep + 2, None)}
     found = {name: _over(size[:, at].abs(), told[:, at]) for name, at in kinds.items()}
