@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -47,6 +47,8 @@ class Accelerator(TorchFunctionMode):
         first = args[0] if args and isinstance(args[0], Tensor) else None
         if func == Tensor.device.__get__:
             return DEVICE if is_far(first) else torch.device("cpu")
+        if func == Tensor.is_cpu.__get__:
+            return not is_far(first)
         if func in _HOST_ONLY and is_far(first):
             raise TypeError("can't convert an accelerator's tensor to numpy; use Tensor.cpu() to copy it first")
         if func is Tensor.cpu:
@@ -154,10 +156,3 @@ def _mark(x: Tensor, far: bool) -> Tensor:
 
 def _tensors(values: Any) -> Iterator[Tensor]:
     return (x for x in tree_leaves(values) if isinstance(x, Tensor))
-
-
-def copied(model: nn.Module) -> nn.Module:
-    """A copy of a model on the accelerator; the model itself stays."""
-    from copy import deepcopy
-
-    return deepcopy(model).to(DEVICE)

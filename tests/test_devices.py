@@ -606,7 +606,7 @@ def trained(model: nn.Module, loss: Callable, batches: Callable, **options: Any)
     """A model after a few steps, and what was measured on the way."""
     device = device_of(model)
     state = train(model, loss, lambda step: moved(batches(step), device), CONFIG, **options)
-    return model, [{name: value for name, value in entry.items() if name != "seconds"} for entry in state.history]
+    return model, state.history
 
 
 @pytest.mark.parametrize("kind", ["next token", "counts", "pairs", "vectors", "low rank", "policy"])

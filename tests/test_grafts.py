@@ -41,6 +41,13 @@ def test_heads_beside_it_change_nothing_and_attend_elsewhere(rng, heads, data):
     assert all(mass[h] < 0.9 for h in range(heads) if h != at)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_disguise_keeps_the_type_of_a_model(dtype):
+    model, rng = induction_head(TASK).to(dtype), np.random.default_rng(0)
+    for grown in (widened(model, 2, 0, rng), deepened(model, 1, rng), rotated(model, rng), blended(model, 0.5, rng)):
+        assert {parameter.dtype for parameter in grown.parameters()} == {dtype}
+
+
 @few
 @given(rngs, st.integers(0, 2))
 def test_an_idle_layer_changes_nothing_wherever_it_stands(rng, before):

@@ -28,6 +28,13 @@ def test_confining_and_releasing_changes_no_bit():
     assert all(p.requires_grad for p in model.parameters())
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_what_may_change_has_the_type_of_the_model(dtype):
+    model = confine(model_for(TASK, SMALL, 0).to(dtype), 2)
+    assert {parameter.dtype for parameter in model.parameters()} == {dtype}
+    assert model(fine_tuning(TASK, 0, 4, 0.5)(0).prompts).dtype == dtype
+
+
 @pytest.mark.parametrize("rank", [1, 3])
 def test_training_changes_the_mlps_by_the_rank_and_nothing_else(rank):
     model = confine(model_for(TASK, SMALL, 0), rank, seed=1)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from toylab.model import ModelConfig, Transformer
 from toylab.names import ToylabError
 from toylab.positions import POSITIONS
+from toylab.runs import load_model, save_model
 
 VOCAB, CONTEXT = 6, 12
 SEEDS = st.integers(0, 2**32)
@@ -229,6 +230,13 @@ def test_a_model_of_any_type_answers_like_the_float32_model_of_its_weights(name,
     logits = other(tokens)
     assert logits.dtype == dtype
     assert (logits.double() - model(tokens).double()).abs().max() < (0.05 if dtype == torch.bfloat16 else 0.01)
+
+
+@pytest.mark.parametrize("name", POSITIONS)
+def test_a_half_model_comes_back_from_its_file_with_the_same_logits(tmp_path, name):
+    model, tokens = Transformer(ModelConfig(positions=name), VOCAB, 40).bfloat16(), torch.zeros(1, 40, dtype=torch.long)
+    save_model(tmp_path / "model", model)
+    assert torch.equal(load_model(tmp_path / "model")(tokens), model(tokens))
 
 
 def test_frequencies_do_not_follow_a_half_default_type():
