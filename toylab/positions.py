@@ -67,21 +67,27 @@ class LearnedPositions(NoPositions):
 
 
 class _FixedPositions(NoPositions):
-    """An encoding made of fixed numbers, which stay float32 at least when a model becomes float16 or bfloat16: an angle
-    grows with position, and so does its error."""
+    """An encoding made of fixed numbers, worked out in the type of the model: an angle grows with position, and so does
+    its error. In a model of float16 or bfloat16 they stay float32."""
+
+    name: str
+    """Of the buffer that holds the numbers."""
+    numbers: Callable[[torch.dtype], Tensor]
+    """Works them out from the config."""
 
     def __init__(self, config: ModelConfig, context: int, generator: torch.Generator) -> None:
         super().__init__(config, context, generator)
-        self.dtype = torch.get_default_dtype()
-        """The model's type."""
+        self.config, self.dtype = config, torch.get_default_dtype()
+        self.register_buffer(self.name, self.numbers(_wide(self.dtype)), persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> _FixedPositions:
-        before = dict(self._buffers)
+        before = getattr(self, self.name)
         super()._apply(fn, recurse)
-        for name, buffer in self._buffers.items():
-            self.dtype = buffer.dtype
-            if (wide := _wide(buffer.dtype)) != buffer.dtype:
-                self._buffers[name] = before[name].to(buffer.device, wide)
+        moved = getattr(self, self.name)
+        self.dtype, wide = moved.dtype, _wide(moved.dtype)
+        if moved.dtype != before.dtype:
+            exact = before if before.dtype == wide else self.numbers(wide)
+            self._buffers[self.name] = exact.to(moved.device)
         return self
 
 
@@ -95,12 +101,18 @@ class SinusoidalPositions(_FixedPositions):
     The vector holds the sines, then the cosines, then zeros where positions do not take up the whole width.
     """
 
+    name = "frequencies"
+
     def __init__(self, config: ModelConfig, context: int, generator: torch.Generator) -> None:
         super().__init__(config, context, generator)
-        self.std = config.position_std
-        occupied = config.width if config.position_width is None else config.position_width
-        self.free = config.width - occupied
-        self.register_buffer("frequencies", _frequencies(occupied, config), persistent=False)
+        self.std, self.free = config.position_std, config.width - self._occupied
+
+    @property
+    def _occupied(self) -> int:
+        return self.config.width if self.config.position_width is None else self.config.position_width
+
+    def numbers(self, dtype):
+        return _frequencies(self._occupied, self.config, dtype)
 
     def embed(self, positions):
         angles = positions[..., None] * self.frequencies
@@ -110,10 +122,10 @@ class SinusoidalPositions(_FixedPositions):
 class RotaryPositions(_FixedPositions):
     """Turns each pair of query and key features by an angle that grows with position (Su et al. 2021, RoPE)."""
 
-    def __init__(self, config: ModelConfig, context: int, generator: torch.Generator) -> None:
-        super().__init__(config, context, generator)
-        frequencies = _frequencies(config.width // config.heads, config)
-        self.register_buffer("frequencies", frequencies, persistent=False)
+    name = "frequencies"
+
+    def numbers(self, dtype):
+        return _frequencies(self.config.width // self.config.heads, self.config, dtype)
 
     def rotate(self, x, positions):
         angles = (positions[..., None] * self.frequencies)[:, :, None, :]
@@ -129,11 +141,12 @@ class ALiBiPositions(_FixedPositions):
     two, the authors' code takes the slopes of the power below and every other one of the power above instead.
     """
 
-    def __init__(self, config: ModelConfig, context: int, generator: torch.Generator) -> None:
-        super().__init__(config, context, generator)
-        given, heads = config.alibi_slope, config.heads
+    name = "slopes"
+
+    def numbers(self, dtype):
+        given, heads = self.config.alibi_slope, self.config.heads
         slopes = [2 ** (-8 * (h + 1) / heads) if given is None else float(given) for h in range(heads)]
-        self.register_buffer("slopes", torch.tensor(slopes, dtype=_wide(self.dtype)), persistent=False)
+        return torch.tensor(slopes, dtype=dtype)
 
     def bias(self, query, key):
         distance = (query[:, :, None] - key[:, None, :]).abs()
@@ -149,7 +162,7 @@ POSITIONS: dict[str, type[NoPositions]] = {
 }
 
 
-def _frequencies(size: int, config: ModelConfig) -> Float[Tensor, " half"]:
+def _frequencies(size: int, config: ModelConfig, dtype: torch.dtype) -> Float[Tensor, " half"]:
     """Angular frequencies, falling geometrically from the fastest towards `position_base` times less."""
-    steps = torch.arange(0, size, 2, dtype=_wide(torch.get_default_dtype()))
+    steps = torch.arange(0, size, 2, dtype=dtype)
     return config.position_frequency * torch.exp(-math.log(config.position_base) * steps / size)
