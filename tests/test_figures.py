@@ -297,3 +297,17 @@ def test_a_histogram_counts_every_number():
     assert low <= 1e-3
     assert high >= 500
     assert len({patch.get_hatch() for patch in ax.patches}) == 2
+
+
+@pytest.mark.parametrize("name", ["$5 or $6", "$$", "a_b^c", r"\frac{", "50 %"])
+def test_names_are_drawn_as_they_are(name):
+    groups = {name: {name: (0.5, 0.4, 0.6), "other": (0.2, 0.1, 0.3)}, f"{name} 2": {name: (0.5, 0.4, 0.6)}}
+    drawn = figures.svg(figures.intervals(groups, xlabel=name, ylabel=name, title=name).figure)
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", re.sub(r"<!--.*?-->", "", drawn, flags=re.DOTALL))
+    assert texts.count(name) >= 4  # both labels, the title and a tick; the legend
+    assert figures.saved(figures.intervals(groups, xlabel=name, ylabel=name).figure, "png")
+
+
+def test_powers_of_a_logarithmic_axis_stay_powers():
+    ax = figures.growth({"work": ([8, 16, 32], [0.001, 0.01, 0.1])}, xlabel="size", exponents={"work": 1.0}, title="t")
+    assert "mathdefault" not in re.sub(r"<!--.*?-->", "", figures.svg(ax.figure), flags=re.DOTALL)

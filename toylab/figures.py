@@ -14,6 +14,7 @@ import matplotlib.ticker
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from toylab.names import ToylabError
 
@@ -389,6 +390,7 @@ def sheet(
 def svg(figure: Figure) -> str:
     """The figure as SVG text: the same bytes for the same content."""
     buffer = io.StringIO()
+    _draw_as_written(figure)
     with mpl.rc_context({"svg.hashsalt": "toylab", "svg.fonttype": "none"}):
         figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
     return buffer.getvalue()
@@ -399,8 +401,22 @@ def saved(figure: Figure, form: str) -> bytes:
     if form == "svg":
         return svg(figure).encode()
     buffer = io.BytesIO()
+    _draw_as_written(figure)
     figure.savefig(buffer, format=form, bbox_inches="tight", dpi=150)
     return buffer.getvalue()
+
+
+def _draw_as_written(figure: Figure) -> None:
+    """Draw names with dollar signs as they are, and not as mathematics; powers on logarithmic axes stay."""
+    powers = set()
+    for ax in figure.axes:
+        for axis in (ax.xaxis, ax.yaxis):
+            labels = axis.get_ticklabels()  # made here, where they are not yet
+            if axis.get_scale() == "log":
+                powers |= set(labels)
+    for text in figure.findobj(Text):
+        if text not in powers:
+            text.set_parse_math(False)
 
 
 _MARKS = (("o", ACCURACY), ("s", CARRY), ("^", END))
