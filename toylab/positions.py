@@ -67,21 +67,30 @@ class LearnedPositions(NoPositions):
 
 
 class _FixedPositions(NoPositions):
-    """An encoding made of fixed numbers, which stay float32 at least when a model becomes float16 or bfloat16: an angle
-    grows with position, and so does its error."""
+    """An encoding made of fixed numbers that follow from the config: in the model's type, and in float32 where that is
+    less precise. An angle grows with position, and so does its error."""
+
+    name: str
+    """Of the numbers; a buffer that no file holds."""
 
     def __init__(self, config: ModelConfig, context: int, generator: torch.Generator) -> None:
         super().__init__(config, context, generator)
-        self.dtype = torch.get_default_dtype()
-        """The model's type."""
+        self.config, self.dtype = config, torch.get_default_dtype()
+        self.register_buffer(self.name, self.fixed(_wide(self.dtype)), persistent=False)
+
+    def fixed(self, dtype: torch.dtype) -> Float[Tensor, " number"]:
+        """The numbers, worked out in a type."""
+        raise NotImplementedError
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> _FixedPositions:
-        before = dict(self._buffers)
+        before = self._buffers[self.name]
         super()._apply(fn, recurse)
-        for name, buffer in self._buffers.items():
-            self.dtype = buffer.dtype
-            if (wide := _wide(buffer.dtype)) != buffer.dtype:
-                self._buffers[name] = before[name].to(buffer.device, wide)
+        after = self._buffers[self.name]
+        self.dtype, made = after.dtype, self.fixed(_wide(after.dtype)).to(after.device)
+        if not before.is_meta:  # what an edit has changed stays changed
+            old = self.fixed(before.dtype).to(before.device)
+            made = torch.where((before == old).to(after.device), made, before.to(after.device, made.dtype))
+        self._buffers[self.name] = made
         return self
 
 
@@ -95,25 +104,25 @@ class SinusoidalPositions(_FixedPositions):
     The vector holds the sines, then the cosines, then zeros where positions do not take up the whole width.
     """
 
-    def __init__(self, config: ModelConfig, context: int, generator: torch.Generator) -> None:
-        super().__init__(config, context, generator)
-        self.std = config.position_std
-        occupied = config.width if config.position_width is None else config.position_width
-        self.free = config.width - occupied
-        self.register_buffer("frequencies", _frequencies(occupied, config), persistent=False)
+    name = "frequencies"
+
+    def fixed(self, dtype):
+        width = self.config.position_width
+        return _frequencies(self.config.width if width is None else width, self.config, dtype)
 
     def embed(self, positions):
         angles = positions[..., None] * self.frequencies
-        return F.pad(self.std * torch.cat([angles.sin(), angles.cos()], dim=-1), (0, self.free)).to(self.dtype)
+        vectors = self.config.position_std * torch.cat([angles.sin(), angles.cos()], dim=-1)
+        return F.pad(vectors, (0, self.config.width - vectors.shape[-1])).to(self.dtype)
 
 
 class RotaryPositions(_FixedPositions):
     """Turns each pair of query and key features by an angle that grows with position (Su et al. 2021, RoPE)."""
 
-    def __init__(self, config: ModelConfig, context: int, generator: torch.Generator) -> None:
-        super().__init__(config, context, generator)
-        frequencies = _frequencies(config.width // config.heads, config)
-        self.register_buffer("frequencies", frequencies, persistent=False)
+    name = "frequencies"
+
+    def fixed(self, dtype):
+        return _frequencies(self.config.width // self.config.heads, self.config, dtype)
 
     def rotate(self, x, positions):
         angles = (positions[..., None] * self.frequencies)[:, :, None, :]
@@ -129,11 +138,12 @@ class ALiBiPositions(_FixedPositions):
     two, the authors' code takes the slopes of the power below and every other one of the power above instead.
     """
 
-    def __init__(self, config: ModelConfig, context: int, generator: torch.Generator) -> None:
-        super().__init__(config, context, generator)
-        given, heads = config.alibi_slope, config.heads
+    name = "slopes"
+
+    def fixed(self, dtype):
+        given, heads = self.config.alibi_slope, self.config.heads
         slopes = [2 ** (-8 * (h + 1) / heads) if given is None else float(given) for h in range(heads)]
-        self.register_buffer("slopes", torch.tensor(slopes, dtype=_wide(self.dtype)), persistent=False)
+        return torch.tensor(slopes, dtype=dtype)
 
     def bias(self, query, key):
         distance = (query[:, :, None] - key[:, None, :]).abs()
@@ -149,7 +159,7 @@ POSITIONS: dict[str, type[NoPositions]] = {
 }
 
 
-def _frequencies(size: int, config: ModelConfig) -> Float[Tensor, " half"]:
+def _frequencies(size: int, config: ModelConfig, dtype: torch.dtype) -> Float[Tensor, " half"]:
     """Angular frequencies, falling geometrically from the fastest towards `position_base` times less."""
-    steps = torch.arange(0, size, 2, dtype=_wide(torch.get_default_dtype()))
+    steps = torch.arange(0, size, 2, dtype=dtype)
     return config.position_frequency * torch.exp(-math.log(config.position_base) * steps / size)
