@@ -461,8 +461,7 @@ def test_the_model_computes_what_its_formulas_say(config, seed, width):
             if "ln" in name:
                 parameter += 0.3 * torch.randn(parameter.shape, generator=source)
     expected = by_hand(model, tokens[0].tolist())
-    noise = 1e-5 if config.positions in ("sinusoidal", "rotary") else 1e-9  # frequencies were made in float32
-    np.testing.assert_allclose(model(tokens)[0].detach().numpy(), expected, rtol=0, atol=noise)
+    np.testing.assert_allclose(model(tokens)[0].detach().numpy(), expected, rtol=0, atol=1e-9)
 
 
 def by_hand(model: Transformer, row: list[int]) -> np.ndarray:

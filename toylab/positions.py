@@ -67,27 +67,30 @@ class LearnedPositions(NoPositions):
 
 
 class _FixedPositions(NoPositions):
-    """An encoding made of fixed numbers, worked out in the type of the model: an angle grows with position, and so does
-    its error. In a model of float16 or bfloat16 they stay float32."""
+    """An encoding made of fixed numbers that follow from the config: in the model's type, and in float32 where that is
+    less precise. An angle grows with position, and so does its error."""
 
     name: str
-    """Of the buffer that holds the numbers."""
-    numbers: Callable[[torch.dtype], Tensor]
-    """Works them out from the config."""
+    """Of the numbers; a buffer that no file holds."""
 
     def __init__(self, config: ModelConfig, context: int, generator: torch.Generator) -> None:
         super().__init__(config, context, generator)
         self.config, self.dtype = config, torch.get_default_dtype()
-        self.register_buffer(self.name, self.numbers(_wide(self.dtype)), persistent=False)
+        self.register_buffer(self.name, self.fixed(_wide(self.dtype)), persistent=False)
+
+    def fixed(self, dtype: torch.dtype) -> Float[Tensor, " number"]:
+        """The numbers, worked out in a type."""
+        raise NotImplementedError
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> _FixedPositions:
-        before = getattr(self, self.name)
+        before = self._buffers[self.name]
         super()._apply(fn, recurse)
-        moved = getattr(self, self.name)
-        self.dtype, wide = moved.dtype, _wide(moved.dtype)
-        if moved.dtype != before.dtype:
-            exact = before if before.dtype == wide else self.numbers(wide)
-            self._buffers[self.name] = exact.to(moved.device)
+        after = self._buffers[self.name]
+        self.dtype, made = after.dtype, self.fixed(_wide(after.dtype)).to(after.device)
+        if not before.is_meta:  # what an edit has changed stays changed
+            old = self.fixed(before.dtype).to(before.device)
+            made = torch.where((before == old).to(after.device), made, before.to(after.device, made.dtype))
+        self._buffers[self.name] = made
         return self
 
 
@@ -103,20 +106,14 @@ class SinusoidalPositions(_FixedPositions):
 
     name = "frequencies"
 
-    def __init__(self, config: ModelConfig, context: int, generator: torch.Generator) -> None:
-        super().__init__(config, context, generator)
-        self.std, self.free = config.position_std, config.width - self._occupied
-
-    @property
-    def _occupied(self) -> int:
-        return self.config.width if self.config.position_width is None else self.config.position_width
-
-    def numbers(self, dtype):
-        return _frequencies(self._occupied, self.config, dtype)
+    def fixed(self, dtype):
+        width = self.config.position_width
+        return _frequencies(self.config.width if width is None else width, self.config, dtype)
 
     def embed(self, positions):
         angles = positions[..., None] * self.frequencies
-        return F.pad(self.std * torch.cat([angles.sin(), angles.cos()], dim=-1), (0, self.free)).to(self.dtype)
+        vectors = self.config.position_std * torch.cat([angles.sin(), angles.cos()], dim=-1)
+        return F.pad(vectors, (0, self.config.width - vectors.shape[-1])).to(self.dtype)
 
 
 class RotaryPositions(_FixedPositions):
@@ -124,7 +121,7 @@ class RotaryPositions(_FixedPositions):
 
     name = "frequencies"
 
-    def numbers(self, dtype):
+    def fixed(self, dtype):
         return _frequencies(self.config.width // self.config.heads, self.config, dtype)
 
     def rotate(self, x, positions):
@@ -143,7 +140,7 @@ class ALiBiPositions(_FixedPositions):
 
     name = "slopes"
 
-    def numbers(self, dtype):
+    def fixed(self, dtype):
         given, heads = self.config.alibi_slope, self.config.heads
         slopes = [2 ** (-8 * (h + 1) / heads) if given is None else float(given) for h in range(heads)]
         return torch.tensor(slopes, dtype=dtype)
