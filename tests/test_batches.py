@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import re
 from collections import Counter
 from dataclasses import replace
 
@@ -345,15 +346,42 @@ def test_positions_of_ones_own_are_not_left_out_in_silence():
     assert next_token_loss(Placed(model), far) == next_token_loss(model, far)
 
 
-@pytest.mark.parametrize("kind", [nn.Sequential, Plain, Anything])
-def test_logits_of_another_shape_are_refused_with_both_shapes(kind):
+class Returning(nn.Module):
+    """Takes tokens alone and gives something."""
+
+    def __init__(self, out: object) -> None:
+        super().__init__()
+        self.out = out
+
+    def forward(self, tokens: Tensor) -> object:
+        return self.out
+
+
+class Swallowing(Returning):
+    """Takes what it does not know, and does not heed it."""
+
+    def forward(self, tokens: Tensor, **options: object) -> object:
+        return self.out
+
+
+@pytest.mark.parametrize("kind", [Returning, Swallowing])
+@pytest.mark.parametrize("out", [torch.zeros(4, 20), torch.zeros(4, 99, 20), torch.zeros(3, 9, 20), (torch.zeros(1),)])
+def test_logits_of_another_shape_are_refused_with_what_is_given_and_what_must_be(kind, out):
     scored = pad(Copy(lengths=(2, 3)).sample(random_stream(0, "rows"), 4))
-    last = nn.Sequential(nn.Embedding(20, 8), nn.Flatten(), nn.LazyLinear(20)) if kind is not Anything else None
-    if last is None:
-        last = Plain(Transformer(ModelConfig(layers=1, width=8), 20, 20))
-        last.forward = lambda tokens, **_: last.inner(tokens)  # which swallows what it does not know
-    with pytest.raises(ToylabError, match=r"^model: .* gives logits of shape \(4, .*\(batch, position, vocab\)"):
-        next_token_loss(kind(last), scored)
+    given = r"in a tuple" if isinstance(out, tuple) else re.escape(str(tuple(out.shape)))
+    with pytest.raises(
+        ToylabError, match=rf"^model: {kind.__name__} gives logits .*{given}.*\(batch, position, vocab\)"
+    ):
+        next_token_loss(kind(out), scored)
+
+
+def test_a_model_that_swallows_the_queries_is_refused():
+    scored = pad(Copy(lengths=(2, 3)).sample(random_stream(0, "rows"), 4))
+    assert scored.queries.shape != scored.tokens.shape
+    every = torch.zeros(*scored.tokens.shape, 20)
+    assert torch.isfinite(next_token_loss(Returning(every), scored))
+    with pytest.raises(ToylabError, match=r"^model: Swallowing gives logits of shape"):
+        next_token_loss(Swallowing(every), scored)
 
 
 def test_a_recurrent_network_trains_alone_and_in_a_population():

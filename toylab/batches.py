@@ -54,10 +54,11 @@ class Scored:
             raise _not_taken(model, "positions", "those of the batch are not 0, 1, 2 ...; lay it out with pad")
         logits = model(self.tokens, **{name: getattr(self, name) for name in taken.given})
         at = self.tokens if "queries" in taken.missing else self.queries
-        if logits.ndim != 3 or logits.shape[:2] != at.shape:
+        if not isinstance(logits, Tensor) or logits.ndim != 3 or logits.shape[:2] != at.shape:
+            given = f"of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"in a {type(logits).__name__}"
             raise ToylabError(
-                f"model: {type(model).__name__} gives logits of shape {tuple(logits.shape)}; must be (batch, position, "
-                f"vocab), here {tuple(at.shape)} and the vocabulary"
+                f"model: {type(model).__name__} gives logits {given}; must be one tensor (batch, position, vocab), "
+                f"here {tuple(at.shape)} and the vocabulary"
             )
         return logits.take_along_dim(self.queries[..., None], dim=1) if at is self.tokens else logits
 
