@@ -4,6 +4,7 @@ The names below are loaded when first used, so that `toylab --help` need not wai
 """
 
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 _HOMES = {
@@ -27,6 +28,11 @@ __all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        try:
+            return version("toylab")
+        except PackageNotFoundError:
+            return "of a checkout that is not installed"
     if name not in _HOMES:
         raise AttributeError(f"module 'toylab' has no attribute {name!r}; it has {', '.join(__all__)}")
     return getattr(import_module(f"toylab.{_HOMES[name]}"), name)

@@ -11,16 +11,18 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import asdict, fields, make_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import tasks
-from toylab.names import ToylabError, aligned, load_class, unknown
+from toylab import __version__
+from toylab.names import ToylabError, aligned, check_seed, load_class, refuse_incomplete, unknown
+from toylab.terminal import broken_output, printing, progress_bar
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -29,155 +31,165 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command and return its exit code."""
-    options, rest = _parser().parse_known_args(arguments)
-    if rest and options.command not in ("run", "show", "check", "train", "sweep"):
-        _parser().error(f"unrecognized arguments: {' '.join(rest)}")
-    try:
-        options.action(options, rest)
-    except BrokenPipeError:  # who reads it has seen enough, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:
-        print(f"toylab: {error}", file=sys.stderr)
-        return 2
-    except ToylabError as error:
-        print(f"toylab: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        kept = "; what is finished is kept, and the same command continues" if options.command in _KEEPING else ""
-        print(f"\ntoylab: stopped{kept}", file=sys.stderr)
-        return 130
-    except RuntimeError as error:
-        if type(error).__name__ != "JobsFailedError":
-            raise
-        print(f"toylab: {error}", file=sys.stderr)
-        return 1
+    """Run one command and return its exit code; what is no mistake in what was asked keeps its traceback."""
+    with printing():
+        try:
+            _run_command(list(arguments))
+            sys.stdout.flush()
+        except OSError:
+            broken = broken_output()
+            if broken is None:  # somebody else's pipe or file
+                raise
+            if not isinstance(broken, BrokenPipeError):  # else the reader has seen enough, as `head` has
+                return _ended(2, f"toylab: the output cannot be written ({broken.strerror})")
+        except ToylabError as error:
+            return _ended(2, f"toylab: {error}")
+        except _jobs_failed() as error:
+            return _ended(1, f"toylab: {error}")
+        except KeyboardInterrupt:
+            keeps = "".join(arguments[:1]) in ("run", "sweep", "report")
+            kept = "; what is finished is kept, and the same command continues" if keeps else ""
+            return _ended(130, f"\ntoylab: stopped{kept}")
     return 0
 
 
-_KEEPING = ("run", "sweep", "report")
+def _run_command(arguments: list[str]) -> None:
+    parser, commands = _parser()
+    if arguments and arguments[0][:1] != "-" and arguments[0] not in commands:
+        raise unknown("command", arguments[0], commands)
+    options, rest = parser.parse_known_args(arguments)
+    if rest and not options.settings:
+        options.parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    for name, (least, most) in options.numbers.items():
+        number = getattr(options, name)
+        if not least <= number <= (most or number):
+            raise ToylabError(f"{name}={number}: must be at least {least}" + (f" and at most {most}" if most else ""))
+    options.action(options, rest)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("toylab", description="A laboratory of toy transformers.")
+def _ended(code: int, message: str) -> int:
+    with suppress(OSError):
+        print(message, file=sys.stderr, flush=True)
+    return code
+
+
+def _jobs_failed() -> Any:
+    """The error of jobs that failed; none where no job can have run, since help should not wait for torch."""
+    return sys.modules["toylab.engine"].JobsFailedError if "toylab.engine" in sys.modules else ()
+
+
+def _parser() -> tuple[argparse.ArgumentParser, Sequence[str]]:
+    parser = argparse.ArgumentParser("toylab", description="A laboratory of toy transformers.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"toylab {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    command = commands.add_parser("list", help="name the studies and tasks")
-    command.set_defaults(action=_list)
+    def add(name: str, action: Any, text: str, settings: bool = False) -> argparse.ArgumentParser:
+        """A command; one that takes the settings of a task or study shows the help of these as well."""
+        command = commands.add_parser(name, help=text, add_help=not settings, allow_abbrev=False)
+        command.set_defaults(action=action, parser=command, settings=settings, numbers={})
+        return command
 
-    command = commands.add_parser("show", help="print generated rows of a task", add_help=False)
-    command.add_argument("task", metavar="TASK", nargs="?")
-    command.add_argument("--rows", type=int, default=3, help="how many")
-    command.add_argument("--seed", type=int, default=0, help="of the rows")
-    command.set_defaults(action=_show, parser=command)
+    mine = "a name of ours, or package.module:Class of yours"
 
-    command = commands.add_parser("check", help="check that a task keeps every law of a task", add_help=False)
-    command.add_argument("task", metavar="TASK", nargs="?", help="a name of ours, or package.module:Class of yours")
-    command.add_argument("--examples", type=int, default=30, help="batches that each law is tried on")
-    command.set_defaults(action=_check, parser=command)
+    command = add("list", _list, "name the studies and tasks")
 
-    command = commands.add_parser("train", help="train a model on a task and see who reads what", add_help=False)
-    command.add_argument("task", metavar="TASK", nargs="?", help="a name of ours, or package.module:Class of yours")
-    command.add_argument(
-        "--out", type=Path, default=None, help="a file to keep the model in, such as model.safetensors"
-    )
-    command.set_defaults(action=_train, parser=command)
+    command = add("show", _show, "print generated rows of a task", settings=True)
+    command.add_argument("task", metavar="TASK", nargs="?", help=mine)
+    _number(command, "rows", 3, "how many", 1, 10_000)
+    _number(command, "seed", 0, "of the rows", 0)
 
-    command = commands.add_parser("calibrate", help="try the probes on cases of which the truth is known")
+    command = add("check", _check, "check that a task keeps every law of a task", settings=True)
+    command.add_argument("task", metavar="TASK", nargs="?", help=mine)
+    _number(command, "examples", 30, "batches that each law is tried on", 1)
+
+    command = add("train", _train, "train a model on a task and see who reads what", settings=True)
+    command.add_argument("task", metavar="TASK", nargs="?", help=mine)
+    command.add_argument("--out", type=Path, help="a file to keep the model in, such as model.safetensors")
+
+    command = add("calibrate", _calibrate, "try the probes on cases of which the truth is known")
     command.add_argument("probe", metavar="PROBE", nargs="*", help="which in detail (default: a table of all)")
-    command.add_argument("--seed", type=int, default=0, help="of the cases")
-    command.add_argument("--each", type=int, default=10, help="cases of a kind, half of which are held back")
-    command.add_argument("--workers", type=int, default=2, help="parallel processes, of one thread each")
+    _number(command, "seed", 0, "of the cases", 0)
+    _number(command, "each", 10, "cases of a kind, half of which are held back", 2)
+    _number(command, "workers", 2, "parallel processes, of one thread each", 1)
     command.add_argument("--json", action="store_true", help="as a list of JSON objects, with all cases")
-    command.set_defaults(action=_calibrate)
 
-    command = commands.add_parser("run", help="run a study, or go on with it", add_help=False)
+    command = add("run", _run, "run a study, or go on with it", settings=True)
     _study_of(command)
-    command.add_argument("--out", type=Path, default=None, help="folder of the run (default: runs/STUDY-PRESET)")
-    command.set_defaults(action=_run, parser=command)
+    command.add_argument("--out", type=Path, help="folder of the run (default: runs/STUDY-PRESET)")
 
-    command = commands.add_parser("sweep", help="run a study at many settings, or go on with that", add_help=False)
+    command = add("sweep", _sweep, "run a study at many settings, or go on with that", settings=True)
     _study_of(command)
-    command.add_argument(
-        "--grid",
-        nargs="+",
-        default=[],
-        metavar="NAME=VALUES",
-        help="settings to vary, such as model.positions=none,rotary seed=0..19",
-    )
-    command.add_argument("--jobs", nargs="+", default=None, metavar="NAME", help="only these, such as main")
-    command.add_argument("--continue", type=Path, default=None, metavar="FOLDER", dest="resume", help="go on with one")
-    command.add_argument("--out", type=Path, default=None, help="folder of the sweep (default: runs/STUDY-sweep)")
-    command.set_defaults(action=_sweep, parser=command)
+    text = "settings to vary, such as model.positions=none,rotary seed=0..19"
+    command.add_argument("--grid", nargs="+", default=[], metavar="NAME=VALUES", help=text)
+    command.add_argument("--jobs", nargs="+", metavar="NAME", help="only these, such as main")
+    command.add_argument("--continue", type=Path, metavar="FOLDER", dest="resume", help="go on with one")
+    command.add_argument("--out", type=Path, help="folder of the sweep (default: runs/STUDY-sweep)")
 
-    command = commands.add_parser("table", help="print what a sweep or a run found, a row a job")
+    command = add("table", _table, "print what a sweep or a run found, a row a job")
     _rows_of(command)
-    command.add_argument("--columns", nargs="+", default=None, metavar="NAME", help="which, by the ends of their names")
-    command.add_argument("--by", nargs="+", default=None, metavar="NAME", help="means of the columns for each of these")
+    command.add_argument("--columns", nargs="+", metavar="NAME", help="which, by the ends of their names")
+    command.add_argument("--by", nargs="+", metavar="NAME", help="means of the columns for each of these")
     command.add_argument("--names", action="store_true", help="print the names of all columns instead")
-    form = command.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="as a list of JSON objects")
-    form.add_argument("--csv", action="store_true", help="as comma-separated values")
-    command.set_defaults(action=_table)
+    _form_of(command, csv="comma-separated values")
 
-    command = commands.add_parser("plot", help="draw what a sweep found, with intervals over its rows")
+    command = add("plot", _plot, "draw what a sweep found, with intervals over its rows")
     _rows_of(command)
     command.add_argument("--x", required=True, metavar="NAME", help="column along the axis")
-    command.add_argument(
-        "--y", required=True, metavar="NAME", help="column of numbers, or a share such as accuracy>=.99"
-    )
-    command.add_argument("--by", default=None, metavar="NAME", help="column that tells the lines apart")
-    command.add_argument("--out", type=Path, default=None, help="an .svg, .png or .pdf (default: FOLDER/Y-by-X.svg)")
-    command.set_defaults(action=_plot)
+    text = "column of numbers, or a share such as accuracy>=.99"
+    command.add_argument("--y", required=True, metavar="NAME", help=text)
+    command.add_argument("--by", metavar="NAME", help="column that tells the lines apart")
+    command.add_argument("--out", type=Path, help="an .svg, .png or .pdf (default: FOLDER/Y-by-X.svg)")
 
-    command = commands.add_parser("claims", help="print the claims of a run")
+    command = add("claims", _claims, "print the claims of a run")
     command.add_argument("folder", type=Path, metavar="FOLDER")
-    form = command.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="as a list of JSON objects")
-    form.add_argument("--markdown", action="store_true", help="as a Markdown table")
-    command.set_defaults(action=_claims)
+    _form_of(command, markdown="a Markdown table")
 
-    command = commands.add_parser(
-        "report", help="judge and draw a run anew; for a folder of runs, the scoreboard of all"
-    )
+    command = add("report", _report, "judge and draw a run anew; for a folder of runs, the scoreboard of all")
     command.add_argument("folder", type=Path, metavar="FOLDER", nargs="?", default=Path("runs"), help="default: runs")
     command.add_argument("--study", metavar="module:Class", help="of a run of yours: its code runs then")
-    form = command.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="the scoreboard as a list of JSON objects")
-    form.add_argument("--markdown", action="store_true", help="the scoreboard as Markdown")
-    command.set_defaults(action=_report)
+    _form_of(command, markdown="Markdown, for the scoreboard alone")
 
-    command = commands.add_parser("bench", help="how fast each part is, beside the libraries that do the same")
+    command = add("bench", _bench, "how fast each part is, beside the libraries that do the same")
     command.add_argument("work", metavar="WORK", nargs="*", help="which, or growth (default: all short ones)")
     command.add_argument("--device", default="cpu", help="where models are, such as cuda")
-    form = command.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="as a list of JSON objects")
-    form.add_argument("--markdown", action="store_true", help="as a Markdown table")
+    _form_of(command, markdown="a Markdown table")
     command.add_argument("--out", type=Path, default=Path("runs/bench"), help="folder of results, and of figures")
-    command.set_defaults(action=_bench)
-    return parser
+    return parser, list(commands.choices)
+
+
+def _number(
+    command: argparse.ArgumentParser, name: str, default: int, text: str, least: int, most: int | None = None
+) -> None:
+    """A whole number with its bounds, which are checked in one place before the command begins."""
+    command.add_argument(f"--{name}", type=int, default=default, help=text)
+    command.set_defaults(numbers={**command.get_default("numbers"), name: (least, most)})
 
 
 def _study_of(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "study",
-        metavar="STUDY",
-        nargs="?",
-        help="a name from `toylab list`, or module:Class of yours; `run` also takes all",
-    )
-    command.add_argument(
-        "--preset", default="default", choices=("quick", "default", "paper"), help="settings to start from"
-    )
-    command.add_argument("--workers", type=int, default=2, help="parallel processes, of one thread each")
-    command.add_argument(
-        "--scheduler", default=None, metavar="ADDRESS", help="a running Dask cluster to work there, tcp://host:port"
-    )
+    text = "a name from `toylab list`, or module:Class of yours; `run` also takes all"
+    command.add_argument("study", metavar="STUDY", nargs="?", help=text)
+    presets = ("quick", "default", "paper")
+    command.add_argument("--preset", default="default", choices=presets, help="settings to start from")
+    _number(command, "workers", 2, "parallel processes, of one thread each", 1)
+    text = "a running Dask cluster to work there, tcp://host:port"
+    command.add_argument("--scheduler", metavar="ADDRESS", help=text)
 
 
 def _rows_of(command: argparse.ArgumentParser) -> None:
     command.add_argument("folder", type=Path, metavar="FOLDER")
     command.add_argument("--where", nargs="+", default=[], metavar="NAME=VALUE", help="only these rows")
     command.add_argument("--claims", action="store_true", help="a row a claim instead of a row a job")
+
+
+def _form_of(command: argparse.ArgumentParser, **other: str) -> None:
+    form = command.add_mutually_exclusive_group()
+    for name, text in ("json", "a list of JSON objects"), *other.items():
+        form.add_argument(f"--{name}", action="store_true", help=f"as {text}")
+
+
+def _print_json(value: Any) -> None:
+    plain = (sys.stdout.encoding or "ascii").lower().replace("-", "") != "utf8"  # an escape of ours is no JSON
+    print(json.dumps(value, indent=1, ensure_ascii=plain))
 
 
 def _list(options: argparse.Namespace, rest: list[str]) -> None:
@@ -195,16 +207,13 @@ def _list(options: argparse.Namespace, rest: list[str]) -> None:
 
 def _entry(name: str, text: str | None) -> str:
     """A name and the first line of what it says of itself, on lines of 80 columns."""
-    return textwrap.fill(_first_line(text), 80, initial_indent=f"  {name:<19} ", subsequent_indent=" " * 22)
+    first = "".join((text or "").strip().splitlines()[:1])  # none under `python -OO`
+    return textwrap.fill(f"{name:<19} {first}", 80, initial_indent="  ", subsequent_indent=" " * 22)
 
 
 def _show(options: argparse.Namespace, rest: list[str]) -> None:
     kind = _task(options, rest)
-    if options.rows < 1:
-        raise ToylabError(f"rows={options.rows}: must be at least 1")
-    if options.seed < 0:
-        raise ToylabError(f"seed={options.seed}: must be at least 0")
-    task = _made(_settings(kind, None, rest, f"toylab show {options.task}", options.parser), options.task)
+    task = _made(_settings(kind, None, options, rest), options.task)
     batch = task.sample(tasks.stream(options.seed, "show"), options.rows)
     rule = "\n" + "-" * 80 + "\n"
     print(rule.join(tasks.render(task, batch, row, columns=80) for row in range(options.rows)))
@@ -214,9 +223,7 @@ def _check(options: argparse.Namespace, rest: list[str]) -> None:
     from tasks.conformance import LAWS, sentence, verdicts
 
     kind = _task(options, rest)
-    if options.examples < 1:
-        raise ToylabError(f"examples={options.examples}: must be at least 1")
-    task = _made(_settings(kind, None, rest, f"toylab check {options.task}", options.parser), options.task)
+    task = _made(_settings(kind, None, options, rest), options.task)
     broken = []
     for law, failure in verdicts(task, examples=options.examples):
         broken.append(failure)
@@ -232,7 +239,7 @@ def _check(options: argparse.Namespace, rest: list[str]) -> None:
 def _train(options: argparse.Namespace, rest: list[str]) -> None:
     kind = _task(options, rest)
 
-    from toylab.files import refuse_unwritable
+    from toylab.files import disk, refuse_unwritable
     from toylab.model import ModelConfig
     from toylab.runs import save_model, single_thread
     from toylab.survey import GENERAL, UNTIL_SOLVED, learn, survey
@@ -243,11 +250,12 @@ def _train(options: argparse.Namespace, rest: list[str]) -> None:
         [("task", kind), ("model", ModelConfig, GENERAL), ("train", TrainConfig, UNTIL_SOLVED), ("seed", int, 0)],
         kw_only=True,
     )
-    chosen = _settings(settings, None, rest, f"toylab train {options.task}", options.parser)
-    if chosen.seed < 0:
-        raise ToylabError(f"seed={chosen.seed}: must be at least 0")
-    if options.out is not None and options.out.exists():
-        raise ToylabError(f"out={options.out}: exists already; give another file, or delete it")
+    chosen = _settings(settings, None, options, rest)
+    check_seed(chosen.seed)
+    if options.out is not None:
+        with disk(options.out):
+            if options.out.exists():
+                raise ToylabError(f"out={options.out}: exists already; give another file, or delete it")
     rows = _made(chosen.task, options.task).sample(tasks.stream(chosen.seed, "survey"), 256, "test")
     if options.out is not None:
         refuse_unwritable("out", options.out)
@@ -265,15 +273,11 @@ def _train(options: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _calibrate(options: argparse.Namespace, rest: list[str]) -> None:
-    for name, least in (("seed", 0), ("each", 2), ("workers", 1)):
-        if getattr(options, name) < least:
-            raise ToylabError(f"{name}={getattr(options, name)}: must be at least {least}")
-
     from toylab.calibration import as_json, calibrate_all, names, table
 
     found = calibrate_all(options.probe or names(), options.seed, options.each, options.workers)
     if options.json:
-        print(json.dumps([as_json(one) for one in found], indent=1, ensure_ascii=False))
+        _print_json([as_json(one) for one in found])
     elif options.probe:
         print("\n\n".join(str(one) for one in found))
     else:
@@ -283,8 +287,6 @@ def _calibrate(options: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _bench(options: argparse.Namespace, rest: list[str]) -> None:
-    from tqdm import tqdm
-
     from toylab import bench
     from toylab.files import refuse_unwritable
     from toylab.runs import single_thread
@@ -301,11 +303,13 @@ def _bench(options: argparse.Namespace, rest: list[str]) -> None:
     limit = bench.matmul_limit(device=options.device) / 1e9
     about |= {"device": options.device, "matmul_gigaflops": round(limit, 1)}
     earlier, found = bench.before(options.out, about), []
-    for one in tqdm(comparisons, desc="comparisons", bar_format="{desc}: {n} {elapsed}", disable=None, leave=False):
+    for one in progress_bar(
+        comparisons, desc="comparisons", bar_format="{desc}: {n} {elapsed}", disable=None, leave=False
+    ):
         found.append(one)
         path = bench.keep(options.out, found, about)  # at once: the next may take minutes, and be stopped
     if options.json:
-        print(json.dumps(bench.as_json(found), indent=1, ensure_ascii=False))
+        _print_json(bench.as_json(found))
         return
     if options.markdown:
         print(bench.markdown(found))
@@ -325,19 +329,17 @@ def _bench(options: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _growth(options: argparse.Namespace) -> None:
-    from tqdm import tqdm
-
     from toylab import bench, figures
     from toylab.bench.growth import curves
     from toylab.files import refuse_unwritable, write_json, write_text
 
     bench.check_device(options.device)
     refuse_unwritable("out", options.out / "growth.json")
-    found = list(tqdm(curves(options.device), desc="curves", total=9, disable=None, leave=False))
+    found = list(progress_bar(curves(options.device), desc="curves", total=9, disable=None, leave=False))
     told = [{**asdict(one), "exponent": one.exponent} for one in found]
     write_json(options.out / "growth.json", {**bench.machine(), "curves": told})
     if options.json:
-        print(json.dumps(told, indent=1))
+        _print_json(told)
     for size in dict.fromkeys(one.size for one in found):
         lines = [one for one in found if one.size == size]
         drawn = figures.growth(
@@ -462,7 +464,7 @@ def _table(options: argparse.Namespace, rest: list[str]) -> None:
     else:
         names = sweeps.usual_columns(rows)
     if options.json:
-        print(json.dumps([{name: row[name] for name in names} for row in rows], indent=1, ensure_ascii=False))
+        _print_json([{name: row[name] for name in names} for row in rows])
     elif options.csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(names)
@@ -550,16 +552,19 @@ def _claims(options: argparse.Namespace, rest: list[str]) -> None:
     path = options.folder / "claims.json"
     claims = read_claims(path)
     if options.json:
-        print(json.dumps([asdict(claim) for claim in claims], indent=1, ensure_ascii=False))
+        _print_json([asdict(claim) for claim in claims])
     else:
         print(markdown(claims) if options.markdown else table(claims))
 
 
 def _report(options: argparse.Namespace, rest: list[str]) -> None:
     from toylab import studies
+    from toylab.files import disk
 
     kind = studies.load(options.study).STUDY if options.study else None
-    if (options.folder / "settings.json").exists():
+    with disk(options.folder):
+        is_run = (options.folder / "settings.json").exists()
+    if is_run:
         if options.json or options.markdown:
             form = "json" if options.json else "markdown"
             raise ToylabError(
@@ -576,7 +581,7 @@ def _report(options: argparse.Namespace, rest: list[str]) -> None:
         return
     standings = scoreboard.board(options.folder, kind)
     if options.json:
-        print(json.dumps([asdict(one) for one in standings], indent=1, ensure_ascii=False))
+        _print_json([asdict(one) for one in standings])
     else:
         print(scoreboard.markdown(standings))
 
@@ -585,27 +590,28 @@ def _study(options: argparse.Namespace, rest: list[str]) -> Any:
     """The study that was asked for, with its settings; heavy imports only for one that there is."""
     from toylab import studies
 
-    if options.study is None:
-        _help_or_fail(options, rest, f"which study? there are {', '.join(studies.names())}")
+    _check_name("study", options, rest, studies.names(), _tasks())
     kind = studies.load(options.study).STUDY
-    program = f"toylab {options.command} {options.study}"
-    return _settings(kind, studies.preset(kind, options.preset), rest, program, options.parser)
+    return _settings(kind, studies.preset(kind, options.preset), options, rest)
 
 
-def _settings(kind: type, default: Any, arguments: list[str], program: str, parser: argparse.ArgumentParser) -> Any:
-    """A dataclass of settings from flags; a mistake leaves with exit code 2."""
-    import tyro
+def _task(options: argparse.Namespace, rest: list[str]) -> type:
+    """A task of ours by its name, or anybody's by `package.module:Class`; modules are looked for here first."""
+    from toylab import studies
 
-    if {"-h", "--help"} & set(arguments):
-        print(parser.format_help())
-    return tyro.cli(kind, default=default, args=arguments, prog=program)
+    known = _tasks()
+    _check_name("task", options, rest, known, studies.names())
+    if ":" not in options.task:
+        return known[options.task]
+    kind = load_class("task", options.task)
+    refuse_incomplete("task", options.task, kind, ("sample", "solve"))
+    return kind
 
 
-def _help_or_fail(options: argparse.Namespace, rest: list[str], question: str) -> None:
-    if {"-h", "--help"} & set(rest):
-        options.parser.print_help()
-        sys.exit(0)
-    raise ToylabError(question)
+def _made(task: Any, name: str) -> Any:
+    """A task from its settings, if it has all that a task has."""
+    refuse_incomplete("task", name, task, ("vocabulary", "context"))
+    return task
 
 
 def _tasks() -> dict[str, type]:
@@ -613,33 +619,29 @@ def _tasks() -> dict[str, type]:
     return {"".join(f"-{c.lower()}" if c.isupper() else c for c in task.__name__)[1:]: task for task in tasks.TASKS}
 
 
-def _task(options: argparse.Namespace, rest: list[str]) -> type:
-    """A task of ours by its name, or anybody's by `package.module:Class`; modules are looked for here first."""
-    name, known = options.task, _tasks()
+def _check_name(
+    kind: str, options: argparse.Namespace, rest: list[str], known: Collection[str], others: Collection[str]
+) -> None:
+    """Help or an error, unless a study or task that there is was named; `others` are the names of the other kind."""
+    name = getattr(options, kind)
     if name is None:
-        _help_or_fail(options, rest, f"which task? package.module:Class of yours, or one of {', '.join(known)}")
-    if ":" in name:
-        kind = load_class("task", name)
-        _refuse_no_task(name, [part for part in ("sample", "solve") if not callable(getattr(kind, part, None))])
-        return kind
-    if name not in known:
-        raise unknown("task", name, known)
-    return known[name]
+        if {"-h", "--help"} & set(rest):
+            options.parser.print_help()
+            sys.exit(0)
+        raise ToylabError(f"which {kind}? package.module:Class of yours, or one of {', '.join(known)}")
+    if ":" in name or name in known:
+        return
+    if later := [word for word in rest if word in known]:
+        raise ToylabError(f"{kind} {later[0]}: give it before its settings, `toylab {options.command} {later[0]} ...`")
+    if name in others:
+        other, command = ("task", "train") if kind == "study" else ("study", "run")
+        raise ToylabError(f"{name} is a {other}, no {kind}: give `toylab {command} {name}`")
+    raise unknown(kind, name, known)
 
 
-def _made(task: Any, name: str) -> Any:
-    """A task from its settings, if it has all that a task has."""
-    _refuse_no_task(name, [part for part in ("vocabulary", "context") if not hasattr(task, part)])
-    return task
+def _settings(kind: type, default: Any, options: argparse.Namespace, rest: list[str]) -> Any:
+    """A dataclass of settings from the flags that are not of the command itself."""
+    from toylab.flags import from_flags  # here, since help should not wait for tyro
 
-
-def _refuse_no_task(name: str, missing: Sequence[str]) -> None:
-    if missing:
-        raise ToylabError(
-            f"task {name!r}: has no {' and no '.join(missing)}; a task has vocabulary, context, sample and solve (see "
-            "tasks.Task)"
-        )
-
-
-def _first_line(text: str | None) -> str:
-    return (text or "").strip().splitlines()[0]
+    name = options.task if hasattr(options, "task") else options.study
+    return from_flags(kind, default, rest, f"toylab {options.command} {name}", options.parser)

@@ -20,8 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from toylab.files import alone, digest, disk, refuse_links, sweep_aside, write_json, write_text
 from toylab.names import UNGUARDED, ToylabError, refuse_while_importing, unknown
 from toylab.runs import (
@@ -36,6 +34,7 @@ from toylab.runs import (
     single_thread,
     with_needs,
 )
+from toylab.terminal import progress_bar
 
 
 class JobsRefusedError(ToylabError):
@@ -150,7 +149,7 @@ def work(
     tasks = [Task(run, job) for run in runs for job in wanted(run.study, jobs)]
     left = [task for task in tasks if not is_done(task.job, task.run.out)]
     done = {task.key for task in tasks} - {task.key for task in left}
-    bar = tqdm(total=len(left), desc=title, unit="job", disable=not progress or not left)
+    bar = progress_bar(total=len(left), desc=title, unit="job", disable=not progress or not left)
     with bar:
         failures = Failures(len(left), bar)
         if executor is not None:
@@ -181,7 +180,7 @@ class Failure:
 class Failures(dict[Task, Failure]):
     """The tasks that failed, of those that were asked for."""
 
-    def __init__(self, asked: int, bar: tqdm) -> None:
+    def __init__(self, asked: int, bar: Any) -> None:
         super().__init__()
         self.asked, self._bar = asked, bar
 

@@ -103,7 +103,7 @@ def judge(out: Path | str, study: type | None = None) -> Judged:
     title, _, rest = inspect.cleandoc(module.__doc__ or "").partition("\n\n")
     return Judged(
         name=about["study"],
-        title=title.replace("\n", " "),
+        title=title.replace("\n", " ") or about["study"],  # `python -OO` drops docstrings
         about=rest.replace("\n", " "),
         command=f"toylab run {about['study']} {shlex.join(flags(default, settings))}".strip(),
         settings=about,

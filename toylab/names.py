@@ -39,9 +39,30 @@ def refuse_while_importing() -> None:
         raise ToylabError(UNGUARDED)
 
 
+SYNONYMS = {
+    "rope": "rotary",
+    "nope": "none",
+    "absolute": "learned",
+    "ape": "learned",
+    "sin": "sinusoidal",
+    "sine": "sinusoidal",
+    "fixed": "sinusoidal",
+    "swish": "silu",
+    "val": "validation",
+    "dev": "validation",
+    "mqar": "associative-recall",
+    "induction": "associative-recall",
+    "xor": "parity",
+    "addition": "modular-sum",
+}
+"""Other names that the field has for options and tasks of ours."""
+
+
 def unknown(kind: str, name: str, known: Iterable[str], near: Sequence[str] | None = None) -> ToylabError:
     """The error for a name that is no `kind`: it tells those `near` (the nearest, if not given), or else all."""
     known = list(known)
+    if near is None and (synonym := SYNONYMS.get(name.lower())) in known:
+        near = [synonym]
     if near is None:
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
     hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
@@ -51,17 +72,22 @@ def unknown(kind: str, name: str, known: Iterable[str], near: Sequence[str] | No
 def load_class(kind: str, name: str) -> type:
     """The class that `package.module:Class` names; modules are looked for in the working directory first.
 
+    What goes wrong while the module is imported is a fault of its own, and keeps its traceback.
+
     Raises:
-        ValueError: naming what there is not: the module, something that it needs, or the class.
+        ValueError: naming what there is not: the module, or the class.
     """
     module, _, last = name.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    if not all(module.split(".")) or set(module) & set("/\\") or module.endswith(".py"):
+        raise ToylabError(f"{kind} {name!r}: {module!r} names no module; mine:Reverse is the class Reverse of mine.py")
+    with suppress(FileNotFoundError):  # the folder may have been deleted
+        if os.getcwd() not in sys.path:
+            sys.path.insert(0, os.getcwd())
     try:
         held = importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise ToylabError(f"{kind} {name!r}: {module!r} needs {error.name!r}, which is not installed") from None
+            raise
         raise ToylabError(f"{kind} {name!r}: there is no module {module!r} here or among what is installed") from None
     found = getattr(held, last, None)
     if not isinstance(found, type):
@@ -69,6 +95,20 @@ def load_class(kind: str, name: str) -> type:
             kind, last, [one for one, v in vars(held).items() if isinstance(v, type) and v.__module__ == module]
         )
     return found
+
+
+def refuse_incomplete(kind: str, name: str, found: Any, parts: Sequence[str]) -> None:
+    """Raises `ToylabError` for what was named as a task or study, and lacks one of these parts."""
+    if missing := [part for part in parts if not hasattr(found, part)]:
+        other = "; it is a study: toylab run" if kind == "task" and hasattr(found, "run_job") else ""
+        other = "; it is a task: toylab train" if kind == "study" and hasattr(found, "sample") else other
+        raise ToylabError(f"{kind} {name!r}: has no {' and no '.join(missing)}{other or _WHOLE[kind]}")
+
+
+_WHOLE = {
+    "task": "; a task has vocabulary, context, sample and solve (see tasks.Task)",
+    "study": "; a study has jobs, run_job and conclude (see toylab.runs.Study)",
+}
 
 
 # Settings ------------------------------------------------------------------------------------------------------------
@@ -302,7 +342,9 @@ COLOURS = {"holds": 32, "fails": 31, "open": 33, "withdrawn": 33}
 
 def takes_colour(stream: Any) -> bool:
     """Whether a stream is a terminal on which colour is welcome (https://no-color.org)."""
-    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    if stream is None or stream.closed or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return False
+    return stream.isatty()
 
 
 def in_colour(text: str, verdict: str) -> str:

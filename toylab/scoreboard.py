@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from tqdm import tqdm
-
 from toylab import report
 from toylab.claims import Claim, as_claims, in_full, numbers, table, verdicts
 from toylab.files import UnwritableError, parse_json, read_bytes, refuse_links, write_json, write_text
 from toylab.finish import Judged, judge, keep
 from toylab.names import ToylabError, aligned, markdown_table, takes_colour, unknown
 from toylab.runs import read_settings
+from toylab.terminal import progress_bar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +141,7 @@ def _judged(folder: Path | str, study: type | None) -> tuple[list[Standing], boo
     """The standings, and whether they could be written."""
     standings, told, kept = [], [], True
     folder = Path(folder)
-    for out in tqdm(_chosen(folder), desc="judging", unit="study", disable=None, leave=False):
+    for out in progress_bar(_chosen(folder), desc="judging", unit="study", disable=None, leave=False):
         try:
             judged = judge(out, study if ":" in read_settings(out / "settings.json")["study"] else None)
             keep(judged, out)

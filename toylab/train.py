@@ -13,12 +13,12 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from toylab.files import digest_of, read_tensors, refuse_unwritable, write_tensors
 from toylab.modes import evaluating, in_training
 from toylab.names import ToylabError, check_settings
 from toylab.optimizer import AdamW, Held, as_one
+from toylab.terminal import progress_bar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +145,7 @@ def train(
             if len(latest) == config.stop_after and min(latest) >= config.stop_at:
                 state.cooling_since = state.step
 
-    bar = tqdm(total=config.steps, desc=progress, disable=progress is None, unit="step")
+    bar = progress_bar(total=config.steps, desc=progress, disable=progress is None, unit="step")
     trained = [p for p in model.parameters() if p.requires_grad]
     with bar, in_training(model), as_one(trained) as (weights, gradient), _Randomness(weights.device) as random:
         held = Held(model, weights, gradient)

@@ -20,12 +20,12 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from tasks import stream
 from toylab.engine import Processes
 from toylab.names import ToylabError, aligned, unknown
 from toylab.statistics import wilson
+from toylab.terminal import progress_bar
 
 LEVELS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
 """Shares of noise at which plants are tried besides 0."""
@@ -236,7 +236,9 @@ def calibrate(
     for group, kinds in absent.items():
         plan += [(group, kind, 0.0, number) for kind in kinds for number in range(each)]
     cases = []
-    for group, kind, noise, number in tqdm(plan, desc=detector.name, disable=None if progress else True, leave=False):
+    for group, kind, noise, number in progress_bar(
+        plan, desc=detector.name, disable=None if progress else True, leave=False
+    ):
         rng = stream(seed, f"{detector.name}, {group}, {kind}, {noise}, {number}")
         exhibit = detector.plants[kind](rng, noise) if group == "plant" else absent[group][kind](rng)
         score = float(detector.look(exhibit.shown)) + 0.0  # no -0
@@ -259,7 +261,7 @@ def calibrate_all(chosen: Sequence[str], seed: int = 0, each: int = 10, workers:
         return [calibrate(one, seed=seed, each=each, progress=True) for one in known]
     with Processes(min(workers, len(chosen)), ()) as pool:
         jobs = {pool.submit(_cases, name, seed, each): name for name in chosen}
-        finished = tqdm(as_completed(jobs), total=len(jobs), desc="probes", disable=None, leave=False)
+        finished = progress_bar(as_completed(jobs), total=len(jobs), desc="probes", disable=None, leave=False)
         done = {jobs[job]: job.result() for job in finished}
     return [Calibration(one, done[one.name]) for one in known]
 

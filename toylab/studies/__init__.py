@@ -15,7 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from toylab.names import ToylabError, load_class, unknown
+from toylab.names import ToylabError, load_class, refuse_incomplete, unknown
 
 PRESETS = ("quick", "default", "paper")
 
@@ -33,7 +33,9 @@ def load(name: str) -> Any:
         ValueError: for a name that is none, with the nearest ones.
     """
     if ":" in name:
-        return _as_module(load_class("study", name))
+        kind = load_class("study", name)
+        refuse_incomplete("study", name, kind, ("jobs", "run_job", "conclude"))
+        return _as_module(kind)
     if name not in names():
         raise unknown("study", name, names())
     return importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
