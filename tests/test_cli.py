@@ -1,9 +1,11 @@
 """Laws of the command line: what was asked for is printed, and a mistake costs one short message and nothing else."""
 
 import hashlib
+import io
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -18,11 +20,13 @@ import tyro
 from test_readme import example
 
 import tasks
+import toylab
 from tasks import conformance
 from toylab import studies
 from toylab.claims import markdown, read_claims, table
 from toylab.cli import run
 from toylab.finish import finish, flags
+from toylab.names import ToylabError
 from toylab.runs import load_model
 from toylab.studies.iteration_head import IterationHeadStudy
 
@@ -153,13 +157,77 @@ def test_check_tells_every_law_of_a_task_of_anybody(call, tmp_path, monkeypatch)
     assert "reads: mirror" in shown.out
 
 
-def test_a_file_of_ones_own_that_needs_what_is_not_there_says_so(call, tmp_path, monkeypatch):
-    (tmp_path / "needy.py").write_text("import not_installed\n")
+FAULTS = (ValueError, KeyError, OSError, RuntimeError, BrokenPipeError)
+FAULTY = """
+from dataclasses import dataclass
+from tasks import Parity
+from toylab import ToylabError
+
+@dataclass(frozen=True, kw_only=True)
+class Mine(Parity):
+    fails: int = 0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.fails == 1:
+            raise {error}("in the settings")
+
+    def sample(self, *arguments, **others):
+        if self.fails == 2:
+            raise {error}("in the sampler")
+        return super().sample(*arguments, **others)
+
+class Study:
+    seeds = (0,)
+    @classmethod
+    def quick(cls):
+        raise {error}("in the preset")
+    def jobs(self): ...
+    def run_job(self, job, folder): ...
+    def conclude(self, results): ...
+"""
+WAYS = [
+    (("show", "{module}:Mine", "--fails", 1), "in the settings"),
+    (("show", "{module}:Mine", "--fails", 2), "in the sampler"),
+    (("train", "{module}:Mine", "--task.fails", 1), "in the settings"),
+    (("train", "{module}:Mine", "--task.fails", 2), "in the sampler"),
+    (("run", "{module}:Study", "--preset", "quick"), "in the preset"),
+]
+
+
+@pytest.mark.parametrize(("command", "place"), WAYS)
+def test_only_our_own_error_becomes_a_line_and_faults_of_others_keep_their_traceback(
+    call, tmp_path, monkeypatch, command, place
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    outcome = call("check", "needy:Task")
-    assert outcome.code == 2
-    assert "not_installed" in outcome.err
+    for error in (*FAULTS, ToylabError):
+        module = f"faulty_{error.__name__.lower()}"
+        (tmp_path / f"{module}.py").write_text(FAULTY.format(error=error.__name__))
+        words = [str(word).format(module=module) for word in command]
+        if error is ToylabError:
+            outcome = call(*words)
+            assert outcome.code == 2
+            assert place in outcome.message
+        else:
+            with pytest.raises(error, match=place) as caught:
+                call(*words)
+            assert caught.type is error
+            assert caught.traceback[-1].path.name == f"{module}.py"
+
+
+def test_the_program_shows_the_traceback_of_a_fault_and_ends_with_1(tmp_path):
+    (tmp_path / "mine.py").write_text(FAULTY.format(error="ValueError"))
+    for command in (["show", "mine:Mine", "--fails", 1], ["show", "mine:Mine", "--fails", 2]):
+        done = outside(tmp_path, *command)
+        assert done.returncode == 1
+        assert "mine.py" in done.stderr
+        assert done.stderr.splitlines()[-1].startswith("ValueError: in the s")
+        assert "─" not in done.stderr  # tyro's box, which would call it a mistake in a flag
+    (tmp_path / "mine.py").write_text("import not_installed\n")
+    done = outside(tmp_path, "check", "mine:Mine")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "ModuleNotFoundError: No module named 'not_installed'"
 
 
 OWN = '''"""A task with a field that must be given, and classes that are no task."""
@@ -418,6 +486,34 @@ MISTAKES = [
     (["claims", "folder", "--colour"], ["--colour"]),
     (["claims", "folder", "--json", "--markdown"], ["--markdown", "not allowed with"]),
     (["frobnicate"], ["frobnicate"]),
+    (["rnu"], ["no command 'rnu'", "did you mean run?"]),
+    (["--colour"], ["COMMAND"]),
+    (["run", "parity"], ["parity is a task", "toylab train parity"]),
+    (["sweep", "parity", "--grid", "seed=0"], ["parity is a task", "toylab train parity"]),
+    (["run", "tasks:Parity"], ["has no jobs", "it is a task: toylab train"]),
+    *(
+        ([command, "iteration-head"], ["iteration-head is a study", "toylab run iteration-head"])
+        for command in ("show", "check", "train")
+    ),
+    (["check", "toylab.studies.iteration_head:IterationHeadStudy"], ["has no sample", "it is a study: toylab run"]),
+    (["show", "--p", "5", "polynomial"], ["give it before its settings", "toylab show polynomial"]),
+    (["run", "--seeds", "0", "iteration-head"], ["give it before its settings", "toylab run iteration-head"]),
+    (["show", "mqar"], ["did you mean associative-recall?"]),
+    (["check", "mine.py:Reverse"], ["'mine.py' names no module", "mine:Reverse"]),
+    (["check", ":Reverse"], ["'' names no module"]),
+    (["check", "tests/mine:Reverse"], ["'tests/mine' names no module"]),
+    (["show", "parity", "--rows", "100000000"], ["rows=100000000", "at most 10000"]),
+    (["show", "parity", "--rows", "1e9"], ["1e9"]),
+    (["train", "parity", "--seed", "-1"], ["seed=-1", "at least 0"]),
+    (["train", "parity", "--model.positions", "rope"], ["'rope'", "did you mean rotary?"]),
+    (["calibrate", "--workers", "0"], ["workers=0", "at least 1"]),
+    (["calibrate", "--each", "1"], ["each=1", "at least 2"]),
+    (["calibrate", "--seed", "-1"], ["seed=-1", "at least 0"]),
+    # What is cut short is not guessed: --p may be a setting, and --row must not be --rows.
+    (["show", "polynomial", "--row", "3"], ["--row"]),
+    (["run", "iteration-head", "--pre", "quick"], ["--pre"]),
+    (["table", "folder", "--column", "seed"], ["--column"]),
+    (["list", "--vers"], ["--vers"]),
 ]
 RUN_MISTAKES = [
     (["--task.p", "9"], ["p=9", "prime", "7, 11 or 13"]),
@@ -532,6 +628,72 @@ def test_a_finished_run_with_a_damaged_file_names_it_and_loses_nothing(call, cop
     assert hashes(copied) == before
 
 
+# Streams -------------------------------------------------------------------------------------------------------------
+
+PRINTING = [
+    ("list",),
+    ("show", "parity"),
+    ("show", "parity", "--help"),
+    ("run", "iteration-head", "--help"),
+    ("table", "RUN"),
+    ("table", "RUN", "--columns", "positions", "--csv"),
+    ("claims", "RUN"),
+    ("claims", "RUN", "--markdown"),
+    ("claims", "RUN", "--json"),
+    ("report", "RUN"),
+    ("show", "größe"),
+    ("show", "polynomial", "--p", "9"),
+]
+
+
+@pytest.mark.parametrize("command", PRINTING, ids=" ".join)
+def test_a_terminal_that_knows_ascii_alone_is_shown_what_it_can_show(copied, monkeypatch, command):
+    held = [replace(claim, statement=f"größer: {claim.statement}") for claim in read_claims(copied / "claims.json")]
+    monkeypatch.setattr("toylab.claims.read_claims", lambda _: held)
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding="ascii") for _ in range(2)]
+    for stream, name in zip(streams, ("stdout", "stderr"), strict=True):
+        monkeypatch.setattr(sys, name, stream)
+    try:
+        code = run([str(copied) if word == "RUN" else word for word in command])
+    except SystemExit as left:
+        code = left.code
+    monkeypatch.undo()
+    out, err = (stream.buffer.getvalue().decode("ascii") for stream in streams if stream.flush() is None)
+    assert code == (2 if command[1:] in (("größe",), ("polynomial", "--p", "9")) else 0)
+    assert out or err
+    if "--json" in command:
+        assert [one["statement"] for one in json.loads(out)] == [claim.statement for claim in held]
+    elif command[0] == "claims":
+        assert out.count("gr\\xf6\\xdfer: ") == len(held)
+
+
+@pytest.mark.parametrize("closed", [True, False])
+@pytest.mark.parametrize("command", [*PRINTING[:5], ("run", "iteration-head", *TINY, "--workers", "1", "--out", "out")])
+def test_a_process_without_streams_works_as_any_other(tiny_run, tmp_path, monkeypatch, command, closed):
+    """As a daemon, under `pythonw`, or after `2>&-`."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("stdout", "stderr"):
+        stream = io.StringIO() if closed else None
+        if closed:
+            stream.close()
+        monkeypatch.setattr(sys, name, stream)
+    try:
+        code = run([str(tiny_run) if word == "RUN" else word for word in command])
+    except SystemExit as left:
+        code = left.code
+    monkeypatch.undo()
+    assert code == 0
+    assert (tmp_path / "out" / "report.html").exists() == ("--out" in command)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell")
+@pytest.mark.parametrize("command", ["list", "show parity --rows 3000", "show parity --help", "run rnu 2>&1"])
+def test_a_reader_that_has_seen_enough_ends_the_command_without_a_word(tmp_path, command):
+    line = f"{shlex.quote(PROGRAM)} {command} | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stderr) == (2 if "rnu" in command else 0, "")
+
+
 # From outside --------------------------------------------------------------------------------------------------------
 
 PROGRAM = str(Path(sys.executable).with_name("toylab"))
@@ -572,6 +734,29 @@ def test_help_and_misspelt_names_need_not_wait_for_torch():
     for arguments, expected in ((["--help"], 0), (["run", "iteration-hed"], 2), (["show", "parity"], 0)):
         done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, check=False)
         assert done.returncode == expected
+
+
+@pytest.mark.parametrize("level", ["-O", "-OO"])
+def test_no_command_needs_docstrings(tmp_path, tiny_run, level):
+    shutil.copytree(tiny_run, tmp_path / "run")
+    commands = ("list", "show parity --help", "train --help", "run iteration-head --help", "calibrate --help")
+    for command in (*commands, "check parity --examples 1", "report run"):
+        arguments = [sys.executable, level, "-m", "toylab", *command.split()]
+        done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "Traceback" not in done.stderr
+        if command == "list":
+            assert all(f"  {name}" in done.stdout for name in studies.names())
+    title = re.search(r"<title>(.*?)</title>", (tmp_path / "run" / "report.html").read_text(encoding="utf-8"))
+    assert title[1].strip()
+
+
+def test_the_module_and_the_version_are_those_of_the_program(tmp_path):
+    for command in ([PROGRAM], [sys.executable, "-m", "toylab"]):
+        done = subprocess.run([*command, "--version"], cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert done.stdout == f"toylab {toylab.__version__}\n"
+        wrong = subprocess.run([*command, "rnu"], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert (wrong.returncode, wrong.stderr) == (2, "toylab: there is no command 'rnu'; did you mean run?\n")
 
 
 def members(group: int) -> list[str]:

@@ -7,6 +7,7 @@ import inspect
 import json
 import math
 import pkgutil
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -33,7 +34,20 @@ from toylab.encoder_decoder import EncoderDecoderConfig
 from toylab.finish import flags, rebuild
 from toylab.losses import Unlearning
 from toylab.model import ModelConfig
-from toylab.names import ToylabError, as_json, check_option, check_seed, check_seeds, check_settings, fit, torch_seed
+from toylab.names import (
+    SYNONYMS,
+    ToylabError,
+    as_json,
+    check_option,
+    check_seed,
+    check_seeds,
+    check_settings,
+    fit,
+    load_class,
+    torch_seed,
+    unknown,
+)
+from toylab.positions import POSITIONS
 from toylab.steering import Scaled
 from toylab.sweeps import load_runs
 from toylab.train import TrainConfig
@@ -502,3 +516,61 @@ for number, call in enumerate(CALLS):
 def test_integers_of_numpy_serve_wherever_integers_do():
     done = subprocess.run([sys.executable, "-c", INTEGERS], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
+
+
+# Names ---------------------------------------------------------------------------------------------------------------
+
+
+def test_every_synonym_leads_to_an_option_that_there_is():
+    options = {word for kind in SETTINGS for hint in hints(kind).values() for word in words(hint)}
+    known = {
+        *POSITIONS,
+        *tasks.SPLITS,
+        *options,
+        *(re.sub(r"(?<!^)([A-Z])", r"-\1", kind.__name__).lower() for kind in tasks.TASKS),
+    }
+    assert set(SYNONYMS.values()) <= known
+    assert not set(SYNONYMS) & known
+    for word, option in SYNONYMS.items():
+        for name in (word, word.upper()):
+            assert str(unknown("option", name, known)) == f"there is no option {name!r}; did you mean {option}?"
+    assert "sinusoidal" not in str(unknown("option", "sin", ["cosine", "rotary"]))
+    with pytest.raises(ToylabError, match="'rope'; did you mean rotary"):
+        ModelConfig(positions="rope")
+
+
+def test_a_module_of_somebody_elses_that_fails_keeps_its_traceback(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "sound_one.py").write_text("class Sound: ...\n")
+    assert load_class("task", "sound_one:Sound").__name__ == "Sound"
+    for name, line, error in (
+        ("needs_one", "import not_installed_at_all", ModuleNotFoundError),
+        ("itself_one", "import itself_one.part", ModuleNotFoundError),
+        ("fails_one", "raise ValueError('a fault')", ValueError),
+        ("import_one", "from sound_one import nothing", ImportError),
+        ("syntax_one", "class", SyntaxError),
+    ):
+        (tmp_path / f"{name}.py").write_text(f"{line}\n")
+        with pytest.raises(error) as caught:
+            load_class("task", f"{name}:Task")
+        assert not isinstance(caught.value, ToylabError)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("nowhere_one:Task", "there is no module 'nowhere_one'"),
+        ("tasks.nowhere:Task", "there is no module 'tasks.nowhere'"),
+        ("tasks.iteration:Paraty", "did you mean Parity"),
+        ("tasks.iteration:stream", "there is no task 'stream'"),
+        ("tasks/iteration.py:Parity", "names no module"),
+        ("iteration.py:Parity", "names no module"),
+        (":Parity", "names no module"),
+        ("tasks..iteration:Parity", "names no module"),
+        (".iteration:Parity", "names no module"),
+    ],
+)
+def test_a_module_or_class_that_there_is_not_is_a_line(name, told):
+    with pytest.raises(ToylabError, match=re.escape(told)):
+        load_class("task", name)

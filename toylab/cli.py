@@ -10,21 +10,19 @@ from __future__ import annotations
 
 import argparse
 import csv
-import io
 import json
-import os
 import sys
 import textwrap
-import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import asdict, fields, make_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import tasks
 from toylab import __version__
-from toylab.names import ToylabError, aligned, check_seed, load_class, progress_bar, refuse_incomplete, unknown
+from toylab.names import ToylabError, aligned, check_seed, load_class, refuse_incomplete, unknown
+from toylab.terminal import broken_output, printing, progress_bar
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -34,12 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code; what is no mistake in what was asked keeps its traceback."""
-    with _printing():
+    with printing():
         try:
             _run_command(list(arguments))
             sys.stdout.flush()
         except OSError:
-            broken = _broken_output()
+            broken = broken_output()
             if broken is None:  # somebody else's pipe or file
                 raise
             if not isinstance(broken, BrokenPipeError):  # else the reader has seen enough, as `head` has
@@ -65,38 +63,14 @@ def _run_command(arguments: list[str]) -> None:
     for name, (least, most) in options.numbers.items():
         number = getattr(options, name)
         if not least <= number <= (most or number):
-            raise ToylabError(f"{name}={number}: must be {f'{least} to {most}' if most else f'at least {least}'}")
+            raise ToylabError(f"{name}={number}: must be at least {least}" + (f" and at most {most}" if most else ""))
     options.action(options, rest)
-
-
-@contextmanager
-def _printing() -> Iterator[None]:
-    """Streams that take all that is printed: as an escape what their encoding lacks, as nothing where there is none."""
-    with ExitStack() as stack:
-        for stream, redirect in ((sys.stdout, redirect_stdout), (sys.stderr, redirect_stderr)):
-            if stream is None or stream.closed:  # a daemon's, or pythonw's
-                stack.enter_context(redirect(stack.enter_context(open(os.devnull, "w", encoding="utf-8"))))
-            elif hasattr(stream, "reconfigure"):
-                stream.reconfigure(errors="backslashreplace")
-        yield
 
 
 def _ended(code: int, message: str) -> int:
     with suppress(OSError):
         print(message, file=sys.stderr, flush=True)
     return code
-
-
-def _broken_output() -> OSError | None:
-    """Why our own output cannot be written; None if it can."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.write("\n")  # what could not be written is dropped: without more, flush has nothing to do
-            stream.flush()
-        except OSError as error:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-            return error
-    return None
 
 
 def _jobs_failed() -> Any:
@@ -239,7 +213,7 @@ def _entry(name: str, text: str | None) -> str:
 
 def _show(options: argparse.Namespace, rest: list[str]) -> None:
     kind = _task(options, rest)
-    task = _made(_settings(kind, None, rest, f"toylab show {options.task}", options.parser), options.task)
+    task = _made(_settings(kind, None, options, rest), options.task)
     batch = task.sample(tasks.stream(options.seed, "show"), options.rows)
     rule = "\n" + "-" * 80 + "\n"
     print(rule.join(tasks.render(task, batch, row, columns=80) for row in range(options.rows)))
@@ -249,7 +223,7 @@ def _check(options: argparse.Namespace, rest: list[str]) -> None:
     from tasks.conformance import LAWS, sentence, verdicts
 
     kind = _task(options, rest)
-    task = _made(_settings(kind, None, rest, f"toylab check {options.task}", options.parser), options.task)
+    task = _made(_settings(kind, None, options, rest), options.task)
     broken = []
     for law, failure in verdicts(task, examples=options.examples):
         broken.append(failure)
@@ -276,7 +250,7 @@ def _train(options: argparse.Namespace, rest: list[str]) -> None:
         [("task", kind), ("model", ModelConfig, GENERAL), ("train", TrainConfig, UNTIL_SOLVED), ("seed", int, 0)],
         kw_only=True,
     )
-    chosen = _settings(settings, None, rest, f"toylab train {options.task}", options.parser)
+    chosen = _settings(settings, None, options, rest)
     check_seed(chosen.seed)
     if options.out is not None:
         with disk(options.out):
@@ -616,8 +590,7 @@ def _study(options: argparse.Namespace, rest: list[str]) -> Any:
 
     _check_name("study", options, rest, studies.names(), _tasks())
     kind = studies.load(options.study).STUDY
-    program = f"toylab {options.command} {options.study}"
-    return _settings(kind, studies.preset(kind, options.preset), rest, program, options.parser)
+    return _settings(kind, studies.preset(kind, options.preset), options, rest)
 
 
 def _task(options: argparse.Namespace, rest: list[str]) -> type:
@@ -645,7 +618,7 @@ def _tasks() -> dict[str, type]:
 
 
 def _check_name(
-    kind: str, options: argparse.Namespace, rest: list[str], known: Sequence[str], others: Sequence[str]
+    kind: str, options: argparse.Namespace, rest: list[str], known: Collection[str], others: Collection[str]
 ) -> None:
     """Help or an error, unless a study or task that there is was named; `others` are the names of the other kind."""
     name = getattr(options, kind)
@@ -664,37 +637,9 @@ def _check_name(
     raise unknown(kind, name, known)
 
 
-def _settings(kind: type, default: Any, arguments: list[str], program: str, parser: argparse.ArgumentParser) -> Any:
-    """A dataclass of settings from flags; a mistake leaves with exit code 2."""
-    import tyro
+def _settings(kind: type, default: Any, options: argparse.Namespace, rest: list[str]) -> Any:
+    """A dataclass of settings from the flags that are not of the command itself."""
+    from toylab.flags import from_flags  # here, since help should not wait for tyro
 
-    if {"-h", "--help"} & set(arguments):
-        print(parser.format_help())
-    for word in arguments:
-        if not word.isprintable() and any("\ud800" <= char <= "\udfff" for char in word):
-            raise ToylabError(f"{word!a}: is no text in {sys.getfilesystemencoding()}; LC_ALL=C.UTF-8 may help")
-    fault, said = None, io.StringIO()
-    try:
-        with redirect_stderr(said):
-            return tyro.cli(kind, default=default, args=arguments, prog=program)
-    except SystemExit as left:
-        fault = _fault(left)
-        if fault is None:
-            raise
-    finally:
-        if fault is None:
-            sys.stderr.write(said.getvalue())
-    raise fault
-
-
-def _fault(left: SystemExit) -> ValueError | None:
-    """The `ValueError` of somebody's class that tyro took for a mistake in a flag, if that is why it left."""
-    error: BaseException | None = left
-    while error is not None and not isinstance(error, ValueError):
-        error = error.__context__
-    if error is None or isinstance(error, ToylabError):
-        return None
-    homes = [str(frame.f_globals.get("__name__")).split(".")[0] for frame, _ in traceback.walk_tb(error.__traceback__)]
-    while "tyro" in homes:
-        homes.pop(0)
-    return error if set(homes) - sys.stdlib_module_names else None
+    name = options.task if hasattr(options, "task") else options.study
+    return from_flags(kind, default, rest, f"toylab {options.command} {name}", options.parser)

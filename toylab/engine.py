@@ -34,6 +34,7 @@ from toylab.runs import (
     single_thread,
     with_needs,
 )
+from toylab.terminal import progress_bar
 
 
 class JobsRefusedError(ToylabError):

@@ -350,7 +350,9 @@ def progress_bar(*arguments: Any, **options: Any) -> Any:
 
 def takes_colour(stream: Any) -> bool:
     """Whether a stream is a terminal on which colour is welcome (https://no-color.org)."""
-    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    if stream is None or stream.closed or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return False
+    return stream.isatty()
 
 
 def in_colour(text: str, verdict: str) -> str:

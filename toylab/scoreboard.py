@@ -25,6 +25,7 @@ from toylab.files import UnwritableError, parse_json, read_bytes, refuse_links, 
 from toylab.finish import Judged, judge, keep
 from toylab.names import ToylabError, aligned, markdown_table, progress_bar, takes_colour, unknown
 from toylab.runs import read_settings
+from toylab.terminal import progress_bar
 
 
 @dataclass(frozen=True, kw_only=True)

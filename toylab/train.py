@@ -18,6 +18,7 @@ from toylab.files import digest_of, read_tensors, refuse_unwritable, write_tenso
 from toylab.modes import evaluating, in_training
 from toylab.names import ToylabError, check_settings, progress_bar
 from toylab.optimizer import AdamW, Held, as_one
+from toylab.terminal import progress_bar
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,6 +25,7 @@ from tasks import stream
 from toylab.engine import Processes
 from toylab.names import ToylabError, aligned, progress_bar, unknown
 from toylab.statistics import wilson
+from toylab.terminal import progress_bar
 
 LEVELS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
 """Shares of noise at which plants are tried besides 0."""
