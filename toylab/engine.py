@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from toylab.files import alone, digest, disk, refuse_links, sweep_aside, write_json, write_text
-from toylab.names import UNGUARDED, ToylabError, progress_bar, refuse_while_importing, unknown
+from toylab.names import UNGUARDED, ToylabError, refuse_while_importing, unknown
 from toylab.runs import (
     Job,
     Study,

@@ -340,14 +340,6 @@ COLOURS = {"holds": 32, "fails": 31, "open": 33, "withdrawn": 33}
 """The terminal's own numbers for green, red and yellow: each theme shows them so that they can be read."""
 
 
-def progress_bar(*arguments: Any, **options: Any) -> Any:
-    """A progress bar of tqdm; it is not drawn where there is no standard error, as in a daemon."""
-    from tqdm import tqdm  # here, since help should come at once
-
-    missing = sys.stderr is None or sys.stderr.closed
-    return tqdm(*arguments, **{**options, "disable": missing or options.get("disable", False)})
-
-
 def takes_colour(stream: Any) -> bool:
     """Whether a stream is a terminal on which colour is welcome (https://no-color.org)."""
     if stream is None or stream.closed or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":

@@ -23,7 +23,7 @@ from toylab import report
 from toylab.claims import Claim, as_claims, in_full, numbers, table, verdicts
 from toylab.files import UnwritableError, parse_json, read_bytes, refuse_links, write_json, write_text
 from toylab.finish import Judged, judge, keep
-from toylab.names import ToylabError, aligned, markdown_table, progress_bar, takes_colour, unknown
+from toylab.names import ToylabError, aligned, markdown_table, takes_colour, unknown
 from toylab.runs import read_settings
 from toylab.terminal import progress_bar
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from toylab.files import digest_of, read_tensors, refuse_unwritable, write_tensors
 from toylab.modes import evaluating, in_training
-from toylab.names import ToylabError, check_settings, progress_bar
+from toylab.names import ToylabError, check_settings
 from toylab.optimizer import AdamW, Held, as_one
 from toylab.terminal import progress_bar
 

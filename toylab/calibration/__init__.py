@@ -23,7 +23,7 @@ import numpy as np
 
 from tasks import stream
 from toylab.engine import Processes
-from toylab.names import ToylabError, aligned, progress_bar, unknown
+from toylab.names import ToylabError, aligned, unknown
 from toylab.statistics import wilson
 from toylab.terminal import progress_bar
 
