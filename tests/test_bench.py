@@ -16,6 +16,7 @@ from toylab.batches import next_token_loss, pack
 from toylab.bench import Comparison, around, findings, growth, looking, training
 from toylab.bench.peers import TORCH, models, next_token, shape, tokens, trainer
 from toylab.model import Transformer
+from toylab.names import ToylabError
 
 MODULES = {"training": training, "looking": looking, "around": around, "findings": findings}
 
@@ -224,7 +225,7 @@ def test_the_picture_of_steering_is_made_of_claims_that_there_are():
 def test_what_was_found_before_a_failure_is_kept(monkeypatch, tmp_path):
     def work(device: str):
         yield Comparison("a step", 3.0, "ms", 0.6, 0.75)
-        raise ValueError("the disk is full")
+        raise ToylabError("the disk is full")
 
     monkeypatch.setitem(training.DONE, "step", work)
     assert cli.run(["bench", "step", "--out", str(tmp_path)]) == 2

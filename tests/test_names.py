@@ -522,7 +522,7 @@ def test_integers_of_numpy_serve_wherever_integers_do():
 
 
 def test_every_synonym_leads_to_an_option_that_there_is():
-    options = {word for kind in SETTINGS for hint in hints(kind).values() for word in words(hint)}
+    options = {str(word) for kind in SETTINGS for hint in hints(kind).values() for word in words(hint)}
     known = {
         *POSITIONS,
         *tasks.SPLITS,

@@ -180,8 +180,8 @@ def test_the_study_of_ones_own_runs_judges_draws_and_is_repeated(own, capsys):
 LONG = {
     "toylab.engine.execute": lambda *_, **__: None,
     "toylab.engine.execute_all": lambda *_, **__: None,
-    "toylab.finish.finish": str,
-    "toylab.scoreboard.finish_all": str,
+    "toylab.finish.finish": lambda out, study=None: str(out),
+    "toylab.scoreboard.finish_all": lambda folder, study=None: str(folder),
     "toylab.sweeps.sweep": lambda *_, **__: [],
     "toylab.bench.measure": lambda *_, **__: iter([Comparison("work", 1.0, "s", 2.0, 1.0)]),
     "toylab.bench.growth.curves": lambda *_, **__: iter(()),
