@@ -196,6 +196,80 @@ def test_curves_show_every_run_with_its_name_and_lines_differ_without_colour():
     assert any(line.get_ydata() == [0.99, 0.99] for line in ax.lines if line not in lines)
 
 
+NAMED = {
+    "attention": lambda n, ax=None: figures.attention(np.eye(2), [n, "b"], queries=["c", n], title=n, ax=ax),
+    "curves": lambda n, ax=None: figures.curves({n: ([0, 1], [0, 1]), "b": ([0], [1])}, ylabel=n, title=n, ax=ax),
+    "by_seed": lambda n, ax=None: figures.by_seed({n: {n: [0.5], "b": [1.0]}}, xlabel=n, title=n, ax=ax),
+    "growth": lambda n, ax=None: figures.growth(
+        {n: ((2, 4), (0.1, 0.4))}, xlabel=n, exponents={n: 2.0}, title=n, ax=ax
+    ),
+    "saturation": lambda n, ax=None: figures.saturation([(1, 0.5)], title=n, ax=ax),
+    "agreement": lambda n, ax=None: figures.agreement({n: [(1, 1)]}, xlabel=n, ylabel=n, ax=ax),
+    "stacked": lambda n, ax=None: figures.stacked({n: {n: 0.5, "b": 0.5}}, xlabel=n, ax=ax),
+    "planes": lambda n, ax=None: figures.planes({n: [1, 2]}, [1.0, 0.1], ylabel=n, ax=ax),
+    "bands": lambda n, ax=None: figures.bands({n: [(1, 0.5)]}, [n], xlabel=n, ylabel=n, title=n, ax=ax),
+    "responses": lambda n, ax=None: figures.responses({n: ([0], [1])}, xlabel=n, ylabel=n, title=n, ax=ax),
+    "histograms": lambda n, ax=None: figures.histograms({n: [3, 20], "b": [5]}, xlabel=n, title=n, ax=ax),
+    "shades": lambda n, ax=None: figures.shades({n: [1.0]}, [n], xlabel=n, title=n, ax=ax),
+    "intervals": lambda n, ax=None: figures.intervals({n: {n: (1, 0, 2)}}, xlabel=n, ylabel=n, title=n, ax=ax),
+}
+"""Every function with a name of somebody's setting wherever it takes text, and how often that is drawn."""
+TIMES = {
+    "attention": 3, "curves": 3, "by_seed": 4, "growth": 3, "saturation": 1, "agreement": 3, "stacked": 3, "planes": 2,
+    "bands": 5, "responses": 4, "histograms": 3, "shades": 4, "intervals": 5,
+}  # fmt: skip
+AWKWARD = [
+    "$5 or $6",
+    "$$",
+    "$x$",
+    "$\\frac",
+    "a_b",
+    "_a",
+    "__",
+    "^",
+    "\\alpha",
+    "%d",
+    "{x}",
+    "a & <b>",
+    '"',
+    "größe",
+    "--",
+]
+
+
+def texts(ax: Axes) -> list[str]:
+    found = ElementTree.fromstring(figures.svg(ax.figure)).iter("{http://www.w3.org/2000/svg}text")
+    return ["".join(one.itertext()) for one in found]
+
+
+@pytest.mark.parametrize("name", AWKWARD)
+@pytest.mark.parametrize("function", SMALL)
+def test_names_of_settings_are_drawn_as_they_are(function, name):
+    drawn = texts(NAMED[function](name))
+    shown = [text for text in drawn if text == name or (function == "growth" and text == f"{name}: power 2.00")]
+    assert len(shown) == TIMES[function], drawn
+
+
+def test_awkward_names_are_none_of_matplotlibs_own_and_a_plain_line_gets_no_name():
+    _, axes = figures.sheet(4, 3)
+    axes[0, 0].plot([0, 1], [0, 1])
+    ax = figures.responses({"_a": ([0], [1])}, xlabel="x", ylabel="y", ax=axes[0, 0])
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["_a"]
+    ax.set_title("$later$")
+    assert "$later$" in texts(ax)
+
+
+def test_axes_of_powers_keep_their_mathematics():
+    """Ticks of a logarithmic axis are ours: they are powers of ten, and not dollars."""
+    drawn = texts(figures.histograms({"a": [1.0, 1e6]}, xlabel="norm"))
+    assert not any("$" in text or "mathdefault" in text for text in drawn)
+
+
+@pytest.mark.parametrize("char", ["\0", "\x0b", "\x1b", "\uffff"])
+def test_characters_that_xml_has_not_leave_the_figure_whole(char):
+    assert "a\ufffdb" in texts(figures.responses({f"a{char}b": ([0], [1])}, xlabel="x", ylabel="y"))
+
+
 def points(ax: Axes) -> list[float]:
     """All values that stand as points, not as the strokes at their means."""
     return sorted(x for line in ax.lines if line.get_marker() not in ("None", "", None) for x in line.get_xdata())

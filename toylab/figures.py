@@ -7,19 +7,29 @@ marker, line style and lightness as well as by colour, so that a grey print keep
 from __future__ import annotations
 
 import io
+import re
+import warnings
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
+import matplotlib.collections
+import matplotlib.lines
 import matplotlib.ticker
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.text import Text
 
 from toylab.names import ToylabError
 
 ACCURACY, CARRY, END = "#1b4f8f", "#c8553d", "#7a9a2e"
 """One colour a quantity: accuracy, attention on x_t, attention on the end of the input."""
+AS_IT_IS: dict[str, Any] = {"parse_math": False, "usetex": False}
+"""How text from data is drawn: dollar signs make no mathematics."""
+BESIDE: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
+"""A legend to the right of the axes."""
+NO_XML = re.compile("[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\ufffe\\uffff]")
+"""Characters that no XML may hold."""
 
 
 def attention(
@@ -40,8 +50,8 @@ def attention(
     ax = ax or _axes(0.28 * len(tokens) + 1.2, 0.28 * len(queries) + 1.0)
     ax.imshow(pattern, cmap="Blues", vmin=0, vmax=1)
     places = range(len(tokens))
-    ax.set_xticks(places, tokens, fontsize=7, rotation=90)
-    ax.set_yticks(range(len(queries)), queries, fontsize=7)
+    ax.set_xticks(places, tokens, fontsize=7, rotation=90, **AS_IT_IS)
+    ax.set_yticks(range(len(queries)), queries, fontsize=7, **AS_IT_IS)
     ax.set_xlabel("key: token that is read")
     ax.set_ylabel(reader)
     ax.tick_params(length=0)
@@ -50,7 +60,7 @@ def attention(
             square = mpl.patches.Rectangle((key - 0.5, query - 0.5), 1, 1, fill=False, edgecolor=CARRY, linewidth=1.2)
             ax.add_patch(square)
     ax.set_title(title, fontsize=10)
-    return ax
+    return _literal(ax)
 
 
 def curves(
@@ -77,8 +87,8 @@ def curves(
     ax.set_xlabel("optimiser steps")
     ax.set_ylabel(ylabel)
     ax.set_title(title, fontsize=10)
-    if runs and legend:
-        ax.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    if legend:
+        _legend(ax, **BESIDE)
     return _plain(ax)
 
 
@@ -109,13 +119,12 @@ def by_seed(
         ax.axvline(chance, color="0.6", linewidth=0.8, linestyle=":")
         ax.annotate("guessing", (chance, -0.6), fontsize=7, color="0.4", ha="left", xytext=(2, 0),
                     textcoords="offset points")  # fmt: skip
-    ax.set_yticks(range(len(groups)), list(groups))
+    ax.set_yticks(range(len(groups)), list(groups), **AS_IT_IS)
     ax.set_ylim(len(groups) - 0.4, -0.75)
     ax.set_xlim(-0.03, 1.03)
     ax.set_xlabel(xlabel)
     ax.set_title(title, fontsize=10)
-    if marks:
-        ax.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    _legend(ax, **BESIDE)
     return _plain(ax)
 
 
@@ -142,8 +151,7 @@ def growth(
     ax.set_xlabel(xlabel)
     ax.set_ylabel("processor time in ms")
     ax.set_title(title, fontsize=10)
-    if lines:
-        ax.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(0.0, -0.2))
+    _legend(ax, loc="upper left", bbox_to_anchor=(0.0, -0.2))
     return _plain(ax)
 
 
@@ -159,7 +167,7 @@ def saturation(points: Sequence[tuple[float | int, float | int]], *, title: str 
     ax.set_xlabel("counted ones, in units of K")
     ax.set_ylabel("attention on them")
     ax.set_title(title, fontsize=10)
-    ax.legend(fontsize=7, frameon=False, loc="lower right")
+    _legend(ax, loc="lower right")
     return _plain(ax)
 
 
@@ -175,8 +183,7 @@ def agreement(
         ax.plot(x, y, marker, color=colour, markersize=4.5, alpha=0.6, markeredgewidth=0, label=name)
     ax.set_xlabel(xlabel)
     ax.set_ylabel(ylabel)
-    if groups:
-        ax.legend(fontsize=7, frameon=False, loc="upper left")
+    _legend(ax, loc="upper left")
     return _plain(ax)
 
 
@@ -194,12 +201,11 @@ def stacked(shares: Mapping[str, Mapping[str, float | int]], *, xlabel: str, ax:
             if value >= 0.08:
                 ax.text(start + value / 2, row, f"{value:.2f}", ha="center", va="center", fontsize=7,
                         bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0})  # fmt: skip
-    ax.set_yticks(range(len(shares)), list(shares))
+    ax.set_yticks(range(len(shares)), list(shares), **AS_IT_IS)
     ax.set_ylim(max(len(shares), 1) - 0.5, -0.5)
     ax.set_xlim(0, 1)
     ax.set_xlabel(xlabel)
-    if names:
-        ax.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    _legend(ax, **BESIDE)
     return _plain(ax)
 
 
@@ -227,8 +233,8 @@ def planes(
     ax.set_xticks(shown, [f"{frequencies[i]:.2g}" for i in shown], fontsize=7)
     ax.set_xlabel("rotary plane, by its frequency in radians a token")
     ax.set_ylabel(ylabel)
-    if 0 < len(profiles) <= 10:
-        ax.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    if len(profiles) <= 10:
+        _legend(ax, **BESIDE)
     return _plain(ax)
 
 
@@ -251,13 +257,12 @@ def bands(
                         hatch=["", "//", ".."][number % 3])  # fmt: skip
         ax.plot(places, mean, marker=marker, color=colour, linestyle=["-", "--", ":"][number % 3], label=name)
     ax.axhline(0, color="0.6", linewidth=0.8)
-    ax.set_xticks(range(len(ticks)), ticks)
+    ax.set_xticks(range(len(ticks)), ticks, **AS_IT_IS)
     ax.set_xlim(-0.3, max(len(ticks) - 0.7, 0.3))
     ax.set_xlabel(xlabel)
     ax.set_ylabel(ylabel)
     ax.set_title(title, fontsize=10)
-    if groups:
-        ax.legend(fontsize=7, loc="best", framealpha=0.8, edgecolor="none")
+    _legend(ax, loc="best", frameon=True, framealpha=0.8, edgecolor="none")
     return _plain(ax)
 
 
@@ -282,8 +287,7 @@ def responses(
     ax.set_xlabel(xlabel)
     ax.set_ylabel(ylabel)
     ax.set_title(title, fontsize=10)
-    if groups:
-        ax.legend(fontsize=7, frameon=False)
+    _legend(ax)
     return _plain(ax)
 
 
@@ -304,8 +308,7 @@ def histograms(
     ax.set_xlabel(xlabel)
     ax.set_ylabel("prompts")
     ax.set_title(title, fontsize=10)
-    if groups:
-        ax.legend(fontsize=7, frameon=False)
+    _legend(ax)
     return _plain(ax)
 
 
@@ -335,8 +338,8 @@ def shades(
                         bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.8})  # fmt: skip
     ax.set_xlim(-0.5, max(len(columns), 1) - 0.5)
     ax.set_ylim(max(len(values), 1) - 0.5, -0.5)
-    ax.set_xticks(range(len(columns)), columns, fontsize=7, rotation=90)
-    ax.set_yticks(range(len(values)), list(values), fontsize=8)
+    ax.set_xticks(range(len(columns)), columns, fontsize=7, rotation=90, **AS_IT_IS)
+    ax.set_yticks(range(len(values)), list(values), fontsize=8, **AS_IT_IS)
     ax.tick_params(length=0)
     ax.set_xlabel(xlabel)
     ax.set_title(title, fontsize=10)
@@ -365,13 +368,12 @@ def intervals(
         if numbers:
             ax.plot(xs, means, ["-", "--", ":", "-."][number % 4], color=colour, linewidth=1.2)
     if not numbers:
-        ax.set_xticks(range(len(places)), [str(x) for x in places])
+        ax.set_xticks(range(len(places)), [str(x) for x in places], **AS_IT_IS)
         ax.set_xlim(-0.6, len(places) - 0.4)
     ax.set_xlabel(xlabel)
     ax.set_ylabel(ylabel)
     ax.set_title(title, fontsize=10)
-    if any(groups):
-        ax.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    _legend(ax, **BESIDE)
     return _plain(ax)
 
 
@@ -390,10 +392,10 @@ def sheet(
 def svg(figure: Figure) -> str:
     """The figure as SVG text: the same bytes for the same content."""
     buffer = io.StringIO()
-    _draw_as_written(figure)
-    with mpl.rc_context({"svg.hashsalt": "toylab", "svg.fonttype": "none"}):
+    with mpl.rc_context({"svg.hashsalt": "toylab", "svg.fonttype": "none"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # that our font lacks; the reader's may have it
         figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
-    return buffer.getvalue()
+    return NO_XML.sub("\ufffd", buffer.getvalue())
 
 
 def saved(figure: Figure, form: str) -> bytes:
@@ -401,22 +403,8 @@ def saved(figure: Figure, form: str) -> bytes:
     if form == "svg":
         return svg(figure).encode()
     buffer = io.BytesIO()
-    _draw_as_written(figure)
     figure.savefig(buffer, format=form, bbox_inches="tight", dpi=150)
     return buffer.getvalue()
-
-
-def _draw_as_written(figure: Figure) -> None:
-    """Draw names with dollar signs as they are, and not as mathematics; powers on logarithmic axes stay."""
-    powers = set()
-    for ax in figure.axes:
-        for axis in (ax.xaxis, ax.yaxis):
-            labels = axis.get_ticklabels()  # made here, where they are not yet
-            if axis.get_scale() == "log":
-                powers |= set(labels)
-    for text in figure.findobj(Text):
-        if text not in powers:
-            text.set_parse_math(False)
 
 
 _MARKS = (("o", ACCURACY), ("s", CARRY), ("^", END))
@@ -435,6 +423,24 @@ def _axes(width: float, height: float) -> Axes:
     return sheet(width, height)[1][0, 0]
 
 
+def _legend(ax: Axes, **look: Any) -> None:
+    """A legend of all that has a name, also one that matplotlib leaves out, such as `_a`; none where nothing has."""
+    shapes = (mpl.lines.Line2D, mpl.patches.Patch, mpl.collections.Collection)
+    drawn = [*(one for one in ax.get_children() if isinstance(one, shapes)), *ax.containers]
+    named = [one for one in drawn if not re.fullmatch(r"(_(child|container)\d+|_nolegend_)?", one.get_label())]
+    if named:
+        legend = ax.legend(named, ["name"] * len(named), **{"fontsize": 7, "frameon": False, **look})
+        for text, one in zip(legend.get_texts(), named, strict=True):
+            text.set(text=one.get_label(), **AS_IT_IS)
+
+
 def _plain(ax: Axes) -> Axes:
     ax.spines[["top", "right"]].set_visible(False)
+    return _literal(ax)
+
+
+def _literal(ax: Axes) -> Axes:
+    """The same axes, whose title and labels are text and no mathematics: they may hold names of somebody's settings."""
+    for text in (ax.title, ax.xaxis.label, ax.yaxis.label):
+        text.set(**AS_IT_IS)
     return ax
