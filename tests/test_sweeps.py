@@ -202,9 +202,10 @@ def test_axes_are_read_with_the_types_of_the_settings(axes, expected):
         (["lengths=1"], r"grid lengths=1: must be \(a whole number, a whole number\)"),
     ],
 )
-def test_a_mistake_in_an_axis_is_named_with_what_is_possible(axes, told):
+def test_a_mistake_in_an_axis_is_named_with_what_is_possible(axes, told, capsys):
     with pytest.raises(ValueError, match=told):
         read_axes(Small(), axes)
+    assert capsys.readouterr() == ("", "")
 
 
 @dataclass(frozen=True)

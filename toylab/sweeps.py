@@ -14,12 +14,14 @@ Runs that differ in their seeds alone are one run with all of these seeds, so th
 from __future__ import annotations
 
 import difflib
+import io
 import itertools
 import json
 import operator
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import redirect_stderr
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_origin
@@ -149,7 +151,8 @@ def _read(kind: Any, name: str, text: str) -> list[Any]:
         raise ToylabError(f"grid {name}: is a group of settings; give one of {', '.join(f.name for f in fields(kind))}")
     try:
         parts = text.split("+") if get_origin(kind) is tuple else [text]
-        return [tyro.cli(kind, args=parts, console_outputs=False)]
+        with redirect_stderr(io.StringIO()):  # one line of ours follows
+            return [tyro.cli(kind, args=parts, console_outputs=False)]
     except SystemExit:
         raise ToylabError(f"grid {name}={text}: must be {told(kind)}") from None
 
