@@ -312,7 +312,7 @@ def test_a_class_that_is_no_task_is_refused_with_what_it_lacks(call, own, comman
 
 
 def test_train_says_whether_the_task_is_solved(call, own):
-    """Nobody can foretell a random letter."""
+    """A random letter cannot be predicted."""
     unsolved = call("train", "own_task:Need", "--task.length", 5, *FEW)
     assert unsolved.code == 0
     assert re.match(r"not solved: accuracy 0\.\d+ on held-out rows after 3 steps, below 0\.995\n", unsolved.out)

@@ -28,6 +28,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from probes.checks import finite
 from toylab.model import Cache, Transformer
 from toylab.names import ToylabError, check_settings
 
@@ -235,7 +236,7 @@ class Rollouts:
         _refuse_empty(self.prompts, self.written)
         if self.rewards.numel() != len(self.prompts):
             raise ToylabError(f"rewards: {self.rewards.numel()} for {len(self.prompts)} rows; give one each")
-        _refuse_not_finite(self.rewards)
+        finite(rewards=self.rewards)
 
     def log_probs(self, model: nn.Module) -> Float[Tensor, "row step vocab"]:
         """Of every token that might have been written at each step, in nats."""
@@ -269,7 +270,7 @@ def leave_one_out(rewards: Shaped[Tensor, "prompt sample"]) -> Float[Tensor, "pr
     samples = rewards.shape[1]
     if samples < 2:
         raise ToylabError(f"samples={samples}: the leave-one-out baseline needs at least 2 a prompt, for example 8")
-    _refuse_not_finite(rewards)
+    finite(rewards=rewards)
     if not rewards.is_floating_point():
         rewards = rewards.to(torch.get_default_dtype())
     return (rewards - rewards.mean(dim=1, keepdim=True)) * samples / (samples - 1)
@@ -335,11 +336,6 @@ def kl_divergence(
 def _gain(now: Float[Tensor, "row step"], then: Float[Tensor, "row step"]) -> Float[Tensor, "row step"]:
     """How much likelier tokens have become, in nats: 0 where they are impossible now as then."""
     return (now - then).masked_fill((now == -torch.inf) & (then == -torch.inf), 0)
-
-
-def _refuse_not_finite(rewards: Tensor) -> None:
-    if not bool(rewards.isfinite().all()):
-        raise ToylabError("rewards: hold something that is not finite (nan or inf); leave such samples out")
 
 
 def frozen(model: nn.Module) -> nn.Module:

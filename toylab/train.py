@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from toylab.files import digest_of, read_tensors, refuse_unwritable, write_tensors
 from toylab.modes import evaluating, in_training
-from toylab.names import ToylabError, check_settings
+from toylab.names import ToylabError, as_json, check_settings
 from toylab.optimizer import AdamW, Held, as_one
 from toylab.terminal import progress_bar
 
@@ -228,8 +227,7 @@ def _finite(name: str, value: Any, step: int) -> float | int:
 def _origin(model: nn.Module, config: TrainConfig, watched: str) -> dict[str, Any]:
     """What a checkpoint belongs to: the settings of a training, and the weights that it starts from."""
     settings = {**asdict(config), **({"watched": watched} if config.stop_at is not None else {})}
-    plain = json.loads(json.dumps(settings, default=lambda number: number.item()))  # of numpy
-    return {"settings": plain, "weights": digest_of(model.state_dict())}
+    return {"settings": as_json(settings, "settings"), "weights": digest_of(model.state_dict())}
 
 
 class _Randomness:

@@ -274,7 +274,7 @@ def lengths_of(task: IteratedMap) -> list[int]:
 
 
 def guesses(task: IteratedMap, lengths: list[int]) -> tuple[float, float]:
-    """What is right without reading the input, in the mean over lengths: of last states, by the best constant; of the
+    """What is right without reading the input, on average over lengths: of last states, by the best constant; of the
     tokens of a chain, by the best guess from the state before, with EoS known."""
     states, chance = np.arange(task.values), 1 / len(task.inputs)
     first, moves = np.zeros(len(states)), np.zeros((len(states), len(states)))
