@@ -9,9 +9,9 @@ import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from toylab import scoreboard, studies
 from toylab.files import write_bytes, write_json, write_text
-from toylab.scoreboard import Standing
+from toylab.runs import registry, scoreboard
+from toylab.runs.scoreboard import Standing
 
 HERE = Path(__file__).parent.parent
 PICTURES = {
@@ -38,7 +38,7 @@ def main(folder: Path | None = None) -> None:
 
 def marked(one: Standing) -> Standing:
     """A standing whose claims are withdrawn as its study withdraws them now; what was measured stays."""
-    now = {claim.id: claim for claim in studies.load(one.study).STUDY.default().conclude({})}
+    now = {claim.id: claim for claim in registry.load(one.study).STUDY.default().conclude({})}
     return replace(
         one,
         claims=[

@@ -1,7 +1,7 @@
 """Instruments that look into any `torch.nn.Module` or tensor. They know no task and no model of this house."""
 
-from probes.ablation import follow_links, moved, uniform_heads, zero_heads
-from probes.attention import (
+from toylab.probes.ablation import follow_links, moved, uniform_heads, zero_heads
+from toylab.probes.attention import (
     IterationHead,
     find_iteration_head,
     invariance,
@@ -10,7 +10,7 @@ from probes.attention import (
     peakiness,
     uniform_mass,
 )
-from probes.counting import (
+from toylab.probes.counting import (
     CIRCUITS,
     Bias,
     Readout,
@@ -24,11 +24,11 @@ from probes.counting import (
     predicted_slope,
     through_origin,
 )
-from probes.geometry import auc, cosine_to, gradient_norms, jacobian_norms, separation, tau, top_share
-from probes.hooks import Edit, Tap, edit, points, watch
-from probes.lens import against, logit_attribution, ranks, token_cosines
-from probes.linear import ProbeScore, linear_probe
-from probes.nullspace import (
+from toylab.probes.geometry import auc, cosine_to, gradient_norms, jacobian_norms, separation, tau, top_share
+from toylab.probes.hooks import Edit, Tap, edit, points, watch
+from toylab.probes.lens import against, logit_attribution, ranks, token_cosines
+from toylab.probes.linear import ProbeScore, linear_probe
+from toylab.probes.nullspace import (
     NullShare,
     alignment,
     conditional_share,
@@ -43,8 +43,8 @@ from probes.nullspace import (
     top_rank,
     weak_share,
 )
-from probes.patching import Paths, put_back
-from probes.sae import (
+from toylab.probes.patching import Paths, put_back
+from toylab.probes.sae import (
     FeatureTest,
     SparseAutoencoder,
     compare_features,
@@ -52,7 +52,7 @@ from probes.sae import (
     explained_variance,
     fit_autoencoder,
 )
-from probes.scores import rotary_planes, score_table
+from toylab.probes.scores import rotary_planes, score_table
 
 __all__ = [
     "CIRCUITS",

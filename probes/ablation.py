@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probes.attention import Links, edges_within
-from probes.checks import as_tensor, as_whole
-from probes.hooks import Edit
-from toylab.names import ToylabError
+from toylab.console import ToylabError
+from toylab.probes.attention import Links, edges_within
+from toylab.probes.checks import as_tensor, as_whole
+from toylab.probes.hooks import Edit
 
 ALL = slice(None)
 Chosen = SupportsIndex | Sequence[SupportsIndex] | np.ndarray | Tensor

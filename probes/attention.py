@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
-from probes.checks import as_whole, at_least, finite
-from toylab.names import ToylabError
+from toylab.console import ToylabError
+from toylab.probes.checks import as_whole, at_least, finite
 
 Links = Integer[np.ndarray, "link 3"] | Integer[Tensor, "link 3"]
 Pattern = Float[Tensor, "batch head query key"]

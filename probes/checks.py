@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toylab.names import ToylabError
+from toylab.console import ToylabError
 
 
 def finite(**arguments: Any) -> None:

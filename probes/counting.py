@@ -18,9 +18,9 @@ import torch
 from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 
-from probes.checks import as_many, as_mask, as_whole, finite, some
-from probes.hooks import Edit
-from toylab.names import ToylabError
+from toylab.console import ToylabError
+from toylab.probes.checks import as_many, as_mask, as_whole, finite, some
+from toylab.probes.hooks import Edit
 
 Pattern = Float[Tensor, "batch query key"]
 Mask = Bool[Tensor, "batch query key"] | Integer[Tensor, "batch query key"]

@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probes.checks import finite, in_range, no_nan, some
-from probes.nullspace import top_energy
-from toylab.names import ToylabError
+from toylab.console import ToylabError
+from toylab.probes.checks import finite, in_range, no_nan, some
+from toylab.probes.nullspace import top_energy
 
 
 def tau(

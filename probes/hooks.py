@@ -5,7 +5,7 @@ place, and any other submodule that returns one tensor will do. A name is the mo
 a pattern with `*` over the points: `blocks.*.attn.pattern`.
 
 A model that was not written to be looked into may say where its points lie: in an attribute `taps`, from names to
-`Tap`, and in `hidden`, from names to the reason why there is none (`toylab.interop.adopt` writes both).
+`Tap`, and in `hidden`, from names to the reason why there is none (`toylab.model.interop.adopt` writes both).
 
 An edit acts or raises: a point that an edit matches and that the model then does not visit is an error. Modules with a
 faster route around a point ask `has_hooks` and take the route that visits it.
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from toylab.names import ToylabError, check_settings
+from toylab.console import ToylabError, check_settings
 
 Edit = Callable[[Tensor], Tensor]
 
@@ -317,7 +317,7 @@ def _visited(name: str, place: Tap, visit: Visit, value: object) -> Tensor | Non
     if value is None:
         raise ToylabError(
             f"{name}: there is nothing to see, as a fused attention kernel keeps no pattern; call the model without "
-            "one: toylab.interop.adopt(model, patterns=True)"
+            "one: toylab.model.interop.adopt(model, patterns=True)"
         )
     _check_tensor(name, value)
     edited = visit(place.shown(value))
@@ -342,5 +342,5 @@ def _check_tensor(name: str, value: object) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(
             f"{name}: expected one tensor, got {type(value).__name__}; name a module inside it, or see "
-            "toylab.interop.adopt for models of other libraries"
+            "toylab.model.interop.adopt for models of other libraries"
         )

@@ -13,8 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from probes.checks import finite, no_nan
-from toylab.names import ToylabError
+from toylab.console import ToylabError
+from toylab.probes.checks import finite, no_nan
 
 
 def token_cosines(

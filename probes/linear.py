@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 from torch.nn import functional as F
 
-from probes.checks import as_many, as_whole, finite
-from toylab.names import ToylabError
+from toylab.console import ToylabError
+from toylab.probes.checks import as_many, as_whole, finite
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from probes.checks import at_least, finite, some
-from toylab.names import ToylabError
+from toylab.console import ToylabError
+from toylab.probes.checks import at_least, finite, some
 
 
 def leading(weight: Float[Tensor, "output input"], energy: float | int | None = None) -> Float[Tensor, "output k"]:

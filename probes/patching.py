@@ -12,8 +12,8 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
-from probes.hooks import Edit, edit, placed, resolve, tap
-from toylab.names import ToylabError
+from toylab.console import ToylabError
+from toylab.probes.hooks import Edit, edit, placed, resolve, tap
 
 
 def put_back(kept: Tensor, positions: slice | Sequence[int] = slice(None)) -> Edit:

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor, nn
 
-from probes.checks import as_many, as_mask, at_least, finite, in_range, some
-from toylab.names import ToylabError, torch_seed
+from toylab.console import ToylabError, torch_seed
+from toylab.probes.checks import as_many, as_mask, at_least, finite, in_range, some
 
 
 class SparseAutoencoder(nn.Module):

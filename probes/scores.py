@@ -12,8 +12,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from probes.checks import finite, in_range, some
-from toylab.names import ToylabError
+from toylab.console import ToylabError
+from toylab.probes.checks import finite, in_range, some
 
 
 def score_table(
@@ -35,7 +35,7 @@ def rotary_planes(
     """What each plane of a rotary encoding adds to the score of a query and a key at distance 0, fastest plane first.
 
     Both are taken before rotation (or at position 0). A plane is the pair of features (i, i + feature / 2), as in
-    `toylab.positions`. The parts sum to the score: query . key / sqrt(feature).
+    `toylab.model.positions`. The parts sum to the score: query . key / sqrt(feature).
 
     Raises:
         ValueError: for an odd number of features, or none.

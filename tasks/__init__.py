@@ -1,13 +1,26 @@
 """Generated data for toy transformers: every task is a frozen dataclass with a sampler, an oracle and links."""
 
-from tasks.base import IGNORE, NOWHERE, SHARES, SPLITS, Batch, Split, Task, decode, encode, render, split_of, stream
-from tasks.conformance import BrokenLawsError, Failure, check_task
-from tasks.counting import ContextualCounting
-from tasks.grammar import ConceptGrammar
-from tasks.iteration import ITERATED_MAPS, Copy, IteratedMap, ModularSum, Parity, Polynomial, WordProblem
-from tasks.reasoning import Reasoning, Styles
-from tasks.recall import AssociativeRecall
-from tasks.task_concept import JAILBREAKS, KINDS, Kind, Preferences, TaskConcept
+from toylab.tasks.base import (
+    IGNORE,
+    NOWHERE,
+    SHARES,
+    SPLITS,
+    Batch,
+    Split,
+    Task,
+    decode,
+    encode,
+    render,
+    split_of,
+    stream,
+)
+from toylab.tasks.counting import ContextualCounting
+from toylab.tasks.grammar import ConceptGrammar
+from toylab.tasks.iteration import ITERATED_MAPS, Copy, IteratedMap, ModularSum, Parity, Polynomial, WordProblem
+from toylab.tasks.laws import BrokenLawsError, Failure, check_task
+from toylab.tasks.reasoning import Reasoning, Styles
+from toylab.tasks.recall import AssociativeRecall
+from toylab.tasks.task_concept import JAILBREAKS, KINDS, Kind, Preferences, TaskConcept
 
 TASKS = (*ITERATED_MAPS, ContextualCounting, TaskConcept, Reasoning, AssociativeRecall)
 """Every task of the house: one line here, and `toylab list`, `toylab show` and the tests over all tasks know it."""

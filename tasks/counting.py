@@ -28,8 +28,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Int
 
-from tasks.base import FEW, IGNORE, NOWHERE, Batch, Split, check_draw, fill, split_index, split_of
-from toylab.names import ToylabError, check_option, check_settings
+from toylab.console import ToylabError, check_option, check_settings
+from toylab.tasks.base import FEW, IGNORE, NOWHERE, Batch, Split, check_draw, fill, split_index, split_of
 
 ZERO, ONE, OPEN, CLOSE, BEGIN, EQUALS, END = range(7)
 SYMBOLS = ("0", "1", "[", "]", "BoS", "=", "EoS")

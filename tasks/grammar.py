@@ -10,8 +10,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Int
 
-from tasks.base import stream
-from toylab.names import ToylabError, check_seed, check_settings
+from toylab.console import ToylabError, check_seed, check_settings
+from toylab.tasks.base import stream
 
 Concept = Literal["A", "B"]
 LEAF = 3

@@ -25,8 +25,8 @@ from typing import ClassVar, Literal
 import numpy as np
 from jaxtyping import Int
 
-from tasks.base import IGNORE, NOWHERE, SHARES, Batch, Split, check_draw, split_index, split_of
-from toylab.names import ToylabError, check_settings, fit
+from toylab.console import ToylabError, check_settings, fit
+from toylab.tasks.base import IGNORE, NOWHERE, SHARES, Batch, Split, check_draw, split_index, split_of
 
 TASK_TOKENS = ("copy", "parity", "sum", "polynomial", "word")
 """Every iterated task has a first token of its own, so that tasks with one alphabet share one vocabulary."""

@@ -1,6 +1,6 @@
 """The laws that every task keeps, and a check that finds the smallest rows that break one.
 
-    from tasks import check_task
+    from toylab.tasks import check_task
     check_task(MyTask())
 
 raises `BrokenLawsError`, which names each law that is broken, the field to look at and the smallest example found.
@@ -29,8 +29,8 @@ from typing import Any, get_type_hints
 
 import numpy as np
 
-from tasks.base import IGNORE, SHARES, SPLITS, Batch, Split, Task, decode, encode, render, stream
-from toylab.names import UNGUARDED, ToylabError, refuse_while_importing
+from toylab.console import UNGUARDED, ToylabError, refuse_while_importing
+from toylab.tasks.base import IGNORE, SHARES, SPLITS, Batch, Split, Task, decode, encode, render, stream
 
 ENOUGH = 64
 """Rows that are drawn to see whether a split holds prompts."""
@@ -582,7 +582,7 @@ def _search(law: Callable, task: Task, examples: int, case: dict[str, Any]) -> N
     from hypothesis import HealthCheck, Phase, given, settings
     from hypothesis import strategies as st
 
-    from tasks.strategies import batches
+    from toylab.tasks.strategies import batches
 
     quiet = settings(
         max_examples=int(examples),

@@ -21,8 +21,8 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Bool, Int
 
-from tasks.base import IGNORE, Batch, Split, check_draw, decode, split_index, split_of, stream
-from toylab.names import ToylabError, check_seed, check_settings
+from toylab.console import ToylabError, check_seed, check_settings
+from toylab.tasks.base import IGNORE, Batch, Split, check_draw, decode, split_index, split_of, stream
 
 PATIENCE = 200
 

@@ -24,8 +24,8 @@ from functools import cached_property, lru_cache
 import numpy as np
 from jaxtyping import Int
 
-from tasks.base import FEW, IGNORE, NOWHERE, Batch, Split, check_draw, decode, fill, split_index, split_of
-from toylab.names import ToylabError, check_settings
+from toylab.console import ToylabError, check_settings
+from toylab.tasks.base import FEW, IGNORE, NOWHERE, Batch, Split, check_draw, decode, fill, split_index, split_of
 
 PATIENCE = 500
 """Draws after which the rows of a split are listed."""

@@ -1,7 +1,7 @@
 """Strategies of hypothesis for tests of one's own: tasks with settings drawn, batches, prompts.
 
     from hypothesis import given
-    from tasks.strategies import batches, instances, prompts
+    from toylab.tasks.strategies import batches, instances, prompts
 
     @given(batches(MyTask()))
     def test_the_first_token_names_the_task(batch): ...
@@ -17,14 +17,14 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from hypothesis import strategies as st
 
-from tasks.base import Batch, Split, Task, stream
-from tasks.conformance import open_splits, prompts_of
-from tasks.counting import ContextualCounting
-from tasks.iteration import IteratedMap
-from tasks.reasoning import Reasoning
-from tasks.recall import AssociativeRecall
-from tasks.task_concept import TaskConcept
-from toylab.names import ToylabError
+from toylab.console import ToylabError
+from toylab.tasks.base import Batch, Split, Task, stream
+from toylab.tasks.counting import ContextualCounting
+from toylab.tasks.iteration import IteratedMap
+from toylab.tasks.laws import open_splits, prompts_of
+from toylab.tasks.reasoning import Reasoning
+from toylab.tasks.recall import AssociativeRecall
+from toylab.tasks.task_concept import TaskConcept
 
 seeds = st.integers(0, 2**31)
 """Seeds of generators."""

@@ -14,9 +14,9 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Bool, Int
 
-from tasks.base import IGNORE, NOWHERE, Batch, Split, check_draw, decode, fill, stream
-from tasks.grammar import ConceptGrammar
-from toylab.names import ToylabError, check_option, check_seed, check_settings
+from toylab.console import ToylabError, check_option, check_seed, check_settings
+from toylab.tasks.base import IGNORE, NOWHERE, Batch, Split, check_draw, decode, fill, stream
+from toylab.tasks.grammar import ConceptGrammar
 
 Kind = Literal[
     "pretraining",

@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from probes import edit, points, watch
-from toylab.circuits import contextual_counter
-from toylab.encoder_decoder import ENCODER, EncoderDecoder, EncoderDecoderConfig
-from toylab.interop import adopt
-from toylab.losses import Pairs, both_log_probs, frozen
-from toylab.model import Cache, ModelConfig, Transformer, generate
-from toylab.names import ToylabError
-from toylab.tally import tally
+from toylab.console import ToylabError
+from toylab.model.encoder_decoder import ENCODER, EncoderDecoder, EncoderDecoderConfig
+from toylab.model.interop import adopt
+from toylab.model.token_counts import tally
+from toylab.model.transformer import Cache, ModelConfig, Transformer, generate
+from toylab.planted.handwritten import contextual_counter
+from toylab.probes import edit, points, watch
+from toylab.training.losses import Pairs, both_log_probs, frozen
 
 VOCAB, CONTEXT, ROWS, WIDTH = 7, 24, 3, 10
 TOKENS = torch.randint(VOCAB, (ROWS, WIDTH), generator=torch.Generator().manual_seed(4))

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from toylab import studies
-from toylab.claims import markdown, read_claims
-from toylab.finish import finish, flags, rebuild
-from toylab.runs import Study, read_metrics
+from toylab.runs import registry
+from toylab.runs.judge import finish, flags, rebuild
+from toylab.runs.store import Study, read_metrics
+from toylab.verdicts.claim import markdown, read_claims
 
 IDS = {
     "iteration-head": {
@@ -52,10 +52,10 @@ QUICK = {
 """The fixture of each study's quick run."""
 
 
-@pytest.mark.parametrize("name", studies.names())
-@pytest.mark.parametrize("preset", studies.PRESETS)
+@pytest.mark.parametrize("name", registry.names())
+@pytest.mark.parametrize("preset", registry.PRESETS)
 def test_every_preset_is_a_study_whose_jobs_differ_and_whose_settings_survive_json(name, preset):
-    kind = studies.load(name).STUDY
+    kind = registry.load(name).STUDY
     study = getattr(kind, preset)()
     assert isinstance(study, Study)
     jobs = study.jobs()
@@ -64,14 +64,14 @@ def test_every_preset_is_a_study_whose_jobs_differ_and_whose_settings_survive_js
     assert rebuild(kind.default(), json.loads(json.dumps(_plain(study)))) == study
 
 
-@pytest.mark.parametrize("name", studies.names())
+@pytest.mark.parametrize("name", registry.names())
 def test_flags_name_exactly_what_differs_from_the_default(name):
-    kind = studies.load(name).STUDY
+    kind = registry.load(name).STUDY
     assert flags(kind.default(), kind.default()) == []
     assert "--seeds" in flags(kind.default(), kind.quick())
 
 
-@pytest.mark.parametrize("name", studies.names())
+@pytest.mark.parametrize("name", registry.names())
 def test_the_quick_run_measures_its_claims_and_decides_none_from_one_seed(name, request):
     folder = request.getfixturevalue(QUICK[name])
     finish(folder)
@@ -91,7 +91,7 @@ def test_the_quick_run_measures_its_claims_and_decides_none_from_one_seed(name, 
     assert len({line.count("|") - line.count("\\|") for line in table}) == 1
 
 
-@pytest.mark.parametrize("name", studies.names())
+@pytest.mark.parametrize("name", registry.names())
 def test_the_page_of_the_quick_run_shows_every_claim_and_figure(name, request):
     folder = request.getfixturevalue(QUICK[name])
     page = (folder / "report.html").read_text(encoding="utf-8")
@@ -103,7 +103,7 @@ def test_the_page_of_the_quick_run_shows_every_claim_and_figure(name, request):
     assert " src=" not in page
 
 
-@pytest.mark.parametrize("name", studies.names())
+@pytest.mark.parametrize("name", registry.names())
 def test_a_finished_run_holds_no_checkpoint(name, request):
     folder = request.getfixturevalue(QUICK[name])
     assert list(folder.rglob("done"))
@@ -124,12 +124,12 @@ def test_exact_claims_of_counting_measure_the_same_even_in_seconds(quick_countin
 
 
 def test_a_study_with_one_head_does_not_train_the_same_arm_twice():
-    paper = studies.load("iteration-head").STUDY.paper()
+    paper = registry.load("iteration-head").STUDY.paper()
     assert "one-head" not in paper.arms()
 
 
 def test_eos_counts_as_often_as_the_setting_says():
-    study = studies.load("iteration-head").STUDY(end_weight=3.0)
+    study = registry.load("iteration-head").STUDY(end_weight=3.0)
     loss = study._loss(study.task)
     weights = loss.keywords["weights"]
     assert weights[study.task.end_of_sequence] == 3

@@ -1,4 +1,4 @@
-"""Every task of the house keeps the laws of `tasks.conformance`, and each law catches the tasks that break it.
+"""Every task of the house keeps the laws of `tasks.laws`, and each law catches the tasks that break it.
 
 A new task is tested by its line in `tasks.TASKS`. Each mutant at the end breaks a promise; the check must name it.
 """
@@ -16,7 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks import (
+from toylab.console import ToylabError
+from toylab.tasks import (
     IGNORE,
     SPLITS,
     TASKS,
@@ -33,13 +34,12 @@ from tasks import (
     check_task,
     decode,
     encode,
+    laws,
     render,
     split_of,
     stream,
 )
-from tasks import conformance as laws
-from tasks.strategies import batches, instances, prompts, seeds
-from toylab.names import ToylabError
+from toylab.tasks.strategies import batches, instances, prompts, seeds
 
 every_task = pytest.mark.parametrize("kind", TASKS, ids=lambda kind: kind.__name__)
 some = settings(max_examples=12)
@@ -603,7 +603,9 @@ def test_a_task_that_ends_its_process_is_caught_at_once():
 
 @pytest.mark.slow
 def test_a_script_without_a_guard_is_told_so_and_not_that_its_task_is_broken(tmp_path):
-    (tmp_path / "script.py").write_text("from tasks import Parity, check_task\ncheck_task(Parity(lengths=(4, 5)))\n")
+    (tmp_path / "script.py").write_text(
+        "from toylab.tasks import Parity, check_task\ncheck_task(Parity(lengths=(4, 5)))\n"
+    )
     path = os.pathsep.join(sys.path)
     done = subprocess.run(
         [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=30,
@@ -670,7 +672,7 @@ def test_the_check_tells_one_cause_once(kind, look_at, why):
 
 
 SCRIPT = """
-from tasks import Parity, check_task
+from toylab.tasks import Parity, check_task
 
 class Mine(Parity):
     pass

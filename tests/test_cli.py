@@ -17,18 +17,18 @@ from pathlib import Path
 
 import pytest
 import tyro
-from test_readme import example
 
-import tasks
 import toylab
-from tasks import conformance
-from toylab import studies
-from toylab.claims import markdown, read_claims, table
+from tests.test_readme import example
+from toylab import tasks
 from toylab.cli import run
-from toylab.finish import finish, flags
-from toylab.names import ToylabError
-from toylab.runs import load_model
-from toylab.studies.iteration_head import IterationHeadStudy
+from toylab.console import ToylabError
+from toylab.runs import registry
+from toylab.runs.judge import finish, flags
+from toylab.runs.store import load_model
+from toylab.studies.iteration_head.study import IterationHeadStudy
+from toylab.tasks import laws
+from toylab.verdicts.claim import markdown, read_claims, table
 
 TINY = [
     "--task.lengths", "1", "6", "--rows", "4", "--seeds", "0", "--control-seeds", "1", "--control-steps", "2",
@@ -102,7 +102,7 @@ def test_list_names_every_study_and_every_task(call):
     outcome = call("list")
     assert (outcome.code, outcome.err) == (0, "")
     named = re.findall(r"^  ([\w-]+) +\S", outcome.out, flags=re.MULTILINE)
-    files = [path.stem for path in Path(studies.__file__).parent.glob("[!_]*.py")]
+    files = [path.stem for path in Path(registry.__file__).parent.glob("[!_]*.py")]
     studied, generated = named[: len(files)], named[len(files) :]  # a task may be called as the study of it
     assert sorted(studied) == sorted(name.replace("_", "-") for name in files)
     assert len(generated) == len(set(generated)) == len(tasks.TASKS)
@@ -147,8 +147,8 @@ def test_check_tells_every_law_of_a_task_of_anybody(call, tmp_path, monkeypatch)
     monkeypatch.setattr(sys, "path", [*sys.path])
     sound = call("check", "sound_task:Reverse", "--length", 4)
     assert (sound.code, sound.err) == (0, "")
-    assert sound.out.count("holds: ") == len(conformance.LAWS)
-    assert f"{len(conformance.LAWS)} of {len(conformance.LAWS)} laws hold for Reverse(length=4" in sound.out
+    assert sound.out.count("holds: ") == len(laws.LAWS)
+    assert f"{len(laws.LAWS)} of {len(laws.LAWS)} laws hold for Reverse(length=4" in sound.out
     broken = call("check", "broken_task:Reverse")
     assert broken.code == 1
     assert "broken: links stay inside their row" in broken.out
@@ -160,7 +160,7 @@ def test_check_tells_every_law_of_a_task_of_anybody(call, tmp_path, monkeypatch)
 FAULTS = (ValueError, KeyError, OSError, RuntimeError, BrokenPipeError)
 FAULTY = """
 from dataclasses import dataclass
-from tasks import Parity
+from toylab.tasks import Parity
 from toylab import ToylabError
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,7 +236,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tasks import IGNORE, Batch
+from toylab.tasks import IGNORE, Batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -344,9 +344,9 @@ def test_rows_and_files_that_training_cannot_do_without_are_tried_before_it(call
     [
         (("bench", "step"), "toylab.bench.matmul_limit"),
         (("bench", "growth"), "toylab.bench.growth.curves"),
-        (("plot", "RUN", "--x", "seed", "--y", "steps"), "toylab.figures.intervals"),
-        (("run", "iteration-head"), "toylab.engine.work"),
-        (("sweep", "iteration-head", "--grid", "seed=0..1"), "toylab.sweeps.work"),
+        (("plot", "RUN", "--x", "seed", "--y", "steps"), "toylab.report.figures.intervals"),
+        (("run", "iteration-head"), "toylab.runs.jobs.work"),
+        (("sweep", "iteration-head", "--grid", "seed=0..1"), "toylab.runs.sweep.work"),
     ],
 )
 def test_what_cannot_be_written_is_noticed_before_the_work(call, tmp_path, monkeypatch, tiny_run, command, work):
@@ -495,7 +495,10 @@ MISTAKES = [
         ([command, "iteration-head"], ["iteration-head is a study", "toylab run iteration-head"])
         for command in ("show", "check", "train")
     ),
-    (["check", "toylab.studies.iteration_head:IterationHeadStudy"], ["has no sample", "it is a study: toylab run"]),
+    (
+        ["check", "toylab.studies.iteration_head.study:IterationHeadStudy"],
+        ["has no sample", "it is a study: toylab run"],
+    ),
     (["show", "--p", "5", "polynomial"], ["give it before its settings", "toylab show polynomial"]),
     (["run", "--seeds", "0", "iteration-head"], ["give it before its settings", "toylab run iteration-head"]),
     (["show", "mqar"], ["did you mean associative-recall?"]),
@@ -649,7 +652,7 @@ PRINTING = [
 @pytest.mark.parametrize("command", PRINTING, ids=" ".join)
 def test_a_terminal_that_knows_ascii_alone_is_shown_what_it_can_show(copied, monkeypatch, command):
     held = [replace(claim, statement=f"größer: {claim.statement}") for claim in read_claims(copied / "claims.json")]
-    monkeypatch.setattr("toylab.claims.read_claims", lambda _: held)
+    monkeypatch.setattr("toylab.verdicts.claim.read_claims", lambda _: held)
     streams = [io.TextIOWrapper(io.BytesIO(), encoding="ascii") for _ in range(2)]
     for stream, name in zip(streams, ("stdout", "stderr"), strict=True):
         monkeypatch.setattr(sys, name, stream)
@@ -746,7 +749,7 @@ def test_no_command_needs_docstrings(tmp_path, tiny_run, level):
         assert done.returncode == 0, done.stderr
         assert "Traceback" not in done.stderr
         if command == "list":
-            assert all(f"  {name}" in done.stdout for name in studies.names())
+            assert all(f"  {name}" in done.stdout for name in registry.names())
     title = re.search(r"<title>(.*?)</title>", (tmp_path / "run" / "report.html").read_text(encoding="utf-8"))
     assert title[1].strip()
 

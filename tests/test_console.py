@@ -22,19 +22,9 @@ import tyro
 from hypothesis import given
 from hypothesis import strategies as st
 
-import probes
-import tasks
 import toylab
-from probes import Tap
-from tasks import ConceptGrammar, Copy, IteratedMap, ModularSum, Parity, Polynomial, Styles, Task, WordProblem
-from tasks.strategies import instances
-from toylab import studies
-from toylab.circuits import contextual_counter
-from toylab.encoder_decoder import EncoderDecoderConfig
-from toylab.finish import flags, rebuild
-from toylab.losses import Unlearning
-from toylab.model import ModelConfig
-from toylab.names import (
+from toylab import probes, tasks
+from toylab.console import (
     SYNONYMS,
     ToylabError,
     as_json,
@@ -47,13 +37,22 @@ from toylab.names import (
     torch_seed,
     unknown,
 )
-from toylab.positions import POSITIONS
-from toylab.steering import Scaled
-from toylab.sweeps import load_runs
-from toylab.train import TrainConfig
+from toylab.model.encoder_decoder import EncoderDecoderConfig
+from toylab.model.positions import POSITIONS
+from toylab.model.steering import Scaled
+from toylab.model.transformer import ModelConfig
+from toylab.planted.handwritten import contextual_counter
+from toylab.probes import Tap
+from toylab.runs import registry
+from toylab.runs.judge import flags, rebuild
+from toylab.runs.sweep import load_runs
+from toylab.tasks import ConceptGrammar, Copy, IteratedMap, ModularSum, Parity, Polynomial, Styles, Task, WordProblem
+from toylab.tasks.strategies import instances
+from toylab.training.loop import TrainConfig
+from toylab.training.losses import Unlearning
 
 ROOT = Path(__file__).parents[1]
-STUDIES = [studies.load(name).STUDY for name in studies.names()]
+STUDIES = [registry.load(name).STUDY for name in registry.names()]
 SETTINGS = [*tasks.TASKS, ConceptGrammar, Styles, ModelConfig, EncoderDecoderConfig, TrainConfig, Unlearning, *STUDIES]
 INNER = {"Claim", "Arm"}
 """Classes with words that code alone fills in."""
@@ -462,8 +461,11 @@ INTEGERS = """
 import numpy as np, torch, tempfile
 from pathlib import Path
 import tasks, toylab, probes
-from toylab import evaluate, low_rank, runs, steering
-from toylab.model import generate
+from toylab.training import evaluate
+from toylab.model import lora as low_rank
+from toylab.runs import store as runs
+from toylab.model import steering
+from toylab.model.transformer import generate
 from toylab.survey import trained
 
 def weights(model):

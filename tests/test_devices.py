@@ -13,25 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from accelerator import DEVICE, Accelerator, is_far
 from torch import Tensor, nn
 
-import probes
-from probes import edit, points, watch
-from tasks import AssociativeRecall, ContextualCounting, Copy, Polynomial, Reasoning, Styles, TaskConcept, stream
-from toylab import concept, counting, counting_circuits, evaluate, grafts, interventions, losses, reasoning, safety
-from toylab import steering_measures as measures
-from toylab.batches import device_of, fresh, moved, next_token_loss, pack, pad
-from toylab.circuits import contextual_counter, induction_head, iteration_head
-from toylab.encoder_decoder import ENCODER, EncoderDecoderConfig
-from toylab.film import Film, Scene, read_film
-from toylab.losses import DPO, NPO, Pairs, PolicyGradient, Refusal, Rollouts, Unlearning
-from toylab.low_rank import confine, release
-from toylab.model import Cache, ModelConfig, Transformer, generate
-from toylab.population import Population
-from toylab.positions import POSITIONS
-from toylab.runs import load_model, save_model
-from toylab.steering import (
+from tests.accelerator import DEVICE, Accelerator, is_far
+from toylab import probes
+from toylab.model.encoder_decoder import ENCODER, EncoderDecoderConfig
+from toylab.model.lora import confine, release
+from toylab.model.positions import POSITIONS
+from toylab.model.steering import (
     Scaled,
     Steered,
     Vector,
@@ -41,9 +30,27 @@ from toylab.steering import (
     save_steering,
     vectors,
 )
+from toylab.model.token_counts import tally
+from toylab.model.transformer import Cache, ModelConfig, Transformer, generate
+from toylab.planted import disguise as grafts
+from toylab.planted.handwritten import contextual_counter, induction_head, iteration_head
+from toylab.probes import edit, points, watch
+from toylab.runs.store import load_model, save_model
+from toylab.studies.contextual_counting import data as counting
+from toylab.studies.contextual_counting import measures as counting_circuits
+from toylab.studies.iteration_head import measures as interventions
+from toylab.studies.safety_finetuning import data as concept
+from toylab.studies.safety_finetuning import measures as safety
+from toylab.studies.steering_vectors import data as reasoning
+from toylab.studies.steering_vectors import measures
 from toylab.survey import says_what_stands, survey
-from toylab.tally import tally
-from toylab.train import TrainConfig, train
+from toylab.tasks import AssociativeRecall, ContextualCounting, Copy, Polynomial, Reasoning, Styles, TaskConcept, stream
+from toylab.training import evaluate, losses
+from toylab.training.attention_history import Film, Scene, read_film
+from toylab.training.batches import device_of, fresh, moved, next_token_loss, pack, pad
+from toylab.training.loop import TrainConfig, train
+from toylab.training.losses import DPO, NPO, Pairs, PolicyGradient, Refusal, Rollouts, Unlearning
+from toylab.training.population import Population
 
 Place = Callable[[Any], Any]
 """Puts a copy of a model, a tensor, or what is made of them where a route is gone."""

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 import toylab
 from toylab import ModelConfig, Transformer, files, load_model, save_model
-from toylab.claims import read_claims, write_claims
+from toylab.console import ToylabError
 from toylab.files import (
     alone,
     digest_of,
@@ -34,10 +34,10 @@ from toylab.files import (
     write_tensors,
     write_text,
 )
-from toylab.names import ToylabError
-from toylab.runs import refuse_others
-from toylab.steering import load_steering, save_steering, vectors
-from toylab.sweeps import load_runs
+from toylab.model.steering import load_steering, save_steering, vectors
+from toylab.runs.store import refuse_others
+from toylab.runs.sweep import load_runs
+from toylab.verdicts.claim import read_claims, write_claims
 
 LEAVES = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
 JSON = st.recursive(

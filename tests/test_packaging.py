@@ -42,8 +42,8 @@ def test_the_wheel_holds_every_module_and_every_file_beside_them(wheel):
         for path in (ROOT / package).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    assert {"toylab/report/page.html", "toylab/report/page.css", "toylab/studies/iteration_head.py"} <= held
-    assert {"tasks/iteration.py", "probes/hooks.py", "toylab/model.py"} <= held
+    assert {"toylab/report/page.html", "toylab/report/page.css", "toylab/studies/iteration_head/study.py"} <= held
+    assert {"tasks/iteration.py", "probes/hooks.py", "toylab/model/transformer.py"} <= held
     assert members(wheel) == held
 
 
@@ -76,7 +76,7 @@ def test_the_installed_wheel_works_away_from_the_repository(wheel, tmp_path):
     assert listed.returncode == 0, listed.stderr
     assert "iteration-head" in listed.stdout
     assert call(main, "show", "parity", "--rows", "1").stdout.startswith("position")
-    drawn = call("from toylab.report import page; print(page('t', 'i', [], [], {}, 'c', 'd'))")
+    drawn = call("from toylab.report.page import page; print(page('t', 'i', [], [], {}, 'c', 'd'))")
     assert "<style>" in drawn.stdout
     wrong = call(main, "run", "iteration-hed")
     assert wrong.returncode == 2

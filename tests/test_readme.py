@@ -13,14 +13,14 @@ import pytest
 import torch
 from torch import nn
 
-from tasks import AssociativeRecall
 from toylab import cli, fresh, next_token_loss
 from toylab.bench import Comparison
-from toylab.names import ToylabError
-from toylab.positions import POSITIONS
-from toylab.studies.iteration_head import IterationHeadStudy
-from toylab.sweeps import load_runs
-from toylab.train import TrainConfig, Training, train
+from toylab.console import ToylabError
+from toylab.model.positions import POSITIONS
+from toylab.runs.sweep import load_runs
+from toylab.studies.iteration_head.study import IterationHeadStudy
+from toylab.tasks import AssociativeRecall
+from toylab.training.loop import TrainConfig, Training, train
 
 HOME = Path(__file__).parent.parent
 PAGES = [HOME / "README.md", *sorted(HOME.glob("C*.md")), *sorted((HOME / "notebooks").glob("*.md"))]
@@ -122,8 +122,8 @@ def test_the_encoding_of_ones_own_hides_what_is_far(monkeypatch):
     names = {}
     exec(example("class Nearest"), names)
 
-    from probes import watch
     from toylab import ModelConfig, Transformer
+    from toylab.probes import watch
 
     model = Transformer(ModelConfig(positions="nearest", heads=2), vocab=5, context=12)
     with watch(model, "blocks.0.attn.pattern") as seen, torch.no_grad():
@@ -178,17 +178,17 @@ def test_the_study_of_ones_own_runs_judges_draws_and_is_repeated(own, capsys):
 # Commands ------------------------------------------------------------------------------------------------------------
 
 LONG = {
-    "toylab.engine.execute": lambda *_, **__: None,
-    "toylab.engine.execute_all": lambda *_, **__: None,
-    "toylab.finish.finish": lambda out, study=None: str(out),
-    "toylab.scoreboard.finish_all": lambda folder, study=None: str(folder),
-    "toylab.sweeps.sweep": lambda *_, **__: [],
+    "toylab.runs.jobs.execute": lambda *_, **__: None,
+    "toylab.runs.jobs.execute_all": lambda *_, **__: None,
+    "toylab.runs.judge.finish": lambda out, study=None: str(out),
+    "toylab.runs.scoreboard.finish_all": lambda folder, study=None: str(folder),
+    "toylab.runs.sweep.sweep": lambda *_, **__: [],
     "toylab.bench.measure": lambda *_, **__: iter([Comparison("work", 1.0, "s", 2.0, 1.0)]),
     "toylab.bench.growth.curves": lambda *_, **__: iter(()),
     "toylab.calibration.calibrate_all": lambda *_, **__: [],
     "toylab.survey.learn": lambda task, **_: (None, Training(history=[{"accuracy": 1.0}])),
     "toylab.survey.survey": lambda *_: "surveyed",
-    "tasks.conformance.verdicts": lambda *_, **__: iter(()),
+    "toylab.tasks.laws.verdicts": lambda *_, **__: iter(()),
 }
 """What would take long is left out; that the arguments are understood, and what they name is there, is not."""
 

@@ -8,12 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from probes import follow_links, link_mass, moved, watch
-from tasks import AssociativeRecall, Batch, Parity, stream
-from tasks.strategies import instances
 from toylab import ModelConfig, Transformer
-from toylab.circuits import induction_head, iteration_head
+from toylab.planted.handwritten import induction_head, iteration_head
+from toylab.probes import follow_links, link_mass, moved, watch
 from toylab.survey import SOLVED, UNTIL_SOLVED, Survey, learn, says_what_stands, survey, trained
+from toylab.tasks import AssociativeRecall, Batch, Parity, stream
+from toylab.tasks.strategies import instances
 
 some = settings(max_examples=8)
 

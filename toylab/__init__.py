@@ -5,23 +5,28 @@ The names below are loaded when first used, so that `toylab --help` need not wai
 
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
+_ROOT = Path(__file__).resolve().parents[1]
+if (_ROOT / "pyproject.toml").is_file() and (_ROOT / "tasks" / "base.py").is_file():
+    __path__.append(str(_ROOT))  # in a checkout tasks/ and probes/ lie beside toylab/; installed they lie inside it
+
 _HOMES = {
-    "ModelConfig": "model",
-    "ToylabError": "names",
-    "Transformer": "model",
-    "generate": "model",
-    "grid": "sweeps",
-    "load_runs": "sweeps",
-    "sweep": "sweeps",
-    "fresh": "batches",
-    "next_token_loss": "batches",
-    "pack": "batches",
-    "pad": "batches",
-    "load_model": "runs",
-    "save_model": "runs",
-    "single_thread": "runs",
+    "ModelConfig": "model.transformer",
+    "ToylabError": "console",
+    "Transformer": "model.transformer",
+    "generate": "model.transformer",
+    "grid": "runs.sweep",
+    "load_runs": "runs.sweep",
+    "sweep": "runs.sweep",
+    "fresh": "training.batches",
+    "next_token_loss": "training.batches",
+    "pack": "training.batches",
+    "pad": "training.batches",
+    "load_model": "runs.store",
+    "save_model": "runs.store",
+    "single_thread": "runs.store",
 }
 
 __all__ = list(_HOMES)

@@ -19,9 +19,8 @@ from dataclasses import asdict, fields, make_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import tasks
-from toylab import __version__
-from toylab.names import ToylabError, aligned, check_seed, load_class, refuse_incomplete, unknown
+from toylab import __version__, tasks
+from toylab.console import ToylabError, aligned, check_seed, load_class, refuse_incomplete, unknown
 from toylab.terminal import broken_output, printing, progress_bar
 
 
@@ -75,7 +74,7 @@ def _ended(code: int, message: str) -> int:
 
 def _jobs_failed() -> Any:
     """The error of jobs that failed; none where no job can have run, since help should not wait for torch."""
-    return sys.modules["toylab.engine"].JobsFailedError if "toylab.engine" in sys.modules else ()
+    return sys.modules["toylab.runs.jobs"].JobsFailedError if "toylab.runs.jobs" in sys.modules else ()
 
 
 def _parser() -> tuple[argparse.ArgumentParser, Sequence[str]]:
@@ -193,11 +192,11 @@ def _print_json(value: Any) -> None:
 
 
 def _list(options: argparse.Namespace, rest: list[str]) -> None:
-    from toylab import studies
+    from toylab.runs import registry
 
     print("Studies (toylab run STUDY)")
-    for name in studies.names():
-        print(_entry(name, studies.load(name).__doc__))
+    for name in registry.names():
+        print(_entry(name, registry.load(name).__doc__))
     print("Tasks (toylab show TASK)")
     for name, task in _tasks().items():
         print(_entry(name, task.__doc__))
@@ -220,7 +219,7 @@ def _show(options: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _check(options: argparse.Namespace, rest: list[str]) -> None:
-    from tasks.conformance import LAWS, sentence, verdicts
+    from toylab.tasks.laws import LAWS, sentence, verdicts
 
     kind = _task(options, rest)
     task = _made(_settings(kind, None, options, rest), options.task)
@@ -240,10 +239,10 @@ def _train(options: argparse.Namespace, rest: list[str]) -> None:
     kind = _task(options, rest)
 
     from toylab.files import disk, refuse_unwritable
-    from toylab.model import ModelConfig
-    from toylab.runs import save_model, single_thread
+    from toylab.model.transformer import ModelConfig
+    from toylab.runs.store import save_model, single_thread
     from toylab.survey import GENERAL, UNTIL_SOLVED, learn, survey
-    from toylab.train import TrainConfig
+    from toylab.training.loop import TrainConfig
 
     settings = make_dataclass(
         "Training",
@@ -289,7 +288,7 @@ def _calibrate(options: argparse.Namespace, rest: list[str]) -> None:
 def _bench(options: argparse.Namespace, rest: list[str]) -> None:
     from toylab import bench
     from toylab.files import refuse_unwritable
-    from toylab.runs import single_thread
+    from toylab.runs.store import single_thread
 
     single_thread()
     about = bench.machine()
@@ -329,9 +328,10 @@ def _bench(options: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _growth(options: argparse.Namespace) -> None:
-    from toylab import bench, figures
+    from toylab import bench
     from toylab.bench.growth import curves
     from toylab.files import refuse_unwritable, write_json, write_text
+    from toylab.report import figures
 
     bench.check_device(options.device)
     refuse_unwritable("out", options.out / "growth.json")
@@ -360,15 +360,15 @@ def _run(options: argparse.Namespace, rest: list[str]) -> None:
         return
     study = _study(options, rest)
 
-    from toylab import studies
-    from toylab.cluster import executor
-    from toylab.engine import JobsFailedError, JobsRefusedError, execute
-    from toylab.finish import after_failures, finish
+    from toylab.runs import registry
+    from toylab.runs.dask import executor
+    from toylab.runs.jobs import JobsFailedError, JobsRefusedError, execute
+    from toylab.runs.judge import after_failures, finish
 
     out = options.out or _folder(options.study, options.preset)
     try:
         with executor(options.scheduler) as cluster:
-            execute(study, studies.name_of(type(study)), out, options.workers, executor=cluster)
+            execute(study, registry.name_of(type(study)), out, options.workers, executor=cluster)
     except (JobsFailedError, JobsRefusedError):
         after_failures(out, finish, out, type(study))  # what the other jobs found should not wait for it
         raise
@@ -395,16 +395,16 @@ def _run_all(options: argparse.Namespace, rest: list[str]) -> None:
             "--out"
         )
 
-    from toylab import scoreboard, studies
-    from toylab.cluster import executor
-    from toylab.engine import JobsFailedError, JobsRefusedError, Run, execute_all
-    from toylab.finish import after_failures
+    from toylab.runs import registry, scoreboard
+    from toylab.runs.dask import executor
+    from toylab.runs.jobs import JobsFailedError, JobsRefusedError, Run, execute_all
+    from toylab.runs.judge import after_failures
 
     wanted = {"seeds": common.seeds and tuple(common.seeds), "control_seeds": common.control_seeds}
     folder = options.out or Path("runs")
     runs = []
-    for name in studies.names():
-        study = studies.preset(studies.load(name).STUDY, options.preset)
+    for name in registry.names():
+        study = registry.preset(registry.load(name).STUDY, options.preset)
         known = {field.name for field in fields(study)}
         study = replace(study, **{key: value for key, value in wanted.items() if value is not None and key in known})
         runs.append(Run(study, name, folder / f"{name}-{options.preset}"))
@@ -429,8 +429,8 @@ def _sweep(options: argparse.Namespace, rest: list[str]) -> None:
     if study is not None and not options.grid:
         raise ToylabError("grid: nothing is varied; add --grid NAME=VALUES, such as --grid seed=0..19")
 
-    from toylab.cluster import executor
-    from toylab.sweeps import grid, read_axes, resume, sweep
+    from toylab.runs.dask import executor
+    from toylab.runs.sweep import grid, read_axes, resume, sweep
 
     points = None if study is None else grid(study, read_axes(study, options.grid))
     out = options.resume or options.out or _folder(options.study, "sweep")
@@ -446,7 +446,7 @@ def _sweep(options: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _table(options: argparse.Namespace, rest: list[str]) -> None:
-    from toylab import sweeps
+    from toylab.runs import sweep as sweeps
 
     rows = _selected(options)
     if options.names:
@@ -474,8 +474,9 @@ def _table(options: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _plot(options: argparse.Namespace, rest: list[str]) -> None:
-    from toylab import figures, sweeps
     from toylab.files import refuse_links, refuse_unwritable, write_bytes
+    from toylab.report import figures
+    from toylab.runs import sweep as sweeps
 
     rows = _selected(options)
     by = [options.x, *([options.by] if options.by else [])]
@@ -504,7 +505,7 @@ def _plot(options: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _selected(options: argparse.Namespace) -> list[dict[str, Any]]:
-    from toylab.sweeps import load_runs, where
+    from toylab.runs.sweep import load_runs, where
 
     rows = where(load_runs(options.folder, "claims" if options.claims else "jobs"), options.where)
     if not rows:
@@ -520,7 +521,7 @@ def _short(names: Sequence[str]) -> list[str]:
 
 def _spread(row: dict[str, Any]) -> dict[str, Any]:
     """A mean as four columns, for programs."""
-    from toylab.sweeps import Mean
+    from toylab.runs.sweep import Mean
 
     found: dict[str, Any] = {}
     for name, value in row.items():
@@ -547,7 +548,7 @@ def _file_name(name: str) -> str:
 
 
 def _claims(options: argparse.Namespace, rest: list[str]) -> None:
-    from toylab.claims import markdown, read_claims, table
+    from toylab.verdicts.claim import markdown, read_claims, table
 
     path = options.folder / "claims.json"
     claims = read_claims(path)
@@ -558,21 +559,21 @@ def _claims(options: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _report(options: argparse.Namespace, rest: list[str]) -> None:
-    from toylab import studies
     from toylab.files import exists
+    from toylab.runs import registry
 
-    kind = studies.load(options.study).STUDY if options.study else None
+    kind = registry.load(options.study).STUDY if options.study else None
     if exists(options.folder / "settings.json"):
         if options.json or options.markdown:
             form = "json" if options.json else "markdown"
             raise ToylabError(
                 f"{form}: {options.folder} is a single run; for it, `toylab claims FOLDER --{form}` prints that"
             )
-        from toylab.finish import finish
+        from toylab.runs.judge import finish
 
         print(finish(options.folder, kind))
         return
-    from toylab import scoreboard
+    from toylab.runs import scoreboard
 
     if not options.json and not options.markdown:
         print(scoreboard.finish_all(options.folder, kind))
@@ -586,19 +587,19 @@ def _report(options: argparse.Namespace, rest: list[str]) -> None:
 
 def _study(options: argparse.Namespace, rest: list[str]) -> Any:
     """The study that was asked for, with its settings; heavy imports only for one that there is."""
-    from toylab import studies
+    from toylab.runs import registry
 
-    _check_name("study", options, rest, studies.names(), _tasks())
-    kind = studies.load(options.study).STUDY
-    return _settings(kind, studies.preset(kind, options.preset), options, rest)
+    _check_name("study", options, rest, registry.names(), _tasks())
+    kind = registry.load(options.study).STUDY
+    return _settings(kind, registry.preset(kind, options.preset), options, rest)
 
 
 def _task(options: argparse.Namespace, rest: list[str]) -> type:
     """A task of ours by its name, or anybody's by `package.module:Class`; modules are looked for here first."""
-    from toylab import studies
+    from toylab.runs import registry
 
     known = _tasks()
-    _check_name("task", options, rest, known, studies.names())
+    _check_name("task", options, rest, known, registry.names())
     if ":" not in options.task:
         return known[options.task]
     kind = load_class("task", options.task)

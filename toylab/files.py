@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from toylab.names import ToylabError, as_json
+from toylab.console import ToylabError, as_json
 
 FORMAT = "1"
 """Version of the layout of records and saved tensors; files of another version are refused."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import tyro
 
-from toylab.names import ToylabError
+from toylab.console import ToylabError
 
 
 def from_flags(kind: type, default: Any, arguments: list[str], program: str, parser: argparse.ArgumentParser) -> Any:

@@ -15,13 +15,13 @@ import torch
 from jaxtyping import Int
 from torch import nn
 
-from probes import Edit, edit, link_mass, uniform_mass, watch, zero_heads
-from tasks import IGNORE, Batch, Task, stream
-from toylab.batches import fresh, likeliest, next_token_loss, pad, refuse_unscored, tokens_for
-from toylab.model import ModelConfig, Transformer
-from toylab.modes import evaluating
-from toylab.names import ToylabError
-from toylab.train import TrainConfig, Training, train
+from toylab.console import ToylabError
+from toylab.model.transformer import ModelConfig, Transformer
+from toylab.probes import Edit, edit, link_mass, uniform_mass, watch, zero_heads
+from toylab.tasks import IGNORE, Batch, Task, stream
+from toylab.training.batches import fresh, likeliest, next_token_loss, pad, refuse_unscored, tokens_for
+from toylab.training.loop import TrainConfig, Training, train
+from toylab.training.modes import evaluating
 
 GENERAL = ModelConfig(positions="learned")
 """A small model; learned positions found the induction head on every seed tried, the other encodings on some."""

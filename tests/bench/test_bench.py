@@ -10,15 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from tasks import Polynomial, stream
-from toylab import bench, cli, studies
-from toylab.batches import next_token_loss, pack
-from toylab.bench import Comparison, around, findings, growth, looking, training
+from toylab import bench, cli
+from toylab.bench import Comparison, growth, inference, startup, time_to_result, training
 from toylab.bench.peers import TORCH, models, next_token, shape, tokens, trainer
-from toylab.model import Transformer
-from toylab.names import ToylabError
+from toylab.console import ToylabError
+from toylab.model.transformer import Transformer
+from toylab.runs import registry
+from toylab.tasks import Polynomial, stream
+from toylab.training.batches import next_token_loss, pack
 
-MODULES = {"training": training, "looking": looking, "around": around, "findings": findings}
+MODULES = {"training": training, "inference": inference, "startup": startup, "time_to_result": time_to_result}
 
 
 def test_every_work_is_done_by_the_module_that_is_said_to_do_it():
@@ -80,7 +81,7 @@ def test_the_products_of_a_step_have_as_many_operations_as_torch_counts_in_it():
     assert training.products(config, rows, length, "cpu")[1] == counted.get_total_flops() - head
 
 
-@pytest.mark.parametrize("work", [training.steps, training.epoch, looking.watching, looking.editing])
+@pytest.mark.parametrize("work", [training.steps, training.epoch, inference.watching, inference.editing])
 def test_short_works_give_finite_ratios(work, monkeypatch):
     monkeypatch.setattr(training, "SHAPES", ((16, 6),))
     found = list(work("cpu", rounds=1))
@@ -218,8 +219,8 @@ def test_the_command_prints_markdown(one_work, tmp_path, capsys):
 
 
 def test_the_picture_of_steering_is_made_of_claims_that_there_are():
-    claims = studies.load("steering-vectors").STUDY.default().conclude({})
-    assert set(findings.PICTURE) <= {claim.id for claim in claims}
+    claims = registry.load("steering-vectors").STUDY.default().conclude({})
+    assert set(time_to_result.PICTURE) <= {claim.id for claim in claims}
 
 
 def test_what_was_found_before_a_failure_is_kept(monkeypatch, tmp_path):
@@ -234,7 +235,7 @@ def test_what_was_found_before_a_failure_is_kept(monkeypatch, tmp_path):
 
 
 def test_all_studies_are_run_in_one_pool_and_each_is_finished(quick_run, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr("toylab.studies.names", lambda: ["iteration-head"])
+    monkeypatch.setattr("toylab.runs.registry.names", lambda: ["iteration-head"])
     shutil.copytree(quick_run, tmp_path / "iteration-head-quick")
     assert cli.run(["run", "all", "--preset", "quick", "--out", str(tmp_path)]) == 0
     shown = capsys.readouterr().out
@@ -245,9 +246,9 @@ def test_all_studies_are_run_in_one_pool_and_each_is_finished(quick_run, monkeyp
 def test_seeds_are_given_to_all_studies_and_controls_to_those_that_have_them(monkeypatch, tmp_path):
     seen = {}
     monkeypatch.setattr(
-        "toylab.engine.execute_all", lambda runs, *_, **__: seen.update({r.name: r.study for r in runs})
+        "toylab.runs.jobs.execute_all", lambda runs, *_, **__: seen.update({r.name: r.study for r in runs})
     )
-    monkeypatch.setattr("toylab.scoreboard.finish_all", str)
+    monkeypatch.setattr("toylab.runs.scoreboard.finish_all", str)
     command = ["run", "all", "--seeds", "7", "8", "9", "--control-seeds", "2", "--out", str(tmp_path)]
     assert cli.run(command) == 0
     assert {study.seeds for study in seen.values()} == {(7, 8, 9)}

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from probes import link_mass
 from toylab import cli
 from toylab.calibration import (
     Calibration,
@@ -25,6 +24,7 @@ from toylab.calibration import (
     table,
 )
 from toylab.calibration.counting import Coded, sees_region
+from toylab.probes import link_mass
 
 
 def keeps_its_floor(found: Calibration) -> None:

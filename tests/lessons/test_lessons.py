@@ -15,14 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from probes import link_mass, peakiness
-from tasks import IteratedMap, Polynomial
-from toylab import answer_key, lessons
-from toylab.calibration.looking import looking_at, one_head
-from toylab.lessons import EXERCISES, Exercise, check
-from toylab.losses import leave_one_out
+from toylab import lessons
+from toylab.calibration.patterns import looking_at, one_head
+from toylab.lessons import EXERCISES, Exercise, answer_key, check
+from toylab.probes import link_mass, peakiness
+from toylab.tasks import IteratedMap, Polynomial
+from toylab.training.losses import leave_one_out
 
-NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 PREFIX = {"tour": "00", "iteration": "01", "counting": "02", "safety": "03", "steering": "04", "own": "05"}
 OWN_DEFINITIONS = {"vocabulary", "context", "sample", "solve", "step", "trace", "sharp"}
 """What a notebook may define besides what an exercise asks for: methods of tasks, and a probe that is wrong."""

@@ -10,10 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from probes import edit, points, watch
-from toylab.encoder_decoder import ENCODER, EncoderDecoder, EncoderDecoderConfig, smooth_head
-from toylab.model import Attention, Geometry, ModelConfig, Transformer
-from toylab.positions import POSITIONS, NoPositions
+from toylab.model.encoder_decoder import ENCODER, EncoderDecoder, EncoderDecoderConfig, smooth_head
+from toylab.model.positions import POSITIONS, NoPositions
+from toylab.model.transformer import Attention, Geometry, ModelConfig, Transformer
+from toylab.probes import edit, points, watch
 
 SYMBOLS, QUERIES, CLASSES, CONTEXT, WIDTH = 5, 3, 7, 12, 8
 SEEDS = st.integers(0, 2**31)

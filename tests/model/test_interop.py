@@ -8,7 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from probes import (
+from toylab.model.interop import adopt, from_hooked, to_hooked
+from toylab.model.transformer import ModelConfig, Transformer, generate
+from toylab.planted.handwritten import iteration_head
+from toylab.probes import (
     Paths,
     edit,
     explained_variance,
@@ -23,13 +26,10 @@ from probes import (
     watch,
     zero_heads,
 )
-from tasks import AssociativeRecall, Parity
-from toylab import evaluate
-from toylab.circuits import iteration_head
-from toylab.interop import adopt, from_hooked, to_hooked
-from toylab.model import ModelConfig, Transformer, generate
-from toylab.runs import load_model, save_model
+from toylab.runs.store import load_model, save_model
 from toylab.survey import survey
+from toylab.tasks import AssociativeRecall, Parity
+from toylab.training import evaluate
 
 POSITIONS = ("none", "learned", "sinusoidal", "rotary", "alibi")
 SETTINGS = (

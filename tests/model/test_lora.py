@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tasks import TaskConcept
-from toylab.concept import MODEL, fine_tuning, model_for
-from toylab.losses import Refusal
-from toylab.low_rank import confine, release
-from toylab.train import TrainConfig, train
+from toylab.model.lora import confine, release
+from toylab.studies.safety_finetuning.data import MODEL, fine_tuning, model_for
+from toylab.tasks import TaskConcept
+from toylab.training.loop import TrainConfig, train
+from toylab.training.losses import Refusal
 
 TASK = TaskConcept()
 SMALL = replace(MODEL, width=16, heads=2)

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toylab.model import ModelConfig, Transformer
-from toylab.names import ToylabError
-from toylab.positions import POSITIONS
-from toylab.runs import load_model, save_model
+from toylab.console import ToylabError
+from toylab.model.positions import POSITIONS
+from toylab.model.transformer import ModelConfig, Transformer
+from toylab.runs.store import load_model, save_model
 
 VOCAB, CONTEXT = 6, 12
 SEEDS = st.integers(0, 2**32)

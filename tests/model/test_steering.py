@@ -12,11 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from probes import edit, watch
+from toylab.console import ToylabError
 from toylab.files import read_tensors, write_tensors
-from toylab.model import ModelConfig, Transformer, generate
-from toylab.names import ToylabError
-from toylab.steering import (
+from toylab.model.steering import (
     PreFlight,
     Scaled,
     Steered,
@@ -28,6 +26,8 @@ from toylab.steering import (
     save_steering,
     vectors,
 )
+from toylab.model.transformer import ModelConfig, Transformer, generate
+from toylab.probes import edit, watch
 
 VOCAB, CONTEXT, WIDTH, LAYERS = 7, 12, 16, 3
 CONFIG = ModelConfig(layers=LAYERS, heads=2, width=WIDTH, hidden=12, positions="learned")

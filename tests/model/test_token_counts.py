@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from probes import watch
-from toylab.encoder_decoder import ENCODER, EncoderDecoder, EncoderDecoderConfig
-from toylab.model import Cache, ModelConfig, Transformer
-from toylab.tally import Tally, tally
+from toylab.model.encoder_decoder import ENCODER, EncoderDecoder, EncoderDecoderConfig
+from toylab.model.token_counts import Tally, tally
+from toylab.model.transformer import Cache, ModelConfig, Transformer
+from toylab.probes import watch
 
 VOCAB, CONTEXT = 5, 20
 SEEDS = st.integers(0, 2**31)

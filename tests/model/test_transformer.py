@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from probes import edit, points, watch
-from tasks import IGNORE, ITERATED_MAPS, ModularSum, stream
-from toylab.batches import pack, pad
-from toylab.model import ACTIVATIONS, Cache, ModelConfig, Transformer, generate
-from toylab.names import ToylabError
-from toylab.positions import POSITIONS
-from toylab.steering import Steered, Vector
+from toylab.console import ToylabError
+from toylab.model.positions import POSITIONS
+from toylab.model.steering import Steered, Vector
+from toylab.model.transformer import ACTIVATIONS, Cache, ModelConfig, Transformer, generate
+from toylab.probes import edit, points, watch
+from toylab.tasks import IGNORE, ITERATED_MAPS, ModularSum, stream
+from toylab.training.batches import pack, pad
 
 VOCAB, CONTEXT = 7, 14
 NORMS, UNEMBEDDINGS, ACTIVATION_NAMES = (

@@ -8,12 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from probes import link_mass
-from tasks import AssociativeRecall, ContextualCounting, Parity
-from toylab import evaluate
-from toylab.circuits import contextual_counter, induction_head, iteration_head
-from toylab.grafts import blended, deepened, rotated, rotated_stream, widened
-from toylab.model import ModelConfig, Transformer
+from toylab.model.transformer import ModelConfig, Transformer
+from toylab.planted.disguise import blended, deepened, rotated, rotated_stream, widened
+from toylab.planted.handwritten import contextual_counter, induction_head, iteration_head
+from toylab.probes import link_mass
+from toylab.tasks import AssociativeRecall, ContextualCounting, Parity
+from toylab.training import evaluate
 
 TASK = AssociativeRecall(pairs=3, keys=6, values=5)
 rngs = st.integers(0, 2**32 - 1).map(np.random.default_rng)

@@ -8,8 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from probes import fit_saturation, link_mass, mass_by_class, name_bias, watch
-from tasks import (
+from toylab.model.encoder_decoder import EncoderDecoder
+from toylab.model.token_counts import tally
+from toylab.model.transformer import Transformer
+from toylab.planted.handwritten import contextual_counter, iteration_head
+from toylab.probes import fit_saturation, link_mass, mass_by_class, name_bias, watch
+from toylab.studies.contextual_counting.data import Strings, strings
+from toylab.tasks import (
     IGNORE,
     ITERATED_MAPS,
     Batch,
@@ -20,15 +25,10 @@ from tasks import (
     Polynomial,
     WordProblem,
 )
-from tasks import stream as random_stream
-from tasks.counting import BEGIN, CLOSE, ONE, OPEN
-from toylab import evaluate
-from toylab.batches import next_token_loss, pad
-from toylab.circuits import contextual_counter, iteration_head
-from toylab.counting import Strings, strings
-from toylab.encoder_decoder import EncoderDecoder
-from toylab.model import Transformer
-from toylab.tally import tally
+from toylab.tasks import stream as random_stream
+from toylab.tasks.counting import BEGIN, CLOSE, ONE, OPEN
+from toylab.training import evaluate
+from toylab.training.batches import next_token_loss, pad
 
 STARTS = ("first-input", "zero")
 

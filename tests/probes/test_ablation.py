@@ -6,10 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from probes import edit, follow_links, link_mass, moved, uniform_heads, uniform_mass, watch, zero_heads
-from tasks import ITERATED_MAPS, Polynomial, WordProblem
-from toylab.circuits import iteration_head
-from toylab.evaluate import accuracy, held_out, predict
+from toylab.planted.handwritten import iteration_head
+from toylab.probes import edit, follow_links, link_mass, moved, uniform_heads, uniform_mass, watch, zero_heads
+from toylab.tasks import ITERATED_MAPS, Polynomial, WordProblem
+from toylab.training.evaluate import accuracy, held_out, predict
 
 some = settings(max_examples=40)
 SIZE = 7

@@ -8,7 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from probes import (
+from toylab.model.transformer import ModelConfig, Transformer
+from toylab.planted.handwritten import iteration_head
+from toylab.probes import (
     IterationHead,
     find_iteration_head,
     follow_links,
@@ -19,11 +21,9 @@ from probes import (
     uniform_heads,
     uniform_mass,
 )
-from probes.attention import edges_within
-from tasks import ITERATED_MAPS, Parity, Polynomial, WordProblem, stream
-from toylab.circuits import iteration_head
-from toylab.evaluate import held_out, search_iteration_head
-from toylab.model import ModelConfig, Transformer
+from toylab.probes.attention import edges_within
+from toylab.tasks import ITERATED_MAPS, Parity, Polynomial, WordProblem, stream
+from toylab.training.evaluate import held_out, search_iteration_head
 
 some = settings(max_examples=40)
 

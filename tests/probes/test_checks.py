@@ -11,9 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import probes
-from probes.checks import as_mask, as_whole, finite
-from toylab.names import ToylabError
+from toylab import probes
+from toylab.console import ToylabError
+from toylab.probes.checks import as_mask, as_whole, finite
 
 few = settings(max_examples=10)
 ROWS, WIDTH, HEADS, SIZE = 12, 4, 2, 5

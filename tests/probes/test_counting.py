@@ -11,7 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from probes import (
+from toylab.model.transformer import ModelConfig, Transformer
+from toylab.probes import (
     CIRCUITS,
     block_keys,
     class_readout,
@@ -24,7 +25,6 @@ from probes import (
     through_origin,
     watch,
 )
-from toylab.model import ModelConfig, Transformer
 
 SEEDS = st.integers(0, 2**31)
 BATCH, HEADS, ASKING, KEYS = 2, 3, 4, 6

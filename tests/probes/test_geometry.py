@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from probes.geometry import auc, cosine_to, gradient_norms, jacobian_norms, separation, tau, top_share
-from probes.nullspace import top_energy
+from toylab.probes.geometry import auc, cosine_to, gradient_norms, jacobian_norms, separation, tau, top_share
+from toylab.probes.nullspace import top_energy
 
 SEEDS = st.integers(0, 2**31)
 WHOLE = st.lists(st.integers(-3, 3), min_size=1, max_size=8)  # so few numbers that many tie

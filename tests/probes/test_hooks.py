@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from probes import edit, points, watch
-from toylab.model import ModelConfig, Transformer, generate
+from toylab.model.transformer import ModelConfig, Transformer, generate
+from toylab.probes import edit, points, watch
 
 SHAPES = [
     ModelConfig(layers=2, heads=2, width=8, positions=positions, norm=norm)

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from probes import against, logit_attribution, ranks, token_cosines, watch
 from toylab import ModelConfig, Transformer
+from toylab.probes import against, logit_attribution, ranks, token_cosines, watch
 
 SEEDS = st.integers(0, 2**31)
 SIZES = st.integers(2, 9)

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from probes import linear_probe
-from probes.linear import _fit
+from toylab.probes import linear_probe
+from toylab.probes.linear import _fit
 
 SEEDS = st.integers(0, 2**31)
 few = settings(max_examples=8)

@@ -10,7 +10,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from probes import nullspace as ns
+from toylab.probes import nullspace as ns
 
 SEEDS = st.integers(0, 2**31)
 few = settings(max_examples=5)

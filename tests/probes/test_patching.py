@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from probes import Paths, edit, put_back, watch
 from toylab import ModelConfig, Transformer, generate
+from toylab.probes import Paths, edit, put_back, watch
 
 SEEDS = st.integers(0, 2**31)
 few = settings(max_examples=8)

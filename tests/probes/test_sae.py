@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from probes import SparseAutoencoder, compare_features, dead_share, explained_variance, fit_autoencoder
+from toylab.probes import SparseAutoencoder, compare_features, dead_share, explained_variance, fit_autoencoder
 
 SEEDS = st.integers(0, 2**31)
 few = settings(max_examples=6)

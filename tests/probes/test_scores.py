@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from probes import rotary_planes, score_table, watch
-from toylab.model import ModelConfig, Transformer
-from toylab.positions import RotaryPositions
+from toylab.model.positions import RotaryPositions
+from toylab.model.transformer import ModelConfig, Transformer
+from toylab.probes import rotary_planes, score_table, watch
 
 VOCAB, CONTEXT = 6, 12
 SEEDS = st.integers(0, 2**31)

@@ -16,11 +16,11 @@ import pytest
 import torch
 from matplotlib import image
 
-from toylab import scoreboard
-from toylab.claims import Claim
-from toylab.film import Shown
-from toylab.finish import finish
-from toylab.report import page
+from toylab.report.page import page
+from toylab.runs import scoreboard
+from toylab.runs.judge import finish
+from toylab.training.attention_history import Shown
+from toylab.verdicts.claim import Claim
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium here: apt-get install chromium, and this runs")

@@ -15,7 +15,7 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from toylab import figures
+from toylab.report import figures
 
 SMALL = {
     "attention": [
@@ -153,7 +153,7 @@ def test_other_content_is_other_bytes():
 
 
 def test_importing_figures_opens_no_window_and_loads_no_pyplot():
-    code = "import sys, toylab.figures; sys.exit('matplotlib.pyplot' in sys.modules)"
+    code = "import sys, toylab.report.figures; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

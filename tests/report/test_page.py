@@ -15,17 +15,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from toylab import figures
-from toylab.claims import Claim, numbers, over_seeds, read_claims, table
-from toylab.engine import execute
+from toylab.console import ToylabError
 from toylab.files import digest, read_json, write_json
-from toylab.film import Shown
-from toylab.finish import finish, judge, rebuild
-from toylab.names import ToylabError
-from toylab.report import Picture, file_names, page
-from toylab.runs import Job, Study, by_arm, claim_folder
-from toylab.studies import name_of
-from toylab.studies.iteration_head import IterationHeadStudy
+from toylab.report import figures
+from toylab.report.page import Picture, file_names, page
+from toylab.runs.jobs import execute
+from toylab.runs.judge import finish, judge, rebuild
+from toylab.runs.registry import name_of
+from toylab.runs.store import Job, Study, by_arm, claim_folder
+from toylab.studies.iteration_head.study import IterationHeadStudy
+from toylab.training.attention_history import Shown
+from toylab.verdicts.claim import Claim, numbers, over_seeds, read_claims, table
 
 HOSTILE = '<script>alert("1")</script><img src=x onerror=alert(2)>&amp;\'" $title ${claims} </pre></style>'
 WORDS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), max_size=40)
@@ -100,7 +100,7 @@ def asks_no_network(text: str) -> None:
     assert all(target.strip("\"' ").startswith("#") for target in re.findall(r"url\(([^)]*)\)", text))
     assert "@import" not in text
     scripts = re.findall(r"<script>\n(.*?)</script>", text, flags=re.DOTALL)
-    ours = files("toylab.report").joinpath("viewer.js").read_text(encoding="utf-8")
+    ours = files("toylab.report.page").joinpath("viewer.js").read_text(encoding="utf-8")
     assert [script.strip() for script in scripts] == [ours.strip()] * text.count('id="viewer-data"')
 
 

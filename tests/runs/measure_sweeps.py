@@ -1,6 +1,6 @@
 """How much a second worker brings, and what a sweep costs beside its jobs.
 
-python tests/measure_sweeps.py [JOBS [STEPS]]
+python tests/runs/measure_sweeps.py [JOBS [STEPS]]
 """
 
 import sys
@@ -8,9 +8,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from test_hardening import SHORT, sweep_command
+from tests.runs.test_hardening import SHORT, sweep_command
 
-from toylab.sweeps import load_runs
+from toylab.runs.sweep import load_runs
 
 
 def main(jobs: int = 200, steps: int = 600) -> None:

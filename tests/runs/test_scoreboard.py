@@ -13,17 +13,19 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_report import HOSTILE, Page, asks_no_network
+from tests.report.test_page import HOSTILE, Page, asks_no_network
 
-from toylab import cli, scoreboard, studies
-from toylab.claims import Claim, Verdict, numbers, over_seeds, read_claims
+from toylab import cli
+from toylab.runs import scoreboard
+from toylab.runs import registry
+from toylab.verdicts.claim import Claim, Verdict, numbers, over_seeds, read_claims
 from toylab.files import read_json, write_json, write_record
-from toylab.finish import costs, judge
-from toylab.names import ToylabError
-from toylab.runs import Job, claim_folder
-from toylab.scoreboard import Standing
+from toylab.runs.judge import costs, judge
+from toylab.console import ToylabError
+from toylab.runs.store import Job, claim_folder
+from toylab.runs.scoreboard import Standing
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 QUICK = {"iteration-head": "quick_run", "contextual-counting": "quick_counting"}
 
 
@@ -110,7 +112,7 @@ def test_every_claim_of_a_real_run_that_was_measured_cost_something_and_none_mor
         assert judged.costs[claim.id] <= judged.cpu_seconds + 1e-6
 
 
-@pytest.mark.parametrize("name", studies.names())
+@pytest.mark.parametrize("name", registry.names())
 def test_figures_name_claims_that_there_are_and_no_claim_twice(name, request):
     judged = judge(request.getfixturevalue({**QUICK, "safety-finetuning": "quick_safety"}.get(name, "quick_steering")))
     named = [id for picture in judged.pictures for id in picture.claims]
@@ -243,7 +245,7 @@ def pretend(folder: Path, name: str, study: str, seeds: list[int], date: str) ->
 
 
 def test_of_several_runs_of_a_study_the_one_with_most_seeds_counts_then_the_latest(tmp_path):
-    study = studies.load("iteration-head").STUDY.quick()
+    study = registry.load("iteration-head").STUDY.quick()
     claim_folder(study, "iteration-head", tmp_path / "origin")
     pretend(tmp_path, "few", "iteration-head", [0], "2026-03-01T00:00:00+00:00")
     pretend(tmp_path, "many", "iteration-head", [0, 1, 2], "2026-01-01T00:00:00+00:00")
@@ -314,7 +316,7 @@ def test_a_board_comes_back_from_its_file(tmp_path):
 
 def begun(folder: Path) -> Path:
     """A folder with a run of which no job is done."""
-    claim_folder(studies.load("iteration-head").STUDY.quick(), "iteration-head", folder / "one")
+    claim_folder(registry.load("iteration-head").STUDY.quick(), "iteration-head", folder / "one")
     return folder
 
 
@@ -346,14 +348,14 @@ def test_runs_that_may_not_be_written_are_judged_without_pages(tmp_path, monkeyp
 
 def test_the_readme_carries_the_published_board_word_for_word():
     held = scoreboard.published()
-    assert {one.study for one in held} <= set(studies.names())
+    assert {one.study for one in held} <= set(registry.names())
     (carried,) = re.findall(r"<!-- scoreboard -->\n(.*?)\n<!-- end -->", README, flags=re.DOTALL)
     assert carried.strip() == scoreboard.markdown(held)
 
 
 def test_the_published_board_speaks_of_claims_that_there_are_from_ten_seeds():
     for one in scoreboard.published():
-        kind = studies.load(one.study).STUDY
+        kind = registry.load(one.study).STUDY
         assert {claim.id for claim in one.claims} <= {claim.id for claim in kind.default().conclude({})}
         assert one.seeds >= 10
 
@@ -361,7 +363,7 @@ def test_the_published_board_speaks_of_claims_that_there_are_from_ten_seeds():
 def test_the_published_board_withdraws_what_the_studies_withdraw_and_decides_nothing_from_one_seed():
     withdrawn = set()
     for one in scoreboard.published():
-        now = {claim.id: claim for claim in studies.load(one.study).STUDY.default().conclude({})}
+        now = {claim.id: claim for claim in registry.load(one.study).STUDY.default().conclude({})}
         for claim in one.claims:
             assert (claim.verdict == "withdrawn") == (now[claim.id].verdict == "withdrawn"), claim.id
             if claim.verdict == "withdrawn":

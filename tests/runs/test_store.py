@@ -18,21 +18,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks import Copy, ModularSum, Parity, Polynomial
-from toylab import engine, runs
-from toylab.batches import fresh, next_token_loss
-from toylab.claims import Claim
-from toylab.engine import JobsFailedError, JobsRefusedError, execute
+from toylab.tasks import Copy, ModularSum, Parity, Polynomial
+from toylab.runs import jobs as engine
+from toylab.runs import store as runs
+from toylab.training.batches import fresh, next_token_loss
+from toylab.verdicts.claim import Claim
+from toylab.runs.jobs import JobsFailedError, JobsRefusedError, execute
 from toylab.files import digest, read_json, read_tensors, write_record, write_tensors
-from toylab.finish import rebuild
-from toylab.model import ModelConfig, Transformer
-from toylab.names import ToylabError
-from toylab.positions import POSITIONS, NoPositions
-from toylab.report import Picture
-from toylab.runs import Job, Study, claim_folder, load_model, read_metrics, read_settings, save_model
-from toylab.studies.iteration_head import IterationHeadStudy
-from toylab.sweeps import sweep
-from toylab.train import DivergedError, TrainConfig, Training, train
+from toylab.runs.judge import rebuild
+from toylab.model.transformer import ModelConfig, Transformer
+from toylab.console import ToylabError
+from toylab.model.positions import POSITIONS, NoPositions
+from toylab.report.page import Picture
+from toylab.runs.store import Job, Study, claim_folder, load_model, read_metrics, read_settings, save_model
+from toylab.studies.iteration_head.study import IterationHeadStudy
+from toylab.runs.sweep import sweep
+from toylab.training.loop import DivergedError, TrainConfig, Training, train
 
 LEAVING = (SystemExit, GeneratorExit, asyncio.CancelledError, FileNotFoundError, KeyError, ValueError)
 """Errors that are no refusal, and some that would end a process."""
@@ -488,7 +489,7 @@ def test_results_of_numpy_and_torch_are_kept_as_plain_numbers(notes, out, monkey
 def told_by(script: str, where: Path, *before: str) -> str:
     """What a script of its own says, which runs a study in two processes."""
     (where / "script.py").write_text(script)
-    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    path = os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])
     done = subprocess.run(
         [sys.executable, *before], cwd=where, capture_output=True, text=True, timeout=120,
         env={**os.environ, "PYTHONPATH": path},
@@ -497,7 +498,7 @@ def told_by(script: str, where: Path, *before: str) -> str:
     return done.stderr
 
 
-BEGINS = "from pathlib import Path\nfrom test_runs import Counted, execute\n"
+BEGINS = "from pathlib import Path\nfrom tests.runs.test_store import Counted, execute\n"
 RUNS = "execute({}(notes='.'), 'counted', Path('out'), 2, progress=False)\n"
 
 

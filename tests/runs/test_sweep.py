@@ -21,18 +21,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks import Copy, ModularSum, Parity
-from toylab import cli, figures, sweeps
-from toylab.claims import Claim, over_seeds
-from toylab.engine import JobsFailedError, JobsRefusedError
+from toylab.tasks import Copy, ModularSum, Parity
+from toylab import cli
+from toylab.report import figures
+from toylab.runs import sweep as sweeps
+from toylab.verdicts.claim import Claim, over_seeds
+from toylab.runs.jobs import JobsFailedError, JobsRefusedError
 from toylab.files import alone, read_json, write_json, write_record
-from toylab.names import ToylabError, load_class
-from toylab.report import Picture
-from toylab.runs import Job, by_arm, refuse_others
-from toylab.statistics import bootstrap, wilson
-from toylab.studies.contextual_counting import ContextualCountingStudy
-from toylab.studies.iteration_head import IterationHeadStudy
-from toylab.sweeps import Mean, column, grid, load_runs, read_axes, resume, summarise, sweep, where
+from toylab.console import ToylabError, load_class
+from toylab.report.page import Picture
+from toylab.runs.store import Job, by_arm, refuse_others
+from toylab.verdicts.intervals import bootstrap, wilson
+from toylab.studies.contextual_counting.study import ContextualCountingStudy
+from toylab.studies.iteration_head.study import IterationHeadStudy
+from toylab.runs.sweep import Mean, column, grid, load_runs, read_axes, resume, summarise, sweep, where
 
 
 @dataclass(frozen=True)
@@ -441,7 +443,7 @@ def test_the_lock_ends_with_its_process_however_that_ends(out):
 
 
 def test_a_worker_that_does_not_see_the_folder_says_so(small, tmp_path):
-    from toylab.engine import do
+    from toylab.runs.jobs import do
 
     failure = do(small, Job("base", 0), tmp_path / "elsewhere")
     assert failure.refused
@@ -492,7 +494,7 @@ def rewritten(path: Path, **changes: Any) -> None:
 OWN = '''
 from dataclasses import dataclass
 from pathlib import Path
-from test_sweeps import Small
+from tests.runs.test_sweep import Small
 
 Path("imported").touch()
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
-from tasks import Copy
-from toylab.batches import fresh, next_token_loss
-from toylab.claims import Claim
-from toylab.engine import execute
-from toylab.model import Transformer
-from toylab.report import Picture
-from toylab.runs import Job
-from toylab.train import TrainConfig, train
+from toylab.tasks import Copy
+from toylab.training.batches import fresh, next_token_loss
+from toylab.verdicts.claim import Claim
+from toylab.runs.jobs import execute
+from toylab.model.transformer import Transformer
+from toylab.report.page import Picture
+from toylab.runs.store import Job
+from toylab.training.loop import TrainConfig, train
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks import (
+from toylab.console import ToylabError
+from toylab.tasks import (
     IGNORE,
     NOWHERE,
     SHARES,
@@ -31,9 +32,8 @@ from tasks import (
     split_of,
     stream,
 )
-from toylab.names import ToylabError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 prompts = st.integers(0, 12).flatmap(
     lambda length: st.lists(st.lists(st.integers(0, 127), min_size=length, max_size=length), min_size=1, max_size=8)
 )
@@ -185,7 +185,7 @@ def test_neighbouring_seeds_and_neighbouring_indices_share_nearly_no_rows():
 
 def test_a_seed_gives_the_same_rows_in_every_process():
     code = (
-        "from tasks import Polynomial, stream;"
+        "from toylab.tasks import Polynomial, stream;"
         "print(Polynomial(lengths=(3, 9)).sample(stream(5, 'train', 2), 40, 'test').tokens.tolist())"
     )
     outputs = {

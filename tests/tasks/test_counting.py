@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, chisquare
 
-from tasks import IGNORE, NOWHERE, SPLITS, ContextualCounting, decode, encode, split_of, stream
-from tasks.base import FEW
+from toylab.tasks import IGNORE, NOWHERE, SPLITS, ContextualCounting, decode, encode, split_of, stream
+from toylab.tasks.base import FEW
 
 some = settings(max_examples=15)
 seeds = st.integers(0, 2**20)

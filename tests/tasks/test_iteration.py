@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tasks import (
+from toylab.tasks import (
     IGNORE,
     ITERATED_MAPS,
     NOWHERE,

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, chisquare
 
-from tasks import IGNORE, SPLITS, Reasoning, Styles, decode, encode, stream
+from toylab.tasks import IGNORE, SPLITS, Reasoning, Styles, decode, encode, stream
 
 some = settings(max_examples=12)
 few = settings(max_examples=6)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from tasks import JAILBREAKS, KINDS, NOWHERE, SPLITS, ConceptGrammar, TaskConcept, decode, encode, stream
+from toylab.tasks import JAILBREAKS, KINDS, NOWHERE, SPLITS, ConceptGrammar, TaskConcept, decode, encode, stream
 
 seeds = st.integers(0, 2**20)
 TOP = ("A0", "A1", "B0", "B1")

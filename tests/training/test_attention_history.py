@@ -7,12 +7,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probes import watch
-from tasks import Parity, decode, stream
-from toylab.batches import fresh, next_token_loss
-from toylab.film import Film, Scene, read_film
-from toylab.model import ModelConfig, Transformer
-from toylab.train import TrainConfig, train
+from toylab.model.transformer import ModelConfig, Transformer
+from toylab.probes import watch
+from toylab.tasks import Parity, decode, stream
+from toylab.training.attention_history import Film, Scene, read_film
+from toylab.training.batches import fresh, next_token_loss
+from toylab.training.loop import TrainConfig, train
 
 TASK = Parity(lengths=(1, 4))
 CONFIG = TrainConfig(steps=6, warmup=1, cooldown=0, evaluate_every=2)

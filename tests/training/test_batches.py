@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tasks import IGNORE, ITERATED_MAPS, Batch, Copy, IteratedMap, ModularSum, Parity, Polynomial
-from tasks import stream as random_stream
-from toylab.batches import BLOCK, Scored, fresh, likeliest, next_token_loss, pack, pad, sweep, tokens_for
-from toylab.model import ModelConfig, Transformer
-from toylab.names import ToylabError
-from toylab.population import Population
-from toylab.train import TrainConfig, train
+from toylab.console import ToylabError
+from toylab.model.transformer import ModelConfig, Transformer
+from toylab.tasks import IGNORE, ITERATED_MAPS, Batch, Copy, IteratedMap, ModularSum, Parity, Polynomial
+from toylab.tasks import stream as random_stream
+from toylab.training.batches import BLOCK, Scored, fresh, likeliest, next_token_loss, pack, pad, sweep, tokens_for
+from toylab.training.loop import TrainConfig, train
+from toylab.training.population import Population
 
 SEEDS = st.integers(0, 2**32)
 

@@ -10,14 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from probes import IterationHead, edit, find_iteration_head
-from tasks import IGNORE, ITERATED_MAPS, Batch, IteratedMap, ModularSum, Parity, Polynomial, split_of
-from tasks import stream as random_stream
-from toylab import evaluate, interventions
-from toylab.circuits import iteration_head
-from toylab.model import ModelConfig, Transformer, generate
-from toylab.names import ToylabError
+from toylab.console import ToylabError
+from toylab.model.transformer import ModelConfig, Transformer, generate
+from toylab.planted.handwritten import iteration_head
+from toylab.probes import IterationHead, edit, find_iteration_head
+from toylab.studies.iteration_head import measures as interventions
 from toylab.survey import says_what_stands, survey
+from toylab.tasks import IGNORE, ITERATED_MAPS, Batch, IteratedMap, ModularSum, Parity, Polynomial, split_of
+from toylab.tasks import stream as random_stream
+from toylab.training import evaluate
 
 SEEDS = st.integers(0, 2**32)
 TASK = Polynomial(p=5, lengths=(1, 6))

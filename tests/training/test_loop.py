@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized, register_parametrization
 
-from tasks import Copy
-from toylab.batches import Scored, fresh, next_token_loss
+from toylab.console import ToylabError
 from toylab.files import read_tensors, write_tensors
-from toylab.model import ModelConfig, Transformer
-from toylab.names import ToylabError
-from toylab.optimizer import as_one
-from toylab.train import DivergedError, TrainConfig, Training, learning_rate, train
+from toylab.model.transformer import ModelConfig, Transformer
+from toylab.tasks import Copy
+from toylab.training.batches import Scored, fresh, next_token_loss
+from toylab.training.loop import DivergedError, TrainConfig, Training, learning_rate, train
+from toylab.training.optimizer import as_one
 
 TASK = Copy(lengths=(1, 3), p=3)
 SMALL = ModelConfig(layers=1, heads=1, width=8, hidden=8)

@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from toylab.losses import (
+from toylab.console import ToylabError
+from toylab.model.transformer import ModelConfig, Transformer
+from toylab.training.losses import (
     DPO,
     NPO,
     Pairs,
@@ -30,8 +32,6 @@ from toylab.losses import (
     kl_divergence,
     leave_one_out,
 )
-from toylab.model import ModelConfig, Transformer
-from toylab.names import ToylabError
 
 seeds = st.integers(0, 2**31)
 some = settings(max_examples=15)

@@ -6,12 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from tasks import AssociativeRecall, ContextualCounting, Parity, Reasoning, TaskConcept, stream
-from toylab import ModelConfig, Transformer, concept, counting, evaluate, reasoning
-from toylab.encoder_decoder import EncoderDecoderConfig
-from toylab.film import Film, Scene
-from toylab.modes import evaluating, in_training
+from toylab import ModelConfig, Transformer
+from toylab.model.encoder_decoder import EncoderDecoderConfig
+from toylab.studies.contextual_counting import data as counting
+from toylab.studies.safety_finetuning import data as concept
+from toylab.studies.steering_vectors import data as reasoning
 from toylab.survey import says_what_stands, survey
+from toylab.tasks import AssociativeRecall, ContextualCounting, Parity, Reasoning, TaskConcept, stream
+from toylab.training import evaluate
+from toylab.training.attention_history import Film, Scene
+from toylab.training.modes import evaluating, in_training
 
 
 class Told(nn.Sequential):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from toylab.optimizer import AdamW, Held, as_one
+from toylab.training.optimizer import AdamW, Held, as_one
 
 SEEDS = st.integers(0, 2**32)
 

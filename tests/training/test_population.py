@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tasks import IGNORE, Polynomial
-from toylab.batches import Scored, fresh, next_token_loss, pack, pad
-from toylab.model import ModelConfig, Transformer
-from toylab.names import ToylabError
-from toylab.population import Population, stacked
-from toylab.train import DivergedError, TrainConfig, train
+from toylab.console import ToylabError
+from toylab.model.transformer import ModelConfig, Transformer
+from toylab.tasks import IGNORE, Polynomial
+from toylab.training.batches import Scored, fresh, next_token_loss, pack, pad
+from toylab.training.loop import DivergedError, TrainConfig, train
+from toylab.training.population import Population, stacked
 
 TASK = Polynomial(p=5, lengths=(1, 4))
 CONFIG = TrainConfig(steps=6, warmup=2, cooldown=2, evaluate_every=6, weight_decay=0.1, clip=0.5)

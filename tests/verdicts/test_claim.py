@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toylab.claims import (
+from toylab.console import ToylabError, takes_colour
+from toylab.verdicts.claim import (
     Claim,
     Verdict,
     markdown,
@@ -24,8 +25,7 @@ from toylab.claims import (
     verdicts,
     write_claims,
 )
-from toylab.names import ToylabError, takes_colour
-from toylab.statistics import bootstrap, wilson
+from toylab.verdicts.intervals import bootstrap, wilson
 
 TEXTS = {"paper": "section 4", "statement": "Heads form.", "bar": "mean >= .5"}
 BY_SEED = st.dictionaries(st.integers(0, 50), st.floats(0, 1), min_size=2, max_size=8)

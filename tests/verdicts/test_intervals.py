@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from toylab.statistics import bootstrap, interval, wilson
+from toylab.verdicts.intervals import bootstrap, interval, wilson
 
 VALUES = st.lists(st.floats(-100, 100), min_size=2, max_size=12)
 

@@ -25,8 +25,8 @@ from typing import Any
 
 import torch
 
+from toylab.console import ToylabError, aligned, markdown_table, unknown
 from toylab.files import read_json, write_json
-from toylab.names import ToylabError, aligned, markdown_table, unknown
 
 
 @dataclass(frozen=True)
@@ -122,15 +122,15 @@ WORKS = {
     "step": "training",
     "epoch": "training",
     "share": "training",
-    "watch": "looking",
-    "generate": "looking",
-    "edit": "looking",
-    "data": "around",
-    "import": "around",
-    "seeds": "around",
+    "watch": "inference",
+    "generate": "inference",
+    "edit": "inference",
+    "data": "startup",
+    "import": "startup",
+    "seeds": "startup",
     "population": "training",
-    "recipes": "findings",
-    "studies": "findings",
+    "recipes": "time_to_result",
+    "studies": "time_to_result",
 }
 """By name, the module that does a work."""
 

@@ -10,14 +10,14 @@ from functools import partial
 
 import numpy as np
 
-from tasks import ContextualCounting, Polynomial, stream
-from toylab.batches import next_token_loss, pack
 from toylab.bench import interleaved
 from toylab.bench.peers import VOCAB, next_token, shape, tokens
 from toylab.bench.training import ours_as_one
-from toylab.counting import count_loss, fresh_strings, model_for
-from toylab.encoder_decoder import EncoderDecoderConfig
-from toylab.model import ModelConfig, Transformer
+from toylab.model.encoder_decoder import EncoderDecoderConfig
+from toylab.model.transformer import ModelConfig, Transformer
+from toylab.studies.contextual_counting.data import count_loss, fresh_strings, model_for
+from toylab.tasks import ContextualCounting, Polynomial, stream
+from toylab.training.batches import next_token_loss, pack
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Curve:
 
 
 def curves(device: str = "cpu", rounds: int = 5) -> Iterator[Curve]:
-    """All of them; the training steps are those of `toylab.train`, with every position scored."""
+    """All of them; the training steps are those of `toylab.training.loop`, with every position scored."""
     lengths = (32, 64, 128, 256, 512)
     yield _curve(
         "training step, width 32", "length of a row", lengths, lambda s, n: _step(s, shape(32), n, 8, device), rounds
@@ -125,7 +125,7 @@ def _one_by_one(stack: ExitStack, seeds: int, device: str) -> Callable[[], None]
 
 
 def _together(seeds: int, device: str) -> Callable[[], None]:
-    from toylab.population import Population
+    from toylab.training.population import Population
 
     task = Polynomial()
     members = [

@@ -8,11 +8,11 @@ from functools import partial
 
 import torch
 
-from probes import points, watch
 from toylab.bench import Comparison, against, interleaved
 from toylab.bench.peers import LENS, lens, models, shape, tokens
-from toylab.model import Transformer, generate
-from toylab.steering import vectors
+from toylab.model.steering import vectors
+from toylab.model.transformer import Transformer, generate
+from toylab.probes import points, watch
 
 ROWS, PROMPT, NEW = 256, 16, 10
 """What is generated: rows, tokens that are given, and tokens that are written."""

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from toylab.bench import has_lens
-from toylab.model import ModelConfig, Transformer
-from toylab.names import torch_seed
+from toylab.console import torch_seed
+from toylab.model.transformer import ModelConfig, Transformer
 
 TORCH, LENS = "nn.TransformerEncoder", "TransformerLens"
 VOCAB = 24

@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import tasks
-from tasks import Styles, stream
-from toylab import studies
+from toylab import tasks
 from toylab.bench import Comparison, against, interleaved
-from toylab.engine import Processes
-from toylab.train import TrainConfig, train
+from toylab.runs import registry
+from toylab.runs.jobs import Processes
+from toylab.tasks import Styles, stream
+from toylab.training.loop import TrainConfig, train
 
 
 def data(device: str, rows: int = 2048, rounds: int = 5) -> Iterator[Comparison]:
@@ -32,11 +32,13 @@ def data(device: str, rows: int = 2048, rounds: int = 5) -> Iterator[Comparison]
 
 def training(name: str, seed: int = 0) -> tuple[Any, Callable, Callable[[int], Any]]:
     """Of a study's main arm, the model, the loss and the batches."""
-    from toylab import concept, counting, reasoning
-    from toylab.batches import next_token_loss
-    from toylab.model import Transformer
+    from toylab.model.transformer import Transformer
+    from toylab.studies.contextual_counting import data as counting
+    from toylab.studies.safety_finetuning import data as concept
+    from toylab.studies.steering_vectors import data as reasoning
+    from toylab.training.batches import next_token_loss
 
-    study = studies.load(name).STUDY.default()
+    study = registry.load(name).STUDY.default()
     if name == "iteration-head":
         arm = study.arms()["main"]
         model = Transformer.for_task(arm.task, arm.model, seed)

@@ -10,9 +10,9 @@ from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
-from toylab import studies
 from toylab.bench import Comparison
-from toylab.engine import Processes, execute
+from toylab.runs import registry
+from toylab.runs.jobs import Processes, execute
 
 FRESH = range(200, 210)
 """Seeds that no choice was made on."""
@@ -39,10 +39,10 @@ def recipes(device: str, workers: int = 2) -> Iterator[Comparison]:
 
 def iteration_head(seed: int) -> Found:
     """Until a model iterates on inputs never seen, with a head that reads x_t in nine of ten steps."""
-    from toylab import evaluate
-    from toylab.studies.iteration_head import lengths_of
+    from toylab.studies.iteration_head.study import lengths_of
+    from toylab.training import evaluate
 
-    study = replace(studies.load("iteration-head").STUDY.default(), seeds=(seed,), control_seeds=1)
+    study = replace(registry.load("iteration-head").STUDY.default(), seeds=(seed,), control_seeds=1)
     arm = study.arms()["main"]
     with tempfile.TemporaryDirectory() as folder:
         began = time.process_time()
@@ -55,9 +55,9 @@ def iteration_head(seed: int) -> Found:
 
 def counting(seed: int) -> Found:
     """Until an encoder-decoder without positions counts in four regions."""
-    from toylab.counting import accuracy, for_model, held_out, learn
+    from toylab.studies.contextual_counting.data import accuracy, for_model, held_out, learn
 
-    study = studies.load("contextual-counting").STUDY.default()
+    study = registry.load("contextual-counting").STUDY.default()
     began = time.process_time()
     model, _ = learn(study.task, study.model, study.train, seed, auxiliary=study.auxiliary)
     spent = time.process_time() - began
@@ -68,9 +68,9 @@ def counting(seed: int) -> Found:
 def safety(seed: int) -> Found:
     """A base, and from it the control, SSFT, unlearning and DPO: the base complies, those that learn to refuse do and
     still comply with what is safe."""
-    from toylab.safety import behaviour, judged_on
+    from toylab.studies.safety_finetuning.measures import behaviour, judged_on
 
-    study = studies.load("safety-finetuning").STUDY.default()
+    study = registry.load("safety-finetuning").STUDY.default()
     began, fine = time.process_time(), True
     with tempfile.TemporaryDirectory() as folder:
         base = study._pretrain(study.bases()["base"], seed, Path(folder))
@@ -100,7 +100,7 @@ PICTURE = {
 
 def steering(seed: int) -> Found:
     """The study of one seed: the base, vectors after each layer, and all that is asked of them."""
-    study = replace(studies.load("steering-vectors").STUDY.default(), seeds=(seed,), control_seeds=0)
+    study = replace(registry.load("steering-vectors").STUDY.default(), seeds=(seed,), control_seeds=0)
     with tempfile.TemporaryDirectory() as folder:
         measured = execute(study, "steering-vectors", Path(folder) / "run", workers=1, progress=False)
     found = {claim.id: claim.measured for claim in study.conclude(measured)}
@@ -120,8 +120,8 @@ RECIPES: dict[str, tuple[Callable[[int], Found], range, float]] = {
 def whole(device: str, workers: int = 2) -> Iterator[Comparison]:
     """Every default study in a folder of its own: minutes of the clock, and the largest memory of a process."""
     minutes = 0.0
-    for name in studies.names():
-        study = studies.load(name).STUDY.default()
+    for name in registry.names():
+        study = registry.load(name).STUDY.default()
         with tempfile.TemporaryDirectory() as folder:
             began = time.perf_counter()
             measured = execute(study, name, Path(folder) / "run", workers)

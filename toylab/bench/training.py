@@ -11,12 +11,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tasks import Batch, Polynomial, stream
-from toylab.batches import next_token_loss, pack, pad
 from toylab.bench import Comparison, against, interleaved, matmul_limit
 from toylab.bench.peers import LENS, TORCH, Loss, models, next_token, shape, tokens, trainer
-from toylab.model import ModelConfig, Transformer
-from toylab.optimizer import AdamW, Held, as_one
+from toylab.model.transformer import ModelConfig, Transformer
+from toylab.tasks import Batch, Polynomial, stream
+from toylab.training.batches import next_token_loss, pack, pad
+from toylab.training.optimizer import AdamW, Held, as_one
 
 SHAPES = ((32, 34), (64, 66), (128, 66))
 """Width, and positions a row."""
@@ -38,7 +38,7 @@ def steps(device: str, rows: int = 64, rounds: int = 15) -> Iterator[Comparison]
 
 @contextmanager
 def ours_as_one(model: nn.Module) -> Iterator[Callable[[Loss], None]]:
-    """The step of `toylab.train`."""
+    """The step of `toylab.training.loop`."""
     with as_one(p for p in model.parameters() if p.requires_grad) as (weights, gradient):
         optimizer, held = AdamW(weights, clip=1.0), Held(model, weights, gradient)
 
@@ -121,8 +121,8 @@ def population(device: str, rounds: int = 5) -> Iterator[Comparison]:
     """Training many seeds of the iteration head's model as one program, beside one of them alone: in four times its
     time on a GPU; on a CPU, where eight cannot be faster than one by one, in no more than eight times."""
     seeds, target = (8, 8) if device == "cpu" else (256, 4)
-    from toylab.population import Population
-    from toylab.studies.iteration_head import MODEL
+    from toylab.studies.iteration_head.study import MODEL
+    from toylab.training.population import Population
 
     task = Polynomial()
     members = [Transformer.for_task(task, MODEL, seed).to(device) for seed in range(seeds)]

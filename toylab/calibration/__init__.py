@@ -21,11 +21,11 @@ from typing import Any
 
 import numpy as np
 
-from tasks import stream
-from toylab.engine import Processes
-from toylab.names import ToylabError, aligned, unknown
-from toylab.statistics import wilson
+from toylab.console import ToylabError, aligned, unknown
+from toylab.runs.jobs import Processes
+from toylab.tasks import stream
 from toylab.terminal import progress_bar
+from toylab.verdicts.intervals import wilson
 
 LEVELS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
 """Shares of noise at which plants are tried besides 0."""

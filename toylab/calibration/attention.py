@@ -11,15 +11,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probes import find_iteration_head, link_mass
-from tasks import ITERATED_MAPS, AssociativeRecall, Batch, IteratedMap, ModularSum, Parity
-from toylab import evaluate
-from toylab.batches import fresh, next_token_loss, pad
 from toylab.calibration import Control, Detector, Exhibit, Plant
-from toylab.circuits import induction_head, iteration_head
-from toylab.grafts import blended, deepened, rotated, widened
-from toylab.model import ModelConfig, Transformer
-from toylab.train import TrainConfig, train
+from toylab.model.transformer import ModelConfig, Transformer
+from toylab.planted.disguise import blended, deepened, rotated, widened
+from toylab.planted.handwritten import induction_head, iteration_head
+from toylab.probes import find_iteration_head, link_mass
+from toylab.tasks import ITERATED_MAPS, AssociativeRecall, Batch, IteratedMap, ModularSum, Parity
+from toylab.training import evaluate
+from toylab.training.batches import fresh, next_token_loss, pad
+from toylab.training.loop import TrainConfig, train
 
 Pattern = Float[Tensor, "batch head query key"]
 Place = tuple[int, int]

@@ -15,15 +15,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from probes import block_keys, linear_probe, mass_by_class, name_bias, name_circuit, watch
-from tasks import ContextualCounting
-from tasks.counting import ONE
 from toylab.calibration import Control, Detector, Exhibit, Plant
-from toylab.circuits import contextual_counter
-from toylab.counting import Strings, logits, strings
-from toylab.counting_circuits import COUNTED, find_circuits, floor, key_classes
-from toylab.encoder_decoder import EncoderDecoder
-from toylab.grafts import blended, rotated_stream
+from toylab.model.encoder_decoder import EncoderDecoder
+from toylab.planted.disguise import blended, rotated_stream
+from toylab.planted.handwritten import contextual_counter
+from toylab.probes import block_keys, linear_probe, mass_by_class, name_bias, name_circuit, watch
+from toylab.studies.contextual_counting.data import Strings, logits, strings
+from toylab.studies.contextual_counting.measures import COUNTED, find_circuits, floor, key_classes
+from toylab.tasks import ContextualCounting
+from toylab.tasks.counting import ONE
 
 
 def _strings(rng: np.random.Generator, rows: int = 384) -> Strings:

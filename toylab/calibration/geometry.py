@@ -14,8 +14,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from probes import against, compare_features, fit_autoencoder, leading, null_share, separation
 from toylab.calibration import Control, Detector, Exhibit, Plant
+from toylab.probes import against, compare_features, fit_autoencoder, leading, null_share, separation
 
 
 def _normal(rng: np.random.Generator, *shape: int) -> Tensor:

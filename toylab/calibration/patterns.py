@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tasks import Task
 from toylab.calibration import Exhibit
+from toylab.tasks import Task
 
 
 def looking_at(

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from toylab import answer_key
-from toylab.answer_key import UnfitError, WaitingError, WrongError
-from toylab.names import unknown
+from toylab.console import unknown
+from toylab.lessons import answer_key
+from toylab.lessons.answer_key import UnfitError, WaitingError, WrongError
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Exercise:
 
     Attributes:
         name: notebook and subject, with a point between.
-        check: takes an answer, and raises an error of `toylab.answer_key` if it is not right.
+        check: takes an answer, and raises an error of `toylab.lessons.answer_key` if it is not right.
         hints: from the gentlest to the plainest.
         right: why the answer matters, in one sentence.
     """

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from tasks import Batch, IteratedMap, Polynomial, Task, stream
-from tasks.conformance import LAWS, another_process_ends_and_draws_the_same_rows, failure_of
-from toylab.calibration.looking import one_head
+from toylab.calibration.patterns import one_head
+from toylab.tasks import Batch, IteratedMap, Polynomial, Task, stream
+from toylab.tasks.laws import LAWS, another_process_ends_and_draws_the_same_rows, failure_of
 
 
 class WaitingError(Exception):

@@ -4,8 +4,8 @@
     label queries -> [self-attention] -> cross-attention to the stream -> [MLP] -> logits over the counts
 
 With the default decoder, cross-attention alone, the logits are linear in what the attention brings back: all that a
-model knows of a count must be in *where* its queries look. The parts are those of `toylab.model`, and so are the names
-of their points: `encoder.blocks.0.attn.pattern`, `decoder.cross.pattern`.
+model knows of a count must be in *where* its queries look. The parts are those of `toylab.model.transformer`, and so
+are the names of their points: `encoder.blocks.0.attn.pattern`, `decoder.cross.pattern`.
 
 Source: Golkar et al. 2024 (arXiv 2406.02585), section 2; what the paper leaves open is a setting here.
 """
@@ -19,10 +19,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from toylab.model import MLP, Attention, Geometry, LayerNorm, ModelConfig, Transformer, linear, source
-from toylab.names import ToylabError, check_settings
-from toylab.positions import NoPositions
-from toylab.tally import Tally
+from toylab.console import ToylabError, check_settings
+from toylab.model.positions import NoPositions
+from toylab.model.token_counts import Tally
+from toylab.model.transformer import MLP, Attention, Geometry, LayerNorm, ModelConfig, Transformer, linear, source
 
 ENCODER = ModelConfig(
     layers=1, heads=1, hidden=0, biases=False, positions="none", embedding_std=0.3, unembedding="none"

@@ -20,9 +20,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from probes import Tap
-from toylab.model import ModelConfig, Transformer
-from toylab.names import ToylabError
+from toylab.console import ToylabError
+from toylab.model.transformer import ModelConfig, Transformer
+from toylab.probes import Tap
 
 _AFTERWARDS = "it is reported after the attention has used it; edit attn.z or attn_out instead"
 _TWO_WAYS = "the block also adds to it by another way; edit attn_out or mlp_out instead"

@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from toylab.model import Transformer, source
-from toylab.names import ToylabError
+from toylab.console import ToylabError
+from toylab.model.transformer import Transformer, source
 
 
 class LowRank(nn.Module):

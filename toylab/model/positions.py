@@ -15,10 +15,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from toylab.names import ToylabError
+from toylab.console import ToylabError
 
 if TYPE_CHECKING:
-    from toylab.model import ModelConfig
+    from toylab.model.transformer import ModelConfig
 
 
 class NoPositions(nn.Module):

@@ -21,11 +21,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from probes import Edit, edit, watch
+from toylab.console import ToylabError, check_option
 from toylab.files import read_tensors, write_tensors
-from toylab.losses import frozen
-from toylab.model import Transformer
-from toylab.names import ToylabError, check_option
+from toylab.model.transformer import Transformer
+from toylab.probes import Edit, edit, watch
+from toylab.training.losses import frozen
 
 Places = slice | Iterable[Any] | int
 """Absolute positions: from a start up to a stop, or whole numbers one by one."""

@@ -19,11 +19,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from probes.hooks import has_hooks
-from tasks import Task, stream
-from toylab.names import ToylabError, check_settings, torch_seed, unknown
-from toylab.positions import POSITIONS
-from toylab.tally import Tally
+from toylab.console import ToylabError, check_settings, torch_seed, unknown
+from toylab.model.positions import POSITIONS
+from toylab.model.token_counts import Tally
+from toylab.probes.hooks import has_hooks
+from toylab.tasks import Task, stream
 
 ACTIVATIONS = {
     "gelu": F.gelu,
@@ -53,7 +53,7 @@ class ModelConfig:
     causal: bool = True
     """Whether a position sees only what does not come after it; a bidirectional model sees everything."""
     positions: str = "sinusoidal"
-    """A name of `toylab.positions.POSITIONS`: none, learned, sinusoidal, rotary, alibi, or one added there."""
+    """A name of `toylab.model.positions.POSITIONS`: none, learned, sinusoidal, rotary, alibi, or one added there."""
     position_base: float = 10_000.0
     """How many times slower the slowest sinusoid turns than the fastest, in sinusoidal and rotary positions."""
     position_frequency: float = 1.0
@@ -191,7 +191,7 @@ class Attention(nn.Module):
         return self.output(self.z(z).flatten(2))
 
     def _by_type(self, read: Float[Tensor, "type width"], tally: Tally) -> Float[Tensor, "batch query width"]:
-        """Without positions, where all that is read is one row per type of token; see `toylab.tally`."""
+        """Without positions, where all that is read is one row per type of token; see `toylab.model.token_counts`."""
         heads, types = self.heads, len(read)
         q, k, v = (linear(read).view(types, heads, -1).transpose(0, 1) for linear in (self.query, self.key, self.value))
         scores = q @ k.transpose(1, 2) / math.sqrt(q.shape[-1])  # head, query type, key type

@@ -16,9 +16,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from toylab.encoder_decoder import EncoderDecoder
-from toylab.model import Attention, LayerNorm, Transformer
-from toylab.names import ToylabError
+from toylab.console import ToylabError
+from toylab.model.encoder_decoder import EncoderDecoder
+from toylab.model.transformer import Attention, LayerNorm, Transformer
 
 Model = TypeVar("Model", bound=nn.Module)
 

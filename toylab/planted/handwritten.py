@@ -13,11 +13,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tasks import AssociativeRecall, IteratedMap
-from tasks.counting import BEGIN, CLOSE, ONE, OPEN
-from toylab.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
-from toylab.model import MLP, ModelConfig, Transformer
-from toylab.names import ToylabError, check_option
+from toylab.console import ToylabError, check_option
+from toylab.model.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
+from toylab.model.transformer import MLP, ModelConfig, Transformer
+from toylab.tasks import AssociativeRecall, IteratedMap
+from toylab.tasks.counting import BEGIN, CLOSE, ONE, OPEN
 
 SHARPNESS = 60.0
 """Attention score of the key looked for, against 0 for the others: the rest gets less than e^-55 of the attention."""

@@ -20,7 +20,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from toylab.names import ToylabError
+from toylab.console import ToylabError
 
 ACCURACY, CARRY, END = "#1b4f8f", "#c8553d", "#7a9a2e"
 """One colour a quantity: accuracy, attention on x_t, attention on the end of the input."""

@@ -13,8 +13,8 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
-from toylab.claims import Claim, numbers, verdicts
-from toylab.film import Shown
+from toylab.training.attention_history import Shown
+from toylab.verdicts.claim import Claim, numbers, verdicts
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 
-from toylab.names import ToylabError
+from toylab.console import ToylabError
 
 
 @contextmanager

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from toylab.files import alone, digest, disk, refuse_links, sweep_aside, write_json, write_text
-from toylab.names import UNGUARDED, ToylabError, refuse_while_importing, unknown
-from toylab.runs import (
+from toylab.console import UNGUARDED, ToylabError, refuse_while_importing, unknown
+from toylab.runs.store import (
     Job,
     Study,
     check_jobs,

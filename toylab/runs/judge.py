@@ -11,13 +11,13 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from toylab import studies
-from toylab.claims import Claim, table, verdicts, write_claims
+from toylab.runs import registry
+from toylab.verdicts.claim import Claim, table, verdicts, write_claims
 from toylab.files import UnwritableError, refuse_links, write_text
-from toylab.film import Shown
-from toylab.names import ToylabError, fit, kinds, takes_colour
-from toylab.report import Picture, file_names, page
-from toylab.runs import Job, Study, read_settings, results, with_needs
+from toylab.training.attention_history import Shown
+from toylab.console import ToylabError, fit, kinds, takes_colour
+from toylab.report.page import Picture, file_names, page
+from toylab.runs.store import Job, Study, read_settings, results, with_needs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +79,8 @@ def judge(out: Path | str, study: type | None = None) -> Judged:
     """
     out = Path(out)
     about = read_settings(out / "settings.json")
-    module = studies.of_folder(about["study"], out, study, "toylab report {folder} --study {study}")
-    default = studies.preset(module.STUDY, "default")
+    module = registry.of_folder(about["study"], out, study, "toylab report {folder} --study {study}")
+    default = registry.preset(module.STUDY, "default")
     settings = restored(default, about["settings"], out / "settings.json")
     measured = results(settings, out)
     claims = list(settings.conclude(measured))
@@ -93,7 +93,7 @@ def judge(out: Path | str, study: type | None = None) -> Judged:
     try:
         drawn = list(settings.pictures(measured, out) or ()) if hasattr(settings, "pictures") else []
         if wrong := [one for one in drawn if not isinstance(one, Picture)]:
-            raise TypeError(f"pictures: holds {wrong[0]!r}, and each must be a toylab.report.Picture")
+            raise TypeError(f"pictures: holds {wrong[0]!r}, and each must be a toylab.report.page.Picture")
         pictures = drawn
         film = settings.film(measured, out) if hasattr(settings, "film") else None
     except ToylabError:

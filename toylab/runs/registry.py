@@ -1,9 +1,9 @@
-"""The studies: one file each, and the file name is the registration (`iteration_head.py` is `iteration-head`).
+"""The studies by name: the folder's name is the registration (`studies/iteration_head/` is `iteration-head`).
 
-A study module defines `STUDY`, a frozen dataclass of settings that follows `toylab.runs.Study`, with class methods
-`quick()`, `default()` and `paper()`. What grows too long for one file moves to modules that begin with an underscore.
-A study of one's own, in a file anywhere, goes by `module:Class`. A folder of a run names its study, and may come from
-anybody: by this name only studies of ours are loaded, see `of_folder`.
+The module `study` of the folder, or a study in one file, defines `STUDY`: a frozen dataclass of settings that follows
+`toylab.runs.store.Study`, with class methods `quick()`, `default()` and `paper()`. A study of one's own, in a file
+anywhere, goes by `module:Class`. The folder of a run names its study and may come from anybody: by that name only
+studies of this package are loaded, see `of_folder`. No other module loads a study by name.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from toylab.names import ToylabError, load_class, refuse_incomplete, unknown
+from toylab.console import ToylabError, load_class, refuse_incomplete, unknown
 
 PRESETS = ("quick", "default", "paper")
+_HOME = "toylab.studies"
+_FOLDER = Path(__file__).parents[1] / "studies"
 
 
 def names() -> list[str]:
     """The names of all studies, as the command line spells them."""
-    modules = (module.name for module in pkgutil.iter_modules(__path__))
-    return sorted(name.replace("_", "-") for name in modules if not name.startswith("_"))
+    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules([str(_FOLDER)]))
 
 
 def load(name: str) -> Any:
@@ -38,7 +39,8 @@ def load(name: str) -> Any:
         return _as_module(kind)
     if name not in names():
         raise unknown("study", name, names())
-    return importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
+    module = name.replace("-", "_")
+    return importlib.import_module(f"{_HOME}.{module}.study" if (_FOLDER / module).is_dir() else f"{_HOME}.{module}")
 
 
 def _as_module(kind: type) -> Any:
@@ -93,5 +95,6 @@ def preset(kind: type, name: str) -> Any:
 
 def name_of(kind: type) -> str:
     """The name of a study's class: that of the command line, or where it is found if it is not one of these."""
-    home, _, last = kind.__module__.rpartition(".")
-    return last.replace("_", "-") if home == __name__ else f"{kind.__module__}:{kind.__qualname__}"
+    if not kind.__module__.startswith(f"{_HOME}."):
+        return f"{kind.__module__}:{kind.__qualname__}"
+    return kind.__module__.removeprefix(f"{_HOME}.").removesuffix(".study").replace("_", "-")

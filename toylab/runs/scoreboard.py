@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from toylab import report
-from toylab.claims import Claim, as_claims, in_full, numbers, table, verdicts
+from toylab.report.page import page as report
+from toylab.verdicts.claim import Claim, as_claims, in_full, numbers, table, verdicts
 from toylab.files import UnwritableError, parse_json, read_bytes, refuse_links, write_json, write_text
-from toylab.finish import Judged, judge, keep
-from toylab.names import ToylabError, aligned, markdown_table, takes_colour, unknown
-from toylab.runs import read_settings
+from toylab.runs.judge import Judged, judge, keep
+from toylab.console import ToylabError, aligned, markdown_table, takes_colour, unknown
+from toylab.runs.store import read_settings
 from toylab.terminal import progress_bar
 
 

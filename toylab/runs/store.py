@@ -28,8 +28,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from toylab.claims import Claim
-from toylab.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
+from toylab.verdicts.claim import Claim
+from toylab.model.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from toylab.files import (
     digest,
     disk,
@@ -44,9 +44,9 @@ from toylab.files import (
     write_tensors,
     write_text,
 )
-from toylab.model import ModelConfig, Transformer
-from toylab.names import ToylabError, as_json, check_seeds, check_settings, fit
-from toylab.train import History, Training
+from toylab.model.transformer import ModelConfig, Transformer
+from toylab.console import ToylabError, as_json, check_seeds, check_settings, fit
+from toylab.training.loop import History, Training
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ def with_needs(jobs: Iterable[Job], among: Iterable[Job]) -> set[Job]:
 class Study(Protocol):
     """A frozen dataclass of settings that knows its jobs, how to run one, and what follows from their results.
 
-    For the page it may have `pictures(results, out)`, a list of `toylab.report.Picture` from the results and what the
-    jobs left in their folders, and `film(results, out)`, a `toylab.film.Shown` or None.
+    For the page it may have `pictures(results, out)`, a list of `toylab.report.page.Picture` from the results and what the
+    jobs left in their folders, and `film(results, out)`, a `toylab.training.attention_history.Shown` or None.
     """
 
     seeds: tuple[int, ...]
@@ -209,7 +209,7 @@ def check_study(study: Study) -> None:
 
 
 def settings_of(study: Study) -> dict[str, Any]:
-    """The settings of a study as `settings.json` holds them; `toylab.finish.rebuild` reads them."""
+    """The settings of a study as `settings.json` holds them; `toylab.runs.judge.rebuild` reads them."""
     return json.loads(json.dumps(as_json(study, "settings", type(study))))
 
 

@@ -26,13 +26,13 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_origin
 
-from toylab import studies
-from toylab.claims import read_claims, write_claims
-from toylab.engine import Run, check_workers, raise_for, wanted, work
+from toylab.runs import registry
+from toylab.verdicts.claim import read_claims, write_claims
+from toylab.runs.jobs import Run, check_workers, raise_for, wanted, work
 from toylab.files import UnwritableError, alone, digest, exists, is_one_part, read_record, refuse_links, write_record
-from toylab.finish import after_failures, restored
-from toylab.names import ToylabError, check_option, kinds, told, unknown
-from toylab.runs import (
+from toylab.runs.judge import after_failures, restored
+from toylab.console import ToylabError, check_option, kinds, told, unknown
+from toylab.runs.store import (
     Study,
     check_jobs,
     check_study,
@@ -43,7 +43,7 @@ from toylab.runs import (
     results,
     settings_of,
 )
-from toylab.statistics import interval
+from toylab.verdicts.intervals import interval
 
 # Settings ------------------------------------------------------------------------------------------------------------
 
@@ -242,8 +242,8 @@ def resume(
     out = Path(out)
     path = out / "sweep.json"
     held = _read_sweep(path)
-    kind = studies.of_folder(held["study"], out, study, "toylab sweep {study} --continue {folder}").STUDY
-    points = [restored(studies.preset(kind, "default"), settings, path) for settings in held["runs"].values()]
+    kind = registry.of_folder(held["study"], out, study, "toylab sweep {study} --continue {folder}").STUDY
+    points = [restored(registry.preset(kind, "default"), settings, path) for settings in held["runs"].values()]
     try:
         return sweep(points, out, workers=workers, executor=executor, jobs=held.get("jobs"), progress=progress)
     except UnwritableError as error:
@@ -277,9 +277,9 @@ def _key(settings: Mapping[str, Any]) -> str:
 def _claimed(points: Sequence[Study], out: Path, jobs: Sequence[str] | None) -> list[Run]:
     """A folder for every point: that which holds its settings, or a new one; all are written down before any starts."""
     kind, path = type(points[0]), out / "sweep.json"
-    about = _read_sweep(path) if path.exists() else {"study": studies.name_of(kind), "runs": {}}
+    about = _read_sweep(path) if path.exists() else {"study": registry.name_of(kind), "runs": {}}
     name = about["study"]  # that of a script, where its class is imported from a module now
-    if not studies.is_named(kind, name):
+    if not registry.is_named(kind, name):
         raise ToylabError(f"{out}: holds a sweep of {name!r}; give another folder with --out")
     held = about["runs"]
     known = {_key(settings): folder for folder, settings in held.items()}

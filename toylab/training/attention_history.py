@@ -16,11 +16,11 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor, nn
 
-from probes import watch
-from toylab.batches import device_of
+from toylab.console import ToylabError
 from toylab.files import read_tensors, write_tensors
-from toylab.modes import evaluating
-from toylab.names import ToylabError
+from toylab.probes import watch
+from toylab.training.batches import device_of
+from toylab.training.modes import evaluating
 
 
 @dataclass(frozen=True)

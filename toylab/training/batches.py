@@ -14,8 +14,8 @@ from jaxtyping import Float, Int, Integer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tasks import IGNORE, Batch, IteratedMap, Task, stream
-from toylab.names import ToylabError
+from toylab.console import ToylabError
+from toylab.tasks import IGNORE, Batch, IteratedMap, Task, stream
 
 Held = TypeVar("Held")
 

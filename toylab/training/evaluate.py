@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from probes import Edit, IterationHead, edit, find_iteration_head, link_mass, watch
-from tasks import IGNORE, Batch, IteratedMap, Split, stream
-from toylab.batches import likeliest, refuse_unscored, tokens_for
-from toylab.model import generate
-from toylab.modes import evaluating
-from toylab.names import ToylabError
+from toylab.console import ToylabError
+from toylab.model.transformer import generate
+from toylab.probes import Edit, IterationHead, edit, find_iteration_head, link_mass, watch
+from toylab.tasks import IGNORE, Batch, IteratedMap, Split, stream
+from toylab.training.batches import likeliest, refuse_unscored, tokens_for
+from toylab.training.modes import evaluating
 
 Edits = Callable[[Batch], Mapping[str, Edit]]
 """Edits that depend on the layout of a batch, all of whose rows have one length."""

@@ -13,11 +13,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from toylab.console import ToylabError, as_json, check_settings
 from toylab.files import digest_of, read_tensors, refuse_unwritable, write_tensors
-from toylab.modes import evaluating, in_training
-from toylab.names import ToylabError, as_json, check_settings
-from toylab.optimizer import AdamW, Held, as_one
 from toylab.terminal import progress_bar
+from toylab.training.modes import evaluating, in_training
+from toylab.training.optimizer import AdamW, Held, as_one
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,9 +28,9 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from probes.checks import finite
-from toylab.model import Cache, Transformer
-from toylab.names import ToylabError, check_settings
+from toylab.console import ToylabError, check_settings
+from toylab.model.transformer import Cache, Transformer
+from toylab.probes.checks import finite
 
 
 @dataclass(frozen=True)

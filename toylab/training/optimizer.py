@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from toylab.names import ToylabError
+from toylab.console import ToylabError
 
 
 class AdamW:

@@ -24,10 +24,10 @@ from torch.func import functional_call, grad_and_value, vmap
 from torch.nn import functional as F
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from tasks import IGNORE
-from toylab.names import ToylabError
-from toylab.optimizer import AdamW, depends_on_nothing
-from toylab.train import DivergedError, TrainConfig, learning_rate
+from toylab.console import ToylabError
+from toylab.tasks import IGNORE
+from toylab.training.loop import DivergedError, TrainConfig, learning_rate
+from toylab.training.optimizer import AdamW, depends_on_nothing
 
 _FILL = {"targets": IGNORE, "segments": -1}
 """What a batch is filled up with, where it has fewer rows or columns than the largest of its step; 0 elsewhere."""
@@ -38,7 +38,7 @@ class Population:
 
     Args:
         models: at least one; they are copied.
-        loss: from a model and a batch to a scalar, as for `toylab.train.train`.
+        loss: from a model and a batch to a scalar, as for `toylab.training.loop.train`.
         config: betas, weight decay and clipping; each member's gradient is clipped on its own.
 
     Raises:
@@ -164,7 +164,7 @@ def stacked(batches: Sequence[Any]) -> dict[str, Tensor]:
         ValueError: for batches that are not dataclasses of tensors.
     """
     if not all(is_dataclass(batch) for batch in batches):
-        raise ToylabError("batches: must be dataclasses of tensors, such as toylab.batches.Scored")
+        raise ToylabError("batches: must be dataclasses of tensors, such as toylab.training.batches.Scored")
     found = {}
     for name in (field.name for field in fields(batches[0])):
         first, *others = held = [getattr(batch, name) for batch in batches]

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from toylab.console import ToylabError, in_colour, markdown_table
 from toylab.files import read_record, write_record
-from toylab.names import ToylabError, in_colour, markdown_table
-from toylab.statistics import interval
+from toylab.verdicts.intervals import interval
 
 Verdict = Literal["holds", "fails", "open", "withdrawn"]
 

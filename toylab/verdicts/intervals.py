@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tasks import stream
-from toylab.names import ToylabError
+from toylab.console import ToylabError
+from toylab.tasks import stream
 
 Interval = tuple[float, float]
 

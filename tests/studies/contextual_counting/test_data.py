@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from tasks import IGNORE, ContextualCounting, encode, stream
-from toylab.batches import BLOCK
-from toylab.counting import (
+from toylab.model.encoder_decoder import ENCODER, EncoderDecoderConfig
+from toylab.model.token_counts import tally
+from toylab.studies.contextual_counting.data import (
     RegionTeacher,
     Strings,
     accuracy,
@@ -28,9 +28,9 @@ from toylab.counting import (
     share_right,
     strings,
 )
-from toylab.encoder_decoder import ENCODER, EncoderDecoderConfig
-from toylab.tally import tally
-from toylab.train import TrainConfig, train
+from toylab.tasks import IGNORE, ContextualCounting, encode, stream
+from toylab.training.batches import BLOCK
+from toylab.training.loop import TrainConfig, train
 
 TASK = ContextualCounting(length=(12, 20), regions=(1, 3))
 SMALL = EncoderDecoderConfig(encoder=replace(ENCODER, width=8))
@@ -254,5 +254,5 @@ def test_accuracy_read_in_parts_is_that_of_the_whole(monkeypatch):
     model = model_for(task, EncoderDecoderConfig(), 0)
     whole = for_model(task, model, task.sample(stream(4), 23))
     expected = share_right(logits(model, whole).argmax(dim=-1), whole)
-    monkeypatch.setattr("toylab.counting.AT_ONCE", 5)
+    monkeypatch.setattr("toylab.studies.contextual_counting.data.AT_ONCE", 5)
     assert accuracy(model, whole) == expected == accuracy(model, whole, {})

@@ -8,13 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from probes import watch
-from tasks import IGNORE, ContextualCounting, encode, stream
-from tasks.counting import BEGIN, CLOSE, ONE, OPEN, ZERO
-from toylab import counting_circuits as circuits
-from toylab.circuits import contextual_counter
-from toylab.counting import accuracy, for_model, held_out, model_for, strings
-from toylab.encoder_decoder import ENCODER, EncoderDecoderConfig
+from toylab.model.encoder_decoder import ENCODER, EncoderDecoderConfig
+from toylab.planted.handwritten import contextual_counter
+from toylab.probes import watch
+from toylab.studies.contextual_counting import measures as circuits
+from toylab.studies.contextual_counting.data import accuracy, for_model, held_out, model_for, strings
+from toylab.tasks import IGNORE, ContextualCounting, encode, stream
+from toylab.tasks.counting import BEGIN, CLOSE, ONE, OPEN, ZERO
 
 TASK = ContextualCounting(length=(16, 32), regions=(1, 3))
 seeds = st.integers(0, 2**31)

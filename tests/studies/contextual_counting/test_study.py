@@ -4,11 +4,11 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from tasks import ContextualCounting
-from toylab.counting_circuits import CLASSES, RegionCircuit, Shift
-from toylab.encoder_decoder import EncoderDecoderConfig
-from toylab.studies._contextual_counting_claims import judge
-from toylab.studies.contextual_counting import ContextualCountingStudy
+from toylab.model.encoder_decoder import EncoderDecoderConfig
+from toylab.studies.contextual_counting.claims import judge
+from toylab.studies.contextual_counting.measures import CLASSES, RegionCircuit, Shift
+from toylab.studies.contextual_counting.study import ContextualCountingStudy
+from toylab.tasks import ContextualCounting
 
 STUDY = ContextualCountingStudy(parts=("encodings", "circuits", "plain", "ingredients"))
 ARMS = STUDY.arms()

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks import IGNORE, Polynomial, stream
-from toylab.studies._iteration_head_claims import judge
-from toylab.studies.iteration_head import IterationHeadStudy, guesses, lengths_of
+from toylab.studies.iteration_head.claims import judge
+from toylab.studies.iteration_head.study import IterationHeadStudy, guesses, lengths_of
+from toylab.tasks import IGNORE, Polynomial, stream
 
 
 @pytest.mark.parametrize("preset", ["quick", "default"])

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from tasks import JAILBREAKS, KINDS, SPLITS, Batch, TaskConcept, split_of, stream
-from toylab.batches import BLOCK
-from toylab.concept import (
+from toylab.model.transformer import Transformer
+from toylab.studies.safety_finetuning.data import (
     MODEL,
     Read,
     classify,
@@ -28,8 +27,9 @@ from toylab.concept import (
     read,
     write,
 )
-from toylab.losses import Pairs
-from toylab.model import Transformer
+from toylab.tasks import JAILBREAKS, KINDS, SPLITS, Batch, TaskConcept, split_of, stream
+from toylab.training.batches import BLOCK
+from toylab.training.losses import Pairs
 
 # So few prompts that chance alone repeats them from one set to the next.
 TASK = TaskConcept(letters=6, nodes=2, safe=1, unsafe=1, mixed=1, duplicates=1, soft_slots=1)

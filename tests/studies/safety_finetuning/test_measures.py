@@ -11,11 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from probes import auc, tau
-from tasks import JAILBREAKS, TaskConcept, stream
-from toylab import safety
-from toylab.concept import MODEL, held_out, model_for, outcomes, pairs
-from toylab.losses import Refusal, Unlearning, answer_log_probs
+from toylab.probes import auc, tau
+from toylab.studies.safety_finetuning import measures as safety
+from toylab.studies.safety_finetuning.data import MODEL, held_out, model_for, outcomes, pairs
+from toylab.tasks import JAILBREAKS, TaskConcept, stream
+from toylab.training.losses import Refusal, Unlearning, answer_log_probs
 
 TASK = TaskConcept()
 SMALL = replace(MODEL, width=16, heads=2)

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from tasks import KINDS, TaskConcept
-from toylab.concept import MODEL
-from toylab.losses import DPO, NPO, Refusal, Unlearning
-from toylab.studies._safety_finetuning_claims import judge
-from toylab.studies.safety_finetuning import ALPHAS, METHODS, SafetyFinetuningStudy
+from toylab.studies.safety_finetuning.claims import judge
+from toylab.studies.safety_finetuning.data import MODEL
+from toylab.studies.safety_finetuning.study import ALPHAS, METHODS, SafetyFinetuningStudy
+from toylab.tasks import KINDS, TaskConcept
+from toylab.training.losses import DPO, NPO, Refusal, Unlearning
 
 ALL = SafetyFinetuningStudy(parts=("standard", "small-rate", "decay", "more", "regime"))
 
@@ -71,7 +71,7 @@ def test_parts_that_are_not_asked_for_are_not_trained():
      ("npo", NPO)],
 )  # fmt: skip
 def test_each_method_has_its_loss(method, kind):
-    from toylab.concept import model_for
+    from toylab.studies.safety_finetuning.data import model_for
 
     loss = ALL._loss(method, model_for(ALL.task))
     assert type(loss) is kind

@@ -14,11 +14,9 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from tasks import IGNORE, SPLITS, Batch, Reasoning, Styles, split_of, stream
-from toylab.batches import BLOCK
-from toylab.losses import PolicyGradient, Rollouts
-from toylab.model import Transformer
-from toylab.reasoning import (
+from toylab.model.steering import Scaled, Steered, Vector
+from toylab.model.transformer import Transformer
+from toylab.studies.steering_vectors.data import (
     MODEL,
     READOUT_SEED,
     RL,
@@ -34,8 +32,10 @@ from toylab.reasoning import (
     trimmed,
     write,
 )
-from toylab.steering import Scaled, Steered, Vector
-from toylab.train import History, train
+from toylab.tasks import IGNORE, SPLITS, Batch, Reasoning, Styles, split_of, stream
+from toylab.training.batches import BLOCK
+from toylab.training.loop import History, train
+from toylab.training.losses import PolicyGradient, Rollouts
 
 TASK = Reasoning(p=3, length=4)
 FLAGGED = Reasoning(p=3, length=4, flag=True)

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from tasks import Reasoning
-from toylab.reasoning import MODEL
-from toylab.studies._steering_vectors_claims import fractions, judge, swept
-from toylab.studies._steering_vectors_figures import draw
-from toylab.studies.steering_vectors import SteeringVectorsStudy
+from toylab.studies.steering_vectors.claims import fractions, judge, swept
+from toylab.studies.steering_vectors.data import MODEL
+from toylab.studies.steering_vectors.figures import draw
+from toylab.studies.steering_vectors.study import SteeringVectorsStudy
+from toylab.tasks import Reasoning
 
 LAST = 3
 SEEDS = tuple(range(6))

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from toylab.claims import Claim, each, mean, or_never, over_seeds
-from toylab.counting_circuits import CLASSES, COUNTED, SLACK, SOLVED
-from toylab.statistics import interval
+from toylab.studies.contextual_counting.measures import CLASSES, COUNTED, SLACK, SOLVED
+from toylab.verdicts.claim import Claim, each, mean, or_never, over_seeds
+from toylab.verdicts.intervals import interval
 
 Result = dict[str, Any]
 Arms = dict[str, dict[int, Result]]
@@ -45,6 +45,7 @@ def judge(arms: Arms, encodings: Sequence[str], longest: int) -> list[Claim]:
 
 
 def mean_accuracy(result: Result) -> float:
+    """Over the regions."""
     return sum(result["accuracy"]) / len(result["accuracy"])
 
 

@@ -1,7 +1,7 @@
 """Contextual counting as an encoder-decoder meets it: strings in, the count of every region out.
 
-What connects `tasks.ContextualCounting` to `toylab.encoder_decoder`: batches without padding, the loss, an auxiliary
-loss that shows the encoder for a while which region each token stands in, accuracy by label, and a training of it all.
+What connects `toylab.tasks.ContextualCounting` to `toylab.model.encoder_decoder`: batches without padding, the loss, an
+auxiliary loss that shows the encoder for a while which region each token stands in, accuracy by label, and a training.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from probes import Edit, edit
-from tasks import IGNORE, NOWHERE, Batch, ContextualCounting, Split, stream
-from toylab.batches import device_of, fresh, likeliest, moved, refuse_unscored
-from toylab.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
-from toylab.model import ModelConfig, linear, source
-from toylab.modes import evaluating
-from toylab.names import ToylabError
-from toylab.tally import Tally, tally
-from toylab.train import TrainConfig, Training, train
+from toylab.console import ToylabError
+from toylab.model.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
+from toylab.model.token_counts import Tally, tally
+from toylab.model.transformer import ModelConfig, linear, source
+from toylab.probes import Edit, edit
+from toylab.tasks import IGNORE, NOWHERE, Batch, ContextualCounting, Split, stream
+from toylab.training.batches import device_of, fresh, likeliest, moved, refuse_unscored
+from toylab.training.loop import TrainConfig, Training, train
+from toylab.training.modes import evaluating
 
 
 @dataclass(frozen=True)
@@ -245,7 +245,7 @@ def learn(
         auxiliary: share of the training during which the auxiliary loss counts, fading out; 0 for never.
         growth: share of the training during which the longest strings still grow; 0: they are there from the start.
         rows: validation strings of the largest size on which accuracy is followed, by region and in the mean.
-        checkpoint, progress: as in `toylab.train.train`.
+        checkpoint, progress: as in `toylab.training.loop.train`.
     """
     model = model_for(task, config, seed)
     followed = for_model(task, model, held_out(task, seed, rows, "validation"))

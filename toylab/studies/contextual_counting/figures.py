@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from toylab import figures
-from toylab.counting_circuits import SOLVED
-from toylab.report import Picture
-from toylab.runs import Job, by_arm, curves_of
-from toylab.studies._contextual_counting_claims import counters, mean_accuracy, solved_regions
+from toylab.report import figures
+from toylab.report.page import Picture
+from toylab.runs.store import Job, by_arm, curves_of
+from toylab.studies.contextual_counting.claims import counters, mean_accuracy, solved_regions
+from toylab.studies.contextual_counting.measures import SOLVED
 
 Results = dict[Job, dict[str, Any]]
 Arms = dict[str, dict[int, dict[str, Any]]]

@@ -17,7 +17,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from probes import (
+from toylab.console import ToylabError
+from toylab.model.encoder_decoder import EncoderDecoder
+from toylab.probes import (
     Edit,
     block_keys,
     class_readout,
@@ -33,12 +35,10 @@ from probes import (
     top_energy,
     watch,
 )
-from tasks import IGNORE, stream
-from tasks.counting import BEGIN, CLOSE, ONE, OPEN, ZERO
-from toylab.batches import likeliest
-from toylab.counting import Strings, accuracy, encode, logits, share_right
-from toylab.encoder_decoder import EncoderDecoder
-from toylab.names import ToylabError
+from toylab.studies.contextual_counting.data import Strings, accuracy, encode, logits, share_right
+from toylab.tasks import IGNORE, stream
+from toylab.tasks.counting import BEGIN, CLOSE, ONE, OPEN, ZERO
+from toylab.training.batches import likeliest
 
 COUNTED = "counted ones"
 CLASSES = (

@@ -13,19 +13,19 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from probes import watch
-from tasks import Batch, ContextualCounting, decode, stream
-from toylab import counting_circuits as circuits
-from toylab.circuits import contextual_counter
-from toylab.claims import Claim
-from toylab.counting import accuracy, for_model, held_out, learn, logits
-from toylab.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
-from toylab.names import ToylabError, check_seeds, check_settings
-from toylab.report import Picture
-from toylab.runs import Job, by_arm, load_model, read_metrics, save_model, write_metrics
-from toylab.studies._contextual_counting_claims import judge
-from toylab.studies._contextual_counting_figures import draw
-from toylab.train import History, TrainConfig
+from toylab.console import ToylabError, check_seeds, check_settings
+from toylab.model.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
+from toylab.planted.handwritten import contextual_counter
+from toylab.probes import watch
+from toylab.report.page import Picture
+from toylab.runs.store import Job, by_arm, load_model, read_metrics, save_model, write_metrics
+from toylab.studies.contextual_counting import measures as circuits
+from toylab.studies.contextual_counting.claims import judge
+from toylab.studies.contextual_counting.data import accuracy, for_model, held_out, learn, logits
+from toylab.studies.contextual_counting.figures import draw
+from toylab.tasks import Batch, ContextualCounting, decode, stream
+from toylab.training.loop import History, TrainConfig
+from toylab.verdicts.claim import Claim
 
 Part = Literal["encodings", "circuits", "plain", "ingredients"]
 Encoding = Literal["none", "rotary", "alibi", "learned", "sinusoidal"]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from toylab.claims import Claim, or_never, over_seeds, threshold
+from toylab.verdicts.claim import Claim, or_never, over_seeds, threshold
 
 SOLVED = 0.99
 """Sequence accuracy from which a task counts as learned."""
@@ -209,6 +209,7 @@ def judge(arms: Arms, guess: float, blind: float, steps: int) -> list[Claim]:
 
 
 def mean_accuracy(result: dict[str, Any]) -> float:
+    """Over the lengths."""
     shares = result["accuracy"].values()
     return sum(shares) / len(shares)
 

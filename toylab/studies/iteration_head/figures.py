@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from toylab import figures
-from toylab.film import Shown, read_film
-from toylab.report import Picture
-from toylab.runs import Job, curves_of, read_metrics
-from toylab.studies._iteration_head_claims import SOLVED, mean_accuracy
+from toylab.report import figures
+from toylab.report.page import Picture
+from toylab.runs.store import Job, curves_of, read_metrics
+from toylab.studies.iteration_head.claims import SOLVED, mean_accuracy
+from toylab.training.attention_history import Shown, read_film
 
 Results = dict[Job, dict[str, Any]]
 

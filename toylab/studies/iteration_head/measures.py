@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Int
 from torch import nn
 
-from probes import Edit, IterationHead, follow_links, link_mass, moved, uniform_heads, zero_heads
-from tasks import Batch, IteratedMap
-from toylab.evaluate import Accuracy, accuracy, patterns, predict
+from toylab.probes import Edit, IterationHead, follow_links, link_mass, moved, uniform_heads, zero_heads
+from toylab.tasks import Batch, IteratedMap
+from toylab.training.evaluate import Accuracy, accuracy, patterns, predict
 
 
 def causal_tests(model: nn.Module, batches: Mapping[int, Batch], head: IterationHead) -> dict[str, Accuracy]:

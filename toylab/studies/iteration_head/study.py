@@ -15,19 +15,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from probes import IterationHead, invariance
-from tasks import Batch, IteratedMap, Parity, Polynomial, decode
-from toylab import evaluate, interventions
-from toylab.batches import Scored, fresh, next_token_loss, pack, pad, sweep
-from toylab.claims import Claim
-from toylab.film import Film, Scene, Shown
-from toylab.model import ModelConfig, Transformer
-from toylab.names import ToylabError, check_seeds, check_settings
-from toylab.report import Picture
-from toylab.runs import Job, by_arm, load_model, read_metrics, save_model, write_metrics
-from toylab.studies._iteration_head_claims import SOLVED, judge
-from toylab.studies._iteration_head_figures import FILM, draw, show
-from toylab.train import History, TrainConfig, train
+from toylab.console import ToylabError, check_seeds, check_settings
+from toylab.model.transformer import ModelConfig, Transformer
+from toylab.probes import IterationHead, invariance
+from toylab.report.page import Picture
+from toylab.runs.store import Job, by_arm, load_model, read_metrics, save_model, write_metrics
+from toylab.studies.iteration_head import measures as interventions
+from toylab.studies.iteration_head.claims import SOLVED, judge
+from toylab.studies.iteration_head.figures import FILM, draw, show
+from toylab.tasks import Batch, IteratedMap, Parity, Polynomial, decode
+from toylab.training import evaluate
+from toylab.training.attention_history import Film, Scene, Shown
+from toylab.training.batches import Scored, fresh, next_token_loss, pack, pad, sweep
+from toylab.training.loop import History, TrainConfig, train
+from toylab.verdicts.claim import Claim
 
 MODEL = ModelConfig(
     heads=4,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from toylab.claims import Claim, each, mean, over_seeds, shared_seeds, threshold
+from toylab.verdicts.claim import Claim, each, mean, over_seeds, shared_seeds, threshold
 
 Result = dict[str, Any]
 Arms = dict[str, dict[int, Result]]

@@ -1,6 +1,6 @@
 """Texts of two concepts as a language model meets them: pre-training, fine-tuning on pairs, and what it writes freely.
 
-What connects `tasks.TaskConcept` to `toylab.model`, `toylab.losses` and the training loop.
+What connects `tasks.TaskConcept` to `toylab.model.transformer`, `toylab.training.losses` and the training loop.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from probes import Edit, edit
-from tasks import Batch, Kind, Split, TaskConcept, stream
-from toylab.batches import BLOCK, fresh, tokens_for
-from toylab.losses import Pairs
-from toylab.model import ModelConfig, Transformer, generate, source
-from toylab.modes import evaluating
+from toylab.model.transformer import ModelConfig, Transformer, generate, source
+from toylab.probes import Edit, edit
+from toylab.tasks import Batch, Kind, Split, TaskConcept, stream
+from toylab.training.batches import BLOCK, fresh, tokens_for
+from toylab.training.losses import Pairs
+from toylab.training.modes import evaluating
 
 MODEL = ModelConfig(heads=4, width=64, positions="learned", embedding_std=0.125, position_std=0.125)
 """Two layers of width 64: the model of the safety study."""

@@ -9,9 +9,9 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from toylab import figures
-from toylab.report import Picture
-from toylab.studies._safety_finetuning_claims import MIXED, OOD, TITLES
+from toylab.report import figures
+from toylab.report.page import Picture
+from toylab.studies.safety_finetuning.claims import MIXED, OOD, TITLES
 
 Arms = dict[str, dict[int, dict[str, Any]]]
 

@@ -17,7 +17,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from probes import (
+from toylab.console import ToylabError
+from toylab.model.transformer import Transformer
+from toylab.probes import (
     alignment,
     auc,
     conditional_share,
@@ -37,12 +39,10 @@ from probes import (
     watch,
     weak_share,
 )
-from tasks import JAILBREAKS, Batch, Kind, TaskConcept
-from toylab.batches import device_of, moved
-from toylab.concept import Outcomes, held_out, outcomes, pairs, write
-from toylab.losses import Pairs, answer_log_probs
-from toylab.model import Transformer
-from toylab.names import ToylabError
+from toylab.studies.safety_finetuning.data import Outcomes, held_out, outcomes, pairs, write
+from toylab.tasks import JAILBREAKS, Batch, Kind, TaskConcept
+from toylab.training.batches import device_of, moved
+from toylab.training.losses import Pairs, answer_log_probs
 
 SETS: tuple[Kind, ...] = ("safe", "unsafe", *JAILBREAKS)
 """The held-out sets on which every model is judged."""
@@ -65,7 +65,7 @@ def judged_on(task: TaskConcept, seed: int, rows: int) -> dict[str, Batch]:
 
 
 def behaviour(model: nn.Module, task: TaskConcept, sets: Sets) -> dict[str, dict[str, float]]:
-    """What a model writes freely on each set; see `toylab.concept.Outcomes`."""
+    """What a model writes freely on each set; see `toylab.studies.safety_finetuning.data.Outcomes`."""
     return {name: _rounded(outcomes(model, task, batch)) for name, batch in sets.items() if name in SETS}
 
 

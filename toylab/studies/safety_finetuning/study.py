@@ -16,19 +16,27 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from tasks import TaskConcept
-from toylab import safety
-from toylab.claims import Claim
-from toylab.concept import MODEL, fine_tuning, held_out, language_loss, model_for, outcomes, pretraining
-from toylab.losses import DPO, NPO, Refusal, Unlearning
-from toylab.low_rank import confine, release
-from toylab.model import ModelConfig, Transformer
-from toylab.names import ToylabError, check_seeds, check_settings
-from toylab.report import Picture
-from toylab.runs import Job, by_arm, load_model, save_model, write_metrics
-from toylab.studies._safety_finetuning_claims import judge
-from toylab.studies._safety_finetuning_figures import draw
-from toylab.train import TrainConfig, train
+from toylab.console import ToylabError, check_seeds, check_settings
+from toylab.model.lora import confine, release
+from toylab.model.transformer import ModelConfig, Transformer
+from toylab.report.page import Picture
+from toylab.runs.store import Job, by_arm, load_model, save_model, write_metrics
+from toylab.studies.safety_finetuning import measures as safety
+from toylab.studies.safety_finetuning.claims import judge
+from toylab.studies.safety_finetuning.data import (
+    MODEL,
+    fine_tuning,
+    held_out,
+    language_loss,
+    model_for,
+    outcomes,
+    pretraining,
+)
+from toylab.studies.safety_finetuning.figures import draw
+from toylab.tasks import TaskConcept
+from toylab.training.loop import TrainConfig, train
+from toylab.training.losses import DPO, NPO, Refusal, Unlearning
+from toylab.verdicts.claim import Claim
 
 Method = Literal["control", "ssft", "unlearning", "dpo", "dpo-standard", "npo"]
 METHODS: tuple[Method, ...] = get_args(Method)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from statistics import fmean
 from typing import Any
 
-from toylab.claims import Claim, each, over_seeds, shared_seeds, threshold
+from toylab.verdicts.claim import Claim, each, over_seeds, shared_seeds, threshold
 
 Result = dict[str, Any]
 Arms = dict[str, dict[int, Result]]
@@ -63,6 +63,7 @@ def portion(start: float, value: float, end: float) -> float:
 
 
 def vector_arms(last: int) -> list[str]:
+    """The names of the jobs that train one vector."""
     return [f"vector-{layer}" for layer in range(last + 1)]
 
 

@@ -1,6 +1,6 @@
 """Step-by-step answers as a language model meets them: pre-training in two phases, reinforcement learning, evaluation.
 
-What connects `tasks.Reasoning` to `toylab.model`, `toylab.losses`, `toylab.steering` and the training loop.
+What connects `toylab.tasks.Reasoning` to the model, its steering, the losses and the training loop.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from tasks import Batch, Reasoning, Split, Styles, stream
-from toylab.batches import Scored, device_of, fresh, pad
-from toylab.losses import Rollouts, entropy, kl_divergence, up_to
-from toylab.model import ModelConfig, Transformer, generate, source
-from toylab.modes import evaluating
-from toylab.names import ToylabError
-from toylab.steering import Steered
-from toylab.train import TrainConfig
+from toylab.console import ToylabError
+from toylab.model.steering import Steered
+from toylab.model.transformer import ModelConfig, Transformer, generate, source
+from toylab.tasks import Batch, Reasoning, Split, Styles, stream
+from toylab.training.batches import Scored, device_of, fresh, pad
+from toylab.training.loop import TrainConfig
+from toylab.training.losses import Rollouts, entropy, kl_divergence, up_to
+from toylab.training.modes import evaluating
 
 MODEL = ModelConfig(
     layers=4, heads=4, width=64, positions="learned", unembedding="orthogonal", embedding_std=0.125, position_std=0.125

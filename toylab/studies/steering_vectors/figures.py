@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from statistics import fmean
 from typing import Any
 
-from tasks import Reasoning
-from toylab import figures
-from toylab.report import Picture
-from toylab.studies._steering_vectors_claims import portion, swept, vector_arms
+from toylab.report import figures
+from toylab.report.page import Picture
+from toylab.studies.steering_vectors.claims import portion, swept, vector_arms
+from toylab.tasks import Reasoning
 
 Arms = dict[str, dict[int, dict[str, Any]]]
 TEMPERATURES = ("0", "0.7", "1")

@@ -14,7 +14,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from probes import (
+from toylab.model.steering import Scaled, Steered, Vector, folded_unembedding, vectors
+from toylab.model.transformer import Transformer, source
+from toylab.probes import (
     Edit,
     Paths,
     against,
@@ -28,11 +30,9 @@ from probes import (
     token_cosines,
     watch,
 )
-from tasks import Reasoning
-from toylab.losses import Rollouts, kl_divergence, up_to
-from toylab.model import Transformer, source
-from toylab.reasoning import answers, write
-from toylab.steering import Scaled, Steered, Vector, folded_unembedding, vectors
+from toylab.studies.steering_vectors.data import answers, write
+from toylab.tasks import Reasoning
+from toylab.training.losses import Rollouts, kl_divergence, up_to
 
 Prompts = Int[Tensor, "prompt position"]
 

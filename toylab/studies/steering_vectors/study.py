@@ -15,15 +15,24 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from probes import watch
-from tasks import Reasoning, Styles, stream
-from toylab import steering_measures as measures
-from toylab.batches import next_token_loss
-from toylab.claims import Claim
-from toylab.losses import PolicyGradient
-from toylab.model import ModelConfig, Transformer, source
-from toylab.names import ToylabError, check_seeds, check_settings
-from toylab.reasoning import (
+from toylab.console import ToylabError, check_seeds, check_settings
+from toylab.model.steering import (
+    Scaled,
+    Steered,
+    Vector,
+    load_steering,
+    pre_flight,
+    rms_normed,
+    save_steering,
+    vectors,
+)
+from toylab.model.transformer import ModelConfig, Transformer, source
+from toylab.probes import watch
+from toylab.report.page import Picture
+from toylab.runs.store import Job, by_arm, load_model, save_model, write_metrics
+from toylab.studies.steering_vectors import measures
+from toylab.studies.steering_vectors.claims import FROM, judge
+from toylab.studies.steering_vectors.data import (
     MODEL,
     READOUT_SEED,
     RL,
@@ -38,21 +47,12 @@ from toylab.reasoning import (
     readout_rows,
     right_chains,
 )
-from toylab.report import Picture
-from toylab.runs import Job, by_arm, load_model, save_model, write_metrics
-from toylab.steering import (
-    Scaled,
-    Steered,
-    Vector,
-    load_steering,
-    pre_flight,
-    rms_normed,
-    save_steering,
-    vectors,
-)
-from toylab.studies._steering_vectors_claims import FROM, judge
-from toylab.studies._steering_vectors_figures import draw
-from toylab.train import TrainConfig, train
+from toylab.studies.steering_vectors.figures import draw
+from toylab.tasks import Reasoning, Styles, stream
+from toylab.training.batches import next_token_loss
+from toylab.training.loop import TrainConfig, train
+from toylab.training.losses import PolicyGradient
+from toylab.verdicts.claim import Claim
 
 Part = Literal["combine", "adaptive", "family", "transfer", "learned", "separability", "flag", "features"]
 

@@ -1,0 +1,1 @@
+"""Transformers open to inspection at every named point, their checkpoints, and what may be added to them."""

@@ -1,0 +1,1 @@
+"""Figures and pages: arrays in, pictures out; no network is asked for anything."""

@@ -1,0 +1,1 @@
+"""Contextual counting and positional encodings (Golkar et al. 2024)."""

@@ -1,0 +1,1 @@
+"""Iteration heads in chain-of-thought (Cabannes et al. 2024)."""

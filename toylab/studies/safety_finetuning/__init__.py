@@ -1,0 +1,1 @@
+"""What safety fine-tuning, DPO and unlearning do to MLP weights (Jain et al. 2024)."""

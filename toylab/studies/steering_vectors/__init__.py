@@ -1,0 +1,1 @@
+"""Steering vectors trained by reinforcement learning (Sinii et al. 2025)."""

@@ -1,0 +1,1 @@
+"""Claims of papers, the criteria that judge them, and intervals over seeds."""
