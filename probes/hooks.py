@@ -24,7 +24,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from toylab.console import ToylabError, check_settings
+from toylab.console import ToylabError
+from toylab.settings import check_settings
 
 Edit = Callable[[Tensor], Tensor]
 

@@ -14,8 +14,9 @@ import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor, nn
 
-from toylab.console import ToylabError, torch_seed
+from toylab.console import ToylabError
 from toylab.probes.checks import as_many, as_mask, at_least, finite, in_range, some
+from toylab.settings import torch_seed
 
 
 class SparseAutoencoder(nn.Module):

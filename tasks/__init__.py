@@ -14,10 +14,11 @@ from toylab.tasks.base import (
     split_of,
     stream,
 )
+from toylab.tasks.check import BrokenLawsError, Failure, check_task
 from toylab.tasks.counting import ContextualCounting
 from toylab.tasks.grammar import ConceptGrammar
-from toylab.tasks.iteration import ITERATED_MAPS, Copy, IteratedMap, ModularSum, Parity, Polynomial, WordProblem
-from toylab.tasks.laws import BrokenLawsError, Failure, check_task
+from toylab.tasks.iterated_map import IteratedMap
+from toylab.tasks.iteration import ITERATED_MAPS, Copy, ModularSum, Parity, Polynomial, WordProblem
 from toylab.tasks.reasoning import Reasoning, Styles
 from toylab.tasks.recall import AssociativeRecall
 from toylab.tasks.task_concept import JAILBREAKS, KINDS, Kind, Preferences, TaskConcept

@@ -14,7 +14,8 @@ from typing import Literal, Protocol, get_args, runtime_checkable
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from toylab.console import ToylabError, check_option, check_seed
+from toylab.console import ToylabError
+from toylab.settings import check_option, check_seed
 
 IGNORE = -100
 """The target of a position that is not scored (torch's own default for cross entropy)."""

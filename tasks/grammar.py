@@ -10,7 +10,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Int
 
-from toylab.console import ToylabError, check_seed, check_settings
+from toylab.console import ToylabError
+from toylab.settings import check_seed, check_settings
 from toylab.tasks.base import stream
 
 Concept = Literal["A", "B"]

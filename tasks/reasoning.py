@@ -21,7 +21,8 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Bool, Int
 
-from toylab.console import ToylabError, check_seed, check_settings
+from toylab.console import ToylabError
+from toylab.settings import check_seed, check_settings
 from toylab.tasks.base import IGNORE, Batch, Split, check_draw, decode, split_index, split_of, stream
 
 PATIENCE = 200

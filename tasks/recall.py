@@ -24,7 +24,8 @@ from functools import cached_property, lru_cache
 import numpy as np
 from jaxtyping import Int
 
-from toylab.console import ToylabError, check_settings
+from toylab.console import ToylabError
+from toylab.settings import check_settings
 from toylab.tasks.base import FEW, IGNORE, NOWHERE, Batch, Split, check_draw, decode, fill, split_index, split_of
 
 PATIENCE = 500

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from toylab.console import ToylabError
 from toylab.tasks.base import Batch, Split, Task, stream
 from toylab.tasks.counting import ContextualCounting
-from toylab.tasks.iteration import IteratedMap
+from toylab.tasks.iterated_map import IteratedMap
 from toylab.tasks.laws import open_splits, prompts_of
 from toylab.tasks.reasoning import Reasoning
 from toylab.tasks.recall import AssociativeRecall

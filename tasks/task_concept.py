@@ -14,7 +14,8 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Bool, Int
 
-from toylab.console import ToylabError, check_option, check_seed, check_settings
+from toylab.console import ToylabError
+from toylab.settings import check_option, check_seed, check_settings
 from toylab.tasks.base import IGNORE, NOWHERE, Batch, Split, check_draw, decode, fill, stream
 from toylab.tasks.grammar import ConceptGrammar
 

@@ -11,13 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from toylab.console import ToylabError
+from toylab.model.checkpoint import frozen
+from toylab.model.config import ModelConfig
 from toylab.model.encoder_decoder import ENCODER, EncoderDecoder, EncoderDecoderConfig
+from toylab.model.generate import generate
 from toylab.model.interop import adopt
+from toylab.model.layers import Cache
 from toylab.model.token_counts import tally
-from toylab.model.transformer import Cache, ModelConfig, Transformer, generate
+from toylab.model.transformer import Transformer
 from toylab.planted.handwritten import contextual_counter
 from toylab.probes import edit, points, watch
-from toylab.training.losses import Pairs, both_log_probs, frozen
+from toylab.training.losses import Pairs, both_log_probs
 
 VOCAB, CONTEXT, ROWS, WIDTH = 7, 24, 3, 10
 TOKENS = torch.randint(VOCAB, (ROWS, WIDTH), generator=torch.Generator().manual_seed(4))

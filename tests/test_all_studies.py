@@ -12,7 +12,8 @@ import torch
 
 from toylab.runs import registry
 from toylab.runs.judge import finish, flags, rebuild
-from toylab.runs.store import Study, read_metrics
+from toylab.runs.store import read_metrics
+from toylab.runs.study import Study
 from toylab.verdicts.claim import markdown, read_claims
 
 IDS = {

@@ -23,9 +23,9 @@ from tests.test_readme import example
 from toylab import tasks
 from toylab.cli import run
 from toylab.console import ToylabError
+from toylab.model.checkpoint import load_model
 from toylab.runs import registry
 from toylab.runs.judge import finish, flags
-from toylab.runs.store import load_model
 from toylab.studies.iteration_head.study import IterationHeadStudy
 from toylab.tasks import laws
 from toylab.verdicts.claim import markdown, read_claims, table

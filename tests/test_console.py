@@ -24,28 +24,17 @@ from hypothesis import strategies as st
 
 import toylab
 from toylab import probes, tasks
-from toylab.console import (
-    SYNONYMS,
-    ToylabError,
-    as_json,
-    check_option,
-    check_seed,
-    check_seeds,
-    check_settings,
-    fit,
-    load_class,
-    torch_seed,
-    unknown,
-)
+from toylab.console import SYNONYMS, ToylabError, load_class, unknown
+from toylab.model.config import ModelConfig
 from toylab.model.encoder_decoder import EncoderDecoderConfig
 from toylab.model.positions import POSITIONS
 from toylab.model.steering import Scaled
-from toylab.model.transformer import ModelConfig
 from toylab.planted.handwritten import contextual_counter
 from toylab.probes import Tap
 from toylab.runs import registry
 from toylab.runs.judge import flags, rebuild
-from toylab.runs.sweep import load_runs
+from toylab.runs.table import load_runs
+from toylab.settings import as_json, check_option, check_seed, check_seeds, check_settings, fit, torch_seed
 from toylab.tasks import ConceptGrammar, Copy, IteratedMap, ModularSum, Parity, Polynomial, Styles, Task, WordProblem
 from toylab.tasks.strategies import instances
 from toylab.training.loop import TrainConfig
@@ -465,7 +454,7 @@ from toylab.training import evaluate
 from toylab.model import lora as low_rank
 from toylab.runs import store as runs
 from toylab.model import steering
-from toylab.model.transformer import generate
+from toylab.model.generate import generate
 from toylab.survey import trained
 
 def weights(model):

@@ -17,7 +17,11 @@ from torch import Tensor, nn
 
 from tests.accelerator import DEVICE, Accelerator, is_far
 from toylab import probes
+from toylab.model.checkpoint import load_model, save_model
+from toylab.model.config import ModelConfig
 from toylab.model.encoder_decoder import ENCODER, EncoderDecoderConfig
+from toylab.model.generate import generate
+from toylab.model.layers import Cache
 from toylab.model.lora import confine, release
 from toylab.model.positions import POSITIONS
 from toylab.model.steering import (
@@ -31,11 +35,10 @@ from toylab.model.steering import (
     vectors,
 )
 from toylab.model.token_counts import tally
-from toylab.model.transformer import Cache, ModelConfig, Transformer, generate
+from toylab.model.transformer import Transformer
 from toylab.planted import disguise as grafts
 from toylab.planted.handwritten import contextual_counter, induction_head, iteration_head
 from toylab.probes import edit, points, watch
-from toylab.runs.store import load_model, save_model
 from toylab.studies.contextual_counting import data as counting
 from toylab.studies.contextual_counting import measures as counting_circuits
 from toylab.studies.iteration_head import measures as interventions

@@ -17,7 +17,7 @@ from toylab import cli, fresh, next_token_loss
 from toylab.bench import Comparison
 from toylab.console import ToylabError
 from toylab.model.positions import POSITIONS
-from toylab.runs.sweep import load_runs
+from toylab.runs.table import load_runs
 from toylab.studies.iteration_head.study import IterationHeadStudy
 from toylab.tasks import AssociativeRecall
 from toylab.training.loop import TrainConfig, Training, train
@@ -188,7 +188,7 @@ LONG = {
     "toylab.calibration.calibrate_all": lambda *_, **__: [],
     "toylab.survey.learn": lambda task, **_: (None, Training(history=[{"accuracy": 1.0}])),
     "toylab.survey.survey": lambda *_: "surveyed",
-    "toylab.tasks.laws.verdicts": lambda *_, **__: iter(()),
+    "toylab.tasks.check.verdicts": lambda *_, **__: iter(()),
 }
 """What would take long is left out; that the arguments are understood, and what they name is there, is not."""
 

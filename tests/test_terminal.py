@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toylab.terminal import broken_output, printing, progress_bar
+from toylab.console import broken_output, printing, progress_bar
 
 
 @given(st.text(), st.sampled_from(["ascii", "latin-1", "utf-8"]))

@@ -18,7 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from toylab.console import ToylabError, as_json
+from toylab.console import ToylabError
+from toylab.settings import as_json
 
 FORMAT = "1"
 """Version of the layout of records and saved tensors; files of another version are refused."""

@@ -16,7 +16,8 @@ from jaxtyping import Int
 from torch import nn
 
 from toylab.console import ToylabError
-from toylab.model.transformer import ModelConfig, Transformer
+from toylab.model.config import ModelConfig
+from toylab.model.transformer import Transformer
 from toylab.probes import Edit, edit, link_mass, uniform_mass, watch, zero_heads
 from toylab.tasks import IGNORE, Batch, Task, stream
 from toylab.training.batches import fresh, likeliest, next_token_loss, pad, refuse_unscored, tokens_for

@@ -10,9 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from toylab.model.config import ModelConfig
 from toylab.model.encoder_decoder import ENCODER, EncoderDecoder, EncoderDecoderConfig, smooth_head
+from toylab.model.layers import Attention, Geometry
 from toylab.model.positions import POSITIONS, NoPositions
-from toylab.model.transformer import Attention, Geometry, ModelConfig, Transformer
+from toylab.model.transformer import Transformer
 from toylab.probes import edit, points, watch
 
 SYMBOLS, QUERIES, CLASSES, CONTEXT, WIDTH = 5, 3, 7, 12, 8

@@ -8,8 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from toylab.model.interop import adopt, from_hooked, to_hooked
-from toylab.model.transformer import ModelConfig, Transformer, generate
+from toylab.model.checkpoint import load_model, save_model
+from toylab.model.config import ModelConfig
+from toylab.model.generate import generate
+from toylab.model.interop import adopt
+from toylab.model.transformer import Transformer
+from toylab.model.transformer_lens import from_hooked, to_hooked
 from toylab.planted.handwritten import iteration_head
 from toylab.probes import (
     Paths,
@@ -26,7 +30,6 @@ from toylab.probes import (
     watch,
     zero_heads,
 )
-from toylab.runs.store import load_model, save_model
 from toylab.survey import survey
 from toylab.tasks import AssociativeRecall, Parity
 from toylab.training import evaluate

@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toylab.console import ToylabError
+from toylab.model.checkpoint import load_model, save_model
+from toylab.model.config import ModelConfig
 from toylab.model.positions import POSITIONS
-from toylab.model.transformer import ModelConfig, Transformer
-from toylab.runs.store import load_model, save_model
+from toylab.model.transformer import Transformer
 
 VOCAB, CONTEXT = 6, 12
 SEEDS = st.integers(0, 2**32)

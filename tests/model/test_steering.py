@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from toylab.console import ToylabError
 from toylab.files import read_tensors, write_tensors
+from toylab.model.config import ModelConfig
+from toylab.model.generate import generate
 from toylab.model.steering import (
     PreFlight,
     Scaled,
@@ -26,7 +28,7 @@ from toylab.model.steering import (
     save_steering,
     vectors,
 )
-from toylab.model.transformer import ModelConfig, Transformer, generate
+from toylab.model.transformer import Transformer
 from toylab.probes import edit, watch
 
 VOCAB, CONTEXT, WIDTH, LAYERS = 7, 12, 16, 3

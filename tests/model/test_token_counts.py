@@ -8,9 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from toylab.model.config import ModelConfig
 from toylab.model.encoder_decoder import ENCODER, EncoderDecoder, EncoderDecoderConfig
+from toylab.model.layers import Cache
 from toylab.model.token_counts import Tally, tally
-from toylab.model.transformer import Cache, ModelConfig, Transformer
+from toylab.model.transformer import Transformer
 from toylab.probes import watch
 
 VOCAB, CONTEXT = 5, 20

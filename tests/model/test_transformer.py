@@ -14,9 +14,12 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from toylab.console import ToylabError
+from toylab.model.config import ModelConfig
+from toylab.model.generate import generate
+from toylab.model.layers import ACTIVATIONS, Cache
 from toylab.model.positions import POSITIONS
 from toylab.model.steering import Steered, Vector
-from toylab.model.transformer import ACTIVATIONS, Cache, ModelConfig, Transformer, generate
+from toylab.model.transformer import Transformer
 from toylab.probes import edit, points, watch
 from toylab.tasks import IGNORE, ITERATED_MAPS, ModularSum, stream
 from toylab.training.batches import pack, pad

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from toylab.model.transformer import ModelConfig, Transformer
+from toylab.model.config import ModelConfig
+from toylab.model.transformer import Transformer
 from toylab.planted.disguise import blended, deepened, rotated, rotated_stream, widened
 from toylab.planted.handwritten import contextual_counter, induction_head, iteration_head
 from toylab.probes import link_mass

@@ -26,7 +26,7 @@ from toylab.tasks import (
     WordProblem,
 )
 from toylab.tasks import stream as random_stream
-from toylab.tasks.counting import BEGIN, CLOSE, ONE, OPEN
+from toylab.tasks.bracketed import BEGIN, CLOSE, ONE, OPEN
 from toylab.training import evaluate
 from toylab.training.batches import next_token_loss, pad
 

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from toylab.model.transformer import ModelConfig, Transformer
+from toylab.model.config import ModelConfig
+from toylab.model.transformer import Transformer
 from toylab.planted.handwritten import iteration_head
 from toylab.probes import (
     IterationHead,

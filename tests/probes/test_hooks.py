@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from toylab.model.transformer import ModelConfig, Transformer, generate
+from toylab.model.config import ModelConfig
+from toylab.model.generate import generate
+from toylab.model.transformer import Transformer
 from toylab.probes import edit, points, watch
 
 SHAPES = [

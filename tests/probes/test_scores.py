@@ -7,8 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from toylab.model.config import ModelConfig
 from toylab.model.positions import RotaryPositions
-from toylab.model.transformer import ModelConfig, Transformer
+from toylab.model.transformer import Transformer
 from toylab.probes import rotary_planes, score_table, watch
 
 VOCAB, CONTEXT = 6, 12

@@ -15,7 +15,7 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from toylab.report import figures
+from toylab.report import canvas, figures
 
 SMALL = {
     "attention": [
@@ -124,7 +124,7 @@ def test_small_and_empty_input_is_drawn_on_labelled_axes_and_leaves_nothing_behi
     with mpl.rc_context():
         before, open_before = dict(mpl.rcParams), pyplot.get_fignums()
         ax = draw()
-        text = figures.svg(ax.figure)
+        text = canvas.svg(ax.figure)
         assert isinstance(ax, Axes)
         assert ax.get_xlabel()
         assert ax.get_ylabel() or any(name in request.node.name for name in ("by_seed", "stacked", "shades"))
@@ -135,7 +135,7 @@ def test_small_and_empty_input_is_drawn_on_labelled_axes_and_leaves_nothing_behi
 
 @pytest.mark.parametrize("draw", CASES)
 def test_axes_that_are_given_are_the_ones_drawn_on(draw):
-    figure, axes = figures.sheet(4.0, 3.0, columns=2)
+    figure, axes = canvas.sheet(4.0, 3.0, columns=2)
     assert draw(ax=axes[0, 1]) is axes[0, 1]
     assert axes[0, 1].has_data() or axes[0, 1].get_xlabel()
     assert not axes[0, 0].has_data()
@@ -144,12 +144,12 @@ def test_axes_that_are_given_are_the_ones_drawn_on(draw):
 
 @pytest.mark.parametrize("draw", CASES)
 def test_the_same_content_is_the_same_bytes(draw):
-    assert figures.svg(draw().figure) == figures.svg(draw().figure)
+    assert canvas.svg(draw().figure) == canvas.svg(draw().figure)
 
 
 def test_other_content_is_other_bytes():
     one, other = (figures.curves({"a": ([0, 1], [0.0, end])}, ylabel="y") for end in (0.5, 0.6))
-    assert figures.svg(one.figure) != figures.svg(other.figure)
+    assert canvas.svg(one.figure) != canvas.svg(other.figure)
 
 
 def test_importing_figures_opens_no_window_and_loads_no_pyplot():
@@ -158,7 +158,7 @@ def test_importing_figures_opens_no_window_and_loads_no_pyplot():
 
 
 def test_an_svg_has_no_date_no_address_and_keeps_words_as_words():
-    text = figures.svg(figures.curves({"line": ([0], [1.0])}, ylabel="share & <more>").figure)
+    text = canvas.svg(figures.curves({"line": ([0], [1.0])}, ylabel="share & <more>").figure)
     assert "share &amp; &lt;more&gt;" in text
     assert not re.search(r"\d{4}-\d\d-\d\dT", text)
     for name, value in re.findall(r"([\w:]+)\s*=\s*\"([^\"]*)\"", text):
@@ -238,7 +238,7 @@ AWKWARD = [
 
 
 def texts(ax: Axes) -> list[str]:
-    found = ElementTree.fromstring(figures.svg(ax.figure)).iter("{http://www.w3.org/2000/svg}text")
+    found = ElementTree.fromstring(canvas.svg(ax.figure)).iter("{http://www.w3.org/2000/svg}text")
     return ["".join(one.itertext()) for one in found]
 
 
@@ -251,7 +251,7 @@ def test_names_of_settings_are_drawn_as_they_are(function, name):
 
 
 def test_awkward_names_are_none_of_matplotlibs_own_and_a_plain_line_gets_no_name():
-    _, axes = figures.sheet(4, 3)
+    _, axes = canvas.sheet(4, 3)
     axes[0, 0].plot([0, 1], [0, 1])
     ax = figures.responses({"_a": ([0], [1])}, xlabel="x", ylabel="y", ax=axes[0, 0])
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["_a"]
@@ -298,7 +298,7 @@ def test_no_quantity_is_left_out_unseen():
 
 
 def test_a_sheet_has_the_size_and_the_axes_asked_for():
-    figure, axes = figures.sheet(5.0, 3.0, columns=3, rows=2)
+    figure, axes = canvas.sheet(5.0, 3.0, columns=3, rows=2)
     assert axes.shape == (2, 3)
     assert figure.get_size_inches().tolist() == [5.0, 3.0]
     assert figure.canvas.manager is None
@@ -376,12 +376,12 @@ def test_a_histogram_counts_every_number():
 @pytest.mark.parametrize("name", ["$5 or $6", "$$", "a_b^c", r"\frac{", "50 %"])
 def test_names_are_drawn_as_they_are(name):
     groups = {name: {name: (0.5, 0.4, 0.6), "other": (0.2, 0.1, 0.3)}, f"{name} 2": {name: (0.5, 0.4, 0.6)}}
-    drawn = figures.svg(figures.intervals(groups, xlabel=name, ylabel=name, title=name).figure)
+    drawn = canvas.svg(figures.intervals(groups, xlabel=name, ylabel=name, title=name).figure)
     texts = re.findall(r"<text[^>]*>([^<]*)</text>", re.sub(r"<!--.*?-->", "", drawn, flags=re.DOTALL))
     assert texts.count(name) >= 4  # both labels, the title and a tick; the legend
-    assert figures.saved(figures.intervals(groups, xlabel=name, ylabel=name).figure, "png")
+    assert canvas.saved(figures.intervals(groups, xlabel=name, ylabel=name).figure, "png")
 
 
 def test_powers_of_a_logarithmic_axis_stay_powers():
     ax = figures.growth({"work": ([8, 16, 32], [0.001, 0.01, 0.1])}, xlabel="size", exponents={"work": 1.0}, title="t")
-    assert "mathdefault" not in re.sub(r"<!--.*?-->", "", figures.svg(ax.figure), flags=re.DOTALL)
+    assert "mathdefault" not in re.sub(r"<!--.*?-->", "", canvas.svg(ax.figure), flags=re.DOTALL)

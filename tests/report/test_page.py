@@ -17,12 +17,13 @@ from hypothesis import strategies as st
 
 from toylab.console import ToylabError
 from toylab.files import digest, read_json, write_json
-from toylab.report import figures
+from toylab.report import canvas, figures
 from toylab.report.page import Picture, file_names, page
 from toylab.runs.jobs import execute
 from toylab.runs.judge import finish, judge, rebuild
 from toylab.runs.registry import name_of
-from toylab.runs.store import Job, Study, by_arm, claim_folder
+from toylab.runs.store import claim_folder
+from toylab.runs.study import Job, Study, by_arm
 from toylab.studies.iteration_head.study import IterationHeadStudy
 from toylab.training.attention_history import Shown
 from toylab.verdicts.claim import Claim, numbers, over_seeds, read_claims, table
@@ -72,7 +73,7 @@ def claim(words: str = "words", **fields) -> Claim:
 
 def picture(words: str = "words") -> Picture:
     ax = figures.curves({words: ([0, 1], [0.0, 1.0])}, ylabel=words, title=words)
-    return Picture(title=words, caption=words, svg=figures.svg(ax.figure))
+    return Picture(title=words, caption=words, svg=canvas.svg(ax.figure))
 
 
 def draw(words: str = "words", **fields) -> str:

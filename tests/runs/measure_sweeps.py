@@ -9,8 +9,7 @@ import time
 from pathlib import Path
 
 from tests.runs.test_hardening import SHORT, sweep_command
-
-from toylab.runs.sweep import load_runs
+from toylab.runs.table import load_runs
 
 
 def main(jobs: int = 200, steps: int = 600) -> None:

@@ -19,7 +19,7 @@ import pytest
 
 from toylab import cli
 from toylab.files import digest
-from toylab.runs.sweep import load_runs
+from toylab.runs.table import load_runs
 
 PROGRAM = str(Path(sys.executable).with_name("toylab"))
 SHORT = [
@@ -199,7 +199,8 @@ def test_a_thousand_damaged_files_are_refused_by_name_or_read_as_they_were(finis
     shutil.copytree(finished, out)
     run = out / "model.positions=none"
     job = run / "seed-0" / "one-layer"
-    from toylab.runs.store import load_model, read_metrics
+    from toylab.model.checkpoint import load_model
+    from toylab.runs.store import read_metrics
 
     def read(path: Path) -> tuple[int, str, str]:
         if path.suffix == ".safetensors" or path.name == "metrics.jsonl":

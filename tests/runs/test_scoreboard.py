@@ -13,17 +13,17 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.report.test_page import HOSTILE, Page, asks_no_network
 
+from tests.report.test_page import HOSTILE, Page, asks_no_network
 from toylab import cli
-from toylab.runs import scoreboard
-from toylab.runs import registry
-from toylab.verdicts.claim import Claim, Verdict, numbers, over_seeds, read_claims
-from toylab.files import read_json, write_json, write_record
-from toylab.runs.judge import costs, judge
 from toylab.console import ToylabError
-from toylab.runs.store import Job, claim_folder
+from toylab.files import read_json, write_json, write_record
+from toylab.runs import registry, scoreboard
+from toylab.runs.judge import costs, judge
 from toylab.runs.scoreboard import Standing
+from toylab.runs.store import claim_folder
+from toylab.runs.study import Job
+from toylab.verdicts.claim import Claim, Verdict, numbers, over_seeds, read_claims
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 QUICK = {"iteration-head": "quick_run", "contextual-counting": "quick_counting"}

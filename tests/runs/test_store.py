@@ -18,22 +18,25 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from toylab.tasks import Copy, ModularSum, Parity, Polynomial
+from toylab.console import ToylabError
+from toylab.files import digest, read_json, read_tensors, write_record, write_tensors
+from toylab.model.checkpoint import load_model, save_model
+from toylab.model.config import ModelConfig
+from toylab.model.positions import POSITIONS, NoPositions
+from toylab.model.transformer import Transformer
+from toylab.report.page import Picture
 from toylab.runs import jobs as engine
 from toylab.runs import store as runs
-from toylab.training.batches import fresh, next_token_loss
-from toylab.verdicts.claim import Claim
 from toylab.runs.jobs import JobsFailedError, JobsRefusedError, execute
-from toylab.files import digest, read_json, read_tensors, write_record, write_tensors
 from toylab.runs.judge import rebuild
-from toylab.model.transformer import ModelConfig, Transformer
-from toylab.console import ToylabError
-from toylab.model.positions import POSITIONS, NoPositions
-from toylab.report.page import Picture
-from toylab.runs.store import Job, Study, claim_folder, load_model, read_metrics, read_settings, save_model
-from toylab.studies.iteration_head.study import IterationHeadStudy
+from toylab.runs.store import claim_folder, read_metrics, read_settings
+from toylab.runs.study import Job, Study
 from toylab.runs.sweep import sweep
+from toylab.studies.iteration_head.study import IterationHeadStudy
+from toylab.tasks import Copy, ModularSum, Parity, Polynomial
+from toylab.training.batches import fresh, next_token_loss
 from toylab.training.loop import DivergedError, TrainConfig, Training, train
+from toylab.verdicts.claim import Claim
 
 LEAVING = (SystemExit, GeneratorExit, asyncio.CancelledError, FileNotFoundError, KeyError, ValueError)
 """Errors that are no refusal, and some that would end a process."""

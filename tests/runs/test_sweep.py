@@ -21,20 +21,23 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toylab.tasks import Copy, ModularSum, Parity
 from toylab import cli
-from toylab.report import figures
-from toylab.runs import sweep as sweeps
-from toylab.verdicts.claim import Claim, over_seeds
-from toylab.runs.jobs import JobsFailedError, JobsRefusedError
-from toylab.files import alone, read_json, write_json, write_record
 from toylab.console import ToylabError, load_class
+from toylab.files import alone, read_json, write_json, write_record
+from toylab.report import figures
 from toylab.report.page import Picture
-from toylab.runs.store import Job, by_arm, refuse_others
-from toylab.verdicts.intervals import bootstrap, wilson
+from toylab.runs import sweep as sweeps
+from toylab.runs.grid import grid, read_axes
+from toylab.runs.jobs import JobsFailedError, JobsRefusedError
+from toylab.runs.store import refuse_others
+from toylab.runs.study import Job, by_arm
+from toylab.runs.sweep import resume, sweep
+from toylab.runs.table import Mean, column, load_runs, summarise, where
 from toylab.studies.contextual_counting.study import ContextualCountingStudy
 from toylab.studies.iteration_head.study import IterationHeadStudy
-from toylab.runs.sweep import Mean, column, grid, load_runs, read_axes, resume, summarise, sweep, where
+from toylab.tasks import Copy, ModularSum, Parity
+from toylab.verdicts.claim import Claim, over_seeds
+from toylab.verdicts.intervals import bootstrap, wilson
 
 
 @dataclass(frozen=True)
@@ -232,7 +235,7 @@ def test_an_axis_without_values_is_refused():
 
 @pytest.mark.parametrize("study", [IterationHeadStudy.quick(), ContextualCountingStudy.quick()])
 def test_every_setting_of_a_study_can_be_an_axis(study):
-    for name, value in sweeps._flat(study).items():
+    for name, value in sweeps.flat(study).items():
         assert grid(study, {name: [value]}) == [study]
 
 

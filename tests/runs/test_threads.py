@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
-from toylab.tasks import Copy
-from toylab.training.batches import fresh, next_token_loss
-from toylab.verdicts.claim import Claim
-from toylab.runs.jobs import execute
 from toylab.model.transformer import Transformer
 from toylab.report.page import Picture
-from toylab.runs.store import Job
+from toylab.runs.jobs import execute
+from toylab.runs.study import Job
+from toylab.tasks import Copy
+from toylab.training.batches import fresh, next_token_loss
 from toylab.training.loop import TrainConfig, train
+from toylab.verdicts.claim import Claim
 
 
 @dataclass(frozen=True, kw_only=True)

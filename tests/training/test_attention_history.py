@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toylab.model.transformer import ModelConfig, Transformer
+from toylab.model.config import ModelConfig
+from toylab.model.transformer import Transformer
 from toylab.probes import watch
 from toylab.tasks import Parity, decode, stream
 from toylab.training.attention_history import Film, Scene, read_film

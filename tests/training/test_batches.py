@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from toylab.console import ToylabError
-from toylab.model.transformer import ModelConfig, Transformer
+from toylab.model.config import ModelConfig
+from toylab.model.transformer import Transformer
 from toylab.tasks import IGNORE, ITERATED_MAPS, Batch, Copy, IteratedMap, ModularSum, Parity, Polynomial
 from toylab.tasks import stream as random_stream
 from toylab.training.batches import BLOCK, Scored, fresh, likeliest, next_token_loss, pack, pad, sweep, tokens_for

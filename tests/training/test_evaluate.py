@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from toylab.console import ToylabError
-from toylab.model.transformer import ModelConfig, Transformer, generate
+from toylab.model.config import ModelConfig
+from toylab.model.generate import generate
+from toylab.model.transformer import Transformer
 from toylab.planted.handwritten import iteration_head
 from toylab.probes import IterationHead, edit, find_iteration_head
 from toylab.studies.iteration_head import measures as interventions

@@ -18,7 +18,8 @@ from torch.nn.utils.parametrize import is_parametrized, register_parametrization
 
 from toylab.console import ToylabError
 from toylab.files import read_tensors, write_tensors
-from toylab.model.transformer import ModelConfig, Transformer
+from toylab.model.config import ModelConfig
+from toylab.model.transformer import Transformer
 from toylab.tasks import Copy
 from toylab.training.batches import Scored, fresh, next_token_loss
 from toylab.training.loop import DivergedError, TrainConfig, Training, learning_rate, train

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from toylab.console import ToylabError
-from toylab.model.transformer import ModelConfig, Transformer
+from toylab.model.config import ModelConfig
+from toylab.model.transformer import Transformer
 from toylab.training.losses import (
     DPO,
     NPO,

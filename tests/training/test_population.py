@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from toylab.console import ToylabError
-from toylab.model.transformer import ModelConfig, Transformer
+from toylab.model.config import ModelConfig
+from toylab.model.transformer import Transformer
 from toylab.tasks import IGNORE, Polynomial
 from toylab.training.batches import Scored, fresh, next_token_loss, pack, pad
 from toylab.training.loop import DivergedError, TrainConfig, train

@@ -13,8 +13,9 @@ import numpy as np
 from toylab.bench import interleaved
 from toylab.bench.peers import VOCAB, next_token, shape, tokens
 from toylab.bench.training import ours_as_one
+from toylab.model.config import ModelConfig
 from toylab.model.encoder_decoder import EncoderDecoderConfig
-from toylab.model.transformer import ModelConfig, Transformer
+from toylab.model.transformer import Transformer
 from toylab.studies.contextual_counting.data import count_loss, fresh_strings, model_for
 from toylab.tasks import ContextualCounting, Polynomial, stream
 from toylab.training.batches import next_token_loss, pack

@@ -10,8 +10,9 @@ import torch
 
 from toylab.bench import Comparison, against, interleaved
 from toylab.bench.peers import LENS, lens, models, shape, tokens
+from toylab.model.generate import generate
 from toylab.model.steering import vectors
-from toylab.model.transformer import Transformer, generate
+from toylab.model.transformer import Transformer
 from toylab.probes import points, watch
 
 ROWS, PROMPT, NEW = 256, 16, 10

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from toylab.bench import has_lens
-from toylab.console import torch_seed
-from toylab.model.transformer import ModelConfig, Transformer
+from toylab.model.config import ModelConfig
+from toylab.model.transformer import Transformer
+from toylab.settings import torch_seed
 
 TORCH, LENS = "nn.TransformerEncoder", "TransformerLens"
 VOCAB = 24

@@ -12,7 +12,7 @@ from typing import Any
 from toylab import tasks
 from toylab.bench import Comparison, against, interleaved
 from toylab.runs import registry
-from toylab.runs.jobs import Processes
+from toylab.runs.processes import Processes
 from toylab.tasks import Styles, stream
 from toylab.training.loop import TrainConfig, train
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from toylab.bench import Comparison
 from toylab.runs import registry
-from toylab.runs.jobs import Processes, execute
+from toylab.runs.jobs import execute
+from toylab.runs.processes import Processes
 
 FRESH = range(200, 210)
 """Seeds that no choice was made on."""

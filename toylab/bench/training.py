@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from toylab.bench import Comparison, against, interleaved, matmul_limit
 from toylab.bench.peers import LENS, TORCH, Loss, models, next_token, shape, tokens, trainer
-from toylab.model.transformer import ModelConfig, Transformer
+from toylab.model.config import ModelConfig
+from toylab.model.transformer import Transformer
 from toylab.tasks import Batch, Polynomial, stream
 from toylab.training.batches import next_token_loss, pack, pad
 from toylab.training.optimizer import AdamW, Held, as_one

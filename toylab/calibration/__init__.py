@@ -21,10 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from toylab.console import ToylabError, aligned, unknown
-from toylab.runs.jobs import Processes
+from toylab.console import ToylabError, aligned, progress_bar, unknown
+from toylab.runs.processes import Processes
 from toylab.tasks import stream
-from toylab.terminal import progress_bar
 from toylab.verdicts.intervals import wilson
 
 LEVELS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
@@ -275,7 +274,7 @@ _HOMES = {
     "induction-head": "attention",
     "region-probe": "counting",
     "bias-token": "counting",
-    "circuit": "counting",
+    "circuit": "circuits",
     "null-space-lift": "geometry",
     "cluster-separation": "geometry",
     "first-token-substitution": "geometry",

@@ -12,7 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from toylab.calibration import Control, Detector, Exhibit, Plant
-from toylab.model.transformer import ModelConfig, Transformer
+from toylab.model.config import ModelConfig
+from toylab.model.transformer import Transformer
 from toylab.planted.disguise import blended, deepened, rotated, widened
 from toylab.planted.handwritten import induction_head, iteration_head
 from toylab.probes import find_iteration_head, link_mass

@@ -19,11 +19,11 @@ from toylab.calibration import Control, Detector, Exhibit, Plant
 from toylab.model.encoder_decoder import EncoderDecoder
 from toylab.planted.disguise import blended, rotated_stream
 from toylab.planted.handwritten import contextual_counter
-from toylab.probes import block_keys, linear_probe, mass_by_class, name_bias, name_circuit, watch
+from toylab.probes import linear_probe, mass_by_class, name_bias, watch
 from toylab.studies.contextual_counting.data import Strings, logits, strings
-from toylab.studies.contextual_counting.measures import COUNTED, find_circuits, floor, key_classes
+from toylab.studies.contextual_counting.measures import COUNTED, key_classes
 from toylab.tasks import ContextualCounting
-from toylab.tasks.counting import ONE
+from toylab.tasks.bracketed import ONE
 
 
 def _strings(rng: np.random.Generator, rows: int = 384) -> Strings:
@@ -228,145 +228,6 @@ def _shuffled_keys(rng: np.random.Generator, classes: Mapping[str, Tensor]) -> T
     return weight.gather(1, order)
 
 
-# Circuits ------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Broken:
-    """Accuracies with classes of keys blocked, and the circuit if there is one."""
-
-    accuracy: float
-    blocked: Mapping[str, float]
-    floor: float
-    circuit: str | None = None
-
-
-def sees_circuit(shown: Broken) -> float:
-    """1 less the smallest slack with which `name_circuit` says counter, copy or complement, the planted one if any."""
-    wanted = ("counter", "copy", "complement") if shown.circuit is None else (shown.circuit,)
-    for slack in np.linspace(0, 1, 201):
-        if name_circuit(shown.accuracy, shown.blocked, shown.floor, slack=float(slack)) in wanted:
-            return 1 - float(slack)
-    return 0.0
-
-
-def _circuit_of_counter(bias: Literal["begin", "bracket"]) -> Plant:
-    def plant(rng: np.random.Generator, noise: float) -> Exhibit:
-        asked = _strings(rng)
-        circuits = find_circuits(_counter(rng, asked, noise, bias), asked)
-        one = circuits[int(rng.integers(len(circuits)))]
-        return Exhibit(Broken(one.accuracy, _asked(one.blocked), floor(asked), "counter"), one.accuracy)
-
-    return plant
-
-
-def _asked(blocked: Mapping[str, float]) -> dict[str, float]:
-    return {
-        "counted": blocked[COUNTED],
-        "own brackets": blocked["own brackets"],
-        "outside ones": blocked["outside ones"],
-    }
-
-
-Reader = Callable[["Keys", Tensor], Float[Tensor, " batch"]]
-"""From the keys that it is left and the true counts, which it may have had written somewhere, to its answers."""
-
-
-@dataclass(frozen=True)
-class Keys:
-    """What a reader can look at: the scores of its keys by class, and which keys are not blocked."""
-
-    classes: Mapping[str, Bool[Tensor, "batch key"]]
-    jitter: Float[Tensor, "batch key"]
-    open: Bool[Tensor, "batch key"]
-
-    def mass(self, weights: Mapping[str, float], name: str) -> Float[Tensor, " batch"]:
-        """The attention on one class, where a key of each class has this weight and all others nearly none."""
-        given = sum((self.classes[key].double() * weight for key, weight in weights.items()), torch.tensor(1e-9))
-        scores = block_keys(~self.open[:, None])((given.log() + self.jitter)[:, None, None])
-        pattern = scores.softmax(dim=-1)[:, 0, 0]
-        return (pattern * self.classes[name]).sum(dim=1)
-
-
-HALF = 10.0
-
-
-def _count_by_mass(keys: Keys, name: str) -> Float[Tensor, " batch"]:
-    share = keys.mass({name: 1.0, "begin": HALF}, name).clamp(max=1 - 1e-6)
-    return HALF * share / (1 - share)
-
-
-def _reads_counter(keys: Keys, counts: Tensor) -> Tensor:
-    return _count_by_mass(keys, COUNTED)
-
-
-def _reads_copy(keys: Keys, counts: Tensor) -> Tensor:
-    """The closing bracket holds the count."""
-    return keys.mass({"own ]": 1e6, "begin": 1.0}, "own ]") * counts
-
-
-def _reads_complement(keys: Keys, counts: Tensor) -> Tensor:
-    """The ones of the other regions and outside are counted and taken from a total that is known."""
-    outside = keys.classes["outside ones"].sum(dim=1)
-    return counts + outside - _count_by_mass(keys, "outside ones")
-
-
-def _either(first: Reader, second: Reader) -> Reader:
-    """Two circuits of which one is enough: the second answers where the first cannot see its ones."""
-
-    def read(keys: Keys, counts: Tensor) -> Tensor:
-        blind = (keys.classes[COUNTED] & ~keys.open).any(dim=1)
-        return torch.where(blind, second(keys, counts), first(keys, counts))
-
-    return read
-
-
-def _reads_nothing(keys: Keys, counts: Tensor) -> Tensor:
-    return torch.full_like(counts, counts.mode().values.item())
-
-
-def _reads_written_in_ones(keys: Keys, counts: Tensor) -> Tensor:
-    """The count stands in every one of the region, written there by the encoder: a copy, not a count."""
-    share = keys.mass({COUNTED: 1e6, "begin": 1.0}, COUNTED)
-    return share * counts
-
-
-def _broken(rng: np.random.Generator, reader: Reader, circuit: str | None, noise: float = 0.0) -> Exhibit:
-    asked = _strings(rng)
-    label = int(rng.integers(asked.counts.shape[1]))
-    classes = {name: mask[:, label] for name, mask in key_classes(asked).items()}
-    counts = asked.counts[:, label].double()
-    jitter = noise * 3 * torch.from_numpy(rng.standard_normal(tuple(asked.tokens.shape)))
-
-    def right(*blocked: str) -> float:
-        shut = sum((classes[name] for name in blocked), torch.zeros_like(classes[COUNTED]))
-        answers = reader(Keys(classes, jitter, ~shut), counts).round()
-        return (answers == counts).double().mean().item()
-
-    accuracy = right()
-    without = {
-        "counted": right(COUNTED),
-        "own brackets": right("own [", "own ]"),
-        "outside ones": right("outside ones"),
-    }
-    chance = counts.long().bincount().max().item() / len(counts)
-    return Exhibit(Broken(accuracy, without, chance, circuit), accuracy)
-
-
-def _reader(reader: Reader, circuit: str) -> Plant:
-    return lambda rng, noise: _broken(rng, reader, circuit, noise)
-
-
-def _no_circuit(reader: Reader) -> Control:
-    return lambda rng: _broken(rng, reader, None)
-
-
-def _random_counter(rng: np.random.Generator) -> Exhibit:
-    """The counter with nothing but noise in its weights."""
-    exhibit = _circuit_of_counter("begin")(rng, 1.0)
-    return replace(exhibit, shown=replace(exhibit.shown, circuit=None))
-
-
 _ALL = (
     Detector(
         name="region-probe",
@@ -418,27 +279,6 @@ _ALL = (
             "random attention": _no_class(_at_random),
             "keys shuffled": _no_class(_shuffled_keys),
         },
-    ),
-    Detector(
-        name="circuit",
-        asks="does a label query count, copy or subtract?",
-        score="1 less the accuracy above the floor that is allowed where nothing should be known",
-        look=sees_circuit,
-        bar=0.95,
-        plants={
-            "a counter with begin": _circuit_of_counter("begin"),
-            "a counter with brackets": _circuit_of_counter("bracket"),
-            "reads by counting": _reader(_reads_counter, "counter"),
-            "reads by copying": _reader(_reads_copy, "copy"),
-            "reads by subtracting": _reader(_reads_complement, "complement"),
-        },
-        controls={
-            "counts or copies": _no_circuit(_either(_reads_counter, _reads_copy)),
-            "counts or subtracts": _no_circuit(_either(_reads_counter, _reads_complement)),
-            "always the commonest count": _no_circuit(_reads_nothing),
-            "noise for weights": _random_counter,
-        },
-        deceivers={"copies from the ones themselves": _no_circuit(_reads_written_in_ones)},
     ),
 )
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from toylab.console import unknown
 from toylab.lessons import answer_key
-from toylab.lessons.answer_key import UnfitError, WaitingError, WrongError
+from toylab.lessons.answers import UnfitError, WaitingError, WrongError
 
 
 @dataclass(frozen=True)

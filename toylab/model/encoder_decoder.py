@@ -19,10 +19,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from toylab.console import ToylabError, check_settings
+from toylab.console import ToylabError
+from toylab.model.config import ModelConfig
+from toylab.model.layers import MLP, Attention, Geometry, LayerNorm, linear, source
 from toylab.model.positions import NoPositions
 from toylab.model.token_counts import Tally
-from toylab.model.transformer import MLP, Attention, Geometry, LayerNorm, ModelConfig, Transformer, linear, source
+from toylab.model.transformer import Transformer
+from toylab.settings import check_settings
 
 ENCODER = ModelConfig(
     layers=1, heads=1, hidden=0, biases=False, positions="none", embedding_std=0.3, unembedding="none"

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from toylab.console import ToylabError
-from toylab.model.transformer import Transformer, source
+from toylab.model.layers import source
+from toylab.model.transformer import Transformer
 
 
 class LowRank(nn.Module):

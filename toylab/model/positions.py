@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from toylab.console import ToylabError
 
 if TYPE_CHECKING:
-    from toylab.model.transformer import ModelConfig
+    from toylab.model.config import ModelConfig
 
 
 class NoPositions(nn.Module):

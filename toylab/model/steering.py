@@ -21,11 +21,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from toylab.console import ToylabError, check_option
+from toylab.console import ToylabError
 from toylab.files import read_tensors, write_tensors
+from toylab.model.checkpoint import frozen
 from toylab.model.transformer import Transformer
 from toylab.probes import Edit, edit, watch
-from toylab.training.losses import frozen
+from toylab.settings import check_option
 
 Places = slice | Iterable[Any] | int
 """Absolute positions: from a start up to a stop, or whole numbers one by one."""

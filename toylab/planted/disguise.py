@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from toylab.console import ToylabError
 from toylab.model.encoder_decoder import EncoderDecoder
-from toylab.model.transformer import Attention, LayerNorm, Transformer
+from toylab.model.layers import Attention, LayerNorm
+from toylab.model.transformer import Transformer
 
 Model = TypeVar("Model", bound=nn.Module)
 

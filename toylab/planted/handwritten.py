@@ -13,11 +13,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from toylab.console import ToylabError, check_option
+from toylab.console import ToylabError
+from toylab.model.config import ModelConfig
 from toylab.model.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
-from toylab.model.transformer import MLP, ModelConfig, Transformer
+from toylab.model.layers import MLP
+from toylab.model.transformer import Transformer
+from toylab.settings import check_option
 from toylab.tasks import AssociativeRecall, IteratedMap
-from toylab.tasks.counting import BEGIN, CLOSE, ONE, OPEN
+from toylab.tasks.bracketed import BEGIN, CLOSE, ONE, OPEN
 
 SHARPNESS = 60.0
 """Attention score of the key looked for, against 0 for the others: the rest gets less than e^-55 of the attention."""

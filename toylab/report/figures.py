@@ -6,11 +6,7 @@ marker, line style and lightness as well as by colour, so that a grey print keep
 
 from __future__ import annotations
 
-import io
-import re
-import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import matplotlib as mpl
 import matplotlib.collections
@@ -18,18 +14,20 @@ import matplotlib.lines
 import matplotlib.ticker
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from toylab.console import ToylabError
-
-ACCURACY, CARRY, END = "#1b4f8f", "#c8553d", "#7a9a2e"
-"""One colour a quantity: accuracy, attention on x_t, attention on the end of the input."""
-AS_IT_IS: dict[str, Any] = {"parse_math": False, "usetex": False}
-"""How text from data is drawn: dollar signs make no mathematics."""
-BESIDE: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
-"""A legend to the right of the axes."""
-NO_XML = re.compile("[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\ufffe\\uffff]")
-"""Characters that no XML may hold."""
+from toylab.report.canvas import (
+    ACCURACY,
+    AS_IT_IS,
+    BESIDE,
+    CARRY,
+    MARKS,
+    MORE_MARKS,
+    add_legend,
+    literal,
+    new_axes,
+    plain,
+)
 
 
 def attention(
@@ -47,7 +45,7 @@ def attention(
     """
     reader = "query: token that reads" if queries is None else "query"
     queries = tokens if queries is None else queries
-    ax = ax or _axes(0.28 * len(tokens) + 1.2, 0.28 * len(queries) + 1.0)
+    ax = ax or new_axes(0.28 * len(tokens) + 1.2, 0.28 * len(queries) + 1.0)
     ax.imshow(pattern, cmap="Blues", vmin=0, vmax=1)
     places = range(len(tokens))
     ax.set_xticks(places, tokens, fontsize=7, rotation=90, **AS_IT_IS)
@@ -60,7 +58,7 @@ def attention(
             square = mpl.patches.Rectangle((key - 0.5, query - 0.5), 1, 1, fill=False, edgecolor=CARRY, linewidth=1.2)
             ax.add_patch(square)
     ax.set_title(title, fontsize=10)
-    return _literal(ax)
+    return literal(ax)
 
 
 def curves(
@@ -74,7 +72,7 @@ def curves(
     ax: Axes | None = None,
 ) -> Axes:
     """A share against optimiser steps, a line a run; `bar` draws the value to be reached."""
-    ax = ax or _axes(4.2, 2.8)
+    ax = ax or new_axes(4.2, 2.8)
     styles = ["-", "--", ":", "-."]
     for number, (name, (steps, values)) in enumerate(runs.items()):
         fade = 1 - 0.6 * number / max(len(runs), 2)
@@ -88,8 +86,8 @@ def curves(
     ax.set_ylabel(ylabel)
     ax.set_title(title, fontsize=10)
     if legend:
-        _legend(ax, **BESIDE)
-    return _plain(ax)
+        add_legend(ax, **BESIDE)
+    return plain(ax)
 
 
 def by_seed(
@@ -101,11 +99,11 @@ def by_seed(
     ax: Axes | None = None,
 ) -> Axes:
     """A row a group; within it a point a seed for each quantity, and a stroke at their mean."""
-    ax = ax or _axes(6.4, 0.42 * len(groups) + 1.2)
+    ax = ax or new_axes(6.4, 0.42 * len(groups) + 1.2)
     names = _quantities(groups)
-    if len(names) > len(_MARKS):
-        raise ToylabError(f"groups: have {len(names)} quantities; at most {len(_MARKS)} can be told apart")
-    marks = dict(zip(names, _MARKS, strict=False))
+    if len(names) > len(MARKS):
+        raise ToylabError(f"groups: have {len(names)} quantities; at most {len(MARKS)} can be told apart")
+    marks = dict(zip(names, MARKS, strict=False))
     for row, (_, quantities) in enumerate(groups.items()):
         for number, name in enumerate(marks):
             values = quantities.get(name, ())
@@ -124,8 +122,8 @@ def by_seed(
     ax.set_xlim(-0.03, 1.03)
     ax.set_xlabel(xlabel)
     ax.set_title(title, fontsize=10)
-    _legend(ax, **BESIDE)
-    return _plain(ax)
+    add_legend(ax, **BESIDE)
+    return plain(ax)
 
 
 def growth(
@@ -137,7 +135,7 @@ def growth(
     ax: Axes | None = None,
 ) -> Axes:
     """Milliseconds of a work at growing sizes, both on logarithmic axes; the legend tells the exponent of each."""
-    ax = ax or _axes(4.2, 3.0)
+    ax = ax or new_axes(4.2, 3.0)
     looks = zip(("o", "s", "^", "D"), ("-", "--", ":", "-."), ("#1b4f8f", "#c8553d", "#7a9a2e", "0.3"), strict=True)
     for (name, (sizes, seconds)), (marker, style, colour) in zip(lines.items(), looks, strict=False):
         label = f"{name}: power {exponents[name]:.2f}"
@@ -151,13 +149,13 @@ def growth(
     ax.set_xlabel(xlabel)
     ax.set_ylabel("processor time in ms")
     ax.set_title(title, fontsize=10)
-    _legend(ax, loc="upper left", bbox_to_anchor=(0.0, -0.2))
-    return _plain(ax)
+    add_legend(ax, loc="upper left", bbox_to_anchor=(0.0, -0.2))
+    return plain(ax)
 
 
 def saturation(points: Sequence[tuple[float | int, float | int]], *, title: str = "", ax: Axes | None = None) -> Axes:
     """Attention mass on counted tokens against their number in units of K, over the curve x / (x + 1)."""
-    ax = ax or _axes(4.2, 3.2)
+    ax = ax or new_axes(4.2, 3.2)
     if points:
         x, mass = np.array(points).T
         ax.plot(x, mass, "o", color=ACCURACY, markersize=3, alpha=0.35, markeredgewidth=0, label="measured")
@@ -167,29 +165,29 @@ def saturation(points: Sequence[tuple[float | int, float | int]], *, title: str 
     ax.set_xlabel("counted ones, in units of K")
     ax.set_ylabel("attention on them")
     ax.set_title(title, fontsize=10)
-    _legend(ax, loc="lower right")
-    return _plain(ax)
+    add_legend(ax, loc="lower right")
+    return plain(ax)
 
 
 def agreement(
     groups: Mapping[str, Sequence[tuple[float | int, float | int]]], *, xlabel: str, ylabel: str, ax: Axes | None = None
 ) -> Axes:
     """What was foretold against what was measured, a mark a group, over the line of equality."""
-    ax = ax or _axes(4.4, 3.8)
+    ax = ax or new_axes(4.4, 3.8)
     low = min([0.5, *(min(pair) for pairs in groups.values() for pair in pairs)]) - 0.05
     ax.plot([low, 1.1], [low, 1.1], color="0.6", linewidth=0.8)
-    for (name, pairs), (marker, colour) in zip(groups.items(), _MARKS, strict=False):
+    for (name, pairs), (marker, colour) in zip(groups.items(), MARKS, strict=False):
         x, y = np.array(pairs).T
         ax.plot(x, y, marker, color=colour, markersize=4.5, alpha=0.6, markeredgewidth=0, label=name)
     ax.set_xlabel(xlabel)
     ax.set_ylabel(ylabel)
-    _legend(ax, loc="upper left")
-    return _plain(ax)
+    add_legend(ax, loc="upper left")
+    return plain(ax)
 
 
 def stacked(shares: Mapping[str, Mapping[str, float | int]], *, xlabel: str, ax: Axes | None = None) -> Axes:
     """A bar a row, cut into shares that sum to one; a class keeps its shade and hatch in all rows."""
-    ax = ax or _axes(6.6, 0.5 * len(shares) + 1.3)
+    ax = ax or new_axes(6.6, 0.5 * len(shares) + 1.3)
     names = list(dict.fromkeys(name for row in shares.values() for name in row))
     shades = mpl.colormaps["cividis"](np.linspace(0.05, 0.95, len(names)))
     for number, name in enumerate(names):
@@ -205,8 +203,8 @@ def stacked(shares: Mapping[str, Mapping[str, float | int]], *, xlabel: str, ax:
     ax.set_ylim(max(len(shares), 1) - 0.5, -0.5)
     ax.set_xlim(0, 1)
     ax.set_xlabel(xlabel)
-    _legend(ax, **BESIDE)
-    return _plain(ax)
+    add_legend(ax, **BESIDE)
+    return plain(ax)
 
 
 def planes(
@@ -221,7 +219,7 @@ def planes(
 
     Slow planes turn by less than one radian over `span` tokens.
     """
-    ax = ax or _axes(5.4, 3.0)
+    ax = ax or new_axes(5.4, 3.0)
     styles = ["-", "--", ":", "-."]
     for number, (name, values) in enumerate(profiles.items()):
         fade = 1 - 0.6 * number / max(len(profiles), 2)
@@ -234,8 +232,8 @@ def planes(
     ax.set_xlabel("rotary plane, by its frequency in radians a token")
     ax.set_ylabel(ylabel)
     if len(profiles) <= 10:
-        _legend(ax, **BESIDE)
-    return _plain(ax)
+        add_legend(ax, **BESIDE)
+    return plain(ax)
 
 
 def bands(
@@ -248,10 +246,10 @@ def bands(
     ax: Axes | None = None,
 ) -> Axes:
     """A line of means a group, from left to right over `ticks`, in a band of one standard deviation either side."""
-    ax = ax or _axes(3.2, 2.8)
+    ax = ax or new_axes(3.2, 2.8)
     for number, (name, points) in enumerate(groups.items()):
         mean, spread = np.array(points, dtype=float).reshape(-1, 2).T
-        marker, colour = _MARKS[number % len(_MARKS)]
+        marker, colour = MARKS[number % len(MARKS)]
         places = range(len(mean))
         ax.fill_between(places, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0,
                         hatch=["", "//", ".."][number % 3])  # fmt: skip
@@ -262,8 +260,8 @@ def bands(
     ax.set_xlabel(xlabel)
     ax.set_ylabel(ylabel)
     ax.set_title(title, fontsize=10)
-    _legend(ax, loc="best", frameon=True, framealpha=0.8, edgecolor="none")
-    return _plain(ax)
+    add_legend(ax, loc="best", frameon=True, framealpha=0.8, edgecolor="none")
+    return plain(ax)
 
 
 def responses(
@@ -276,9 +274,9 @@ def responses(
     ax: Axes | None = None,
 ) -> Axes:
     """A share against a dose, a line with marks a group; `mark` draws the dose that everything else was measured at."""
-    ax = ax or _axes(3.6, 2.8)
+    ax = ax or new_axes(3.6, 2.8)
     for number, (name, (doses, shares)) in enumerate(groups.items()):
-        marker, colour = _MORE_MARKS[number % len(_MORE_MARKS)]
+        marker, colour = MORE_MARKS[number % len(MORE_MARKS)]
         ax.plot(doses, shares, marker=marker, color=colour, linestyle=["-", "--", ":", "-."][number % 4],
                 markersize=4.5, linewidth=1.4, label=name)  # fmt: skip
     if mark is not None:
@@ -287,20 +285,20 @@ def responses(
     ax.set_xlabel(xlabel)
     ax.set_ylabel(ylabel)
     ax.set_title(title, fontsize=10)
-    _legend(ax)
-    return _plain(ax)
+    add_legend(ax)
+    return plain(ax)
 
 
 def histograms(
     groups: Mapping[str, Sequence[float | int]], *, xlabel: str, title: str = "", ax: Axes | None = None
 ) -> Axes:
     """How often numbers above 0 occur, on a logarithmic axis, an outline and hatch a group."""
-    ax = ax or _axes(3.2, 2.6)
+    ax = ax or new_axes(3.2, 2.6)
     values = np.concatenate([np.asarray(held, dtype=float) for held in groups.values()]) if groups else np.ones(1)
     values = np.maximum(values, 1e-3) if len(values) else np.ones(1)
     edges = np.geomspace(values.min() / 1.01, values.max() * 1.01, 25)
     for number, (name, held) in enumerate(groups.items()):
-        colour = _MARKS[number % len(_MARKS)][1]
+        colour = MARKS[number % len(MARKS)][1]
         ax.hist(np.maximum(held, 1e-3), edges, histtype="stepfilled", facecolor="none", edgecolor=colour,
                 hatch=["///", "..", "xx"][number % 3], linewidth=1.4, label=name)  # fmt: skip
     ax.set_xscale("log")
@@ -308,8 +306,8 @@ def histograms(
     ax.set_xlabel(xlabel)
     ax.set_ylabel("prompts")
     ax.set_title(title, fontsize=10)
-    _legend(ax)
-    return _plain(ax)
+    add_legend(ax)
+    return plain(ax)
 
 
 def shades(
@@ -324,7 +322,7 @@ def shades(
 
     Numbers of at least a quarter of the largest are printed.
     """
-    ax = ax or _axes(0.36 * len(columns) + 1.8, 0.3 * len(values) + 1.0)
+    ax = ax or new_axes(0.36 * len(columns) + 1.8, 0.3 * len(values) + 1.0)
     table = np.array(list(values.values()), dtype=float).reshape(len(values), len(columns))
     largest = max(float(np.abs(table).max(initial=0)), 1e-12)
     for row, numbers in enumerate(table):
@@ -343,7 +341,7 @@ def shades(
     ax.tick_params(length=0)
     ax.set_xlabel(xlabel)
     ax.set_title(title, fontsize=10)
-    return _plain(ax)
+    return plain(ax)
 
 
 def intervals(
@@ -357,9 +355,9 @@ def intervals(
     """Means with the ends of their intervals, (mean, low, high) by x: a line a group over numbers, bars over names."""
     places = list(dict.fromkeys(x for group in groups.values() for x in group))
     numbers = all(isinstance(x, int | float) for x in places)
-    ax = ax or _axes(4.6 if numbers else 0.9 * len(places) + 2.2, 3.0)
+    ax = ax or new_axes(4.6 if numbers else 0.9 * len(places) + 2.2, 3.0)
     for number, (name, group) in enumerate(groups.items()):
-        marker, colour = _MORE_MARKS[number % len(_MORE_MARKS)]
+        marker, colour = MORE_MARKS[number % len(MORE_MARKS)]
         shift = 0.0 if numbers else 0.14 * (number - (len(groups) - 1) / 2)
         xs = [x if numbers else places.index(x) + shift for x in group]
         means, lows, highs = ([values[k] for values in group.values()] for k in range(3))
@@ -373,42 +371,8 @@ def intervals(
     ax.set_xlabel(xlabel)
     ax.set_ylabel(ylabel)
     ax.set_title(title, fontsize=10)
-    _legend(ax, **BESIDE)
-    return _plain(ax)
-
-
-def sheet(
-    width: float | int,
-    height: float | int,
-    columns: int = 1,
-    rows: int = 1,
-    height_ratios: Sequence[float | int] | None = None,
-) -> tuple[Figure, np.ndarray]:
-    """A figure of `width` x `height` inches with a grid of axes, not bound to any window."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False, height_ratios=height_ratios)
-
-
-def svg(figure: Figure) -> str:
-    """The figure as SVG text: the same bytes for the same content."""
-    buffer = io.StringIO()
-    with mpl.rc_context({"svg.hashsalt": "toylab", "svg.fonttype": "none"}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # that our font lacks; the reader's may have it
-        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
-    return NO_XML.sub("\ufffd", buffer.getvalue())
-
-
-def saved(figure: Figure, form: str) -> bytes:
-    """The figure as a file of a form: svg, png or pdf."""
-    if form == "svg":
-        return svg(figure).encode()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=form, bbox_inches="tight", dpi=150)
-    return buffer.getvalue()
-
-
-_MARKS = (("o", ACCURACY), ("s", CARRY), ("^", END))
-_MORE_MARKS = (*_MARKS, ("D", "#6b4c9a"), ("v", "#333333"), ("P", "#b08a2e"))
+    add_legend(ax, **BESIDE)
+    return plain(ax)
 
 
 def _quantities(groups: Mapping[str, Mapping[str, Sequence[float | int]]]) -> list[str]:
@@ -417,30 +381,3 @@ def _quantities(groups: Mapping[str, Mapping[str, Sequence[float | int]]]) -> li
 
 def _first_with(groups: Mapping[str, Mapping[str, Sequence[float | int]]], name: str) -> int:
     return next(row for row, quantities in enumerate(groups.values()) if name in quantities)
-
-
-def _axes(width: float, height: float) -> Axes:
-    return sheet(width, height)[1][0, 0]
-
-
-def _legend(ax: Axes, **look: Any) -> None:
-    """A legend of all that has a name, also one that matplotlib leaves out, such as `_a`; none where nothing has."""
-    shapes = (mpl.lines.Line2D, mpl.patches.Patch, mpl.collections.Collection)
-    drawn = [*(one for one in ax.get_children() if isinstance(one, shapes)), *ax.containers]
-    named = [one for one in drawn if not re.fullmatch(r"(_(child|container)\d+|_nolegend_)?", one.get_label())]
-    if named:
-        legend = ax.legend(named, ["name"] * len(named), **{"fontsize": 7, "frameon": False, **look})
-        for text, one in zip(legend.get_texts(), named, strict=True):
-            text.set(text=one.get_label(), **AS_IT_IS)
-
-
-def _plain(ax: Axes) -> Axes:
-    ax.spines[["top", "right"]].set_visible(False)
-    return _literal(ax)
-
-
-def _literal(ax: Axes) -> Axes:
-    """The same axes, whose title and labels are text and no mathematics: they may hold names of somebody's settings."""
-    for text in (ax.title, ax.xaxis.label, ax.yaxis.label):
-        text.set(**AS_IT_IS)
-    return ax

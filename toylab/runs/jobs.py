@@ -5,36 +5,20 @@ A job is done once and whole. What fails is recorded and the rest goes on; what 
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import pickle
-import signal
-import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toylab.files import alone, digest, disk, refuse_links, sweep_aside, write_json, write_text
-from toylab.console import UNGUARDED, ToylabError, refuse_while_importing, unknown
-from toylab.runs.store import (
-    Job,
-    Study,
-    check_jobs,
-    check_study,
-    claim_folder,
-    is_done,
-    refuse_others,
-    results,
-    single_thread,
-    with_needs,
-)
-from toylab.terminal import progress_bar
+from toylab.console import UNGUARDED, ToylabError, progress_bar, refuse_while_importing, unknown
+from toylab.files import alone, digest, disk, refuse_links, write_json, write_text
+from toylab.runs.processes import Processes, peak_megabytes, single_thread
+from toylab.runs.store import claim_folder, is_done, refuse_others, results
+from toylab.runs.study import Job, Study, check_jobs, check_study, with_needs
 
 
 class JobsRefusedError(ToylabError):
@@ -266,46 +250,8 @@ def _do(study: Study, job: Job, folder: Path, out: Path) -> None:
     write_text(folder / "done", "".join(f"{digest(path.read_bytes())}  {path.name}\n" for path in kept))
 
 
-def peak_megabytes() -> float | None:
-    """The most memory that this process has held so far; None where the system does not say."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    unit = 1e6 if sys.platform == "darwin" else 1e3  # bytes there, kilobytes elsewhere
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
-
-
 _PASSING = (".", "checkpoint", "error.txt")
 """How the names of files begin that a job may leave, but that nothing needs."""
-
-
-def _start_worker(started: Any) -> None:
-    started.set()
-    # Ctrl-C reaches all processes of a command. Were workers to answer it, their results would come in while the pool
-    # is being interrupted, which may then wait for ever; this way the main process alone answers, and ends them.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    single_thread()
-
-
-def _call(pickled: bytes) -> Any:
-    # Unpickled here: a class that is not found would otherwise end the worker without a word.
-    try:
-        call, arguments = pickle.loads(pickled)
-    except Exception as error:
-        raise ToylabError(
-            f"a worker cannot load the study ({type(error).__name__}: {error}); define its class at the top of a "
-            "module that the worker can import, or use one worker"
-        ) from error
-    return call(*arguments)
-
-
-def _end_with_parent() -> None:
-    # A main process that was killed cannot end its workers, and they would wait for work for ever.
-    if parent := multiprocessing.parent_process():
-        parent.join()
-        os._exit(1)
 
 
 # Beside the workers --------------------------------------------------------------------------------------------------
@@ -318,63 +264,6 @@ class _Here:
         done: Future = Future()
         done.set_result(call(*arguments))
         return done
-
-
-class Processes:
-    """A pool of processes of our own, made anew when one of them was lost.
-
-    Raises:
-        ValueError: where processes cannot start, as in a script that starts them while it is imported.
-    """
-
-    def __init__(self, workers: int, folders: Sequence[Path]) -> None:
-        refuse_while_importing()
-        self._workers, self._folders = workers, folders
-        self._pool: ProcessPoolExecutor | None = None
-        # Spawned, not forked: a forked child inherits torch's thread pool in an undefined state.
-        self._context = multiprocessing.get_context("spawn")
-        self._started = self._context.Event()
-
-    def submit(self, call: Callable, *arguments: Any) -> Future:
-        try:
-            pickled = pickle.dumps((call, arguments))
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise ToylabError(
-                f"the study cannot be sent to another process ({error}); define its class at the top of a module and "
-                "keep functions out of its settings, or use one worker"
-            ) from error
-        if self._pool is not None:
-            with suppress(BrokenExecutor):
-                return self._pool.submit(_call, pickled)
-            self._pool.shutdown()
-            self.check_start()
-        self._pool = ProcessPoolExecutor(
-            self._workers, mp_context=self._context, initializer=_start_worker, initargs=(self._started,)
-        )
-        return self._pool.submit(_call, pickled)
-
-    def check_start(self) -> None:
-        """Raises `ValueError` if no process has ever come as far as to ask for work."""
-        if not self._started.is_set():
-            raise ToylabError(f"workers={self._workers}: {UNGUARDED}; what they said stands above")
-
-    def __enter__(self) -> Processes:
-        return self
-
-    def __exit__(self, kind: type | None, *_: object) -> None:
-        if self._pool is None:
-            return
-        if kind is not None and issubclass(kind, KeyboardInterrupt):
-            processes = dict(self._pool._processes or {})
-            for process in processes.values():
-                process.terminate()
-            for process in processes.values():
-                process.join()
-            for folder in self._folders:
-                sweep_aside(folder, processes)  # what they were in the middle of writing
-        self._pool.shutdown(wait=True, cancel_futures=True)
-        if kind is not None and issubclass(kind, BrokenExecutor):
-            self.check_start()
 
 
 def _submit(left: list[Task], done: set[tuple[Path, Job]], failures: Failures, executor: Any, room: int | None) -> None:

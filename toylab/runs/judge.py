@@ -11,13 +11,15 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from toylab.runs import registry
-from toylab.verdicts.claim import Claim, table, verdicts, write_claims
+from toylab.console import ToylabError, takes_colour
 from toylab.files import UnwritableError, refuse_links, write_text
-from toylab.training.attention_history import Shown
-from toylab.console import ToylabError, fit, kinds, takes_colour
 from toylab.report.page import Picture, file_names, page
-from toylab.runs.store import Job, Study, read_settings, results, with_needs
+from toylab.runs import registry
+from toylab.runs.store import read_settings, results
+from toylab.runs.study import Job, Study, with_needs
+from toylab.settings import fit, kinds
+from toylab.training.attention_history import Shown
+from toylab.verdicts.claim import Claim, table, verdicts, write_claims
 
 
 @dataclass(frozen=True, kw_only=True)

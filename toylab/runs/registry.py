@@ -1,7 +1,7 @@
 """The studies by name: the folder's name is the registration (`studies/iteration_head/` is `iteration-head`).
 
 The module `study` of the folder, or a study in one file, defines `STUDY`: a frozen dataclass of settings that follows
-`toylab.runs.store.Study`, with class methods `quick()`, `default()` and `paper()`. A study of one's own, in a file
+`toylab.runs.study.Study`, with class methods `quick()`, `default()` and `paper()`. A study of one's own, in a file
 anywhere, goes by `module:Class`. The folder of a run names its study and may come from anybody: by that name only
 studies of this package are loaded, see `of_folder`. No other module loads a study by name.
 """

@@ -19,13 +19,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from toylab.report.page import page as report
-from toylab.verdicts.claim import Claim, as_claims, in_full, numbers, table, verdicts
+from toylab.console import ToylabError, aligned, markdown_table, progress_bar, takes_colour, unknown
 from toylab.files import UnwritableError, parse_json, read_bytes, refuse_links, write_json, write_text
+from toylab.report.page import file_names, filled, place
 from toylab.runs.judge import Judged, judge, keep
-from toylab.console import ToylabError, aligned, markdown_table, takes_colour, unknown
 from toylab.runs.store import read_settings
-from toylab.terminal import progress_bar
+from toylab.verdicts.claim import Claim, as_claims, in_full, numbers, table, verdicts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +73,7 @@ class Standing:
             costs={id: round(seconds) for id, seconds in judged.costs.items()},
             figures={
                 id: name
-                for name, picture in zip(report.file_names(judged.pictures), judged.pictures, strict=True)
+                for name, picture in zip(file_names(judged.pictures), judged.pictures, strict=True)
                 for id in picture.claims
             },
         )
@@ -86,8 +85,8 @@ class Standing:
 
     def link(self, claim: Claim) -> str:
         """Where a claim is shown: its figure, or itself on the page of its run."""
-        place = self.figures.get(claim.id, report.place(claim.id))
-        return f"{quote(self.folder, safe='')}/report.html#{quote(place)}"
+        anchor = self.figures.get(claim.id, place(claim.id))
+        return f"{quote(self.folder, safe='')}/report.html#{quote(anchor)}"
 
     def text(self, coloured: bool = False) -> str:
         """Every claim that was measured, as text, and the names of the others."""
@@ -259,7 +258,7 @@ def markdown(standings: Sequence[Standing]) -> str:
 
 def page(standings: Sequence[Standing]) -> str:
     """As a page, with links to the figures on the pages of the runs; everything that comes from outside is escaped."""
-    return report.filled(
+    return filled(
         "scoreboard.html",
         title="Which claims hold",
         papers="one paper" if len(standings) == 1 else f"{len(standings)} papers",
@@ -272,13 +271,13 @@ def page(standings: Sequence[Standing]) -> str:
 def _summary_row(one: Standing) -> str:
     name, *counts = map(escape, _cells(one))
     cells = "".join(f"<td class=number>{count}</td>" for count in counts)
-    return f'<tr><th scope="row"><a href="#{report.place(one.study)}">{name}</a></th>{cells}</tr>'
+    return f'<tr><th scope="row"><a href="#{place(one.study)}">{name}</a></th>{cells}</tr>'
 
 
 def _section(one: Standing) -> str:
     """Of a study, with all its claims."""
     lines = "\n".join(_row(claim, _cost(one, claim), one.link(claim)) for claim in one.claims)
-    return f"""<section id="{report.place(one.study)}"><h2>{escape(one.study)}</h2>
+    return f"""<section id="{place(one.study)}"><h2>{escape(one.study)}</h2>
 <p>{escape(one.title)}</p><p class=note>{escape(one.source)}</p>
 <table class=board><thead><tr><th scope="col">Verdict</th><th scope="col">Claim</th>
 <th scope="col">Measured [95 % interval]</th><th scope="col">Seeds</th><th scope="col">CPU-s</th></tr></thead><tbody>

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from toylab.console import ToylabError
-from toylab.model.transformer import generate
+from toylab.model.generate import generate
 from toylab.probes import Edit, IterationHead, edit, find_iteration_head, link_mass, watch
 from toylab.tasks import IGNORE, Batch, IteratedMap, Split, stream
 from toylab.training.batches import likeliest, refuse_unscored, tokens_for

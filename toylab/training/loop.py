@@ -13,9 +13,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from toylab.console import ToylabError, as_json, check_settings
+from toylab.console import ToylabError, progress_bar
 from toylab.files import digest_of, read_tensors, refuse_unwritable, write_tensors
-from toylab.terminal import progress_bar
+from toylab.settings import as_json, check_settings
 from toylab.training.modes import evaluating, in_training
 from toylab.training.optimizer import AdamW, Held, as_one
 

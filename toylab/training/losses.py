@@ -20,7 +20,6 @@ sums of DPO and NPO do, and the two must not be mixed.
 from __future__ import annotations
 
 import math
-from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
@@ -28,9 +27,12 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from toylab.console import ToylabError, check_settings
-from toylab.model.transformer import Cache, Transformer
+from toylab.console import ToylabError
+from toylab.model.checkpoint import frozen
+from toylab.model.layers import Cache
+from toylab.model.transformer import Transformer
 from toylab.probes.checks import finite
+from toylab.settings import check_settings
 
 
 @dataclass(frozen=True)
@@ -336,11 +338,6 @@ def kl_divergence(
 def _gain(now: Float[Tensor, "row step"], then: Float[Tensor, "row step"]) -> Float[Tensor, "row step"]:
     """How much likelier tokens have become, in nats: 0 where they are impossible now as then."""
     return (now - then).masked_fill((now == -torch.inf) & (then == -torch.inf), 0)
-
-
-def frozen(model: nn.Module) -> nn.Module:
-    """A copy that is no longer trained."""
-    return deepcopy(model).requires_grad_(False).eval()
 
 
 def _positive(name: str, value: float | int, example: float) -> None:

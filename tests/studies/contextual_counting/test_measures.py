@@ -14,7 +14,7 @@ from toylab.probes import watch
 from toylab.studies.contextual_counting import measures as circuits
 from toylab.studies.contextual_counting.data import accuracy, for_model, held_out, model_for, strings
 from toylab.tasks import IGNORE, ContextualCounting, encode, stream
-from toylab.tasks.counting import BEGIN, CLOSE, ONE, OPEN, ZERO
+from toylab.tasks.bracketed import BEGIN, CLOSE, ONE, OPEN, ZERO
 
 TASK = ContextualCounting(length=(16, 32), regions=(1, 3))
 seeds = st.integers(0, 2**31)

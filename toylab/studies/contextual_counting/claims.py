@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
-from toylab.studies.contextual_counting.measures import CLASSES, COUNTED, SLACK, SOLVED
+from toylab.runs.study import Arms, Result
+from toylab.studies.contextual_counting.claims_mechanism import _foretold, _mechanism, _other_circuits
+from toylab.studies.contextual_counting.measures import SOLVED
+from toylab.studies.contextual_counting.quantities import (
+    VARYING,
+    _blocked,
+    _count,
+    _largest,
+    _share,
+    _with_interval,
+    mean_accuracy,
+    solved_regions,
+)
 from toylab.verdicts.claim import Claim, each, mean, or_never, over_seeds
-from toylab.verdicts.intervals import interval
-
-Result = dict[str, Any]
-Arms = dict[str, dict[int, Result]]
-
-CONSTANT = ("begin", "own [", "own ]", "earlier brackets")
-"""Bias classes of which a string has a number that depends on the label alone."""
-
-VARYING = tuple(name for name in CLASSES if name not in (COUNTED, *CONSTANT))
-"""The other bias classes: their number changes from string to string."""
 
 
 def judge(arms: Arms, encodings: Sequence[str], longest: int) -> list[Claim]:
@@ -42,16 +41,6 @@ def judge(arms: Arms, encodings: Sequence[str], longest: int) -> list[Claim]:
         *_emergence(arms),
         _ingredients(none, arms),
     ]
-
-
-def mean_accuracy(result: Result) -> float:
-    """Over the regions."""
-    return sum(result["accuracy"]) / len(result["accuracy"])
-
-
-def solved_regions(result: Result, what: str = "circuits") -> list[Result]:
-    """The circuits of the regions that a model solved, or what else was measured of each."""
-    return [held for held, c in zip(result[what], result["circuits"], strict=True) if c["accuracy"] >= SOLVED]
 
 
 def _solved(none: dict[int, Result], rotary: dict[int, Result]) -> list[Claim]:
@@ -209,283 +198,6 @@ def _plain(arms: Arms, encodings: Sequence[str]) -> list[Claim]:
     ]
 
 
-# By which circuit ---------------------------------------------------------------------------------------------------
-
-
-def _mechanism(none: dict[int, Result], longest: int) -> list[Claim]:
-    good = {s: r for s, r in none.items() if solved_regions(r)}
-
-    def counts(result: Result) -> float:
-        return mean(
-            float(c["blocked"]["counted ones"] <= result["floor"] + SLACK and c["k"] <= longest / 2)
-            for c in solved_regions(result)
-        )
-
-    def compares(result: Result) -> float:
-        return mean(
-            float(c["bias"] != "mixed" and c["blocked"].get("the bias", 1.0) <= result["floor"] + SLACK)
-            for c in solved_regions(result)
-        )
-
-    def probed(site: str, number: str) -> dict[str, Any]:
-        return each(good, lambda r: r["probe"][site][number])
-
-    return [
-        over_seeds(
-            "count-in-decoder",
-            {s: counts(r) for s, r in good.items()},
-            lambda share: share == 1,
-            share=0.9,
-            paper="section 4.2, figure 8",
-            statement="Counting happens in the decoder's attention, on n ones beside a bias that weighs as K of them.",
-            bar=f"in >= .9 of the seeds, every solved region is at the floor (+ {SLACK}) without its ones, and K <= "
-            "half the longest string (uniform attention: nearly all of it)",
-            details={
-                "K of solved regions": each(good, lambda r: [c["k"] for c in solved_regions(r)]),
-                "accuracy without the counted ones": each(
-                    good, lambda r: [c["blocked"]["counted ones"] for c in solved_regions(r)]
-                ),
-                "floor": each(good, lambda r: r["floor"]),
-            },
-        ),
-        over_seeds(
-            "count-curve",
-            {s: min(c["r2"] for c in solved_regions(r)) for s, r in good.items()},
-            lambda r2: r2 >= 0.98,
-            share=0.9,
-            withdrawn="uniform attention reaches .99 as well, with a far larger K: it is K that tells",
-            paper="section 4.2, figure 8",
-            statement="The mass of the decoder's attention on n ones is n / (n + K).",
-            bar="in >= .9 of the seeds, R^2 of that curve is >= .98 in every solved region",
-            details={"R^2 of solved regions": each(good, lambda r: [c["r2"] for c in solved_regions(r)])},
-        ),
-        over_seeds(
-            "bias-token",
-            {s: compares(r) for s, r in good.items()},
-            lambda share: share >= 0.9,
-            paper="section 4.2",
-            statement="Each region compares its ones with one kind of token, the bias token.",
-            bar="mean share of solved regions that have >= .7 of the rest of their attention on one class, and are at "
-            f"the floor (+ {SLACK}) without it, is >= .9",
-            details={
-                "bias by solved region": each(good, lambda r: [c["bias"] for c in solved_regions(r)]),
-                "its share": each(good, lambda r: [c["share"] for c in solved_regions(r)]),
-                "accuracy without it": each(good, lambda r: [c["blocked"].get("the bias") for c in solved_regions(r)]),
-                "over all solved regions": _count(c["bias"] for r in good.values() for c in solved_regions(r)),
-            },
-        ),
-        over_seeds(
-            "two-values",
-            {s: mean(x["two values"]["agreement"] for x in solved_regions(r, "readout")) for s, r in good.items()},
-            lambda share: share >= 0.9,
-            paper="section 4.2, equation 3",
-            statement="Two values reproduce the answers: one for a counted one, one for a bias token.",
-            bar="mean share of cases with the same likeliest count as the model >= .9, in solved regions",
-            details={
-                "KL in nats, two values": each(good, lambda r: [x["two values"]["kl"] for x in r["readout"]]),
-                "KL in nats, one value a class": each(good, lambda r: [x["all classes"]["kl"] for x in r["readout"]]),
-                "agreement, one value a class": each(
-                    good, lambda r: [x["all classes"]["agreement"] for x in r["readout"]]
-                ),
-            },
-        ),
-        over_seeds(
-            "region-probe",
-            {s: r["probe"]["decoder input"]["accuracy"] for s, r in good.items()},
-            lambda a: a >= 0.95,
-            withdrawn="a linear probe of an encoder with random weights is right in .997 to 1 as well",
-            paper="section 4.2, figures 7 and 9",
-            statement="The encoder writes into every one which region it stands in.",
-            bar="mean accuracy of a linear probe on ones at the decoder's input >= .95",
-            details={
-                "at the attention's output": probed("attention output", "accuracy"),
-                "always the commonest region": probed("decoder input", "majority"),
-                "shuffled labels": probed("decoder input", "shuffled"),
-                "variance in two components, attention's output": probed("attention output", "two components"),
-            },
-        ),
-        over_seeds(
-            "reads-brackets",
-            {s: _bracket_share(r["scores"]) for s, r in good.items()},
-            lambda share: share >= 0.9,
-            paper="section 4.2, figure 6",
-            statement="In the encoder, ones attend to brackets and the begin token, and hardly to bits.",
-            bar="mean attention on brackets and the begin token, at equal numbers of each token, >= .9",
-            details={"scores of a one for 0, 1, [, ], BoS": each(good, lambda r: r["scores"][1])},
-        ),
-    ]
-
-
-def _bracket_share(scores: list[list[float]]) -> float:
-    """The attention of a one on brackets and the begin token if there were one token of each type."""
-    weights = [math.exp(score - max(scores[1])) for score in scores[1]]
-    return sum(weights[2:]) / sum(weights)
-
-
-# What it foretells --------------------------------------------------------------------------------------------------
-
-
-def counters(arms: Arms) -> list[tuple[str, int, int, Result, Result]]:
-    """Every solved region of a causal model that counts in the decoder: arm, seed, label, circuit, result."""
-    return [
-        (arm, seed, k, circuit, result)
-        for arm, seeds in arms.items()
-        if arm != "golden" and not arm.endswith("bidirectional")
-        for seed, result in seeds.items()
-        for k, circuit in enumerate(result["circuits"])
-        if circuit["accuracy"] >= SOLVED and circuit["circuit"] == "counter"
-    ]
-
-
-def _foretold(arms: Arms, longest: int) -> list[Claim]:
-    found = counters(arms)
-    few = "" if longest <= 64 else f"16 zeros are few beside strings of {longest}"
-
-    def errors(law: str, change: str) -> dict[int, list[float]]:
-        """By seed, the relative errors of the slope that a law foretells."""
-        kept: dict[int, list[float]] = {}
-        for _, seed, k, _, result in found:
-            if change in result["shifts"]:
-                one = result["shifts"][change][k]
-                kept.setdefault(seed, []).append(abs(one[law] / one["after"] - 1) if one["after"] else 1.0)
-        return kept
-
-    def claim(id: str, law: str, statement: str) -> Claim:
-        zeros, region = errors(law, "16 zeros"), errors(law, "a region")
-        moved = {
-            f"{arm}, seed {seed}, region {k + 1}, {circuit['bias']}, {change}": [
-                round(result["shifts"][change][k][name], 3) for name in (law, "after")
-            ]
-            for arm, seed, k, circuit, result in found
-            for change in ("16 zeros", "a region")
-            if change in result["shifts"] and _moves(result["shifts"][change][k], law)
-        }
-        near = [abs(foretold / after - 1) <= 0.15 if after else False for foretold, after in moved.values()]
-        misses = [
-            change == "a region" and k + 1 == len(result["circuits"])
-            for _, _, k, _, result in found
-            for change, shifts in result["shifts"].items()
-            if change in ("16 zeros", "a region")
-            and abs(shifts[k][law] - shifts[k]["after"]) > 0.15 * shifts[k]["after"]
-        ]
-        return over_seeds(
-            id,
-            {s: mean(float(e <= 0.15) for e in errs + region.get(s, [])) for s, errs in zeros.items()},
-            lambda share: share >= 0.9,
-            paper="section 4.3; the law n K / K' is ours",
-            statement=statement,
-            bar="mean share of counting regions whose slope, once 16 zeros or an empty region were appended, is within "
-            "15 % of the prediction, is >= .9",
-            details={
-                "mean relative error, 16 zeros": {str(s): round(mean(e), 4) for s, e in zeros.items()},
-                "mean relative error, an empty region": {str(s): round(mean(e), 4) for s, e in region.items()},
-                "within 15 %, of those foretold to change by 5 % or more": f"{sum(near)} of {len(near)}",
-                "those: foretold, measured": moved,
-                "misses that are last regions with one appended": f"{sum(misses)} of {len(misses)}",
-            },
-            note="a last region may take an appended one for its own, which no law of weights foretells",
-        )
-
-    def kept(names: Iterable[str], change: str) -> dict[int, float]:
-        shares: dict[int, list[float]] = {}
-        for _, seed, k, circuit, result in found:
-            if circuit["bias"] in names and change in result["shifts"]:
-                shares.setdefault(seed, []).append(result["shifts"][change][k]["accuracy"])
-        return {seed: mean(values) for seed, values in shares.items()}
-
-    return [
-        claim(
-            "ood-law", "predicted", "What a region compares with foretells its answers elsewhere: n becomes n K / K'."
-        ),
-        claim(
-            "ood-law-by-place",
-            "by_place",
-            "The same, if K' is taken from tokens of the same class between the same brackets.",
-        ),
-        over_seeds(
-            "constant-bias-keeps",
-            kept(CONSTANT, "16 zeros"),
-            lambda a: a >= 0.9,
-            open_because=few,
-            paper="section 4.3, figure 3",
-            statement="Regions that compare with a token whose number never changes keep counting in longer strings.",
-            bar="mean accuracy after 16 zeros were appended >= .9 (begin token, own or earlier brackets)",
-            details={"begin token alone": {str(s): round(v, 4) for s, v in kept(("begin",), "16 zeros").items()}},
-        ),
-        over_seeds(
-            "zeros-bias-falls",
-            kept(("zeros",), "16 zeros"),
-            lambda a: a <= 0.5,
-            open_because=few,
-            paper="section 4.3, figure 3",
-            statement="Regions that compare with zeros miscount in longer strings.",
-            bar="mean accuracy after 16 zeros were appended <= .5",
-        ),
-    ]
-
-
-def _moves(shift: Result, law: str) -> bool:
-    return abs(shift[law] / shift["before"] - 1) >= 0.05
-
-
-# Other algorithms, same accuracy ------------------------------------------------------------------------------------
-
-
-def _other_circuits(arms: Arms, rotary: dict[int, Result], longest: int) -> list[Claim]:
-    mlp = {s: r for s, r in arms.get("encoder-mlp", {}).items() if solved_regions(r)}
-    plain = {s: r for s, r in arms.get("plain-encoder-mlp", {}).items() if solved_regions(r)}
-    turning = {s: r for s, r in rotary.items() if mean_accuracy(r) >= SOLVED}
-    return [
-        over_seeds(
-            "encoder-mlp",
-            {s: mean(_counting(found[s]) for found in (mlp, plain) if s in found) for s in sorted({*mlp, *plain})},
-            lambda share: share <= 0.5,
-            paper="our question",
-            statement="With an MLP in the encoder, the same accuracy comes from another circuit.",
-            bar="mean share of solved regions that count in the decoder <= .5, in our recipe and, where it was run, in "
-            "the plain set-up",
-            details={
-                "circuits of solved regions, recipe": _count(
-                    c["circuit"] for r in mlp.values() for c in solved_regions(r)
-                ),
-                "circuits of solved regions, plain": _count(
-                    c["circuit"] for r in plain.values() for c in solved_regions(r)
-                ),
-                "accuracy, plain": each(plain, mean_accuracy),
-                **{
-                    f"without {what}, {title}": _blocked(found, what)
-                    for title, found in (("recipe", mlp), ("plain", plain))
-                    for what in ("counted ones", "own brackets", "outside ones", "all ones")
-                },
-            },
-        ),
-        over_seeds(
-            "rotary-in-disguise",
-            {s: mean(r["rotary"]["stopped"]["fast"]) / mean_accuracy(r) for s, r in turning.items()},
-            lambda share: share >= 0.9,
-            paper="appendix, figure 25",
-            statement="Rotary models do without rotation: they live in planes that hardly turn over a string.",
-            bar="mean share of the accuracy kept when planes of more than one radian a string stop turning >= .9",
-            details={
-                "kept when no plane turns": each(turning, lambda r: mean(r["rotary"]["stopped"]["all"])),
-                "kept when only fast planes turn": each(turning, lambda r: mean(r["rotary"]["stopped"]["slow"])),
-                "share of the score (absolute) from slow planes": each(turning, lambda r: _slow_share(r, longest)),
-            },
-        ),
-    ]
-
-
-def _counting(result: Result) -> float:
-    """The share of the solved regions of a model that count in the decoder."""
-    return mean(float(circuit["circuit"] == "counter") for circuit in solved_regions(result))
-
-
-def _slow_share(result: Result, longest: int) -> float:
-    """The share of a rotary score that comes from planes of less than one radian over the longest strings."""
-    parts = list(zip(result["rotary"]["planes"], result["rotary"]["frequencies"], strict=True))
-    return sum(abs(part) for part, f in parts if f < 1 / longest) / sum(abs(part) for part, _ in parts)
-
-
 # The cure, and the recipe -------------------------------------------------------------------------------------------
 
 
@@ -596,30 +308,3 @@ def _ingredients(none: dict[int, Result], arms: Arms) -> Claim:
         },
         note="" if whole else "not part of this run; add it with --parts encodings circuits ingredients",
     )
-
-
-# Helpers ------------------------------------------------------------------------------------------------------------
-
-
-def _largest(circuit: Result) -> str:
-    return max(circuit["shares"], key=circuit["shares"].__getitem__)
-
-
-def _blocked(found: dict[int, Result], name: str) -> dict[str, Any]:
-    return each(found, lambda r: [c["blocked"][name] for c in r["circuits"]])
-
-
-def _count(names: Iterable[str]) -> dict[str, int]:
-    return dict(Counter(names).most_common())
-
-
-def _with_interval(values: dict[int, float]) -> str:
-    if not values:
-        return "not run"
-    ends = interval(list(values.values()))
-    return f"{mean(values.values()):.3f}" + (f" [{ends[0]:.3f}, {ends[1]:.3f}]" if ends else "")
-
-
-def _share(passed: list[bool]) -> str:
-    ends = interval(passed)
-    return f"{sum(passed)} of {len(passed)}" + (f" [{ends[0]:.2f}, {ends[1]:.2f}]" if ends else "")

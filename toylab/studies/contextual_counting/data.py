@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from toylab.console import ToylabError
+from toylab.model.config import ModelConfig
 from toylab.model.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
+from toylab.model.layers import linear, source
 from toylab.model.token_counts import Tally, tally
-from toylab.model.transformer import ModelConfig, linear, source
 from toylab.probes import Edit, edit
 from toylab.tasks import IGNORE, NOWHERE, Batch, ContextualCounting, Split, stream
 from toylab.training.batches import device_of, fresh, likeliest, moved, refuse_unscored

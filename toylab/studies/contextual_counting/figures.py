@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from toylab.report import figures
+from toylab.report import canvas, figures
 from toylab.report.page import Picture
-from toylab.runs.store import Job, by_arm, curves_of
-from toylab.studies.contextual_counting.claims import counters, mean_accuracy, solved_regions
+from toylab.runs.store import curves_of
+from toylab.runs.study import Arms, Job, by_arm
 from toylab.studies.contextual_counting.measures import SOLVED
+from toylab.studies.contextual_counting.quantities import counters, mean_accuracy, solved_regions
 
 Results = dict[Job, dict[str, Any]]
-Arms = dict[str, dict[int, dict[str, Any]]]
 
 TITLES = {
     "none": "no positions",
@@ -51,7 +51,7 @@ def _draw_attention(arms: Arms) -> Picture | None:
     example = none[seed]["example"]
     tokens, labels = example["tokens"], [f"region {k + 1}" for k in range(len(example["decoder"]))]
     wide = 0.26 * len(tokens) + 1.2
-    figure, axes = figures.sheet(wide, wide + 2.2, rows=2, height_ratios=[len(tokens), len(labels) + 3])
+    figure, axes = canvas.sheet(wide, wide + 2.2, rows=2, height_ratios=[len(tokens), len(labels) + 3])
     links = [
         (query, key)
         for query, region in enumerate(example["regions"])
@@ -82,7 +82,7 @@ def _draw_attention(arms: Arms) -> Picture | None:
         "A held-out string in the model without positions. Top: in the encoder, ones read the brackets before them "
         "(squares), and so know their region. Bottom: each label query reads the ones of its region (squares) and a "
         "token to compare them with. The attention that ones get, n / (n + K), tells how many they are.",
-        figures.svg(figure),
+        canvas.svg(figure),
         ("reads-brackets",),
     )
 
@@ -104,7 +104,7 @@ def _draw_encodings(arms: Arms, encodings: Sequence[str]) -> Picture | None:
         "Which encoding",
         "Accuracy by positional encoding. Circles are single regions, squares the means of seeds; strokes are means. "
         "The dotted line is the best constant guess.",
-        figures.svg(ax.figure),
+        canvas.svg(ax.figure),
         ("solved", "solved-rotary", "causal-helps", "causal-over-all", "none-is-best", "bidirectional-chance"),
     )
 
@@ -113,7 +113,7 @@ def _draw_mass(arms: Arms) -> Picture | None:
     found = [(a, s, k, c) for a, s, k, c, _ in counters({n: arms.get(n, {}) for n in ("none", "rotary")})]
     if not found:
         return None
-    figure, axes = figures.sheet(8.4, 3.2, columns=2)
+    figure, axes = canvas.sheet(8.4, 3.2, columns=2)
     for ax, arm in zip(axes[0], ("none", "rotary"), strict=True):
         lines = [(c["k"], c["curve"]) for a, _, _, c in found if a == arm]
         points = [(int(n) / k, mass) for k, curve in lines for n, mass in curve.items()]
@@ -122,7 +122,7 @@ def _draw_mass(arms: Arms) -> Picture | None:
         "Attention as a counter",
         "Mean attention on the n ones of a region, for every solved region of every seed, against n in units of the "
         "fitted K of that region. A region that counts in the attention falls on the dashed curve, x / (x + 1).",
-        figures.svg(figure),
+        canvas.svg(figure),
         ("count-in-decoder", "count-curve"),
     )
 
@@ -143,7 +143,7 @@ def _draw_slopes(arms: Arms) -> Picture | None:
         "Each point is a solved region of a causal model on strings with something appended that changes no count. "
         "Where it compares with a token of which there are now more, it counts too little, by as much as the law says. "
         "Points far below the line at a slope near 1 are last regions that take the new one for their own.",
-        figures.svg(ax.figure),
+        canvas.svg(ax.figure),
         ("ood-law", "ood-law-by-place"),
     )
 
@@ -170,7 +170,7 @@ def _draw_biases(arms: Arms) -> Picture | None:
         "Mean over solved regions (their number in brackets) of the classes of tokens that label queries read besides "
         "the ones they count. The number of begin tokens, own and earlier brackets is fixed for a label; that of the "
         "others changes from string to string.",
-        figures.svg(ax.figure),
+        canvas.svg(ax.figure),
         ("bias-token", "cure", "cure-begin"),
     )
 
@@ -196,13 +196,13 @@ def _draw_blocked(arms: Arms) -> Picture | None:
                 groups[f"{title}: {what}"] = {"one region of one seed": [c["blocked"][name] for c in regions]}
     if not groups:
         return None
-    _, axes = figures.sheet(8.4, 0.32 * len(groups) + 1.2)
+    _, axes = canvas.sheet(8.4, 0.32 * len(groups) + 1.2)
     ax = figures.by_seed(groups, xlabel="share of counts that are right", chance=floor, ax=axes[0, 0])
     return Picture(
         "What each region needs",
         "What each solved region loses when label queries cannot see one class of tokens. A counter needs the ones; a "
         "model that copies would find the count in the region's own brackets, and do without the ones.",
-        figures.svg(ax.figure),
+        canvas.svg(ax.figure),
         ("encoder-mlp",),
     )
 
@@ -224,7 +224,7 @@ def _draw_plateaus(results: Results, out: Path) -> Picture | None:
     if not kept:
         return None
     rows = (len(kept) + 1) // 2
-    figure, axes = figures.sheet(8.4, 2.5 * rows, columns=2, rows=rows)
+    figure, axes = canvas.sheet(8.4, 2.5 * rows, columns=2, rows=rows)
     for ax, (title, lines) in zip(axes.flat, kept.items(), strict=False):
         figures.curves(lines, ylabel="accuracy", bar=SOLVED, title=title, legend=False, ax=ax)
     for ax in axes.flat[len(kept) :]:
@@ -232,7 +232,7 @@ def _draw_plateaus(results: Results, out: Path) -> Picture | None:
     return Picture(
         "Plateaus of all seeds",
         "Accuracy on held-out strings, mean over regions, while training; a line a seed. The grey line is the bar.",
-        figures.svg(figure),
+        canvas.svg(figure),
         ("failure-rate", "rotary-is-easier", "emerges", "emerges-rotary", "emerges-slow-rotary"),
     )
 
@@ -248,6 +248,6 @@ def _draw_planes(arms: Arms, longest: int) -> Picture | None:
         "Rotary in disguise",
         "What each rotary plane adds to how much ones prefer brackets to bits, in models that solve the task; fast "
         f"planes left. Right of the line a plane turns by less than one radian over {longest} tokens.",
-        figures.svg(ax.figure),
+        canvas.svg(ax.figure),
         ("rotary-in-disguise",),
     )

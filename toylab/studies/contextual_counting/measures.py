@@ -37,7 +37,7 @@ from toylab.probes import (
 )
 from toylab.studies.contextual_counting.data import Strings, accuracy, encode, logits, share_right
 from toylab.tasks import IGNORE, stream
-from toylab.tasks.counting import BEGIN, CLOSE, ONE, OPEN, ZERO
+from toylab.tasks.bracketed import BEGIN, CLOSE, ONE, OPEN, ZERO
 from toylab.training.batches import likeliest
 
 COUNTED = "counted ones"

@@ -13,12 +13,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from toylab.console import ToylabError, check_seeds, check_settings
+from toylab.console import ToylabError
+from toylab.model.checkpoint import load_model, save_model
 from toylab.model.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from toylab.planted.handwritten import contextual_counter
 from toylab.probes import watch
 from toylab.report.page import Picture
-from toylab.runs.store import Job, by_arm, load_model, read_metrics, save_model, write_metrics
+from toylab.runs.store import read_metrics, write_metrics
+from toylab.runs.study import Job, by_arm
+from toylab.settings import check_seeds, check_settings
 from toylab.studies.contextual_counting import measures as circuits
 from toylab.studies.contextual_counting.claims import judge
 from toylab.studies.contextual_counting.data import accuracy, for_model, held_out, learn, logits

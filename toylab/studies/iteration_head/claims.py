@@ -6,12 +6,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from toylab.runs.study import Arms
 from toylab.verdicts.claim import Claim, or_never, over_seeds, threshold
 
 SOLVED = 0.99
 """Sequence accuracy from which a task counts as learned."""
-
-Arms = dict[str, dict[int, dict[str, Any]]]
 
 
 def judge(arms: Arms, guess: float, blind: float, steps: int) -> list[Claim]:

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from toylab.report import figures
+from toylab.report import canvas, figures
 from toylab.report.page import Picture
-from toylab.runs.store import Job, curves_of, read_metrics
+from toylab.runs.store import curves_of, read_metrics
+from toylab.runs.study import Job
 from toylab.studies.iteration_head.claims import SOLVED, mean_accuracy
 from toylab.training.attention_history import Shown, read_film
 
@@ -72,7 +73,7 @@ def _draw_heads(results: Results) -> Picture | None:
     shown = [(head["end_of_input_at"], "end of input"), ((head["layer"], head["head"]), "carry")]
     shown = [(place, link) for place, link in shown if place is not None]
     size = 0.24 * len(example["tokens"])
-    figure, axes = figures.sheet(len(shown) * (size + 0.9), size + 0.9, columns=len(shown))
+    figure, axes = canvas.sheet(len(shown) * (size + 0.9), size + 0.9, columns=len(shown))
     for ax, ((layer, number), link) in zip(axes[0], shown, strict=True):
         pattern = np.array(example["patterns"][layer][number])
         links = example["links"][link] + (example["links"]["stop"] if link == "carry" else [])
@@ -83,7 +84,7 @@ def _draw_heads(results: Results) -> Picture | None:
         f"Attention of two heads of seed {seed} on one held-out sequence. Right: when s_t is due, the iteration head "
         "reads x_t, and after the last state it reads EoI and stops. Left: the earlier head that finds EoI. Squares "
         "mark what the textbook circuit reads.",
-        figures.svg(figure),
+        canvas.svg(figure),
         ("head", "stop-rule"),
     )
 
@@ -95,11 +96,11 @@ def _draw_emergence(results: Results, out: Path) -> Picture | None:
     if not histories:
         return None
     rows = [
-        ("end_of_input", "attention on EoI,\nbest earlier head", figures.END, None),
-        ("carry", "share of steps\nread at x_t", figures.CARRY, 0.9),
-        ("accuracy", "sequence accuracy", figures.ACCURACY, SOLVED),
+        ("end_of_input", "attention on EoI,\nbest earlier head", canvas.END, None),
+        ("carry", "share of steps\nread at x_t", canvas.CARRY, 0.9),
+        ("accuracy", "sequence accuracy", canvas.ACCURACY, SOLVED),
     ]
-    figure, axes = figures.sheet(6.4, 6.6, rows=3)
+    figure, axes = canvas.sheet(6.4, 6.6, rows=3)
     for ax, (name, label, colour, bar) in zip(axes[:, 0], rows, strict=True):
         lines = {seed: ([e["step"] for e in h], [e[name] for e in h]) for seed, h in histories.items()}
         figures.curves(lines, ylabel=label, colour=colour, bar=bar, legend=name == rows[0][0], ax=ax)
@@ -107,7 +108,7 @@ def _draw_emergence(results: Results, out: Path) -> Picture | None:
         "How it emerges",
         "A long plateau, then the head and the answers appear together. Each line is a seed, measured on held-out "
         "sequences while training; grey lines are the bars of the claims.",
-        figures.svg(figure),
+        canvas.svg(figure),
         ("emergence",),
     )
 
@@ -138,7 +139,7 @@ def _draw_arms(results: Results, main: str) -> Picture | None:
         "Each point is a seed, each stroke a mean. Models are judged on lengths from 4 on (the model of one length at "
         "its own; its head is searched on all). Parity can be right without an iteration head, and without a chain "
         "of thought.",
-        figures.svg(ax.figure),
+        canvas.svg(ax.figure),
         ("accuracy", "one-head", "depth", "cot-needed", "cot-needed-parity", "varied-lengths"),
     )
 
@@ -157,7 +158,7 @@ def _draw_tests(results: Results, states: int) -> Picture | None:
         "What the head causes",
         "Edits of the iteration head (and of the earlier head, marked first layer) where answers are written. Each "
         "point is a seed that learned the task.",
-        figures.svg(ax.figure),
+        canvas.svg(ax.figure),
         ("ablate", "steer", "ideal-pattern", "first-layer"),
     )
 
@@ -170,7 +171,7 @@ def _draw_transfer(results: Results, out: Path) -> Picture | None:
     ]
     if not any(lines for _, lines in arms):
         return None
-    figure, axes = figures.sheet(9.6, 2.8, columns=3)
+    figure, axes = canvas.sheet(9.6, 2.8, columns=3)
     for ax, (title, lines) in zip(axes[0], arms, strict=True):
         label = "sequence accuracy on parity" if ax is axes[0, 0] else ""
         figures.curves(lines, ylabel=label, bar=SOLVED, title=title, legend=len(lines) < 6, ax=ax)
@@ -178,6 +179,6 @@ def _draw_transfer(results: Results, out: Path) -> Picture | None:
         "Transfer to parity",
         "Accuracy on held-out parity sequences while fine-tuning a model that has an iteration head, one that is "
         "accurate without one, and while training from scratch. Mind the different scales of steps.",
-        figures.svg(figure),
+        canvas.svg(figure),
         ("transfer",),
     )

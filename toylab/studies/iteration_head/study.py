@@ -15,11 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from toylab.console import ToylabError, check_seeds, check_settings
-from toylab.model.transformer import ModelConfig, Transformer
+from toylab.console import ToylabError
+from toylab.model.checkpoint import load_model, save_model
+from toylab.model.config import ModelConfig
+from toylab.model.transformer import Transformer
 from toylab.probes import IterationHead, invariance
 from toylab.report.page import Picture
-from toylab.runs.store import Job, by_arm, load_model, read_metrics, save_model, write_metrics
+from toylab.runs.store import read_metrics, write_metrics
+from toylab.runs.study import Job, by_arm
+from toylab.settings import check_seeds, check_settings
 from toylab.studies.iteration_head import measures as interventions
 from toylab.studies.iteration_head.claims import SOLVED, judge
 from toylab.studies.iteration_head.figures import FILM, draw, show

@@ -16,7 +16,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from toylab.model.transformer import ModelConfig, Transformer, generate, source
+from toylab.model.config import ModelConfig
+from toylab.model.generate import generate
+from toylab.model.layers import source
+from toylab.model.transformer import Transformer
 from toylab.probes import Edit, edit
 from toylab.tasks import Batch, Kind, Split, TaskConcept, stream
 from toylab.training.batches import BLOCK, fresh, tokens_for

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from statistics import fmean
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from toylab.report import figures
+from toylab.report import canvas, figures
 from toylab.report.page import Picture
-from toylab.studies.safety_finetuning.claims import MIXED, OOD, TITLES
-
-Arms = dict[str, dict[int, dict[str, Any]]]
+from toylab.runs.study import Arms
+from toylab.studies.safety_finetuning.quantities import MIXED, OOD, TITLES
 
 SETS = {
     "safe": "safe",
@@ -43,7 +41,7 @@ def _draw_outcomes(arms: Arms) -> Picture | None:
     shown = [m for m in TITLES if arms.get(m)]
     if not shown:
         return None
-    figure, axes = figures.sheet(10.5, 0.34 * len(shown) * 3 + 2.2, columns=2, rows=3)
+    figure, axes = canvas.sheet(10.5, 0.34 * len(shown) * 3 + 2.2, columns=2, rows=3)
     for ax, (name, title) in zip(axes.flat, SETS.items(), strict=True):
         rows = {
             TITLES[m]: {
@@ -60,7 +58,7 @@ def _draw_outcomes(arms: Arms) -> Picture | None:
         "What is written",
         f"Freely and greedily; mean over {_seeds(arms, shown)}. Complies: the letters that were asked for; refuses: "
         "NULL. A jailbreak that ends in neither has failed without a refusal.",
-        figures.svg(figure),
+        canvas.svg(figure),
         (
             "pretrain",
             "refuse",
@@ -100,7 +98,7 @@ def _draw_clusters(arms: Arms) -> Picture | None:
         "tau: distance to the unsafe mean minus distance to the safe one, after the MLP's non-linearity, at EOT; the "
         "means come from other prompts. Bands: one standard deviation over prompts. Scales differ; mean over "
         f"{_seeds(arms, shown)}.",
-        figures.svg(figure),
+        canvas.svg(figure),
         ("clusters", "clusters-ssft", "jailbreak-near-safe"),
     )
 
@@ -109,7 +107,7 @@ def _draw_shares(arms: Arms) -> Picture | None:
     shown = [m for m in TITLES if m != "base" and arms.get(m)]
     if not shown:
         return None
-    figure, axes = figures.sheet(7.2, 0.5 * len(shown) + 1.6)
+    figure, axes = canvas.sheet(7.2, 0.5 * len(shown) + 1.6)
     layers = len(next(iter(arms[shown[0]].values()))["weights"])
     groups = {
         TITLES[m]: {f"layer {k + 1}": [r["weights"][k]["up"]["share"] for r in arms[m].values()] for k in range(layers)}
@@ -123,7 +121,7 @@ def _draw_shares(arms: Arms) -> Picture | None:
         "Where the change of the up-projection lies",
         f"One point a seed and layer ({_seeds(arms, shown)}). Only what lies to the right of the grey band "
         "and of the control, which teaches nothing about refusing, would speak for the sentence.",
-        figures.svg(figure),
+        canvas.svg(figure),
         ("null-space", "null-space-regime"),
     )
 
@@ -161,7 +159,7 @@ def _draw_alpha(arms: Arms) -> Picture | None:
     return Picture(
         "Less of the fine-tuning and more",
         f"Weights at base + alpha times the change; 1 is the fine-tuned model. Mean over {_seeds(arms, shown)}.",
-        figures.svg(figure),
+        canvas.svg(figure),
         ("extrapolate",),
     )
 
@@ -187,7 +185,7 @@ def _draw_sensitivity(arms: Arms) -> Picture | None:
     return Picture(
         "How much the answer moves with the prompt",
         f"Local Lipschitz constants at EOT in the embeddings of the prompt, logarithmic; {_seeds(arms, shown)}.",
-        figures.svg(figure),
+        canvas.svg(figure),
         ("sensitivity",),
     )
 
@@ -196,7 +194,7 @@ def _draw_inputs(arms: Arms) -> Picture | None:
     shown = [m for m in ("control", "ssft", "unlearning") if arms.get(f"{m}-decay")]
     if not shown:
         return None
-    figure, axes = figures.sheet(7.2, 0.5 * 2 * len(shown) + 1.6)
+    figure, axes = canvas.sheet(7.2, 0.5 * 2 * len(shown) + 1.6)
     groups = {
         f"{TITLES[m]}, {name}": {
             when: [r["weights"][-1]["weak inputs"][name][k] for r in arms[f"{m}-decay"].values()]
@@ -215,7 +213,7 @@ def _draw_inputs(arms: Arms) -> Picture | None:
         "Base with weight decay, outside the right singular directions that hold 90 % of the energy of the "
         f"up-projection before fine-tuning, at EOT; {_seeds(arms, [f'{m}-decay' for m in shown])}. Judge it beside "
         "the control and beside a random direction.",
-        figures.svg(figure),
+        canvas.svg(figure),
         ("null-space-inputs",),
     )
 
@@ -224,7 +222,7 @@ def _draw_soft(arms: Arms) -> Picture | None:
     shown = [m for m in TITLES if any("soft" in r for r in arms.get(m, {}).values())]
     if not shown:
         return None
-    figure, axes = figures.sheet(7.4, 3.0, columns=2)
+    figure, axes = canvas.sheet(7.4, 3.0, columns=2)
     for ax, (name, title) in zip(
         axes.flat, (("M, unsafe text", "operators M, unsafe text"), ("unsafe", "all unsafe prompts")), strict=True
     ):
@@ -241,7 +239,7 @@ def _draw_soft(arms: Arms) -> Picture | None:
         "Vectors that make the model comply",
         "Two PAD tokens hold vectors chosen against the model, prompt by prompt. Share of right letters, written "
         f"freely; mean over {_seeds(arms, shown)}.",
-        figures.svg(figure),
+        canvas.svg(figure),
         ("soft-tokens",),
     )
 
@@ -250,7 +248,7 @@ def _grid(count: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
     """So many axes of `width` x `height` inches, three a row."""
     columns = min(count, 3)
     rows = -(-count // columns)
-    figure, axes = figures.sheet(width * columns, height * rows, columns=columns, rows=rows)
+    figure, axes = canvas.sheet(width * columns, height * rows, columns=columns, rows=rows)
     for ax in axes.flat[count:]:
         ax.set_visible(False)
     return figure, list(axes.flat[:count])

@@ -16,11 +16,15 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from toylab.console import ToylabError, check_seeds, check_settings
+from toylab.console import ToylabError
+from toylab.model.checkpoint import load_model, save_model
+from toylab.model.config import ModelConfig
 from toylab.model.lora import confine, release
-from toylab.model.transformer import ModelConfig, Transformer
+from toylab.model.transformer import Transformer
 from toylab.report.page import Picture
-from toylab.runs.store import Job, by_arm, load_model, save_model, write_metrics
+from toylab.runs.store import write_metrics
+from toylab.runs.study import Job, by_arm
+from toylab.settings import check_seeds, check_settings
 from toylab.studies.safety_finetuning import measures as safety
 from toylab.studies.safety_finetuning.claims import judge
 from toylab.studies.safety_finetuning.data import (

@@ -14,8 +14,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from toylab.console import ToylabError
+from toylab.model.config import ModelConfig
+from toylab.model.generate import generate
+from toylab.model.layers import source
 from toylab.model.steering import Steered
-from toylab.model.transformer import ModelConfig, Transformer, generate, source
+from toylab.model.transformer import Transformer
 from toylab.tasks import Batch, Reasoning, Split, Styles, stream
 from toylab.training.batches import Scored, device_of, fresh, pad
 from toylab.training.loop import TrainConfig

@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from statistics import fmean
 from typing import Any
 
-from toylab.report import figures
+from toylab.report import canvas, figures
 from toylab.report.page import Picture
-from toylab.studies.steering_vectors.claims import portion, swept, vector_arms
+from toylab.runs.study import Arms
+from toylab.studies.steering_vectors.quantities import portion, swept, vector_arms
 from toylab.tasks import Reasoning
 
-Arms = dict[str, dict[int, dict[str, Any]]]
 TEMPERATURES = ("0", "0.7", "1")
 
 
@@ -53,13 +53,13 @@ def _draw_gains(arms: Arms, task: Reasoning, last: int) -> Picture | None:
         }
     if baselines:
         rows["random vectors (mean)"] = {"T = 1": [fmean(r["random vectors"]) for r in baselines]}
-    figure, axes = figures.sheet(8.4, 0.42 * len(rows) + 1.3)
+    figure, axes = canvas.sheet(8.4, 0.42 * len(rows) + 1.3)
     figures.by_seed(rows, xlabel="right answers", chance=1 / task.p, ax=axes[0, 0])
     return Picture(
         "What each training reaches",
         f"Share of right answers on prompts never seen, {_seeds(arms, ['base'])}, one point a seed, by the temperature "
         "of decoding. The lower rows are baselines at the last layer.",
-        figures.svg(figure),
+        canvas.svg(figure),
         (
             "base",
             "full-rl",
@@ -93,13 +93,13 @@ def _draw_lens(arms: Arms, task: Reasoning, last: int) -> Picture | None:
     if arms.get("vector-learned"):
         cosines = [r["lens"]["all"] for r in arms["vector-learned"].values()]
         rows["learned unembedding"] = [fmean(column) for column in zip(*cosines, strict=True)]
-    figure, axes = figures.sheet(9.0, 0.3 * len(rows) + 1.4)
+    figure, axes = canvas.sheet(9.0, 0.3 * len(rows) + 1.4)
     figures.shades(rows, task.vocabulary, xlabel="token", ax=axes[0, 0])
     return Picture(
         "What each vector says",
         "Cosine with each token's row of the unembedding, the final norm's gain folded in; mean over "
         f"{_seeds(arms, shown)}. Upper rows: the raw vector; below: the mean change of the last layer's stream.",
-        figures.svg(figure),
+        canvas.svg(figure),
         ("logit-lens", "lens-trap", "suppression"),
     )
 
@@ -108,7 +108,7 @@ def _draw_kl(arms: Arms, last: int) -> Picture | None:
     shown = [name for name in vector_arms(last) if arms.get(name)]
     if not shown:
         return None
-    figure, axes = figures.sheet(5.4, 3.0)
+    figure, axes = canvas.sheet(5.4, 3.0)
     groups = {}
     for name in shown:
         kl = [[x / sum(r["kl"]) for x in r["kl"]] for r in arms[name].values() if sum(r["kl"]) > 0]
@@ -121,7 +121,7 @@ def _draw_kl(arms: Arms, last: int) -> Picture | None:
         "Where the distributions change",
         "KL(steered || base) at each position of what the steered model writes, as a share of its sum; mean over "
         f"{_seeds(arms, shown)}.",
-        figures.svg(figure),
+        canvas.svg(figure),
         ("first-token-kl",),
     )
 
@@ -138,14 +138,14 @@ def _draw_routes(arms: Arms) -> Picture | None:
         }
         for route in next(iter(paths.values()))["routes"]
     }
-    figure, axes = figures.sheet(7.0, 0.42 * len(rows) + 1.2)
+    figure, axes = canvas.sheet(7.0, 0.42 * len(rows) + 1.2)
     ax = figures.by_seed(rows, xlabel="share of the penultimate vector's gain that is kept", ax=axes[0, 0])
     ax.get_legend().remove()
     return Picture(
         "Through which readers the penultimate vector acts",
         f"Some readers of the last block do not see it; one point a seed ({_seeds(arms, ['paths'])}), temperature 1. "
         "What lies beyond the axis stands at its edge.",
-        figures.svg(figure),
+        canvas.svg(figure),
         ("skip-attention", "penultimate-mlp", "direct-route"),
     )
 
@@ -154,7 +154,7 @@ def _draw_separability(arms: Arms, last: int) -> Picture | None:
     points = swept(arms, last)
     if not points:
         return None
-    figure, axes = figures.sheet(8.0, 3.0, columns=2)
+    figure, axes = canvas.sheet(8.0, 3.0, columns=2)
     by_cosine = {f"seed {s}": ([p[0] for p in held], [p[2] for p in held]) for s, held in points.items()}
     by_bound = {
         f"seed {s}": (
@@ -174,7 +174,7 @@ def _draw_separability(arms: Arms, last: int) -> Picture | None:
         "Share of full training's gain that the last layer's vector recovers, in bases whose unembedding tells the two "
         "openers apart well or badly; a line a seed. Right: against what the pre-flight check foretells; dotted: where "
         "it refuses.",
-        figures.svg(figure),
+        canvas.svg(figure),
         ("separability", "pre-flight"),
     )
 
@@ -187,13 +187,13 @@ def _draw_scales(arms: Arms, task: Reasoning) -> Picture | None:
     states = [f"s{t}" for t in range(1, task.length + 1)]
     columns = ["BOS", "x0", *digits, "SEP", "THINK", *states, "ANS", "y"]
     rows = {f"seed {s}": r["scales"]["by position"] for s, r in found.items()}
-    figure, axes = figures.sheet(0.42 * len(columns) + 1.6, 0.3 * len(rows) + 1.3)
+    figure, axes = canvas.sheet(0.42 * len(columns) + 1.6, 0.3 * len(rows) + 1.3)
     figures.shades(rows, columns[: len(next(iter(rows.values())))], xlabel="token", ax=axes[0, 0])
     return Picture(
         "How much of its vector each token gets",
         "Mean scale times the vector's norm over held-out prompts and what the model writes to them, the sign chosen "
         "so that SEP is positive. Hatched: negative.",
-        figures.svg(figure),
+        canvas.svg(figure),
         ("adaptive-place",),
     )
 
@@ -214,12 +214,12 @@ def _draw_flag(arms: Arms) -> Picture | None:
         for name, title in names.items()
         if arms.get(name)
     }
-    figure, axes = figures.sheet(7.6, 0.42 * len(rows) + 1.3)
+    figure, axes = canvas.sheet(7.6, 0.42 * len(rows) + 1.3)
     figures.by_seed(rows, xlabel="right answers", ax=axes[0, 0])
     return Picture(
         "Where the right opener depends on the prompt",
         f"Share of right answers, {_seeds(arms, ['base-flag'])}, one point a seed.",
-        figures.svg(figure),
+        canvas.svg(figure),
         ("prompt-bit-constant", "prompt-bit-gate", "prompt-bit-full"),
     )
 

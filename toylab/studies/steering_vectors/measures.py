@@ -14,8 +14,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from toylab.model.layers import source
 from toylab.model.steering import Scaled, Steered, Vector, folded_unembedding, vectors
-from toylab.model.transformer import Transformer, source
+from toylab.model.transformer import Transformer
 from toylab.probes import (
     Edit,
     Paths,

@@ -1,0 +1,92 @@
+"""Strings of bits with brackets: how they are sampled, listed, and how their counts are distributed."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from functools import lru_cache
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from toylab.tasks.base import FEW, Split, split_index, split_of
+
+ZERO, ONE, OPEN, CLOSE, BEGIN, EQUALS, END = range(7)
+SYMBOLS = ("0", "1", "[", "]", "BoS", "=", "EoS")
+"""The tokens besides the counts; the first five are all that an encoder reads."""
+
+Strings = Int[np.ndarray, "batch longest"]
+Sizes = Int[np.ndarray, " batch"]
+
+
+def _draw(rng: np.random.Generator, sizes: Sizes, regions: Sizes, p: float | int, width: int) -> Strings:
+    """Random strings, padded with zeros to one width: 2R distinct places for brackets, then independent bits."""
+    inside = np.arange(width) < sizes[:, None]
+    lot = np.where(inside, rng.random(inside.shape), 2.0)
+    last = np.take_along_axis(np.sort(lot, axis=1), 2 * regions[:, None] - 1, axis=1)
+    bracket = lot <= last
+    bits = inside & (rng.random(inside.shape) < p)
+    return np.where(bracket, np.where(bracket.cumsum(axis=1) % 2, OPEN, CLOSE), bits)
+
+
+def _links(strings, region, ones, bracket, start: int, prompt: Sizes, answer: str) -> dict[str, np.ndarray]:
+    """The edges of an ideal algorithm: ones of a region read the brackets before them, answers read those ones."""
+    place = np.flatnonzero(np.any(bracket, axis=0)) if len(strings) else np.arange(0)
+    counted = ones & (region > 0)
+    row, query = np.nonzero(counted)
+    before = bracket[row][:, place] & (place < query[:, None])
+    which, key = np.nonzero(before)
+    links = {"preceding delimiters": np.stack([row[which], start + query[which], start + place[key]], axis=1)}
+    if answer == "counts":  # the count of region k is written from the place k - 1 after "="
+        asks = prompt[row] + region[row, query] - 1
+        links["counted ones"] = np.stack([row, asks, start + query], axis=1)
+    return links
+
+
+def _each(rng: np.random.Generator, rows: int, given: int | tuple[int, int] | Sizes) -> Sizes:
+    """A number a row: as given, or drawn evenly from a range."""
+    if isinstance(given, tuple):
+        return rng.integers(given[0], given[1] + 1, size=rows)
+    return np.broadcast_to(np.asarray(given, dtype=np.int64), rows).copy()
+
+
+@lru_cache(maxsize=4096)
+def _count_law(length: int, regions: int, p: float) -> Float[np.ndarray, " count"]:
+    """P(count) of any region: over the length l of its content, C(T - 1 - l, 2R - 1) / C(T, 2R), of Binomial(l, p)."""
+    bits = length - 2 * regions
+    weights = [math.comb(length - 1 - size, 2 * regions - 1) for size in range(bits + 1)]
+    law = np.zeros(bits + 1)
+    binomial = np.ones(1)
+    for weight in weights:
+        law[: len(binomial)] += weight / math.comb(length, 2 * regions) * binomial
+        binomial = np.convolve(binomial, [1 - p, p])
+    return law
+
+
+@lru_cache(maxsize=2**14)
+def _holds(split: Split, p: float, length: int, regions: int) -> bool:
+    """Whether a split holds strings of a length with so many regions."""
+    bits = (1 + (0 < p < 1)) ** (length - 2 * regions)
+    return math.comb(length, 2 * regions) * bits > FEW or len(_strings(split, p, length, regions)) > 0
+
+
+@lru_cache(maxsize=64)
+def _strings(split: Split, p: float, length: int, regions: int) -> Strings:
+    """All strings of a length with so many regions that a split holds and that p allows."""
+    brackets = list(itertools.combinations(range(length), 2 * regions))
+    bits = list(itertools.product([ZERO] * (p < 1) + [ONE] * (p > 0), repeat=length - 2 * regions))
+    every = np.empty((len(brackets), len(bits), length), dtype=np.int64)
+    bracket = np.zeros(every.shape, dtype=bool)
+    bracket[np.arange(len(brackets))[:, None], :, np.array(brackets)] = True
+    every[~bracket] = np.tile(np.ravel(bits), len(brackets))
+    every[bracket] = np.tile((OPEN, CLOSE), len(brackets) * len(bits) * regions)
+    every = every.reshape(-1, length)
+    return every[split_of(every) == split_index(split)]
+
+
+def _low(given: int | tuple[int, int]) -> int:
+    return given if isinstance(given, int) else given[0]
+
+
+def _high(given: int | tuple[int, int]) -> int:
+    return given if isinstance(given, int) else given[1]

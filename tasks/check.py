@@ -1,0 +1,137 @@
+"""Try every law on a task, and shrink the example that breaks one."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from toylab.console import refuse_while_importing
+from toylab.tasks.base import Task, render
+from toylab.tasks.laws import BATCH_LAWS, SEED_LAWS, BrokenError, _place, _told
+from toylab.tasks.task_laws import TASK_LAWS
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A law that is broken, with the smallest example found."""
+
+    law: str
+    look_at: str
+    why: str
+    example: str
+    hopeless: bool = False
+    """Whether nothing more can be asked of the task."""
+    again: bool = False
+    """Whether an earlier law failed by the same cause."""
+
+    def __str__(self) -> str:
+        indented = "\n".join(f"    {line}" for line in self.example.splitlines())
+        return f"broken: {self.law}\n  look at {self.look_at}: {self.why}\n{indented}"
+
+
+class BrokenLawsError(AssertionError):
+    """A task breaks some laws; `failures` holds them."""
+
+    def __init__(self, task: Any, failures: Sequence[Failure]) -> None:
+        count = f"{len(failures)} of {len(LAWS)} laws"
+        super().__init__("\n\n".join([f"{task} breaks {count}", *map(str, failures)]))
+        self.failures = list(failures)
+
+
+LAWS: tuple[Callable, ...] = (*TASK_LAWS, *SEED_LAWS, *BATCH_LAWS)
+"""All laws, in the order in which they are checked."""
+
+
+def sentence(law: Callable) -> str:
+    """The name of a law in words."""
+    return law.__name__.replace("_", " ")
+
+
+def check_task(task: Any, *, examples: int = 30) -> None:
+    """Check that a task keeps every law.
+
+    Args:
+        task: with the settings to check it at.
+        examples: batches or seeds that each law is tried on; what fails is then made as small as it goes.
+
+    Raises:
+        BrokenLawsError: if it breaks any: each cause with a law, the field to look at and the smallest example.
+    """
+    failures = [failure for _, failure in verdicts(task, examples=examples) if failure and not failure.again]
+    if failures:
+        raise BrokenLawsError(task, failures)
+
+
+def verdicts(task: Any, *, examples: int = 30) -> Iterator[tuple[Callable, Failure | None]]:
+    """Each law in turn, with how the task breaks it, if it does.
+
+    A task that lacks something, that does not come to an end or has no prompts for training is not asked further.
+    """
+    refuse_while_importing()
+    causes = set()
+    for law in LAWS:
+        failure = failure_of(law, task, examples)
+        if failure:
+            cause = failure.look_at, failure.why.partition(": ")[0]  # without what only this example has
+            failure = dataclasses.replace(failure, again=cause in causes)
+            causes.add(cause)
+        yield law, failure
+        if failure and failure.hopeless:
+            return
+
+
+def failure_of(law: Callable, task: Any, examples: int = 30) -> Failure | None:
+    """How a task breaks one law, by the smallest example that hypothesis finds; None if it keeps it."""
+    case: dict[str, Any] = {}
+    try:
+        if law in TASK_LAWS:
+            law(task)
+        else:
+            _search(law, task, examples, case)
+    except BrokenError as error:
+        return Failure(sentence(law), error.look_at, error.why, _shown(task, case, error.row), error.hopeless)
+    except Exception as error:  # a task of somebody else may fail in any way, and that is an answer too
+        return Failure(sentence(law), _place(error), _told(error), _shown(task, case, None))
+    return None
+
+
+def _search(law: Callable, task: Task, examples: int, case: dict[str, Any]) -> None:
+    from hypothesis import HealthCheck, Phase, given, settings
+    from hypothesis import strategies as st
+
+    from toylab.tasks.strategies import batches
+
+    quiet = settings(
+        max_examples=int(examples),
+        database=None,
+        deadline=None,
+        derandomize=True,
+        print_blob=False,
+        report_multiple_bugs=False,
+        suppress_health_check=list(HealthCheck),
+        phases=(Phase.generate, Phase.shrink),
+    )
+    of_batches = law in BATCH_LAWS
+
+    @quiet
+    @given(batches(task) if of_batches else st.integers(0, 2**31))
+    def holds(drawn: Any) -> None:
+        case.clear()
+        case["batch" if of_batches else "seed"] = drawn
+        law(task, drawn)
+
+    holds()
+
+
+def _shown(task: Any, case: dict[str, Any], row: int | None) -> str:
+    if "seed" in case:
+        return f"{task}, seed {case['seed']}"
+    if "batch" not in case:
+        return str(task)
+    batch = case["batch"]
+    try:
+        return f"{task}\n{render(task, batch, row or 0)}"
+    except Exception:  # what is broken may be what `render` needs
+        return f"{task}\ntokens {batch.tokens.tolist()}\ntargets {batch.targets.tolist()}\nsizes {batch.sizes.tolist()}"

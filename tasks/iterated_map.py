@@ -1,0 +1,312 @@
+"""What every iterated map shares: s_t = F(s_{t-1}, x_t), read, then worked out state by state."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import ClassVar, Literal
+
+import numpy as np
+from jaxtyping import Int
+
+from toylab.console import ToylabError
+from toylab.settings import check_settings, fit
+from toylab.tasks.base import IGNORE, NOWHERE, SHARES, Batch, Split, check_draw, split_index, split_of
+
+TASK_TOKENS = ("copy", "parity", "sum", "polynomial", "word")
+"""Every iterated task has a first token of its own, so that tasks with one alphabet share one vocabulary."""
+
+ENUMERABLE = 2**14
+"""Up to this many prompts of one length are listed outright; beyond it prompts are drawn until the split fits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IteratedMap(ABC):
+    """What all iterated tasks share: lengths, layout, start rule, hold-out. A task adds values, `step`, an oracle."""
+
+    lengths: int | tuple[int, int] = (1, 16)
+    """Number of inputs in a row: one fixed length, or the shortest and the longest of a range."""
+    chain_of_thought: bool = True
+    """Whether the states are written out one by one, or only the last."""
+    start: Literal["first-input", "zero"] = "first-input"
+    """Whether s_1 = x_1 (the published code) or s_1 = F(0, x_1) (the published text)."""
+    alphabet: int | None = None
+    """Number of value tokens in the vocabulary, if more than the task uses: lets tasks share a model."""
+    score_padding: bool = False
+    """Whether the EoS tokens that pad a row are scored too (as in the published code)."""
+
+    name: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        low, high = self.shortest, self.longest
+        if low < 1 or high < low:
+            raise ToylabError(
+                f"lengths={self.lengths}: give one length of at least 1, or the shortest and the longest with "
+                "1 <= shortest <= longest, for example 1 16"
+            )
+        if self.alphabet is not None and self.alphabet < self.values:
+            raise ToylabError(
+                f"alphabet={self.alphabet}: {type(self).__name__} has {self.values} values; give at least that"
+            )
+
+    # What a task defines -----------------------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def values(self) -> int:
+        """How many values a state can take; value 0 is the zero or identity."""
+
+    @property
+    def inputs(self) -> tuple[int, ...]:
+        """The values that an input can take, drawn uniformly."""
+        return tuple(range(self.values))
+
+    @abstractmethod
+    def step(self, states: Int[np.ndarray, "*shape"], inputs: Int[np.ndarray, "*shape"]) -> Int[np.ndarray, "*shape"]:
+        """The map F, for whole arrays."""
+
+    @abstractmethod
+    def trace(self, inputs: Sequence[int], start: int | None) -> list[int]:
+        """The oracle: all states, by a route of its own. `start` is s_0, or None where s_1 = x_1."""
+
+    # What follows from it ----------------------------------------------------------------------------------------
+
+    @property
+    def shortest(self) -> int:
+        return self.lengths if isinstance(self.lengths, int) else self.lengths[0]
+
+    @property
+    def longest(self) -> int:
+        return self.lengths if isinstance(self.lengths, int) else self.lengths[1]
+
+    @cached_property
+    def vocabulary(self) -> tuple[str, ...]:
+        spare = range(self.values, self.alphabet or self.values)
+        first = TASK_TOKENS if self.name in TASK_TOKENS else (*TASK_TOKENS, self.name)
+        values = self.value_names()
+        spares = (f"#{n}" if str(n) in values else str(n) for n in spare)  # S3 has an element 102 of its own
+        return (*values, *spares, *first, "EoI", "EoS")
+
+    def value_names(self) -> tuple[str, ...]:
+        return tuple(map(str, range(self.values)))
+
+    @property
+    def task_token(self) -> int:
+        return self.vocabulary.index(self.name)
+
+    @property
+    def end_of_input(self) -> int:
+        return len(self.vocabulary) - 2
+
+    @property
+    def end_of_sequence(self) -> int:
+        return len(self.vocabulary) - 1
+
+    def size(self, length: int) -> int:
+        """How many positions the model reads for `length` inputs: everything but the last EoS."""
+        return 2 * length + 2 if self.chain_of_thought else length + 3
+
+    @property
+    def context(self) -> int:
+        return self.size(self.longest)
+
+    def first_states(self, inputs: Int[np.ndarray, " batch"]) -> Int[np.ndarray, " batch"]:
+        """s_1 from x_1, under the start rule."""
+        return inputs if self.start == "first-input" else self.step(np.zeros_like(inputs), inputs)
+
+    def run(self, inputs: Int[np.ndarray, "batch length"]) -> Int[np.ndarray, "batch length"]:
+        """All states of every row, by iterating `step`."""
+        states = np.empty_like(inputs)
+        states[:, 0] = self.first_states(inputs[:, 0])
+        for t in range(1, inputs.shape[1]):
+            states[:, t] = self.step(states[:, t - 1], inputs[:, t])
+        return states
+
+    # The Task protocol -------------------------------------------------------------------------------------------
+
+    def sample(
+        self,
+        rng: np.random.Generator,
+        rows: int,
+        split: Split = "train",
+        *,
+        length: int | None = None,
+        distinct: bool = False,
+    ) -> Batch:
+        """Draw rows of one split, lengths in rounds: each round holds every length once, in random order.
+
+        Lengths so short that the split holds none of their prompts are left out.
+
+        Args:
+            rng: the only source of randomness.
+            rows: how many rows.
+            split: prompts never occur in two splits.
+            length: draw only this length (it may lie outside `lengths`: that is how extrapolation is tested).
+            distinct: draw each prompt at most once.
+
+        Raises:
+            ValueError: if the split holds no prompt of these lengths or, with `distinct`, fewer than are asked for.
+        """
+        check_draw(rows, split)
+        if length is not None and length < 1:
+            raise ToylabError(f"length={length}: must be at least 1; for example {self.longest}")
+        if length is None:
+            span = np.array(self._held(split) or [self.longest])  # of which `_draw` says that there is none
+            rounds = np.tile(span, (-(-rows // len(span)), 1))
+            drawn = rng.permuted(rounds, axis=1).ravel()[:rows]
+        else:
+            drawn = np.full(rows, length)
+        inputs = np.zeros((rows, drawn.max(initial=1)), dtype=np.int64)
+        for one in np.unique(drawn):
+            at = np.flatnonzero(drawn == one)
+            inputs[at, :one] = self._draw(rng, len(at), int(one), split, distinct)
+        return self.batch(inputs, drawn)
+
+    def batch(self, inputs: Int[np.ndarray, "batch longest"], lengths: Int[np.ndarray, " batch"]) -> Batch:
+        """Lay out chosen inputs, one row each; `inputs[row, lengths[row]:]` is not looked at."""
+        rows = len(inputs)
+        row = np.arange(rows)
+        longest = int(lengths.max(initial=1))
+        # Scored padding must not depend on which lengths happen to share a batch: pad to the task's longest.
+        width = self.size(max(longest, self.longest) if self.score_padding else longest)
+        tokens = np.full((rows, width + 1), self.end_of_sequence)
+        tokens[:, 0] = self.task_token
+        tokens[row, lengths + 1] = self.end_of_input
+        at = np.arange(longest)
+        inside = at < lengths[:, None]
+        states = self.run(np.where(inside, inputs[:, :longest], self.inputs[0]))
+        where, t = np.nonzero(inside)
+        tokens[where, 1 + t] = inputs[where, t]
+        if self.chain_of_thought:
+            tokens[where, lengths[where] + 2 + t] = states[where, t]
+        else:
+            tokens[row, lengths + 2] = states[row, lengths - 1]
+        sizes = self.size(0) + (lengths * 2 if self.chain_of_thought else lengths)
+        position = np.arange(tokens.shape[1] - 1)
+        scored = position > lengths[:, None]
+        if not self.score_padding:
+            scored &= position < sizes[:, None]
+        state = np.full((rows, tokens.shape[1] - 1), NOWHERE)
+        written = (position > lengths[:, None] + 1) & (position < sizes[:, None])
+        state[written] = tokens[:, :-1][written]
+        return Batch(
+            tokens=tokens[:, :-1],
+            targets=np.where(scored, tokens[:, 1:], IGNORE),
+            sizes=sizes,
+            links=self._links(lengths),
+            labels={"length": lengths, "state": state},
+        )
+
+    def solve(self, prompt: Sequence[int]) -> list[int]:
+        """The right continuation of `<task> x_1 .. x_L EoI`, EoS included.
+
+        Raises:
+            ValueError: if the prompt does not have that form.
+        """
+        task, *inputs, end = prompt if len(prompt) > 1 else (None, None)
+        if (
+            task != self.task_token
+            or end != self.end_of_input
+            or not set(inputs) <= set(range(self.values))
+            or not inputs
+        ):
+            raise ToylabError(f"prompt={list(prompt)}: must be {self.task_token}, inputs, {self.end_of_input}")
+        start = None if self.start == "first-input" else 0
+        states = self.trace(inputs, start)
+        return [*(states if self.chain_of_thought else states[-1:]), self.end_of_sequence]
+
+    def facts(self, prompt: Sequence[int]) -> dict[str, int]:
+        """What the labels should say of a prompt."""
+        return {"length": len(prompt) - 2}
+
+    def capacity(self, length: int, split: Split) -> int:
+        """How many different prompts of one length a split holds: exact for small spaces, else the expected number."""
+        split_index(split)
+        length = fit(int, length, "length")  # powers of numpy's integers overflow
+        space = len(self.inputs) ** length
+        if space <= ENUMERABLE:
+            return len(_prompts(self.inputs, length, split))
+        return space * int(8 * SHARES[split]) // 8  # in whole numbers: large spaces overflow a float
+
+    def available(self, rows: int, length: int, split: Split) -> int:
+        """`rows`, or the exact number of different prompts of one length that a split holds, if that is less."""
+        length = fit(int, length, "length")
+        rows = min(fit(int, rows, "rows"), len(self.inputs) ** length)
+        every = self._listed(rows, length, split)
+        return rows if every is None else min(rows, len(every))
+
+    # Helpers -----------------------------------------------------------------------------------------------------
+
+    def _draw(
+        self, rng: np.random.Generator, rows: int, length: int, split: Split, distinct: bool
+    ) -> Int[np.ndarray, "batch length"]:
+        space = len(self.inputs) ** length
+        every = self._listed(rows if distinct and rows <= space else 0, length, split)
+        held = self.capacity(length, split) if every is None else len(every)
+        if not held or (distinct and rows > held):
+            raise ToylabError(
+                f"rows={rows}: split={split!r} holds {held} of the {space} prompts of length {length}, too few for "
+                f"{rows}{' different ones' if distinct else ''}; ask for fewer rows, a longer length or another split"
+            )
+        if every is not None:
+            return every[rng.choice(held, rows, replace=not distinct)]
+        kept = np.empty((0, length), dtype=np.int64)
+        alphabet = np.array(self.inputs)
+        while len(kept) < rows:  # ends: in so large a space the smallest split holds close to one prompt in eight
+            drawn = alphabet[rng.integers(len(alphabet), size=(int(rows / SHARES[split] * 1.1) + 16, length))]
+            kept = np.concatenate([kept, drawn[split_of(drawn) == split_index(split)]])
+            if distinct:
+                _, first = np.unique(kept, axis=0, return_index=True)
+                kept = kept[np.sort(first)]
+        return kept[:rows]
+
+    def _listed(self, different: int, length: int, split: Split) -> Int[np.ndarray, "prompt length"] | None:
+        """All prompts of one length and split: of a small space, or where more than half of them must be different.
+
+        Drawing the last few of a large space at random would take for ever.
+        """
+        if len(self.inputs) ** length <= ENUMERABLE:
+            return _prompts(self.inputs, length, split)
+        return _many(self.inputs, length, split) if different > self.capacity(length, split) // 2 else None
+
+    def _held(self, split: Split) -> list[int]:
+        """The lengths of which a split holds prompts."""
+        return [length for length in range(self.shortest, self.longest + 1) if self.capacity(length, split)]
+
+    def _links(self, lengths: Int[np.ndarray, " batch"]) -> dict[str, Int[np.ndarray, "link 3"]]:
+        row, t = np.nonzero(np.arange(1, lengths.max(initial=1) + 1) <= lengths[:, None])
+        t = t + 1  # counted from 1, as in x_t
+        length = lengths[row]
+        end = length + 1
+        if not self.chain_of_thought:
+            return {"inputs": np.stack([row, end, t], axis=1)}
+        last = np.arange(len(lengths))
+        return {
+            "end of input": np.stack([row, end + t, end], axis=1),
+            "carry": np.stack([row, end + t - 1, t], axis=1),
+            "stop": np.stack([last, 2 * lengths + 1, lengths + 1], axis=1),
+        }
+
+
+@lru_cache(maxsize=256)
+def _prompts(inputs: tuple[int, ...], length: int, split: Split) -> Int[np.ndarray, "prompt length"]:
+    """All prompts of one length that fall into one split."""
+    kept, space, powers = [], len(inputs) ** length, len(inputs) ** np.arange(length)[::-1]
+    for start in range(0, space, ENUMERABLE):  # in parts, so that memory is needed for one split alone
+        numbers = np.arange(start, min(start + ENUMERABLE, space))
+        every = np.array(inputs)[numbers[:, None] // powers % len(inputs)]
+        kept.append(every[split_of(every) == split_index(split)])
+    prompts = np.concatenate(kept)
+    prompts.setflags(write=False)  # shared by all callers
+    return prompts
+
+
+def _at_least_two(name: str, value: int) -> None:
+    if value < 2:
+        raise ToylabError(f"{name}={value}: at least 2 values are needed; for example 2 or 11")
+
+
+_many = lru_cache(maxsize=2)(_prompts.__wrapped__)  # of which fewer are kept

@@ -1,0 +1,215 @@
+"""Laws of a whole task: its identity, its processes, its splits, its streams, its speed."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import pickle
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any, get_type_hints
+
+import numpy as np
+
+from toylab.console import UNGUARDED
+from toylab.tasks.base import SHARES, Batch, Split, Task, stream
+from toylab.tasks.laws import ENOUGH, BrokenError, _need, _place, _split_key, _told, equal, open_splits, prompts_of
+
+PATIENCE = 60.0
+"""Seconds within which another process must have drawn rows of every split."""
+
+
+SLOWEST = 20_000
+"""Tokens a CPU-second below which generating would be what training waits for."""
+
+
+def a_task_keeps_the_protocol(task: Any) -> None:
+    """It has all that `tasks.Task` names."""
+    missing = [name for name in ("vocabulary", "context", "sample", "solve") if not hasattr(task, name)]
+    if missing:
+        raise BrokenError("the class", f"lacks {', '.join(missing)}", hopeless=True)
+
+
+def a_task_is_immutable_and_its_fields_are_its_identity(task: Task) -> None:
+    """A frozen dataclass of typed fields, that is equal to its copy and hashes like it."""
+    _need(dataclasses.is_dataclass(task), "the class", "is no dataclass: add @dataclass(frozen=True, kw_only=True)")
+    hints = get_type_hints(type(task))
+    for field in dataclasses.fields(task):
+        _need(field.name in hints, field.name, "has no type")
+        _need(field.kw_only, field.name, "can be given by place: add kw_only=True to the dataclass")
+        try:
+            setattr(task, field.name, getattr(task, field.name))
+        except dataclasses.FrozenInstanceError:
+            continue
+        raise BrokenError(field.name, "can be changed: add frozen=True to the dataclass")
+    copy = dataclasses.replace(task)
+    _need(copy == task, "the class", "is not equal to its copy: do not switch eq off")
+    try:
+        same = hash(copy) == hash(task)
+    except TypeError as error:
+        raise BrokenError("the fields", f"cannot be hashed ({error}): use tuples in place of lists") from None
+    _need(same, "the class", "hashes differently from its copy")
+
+
+def a_pickled_task_is_the_same_task(task: Task) -> None:
+    """So that worker processes can be given it."""
+    copy = pickle.loads(_pickled(task))
+    _need(copy == task, "the fields", "differ after pickling")
+    _need(tuple(copy.vocabulary) == tuple(task.vocabulary), "vocabulary", "differs after pickling")
+    _need(equal(copy.sample(stream(1), 5), task.sample(stream(1), 5)), "sample", "draws other rows after pickling")
+
+
+def another_process_ends_and_draws_the_same_rows(task: Task) -> None:
+    """A new process has no hash seed, no cache and no global state of this one, and must come to an end."""
+    theirs = _drawn_elsewhere(task)
+    if "train" not in theirs:
+        raise BrokenError("sample", "the training split holds no prompt", hopeless=True)
+    ours = _draw(task)
+    same = ours.keys() == theirs.keys() and all(
+        equal(*pair) for split in ours for pair in zip(ours[split], theirs[split], strict=True)
+    )
+    _need(same, "sample", "another process draws other rows: is something hashed or ordered by a set?")
+
+
+def _drawn_elsewhere(task: Task) -> dict[Split, list[Batch]]:
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_answer, args=(there, list(sys.path), _pickled(task)), daemon=True)
+    process.start()
+    there.close()  # so that this end is told when the process ends without an answer
+    script = BrokenError("the script", UNGUARDED, hopeless=True)
+    late = BrokenError(
+        "sample", f"did not end within {PATIENCE:.0f} s: does it wait for prompts that do not exist?", hopeless=True
+    )
+    ended = BrokenError("sample", "ended the process that called it", hopeless=True)
+    try:
+        for slow, lost in ((script, script), (late, ended)):
+            if not here.poll(PATIENCE):
+                raise slow
+            try:
+                answer = here.recv()
+            except EOFError:
+                raise lost from None
+            if isinstance(answer, tuple):
+                raise BrokenError(*answer)
+    finally:
+        process.kill()
+        process.join()
+        here.close()
+    return answer
+
+
+def _answer(there: Any, path: list[str], task: bytes) -> None:
+    """Say that the process has started, then which rows it draws, or where to look and why there are none."""
+    sys.path[:] = path
+    there.send(True)
+    try:
+        held = pickle.loads(task)
+    except Exception as error:
+        there.send(("the class", f"is not found in another process ({_told(error)}): define the task in a module"))
+        return
+    try:
+        there.send(_draw(held))
+    except Exception as error:
+        there.send((_place(error), _told(error)))
+
+
+def _pickled(task: Task) -> bytes:
+    try:
+        return pickle.dumps(task)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise BrokenError("the class", f"cannot be pickled ({error}): define it at the top of a module") from None
+
+
+def _draw(task: Task) -> dict[Split, list[Batch]]:
+    return {split: [task.sample(stream(2, split), rows, split) for rows in (5, 300)] for split in open_splits(task)}
+
+
+def splits_hold_their_shares(task: Task) -> None:
+    """Where prompts are so few that all are seen, each split holds its share of them, by up to five deviations."""
+    splits = open_splits(task)
+    seen: dict[Split, set[tuple[int, ...]]] = {}
+    for split in splits:
+        first, more = (
+            {_split_key(task, prompt) for prompt in prompts_of(task.sample(stream(seed, split), 2000, split))}
+            for seed in (3, 4)
+        )
+        if len(more - first) > 0.01 * len(more):
+            return  # there are many more than were seen
+        seen[split] = first | more
+    total = sum(map(len, seen.values()))
+    shares = getattr(task, "shares", SHARES)
+    for split, prompts in seen.items():
+        share, found = shares[split], len(prompts) / total
+        slack = 5 * np.sqrt(share * (1 - share) / total)
+        why = f"split {split!r} holds {len(prompts)} of {total} prompts, {found:.3f}, where {share:.3f} is stated"
+        _need(abs(found - share) <= slack, "sample", why)
+
+
+def streams_share_no_run_of_rows(task: Task) -> None:
+    """Rows come from the generator as it goes on, not from a seed plus an index: neighbours would share rows.
+
+    Two seeds may share as many rows, at any shift of one against the other, as chance brings in a space this small, by
+    up to six deviations.
+    """
+    drawn = [prompts_of(task.sample(stream(seed, "runs"), ENOUGH)) for seed in range(12)]
+    number: dict[tuple[int, ...], int] = {}
+    ids = np.array([[number.setdefault(prompt, len(number)) for prompt in one] for one in drawn])
+    chance = float(np.sum((np.bincount(ids.ravel()) / ids.size) ** 2))  # that two rows meet
+    for shift in range(-ENOUGH + 16, ENOUGH - 15):
+        first, second = ids[:, max(shift, 0) : ENOUGH + shift], ids[:, max(-shift, 0) : ENOUGH - shift]
+        size = first.shape[1]
+        met = (first[:, None] == second[None]).sum(axis=2)
+        np.fill_diagonal(met, 0)
+        limit = size * chance + 6 * np.sqrt(size * chance * (1 - chance)) + 4
+        _need(met.max() <= limit, "sample", f"two seeds share {met.max()} of {size} rows, one moved by {abs(shift)}")
+
+
+def rows_do_not_depend_on_how_many_are_drawn(task: Task) -> None:
+    """One batch of 300 rows and 300 batches of one hold each token and each size as often, by up to six deviations."""
+    number = 300
+    whole = _features(task, [task.sample(stream(5), number)])
+    rng = stream(6)
+    single = _features(task, [task.sample(rng, 1) for _ in range(number)])
+    for name in whole.keys() | single.keys():
+        one, other = whole.get(name, 0) / number, single.get(name, 0) / number
+        middle = (one + other) / 2
+        slack = 6 * np.sqrt(2 * middle * (1 - middle) / number) + 3 / number
+        why = f"{name} is in {one:.2f} of the rows of a batch of {number}, but in {other:.2f} of rows drawn singly"
+        _need(abs(one - other) <= slack, "sample", why)
+
+
+def _features(task: Task, batches: Sequence[Batch]) -> dict[str, int]:
+    """How many rows hold each token, and how many have each size."""
+    found: dict[str, int] = {}
+    for batch in batches:
+        for tokens, size in zip(batch.tokens.tolist(), batch.sizes.tolist(), strict=True):
+            for name in {*(f"token {task.vocabulary[token]}" for token in tokens[:size]), f"size {size}"}:
+                found[name] = found.get(name, 0) + 1
+    return found
+
+
+def rows_come_fast_enough(task: Task) -> None:
+    """At least `SLOWEST` tokens a CPU-second, in batches of 256."""
+    task.sample(stream(7), 256)
+    best = 0.0
+    for attempt in range(3):
+        began = time.process_time()
+        tokens = int(task.sample(stream(8, attempt), 256).sizes.sum())
+        best = max(best, tokens / max(time.process_time() - began, 1e-9))
+        if best >= SLOWEST:
+            return
+    raise BrokenError("sample", f"makes {best:,.0f} tokens a second, {SLOWEST:,} are asked: draw whole arrays")
+
+
+TASK_LAWS = (
+    a_task_keeps_the_protocol,
+    another_process_ends_and_draws_the_same_rows,  # before this one asks for rows, and waits for ever
+    a_task_is_immutable_and_its_fields_are_its_identity,
+    a_pickled_task_is_the_same_task,
+    splits_hold_their_shares,
+    streams_share_no_run_of_rows,
+    rows_do_not_depend_on_how_many_are_drawn,
+    rows_come_fast_enough,
+)

@@ -1,0 +1,94 @@
+"""Commands on the instruments: calibrate, bench."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+
+from toylab.commands.flags import print_json
+from toylab.console import ToylabError, progress_bar
+
+
+def calibrate_probes(options: argparse.Namespace, rest: list[str]) -> None:
+    """`toylab calibrate`."""
+    from toylab.calibration import as_json, calibrate_all, names, table
+
+    found = calibrate_all(options.probe or names(), options.seed, options.each, options.workers)
+    if options.json:
+        print_json([as_json(one) for one in found])
+    elif options.probe:
+        print("\n\n".join(str(one) for one in found))
+    else:
+        print(table(found))
+        print("Clean plants found and look-alikes found, held back from setting the bar, with 95 %")
+        print("intervals in percent; the noise at which half are missed. More: toylab calibrate PROBE")
+
+
+def measure_speed(options: argparse.Namespace, rest: list[str]) -> None:
+    """`toylab bench`."""
+    from toylab import bench
+    from toylab.files import refuse_unwritable
+    from toylab.runs.processes import single_thread
+
+    single_thread()
+    about = bench.machine()
+    if "growth" in options.work:
+        if len(options.work) > 1 or options.markdown:
+            raise ToylabError("growth: draws figures and compares nothing; give it alone, with --json at the most")
+        _measure_growth(options)
+        return
+    comparisons = bench.measure(options.work, options.device)
+    refuse_unwritable("out", options.out / "bench.json")
+    limit = bench.matmul_limit(device=options.device) / 1e9
+    about |= {"device": options.device, "matmul_gigaflops": round(limit, 1)}
+    earlier, found = bench.before(options.out, about), []
+    for one in progress_bar(
+        comparisons, desc="comparisons", bar_format="{desc}: {n} {elapsed}", disable=None, leave=False
+    ):
+        found.append(one)
+        path = bench.keep(options.out, found, about)  # at once: the next may take minutes, and be stopped
+    if options.json:
+        print_json(bench.as_json(found))
+        return
+    if options.markdown:
+        print(bench.markdown(found))
+        return
+    print(bench.table(found))
+    print(f"{about['processor']}, torch {about['torch']}; float32 products reach {limit:.0f} GF/s on one thread")
+    lines = [f"{one.work}: {one.note}" for one in found if one.note]
+    short = [one for one in found if not one.met]
+    lines.append(
+        f"{len(found) - len(short)} of {len(found)} targets are met" + ("; short of theirs are" if short else "")
+    )
+    lines += [f"  {one}" for one in short]
+    lines += [f"since the last bench: {line}" for line in bench.changes(found, earlier)]
+    if not bench.has_lens():
+        lines.append("TransformerLens is not installed: pip install 'toylab[bench]' adds it")
+    print("\n".join([*lines, f"Kept in {path}"]))
+
+
+def _measure_growth(options: argparse.Namespace) -> None:
+    from toylab import bench
+    from toylab.bench.growth import curves
+    from toylab.files import refuse_unwritable, write_json, write_text
+    from toylab.report import canvas, figures
+
+    bench.check_device(options.device)
+    refuse_unwritable("out", options.out / "growth.json")
+    found = list(progress_bar(curves(options.device), desc="curves", total=9, disable=None, leave=False))
+    told = [{**asdict(one), "exponent": one.exponent} for one in found]
+    write_json(options.out / "growth.json", {**bench.machine(), "curves": told})
+    if options.json:
+        print_json(told)
+    for size in dict.fromkeys(one.size for one in found):
+        lines = [one for one in found if one.size == size]
+        drawn = figures.growth(
+            {one.work: (one.sizes, one.seconds) for one in lines},
+            xlabel=size,
+            exponents={one.work: one.exponent for one in lines},
+            title=f"Cost against {size}",
+        )
+        path = options.out / f"growth-{size.replace(' ', '-')}.svg"
+        write_text(path, canvas.svg(drawn.figure))
+        if not options.json:
+            print("\n".join([*map(str, lines), f"  {path}"]))

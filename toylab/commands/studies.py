@@ -1,0 +1,110 @@
+"""Commands on studies: run, claims, report."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+
+from toylab.commands.flags import chosen_study, print_json, usual_folder
+from toylab.console import ToylabError
+
+
+def run_study(options: argparse.Namespace, rest: list[str]) -> None:
+    """`toylab run`."""
+    if options.study == "all":
+        run_all(options, rest)
+        return
+    study = chosen_study(options, rest)
+
+    from toylab.runs import registry
+    from toylab.runs.dask import executor
+    from toylab.runs.jobs import JobsFailedError, JobsRefusedError, execute
+    from toylab.runs.judge import after_failures, finish
+
+    out = options.out or usual_folder(options.study, options.preset)
+    try:
+        with executor(options.scheduler) as cluster:
+            execute(study, registry.name_of(type(study)), out, options.workers, executor=cluster)
+    except (JobsFailedError, JobsRefusedError):
+        after_failures(out, finish, out, type(study))  # what the other jobs found should not wait for it
+        raise
+    print(finish(out, type(study)))
+
+
+def run_all(options: argparse.Namespace, rest: list[str]) -> None:
+    """`toylab run all`."""
+    if {"-h", "--help"} & set(rest):
+        options.parser.print_help()
+        print("\nall studies take --seeds 0 1 2 and --control-seeds N (how many of them the controls use)")
+        return
+    parser = argparse.ArgumentParser("toylab run all", add_help=False, allow_abbrev=False)
+    parser.add_argument("--seeds", type=int, nargs="+")
+    parser.add_argument("--control-seeds", type=int)
+    common, other = parser.parse_known_args(rest)
+    if other:
+        raise ToylabError(
+            f"{other[0]}: is a setting of one study; `run all` takes --preset, --seeds, --control-seeds, --workers and "
+            "--out"
+        )
+
+    from toylab.runs import registry, scoreboard
+    from toylab.runs.dask import executor
+    from toylab.runs.jobs import JobsFailedError, JobsRefusedError, Run, execute_all
+    from toylab.runs.judge import after_failures
+
+    wanted = {"seeds": common.seeds and tuple(common.seeds), "control_seeds": common.control_seeds}
+    folder = options.out or Path("runs")
+    runs = []
+    for name in registry.names():
+        study = registry.preset(registry.load(name).STUDY, options.preset)
+        known = {field.name for field in fields(study)}
+        study = replace(study, **{key: value for key, value in wanted.items() if value is not None and key in known})
+        runs.append(Run(study, name, folder / f"{name}-{options.preset}"))
+    try:
+        with executor(options.scheduler) as cluster:
+            execute_all(runs, "all studies", options.workers, executor=cluster)
+    except (JobsFailedError, JobsRefusedError):
+        after_failures(folder, scoreboard.finish_all, folder)
+        raise
+    print(scoreboard.finish_all(folder))
+
+
+def print_claims(options: argparse.Namespace, rest: list[str]) -> None:
+    """`toylab claims`."""
+    from toylab.verdicts.claim import markdown, read_claims, table
+
+    path = options.folder / "claims.json"
+    claims = read_claims(path)
+    if options.json:
+        print_json([asdict(claim) for claim in claims])
+    else:
+        print(markdown(claims) if options.markdown else table(claims))
+
+
+def report_run(options: argparse.Namespace, rest: list[str]) -> None:
+    """`toylab report`."""
+    from toylab.files import exists
+    from toylab.runs import registry
+
+    kind = registry.load(options.study).STUDY if options.study else None
+    if exists(options.folder / "settings.json"):
+        if options.json or options.markdown:
+            form = "json" if options.json else "markdown"
+            raise ToylabError(
+                f"{form}: {options.folder} is a single run; for it, `toylab claims FOLDER --{form}` prints that"
+            )
+        from toylab.runs.judge import finish
+
+        print(finish(options.folder, kind))
+        return
+    from toylab.runs import scoreboard
+
+    if not options.json and not options.markdown:
+        print(scoreboard.finish_all(options.folder, kind))
+        return
+    standings = scoreboard.board(options.folder, kind)
+    if options.json:
+        print_json([asdict(one) for one in standings])
+    else:
+        print(scoreboard.markdown(standings))

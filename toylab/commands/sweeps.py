@@ -1,0 +1,147 @@
+"""Commands on many runs: sweep, table, plot."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from toylab.commands.flags import chosen_study, print_json, usual_folder
+from toylab.console import ToylabError, aligned, load_class
+
+
+def sweep_study(options: argparse.Namespace, rest: list[str]) -> None:
+    """`toylab sweep`."""
+    own = options.resume is not None and ":" in (options.study or "")
+    if options.resume is not None and (
+        (options.study and not own) or options.grid or options.jobs or options.out or rest
+    ):
+        raise ToylabError(
+            "continue: takes the study and its settings from the folder; leave them out, but for module:Class of yours"
+        )
+    study = None if options.resume is not None else chosen_study(options, rest)
+    if study is not None and not options.grid:
+        raise ToylabError("grid: nothing is varied; add --grid NAME=VALUES, such as --grid seed=0..19")
+
+    from toylab.runs.dask import executor
+    from toylab.runs.grid import grid, read_axes
+    from toylab.runs.sweep import resume, sweep
+
+    points = None if study is None else grid(study, read_axes(study, options.grid))
+    out = options.resume or options.out or usual_folder(options.study, "sweep")
+    with executor(options.scheduler) as cluster:
+        if points is None:
+            kind = load_class("study", options.study) if own else None
+            rows = resume(out, study=kind, workers=options.workers, executor=cluster)
+        else:
+            rows = sweep(points, out, workers=options.workers, executor=cluster, jobs=options.jobs)
+    seconds = sum(row["result.cost.cpu_seconds"] for row in rows if row["status"] == "done")
+    print(f"{len(rows)} jobs of {len({row['run'] for row in rows})} runs in {seconds:.0f} CPU-seconds.")
+    print(f"To see them: toylab table {out}")
+
+
+def print_table(options: argparse.Namespace, rest: list[str]) -> None:
+    """`toylab table`."""
+    from toylab.runs import table
+
+    rows = _selected(options)
+    if options.names:
+        print("\n".join(rows[0]))
+        return
+    if options.by and not options.columns:
+        raise ToylabError("by: means of what? add --columns NAME, such as --columns accuracy")
+    if options.by:
+        rows = table.summarise(rows, options.by, options.columns)
+        if options.json or options.csv:
+            rows = [_spread(row) for row in rows]
+        names = list(rows[0])
+    elif options.columns:
+        rows, names = table.with_bounds(rows, options.columns)
+    else:
+        names = table.usual_columns(rows)
+    if options.json:
+        print_json([{name: row[name] for name in names} for row in rows])
+    elif options.csv:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(names)
+        writer.writerows([[_plain(row[name]) for name in names] for row in rows])
+    else:
+        print(aligned([_short(names), *([table.text(row[name]) for name in names] for row in rows)]))
+
+
+def plot_rows(options: argparse.Namespace, rest: list[str]) -> None:
+    """`toylab plot`."""
+    from toylab.files import refuse_links, refuse_unwritable, write_bytes
+    from toylab.report import canvas, figures
+    from toylab.runs import table
+
+    rows = _selected(options)
+    by = [options.x, *([options.by] if options.by else [])]
+    found = table.summarise(rows, by, [options.y])
+    x, *other, y = found[0]
+    groups: dict[str, dict[Any, tuple[float, float, float]]] = {}
+    for line in found:
+        group = f"{_short(other)[0]} {table.text(line[other[0]])}" if other else ""
+        place = line[x] if isinstance(line[x], int | float) and not isinstance(line[x], bool) else table.text(line[x])
+        ends = (line[y].mean if end is None else end for end in (line[y].low, line[y].high))  # one row: a point alone
+        groups.setdefault(group, {})[place] = (line[y].mean, *ends)
+    counts = sorted({line[y].count for line in found})
+    count = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    (xlabel,), (ylabel,) = _short([x]), _short([y])
+    out = options.out or options.folder / f"{_file_name(ylabel)}-by-{_file_name(xlabel)}.svg"
+    if out.suffix not in (".svg", ".png", ".pdf"):
+        raise ToylabError(f"out={out}: the name must end with .svg, .png or .pdf")
+    refuse_unwritable("out", out)
+    what = "mean" if y in rows[0] else "share"  # a bound, such as accuracy>=.99, is no column
+    title = f"strokes: 95 % intervals of the {what}"
+    ax = figures.intervals(groups, xlabel=xlabel, ylabel=f"{ylabel}, {what} of {count}", title=title)
+    if options.out is None:
+        refuse_links(options.folder, out)
+    write_bytes(out, canvas.saved(ax.figure, out.suffix[1:]))
+    print(out.resolve())
+
+
+def _selected(options: argparse.Namespace) -> list[dict[str, Any]]:
+    from toylab.runs.table import load_runs, where
+
+    rows = where(load_runs(options.folder, "claims" if options.claims else "jobs"), options.where)
+    if not rows:
+        raise ToylabError(f"{options.folder}: holds no {'claims' if options.claims else 'jobs'} yet; run it first")
+    return rows
+
+
+def _short(names: Sequence[str]) -> list[str]:
+    """The last part of each name, or more where that would be said twice."""
+    ends = [name.removeprefix("settings.").removeprefix("result.") for name in names]
+    return ends if len(set(ends)) == len(ends) else list(names)
+
+
+def _spread(row: dict[str, Any]) -> dict[str, Any]:
+    """A mean as four columns, for programs."""
+    from toylab.runs.table import Mean
+
+    found: dict[str, Any] = {}
+    for name, value in row.items():
+        if isinstance(value, Mean):
+            found |= {
+                name: value.mean,
+                f"{name}.low": value.low,
+                f"{name}.high": value.high,
+                f"{name}.count": value.count,
+            }
+        elif value is None:
+            found |= {name: None, f"{name}.low": None, f"{name}.high": None, f"{name}.count": 0}
+        else:
+            found[name] = value
+    return found
+
+
+def _plain(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, list | dict) else value
+
+
+def _file_name(name: str) -> str:
+    return "".join(c if c.isalnum() or c in ".-" else "-" for c in name).strip("-")

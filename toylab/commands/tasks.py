@@ -1,0 +1,98 @@
+"""Commands on tasks: list, show, check, train."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import textwrap
+from dataclasses import make_dataclass
+
+from toylab import tasks
+from toylab.commands.flags import chosen_task, complete, known_tasks, settings_of
+from toylab.console import ToylabError
+from toylab.settings import check_seed
+
+
+def list_all(options: argparse.Namespace, rest: list[str]) -> None:
+    """`toylab list`."""
+    from toylab.runs import registry
+
+    print("Studies (toylab run STUDY)")
+    for name in registry.names():
+        print(_entry(name, registry.load(name).__doc__))
+    print("Tasks (toylab show TASK)")
+    for name, task in known_tasks().items():
+        print(_entry(name, task.__doc__))
+    print("Next: `toylab show parity` prints rows of a task; `toylab run iteration-head` takes")
+    print("two or three minutes and ends in a page.")
+
+
+def _entry(name: str, text: str | None) -> str:
+    """A name and the first line of what it says of itself, on lines of 80 columns."""
+    first = "".join((text or "").strip().splitlines()[:1])  # none under `python -OO`
+    return textwrap.fill(f"{name:<19} {first}", 80, initial_indent="  ", subsequent_indent=" " * 22)
+
+
+def show_rows(options: argparse.Namespace, rest: list[str]) -> None:
+    """`toylab show`."""
+    kind = chosen_task(options, rest)
+    task = complete(settings_of(kind, None, options, rest), options.task)
+    batch = task.sample(tasks.stream(options.seed, "show"), options.rows)
+    rule = "\n" + "-" * 80 + "\n"
+    print(rule.join(tasks.render(task, batch, row, columns=80) for row in range(options.rows)))
+
+
+def check_laws(options: argparse.Namespace, rest: list[str]) -> None:
+    """`toylab check`."""
+    from toylab.tasks.check import LAWS, sentence, verdicts
+
+    kind = chosen_task(options, rest)
+    task = complete(settings_of(kind, None, options, rest), options.task)
+    broken = []
+    for law, failure in verdicts(task, examples=options.examples):
+        broken.append(failure)
+        if not (failure and failure.again):
+            print(failure or f"holds: {sentence(law)}", flush=True)
+    again = sum(failure.again for failure in broken if failure)
+    more = f" ({again} more are broken by a cause that is shown above)" if again else ""
+    print(f"{broken.count(None)} of {len(LAWS)} laws hold for {task}{more}")
+    if any(broken):
+        sys.exit(1)
+
+
+def train_model(options: argparse.Namespace, rest: list[str]) -> None:
+    """`toylab train`."""
+    kind = chosen_task(options, rest)
+
+    from toylab.files import disk, refuse_unwritable
+    from toylab.model.checkpoint import save_model
+    from toylab.model.config import ModelConfig
+    from toylab.runs.processes import single_thread
+    from toylab.survey import GENERAL, UNTIL_SOLVED, learn, survey
+    from toylab.training.loop import TrainConfig
+
+    settings = make_dataclass(
+        "Training",
+        [("task", kind), ("model", ModelConfig, GENERAL), ("train", TrainConfig, UNTIL_SOLVED), ("seed", int, 0)],
+        kw_only=True,
+    )
+    chosen = settings_of(settings, None, options, rest)
+    check_seed(chosen.seed)
+    if options.out is not None:
+        with disk(options.out):
+            if options.out.exists():
+                raise ToylabError(f"out={options.out}: exists already; give another file, or delete it")
+    rows = complete(chosen.task, options.task).sample(tasks.stream(chosen.seed, "survey"), 256, "test")
+    if options.out is not None:
+        refuse_unwritable("out", options.out)
+    single_thread()
+    model, state = learn(
+        chosen.task, seed=chosen.seed, config=chosen.model, training=chosen.train, progress=kind.__name__
+    )
+    if options.out is not None:
+        save_model(options.out, model)
+    accuracy, goal = state.history[-1]["accuracy"], chosen.train.stop_at
+    if goal is not None and accuracy < goal:
+        print(f"not solved: accuracy {accuracy:.3f} on held-out rows after {state.step} steps, below {goal}")
+        print("more --train.steps, another --seed or a larger --model.width may help")
+    print(survey(model, rows))

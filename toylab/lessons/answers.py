@@ -1,0 +1,110 @@
+"""What is wrong with an answer: whether it runs, its shape, and the first case in which it differs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+import torch
+
+from toylab.tasks import stream
+
+
+class WaitingError(Exception):
+    """Three dots still stand where the answer belongs."""
+
+
+class UnfitError(Exception):
+    """The answer raises, or is not of the kind that was asked for."""
+
+
+class WrongError(Exception):
+    """The answer is of the right kind and wrong: on which case, and what it breaks."""
+
+
+def filled(said: Any) -> Any:
+    """What was said, if it is not still three dots."""
+    if said is ... or (isinstance(said, tuple | list) and any(part is ... for part in said)):
+        raise WaitingError
+    return said
+
+
+def _ask(answer: Any, **case: Any) -> Any:
+    """What an answer says of one case, of which it gets a copy: it may write into it."""
+    if not callable(answer):
+        raise UnfitError(f"a function is asked for, and this is {_kind(answer)}.")
+    return _try(lambda: answer(*deepcopy(list(case.values()))), f"for {_told(case)} it")
+
+
+def _try(call: Callable[[], Any], who: str) -> Any:
+    try:
+        return filled(call())
+    except (WaitingError, UnfitError, WrongError):
+        raise
+    except Exception as error:
+        words = " ".join(str(error).split())[:200]
+        raise UnfitError(f"{who} raises {type(error).__name__}: {words}") from None
+
+
+def _numbers(said: Any, shape: tuple[int, ...] = ()) -> np.ndarray:
+    """What was said, as numbers in this shape; () is one number."""
+    wanted = f"numbers of shape {shape}" if shape else "one number"
+    try:
+        numbers = np.asarray(said.detach() if isinstance(said, torch.Tensor) else said)
+    except Exception:
+        raise UnfitError(f"{wanted} should come back, and this is {_kind(said)}.") from None
+    if numbers.dtype.kind not in "biuf" or numbers.shape != shape:
+        got = f"of shape {numbers.shape}" if numbers.dtype.kind in "biuf" else _kind(said)
+        raise UnfitError(f"{wanted} should come back, and this is {got}.")
+    return numbers.astype(float)
+
+
+def _compare(
+    answer: Any,
+    cases: Sequence[Mapping[str, Any]],
+    oracle: Callable[..., Any],
+    breaks: Callable[[Mapping[str, Any], np.ndarray], str],
+) -> None:
+    """Hold an answer against an oracle; `breaks` tells from a case and what was said of it which property is broken."""
+    for case in cases:
+        wanted = np.asarray(oracle(**case), dtype=float)
+        said = _numbers(_ask(answer, **case), wanted.shape)
+        if not np.allclose(said, wanted, rtol=1e-5, atol=1e-7):
+            raise WrongError(f"For {_told(case)} you say {_short(said)}: {breaks(case, said)}.")
+
+
+def _told(case: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={_short(value)}" for name, value in case.items())
+
+
+def _short(value: Any) -> str:
+    """A value in a few characters, on one line: large arrays by their shape, and what has names by these."""
+    if isinstance(value, Mapping):
+        return f"({', '.join(value)})"
+    if isinstance(value, np.ndarray | torch.Tensor):
+        array = np.asarray(value)
+        if array.size > 12:
+            return f"(array of shape {array.shape})"
+        return str(np.round(array, 4).tolist())
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _kind(value: Any) -> str:
+    return "nothing (None)" if value is None else f"of type {type(value).__name__}"
+
+
+def _draw(name: str) -> np.random.Generator:
+    return stream(0, f"exercise {name}")
+
+
+def _row(length: int) -> list[str]:
+    """What stands at each position of a row of an iterated task."""
+    numbers = range(1, length + 1)
+    return ["the task's token", *(f"x_{t}" for t in numbers), "EoI", *(f"s_{t}" for t in numbers)]
+
+
+def _at(row: Sequence[str], position: float) -> str:
+    inside = position in range(len(row))
+    return f"at position {position:g} stands {row[int(position)]}" if inside else f"there is no position {position:g}"

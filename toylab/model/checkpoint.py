@@ -1,0 +1,71 @@
+"""Models kept: weights in a file, with the shape they belong to, and copies that are no longer trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from toylab.console import ToylabError
+from toylab.files import read_tensors, write_tensors
+from toylab.model.config import ModelConfig
+from toylab.model.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
+from toylab.model.transformer import Transformer
+
+
+def save_model(path: Path | str, model: Transformer | EncoderDecoder) -> None:
+    """Save weights with the shape they belong to."""
+    sizes = {name: getattr(model, name) for name in _KINDS[type(model).__name__][2]}
+    about = {"kind": type(model).__name__, "config": asdict(model.config), **sizes}
+    tensors = {name: t for name, t in model.state_dict().items() if not _is_tied(model, name)}
+    write_tensors(path, tensors, about)
+
+
+def load_model(path: Path | str) -> Any:
+    """A model from its file: a `Transformer` or an `EncoderDecoder`, as it was saved.
+
+    Raises:
+        ValueError: if the file is missing, damaged or not a model.
+    """
+    tensors, about = read_tensors(path)
+    try:
+        kind, read_config, names = _KINDS[about.get("kind", "Transformer")]
+        config, sizes = read_config(about["config"]), [about[name] for name in names]
+        first = next(iter(tensors.values()), None)
+        if first is None or not first.is_floating_point() or not all(type(size) is int for size in sizes):
+            raise TypeError("weights or sizes are missing")
+    except (AttributeError, KeyError, TypeError, ToylabError) as error:
+        raise ToylabError(f"{path}: does not hold a model of this version ({type(error).__name__}: {error})") from None
+    try:  # an encoding of somebody else's, which may be part of the model, raises what it will
+        model = kind(config, *sizes).to(first.dtype)
+        absent, extra = model.load_state_dict(tensors, strict=False)
+    except (ToylabError, RuntimeError, TypeError) as error:
+        raise ToylabError(f"{path}: does not hold a model of this version ({error})") from error
+    wrong = [name for name in absent if not _is_tied(model, name)] + extra
+    if wrong:
+        raise ToylabError(f"{path}: does not hold the weights its header speaks of ({', '.join(wrong)})")
+    return model
+
+
+def _encoder_decoder_config(about: dict[str, Any]) -> EncoderDecoderConfig:
+    return EncoderDecoderConfig(**{**about, "encoder": ModelConfig(**about["encoder"])})
+
+
+_KINDS: dict[str, tuple[type, Callable[[dict[str, Any]], Any], tuple[str, ...]]] = {
+    "Transformer": (Transformer, lambda about: ModelConfig(**about), ("vocab", "context")),
+    "EncoderDecoder": (EncoderDecoder, _encoder_decoder_config, ("symbols", "queries", "classes", "context")),
+}
+"""By name: the class, how its config comes back from JSON, and its sizes in the order of its arguments."""
+
+
+def _is_tied(model: Transformer | EncoderDecoder, name: str) -> bool:
+    return name == "unembedding.weight" and model.config.unembedding == "tied"
+
+
+def frozen(model: nn.Module) -> nn.Module:
+    """A copy that is no longer trained."""
+    return deepcopy(model).requires_grad_(False).eval()

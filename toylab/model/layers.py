@@ -1,0 +1,284 @@
+"""The parts of a model: attention, the MLP, the block, and what they share."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from toylab.model.config import ModelConfig
+from toylab.model.token_counts import Tally
+from toylab.probes.hooks import has_hooks
+from toylab.tasks import stream
+
+ACTIVATIONS = {
+    "gelu": F.gelu,
+    "gelu-tanh": partial(F.gelu, approximate="tanh"),  # no lambda: models can be pickled
+    "relu": F.relu,
+    "silu": F.silu,
+}
+
+
+class LayerNorm(nn.LayerNorm):
+    """PyTorch's, over the width of the residual stream."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config.width, bias=config.biases)
+
+
+class Nothing(nn.Module):
+    """Stands where a norm or an unembedding would, and does nothing. Unlike an `nn.Identity` it is no point."""
+
+    def __init__(self, config: ModelConfig | None = None) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+class Attention(nn.Module):
+    """Multi-head attention; every intermediate result passes a named point.
+
+    Two cheaper routes to the same output pass some points by; neither is taken where anything listens to one of them.
+
+    Args:
+        few_queries: whether far fewer queries than keys are asked, and none is turned by its position.
+    """
+
+    def __init__(self, config: ModelConfig, generator: torch.Generator, few_queries: bool = False) -> None:
+        super().__init__()
+        self.heads, self.few_queries = config.heads, few_queries
+        self.query = linear(config.width, config.width, config.biases, generator)
+        self.key = linear(config.width, config.width, config.biases, generator)
+        self.value = linear(config.width, config.width, config.biases, generator)
+        self.output = linear(config.width, config.width, config.biases, generator)
+        self.q, self.k, self.v = nn.Identity(), nn.Identity(), nn.Identity()
+        self.scores, self.pattern, self.z = nn.Identity(), nn.Identity(), nn.Identity()
+
+    def forward(
+        self,
+        reading: Float[Tensor, "batch query width"],
+        read: Float[Tensor, "batch key width"],
+        geometry: Geometry | None,
+        cache: Cache | None = None,
+        layer: int = 0,
+        tally: Tally | None = None,
+    ) -> Float[Tensor, "row asked width"]:
+        """Output at every query. With a tally, what is read is one row per type of token, (1, type, width)."""
+        if tally is not None:
+            return self._by_type(read[0], tally)
+        if self.few_queries and not has_hooks(self.k, self.v, self.key, self.value):
+            return self._by_few(reading, read, geometry)
+        q = self.q(geometry.rotate(self._split(self.query(reading)), geometry.query))
+        k = self.k(geometry.rotate(self._split(self.key(read)), geometry.key[:, -read.shape[1] :]))
+        v = self.v(self._split(self.value(read)))
+        scaled = q * q.shape[-1] ** -0.5  # queries, not scores: they are fewer numbers
+        q, k, v = (x.transpose(1, 2) for x in (scaled, k, v))  # batch head position feature
+        if cache is not None:
+            k, v = cache.extend(layer, k, v)
+        scores = q @ k.mT
+        pattern = self.pattern(self.scores(scores.add_(geometry.bias)).softmax(dim=-1))
+        alone = cache is not None and pattern.shape[2] == 1  # a matrix product this thin would be slow
+        mean = (pattern.mT * v).sum(dim=2, keepdim=True) if alone else pattern @ v
+        return self.output(self.z(mean.transpose(1, 2)).flatten(2))
+
+    def _by_few(
+        self,
+        reading: Float[Tensor, "batch query width"],
+        read: Float[Tensor, "batch key width"],
+        geometry: Geometry,
+    ) -> Float[Tensor, "batch query width"]:
+        """Without positions, for few queries of many keys; keys and values are never computed.
+
+        A score q . (K x) is also (q K) . x, and a mean of values V x is V times the mean of x: so the few queries are
+        mapped back to the residual stream instead of every key and value out of it.
+        """
+        heads = self.heads
+        q = self.q(self._split(self.query(reading))).transpose(1, 2)
+        asked = q @ self.key.weight.unflatten(0, (heads, -1))
+        scores = asked.flatten(1, 2) @ read.transpose(1, 2)
+        if self.key.bias is not None:
+            scores = scores + (q @ self.key.bias.view(heads, -1, 1)).flatten(1, 2)
+        scores = scores.unflatten(1, (heads, -1)) / math.sqrt(q.shape[-1])
+        pattern = self.pattern(self.scores(scores + geometry.bias).softmax(dim=-1))
+        mean = (pattern.flatten(1, 2) @ read).unflatten(1, (heads, -1))
+        z = (mean @ self.value.weight.unflatten(0, (heads, -1)).transpose(1, 2)).transpose(1, 2)
+        if self.value.bias is not None:
+            z = z + pattern.sum(dim=-1).transpose(1, 2)[..., None] * self.value.bias.view(heads, -1)
+        return self.output(self.z(z).flatten(2))
+
+    def _by_type(self, read: Float[Tensor, "type width"], tally: Tally) -> Float[Tensor, "batch query width"]:
+        """Without positions, where all that is read is one row per type of token; see `toylab.model.token_counts`."""
+        heads, types = self.heads, len(read)
+        q, k, v = (linear(read).view(types, heads, -1).transpose(0, 1) for linear in (self.query, self.key, self.value))
+        scores = q @ k.transpose(1, 2) / math.sqrt(q.shape[-1])  # head, query type, key type
+        written = v @ self.output.weight.view(-1, heads, q.shape[-1]).permute(1, 2, 0)  # head, key type, width
+        seen = (tally.types @ scores.transpose(0, 1).flatten(1)).unflatten(-1, (heads, types))
+        pattern = (seen + tally.log_counts[:, :, None]).softmax(dim=-1)
+        out = pattern.flatten(2) @ written.flatten(0, 1)
+        return out if self.output.bias is None else out + self.output.bias
+
+    def _split(self, x: Float[Tensor, "batch position width"]) -> Float[Tensor, "batch position head feature"]:
+        return x.unflatten(-1, (self.heads, -1))
+
+
+class MLP(nn.Module):
+    """Two linear maps with an activation between them."""
+
+    def __init__(self, config: ModelConfig, hidden: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.up = linear(config.width, hidden, config.biases, generator)
+        self.down = linear(hidden, config.width, config.biases, generator)
+        self.activation = ACTIVATIONS[config.activation]
+        self.pre, self.post = nn.Identity(), nn.Identity()
+
+    def forward(self, x: Float[Tensor, "batch position width"]) -> Float[Tensor, "batch position width"]:
+        return self.down(self.post(self.activation(self.pre(self.up(x)))))
+
+
+class Block(nn.Module):
+    """Attention, then the MLP, both added to the residual stream."""
+
+    def __init__(self, config: ModelConfig, generator: torch.Generator) -> None:
+        super().__init__()
+        hidden = 4 * config.width if config.hidden is None else config.hidden
+        self.norm = config.norm
+        self.attn = Attention(config, generator)
+        self.mlp = MLP(config, hidden, generator) if hidden else None
+        norm = Nothing if config.norm == "none" else LayerNorm
+        self.ln1 = norm(config)
+        self.ln2 = norm(config) if hidden else None
+        self.resid_pre, self.attn_out, self.resid_mid = nn.Identity(), nn.Identity(), nn.Identity()
+        self.mlp_out, self.resid_post = nn.Identity(), nn.Identity()
+        self.positions: Int[Tensor, "#batch query"] | None = None
+        """Of the tokens that last passed `attn_out` and what follows: an edit there may act on some positions alone,
+        also while `generate` reads one token at a time."""
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch position width"],
+        geometry: Geometry | None,
+        queries: Int[Tensor, "batch query"] | None = None,
+        cache: Cache | None = None,
+        layer: int = 0,
+        tally: Tally | None = None,
+    ) -> Float[Tensor, "row asked width"]:
+        """The stream at every query. With a tally, `x` is one row per type of token, (1, type, width)."""
+        self.positions = torch.arange(tally.types.shape[1], device=x.device)[None] if tally else geometry.query
+        x = self.resid_pre(x)
+        if self.norm == "entry":
+            x = self.ln1(x)
+        read = self.ln1(x) if self.norm == "pre" else x
+        reading = read
+        if queries is not None:
+            x, reading = _rows(x, queries), _rows(read, queries)
+        attended = self.attn(reading, read, geometry, cache, layer, tally)
+        if tally is not None:
+            x = tally.types @ x[0]
+        x = x + self.attn_out(attended)
+        if self.norm == "post":
+            x = self.ln1(x)
+        x = self.resid_mid(x)
+        if self.mlp is not None:
+            x = x + self.mlp_out(self.mlp(self.ln2(x) if self.norm in ("pre", "entry") else x))
+            if self.norm == "post":
+                x = self.ln2(x)
+        return self.resid_post(x)
+
+    def before_tally(self) -> tuple[nn.Module, ...]:
+        """What runs on types instead of tokens, or not at all, where a tally is given."""
+        return self, self.resid_pre, self.ln1, *self.attn.modules()
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Who may see whom, and from how far: worked out once and shared by all layers."""
+
+    encoding: nn.Module
+    query: Int[Tensor, "#batch query"]
+    key: Int[Tensor, "#batch key"]
+    bias: Float[Tensor, "#batch #head query key"]
+
+    @classmethod
+    def of(
+        cls,
+        encoding: nn.Module,
+        positions: Int[Tensor, "#batch key"],
+        segments: Int[Tensor, "batch key"] | None,
+        past: int,
+        dtype: torch.dtype,
+        causal: bool = True,
+    ) -> Geometry:
+        """Queries are the positions from `past` on; a query sees the keys of its segment and, in a causal model, only
+        those that do not come after it."""
+        query = positions[:, past:]
+        seen: Bool[Tensor, "#batch query key"] = (query[:, :, None] >= positions[:, None, :]) | (not causal)
+        if segments is not None:
+            seen = seen & (segments[:, past:, None] == segments[:, None, :])
+        bias = torch.zeros_like(seen, dtype=dtype).masked_fill_(~seen, -torch.inf)[:, None]
+        extra = encoding.bias(query, positions)
+        return cls(encoding, query, positions, bias if extra is None else bias + extra.to(dtype))
+
+    def rotate(self, x: Tensor, positions: Tensor) -> Tensor:
+        return self.encoding.rotate(x, positions)
+
+    def at(self, queries: Int[Tensor, "batch query"]) -> Geometry:
+        """The same for chosen queries alone."""
+        batch = len(queries)
+        query = self.query.expand(batch, -1).gather(1, queries)
+        bias = self.bias.expand(batch, -1, -1, -1)
+        index = queries[:, None, :, None].expand(-1, bias.shape[1], -1, bias.shape[3])
+        return Geometry(self.encoding, query, self.key, bias.gather(2, index))
+
+
+class Cache:
+    """Keys and values of the tokens already read, a pair a layer: (batch, head, key, feature)."""
+
+    def __init__(self) -> None:
+        self.layers: dict[int, tuple[Tensor, Tensor]] = {}
+
+    @property
+    def length(self) -> int:
+        """How many tokens have been read."""
+        return self.layers[0][0].shape[2] if self.layers else 0
+
+    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Append those of new tokens and return all."""
+        if layer in self.layers:
+            old_keys, old_values = self.layers[layer]
+            keys, values = torch.cat([old_keys, keys], dim=2), torch.cat([old_values, values], dim=2)
+        self.layers[layer] = keys, values
+        return keys, values
+
+    def keep(self, rows: Bool[Tensor, " row"]) -> None:
+        """Forget all other rows."""
+        self.layers = {layer: tuple(x[rows] for x in held) for layer, held in self.layers.items()}
+
+    def repeat(self, times: int) -> None:
+        """Let each row stand for several, one after the other."""
+        for layer, held in self.layers.items():
+            self.layers[layer] = tuple(x.repeat_interleave(times, dim=0) for x in held)
+
+
+def _rows(
+    x: Float[Tensor, "batch position width"], at: Int[Tensor, "batch query"]
+) -> Float[Tensor, "batch query width"]:
+    return x.gather(1, at[:, :, None].expand(-1, -1, x.shape[-1]))
+
+
+def source(seed: int, purpose: str) -> torch.Generator:
+    """A generator for one purpose, independent of every other seed and purpose."""
+    return torch.Generator().manual_seed(int(stream(seed, purpose).integers(2**32)))
+
+
+def linear(inputs: int, outputs: int, bias: bool, generator: torch.Generator) -> nn.Linear:
+    """A linear map, weights and biases uniform within 1 / sqrt(inputs) (torch's own default, from our generator)."""
+    layer = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=bias)
+    for parameter in layer.parameters():
+        nn.init.uniform_(parameter, -(inputs**-0.5), inputs**-0.5, generator=generator)
+    return layer

@@ -1,0 +1,262 @@
+"""Our weights in TransformerLens, and theirs in a model of ours."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from toylab.console import ToylabError
+from toylab.model.config import ModelConfig
+from toylab.model.transformer import Transformer
+
+_ACTIVATIONS = {"gelu": "gelu", "gelu-tanh": "gelu_pytorch_tanh", "relu": "relu", "silu": "silu"}
+
+
+_NORMS = {"pre": "LN", "none": None}
+
+
+_POSITIONS = {
+    "none": "standard",
+    "learned": "standard",
+    "sinusoidal": "standard",
+    "rotary": "rotary",
+    "alibi": "alibi",
+}
+
+
+@torch.no_grad()
+def to_hooked(model: Transformer, context: int | None = None) -> nn.Module:
+    """A HookedTransformer of TransformerLens with the same weights and the same logits, in the same number format.
+
+    Its `generate` is wrong with the cache that it has by default for learned, sinusoidal and no positions: give it
+    `use_past_kv_cache=False`.
+
+    Args:
+        context: positions that it shall know, as many as the model's task has if not given.
+
+    Raises:
+        ValueError: for a setting that it does not know, by name; for more positions than learned ones there are.
+    """
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+    config = model.config
+    context = model.context if context is None else context
+    _refuse_ours(model, context)
+    hidden = 4 * config.width if config.hidden is None else config.hidden
+    weight = model.embedding.weight
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # it goes away with version 4, which the extra leaves out
+        hooked = HookedTransformer(
+            HookedTransformerConfig(
+                n_layers=config.layers,
+                n_heads=config.heads,
+                d_model=config.width,
+                d_head=config.width // config.heads,
+                d_mlp=hidden or None,
+                attn_only=not hidden,
+                n_ctx=context,
+                d_vocab=model.vocab,
+                act_fn=_ACTIVATIONS[config.activation],
+                normalization_type=_NORMS[config.norm],
+                positional_embedding_type=_POSITIONS[config.positions],
+                attention_dir="causal" if config.causal else "bidirectional",
+                rotary_base=config.position_base,
+                dtype=weight.dtype,
+                device=str(weight.device),
+                init_weights=False,
+            )
+        )
+    for parameter in hooked.parameters():
+        parameter.zero_()  # what we do not have adds nothing
+    state = {"embed.W_E": weight, "unembed.W_U": model.unembedding.weight.T}
+    if _POSITIONS[config.positions] == "standard" and config.positions != "none":
+        state["pos_embed.W_pos"] = model.positions.embed(torch.arange(context, device=weight.device))
+    if config.norm == "pre":
+        state |= _norm("ln_final", model.ln_final)
+    for i, block in enumerate(model.blocks):
+        name = f"blocks.{i}"
+        for theirs, linear in zip("QKV", (block.attn.query, block.attn.key, block.attn.value), strict=True):
+            state[f"{name}.attn.W_{theirs}"] = linear.weight.unflatten(0, (config.heads, -1)).mT
+            if linear.bias is not None:
+                state[f"{name}.attn.b_{theirs}"] = linear.bias.unflatten(0, (config.heads, -1))
+        state[f"{name}.attn.W_O"] = block.attn.output.weight.T.unflatten(0, (config.heads, -1))
+        if block.attn.output.bias is not None:
+            state[f"{name}.attn.b_O"] = block.attn.output.bias
+        if config.norm == "pre":
+            state |= _norm(f"{name}.ln1", block.ln1)
+        if block.mlp is None:
+            continue
+        if config.norm == "pre":
+            state |= _norm(f"{name}.ln2", block.ln2)
+        for theirs, linear in (("in", block.mlp.up), ("out", block.mlp.down)):
+            state[f"{name}.mlp.W_{theirs}"] = linear.weight.T
+            if linear.bias is not None:
+                state[f"{name}.mlp.b_{theirs}"] = linear.bias
+    unknown = hooked.load_state_dict(state, strict=False).unexpected_keys
+    if unknown:
+        raise RuntimeError(f"TransformerLens has no weight {unknown[0]!r}; is it a version below 4?")
+    for block in hooked.blocks:
+        _write_positions(block.attn, model, context)
+    return hooked.eval()
+
+
+def _norm(name: str, norm: nn.LayerNorm) -> dict[str, Tensor]:
+    bias = torch.zeros_like(norm.weight) if norm.bias is None else norm.bias
+    return {f"{name}.w": norm.weight, f"{name}.b": bias}
+
+
+def _write_positions(attn: nn.Module, model: Transformer, context: int) -> None:
+    """Angles and slopes as our model has them, to the last bit."""
+    places = torch.arange(context, device=model.embedding.weight.device)
+    if model.config.positions == "rotary":
+        angles = (places[:, None] * model.positions.frequencies).repeat(1, 2)
+        attn.rotary_sin, attn.rotary_cos = angles.sin(), angles.cos()
+    elif model.config.positions == "alibi":
+        attn.alibi = model.positions.bias(places[None], places[None])[0].to(model.embedding.weight.dtype)
+
+
+def _refuse_ours(model: Transformer, context: int) -> None:
+    """Name the first setting that TransformerLens has no counterpart for."""
+    config = model.config
+    reasons: dict[str, Callable[[], bool]] = {
+        "norm": lambda: config.norm not in _NORMS,
+        "unembedding": lambda: config.unembedding == "none",
+        "position_frequency": lambda: config.positions == "rotary" and config.position_frequency != 1,
+        "alibi_slope": lambda: config.positions == "alibi" and config.alibi_slope is not None,
+        "causal": lambda: config.positions == "alibi" and not config.causal,
+    }
+    for name, wrong in reasons.items():
+        if wrong():
+            raise ToylabError(
+                f"{name}={getattr(config, name)}: HookedTransformer has no such thing (with positions="
+                f"{config.positions}); only models without it can be converted"
+            )
+    if config.positions == "learned" and context > model.context:
+        raise ToylabError(f"context={context}: learned positions end at {model.context}; give at most that")
+
+
+_PLAIN: dict[str, Any] = {
+    "eps": 1e-5,
+    "gated_mlp": False,
+    "parallel_attn_mlp": False,
+    "use_qk_norm": False,
+    "use_local_attn": False,
+    "use_attention_sinks": False,
+    "use_normalization_before_and_after": False,
+    "post_embedding_ln": False,
+    "scale_attn_by_inverse_layer_idx": False,
+    "num_experts": None,
+    "attn_scores_soft_cap": -1.0,
+    "output_logits_soft_cap": -1.0,
+    "rotary_adjacent_pairs": False,
+}
+"""What a HookedTransformer must have in its config to be one of our models."""
+
+
+@torch.no_grad()
+def from_hooked(hooked: nn.Module) -> Transformer:
+    """A `Transformer` with the weights and the logits of a HookedTransformer.
+
+    A fixed table of positions comes back as a learned one.
+
+    Raises:
+        ValueError: for a setting that our model does not have, by name.
+    """
+    cfg = hooked.cfg
+    _refuse_theirs(hooked)
+    norms = {theirs: ours for ours, theirs in _NORMS.items()} | {"LNPre": "pre"}
+    activations = {theirs: ours for ours, theirs in _ACTIVATIONS.items()} | {"gelu_new": "gelu-tanh"}
+    state = hooked.state_dict()
+    table = state.get("pos_embed.W_pos")
+    if cfg.positional_embedding_type == "standard":
+        positions = "learned" if bool(table.any()) else "none"
+    else:
+        positions = cfg.positional_embedding_type
+    config = ModelConfig(
+        layers=cfg.n_layers,
+        heads=cfg.n_heads,
+        width=cfg.d_model,
+        hidden=0 if cfg.attn_only else cfg.d_mlp,
+        activation="gelu" if cfg.attn_only else activations[cfg.act_fn],
+        norm=norms[cfg.normalization_type],
+        causal=cfg.attention_dir == "causal",
+        positions=positions,
+        position_base=float(cfg.rotary_base),
+    )
+    weight = state["embed.W_E"]
+    model = Transformer(config, cfg.d_vocab, cfg.n_ctx).to(device=weight.device, dtype=weight.dtype)
+    model.embedding.weight.copy_(weight)
+    model.unembedding.weight.copy_(state["unembed.W_U"].T)
+    if positions == "learned":
+        model.positions.table.copy_(table)
+    elif positions == "rotary":
+        attn = hooked.blocks[0].attn
+        features = torch.arange(0, cfg.d_head, 2, dtype=torch.double)
+        own = float(cfg.rotary_base) ** (-features / cfg.d_head)  # as our config has them, so that they survive saving
+        theirs = torch.atan2(attn.rotary_sin[1], attn.rotary_cos[1])[: len(own)].double().cpu()
+        if (own - theirs).abs().max() > 1e-6:
+            raise ToylabError(
+                f"rotary frequencies: are not those of rotary_base={cfg.rotary_base}, so they are scaled (as by "
+                "use_NTK_by_parts_rope); a Transformer has no such setting"
+            )
+
+    def copy_norm(norm: nn.Module, name: str) -> None:
+        if f"{name}.w" in state:  # folded norms have neither weights nor biases: ours start at 1 and 0
+            norm.weight.copy_(state[f"{name}.w"])
+            norm.bias.copy_(state[f"{name}.b"])
+
+    copy_norm(model.ln_final, "ln_final")
+    for i, block in enumerate(model.blocks):
+        name = f"blocks.{i}"
+        for theirs, linear in zip("QKV", (block.attn.query, block.attn.key, block.attn.value), strict=True):
+            linear.weight.copy_(state[f"{name}.attn.W_{theirs}"].mT.flatten(0, 1))
+            linear.bias.copy_(state[f"{name}.attn.b_{theirs}"].flatten())
+        block.attn.output.weight.copy_(state[f"{name}.attn.W_O"].flatten(0, 1).T)
+        block.attn.output.bias.copy_(state[f"{name}.attn.b_O"])
+        copy_norm(block.ln1, f"{name}.ln1")
+        if block.mlp is not None:
+            copy_norm(block.ln2, f"{name}.ln2")
+            for theirs, linear in (("in", block.mlp.up), ("out", block.mlp.down)):
+                linear.weight.copy_(state[f"{name}.mlp.W_{theirs}"].T)
+                linear.bias.copy_(state[f"{name}.mlp.b_{theirs}"])
+    _compare(hooked, model)
+    return model
+
+
+def _refuse_theirs(hooked: nn.Module) -> None:
+    cfg = hooked.cfg
+    wanted = {
+        "normalization_type": (cfg.normalization_type, ("LN", "LNPre", None)),
+        "positional_embedding_type": (cfg.positional_embedding_type, ("standard", "rotary", "alibi")),
+        "n_key_value_heads": (cfg.n_key_value_heads, (None, cfg.n_heads)),
+        "d_head": (cfg.d_head, (cfg.d_model / cfg.n_heads,)),
+        "d_vocab_out": (cfg.d_vocab_out, (cfg.d_vocab,)),
+        "attention_dir": (cfg.attention_dir, ("causal", "bidirectional")),
+        "attn_scale": (cfg.attn_scale if cfg.use_attn_scale else 1.0, (cfg.d_head**0.5,)),
+    }
+    if not cfg.attn_only:
+        wanted["act_fn"] = (cfg.act_fn, (*_ACTIVATIONS.values(), "gelu_new"))
+    if cfg.positional_embedding_type == "rotary":
+        wanted["rotary_dim"] = (cfg.rotary_dim, (cfg.d_head,))
+    wanted |= {name: (getattr(cfg, name, value), (value,)) for name, value in _PLAIN.items()}
+    for name, (value, allowed) in wanted.items():
+        if value not in allowed:
+            choices = " or ".join(str(one) for one in allowed)
+            raise ToylabError(f"{name}={value}: a Transformer knows {choices}; no other model can be converted")
+    if bool(hooked.unembed.b_U.any()):
+        raise ToylabError("unembed.b_U: a Transformer has no bias there; fold it away, or set it to 0")
+
+
+def _compare(hooked: nn.Module, model: Transformer) -> None:
+    """Whatever setting was not thought of shows here."""
+    size = min(256, model.context)
+    tokens = torch.arange(2 * size, device=model.embedding.weight.device).view(2, size) % model.vocab
+    theirs: Float[Tensor, "batch position vocab"] = hooked(tokens)
+    scale = max(1.0, theirs.abs().max().item())
+    if (model(tokens) - theirs).abs().max().item() > 1e-4 * scale:
+        raise ToylabError(f"cfg={hooked.cfg}: some setting of it has no counterpart; the logits would differ")

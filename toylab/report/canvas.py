@@ -1,0 +1,97 @@
+"""What every figure is drawn on: colours, marks, axes, legends, and files."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.collections
+import matplotlib.lines
+import matplotlib.ticker
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+ACCURACY, CARRY, END = "#1b4f8f", "#c8553d", "#7a9a2e"
+"""One colour a quantity: accuracy, attention on x_t, attention on the end of the input."""
+
+
+AS_IT_IS: dict[str, Any] = {"parse_math": False, "usetex": False}
+"""How text from data is drawn: dollar signs make no mathematics."""
+
+
+BESIDE: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
+"""A legend to the right of the axes."""
+
+
+NO_XML = re.compile("[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\ufffe\\uffff]")
+"""Characters that no XML may hold."""
+
+
+def sheet(
+    width: float | int,
+    height: float | int,
+    columns: int = 1,
+    rows: int = 1,
+    height_ratios: Sequence[float | int] | None = None,
+) -> tuple[Figure, np.ndarray]:
+    """A figure of `width` x `height` inches with a grid of axes, not bound to any window."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, height_ratios=height_ratios)
+
+
+def svg(figure: Figure) -> str:
+    """The figure as SVG text: the same bytes for the same content."""
+    buffer = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": "toylab", "svg.fonttype": "none"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # that our font lacks; the reader's may have it
+        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
+    return NO_XML.sub("\ufffd", buffer.getvalue())
+
+
+def saved(figure: Figure, form: str) -> bytes:
+    """The figure as a file of a form: svg, png or pdf."""
+    if form == "svg":
+        return svg(figure).encode()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=form, bbox_inches="tight", dpi=150)
+    return buffer.getvalue()
+
+
+MARKS = (("o", ACCURACY), ("s", CARRY), ("^", END))
+
+
+MORE_MARKS = (*MARKS, ("D", "#6b4c9a"), ("v", "#333333"), ("P", "#b08a2e"))
+
+
+def new_axes(width: float, height: float) -> Axes:
+    """Axes on a figure of their own, in inches."""
+    return sheet(width, height)[1][0, 0]
+
+
+def add_legend(ax: Axes, **look: Any) -> None:
+    """A legend of all that has a name, also one that matplotlib leaves out, such as `_a`; none where nothing has."""
+    shapes = (mpl.lines.Line2D, mpl.patches.Patch, mpl.collections.Collection)
+    drawn = [*(one for one in ax.get_children() if isinstance(one, shapes)), *ax.containers]
+    named = [one for one in drawn if not re.fullmatch(r"(_(child|container)\d+|_nolegend_)?", one.get_label())]
+    if named:
+        legend = ax.legend(named, ["name"] * len(named), **{"fontsize": 7, "frameon": False, **look})
+        for text, one in zip(legend.get_texts(), named, strict=True):
+            text.set(text=one.get_label(), **AS_IT_IS)
+
+
+def plain(ax: Axes) -> Axes:
+    """Axes without a frame above and to the right."""
+    ax.spines[["top", "right"]].set_visible(False)
+    return literal(ax)
+
+
+def literal(ax: Axes) -> Axes:
+    """The same axes, whose title and labels are text and no mathematics: they may hold names of somebody's settings."""
+    for text in (ax.title, ax.xaxis.label, ax.yaxis.label):
+        text.set(**AS_IT_IS)
+    return ax

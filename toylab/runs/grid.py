@@ -1,0 +1,138 @@
+"""Settings of a sweep: every combination of the values that axes give."""
+
+from __future__ import annotations
+
+import difflib
+import io
+import itertools
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import redirect_stderr
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, get_origin
+
+from toylab.console import ToylabError, unknown
+from toylab.runs.study import Study, check_study
+from toylab.settings import kinds, told
+
+
+def grid(study: Study, axes: Mapping[str, Iterable[Any]]) -> list[Study]:
+    """Every combination of settings, in the order of the axes.
+
+    Args:
+        study: what all of them start from.
+        axes: values by the name of a setting, such as `model.positions`; `seed` is one seed a run.
+
+    Raises:
+        ValueError: for a name that is none, an axis without values, or a combination that the study refuses.
+    """
+    values = {name: list(held) for name, held in axes.items()}
+    for name, held in values.items():
+        if not held:
+            raise ToylabError(f"{name}: the grid gives it no value; give one or more, such as {name}=1,2")
+        kind_of(study, name)
+    return [_at(study, dict(zip(values, point, strict=True))) for point in itertools.product(*values.values())]
+
+
+def _at(study: Study, point: Mapping[str, Any]) -> Study:
+    changes = {name: value for name, value in point.items() if name != "seed"}
+    if "seed" in point:
+        changes["seeds"] = (point["seed"],)
+    try:
+        made = _replaced(study, changes)
+        check_study(made)
+        return made
+    except ToylabError as error:
+        where = ", ".join(f"{name}={value}" for name, value in point.items())
+        raise ToylabError(f"the grid's point {where}: {error}") from None
+
+
+def _replaced(settings: Any, changes: Mapping[str, Any]) -> Any:
+    """Nested settings with other values, by dotted name; all of them at once, so that only the whole is checked."""
+    own = {name: value for name, value in changes.items() if "." not in name}
+    inner: dict[str, dict[str, Any]] = {}
+    for name, value in changes.items():
+        if "." in name:
+            head, _, rest = name.partition(".")
+            inner.setdefault(head, {})[rest] = value
+    own |= {head: _replaced(_held(settings, head), deeper) for head, deeper in inner.items()}
+    return {**settings, **own} if isinstance(settings, Mapping) else replace(settings, **own)
+
+
+def kind_of(study: Study, name: str) -> Any:
+    """The type of a setting.
+
+    Raises:
+        ValueError: for a name that is none, with those that are near.
+    """
+    if name == "seed":
+        return int
+    known = flat(study)
+    if name not in known:
+        near = [one for one in known if one.endswith(f".{name}")]
+        near = near or difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        raise unknown("setting", name, known, near)
+    settings: Any = study
+    *way, last = name.split(".")
+    for step in way:
+        settings = _held(settings, step)
+    return type(settings[last]) if isinstance(settings, Mapping) else kinds(type(settings))[last]
+
+
+def _held(settings: Any, name: str) -> Any:
+    return settings[name] if isinstance(settings, Mapping) else getattr(settings, name)
+
+
+def read_axes(study: Study, texts: Sequence[str]) -> dict[str, list[Any]]:
+    """Axes of a grid from the command line: `model.positions=none,rotary`, `seed=0..19`, `train.rows=16,32`.
+
+    A value of several parts, such as a pair of lengths, joins them with `+`.
+
+    Raises:
+        ValueError: for an axis that is no `NAME=VALUES`, given twice, or with a value of the wrong type.
+    """
+    axes: dict[str, list[Any]] = {}
+    for text in texts:
+        name, equals, values = text.partition("=")
+        name = name.replace("-", "_")
+        if not equals or not name:
+            raise ToylabError(f"grid {text!r}: must be NAME=VALUES, such as model.positions=none,rotary or seed=0..19")
+        if name in axes:
+            raise ToylabError(f"grid {name}: is given twice; give all its values at once, separated by commas")
+        kind = kind_of(study, name)
+        axes[name] = [one for part in values.split(",") for one in _read(kind, name, part)]
+    return axes
+
+
+_RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)")
+
+
+def _read(kind: Any, name: str, text: str) -> list[Any]:
+    import tyro
+
+    if (ends := _RANGE.fullmatch(text)) and kind is int:
+        first, last = map(int, ends.groups())
+        if last < first:
+            raise ToylabError(f"grid {name}={text}: the range is empty; put the smaller number first")
+        return list(range(first, last + 1))
+    if is_dataclass(kind):
+        raise ToylabError(f"grid {name}: is a group of settings; give one of {', '.join(f.name for f in fields(kind))}")
+    try:
+        parts = text.split("+") if get_origin(kind) is tuple else [text]
+        with redirect_stderr(io.StringIO()):  # one line of ours follows
+            return [tyro.cli(kind, args=parts, console_outputs=False)]
+    except SystemExit:
+        raise ToylabError(f"grid {name}={text}: must be {told(kind)}") from None
+
+
+def flat(held: Any, prefix: str = "") -> dict[str, Any]:
+    """Leaves by dotted name."""
+    if is_dataclass(held):
+        held = {field.name: getattr(held, field.name) for field in fields(held)}
+    found: dict[str, Any] = {}
+    for name, value in held.items():
+        if is_dataclass(value) or (isinstance(value, dict) and value):
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = value
+    return found

@@ -1,0 +1,120 @@
+"""What a study is: jobs, how to run one, and the claims that follow."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from numbers import Integral
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from toylab.console import ToylabError
+from toylab.files import is_one_part
+from toylab.settings import as_json, check_seeds, check_settings, fit
+from toylab.verdicts.claim import Claim
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training with what is measured on it."""
+
+    name: str
+    seed: int
+    after: str | tuple[Job, ...] | None = field(default=None, compare=False)
+    """What must be done first, so that what several jobs go on from is made once: the name of a job of the same seed,
+    or jobs."""
+
+    @property
+    def needs(self) -> tuple[Job, ...]:
+        """The jobs that must be done first."""
+        if isinstance(self.after, str):
+            return (Job(self.after, self.seed),)
+        return self.after or ()
+
+    def folder(self, out: Path | str) -> Path:
+        """Where it is kept."""
+        return Path(out) / f"seed-{self.seed}" / self.name
+
+
+def with_needs(jobs: Iterable[Job], among: Iterable[Job]) -> set[Job]:
+    """Some of the jobs of a study, and all that is made first so that they can go on from it."""
+    known, found = {job: job for job in among}, set(jobs)
+    while more := {known[need] for job in found for need in job.needs if need in known} - found:
+        found |= more
+    return found
+
+
+@runtime_checkable
+class Study(Protocol):
+    """A frozen dataclass of settings that knows its jobs, how to run one, and what follows from their results.
+
+    For the page it may have `pictures(results, out)`, a list of `toylab.report.page.Picture` from the results and
+    what the jobs left in their folders, and `film(results, out)`, a `toylab.training.attention_history.Shown` or None.
+    """
+
+    seeds: tuple[int, ...]
+
+    def jobs(self) -> list[Job]:
+        """In the order in which they should start: the longest first keeps all workers busy to the end, and what others
+        come after before those."""
+        ...
+
+    def run_job(self, job: Job, folder: Path) -> dict[str, Any]:
+        """Do one job, a pure function of the settings and the job; what it returns is kept as `result.json`."""
+        ...
+
+    def conclude(self, results: dict[Job, dict[str, Any]]) -> list[Claim]:
+        """The claims, from the results of the jobs that finished."""
+        ...
+
+
+def check_jobs(study: Study) -> None:
+    """Raises `ValueError` for a job whose name cannot be a folder, or that goes on from one that the study lacks."""
+    jobs = study.jobs()
+    for job in jobs:
+        if not is_one_part(job.name):
+            raise ToylabError(
+                f"job {job.name!r} of {type(study).__name__}: must be a name for a folder, without separators, not "
+                "hidden and not long; rename it in jobs(), for example to letters, digits and -"
+            )
+        if not isinstance(job.seed, Integral):
+            raise ToylabError(f"job {job.name!r} of {type(study).__name__}: seed {job.seed!r} must be an integer")
+    known = set(jobs)
+    for job in jobs:
+        for need in job.needs:
+            if need not in known:
+                raise ToylabError(
+                    f"job {job.name!r} of seed {job.seed}: goes on from {need.name!r} of seed {need.seed}, which "
+                    "jobs() does not list; add that one, or correct the name"
+                )
+
+
+Result = dict[str, Any]
+"""What a job measured."""
+Arms = dict[str, dict[int, Result]]
+"""Results by the name of the arm and the seed."""
+
+
+def by_arm(results: dict[Job, Result]) -> Arms:
+    """Results by the name of the arm and the seed."""
+    arms: Arms = {}
+    for job, result in results.items():
+        arms.setdefault(job.name, {})[job.seed] = result
+    return arms
+
+
+def check_study(study: Study) -> None:
+    """Check the settings of a study, which may have no check of its own, and make its seeds a tuple of integers.
+
+    Raises:
+        ToylabError: naming the setting that is wrong, or that `settings.json` could not give back.
+    """
+    check_settings(study)
+    object.__setattr__(study, "seeds", check_seeds(study.seeds))
+    fit(type(study), settings_of(study), "settings")
+
+
+def settings_of(study: Study) -> dict[str, Any]:
+    """The settings of a study as `settings.json` holds them; `toylab.runs.judge.rebuild` reads them."""
+    return json.loads(json.dumps(as_json(study, "settings", type(study))))

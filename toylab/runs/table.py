@@ -1,0 +1,222 @@
+"""What sweeps and runs found, as one table: plain rows, chosen, summarised, printed."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import operator
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from toylab.console import ToylabError, unknown
+from toylab.files import exists
+from toylab.runs.grid import flat
+from toylab.runs.store import read_result, read_settings
+from toylab.settings import check_option
+from toylab.verdicts.claim import read_claims
+from toylab.verdicts.intervals import interval
+
+
+def load_runs(folder: Path | str, rows: Literal["jobs", "claims"] = "jobs") -> list[dict[str, Any]]:
+    """What a sweep, a run, or all runs in a folder found: plain dicts of one level, a row a job or a claim.
+
+    A job has `run`, `study`, `job`, `seed`, `status` (done, failed or unfinished), its settings as
+    `settings.model.width`, and what it measured as `result.accuracy`. A claim has `run`, `study`, `claim`, `measured`,
+    `low`, `high`, `seeds` (how many), `verdict` and the settings. `pandas.DataFrame(rows)` takes them as they are.
+
+    Raises:
+        ValueError: for a folder without runs, or a damaged file in one.
+    """
+    check_option("rows", rows, ("jobs", "claims"))
+    folder = Path(folder)
+    found = [row for run in _runs_in(folder) for row in _rows(run, folder, rows)]
+    names = list(dict.fromkeys(name for row in found for name in row))
+    return [{name: row.get(name) for name in names} for row in found]
+
+
+def _runs_in(folder: Path) -> list[Path]:
+    if exists(folder / "settings.json"):
+        return [folder]
+    found = sorted(path.parent for path in folder.glob("*/settings.json"))
+    if not found:
+        raise ToylabError(f"{folder}: holds no run; give the folder of a sweep or of a run, such as runs/NAME")
+    return found
+
+
+def _rows(run: Path, folder: Path, rows: Literal["jobs", "claims"]) -> list[dict[str, Any]]:
+    about = read_settings(run / "settings.json")
+    first = {"run": run.name, "study": about["study"]}
+    settings = {f"settings.{name}": v for name, v in flat(about["settings"]).items() if name != "seeds"}
+    if rows == "claims":
+        if not (run / "claims.json").exists():
+            return []
+        return [
+            {
+                **first,
+                "claim": claim.id,
+                "measured": claim.measured,
+                "low": claim.interval[0] if claim.interval else None,
+                "high": claim.interval[1] if claim.interval else None,
+                "seeds": len(claim.seeds),
+                "verdict": claim.verdict,
+                **settings,
+            }
+            for claim in read_claims(run / "claims.json")
+        ]
+    found = []
+    # A copy such as seed-0.bak, and what is hidden, is no part of a run.
+    kept = [job for job in run.glob("seed-*/[!.]*/") if re.fullmatch(r"seed-(0|-?[1-9][0-9]*)", job.parent.name)]
+    for job in sorted(kept, key=lambda job: (int(job.parent.name[5:]), job.name)):
+        done, failed = (job / "done").exists(), (job / "error.txt").exists()
+        row = {**first, "job": job.name, "seed": int(job.parent.name[5:])}
+        row |= {"status": "done" if done else "failed" if failed else "unfinished", **settings}
+        found.append(row | ({f"result.{n}": v for n, v in flat(read_result(job)).items()} if done else {}))
+    return found
+
+
+def column(rows: Sequence[Mapping[str, Any]], name: str) -> str:
+    """The full name of a column, which may be asked for without `settings.` or `result.`, or by its end alone.
+
+    Raises:
+        ValueError: for a name that is none, or the end of several.
+    """
+    known = list(dict.fromkeys(n for row in rows for n in row))
+    wanted = name.replace("-", "_") if name not in known else name
+    whole = [one for one in (wanted, f"settings.{wanted}", f"result.{wanted}") if one in known]
+    if len(whole) == 1 or wanted in known:
+        return whole[0]
+    ends = [one for one in known if one.endswith(f".{wanted}")]
+    if len(ends) == 1:
+        return ends[0]
+    if ends:
+        raise ToylabError(f"column {name!r}: may be {' or '.join(ends)}; give more of the name")
+    near = difflib.get_close_matches(wanted, known, n=3, cutoff=0.5)
+    near += [one for one in known if wanted in one and one not in near][: 3 - len(near)]
+    raise unknown("column", name, [*known[:12], "..."], near)
+
+
+_BOUND = re.compile(r"(.+?)(>=|<=|>|<)(-?[\d.]+(?:e-?\d+)?)")
+
+
+_COMPARE = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
+
+
+def with_bounds(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> tuple[list[dict[str, Any]], list[str]]:
+    """The rows with a yes or no for every name such as `accuracy>=.99`, and the full names of all columns.
+
+    Raises:
+        ValueError: for a column that is none, or that holds something else than numbers.
+    """
+    rows, full = [dict(row) for row in rows], []
+    for name in names:
+        found = _BOUND.fullmatch(name)
+        if not found:
+            full.append(column(rows, name))
+            continue
+        of, sign, bound = column(rows, found[1]), found[2], found[3]
+        full.append(f"{of}{sign}{bound}")
+        for row in rows:
+            value = row.get(of)
+            if value is not None and not isinstance(value, int | float):
+                raise ToylabError(f"column {of}: holds {value!r}, and {name} needs numbers")
+            row[full[-1]] = None if value is None else _COMPARE[sign](value, float(bound))
+    return rows, full
+
+
+def where(rows: Sequence[dict[str, Any]], conditions: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows in which columns have these values: `job=main`, `positions=none`.
+
+    Raises:
+        ValueError: for a condition that is no `NAME=VALUE`, or that no row meets, with the values there are.
+    """
+    kept = list(rows)
+    for condition in conditions:
+        name, equals, value = condition.partition("=")
+        if not equals:
+            raise ToylabError(f"where {condition!r}: must be NAME=VALUE, such as job=main")
+        name = column(rows, name)
+        values = sorted({text(row.get(name)) for row in kept})
+        kept = [row for row in kept if text(row.get(name)) == value]
+        if not kept:
+            raise ToylabError(f"where {condition!r}: no row has it; {name} is {', '.join(values)}")
+    return kept
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean with its 95 % interval over `count` rows: Wilson's for shares of yes and no, else by bootstrap; from one
+    row there is none."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    count: int
+
+    @classmethod
+    def of(cls, values: Sequence[float | int]) -> Mean:
+        """Raises `ValueError` without a value."""
+        return cls(sum(values) / (len(values) or 1), *(interval(values) or (None, None)), len(values))
+
+    def __str__(self) -> str:
+        ends = "" if self.low is None else f" [{self.low:.3g}, {self.high:.3g}]"
+        return f"{self.mean:.3g}{ends} ({self.count})"
+
+
+def summarise(rows: Sequence[Mapping[str, Any]], by: Sequence[str], of: Sequence[str]) -> list[dict[str, Any]]:
+    """Means of some columns for every combination of the values of others; rows without a number there are left out.
+
+    `accuracy>=.99` is the share of rows in which it is so.
+
+    Raises:
+        ValueError: if a column holds something that is not a number, or no row has one.
+    """
+    by = [column(rows, name) for name in by]
+    rows, of = with_bounds(rows, of)
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(json.dumps([row.get(name) for name in by]), []).append(row)
+    found = []
+    for members in groups.values():
+        line = {name: members[0].get(name) for name in by}
+        for name in of:
+            values = [row[name] for row in members if row.get(name) is not None]
+            wrong = next((value for value in values if not isinstance(value, bool | int | float)), None)
+            if wrong is not None:
+                raise ToylabError(f"column {name}: holds {wrong!r}, and a mean needs numbers")
+            line[name] = Mean.of(values) if values else None
+        if any(line[name] is not None for name in of):
+            found.append(line)
+    if not found:
+        raise ToylabError(f"columns {', '.join(of)}: no row has a number there")
+    return sorted(found, key=lambda line: [_order(line[name]) for name in by])
+
+
+def _order(value: Any) -> tuple[int, Any]:
+    number = isinstance(value, int | float)
+    return (0, value) if number else (1, text(value))
+
+
+def text(value: Any) -> str:
+    """A value as a table shows it."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value if isinstance(value, str) else str(value) if isinstance(value, Mean) else json.dumps(value)
+
+
+def usual_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What tells the rows apart, and the plain numbers that were measured."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    first = [name for name in names if "." not in name and name != "study"]
+    varied = [n for n in names if n.startswith("settings.") and len({json.dumps(row.get(n)) for row in rows}) > 1]
+    measured = [
+        n
+        for n in names
+        if (n.startswith("result.") and n.count(".") == 1) or n == "result.cost.cpu_seconds"
+        if all(isinstance(row.get(n), int | float | None) for row in rows)
+    ]
+    return first + varied + measured

@@ -1,0 +1,94 @@
+"""The models that the study starts from: pre-trained in two phases, and what they answer before any steering."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from toylab.model.checkpoint import save_model
+from toylab.model.steering import pre_flight
+from toylab.model.transformer import Transformer
+from toylab.runs.store import write_metrics
+from toylab.studies.steering_vectors.data import (
+    READOUT_SEED,
+    answers,
+    by_temperature,
+    held_out,
+    model_for,
+    pretraining,
+    right_chains,
+)
+from toylab.studies.steering_vectors.settings import APART, Settings
+from toylab.tasks import Reasoning, Styles
+from toylab.training.batches import next_token_loss
+from toylab.training.loop import train
+
+
+def pretrain_base(study: Settings, which: str, seed: int, folder: Path) -> dict[str, Any]:
+    """Pre-train a model in two phases, and measure it."""
+    task = replace(study.task, flag=True) if which == "flag" else study.task
+    config, phase = study.model, study.skill
+    if which == "learned":  # which takes longer, and does not get there under strong decay
+        config = replace(config, unembedding="learned")
+        phase = replace(phase, weight_decay=phase.weight_decay / 10)
+    model = model_for(task, config, seed, readout=APART if which == "apart" else READOUT_SEED)
+    flagged = 0.5 if which == "flag" else None
+    purpose = f"{which} " if which else ""
+    skill = train(
+        model,
+        next_token_loss,
+        pretraining(task, seed, phase.rows, Styles.clean(0.9, flagged), f"{purpose}skill"),
+        phase,
+        evaluate=right_chains(task, seed),
+        checkpoint=folder / "checkpoint-skill.safetensors",
+    )
+    write_metrics(folder / "metrics-skill.jsonl", skill)
+    if not which:
+        save_model(folder / "skill.safetensors", model)
+    prompts = prompts_of(study, seed, task)
+    chain = answers(model, task, few_of(study, prompts), 0, seed, opener="THINK")
+    styles = replace(study.styles, think=0.5) if which == "flag" else study.styles
+    mix(study, model, task, seed, folder, styles, f"{purpose}mixture")
+    found: dict[str, Any] = {"chain": round(chain.right, 4), **of_base(study, model, task, prompts, seed)}
+    if which == "flag":
+        for opener in ("THINK", "DIRECT"):
+            found[f"prefix {opener}"] = by_temperature(model, task, prompts, (0, 1), seed, opener)
+    return found
+
+
+def mix(
+    study: Settings, model: Transformer, task: Reasoning, seed: int, folder: Path, styles: Styles, purpose: str
+) -> None:
+    """The second phase: the mixture of styles; the model and its history are kept in the folder."""
+    training = train(
+        model,
+        next_token_loss,
+        pretraining(task, seed, study.mixture.rows, styles, purpose),
+        study.mixture,
+        checkpoint=folder / "checkpoint.safetensors",
+    )
+    write_metrics(folder / "metrics.jsonl", training)
+    save_model(folder / "model.safetensors", model)
+
+
+def of_base(study: Settings, model: Transformer, task: Reasoning, prompts: Tensor, seed: int) -> dict[str, Any]:
+    """What the base answers with each opener, and whether a vector can move it."""
+    return {
+        "answers": by_temperature(model, task, prompts, seed=seed),
+        "prefix": by_temperature(model, task, prompts, seed=seed, opener="THINK"),
+        "direct": by_temperature(model, task, few_of(study, prompts), (1,), seed, "DIRECT"),
+        "pre-flight": asdict(pre_flight(model, prompts, task.token("THINK"), task.token("DIRECT"))),
+    }
+
+
+def prompts_of(study: Settings, seed: int, task: Reasoning | None = None) -> Tensor:
+    """The held-out prompts of a seed."""
+    return held_out(task or study.task, seed, study.rows)
+
+
+def few_of(study: Settings, prompts: Tensor) -> Tensor:
+    """Enough for what is compared on the same prompts or averaged."""
+    return prompts[: max(64, len(prompts) // 2)]

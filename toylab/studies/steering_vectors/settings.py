@@ -1,0 +1,148 @@
+"""Settings of the study on steering vectors, and their presets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal, Self
+
+from toylab.console import ToylabError
+from toylab.model.config import ModelConfig
+from toylab.settings import check_seeds, check_settings
+from toylab.studies.steering_vectors.data import (
+    MODEL,
+    RL,
+)
+from toylab.tasks import Reasoning, Styles
+from toylab.training.loop import TrainConfig
+
+Part = Literal["combine", "adaptive", "family", "transfer", "learned", "separability", "flag", "features"]
+
+SKILL = TrainConfig(
+    steps=1200,
+    rows=32,
+    learning_rate=4e-3,
+    warmup=50,
+    weight_decay=0.1,
+    evaluate_every=25,
+    stop_at=0.6,
+    stop_after=1,
+    cooldown=100,
+)
+"""Seeds find the skill after 150 to 450 steps, and then within 25: a stop rule serves all of them."""
+MIXTURE = TrainConfig(
+    steps=350,
+    rows=32,
+    learning_rate=2e-3,
+    warmup=50,
+    schedule="cosine",
+    weight_decay=0.1,
+    cooldown=0,
+    evaluate_every=50,
+)
+APART = 503
+"""Seed of the unembedding of the model that shares it with no other."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Settings of the study; every field is a flag of `toylab run steering-vectors`."""
+
+    task: Reasoning = Reasoning()
+    styles: Styles = Styles()
+    """What the second phase of pre-training mixes."""
+    model: ModelConfig = MODEL
+    skill: TrainConfig = SKILL
+    """First phase: clean answers, most of them chains. Mixed with direct answers from the start, chains are not
+    learned."""
+    mixture: TrainConfig = MIXTURE
+    """Second phase: the mixture of styles."""
+    rl: TrainConfig = RL
+    """Reinforcement learning of vectors, `rows` prompts a step."""
+    samples: int = 8
+    """Answers to each prompt."""
+    full_rate: float = 1e-3
+    """Learning rate of reinforcement learning of the whole model."""
+    flag_kl: float | int = 0.5
+    """Weight of KL to the base in reinforcement learning of the whole model on the flagged task: without it, some seeds
+    collapse to answering directly."""
+    adaptive_steps: int = 60
+    """Steps for the token-wise scale, which has more to learn than a vector."""
+    least_shift: float | int = 3.0
+    """Nats by which a vector must be able to shift the openers' log-odds, or reinforcement learning is refused."""
+    cosines: tuple[float, ...] = (0.8, 0.95)
+    """Of the openers' rows, in the sweep of separability."""
+    parts: tuple[Part, ...] = (
+        "combine", "adaptive", "family", "transfer", "learned", "separability", "flag", "features",
+    )  # fmt: skip
+    """What is measured besides vectors after each layer, jointly trained ones, full training, baselines and paths."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    control_seeds: int = 1
+    """How many of the seeds also train the bases of "learned", "separability" and "transfer" (with an unembedding of
+    its own), and of "flag", and a second vector from other rollouts."""
+    rows: int = 500
+    """Held-out prompts in an evaluation."""
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        check_seeds(self.seeds)
+        if not 0 <= self.control_seeds <= len(self.seeds):
+            raise ToylabError(f"control_seeds={self.control_seeds}: must be from 0 to the number of seeds")
+        if self.rows < 64:
+            raise ToylabError(f"rows={self.rows}: must be at least 64, or shares say little")
+        if self.samples < 2:
+            raise ToylabError(f"samples={self.samples}: the leave-one-out baseline needs at least 2, for example 8")
+        if self.adaptive_steps < 1:
+            raise ToylabError(f"adaptive_steps={self.adaptive_steps}: must be at least 1")
+        if not self.flag_kl >= 0:
+            raise ToylabError(f"flag_kl={self.flag_kl}: must be at least 0; 0 leaves the term out")
+        if not self.full_rate > 0:
+            raise ToylabError(f"full_rate={self.full_rate}: must be a positive number, for example 1e-3")
+        if not all(0 <= cosine <= 1 for cosine in self.cosines):
+            raise ToylabError(f"cosines={self.cosines}: must be from 0 (orthogonal openers) to 1 (the same)")
+        if self.model.norm != "pre" or not self.model.causal or self.model.layers < 2:
+            raise ToylabError("model: the study asks about a causal pre-norm model of 2 layers or more")
+        if self.model.unembedding == "none":
+            raise ToylabError("model.unembedding=none: a language model needs one")
+        if self.task.flag:
+            raise ToylabError(
+                "task.flag: the flagged task is a part of the study; leave the flag out, and add --parts flag"
+            )
+
+    @classmethod
+    def quick(cls) -> Self:
+        """Under a minute, for tests and notebooks: one seed, the main arms, few prompts."""
+        return cls(
+            mixture=replace(MIXTURE, steps=250),
+            rl=replace(RL, steps=25),
+            parts=("combine",),
+            seeds=(0,),
+            control_seeds=0,
+            rows=128,
+        )
+
+    @classmethod
+    def default(cls) -> Self:
+        """Minutes on two cores: three seeds."""
+        return cls()
+
+    @classmethod
+    def paper(cls) -> Self:
+        """Ten seeds, every control on five of them, longer training. (The paper's models have 7 billion parameters.)"""
+        return cls(
+            rl=replace(RL, steps=140),
+            adaptive_steps=240,
+            cosines=(0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.99),
+            seeds=tuple(range(10)),
+            control_seeds=5,
+            rows=4000,
+        )
+
+    @property
+    def last(self) -> int:
+        """The last layer."""
+        return self.model.layers - 1
+
+    @property
+    def controls(self) -> tuple[int, ...]:
+        """The seeds that also train what few seeds suffice for."""
+        return self.seeds[: self.control_seeds]
