@@ -46,7 +46,7 @@ some = settings(max_examples=12)
 
 
 @every_task
-@pytest.mark.parametrize("law", laws.BATCH_LAWS, ids=laws.sentence)
+@pytest.mark.parametrize("law", laws.BATCH_LAWS, ids=check.sentence)
 @some
 @given(st.data())
 def test_every_batch_obeys(kind, law, data):
@@ -55,7 +55,7 @@ def test_every_batch_obeys(kind, law, data):
 
 
 @every_task
-@pytest.mark.parametrize("law", laws.SEED_LAWS, ids=laws.sentence)
+@pytest.mark.parametrize("law", laws.SEED_LAWS, ids=check.sentence)
 @some
 @given(st.data(), seeds)
 def test_every_task_obeys_at_any_seed(kind, law, data, seed):
@@ -63,16 +63,16 @@ def test_every_task_obeys_at_any_seed(kind, law, data, seed):
 
 
 @every_task
-@pytest.mark.parametrize("law", laws.TASK_LAWS, ids=laws.sentence)
+@pytest.mark.parametrize("law", task_laws.TASK_LAWS, ids=check.sentence)
 def test_every_task_obeys(kind, law):
     law(kind())
 
 
-CHEAP = [law for law in laws.TASK_LAWS if law is not laws.another_process_ends_and_draws_the_same_rows]
+CHEAP = [law for law in task_laws.TASK_LAWS if law is not task_laws.another_process_ends_and_draws_the_same_rows]
 
 
 @every_task
-@pytest.mark.parametrize("law", CHEAP, ids=laws.sentence)
+@pytest.mark.parametrize("law", CHEAP, ids=check.sentence)
 @settings(max_examples=4)
 @given(st.data())
 def test_every_task_obeys_with_other_settings(kind, law, data):
@@ -556,19 +556,19 @@ MUTANTS = [
     ),
     (broken(LeakySplit), [laws.no_prompt_is_in_two_splits]),
     (broken(ASplitThatSeesThePadding), [laws.no_prompt_is_in_two_splits]),
-    (broken(OtherShares, lengths=8), [laws.splits_hold_their_shares]),
-    (broken(SeedPlusIndex, lengths=12), [laws.streams_share_no_run_of_rows]),
-    (broken(RowsFollowEachOther), [laws.rows_do_not_depend_on_how_many_are_drawn]),
+    (broken(OtherShares, lengths=8), [task_laws.splits_hold_their_shares]),
+    (broken(SeedPlusIndex, lengths=12), [task_laws.streams_share_no_run_of_rows]),
+    (broken(RowsFollowEachOther), [task_laws.rows_do_not_depend_on_how_many_are_drawn]),
     (broken(AFewRowsLess), [laws.a_sample_has_as_many_rows_as_asked_for]),
     (broken(RandomnessOfItsOwn), [laws.the_seed_and_the_settings_decide_every_bit]),
-    (broken(HashOfAString), [laws.another_process_ends_and_draws_the_same_rows]),
-    (broken(WaitsForEver), [laws.another_process_ends_and_draws_the_same_rows]),
-    (broken(ARowAtATime), [laws.rows_come_fast_enough]),
+    (broken(HashOfAString), [task_laws.another_process_ends_and_draws_the_same_rows]),
+    (broken(WaitsForEver), [task_laws.another_process_ends_and_draws_the_same_rows]),
+    (broken(ARowAtATime), [task_laws.rows_come_fast_enough]),
     (broken(OneNameForTwo), [laws.token_names_are_unique_and_survive_a_round_trip]),
-    (broken(Unlike), [laws.a_task_is_immutable_and_its_fields_are_its_identity]),
-    (Changeable(), [laws.a_task_is_immutable_and_its_fields_are_its_identity]),
-    (unpicklable(), [laws.a_pickled_task_is_the_same_task]),
-    (object(), [laws.a_task_keeps_the_protocol]),
+    (broken(Unlike), [task_laws.a_task_is_immutable_and_its_fields_are_its_identity]),
+    (Changeable(), [task_laws.a_task_is_immutable_and_its_fields_are_its_identity]),
+    (unpicklable(), [task_laws.a_pickled_task_is_the_same_task]),
+    (object(), [task_laws.a_task_keeps_the_protocol]),
 ]
 CASES = [(task, law) for task, named in MUTANTS for law in named]
 
@@ -576,13 +576,13 @@ CASES = [(task, law) for task, named in MUTANTS for law in named]
 @pytest.mark.parametrize(("task", "law"), CASES, ids=[f"{type(task).__name__}-{law.__name__}" for task, law in CASES])
 def test_a_broken_task_is_caught_by_its_law(task, law, monkeypatch):
     monkeypatch.setattr(laws, "PATIENCE", 5.0)
-    failure = laws.failure_of(law, task, examples=15)
+    failure = check.failure_of(law, task, examples=15)
     assert failure is not None, "the mutant was not caught"
-    assert failure.law == laws.sentence(law)
+    assert failure.law == check.sentence(law)
     assert "Error" not in failure.why, "the law did not speak, the task failed by itself"
 
 
-@pytest.mark.parametrize("law", laws.LAWS, ids=laws.sentence)
+@pytest.mark.parametrize("law", check.LAWS, ids=check.sentence)
 def test_every_law_has_a_mutant_that_it_catches(law):
     assert law in {one for _, named in MUTANTS for one in named}
 
@@ -596,7 +596,7 @@ class Leaves(Parity):
 
 
 def test_a_task_that_ends_its_process_is_caught_at_once():
-    failure = laws.failure_of(laws.another_process_ends_and_draws_the_same_rows, Leaves())
+    failure = check.failure_of(task_laws.another_process_ends_and_draws_the_same_rows, Leaves())
     assert (failure.look_at, failure.hopeless) == ("sample", True)
     assert "ended the process" in failure.why
 
@@ -661,7 +661,7 @@ class NeverForTraining(Parity):
     ],
 )
 def test_the_check_tells_one_cause_once(kind, look_at, why):
-    found = [failure for _, failure in laws.verdicts(kind(lengths=(4, 7)), examples=3) if failure]
+    found = [failure for _, failure in check.verdicts(kind(lengths=(4, 7)), examples=3) if failure]
     with pytest.raises(BrokenLawsError) as caught:
         check_task(kind(lengths=(4, 7)), examples=3)
     (told,) = caught.value.failures
@@ -702,6 +702,6 @@ def test_an_error_of_the_task_is_an_answer_with_its_place():
         def solve(self, prompt):
             raise KeyError("no such thing")
 
-    failure = laws.failure_of(laws.the_oracle_continues_every_prompt_with_the_targets, Failing(lengths=3))
+    failure = check.failure_of(laws.the_oracle_continues_every_prompt_with_the_targets, Failing(lengths=3))
     assert failure.look_at.startswith("solve (")
     assert "KeyError: 'no such thing'" in failure.why

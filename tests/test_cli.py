@@ -27,7 +27,7 @@ from toylab.model.checkpoint import load_model
 from toylab.runs import registry
 from toylab.runs.judge import finish, flags
 from toylab.studies.iteration_head.study import IterationHeadStudy
-from toylab.tasks import laws
+from toylab.tasks import check
 from toylab.verdicts.claim import markdown, read_claims, table
 
 TINY = [
@@ -147,8 +147,8 @@ def test_check_tells_every_law_of_a_task_of_anybody(call, tmp_path, monkeypatch)
     monkeypatch.setattr(sys, "path", [*sys.path])
     sound = call("check", "sound_task:Reverse", "--length", 4)
     assert (sound.code, sound.err) == (0, "")
-    assert sound.out.count("holds: ") == len(laws.LAWS)
-    assert f"{len(laws.LAWS)} of {len(laws.LAWS)} laws hold for Reverse(length=4" in sound.out
+    assert sound.out.count("holds: ") == len(check.LAWS)
+    assert f"{len(check.LAWS)} of {len(check.LAWS)} laws hold for Reverse(length=4" in sound.out
     broken = call("check", "broken_task:Reverse")
     assert broken.code == 1
     assert "broken: links stay inside their row" in broken.out

@@ -6,7 +6,6 @@ import importlib
 import inspect
 import json
 import math
-import pkgutil
 import re
 import subprocess
 import sys
@@ -22,8 +21,8 @@ import tyro
 from hypothesis import given
 from hypothesis import strategies as st
 
-import toylab
-from toylab import probes, tasks
+from tests.modules import module_names
+from toylab import tasks
 from toylab.console import SYNONYMS, ToylabError, load_class, unknown
 from toylab.model.config import ModelConfig
 from toylab.model.encoder_decoder import EncoderDecoderConfig
@@ -84,12 +83,11 @@ FIELDS = [(kind, name) for kind in SETTINGS for name in hints(kind)]
 
 def all_dataclasses() -> set[type]:
     found = set()
-    for package in (tasks, probes, toylab):
-        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-            if not module.name.endswith(("__main__", "bench.peers")):
-                held = vars(importlib.import_module(module.name)).values()
-                found |= {one for one in held if isinstance(one, type) and is_dataclass(one)}
-    return {one for one in found if one.__module__.split(".")[0] in ("tasks", "probes", "toylab")}
+    for name in module_names():
+        if name != "toylab.bench.peers":
+            held = vars(importlib.import_module(name)).values()
+            found |= {one for one in held if isinstance(one, type) and is_dataclass(one)}
+    return {one for one in found if one.__module__.split(".")[0] == "toylab"}
 
 
 def test_every_class_with_options_and_every_class_inside_a_study_is_tried_here():

@@ -6,7 +6,6 @@ import inspect
 import json
 import math
 import os
-import pkgutil
 import re
 import stat
 from pathlib import Path
@@ -17,7 +16,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-import toylab
+from tests.modules import module_names
 from toylab import ModelConfig, Transformer, files, load_model, save_model
 from toylab.console import ToylabError
 from toylab.files import (
@@ -418,8 +417,7 @@ FROM_THE_PROGRAM = {"do", "draw", "show", "Processes"}
 
 def test_every_public_function_that_takes_a_path_takes_it_as_text():
     only_paths, tried = [], 0
-    for found in pkgutil.walk_packages(toylab.__path__, "toylab."):
-        module = importlib.import_module(found.name)
+    for module in map(importlib.import_module, module_names()):
         for name, public in vars(module).items():
             if name.startswith("_") or getattr(public, "__module__", None) != module.__name__ or not callable(public):
                 continue

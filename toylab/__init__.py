@@ -13,20 +13,20 @@ if (_ROOT / "pyproject.toml").is_file() and (_ROOT / "tasks" / "base.py").is_fil
     __path__.append(str(_ROOT))  # in a checkout tasks/ and probes/ lie beside toylab/; installed they lie inside it
 
 _HOMES = {
-    "ModelConfig": "model.transformer",
+    "ModelConfig": "model.config",
     "ToylabError": "console",
     "Transformer": "model.transformer",
-    "generate": "model.transformer",
-    "grid": "runs.sweep",
-    "load_runs": "runs.sweep",
+    "generate": "model.generate",
+    "grid": "runs.grid",
+    "load_runs": "runs.table",
     "sweep": "runs.sweep",
     "fresh": "training.batches",
     "next_token_loss": "training.batches",
     "pack": "training.batches",
     "pad": "training.batches",
-    "load_model": "runs.store",
-    "save_model": "runs.store",
-    "single_thread": "runs.store",
+    "load_model": "model.checkpoint",
+    "save_model": "model.checkpoint",
+    "single_thread": "runs.processes",
 }
 
 __all__ = list(_HOMES)

@@ -101,7 +101,7 @@ def asks_no_network(text: str) -> None:
     assert all(target.strip("\"' ").startswith("#") for target in re.findall(r"url\(([^)]*)\)", text))
     assert "@import" not in text
     scripts = re.findall(r"<script>\n(.*?)</script>", text, flags=re.DOTALL)
-    ours = files("toylab.report.page").joinpath("viewer.js").read_text(encoding="utf-8")
+    ours = files("toylab.report").joinpath("viewer.js").read_text(encoding="utf-8")
     assert [script.strip() for script in scripts] == [ours.strip()] * text.count('id="viewer-data"')
 
 

@@ -91,7 +91,7 @@ def filled(name: str, title: str, **parts: str) -> str:
 
 
 def _read(name: str) -> str:
-    return files(__name__).joinpath(name).read_text(encoding="utf-8")
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
 def _film(film: Shown) -> str:

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 
 from toylab.studies.steering_vectors.claims import judge
-from toylab.studies.steering_vectors.quantities import fractions, swept
 from toylab.studies.steering_vectors.data import MODEL
 from toylab.studies.steering_vectors.figures import draw
+from toylab.studies.steering_vectors.quantities import fractions, swept
 from toylab.studies.steering_vectors.study import SteeringVectorsStudy
 from toylab.tasks import Reasoning
 

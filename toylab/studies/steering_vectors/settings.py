@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import Literal
 
 from toylab.console import ToylabError
 from toylab.model.config import ModelConfig
@@ -109,7 +109,7 @@ class Settings:
             )
 
     @classmethod
-    def quick(cls) -> Self:
+    def quick(cls) -> Settings:
         """Under a minute, for tests and notebooks: one seed, the main arms, few prompts."""
         return cls(
             mixture=replace(MIXTURE, steps=250),
@@ -121,12 +121,12 @@ class Settings:
         )
 
     @classmethod
-    def default(cls) -> Self:
+    def default(cls) -> Settings:
         """Minutes on two cores: three seeds."""
         return cls()
 
     @classmethod
-    def paper(cls) -> Self:
+    def paper(cls) -> Settings:
         """Ten seeds, every control on five of them, longer training. (The paper's models have 7 billion parameters.)"""
         return cls(
             rl=replace(RL, steps=140),
