@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from tests.modules import module_names
 from toylab import tasks
-from toylab.console import SYNONYMS, ToylabError, load_class, unknown
+from toylab.console import SYNONYMS, ToylabError, unknown
 from toylab.model.config import ModelConfig
 from toylab.model.encoder_decoder import EncoderDecoderConfig
 from toylab.model.positions import POSITIONS
@@ -32,6 +32,7 @@ from toylab.planted.handwritten import contextual_counter
 from toylab.probes import Tap
 from toylab.runs import registry
 from toylab.runs.judge import flags, rebuild
+from toylab.runs.registry import load_class
 from toylab.runs.table import load_runs
 from toylab.settings import as_json, check_option, check_seed, check_seeds, check_settings, fit, torch_seed
 from toylab.tasks import ConceptGrammar, Copy, IteratedMap, ModularSum, Parity, Polynomial, Styles, Task, WordProblem

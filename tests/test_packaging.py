@@ -74,7 +74,8 @@ if __name__ == "__main__":
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         (there,) = pool.map(home, [0])
     task = pickle.loads(pickle.dumps(Parity()))
-    print(toylab.__file__, toylab.tasks.__file__, toylab.probes.__file__, there, sys.modules[type(task).__module__].__file__)
+    print(toylab.__file__, toylab.tasks.__file__, toylab.probes.__file__, there)
+    print(sys.modules[type(task).__module__].__file__)
 """
 """The file of toylab and of its two parts, of the tasks in a spawned process, and of a task that was pickled."""
 
@@ -131,8 +132,9 @@ def test_an_installed_wheel_works_from_any_folder(installed, tmp_path):
 
 
 def test_in_the_root_of_a_checkout_an_installed_wheel_gives_way_to_it_as_a_whole(installed, checkout):
-    code = "import toylab, toylab.tasks, toylab.probes; print(toylab.__file__, toylab.tasks.__file__, toylab.probes.__file__)"
-    files = call(f"import sys; sys.path.insert(0, '.'); {code}", home=installed, cwd=checkout).split()
+    code = "import sys; sys.path.insert(0, '.'); import toylab, toylab.tasks, toylab.probes as probes"
+    told = "print(toylab.__file__, toylab.tasks.__file__, probes.__file__)"
+    files = call(f"{code}; {told}", home=installed, cwd=checkout).split()
     assert all(Path(file).resolve().is_relative_to(checkout) for file in files), files
 
 

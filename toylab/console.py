@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 
@@ -61,48 +60,6 @@ def unknown(kind: str, name: str, known: Iterable[str], near: Sequence[str] | No
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
     hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
     return ToylabError(f"there is no {kind} {name!r}; {hint}")
-
-
-def load_class(kind: str, name: str) -> type:
-    """The class that `package.module:Class` names; modules are looked for in the working directory first.
-
-    What goes wrong while the module is imported is a fault of its own, and keeps its traceback.
-
-    Raises:
-        ValueError: naming what there is not: the module, or the class.
-    """
-    module, _, last = name.partition(":")
-    if not all(module.split(".")) or set(module) & set("/\\") or module.endswith(".py"):
-        raise ToylabError(f"{kind} {name!r}: {module!r} names no module; mine:Reverse is the class Reverse of mine.py")
-    with suppress(FileNotFoundError):  # the folder may have been deleted
-        if os.getcwd() not in sys.path:
-            sys.path.insert(0, os.getcwd())
-    try:
-        held = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise
-        raise ToylabError(f"{kind} {name!r}: there is no module {module!r} here or among what is installed") from None
-    found = getattr(held, last, None)
-    if not isinstance(found, type):
-        raise unknown(
-            kind, last, [one for one, v in vars(held).items() if isinstance(v, type) and v.__module__ == module]
-        )
-    return found
-
-
-def refuse_incomplete(kind: str, name: str, found: Any, parts: Sequence[str]) -> None:
-    """Raises `ToylabError` for what was named as a task or study, and lacks one of these parts."""
-    if missing := [part for part in parts if not hasattr(found, part)]:
-        other = "; it is a study: toylab run" if kind == "task" and hasattr(found, "run_job") else ""
-        other = "; it is a task: toylab train" if kind == "study" and hasattr(found, "sample") else other
-        raise ToylabError(f"{kind} {name!r}: has no {' and no '.join(missing)}{other or _WHOLE[kind]}")
-
-
-_WHOLE = {
-    "task": "; a task has vocabulary, context, sample and solve (see tasks.Task)",
-    "study": "; a study has jobs, run_job and conclude (see toylab.runs.study.Study)",
-}
 
 
 # Settings ------------------------------------------------------------------------------------------------------------

@@ -22,13 +22,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toylab import cli
-from toylab.console import ToylabError, load_class
+from toylab.console import ToylabError
 from toylab.files import alone, read_json, write_json, write_record
 from toylab.report import figures
 from toylab.report.page import Picture
 from toylab.runs import sweep as sweeps
 from toylab.runs.grid import grid, read_axes
 from toylab.runs.jobs import JobsFailedError, JobsRefusedError
+from toylab.runs.registry import load_class
 from toylab.runs.store import refuse_others
 from toylab.runs.study import Job, by_arm
 from toylab.runs.sweep import resume, sweep

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from toylab import tasks
-from toylab.console import ToylabError, load_class, refuse_incomplete, unknown
+from toylab.console import ToylabError, unknown
+from toylab.runs.registry import load_class, refuse_incomplete
 
 
 def from_flags(kind: type, default: Any, arguments: list[str], program: str, parser: argparse.ArgumentParser) -> Any:

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from toylab.commands.flags import chosen_study, print_json, usual_folder
-from toylab.console import ToylabError, aligned, load_class
+from toylab.console import ToylabError, aligned
+from toylab.runs.registry import load_class
 
 
 def sweep_study(options: argparse.Namespace, rest: list[str]) -> None:
