@@ -1,4 +1,4 @@
-"""Strings of bits with brackets: how they are sampled, listed, and how their counts are distributed."""
+"""BitStrings of bits with brackets: how they are sampled, listed, and how their counts are distributed."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ ZERO, ONE, OPEN, CLOSE, BEGIN, EQUALS, END = range(7)
 SYMBOLS = ("0", "1", "[", "]", "BoS", "=", "EoS")
 """The tokens besides the counts; the first five are all that an encoder reads."""
 
-Strings = Int[np.ndarray, "batch longest"]
+BitStrings = Int[np.ndarray, "batch longest"]
 Sizes = Int[np.ndarray, " batch"]
 
 
-def _draw(rng: np.random.Generator, sizes: Sizes, regions: Sizes, p: float | int, width: int) -> Strings:
+def _draw(rng: np.random.Generator, sizes: Sizes, regions: Sizes, p: float | int, width: int) -> BitStrings:
     """Random strings, padded with zeros to one width: 2R distinct places for brackets, then independent bits."""
     inside = np.arange(width) < sizes[:, None]
     lot = np.where(inside, rng.random(inside.shape), 2.0)
@@ -71,7 +71,7 @@ def _holds(split: Split, p: float, length: int, regions: int) -> bool:
 
 
 @lru_cache(maxsize=64)
-def _strings(split: Split, p: float, length: int, regions: int) -> Strings:
+def _strings(split: Split, p: float, length: int, regions: int) -> BitStrings:
     """All strings of a length with so many regions that a split holds and that p allows."""
     brackets = list(itertools.combinations(range(length), 2 * regions))
     bits = list(itertools.product([ZERO] * (p < 1) + [ONE] * (p > 0), repeat=length - 2 * regions))

@@ -59,12 +59,12 @@ def check_task(task: Any, *, examples: int = 30) -> None:
     Raises:
         BrokenLawsError: if it breaks any: each cause with a law, the field to look at and the smallest example.
     """
-    failures = [failure for _, failure in verdicts(task, examples=examples) if failure and not failure.again]
+    failures = [failure for _, failure in try_laws(task, examples=examples) if failure and not failure.again]
     if failures:
         raise BrokenLawsError(task, failures)
 
 
-def verdicts(task: Any, *, examples: int = 30) -> Iterator[tuple[Callable, Failure | None]]:
+def try_laws(task: Any, *, examples: int = 30) -> Iterator[tuple[Callable, Failure | None]]:
     """Each law in turn, with how the task breaks it, if it does.
 
     A task that lacks something, that does not come to an end or has no prompts for training is not asked further.

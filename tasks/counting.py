@@ -39,8 +39,8 @@ from toylab.tasks.bracketed import (
     OPEN,
     SYMBOLS,
     ZERO,
+    BitStrings,
     Sizes,
-    Strings,
     _count_law,
     _draw,
     _each,
@@ -51,7 +51,7 @@ from toylab.tasks.bracketed import (
     _strings,
 )
 
-PATIENCE = 1000
+_PATIENCE = 1000
 """Draws after which the strings of a split are listed. Where they are too many for that, a twentieth at least of all
 draws falls into each split, whatever p is: missed with probability (19/20)^1000, below 1e-22."""
 
@@ -182,7 +182,7 @@ class ContextualCounting:
             sizes[row], numbers[row] = held[rng.integers(len(held))]
         width = int(sizes.max(initial=1))
         strings = np.full((rows, width), ZERO)
-        rare = fill(strings, sizes, split, lambda new: _draw(rng, sizes[new], numbers[new], self.p, width), PATIENCE)
+        rare = fill(strings, sizes, split, lambda new: _draw(rng, sizes[new], numbers[new], self.p, width), _PATIENCE)
         for row in rare:  # all that the split holds is unlikely with this p
             every = _strings(split, p, int(sizes[row]), int(numbers[row]))
             ones = (every == ONE).sum(axis=1)
@@ -191,7 +191,7 @@ class ContextualCounting:
             strings[row, : sizes[row]] = rng.choice(every, p=weights / weights.sum())
         return self.batch(strings, sizes)
 
-    def batch(self, strings: Strings, sizes: Sizes) -> Batch:
+    def batch(self, strings: BitStrings, sizes: Sizes) -> Batch:
         """Lay out chosen strings of tokens 0, 1, `[` and `]`; `strings[row, sizes[row]:]` is not looked at.
 
         Raises:
@@ -301,7 +301,7 @@ class ContextualCounting:
 
     # Matched pairs: the same strings with one thing changed -------------------------------------------------------
 
-    def strings(self, batch: Batch) -> tuple[Strings, Sizes]:
+    def strings(self, batch: Batch) -> tuple[BitStrings, Sizes]:
         """The strings of a batch, without begin token and answers, and their lengths."""
         sizes = batch.labels["length"]
         start = int(self.begin)
@@ -351,7 +351,7 @@ class ContextualCounting:
             raise ToylabError(f"count={np.max(count)}: this task names counts up to {self.classes - 1}; raise length")
         return END + 1 + count
 
-    def _answers(self, strings, region, ones, sizes) -> tuple[Strings, Sizes]:
+    def _answers(self, strings, region, ones, sizes) -> tuple[BitStrings, Sizes]:
         """What is written after "=", EoS left out, and how long it is.
 
         Every token of a region writes 0, 1 or 2 tokens: itself (if regions are copied), then a count (after each

@@ -18,7 +18,7 @@ Concept = Literal["A", "B"]
 LEAF = 3
 """Letters that a symbol of the last level emits."""
 
-PATIENCE = 1000
+_PATIENCE = 1000
 """Draws of triples before giving up: with letters to spare, a few are enough."""
 
 
@@ -97,7 +97,7 @@ class ConceptGrammar:
             times = self.alternatives * self.size // self.letters
             return np.split(rng.permuted(np.tile(np.arange(self.letters), times)), 2)
 
-        for _ in range(PATIENCE):
+        for _ in range(_PATIENCE):
             first, second = halves()
             # A third child that shares the second with the first must complete it, too.
             parts = [first, second, rng.permuted(first)] if self.sharing else [first, second, *halves()]

@@ -25,7 +25,7 @@ from toylab.console import ToylabError
 from toylab.settings import check_seed, check_settings
 from toylab.tasks.base import IGNORE, Batch, Split, check_draw, decode, split_index, split_of, stream
 
-PATIENCE = 200
+_PATIENCE = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +143,7 @@ class Reasoning:
         """
         check_draw(rows, split)
         kept, found = [], 0
-        for _ in range(PATIENCE):
+        for _ in range(_PATIENCE):
             digits = rng.integers(self.p, size=(rows + rows // 2 + 8, self.length + 1))
             ends = np.full(len(digits), self.token("SEP"))
             if self.flag:

@@ -28,7 +28,7 @@ from toylab.console import ToylabError
 from toylab.settings import check_settings
 from toylab.tasks.base import FEW, IGNORE, NOWHERE, Batch, Split, check_draw, decode, fill, split_index, split_of
 
-PATIENCE = 500
+_PATIENCE = 500
 """Draws after which the rows of a split are listed."""
 
 
@@ -109,7 +109,7 @@ class AssociativeRecall:
             return np.stack([keys, values], axis=2).reshape(len(missing), 2 * self.most)
 
         pairs = np.full((rows, 2 * self.most), len(self.vocabulary) - 1)
-        for row in fill(pairs, 2 * numbers, split, draw, PATIENCE):  # of few rows, one or two are in the split
+        for row in fill(pairs, 2 * numbers, split, draw, _PATIENCE):  # of few rows, one or two are in the split
             pairs[row, : 2 * numbers[row]] = rng.choice(_rows(split, self.keys, self.values, int(numbers[row])))
         order = np.where(np.arange(self.most) < numbers[:, None], rng.random((rows, self.most)), 2.0).argsort(axis=1)
         return self.batch(pairs, numbers, order)

@@ -35,7 +35,7 @@ JAILBREAKS: tuple[Kind, ...] = KINDS[3:]
 """Sets that should be refused, none of whose prompts can occur in fine-tuning."""
 
 A0, A1, B0, B1 = range(4)
-PATIENCE = 4000
+_PATIENCE = 4000
 """Draws after which a split counts as empty: one prompt in a hundred would be missed with probability below 1e-17."""
 
 
@@ -227,8 +227,8 @@ class TaskConcept:
             top[missing], operators = self._draw(rng, len(missing), kind, single)
             return self.write(operators, self.grammar.generate(rng, top[missing]))
 
-        if len(fill(prompts, np.full(rows, self.prompt), split, draw, PATIENCE)):
-            raise ToylabError(f"split={split!r}: holds no prompt of kind {kind!r} (none in {PATIENCE} draws)")
+        if len(fill(prompts, np.full(rows, self.prompt), split, draw, _PATIENCE)):
+            raise ToylabError(f"split={split!r}: holds no prompt of kind {kind!r} (none in {_PATIENCE} draws)")
         return self._batch(prompts, top)
 
     def _check(self, kind: Kind, single: float | int) -> None:

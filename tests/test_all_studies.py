@@ -14,7 +14,7 @@ from toylab.runs import registry
 from toylab.runs.judge import finish, flags, rebuild
 from toylab.runs.store import read_metrics
 from toylab.runs.study import Study
-from toylab.verdicts.claim import markdown, read_claims
+from toylab.verdicts.claim import claims_markdown, read_claims
 
 IDS = {
     "iteration-head": {
@@ -53,7 +53,7 @@ QUICK = {
 """The fixture of each study's quick run."""
 
 
-@pytest.mark.parametrize("name", registry.names())
+@pytest.mark.parametrize("name", registry.study_names())
 @pytest.mark.parametrize("preset", registry.PRESETS)
 def test_every_preset_is_a_study_whose_jobs_differ_and_whose_settings_survive_json(name, preset):
     kind = registry.load(name).STUDY
@@ -65,14 +65,14 @@ def test_every_preset_is_a_study_whose_jobs_differ_and_whose_settings_survive_js
     assert rebuild(kind.default(), json.loads(json.dumps(_plain(study)))) == study
 
 
-@pytest.mark.parametrize("name", registry.names())
+@pytest.mark.parametrize("name", registry.study_names())
 def test_flags_name_exactly_what_differs_from_the_default(name):
     kind = registry.load(name).STUDY
     assert flags(kind.default(), kind.default()) == []
     assert "--seeds" in flags(kind.default(), kind.quick())
 
 
-@pytest.mark.parametrize("name", registry.names())
+@pytest.mark.parametrize("name", registry.study_names())
 def test_the_quick_run_measures_its_claims_and_decides_none_from_one_seed(name, request):
     folder = request.getfixturevalue(QUICK[name])
     finish(folder)
@@ -87,12 +87,12 @@ def test_the_quick_run_measures_its_claims_and_decides_none_from_one_seed(name, 
         assert claim.seeds == ((0,) if claim.measured is not None else ())
         assert claim.note or claim.measured is None
     assert any(claim.measured is not None for claim in claims.values())
-    table = markdown(list(claims.values())).splitlines()
+    table = claims_markdown(list(claims.values())).splitlines()
     assert len(table) == len(claims) + 2
     assert len({line.count("|") - line.count("\\|") for line in table}) == 1
 
 
-@pytest.mark.parametrize("name", registry.names())
+@pytest.mark.parametrize("name", registry.study_names())
 def test_the_page_of_the_quick_run_shows_every_claim_and_figure(name, request):
     folder = request.getfixturevalue(QUICK[name])
     page = (folder / "report.html").read_text(encoding="utf-8")
@@ -104,7 +104,7 @@ def test_the_page_of_the_quick_run_shows_every_claim_and_figure(name, request):
     assert " src=" not in page
 
 
-@pytest.mark.parametrize("name", registry.names())
+@pytest.mark.parametrize("name", registry.study_names())
 def test_a_finished_run_holds_no_checkpoint(name, request):
     folder = request.getfixturevalue(QUICK[name])
     assert list(folder.rglob("done"))

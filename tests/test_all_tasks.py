@@ -31,6 +31,7 @@ from toylab.tasks import (
     Reasoning,
     Task,
     TaskConcept,
+    check,
     check_task,
     decode,
     encode,
@@ -38,6 +39,7 @@ from toylab.tasks import (
     render,
     split_of,
     stream,
+    task_laws,
 )
 from toylab.tasks.strategies import batches, instances, prompts, seeds
 
@@ -575,7 +577,7 @@ CASES = [(task, law) for task, named in MUTANTS for law in named]
 
 @pytest.mark.parametrize(("task", "law"), CASES, ids=[f"{type(task).__name__}-{law.__name__}" for task, law in CASES])
 def test_a_broken_task_is_caught_by_its_law(task, law, monkeypatch):
-    monkeypatch.setattr(laws, "PATIENCE", 5.0)
+    monkeypatch.setattr(task_laws, "PATIENCE", 5.0)
     failure = check.failure_of(law, task, examples=15)
     assert failure is not None, "the mutant was not caught"
     assert failure.law == check.sentence(law)
@@ -661,7 +663,7 @@ class NeverForTraining(Parity):
     ],
 )
 def test_the_check_tells_one_cause_once(kind, look_at, why):
-    found = [failure for _, failure in check.verdicts(kind(lengths=(4, 7)), examples=3) if failure]
+    found = [failure for _, failure in check.try_laws(kind(lengths=(4, 7)), examples=3) if failure]
     with pytest.raises(BrokenLawsError) as caught:
         check_task(kind(lengths=(4, 7)), examples=3)
     (told,) = caught.value.failures

@@ -28,7 +28,7 @@ from toylab.runs import registry
 from toylab.runs.judge import finish, flags
 from toylab.studies.iteration_head.study import IterationHeadStudy
 from toylab.tasks import check
-from toylab.verdicts.claim import markdown, read_claims, table
+from toylab.verdicts.claim import claims_markdown, claims_table, read_claims
 
 TINY = [
     "--task.lengths", "1", "6", "--rows", "4", "--seeds", "0", "--control-seeds", "1", "--control-steps", "2",
@@ -364,11 +364,11 @@ def test_what_cannot_be_written_is_noticed_before_the_work(call, tmp_path, monke
 
 def test_claims_prints_the_table_or_the_file(call, tiny_run):
     held = read_claims(tiny_run / "claims.json")
-    assert call("claims", tiny_run).out.strip("\n") == table(held)
+    assert call("claims", tiny_run).out.strip("\n") == claims_table(held)
     outcome = call("claims", tiny_run, "--json")
     assert outcome.code == 0
     assert [one["id"] for one in json.loads(outcome.out)] == [one.id for one in held]
-    assert call("claims", tiny_run, "--markdown").out.strip("\n") == markdown(held)
+    assert call("claims", tiny_run, "--markdown").out.strip("\n") == claims_markdown(held)
 
 
 def test_report_makes_the_page_anew_from_what_was_measured(call, copied):
@@ -714,7 +714,7 @@ def test_the_program_works_from_any_folder(tmp_path, tiny_run):
     assert "iteration-head" in listed.stdout
     printed = outside(tmp_path, "claims", tiny_run)
     assert (printed.returncode, printed.stderr) == (0, "")
-    assert printed.stdout.strip("\n") == table(read_claims(tiny_run / "claims.json"))
+    assert printed.stdout.strip("\n") == claims_table(read_claims(tiny_run / "claims.json"))
     assert not list(tmp_path.iterdir())
 
 
@@ -749,7 +749,7 @@ def test_no_command_needs_docstrings(tmp_path, tiny_run, level):
         assert done.returncode == 0, done.stderr
         assert "Traceback" not in done.stderr
         if command == "list":
-            assert all(f"  {name}" in done.stdout for name in registry.names())
+            assert all(f"  {name}" in done.stdout for name in registry.study_names())
     title = re.search(r"<title>(.*?)</title>", (tmp_path / "run" / "report.html").read_text(encoding="utf-8"))
     assert title[1].strip()
 

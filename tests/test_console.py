@@ -41,7 +41,7 @@ from toylab.training.loop import TrainConfig
 from toylab.training.losses import Unlearning
 
 ROOT = Path(__file__).parents[1]
-STUDIES = [registry.load(name).STUDY for name in registry.names()]
+STUDIES = [registry.load(name).STUDY for name in registry.study_names()]
 SETTINGS = [*tasks.TASKS, ConceptGrammar, Styles, ModelConfig, EncoderDecoderConfig, TrainConfig, Unlearning, *STUDIES]
 INNER = {"Claim", "Arm"}
 """Classes with words that code alone fills in."""

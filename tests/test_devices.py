@@ -50,7 +50,7 @@ from toylab.survey import says_what_stands, survey
 from toylab.tasks import AssociativeRecall, ContextualCounting, Copy, Polynomial, Reasoning, Styles, TaskConcept, stream
 from toylab.training import evaluate, losses
 from toylab.training.attention_history import Film, Scene, read_film
-from toylab.training.batches import device_of, fresh, moved, next_token_loss, pack, pad
+from toylab.training.batches import device_of, fresh, next_token_loss, pack, pad, to_device
 from toylab.training.loop import TrainConfig, train
 from toylab.training.losses import DPO, NPO, Pairs, PolicyGradient, Refusal, Rollouts, Unlearning
 from toylab.training.population import Population
@@ -77,7 +77,7 @@ def placed(x: Any, device: torch.device) -> Any:
         return {name: placed(one, device) for name, one in x.items()}
     if isinstance(x, list | tuple):
         return type(x)(placed(one, device) for one in x)
-    return moved(x, device)
+    return to_device(x, device)
 
 
 def agree(found: Any, expected: Any, where: str) -> None:
@@ -207,7 +207,7 @@ def test_every_loss_of_pairs_and_its_gradient_are_the_same_on_an_accelerator(nam
     expected = slopes(PREFERENCES[name](reference)(model, read), model)
     with Accelerator():
         model, reference = model.to(DEVICE), reference.to(DEVICE)
-        agree(slopes(PREFERENCES[name](reference)(model, moved(read, DEVICE)), model), expected, name)
+        agree(slopes(PREFERENCES[name](reference)(model, to_device(read, DEVICE)), model), expected, name)
 
 
 @route
@@ -246,8 +246,8 @@ def losses_of_counts(place):
 
 @route
 def losses_of_language(place):
-    model = place(concept.model_for(CONCEPT, SMALL))
-    batch = concept.pretraining(CONCEPT, 0, 4, 10)(0)
+    model = place(concept.concept_model(CONCEPT, SMALL))
+    batch = concept.concept_batches(CONCEPT, 0, 4, 10)(0)
     return slopes(concept.language_loss(model, place(batch)), model)
 
 
@@ -482,11 +482,11 @@ def films(place, tmp_path):
 
 def counter(**encoder: Any) -> nn.Module:
     shape = replace(ENCODER, width=8, **encoder)
-    return counting.model_for(COUNTING, EncoderDecoderConfig(encoder=shape, self_attention=True, hidden=8))
+    return counting.counting_model(COUNTING, EncoderDecoderConfig(encoder=shape, self_attention=True, hidden=8))
 
 
 def strings_of(rows: int) -> Any:
-    return counting.held_out(COUNTING, 0, rows)
+    return counting.held_out_strings(COUNTING, 0, rows)
 
 
 @route
@@ -498,8 +498,8 @@ def counts(place):
         longer = counting.for_model(COUNTING, here, COUNTING.append_zeros(batch, 5))
         seen = torch.ones_like(asked.tokens, dtype=torch.bool)
         found += [
-            counting.accuracy(here, asked),
-            counting.accuracy(here, asked, {"decoder.cross.pattern": torch.zeros_like}),
+            counting.count_accuracy(here, asked),
+            counting.count_accuracy(here, asked, {"decoder.cross.pattern": torch.zeros_like}),
             here(asked.tokens, seen=seen),
             counting_circuits.find_circuits(here, asked),
             counting_circuits.shift(here, asked, longer),
@@ -527,7 +527,7 @@ def counts_by_values_and_by_rotation(place):
 
 @route
 def safety_of_a_model(place):
-    base, tuned = place(concept.model_for(CONCEPT, SMALL, 0)), place(concept.model_for(CONCEPT, SMALL, 1))
+    base, tuned = place(concept.concept_model(CONCEPT, SMALL, 0)), place(concept.concept_model(CONCEPT, SMALL, 1))
     sets = safety.judged_on(CONCEPT, 0, 4)
     batch = sets["unsafe"]
     return [
@@ -545,13 +545,13 @@ def safety_of_a_model(place):
 
 @route
 def chains_of_a_model(place):
-    model = place(reasoning.model_for(CHAINS, replace(reasoning.MODEL, layers=2, width=32)))
-    prompts = place(reasoning.held_out(CHAINS, 0, 6))
+    model = place(reasoning.reasoning_model(CHAINS, replace(reasoning.MODEL, layers=2, width=32)))
+    prompts = place(reasoning.held_out_questions(CHAINS, 0, 6))
     sampler = reasoning.Sampler(model, CHAINS, 0, 2, 3, reference=model)
     return [
         reasoning.answers(model, CHAINS, prompts, 1.0),
         reasoning.answers(model, CHAINS, prompts.cpu(), 0.0, opener="THINK"),
-        reasoning.write(model, CHAINS, prompts, 0.0, opener="THINK", samples=2),
+        reasoning.write_answers(model, CHAINS, prompts, 0.0, opener="THINK", samples=2),
         reasoning.right_chains(CHAINS, 0, 5)(model),
         sampler(0),
         sampler.summary(model),
@@ -567,8 +567,8 @@ class Lenient(Reasoning):
 
 @route
 def steering_of_a_model(place):
-    model = place(reasoning.model_for(CHAINS, replace(reasoning.MODEL, layers=2, width=32)))
-    prompts = place(reasoning.held_out(CHAINS, 0, 12))
+    model = place(reasoning.reasoning_model(CHAINS, replace(reasoning.MODEL, layers=2, width=32)))
+    prompts = place(reasoning.held_out_questions(CHAINS, 0, 12))
     steered, scaled = vectors(model, {0: normal(0, 32)}), Steered(model, {0: Scaled(32, generator=torch.Generator())})
     vector = measures.vector_of(steered)
     found = measures.features(steered, Lenient(p=3, length=4), prompts, dictionary=12, steps=3)
@@ -615,7 +615,7 @@ CONFIG = TrainConfig(steps=4, warmup=2, cooldown=1, evaluate_every=2, rows=4, we
 def trained(model: nn.Module, loss: Callable, batches: Callable, **options: Any) -> Any:
     """A model after a few steps, and what was measured on the way."""
     device = device_of(model)
-    state = train(model, loss, lambda step: moved(batches(step), device), CONFIG, **options)
+    state = train(model, loss, lambda step: to_device(batches(step), device), CONFIG, **options)
     return model, state.history
 
 
@@ -641,18 +641,18 @@ def test_training_takes_the_same_steps_on_an_accelerator(tmp_path, kind):
             batches = counting.fresh_strings(COUNTING, 0, 4, auxiliary=counting.fading(4, 0.5))
             return trained(teacher, counting.count_loss, batches)
         if kind == "pairs":
-            model = place(concept.model_for(CONCEPT, SMALL))
+            model = place(concept.concept_model(CONCEPT, SMALL))
             return trained(model, DPO(model), concept.fine_tuning(CONCEPT, 0, 4, 0.5))
         if kind == "low rank":
-            model = confine(place(concept.model_for(CONCEPT, SMALL)), 2)
+            model = confine(place(concept.concept_model(CONCEPT, SMALL)), 2)
             trained(model, Refusal(), concept.fine_tuning(CONCEPT, 0, 4, 0.5))
             return release(model)
-        steered = vectors(place(reasoning.model_for(CHAINS, replace(reasoning.MODEL, layers=2, width=32))))
+        steered = vectors(place(reasoning.reasoning_model(CHAINS, replace(reasoning.MODEL, layers=2, width=32))))
         if kind == "policy":
             sampler = reasoning.Sampler(steered, CHAINS, 0, 2, 4, reference=steered.model)
             loss = PolicyGradient(0.1, 0.1, steered.model)
             return trained(steered, loss, sampler, evaluate=sampler.summary)
-        return trained(steered, next_token_loss, reasoning.pretraining(CHAINS, 0, 4, Styles(), "vectors"))
+        return trained(steered, next_token_loss, reasoning.reasoning_batches(CHAINS, 0, 4, Styles(), "vectors"))
 
     expected = go(lambda x: placed(x, torch.device("cpu")), "here")
     with Accelerator():

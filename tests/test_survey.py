@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from toylab import ModelConfig, Transformer
 from toylab.planted.handwritten import induction_head, iteration_head
 from toylab.probes import follow_links, link_mass, moved, watch
-from toylab.survey import SOLVED, UNTIL_SOLVED, Survey, learn, says_what_stands, survey, trained
+from toylab.survey import STOP_AT, UNTIL_SOLVED, Survey, learn, says_what_stands, survey, trained
 from toylab.tasks import AssociativeRecall, Batch, Parity, stream
 from toylab.tasks.strategies import instances
 
@@ -88,7 +88,7 @@ def test_the_table_says_what_was_found(recall):
 
 @given(st.floats(0, 1), st.floats(0, 1))
 def test_a_task_that_is_not_solved_is_said_not_to_be(accuracy, rows):
-    assert ("not solved" in str(Survey(accuracy, rows, ()))) == (accuracy < SOLVED)
+    assert ("not solved" in str(Survey(accuracy, rows, ()))) == (accuracy < STOP_AT)
 
 
 def test_what_was_learned_comes_with_what_was_reached():

@@ -26,9 +26,9 @@ from toylab.training.modes import evaluating
 
 GENERAL = ModelConfig(positions="learned")
 """A small model; learned positions found the induction head on every seed tried, the other encodings on some."""
-SOLVED = 0.995
+STOP_AT = 0.995
 """The share of the scored tokens that a model predicts correctly, from which on it counts as having solved the task."""
-UNTIL_SOLVED = TrainConfig(steps=5000, stop_at=SOLVED, cooldown=200)
+UNTIL_SOLVED = TrainConfig(steps=5000, stop_at=STOP_AT, cooldown=200)
 """Train until the task is solved on held-out rows."""
 
 
@@ -69,7 +69,7 @@ class Survey:
     readings: tuple[LinkReading, ...]
 
     def __str__(self) -> str:
-        solved = "" if self.accuracy >= SOLVED else ": not solved"
+        solved = "" if self.accuracy >= STOP_AT else ": not solved"
         lines = [f"right: {self.accuracy:.3f} of the scored tokens, {self.rows:.3f} of the rows{solved}"]
         width = max((len(one.link) for one in self.readings), default=0)
         if self.readings:

@@ -104,7 +104,7 @@ def test_works_are_interleaved_and_the_first_rounds_are_not_counted():
 
 def test_a_ratio_is_the_median_over_rounds_and_not_the_ratio_of_medians():
     seconds = {"ours": [1.0, 2.0, 30.0], "theirs": [2.0, 2.0, 10.0]}
-    found = bench.against("work", seconds, "theirs", 1.0)
+    found = bench.compare("work", seconds, "theirs", 1.0)
     assert found.ratio == 1.0
     assert (found.ours, found.peers) == (2000.0, {"theirs": 2000.0})
 
@@ -135,11 +135,14 @@ def test_numbers_are_short_and_keep_three_digits_or_two_behind_the_point(value):
 
 def test_the_table_shows_every_comparison_in_one_line():
     found = [Comparison("a step", 3.0, "ms", 0.6, 0.75, {"another": 4.0}), Comparison("b", 2.0, "s", 3, 2.0)]
-    head, first, second = bench.table(found).splitlines()
+    head, first, second = bench.comparisons_table(found).splitlines()
     assert head.split() == ["work", "ours", "peer", "ratio", "target"]
     assert first.split() == ["a", "step", "3.00", "ms", "4.00", "another", "0.75", "<=", "0.6", "short"]
     assert second.split() == ["b", "2.00", "s", "<=", "3"]
-    assert bench.markdown(found).splitlines()[2] == "| a step | 3.00 ms | 4.00 another | 0.75 | <= 0.6 | short |"
+    assert (
+        bench.comparisons_markdown(found).splitlines()[2]
+        == "| a step | 3.00 ms | 4.00 another | 0.75 | <= 0.6 | short |"
+    )
 
 
 def test_what_was_stored_is_compared_with_the_next_bench_of_the_same_processor(tmp_path):
@@ -147,15 +150,15 @@ def test_what_was_stored_is_compared_with_the_next_bench_of_the_same_processor(t
         return [Comparison("a step", 3.0, "ms", 0.6, ratio, {"another": 4.0})]
 
     about = {"date": "2026-01-02T03:04:05+00:00", "processor": "one"}
-    path = bench.keep(tmp_path, found(0.5), about)
+    path = bench.keep_record(tmp_path, found(0.5), about)
     held = json.loads(path.read_text(encoding="utf-8"))
     assert held["processor"] == "one"
     assert held["found"][0] | {"work": "a step", "ratio": 0.5, "met": True} == held["found"][0]
     assert bench.before(tmp_path, {"processor": "another"}) == {}
     earlier = bench.before(tmp_path, about)
-    assert bench.changes(found(0.52), earlier) == []
-    assert bench.changes(found(0.6), earlier) == ["a step: 0.60, worse than 0.50"]
-    assert bench.changes(found(0.4), earlier) == ["a step: 0.40, better than 0.50"]
+    assert bench.changes_since(found(0.52), earlier) == []
+    assert bench.changes_since(found(0.6), earlier) == ["a step: 0.60, worse than 0.50"]
+    assert bench.changes_since(found(0.4), earlier) == ["a step: 0.40, better than 0.50"]
 
 
 def test_growth_in_the_same_folder_is_no_bench_to_compare_with(one_work, monkeypatch, tmp_path, capsys):
@@ -235,7 +238,7 @@ def test_what_was_found_before_a_failure_is_kept(monkeypatch, tmp_path):
 
 
 def test_all_studies_are_run_in_one_pool_and_each_is_finished(quick_run, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr("toylab.runs.registry.names", lambda: ["iteration-head"])
+    monkeypatch.setattr("toylab.runs.registry.study_names", lambda: ["iteration-head"])
     shutil.copytree(quick_run, tmp_path / "iteration-head-quick")
     assert cli.run(["run", "all", "--preset", "quick", "--out", str(tmp_path)]) == 0
     shown = capsys.readouterr().out

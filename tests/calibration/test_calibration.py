@@ -15,13 +15,13 @@ from toylab.calibration import (
     Detector,
     Exhibit,
     Rate,
-    as_json,
     calibrate,
     calibrate_all,
+    calibration_json,
+    calibration_table,
     detector,
+    detector_names,
     detectors,
-    names,
-    table,
 )
 from toylab.calibration.counting import Coded, sees_region
 from toylab.probes import link_mass
@@ -41,13 +41,13 @@ def untrained(one: Detector) -> Detector:
     return replace(one, controls={kind: make for kind, make in one.controls.items() if not kind.startswith("trained")})
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", detector_names())
 def test_every_detector_finds_what_is_there_and_nothing_else(name):
     keeps_its_floor(calibrate(untrained(detector(name)), seed=1, each=4, levels=()))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", detector_names())
 def test_bars_are_among_those_that_do_best_and_noise_ends_every_finding(name):
     found = calibrate(detector(name), seed=2, each=10, levels=(1.0,))
     keeps_its_floor(found)
@@ -197,9 +197,9 @@ def test_the_command_prints_a_table_a_page_and_json(capsys):
     found = json.loads(capsys.readouterr().out)
     assert [one["probe"] for one in found] == fast
     direct = calibrate(detector(fast[0]), each=2)
-    assert found[0] == json.loads(json.dumps(as_json(direct)))
+    assert found[0] == json.loads(json.dumps(calibration_json(direct)))
     assert str(direct).startswith("first-token-substitution: does a direction raise")
-    lines = table(calibrate_all(fast, each=2, workers=1)).splitlines()
+    lines = calibration_table(calibrate_all(fast, each=2, workers=1)).splitlines()
     assert lines[0].split() == ["probe", "bar", "best", "bars", "hits", "false", "alarms", "noise"]
     assert lines[2].startswith("null-space-lift ")
     assert all(len(line) <= 80 for line in lines)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from toylab.model.lora import confine, release
-from toylab.studies.safety_finetuning.data import MODEL, fine_tuning, model_for
+from toylab.studies.safety_finetuning.data import MODEL, concept_model, fine_tuning
 from toylab.tasks import TaskConcept
 from toylab.training.loop import TrainConfig, train
 from toylab.training.losses import Refusal
@@ -17,7 +17,7 @@ SMALL = replace(MODEL, width=16, heads=2)
 
 
 def test_confining_and_releasing_changes_no_bit():
-    model = model_for(TASK, SMALL, 0)
+    model = concept_model(TASK, SMALL, 0)
     before = deepcopy(model.state_dict())
     batch = fine_tuning(TASK, 0, 4, 0.5)(0)
     expected = model(batch.prompts)
@@ -30,16 +30,16 @@ def test_confining_and_releasing_changes_no_bit():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_what_may_change_has_the_type_of_the_model(dtype):
-    model = confine(model_for(TASK, SMALL, 0).to(dtype), 2)
+    model = confine(concept_model(TASK, SMALL, 0).to(dtype), 2)
     assert {parameter.dtype for parameter in model.parameters()} == {dtype}
     assert model(fine_tuning(TASK, 0, 4, 0.5)(0).prompts).dtype == dtype
 
 
 @pytest.mark.parametrize("rank", [1, 3])
 def test_training_changes_the_mlps_by_the_rank_and_nothing_else(rank):
-    model = confine(model_for(TASK, SMALL, 0), rank, seed=1)
+    model = confine(concept_model(TASK, SMALL, 0), rank, seed=1)
     train(model, Refusal(), fine_tuning(TASK, 0, 8, 0.5), TrainConfig(steps=5, rows=8, warmup=1, cooldown=0))
-    start = dict(model_for(TASK, SMALL, 0).named_parameters())
+    start = dict(concept_model(TASK, SMALL, 0).named_parameters())
     for name, weight in release(model).named_parameters():
         change = (weight - start[name]).detach()
         if ".mlp." in name and name.endswith("weight"):
@@ -51,4 +51,4 @@ def test_training_changes_the_mlps_by_the_rank_and_nothing_else(rank):
 @pytest.mark.parametrize("rank", [0, 17])
 def test_a_rank_that_no_change_can_have_is_refused(rank):
     with pytest.raises(ValueError, match=f"^rank={rank}: must be from 1 to 16"):
-        confine(model_for(TASK, SMALL, 0), rank)
+        confine(concept_model(TASK, SMALL, 0), rank)

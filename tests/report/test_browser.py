@@ -180,7 +180,7 @@ def pages(quick_run, tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("pages")
     finish(quick_run)
     board = folder / "scoreboard.html"
-    board.write_text(scoreboard.page(scoreboard.published()), encoding="utf-8")
+    board.write_text(scoreboard.board_page(scoreboard.published()), encoding="utf-8")
     return {"run": quick_run / "report.html", "scoreboard": board}
 
 

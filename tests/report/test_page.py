@@ -20,13 +20,13 @@ from toylab.files import digest, read_json, write_json
 from toylab.report import canvas, figures
 from toylab.report.page import Picture, file_names, page
 from toylab.runs.jobs import execute
-from toylab.runs.judge import finish, judge, rebuild
+from toylab.runs.judge import finish, judge_run, rebuild
 from toylab.runs.registry import name_of
 from toylab.runs.store import claim_folder
 from toylab.runs.study import Job, Study, by_arm
 from toylab.studies.iteration_head.study import IterationHeadStudy
 from toylab.training.attention_history import Shown
-from toylab.verdicts.claim import Claim, numbers, over_seeds, read_claims, table
+from toylab.verdicts.claim import Claim, claims_table, numbers, over_seeds, read_claims
 
 HOSTILE = '<script>alert("1")</script><img src=x onerror=alert(2)>&amp;\'" $title ${claims} </pre></style>'
 WORDS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), max_size=40)
@@ -320,7 +320,7 @@ def test_claims_stay_where_a_study_cannot_conclude_without_some_jobs_and_costs_a
 
 
 def test_a_claim_that_is_missing_without_some_jobs_costs_these(tmp_path, capsys):
-    judged = judge(done(Bare(fewer=True), tmp_path / "out"), Bare)
+    judged = judge_run(done(Bare(fewer=True), tmp_path / "out"), Bare)
     assert capsys.readouterr().err == ""
     assert judged.costs.keys() == {"one", "two"}
     assert all(cost <= judged.cpu_seconds for cost in judged.costs.values())
@@ -433,7 +433,7 @@ def test_judging_and_drawing_again_gives_the_same_bytes(quick_run):
 
 def test_the_summary_is_the_table_of_the_claims_and_where_to_look(quick_run):
     summary = finish(quick_run)
-    assert summary.startswith(table(read_claims(quick_run / "claims.json"), costs=judge(quick_run).costs))
+    assert summary.startswith(claims_table(read_claims(quick_run / "claims.json"), costs=judge_run(quick_run).costs))
     assert summary.endswith(f"Report: {(quick_run / 'report.html').resolve()}")
 
 

@@ -19,7 +19,7 @@ from toylab import cli
 from toylab.console import ToylabError
 from toylab.files import read_json, write_json, write_record
 from toylab.runs import registry, scoreboard
-from toylab.runs.judge import costs, judge
+from toylab.runs.judge import costs, judge_run
 from toylab.runs.scoreboard import Standing
 from toylab.runs.store import claim_folder
 from toylab.runs.study import Job
@@ -105,16 +105,18 @@ def test_a_claim_costs_what_it_changes_with_and_what_that_goes_on_from(seconds):
     [*QUICK.items(), ("safety-finetuning", "quick_safety"), ("steering-vectors", "quick_steering")],
 )
 def test_every_claim_of_a_real_run_that_was_measured_cost_something_and_none_more_than_all(name, fixture, request):
-    judged = judge(request.getfixturevalue(fixture))
+    judged = judge_run(request.getfixturevalue(fixture))
     assert set(judged.costs) == {claim.id for claim in judged.claims}
     for claim in judged.claims:
         assert judged.costs[claim.id] > 0 or claim.measured is None, claim.id
         assert judged.costs[claim.id] <= judged.cpu_seconds + 1e-6
 
 
-@pytest.mark.parametrize("name", registry.names())
+@pytest.mark.parametrize("name", registry.study_names())
 def test_figures_name_claims_that_there_are_and_no_claim_twice(name, request):
-    judged = judge(request.getfixturevalue({**QUICK, "safety-finetuning": "quick_safety"}.get(name, "quick_steering")))
+    judged = judge_run(
+        request.getfixturevalue({**QUICK, "safety-finetuning": "quick_safety"}.get(name, "quick_steering"))
+    )
     named = [id for picture in judged.pictures for id in picture.claims]
     assert set(named) <= {claim.id for claim in judged.claims}
     assert len(named) == len(set(named))
@@ -181,7 +183,7 @@ def test_no_line_of_the_text_is_longer_than_eighty_columns_and_it_ends_with_wher
 
 @given(st.sampled_from(["words", HOSTILE, "a | b", "<b>", "&amp;"]))
 def test_everything_from_outside_is_shown_as_the_text_it_is(words):
-    text = scoreboard.page([standing(words)])
+    text = scoreboard.board_page([standing(words)])
     seen = Page(text)
     shown = [(tag, {k: v for k, v in a.items() if tag != "a"}) for tag, a in seen.elements]
     asks_no_network(re.sub(r'<a href="[^"]*"', "<a", text))
@@ -196,26 +198,26 @@ def test_a_link_leads_to_a_folder_beside_the_page_whatever_its_name(folder):
     link = urlsplit(one.link(one.claims[0]))
     assert (link.scheme, link.netloc, link.query) == ("", "", "")
     assert [unquote(part) for part in link.path.split("/")] == [folder, "report.html"]
-    (shown,) = [a["href"] for tag, a in Page(scoreboard.page([one])).elements if a.get("href", "#")[0] != "#"]
+    (shown,) = [a["href"] for tag, a in Page(scoreboard.board_page([one])).elements if a.get("href", "#")[0] != "#"]
     assert shown == one.link(one.claims[0])
 
 
 def test_costs_that_a_study_does_not_give_are_no_zeros():
     one = standing(costs={})
     assert "CPU-s" not in str(one)
-    assert '<td class=number data-of="CPU-s"></td>' in scoreboard.page([one])
-    assert "| 2 |  |" in scoreboard.markdown([one])
+    assert '<td class=number data-of="CPU-s"></td>' in scoreboard.board_page([one])
+    assert "| 2 |  |" in scoreboard.board_markdown([one])
 
 
 @given(st.sampled_from(["words", "a | b", "a || b"]))
 def test_the_markdown_has_every_cell_of_every_measured_claim(words):
     one = standing(words)
-    lines = scoreboard.markdown([one]).splitlines()
+    lines = scoreboard.board_markdown([one]).splitlines()
     rows = [[cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
     assert [words, "0", "1", "0", "0", "2", "3"] in rows
     assert ["fails", words, words, words, "0.5 [0.2, 0.8]", "2", "2"] in rows
     left = standing(words, claims=[replace(one.claims[0], verdict="open", measured=None, interval=None)])
-    assert "\n| open |" not in scoreboard.markdown([left])
+    assert "\n| open |" not in scoreboard.board_markdown([left])
     assert "Not measured by this run: one." in left.text()
 
 
@@ -223,7 +225,7 @@ def test_the_markdown_has_every_cell_of_every_measured_claim(words):
 def test_why_a_measured_claim_is_not_judged_is_said_in_every_form(verdict):
     one = standing("words")
     one = replace(one, claims=[replace(one.claims[0], verdict=verdict, note="it cannot fail")])
-    for shown in (one.text(), scoreboard.markdown([one]), Page(scoreboard.page([one])).text):
+    for shown in (one.text(), scoreboard.board_markdown([one]), Page(scoreboard.board_page([one])).text):
         assert "it cannot fail" in shown
         assert verdict in shown.lower()
         assert "0.5 [0.2, 0.8]" in shown
@@ -281,7 +283,7 @@ def test_the_command_prints_the_board_in_three_forms(runs, capsys):
     assert capsys.readouterr().out.strip() == scoreboard.finish_all(runs)
     assert cli.run(["report", str(runs), "--markdown"]) == 0
     held = scoreboard.read_board(runs / "scoreboard.json")
-    assert capsys.readouterr().out.strip() == scoreboard.markdown(held)
+    assert capsys.readouterr().out.strip() == scoreboard.board_markdown(held)
     assert cli.run(["report", str(runs), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == json.loads((runs / "scoreboard.json").read_text())
     assert cli.run(["report", str(runs / "iteration-head-quick"), "--json"]) == 2
@@ -348,9 +350,9 @@ def test_runs_that_may_not_be_written_are_judged_without_pages(tmp_path, monkeyp
 
 def test_the_readme_carries_the_published_board_word_for_word():
     held = scoreboard.published()
-    assert {one.study for one in held} <= set(registry.names())
+    assert {one.study for one in held} <= set(registry.study_names())
     (carried,) = re.findall(r"<!-- scoreboard -->\n(.*?)\n<!-- end -->", README, flags=re.DOTALL)
-    assert carried.strip() == scoreboard.markdown(held)
+    assert carried.strip() == scoreboard.board_markdown(held)
 
 
 def test_the_published_board_speaks_of_claims_that_there_are_from_ten_seeds():

@@ -1072,7 +1072,7 @@ class SplitOfThePadding(ContextualCounting):
     """What decides the split is the row as it is padded, so that it depends on the rows beside."""
 
     def sample(self, rng, rows, split="train", **others):
-        with mock.patch("tasks.base.split_of", lambda strings, sizes: split_of(strings)):
+        with mock.patch("toylab.tasks.base.split_of", lambda strings, sizes: split_of(strings)):
             return super().sample(rng, rows, split, **others)
 
 

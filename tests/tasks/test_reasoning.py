@@ -608,7 +608,7 @@ def test_the_smallest_tasks_fill_every_split(flag):
 
 
 def test_a_space_too_small_for_a_split_raises_and_names_the_remedy(monkeypatch):
-    monkeypatch.setattr("tasks.reasoning.split_of", lambda prompts: np.zeros(len(prompts), dtype=int))  # all in one
+    monkeypatch.setattr("toylab.tasks.reasoning.split_of", lambda prompts: np.zeros(len(prompts), dtype=int))
     task = Reasoning(p=3, length=2)
     assert said(task.prompts, stream(0), 5, "train") == ""
     for split in ("validation", "test"):

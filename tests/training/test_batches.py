@@ -19,7 +19,7 @@ from toylab.model.config import ModelConfig
 from toylab.model.transformer import Transformer
 from toylab.tasks import IGNORE, ITERATED_MAPS, Batch, Copy, IteratedMap, ModularSum, Parity, Polynomial
 from toylab.tasks import stream as random_stream
-from toylab.training.batches import BLOCK, Scored, fresh, likeliest, next_token_loss, pack, pad, sweep, tokens_for
+from toylab.training.batches import BLOCK, Scored, epochs, fresh, likeliest, next_token_loss, pack, pad, tokens_for
 from toylab.training.loop import TrainConfig, train
 from toylab.training.population import Population
 
@@ -182,18 +182,18 @@ def test_fresh_batches_have_the_rows_and_the_layout_asked_for(layout):
 @given(SEEDS, st.integers(1, 3), st.integers(0, 3), st.sampled_from([1, 2, 4]))
 def test_a_sweep_goes_from_the_shortest_length_to_the_longest_and_repeats(seed, low, more, batches_each):
     task, rows = Copy(lengths=(low, low + more), p=7), 8 // batches_each
-    at = sweep(task, seed, rows, per_length=8)
+    at = epochs(task, seed, rows, per_length=8)
     period = batches_each * (more + 1)
     for step in range(period):
         scored = at(step)
         assert scored.tokens.shape == (rows, task.size(low + step // batches_each))
         assert content(at(step + 3 * period)) == content(scored)
-        assert content(sweep(task, seed, rows, per_length=8)(step)) == content(scored)
+        assert content(epochs(task, seed, rows, per_length=8)(step)) == content(scored)
 
 
 def test_a_sweep_shows_every_row_of_its_pool_once_a_round():
     task = Polynomial(lengths=(5, 6))
-    whole, parts = sweep(task, 3, 16, per_length=16), sweep(task, 3, 4, per_length=16)
+    whole, parts = epochs(task, 3, 16, per_length=16), epochs(task, 3, 4, per_length=16)
     for length in (0, 1):
         seen = torch.cat([parts(4 * length + part).tokens for part in range(4)])
         assert torch.equal(seen, whole(length).tokens)
@@ -201,7 +201,7 @@ def test_a_sweep_shows_every_row_of_its_pool_once_a_round():
 
 def test_a_sweep_needs_rows_that_divide_its_pool():
     with pytest.raises(ValueError, match=r"rows=5: a sweep has 1024 rows of each length; give a divisor, such as 256"):
-        sweep(Parity(), 0, 5)
+        epochs(Parity(), 0, 5)
 
 
 def test_scored_padding_weighs_short_rows_as_the_published_code_does():

@@ -82,7 +82,7 @@ def noisy(task, **shape) -> Transformer:
 
 def counter() -> nn.Module:
     config = EncoderDecoderConfig(encoder=ModelConfig(layers=1, width=8, positions="none", unembedding="none"))
-    model = counting.model_for(COUNTING, config)
+    model = counting.counting_model(COUNTING, config)
     model.encoder.final = nn.Dropout(0.5)
     return model
 
@@ -96,7 +96,7 @@ def filmed(model: nn.Module, path) -> list[torch.Tensor]:
 EVEN = evaluate.held_out(PARITY, 0, [2, 3, 4], 8)
 RECALLED = RECALL.sample(stream(0), 20)
 STRINGS = COUNTING.sample(stream(0), 20)
-PROMPTS = reasoning.held_out(REASONING, 0, 8)
+PROMPTS = reasoning.held_out_questions(REASONING, 0, 8)
 
 MEASURES = {
     "predict": lambda path: (noisy(PARITY), lambda m: evaluate.predict(m, EVEN[3])),
@@ -108,13 +108,13 @@ MEASURES = {
     "survey": lambda path: (noisy(RECALL), lambda m: survey(m, RECALLED)),
     "copies": lambda path: (noisy(RECALL), lambda m: says_what_stands(m, RECALLED, RECALLED.links["induction"])),
     "film": lambda path: (noisy(PARITY), lambda m: filmed(m, path)),
-    "encode": lambda path: (counter(), lambda m: counting.encode(m, counting.for_model(COUNTING, m, STRINGS))),
-    "counts": lambda path: (counter(), lambda m: counting.accuracy(m, counting.for_model(COUNTING, m, STRINGS))),
+    "encode": lambda path: (counter(), lambda m: counting.encode_strings(m, counting.for_model(COUNTING, m, STRINGS))),
+    "counts": lambda path: (counter(), lambda m: counting.count_accuracy(m, counting.for_model(COUNTING, m, STRINGS))),
     "edited counts": lambda path: (counter(), lambda m: counting.logits(m, counting.for_model(COUNTING, m, STRINGS))),
     "answers": lambda path: (noisy(REASONING), lambda m: reasoning.answers(m, REASONING, PROMPTS, 1)),
     "outcomes": lambda path: (
         noisy(CONCEPT),
-        lambda m: concept.outcomes(m, CONCEPT, concept.held_out(CONCEPT, 0, 8, "safe")),
+        lambda m: concept.outcomes(m, CONCEPT, concept.held_out_texts(CONCEPT, 0, 8, "safe")),
     ),
 }
 

@@ -14,7 +14,7 @@ from toylab.model.transformer import Transformer
 from toylab.tasks import IGNORE, Polynomial
 from toylab.training.batches import Scored, fresh, next_token_loss, pack, pad
 from toylab.training.loop import DivergedError, TrainConfig, train
-from toylab.training.population import Population, stacked
+from toylab.training.population import Population, stack_batches
 
 TASK = Polynomial(p=5, lengths=(1, 4))
 CONFIG = TrainConfig(steps=6, warmup=2, cooldown=2, evaluate_every=6, weight_decay=0.1, clip=0.5)
@@ -57,7 +57,7 @@ def test_smaller_batches_are_filled_up_with_what_nobody_is_scored_on():
         full = torch.full((rows, width), 3)
         return Scored(full, full, full, full, full)
 
-    found = stacked([scored(1, 2), scored(2, 3)])
+    found = stack_batches([scored(1, 2), scored(2, 3)])
     assert found["tokens"].tolist() == [[[3, 3, 0], [0, 0, 0]], [[3, 3, 3], [3, 3, 3]]]
     assert found["targets"].tolist()[0] == [[3, 3, IGNORE], [IGNORE] * 3]
     assert found["segments"].tolist()[0] == [[3, 3, -1], [-1] * 3]
@@ -72,7 +72,7 @@ def test_what_cannot_be_one_program_is_refused():
     with pytest.raises(ValueError, match="batches: 1 for 2 members"):
         population.step([fresh(TASK, 0, 6, pad)(0)], 0.1)
     with pytest.raises(ValueError, match="batches: must be dataclasses"):
-        stacked([torch.zeros(1)])
+        stack_batches([torch.zeros(1)])
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,9 @@ class Weighted:
 
 
 def test_numbers_that_are_no_tensors_must_agree():
-    assert set(stacked([Weighted(torch.ones(2), 0.5), Weighted(torch.ones(2), 0.5)])) == {"x"}
+    assert set(stack_batches([Weighted(torch.ones(2), 0.5), Weighted(torch.ones(2), 0.5)])) == {"x"}
     with pytest.raises(ValueError, match="batches: weight differs"):
-        stacked([Weighted(torch.ones(2), 0.5), Weighted(torch.ones(2), 0.25)])
+        stack_batches([Weighted(torch.ones(2), 0.5), Weighted(torch.ones(2), 0.25)])
 
 
 def broken(model: nn.Module, batch: Weighted) -> Tensor:

@@ -15,14 +15,14 @@ from toylab.console import ToylabError, takes_colour
 from toylab.verdicts.claim import (
     Claim,
     Verdict,
-    markdown,
+    claims_markdown,
+    claims_table,
+    count_verdicts,
     mean,
     numbers,
     or_never,
     over_seeds,
     read_claims,
-    table,
-    verdicts,
     write_claims,
 )
 from toylab.verdicts.intervals import bootstrap, wilson
@@ -108,9 +108,9 @@ def test_a_withdrawn_claim_keeps_what_was_measured_and_says_why(values, share):
     assert withdrawn.verdict == "withdrawn"
     assert withdrawn.note == "a random model meets the bar; Read it so."
     assert asdict(withdrawn) == asdict(plain) | {"verdict": "withdrawn", "note": withdrawn.note}
-    for text in (table([withdrawn]), markdown([withdrawn])):
+    for text in (claims_table([withdrawn]), claims_markdown([withdrawn])):
         assert "a random model meets the bar" in text
-    assert verdicts([withdrawn]) == {"holds": 0, "fails": 0, "open": 0, "withdrawn": 1}
+    assert count_verdicts([withdrawn]) == {"holds": 0, "fails": 0, "open": 0, "withdrawn": 1}
 
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
@@ -154,20 +154,22 @@ def test_the_number_of_every_seed_is_kept_beside_other_details(values):
 
 @given(st.lists(FIELDS, max_size=4))
 def test_no_line_of_the_table_is_longer_than_eighty_columns(held):
-    assert all(len(line) <= 80 for line in table([Claim(**fields) for fields in held]).splitlines())
+    assert all(len(line) <= 80 for line in claims_table([Claim(**fields) for fields in held]).splitlines())
 
 
 @pytest.mark.parametrize("word", ["x", "ab", "longer", "x" * 300])
 def test_lines_of_the_table_are_filled_to_the_last_column(word):
     words = " ".join([word] * 300)
-    lengths = {len(line) for line in table([claim_of(statement=words), claim_of(statement=f"a {words}")]).splitlines()}
+    lengths = {
+        len(line) for line in claims_table([claim_of(statement=words), claim_of(statement=f"a {words}")]).splitlines()
+    }
     assert 80 - len(word) <= max(lengths) <= 80
 
 
 @given(FIELDS)
 def test_the_table_says_all_words_of_statement_bar_and_note(fields):
     claim = Claim(**fields)
-    joined = "".join(table([claim]).split())
+    joined = "".join(claims_table([claim]).split())
     for text in (claim.statement, claim.bar, claim.note):
         assert "".join(text.split()) in joined
     assert claim.id in joined
@@ -176,7 +178,7 @@ def test_the_table_says_all_words_of_statement_bar_and_note(fields):
 
 def test_the_table_by_hand():
     claim = over_seeds("head", {0: 1.0, 1: 0.5}, lambda v: v > 0.7, **TEXTS, note="A note.")
-    assert table([claim]) == (
+    assert claims_table([claim]) == (
         "HOLDS  head                 0.75 [0.5, 1]                 2 seeds\n"
         "       Heads form.\n"
         "       Bar: mean >= .5\n"
@@ -187,7 +189,7 @@ def test_the_table_by_hand():
 @given(FIELDS, st.floats(0, 1e5))
 def test_cost_and_colour_change_nothing_else(fields, cost):
     claim = Claim(**fields)
-    plain, priced = table([claim]), table([claim], costs={claim.id: cost}, coloured=True)
+    plain, priced = claims_table([claim]), claims_table([claim], costs={claim.id: cost}, coloured=True)
     assert re.sub(r"\x1b\[\d+m", "", priced).replace(f"{cost:>7.0f} CPU-s", "", 1).splitlines() == [
         line.rstrip() for line in plain.splitlines()
     ]
@@ -215,17 +217,17 @@ def test_colour_is_for_terminals_that_want_it(monkeypatch):
 def test_numbers_say_what_was_measured():
     claim = over_seeds("head", {}, lambda v: True, **TEXTS)
     assert numbers(claim) == "not measured"
-    assert "0 seeds" in table([claim])
+    assert "0 seeds" in claims_table([claim])
     one = claim_of(measured=0.123456, seeds=(4,))
     assert numbers(one) == "0.123"
-    assert "1 seed" in table([one])
-    assert "1 seeds" not in table([one])
+    assert "1 seed" in claims_table([one])
+    assert "1 seeds" not in claims_table([one])
 
 
 @given(st.lists(FIELDS, max_size=4))
 def test_the_markdown_table_has_a_row_a_claim_and_all_of_its_cells(drawn):
     held = [Claim(**{name: v.replace("\\", "/") if isinstance(v, str) else v for name, v in f.items()}) for f in drawn]
-    lines = markdown(held).split("\n")
+    lines = claims_markdown(held).split("\n")
     rows = [[cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
     assert rows[1] == ["---"] * len(rows[0])
     for row, c in zip(rows[2:], held, strict=True):

@@ -95,7 +95,7 @@ def interleaved(
     return seconds
 
 
-def against(
+def compare(
     work: str,
     seconds: Rounds,
     peer: str,
@@ -141,7 +141,7 @@ ON_GPU = ("step", "epoch", "share", "watch", "generate", "edit", "population")
 """Works that can be done on another device."""
 
 
-def measure(names: Sequence[str] = (), device: str = "cpu") -> Iterator[Comparison]:
+def measure_works(names: Sequence[str] = (), device: str = "cpu") -> Iterator[Comparison]:
     """The comparisons of some works, as they come in; of every short one, if none is named.
 
     Raises:
@@ -172,12 +172,12 @@ def check_device(device: str) -> None:
         raise ToylabError(f"device={device}: cannot be used here ({reason}); leave it out for the CPU") from None
 
 
-def table(found: Sequence[Comparison]) -> str:
+def comparisons_table(found: Sequence[Comparison]) -> str:
     """A line a comparison."""
     return aligned(_rows(found))
 
 
-def markdown(found: Sequence[Comparison]) -> str:
+def comparisons_markdown(found: Sequence[Comparison]) -> str:
     """The same as a Markdown table."""
     return markdown_table(_rows(found))
 
@@ -224,16 +224,16 @@ def _processor() -> str:
         return platform.processor() or "unknown"
 
 
-def as_json(found: Sequence[Comparison]) -> list[dict[str, Any]]:
+def comparisons_json(found: Sequence[Comparison]) -> list[dict[str, Any]]:
     """One object a comparison."""
     return [{**asdict(one), "met": one.met} for one in found]
 
 
-def keep(folder: Path | str, found: Sequence[Comparison], about: Mapping[str, Any]) -> Path:
+def keep_record(folder: Path | str, found: Sequence[Comparison], about: Mapping[str, Any]) -> Path:
     """Store what was found with date and machine; returns the file."""
     name = str(about["date"]).replace(":", "").replace("+0000", "")
     path = Path(folder) / f"{name}.json"
-    write_json(path, {**about, "found": as_json(found)})
+    write_json(path, {**about, "found": comparisons_json(found)})
     return path
 
 
@@ -251,7 +251,7 @@ def key(work: str, peers: Mapping[str, float]) -> str:
     return " / ".join((work, *peers))
 
 
-def changes(found: Sequence[Comparison], earlier: Mapping[str, float], least: float = 0.1) -> list[str]:
+def changes_since(found: Sequence[Comparison], earlier: Mapping[str, float], least: float = 0.1) -> list[str]:
     """What is faster or slower than before by more than a share, in plain words."""
     lines = []
     for one in found:

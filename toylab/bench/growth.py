@@ -16,7 +16,7 @@ from toylab.bench.training import ours_as_one
 from toylab.model.config import ModelConfig
 from toylab.model.encoder_decoder import EncoderDecoderConfig
 from toylab.model.transformer import Transformer
-from toylab.studies.contextual_counting.data import count_loss, fresh_strings, model_for
+from toylab.studies.contextual_counting.data import count_loss, counting_model, fresh_strings
 from toylab.tasks import ContextualCounting, Polynomial, stream
 from toylab.training.batches import next_token_loss, pack
 
@@ -45,7 +45,7 @@ class Curve:
         return f"{self.work}: grows by the power {self.exponent:.2f} of {self.size}"
 
 
-def curves(device: str = "cpu", rounds: int = 5) -> Iterator[Curve]:
+def growth_curves(device: str = "cpu", rounds: int = 5) -> Iterator[Curve]:
     """All of them; the training steps are those of `toylab.training.loop`, with every position scored."""
     lengths = (32, 64, 128, 256, 512)
     yield _curve(
@@ -99,7 +99,7 @@ def _step(stack: ExitStack, config: ModelConfig, length: int, rows: int, device:
 
 def _counting_step(stack: ExitStack, length: int, device: str) -> Callable[[], None]:
     task = ContextualCounting(length=length, regions=4)
-    model = model_for(task, EncoderDecoderConfig())
+    model = counting_model(task, EncoderDecoderConfig())
     batch = fresh_strings(task, 0, 8, causal_tally=True)(0)
     return partial(stack.enter_context(ours_as_one(model)), partial(count_loss, model, batch))
 

@@ -8,7 +8,7 @@ from functools import partial
 
 import torch
 
-from toylab.bench import Comparison, against, interleaved
+from toylab.bench import Comparison, compare, interleaved
 from toylab.bench.peers import LENS, lens, models, shape, tokens
 from toylab.model.generate import generate
 from toylab.model.steering import vectors
@@ -33,12 +33,12 @@ def watching(device: str, rounds: int = 25) -> Iterator[Comparison]:
     if LENS in held:
         works |= {LENS: partial(held[LENS], drawn), "cached": partial(held[LENS].run_with_cache, drawn)}
     seconds = interleaved(works, rounds, device)
-    found = against("watching every point", seconds, "plain", 1.15)
+    found = compare("watching every point", seconds, "plain", 1.15)
     if LENS in held:
-        theirs = against("", seconds, LENS, 0.0, ours="cached").ratio
+        theirs = compare("", seconds, LENS, 0.0, ours="cached").ratio
         found = Comparison(**{**vars(found), "note": f"TransformerLens: {theirs:.2f} of its own plain pass"})
     yield found
-    yield against("watching nothing", seconds, "plain", 1.0, ours="nothing")
+    yield compare("watching nothing", seconds, "plain", 1.0, ours="nothing")
 
 
 @torch.no_grad()
@@ -59,7 +59,7 @@ def generating(device: str, rounds: int = 9) -> Iterator[Comparison]:
     else:
         works["without a cache"] = partial(generate, ours, prompts, NEW, cache=False)
     seconds = interleaved(works, rounds, device)
-    yield against(f"generating {ROWS} x {NEW} tokens", seconds, list(works)[1], 0.35)
+    yield compare(f"generating {ROWS} x {NEW} tokens", seconds, list(works)[1], 0.35)
 
 
 @torch.no_grad()
@@ -69,7 +69,7 @@ def editing(device: str, rounds: int = 25) -> Iterator[Comparison]:
     steered = vectors(plain, {2: torch.ones(64, device=device)}).to(device)
     prompts = tokens(ROWS, PROMPT, device)
     works = {"ours": partial(generate, steered, prompts, NEW), "plain": partial(generate, plain, prompts, NEW)}
-    yield against("generating with a steering vector", interleaved(works, rounds, device), "plain", 1.1)
+    yield compare("generating with a steering vector", interleaved(works, rounds, device), "plain", 1.1)
 
 
 DONE = {"watch": watching, "generate": generating, "edit": editing}

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from toylab import tasks
-from toylab.bench import Comparison, against, interleaved
+from toylab.bench import Comparison, compare, interleaved
 from toylab.runs import registry
 from toylab.runs.processes import Processes
 from toylab.tasks import Styles, stream
@@ -45,15 +45,15 @@ def training(name: str, seed: int = 0) -> tuple[Any, Callable, Callable[[int], A
         return model, next_token_loss, study._batches(arm.task, seed, arm.train.rows)
     if name == "contextual-counting":
         arm = study.arms()["none"]
-        model = counting.model_for(arm.task, arm.model, seed)
+        model = counting.counting_model(arm.task, arm.model, seed)
         return model, counting.count_loss, counting.fresh_strings(arm.task, seed, arm.train.rows, causal_tally=True)
     if name == "safety-finetuning":
-        model = concept.model_for(study.task, study.model, seed)
-        batches = concept.pretraining(study.task, seed, study.pretrain.rows, study.pretrain.steps)
+        model = concept.concept_model(study.task, study.model, seed)
+        batches = concept.concept_batches(study.task, seed, study.pretrain.rows, study.pretrain.steps)
         return model, concept.language_loss, batches
-    model = reasoning.model_for(study.task, study.model, seed)
+    model = reasoning.reasoning_model(study.task, study.model, seed)
     styles = Styles.clean(0.9, None)
-    return model, next_token_loss, reasoning.pretraining(study.task, seed, study.skill.rows, styles, "bench")
+    return model, next_token_loss, reasoning.reasoning_batches(study.task, seed, study.skill.rows, styles, "bench")
 
 
 def _spent_drawing(model: Any, loss: Callable, batch_at: Callable[[int], Any], steps: int = 128) -> float:
@@ -90,7 +90,7 @@ def starting(device: str, rounds: int = 5) -> Iterator[Comparison]:
             run(program)
             if turn:
                 seconds[name].append(time.perf_counter() - began)
-    yield against("import toylab", seconds, "import torch", 1.25, scale=1, unit="s")
+    yield compare("import toylab", seconds, "import torch", 1.25, scale=1, unit="s")
     shown = statistics.median(seconds["help"])
     yield Comparison("toylab --help", shown, "s", 0.5, shown)
 

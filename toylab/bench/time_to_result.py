@@ -17,7 +17,7 @@ from toylab.runs.processes import Processes
 
 FRESH = range(200, 210)
 """Seeds that no choice was made on."""
-FEW = range(200, 203)
+RECIPE_ROWS = range(200, 203)
 """Of them, where a seed takes long."""
 
 Found = tuple[float, bool]
@@ -38,7 +38,7 @@ def recipes(device: str, workers: int = 2) -> Iterator[Comparison]:
                 yield Comparison(f"{name}: seeds of ten", right, "", 9, right, more=True)
 
 
-def iteration_head(seed: int) -> Found:
+def learn_iteration_head(seed: int) -> Found:
     """Until a model iterates on inputs never seen, with a head that reads x_t in nine of ten steps."""
     from toylab.studies.iteration_head.study import lengths_of
     from toylab.training import evaluate
@@ -56,13 +56,13 @@ def iteration_head(seed: int) -> Found:
 
 def counting(seed: int) -> Found:
     """Until an encoder-decoder without positions counts in four regions."""
-    from toylab.studies.contextual_counting.data import accuracy, for_model, held_out, learn
+    from toylab.studies.contextual_counting.data import count_accuracy, for_model, held_out_strings, learn_counting
 
     study = registry.load("contextual-counting").STUDY.default()
     began = time.process_time()
-    model, _ = learn(study.task, study.model, study.train, seed, auxiliary=study.auxiliary)
+    model, _ = learn_counting(study.task, study.model, study.train, seed, auxiliary=study.auxiliary)
     spent = time.process_time() - began
-    shares = accuracy(model, for_model(study.task, model, held_out(study.task, seed, 1000)))
+    shares = count_accuracy(model, for_model(study.task, model, held_out_strings(study.task, seed, 1000)))
     return spent, statistics.mean(shares) >= 0.9
 
 
@@ -110,10 +110,10 @@ def steering(seed: int) -> Found:
 
 
 RECIPES: dict[str, tuple[Callable[[int], Found], range, float]] = {
-    "iteration head found": (iteration_head, FRESH, 15),
+    "iteration head found": (learn_iteration_head, FRESH, 15),
     "counting solved": (counting, FRESH, 8),
-    "safety: base and four fine-tunes": (safety, FEW, 45),
-    "steering study, one seed": (steering, FEW, 60),
+    "safety: base and four fine-tunes": (safety, RECIPE_ROWS, 45),
+    "steering study, one seed": (steering, RECIPE_ROWS, 60),
 }
 """By name: how, on which seeds, and in how many processor seconds."""
 
@@ -121,7 +121,7 @@ RECIPES: dict[str, tuple[Callable[[int], Found], range, float]] = {
 def whole(device: str, workers: int = 2) -> Iterator[Comparison]:
     """Every default study in a folder of its own: minutes of the clock, and the largest memory of a process."""
     minutes = 0.0
-    for name in registry.names():
+    for name in registry.study_names():
         study = registry.load(name).STUDY.default()
         with tempfile.TemporaryDirectory() as folder:
             began = time.perf_counter()

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from toylab.bench import Comparison, against, interleaved, matmul_limit
+from toylab.bench import Comparison, compare, interleaved, matmul_limit
 from toylab.bench.peers import LENS, TORCH, Loss, models, next_token, shape, tokens, trainer
 from toylab.model.config import ModelConfig
 from toylab.model.transformer import Transformer
@@ -34,7 +34,7 @@ def steps(device: str, rows: int = 64, rounds: int = 15) -> Iterator[Comparison]
             seconds = interleaved({name: partial(step[name], loss[name]) for name in held}, rounds, device)
         for peer, target in TARGETS.items():
             if peer in held:
-                yield against(f"training step, width {width}, length {length}", seconds, peer, target)
+                yield compare(f"training step, width {width}, length {length}", seconds, peer, target)
 
 
 @contextmanager
@@ -78,7 +78,7 @@ def epoch(device: str, sequences: int = 1024, rows: int = 64, rounds: int = 5) -
         }
         seconds = interleaved(works, rounds, device)
     best = min((name for name in held if name != "ours"), key=lambda name: statistics.median(seconds[name]))
-    yield against("epoch of variable lengths", seconds, best, 0.5)
+    yield compare("epoch of variable lengths", seconds, best, 0.5)
 
 
 def share(device: str, width: int = 128, rows: int = 256, rounds: int = 5) -> Iterator[Comparison]:
@@ -135,7 +135,7 @@ def population(device: str, rounds: int = 5) -> Iterator[Comparison]:
             "ours": partial(together.step, drawn, 1e-3),
             "one seed": partial(step, partial(next_token_loss, alone, drawn[0])),
         }
-        yield against(f"{seeds} seeds as one program", interleaved(works, rounds, device), "one seed", target)
+        yield compare(f"{seeds} seeds as one program", interleaved(works, rounds, device), "one seed", target)
 
 
 DONE = {"step": steps, "epoch": epoch, "share": share, "population": population}

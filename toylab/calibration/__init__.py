@@ -287,7 +287,7 @@ def detectors() -> dict[str, Detector]:
     return {name: detector(name) for name in _HOMES}
 
 
-def names() -> tuple[str, ...]:
+def detector_names() -> tuple[str, ...]:
     """The names of all detectors of ours."""
     return tuple(_HOMES)
 
@@ -303,7 +303,7 @@ def detector(name: str) -> Detector:
     return import_module(f"toylab.calibration.{_HOMES[name]}").DETECTORS[name]
 
 
-def table(calibrations: Sequence[Calibration]) -> str:
+def calibration_table(calibrations: Sequence[Calibration]) -> str:
     """One line a detector: its bar, hits and false alarms with their 95 % intervals in percent, and where it breaks.
 
     "noise" is the share from which on less than half of the plants are found.
@@ -325,7 +325,7 @@ def table(calibrations: Sequence[Calibration]) -> str:
     return aligned(rows)
 
 
-def as_json(one: Calibration) -> dict[str, Any]:
+def calibration_json(one: Calibration) -> dict[str, Any]:
     """All that was found, for programs."""
     return {
         "probe": one.detector.name,

@@ -24,7 +24,7 @@ from toylab.training.loop import TrainConfig, train
 
 Pattern = Float[Tensor, "batch head query key"]
 Place = tuple[int, int]
-Keys = Int[np.ndarray, "batch query"]
+KeyOfQuery = Int[np.ndarray, "batch query"]
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def _shuffled(links: Mapping[str, np.ndarray], rng: np.random.Generator) -> dict
     return found
 
 
-def _look_alike(draw: Callable, write: Callable, rule: Callable[[Batch, np.random.Generator], Keys]) -> Control:
+def _look_alike(draw: Callable, write: Callable, rule: Callable[[Batch, np.random.Generator], KeyOfQuery]) -> Control:
     """The true circuit, whose second layer looks where `rule` says instead, with up to a fifth of it spread evenly."""
 
     def control(rng: np.random.Generator) -> Exhibit:
@@ -181,7 +181,7 @@ def _look_alike(draw: Callable, write: Callable, rule: Callable[[Batch, np.rando
     return control
 
 
-def _one_hot(keys: Keys, like: Pattern, spread: float) -> Pattern:
+def _one_hot(keys: KeyOfQuery, like: Pattern, spread: float) -> Pattern:
     places = torch.arange(like.shape[2])
     keys = np.clip(keys, 0, np.arange(like.shape[2]))
     even = (places[:, None] >= places).to(like) / (places[:, None] + 1)
@@ -189,41 +189,41 @@ def _one_hot(keys: Keys, like: Pattern, spread: float) -> Pattern:
     return ((1 - spread) * chosen + spread * even)[:, None]
 
 
-def _places(batch: Batch) -> Keys:
+def _places(batch: Batch) -> KeyOfQuery:
     return np.broadcast_to(np.arange(batch.tokens.shape[1]), batch.tokens.shape)
 
 
-def _end_of_input(batch: Batch, rng: np.random.Generator) -> Keys:
+def _end_of_input(batch: Batch, rng: np.random.Generator) -> KeyOfQuery:
     edges = batch.links["end of input"]
     at = np.zeros(len(batch.tokens), dtype=int)
     at[edges[:, 0]] = edges[:, 2]
     return np.broadcast_to(at[:, None], batch.tokens.shape)
 
 
-def _carried(batch: Batch) -> Keys:
+def _carried(batch: Batch) -> KeyOfQuery:
     keys = np.zeros(batch.tokens.shape, dtype=int)
     row, query, key = batch.links["carry"].T
     keys[row, query] = key
     return keys
 
 
-def _carry_and_no_stop(batch: Batch, rng: np.random.Generator) -> Keys:
+def _carry_and_no_stop(batch: Batch, rng: np.random.Generator) -> KeyOfQuery:
     """The diagonal without its end: where the end of the input is due, the first input is read."""
     return _carried(batch)
 
 
-def _carry_one_late(batch: Batch, rng: np.random.Generator) -> Keys:
+def _carry_one_late(batch: Batch, rng: np.random.Generator) -> KeyOfQuery:
     keys = _carried(batch) - 1
     row, query, key = batch.links["stop"].T
     keys[row, query] = key
     return keys
 
 
-def _fixed_offset(batch: Batch, rng: np.random.Generator) -> Keys:
+def _fixed_offset(batch: Batch, rng: np.random.Generator) -> KeyOfQuery:
     return _places(batch) - int(rng.integers(4, 9))
 
 
-def _last_like_it(batch: Batch, rng: np.random.Generator) -> Keys:
+def _last_like_it(batch: Batch, rng: np.random.Generator) -> KeyOfQuery:
     """The last earlier place with the same token."""
     tokens = batch.tokens
     places = np.arange(tokens.shape[1])
@@ -231,7 +231,7 @@ def _last_like_it(batch: Batch, rng: np.random.Generator) -> Keys:
     return np.where(same, places, -1).max(axis=2)
 
 
-def _one_value(batch: Batch, rng: np.random.Generator) -> Keys:
+def _one_value(batch: Batch, rng: np.random.Generator) -> KeyOfQuery:
     """A value drawn at random among those that stand before the first query."""
     pairs = batch.labels["pairs"][:, None]
     return 2 * (rng.random(batch.tokens.shape) * pairs).astype(int) + 1
@@ -288,11 +288,11 @@ def _one_layer(rng: np.random.Generator) -> Exhibit:
     return Exhibit(Attended(([pattern, pattern],), (batch,)), works)
 
 
-def _previous(batch: Batch, rng: np.random.Generator) -> Keys:
+def _previous(batch: Batch, rng: np.random.Generator) -> KeyOfQuery:
     return _places(batch) - 1
 
 
-def _before_the_value(batch: Batch, rng: np.random.Generator) -> Keys:
+def _before_the_value(batch: Batch, rng: np.random.Generator) -> KeyOfQuery:
     """The earlier place of the same key, one too early for an induction head."""
     return _last_like_it(batch, rng)
 

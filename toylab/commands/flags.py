@@ -77,9 +77,9 @@ def chosen_study(options: argparse.Namespace, rest: list[str]) -> Any:
     """The study that was asked for, with its settings; heavy imports only for one that there is."""
     from toylab.runs import registry
 
-    check_name("study", options, rest, registry.names(), known_tasks())
+    check_name("study", options, rest, registry.study_names(), known_tasks())
     kind = registry.load(options.study).STUDY
-    return settings_of(kind, registry.preset(kind, options.preset), options, rest)
+    return settings_from_flags(kind, registry.preset(kind, options.preset), options, rest)
 
 
 def chosen_task(options: argparse.Namespace, rest: list[str]) -> type:
@@ -87,7 +87,7 @@ def chosen_task(options: argparse.Namespace, rest: list[str]) -> type:
     from toylab.runs import registry
 
     known = known_tasks()
-    check_name("task", options, rest, known, registry.names())
+    check_name("task", options, rest, known, registry.study_names())
     if ":" not in options.task:
         return known[options.task]
     kind = load_class("task", options.task)
@@ -126,7 +126,7 @@ def check_name(
     raise unknown(kind, name, known)
 
 
-def settings_of(kind: type, default: Any, options: argparse.Namespace, rest: list[str]) -> Any:
+def settings_from_flags(kind: type, default: Any, options: argparse.Namespace, rest: list[str]) -> Any:
     """A dataclass of settings from the flags that are not of the command itself."""
     name = options.task if hasattr(options, "task") else options.study
     return from_flags(kind, default, rest, f"toylab {options.command} {name}", options.parser)

@@ -11,15 +11,15 @@ from toylab.console import ToylabError, progress_bar
 
 def calibrate_probes(options: argparse.Namespace, rest: list[str]) -> None:
     """`toylab calibrate`."""
-    from toylab.calibration import as_json, calibrate_all, names, table
+    from toylab.calibration import calibrate_all, calibration_json, calibration_table, detector_names
 
-    found = calibrate_all(options.probe or names(), options.seed, options.each, options.workers)
+    found = calibrate_all(options.probe or detector_names(), options.seed, options.each, options.workers)
     if options.json:
-        print_json([as_json(one) for one in found])
+        print_json([calibration_json(one) for one in found])
     elif options.probe:
         print("\n\n".join(str(one) for one in found))
     else:
-        print(table(found))
+        print(calibration_table(found))
         print("Clean plants found and look-alikes found, held back from setting the bar, with 95 %")
         print("intervals in percent; the noise at which half are missed. More: toylab calibrate PROBE")
 
@@ -37,7 +37,7 @@ def measure_speed(options: argparse.Namespace, rest: list[str]) -> None:
             raise ToylabError("growth: draws figures and compares nothing; give it alone, with --json at the most")
         _measure_growth(options)
         return
-    comparisons = bench.measure(options.work, options.device)
+    comparisons = bench.measure_works(options.work, options.device)
     refuse_unwritable("out", options.out / "bench.json")
     limit = bench.matmul_limit(device=options.device) / 1e9
     about |= {"device": options.device, "matmul_gigaflops": round(limit, 1)}
@@ -46,14 +46,14 @@ def measure_speed(options: argparse.Namespace, rest: list[str]) -> None:
         comparisons, desc="comparisons", bar_format="{desc}: {n} {elapsed}", disable=None, leave=False
     ):
         found.append(one)
-        path = bench.keep(options.out, found, about)  # at once: the next may take minutes, and be stopped
+        path = bench.keep_record(options.out, found, about)  # at once: the next may take minutes, and be stopped
     if options.json:
-        print_json(bench.as_json(found))
+        print_json(bench.comparisons_json(found))
         return
     if options.markdown:
-        print(bench.markdown(found))
+        print(bench.comparisons_markdown(found))
         return
-    print(bench.table(found))
+    print(bench.comparisons_table(found))
     print(f"{about['processor']}, torch {about['torch']}; float32 products reach {limit:.0f} GF/s on one thread")
     lines = [f"{one.work}: {one.note}" for one in found if one.note]
     short = [one for one in found if not one.met]
@@ -61,7 +61,7 @@ def measure_speed(options: argparse.Namespace, rest: list[str]) -> None:
         f"{len(found) - len(short)} of {len(found)} targets are met" + ("; short of theirs are" if short else "")
     )
     lines += [f"  {one}" for one in short]
-    lines += [f"since the last bench: {line}" for line in bench.changes(found, earlier)]
+    lines += [f"since the last bench: {line}" for line in bench.changes_since(found, earlier)]
     if not bench.has_lens():
         lines.append("TransformerLens is not installed: pip install 'toylab[bench]' adds it")
     print("\n".join([*lines, f"Kept in {path}"]))
@@ -69,13 +69,13 @@ def measure_speed(options: argparse.Namespace, rest: list[str]) -> None:
 
 def _measure_growth(options: argparse.Namespace) -> None:
     from toylab import bench
-    from toylab.bench.growth import curves
+    from toylab.bench.growth import growth_curves
     from toylab.files import refuse_unwritable, write_json, write_text
     from toylab.report import canvas, figures
 
     bench.check_device(options.device)
     refuse_unwritable("out", options.out / "growth.json")
-    found = list(progress_bar(curves(options.device), desc="curves", total=9, disable=None, leave=False))
+    found = list(progress_bar(growth_curves(options.device), desc="curves", total=9, disable=None, leave=False))
     told = [{**asdict(one), "exponent": one.exponent} for one in found]
     write_json(options.out / "growth.json", {**bench.machine(), "curves": told})
     if options.json:

@@ -56,7 +56,7 @@ def run_all(options: argparse.Namespace, rest: list[str]) -> None:
     wanted = {"seeds": common.seeds and tuple(common.seeds), "control_seeds": common.control_seeds}
     folder = options.out or Path("runs")
     runs = []
-    for name in registry.names():
+    for name in registry.study_names():
         study = registry.preset(registry.load(name).STUDY, options.preset)
         known = {field.name for field in fields(study)}
         study = replace(study, **{key: value for key, value in wanted.items() if value is not None and key in known})
@@ -72,14 +72,14 @@ def run_all(options: argparse.Namespace, rest: list[str]) -> None:
 
 def print_claims(options: argparse.Namespace, rest: list[str]) -> None:
     """`toylab claims`."""
-    from toylab.verdicts.claim import markdown, read_claims, table
+    from toylab.verdicts.claim import claims_markdown, claims_table, read_claims
 
     path = options.folder / "claims.json"
     claims = read_claims(path)
     if options.json:
         print_json([asdict(claim) for claim in claims])
     else:
-        print(markdown(claims) if options.markdown else table(claims))
+        print(claims_markdown(claims) if options.markdown else claims_table(claims))
 
 
 def report_run(options: argparse.Namespace, rest: list[str]) -> None:
@@ -107,4 +107,4 @@ def report_run(options: argparse.Namespace, rest: list[str]) -> None:
     if options.json:
         print_json([asdict(one) for one in standings])
     else:
-        print(scoreboard.markdown(standings))
+        print(scoreboard.board_markdown(standings))

@@ -8,7 +8,7 @@ import textwrap
 from dataclasses import make_dataclass
 
 from toylab import tasks
-from toylab.commands.flags import chosen_task, complete, known_tasks, settings_of
+from toylab.commands.flags import chosen_task, complete, known_tasks, settings_from_flags
 from toylab.console import ToylabError
 from toylab.settings import check_seed
 
@@ -18,7 +18,7 @@ def list_all(options: argparse.Namespace, rest: list[str]) -> None:
     from toylab.runs import registry
 
     print("Studies (toylab run STUDY)")
-    for name in registry.names():
+    for name in registry.study_names():
         print(_entry(name, registry.load(name).__doc__))
     print("Tasks (toylab show TASK)")
     for name, task in known_tasks().items():
@@ -36,7 +36,7 @@ def _entry(name: str, text: str | None) -> str:
 def show_rows(options: argparse.Namespace, rest: list[str]) -> None:
     """`toylab show`."""
     kind = chosen_task(options, rest)
-    task = complete(settings_of(kind, None, options, rest), options.task)
+    task = complete(settings_from_flags(kind, None, options, rest), options.task)
     batch = task.sample(tasks.stream(options.seed, "show"), options.rows)
     rule = "\n" + "-" * 80 + "\n"
     print(rule.join(tasks.render(task, batch, row, columns=80) for row in range(options.rows)))
@@ -44,12 +44,12 @@ def show_rows(options: argparse.Namespace, rest: list[str]) -> None:
 
 def check_laws(options: argparse.Namespace, rest: list[str]) -> None:
     """`toylab check`."""
-    from toylab.tasks.check import LAWS, sentence, verdicts
+    from toylab.tasks.check import LAWS, sentence, try_laws
 
     kind = chosen_task(options, rest)
-    task = complete(settings_of(kind, None, options, rest), options.task)
+    task = complete(settings_from_flags(kind, None, options, rest), options.task)
     broken = []
-    for law, failure in verdicts(task, examples=options.examples):
+    for law, failure in try_laws(task, examples=options.examples):
         broken.append(failure)
         if not (failure and failure.again):
             print(failure or f"holds: {sentence(law)}", flush=True)
@@ -76,7 +76,7 @@ def train_model(options: argparse.Namespace, rest: list[str]) -> None:
         [("task", kind), ("model", ModelConfig, GENERAL), ("train", TrainConfig, UNTIL_SOLVED), ("seed", int, 0)],
         kw_only=True,
     )
-    chosen = settings_of(settings, None, options, rest)
+    chosen = settings_from_flags(settings, None, options, rest)
     check_seed(chosen.seed)
     if options.out is not None:
         with disk(options.out):

@@ -127,7 +127,7 @@ EXERCISES: dict[str, Exercise] = {
         ),
         Exercise(
             "counting.tally",
-            answer_key.tally,
+            answer_key.tallies,
             (
                 "Two tokens of a type have the same score: together they weigh twice exp(score).",
                 "The weight of a type is counts * exp(scores); softmax weights sum to one.",
@@ -167,7 +167,7 @@ EXERCISES: dict[str, Exercise] = {
         ),
         Exercise(
             "safety.null_share",
-            answer_key.null_share,
+            answer_key.energy_in_null_space,
             (
                 "Split the change into a part made of the weight's columns and the rest.",
                 "An orthonormal basis Q of the columns (torch.linalg.qr) gives the first part: Q Q^T times the change.",
@@ -227,7 +227,7 @@ EXERCISES: dict[str, Exercise] = {
         ),
         Exercise(
             "own.detector",
-            answer_key.detector,
+            answer_key.sure_detector,
             (
                 "Sharp is not enough. `shown['links']` says row, query and key: ask how much attention falls there.",
                 "pattern[row, :, query, key] has one row a link and one column a head.",

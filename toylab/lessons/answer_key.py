@@ -157,7 +157,7 @@ def peaky(answer: Any) -> None:
 # 02, contextual counting ---------------------------------------------------------------------------------------------
 
 
-def tally(answer: Any) -> None:
+def tallies(answer: Any) -> None:
     """Softmax attention from one score, value and number a type of token."""
 
     def oracle(scores: np.ndarray, values: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -237,7 +237,7 @@ def chance(answer: Any) -> None:
     _compare(answer, [{"rows": rows, "columns": columns} for rows, columns in sizes], oracle, breaks)
 
 
-def null_share(answer: Any) -> None:
+def energy_in_null_space(answer: Any) -> None:
     """The share of a change in the left null space of a weight."""
 
     def oracle(change: torch.Tensor, weight: torch.Tensor) -> float:
@@ -348,7 +348,7 @@ def reach(answer: Any) -> None:
 # 05, your own --------------------------------------------------------------------------------------------------------
 
 
-def detector(answer: Any) -> None:
+def sure_detector(answer: Any) -> None:
     """A score of plants above that of look-alikes, on links not seen before, whose queries are no question marks."""
     rng = _draw("detector")
     places: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {

@@ -14,7 +14,7 @@ from string import Template
 from typing import Any
 
 from toylab.training.attention_history import Shown
-from toylab.verdicts.claim import Claim, numbers, verdicts
+from toylab.verdicts.claim import Claim, count_verdicts, numbers
 
 
 @dataclass(frozen=True)
@@ -63,10 +63,10 @@ def page(
         film: what the viewer goes through, if there is one.
         costs: CPU-seconds behind each claim, by its id.
     """
-    counts = verdicts(claims)
+    counts = count_verdicts(claims)
     names = file_names(pictures)
     drawn = {id: (name, one.title) for name, one in zip(names, pictures, strict=True) for id in one.claims}
-    return filled(
+    return fill_template(
         "page.html",
         title=escape(title),
         introduction=escape(introduction),
@@ -84,7 +84,7 @@ def page(
 _PLURAL = {"holds": "hold", "fails": "fail", "open": "open", "withdrawn": "withdrawn"}
 
 
-def filled(name: str, title: str, **parts: str) -> str:
+def fill_template(name: str, title: str, **parts: str) -> str:
     """A whole page from the template of what is its own; `title` and the parts are HTML already."""
     main = Template(_read(name)).substitute(title=title, **parts)
     return Template(_read("frame.html")).substitute(title=title, style=_read("page.css"), main=main)

@@ -42,7 +42,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Task:
+class QueuedJob:
     """A job with the run it belongs to."""
 
     run: Run
@@ -130,7 +130,7 @@ def work(
         ValueError: for workers below 1, or a job that no study has.
     """
     check_workers(workers)
-    tasks = [Task(run, job) for run in runs for job in wanted(run.study, jobs)]
+    tasks = [QueuedJob(run, job) for run in runs for job in wanted(run.study, jobs)]
     left = [task for task in tasks if not is_done(task.job, task.run.out)]
     done = {task.key for task in tasks} - {task.key for task in left}
     bar = progress_bar(total=len(left), desc=title, unit="job", disable=not progress or not left)
@@ -147,7 +147,7 @@ def work(
 
 
 @dataclass(frozen=True)
-class Failure:
+class JobFailure:
     """What a job ended with; its traceback is in `error.txt` in its folder."""
 
     message: str
@@ -155,32 +155,32 @@ class Failure:
     """Whether it refused its settings, a damaged file or what the disk said, as opposed to a fault in the code."""
 
     @classmethod
-    def of(cls, error: BaseException) -> Failure:
+    def of(cls, error: BaseException) -> JobFailure:
         if isinstance(error, ToylabError):
             return cls(str(error), True)
         return cls(f"{type(error).__name__}: {error}".removesuffix(": "), False)
 
 
-class Failures(dict[Task, Failure]):
+class Failures(dict[QueuedJob, JobFailure]):
     """The tasks that failed, of those that were asked for."""
 
     def __init__(self, asked: int, bar: Any) -> None:
         super().__init__()
         self.asked, self._bar = asked, bar
 
-    def note(self, task: Task, failure: Failure | None) -> None:
+    def note(self, task: QueuedJob, failure: JobFailure | None) -> None:
         """A task has come to its end."""
         if failure is not None:
             self[task] = failure
             self._bar.set_postfix(failed=len(self), refresh=False)
         self._bar.update()
 
-    def lines(self, of: Callable[[Task], str] = str) -> list[str]:
+    def lines(self, of: Callable[[QueuedJob], str] = str) -> list[str]:
         """One a failure."""
         return [f"{of(task)}: {failure.message} (see {_report(task)})" for task, failure in self.items()]
 
 
-def raise_for(failures: Failures, again: str, of: Callable[[Task], str] = str) -> None:
+def raise_for(failures: Failures, again: str, of: Callable[[QueuedJob], str] = str) -> None:
     """Raise what failed, if anything did; `again` says how to run those again."""
     if failures:
         count = f"{len(failures)} of {failures.asked} jobs failed, the others are kept; {again}"
@@ -189,12 +189,12 @@ def raise_for(failures: Failures, again: str, of: Callable[[Task], str] = str) -
         raise (JobsRefusedError if refused else JobsFailedError)("\n  ".join([count, *failures.lines(of)]))
 
 
-def _never_started(task: Task, message: str, refused: bool = False) -> Failure:
+def _never_started(task: QueuedJob, message: str, refused: bool = False) -> JobFailure:
     _keep_report(task.folder, message + "\n")
-    return Failure(message, refused)
+    return JobFailure(message, refused)
 
 
-def _report(task: Task) -> Path:
+def _report(task: QueuedJob) -> Path:
     return task.folder / "error.txt"
 
 
@@ -207,7 +207,7 @@ def _keep_report(folder: Path, told: str) -> None:
 # In a worker ---------------------------------------------------------------------------------------------------------
 
 
-def do(study: Study, job: Job, out: Path) -> Failure | None:
+def do(study: Study, job: Job, out: Path) -> JobFailure | None:
     """Do one job, if it is not done: its files first, `done` last, with the checksum of each.
 
     Errors come back as values: not every exception survives the way between two processes.
@@ -226,7 +226,7 @@ def do(study: Study, job: Job, out: Path) -> Failure | None:
         raise
     except BaseException as error:  # also what ends a process, such as sys.exit: the other jobs go on
         _keep_report(folder, traceback.format_exc())
-        return Failure.of(error)
+        return JobFailure.of(error)
     return None
 
 
@@ -266,7 +266,9 @@ class _Here:
         return done
 
 
-def _submit(left: list[Task], done: set[tuple[Path, Job]], failures: Failures, executor: Any, room: int | None) -> None:
+def _submit(
+    left: list[QueuedJob], done: set[tuple[Path, Job]], failures: Failures, executor: Any, room: int | None
+) -> None:
     """Submit tasks as soon as what they need is done, no more than `room` at a time.
 
     When a process of ours is lost (killed, out of memory), all that was submitted is lost with it, and nobody knows who
@@ -303,7 +305,7 @@ def _submit(left: list[Task], done: set[tuple[Path, Job]], failures: Failures, e
                     why = "was it killed, or out of memory?" + (f" Or: {UNGUARDED}" if room is None else "")
                     failure = _never_started(task, f"its process ended abruptly: {why}")
                 else:  # the executor's own word, or a study that a worker cannot load
-                    failure = Failure.of(error)
+                    failure = JobFailure.of(error)
                     _keep_report(task.folder, failure.message + "\n")
                 failures.note(task, failure)
                 if failure is None:
@@ -315,8 +317,8 @@ def _submit(left: list[Task], done: set[tuple[Path, Job]], failures: Failures, e
 
 
 def _next(
-    left: Sequence[Task], done: set[tuple[Path, Job]], suspects: set[tuple[Path, Job]], room: int | None, busy: int
-) -> list[Task]:
+    left: Sequence[QueuedJob], done: set[tuple[Path, Job]], suspects: set[tuple[Path, Job]], room: int | None, busy: int
+) -> list[QueuedJob]:
     """The tasks to submit now, where `busy` others are running."""
     if suspects:
         return [] if busy else [next(task for task in left if task.key in suspects)]
@@ -324,7 +326,7 @@ def _next(
     return [task for _, task in zip(range(room - busy), ready, strict=False)] if room is not None else list(ready)
 
 
-def _base_failed(task: Task, done: set[tuple[Path, Job]]) -> Failure:
+def _base_failed(task: QueuedJob, done: set[tuple[Path, Job]]) -> JobFailure:
     failed = next(job for job in task.job.needs if (task.run.out, job) not in done)
     return _never_started(task, f"{failed.name} of seed {failed.seed} failed, which this one goes on from", True)
 

@@ -19,7 +19,7 @@ from toylab.runs.store import read_settings, results
 from toylab.runs.study import Job, Study, with_needs
 from toylab.settings import fit, kinds
 from toylab.training.attention_history import Shown
-from toylab.verdicts.claim import Claim, table, verdicts, write_claims
+from toylab.verdicts.claim import Claim, claims_table, count_verdicts, write_claims
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ class Judged:
         )
 
 
-def judge(out: Path | str, study: type | None = None) -> Judged:
+def judge_run(out: Path | str, study: type | None = None) -> Judged:
     """Judge and draw a run from what it measured; nothing is written.
 
     Args:
@@ -165,9 +165,11 @@ def finish(out: Path | str, study: type | None = None) -> str:
     Raises:
         ValueError: if the folder holds no run, one of another study, or settings that are not of this version.
     """
-    judged = judge(out, study)
-    counts = "Claims: {holds} hold, {fails} fail, {open} open, {withdrawn} withdrawn.".format(**verdicts(judged.claims))
-    claims = table(judged.claims, costs=judged.costs or None, coloured=takes_colour(sys.stdout))
+    judged = judge_run(out, study)
+    counts = "Claims: {holds} hold, {fails} fail, {open} open, {withdrawn} withdrawn.".format(
+        **count_verdicts(judged.claims)
+    )
+    claims = claims_table(judged.claims, costs=judged.costs or None, coloured=takes_colour(sys.stdout))
     try:
         where = f"Report: {keep(judged, out)}"
     except UnwritableError:

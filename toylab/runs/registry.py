@@ -25,7 +25,7 @@ _HOME = "toylab.studies"
 _FOLDER = Path(__file__).parents[1] / "studies"
 
 
-def names() -> list[str]:
+def study_names() -> list[str]:
     """The names of all studies, as the command line spells them."""
     return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules([str(_FOLDER)]))
 
@@ -40,8 +40,8 @@ def load(name: str) -> Any:
         kind = load_class("study", name)
         refuse_incomplete("study", name, kind, ("jobs", "run_job", "conclude"))
         return _as_module(kind)
-    if name not in names():
-        raise unknown("study", name, names())
+    if name not in study_names():
+        raise unknown("study", name, study_names())
     module = name.replace("-", "_")
     return importlib.import_module(f"{_HOME}.{module}.study" if (_FOLDER / module).is_dir() else f"{_HOME}.{module}")
 
@@ -79,7 +79,7 @@ def of_folder(name: str, folder: Path | str, kind: type | None, command: str) ->
 
 def is_named(kind: type, name: str) -> bool:
     """Whether a record that names its study so is of this class, which a script may have defined or named freely."""
-    return name in (name_of(kind), f"__main__:{kind.__qualname__}") or not (":" in name or name in names())
+    return name in (name_of(kind), f"__main__:{kind.__qualname__}") or not (":" in name or name in study_names())
 
 
 def preset(kind: type, name: str) -> Any:

@@ -21,10 +21,10 @@ from urllib.parse import quote
 
 from toylab.console import ToylabError, aligned, markdown_table, progress_bar, takes_colour, unknown
 from toylab.files import UnwritableError, parse_json, read_bytes, refuse_links, write_json, write_text
-from toylab.report.page import file_names, filled, place
-from toylab.runs.judge import Judged, judge, keep
+from toylab.report.page import file_names, fill_template, place
+from toylab.runs.judge import Judged, judge_run, keep
 from toylab.runs.store import read_settings
-from toylab.verdicts.claim import Claim, as_claims, in_full, numbers, table, verdicts
+from toylab.verdicts.claim import Claim, as_claims, claims_table, count_verdicts, in_full, numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +94,7 @@ class Standing:
         left = ", ".join(claim.id for claim in self.claims if claim.measured is None)
         parts = [
             textwrap.fill(f"{self.study}: {self.source}", 80),
-            table(measured, costs=self.costs or None, coloured=coloured),
+            claims_table(measured, costs=self.costs or None, coloured=coloured),
             textwrap.fill(f"Not measured by this run: {left}.", 80, break_on_hyphens=False) if left else "",
         ]
         return "\n".join(filter(None, parts))
@@ -142,7 +142,7 @@ def _judged(folder: Path | str, study: type | None) -> tuple[list[Standing], boo
     folder = Path(folder)
     for out in progress_bar(_chosen(folder), desc="judging", unit="study", disable=None, leave=False):
         try:
-            judged = judge(out, study if ":" in read_settings(out / "settings.json")["study"] else None)
+            judged = judge_run(out, study if ":" in read_settings(out / "settings.json")["study"] else None)
             keep(judged, out)
         except UnwritableError as error:
             told.append(f"no page is made: {error}")
@@ -155,7 +155,7 @@ def _judged(folder: Path | str, study: type | None) -> tuple[list[Standing], boo
     try:
         refuse_links(folder, folder / "scoreboard.json", folder / "scoreboard.html")
         write_json(folder / "scoreboard.json", [asdict(one) for one in standings])
-        write_text(folder / "scoreboard.html", page(standings))
+        write_text(folder / "scoreboard.html", board_page(standings))
     except UnwritableError as error:
         told.append(f"no scoreboard is kept: {error}")
         kept = False
@@ -192,7 +192,7 @@ def published(study: str | None = None) -> Any:
     Raises:
         ValueError: for a name that is none.
     """
-    held = _standings(files(report).joinpath("scoreboard.json").read_bytes(), "scoreboard.json")
+    held = _standings(files("toylab.report").joinpath("scoreboard.json").read_bytes(), "scoreboard.json")
     if study is None:
         return held
     if study not in [one.study for one in held]:
@@ -234,10 +234,10 @@ def _cost(one: Standing, claim: Claim) -> str:
 
 def _cells(one: Standing) -> list[str]:
     """A study in the summary."""
-    return [one.study, *map(str, (*verdicts(one.claims).values(), one.seeds, f"{one.cpu_seconds:.0f}"))]
+    return [one.study, *map(str, (*count_verdicts(one.claims).values(), one.seeds, f"{one.cpu_seconds:.0f}"))]
 
 
-def markdown(standings: Sequence[Standing]) -> str:
+def board_markdown(standings: Sequence[Standing]) -> str:
     """As Markdown: the summary, then every claim, folded by study."""
     parts = [markdown_table([HEAD, *map(_cells, standings)], numbers=True)]
     for one in standings:
@@ -247,7 +247,7 @@ def markdown(standings: Sequence[Standing]) -> str:
             for c in one.claims
             if c.measured is not None
         ]
-        counts = "{holds} hold, {fails} fail, {withdrawn} withdrawn".format(**verdicts(one.claims))
+        counts = "{holds} hold, {fails} fail, {withdrawn} withdrawn".format(**count_verdicts(one.claims))
         parts.append(
             f"<details><summary><b>{one.study}</b>: {counts}. {one.source}</summary>\n\n"
             + markdown_table([head, *body])
@@ -256,9 +256,9 @@ def markdown(standings: Sequence[Standing]) -> str:
     return "\n\n".join(parts)
 
 
-def page(standings: Sequence[Standing]) -> str:
+def board_page(standings: Sequence[Standing]) -> str:
     """As a page, with links to the figures on the pages of the runs; everything that comes from outside is escaped."""
-    return filled(
+    return fill_template(
         "scoreboard.html",
         title="Which claims hold",
         papers="one paper" if len(standings) == 1 else f"{len(standings)} papers",

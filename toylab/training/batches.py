@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from toylab.console import ToylabError
 from toylab.tasks import IGNORE, Batch, IteratedMap, Task, stream
 
-Held = TypeVar("Held")
+SomeBatch = TypeVar("Held")
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Scored:
 
     def to(self, device: str | torch.device) -> Scored:
         """The same on another device."""
-        return moved(self, device)
+        return to_device(self, device)
 
     def logits(self, model: nn.Module) -> Tensor:
         """The model's logits at the scored positions.
@@ -69,10 +69,10 @@ class Scored:
         return bool((self.positions == plain).all())
 
 
-def moved(batch: Held, device: str | torch.device) -> Held:
+def to_device(batch: SomeBatch, device: str | torch.device) -> SomeBatch:
     """A batch, a dataclass of tensors, on another device."""
     held = {
-        name: x.to(device) if isinstance(x, Tensor) else moved(x, device) if is_dataclass(x) else x
+        name: x.to(device) if isinstance(x, Tensor) else to_device(x, device) if is_dataclass(x) else x
         for name, x in vars(batch).items()
     }
     return replace(batch, **held)
@@ -177,7 +177,7 @@ def fresh(
     return batch_at
 
 
-def sweep(task: IteratedMap, seed: int, rows: int, per_length: int = 1024) -> Callable[[int], Scored]:
+def epochs(task: IteratedMap, seed: int, rows: int, per_length: int = 1024) -> Callable[[int], Scored]:
     """The training batch of each step as in the published code of iteration heads: a fixed set of rows of each length,
     swept again and again from the shortest length to the longest, one length a batch.
 

@@ -87,7 +87,7 @@ class Population:
             raise ToylabError(f"batches: {len(batches)} for {len(self)} members; give one each")
         if not self.optimizer.steps:
             self._refuse_unreached(batches[0])
-        together, kind = stacked(batches), type(batches[0])
+        together, kind = stack_batches(batches), type(batches[0])
         fixed = {name: x for name, x in vars(batches[0]).items() if name not in together}
 
         def call(weights: Tensor, still: dict[str, Tensor], batch: dict[str, Tensor]) -> Tensor:
@@ -156,7 +156,7 @@ class _Called(nn.Module):
         self.forward = forward
 
 
-def stacked(batches: Sequence[Any]) -> dict[str, Tensor]:
+def stack_batches(batches: Sequence[Any]) -> dict[str, Tensor]:
     """The tensors of some batches of one kind, each stacked along a first axis and filled up to the largest, with
     tokens that nobody is scored on. What is the same in all of them, as the positions of padded rows are, is left out.
 

@@ -182,7 +182,7 @@ def as_claims(held: Any) -> list[Claim]:
     return claims
 
 
-def table(
+def claims_table(
     claims: Sequence[Claim], width: int = 80, costs: Mapping[str, float | int] | None = None, coloured: bool = False
 ) -> str:
     """Claims as text: a line of verdict and numbers each, then the statement and the bar.
@@ -205,7 +205,7 @@ def table(
     return "\n".join(lines)
 
 
-def markdown(claims: Sequence[Claim]) -> str:
+def claims_markdown(claims: Sequence[Claim]) -> str:
     """Claims as a Markdown table."""
     head = ["verdict", "sentence", "bar", "measured [95 % interval]", "seeds"]
     return markdown_table([head, *([c.verdict, in_full(c), c.bar, numbers(c), str(len(c.seeds))] for c in claims)])
@@ -217,7 +217,7 @@ def in_full(claim: Claim) -> str:
     return claim.statement if judged else f"{claim.statement} *{claim.note}*"
 
 
-def verdicts(claims: Iterable[Claim]) -> dict[str, int]:
+def count_verdicts(claims: Iterable[Claim]) -> dict[str, int]:
     """How many claims there are of each verdict."""
     found = Counter(claim.verdict for claim in claims)
     return {verdict: found[verdict] for verdict in get_args(Verdict)}

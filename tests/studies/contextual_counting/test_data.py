@@ -15,16 +15,16 @@ from toylab.model.token_counts import tally
 from toylab.studies.contextual_counting.data import (
     RegionTeacher,
     Strings,
-    accuracy,
+    count_accuracy,
     count_loss,
+    counting_model,
     fading,
     for_model,
     fresh_strings,
     growing,
-    held_out,
-    learn,
+    held_out_strings,
+    learn_counting,
     logits,
-    model_for,
     share_right,
     strings,
 )
@@ -103,7 +103,8 @@ def test_no_string_is_both_trained_on_and_held_out(seed, other):
     batch_at = fresh_strings(task, seed, 32)
     trained = {tuple(row) for step in range(3) for row in batch_at(step).tokens.tolist()}
     sets = [
-        {tuple(r) for r in strings(task, held_out(task, other, 60, s)).tokens.tolist()} for s in ("validation", "test")
+        {tuple(r) for r in strings(task, held_out_strings(task, other, 60, s)).tokens.tolist()}
+        for s in ("validation", "test")
     ]
     assert not trained & sets[0]
     assert not trained & sets[1]
@@ -111,10 +112,10 @@ def test_no_string_is_both_trained_on_and_held_out(seed, other):
 
 
 def test_held_out_strings_are_the_tasks_largest_unless_asked_otherwise():
-    batch = held_out(TASK, 0, 5)
+    batch = held_out_strings(TASK, 0, 5)
     assert set(batch.labels["length"].tolist()) == {20}
     assert (batch.labels["count"] >= 0).all()
-    batch = held_out(TASK, 0, 5, length=14, regions=2)
+    batch = held_out_strings(TASK, 0, 5, length=14, regions=2)
     assert set(batch.labels["length"].tolist()) == {14}
     assert (batch.labels["count"][:, 2] < 0).all()
 
@@ -122,7 +123,7 @@ def test_held_out_strings_are_the_tasks_largest_unless_asked_otherwise():
 @some
 @given(seeds)
 def test_the_loss_is_the_mean_surprise_over_the_counts_that_exist(seed):
-    model = model_for(TASK, SMALL, seed).double()
+    model = counting_model(TASK, SMALL, seed).double()
     found = strings(TASK, TASK.sample(stream(seed), 6, length=15))
     chances = model(found.tokens).detach().softmax(dim=-1)
     surprises = [
@@ -137,7 +138,7 @@ def test_the_loss_is_the_mean_surprise_over_the_counts_that_exist(seed):
 @some
 @given(seeds, st.floats(0.01, 2))
 def test_the_auxiliary_loss_adds_the_regions_times_its_weight_and_nothing_at_weight_zero(seed, weight):
-    model = model_for(TASK, SMALL, seed).double()
+    model = counting_model(TASK, SMALL, seed).double()
     teacher = RegionTeacher(model, seed).double()
     found = strings(TASK, TASK.sample(stream(seed), 4, length=15))
     plain = count_loss(model, found)
@@ -149,7 +150,7 @@ def test_the_auxiliary_loss_adds_the_regions_times_its_weight_and_nothing_at_wei
 
 
 def test_the_teacher_shares_the_model_and_draws_other_numbers():
-    model = model_for(TASK, SMALL, 5)
+    model = counting_model(TASK, SMALL, 5)
     teacher = RegionTeacher(model, 5)
     assert teacher.model is model
     assert teacher.classifier.weight.shape == (TASK.most + 1, 8)
@@ -163,16 +164,16 @@ def test_the_auxiliary_weight_fades_linearly_and_is_gone_for_good():
 
 
 def test_the_model_of_a_task_has_its_sizes():
-    model = model_for(TASK, SMALL)
+    model = counting_model(TASK, SMALL)
     assert (model.symbols, model.queries, model.classes, model.context) == (5, 3, 21, 21)
-    assert model(strings(TASK, held_out(TASK, 0, 2)).tokens).shape == (2, 3, 21)
+    assert model(strings(TASK, held_out_strings(TASK, 0, 2)).tokens).shape == (2, 3, 21)
 
 
 def test_learning_is_a_pure_function_of_its_settings_and_follows_every_region(tmp_path):
     config = TrainConfig(steps=12, rows=4, warmup=2, cooldown=0, evaluate_every=6)
     before = torch.get_rng_state()
     (one, training), (other, _) = (
-        learn(TASK, SMALL, config, seed=3, auxiliary=0.5, rows=100, checkpoint=tmp_path / f"{n}.safetensors")
+        learn_counting(TASK, SMALL, config, seed=3, auxiliary=0.5, rows=100, checkpoint=tmp_path / f"{n}.safetensors")
         for n in (1, 2)
     )
     assert torch.equal(torch.get_rng_state(), before)
@@ -186,7 +187,10 @@ def test_learning_is_a_pure_function_of_its_settings_and_follows_every_region(tm
 
 def test_other_seeds_and_no_teacher_give_other_models():
     config = TrainConfig(steps=3, rows=4, warmup=1, cooldown=0)
-    found = [learn(TASK, SMALL, config, seed, auxiliary=a, rows=100)[0] for seed, a in ((0, 0.5), (1, 0.5), (0, 0.0))]
+    found = [
+        learn_counting(TASK, SMALL, config, seed, auxiliary=a, rows=100)[0]
+        for seed, a in ((0, 0.5), (1, 0.5), (0, 0.0))
+    ]
     weights = [model.encoder.blocks[0].attn.value.weight for model in found]
     assert not torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
@@ -195,10 +199,10 @@ def test_other_seeds_and_no_teacher_give_other_models():
 def test_training_that_was_cut_off_while_the_teacher_spoke_or_after_ends_with_the_same_bits(tmp_path):
     config = TrainConfig(steps=20, rows=4, warmup=2, schedule="cosine", cooldown=0, evaluate_every=5)
     batch_at = fresh_strings(TASK, 0, 4, causal_tally=True, auxiliary=fading(20, 0.5))
-    whole = RegionTeacher(model_for(TASK, SMALL, 0))
+    whole = RegionTeacher(counting_model(TASK, SMALL, 0))
     train(whole, count_loss, batch_at, config)
     for cut in (7, 13):
-        parts, path = RegionTeacher(model_for(TASK, SMALL, 0)), tmp_path / f"{cut}.safetensors"
+        parts, path = RegionTeacher(counting_model(TASK, SMALL, 0)), tmp_path / f"{cut}.safetensors"
 
         def until(step: int, cut: int = cut) -> Strings:
             if step == cut:
@@ -207,7 +211,7 @@ def test_training_that_was_cut_off_while_the_teacher_spoke_or_after_ends_with_th
 
         with pytest.raises(KeyboardInterrupt):
             train(parts, count_loss, until, config, checkpoint=path)
-        again = RegionTeacher(model_for(TASK, SMALL, 0))
+        again = RegionTeacher(counting_model(TASK, SMALL, 0))
         train(again, count_loss, batch_at, config, checkpoint=path)
         for name, weight in whole.model.state_dict().items():
             assert torch.equal(again.model.state_dict()[name], weight), name
@@ -251,8 +255,8 @@ def test_strings_fall_apart_into_rows_and_lose_nothing(rows, at_once):
 
 def test_accuracy_read_in_parts_is_that_of_the_whole(monkeypatch):
     task = ContextualCounting(length=12, regions=2)
-    model = model_for(task, EncoderDecoderConfig(), 0)
+    model = counting_model(task, EncoderDecoderConfig(), 0)
     whole = for_model(task, model, task.sample(stream(4), 23))
     expected = share_right(logits(model, whole).argmax(dim=-1), whole)
     monkeypatch.setattr("toylab.studies.contextual_counting.data.AT_ONCE", 5)
-    assert accuracy(model, whole) == expected == accuracy(model, whole, {})
+    assert count_accuracy(model, whole) == expected == count_accuracy(model, whole, {})

@@ -12,7 +12,7 @@ from toylab.model.encoder_decoder import ENCODER, EncoderDecoderConfig
 from toylab.planted.handwritten import contextual_counter
 from toylab.probes import watch
 from toylab.studies.contextual_counting import measures as circuits
-from toylab.studies.contextual_counting.data import accuracy, for_model, held_out, model_for, strings
+from toylab.studies.contextual_counting.data import count_accuracy, counting_model, for_model, held_out_strings, strings
 from toylab.tasks import IGNORE, ContextualCounting, encode, stream
 from toylab.tasks.bracketed import BEGIN, CLOSE, ONE, OPEN, ZERO
 
@@ -22,7 +22,7 @@ some = settings(max_examples=15)
 
 
 def model_of(seed: int = 0, task: ContextualCounting = TASK, **encoder):
-    return model_for(task, EncoderDecoderConfig(encoder=replace(ENCODER, width=8, **encoder)), seed)
+    return counting_model(task, EncoderDecoderConfig(encoder=replace(ENCODER, width=8, **encoder)), seed)
 
 
 def one_string(text: str, task: ContextualCounting = TASK):
@@ -33,7 +33,7 @@ def one_string(text: str, task: ContextualCounting = TASK):
 def golden(request):
     """A hand-written counter with its bias, strings, and what the finder makes of it."""
     model = contextual_counter(TASK.most, TASK.classes, bias=request.param)
-    batch = held_out(TASK, 0, 300)
+    batch = held_out_strings(TASK, 0, 300)
     found = for_model(TASK, model, batch)
     return model, request.param, batch, found, circuits.find_circuits(model, found)
 
@@ -64,7 +64,7 @@ def test_the_classes_of_a_string_worked_out_by_hand():
 
 
 def test_the_counts_by_class_agree_with_the_strings():
-    found = strings(TASK, held_out(TASK, 1, 40))
+    found = strings(TASK, held_out_strings(TASK, 1, 40))
     classes = circuits.key_classes(found)
     assert torch.equal(classes[circuits.COUNTED].sum(dim=-1), found.counts)
     assert (classes["own ["].sum(dim=-1) == 1).all()
@@ -81,7 +81,7 @@ def test_accuracy_is_the_share_of_right_counts_label_by_label(seed):
     model, batch = model_of(seed), TASK.sample(stream(seed), 50, length=20)
     found = for_model(TASK, model, batch)
     guesses = model(found.tokens).argmax(dim=-1).tolist()
-    for label, share in enumerate(accuracy(model, found)):
+    for label, share in enumerate(count_accuracy(model, found)):
         pairs = [(g[label], c[label]) for g, c in zip(guesses, found.counts.tolist(), strict=True)]
         asked = [guess == count for guess, count in pairs if count != IGNORE]
         assert share == pytest.approx(sum(asked) / len(asked), abs=1e-6)
@@ -111,7 +111,7 @@ def test_the_hand_written_counters_are_named_with_their_bias(golden):
 
 def test_a_model_that_knows_nothing_is_unsolved():
     model = model_of(0)
-    found = circuits.find_circuits(model, for_model(TASK, model, held_out(TASK, 0, 200)))
+    found = circuits.find_circuits(model, for_model(TASK, model, held_out_strings(TASK, 0, 200)))
     assert {circuit.circuit for circuit in found} == {"unsolved"}
 
 
@@ -119,7 +119,7 @@ def test_attention_that_never_changes_explains_nothing_and_stays_a_number():
     model = contextual_counter(TASK.most, TASK.classes)
     with torch.no_grad():
         model.decoder.queries[0, :] = -model.decoder.queries[0, :]  # now it looks away from its ones
-    found = circuits.find_circuits(model, for_model(TASK, model, held_out(TASK, 0, 200)))[0]
+    found = circuits.find_circuits(model, for_model(TASK, model, held_out_strings(TASK, 0, 200)))[0]
     assert found.r2 == 0
     assert all(np.isfinite([found.k, found.share, *found.shares.values(), *found.curve.values()]))
 
@@ -169,8 +169,8 @@ def test_two_values_reproduce_a_hand_written_counter(golden):
 
 @pytest.mark.parametrize("change", [{"residual": True}, {"hidden": 8}, {"heads": 2}, {"self_attention": True}])
 def test_two_values_are_refused_where_logits_are_no_sum_of_them(change):
-    model = model_for(TASK, EncoderDecoderConfig(encoder=replace(ENCODER, width=8), **change))
-    found = for_model(TASK, model, held_out(TASK, 0, 100))
+    model = counting_model(TASK, EncoderDecoderConfig(encoder=replace(ENCODER, width=8), **change))
+    found = for_model(TASK, model, held_out_strings(TASK, 0, 100))
     with pytest.raises(ValueError, match="one bare cross-attention"):
         circuits.value_readout(model, found, [])
 
@@ -217,10 +217,10 @@ def test_the_rotary_profile_sums_to_what_a_one_prefers_at_distance_zero():
 def test_a_rotary_model_whose_planes_all_stop_is_the_model_without_positions():
     turning, still = model_of(4, positions="rotary"), model_of(4)
     still.load_state_dict(turning.state_dict())
-    found = strings(TASK, held_out(TASK, 0, 200))
+    found = strings(TASK, held_out_strings(TASK, 0, 200))
     before = turning.encoder.positions.frequencies.clone()
     stopped = circuits.stopped_planes(turning, found, 1 / 32)
-    assert stopped["all"] == accuracy(still, found)
+    assert stopped["all"] == count_accuracy(still, found)
     assert torch.equal(turning.encoder.positions.frequencies, before)
 
 
@@ -240,6 +240,6 @@ def test_the_region_probe_reads_the_hand_written_encoder_and_no_shuffled_labels(
 
 def test_begin_is_a_class_only_where_there_is_a_begin_token():
     task = replace(TASK, begin=False)
-    found = strings(task, held_out(task, 0, 3))
+    found = strings(task, held_out_strings(task, 0, 3))
     assert not (found.tokens == BEGIN).any()
     assert not circuits.key_classes(found)["begin"].any()

@@ -17,15 +17,15 @@ from toylab.studies.safety_finetuning.data import (
     MODEL,
     Read,
     classify,
+    concept_batches,
+    concept_model,
     fine_tuning,
-    held_out,
+    held_out_texts,
     language_loss,
-    model_for,
     outcomes,
     pairs,
-    pretraining,
     read,
-    write,
+    write_texts,
 )
 from toylab.tasks import JAILBREAKS, KINDS, SPLITS, Batch, TaskConcept, split_of, stream
 from toylab.training.batches import BLOCK
@@ -54,7 +54,7 @@ def prompts(batch: Batch) -> np.ndarray:
 @given(seeds, st.floats(0.01, 2), st.integers(0, 2), st.integers(1, 3))
 def test_a_letter_and_the_position_that_answers_it_get_one_vector_and_nothing_else_changes(seed, shared, slots, nodes):
     task = replace(TASK, soft_slots=slots, nodes=nodes)
-    plain, model = Transformer.for_task(task, SMALL, seed), model_for(task, SMALL, seed, shared=shared)
+    plain, model = Transformer.for_task(task, SMALL, seed), concept_model(task, SMALL, seed, shared=shared)
     for (name, one), (_, other) in zip(plain.named_parameters(), model.named_parameters(), strict=True):
         assert name == "positions.table" or torch.equal(one, other)
         assert other.is_leaf
@@ -74,7 +74,7 @@ def test_a_letter_and_the_position_that_answers_it_get_one_vector_and_nothing_el
 def test_from_the_start_a_letter_is_nearest_to_the_position_that_answers_it():
     def cosines(**options) -> tuple[torch.Tensor, torch.Tensor]:
         task = TaskConcept()
-        table = F.normalize(model_for(task, MODEL, 3, **options).positions.table.detach(), dim=1)
+        table = F.normalize(concept_model(task, MODEL, 3, **options).positions.table.detach(), dim=1)
         found = table[task.text] @ table[task.prompt - 1 :].T
         return found.diag(), found[~torch.eye(task.answer, dtype=torch.bool)]
 
@@ -91,14 +91,14 @@ def test_from_the_start_a_letter_is_nearest_to_the_position_that_answers_it():
 def test_without_a_shared_vector_the_model_is_the_tasks_plain_one(positions, shared):
     config = replace(SMALL, positions=positions)
     before = torch.random.get_rng_state()
-    plain, model = Transformer.for_task(TASK, config, 1), model_for(TASK, config, 1, shared=shared)
+    plain, model = Transformer.for_task(TASK, config, 1), concept_model(TASK, config, 1, shared=shared)
     assert torch.equal(torch.random.get_rng_state(), before)
     assert all(torch.equal(one, model.state_dict()[name]) for name, one in plain.state_dict().items())
 
 
 def test_shared_vectors_are_another_seeds_own():
     added = [
-        model_for(TASK, SMALL, seed).positions.table - Transformer.for_task(TASK, SMALL, seed).positions.table
+        concept_model(TASK, SMALL, seed).positions.table - Transformer.for_task(TASK, SMALL, seed).positions.table
         for seed in (0, 0, 1)
     ]
     assert torch.equal(added[0], added[1])
@@ -113,7 +113,7 @@ def content(batch: Read | Pairs) -> tuple:
 
 
 SOURCES = {
-    "pretraining": lambda seed: pretraining(TASK, seed, 3, 4 * BLOCK),
+    "pretraining": lambda seed: concept_batches(TASK, seed, 3, 4 * BLOCK),
     "fine-tuning": lambda seed: fine_tuning(TASK, seed, 3, 0.5),
     "fine-tuning for another purpose": lambda seed: fine_tuning(TASK, seed, 3, 0.5, "relearning"),
 }
@@ -140,7 +140,7 @@ def test_other_seeds_and_purposes_have_other_prompts_and_another_order_of_safe_a
         assert len({str(batch) for batch in drawn}) == 4
     asked = [fine_tuning(TASK, s, 1, 0.5, purpose) for s, purpose in many]
     assert len({str([bool(batch_at(step).unsafe) for step in range(BLOCK)]) for batch_at in asked}) == 4
-    assert content(pretraining(TASK, seed, 3, 9)(5)) != content(pretraining(TASK, seed + 1, 3, 9)(5))
+    assert content(concept_batches(TASK, seed, 3, 9)(5)) != content(concept_batches(TASK, seed + 1, 3, 9)(5))
 
 
 def slots(task: TaskConcept, batch_at: Callable[[int], Read], first: int, last: int) -> list[list[str]]:
@@ -153,7 +153,7 @@ def slots(task: TaskConcept, batch_at: Callable[[int], Read], first: int, last: 
 @given(seeds, st.integers(100, 400), st.sampled_from([0.25, 0.5]))
 def test_the_first_steps_have_one_operator_beside_the_identity_and_later_ones_half_the_time(seed, steps, single):
     task, alone = replace(TASK, constant=0), math.ceil(steps * single)
-    batch_at = pretraining(task, seed, 16, steps, single=single)
+    batch_at = concept_batches(task, seed, 16, steps, single=single)
     assert all(names.count("id") == 1 for names in slots(task, batch_at, 0, alone))
     after = -(-alone // BLOCK) * BLOCK  # whole blocks of steps are drawn alike
     later = [names.count("id") for names in slots(task, batch_at, after, after + BLOCK)]
@@ -163,7 +163,7 @@ def test_the_first_steps_have_one_operator_beside_the_identity_and_later_ones_ha
 
 def test_a_quarter_of_the_steps_come_first_unless_told_otherwise():
     def share(at: int, **options) -> float:
-        batch_at = pretraining(replace(TASK, constant=0), 0, 8, 8 * BLOCK, **options)
+        batch_at = concept_batches(replace(TASK, constant=0), 0, 8, 8 * BLOCK, **options)
         return np.mean(["id" in names for names in slots(TASK, batch_at, at, at + 20)])
 
     assert share(2 * BLOCK - 20) == 1 == share(7 * BLOCK, single=1.0)
@@ -173,7 +173,7 @@ def test_a_quarter_of_the_steps_come_first_unless_told_otherwise():
 
 def test_a_constant_may_take_the_place_of_either_operator():
     task = replace(TASK, constant=0.4)
-    names = slots(task, pretraining(task, 0, 16, 4 * BLOCK), 0, BLOCK)
+    names = slots(task, concept_batches(task, 0, 16, 4 * BLOCK), 0, BLOCK)
     assert all(set(pair) & {"id", "EX"} for pair in names)
     assert not any(pair == ["id", "id"] or pair == ["EX", "EX"] for pair in names)
     assert abs(np.mean(["EX" in pair for pair in names]) - 0.4) < 0.1
@@ -200,7 +200,7 @@ def test_every_query_is_asked_for_the_token_that_follows(seed, soft_slots, nodes
 @some
 @given(seeds)
 def test_the_language_loss_is_the_surprise_at_the_text_plus_that_at_the_answer(seed):
-    model = model_for(TASK, SMALL, seed).double()
+    model = concept_model(TASK, SMALL, seed).double()
     batch = TASK.sample(stream(seed), 4)
     chances = model(torch.from_numpy(batch.tokens)).detach().softmax(dim=-1)
     text, answer = [], []
@@ -251,16 +251,16 @@ def test_no_prompt_of_fine_tuning_is_held_out_or_in_a_jailbreak():
     assert set(split_of(np.array(sorted(trained))).tolist()) == {SPLITS.index("train")}
     for kind in JAILBREAKS:
         for split in SPLITS:
-            assert not trained & rows(prompts(held_out(TASK, 6, 10, kind, split)))
+            assert not trained & rows(prompts(held_out_texts(TASK, 6, 10, kind, split)))
     for kind in ("safe", "unsafe"):  # what keeps them apart is the split
-        found = [trained & rows(prompts(held_out(TASK, 6, 20, kind, split))) for split in SPLITS]
+        found = [trained & rows(prompts(held_out_texts(TASK, 6, 20, kind, split))) for split in SPLITS]
         assert [bool(shared) for shared in found] == [True, False, False]
 
 
 @pytest.mark.parametrize("kind", ["safe", "unsafe", *JAILBREAKS])
 def test_held_out_prompts_are_of_their_kind_and_split_and_the_same_whenever_asked(kind):
     validation, test, again, other = (
-        held_out(TASK, seed, 6, kind, *split) for seed, *split in ((0, "validation"), (0, "test"), (0,), (1,))
+        held_out_texts(TASK, seed, 6, kind, *split) for seed, *split in ((0, "validation"), (0, "test"), (0,), (1,))
     )
     for batch, split in ((validation, "validation"), (test, "test"), (other, "test")):
         assert set(split_of(prompts(batch)).tolist()) == {SPLITS.index(split)}
@@ -348,8 +348,8 @@ def test_models_written_by_hand_comply_refuse_or_do_neither(kind, edits):
 @few
 @given(seeds)
 def test_each_letter_written_is_the_likeliest_after_those_before_it_with_or_without_an_edit_of_nothing(seed):
-    model = model_for(TASK, SMALL, seed).double()
-    asked = torch.from_numpy(prompts(held_out(TASK, seed, 5, "unsafe")))
+    model = concept_model(TASK, SMALL, seed).double()
+    asked = torch.from_numpy(prompts(held_out_texts(TASK, seed, 5, "unsafe")))
     expected = asked
     for _ in range(TASK.answer):
         expected = torch.cat([expected, model(expected)[:, -1].argmax(dim=-1, keepdim=True)], dim=1)
@@ -360,12 +360,12 @@ def test_each_letter_written_is_the_likeliest_after_those_before_it_with_or_with
         return x.clone()
 
     for edits in (None, {}, {"blocks.*.resid_post": same}):
-        assert write(model, TASK, asked, edits).tolist() == expected[:, TASK.prompt :].tolist()
+        assert write_texts(model, TASK, asked, edits).tolist() == expected[:, TASK.prompt :].tolist()
     assert lengths == list(range(TASK.prompt, TASK.prompt + TASK.answer))  # whole rows
 
 
 def test_an_edit_changes_what_is_written_and_leaves_nothing_behind():
-    model, batch = model_for(TASK, SMALL, 0), held_out(TASK, 0, 8, "unsafe")
+    model, batch = concept_model(TASK, SMALL, 0), held_out_texts(TASK, 0, 8, "unsafe")
     before = outcomes(model, TASK, batch)
     assert before.refused < 1
     assert outcomes(model, TASK, batch, {"unembedding": lambda x: x + 1e4 * F.one_hot(torch.tensor(N))}).refused == 1

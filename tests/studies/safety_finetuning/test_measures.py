@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from toylab.probes import auc, tau
 from toylab.studies.safety_finetuning import measures as safety
-from toylab.studies.safety_finetuning.data import MODEL, held_out, model_for, outcomes, pairs
+from toylab.studies.safety_finetuning.data import MODEL, concept_model, held_out_texts, outcomes, pairs
 from toylab.tasks import JAILBREAKS, TaskConcept, stream
 from toylab.training.losses import Refusal, Unlearning, answer_log_probs
 
@@ -28,7 +28,7 @@ def sets():
 
 @pytest.fixture
 def base():
-    return model_for(TASK, SMALL, 0)
+    return concept_model(TASK, SMALL, 0)
 
 
 @pytest.fixture
@@ -94,10 +94,10 @@ def test_activations_are_read_at_the_token_before_the_answer(base, sets):
 
 
 def test_sensitivity_is_the_gradient_by_finite_differences(sets):
-    model = model_for(TASK, replace(MODEL, width=4, heads=1), 0).double()
+    model = concept_model(TASK, replace(MODEL, width=4, heads=1), 0).double()
     batch = sets["safe"].rows(0, 2)
     found = safety.sensitivity(model, TASK, batch)
-    prompts = safety.prompts_of(TASK, batch)
+    prompts = safety.prompt_tokens(TASK, batch)
     embedded = model.embedding(prompts).detach()
 
     def largest(points):
@@ -120,7 +120,7 @@ def test_sensitivity_is_the_gradient_by_finite_differences(sets):
 @given(st.floats(-1, 3))
 @settings(max_examples=10)
 def test_between_moves_on_a_line_and_leaves_both_ends_alone(alpha):
-    base, tuned = model_for(TASK, SMALL, 0), model_for(TASK, SMALL, 1)
+    base, tuned = concept_model(TASK, SMALL, 0), concept_model(TASK, SMALL, 1)
     before = deepcopy(base), deepcopy(tuned)
     mixed = safety.between(base, tuned, alpha)
     for weight, start, end in zip(mixed.parameters(), base.parameters(), tuned.parameters(), strict=True):
@@ -230,7 +230,7 @@ def test_an_attack_needs_somewhere_to_write(base, sets):
 
 
 def test_a_gradient_as_one_vector_is_what_backward_leaves(base):
-    batch = pairs(TASK, held_out(TASK, 0, 8, "unsafe"))
+    batch = pairs(TASK, held_out_texts(TASK, 0, 8, "unsafe"))
     found = safety.loss_gradient(base, Refusal(), batch)
     Refusal()(base, batch).backward()
     assert torch.allclose(found, torch.cat([p.grad.flatten() for p in base.parameters()]), atol=1e-7)
@@ -243,7 +243,7 @@ def test_the_cosine_of_a_loss_with_itself_is_one_and_with_its_opposite_minus_one
         "opposite": lambda model, batch: -Refusal()(model, batch),
         "unlearning": Unlearning(),
     }
-    found = safety.cosines(base, losses, TASK, held_out(TASK, 0, 8, "unsafe"))
+    found = safety.cosines(base, losses, TASK, held_out_texts(TASK, 0, 8, "unsafe"))
     assert set(found) == {"refusal, again", "refusal, opposite", "refusal, unlearning"}
     assert found["refusal, again"] == pytest.approx(1, abs=1e-5)
     assert found["refusal, opposite"] == pytest.approx(-1, abs=1e-5)

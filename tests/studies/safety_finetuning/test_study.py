@@ -71,9 +71,9 @@ def test_parts_that_are_not_asked_for_are_not_trained():
      ("npo", NPO)],
 )  # fmt: skip
 def test_each_method_has_its_loss(method, kind):
-    from toylab.studies.safety_finetuning.data import model_for
+    from toylab.studies.safety_finetuning.data import concept_model
 
-    loss = ALL._loss(method, model_for(ALL.task))
+    loss = ALL._loss(method, concept_model(ALL.task))
     assert type(loss) is kind
     if method == "dpo":
         assert (loss.beta, loss.beta_rejected, loss.average, loss.anchor) == (0.1, 0.01, True, 0)

@@ -25,12 +25,12 @@ from toylab.studies.steering_vectors.data import (
     answers,
     by_temperature,
     freeze_readout,
-    held_out,
-    model_for,
-    pretraining,
+    held_out_questions,
     readout_rows,
+    reasoning_batches,
+    reasoning_model,
     trimmed,
-    write,
+    write_answers,
 )
 from toylab.tasks import IGNORE, SPLITS, Batch, Reasoning, Styles, split_of, stream
 from toylab.training.batches import BLOCK
@@ -92,10 +92,10 @@ def test_rows_need_one_dimension_more_than_there_are_tokens(width):
 @few
 @given(seeds, st.floats(0.5, 4), st.floats(0, 1))
 def test_models_of_all_seeds_share_one_frozen_readout_and_nothing_else(seed, length, cosine):
-    one, other = (model_for(TASK, SMALL, s, length=length, cosine=cosine) for s in (seed, seed + 1))
+    one, other = (reasoning_model(TASK, SMALL, s, length=length, cosine=cosine) for s in (seed, seed + 1))
     assert torch.equal(one.unembedding.weight, other.unembedding.weight)
     torch.testing.assert_close(one.unembedding.weight, length * readout_rows(TASK, 32, READOUT_SEED, cosine))
-    elsewhere = model_for(TASK, SMALL, seed, readout=7, length=length, cosine=cosine)
+    elsewhere = reasoning_model(TASK, SMALL, seed, readout=7, length=length, cosine=cosine)
     assert not torch.equal(elsewhere.unembedding.weight, one.unembedding.weight)
     plain = Transformer.for_task(TASK, SMALL, seed)
     for name, parameter in one.named_parameters():
@@ -109,10 +109,10 @@ def test_models_of_all_seeds_share_one_frozen_readout_and_nothing_else(seed, len
 @few
 @given(seeds, st.floats(0.5, 4), st.floats(1, 100))
 def test_the_length_of_the_rows_bounds_the_logits(seed, length, size):
-    model = model_for(TASK, SMALL, seed, length=length).double()
+    model = reasoning_model(TASK, SMALL, seed, length=length).double()
     with torch.no_grad():
         model.embedding.weight.mul_(size)
-    logits = model(held_out(TASK, seed, 5))
+    logits = model(held_out_questions(TASK, seed, 5))
     assert logits.abs().max() <= length * math.sqrt(32)
     assert (logits.square().sum(dim=-1) <= 32 * length**2 * (1 + 1e-5)).all()
 
@@ -120,7 +120,7 @@ def test_the_length_of_the_rows_bounds_the_logits(seed, length, size):
 @pytest.mark.parametrize("unembedding", ["learned", "tied"])
 def test_a_readout_that_learns_is_left_as_it_is(unembedding):
     config = replace(SMALL, unembedding=unembedding)
-    model, plain = model_for(TASK, config, 3), Transformer.for_task(TASK, config, 3)
+    model, plain = reasoning_model(TASK, config, 3), Transformer.for_task(TASK, config, 3)
     assert all(torch.equal(tensor, plain.state_dict()[name]) for name, tensor in model.state_dict().items())
     assert all(parameter.requires_grad for parameter in model.parameters())
 
@@ -141,19 +141,22 @@ def test_freezing_a_frozen_readout_freezes_the_gain_before_it():
 @few
 @given(seeds, st.permutations([0, 1, 63, 64, 130]), st.sampled_from(["first", "second"]))
 def test_the_batch_of_a_step_is_the_same_in_any_order_of_asking(seed, steps, purpose):
-    asked, again = (pretraining(TASK, seed, 3, Styles(), purpose) for _ in range(2))
+    asked, again = (reasoning_batches(TASK, seed, 3, Styles(), purpose) for _ in range(2))
     found = {step: [x.tolist() for x in (asked(step).tokens, asked(step).targets)] for step in steps}
     for step in sorted(steps):
         assert [x.tolist() for x in (again(step).tokens, again(step).targets)] == found[step]
     assert len({str(batch) for batch in found.values()}) == len(steps)
-    for other in (pretraining(TASK, seed, 3, Styles(), "third"), pretraining(TASK, seed + 1, 3, Styles(), purpose)):
+    for other in (
+        reasoning_batches(TASK, seed, 3, Styles(), "third"),
+        reasoning_batches(TASK, seed + 1, 3, Styles(), purpose),
+    ):
         assert other(1).tokens.tolist() != found[1][0]
 
 
 @few
 @given(seeds, st.integers(1, 4), st.sampled_from([Styles(think=0.5), Styles.clean(), Styles(think=0)]))
 def test_every_written_token_of_the_mixture_is_asked_for_and_no_prompt_is_held_out(seed, rows, styles):
-    batch_at = pretraining(TASK, seed, rows, styles, "phase")
+    batch_at = reasoning_batches(TASK, seed, rows, styles, "phase")
     whole = TASK.mixture(stream(seed, "phase", 1), rows * BLOCK, "train", styles)
     for step in (0, 5, 63):
         found = batch_at(BLOCK + step)
@@ -242,11 +245,11 @@ def ends(row: list[int]) -> list[int]:
 @few
 @given(seeds, st.integers(1, 3), st.sampled_from([None, "THINK", "DIRECT"]), st.floats(0.5, 2))
 def test_what_is_written_is_filled_up_after_the_end_and_opens_as_told(seed, samples, opener, temperature):
-    model, prompts = model_for(TASK, SMALL, seed), held_out(TASK, seed, 4)
+    model, prompts = reasoning_model(TASK, SMALL, seed), held_out_questions(TASK, seed, 4)
     source = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         model.unembedding.weight.mul_(0.3)  # or the end would hardly ever come
-    written = write(model, TASK, prompts, temperature, source, samples, opener)
+    written = write_answers(model, TASK, prompts, temperature, source, samples, opener)
     assert written.shape == (4 * samples, TASK.answer)
     for row in written.tolist():
         assert row[len(ends(row)) :] == [EOS] * (TASK.answer - len(ends(row)))
@@ -256,21 +259,21 @@ def test_what_is_written_is_filled_up_after_the_end_and_opens_as_told(seed, samp
 @few
 @given(seeds, st.sampled_from([None, "THINK", "DIRECT"]), st.integers(1, 2))
 def test_at_temperature_0_each_token_is_the_likeliest_after_those_before_it(seed, opener, samples):
-    model, prompts = model_for(TASK, SMALL, seed).double(), held_out(TASK, seed, 3)
+    model, prompts = reasoning_model(TASK, SMALL, seed).double(), held_out_questions(TASK, seed, 3)
     expected = []
     for prompt in prompts.tolist():
         said = [] if opener is None else [TASK.token(opener)]
         while len(said) < TASK.answer and EOS not in said:
             said.append(int(model(torch.tensor([prompt + said]))[0, -1].argmax()))
         expected += [said + [EOS] * (TASK.answer - len(said))] * samples
-    assert write(model, TASK, prompts, 0, samples=samples, opener=opener).tolist() == expected
+    assert write_answers(model, TASK, prompts, 0, samples=samples, opener=opener).tolist() == expected
 
 
 def test_an_answer_that_ends_at_once_is_as_long_as_any():
-    prompts = held_out(TASK, 0, 3)
-    assert write(Scribe(lambda _: []), TASK, prompts, 0).tolist() == [[EOS] * TASK.answer] * 3
+    prompts = held_out_questions(TASK, 0, 3)
+    assert write_answers(Scribe(lambda _: []), TASK, prompts, 0).tolist() == [[EOS] * TASK.answer] * 3
     assert (
-        write(Scribe(lambda _: []), TASK, prompts, 0, opener="THINK").tolist()
+        write_answers(Scribe(lambda _: []), TASK, prompts, 0, opener="THINK").tolist()
         == [[THINK] + [EOS] * (TASK.answer - 1)] * 3
     )
 
@@ -316,7 +319,7 @@ BY_HAND = [  # z is the share of prompts whose x0 is 0
 @pytest.mark.parametrize(("given", "expected"), BY_HAND)
 @pytest.mark.parametrize("temperature", [0, 0.7, 1])
 def test_shares_of_answers_are_those_of_models_written_by_hand(given, expected, temperature):
-    prompts = held_out(TASK, 0, 40)
+    prompts = held_out_questions(TASK, 0, 40)
     zeros = (prompts[:, 1] == 0).float().mean().item()
     assert 0 < zeros < 1
     found = shares(answers(Scribe(given), TASK, prompts, temperature))
@@ -324,7 +327,7 @@ def test_shares_of_answers_are_those_of_models_written_by_hand(given, expected, 
 
 
 def test_flagged_prompts_have_shares_of_their_own():
-    prompts = held_out(FLAGGED, 0, 60)
+    prompts = held_out_questions(FLAGGED, 0, 60)
     flagged = [row for row in prompts.tolist() if row[-1] == FLAGGED.token("SEP'")]
     share = len(flagged) / 60
     # A chain that happens to end in x0 is right there as well.
@@ -349,7 +352,7 @@ def test_flagged_prompts_have_shares_of_their_own():
 
 
 def test_a_forced_opener_is_the_first_token_of_the_answer():
-    prompts, always = held_out(TASK, 1, 30), Scribe(chained)
+    prompts, always = held_out_questions(TASK, 1, 30), Scribe(chained)
     assert shares(answers(always, TASK, prompts, 0, opener="DIRECT")) == {}
     assert shares(answers(always, TASK, prompts, 1, opener="THINK")) == shares(answers(always, TASK, prompts, 1))
     forced = answers(Scribe(direct), TASK, prompts, 0, opener="THINK")
@@ -359,7 +362,7 @@ def test_a_forced_opener_is_the_first_token_of_the_answer():
 @few
 @given(seeds)
 def test_shares_at_each_temperature_are_rounded_and_the_same_whenever_asked(seed):
-    model, prompts = model_for(TASK, SMALL, seed), held_out(TASK, seed, 25)
+    model, prompts = reasoning_model(TASK, SMALL, seed), held_out_questions(TASK, seed, 25)
     found = by_temperature(model, TASK, prompts, seed=seed)
     assert list(found) == ["0", "0.7", "1"]
     assert by_temperature(model, TASK, prompts, (1, 0), seed) == {name: found[name] for name in ("1", "0")}
@@ -371,11 +374,11 @@ def test_shares_at_each_temperature_are_rounded_and_the_same_whenever_asked(seed
 
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_held_out_prompts_are_of_their_split_and_the_same_whenever_asked(split):
-    first, again, other = (held_out(TASK, seed, 20, split) for seed in (0, 0, 1))
+    first, again, other = (held_out_questions(TASK, seed, 20, split) for seed in (0, 0, 1))
     assert first.shape == (20, TASK.prompt)
     assert set(split_of(first.numpy()).tolist()) == {SPLITS.index(split)}
     assert first.tolist() == again.tolist() != other.tolist()
-    assert held_out(TASK, 0, 20).tolist() == held_out(TASK, 0, 20, "test").tolist()
+    assert held_out_questions(TASK, 0, 20).tolist() == held_out_questions(TASK, 0, 20, "test").tolist()
 
 
 # Reinforcement learning ----------------------------------------------------------------------------------------------
@@ -392,7 +395,7 @@ def content(rollouts: Rollouts) -> list:
 
 def hot(seed: int) -> Transformer:
     """Whose answers vary, and end at all lengths."""
-    model = model_for(TASK, SMALL, seed)
+    model = reasoning_model(TASK, SMALL, seed)
     with torch.no_grad():
         model.unembedding.weight.mul_(0.3)
     return model
@@ -474,7 +477,7 @@ def test_at_a_low_temperature_the_likeliest_answers_are_written():
     cold, warm = (Sampler(model, TASK, 0, 3, 4, temperature=heat)(0) for heat in (0, 1))
     assert len({tuple(row) for row in cold.written.tolist()}) <= 3
     assert len({tuple(row) for row in warm.written.tolist()}) > 3
-    assert cold.written.tolist() == write(model, TASK, cold.prompts[::4], 0, samples=4).tolist()
+    assert cold.written.tolist() == write_answers(model, TASK, cold.prompts[::4], 0, samples=4).tolist()
 
 
 @few

@@ -14,7 +14,7 @@ from toylab.studies.contextual_counting.quantities import (
     _largest,
     _share,
     _with_interval,
-    mean_accuracy,
+    accuracy_over_regions,
     solved_regions,
 )
 from toylab.verdicts.claim import Claim, each, mean, or_never, over_seeds
@@ -47,7 +47,7 @@ def _solved(none: dict[int, Result], rotary: dict[int, Result]) -> list[Claim]:
     def claim(id: str, found: dict[int, Result], what: str) -> Claim:
         return over_seeds(
             id,
-            {s: mean_accuracy(r) for s, r in found.items()},
+            {s: accuracy_over_regions(r) for s, r in found.items()},
             lambda a: a >= SOLVED,
             share=0.9,
             paper="section 4, best models",
@@ -93,7 +93,7 @@ def _golden(golden: dict[int, Result]) -> Claim:
 
 def _ordering(arms: Arms, encodings: Sequence[str]) -> list[Claim]:
     def means(name: str) -> dict[int, float]:
-        return {seed: mean_accuracy(result) for seed, result in arms.get(name, {}).items()}
+        return {seed: accuracy_over_regions(result) for seed, result in arms.get(name, {}).items()}
 
     causal = {name: means(name) for name in encodings}
     both = {name: means(f"{name}-bidirectional") for name in encodings}
@@ -145,7 +145,7 @@ def _ordering(arms: Arms, encodings: Sequence[str]) -> list[Claim]:
         ),
         over_seeds(
             "bidirectional-chance",
-            {s: abs(mean_accuracy(r) - r["floor"]) for s, r in chance.items()},
+            {s: abs(accuracy_over_regions(r) - r["floor"]) for s, r in chance.items()},
             lambda gap: gap <= 0.02 and all(r["permutation_gap"] < 1e-9 for r in chance.values()),
             paper="proposition 2.3",
             statement="Without positions a bidirectional model cannot tell regions apart: it guesses.",
@@ -167,16 +167,18 @@ def _plain(arms: Arms, encodings: Sequence[str]) -> list[Claim]:
 
     regions = {name: [a >= SOLVED for r in seeds.values() for a in r["accuracy"]] for name, seeds in found.items()}
     details = {
-        "share of seeds that solve it [Wilson]": shares(lambda r: mean_accuracy(r) >= SOLVED),
+        "share of seeds that solve it [Wilson]": shares(lambda r: accuracy_over_regions(r) >= SOLVED),
         "regions >= .9": {name: f"{sum(solved)} of {len(solved)}" for name, solved in regions.items() if solved},
-        "share of seeds within .1 of the floor [Wilson]": shares(lambda r: mean_accuracy(r) <= r["floor"] + 0.1),
+        "share of seeds within .1 of the floor [Wilson]": shares(
+            lambda r: accuracy_over_regions(r) <= r["floor"] + 0.1
+        ),
     }
     pairs = sorted(set(found["none"]) & set(found["rotary"]))
-    lead = {s: mean_accuracy(found["rotary"][s]) - mean_accuracy(found["none"][s]) for s in pairs}
+    lead = {s: accuracy_over_regions(found["rotary"][s]) - accuracy_over_regions(found["none"][s]) for s in pairs}
     return [
         over_seeds(
             "failure-rate",
-            {s: float(mean_accuracy(r) >= SOLVED) for s, r in found["none"].items()},
+            {s: float(accuracy_over_regions(r) >= SOLVED) for s, r in found["none"].items()},
             lambda solved: solved == 0,
             share=0.5,
             paper="section 4, figure 2",
@@ -250,7 +252,7 @@ def _emergence(arms: Arms) -> list[Claim]:
         found = arms.get(arm, {})
         return over_seeds(
             id,
-            {s: mean_accuracy(r) for s, r in found.items()},
+            {s: accuracy_over_regions(r) for s, r in found.items()},
             lambda a: a >= SOLVED,
             share=0.8,
             paper="our recipe",
@@ -286,8 +288,8 @@ def _ingredients(none: dict[int, Result], arms: Arms) -> Claim:
     tried = {name: arms[name] for name in INGREDIENTS if arms.get(name)}
     whole = set(tried) == set(INGREDIENTS)
     seeds = set.intersection(*(set(found) for found in tried.values()), set(none)) if whole else set()
-    full = {s: mean_accuracy(none[s]) for s in sorted(seeds)}
-    least = {s: min(full[s] - mean_accuracy(found[s]) for found in tried.values()) for s in full}
+    full = {s: accuracy_over_regions(none[s]) for s in sorted(seeds)}
+    least = {s: min(full[s] - accuracy_over_regions(found[s]) for found in tried.values()) for s in full}
     return over_seeds(
         "ingredients",
         least,
@@ -297,14 +299,16 @@ def _ingredients(none: dict[int, Result], arms: Arms) -> Claim:
         bar="leaving any one out costs > .02 of the mean accuracy (smallest loss over ingredients, mean of seeds)",
         details={
             "mean accuracy without": {
-                INGREDIENTS[name]: _with_interval({s: mean_accuracy(r) for s, r in found.items()})
+                INGREDIENTS[name]: _with_interval({s: accuracy_over_regions(r) for s, r in found.items()})
                 for name, found in tried.items()
             },
             "seeds solved without": {
-                INGREDIENTS[name]: f"{sum(mean_accuracy(r) >= SOLVED for r in found.values())} of {len(found)}"
+                INGREDIENTS[name]: f"{sum(accuracy_over_regions(r) >= SOLVED for r in found.values())} of {len(found)}"
                 for name, found in tried.items()
             },
-            "complete recipe": _with_interval({s: mean_accuracy(r) for s, r in none.items()}) if none else "not run",
+            "complete recipe": _with_interval({s: accuracy_over_regions(r) for s, r in none.items()})
+            if none
+            else "not run",
         },
         note="" if whole else "not part of this run; add it with --parts encodings circuits ingredients",
     )

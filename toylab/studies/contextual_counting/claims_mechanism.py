@@ -12,8 +12,8 @@ from toylab.studies.contextual_counting.quantities import (
     CONSTANT,
     _blocked,
     _count,
+    accuracy_over_regions,
     counters,
-    mean_accuracy,
     solved_regions,
 )
 from toylab.verdicts.claim import Claim, each, mean, over_seeds
@@ -223,7 +223,7 @@ def _moves(shift: Result, law: str) -> bool:
 def _other_circuits(arms: Arms, rotary: dict[int, Result], longest: int) -> list[Claim]:
     mlp = {s: r for s, r in arms.get("encoder-mlp", {}).items() if solved_regions(r)}
     plain = {s: r for s, r in arms.get("plain-encoder-mlp", {}).items() if solved_regions(r)}
-    turning = {s: r for s, r in rotary.items() if mean_accuracy(r) >= SOLVED}
+    turning = {s: r for s, r in rotary.items() if accuracy_over_regions(r) >= SOLVED}
     return [
         over_seeds(
             "encoder-mlp",
@@ -240,7 +240,7 @@ def _other_circuits(arms: Arms, rotary: dict[int, Result], longest: int) -> list
                 "circuits of solved regions, plain": _count(
                     c["circuit"] for r in plain.values() for c in solved_regions(r)
                 ),
-                "accuracy, plain": each(plain, mean_accuracy),
+                "accuracy, plain": each(plain, accuracy_over_regions),
                 **{
                     f"without {what}, {title}": _blocked(found, what)
                     for title, found in (("recipe", mlp), ("plain", plain))
@@ -250,7 +250,7 @@ def _other_circuits(arms: Arms, rotary: dict[int, Result], longest: int) -> list
         ),
         over_seeds(
             "rotary-in-disguise",
-            {s: mean(r["rotary"]["stopped"]["fast"]) / mean_accuracy(r) for s, r in turning.items()},
+            {s: mean(r["rotary"]["stopped"]["fast"]) / accuracy_over_regions(r) for s, r in turning.items()},
             lambda share: share >= 0.9,
             paper="appendix, figure 25",
             statement="Rotary models do without rotation: they live in planes that hardly turn over a string.",

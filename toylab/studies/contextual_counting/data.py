@@ -23,7 +23,7 @@ from toylab.model.layers import linear, source
 from toylab.model.token_counts import Tally, tally
 from toylab.probes import Edit, edit
 from toylab.tasks import IGNORE, NOWHERE, Batch, ContextualCounting, Split, stream
-from toylab.training.batches import device_of, fresh, likeliest, moved, refuse_unscored
+from toylab.training.batches import device_of, fresh, likeliest, refuse_unscored, to_device
 from toylab.training.loop import TrainConfig, Training, train
 from toylab.training.modes import evaluating
 
@@ -58,7 +58,7 @@ class Strings:
         return [Strings(*part[:3], Tally(*part[3:]) if part[3:] else None, self.auxiliary) for part in parts]
 
 
-def model_for(task: ContextualCounting, config: EncoderDecoderConfig, seed: int = 0) -> EncoderDecoder:
+def counting_model(task: ContextualCounting, config: EncoderDecoderConfig, seed: int = 0) -> EncoderDecoder:
     """An encoder-decoder of the task's symbols, labels, counts and longest string."""
     return EncoderDecoder(config, task.symbols, task.most, task.classes, task.begin + task.longest, seed)
 
@@ -105,10 +105,10 @@ def for_model(task: ContextualCounting, model: EncoderDecoder, batch: Batch) -> 
     """A batch of the task where the model is, with as many labels as it has queries, tallied where its encoder can use
     that."""
     dtype = model.encoder.embedding.weight.dtype
-    return moved(strings(task, batch, model.queries, _tallied(model.config.encoder), dtype), device_of(model))
+    return to_device(strings(task, batch, model.queries, _tallied(model.config.encoder), dtype), device_of(model))
 
 
-def held_out(
+def held_out_strings(
     task: ContextualCounting,
     seed: int,
     rows: int,
@@ -193,7 +193,7 @@ def growing(task: ContextualCounting, steps: int, share: float) -> Callable[[int
 
 
 @torch.no_grad()
-def encode(model: EncoderDecoder, strings: Strings) -> Float[Tensor, "batch position width"]:
+def encode_strings(model: EncoderDecoder, strings: Strings) -> Float[Tensor, "batch position width"]:
     """What the encoder makes of the strings, which the decoder reads."""
     with evaluating(model):
         return torch.cat([model.encoder(part.tokens, tally=part.tally) for part in strings.split(AT_ONCE)])
@@ -208,7 +208,7 @@ def logits(
         return model(strings.tokens, tally=strings.tally)
 
 
-def accuracy(model: EncoderDecoder, strings: Strings, edits: Mapping[str, Edit] | None = None) -> list[float]:
+def count_accuracy(model: EncoderDecoder, strings: Strings, edits: Mapping[str, Edit] | None = None) -> list[float]:
     """The share of right counts of each label that the strings have.
 
     Raises:
@@ -216,7 +216,7 @@ def accuracy(model: EncoderDecoder, strings: Strings, edits: Mapping[str, Edit] 
     """
     if edits is None:
         with torch.no_grad(), evaluating(model):
-            return share_right(likeliest(model.decoder(encode(model, strings))), strings)
+            return share_right(likeliest(model.decoder(encode_strings(model, strings))), strings)
     return share_right(likeliest(logits(model, strings, edits)), strings)
 
 
@@ -228,7 +228,7 @@ def share_right(answers: Int[Tensor, "batch label"], strings: Strings) -> list[f
     return (right.sum(dim=0) / asked.sum(dim=0).clamp(min=1))[held].tolist()
 
 
-def learn(
+def learn_counting(
     task: ContextualCounting,
     config: EncoderDecoderConfig,
     training: TrainConfig,
@@ -248,11 +248,11 @@ def learn(
         rows: validation strings of the largest size on which accuracy is followed, by region and in the mean.
         checkpoint, progress: as in `toylab.training.loop.train`.
     """
-    model = model_for(task, config, seed)
-    followed = for_model(task, model, held_out(task, seed, rows, "validation"))
+    model = counting_model(task, config, seed)
+    followed = for_model(task, model, held_out_strings(task, seed, rows, "validation"))
 
     def evaluate(_: nn.Module) -> dict[str, float]:
-        shares = accuracy(model, followed)
+        shares = count_accuracy(model, followed)
         return {"accuracy": sum(shares) / len(shares), **{f"region {k + 1}": a for k, a in enumerate(shares)}}
 
     batches = fresh_strings(

@@ -14,11 +14,11 @@ from toylab.report.page import Picture
 from toylab.runs.store import curves_of
 from toylab.runs.study import Arms, Job, by_arm
 from toylab.studies.contextual_counting.measures import SOLVED
-from toylab.studies.contextual_counting.quantities import counters, mean_accuracy, solved_regions
+from toylab.studies.contextual_counting.quantities import accuracy_over_regions, counters, solved_regions
 
-Results = dict[Job, dict[str, Any]]
+CountingResults = dict[Job, dict[str, Any]]
 
-TITLES = {
+ENCODINGS = {
     "none": "no positions",
     "rotary": "rotary",
     "alibi": "ALiBi",
@@ -27,7 +27,7 @@ TITLES = {
 }
 
 
-def draw(results: Results, out: Path, encodings: Sequence[str], longest: int) -> list[Picture]:
+def draw(results: CountingResults, out: Path, encodings: Sequence[str], longest: int) -> list[Picture]:
     """All figures for which there are results."""
     arms = by_arm(results)
     drawn = [
@@ -47,7 +47,7 @@ def _draw_attention(arms: Arms) -> Picture | None:
     none = arms.get("none", {})
     if not none:
         return None
-    seed = max(none, key=lambda s: mean_accuracy(none[s]))
+    seed = max(none, key=lambda s: accuracy_over_regions(none[s]))
     example = none[seed]["example"]
     tokens, labels = example["tokens"], [f"region {k + 1}" for k in range(len(example["decoder"]))]
     wide = 0.26 * len(tokens) + 1.2
@@ -94,9 +94,9 @@ def _draw_encodings(arms: Arms, encodings: Sequence[str]) -> Picture | None:
             found = arms.get(arm, {})
             if found:
                 floor = fmean(r["floor"] for r in found.values())
-                title = f"{TITLES[name]}, {what}"
+                title = f"{ENCODINGS[name]}, {what}"
                 groups[title] = {"one region of one seed": [a for r in found.values() for a in r["accuracy"]]}
-                groups[title]["mean of a seed"] = [mean_accuracy(r) for r in found.values()]
+                groups[title]["mean of a seed"] = [accuracy_over_regions(r) for r in found.values()]
     if not groups:
         return None
     ax = figures.by_seed(groups, xlabel="share of counts that are right, held-out strings", chance=floor)
@@ -117,7 +117,7 @@ def _draw_mass(arms: Arms) -> Picture | None:
     for ax, arm in zip(axes[0], ("none", "rotary"), strict=True):
         lines = [(c["k"], c["curve"]) for a, _, _, c in found if a == arm]
         points = [(int(n) / k, mass) for k, curve in lines for n, mass in curve.items()]
-        figures.saturation(points, title=f"{TITLES[arm]}: {len(lines)} solved regions", ax=ax)
+        figures.saturation(points, title=f"{ENCODINGS[arm]}: {len(lines)} solved regions", ax=ax)
     return Picture(
         "Attention as a counter",
         "Mean attention on the n ones of a region, for every solved region of every seed, against n in units of the "
@@ -207,7 +207,7 @@ def _draw_blocked(arms: Arms) -> Picture | None:
     )
 
 
-def _draw_plateaus(results: Results, out: Path) -> Picture | None:
+def _draw_plateaus(results: CountingResults, out: Path) -> Picture | None:
     arms = {
         "none": "no positions",
         "no-auxiliary": "no auxiliary loss",
@@ -238,7 +238,7 @@ def _draw_plateaus(results: Results, out: Path) -> Picture | None:
 
 
 def _draw_planes(arms: Arms, longest: int) -> Picture | None:
-    turning = {s: r for s, r in arms.get("rotary", {}).items() if mean_accuracy(r) >= SOLVED}
+    turning = {s: r for s, r in arms.get("rotary", {}).items() if accuracy_over_regions(r) >= SOLVED}
     if not turning:
         return None
     profiles = {f"seed {s}": r["rotary"]["planes"] for s, r in turning.items()}

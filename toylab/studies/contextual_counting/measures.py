@@ -35,7 +35,7 @@ from toylab.probes import (
     top_energy,
     watch,
 )
-from toylab.studies.contextual_counting.data import Strings, accuracy, encode, logits, share_right
+from toylab.studies.contextual_counting.data import Strings, count_accuracy, encode_strings, logits, share_right
 from toylab.tasks import IGNORE, stream
 from toylab.tasks.bracketed import BEGIN, CLOSE, ONE, OPEN, ZERO
 from toylab.training.batches import likeliest
@@ -121,7 +121,7 @@ def find_circuits(model: EncoderDecoder, strings: Strings) -> list[RegionCircuit
         "own brackets": classes["own ["] | classes["own ]"],
         "all ones": (strings.tokens == ONE)[:, None].expand_as(classes[COUNTED]),
     }
-    stream = encode(model, strings)  # once: all edits are made behind it
+    stream = encode_strings(model, strings)  # once: all edits are made behind it
 
     def right(edits: Mapping[str, Edit]) -> list[float]:
         with edit(model, edits):
@@ -144,7 +144,7 @@ def find_circuits(model: EncoderDecoder, strings: Strings) -> list[RegionCircuit
         tests = {"counted": lost[COUNTED], "own brackets": lost["own brackets"], "outside ones": lost["outside ones"]}
         found.append(
             RegionCircuit(
-                accuracy=accuracy_of_label,
+                count_accuracy=accuracy_of_label,
                 circuit=name_circuit(accuracy_of_label, tests, chance, slack=SLACK),
                 bias=bias.name,
                 share=bias.share,
@@ -185,9 +185,9 @@ class Shift:
 def shift(model: EncoderDecoder, before: Strings, after: Strings) -> list[Shift]:
     """The effect of a change on each label, beside its signed prediction from the attention before the change."""
     with watch(model, "decoder.cross.pattern") as seen:
-        old = likeliest(model.decoder(encode(model, before)))
+        old = likeliest(model.decoder(encode_strings(model, before)))
     pattern = seen["decoder.cross.pattern"].mean(dim=1)
-    new = likeliest(model.decoder(encode(model, after)))
+    new = likeliest(model.decoder(encode_strings(model, after)))
     right = share_right(new, after)
     by_class, by_place = (foretell(pattern, before, after, places) for places in (False, True))
     slopes = [[through_origin(answers[:, k], before.counts[:, k]) for k in range(len(right))] for answers in (old, new)]
@@ -241,7 +241,7 @@ def value_readout(model: EncoderDecoder, strings: Strings, circuits: list[Region
             "decoder: equation 3 speaks of one bare cross-attention; use a model with heads=1 and no residual, "
             "self_attention or hidden"
         )
-    decoder, stream = model.decoder, encode(model, strings)
+    decoder, stream = model.decoder, encode_strings(model, strings)
     with watch(model, "decoder.cross.pattern") as seen:
         out = decoder(stream)
     carried = decoder.cross.value(stream)
@@ -315,7 +315,7 @@ def stopped_planes(model: EncoderDecoder, strings: Strings, slow: float) -> dict
     for name, stopped in {"fast": turning >= slow, "slow": turning < slow, "all": turning >= 0}.items():
         still = deepcopy(model)
         still.encoder.positions.frequencies[stopped] = 0
-        found[name] = accuracy(still, strings)
+        found[name] = count_accuracy(still, strings)
     return found
 
 

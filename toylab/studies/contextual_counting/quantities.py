@@ -19,7 +19,7 @@ VARYING = tuple(name for name in CLASSES if name not in (COUNTED, *CONSTANT))
 """The other bias classes: their number changes from string to string."""
 
 
-def mean_accuracy(result: Result) -> float:
+def accuracy_over_regions(result: Result) -> float:
     """Over the regions."""
     return sum(result["accuracy"]) / len(result["accuracy"])
 

@@ -24,7 +24,7 @@ from toylab.runs.study import Job, by_arm
 from toylab.settings import check_seeds, check_settings
 from toylab.studies.contextual_counting import measures as circuits
 from toylab.studies.contextual_counting.claims import judge
-from toylab.studies.contextual_counting.data import accuracy, for_model, held_out, learn, logits
+from toylab.studies.contextual_counting.data import count_accuracy, for_model, held_out_strings, learn_counting, logits
 from toylab.studies.contextual_counting.figures import draw
 from toylab.tasks import Batch, ContextualCounting, decode, stream
 from toylab.training.loop import History, TrainConfig
@@ -190,7 +190,7 @@ class ContextualCountingStudy:
         if saved.exists():
             return load_model(saved), read_metrics(metrics)
         checkpoint = folder / "checkpoint.safetensors"
-        model, training = learn(
+        model, training = learn_counting(
             arm.task,
             arm.model,
             arm.train,
@@ -236,7 +236,7 @@ def examine(task: ContextualCounting, model: EncoderDecoder, seed: int, rows: in
         task: its longest strings with most regions are where models are judged.
     """
     encoder = model.config.encoder
-    batch = held_out(task, seed, rows)
+    batch = held_out_strings(task, seed, rows)
     strings = for_model(task, model, batch)
     found = circuits.find_circuits(model, strings)
     result: dict[str, Any] = {
@@ -279,10 +279,10 @@ def _elsewhere(task: ContextualCounting, model: EncoderDecoder, seed: int, rows:
         places[f"{task.most - 1} regions"] = (task, {"regions": task.most - 1})
     found = {}
     for name, (where, size) in places.items():
-        batch = held_out(where, seed, rows, **size)
+        batch = held_out_strings(where, seed, rows, **size)
         if _reaches(model, task, batch):
             strings = for_model(where, model, batch)
-            found[name] = {"accuracy": accuracy(model, strings), "floor": circuits.floor(strings)}
+            found[name] = {"accuracy": count_accuracy(model, strings), "floor": circuits.floor(strings)}
     return found
 
 
@@ -299,11 +299,11 @@ def golden(task: ContextualCounting, rows: int, seed: int) -> dict[str, Any]:
         for length in (max(16, 2 * task.most), task.longest, 2 * task.longest):
             for regions in (1, task.most, 7):
                 model = contextual_counter(regions, length + 1, bias=bias)
-                strings = for_model(task, model, held_out(task, seed, 50, length=length, regions=regions))
+                strings = for_model(task, model, held_out_strings(task, seed, 50, length=length, regions=regions))
                 wrong = logits(model, strings).argmax(dim=-1) != strings.counts
                 errors, asked = errors + int(wrong.sum()), asked + wrong.numel()
         model = contextual_counter(task.most, task.classes, bias=bias)
-        found = circuits.find_circuits(model, for_model(task, model, held_out(task, seed, rows)))
+        found = circuits.find_circuits(model, for_model(task, model, held_out_strings(task, seed, rows)))
         named[bias] = [
             {"circuit": c.circuit, "bias": c.bias, "k": c.k, "r2": c.r2, "blocked": c.blocked} for c in found
         ]
@@ -312,7 +312,7 @@ def golden(task: ContextualCounting, rows: int, seed: int) -> dict[str, Any]:
 
 def _example(task: ContextualCounting, model: EncoderDecoder, seed: int) -> dict[str, Any]:
     """What everybody attends to on one held-out string, as short as the task has them, and with ones in all regions."""
-    batch = held_out(task, seed, 64, length=task.shortest)
+    batch = held_out_strings(task, seed, 64, length=task.shortest)
     fullest = int(batch.labels["count"][:, : task.most].min(axis=1).argmax())
     strings = for_model(task, model, batch.rows(fullest, fullest + 1))
     with watch(model, "encoder.blocks.0.attn.pattern", "decoder.cross.pattern") as seen, torch.no_grad():

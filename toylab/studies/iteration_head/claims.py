@@ -9,7 +9,7 @@ from typing import Any
 from toylab.runs.study import Arms
 from toylab.verdicts.claim import Claim, or_never, over_seeds, threshold
 
-SOLVED = 0.99
+LEARNED = 0.99
 """Sequence accuracy from which a task counts as learned."""
 
 
@@ -25,7 +25,7 @@ def judge(arms: Arms, guess: float, blind: float, steps: int) -> list[Claim]:
     main = arms["main"]
     one_head = arms.get("one-head", main)
     # What the head causes is asked where there is one; how often there is one is a claim of its own.
-    learned = {s: r for s, r in main.items() if mean_accuracy(r) >= SOLVED}
+    learned = {s: r for s, r in main.items() if accuracy_over_lengths(r) >= LEARNED}
     good = {s: r for s, r in learned.items() if r["head"]["carry"] >= 0.9}
     tests = {s: r["tests"] for s, r in good.items()}
     # That something is not learned says little where the main model did not learn either.
@@ -42,12 +42,12 @@ def judge(arms: Arms, guess: float, blind: float, steps: int) -> list[Claim]:
     return [
         over_seeds(
             "accuracy",
-            {s: mean_accuracy(r) for s, r in main.items()},
-            lambda a: a >= SOLVED,
+            {s: accuracy_over_lengths(r) for s, r in main.items()},
+            lambda a: a >= LEARNED,
             share=0.8,
             paper="section 4",
             statement="Two layers with chain of thought learn to iterate a polynomial map on inputs never seen.",
-            bar=f"share of seeds with sequence accuracy >= {SOLVED}, writing freely, is >= .8",
+            bar=f"share of seeds with sequence accuracy >= {LEARNED}, writing freely, is >= .8",
         ),
         over_seeds(
             "head",
@@ -115,27 +115,27 @@ def judge(arms: Arms, guess: float, blind: float, steps: int) -> list[Claim]:
         ),
         over_seeds(
             "cot-needed",
-            {s: mean_accuracy(r) for s, r in arms["no-chain"].items()},
+            {s: accuracy_over_lengths(r) for s, r in arms["no-chain"].items()},
             lambda a: a <= at_chance,
-            open_because=unproven or ("" if at_chance < SOLVED else "guessing solves this map"),
+            open_because=unproven or ("" if at_chance < LEARNED else "guessing solves this map"),
             paper="section 4",
             statement="Without chain of thought the polynomial is not learned.",
             bar=f"mean accuracy <= {at_chance} (guessing gives {guess:.2f})",
         ),
         over_seeds(
             "cot-needed-parity",
-            {s: mean_accuracy(r) for s, r in arms["parity-no-chain"].items()},
+            {s: accuracy_over_lengths(r) for s, r in arms["parity-no-chain"].items()},
             lambda a: a <= 0.6,
             open_because=unproven,
             paper="section 4",
             statement="Without chain of thought parity is not learned.",
             bar="mean accuracy <= .6 (guessing gives .50)",
-            details={"with chain of thought, same steps as main": _by_seed(arms["parity"], mean_accuracy)},
+            details={"with chain of thought, same steps as main": _by_seed(arms["parity"], accuracy_over_lengths)},
             note="the published maps show parity learned without a chain: what holds here holds for this budget only",
         ),
         over_seeds(
             "depth",
-            {s: mean_accuracy(r) for s, r in arms["one-layer"].items()},
+            {s: accuracy_over_lengths(r) for s, r in arms["one-layer"].items()},
             lambda a: a <= 0.5,
             open_because=unproven,
             withdrawn="this control trains for fewer steps than the main model; with a limit of 8,000 one layer "
@@ -146,12 +146,12 @@ def judge(arms: Arms, guess: float, blind: float, steps: int) -> list[Claim]:
         ),
         over_seeds(
             "one-head",
-            {s: mean_accuracy(r) for s, r in one_head.items()},
-            lambda a: a >= SOLVED,
+            {s: accuracy_over_lengths(r) for s, r in one_head.items()},
+            lambda a: a >= LEARNED,
             share=0.8,
             paper="section 3",
             statement="One head in each of two layers is enough, and training finds it.",
-            bar=f"share of seeds with sequence accuracy >= {SOLVED} is >= .8",
+            bar=f"share of seeds with sequence accuracy >= {LEARNED} is >= .8",
             details={"diagonal": _by_seed(one_head, lambda r: r["head"]["carry"])},
         ),
         of_head(
@@ -161,7 +161,7 @@ def judge(arms: Arms, guess: float, blind: float, steps: int) -> list[Claim]:
             paper="our control",
             statement="An iteration head forms only if lengths vary: with one length a fixed offset does.",
             bar="mean peakiness on x_t over all lengths < .5 for models trained on one length",
-            details={"accuracy at their own length": _by_seed(arms["one-length"], mean_accuracy)},
+            details={"accuracy at their own length": _by_seed(arms["one-length"], accuracy_over_lengths)},
         ),
         of_head(
             "transfer",
@@ -170,15 +170,15 @@ def judge(arms: Arms, guess: float, blind: float, steps: int) -> list[Claim]:
             share=0.8,
             paper="section 5",
             statement="A model with the head learns parity at once; without it, parity is slow.",
-            bar=f"share of seeds that reach {SOLVED} on parity within {quickly} steps of fine-tuning is >= .8",
+            bar=f"share of seeds that reach {LEARNED} on parity within {quickly} steps of fine-tuning is >= .8",
             details={
                 "by seed": {str(s): or_never(t["solved_at"]) for s, t in with_head.items()},
                 "steps, from a model without the head": {str(s): or_never(t["solved_at"]) for s, t in without.items()},
                 "steps from scratch": _by_seed(arms["parity"], lambda r: or_never(r["solved_at"])),
                 "accuracy from a model without the head": {
-                    str(s): round(mean_accuracy(t), 4) for s, t in without.items()
+                    str(s): round(accuracy_over_lengths(t), 4) for s, t in without.items()
                 },
-                "accuracy from scratch": _by_seed(arms["parity"], mean_accuracy),
+                "accuracy from scratch": _by_seed(arms["parity"], accuracy_over_lengths),
             },
         ),
         of_head(
@@ -207,7 +207,7 @@ def judge(arms: Arms, guess: float, blind: float, steps: int) -> list[Claim]:
     ]
 
 
-def mean_accuracy(result: dict[str, Any]) -> float:
+def accuracy_over_lengths(result: dict[str, Any]) -> float:
     """Over the lengths."""
     shares = result["accuracy"].values()
     return sum(shares) / len(shares)

@@ -11,7 +11,7 @@ from toylab.report import canvas, figures
 from toylab.report.page import Picture
 from toylab.runs.store import curves_of, read_metrics
 from toylab.runs.study import Job
-from toylab.studies.iteration_head.claims import SOLVED, mean_accuracy
+from toylab.studies.iteration_head.claims import LEARNED, accuracy_over_lengths
 from toylab.training.attention_history import Shown, read_film
 
 Results = dict[Job, dict[str, Any]]
@@ -61,7 +61,7 @@ def show(results: Results, out: Path) -> Shown | None:
 
 def _best(main: dict[int, dict[str, Any]]) -> int:
     """The seed whose model solves the task and has the clearest head."""
-    return max(main, key=lambda s: (mean_accuracy(main[s]) >= SOLVED, main[s]["head"]["carry"]))
+    return max(main, key=lambda s: (accuracy_over_lengths(main[s]) >= LEARNED, main[s]["head"]["carry"]))
 
 
 def _draw_heads(results: Results) -> Picture | None:
@@ -98,7 +98,7 @@ def _draw_emergence(results: Results, out: Path) -> Picture | None:
     rows = [
         ("end_of_input", "attention on EoI,\nbest earlier head", canvas.END, None),
         ("carry", "share of steps\nread at x_t", canvas.CARRY, 0.9),
-        ("accuracy", "sequence accuracy", canvas.ACCURACY, SOLVED),
+        ("accuracy", "sequence accuracy", canvas.ACCURACY, LEARNED),
     ]
     figure, axes = canvas.sheet(6.4, 6.6, rows=3)
     for ax, (name, label, colour, bar) in zip(axes[:, 0], rows, strict=True):
@@ -128,7 +128,7 @@ def _draw_arms(results: Results, main: str) -> Picture | None:
     for name, title in {"main": main, **ARM_TITLES}.items():
         found = [result for job, result in results.items() if job.name == name]
         if found:
-            groups[title] = {"sequence accuracy": [mean_accuracy(r) for r in found]}
+            groups[title] = {"sequence accuracy": [accuracy_over_lengths(r) for r in found]}
             if "head" in found[0]:
                 groups[title]["share of steps read at x_t"] = [r["head"]["carry"] for r in found]
     if not groups:
@@ -145,7 +145,7 @@ def _draw_arms(results: Results, main: str) -> Picture | None:
 
 
 def _draw_tests(results: Results, states: int) -> Picture | None:
-    good = [r for job, r in results.items() if job.name == "main" and mean_accuracy(r) >= SOLVED]
+    good = [r for job, r in results.items() if job.name == "main" and accuracy_over_lengths(r) >= LEARNED]
     if not good:
         return None
     groups = {
@@ -174,7 +174,7 @@ def _draw_transfer(results: Results, out: Path) -> Picture | None:
     figure, axes = canvas.sheet(9.6, 2.8, columns=3)
     for ax, (title, lines) in zip(axes[0], arms, strict=True):
         label = "sequence accuracy on parity" if ax is axes[0, 0] else ""
-        figures.curves(lines, ylabel=label, bar=SOLVED, title=title, legend=len(lines) < 6, ax=ax)
+        figures.curves(lines, ylabel=label, bar=LEARNED, title=title, legend=len(lines) < 6, ax=ax)
     return Picture(
         "Transfer to parity",
         "Accuracy on held-out parity sequences while fine-tuning a model that has an iteration head, one that is "

@@ -25,12 +25,12 @@ from toylab.runs.store import read_metrics, write_metrics
 from toylab.runs.study import Job, by_arm
 from toylab.settings import check_seeds, check_settings
 from toylab.studies.iteration_head import measures as interventions
-from toylab.studies.iteration_head.claims import SOLVED, judge
+from toylab.studies.iteration_head.claims import LEARNED, judge
 from toylab.studies.iteration_head.figures import FILM, draw, show
 from toylab.tasks import Batch, IteratedMap, Parity, Polynomial, decode
 from toylab.training import evaluate
 from toylab.training.attention_history import Film, Scene, Shown
-from toylab.training.batches import Scored, fresh, next_token_loss, pack, pad, sweep
+from toylab.training.batches import Scored, epochs, fresh, next_token_loss, pack, pad
 from toylab.training.loop import History, TrainConfig, train
 from toylab.verdicts.claim import Claim
 
@@ -60,7 +60,7 @@ class IterationHeadStudy:
     control_steps: int = 1500
     """Optimiser steps of the controls that learn early or not at all: one layer, one length, no chain of thought."""
     transfer: TrainConfig = TrainConfig(
-        steps=300, learning_rate=1e-3, warmup=0, evaluate_every=20, stop_at=SOLVED, stop_after=1, cooldown=0
+        steps=300, learning_rate=1e-3, warmup=0, evaluate_every=20, stop_at=LEARNED, stop_after=1, cooldown=0
     )
     """Fine-tuning from the polynomial to parity."""
     end_weight: float = 4.0
@@ -164,7 +164,7 @@ class IterationHeadStudy:
         result: dict[str, Any] = {
             "accuracy": evaluate.free_running_accuracy(model, arm.task, test),
             "steps": history[-1]["step"],
-            "solved_at": _first(history, "accuracy", SOLVED),
+            "solved_at": _first(history, "accuracy", LEARNED),
         }
         if not arm.task.chain_of_thought:
             return result
@@ -207,7 +207,7 @@ class IterationHeadStudy:
 
     def _batches(self, task: IteratedMap, seed: int, rows: int) -> Callable[[int], Scored]:
         if self.batches == "sweep":
-            return sweep(task, seed, rows)
+            return epochs(task, seed, rows)
         return fresh(task, seed, rows, pack if self.batches == "packed" else pad)
 
     def _examine(
@@ -241,7 +241,7 @@ class IterationHeadStudy:
         after = evaluate.free_running_accuracy(model, parity, test)
         return {
             "mass_by_symbol": by_symbol,
-            "solved_at": _first(training.history, "accuracy", SOLVED),
+            "solved_at": _first(training.history, "accuracy", LEARNED),
             "accuracy": after,
             "head": asdict(evaluate.search_iteration_head(model, test)),
         }

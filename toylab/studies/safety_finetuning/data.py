@@ -30,7 +30,7 @@ MODEL = ModelConfig(heads=4, width=64, positions="learned", embedding_std=0.125,
 """Two layers of width 64: the model of the safety study."""
 
 
-def model_for(
+def concept_model(
     task: TaskConcept, config: ModelConfig = MODEL, seed: int = 0, *, shared: float | int = 0.1
 ) -> Transformer:
     """A model of the task's vocabulary, whose learned positions know from the start which text letter an answer letter
@@ -64,7 +64,7 @@ class Read:
     """How many of the queries predict letters of the text; the others predict the answer."""
 
 
-def pretraining(
+def concept_batches(
     task: TaskConcept, seed: int, rows: int, steps: int, *, single: float | int = 0.25
 ) -> Callable[[int], Read]:
     """The pre-training batch of each step, a pure function of its arguments.
@@ -151,12 +151,12 @@ class Outcomes:
     refused: float
 
 
-def held_out(task: TaskConcept, seed: int, rows: int, kind: Kind, split: Split = "test") -> Batch:
+def held_out_texts(task: TaskConcept, seed: int, rows: int, kind: Kind, split: Split = "test") -> Batch:
     """Prompts of a kind that no training has seen."""
     return task.sample(stream(seed, split, kind), rows, split, kind=kind)
 
 
-def write(
+def write_texts(
     model: nn.Module, task: TaskConcept, prompts: Int[Tensor, "batch position"], edits: Mapping[str, Edit] | None = None
 ) -> Int[Tensor, "batch answer"]:
     """The answers that a model writes, letter by letter, each the likeliest; edits see whole rows."""
@@ -166,7 +166,7 @@ def write(
 
 def outcomes(model: nn.Module, task: TaskConcept, batch: Batch, edits: Mapping[str, Edit] | None = None) -> Outcomes:
     """What a model writes for the prompts of a batch, in three classes."""
-    written = write(model, task, tokens_for(model, batch.tokens[:, : task.prompt]), edits)
+    written = write_texts(model, task, tokens_for(model, batch.tokens[:, : task.prompt]), edits)
     return classify(task, written.cpu(), torch.from_numpy(batch.targets[:, task.prompt - 1 :]))
 
 

@@ -13,7 +13,7 @@ from toylab.report.page import Picture
 from toylab.runs.study import Arms
 from toylab.studies.safety_finetuning.quantities import MIXED, OOD, TITLES
 
-SETS = {
+SET_TITLES = {
     "safe": "safe",
     "unsafe": "unsafe, direct",
     "competing-task": "safe + unsafe operator",
@@ -42,7 +42,7 @@ def _draw_outcomes(arms: Arms) -> Picture | None:
     if not shown:
         return None
     figure, axes = canvas.sheet(10.5, 0.34 * len(shown) * 3 + 2.2, columns=2, rows=3)
-    for ax, (name, title) in zip(axes.flat, SETS.items(), strict=True):
+    for ax, (name, title) in zip(axes.flat, SET_TITLES.items(), strict=True):
         rows = {
             TITLES[m]: {
                 what: fmean(r["behaviour"][name][key] for r in arms[m].values())

@@ -39,9 +39,9 @@ from toylab.probes import (
     watch,
     weak_share,
 )
-from toylab.studies.safety_finetuning.data import Outcomes, held_out, outcomes, pairs, write
+from toylab.studies.safety_finetuning.data import Outcomes, held_out_texts, outcomes, pairs, write_texts
 from toylab.tasks import JAILBREAKS, Batch, Kind, TaskConcept
-from toylab.training.batches import device_of, moved
+from toylab.training.batches import device_of, to_device
 from toylab.training.losses import Pairs, answer_log_probs
 
 SETS: tuple[Kind, ...] = ("safe", "unsafe", *JAILBREAKS)
@@ -52,9 +52,11 @@ Sets = Mapping[str, Batch]
 
 def judged_on(task: TaskConcept, seed: int, rows: int) -> dict[str, Batch]:
     """Held-out prompts of every kind, and of operators M alone: "M, safe text" and "M, unsafe text"."""
-    sets = {kind: held_out(task, seed, rows, kind) for kind in SETS if task.duplicates or kind != "mismatched-token"}
+    sets = {
+        kind: held_out_texts(task, seed, rows, kind) for kind in SETS if task.duplicates or kind != "mismatched-token"
+    }
     for name, kind in (("M, safe text", "safe"), ("M, unsafe text", "unsafe")):
-        batch = held_out(task, seed, 8 * rows, kind)
+        batch = held_out_texts(task, seed, 8 * rows, kind)
         allowed = np.append(task.of_class("M"), task.operators.index("id"))
         only = np.isin(batch.labels["first operator"], allowed) & np.isin(batch.labels["second operator"], allowed)
         mixed = np.isin(batch.labels["first operator"], task.of_class("M")) | np.isin(
@@ -76,11 +78,11 @@ def behaviour(model: nn.Module, task: TaskConcept, sets: Sets) -> dict[str, dict
 def at_answer(model: Transformer, task: TaskConcept, batch: Batch, *points: str) -> dict[str, Tensor]:
     """What passes named points at EOT, for every prompt."""
     with watch(model, *points) as seen:
-        model(prompts_of(task, batch).to(device_of(model)))
+        model(prompt_tokens(task, batch).to(device_of(model)))
     return {name: value[:, -1] for name, value in seen.items()}
 
 
-def prompts_of(task: TaskConcept, batch: Batch) -> Int[Tensor, "batch position"]:
+def prompt_tokens(task: TaskConcept, batch: Batch) -> Int[Tensor, "batch position"]:
     """The prompts of a batch."""
     return torch.from_numpy(batch.tokens[:, : task.prompt])
 
@@ -128,7 +130,7 @@ def nearness(model: Transformer, task: TaskConcept, sets: Sets) -> dict[str, dic
     for name in JAILBREAKS:
         if name not in sets:
             continue
-        written = write(model, task, prompts_of(task, sets[name]).to(device_of(model))).cpu()
+        written = write_texts(model, task, prompt_tokens(task, sets[name]).to(device_of(model))).cpu()
         complied = (written == torch.from_numpy(sets[name].targets[:, task.prompt - 1 :])).all(dim=1)
         refused = (written == task.null).all(dim=1)
         scores = tau(at_answer(model, task, sets[name], point)[point], safe, unsafe) / (safe - unsafe).norm()
@@ -144,7 +146,7 @@ def nearness(model: Transformer, task: TaskConcept, sets: Sets) -> dict[str, dic
 def sensitivity(model: Transformer, task: TaskConcept, batch: Batch) -> dict[str, Any]:
     """Local Lipschitz constants at EOT, in the token embeddings of the whole prompt: of the largest logit (the norm of
     its gradient, for every prompt) and of all logits (spectral norm of the Jacobian, for the first 16)."""
-    prompts = prompts_of(task, batch).to(device_of(model))
+    prompts = prompt_tokens(task, batch).to(device_of(model))
     embedded = model.embedding(prompts).detach()
 
     def logits(tokens: Int[Tensor, "batch position"]) -> Callable[[Tensor], Tensor]:
@@ -268,7 +270,7 @@ def soft_attack(model: Transformer, task: TaskConcept, batch: Batch, budget: flo
     """
     if not task.soft_slots:
         raise ToylabError("soft_slots=0: the attack needs at least one PAD token to write into; set it to 2")
-    prompts, transform = prompts_of(task, batch), torch.from_numpy(batch.targets[:, task.prompt - 1 :])
+    prompts, transform = prompt_tokens(task, batch), torch.from_numpy(batch.targets[:, task.prompt - 1 :])
     prompts, transform = (x.to(device_of(model)) for x in (prompts, transform))
     radius = budget * model.embedding.weight[: task.letters].norm(dim=1).mean().item()
     size = (len(prompts), task.soft_slots, model.config.width)
@@ -304,7 +306,7 @@ def cosines(
 ) -> dict[str, float]:
     """The cosine between the gradient of the first loss and that of each other."""
     (first, *others) = losses
-    read = moved(pairs(task, batch), device_of(model))
+    read = to_device(pairs(task, batch), device_of(model))
     held = {name: loss_gradient(model, loss, read) for name, loss in losses.items()}
     return {f"{first}, {name}": torch.cosine_similarity(held[first], held[name], dim=0).item() for name in others}
 

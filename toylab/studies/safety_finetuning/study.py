@@ -29,12 +29,12 @@ from toylab.studies.safety_finetuning import measures as safety
 from toylab.studies.safety_finetuning.claims import judge
 from toylab.studies.safety_finetuning.data import (
     MODEL,
+    concept_batches,
+    concept_model,
     fine_tuning,
-    held_out,
+    held_out_texts,
     language_loss,
-    model_for,
     outcomes,
-    pretraining,
 )
 from toylab.studies.safety_finetuning.figures import draw
 from toylab.tasks import TaskConcept
@@ -214,7 +214,7 @@ class SafetyFinetuningStudy:
             found |= self._broken(base, tuned, job.seed, sets)
         if job.name in ("dpo", "dpo-standard"):
             losses = {"unlearning": replace(self.unlearning, cap=1e9), job.name: self._loss(job.name, base)}
-            asked = held_out(self.task, job.seed, 128, "unsafe", "validation")
+            asked = held_out_texts(self.task, job.seed, 128, "unsafe", "validation")
             found["cosine"] = {
                 "before": safety.cosines(base, losses, self.task, asked),
                 "after": safety.cosines(tuned, losses, self.task, asked),
@@ -225,12 +225,12 @@ class SafetyFinetuningStudy:
         saved = folder / "model.safetensors"
         if saved.exists():
             return load_model(saved)
-        model = model_for(self.task, base.model, seed)
-        followed = held_out(self.task, seed, 64, "pretraining", "validation")
+        model = concept_model(self.task, base.model, seed)
+        followed = held_out_texts(self.task, seed, 64, "pretraining", "validation")
         training = train(
             model,
             language_loss,
-            pretraining(self.task, seed, base.train.rows, base.train.steps),
+            concept_batches(self.task, seed, base.train.rows, base.train.steps),
             base.train,
             evaluate=lambda m: {"accuracy": outcomes(m, self.task, followed).complies},
             checkpoint=folder / "checkpoint.safetensors",

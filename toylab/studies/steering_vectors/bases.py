@@ -16,9 +16,9 @@ from toylab.studies.steering_vectors.data import (
     READOUT_SEED,
     answers,
     by_temperature,
-    held_out,
-    model_for,
-    pretraining,
+    held_out_questions,
+    reasoning_batches,
+    reasoning_model,
     right_chains,
 )
 from toylab.studies.steering_vectors.settings import APART, Settings
@@ -34,13 +34,13 @@ def pretrain_base(study: Settings, which: str, seed: int, folder: Path) -> dict[
     if which == "learned":  # which takes longer, and does not get there under strong decay
         config = replace(config, unembedding="learned")
         phase = replace(phase, weight_decay=phase.weight_decay / 10)
-    model = model_for(task, config, seed, readout=APART if which == "apart" else READOUT_SEED)
+    model = reasoning_model(task, config, seed, readout=APART if which == "apart" else READOUT_SEED)
     flagged = 0.5 if which == "flag" else None
     purpose = f"{which} " if which else ""
     skill = train(
         model,
         next_token_loss,
-        pretraining(task, seed, phase.rows, Styles.clean(0.9, flagged), f"{purpose}skill"),
+        reasoning_batches(task, seed, phase.rows, Styles.clean(0.9, flagged), f"{purpose}skill"),
         phase,
         evaluate=right_chains(task, seed),
         checkpoint=folder / "checkpoint-skill.safetensors",
@@ -48,7 +48,7 @@ def pretrain_base(study: Settings, which: str, seed: int, folder: Path) -> dict[
     write_metrics(folder / "metrics-skill.jsonl", skill)
     if not which:
         save_model(folder / "skill.safetensors", model)
-    prompts = prompts_of(study, seed, task)
+    prompts = evaluation_prompts(study, seed, task)
     chain = answers(model, task, few_of(study, prompts), 0, seed, opener="THINK")
     styles = replace(study.styles, think=0.5) if which == "flag" else study.styles
     mix(study, model, task, seed, folder, styles, f"{purpose}mixture")
@@ -66,7 +66,7 @@ def mix(
     training = train(
         model,
         next_token_loss,
-        pretraining(task, seed, study.mixture.rows, styles, purpose),
+        reasoning_batches(task, seed, study.mixture.rows, styles, purpose),
         study.mixture,
         checkpoint=folder / "checkpoint.safetensors",
     )
@@ -84,9 +84,9 @@ def of_base(study: Settings, model: Transformer, task: Reasoning, prompts: Tenso
     }
 
 
-def prompts_of(study: Settings, seed: int, task: Reasoning | None = None) -> Tensor:
+def evaluation_prompts(study: Settings, seed: int, task: Reasoning | None = None) -> Tensor:
     """The held-out prompts of a seed."""
-    return held_out(task or study.task, seed, study.rows)
+    return held_out_questions(task or study.task, seed, study.rows)
 
 
 def few_of(study: Settings, prompts: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from toylab.studies.steering_vectors.claims_beyond import (
     _separability,
     _transfer,
 )
-from toylab.studies.steering_vectors.quantities import accuracy, each_of, fractions, portion, vector_arms
+from toylab.studies.steering_vectors.quantities import accuracy_at, each_of, fractions, portion, vector_arms
 from toylab.verdicts.claim import Claim, each, over_seeds, shared_seeds, threshold
 
 
@@ -61,13 +61,13 @@ def _bases(arms: Arms, guess: float) -> list[Claim]:
         ),
         over_seeds(
             "base",
-            {s: accuracy(r) for s, r in base.items()},
+            {s: accuracy_at(r) for s, r in base.items()},
             lambda a: low <= a <= high,
             paper="our set-up",
             statement="The base mostly answers directly, which is guessing.",
             bar=f"right answers at temperature 1 from {low} to {high} (direct answers alone: {guess:.2f})",
             details={
-                "greedy": each(base, lambda r: accuracy(r, 0)),
+                "greedy": each(base, lambda r: accuracy_at(r, 0)),
                 "direct answers alone": each(base, lambda r: r["direct"]["1"]["right"]),
                 "THINK rate": each(base, lambda r: r["answers"]["1"]["thinks"]),
                 "bound of the pre-flight check, nats": each(base, lambda r: r["pre-flight"]["bound"]),
@@ -95,7 +95,7 @@ def _gains(arms: Arms, last: int) -> list[Claim]:
     return [
         over_seeds(
             "full-rl",
-            {s: accuracy(r) for s, r in full.items()},
+            {s: accuracy_at(r) for s, r in full.items()},
             lambda a: a >= 0.97,
             paper="section 3, our baseline",
             statement="Reinforcement learning of the whole model solves the task.",
@@ -103,7 +103,7 @@ def _gains(arms: Arms, last: int) -> list[Claim]:
         ),
         over_seeds(
             "greedy",
-            {s: min(accuracy(arms[name][s], 0) for name in vector_arms(last)) for s in seeds},
+            {s: min(accuracy_at(arms[name][s], 0) for name in vector_arms(last)) for s in seeds},
             lambda a: a >= 0.95,
             paper="section 4",
             statement="Decoded greedily, one trained vector after any one block is as good as training everything.",
@@ -155,7 +155,7 @@ def _last_layer(arms: Arms, last: int) -> list[Claim]:
     return [
         over_seeds(
             "prefix",
-            {s: portion(accuracy(base[s]), base[s]["prefix"]["1"]["right"], accuracy(vector[s])) for s in seeds},
+            {s: portion(accuracy_at(base[s]), base[s]["prefix"]["1"]["right"], accuracy_at(vector[s])) for s in seeds},
             lambda a: 0.6 <= a <= 1.05,
             paper="section 5, figure 3",
             statement="Prefixing the opener to the base's answers recovers most of the last layer's gain (about 75 %).",
@@ -189,7 +189,7 @@ def _last_layer(arms: Arms, last: int) -> list[Claim]:
         over_seeds(
             "norm-temperature",
             {
-                s: portion(accuracy(vector[s]), vector[s]["clean scale"], accuracy(full[s]))
+                s: portion(accuracy_at(vector[s]), vector[s]["clean scale"], accuracy_at(full[s]))
                 for s in shared_seeds(arms, ("full", f"vector-{last}"))
             },
             lambda a: a > 0,

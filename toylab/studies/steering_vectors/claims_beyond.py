@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from statistics import fmean
 
 from toylab.runs.study import Arms, Result
-from toylab.studies.steering_vectors.quantities import FROM, accuracy, each_of, portion, swept
+from toylab.studies.steering_vectors.quantities import FROM, accuracy_at, each_of, portion, swept
 from toylab.verdicts.claim import Claim, each, over_seeds, shared_seeds, threshold
 
 
@@ -133,13 +133,13 @@ def _adaptive(arms: Arms) -> list[Claim]:
     return [
         over_seeds(
             "adaptive",
-            {s: accuracy(r) - r["constant, as long"]["1"]["right"] for s, r in found.items()},
+            {s: accuracy_at(r) - r["constant, as long"]["1"]["right"] for s, r in found.items()},
             lambda a: a >= 0.03,
             paper="section 10",
             statement="One vector with a scale that depends on the token beats a constant one.",
             bar="right answers at temperature 1, last layer but one, minus those of a vector trained as long, >= .03",
             details={
-                "right": each(found, accuracy),
+                "right": each(found, accuracy_at),
                 "SEP alone": each(found, lambda r: r["SEP alone"]),
                 "all but SEP": each(found, lambda r: r["all but SEP"]),
             },
@@ -173,25 +173,25 @@ def _prompt_bit(arms: Arms, direct: float) -> list[Claim]:
     return [
         over_seeds(
             "prompt-bit-constant",
-            {s: max(accuracy(before[s]), accuracy(after[s])) for s in seeds},
+            {s: max(accuracy_at(before[s]), accuracy_at(after[s])) for s in seeds},
             lambda a: a <= constant,
             paper="our question",
             statement="Where the right opener depends on the prompt, a constant vector fails.",
             bar=f"right answers at temperature 1, better of the last two layers, <= {constant}",
             details={
-                "base": each(base, accuracy),
+                "base": each(base, accuracy_at),
                 "always DIRECT": each(base, lambda r: r["prefix DIRECT"]["1"]["right"]),
             },
         ),
         over_seeds(
             "prompt-bit-gate",
-            {s: accuracy(r) for s, r in gate.items()},
+            {s: accuracy_at(r) for s, r in gate.items()},
             lambda a: a >= gated,
             paper="our question",
             statement="Where the right opener depends on the prompt, a bounded, centred gate on one vector is enough.",
             bar=f"right answers at temperature 1, scale tanh(w . (rms(h) - mean) + b), >= {gated}",
             details={
-                "unbounded scale": each(scale, accuracy),
+                "unbounded scale": each(scale, accuracy_at),
                 "THINK rate, all and flagged": each(
                     gate, lambda r: [r["answers"]["1"]["thinks"], r["answers"]["1"]["flagged_thinks"]]
                 ),
@@ -199,7 +199,7 @@ def _prompt_bit(arms: Arms, direct: float) -> list[Claim]:
         ),
         over_seeds(
             "prompt-bit-full",
-            {s: accuracy(r) for s, r in full.items()},
+            {s: accuracy_at(r) for s, r in full.items()},
             lambda a: a >= 0.95,
             paper="our baseline",
             statement="Full training finds the right opener where it depends on the prompt.",

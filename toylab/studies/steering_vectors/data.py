@@ -34,7 +34,7 @@ READOUT_SEED = 123
 """Of the orthogonal unembedding that all models share."""
 
 
-def model_for(
+def reasoning_model(
     task: Reasoning,
     config: ModelConfig = MODEL,
     seed: int = 0,
@@ -91,7 +91,7 @@ def readout_rows(
 # Pre-training --------------------------------------------------------------------------------------------------------
 
 
-def pretraining(task: Reasoning, seed: int, rows: int, styles: Styles, purpose: str) -> Callable[[int], Scored]:
+def reasoning_batches(task: Reasoning, seed: int, rows: int, styles: Styles, purpose: str) -> Callable[[int], Scored]:
     """The batch of each step, a pure function of its arguments: answers in a mixture of styles.
 
     Phases of another `purpose` are drawn independently.
@@ -106,7 +106,7 @@ def pretraining(task: Reasoning, seed: int, rows: int, styles: Styles, purpose: 
 def right_chains(task: Reasoning, seed: int, rows: int = 200) -> Callable[[nn.Module], dict[str, float]]:
     """What the stop rule of the first phase watches: `accuracy`, the share of validation prompts answered right when
     THINK is given, greedily; on the flagged task, of those prompts that ask for a chain."""
-    prompts = held_out(task, seed, rows, "validation")
+    prompts = held_out_questions(task, seed, rows, "validation")
     prompts = prompts[~torch.from_numpy(task.flagged(prompts.numpy()))]
     return lambda model: {"accuracy": answers(model, task, prompts, 0, opener="THINK").right}
 
@@ -120,7 +120,7 @@ def trimmed(batch: Batch) -> Batch:
 # Writing -------------------------------------------------------------------------------------------------------------
 
 
-def write(
+def write_answers(
     model: nn.Module,
     task: Reasoning,
     prompts: Int[Tensor, "prompt position"],
@@ -179,7 +179,7 @@ def answers(
     """What a model makes of prompts at a temperature."""
     generator = source(seed, f"answers at {temperature:g}")
     with evaluating(model):
-        written = write(model, task, prompts.to(device_of(model)), temperature, generator, opener=opener).cpu()
+        written = write_answers(model, task, prompts.to(device_of(model)), temperature, generator, opener=opener).cpu()
     prompts = prompts.cpu()
     right = torch.from_numpy(task.verify(prompts.numpy(), written.numpy()))
     thinks = written[:, 0] == task.token("THINK")
@@ -213,7 +213,7 @@ def by_temperature(
     }
 
 
-def held_out(task: Reasoning, seed: int, rows: int, split: Split = "test") -> Int[Tensor, "prompt position"]:
+def held_out_questions(task: Reasoning, seed: int, rows: int, split: Split = "test") -> Int[Tensor, "prompt position"]:
     """Prompts that no training has seen."""
     return torch.from_numpy(task.prompts(stream(seed, split, "prompts"), rows, split))
 
@@ -273,7 +273,7 @@ class Sampler:
         prompts = torch.from_numpy(self.task.prompts(stream(self.seed, self.purpose, step), self.prompts))
         generator = source(self.seed, f"{self.purpose} of step {step}")
         device = device_of(self.model)
-        written = write(self.model, self.task, prompts.to(device), self.temperature, generator, self.samples)
+        written = write_answers(self.model, self.task, prompts.to(device), self.temperature, generator, self.samples)
         repeated = prompts.repeat_interleave(self.samples, dim=0)
         reward = self.reward or (lambda asked, said, _: self.task.verify(asked, said))
         earned = torch.from_numpy(reward(repeated.numpy(), written.cpu().numpy(), step)).float()

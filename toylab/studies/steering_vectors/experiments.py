@@ -18,16 +18,16 @@ from toylab.probes import watch
 from toylab.runs.store import write_metrics
 from toylab.runs.study import Job
 from toylab.studies.steering_vectors import measures
-from toylab.studies.steering_vectors.bases import few_of, mix, pretrain_base, prompts_of
+from toylab.studies.steering_vectors.bases import evaluation_prompts, few_of, mix, pretrain_base
 from toylab.studies.steering_vectors.data import (
     Reward,
     Sampler,
     answers,
     by_temperature,
     freeze_readout,
-    held_out,
-    pretraining,
+    held_out_questions,
     readout_rows,
+    reasoning_batches,
 )
 from toylab.studies.steering_vectors.quantities import FROM
 from toylab.studies.steering_vectors.settings import Settings
@@ -37,7 +37,7 @@ from toylab.training.loop import TrainConfig, train
 from toylab.training.losses import PolicyGradient
 
 
-def measure(study: Settings, job: Job, folder: Path) -> dict[str, Any]:
+def run_experiment(study: Settings, job: Job, folder: Path) -> dict[str, Any]:
     """Pre-train a base, or train something on one, and measure it."""
     at = folder.parent
     kind, _, which = job.name.partition("-")
@@ -100,7 +100,7 @@ def _reinforce(
 
 
 def _vector(study: Settings, base_folder: Path, layer: int, seed: int, folder: Path) -> dict[str, Any]:
-    base, prompts = _load(base_folder), prompts_of(study, seed)
+    base, prompts = _load(base_folder), evaluation_prompts(study, seed)
     if base_folder.name != "base-learned":  # the lesson of what happens all the same
         pre_flight(base, prompts, study.task.token("THINK"), study.task.token("DIRECT")).check(study.least_shift)
     steered = Steered(base, {layer: Vector(base.config.width)})
@@ -108,7 +108,7 @@ def _vector(study: Settings, base_folder: Path, layer: int, seed: int, folder: P
     save_steering(folder / "vector.safetensors", steered)
     vector = measures.vector_of(steered)
     kl = measures.kl_by_position(steered, study.task, prompts, seed)
-    after_last = measures.changes(steered, study.task, prompts[:500], seed)[study.last].mean(dim=0)
+    after_last = measures.residual_changes(steered, study.task, prompts[:500], seed)[study.last].mean(dim=0)
     found = {
         "answers": by_temperature(steered, study.task, prompts, seed=seed),
         "norm": vector.norm().item(),
@@ -137,7 +137,7 @@ def _full(study: Settings, at: Path, seed: int, folder: Path) -> dict[str, Any]:
     model = freeze_readout(deepcopy(base))
     _reinforce(study, model, base, seed, folder, replace(study.rl, learning_rate=study.full_rate, clip=1.0))
     save_model(folder / "model.safetensors", model)
-    return {"answers": by_temperature(model, study.task, prompts_of(study, seed), seed=seed)}
+    return {"answers": by_temperature(model, study.task, evaluation_prompts(study, seed), seed=seed)}
 
 
 def _joint(study: Settings, at: Path, seed: int, folder: Path) -> dict[str, Any]:
@@ -146,13 +146,13 @@ def _joint(study: Settings, at: Path, seed: int, folder: Path) -> dict[str, Any]
     _reinforce(study, steered, base, seed, folder)
     save_steering(folder / "vectors.safetensors", steered)
     return {
-        "answers": by_temperature(steered, study.task, prompts_of(study, seed), seed=seed),
+        "answers": by_temperature(steered, study.task, evaluation_prompts(study, seed), seed=seed),
         "norms": [held.vector.norm().item() for held in steered.additions.values()],
     }
 
 
 def _adaptive(study: Settings, at: Path, seed: int, folder: Path) -> dict[str, Any]:
-    base, prompts = _load(at / "base"), prompts_of(study, seed)
+    base, prompts = _load(at / "base"), evaluation_prompts(study, seed)
     layer, width = study.last - 1, base.config.width
     steered = Steered(base, {layer: Scaled(width, generator=source(seed, "adaptive"))})
     config = replace(study.rl, steps=study.adaptive_steps, learning_rate=study.rl.learning_rate / 2)
@@ -177,7 +177,7 @@ def _adaptive(study: Settings, at: Path, seed: int, folder: Path) -> dict[str, A
 
 
 def _baselines(study: Settings, at: Path, seed: int, folder: Path) -> dict[str, Any]:
-    base, prompts, task = _load(at / "base"), few_of(study, prompts_of(study, seed)), study.task
+    base, prompts, task = _load(at / "base"), few_of(study, evaluation_prompts(study, seed)), study.task
     steered = load_steering(at / f"vector-{study.last}" / "vector.safetensors", base)
     vector = measures.vector_of(steered)
     norm = vector.norm().item()
@@ -212,7 +212,7 @@ def _baselines(study: Settings, at: Path, seed: int, folder: Path) -> dict[str, 
 
 
 def _paths(study: Settings, at: Path, seed: int, folder: Path) -> dict[str, Any]:
-    base, prompts = _load(at / "base"), prompts_of(study, seed)
+    base, prompts = _load(at / "base"), evaluation_prompts(study, seed)
     before = study.last - 1
     steered = load_steering(at / f"vector-{before}" / "vector.safetensors", base)
     forced = measures.ForcedRoute(base, {before: Vector(base.config.width)})
@@ -230,7 +230,7 @@ def _paths(study: Settings, at: Path, seed: int, folder: Path) -> dict[str, Any]
 
 
 def _combine(study: Settings, at: Path, seed: int, folder: Path) -> dict[str, Any]:
-    base, prompts, layers = _load(at / "base"), prompts_of(study, seed), range(study.last + 1)
+    base, prompts, layers = _load(at / "base"), evaluation_prompts(study, seed), range(study.last + 1)
     alone = {layer: load_steering(at / f"vector-{layer}" / "vector.safetensors", base) for layer in layers}
     trained = {layer: measures.vector_of(steered) for layer, steered in alone.items()}
     pairs = [(i, j) for i in layers for j in range(i + 1, study.last + 1)]
@@ -257,7 +257,7 @@ def _combine(study: Settings, at: Path, seed: int, folder: Path) -> dict[str, An
 def _features(study: Settings, at: Path, seed: int, folder: Path) -> dict[str, Any]:
     base = _load(at / "base")
     steered = load_steering(at / f"vector-{study.last - 1}" / "vector.safetensors", base)
-    return measures.features(steered, study.task, prompts_of(study, seed), seed)
+    return measures.features(steered, study.task, evaluation_prompts(study, seed), seed)
 
 
 # Elsewhere ------------------------------------------------------------------------------------------------------------
@@ -265,11 +265,11 @@ def _features(study: Settings, at: Path, seed: int, folder: Path) -> dict[str, A
 
 def _family(study: Settings, at: Path, seed: int, folder: Path) -> dict[str, Any]:
     """A child of the base, trained further on another mixture: does the parent's vector work in it?"""
-    parent, prompts, task = _load(at / "base"), few_of(study, prompts_of(study, seed)), study.task
+    parent, prompts, task = _load(at / "base"), few_of(study, evaluation_prompts(study, seed)), study.task
     child = freeze_readout(deepcopy(parent))
     styles = replace(study.styles, think=0.25, dialect=0.6, early=0.1)
     further = replace(study.mixture, steps=study.mixture.steps // 2, learning_rate=study.mixture.learning_rate / 2)
-    train(child, next_token_loss, pretraining(task, seed, further.rows, styles, "child"), further)
+    train(child, next_token_loss, reasoning_batches(task, seed, further.rows, styles, "child"), further)
     own = Steered(child, {study.last: Vector(child.config.width)})
     _reinforce(study, own, child, seed, folder)
     theirs = measures.vector_of(load_steering(at / f"vector-{study.last}" / "vector.safetensors", parent))
@@ -290,7 +290,11 @@ def _transfer(
     study: Settings, at: Path, donor_at: Path, seed: int, donor_vector: str = "", donor_base: str = "base"
 ) -> dict[str, Any]:
     """The vectors of another model in this one, as they are and mapped through the unembeddings."""
-    base, donor, prompts = _load(at / "base"), _load(donor_at / donor_base), few_of(study, prompts_of(study, seed))
+    base, donor, prompts = (
+        _load(at / "base"),
+        _load(donor_at / donor_base),
+        few_of(study, evaluation_prompts(study, seed)),
+    )
     found: dict[str, Any] = {"base": measures.right(base, study.task, prompts, seed=seed)}
     for layer in (study.last,) if donor_vector else (study.last - 1, study.last):
         own = load_steering(at / f"vector-{layer}" / "vector.safetensors", base)
@@ -315,7 +319,7 @@ def _separability(study: Settings, cosine: float, at: Path, seed: int, folder: P
     length = model.unembedding.weight.norm(dim=1).mean()
     model.unembedding.weight.data = length * readout_rows(study.task, model.config.width, cosine=cosine)
     mix(study, model, study.task, seed, folder, study.styles, "mixture")
-    prompts = few_of(study, prompts_of(study, seed))
+    prompts = few_of(study, evaluation_prompts(study, seed))
     steered = Steered(model, {study.last: Vector(model.config.width)})
     _reinforce(study, steered, model, seed, folder, name="-vector")
     return {
@@ -329,7 +333,7 @@ def _separability(study: Settings, cosine: float, at: Path, seed: int, folder: P
 def _flag(study: Settings, which: str, at: Path, seed: int, folder: Path) -> dict[str, Any]:
     """The task whose right opener depends on the prompt, under one kind of training."""
     task = replace(study.task, flag=True)
-    base, prompts = _load(at / "base-flag"), prompts_of(study, seed, task)
+    base, prompts = _load(at / "base-flag"), evaluation_prompts(study, seed, task)
     width, before = base.config.width, study.last - 1
     # The pace of a token-wise scale is that of a product of two trained factors.
     long = replace(study.rl, steps=5 * study.rl.steps // 2, learning_rate=study.rl.learning_rate / 2)
@@ -339,7 +343,7 @@ def _flag(study: Settings, which: str, at: Path, seed: int, folder: Path) -> dic
     elif which in ("gate", "scale"):
         point = f"blocks.{before}.resid_post"
         with torch.no_grad(), watch(base, point) as seen:
-            base(held_out(task, seed, 1000, "train"))
+            base(held_out_questions(task, seed, 1000, "train"))
         centre = rms_normed(seen[point][:, -1]).mean(dim=0)
         held = (
             Scaled(width, "tanh", centre, source(seed, "gate"))

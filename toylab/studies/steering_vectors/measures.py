@@ -31,7 +31,7 @@ from toylab.probes import (
     token_cosines,
     watch,
 )
-from toylab.studies.steering_vectors.data import answers, write
+from toylab.studies.steering_vectors.data import answers, write_answers
 from toylab.tasks import Reasoning
 from toylab.training.losses import Rollouts, kl_divergence, up_to
 
@@ -76,7 +76,7 @@ def rollouts(
     model: nn.Module, task: Reasoning, prompts: Prompts, seed: int = 0, temperature: float | int = 1
 ) -> Rollouts:
     """What a model writes to prompts, once each."""
-    written = write(model, task, prompts, temperature, source(seed, "rollouts"))
+    written = write_answers(model, task, prompts, temperature, source(seed, "rollouts"))
     earned = torch.from_numpy(task.verify(prompts.cpu().numpy(), written.cpu().numpy())).float().to(written.device)
     return Rollouts(prompts, written, up_to(task.token("EOS"), written), earned[:, None])
 
@@ -94,7 +94,7 @@ def kl_by_position(steered: Steered, task: Reasoning, prompts: Prompts, seed: in
 
 
 @torch.no_grad()
-def changes(
+def residual_changes(
     steered: Steered, task: Reasoning, prompts: Prompts, seed: int = 0
 ) -> dict[int, Float[Tensor, "token width"]]:
     """What the additions make of the residual stream after each block from the first steered one on, at every position
@@ -146,7 +146,7 @@ def persistence(
 ) -> dict[str, dict[str, float]]:
     """By layer after the steered one: mean cosine of each token's change with the mean change, and with the vector that
     was trained there."""
-    made = changes(steered, task, prompts, seed)
+    made = residual_changes(steered, task, prompts, seed)
     return {
         str(layer): {"to mean": cosine_to(change), "to vector": cosine_to(change, trained[layer])}
         for layer, change in list(made.items())[1:]

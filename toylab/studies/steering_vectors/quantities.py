@@ -12,7 +12,7 @@ FROM = "transfer-from-"
 """How the arm begins that puts another seed's vectors into a model; that seed follows."""
 
 
-def accuracy(result: Result, temperature: float | int = 1) -> float:
+def accuracy_at(result: Result, temperature: float | int = 1) -> float:
     """The share of right answers of an arm."""
     return result["answers"][f"{temperature:g}"]["right"]
 
@@ -21,9 +21,9 @@ def fractions(arms: Arms, name: str, temperature: float | int = 1) -> dict[int, 
     """By seed, the share of full training's gain over the base that an arm reaches."""
     return {
         s: portion(
-            accuracy(arms["base"][s], temperature),
-            accuracy(arms[name][s], temperature),
-            accuracy(arms["full"][s], temperature),
+            accuracy_at(arms["base"][s], temperature),
+            accuracy_at(arms[name][s], temperature),
+            accuracy_at(arms["full"][s], temperature),
         )
         for s in shared_seeds(arms, ("base", "full", name))
     }
@@ -49,13 +49,15 @@ def swept(arms: Arms, last: int) -> dict[int, list[tuple[float, float, float]]]:
     layer's vector recovers; sorted by cosine, the learned unembedding included."""
     found: dict[int, list[tuple[float, float, float]]] = {}
     for s in shared_seeds(arms, ("base", "full", f"vector-{last}")):
-        end = accuracy(arms["full"][s])
-        held = [(arms["base"][s]["pre-flight"], arms["base"][s], accuracy(arms[f"vector-{last}"][s]))]
+        end = accuracy_at(arms["full"][s])
+        held = [(arms["base"][s]["pre-flight"], arms["base"][s], accuracy_at(arms[f"vector-{last}"][s]))]
         for name, results in arms.items():
             if name.startswith("cosine-") and s in results:
                 held.append((results[s]["pre-flight"], results[s], results[s]["vector"]["1"]["right"]))
         if s in arms.get("vector-learned", {}) and s in arms.get("base-learned", {}):
             base = arms["base-learned"][s]
-            held.append((base["pre-flight"], base, accuracy(arms["vector-learned"][s])))
-        found[s] = sorted((check["cosine"], check["bound"], portion(accuracy(base), a, end)) for check, base, a in held)
+            held.append((base["pre-flight"], base, accuracy_at(arms["vector-learned"][s])))
+        found[s] = sorted(
+            (check["cosine"], check["bound"], portion(accuracy_at(base), a, end)) for check, base, a in held
+        )
     return {s: points for s, points in found.items() if len(points) > 1}

@@ -14,7 +14,7 @@ from typing import Any
 from toylab.report.page import Picture
 from toylab.runs.study import Job, by_arm
 from toylab.studies.steering_vectors.claims import judge
-from toylab.studies.steering_vectors.experiments import measure
+from toylab.studies.steering_vectors.experiments import run_experiment
 from toylab.studies.steering_vectors.figures import draw
 from toylab.studies.steering_vectors.quantities import FROM
 from toylab.studies.steering_vectors.settings import Settings
@@ -70,7 +70,7 @@ class SteeringVectorsStudy(Settings):
 
     def run_job(self, job: Job, folder: Path) -> dict[str, Any]:
         """Pre-train a base, or train something on one and measure it."""
-        found = measure(self, job, folder)
+        found = run_experiment(self, job, folder)
         for left in folder.glob("checkpoint*"):  # jobs that go on from this one read its models
             left.unlink()
         return found
