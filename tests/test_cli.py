@@ -102,7 +102,7 @@ def test_list_names_every_study_and_every_task(call):
     outcome = call("list")
     assert (outcome.code, outcome.err) == (0, "")
     named = re.findall(r"^  ([\w-]+) +\S", outcome.out, flags=re.MULTILINE)
-    files = [path.stem for path in Path(registry.__file__).parent.glob("[!_]*.py")]
+    files = [path.parent.name for path in (Path(registry.__file__).parents[1] / "studies").glob("*/study.py")]
     studied, generated = named[: len(files)], named[len(files) :]  # a task may be called as the study of it
     assert sorted(studied) == sorted(name.replace("_", "-") for name in files)
     assert len(generated) == len(set(generated)) == len(tasks.TASKS)

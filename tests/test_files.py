@@ -411,7 +411,7 @@ def test_a_folder_in_place_of_a_file_is_refused_by_name(tmp_path, read):
 
 # Paths ---------------------------------------------------------------------------------------------------------------
 
-FROM_THE_PROGRAM = {"do", "draw", "show", "Processes"}
+FROM_THE_PROGRAM = {"do", "draw", "show", "Processes", "mix", "pretrain_base", "run_experiment"}
 """What is called by the program alone, with paths that it made."""
 
 

@@ -397,7 +397,7 @@ def test_a_result_of_no_job_is_refused_by_name(tmp_path, result):
 
 
 def test_a_folder_of_another_study_than_the_class_is_refused(tmp_path):
-    with pytest.raises(ToylabError, match=r"study=test_report:Drawn: .+ holds a run of 'test_report:Bare'; give"):
+    with pytest.raises(ToylabError, match=r"study=\S+:Drawn: .+ holds a run of '\S+:Bare'; give"):
         finish(done(Bare(), tmp_path / "out"), Drawn)
 
 
