@@ -42,7 +42,7 @@ def training(name: str, seed: int = 0) -> tuple[Any, Callable, Callable[[int], A
     if name == "iteration-head":
         arm = study.arms()["main"]
         model = Transformer.for_task(arm.task, arm.model, seed)
-        return model, next_token_loss, study._batches(arm.task, seed, arm.train.rows)
+        return model, next_token_loss, study.batches_of(arm.task, seed, arm.train.rows)
     if name == "contextual-counting":
         arm = study.arms()["none"]
         model = counting.counting_model(arm.task, arm.model, seed)

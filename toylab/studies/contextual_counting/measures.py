@@ -144,7 +144,7 @@ def find_circuits(model: EncoderDecoder, strings: Strings) -> list[RegionCircuit
         tests = {"counted": lost[COUNTED], "own brackets": lost["own brackets"], "outside ones": lost["outside ones"]}
         found.append(
             RegionCircuit(
-                count_accuracy=accuracy_of_label,
+                accuracy=accuracy_of_label,
                 circuit=name_circuit(accuracy_of_label, tests, chance, slack=SLACK),
                 bias=bias.name,
                 share=bias.share,

@@ -159,7 +159,7 @@ class IterationHeadStudy:
     def run_job(self, job: Job, folder: Path) -> dict[str, Any]:
         """Train one arm and measure it."""
         arm = self.arms()[job.name]
-        model, history = self._train(arm, job.seed, folder, film=job.name == "main")
+        model, history = self.train_arm(arm, job.seed, folder, film=job.name == "main")
         test = evaluate.held_out(arm.task, job.seed, lengths_of(arm.task), self.rows)
         result: dict[str, Any] = {
             "accuracy": evaluate.free_running_accuracy(model, arm.task, test),
@@ -178,7 +178,7 @@ class IterationHeadStudy:
             result["transfer"] = self._transfer(model, head, job.seed, folder)
         return result
 
-    def _train(self, arm: Arm, seed: int, folder: Path, film: bool = False) -> tuple[Transformer, History]:
+    def train_arm(self, arm: Arm, seed: int, folder: Path, film: bool = False) -> tuple[Transformer, History]:
         saved, metrics = folder / "model.safetensors", folder / "metrics.jsonl"
         if saved.exists():
             return load_model(saved), read_metrics(metrics)
@@ -189,7 +189,7 @@ class IterationHeadStudy:
         training = train(
             model,
             self._loss(arm.task),
-            self._batches(arm.task, seed, arm.train.rows),
+            self.batches_of(arm.task, seed, arm.train.rows),
             arm.train,
             evaluate=lambda m: evaluate.progress(m, followed),
             checkpoint=checkpoint,
@@ -205,7 +205,7 @@ class IterationHeadStudy:
         weights[task.end_of_sequence] = self.end_weight
         return partial(next_token_loss, weights=weights)
 
-    def _batches(self, task: IteratedMap, seed: int, rows: int) -> Callable[[int], Scored]:
+    def batches_of(self, task: IteratedMap, seed: int, rows: int) -> Callable[[int], Scored]:
         if self.batches == "sweep":
             return epochs(task, seed, rows)
         return fresh(task, seed, rows, pack if self.batches == "packed" else pad)
@@ -233,7 +233,7 @@ class IterationHeadStudy:
         training = train(
             model,
             self._loss(parity),
-            self._batches(parity, seed, self.transfer.rows),
+            self.batches_of(parity, seed, self.transfer.rows),
             self.transfer,
             evaluate=lambda m: evaluate.progress(m, followed),
         )

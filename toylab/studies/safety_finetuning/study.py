@@ -197,12 +197,12 @@ class SafetyFinetuningStudy:
         """Pre-train a base, or fine-tune one and measure what that did."""
         sets = safety.judged_on(self.task, job.seed, self.rows)
         if job.name in self.bases():
-            model = self._pretrain(self.bases()[job.name], job.seed, folder)
+            model = self.train_base(self.bases()[job.name], job.seed, folder)
             found = {"behaviour": safety.behaviour(model, self.task, sets)}
             return found | self._shape(model, sets) if job.name == "base" else found
         arm = self.arms()[job.name]
         base = load_model(folder.parent / arm.base / "model.safetensors")
-        tuned = self._finetune(arm, base, job.seed, folder)
+        tuned = self.fine_tune(arm, base, job.seed, folder)
         found = {
             "behaviour": safety.behaviour(tuned, self.task, sets),
             "weights": safety.weight_change(base, tuned, self.task, sets),
@@ -221,7 +221,7 @@ class SafetyFinetuningStudy:
             }
         return found
 
-    def _pretrain(self, base: Base, seed: int, folder: Path) -> Transformer:
+    def train_base(self, base: Base, seed: int, folder: Path) -> Transformer:
         saved = folder / "model.safetensors"
         if saved.exists():
             return load_model(saved)
@@ -237,7 +237,7 @@ class SafetyFinetuningStudy:
         )
         return _keep(model, training, folder)
 
-    def _finetune(self, arm: Arm, base: Transformer, seed: int, folder: Path) -> Transformer:
+    def fine_tune(self, arm: Arm, base: Transformer, seed: int, folder: Path) -> Transformer:
         saved = folder / "model.safetensors"
         if saved.exists():
             return load_model(saved)
