@@ -261,10 +261,10 @@ def test_nearness_compares_complied_with_refused_prompts_and_says_when_it_cannot
                 return torch.where(refuse, task.null, transform[name])
         raise AssertionError
 
-    monkeypatch.setattr(safety, "write", half_refused)
+    monkeypatch.setattr(safety, "write_texts", half_refused)
     found = safety.nearness(base, TASK, sets)
     assert set(found) == set(JAILBREAKS)
     assert all(0 <= one["auc"] <= 1 for one in found.values())
-    monkeypatch.setattr(safety, "write", lambda model, task, prompts: torch.full((len(prompts), 12), task.null))
+    monkeypatch.setattr(safety, "write_texts", lambda model, task, prompts: torch.full((len(prompts), 12), task.null))
     found = safety.nearness(base, TASK, sets)
     assert all(one["auc"] is None and one["complied"] is None for one in found.values())
