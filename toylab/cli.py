@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,15 @@ def _parser() -> tuple[argparse.ArgumentParser, Sequence[str]]:
         command.set_defaults(action=action, parser=command, settings=settings, numbers={})
         return command
 
+    _add_tasks(add)
+    _add_studies(add)
+    _add_tables(add)
+    _add_bench(add)
+    return parser, list(commands.choices)
+
+
+def _add_tasks(add: Callable) -> None:
+    """The commands on tasks and probes."""
     mine = "a name of ours, or package.module:Class of yours"
 
     command = add("list", list_all, "name the studies and tasks")
@@ -111,6 +120,9 @@ def _parser() -> tuple[argparse.ArgumentParser, Sequence[str]]:
     _number(command, "workers", 2, "parallel processes, of one thread each", 1)
     command.add_argument("--json", action="store_true", help="as a list of JSON objects, with all cases")
 
+
+def _add_studies(add: Callable) -> None:
+    """The commands that run studies."""
     command = add("run", run_study, "run a study, or go on with it", settings=True)
     _study_of(command)
     command.add_argument("--out", type=Path, help="folder of the run (default: runs/STUDY-PRESET)")
@@ -123,6 +135,9 @@ def _parser() -> tuple[argparse.ArgumentParser, Sequence[str]]:
     command.add_argument("--continue", type=Path, metavar="FOLDER", dest="resume", help="go on with one")
     command.add_argument("--out", type=Path, help="folder of the sweep (default: runs/STUDY-sweep)")
 
+
+def _add_tables(add: Callable) -> None:
+    """The commands that read what was run."""
     command = add("table", print_table, "print what a sweep or a run found, a row a job")
     _rows_of(command)
     command.add_argument("--columns", nargs="+", metavar="NAME", help="which, by the ends of their names")
@@ -147,12 +162,13 @@ def _parser() -> tuple[argparse.ArgumentParser, Sequence[str]]:
     command.add_argument("--study", metavar="module:Class", help="of a run of yours: its code runs then")
     _form_of(command, markdown="Markdown, for the scoreboard alone")
 
+
+def _add_bench(add: Callable) -> None:
     command = add("bench", measure_speed, "how fast each part is, beside the libraries that do the same")
     command.add_argument("work", metavar="WORK", nargs="*", help="which, or growth (default: all short ones)")
     command.add_argument("--device", default="cpu", help="where models are, such as cuda")
     _form_of(command, markdown="a Markdown table")
     command.add_argument("--out", type=Path, default=Path("runs/bench"), help="folder of results, and of figures")
-    return parser, list(commands.choices)
 
 
 def _number(

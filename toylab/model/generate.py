@@ -43,22 +43,7 @@ def generate(
             that is negative or nan, or above 0 without a generator; for less than one sample; for a `stop` that is no
             token; where rows are to be dropped that never end, or without a cache; for logits that are nan.
     """
-    if prompt.ndim != 2 or not prompt.shape[1]:
-        raise ToylabError(
-            f"prompt: has the shape {tuple(prompt.shape)}; give (batch, position), at least one token a row"
-        )
-    if prompt.is_floating_point() or prompt.dtype == torch.bool:
-        raise ToylabError(f"prompt: holds {prompt.dtype}, and tokens are whole numbers; convert it with .long()")
-    if steps < 0:
-        raise ToylabError(f"steps={steps}: must be at least 0")
-    if drop and (stop is None or not cache):
-        raise ToylabError("drop=True: rows leave once they have written `stop`, and with a cache; give stop= as well")
-    if samples < 1:
-        raise ToylabError(f"samples={samples}: must be at least 1")
-    if not temperature >= 0:
-        raise ToylabError(f"temperature={temperature}: must be 0 (greedy) or more")
-    if temperature > 0 and generator is None:
-        raise ToylabError(f"temperature={temperature}: drawing needs a generator=torch.Generator().manual_seed(...)")
+    _check_generation(prompt, steps, temperature, generator, stop, cache, samples, drop)
     kept, prompt = Cache() if cache else None, prompt.long()
     tokens, new = prompt.repeat_interleave(samples, dim=0), prompt
     rows = torch.arange(len(tokens), device=prompt.device)  # which the model still reads
@@ -93,6 +78,35 @@ def generate(
     if largest and bool(torch.cat(largest).isnan().any()):  # once, or every step would wait for the device
         raise ToylabError("logits: are nan, so no token is the likeliest; look for the point where nan begins")
     return tokens
+
+
+def _check_generation(
+    prompt: Tensor,
+    steps: int,
+    temperature: float,
+    generator: torch.Generator | None,
+    stop: int | None,
+    cache: bool,
+    samples: int,
+    drop: bool,
+) -> None:
+    """Raises `ToylabError` for an argument of `generate` that is out of its range, or lacks another."""
+    if prompt.ndim != 2 or not prompt.shape[1]:
+        raise ToylabError(
+            f"prompt: has the shape {tuple(prompt.shape)}; give (batch, position), at least one token a row"
+        )
+    if prompt.is_floating_point() or prompt.dtype == torch.bool:
+        raise ToylabError(f"prompt: holds {prompt.dtype}, and tokens are whole numbers; convert it with .long()")
+    if steps < 0:
+        raise ToylabError(f"steps={steps}: must be at least 0")
+    if drop and (stop is None or not cache):
+        raise ToylabError("drop=True: rows leave once they have written `stop`, and with a cache; give stop= as well")
+    if samples < 1:
+        raise ToylabError(f"samples={samples}: must be at least 1")
+    if not temperature >= 0:
+        raise ToylabError(f"temperature={temperature}: must be 0 (greedy) or more")
+    if temperature > 0 and generator is None:
+        raise ToylabError(f"temperature={temperature}: drawing needs a generator=torch.Generator().manual_seed(...)")
 
 
 def _chances(logits: Float[Tensor, "row vocab"], temperature: float) -> Float[Tensor, "row vocab"]:

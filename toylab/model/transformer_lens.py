@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from toylab.console import ToylabError
 from toylab.model.config import ModelConfig
+from toylab.model.layers import Block
 from toylab.model.transformer import Transformer
 
 _ACTIVATIONS = {"gelu": "gelu", "gelu-tanh": "gelu_pytorch_tanh", "relu": "relu", "silu": "silu"}
@@ -79,30 +80,36 @@ def to_hooked(model: Transformer, context: int | None = None) -> nn.Module:
     if config.norm == "pre":
         state |= _norm("ln_final", model.ln_final)
     for i, block in enumerate(model.blocks):
-        name = f"blocks.{i}"
-        for theirs, linear in zip("QKV", (block.attn.query, block.attn.key, block.attn.value), strict=True):
-            state[f"{name}.attn.W_{theirs}"] = linear.weight.unflatten(0, (config.heads, -1)).mT
-            if linear.bias is not None:
-                state[f"{name}.attn.b_{theirs}"] = linear.bias.unflatten(0, (config.heads, -1))
-        state[f"{name}.attn.W_O"] = block.attn.output.weight.T.unflatten(0, (config.heads, -1))
-        if block.attn.output.bias is not None:
-            state[f"{name}.attn.b_O"] = block.attn.output.bias
-        if config.norm == "pre":
-            state |= _norm(f"{name}.ln1", block.ln1)
-        if block.mlp is None:
-            continue
-        if config.norm == "pre":
-            state |= _norm(f"{name}.ln2", block.ln2)
-        for theirs, linear in (("in", block.mlp.up), ("out", block.mlp.down)):
-            state[f"{name}.mlp.W_{theirs}"] = linear.weight.T
-            if linear.bias is not None:
-                state[f"{name}.mlp.b_{theirs}"] = linear.bias
+        state |= _block_state(f"blocks.{i}", block, config)
     unknown = hooked.load_state_dict(state, strict=False).unexpected_keys
     if unknown:
         raise RuntimeError(f"TransformerLens has no weight {unknown[0]!r}; is it a version below 4?")
     for block in hooked.blocks:
         _write_positions(block.attn, model, context)
     return hooked.eval()
+
+
+def _block_state(name: str, block: Block, config: ModelConfig) -> dict[str, Tensor]:
+    """The weights of a block by their names in TransformerLens."""
+    state = {}
+    for theirs, linear in zip("QKV", (block.attn.query, block.attn.key, block.attn.value), strict=True):
+        state[f"{name}.attn.W_{theirs}"] = linear.weight.unflatten(0, (config.heads, -1)).mT
+        if linear.bias is not None:
+            state[f"{name}.attn.b_{theirs}"] = linear.bias.unflatten(0, (config.heads, -1))
+    state[f"{name}.attn.W_O"] = block.attn.output.weight.T.unflatten(0, (config.heads, -1))
+    if block.attn.output.bias is not None:
+        state[f"{name}.attn.b_O"] = block.attn.output.bias
+    if config.norm == "pre":
+        state |= _norm(f"{name}.ln1", block.ln1)
+    if block.mlp is None:
+        return state
+    if config.norm == "pre":
+        state |= _norm(f"{name}.ln2", block.ln2)
+    for theirs, linear in (("in", block.mlp.up), ("out", block.mlp.down)):
+        state[f"{name}.mlp.W_{theirs}"] = linear.weight.T
+        if linear.bias is not None:
+            state[f"{name}.mlp.b_{theirs}"] = linear.bias
+    return state
 
 
 def _norm(name: str, norm: nn.LayerNorm) -> dict[str, Tensor]:
@@ -195,37 +202,45 @@ def from_hooked(hooked: nn.Module) -> Transformer:
     if positions == "learned":
         model.positions.table.copy_(table)
     elif positions == "rotary":
-        attn = hooked.blocks[0].attn
-        features = torch.arange(0, cfg.d_head, 2, dtype=torch.double)
-        own = float(cfg.rotary_base) ** (-features / cfg.d_head)  # as our config has them, so that they survive saving
-        theirs = torch.atan2(attn.rotary_sin[1], attn.rotary_cos[1])[: len(own)].double().cpu()
-        if (own - theirs).abs().max() > 1e-6:
-            raise ToylabError(
-                f"rotary frequencies: are not those of rotary_base={cfg.rotary_base}, so they are scaled (as by "
-                "use_NTK_by_parts_rope); a Transformer has no such setting"
-            )
-
-    def copy_norm(norm: nn.Module, name: str) -> None:
-        if f"{name}.w" in state:  # folded norms have neither weights nor biases: ours start at 1 and 0
-            norm.weight.copy_(state[f"{name}.w"])
-            norm.bias.copy_(state[f"{name}.b"])
-
-    copy_norm(model.ln_final, "ln_final")
+        _refuse_scaled_rotary(hooked)
+    _copy_norm(model.ln_final, state, "ln_final")
     for i, block in enumerate(model.blocks):
-        name = f"blocks.{i}"
-        for theirs, linear in zip("QKV", (block.attn.query, block.attn.key, block.attn.value), strict=True):
-            linear.weight.copy_(state[f"{name}.attn.W_{theirs}"].mT.flatten(0, 1))
-            linear.bias.copy_(state[f"{name}.attn.b_{theirs}"].flatten())
-        block.attn.output.weight.copy_(state[f"{name}.attn.W_O"].flatten(0, 1).T)
-        block.attn.output.bias.copy_(state[f"{name}.attn.b_O"])
-        copy_norm(block.ln1, f"{name}.ln1")
-        if block.mlp is not None:
-            copy_norm(block.ln2, f"{name}.ln2")
-            for theirs, linear in (("in", block.mlp.up), ("out", block.mlp.down)):
-                linear.weight.copy_(state[f"{name}.mlp.W_{theirs}"].T)
-                linear.bias.copy_(state[f"{name}.mlp.b_{theirs}"])
+        _copy_block(block, state, f"blocks.{i}")
     _compare(hooked, model)
     return model
+
+
+def _refuse_scaled_rotary(hooked: nn.Module) -> None:
+    cfg, attn = hooked.cfg, hooked.blocks[0].attn
+    features = torch.arange(0, cfg.d_head, 2, dtype=torch.double)
+    own = float(cfg.rotary_base) ** (-features / cfg.d_head)  # as our config has them, so that they survive saving
+    theirs = torch.atan2(attn.rotary_sin[1], attn.rotary_cos[1])[: len(own)].double().cpu()
+    if (own - theirs).abs().max() > 1e-6:
+        raise ToylabError(
+            f"rotary frequencies: are not those of rotary_base={cfg.rotary_base}, so they are scaled (as by "
+            "use_NTK_by_parts_rope); a Transformer has no such setting"
+        )
+
+
+def _copy_norm(norm: nn.Module, state: dict[str, Tensor], name: str) -> None:
+    if f"{name}.w" in state:  # folded norms have neither weights nor biases: ours start at 1 and 0
+        norm.weight.copy_(state[f"{name}.w"])
+        norm.bias.copy_(state[f"{name}.b"])
+
+
+def _copy_block(block: Block, state: dict[str, Tensor], name: str) -> None:
+    """The weights of a block from their names in TransformerLens."""
+    for theirs, linear in zip("QKV", (block.attn.query, block.attn.key, block.attn.value), strict=True):
+        linear.weight.copy_(state[f"{name}.attn.W_{theirs}"].mT.flatten(0, 1))
+        linear.bias.copy_(state[f"{name}.attn.b_{theirs}"].flatten())
+    block.attn.output.weight.copy_(state[f"{name}.attn.W_O"].flatten(0, 1).T)
+    block.attn.output.bias.copy_(state[f"{name}.attn.b_O"])
+    _copy_norm(block.ln1, state, f"{name}.ln1")
+    if block.mlp is not None:
+        _copy_norm(block.ln2, state, f"{name}.ln2")
+        for theirs, linear in (("in", block.mlp.up), ("out", block.mlp.down)):
+            linear.weight.copy_(state[f"{name}.mlp.W_{theirs}"].T)
+            linear.bias.copy_(state[f"{name}.mlp.b_{theirs}"])
 
 
 def _refuse_theirs(hooked: nn.Module) -> None:

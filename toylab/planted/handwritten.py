@@ -50,17 +50,7 @@ def iteration_head(task: IteratedMap) -> Transformer:
     subtraction = [
         ((position[q], ended[e]), due[q - e + 1]) for e in range(2, task.longest + 2) for q in range(e, 2 * e)
     ]
-    values = range(task.values)
-    states, inputs = torch.tensor([(s, x) for s in values for x in values]).T
-    after = task.step(states.numpy(), inputs.numpy()).tolist()
-    first = task.first_states(torch.arange(task.values).numpy()).tolist()
-    lookup = [
-        *(((token[s], read[x]), out[f]) for s, x, f in zip(states.tolist(), inputs.tolist(), after, strict=True)),
-        *(((token[task.end_of_input], read[x]), out[first[x]]) for x in values),
-        *(((token[s], read[task.end_of_input]), out[task.end_of_sequence]) for s in values),
-        ((token[task.end_of_sequence],), out[task.end_of_sequence]),
-    ]
-
+    lookup = _lookup(task, token, read, out)
     config = ModelConfig(
         layers=2,
         heads=1,
@@ -87,6 +77,20 @@ def iteration_head(task: IteratedMap) -> Transformer:
         _route(fetch.value.weight, fetch.output.weight, token, read)
         _write_gates(model.blocks[1].mlp, lookup)
     return model
+
+
+def _lookup(task: IteratedMap, token: range, read: range, out: range) -> list[tuple[tuple[int, ...], int]]:
+    """The gates (s, x) -> F(s, x); from EoI to the first state, and from the last state to EoS."""
+    values = range(task.values)
+    states, inputs = torch.tensor([(s, x) for s in values for x in values]).T
+    after = task.step(states.numpy(), inputs.numpy()).tolist()
+    first = task.first_states(torch.arange(task.values).numpy()).tolist()
+    return [
+        *(((token[s], read[x]), out[f]) for s, x, f in zip(states.tolist(), inputs.tolist(), after, strict=True)),
+        *(((token[task.end_of_input], read[x]), out[first[x]]) for x in values),
+        *(((token[s], read[task.end_of_input]), out[task.end_of_sequence]) for s in values),
+        ((token[task.end_of_sequence],), out[task.end_of_sequence]),
+    ]
 
 
 def induction_head(task: AssociativeRecall) -> Transformer:
@@ -141,77 +145,90 @@ def contextual_counter(
     Source: section 2 of Golkar et al. 2024 for steps 1 and 3; steps 2 and 4 are ours.
     """
     check_option("bias", bias, ("begin", "bracket"))
-    features = 5 + 3  # which token it is; the context
-    context = range(5, 8)
     config = EncoderDecoderConfig(
         encoder=ModelConfig(
-            layers=1, heads=1, width=2 * features, hidden=0, biases=False, positions="none", unembedding="none"
+            layers=1, heads=1, width=2 * FEATURES, hidden=0, biases=False, positions="none", unembedding="none"
         ),
         head="default",
         logit_scale=1.0,
     )
     model = EncoderDecoder(config, 5, regions, classes, 0).double()
-    spread = math.sqrt((regions + 1) / 2)
-
-    def state(token: int, opened: int, closed: int) -> Tensor:
-        """The direction of a token in its context, as the decoder will see it."""
-        x = torch.zeros(features, dtype=torch.double)
-        x[token] = 1
-        x[5:] = torch.tensor([spread, spread * (opened - closed), opened]).double() / (1 + opened + closed)
-        return x / x.norm()
-
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
-        encoder, head = model.encoder, model.encoder.blocks[0].attn
-        encoder.blocks[0].ln1.weight.fill_(1)
-        encoder.ln_final.weight.fill_(1)
-        # Every feature stands twice, once negated: the mean is 0, and LayerNorm only brings all rows to one length.
-        _mirror(encoder.embedding.weight, FAR * torch.eye(5, features, dtype=torch.double))
-        unit = math.sqrt(features)  # a feature of an embedding, after the norm
-        head.query.weight[0, :5] = 1 / unit
-        head.key.weight[0, [BEGIN, OPEN, CLOSE]] = SHARPNESS * math.sqrt(2 * features) / unit
-        carried = torch.zeros(features, 5, dtype=torch.double)  # what each token says of the context
-        carried[context, BEGIN] = torch.tensor([spread, 0.0, 0.0]).double()
-        carried[context, OPEN] = torch.tensor([0.0, spread, 1.0]).double()
-        carried[context, CLOSE] = torch.tensor([0.0, -spread, 0.0]).double()
-        head.value.weight[:features, :5] = carried / unit
-        _mirror(head.output.weight.T[:features], FAR * torch.eye(features, dtype=torch.double))
-
-        decoder, fetch = model.decoder, model.decoder.cross
-        everything = range(2 * features)
-        fetch.query.weight[everything, everything] = 1
-        fetch.key.weight[everything, everything] = 1
-        around = [(0, 0), *((a, b) for a in range(1, 2 * regions + 5) for b in (a - 1, a))]
-        others = torch.stack([state(token, *at) for token in (0, ONE, OPEN, CLOSE) for at in around])
-        for k in range(1, regions + 1):
-            wanted = state(ONE, k, k - 1)
-            compared = state(BEGIN, 0, 0) if bias == "begin" else state(OPEN, k, k - 1)
-            direction = wanted.clone()
-            if bias == "bracket":  # as far out at the bracket as at the ones: the same context, either token
-                direction[OPEN] = wanted[ONE]
-            heights = others @ direction
-            rest = (others - wanted).abs().amax(dim=1) > 1e-9
-            rest &= (others - compared).abs().amax(dim=1) > 1e-9
-            direction = direction * 40 / (wanted @ direction - heights[rest].max())
-            token = BEGIN if bias == "begin" else OPEN
-            # Ones far from the start have longer shadows on their own coordinate; K makes up for it.
-            ratio = wanted[ONE] / compared[token]
-            lift = (wanted @ direction - compared @ direction + math.log(half * ratio)) / compared[token]
-            direction[token] += lift
-            decoder.queries[k - 1, :features] = direction * math.sqrt(2)
-        token = BEGIN if bias == "begin" else OPEN
-        fetch.value.weight[0, ONE], fetch.value.weight[1, token] = 1, 1
-        fetch.output.weight[[0, 1], [0, 1]] = 1
-        x = torch.arange(classes).double() / (torch.arange(classes) + half)
-        f, slope, steepness = -torch.log1p(-x), 1 / (1 - x), (classes + half) ** 2
-        decoder.head.weight[:, 0] = steepness * (f + slope * (1 - x))
-        decoder.head.weight[:, 1] = steepness * (f - slope * x)
+        spread = math.sqrt((regions + 1) / 2)
+        _write_context(model, spread)
+        _write_queries(model, spread, bias, half)
+        _write_tangents(model, BEGIN if bias == "begin" else OPEN, half)
     return model
 
 
 FAR = 1e4
 """Scale of the counter's residual stream, which makes LayerNorm's epsilon (1e-5) vanish beside the variance."""
+FEATURES, CONTEXT = 5 + 3, range(5, 8)
+"""Coordinates of the counter: which of five tokens stands there, then three numbers of its context."""
+
+
+def _state(token: int, opened: int, closed: int, spread: float) -> Tensor:
+    """The direction of a token in its context, as the counter's decoder sees it."""
+    x = torch.zeros(FEATURES, dtype=torch.double)
+    x[token] = 1
+    x[5:] = torch.tensor([spread, spread * (opened - closed), opened]).double() / (1 + opened + closed)
+    return x / x.norm()
+
+
+def _write_context(model: EncoderDecoder, spread: float) -> None:
+    """Steps 1 and 2 of the counter: even attention to BoS and brackets, and what each says of the context."""
+    encoder, head = model.encoder, model.encoder.blocks[0].attn
+    encoder.blocks[0].ln1.weight.fill_(1)
+    encoder.ln_final.weight.fill_(1)
+    # Every feature stands twice, once negated: the mean is 0, and LayerNorm only brings all rows to one length.
+    _mirror(encoder.embedding.weight, FAR * torch.eye(5, FEATURES, dtype=torch.double))
+    unit = math.sqrt(FEATURES)  # a feature of an embedding, after the norm
+    head.query.weight[0, :5] = 1 / unit
+    head.key.weight[0, [BEGIN, OPEN, CLOSE]] = SHARPNESS * math.sqrt(2 * FEATURES) / unit
+    carried = torch.zeros(FEATURES, 5, dtype=torch.double)
+    carried[CONTEXT, BEGIN] = torch.tensor([spread, 0.0, 0.0]).double()
+    carried[CONTEXT, OPEN] = torch.tensor([0.0, spread, 1.0]).double()
+    carried[CONTEXT, CLOSE] = torch.tensor([0.0, -spread, 0.0]).double()
+    head.value.weight[:FEATURES, :5] = carried / unit
+    _mirror(head.output.weight.T[:FEATURES], FAR * torch.eye(FEATURES, dtype=torch.double))
+
+
+def _write_queries(model: EncoderDecoder, spread: float, bias: Literal["begin", "bracket"], half: float | int) -> None:
+    """Step 3 of the counter: label query k finds the ones of region k, and its bias token weighs `half` of them."""
+    decoder, fetch, everything = model.decoder, model.decoder.cross, range(2 * FEATURES)
+    fetch.query.weight[everything, everything] = 1
+    fetch.key.weight[everything, everything] = 1
+    around = [(0, 0), *((a, b) for a in range(1, 2 * model.queries + 5) for b in (a - 1, a))]
+    others = torch.stack([_state(token, *at, spread) for token in (0, ONE, OPEN, CLOSE) for at in around])
+    for k in range(1, model.queries + 1):
+        wanted = _state(ONE, k, k - 1, spread)
+        compared = _state(BEGIN, 0, 0, spread) if bias == "begin" else _state(OPEN, k, k - 1, spread)
+        direction = wanted.clone()
+        if bias == "bracket":  # as far out at the bracket as at the ones: the same context, either token
+            direction[OPEN] = wanted[ONE]
+        heights = others @ direction
+        rest = (others - wanted).abs().amax(dim=1) > 1e-9
+        rest &= (others - compared).abs().amax(dim=1) > 1e-9
+        direction = direction * 40 / (wanted @ direction - heights[rest].max())
+        token = BEGIN if bias == "begin" else OPEN
+        # Ones far from the start have longer shadows on their own coordinate; K makes up for it.
+        ratio = wanted[ONE] / compared[token]
+        lift = (wanted @ direction - compared @ direction + math.log(half * ratio)) / compared[token]
+        direction[token] += lift
+        decoder.queries[k - 1, :FEATURES] = direction * math.sqrt(2)
+
+
+def _write_tangents(model: EncoderDecoder, token: int, half: float | int) -> None:
+    """Step 4 of the counter: the share of the ones, and for each count the height of its tangent there."""
+    head, fetch = model.decoder.head, model.decoder.cross
+    fetch.value.weight[0, ONE], fetch.value.weight[1, token] = 1, 1
+    fetch.output.weight[[0, 1], [0, 1]] = 1
+    x = torch.arange(model.classes).double() / (torch.arange(model.classes) + half)
+    f, slope, steepness = -torch.log1p(-x), 1 / (1 - x), (model.classes + half) ** 2
+    head.weight[:, 0] = steepness * (f + slope * (1 - x))
+    head.weight[:, 1] = steepness * (f - slope * x)
 
 
 def _mirror(place: Tensor, rows: Tensor) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -139,10 +139,8 @@ def train(
             )
         rate = learning_rate(config, state.step, state.cooling_since)
         state.history.append({"step": state.step, "loss": mean_loss, "learning_rate": rate, **metrics})
-        if config.stop_at is not None and state.cooling_since is None:
-            latest = [entry.get(watched, -math.inf) for entry in state.history[-config.stop_after :]]
-            if len(latest) == config.stop_after and min(latest) >= config.stop_at:
-                state.cooling_since = state.step
+        if state.cooling_since is None and _stop_rule_is_met(config, state.history, watched):
+            state.cooling_since = state.step
 
     bar = progress_bar(total=config.steps, desc=progress, disable=progress is None, unit="step")
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -171,12 +169,7 @@ def train(
             state.step += 1
             bar.update()
             if state.step % config.evaluate_every == 0 or _finished(config, state):
-                for name in unreached:
-                    if not optimizer.square[held.places[name]].any():  # where every gradient leaves a trace
-                        raise ToylabError(
-                            f"parameter {name!r}: the loss does not depend on it in the first {state.step} steps; "
-                            "use it, or leave it out of training with requires_grad_(False)"
-                        )
+                _refuse_unreached(unreached, optimizer, held, state.step)
                 unreached = []
                 since = state.step - state.history[-1]["step"]
                 measure(total / since)
@@ -214,6 +207,22 @@ def _finished(config: TrainConfig, state: Training) -> bool:
     if state.cooling_since is not None and state.step >= state.cooling_since + config.cooldown:
         return True
     return state.step >= config.steps
+
+
+def _stop_rule_is_met(config: TrainConfig, history: History, watched: str) -> bool:
+    """Whether the last `stop_after` evaluations all reached `stop_at`."""
+    latest = [entry.get(watched, -math.inf) for entry in history[-config.stop_after :]]
+    return config.stop_at is not None and len(latest) == config.stop_after and min(latest) >= config.stop_at
+
+
+def _refuse_unreached(names: Sequence[str], optimizer: AdamW, held: Held, steps: int) -> None:
+    """Raises `ToylabError` for a parameter without a gradient at any step so far."""
+    for name in names:
+        if not optimizer.square[held.places[name]].any():  # where every gradient leaves a trace
+            raise ToylabError(
+                f"parameter {name!r}: the loss does not depend on it in the first {steps} steps; use it, or leave it "
+                "out of training with requires_grad_(False)"
+            )
 
 
 def _finite(name: str, value: Any, step: int) -> float | int:
