@@ -22,13 +22,13 @@ from toylab.console import ToylabError
 from toylab.probes.checks import as_many, as_mask, as_whole, finite, some
 from toylab.probes.hooks import Edit
 
-Pattern = Float[Tensor, "batch query key"]
-Mask = Bool[Tensor, "batch query key"] | Integer[Tensor, "batch query key"]
+HeadPattern = Float[Tensor, "batch query key"]
+KeyMask = Bool[Tensor, "batch query key"] | Integer[Tensor, "batch query key"]
 """Booleans, or integers 0 and 1."""
-Classes = Mapping[str, Mask]
+Classes = Mapping[str, KeyMask]
 
 
-def block_keys(mask: Mask) -> Edit:
+def block_keys(mask: KeyMask) -> Edit:
     """For a point `scores`, (batch, head, query, key): these keys get no attention; the rest share it.
 
     The pattern is not merely zeroed: attention still sums to one, so a head that needs the class cannot pass unnoticed.
@@ -44,7 +44,7 @@ def block_keys(mask: Mask) -> Edit:
     return block
 
 
-def mass_by_class(pattern: Pattern, classes: Classes) -> dict[str, Float[Tensor, "batch query"]]:
+def mass_by_class(pattern: HeadPattern, classes: Classes) -> dict[str, Float[Tensor, "batch query"]]:
     """The attention that falls on each class of keys.
 
     Raises:

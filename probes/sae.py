@@ -155,14 +155,14 @@ class FeatureTest:
     agreement: float | None
 
 
-Mask = Bool[Tensor | np.ndarray, " case"] | Integer[Tensor | np.ndarray, " case"]
+CaseMask = Bool[Tensor | np.ndarray, " case"] | Integer[Tensor | np.ndarray, " case"]
 """Booleans, or integers 0 and 1."""
 
 
 def compare_features(
     fires: Bool[Tensor, "case feature"] | Integer[Tensor, "case feature"],
-    group: Mask,
-    indicator: Mask | None = None,
+    group: CaseMask,
+    indicator: CaseMask | None = None,
     permutations: int = 200,
     seed: int = 0,
 ) -> FeatureTest:

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from toylab.calibration import Control, Detector, Exhibit, Plant
@@ -17,12 +17,12 @@ from toylab.model.transformer import Transformer
 from toylab.planted.disguise import blended, deepened, rotated, widened
 from toylab.planted.handwritten import induction_head, iteration_head
 from toylab.probes import find_iteration_head, link_mass
+from toylab.probes.attention import Pattern
 from toylab.tasks import ITERATED_MAPS, AssociativeRecall, Batch, IteratedMap, ModularSum, Parity
 from toylab.training import evaluate
 from toylab.training.batches import fresh, next_token_loss, pad
 from toylab.training.loop import TrainConfig, train
 
-Pattern = Float[Tensor, "batch head query key"]
 Place = tuple[int, int]
 KeyOfQuery = Int[np.ndarray, "batch query"]
 

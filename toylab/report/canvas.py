@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-ACCURACY, CARRY, END = "#1b4f8f", "#c8553d", "#7a9a2e"
+ACCURACY, CARRY, INPUT_END = "#1b4f8f", "#c8553d", "#7a9a2e"
 """One colour a quantity: accuracy, attention on x_t, attention on the end of the input."""
 
 
@@ -62,7 +62,7 @@ def saved(figure: Figure, form: str) -> bytes:
     return buffer.getvalue()
 
 
-MARKS = (("o", ACCURACY), ("s", CARRY), ("^", END))
+MARKS = (("o", ACCURACY), ("s", CARRY), ("^", INPUT_END))
 
 
 MORE_MARKS = (*MARKS, ("D", "#6b4c9a"), ("v", "#333333"), ("P", "#b08a2e"))

@@ -96,7 +96,7 @@ def _draw_emergence(results: Results, out: Path) -> Picture | None:
     if not histories:
         return None
     rows = [
-        ("end_of_input", "attention on EoI,\nbest earlier head", canvas.END, None),
+        ("end_of_input", "attention on EoI,\nbest earlier head", canvas.INPUT_END, None),
         ("carry", "share of steps\nread at x_t", canvas.CARRY, 0.9),
         ("accuracy", "sequence accuracy", canvas.ACCURACY, LEARNED),
     ]
