@@ -1,8 +1,8 @@
 """Causal tests as edits: switch a head off, flatten its pattern, or put another pattern in its place.
 
-Each function returns an edit for `probes.edit`; `queries` picks the positions it acts on (all by default): a slice
-such as `slice(9, None)`, numbers, or a mask of booleans. While the model runs, a head or query that is not there raises
-`ValueError`.
+Each function returns an edit for `toylab.probes.edit`; `queries` picks the positions it acts on (all by default): a
+slice such as `slice(9, None)`, numbers, or a mask of booleans. While the model runs, a head or query that is not there
+raises `ValueError`.
 """
 
 from __future__ import annotations

@@ -4,11 +4,12 @@
     check_task(MyTask())
 
 raises `BrokenLawsError`, which names each law that is broken, the field to look at and the smallest example found.
-`toylab check package.module:MyTask` prints the same. What a task must offer is said in `tasks.Task`; it may say more:
+`toylab check package.module:MyTask` prints the same. What a task must offer is said in `toylab.tasks.Task`; it may say
+more:
 
     score_padding = True             scored answers go on into the padding (see `IteratedMap`)
     causal = False                   links may read what comes later
-    shares = {"train": .5, ...}      the splits hold other shares of all prompts than `tasks.SHARES`
+    shares = {"train": .5, ...}      the splits hold other shares of all prompts than `toylab.tasks.SHARES`
     items = {"count": 3}             the label `count` has three columns or more, one an item, not one a position
     interleaved = True               given tokens stand between answers, each the one token that `solve` says
     def split_key(self, prompt)      the part of a prompt that decides its split, if not all of it

@@ -25,7 +25,7 @@ SLOWEST = 20_000
 
 
 def a_task_keeps_the_protocol(task: Any) -> None:
-    """It has all that `tasks.Task` names."""
+    """It has all that `toylab.tasks.Task` names."""
     missing = [name for name in ("vocabulary", "context", "sample", "solve") if not hasattr(task, name)]
     if missing:
         raise BrokenError("the class", f"lacks {', '.join(missing)}", hopeless=True)

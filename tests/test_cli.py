@@ -307,7 +307,7 @@ def test_a_class_that_is_no_task_is_refused_with_what_it_lacks(call, own, comman
     assert (outcome.code, outcome.out) == (2, "")
     assert outcome.err == (
         f"toylab: task 'own_task:{name}': has {missing}; a task has vocabulary, context, sample and solve (see "
-        "tasks.Task)\n"
+        "toylab.tasks.Task)\n"
     )
 
 

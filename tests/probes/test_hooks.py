@@ -174,7 +174,7 @@ def test_any_module_can_be_named_and_stars_serve_models_without_points():
         ("blocks.1.resid_pst", "blocks.1.resid_post"),
         ("blocks.7.attn.*", "blocks."),
         ("", "blocks.0"),
-        ("nothing like it", "probes.points lists all"),
+        ("nothing like it", "toylab.probes.points lists all"),
     ],
 )
 def test_a_name_that_matches_nothing_raises_at_once_and_names_the_nearest(wrong, near):

@@ -131,7 +131,7 @@ class Steered(nn.Module):
             moved = addition(h)
             if self.at == slice(None):
                 return moved
-            # Half of the rows may be asked for alone, as `probes.Paths` does.
+            # Half of the rows may be asked for alone, as `toylab.probes.Paths` does.
             return torch.where(_among(block.positions[: len(h)], self.at)[..., None], moved, h)
 
         return move

@@ -1,7 +1,7 @@
 """A transformer, sized by its task and open to inspection at every named point.
 
 Wherever a researcher may want to look stands an `nn.Identity`; its path is its name (`blocks.0.attn.pattern`), the
-one TransformerLens uses without its `hook_`. `probes.points(model)` lists them all. What is probed is what was
+one TransformerLens uses without its `hook_`. `toylab.probes.points(model)` lists them all. What is probed is what was
 trained: no weight is folded, and the same code runs whether anybody watches or not.
 
 Axis names: batch, position (query or key inside attention), head, feature (within a head), width, hidden, vocab.

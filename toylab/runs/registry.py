@@ -140,6 +140,6 @@ def refuse_incomplete(kind: str, name: str, found: Any, parts: Sequence[str]) ->
 
 
 _WHOLE = {
-    "task": "; a task has vocabulary, context, sample and solve (see tasks.Task)",
+    "task": "; a task has vocabulary, context, sample and solve (see toylab.tasks.Task)",
     "study": "; a study has jobs, run_job and conclude (see toylab.runs.study.Study)",
 }

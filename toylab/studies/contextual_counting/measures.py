@@ -1,6 +1,6 @@
 """By which circuit does a counting model answer? Where it looks, what breaks it, and what that foretells elsewhere.
 
-The instruments are those of `probes`; here they meet `tasks.ContextualCounting` and `toylab.EncoderDecoder`. Every
+The instruments are those of `probes`; here they meet `toylab.tasks.ContextualCounting` and an `EncoderDecoder`. Every
 answer is given label by label: regions are learned, and fail, separately.
 """
 
@@ -92,8 +92,8 @@ class RegionCircuit:
 
     Attributes:
         accuracy: unedited.
-        circuit: one of `probes.CIRCUITS`.
-        bias: the class that it compares with, or "mixed"; see `probes.name_bias`.
+        circuit: one of `toylab.probes.CIRCUITS`.
+        bias: the class that it compares with, or "mixed"; see `toylab.probes.name_bias`.
         share: of that class in the attention not on counted ones.
         shares: of all classes.
         k: weight of the bias in units of one counted one, from the mass on counted ones.

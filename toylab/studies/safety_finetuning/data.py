@@ -1,6 +1,6 @@
 """Texts of two concepts as a language model meets them: pre-training, fine-tuning on pairs, and what it writes freely.
 
-What connects `tasks.TaskConcept` to `toylab.model.transformer`, `toylab.training.losses` and the training loop.
+What connects `toylab.tasks.TaskConcept` to `toylab.model.transformer`, `toylab.training.losses` and the training loop.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What safety fine-tuning did to a model: to what it writes, to its activations, and to its weights.
 
-The instruments are those of `probes`; here they meet `tasks.TaskConcept` and a base model with a model fine-tuned from
-it. Everything is read at EOT, the position that decides whether the answer begins with a letter or with NULL, unless
-said otherwise.
+The instruments are those of `probes`; here they meet `toylab.tasks.TaskConcept` and a base model with a model
+fine-tuned from it. Everything is read at EOT, the position that decides whether the answer begins with a letter or with
+NULL, unless said otherwise.
 """
 
 from __future__ import annotations
