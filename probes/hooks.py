@@ -202,7 +202,8 @@ def resolve(model: nn.Module, pattern: str) -> list[str]:
             if fnmatchcase(name, pattern):
                 raise ToylabError(f"{name!r} cannot be seen here: {why}")
         near = difflib.get_close_matches(pattern, known, n=3, cutoff=0.3) or known[:3]
-        raise ToylabError(f"no point is named {pattern!r}; the nearest are {', '.join(near)}; toylab.probes.points lists all")
+        nearest = ", ".join(near)
+        raise ToylabError(f"no point is named {pattern!r}; the nearest are {nearest}; toylab.probes.points lists all")
     return found
 
 
