@@ -14,7 +14,7 @@ from toylab.runs import registry
 from toylab.runs.judge import finish, flags, rebuild
 from toylab.runs.store import read_metrics
 from toylab.runs.study import Study
-from toylab.verdicts.claim import claims_markdown, read_claims
+from toylab.verdicts.judgement import claims_markdown, read_claims
 
 IDS = {
     "iteration-head": {

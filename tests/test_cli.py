@@ -28,7 +28,7 @@ from toylab.runs import registry
 from toylab.runs.judge import finish, flags
 from toylab.studies.iteration_head.study import IterationHeadStudy
 from toylab.tasks import check
-from toylab.verdicts.claim import claims_markdown, claims_table, read_claims
+from toylab.verdicts.judgement import claims_markdown, claims_table, read_claims
 
 TINY = [
     "--task.lengths", "1", "6", "--rows", "4", "--seeds", "0", "--control-seeds", "1", "--control-steps", "2",
@@ -652,7 +652,7 @@ PRINTING = [
 @pytest.mark.parametrize("command", PRINTING, ids=" ".join)
 def test_a_terminal_that_knows_ascii_alone_is_shown_what_it_can_show(copied, monkeypatch, command):
     held = [replace(claim, statement=f"größer: {claim.statement}") for claim in read_claims(copied / "claims.json")]
-    monkeypatch.setattr("toylab.verdicts.claim.read_claims", lambda _: held)
+    monkeypatch.setattr("toylab.verdicts.judgement.read_claims", lambda _: held)
     streams = [io.TextIOWrapper(io.BytesIO(), encoding="ascii") for _ in range(2)]
     for stream, name in zip(streams, ("stdout", "stderr"), strict=True):
         monkeypatch.setattr(sys, name, stream)

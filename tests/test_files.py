@@ -36,7 +36,7 @@ from toylab.files import (
 from toylab.model.steering import load_steering, save_steering, vectors
 from toylab.runs.store import refuse_others
 from toylab.runs.table import load_runs
-from toylab.verdicts.claim import read_claims, write_claims
+from toylab.verdicts.judgement import read_claims, write_claims
 
 LEAVES = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
 JSON = st.recursive(

@@ -20,7 +20,7 @@ from toylab.report.page import page
 from toylab.runs import scoreboard
 from toylab.runs.judge import finish
 from toylab.training.attention_history import Shown
-from toylab.verdicts.claim import Claim
+from toylab.verdicts.judgement import Judgement
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium here: apt-get install chromium, and this runs")
@@ -53,7 +53,7 @@ def weight(frame: int, layer: int, head: int, query: int, key: int) -> str:
 
 def browse(tmp_path: Path, script: str, width: int = 1000) -> dict:
     """What a script found on the page, and every error that the page made."""
-    claim = Claim(
+    claim = Judgement(
         id="one", paper="p", statement=HOSTILE, bar="b", measured=0.5, interval=(0.4, 0.6), seeds=(0,), verdict="holds"
     )
     text = page("A study", "About it.", [claim], [], {"token": HOSTILE}, "toylab run", "free", film())

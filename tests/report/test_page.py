@@ -26,7 +26,7 @@ from toylab.runs.store import claim_folder
 from toylab.runs.study import Job, Study, by_arm
 from toylab.studies.iteration_head.study import IterationHeadStudy
 from toylab.training.attention_history import Shown
-from toylab.verdicts.claim import Claim, claims_table, numbers, over_seeds, read_claims
+from toylab.verdicts.judgement import Judgement, claims_table, numbers, over_seeds, read_claims
 
 HOSTILE = '<script>alert("1")</script><img src=x onerror=alert(2)>&amp;\'" $title ${claims} </pre></style>'
 WORDS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), max_size=40)
@@ -65,10 +65,10 @@ class Page(HTMLParser):
         return "".join(self.texts)
 
 
-def claim(words: str = "words", **fields) -> Claim:
+def claim(words: str = "words", **fields) -> Judgement:
     texts = dict.fromkeys(("id", "paper", "statement", "bar", "note"), words)
     given = {"measured": 0.5, "interval": (0.25, 0.75), "seeds": (0, 1), "verdict": "holds", "details": {}}
-    return Claim(**{**texts, **given, **fields})
+    return Judgement(**{**texts, **given, **fields})
 
 
 def picture(words: str = "words") -> Picture:

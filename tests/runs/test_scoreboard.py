@@ -23,7 +23,7 @@ from toylab.runs.judge import costs, judge_run
 from toylab.runs.scoreboard import Standing
 from toylab.runs.store import claim_folder
 from toylab.runs.study import Job
-from toylab.verdicts.claim import Claim, Verdict, numbers, over_seeds, read_claims
+from toylab.verdicts.judgement import Judgement, Verdict, numbers, over_seeds, read_claims
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 QUICK = {"iteration-head": "quick_run", "contextual-counting": "quick_counting"}
@@ -40,7 +40,7 @@ def runs(request, tmp_path_factory) -> Path:
 
 
 def standing(words: str = "words", **fields) -> Standing:
-    claim = Claim(
+    claim = Judgement(
         id="one", paper=words, statement=words, bar=words, measured=0.5, interval=(0.2, 0.8), seeds=(0, 1),
         verdict="fails", note=words,
     )  # fmt: skip

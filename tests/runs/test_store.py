@@ -36,7 +36,7 @@ from toylab.studies.iteration_head.study import IterationHeadStudy
 from toylab.tasks import Copy, ModularSum, Parity, Polynomial
 from toylab.training.batches import fresh, next_token_loss
 from toylab.training.loop import DivergedError, TrainConfig, Training, train
-from toylab.verdicts.claim import Claim
+from toylab.verdicts.judgement import Judgement
 
 LEAVING = (SystemExit, GeneratorExit, asyncio.CancelledError, FileNotFoundError, KeyError, ValueError)
 """Errors that are no refusal, and some that would end a process."""
@@ -69,7 +69,7 @@ class Counted:
                 raise kind(3)
         return {"value": 10 * job.seed + len(job.name), "by length": {4: 0.5}}
 
-    def conclude(self, results: dict[Job, dict[str, Any]]) -> list[Claim]:
+    def conclude(self, results: dict[Job, dict[str, Any]]) -> list[Judgement]:
         return []
 
     def pictures(self, results: dict[Job, dict[str, Any]], out: Path) -> list[Picture]:

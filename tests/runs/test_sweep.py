@@ -37,7 +37,7 @@ from toylab.runs.table import Mean, column, load_runs, summarise, where
 from toylab.studies.contextual_counting.study import ContextualCountingStudy
 from toylab.studies.iteration_head.study import IterationHeadStudy
 from toylab.tasks import Copy, ModularSum, Parity
-from toylab.verdicts.claim import Claim, over_seeds
+from toylab.verdicts.judgement import Judgement, over_seeds
 from toylab.verdicts.intervals import bootstrap, wilson
 
 
@@ -97,7 +97,7 @@ class Small:
         drawn = np.random.default_rng([job.seed, self.size.width, len(self.kind)]).random()
         return {"value": drawn, "solved": drawn > 0.5, "deep": {"er": job.seed}, "list": [1, 2]}
 
-    def conclude(self, results: dict[Job, dict[str, Any]]) -> list[Claim]:
+    def conclude(self, results: dict[Job, dict[str, Any]]) -> list[Judgement]:
         values = {job.seed: result["value"] for job, result in results.items() if job.name == "other"}
         return [over_seeds("half", values, lambda v: v > 0.5, paper="-", statement="It is large.", bar="> .5")]
 
@@ -458,7 +458,7 @@ def test_a_worker_that_does_not_see_the_folder_says_so(small, tmp_path):
 class Whole(Small):
     """A study that cannot conclude where a job is missing."""
 
-    def conclude(self, results: dict[Job, dict[str, Any]]) -> list[Claim]:
+    def conclude(self, results: dict[Job, dict[str, Any]]) -> list[Judgement]:
         arms = by_arm(results)
         assert arms["base"].keys() == arms["leaf"].keys()
         return super().conclude(results)

@@ -15,7 +15,7 @@ from toylab.runs.study import Job
 from toylab.tasks import Copy
 from toylab.training.batches import fresh, next_token_loss
 from toylab.training.loop import TrainConfig, train
-from toylab.verdicts.claim import Claim
+from toylab.verdicts.judgement import Judgement
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class Threads:
             "process": os.getpid(),
         }
 
-    def conclude(self, results: dict[Job, dict[str, Any]]) -> list[Claim]:
+    def conclude(self, results: dict[Job, dict[str, Any]]) -> list[Judgement]:
         return []
 
     def pictures(self, results: dict[Job, dict[str, Any]], out: Path) -> list[Picture]:

@@ -14,6 +14,8 @@ from toylab.bench import Comparison
 from toylab.runs import registry
 from toylab.runs.jobs import execute
 from toylab.runs.processes import Processes
+from toylab.runs.store import read_cost
+from toylab.runs.study import conclude
 
 FRESH = range(200, 210)
 """Seeds that no choice was made on."""
@@ -103,9 +105,10 @@ def steering(seed: int) -> Found:
     """The study of one seed: the base, vectors after each layer, and all that is asked of them."""
     study = replace(registry.load("steering-vectors").STUDY.default(), seeds=(seed,), control_seeds=0)
     with tempfile.TemporaryDirectory() as folder:
-        measured = execute(study, "steering-vectors", Path(folder) / "run", workers=1, progress=False)
-    found = {claim.id: claim.measured for claim in study.conclude(measured)}
-    spent = sum(one["cost"]["cpu_seconds"] for one in measured.values())
+        out = Path(folder) / "run"
+        measured = execute(study, "steering-vectors", out, workers=1, progress=False)
+        spent = sum(read_cost(job.folder(out)).cpu_seconds for job in measured)
+    found = {claim.id: claim.measured for claim in conclude(study, measured)}
     return spent, all(found[name] >= least for name, least in PICTURE.items())
 
 
@@ -125,9 +128,10 @@ def whole(device: str, workers: int = 2) -> Iterator[Comparison]:
         study = registry.load(name).STUDY.default()
         with tempfile.TemporaryDirectory() as folder:
             began = time.perf_counter()
-            measured = execute(study, name, Path(folder) / "run", workers)
+            out = Path(folder) / "run"
+            measured = execute(study, name, out, workers)
             taken = (time.perf_counter() - began) / 60
-        peak = max(one["cost"]["peak_megabytes"] for one in measured.values()) / 1000
+            peak = max(read_cost(job.folder(out)).peak_megabytes for job in measured) / 1000
         minutes += taken
         yield Comparison(f"default {name}", taken, "minutes", 4, taken)
         yield Comparison(f"default {name}: memory of a process", peak, "GB", 1.5, peak)

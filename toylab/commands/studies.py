@@ -72,7 +72,7 @@ def run_all(options: argparse.Namespace, rest: list[str]) -> None:
 
 def print_claims(options: argparse.Namespace, rest: list[str]) -> None:
     """`toylab claims`."""
-    from toylab.verdicts.claim import claims_markdown, claims_table, read_claims
+    from toylab.verdicts.judgement import claims_markdown, claims_table, read_claims
 
     path = options.folder / "claims.json"
     claims = read_claims(path)

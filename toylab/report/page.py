@@ -14,7 +14,7 @@ from string import Template
 from typing import Any
 
 from toylab.training.attention_history import Shown
-from toylab.verdicts.claim import Claim, count_verdicts, numbers
+from toylab.verdicts.judgement import Judgement, count_verdicts, numbers
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def file_names(pictures: Sequence[Picture]) -> list[str]:
 def page(
     title: str,
     introduction: str,
-    claims: Sequence[Claim],
+    claims: Sequence[Judgement],
     pictures: Sequence[Picture],
     settings: Mapping[str, Any],
     command: str,
@@ -112,7 +112,7 @@ def _film(film: Shown) -> str:
     )
 
 
-def _short(verdict: str, claims: Sequence[Claim]) -> str:
+def _short(verdict: str, claims: Sequence[Judgement]) -> str:
     """All sentences of one verdict, one after the other."""
     said = " ".join(escape(claim.statement) for claim in claims if claim.verdict == verdict)
     return f"<p><b>{_IN_WORDS[verdict]}</b> {said}</p>" if said else ""
@@ -121,7 +121,7 @@ def _short(verdict: str, claims: Sequence[Claim]) -> str:
 _IN_WORDS = {"holds": "What held here.", "fails": "What did not hold here."}
 
 
-def _claim(claim: Claim, drawn: tuple[str, str] | None, cost: float | int | None) -> str:
+def _claim(claim: Judgement, drawn: tuple[str, str] | None, cost: float | int | None) -> str:
     note = f"<p class=note>{escape(claim.note)}</p>" if claim.note else ""
     seeds = ", ".join(map(str, claim.seeds)) or "none"
     seen = f'<p class=note><a href="#{drawn[0]}">Figure: {escape(drawn[1])}</a></p>' if drawn else ""

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from toylab.console import UNGUARDED, ToylabError, progress_bar, refuse_while_importing, unknown
-from toylab.files import alone, digest, disk, refuse_links, write_json, write_text
+from toylab.files import alone, digest, disk, refuse_links, write_text
 from toylab.runs.processes import Processes, peak_megabytes, single_thread
-from toylab.runs.store import claim_folder, is_done, refuse_others, results
+from toylab.runs.store import Cost, claim_folder, is_done, refuse_others, results, write_result
 from toylab.runs.study import Job, Study, check_jobs, check_study, with_needs
 
 
@@ -238,14 +238,12 @@ def _do(study: Study, job: Job, folder: Path, out: Path) -> None:
             (folder / name).unlink(missing_ok=True)
     began, cpu = time.perf_counter(), time.process_time()
     result = study.run_job(job, folder)
-    cost = {
-        "cpu_seconds": round(time.process_time() - cpu, 2),
-        "wall_seconds": round(time.perf_counter() - began, 2),
-        "peak_megabytes": peak_megabytes(),
-    }
-    if isinstance(result, dict) and "cost" in result:
-        raise ToylabError("cost: is what toylab adds to the result of a job; give this number another name")
-    write_json(folder / "result.json", {**result, "cost": cost})
+    cost = Cost(
+        cpu_seconds=round(time.process_time() - cpu, 2),
+        wall_seconds=round(time.perf_counter() - began, 2),
+        peak_megabytes=peak_megabytes(),
+    )
+    write_result(folder, result, job.gives, cost)
     kept = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith(_PASSING))
     write_text(folder / "done", "".join(f"{digest(path.read_bytes())}  {path.name}\n" for path in kept))
 

@@ -15,11 +15,11 @@ from toylab.console import ToylabError, takes_colour
 from toylab.files import UnwritableError, refuse_links, write_text
 from toylab.report.page import Picture, file_names, page
 from toylab.runs import registry
-from toylab.runs.store import read_settings, results
-from toylab.runs.study import Job, Study, with_needs
+from toylab.runs.store import read_cost, read_settings, results
+from toylab.runs.study import Job, Study, conclude, with_needs
 from toylab.settings import fit, kinds
 from toylab.training.attention_history import Shown
-from toylab.verdicts.claim import Claim, claims_table, count_verdicts, write_claims
+from toylab.verdicts.judgement import Judgement, claims_table, count_verdicts, write_claims
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ class Judged:
     machine: str
     revision: str
     date: str
-    claims: Sequence[Claim]
+    claims: Sequence[Judgement]
     pictures: Sequence[Picture]
     film: Shown | None
     costs: Mapping[str, float | int]
@@ -85,7 +85,8 @@ def judge_run(out: Path | str, study: type | None = None) -> Judged:
     default = registry.preset(module.STUDY, "default")
     settings = restored(default, about["settings"], out / "settings.json")
     measured = results(settings, out)
-    claims = list(settings.conclude(measured))
+    spent = {job: read_cost(job.folder(out)).cpu_seconds for job in measured}
+    claims = conclude(settings, measured)
     ids = [claim.id for claim in claims]
     if twice := [id for id in ids if ids.count(id) > 1]:
         told = f"is made twice by {type(settings).__name__}.conclude; give each an id of its own"
@@ -115,8 +116,8 @@ def judge_run(out: Path | str, study: type | None = None) -> Judged:
         claims=claims,
         pictures=pictures,
         film=film,
-        costs=costs(settings, measured, claims),
-        cpu_seconds=sum(result["cost"]["cpu_seconds"] for result in measured.values()),
+        costs=costs(settings, measured, spent, claims),
+        cpu_seconds=sum(spent.values()),
         jobs=(len(measured), len({*settings.jobs(), *measured})),
         fault=fault,
     )
@@ -186,12 +187,22 @@ def after_failures(out: Path | str, judging: Callable[..., Any], *arguments: Any
         print(f"toylab: {out}: could not be judged while jobs are missing ({told})", file=sys.stderr)
 
 
-def costs(study: Study, measured: Mapping[Job, Mapping[str, Any]], claims: Sequence[Claim]) -> dict[str, float | int]:
-    """CPU-seconds behind each claim: of all jobs without which it, or a number in its details, would be another, and of
-    what those go on from. None, and a line on stderr, for a study that cannot conclude without some of its jobs.
+def costs(
+    study: Study, measured: Mapping[Job, Any], spent: Mapping[Job, float | int], claims: Sequence[Judgement]
+) -> dict[str, float | int]:
+    """CPU-seconds behind each claim: of all jobs of the conditions that it depends on, and of what those start from.
 
-    Jobs are left out by name, all seeds at once.
+    Args:
+        measured: results.
+        spent: CPU-seconds of each job.
     """
+    if hasattr(study, "claims"):
+        return {
+            claim.id: sum(
+                spent[job] for job in with_needs((job for job in spent if job.name in claim.depends_on), spent)
+            )
+            for claim in study.claims()
+        }
     behind: dict[str, set[Job]] = {claim.id: set() for claim in claims}
     for name in dict.fromkeys(job.name for job in measured):
         left = {job: result for job, result in measured.items() if job.name != name}
@@ -207,10 +218,7 @@ def costs(study: Study, measured: Mapping[Job, Mapping[str, Any]], claims: Seque
         for claim in claims:
             if claim != without.get(claim.id):
                 behind[claim.id] |= {job for job in measured if job.name == name}
-    return {
-        id: sum(measured[job]["cost"]["cpu_seconds"] for job in with_needs(jobs, measured))
-        for id, jobs in behind.items()
-    }
+    return {id: sum(spent[job] for job in with_needs(jobs, measured)) for id, jobs in behind.items()}
 
 
 def restored(default: Any, settings: Any, path: Path | str) -> Any:

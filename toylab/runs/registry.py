@@ -38,7 +38,9 @@ def load(name: str) -> Any:
     """
     if ":" in name:
         kind = load_class("study", name)
-        refuse_incomplete("study", name, kind, ("jobs", "run_job", "conclude"))
+        refuse_incomplete(
+            "study", name, kind, ("jobs", "run_job", "conclude" if hasattr(kind, "conclude") else "claims")
+        )
         return _as_module(kind)
     if name not in study_names():
         raise unknown("study", name, study_names())
@@ -141,5 +143,5 @@ def refuse_incomplete(kind: str, name: str, found: Any, parts: Sequence[str]) ->
 
 _WHOLE = {
     "task": "; a task has vocabulary, context, sample and solve (see toylab.tasks.Task)",
-    "study": "; a study has jobs, run_job and conclude (see toylab.runs.study.Study)",
+    "study": "; a study has jobs, run_job and claims (see toylab.runs.study.Study)",
 }

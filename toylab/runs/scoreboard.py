@@ -24,7 +24,7 @@ from toylab.files import UnwritableError, parse_json, read_bytes, refuse_links, 
 from toylab.report.page import file_names, fill_template, place
 from toylab.runs.judge import Judged, judge_run, keep
 from toylab.runs.store import read_settings
-from toylab.verdicts.claim import Claim, as_claims, claims_table, count_verdicts, in_full, numbers
+from toylab.verdicts.judgement import Judgement, as_claims, claims_table, count_verdicts, in_full, numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class Standing:
     machine: str
     date: str
     cpu_seconds: float | int
-    claims: Sequence[Claim]
+    claims: Sequence[Judgement]
     costs: Mapping[str, float | int]
     figures: Mapping[str, str]
 
@@ -83,7 +83,7 @@ class Standing:
         """The most that a claim was judged on."""
         return max((len(claim.seeds) for claim in self.claims), default=0)
 
-    def link(self, claim: Claim) -> str:
+    def link(self, claim: Judgement) -> str:
         """Where a claim is shown: its figure, or itself on the page of its run."""
         anchor = self.figures.get(claim.id, place(claim.id))
         return f"{quote(self.folder, safe='')}/report.html#{quote(anchor)}"
@@ -227,7 +227,7 @@ def summary(standings: Sequence[Standing]) -> str:
     return aligned([HEAD, *map(_cells, standings)])
 
 
-def _cost(one: Standing, claim: Claim) -> str:
+def _cost(one: Standing, claim: Judgement) -> str:
     """CPU-seconds behind a claim; empty where a study does not say."""
     return f"{one.costs[claim.id]:.0f}" if claim.id in one.costs else ""
 
@@ -286,7 +286,7 @@ def _section(one: Standing) -> str:
 <pre>{escape(f"{one.command}  # {one.date}, {one.machine}")}</pre></section>"""
 
 
-def _row(claim: Claim, cost: str, link: str) -> str:
+def _row(claim: Judgement, cost: str, link: str) -> str:
     note = f"<p class=note>{escape(claim.note)}</p>" if claim.note else ""
     return f"""<tr class="{escape(claim.verdict)}">
 <td class=verdict><span>{escape(claim.verdict)}</span></td>

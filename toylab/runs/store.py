@@ -15,7 +15,7 @@ import os
 import platform
 import re
 import subprocess
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
@@ -25,13 +25,33 @@ from typing import Any
 import torch
 
 from toylab.console import ToylabError
-from toylab.files import digest, disk, exists, parse_json, read_bytes, read_json, read_record, write_record, write_text
+from toylab.files import (
+    digest,
+    disk,
+    exists,
+    parse_json,
+    read_bytes,
+    read_json,
+    read_record,
+    write_json,
+    write_record,
+    write_text,
+)
 from toylab.runs.study import Job, Study, settings_of
-from toylab.settings import as_json
+from toylab.settings import as_json, fit
 from toylab.training.loop import History, Training
 
 
-def results(study: Study, out: Path | str) -> dict[Job, dict[str, Any]]:
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a job took: processor and wall-clock seconds, and the most memory that its process held, in MB."""
+
+    cpu_seconds: float | int
+    wall_seconds: float | int
+    peak_megabytes: float | int | None
+
+
+def results(study: Study, out: Path | str) -> dict[Job, Any]:
     """What the finished jobs of a study measured.
 
     Also those that it lists for another order of its seeds: controls are trained on the first of the seeds, and those
@@ -45,20 +65,51 @@ def results(study: Study, out: Path | str) -> dict[Job, dict[str, Any]]:
         if left:
             turned = replace(study, seeds=(*study.seeds[k:], *study.seeds[:k]))  # this seed first
             jobs += [job for job in turned.jobs() if job in left]
-    return {job: read_result(job.folder(out)) for job in jobs if _is_marked(job, out)}
+    return {job: read_result(job.folder(out), job.gives) for job in jobs if _is_marked(job, out)}
 
 
 def _is_marked(job: Job, out: Path | str) -> bool:
     return (job.folder(out) / "done").exists()
 
 
-def read_result(folder: Path | str) -> dict[str, Any]:
-    """What a finished job measured.
+def write_result(folder: Path | str, result: Any, gives: type, cost: Cost) -> None:
+    """Keep what a job measured, with what it took.
 
     Raises:
-        ValueError: naming the file, if it is missing, damaged or not what the job left.
+        ToylabError: for a result of another type, or one with a number that JSON does not have.
     """
-    path = Path(folder) / "result.json"
+    if not isinstance(result, gives):
+        raise ToylabError(f"result: is a {type(result).__name__}, and the job gives {gives.__name__}; return that")
+    held = as_json(result, "result", gives)
+    if "cost" in held:
+        raise ToylabError("cost: is what toylab adds to the result of a job; give this number another name")
+    write_json(Path(folder) / "result.json", held | {"cost": asdict(cost)})
+
+
+def read_result(folder: Path | str, gives: type = dict) -> Any:
+    """What a finished job measured, as the type that it gives; a plain dictionary with what it cost where that is none.
+
+    Raises:
+        ValueError: naming the file, if it is missing, damaged or not what a job of this version left.
+    """
+    held = _read_measured(Path(folder))
+    if gives is dict:
+        return held
+    own = {name: value for name, value in held.items() if name != "cost"}
+    try:
+        return fit(gives, own, "result")
+    except ToylabError as error:
+        path = Path(folder) / "result.json"
+        raise ToylabError(f"{path}: is no result of this version ({error}); run again in another folder") from None
+
+
+def read_cost(folder: Path | str) -> Cost:
+    """What a finished job took. Raises `ValueError` as `read_result` does."""
+    return fit(Cost, _read_measured(Path(folder))["cost"], f"{folder}: cost")
+
+
+def _read_measured(folder: Path) -> dict[str, Any]:
+    path = folder / "result.json"
     as_left(path)
     held = read_json(path)
     spent = held.get("cost") if isinstance(held, dict) else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
 from pathlib import Path
@@ -12,25 +12,47 @@ from typing import Any, Protocol, runtime_checkable
 from toylab.console import ToylabError
 from toylab.files import is_one_part
 from toylab.settings import as_json, check_seeds, check_settings, fit
-from toylab.verdicts.claim import Claim
+from toylab.verdicts.claim import Claim, Conditions, judge_claims
+from toylab.verdicts.judgement import Judgement
+
+
+@dataclass(frozen=True)
+class Input:
+    """A file that another job leaves, and that a job starts from."""
+
+    job: Job
+    file: str = "model.safetensors"
 
 
 @dataclass(frozen=True)
 class Job:
-    """One training with what is measured on it."""
+    """One training with what is measured on it. Its name and seed tell it from all others.
+
+    Attributes:
+        name: of the condition, and of the folder.
+        seed: of initial weights and data.
+        after: jobs that must be done first (or the name of one of the same seed), besides those of the inputs.
+        inputs: the files that it starts from, by the name that the study calls them.
+        gives: the frozen dataclass that it returns; a plain dictionary where it is none.
+        what: the settings of the condition, for the study itself.
+    """
 
     name: str
     seed: int
     after: str | tuple[Job, ...] | None = field(default=None, compare=False)
-    """What must be done first, so that what several jobs go on from is made once: the name of a job of the same seed,
-    or jobs."""
+    inputs: Mapping[str, Input] = field(default_factory=dict, compare=False)
+    gives: type = field(default=dict, compare=False)
+    what: Any = field(default=None, compare=False)
 
     @property
     def needs(self) -> tuple[Job, ...]:
         """The jobs that must be done first."""
-        if isinstance(self.after, str):
-            return (Job(self.after, self.seed),)
-        return self.after or ()
+        first = (Job(self.after, self.seed),) if isinstance(self.after, str) else self.after or ()
+        return tuple(dict.fromkeys([*first, *(one.job for one in self.inputs.values())]))
+
+    def path(self, name: str, folder: Path) -> Path:
+        """The path of an input, from the folder of this job."""
+        return self.inputs[name].job.folder(folder.parents[1]) / self.inputs[name].file
 
     def folder(self, out: Path | str) -> Path:
         """Where it is kept."""
@@ -60,12 +82,12 @@ class Study(Protocol):
         come after before those."""
         ...
 
-    def run_job(self, job: Job, folder: Path) -> dict[str, Any]:
+    def run_job(self, job: Job, folder: Path) -> Any:
         """Do one job, a pure function of the settings and the job; what it returns is kept as `result.json`."""
         ...
 
-    def conclude(self, results: dict[Job, dict[str, Any]]) -> list[Claim]:
-        """The claims, from the results of the jobs that finished."""
+    def claims(self) -> Sequence[Claim]:
+        """The claims that are judged from the results of the jobs."""
         ...
 
 
@@ -88,6 +110,21 @@ def check_jobs(study: Study) -> None:
                     f"job {job.name!r} of seed {job.seed}: goes on from {need.name!r} of seed {need.seed}, which "
                     "jobs() does not list; add that one, or correct the name"
                 )
+
+
+def conclude(study: Study, results: Mapping[Job, Any]) -> list[Judgement]:
+    """The claims of a study, judged from the results of the jobs that finished."""
+    if hasattr(study, "conclude"):
+        return list(study.conclude(results))
+    return judge_claims(study.claims(), by_condition(results))
+
+
+def by_condition(results: Mapping[Job, Any]) -> Conditions:
+    """Results by the name of the condition and the seed."""
+    found = Conditions()
+    for job, result in results.items():
+        found.setdefault(job.name, {})[job.seed] = result
+    return found
 
 
 Result = dict[str, Any]

@@ -16,8 +16,8 @@ from toylab.files import exists
 from toylab.runs.grid import flat
 from toylab.runs.store import read_result, read_settings
 from toylab.settings import check_option
-from toylab.verdicts.claim import read_claims
 from toylab.verdicts.intervals import interval
+from toylab.verdicts.judgement import read_claims
 
 
 def load_runs(folder: Path | str, rows: Literal["jobs", "claims"] = "jobs") -> list[dict[str, Any]]:

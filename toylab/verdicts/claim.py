@@ -1,233 +1,197 @@
-"""Claims: one checkable sentence of a paper each, what was measured, and the verdict."""
+"""A claim, declared once as data: a sentence, where it stands, what is measured of which conditions, and the criterion.
+
+    Claim(
+        id="head",
+        place="section 4, peakiness",
+        sentence="An iteration head forms: when s_t is due, one head reads x_t.",
+        conditions=("main",),
+        measure="share of steps in which the best head has over half of its attention on x_t",
+        quantity=lambda main: main.head.carry,
+        criterion=at_least(0.9),
+        share=0.8,
+        details={"invariance": Detail("main", "invariance")},
+    )
+
+`judge_claims` turns claims and results into judgements; no threshold and no sentence is written a second time.
+"""
 
 from __future__ import annotations
 
-import math
-import textwrap
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Any, Literal
 
-from toylab.console import ToylabError, in_colour, markdown_table
-from toylab.files import read_record, write_record
-from toylab.verdicts.intervals import interval
+from toylab.console import ToylabError
+from toylab.verdicts.criterion import Criterion
+from toylab.verdicts.judgement import Judgement, or_never, over_seeds
 
-Verdict = Literal["holds", "fails", "open", "withdrawn"]
 
-FEWEST = 6
-"""Seeds from which a claim can be sure: smallest and largest of five values enclose the median in 93.8 % of cases."""
+class Conditions(dict[str, dict[int, Any]]):
+    """Results by the name of a condition and the seed; a condition that was not run has none."""
 
-NEVER = "never"
-"""Stands in details for the step at which something happened, where it did not; None is what was not measured."""
+    def __missing__(self, name: str) -> dict[int, Any]:
+        return {}
+
+    def shared(self, *names: str) -> list[int]:
+        """The seeds that all of these conditions have."""
+        return sorted(set.intersection(*(set(self[name]) for name in names)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Need:
+    """What a claim presupposes, such as a model that learned the task.
+
+    Attributes:
+        condition: whose results are looked at.
+        test: whether the result of a seed has it.
+        otherwise: why the claim is open where no seed has it.
+        every: whether a seed that lacks it is left out; else one seed that has it is enough.
+    """
+
+    condition: str
+    test: Callable[[Any], bool]
+    otherwise: str
+    every: bool = True
+
+
+@dataclass(frozen=True)
+class Detail:
+    """A further number of each seed of a condition, shown beside what was measured.
+
+    Attributes:
+        condition: whose results are looked at.
+        number: the path of an attribute of the result, such as `head.carry`, or a function of the result.
+        never: whether None means that it did not happen.
+    """
+
+    condition: str
+    number: str | Callable[[Any], Any]
+    never: bool = False
+
+    def of(self, results: Conditions) -> dict[str, Any]:
+        """By seed, rounded for people; seeds without it are left out."""
+        read = attrgetter(self.number) if isinstance(self.number, str) else self.number
+        found = {str(seed): read(result) for seed, result in results[self.condition].items()}
+        if self.never:
+            return {seed: or_never(step) for seed, step in found.items()}
+        return {seed: _rounded(value) for seed, value in found.items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """One checkable sentence of a paper, with what was measured here.
+    """One checkable sentence.
 
     Attributes:
         id: short name, stable.
-        paper: where the sentence stands.
-        statement: the sentence, in our words.
-        bar: what must be measured for it to hold.
-        measured: the number that the bar speaks of; None if it could not be measured.
-        interval: its 95 % interval over seeds, where there are several.
-        seeds: those measured.
-        verdict: "open" where the run could not decide; "withdrawn" where the bar itself decides nothing.
-        details: further numbers, by name.
-        note: how to read it, if needed; of open and withdrawn claims, why.
+        place: where the sentence stands, or whose question it is.
+        sentence: in our words.
+        kind: a claim of the paper, one of our own, or a check of the set-up.
+        asks: whether something is there (a negative control must miss it) or absent (a positive one must exceed it).
+        population: what a seed is drawn from.
+        conditions: whose results the quantity is a function of, in the order of its arguments.
+        measure: the quantity in words, with its unit.
+        quantity: from the results of one seed, one a condition, to one number; None where the seed has none.
+        criterion: what the number must reach.
+        share: of the seeds that must meet the criterion; without, the mean over seeds is judged.
+        surely: whether both ends of the 95 % interval of the mean must meet it.
+        control: the condition that must come out on the other side, if there is one.
+        margin: of equivalence, for a claim of absence.
+        origin: where the threshold comes from: the paper, a smallest effect of interest, or our pilot.
+        needs: what is presupposed.
+        details: further numbers by name: of each seed, or a function of all results.
+        figure: title of the figure that shows it.
+        undecidable: why the settings of this run cannot decide it; empty where they can.
+        withdrawn: why the criterion decides nothing; empty where it does.
+        note: how to read it.
     """
 
     id: str
-    paper: str
-    statement: str
-    bar: str
-    measured: float | None
-    interval: tuple[float, float] | None
-    seeds: tuple[int, ...]
-    verdict: Verdict
-    details: dict[str, Any] = field(default_factory=dict)
+    place: str
+    sentence: str
+    kind: Literal["paper", "own", "set-up"] = "paper"
+    asks: Literal["presence", "absence"] = "presence"
+    population: str = "seeds: initial weights and data"
+    conditions: tuple[str, ...]
+    measure: str
+    quantity: Callable[..., float | int | bool | None]
+    criterion: Criterion
+    share: float | None = None
+    surely: bool = False
+    control: str = ""
+    margin: float | None = None
+    origin: str = "our pilot"
+    needs: tuple[Need, ...] = ()
+    details: Mapping[str, Detail | Callable[[Conditions], Any]] = field(default_factory=dict)
+    figure: str = ""
+    undecidable: str = ""
+    withdrawn: str = ""
     note: str = ""
 
+    @property
+    def bar(self) -> str:
+        """The criterion in words."""
+        judged = f"{self.measure} {self.criterion}"
+        if self.share is not None:
+            return f"share of seeds with {judged} is >= {self.share:g}"
+        return f"mean over seeds of {judged}" + (", its 95 % interval included" if self.surely else "")
 
-def over_seeds(
-    id: str,
-    values: Mapping[int, float],
-    passes: Callable[[float], bool],
-    *,
-    share: float | None = None,
-    surely: bool = False,
-    open_because: str = "",
-    withdrawn: str = "",
-    **texts: Any,
-) -> Claim:
-    """A claim about one number a seed.
+    @property
+    def depends_on(self) -> tuple[str, ...]:
+        """All conditions without which it would be judged, or read, otherwise."""
+        looked_at = [one.condition for one in self.details.values() if isinstance(one, Detail)]
+        return tuple(dict.fromkeys([*self.conditions, *(need.condition for need in self.needs), *looked_at]))
 
-    With `share`, it holds if at least this share of the seeds pass, and that share is what was measured; without, it
-    holds if the mean passes and, where it must `surely`, so do both ends of its 95 % interval.
+    def judged(self, results: Conditions) -> Judgement:
+        """The claim with what was measured and its verdict.
 
-    It is open without any seed, from one, where it must `surely` below six, and where `open_because` says why the
-    numbers decide nothing. It is withdrawn where `withdrawn` says why the bar decides nothing; what was measured stays.
-    The note then begins with the reason.
+        Raises:
+            ToylabError: naming the claim and the seed, for a quantity that is no finite number.
+        """
+        lacking = [need for need in self.needs if not any(map(need.test, results[need.condition].values()))]
+        asked = [
+            seed
+            for seed in results.shared(*self.conditions)
+            if all(_has(need, results, seed) for need in self.needs if need.every)
+        ]
+        found = {seed: self.quantity(*(results[name][seed] for name in self.conditions)) for seed in asked}
+        return over_seeds(
+            self.id,
+            {seed: float(value) for seed, value in found.items() if value is not None},
+            self.criterion.meets,
+            share=self.share,
+            surely=self.surely,
+            open_because=self.undecidable or "".join(need.otherwise for need in lacking[:1]),
+            withdrawn=self.withdrawn,
+            paper=self.place,
+            statement=self.sentence,
+            bar=self.bar,
+            details={
+                name: one.of(results) if isinstance(one, Detail) else one(results) for name, one in self.details.items()
+            },
+            note=self.note,
+        )
+
+
+def judge_claims(claims: Sequence[Claim], results: Conditions) -> list[Judgement]:
+    """All claims judged, in their order.
 
     Raises:
-        ValueError: naming the claim and the seed, for a value that is no finite number.
+        ToylabError: for an id that two claims share, or a quantity that is no finite number.
     """
-    wrong = [seed for seed, value in values.items() if not math.isfinite(value)]
-    if wrong:
-        raise ToylabError(f"{id}: seed {wrong[0]} gives {values[wrong[0]]}: must be a finite number; leave it out")
-    held = list(values.values())
-    passed = [bool(passes(value)) for value in held]
-    reason = withdrawn or open_because
-    if len(held) == 1:
-        reason = reason or "one seed decides nothing"
-    elif surely and 0 < len(held) < FEWEST:
-        reason = reason or f"no interval of fewer than {FEWEST} seeds is sure"
-    judged: list[float] | list[bool] = held if share is None else passed
-    measured, ends = (sum(judged) / len(judged), interval(judged)) if held else (None, None)
-    holds = held and (passes(measured) if share is None else measured >= share)
-    note = texts.pop("note", "")
-    if surely and holds and not reason and not all(map(passes, ends)):
-        holds, note = False, "it may be chance: the interval reaches beyond the bar"
-    details = {"by seed": {str(seed): round(value, 4) for seed, value in values.items()}, **texts.pop("details", {})}
-    return Claim(
-        id=id,
-        measured=None if measured is None else round(measured, 4),
-        interval=ends and (round(ends[0], 4), round(ends[1], 4)),
-        seeds=tuple(values),
-        verdict="withdrawn" if withdrawn else "open" if reason or not held else "holds" if holds else "fails",
-        details=_known(details),
-        note="; ".join(filter(None, (reason, note))),
-        **texts,
-    )
+    ids = [claim.id for claim in claims]
+    if twice := [id for id in ids if ids.count(id) > 1]:
+        raise ToylabError(f"claim {twice[0]!r}: is declared twice; give each an id of its own")
+    return [claim.judged(results) for claim in claims]
 
 
-def threshold(floor: float, margin: float) -> float:
-    """So far from what guessing gives, to two places, as the bar prints it."""
-    return round(floor + margin, 2)
-
-
-def or_never(step: int | None) -> int | str:
-    """The step at which something happened, or that it did not."""
-    return NEVER if step is None else step
-
-
-def mean(values: Iterable[float]) -> float:
-    """Of numbers; NaN of none."""
-    held = list(values)
-    return sum(held) / len(held) if held else math.nan
-
-
-def shared_seeds(arms: Mapping[str, Mapping[int, Any]], names: Iterable[str]) -> list[int]:
-    """The seeds that all of these arms have."""
-    held = [set(arms.get(name, {})) for name in names]
-    return sorted(set.intersection(*held)) if held else []
-
-
-def each(found: Mapping[int, Any], number: Callable[[Any], Any]) -> dict[str, Any]:
-    """A number, or a list of them, from the result of each seed; rounded for people."""
-    return {str(seed): _rounded(number(result)) for seed, result in found.items()}
-
-
-def _known(value: Any) -> Any:
-    """Details with None for what is no number, such as a mean of nothing."""
-    if isinstance(value, Mapping):
-        return {name: _known(inner) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [_known(inner) for inner in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+def _has(need: Need, results: Conditions, seed: int) -> bool:
+    return seed in results[need.condition] and need.test(results[need.condition][seed])
 
 
 def _rounded(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.4g}")
-    return [_rounded(one) for one in value] if isinstance(value, list) else value
-
-
-def write_claims(path: Path | str, claims: Sequence[Claim]) -> None:
-    """Save claims, with a checksum."""
-    write_record(path, {"claims": [asdict(claim) for claim in claims]})
-
-
-def read_claims(path: Path | str) -> list[Claim]:
-    """Raises `ValueError` naming the file if it is missing, damaged or not a list of claims."""
-    try:
-        return as_claims(read_record(path).get("claims"))
-    except TypeError:
-        raise ToylabError(f"{path}: is not a list of claims; run the study again to write it anew") from None
-
-
-def as_claims(held: Any) -> list[Claim]:
-    """Claims from their JSON form. Raises `TypeError` for anything else."""
-    names = {f.name for f in fields(Claim)}
-    if not isinstance(held, list) or not all(isinstance(one, dict) and set(one) == names for one in held):
-        raise TypeError("not a list of claims")
-    claims = [
-        Claim(**{**one, "seeds": tuple(one["seeds"]), "interval": one["interval"] and tuple(one["interval"])})
-        for one in held
-    ]
-    for one in claims:
-        texts = (one.id, one.paper, one.statement, one.bar, one.note)
-        measured = (*([] if one.measured is None else [one.measured]), *(one.interval or ()), *one.seeds)
-        if not (
-            all(isinstance(text, str) for text in texts)
-            and all(isinstance(number, int | float) for number in measured)
-            and len(one.interval or (0, 0)) == 2
-            and one.verdict in get_args(Verdict)
-            and isinstance(one.details, dict)
-        ):
-            raise TypeError(f"claim {one.id!r} has a field of another type")
-    return claims
-
-
-def claims_table(
-    claims: Sequence[Claim], width: int = 80, costs: Mapping[str, float | int] | None = None, coloured: bool = False
-) -> str:
-    """Claims as text: a line of verdict and numbers each, then the statement and the bar.
-
-    Args:
-        width: columns that no line is longer than.
-        costs: CPU-seconds behind each claim, by its id.
-        coloured: whether verdicts are coloured, for a terminal.
-    """
-    lines = []
-    for claim in claims:
-        seeds = f"{len(claim.seeds)} seed{'s' if len(claim.seeds) != 1 else ''}"
-        word = claim.verdict.upper()
-        place = f"{word:<6} {claim.id}".ljust(27)[len(word) :]
-        verdict = in_colour(word, claim.verdict if coloured else "")
-        cost = "" if costs is None or claim.measured is None else f"{costs.get(claim.id, 0):>7.0f} CPU-s"
-        lines.append(f"{verdict}{place} {numbers(claim):<27} {seeds:>9}{cost}".rstrip())
-        for text in (claim.statement, f"Bar: {claim.bar}", claim.note):
-            lines += textwrap.wrap(text, width, initial_indent=" " * 7, subsequent_indent=" " * 7)
-    return "\n".join(lines)
-
-
-def claims_markdown(claims: Sequence[Claim]) -> str:
-    """Claims as a Markdown table."""
-    head = ["verdict", "sentence", "bar", "measured [95 % interval]", "seeds"]
-    return markdown_table([head, *([c.verdict, in_full(c), c.bar, numbers(c), str(len(c.seeds))] for c in claims)])
-
-
-def in_full(claim: Claim) -> str:
-    """The statement and, where it is not judged, the note that says why."""
-    judged = claim.verdict in ("holds", "fails") or not claim.note
-    return claim.statement if judged else f"{claim.statement} *{claim.note}*"
-
-
-def count_verdicts(claims: Iterable[Claim]) -> dict[str, int]:
-    """How many claims there are of each verdict."""
-    found = Counter(claim.verdict for claim in claims)
-    return {verdict: found[verdict] for verdict in get_args(Verdict)}
-
-
-def numbers(claim: Claim) -> str:
-    """What was measured, with its interval."""
-    if claim.measured is None:
-        return "not measured"
-    if claim.interval is None:
-        return f"{claim.measured:.3g}"
-    low, high = claim.interval
-    return f"{claim.measured:.3g} [{low:.3g}, {high:.3g}]"
+    if isinstance(value, Mapping):
+        return {name: _rounded(inner) for name, inner in value.items()}
+    return [_rounded(one) for one in value] if isinstance(value, list | tuple) else value

@@ -17,10 +17,10 @@ from toylab.studies.contextual_counting.quantities import (
     accuracy_over_regions,
     solved_regions,
 )
-from toylab.verdicts.claim import Claim, each, mean, or_never, over_seeds
+from toylab.verdicts.judgement import Judgement, each, mean, or_never, over_seeds
 
 
-def judge(arms: Arms, encodings: Sequence[str], longest: int) -> list[Claim]:
+def judge(arms: Arms, encodings: Sequence[str], longest: int) -> list[Judgement]:
     """All claims; those whose arms were not run are open.
 
     Args:
@@ -43,8 +43,8 @@ def judge(arms: Arms, encodings: Sequence[str], longest: int) -> list[Claim]:
     ]
 
 
-def _solved(none: dict[int, Result], rotary: dict[int, Result]) -> list[Claim]:
-    def claim(id: str, found: dict[int, Result], what: str) -> Claim:
+def _solved(none: dict[int, Result], rotary: dict[int, Result]) -> list[Judgement]:
+    def claim(id: str, found: dict[int, Result], what: str) -> Judgement:
         return over_seeds(
             id,
             {s: accuracy_over_regions(r) for s, r in found.items()},
@@ -64,7 +64,7 @@ def _solved(none: dict[int, Result], rotary: dict[int, Result]) -> list[Claim]:
     return [claim("solved", none, "no positions"), claim("solved-rotary", rotary, "rotary positions")]
 
 
-def _golden(golden: dict[int, Result]) -> Claim:
+def _golden(golden: dict[int, Result]) -> Judgement:
     def right(result: Result) -> float:
         wanted = {"begin": "begin", "bracket": "own ["}
         named = all(
@@ -91,7 +91,7 @@ def _golden(golden: dict[int, Result]) -> Claim:
 # Which encoding -----------------------------------------------------------------------------------------------------
 
 
-def _ordering(arms: Arms, encodings: Sequence[str]) -> list[Claim]:
+def _ordering(arms: Arms, encodings: Sequence[str]) -> list[Judgement]:
     def means(name: str) -> dict[int, float]:
         return {seed: accuracy_over_regions(result) for seed, result in arms.get(name, {}).items()}
 
@@ -155,7 +155,7 @@ def _ordering(arms: Arms, encodings: Sequence[str]) -> list[Claim]:
     ]
 
 
-def _plain(arms: Arms, encodings: Sequence[str]) -> list[Claim]:
+def _plain(arms: Arms, encodings: Sequence[str]) -> list[Judgement]:
     found = {name: arms.get(f"plain-{name}", {}) for name in encodings}
     if not any(found.values()):
         note = "not part of this run; add it with --parts encodings circuits plain, or --preset paper"
@@ -203,7 +203,7 @@ def _plain(arms: Arms, encodings: Sequence[str]) -> list[Claim]:
 # The cure, and the recipe -------------------------------------------------------------------------------------------
 
 
-def _cure(none: dict[int, Result], arms: Arms) -> list[Claim]:
+def _cure(none: dict[int, Result], arms: Arms) -> list[Judgement]:
     compared = {
         "varied strings": none,
         "varied, no auxiliary": arms.get("no-auxiliary", {}),
@@ -247,8 +247,8 @@ def _cure(none: dict[int, Result], arms: Arms) -> list[Claim]:
     ]
 
 
-def _emergence(arms: Arms) -> list[Claim]:
-    def claim(id: str, arm: str, what: str) -> Claim:
+def _emergence(arms: Arms) -> list[Judgement]:
+    def claim(id: str, arm: str, what: str) -> Judgement:
         found = arms.get(arm, {})
         return over_seeds(
             id,
@@ -284,7 +284,7 @@ INGREDIENTS = {
 }
 
 
-def _ingredients(none: dict[int, Result], arms: Arms) -> Claim:
+def _ingredients(none: dict[int, Result], arms: Arms) -> Judgement:
     tried = {name: arms[name] for name in INGREDIENTS if arms.get(name)}
     whole = set(tried) == set(INGREDIENTS)
     seeds = set.intersection(*(set(found) for found in tried.values()), set(none)) if whole else set()

@@ -16,10 +16,10 @@ from toylab.studies.contextual_counting.quantities import (
     counters,
     solved_regions,
 )
-from toylab.verdicts.claim import Claim, each, mean, over_seeds
+from toylab.verdicts.judgement import Judgement, each, mean, over_seeds
 
 
-def _mechanism(none: dict[int, Result], longest: int) -> list[Claim]:
+def _mechanism(none: dict[int, Result], longest: int) -> list[Judgement]:
     good = {s: r for s, r in none.items() if solved_regions(r)}
 
     def counts(result: Result) -> float:
@@ -129,7 +129,7 @@ def _bracket_share(scores: list[list[float]]) -> float:
     return sum(weights[2:]) / sum(weights)
 
 
-def _foretold(arms: Arms, longest: int) -> list[Claim]:
+def _foretold(arms: Arms, longest: int) -> list[Judgement]:
     found = counters(arms)
     few = "" if longest <= 64 else f"16 zeros are few beside strings of {longest}"
 
@@ -142,7 +142,7 @@ def _foretold(arms: Arms, longest: int) -> list[Claim]:
                 kept.setdefault(seed, []).append(abs(one[law] / one["after"] - 1) if one["after"] else 1.0)
         return kept
 
-    def claim(id: str, law: str, statement: str) -> Claim:
+    def claim(id: str, law: str, statement: str) -> Judgement:
         zeros, region = errors(law, "16 zeros"), errors(law, "a region")
         moved = {
             f"{arm}, seed {seed}, region {k + 1}, {circuit['bias']}, {change}": [
@@ -220,7 +220,7 @@ def _moves(shift: Result, law: str) -> bool:
     return abs(shift[law] / shift["before"] - 1) >= 0.05
 
 
-def _other_circuits(arms: Arms, rotary: dict[int, Result], longest: int) -> list[Claim]:
+def _other_circuits(arms: Arms, rotary: dict[int, Result], longest: int) -> list[Judgement]:
     mlp = {s: r for s, r in arms.get("encoder-mlp", {}).items() if solved_regions(r)}
     plain = {s: r for s, r in arms.get("plain-encoder-mlp", {}).items() if solved_regions(r)}
     turning = {s: r for s, r in rotary.items() if accuracy_over_regions(r) >= SOLVED}

@@ -8,8 +8,8 @@ from typing import Any
 
 from toylab.runs.study import Arms, Result
 from toylab.studies.contextual_counting.measures import CLASSES, COUNTED, SOLVED
-from toylab.verdicts.claim import each, mean
 from toylab.verdicts.intervals import interval
+from toylab.verdicts.judgement import each, mean
 
 CONSTANT = ("begin", "own [", "own ]", "earlier brackets")
 """Bias classes of which a string has a number that depends on the label alone."""

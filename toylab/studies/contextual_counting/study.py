@@ -28,7 +28,7 @@ from toylab.studies.contextual_counting.data import count_accuracy, for_model, h
 from toylab.studies.contextual_counting.figures import draw
 from toylab.tasks import Batch, ContextualCounting, decode, stream
 from toylab.training.loop import History, TrainConfig
-from toylab.verdicts.claim import Claim
+from toylab.verdicts.judgement import Judgement
 
 Part = Literal["encodings", "circuits", "plain", "ingredients"]
 Encoding = Literal["none", "rotary", "alibi", "learned", "sinusoidal"]
@@ -205,7 +205,7 @@ class ContextualCountingStudy:
         checkpoint.unlink(missing_ok=True)
         return model, training.history
 
-    def conclude(self, results: dict[Job, dict[str, Any]]) -> list[Claim]:
+    def conclude(self, results: dict[Job, dict[str, Any]]) -> list[Judgement]:
         """The paper's sentences, judged by what the jobs measured."""
         return judge(by_arm(results), self.encodings, self.task.longest)
 

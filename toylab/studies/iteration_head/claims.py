@@ -1,241 +1,298 @@
-"""The sentences of the iteration-head paper, each with its bar, judged by what the jobs of the study measured."""
+"""The claims of the iteration-head paper, and our own: what is measured of which condition, and the criterion."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from toylab.runs.study import Arms
-from toylab.verdicts.claim import Claim, or_never, over_seeds, threshold
+from toylab.studies.iteration_head.measures import TESTS, IterationResult, mean_over
+from toylab.verdicts.claim import Claim, Conditions, Detail, Need
+from toylab.verdicts.criterion import above, at_least, at_most, below, between
+from toylab.verdicts.judgement import threshold
 
 LEARNED = 0.99
 """Sequence accuracy from which a task counts as learned."""
 
 
-def judge(arms: Arms, guess: float, blind: float, steps: int) -> list[Claim]:
+def learned(main: IterationResult) -> bool:
+    """Whether a model learned its task."""
+    return main.mean_accuracy >= LEARNED
+
+
+def has_head(main: IterationResult) -> bool:
+    """Whether a model learned its task, and has an iteration head."""
+    return learned(main) and main.head.carry >= 0.9
+
+
+CONTROL = Need(
+    condition="main",
+    test=learned,
+    otherwise="no main model learned the task here, so a control that did not proves nothing",
+    every=False,
+)
+HEAD = Need(
+    condition="main", test=has_head, otherwise="no main model that learned the task has the head here", every=True
+)
+SOME_HEAD = replace(HEAD, every=False)
+
+
+def claims(guess: float, blind: float, steps: int, one_head: str) -> list[Claim]:
     """All claims.
 
     Args:
-        arms: by the name of an arm and the seed, what its job measured.
         guess: accuracy of the best answer that ignores the input.
         blind: share of the tokens of a chain that the best guess from s_{t-1} alone has right, where EoS is known.
         steps: the longest fine-tuning to parity.
+        one_head: the condition with one head a layer.
     """
-    main = arms["main"]
-    one_head = arms.get("one-head", main)
-    # What the head causes is asked where there is one; how often there is one is a claim of its own.
-    learned = {s: r for s, r in main.items() if accuracy_over_lengths(r) >= LEARNED}
-    good = {s: r for s, r in learned.items() if r["head"]["carry"] >= 0.9}
-    tests = {s: r["tests"] for s, r in good.items()}
-    # That something is not learned says little where the main model did not learn either.
-    unproven = "" if learned else "no main model learned the task here, so a control that did not proves nothing"
-    headless = "" if good else "no main model that learned the task has the head here"
-    of_head = partial(over_seeds, open_because=headless)
     at_chance, blinded, quickly = threshold(guess, 0.06), threshold(blind, 0.0), min(steps, 300)
-    with_head = {s: r["transfer"] for s, r in good.items()}
-    without = {s: r["transfer"] for s, r in arms["one-length"].items()}
-
-    def kept(name: str) -> dict[int, float]:
-        return {s: t[name]["sequence"] / t["unedited"]["sequence"] for s, t in tests.items()}
-
+    of_main = partial(Claim, conditions=("main",))
+    of_head = partial(of_main, needs=(HEAD,))
+    kept = "share of the sequence accuracy kept, given the true tokens"
+    accuracy = "sequence accuracy, free-running,"
     return [
-        over_seeds(
-            "accuracy",
-            {s: accuracy_over_lengths(r) for s, r in main.items()},
-            lambda a: a >= LEARNED,
+        of_main(
+            id="accuracy",
+            place="section 4",
+            sentence="Two layers with chain of thought learn to iterate a polynomial map on inputs never seen.",
+            measure=accuracy,
+            quantity=lambda main: main.mean_accuracy,
+            criterion=at_least(LEARNED),
             share=0.8,
-            paper="section 4",
-            statement="Two layers with chain of thought learn to iterate a polynomial map on inputs never seen.",
-            bar=f"share of seeds with sequence accuracy >= {LEARNED}, writing freely, is >= .8",
+            figure="What it takes",
         ),
-        over_seeds(
-            "head",
-            {s: r["head"]["carry"] for s, r in main.items()},
-            lambda c: c >= 0.9,
+        of_main(
+            id="head",
+            place="section 4, peakiness",
+            sentence="An iteration head forms: when s_t is due, one head reads x_t.",
+            measure="share of steps in which the best head has over half of its attention on x_t",
+            quantity=lambda main: main.head.carry,
+            criterion=at_least(0.9),
             share=0.8,
-            paper="section 4, peakiness",
-            statement="An iteration head forms: when s_t is due, one head reads x_t.",
-            bar="share of seeds whose best head has over half of its attention on x_t in >= .9 of the steps is >= .8",
             details={
-                "accepted by the detector, which also asks for the stop rule": {
-                    str(s): not r["head"]["misses"] for s, r in main.items()
-                },
-                "backup heads": {str(s): len(r["head"]["backups"]) for s, r in main.items()},
-                "mean attention on EoI, best earlier head": _by_seed(main, lambda r: r["head"]["end_of_input"]),
-                "invariance": _by_seed(main, lambda r: r["invariance"]),
+                "accepted by the detector, which also asks for the stop rule": Detail("main", "head.found"),
+                "backup heads": Detail("main", lambda main: len(main.head.backups)),
+                "mean attention on EoI, best earlier head": Detail("main", "head.end_of_input"),
+                "invariance": Detail("main", "invariance"),
             },
+            figure="The iteration head",
         ),
         of_head(
-            "ablate",
-            {s: float(_stops_without(t, blinded)) for s, t in tests.items()},
-            lambda stopped: stopped == 1,
+            id="ablate",
+            place="section 4, causal tests",
+            sentence="The model answers through this head: without it, it cannot go on.",
+            measure="share of tokens correct with the head and its backups zeroed from EoI on",
+            quantity=lambda main: main.tests["zeroed"].token,
+            criterion=at_most(blinded),
             share=1.0,
-            paper="section 4, causal tests",
-            statement="The model answers through this head: without it, it cannot go on.",
-            bar=f"in every seed: zeroed from EoI on, no sequence right and <= {blinded} of tokens (the best guess "
-            "without x_t); on the inputs, no loss",
-            details=_test_details(tests),
+            origin="computed: the best guess from s_{t-1}, without x_t",
+            details={
+                f"{test}: {kind} accuracy": _of_good(partial(_accuracy, test=test, kind=kind))
+                for test in TESTS
+                for kind in ("sequence", "token", "state")
+            },
             note="tokens count EoS, which is often still right; the details give states alone, and the head alone",
+            figure="What the head causes",
         ),
         of_head(
-            "steer",
-            {s: r["steered"] for s, r in good.items()},
-            lambda share: share >= 0.99,
-            paper="our test of section 3",
-            statement="What the head reads is what is computed with: moved to x_{t+1}, it makes F(s_{t-1}, x_{t+1}).",
-            bar="mean share of answers equal to F(s_{t-1}, x_{t+1}) >= .99",
+            id="ablate-sequences",
+            place="section 4, causal tests",
+            sentence="Without the head and its backups no sequence is right.",
+            measure="sequence accuracy with the head and its backups zeroed from EoI on",
+            quantity=lambda main: main.tests["zeroed"].sequence,
+            criterion=at_most(0),
+            share=1.0,
+            figure="What the head causes",
         ),
         of_head(
-            "ideal-pattern",
-            kept("ideal pattern"),
-            lambda share: share >= 0.99,
-            paper="section 4, causal tests",
-            statement="The head needs nothing but x_t: the textbook pattern in its place keeps the model right.",
-            bar="mean share of the sequence accuracy kept >= .99",
+            id="ablate-inputs",
+            kind="own",
+            asks="absence",
+            place="our control",
+            sentence="On the inputs, where it does not answer, the head can be spared.",
+            measure=kept,
+            quantity=partial(_kept, test="zeroed on the inputs"),
+            criterion=at_least(0.99),
+            share=1.0,
+            control="ablate",
+            figure="What the head causes",
         ),
         of_head(
-            "stop-rule",
-            {s: r["head"]["stop"] for s, r in good.items()},
-            lambda stop: stop >= 0.5,
+            id="steer",
+            kind="own",
+            place="our test of section 3",
+            sentence="What the head reads is what is computed with: moved to x_{t+1}, it makes F(s_{t-1}, x_{t+1}).",
+            measure="share of answers equal to F(s_{t-1}, x_{t+1})",
+            quantity=lambda main: main.steered,
+            criterion=at_least(0.99),
+            figure="What the head causes",
+        ),
+        of_head(
+            id="ideal-pattern",
+            place="section 4, causal tests",
+            sentence="The head needs nothing but x_t: the textbook pattern in its place keeps the model right.",
+            measure=kept,
+            quantity=partial(_kept, test="ideal pattern"),
+            criterion=at_least(0.99),
+            figure="What the head causes",
+        ),
+        of_head(
+            id="stop-rule",
+            kind="own",
+            place="our reading of section 3",
+            sentence="The same head stops the chain: after the last state it reads the end of the input.",
+            measure="share of ends at which it has over half of its attention on EoI",
+            quantity=lambda main: main.head.stop,
+            criterion=at_least(0.5),
             share=0.8,
-            paper="our reading of section 3",
-            statement="The same head stops the chain: after the last state it reads the end of the input.",
-            bar="share of seeds in which it has over half of its attention on EoI at most ends is >= .8",
             note="elsewhere EoS comes by another route: the distance from EoI tells when as many states are written",
+            figure="The iteration head",
         ),
         of_head(
-            "first-layer",
-            {s: t["first layer: ideal pattern"]["sequence"] / t["unedited"]["sequence"] for s, t in tests.items()},
-            lambda share: share >= 0.99,
-            paper="section 3",
-            statement="The first layer needs only the end of the input: the textbook pattern there does no harm.",
-            bar="mean share of the sequence accuracy kept >= .99",
+            id="first-layer",
+            place="section 3",
+            sentence="The first layer needs only the end of the input: the textbook pattern there does no harm.",
+            measure=kept,
+            quantity=partial(_kept, test="first layer: ideal pattern"),
+            criterion=at_least(0.99),
             note="trained first layers use their other attention too, so the textbook pattern breaks good models",
+            figure="What the head causes",
         ),
-        over_seeds(
-            "cot-needed",
-            {s: accuracy_over_lengths(r) for s, r in arms["no-chain"].items()},
-            lambda a: a <= at_chance,
-            open_because=unproven or ("" if at_chance < LEARNED else "guessing solves this map"),
-            paper="section 4",
-            statement="Without chain of thought the polynomial is not learned.",
-            bar=f"mean accuracy <= {at_chance} (guessing gives {guess:.2f})",
+        Claim(
+            id="cot-needed",
+            asks="absence",
+            place="section 4",
+            sentence="Without chain of thought the polynomial is not learned.",
+            conditions=("no-chain",),
+            measure=f"sequence accuracy (guessing gives {guess:.2f})",
+            quantity=lambda none: none.mean_accuracy,
+            criterion=at_most(at_chance),
+            origin="computed: guessing, and .06",
+            control="main",
+            needs=(CONTROL,),
+            undecidable="" if at_chance < LEARNED else "guessing solves this map",
+            figure="What it takes",
         ),
-        over_seeds(
-            "cot-needed-parity",
-            {s: accuracy_over_lengths(r) for s, r in arms["parity-no-chain"].items()},
-            lambda a: a <= 0.6,
-            open_because=unproven,
-            paper="section 4",
-            statement="Without chain of thought parity is not learned.",
-            bar="mean accuracy <= .6 (guessing gives .50)",
-            details={"with chain of thought, same steps as main": _by_seed(arms["parity"], accuracy_over_lengths)},
+        Claim(
+            id="cot-needed-parity",
+            asks="absence",
+            place="section 4",
+            sentence="Without chain of thought parity is not learned.",
+            conditions=("parity-no-chain",),
+            measure="sequence accuracy (guessing gives .50)",
+            quantity=lambda none: none.mean_accuracy,
+            criterion=at_most(0.6),
+            control="parity",
+            needs=(CONTROL,),
+            details={"with chain of thought, same steps as main": Detail("parity", "mean_accuracy")},
             note="the published maps show parity learned without a chain: what holds here holds for this budget only",
+            figure="What it takes",
         ),
-        over_seeds(
-            "depth",
-            {s: accuracy_over_lengths(r) for s, r in arms["one-layer"].items()},
-            lambda a: a <= 0.5,
-            open_because=unproven,
+        Claim(
+            id="depth",
+            asks="absence",
+            place="section 3",
+            sentence="One layer is not enough.",
+            conditions=("one-layer",),
+            measure="sequence accuracy with one layer",
+            quantity=lambda one: one.mean_accuracy,
+            criterion=at_most(0.5),
+            control="main",
+            needs=(CONTROL,),
             withdrawn="this control trains for fewer steps than the main model; with a limit of 8,000 one layer "
             "reaches .67, so it is slower, by another circuit",
-            paper="section 3",
-            statement="One layer is not enough.",
-            bar="mean sequence accuracy with one layer <= .5",
+            figure="What it takes",
         ),
-        over_seeds(
-            "one-head",
-            {s: accuracy_over_lengths(r) for s, r in one_head.items()},
-            lambda a: a >= LEARNED,
+        Claim(
+            id="one-head",
+            place="section 3",
+            sentence="One head in each of two layers is enough, and training finds it.",
+            conditions=(one_head,),
+            measure=accuracy,
+            quantity=lambda one: one.mean_accuracy,
+            criterion=at_least(LEARNED),
             share=0.8,
-            paper="section 3",
-            statement="One head in each of two layers is enough, and training finds it.",
-            bar=f"share of seeds with sequence accuracy >= {LEARNED} is >= .8",
-            details={"diagonal": _by_seed(one_head, lambda r: r["head"]["carry"])},
+            details={"diagonal": Detail(one_head, "head.carry")},
+            figure="What it takes",
+        ),
+        Claim(
+            id="varied-lengths",
+            kind="own",
+            asks="absence",
+            place="our control",
+            sentence="An iteration head forms only if lengths vary: with one length a fixed offset does.",
+            conditions=("one-length",),
+            measure="peakiness on x_t over all lengths, of models trained on one length,",
+            quantity=lambda one: one.head.carry,
+            criterion=below(0.5),
+            control="main",
+            needs=(SOME_HEAD,),
+            details={"accuracy at their own length": Detail("one-length", "mean_accuracy")},
+            figure="What it takes",
         ),
         of_head(
-            "varied-lengths",
-            {s: r["head"]["carry"] for s, r in arms["one-length"].items()},
-            lambda c: c < 0.5,
-            paper="our control",
-            statement="An iteration head forms only if lengths vary: with one length a fixed offset does.",
-            bar="mean peakiness on x_t over all lengths < .5 for models trained on one length",
-            details={"accuracy at their own length": _by_seed(arms["one-length"], accuracy_over_lengths)},
-        ),
-        of_head(
-            "transfer",
-            {s: float(steps + 1 if t["solved_at"] is None else t["solved_at"]) for s, t in with_head.items()},
-            lambda n: n <= quickly,
+            id="transfer",
+            place="section 5",
+            sentence="A model with the head learns parity at once; without it, parity is slow.",
+            measure=f"steps of fine-tuning to an accuracy of {LEARNED} on parity",
+            quantity=lambda main: steps + 1 if main.transfer.solved_at is None else main.transfer.solved_at,
+            criterion=at_most(quickly),
             share=0.8,
-            paper="section 5",
-            statement="A model with the head learns parity at once; without it, parity is slow.",
-            bar=f"share of seeds that reach {LEARNED} on parity within {quickly} steps of fine-tuning is >= .8",
+            control="one-length",
             details={
-                "by seed": {str(s): or_never(t["solved_at"]) for s, t in with_head.items()},
-                "steps, from a model without the head": {str(s): or_never(t["solved_at"]) for s, t in without.items()},
-                "steps from scratch": _by_seed(arms["parity"], lambda r: or_never(r["solved_at"])),
-                "accuracy from a model without the head": {
-                    str(s): round(accuracy_over_lengths(t), 4) for s, t in without.items()
-                },
-                "accuracy from scratch": _by_seed(arms["parity"], accuracy_over_lengths),
+                "by seed": _of_good(lambda main: main.transfer.solved_at, never=True),
+                "steps, from a model without the head": Detail("one-length", "transfer.solved_at", never=True),
+                "steps from scratch": Detail("parity", "solved_at", never=True),
+                "accuracy from a model without the head": Detail(
+                    "one-length", lambda one: mean_over(one.transfer.accuracy)
+                ),
+                "accuracy from scratch": Detail("parity", "mean_accuracy"),
             },
+            figure="Transfer to parity",
         ),
         of_head(
-            "symbol-zero",
-            {s: _mass(t, 1) - _mass(t, 0) for s, t in with_head.items()},
-            lambda gap: abs(gap) <= 0.1,
-            paper="section 5",
-            statement="The head does not care what stands at x_t, so it carries over to other symbols as it is.",
-            bar="before fine-tuning, attention on x_t = 1 and on x_t = 0 differs by <= .1 in the mean",
+            id="symbol-zero",
+            place="section 5",
+            sentence="The head does not care what stands at x_t, so it carries over to other symbols as it is.",
+            measure="before fine-tuning, attention on x_t = 1 less that on x_t = 0",
+            quantity=lambda main: main.transfer.mass_by_symbol[1] - main.transfer.mass_by_symbol[0],
+            criterion=between(-0.1, 0.1),
             details={
-                "on x_t = 0": {str(s): round(_mass(t, 0), 4) for s, t in with_head.items()},
-                "on x_t = 1": {str(s): round(_mass(t, 1), 4) for s, t in with_head.items()},
+                f"on x_t = {symbol}": _of_good(lambda main, symbol=symbol: main.transfer.mass_by_symbol[symbol])
+                for symbol in (0, 1)
             },
             note="0 is never an input of the polynomial: the head is independent of content only among trained symbols",
         ),
         of_head(
-            "emergence",
-            {s: float(_in_order(r["emergence"])) for s, r in good.items()},
-            lambda ordered: ordered == 1,
+            id="emergence",
+            place="section 4, training dynamics",
+            sentence="First a head finds the end of the input, then the iteration head forms, then answers are right.",
+            measure="(the three pass half of their final value in this order, ties allowed)",
+            quantity=lambda main: main.emergence.in_order,
+            criterion=above(0),
             share=0.8,
-            paper="section 4, training dynamics",
-            statement="First a head finds the end of the input, then the iteration head forms, then answers are right.",
-            bar="the three pass half of their final value in this order, ties allowed, in >= .8 of the seeds",
-            details={"steps": {str(s): r["emergence"] for s, r in good.items()}},
+            details={"steps": _of_good(lambda main: vars(main.emergence))},
+            figure="How it emerges",
         ),
     ]
 
 
-def accuracy_over_lengths(result: dict[str, Any]) -> float:
-    """Over the lengths."""
-    shares = result["accuracy"].values()
-    return sum(shares) / len(shares)
+def _kept(main: IterationResult, test: str) -> float | None:
+    if test not in main.tests:  # no earlier head finds EoI
+        return None
+    return main.tests[test].sequence / main.tests["unedited"].sequence
 
 
-def _stops_without(tests: dict[str, dict[str, float]], blinded: float) -> bool:
-    zeroed, control = tests["zeroed"], tests["zeroed on the inputs"]
-    unharmed = control["sequence"] >= 0.99 * tests["unedited"]["sequence"]
-    return zeroed["sequence"] == 0 and zeroed["token"] <= blinded and unharmed
+def _accuracy(main: IterationResult, test: str, kind: str) -> float | None:
+    return getattr(main.tests[test], kind) if test in main.tests else None
 
 
-def _mass(transfer: dict[str, Any], symbol: int) -> float:
-    return transfer["mass_by_symbol"][str(symbol)]
+def _of_good(number: Any, never: bool = False) -> Any:
+    """A detail of the main models that have the head."""
 
+    def shown(results: Conditions) -> dict[str, Any]:
+        good = {seed: main for seed, main in results["main"].items() if has_head(main)}
+        return Detail("main", number, never).of(Conditions(main=good))
 
-def _by_seed(arm: dict[int, dict[str, Any]], number: Callable[[dict[str, Any]], float | str]) -> dict[str, Any]:
-    found = {str(seed): number(result) for seed, result in arm.items()}
-    return {seed: round(value, 4) if isinstance(value, float) else value for seed, value in found.items()}
-
-
-def _test_details(tests: dict[int, dict[str, Any]]) -> dict[str, Any]:
-    names = next(iter(tests.values()), {})
-    return {
-        f"{name}: {kind} accuracy": {str(s): round(t[name][kind], 4) for s, t in tests.items()}
-        for name in names
-        for kind in ("sequence", "token", "state")
-    }
-
-
-def _in_order(emergence: dict[str, int]) -> bool:
-    return emergence["end_of_input"] <= emergence["carry"] <= emergence["accuracy"]
+    return shown

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -11,10 +10,11 @@ from toylab.report import canvas, figures
 from toylab.report.page import Picture
 from toylab.runs.store import curves_of, read_metrics
 from toylab.runs.study import Job
-from toylab.studies.iteration_head.claims import LEARNED, accuracy_over_lengths
+from toylab.studies.iteration_head.claims import LEARNED, learned
+from toylab.studies.iteration_head.measures import IterationResult
 from toylab.training.attention_history import Shown, read_film
 
-Results = dict[Job, dict[str, Any]]
+Results = dict[Job, IterationResult]
 
 FILM = "film.safetensors"
 """In the folder of a main job: its attention through training."""
@@ -55,13 +55,13 @@ def show(results: Results, out: Path) -> Shown | None:
             "carry": "share of steps read at x_t",
             "end_of_input": "attention on EoI, earlier layer",
         },
-        (result["head"]["layer"], result["head"]["head"]),
+        (result.head.layer, result.head.head),
     )
 
 
-def _best(main: dict[int, dict[str, Any]]) -> int:
+def _best(main: dict[int, IterationResult]) -> int:
     """The seed whose model solves the task and has the clearest head."""
-    return max(main, key=lambda s: (accuracy_over_lengths(main[s]) >= LEARNED, main[s]["head"]["carry"]))
+    return max(main, key=lambda s: (learned(main[s]), main[s].head.carry))
 
 
 def _draw_heads(results: Results) -> Picture | None:
@@ -69,16 +69,16 @@ def _draw_heads(results: Results) -> Picture | None:
     if not main:
         return None
     seed = _best(main)
-    example, head = main[seed]["example"], main[seed]["head"]
-    shown = [(head["end_of_input_at"], "end of input"), ((head["layer"], head["head"]), "carry")]
+    example, head = main[seed].example, main[seed].head
+    shown = [(head.end_of_input_at, "end of input"), ((head.layer, head.head), "carry")]
     shown = [(place, link) for place, link in shown if place is not None]
-    size = 0.24 * len(example["tokens"])
+    size = 0.24 * len(example.tokens)
     figure, axes = canvas.sheet(len(shown) * (size + 0.9), size + 0.9, columns=len(shown))
     for ax, ((layer, number), link) in zip(axes[0], shown, strict=True):
-        pattern = np.array(example["patterns"][layer][number])
-        links = example["links"][link] + (example["links"]["stop"] if link == "carry" else [])
+        pattern = np.array(example.patterns[layer][number])
+        links = example.links[link] + (example.links["stop"] if link == "carry" else [])
         title = f"layer {layer}, head {number}"
-        figures.attention(pattern, example["tokens"], links=np.array(links), title=title, ax=ax)
+        figures.attention(pattern, example.tokens, links=np.array(links), title=title, ax=ax)
     return Picture(
         "The iteration head",
         f"Attention of two heads of seed {seed} on one held-out sequence. Right: when s_t is due, the iteration head "
@@ -128,9 +128,9 @@ def _draw_arms(results: Results, main: str) -> Picture | None:
     for name, title in {"main": main, **ARM_TITLES}.items():
         found = [result for job, result in results.items() if job.name == name]
         if found:
-            groups[title] = {"sequence accuracy": [accuracy_over_lengths(r) for r in found]}
-            if "head" in found[0]:
-                groups[title]["share of steps read at x_t"] = [r["head"]["carry"] for r in found]
+            groups[title] = {"sequence accuracy": [r.mean_accuracy for r in found]}
+            if found[0].head is not None:
+                groups[title]["share of steps read at x_t"] = [r.head.carry for r in found]
     if not groups:
         return None
     ax = figures.by_seed(groups, xlabel="share on held-out sequences")
@@ -145,21 +145,21 @@ def _draw_arms(results: Results, main: str) -> Picture | None:
 
 
 def _draw_tests(results: Results, states: int) -> Picture | None:
-    good = [r for job, r in results.items() if job.name == "main" and accuracy_over_lengths(r) >= LEARNED]
+    good = [r for job, r in results.items() if job.name == "main" and learned(r)]
     if not good:
         return None
     groups = {
-        name: {f"{kind} accuracy": [r["tests"][name][kind] for r in good] for kind in ("sequence", "state")}
-        for name in good[0]["tests"]
+        name: {f"{kind} accuracy": [getattr(r.tests[name], kind) for r in good] for kind in ("sequence", "state")}
+        for name in good[0].tests
     }
-    groups["moved to the next input"] = {"answers equal to F(s, next input)": [r["steered"] for r in good]}
+    groups["moved to the next input"] = {"answers equal to F(s, next input)": [r.steered for r in good]}
     ax = figures.by_seed(groups, xlabel="share on held-out sequences", chance=1 / states)
     return Picture(
         "What the head causes",
         "Edits of the iteration head (and of the earlier head, marked first layer) where answers are written. Each "
         "point is a seed that learned the task.",
         canvas.svg(ax.figure),
-        ("ablate", "steer", "ideal-pattern", "first-layer"),
+        ("ablate", "ablate-sequences", "ablate-inputs", "steer", "ideal-pattern", "first-layer"),
     )
 
 

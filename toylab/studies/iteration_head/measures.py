@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -13,6 +14,90 @@ from torch import nn
 from toylab.probes import Edit, IterationHead, follow_links, link_mass, moved, uniform_heads, zero_heads
 from toylab.tasks import Batch, IteratedMap
 from toylab.training.evaluate import Accuracy, accuracy, patterns, predict
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One held-out sequence, its links (query, key) by name, and its patterns: layer, head, query, key."""
+
+    tokens: list[str]
+    links: dict[str, list[list[int]]]
+    patterns: list[list[list[list[float]]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Emergence:
+    """The first evaluated step at which each passes half of its final value: attention on EoI of the best earlier head,
+    share of steps read at x_t, sequence accuracy."""
+
+    end_of_input: int
+    carry: int
+    accuracy: int
+
+    @property
+    def in_order(self) -> bool:
+        """Whether they do so one after the other, ties allowed."""
+        return self.end_of_input <= self.carry <= self.accuracy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transfer:
+    """What fine-tuning on parity gave."""
+
+    mass_by_symbol: dict[int, float]
+    """Before it: mean attention of the head on x_t, by the value of x_t."""
+    solved_at: int | None
+    """The first evaluated step with the accuracy from which a task counts as learned; None if there was none."""
+    accuracy: dict[int, float]
+    """Sequence accuracy on parity afterwards, free-running, by length."""
+    head: IterationHead
+
+
+@dataclass(frozen=True, kw_only=True)
+class IterationResult:
+    """What a job of the study measured."""
+
+    accuracy: dict[int, float]
+    """Sequence accuracy on held-out inputs, free-running, by length."""
+    steps: int
+    """Steps of training."""
+    solved_at: int | None
+    """The first evaluated step with the accuracy from which a task counts as learned; None if there was none."""
+    head: IterationHead | None = None
+    """The best candidate for an iteration head; none where the task has no chain of thought."""
+    tests: dict[str, Accuracy] | None = None
+    """Accuracy under each causal test, given the true tokens; of main models."""
+    steered: float | None = None
+    """Share of answers that become F(s_{t-1}, x_{t+1}) when the head is shifted to x_{t+1}; of main models."""
+    invariance: float | None = None
+    """Of the head's pattern to content, see `toylab.probes.invariance`; of main models."""
+    emergence: Emergence | None = None
+    example: Example | None = None
+    transfer: Transfer | None = None
+    """Of main models, and of those trained on one length."""
+
+    @property
+    def mean_accuracy(self) -> float:
+        """Over the lengths."""
+        return mean_over(self.accuracy)
+
+
+TESTS = (
+    "unedited",
+    "zeroed",
+    "zeroed, backups left",
+    "uniform",
+    "zeroed on the inputs",
+    "ideal pattern",
+    "first layer: zeroed",
+    "first layer: ideal pattern",
+)
+"""The names of the causal tests; the last two are missing where no earlier head finds EoI."""
+
+
+def mean_over(lengths: Mapping[int, float]) -> float:
+    """The mean of a share over lengths."""
+    return sum(lengths.values()) / len(lengths)
 
 
 def causal_tests(model: nn.Module, batches: Mapping[int, Batch], head: IterationHead) -> dict[str, Accuracy]:

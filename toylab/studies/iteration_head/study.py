@@ -6,7 +6,7 @@ Source: Cabannes et al. 2024, "Iteration Head: A Mechanistic Study of Chain-of-T
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -22,11 +22,12 @@ from toylab.model.transformer import Transformer
 from toylab.probes import IterationHead, invariance
 from toylab.report.page import Picture
 from toylab.runs.store import read_metrics, write_metrics
-from toylab.runs.study import Job, by_arm
+from toylab.runs.study import Job
 from toylab.settings import check_seeds, check_settings
 from toylab.studies.iteration_head import measures as interventions
-from toylab.studies.iteration_head.claims import LEARNED, judge
+from toylab.studies.iteration_head.claims import LEARNED, claims
 from toylab.studies.iteration_head.figures import FILM, draw, show
+from toylab.studies.iteration_head.measures import Emergence, Example, IterationResult, Transfer
 from toylab.tasks import Batch, IteratedMap, Parity, Polynomial, decode
 from toylab.training import evaluate
 from toylab.training.attention_history import Film, Scene, Shown
@@ -154,28 +155,29 @@ class IterationHeadStudy:
 
     def jobs(self) -> list[Job]:
         """One training an arm and seed, the longest arms first."""
-        return [Job(name, seed) for name, arm in self.arms().items() for seed in arm.seeds]
+        arms = self.arms().items()
+        return [Job(name, seed, gives=IterationResult, what=arm) for name, arm in arms for seed in arm.seeds]
 
-    def run_job(self, job: Job, folder: Path) -> dict[str, Any]:
+    def run_job(self, job: Job, folder: Path) -> IterationResult:
         """Train one arm and measure it."""
-        arm = self.arms()[job.name]
+        arm = job.what
         model, history = self.train_arm(arm, job.seed, folder, film=job.name == "main")
         test = evaluate.held_out(arm.task, job.seed, lengths_of(arm.task), self.rows)
-        result: dict[str, Any] = {
-            "accuracy": evaluate.free_running_accuracy(model, arm.task, test),
-            "steps": history[-1]["step"],
-            "solved_at": _first(history, "accuracy", LEARNED),
-        }
+        result = IterationResult(
+            accuracy=evaluate.free_running_accuracy(model, arm.task, test),
+            steps=history[-1]["step"],
+            solved_at=_first(history, "accuracy", LEARNED),
+        )
         if not arm.task.chain_of_thought:
             return result
         # A model of one length is searched on all lengths too: at its own, a head cannot be told from a fixed offset.
         several = evaluate.held_out(arm.task, job.seed, lengths_of(self.task), self.rows)
         head = evaluate.search_iteration_head(model, several)
-        result["head"] = asdict(head)
+        result = replace(result, head=head)
         if job.name == "main":
-            result |= self._examine(model, head, test, history)
+            result = replace(result, **self._examine(model, head, test, history))
         if job.name in ("main", "one-length"):
-            result["transfer"] = self._transfer(model, head, job.seed, folder)
+            result = replace(result, transfer=self._transfer(model, head, job.seed, folder))
         return result
 
     def train_arm(self, arm: Arm, seed: int, folder: Path, film: bool = False) -> tuple[Transformer, History]:
@@ -217,14 +219,14 @@ class IterationHeadStudy:
         longest = test[max(test)]
         pattern = evaluate.patterns(model, longest)[head.layer]
         return {
-            "tests": {name: asdict(found) for name, found in interventions.causal_tests(model, test, head).items()},
+            "tests": interventions.causal_tests(model, test, head),
             "steered": interventions.steered_share(model, self.task, test, head),
             "invariance": invariance(pattern, longest.links["carry"])[head.head].item(),
-            "emergence": {name: _halfway(history, name) for name in ("end_of_input", "carry", "accuracy")},
+            "emergence": Emergence(**{name: _halfway(history, name) for name in ("end_of_input", "carry", "accuracy")}),
             "example": _example(model, self.task, test),
         }
 
-    def _transfer(self, model: Transformer, head: IterationHead, seed: int, folder: Path) -> dict[str, Any]:
+    def _transfer(self, model: Transformer, head: IterationHead, seed: int, folder: Path) -> Transfer:
         """Fine-tune a trained model to parity; how long it takes, and what its head makes of the untrained symbol 0."""
         parity = self.arms()["parity"].task
         test = evaluate.held_out(parity, seed, lengths_of(parity), self.rows)
@@ -239,23 +241,23 @@ class IterationHeadStudy:
         )
         write_metrics(folder / "transfer.jsonl", training)
         after = evaluate.free_running_accuracy(model, parity, test)
-        return {
-            "mass_by_symbol": by_symbol,
-            "solved_at": _first(training.history, "accuracy", LEARNED),
-            "accuracy": after,
-            "head": asdict(evaluate.search_iteration_head(model, test)),
-        }
+        return Transfer(
+            mass_by_symbol=by_symbol,
+            solved_at=_first(training.history, "accuracy", LEARNED),
+            accuracy=after,
+            head=evaluate.search_iteration_head(model, test),
+        )
 
-    def conclude(self, results: dict[Job, dict[str, Any]]) -> list[Claim]:
-        """The paper's sentences, judged by what the jobs measured."""
-        arms = {name: {} for name in self.arms()} | by_arm(results)
-        return judge(arms, *guesses(self.task, lengths_of(self.task)), self.transfer.steps)
+    def claims(self) -> list[Claim]:
+        """The claims of the paper, and ours, for these settings."""
+        guess, blind = guesses(self.task, lengths_of(self.task))
+        return claims(guess, blind, self.transfer.steps, "one-head" if "one-head" in self.arms() else "main")
 
-    def pictures(self, results: dict[Job, dict[str, Any]], out: Path) -> list[Picture]:
+    def pictures(self, results: dict[Job, IterationResult], out: Path) -> list[Picture]:
         """The figures of the report, from the results and the histories kept beside them."""
         return draw(results, out, f"{self.model.layers} layers, {self.model.heads} heads each", self.task.p)
 
-    def film(self, results: dict[Job, dict[str, Any]], out: Path) -> Shown | None:
+    def film(self, results: dict[Job, IterationResult], out: Path) -> Shown | None:
         """The attention of the best main model through its training, for the page."""
         return show(results, out)
 
@@ -309,18 +311,18 @@ def _scenes(task: IteratedMap, seed: int) -> list[Scene]:
     ]
 
 
-def _example(model: Transformer, task: IteratedMap, batches: dict[int, Batch]) -> dict[str, Any]:
+def _example(model: Transformer, task: IteratedMap, batches: dict[int, Batch]) -> Example:
     """What every head attends to on one held-out sequence, short enough to print."""
     length = min(max(batches), 8)
     batch = batches[length].rows(0, 1)
-    return {
-        "tokens": decode(task, batch.tokens[0].tolist()),
-        "links": {name: edges[:, 1:].tolist() for name, edges in batch.links.items()},
-        "patterns": [
+    return Example(
+        tokens=list(decode(task, batch.tokens[0].tolist())),
+        links={name: edges[:, 1:].tolist() for name, edges in batch.links.items()},
+        patterns=[
             [[[round(weight, 3) for weight in query] for query in head] for head in pattern[0].tolist()]
             for pattern in evaluate.patterns(model, batch)
         ],
-    }
+    )
 
 
 def _first(history: History, name: str, bar: float) -> int | None:

@@ -7,10 +7,10 @@ from typing import Any
 from toylab.runs.study import Arms, Result
 from toylab.studies.safety_finetuning.claims_weights import _breaking, _gradients, _inputs, _null_space
 from toylab.studies.safety_finetuning.quantities import MIXED, OOD, TITLES, TRIO, _last
-from toylab.verdicts.claim import Claim, each, mean, over_seeds, shared_seeds, threshold
+from toylab.verdicts.judgement import Judgement, each, mean, over_seeds, shared_seeds, threshold
 
 
-def judge(arms: Arms, guess: float) -> list[Claim]:
+def judge(arms: Arms, guess: float) -> list[Judgement]:
     """All claims; those whose arms were not run are open.
 
     Args:
@@ -31,7 +31,7 @@ def judge(arms: Arms, guess: float) -> list[Claim]:
 # Behaviour -----------------------------------------------------------------------------------------------------------
 
 
-def _behaviour(arms: Arms) -> list[Claim]:
+def _behaviour(arms: Arms) -> list[Judgement]:
     base, control = arms.get("base", {}), arms.get("control", {})
     seeds = shared_seeds(arms, TRIO)
 
@@ -97,7 +97,7 @@ def _behaviour(arms: Arms) -> list[Claim]:
     ]
 
 
-def _jailbreaks(arms: Arms, guess: float) -> list[Claim]:
+def _jailbreaks(arms: Arms, guess: float) -> list[Judgement]:
     some, many = threshold(guess, 0.07), threshold(guess, 0.27)
     seeds = shared_seeds(arms, TRIO)
 
@@ -190,7 +190,7 @@ def _jailbreaks(arms: Arms, guess: float) -> list[Claim]:
 # Activations ---------------------------------------------------------------------------------------------------------
 
 
-def _clusters(arms: Arms) -> list[Claim]:
+def _clusters(arms: Arms) -> list[Judgement]:
     def ratio(arm: str, seed: int) -> float:
         return _last(arms[arm][seed], "clusters")["separation"] / _last(arms["base"][seed], "clusters")["separation"]
 

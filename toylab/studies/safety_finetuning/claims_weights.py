@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from toylab.runs.study import Arms, Result
 from toylab.studies.safety_finetuning.quantities import MIXED, OOD, TITLES, TRIO, _last
-from toylab.verdicts.claim import Claim, each, mean, over_seeds, shared_seeds, threshold
+from toylab.verdicts.judgement import Judgement, each, mean, over_seeds, shared_seeds, threshold
 
 
-def _null_space(arms: Arms) -> list[Claim]:
+def _null_space(arms: Arms) -> list[Judgement]:
     seeds = shared_seeds(arms, ("control", *TRIO))
 
     def beyond(arm: str, seed: int, layer: int) -> float:
@@ -83,7 +83,7 @@ REGIMES = {
 }
 
 
-def _regime(arms: Arms) -> Claim:
+def _regime(arms: Arms) -> Judgement:
     cells: dict[str, dict[int, float]] = {}
     table = {}
     for suffix, title in REGIMES.items():
@@ -142,7 +142,7 @@ def _base_accuracy(arms: Arms, suffix: str, seed: int) -> float:
     return min(found["complies"] for found in base[seed]["behaviour"].values()) if seed in base else float("nan")
 
 
-def _inputs(arms: Arms) -> list[Claim]:
+def _inputs(arms: Arms) -> list[Judgement]:
     def larger(result: Result) -> float:
         held = _last(result, "weights")["effect"]
         return held["unsafe"] / held["safe"]
@@ -211,7 +211,7 @@ def _inputs(arms: Arms) -> list[Claim]:
     ]
 
 
-def _breaking(arms: Arms, guess: float) -> list[Claim]:
+def _breaking(arms: Arms, guess: float) -> list[Judgement]:
     half = threshold(guess, 0.42)
     ssft = {s: r for s, r in arms.get("ssft", {}).items() if "alpha" in r}
     methods = [m for m in TITLES if any("alpha" in r for r in arms.get(m, {}).values())]
@@ -303,7 +303,7 @@ def _breaking(arms: Arms, guess: float) -> list[Claim]:
     ]
 
 
-def _gradients(arms: Arms) -> Claim:
+def _gradients(arms: Arms) -> Judgement:
     dpo, standard = arms.get("dpo", {}), arms.get("dpo-standard", {})
     return over_seeds(
         "dpo-is-unlearning",

@@ -40,7 +40,7 @@ from toylab.studies.safety_finetuning.figures import draw
 from toylab.tasks import TaskConcept
 from toylab.training.loop import TrainConfig, train
 from toylab.training.losses import DPO, NPO, Refusal, Unlearning
-from toylab.verdicts.claim import Claim
+from toylab.verdicts.judgement import Judgement
 
 Method = Literal["control", "ssft", "unlearning", "dpo", "dpo-standard", "npo"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -300,7 +300,7 @@ class SafetyFinetuningStudy:
         train(model, Refusal(), fine_tuning(self.task, seed, further.rows, 0.0, "relearning"), further)
         return safety.behaviour(model, self.task, {n: sets[n] for n in ("safe", "unsafe", "mismatched-text")})
 
-    def conclude(self, results: dict[Job, dict[str, Any]]) -> list[Claim]:
+    def conclude(self, results: dict[Job, dict[str, Any]]) -> list[Judgement]:
         """The paper's sentences, judged by what the jobs measured."""
         return judge(by_arm(results), 1 / self.task.letters)
 

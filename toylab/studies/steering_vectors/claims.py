@@ -16,10 +16,10 @@ from toylab.studies.steering_vectors.claims_beyond import (
     _transfer,
 )
 from toylab.studies.steering_vectors.quantities import accuracy_at, each_of, fractions, portion, vector_arms
-from toylab.verdicts.claim import Claim, each, over_seeds, shared_seeds, threshold
+from toylab.verdicts.judgement import Judgement, each, over_seeds, shared_seeds, threshold
 
 
-def judge(arms: Arms, last: int, guess: float, enough: float | int) -> list[Claim]:
+def judge(arms: Arms, last: int, guess: float, enough: float | int) -> list[Judgement]:
     """All claims; those whose arms were not run are open.
 
     Args:
@@ -47,7 +47,7 @@ def judge(arms: Arms, last: int, guess: float, enough: float | int) -> list[Clai
 # Bases and gains -----------------------------------------------------------------------------------------------------
 
 
-def _bases(arms: Arms, guess: float) -> list[Claim]:
+def _bases(arms: Arms, guess: float) -> list[Judgement]:
     low, high = threshold(guess, 0.03), threshold(guess, 0.12)
     base = arms.get("base", {})
     return [
@@ -76,7 +76,7 @@ def _bases(arms: Arms, guess: float) -> list[Claim]:
     ]
 
 
-def _gains(arms: Arms, last: int) -> list[Claim]:
+def _gains(arms: Arms, last: int) -> list[Judgement]:
     names = [name for name in (*vector_arms(last), "joint") if arms.get(name)]
     seeds = shared_seeds(arms, ("base", "full", *vector_arms(last)))
     joint, full = fractions(arms, "joint"), arms.get("full", {})
@@ -141,7 +141,7 @@ def _gains(arms: Arms, last: int) -> list[Claim]:
 # The last layer ------------------------------------------------------------------------------------------------------
 
 
-def _last_layer(arms: Arms, last: int) -> list[Claim]:
+def _last_layer(arms: Arms, last: int) -> list[Judgement]:
     vector, base, full = arms.get(f"vector-{last}", {}), arms.get("base", {}), arms.get("full", {})
     seeds = shared_seeds(arms, ("base", f"vector-{last}"))
 
@@ -203,7 +203,7 @@ def _last_layer(arms: Arms, last: int) -> list[Claim]:
     ]
 
 
-def _lens(arms: Arms, last: int) -> list[Claim]:
+def _lens(arms: Arms, last: int) -> list[Judgement]:
     vector, learned = arms.get(f"vector-{last}", {}), arms.get("vector-learned", {})
     layers = [name for name in vector_arms(last) if arms.get(name)]
 
@@ -281,7 +281,7 @@ def _least(table: Mapping[str, Mapping[str, Mapping[str, float]]], name: str) ->
 # Paths ---------------------------------------------------------------------------------------------------------------
 
 
-def _paths(arms: Arms, last: int) -> list[Claim]:
+def _paths(arms: Arms, last: int) -> list[Judgement]:
     paths = arms.get("paths", {})
     seeds = sorted(paths)
 

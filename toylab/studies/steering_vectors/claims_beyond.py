@@ -7,10 +7,10 @@ from statistics import fmean
 
 from toylab.runs.study import Arms, Result
 from toylab.studies.steering_vectors.quantities import FROM, accuracy_at, each_of, portion, swept
-from toylab.verdicts.claim import Claim, each, over_seeds, shared_seeds, threshold
+from toylab.verdicts.judgement import Judgement, each, over_seeds, shared_seeds, threshold
 
 
-def _separability(arms: Arms, last: int, enough: float | int) -> list[Claim]:
+def _separability(arms: Arms, last: int, enough: float | int) -> list[Judgement]:
     points = swept(arms, last)
     rounded = {str(s): [[round(x, 3) for x in point] for point in held] for s, held in points.items()}
     return [
@@ -36,7 +36,7 @@ def _separability(arms: Arms, last: int, enough: float | int) -> list[Claim]:
     ]
 
 
-def _transfer(arms: Arms, last: int) -> list[Claim]:
+def _transfer(arms: Arms, last: int) -> list[Judgement]:
     family, apart = arms.get("family", {}), arms.get("transfer-apart", {})
     between = {s: r for name, found in arms.items() if name.startswith(FROM) for s, r in found.items()}
 
@@ -93,7 +93,7 @@ def _transfer(arms: Arms, last: int) -> list[Claim]:
     ]
 
 
-def _combine(arms: Arms, last: int) -> list[Claim]:
+def _combine(arms: Arms, last: int) -> list[Judgement]:
     found = arms.get("combine", {})
 
     def over_best(scale: Callable[[int], str]) -> dict[int, float]:
@@ -128,7 +128,7 @@ def _combine(arms: Arms, last: int) -> list[Claim]:
     ]
 
 
-def _adaptive(arms: Arms) -> list[Claim]:
+def _adaptive(arms: Arms) -> list[Judgement]:
     found = arms.get("adaptive", {})
     return [
         over_seeds(
@@ -164,7 +164,7 @@ def _adaptive(arms: Arms) -> list[Claim]:
     ]
 
 
-def _prompt_bit(arms: Arms, direct: float) -> list[Claim]:
+def _prompt_bit(arms: Arms, direct: float) -> list[Judgement]:
     """`direct`: the share right of always answering at once."""
     constant, gated = threshold(direct, 0.08), threshold(direct, 0.18)
     base, before, after = (arms.get(name, {}) for name in ("base-flag", "flag-before", "flag-last"))
@@ -217,7 +217,7 @@ def _prompt_bit(arms: Arms, direct: float) -> list[Claim]:
     ]
 
 
-def _features(arms: Arms) -> list[Claim]:
+def _features(arms: Arms) -> list[Judgement]:
     found = arms.get("features", {})
     return [
         over_seeds(
@@ -252,7 +252,7 @@ def _few(table: Mapping[str, float]) -> dict[str, float]:
     return {name: float(f"{value:.3g}") for name, value in table.items()}
 
 
-def _controls(arms: Arms) -> list[Claim]:
+def _controls(arms: Arms) -> list[Judgement]:
     found = arms.get("baselines", {})
     seeds = sorted(found)
     others = {

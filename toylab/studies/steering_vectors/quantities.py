@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from toylab.runs.study import Arms, Result
-from toylab.verdicts.claim import shared_seeds
+from toylab.verdicts.judgement import shared_seeds
 
 FROM = "transfer-from-"
 """How the arm begins that puts another seed's vectors into a model; that seed follows."""

@@ -18,7 +18,7 @@ from toylab.studies.steering_vectors.experiments import run_experiment
 from toylab.studies.steering_vectors.figures import draw
 from toylab.studies.steering_vectors.quantities import FROM
 from toylab.studies.steering_vectors.settings import Settings
-from toylab.verdicts.claim import Claim
+from toylab.verdicts.judgement import Judgement
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ class SteeringVectorsStudy(Settings):
             left.unlink()
         return found
 
-    def conclude(self, results: dict[Job, dict[str, Any]]) -> list[Claim]:
+    def conclude(self, results: dict[Job, dict[str, Any]]) -> list[Judgement]:
         """The paper's sentences, judged by what the jobs measured."""
         return judge(by_arm(results), self.last, 1 / self.task.p, self.least_shift)
 

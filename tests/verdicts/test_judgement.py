@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toylab.console import ToylabError, takes_colour
-from toylab.verdicts.claim import (
-    Claim,
+from toylab.verdicts.judgement import (
+    Judgement,
     Verdict,
     claims_markdown,
     claims_table,
@@ -51,9 +51,9 @@ FIELDS = st.fixed_dictionaries(
 """Those of a claim, which the tests then build (beartype's own dice upset hypothesis while it draws)."""
 
 
-def claim_of(**fields) -> Claim:
+def claim_of(**fields) -> Judgement:
     plain = {"id": "id", "measured": 0.5, "interval": None, "seeds": (0,), "verdict": "holds", **TEXTS}
-    return Claim(**{**plain, **fields})
+    return Judgement(**{**plain, **fields})
 
 
 # Verdicts ------------------------------------------------------------------------------------------------------------
@@ -101,7 +101,7 @@ def test_an_interval_beyond_the_bar_is_not_sure():
 
 @given(st.dictionaries(st.integers(0, 50), st.floats(0, 1), max_size=8), st.none() | st.floats(0.01, 1))
 def test_a_withdrawn_claim_keeps_what_was_measured_and_says_why(values, share):
-    def claim(**more) -> Claim:
+    def claim(**more) -> Judgement:
         return over_seeds("id", values, lambda value: value >= 0.5, share=share, note="Read it so.", **TEXTS, **more)
 
     plain, withdrawn = claim(), claim(withdrawn="a random model meets the bar", open_because="it is not known")
@@ -154,7 +154,7 @@ def test_the_number_of_every_seed_is_kept_beside_other_details(values):
 
 @given(st.lists(FIELDS, max_size=4))
 def test_no_line_of_the_table_is_longer_than_eighty_columns(held):
-    assert all(len(line) <= 80 for line in claims_table([Claim(**fields) for fields in held]).splitlines())
+    assert all(len(line) <= 80 for line in claims_table([Judgement(**fields) for fields in held]).splitlines())
 
 
 @pytest.mark.parametrize("word", ["x", "ab", "longer", "x" * 300])
@@ -168,7 +168,7 @@ def test_lines_of_the_table_are_filled_to_the_last_column(word):
 
 @given(FIELDS)
 def test_the_table_says_all_words_of_statement_bar_and_note(fields):
-    claim = Claim(**fields)
+    claim = Judgement(**fields)
     joined = "".join(claims_table([claim]).split())
     for text in (claim.statement, claim.bar, claim.note):
         assert "".join(text.split()) in joined
@@ -188,7 +188,7 @@ def test_the_table_by_hand():
 
 @given(FIELDS, st.floats(0, 1e5))
 def test_cost_and_colour_change_nothing_else(fields, cost):
-    claim = Claim(**fields)
+    claim = Judgement(**fields)
     plain, priced = claims_table([claim]), claims_table([claim], costs={claim.id: cost}, coloured=True)
     assert re.sub(r"\x1b\[\d+m", "", priced).replace(f"{cost:>7.0f} CPU-s", "", 1).splitlines() == [
         line.rstrip() for line in plain.splitlines()
@@ -226,7 +226,7 @@ def test_numbers_say_what_was_measured():
 
 @given(st.lists(FIELDS, max_size=4))
 def test_the_markdown_table_has_a_row_a_claim_and_all_of_its_cells(drawn):
-    held = [Claim(**{name: v.replace("\\", "/") if isinstance(v, str) else v for name, v in f.items()}) for f in drawn]
+    held = [Judgement(**{name: v.replace("\\", "/") if isinstance(v, str) else v for name, v in f.items()}) for f in drawn]
     lines = claims_markdown(held).split("\n")
     rows = [[cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
     assert rows[1] == ["---"] * len(rows[0])
@@ -241,7 +241,7 @@ def test_the_markdown_table_has_a_row_a_claim_and_all_of_its_cells(drawn):
 
 @given(st.lists(FIELDS, max_size=4))
 def test_claims_come_back_from_their_file_as_they_were(tmp_path_factory, drawn):
-    held = [Claim(**fields) for fields in drawn]
+    held = [Judgement(**fields) for fields in drawn]
     path = tmp_path_factory.mktemp("claims") / "claims.json"
     write_claims(path, held)
     assert read_claims(path) == held

@@ -1,0 +1,63 @@
+"""Criteria: what a measured number must reach. A criterion judges values and writes its own words."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from toylab.console import ToylabError
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """An interval of numbers that meet the criterion.
+
+    Attributes:
+        low: the least of them.
+        high: the greatest of them.
+        strict: whether the ends themselves miss it.
+    """
+
+    low: float = -math.inf
+    high: float = math.inf
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.low <= self.high or (math.isinf(self.low) and math.isinf(self.high)):
+            raise ToylabError(f"criterion from {self.low} to {self.high}: no number decides it; give one end, or two")
+
+    def meets(self, value: float) -> bool:
+        """Whether a value meets the criterion; NaN meets none."""
+        return self.low < value < self.high if self.strict else self.low <= value <= self.high
+
+    def __str__(self) -> str:
+        if math.isinf(self.high):
+            return f"{'>' if self.strict else '>='} {self.low:g}"
+        if math.isinf(self.low):
+            return f"{'<' if self.strict else '<='} {self.high:g}"
+        return f"from {self.low:g} to {self.high:g}"
+
+
+def at_least(low: float) -> Criterion:
+    """`low` or more."""
+    return Criterion(low=low)
+
+
+def above(low: float) -> Criterion:
+    """More than `low`."""
+    return Criterion(low=low, strict=True)
+
+
+def at_most(high: float) -> Criterion:
+    """`high` or less."""
+    return Criterion(high=high)
+
+
+def below(high: float) -> Criterion:
+    """Less than `high`."""
+    return Criterion(high=high, strict=True)
+
+
+def between(low: float, high: float) -> Criterion:
+    """From `low` to `high`, ends included."""
+    return Criterion(low, high)
