@@ -13,13 +13,20 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from toylab.report.canvas import svg
 from toylab.training.attention_history import Shown
 from toylab.verdicts.judgement import Judgement, count_verdicts, numbers
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure as SVG text, with what it shows in a sentence or two, and the ids of the claims that it shows."""
+    """A figure as SVG text, with what it shows in a sentence or two, and the ids of the claims that it shows.
+
+    Claims that name the figure need not be named by it.
+    """
 
     title: str
     caption: str
@@ -32,6 +39,13 @@ class Picture:
         name = re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")[:100]
         # A title may have no such letters, and other places of the page have names that begin so.
         return f"figure-{name}".strip("-") if re.match("$|claim-|viewer", name) else name
+
+
+def picture(title: str, caption: str, drawn: Figure | Axes | None) -> Picture | None:
+    """A figure for the page, from a figure or the axes on one; None where there was nothing to draw."""
+    if drawn is None:
+        return None
+    return Picture(title, caption, svg(drawn if isinstance(drawn, Figure) else drawn.figure))
 
 
 def file_names(pictures: Sequence[Picture]) -> list[str]:

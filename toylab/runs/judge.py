@@ -7,7 +7,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -97,7 +97,11 @@ def judge_run(out: Path | str, study: type | None = None) -> Judged:
         drawn = list(settings.pictures(measured, out) or ()) if hasattr(settings, "pictures") else []
         if wrong := [one for one in drawn if not isinstance(one, Picture)]:
             raise TypeError(f"pictures: holds {wrong[0]!r}, and each must be a toylab.report.page.Picture")
-        pictures = drawn
+        declared = settings.claims() if hasattr(settings, "claims") else ()
+        pictures = [
+            replace(one, claims=(*one.claims, *(claim.id for claim in declared if claim.figure == one.title)))
+            for one in drawn
+        ]
         film = settings.film(measured, out) if hasattr(settings, "film") else None
     except ToylabError:
         raise

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from toylab.report import canvas, figures
-from toylab.report.page import Picture
+from toylab.report.page import Picture, picture
 from toylab.runs.store import curves_of, read_metrics
 from toylab.runs.study import Job
 from toylab.studies.iteration_head.claims import LEARNED, learned
@@ -79,13 +79,12 @@ def _draw_heads(results: Results) -> Picture | None:
         links = example.links[link] + (example.links["stop"] if link == "carry" else [])
         title = f"layer {layer}, head {number}"
         figures.attention(pattern, example.tokens, links=np.array(links), title=title, ax=ax)
-    return Picture(
+    return picture(
         "The iteration head",
         f"Attention of two heads of seed {seed} on one held-out sequence. Right: when s_t is due, the iteration head "
         "reads x_t, and after the last state it reads EoI and stops. Left: the earlier head that finds EoI. Squares "
         "mark what the textbook circuit reads.",
-        canvas.svg(figure),
-        ("head", "stop-rule"),
+        figure,
     )
 
 
@@ -104,12 +103,11 @@ def _draw_emergence(results: Results, out: Path) -> Picture | None:
     for ax, (name, label, colour, bar) in zip(axes[:, 0], rows, strict=True):
         lines = {seed: ([e["step"] for e in h], [e[name] for e in h]) for seed, h in histories.items()}
         figures.curves(lines, ylabel=label, colour=colour, bar=bar, legend=name == rows[0][0], ax=ax)
-    return Picture(
+    return picture(
         "How it emerges",
         "A long plateau, then the head and the answers appear together. Each line is a seed, measured on held-out "
         "sequences while training; grey lines are the bars of the claims.",
-        canvas.svg(figure),
-        ("emergence",),
+        figure,
     )
 
 
@@ -134,13 +132,12 @@ def _draw_arms(results: Results, main: str) -> Picture | None:
     if not groups:
         return None
     ax = figures.by_seed(groups, xlabel="share on held-out sequences")
-    return Picture(
+    return picture(
         "What it takes",
         "Each point is a seed, each stroke a mean. Models are judged on lengths from 4 on (the model of one length at "
         "its own; its head is searched on all). Parity can be right without an iteration head, and without a chain "
         "of thought.",
-        canvas.svg(ax.figure),
-        ("accuracy", "one-head", "depth", "cot-needed", "cot-needed-parity", "varied-lengths"),
+        ax,
     )
 
 
@@ -154,12 +151,11 @@ def _draw_tests(results: Results, states: int) -> Picture | None:
     }
     groups["moved to the next input"] = {"answers equal to F(s, next input)": [r.steered for r in good]}
     ax = figures.by_seed(groups, xlabel="share on held-out sequences", chance=1 / states)
-    return Picture(
+    return picture(
         "What the head causes",
         "Edits of the iteration head (and of the earlier head, marked first layer) where answers are written. Each "
         "point is a seed that learned the task.",
-        canvas.svg(ax.figure),
-        ("ablate", "ablate-sequences", "ablate-inputs", "steer", "ideal-pattern", "first-layer"),
+        ax,
     )
 
 
@@ -175,10 +171,9 @@ def _draw_transfer(results: Results, out: Path) -> Picture | None:
     for ax, (title, lines) in zip(axes[0], arms, strict=True):
         label = "sequence accuracy on parity" if ax is axes[0, 0] else ""
         figures.curves(lines, ylabel=label, bar=LEARNED, title=title, legend=len(lines) < 6, ax=ax)
-    return Picture(
+    return picture(
         "Transfer to parity",
         "Accuracy on held-out parity sequences while fine-tuning a model that has an iteration head, one that is "
         "accurate without one, and while training from scratch. Mind the different scales of steps.",
-        canvas.svg(figure),
-        ("transfer",),
+        figure,
     )
