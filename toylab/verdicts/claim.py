@@ -57,7 +57,8 @@ class Need:
 
 @dataclass(frozen=True)
 class Detail:
-    """A further number of each seed of a condition, shown beside what was measured.
+    """A further number of each seed of a condition, shown beside what was measured: of the claim's own conditions, of the
+    seeds that it asks.
 
     Attributes:
         condition: whose results are looked at.
@@ -69,10 +70,10 @@ class Detail:
     number: str | Callable[[Any], Any]
     never: bool = False
 
-    def of(self, results: Conditions) -> dict[str, Any]:
+    def of(self, results: Mapping[int, Any]) -> dict[str, Any]:
         """By seed, rounded for people; seeds without it are left out."""
         read = attrgetter(self.number) if isinstance(self.number, str) else self.number
-        found = {str(seed): read(result) for seed, result in results[self.condition].items()}
+        found = {str(seed): read(result) for seed, result in results.items()}
         if self.never:
             return {seed: or_never(step) for seed, step in found.items()}
         return {seed: _rounded(value) for seed, value in found.items() if value is not None}
@@ -166,11 +167,15 @@ class Claim:
             paper=self.place,
             statement=self.sentence,
             bar=self.bar,
-            details={
-                name: one.of(results) if isinstance(one, Detail) else one(results) for name, one in self.details.items()
-            },
+            details={name: self._detail(one, results, asked) for name, one in self.details.items()},
             note=self.note,
         )
+
+    def _detail(self, one: Detail | Callable[[Conditions], Any], results: Conditions, asked: Sequence[int]) -> Any:
+        if not isinstance(one, Detail):
+            return one(results)
+        held = results[one.condition]
+        return one.of({seed: held[seed] for seed in asked} if one.condition in self.conditions else held)
 
 
 def judge_claims(claims: Sequence[Claim], results: Conditions) -> list[Judgement]:

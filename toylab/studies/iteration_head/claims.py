@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
-from typing import Any
 
 from toylab.studies.iteration_head.measures import TESTS, IterationResult, mean_over
-from toylab.verdicts.claim import Claim, Conditions, Detail, Need
+from toylab.verdicts.claim import Claim, Detail, Need
 from toylab.verdicts.criterion import above, at_least, at_most, below, between
 from toylab.verdicts.judgement import threshold
 
@@ -49,6 +48,8 @@ def claims(guess: float, blind: float, steps: int, one_head: str) -> list[Claim]
     at_chance, blinded, quickly = threshold(guess, 0.06), threshold(blind, 0.0), min(steps, 300)
     of_main = partial(Claim, conditions=("main",))
     of_head = partial(of_main, needs=(HEAD,))
+    causal = partial(of_head, figure="What the head causes")
+    takes = partial(Claim, figure="What it takes")
     kept = "share of the sequence accuracy kept, given the true tokens"
     accuracy = "sequence accuracy, free-running,"
     return [
@@ -78,7 +79,7 @@ def claims(guess: float, blind: float, steps: int, one_head: str) -> list[Claim]
             },
             figure="The iteration head",
         ),
-        of_head(
+        causal(
             id="ablate",
             place="section 4, causal tests",
             sentence="The model answers through this head: without it, it cannot go on.",
@@ -88,14 +89,13 @@ def claims(guess: float, blind: float, steps: int, one_head: str) -> list[Claim]
             share=1.0,
             origin="computed: the best guess from s_{t-1}, without x_t",
             details={
-                f"{test}: {kind} accuracy": _of_good(partial(_accuracy, test=test, kind=kind))
+                f"{test}: {kind} accuracy": Detail("main", partial(_accuracy, test=test, kind=kind))
                 for test in TESTS
                 for kind in ("sequence", "token", "state")
             },
             note="tokens count EoS, which is often still right; the details give states alone, and the head alone",
-            figure="What the head causes",
         ),
-        of_head(
+        causal(
             id="ablate-sequences",
             place="section 4, causal tests",
             sentence="Without the head and its backups no sequence is right.",
@@ -103,9 +103,8 @@ def claims(guess: float, blind: float, steps: int, one_head: str) -> list[Claim]
             quantity=lambda main: main.tests["zeroed"].sequence,
             criterion=at_most(0),
             share=1.0,
-            figure="What the head causes",
         ),
-        of_head(
+        causal(
             id="ablate-inputs",
             kind="own",
             asks="absence",
@@ -116,9 +115,8 @@ def claims(guess: float, blind: float, steps: int, one_head: str) -> list[Claim]
             criterion=at_least(0.99),
             share=1.0,
             control="ablate",
-            figure="What the head causes",
         ),
-        of_head(
+        causal(
             id="steer",
             kind="own",
             place="our test of section 3",
@@ -126,16 +124,14 @@ def claims(guess: float, blind: float, steps: int, one_head: str) -> list[Claim]
             measure="share of answers equal to F(s_{t-1}, x_{t+1})",
             quantity=lambda main: main.steered,
             criterion=at_least(0.99),
-            figure="What the head causes",
         ),
-        of_head(
+        causal(
             id="ideal-pattern",
             place="section 4, causal tests",
             sentence="The head needs nothing but x_t: the textbook pattern in its place keeps the model right.",
             measure=kept,
             quantity=partial(_kept, test="ideal pattern"),
             criterion=at_least(0.99),
-            figure="What the head causes",
         ),
         of_head(
             id="stop-rule",
@@ -149,7 +145,7 @@ def claims(guess: float, blind: float, steps: int, one_head: str) -> list[Claim]
             note="elsewhere EoS comes by another route: the distance from EoI tells when as many states are written",
             figure="The iteration head",
         ),
-        of_head(
+        causal(
             id="first-layer",
             place="section 3",
             sentence="The first layer needs only the end of the input: the textbook pattern there does no harm.",
@@ -157,9 +153,8 @@ def claims(guess: float, blind: float, steps: int, one_head: str) -> list[Claim]
             quantity=partial(_kept, test="first layer: ideal pattern"),
             criterion=at_least(0.99),
             note="trained first layers use their other attention too, so the textbook pattern breaks good models",
-            figure="What the head causes",
         ),
-        Claim(
+        takes(
             id="cot-needed",
             asks="absence",
             place="section 4",
@@ -172,9 +167,8 @@ def claims(guess: float, blind: float, steps: int, one_head: str) -> list[Claim]
             control="main",
             needs=(CONTROL,),
             undecidable="" if at_chance < LEARNED else "guessing solves this map",
-            figure="What it takes",
         ),
-        Claim(
+        takes(
             id="cot-needed-parity",
             asks="absence",
             place="section 4",
@@ -187,9 +181,8 @@ def claims(guess: float, blind: float, steps: int, one_head: str) -> list[Claim]
             needs=(CONTROL,),
             details={"with chain of thought, same steps as main": Detail("parity", "mean_accuracy")},
             note="the published maps show parity learned without a chain: what holds here holds for this budget only",
-            figure="What it takes",
         ),
-        Claim(
+        takes(
             id="depth",
             asks="absence",
             place="section 3",
@@ -202,9 +195,8 @@ def claims(guess: float, blind: float, steps: int, one_head: str) -> list[Claim]
             needs=(CONTROL,),
             withdrawn="this control trains for fewer steps than the main model; with a limit of 8,000 one layer "
             "reaches .67, so it is slower, by another circuit",
-            figure="What it takes",
         ),
-        Claim(
+        takes(
             id="one-head",
             place="section 3",
             sentence="One head in each of two layers is enough, and training finds it.",
@@ -214,9 +206,8 @@ def claims(guess: float, blind: float, steps: int, one_head: str) -> list[Claim]
             criterion=at_least(LEARNED),
             share=0.8,
             details={"diagonal": Detail(one_head, "head.carry")},
-            figure="What it takes",
         ),
-        Claim(
+        takes(
             id="varied-lengths",
             kind="own",
             asks="absence",
@@ -229,7 +220,6 @@ def claims(guess: float, blind: float, steps: int, one_head: str) -> list[Claim]
             control="main",
             needs=(SOME_HEAD,),
             details={"accuracy at their own length": Detail("one-length", "mean_accuracy")},
-            figure="What it takes",
         ),
         of_head(
             id="transfer",
@@ -241,7 +231,7 @@ def claims(guess: float, blind: float, steps: int, one_head: str) -> list[Claim]
             share=0.8,
             control="one-length",
             details={
-                "by seed": _of_good(lambda main: main.transfer.solved_at, never=True),
+                "by seed": Detail("main", "transfer.solved_at", never=True),
                 "steps, from a model without the head": Detail("one-length", "transfer.solved_at", never=True),
                 "steps from scratch": Detail("parity", "solved_at", never=True),
                 "accuracy from a model without the head": Detail(
@@ -259,8 +249,8 @@ def claims(guess: float, blind: float, steps: int, one_head: str) -> list[Claim]
             quantity=lambda main: main.transfer.mass_by_symbol[1] - main.transfer.mass_by_symbol[0],
             criterion=between(-0.1, 0.1),
             details={
-                f"on x_t = {symbol}": _of_good(lambda main, symbol=symbol: main.transfer.mass_by_symbol[symbol])
-                for symbol in (0, 1)
+                "on x_t = 0": Detail("main", lambda main: main.transfer.mass_by_symbol[0]),
+                "on x_t = 1": Detail("main", lambda main: main.transfer.mass_by_symbol[1]),
             },
             note="0 is never an input of the polynomial: the head is independent of content only among trained symbols",
         ),
@@ -272,7 +262,7 @@ def claims(guess: float, blind: float, steps: int, one_head: str) -> list[Claim]
             quantity=lambda main: main.emergence.in_order,
             criterion=above(0),
             share=0.8,
-            details={"steps": _of_good(lambda main: vars(main.emergence))},
+            details={"steps": Detail("main", lambda main: asdict(main.emergence))},
             figure="How it emerges",
         ),
     ]
@@ -286,13 +276,3 @@ def _kept(main: IterationResult, test: str) -> float | None:
 
 def _accuracy(main: IterationResult, test: str, kind: str) -> float | None:
     return getattr(main.tests[test], kind) if test in main.tests else None
-
-
-def _of_good(number: Any, never: bool = False) -> Any:
-    """A detail of the main models that have the head."""
-
-    def shown(results: Conditions) -> dict[str, Any]:
-        good = {seed: main for seed, main in results["main"].items() if has_head(main)}
-        return Detail("main", number, never).of(Conditions(main=good))
-
-    return shown
