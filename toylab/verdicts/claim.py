@@ -57,8 +57,9 @@ class Need:
 
 @dataclass(frozen=True)
 class Detail:
-    """A further number of each seed of a condition, shown beside what was measured: of the claim's own conditions, of the
-    seeds that it asks.
+    """A further number of each seed of a condition, shown beside what was measured.
+
+    Of the claim's own conditions, only the seeds that it asks are shown.
 
     Attributes:
         condition: whose results are looked at.
