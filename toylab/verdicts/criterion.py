@@ -18,15 +18,15 @@ class Criterion:
         strict: whether the ends themselves miss it.
     """
 
-    low: float = -math.inf
-    high: float = math.inf
+    low: float | int = -math.inf
+    high: float | int = math.inf
     strict: bool = False
 
     def __post_init__(self) -> None:
         if not self.low <= self.high or (math.isinf(self.low) and math.isinf(self.high)):
             raise ToylabError(f"criterion from {self.low} to {self.high}: no number decides it; give one end, or two")
 
-    def meets(self, value: float) -> bool:
+    def meets(self, value: float | int) -> bool:
         """Whether a value meets the criterion; NaN meets none."""
         return self.low < value < self.high if self.strict else self.low <= value <= self.high
 
@@ -38,26 +38,26 @@ class Criterion:
         return f"from {self.low:g} to {self.high:g}"
 
 
-def at_least(low: float) -> Criterion:
+def at_least(low: float | int) -> Criterion:
     """`low` or more."""
     return Criterion(low=low)
 
 
-def above(low: float) -> Criterion:
+def above(low: float | int) -> Criterion:
     """More than `low`."""
     return Criterion(low=low, strict=True)
 
 
-def at_most(high: float) -> Criterion:
+def at_most(high: float | int) -> Criterion:
     """`high` or less."""
     return Criterion(high=high)
 
 
-def below(high: float) -> Criterion:
+def below(high: float | int) -> Criterion:
     """Less than `high`."""
     return Criterion(high=high, strict=True)
 
 
-def between(low: float, high: float) -> Criterion:
+def between(low: float | int, high: float | int) -> Criterion:
     """From `low` to `high`, ends included."""
     return Criterion(low, high)
