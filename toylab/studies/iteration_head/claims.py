@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from functools import partial
 
-from toylab.studies.iteration_head.measures import TESTS, IterationResult, mean_over
+from toylab.studies.iteration_head.measures import CausalTests, IterationResult, mean_over
 from toylab.verdicts.claim import Claim, Detail, Need
 from toylab.verdicts.criterion import above, at_least, at_most, below, between
 from toylab.verdicts.judgement import threshold
@@ -84,13 +84,13 @@ def claims(guess: float, blind: float, steps: int, one_head: str) -> list[Claim]
             place="section 4, causal tests",
             sentence="The model answers through this head: without it, it cannot go on.",
             measure="share of tokens correct with the head and its backups zeroed from EoI on",
-            quantity=lambda main: main.tests["zeroed"].token,
+            quantity=lambda main: main.tests.zeroed.token,
             criterion=at_most(blinded),
             share=1.0,
             origin="computed: the best guess from s_{t-1}, without x_t",
             details={
-                f"{test}: {kind} accuracy": Detail("main", partial(_accuracy, test=test, kind=kind))
-                for test in TESTS
+                f"{test}, {kind} accuracy": Detail("main", partial(_accuracy, test=test, kind=kind))
+                for test in (field.name for field in fields(CausalTests))
                 for kind in ("sequence", "token", "state")
             },
             note="tokens count EoS, which is often still right; the details give states alone, and the head alone",
@@ -100,7 +100,7 @@ def claims(guess: float, blind: float, steps: int, one_head: str) -> list[Claim]
             place="section 4, causal tests",
             sentence="Without the head and its backups no sequence is right.",
             measure="sequence accuracy with the head and its backups zeroed from EoI on",
-            quantity=lambda main: main.tests["zeroed"].sequence,
+            quantity=lambda main: main.tests.zeroed.sequence,
             criterion=at_most(0),
             share=1.0,
         ),
@@ -111,7 +111,7 @@ def claims(guess: float, blind: float, steps: int, one_head: str) -> list[Claim]
             place="our control",
             sentence="On the inputs, where it does not answer, the head can be spared.",
             measure=kept,
-            quantity=partial(_kept, test="zeroed on the inputs"),
+            quantity=partial(_kept, test="zeroed_on_inputs"),
             criterion=at_least(0.99),
             share=1.0,
             control="ablate",
@@ -130,7 +130,7 @@ def claims(guess: float, blind: float, steps: int, one_head: str) -> list[Claim]
             place="section 4, causal tests",
             sentence="The head needs nothing but x_t: the textbook pattern in its place keeps the model right.",
             measure=kept,
-            quantity=partial(_kept, test="ideal pattern"),
+            quantity=partial(_kept, test="ideal_pattern"),
             criterion=at_least(0.99),
         ),
         of_head(
@@ -150,7 +150,7 @@ def claims(guess: float, blind: float, steps: int, one_head: str) -> list[Claim]
             place="section 3",
             sentence="The first layer needs only the end of the input: the textbook pattern there does no harm.",
             measure=kept,
-            quantity=partial(_kept, test="first layer: ideal pattern"),
+            quantity=partial(_kept, test="first_layer_ideal_pattern"),
             criterion=at_least(0.99),
             note="trained first layers use their other attention too, so the textbook pattern breaks good models",
         ),
@@ -269,10 +269,10 @@ def claims(guess: float, blind: float, steps: int, one_head: str) -> list[Claim]
 
 
 def _kept(main: IterationResult, test: str) -> float | None:
-    if test not in main.tests:  # no earlier head finds EoI
-        return None
-    return main.tests[test].sequence / main.tests["unedited"].sequence
+    found = getattr(main.tests, test)
+    return None if found is None else found.sequence / main.tests.unedited.sequence
 
 
 def _accuracy(main: IterationResult, test: str, kind: str) -> float | None:
-    return getattr(main.tests[test], kind) if test in main.tests else None
+    found = getattr(main.tests, test)
+    return None if found is None else getattr(found, kind)

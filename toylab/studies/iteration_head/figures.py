@@ -146,8 +146,11 @@ def _draw_tests(results: Results, states: int) -> Picture | None:
     if not good:
         return None
     groups = {
-        name: {f"{kind} accuracy": [getattr(r.tests[name], kind) for r in good] for kind in ("sequence", "state")}
-        for name in good[0].tests
+        name: {
+            f"{kind} accuracy": [getattr(r.tests.by_title()[name], kind) for r in good]
+            for kind in ("sequence", "state")
+        }
+        for name in good[0].tests.by_title()
     }
     groups["moved to the next input"] = {"answers equal to F(s, next input)": [r.steered for r in good]}
     ax = figures.by_seed(groups, xlabel="share on held-out sequences", chance=1 / states)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import partial
 
 import numpy as np
@@ -14,6 +14,30 @@ from torch import nn
 from toylab.probes import Edit, IterationHead, follow_links, link_mass, moved, uniform_heads, zero_heads
 from toylab.tasks import Batch, IteratedMap
 from toylab.training.evaluate import Accuracy, accuracy, patterns, predict
+
+
+@dataclass(frozen=True, kw_only=True)
+class CausalTests:
+    """Accuracy, given the true tokens, under edits where answers are written (from EoI on). The head is edited together
+    with its backups."""
+
+    unedited: Accuracy
+    zeroed: Accuracy
+    zeroed_alone: Accuracy
+    """The head alone, its backups left."""
+    uniform: Accuracy
+    zeroed_on_inputs: Accuracy
+    """The control: before EoI, where nothing is answered."""
+    ideal_pattern: Accuracy
+    """What the idealised circuit attends to, in the place of the head's pattern."""
+    first_layer_zeroed: Accuracy | None = None
+    """The earlier head that finds EoI; none where there is no such head."""
+    first_layer_ideal_pattern: Accuracy | None = None
+
+    def by_title(self) -> dict[str, Accuracy]:
+        """The tests that were made, by their names in words."""
+        made = {field.name.replace("_", " "): getattr(self, field.name) for field in fields(self)}
+        return {title: found for title, found in made.items() if found is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +89,8 @@ class IterationResult:
     """The first evaluated step with the accuracy from which a task counts as learned; None if there was none."""
     head: IterationHead | None = None
     """The best candidate for an iteration head; none where the task has no chain of thought."""
-    tests: dict[str, Accuracy] | None = None
-    """Accuracy under each causal test, given the true tokens; of main models."""
+    tests: CausalTests | None = None
+    """Of main models."""
     steered: float | None = None
     """Share of answers that become F(s_{t-1}, x_{t+1}) when the head is shifted to x_{t+1}; of main models."""
     invariance: float | None = None
@@ -82,47 +106,35 @@ class IterationResult:
         return mean_over(self.accuracy)
 
 
-TESTS = (
-    "unedited",
-    "zeroed",
-    "zeroed, backups left",
-    "uniform",
-    "zeroed on the inputs",
-    "ideal pattern",
-    "first layer: zeroed",
-    "first layer: ideal pattern",
-)
-"""The names of the causal tests; the last two are missing where no earlier head finds EoI."""
-
-
 def mean_over(lengths: Mapping[int, float]) -> float:
     """The mean of a share over lengths."""
     return sum(lengths.values()) / len(lengths)
 
 
-def causal_tests(model: nn.Module, batches: Mapping[int, Batch], head: IterationHead) -> dict[str, Accuracy]:
-    """Accuracy, given the true tokens, under each edit of the iteration head, or of the head that finds EoI.
+def causal_tests(model: nn.Module, batches: Mapping[int, Batch], head: IterationHead) -> CausalTests:
+    """Accuracy, given the true tokens, under each edit of the iteration head, or of the head that finds EoI."""
 
-    The head is edited together with its backups, but for "zeroed, backups left". Edits act where answers are written
-    (from EoI on); "zeroed on the inputs" is the control that acts before.
-    """
+    def under(edits: Callable[[Batch], dict[str, Edit]]) -> Accuracy:
+        return accuracy(model, batches, edits)
+
     alone = f"blocks.{head.layer}.attn.z"
-    tests = {
-        "unedited": lambda batch: {},
-        "zeroed": lambda batch: _at("z", head, lambda heads: zero_heads(heads, _answers(batch))),
-        "zeroed, backups left": lambda batch: {alone: zero_heads(head.head, _answers(batch))},
-        "uniform": lambda batch: _at("pattern", head, lambda heads: uniform_heads(heads, _answers(batch))),
-        "zeroed on the inputs": lambda batch: _at("z", head, lambda heads: zero_heads(heads, _inputs(batch))),
-        "ideal pattern": lambda batch: _at("pattern", head, lambda heads: follow_links(heads, ideal_links(batch))),
-    }
-    if head.end_of_input_at is not None:
-        layer, first = head.end_of_input_at
-        early_z, early_pattern = f"blocks.{layer}.attn.z", f"blocks.{layer}.attn.pattern"
-        tests |= {
-            "first layer: zeroed": lambda batch: {early_z: zero_heads(first, _answers(batch))},
-            "first layer: ideal pattern": lambda batch: {early_pattern: follow_links(first, _end_links(batch))},
-        }
-    return {name: accuracy(model, batches, edits) for name, edits in tests.items()}
+    tests = CausalTests(
+        unedited=under(lambda batch: {}),
+        zeroed=under(lambda batch: _at("z", head, lambda heads: zero_heads(heads, _answers(batch)))),
+        zeroed_alone=under(lambda batch: {alone: zero_heads(head.head, _answers(batch))}),
+        uniform=under(lambda batch: _at("pattern", head, lambda heads: uniform_heads(heads, _answers(batch)))),
+        zeroed_on_inputs=under(lambda batch: _at("z", head, lambda heads: zero_heads(heads, _inputs(batch)))),
+        ideal_pattern=under(lambda batch: _at("pattern", head, lambda heads: follow_links(heads, ideal_links(batch)))),
+    )
+    if head.end_of_input_at is None:
+        return tests
+    layer, first = head.end_of_input_at
+    early_z, early_pattern = f"blocks.{layer}.attn.z", f"blocks.{layer}.attn.pattern"
+    return replace(
+        tests,
+        first_layer_zeroed=under(lambda batch: {early_z: zero_heads(first, _answers(batch))}),
+        first_layer_ideal_pattern=under(lambda batch: {early_pattern: follow_links(first, _end_links(batch))}),
+    )
 
 
 def steered_share(model: nn.Module, task: IteratedMap, batches: Mapping[int, Batch], head: IterationHead) -> float:
