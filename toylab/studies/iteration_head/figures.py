@@ -145,12 +145,10 @@ def _draw_tests(results: Results, states: int) -> Picture | None:
     good = [r for job, r in results.items() if job.name == "main" and learned(r)]
     if not good:
         return None
+    tests = [result.tests.by_title() for result in good]
     groups = {
-        name: {
-            f"{kind} accuracy": [getattr(r.tests.by_title()[name], kind) for r in good]
-            for kind in ("sequence", "state")
-        }
-        for name in good[0].tests.by_title()
+        name: {f"{kind} accuracy": [getattr(found[name], kind) for found in tests] for kind in ("sequence", "state")}
+        for name in tests[0]
     }
     groups["moved to the next input"] = {"answers equal to F(s, next input)": [r.steered for r in good]}
     ax = figures.by_seed(groups, xlabel="share on held-out sequences", chance=1 / states)
