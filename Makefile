@@ -18,7 +18,7 @@ test-slow: .venv/installed-dev
 
 # Our probes on models of other libraries, which are large: they are installed for this alone.
 test-interop: .venv/installed-interop
-	$(BIN)/pytest tests/model/test_interop.py
+	$(BIN)/pytest -m '' tests/model/test_interop.py tests/model/test_transformer_lens.py
 
 # How fast each part is, beside TransformerLens and torch's own encoder.
 bench: .venv/installed-interop

@@ -169,12 +169,6 @@ def test_sinusoids_leave_the_coordinates_beyond_their_width_free():
     assert torch.allclose(placed[..., :3] ** 2 + placed[..., 3:6] ** 2, torch.full((1, 9, 3), 4.0))
 
 
-@pytest.mark.parametrize("width", [0, 3, 18])
-def test_a_position_width_that_is_odd_or_too_large_is_refused(width):
-    with pytest.raises(ValueError, match=rf"position_width={width}.*for example"):
-        ModelConfig(width=16, heads=2, position_width=width)
-
-
 # Types and captured graphs -------------------------------------------------------------------------------------------
 
 HALVES = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
@@ -272,6 +266,7 @@ def test_frequencies_do_not_follow_a_half_default_type():
     assert made["sinusoidal"].embed(torch.arange(3)[None]).dtype == torch.bfloat16
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The tensor attributes:UserWarning")  # where an edit acts is noted in the blocks
 @pytest.mark.parametrize("name", POSITIONS)
 def test_a_model_can_be_exported(name):
