@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.examples import fewer
 from toylab.console import ToylabError, takes_colour
 from toylab.verdicts.claim import (
     Claim,
@@ -152,6 +153,7 @@ def test_the_number_of_every_seed_is_kept_beside_other_details(values):
 # The table -----------------------------------------------------------------------------------------------------------
 
 
+@fewer(0.3)
 @given(st.lists(FIELDS, max_size=4))
 def test_no_line_of_the_table_is_longer_than_eighty_columns(held):
     assert all(len(line) <= 80 for line in claims_table([Claim(**fields) for fields in held]).splitlines())
