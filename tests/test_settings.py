@@ -296,6 +296,7 @@ for number, call in enumerate(CALLS):
 """
 
 
+@pytest.mark.slow
 def test_integers_of_numpy_serve_wherever_integers_do():
     done = subprocess.run([sys.executable, "-c", INTEGERS], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr

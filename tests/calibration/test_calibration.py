@@ -86,7 +86,7 @@ WRONG = {
 }
 
 
-DEAR = {"iteration-head", "induction-head", "region-probe", "sae-feature"}
+DEAR = {"circuit", "iteration-head", "induction-head", "region-probe", "sae-feature"}
 """Detectors whose cases take longest; the slow lane shows more of them."""
 
 

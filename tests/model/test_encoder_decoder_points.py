@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 
+from tests.examples import fewer
 from tests.model.small_encoder_decoders import (
     EDITS,
     QUERIES,
@@ -77,7 +78,7 @@ def test_a_bare_decoder_has_the_points_of_the_full_one_but_those_of_the_parts_it
     assert all(name.startswith(("decoder.attn.", "decoder.mlp.")) for name in full - bare)
 
 
-@few
+@fewer(0.2)
 @given(configs(), SEEDS)
 def test_watching_everything_but_keys_and_values_of_the_decoder_changes_no_bit(config, seed):
     model, tokens = build(config, seed), draw_tokens(seed, 2, 5)

@@ -68,7 +68,7 @@ def test_a_block_moves_the_stream_at_its_positions_and_at_no_other(seed, layer, 
             torch.testing.assert_close(one[:, :first], other[:, :first], rtol=0, atol=1e-12)
 
 
-@some
+@few
 @given(seeds, st.sampled_from(KINDS), st.integers(1, 8))
 def test_two_masks_that_share_out_the_positions_add_up_in_one_layer(seed, kind, cut):
     model, tokens = build(seed), rows(seed)
@@ -84,7 +84,7 @@ def test_two_masks_that_share_out_the_positions_add_up_in_one_layer(seed, kind, 
     assert not rest[:, :cut].any()
 
 
-@some
+@few
 @given(seeds, st.integers(1, 7))
 def test_in_the_last_layer_the_prompt_does_not_matter_for_what_is_generated(seed, prompt):
     model, tokens = build(seed), rows(seed)

@@ -34,7 +34,7 @@ def scenes() -> list[Scene]:
     return found
 
 
-@fewer(0.15)
+@fewer(0.1)
 @given(st.integers(0, 2**32))
 def test_a_frame_is_what_the_model_attends_to_up_to_half_a_step(tmp_path_factory, seed):
     one = model(seed)
@@ -68,7 +68,7 @@ def whole(tmp_path_factory) -> bytes:
     return filmed(tmp_path_factory.mktemp("whole"))
 
 
-@pytest.mark.parametrize("stop", [0, 4, 6])
+@pytest.mark.parametrize("stop", [0, 4])
 def test_an_interrupted_film_goes_on_and_ends_with_the_same_bytes(whole, tmp_path, stop):
     with pytest.raises(KeyboardInterrupt):
         filmed(tmp_path, stop)

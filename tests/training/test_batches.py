@@ -142,6 +142,7 @@ def test_the_batch_of_a_step_is_the_same_in_any_order_of_asking(seed, rows, step
         assert content(fresh(task, seed, rows)(step)) == found[step]
 
 
+@fewer(0.4)
 @given(st.integers(0, 2**31), st.integers(0, 300))
 def test_neighbouring_seeds_and_steps_share_no_rows(seed, step):
     def rows(s: int, at: int) -> set[tuple[int, ...]]:
@@ -161,6 +162,7 @@ def test_fresh_batches_have_the_rows_and_the_layout_asked_for(layout):
         assert len(scored.segments.unique()) == 12
 
 
+@fewer(0.4)
 @given(SEEDS, st.integers(1, 3), st.integers(0, 3), st.sampled_from([1, 2, 4]))
 def test_a_sweep_goes_from_the_shortest_length_to_the_longest_and_repeats(seed, low, more, batches_each):
     task, rows = Copy(lengths=(low, low + more), p=7), 8 // batches_each

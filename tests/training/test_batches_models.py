@@ -155,6 +155,7 @@ def test_a_recurrent_network_trains_alone_and_in_a_population():
             torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_compiled_model_is_given_what_the_model_inside_takes():
     task = Copy(lengths=(2, 3))
     scored = pad(task.sample(random_stream(0, "rows"), 4))

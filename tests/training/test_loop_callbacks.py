@@ -70,7 +70,7 @@ HARMLESS = {
 
 def meddled(what: Callable[[nn.Module], Any], where: str, model: nn.Module, at: int = 0, **options: Any) -> Training:
     """Train while a callback does something to the model from a step on."""
-    config, data, at_step = replace(PLAIN, steps=5), fresh(TASK, 0, 4), itertools.count()
+    config, data, at_step = replace(PLAIN, steps=3), fresh(TASK, 0, 4), itertools.count()
 
     def do(place: str) -> None:
         if place == where and next(at_step) >= at:
