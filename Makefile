@@ -8,6 +8,9 @@ ARGS ?=
 run: .venv/installed
 	$(BIN)/toylab run iteration-head $(ARGS)
 
+# Two processes on two cores: more threads of linear algebra would only wait for each other.
+test test-slow soak: export OPENBLAS_NUM_THREADS := 1
+
 test: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -12,7 +12,7 @@ from toylab.model.encoder_decoder import ENCODER, EncoderDecoder, EncoderDecoder
 SYMBOLS, QUERIES, CLASSES, CONTEXT, WIDTH = 5, 3, 7, 12, 8
 SEEDS = st.integers(0, 2**31)
 NORMS = ("pre", "post", "entry", "none")
-few = fewer(0.3)
+few = fewer(0.2)
 
 
 @st.composite

@@ -19,7 +19,7 @@ VOCAB, CONTEXT, WIDTH, LAYERS = 7, 12, 16, 3
 CONFIG = ModelConfig(layers=LAYERS, heads=2, width=WIDTH, hidden=12, positions="learned")
 seeds = st.integers(0, 2**31)
 layers = st.integers(0, LAYERS - 1)
-some = fewer(0.2)
+some = fewer(0.15)
 few = fewer(0.1)
 
 

@@ -17,7 +17,7 @@ NORMS, UNEMBEDDINGS, ACTIVATION_NAMES = (
 ENCODINGS = tuple(POSITIONS)
 UNEMBEDDINGS = tuple(name for name in UNEMBEDDINGS if name != "none")  # a model without one is no language model
 SEEDS = st.integers(0, 2**32)
-some = fewer(0.4)
+some = fewer(0.3)
 
 
 @st.composite

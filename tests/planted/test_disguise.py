@@ -19,7 +19,7 @@ from toylab.training import evaluate
 
 TASK = AssociativeRecall(pairs=3, keys=6, values=5)
 rngs = st.integers(0, 2**32 - 1).map(np.random.default_rng)
-few = fewer(0.25)
+few = fewer(0.2)
 
 
 def tokens(rng: np.random.Generator) -> torch.Tensor:

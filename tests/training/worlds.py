@@ -20,7 +20,7 @@ from toylab.training.losses import (
 )
 
 seeds = st.integers(0, 2**31)
-some = fewer(0.3)
+some = fewer(0.2)
 Chances = list[list[float]]
 Make = Callable[[nn.Module], Callable[[nn.Module, Pairs], Tensor]]
 """From the reference model to a loss."""
