@@ -3,7 +3,7 @@
 A route takes a `Place`, puts all its models and tensors through it, and gives back what it found.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import is_dataclass, replace
 from typing import Any
@@ -114,12 +114,14 @@ def whole(model: Transformer, read: Tensor) -> Any:
         return slopes(model(read).logsumexp(dim=-1).mean(), model), dict(seen)
 
 
-def written(model: nn.Module, read: Tensor) -> list[Tensor]:
-    options = [
-        {},
-        {"cache": False, "samples": 2},
-        {"temperature": 1.0, "samples": 3},
-        {"temperature": 1e-9, "stop": 0},
-        {"temperature": 2.0, "stop": 1, "samples": 4, "drop": True},
-    ]
-    return [generate(model, read, 5, generator=torch.Generator().manual_seed(0), **one) for one in options]
+WAYS_TO_WRITE = (
+    {},
+    {"cache": False, "samples": 2},
+    {"temperature": 1.0, "samples": 3},
+    {"temperature": 1e-9, "stop": 0},
+    {"temperature": 2.0, "stop": 1, "samples": 4, "drop": True},
+)
+
+
+def written(model: nn.Module, read: Tensor, ways: Iterable[Mapping[str, Any]] = WAYS_TO_WRITE) -> list[Tensor]:
+    return [generate(model, read, 4, generator=torch.Generator().manual_seed(0), **way) for way in ways]
