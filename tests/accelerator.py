@@ -68,7 +68,7 @@ class Accelerator(TorchFunctionMode):
         return out
 
 
-_DESCRIBE = (Tensor.shape.__get__, Tensor.dtype.__get__, Tensor.ndim.__get__, Tensor.size, Tensor.dim)
+_DESCRIBE = frozenset((Tensor.shape.__get__, Tensor.dtype.__get__, Tensor.ndim.__get__, Tensor.size, Tensor.dim))
 """These say what a tensor is, wherever it lies; run-time type checks ask them at every call."""
 _HOST_ONLY = (Tensor.numpy, Tensor.__array__)
 _UNSEEN = (Tensor.__deepcopy__, Tensor.new_tensor)

@@ -259,7 +259,7 @@ def steering_of_a_model(place):
     prompts = place(reasoning.held_out_questions(CHAINS, 0, 12))
     steered, scaled = vectors(model, {0: normal(0, 32)}), Steered(model, {0: Scaled(32, generator=torch.Generator())})
     vector = measures.vector_of(steered)
-    found = measures.features(steered, Lenient(p=3, length=4), prompts, dictionary=12, steps=3)
+    found = measures.features(steered, Lenient(p=3, length=3), prompts, dictionary=12, steps=3)
     return [
         measures.by_place(steered, CHAINS, prompts[:2]),
         measures.kl_by_position(steered, CHAINS, prompts[:2]),

@@ -93,7 +93,7 @@ ITERATED = Polynomial(p=5, lengths=(1, 5))
 RECALL = AssociativeRecall(pairs=4)
 COUNTING = ContextualCounting(length=(10, 20), regions=(1, 3))
 CONCEPT = TaskConcept(letters=6, nodes=2, safe=1, unsafe=1, mixed=1, duplicates=1, soft_slots=1)
-CHAINS = Reasoning(p=3, length=4)
+CHAINS = Reasoning(p=3, length=3)
 SMALL = replace(concept.MODEL, width=16, heads=2)
 
 

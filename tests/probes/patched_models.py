@@ -10,7 +10,7 @@ from toylab import ModelConfig, Transformer
 from toylab.probes import edit, watch
 
 SEEDS = st.integers(0, 2**31)
-few = settings(max_examples=8)
+few = settings(max_examples=4)
 VOCAB, LENGTH, WIDTH, LAYERS = 7, 6, 8, 3
 POINT = "blocks.0.resid_post"
 LATER = ("blocks.1.ln1", "blocks.1.ln2", "blocks.2.ln1", "blocks.2.ln2", "ln_final")

@@ -168,7 +168,7 @@ def test_the_scores_are_means_over_lengths():
     "task", [*(kind(lengths=(1, 8)) for kind in ITERATED_MAPS), WordProblem(group="A5", lengths=(1, 5))]
 )
 def test_the_hand_written_circuit_of_every_task_is_found(task):
-    examples = held_out(task, 0, range(3, task.longest + 1), rows=4)
+    examples = held_out(task, 0, range(3, task.longest + 1, 2), rows=4)
     assert len(examples) > 1
     found = search_iteration_head(iteration_head(task), examples)
     assert found == IterationHead(1, 0, 1.0, 1.0, 1.0, (0, 0), ())
@@ -179,7 +179,7 @@ def test_the_hand_written_circuit_of_every_task_is_found(task):
 def test_a_model_of_random_weights_is_rejected(positions, seed):
     task = Polynomial(lengths=(1, 8))
     model = Transformer.for_task(task, ModelConfig(layers=3, heads=2, width=16, positions=positions), seed=seed)
-    found = search_iteration_head(model, held_out(task, 0, range(4, 9), rows=8))
+    found = search_iteration_head(model, held_out(task, 0, (4, 6, 8), rows=6))
     assert not found.found
     assert found.carry < 0.5
 
