@@ -50,7 +50,7 @@ def obey(these, *drawn):
 
 
 @every_task
-@some
+@settings(max_examples=8)
 @given(st.data(), seeds)
 def test_every_task_obeys_the_laws_of_batches_and_of_seeds(kind, data, seed):
     task = data.draw(instances(kind).filter(laws.open_splits))
@@ -74,7 +74,7 @@ def test_every_task_draws_the_same_rows_in_another_process(kind):
 
 
 @every_task
-@settings(max_examples=3)
+@settings(max_examples=2)
 @given(st.data())
 def test_every_task_obeys_the_laws_of_tasks_with_other_settings(kind, data):
     obey(HERE, data.draw(instances(kind).filter(is_open)))

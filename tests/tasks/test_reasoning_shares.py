@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -113,15 +114,15 @@ def test_clean_styles_change_only_how_many_think():
 
 
 MISTAKES = [
-    *(({"p": p}, f"p={p}: must be at least 3, or pi leaves nothing to work out; for example 7") for p in (2, 0, -7)),
-    *(({"length": n}, f"length={n}: must be at least 2, or an answer needs no chain; for example 6") for n in (1, -1)),
-    ({"seed": -1}, "seed=-1: must be at least 0"),
+    *(({"p": p}, f"p={p}: .*at least 3.* for example 7") for p in (2, 0, -7)),
+    *(({"length": n}, f"length={n}: .*at least 2.* for example 6") for n in (1, -1)),
+    ({"seed": -1}, "seed=-1: .*at least 0"),
 ]
 
 
 @pytest.mark.parametrize(("fields", "message"), MISTAKES, ids=str)
 def test_settings_that_make_no_sense_raise(fields, message):
-    assert said(Reasoning, **fields) == message
+    assert re.match(message, said(Reasoning, **fields))
     name = next(iter(fields))
     Reasoning(**{name: int(message.split()[-1])})  # what is proposed is legal
 
@@ -129,7 +130,7 @@ def test_settings_that_make_no_sense_raise(fields, message):
 @pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Styles)])
 @pytest.mark.parametrize("share", [-0.1, 1.5, 2])
 def test_shares_outside_of_0_to_1_raise(name, share):
-    assert said(Styles, **{name: share}) == f"{name}={share}: is a share, from 0 to 1, for example 0.1"
+    assert re.match(f"{name}={share}: .*from 0 to 1.* 0.1", said(Styles, **{name: share}))
     for legal in (0, 0.1, 1):
         assert getattr(Styles(**{name: legal}), name) == legal
 
@@ -146,9 +147,9 @@ def test_a_space_too_small_for_a_split_raises_and_names_the_remedy(monkeypatch):
     task = Reasoning(p=3, length=2)
     assert said(task.prompts, stream(0), 5, "train") == ""
     for split in ("validation", "test"):
-        message = f"p=3, length=2: 27 prompts are too few to fill {split!r}; give more states or steps"
-        assert said(task.sample, stream(0), 5, split) == message
-        assert said(task.mixture, stream(0), 5, split, MIXED) == message
+        message = f"p=3, length=2: 27 prompts .*{split!r}.* more states or steps"
+        assert re.match(message, said(task.sample, stream(0), 5, split))
+        assert re.match(message, said(task.mixture, stream(0), 5, split, MIXED))
 
 
 @pytest.mark.parametrize("flag", [False, True])

@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import itertools
 import math
+import re
 
 import numpy as np
 import pytest
@@ -136,35 +137,34 @@ def test_what_should_be_refused_by_hand():
 # Mistakes ------------------------------------------------------------------------------------------------------------
 
 
-EVEN = "letters in the triples of a top symbol, or some are commoner and give the concept away; for example"
 GRAMMAR_MISTAKES = [
-    ({"letters": 3}, "letters=3: must be at least 4, or triples run out; for example 12"),
-    ({"levels": 1}, "levels=1: must be at least 2: top symbols, and their children"),
-    ({"letters": 7}, f"letters=7: must divide the 12 {EVEN} 12"),
-    ({"letters": 16, "levels": 3}, f"letters=16: must divide the 24 {EVEN} 24"),
-    ({"letters": 12, "alternatives": 1}, f"letters=12: must divide the 6 {EVEN} 6"),
-    ({"letters": 6, "levels": 3}, "letters=6: too few for 16 triples; give more letters"),
+    ({"letters": 3}, "letters=3: .*at least 4.* for example 12"),
+    ({"levels": 1}, "levels=1: .*at least 2"),
+    ({"letters": 7}, "letters=7: .*divide the 12 .*for example 12"),
+    ({"letters": 16, "levels": 3}, "letters=16: .*divide the 24 .*for example 24"),
+    ({"letters": 12, "alternatives": 1}, "letters=12: .*divide the 6 .*for example 6"),
+    ({"letters": 6, "levels": 3}, "letters=6: .*16 triples.*more letters"),
 ]
 TASK_MISTAKES = [
-    *(({name: 0, "duplicates": 0}, f"{name}=0: must be at least 1") for name in ("nodes", "safe", "unsafe", "mixed")),
-    *(({name: -1}, f"{name}=-1: must be at least 0") for name in ("soft_slots", "seed")),
-    *(({"duplicates": n}, f"duplicates={n}: must be from 0 to unsafe=2, whose operators they copy") for n in (-1, 3)),
-    ({"rarity": 0.5}, "rarity=0.5: must be at least 1 (as common as the others)"),
-    *(({"constant": c}, f"constant={c}: is a share of prompts, from 0 to below 1, for example 0.03") for c in (-1, 1)),
+    *(({name: 0, "duplicates": 0}, f"{name}=0: .*at least 1") for name in ("nodes", "safe", "unsafe", "mixed")),
+    *(({name: -1}, f"{name}=-1: .*at least 0") for name in ("soft_slots", "seed")),
+    *(({"duplicates": n}, f"duplicates={n}: .*from 0 to unsafe=2") for n in (-1, 3)),
+    ({"rarity": 0.5}, "rarity=0.5: .*at least 1"),
+    *(({"constant": c}, f"constant={c}: .*from 0 to below 1.*for example 0.03") for c in (-1, 1)),
 ]
 KIND_MISTAKES = [
-    ({}, "jailbreak", 0, f"there is no kind 'jailbreak'; there are {', '.join(KINDS)}"),
-    *(({}, "safe", share, f"single={share}: is a share of prompts, from 0 to 1") for share in (1.5, -0.1, math.nan)),
-    ({"duplicates": 0}, "mismatched-token", 0, "kind='mismatched-token': needs duplicates of at least 1"),
-    ({"nodes": 1}, "competing-text", 0, "kind='competing-text': a text of both concepts needs nodes of at least 2"),
+    ({}, "jailbreak", 0, f"there is no kind 'jailbreak'.*{', '.join(KINDS)}"),
+    *(({}, "safe", share, f"single={share}: .*from 0 to 1") for share in (1.5, -0.1, math.nan)),
+    ({"duplicates": 0}, "mismatched-token", 0, "kind='mismatched-token': .*duplicates .*at least 1"),
+    ({"nodes": 1}, "competing-text", 0, "kind='competing-text': .*nodes .*at least 2"),
 ]
 
 
 @pytest.mark.parametrize(("fields", "message"), [*GRAMMAR_MISTAKES, *TASK_MISTAKES], ids=str)
 def test_settings_that_make_no_sense_raise(fields, message):
-    assert said(TaskConcept, **fields) == message
+    assert re.match(message, said(TaskConcept, **fields))
     if (fields, message) in GRAMMAR_MISTAKES:
-        assert said(ConceptGrammar, **fields) == message
+        assert re.match(message, said(ConceptGrammar, **fields))
     if "for example" in message:  # what is proposed is legal
         name, value = message.split("=")[0], float(message.split()[-1])
         TaskConcept(**fields | {name: int(value) if name == "letters" else value})
@@ -173,17 +173,17 @@ def test_settings_that_make_no_sense_raise(fields, message):
 @pytest.mark.parametrize(("fields", "kind", "single", "message"), KIND_MISTAKES, ids=str)
 def test_kinds_that_cannot_be_drawn_raise(fields, kind, single, message):
     task = TaskConcept(**fields)
-    assert said(inspect.unwrap(TaskConcept._check), task, kind, single) == message  # types are checked before it could
-    assert kind not in KINDS or said(task.sample, stream(0), 3, kind=kind, single=single) == message
+    unchecked = inspect.unwrap(TaskConcept._check)  # types are checked before it could
+    assert re.match(message, said(unchecked, task, kind, single))
+    assert kind not in KINDS or re.match(message, said(task.sample, stream(0), 3, kind=kind, single=single))
 
 
 def test_what_no_grammar_can_do_raises():
     grammar = ConceptGrammar()
     for length in (1, 5, 7):
-        message = f"text of {length} letters: must be a multiple of 6, one top symbol each"
-        assert said(grammar.parse, [0] * length) == message
+        assert re.match(f"text of {length} letters: .*multiple of 6", said(grammar.parse, [0] * length))
     for kind in (ConceptGrammar, TaskConcept):  # at once, not when it is sampled
-        assert said(kind, letters=8, levels=4) == "letters=8: no 32 different triples found; give more letters"
+        assert re.match("letters=8: .*32 .*more letters", said(kind, letters=8, levels=4))
 
 
 def test_a_split_without_prompts_of_a_kind_raises(monkeypatch):
