@@ -61,8 +61,18 @@ from toylab.training.loop import TrainConfig, train
 from toylab.training.losses import DPO, NPO, Pairs, PolicyGradient, Refusal, Unlearning
 from toylab.training.population import Population
 
+LONG = {
+    "counts",
+    "counts by values and by rotation",
+    "safety of a model",
+    "steering of a model",
+}
+"""Routes through all measures of a study, which take seconds each."""
 
-@pytest.mark.parametrize("name", ROUTES)
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in ROUTES]
+)
 def test_everything_that_measures_is_the_same_on_an_accelerator(name, tmp_path):
     go = ROUTES[name]
     same_on_an_accelerator(go, name, *([tmp_path] if go.__code__.co_argcount > 1 else []))
