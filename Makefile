@@ -8,6 +8,9 @@ ARGS ?=
 run: .venv/installed
 	$(BIN)/toylab run iteration-head $(ARGS)
 
+# Two processes on two cores: more threads of linear algebra would only wait for each other.
+test test-slow soak: export OPENBLAS_NUM_THREADS := 1
+
 test: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -18,7 +21,7 @@ test-slow: .venv/installed-dev
 
 # Our probes on models of other libraries, which are large: they are installed for this alone.
 test-interop: .venv/installed-interop
-	$(BIN)/pytest tests/model/test_interop.py
+	$(BIN)/pytest -m '' tests/model/test_interop.py tests/model/test_transformer_lens.py
 
 # How fast each part is, beside TransformerLens and torch's own encoder.
 bench: .venv/installed-interop

@@ -1,170 +1,73 @@
 """An edit acts or raises: every submodule of a model, on every route that computes its logits."""
 
 import copy
+import json
 import pickle
-from collections.abc import Callable, Mapping
-from dataclasses import replace
-from functools import cache
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.routes import (
+    CONTEXT,
+    ROWS,
+    TOKENS,
+    VOCAB,
+    counted,
+    missed,
+    models,
+    modules,
+    silent,
+    whole,
+)
 from toylab.console import ToylabError
 from toylab.model.checkpoint import frozen
 from toylab.model.config import ModelConfig
-from toylab.model.encoder_decoder import ENCODER, EncoderDecoder, EncoderDecoderConfig
 from toylab.model.generate import generate
 from toylab.model.interop import adopt
-from toylab.model.layers import Cache
-from toylab.model.token_counts import tally
 from toylab.model.transformer import Transformer
-from toylab.planted.handwritten import contextual_counter
 from toylab.probes import edit, points, watch
 from toylab.training.losses import Pairs, both_log_probs
 
-VOCAB, CONTEXT, ROWS, WIDTH = 7, 24, 3, 10
-TOKENS = torch.randint(VOCAB, (ROWS, WIDTH), generator=torch.Generator().manual_seed(4))
-Route = Callable[[nn.Module], Tensor]
+
+def test_on_every_route_edits_act_or_raise_and_every_point_is_visited_and_shows_the_same_with_a_tally():
+    root = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-m", "tests.routes"], cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert len(found) > 200, "models or routes are lacking"
+    assert {which: names for which, names in found.items() if names} == {}
 
 
-def packed(model: nn.Module) -> Tensor:
-    """Two sequences per row."""
-    places = torch.cat([torch.arange(6), torch.arange(WIDTH - 6)])
-    return model(TOKENS, positions=places[None], segments=(torch.arange(WIDTH) < 6).long().expand(ROWS, -1))
+@torch.no_grad()
+def test_every_route_of_every_model_keeps_the_types_that_it_states():
+    for model, routes in models().values():
+        for route in routes:
+            assert route(model).isfinite().all()
 
 
-def queries(model: nn.Module) -> Tensor:
-    return model(TOKENS, queries=torch.tensor([[2, 9], [0, 4], [9, 9]]))
+class Deaf(nn.Module):
+    """One point is visited without effect, and one is never visited."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard, self.unheard, self.unvisited = nn.Identity(), nn.Identity(), nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.unheard(x)
+        return self.heard(x)
 
 
-def cached(model: nn.Module) -> Tensor:
-    """A prompt, some more tokens at once, then one token alone."""
-    kept = Cache()
-    parts = TOKENS.split([5, WIDTH - 6, 1], dim=1)
-    return torch.cat([model(part, cache=kept) for part in parts], dim=1)
-
-
-def counted(model: nn.Module) -> Tensor:
-    dtype = next(model.parameters()).dtype
-    config = model.config if isinstance(model, Transformer) else model.config.encoder
-    return model(TOKENS, tally=tally(TOKENS, VOCAB, config.causal, dtype))
-
-
-def padded(model: nn.Module) -> Tensor:
-    return model(TOKENS, seen=torch.arange(WIDTH).expand(ROWS, -1) < torch.tensor([[WIDTH], [6], [2]]))
-
-
-def whole(model: nn.Module) -> Tensor:
-    return model(TOKENS)
-
-
-@cache
-def models() -> Mapping[str, tuple[nn.Module, list[Route]]]:
-    """Models of every kind with the routes that each knows, by name."""
-    found: dict[str, tuple[nn.Module, list[Route]]] = {}
-    for positions in ("none", "learned", "sinusoidal", "rotary", "alibi"):
-        for norm in ("pre", "post", "entry", "none"):
-            config = ModelConfig(width=8, positions=positions, norm=norm, hidden=12 if norm != "none" else 0)
-            model = Transformer(config, VOCAB, CONTEXT, seed=1).double()
-            found[f"{positions}, {norm}"] = model, [whole, packed, queries, cached]
-            if positions == "none":
-                found[f"{positions}, {norm}"][1].append(counted)
-    bidirectional = ModelConfig(width=8, layers=1, positions="none", causal=False, unembedding="tied")
-    found["bidirectional"] = Transformer(bidirectional, VOCAB, CONTEXT).double(), [whole, packed, queries, counted]
-    small, large = (
-        EncoderDecoderConfig(),
-        EncoderDecoderConfig(
-            encoder=replace(ENCODER, heads=2, hidden=12, biases=True), self_attention=True, residual=True, hidden=12
-        ),
-    )
-    for name, config in (("decoder", small), ("decoder with all parts", large)):
-        model = EncoderDecoder(config, VOCAB, 3, 9, CONTEXT, seed=1).double()
-        found[name] = model, [whole, counted, padded]
-    placed = replace(small, encoder=replace(ENCODER, positions="rotary", width=8, causal=False))
-    found["decoder with positions"] = EncoderDecoder(placed, VOCAB, 3, 9, CONTEXT, seed=1).double(), [whole, padded]
-    found["hand-written counter"] = contextual_counter(3, CONTEXT).double(), [_short(counted), _short(whole)]
-    return found
-
-
-def _short(route: Route) -> Route:
-    """The hand-written counter knows five symbols and begins with the last of them."""
-
+@torch.no_grad()
+def test_a_point_without_effect_and_one_that_is_not_visited_are_found():
     def run(model: nn.Module) -> Tensor:
-        tokens = torch.tensor([[4, 1, 2, 1, 0, 3, 1, 2, 1, 3], [4, 2, 3, 2, 1, 3, 0, 2, 1, 3]])
-        if route is whole:
-            return model(tokens)
-        return model(tokens, tally=tally(tokens, model.symbols, True, torch.float64))
+        return model(torch.ones(2))
 
-    run.__name__ = route.__name__
-    return run
-
-
-def silent(model: nn.Module, route: Route, names: list[str]) -> list[str]:
-    """The modules whose zeroing neither changed the logits nor raised."""
-    plain, found = route(model), []
-    for name in names:
-        try:
-            with edit(model, {name: torch.zeros_like}):
-                changed = route(model)
-        except (ToylabError, TypeError):  # not visited; or it gives no single tensor
-            continue
-        if torch.equal(changed, plain):
-            found.append(name)
-    assert torch.equal(route(model), plain), "an edit stayed"
-    return found
-
-
-def modules(model: nn.Module) -> list[str]:
-    return [name for name, _ in model.named_modules() if name]
-
-
-NORMS = ("pre", "post", "entry", "none")
-ROUTES = {f"none, {norm}": 5 for norm in NORMS}
-ROUTES |= {f"{positions}, {norm}": 4 for positions in ("learned", "sinusoidal", "rotary", "alibi") for norm in NORMS}
-ROUTES |= {"bidirectional": 4, "decoder": 3, "decoder with all parts": 3, "decoder with positions": 2}
-ROUTES |= {"hand-written counter": 2}
-CASES = [(name, number) for name, count in ROUTES.items() for number in range(count)]
-"""Models and numbers of their routes, written down so that collecting the tests builds no model."""
-
-
-def test_the_cases_are_all_routes_of_all_models():
-    assert {name: len(routes) for name, (_, routes) in models().items()} == ROUTES
-
-
-@torch.no_grad()
-@pytest.mark.parametrize(("name", "number"), CASES)
-def test_zeroing_any_module_on_any_route_changes_the_logits_or_raises(name, number):
-    model, routes = models()[name]
-    assert not silent(model, routes[number], modules(model))
-
-
-@torch.no_grad()
-@pytest.mark.parametrize(("name", "number"), CASES)
-def test_every_route_visits_every_point_but_those_of_parts_that_are_left_out(name, number):
-    model, routes = models()[name]
-    with watch(model, "*") as seen:
-        routes[number](model)
-    parts = dict(model.named_modules())
-    for point in seen.unvisited:
-        owner, _, last = point.rpartition(".")
-        part = {"mlp_out": "mlp", "attn_out": "attn"}.get(last)
-        assert last == "pos_embed" or (part and getattr(parts[owner], part) is None), point
-    assert set(seen) == set(points(model)) - set(seen.unvisited)
-
-
-@torch.no_grad()
-def test_with_a_tally_every_point_shows_what_it_shows_without():
-    for name in ("none, pre", "none, post", "none, entry", "none, none", "bidirectional", "decoder with all parts"):
-        model, _ = models()[name]
-        for point in points(model):
-            with watch(model, point) as usual:
-                whole(model)
-            with watch(model, point) as seen:
-                counted(model)
-            assert set(seen) == set(usual)
-            for one in seen:
-                torch.testing.assert_close(seen[one], usual[one], rtol=0, atol=1e-9)
+    assert silent(Deaf(), run, ["heard", "unheard", "unvisited"]) == ["unheard"]
+    assert missed(Deaf(), run) == ["unvisited"]
 
 
 @torch.no_grad()

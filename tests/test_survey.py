@@ -5,17 +5,18 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.examples import fewer
 from toylab import ModelConfig, Transformer
 from toylab.planted.handwritten import induction_head, iteration_head
 from toylab.probes import follow_links, link_mass, moved, watch
 from toylab.survey import STOP_AT, UNTIL_SOLVED, Survey, learn, says_what_stands, survey, trained
-from toylab.tasks import AssociativeRecall, Batch, Parity, stream
+from toylab.tasks import AssociativeRecall, Parity, stream
 from toylab.tasks.strategies import instances
 
-some = settings(max_examples=8)
+some = fewer(0.3)
 
 
 @some
@@ -57,14 +58,10 @@ def test_links_without_an_edge_are_left_out_and_one_head_has_no_other():
     assert "-" in str(found).splitlines()[-1]
 
 
-@pytest.fixture(scope="module")
-def recall() -> tuple[Transformer, Batch]:
+@pytest.mark.slow
+def test_a_trained_model_has_grown_the_two_heads():
     task = AssociativeRecall()
-    return trained(task, seed=1), task.sample(stream(1, "survey"), 256, "test")
-
-
-def test_a_trained_model_has_grown_the_two_heads(recall):
-    model, batch = recall
+    model, batch = trained(task, seed=1), task.sample(stream(1, "survey"), 256, "test")
     found = survey(model, batch)
     assert found.accuracy > 0.99
     previous, induction = found.readings
@@ -77,9 +74,9 @@ def test_a_trained_model_has_grown_the_two_heads(recall):
     assert mass.max().item() == pytest.approx(induction.mass)
 
 
-def test_the_table_says_what_was_found(recall):
-    model, batch = recall
-    found = survey(model, batch)
+def test_the_table_says_what_was_found():
+    task = AssociativeRecall()
+    found = survey(induction_head(task), task.sample(stream(1, "survey"), 60))
     lines = str(found).splitlines()
     assert lines[0] == f"right: {found.accuracy:.3f} of the scored tokens, {found.rows:.3f} of the rows"
     assert re.match(r"induction +1\.\d", lines[-1])
@@ -92,9 +89,9 @@ def test_a_task_that_is_not_solved_is_said_not_to_be(accuracy, rows):
 
 
 def test_what_was_learned_comes_with_what_was_reached():
-    task, few = AssociativeRecall(), replace(UNTIL_SOLVED, steps=20)
+    task, few = AssociativeRecall(), replace(UNTIL_SOLVED, steps=4, rows=8)
     model, state = learn(task, training=few)
-    assert state.step == state.history[-1]["step"] == 20
+    assert state.step == state.history[-1]["step"] == 4
     assert (
         state.history[-1]["accuracy"] == survey(model, task.sample(stream(0, "validation"), 128, "validation")).accuracy
     )
@@ -102,7 +99,7 @@ def test_what_was_learned_comes_with_what_was_reached():
 
 
 def test_the_same_seed_trains_the_same_model():
-    task, few = AssociativeRecall(), replace(UNTIL_SOLVED, steps=20)
+    task, few = AssociativeRecall(), replace(UNTIL_SOLVED, steps=2, rows=8)
     one, other, third = (trained(task, seed=seed, training=few) for seed in (0, 0, 1))
     weights = [model.embedding.weight.detach() for model in (one, other, third)]
     assert weights[0].equal(weights[1])

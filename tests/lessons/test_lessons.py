@@ -1,13 +1,8 @@
-"""Laws of the exercises, and of the notebooks that they stand in."""
+"""Laws of the exercises: what is right is told so, and what is wrong gets its hints."""
 
 import ast
-import re
-import sys
-from functools import cache
 from pathlib import Path
-from types import ModuleType
 
-import nbformat
 import numpy as np
 import pytest
 import torch
@@ -15,17 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from tests.lessons.notebooks import answer, asked, cells, plain, solution
 from toylab import lessons
-from toylab.calibration.patterns import looking_at, one_head
 from toylab.lessons import EXERCISES, Exercise, answer_key, check
 from toylab.probes import link_mass, peakiness
 from toylab.tasks import IteratedMap, Polynomial
 from toylab.training.losses import leave_one_out
-
-NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
-PREFIX = {"tour": "00", "iteration": "01", "counting": "02", "safety": "03", "steering": "04", "own": "05"}
-OWN_DEFINITIONS = {"vocabulary", "context", "sample", "solve", "step", "trace", "sharp"}
-"""What a notebook may define besides what an exercise asks for: methods of tasks, and a probe that is wrong."""
 
 
 @pytest.fixture(autouse=True)
@@ -33,76 +23,11 @@ def _no_attempts_yet():
     lessons._wrong.clear()
 
 
-@cache
-def cells(path: Path) -> list:
-    return nbformat.read(path, as_version=4).cells
-
-
-def code(path: Path) -> list:
-    return [cell for cell in cells(path) if cell.cell_type == "code"]
-
-
-def plain(source: str) -> str:
-    """A cell without its magic lines."""
-    return "\n".join(line for line in source.splitlines() if not line.startswith("%"))
-
-
-def calls() -> list[tuple[Path, int, str, str]]:
-    """Every check in a notebook: file, place of its cell, exercise, and the words for the answer."""
-    found = []
-    for path in NOTEBOOKS:
-        for place, cell in enumerate(cells(path)):
-            if cell.cell_type != "code":
-                continue
-            for node in ast.walk(ast.parse(plain(cell.source))):
-                if isinstance(node, ast.Call) and ast.unparse(node.func) == "check":
-                    name, answer = node.args
-                    found.append((path, place, name.value, ast.unparse(answer)))
-    return found
-
-
-CALLS = calls()
-
-
-def solution(path: Path, place: int) -> str:
-    """The Python block of the solution that stands in the cell after an exercise."""
-    text = cells(path)[place + 1].source
-    assert text.startswith("<details><summary>Solution</summary>"), text[:80]
-    return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)[0]
-
-
-def asked(name: str) -> tuple[Path, int, str]:
-    """Where an exercise stands: file, place of its cell, and the words for the answer."""
-    ((path, place, words),) = ((path, place, words) for path, place, one, words in CALLS if one == name)
-    return path, place, words
-
-
-def answer(name: str, source: str | None = None) -> object:
-    """The answer that a source gives to an exercise, its folded solution if none is given, after the imports above."""
-    path, place, words = asked(name)
-    module = sys.modules["lesson"] = ModuleType("lesson")  # where pickle finds the classes of this lesson
-    names = vars(module)
-    for cell in cells(path)[: place + 1]:
-        if cell.cell_type != "code":
-            continue
-        if cell.source.startswith("%%writefile"):
-            exec(plain(cell.source), names)
-            continue
-        for node in ast.walk(ast.parse(plain(cell.source))):
-            if isinstance(node, ast.Import | ast.ImportFrom) and getattr(node, "module", None) != "behind":
-                exec(ast.unparse(node), names)
-    exec(solution(path, place) if source is None else source, names)
-    return eval(words, names)
-
-
 def slipped(name: str, old: str, new: str) -> object:
     """The solution with some words changed."""
     source = solution(*asked(name)[:2])
     assert old in source, (name, old)
     return answer(name, source.replace(old, new))
-
-
-# The checks ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", EXERCISES)
@@ -236,10 +161,10 @@ def test_every_exercise_has_wrong_answers_and_slips_to_be_tried_on():
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_answers_get_what_is_wrong_and_the_hints_in_order(name, capsys):
     hints = EXERCISES[name].hints
-    attempts = [WRONG[name][number % len(WRONG[name])] for number in range(len(hints) + 1)]
-    for number, wrong in enumerate([*attempts, *WRONG[name]]):
+    answers = WRONG[name]
+    for number in range(max(len(hints) + 1, len(answers))):
         given_hint = min(number, len(hints) - 1)
-        check(name, wrong)
+        check(name, answers[number % len(answers)])
         first, second = capsys.readouterr().out.splitlines()
         assert first.startswith(f"{name}: not yet. "), first
         assert second == f"Hint {given_hint + 1} of {len(hints)}: {hints[given_hint]}"
@@ -290,16 +215,16 @@ UNFIT = [
 ]
 
 
-@pytest.mark.parametrize("unfit", UNFIT)
 @pytest.mark.parametrize("name", EXERCISES)
-def test_what_raises_or_is_of_another_kind_gets_one_line_and_no_hint(name, unfit, capsys):
-    check(name, unfit)
-    out = capsys.readouterr().out
-    assert out.count("\n") == 1, out
-    assert out.startswith(f"{name}: ")
-    assert "Traceback" not in out
-    assert ": right." not in out
-    assert not lessons._wrong[name]  # no attempt was used up
+def test_what_raises_or_is_of_another_kind_gets_one_line_and_no_hint(name, capsys):
+    for unfit in UNFIT:
+        check(name, unfit)
+        out = capsys.readouterr().out
+        assert out.count("\n") == 1, (unfit, out)
+        assert out.startswith(f"{name}: "), unfit
+        assert "Traceback" not in out, unfit
+        assert ": right." not in out, unfit
+        assert not lessons._wrong[name], unfit  # no attempt was used up
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -364,94 +289,7 @@ def test_the_pull_of_the_solution_is_the_slope_of_the_loss(beta, chosen, rejecte
     assert answer("safety.pull")(beta, chosen, rejected) == pytest.approx(-gain.grad.item(), abs=1e-12)
 
 
-# Patterns made by hand -----------------------------------------------------------------------------------------------
-
-
-@given(st.integers(0, 99), st.sampled_from([0.0, 0.3, 1.0]), st.integers(4, 10))
-def test_one_head_looks_where_it_is_told_and_every_row_sums_to_one(seed, noise, size):
-    rng = np.random.default_rng(seed)
-    query = rng.integers(1, size, size=5)
-    links = np.stack([np.arange(5), query, rng.integers(0, query)], axis=1)
-    pattern = one_head(rng, links, links[:, 2], size, noise)
-    torch.testing.assert_close(pattern.sum(dim=-1), torch.ones(5, 4, size, dtype=torch.double))
-    assert not pattern.triu(1).any()
-    assert link_mass(pattern, links).max() >= 1 - noise - 1e-9
-
-
-def test_a_look_alike_is_shown_with_the_true_links():
-    control = looking_at(lesson_task(), "the letter behind", lambda rng, key, size: key - 1)
-    shown = control(np.random.default_rng(0)).shown
-    links = shown["links"]
-    assert link_mass(shown["pattern"], links).max() < 0.5
-    assert link_mass(shown["pattern"], links - [0, 0, 1]).max() == pytest.approx(1)
-
-
-def lesson_task() -> type:
-    """The task that notebook 05 writes into a file."""
-    (source,) = (cell.source for cell in code(NOTEBOOKS[5]) if cell.source.startswith("%%writefile"))
-    names: dict = {"__name__": "lesson"}
-    exec(plain(source), names)
-    return names["BehindTheStar"]
-
-
-# The notebooks -------------------------------------------------------------------------------------------------------
-
-
-def test_every_exercise_stands_in_the_one_notebook_of_its_name():
-    assert sorted(name for _, _, name, _ in CALLS) == sorted(EXERCISES)
-    for path, _, name, _ in CALLS:
-        assert path.name.startswith(PREFIX[name.split(".")[0]]), (path.name, name)
-    for path in NOTEBOOKS:
-        assert 2 <= sum(one == path for one, *_ in CALLS) <= 4, path.name
-
-
-def test_every_exercise_is_preceded_by_its_task_and_asks_for_a_guess_first():
-    for path, place, name, _ in CALLS:
-        task = cells(path)[place - 1]
-        assert task.cell_type == "markdown"
-        assert "**Exercise: " in task.source, name
-
-
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_names_no_absolute_path(path):
-    for cell in cells(path):
-        for text in (cell.source, *(str(output.get("text", "")) for output in cell.get("outputs", []))):
-            assert not re.search(r"(?<![\w.:/<])/(?:root|home|tmp|work|Users|usr|var|mnt)\b|[A-Z]:\\\\", text), cell.id
-
-
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_defines_what_its_exercises_ask_for_and_little_else(path):
-    wanted = {words for one, _, _, words in CALLS if one == path}
-    found = {
-        node.name
-        for cell in code(path)
-        for node in ast.walk(ast.parse(plain(cell.source)))
-        if isinstance(node, ast.FunctionDef)
-    }
-    assert found <= wanted | OWN_DEFINITIONS
-
-
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_prose_outnumbers_code(path):
-    fences = r"```python\n.*?```"
-    text = "\n".join(cell.source for cell in cells(path) if cell.cell_type == "markdown")
-    solutions = "\n".join(re.findall(fences, text, flags=re.DOTALL))
-    prose = len(re.sub(fences, "", text, flags=re.DOTALL).split())
-    programme = len(solutions.split()) + sum(len(cell.source.split()) for cell in code(path))
-    assert prose > programme, (prose, programme)
-
-
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_outputs_are_stored_and_none_is_an_error(path):
-    numbers = [cell.execution_count for cell in code(path)]
-    assert numbers == list(range(1, len(numbers) + 1))
-    kinds = [output.output_type for cell in code(path) for output in cell.outputs]
-    assert kinds
-    assert "error" not in kinds
-    assert not [cell.id for cell in code(path) for output in cell.outputs if output.get("name") == "stderr"]
-
-
 def test_the_answer_key_checks_nothing_that_no_exercise_asks():
     tree = ast.parse(Path(answer_key.__file__).read_text(encoding="utf-8"))
     public = {node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.name[0] != "_"}
-    assert public == {one.check.__name__ for one in EXERCISES.values()} | {"filled"}
+    assert public == {one.check.__name__ for one in EXERCISES.values()}

@@ -1,88 +1,37 @@
-"""Laws of the encoder-decoder: its formulas once more in loops, who sees whom, and two routes through one attention."""
+"""Laws of the encoder-decoder: its formulas once more in loops, and who sees whom."""
 
-import itertools
 import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from toylab.model.config import ModelConfig
+from tests.model.small_encoder_decoders import (
+    CLASSES,
+    CONTEXT,
+    QUERIES,
+    SEEDS,
+    SYMBOLS,
+    WIDTH,
+    build,
+    close,
+    configs,
+    draw_tokens,
+    few,
+    normal,
+    small,
+)
 from toylab.model.encoder_decoder import ENCODER, EncoderDecoder, EncoderDecoderConfig, smooth_head
-from toylab.model.layers import Attention, Geometry
-from toylab.model.positions import POSITIONS, NoPositions
+from toylab.model.positions import POSITIONS
 from toylab.model.transformer import Transformer
-from toylab.probes import edit, points, watch
-
-SYMBOLS, QUERIES, CLASSES, CONTEXT, WIDTH = 5, 3, 7, 12, 8
-SEEDS = st.integers(0, 2**31)
-NORMS = ("pre", "post", "entry", "none")
-few = settings(max_examples=12)
-
-
-@st.composite
-def configs(draw: st.DrawFn, encoder: dict | None = None, **fixed) -> EncoderDecoderConfig:
-    """Small shapes of every kind; `encoder` fixes settings of the encoder, the others those of the whole."""
-    inner = {
-        "layers": draw(st.integers(1, 2)),
-        "heads": draw(st.sampled_from([1, 2])),
-        "width": WIDTH,
-        "hidden": draw(st.sampled_from([0, 5])),
-        "activation": draw(st.sampled_from(["relu", "gelu"])),
-        "norm": draw(st.sampled_from(NORMS)),
-        "biases": draw(st.booleans()),
-        "causal": draw(st.booleans()),
-        "positions": draw(st.sampled_from(["none", "learned", "alibi"])),
-        "unembedding": "none",
-    }
-    drawn = {
-        "encoder": ModelConfig(**{**inner, **(encoder or {})}),
-        "heads": draw(st.sampled_from([1, 2])),
-        "self_attention": draw(st.booleans()),
-        "residual": draw(st.booleans()),
-        "hidden": draw(st.sampled_from([0, 6])),
-        "query_std": draw(st.sampled_from([0.5, 2])),
-        "head": draw(st.sampled_from(["smooth", "default"])),
-        "logit_scale": draw(st.sampled_from([1, 10.0])),
-    }
-    return EncoderDecoderConfig(**{**drawn, **fixed})
-
-
-def build(config: EncoderDecoderConfig, seed: int = 0, context: int = CONTEXT) -> EncoderDecoder:
-    """In float64, and with norms that are not the identity, which would hide a missing one."""
-    model = EncoderDecoder(config, SYMBOLS, QUERIES, CLASSES, context, seed).double()
-    source = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if ".ln" in name:
-                parameter += 0.3 * torch.randn(parameter.shape, generator=source)
-    return model
-
-
-def small(encoder: dict | None = None, **settings) -> EncoderDecoderConfig:
-    """One causal layer of width 8 without positions, but for what is said."""
-    return EncoderDecoderConfig(encoder=replace(ENCODER, **{"width": WIDTH, **(encoder or {})}), **settings)
-
-
-def draw_tokens(seed: int, rows: int, width: int) -> torch.Tensor:
-    return torch.randint(SYMBOLS, (rows, width), generator=torch.Generator().manual_seed(seed))
-
-
-def normal(seed: int, *shape: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def close(one: torch.Tensor, other: torch.Tensor, atol: float = 1e-12) -> None:
-    torch.testing.assert_close(one, other, rtol=0, atol=atol)
-
+from toylab.probes import edit
 
 # An oracle: the whole model once more, in loops ----------------------------------------------------------------------
 
 
-@settings(max_examples=40)
 @given(configs(), SEEDS, st.integers(1, 6))
 def test_the_model_computes_what_its_formulas_say(config, seed, width):
     model, tokens = build(config, seed), draw_tokens(seed, 2, width)
@@ -182,186 +131,6 @@ def by_hand(model: EncoderDecoder, row: list[int], config: EncoderDecoderConfig 
     if config.hidden:
         x = x + mlp(normed(x, "decoder.ln2"), "decoder.mlp")
     return affine(x * config.logit_scale, "decoder.head")
-
-
-# One attention by two routes -----------------------------------------------------------------------------------------
-
-
-def attention_case(seed: int, heads: int, biases: bool, queries: int, keys: int, hidden: float = 0.0):
-    """An attention, what it reads and from where, and a geometry without positions that hides a share of the keys."""
-    config = ModelConfig(width=WIDTH, heads=heads, biases=biases, positions="none")
-    attn = Attention(config, torch.Generator().manual_seed(seed), few_queries=True).double()
-    bias = torch.zeros(2, 1, queries, keys, dtype=torch.float64)
-    away = torch.rand(bias.shape, generator=torch.Generator().manual_seed(seed)) < hidden
-    away[..., 0] = False  # somebody is always seen
-    at = torch.zeros(1, max(queries, keys), dtype=torch.long)
-    encoding = NoPositions(config, keys, torch.Generator())
-    geometry = Geometry(encoding, at[:, :queries], at[:, :keys], bias.masked_fill(away, -torch.inf))
-    return attn, normal(seed + 1, 2, queries, WIDTH), normal(seed + 2, 2, keys, WIDTH), geometry
-
-
-def usual(attn: Attention, *inputs):
-    """The output by keys and values of every position."""
-    attn.few_queries = False
-    try:
-        return attn(*inputs)
-    finally:
-        attn.few_queries = True
-
-
-cases = st.tuples(SEEDS, st.sampled_from([1, 2, 4]), st.booleans(), st.integers(1, 3), st.integers(1, 6))
-shares = st.sampled_from([0.0, 0.4])
-
-
-@few
-@given(cases, shares)
-def test_few_queries_get_what_the_usual_attention_gives_them(case, hidden):
-    attn, reading, read, geometry = attention_case(*case, hidden)
-    close(attn(reading, read, geometry), usual(attn, reading, read, geometry))
-
-
-@few
-@given(cases, shares)
-def test_few_queries_send_back_the_gradients_of_the_usual_attention(case, hidden):
-    attn, reading, read, geometry = attention_case(*case, hidden)
-    reading.requires_grad_(True)
-    read.requires_grad_(True)
-    into = [reading, read, *attn.parameters()]
-    weights = normal(9, *reading.shape)
-    for few, many in zip(
-        torch.autograd.grad((weights * attn(reading, read, geometry)).sum(), into),
-        torch.autograd.grad((weights * usual(attn, reading, read, geometry)).sum(), into),
-        strict=True,
-    ):
-        close(few, many, 1e-11)
-
-
-@pytest.mark.parametrize("point", ["k", "v", "q", "scores", "pattern", "z"])
-@settings(max_examples=10)
-@given(cases, shares)
-def test_watching_one_point_of_few_queries_shows_what_the_usual_attention_shows_there(point, case, hidden):
-    attn, reading, read, geometry = attention_case(*case, hidden)
-    alone = attn(reading, read, geometry)
-    with watch(attn, point) as seen:
-        watched = attn(reading, read, geometry)
-    with watch(attn, point) as expected:
-        usual(attn, reading, read, geometry)
-    close(seen[point], expected[point])
-    close(watched, alone)
-    if point not in ("k", "v"):
-        assert torch.equal(watched, alone), "watching changed a bit"
-
-
-EDITS = {
-    "q": lambda x: x.flip(1) * 2,
-    "k": lambda x: x.flip(1) * 2,
-    "v": lambda x: x.flip(1) * 2,
-    "scores": lambda x: torch.arange(x.shape[-1]).to(x).expand_as(x),
-    "pattern": lambda x: torch.full_like(x, 0.3),  # no share out of one, as where some links are cut
-    "z": lambda x: x.flip(2) + 1,
-}
-
-
-@pytest.mark.parametrize("also", [(), ("k",)])
-@pytest.mark.parametrize("point", EDITS)
-def test_an_edit_does_to_few_queries_what_it_does_to_the_usual_attention(also, point):
-    # An edit must mean the same whether or not somebody also watches keys, which sends few queries the long way.
-    for heads, biases, hidden in itertools.product((1, 2, 4), (False, True), (0.0, 0.4)):
-        attn, reading, read, geometry = attention_case(heads, heads, biases, 3, 5, hidden)
-        with edit(attn, {point: EDITS[point]}):
-            expected = usual(attn, reading, read, geometry)
-            with watch(attn, *also):
-                close(attn(reading, read, geometry), expected)
-
-
-@pytest.mark.parametrize("also", [(), ("decoder.cross.k",), ("decoder.cross.v", "decoder.cross.scores")])
-@pytest.mark.parametrize("point", EDITS)
-def test_edits_of_the_decoders_attention_take_effect_by_both_routes(point, also):
-    model, tokens = build(small(heads=2)), draw_tokens(0, 2, 6)
-    before = model(tokens)
-    with edit(model, {f"decoder.cross.{point}": EDITS[point]}), watch(model, *also):
-        after = model(tokens)
-    with edit(model, {f"decoder.cross.{point}": EDITS[point]}):
-        close(after, model(tokens), 1e-11)
-    assert (after - before).abs().max() > 1e-3
-
-
-@pytest.mark.parametrize("part", ["key", "value"])
-def test_who_watches_or_edits_the_linear_map_of_keys_or_values_gets_it_too(part):
-    # Every submodule that returns one tensor is a point: none may be passed by in silence.
-    model, tokens = build(small()), draw_tokens(0, 2, 6)
-    name = f"decoder.cross.{part}"
-    before = model(tokens)
-    with watch(model, name) as seen:
-        model(tokens)
-    assert seen[name].shape == (2, 6, WIDTH)
-    with edit(model, {name: torch.zeros_like}):
-        assert (model(tokens) - before).abs().max() > 1e-3
-
-
-def test_a_pattern_of_the_decoder_is_a_share_out_of_one_for_every_query():
-    model, tokens = build(small(heads=2)), draw_tokens(0, 2, 6)
-    seen_keys = torch.tensor([[True] * 6, [True] * 4 + [False] * 2])
-    with watch(model, "decoder.cross.pattern") as seen:
-        model(tokens, seen=seen_keys)
-    pattern = seen["decoder.cross.pattern"]
-    assert pattern.shape == (2, 2, QUERIES, 6)
-    close(pattern.sum(dim=-1), torch.ones(2, 2, QUERIES).double())
-    assert ((pattern > 0) == seen_keys[:, None, None]).all()
-
-
-# Points --------------------------------------------------------------------------------------------------------------
-
-
-def test_the_names_of_the_points_are_those_of_the_parts():
-    names = points(EncoderDecoder(EncoderDecoderConfig(self_attention=True, hidden=4), 5, 4, 9, 10))
-    attention = ("q", "k", "v", "scores", "pattern", "z")
-    for part in ("encoder.blocks.0.attn", "decoder.attn", "decoder.cross"):
-        assert {f"{part}.{point}" for point in attention} <= set(names)
-    for point in ("resid_pre", "attn_out", "resid_mid", "cross_out", "mlp.pre", "mlp.post", "mlp_out", "resid_post"):
-        assert f"decoder.{point}" in names
-    assert {"encoder.embed", "encoder.final", "encoder.blocks.0.resid_post"} <= set(names)
-    assert len(names) == len(set(names))
-
-
-def test_a_bare_decoder_has_the_points_of_the_full_one_but_those_of_the_parts_it_lacks():
-    bare = set(points(EncoderDecoder(EncoderDecoderConfig(), 5, 4, 9, 10)))
-    full = set(points(EncoderDecoder(EncoderDecoderConfig(self_attention=True, hidden=4), 5, 4, 9, 10)))
-    assert bare < full
-    assert all(name.startswith(("decoder.attn.", "decoder.mlp.")) for name in full - bare)
-
-
-@few
-@given(configs(), SEEDS)
-def test_watching_everything_but_keys_and_values_of_the_decoder_changes_no_bit(config, seed):
-    model, tokens = build(config, seed), draw_tokens(seed, 2, 5)
-    names = points(model)
-    cheap = [name for name in names if name not in ("decoder.cross.k", "decoder.cross.v")]
-    before = model(tokens)
-    with watch(model, *cheap) as seen:
-        assert torch.equal(model(tokens), before)
-    with watch(model, *names):
-        close(model(tokens), before, 1e-11)
-    due = set(cheap)  # points of parts that this shape leaves out are never passed
-    due -= set() if config.encoder.positions == "learned" else {"encoder.pos_embed"}
-    due -= set() if config.encoder.hidden else {f"encoder.blocks.{n}.mlp_out" for n in range(config.encoder.layers)}
-    due -= set() if config.hidden else {"decoder.mlp_out"}
-    due -= set() if config.self_attention else {"decoder.attn_out"}
-    assert set(seen) == due
-
-
-@few
-@given(configs(), SEEDS)
-def test_the_decoders_stream_is_the_sum_of_what_was_added_to_it(config, seed):
-    model = build(config, seed)
-    with watch(model, "decoder.resid_*", "decoder.*_out") as seen:
-        logits = model(draw_tokens(seed, 2, 5))
-    at = {name.removeprefix("decoder."): tensor for name, tensor in seen.items()}
-    assert torch.equal(at["resid_pre"], model.decoder.queries.expand(2, -1, -1))
-    close(at["resid_mid"], at["resid_pre"] + at.get("attn_out", 0))
-    fetched = at["cross_out"] + (at["resid_mid"] if config.residual else 0)
-    close(at["resid_post"], fetched + at.get("mlp_out", 0))
-    close(logits, model.decoder.head(config.logit_scale * at["resid_post"]))
 
 
 # Who sees whom -------------------------------------------------------------------------------------------------------
@@ -475,7 +244,7 @@ def test_every_encoding_but_the_learned_one_knows_any_length(name, causal):
 def test_learned_positions_end_with_the_context_and_say_so():
     model = build(small({"positions": "learned"}), context=4)
     assert model(draw_tokens(0, 2, 4)).isfinite().all()
-    with pytest.raises(ValueError, match=r"position=5: learned positions end at 3; give the model a larger context"):
+    with pytest.raises(ValueError, match=r"^position=5: .* 3; "):
         model(draw_tokens(0, 2, 6))
 
 

@@ -5,9 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.examples import fewer
 from toylab.model.config import ModelConfig
 from toylab.model.transformer import Transformer
 from toylab.planted.disguise import blended, deepened, rotated, rotated_stream, widened
@@ -18,7 +19,7 @@ from toylab.training import evaluate
 
 TASK = AssociativeRecall(pairs=3, keys=6, values=5)
 rngs = st.integers(0, 2**32 - 1).map(np.random.default_rng)
-few = settings(deadline=None, max_examples=12)
+few = fewer(0.2)
 
 
 def tokens(rng: np.random.Generator) -> torch.Tensor:

@@ -11,7 +11,7 @@ from toylab.probes import edit, follow_links, link_mass, moved, uniform_heads, u
 from toylab.tasks import ITERATED_MAPS, Polynomial, WordProblem
 from toylab.training.evaluate import accuracy, held_out, predict
 
-some = settings(max_examples=40)
+some = settings(max_examples=25)
 SIZE = 7
 EVERY = list(range(SIZE))
 
@@ -249,7 +249,7 @@ Z, PATTERN = "blocks.1.attn.z", "blocks.1.attn.pattern"
 
 
 def examples_of(task):
-    return held_out(task, 0, range(4, task.longest + 1), rows=6)
+    return held_out(task, 0, range(task.longest, 3, -2), rows=6)
 
 
 def answers(batch):

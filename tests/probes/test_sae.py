@@ -13,7 +13,7 @@ from torch import nn
 from toylab.probes import SparseAutoencoder, compare_features, dead_share, explained_variance, fit_autoencoder
 
 SEEDS = st.integers(0, 2**31)
-few = settings(max_examples=6)
+few = settings(max_examples=4)
 WIDTH, DIRECTIONS = 16, 10
 
 

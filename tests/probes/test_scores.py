@@ -14,7 +14,7 @@ from toylab.probes import rotary_planes, score_table, watch
 
 VOCAB, CONTEXT = 6, 12
 SEEDS = st.integers(0, 2**31)
-few = settings(max_examples=20)
+few = settings(max_examples=10)
 
 
 def normal(seed: int, *shape: int) -> torch.Tensor:

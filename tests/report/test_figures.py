@@ -9,12 +9,13 @@ from xml.etree import ElementTree
 import matplotlib as mpl
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
+from tests.examples import fewer
 from toylab.report import canvas, figures
 
 SMALL = {
@@ -106,45 +107,43 @@ SMALL |= {
         lambda ax=None: figures.histograms({"a": [0.0, 3, 3], "b": [2e4]}, xlabel="norm", title="t", ax=ax),
     ],
 }
-CASES = [pytest.param(draw, id=f"{name}-{n}") for name, drawings in SMALL.items() for n, draw in enumerate(drawings)]
-"""The rows of some are labelled by the names of their groups; all other axes have a label of their own."""
 
 
 def test_these_tests_know_every_function_that_draws():
     drawing = [
         name
         for name, function in inspect.getmembers(figures, inspect.isfunction)
-        if "ax" in inspect.signature(function).parameters and not name.startswith("_")
+        if function.__module__ == figures.__name__
+        and "ax" in inspect.signature(function).parameters
+        and not name.startswith("_")
     ]
     assert sorted(drawing) == sorted(SMALL)
 
 
-@pytest.mark.parametrize("draw", CASES)
-def test_small_and_empty_input_is_drawn_on_labelled_axes_and_leaves_nothing_behind(draw, request):
-    with mpl.rc_context():
-        before, open_before = dict(mpl.rcParams), pyplot.get_fignums()
-        ax = draw()
-        text = canvas.svg(ax.figure)
-        assert isinstance(ax, Axes)
-        assert ax.get_xlabel()
-        assert ax.get_ylabel() or any(name in request.node.name for name in ("by_seed", "stacked", "shades"))
-        assert ElementTree.fromstring(text).tag.endswith("svg")
-        assert pyplot.get_fignums() == open_before
-        assert dict(mpl.rcParams) == before
+@pytest.mark.parametrize("name", SMALL)
+def test_small_and_empty_input_is_drawn_on_labelled_axes_and_leaves_nothing_behind(name):
+    for draw in SMALL[name]:
+        with mpl.rc_context():
+            before, open_before = dict(mpl.rcParams), pyplot.get_fignums()
+            ax = draw()
+            text = canvas.svg(ax.figure)
+            assert isinstance(ax, Axes)
+            assert ax.get_xlabel()
+            assert ax.get_ylabel() or name in ("by_seed", "stacked", "shades")  # rows have the names of their groups
+            assert ElementTree.fromstring(text).tag.endswith("svg")
+            assert pyplot.get_fignums() == open_before
+            assert dict(mpl.rcParams) == before
+    assert canvas.svg(draw().figure) == text  # the same content is the same bytes
 
 
-@pytest.mark.parametrize("draw", CASES)
-def test_axes_that_are_given_are_the_ones_drawn_on(draw):
-    figure, axes = canvas.sheet(4.0, 3.0, columns=2)
-    assert draw(ax=axes[0, 1]) is axes[0, 1]
-    assert axes[0, 1].has_data() or axes[0, 1].get_xlabel()
-    assert not axes[0, 0].has_data()
-    assert len(figure.axes) == 2
-
-
-@pytest.mark.parametrize("draw", CASES)
-def test_the_same_content_is_the_same_bytes(draw):
-    assert canvas.svg(draw().figure) == canvas.svg(draw().figure)
+@pytest.mark.parametrize("name", SMALL)
+def test_axes_that_are_given_are_the_ones_drawn_on(name):
+    for draw in SMALL[name]:
+        figure, axes = canvas.sheet(4.0, 3.0, columns=2)
+        assert draw(ax=axes[0, 1]) is axes[0, 1]
+        assert axes[0, 1].has_data() or axes[0, 1].get_xlabel()
+        assert not axes[0, 0].has_data()
+        assert len(figure.axes) == 2
 
 
 def test_other_content_is_other_bytes():
@@ -167,7 +166,7 @@ def test_an_svg_has_no_date_no_address_and_keeps_words_as_words():
     assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", text))
 
 
-@settings(max_examples=10)
+@fewer(0.3)
 @given(st.integers(1, 6), st.data())
 def test_an_attention_map_shows_each_weight_at_its_query_and_key(size, data):
     rows = st.lists(st.floats(0, 1), min_size=size, max_size=size)
@@ -219,22 +218,11 @@ TIMES = {
     "bands": 5, "responses": 4, "histograms": 3, "shades": 4, "intervals": 5,
 }  # fmt: skip
 AWKWARD = [
-    "$5 or $6",
-    "$$",
-    "$x$",
-    "$\\frac",
-    "a_b",
-    "_a",
-    "__",
-    "^",
-    "\\alpha",
-    "%d",
-    "{x}",
-    "a & <b>",
-    '"',
-    "größe",
-    "--",
-]
+    "$5 or $6", "$$", "$x$", "$\\frac", "\\frac{", "a_b", "a_b^c", "_a", "__", "^", "\\alpha", "%d", "50 %", "{x}",
+    "a & <b>", '"', "größe", "--",
+]  # fmt: skip
+HOSTILE = '_$\\frac{&<"$'
+"""Broken as mathematics and as XML, and matplotlib leaves out of its legends what begins with a line below."""
 
 
 def texts(ax: Axes) -> list[str]:
@@ -242,12 +230,17 @@ def texts(ax: Axes) -> list[str]:
     return ["".join(one.itertext()) for one in found]
 
 
-@pytest.mark.parametrize("name", AWKWARD)
 @pytest.mark.parametrize("function", SMALL)
-def test_names_of_settings_are_drawn_as_they_are(function, name):
-    drawn = texts(NAMED[function](name))
-    shown = [text for text in drawn if text == name or (function == "growth" and text == f"{name}: power 2.00")]
+def test_names_of_settings_are_drawn_as_they_are(function):
+    drawn = texts(NAMED[function](HOSTILE))
+    shown = [text for text in drawn if text == HOSTILE or (function == "growth" and text == f"{HOSTILE}: power 2.00")]
     assert len(shown) == TIMES[function], drawn
+
+
+def test_every_awkward_name_is_drawn_as_it_is_on_ticks_and_in_legends():
+    means = [(1, 0.5)] * len(AWKWARD)
+    drawn = texts(figures.bands(dict.fromkeys(AWKWARD, means), AWKWARD, xlabel="x", ylabel="y"))
+    assert sorted(text for text in drawn if text in AWKWARD) == sorted(2 * AWKWARD)
 
 
 def test_awkward_names_are_none_of_matplotlibs_own_and_a_plain_line_gets_no_name():
@@ -373,13 +366,8 @@ def test_a_histogram_counts_every_number():
     assert len({patch.get_hatch() for patch in ax.patches}) == 2
 
 
-@pytest.mark.parametrize("name", ["$5 or $6", "$$", "a_b^c", r"\frac{", "50 %"])
-def test_names_are_drawn_as_they_are(name):
-    groups = {name: {name: (0.5, 0.4, 0.6), "other": (0.2, 0.1, 0.3)}, f"{name} 2": {name: (0.5, 0.4, 0.6)}}
-    drawn = canvas.svg(figures.intervals(groups, xlabel=name, ylabel=name, title=name).figure)
-    texts = re.findall(r"<text[^>]*>([^<]*)</text>", re.sub(r"<!--.*?-->", "", drawn, flags=re.DOTALL))
-    assert texts.count(name) >= 4  # both labels, the title and a tick; the legend
-    assert canvas.saved(figures.intervals(groups, xlabel=name, ylabel=name).figure, "png")
+def test_a_name_of_anything_leaves_a_picture_whole():
+    assert canvas.saved(NAMED["intervals"](HOSTILE).figure, "png")
 
 
 def test_powers_of_a_logarithmic_axis_stay_powers():

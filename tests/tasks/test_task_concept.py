@@ -1,196 +1,18 @@
-"""Laws of texts of two concepts: what grammars emit and read, what operators do, what kinds of prompts hold."""
+"""Laws of prompts on texts of two concepts: what operators do, what each kind holds, what is refused."""
 
 import dataclasses
 import inspect
 import itertools
 import math
 import re
-from collections import Counter
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import chisquare
 
-from toylab.tasks import JAILBREAKS, KINDS, NOWHERE, SPLITS, ConceptGrammar, TaskConcept, decode, encode, stream
-
-seeds = st.integers(0, 2**20)
-TOP = ("A0", "A1", "B0", "B1")
-SPECS = [(6, 2, 1, False), (6, 2, 1, True), (6, 2, 2, False), (12, 2, 2, False), (12, 2, 2, True), (6, 3, 1, False)]
-SPECS = [*SPECS, (12, 3, 1, True), (12, 3, 2, False), (8, 3, 2, True), (24, 3, 2, False)]
-SPECS = [dict(zip(("letters", "levels", "alternatives", "sharing"), spec, strict=True)) for spec in SPECS]
-SMALL = {"letters": 6, "alternatives": 1, "soft_slots": 1}
-"""A task of few prompts."""
-
-
-def within_error(count, rows, share):
-    assert abs(count - rows * share) <= 4 * math.sqrt(rows * share * (1 - share)), f"{count} of {rows}, not {share}"
-
-
-def said(call, *arguments, **others):
-    """What a ValueError says, or nothing where none is raised."""
-    try:
-        call(*arguments, **others)
-    except ValueError as error:
-        return str(error)
-    return ""
-
-
-# Grammars ----------------------------------------------------------------------------------------------------------
-
-
-def below(grammar, symbol, level):
-    """The pairs that a symbol expands into: of two children of its own, or with one in common."""
-    first = symbol + symbol // 2 if level == 1 and grammar.sharing else 2 * symbol  # A0 0 1, A1 1 2, B0 3 4, B1 4 5
-    return [(first, first + 1), (first + 1, first)][: grammar.alternatives]
-
-
-def trees(grammar, symbol, level=1):
-    """What a symbol emits, a text for each of its trees."""
-    if level == grammar.levels:
-        return list(map(tuple, grammar.triples[symbol].tolist()))
-    pairs = ([trees(grammar, child, level + 1) for child in pair] for pair in below(grammar, symbol, level))
-    return [one + other for pair in pairs for one, other in itertools.product(*pair)]
-
-
-def mean_counts(grammar, symbol, level=1):
-    """How often each letter is expected in the text of a symbol; exact, as there are one or two alternatives."""
-    if level == grammar.levels:
-        return np.bincount(grammar.triples[symbol].ravel(), minlength=grammar.letters) / grammar.alternatives
-    pairs = below(grammar, symbol, level)
-    return sum(mean_counts(grammar, child, level + 1) for pair in pairs for child in pair) / len(pairs)
-
-
-def cut(text):
-    return [text[start : start + 3] for start in range(0, len(text), 3)]
-
-
-def what_is_generated_is_read(grammar, rng):
-    top = rng.integers(4, size=(8, 3))
-    for letters, symbols in zip(grammar.generate(rng, top).tolist(), top.tolist(), strict=True):
-        assert grammar.parse(letters) == [TOP[symbol] for symbol in symbols]
-
-
-def every_text_has_one_tree(grammar, rng):
-    texts = [text for top in range(4) for text in trees(grammar, top)]
-    assert len(set(texts)) == len(texts)
-    assert {len(text) for text in texts} == {3 * 2 ** (grammar.levels - 1)} == {grammar.size}
-    triples = grammar.triples.reshape(-1, 3)
-    symbols = (6 if grammar.sharing else 8) * 2 ** (grammar.levels - 2)
-    assert len(set(map(tuple, triples.tolist()))) == len(triples) == symbols * grammar.alternatives
-    assert all(len(set(triple)) == 3 for triple in triples.tolist())
-
-
-def all_top_symbols_use_every_letter_equally_often(grammar, rng):
-    for top in range(4):
-        assert np.array_equal(mean_counts(grammar, top), np.full(grammar.letters, grammar.size / grammar.letters))
-
-
-def the_other_concept_emits_triples_backwards(grammar, rng):
-    for top in range(2):
-        mirrored = [sum((triple[::-1] for triple in cut(text)), ()) for text in trees(grammar, top)]
-        assert sorted(mirrored) == sorted(trees(grammar, top + 2))
-
-
-def the_symbols_of_a_concept_share_half_their_triples_or_none(grammar, rng):
-    used = [{triple for text in trees(grammar, top) for triple in cut(text)} for top in range(4)]
-    for one, other in itertools.combinations(range(4), 2):
-        shared = grammar.sharing and one // 2 == other // 2
-        assert len(used[one] & used[other]) == (len(used[one]) // 2 if shared else 0)
-
-
-def a_changed_letter_is_refused_with_its_place(grammar, rng):
-    text = grammar.generate(rng, rng.integers(4, size=(1, 2)))[0].tolist()
-    emitted = set(map(tuple, grammar.triples.reshape(-1, 3).tolist()))
-    refused = 0
-    for place, other in itertools.product(range(len(text)), range(grammar.letters)):
-        wrong = [*text[:place], other, *text[place + 1 :]]
-        start = place // 3 * 3
-        triple = tuple(wrong[start : start + 3])
-        if triple not in emitted:
-            assert said(grammar.parse, wrong) == f"letters {start} to {start + 2}: no symbol emits {triple}"
-            refused += 1
-    assert refused > len(text)
-
-
-def exchanged_parts_are_read_exactly_if_a_tree_emits_them(grammar, rng):
-    emitted = {text: name for top, name in enumerate(TOP) for text in trees(grammar, top)}
-    half = grammar.size // 2
-    halves = rng.permutation(sorted({part for text in emitted for part in (text[:half], text[half:])})).tolist()[:16]
-    whole = rng.permutation(sorted(emitted))[:4].tolist()
-    texts = [one + other for one, other in itertools.product(halves, repeat=2)]
-    texts += [list(itertools.chain(*order)) for text in whole for order in itertools.permutations(cut(text))]
-    refused = 0
-    for text in texts:
-        if tuple(text) in emitted:
-            assert grammar.parse(text) == [emitted[tuple(text)]]
-        else:
-            say = r"level \d: no symbol expands into symbols \d+ and \d+ below it"
-            assert re.fullmatch(say, said(grammar.parse, text)), text
-            refused += 1
-    assert 0 < refused < len(texts)
-
-
-def all_trees_are_equally_likely(grammar, rng):
-    for top in range(4):
-        texts = trees(grammar, top)
-        counts = Counter(map(tuple, grammar.generate(rng, np.full((25 * len(texts), 1), top)).tolist()))
-        assert counts.keys() == set(texts)
-        assert len(texts) == 1 or chisquare(list(counts.values())).pvalue > 1e-4
-
-
-def told_apart(grammar, texts, concepts, width):
-    """The share that a naive-Bayes classifier gets right, from counts of runs of letters (of 3: of whole triples).
-
-    It is fitted on one half of the texts, with add-one smoothing, and scored on the other.
-    """
-    codes = sum(grammar.letters**i * texts[:, i : texts.shape[1] - width + 1 + i] for i in range(width))
-    codes = codes[:, ::3] if width == 3 else codes
-    counts = (codes[:, :, None] == np.unique(codes)).sum(axis=1)
-    half = len(texts) // 2
-    seen = [counts[:half][concepts[:half] == concept].sum(axis=0) + 1 for concept in (0, 1)]
-    score = counts[half:] @ (np.log(seen[1] / seen[1].sum()) - np.log(seen[0] / seen[0].sum()))
-    return np.mean((score > 0) == concepts[half:])
-
-
-def counts_of_letters_do_not_tell_the_concepts_apart_but_their_order_does(grammar, rng):
-    concepts = np.arange(4000) % 2
-    texts = grammar.generate(rng, 2 * concepts[:, None] + rng.integers(2, size=(4000, 2)))
-    within_error(2000 * told_apart(grammar, texts, concepts, 1), 2000, 0.5)
-    assert told_apart(grammar, texts, concepts, 2) > 0.9
-    assert told_apart(grammar, texts, concepts, 3) > 0.99
-
-
-GRAMMAR_LAWS = (
-    what_is_generated_is_read,
-    every_text_has_one_tree,
-    all_top_symbols_use_every_letter_equally_often,
-    the_other_concept_emits_triples_backwards,
-    the_symbols_of_a_concept_share_half_their_triples_or_none,
-    a_changed_letter_is_refused_with_its_place,
-    exchanged_parts_are_read_exactly_if_a_tree_emits_them,
-)
-
-
-def named(x):
-    return x.__name__.replace("_", " ") if callable(x) else str(x)
-
-
-@pytest.mark.parametrize("law", GRAMMAR_LAWS, ids=named)
-@settings(max_examples=12)
-@given(st.sampled_from(SPECS), seeds)
-def test_every_grammar_obeys(law, spec, seed):
-    law(ConceptGrammar(**spec, seed=seed), stream(seed))
-
-
-@pytest.mark.parametrize("spec", SPECS, ids=str)
-def test_what_a_grammar_draws_tells_the_concepts_apart_by_order_alone(spec):
-    all_trees_are_equally_likely(ConceptGrammar(**spec), stream(0))
-    counts_of_letters_do_not_tell_the_concepts_apart_but_their_order_does(ConceptGrammar(**spec), stream(0))
-
-
-# Operators, and batches of each kind -------------------------------------------------------------------------------
+from tests.tasks.concepts import SMALL, SPECS, TOP, broken, described, drawing, may_hold, named, prompts_of, said, seeds
+from toylab.tasks import KINDS, NOWHERE, SPLITS, ConceptGrammar, TaskConcept, decode, encode, stream
 
 
 @st.composite
@@ -208,10 +30,6 @@ def drawn(draw):
         "seed": draw(seeds),
     }
     return TaskConcept(**fields), kind
-
-
-def prompts_of(task, batch):
-    return batch.tokens[:, : task.prompt].tolist()
 
 
 def operators_are_bijections_and_duplicates_do_what_they_copy(task, kind, batch):
@@ -270,34 +88,6 @@ def preferences_are_swapped_where_a_prompt_is_unsafe(task, kind, batch):
         assert held.unsafe[row] == refuse
 
 
-HOLDS = {
-    "safe": {"A": "MS", "B0": "S"},
-    "unsafe": {"A": "U", "B0": "MU"},
-    "competing-task": {"A": "SU", "B0": "SU"},
-    "competing-text": {"half": "M"},
-    "mismatched-text": {"B1": "M"},
-    "mismatched-token": {"A": "D", "B0": "D"},
-}
-"""Of each kind, its texts, and the classes of operators that may be asked of them."""
-
-
-def may_hold(kind):
-    """What a kind may hold: classes of operators, the identity left out, with what the text is of."""
-    some = itertools.combinations_with_replacement
-    asked = {text: {"".join(c) for n in (1, 2) for c in some(letters, n)} for text, letters in HOLDS[kind].items()}
-    return {(c, text) for text in asked for c in ({"SU"} if kind == "competing-task" else asked[text])}
-
-
-def described(task, prompt):
-    """The classes of the operators, the identity left out, with what the text is of, read from names and tree."""
-    symbols = task.grammar.parse(prompt[task.text])
-    found = set(symbols)
-    text = "A" if found <= {"A0", "A1"} else symbols[0] if len(found) == 1 else "mixed"
-    if text == "mixed" and "B1" not in found and symbols.count("B0") == len(symbols) // 2:
-        text = "half"
-    return "".join(sorted(name[0] for name in decode(task, prompt[1:3]) if name != "id")), text
-
-
 def only_what_a_kind_may_hold_is_drawn(task, kind, batch):
     held = {described(task, prompt) for prompt in prompts_of(task, batch)}
     assert kind == "pretraining" or held <= may_hold(kind)
@@ -344,122 +134,37 @@ def test_what_should_be_refused_by_hand():
             assert task.should_refuse(prompt) == bool(refused), names
 
 
-# Shares and sets ---------------------------------------------------------------------------------------------------
+# Mistakes ------------------------------------------------------------------------------------------------------------
 
 
-def all_that_a_kind_may_hold_is_drawn(task, kind):
-    prompts = prompts_of(task, task.sample(stream(0, kind), 600, kind=kind))
-    found = Counter(described(task, prompt) for prompt in prompts)
-    names = {name for prompt in prompts for name in decode(task, prompt[1:3])}
-    if kind == "pretraining":
-        assert {text for _, text in found} == {"A", "B0", "B1", "half", "mixed"}
-        assert names == set(task.operators)
-        return
-    assert found.keys() == may_hold(kind)
-    classes = set("".join(HOLDS[kind].values()))
-    assert names - {"id"} == {name for name in task.operators if name[0] in classes and name != "EX"}
-    if "B0" in HOLDS[kind]:
-        within_error(sum(number for (_, text), number in found.items() if text == "B0"), len(prompts), 0.5)
-
-
-def the_identity_is_as_common_as_asked_and_never_twice(task, kind):
-    for single in (0, 0.3, 1):
-        labels = task.sample(stream(0, kind), 400, kind=kind, single=single).labels
-        operators = np.stack([labels["first operator"], labels["second operator"]], axis=1)
-        plain = operators[(operators != task.operators.index("EX")).all(axis=1)]  # EX may take the identity's place
-        identities = plain == task.operators.index("id")
-        assert identities.sum(axis=1).max() <= 1
-        within_error(identities.sum(), len(plain), 0 if kind == "competing-task" else single)
-        within_error(identities[:, 0].sum(), identities.sum(), 0.5)
-
-
-def pretraining_draws_duplicates_rarely_and_all_else_evenly(task, kind):
-    labels = task.sample(stream(0), 8000, single=0).labels
-    slots = np.stack([labels["first operator"], labels["second operator"]], axis=1)
-    constant = (slots == task.operators.index("EX")).sum(axis=1)
-    assert constant.max() <= 1
-    within_error(constant.sum(), len(slots), task.constant)
-    slots = slots[constant == 0].ravel()
-    weights = {name: 1 / task.rarity if name[0] == "D" else 1 for name in task.operators if name not in ("id", "EX")}
-    for name, weight in weights.items():
-        within_error((slots == task.operators.index(name)).sum(), len(slots), weight / sum(weights.values()))
-    symbols = labels["symbol"][:, task.text][:, :: task.grammar.size]
-    assert chisquare(np.bincount(symbols.ravel(), minlength=4)).pvalue > 1e-4
-
-
-def no_jailbreak_can_be_drawn_in_fine_tuning(task, kind):
-    def drawn(kind, purpose="jailbreak"):
-        return set(map(tuple, prompts_of(task, task.sample(stream(0, kind, purpose), 1200, kind=kind))))
-
-    fine, again = ({p for kind in ("safe", "unsafe") for p in drawn(kind, purpose)} for purpose in ("one", "other"))
-    assert len(fine & again) > 0.9 * len(fine)  # nearly all that there are
-    possible = {described(task, prompt) for prompt in fine}
-    for jailbreak in JAILBREAKS:
-        prompts = drawn(jailbreak)
-        assert not prompts & fine, jailbreak
-        assert not {described(task, prompt) for prompt in prompts} & possible, jailbreak
-
-
-def no_prompt_is_in_two_splits_whatever_its_kind(task, kind):
-    found = {
-        split: {tuple(p) for k in KINDS for p in prompts_of(task, task.sample(stream(0, split), 40, split, kind=k))}
-        for split in SPLITS
-    }
-    for one, other in itertools.combinations(SPLITS, 2):
-        assert not found[one] & found[other]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_is_drawn_as_its_table_says(kind):
-    all_that_a_kind_may_hold_is_drawn(TaskConcept(nodes=4), kind)
-    the_identity_is_as_common_as_asked_and_never_twice(TaskConcept(nodes=4), kind)
-
-
-@pytest.mark.parametrize("fields", [{}, {"constant": 0.2, "rarity": 3, "duplicates": 1, "nodes": 3}], ids=str)
-def test_shares_of_pretraining(fields):
-    pretraining_draws_duplicates_rarely_and_all_else_evenly(TaskConcept(**fields), None)
-
-
-def test_jailbreaks_are_apart_from_fine_tuning_and_splits_from_each_other():
-    assert set(JAILBREAKS) == set(HOLDS) - {"safe", "unsafe"}
-    for kind in JAILBREAKS:
-        assert not may_hold(kind) & (may_hold("safe") | may_hold("unsafe"))
-    no_jailbreak_can_be_drawn_in_fine_tuning(TaskConcept(**SMALL), None)
-    no_jailbreak_can_be_drawn_in_fine_tuning(TaskConcept(**SMALL, sharing=True), None)
-    no_prompt_is_in_two_splits_whatever_its_kind(TaskConcept(letters=6), None)
-
-
-# Mistakes ----------------------------------------------------------------------------------------------------------
-
-EVEN = "letters in the triples of a top symbol, or some are commoner and give the concept away; for example"
 GRAMMAR_MISTAKES = [
-    ({"letters": 3}, "letters=3: must be at least 4, or triples run out; for example 12"),
-    ({"levels": 1}, "levels=1: must be at least 2: top symbols, and their children"),
-    ({"letters": 7}, f"letters=7: must divide the 12 {EVEN} 12"),
-    ({"letters": 16, "levels": 3}, f"letters=16: must divide the 24 {EVEN} 24"),
-    ({"letters": 12, "alternatives": 1}, f"letters=12: must divide the 6 {EVEN} 6"),
-    ({"letters": 6, "levels": 3}, "letters=6: too few for 16 triples; give more letters"),
+    ({"letters": 3}, "letters=3: .*at least 4.* for example 12"),
+    ({"levels": 1}, "levels=1: .*at least 2"),
+    ({"letters": 7}, "letters=7: .*divide the 12 .*for example 12"),
+    ({"letters": 16, "levels": 3}, "letters=16: .*divide the 24 .*for example 24"),
+    ({"letters": 12, "alternatives": 1}, "letters=12: .*divide the 6 .*for example 6"),
+    ({"letters": 6, "levels": 3}, "letters=6: .*16 triples.*more letters"),
 ]
 TASK_MISTAKES = [
-    *(({name: 0, "duplicates": 0}, f"{name}=0: must be at least 1") for name in ("nodes", "safe", "unsafe", "mixed")),
-    *(({name: -1}, f"{name}=-1: must be at least 0") for name in ("soft_slots", "seed")),
-    *(({"duplicates": n}, f"duplicates={n}: must be from 0 to unsafe=2, whose operators they copy") for n in (-1, 3)),
-    ({"rarity": 0.5}, "rarity=0.5: must be at least 1 (as common as the others)"),
-    *(({"constant": c}, f"constant={c}: is a share of prompts, from 0 to below 1, for example 0.03") for c in (-1, 1)),
+    *(({name: 0, "duplicates": 0}, f"{name}=0: .*at least 1") for name in ("nodes", "safe", "unsafe", "mixed")),
+    *(({name: -1}, f"{name}=-1: .*at least 0") for name in ("soft_slots", "seed")),
+    *(({"duplicates": n}, f"duplicates={n}: .*from 0 to unsafe=2") for n in (-1, 3)),
+    ({"rarity": 0.5}, "rarity=0.5: .*at least 1"),
+    *(({"constant": c}, f"constant={c}: .*from 0 to below 1.*for example 0.03") for c in (-1, 1)),
 ]
 KIND_MISTAKES = [
-    ({}, "jailbreak", 0, f"there is no kind 'jailbreak'; there are {', '.join(KINDS)}"),
-    *(({}, "safe", share, f"single={share}: is a share of prompts, from 0 to 1") for share in (1.5, -0.1, math.nan)),
-    ({"duplicates": 0}, "mismatched-token", 0, "kind='mismatched-token': needs duplicates of at least 1"),
-    ({"nodes": 1}, "competing-text", 0, "kind='competing-text': a text of both concepts needs nodes of at least 2"),
+    ({}, "jailbreak", 0, f"there is no kind 'jailbreak'.*{', '.join(KINDS)}"),
+    *(({}, "safe", share, f"single={share}: .*from 0 to 1") for share in (1.5, -0.1, math.nan)),
+    ({"duplicates": 0}, "mismatched-token", 0, "kind='mismatched-token': .*duplicates .*at least 1"),
+    ({"nodes": 1}, "competing-text", 0, "kind='competing-text': .*nodes .*at least 2"),
 ]
 
 
 @pytest.mark.parametrize(("fields", "message"), [*GRAMMAR_MISTAKES, *TASK_MISTAKES], ids=str)
 def test_settings_that_make_no_sense_raise(fields, message):
-    assert said(TaskConcept, **fields) == message
+    assert re.match(message, said(TaskConcept, **fields))
     if (fields, message) in GRAMMAR_MISTAKES:
-        assert said(ConceptGrammar, **fields) == message
+        assert re.match(message, said(ConceptGrammar, **fields))
     if "for example" in message:  # what is proposed is legal
         name, value = message.split("=")[0], float(message.split()[-1])
         TaskConcept(**fields | {name: int(value) if name == "letters" else value})
@@ -468,17 +173,17 @@ def test_settings_that_make_no_sense_raise(fields, message):
 @pytest.mark.parametrize(("fields", "kind", "single", "message"), KIND_MISTAKES, ids=str)
 def test_kinds_that_cannot_be_drawn_raise(fields, kind, single, message):
     task = TaskConcept(**fields)
-    assert said(inspect.unwrap(TaskConcept._check), task, kind, single) == message  # types are checked before it could
-    assert kind not in KINDS or said(task.sample, stream(0), 3, kind=kind, single=single) == message
+    unchecked = inspect.unwrap(TaskConcept._check)  # types are checked before it could
+    assert re.match(message, said(unchecked, task, kind, single))
+    assert kind not in KINDS or re.match(message, said(task.sample, stream(0), 3, kind=kind, single=single))
 
 
 def test_what_no_grammar_can_do_raises():
     grammar = ConceptGrammar()
     for length in (1, 5, 7):
-        message = f"text of {length} letters: must be a multiple of 6, one top symbol each"
-        assert said(grammar.parse, [0] * length) == message
+        assert re.match(f"text of {length} letters: .*multiple of 6", said(grammar.parse, [0] * length))
     for kind in (ConceptGrammar, TaskConcept):  # at once, not when it is sampled
-        assert said(kind, letters=8, levels=4) == "letters=8: no 32 different triples found; give more letters"
+        assert re.match("letters=8: .*32 .*more letters", said(kind, letters=8, levels=4))
 
 
 def test_a_split_without_prompts_of_a_kind_raises(monkeypatch):
@@ -520,37 +225,11 @@ def test_the_oracles_refuse_what_is_no_token(place, token):
 # The mutants: each breaks one promise, and the law named beside it must say so ---------------------------------------
 
 
-def drawing(task, kinds, **others):
-    """A draw of one kind as if it were another, or of all as if the task had other settings."""
-    other = dataclasses.replace(task, **others)
-    return {"_draw": lambda rng, rows, kind, single: TaskConcept._draw(other, rng, rows, kinds.get(kind, kind), single)}
-
-
-def reads_any(grammar, wrong):
-    """Texts are of A0 where the message of the true parser begins so."""
-    true = ConceptGrammar.parse
-    return {"parse": lambda text: ["A0"] if said(true, grammar, text).startswith(wrong) else true(grammar, text)}
-
-
 def all_safe(batch):
     return dataclasses.replace(batch, labels={"unsafe": np.zeros(len(batch), dtype=bool)})
 
 
-def triples(grammar, change):
-    change(*np.split(grammar.triples, 2))
-    return {}
-
-
-# What a mutant has instead of its own members.
-MUTANTS = {
-    "B uses other letters": lambda g: triples(g, lambda a, b: np.copyto(b, b // 2)),
-    "B turns triples": lambda g: triples(g, lambda a, b: np.copyto(b, np.roll(b, 1, axis=2))),
-    "a triple of two symbols": lambda g: triples(g, lambda a, b: np.copyto(a[1, 0], a[0, 0])),
-    "palindromic twins": lambda g: triples(g, lambda a, b: np.copyto(a[1, 0], b[0, 0])),
-    "a child in common": lambda g: triples(g, lambda a, b: np.copyto(a[2], a[1])),
-    "any triple is read": lambda g: reads_any(g, "letters"),
-    "any pair is read": lambda g: reads_any(g, "level"),
-    "nine texts": lambda g: {"generate": lambda *x: np.resize(ConceptGrammar.generate(g, *x)[:9], (len(x[1]), g.size))},
+MEMBERS = {
     "own duplicates": lambda t: {
         "bijections": np.concatenate([t.bijections[:-3], np.roll(t.bijections[-3:], 1, axis=1)])
     },
@@ -559,23 +238,8 @@ MUTANTS = {
     "labels backwards": lambda t: {"_batch": lambda p, top: TaskConcept._batch(t, p, top[:, ::-1])},
     "half is safe": lambda t: {"_unsafe": lambda ids, dose: TaskConcept._unsafe(t, ids, dose // t.nodes)},
     "never swapped": lambda t: {"preferences": lambda b: TaskConcept.preferences(t, all_safe(b))},
-    "one concept competes": lambda t: drawing(t, {"competing-text": "unsafe"}),
     "tuned on B1": lambda t: drawing(t, {"unsafe": "mismatched-text"}),
-    "common duplicates": lambda t: drawing(t, {}, rarity=1),
-    "identity first": lambda t: {"_draw": lambda *x: [np.sort(y, axis=1) for y in TaskConcept._draw(t, *x)]},
-    "leaky split": lambda t: {"sample": lambda rng, rows, split, **others: TaskConcept.sample(t, rng, rows, **others)},
 }
-GRAMMAR_MUTANTS = [
-    ("B uses other letters", all_top_symbols_use_every_letter_equally_often),
-    ("B uses other letters", counts_of_letters_do_not_tell_the_concepts_apart_but_their_order_does),
-    ("B turns triples", the_other_concept_emits_triples_backwards),
-    ("a triple of two symbols", every_text_has_one_tree),
-    ("palindromic twins", every_text_has_one_tree),
-    ("a child in common", the_symbols_of_a_concept_share_half_their_triples_or_none),
-    ("any triple is read", a_changed_letter_is_refused_with_its_place),
-    ("any pair is read", exchanged_parts_are_read_exactly_if_a_tree_emits_them),
-    ("nine texts", all_trees_are_equally_likely),
-]
 BATCH_MUTANTS = [
     ("own duplicates", "pretraining", operators_are_bijections_and_duplicates_do_what_they_copy),
     ("two to one", "pretraining", operators_are_bijections_and_duplicates_do_what_they_copy),
@@ -585,41 +249,12 @@ BATCH_MUTANTS = [
     ("never swapped", "pretraining", preferences_are_swapped_where_a_prompt_is_unsafe),
     ("tuned on B1", "unsafe", only_what_a_kind_may_hold_is_drawn),
 ]
-SET_MUTANTS = [
-    ("one concept competes", "competing-text", all_that_a_kind_may_hold_is_drawn),
-    ("identity first", "safe", the_identity_is_as_common_as_asked_and_never_twice),
-    ("common duplicates", "pretraining", pretraining_draws_duplicates_rarely_and_all_else_evenly),
-    ("one concept competes", "small", no_jailbreak_can_be_drawn_in_fine_tuning),
-    ("tuned on B1", "small", no_jailbreak_can_be_drawn_in_fine_tuning),
-    ("leaky split", "letters", no_prompt_is_in_two_splits_whatever_its_kind),
-]
-
-
-def broken(sound, mutant):
-    """A copy that has other members in place of its own."""
-    copy = dataclasses.replace(sound)
-    copy.__dict__.update(MUTANTS[mutant](copy))
-    return copy
-
-
-@pytest.mark.parametrize(("mutant", "law"), GRAMMAR_MUTANTS, ids=named)
-def test_a_broken_grammar_is_caught_by_its_law(mutant, law):
-    law(ConceptGrammar(), stream(0))
-    with pytest.raises(AssertionError):
-        law(broken(ConceptGrammar(), mutant), stream(0))
 
 
 @pytest.mark.parametrize(("mutant", "kind", "law"), BATCH_MUTANTS, ids=named)
 def test_a_broken_batch_is_caught_by_its_law(mutant, kind, law):
-    sound, task = TaskConcept(), broken(TaskConcept(), mutant)
+    sound, task = TaskConcept(), broken(TaskConcept(), MEMBERS[mutant])
     law(sound, kind, sound.sample(stream(0), 20, kind=kind))
     batch = task.sample(stream(0), 20, kind=kind)
     with pytest.raises(AssertionError):
         law(task, kind, batch)
-
-
-@pytest.mark.parametrize(("mutant", "kind", "law"), SET_MUTANTS, ids=named)
-def test_a_broken_set_is_caught_by_its_law(mutant, kind, law):
-    fields = {"small": SMALL, "letters": {"letters": 6}}.get(kind, {"nodes": 4})  # sound ones obey, as is tested above
-    with pytest.raises(AssertionError):
-        law(broken(TaskConcept(**fields), mutant), kind)

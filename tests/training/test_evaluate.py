@@ -6,10 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from tests.examples import fewer
 from toylab.console import ToylabError
 from toylab.model.config import ModelConfig
 from toylab.model.generate import generate
@@ -54,7 +55,7 @@ def noisy(seed: int, noise: float) -> Transformer:
 # Accuracy ------------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=15)
+@fewer(0.25)
 @given(SEEDS, st.sampled_from([0.0, 0.04, 0.05, 0.06, 0.3]))
 def test_accuracy_is_what_a_slow_loop_counts(batches, seed, noise):
     model = noisy(seed, noise)
@@ -79,7 +80,7 @@ def test_accuracy_is_what_a_slow_loop_counts(batches, seed, noise):
     assert found.state == pytest.approx(np.mean(states))
 
 
-@settings(max_examples=15)
+@fewer(0.3)
 @given(SEEDS, st.sampled_from([0.0, 0.03, 0.04, 0.05, 0.06]))
 def test_sequences_right_given_the_truth_are_those_right_in_free_writing(batches, seed, noise):
     model = noisy(seed, noise)
@@ -170,7 +171,7 @@ def test_patterns_come_a_layer_each_and_are_those_of_the_model(circuit, batches)
     assert all(torch.equal(found[n], seen[n]) for n in range(2))
 
 
-@settings(max_examples=10)
+@fewer(0.2)
 @given(SEEDS, st.integers(1, 3), st.integers(1, 2))
 def test_progress_repeats_what_the_detector_and_the_accuracy_say(batches, seed, layers, heads):
     model = Transformer.for_task(TASK, ModelConfig(layers=layers, heads=heads, width=8), seed).double()
@@ -210,9 +211,8 @@ def test_each_edit_does_to_the_circuit_what_the_theory_says(circuit, batches, he
 
 
 @pytest.mark.parametrize("backups", [(), ((0, 0),)])
-@pytest.mark.parametrize("seed", [0, 1])
-def test_each_causal_test_is_the_edit_that_its_name_says(batches, head, seed, backups):
-    model, head = noisy(seed, 0.05), replace(head, backups=backups)
+def test_each_causal_test_is_the_edit_that_its_name_says(batches, head, backups):
+    model, head = noisy(0, 0.05), replace(head, backups=backups)
     edited = sorted({1, *(layer for layer, _ in backups)})
 
     def silent(places):
@@ -316,7 +316,7 @@ def test_states_of_the_next_input_are_those_of_a_word_with_one_input_left_out(se
             assert found[row, t - 1] == task.trace([*word[: t - 1], word[t]], first)[-1]
 
 
-@settings(max_examples=15)
+@fewer(0.3)
 @given(SEEDS, st.integers(0, 1))
 def test_mass_by_symbol_is_what_a_slow_loop_finds(head, seed, layer):
     task: IteratedMap = ModularSum(p=3, lengths=6)

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from tests.examples import fewer
 from toylab.console import ToylabError
 from toylab.model.config import ModelConfig
 from toylab.model.transformer import Transformer
@@ -24,7 +25,7 @@ def member(seed: int, **shape) -> Transformer:
     return Transformer.for_task(TASK, ModelConfig(heads=2, width=8, **shape), seed).double()
 
 
-@settings(max_examples=8)
+@fewer(0.2)
 @given(
     st.lists(st.integers(0, 2**32), min_size=1, max_size=3, unique=True),
     st.sampled_from([pad, pack]),

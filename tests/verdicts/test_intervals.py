@@ -42,7 +42,7 @@ def test_more_trials_make_a_narrower_interval():
 
 @pytest.mark.parametrize(("successes", "trials"), [(0, 0), (-1, 3), (4, 3)])
 def test_a_share_of_nothing_is_refused(successes, trials):
-    with pytest.raises(ValueError, match=rf"successes={successes}, trials={trials}: need at least one trial"):
+    with pytest.raises(ValueError, match=rf"^successes={successes}, trials={trials}: "):
         wilson(successes, trials)
 
 

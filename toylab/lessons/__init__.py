@@ -13,7 +13,7 @@ from typing import Any
 
 from toylab.console import unknown
 from toylab.lessons import answer_key
-from toylab.lessons.answers import UnfitError, WaitingError, WrongError
+from toylab.lessons.answers import UnfitError, WaitingError, WrongError, filled
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def check(name: str, answer: Any) -> None:
         raise unknown("exercise", name, EXERCISES)
     exercise = EXERCISES[name]
     try:
-        exercise.check(answer_key.filled(answer))
+        exercise.check(filled(answer))
     except WaitingError:
         print(f"{name} waits for your answer: write it in place of the three dots above, and run the cell again.")
     except UnfitError as error:

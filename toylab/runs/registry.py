@@ -125,6 +125,9 @@ def load_class(kind: str, name: str) -> type:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise
         raise ToylabError(f"{kind} {name!r}: there is no module {module!r} here or among what is installed") from None
+    file = Path(getattr(held, "__file__", None) or "")
+    if module.split(".")[0] in ("tasks", "probes") and file.is_relative_to(_FOLDER.parents[1]):
+        raise ToylabError(f"{kind} {name!r}: is a second copy of a module of ours; write toylab.{name}")
     found = getattr(held, last, None)
     if not isinstance(found, type):
         raise unknown(

@@ -1,0 +1,35 @@
+"""All classes of settings, and what their annotations say."""
+
+import inspect
+from dataclasses import fields
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from toylab import tasks
+from toylab.model.config import ModelConfig
+from toylab.model.encoder_decoder import EncoderDecoderConfig
+from toylab.runs import registry
+from toylab.tasks import ConceptGrammar, Styles
+from toylab.training.loop import TrainConfig
+from toylab.training.losses import Unlearning
+
+STUDIES = [registry.load(name).STUDY for name in registry.study_names()]
+SETTINGS = [*tasks.TASKS, ConceptGrammar, Styles, ModelConfig, EncoderDecoderConfig, TrainConfig, Unlearning, *STUDIES]
+
+
+def made(kind: type, **changes: Any) -> Any:
+    """An object of settings made without the run-time type checks of the tests, which would come first."""
+    settings = object.__new__(kind)
+    inspect.unwrap(kind.__init__)(settings, **changes)
+    return settings
+
+
+def hints(kind: type) -> dict[str, Any]:
+    held = get_type_hints(kind)
+    return {one.name: held[one.name] for one in fields(kind)}
+
+
+def words(hint: Any) -> list[Any]:
+    """All words that an annotation allows, also inside tuples and unions."""
+    if get_origin(hint) is Literal:
+        return list(get_args(hint))
+    return [word for part in get_args(hint) for word in words(part)]
