@@ -536,10 +536,10 @@ def safety_of_a_model(place):
         safety.nearness(base, CONCEPT, sets),
         safety.sensitivity(base, CONCEPT, batch),
         safety.weight_change(base, tuned, CONCEPT, sets),
-        safety.between(base, tuned, 1.5),
+        safety.interpolated(base, tuned, 1.5),
         safety.with_parts(base, tuned),
         safety.soft_attack(base, CONCEPT, batch, 1.0, 2),
-        safety.cosines(base, {"refusal": Refusal(), "unlearning": Unlearning()}, CONCEPT, batch),
+        safety.gradient_cosine(base, Refusal(), Unlearning(), CONCEPT, batch),
     ]
 
 

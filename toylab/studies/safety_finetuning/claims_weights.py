@@ -29,7 +29,7 @@ CHANGES = {
     "-rank-1": "MLPs alone, at rank one",
 }
 """Settings in which the null-space claim is judged, by the end of the names of their conditions."""
-SHARES = "Where the change of the up-projection lies"
+LIES = "Where the change of the up-projection lies"
 
 
 def null_space(no_regime: str) -> list[Claim]:
@@ -48,11 +48,11 @@ def null_space(no_regime: str) -> list[Claim]:
             details={
                 "chance": Detail("ssft", "last.up.chance"),
                 "spread of chance": Detail("ssft", "last.up.spread"),
-                "share by layer": each_of(lambda one: [layer.up.share for layer in one.weights], TUNED),
+                "share by layer": of_each(lambda one: [layer.up.share for layer in one.weights], TUNED),
                 "of what the change adds, SSFT": Detail("ssft", lambda ssft: asdict(ssft.last.added_null_share)),
             },
             note="chance is the share of the output space that is null, whatever was trained",
-            figure=SHARES,
+            figure=LIES,
         ),
         *_with_control(
             Claim(
@@ -65,7 +65,7 @@ def null_space(no_regime: str) -> list[Claim]:
                 quantity=attrgetter("last.toward_null.unsafe"),
                 criterion=at_least(0.4),
                 control="control",
-                details={"by method": each_of("last.toward_null.unsafe", TUNED)},
+                details={"by method": of_each("last.toward_null.unsafe", TUNED)},
                 note="pre-training hardly ever writes NULL, so this alone puts the change of the down-projection "
                 "outside its leading output directions",
             ),
@@ -83,7 +83,7 @@ def null_space(no_regime: str) -> list[Claim]:
             criterion=above(0.05),
             surely=True,
             control="control",
-            figure=SHARES,
+            figure=LIES,
             undecidable=no_regime,
             note="a best of many cells is more than any of them would show on new seeds",
         ),
@@ -137,7 +137,7 @@ def inputs(no_decay: str) -> list[Claim]:
                 conditions=STRONG,
                 criterion=at_least(1.4),
                 details={
-                    "unsafe over safe": each_of("last.effect.ratio", TUNED),
+                    "unsafe over safe": of_each("last.effect.ratio", TUNED),
                     "SSFT, every set": Detail("ssft", lambda ssft: asdict(ssft.last.effect)),
                 },
             ),
@@ -156,10 +156,10 @@ def inputs(no_decay: str) -> list[Claim]:
                 sentence="SSFT moves unsafe inputs of the last MLP to directions that its weights hardly read.",
                 measure="with weight decay, their energy outside the strong right directions, after over before,",
                 quantity=attrgetter("last.weak_inputs.ratio"),
-                criterion=at_least(2),
+                criterion=at_least(2.0),
                 details={
-                    "energy before, after, unsafe": each_of("last.weak_inputs.unsafe", DECAYED),
-                    "energy before, after, safe": each_of("last.weak_inputs.safe", DECAYED),
+                    "energy before, after, unsafe": of_each("last.weak_inputs.unsafe", DECAYED),
+                    "energy before, after, safe": of_each("last.weak_inputs.safe", DECAYED),
                     "a random direction": Detail("ssft-decay", "last.weak_inputs_random"),
                 },
             ),
@@ -173,7 +173,7 @@ def inputs(no_decay: str) -> list[Claim]:
                 measure="with weight decay, relative change of their ||W a|| / ||a||",
                 quantity=lambda one: one.last.gain.ratio - 1,
                 criterion=at_most(-0.03),
-                details={"gain before, after, unsafe": each_of("last.gain.unsafe", DECAYED)},
+                details={"gain before, after, unsafe": of_each("last.gain.unsafe", DECAYED)},
             ),
             "After the control it reads them as before.",
             between(-0.03, 0.03),
@@ -193,7 +193,7 @@ def _with_control(claim: Claim, sentence: str, criterion: Criterion) -> list[Cla
     return [claim, replace(claim, **told, **of)]
 
 
-def each_of(
+def of_each(
     number: str | Callable[[SafetyResult], Any], of: Mapping[str, str] = TITLES
 ) -> Callable[[Conditions], dict[str, Any]]:
     """A number of each seed, by condition."""

@@ -14,7 +14,7 @@ from toylab.report.page import Picture, picture
 from toylab.studies.safety_finetuning.results import DECAYED, TITLES, SafetyResult, mean_behaviour
 from toylab.verdicts.claim import Conditions
 
-Found = Mapping[int, SafetyResult]
+BySeed = Mapping[int, SafetyResult]
 """The results of one condition, by seed."""
 
 
@@ -38,7 +38,7 @@ def draw(results: Conditions) -> list[Picture]:
     return drawn
 
 
-def _outcomes(shown: Mapping[str, Found], seeds: str) -> Picture:
+def _outcomes(shown: Mapping[str, BySeed], seeds: str) -> Picture:
     figure, axes = canvas.sheet(10.5, 0.34 * len(shown) * 3 + 2.2, columns=2, rows=3)
     sets = {
         "safe": "safe",
@@ -48,12 +48,10 @@ def _outcomes(shown: Mapping[str, Found], seeds: str) -> Picture:
         "mismatched_text": "unseen unsafe text",
         "mismatched_token": "unseen names",
     }
-    shares = {"complies": "complies", "refuses": "refuses", "neither": "other"}
+    means = {method: mean_behaviour([one.behaviour for one in found.values()]) for method, found in shown.items()}
     for ax, (name, title) in zip(axes.flat, sets.items(), strict=True):
-        rows = {
-            method: {label: _mean(found, f"behaviour.{name}.{share}") for label, share in shares.items()}
-            for method, found in shown.items()
-        }
+        written = {method: getattr(mean, name) for method, mean in means.items()}
+        rows = {m: {"complies": o.complies, "refuses": o.refuses, "neither": o.other} for m, o in written.items()}
         figures.stacked(rows, xlabel="share of tokens written", ax=ax)
         ax.set_title(title, fontsize=10)
         if ax is not axes[0, 1]:
@@ -66,12 +64,12 @@ def _outcomes(shown: Mapping[str, Found], seeds: str) -> Picture:
     )
 
 
-def _clusters(shown: Mapping[str, Found], seeds: str) -> Picture:
-    def band(found: Found, layer: int, kind: str) -> tuple[float, float]:
+def _clusters(shown: Mapping[str, BySeed], seeds: str) -> Picture:
+    def band(found: BySeed, layer: int, kind: str) -> tuple[float, float]:
         bands = [getattr(one.clusters[layer].tau, kind) for one in found.values()]
         return fmean(mean for mean, _ in bands), fmean(deviation for _, deviation in bands)
 
-    def panel(title: str, found: Found, ax: Axes) -> None:
+    def panel(title: str, found: BySeed, ax: Axes) -> None:
         layers = range(len(_some(found).clusters))
         groups = {kind: [band(found, layer, kind) for layer in layers] for kind in ("safe", "unsafe")}
         figures.bands(groups, [str(k + 1) for k in layers], xlabel="layer", ylabel="tau", title=title, ax=ax)
@@ -84,7 +82,7 @@ def _clusters(shown: Mapping[str, Found], seeds: str) -> Picture:
     )
 
 
-def _shares(shown: Mapping[str, Found], seeds: str) -> Picture:
+def _shares(shown: Mapping[str, BySeed], seeds: str) -> Picture:
     figure, axes = canvas.sheet(7.2, 0.5 * len(shown) + 1.6)
     some = _some(next(iter(shown.values())))
     groups = {
@@ -105,7 +103,7 @@ def _shares(shown: Mapping[str, Found], seeds: str) -> Picture:
     )
 
 
-def _alpha(shown: Mapping[str, Found], seeds: str) -> Picture:
+def _alpha(shown: Mapping[str, BySeed], seeds: str) -> Picture:
     shares = {
         "safe: right": "safe.complies",
         "unsafe: refused": "unsafe.refuses",
@@ -113,12 +111,10 @@ def _alpha(shown: Mapping[str, Found], seeds: str) -> Picture:
         "mixed text: complied": "competing_text.complies",
     }
 
-    def panel(title: str, found: Found, ax: Axes) -> None:
+    def panel(title: str, found: BySeed, ax: Axes) -> None:
         doses = list(_some(found).alpha)
-        lines = {
-            label: (doses, [fmean(attrgetter(share)(one.alpha[dose]) for one in found.values()) for dose in doses])
-            for label, share in shares.items()
-        }
+        means = [mean_behaviour([one.alpha[dose] for one in found.values()]) for dose in doses]
+        lines = {label: (doses, list(map(attrgetter(share), means))) for label, share in shares.items()}
         labels = {"xlabel": "times the change of all weights", "ylabel": "share of tokens"}
         figures.responses(lines, **labels, mark=1, title=title, ax=ax)
         ax.get_legend().remove()
@@ -133,8 +129,8 @@ def _alpha(shown: Mapping[str, Found], seeds: str) -> Picture:
     )
 
 
-def _sensitivity(shown: Mapping[str, Found], seeds: str) -> Picture:
-    def panel(title: str, found: Found, ax: Axes) -> None:
+def _sensitivity(shown: Mapping[str, BySeed], seeds: str) -> Picture:
+    def panel(title: str, found: BySeed, ax: Axes) -> None:
         norms = {
             kind: [norm for one in found.values() for norm in getattr(one.sensitivity, kind).gradient]
             for kind in ("safe", "unsafe")
@@ -153,7 +149,7 @@ def _sensitivity(shown: Mapping[str, Found], seeds: str) -> Picture:
     )
 
 
-def _inputs(shown: Mapping[str, Found], seeds: str) -> Picture:
+def _inputs(shown: Mapping[str, BySeed], seeds: str) -> Picture:
     figure, axes = canvas.sheet(7.2, 0.5 * 2 * len(shown) + 1.6)
     groups = {
         f"{method}, {kind}": {
@@ -176,7 +172,7 @@ def _inputs(shown: Mapping[str, Found], seeds: str) -> Picture:
     )
 
 
-def _soft(shown: Mapping[str, Found], seeds: str) -> Picture:
+def _soft(shown: Mapping[str, BySeed], seeds: str) -> Picture:
     figure, axes = canvas.sheet(7.4, 3.0, columns=2)
     asked = {"operators M, unsafe text": "m_unsafe_text", "all unsafe prompts": "unsafe"}
     for ax, (title, name) in zip(axes.flat, asked.items(), strict=True):
@@ -196,21 +192,21 @@ def _soft(shown: Mapping[str, Found], seeds: str) -> Picture:
     )
 
 
-def _has(found: Found, part: str) -> bool:
+def _has(found: BySeed, part: str) -> bool:
     return bool(found) and all(getattr(one, part) is not None for one in found.values())
 
 
-def _some(found: Found) -> SafetyResult:
+def _some(found: BySeed) -> SafetyResult:
     return next(iter(found.values()))
 
 
-def _mean(found: Found, number: str) -> float:
+def _mean(found: BySeed, number: str) -> float:
     """Of an attribute, over seeds."""
     return fmean(map(attrgetter(number), found.values()))
 
 
 def _panels(
-    shown: Mapping[str, Found], panel: Callable[[str, Found, Axes], None], width: float, height: float
+    shown: Mapping[str, BySeed], panel: Callable[[str, BySeed, Axes], None], width: float, height: float
 ) -> Figure:
     """Axes of `width` x `height` inches for each condition, three a row."""
     columns = min(len(shown), 3)

@@ -233,7 +233,7 @@ def null_direction(model: Transformer, task: TaskConcept) -> Float[Tensor, " wid
     return model.ln_final.weight * (rows[task.null] - rows[: task.letters].mean(dim=0))
 
 
-def between(base: nn.Module, tuned: nn.Module, alpha: float | int) -> nn.Module:
+def interpolated(base: nn.Module, tuned: nn.Module, alpha: float | int) -> nn.Module:
     """The model at base + alpha * (tuned - base) in all weights; beyond 1, it goes on in the same direction."""
     mixed = deepcopy(tuned)
     with torch.no_grad():

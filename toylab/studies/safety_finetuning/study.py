@@ -295,7 +295,7 @@ class SafetyFinetuningStudy:
         return replace(
             result,
             alpha={
-                alpha: behaviour(safety.between(base, tuned, alpha), "mismatched-text", "competing-text")
+                alpha: behaviour(safety.interpolated(base, tuned, alpha), "mismatched-text", "competing-text")
                 for alpha in ALPHAS
             },
             parts=Parts(**{as_field(name): behaviour(part) for name, part in safety.with_parts(base, tuned).items()}),
