@@ -8,7 +8,7 @@ from functools import partial
 from operator import attrgetter
 from typing import Any
 
-from toylab.studies.safety_finetuning.claims_weights import STRONG, TRIO, of_each, inputs, least, null_space
+from toylab.studies.safety_finetuning.claims_weights import STRONG, TRIO, inputs, least, null_space, of_each
 from toylab.studies.safety_finetuning.results import TAUGHT, TITLES, SafetyResult, mean_behaviour
 from toylab.verdicts.claim import Claim, Conditions, Detail, Need
 from toylab.verdicts.criterion import above, at_least, at_most
@@ -173,13 +173,13 @@ def _jailbreaks(some: float, many: float, no_small_rate: str) -> list[Claim]:
 
 def _activations() -> list[Claim]:
     apart = partial(Claim, place="section 4.1, figure 3", figure=TAU)
-    over = "separation of safe and unsafe prompts, last layer, over that before,"
+    over = "separation of safe and unsafe prompts over that before, last layer,"
     return [
         apart(
             id="clusters",
             sentence="Fine-tuning drives safe and unsafe prompts apart, DPO and unlearning far.",
             conditions=("base", *STRONG),
-            measure=f"{over} in the weaker of DPO and unlearning,",
+            measure=f"{over} weaker of DPO and unlearning,",
             quantity=lambda base, *strong: min(one.separation for one in strong) / base.separation,
             criterion=at_least(4.0),
             control="control",
@@ -194,7 +194,7 @@ def _activations() -> list[Claim]:
             id="clusters-order",
             sentence="SSFT drives them apart less than DPO and unlearning.",
             conditions=("base", *TRIO),
-            measure=f"{over} in the weaker of DPO and unlearning minus SSFT",
+            measure=f"{over} weaker of DPO and unlearning minus SSFT,",
             quantity=lambda base, ssft, *strong: (
                 min(one.separation - ssft.separation for one in strong) / base.separation
             ),
@@ -204,7 +204,7 @@ def _activations() -> list[Claim]:
             id="clusters-ssft",
             sentence="SSFT, too, drives safe and unsafe prompts apart, a little.",
             conditions=("base", "ssft"),
-            measure=f"{over} in SSFT",
+            measure=f"{over} SSFT,",
             quantity=lambda base, ssft: ssft.separation / base.separation,
             criterion=at_least(1.3),
             control="control",

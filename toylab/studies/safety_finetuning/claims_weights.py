@@ -78,7 +78,7 @@ def null_space(no_regime: str) -> list[Claim]:
             place="section 4.2, our question",
             sentence="There is a setting in which the null-space claim holds beyond chance and beyond the control.",
             conditions=tuple(f"{name}{suffix}" for suffix in CHANGES for name in ("control", "ssft", "unlearning")),
-            measure="in the best cell of the map, share over chance minus the larger of 1 and the control's,",
+            measure="share over chance minus the larger of 1 and the control's, in the best cell of the map,",
             quantity=lambda own, control: None if no_regime else own.lift_beyond(control),
             criterion=above(0.05),
             surely=True,
@@ -154,7 +154,7 @@ def inputs(no_decay: str) -> list[Claim]:
             moves(
                 id="null-space-inputs",
                 sentence="SSFT moves unsafe inputs of the last MLP to directions that its weights hardly read.",
-                measure="with weight decay, their energy outside the strong right directions, after over before,",
+                measure="energy of unsafe inputs outside the strong right directions, after over before, weight decay,",
                 quantity=attrgetter("last.weak_inputs.ratio"),
                 criterion=at_least(2.0),
                 details={
@@ -170,7 +170,7 @@ def inputs(no_decay: str) -> list[Claim]:
             moves(
                 id="null-space-inputs-gain",
                 sentence="After SSFT the last MLP reads unsafe inputs more weakly.",
-                measure="with weight decay, relative change of their ||W a|| / ||a||",
+                measure="relative change of ||W a|| / ||a|| of unsafe inputs, weight decay,",
                 quantity=lambda one: one.last.gain.ratio - 1,
                 criterion=at_most(-0.03),
                 details={"gain before, after, unsafe": of_each("last.gain.unsafe", DECAYED)},
