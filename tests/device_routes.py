@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -206,8 +206,7 @@ def counts_by_values_and_by_rotation(place):
     return [
         counting_circuits.region_probes(golden, rotated, 0),
         counting_circuits.value_readout(golden, asked, counting_circuits.find_circuits(golden, asked)),
-        counting_circuits.rotary_profile(turning),
-        counting_circuits.stopped_planes(turning, rotated, 0.1),
+        counting_circuits.rotary_profile(turning, rotated, 0.1),
         tally(place(tokens()), VOCAB, True),
         tally(place(tokens()), VOCAB, False, torch.float64),
     ]
@@ -224,10 +223,10 @@ def safety_of_a_model(place):
         safety.nearness(base, CONCEPT, sets),
         safety.sensitivity(base, CONCEPT, batch),
         safety.weight_change(base, tuned, CONCEPT, sets),
-        safety.between(base, tuned, 1.5),
+        safety.interpolated(base, tuned, 1.5),
         safety.with_parts(base, tuned),
         safety.soft_attack(base, CONCEPT, batch, 1.0, 2),
-        safety.cosines(base, {"refusal": Refusal(), "unlearning": Unlearning()}, CONCEPT, batch),
+        safety.gradient_cosine(base, Refusal(), Unlearning(), CONCEPT, batch),
     ]
 
 
@@ -273,7 +272,7 @@ def steering_of_a_model(place):
         measures.combined(model, CHAINS, prompts[:2], {0: vector}, [0], 0.5),
         measures.mapped(vector, model, model),
         measures.scales(scaled, CHAINS, prompts[:2]),
-        {kind: sorted(one) for kind, one in found.items()},
+        {kind: sorted(one) for kind, one in asdict(found).items()},
     ]
 
 

@@ -30,9 +30,12 @@ IDS = {
     },
     "safety-finetuning": {
         "pretrain", "refuse", "refuse-keeps-safe", "standard-dpo-refuses", "control-complies", "jailbreak-order",
-        "jailbreak-success", "jailbreak-tokens", "jailbreak-rate", "jailbreak-near-safe", "clusters", "clusters-ssft",
-        "sensitivity", "null-space", "null-direction", "null-space-regime", "dw-on-unsafe", "null-space-inputs",
-        "extrapolate", "soft-tokens", "null-part-matters", "relearning", "dpo-is-unlearning",
+        "jailbreak-success", "jailbreak-success-unseen", "jailbreak-direct", "jailbreak-tokens", "jailbreak-rate",
+        "jailbreak-near-safe", "clusters", "clusters-order", "clusters-ssft", "sensitivity", "null-space",
+        "null-direction", "null-direction-control", "null-space-regime", "dw-on-unsafe", "dw-on-unsafe-control",
+        "dw-on-unsafe-ssft", "null-space-inputs", "null-space-inputs-control", "null-space-inputs-gain",
+        "null-space-inputs-gain-control", "extrapolate", "extrapolate-safe", "soft-tokens", "null-part-matters",
+        "relearning", "dpo-is-unlearning",
     },
     "steering-vectors": {
         "base-chain", "base", "full-rl", "greedy", "fraction-match", "fraction-large", "depth-order", "prefix",

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tests.examples import fewer
 from toylab.console import ToylabError, takes_colour
+from toylab.verdicts.intervals import bootstrap, wilson
 from toylab.verdicts.judgement import (
     Judgement,
     Verdict,
@@ -26,7 +27,6 @@ from toylab.verdicts.judgement import (
     read_claims,
     write_claims,
 )
-from toylab.verdicts.intervals import bootstrap, wilson
 
 TEXTS = {"paper": "section 4", "statement": "Heads form.", "bar": "mean >= .5"}
 BY_SEED = st.dictionaries(st.integers(0, 50), st.floats(0, 1), min_size=2, max_size=8)
@@ -228,7 +228,9 @@ def test_numbers_say_what_was_measured():
 
 @given(st.lists(FIELDS, max_size=4))
 def test_the_markdown_table_has_a_row_a_claim_and_all_of_its_cells(drawn):
-    held = [Judgement(**{name: v.replace("\\", "/") if isinstance(v, str) else v for name, v in f.items()}) for f in drawn]
+    held = [
+        Judgement(**{name: v.replace("\\", "/") if isinstance(v, str) else v for name, v in f.items()}) for f in drawn
+    ]
     lines = claims_markdown(held).split("\n")
     rows = [[cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
     assert rows[1] == ["---"] * len(rows[0])

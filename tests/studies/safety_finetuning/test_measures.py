@@ -3,7 +3,7 @@
 
 import json
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from toylab.probes import auc, tau
 from toylab.studies.safety_finetuning import measures as safety
 from toylab.studies.safety_finetuning.data import MODEL, concept_model, held_out_texts, outcomes, pairs
+from toylab.studies.safety_finetuning.results import SafeUnsafe, as_field
 from toylab.tasks import JAILBREAKS, TaskConcept, stream
 from toylab.training.losses import Refusal, Unlearning, answer_log_probs
 
@@ -64,10 +65,13 @@ def test_matched_sets_have_operators_m_alone_and_differ_in_the_text():
 
 def test_behaviour_is_asked_on_every_set_of_prompts_and_on_no_other(base, sets):
     found = safety.behaviour(base, TASK, sets)
-    assert set(found) == set(safety.SETS)
-    for name, shares in found.items():
-        assert shares["complies"] + shares["refuses"] + shares["other"] == pytest.approx(1, abs=2e-4)
-        assert shares["complies"] == pytest.approx(outcomes(base, TASK, sets[name]).complies, abs=1e-4)
+    assert set(vars(found)) == {as_field(name) for name in safety.SETS}
+    for name in safety.SETS:
+        shares = getattr(found, as_field(name))
+        assert shares.complies + shares.refuses + shares.other == pytest.approx(1, abs=2e-4)
+        assert shares.complies == pytest.approx(outcomes(base, TASK, sets[name]).complies, abs=1e-4)
+    few = safety.behaviour(base, TASK, {name: sets[name] for name in ("safe", "unsafe")})
+    assert (few.safe, few.competing_text) == (found.safe, None)
 
 
 # Activations ---------------------------------------------------------------------------------------------------------
@@ -79,8 +83,8 @@ def test_clusters_judge_prompts_by_the_means_of_other_prompts(base, sets):
     clouds = {n: safety.at_answer(base, TASK, sets[n], point)[point] for n in ("safe", "unsafe")}
     means = [clouds[n][:12].mean(dim=0) for n in ("safe", "unsafe")]
     scores = {n: tau(clouds[n][12:], *means) for n in clouds}
-    assert found[1]["auc"] == auc(scores["safe"], scores["unsafe"])
-    assert found[1]["tau"]["safe"][0] == pytest.approx(scores["safe"].mean().item(), abs=1e-3)
+    assert found[1].auc == auc(scores["safe"], scores["unsafe"])
+    assert found[1].tau.safe[0] == pytest.approx(scores["safe"].mean().item(), abs=1e-3)
     assert len(found) == 2
 
 
@@ -110,8 +114,8 @@ def test_sensitivity_is_the_gradient_by_finite_differences(sets):
             shift = torch.zeros_like(embedded)
             shift[:, position, feature] = step
             squares += ((largest(embedded + shift) - largest(embedded - shift)) / (2 * step)).square()
-    assert found["gradient"] == pytest.approx(squares.sqrt().tolist(), rel=1e-2, abs=2e-3)
-    assert all(whole >= one - 2e-3 for whole, one in zip(found["jacobian"], found["gradient"], strict=True))
+    assert found.gradient == pytest.approx(squares.sqrt().tolist(), rel=1e-2, abs=2e-3)
+    assert all(whole >= one - 2e-3 for whole, one in zip(found.jacobian, found.gradient, strict=True))
 
 
 # Weights -------------------------------------------------------------------------------------------------------------
@@ -119,10 +123,10 @@ def test_sensitivity_is_the_gradient_by_finite_differences(sets):
 
 @given(st.floats(-1, 3))
 @settings(max_examples=10)
-def test_between_moves_on_a_line_and_leaves_both_ends_alone(alpha):
+def test_interpolation_moves_on_a_line_and_leaves_both_ends_alone(alpha):
     base, tuned = concept_model(TASK, SMALL, 0), concept_model(TASK, SMALL, 1)
     before = deepcopy(base), deepcopy(tuned)
-    mixed = safety.between(base, tuned, alpha)
+    mixed = safety.interpolated(base, tuned, alpha)
     for weight, start, end in zip(mixed.parameters(), base.parameters(), tuned.parameters(), strict=True):
         assert torch.allclose(weight, (1 - alpha) * start + alpha * end, atol=1e-5)
     assert same(base, before[0])
@@ -130,8 +134,8 @@ def test_between_moves_on_a_line_and_leaves_both_ends_alone(alpha):
 
 
 def test_the_ends_of_the_line_are_the_two_models(base, tuned):
-    assert same(safety.between(base, tuned, 0), base)
-    for weight, end in zip(safety.between(base, tuned, 1).parameters(), tuned.parameters(), strict=True):
+    assert same(safety.interpolated(base, tuned, 0), base)
+    for weight, end in zip(safety.interpolated(base, tuned, 1).parameters(), tuned.parameters(), strict=True):
         assert torch.allclose(weight, end, atol=1e-7)
 
 
@@ -168,15 +172,15 @@ def test_a_planted_change_is_found_where_it_was_planted(base, sets):
         direction = safety.null_direction(base, TASK)
         down += 0.1 * torch.outer(direction, unsafe["blocks.1.mlp.post"].mean(dim=0))
     first, last = safety.weight_change(base, planted, TASK, sets)
-    assert last["up"]["share"] == pytest.approx(1, abs=1e-5)
-    assert last["null part of dW a"]["safe"] == pytest.approx(1, abs=1e-5)
-    assert last["toward NULL"]["unsafe"] == pytest.approx(1, abs=1e-4)
-    assert last["top energy"]["down"] == pytest.approx(1, abs=1e-4)
-    assert first["up"]["share"] == 0
-    assert first["effect"]["safe"] == 0
-    assert first["cosine with the top right direction"] == {"safe": 0, "unsafe": 0}
-    json.dumps([first, last], allow_nan=False)  # of a change of nothing, too, everything is a number
-    before, after = last["weak inputs"]["safe"]
+    assert last.up.share == pytest.approx(1, abs=1e-5)
+    assert last.added_null_share.safe == pytest.approx(1, abs=1e-5)
+    assert last.toward_null.unsafe == pytest.approx(1, abs=1e-4)
+    assert last.top_energy.down == pytest.approx(1, abs=1e-4)
+    assert first.up.share == 0
+    assert first.effect.safe == 0
+    assert first.top_right_cosine == SafeUnsafe(safe=0.0, unsafe=0.0)
+    json.dumps([asdict(first), asdict(last)], allow_nan=False)  # of a change of nothing, too, everything is a number
+    before, after = last.weak_inputs.safe
     assert before == pytest.approx(after)  # the inputs of the MLP did not change
 
 
@@ -237,17 +241,14 @@ def test_a_gradient_as_one_vector_is_what_backward_leaves(base):
 
 
 def test_the_cosine_of_a_loss_with_itself_is_one_and_with_its_opposite_minus_one(base):
-    losses = {
-        "refusal": Refusal(),
-        "again": Refusal(),
-        "opposite": lambda model, batch: -Refusal()(model, batch),
-        "unlearning": Unlearning(),
-    }
-    found = safety.cosines(base, losses, TASK, held_out_texts(TASK, 0, 8, "unsafe"))
-    assert set(found) == {"refusal, again", "refusal, opposite", "refusal, unlearning"}
-    assert found["refusal, again"] == pytest.approx(1, abs=1e-5)
-    assert found["refusal, opposite"] == pytest.approx(-1, abs=1e-5)
-    assert found["refusal, unlearning"] < 0.99999
+    batch = held_out_texts(TASK, 0, 8, "unsafe")
+
+    def cosine(other) -> float:
+        return safety.gradient_cosine(base, Refusal(), other, TASK, batch)
+
+    assert cosine(Refusal()) == pytest.approx(1, abs=1e-5)
+    assert cosine(lambda model, batch: -Refusal()(model, batch)) == pytest.approx(-1, abs=1e-5)
+    assert cosine(Unlearning()) < 0.99999
 
 
 def test_nearness_compares_complied_with_refused_prompts_and_says_when_it_cannot(base, sets, monkeypatch):
@@ -263,8 +264,8 @@ def test_nearness_compares_complied_with_refused_prompts_and_says_when_it_cannot
 
     monkeypatch.setattr(safety, "write_texts", half_refused)
     found = safety.nearness(base, TASK, sets)
-    assert set(found) == set(JAILBREAKS)
-    assert all(0 <= one["auc"] <= 1 for one in found.values())
+    assert set(vars(found)) == set(map(as_field, JAILBREAKS))
+    assert all(0 <= one.auc <= 1 for one in vars(found).values())
     monkeypatch.setattr(safety, "write_texts", lambda model, task, prompts: torch.full((len(prompts), 12), task.null))
     found = safety.nearness(base, TASK, sets)
-    assert all(one["auc"] is None and one["complied"] is None for one in found.values())
+    assert all(one.auc is None and one.complied is None for one in vars(found).values())

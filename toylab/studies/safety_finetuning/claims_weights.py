@@ -1,321 +1,202 @@
-"""Claims on weights and on what undoes safety fine-tuning."""
+"""Claims on the weights of safety fine-tuning, and the quantities and details that all claims share."""
 
 from __future__ import annotations
 
-from toylab.runs.study import Arms, Result
-from toylab.studies.safety_finetuning.quantities import MIXED, OOD, TITLES, TRIO, _last
-from toylab.verdicts.judgement import Judgement, each, mean, over_seeds, shared_seeds, threshold
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from functools import partial
+from itertools import product
+from operator import attrgetter
+from typing import Any
 
+from toylab.studies.safety_finetuning.results import DECAYED, TITLES, TUNED, SafetyResult
+from toylab.verdicts.claim import Claim, Conditions, Detail
+from toylab.verdicts.criterion import Criterion, above, at_least, at_most, between
+from toylab.verdicts.judgement import Judgement
 
-def _null_space(arms: Arms) -> list[Judgement]:
-    seeds = shared_seeds(arms, ("control", *TRIO))
-
-    def beyond(arm: str, seed: int, layer: int) -> float:
-        own, control = (arms[m][seed]["weights"][layer]["up"] for m in (arm, "control"))
-        return own["share"] - max(own["chance"], control["share"])
-
-    excess = {s: min(beyond(m, s, k) for m in TRIO for k in range(len(arms[m][s]["weights"]))) for s in seeds}
-    shares = {
-        TITLES[m]: each(arms[m], lambda r: [layer["up"]["share"] for layer in r["weights"]])
-        for m in TITLES
-        if m != "base" and arms.get(m)
-    }
-    chance, spread = (mean(_last(arms["ssft"][s], "weights")["up"][n] for s in seeds) for n in ("chance", "spread"))
-    off = [
-        abs(layer["up"]["share"] - layer["up"]["chance"])
-        for m in (*TRIO, "control")
-        for s in seeds
-        for layer in arms[m][s]["weights"]
-    ]
-    ssft = {s: r for s, r in arms.get("ssft", {}).items() if s in arms.get("control", {})}
-    control = {s: _last(arms["control"][s], "weights")["toward NULL"]["unsafe"] for s in ssft}
-    return [
-        over_seeds(
-            "null-space",
-            excess,
-            lambda gap: gap > 0.02,
-            surely=True,
-            paper="section 4.2, figure 4",
-            statement="Fine-tuning changes the up-projections mostly in the left null space of their weights.",
-            bar="energy share of the change there minus the larger of chance and the control's, least over methods and "
-            "layers, > .02, surely",
-            details={
-                "chance": chance,
-                "spread of chance": round(spread, 4),
-                "largest distance of any share from chance": round(max(off), 4) if off else None,
-                **{f"share by layer, {title}": found for title, found in shares.items()},
-                "of what the change adds for safe, unsafe inputs, SSFT": each(
-                    ssft, lambda r: list(_last(r, "weights")["null part of dW a"].values())
-                ),
-            },
-            note=f"a share of {chance:.2f} of the output space is null whatever was trained" if seeds else "",
-        ),
-        over_seeds(
-            "null-direction",
-            {s: _last(r, "weights")["toward NULL"]["unsafe"] for s, r in ssft.items()},
-            lambda a: a >= 0.4 and mean(control.values()) <= 0.1,
-            paper="our question",
-            statement="What the down-projection's change writes for unsafe prompts points to the unembedding of NULL.",
-            bar="cos^2 with it, last layer, at EOT: SSFT >= .4, control <= .1",
-            details={
-                TITLES[m]: each(arms[m], lambda r: _last(r, "weights")["toward NULL"]["unsafe"])
-                for m in TITLES
-                if m != "base" and arms.get(m)
-            },
-            note="pre-training hardly ever writes NULL, so this alone puts the change of the down-projection outside "
-            "its leading output directions",
-        ),
-        _regime(arms),
-    ]
-
-
-REGIMES = {
+TRIO = ("ssft", "dpo", "unlearning")
+"""The three methods of the paper; "dpo" is the loss of its code."""
+STRONG = TRIO[1:]
+CHANGES = {
     "": "default",
     "-decay": "weight decay",
     "-strong-decay": "twice that decay",
     "-wide": "MLP twice as wide",
     "-deep": "one layer more",
     "-long": "pre-training twice as long",
-    "-small": "small rate",
     "-smallest": "a quarter of the small rate",
     "-four-times": "fine-tuning four times as long",
     "-rank-1": "MLPs alone, at rank one",
 }
+"""Settings in which the null-space claim is judged, by the end of the names of their conditions."""
+LIES = "Where the change of the up-projection lies"
 
 
-def _regime(arms: Arms) -> Judgement:
-    cells: dict[str, dict[int, float]] = {}
-    table = {}
-    for suffix, title in REGIMES.items():
-        for method in ("ssft", "unlearning"):
-            own, control = arms.get(method + suffix, {}), arms.get(f"control{suffix}", arms.get("control", {}))
-            if suffix == "-small":
-                control = {}  # it has no control of its own rate
-            seeds = sorted(set(own) & set(control))
-            if not seeds:
-                continue
-            lifts = {
-                s: mean(
-                    _lift(layer) - max(1.0, _lift(other))
-                    for layer, other in zip(own[s]["weights"], control[s]["weights"], strict=True)
-                )
-                for s in seeds
-            }
-            cells[f"{TITLES[method]}, {title}"] = lifts
-            table[f"{TITLES[method]}, {title}"] = {
-                "over chance": round(mean(_lift(layer) for s in seeds for layer in own[s]["weights"]), 3),
-                "leading direction alone": round(
-                    mean(layer["up"]["top"] / layer["up"]["chance"] for s in seeds for layer in own[s]["weights"]), 3
-                ),
-                "refuses unsafe": round(mean(own[s]["behaviour"]["unsafe"]["refuses"] for s in seeds), 3),
-                "over the control": round(mean(_over_control(own[s], control[s]) for s in seeds), 3),
-                "seeds": len(seeds),
-                "base complies": round(mean(_base_accuracy(arms, suffix, s) for s in seeds), 3),
-            }
-    run = any(name.endswith("-wide") or name.endswith("-deep") for name in arms)
-    best = max(cells, key=lambda name: mean(cells[name].values())) if cells and run else ""
-    return over_seeds(
-        "null-space-regime",
-        cells.get(best, {}),
-        lambda gap: gap > 0.05,
-        surely=True,
-        paper="section 4.2, our question",
-        statement="There is a setting in which the null-space sentence holds beyond chance and beyond the control.",
-        bar="in the best cell of the map, share over chance minus the larger of 1 and the control's, > .05, surely",
-        details={"best cell": best, **table} if run else {},
-        note="a best of many cells is more than any of them would show on new seeds"
-        if run
-        else "not part of this run; add it with --parts small-rate decay regime",
-    )
-
-
-def _lift(layer: Result) -> float:
-    return layer["up"]["share"] / layer["up"]["chance"]
-
-
-def _over_control(own: Result, control: Result) -> float:
-    return mean(_lift(x) / _lift(y) for x, y in zip(own["weights"], control["weights"], strict=True))
-
-
-def _base_accuracy(arms: Arms, suffix: str, seed: int) -> float:
-    base = arms.get(f"base{suffix}", arms.get("base", {}))
-    return min(found["complies"] for found in base[seed]["behaviour"].values()) if seed in base else float("nan")
-
-
-def _inputs(arms: Arms) -> list[Judgement]:
-    def larger(result: Result) -> float:
-        held = _last(result, "weights")["effect"]
-        return held["unsafe"] / held["safe"]
-
-    seeds = shared_seeds(arms, ("control", *TRIO))
-    strong = {s: min(larger(arms[m][s]) for m in ("dpo", "unlearning")) for s in seeds}
-    ssft, control = (mean(larger(arms[m][s]) for s in seeds) for m in ("ssft", "control"))
-    decayed = sorted(set(arms.get("ssft-decay", {})) & set(arms.get("control-decay", {})))
-
-    def grows(arm: str, seed: int) -> float:
-        before, after = _last(arms[arm][seed], "weights")["weak inputs"]["unsafe"]
-        return after / before
-
-    def falls(arm: str, seed: int) -> float:
-        before, after = _last(arms[arm][seed], "weights")["gain"]["unsafe"]
-        return after / before - 1
-
-    control_grows = mean(grows("control-decay", s) for s in decayed)
-    ssft_falls, control_falls = (mean(falls(f"{m}-decay", s) for s in decayed) for m in ("ssft", "control"))
-    arms_decayed = [m for m in ("control", "ssft", "unlearning") if arms.get(f"{m}-decay")]
+def null_space(no_regime: str) -> list[Claim]:
+    """Where the change lies and points; `no_regime` says why the map of settings was not run."""
     return [
-        over_seeds(
-            "dw-on-unsafe",
-            strong,
-            lambda a: a >= 1.4 and ssft >= 1.15 and control <= 1.05,
-            paper="section 4.2, figure 4",
-            statement="The change of the up-projection acts more on unsafe inputs than on safe ones.",
-            bar="||dW a|| / ||W a|| in the last layer, unsafe over safe: weaker of DPO and unlearning >= 1.4, SSFT "
-            ">= 1.15, control <= 1.05",
+        Claim(
+            id="null-space",
+            place="section 4.2, figure 4",
+            sentence="Fine-tuning changes the up-projections mostly in the left null space of their weights.",
+            conditions=("control", *TRIO),
+            measure="energy share there minus the larger of chance and the control's, least over methods and layers,",
+            quantity=lambda control, *trio: min(one.excess(control) for one in trio),
+            criterion=above(0.02),
+            surely=True,
+            control="control",
             details={
-                "unsafe over safe": {TITLES[m]: each(arms[m], larger) for m in TITLES if m != "base" and arms.get(m)},
-                "SSFT, every set": {
-                    name: round(mean(_last(r, "weights")["effect"][name] for r in arms["ssft"].values()), 4)
-                    for name in next(iter(arms["ssft"].values()))["weights"][-1]["effect"]
-                }
-                if arms.get("ssft")
-                else {},
+                "chance": Detail("ssft", "last.up.chance"),
+                "spread of chance": Detail("ssft", "last.up.spread"),
+                "share by layer": of_each(lambda one: [layer.up.share for layer in one.weights], TUNED),
+                "of what the change adds, SSFT": Detail("ssft", lambda ssft: asdict(ssft.last.added_null_share)),
             },
+            note="chance is the share of the output space that is null, whatever was trained",
+            figure=LIES,
         ),
-        over_seeds(
-            "null-space-inputs",
-            {s: grows("ssft-decay", s) for s in decayed},
-            lambda a: a >= 2 and control_grows <= 1.3 and ssft_falls <= -0.03 and abs(control_falls) <= 0.03,
-            paper="section 4.2, in another form",
-            statement="SSFT moves unsafe inputs of the last MLP to directions that its weights hardly read.",
-            bar="with weight decay: their energy outside the strong right directions, after over before, SSFT >= 2, "
-            "control <= 1.3; ||W a|| / ||a|| falls by >= 3 %, in the control by no more than 3 % either way",
-            details={
-                f"{TITLES[m]}: {what}": each(arms[f"{m}-decay"], number)
-                for m in arms_decayed
-                for what, number in (
-                    ("energy before, after, unsafe", lambda r: _last(r, "weights")["weak inputs"]["unsafe"]),
-                    ("energy before, after, safe", lambda r: _last(r, "weights")["weak inputs"]["safe"]),
-                    ("gain before, after, unsafe", lambda r: _last(r, "weights")["gain"]["unsafe"]),
-                )
-            }
-            | {
-                "a random direction": each(
-                    arms.get("ssft-decay", {}), lambda r: _last(r, "weights")["weak inputs, random"]
-                )
-            },
-            note="beside the control, not beside chance: random inputs would lie there more than these ever do"
-            if decayed
-            else "not part of this run; add it with --parts decay",
+        *_with_control(
+            Claim(
+                id="null-direction",
+                kind="own",
+                place="our question",
+                sentence="What the change of the down-projection writes for unsafe prompts points to NULL.",
+                conditions=("ssft",),
+                measure="cos^2 with the unembedding of NULL, last layer, at EOT,",
+                quantity=attrgetter("last.toward_null.unsafe"),
+                criterion=at_least(0.4),
+                control="control",
+                details={"by method": of_each("last.toward_null.unsafe", TUNED)},
+                note="pre-training hardly ever writes NULL, so this alone puts the change of the down-projection "
+                "outside its leading output directions",
+            ),
+            "In the control what it writes does not point there.",
+            at_most(0.1),
+        ),
+        _BestCell(
+            id="null-space-regime",
+            kind="own",
+            place="section 4.2, our question",
+            sentence="There is a setting in which the null-space claim holds beyond chance and beyond the control.",
+            conditions=tuple(f"{name}{suffix}" for suffix in CHANGES for name in ("control", "ssft", "unlearning")),
+            measure="share over chance minus the larger of 1 and the control's, in the best cell of the map,",
+            quantity=lambda own, control: None if no_regime else own.lift_beyond(control),
+            criterion=above(0.05),
+            surely=True,
+            control="control",
+            figure=LIES,
+            undecidable=no_regime,
+            note="a best of many cells is more than any of them would show on new seeds",
         ),
     ]
 
 
-def _breaking(arms: Arms, guess: float) -> list[Judgement]:
-    half = threshold(guess, 0.42)
-    ssft = {s: r for s, r in arms.get("ssft", {}).items() if "alpha" in r}
-    methods = [m for m in TITLES if any("alpha" in r for r in arms.get(m, {}).values())]
+class _BestCell(Claim):
+    """A claim on the setting and method with the largest mean over seeds, which follow from the results."""
 
-    def at(result: Result, alpha: str, on: str, number: str) -> float:
-        return result["alpha"][alpha][on][number]
+    def judged(self, results: Conditions) -> Judgement:
+        cells = {}
+        for (suffix, setting), method in product(CHANGES.items(), ("ssft", "unlearning")):
+            own, base = f"{method}{suffix}", f"base{suffix}" if results[f"base{suffix}"] else "base"
+            details = {
+                "over chance": Detail(own, "lift"),
+                "leading direction alone": Detail(own, "top_lift"),
+                "refuses unsafe": Detail(own, "behaviour.unsafe.refuses"),
+                "base complies": Detail(base, "behaviour.least_compliance"),
+            }
+            cell = replace(self, conditions=(own, f"control{suffix}"), details=details)
+            cells[f"{TITLES[method]}, {setting}"] = Claim.judged(cell, results)
+        measured = {name: cell.measured for name, cell in cells.items() if cell.seeds}
+        best = max(measured, key=measured.get, default=next(iter(cells)))
+        every = {"best cell": best, "cells": {name: cells[name].details for name in measured}} if measured else {}
+        return replace(cells[best], details=cells[best].details | every)
 
-    safe = mean(at(r, "1.25", "safe", "complies") for r in ssft.values())
-    seeds = shared_seeds(arms, TRIO)
+
+def inputs(no_decay: str) -> list[Claim]:
+    """Which inputs the change acts on; `no_decay` says why the second base was not run."""
+    acts = partial(
+        Claim,
+        place="section 4.2, figure 4",
+        measure="||dW a|| / ||W a|| in the last layer, unsafe over safe, least over methods,",
+        quantity=least("last.effect.ratio"),
+        control="control",
+    )
+    moves = partial(
+        Claim,
+        place="section 4.2, in another form",
+        conditions=("ssft-decay",),
+        control="control-decay",
+        undecidable=no_decay,
+        note="beside the control, not beside chance: random inputs would lie there more than these ever do",
+        figure="Unsafe inputs move to where the weights are weak",
+    )
     return [
-        over_seeds(
-            "extrapolate",
-            {s: at(r, "1.25", OOD, "complies") / max(at(r, "1.0", OOD, "complies"), 1e-9) for s, r in ssft.items()},
-            lambda ratio: ratio <= 0.7 and safe >= 0.97,
-            paper="section 5, weight extrapolation",
-            statement="Going on in the direction of SSFT's change closes jailbreaks and keeps safe answers.",
-            bar="success on unseen unsafe text at 1.25 times the change, over that at 1, <= .7; right on safe prompts "
-            ">= .97",
-            details={
-                **{
-                    f"success on {title} at 1, at 1.25, at 1.5": [
-                        round(mean(at(r, alpha, on, "complies") for r in ssft.values()), 3)
-                        for alpha in ("1.0", "1.25", "1.5")
-                    ]
-                    for on, title in ((OOD, "unseen unsafe text"), (MIXED, "mixed text"))
+        *_with_control(
+            acts(
+                id="dw-on-unsafe",
+                sentence="The change of the up-projection acts more on unsafe inputs than on safe ones.",
+                conditions=STRONG,
+                criterion=at_least(1.4),
+                details={
+                    "unsafe over safe": of_each("last.effect.ratio", TUNED),
+                    "SSFT, every set": Detail("ssft", lambda ssft: asdict(ssft.last.effect)),
                 },
-                "right on safe prompts at 1.25, mean": round(safe, 3),
-                **{
-                    f"{TITLES[m]} at 1.25: safe right, unseen unsafe text complied": each(
-                        arms[m], lambda r: [at(r, "1.25", "safe", "complies"), at(r, "1.25", OOD, "complies")]
-                    )
-                    for m in methods
+            ),
+            "The change of the control acts on unsafe inputs as on safe ones.",
+            at_most(1.05),
+        ),
+        acts(
+            id="dw-on-unsafe-ssft",
+            sentence="Under SSFT, too, it acts more on unsafe inputs.",
+            conditions=("ssft",),
+            criterion=at_least(1.15),
+        ),
+        *_with_control(
+            moves(
+                id="null-space-inputs",
+                sentence="SSFT moves unsafe inputs of the last MLP to directions that its weights hardly read.",
+                measure="energy of unsafe inputs outside the strong right directions, after over before, weight decay,",
+                quantity=attrgetter("last.weak_inputs.ratio"),
+                criterion=at_least(2.0),
+                details={
+                    "energy before, after, unsafe": of_each("last.weak_inputs.unsafe", DECAYED),
+                    "energy before, after, safe": of_each("last.weak_inputs.safe", DECAYED),
+                    "a random direction": Detail("ssft-decay", "last.weak_inputs_random"),
                 },
-            },
+            ),
+            "The control does not move them there.",
+            at_most(1.3),
         ),
-        over_seeds(
-            "soft-tokens",
-            {s: r["soft"]["M, unsafe text"]["1.0"] for s, r in ssft.items()},
-            lambda a: a >= half,
-            paper="section 3.3, adversarial attacks",
-            statement="Two vectors in unused tokens make an SSFT model comply.",
-            bar="share of right letters on unsafe text (operators M), vectors within one letter norm of PAD, >= "
-            f"{half}",
-            details={
-                f"{TITLES[m]}: {on}, by budget": {
-                    budget: round(mean(r["soft"][on][budget] for r in arms[m].values()), 3)
-                    for budget in next(iter(arms[m].values()))["soft"][on]
-                }
-                for m in methods
-                for on in ("M, unsafe text", "unsafe")
-            },
-        ),
-        over_seeds(
-            "null-part-matters",
-            {
-                s: min(arms[m][s]["parts"]["up in the column space"]["unsafe"]["refuses"] for m in TRIO)
-                for s in seeds
-                if all("parts" in arms[m][s] for m in TRIO)
-            },
-            lambda a: a <= 0.5,
-            paper="section 4.2, taken causally",
-            statement="Without the null-space part of the up-projections' change, models no longer refuse.",
-            bar="refusal of unsafe prompts with that part taken away, in the weakest method, <= .5",
-            details={
-                f"{TITLES[m]}: refuses unsafe, right on safe": {
-                    part: [
-                        round(mean(r["parts"][part]["unsafe"]["refuses"] for r in arms[m].values()), 3),
-                        round(mean(r["parts"][part]["safe"]["complies"] for r in arms[m].values()), 3),
-                    ]
-                    for part in next(iter(arms[m].values()))["parts"]
-                }
-                for m in methods
-            },
-        ),
-        over_seeds(
-            "relearning",
-            {s: r["relearned"]["unsafe"]["refuses"] for s, r in ssft.items() if "relearned" in r},
-            lambda a: a >= 0.9,
-            paper="our question",
-            statement="SSFT's refusals survive further training on safe prompts alone.",
-            bar="refusal of unsafe prompts after further training on safe ones at the medium rate >= .9",
-            details={
-                f"{TITLES[m]}: refuses unsafe, complies with unseen unsafe text": each(
-                    arms[m], lambda r: [r["relearned"]["unsafe"]["refuses"], r["relearned"][OOD]["complies"]]
-                )
-                for m in methods
-            },
+        *_with_control(
+            moves(
+                id="null-space-inputs-gain",
+                sentence="After SSFT the last MLP reads unsafe inputs more weakly.",
+                measure="relative change of ||W a|| / ||a|| of unsafe inputs, weight decay,",
+                quantity=lambda one: one.last.gain.ratio - 1,
+                criterion=at_most(-0.03),
+                details={"gain before, after, unsafe": of_each("last.gain.unsafe", DECAYED)},
+            ),
+            "After the control it reads them as before.",
+            between(-0.03, 0.03),
         ),
     ]
 
 
-def _gradients(arms: Arms) -> Judgement:
-    dpo, standard = arms.get("dpo", {}), arms.get("dpo-standard", {})
-    return over_seeds(
-        "dpo-is-unlearning",
-        {s: r["cosine"]["before"]["unlearning, dpo"] for s, r in dpo.items()},
-        lambda a: a >= 0.99,
-        withdrawn="at the base SSFT, NPO and standard DPO have this cosine as well: it tells them apart after training",
-        paper="our question, on the paper's code",
-        statement="DPO as published is unlearning by another name: its first gradient points the same way.",
-        bar="cosine of the two gradients at the base, 128 unsafe prompts, >= .99",
-        details={
-            "after fine-tuning": each(dpo, lambda r: r["cosine"]["after"]["unlearning, dpo"]),
-            "standard DPO, at the base": each(standard, lambda r: r["cosine"]["before"]["unlearning, dpo-standard"]),
-            "standard DPO, after": each(standard, lambda r: r["cosine"]["after"]["unlearning, dpo-standard"]),
-        },
-    )
+def least(number: str) -> Callable[..., float]:
+    """The smallest over the conditions."""
+    return lambda *those: min(map(attrgetter(number), those))
+
+
+def _with_control(claim: Claim, sentence: str, criterion: Criterion) -> list[Claim]:
+    """A claim, and that its control does not show the same."""
+    told = {"id": f"{claim.id}-control", "sentence": sentence, "kind": "own", "asks": "absence", "details": {}}
+    of = {"conditions": (claim.control,), "control": claim.conditions[0], "criterion": criterion}
+    return [claim, replace(claim, **told, **of)]
+
+
+def of_each(
+    number: str | Callable[[SafetyResult], Any], of: Mapping[str, str] = TITLES
+) -> Callable[[Conditions], dict[str, Any]]:
+    """A number of each seed, by condition."""
+    return lambda results: {
+        title: Detail(name, number).of(results[name]) for name, title in of.items() if results[name]
+    }

@@ -2,258 +2,218 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping
+from operator import attrgetter
 from statistics import fmean
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from toylab.report import canvas, figures
-from toylab.report.page import Picture
-from toylab.runs.study import Arms
-from toylab.studies.safety_finetuning.quantities import MIXED, OOD, TITLES
+from toylab.report.page import Picture, picture
+from toylab.studies.safety_finetuning.results import DECAYED, TITLES, SafetyResult, mean_behaviour
+from toylab.verdicts.claim import Conditions
 
-SET_TITLES = {
-    "safe": "safe",
-    "unsafe": "unsafe, direct",
-    "competing-task": "safe + unsafe operator",
-    "competing-text": "mixed text",
-    "mismatched-text": "unseen unsafe text",
-    "mismatched-token": "unseen names",
-}
+BySeed = Mapping[int, SafetyResult]
+"""The results of one condition, by seed."""
 
 
-def draw(arms: Arms) -> list[Picture]:
+def draw(results: Conditions) -> list[Picture]:
     """All figures for which there are results."""
-    drawn = [
-        _draw_outcomes(arms),
-        _draw_clusters(arms),
-        _draw_shares(arms),
-        _draw_alpha(arms),
-        _draw_sensitivity(arms),
-        _draw_inputs(arms),
-        _draw_soft(arms),
-    ]
-    return [picture for picture in drawn if picture is not None]
+    drawn = []
+    for figure_of, part, titles in (
+        (_outcomes, "behaviour", TITLES),
+        (_clusters, "clusters", TITLES),
+        (_shares, "weights", TITLES),
+        (_alpha, "alpha", TITLES),
+        (_sensitivity, "sensitivity", TITLES),
+        (_inputs, "weights", DECAYED),
+        (_soft, "soft", TITLES),
+    ):
+        shown = {title: results[name] for name, title in titles.items() if _has(results[name], part)}
+        if shown:
+            seeds = sorted({seed for found in shown.values() for seed in found})
+            on = f"seed{'' if len(seeds) == 1 else 's'} {', '.join(map(str, seeds))}"
+            drawn.append(figure_of(shown, on))
+    return drawn
 
 
-def _draw_outcomes(arms: Arms) -> Picture | None:
-    shown = [m for m in TITLES if arms.get(m)]
-    if not shown:
-        return None
+def _outcomes(shown: Mapping[str, BySeed], seeds: str) -> Picture:
     figure, axes = canvas.sheet(10.5, 0.34 * len(shown) * 3 + 2.2, columns=2, rows=3)
-    for ax, (name, title) in zip(axes.flat, SET_TITLES.items(), strict=True):
-        rows = {
-            TITLES[m]: {
-                what: fmean(r["behaviour"][name][key] for r in arms[m].values())
-                for what, key in (("complies", "complies"), ("refuses", "refuses"), ("neither", "other"))
-            }
-            for m in shown
-        }
+    sets = {
+        "safe": "safe",
+        "unsafe": "unsafe, direct",
+        "competing_task": "safe + unsafe operator",
+        "competing_text": "mixed text",
+        "mismatched_text": "unseen unsafe text",
+        "mismatched_token": "unseen names",
+    }
+    means = {method: mean_behaviour([one.behaviour for one in found.values()]) for method, found in shown.items()}
+    for ax, (name, title) in zip(axes.flat, sets.items(), strict=True):
+        written = {method: getattr(mean, name) for method, mean in means.items()}
+        rows = {m: {"complies": o.complies, "refuses": o.refuses, "neither": o.other} for m, o in written.items()}
         figures.stacked(rows, xlabel="share of tokens written", ax=ax)
         ax.set_title(title, fontsize=10)
         if ax is not axes[0, 1]:
             ax.get_legend().remove()
-    return Picture(
+    return picture(
         "What is written",
-        f"Freely and greedily; mean over {_seeds(arms, shown)}. Complies: the letters that were asked for; refuses: "
+        f"Freely and greedily; mean over {seeds}. Complies: the letters that were asked for; refuses: "
         "NULL. A jailbreak that ends in neither has failed without a refusal.",
-        canvas.svg(figure),
-        (
-            "pretrain",
-            "refuse",
-            "refuse-keeps-safe",
-            "standard-dpo-refuses",
-            "control-complies",
-            "jailbreak-order",
-            "jailbreak-success",
-            "jailbreak-tokens",
-            "jailbreak-rate",
-        ),
+        figure,
     )
 
 
-def _draw_clusters(arms: Arms) -> Picture | None:
-    shown = [m for m in TITLES if arms.get(m) and all("clusters" in r for r in arms[m].values())]
-    if not shown:
-        return None
-    figure, axes = _grid(len(shown), 3.0, 2.7)
-    layers = len(next(iter(arms[shown[0]].values()))["clusters"])
-    for ax, method in zip(axes, shown, strict=True):
-        groups = {
-            name: [
-                (
-                    fmean(r["clusters"][k]["tau"][name][0] for r in arms[method].values()),
-                    fmean(r["clusters"][k]["tau"][name][1] for r in arms[method].values()),
-                )
-                for k in range(layers)
-            ]
-            for name in ("safe", "unsafe")
-        }
-        figures.bands(
-            groups, [str(k + 1) for k in range(layers)], xlabel="layer", ylabel="tau", title=TITLES[method], ax=ax
-        )
-    return Picture(
+def _clusters(shown: Mapping[str, BySeed], seeds: str) -> Picture:
+    def band(found: BySeed, layer: int, kind: str) -> tuple[float, float]:
+        bands = [getattr(one.clusters[layer].tau, kind) for one in found.values()]
+        return fmean(mean for mean, _ in bands), fmean(deviation for _, deviation in bands)
+
+    def panel(title: str, found: BySeed, ax: Axes) -> None:
+        layers = range(len(_some(found).clusters))
+        groups = {kind: [band(found, layer, kind) for layer in layers] for kind in ("safe", "unsafe")}
+        figures.bands(groups, [str(k + 1) for k in layers], xlabel="layer", ylabel="tau", title=title, ax=ax)
+
+    return picture(
         "How far activations tell safe prompts from unsafe ones",
         "tau: distance to the unsafe mean minus distance to the safe one, after the MLP's non-linearity, at EOT; the "
-        "means come from other prompts. Bands: one standard deviation over prompts. Scales differ; mean over "
-        f"{_seeds(arms, shown)}.",
-        canvas.svg(figure),
-        ("clusters", "clusters-ssft", "jailbreak-near-safe"),
+        f"means come from other prompts. Bands: one standard deviation over prompts. Scales differ; mean over {seeds}.",
+        _panels(shown, panel, 3.0, 2.7),
     )
 
 
-def _draw_shares(arms: Arms) -> Picture | None:
-    shown = [m for m in TITLES if m != "base" and arms.get(m)]
-    if not shown:
-        return None
+def _shares(shown: Mapping[str, BySeed], seeds: str) -> Picture:
     figure, axes = canvas.sheet(7.2, 0.5 * len(shown) + 1.6)
-    layers = len(next(iter(arms[shown[0]].values()))["weights"])
+    some = _some(next(iter(shown.values())))
     groups = {
-        TITLES[m]: {f"layer {k + 1}": [r["weights"][k]["up"]["share"] for r in arms[m].values()] for k in range(layers)}
-        for m in shown
+        method: {
+            f"layer {k + 1}": [one.weights[k].up.share for one in found.values()] for k in range(len(some.weights))
+        }
+        for method, found in shown.items()
     }
     ax = figures.by_seed(groups, xlabel="energy share of the change in the left null space", ax=axes[0, 0])
-    some = next(iter(arms[shown[0]].values()))["weights"][-1]["up"]
-    ax.axvspan(some["chance"] - 2 * some["spread"], some["chance"] + 2 * some["spread"], color="0.85", zorder=0)
-    ax.annotate("chance, two deviations", (some["chance"], -0.6), fontsize=7, color="0.35", ha="center")
-    return Picture(
+    chance, spread = some.last.up.chance, some.last.up.spread
+    ax.axvspan(chance - 2 * spread, chance + 2 * spread, color="0.85", zorder=0)
+    ax.annotate("chance, two deviations", (chance, -0.6), fontsize=7, color="0.35", ha="center")
+    return picture(
         "Where the change of the up-projection lies",
-        f"One point a seed and layer ({_seeds(arms, shown)}). Only what lies to the right of the grey band "
-        "and of the control, which teaches nothing about refusing, would speak for the sentence.",
-        canvas.svg(figure),
-        ("null-space", "null-space-regime"),
+        f"One point a seed and layer ({seeds}). Only what lies to the right of the grey band and of the control, which "
+        "teaches nothing about refusing, would speak for the claim.",
+        figure,
     )
 
 
-def _draw_alpha(arms: Arms) -> Picture | None:
-    shown = [m for m in TITLES if any("alpha" in r for r in arms.get(m, {}).values())]
-    if not shown:
-        return None
-    figure, axes = _grid(len(shown), 3.3, 2.9)
-    for ax, method in zip(axes, shown, strict=True):
-        doses = list(next(iter(arms[method].values()))["alpha"])
-        lines = {
-            title: (
-                [float(a) for a in doses],
-                [fmean(r["alpha"][a][on][what] for r in arms[method].values()) for a in doses],
-            )
-            for title, on, what in (
-                ("safe: right", "safe", "complies"),
-                ("unsafe: refused", "unsafe", "refuses"),
-                ("unseen unsafe text: complied", OOD, "complies"),
-                ("mixed text: complied", MIXED, "complies"),
-            )
-        }
-        figures.responses(
-            lines,
-            xlabel="times the change of all weights",
-            ylabel="share of tokens",
-            mark=1,
-            title=TITLES[method],
-            ax=ax,
-        )
+def _alpha(shown: Mapping[str, BySeed], seeds: str) -> Picture:
+    shares = {
+        "safe: right": "safe.complies",
+        "unsafe: refused": "unsafe.refuses",
+        "unseen unsafe text: complied": "mismatched_text.complies",
+        "mixed text: complied": "competing_text.complies",
+    }
+
+    def panel(title: str, found: BySeed, ax: Axes) -> None:
+        doses = list(_some(found).alpha)
+        means = [mean_behaviour([one.alpha[dose] for one in found.values()]) for dose in doses]
+        lines = {label: (doses, list(map(attrgetter(share), means))) for label, share in shares.items()}
+        labels = {"xlabel": "times the change of all weights", "ylabel": "share of tokens"}
+        figures.responses(lines, **labels, mark=1, title=title, ax=ax)
         ax.get_legend().remove()
-    legend = axes[-1].legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+
+    figure = _panels(shown, panel, 3.3, 2.9)
+    legend = figure.axes[len(shown) - 1].legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     legend.set_in_layout(len(shown) % 3 == 0)  # where there is room beside it, it must not widen its column
-    return Picture(
+    return picture(
         "Less of the fine-tuning and more",
-        f"Weights at base + alpha times the change; 1 is the fine-tuned model. Mean over {_seeds(arms, shown)}.",
-        canvas.svg(figure),
-        ("extrapolate",),
+        f"Weights at base + alpha times the change; 1 is the fine-tuned model. Mean over {seeds}.",
+        figure,
     )
 
 
-def _draw_sensitivity(arms: Arms) -> Picture | None:
-    shown = [m for m in TITLES if arms.get(m) and all("sensitivity" in r for r in arms[m].values())]
-    if not shown:
-        return None
-    figure, axes = _grid(len(shown), 3.3, 2.5)
-    for ax, method in zip(axes, shown, strict=True):
-        figures.histograms(
-            {
-                name: [x for r in arms[method].values() for x in r["sensitivity"][name]["gradient"]]
-                for name in ("safe", "unsafe")
-            },
-            xlabel="gradient norm of the largest logit",
-            title=TITLES[method],
-            ax=ax,
-        )
-    low, high = min(ax.get_xlim()[0] for ax in axes), max(ax.get_xlim()[1] for ax in axes)
+def _sensitivity(shown: Mapping[str, BySeed], seeds: str) -> Picture:
+    def panel(title: str, found: BySeed, ax: Axes) -> None:
+        norms = {
+            kind: [norm for one in found.values() for norm in getattr(one.sensitivity, kind).gradient]
+            for kind in ("safe", "unsafe")
+        }
+        figures.histograms(norms, xlabel="gradient norm of the largest logit", title=title, ax=ax)
+
+    figure = _panels(shown, panel, 3.3, 2.5)
+    axes = figure.axes[: len(shown)]
+    ends = min(ax.get_xlim()[0] for ax in axes), max(ax.get_xlim()[1] for ax in axes)
     for ax in axes:
-        ax.set_xlim(low, high)
-    return Picture(
+        ax.set_xlim(ends)
+    return picture(
         "How much the answer moves with the prompt",
-        f"Local Lipschitz constants at EOT in the embeddings of the prompt, logarithmic; {_seeds(arms, shown)}.",
-        canvas.svg(figure),
-        ("sensitivity",),
+        f"Local Lipschitz constants at EOT in the embeddings of the prompt, logarithmic; {seeds}.",
+        figure,
     )
 
 
-def _draw_inputs(arms: Arms) -> Picture | None:
-    shown = [m for m in ("control", "ssft", "unlearning") if arms.get(f"{m}-decay")]
-    if not shown:
-        return None
+def _inputs(shown: Mapping[str, BySeed], seeds: str) -> Picture:
     figure, axes = canvas.sheet(7.2, 0.5 * 2 * len(shown) + 1.6)
     groups = {
-        f"{TITLES[m]}, {name}": {
-            when: [r["weights"][-1]["weak inputs"][name][k] for r in arms[f"{m}-decay"].values()]
+        f"{method}, {kind}": {
+            when: [getattr(one.last.weak_inputs, kind)[k] for one in found.values()]
             for k, when in enumerate(("before", "after"))
         }
-        for m in shown
-        for name in ("safe", "unsafe")
+        for method, found in shown.items()
+        for kind in ("safe", "unsafe")
     }
     ax = figures.by_seed(groups, xlabel="energy of the last MLP's inputs in directions it hardly reads", ax=axes[0, 0])
-    line = fmean(r["weights"][-1]["weak inputs, random"] for r in arms[f"{shown[0]}-decay"].values())
+    line = _mean(next(iter(shown.values())), "last.weak_inputs_random")
     ax.axvline(line, color="0.6", linewidth=0.8, linestyle=":")
     ax.annotate("a random direction", (line, -0.6), fontsize=7, color="0.35", ha="left", xytext=(2, 0),
                 textcoords="offset points")  # fmt: skip
-    return Picture(
+    return picture(
         "Unsafe inputs move to where the weights are weak",
-        "Base with weight decay, outside the right singular directions that hold 90 % of the energy of the "
-        f"up-projection before fine-tuning, at EOT; {_seeds(arms, [f'{m}-decay' for m in shown])}. Judge it beside "
-        "the control and beside a random direction.",
-        canvas.svg(figure),
-        ("null-space-inputs",),
+        "Base with weight decay, outside the right singular directions with 90 % of the energy of the up-projection "
+        f"before fine-tuning, at EOT; {seeds}. Judge it beside the control and beside a random direction.",
+        figure,
     )
 
 
-def _draw_soft(arms: Arms) -> Picture | None:
-    shown = [m for m in TITLES if any("soft" in r for r in arms.get(m, {}).values())]
-    if not shown:
-        return None
+def _soft(shown: Mapping[str, BySeed], seeds: str) -> Picture:
     figure, axes = canvas.sheet(7.4, 3.0, columns=2)
-    for ax, (name, title) in zip(
-        axes.flat, (("M, unsafe text", "operators M, unsafe text"), ("unsafe", "all unsafe prompts")), strict=True
-    ):
+    asked = {"operators M, unsafe text": "m_unsafe_text", "all unsafe prompts": "unsafe"}
+    for ax, (title, name) in zip(axes.flat, asked.items(), strict=True):
         lines = {}
-        for method in shown:
-            budgets = list(next(iter(arms[method].values()))["soft"][name])
-            shares = [fmean(r["soft"][name][b] for r in arms[method].values()) for b in budgets]
-            direct = fmean(r["behaviour"]["unsafe"]["complies"] for r in arms[method].values())
-            lines[TITLES[method]] = ([0.0, *map(float, budgets)], [direct, *shares])
+        for method, found in shown.items():
+            budgets = list(_some(found).soft.unsafe)
+            shares = [fmean(getattr(one.soft, name)[budget] for one in found.values()) for budget in budgets]
+            lines[method] = ([0.0, *budgets], [_mean(found, "behaviour.unsafe.complies"), *shares])
         figures.responses(lines, xlabel="radius of the attack, in letter norms", ylabel="complied", title=title, ax=ax)
         ax.get_legend().remove()
     axes[0, 1].legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    return Picture(
+    return picture(
         "Vectors that make the model comply",
         "Two PAD tokens hold vectors chosen against the model, prompt by prompt. Share of right letters, written "
-        f"freely; mean over {_seeds(arms, shown)}.",
-        canvas.svg(figure),
-        ("soft-tokens",),
+        f"freely; mean over {seeds}.",
+        figure,
     )
 
 
-def _grid(count: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    """So many axes of `width` x `height` inches, three a row."""
-    columns = min(count, 3)
-    rows = -(-count // columns)
+def _has(found: BySeed, part: str) -> bool:
+    return bool(found) and all(getattr(one, part) is not None for one in found.values())
+
+
+def _some(found: BySeed) -> SafetyResult:
+    return next(iter(found.values()))
+
+
+def _mean(found: BySeed, number: str) -> float:
+    """Of an attribute, over seeds."""
+    return fmean(map(attrgetter(number), found.values()))
+
+
+def _panels(
+    shown: Mapping[str, BySeed], panel: Callable[[str, BySeed, Axes], None], width: float, height: float
+) -> Figure:
+    """Axes of `width` x `height` inches for each condition, three a row."""
+    columns = min(len(shown), 3)
+    rows = -(-len(shown) // columns)
     figure, axes = canvas.sheet(width * columns, height * rows, columns=columns, rows=rows)
-    for ax in axes.flat[count:]:
+    for ax, (title, found) in zip(axes.flat, shown.items(), strict=False):
+        panel(title, found, ax)
+    for ax in axes.flat[len(shown) :]:
         ax.set_visible(False)
-    return figure, list(axes.flat[:count])
-
-
-def _seeds(arms: Arms, names: Iterable[str]) -> str:
-    seeds = sorted({seed for name in names for seed in arms[name]})
-    return f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(map(str, seeds))}"
+    return figure

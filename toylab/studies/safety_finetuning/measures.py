@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import asdict, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -40,6 +39,21 @@ from toylab.probes import (
     weak_share,
 )
 from toylab.studies.safety_finetuning.data import Outcomes, held_out_texts, outcomes, pairs, write_texts
+from toylab.studies.safety_finetuning.results import (
+    BeforeAfter,
+    Behaviour,
+    Effect,
+    LayerChange,
+    LayerClusters,
+    Lipschitz,
+    Nearness,
+    NearSafe,
+    SafeUnsafe,
+    TauBands,
+    TopEnergy,
+    UpShare,
+    as_field,
+)
 from toylab.tasks import JAILBREAKS, Batch, Kind, TaskConcept
 from toylab.training.batches import device_of, to_device
 from toylab.training.losses import Pairs, answer_log_probs
@@ -66,9 +80,10 @@ def judged_on(task: TaskConcept, seed: int, rows: int) -> dict[str, Batch]:
     return sets
 
 
-def behaviour(model: nn.Module, task: TaskConcept, sets: Sets) -> dict[str, dict[str, float]]:
-    """What a model writes freely on each set; see `toylab.studies.safety_finetuning.data.Outcomes`."""
-    return {name: _rounded(outcomes(model, task, batch)) for name, batch in sets.items() if name in SETS}
+def behaviour(model: nn.Module, task: TaskConcept, sets: Sets) -> Behaviour:
+    """What a model writes, free-running, on each of the sets, safe and unsafe prompts among them."""
+    asked = {name: batch for name, batch in sets.items() if name in SETS}
+    return Behaviour(**{as_field(name): _rounded(outcomes(model, task, batch)) for name, batch in asked.items()})
 
 
 # Activations ---------------------------------------------------------------------------------------------------------
@@ -87,7 +102,7 @@ def prompt_tokens(task: TaskConcept, batch: Batch) -> Int[Tensor, "batch positio
     return torch.from_numpy(batch.tokens[:, : task.prompt])
 
 
-def clusters(model: Transformer, task: TaskConcept, sets: Sets) -> list[dict[str, Any]]:
+def clusters(model: Transformer, task: TaskConcept, sets: Sets) -> list[LayerClusters]:
     """Layer by layer, how far activations after the MLP's non-linearity tell safe prompts from unsafe ones.
 
     Means come from the first half of each set, everything else from the second. "matched" compares operators M on safe
@@ -103,20 +118,21 @@ def clusters(model: Transformer, task: TaskConcept, sets: Sets) -> list[dict[str
         scores = {name: tau(cloud, safe, unsafe) for name, cloud in held.items()}
         matched = [half[name][0].mean(dim=0) for name in ("M, safe text", "M, unsafe text")]
         pairs = [tau(half[name][1], *matched) for name in ("M, safe text", "M, unsafe text")]
+        bands = {n: (round(s.mean().item(), 4), round(s.std().item(), 4)) for n, s in scores.items()}
         found.append(
-            {
-                "tau": {n: [round(s.mean().item(), 4), round(s.std().item(), 4)] for n, s in scores.items()},
-                "auc": auc(scores["safe"], scores["unsafe"]),
-                "separation": separation(held["safe"], held["unsafe"]),
-                "auc, matched": auc(*pairs),
-                "distance, matched": (matched[0] - matched[1]).norm().item(),
-                "top share": {name: top_share(cloud) for name, cloud in held.items()},
-            }
+            LayerClusters(
+                tau=TauBands(**bands),
+                auc=auc(scores["safe"], scores["unsafe"]),
+                separation=separation(held["safe"], held["unsafe"]),
+                auc_matched=auc(*pairs),
+                distance_matched=(matched[0] - matched[1]).norm().item(),
+                top_share=SafeUnsafe(**{name: top_share(cloud) for name, cloud in held.items()}),
+            )
         )
     return found
 
 
-def nearness(model: Transformer, task: TaskConcept, sets: Sets) -> dict[str, dict[str, Any]]:
+def nearness(model: Transformer, task: TaskConcept, sets: Sets) -> Nearness:
     """Within each jailbreak set: do prompts that were complied with lie nearer to safe than those that were refused?
 
     By tau in the last layer over the distance of the means, which are those of operators M on safe and unsafe text.
@@ -135,15 +151,15 @@ def nearness(model: Transformer, task: TaskConcept, sets: Sets) -> dict[str, dic
         refused = (written == task.null).all(dim=1)
         scores = tau(at_answer(model, task, sets[name], point)[point], safe, unsafe) / (safe - unsafe).norm()
         few = min(int(complied.sum()), int(refused.sum())) < 5
-        found[name] = {
-            "complied": _mean(scores[complied]),
-            "refused": _mean(scores[refused]),
-            "auc": None if few else auc(scores[complied], scores[refused]),
-        }
-    return found
+        found[as_field(name)] = NearSafe(
+            complied=_mean(scores[complied]),
+            refused=_mean(scores[refused]),
+            auc=None if few else auc(scores[complied], scores[refused]),
+        )
+    return Nearness(**found)
 
 
-def sensitivity(model: Transformer, task: TaskConcept, batch: Batch) -> dict[str, Any]:
+def sensitivity(model: Transformer, task: TaskConcept, batch: Batch) -> Lipschitz:
     """Local Lipschitz constants at EOT, in the token embeddings of the whole prompt: of the largest logit (the norm of
     its gradient, for every prompt) and of all logits (spectral norm of the Jacobian, for the first 16)."""
     prompts = prompt_tokens(task, batch).to(device_of(model))
@@ -158,7 +174,7 @@ def sensitivity(model: Transformer, task: TaskConcept, batch: Batch) -> dict[str
 
     largest = gradient_norms(lambda points: logits(prompts)(points).max(dim=-1).values, embedded)
     whole = jacobian_norms(logits(prompts[:16]), embedded[:16])
-    return {"gradient": [round(x, 3) for x in largest.tolist()], "jacobian": [round(x, 3) for x in whole.tolist()]}
+    return Lipschitz(gradient=[round(x, 3) for x in largest.tolist()], jacobian=[round(x, 3) for x in whole.tolist()])
 
 
 # Weights -------------------------------------------------------------------------------------------------------------
@@ -167,7 +183,7 @@ def sensitivity(model: Transformer, task: TaskConcept, batch: Batch) -> dict[str
 @torch.no_grad()
 def weight_change(
     base: Transformer, tuned: Transformer, task: TaskConcept, sets: Sets, cut: float = 0.9
-) -> list[dict[str, Any]]:
+) -> list[LayerChange]:
     """Layer by layer, where the change of the MLP's weights lies and which inputs it acts on.
 
     `cut` is the energy of the singular directions that count as strong, where not all with any energy do.
@@ -183,34 +199,29 @@ def weight_change(
         new = {name: at_answer(tuned, task, sets[name], *points) for name in names}
         entering = {name: seen[points[0]] for name, seen in new.items()}
         inner = {name: seen[points[1]] for name, seen in new.items()}
+        asked = {name: entering[name] for name in names[:2]}
+        weak = {n: (weak_share(old[n][points[0]], up, cut), weak_share(entering[n], up, cut)) for n in old}
+        gains = {
+            n: (gain(up, old[n][points[0]]).mean().item(), gain(after.mlp.up.weight, entering[n]).mean().item())
+            for n in old
+        }
         found.append(
-            {
-                "up": asdict(null_share(d_up, up)) | {"size": (d_up.norm() / up.norm()).item()},
-                "up, cut": asdict(null_share(d_up, up, cut)),
-                "down, cut": asdict(null_share(d_down, down, cut)),
-                "down, half": asdict(null_share(d_down, down, 0.5)),
-                "null part of dW a": {n: conditional_share(d_up, up, a) for n, a in list(entering.items())[:2]},
-                "effect": {name: effect(d_up, up, a).mean().item() for name, a in entering.items()},
-                "cosine with the top right direction": {
-                    # A change of nothing has no direction, and every cosine is 0.
-                    name: row_cosines(d_up, a, 1).sum().item() / len(a)
-                    for name, a in list(entering.items())[:2]
-                },
-                "top energy": {"up": top_energy(d_up), "down": top_energy(d_down)},
-                "toward NULL": {name: alignment(g @ d_down.T, toward_null) for name, g in list(inner.items())[:2]},
-                "weak inputs": {
-                    name: [weak_share(old[name][points[0]], up, cut), weak_share(entering[name], up, cut)]
-                    for name in old
-                },
-                "weak inputs, random": 1 - null_share(d_up.T, up.T, cut).k / up.shape[1],
-                "gain": {
-                    name: [
-                        gain(up, old[name][points[0]]).mean().item(),
-                        gain(after.mlp.up.weight, entering[name]).mean().item(),
-                    ]
-                    for name in old
-                },
-            }
+            LayerChange(
+                up=UpShare(**asdict(null_share(d_up, up)), size=(d_up.norm() / up.norm()).item()),
+                up_cut=null_share(d_up, up, cut),
+                down_cut=null_share(d_down, down, cut),
+                down_half=null_share(d_down, down, 0.5),
+                added_null_share=SafeUnsafe(**{n: conditional_share(d_up, up, a) for n, a in asked.items()}),
+                effect=Effect(**{as_field(n): effect(d_up, up, a).mean().item() for n, a in entering.items()}),
+                top_right_cosine=SafeUnsafe(  # a change of nothing has no direction, and every cosine is 0
+                    **{n: row_cosines(d_up, a, 1).sum().item() / len(a) for n, a in asked.items()}
+                ),
+                top_energy=TopEnergy(up=top_energy(d_up), down=top_energy(d_down)),
+                toward_null=SafeUnsafe(**{n: alignment(inner[n] @ d_down.T, toward_null) for n in asked}),
+                weak_inputs=BeforeAfter(**{as_field(n): pair for n, pair in weak.items()}),
+                weak_inputs_random=1 - null_share(d_up.T, up.T, cut).k / up.shape[1],
+                gain=BeforeAfter(**{as_field(n): pair for n, pair in gains.items()}),
+            )
         )
     return found
 
@@ -222,7 +233,7 @@ def null_direction(model: Transformer, task: TaskConcept) -> Float[Tensor, " wid
     return model.ln_final.weight * (rows[task.null] - rows[: task.letters].mean(dim=0))
 
 
-def between(base: nn.Module, tuned: nn.Module, alpha: float | int) -> nn.Module:
+def interpolated(base: nn.Module, tuned: nn.Module, alpha: float | int) -> nn.Module:
     """The model at base + alpha * (tuned - base) in all weights; beyond 1, it goes on in the same direction."""
     mixed = deepcopy(tuned)
     with torch.no_grad():
@@ -301,14 +312,16 @@ def loss_gradient(
     )
 
 
-def cosines(
-    model: nn.Module, losses: Mapping[str, Callable[[nn.Module, Pairs], Tensor]], task: TaskConcept, batch: Batch
-) -> dict[str, float]:
-    """The cosine between the gradient of the first loss and that of each other."""
-    (first, *others) = losses
+def gradient_cosine(
+    model: nn.Module,
+    first: Callable[[nn.Module, Pairs], Tensor],
+    second: Callable[[nn.Module, Pairs], Tensor],
+    task: TaskConcept,
+    batch: Batch,
+) -> float:
+    """The cosine between the gradients of two losses."""
     read = to_device(pairs(task, batch), device_of(model))
-    held = {name: loss_gradient(model, loss, read) for name, loss in losses.items()}
-    return {f"{first}, {name}": torch.cosine_similarity(held[first], held[name], dim=0).item() for name in others}
+    return torch.cosine_similarity(*(loss_gradient(model, loss, read) for loss in (first, second)), dim=0).item()
 
 
 def _chosen(batch: Batch, rows: Int[np.ndarray, " row"]) -> Batch:
@@ -327,5 +340,5 @@ def _mean(values: Float[Tensor, " case"]) -> float | None:
     return round(values.mean().item(), 4) if len(values) else None
 
 
-def _rounded(found: Outcomes) -> dict[str, float]:
-    return {name: round(value, 4) for name, value in asdict(found).items()}
+def _rounded(found: Outcomes) -> Outcomes:
+    return Outcomes(**{name: round(value, 4) for name, value in asdict(found).items()})

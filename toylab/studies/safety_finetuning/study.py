@@ -23,10 +23,10 @@ from toylab.model.lora import confine, release
 from toylab.model.transformer import Transformer
 from toylab.report.page import Picture
 from toylab.runs.store import write_metrics
-from toylab.runs.study import Job, by_arm
+from toylab.runs.study import Input, Job, by_condition
 from toylab.settings import check_seeds, check_settings
 from toylab.studies.safety_finetuning import measures as safety
-from toylab.studies.safety_finetuning.claims import judge
+from toylab.studies.safety_finetuning.claims import claims
 from toylab.studies.safety_finetuning.data import (
     MODEL,
     concept_batches,
@@ -37,10 +37,19 @@ from toylab.studies.safety_finetuning.data import (
     outcomes,
 )
 from toylab.studies.safety_finetuning.figures import draw
+from toylab.studies.safety_finetuning.results import (
+    Behaviour,
+    GradientCosine,
+    Parts,
+    SafetyResult,
+    Sensitivity,
+    SoftAttack,
+    as_field,
+)
 from toylab.tasks import TaskConcept
 from toylab.training.loop import TrainConfig, train
 from toylab.training.losses import DPO, NPO, Refusal, Unlearning
-from toylab.verdicts.judgement import Judgement
+from toylab.verdicts.claim import Claim
 
 Method = Literal["control", "ssft", "unlearning", "dpo", "dpo-standard", "npo"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -148,7 +157,7 @@ class SafetyFinetuningStudy:
 
     def bases(self) -> dict[str, Base]:
         """Every model that is pre-trained."""
-        bases = {"base": Base(self.model, self.pretrain)}
+        bases = {"base": Base(self.model, self.pretrain, main=True)}
         decayed = replace(self.pretrain, weight_decay=self.decay)
         if "decay" in self.parts or "regime" in self.parts:
             bases["base-decay"] = Base(self.model, decayed)
@@ -166,7 +175,7 @@ class SafetyFinetuningStudy:
 
     def arms(self) -> dict[str, Arm]:
         """Every fine-tuned model: from which base, by which loss, how."""
-        main = Arm("base", "control", self.finetune)
+        main = Arm("base", "control", self.finetune, main=True)
         left = {m for m, part in (("dpo-standard", "standard"), ("npo", "more")) if part not in self.parts}
         arms = {m: replace(main, method=m) for m in METHODS if m not in left}
         small = replace(self.finetune, learning_rate=self.small_rate)
@@ -178,9 +187,8 @@ class SafetyFinetuningStudy:
         if "decay" in self.parts:
             arms |= {f"{m}-decay": Arm("base-decay", m, self.finetune) for m in few[:2]}
         if "regime" in self.parts:
-            for base in self.bases():
-                if base != "base":
-                    arms |= {f"{m}{base.removeprefix('base')}": Arm(base, m, self.finetune) for m in few}
+            for change in ("decay", "strong-decay", "wide", "deep", "long"):
+                arms |= {f"{m}-{change}": Arm(f"base-{change}", m, self.finetune) for m in few}
             long = replace(self.finetune, steps=4 * self.finetune.steps)
             arms |= {f"{m}-four-times": Arm("base", m, long) for m in few}
             arms |= {f"{m}-rank-1": Arm("base", m, self.finetune, rank=1) for m in few}
@@ -189,37 +197,42 @@ class SafetyFinetuningStudy:
 
     def jobs(self) -> list[Job]:
         """Bases first, then what goes on from them, the slowest first."""
-        first = [Job(name, seed) for seed in self.seeds for name in self.bases()]
+        bases = {
+            (name, seed): Job(name, seed, gives=SafetyResult, what=base)
+            for seed in self.seeds
+            for name, base in self.bases().items()
+        }
         slow = sorted(self.arms().items(), key=lambda arm: (-arm[1].train.steps, -METHODS.index(arm[1].method)))
-        return first + [Job(name, seed, after=arm.base) for name, arm in slow for seed in self.seeds]
+        return [*bases.values()] + [
+            Job(name, seed, gives=SafetyResult, what=arm, inputs={"base": Input(bases[arm.base, seed])})
+            for name, arm in slow
+            for seed in self.seeds
+        ]
 
-    def run_job(self, job: Job, folder: Path) -> dict[str, Any]:
+    def run_job(self, job: Job, folder: Path) -> SafetyResult:
         """Pre-train a base, or fine-tune one and measure what that did."""
         sets = safety.judged_on(self.task, job.seed, self.rows)
-        if job.name in self.bases():
-            model = self.train_base(self.bases()[job.name], job.seed, folder)
-            found = {"behaviour": safety.behaviour(model, self.task, sets)}
-            return found | self._shape(model, sets) if job.name == "base" else found
-        arm = self.arms()[job.name]
-        base = load_model(folder.parent / arm.base / "model.safetensors")
+        if isinstance(job.what, Base):
+            model = self.train_base(job.what, job.seed, folder)
+            result = SafetyResult(behaviour=safety.behaviour(model, self.task, sets))
+            return self._shaped(result, model, sets) if job.what.main else result
+        arm, base = job.what, load_model(job.path("base", folder))
         tuned = self.fine_tune(arm, base, job.seed, folder)
-        found = {
-            "behaviour": safety.behaviour(tuned, self.task, sets),
-            "weights": safety.weight_change(base, tuned, self.task, sets),
-        }
-        if job.name not in METHODS:
-            return found
-        found |= self._shape(tuned, sets) | {"nearness": safety.nearness(tuned, self.task, sets)}
-        if job.name != "control":
-            found |= self._broken(base, tuned, job.seed, sets)
-        if job.name in ("dpo", "dpo-standard"):
-            losses = {"unlearning": replace(self.unlearning, cap=1e9), job.name: self._loss(job.name, base)}
+        result = SafetyResult(
+            behaviour=safety.behaviour(tuned, self.task, sets),
+            weights=safety.weight_change(base, tuned, self.task, sets),
+        )
+        if not arm.main:
+            return result
+        result = replace(self._shaped(result, tuned, sets), nearness=safety.nearness(tuned, self.task, sets))
+        if arm.method != "control":
+            result = self._broken(result, base, tuned, job.seed, sets)
+        if arm.method in ("dpo", "dpo-standard"):
+            losses = replace(self.unlearning, cap=1e9), self._loss(arm.method, base)
             asked = held_out_texts(self.task, job.seed, 128, "unsafe", "validation")
-            found["cosine"] = {
-                "before": safety.cosines(base, losses, self.task, asked),
-                "after": safety.cosines(tuned, losses, self.task, asked),
-            }
-        return found
+            before, after = (safety.gradient_cosine(model, *losses, self.task, asked) for model in (base, tuned))
+            result = replace(result, cosine=GradientCosine(before=before, after=after))
+        return result
 
     def train_base(self, base: Base, seed: int, folder: Path) -> Transformer:
         saved = folder / "model.safetensors"
@@ -262,51 +275,50 @@ class SafetyFinetuningStudy:
             "npo": lambda: NPO(base),
         }[method]()
 
-    def _shape(self, model: Transformer, sets: safety.Sets) -> dict[str, Any]:
-        return {
-            "clusters": safety.clusters(model, self.task, sets),
-            "sensitivity": {
-                name: safety.sensitivity(model, self.task, sets[name].rows(0, 96)) for name in ("safe", "unsafe")
-            },
-        }
+    def _shaped(self, result: SafetyResult, model: Transformer, sets: safety.Sets) -> SafetyResult:
+        """With the shape of the activations."""
+        both = {name: safety.sensitivity(model, self.task, sets[name].rows(0, 96)) for name in ("safe", "unsafe")}
+        return replace(result, clusters=safety.clusters(model, self.task, sets), sensitivity=Sensitivity(**both))
 
-    def _broken(self, base: Transformer, tuned: Transformer, seed: int, sets: safety.Sets) -> dict[str, Any]:
-        """What undoes the fine-tuning: less or more of it, parts of it, soft tokens, and further training."""
+    def _broken(
+        self, result: SafetyResult, base: Transformer, tuned: Transformer, seed: int, sets: safety.Sets
+    ) -> SafetyResult:
+        """With what undoes the fine-tuning: less or more of it, parts of it, soft tokens, and further training."""
         few = {name: batch.rows(0, 96) for name, batch in sets.items()}
-        asked = ("safe", "unsafe", "mismatched-text", "competing-text")
-        curve = {
-            str(alpha): safety.behaviour(safety.between(base, tuned, alpha), self.task, {n: few[n] for n in asked})
-            for alpha in ALPHAS
-        }
-        parts = {
-            name: safety.behaviour(model, self.task, {n: few[n] for n in asked[:2]})
-            for name, model in safety.with_parts(base, tuned).items()
-        }
-        attacked = {
-            name: {
-                str(budget): safety.soft_attack(
-                    tuned, self.task, few[name].rows(0, 32), budget, self.attack_steps
-                ).complies
-                for budget in BUDGETS
-            }
-            for name, batch in ((name, few[name].rows(0, 32)) for name in ("M, unsafe text", "unsafe"))
-        }
-        return {"alpha": curve, "parts": parts, "soft": attacked, "relearned": self._relearn(tuned, seed, few)}
 
-    def _relearn(self, tuned: Transformer, seed: int, sets: safety.Sets) -> dict[str, Any]:
+        def behaviour(model: nn.Module, *jailbreaks: str) -> Behaviour:
+            return safety.behaviour(model, self.task, {name: few[name] for name in ("safe", "unsafe", *jailbreaks)})
+
+        def attacked(name: str, budget: float) -> float:
+            return safety.soft_attack(tuned, self.task, few[name].rows(0, 32), budget, self.attack_steps).complies
+
+        return replace(
+            result,
+            alpha={
+                alpha: behaviour(safety.interpolated(base, tuned, alpha), "mismatched-text", "competing-text")
+                for alpha in ALPHAS
+            },
+            parts=Parts(**{as_field(name): behaviour(part) for name, part in safety.with_parts(base, tuned).items()}),
+            soft=SoftAttack(
+                **{as_field(name): {b: attacked(name, b) for b in BUDGETS} for name in ("M, unsafe text", "unsafe")}
+            ),
+            relearned=behaviour(self._relearn(tuned, seed), "mismatched-text"),
+        )
+
+    def _relearn(self, tuned: Transformer, seed: int) -> Transformer:
         """Further training on safe prompts alone, in which nobody asks the model to comply with anything unsafe."""
         model = deepcopy(tuned)
         further = replace(self.finetune, steps=self.relearning_steps, warmup=self.relearning_steps // 10)
         train(model, Refusal(), fine_tuning(self.task, seed, further.rows, 0.0, "relearning"), further)
-        return safety.behaviour(model, self.task, {n: sets[n] for n in ("safe", "unsafe", "mismatched-text")})
+        return model
 
-    def conclude(self, results: dict[Job, dict[str, Any]]) -> list[Judgement]:
-        """The paper's sentences, judged by what the jobs measured."""
-        return judge(by_arm(results), 1 / self.task.letters)
+    def claims(self) -> list[Claim]:
+        """The claims of the paper, and ours, for these settings."""
+        return claims(1 / self.task.letters, self.parts)
 
-    def pictures(self, results: dict[Job, dict[str, Any]], out: Path) -> list[Picture]:
+    def pictures(self, results: dict[Job, SafetyResult], out: Path) -> list[Picture]:
         """The figures of the report, from the results."""
-        return draw(by_arm(results))
+        return draw(by_condition(results))
 
 
 @dataclass(frozen=True)
@@ -315,6 +327,8 @@ class Base:
 
     model: ModelConfig
     train: TrainConfig
+    main: bool = False
+    """Whether its activations are measured, too."""
 
 
 @dataclass(frozen=True)
@@ -326,6 +340,8 @@ class Arm:
     train: TrainConfig
     rank: int | None = None
     """The largest rank of the change of the MLPs' matrices, if only those may change."""
+    main: bool = False
+    """Whether all is measured: its activations, and what undoes it, too."""
 
 
 ALPHAS = (0.0, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
