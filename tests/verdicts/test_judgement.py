@@ -226,7 +226,9 @@ def test_numbers_say_what_was_measured():
 
 @given(st.lists(FIELDS, max_size=4))
 def test_the_markdown_table_has_a_row_a_claim_and_all_of_its_cells(drawn):
-    held = [Judgement(**{name: v.replace("\\", "/") if isinstance(v, str) else v for name, v in f.items()}) for f in drawn]
+    held = [
+        Judgement(**{name: v.replace("\\", "/") if isinstance(v, str) else v for name, v in f.items()}) for f in drawn
+    ]
     lines = claims_markdown(held).split("\n")
     rows = [[cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
     assert rows[1] == ["---"] * len(rows[0])
