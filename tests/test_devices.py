@@ -518,8 +518,7 @@ def counts_by_values_and_by_rotation(place):
     return [
         counting_circuits.region_probes(golden, rotated, 0),
         counting_circuits.value_readout(golden, asked, counting_circuits.find_circuits(golden, asked)),
-        counting_circuits.rotary_profile(turning),
-        counting_circuits.stopped_planes(turning, rotated, 0.1),
+        counting_circuits.rotary_profile(turning, rotated, 0.1),
         tally(place(tokens()), VOCAB, True),
         tally(place(tokens()), VOCAB, False, torch.float64),
     ]

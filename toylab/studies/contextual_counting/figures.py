@@ -18,7 +18,7 @@ from toylab.verdicts.claim import Conditions
 
 CountingResults = dict[Job, CountingResult | GoldenResult]
 
-TITLES = {"none": "no positions", "alibi": "ALiBi"}
+ENCODING_TITLES = {"none": "no positions", "alibi": "ALiBi"}
 """Of encodings whose title is not their name."""
 ONE_REGION = "one region of one seed"
 
@@ -73,7 +73,7 @@ def _draw_encodings(models: Conditions, encodings: Sequence[str]) -> Picture | N
         for arm, what in ((name, "causal"), (f"{name}-bidirectional", "bidirectional")):
             if found := models[arm].values():
                 floor = fmean(r.floor for r in found)
-                groups[f"{TITLES.get(name, name)}, {what}"] = {
+                groups[f"{ENCODING_TITLES.get(name, name)}, {what}"] = {
                     ONE_REGION: [accuracy for r in found for accuracy in r.accuracy],
                     "mean of a seed": [r.mean_accuracy for r in found],
                 }

@@ -11,19 +11,21 @@ from toylab.probes import ProbeScore, Readout
 from toylab.tasks.bracketed import BEGIN, CLOSE, ONE, OPEN
 
 COUNTED = "counted ones"
-CONSTANT = ("begin", "own [", "own ]", "earlier brackets")
-"""Bias classes of which a string has a number that depends on the label alone."""
-VARYING = ("other regions' ones", "outside ones", "zeros", "later brackets")
-"""The other bias classes: their number changes from string to string."""
 CLASSES = (
     *(COUNTED, "other regions' ones", "outside ones", "zeros"),
     *("own [", "own ]", "earlier brackets", "later brackets", "begin"),
 )
 """What a key can be to a label query; together they are all tokens."""
+CONSTANT = ("begin", "own [", "own ]", "earlier brackets")
+"""Bias classes of which a string has a number that depends on the label alone."""
+VARYING = tuple(name for name in CLASSES if name not in (COUNTED, *CONSTANT))
+"""The other bias classes: their number changes from string to string."""
 
 OWN_BRACKETS, ALL_ONES, BIAS_TOKEN = "own brackets", "all ones", "the bias"
 """What is blocked besides single classes: both brackets of the region, ones wherever they stand, the named bias."""
 OUTSIDE_ONES = "outside ones"
+BLOCKED = (COUNTED, OWN_BRACKETS, OUTSIDE_ONES, ALL_ONES)
+"""What tells circuits apart."""
 
 SIXTEEN_ZEROS, ADDED_REGION = "16 zeros", "a region"
 """What is appended where claims look at the answers to longer strings; no count changes."""
@@ -296,24 +298,27 @@ def counting_regions(models: Models, change: str) -> list[tuple[RegionCircuit, S
     return [one for model in models if model for one in model.shifted(change)]
 
 
-def prediction_errors(
-    *models: CountingResult | None, law: Law, changes: Iterable[str], least: float = 0.0
-) -> list[float]:
-    """Relative errors of the slopes that a law predicts for counting regions.
+def prediction_error(models: Models, law: Law, change: str) -> float | None:
+    """Mean relative error of the slopes that a law predicts for counting regions; None if there are none."""
+    errors = [shift.error(law(shift)) for _, shift in counting_regions(models, change)]
+    return sum(errors) / len(errors) if errors else None
+
+
+def hits(models: Models, law: Law, least: float = 0.0) -> list[bool]:
+    """Whether a law predicts each slope of counting regions, once 16 zeros or an empty region were appended.
 
     Args:
         least: the least relative change of the slope that must be predicted.
     """
-    shifts = [shift for change in changes for _, shift in counting_regions(models, change)]
-    return [shift.error(law(shift)) for shift in shifts if abs(law(shift) / shift.before - 1) >= least]
+    held = list(models)
+    shifts = [shift for change in (SIXTEEN_ZEROS, ADDED_REGION) for _, shift in counting_regions(held, change)]
+    return [shift.error(law(shift)) <= NEAR for shift in shifts if abs(law(shift) / shift.before - 1) >= least]
 
 
 def share_predicted(*models: CountingResult | None, law: Law) -> float | None:
-    """Share of slopes of counting regions that a law predicts, once 16 zeros or an empty region were appended."""
-    if not counting_regions(models, SIXTEEN_ZEROS):
-        return None
-    errors = prediction_errors(*models, law=law, changes=(SIXTEEN_ZEROS, ADDED_REGION))
-    return sum(error <= NEAR for error in errors) / len(errors)
+    """The share of these slopes that a law predicts; None where no counting region could meet 16 zeros."""
+    found = hits(models, law)
+    return sum(found) / len(found) if counting_regions(models, SIXTEEN_ZEROS) else None
 
 
 def accuracy_kept(*models: CountingResult | None, biases: Collection[str]) -> float | None:
@@ -326,6 +331,18 @@ def counting_share(*models: CountingResult | None) -> float | None:
     """Share of solved regions that count in the decoder, mean over the models that solved a region."""
     shares = [model.share(lambda region: region.counts) for model in models if model and model.solved]
     return sum(shares) / len(shares) if shares else None
+
+
+def near(models: Models, law: Law) -> str:
+    """How many slopes a law predicts, of those that it predicts to change by 5 % or more."""
+    found = hits(models, law, least=0.05)
+    return f"{sum(found)} of {len(found)}"
+
+
+def regions_solved(models: Models) -> str:
+    """How many regions are solved; without an interval, since regions of a model are no independent samples."""
+    found = [region.solved for model in models for region in model.circuits]
+    return f"{sum(found)} of {len(found)}"
 
 
 def bias_names(models: Models) -> dict[str, int]:
