@@ -22,7 +22,8 @@ IDS = {
         "cot-needed-parity", "depth", "one-head", "varied-lengths", "transfer", "symbol-zero", "emergence",
     },
     "contextual-counting": {
-        "solved", "solved-rotary", "golden", "causal-helps", "causal-over-all", "none-is-best", "bidirectional-chance",
+        "solved", "solved-rotary", "golden", "golden-named", "permutation-invariant", "count-bias-weight",
+        "causal-helps", "causal-over-all", "none-is-best", "bidirectional-chance",
         "failure-rate", "rotary-is-easier", "count-in-decoder", "count-curve", "bias-token", "two-values",
         "region-probe", "reads-brackets", "ood-law", "ood-law-by-place", "constant-bias-keeps",
         "zeros-bias-falls", "encoder-mlp", "rotary-in-disguise", "cure", "cure-begin", "emerges",

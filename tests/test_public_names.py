@@ -6,7 +6,7 @@ from collections import defaultdict
 from tests.test_layers import package, sources
 
 INTERFACES = {
-    "studies": {"STUDY", "Arm", "Part", "MODEL", "claims", "draw", "judge"},
+    "studies": {"Arm", "MODEL", "Part", "STUDY", "claims", "draw", "judge"},
     "calibration": {"DETECTORS"},
     "bench": {"DONE"},
 }

@@ -14,7 +14,8 @@ from torch import Tensor
 from toylab.calibration import Control, Detector, Exhibit, Plant
 from toylab.calibration.counting import _counter, _strings
 from toylab.probes import block_keys, name_circuit
-from toylab.studies.contextual_counting.measures import COUNTED, find_circuits, floor, key_classes
+from toylab.studies.contextual_counting.measures import find_circuits, floor, key_classes
+from toylab.studies.contextual_counting.results import COUNTED
 
 
 @dataclass(frozen=True)

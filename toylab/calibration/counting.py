@@ -21,7 +21,8 @@ from toylab.planted.disguise import blended, rotated_stream
 from toylab.planted.handwritten import contextual_counter
 from toylab.probes import linear_probe, mass_by_class, name_bias, watch
 from toylab.studies.contextual_counting.data import Strings, logits, strings
-from toylab.studies.contextual_counting.measures import COUNTED, key_classes
+from toylab.studies.contextual_counting.measures import key_classes
+from toylab.studies.contextual_counting.results import COUNTED
 from toylab.tasks import ContextualCounting
 from toylab.tasks.bracketed import ONE
 

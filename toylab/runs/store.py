@@ -15,6 +15,7 @@ import os
 import platform
 import re
 import subprocess
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
@@ -237,7 +238,7 @@ def read_metrics(path: Path | str) -> History:
 
 
 def curves_of(
-    results: dict[Job, dict[str, Any]], out: Path | str, arm: str, file: str = "metrics.jsonl", metric: str = "accuracy"
+    results: Mapping[Job, Any], out: Path | str, arm: str, file: str = "metrics.jsonl", metric: str = "accuracy"
 ) -> dict[str, tuple[list[float | int], list[float | int]]]:
     """Steps and values of a metric, for every seed of an arm, from the histories that its jobs left."""
     kept = {job.seed: read_metrics(job.folder(out) / file) for job in results if job.name == arm}

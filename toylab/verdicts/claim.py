@@ -17,7 +17,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, Literal
@@ -36,6 +36,14 @@ class Conditions(dict[str, dict[int, Any]]):
     def shared(self, *names: str) -> list[int]:
         """The seeds that all of these conditions have."""
         return sorted(set.intersection(*(set(self[name]) for name in names)))
+
+    def in_any(self, *names: str) -> list[int]:
+        """The seeds that at least one of these conditions has."""
+        return sorted(set().union(*(self[name] for name in names)))
+
+    def by_condition(self, names: Iterable[str], number: Callable[[list[Any]], Any]) -> dict[str, Any]:
+        """A number of all results of a condition, by its name; of the conditions that were run."""
+        return {name: _rounded(number([*self[name].values()])) for name in names if self[name]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +100,8 @@ class Claim:
         asks: whether something is there (a negative control must miss it) or absent (a positive one must exceed it).
         population: what a seed is drawn from.
         conditions: whose results the quantity is a function of, in the order of its arguments.
+        optional: further conditions, whose arguments stand behind those, None for a seed that such a condition lacks;
+            if there are no others, every seed is asked that one of them has.
         measure: the quantity in words, with its unit.
         quantity: from the results of one seed, one a condition, to one number; None where the seed has none.
         criterion: what the number must reach.
@@ -115,6 +125,7 @@ class Claim:
     asks: Literal["presence", "absence"] = "presence"
     population: str = "seeds: initial weights and data"
     conditions: tuple[str, ...]
+    optional: tuple[str, ...] = ()
     measure: str
     quantity: Callable[..., float | int | bool | None]
     criterion: Criterion
@@ -142,7 +153,12 @@ class Claim:
     def depends_on(self) -> tuple[str, ...]:
         """All conditions without which it would be judged, or read, otherwise."""
         looked_at = [one.condition for one in self.details.values() if isinstance(one, Detail)]
-        return tuple(dict.fromkeys([*self.conditions, *(need.condition for need in self.needs), *looked_at]))
+        return tuple(dict.fromkeys([*self._arguments, *(need.condition for need in self.needs), *looked_at]))
+
+    @property
+    def _arguments(self) -> tuple[str, ...]:
+        """The conditions of the arguments of the quantity."""
+        return self.conditions + self.optional
 
     def judged(self, results: Conditions) -> Judgement:
         """The claim with what was measured and its verdict.
@@ -151,12 +167,9 @@ class Claim:
             ToylabError: naming the claim and the seed, for a quantity that is no finite number.
         """
         lacking = [need for need in self.needs if not any(map(need.test, results[need.condition].values()))]
-        asked = [
-            seed
-            for seed in results.shared(*self.conditions)
-            if all(_has(need, results, seed) for need in self.needs if need.every)
-        ]
-        found = {seed: self.quantity(*(results[name][seed] for name in self.conditions)) for seed in asked}
+        seeds = results.shared(*self.conditions) if self.conditions else results.in_any(*self.optional)
+        asked = [seed for seed in seeds if all(_has(need, results, seed) for need in self.needs if need.every)]
+        found = {seed: self.quantity(*(results[name].get(seed) for name in self._arguments)) for seed in asked}
         return over_seeds(
             self.id,
             {seed: float(value) for seed, value in found.items() if value is not None},

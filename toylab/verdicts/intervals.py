@@ -21,6 +21,15 @@ def interval(values: Sequence[float | int]) -> Interval | None:
     return wilson(sum(values), len(values)) if yes_or_no else bootstrap(values)
 
 
+def in_words(values: Sequence[float | int]) -> str:
+    """A mean, or how many of how many, with its interval."""
+    yes_or_no = all(isinstance(value, bool) for value in values)
+    told = f"{sum(values)} of {len(values)}" if yes_or_no else f"{sum(values) / len(values):.3f}"
+    ends = interval(values) if values else None
+    places = 2 if yes_or_no else 3
+    return f"{told} [{ends[0]:.{places}f}, {ends[1]:.{places}f}]" if ends else told
+
+
 def wilson(successes: int, trials: int, z: float = 1.96) -> Interval:
     """The 95 % interval of a share (Wilson 1927), sensible also for few trials and for shares of 0 and 1.
 

@@ -13,6 +13,7 @@ from toylab.planted.handwritten import contextual_counter
 from toylab.probes import watch
 from toylab.studies.contextual_counting import measures as circuits
 from toylab.studies.contextual_counting.data import count_accuracy, counting_model, for_model, held_out_strings, strings
+from toylab.studies.contextual_counting.results import CLASSES, COUNTED, SLACK
 from toylab.tasks import IGNORE, ContextualCounting, encode, stream
 from toylab.tasks.bracketed import BEGIN, CLOSE, ONE, OPEN, ZERO
 
@@ -43,7 +44,7 @@ def golden(request):
 def test_every_token_is_in_one_class_for_every_label(seed, regions):
     found = strings(TASK, TASK.sample(stream(seed), 5, length=24, regions=regions))
     classes = circuits.key_classes(found)
-    assert tuple(classes) == circuits.CLASSES
+    assert tuple(classes) == CLASSES
     assert (sum(mask.long() for mask in classes.values()) == 1).all()
 
 
@@ -66,7 +67,7 @@ def test_the_classes_of_a_string_worked_out_by_hand():
 def test_the_counts_by_class_agree_with_the_strings():
     found = strings(TASK, held_out_strings(TASK, 1, 40))
     classes = circuits.key_classes(found)
-    assert torch.equal(classes[circuits.COUNTED].sum(dim=-1), found.counts)
+    assert torch.equal(classes[COUNTED].sum(dim=-1), found.counts)
     assert (classes["own ["].sum(dim=-1) == 1).all()
     assert (classes["own ]"].sum(dim=-1) == 1).all()
     assert classes["earlier brackets"].sum(dim=-1)[0].tolist() == [0, 2, 4]
@@ -102,8 +103,8 @@ def test_the_hand_written_counters_are_named_with_their_bias(golden):
         assert circuit.share > 0.999
         assert circuit.r2 > 0.9999
         assert 5 < circuit.k < 20
-        assert circuit.blocked["the bias"] <= floor + circuits.SLACK
-        assert circuit.blocked["counted ones"] <= floor + circuits.SLACK
+        assert circuit.blocked["the bias"] <= floor + SLACK
+        assert circuit.blocked["counted ones"] <= floor + SLACK
         assert circuit.blocked["zeros"] == circuit.blocked["outside ones"] == 1
         for n, mass in circuit.curve.items():
             assert mass == pytest.approx(n / (n + circuit.k), abs=1e-6)
@@ -162,9 +163,9 @@ def test_counted_ones_are_no_part_of_what_is_compared_with():
 def test_two_values_reproduce_a_hand_written_counter(golden):
     model, _, _, found, named = golden
     for one in circuits.value_readout(model, found, named):
-        for kind in ("two values", "all classes"):
-            assert one[kind]["agreement"] == 1
-            assert one[kind]["kl"] < 1e-3
+        for kind in (one.two_values, one.all_classes):
+            assert kind.agreement == 1
+            assert kind.kl < 1e-3
 
 
 @pytest.mark.parametrize("change", [{"residual": True}, {"hidden": 8}, {"heads": 2}, {"self_attention": True}])
@@ -205,13 +206,13 @@ def test_the_score_table_holds_the_scores_that_the_model_computes():
 
 def test_the_rotary_profile_sums_to_what_a_one_prefers_at_distance_zero():
     model = model_of(2, positions="rotary").double()
-    profile = circuits.rotary_profile(model)
+    profile = circuits.rotary_profile(model, strings(TASK, held_out_strings(TASK, 0, 10)), 1 / 32)
     block = model.encoder.blocks[0]
     read = block.ln1(model.encoder.embedding.weight)
     q, k = block.attn.query(read)[ONE], block.attn.key(read)
     preferred = (k[OPEN] + k[CLOSE] - k[ZERO] - k[ONE]) / 2
-    assert sum(profile["planes"]) == pytest.approx((q @ preferred).item() / 8**0.5, abs=1e-9)
-    assert profile["frequencies"] == sorted(profile["frequencies"], reverse=True)
+    assert sum(profile.planes) == pytest.approx((q @ preferred).item() / 8**0.5, abs=1e-9)
+    assert profile.frequencies == sorted(profile.frequencies, reverse=True)
 
 
 def test_a_rotary_model_whose_planes_all_stop_is_the_model_without_positions():
@@ -219,8 +220,8 @@ def test_a_rotary_model_whose_planes_all_stop_is_the_model_without_positions():
     still.load_state_dict(turning.state_dict())
     found = strings(TASK, held_out_strings(TASK, 0, 200))
     before = turning.encoder.positions.frequencies.clone()
-    stopped = circuits.stopped_planes(turning, found, 1 / 32)
-    assert stopped["all"] == count_accuracy(still, found)
+    stopped = circuits.rotary_profile(turning, found, 1 / 32).stopped
+    assert stopped.all == count_accuracy(still, found)
     assert torch.equal(turning.encoder.positions.frequencies, before)
 
 
@@ -233,9 +234,10 @@ def test_two_components_hold_all_of_a_plane_and_a_part_of_more(rank, low, high):
 
 def test_the_region_probe_reads_the_hand_written_encoder_and_no_shuffled_labels(golden):
     model, _, _, found, _ = golden
-    for score in circuits.region_probes(model, found, 0).values():
-        assert score["accuracy"] > 0.99
-        assert abs(score["shuffled"] - score["majority"]) < 0.1
+    probes = circuits.region_probes(model, found, 0)
+    for score in (probes.attention_output, probes.decoder_input):
+        assert score.accuracy > 0.99
+        assert abs(score.shuffled - score.majority) < 0.1
 
 
 def test_begin_is_a_class_only_where_there_is_a_begin_token():

@@ -1,14 +1,32 @@
 """Laws of the contextual-counting study: an arm changes what its name says, and made-up findings get their verdicts."""
 
-from dataclasses import asdict, replace
+import json
+from dataclasses import replace
 
 import pytest
 
 from toylab.model.encoder_decoder import EncoderDecoderConfig
-from toylab.studies.contextual_counting.claims import judge
-from toylab.studies.contextual_counting.measures import CLASSES, RegionCircuit, Shift
+from toylab.probes import Readout
+from toylab.settings import as_json, fit
+from toylab.studies.contextual_counting.claims import claims
+from toylab.studies.contextual_counting.results import (
+    CLASSES,
+    CountingExample,
+    CountingResult,
+    Elsewhere,
+    GoldenRegion,
+    GoldenResult,
+    RegionCircuit,
+    RegionProbe,
+    RegionProbes,
+    RegionReadout,
+    RotaryProfile,
+    Shift,
+    StoppedPlanes,
+)
 from toylab.studies.contextual_counting.study import ContextualCountingStudy
 from toylab.tasks import ContextualCounting
+from toylab.verdicts.claim import Conditions, judge_claims
 
 STUDY = ContextualCountingStudy(parts=("encodings", "circuits", "plain", "ingredients"))
 ARMS = STUDY.arms()
@@ -93,67 +111,98 @@ def test_a_mistake_in_the_settings_is_named_with_a_remedy(change, message):
 FLOOR = 0.23
 
 
-def region(accuracy=0.97, circuit="counter", bias="own [", share=0.9, r2=0.99, without=FLOOR, k=4.0, **blocked) -> dict:
+def region(accuracy=0.97, circuit="counter", bias="own [", share=0.9, r2=0.99, without=FLOOR, k=4.0, **blocked):
     shares = dict.fromkeys(CLASSES[1:], (1 - share) / 7) | ({bias: share} if bias in CLASSES else {})
-    lost = {"counted ones": without, "own brackets": 0.1, "outside ones": 0.9, "all ones": without, "the bias": 0.1}
-    return asdict(RegionCircuit(accuracy, circuit, bias, share, shares, k, r2, lost | blocked, {1: 0.2, 4: 0.5}))
+    lost = {"counted ones": without, "own brackets": 0.1, "outside ones": 0.9, "all ones": without}
+    return RegionCircuit(
+        accuracy=accuracy,
+        circuit=circuit,
+        bias=bias,
+        share=share,
+        shares=shares,
+        k=k,
+        r2=r2,
+        blocked=lost | ({} if bias == "mixed" else {"the bias": 0.1}) | blocked,
+        curve={1: 0.2, 4: 0.5},
+    )
 
 
-def finding(*regions: dict, zeros=(0.97, 1.0, 1.0), added=(0.97, 1.0, 1.0), **more) -> dict:
-    """What a job measures, with the given regions; `zeros` and `added` are accuracy, slope after, slope foretold."""
+PROBE = RegionProbe(accuracy=0.99, majority=0.57, shuffled=0.57, two_components=0.99)
+READOUT = RegionReadout(two_values=Readout(0.01, 0.95), all_classes=Readout(0.01, 0.95))
+ROTARY = RotaryProfile(
+    planes=[0.0, 1.0],
+    frequencies=[1.0, 1e-3],
+    stopped=StoppedPlanes(fast=[0.97] * 4, slow=[0.3] * 4, all=[0.95] * 4),
+)
+EXAMPLE = CountingExample(
+    tokens=["BoS", "[", "1", "]"],
+    regions=[0, 1, 1, 1],
+    counts=[1],
+    guessed=[1],
+    encoder=[[1.0, 0.0, 0.0, 0.0]] * 4,
+    decoder=[[0.5, 0.0, 0.5, 0.0]],
+)
+
+
+def finding(*regions, zeros=(0.97, 1.0, 1.0), added=(0.97, 1.0, 1.0), **more) -> CountingResult:
+    """What a job measures, with the given regions; `zeros` and `added` are accuracy, slope after, slope predicted."""
     regions = regions or tuple(region() for _ in range(4))
-    shifts = {"16 zeros": zeros, "a region": added}
-    return {
-        "steps": 2000,
-        "solved_at": 900,
-        "accuracy": [one["accuracy"] for one in regions],
-        "floor": FLOOR,
-        "circuits": list(regions),
-        "probe": {
-            site: {"accuracy": 0.99, "majority": 0.57, "shuffled": 0.57, "two components": 0.99}
-            for site in ("attention output", "decoder input")
-        },
-        "readout": [{kind: {"kl": 0.01, "agreement": 0.95} for kind in ("two values", "all classes")} for _ in regions],
-        "shifts": {name: [asdict(Shift(s[0], 1.0, s[1], s[2], s[2])) for _ in regions] for name, s in shifts.items()},
-        "elsewhere": {"length 40": {"accuracy": [0.9] * len(regions), "floor": 0.34}},
-        "scores": [[0.0, 0.0, 5.0, 5.0, 4.0]] * 5,
-        "permutation_gap": 1e-15,
-        "rotary": {
-            "planes": [0.0, 1.0],
-            "frequencies": [1.0, 1e-3],
-            "stopped": {"fast": [0.97] * 4, "slow": [0.3] * 4, "all": [0.95] * 4},
-        },
-    } | more
+    shifts = {
+        name: [Shift(accuracy=right, before=1.0, after=after, predicted=told, by_place=told) for _ in regions]
+        for name, (right, after, told) in {"16 zeros": zeros, "a region": added}.items()
+    }
+    complete = CountingResult(
+        steps=2000,
+        solved_at=900,
+        accuracy=[one.accuracy for one in regions],
+        floor=FLOOR,
+        circuits=list(regions),
+        probe=RegionProbes(attention_output=PROBE, decoder_input=PROBE),
+        example=EXAMPLE,
+        shifts=shifts,
+        elsewhere={"length 40": Elsewhere(accuracy=[0.9] * len(regions), floor=0.34)},
+        readout=[READOUT] * len(regions),
+        scores=[[0.0, 0.0, 5.0, 5.0, 4.0]] * 5,
+        permutation_gap=1e-15,
+        rotary=ROTARY,
+    )
+    return replace(complete, **more)
 
 
-def flat(accuracy: float) -> dict:
-    return finding(*(region(accuracy, "unsolved") for _ in range(4)))
+def flat(accuracy: float, **more) -> CountingResult:
+    return finding(*(region(accuracy, "unsolved") for _ in range(4)), **more)
 
 
-def seeds(*findings: dict) -> dict[int, dict]:
+def seeds(*findings) -> dict:
     return dict(enumerate(findings))
 
 
-def golden(errors=0, bias="begin") -> dict:
-    named = {"begin": bias, "bracket": "own ["}
-    return {
-        "errors": errors,
-        "asked": 100,
-        "named": {kind: [{"circuit": "counter", "bias": name}] * 4 for kind, name in named.items()},
+def golden(errors=0, bias="begin") -> GoldenResult:
+    named = {
+        kind: [GoldenRegion(circuit="counter", bias=name, k=10.0, r2=1.0, blocked={})] * 4
+        for kind, name in {"begin": bias, "bracket": "own ["}.items()
     }
+    return GoldenResult(errors=errors, asked=100, named=named)
 
 
-def verdicts(times=6, longest=64, **arms: dict[int, dict]) -> dict[str, str]:
-    """Of findings that so many seeds each gave."""
-    found = {
-        name.replace("_", "-"): {seed + 100 * n: result for n in range(times) for seed, result in results.items()}
-        for name, results in arms.items()
-    }
-    return {claim.id: claim.verdict for claim in judge(found, ("none", "rotary"), longest)}
+def judged(times=6, longest=64, **arms: dict) -> dict:
+    """The judgements of findings that so many seeds each gave."""
+    found = Conditions(
+        {
+            name.replace("_", "-"): {seed + 100 * n: one for n in range(times) for seed, one in results.items()}
+            for name, results in arms.items()
+        }
+    )
+    declared = claims(("none", "rotary"), STUDY.causal, longest, STUDY.parts)
+    return {claim.id: claim for claim in judge_claims(declared, found)}
+
+
+def verdicts(times=6, longest=64, **arms: dict) -> dict[str, str]:
+    return {id: claim.verdict for id, claim in judged(times, longest, **arms).items()}
 
 
 good, bad = finding(), flat(0.5)
-STUCK = dict.fromkeys(("fast", "slow", "all"), (0.4,))
+STUCK = StoppedPlanes(fast=[0.4], slow=[0.4], all=[0.4])
 
 
 WITHDRAWN = {"region-probe": "withdrawn", "count-curve": "withdrawn"}
@@ -177,8 +226,8 @@ def test_sixteen_zeros_say_little_of_strings_far_longer():
 
 
 def test_how_heavy_a_bias_may_be_follows_from_the_length():
-    assert verdicts(longest=64, none=seeds(finding(region(k=20.0))))["count-in-decoder"] == "holds"
-    assert verdicts(longest=32, none=seeds(finding(region(k=20.0))))["count-in-decoder"] == "fails"
+    assert verdicts(longest=64, none=seeds(finding(region(k=20.0))))["count-bias-weight"] == "holds"
+    assert verdicts(longest=32, none=seeds(finding(region(k=20.0))))["count-bias-weight"] == "fails"
 
 
 @pytest.mark.parametrize(
@@ -187,16 +236,16 @@ def test_how_heavy_a_bias_may_be_follows_from_the_length():
         ("solved", {"none": seeds(*[good] * 9, bad)}, {"none": seeds(*[good] * 8, bad, bad)}),
         ("solved-rotary", {"rotary": seeds(*[good] * 9, bad)}, {"rotary": seeds(*[good] * 8, bad, bad)}),
         ("golden", {"golden": seeds(golden())}, {"golden": seeds(golden(errors=1))}),
-        ("golden", {"golden": seeds(golden())}, {"golden": seeds(golden(bias="zeros"))}),
+        ("golden-named", {"golden": seeds(golden())}, {"golden": seeds(golden(bias="zeros"))}),
         (
             "bidirectional-chance",
             {"none_bidirectional": seeds(flat(0.24))},
             {"none_bidirectional": seeds(flat(0.26))},
         ),
         (
-            "bidirectional-chance",
+            "permutation-invariant",
             {"none_bidirectional": seeds(flat(0.23))},
-            {"none_bidirectional": seeds(flat(0.23) | {"permutation_gap": 1e-6})},
+            {"none_bidirectional": seeds(flat(0.23, permutation_gap=1e-6))},
         ),
         ("failure-rate", {"plain_none": seeds(good, bad)}, {"plain_none": seeds(good, good, bad)}),
         (
@@ -209,7 +258,7 @@ def test_how_heavy_a_bias_may_be_follows_from_the_length():
             {"none": seeds(good)},
             {"none": seeds(finding(region(), region(without=0.6), region(), region()))},
         ),
-        ("count-in-decoder", {"none": seeds(good)}, {"none": seeds(finding(region(), region(k=57.0)))}),
+        ("count-bias-weight", {"none": seeds(good)}, {"none": seeds(finding(region(), region(k=57.0)))}),
         (
             "bias-token",
             {"none": seeds(good)},
@@ -236,7 +285,7 @@ def test_how_heavy_a_bias_may_be_follows_from_the_length():
         (
             "rotary-in-disguise",
             {"rotary": seeds(good)},
-            {"rotary": seeds(finding(rotary=good["rotary"] | {"stopped": STUCK}))},
+            {"rotary": seeds(finding(rotary=replace(ROTARY, stopped=STUCK)))},
         ),
         ("cure", {"none": seeds(good)}, {"none": seeds(finding(region(), region(bias="zeros")))}),
         ("cure-begin", {"none": seeds(finding(region(bias="begin")))}, {"none": seeds(good)}),
@@ -253,7 +302,7 @@ def test_a_finding_passes_its_bar_or_misses_it(claim, holds, fails):
     assert verdicts(**fails)[claim] == "fails"
 
 
-def four(none, rotary, none_bidirectional, rotary_bidirectional) -> dict[str, dict[int, dict]]:
+def four(none, rotary, none_bidirectional, rotary_bidirectional) -> dict[str, dict]:
     given = {
         "none": none,
         "rotary": rotary,
@@ -292,3 +341,31 @@ def test_ingredients_are_judged_only_if_all_were_left_out_once():
     assert verdicts(none=seeds(good), **some)["ingredients"] == "open"
     assert verdicts(none=seeds(good), **some, one_length=seeds(flat(0.94)))["ingredients"] == "holds"
     assert verdicts(none=seeds(good), **some, one_length=seeds(flat(0.96)))["ingredients"] == "fails"
+
+
+def test_conditions_that_lack_a_seed_are_left_out_of_what_is_pooled():
+    one, other = (
+        finding(region(bias="zeros"), zeros=(0.4, 0.7, 0.7)),
+        finding(region(bias="zeros"), zeros=(0.2, 0.7, 0.7)),
+    )
+    found = judged(1, none={0: one, 1: one}, fixed={1: other, 2: other})["zeros-bias-falls"]
+    assert found.details["by seed"] == {"0": 0.4, "1": 0.3, "2": 0.2}
+    best = judged(1, none={0: good}, rotary={0: flat(0.5)}, fixed={0: good})["none-is-best"]
+    assert best.measured == pytest.approx(0.47)
+
+
+def test_a_claim_of_what_was_not_trained_says_which_part_to_add():
+    declared = {claim.id: claim for claim in ContextualCountingStudy.default().claims()}
+    assert "--preset paper" in declared["failure-rate"].undecidable
+    assert declared["ingredients"].undecidable.endswith("--parts encodings circuits ingredients")
+    assert not any(claim.undecidable for claim in STUDY.claims())
+
+
+def test_the_largest_change_of_a_logit_is_kept_beside_the_verdict():
+    found = judged(none_bidirectional=seeds(flat(0.23)))["permutation-invariant"]
+    assert set(found.details["change"].values()) == {1e-15}
+
+
+def test_results_survive_their_json_form():
+    for result in (good, flat(0.5, readout=None, scores=None, permutation_gap=None, rotary=None), golden()):
+        assert fit(type(result), json.loads(json.dumps(as_json(result, "result"))), "result") == result

@@ -5,210 +5,177 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 
 from toylab.report import canvas, figures
-from toylab.report.page import Picture
+from toylab.report.page import Picture, picture
 from toylab.runs.store import curves_of
-from toylab.runs.study import Arms, Job, by_arm
-from toylab.studies.contextual_counting.measures import SOLVED
-from toylab.studies.contextual_counting.quantities import accuracy_over_regions, counters, solved_regions
+from toylab.runs.study import Job, by_condition
+from toylab.studies.contextual_counting import results as counting
+from toylab.studies.contextual_counting.results import CountingResult, GoldenResult
+from toylab.verdicts.claim import Conditions
 
-CountingResults = dict[Job, dict[str, Any]]
+CountingResults = dict[Job, CountingResult | GoldenResult]
 
-ENCODINGS = {
-    "none": "no positions",
-    "rotary": "rotary",
-    "alibi": "ALiBi",
-    "learned": "learned",
-    "sinusoidal": "sinusoidal",
-}
+ENCODING_TITLES = {"none": "no positions", "alibi": "ALiBi"}
+"""Of encodings whose title is not their name."""
+ONE_REGION = "one region of one seed"
 
 
-def draw(results: CountingResults, out: Path, encodings: Sequence[str], longest: int) -> list[Picture]:
+def draw(
+    results: CountingResults, out: Path, encodings: Sequence[str], causal: Sequence[str], longest: int
+) -> list[Picture]:
     """All figures for which there are results."""
-    arms = by_arm(results)
-    drawn = [
-        _draw_attention(arms),
-        _draw_encodings(arms, encodings),
-        _draw_mass(arms),
-        _draw_slopes(arms),
-        _draw_biases(arms),
-        _draw_blocked(arms),
-        _draw_plateaus(results, out),
-        _draw_planes(arms, longest),
-    ]
+    models = by_condition(results)
+    drawn = [_draw_attention(models), _draw_encodings(models, encodings), _draw_mass(models)]
+    drawn += [_draw_slopes(models, causal), _draw_biases(models), _draw_blocked(models)]
+    drawn += [_draw_plateaus(results, out), _draw_planes(models, longest)]
     return [picture for picture in drawn if picture is not None]
 
 
-def _draw_attention(arms: Arms) -> Picture | None:
-    none = arms.get("none", {})
+def _draw_attention(models: Conditions) -> Picture | None:
+    none = models["none"]
     if not none:
         return None
-    seed = max(none, key=lambda s: accuracy_over_regions(none[s]))
-    example = none[seed]["example"]
-    tokens, labels = example["tokens"], [f"region {k + 1}" for k in range(len(example["decoder"]))]
+    seed = max(none, key=lambda s: none[s].mean_accuracy)
+    example = none[seed].example
+    tokens, regions = example.tokens, list(enumerate(example.regions))
     wide = 0.26 * len(tokens) + 1.2
-    figure, axes = canvas.sheet(wide, wide + 2.2, rows=2, height_ratios=[len(tokens), len(labels) + 3])
-    links = [
-        (query, key)
-        for query, region in enumerate(example["regions"])
-        for key in range(query)
-        if region and tokens[query] == "1" and tokens[key] in "[]"
-    ]
+    figure, axes = canvas.sheet(wide, wide + 2.2, rows=2, height_ratios=[len(tokens), len(example.decoder) + 3])
+    ones = [(region, place) for place, region in regions if region and tokens[place] == "1"]
+    read = [(place, key) for _, place in ones for key in range(place) if tokens[key] in "[]"]
+    top, bottom = axes[:, 0]
+    figures.attention(np.array(example.encoder), tokens, links=np.array(read), title=f"encoder, seed {seed}", ax=top)
     figures.attention(
-        np.array(example["encoder"]), tokens, links=np.array(links), title=f"encoder, seed {seed}", ax=axes[0, 0]
-    )
-    ones = [
-        (region - 1, key)
-        for key, region in enumerate(example["regions"])
-        if region and tokens[key] == "1" and region <= len(labels)
-    ]
-    figures.attention(
-        np.array(example["decoder"]),
+        np.array(example.decoder),
         tokens,
         queries=[
-            f"{label}: {count}, model {guess}" if count >= 0 else f"{label}: none"
-            for label, count, guess in zip(labels, example["counts"], example["guessed"], strict=True)
+            f"region {k}: " + (f"{count}, model {guess}" if count >= 0 else "none")
+            for k, (count, guess) in enumerate(zip(example.counts, example.guessed, strict=True), start=1)
         ],
-        links=np.array(ones),
+        links=np.array([(region - 1, place) for region, place in ones if region <= len(example.decoder)]),
         title="decoder: each region's count, and the model's",
-        ax=axes[1, 0],
+        ax=bottom,
     )
-    return Picture(
+    return picture(
         "The counting circuit",
         "A held-out string in the model without positions. Top: in the encoder, ones read the brackets before them "
         "(squares), and so know their region. Bottom: each label query reads the ones of its region (squares) and a "
         "token to compare them with. The attention that ones get, n / (n + K), tells how many they are.",
-        canvas.svg(figure),
-        ("reads-brackets",),
+        figure,
     )
 
 
-def _draw_encodings(arms: Arms, encodings: Sequence[str]) -> Picture | None:
+def _draw_encodings(models: Conditions, encodings: Sequence[str]) -> Picture | None:
     groups, floor = {}, None
     for name in encodings:
         for arm, what in ((name, "causal"), (f"{name}-bidirectional", "bidirectional")):
-            found = arms.get(arm, {})
-            if found:
-                floor = fmean(r["floor"] for r in found.values())
-                title = f"{ENCODINGS[name]}, {what}"
-                groups[title] = {"one region of one seed": [a for r in found.values() for a in r["accuracy"]]}
-                groups[title]["mean of a seed"] = [accuracy_over_regions(r) for r in found.values()]
-    if not groups:
-        return None
-    ax = figures.by_seed(groups, xlabel="share of counts that are right, held-out strings", chance=floor)
-    return Picture(
+            if found := models[arm].values():
+                floor = fmean(r.floor for r in found)
+                groups[f"{ENCODING_TITLES.get(name, name)}, {what}"] = {
+                    ONE_REGION: [accuracy for r in found for accuracy in r.accuracy],
+                    "mean of a seed": [r.mean_accuracy for r in found],
+                }
+    return picture(
         "Which encoding",
         "Accuracy by positional encoding. Circles are single regions, squares the means of seeds; strokes are means. "
         "The dotted line is the best constant guess.",
-        canvas.svg(ax.figure),
-        ("solved", "solved-rotary", "causal-helps", "causal-over-all", "none-is-best", "bidirectional-chance"),
+        figures.by_seed(groups, xlabel="share of counts that are right, held-out strings", chance=floor)
+        if groups
+        else None,
     )
 
 
-def _draw_mass(arms: Arms) -> Picture | None:
-    found = [(a, s, k, c) for a, s, k, c, _ in counters({n: arms.get(n, {}) for n in ("none", "rotary")})]
-    if not found:
+def _draw_mass(models: Conditions) -> Picture | None:
+    lines = {
+        title: [(c.k, c.curve) for r in models[name].values() for c in r.solved if c.counts]
+        for name, title in (("none", "no positions"), ("rotary", "rotary"))
+    }
+    if not any(lines.values()):
         return None
     figure, axes = canvas.sheet(8.4, 3.2, columns=2)
-    for ax, arm in zip(axes[0], ("none", "rotary"), strict=True):
-        lines = [(c["k"], c["curve"]) for a, _, _, c in found if a == arm]
-        points = [(int(n) / k, mass) for k, curve in lines for n, mass in curve.items()]
-        figures.saturation(points, title=f"{ENCODINGS[arm]}: {len(lines)} solved regions", ax=ax)
-    return Picture(
+    for ax, (title, held) in zip(axes[0], lines.items(), strict=True):
+        points = [(n / k, mass) for k, curve in held for n, mass in curve.items()]
+        figures.saturation(points, title=f"{title}: {len(held)} solved regions", ax=ax)
+    return picture(
         "Attention as a counter",
         "Mean attention on the n ones of a region, for every solved region of every seed, against n in units of the "
         "fitted K of that region. A region that counts in the attention falls on the dashed curve, x / (x + 1).",
-        canvas.svg(figure),
-        ("count-in-decoder", "count-curve"),
+        figure,
     )
 
 
-def _draw_slopes(arms: Arms) -> Picture | None:
+def _draw_slopes(models: Conditions, causal: Sequence[str]) -> Picture | None:
     groups: dict[str, list[tuple[float, float]]] = {}
-    for _, _, k, _, result in counters(arms):
-        for change, shifts in result["shifts"].items():
-            kind = "an empty region appended" if change == "a region" else "zeros appended (8, 16, 32)"
-            groups.setdefault(kind, []).append((shifts[k]["by_place"], shifts[k]["after"]))
-    if not groups:
+    for result in (r for name in causal for r in models[name].values()):
+        for change in result.shifts:
+            kind = "an empty region appended" if change == counting.ADDED_REGION else "zeros appended (8, 16, 32)"
+            points = [(shift.by_place, shift.after) for _, shift in result.shifted(change)]
+            groups.setdefault(kind, []).extend(points)
+    if not any(groups.values()):
         return None
     ax = figures.agreement(
         groups, xlabel="slope foretold from the attention, K / K'", ylabel="slope measured: answer against true count"
     )
-    return Picture(
+    return picture(
         "Foretold and measured",
         "Each point is a solved region of a causal model on strings with something appended that changes no count. "
         "Where it compares with a token of which there are now more, it counts too little, by as much as the law says. "
         "Points far below the line at a slope near 1 are last regions that take the new one for their own.",
-        canvas.svg(ax.figure),
-        ("ood-law", "ood-law-by-place"),
+        ax,
     )
 
 
-def _draw_biases(arms: Arms) -> Picture | None:
+def _draw_biases(models: Conditions) -> Picture | None:
     rows = {
-        "varied strings": arms.get("none", {}),
-        "varied, rotary": arms.get("rotary", {}),
-        "varied, no auxiliary loss": arms.get("no-auxiliary", {}),
-        "fixed strings": arms.get("fixed", {}),
-        "plain set-up": arms.get("plain-none", {}),
-        "plain set-up, rotary": arms.get("plain-rotary", {}),
+        "none": "varied strings",
+        "rotary": "varied, rotary",
+        "no-auxiliary": "varied, no auxiliary loss",
+        "fixed": "fixed strings",
+        "plain-none": "plain set-up",
+        "plain-rotary": "plain set-up, rotary",
     }
     shares = {}
-    for title, found in rows.items():
-        regions = [c["shares"] for r in found.values() for c in solved_regions(r)]
-        if regions:
+    for name, title in rows.items():
+        if regions := [c.shares for r in models[name].values() for c in r.solved]:
             shares[f"{title} ({len(regions)})"] = {n: fmean(s[n] for s in regions) for n in regions[0]}
-    if not shares:
-        return None
-    ax = figures.stacked(shares, xlabel="share of the attention that is not on counted ones")
-    return Picture(
+    return picture(
         "What they compare with",
         "Mean over solved regions (their number in brackets) of the classes of tokens that label queries read besides "
         "the ones they count. The number of begin tokens, own and earlier brackets is fixed for a label; that of the "
         "others changes from string to string.",
-        canvas.svg(ax.figure),
-        ("bias-token", "cure", "cure-begin"),
+        figures.stacked(shares, xlabel="share of the attention that is not on counted ones") if shares else None,
     )
 
 
-def _draw_blocked(arms: Arms) -> Picture | None:
-    groups = {}
+def _draw_blocked(models: Conditions) -> Picture | None:
     tests = {
-        "counted ones": "without the ones of the region",
-        "own brackets": "without its own brackets",
-        "outside ones": "without ones outside all regions",
+        counting.COUNTED: "without the ones of the region",
+        counting.OWN_BRACKETS: "without its own brackets",
+        counting.OUTSIDE_ONES: "without ones outside all regions",
     }
-    floor = None
-    for arm, title in (
-        ("none", "no MLP"),
-        ("encoder-mlp", "MLP in the encoder"),
-        ("plain-encoder-mlp", "MLP, plain set-up"),
-    ):
-        regions = [c for r in arms.get(arm, {}).values() for c in solved_regions(r)]
-        if regions:
-            floor = fmean(r["floor"] for r in arms[arm].values())
-            groups[f"{title}: unedited"] = {"one region of one seed": [c["accuracy"] for c in regions]}
-            for name, what in tests.items():
-                groups[f"{title}: {what}"] = {"one region of one seed": [c["blocked"][name] for c in regions]}
+    rows = {"none": "no MLP", "encoder-mlp": "MLP in the encoder", "plain-encoder-mlp": "MLP, plain set-up"}
+    groups, floor = {}, None
+    for name, title in rows.items():
+        if regions := [c for r in models[name].values() for c in r.solved]:
+            floor = fmean(r.floor for r in models[name].values())
+            groups[f"{title}: unedited"] = {ONE_REGION: [c.accuracy for c in regions]}
+            for keys, what in tests.items():
+                groups[f"{title}: {what}"] = {ONE_REGION: [c.blocked[keys] for c in regions]}
     if not groups:
         return None
     _, axes = canvas.sheet(8.4, 0.32 * len(groups) + 1.2)
-    ax = figures.by_seed(groups, xlabel="share of counts that are right", chance=floor, ax=axes[0, 0])
-    return Picture(
+    return picture(
         "What each region needs",
         "What each solved region loses when label queries cannot see one class of tokens. A counter needs the ones; a "
         "model that copies would find the count in the region's own brackets, and do without the ones.",
-        canvas.svg(ax.figure),
-        ("encoder-mlp",),
+        figures.by_seed(groups, xlabel="share of counts that are right", chance=floor, ax=axes[0, 0]),
     )
 
 
 def _draw_plateaus(results: CountingResults, out: Path) -> Picture | None:
-    arms = {
+    rows = {
         "none": "no positions",
         "no-auxiliary": "no auxiliary loss",
         "rotary": "rotary",
@@ -217,37 +184,31 @@ def _draw_plateaus(results: CountingResults, out: Path) -> Picture | None:
         "plain-none": "plain set-up",
         "plain-rotary": "plain set-up, rotary",
     }
-    kept = {}
-    for arm, title in arms.items():
-        if lines := curves_of(results, out, arm):
-            kept[title] = lines
+    kept = {title: lines for name, title in rows.items() if (lines := curves_of(results, out, name))}
     if not kept:
         return None
-    rows = (len(kept) + 1) // 2
-    figure, axes = canvas.sheet(8.4, 2.5 * rows, columns=2, rows=rows)
+    height = (len(kept) + 1) // 2
+    figure, axes = canvas.sheet(8.4, 2.5 * height, columns=2, rows=height)
     for ax, (title, lines) in zip(axes.flat, kept.items(), strict=False):
-        figures.curves(lines, ylabel="accuracy", bar=SOLVED, title=title, legend=False, ax=ax)
+        figures.curves(lines, ylabel="accuracy", bar=counting.SOLVED, title=title, legend=False, ax=ax)
     for ax in axes.flat[len(kept) :]:
         ax.set_axis_off()
-    return Picture(
+    return picture(
         "Plateaus of all seeds",
         "Accuracy on held-out strings, mean over regions, while training; a line a seed. The grey line is the bar.",
-        canvas.svg(figure),
-        ("failure-rate", "rotary-is-easier", "emerges", "emerges-rotary", "emerges-slow-rotary"),
+        figure,
     )
 
 
-def _draw_planes(arms: Arms, longest: int) -> Picture | None:
-    turning = {s: r for s, r in arms.get("rotary", {}).items() if accuracy_over_regions(r) >= SOLVED}
+def _draw_planes(models: Conditions, longest: int) -> Picture | None:
+    turning = {f"seed {s}": r.rotary for s, r in models["rotary"].items() if r.is_solved}
     if not turning:
         return None
-    profiles = {f"seed {s}": r["rotary"]["planes"] for s, r in turning.items()}
-    frequencies = next(iter(turning.values()))["rotary"]["frequencies"]
-    ax = figures.planes(profiles, frequencies, ylabel="score of brackets over bits, for a one", span=longest)
-    return Picture(
+    profiles = {seed: profile.planes for seed, profile in turning.items()}
+    frequencies = next(iter(turning.values())).frequencies
+    return picture(
         "Rotary in disguise",
         "What each rotary plane adds to how much ones prefer brackets to bits, in models that solve the task; fast "
         f"planes left. Right of the line a plane turns by less than one radian over {longest} tokens.",
-        canvas.svg(ax.figure),
-        ("rotary-in-disguise",),
+        figures.planes(profiles, frequencies, ylabel="score of brackets over bits, for a one", span=longest),
     )

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +19,7 @@ from toylab.console import ToylabError
 from toylab.model.encoder_decoder import EncoderDecoder
 from toylab.probes import (
     Edit,
+    Readout,
     block_keys,
     class_readout,
     edit,
@@ -36,23 +35,24 @@ from toylab.probes import (
     watch,
 )
 from toylab.studies.contextual_counting.data import Strings, count_accuracy, encode_strings, logits, share_right
+from toylab.studies.contextual_counting.results import (
+    ALL_ONES,
+    BIAS_TOKEN,
+    COUNTED,
+    OUTSIDE_ONES,
+    OWN_BRACKETS,
+    SLACK,
+    RegionCircuit,
+    RegionProbe,
+    RegionProbes,
+    RegionReadout,
+    RotaryProfile,
+    Shift,
+    StoppedPlanes,
+)
 from toylab.tasks import IGNORE, stream
 from toylab.tasks.bracketed import BEGIN, CLOSE, ONE, OPEN, ZERO
 from toylab.training.batches import likeliest
-
-COUNTED = "counted ones"
-CLASSES = (
-    *(COUNTED, "other regions' ones", "outside ones", "zeros"),
-    *("own [", "own ]", "earlier brackets", "later brackets", "begin"),
-)
-"""What a key can be to a label query; together they are all tokens. Of the bias tokens among them, how many zeros,
-ones and later brackets there are depends on the string; of begin tokens, own and earlier brackets, on the label."""
-
-SOLVED = 0.9
-"""Accuracy from which a region counts as solved."""
-
-SLACK = 0.05
-"""How far above the best constant answer an accuracy may lie and still show no knowledge."""
 
 
 def key_classes(strings: Strings) -> dict[str, Bool[Tensor, "batch label key"]]:
@@ -86,40 +86,13 @@ def without(mask: Bool[Tensor, "batch label key"]) -> dict[str, Edit]:
     return {"decoder.cross.scores": block_keys(mask)}
 
 
-@dataclass(frozen=True)
-class RegionCircuit:
-    """How one label query answers.
-
-    Attributes:
-        accuracy: unedited.
-        circuit: one of `toylab.probes.CIRCUITS`.
-        bias: the class that it compares with, or "mixed"; see `toylab.probes.name_bias`.
-        share: of that class in the attention not on counted ones.
-        shares: of all classes.
-        k: weight of the bias in units of one counted one, from the mass on counted ones.
-        r2: of that fit, 0 where it explains nothing.
-        blocked: accuracy without each class, and without "own brackets", "all ones" and "the bias".
-        curve: by the true count, the mean mass on counted ones.
-    """
-
-    accuracy: float
-    circuit: str
-    bias: str
-    share: float
-    shares: dict[str, float]
-    k: float
-    r2: float
-    blocked: dict[str, float]
-    curve: dict[int, float]
-
-
 @torch.no_grad()
 def find_circuits(model: EncoderDecoder, strings: Strings) -> list[RegionCircuit]:
     """The circuit of every label query, on strings that all have as many regions as the model has labels."""
     classes = key_classes(strings)
     joined = classes | {
-        "own brackets": classes["own ["] | classes["own ]"],
-        "all ones": (strings.tokens == ONE)[:, None].expand_as(classes[COUNTED]),
+        OWN_BRACKETS: classes["own ["] | classes["own ]"],
+        ALL_ONES: (strings.tokens == ONE)[:, None].expand_as(classes[COUNTED]),
     }
     stream = encode_strings(model, strings)  # once: all edits are made behind it
 
@@ -140,8 +113,12 @@ def find_circuits(model: EncoderDecoder, strings: Strings) -> list[RegionCircuit
         lost = {name: shares[label] for name, shares in blocked.items()}
         fit, bias = fit_saturation(own[COUNTED], counts), name_bias(own, COUNTED)
         if bias.name in lost:
-            lost["the bias"] = lost[bias.name]
-        tests = {"counted": lost[COUNTED], "own brackets": lost["own brackets"], "outside ones": lost["outside ones"]}
+            lost[BIAS_TOKEN] = lost[bias.name]
+        tests = {
+            "counted": lost[COUNTED],
+            "own brackets": lost[OWN_BRACKETS],
+            "outside ones": lost[OUTSIDE_ONES],
+        }
         found.append(
             RegionCircuit(
                 accuracy=accuracy_of_label,
@@ -162,25 +139,6 @@ def find_circuits(model: EncoderDecoder, strings: Strings) -> list[RegionCircuit
     return found
 
 
-@dataclass(frozen=True)
-class Shift:
-    """What a change outside the regions, which changes no count, does to the answers of one label.
-
-    Attributes:
-        accuracy: after the change.
-        before: the slope of predicted against true counts before it.
-        after: that slope after it.
-        predicted: what the law n K / K' makes of the slope before, if all tokens of a class weigh the same.
-        by_place: the same, if tokens of a class weigh the same between the same two brackets.
-    """
-
-    accuracy: float
-    before: float
-    after: float
-    predicted: float
-    by_place: float
-
-
 @torch.no_grad()
 def shift(model: EncoderDecoder, before: Strings, after: Strings) -> list[Shift]:
     """The effect of a change on each label, beside its signed prediction from the attention before the change."""
@@ -192,7 +150,13 @@ def shift(model: EncoderDecoder, before: Strings, after: Strings) -> list[Shift]
     by_class, by_place = (foretell(pattern, before, after, places) for places in (False, True))
     slopes = [[through_origin(answers[:, k], before.counts[:, k]) for k in range(len(right))] for answers in (old, new)]
     return [
-        Shift(right[k], slopes[0][k], slopes[1][k], slopes[0][k] * by_class[k], slopes[0][k] * by_place[k])
+        Shift(
+            accuracy=right[k],
+            before=slopes[0][k],
+            after=slopes[1][k],
+            predicted=slopes[0][k] * by_class[k],
+            by_place=slopes[0][k] * by_place[k],
+        )
         for k in range(len(right))
     ]
 
@@ -226,11 +190,10 @@ def _brackets_so_far(strings: Strings) -> Int[Tensor, "batch position"]:
 
 
 @torch.no_grad()
-def value_readout(model: EncoderDecoder, strings: Strings, circuits: list[RegionCircuit]) -> list[dict[str, Any]]:
+def value_readout(model: EncoderDecoder, strings: Strings, circuits: list[RegionCircuit]) -> list[RegionReadout]:
     """Golkar et al. 2024, equation 3, label by label: the logits from one value a class, weighted by the attention.
 
-    "two values" is the paper's: counted ones and the largest class of bias tokens. "all classes" adds the others, and
-    shows what is left to differences within a class. Only for a decoder that is nothing but its cross-attention.
+    Only for a decoder that is nothing but its cross-attention.
 
     Raises:
         ValueError: for a decoder with residual, MLP or several heads, whose logits are no such sum.
@@ -254,30 +217,27 @@ def value_readout(model: EncoderDecoder, strings: Strings, circuits: list[Region
         held = {name: mask[:, label] for name, mask in classes.items() if bool(mask[:, label].any())}
         means = {name: values[mask].mean(dim=0) for name, mask in held.items()}
         own = {name: masses[name][:, label] for name in means}
-        largest = max(circuit.shares, key=circuit.shares.__getitem__)
-        sums = {"two values": (COUNTED, largest), "all classes": tuple(means)}
-        found.append(
-            {
-                name: asdict(class_readout(own, {n: means[n] for n in used}, decoder.head.bias, out[:, label]))
-                for name, used in sums.items()
-            }
-        )
+
+        def rebuilt(*used: str, own=own, means=means, label=label) -> Readout:
+            return class_readout(own, {name: means[name] for name in used}, decoder.head.bias, out[:, label])
+
+        found.append(RegionReadout(two_values=rebuilt(COUNTED, circuit.largest), all_classes=rebuilt(*means)))
     return found
 
 
-def region_probes(model: EncoderDecoder, strings: Strings, seed: int) -> dict[str, dict[str, float]]:
+def region_probes(model: EncoderDecoder, strings: Strings, seed: int) -> RegionProbes:
     """Is the region of a one linearly decodable, at the attention's output and at the decoder's input?"""
-    sites = {"attention output": "encoder.blocks.0.attn_out", "decoder input": "encoder.final"}
+    sites = {"attention_output": "encoder.blocks.0.attn_out", "decoder_input": "encoder.final"}
     with watch(model, *sites.values()) as seen:
         logits(model, strings)
     at = strings.tokens == ONE
     groups = torch.arange(len(strings), device=at.device)[:, None].expand_as(at)[at]
-    found = {}
-    for name, point in sites.items():
-        features = seen[point][at]
-        score = asdict(linear_probe(features, strings.regions[at], groups, stream(seed, "region probe")))
-        found[name] = score | {"two components": two_components(features)}
-    return found
+
+    def probe(features: Float[Tensor, "token feature"]) -> RegionProbe:
+        score = linear_probe(features, strings.regions[at], groups, stream(seed, "region probe"))
+        return RegionProbe.of(score, two_components(features))
+
+    return RegionProbes(**{site: probe(seen[point][at]) for site, point in sites.items()})
 
 
 def two_components(features: Float[Tensor, "token feature"]) -> float:
@@ -295,28 +255,34 @@ def encoder_scores(model: EncoderDecoder) -> list[list[float]]:
 
 
 @torch.no_grad()
-def rotary_profile(model: EncoderDecoder) -> dict[str, list[float]]:
-    """What each rotary plane adds to how much a one prefers brackets (their mean) to bits, fastest plane first, and
-    the plane's frequency in radians a token."""
+def rotary_profile(model: EncoderDecoder, strings: Strings, slow: float) -> RotaryProfile:
+    """What each rotary plane adds to how much a one prefers brackets to bits, and the accuracy without rotation.
+
+    Args:
+        slow: planes of at least so many radians a token are the fast ones.
+    """
     block = model.encoder.blocks[0]
     read = block.ln1(model.encoder.embedding.weight)
     q, k = block.attn.query(read), block.attn.key(read)
     brackets, bits = k[[OPEN, CLOSE]].mean(dim=0), k[[ZERO, ONE]].mean(dim=0)
-    parts = rotary_planes(q[ONE], brackets - bits)
-    return {"planes": parts.tolist(), "frequencies": model.encoder.positions.frequencies.tolist()}
-
-
-@torch.no_grad()
-def stopped_planes(model: EncoderDecoder, strings: Strings, slow: float) -> dict[str, list[float]]:
-    """Accuracy of a rotary model when some of its planes no longer turn: the fast ones, of at least `slow` radians a
-    token, the slow ones, or all. Where rotation is a disguise of no position at all, accuracy stays without."""
     turning = model.encoder.positions.frequencies
-    found = {}
-    for name, stopped in {"fast": turning >= slow, "slow": turning < slow, "all": turning >= 0}.items():
-        still = deepcopy(model)
-        still.encoder.positions.frequencies[stopped] = 0
-        found[name] = count_accuracy(still, strings)
-    return found
+    return RotaryProfile(
+        planes=rotary_planes(q[ONE], brackets - bits).tolist(),
+        frequencies=turning.tolist(),
+        stopped=StoppedPlanes(
+            fast=_accuracy_stopped(model, strings, turning >= slow),
+            slow=_accuracy_stopped(model, strings, turning < slow),
+            all=_accuracy_stopped(model, strings, turning >= 0),
+        ),
+    )
+
+
+def _accuracy_stopped(model: EncoderDecoder, strings: Strings, stopped: Bool[Tensor, " plane"]) -> list[float]:
+    """Accuracy by region when some planes no longer turn. Where rotation is a disguise of no position at all, accuracy
+    stays without."""
+    still = deepcopy(model)
+    still.encoder.positions.frequencies[stopped] = 0
+    return count_accuracy(still, strings)
 
 
 def permutation_gap(model: EncoderDecoder, strings: Strings, rng: np.random.Generator) -> float:

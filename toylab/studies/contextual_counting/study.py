@@ -6,7 +6,7 @@ Source: Golkar et al. 2024, "Contextual Counting: A Mechanistic Study of Transfo
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,15 +20,25 @@ from toylab.planted.handwritten import contextual_counter
 from toylab.probes import watch
 from toylab.report.page import Picture
 from toylab.runs.store import read_metrics, write_metrics
-from toylab.runs.study import Job, by_arm
+from toylab.runs.study import Job
 from toylab.settings import check_seeds, check_settings
 from toylab.studies.contextual_counting import measures as circuits
-from toylab.studies.contextual_counting.claims import judge
+from toylab.studies.contextual_counting.claims import claims
 from toylab.studies.contextual_counting.data import count_accuracy, for_model, held_out_strings, learn_counting, logits
 from toylab.studies.contextual_counting.figures import draw
+from toylab.studies.contextual_counting.results import (
+    ADDED_REGION,
+    SLACK,
+    SOLVED,
+    CountingExample,
+    CountingResult,
+    Elsewhere,
+    GoldenRegion,
+    GoldenResult,
+)
 from toylab.tasks import Batch, ContextualCounting, decode, stream
 from toylab.training.loop import History, TrainConfig
-from toylab.verdicts.judgement import Judgement
+from toylab.verdicts.claim import Claim
 
 Part = Literal["encodings", "circuits", "plain", "ingredients"]
 Encoding = Literal["none", "rotary", "alibi", "learned", "sinusoidal"]
@@ -85,10 +95,10 @@ class ContextualCountingStudy:
         if self.task.answer != "counts":
             raise ToylabError(f"task.answer={self.task.answer}: an encoder-decoder answers with counts alone")
         judged = replace(self.task, length=self.task.longest, regions=self.task.most)
-        if judged.constant_guess >= circuits.SOLVED - circuits.SLACK:
+        if judged.constant_guess >= SOLVED - SLACK:
             raise ToylabError(
                 f"task.length={self.task.length}, task.regions={self.task.regions}: one constant count is right in "
-                f"{judged.constant_guess:.2f} of the longest strings, where {circuits.SOLVED} counts as solved; give "
+                f"{judged.constant_guess:.2f} of the longest strings, where {SOLVED} counts as solved; give "
                 "longer strings or fewer regions"
             )
         if "none" not in self.encodings or "rotary" not in self.encodings:
@@ -171,19 +181,16 @@ class ContextualCountingStudy:
         """One training an arm and seed, the slowest first, and the hand-written circuit."""
         arms = self.arms()
         slow = sorted(arms, key=lambda name: arms[name].model.encoder.positions == "none")
-        return [Job(name, seed) for name in slow for seed in arms[name].seeds] + [Job("golden", self.seeds[0])]
+        trained = [Job(name, seed, gives=CountingResult, what=arms[name]) for name in slow for seed in arms[name].seeds]
+        return [*trained, Job("golden", self.seeds[0], gives=GoldenResult)]
 
-    def run_job(self, job: Job, folder: Path) -> dict[str, Any]:
-        """Train one arm and find its circuits."""
-        if job.name == "golden":
+    def run_job(self, job: Job, folder: Path) -> CountingResult | GoldenResult:
+        """Train one arm and find its circuits, or try the hand-written ones."""
+        if job.what is None:
             return golden(self.task, self.rows, job.seed)
-        arm = self.arms()[job.name]
-        model, history = self._train(arm, job.seed, folder)
-        return {
-            "steps": history[-1]["step"],
-            "solved_at": next((e["step"] for e in history if e["accuracy"] >= circuits.SOLVED), None),
-            **examine(self.task, model, job.seed, self.rows),
-        }
+        model, history = self._train(job.what, job.seed, folder)
+        solved_at = next((e["step"] for e in history if e["accuracy"] >= SOLVED), None)
+        return examine(self.task, model, job.seed, self.rows, history[-1]["step"], solved_at)
 
     def _train(self, arm: Arm, seed: int, folder: Path) -> tuple[EncoderDecoder, History]:
         saved, metrics = folder / "model.safetensors", folder / "metrics.jsonl"
@@ -205,13 +212,18 @@ class ContextualCountingStudy:
         checkpoint.unlink(missing_ok=True)
         return model, training.history
 
-    def conclude(self, results: dict[Job, dict[str, Any]]) -> list[Judgement]:
-        """The paper's sentences, judged by what the jobs measured."""
-        return judge(by_arm(results), self.encodings, self.task.longest)
+    @property
+    def causal(self) -> tuple[str, ...]:
+        """The arms with a causal encoder."""
+        return tuple(name for name, arm in self.arms().items() if arm.model.encoder.causal)
 
-    def pictures(self, results: dict[Job, dict[str, Any]], out: Path) -> list[Picture]:
+    def claims(self) -> list[Claim]:
+        """The claims of the paper, and ours, for these settings."""
+        return claims(self.encodings, self.causal, self.task.longest, self.parts)
+
+    def pictures(self, results: dict[Job, CountingResult | GoldenResult], out: Path) -> list[Picture]:
         """The figures of the report, from the results and the histories kept beside them."""
-        return draw(results, out, self.encodings, self.task.longest)
+        return draw(results, out, self.encodings, self.causal, self.task.longest)
 
 
 @dataclass(frozen=True)
@@ -229,43 +241,53 @@ class Arm:
 STUDY = ContextualCountingStudy
 
 
-def examine(task: ContextualCounting, model: EncoderDecoder, seed: int, rows: int) -> dict[str, Any]:
+def examine(
+    task: ContextualCounting, model: EncoderDecoder, seed: int, rows: int, steps: int, solved_at: int | None
+) -> CountingResult:
     """Everything that is asked of a trained model, on held-out strings.
 
     Args:
         task: its longest strings with most regions are where models are judged.
+        steps: of its training.
+        solved_at: the step from which it counted as solved.
     """
-    encoder = model.config.encoder
+    config = model.config
     batch = held_out_strings(task, seed, rows)
     strings = for_model(task, model, batch)
     found = circuits.find_circuits(model, strings)
-    result: dict[str, Any] = {
-        "accuracy": [circuit.accuracy for circuit in found],
-        "floor": circuits.floor(strings),
-        "circuits": [asdict(circuit) for circuit in found],
-        "probe": circuits.region_probes(model, for_model(task, model, batch.rows(0, 200)), seed),
-        "example": _example(task, model, seed),
+    bare = not (config.residual or config.hidden or config.self_attention)
+    unordered = config.encoder.positions == "none"
+    few = for_model(task, model, batch.rows(0, 50))
+    changes = {f"{n} zeros": task.append_zeros(batch, n) for n in (8, 16, 32)} | {
+        ADDED_REGION: task.append_region(batch)
     }
-    if not (model.config.residual or model.config.hidden or model.config.self_attention):
-        result["readout"] = circuits.value_readout(model, strings, found)
-    if encoder.positions == "none":
-        result["scores"] = circuits.encoder_scores(model)
-        if not encoder.causal:
-            rng = stream(seed, "permutation")
-            result["permutation_gap"] = circuits.permutation_gap(model, for_model(task, model, batch.rows(0, 50)), rng)
-    if encoder.positions == "rotary":
-        slow = 1 / task.longest  # radians a token: less than one radian over a string
-        result["rotary"] = circuits.rotary_profile(model) | {"stopped": circuits.stopped_planes(model, strings, slow)}
-    changes = {f"{n} zeros": task.append_zeros(batch, n) for n in (8, 16, 32)} | {"a region": task.append_region(batch)}
-    reached = {name: changed for name, changed in changes.items() if _reaches(model, task, changed)}
-    result["shifts"] = {
-        name: [asdict(s) for s in circuits.shift(model, strings, for_model(task, model, changed))]
-        for name, changed in reached.items()
-    }
-    return result | {"elsewhere": _elsewhere(task, model, seed, rows)}
+    return CountingResult(
+        steps=steps,
+        solved_at=solved_at,
+        accuracy=[circuit.accuracy for circuit in found],
+        floor=circuits.floor(strings),
+        circuits=found,
+        probe=circuits.region_probes(model, for_model(task, model, batch.rows(0, 200)), seed),
+        example=_example(task, model, seed),
+        readout=circuits.value_readout(model, strings, found) if bare else None,
+        scores=circuits.encoder_scores(model) if unordered else None,
+        permutation_gap=circuits.permutation_gap(model, few, stream(seed, "permutation"))
+        if unordered and not config.encoder.causal
+        else None,
+        # Slow planes turn by less than one radian over a string.
+        rotary=circuits.rotary_profile(model, strings, 1 / task.longest)
+        if config.encoder.positions == "rotary"
+        else None,
+        shifts={
+            name: circuits.shift(model, strings, for_model(task, model, changed))
+            for name, changed in changes.items()
+            if _reaches(model, task, changed)
+        },
+        elsewhere=_elsewhere(task, model, seed, rows),
+    )
 
 
-def _elsewhere(task: ContextualCounting, model: EncoderDecoder, seed: int, rows: int) -> dict[str, dict[str, Any]]:
+def _elsewhere(task: ContextualCounting, model: EncoderDecoder, seed: int, rows: int) -> dict[str, Elsewhere]:
     """Accuracy by label, and the floor, at other lengths, numbers of regions and shares of ones: one thing changed."""
     shorter, longer = max(5 * task.longest // 8, 2 * task.most), 3 * task.longest // 2
     places: dict[str, tuple[ContextualCounting, dict[str, int]]] = {
@@ -282,7 +304,7 @@ def _elsewhere(task: ContextualCounting, model: EncoderDecoder, seed: int, rows:
         batch = held_out_strings(where, seed, rows, **size)
         if _reaches(model, task, batch):
             strings = for_model(where, model, batch)
-            found[name] = {"accuracy": count_accuracy(model, strings), "floor": circuits.floor(strings)}
+            found[name] = Elsewhere(accuracy=count_accuracy(model, strings), floor=circuits.floor(strings))
     return found
 
 
@@ -292,7 +314,7 @@ def _reaches(model: EncoderDecoder, task: ContextualCounting, batch: Batch) -> b
     return model.config.encoder.positions != "learned" or longest <= model.context
 
 
-def golden(task: ContextualCounting, rows: int, seed: int) -> dict[str, Any]:
+def golden(task: ContextualCounting, rows: int, seed: int) -> GoldenResult:
     """The hand-written counters: their errors over sizes, and what the probes make of them."""
     errors, asked, named = 0, 0, {}
     for bias in ("begin", "bracket"):
@@ -304,27 +326,25 @@ def golden(task: ContextualCounting, rows: int, seed: int) -> dict[str, Any]:
                 errors, asked = errors + int(wrong.sum()), asked + wrong.numel()
         model = contextual_counter(task.most, task.classes, bias=bias)
         found = circuits.find_circuits(model, for_model(task, model, held_out_strings(task, seed, rows)))
-        named[bias] = [
-            {"circuit": c.circuit, "bias": c.bias, "k": c.k, "r2": c.r2, "blocked": c.blocked} for c in found
-        ]
-    return {"errors": errors, "asked": asked, "named": named}
+        named[bias] = [GoldenRegion(circuit=c.circuit, bias=c.bias, k=c.k, r2=c.r2, blocked=c.blocked) for c in found]
+    return GoldenResult(errors=errors, asked=asked, named=named)
 
 
-def _example(task: ContextualCounting, model: EncoderDecoder, seed: int) -> dict[str, Any]:
+def _example(task: ContextualCounting, model: EncoderDecoder, seed: int) -> CountingExample:
     """What everybody attends to on one held-out string, as short as the task has them, and with ones in all regions."""
     batch = held_out_strings(task, seed, 64, length=task.shortest)
     fullest = int(batch.labels["count"][:, : task.most].min(axis=1).argmax())
     strings = for_model(task, model, batch.rows(fullest, fullest + 1))
     with watch(model, "encoder.blocks.0.attn.pattern", "decoder.cross.pattern") as seen, torch.no_grad():
         guessed = model(strings.tokens).argmax(dim=-1)[0]
-    return {
-        "tokens": decode(task, strings.tokens[0].tolist()),
-        "regions": strings.regions[0].tolist(),
-        "counts": strings.counts[0].tolist(),
-        "guessed": guessed.tolist(),
-        "encoder": _rounded(seen["encoder.blocks.0.attn.pattern"][0, 0]),
-        "decoder": _rounded(seen["decoder.cross.pattern"][0, 0]),
-    }
+    return CountingExample(
+        tokens=list(decode(task, strings.tokens[0].tolist())),
+        regions=strings.regions[0].tolist(),
+        counts=strings.counts[0].tolist(),
+        guessed=guessed.tolist(),
+        encoder=_rounded(seen["encoder.blocks.0.attn.pattern"][0, 0]),
+        decoder=_rounded(seen["decoder.cross.pattern"][0, 0]),
+    )
 
 
 def _rounded(pattern: Tensor) -> list[list[float]]:
