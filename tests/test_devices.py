@@ -7,7 +7,7 @@ in use.
 
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from dataclasses import is_dataclass, replace
+from dataclasses import asdict, is_dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -585,7 +585,7 @@ def steering_of_a_model(place):
         measures.combined(model, CHAINS, prompts[:2], {0: vector}, [0], 0.5),
         measures.mapped(vector, model, model),
         measures.scales(scaled, CHAINS, prompts[:2]),
-        {kind: sorted(one) for kind, one in found.items()},
+        {kind: sorted(one) for kind, one in asdict(found).items()},
     ]
 
 

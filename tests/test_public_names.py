@@ -6,7 +6,7 @@ from collections import defaultdict
 from tests.test_layers import package, sources
 
 INTERFACES = {
-    "studies": {"STUDY", "Arm", "Part", "MODEL", "draw", "judge"},
+    "studies": {"STUDY", "Arm", "Part", "MODEL", "draw", "judge", "claims"},
     "calibration": {"DETECTORS"},
     "bench": {"DONE"},
 }

@@ -9,9 +9,12 @@ from statistics import fmean
 from toylab.studies.steering_vectors.claims_beyond import FREE, GAINS, beyond, of
 from toylab.studies.steering_vectors.results import accuracy_at, gain_share, portion
 from toylab.studies.steering_vectors.settings import Settings
-from toylab.verdicts.claim import Claim, Conditions
+from toylab.verdicts.claim import Claim, Conditions, Detail
 from toylab.verdicts.criterion import above, at_least, at_most, between
 from toylab.verdicts.judgement import threshold
+
+LENS = "What each vector says"
+ROUTES = "Through which readers the penultimate vector acts"
 
 
 def claims(study: Settings) -> list[Claim]:
@@ -20,16 +23,16 @@ def claims(study: Settings) -> list[Claim]:
     before, last = vectors[-2:]
     set_up = partial(Claim, kind="set-up", place="our set-up", conditions=("base",))
     trained = partial(Claim, figure=GAINS, control="base")
-    late = partial(Claim, place="section 4, figure 1", criterion=above(0), surely=True, figure=GAINS)
+    weakest = partial(trained, conditions=("base", "full", *vectors))
+    surely = partial(Claim, criterion=above(0), surely=True)
+    late = partial(surely, place="section 4, figure 1", figure=GAINS)
     first_token = partial(Claim, place="section 5, figure 3", conditions=(last,))
-    lens = partial(Claim, figure="What each vector says")
+    ranked = partial(Claim, criterion=at_most(1), share=0.8, figure=LENS)
+    says = partial(ranked, place="section 5, figure 4", conditions=(last,))
+    trap = partial(ranked, kind="own", place="our control", conditions=("vector-learned",))
     change = partial(Claim, place="section 4, figure 2", conditions=("combine",))
-    paths = partial(
-        Claim,
-        place="section 6, figure 5",
-        conditions=("paths",),
-        figure="Through which readers the penultimate vector acts",
-    )
+    paths = partial(Claim, place="section 6, figure 5", conditions=("paths",), figure=ROUTES)
+    our_paths = partial(paths, kind="own", place="our question")
     share = "share of full training's gain at temperature 1"
     return [
         set_up(
@@ -46,13 +49,7 @@ def claims(study: Settings) -> list[Claim]:
             quantity=accuracy_at,
             criterion=between(threshold(guess, 0.03), threshold(guess, 0.12)),
             origin="computed: guessing, with .03 and .12",
-            details=of(
-                "base",
-                greedy=lambda base: accuracy_at(base, 0),
-                direct_answers_alone=lambda base: base.direct[1].right,
-                THINK_rate=lambda base: base.answers[1].thinks,
-                bound_of_the_check_in_nats="pre_flight.bound",
-            ),
+            details=of("base", THINK_rate=lambda base: base.answers[1].thinks, bound_in_nats="pre_flight.bound"),
             figure=GAINS,
         ),
         trained(
@@ -65,11 +62,10 @@ def claims(study: Settings) -> list[Claim]:
             quantity=accuracy_at,
             criterion=at_least(0.97),
         ),
-        trained(
+        weakest(
             id="greedy",
             place="section 4",
             sentence="Decoded greedily, one trained vector after any one block is as good as training everything.",
-            conditions=("base", "full", *vectors),
             measure="greedy accuracy in the weakest layer",
             quantity=lambda base, full, *found: min(accuracy_at(one, 0) for one in found),
             criterion=at_least(0.95),
@@ -84,11 +80,10 @@ def claims(study: Settings) -> list[Claim]:
             criterion=at_least(0.95),
             details={f"{share[:-1]}{t:g}": partial(_shares, names=(*vectors, "joint"), t=t) for t in (0, 0.7, 1)},
         ),
-        trained(
+        weakest(
             id="fraction-large",
             place="abstract, version 4; section 4",
             sentence="One vector after any one block recovers a large portion of full training's gain.",
-            conditions=("base", "full", *vectors),
             measure=f"{share} in the weakest layer",
             quantity=lambda base, full, *found: min(gain_share(base, one, full) for one in found),
             criterion=at_least(0.5),
@@ -139,7 +134,7 @@ def claims(study: Settings) -> list[Claim]:
             criterion=at_least(0.6),
             figure="Where the distributions change",
         ),
-        Claim(
+        surely(
             id="norm-temperature",
             kind="own",
             place="our question",
@@ -148,52 +143,37 @@ def claims(study: Settings) -> list[Claim]:
             conditions=(last, "full"),
             measure="share of the gap to full training that returns with the norm of the unsteered stream",
             quantity=lambda vector, full: portion(accuracy_at(vector), vector.clean_scale, accuracy_at(full)),
-            criterion=above(0),
-            surely=True,
             details=of(last, accuracy_at_other_scales_of_the_vector="scaled"),
         ),
-        *(
-            lens(
-                id=f"{id}{suffix}",
-                kind=kind,
-                place=place,
-                sentence=f"{sentence}: {token} comes {end} in the logit lens.",
-                conditions=(condition,),
-                measure=f"rank of {token} from the {end} token, raw vector, {readout} unembedding,",
-                quantity=rank,
-                criterion=at_most(1),
-                share=0.8,
-                details=of(
-                    condition,
-                    THINK="lens.THINK.cosine",
-                    DIRECT="lens.DIRECT.cosine",
-                    THINK_over_DIRECT="lens.think_over_direct",
-                ),
-            )
-            for id, kind, place, condition, readout, sentence in (
-                (
-                    "logit-lens",
-                    "paper",
-                    "section 5, figure 4",
-                    last,
-                    "frozen",
-                    "The last layer's vector says the opener",
-                ),
-                (
-                    "lens-trap",
-                    "own",
-                    "our control",
-                    "vector-learned",
-                    "learned",
-                    "So it does with a learned unembedding",
-                ),
-            )
-            for suffix, token, end, rank in (
-                ("", "THINK", "first", lambda vector: vector.lens.THINK.rank),
-                ("-rival", "DIRECT", "last", lambda vector: vector.lens.direct_from_last),
-            )
+        says(
+            id="logit-lens",
+            sentence="The last layer's vector says the opener: THINK comes first in the logit lens.",
+            measure="rank of THINK, raw vector, frozen unembedding,",
+            quantity=lambda vector: vector.lens.THINK.rank,
+            details={f"rank of THINK, {name}": Detail(name, "lens.THINK.rank") for name in vectors},
         ),
-        lens(
+        says(
+            id="logit-lens-rival",
+            sentence="The last layer's vector silences the other opener: DIRECT comes last in the logit lens.",
+            measure="rank of DIRECT counted from the last token, raw vector, frozen unembedding,",
+            quantity=lambda vector: vector.lens.direct_from_last,
+            details={f"rank of DIRECT, {name}": Detail(name, "lens.DIRECT.rank") for name in vectors},
+        ),
+        trap(
+            id="lens-trap",
+            sentence="With a learned unembedding, too, the logit lens shows the opener first.",
+            measure="rank of THINK, raw vector, learned unembedding,",
+            quantity=lambda vector: vector.lens.THINK.rank,
+            details=of("vector-learned", cosine="lens.THINK.cosine", THINK_over_DIRECT="lens.think_over_direct"),
+        ),
+        trap(
+            id="lens-trap-rival",
+            sentence="With a learned unembedding, too, the logit lens shows the other opener last.",
+            measure="rank of DIRECT counted from the last token, raw vector, learned unembedding,",
+            quantity=lambda vector: vector.lens.direct_from_last,
+            details=of("vector-learned", cosine="lens.DIRECT.cosine"),
+        ),
+        Claim(
             id="suppression",
             place="section 5, figure 4 (dropped in version 4)",
             sentence="Vectors of all layers push down the tokens of the dialect that errs.",
@@ -201,6 +181,7 @@ def claims(study: Settings) -> list[Claim]:
             measure="share of layers whose vector has a lower mean cosine with the second dialect's digits",
             quantity=lambda *found: fmean(one.lens.second_dialect < one.lens.first_dialect for one in found),
             criterion=at_least(0.9),
+            figure=LENS,
         ),
         change(
             id="persistence",
@@ -235,19 +216,15 @@ def claims(study: Settings) -> list[Claim]:
             criterion=at_least(0.15),
             surely=True,
         ),
-        paths(
+        our_paths(
             id="direct-route",
-            kind="own",
-            place="our question",
             sentence="The penultimate vector acts through the unembedding, as the last layer's does.",
             measure="share of its gain when the unembedding does not see it",
             quantity=lambda paths: paths.kept("skip unembedding"),
             criterion=at_most(0.1),
         ),
-        paths(
+        our_paths(
             id="forced-route",
-            kind="own",
-            place="our question",
             sentence="There is a way through the last block: a vector that the unembedding never sees finds it.",
             measure="greedy accuracy of a penultimate vector trained 2.5 times as long with its direct route cut",
             quantity=lambda paths: paths.forced[0],

@@ -4,15 +4,15 @@ baselines."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, astuple
+from dataclasses import asdict
 from functools import partial
 from statistics import fmean
 from typing import Any
 
 from toylab.studies.steering_vectors.results import accuracy_at
-from toylab.studies.steering_vectors.separability import SweepPoint, sweep_of, swept, swept_conditions
+from toylab.studies.steering_vectors.separability import SweepPoint, swept, swept_conditions
 from toylab.studies.steering_vectors.settings import Settings
-from toylab.verdicts.claim import Claim, Conditions, Detail
+from toylab.verdicts.claim import Claim, Detail
 from toylab.verdicts.criterion import above, at_least, at_most
 from toylab.verdicts.judgement import threshold
 
@@ -35,10 +35,10 @@ def beyond(study: Settings) -> list[Claim]:
     together = partial(Claim, conditions=("combine",))
     scaled = partial(Claim, place="section 10", conditions=("adaptive",))
     flagged = partial(ours, figure="Where the right opener depends on the prompt")
-    surely = partial(Claim, criterion=above(0), surely=True)
-    feature = partial(surely, place="section 8 (dropped in version 4)", conditions=("features",))
-    baseline = {"kind": "own", "place": "our control", "conditions": ("baselines",), "figure": GAINS}
-    useless = partial(Claim, **baseline, asks="absence", criterion=at_most(0.05), control=study.vectors[-1])
+    dropped = partial(Claim, place="section 8 (dropped in version 4)", criterion=above(0), surely=True)
+    feature = partial(dropped, conditions=("features",))
+    baseline = partial(Claim, kind="own", place="our control", conditions=("baselines",), figure=GAINS)
+    useless = partial(baseline, asks="absence", criterion=at_most(0.05), control=study.vectors[-1])
     return [
         separable(
             id="separability",
@@ -46,7 +46,6 @@ def beyond(study: Settings) -> list[Claim]:
             measure="share recovered at the largest cosine of the openers' rows minus that at the smallest",
             quantity=lambda *found: _fall(swept(*found)),
             criterion=at_most(-0.3),
-            details={"cosine, bound in nats, share of the gain": partial(_table, study=study)},
             note="open where no two rows are close enough, with a cosine of at least .8",
         ),
         separable(
@@ -206,13 +205,13 @@ def beyond(study: Settings) -> list[Claim]:
             quantity=lambda found: found.random_reward.right[1] - found.base,
             details=of("baselines", baselines=lambda found: {name: asdict(one) for name, one in found.named.items()}),
         ),
-        Claim(
-            **baseline,
+        baseline(
             id="same-vector",
             sentence="Another run on other prompts finds the same vector.",
             measure="cosine of the two",
             quantity=lambda found: found.another_run.cosine if found.another_run else None,
             criterion=at_least(0.95),
+            figure="",
         ),
         useless(
             id="difference-of-means",
@@ -220,12 +219,13 @@ def beyond(study: Settings) -> list[Claim]:
             measure="gain at temperature 1, last layer, same norm,",
             quantity=lambda found: found.difference_of_means.right[1] - found.base,
         ),
-        surely(
-            **baseline,
+        baseline(
             id="logit-bias",
             sentence="The mean shift of the logits at SEP, added everywhere instead of the vector, does better.",
             measure=f"{FREE} less that of the vector",
             quantity=lambda found: found.logit_bias.right[1] - found.steered,
+            criterion=above(0),
+            surely=True,
         ),
     ]
 
@@ -237,8 +237,3 @@ def _fall(points: Sequence[SweepPoint]) -> float | None:
 def _predicted(points: Sequence[SweepPoint], enough: float | int) -> float | None:
     right = [(one.share >= 0.5) == (one.bound >= enough) for one in points]
     return fmean(right) if len(points) > 1 else None
-
-
-def _table(results: Conditions, study: Settings) -> dict[str, list[list[float]]]:
-    points = sweep_of(results, study).items()
-    return {str(seed): [[round(x, 3) for x in astuple(one)] for one in held] for seed, held in points}

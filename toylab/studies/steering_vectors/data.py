@@ -202,7 +202,7 @@ def by_temperature(
     temperatures: tuple[float | int, ...] = (0, 0.7, 1),
     seed: int = 0,
     opener: str | None = None,
-) -> dict[float, Answers]:
+) -> dict[float | int, Answers]:
     """`answers` at each temperature, rounded to four places."""
     found = {temperature: answers(model, task, prompts, temperature, seed, opener) for temperature in temperatures}
     return {

@@ -35,13 +35,11 @@ def _draw_gains(results: Conditions, study: Settings) -> Picture | None:
         rows[name] = {f"T = {t:g}": [one.named[name].right[t] for one in baselines] for t in first.right}
     if baselines:
         rows["random vectors (mean)"] = {"T = 1": [fmean(one.random_vectors) for one in baselines]}
-    figure, axes = canvas.sheet(8.4, 0.42 * len(rows) + 1.3)
-    figures.by_seed(rows, xlabel="right answers", chance=1 / study.task.p, ax=axes[0, 0])
     return picture(
         "What each training reaches",
         f"Share of right answers on prompts never seen, {_seeds(results, ['base'])}, one point a seed, by the "
         "temperature of decoding. The lower rows are baselines at the last layer.",
-        figure,
+        figures.by_seed(rows, xlabel="right answers", chance=1 / study.task.p),
     )
 
 
@@ -54,13 +52,11 @@ def _draw_lens(results: Conditions, study: Settings) -> Picture | None:
         rows[f"last stream, {title}"] = _mean(one.difference_lens.all for one in results[name].values())
     if results["vector-learned"]:
         rows["learned unembedding"] = _mean(one.lens.all for one in results["vector-learned"].values())
-    figure, axes = canvas.sheet(9.0, 0.3 * len(rows) + 1.4)
-    figures.shades(rows, study.task.vocabulary, xlabel="token", ax=axes[0, 0])
     return picture(
         "What each vector says",
         "Cosine with each token's row of the unembedding, the final norm's gain folded in; mean over "
         f"{_seeds(results, shown)}. Upper rows: the raw vector; below: the mean change of the last layer's stream.",
-        figure,
+        figures.shades(rows, study.task.vocabulary, xlabel="token"),
     )
 
 
@@ -68,17 +64,16 @@ def _draw_kl(results: Conditions, study: Settings) -> Picture | None:
     shown = _vectors(results, study)
     if not shown:
         return None
-    figure, axes = canvas.sheet(5.4, 3.0)
     groups = {}
     for name, title in shown.items():
         shares = _mean(one.kl_shares for one in results[name].values() if one.kl_shares)
         groups[title] = (list(range(len(shares))), shares)
-    figures.responses(groups, xlabel="generated position (0: the opener)", ylabel="share of the KL", ax=axes[0, 0])
+    ax = canvas.new_axes(5.4, 3.0)
     return picture(
         "Where the distributions change",
         "KL(steered || base) at each position of what the steered model writes, as a share of its sum; mean over "
         f"{_seeds(results, shown)}.",
-        figure,
+        figures.responses(groups, xlabel="generated position (0: the opener)", ylabel="share of the KL", ax=ax),
     )
 
 
@@ -86,15 +81,14 @@ def _draw_routes(results: Conditions) -> Picture | None:
     paths = list(results["paths"].values())
     if not paths:
         return None
-    rows = {route: {"kept": [max(-0.03, min(1.03, one.kept(route))) for one in paths]} for route in paths[0].routes}
-    figure, axes = canvas.sheet(7.0, 0.42 * len(rows) + 1.2)
-    ax = figures.by_seed(rows, xlabel="share of the penultimate vector's gain that is kept", ax=axes[0, 0])
+    rows = {name: {"kept": [max(-0.03, min(1.03, one.kept(name))) for one in paths]} for name in paths[0].routes}
+    ax = figures.by_seed(rows, xlabel="share of the penultimate vector's gain that is kept")
     ax.get_legend().remove()
     return picture(
         "Through which readers the penultimate vector acts",
         f"Some readers of the last block do not see it; one point a seed ({_seeds(results, ['paths'])}), temperature "
         "1. What lies beyond the axis stands at its edge.",
-        figure,
+        ax,
     )
 
 
@@ -129,13 +123,12 @@ def _draw_scales(results: Conditions, study: Settings) -> Picture | None:
     steps = range(1, study.task.length + 1)
     columns = ["BOS", "x0", *(f"a{t}" for t in steps), "SEP", "THINK", *(f"s{t}" for t in steps), "ANS", "y"]
     rows = {f"seed {seed}": one.scales.by_position for seed, one in results["adaptive"].items()}
-    figure, axes = canvas.sheet(0.42 * len(columns) + 1.6, 0.3 * len(rows) + 1.3)
-    figures.shades(rows, columns[: len(next(iter(rows.values())))], xlabel="token", ax=axes[0, 0])
+    shown = columns[: len(next(iter(rows.values())))]
     return picture(
         "How much of its vector each token gets",
         "Mean scale times the vector's norm over held-out prompts and what the model writes to them, the sign chosen "
         "so that SEP is positive. Hatched: negative.",
-        figure,
+        figures.shades(rows, shown, xlabel="token"),
     )
 
 
@@ -150,13 +143,10 @@ def _draw_flag(results: Conditions) -> Picture | None:
         "flag-gate": "bounded, centred gate",
         "flag-full": "full training",
     }
-    rows = _answers(results, names)
-    figure, axes = canvas.sheet(7.6, 0.42 * len(rows) + 1.3)
-    figures.by_seed(rows, xlabel="right answers", ax=axes[0, 0])
     return picture(
         "Where the right opener depends on the prompt",
         f"Share of right answers, {_seeds(results, ['base-flag'])}, one point a seed.",
-        figure,
+        figures.by_seed(_answers(results, names), xlabel="right answers"),
     )
 
 

@@ -50,7 +50,9 @@ def right(model: nn.Module, task: Reasoning, prompts: Prompts, temperature: floa
     return round(answers(model, task, prompts, temperature, seed).right, 4)
 
 
-def right_by_temperature(model: nn.Module, task: Reasoning, prompts: Prompts, seed: int = 0) -> dict[float, float]:
+def right_by_temperature(
+    model: nn.Module, task: Reasoning, prompts: Prompts, seed: int = 0
+) -> dict[float | int, float]:
     """The share of right answers at temperatures 0, .7 and 1."""
     return {t: right(model, task, prompts, t, seed) for t in (0, 0.7, 1)}
 

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from toylab.model.steering import PreFlight
 from toylab.studies.steering_vectors.data import Answers
 
-Temperatures = dict[float, Answers]
+Temperatures = dict[float | int, Answers]
 """What a model answers, by temperature."""
 
 
+@runtime_checkable
 class Answering(Protocol):
     """Any result that tells what a model answers."""
 
@@ -110,13 +111,12 @@ class VectorResult:
     difference_lens: LensReading
     """Of the mean change of the last layer's stream."""
     places: dict[str, float] | None = None
-    """Accuracy at temperature 1 by where alone the vector acts, see `measures.by_place`; of the last two layers, as the
-    next two."""
+    """Accuracy at temperature 1 by where alone the vector acts (`measures.by_place`); of the last two layers."""
     few: Pair | None = None
-    """On the prompts of `places`."""
+    """On the prompts of `places`; of the last two layers."""
     clean_scale: float | None = None
     """Accuracy at temperature 1 where the final norm divides by what it would without the vector; of the last layer."""
-    scaled: dict[float, float] | None = None
+    scaled: dict[float | int, float] | None = None
     """Accuracy at temperature 1 by the factor of the vector; of the last layer."""
 
     @property
@@ -155,7 +155,7 @@ class TokenScales:
     opener: float
     chain: float
     sep_signed: float
-    """The mean with its sign, as the next two; the sign is chosen so that SEP is positive."""
+    """Mean with its sign, as the next two; SEP counts as positive."""
     opener_signed: float
     chain_signed: float
     by_position: list[float]
@@ -186,8 +186,7 @@ class FlagResult:
 
     answers: Temperatures
     routes: dict[str, float] | None = None
-    """Accuracy at temperature 1 by the readers that do not see the vector, see `measures.routes`; of the vector after
-    the last layer but one."""
+    """Accuracy at temperature 1 by the readers that do not see it (`measures.routes`); of the last layer but one."""
     steered: float | None = None
     """On the prompts of `routes`."""
 
@@ -203,7 +202,7 @@ class FlagResult:
 class Baseline:
     """What stands instead of the trained vector."""
 
-    right: dict[float, float]
+    right: dict[float | int, float]
     """Accuracy by temperature."""
     cosine: float | None = None
     """With the trained vector, where it is a vector."""
@@ -234,24 +233,20 @@ class BaselinesResult:
     @property
     def named(self) -> dict[str, Baseline]:
         """Those of all seeds by their names in figures."""
-        return {
-            "random reward": self.random_reward,
-            "minus the vector": self.minus,
-            "difference of means": self.difference_of_means,
-            "logit bias": self.logit_bias,
-        }
+        names = ("random reward", "minus the vector", "difference of means", "logit bias")
+        held = (self.random_reward, self.minus, self.difference_of_means, self.logit_bias)
+        return dict(zip(names, held, strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)
 class PathsResult:
-    """Through which readers the vector after the last layer but one acts: accuracy at temperature 1, half of the
-    prompts."""
+    """Through which readers the vector of the last layer but one acts: accuracy at temperature 1, half the prompts."""
 
     routes: dict[str, float]
-    """By the readers that do not see it, see `measures.routes`."""
+    """By the readers that do not see it (`measures.routes`)."""
     base: float
     steered: float
-    forced: dict[float, float]
+    forced: dict[float | int, float]
     """Accuracy by temperature, on all prompts, of a vector that is trained while the unembedding does not see it."""
     forced_norm: float
 
@@ -265,7 +260,7 @@ class Combination:
     """Vectors that were trained apart, added together: accuracy at temperature 1 by their common scale."""
 
     layers: list[int]
-    right: dict[float, float]
+    right: dict[float | int, float]
 
 
 @dataclass(frozen=True, kw_only=True)
