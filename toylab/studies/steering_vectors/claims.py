@@ -13,7 +13,6 @@ from toylab.verdicts.claim import Claim, Conditions, Detail
 from toylab.verdicts.criterion import above, at_least, at_most, between
 from toylab.verdicts.judgement import threshold
 
-LENS = "What each vector says"
 ROUTES = "Through which readers the penultimate vector acts"
 
 
@@ -27,7 +26,8 @@ def claims(study: Settings) -> list[Claim]:
     surely = partial(Claim, criterion=above(0), surely=True)
     late = partial(surely, place="section 4, figure 1", figure=GAINS)
     first_token = partial(Claim, place="section 5, figure 3", conditions=(last,))
-    ranked = partial(Claim, criterion=at_most(1), share=0.8, figure=LENS)
+    lens = partial(Claim, figure="What each vector says")
+    ranked = partial(lens, criterion=at_most(1), share=0.8)
     says = partial(ranked, place="section 5, figure 4", conditions=(last,))
     trap = partial(ranked, kind="own", place="our control", conditions=("vector-learned",))
     change = partial(Claim, place="section 4, figure 2", conditions=("combine",))
@@ -173,7 +173,7 @@ def claims(study: Settings) -> list[Claim]:
             quantity=lambda vector: vector.lens.direct_from_last,
             details=of("vector-learned", cosine="lens.DIRECT.cosine"),
         ),
-        Claim(
+        lens(
             id="suppression",
             place="section 5, figure 4 (dropped in version 4)",
             sentence="Vectors of all layers push down the tokens of the dialect that errs.",
@@ -181,7 +181,6 @@ def claims(study: Settings) -> list[Claim]:
             measure="share of layers whose vector has a lower mean cosine with the second dialect's digits",
             quantity=lambda *found: fmean(one.lens.second_dialect < one.lens.first_dialect for one in found),
             criterion=at_least(0.9),
-            figure=LENS,
         ),
         change(
             id="persistence",
