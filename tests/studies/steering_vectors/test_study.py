@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from toylab.model.steering import PreFlight
+from toylab.runs.study import by_condition
 from toylab.settings import as_json, fit
 from toylab.studies.steering_vectors.data import MODEL, Answers
 from toylab.studies.steering_vectors.figures import draw
@@ -78,6 +79,12 @@ def test_transfer_goes_round_all_seeds():
     }  # fmt: skip
     assert all(job.name == f"transfer-from-{job.needs[-1].seed}" for job in jobs)
     assert not [job for job in SteeringVectorsStudy(seeds=(5,)).jobs() if job.name.startswith("transfer-from-")]
+
+
+def test_transfer_from_the_next_seed_is_one_condition():
+    found = by_condition({job: job.what.keywords for job in SteeringVectorsStudy(seeds=(5, 6, 7)).jobs()})
+    assert found["transfer-from"] == {seed: {"layers": (2, 3)} for seed in (5, 6, 7)}
+    assert found["transfer-apart"] == {5: {"layers": (3,)}}
 
 
 @pytest.mark.parametrize(
