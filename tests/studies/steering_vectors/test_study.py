@@ -158,18 +158,17 @@ def baseline(*right, cosine=None, norm=None) -> Baseline:
 
 ROUTES = {"skip query": 0.7, "skip attention": 0.7, "skip MLP": 0.69, "skip block": 0.69, "skip unembedding": 0.2}
 FEATURE = FeatureResult(
-    feature=3,
-    inside=0.7,
-    outside=0.2,
-    difference=0.5,
-    chance=0.1,
-    agreement=0.9,
-    explained_variance=0.8,
-    dead=0.1,
-    trivial_difference=0.6,
-    format_difference=0.2,
-    auc=0.75,
-)
+    feature=3, inside=0.7, outside=0.2, difference=0.5, chance=0.1, agreement=0.9, explained_variance=0.8, dead=0.1,
+    trivial_difference=0.6, format_difference=0.2, auc=0.75,
+)  # fmt: skip
+SCALES = TokenScales(
+    BOS=90.0, digits=9.0, SEP=40.0, opener=20.0, chain=10.0, sep_signed=40.0, opener_signed=20.0, chain_signed=-10.0,
+    by_position=[0.0, 1.0],
+)  # fmt: skip
+FAMILY = FamilyResult(
+    base=0.2, own=0.7, of_the_parent=0.66, parent=0.2, parent_own=0.75, parent_with_that_of_the_child=0.72,
+    cosine=0.95, weight_change=0.05,
+)  # fmt: skip
 CARRIED = Carried(own=0.75, cosine=0.95, raw=0.73, mapped=0.73)
 ONE_SEED = {
     "base": base(),
@@ -199,30 +198,11 @@ ONE_SEED = {
     "adaptive": AdaptiveResult(
         answers=answers(free=0.85),
         constant=answers(free=0.78),
-        scales=TokenScales(
-            BOS=90.0,
-            digits=9.0,
-            SEP=40.0,
-            opener=20.0,
-            chain=10.0,
-            sep_signed=40.0,
-            opener_signed=20.0,
-            chain_signed=-10.0,
-            by_position=[0.0, 1.0],
-        ),
+        scales=SCALES,
         sep_alone=0.6,
         all_but_sep=0.2,
     ),
-    "family": FamilyResult(
-        base=0.2,
-        own=0.7,
-        of_the_parent=0.66,
-        parent=0.2,
-        parent_own=0.75,
-        parent_with_that_of_the_child=0.72,
-        cosine=0.95,
-        weight_change=0.05,
-    ),
+    "family": FAMILY,
     "transfer-from": TransferResult(base=0.2, layers={2: CARRIED, 3: CARRIED}),
     "transfer-apart": TransferResult(base=0.2, layers={3: replace(CARRIED, raw=0.25)}),
     "base-learned": base(0.98, 0.5),
