@@ -39,9 +39,10 @@ IDS = {
         "relearning", "dpo-is-unlearning",
     },
     "steering-vectors": {
-        "base-chain", "base", "full-rl", "greedy", "fraction-match", "fraction-large", "depth-order", "prefix",
-        "first-token", "first-token-rest", "first-token-kl", "norm-temperature", "logit-lens", "lens-trap",
-        "suppression", "persistence", "persistence-other", "skip-attention", "penultimate-mlp", "direct-route",
+        "base-chain", "base", "full-rl", "greedy", "fraction-match", "fraction-large", "depth-order", "depth-joint",
+        "prefix", "first-token", "first-token-rest", "first-token-kl", "norm-temperature", "logit-lens",
+        "logit-lens-rival", "lens-trap", "lens-trap-rival", "suppression", "persistence", "persistence-other",
+        "skip-attention", "penultimate-mlp", "direct-route",
         "forced-route", "separability", "pre-flight", "transfer-family", "transfer-seeds", "transfer-apart",
         "transfer-mapped", "combine", "combine-halved", "adaptive", "adaptive-place", "prompt-bit-constant",
         "prompt-bit-gate", "prompt-bit-full", "prompt-bit-mlp", "features", "difference-sae", "random-vector",

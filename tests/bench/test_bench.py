@@ -222,7 +222,7 @@ def test_the_command_prints_markdown(one_work, tmp_path, capsys):
 
 
 def test_the_picture_of_steering_is_made_of_claims_that_there_are():
-    claims = registry.load("steering-vectors").STUDY.default().conclude({})
+    claims = registry.load("steering-vectors").STUDY.default().claims()
     assert set(time_to_result.PICTURE) <= {claim.id for claim in claims}
 
 

@@ -95,8 +95,10 @@ PICTURE = {
     "greedy": 0.95,
     "fraction-large": 0.5,
     "depth-order": 0.0,
+    "depth-joint": 0.0,
     "first-token": 0.6,
     "logit-lens": 1.0,
+    "logit-lens-rival": 1.0,
 }
 """What one seed must measure, by claim: one seed has no verdict. Some seeds miss "fraction-large"."""
 

@@ -203,7 +203,7 @@ def costs(
     if hasattr(study, "claims"):
         return {
             claim.id: sum(
-                spent[job] for job in with_needs((job for job in spent if job.name in claim.depends_on), spent)
+                spent[job] for job in with_needs((job for job in spent if job.condition in claim.depends_on), spent)
             )
             for claim in study.claims()
         }

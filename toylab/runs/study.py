@@ -35,6 +35,7 @@ class Job:
         inputs: the files that it starts from, by the name that the study calls them.
         gives: the frozen dataclass that it returns; a plain dictionary where it is none.
         what: the settings of the condition, for the study itself.
+        condition: that its result belongs to, where jobs of several names are one condition; else its own name.
     """
 
     name: str
@@ -43,6 +44,10 @@ class Job:
     inputs: Mapping[str, Input] = field(default_factory=dict, compare=False)
     gives: type = field(default=dict, compare=False)
     what: Any = field(default=None, compare=False)
+    condition: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "condition", self.condition or self.name)
 
     @property
     def needs(self) -> tuple[Job, ...]:
@@ -123,7 +128,7 @@ def by_condition(results: Mapping[Job, Any]) -> Conditions:
     """Results by the name of the condition and the seed."""
     found = Conditions()
     for job, result in results.items():
-        found.setdefault(job.name, {})[job.seed] = result
+        found.setdefault(job.condition, {})[job.seed] = result
     return found
 
 

@@ -212,5 +212,5 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.4g}")
     if isinstance(value, Mapping):
-        return {name: _rounded(inner) for name, inner in value.items()}
+        return {str(name): _rounded(inner) for name, inner in value.items()}
     return [_rounded(one) for one in value] if isinstance(value, list | tuple) else value

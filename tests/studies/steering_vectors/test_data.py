@@ -364,11 +364,11 @@ def test_a_forced_opener_is_the_first_token_of_the_answer():
 def test_shares_at_each_temperature_are_rounded_and_the_same_whenever_asked(seed):
     model, prompts = reasoning_model(TASK, SMALL, seed), held_out_questions(TASK, seed, 25)
     found = by_temperature(model, TASK, prompts, seed=seed)
-    assert list(found) == ["0", "0.7", "1"]
-    assert by_temperature(model, TASK, prompts, (1, 0), seed) == {name: found[name] for name in ("1", "0")}
+    assert list(found) == [0, 0.7, 1]
+    assert by_temperature(model, TASK, prompts, (1, 0), seed) == {t: found[t] for t in (1, 0)}
     for temperature in (0, 0.7, 1):
         expected = vars(answers(model, TASK, prompts, temperature, seed))
-        assert found[f"{temperature:g}"] == {name: round(share, 4) for name, share in expected.items()}
+        assert vars(found[temperature]) == {name: round(share, 4) for name, share in expected.items()}
     assert astuple(answers(model, TASK, prompts, 0, seed)) == astuple(answers(model, TASK, prompts, 0, seed + 1))
 
 

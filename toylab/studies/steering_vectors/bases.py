@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -12,6 +11,7 @@ from toylab.model.checkpoint import save_model
 from toylab.model.steering import pre_flight
 from toylab.model.transformer import Transformer
 from toylab.runs.store import write_metrics
+from toylab.runs.study import Job
 from toylab.studies.steering_vectors.data import (
     READOUT_SEED,
     answers,
@@ -21,14 +21,20 @@ from toylab.studies.steering_vectors.data import (
     reasoning_model,
     right_chains,
 )
+from toylab.studies.steering_vectors.results import BaseResult
 from toylab.studies.steering_vectors.settings import APART, Settings
 from toylab.tasks import Reasoning, Styles
 from toylab.training.batches import next_token_loss
 from toylab.training.loop import train
 
 
-def pretrain_base(study: Settings, which: str, seed: int, folder: Path) -> dict[str, Any]:
-    """Pre-train a model in two phases, and measure it."""
+def pretrain_base(study: Settings, job: Job, folder: Path, which: str = "") -> BaseResult:
+    """Pre-train a model in two phases, and measure what it answers with each opener, and whether a vector can move it.
+
+    Args:
+        which: "learned" for an unembedding that is trained, "apart" for one of its own, "flag" for the flagged task.
+    """
+    seed = job.seed
     task = replace(study.task, flag=True) if which == "flag" else study.task
     config, phase = study.model, study.skill
     if which == "learned":  # which takes longer, and does not get there under strong decay
@@ -52,11 +58,14 @@ def pretrain_base(study: Settings, which: str, seed: int, folder: Path) -> dict[
     chain = answers(model, task, few_of(study, prompts), 0, seed, opener="THINK")
     styles = replace(study.styles, think=0.5) if which == "flag" else study.styles
     mix(study, model, task, seed, folder, styles, f"{purpose}mixture")
-    found: dict[str, Any] = {"chain": round(chain.right, 4), **of_base(study, model, task, prompts, seed)}
-    if which == "flag":
-        for opener in ("THINK", "DIRECT"):
-            found[f"prefix {opener}"] = by_temperature(model, task, prompts, (0, 1), seed, opener)
-    return found
+    return BaseResult(
+        chain=round(chain.right, 4),
+        answers=by_temperature(model, task, prompts, seed=seed),
+        prefix=by_temperature(model, task, prompts, seed=seed, opener="THINK"),
+        direct=by_temperature(model, task, few_of(study, prompts), (1,), seed, "DIRECT"),
+        pre_flight=pre_flight(model, prompts, task.token("THINK"), task.token("DIRECT")),
+        prefix_direct=by_temperature(model, task, prompts, (0, 1), seed, "DIRECT") if which == "flag" else None,
+    )
 
 
 def mix(
@@ -72,16 +81,6 @@ def mix(
     )
     write_metrics(folder / "metrics.jsonl", training)
     save_model(folder / "model.safetensors", model)
-
-
-def of_base(study: Settings, model: Transformer, task: Reasoning, prompts: Tensor, seed: int) -> dict[str, Any]:
-    """What the base answers with each opener, and whether a vector can move it."""
-    return {
-        "answers": by_temperature(model, task, prompts, seed=seed),
-        "prefix": by_temperature(model, task, prompts, seed=seed, opener="THINK"),
-        "direct": by_temperature(model, task, few_of(study, prompts), (1,), seed, "DIRECT"),
-        "pre-flight": asdict(pre_flight(model, prompts, task.token("THINK"), task.token("DIRECT"))),
-    }
 
 
 def evaluation_prompts(study: Settings, seed: int, task: Reasoning | None = None) -> Tensor:

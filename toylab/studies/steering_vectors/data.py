@@ -202,14 +202,12 @@ def by_temperature(
     temperatures: tuple[float | int, ...] = (0, 0.7, 1),
     seed: int = 0,
     opener: str | None = None,
-) -> dict[str, dict[str, float]]:
-    """`answers` at each temperature."""
+) -> dict[float | int, Answers]:
+    """`answers` at each temperature, rounded to four places."""
+    found = {temperature: answers(model, task, prompts, temperature, seed, opener) for temperature in temperatures}
     return {
-        f"{temperature:g}": {
-            name: round(share, 4)
-            for name, share in asdict(answers(model, task, prompts, temperature, seed, opener)).items()
-        }
-        for temperature in temperatures
+        temperature: Answers(**{name: round(share, 4) for name, share in asdict(one).items()})
+        for temperature, one in found.items()
     }
 
 

@@ -1,11 +1,15 @@
-"""The jobs of the study on steering vectors: pre-train a base, train something on one, and measure it."""
+"""The jobs of the study on steering vectors: train something on a base, and measure it.
+
+Each function of a job takes the settings of the study, the job and its folder; `study.py` tells which job it does.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +22,7 @@ from toylab.probes import watch
 from toylab.runs.store import write_metrics
 from toylab.runs.study import Job
 from toylab.studies.steering_vectors import measures
-from toylab.studies.steering_vectors.bases import evaluation_prompts, few_of, mix, pretrain_base
+from toylab.studies.steering_vectors.bases import evaluation_prompts, few_of, mix
 from toylab.studies.steering_vectors.data import (
     Reward,
     Sampler,
@@ -29,43 +33,29 @@ from toylab.studies.steering_vectors.data import (
     readout_rows,
     reasoning_batches,
 )
-from toylab.studies.steering_vectors.quantities import FROM
+from toylab.studies.steering_vectors.results import (
+    AdaptiveResult,
+    Baseline,
+    BaselinesResult,
+    Carried,
+    Combination,
+    CombineResult,
+    FamilyResult,
+    FeaturesResult,
+    FlagResult,
+    FullResult,
+    JointResult,
+    Pair,
+    PathsResult,
+    TransferResult,
+    VectorResult,
+)
+from toylab.studies.steering_vectors.separability import SeparabilityResult
 from toylab.studies.steering_vectors.settings import Settings
 from toylab.tasks import Reasoning, stream
 from toylab.training.batches import next_token_loss
 from toylab.training.loop import TrainConfig, train
 from toylab.training.losses import PolicyGradient
-
-
-def run_experiment(study: Settings, job: Job, folder: Path) -> dict[str, Any]:
-    """Pre-train a base, or train something on one, and measure it."""
-    at = folder.parent
-    kind, _, which = job.name.partition("-")
-    if kind == "base":
-        return pretrain_base(study, which, job.seed, folder)
-    if kind == "vector" and which in ("learned", "apart"):
-        return _vector(study, at / job.name.replace("vector", "base"), study.last, job.seed, folder)
-    if kind == "cosine":
-        return _separability(study, float(which), at, job.seed, folder)
-    if kind == "flag":
-        return _flag(study, which, at, job.seed, folder)
-    if kind == "vector":
-        return _vector(study, at / "base", int(which), job.seed, folder)
-    if job.name.startswith(FROM):
-        return _transfer(study, at, at.parent / f"seed-{job.name.removeprefix(FROM)}", job.seed)
-    if job.name == "transfer-apart":
-        return _transfer(study, at, at, job.seed, "vector-apart", "base-apart")
-    return {
-        "full": _full,
-        "joint": _joint,
-        "adaptive": _adaptive,
-        "baselines": _baselines,
-        "paths": _paths,
-        "combine": _combine,
-        "family": _family,
-        "features": _features,
-    }[job.name](study, at, job.seed, folder)
-
 
 # Reinforcement learning -----------------------------------------------------------------------------------------------
 
@@ -99,60 +89,75 @@ def _reinforce(
     write_metrics(folder / f"metrics{name}.jsonl", training)
 
 
-def _vector(study: Settings, base_folder: Path, layer: int, seed: int, folder: Path) -> dict[str, Any]:
-    base, prompts = _load(base_folder), evaluation_prompts(study, seed)
-    if base_folder.name != "base-learned":  # the lesson of what happens all the same
+def train_vector(
+    study: Settings, job: Job, folder: Path, layer: int, *, refuse: bool = True, examine: bool = False
+) -> VectorResult:
+    """A vector after one layer.
+
+    Args:
+        refuse: whether a base is refused that no vector can move, by the pre-flight check.
+        examine: whether it is also measured where the vector must act and, of the last layer, at which scale.
+    """
+    base, prompts, seed = _load(job.path("base", folder)), evaluation_prompts(study, job.seed), job.seed
+    if refuse:
         pre_flight(base, prompts, study.task.token("THINK"), study.task.token("DIRECT")).check(study.least_shift)
     steered = Steered(base, {layer: Vector(base.config.width)})
     _reinforce(study, steered, base, seed, folder)
     save_steering(folder / "vector.safetensors", steered)
     vector = measures.vector_of(steered)
-    kl = measures.kl_by_position(steered, study.task, prompts, seed)
     after_last = measures.residual_changes(steered, study.task, prompts[:500], seed)[study.last].mean(dim=0)
-    found = {
-        "answers": by_temperature(steered, study.task, prompts, seed=seed),
-        "norm": vector.norm().item(),
-        "kl": kl,
-        "lens": measures.says(vector, base, study.task),
-        "difference lens": measures.says(after_last, base, study.task),
-    }
-    if base_folder.name == "base" and layer >= study.last - 1:
-        few = few_of(study, prompts)
-        found["places"] = measures.by_place(steered, study.task, few, seed)
-        found["few"] = {
-            "base": measures.right(base, study.task, few, seed=seed),
-            "steered": measures.right(steered, study.task, few, seed=seed),
-        }
-    if base_folder.name == "base" and layer == study.last:
-        found["clean scale"] = measures.right(measures.with_clean_scale(steered), study.task, prompts, seed=seed)
-        found["scaled"] = {
-            f"{scale:g}": measures.right(vectors(base, {layer: scale * vector}), study.task, few, seed=seed)
-            for scale in (0.5, 0.75, 1.25, 1.5, 2)
-        }
-    return found
+    found = VectorResult(
+        answers=by_temperature(steered, study.task, prompts, seed=seed),
+        norm=vector.norm().item(),
+        kl=measures.kl_by_position(steered, study.task, prompts, seed),
+        lens=measures.says(vector, base, study.task),
+        difference_lens=measures.says(after_last, base, study.task),
+    )
+    if not examine:
+        return found
+    few = few_of(study, prompts)
+    found = replace(
+        found,
+        places=measures.by_place(steered, study.task, few, seed),
+        few=Pair(
+            base=measures.right(base, study.task, few, seed=seed),
+            steered=measures.right(steered, study.task, few, seed=seed),
+        ),
+    )
+    if layer < study.last:
+        return found
+    factors = (0.5, 0.75, 1.25, 1.5, 2)
+    return replace(
+        found,
+        clean_scale=measures.right(measures.with_clean_scale(steered), study.task, prompts, seed=seed),
+        scaled={x: measures.right(vectors(base, {layer: x * vector}), study.task, few, seed=seed) for x in factors},
+    )
 
 
-def _full(study: Settings, at: Path, seed: int, folder: Path) -> dict[str, Any]:
-    base = _load(at / "base")
+def train_full(study: Settings, job: Job, folder: Path) -> FullResult:
+    """Reinforcement learning of the whole model."""
+    base = _load(job.path("base", folder))
     model = freeze_readout(deepcopy(base))
-    _reinforce(study, model, base, seed, folder, replace(study.rl, learning_rate=study.full_rate, clip=1.0))
+    _reinforce(study, model, base, job.seed, folder, replace(study.rl, learning_rate=study.full_rate, clip=1.0))
     save_model(folder / "model.safetensors", model)
-    return {"answers": by_temperature(model, study.task, evaluation_prompts(study, seed), seed=seed)}
+    return FullResult(answers=by_temperature(model, study.task, evaluation_prompts(study, job.seed), seed=job.seed))
 
 
-def _joint(study: Settings, at: Path, seed: int, folder: Path) -> dict[str, Any]:
-    base = _load(at / "base")
+def train_joint(study: Settings, job: Job, folder: Path) -> JointResult:
+    """Vectors after all layers, trained together."""
+    base = _load(job.path("base", folder))
     steered = vectors(base)
-    _reinforce(study, steered, base, seed, folder)
+    _reinforce(study, steered, base, job.seed, folder)
     save_steering(folder / "vectors.safetensors", steered)
-    return {
-        "answers": by_temperature(steered, study.task, evaluation_prompts(study, seed), seed=seed),
-        "norms": [held.vector.norm().item() for held in steered.additions.values()],
-    }
+    return JointResult(
+        answers=by_temperature(steered, study.task, evaluation_prompts(study, job.seed), seed=job.seed),
+        norms=[held.vector.norm().item() for held in steered.additions.values()],
+    )
 
 
-def _adaptive(study: Settings, at: Path, seed: int, folder: Path) -> dict[str, Any]:
-    base, prompts = _load(at / "base"), evaluation_prompts(study, seed)
+def train_adaptive(study: Settings, job: Job, folder: Path) -> AdaptiveResult:
+    """A vector with a scale that depends on the token, beside a constant one that is trained as long."""
+    base, prompts, seed = _load(job.path("base", folder)), evaluation_prompts(study, job.seed), job.seed
     layer, width = study.last - 1, base.config.width
     steered = Steered(base, {layer: Scaled(width, generator=source(seed, "adaptive"))})
     config = replace(study.rl, steps=study.adaptive_steps, learning_rate=study.rl.learning_rate / 2)
@@ -164,21 +169,26 @@ def _adaptive(study: Settings, at: Path, seed: int, folder: Path) -> dict[str, A
     )
     sep = study.task.prompt - 1
     rest = tuple(p for p in range(study.task.context) if p != sep)
-    return {
-        "answers": by_temperature(steered, study.task, prompts, seed=seed),
-        "constant, as long": by_temperature(constant, study.task, prompts, seed=seed),
-        "scales": measures.scales(steered, study.task, prompts, seed),
-        "SEP alone": measures.right(steered.only((sep,)), study.task, few_of(study, prompts), seed=seed),
-        "all but SEP": measures.right(steered.only(rest), study.task, few_of(study, prompts), seed=seed),
-    }
+    return AdaptiveResult(
+        answers=by_temperature(steered, study.task, prompts, seed=seed),
+        constant=by_temperature(constant, study.task, prompts, seed=seed),
+        scales=measures.scales(steered, study.task, prompts, seed),
+        sep_alone=measures.right(steered.only((sep,)), study.task, few_of(study, prompts), seed=seed),
+        all_but_sep=measures.right(steered.only(rest), study.task, few_of(study, prompts), seed=seed),
+    )
 
 
 # Measured on trained vectors ------------------------------------------------------------------------------------------
 
 
-def _baselines(study: Settings, at: Path, seed: int, folder: Path) -> dict[str, Any]:
-    base, prompts, task = _load(at / "base"), few_of(study, evaluation_prompts(study, seed)), study.task
-    steered = load_steering(at / f"vector-{study.last}" / "vector.safetensors", base)
+def compare_baselines(study: Settings, job: Job, folder: Path) -> BaselinesResult:
+    """What stands instead of the last layer's vector."""
+    base, prompts, task = (
+        _load(job.path("base", folder)),
+        few_of(study, evaluation_prompts(study, job.seed)),
+        study.task,
+    )
+    seed, steered = job.seed, load_steering(job.path("vector", folder), base)
     vector = measures.vector_of(steered)
     norm = vector.norm().item()
     rate = answers(base, task, prompts, 1, seed).right
@@ -189,151 +199,160 @@ def _baselines(study: Settings, at: Path, seed: int, folder: Path) -> dict[str, 
     blind = Steered(base, {study.last: Vector(base.config.width)})
     _reinforce(study, blind, base, seed, folder, reward=luck, name="-luck")
     means = measures.difference_of_means(base, task, prompts, study.last, norm)
-    bias = measures.Edited(base, measures.logit_bias(steered, task, prompts))
 
-    def compare(model: nn.Module) -> dict[str, float]:
-        return measures.right_by_temperature(model, task, prompts, seed)
+    def compare(model: nn.Module, **beside: float) -> Baseline:
+        return Baseline(right=measures.right_by_temperature(model, task, prompts, seed), **beside)
 
-    found = {
-        "base": measures.right(base, task, prompts, seed=seed),
-        "steered": measures.right(steered, task, prompts, seed=seed),
-        "random vectors": measures.random_vectors(base, task, prompts, study.last, norm, seed=seed),
-        "random reward": compare(blind)
-        | {"cosine": _cosine(measures.vector_of(blind), vector), "norm": measures.vector_of(blind).norm().item()},
-        "minus": compare(vectors(base, {study.last: -vector})),
-        "difference of means": compare(vectors(base, {study.last: means})) | {"cosine": _cosine(means, vector)},
-        "logit bias": compare(bias),
-    }
+    another = None
     if seed in study.controls:
         again = Steered(base, {study.last: Vector(base.config.width)})
         _reinforce(study, again, base, seed, folder, name="-again", purpose="other rollouts")
-        found["another run"] = compare(again) | {"cosine": _cosine(measures.vector_of(again), vector)}
-    return found
+        another = compare(again, cosine=_cosine(measures.vector_of(again), vector))
+    lucky = measures.vector_of(blind)
+    return BaselinesResult(
+        base=measures.right(base, task, prompts, seed=seed),
+        steered=measures.right(steered, task, prompts, seed=seed),
+        random_vectors=measures.random_vectors(base, task, prompts, study.last, norm, seed=seed),
+        random_reward=compare(blind, cosine=_cosine(lucky, vector), norm=lucky.norm().item()),
+        minus=compare(vectors(base, {study.last: -vector})),
+        difference_of_means=compare(vectors(base, {study.last: means}), cosine=_cosine(means, vector)),
+        logit_bias=compare(measures.Edited(base, measures.logit_bias(steered, task, prompts))),
+        another_run=another,
+    )
 
 
-def _paths(study: Settings, at: Path, seed: int, folder: Path) -> dict[str, Any]:
-    base, prompts = _load(at / "base"), evaluation_prompts(study, seed)
-    before = study.last - 1
-    steered = load_steering(at / f"vector-{before}" / "vector.safetensors", base)
-    forced = measures.ForcedRoute(base, {before: Vector(base.config.width)})
+def cut_paths(study: Settings, job: Job, folder: Path) -> PathsResult:
+    """Through which readers the vector after the last layer but one acts, and whether there is another way."""
+    base, prompts, seed = _load(job.path("base", folder)), evaluation_prompts(study, job.seed), job.seed
+    steered = load_steering(job.path("vector", folder), base)
+    forced = measures.ForcedRoute(base, {study.last - 1: Vector(base.config.width)})
     # For a longer way: these vectors end four times as long as others.
     longer = replace(study.rl, steps=5 * study.rl.steps // 2, learning_rate=3 * study.rl.learning_rate)
     _reinforce(study, forced, base, seed, folder, longer, name="-forced")
     few = few_of(study, prompts)
-    return {
-        "routes": measures.by_route(steered, study.task, few, seed),
-        "base": measures.right(base, study.task, few, seed=seed),
-        "steered": measures.right(steered, study.task, few, seed=seed),
-        "forced": measures.right_by_temperature(forced, study.task, prompts, seed),
-        "forced norm": measures.vector_of(forced).norm().item(),
-    }
+    return PathsResult(
+        routes=measures.by_route(steered, study.task, few, seed),
+        base=measures.right(base, study.task, few, seed=seed),
+        steered=measures.right(steered, study.task, few, seed=seed),
+        forced=measures.right_by_temperature(forced, study.task, prompts, seed),
+        forced_norm=measures.vector_of(forced).norm().item(),
+    )
 
 
-def _combine(study: Settings, at: Path, seed: int, folder: Path) -> dict[str, Any]:
-    base, prompts, layers = _load(at / "base"), evaluation_prompts(study, seed), range(study.last + 1)
-    alone = {layer: load_steering(at / f"vector-{layer}" / "vector.safetensors", base) for layer in layers}
+def combine(study: Settings, job: Job, folder: Path) -> CombineResult:
+    """The vectors of several layers together, and what is left of each in later layers."""
+    base, prompts, layers = _load(job.path("base", folder)), evaluation_prompts(study, job.seed), range(study.last + 1)
+    seed, few = job.seed, few_of(study, prompts)
+    alone = {layer: load_steering(job.path(f"vector-{layer}", folder), base) for layer in layers}
     trained = {layer: measures.vector_of(steered) for layer, steered in alone.items()}
     pairs = [(i, j) for i in layers for j in range(i + 1, study.last + 1)]
-    few = few_of(study, prompts)
-    every = (*pairs, tuple(layers))
-    return {
-        "alone": {str(layer): measures.right(one, study.task, few, seed=seed) for layer, one in alone.items()},
-        "combined": {
-            "+".join(map(str, chosen)): {
-                f"{scale:g}": measures.combined(base, study.task, few, trained, chosen, scale, seed)
-                for scale in sorted({1.0, 0.5, 1 / len(chosen)}, reverse=True)
-            }
-            for chosen in every
-        },
-        "persistence": {
-            str(layer): measures.persistence(one, study.task, prompts[:300], trained, seed)
+
+    def together(chosen: Sequence[int]) -> Combination:
+        scales = sorted({1, 0.5, 1 / len(chosen)}, reverse=True)
+        right = {x: measures.combined(base, study.task, few, trained, chosen, x, seed) for x in scales}
+        return Combination(layers=list(chosen), right=right)
+
+    return CombineResult(
+        alone={layer: measures.right(one, study.task, few, seed=seed) for layer, one in alone.items()},
+        combined=[together(chosen) for chosen in (*pairs, layers)],
+        persistence={
+            layer: measures.persistence(one, study.task, prompts[:300], trained, seed)
             for layer, one in alone.items()
             if layer < study.last
         },
-        "cosines": {f"{i}, {j}": _cosine(trained[i], trained[j]) for i, j in pairs},
-    }
+        cosines={f"{i}, {j}": _cosine(trained[i], trained[j]) for i, j in pairs},
+    )
 
 
-def _features(study: Settings, at: Path, seed: int, folder: Path) -> dict[str, Any]:
-    base = _load(at / "base")
-    steered = load_steering(at / f"vector-{study.last - 1}" / "vector.safetensors", base)
-    return measures.features(steered, study.task, evaluation_prompts(study, seed), seed)
+def find_features(study: Settings, job: Job, folder: Path) -> FeaturesResult:
+    """Features of right answers, of the model steered after the last layer but one."""
+    steered = load_steering(job.path("vector", folder), _load(job.path("base", folder)))
+    return measures.features(steered, study.task, evaluation_prompts(study, job.seed), job.seed)
 
 
 # Elsewhere ------------------------------------------------------------------------------------------------------------
 
 
-def _family(study: Settings, at: Path, seed: int, folder: Path) -> dict[str, Any]:
+def transfer_to_child(study: Settings, job: Job, folder: Path) -> FamilyResult:
     """A child of the base, trained further on another mixture: does the parent's vector work in it?"""
-    parent, prompts, task = _load(at / "base"), few_of(study, evaluation_prompts(study, seed)), study.task
-    child = freeze_readout(deepcopy(parent))
+    parent, prompts, task = (
+        _load(job.path("base", folder)),
+        few_of(study, evaluation_prompts(study, job.seed)),
+        study.task,
+    )
+    child, seed = freeze_readout(deepcopy(parent)), job.seed
     styles = replace(study.styles, think=0.25, dialect=0.6, early=0.1)
     further = replace(study.mixture, steps=study.mixture.steps // 2, learning_rate=study.mixture.learning_rate / 2)
     train(child, next_token_loss, reasoning_batches(task, seed, further.rows, styles, "child"), further)
     own = Steered(child, {study.last: Vector(child.config.width)})
     _reinforce(study, own, child, seed, folder)
-    theirs = measures.vector_of(load_steering(at / f"vector-{study.last}" / "vector.safetensors", parent))
+    theirs = measures.vector_of(load_steering(job.path("vector", folder), parent))
     mine = measures.vector_of(own)
-    return {
-        "base": measures.right(child, task, prompts, seed=seed),
-        "own": measures.right(own, task, prompts, seed=seed),
-        "of the parent": measures.right(vectors(child, {study.last: theirs}), task, prompts, seed=seed),
-        "parent with that of the child": measures.right(vectors(parent, {study.last: mine}), task, prompts, seed=seed),
-        "parent": measures.right(parent, task, prompts, seed=seed),
-        "parent, own": measures.right(vectors(parent, {study.last: theirs}), task, prompts, seed=seed),
-        "cosine": _cosine(mine, theirs),
-        "weight change": _distance(parent, child),
-    }
 
+    def right(model: Transformer, vector: Tensor) -> float:
+        return measures.right(vectors(model, {study.last: vector}), task, prompts, seed=seed)
 
-def _transfer(
-    study: Settings, at: Path, donor_at: Path, seed: int, donor_vector: str = "", donor_base: str = "base"
-) -> dict[str, Any]:
-    """The vectors of another model in this one, as they are and mapped through the unembeddings."""
-    base, donor, prompts = (
-        _load(at / "base"),
-        _load(donor_at / donor_base),
-        few_of(study, evaluation_prompts(study, seed)),
+    return FamilyResult(
+        base=measures.right(child, task, prompts, seed=seed),
+        own=right(child, mine),
+        of_the_parent=right(child, theirs),
+        parent_with_that_of_the_child=right(parent, mine),
+        parent=measures.right(parent, task, prompts, seed=seed),
+        parent_own=right(parent, theirs),
+        cosine=_cosine(mine, theirs),
+        weight_change=_distance(parent, child),
     )
-    found: dict[str, Any] = {"base": measures.right(base, study.task, prompts, seed=seed)}
-    for layer in (study.last,) if donor_vector else (study.last - 1, study.last):
-        own = load_steering(at / f"vector-{layer}" / "vector.safetensors", base)
-        theirs = measures.vector_of(
-            load_steering(donor_at / (donor_vector or f"vector-{layer}") / "vector.safetensors", donor)
+
+
+def transfer(study: Settings, job: Job, folder: Path, layers: Sequence[int]) -> TransferResult:
+    """The vectors of another model in this one, as they are and mapped through the unembeddings."""
+    base, donor = _load(job.path("base", folder)), _load(job.path("donor", folder))
+    prompts, seed = few_of(study, evaluation_prompts(study, job.seed)), job.seed
+
+    def carried(layer: int) -> Carried:
+        own = load_steering(job.path(f"own-{layer}", folder), base)
+        theirs = measures.vector_of(load_steering(job.path(f"theirs-{layer}", folder), donor))
+
+        def right(vector: Tensor) -> float:
+            return measures.right(vectors(base, {layer: vector}), study.task, prompts, seed=seed)
+
+        return Carried(
+            own=measures.right(own, study.task, prompts, seed=seed),
+            cosine=_cosine(theirs, measures.vector_of(own)),
+            raw=right(theirs),
+            mapped=right(measures.mapped(theirs, donor, base)),
         )
-        carried = {"raw": theirs, "mapped": measures.mapped(theirs, donor, base)}
-        found[str(layer)] = {
-            "own": measures.right(own, study.task, prompts, seed=seed),
-            "cosine": _cosine(theirs, measures.vector_of(own)),
-        } | {
-            name: measures.right(vectors(base, {layer: v}), study.task, prompts, seed=seed)
-            for name, v in carried.items()
-        }
-    return found
+
+    return TransferResult(
+        base=measures.right(base, study.task, prompts, seed=seed), layers={layer: carried(layer) for layer in layers}
+    )
 
 
-def _separability(study: Settings, cosine: float, at: Path, seed: int, folder: Path) -> dict[str, Any]:
+def turn_openers(study: Settings, job: Job, folder: Path, cosine: float) -> SeparabilityResult:
     """The same skill, read out with openers whose rows have a given cosine; then a vector, whatever the pre-flight
     check says."""
-    model = _load(at / "base", "skill.safetensors")
+    model, seed = _load(job.path("skill", folder)), job.seed
     length = model.unembedding.weight.norm(dim=1).mean()
     model.unembedding.weight.data = length * readout_rows(study.task, model.config.width, cosine=cosine)
     mix(study, model, study.task, seed, folder, study.styles, "mixture")
     prompts = few_of(study, evaluation_prompts(study, seed))
     steered = Steered(model, {study.last: Vector(model.config.width)})
     _reinforce(study, steered, model, seed, folder, name="-vector")
-    return {
-        "answers": by_temperature(model, study.task, prompts, seed=seed),
-        "pre-flight": asdict(pre_flight(model, prompts, study.task.token("THINK"), study.task.token("DIRECT"))),
-        "vector": by_temperature(steered, study.task, prompts, seed=seed),
-        "norm": measures.vector_of(steered).norm().item(),
-    }
+    return SeparabilityResult(
+        answers=by_temperature(model, study.task, prompts, seed=seed),
+        pre_flight=pre_flight(model, prompts, study.task.token("THINK"), study.task.token("DIRECT")),
+        vector=by_temperature(steered, study.task, prompts, seed=seed),
+        norm=measures.vector_of(steered).norm().item(),
+    )
 
 
-def _flag(study: Settings, which: str, at: Path, seed: int, folder: Path) -> dict[str, Any]:
-    """The task whose right opener depends on the prompt, under one kind of training."""
-    task = replace(study.task, flag=True)
-    base, prompts = _load(at / "base-flag"), evaluation_prompts(study, seed, task)
+def train_flagged(
+    study: Settings, job: Job, folder: Path, which: Literal["gate", "full", "scale", "before", "last"]
+) -> FlagResult:
+    """The task whose right opener depends on the prompt, under one kind of training: a bounded, centred gate, the whole
+    model, an unbounded scale, a vector after the last layer but one ("before"), or one after the last."""
+    task, seed = replace(study.task, flag=True), job.seed
+    base, prompts = _load(job.path("base", folder)), evaluation_prompts(study, seed, task)
     width, before = base.config.width, study.last - 1
     # The pace of a token-wise scale is that of a product of two trained factors.
     long = replace(study.rl, steps=5 * study.rl.steps // 2, learning_rate=study.rl.learning_rate / 2)
@@ -355,15 +374,19 @@ def _flag(study: Settings, which: str, at: Path, seed: int, folder: Path) -> dic
         model = Steered(base, {before if which == "before" else study.last: Vector(width)})
         config = study.rl
     _reinforce(study, model, base, seed, folder, config, task, kl=study.flag_kl if which == "full" else 0.0)
-    found = {"answers": by_temperature(model, task, prompts, seed=seed)}
-    if which == "before":
-        found["routes"] = measures.by_route(model, task, few_of(study, prompts), seed)
-        found["steered"] = measures.right(model, task, few_of(study, prompts), seed=seed)
-    return found
+    answered = by_temperature(model, task, prompts, seed=seed)
+    if which != "before":
+        return FlagResult(answers=answered)
+    few = few_of(study, prompts)
+    return FlagResult(
+        answers=answered,
+        routes=measures.by_route(model, task, few, seed),
+        steered=measures.right(model, task, few, seed=seed),
+    )
 
 
-def _load(folder: Path, name: str = "model.safetensors") -> Transformer:
-    return freeze_readout(load_model(folder / name))
+def _load(path: Path) -> Transformer:
+    return freeze_readout(load_model(path))
 
 
 def _cosine(one: Tensor, other: Tensor) -> float:

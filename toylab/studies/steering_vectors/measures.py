@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -32,6 +31,14 @@ from toylab.probes import (
     watch,
 )
 from toylab.studies.steering_vectors.data import answers, write_answers
+from toylab.studies.steering_vectors.results import (
+    FeatureResult,
+    FeaturesResult,
+    LensReading,
+    Persistence,
+    TokenReading,
+    TokenScales,
+)
 from toylab.tasks import Reasoning
 from toylab.training.losses import Rollouts, kl_divergence, up_to
 
@@ -43,9 +50,11 @@ def right(model: nn.Module, task: Reasoning, prompts: Prompts, temperature: floa
     return round(answers(model, task, prompts, temperature, seed).right, 4)
 
 
-def right_by_temperature(model: nn.Module, task: Reasoning, prompts: Prompts, seed: int = 0) -> dict[str, float]:
+def right_by_temperature(
+    model: nn.Module, task: Reasoning, prompts: Prompts, seed: int = 0
+) -> dict[float | int, float]:
     """The share of right answers at temperatures 0, .7 and 1."""
-    return {f"{t:g}": right(model, task, prompts, t, seed) for t in (0, 0.7, 1)}
+    return {t: right(model, task, prompts, t, seed) for t in (0, 0.7, 1)}
 
 
 def addition(steered: Steered) -> tuple[int, nn.Module]:
@@ -117,23 +126,20 @@ def residual_changes(
     }
 
 
-def says(direction: Float[Tensor, " width"], model: Transformer, task: Reasoning) -> dict[str, Any]:
-    """The logit lens of a direction: cosine and rank of the two openers and of ANS, cosine with the difference of the
-    openers, and mean cosine with the digits of each dialect."""
+def says(direction: Float[Tensor, " width"], model: Transformer, task: Reasoning) -> LensReading:
+    """The logit lens of a direction."""
     rows = folded_unembedding(model)
     cosines = token_cosines(direction, rows)
     order = ranks(cosines)
     think, direct = task.token("THINK"), task.token("DIRECT")
-    found: dict[str, Any] = {
-        name: {"cosine": cosines[token].item(), "rank": int(order[token])}
-        for name, token in (("THINK", think), ("DIRECT", direct), ("ANS", task.token("ANS")))
-    }
-    return found | {
-        "THINK over DIRECT": against(direction, rows, think, direct).item(),
-        "first dialect": cosines[: task.p].mean().item(),
-        "second dialect": cosines[task.p : 2 * task.p].mean().item(),
-        "all": [round(x, 4) for x in cosines.tolist()],
-    }
+    marks = {"THINK": think, "DIRECT": direct, "ANS": task.token("ANS")}
+    return LensReading(
+        **{name: TokenReading(cosine=cosines[at].item(), rank=int(order[at])) for name, at in marks.items()},
+        think_over_direct=against(direction, rows, think, direct).item(),
+        first_dialect=cosines[: task.p].mean().item(),
+        second_dialect=cosines[task.p : 2 * task.p].mean().item(),
+        all=[round(x, 4) for x in cosines.tolist()],
+    )
 
 
 @torch.no_grad()
@@ -143,12 +149,12 @@ def persistence(
     prompts: Prompts,
     trained: Mapping[int, Float[Tensor, " width"]],
     seed: int = 0,
-) -> dict[str, dict[str, float]]:
+) -> dict[int, Persistence]:
     """By layer after the steered one: mean cosine of each token's change with the mean change, and with the vector that
     was trained there."""
     made = residual_changes(steered, task, prompts, seed)
     return {
-        str(layer): {"to mean": cosine_to(change), "to vector": cosine_to(change, trained[layer])}
+        layer: Persistence(to_mean=cosine_to(change), to_vector=cosine_to(change, trained[layer]))
         for layer, change in list(made.items())[1:]
         if layer in trained
     }
@@ -177,7 +183,7 @@ def routes(layer: int, last: int) -> dict[str, dict[str, tuple[str, ...]]]:
     return found
 
 
-def path(steered: Steered, **skipped: Any) -> Paths:
+def path(steered: Steered, **skipped: Sequence[str] | str) -> Paths:
     """The steered model with some readers that do not see the addition."""
     ((point, change),) = steered.edits().items()
     return Paths(steered.model, change, point, **skipped)
@@ -289,9 +295,8 @@ def mapped(vector: Float[Tensor, " width"], from_model: Transformer, to_model: T
 
 
 @torch.no_grad()
-def scales(steered: Steered, task: Reasoning, prompts: Prompts, seed: int = 0) -> dict[str, float]:
-    """Mean size of what a token-wise scale adds (scale times the vector's norm) by kind of position, signed so that SEP
-    is positive."""
+def scales(steered: Steered, task: Reasoning, prompts: Prompts, seed: int = 0) -> TokenScales:
+    """Mean size of what a token-wise scale adds, by kind of position."""
     layer, held = addition(steered)
     assert isinstance(held, Scaled)
     made = rollouts(steered, task, prompts, seed)
@@ -305,9 +310,12 @@ def scales(steered: Steered, task: Reasoning, prompts: Prompts, seed: int = 0) -
     told = torch.cat([torch.ones_like(made.prompts, dtype=torch.bool), made.counted[:, :-1]], dim=1)
     kinds = {"BOS": slice(0, 1), "digits": slice(1, sep), "SEP": slice(sep, sep + 1)}
     kinds |= {"opener": slice(sep + 1, sep + 2), "chain": slice(sep + 2, None)}
-    found = {name: _over(size[:, at].abs(), told[:, at]) for name, at in kinds.items()}
-    found |= {f"{name}, signed": _over(size[:, at], told[:, at]) for name, at in list(kinds.items())[2:]}
-    return found | {"by position": [round(x, 3) for x in _columns(size, told)]}
+    signed = {f"{name.lower()}_signed": _over(size[:, at], told[:, at]) for name, at in list(kinds.items())[2:]}
+    return TokenScales(
+        **{name: _over(size[:, at].abs(), told[:, at]) for name, at in kinds.items()},
+        **signed,
+        by_position=[round(x, 3) for x in _columns(size, told)],
+    )
 
 
 # Sparse autoencoders -------------------------------------------------------------------------------------------------
@@ -330,7 +338,7 @@ def features(
     dictionary: int = 96,
     k: int = 4,
     steps: int = 600,
-) -> dict[str, dict[str, Any]]:
+) -> FeaturesResult:
     """Sparse autoencoders on the last layer's stream of what the steered model writes, steered and as a difference to
     the base: how well they copy, and the feature that tells right answers from wrong ones, beside what chance makes of
     it and two trivial indicators: that the answer opens with THINK, and that its chain has all steps."""
@@ -350,14 +358,15 @@ def features(
         thinks = made[1].written[:, 0] == task.token("THINK")
         whole = thinks & (made[1].written[:, task.length + 1] == task.token("ANS"))
         test = compare_features(fires, good, thinks, seed=seed)
-        found[kind] = asdict(test) | {
-            "explained variance": explained_variance(model, judged[0][judged[1]]),
-            "dead": dead_share(model, judged[0][judged[1]]),
-            "trivial difference": _gap(thinks, good),
-            "format difference": _gap(whole, good),
-            "auc": 0.5 + abs(test.difference) / 2,  # of a yes-or-no score
-        }
-    return found
+        found[kind] = FeatureResult(
+            **asdict(test),
+            explained_variance=explained_variance(model, judged[0][judged[1]]),
+            dead=dead_share(model, judged[0][judged[1]]),
+            trivial_difference=_gap(thinks, good),
+            format_difference=_gap(whole, good),
+            auc=0.5 + abs(test.difference) / 2,  # of a yes-or-no score
+        )
+    return FeaturesResult(**found)
 
 
 def _gap(held: Bool[Tensor, " case"], good: Bool[Tensor, " case"]) -> float:

@@ -143,6 +143,11 @@ class Settings:
         return self.model.layers - 1
 
     @property
+    def vectors(self) -> tuple[str, ...]:
+        """The conditions of one trained vector, by layer."""
+        return tuple(f"vector-{layer}" for layer in range(self.model.layers))
+
+    @property
     def controls(self) -> tuple[int, ...]:
         """The seeds that also train what few seeds suffice for."""
         return self.seeds[: self.control_seeds]

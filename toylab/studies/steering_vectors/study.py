@@ -7,18 +7,21 @@ vector stands beside the prefix, random vectors, a random reward, and a constant
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from toylab.report.page import Picture
-from toylab.runs.study import Job, by_arm
-from toylab.studies.steering_vectors.claims import judge
-from toylab.studies.steering_vectors.experiments import run_experiment
+from toylab.runs.study import Input, Job, by_condition
+from toylab.studies.steering_vectors import experiments, results
+from toylab.studies.steering_vectors.bases import pretrain_base
+from toylab.studies.steering_vectors.claims import claims
 from toylab.studies.steering_vectors.figures import draw
-from toylab.studies.steering_vectors.quantities import FROM
+from toylab.studies.steering_vectors.separability import SeparabilityResult
 from toylab.studies.steering_vectors.settings import Settings
-from toylab.verdicts.judgement import Judgement
+from toylab.verdicts.claim import Claim
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,61 +30,109 @@ class SteeringVectorsStudy(Settings):
 
     def jobs(self) -> list[Job]:
         """Bases first, then what goes on from them."""
-        return [job for seed in self.seeds for job in self._bases(seed)] + [
-            job for seed in self.seeds for job in self._arms(seed)
-        ]
+        bases = [job for seed in self.seeds for job in self._bases(seed)]
+        return bases + [job for seed in self.seeds for job in self._trained(seed)]
 
-    def _bases(self, seed: int) -> list[Job]:
-        names = ["base"]
-        if seed in self.controls:
-            extra = {"learned": "base-learned", "transfer": "base-apart", "flag": "base-flag"}
-            names += [name for part, name in extra.items() if part in self.parts]
-        return [Job(name, seed) for name in names]
+    def _bases(self, seed: int) -> Iterator[Job]:
+        yield _job("base", seed, results.BaseResult, pretrain_base)
+        for part, which in {"learned": "learned", "transfer": "apart", "flag": "flag"}.items():
+            if seed in self.controls and part in self.parts:
+                yield _job(f"base-{which}", seed, results.BaseResult, pretrain_base, which=which)
 
-    def _arms(self, seed: int) -> list[Job]:
-        last, before = f"vector-{self.last}", f"vector-{self.last - 1}"
-        each = [f"vector-{layer}" for layer in reversed(range(self.last + 1))]
-        after: dict[str, tuple[str, ...]] = dict.fromkeys((*each, "full", "joint"), ("base",))
-        after |= {"baselines": ("base", last), "paths": ("base", before)}
-        if "adaptive" in self.parts:
-            after["adaptive"] = ("base", before)
-        if "combine" in self.parts:
-            after["combine"] = ("base", *each)
-        if "family" in self.parts:
-            after["family"] = ("base", last)
-        if "features" in self.parts:
-            after["features"] = ("base", before)
+    def _trained(self, seed: int) -> Iterator[Job]:
+        """What starts from a base of a seed, or from vectors trained on it."""
+        base, last, parts = {"base": _model("base", seed)}, self.last, self.parts
+        after_last, before = (base | {"vector": _vector(f"vector-{layer}", seed)} for layer in (last, last - 1))
+        layers = tuple(reversed(range(last + 1)))
+        vector = partial(_job, seed=seed, gives=results.VectorResult, does=experiments.train_vector)
+        for layer in layers:
+            yield vector(f"vector-{layer}", inputs=base, layer=layer, examine=layer >= last - 1)
+        yield _job("full", seed, results.FullResult, experiments.train_full, base)
+        yield _job("joint", seed, results.JointResult, experiments.train_joint, base)
+        yield _job("baselines", seed, results.BaselinesResult, experiments.compare_baselines, after_last)
+        yield _job("paths", seed, results.PathsResult, experiments.cut_paths, before)
+        if "adaptive" in parts:
+            yield _job("adaptive", seed, results.AdaptiveResult, experiments.train_adaptive, base)
+        if "combine" in parts:
+            every = base | {f"vector-{layer}": _vector(f"vector-{layer}", seed) for layer in layers}
+            yield _job("combine", seed, results.CombineResult, experiments.combine, every)
+        if "family" in parts:
+            yield _job("family", seed, results.FamilyResult, experiments.transfer_to_child, after_last)
+        if "features" in parts:
+            yield _job("features", seed, results.FeaturesResult, experiments.find_features, before)
         if seed in self.controls:
-            if "learned" in self.parts:
-                after["vector-learned"] = ("base-learned",)
-            if "separability" in self.parts:
-                after |= {f"cosine-{cosine:g}": ("base",) for cosine in self.cosines}
-            if "transfer" in self.parts:
-                after |= {"vector-apart": ("base-apart",), "transfer-apart": ("base", last, "vector-apart")}
-            if "flag" in self.parts:
-                after |= {f"flag-{arm}": ("base-flag",) for arm in ("gate", "full", "scale", "before", "last")}
-        jobs = [Job(name, seed, tuple(Job(need, seed) for need in needs)) for name, needs in after.items()]
-        if "transfer" in self.parts and len(self.seeds) > 1:
-            # Named by the donor: where seeds are added, the next one may be another.
+            yield from self._controls(seed)
+        if "transfer" in parts and len(self.seeds) > 1:
             donor = self.seeds[(self.seeds.index(seed) + 1) % len(self.seeds)]
-            needs = [Job(name, s) for s in (seed, donor) for name in ("base", before, last)]
-            jobs.append(Job(f"{FROM}{donor}", seed, tuple(needs)))
-        return jobs
+            theirs = {layer: _vector(f"vector-{layer}", donor) for layer in (last - 1, last)}
+            # Named by the donor: where seeds are added, the next one may be another.
+            yield _transfer(f"transfer-from-{donor}", seed, _model("base", donor), theirs, condition="transfer-from")
 
-    def run_job(self, job: Job, folder: Path) -> dict[str, Any]:
+    def _controls(self, seed: int) -> Iterator[Job]:
+        """What few seeds suffice for."""
+        last, parts = self.last, self.parts
+        vector = partial(_job, seed=seed, gives=results.VectorResult, does=experiments.train_vector, layer=last)
+        if "learned" in parts:  # steered against the pre-flight check, to show what it would have refused
+            yield vector("vector-learned", inputs={"base": _model("base-learned", seed)}, refuse=False)
+        if "separability" in parts:
+            skill = {"skill": Input(Job("base", seed), "skill.safetensors")}
+            turned = partial(_job, seed=seed, gives=SeparabilityResult, does=experiments.turn_openers)
+            for cosine in self.cosines:
+                yield turned(f"cosine-{cosine:g}", inputs=skill, cosine=cosine)
+        if "transfer" in parts:
+            apart = _model("base-apart", seed)
+            yield vector("vector-apart", inputs={"base": apart})
+            yield _transfer("transfer-apart", seed, apart, {last: _vector("vector-apart", seed)})
+        if "flag" in parts:
+            base = {"base": _model("base-flag", seed)}
+            for which in ("gate", "full", "scale", "before", "last"):
+                yield _job(f"flag-{which}", seed, results.FlagResult, experiments.train_flagged, base, which=which)
+
+    def run_job(self, job: Job, folder: Path) -> Any:
         """Pre-train a base, or train something on one and measure it."""
-        found = run_experiment(self, job, folder)
+        found = job.what(self, job, folder)
         for left in folder.glob("checkpoint*"):  # jobs that go on from this one read its models
             left.unlink()
         return found
 
-    def conclude(self, results: dict[Job, dict[str, Any]]) -> list[Judgement]:
-        """The paper's sentences, judged by what the jobs measured."""
-        return judge(by_arm(results), self.last, 1 / self.task.p, self.least_shift)
+    def claims(self) -> list[Claim]:
+        """The claims of the paper, and ours, for these settings."""
+        return claims(self)
 
-    def pictures(self, results: dict[Job, dict[str, Any]], out: Path) -> list[Picture]:
+    def pictures(self, results: dict[Job, Any], out: Path) -> list[Picture]:
         """The figures of the report, from the results."""
-        return draw(by_arm(results), self.task, self.last)
+        return draw(by_condition(results), self)
 
 
 STUDY = SteeringVectorsStudy
+
+
+def _model(base: str, seed: int) -> Input:
+    return Input(Job(base, seed), "model.safetensors")
+
+
+def _vector(name: str, seed: int) -> Input:
+    return Input(Job(name, seed), "vector.safetensors")
+
+
+def _job(
+    name: str,
+    seed: int,
+    gives: type,
+    does: Callable[..., Any],
+    inputs: Mapping[str, Input] | None = None,
+    condition: str = "",
+    **settings: Any,
+) -> Job:
+    """A job, of which `what` is the function that does it, with its settings."""
+    what = partial(does, **settings)
+    return Job(name, seed, inputs=inputs or {}, gives=gives, what=what, condition=condition)
+
+
+def _transfer(name: str, seed: int, donor: Input, theirs: Mapping[int, Input], condition: str = "") -> Job:
+    """The vectors of another model in the base of a seed, beside that base's own vectors, by layer."""
+    inputs = {"base": _model("base", seed), "donor": donor}
+    inputs |= {f"own-{layer}": _vector(f"vector-{layer}", seed) for layer in theirs}
+    inputs |= {f"theirs-{layer}": held for layer, held in theirs.items()}
+    layers = tuple(theirs)
+    return _job(name, seed, results.TransferResult, experiments.transfer, inputs, condition, layers=layers)

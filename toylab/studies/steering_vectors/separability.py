@@ -1,0 +1,65 @@
+"""The sweep of separability: bases whose unembedding tells the two openers apart well or badly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from toylab.model.steering import PreFlight
+from toylab.studies.steering_vectors import results
+from toylab.studies.steering_vectors.results import Temperatures, accuracy_at, portion
+from toylab.studies.steering_vectors.settings import Settings
+from toylab.verdicts.claim import Conditions
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeparabilityResult:
+    """A base whose openers' rows are turned toward each other, and a vector after its last layer."""
+
+    answers: Temperatures
+    """Of the base."""
+    pre_flight: PreFlight
+    vector: Temperatures
+    """With the vector."""
+    norm: float
+    """Of the vector."""
+
+
+@dataclass(frozen=True, order=True)
+class SweepPoint:
+    """A base in the sweep: the cosine of its openers' rows, the bound of the pre-flight check in nats, and the share of
+    full training's gain that a vector after the last layer recovers."""
+
+    cosine: float
+    bound: float
+    share: float
+
+
+def swept_conditions(study: Settings) -> tuple[str, ...]:
+    """The conditions of the sweep, in the order of the arguments of `swept`."""
+    learned = ("base-learned", "vector-learned") if "learned" in study.parts else ()
+    turned = tuple(f"cosine-{cosine:g}" for cosine in study.cosines) if "separability" in study.parts else ()
+    return ("full", "base", study.vectors[-1], *learned, *turned)
+
+
+def swept(
+    full: results.FullResult, *found: results.BaseResult | results.VectorResult | SeparabilityResult
+) -> list[SweepPoint]:
+    """The bases of a seed by cosine.
+
+    Args:
+        found: bases and, in the same order, the vectors trained on them; and those that have both in one result.
+    """
+    bases = [one for one in found if isinstance(one, results.BaseResult)]
+    ends = [accuracy_at(one) for one in found if isinstance(one, results.VectorResult)]
+    turned = [one for one in found if isinstance(one, SeparabilityResult)]
+    ends += [one.vector[1].right for one in turned]
+    return sorted(
+        SweepPoint(base.pre_flight.cosine, base.pre_flight.bound, portion(accuracy_at(base), end, accuracy_at(full)))
+        for base, end in zip([*bases, *turned], ends, strict=True)
+    )
+
+
+def sweep_of(found: Conditions, study: Settings) -> dict[int, list[SweepPoint]]:
+    """The bases of each seed that has all of them."""
+    names = swept_conditions(study)
+    return {seed: swept(*(found[name][seed] for name in names)) for seed in found.shared(*names)}
