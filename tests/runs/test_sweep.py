@@ -37,8 +37,8 @@ from toylab.runs.table import Mean, column, load_runs, summarise, where
 from toylab.studies.contextual_counting.study import ContextualCountingStudy
 from toylab.studies.iteration_head.study import IterationHeadStudy
 from toylab.tasks import Copy, ModularSum, Parity
-from toylab.verdicts.judgement import Judgement, over_seeds
 from toylab.verdicts.intervals import bootstrap, wilson
+from toylab.verdicts.judgement import Judgement, over_seeds
 
 
 @dataclass(frozen=True)
