@@ -343,7 +343,7 @@ def test_rows_and_files_that_training_cannot_do_without_are_tried_before_it(call
     ("command", "work"),
     [
         (("bench", "step"), "toylab.bench.matmul_limit"),
-        (("bench", "growth"), "toylab.bench.growth.curves"),
+        (("bench", "growth"), "toylab.bench.growth.growth_curves"),
         (("plot", "RUN", "--x", "seed", "--y", "steps"), "toylab.report.figures.intervals"),
         (("run", "iteration-head"), "toylab.runs.jobs.work"),
         (("sweep", "iteration-head", "--grid", "seed=0..1"), "toylab.runs.sweep.work"),
@@ -382,12 +382,12 @@ def test_report_makes_the_page_anew_from_what_was_measured(call, copied):
     assert hashes(copied) == before
 
 
-def test_the_commands_work_on_a_run_that_was_trained(call, quick_run):
-    summary = finish(quick_run)
-    assert call("report", quick_run).out.strip() == summary
+def test_the_commands_work_on_a_run_that_was_trained(call, short_iteration):
+    summary = finish(short_iteration)
+    assert call("report", short_iteration).out.strip() == summary
     claims = re.sub(r" +\d+ CPU-s$", "", summary, flags=re.MULTILINE)
-    assert claims.startswith(call("claims", quick_run).out.strip())
-    assert len(json.loads(call("claims", quick_run, "--json").out)) == len(read_claims(quick_run / "claims.json"))
+    assert claims.startswith(call("claims", short_iteration).out.strip())
+    assert len(json.loads(call("claims", short_iteration, "--json").out)) == len(read_claims(short_iteration / "claims.json"))
 
 
 @pytest.mark.parametrize(

@@ -183,8 +183,8 @@ LONG = {
     "toylab.runs.judge.finish": lambda out, study=None: str(out),
     "toylab.runs.scoreboard.finish_all": lambda folder, study=None: str(folder),
     "toylab.runs.sweep.sweep": lambda *_, **__: [],
-    "toylab.bench.measure": lambda *_, **__: iter([Comparison("work", 1.0, "s", 2.0, 1.0)]),
-    "toylab.bench.growth.curves": lambda *_, **__: iter(()),
+    "toylab.bench.measure_works": lambda *_, **__: iter([Comparison("work", 1.0, "s", 2.0, 1.0)]),
+    "toylab.bench.growth.growth_curves": lambda *_, **__: iter(()),
     "toylab.calibration.calibrate_all": lambda *_, **__: [],
     "toylab.survey.learn": lambda task, **_: (None, Training(history=[{"accuracy": 1.0}])),
     "toylab.survey.survey": lambda *_: "surveyed",
@@ -194,7 +194,7 @@ LONG = {
 
 
 @pytest.mark.parametrize("line", commands("toylab"))
-def test_every_command_that_is_written_anywhere_is_understood(line, own, monkeypatch, quick_run, capsys):
+def test_every_command_that_is_written_anywhere_is_understood(line, own, monkeypatch, short_iteration, capsys):
     arguments = shlex.split(line)[1:]
     for name, stand_in in LONG.items():
         monkeypatch.setattr(name, stand_in)
@@ -203,7 +203,7 @@ def test_every_command_that_is_written_anywhere_is_understood(line, own, monkeyp
         arguments[arguments.index("behind:BehindTheStar")] = "mine:Reverse"
     if arguments[0] in ("claims", "table", "plot", "report"):
         folder = next((Path(one) for one in arguments if one.startswith("runs/")), Path("runs"))
-        shutil.copytree(quick_run, folder if folder != Path("runs") else folder / "one")
+        shutil.copytree(short_iteration, folder if folder != Path("runs") else folder / "one")
     try:
         code = cli.run(arguments)
     except SystemExit as left:  # help

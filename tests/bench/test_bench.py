@@ -163,7 +163,7 @@ def test_what_was_stored_is_compared_with_the_next_bench_of_the_same_processor(t
 
 def test_growth_in_the_same_folder_is_no_bench_to_compare_with(one_work, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(
-        growth, "curves", lambda device: [growth.Curve("work", "size", (1, 2, 4, 8), (0.1, 0.1, 0.2, 0.4))]
+        growth, "growth_curves", lambda device: [growth.Curve("work", "size", (1, 2, 4, 8), (0.1, 0.1, 0.2, 0.4))]
     )
     assert cli.run(["bench", "growth", "--out", str(tmp_path)]) == 0
     assert {path.name for path in tmp_path.iterdir()} == {"growth.json", "growth-size.svg"}
@@ -237,9 +237,9 @@ def test_what_was_found_before_a_failure_is_kept(monkeypatch, tmp_path):
     assert [one["work"] for one in json.loads(kept.read_text(encoding="utf-8"))["found"]] == ["a step"]
 
 
-def test_all_studies_are_run_in_one_pool_and_each_is_finished(quick_run, monkeypatch, tmp_path, capsys):
+def test_all_studies_are_run_in_one_pool_and_each_is_finished(short_iteration, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("toylab.runs.registry.study_names", lambda: ["iteration-head"])
-    shutil.copytree(quick_run, tmp_path / "iteration-head-quick")
+    shutil.copytree(short_iteration, tmp_path / "iteration-head-quick")
     assert cli.run(["run", "all", "--preset", "quick", "--out", str(tmp_path)]) == 0
     shown = capsys.readouterr().out
     assert shown.rstrip().endswith(f"Scoreboard: {tmp_path / 'scoreboard.html'}")

@@ -404,16 +404,16 @@ def test_a_folder_of_another_study_than_the_class_is_refused(tmp_path):
 # The page of a real run ----------------------------------------------------------------------------------------------
 
 
-def test_the_page_of_a_run_asks_no_network_and_is_whole(quick_run):
-    text = (quick_run / "report.html").read_text(encoding="utf-8")
+def test_the_page_of_a_run_asks_no_network_and_is_whole(short_iteration):
+    text = (short_iteration / "report.html").read_text(encoding="utf-8")
     asks_no_network(text)
     seen = Page(text)
     assert seen.open == []
-    for one in read_claims(quick_run / "claims.json"):
+    for one in read_claims(short_iteration / "claims.json"):
         assert one.statement in seen.text
         assert one.bar in seen.text
         assert numbers(one) in seen.text
-    drawn = sorted((quick_run / "figures").iterdir())
+    drawn = sorted((short_iteration / "figures").iterdir())
     assert drawn
     for path in drawn:
         figure = path.read_text(encoding="utf-8")
@@ -421,25 +421,25 @@ def test_the_page_of_a_run_asks_no_network_and_is_whole(quick_run):
     assert text.count("<svg") == len(drawn) + text.count('<svg id="viewer-pattern"')
 
 
-def test_judging_and_drawing_again_gives_the_same_bytes(quick_run):
+def test_judging_and_drawing_again_gives_the_same_bytes(short_iteration):
     def held() -> dict[str, bytes]:
-        paths = [quick_run / "report.html", quick_run / "claims.json", *(quick_run / "figures").iterdir()]
+        paths = [short_iteration / "report.html", short_iteration / "claims.json", *(short_iteration / "figures").iterdir()]
         return {path.name: path.read_bytes() for path in paths}
 
     before = held()
-    finish(quick_run)
+    finish(short_iteration)
     assert held() == before
 
 
-def test_the_summary_is_the_table_of_the_claims_and_where_to_look(quick_run):
-    summary = finish(quick_run)
-    assert summary.startswith(claims_table(read_claims(quick_run / "claims.json"), costs=judge_run(quick_run).costs))
-    assert summary.endswith(f"Report: {(quick_run / 'report.html').resolve()}")
+def test_the_summary_is_the_table_of_the_claims_and_where_to_look(short_iteration):
+    summary = finish(short_iteration)
+    assert summary.startswith(claims_table(read_claims(short_iteration / "claims.json"), costs=judge_run(short_iteration).costs))
+    assert summary.endswith(f"Report: {(short_iteration / 'report.html').resolve()}")
 
 
-def test_a_run_of_which_some_jobs_are_missing_is_judged_by_the_others(quick_run, tmp_path):
+def test_a_run_of_which_some_jobs_are_missing_is_judged_by_the_others(short_iteration, tmp_path):
     out = tmp_path / "part"
-    shutil.copytree(quick_run, out)
+    shutil.copytree(short_iteration, out)
     whole = {one.id: one for one in read_claims(out / "claims.json")}
     (out / "seed-0" / "one-layer" / "done").unlink()
     summary = finish(out)

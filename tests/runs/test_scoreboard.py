@@ -26,7 +26,7 @@ from toylab.runs.study import Job
 from toylab.verdicts.claim import Claim, Verdict, numbers, over_seeds, read_claims
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-QUICK = {"iteration-head": "quick_run", "contextual-counting": "quick_counting"}
+QUICK = {"iteration-head": "short_iteration", "contextual-counting": "short_counting"}
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_a_claim_costs_what_it_changes_with_and_what_that_goes_on_from(seconds):
 
 @pytest.mark.parametrize(
     ("name", "fixture"),
-    [*QUICK.items(), ("safety-finetuning", "quick_safety"), ("steering-vectors", "quick_steering")],
+    [*QUICK.items(), ("safety-finetuning", "short_safety"), ("steering-vectors", "short_steering")],
 )
 def test_every_claim_of_a_real_run_that_was_measured_cost_something_and_none_more_than_all(name, fixture, request):
     judged = judge_run(request.getfixturevalue(fixture))
@@ -115,7 +115,7 @@ def test_every_claim_of_a_real_run_that_was_measured_cost_something_and_none_mor
 @pytest.mark.parametrize("name", registry.study_names())
 def test_figures_name_claims_that_there_are_and_no_claim_twice(name, request):
     judged = judge_run(
-        request.getfixturevalue({**QUICK, "safety-finetuning": "quick_safety"}.get(name, "quick_steering"))
+        request.getfixturevalue({**QUICK, "safety-finetuning": "short_safety"}.get(name, "short_steering"))
     )
     named = [id for picture in judged.pictures for id in picture.claims]
     assert set(named) <= {claim.id for claim in judged.claims}
@@ -257,7 +257,7 @@ def test_of_several_runs_of_a_study_the_one_with_most_seeds_counts_then_the_late
 
 
 def test_a_run_that_cannot_be_judged_is_named_and_left_out(request, tmp_path, capsys):
-    shutil.copytree(request.getfixturevalue("quick_run"), tmp_path / "ours")
+    shutil.copytree(request.getfixturevalue("short_iteration"), tmp_path / "ours")
     shutil.copytree(tmp_path / "ours", tmp_path / "origin")
     pretend(tmp_path, "theirs", "not_at_hand:Study", [0], "2026-01-01T00:00:00+00:00")
     assert [one.folder for one in scoreboard.board(tmp_path)] == ["ours"]
