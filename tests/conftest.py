@@ -66,12 +66,12 @@ def quick(study: str) -> Callable:
     return finished_run(study, "quick")
 
 
-short_iteration = short("iteration-head")
+short_run = short("iteration-head")
 short_counting = short("contextual-counting")
 short_safety = short("safety-finetuning")
 short_steering = short("steering-vectors")
 
-quick_iteration = quick("iteration-head")
+quick_run = quick("iteration-head")
 quick_counting = quick("contextual-counting")
 quick_safety = quick("safety-finetuning")
 quick_steering = quick("steering-vectors")

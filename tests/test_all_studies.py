@@ -46,7 +46,7 @@ IDS = {
     },
 }  # fmt: skip
 FIXTURES = {
-    "iteration-head": "iteration",
+    "iteration-head": "run",
     "contextual-counting": "counting",
     "safety-finetuning": "safety",
     "steering-vectors": "steering",
@@ -87,7 +87,7 @@ def test_a_run_measures_its_claims_and_decides_none_from_one_seed(name, folder):
 
 
 @pytest.mark.slow
-def test_the_short_iteration_measures_its_claims_and_decides_none_from_one_seed(name, request):
+def test_the_short_run_measures_its_claims_and_decides_none_from_one_seed(name, request):
     folder = request.getfixturevalue(f"quick_{FIXTURES[name]}")
     check_claims(name, folder)
     check_page(name, folder, figures=4)
@@ -131,8 +131,8 @@ def test_a_finished_run_holds_no_checkpoint(folder):
 
 
 @pytest.mark.slow
-def test_one_layer_does_not_iterate(quick_iteration):
-    claims = {claim.id: claim for claim in read_claims(quick_iteration / "claims.json")}
+def test_one_layer_does_not_iterate(quick_run):
+    claims = {claim.id: claim for claim in read_claims(quick_run / "claims.json")}
     assert claims["depth"].measured < 0.5
 
 
@@ -171,14 +171,14 @@ def _plain(value):
     return value
 
 
-def test_the_page_of_the_iteration_head_shows_its_training_and_asks_nothing_of_any_network(short_iteration):
-    finish(short_iteration)
-    text = (short_iteration / "report.html").read_text(encoding="utf-8")
+def test_the_page_of_the_iteration_head_shows_its_training_and_asks_nothing_of_any_network(short_run):
+    finish(short_run)
+    text = (short_run / "report.html").read_text(encoding="utf-8")
     assert len(text) < 3e6
     assert not re.findall(r"""(?:src|href)\s*=\s*["'](?!#|data:)|url\(["']?(?!#)|@import|fetch\(|XMLHttp""", text)
     (data,) = re.findall(r'<script type="application/json" id="viewer-data">(.*?)</script>', text, flags=re.DOTALL)
     film = json.loads(data)
-    history = read_metrics(short_iteration / "seed-0" / "main" / "metrics.jsonl")
+    history = read_metrics(short_run / "seed-0" / "main" / "metrics.jsonl")
     assert film["steps"] == [entry["step"] for entry in history]
     assert film["curves"]["sequence accuracy"] == [entry["accuracy"] for entry in history]
     for scene in film["scenes"]:
@@ -186,9 +186,9 @@ def test_the_page_of_the_iteration_head_shows_its_training_and_asks_nothing_of_a
         np.testing.assert_allclose(weights.sum(axis=-1) / 255, 1, atol=0.5 * len(scene["names"]) / 255)
 
 
-def test_a_run_without_a_film_has_a_page_without_a_viewer(short_iteration, tmp_path):
+def test_a_run_without_a_film_has_a_page_without_a_viewer(short_run, tmp_path):
     out = tmp_path / "older"
-    shutil.copytree(short_iteration, out)
+    shutil.copytree(short_run, out)
     folder = out / "seed-0" / "main"
     (folder / "film.safetensors").unlink()
     finish(out)

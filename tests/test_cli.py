@@ -382,12 +382,12 @@ def test_report_makes_the_page_anew_from_what_was_measured(call, copied):
     assert hashes(copied) == before
 
 
-def test_the_commands_work_on_a_run_that_was_trained(call, short_iteration):
-    summary = finish(short_iteration)
-    assert call("report", short_iteration).out.strip() == summary
+def test_the_commands_work_on_a_run_that_was_trained(call, short_run):
+    summary = finish(short_run)
+    assert call("report", short_run).out.strip() == summary
     claims = re.sub(r" +\d+ CPU-s$", "", summary, flags=re.MULTILINE)
-    assert claims.startswith(call("claims", short_iteration).out.strip())
-    assert len(json.loads(call("claims", short_iteration, "--json").out)) == len(read_claims(short_iteration / "claims.json"))
+    assert claims.startswith(call("claims", short_run).out.strip())
+    assert len(json.loads(call("claims", short_run, "--json").out)) == len(read_claims(short_run / "claims.json"))
 
 
 @pytest.mark.parametrize(

@@ -194,7 +194,7 @@ LONG = {
 
 
 @pytest.mark.parametrize("line", commands("toylab"))
-def test_every_command_that_is_written_anywhere_is_understood(line, own, monkeypatch, short_iteration, capsys):
+def test_every_command_that_is_written_anywhere_is_understood(line, own, monkeypatch, short_run, capsys):
     arguments = shlex.split(line)[1:]
     for name, stand_in in LONG.items():
         monkeypatch.setattr(name, stand_in)
@@ -203,7 +203,7 @@ def test_every_command_that_is_written_anywhere_is_understood(line, own, monkeyp
         arguments[arguments.index("behind:BehindTheStar")] = "mine:Reverse"
     if arguments[0] in ("claims", "table", "plot", "report"):
         folder = next((Path(one) for one in arguments if one.startswith("runs/")), Path("runs"))
-        shutil.copytree(short_iteration, folder if folder != Path("runs") else folder / "one")
+        shutil.copytree(short_run, folder if folder != Path("runs") else folder / "one")
     try:
         code = cli.run(arguments)
     except SystemExit as left:  # help

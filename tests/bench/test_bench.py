@@ -237,9 +237,9 @@ def test_what_was_found_before_a_failure_is_kept(monkeypatch, tmp_path):
     assert [one["work"] for one in json.loads(kept.read_text(encoding="utf-8"))["found"]] == ["a step"]
 
 
-def test_all_studies_are_run_in_one_pool_and_each_is_finished(short_iteration, monkeypatch, tmp_path, capsys):
+def test_all_studies_are_run_in_one_pool_and_each_is_finished(short_run, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("toylab.runs.registry.study_names", lambda: ["iteration-head"])
-    shutil.copytree(short_iteration, tmp_path / "iteration-head-quick")
+    shutil.copytree(short_run, tmp_path / "iteration-head-quick")
     assert cli.run(["run", "all", "--preset", "quick", "--out", str(tmp_path)]) == 0
     shown = capsys.readouterr().out
     assert shown.rstrip().endswith(f"Scoreboard: {tmp_path / 'scoreboard.html'}")

@@ -175,13 +175,13 @@ def test_everything_that_can_be_used_has_a_name(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def pages(short_iteration, tmp_path_factory) -> dict[str, Path]:
+def pages(short_run, tmp_path_factory) -> dict[str, Path]:
     """The page of a quick run, and the scoreboard of the README."""
     folder = tmp_path_factory.mktemp("pages")
-    finish(short_iteration)
+    finish(short_run)
     board = folder / "scoreboard.html"
     board.write_text(scoreboard.board_page(scoreboard.published()), encoding="utf-8")
-    return {"run": short_iteration / "report.html", "scoreboard": board}
+    return {"run": short_run / "report.html", "scoreboard": board}
 
 
 def chromium(*arguments: str, profile: Path) -> None:

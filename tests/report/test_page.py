@@ -404,16 +404,16 @@ def test_a_folder_of_another_study_than_the_class_is_refused(tmp_path):
 # The page of a real run ----------------------------------------------------------------------------------------------
 
 
-def test_the_page_of_a_run_asks_no_network_and_is_whole(short_iteration):
-    text = (short_iteration / "report.html").read_text(encoding="utf-8")
+def test_the_page_of_a_run_asks_no_network_and_is_whole(short_run):
+    text = (short_run / "report.html").read_text(encoding="utf-8")
     asks_no_network(text)
     seen = Page(text)
     assert seen.open == []
-    for one in read_claims(short_iteration / "claims.json"):
+    for one in read_claims(short_run / "claims.json"):
         assert one.statement in seen.text
         assert one.bar in seen.text
         assert numbers(one) in seen.text
-    drawn = sorted((short_iteration / "figures").iterdir())
+    drawn = sorted((short_run / "figures").iterdir())
     assert drawn
     for path in drawn:
         figure = path.read_text(encoding="utf-8")
@@ -421,25 +421,25 @@ def test_the_page_of_a_run_asks_no_network_and_is_whole(short_iteration):
     assert text.count("<svg") == len(drawn) + text.count('<svg id="viewer-pattern"')
 
 
-def test_judging_and_drawing_again_gives_the_same_bytes(short_iteration):
+def test_judging_and_drawing_again_gives_the_same_bytes(short_run):
     def held() -> dict[str, bytes]:
-        paths = [short_iteration / "report.html", short_iteration / "claims.json", *(short_iteration / "figures").iterdir()]
+        paths = [short_run / "report.html", short_run / "claims.json", *(short_run / "figures").iterdir()]
         return {path.name: path.read_bytes() for path in paths}
 
     before = held()
-    finish(short_iteration)
+    finish(short_run)
     assert held() == before
 
 
-def test_the_summary_is_the_table_of_the_claims_and_where_to_look(short_iteration):
-    summary = finish(short_iteration)
-    assert summary.startswith(claims_table(read_claims(short_iteration / "claims.json"), costs=judge_run(short_iteration).costs))
-    assert summary.endswith(f"Report: {(short_iteration / 'report.html').resolve()}")
+def test_the_summary_is_the_table_of_the_claims_and_where_to_look(short_run):
+    summary = finish(short_run)
+    assert summary.startswith(claims_table(read_claims(short_run / "claims.json"), costs=judge_run(short_run).costs))
+    assert summary.endswith(f"Report: {(short_run / 'report.html').resolve()}")
 
 
-def test_a_run_of_which_some_jobs_are_missing_is_judged_by_the_others(short_iteration, tmp_path):
+def test_a_run_of_which_some_jobs_are_missing_is_judged_by_the_others(short_run, tmp_path):
     out = tmp_path / "part"
-    shutil.copytree(short_iteration, out)
+    shutil.copytree(short_run, out)
     whole = {one.id: one for one in read_claims(out / "claims.json")}
     (out / "seed-0" / "one-layer" / "done").unlink()
     summary = finish(out)

@@ -26,7 +26,7 @@ from toylab.runs.study import Job
 from toylab.verdicts.claim import Claim, Verdict, numbers, over_seeds, read_claims
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-QUICK = {"iteration-head": "short_iteration", "contextual-counting": "short_counting"}
+QUICK = {"iteration-head": "short_run", "contextual-counting": "short_counting"}
 
 
 @pytest.fixture(scope="module")
@@ -257,7 +257,7 @@ def test_of_several_runs_of_a_study_the_one_with_most_seeds_counts_then_the_late
 
 
 def test_a_run_that_cannot_be_judged_is_named_and_left_out(request, tmp_path, capsys):
-    shutil.copytree(request.getfixturevalue("short_iteration"), tmp_path / "ours")
+    shutil.copytree(request.getfixturevalue("short_run"), tmp_path / "ours")
     shutil.copytree(tmp_path / "ours", tmp_path / "origin")
     pretend(tmp_path, "theirs", "not_at_hand:Study", [0], "2026-01-01T00:00:00+00:00")
     assert [one.folder for one in scoreboard.board(tmp_path)] == ["ours"]
