@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from toylab.console import ToylabError
 from toylab.files import read_json, write_record
@@ -79,22 +78,16 @@ class Branching(Counted):
         return super().run_job(job, folder)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Tiny(Counted):
-    """A study whose jobs train a model for some steps."""
-
-    seeds: tuple[int, ...] = (0, 1, 2)
-    names: tuple[str, ...] = ("copy",)
-
-    def run_job(self, job: Job, folder: Path) -> dict[str, Any]:
-        task = Copy(lengths=(1, 3))
-        model = Transformer.for_task(task, ModelConfig(width=8), job.seed)
-        config = TrainConfig(steps=10, rows=4, warmup=2, evaluate_every=5)
-        training = train(model, next_token_loss, fresh(task, job.seed, 4), config, checkpoint=folder / "checkpoint")
-        runs.write_metrics(folder / "metrics.jsonl", training)
-        save_model(folder / "model.safetensors", model)
-        (folder / "checkpoint").unlink()
-        return {"loss": training.history[-1]["loss"], "threads": torch.get_num_threads()}
+def train_copy(job: Job, folder: Path) -> float:
+    """The last loss of a model that is trained for some steps, and kept."""
+    task = Copy(lengths=(1, 3))
+    model = Transformer.for_task(task, ModelConfig(width=8), job.seed)
+    config = TrainConfig(steps=10, rows=4, warmup=2, evaluate_every=5)
+    training = train(model, next_token_loss, fresh(task, job.seed, 4), config, checkpoint=folder / "checkpoint")
+    runs.write_metrics(folder / "metrics.jsonl", training)
+    save_model(folder / "model.safetensors", model)
+    (folder / "checkpoint").unlink()
+    return training.history[-1]["loss"]
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ def test_every_job_is_done_once_in_its_order_and_its_result_comes_back_from_its_
         assert read_json(job.folder(base / "out") / "result.json") == result
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_job_waits_for_the_one_it_goes_on_from(notes, out, workers):
     found = start(Branching(), notes, out, workers)
     assert set(found) == set(Branching().jobs())
@@ -191,6 +191,7 @@ def test_a_job_that_would_end_its_process_is_a_failure_like_another(notes, out, 
         assert (Job("two", seed).folder(out) / "done").exists()
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_another_process_stops_as_well(notes, out):
     (notes / "stop-one-0").touch()
     with pytest.raises(KeyboardInterrupt):

@@ -38,24 +38,23 @@ def test_every_job_of_every_point_is_done_once_and_a_second_call_repeats_nothing
     assert jobs_called(small) == []
 
 
-def executors() -> dict[str, dict[str, Any]]:
-    return {
-        "two processes": {"workers": 2},
-        "threads": {"executor": ThreadPoolExecutor(3)},
-        "a pool of somebody else": {"executor": ProcessPoolExecutor(2)},
-    }
+EXECUTORS = {
+    "two processes": lambda: {"workers": 2},
+    "threads": lambda: {"executor": ThreadPoolExecutor(3)},
+    "a pool of somebody else": lambda: {"executor": ProcessPoolExecutor(2)},
+}
 
 
-def test_no_executor_and_no_order_changes_what_is_found(small, tmp_path):
-    points = grid(small, FOUR | {"seed": range(3)})
+@pytest.mark.parametrize("name", [pytest.param("two processes", marks=pytest.mark.slow), *list(EXECUTORS)[1:]])
+def test_no_executor_and_no_order_changes_what_is_found(small, tmp_path, name):
+    points, how = grid(small, FOUR | {"seed": range(3)}), EXECUTORS[name]()
     alone_ = measured(sweep(points, tmp_path / "alone", workers=1, progress=False))
-    for name, how in executors().items():
-        found = measured(sweep(reversed(points), tmp_path / name, progress=False, **how))
-        assert {json.dumps({**row, "run": ""}) for row in found} == {json.dumps({**row, "run": ""}) for row in alone_}
-        for one in (tmp_path / "alone").glob("*/claims.json"):
-            assert (tmp_path / name / one.parent.name / "claims.json").read_bytes() == one.read_bytes()
-        if isinstance(how.get("executor"), ThreadPoolExecutor | ProcessPoolExecutor):
-            how["executor"].shutdown()
+    found = measured(sweep(reversed(points), tmp_path / name, progress=False, **how))
+    assert {json.dumps({**row, "run": ""}) for row in found} == {json.dumps({**row, "run": ""}) for row in alone_}
+    for one in (tmp_path / "alone").glob("*/claims.json"):
+        assert (tmp_path / name / one.parent.name / "claims.json").read_bytes() == one.read_bytes()
+    if "executor" in how:
+        how["executor"].shutdown()
 
 
 def test_points_and_seeds_may_be_added_and_keep_the_folders_they_have(small, out):
@@ -163,9 +162,10 @@ def test_a_failure_is_recorded_the_rest_goes_on_and_the_same_call_runs_it_again(
 
 def test_a_job_whose_process_is_lost_is_run_again_and_those_beside_it_too(small, out):
     tell(small, "die-once-other-0-plain-6")
-    rows = sweep(grid(small, FOUR), out, workers=2, progress=False)
+    points = grid(small, {"kind": ["plain", "round"], "size.width": [6]})
+    rows = sweep(points, out, workers=2, jobs=["other"], progress=False)
     assert {row["status"] for row in rows} == {"done"}
-    assert set(jobs_called(small)) == set(ALL)
+    assert set(jobs_called(small)) == {"other-0-plain-6", "other-0-round-6"}
 
 
 @pytest.mark.slow
@@ -180,14 +180,14 @@ def test_two_sweeps_at_one_folder_do_nothing_twice(small, out):
     """The second is refused while the first one runs, and finds all done after it."""
     waiting = tell(small, "wait-other-0-plain-6")
     with ThreadPoolExecutor(1) as beside:
-        first = beside.submit(sweep, grid(small, FOUR), out, workers=2, progress=False)
+        first = beside.submit(sweep, grid(small, FOUR), out, workers=1, progress=False)
         while not (Path(small.notes) / "waiting-other-0-plain-6").exists():
             time.sleep(0.01)
         with pytest.raises(ValueError, match=r"another process is writing there; wait until it has ended, or give"):
-            sweep(grid(small, FOUR), out, workers=2, progress=False)
+            sweep(grid(small, FOUR), out, workers=1, progress=False)
         waiting.unlink()
         assert len(first.result()) == 12
-    assert len(sweep(grid(small, FOUR), out, workers=2, progress=False)) == 12
+    assert len(sweep(grid(small, FOUR), out, workers=1, progress=False)) == 12
     assert jobs_called(small) == ALL
 
 

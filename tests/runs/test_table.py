@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.runs.helpers import FOUR, measured
+from tests.runs.helpers import FOUR, Small, measured
 from toylab import cli
 from toylab.files import read_json, write_json
 from toylab.report import figures
@@ -24,12 +25,22 @@ from toylab.runs.table import Mean, column, load_runs, summarise, where
 from toylab.verdicts.intervals import bootstrap, wilson
 
 
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory) -> tuple[Path, list[dict[str, Any]]]:
+    base = tmp_path_factory.mktemp("swept")
+    points = grid(Small(notes=str(base)), FOUR | {"seed": range(5)})
+    return base / "out", sweep(points, base / "out", workers=1, progress=False)
+
+
 @pytest.fixture
-def table(small, out) -> list[dict[str, Any]]:
-    return sweep(grid(small, FOUR | {"seed": range(5)}), out, workers=1, progress=False)
+def table(swept, out) -> list[dict[str, Any]]:
+    """The rows of a sweep, which lies in `out`."""
+    folder, rows = swept
+    shutil.copytree(folder, out)
+    return rows
 
 
-def test_the_table_holds_settings_and_results_of_every_job(small, out, table):
+def test_the_table_holds_settings_and_results_of_every_job(out, table):
     assert len(table) == 4 * 5 * 3
     for row in table:
         job = out / row["run"] / f"seed-{row['seed']}" / row["job"]
@@ -173,6 +184,7 @@ def test_the_command_prints_means(capsys, out, table):
     )
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_seen_enough_is_no_error(out, table):
     program = f"import sys; from toylab import cli; sys.exit(cli.run(['table', {str(out)!r}, '--json']))"
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
