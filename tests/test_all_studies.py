@@ -94,7 +94,6 @@ def test_the_short_run_measures_its_claims_and_decides_none_from_one_seed(name, 
 
 
 def check_claims(name: str, folder: Path) -> None:
-    finish(folder)
     claims = {claim.id: claim for claim in read_claims(folder / "claims.json")}
     assert set(claims) == IDS[name]
     for claim in claims.values():
@@ -172,7 +171,6 @@ def _plain(value):
 
 
 def test_the_page_of_the_iteration_head_shows_its_training_and_asks_nothing_of_any_network(short_run):
-    finish(short_run)
     text = (short_run / "report.html").read_text(encoding="utf-8")
     assert len(text) < 3e6
     assert not re.findall(r"""(?:src|href)\s*=\s*["'](?!#|data:)|url\(["']?(?!#)|@import|fetch\(|XMLHttp""", text)

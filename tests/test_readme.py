@@ -59,6 +59,7 @@ def commands(program: str) -> list[str]:
 # Python --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_first_example_is_short_and_ends_in_an_induction_head(capsys):
     code = example("AssociativeRecall()  # four pairs")
     assert len(code.splitlines()) <= 20
@@ -88,6 +89,7 @@ def test_a_module_of_ones_own_is_trained(capsys):
         exec(code.replace(", layout=pad", ""), names)
 
 
+@pytest.mark.slow
 def test_the_sweep_in_python_runs(tmp_path, monkeypatch):
     """With fewer seeds and steps."""
     monkeypatch.chdir(tmp_path)
@@ -107,6 +109,7 @@ def test_a_model_of_someone_elses_is_adopted(capsys):
     assert names["seen"]["blocks.1.attn.pattern"].shape == (3, 2, 5, 5)
 
 
+@pytest.mark.slow
 def test_the_wrong_probe_is_caught(capsys):
     exec(example("def mine(shown)"), {})
     found = capsys.readouterr().out
@@ -134,15 +137,22 @@ def test_the_encoding_of_ones_own_hides_what_is_far(monkeypatch):
         assert torch.equal(seen["blocks.0.attn.pattern"][:, head] > 0, near.expand(3, -1, -1))
 
 
-def test_the_probe_of_ones_own_tells_how_far_heads_look(capsys):
+REACH = "def reach(pattern)"
+
+
+def test_the_probe_of_ones_own_tells_how_far_heads_look():
     names = {}
-    code = example("def reach(pattern)")
+    code = example(REACH)
     exec(code[: code.index("task = ")], names)
     back = torch.zeros(2, 3, 6, 6)
     for head in range(3):
         back[:, head, range(head, 6), range(6 - head)] = 1
     assert names["reach"](back).tolist() == pytest.approx([0, 5 / 6, 8 / 6])
-    exec(code, {})
+
+
+@pytest.mark.slow
+def test_the_probe_of_ones_own_reads_a_model_that_was_trained(capsys):
+    exec(example(REACH), {})
     assert "blocks.1.attn.pattern" in capsys.readouterr().out
 
 

@@ -16,6 +16,9 @@ from toylab.bench.peers import TORCH, models, next_token, shape, tokens, trainer
 from toylab.console import ToylabError
 from toylab.model.transformer import Transformer
 from toylab.runs import registry
+from toylab.runs.judge import rebuild
+from toylab.runs.store import read_settings
+from toylab.studies.iteration_head.study import IterationHeadStudy
 from toylab.tasks import Polynomial, stream
 from toylab.training.batches import next_token_loss, pack
 
@@ -81,7 +84,10 @@ def test_the_products_of_a_step_have_as_many_operations_as_torch_counts_in_it():
     assert training.products(config, rows, length, "cpu")[1] == counted.get_total_flops() - head
 
 
-@pytest.mark.parametrize("work", [training.steps, training.epoch, inference.watching, inference.editing])
+@pytest.mark.parametrize(
+    "work",
+    [training.steps, pytest.param(training.epoch, marks=pytest.mark.slow), inference.watching, inference.editing],
+)
 def test_short_works_give_finite_ratios(work, monkeypatch):
     monkeypatch.setattr(training, "SHAPES", ((16, 6),))
     found = list(work("cpu", rounds=1))
@@ -238,6 +244,9 @@ def test_what_was_found_before_a_failure_is_kept(monkeypatch, tmp_path):
 
 
 def test_all_studies_are_run_in_one_pool_and_each_is_finished(short_run, monkeypatch, tmp_path, capsys):
+    held = read_settings(short_run / "settings.json")["settings"]
+    study = rebuild(IterationHeadStudy.default(), held)
+    monkeypatch.setattr(IterationHeadStudy, "quick", staticmethod(lambda: study))
     monkeypatch.setattr("toylab.runs.registry.study_names", lambda: ["iteration-head"])
     shutil.copytree(short_run, tmp_path / "iteration-head-quick")
     assert cli.run(["run", "all", "--preset", "quick", "--out", str(tmp_path)]) == 0

@@ -131,10 +131,8 @@ def test_a_failure_is_recorded_the_rest_goes_on_and_the_same_call_runs_it_again(
     failing, refusing = tell(small, "fail-base-0-plain-6"), tell(small, "refuse-other-0-round-12")
     with pytest.raises(JobsFailedError) as error:
         sweep(grid(small, FOUR), out, workers=workers, progress=False)
-    assert (
-        f"3 of 12 jobs failed, the others are kept; to run those again: toylab sweep {Small.__module__}:Small --continue {out}"
-        in str(error.value)
-    )
+    again = f"toylab sweep {Small.__module__}:Small --continue {out}"
+    assert f"3 of 12 jobs failed, the others are kept; to run those again: {again}" in str(error.value)
     told = (
         "does not like it",
         "kind=plain: base of seed 0: OddError: 1 and 2",
