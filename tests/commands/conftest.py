@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from tests.commands.helpers import (
-    TINY,
     Outcome,
 )
 from toylab.cli import run
@@ -25,12 +24,10 @@ def call(capsys):
     return command
 
 
-@pytest.fixture(scope="module")
-def tiny_run(tmp_path_factory) -> Path:
-    """The folder of a whole run of a few steps."""
-    out = tmp_path_factory.mktemp("cli") / "tiny"
-    assert run(["run", "iteration-head", *TINY, "--workers", "1", "--out", str(out)]) == 0
-    return out
+@pytest.fixture
+def tiny_run(short_run) -> Path:
+    """The folder of a whole run of a few steps, which no test may change."""
+    return short_run
 
 
 @pytest.fixture

@@ -7,14 +7,10 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-TINY = [
-    "--task.lengths", "1", "6", "--rows", "4", "--seeds", "0", "--control-seeds", "1", "--control-steps", "2",
-    *(f"--{part}.{name}={value}" for part in ("train", "transfer") for name, value in {
-        "steps": 2, "rows": 8, "warmup": 0, "cooldown": 0, "evaluate-every": 1,
-    }.items()),
-]  # fmt: skip
+from tests.short_runs import FEW_STEPS
 
-
+TINY = ["--preset", "quick", *FEW_STEPS["iteration-head"].split()]
+"""The flags of `tiny_run`."""
 REMEDY = re.compile(
     r"did you mean|there are|must be|give |for example|such as|another folder|delete|again|run --help|[Uu]nrecognized"
 )

@@ -21,6 +21,7 @@ from tests.commands.helpers import PROGRAM, TINY, members, outside
 from toylab.cli import run
 from toylab.console import ToylabError
 from toylab.runs import registry
+from toylab.studies.iteration_head.study import IterationHeadStudy
 from toylab.verdicts.claim import claims_table, read_claims
 
 FAULTS = (ValueError, KeyError, OSError, RuntimeError, BrokenPipeError)
@@ -161,22 +162,26 @@ def test_a_terminal_that_knows_ascii_alone_is_shown_what_it_can_show(copied, mon
 
 
 @pytest.mark.parametrize("closed", [True, False])
-@pytest.mark.parametrize("command", [*PRINTING[:5], ("run", "iteration-head", *TINY, "--workers", "1", "--out", "out")])
-def test_a_process_without_streams_works_as_any_other(tiny_run, tmp_path, monkeypatch, command, closed):
+@pytest.mark.parametrize("command", [*PRINTING[:5], ("run", "iteration-head", *TINY, "--workers", "1", "--out", "RUN")])
+def test_a_process_without_streams_works_as_any_other(copied, tmp_path, monkeypatch, command, closed):
     """As a daemon, under `pythonw`, or after `2>&-`."""
     monkeypatch.chdir(tmp_path)
+    (copied / "report.html").unlink()
+    (copied / "seed-0" / "one-layer" / "done").unlink()
+    monkeypatch.setattr(IterationHeadStudy, "pictures", lambda *_: [])
     for name in ("stdout", "stderr"):
         stream = io.StringIO() if closed else None
         if closed:
             stream.close()
         monkeypatch.setattr(sys, name, stream)
     try:
-        code = run([str(tiny_run) if word == "RUN" else word for word in command])
+        code = run([str(copied) if word == "RUN" else word for word in command])
     except SystemExit as left:
         code = left.code
     monkeypatch.undo()
     assert code == 0
-    assert (tmp_path / "out" / "report.html").exists() == ("--out" in command)
+    assert (copied / "report.html").exists() == ("--out" in command)
+    assert (copied / "seed-0" / "one-layer" / "done").exists() == ("--out" in command)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a shell")
@@ -187,6 +192,7 @@ def test_a_reader_that_has_seen_enough_ends_the_command_without_a_word(tmp_path,
     assert (done.returncode, done.stderr) == (2 if "rnu" in command else 0, "")
 
 
+@pytest.mark.slow
 def test_the_program_works_from_any_folder(tmp_path, tiny_run):
     listed = outside(tmp_path, "list")
     assert (listed.returncode, listed.stderr) == (0, "")
@@ -218,17 +224,31 @@ def test_help_and_misspelt_names_need_not_wait_for_torch():
         assert done.returncode == expected
 
 
+IN_ONE_PROCESS = """
+import sys
+from toylab.cli import run
+
+for line in sys.argv[1:]:
+    try:
+        code = run(line.split())
+    except SystemExit as left:  # help
+        code = left.code
+    if code:  # an assertion would say nothing under -O
+        sys.exit(code)
+"""
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("level", ["-O", "-OO"])
 def test_no_command_needs_docstrings(tmp_path, tiny_run, level):
     shutil.copytree(tiny_run, tmp_path / "run")
-    commands = ("list", "show parity --help", "train --help", "run iteration-head --help", "calibrate --help")
-    for command in (*commands, "check parity --examples 1", "report run"):
-        arguments = [sys.executable, level, "-m", "toylab", *command.split()]
-        done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        assert "Traceback" not in done.stderr
-        if command == "list":
-            assert all(f"  {name}" in done.stdout for name in registry.study_names())
+    commands = ("show parity --help", "train --help", "run iteration-head --help", "calibrate --help")
+    lines = ("list", *commands, "check parity --examples 1", "report run")
+    arguments = [sys.executable, level, "-c", IN_ONE_PROCESS]
+    done = subprocess.run([*arguments, *lines], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert all(f"  {name}" in done.stdout for name in registry.study_names())
     title = re.search(r"<title>(.*?)</title>", (tmp_path / "run" / "report.html").read_text(encoding="utf-8"))
     assert title[1].strip()
 

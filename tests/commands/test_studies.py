@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,13 @@ from tests.commands.helpers import TINY, check_refused, hashes
 from toylab.runs.judge import finish
 from toylab.studies.iteration_head.study import IterationHeadStudy
 from toylab.verdicts.claim import claims_markdown, claims_table, read_claims
+
+
+@pytest.fixture
+def undrawn(copied, monkeypatch) -> Path:
+    """A run whose figures need not be drawn anew."""
+    monkeypatch.setattr(IterationHeadStudy, "pictures", lambda *_: [])
+    return copied
 
 
 def test_claims_prints_the_table_or_the_file(call, tiny_run):
@@ -33,12 +41,12 @@ def test_report_makes_the_page_anew_from_what_was_measured(call, copied):
     assert hashes(copied) == before
 
 
-def test_the_commands_work_on_a_run_that_was_trained(call, short_run):
-    summary = finish(short_run)
-    assert call("report", short_run).out.strip() == summary
+def test_the_commands_work_on_a_run_that_was_trained(call, tiny_run):
+    summary = finish(tiny_run)
+    assert call("report", tiny_run).out.strip() == summary
     claims = re.sub(r" +\d+ CPU-s$", "", summary, flags=re.MULTILINE)
-    assert claims.startswith(call("claims", short_run).out.strip())
-    assert len(json.loads(call("claims", short_run, "--json").out)) == len(read_claims(short_run / "claims.json"))
+    assert claims.startswith(call("claims", tiny_run).out.strip())
+    assert len(json.loads(call("claims", tiny_run, "--json").out)) == len(read_claims(tiny_run / "claims.json"))
 
 
 def test_a_run_leaves_a_whole_folder(tiny_run):
@@ -51,21 +59,21 @@ def test_a_run_leaves_a_whole_folder(tiny_run):
     assert {path.name for path in tiny_run.rglob(".*")} == {".lock"}
 
 
-def test_the_same_command_again_repeats_nothing_and_says_the_same(call, copied):
-    before = hashes(copied)
-    first = call("run", "iteration-head", *TINY, "--workers", 1, "--out", copied)
+def test_the_same_command_again_repeats_nothing_and_says_the_same(call, undrawn):
+    before = hashes(undrawn)
+    first = call("run", "iteration-head", *TINY, "--workers", 1, "--out", undrawn)
     assert first.code == 0
-    assert hashes(copied) == before
-    assert call("report", copied).out == first.out
+    assert hashes(undrawn) == before
+    assert call("report", undrawn).out == first.out
 
 
-def test_a_job_that_was_cut_off_between_training_and_measuring_is_measured_again(call, copied):
-    before = hashes(copied)
-    job = copied / "seed-0" / "one-layer"
+def test_a_job_that_was_cut_off_between_training_and_measuring_is_measured_again(call, undrawn):
+    before = hashes(undrawn)
+    job = undrawn / "seed-0" / "one-layer"
     (job / "done").unlink()
     (job / "result.json").unlink()
-    assert call("run", "iteration-head", *TINY, "--workers", 1, "--out", copied).code == 0
-    changed = {name for name, held in hashes(copied).items() if before.get(name) != held}
+    assert call("run", "iteration-head", *TINY, "--workers", 1, "--out", undrawn).code == 0
+    changed = {name for name, held in hashes(undrawn).items() if before.get(name) != held}
     # The cost in seconds, and the checksum of the file that holds it.
     assert changed <= {"seed-0/one-layer/result.json", "seed-0/one-layer/done"}
 
@@ -84,8 +92,8 @@ def test_a_file_in_place_of_the_folder_is_named_with_a_remedy(call, tmp_path):
 
 def test_a_folder_of_another_run_is_refused_and_left_alone(call, copied):
     before = hashes(copied)
-    outcome = call("run", "iteration-head", *TINY, "--task.p", 7, "--workers", 1, "--out", copied)
-    check_refused(outcome, f"{copied}: holds a run with task.p=11, and now task.p=7", "another folder with --out")
+    outcome = call("run", "iteration-head", *TINY, "--task.p", 11, "--workers", 1, "--out", copied)
+    check_refused(outcome, f"{copied}: holds a run with task.p=7, and now task.p=11", "another folder with --out")
     assert hashes(copied) == before
 
 
@@ -97,22 +105,22 @@ def test_a_folder_of_other_things_is_refused_and_left_alone(call, tmp_path):
 
 
 @pytest.mark.parametrize("file", ["checkpoint.safetensors", "model.safetensors", "metrics.jsonl"])
-def test_a_job_that_meets_a_damaged_file_names_it_and_loses_nothing(call, copied, file):
-    job = copied / "seed-0" / "one-layer"
+def test_a_job_that_meets_a_damaged_file_names_it_and_loses_nothing(call, undrawn, file):
+    job = undrawn / "seed-0" / "one-layer"
     whole = (job / "metrics.jsonl" if file == "metrics.jsonl" else job / "model.safetensors").read_bytes()
     (job / "done").unlink()
     if file == "checkpoint.safetensors":
         (job / "model.safetensors").unlink()
     (job / file).write_bytes(whole[: len(whole) // 2])
-    (copied / "claims.json").unlink()
-    before = hashes(copied)
-    again = ["run", "iteration-head", *TINY, "--workers", 1, "--out", copied]
+    (undrawn / "claims.json").unlink()
+    before = hashes(undrawn)
+    again = ["run", "iteration-head", *TINY, "--workers", 1, "--out", undrawn]
     outcome = call(*again)
     check_refused(outcome, str(job / file), "is damaged", "delete")
-    assert hashes(copied) == before
+    assert hashes(undrawn) == before
     assert str(job / file) in (job / "error.txt").read_text()
     # What the other jobs found does not wait for it.
-    assert {one.id: one.measured for one in read_claims(copied / "claims.json")}["depth"] is None
+    assert {one.id: one.measured for one in read_claims(undrawn / "claims.json")}["depth"] is None
     # What the message tells to do is enough.
     if "delete this file" in outcome.message:
         (job / file).unlink()
@@ -127,12 +135,12 @@ def test_a_job_that_meets_a_damaged_file_names_it_and_loses_nothing(call, copied
     "file", ["claims.json", "settings.json", "seed-0/main/result.json", "seed-0/main/metrics.jsonl"]
 )
 @pytest.mark.parametrize("damage", ["cut short", "missing"])
-def test_a_finished_run_with_a_damaged_file_names_it_and_loses_nothing(call, copied, file, damage):
-    content = (copied / file).read_bytes()
+def test_a_finished_run_with_a_damaged_file_names_it_and_loses_nothing(call, undrawn, file, damage):
+    content = (undrawn / file).read_bytes()
     if damage == "cut short":
-        (copied / file).write_bytes(content[: len(content) // 2])
+        (undrawn / file).write_bytes(content[: len(content) // 2])
     else:
-        (copied / file).unlink()
-    before = hashes(copied)
-    check_refused(call("claims" if file == "claims.json" else "report", copied), str(copied / file))
-    assert hashes(copied) == before
+        (undrawn / file).unlink()
+    before = hashes(undrawn)
+    check_refused(call("claims" if file == "claims.json" else "report", undrawn), str(undrawn / file))
+    assert hashes(undrawn) == before

@@ -192,12 +192,8 @@ def chromium(*arguments: str, profile: Path) -> None:
     subprocess.run(command, capture_output=True, timeout=120, check=True)
 
 
-@pytest.mark.parametrize(
-    ("kind", "width", "scheme"),
-    [(kind, width, "light") for kind in ("run", "scoreboard") for width in (360, 768, 1200)]
-    + [("run", 1200, "dark"), ("scoreboard", 360, "dark")],
-)
-def test_pages_are_pictured_in_three_widths_and_two_schemes(pages, tmp_path, kind, width, scheme):
+@pytest.mark.parametrize(("kind", "width", "scheme"), [("run", 1200, "dark"), ("scoreboard", 360, "light")])
+def test_pages_are_pictured_in_both_schemes(pages, tmp_path, kind, width, scheme):
     kept = Path(os.environ.get("TOYLAB_SCREENSHOTS", tmp_path)).resolve()
     kept.mkdir(parents=True, exist_ok=True)
     path = kept / f"{kind}-{width}-{scheme}.png"
