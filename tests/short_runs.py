@@ -7,7 +7,7 @@ FEW_STEPS = {
     "--plain.rows 4 --parts encodings circuits plain --rows 100 --task.length 12 24 "
     "--model.encoder.width 8 --encoder-hidden 8",
     "safety-finetuning": "--pretrain.steps 4 --pretrain.rows 4 --pretrain.warmup 1 --finetune.steps 3 "
-    "--finetune.rows 4 --finetune.warmup 1 --parts standard small-rate decay more --rows 32 --attack-steps 1 "
+    "--finetune.rows 4 --finetune.warmup 1 --parts standard decay --rows 32 --attack-steps 1 "
     "--relearning-steps 1 --model.width 16 --model.layers 1 --model.heads 2",
     "steering-vectors": "--skill.steps 4 --skill.rows 4 --mixture.steps 2 --mixture.rows 4 --rl.steps 2 --rl.rows 2 "
     "--samples 2 --adaptive-steps 2 --rows 64 --model.layers 2 --model.width 32 --model.heads 2 --task.length 3 "

@@ -139,6 +139,7 @@ def test_in_the_root_of_a_checkout_an_installed_wheel_gives_way_to_it_as_a_whole
     assert all(Path(file).resolve().is_relative_to(checkout) for file in files), files
 
 
+@pytest.mark.slow
 def test_the_editable_install_finds_both_parts(tmp_path):
     one_home(ROOT, None, tmp_path)
 

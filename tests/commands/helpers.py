@@ -16,9 +16,6 @@ REMEDY = re.compile(
 )
 
 
-NEEDED = ("result.json", "metrics.jsonl")
-
-
 MADE_ANEW = ("claims.json", "report.html", "figures", "error.txt")
 """What any run writes again, also one that stops at a mistake."""
 
