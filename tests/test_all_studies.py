@@ -87,7 +87,7 @@ def test_a_run_measures_its_claims_and_decides_none_from_one_seed(name, folder):
 
 
 @pytest.mark.slow
-def test_the_short_run_measures_its_claims_and_decides_none_from_one_seed(name, request):
+def test_the_quick_run_measures_its_claims_and_decides_none_from_one_seed(name, request):
     folder = request.getfixturevalue(f"quick_{FIXTURES[name]}")
     check_claims(name, folder)
     check_page(name, folder, figures=4)
