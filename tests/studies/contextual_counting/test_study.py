@@ -5,10 +5,14 @@ from dataclasses import asdict, replace
 import pytest
 
 from toylab.model.encoder_decoder import EncoderDecoderConfig
+from toylab.runs.store import write_metrics
+from toylab.runs.study import Job
 from toylab.studies.contextual_counting.claims import judge
+from toylab.studies.contextual_counting.figures import draw
 from toylab.studies.contextual_counting.measures import CLASSES, RegionCircuit, Shift
 from toylab.studies.contextual_counting.study import ContextualCountingStudy
 from toylab.tasks import ContextualCounting
+from toylab.training.loop import Training
 
 STUDY = ContextualCountingStudy(parts=("encodings", "circuits", "plain", "ingredients"))
 ARMS = STUDY.arms()
@@ -292,3 +296,17 @@ def test_ingredients_are_judged_only_if_all_were_left_out_once():
     assert verdicts(none=seeds(good), **some)["ingredients"] == "open"
     assert verdicts(none=seeds(good), **some, one_length=seeds(flat(0.94)))["ingredients"] == "holds"
     assert verdicts(none=seeds(good), **some, one_length=seeds(flat(0.96)))["ingredients"] == "fails"
+
+
+def test_every_figure_of_solved_regions_is_drawn_and_those_without_results_are_left_out(tmp_path):
+    example = {"tokens": ["[", "1", "]"], "regions": [1, 1, 1], "counts": [1] * 4, "guessed": [1] * 4}
+    weights = {"encoder": [[1.0, 0.0, 0.0]] * 3, "decoder": [[0.0, 1.0, 0.0]] * 4}
+    found = good | {"example": example | weights}
+    results = {Job(name, seed): found for name in ("none", "rotary") for seed in (0, 1)}
+    for job in results:
+        job.folder(tmp_path).mkdir(parents=True)
+        history = [{"step": 0, "accuracy": 0.2}, {"step": 100, "accuracy": 0.97}]
+        write_metrics(job.folder(tmp_path) / "metrics.jsonl", Training(history=history))
+    drawn = draw(results, tmp_path, ("none", "rotary"), 64)
+    assert len(drawn) == len({picture.title for picture in drawn}) == 8
+    assert draw({}, tmp_path, ("none", "rotary"), 64) == []
