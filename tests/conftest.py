@@ -1,4 +1,4 @@
-"""Settings of all tests, and the trained models that they share, one quick run a study."""
+"""Settings of all tests, and the runs of studies that they share: short ones, and for slow tests quick ones."""
 
 import os
 import subprocess
@@ -12,6 +12,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from tests.short_runs import FEW_STEPS
+
 matplotlib.use("Agg")
 torch.set_num_threads(1)
 
@@ -22,8 +24,8 @@ settings.register_profile("soak", laws, max_examples=60)
 settings.load_profile("toylab")
 
 
-def quick(study: str) -> Callable:
-    """The fixture of a finished quick run of a study: its folder, made once for all test processes.
+def finished_run(study: str, name: str, flags: str = "") -> Callable:
+    """The fixture of a finished run of a study: its folder, made once for all test processes.
 
     It is made as a user makes it, by the program, which also spares it the run-time type checks of the tests.
     """
@@ -31,13 +33,28 @@ def quick(study: str) -> Callable:
     @pytest.fixture(scope="session")
     def folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
         base = tmp_path_factory.getbasetemp()
-        out = (base if worker_id == "master" else base.parent) / f"quick-{study}"
+        out = (base if worker_id == "master" else base.parent) / f"{name}-{study}"
         program = Path(sys.executable).with_name("toylab")
-        command = [program, "run", study, "--preset", "quick", "--workers", "1", "--out", out]
+        command = [program, "run", study, "--preset", "quick", "--workers", "1", "--out", out, *flags.split()]
         return once(out, lambda: subprocess.run(command, check=True, capture_output=True))
 
     return folder
 
+
+def short(study: str) -> Callable:
+    """A run of few steps, for the form of what a study leaves."""
+    return finished_run(study, "short", FEW_STEPS[study])
+
+
+def quick(study: str) -> Callable:
+    """A run of the quick preset, for what it finds: for slow tests alone."""
+    return finished_run(study, "quick")
+
+
+short_run = short("iteration-head")
+short_counting = short("contextual-counting")
+short_safety = short("safety-finetuning")
+short_steering = short("steering-vectors")
 
 quick_run = quick("iteration-head")
 quick_counting = quick("contextual-counting")

@@ -131,6 +131,7 @@ def test_an_installed_wheel_works_from_any_folder(installed, tmp_path):
     one_home(installed, installed, tmp_path)
 
 
+@pytest.mark.slow
 def test_in_the_root_of_a_checkout_an_installed_wheel_gives_way_to_it_as_a_whole(installed, checkout):
     code = "import sys; sys.path.insert(0, '.'); import toylab, toylab.tasks, toylab.probes as probes"
     told = "print(toylab.__file__, toylab.tasks.__file__, probes.__file__)"
@@ -138,6 +139,7 @@ def test_in_the_root_of_a_checkout_an_installed_wheel_gives_way_to_it_as_a_whole
     assert all(Path(file).resolve().is_relative_to(checkout) for file in files), files
 
 
+@pytest.mark.slow
 def test_the_editable_install_finds_both_parts(tmp_path):
     one_home(ROOT, None, tmp_path)
 

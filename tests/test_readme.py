@@ -59,6 +59,7 @@ def commands(program: str) -> list[str]:
 # Python --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_first_example_is_short_and_ends_in_an_induction_head(capsys):
     code = example("AssociativeRecall()  # four pairs")
     assert len(code.splitlines()) <= 20
@@ -88,6 +89,7 @@ def test_a_module_of_ones_own_is_trained(capsys):
         exec(code.replace(", layout=pad", ""), names)
 
 
+@pytest.mark.slow
 def test_the_sweep_in_python_runs(tmp_path, monkeypatch):
     """With fewer seeds and steps."""
     monkeypatch.chdir(tmp_path)
@@ -107,6 +109,7 @@ def test_a_model_of_someone_elses_is_adopted(capsys):
     assert names["seen"]["blocks.1.attn.pattern"].shape == (3, 2, 5, 5)
 
 
+@pytest.mark.slow
 def test_the_wrong_probe_is_caught(capsys):
     exec(example("def mine(shown)"), {})
     found = capsys.readouterr().out
@@ -134,15 +137,22 @@ def test_the_encoding_of_ones_own_hides_what_is_far(monkeypatch):
         assert torch.equal(seen["blocks.0.attn.pattern"][:, head] > 0, near.expand(3, -1, -1))
 
 
-def test_the_probe_of_ones_own_tells_how_far_heads_look(capsys):
+REACH = "def reach(pattern)"
+
+
+def test_the_probe_of_ones_own_tells_how_far_heads_look():
     names = {}
-    code = example("def reach(pattern)")
+    code = example(REACH)
     exec(code[: code.index("task = ")], names)
     back = torch.zeros(2, 3, 6, 6)
     for head in range(3):
         back[:, head, range(head, 6), range(6 - head)] = 1
     assert names["reach"](back).tolist() == pytest.approx([0, 5 / 6, 8 / 6])
-    exec(code, {})
+
+
+@pytest.mark.slow
+def test_the_probe_of_ones_own_reads_a_model_that_was_trained(capsys):
+    exec(example(REACH), {})
     assert "blocks.1.attn.pattern" in capsys.readouterr().out
 
 
@@ -183,8 +193,8 @@ LONG = {
     "toylab.runs.judge.finish": lambda out, study=None: str(out),
     "toylab.runs.scoreboard.finish_all": lambda folder, study=None: str(folder),
     "toylab.runs.sweep.sweep": lambda *_, **__: [],
-    "toylab.bench.measure": lambda *_, **__: iter([Comparison("work", 1.0, "s", 2.0, 1.0)]),
-    "toylab.bench.growth.curves": lambda *_, **__: iter(()),
+    "toylab.bench.measure_works": lambda *_, **__: iter([Comparison("work", 1.0, "s", 2.0, 1.0)]),
+    "toylab.bench.growth.growth_curves": lambda *_, **__: iter(()),
     "toylab.calibration.calibrate_all": lambda *_, **__: [],
     "toylab.survey.learn": lambda task, **_: (None, Training(history=[{"accuracy": 1.0}])),
     "toylab.survey.survey": lambda *_: "surveyed",
@@ -194,7 +204,7 @@ LONG = {
 
 
 @pytest.mark.parametrize("line", commands("toylab"))
-def test_every_command_that_is_written_anywhere_is_understood(line, own, monkeypatch, quick_run, capsys):
+def test_every_command_that_is_written_anywhere_is_understood(line, own, monkeypatch, short_run, capsys):
     arguments = shlex.split(line)[1:]
     for name, stand_in in LONG.items():
         monkeypatch.setattr(name, stand_in)
@@ -203,7 +213,7 @@ def test_every_command_that_is_written_anywhere_is_understood(line, own, monkeyp
         arguments[arguments.index("behind:BehindTheStar")] = "mine:Reverse"
     if arguments[0] in ("claims", "table", "plot", "report"):
         folder = next((Path(one) for one in arguments if one.startswith("runs/")), Path("runs"))
-        shutil.copytree(quick_run, folder if folder != Path("runs") else folder / "one")
+        shutil.copytree(short_run, folder if folder != Path("runs") else folder / "one")
     try:
         code = cli.run(arguments)
     except SystemExit as left:  # help

@@ -16,6 +16,9 @@ from toylab.bench.peers import TORCH, models, next_token, shape, tokens, trainer
 from toylab.console import ToylabError
 from toylab.model.transformer import Transformer
 from toylab.runs import registry
+from toylab.runs.judge import rebuild
+from toylab.runs.store import read_settings
+from toylab.studies.iteration_head.study import IterationHeadStudy
 from toylab.tasks import Polynomial, stream
 from toylab.training.batches import next_token_loss, pack
 
@@ -81,7 +84,10 @@ def test_the_products_of_a_step_have_as_many_operations_as_torch_counts_in_it():
     assert training.products(config, rows, length, "cpu")[1] == counted.get_total_flops() - head
 
 
-@pytest.mark.parametrize("work", [training.steps, training.epoch, inference.watching, inference.editing])
+@pytest.mark.parametrize(
+    "work",
+    [training.steps, pytest.param(training.epoch, marks=pytest.mark.slow), inference.watching, inference.editing],
+)
 def test_short_works_give_finite_ratios(work, monkeypatch):
     monkeypatch.setattr(training, "SHAPES", ((16, 6),))
     found = list(work("cpu", rounds=1))
@@ -163,7 +169,7 @@ def test_what_was_stored_is_compared_with_the_next_bench_of_the_same_processor(t
 
 def test_growth_in_the_same_folder_is_no_bench_to_compare_with(one_work, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(
-        growth, "curves", lambda device: [growth.Curve("work", "size", (1, 2, 4, 8), (0.1, 0.1, 0.2, 0.4))]
+        growth, "growth_curves", lambda device: [growth.Curve("work", "size", (1, 2, 4, 8), (0.1, 0.1, 0.2, 0.4))]
     )
     assert cli.run(["bench", "growth", "--out", str(tmp_path)]) == 0
     assert {path.name for path in tmp_path.iterdir()} == {"growth.json", "growth-size.svg"}
@@ -237,9 +243,12 @@ def test_what_was_found_before_a_failure_is_kept(monkeypatch, tmp_path):
     assert [one["work"] for one in json.loads(kept.read_text(encoding="utf-8"))["found"]] == ["a step"]
 
 
-def test_all_studies_are_run_in_one_pool_and_each_is_finished(quick_run, monkeypatch, tmp_path, capsys):
+def test_all_studies_are_run_in_one_pool_and_each_is_finished(short_run, monkeypatch, tmp_path, capsys):
+    held = read_settings(short_run / "settings.json")["settings"]
+    study = rebuild(IterationHeadStudy.default(), held)
+    monkeypatch.setattr(IterationHeadStudy, "quick", staticmethod(lambda: study))
     monkeypatch.setattr("toylab.runs.registry.study_names", lambda: ["iteration-head"])
-    shutil.copytree(quick_run, tmp_path / "iteration-head-quick")
+    shutil.copytree(short_run, tmp_path / "iteration-head-quick")
     assert cli.run(["run", "all", "--preset", "quick", "--out", str(tmp_path)]) == 0
     shown = capsys.readouterr().out
     assert shown.rstrip().endswith(f"Scoreboard: {tmp_path / 'scoreboard.html'}")

@@ -1,6 +1,7 @@
 """Laws of the scoreboard: it says of every claim what its run says, what it cost, and where it is shown."""
 
 import errno
+import functools
 import json
 import os
 import re
@@ -14,29 +15,50 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.report.test_page import HOSTILE, Page, asks_no_network
+from tests.report.pages import HOSTILE, Page, asks_no_network
 from toylab import cli
 from toylab.console import ToylabError
 from toylab.files import read_json, write_json, write_record
 from toylab.runs import registry, scoreboard
-from toylab.runs.judge import costs, judge_run
+from toylab.runs.judge import Judged, costs, judge_run
 from toylab.runs.scoreboard import Standing
 from toylab.runs.store import claim_folder
 from toylab.runs.study import Job
 from toylab.verdicts.judgement import Judgement, Verdict, numbers, over_seeds, read_claims
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-QUICK = {"iteration-head": "quick_run", "contextual-counting": "quick_counting"}
+SHORT = {
+    "iteration-head": "short_run",
+    "contextual-counting": "short_counting",
+    "safety-finetuning": "short_safety",
+    "steering-vectors": "short_steering",
+}
+BOARD = ("contextual-counting", "iteration-head")
+judged_once = functools.cache(judge_run)
+"""Tests that ask for one run after another need not draw it each time."""
 
 
 @pytest.fixture(scope="module")
-def runs(request, tmp_path_factory) -> Path:
-    """A folder with quick runs of two studies, on a scoreboard."""
+def made(request, tmp_path_factory) -> tuple[Path, list[Standing]]:
+    """A folder with short runs of two studies, and what the scoreboard says of them."""
     folder = tmp_path_factory.mktemp("runs")
-    for name, fixture in QUICK.items():
-        shutil.copytree(request.getfixturevalue(fixture), folder / f"{name}-quick")
-    scoreboard.board(folder)
-    return folder
+    for name in BOARD:
+        shutil.copytree(request.getfixturevalue(SHORT[name]), folder / f"{name}-quick")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scoreboard, "judge_run", judged_once)
+        return folder, scoreboard.board(folder)
+
+
+@pytest.fixture
+def runs(made, monkeypatch) -> Path:
+    monkeypatch.setattr(scoreboard, "judge_run", judged_once)
+    return made[0]
+
+
+@pytest.fixture(params=SHORT)
+def judged(request) -> Judged:
+    """Short runs of all studies, judged."""
+    return judged_once(request.getfixturevalue(SHORT[request.param]), None)
 
 
 def standing(words: str = "words", **fields) -> Standing:
@@ -100,23 +122,14 @@ def test_a_claim_costs_what_it_changes_with_and_what_that_goes_on_from(seconds):
     assert found["nothing"] == 0
 
 
-@pytest.mark.parametrize(
-    ("name", "fixture"),
-    [*QUICK.items(), ("safety-finetuning", "quick_safety"), ("steering-vectors", "quick_steering")],
-)
-def test_every_claim_of_a_real_run_that_was_measured_cost_something_and_none_more_than_all(name, fixture, request):
-    judged = judge_run(request.getfixturevalue(fixture))
+def test_every_claim_of_a_real_run_that_was_measured_cost_something_and_none_more_than_all(judged):
     assert set(judged.costs) == {claim.id for claim in judged.claims}
     for claim in judged.claims:
         assert judged.costs[claim.id] > 0 or claim.measured is None, claim.id
         assert judged.costs[claim.id] <= judged.cpu_seconds + 1e-6
 
 
-@pytest.mark.parametrize("name", registry.study_names())
-def test_figures_name_claims_that_there_are_and_no_claim_twice(name, request):
-    judged = judge_run(
-        request.getfixturevalue({**QUICK, "safety-finetuning": "quick_safety"}.get(name, "quick_steering"))
-    )
+def test_figures_name_claims_that_there_are_and_no_claim_twice(judged):
     named = [id for picture in judged.pictures for id in picture.claims]
     assert set(named) <= {claim.id for claim in judged.claims}
     assert len(named) == len(set(named))
@@ -139,7 +152,7 @@ def test_the_page_shows_every_claim_of_every_run_and_each_link_leads_somewhere(r
     for link in links:
         page, _, place = link.partition("#")
         assert place in (own if not page else places[page.split("/")[0]]), link
-    claims = [claim for name in QUICK for claim in read_claims(runs / f"{name}-quick" / "claims.json")]
+    claims = [claim for name in BOARD for claim in read_claims(runs / f"{name}-quick" / "claims.json")]
     assert len(outward) == len(claims)
     for claim in claims:
         assert claim.statement in seen.text
@@ -159,10 +172,11 @@ def test_the_page_of_a_run_links_claims_to_figures_that_are_there(runs):
         assert figures <= set(places)
 
 
-def test_the_board_comes_back_from_its_file_as_it_was(runs):
+def test_the_board_comes_back_from_its_file_as_it_was(made):
+    runs, standings = made
     held = scoreboard.read_board(runs / "scoreboard.json")
     assert [one.study for one in held] == ["contextual-counting", "iteration-head"]
-    assert [asdict(one) for one in held] == [asdict(one) for one in scoreboard.board(runs)]
+    assert [asdict(one) for one in held] == [asdict(one) for one in standings]
     for one in held:
         assert one.claims == read_claims(runs / one.folder / "claims.json")
 
@@ -257,7 +271,7 @@ def test_of_several_runs_of_a_study_the_one_with_most_seeds_counts_then_the_late
 
 
 def test_a_run_that_cannot_be_judged_is_named_and_left_out(request, tmp_path, capsys):
-    shutil.copytree(request.getfixturevalue("quick_run"), tmp_path / "ours")
+    shutil.copytree(request.getfixturevalue("short_run"), tmp_path / "ours")
     shutil.copytree(tmp_path / "ours", tmp_path / "origin")
     pretend(tmp_path, "theirs", "not_at_hand:Study", [0], "2026-01-01T00:00:00+00:00")
     assert [one.folder for one in scoreboard.board(tmp_path)] == ["ours"]

@@ -1,0 +1,87 @@
+"""A page as a browser would see it, and pages to be seen."""
+
+import re
+from html.parser import HTMLParser
+from importlib.resources import files
+
+from hypothesis import strategies as st
+
+from toylab.report import canvas, figures
+from toylab.report.page import Picture, page
+from toylab.verdicts.claim import Claim
+
+HOSTILE = '<script>alert("1")</script><img src=x onerror=alert(2)>&amp;\'" $title ${claims} </pre></style>'
+WORDS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), max_size=40)
+VOID = {"meta", "br", "img", "link", "hr", "input", "path", "use", "rect"}
+
+
+class Page(HTMLParser):
+    """What a browser would see: elements with their attributes, and text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.texts: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self.open, f"</{tag}> closes nothing"
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return "".join(self.texts)
+
+
+def claim(words: str = "words", **fields) -> Claim:
+    texts = dict.fromkeys(("id", "paper", "statement", "bar", "note"), words)
+    given = {"measured": 0.5, "interval": (0.25, 0.75), "seeds": (0, 1), "verdict": "holds", "details": {}}
+    return Claim(**{**texts, **given, **fields})
+
+
+def picture(words: str = "words") -> Picture:
+    ax = figures.curves({words: ([0, 1], [0.0, 1.0])}, ylabel=words, title=words)
+    return Picture(title=words, caption=words, svg=canvas.svg(ax.figure))
+
+
+def draw(words: str = "words", **fields) -> str:
+    given = {
+        "title": words,
+        "introduction": words,
+        "claims": [claim(words, details={words: {words: words}})],
+        "pictures": [Picture(words, words, "<svg></svg>")],
+        "settings": {words: [words]},
+        "command": words,
+        "cost": words,
+    }
+    return page(**{**given, **fields})
+
+
+def asks_no_network(text: str) -> None:
+    seen = Page(text)
+    for tag, attributes in seen.elements:
+        assert tag not in ("link", "iframe", "object", "embed", "base", "form"), tag
+        assert tag != "script" or attributes in ({}, {"type": "application/json", "id": "viewer-data"}), attributes
+        for name, value in attributes.items():
+            assert not name.startswith("on"), f"{tag} {name}"
+            if name.split(":")[-1] in ("src", "href", "srcset", "data", "action", "poster", "background"):
+                assert (value or "").startswith(("#", "data:image/png;base64,")), f"{tag} {name}={value}"
+    assert all(target.strip("\"' ").startswith("#") for target in re.findall(r"url\(([^)]*)\)", text))
+    assert "@import" not in text
+    scripts = re.findall(r"<script>\n(.*?)</script>", text, flags=re.DOTALL)
+    ours = files("toylab.report").joinpath("viewer.js").read_text(encoding="utf-8")
+    assert [script.strip() for script in scripts] == [ours.strip()] * text.count('id="viewer-data"')

@@ -1,0 +1,252 @@
+"""Laws of jobs: each is done once and whole, and a failure costs nothing but itself."""
+
+import itertools
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.runs.helpers import LEAVING, Branching, Counted, called, contents, start
+from toylab.console import ToylabError
+from toylab.files import digest, read_json
+from toylab.runs import jobs as engine
+from toylab.runs.jobs import JobsFailedError, JobsRefusedError, execute
+from toylab.runs.study import Job, Study
+from toylab.runs.sweep import sweep
+from toylab.studies.iteration_head.study import IterationHeadStudy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Named(Counted):
+    """A study whose jobs go on from each other."""
+
+    after: str | None = None
+
+    def jobs(self) -> list[Job]:
+        return [Job(name, seed, self.after) for name in self.names for seed in self.seeds]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leaving(Branching):
+    """The same, and every job leaves a file, which those that go on from it read, and a checkpoint."""
+
+    seeds: tuple[int, ...] = (0,)
+
+    def run_job(self, job: Job, folder: Path) -> dict[str, Any]:
+        if job.after is not None:
+            (folder.parent / job.after / "left.txt").read_text()
+        (folder / "left.txt").write_text(job.name)
+        (folder / "checkpoint-1.safetensors").touch()
+        return super().run_job(job, folder)
+
+
+def test_the_studies_of_the_house_and_of_these_tests_follow_the_protocol():
+    assert isinstance(IterationHeadStudy(), Study)
+    assert isinstance(Counted(), Study)
+
+
+@settings(max_examples=15)
+@given(st.lists(st.integers(0, 99), min_size=1, max_size=3, unique=True), st.integers(1, 3))
+def test_every_job_is_done_once_in_its_order_and_its_result_comes_back_from_its_file(tmp_path_factory, seeds, count):
+    base = tmp_path_factory.mktemp("runs")
+    study = Counted(seeds=tuple(seeds), names=tuple("abc"[:count]), notes=str(base))
+    found = execute(study, "counted", base / "out", 1, progress=False)
+    assert called(base) == [f"{job.name} {job.seed}" for job in study.jobs()]
+    assert list(found) == study.jobs()
+    for job, result in found.items():
+        assert result["value"] == 10 * job.seed + 1
+        assert result["by length"] == {"4": 0.5}  # as JSON holds it, whether just measured or read again
+        assert result["cost"]["cpu_seconds"] >= 0
+        assert read_json(job.folder(base / "out") / "result.json") == result
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_job_waits_for_the_one_it_goes_on_from(notes, out, workers):
+    found = start(Branching(), notes, out, workers)
+    assert set(found) == set(Branching().jobs())
+    assert len(called(notes)) == 8
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_what_goes_on_from_a_failure_fails_with_its_name_and_all_else_is_done(notes, out, workers):
+    (notes / "fail-base-1").touch()
+    with pytest.raises(JobsFailedError) as error:
+        start(Branching(), notes, out, workers)
+    assert "left of seed 1: base of seed 1 failed, which this one goes on from" in str(error.value)
+    assert "3 of 8 jobs failed" in str(error.value)
+    done = set(called(notes)) - {"base 1"}
+    assert done == {"base 0", "left 0", "right 0", "alone 0", "alone 1"}
+    (notes / "fail-base-1").unlink()
+    assert set(start(Branching(), notes, out, workers)) == set(Branching().jobs())
+    assert sorted(called(notes)) == ["base 1", "left 1", "right 1"]
+
+
+def test_what_a_job_comes_after_is_no_part_of_its_name():
+    assert Job("left", 0, "base") == Job("left", 0)
+    assert len({Job("left", 0, "base"), Job("left", 0)}) == 1
+
+
+def test_a_finished_job_is_not_repeated(notes, out):
+    first = start(Counted(), notes, out)
+    before = contents(out)
+    assert len(called(notes)) == 4
+    assert start(Counted(), notes, out) == first
+    assert called(notes) == []
+    assert contents(out) == before
+
+
+def test_a_job_that_was_cut_off_is_done_again(notes, out):
+    start(Counted(), notes, out)
+    called(notes)
+    (Job("two", 1).folder(out) / "done").unlink()
+    start(Counted(), notes, out)
+    assert called(notes) == ["two 1"]
+
+
+def test_done_is_written_last(notes, out, monkeypatch):
+    write = engine.write_json
+
+    def fail(path: Path, value: object) -> None:
+        if path.name == "result.json":
+            raise ToylabError("No space left on device")
+        write(path, value)
+
+    monkeypatch.setattr(engine, "write_json", fail)
+    with pytest.raises(JobsRefusedError, match=r"No space left"):
+        start(Counted(), notes, out)
+    assert not list(out.rglob("done"))
+
+
+def test_a_failing_job_is_recorded_and_the_others_finish(notes, out):
+    (notes / "fail-one-0").touch()
+    with pytest.raises(
+        JobsFailedError, match=r"(?s)1 of 4 jobs failed.*the same command.*one of seed 0: ArithmeticError: job one was"
+    ):
+        start(Counted(), notes, out)
+    assert len(called(notes)) == 4
+    record = (Job("one", 0).folder(out) / "error.txt").read_text()
+    assert "ArithmeticError: job one was told to fail" in record
+    assert "Traceback" in record
+    assert sorted(path.parent.name for path in out.rglob("done")) == ["one", "two", "two"]
+    assert not (Job("one", 0).folder(out) / "done").exists()
+
+
+def test_jobs_that_all_refuse_are_a_mistake_in_what_was_asked_and_any_other_failure_is_ours(notes, out):
+    for name in ("one-0", "two-1"):
+        (notes / f"refuse-{name}").touch()
+    with pytest.raises(ValueError, match=r"(?s)2 of 4 jobs failed.*one of seed 0: job one was told to refuse"):
+        start(Counted(), notes, out)
+    assert len(called(notes)) == 4
+    assert "DivergedError" in (Job("one", 0).folder(out) / "error.txt").read_text()
+    (notes / "fail-two-1").touch()
+    with pytest.raises(JobsFailedError, match=r"2 of 2 jobs failed"):
+        start(Counted(), notes, out)
+
+
+def test_the_same_command_repeats_the_failed_job_alone_and_clears_its_record(notes, out):
+    (notes / "fail-one-0").touch()
+    with pytest.raises(JobsFailedError):
+        start(Counted(), notes, out)
+    called(notes)
+    (notes / "fail-one-0").unlink()
+    assert len(start(Counted(), notes, out)) == 4
+    assert called(notes) == ["one 0"]
+    assert not list(out.rglob("error.txt"))
+
+
+def test_all_failures_are_named(notes, out):
+    for name in ("one-0", "two-1"):
+        (notes / f"fail-{name}").touch()
+    with pytest.raises(JobsFailedError, match=r"2 of 4 jobs failed") as error:
+        start(Counted(), notes, out)
+    assert "one of seed 0" in str(error.value)
+    assert "two of seed 1" in str(error.value)
+
+
+def test_ctrl_c_stops_at_once_and_the_same_call_continues(notes, out):
+    (notes / "stop-one-1").touch()
+    with pytest.raises(KeyboardInterrupt):
+        start(Counted(), notes, out)
+    assert called(notes) == ["one 0", "one 1"]
+    (notes / "stop-one-1").unlink()
+    assert len(start(Counted(), notes, out)) == 4
+    assert called(notes) == ["one 1", "two 0", "two 1"]
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_job_that_would_end_its_process_is_a_failure_like_another(notes, out, workers):
+    """Each with its type in its line, none of them a refusal, and the jobs beside them are done."""
+    study = Counted(seeds=tuple(range(len(LEAVING))), names=("one", "two"))
+    for seed, kind in enumerate(LEAVING):
+        (notes / f"{kind.__name__}-one-{seed}").touch()
+    with pytest.raises(JobsFailedError) as error:
+        start(study, notes, out, workers)
+    for seed, kind in enumerate(LEAVING):
+        assert f"one of seed {seed}: {kind.__name__}: 3 (see " in str(error.value)
+        assert f"{kind.__name__}" in (Job("one", seed).folder(out) / "error.txt").read_text()
+        assert (Job("two", seed).folder(out) / "done").exists()
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_another_process_stops_as_well(notes, out):
+    (notes / "stop-one-0").touch()
+    with pytest.raises(KeyboardInterrupt):
+        start(Counted(), notes, out, workers=2)
+    assert not (Job("one", 0).folder(out) / "error.txt").exists()
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", ".", "", "/tmp/job", ".hidden", "a\\b", "a\0b", "a\nb", "x" * 300])
+def test_a_name_that_is_no_folder_of_a_job_is_refused_before_anything_is_written(notes, out, name):
+    study = Named(names=("one", name), notes=str(notes))
+    for run in (lambda: start(study, notes, out), lambda: sweep([study], out, workers=1, progress=False)):
+        with pytest.raises(ToylabError, match=r"job .+ of Named: must be a name for a folder"):
+            run()
+    assert called(notes) == []
+    assert not out.exists()
+
+
+def test_a_job_that_goes_on_from_none_is_refused_before_anything_is_written(notes, out):
+    with pytest.raises(
+        ToylabError, match=r"job 'one' of seed 0: goes on from 'bsae' of seed 0, which jobs\(\) does not"
+    ):
+        start(Named(after="bsae"), notes, out)
+    assert not out.exists()
+
+
+def test_what_a_result_calls_cost_is_not_lost_without_a_word(notes, out, monkeypatch):
+    monkeypatch.setattr(Counted, "run_job", lambda self, job, folder: {"cost": 3})
+    with pytest.raises(JobsRefusedError, match=r"cost: is what toylab adds to the result of a job; give"):
+        start(Counted(), notes, out)
+
+
+def test_no_job_takes_negative_time_where_the_clock_is_set_back(notes, out, monkeypatch):
+    clock = itertools.count(2e9, -3600)
+    monkeypatch.setattr(time, "time", lambda: next(clock))
+    assert all(result["cost"]["wall_seconds"] >= 0 for result in start(Counted(), notes, out).values())
+
+
+@pytest.mark.parametrize("workers", [0, -2])
+def test_a_run_needs_a_worker(notes, out, workers):
+    with pytest.raises(ValueError, match=rf"^workers={workers}: must be at least 1"):
+        start(Counted(), notes, out, workers)
+    assert not out.exists()
+
+
+def test_a_job_whose_file_was_deleted_is_made_again_and_before_those_that_need_it(notes, out):
+    start(Leaving(), notes, out)
+    called(notes)
+    base, left = Job("base", 0).folder(out), Job("left", 0).folder(out)
+    (base / "checkpoint-1.safetensors").unlink()
+    start(Leaving(), notes, out)
+    assert called(notes) == []
+    (base / "left.txt").unlink()
+    (left / "done").unlink()
+    start(Leaving(), notes, out)
+    assert called(notes) == ["base 0", "left 0"]
+    assert (base / "left.txt").read_text() == "base"
+    left = [f"{digest((base / name).read_bytes())}  {name}" for name in ("left.txt", "result.json")]
+    assert (base / "done").read_text().splitlines() == left

@@ -1,0 +1,264 @@
+"""Laws of judging a run: claims are kept before all else, and what is missing, broken or raised is told."""
+
+import errno
+import json
+import os
+import re
+import shutil
+from dataclasses import asdict, dataclass, replace
+
+import pytest
+
+from tests.report.pages import Page, asks_no_network
+from toylab.console import ToylabError
+from toylab.files import digest, read_json, write_json
+from toylab.report.page import Picture
+from toylab.runs.jobs import execute
+from toylab.runs.judge import finish, judge_run, rebuild
+from toylab.runs.registry import name_of
+from toylab.runs.store import claim_folder
+from toylab.runs.study import Job, Study, by_arm
+from toylab.studies.iteration_head.study import IterationHeadStudy
+from toylab.verdicts.claim import claims_table, numbers, over_seeds, read_claims
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bare:
+    """A study with nothing for the page but claims, one a condition, that cannot conclude without some conditions."""
+
+    needs: tuple[str, ...] = ()
+    fewer: bool = False
+    seeds: tuple[int, ...] = (0, 1)
+
+    def jobs(self):
+        return [Job(name, seed) for name in ("one", "two") for seed in self.seeds]
+
+    def run_job(self, job, folder):
+        return {"value": job.seed + 1.0}
+
+    def conclude(self, results):
+        arms = by_arm(results)
+        for name in self.needs:
+            assert arms[name]
+        texts = {"paper": "p", "statement": "s", "bar": "b"}
+        names = [name for name in ("one", "two") if name in arms or not self.fewer]
+        return (
+            over_seeds(name, {s: r["value"] for s, r in arms.get(name, {}).items()}, lambda v: v > 0, **texts)
+            for name in names
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Raising(Bare):
+    """The same with pictures that are not drawn."""
+
+    def pictures(self, results, out):
+        raise ZeroDivisionError("of the study")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn(Bare):
+    """The same with two pictures whose titles give the same name."""
+
+    def pictures(self, results, out):
+        return (Picture(title, "x", f"<svg><text>{title}</text></svg>") for title in ("Loss (train)", "Loss: train"))
+
+
+def done(study, out):
+    execute(study, name_of(type(study)), out, 1, progress=False)
+    return out
+
+
+def test_a_study_needs_no_pictures_and_may_make_its_claims_one_by_one(tmp_path, capsys):
+    assert isinstance(Bare(), Study)
+    summary = finish(done(Bare(), tmp_path / "out"), Bare)
+    assert capsys.readouterr().err == ""
+    assert [one.id for one in read_claims(tmp_path / "out" / "claims.json")] == ["one", "two"]
+    assert len(re.findall(r"\d CPU-s$", summary, flags=re.MULTILINE)) == 2
+    assert not (tmp_path / "out" / "figures").exists()
+
+
+@pytest.mark.parametrize("needs", [("one",), ("two",), ("one", "two")])
+def test_claims_stay_where_a_study_cannot_conclude_without_some_jobs_and_costs_are_left_out(tmp_path, capsys, needs):
+    summary = finish(done(Bare(needs=needs), tmp_path / "out"), Bare)
+    told = capsys.readouterr().err
+    assert told.startswith("toylab: costs are left out: Bare.conclude fails without the results of ")
+    assert f"(KeyError: {needs[0]!r})" in told
+    assert told.count("\n") == 1
+    assert len(read_claims(tmp_path / "out" / "claims.json")) == 2
+    assert not re.findall(r"CPU-s$", summary, flags=re.MULTILINE)
+    assert "<dt>Cost</dt>" not in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_claim_that_is_missing_without_some_jobs_costs_these(tmp_path, capsys):
+    judged = judge_run(done(Bare(fewer=True), tmp_path / "out"), Bare)
+    assert capsys.readouterr().err == ""
+    assert judged.costs.keys() == {"one", "two"}
+    assert all(cost <= judged.cpu_seconds for cost in judged.costs.values())
+
+
+def test_claims_are_kept_before_what_pictures_raise_is_raised_again(tmp_path):
+    out = done(Raising(), tmp_path / "out")
+    with pytest.raises(ZeroDivisionError, match=r"^of the study$"):
+        finish(out, Raising)
+    assert len(read_claims(out / "claims.json")) == 2
+    assert (out / "report.html").exists()
+
+
+def test_two_claims_of_one_id_are_refused_by_name(tmp_path, monkeypatch):
+    out, conclude = done(Bare(), tmp_path / "out"), Bare.conclude
+    monkeypatch.setattr(Bare, "conclude", lambda self, results: [*conclude(self, results), *conclude(self, results)])
+    with pytest.raises(ToylabError, match=r"claim 'one': is made twice by Bare\.conclude; give"):
+        finish(out, Bare)
+
+
+def test_what_is_no_picture_is_named_after_the_claims_are_kept(tmp_path, monkeypatch):
+    out = done(Drawn(), tmp_path / "out")
+    monkeypatch.setattr(Drawn, "pictures", lambda self, results, out: ["loss.png"])
+    with pytest.raises(TypeError, match=r"pictures: holds 'loss\.png', and each must be"):
+        finish(out, Drawn)
+    assert len(read_claims(out / "claims.json")) == 2
+
+
+def test_figures_of_one_name_are_two_files(tmp_path):
+    finish(done(Drawn(), tmp_path / "out"), Drawn)
+    kept = {path.name: path.read_text() for path in (tmp_path / "out" / "figures").iterdir()}
+    assert kept == {
+        "loss-train.svg": "<svg><text>Loss (train)</text></svg>",
+        "loss-train-2.svg": "<svg><text>Loss: train</text></svg>",
+    }
+
+
+def test_a_run_that_may_not_be_written_is_judged_without_a_page(tmp_path, monkeypatch):
+    out = done(Drawn(), tmp_path / "out")
+    whole = finish(out, Drawn)
+
+    def fail(*_):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    *told, last = finish(out, Drawn).splitlines()
+    assert told == whole.splitlines()[:-1]
+    assert "--out" not in last
+    assert str(out) in last
+
+
+@pytest.mark.parametrize("name", ["figures", "claims.json", "report.html", "figures/loss-train.svg"])
+def test_no_page_is_written_through_a_link_that_leads_out(tmp_path, name):
+    out, outside = done(Drawn(), tmp_path / "out"), tmp_path / "outside"
+    (out / name).parent.mkdir(exist_ok=True)
+    outside.mkdir()
+    (outside / "loss-train.svg").write_text("precious")
+    (out / name).symlink_to(outside if name == "figures" else outside / "loss-train.svg")
+    before = sorted(path.name for path in out.iterdir())
+    with pytest.raises(ToylabError, match=rf"{name}.*: a link leads out of .+; delete the link"):
+        finish(out, Drawn)
+    assert [path.read_text() for path in outside.iterdir()] == ["precious"]
+    assert sorted(path.name for path in out.iterdir()) == before
+
+
+@pytest.mark.parametrize("result", [[], {}, {"cost": 3}, {"cost": {"cpu_seconds": "<b>"}}])
+def test_a_result_of_no_job_is_refused_by_name(tmp_path, result):
+    out = done(Bare(), tmp_path / "out")
+    path = out / "seed-0" / "one" / "result.json"
+    write_json(path, result)
+    (path.parent / "done").write_text(f"{digest(path.read_bytes())}  result.json\n")
+    with pytest.raises(ToylabError, match=r"result\.json: is not the result of a job; delete this file and run"):
+        finish(out, Bare)
+
+
+def test_a_folder_of_another_study_than_the_class_is_refused(tmp_path):
+    with pytest.raises(ToylabError, match=r"study=\S+:Drawn: .+ holds a run of '\S+:Bare'; give"):
+        finish(done(Bare(), tmp_path / "out"), Drawn)
+
+
+# The page of a real run ----------------------------------------------------------------------------------------------
+
+
+def test_the_page_of_a_run_asks_no_network_and_is_whole(short_run):
+    text = (short_run / "report.html").read_text(encoding="utf-8")
+    asks_no_network(text)
+    seen = Page(text)
+    assert seen.open == []
+    for one in read_claims(short_run / "claims.json"):
+        assert one.statement in seen.text
+        assert one.bar in seen.text
+        assert numbers(one) in seen.text
+    drawn = sorted((short_run / "figures").iterdir())
+    assert drawn
+    for path in drawn:
+        figure = path.read_text(encoding="utf-8")
+        assert figure[figure.index("<svg") :].strip() in text
+    assert text.count("<svg") == len(drawn) + text.count('<svg id="viewer-pattern"')
+
+
+def test_judging_and_drawing_again_gives_the_same_bytes(short_run):
+    def held() -> dict[str, bytes]:
+        paths = [short_run / "report.html", short_run / "claims.json", *(short_run / "figures").iterdir()]
+        return {path.name: path.read_bytes() for path in paths}
+
+    before = held()
+    finish(short_run)
+    assert held() == before
+
+
+def test_the_summary_is_the_table_of_the_claims_and_where_to_look(short_run):
+    summary = finish(short_run)
+    assert summary.startswith(claims_table(read_claims(short_run / "claims.json"), costs=judge_run(short_run).costs))
+    assert summary.endswith(f"Report: {(short_run / 'report.html').resolve()}")
+
+
+def test_a_run_of_which_some_jobs_are_missing_is_judged_by_the_others(short_run, tmp_path):
+    out = tmp_path / "part"
+    shutil.copytree(short_run, out)
+    whole = {one.id: one for one in read_claims(out / "claims.json")}
+    (out / "seed-0" / "one-layer" / "done").unlink()
+    summary = finish(out)
+    part = {one.id: one for one in read_claims(out / "claims.json")}
+    assert part["depth"].measured is None
+    assert part["accuracy"] == whole["accuracy"]
+    jobs = len(IterationHeadStudy.quick().jobs())
+    assert f"{jobs - 1} of {jobs} trainings done" in summary
+
+
+# Finishing what was hardly begun -------------------------------------------------------------------------------------
+
+
+def test_before_any_job_is_done_every_claim_is_open(tmp_path):
+    claim_folder(IterationHeadStudy.quick(), "iteration-head", tmp_path / "out")
+    finish(tmp_path / "out")
+    claims = read_claims(tmp_path / "out" / "claims.json")
+    assert claims
+    assert {one.verdict for one in claims} == {"open", "withdrawn"}
+    assert {one.measured for one in claims} == {None}
+    asks_no_network((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("preset", ["quick", "default", "paper"])
+def test_settings_come_back_from_their_json(preset):
+    study = getattr(IterationHeadStudy, preset)()
+    assert rebuild(IterationHeadStudy.default(), json.loads(json.dumps(asdict(study)))) == study
+    changed = replace(study, task=replace(study.task, lengths=(2, 9), p=7, coefficients=(1, 2, 3, 4)), seeds=(4,))
+    assert rebuild(IterationHeadStudy.default(), json.loads(json.dumps(asdict(changed)))) == changed
+
+
+BROKEN = {
+    "of no study": {"study": "cooking"},
+    "without a study": {"study": None},
+    "without settings": {"settings": None},
+    "with an unknown setting": {"settings": {"colour": "red"}},
+    "with an impossible setting": {"settings": {"seeds": []}},
+    "without its machine": {"machine": None},
+    "without its versions": {"versions": None},
+}
+
+
+@pytest.mark.parametrize("change", BROKEN.values(), ids=BROKEN)
+def test_a_folder_whose_settings_are_broken_is_refused_by_name(tmp_path, change):
+    out = tmp_path / "out"
+    claim_folder(IterationHeadStudy.quick(), "iteration-head", out)
+    held = {**read_json(out / "settings.json"), **change}
+    (out / "settings.json").write_text(json.dumps({n: v for n, v in held.items() if n not in change or v is not None}))
+    with pytest.raises(ValueError, match=r"settings\.json|there is no study 'cooking'"):
+        finish(out)
+    assert [path.name for path in out.iterdir()] == ["settings.json"]

@@ -1,0 +1,29 @@
+"""Laws of the counting study's figures: each is drawn from made-up results, and left out without them."""
+
+from dataclasses import replace
+
+from tests.studies.contextual_counting.test_study import good
+from toylab.runs.store import write_metrics
+from toylab.runs.study import Job
+from toylab.studies.contextual_counting.figures import draw
+from toylab.studies.contextual_counting.results import CountingExample
+from toylab.training.loop import Training
+
+
+def test_every_figure_of_solved_regions_is_drawn_and_those_without_results_are_left_out(tmp_path):
+    example = CountingExample(
+        tokens=["[", "1", "]"],
+        regions=[1, 1, 1],
+        counts=[1] * 4,
+        guessed=[1] * 4,
+        encoder=[[1.0, 0.0, 0.0]] * 3,
+        decoder=[[0.0, 1.0, 0.0]] * 4,
+    )
+    results = {Job(name, seed): replace(good, example=example) for name in ("none", "rotary") for seed in (0, 1)}
+    for job in results:
+        job.folder(tmp_path).mkdir(parents=True)
+        history = [{"step": 0, "accuracy": 0.2}, {"step": 100, "accuracy": 0.97}]
+        write_metrics(job.folder(tmp_path) / "metrics.jsonl", Training(history=history))
+    drawn = draw(results, tmp_path, ("none", "rotary"), 64)
+    assert len(drawn) == len({picture.title for picture in drawn}) == 8
+    assert draw({}, tmp_path, ("none", "rotary"), 64) == []
