@@ -303,4 +303,4 @@ def test_means_of_behaviour_are_of_every_share_and_of_the_sets_that_all_have():
 def test_the_lead_is_over_the_strongest_of_the_others_on_each_kind_of_text():
     own, *others = (result(mixed=m, ood=o).behaviour for m, o in ((0.5, 0.7), (0.1, 0.6), (0.3, 0.2)))
     assert own.lead_over(*others) == pytest.approx((0.5 - 0.3 + 0.7 - 0.6) / 2)
-    assert own.jailbroken == pytest.approx(0.6)
+    assert own.lead_over(own) == 0

@@ -17,6 +17,7 @@ from toylab.verdicts.judgement import Judgement
 TRIO = ("ssft", "dpo", "unlearning")
 """The three methods of the paper; "dpo" is the loss of its code."""
 STRONG = TRIO[1:]
+"""Those of which the paper says that they change a model most."""
 CHANGES = {
     "": "default",
     "-decay": "weight decay",
@@ -29,7 +30,7 @@ CHANGES = {
     "-rank-1": "MLPs alone, at rank one",
 }
 """Settings in which the null-space claim is judged, by the end of the names of their conditions."""
-LIES = "Where the change of the up-projection lies"
+NULL_SHARE_FIGURE = "Where the change of the up-projection lies"
 
 
 def null_space(no_regime: str) -> list[Claim]:
@@ -52,7 +53,7 @@ def null_space(no_regime: str) -> list[Claim]:
                 "of what the change adds, SSFT": Detail("ssft", lambda ssft: asdict(ssft.last.added_null_share)),
             },
             note="chance is the share of the output space that is null, whatever was trained",
-            figure=LIES,
+            figure=NULL_SHARE_FIGURE,
         ),
         *_with_control(
             Claim(
@@ -83,7 +84,7 @@ def null_space(no_regime: str) -> list[Claim]:
             criterion=above(0.05),
             surely=True,
             control="control",
-            figure=LIES,
+            figure=NULL_SHARE_FIGURE,
             undecidable=no_regime,
             note="a best of many cells is more than any of them would show on new seeds",
         ),
@@ -188,8 +189,8 @@ def least(number: str) -> Callable[..., float]:
 
 def _with_control(claim: Claim, sentence: str, criterion: Criterion) -> list[Claim]:
     """A claim, and that its control does not show the same."""
-    told = {"id": f"{claim.id}-control", "sentence": sentence, "kind": "own", "asks": "absence", "details": {}}
-    of = {"conditions": (claim.control,), "control": claim.conditions[0], "criterion": criterion}
+    told = {"id": f"{claim.id}-control", "sentence": sentence, "criterion": criterion, "details": {}, "note": ""}
+    of = {"conditions": (claim.control,), "control": claim.conditions[0], "kind": "own", "asks": "absence"}
     return [claim, replace(claim, **told, **of)]
 
 

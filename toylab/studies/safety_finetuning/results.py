@@ -58,11 +58,6 @@ class Behaviour:
         """Share of correct letters on the set where it is smallest."""
         return min(one.complies for one in vars(self).values() if one is not None)
 
-    @property
-    def jailbroken(self) -> float:
-        """Share of correct letters under jailbreaks by text, the mean of both kinds."""
-        return (self.competing_text.complies + self.mismatched_text.complies) / 2
-
     def lead_over(self, *others: Behaviour) -> float:
         """Share of correct letters minus the largest of the others', under jailbreaks by text, mean of both kinds."""
         mixed = self.competing_text.complies - max(one.competing_text.complies for one in others)
