@@ -6,7 +6,7 @@ from collections import defaultdict
 from tests.test_layers import package, sources
 
 INTERFACES = {
-    "studies": {"STUDY", "Arm", "Part", "MODEL", "draw", "judge", "claims"},
+    "studies": {"STUDY", "Arm", "Part", "MODEL", "claims", "draw", "judge"},
     "calibration": {"DETECTORS"},
     "bench": {"DONE"},
 }
