@@ -22,7 +22,7 @@ from toylab.cli import run
 from toylab.console import ToylabError
 from toylab.runs import registry
 from toylab.studies.iteration_head.study import IterationHeadStudy
-from toylab.verdicts.claim import claims_table, read_claims
+from toylab.verdicts.judgement import claims_table, read_claims
 
 FAULTS = (ValueError, KeyError, OSError, RuntimeError, BrokenPipeError)
 
@@ -53,7 +53,7 @@ class Study:
         raise {error}("in the preset")
     def jobs(self): ...
     def run_job(self, job, folder): ...
-    def conclude(self, results): ...
+    def claims(self): ...
 """
 
 
@@ -143,7 +143,7 @@ PRINTING = [
 @pytest.mark.parametrize("command", PRINTING, ids=" ".join)
 def test_a_terminal_that_knows_ascii_alone_is_shown_what_it_can_show(copied, monkeypatch, command):
     held = [replace(claim, statement=f"größer: {claim.statement}") for claim in read_claims(copied / "claims.json")]
-    monkeypatch.setattr("toylab.verdicts.claim.read_claims", lambda _: held)
+    monkeypatch.setattr("toylab.verdicts.judgement.read_claims", lambda _: held)
     streams = [io.TextIOWrapper(io.BytesIO(), encoding="ascii") for _ in range(2)]
     for stream, name in zip(streams, ("stdout", "stderr"), strict=True):
         monkeypatch.setattr(sys, name, stream)

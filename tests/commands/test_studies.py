@@ -11,7 +11,7 @@ import pytest
 from tests.commands.helpers import TINY, check_refused, hashes
 from toylab.runs.judge import finish
 from toylab.studies.iteration_head.study import IterationHeadStudy
-from toylab.verdicts.claim import claims_markdown, claims_table, read_claims
+from toylab.verdicts.judgement import claims_markdown, claims_table, read_claims
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from toylab.report import canvas, figures
 from toylab.report.page import Picture, page
-from toylab.verdicts.claim import Claim
+from toylab.verdicts.judgement import Judgement
 
 HOSTILE = '<script>alert("1")</script><img src=x onerror=alert(2)>&amp;\'" $title ${claims} </pre></style>'
 WORDS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), max_size=40)
@@ -47,10 +47,10 @@ class Page(HTMLParser):
         return "".join(self.texts)
 
 
-def claim(words: str = "words", **fields) -> Claim:
+def claim(words: str = "words", **fields) -> Judgement:
     texts = dict.fromkeys(("id", "paper", "statement", "bar", "note"), words)
     given = {"measured": 0.5, "interval": (0.25, 0.75), "seeds": (0, 1), "verdict": "holds", "details": {}}
-    return Claim(**{**texts, **given, **fields})
+    return Judgement(**{**texts, **given, **fields})
 
 
 def picture(words: str = "words") -> Picture:

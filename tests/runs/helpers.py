@@ -18,11 +18,12 @@ from toylab.model.transformer import Transformer
 from toylab.report.page import Picture
 from toylab.runs import store as runs
 from toylab.runs.jobs import execute
-from toylab.runs.study import Job
+from toylab.runs.study import Input, Job
 from toylab.tasks import Copy, ModularSum, Parity
 from toylab.training.batches import fresh, next_token_loss
 from toylab.training.loop import DivergedError, TrainConfig, train
-from toylab.verdicts.claim import Claim, over_seeds
+from toylab.verdicts.claim import Claim
+from toylab.verdicts.criterion import above
 
 LEAVING = (SystemExit, GeneratorExit, asyncio.CancelledError, FileNotFoundError, KeyError, ValueError)
 """Errors that are no refusal, and some that would end a process."""
@@ -55,7 +56,7 @@ class Counted:
                 raise kind(3)
         return {"value": 10 * job.seed + len(job.name), "by length": {4: 0.5}}
 
-    def conclude(self, results: dict[Job, dict[str, Any]]) -> list[Claim]:
+    def claims(self) -> list[Claim]:
         return []
 
     def pictures(self, results: dict[Job, dict[str, Any]], out: Path) -> list[Picture]:
@@ -69,12 +70,15 @@ class Branching(Counted):
     names: tuple[str, ...] = ("base", "left", "right", "alone")
 
     def jobs(self) -> list[Job]:
-        after = {"left": "base", "right": "base"}
-        return [Job(name, seed, after.get(name)) for name in self.names for seed in self.seeds]
+        return [
+            Job(name, seed, inputs={"base": Input(Job("base", seed), "done")} if name in ("left", "right") else {})
+            for name in self.names
+            for seed in self.seeds
+        ]
 
     def run_job(self, job: Job, folder: Path) -> dict[str, Any]:
-        if job.after is not None:
-            assert (folder.parent / job.after / "done").exists()
+        if job.inputs:
+            assert job.path("base", folder).exists()
         return super().run_job(job, folder)
 
 
@@ -122,7 +126,9 @@ class Small:
 
     def jobs(self) -> list[Job]:
         return [
-            Job(name, seed, {"leaf": "base"}.get(name)) for seed in self.seeds for name in ("base", "leaf", "other")
+            Job(name, seed, inputs={"base": Input(Job("base", seed), "done")} if name == "leaf" else {})
+            for seed in self.seeds
+            for name in ("base", "leaf", "other")
         ]
 
     def run_job(self, job: Job, folder: Path) -> dict[str, Any]:
@@ -146,9 +152,18 @@ class Small:
         drawn = np.random.default_rng([job.seed, self.size.width, len(self.kind)]).random()
         return {"value": drawn, "solved": drawn > 0.5, "deep": {"er": job.seed}, "list": [1, 2]}
 
-    def conclude(self, results: dict[Job, dict[str, Any]]) -> list[Claim]:
-        values = {job.seed: result["value"] for job, result in results.items() if job.name == "other"}
-        return [over_seeds("half", values, lambda v: v > 0.5, paper="-", statement="It is large.", bar="> .5")]
+    def claims(self) -> list[Claim]:
+        return [
+            Claim(
+                id="half",
+                place="-",
+                sentence="It is large.",
+                conditions=("other",),
+                measure="value",
+                quantity=lambda other: other["value"],
+                criterion=above(0.5),
+            )
+        ]
 
     def pictures(self, results: dict[Job, dict[str, Any]], out: Path) -> list[Picture]:
         return []

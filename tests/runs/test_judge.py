@@ -2,6 +2,7 @@
 
 import errno
 import json
+import operator
 import os
 import re
 import shutil
@@ -17,17 +18,17 @@ from toylab.runs.jobs import execute
 from toylab.runs.judge import finish, judge_run, rebuild
 from toylab.runs.registry import name_of
 from toylab.runs.store import claim_folder
-from toylab.runs.study import Job, Study, by_arm
+from toylab.runs.study import Job, Study
 from toylab.studies.iteration_head.study import IterationHeadStudy
-from toylab.verdicts.claim import claims_table, numbers, over_seeds, read_claims
+from toylab.verdicts.claim import Claim
+from toylab.verdicts.criterion import above
+from toylab.verdicts.judgement import claims_table, numbers, read_claims
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bare:
-    """A study with nothing for the page but claims, one a condition, that cannot conclude without some conditions."""
+    """A study with nothing for the page but claims, one a condition."""
 
-    needs: tuple[str, ...] = ()
-    fewer: bool = False
     seeds: tuple[int, ...] = (0, 1)
 
     def jobs(self):
@@ -36,16 +37,16 @@ class Bare:
     def run_job(self, job, folder):
         return {"value": job.seed + 1.0}
 
-    def conclude(self, results):
-        arms = by_arm(results)
-        for name in self.needs:
-            assert arms[name]
-        texts = {"paper": "p", "statement": "s", "bar": "b"}
-        names = [name for name in ("one", "two") if name in arms or not self.fewer]
-        return (
-            over_seeds(name, {s: r["value"] for s, r in arms.get(name, {}).items()}, lambda v: v > 0, **texts)
-            for name in names
-        )
+    def claims(self):
+        return (claim(name) for name in ("one", "two"))
+
+
+def claim(name):
+    """About one condition."""
+    value, positive = operator.itemgetter("value"), above(0)
+    return Claim(
+        id=name, place="p", sentence="s", conditions=(name,), measure="value", quantity=value, criterion=positive
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,25 +79,6 @@ def test_a_study_needs_no_pictures_and_may_make_its_claims_one_by_one(tmp_path, 
     assert not (tmp_path / "out" / "figures").exists()
 
 
-@pytest.mark.parametrize("needs", [("one",), ("two",), ("one", "two")])
-def test_claims_stay_where_a_study_cannot_conclude_without_some_jobs_and_costs_are_left_out(tmp_path, capsys, needs):
-    summary = finish(done(Bare(needs=needs), tmp_path / "out"), Bare)
-    told = capsys.readouterr().err
-    assert told.startswith("toylab: costs are left out: Bare.conclude fails without the results of ")
-    assert f"(KeyError: {needs[0]!r})" in told
-    assert told.count("\n") == 1
-    assert len(read_claims(tmp_path / "out" / "claims.json")) == 2
-    assert not re.findall(r"CPU-s$", summary, flags=re.MULTILINE)
-    assert "<dt>Cost</dt>" not in (tmp_path / "out" / "report.html").read_text()
-
-
-def test_a_claim_that_is_missing_without_some_jobs_costs_these(tmp_path, capsys):
-    judged = judge_run(done(Bare(fewer=True), tmp_path / "out"), Bare)
-    assert capsys.readouterr().err == ""
-    assert judged.costs.keys() == {"one", "two"}
-    assert all(cost <= judged.cpu_seconds for cost in judged.costs.values())
-
-
 def test_claims_are_kept_before_what_pictures_raise_is_raised_again(tmp_path):
     out = done(Raising(), tmp_path / "out")
     with pytest.raises(ZeroDivisionError, match=r"^of the study$"):
@@ -106,10 +88,10 @@ def test_claims_are_kept_before_what_pictures_raise_is_raised_again(tmp_path):
 
 
 def test_two_claims_of_one_id_are_refused_by_name(tmp_path, monkeypatch):
-    out, conclude = done(Bare(), tmp_path / "out"), Bare.conclude
-    monkeypatch.setattr(Bare, "conclude", lambda self, results: [*conclude(self, results), *conclude(self, results)])
-    with pytest.raises(ToylabError, match=r"claim 'one': is made twice by Bare\.conclude; give"):
-        finish(out, Bare)
+    out = done(Bare(), tmp_path / "out")
+    monkeypatch.setattr(Bare, "claims", lambda self: [claim("one"), claim("one")])
+    with pytest.raises(ToylabError, match=r"claim 'one': is declared twice; give"):
+        judge_run(out, Bare)
 
 
 def test_what_is_no_picture_is_named_after_the_claims_are_kept(tmp_path, monkeypatch):

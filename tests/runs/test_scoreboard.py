@@ -23,8 +23,10 @@ from toylab.runs import registry, scoreboard
 from toylab.runs.judge import Judged, costs, judge_run
 from toylab.runs.scoreboard import Standing
 from toylab.runs.store import claim_folder
-from toylab.runs.study import Job
-from toylab.verdicts.judgement import Judgement, Verdict, numbers, over_seeds, read_claims
+from toylab.runs.study import Input, Job, conclude
+from toylab.verdicts.claim import Claim
+from toylab.verdicts.criterion import above
+from toylab.verdicts.judgement import Judgement, Verdict, numbers, read_claims
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 SHORT = {
@@ -75,42 +77,28 @@ def standing(words: str = "words", **fields) -> Standing:
 
 @dataclass(frozen=True)
 class Planted:
-    """A study whose claims are known to depend on one arm, on two, and on one that goes on from another."""
+    """A study whose claims are declared to depend on one condition, on two, and on one that starts from another."""
 
-    seeds: tuple[int, ...] = (0, 1)
+    def claims(self):
+        def of(id, *conditions):
+            return Claim(
+                id=id, place="p", sentence="s", conditions=conditions, measure="m", quantity=max, criterion=above(0)
+            )
 
-    def jobs(self):
-        return []
-
-    def run_job(self, job, folder):
-        return {}
-
-    def pictures(self, results, out):
-        return []
-
-    def conclude(self, results):
-        def of(*names):
-            return {job.seed: r["value"] for job, r in results.items() if job.name in names}
-
-        texts = {"paper": "p", "statement": "s", "bar": "b"}
-        both = {s: of("first")[s] + of("second")[s] for s in of("first").keys() & of("second").keys()}
-        return [
-            over_seeds("first", of("first"), lambda v: v > 0, **texts),
-            over_seeds("both", both, lambda v: v > 0, **texts),
-            over_seeds("child", of("child"), lambda v: v > 0, **texts),
-            over_seeds("grandchild", of("grandchild"), lambda v: v > 0, **texts),
-            over_seeds("nothing", {}, lambda v: v > 0, **texts),
+        return [of(name, name) for name in ("first", "child", "grandchild", "nothing")] + [
+            of("both", "first", "second")
         ]
 
 
 @given(st.lists(st.floats(0.1, 1e3), min_size=10, max_size=10))
-def test_a_claim_costs_what_it_changes_with_and_what_that_goes_on_from(seconds):
-    after = {"first": (), "second": (), "base": (), "child": "base", "grandchild": "child"}
-    jobs = [Job(name, seed, after=need) for name, need in after.items() for seed in (0, 1)]
-    spent = dict(zip(jobs, seconds, strict=True))
-    measured = {job: {"value": 1.0, "cost": {"cpu_seconds": spent[job]}} for job in jobs}
-    study = Planted()
-    found = costs(study, measured, study.conclude(measured))
+def test_a_claim_costs_what_its_conditions_and_what_they_start_from_took(seconds):
+    start = {"first": None, "second": None, "base": None, "child": "base", "grandchild": "child"}
+    jobs: dict[tuple[str, int], Job] = {}
+    for name, base in start.items():
+        for seed in (0, 1):
+            jobs[name, seed] = Job(name, seed, inputs={base: Input(jobs[base, seed])} if base else {})
+    spent = dict(zip(jobs.values(), seconds, strict=True))
+    found = costs(Planted(), spent)
 
     def total(*wanted):
         return pytest.approx(sum(seconds for job, seconds in spent.items() if job.name in wanted))
@@ -372,14 +360,14 @@ def test_the_readme_carries_the_published_board_word_for_word():
 def test_the_published_board_speaks_of_claims_that_there_are_from_ten_seeds():
     for one in scoreboard.published():
         kind = registry.load(one.study).STUDY
-        assert {claim.id for claim in one.claims} <= {claim.id for claim in kind.default().conclude({})}
+        assert {claim.id for claim in one.claims} <= {claim.id for claim in kind.default().claims()}
         assert one.seeds >= 10
 
 
 def test_the_published_board_withdraws_what_the_studies_withdraw_and_decides_nothing_from_one_seed():
     withdrawn = set()
     for one in scoreboard.published():
-        now = {claim.id: claim for claim in registry.load(one.study).STUDY.default().conclude({})}
+        now = {claim.id: claim for claim in conclude(registry.load(one.study).STUDY.default(), {})}
         for claim in one.claims:
             assert (claim.verdict == "withdrawn") == (now[claim.id].verdict == "withdrawn"), claim.id
             if claim.verdict == "withdrawn":

@@ -5,9 +5,8 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,7 +16,7 @@ from toylab.runs import sweep as sweeps
 from toylab.runs.grid import grid
 from toylab.runs.jobs import JobsFailedError, JobsRefusedError
 from toylab.runs.store import refuse_others
-from toylab.runs.study import Job, by_arm
+from toylab.runs.study import Job
 from toylab.runs.sweep import sweep
 from toylab.runs.table import load_runs
 from toylab.studies.iteration_head.study import IterationHeadStudy
@@ -213,12 +212,10 @@ def test_a_worker_that_does_not_see_the_folder_says_so(small, tmp_path):
 
 @dataclass(frozen=True)
 class Whole(Small):
-    """A study that cannot conclude where a job is missing."""
+    """A study with a detail that needs all of its jobs."""
 
-    def conclude(self, results: dict[Job, dict[str, Any]]) -> list[Claim]:
-        arms = by_arm(results)
-        assert arms["base"].keys() == arms["leaf"].keys()
-        return super().conclude(results)
+    def claims(self) -> list[Claim]:
+        return [replace(claim, details={"all": lambda results: dict(results)["base"]}) for claim in super().claims()]
 
 
 @pytest.mark.parametrize("how", ["chosen", "failed"])
@@ -238,6 +235,6 @@ def test_a_study_that_cannot_conclude_without_some_jobs_hides_no_failure_and_los
 
 
 def test_what_a_study_raises_of_all_its_jobs_keeps_its_class(small, out, monkeypatch):
-    monkeypatch.setattr(Small, "conclude", lambda self, results: results["no such job"])
+    monkeypatch.setattr(Small, "claims", lambda self: {}["no such job"])
     with pytest.raises(KeyError):
         sweep([small], out, workers=1, progress=False)

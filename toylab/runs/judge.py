@@ -19,6 +19,7 @@ from toylab.runs.store import read_cost, read_settings, results
 from toylab.runs.study import Job, Study, conclude, with_needs
 from toylab.settings import fit, kinds
 from toylab.training.attention_history import Shown
+from toylab.verdicts.claim import Claim
 from toylab.verdicts.judgement import Judgement, claims_table, count_verdicts, write_claims
 
 
@@ -87,17 +88,13 @@ def judge_run(out: Path | str, study: type | None = None) -> Judged:
     measured = results(settings, out)
     spent = {job: read_cost(job.folder(out)).cpu_seconds for job in measured}
     claims = conclude(settings, measured)
-    ids = [claim.id for claim in claims]
-    if twice := [id for id in ids if ids.count(id) > 1]:
-        told = f"is made twice by {type(settings).__name__}.conclude; give each an id of its own"
-        raise ToylabError(f"claim {twice[0]!r}: {told}")
     pictures: list[Picture] = []
     film = fault = None
     try:
         drawn = list(settings.pictures(measured, out) or ()) if hasattr(settings, "pictures") else []
         if wrong := [one for one in drawn if not isinstance(one, Picture)]:
             raise TypeError(f"pictures: holds {wrong[0]!r}, and each must be a toylab.report.page.Picture")
-        declared = settings.claims() if hasattr(settings, "claims") else ()
+        declared = list(settings.claims())
         pictures = [
             replace(one, claims=(*one.claims, *(claim.id for claim in declared if claim.figure == one.title)))
             for one in drawn
@@ -120,7 +117,7 @@ def judge_run(out: Path | str, study: type | None = None) -> Judged:
         claims=claims,
         pictures=pictures,
         film=film,
-        costs=costs(settings, measured, spent, claims),
+        costs=costs(settings, spent),
         cpu_seconds=sum(spent.values()),
         jobs=(len(measured), len({*settings.jobs(), *measured})),
         fault=fault,
@@ -191,38 +188,17 @@ def after_failures(out: Path | str, judging: Callable[..., Any], *arguments: Any
         print(f"toylab: {out}: could not be judged while jobs are missing ({told})", file=sys.stderr)
 
 
-def costs(
-    study: Study, measured: Mapping[Job, Any], spent: Mapping[Job, float | int], claims: Sequence[Judgement]
-) -> dict[str, float | int]:
+def costs(study: Study, spent: Mapping[Job, float | int]) -> dict[str, float | int]:
     """CPU-seconds behind each claim: of all jobs of the conditions that it depends on, and of what those start from.
 
     Args:
-        measured: results.
         spent: CPU-seconds of each job.
     """
-    if hasattr(study, "claims"):
-        return {
-            claim.id: sum(
-                spent[job] for job in with_needs((job for job in spent if job.condition in claim.depends_on), spent)
-            )
-            for claim in study.claims()
-        }
-    behind: dict[str, set[Job]] = {claim.id: set() for claim in claims}
-    for name in dict.fromkeys(job.name for job in measured):
-        left = {job: result for job, result in measured.items() if job.name != name}
-        try:
-            without = {claim.id: claim for claim in study.conclude(left)}
-        except Exception as error:  # whatever a study raises for lack of results, its verdicts stand
-            print(
-                f"toylab: costs are left out: {type(study).__name__}.conclude fails without the results of {name!r} "
-                f"({type(error).__name__}: {error})",
-                file=sys.stderr,
-            )
-            return {}
-        for claim in claims:
-            if claim != without.get(claim.id):
-                behind[claim.id] |= {job for job in measured if job.name == name}
-    return {id: sum(spent[job] for job in with_needs(jobs, measured)) for id, jobs in behind.items()}
+
+    def behind(claim: Claim) -> set[Job]:
+        return with_needs((job for job in spent if job.condition in claim.depends_on), spent)
+
+    return {claim.id: sum(spent[job] for job in behind(claim)) for claim in study.claims()}
 
 
 def restored(default: Any, settings: Any, path: Path | str) -> Any:

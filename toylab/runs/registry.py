@@ -38,9 +38,7 @@ def load(name: str) -> Any:
     """
     if ":" in name:
         kind = load_class("study", name)
-        refuse_incomplete(
-            "study", name, kind, ("jobs", "run_job", "conclude" if hasattr(kind, "conclude") else "claims")
-        )
+        refuse_incomplete("study", name, kind, ("jobs", "run_job", "claims"))
         return _as_module(kind)
     if name not in study_names():
         raise unknown("study", name, study_names())

@@ -88,15 +88,12 @@ def write_result(folder: Path | str, result: Any, gives: type, cost: Cost) -> No
 
 
 def read_result(folder: Path | str, gives: type = dict) -> Any:
-    """What a finished job measured, as the type that it gives; a plain dictionary with what it cost where that is none.
+    """What a finished job measured, as the type that it gives.
 
     Raises:
         ValueError: naming the file, if it is missing, damaged or not what a job of this version left.
     """
-    held = _read_measured(Path(folder))
-    if gives is dict:
-        return held
-    own = {name: value for name, value in held.items() if name != "cost"}
+    own = {name: value for name, value in read_measured(folder).items() if name != "cost"}
     try:
         return fit(gives, own, "result")
     except ToylabError as error:
@@ -106,11 +103,12 @@ def read_result(folder: Path | str, gives: type = dict) -> Any:
 
 def read_cost(folder: Path | str) -> Cost:
     """What a finished job took. Raises `ValueError` as `read_result` does."""
-    return fit(Cost, _read_measured(Path(folder))["cost"], f"{folder}: cost")
+    return fit(Cost, read_measured(folder)["cost"], f"{folder}: cost")
 
 
-def _read_measured(folder: Path) -> dict[str, Any]:
-    path = folder / "result.json"
+def read_measured(folder: Path | str) -> dict[str, Any]:
+    """What a finished job measured and what it cost, as JSON holds it. Raises `ValueError` as `read_result` does."""
+    path = Path(folder) / "result.json"
     as_left(path)
     held = read_json(path)
     spent = held.get("cost") if isinstance(held, dict) else None

@@ -31,8 +31,7 @@ class Job:
     Attributes:
         name: of the condition, and of the folder.
         seed: of initial weights and data.
-        after: jobs that must be done first (or the name of one of the same seed), besides those of the inputs.
-        inputs: the files that it starts from, by the name that the study calls them.
+        inputs: the files that it starts from, by the name that the study calls them; their jobs are done first.
         gives: the frozen dataclass that it returns; a plain dictionary where it is none.
         what: the settings of the condition, for the study itself.
         condition: that its result belongs to, where jobs of several names are one condition; else its own name.
@@ -40,7 +39,6 @@ class Job:
 
     name: str
     seed: int
-    after: str | tuple[Job, ...] | None = field(default=None, compare=False)
     inputs: Mapping[str, Input] = field(default_factory=dict, compare=False)
     gives: type = field(default=dict, compare=False)
     what: Any = field(default=None, compare=False)
@@ -52,8 +50,7 @@ class Job:
     @property
     def needs(self) -> tuple[Job, ...]:
         """The jobs that must be done first."""
-        first = (Job(self.after, self.seed),) if isinstance(self.after, str) else self.after or ()
-        return tuple(dict.fromkeys([*first, *(one.job for one in self.inputs.values())]))
+        return tuple(dict.fromkeys(one.job for one in self.inputs.values()))
 
     def path(self, name: str, folder: Path) -> Path:
         """The path of an input, from the folder of this job."""
@@ -74,7 +71,7 @@ def with_needs(jobs: Iterable[Job], among: Iterable[Job]) -> set[Job]:
 
 @runtime_checkable
 class Study(Protocol):
-    """A frozen dataclass of settings that knows its jobs, how to run one, and what follows from their results.
+    """A frozen dataclass of settings that knows its jobs, how to run one, and the claims that their results decide.
 
     For the page it may have `pictures(results, out)`, a list of `toylab.report.page.Picture` from the results and
     what the jobs left in their folders, and `film(results, out)`, a `toylab.training.attention_history.Shown` or None.
@@ -119,9 +116,7 @@ def check_jobs(study: Study) -> None:
 
 def conclude(study: Study, results: Mapping[Job, Any]) -> list[Judgement]:
     """The claims of a study, judged from the results of the jobs that finished."""
-    if hasattr(study, "conclude"):
-        return list(study.conclude(results))
-    return judge_claims(study.claims(), by_condition(results))
+    return judge_claims(list(study.claims()), by_condition(results))
 
 
 def by_condition(results: Mapping[Job, Any]) -> Conditions:
@@ -130,20 +125,6 @@ def by_condition(results: Mapping[Job, Any]) -> Conditions:
     for job, result in results.items():
         found.setdefault(job.condition, {})[job.seed] = result
     return found
-
-
-Result = dict[str, Any]
-"""What a job measured."""
-Arms = dict[str, dict[int, Result]]
-"""Results by the name of the arm and the seed."""
-
-
-def by_arm(results: dict[Job, Result]) -> Arms:
-    """Results by the name of the arm and the seed."""
-    arms: Arms = {}
-    for job, result in results.items():
-        arms.setdefault(job.name, {})[job.seed] = result
-    return arms
 
 
 def check_study(study: Study) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from toylab.console import ToylabError, unknown
 from toylab.files import exists
 from toylab.runs.grid import flat
-from toylab.runs.store import read_result, read_settings
+from toylab.runs.store import read_measured, read_settings
 from toylab.settings import check_option
 from toylab.verdicts.intervals import interval
 from toylab.verdicts.judgement import read_claims
@@ -73,7 +73,7 @@ def _rows(run: Path, folder: Path, rows: Literal["jobs", "claims"]) -> list[dict
         done, failed = (job / "done").exists(), (job / "error.txt").exists()
         row = {**first, "job": job.name, "seed": int(job.parent.name[5:])}
         row |= {"status": "done" if done else "failed" if failed else "unfinished", **settings}
-        found.append(row | ({f"result.{n}": v for n, v in flat(read_result(job)).items()} if done else {}))
+        found.append(row | ({f"result.{n}": v for n, v in flat(read_measured(job)).items()} if done else {}))
     return found
 
 

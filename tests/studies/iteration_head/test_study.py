@@ -130,7 +130,7 @@ def test_bars_follow_from_what_guessing_gives_and_from_the_steps():
 
 def test_at_the_default_settings_bars_are_what_they_were():
     task = IterationHeadStudy().task
-    bars = {claim.id: claim.bar for claim in IterationHeadStudy().conclude({})}
+    bars = {claim.id: claim.bar for claim in IterationHeadStudy().claims()}
     assert guesses(task, lengths_of(task)) == pytest.approx((1 / 11, 0.2509), abs=1e-4)
     assert "<= 0.15" in bars["cot-needed"]
     assert "<= 0.25 of tokens" in bars["ablate"]
