@@ -49,7 +49,7 @@ def as_many(**arguments: Any) -> None:
         raise ToylabError(f"{', '.join(f'{name}={size}' for name, size in sizes.items())}: must be as many each")
 
 
-def at_least(least: int, **arguments: Any) -> None:
+def not_below(least: int, **arguments: Any) -> None:
     """Refuse settings below a smallest value, NaN included."""
     for name, value in arguments.items():
         if not value >= least:

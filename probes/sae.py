@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Integer
 from torch import Tensor, nn
 
 from toylab.console import ToylabError
-from toylab.probes.checks import as_many, as_mask, at_least, finite, in_range, some
+from toylab.probes.checks import as_many, as_mask, finite, in_range, not_below, some
 from toylab.settings import torch_seed
 
 
@@ -75,8 +75,8 @@ def fit_autoencoder(
     """
     some(activations=activations)
     finite(activations=activations, learning_rate=learning_rate)
-    at_least(1, rows=rows)
-    at_least(0, steps=steps)
+    not_below(1, rows=rows)
+    not_below(0, steps=steps)
     generator = torch.Generator().manual_seed(torch_seed(seed))
     x = _at_least_single(activations.detach())
     scale = (x - x.mean(dim=0)).square().mean().sqrt()
@@ -177,7 +177,7 @@ def compare_features(
         ValueError: if one of the two groups is empty, or for a mask of other numbers than 0 and 1.
     """
     some(fires=fires)
-    at_least(1, permutations=permutations)
+    not_below(1, permutations=permutations)
     fires, group = as_mask("fires", fires), as_mask("group", group).to(fires.device)
     as_many(fires=fires, group=group)
     if indicator is not None:

@@ -8,7 +8,7 @@ studies of this package are loaded, see `of_folder`. No other module loads a stu
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import os
 import pkgutil
 import sys
@@ -117,15 +117,16 @@ def load_class(kind: str, name: str) -> type:
     with suppress(FileNotFoundError):  # the folder may have been deleted
         if os.getcwd() not in sys.path:
             sys.path.insert(0, os.getcwd())
+    first = importlib.util.find_spec(module.split(".")[0])
+    copies = [str(_FOLDER.parents[1] / part / "__init__.py") for part in ("tasks", "probes")]
+    if first is not None and first.origin in copies:
+        raise ToylabError(f"{kind} {name!r}: is a second copy of a module of ours; write toylab.{name}")
     try:
         held = importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise
         raise ToylabError(f"{kind} {name!r}: there is no module {module!r} here or among what is installed") from None
-    file = Path(getattr(held, "__file__", None) or "")
-    if module.split(".")[0] in ("tasks", "probes") and file.is_relative_to(_FOLDER.parents[1]):
-        raise ToylabError(f"{kind} {name!r}: is a second copy of a module of ours; write toylab.{name}")
     found = getattr(held, last, None)
     if not isinstance(found, type):
         raise unknown(

@@ -219,12 +219,12 @@ def _standings(content: bytes, name: str) -> list[Standing]:
         raise ToylabError(f"{name}: is not a scoreboard of this version ({error!r}); make it anew") from None
 
 
-HEAD = ["study", "hold", "fail", "open", "withdrawn", "seeds", "CPU-seconds"]
+COLUMNS = ["study", "hold", "fail", "open", "withdrawn", "seeds", "CPU-seconds"]
 
 
 def summary(standings: Sequence[Standing]) -> str:
     """A line a study, as text."""
-    return aligned([HEAD, *map(_cells, standings)])
+    return aligned([COLUMNS, *map(_cells, standings)])
 
 
 def _cost(one: Standing, claim: Claim) -> str:
@@ -239,7 +239,7 @@ def _cells(one: Standing) -> list[str]:
 
 def board_markdown(standings: Sequence[Standing]) -> str:
     """As Markdown: the summary, then every claim, folded by study."""
-    parts = [markdown_table([HEAD, *map(_cells, standings)], numbers=True)]
+    parts = [markdown_table([COLUMNS, *map(_cells, standings)], numbers=True)]
     for one in standings:
         head = ["verdict", "sentence", "where", "bar", "measured [95 % interval]", "seeds", "CPU-s"]
         body = [
@@ -262,7 +262,7 @@ def board_page(standings: Sequence[Standing]) -> str:
         "scoreboard.html",
         title="Which claims hold",
         papers="one paper" if len(standings) == 1 else f"{len(standings)} papers",
-        head="".join(f'<th scope="col">{name}</th>' for name in HEAD),
+        head="".join(f'<th scope="col">{name}</th>' for name in COLUMNS),
         summary="\n".join(map(_summary_row, standings)),
         studies="\n".join(map(_section, standings)),
     )
