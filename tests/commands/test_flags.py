@@ -64,7 +64,8 @@ MISTAKES = [
     (["check"], ["which task?", "package.module:Class", "parity"]),
     (["check", "party"], ["'party'", "did you mean parity?"]),
     (["check", "nowhere.at_all:Task"], ["no module 'nowhere.at_all'"]),
-    (["check", "tasks.iteration:Paraty"], ["'Paraty'", "did you mean Parity?"]),
+    (["check", "toylab.tasks.iteration:Paraty"], ["'Paraty'", "did you mean Parity?"]),
+    (["check", "tasks.iteration:Parity"], ["second copy", "write toylab.tasks.iteration:Parity"]),
     (["check", "parity", "--examples", "0"], ["examples=0", "at least 1"]),
     (["check", "parity", "--lengths", "0"], ["lengths=0", "at least 1"]),
     (["list", "--colour"], ["--colour"]),
@@ -75,7 +76,7 @@ MISTAKES = [
     (["--colour"], ["COMMAND"]),
     (["run", "parity"], ["parity is a task", "toylab train parity"]),
     (["sweep", "parity", "--grid", "seed=0"], ["parity is a task", "toylab train parity"]),
-    (["run", "tasks:Parity"], ["has no jobs", "it is a task: toylab train"]),
+    (["run", "toylab.tasks:Parity"], ["has no jobs", "it is a task: toylab train"]),
     *(
         ([command, "iteration-head"], ["iteration-head is a study", "toylab run iteration-head"])
         for command in ("show", "check", "train")
