@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from tests.runs.helpers import LEAVING, Branching, Counted, called, contents, start
 from toylab.console import ToylabError
-from toylab.files import digest, read_json
-from toylab.runs import jobs as engine
+from toylab.files import digest
+from toylab.runs import store
 from toylab.runs.jobs import JobsFailedError, JobsRefusedError, execute
-from toylab.runs.study import Job, Study
+from toylab.runs.store import read_cost, read_measured
+from toylab.runs.study import Input, Job, Study
 from toylab.runs.sweep import sweep
 from toylab.studies.iteration_head.study import IterationHeadStudy
 
@@ -24,10 +25,13 @@ from toylab.studies.iteration_head.study import IterationHeadStudy
 class Named(Counted):
     """A study whose jobs go on from each other."""
 
-    after: str | None = None
+    base: str | None = None
 
     def jobs(self) -> list[Job]:
-        return [Job(name, seed, self.after) for name in self.names for seed in self.seeds]
+        def inputs(seed: int) -> dict[str, Input]:
+            return {} if self.base is None else {"base": Input(Job(self.base, seed))}
+
+        return [Job(name, seed, inputs=inputs(seed)) for name in self.names for seed in self.seeds]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +41,8 @@ class Leaving(Branching):
     seeds: tuple[int, ...] = (0,)
 
     def run_job(self, job: Job, folder: Path) -> dict[str, Any]:
-        if job.after is not None:
-            (folder.parent / job.after / "left.txt").read_text()
+        if job.inputs:
+            (job.path("base", folder).parent / "left.txt").read_text()
         (folder / "left.txt").write_text(job.name)
         (folder / "checkpoint-1.safetensors").touch()
         return super().run_job(job, folder)
@@ -60,8 +64,9 @@ def test_every_job_is_done_once_in_its_order_and_its_result_comes_back_from_its_
     for job, result in found.items():
         assert result["value"] == 10 * job.seed + 1
         assert result["by length"] == {"4": 0.5}  # as JSON holds it, whether just measured or read again
-        assert result["cost"]["cpu_seconds"] >= 0
-        assert read_json(job.folder(base / "out") / "result.json") == result
+        folder = job.folder(base / "out")
+        assert read_cost(folder).cpu_seconds >= 0
+        assert read_measured(folder) == {**result, "cost": asdict(read_cost(folder))}
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
@@ -85,9 +90,12 @@ def test_what_goes_on_from_a_failure_fails_with_its_name_and_all_else_is_done(no
     assert sorted(called(notes)) == ["base 1", "left 1", "right 1"]
 
 
-def test_what_a_job_comes_after_is_no_part_of_its_name():
-    assert Job("left", 0, "base") == Job("left", 0)
-    assert len({Job("left", 0, "base"), Job("left", 0)}) == 1
+def test_what_a_job_starts_from_is_no_part_of_its_name(tmp_path):
+    left = Job("left", 0, inputs={"base": Input(Job("base", 1), "vector.safetensors")})
+    assert left == Job("left", 0)
+    assert len({left, Job("left", 0)}) == 1
+    assert left.needs == (Job("base", 1),)
+    assert left.path("base", left.folder(tmp_path)) == tmp_path / "seed-1" / "base" / "vector.safetensors"
 
 
 def test_a_finished_job_is_not_repeated(notes, out):
@@ -108,14 +116,14 @@ def test_a_job_that_was_cut_off_is_done_again(notes, out):
 
 
 def test_done_is_written_last(notes, out, monkeypatch):
-    write = engine.write_json
+    write = store.write_json
 
     def fail(path: Path, value: object) -> None:
         if path.name == "result.json":
             raise ToylabError("No space left on device")
         write(path, value)
 
-    monkeypatch.setattr(engine, "write_json", fail)
+    monkeypatch.setattr(store, "write_json", fail)
     with pytest.raises(JobsRefusedError, match=r"No space left"):
         start(Counted(), notes, out)
     assert not list(out.rglob("done"))
@@ -213,7 +221,7 @@ def test_a_job_that_goes_on_from_none_is_refused_before_anything_is_written(note
     with pytest.raises(
         ToylabError, match=r"job 'one' of seed 0: goes on from 'bsae' of seed 0, which jobs\(\) does not"
     ):
-        start(Named(after="bsae"), notes, out)
+        start(Named(base="bsae"), notes, out)
     assert not out.exists()
 
 
@@ -226,7 +234,7 @@ def test_what_a_result_calls_cost_is_not_lost_without_a_word(notes, out, monkeyp
 def test_no_job_takes_negative_time_where_the_clock_is_set_back(notes, out, monkeypatch):
     clock = itertools.count(2e9, -3600)
     monkeypatch.setattr(time, "time", lambda: next(clock))
-    assert all(result["cost"]["wall_seconds"] >= 0 for result in start(Counted(), notes, out).values())
+    assert all(read_cost(job.folder(out)).wall_seconds >= 0 for job in start(Counted(), notes, out))
 
 
 @pytest.mark.parametrize("workers", [0, -2])

@@ -121,7 +121,7 @@ def test_measuring_changes_nothing(circuit, batches, head):
     before = [p.clone() for p in circuit.parameters()]
     evaluate.progress(circuit, batches)
     evaluate.free_running_accuracy(circuit, TASK, batches)
-    interventions.causal_tests(circuit, batches, head)
+    interventions.causal_tests(circuit, batches, head).by_title()
     assert all(torch.equal(p, q) for p, q in zip(circuit.parameters(), before, strict=True))
     assert all(p.grad is None for p in circuit.parameters())
     assert not any(module._forward_hooks for module in circuit.modules())
@@ -202,10 +202,10 @@ def test_progress_of_one_length_or_without_written_states_speaks_of_accuracy_alo
 
 
 def test_each_edit_does_to_the_circuit_what_the_theory_says(circuit, batches, head):
-    found = interventions.causal_tests(circuit, batches, head)
-    for name in ("unedited", "zeroed on the inputs", "ideal pattern", "first layer: ideal pattern"):
+    found = interventions.causal_tests(circuit, batches, head).by_title()
+    for name in ("unedited", "zeroed on inputs", "ideal pattern", "first layer ideal pattern"):
         assert set(vars(found[name]).values()) == {1.0}, name
-    for name in ("zeroed", "uniform", "first layer: zeroed"):
+    for name in ("zeroed", "uniform", "first layer zeroed"):
         assert found[name].sequence == 0, name
         assert found[name].token < 0.7, name
 
@@ -245,20 +245,20 @@ def test_each_causal_test_is_the_edit_that_its_name_says(batches, head, backups)
         return {
             "unedited": {},
             "zeroed": dict.fromkeys(outputs, silent(answers)),
-            "zeroed, backups left": {"blocks.1.attn.z": silent(answers)},
+            "zeroed alone": {"blocks.1.attn.z": silent(answers)},
             "uniform": dict.fromkeys(patterns, reading({q: range(q + 1) for q in answers})),
-            "zeroed on the inputs": dict.fromkeys(outputs, silent(inputs)),
+            "zeroed on inputs": dict.fromkeys(outputs, silent(inputs)),
             "ideal pattern": dict.fromkeys(patterns, reading({**steps, 2 * length + 1: [end]})),
-            "first layer: zeroed": {"blocks.0.attn.z": silent(answers)},
-            "first layer: ideal pattern": {"blocks.0.attn.pattern": reading({q: [end] for q in answers})},
+            "first layer zeroed": {"blocks.0.attn.z": silent(answers)},
+            "first layer ideal pattern": {"blocks.0.attn.pattern": reading({q: [end] for q in answers})},
         }[name]
 
-    for name, measured in interventions.causal_tests(model, batches, head).items():
+    for name, measured in interventions.causal_tests(model, batches, head).by_title().items():
         assert measured == evaluate.accuracy(model, batches, lambda batch, name=name: by_hand(name, batch)), name
 
 
 def test_without_an_earlier_head_only_the_iteration_head_is_tested(circuit, batches, head):
-    found = interventions.causal_tests(circuit, batches, replace(head, end_of_input_at=None))
+    found = interventions.causal_tests(circuit, batches, replace(head, end_of_input_at=None)).by_title()
     assert not any("first layer" in name for name in found)
     assert found["ideal pattern"].sequence == 1
 
@@ -275,7 +275,7 @@ def test_an_ideal_pattern_repairs_a_circuit_whose_own_search_is_cut(batches, hea
     model = iteration_head(TASK).double()
     with torch.no_grad():
         model.blocks[1].attn.query.weight.zero_()
-    found = interventions.causal_tests(model, batches, head)
+    found = interventions.causal_tests(model, batches, head).by_title()
     assert found["unedited"].sequence == 0
     assert found["ideal pattern"].sequence == 1
 
@@ -285,7 +285,7 @@ def test_a_head_that_does_nothing_can_be_edited_without_loss(batches, head):
     idle = replace(head, layer=0, end_of_input_at=None)
     with torch.no_grad():
         model.blocks[0].attn.output.weight.zero_()
-    found = interventions.causal_tests(model, batches, idle)
+    found = interventions.causal_tests(model, batches, idle).by_title()
     assert len({found[name] for name in found}) == 1
 
 

@@ -74,7 +74,7 @@ def execute(
     workers: int,
     progress: bool = True,
     executor: Executor | None = None,
-) -> dict[Job, dict[str, Any]]:
+) -> dict[Job, Any]:
     """Run the jobs of a study that are not finished yet, and return what all of them measured.
 
     Ctrl-C stops at once; finished jobs stay, and the same call continues.
@@ -95,7 +95,7 @@ def execute(
 
 def execute_all(
     runs: Sequence[Run], title: str, workers: int, progress: bool = True, executor: Executor | None = None
-) -> list[dict[Job, dict[str, Any]]]:
+) -> list[dict[Job, Any]]:
     """`execute` for several runs, whose jobs share the workers: none idles while another study has work left."""
     check_workers(workers)
     for run in runs:
