@@ -79,6 +79,12 @@ def standing(words: str = "words", **fields) -> Standing:
 class Planted:
     """A study whose claims are declared to depend on one condition, on two, and on one that starts from another."""
 
+    seeds: tuple[int, ...] = (0, 1)
+
+    def jobs(self): ...
+
+    def run_job(self, job, folder): ...
+
     def claims(self):
         def of(id, *conditions):
             return Claim(

@@ -18,7 +18,7 @@ from toylab.model.transformer import Transformer
 from toylab.runs import store as runs
 from toylab.runs.jobs import JobsRefusedError, execute
 from toylab.runs.store import claim_folder, read_metrics
-from toylab.runs.study import Job
+from toylab.runs.study import Input, Job
 from toylab.studies.iteration_head.study import IterationHeadStudy
 from toylab.training.loop import Training
 
@@ -31,7 +31,8 @@ class Controlled(Counted):
 
     def jobs(self) -> list[Job]:
         controls = self.seeds[: self.control_seeds]
-        return [Job("main", seed) for seed in self.seeds] + [Job("control", seed, "main") for seed in controls]
+        starts = [Job("control", seed, inputs={"main": Input(Job("main", seed), "done")}) for seed in controls]
+        return [*(Job("main", seed) for seed in self.seeds), *starts]
 
 
 QUICK = IterationHeadStudy.quick()

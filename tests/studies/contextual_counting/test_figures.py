@@ -24,6 +24,6 @@ def test_every_figure_of_solved_regions_is_drawn_and_those_without_results_are_l
         job.folder(tmp_path).mkdir(parents=True)
         history = [{"step": 0, "accuracy": 0.2}, {"step": 100, "accuracy": 0.97}]
         write_metrics(job.folder(tmp_path) / "metrics.jsonl", Training(history=history))
-    drawn = draw(results, tmp_path, ("none", "rotary"), 64)
+    drawn = draw(results, tmp_path, ("none", "rotary"), ("none", "rotary"), 64)
     assert len(drawn) == len({picture.title for picture in drawn}) == 8
-    assert draw({}, tmp_path, ("none", "rotary"), 64) == []
+    assert draw({}, tmp_path, ("none", "rotary"), ("none", "rotary"), 64) == []
