@@ -20,7 +20,8 @@ from toylab.verdicts.judgement import claims_markdown, read_claims
 IDS = {
     "iteration-head": {
         "accuracy", "head", "ablate", "ablate-sequences", "ablate-inputs", "steer", "ideal-pattern",
-        "stop-rule", "first-layer", "cot-needed", "cot-needed-parity", "depth", "one-head", "varied-lengths", "transfer", "symbol-zero", "emergence",
+        "stop-rule", "first-layer", "cot-needed", "cot-needed-parity", "depth",
+        "one-head", "varied-lengths", "transfer", "symbol-zero", "emergence",
     },
     "contextual-counting": {
         "solved", "solved-rotary", "golden", "golden-named", "permutation-invariant", "count-bias-weight",
