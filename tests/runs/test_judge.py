@@ -50,6 +50,27 @@ def claim(name):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Grown(Bare):
+    """The same with a claim more, and a figure that it names."""
+
+    def claims(self):
+        return [*super().claims(), replace(claim("two"), id="new", figure="Values")]
+
+    def pictures(self, results, out):
+        return [Picture("Values", "One point per seed.", "<svg></svg>")]
+
+
+def test_a_claim_that_is_declared_is_judged_priced_and_shown_with_its_figure(tmp_path):
+    out = done(Grown(), tmp_path / "out")
+    finish(out, Grown)
+    judged = judge_run(out, Grown)
+    assert [one.id for one in read_claims(out / "claims.json")] == ["one", "two", "new"]
+    assert judged.costs["new"] == judged.costs["two"]
+    assert judged.pictures[0].claims == ("new",)
+    assert "<summary>new:" in (out / "report.html").read_text()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Raising(Bare):
     """The same with pictures that are not drawn."""
 

@@ -114,7 +114,6 @@ def claims(guess: float, blind: float, steps: int, one_head: str) -> list[Claim]
             quantity=partial(_kept, test="zeroed_on_inputs"),
             criterion=at_least(0.99),
             share=1.0,
-            control="ablate",
         ),
         causal(
             id="steer",
