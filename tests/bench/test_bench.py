@@ -243,6 +243,7 @@ def test_what_was_found_before_a_failure_is_kept(monkeypatch, tmp_path):
     assert [one["work"] for one in json.loads(kept.read_text(encoding="utf-8"))["found"]] == ["a step"]
 
 
+@pytest.mark.slow
 def test_all_studies_are_run_in_one_pool_and_each_is_finished(short_run, monkeypatch, tmp_path, capsys):
     held = read_settings(short_run / "settings.json")["settings"]
     study = rebuild(IterationHeadStudy.default(), held)

@@ -262,6 +262,7 @@ def test_the_module_and_the_version_are_those_of_the_program(tmp_path):
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc to find processes; runs on any Linux")
+@pytest.mark.slow
 def test_ctrl_c_stops_all_processes_at_once_with_a_short_message_and_keeps_checkpoints(tmp_path):
     out = tmp_path / "out"
     command = [PROGRAM, "run", "iteration-head", *TINY, "--train.steps", "100000", "--workers", "2", "--out", str(out)]

@@ -23,7 +23,8 @@ from toylab.training.attention_history import Shown
 from toylab.verdicts.judgement import Judgement
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium here: apt-get install chromium, and this runs")
+needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium here: apt-get install chromium, and this runs")
+pytestmark = [needs_browser, pytest.mark.slow]
 
 HOSTILE = "<script>document.title='taken'</script>"
 NAMES = ["start", HOSTILE, "&amp;", "EoS"]

@@ -116,14 +116,11 @@ def test_a_claim_costs_what_its_conditions_and_what_they_start_from_took(seconds
     assert found["nothing"] == 0
 
 
-def test_every_claim_of_a_real_run_that_was_measured_cost_something_and_none_more_than_all(judged):
+def test_every_claim_of_a_real_run_has_its_cost_and_figures_name_claims_that_there_are(judged):
     assert set(judged.costs) == {claim.id for claim in judged.claims}
     for claim in judged.claims:
         assert judged.costs[claim.id] > 0 or claim.measured is None, claim.id
         assert judged.costs[claim.id] <= judged.cpu_seconds + 1e-6
-
-
-def test_figures_name_claims_that_there_are_and_no_claim_twice(judged):
     named = [id for picture in judged.pictures for id in picture.claims]
     assert set(named) <= {claim.id for claim in judged.claims}
     assert len(named) == len(set(named))

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from tests.tasks.broken import MUTANTS, FutureLinks, broken
+from tests.tasks.broken import MUTANTS, FutureLinks, WaitsForEver, broken
 from toylab.console import ToylabError
 from toylab.tasks import (
     BrokenLawsError,
@@ -22,7 +22,13 @@ from toylab.tasks import (
 CASES = [(task, law) for task, named in MUTANTS for law in named]
 
 
-@pytest.mark.parametrize(("task", "law"), CASES, ids=[f"{type(task).__name__}-{law.__name__}" for task, law in CASES])
+def case(task, law):
+    """Of a task that waits for ever, the law waits for its patience."""
+    marks = [pytest.mark.slow] if isinstance(task, WaitsForEver) else []
+    return pytest.param(task, law, id=f"{type(task).__name__}-{law.__name__}", marks=marks)
+
+
+@pytest.mark.parametrize(("task", "law"), [case(task, law) for task, law in CASES])
 def test_a_broken_task_is_caught_by_its_law(task, law, monkeypatch):
     monkeypatch.setattr(task_laws, "PATIENCE", 5.0)
     failure = check.failure_of(law, task, examples=15)
