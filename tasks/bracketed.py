@@ -1,4 +1,4 @@
-"""BitStrings of bits with brackets: how they are sampled, listed, and how their counts are distributed."""
+"""Strings of bits with brackets: how they are sampled, listed, and how their counts are distributed."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shutil
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import get_args
 from urllib.parse import unquote, urlsplit
@@ -75,25 +75,16 @@ def standing(words: str = "words", **fields) -> Standing:
 # What a claim cost ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Planted:
-    """A study whose claims are declared to depend on one condition, on two, and on one that starts from another."""
+def planted() -> list[Claim]:
+    """Claims that depend on one condition, on two, and on one that starts from another."""
 
-    seeds: tuple[int, ...] = (0, 1)
+    def of(id, *conditions):
+        return Claim(
+            id=id, place="p", sentence="s", conditions=conditions, measure="m", quantity=max, criterion=above(0)
+        )
 
-    def jobs(self): ...
-
-    def run_job(self, job, folder): ...
-
-    def claims(self):
-        def of(id, *conditions):
-            return Claim(
-                id=id, place="p", sentence="s", conditions=conditions, measure="m", quantity=max, criterion=above(0)
-            )
-
-        return [of(name, name) for name in ("first", "child", "grandchild", "nothing")] + [
-            of("both", "first", "second")
-        ]
+    alone = ("first", "child", "grandchild", "nothing")
+    return [*(of(name, name) for name in alone), of("both", "first", "second")]
 
 
 @given(st.lists(st.floats(0.1, 1e3), min_size=10, max_size=10))
@@ -104,7 +95,7 @@ def test_a_claim_costs_what_its_conditions_and_what_they_start_from_took(seconds
         for seed in (0, 1):
             jobs[name, seed] = Job(name, seed, inputs={base: Input(jobs[base, seed])} if base else {})
     spent = dict(zip(jobs.values(), seconds, strict=True))
-    found = costs(Planted(), spent)
+    found = costs(planted(), spent)
 
     def total(*wanted):
         return pytest.approx(sum(seconds for job, seconds in spent.items() if job.name in wanted))

@@ -16,10 +16,10 @@ from toylab.files import UnwritableError, refuse_links, write_text
 from toylab.report.page import Picture, file_names, page
 from toylab.runs import registry
 from toylab.runs.store import read_cost, read_settings, results
-from toylab.runs.study import Job, Study, conclude, with_needs
+from toylab.runs.study import Job, by_condition, with_needs
 from toylab.settings import fit, kinds
 from toylab.training.attention_history import Shown
-from toylab.verdicts.claim import Claim
+from toylab.verdicts.claim import Claim, judge_claims
 from toylab.verdicts.judgement import Judgement, claims_table, count_verdicts, write_claims
 
 
@@ -87,14 +87,14 @@ def judge_run(out: Path | str, study: type | None = None) -> Judged:
     settings = restored(default, about["settings"], out / "settings.json")
     measured = results(settings, out)
     spent = {job: read_cost(job.folder(out)).cpu_seconds for job in measured}
-    claims = conclude(settings, measured)
+    declared = list(settings.claims())
+    claims = judge_claims(declared, by_condition(measured))
     pictures: list[Picture] = []
     film = fault = None
     try:
         drawn = list(settings.pictures(measured, out) or ()) if hasattr(settings, "pictures") else []
         if wrong := [one for one in drawn if not isinstance(one, Picture)]:
             raise TypeError(f"pictures: holds {wrong[0]!r}, and each must be a toylab.report.page.Picture")
-        declared = list(settings.claims())
         pictures = [
             replace(one, claims=(*one.claims, *(claim.id for claim in declared if claim.figure == one.title)))
             for one in drawn
@@ -117,7 +117,7 @@ def judge_run(out: Path | str, study: type | None = None) -> Judged:
         claims=claims,
         pictures=pictures,
         film=film,
-        costs=costs(settings, spent),
+        costs=costs(declared, spent),
         cpu_seconds=sum(spent.values()),
         jobs=(len(measured), len({*settings.jobs(), *measured})),
         fault=fault,
@@ -188,7 +188,7 @@ def after_failures(out: Path | str, judging: Callable[..., Any], *arguments: Any
         print(f"toylab: {out}: could not be judged while jobs are missing ({told})", file=sys.stderr)
 
 
-def costs(study: Study, spent: Mapping[Job, float | int]) -> dict[str, float | int]:
+def costs(claims: Sequence[Claim], spent: Mapping[Job, float | int]) -> dict[str, float | int]:
     """CPU-seconds behind each claim: of all jobs of the conditions that it depends on, and of what those start from.
 
     Args:
@@ -198,7 +198,7 @@ def costs(study: Study, spent: Mapping[Job, float | int]) -> dict[str, float | i
     def behind(claim: Claim) -> set[Job]:
         return with_needs((job for job in spent if job.condition in claim.depends_on), spent)
 
-    return {claim.id: sum(spent[job] for job in behind(claim)) for claim in study.claims()}
+    return {claim.id: sum(spent[job] for job in behind(claim)) for claim in claims}
 
 
 def restored(default: Any, settings: Any, path: Path | str) -> Any:

@@ -120,17 +120,6 @@ def mean(values: Iterable[float]) -> float:
     return sum(held) / len(held) if held else math.nan
 
 
-def shared_seeds(arms: Mapping[str, Mapping[int, Any]], names: Iterable[str]) -> list[int]:
-    """The seeds that all of these arms have."""
-    held = [set(arms.get(name, {})) for name in names]
-    return sorted(set.intersection(*held)) if held else []
-
-
-def each(found: Mapping[int, Any], number: Callable[[Any], Any]) -> dict[str, Any]:
-    """A number, or a list of them, from the result of each seed; rounded for people."""
-    return {str(seed): _rounded(number(result)) for seed, result in found.items()}
-
-
 def _known(value: Any) -> Any:
     """Details with None for what is no number, such as a mean of nothing."""
     if isinstance(value, Mapping):
@@ -138,12 +127,6 @@ def _known(value: Any) -> Any:
     if isinstance(value, list):
         return [_known(inner) for inner in value]
     return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, float):
-        return float(f"{value:.4g}")
-    return [_rounded(one) for one in value] if isinstance(value, list) else value
 
 
 def write_claims(path: Path | str, claims: Sequence[Judgement]) -> None:
