@@ -178,7 +178,7 @@ def claims(encodings: Sequence[str], causal: Sequence[str], longest: int, parts:
         ),
         in_decoder(
             id="count-bias-weight",
-            sentence="The n ones stand beside a bias that weighs as K of them.",
+            sentence="The attention on n counted ones competes with a bias of the weight of K ones.",
             measure="K in counted ones, largest over solved regions,",
             quantity=lambda none: max(region.k for region in none.solved),
             criterion=at_most(longest / 2),

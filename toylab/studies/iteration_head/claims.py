@@ -98,7 +98,7 @@ def claims(guess: float, blind: float, steps: int, one_head: str) -> list[Claim]
         causal(
             id="ablate-sequences",
             place="section 4, causal tests",
-            sentence="Without the head and its backups no sequence is right.",
+            sentence="Without the head and its backups, no sequence is correct.",
             measure="sequence accuracy with the head and its backups zeroed from EoI on",
             quantity=lambda main: main.tests.zeroed.sequence,
             criterion=at_most(0),
@@ -109,7 +109,7 @@ def claims(guess: float, blind: float, steps: int, one_head: str) -> list[Claim]
             kind="own",
             asks="absence",
             place="our control",
-            sentence="On the inputs, where it does not answer, the head can be spared.",
+            sentence="Zero-ablating the head on the input positions costs no accuracy.",
             measure=kept,
             quantity=partial(_kept, test="zeroed_on_inputs"),
             criterion=at_least(0.99),

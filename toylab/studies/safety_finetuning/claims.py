@@ -192,7 +192,7 @@ def _activations() -> list[Claim]:
         ),
         apart(
             id="clusters-order",
-            sentence="SSFT drives them apart less than DPO and unlearning.",
+            sentence="SSFT drives safe and unsafe prompts apart less than DPO and unlearning.",
             conditions=("base", *TRIO),
             measure=f"{over} weaker of DPO and unlearning minus SSFT,",
             quantity=lambda base, ssft, *strong: (

@@ -70,7 +70,7 @@ def null_space(no_regime: str) -> list[Claim]:
                 note="pre-training hardly ever writes NULL, so this alone puts the change of the down-projection "
                 "outside its leading output directions",
             ),
-            "In the control what it writes does not point there.",
+            "In the control, the change of the down-projection does not point to NULL.",
             at_most(0.1),
         ),
         _BestCell(
@@ -147,7 +147,7 @@ def inputs(no_decay: str) -> list[Claim]:
         ),
         acts(
             id="dw-on-unsafe-ssft",
-            sentence="Under SSFT, too, it acts more on unsafe inputs.",
+            sentence="Under SSFT, the change of the up-projection acts more on unsafe inputs.",
             conditions=("ssft",),
             criterion=at_least(1.15),
         ),
@@ -164,7 +164,7 @@ def inputs(no_decay: str) -> list[Claim]:
                     "a random direction": Detail("ssft-decay", "last.weak_inputs_random"),
                 },
             ),
-            "The control does not move them there.",
+            "The control does not move unsafe inputs to such directions.",
             at_most(1.3),
         ),
         *_with_control(
@@ -176,7 +176,7 @@ def inputs(no_decay: str) -> list[Claim]:
                 criterion=at_most(-0.03),
                 details={"gain before, after, unsafe": of_each("last.gain.unsafe", DECAYED)},
             ),
-            "After the control it reads them as before.",
+            "After the control, the last MLP reads unsafe inputs as before.",
             between(-0.03, 0.03),
         ),
     ]
