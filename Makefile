@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: run test test-slow test-interop bench soak scoreboard notebooks lint clean
+.PHONY: run test test-slow test-interop mutants bench soak scoreboard notebooks lint clean
 
 run: .venv/installed
 	$(BIN)/toylab run iteration-head $(ARGS)
@@ -18,6 +18,10 @@ test: .venv/installed-dev
 
 test-slow: .venv/installed-dev
 	$(BIN)/pytest -n 2 -m slow
+
+# Do the tests see faults? Plants those of tests/mutants/, one at a time; fifteen minutes on two cores.
+mutants: .venv/installed-dev
+	$(BIN)/python -m tests.mutants.run $(ARGS)
 
 # Our probes on models of other libraries, which are large: they are installed for this alone.
 test-interop: .venv/installed-interop
