@@ -114,7 +114,8 @@ def _add_tasks(add: Callable) -> None:
     command.add_argument("--out", type=Path, help="a file to keep the model in, such as model.safetensors")
 
     command = add("calibrate", calibrate_probes, "try the probes on cases of which the truth is known")
-    command.add_argument("probe", metavar="PROBE", nargs="*", help="which in detail (default: a table of all)")
+    text = "which in detail (default: a table of all), or `intervals`: the rules of verdict"
+    command.add_argument("probe", metavar="PROBE", nargs="*", help=text)
     _number(command, "seed", 0, "of the cases", 0)
     _number(command, "each", 10, "cases of a kind, half of which are held back", 2)
     _number(command, "workers", 2, "parallel processes, of one thread each", 1)

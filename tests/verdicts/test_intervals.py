@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from toylab.verdicts.intervals import bootstrap, interval, wilson
+from toylab.verdicts.intervals import bootstrap, interval, median_interval, share_interval, wilson
 
 VALUES = st.lists(st.floats(-100, 100), min_size=2, max_size=12)
 
@@ -89,3 +89,35 @@ def test_one_seed_has_no_interval(value):
 def test_shares_have_the_interval_of_wilson_and_means_that_of_the_bootstrap(values, passed):
     assert interval(values) == bootstrap(values)
     assert interval(passed) == wilson(sum(passed), len(passed))
+
+
+@given(st.data(), st.integers(1, 100), st.sampled_from([0.05, 0.05 / 3, 0.01]))
+def test_the_exact_interval_of_a_share_is_that_of_scipy(data, trials, level):
+    successes = data.draw(st.integers(0, trials))
+    expected = stats.binomtest(successes, trials).proportion_ci(1 - level, method="exact")
+    assert share_interval(successes, trials, level) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+@pytest.mark.parametrize("level", [0.05, 0.05 / 3])
+@pytest.mark.parametrize("size", [1, 5, 6, 7, 10, 20, 30])
+def test_the_interval_of_the_median_is_the_narrowest_of_its_confidence(size, level):
+    def missed(k):  # the chance that the median lies below the k-th smallest value, or above the k-th largest
+        return 2 * stats.binom.cdf(k - 1, size, 0.5)
+
+    found = median_interval(range(1, size + 1), level)
+    if found is None:
+        assert missed(1) > level
+    else:
+        low, high = found
+        assert (low + high, missed(low) <= level, missed(low + 1) > level) == (size + 1, True, True)
+
+
+@given(st.lists(st.floats(-100, 100), min_size=6, max_size=20), st.randoms())
+def test_the_interval_of_the_median_depends_on_order_alone(values, random):
+    low, high = median_interval(values)
+    mixed = random.sample(values, len(values))
+    assert median_interval(mixed) == (low, high)
+    assert median_interval([-value for value in values]) == (-high, -low)
+    assert median_interval([value**3 for value in values]) == pytest.approx((low**3, high**3))
+    assert low in values
+    assert high in values

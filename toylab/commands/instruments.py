@@ -11,6 +11,13 @@ from toylab.console import ToylabError, progress_bar
 
 def calibrate_probes(options: argparse.Namespace, rest: list[str]) -> None:
     """`toylab calibrate`."""
+    if options.probe == ["intervals"]:
+        from toylab.calibration.intervals import coverage_table, populations
+
+        print(coverage_table(populations()))
+        print("Coverage of nominal 95 %, and the largest share of wrong verdicts on one side, of a")
+        print("threshold at the truth; nominal is .025. Populations are drawn from with replacement.")
+        return
     from toylab.calibration import calibrate_all, calibration_json, calibration_table, detector_names
 
     found = calibrate_all(options.probe or detector_names(), options.seed, options.each, options.workers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from toylab.console import ToylabError
 
@@ -29,6 +30,14 @@ class Criterion:
     def meets(self, value: float | int) -> bool:
         """Whether a value meets the criterion; NaN meets none."""
         return self.low < value < self.high if self.strict else self.low <= value <= self.high
+
+    def side(self, interval: tuple[float, float]) -> Literal["supported", "refuted", "undecided"]:
+        """Whether all numbers of an interval meet the criterion, or all miss it."""
+        low, high = interval
+        if self.meets(low) and self.meets(high):
+            return "supported"
+        below, beyond = (high <= self.low, low >= self.high) if self.strict else (high < self.low, low > self.high)
+        return "refuted" if below or beyond else "undecided"
 
     def __str__(self) -> str:
         if math.isinf(self.high):

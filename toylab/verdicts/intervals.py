@@ -36,15 +36,41 @@ def wilson(successes: int, trials: int, z: float = 1.96) -> Interval:
     Raises:
         ValueError: without a trial, or for successes outside 0 .. trials.
     """
-    if not 0 <= successes <= trials or trials == 0:
-        raise ToylabError(
-            f"successes={successes}, trials={trials}: need at least one trial and 0 <= successes <= trials"
-        )
+    _check_share(successes, trials)
     share = successes / trials
     centre = share + z**2 / (2 * trials)
     margin = z * math.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
     scale = 1 + z**2 / trials
     return max(0.0, (centre - margin) / scale), min(1.0, (centre + margin) / scale)
+
+
+def share_interval(successes: int, trials: int, level: float = 0.05) -> Interval:
+    """The exact interval of a share at confidence 1 - level (Clopper and Pearson 1934), for any number of trials.
+
+    Raises:
+        ValueError: without a trial, or for successes outside 0 .. trials.
+    """
+    _check_share(successes, trials)
+    from scipy.stats import beta  # half a second
+
+    misses = trials - successes
+    low = float(beta.ppf(level / 2, successes, misses + 1)) if successes else 0.0
+    high = float(beta.ppf(1 - level / 2, successes + 1, misses)) if misses else 1.0
+    return low, high
+
+
+def median_interval(values: Sequence[float | int], level: float = 0.05) -> Interval | None:
+    """The interval of the median between two order statistics, whose confidence is at least 1 - level for any
+    distribution: from the k-th smallest to the k-th largest value, where the median lies outside of both with a chance
+    of 2 P(Bin(n, 1/2) < k).
+
+    None for values too few to have one: five enclose the median in 1 - 2/32 of all cases.
+    """
+    ordered, size = sorted(values), len(values)
+    outside, k = 0.0, 0  # chance that fewer than k values lie on one side of the median
+    while k < size and 2 * (more := outside + math.comb(size, k) / 2**size) <= level:
+        outside, k = more, k + 1
+    return (float(ordered[k - 1]), float(ordered[-k])) if k else None
 
 
 def bootstrap(values: Sequence[float | int], draws: int = 2000) -> Interval:
@@ -59,3 +85,10 @@ def bootstrap(values: Sequence[float | int], draws: int = 2000) -> Interval:
     means = data[stream(0, "bootstrap").integers(len(data), size=(draws, len(data)))].mean(axis=1)
     low, high = np.quantile(means, [0.025, 0.975])
     return float(low), float(high)
+
+
+def _check_share(successes: int, trials: int) -> None:
+    if not 0 <= successes <= trials or trials == 0:
+        raise ToylabError(
+            f"successes={successes}, trials={trials}: need at least one trial and 0 <= successes <= trials"
+        )

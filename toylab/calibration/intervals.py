@@ -1,0 +1,165 @@
+"""Do the rules of verdict err as seldom as they say? Simulated on populations of which the truth is known.
+
+    toylab calibrate intervals
+
+The populations are a normal and a skewed one, shares of yes and no, and the per-seed values of the published
+scoreboard, where models that learned nothing stand beside perfect ones. A threshold is put at the truth, where a
+verdict errs most often, and seeds are drawn anew; the intervals of a mean that are usual stand beside.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from toylab.console import aligned
+from toylab.runs.scoreboard import published
+from toylab.tasks import stream
+from toylab.verdicts.criterion import Criterion, above, at_least, at_most, below
+from toylab.verdicts.decision import FEWEST, LEVEL, Plan, decide
+from toylab.verdicts.intervals import Interval, bootstrap, median_interval, share_interval
+
+SIZES = (3, 5, 6, 10, 20, 30)
+SIZES_OF_RULES = {"six, fixed": (6, 6), "ten, fixed": (10, 10), "10, 20, 30": (30, 0), "6, then 10, 20, 30": (30, 6)}
+"""Seeds of a run, and how many of them it was begun with as a fixed size (0: until decided)."""
+GOAL = 0.03
+"""Verdicts on one wrong side that a rule may give where the nominal share is .025."""
+
+
+@dataclass(frozen=True)
+class Population:
+    """Per-seed values to draw from, with their true median and mean."""
+
+    name: str
+    draw: Callable[[np.random.Generator, tuple[int, int]], np.ndarray]
+    median: float
+    mean: float
+
+
+def populations() -> list[Population]:
+    """Those that are tried: two continuous ones, and every published claim with as many values as seeds."""
+    found = [
+        Population("normal", lambda rng, size: rng.standard_normal(size), 0.0, 0.0),
+        Population("lognormal", lambda rng, size: np.exp(rng.standard_normal(size)), 1.0, math.exp(0.5)),
+    ]
+    for standing in published():
+        for claim in standing.claims:
+            held = np.sort(np.array([*claim.details["by seed"].values()], dtype=float)) if claim.seeds else np.zeros(0)
+            if len(held) >= FEWEST and held[0] < held[-1]:
+                found.append(_of_values(f"{standing.study}, {claim.id}", held))
+    return found
+
+
+def _of_values(name: str, held: np.ndarray) -> Population:
+    """Values drawn with replacement. The median is the lower of the two in the middle, a value that is drawn."""
+    return Population(
+        name, lambda rng, size: rng.choice(held, size), float(held[(len(held) - 1) // 2]), float(held.mean())
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coverage:
+    """How often an interval of some values encloses the truth."""
+
+    population: str
+    seeds: int
+    median: float | None
+    """Of the exact interval of the median; None for values too few to have one."""
+    student: float
+    """Of Student's interval of the mean."""
+    resampled: float
+    """Of the bootstrap interval of the mean."""
+
+
+def coverage(population: Population, seeds: int, draws: int = 400) -> Coverage:
+    """Shares of the draws in which each interval of nominally 95 % encloses its truth."""
+    rows = population.draw(stream(0, "coverage", seeds), (draws, seeds))
+    medians = [median_interval(row.tolist()) for row in rows]
+    return Coverage(
+        population=population.name,
+        seeds=seeds,
+        median=None if medians[0] is None else _share(medians, population.median),
+        student=_share(map(_student, rows), population.mean),
+        resampled=_share((bootstrap(row.tolist(), 200) for row in rows), population.mean),
+    )
+
+
+def _share(intervals: Iterable[Interval], truth: float) -> float:
+    return float(np.mean([low <= truth <= high for low, high in intervals]))
+
+
+def _student(row: np.ndarray) -> Interval:
+    half = _quantile(len(row)) * row.std(ddof=1) / math.sqrt(len(row))
+    return float(row.mean() - half), float(row.mean() + half)
+
+
+@lru_cache
+def _quantile(seeds: int) -> float:
+    from scipy.stats import t
+
+    return float(t.ppf(1 - LEVEL / 2, seeds - 1))
+
+
+def one_sided_errors(population: Population, rule: str, draws: int = 400) -> dict[str, float]:
+    """Shares of the draws with a wrong verdict on the median, for thresholds at the truth, on either side of it."""
+    seeds, fixed = SIZES_OF_RULES[rule]
+    plan = Plan(tuple(range(seeds)), fixed)
+    rows = population.draw(stream(0, "errors", rule), (draws, seeds))
+    truth = population.median
+    wrong: dict[str, tuple[Criterion, str]] = {
+        "refuted, though at least": (at_least(truth), "refuted"),
+        "refuted, though at most": (at_most(truth), "refuted"),
+        "supported, though not above": (above(truth), "supported"),
+        "supported, though not below": (below(truth), "supported"),
+    }
+    values = [dict(enumerate(row.tolist())) for row in rows]
+    return {
+        told: float(np.mean([decide(one, criterion, "median", plan).word == word for one in values]))
+        for told, (criterion, word) in wrong.items()
+    }
+
+
+def share_error(rule: str, share: float = 0.5) -> float:
+    """Chance that "in most seeds" is supported where a share of the seeds passes; enumerated over all looks."""
+    seeds, fixed = SIZES_OF_RULES[rule]
+    looks = {look.seeds: look.level for look in Plan(tuple(range(seeds)), fixed).looks}
+    going, supported = {0: 1.0}, 0.0  # chance of each number of passes so far, of runs that are undecided
+    for seen in range(1, seeds + 1):
+        more: dict[int, float] = {}
+        for passed, chance in going.items():
+            more[passed] = more.get(passed, 0.0) + chance * (1 - share)
+            more[passed + 1] = more.get(passed + 1, 0.0) + chance * share
+        going = more
+        if seen in looks:
+            ends = {passed: share_interval(passed, seen, looks[seen]) for passed in going}
+            supported += sum(chance for passed, chance in going.items() if ends[passed][0] > 0.5)
+            going = {passed: chance for passed, chance in going.items() if ends[passed][0] <= 0.5 <= ends[passed][1]}
+    return supported
+
+
+def coverage_table(chosen: Sequence[Population]) -> str:
+    """Coverage by number of seeds, and errors of every rule, least favourable published claims included."""
+    lines = [["population", "seeds", "median, exact", "mean, Student", "mean, bootstrap"]]
+    for seeds in SIZES:
+        found = [coverage(one, seeds) for one in chosen]
+        rows = [*found[:2], *_spread(found[2:])]
+        lines += [[one.population, str(seeds), *map(_told, (one.median, one.student, one.resampled))] for one in rows]
+    errors = [["rule", "median, simulated", "share, enumerated"]]
+    for rule in SIZES_OF_RULES:
+        largest = max(max(one_sided_errors(one, rule).values()) for one in chosen)
+        errors.append([rule, f"{largest:.3f}", f"{share_error(rule):.4f}"])
+    return f"{aligned(lines)}\n\n{aligned(errors)}"
+
+
+def _spread(found: Sequence[Coverage]) -> list[Coverage]:
+    """The published claims with the least coverage by Student's interval, and in the middle."""
+    ordered = sorted(found, key=lambda one: one.student)
+    return [ordered[0], ordered[len(ordered) // 2]] if ordered else []
+
+
+def _told(share: float | None) -> str:
+    return "" if share is None else f"{share:.3f}"
