@@ -31,7 +31,7 @@ GOAL = 0.03
 
 
 @dataclass(frozen=True)
-class Population:
+class SeedDistribution:
     """Per-seed values to draw from, with their true median and mean."""
 
     name: str
@@ -40,11 +40,11 @@ class Population:
     mean: float
 
 
-def populations() -> list[Population]:
+def populations() -> list[SeedDistribution]:
     """Those that are tried: two continuous ones, and every published claim with as many values as seeds."""
     found = [
-        Population("normal", lambda rng, size: rng.standard_normal(size), 0.0, 0.0),
-        Population("lognormal", lambda rng, size: np.exp(rng.standard_normal(size)), 1.0, math.exp(0.5)),
+        SeedDistribution("normal", lambda rng, size: rng.standard_normal(size), 0.0, 0.0),
+        SeedDistribution("lognormal", lambda rng, size: np.exp(rng.standard_normal(size)), 1.0, math.exp(0.5)),
     ]
     for standing in published():
         for claim in standing.claims:
@@ -54,9 +54,9 @@ def populations() -> list[Population]:
     return found
 
 
-def _of_values(name: str, held: np.ndarray) -> Population:
+def _of_values(name: str, held: np.ndarray) -> SeedDistribution:
     """Values drawn with replacement. The median is the lower of the two in the middle, a value that is drawn."""
-    return Population(
+    return SeedDistribution(
         name, lambda rng, size: rng.choice(held, size), float(held[(len(held) - 1) // 2]), float(held.mean())
     )
 
@@ -75,7 +75,7 @@ class Coverage:
     """Of the bootstrap interval of the mean."""
 
 
-def coverage(population: Population, seeds: int, draws: int = 400) -> Coverage:
+def coverage(population: SeedDistribution, seeds: int, draws: int = 400) -> Coverage:
     """Shares of the draws in which each interval of nominally 95 % encloses its truth."""
     rows = population.draw(stream(0, "coverage", seeds), (draws, seeds))
     medians = [median_interval(row.tolist()) for row in rows]
@@ -104,7 +104,7 @@ def _quantile(seeds: int) -> float:
     return float(t.ppf(1 - LEVEL / 2, seeds - 1))
 
 
-def one_sided_errors(population: Population, rule: str, draws: int = 400) -> dict[str, float]:
+def one_sided_errors(population: SeedDistribution, rule: str, draws: int = 400) -> dict[str, float]:
     """Shares of the draws with a wrong verdict on the median, for thresholds at the truth, on either side of it."""
     seeds, fixed = SIZES_OF_RULES[rule]
     plan = Plan(tuple(range(seeds)), fixed)
@@ -141,7 +141,7 @@ def share_error(rule: str, share: float = 0.5) -> float:
     return supported
 
 
-def coverage_table(chosen: Sequence[Population]) -> str:
+def coverage_table(chosen: Sequence[SeedDistribution]) -> str:
     """Coverage by number of seeds, and errors of every rule, least favourable published claims included."""
     lines = [["population", "seeds", "median, exact", "mean, Student", "mean, bootstrap"]]
     for seeds in SIZES:
