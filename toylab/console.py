@@ -78,7 +78,7 @@ def markdown_table(rows: Sequence[Sequence[str]], numbers: bool = False) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in (head, rule, *body))
 
 
-COLOURS = {"holds": 32, "fails": 31, "open": 33, "withdrawn": 33}
+COLOURS = {"supported": 32, "refuted": 31, "undecided": 33, "uninformative": 33, "not run": 33}
 """The terminal's own numbers for green, red and yellow: each theme shows them so that they can be read."""
 
 

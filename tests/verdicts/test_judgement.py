@@ -1,10 +1,9 @@
-"""Laws of claims: a verdict follows from bar and numbers alone, and nothing is lost on the way to a file or a table."""
+"""Laws of judgements as text and as files: nothing is lost on the way, and fewer than six seeds get no verdict."""
 
 import io
 import json
-import math
 import re
-from dataclasses import asdict
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -12,39 +11,52 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.examples import fewer
-from toylab.console import ToylabError, takes_colour
-from toylab.verdicts.intervals import bootstrap, wilson
+from toylab.console import takes_colour
 from toylab.verdicts.judgement import (
+    IN_FULL,
+    KINDS_IN_WORDS,
+    ControlJudgement,
     Judgement,
     Verdict,
+    by_kind,
     claims_markdown,
     claims_table,
+    control_text,
     count_verdicts,
     mean,
     numbers,
     or_never,
-    over_seeds,
     read_claims,
+    shown_verdict,
+    threshold,
     write_claims,
 )
 
-TEXTS = {"paper": "section 4", "statement": "Heads form.", "bar": "mean >= .5"}
-BY_SEED = st.dictionaries(st.integers(0, 50), st.floats(0, 1), min_size=2, max_size=8)
+TEXTS = {"place": "section 4", "statement": "Heads form.", "criterion": "median >= .5"}
 WORDS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), max_size=300)
 NUMBERS = st.floats(-1e12, 1e12)
-
-
 INTERVALS = st.none() | st.tuples(NUMBERS, NUMBERS)
+CONTROLS = st.fixed_dictionaries(
+    {
+        "what": WORDS,
+        "measured": st.none() | NUMBERS,
+        "interval": INTERVALS,
+        "misses": st.none() | st.booleans(),
+    }
+)
 FIELDS = st.fixed_dictionaries(
     {
         "id": st.text("abcdefgh-", min_size=1, max_size=18),
-        "paper": WORDS,
+        "kind": st.sampled_from([*KINDS_IN_WORDS]),
+        "place": WORDS,
         "statement": WORDS,
-        "bar": WORDS,
+        "criterion": WORDS,
         "measured": st.none() | NUMBERS,
         "interval": INTERVALS,
         "seeds": st.lists(st.integers(0, 1000), max_size=20).map(tuple),
         "verdict": st.sampled_from(get_args(Verdict)),
+        "control": st.none() | CONTROLS,
+        "uncontrolled": WORDS,
         "details": st.dictionaries(WORDS, NUMBERS | st.none() | st.booleans() | WORDS, max_size=3),
         "note": WORDS,
     }
@@ -52,102 +64,40 @@ FIELDS = st.fixed_dictionaries(
 """Those of a claim, which the tests then build (beartype's own dice upset hypothesis while it draws)."""
 
 
+def made(fields: dict) -> Judgement:
+    control = fields["control"] and ControlJudgement(**fields["control"])
+    return Judgement(**fields | {"control": control})
+
+
 def claim_of(**fields) -> Judgement:
-    plain = {"id": "id", "measured": 0.5, "interval": None, "seeds": (0,), "verdict": "holds", **TEXTS}
-    return Judgement(**{**plain, **fields})
+    seeds = tuple(range(6))
+    plain = {"id": "id", "measured": 0.5, "interval": None, "seeds": seeds, "verdict": "supported", **TEXTS}
+    return Judgement(**plain | fields)
 
 
-# Verdicts ------------------------------------------------------------------------------------------------------------
+def test_a_mean_of_nothing_is_no_number_and_what_never_happened_says_so():
+    assert mean([]) != mean([])
+    assert (mean([1.0, 2.0]), or_never(None), or_never(40)) == (1.5, "never", 40)
+    assert (threshold(0.25, 0.06), threshold(1 / 7, 0.06)) == (0.31, 0.2)
 
 
-@given(BY_SEED, st.floats(0, 1))
-def test_without_a_share_the_mean_is_judged(values, bar):
-    claim = over_seeds("id", values, lambda value: value >= bar, **TEXTS)
-    mean = sum(values.values()) / len(values)
-    assert claim.verdict == ("holds" if mean >= bar else "fails")
-    assert claim.measured == pytest.approx(mean, abs=5.1e-5)
-    assert claim.interval == pytest.approx(bootstrap(list(values.values())), abs=5.1e-5)
-    assert claim.seeds == tuple(values)
+@given(st.lists(FIELDS, max_size=6))
+def test_verdicts_are_counted_without_checks_of_the_set_up(drawn):
+    held = [made(fields) for fields in drawn]
+    counts = count_verdicts(held)
+    assert tuple(counts) == get_args(Verdict)
+    assert sum(counts.values()) == sum(one.kind != "set-up" for one in held)
+    assert [one for of_kind in by_kind(held).values() for one in of_kind] == sorted(
+        held, key=lambda one: [*KINDS_IN_WORDS].index(one.kind)
+    )
 
 
-@given(BY_SEED, st.floats(0, 1), st.floats(0.01, 1))
-def test_with_a_share_the_seeds_that_pass_are_counted(values, bar, share):
-    claim = over_seeds("id", values, lambda value: value >= bar, share=share, **TEXTS)
-    passed = len([value for value in values.values() if value >= bar])
-    assert claim.verdict == ("holds" if passed / len(values) >= share else "fails")
-    assert claim.measured == pytest.approx(passed / len(values), abs=5.1e-5)
-    assert claim.interval == pytest.approx(wilson(passed, len(values)), abs=5.1e-5)
-
-
-@given(st.integers(0, 50), st.floats(0, 1), st.none() | st.floats(0.01, 1), st.booleans(), st.booleans())
-def test_one_seed_is_measured_and_decides_nothing(seed, value, share, surely, right):
-    claim = over_seeds("id", {seed: value}, lambda value: right, share=share, surely=surely, **TEXTS)
-    assert (claim.verdict, claim.interval, claim.seeds) == ("open", None, (seed,))
-    assert claim.measured == pytest.approx(value if share is None else float(right), abs=5.1e-5)
-    assert claim.note
-
-
-@given(st.lists(st.floats(0.6, 1), min_size=2, max_size=12))
-def test_to_be_sure_takes_six_seeds(values):
-    claim = over_seeds("id", dict(enumerate(values)), lambda value: value > 0.5, surely=True, **TEXTS)
-    assert claim.verdict == ("holds" if len(values) >= 6 else "open")
-    assert claim.interval == pytest.approx(bootstrap(values), abs=5.1e-5)
-
-
-def test_an_interval_beyond_the_bar_is_not_sure():
-    values = dict(enumerate([1.0, 0.0, 0.0, 0.0, 0.0, 0.0]))
-    plain, sure = (over_seeds("id", values, lambda v: v > 0.1, surely=surely, **TEXTS) for surely in (False, True))
-    assert (plain.verdict, sure.verdict) == ("holds", "fails")
-
-
-@given(st.dictionaries(st.integers(0, 50), st.floats(0, 1), max_size=8), st.none() | st.floats(0.01, 1))
-def test_a_withdrawn_claim_keeps_what_was_measured_and_says_why(values, share):
-    def claim(**more) -> Judgement:
-        return over_seeds("id", values, lambda value: value >= 0.5, share=share, note="Read it so.", **TEXTS, **more)
-
-    plain, withdrawn = claim(), claim(withdrawn="a random model meets the bar", open_because="it is not known")
-    assert withdrawn.verdict == "withdrawn"
-    assert withdrawn.note == "a random model meets the bar; Read it so."
-    assert asdict(withdrawn) == asdict(plain) | {"verdict": "withdrawn", "note": withdrawn.note}
-    for text in (claims_table([withdrawn]), claims_markdown([withdrawn])):
-        assert "a random model meets the bar" in text
-    assert count_verdicts([withdrawn]) == {"holds": 0, "fails": 0, "open": 0, "withdrawn": 1}
-
-
-@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
-def test_a_value_that_is_no_number_is_refused_with_claim_and_seed(wrong):
-    with pytest.raises(ToylabError, match=r"^head: seed 7 gives .*: must be a finite number"):
-        over_seeds("head", {3: 0.5, 7: wrong}, lambda value: True, **TEXTS)
-
-
-def test_a_mean_of_nothing_is_not_measured():
-    details = {"a": mean([]), "b": {"c": [mean([]), mean([1.0, 2.0])]}, "d": or_never(None), "e": or_never(40)}
-    found = over_seeds("id", {}, lambda value: True, details=details, **TEXTS).details
-    assert found == {"by seed": {}, "a": None, "b": {"c": [None, 1.5]}, "d": "never", "e": 40}
-
-
-def test_four_seeds_of_five_are_a_share_of_eight_tenths():
-    values = {seed: float(seed != 2) for seed in range(5)}
-    assert over_seeds("id", values, lambda v: v == 1, share=0.8, **TEXTS).verdict == "holds"
-    assert over_seeds("id", {**values, 3: 0.0}, lambda v: v == 1, share=0.8, **TEXTS).verdict == "fails"
-
-
-@pytest.mark.parametrize("share", [None, 0.8])
-def test_what_no_seed_measured_stays_open(share):
-    def never(value: float) -> bool:
-        raise AssertionError("there is no value to judge")
-
-    claim = over_seeds("id", {}, never, share=share, **TEXTS)
-    assert (claim.verdict, claim.measured, claim.interval, claim.seeds) == ("open", None, None, ())
-
-
-@given(BY_SEED)
-def test_the_number_of_every_seed_is_kept_beside_other_details(values):
-    claim = over_seeds("id", values, lambda value: True, **TEXTS, details={"more": 1}, note="Read it so.")
-    assert claim.details["more"] == 1
-    assert claim.details["by seed"] == {str(seed): pytest.approx(v, abs=5.1e-5) for seed, v in values.items()}
-    assert {name: getattr(claim, name) for name in TEXTS} == TEXTS
-    assert claim.note == "Read it so."
+def test_measurements_of_few_seeds_stand_without_a_verdict():
+    few = claim_of(verdict="undecided", seeds=(0, 1))
+    assert shown_verdict(few) == "measured"
+    assert shown_verdict(replace(few, seeds=tuple(range(6)))) == "undecided"
+    assert shown_verdict(claim_of(verdict="not run", seeds=(), measured=None)) == "not run"
+    assert "UNDECIDED" not in claims_table([few])
 
 
 # The table -----------------------------------------------------------------------------------------------------------
@@ -156,7 +106,7 @@ def test_the_number_of_every_seed_is_kept_beside_other_details(values):
 @fewer(0.3)
 @given(st.lists(FIELDS, max_size=4))
 def test_no_line_of_the_table_is_longer_than_eighty_columns(held):
-    assert all(len(line) <= 80 for line in claims_table([Judgement(**fields) for fields in held]).splitlines())
+    assert all(len(line) <= 80 for line in claims_table([made(fields) for fields in held]).splitlines())
 
 
 @pytest.mark.parametrize("word", ["x", "ab", "longer", "x" * 300])
@@ -169,28 +119,37 @@ def test_lines_of_the_table_are_filled_to_the_last_column(word):
 
 
 @given(FIELDS)
-def test_the_table_says_all_words_of_statement_bar_and_note(fields):
-    claim = Judgement(**fields)
+def test_the_table_says_all_words_of_statement_criterion_control_and_note(fields):
+    claim = made(fields)
     joined = "".join(claims_table([claim]).split())
-    for text in (claim.statement, claim.bar, claim.note):
+    for text in (claim.statement, claim.criterion, control_text(claim), claim.note):
         assert "".join(text.split()) in joined
     assert claim.id in joined
-    assert claim.verdict.upper() in joined
+    assert shown_verdict(claim).upper().replace(" ", "") in joined
 
 
 def test_the_table_by_hand():
-    claim = over_seeds("head", {0: 1.0, 1: 0.5}, lambda v: v > 0.7, **TEXTS, note="A note.")
-    assert claims_table([claim]) == (
-        "HOLDS  head                 0.75 [0.5, 1]                 2 seeds\n"
-        "       Heads form.\n"
-        "       Bar: mean >= .5\n"
-        "       A note."
+    control = ControlJudgement(what="random weights", measured=0.1, interval=(0.0, 0.2), misses=True)
+    claim = claim_of(id="head", measured=0.75, interval=(0.5, 1.0), control=control, note="A note.")
+    own = claim_of(id="mine", kind="own", verdict="undecided", uncontrolled="a rank has none")
+    assert claims_table([own, claim]) == (
+        "Claims of the paper:\n"
+        "SUPPORTED head                     0.75 [0.5, 1]             6 seeds\n"
+        "          Heads form.\n"
+        "          Criterion: median >= .5\n"
+        "          Control: random weights, 0.1 [0, 0.2]\n"
+        "          A note.\n\n"
+        "Our own questions:\n"
+        "UNDECIDED mine                     0.5                       6 seeds\n"
+        "          Heads form.\n"
+        "          Criterion: median >= .5\n"
+        "          No control: a rank has none"
     )
 
 
 @given(FIELDS, st.floats(0, 1e5))
 def test_cost_and_colour_change_nothing_else(fields, cost):
-    claim = Judgement(**fields)
+    claim = made(fields)
     plain, priced = claims_table([claim]), claims_table([claim], costs={claim.id: cost}, coloured=True)
     assert re.sub(r"\x1b\[\d+m", "", priced).replace(f"{cost:>7.0f} CPU-s", "", 1).splitlines() == [
         line.rstrip() for line in plain.splitlines()
@@ -217,7 +176,7 @@ def test_colour_is_for_terminals_that_want_it(monkeypatch):
 
 
 def test_numbers_say_what_was_measured():
-    claim = over_seeds("head", {}, lambda v: True, **TEXTS)
+    claim = claim_of(measured=None, seeds=())
     assert numbers(claim) == "not measured"
     assert "0 seeds" in claims_table([claim])
     one = claim_of(measured=0.123456, seeds=(4,))
@@ -227,17 +186,21 @@ def test_numbers_say_what_was_measured():
 
 
 @given(st.lists(FIELDS, max_size=4))
-def test_the_markdown_table_has_a_row_a_claim_and_all_of_its_cells(drawn):
-    held = [
-        Judgement(**{name: v.replace("\\", "/") if isinstance(v, str) else v for name, v in f.items()}) for f in drawn
-    ]
-    lines = claims_markdown(held).split("\n")
-    rows = [[cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
-    assert rows[1] == ["---"] * len(rows[0])
-    for row, c in zip(rows[2:], held, strict=True):
-        assert [row[0], *row[2:]] == [c.verdict, c.bar.strip(), numbers(c), str(len(c.seeds))]
-        assert row[1].startswith(c.statement.strip())
-        assert c.note.strip() in row[1] or c.verdict in ("holds", "fails")
+def test_the_markdown_tables_have_a_row_a_claim_and_all_of_its_cells(drawn):
+    held = [made(fields) for fields in drawn]
+    held = [replace(one, **{n: getattr(one, n).replace("\\", "/") for n in ("statement", "criterion")}) for one in held]
+    tables = claims_markdown(held).split("\n\n")[1::2]
+    for table, of_kind in zip(tables, by_kind(held).values(), strict=True):
+        rows = [
+            [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+            for line in table.split("\n")
+        ]
+        assert rows[1] == ["---"] * len(rows[0])
+        for row, c in zip(rows[2:], of_kind, strict=True):
+            verdict = shown_verdict(c)
+            assert row[0] == IN_FULL.get(verdict, verdict)
+            assert (row[2], row[3], row[5]) == (c.criterion.strip(), numbers(c), str(len(c.seeds)))
+            assert row[1].startswith(c.statement.strip())
 
 
 # The file ------------------------------------------------------------------------------------------------------------
@@ -245,7 +208,7 @@ def test_the_markdown_table_has_a_row_a_claim_and_all_of_its_cells(drawn):
 
 @given(st.lists(FIELDS, max_size=4))
 def test_claims_come_back_from_their_file_as_they_were(tmp_path_factory, drawn):
-    held = [Judgement(**fields) for fields in drawn]
+    held = [made(fields) for fields in drawn]
     path = tmp_path_factory.mktemp("claims") / "claims.json"
     write_claims(path, held)
     assert read_claims(path) == held
@@ -258,9 +221,7 @@ DAMAGED = {
     "of other things": "[1, 2]",
     "without some fields": '[{"id": "head"}]',
     "of the right fields and the wrong things": json.dumps(
-        [dict.fromkeys(["id", "paper", "statement", "bar", "measured", "interval", "verdict", "details", "note"]) | {
-            "seeds": 3
-        }]
+        [dict.fromkeys(["id", "place", "statement", "criterion", "measured", "interval", "verdict"]) | {"seeds": 3}]
     ),
 }  # fmt: skip
 

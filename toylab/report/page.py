@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from toylab.report.canvas import svg
 from toylab.training.attention_history import Shown
-from toylab.verdicts.judgement import Judgement, count_verdicts, numbers
+from toylab.verdicts.judgement import IN_FULL, Judgement, by_kind, control_text, numbers, shown_verdict, verdict_counts
 
 
 @dataclass(frozen=True)
@@ -77,25 +77,26 @@ def page(
         film: what the viewer goes through, if there is one.
         costs: CPU-seconds behind each claim, by its id.
     """
-    counts = count_verdicts(claims)
     names = file_names(pictures)
     drawn = {id: (name, one.title) for name, one in zip(names, pictures, strict=True) for id in one.claims}
     return fill_template(
         "page.html",
         title=escape(title),
         introduction=escape(introduction),
-        short="\n".join(map(_short, ("holds", "fails"), (claims, claims))),
-        summary=escape(", ".join(f"{count} {_PLURAL[verdict]}" for verdict, count in counts.items() if count)),
-        claims="\n".join(_claim(claim, drawn.get(claim.id), (costs or {}).get(claim.id)) for claim in claims),
+        short="\n".join(map(_short, _LEADS, (claims, claims))),
+        summary=escape(verdict_counts(claims)),
+        claims="\n".join(
+            f'<tbody><tr class=kind><th colspan=3 scope="rowgroup">{title}</th></tr>\n'
+            + "\n".join(_claim(claim, drawn.get(claim.id), (costs or {}).get(claim.id)) for claim in of_kind)
+            + "\n</tbody>"
+            for title, of_kind in by_kind(claims).items()
+        ),
         pictures="\n".join(map(_picture, names, pictures)),
         film="" if film is None else _film(film),
         command=escape(command),
         cost=escape(cost),
         settings=escape(json.dumps(settings, indent=1, ensure_ascii=False)),
     )
-
-
-_PLURAL = {"holds": "hold", "fails": "fail", "open": "open", "withdrawn": "withdrawn"}
 
 
 def fill_template(name: str, title: str, **parts: str) -> str:
@@ -127,25 +128,35 @@ def _film(film: Shown) -> str:
 
 
 def _short(verdict: str, claims: Sequence[Judgement]) -> str:
-    """All sentences of one verdict, one after the other."""
-    said = " ".join(escape(claim.statement) for claim in claims if claim.verdict == verdict)
-    return f"<p><b>{_IN_WORDS[verdict]}</b> {said}</p>" if said else ""
+    """The claims of the paper that have one verdict, one after the other."""
+    said = " ".join(escape(one.statement) for one in claims if one.verdict == verdict and one.kind == "paper")
+    return f"<p><b>{_LEADS[verdict]}</b> {said}</p>" if said else ""
 
 
-_IN_WORDS = {"holds": "What held here.", "fails": "What did not hold here."}
+_LEADS = {"supported": "Supported here.", "refuted": "Refuted at this scale."}
 
 
 def _claim(claim: Judgement, drawn: tuple[str, str] | None, cost: float | int | None) -> str:
     note = f"<p class=note>{escape(claim.note)}</p>" if claim.note else ""
-    seeds = ", ".join(map(str, claim.seeds)) or "none"
     seen = f'<p class=note><a href="#{drawn[0]}">Figure: {escape(drawn[1])}</a></p>' if drawn else ""
-    spent = "" if not cost else f"<dt>Cost</dt><dd>{cost:.0f} CPU-seconds of training and measuring</dd>"
-    return f"""<tr class="{escape(claim.verdict)}" id="{place(claim.id)}">
-<td class=verdict><span>{escape(claim.verdict)}</span></td>
-<td><p class=statement>{escape(claim.statement)}</p>{note}{seen}
-<details><summary>{escape(claim.id)}: bar, seeds and all numbers</summary>
-<dl><dt>Bar</dt><dd>{escape(claim.bar)}</dd><dt>Paper</dt><dd>{escape(claim.paper)}</dd>
-<dt>Seeds</dt><dd>{escape(seeds)}</dd>{spent}{_details(claim.details)}</dl></details></td>
+    verdict = shown_verdict(claim)
+    facts = {
+        "Criterion": claim.criterion,
+        "Threshold from": claim.origin,
+        "The paper's number": claim.paper_number,
+        "Where": claim.place,
+        "Control": control_text(claim).removeprefix("Control: "),
+        "Seeds": f"{', '.join(map(str, claim.seeds)) or 'none'} ({claim.population})",
+        "Also over the family": claim.family,
+        "Cost": f"{cost:.0f} CPU-seconds of every job the claim depends on" if cost else "",
+    }
+    told = "".join(f"<dt>{name}</dt><dd>{escape(fact)}</dd>" for name, fact in facts.items() if fact)
+    control = f"<p class=note>{escape(control_text(claim))}</p>" if claim.control else ""
+    return f"""<tr class="{escape(verdict.replace(" ", "-"))}" id="{place(claim.id)}">
+<td class=verdict><span>{escape(IN_FULL.get(verdict, verdict))}</span></td>
+<td><p class=statement>{escape(claim.statement)}</p>{control}{note}{seen}
+<details><summary>{escape(claim.id)}: criterion, seeds and all numbers</summary>
+<dl>{told}{_details(claim.details)}</dl></details></td>
 <td class=measured>{escape(numbers(claim))}</td></tr>"""
 
 

@@ -15,12 +15,12 @@ from toylab.console import ToylabError, takes_colour
 from toylab.files import UnwritableError, refuse_links, write_text
 from toylab.report.page import Picture, file_names, page
 from toylab.runs import registry
-from toylab.runs.store import read_cost, read_settings, results
+from toylab.runs.store import plan_of, read_cost, read_settings, results
 from toylab.runs.study import Job, by_condition, with_needs
 from toylab.settings import fit, kinds
 from toylab.training.attention_history import Shown
 from toylab.verdicts.claim import Claim, judge_claims
-from toylab.verdicts.judgement import Judgement, claims_table, count_verdicts, write_claims
+from toylab.verdicts.judgement import Judgement, claims_table, verdict_counts, write_claims
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ def judge_run(out: Path | str, study: type | None = None) -> Judged:
     measured = results(settings, out)
     spent = {job: read_cost(job.folder(out)).cpu_seconds for job in measured}
     declared = list(settings.claims())
-    claims = judge_claims(declared, by_condition(measured))
+    claims = judge_claims(declared, by_condition(measured), plan_of(about))
     pictures: list[Picture] = []
     film = fault = None
     try:
@@ -168,9 +168,7 @@ def finish(out: Path | str, study: type | None = None) -> str:
         ValueError: if the folder holds no run, one of another study, or settings that are not of this version.
     """
     judged = judge_run(out, study)
-    counts = "Claims: {holds} hold, {fails} fail, {open} open, {withdrawn} withdrawn.".format(
-        **count_verdicts(judged.claims)
-    )
+    counts = f"Claims: {verdict_counts(judged.claims)}."
     claims = claims_table(judged.claims, costs=judged.costs or None, coloured=takes_colour(sys.stdout))
     try:
         where = f"Report: {keep(judged, out)}"

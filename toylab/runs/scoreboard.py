@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from html import escape
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import quote
 
 from toylab.console import ToylabError, aligned, markdown_table, progress_bar, takes_colour, unknown
@@ -24,7 +24,20 @@ from toylab.files import UnwritableError, parse_json, read_bytes, refuse_links, 
 from toylab.report.page import file_names, fill_template, place
 from toylab.runs.judge import Judged, judge_run, keep
 from toylab.runs.store import read_settings
-from toylab.verdicts.judgement import Judgement, as_claims, claims_table, count_verdicts, in_full, numbers
+from toylab.verdicts.judgement import (
+    IN_FULL,
+    Judgement,
+    Verdict,
+    as_claims,
+    by_kind,
+    claims_markdown,
+    claims_table,
+    control_text,
+    count_verdicts,
+    numbers,
+    shown_verdict,
+    verdict_counts,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,7 +232,7 @@ def _standings(content: bytes, name: str) -> list[Standing]:
         raise ToylabError(f"{name}: is not a scoreboard of this version ({error!r}); make it anew") from None
 
 
-COLUMNS = ["study", "hold", "fail", "open", "withdrawn", "seeds", "CPU-seconds"]
+COLUMNS = ["study", *get_args(Verdict), "no control", "seeds", "CPU-seconds"]
 
 
 def summary(standings: Sequence[Standing]) -> str:
@@ -234,24 +247,19 @@ def _cost(one: Standing, claim: Judgement) -> str:
 
 def _cells(one: Standing) -> list[str]:
     """A study in the summary."""
-    return [one.study, *map(str, (*count_verdicts(one.claims).values(), one.seeds, f"{one.cpu_seconds:.0f}"))]
+    bare = sum(claim.control is None and claim.kind != "set-up" for claim in one.claims)
+    counts = (*count_verdicts(one.claims).values(), bare, one.seeds, f"{one.cpu_seconds:.0f}")
+    return [one.study, *map(str, counts)]
 
 
 def board_markdown(standings: Sequence[Standing]) -> str:
     """As Markdown: the summary, then every claim, folded by study."""
     parts = [markdown_table([COLUMNS, *map(_cells, standings)], numbers=True)]
     for one in standings:
-        head = ["verdict", "sentence", "where", "bar", "measured [95 % interval]", "seeds", "CPU-s"]
-        body = [
-            [c.verdict, in_full(c), c.paper, c.bar, numbers(c), str(len(c.seeds)), _cost(one, c)]
-            for c in one.claims
-            if c.measured is not None
-        ]
-        counts = "{holds} hold, {fails} fail, {withdrawn} withdrawn".format(**count_verdicts(one.claims))
+        measured = [claim for claim in one.claims if claim.measured is not None]
         parts.append(
-            f"<details><summary><b>{one.study}</b>: {counts}. {one.source}</summary>\n\n"
-            + markdown_table([head, *body])
-            + f"\n\n`{one.command}` ({one.date}, {one.machine})\n\n</details>"
+            f"<details><summary><b>{one.study}</b>: {verdict_counts(measured)}. {one.source}</summary>\n\n"
+            f"{claims_markdown(measured, one.costs)}\n\n`{one.command}` ({one.date}, {one.machine})\n\n</details>"
         )
     return "\n\n".join(parts)
 
@@ -276,7 +284,11 @@ def _summary_row(one: Standing) -> str:
 
 def _section(one: Standing) -> str:
     """Of a study, with all its claims."""
-    lines = "\n".join(_row(claim, _cost(one, claim), one.link(claim)) for claim in one.claims)
+    lines = "\n".join(
+        f'<tr class=kind><th colspan=5 scope="rowgroup">{title}</th></tr>\n'
+        + "\n".join(_row(claim, _cost(one, claim), one.link(claim)) for claim in of_kind)
+        for title, of_kind in by_kind(one.claims).items()
+    )
     return f"""<section id="{place(one.study)}"><h2>{escape(one.study)}</h2>
 <p>{escape(one.title)}</p><p class=note>{escape(one.source)}</p>
 <table class=board><thead><tr><th scope="col">Verdict</th><th scope="col">Claim</th>
@@ -287,11 +299,12 @@ def _section(one: Standing) -> str:
 
 
 def _row(claim: Judgement, cost: str, link: str) -> str:
-    note = f"<p class=note>{escape(claim.note)}</p>" if claim.note else ""
-    return f"""<tr class="{escape(claim.verdict)}">
-<td class=verdict><span>{escape(claim.verdict)}</span></td>
+    notes = "".join(f"<p class=note>{escape(text)}</p>" for text in (control_text(claim), claim.note) if text)
+    verdict = shown_verdict(claim)
+    return f"""<tr class="{escape(verdict.replace(" ", "-"))}">
+<td class=verdict><span>{escape(IN_FULL.get(verdict, verdict))}</span></td>
 <td><p class=statement>{escape(claim.statement)}
 <a href="{escape(link)}" aria-label="Show {escape(claim.id)}">Show</a></p>
-<p class=note>Bar: {escape(claim.bar)} ({escape(claim.paper)})</p>{note}</td>
+<p class=note>Criterion: {escape(claim.criterion)} ({escape(claim.place)})</p>{notes}</td>
 <td class=measured>{escape(numbers(claim))}</td><td class=number data-of="seeds">{len(claim.seeds)}</td>
 <td class=number data-of="CPU-s">{cost}</td></tr>"""

@@ -41,6 +41,7 @@ from toylab.files import (
 from toylab.runs.study import Job, Study, settings_of
 from toylab.settings import as_json, fit
 from toylab.training.loop import History, Training
+from toylab.verdicts.decision import Plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,10 +147,13 @@ def _kept(folder: Path) -> dict[str, str]:
     return {name: checksum for checksum, _, name in (line.partition("  ") for line in lines)}
 
 
-def claim_folder(study: Study, name: str, out: Path | str) -> None:
+def claim_folder(study: Study, name: str, out: Path | str, until_decided: bool = False) -> None:
     """Write the settings of a run, or check that the folder holds a run of the same.
 
-    Seeds may be added to a run, behind those that it has: the first ones train controls. Nothing else may change.
+    Seeds may be added to a run, behind those that it has: the first ones are looked at first. Nothing else may change.
+
+    Args:
+        until_decided: whether a new run is one of looks, instead of one of the size that it is begun with.
 
     Raises:
         ValueError: naming the first setting that differs.
@@ -170,13 +174,16 @@ def claim_folder(study: Study, name: str, out: Path | str) -> None:
         settings["seeds"] = list(dict.fromkeys([*held["settings"]["seeds"], *settings["seeds"]]))
         if settings == held["settings"]:
             return
+        fixed = held["fixed"]
     else:
         refuse_others(out, path.name, "run")
+        fixed = 0 if until_decided else len(settings["seeds"])
     write_record(
         path,
         {
             "study": name,
             "settings": settings,
+            "fixed": fixed,
             "versions": {"toylab": version("toylab"), "torch": torch.__version__, "python": platform.python_version()},
             "machine": f"{platform.system()} {platform.machine()}",
             "revision": _revision(),
@@ -211,12 +218,18 @@ def read_settings(path: Path | str) -> dict[str, Any]:
     if not (
         isinstance(settings, dict)
         and isinstance(settings.get("seeds"), list)
+        and isinstance(held.get("fixed"), int)
         and isinstance(versions, dict)
         and all(isinstance(one, str) for one in (versions.get("torch"), *map(held.get, ("study", "machine", "date"))))
         and isinstance(held.get("revision"), str | None)
     ):
         raise ToylabError(f"{path}: is not the settings of a run; give another folder")
     return held
+
+
+def plan_of(about: Mapping[str, Any]) -> Plan:
+    """When the seeds of a run are looked at, from what `read_settings` gives."""
+    return Plan(tuple(about["settings"]["seeds"]), about["fixed"])
 
 
 def write_metrics(path: Path | str, training: Training) -> None:

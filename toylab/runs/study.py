@@ -13,6 +13,7 @@ from toylab.console import ToylabError
 from toylab.files import is_one_part
 from toylab.settings import as_json, check_seeds, check_settings, fit
 from toylab.verdicts.claim import Claim, Conditions, judge_claims
+from toylab.verdicts.decision import Plan
 from toylab.verdicts.judgement import Judgement
 
 
@@ -114,9 +115,9 @@ def check_jobs(study: Study) -> None:
                 )
 
 
-def conclude(study: Study, results: Mapping[Job, Any]) -> list[Judgement]:
-    """The claims of a study, judged from the results of the jobs that finished."""
-    return judge_claims(list(study.claims()), by_condition(results))
+def conclude(study: Study, results: Mapping[Job, Any], plan: Plan | None = None) -> list[Judgement]:
+    """The claims of a study, judged from the results of the jobs that finished; by default at a fixed size."""
+    return judge_claims(list(study.claims()), by_condition(results), plan or Plan.of(study.seeds))
 
 
 def by_condition(results: Mapping[Job, Any]) -> Conditions:

@@ -27,7 +27,7 @@ from toylab.runs import registry
 from toylab.runs.grid import flat
 from toylab.runs.jobs import Run, check_workers, raise_for, wanted, work
 from toylab.runs.judge import after_failures, restored
-from toylab.runs.store import claim_folder, refuse_others, results
+from toylab.runs.store import claim_folder, plan_of, read_settings, refuse_others, results
 from toylab.runs.study import Study, check_jobs, check_study, conclude, settings_of
 from toylab.runs.table import load_runs
 from toylab.verdicts.judgement import write_claims
@@ -85,7 +85,8 @@ def sweep(
 
 def _conclude(run: Run) -> None:
     refuse_links(run.out, run.out / "claims.json")
-    write_claims(run.out / "claims.json", conclude(run.study, results(run.study, run.out)))
+    plan = plan_of(read_settings(run.out / "settings.json"))
+    write_claims(run.out / "claims.json", conclude(run.study, results(run.study, run.out), plan))
 
 
 def resume(

@@ -8,7 +8,8 @@
         measure="share of steps in which the best head has over half of its attention on x_t",
         quantity=lambda main: main.head.carry,
         criterion=at_least(0.9),
-        share=0.8,
+        statistic="share",
+        control=Control("random weights", ("main",), lambda main: main.untrained.carry),
         details={"invariance": Detail("main", "invariance")},
     )
 
@@ -19,12 +20,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from operator import attrgetter
 from typing import Any, Literal
 
 from toylab.console import ToylabError
 from toylab.verdicts.criterion import Criterion
-from toylab.verdicts.judgement import Judgement, or_never, over_seeds
+from toylab.verdicts.decision import FEWEST, Decision, Plan, Statistic, decide, decide_at, is_reachable
+from toylab.verdicts.judgement import ControlJudgement, Family, Judgement, Kind, Verdict, or_never
 
 
 class Conditions(dict[str, dict[int, Any]]):
@@ -88,9 +91,27 @@ class Detail:
         return {seed: _rounded(value) for seed, value in found.items() if value is not None}
 
 
+@dataclass(frozen=True)
+class Control:
+    """What must miss the criterion of a claim by the same statistic, or the measurement cannot tell.
+
+    Of a claim of presence it is something uninformed: random weights, a random change of the same size, the base
+    before, the best answer that ignores the input. Of a claim of absence it is the real thing, which must exceed it.
+
+    Attributes:
+        what: the control in words.
+        conditions: whose results the quantity is a function of; none for a number that is computed.
+        quantity: from the results of one seed, one a condition, to one number; None where the seed has none.
+    """
+
+    what: str
+    conditions: tuple[str, ...]
+    quantity: Callable[..., float | int | bool | None]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """One checkable sentence.
+    """One checkable claim.
 
     Attributes:
         id: short name, stable.
@@ -105,23 +126,23 @@ class Claim:
         measure: the quantity in words, with its unit.
         quantity: from the results of one seed, one a condition, to one number; None where the seed has none.
         criterion: what the number must reach.
-        share: of the seeds that must meet the criterion; without, the mean over seeds is judged.
-        surely: whether both ends of the 95 % interval of the mean must meet it.
-        control: the condition that must come out on the other side, if there is one.
+        statistic: whether the share of seeds that meet the criterion must be most of them, or the median must meet it.
+        control: what must miss the criterion.
+        uncontrolled: why there is no control.
         margin: of equivalence, for a claim of absence.
         origin: where the threshold comes from: the paper, a smallest effect of interest, or our pilot.
+        paper_number: the number of the paper, with its source.
         needs: what is presupposed.
         details: further numbers by name: of each seed, or a function of all results.
         figure: title of the figure that shows it.
         undecidable: why the settings of this run cannot decide it; empty where they can.
-        withdrawn: why the criterion decides nothing; empty where it does.
         note: how to read it.
     """
 
     id: str
     place: str
     sentence: str
-    kind: Literal["paper", "own", "set-up"] = "paper"
+    kind: Kind = "paper"
     asks: Literal["presence", "absence"] = "presence"
     population: str = "seeds: initial weights and data"
     conditions: tuple[str, ...]
@@ -129,39 +150,42 @@ class Claim:
     measure: str
     quantity: Callable[..., float | int | bool | None]
     criterion: Criterion
-    share: float | None = None
-    surely: bool = False
-    control: str = ""
+    statistic: Statistic = "median"
+    control: Control | None = None
+    uncontrolled: str = ""
     margin: float | None = None
     origin: str = "our pilot"
+    paper_number: str = ""
     needs: tuple[Need, ...] = ()
     details: Mapping[str, Detail | Callable[[Conditions], Any]] = field(default_factory=dict)
     figure: str = ""
     undecidable: str = ""
-    withdrawn: str = ""
     note: str = ""
 
     @property
-    def bar(self) -> str:
-        """The criterion in words."""
+    def criterion_text(self) -> str:
+        """The criterion in words, with the quantity and the statistic."""
         judged = f"{self.measure} {self.criterion}"
-        if self.share is not None:
-            return f"share of seeds with {judged} is >= {self.share:g}"
-        return f"mean over seeds of {judged}" + (", its 95 % interval included" if self.surely else "")
+        return f"in most seeds, {judged}" if self.statistic == "share" else f"median over seeds of {judged}"
 
     @property
     def depends_on(self) -> tuple[str, ...]:
         """All conditions without which it would be judged, or read, otherwise."""
+        controls = self.control.conditions if self.control else ()
         looked_at = [one.condition for one in self.details.values() if isinstance(one, Detail)]
-        return tuple(dict.fromkeys([*self._arguments, *(need.condition for need in self.needs), *looked_at]))
+        return tuple(dict.fromkeys([*self._arguments, *controls, *(need.condition for need in self.needs), *looked_at]))
 
     @property
     def _arguments(self) -> tuple[str, ...]:
         """The conditions of the arguments of the quantity."""
         return self.conditions + self.optional
 
-    def judged(self, results: Conditions) -> Judgement:
+    def judged(self, results: Conditions, plan: Plan, family: int = 1) -> Judgement:
         """The claim with what was measured and its verdict.
+
+        Args:
+            plan: the seeds of the run, and when they are looked at.
+            family: how many claims of the paper are judged at this look.
 
         Raises:
             ToylabError: naming the claim and the seed, for a quantity that is no finite number.
@@ -169,21 +193,73 @@ class Claim:
         lacking = [need for need in self.needs if not any(map(need.test, results[need.condition].values()))]
         seeds = results.shared(*self.conditions) if self.conditions else results.in_any(*self.optional)
         asked = [seed for seed in seeds if all(_has(need, results, seed) for need in self.needs if need.every)]
-        found = {seed: self.quantity(*(results[name].get(seed) for name in self._arguments)) for seed in asked}
-        return over_seeds(
-            self.id,
-            {seed: float(value) for seed, value in found.items() if value is not None},
-            self.criterion.meets,
-            share=self.share,
-            surely=self.surely,
-            open_because=self.undecidable or "".join(need.otherwise for need in lacking[:1]),
-            withdrawn=self.withdrawn,
-            paper=self.place,
-            statement=self.sentence,
-            bar=self.bar,
-            details={name: self._detail(one, results, asked) for name, one in self.details.items()},
-            note=self.note,
+        held = {seed: self.quantity(*(results[name].get(seed) for name in self._arguments)) for seed in asked}
+        values = self._numbers(held)
+        found = decide(values, self.criterion, self.statistic, plan)
+        control = self._control(results, plan)
+        reason = self.undecidable or "".join(need.otherwise for need in lacking[:1])
+        left = (
+            f"{len(seeds) - len(asked)} of {len(seeds)} seeds lack what is presupposed"
+            if len(asked) < len(seeds)
+            else ""
         )
+        verdict, reason = _verdict(found, control, reason)
+        by_seed = {str(seed): round(value, 4) for seed, value in values.items()}
+        return Judgement(
+            id=self.id,
+            kind=self.kind,
+            place=self.place,
+            statement=self.sentence,
+            criterion=self.criterion_text,
+            measured=_rounded(found.measured),
+            interval=_rounded_ends(found),
+            seeds=found.seeds,
+            level=found.level,
+            verdict=verdict,
+            control=control,
+            uncontrolled=self.uncontrolled,
+            family=self._family(found, values, family) if self.kind == "paper" else "",
+            paper_number=self.paper_number,
+            origin=self.origin,
+            population=self.population,
+            details={"by seed": by_seed, **{n: self._detail(one, results, asked) for n, one in self.details.items()}},
+            note="; ".join(filter(None, (reason, left, self.note))),
+        )
+
+    def _numbers(self, held: Mapping[int, float | int | bool | None]) -> dict[int, float]:
+        values = {seed: float(value) for seed, value in held.items() if value is not None}
+        if wrong := [seed for seed, value in values.items() if not isfinite(value)]:
+            raise ToylabError(
+                f"{self.id}: seed {wrong[0]} gives {values[wrong[0]]}: must be a finite number; leave it out"
+            )
+        return values
+
+    def _control(self, results: Conditions, plan: Plan) -> ControlJudgement | None:
+        if self.control is None:
+            return None
+        what, names = self.control.what, self.control.conditions
+        if not names:
+            number = self.control.quantity()
+            misses = None if number is None else not self.criterion.meets(number)
+            return ControlJudgement(what=what, measured=_rounded(number), interval=None, misses=misses)
+        seeds = results.shared(*names)
+        values = self._numbers(
+            {seed: self.control.quantity(*(results[name][seed] for name in names)) for seed in seeds}
+        )
+        found = decide(values, self.criterion, self.statistic, plan)
+        misses = {"refuted": True, "supported": False, "undecided": None}[found.word]
+        measured = _rounded(found.measured)
+        return ControlJudgement(what=what, measured=measured, interval=_rounded_ends(found), misses=misses)
+
+    def _family(self, found: Decision, values: Mapping[int, float], family: int) -> Family:
+        """Whether the same seeds decide also at the level divided by the number of claims."""
+        if found.word == "undecided":
+            return ""
+        level = found.level / family
+        if not is_reachable(len(found.seeds), self.statistic, level):
+            return "not reachable"
+        again = decide_at({seed: values[seed] for seed in found.seeds}, self.criterion, self.statistic, level)
+        return "yes" if again.word == found.word else "no"
 
     def _detail(self, one: Detail | Callable[[Conditions], Any], results: Conditions, asked: Sequence[int]) -> Any:
         if not isinstance(one, Detail):
@@ -192,8 +268,8 @@ class Claim:
         return one.of({seed: held[seed] for seed in asked} if one.condition in self.conditions else held)
 
 
-def judge_claims(claims: Sequence[Claim], results: Conditions) -> list[Judgement]:
-    """All claims judged, in their order.
+def judge_claims(claims: Sequence[Claim], results: Conditions, plan: Plan) -> list[Judgement]:
+    """All claims judged, in their order; the family is that of the claims of the paper that were measured.
 
     Raises:
         ToylabError: for an id that two claims share, or a quantity that is no finite number.
@@ -201,7 +277,30 @@ def judge_claims(claims: Sequence[Claim], results: Conditions) -> list[Judgement
     ids = [claim.id for claim in claims]
     if twice := [id for id in ids if ids.count(id) > 1]:
         raise ToylabError(f"claim {twice[0]!r}: is declared twice; give each an id of its own")
-    return [claim.judged(results) for claim in claims]
+    measured = [one for claim in claims if (one := claim.judged(results, plan)).verdict != "not run"]
+    family = max(1, sum(one.kind == "paper" for one in measured))
+    return [claim.judged(results, plan, family) for claim in claims]
+
+
+def _verdict(found: Decision, control: ControlJudgement | None, reason: str) -> tuple[Verdict, str]:
+    """The verdict, and why it is none where something besides the numbers stands in the way."""
+    if not found.seeds:
+        return "not run", reason
+    if reason:
+        return "undecided", reason
+    if len(found.seeds) < FEWEST:
+        return "undecided", f"fewer than {FEWEST} seeds decide nothing"
+    if control is None or control.misses:
+        return found.word, "the interval reaches both sides of the criterion" if found.word == "undecided" else ""
+    if control.misses is False:
+        return "uninformative", "the control meets the criterion as well, so the measurement cannot tell"
+    if control.measured is None:
+        return "undecided", "the control was not run"
+    return "undecided", "the control does not clearly miss the criterion"
+
+
+def _rounded_ends(found: Decision) -> tuple[float, float] | None:
+    return found.interval and (round(found.interval[0], 4), round(found.interval[1], 4))
 
 
 def _has(need: Need, results: Conditions, seed: int) -> bool:
@@ -210,7 +309,7 @@ def _has(need: Need, results: Conditions, seed: int) -> bool:
 
 def _rounded(value: Any) -> Any:
     if isinstance(value, float):
-        return float(f"{value:.4g}")
+        return float(f"{value:.4g}") if value == value else None
     if isinstance(value, Mapping):
         return {str(name): _rounded(inner) for name, inner in value.items()}
     return [_rounded(one) for one in value] if isinstance(value, list | tuple) else value

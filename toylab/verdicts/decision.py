@@ -107,3 +107,9 @@ def decide_at(values: Mapping[int, float], criterion: Criterion, statistic: Stat
         measured, interval = float(median(held)), median_interval(held, level)
     word = criterion.side(interval) if interval and len(held) >= FEWEST else "undecided"
     return Decision(word=word, measured=measured, interval=interval, seeds=seeds, level=level)
+
+
+def is_reachable(seeds: int, statistic: Statistic, level: float) -> bool:
+    """Whether so many seeds can decide at all at this level: whether they do where they agree."""
+    agreeing = dict.fromkeys(range(seeds), 1.0)
+    return decide_at(agreeing, above(0), statistic, level).word == "supported"
