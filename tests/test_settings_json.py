@@ -21,6 +21,7 @@ from toylab import tasks
 from toylab.console import ToylabError
 from toylab.runs.judge import flags, rebuild
 from toylab.settings import as_json, check_settings, fit
+from toylab.studies.iteration_head.study import IterationHeadStudy
 from toylab.tasks import Copy, IteratedMap, ModularSum, Parity, Polynomial, Task, WordProblem
 from toylab.tasks.strategies import instances
 
@@ -238,3 +239,11 @@ def test_flags_make_one_setting_out_of_another(settings):
     assert flags(settings, settings) == []
     for default in (Flagged(), replace(Flagged(), choice=Polynomial(p=5), maybe=ModularSum(p=3))):
         assert tyro.cli(Flagged, default=default, args=flags(default, settings)) == settings
+
+
+def test_a_rule_of_an_inner_setting_is_told_with_its_whole_path():
+    study = IterationHeadStudy()
+    held = as_json(study, "settings", IterationHeadStudy)
+    held["train"]["weight_decay"] = -1.0
+    with pytest.raises(ToylabError, match=r"^settings\.train\.weight_decay=-1\.0: "):
+        rebuild(study, held)

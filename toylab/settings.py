@@ -214,7 +214,11 @@ def _built(classes: Sequence[type], held: Mapping[str, Any], name: str) -> Any:
         if key not in known:
             raise ToylabError(f"{name}: {unknown('setting', key, known)}")
         raise ToylabError(f"{name}.{key}: is missing; {among[0].__name__} has {', '.join(known)}")
-    return among[0](**{key: fit(known[key], value, f"{name}.{key}") for key, value in own.items()})
+    held = {key: fit(known[key], value, f"{name}.{key}") for key, value in own.items()}
+    try:
+        return among[0](**held)
+    except ToylabError as error:  # of a rule of its own, which names the field alone
+        raise ToylabError(f"{name}.{error}") from None
 
 
 def _with_subclasses(classes: Iterable[type]) -> list[type]:
