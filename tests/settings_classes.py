@@ -1,7 +1,7 @@
-"""All classes of settings, and what their annotations say."""
+"""All classes of settings and of results, and what their annotations say."""
 
 import inspect
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from toylab import tasks
@@ -14,6 +14,7 @@ from toylab.training.losses import Unlearning
 
 STUDIES = [registry.load(name).STUDY for name in registry.study_names()]
 SETTINGS = [*tasks.TASKS, ConceptGrammar, Styles, ModelConfig, EncoderDecoderConfig, TrainConfig, Unlearning, *STUDIES]
+RESULTS = list(dict.fromkeys(job.gives for study in STUDIES for job in study().jobs() if is_dataclass(job.gives)))
 
 
 def made(kind: type, **changes: Any) -> Any:

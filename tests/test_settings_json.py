@@ -4,22 +4,24 @@ import copy
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 import numpy as np
 import pytest
 import torch
 import tyro
-from hypothesis import given
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.examples import fewer
-from tests.settings_classes import SETTINGS
+from tests.settings_classes import RESULTS, SETTINGS, hints
 from toylab import tasks
 from toylab.console import ToylabError
 from toylab.runs.judge import flags, rebuild
-from toylab.settings import as_json, check_settings
+from toylab.settings import as_json, check_settings, fit
+from toylab.studies.iteration_head.study import IterationHeadStudy
 from toylab.tasks import Copy, IteratedMap, ModularSum, Parity, Polynomial, Task, WordProblem
 from toylab.tasks.strategies import instances
 
@@ -96,6 +98,42 @@ def test_all_settings_come_back_from_json_written_by_either_way(kind):
 @given(st.sampled_from(tasks.TASKS).flatmap(instances))
 def test_every_task_comes_back_from_json(task):
     assert back(task, type(task)()) == task
+
+
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
+
+
+def values(kind: Any) -> st.SearchStrategy[Any]:
+    """All that an annotation of a result allows and JSON holds."""
+    form, parts = get_origin(kind) or kind, get_args(kind)
+    if is_dataclass(form):
+        return st.builds(form, **{name: values(hint) for name, hint in hints(form).items()})
+    if form in (Union, UnionType):
+        return st.one_of(*map(values, parts))
+    if form is tuple and parts[-1] is not Ellipsis:
+        return st.tuples(*map(values, parts))
+    if form in (tuple, list):
+        return st.lists(values(parts[0]), max_size=2).map(form)
+    if form is dict:
+        return st.dictionaries(*map(values, parts), max_size=2)
+    return FINITE if kind is float else st.from_type(kind)
+
+
+@pytest.mark.parametrize("kind", RESULTS)
+@settings(fewer(0.3), phases=[Phase.generate])  # the simplest of hundreds of fields takes minutes to find
+@given(st.data())
+def test_results_of_every_study_come_back_from_json_and_are_written_alike_again(kind, data):
+    result = data.draw(values(kind))
+    told = json.dumps(as_json(result, "result", kind))
+    read = fit(kind, json.loads(told), "result")
+    assert read == result
+    assert json.dumps(as_json(read, "result", kind)) == told
+
+
+@pytest.mark.parametrize("kind", [float, list[float], dict[int, float]])
+def test_a_whole_number_stays_one_where_any_number_may_stand(kind):
+    value = {float: 1, list[float]: [1, 2], dict[int, float]: {3: 1}}[kind]
+    assert repr(fit(kind, value, "x")) == repr(value)
 
 
 def test_classes_are_told_apart_by_their_fields_where_json_does_not_name_them():
@@ -201,3 +239,11 @@ def test_flags_make_one_setting_out_of_another(settings):
     assert flags(settings, settings) == []
     for default in (Flagged(), replace(Flagged(), choice=Polynomial(p=5), maybe=ModularSum(p=3))):
         assert tyro.cli(Flagged, default=default, args=flags(default, settings)) == settings
+
+
+def test_a_rule_of_an_inner_setting_is_told_with_its_whole_path():
+    study = IterationHeadStudy()
+    held = as_json(study, "settings", IterationHeadStudy)
+    held["train"]["weight_decay"] = -1.0
+    with pytest.raises(ToylabError, match=r"^settings\.train\.weight_decay=-1\.0: "):
+        rebuild(study, held)

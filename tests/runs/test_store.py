@@ -250,3 +250,18 @@ def test_a_damaged_history_is_refused_by_name_with_a_remedy(tmp_path, content):
 def test_a_missing_history_is_refused_by_name_with_a_remedy(tmp_path):
     with pytest.raises(ValueError, match=r"metrics\.jsonl: there is no such file; .+"):
         read_metrics(tmp_path / "metrics.jsonl")
+
+
+@dataclass(frozen=True)
+class Measured:
+    share: float
+    step: int
+
+
+@pytest.mark.parametrize(("wrong", "name"), [({"share": "high"}, "share"), ({"step": 0.5}, "step")])
+def test_a_result_with_a_field_of_another_type_is_refused_when_it_is_written(tmp_path, wrong, name):
+    result, cost = Measured(share=0.5, step=1), runs.Cost(cpu_seconds=1, wall_seconds=1, peak_megabytes=None)
+    runs.write_result(tmp_path, result, Measured, cost)
+    assert runs.read_result(tmp_path, Measured) == result
+    with pytest.raises(ToylabError, match=rf"^result\.{name}="):
+        runs.write_result(tmp_path, replace(result, **wrong), Measured, cost)

@@ -83,6 +83,7 @@ def write_result(folder: Path | str, result: Any, gives: type, cost: Cost) -> No
     if not isinstance(result, gives):
         raise ToylabError(f"result: is a {type(result).__name__}, and the job gives {gives.__name__}; return that")
     held = as_json(result, "result", gives)
+    fit(gives, held, "result")  # a field of another type would be refused only when it is read
     if "cost" in held:
         raise ToylabError("cost: is what toylab adds to the result of a job; give this number another name")
     write_json(Path(folder) / "result.json", held | {"cost": asdict(cost)})
