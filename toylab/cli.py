@@ -126,6 +126,8 @@ def _add_studies(add: Callable) -> None:
     """The commands that run studies."""
     command = add("run", run_study, "run a study, or go on with it", settings=True)
     _study_of(command)
+    text = "look at 10, 20 and 30 seeds, from the first one given, until every claim is decided"
+    command.add_argument("--until-decided", action="store_true", help=text)
     command.add_argument("--out", type=Path, help="folder of the run (default: runs/STUDY-PRESET)")
 
     command = add("sweep", sweep_study, "run a study at many settings, or go on with that", settings=True)
@@ -154,8 +156,10 @@ def _add_tables(add: Callable) -> None:
     command.add_argument("--by", metavar="NAME", help="column that tells the lines apart")
     command.add_argument("--out", type=Path, help="an .svg, .png or .pdf (default: FOLDER/Y-by-X.svg)")
 
-    command = add("claims", print_claims, "print the claims of a run")
+    command = add("claims", print_claims, "print the claims of a run, or check them against their lock")
     command.add_argument("folder", type=Path, metavar="FOLDER")
+    command.add_argument("--check", action="store_true", help="compare run, lock and code")
+    command.add_argument("--study", metavar="module:Class", help="of a run of yours, to check it: its code runs then")
     _form_of(command, markdown="a Markdown table")
 
     command = add("report", report_run, "judge and draw a run anew; for a folder of runs, the scoreboard of all")

@@ -19,13 +19,22 @@ def run_study(options: argparse.Namespace, rest: list[str]) -> None:
 
     from toylab.runs import registry
     from toylab.runs.dask import executor
-    from toylab.runs.jobs import JobsFailedError, JobsRefusedError, execute
-    from toylab.runs.judge import after_failures, finish
+    from toylab.runs.jobs import JobsFailedError, JobsRefusedError, Run, execute_all
+    from toylab.runs.judge import after_failures, finish, is_decided
+    from toylab.verdicts.decision import LOOKS
 
     out = options.out or usual_folder(options.study, options.preset)
+    name = registry.name_of(type(study))
+    sizes = LOOKS if options.until_decided else (len(study.seeds),)
     try:
         with executor(options.scheduler) as cluster:
-            execute(study, registry.name_of(type(study)), out, options.workers, executor=cluster)
+            for size in sizes:
+                if options.until_decided:
+                    study = replace(study, seeds=tuple(range(study.seeds[0], study.seeds[0] + size)))
+                run = Run(study, name, out, options.until_decided)
+                execute_all([run], name, options.workers, executor=cluster)
+                if is_decided(out, type(study)):
+                    break
     except (JobsFailedError, JobsRefusedError):
         after_failures(out, finish, out, type(study))  # what the other jobs found should not wait for it
         raise
@@ -72,6 +81,9 @@ def run_all(options: argparse.Namespace, rest: list[str]) -> None:
 
 def print_claims(options: argparse.Namespace, rest: list[str]) -> None:
     """`toylab claims`."""
+    if options.check:
+        check_claims(options)
+        return
     from toylab.verdicts.judgement import claims_markdown, claims_table, read_claims
 
     path = options.folder / "claims.json"
@@ -80,6 +92,19 @@ def print_claims(options: argparse.Namespace, rest: list[str]) -> None:
         print_json([asdict(claim) for claim in claims])
     else:
         print(claims_markdown(claims) if options.markdown else claims_table(claims))
+
+
+def check_claims(options: argparse.Namespace) -> None:
+    """`toylab claims --check`."""
+    from toylab.runs import registry
+    from toylab.runs.lock import check_run, read_lock
+
+    found = check_run(options.folder, registry.load(options.study).STUDY if options.study else None)
+    if found:
+        raise ToylabError(f"{options.folder}: is not as it was locked:\n  " + "\n  ".join(found))
+    lock = read_lock(options.folder)
+    commit = f", committed {lock['commit']}" if lock["commit"] else ""
+    print(f"Run, lock and code agree: {len(lock['claims'])} claims, locked by {lock['locked by']}{commit}.")
 
 
 def report_run(options: argparse.Namespace, rest: list[str]) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from toylab.console import UNGUARDED, ToylabError, progress_bar, refuse_while_importing, unknown
 from toylab.files import alone, digest, disk, refuse_links, write_text
+from toylab.runs.lock import LOCK, mark_of, refuse_changed, write_lock
 from toylab.runs.processes import Processes, peak_megabytes, single_thread
 from toylab.runs.store import Cost, claim_folder, is_done, refuse_others, results, write_result
 from toylab.runs.study import Job, Study, check_jobs, check_study, with_needs
@@ -31,11 +32,12 @@ class JobsFailedError(RuntimeError):
 
 @dataclass(frozen=True)
 class Run:
-    """A study, its name, and the folder that keeps what it finds."""
+    """A study, its name, the folder that keeps what it finds, and whether a new run is one of looks."""
 
     study: Study
     name: str
     out: Path | str
+    until_decided: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "out", Path(self.out))
@@ -102,11 +104,13 @@ def execute_all(
         check_study(run.study)
         check_jobs(run.study)
         refuse_others(run.out, "settings.json", "run")
-        refuse_links(run.out, run.out / "settings.json")
+        refuse_links(run.out, run.out / "settings.json", run.out / LOCK)
     with ExitStack() as stack:
         for run in runs:
             stack.enter_context(alone(run.out))
-            claim_folder(run.study, run.name, run.out)
+            refuse_changed(run.study, run.out)
+            claim_folder(run.study, run.name, run.out, run.until_decided)
+            write_lock(run.study, run.out)
         failures = work(runs, title, workers, progress, executor)
         of = str if len(runs) == 1 else lambda task: f"{task.run.name}, {task}"
         raise_for(failures, "the same command runs those again", of)
@@ -242,6 +246,7 @@ def _do(study: Study, job: Job, folder: Path, out: Path) -> None:
         cpu_seconds=round(time.process_time() - cpu, 2),
         wall_seconds=round(time.perf_counter() - began, 2),
         peak_megabytes=peak_megabytes(),
+        lock=mark_of(out),
     )
     write_result(folder, result, job.gives, cost)
     kept = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith(_PASSING))

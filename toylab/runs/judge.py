@@ -124,6 +124,12 @@ def judge_run(out: Path | str, study: type | None = None) -> Judged:
     )
 
 
+def is_decided(out: Path | str, study: type | None = None) -> bool:
+    """Whether every claim of a run is decided, of those whose numbers alone are in the way."""
+    claims = judge_run(out, study).claims
+    return not any(claim.verdict == "undecided" and claim.kind != "set-up" for claim in claims)
+
+
 def keep(judged: Judged, out: Path | str) -> Path:
     """Write claims.json, the figures and report.html; returns the page.
 

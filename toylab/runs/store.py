@@ -46,11 +46,13 @@ from toylab.verdicts.decision import Plan
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What a job took: processor and wall-clock seconds, and the most memory that its process held, in MB."""
+    """What a job took: processor and wall-clock seconds, and the most memory that its process held, in MB; and the
+    checksum of the lock of its claims, which was there before it began."""
 
     cpu_seconds: float | int
     wall_seconds: float | int
     peak_megabytes: float | int | None
+    lock: str | None = None
 
 
 def results(study: Study, out: Path | str) -> dict[Job, Any]:

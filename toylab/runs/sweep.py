@@ -27,6 +27,7 @@ from toylab.runs import registry
 from toylab.runs.grid import flat
 from toylab.runs.jobs import Run, check_workers, raise_for, wanted, work
 from toylab.runs.judge import after_failures, restored
+from toylab.runs.lock import LOCK, refuse_changed, write_lock
 from toylab.runs.store import claim_folder, plan_of, read_settings, refuse_others, results
 from toylab.runs.study import Study, check_jobs, check_study, conclude, settings_of
 from toylab.runs.table import load_runs
@@ -160,11 +161,14 @@ def _claimed(points: Sequence[Study], out: Path, jobs: Sequence[str] | None) -> 
         told[folder] = {**settings, "seeds": seeds}
         runs.append(Run(replace(point, seeds=tuple(seeds)), name, out / folder))
     now = {"study": name, "jobs": None if jobs is None else list(jobs), "runs": told}
-    refuse_links(out, path, *(run.out / "settings.json" for run in runs))
+    refuse_links(out, path, *(run.out / name for run in runs for name in ("settings.json", LOCK)))
+    for run in runs:
+        refuse_changed(run.study, run.out)
     if now != about:
         write_record(path, now)
     for run in runs:
         claim_folder(run.study, name, run.out)
+        write_lock(run.study, run.out)
     return runs
 
 

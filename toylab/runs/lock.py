@@ -1,0 +1,182 @@
+"""What will be judged, fixed before any seed is run: the claims of a study with their thresholds, and its measuring code.
+
+    studies/<study>/claims.lock    those of the default settings, committed and in the package
+    FOLDER/claims.lock             those of a run, written before its first job; every result names it
+
+`toylab claims FOLDER --check` compares a run, its lock and the code. A change of the measuring code counts as a change
+of the criterion; comments and docstrings do not. `python -m toylab.runs.lock` writes those of the package anew.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import subprocess
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from toylab.console import ToylabError
+from toylab.files import digest, read_bytes, read_record, write_record
+from toylab.runs import registry
+from toylab.runs.store import read_measured, read_settings, results
+from toylab.runs.study import Study
+from toylab.verdicts.claim import Claim
+
+LOCK = "claims.lock"
+DRAWS = ("figures.py", "__init__.py")
+"""Files of a study that measure nothing."""
+
+
+def lock_of(study: Study) -> dict[str, Any]:
+    """The claims of a study at these settings, resolved to numbers, and digests of the code that measures."""
+    return {
+        "study": registry.name_of(type(study)),
+        "claims": {claim.id: _resolved(claim) for claim in study.claims()},
+        "seeds": list(study.seeds),
+        "code": {name: _digest_of_code(path) for name, path in _measuring(type(study))},
+    }
+
+
+def _resolved(claim: Claim) -> dict[str, Any]:
+    low, high = claim.criterion.low, claim.criterion.high
+    return {
+        "claim": claim.sentence,
+        "kind": claim.kind,
+        "criterion": claim.criterion_text,
+        "from": low if low > -float("inf") else None,
+        "to": high if high < float("inf") else None,
+        "control": claim.control.what if claim.control else None,
+        "conditions": [*claim.conditions, *claim.optional, *(claim.control.conditions if claim.control else ())],
+        "needs": [need.otherwise for need in claim.needs],
+        "cannot be decided": claim.undecidable,
+    }
+
+
+def _measuring(study: type) -> Iterator[tuple[str, Path]]:
+    """The files that measure: those of the study, and the probes of the package."""
+    source = inspect.getsourcefile(study)
+    home = Path(source) if source else None
+    package = Path(__file__).parents[1]
+    if home is not None and home.parent.parent == package / "studies":
+        yield from ((path.name, path) for path in sorted(home.parent.glob("*.py")) if path.name not in DRAWS)
+    elif home is not None and home.exists():
+        yield home.name, home
+    from toylab import probes
+
+    yield from ((f"probes/{path.name}", path) for path in sorted(Path(probes.__file__).parent.glob("*.py")))
+
+
+def _digest_of_code(path: Path) -> str:
+    """Of what a file does: without comments, layout and docstrings."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        for statement in list(getattr(node, "body", None) or []) if not isinstance(node, ast.Lambda) else []:
+            if isinstance(statement, ast.Expr) and isinstance(getattr(statement.value, "value", None), str):
+                node.body.remove(statement)
+    return digest(ast.dump(tree).encode())[:16]
+
+
+def published_lock(study: type) -> Path | None:
+    """The lock that the package has of a study; None of a study that is not ours."""
+    source = inspect.getsourcefile(study)
+    path = Path(source).parent / LOCK if source else None
+    return path if path is not None and path.exists() and ":" not in registry.name_of(study) else None
+
+
+def refuse_changed(study: Study, out: Path | str) -> None:
+    """Raise `ToylabError`, naming what differs, for a run with a lock of other claims or of other measuring code."""
+    path = Path(out) / LOCK
+    if path.exists() and (changed := differences(read_lock(out), lock_of(study))):
+        raise ToylabError(
+            f"{out}: was locked with other claims or measuring code ({'; '.join(changed[:3])}); results of both do not "
+            "mix: give another folder with --out"
+        )
+
+
+def write_lock(study: Study, out: Path | str) -> None:
+    """Lock the claims of a run that has no lock yet, by that of the package where it is the same."""
+    path, now = Path(out) / LOCK, lock_of(study)
+    if path.exists():
+        return
+    published = published_lock(type(study))
+    same = published is not None and not differences(read_record(published), now)
+    commit = _commit_of(published) if same and published else None
+    write_record(path, {**now, "locked by": "the package" if same else "this run", "commit": commit})
+
+
+def read_lock(out: Path | str) -> dict[str, Any]:
+    """The lock of a run. Raises `ToylabError` naming the file, if it is missing or damaged."""
+    return read_record(Path(out) / LOCK, "give another folder")
+
+
+def mark_of(out: Path | str) -> str:
+    """The checksum of the lock of a run, which every result names."""
+    return digest(read_bytes(Path(out) / LOCK))
+
+
+def differences(locked: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two locks, in words: claims by id and part, code by file."""
+    found = []
+    before, after = locked["claims"], now["claims"]
+    for id in sorted({*before, *after}):
+        if id not in before or id not in after:
+            found.append(f"claim {id!r} is {'not in the lock' if id not in before else 'no longer there'}")
+        else:
+            found += [
+                f"claim {id!r}: {part} was {before[id].get(part)!r}, is {value!r}"
+                for part, value in after[id].items()
+                if before[id].get(part) != value
+            ]
+    code, new = locked["code"], now["code"]
+    return found + [f"{name} differs" for name in sorted({*code, *new}) if code.get(name) != new.get(name)]
+
+
+def check_run(out: Path | str, study: type | None = None) -> list[str]:
+    """What stands between a run and its verdicts: parts that differ from its lock, and results that do not name it.
+
+    Args:
+        study: the class of the study, where it is not one of ours.
+
+    Raises:
+        ToylabError: if the folder holds no run, or one without a lock.
+    """
+    from toylab.runs.judge import restored
+
+    out = Path(out)
+    about = read_settings(out / "settings.json")
+    kind = registry.of_folder(about["study"], out, study, "toylab claims {folder} --check --study {study}").STUDY
+    settings = restored(registry.preset(kind, "default"), about["settings"], out / "settings.json")
+    locked = read_lock(out)
+    found = differences(locked, lock_of(settings))
+    mark = mark_of(out)
+    younger = [job for job in results(settings, out) if read_measured(job.folder(out))["cost"].get("lock") != mark]
+    if younger:
+        found.append(f"{len(younger)} results were measured under another lock, {younger[0].name} among them")
+    committed = (locked["commit"] or " ").split(" ")[1]
+    if committed and datetime.fromisoformat(committed) > datetime.fromisoformat(about["date"]):
+        found.append(f"the lock was committed at {committed}, after the run began at {about['date']}")
+    return found
+
+
+def _commit_of(path: Path) -> str | None:
+    """The last commit of a file, where there is git."""
+    command = ["git", "-C", str(path.parent), "log", "-1", "--format=%H %cI", "--", path.name]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip() or None
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def main() -> None:
+    """Write the locks of the package."""
+    for name in registry.study_names():
+        study = registry.load(name).STUDY.default()
+        source = inspect.getsourcefile(type(study))
+        assert source is not None
+        write_record(Path(source).parent / LOCK, lock_of(study))
+
+
+if __name__ == "__main__":
+    main()
