@@ -125,9 +125,8 @@ def judge_run(out: Path | str, study: type | None = None) -> Judged:
 
 
 def is_decided(out: Path | str, study: type | None = None) -> bool:
-    """Whether every claim of a run is decided, of those whose numbers alone are in the way."""
-    claims = judge_run(out, study).claims
-    return not any(claim.verdict == "undecided" and claim.kind != "set-up" for claim in claims)
+    """Whether no claim of a run waits for more seeds; checks of the set-up do not count."""
+    return not any(claim.more for claim in judge_run(out, study).claims if claim.kind != "set-up")
 
 
 def keep(judged: Judged, out: Path | str) -> Path:

@@ -1,4 +1,4 @@
-"""What will be judged, fixed before any seed is run: the claims of a study with their thresholds, and its measuring code.
+"""What will be judged, fixed before any seed is run: claims with their thresholds, and the code that measures.
 
     studies/<study>/claims.lock    those of the default settings, committed and in the package
     FOLDER/claims.lock             those of a run, written before its first job; every result names it

@@ -203,7 +203,7 @@ class Claim:
             if len(asked) < len(seeds)
             else ""
         )
-        verdict, reason = _verdict(found, control, reason)
+        verdict, reason, more = _verdict(found, control, reason)
         by_seed = {str(seed): round(value, 4) for seed, value in values.items()}
         return Judgement(
             id=self.id,
@@ -216,6 +216,7 @@ class Claim:
             seeds=found.seeds,
             level=found.level,
             verdict=verdict,
+            more=more,
             control=control,
             uncontrolled=self.uncontrolled,
             family=self._family(found, values, family) if self.kind == "paper" else "",
@@ -282,21 +283,22 @@ def judge_claims(claims: Sequence[Claim], results: Conditions, plan: Plan) -> li
     return [claim.judged(results, plan, family) for claim in claims]
 
 
-def _verdict(found: Decision, control: ControlJudgement | None, reason: str) -> tuple[Verdict, str]:
-    """The verdict, and why it is none where something besides the numbers stands in the way."""
+def _verdict(found: Decision, control: ControlJudgement | None, reason: str) -> tuple[Verdict, str, bool]:
+    """The verdict, why it is none, and whether more seeds could give one."""
     if not found.seeds:
-        return "not run", reason
+        return "not run", reason, False
     if reason:
-        return "undecided", reason
+        return "undecided", reason, False
     if len(found.seeds) < FEWEST:
-        return "undecided", f"fewer than {FEWEST} seeds decide nothing"
+        return "undecided", f"fewer than {FEWEST} seeds decide nothing", True
     if control is None or control.misses:
-        return found.word, "the interval reaches both sides of the criterion" if found.word == "undecided" else ""
+        straddles = found.word == "undecided"
+        return found.word, "the interval reaches both sides of the criterion" * straddles, straddles
     if control.misses is False:
-        return "uninformative", "the control meets the criterion as well, so the measurement cannot tell"
+        return "uninformative", "the control meets the criterion as well, so the measurement cannot tell", False
     if control.measured is None:
-        return "undecided", "the control was not run"
-    return "undecided", "the control does not clearly miss the criterion"
+        return "undecided", "the control was not run", False
+    return "undecided", "the control does not clearly miss the criterion", True
 
 
 def _rounded_ends(found: Decision) -> tuple[float, float] | None:

@@ -62,6 +62,7 @@ class Judgement:
         verdict: "supported" where the whole interval meets the criterion, "refuted" where it misses it, "undecided"
             where it does neither, or a control or a presupposition does not decide; "uninformative" where the control
             meets the criterion as well; "not run" without any value.
+        more: whether more seeds could decide it.
         control: what an uninformed model scores, or of a claim of absence the real thing.
         uncontrolled: why there is no control.
         family: whether a claim of the paper is decided also at the level divided by the number of those claims.
@@ -82,6 +83,7 @@ class Judgement:
     seeds: tuple[int, ...]
     level: float = 0.05
     verdict: Verdict
+    more: bool = False
     control: ControlJudgement | None = None
     uncontrolled: str = ""
     family: Family = ""
