@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Int, Shaped
 
 from toylab.console import ToylabError
-from toylab.settings import check_option, check_seed
+from toylab.settings import check_option, check_range, check_seed
 
 IGNORE = -100
 """The target of a position that is not scored (torch's own default for cross entropy)."""
@@ -133,8 +133,7 @@ def split_of(
 
 def check_draw(rows: int, split: str) -> None:
     """Raises `ToylabError` for a negative number of rows, or for a split that is none."""
-    if rows < 0:
-        raise ToylabError(f"rows={rows}: must be at least 0")
+    check_range(rows=rows, least=0)
     split_index(split)
 
 

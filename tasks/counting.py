@@ -28,7 +28,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from toylab.console import ToylabError
-from toylab.settings import check_option, check_settings
+from toylab.settings import check_option, check_range, check_settings
 from toylab.tasks.base import IGNORE, NOWHERE, Batch, Split, check_draw, fill
 from toylab.tasks.bracketed import (
     BEGIN,
@@ -91,8 +91,7 @@ class ContextualCounting:
             raise ToylabError(
                 f"length={self.length}: {self.most} regions have {2 * self.most} brackets; give at least that length"
             )
-        if not 0 <= self.p <= 1:
-            raise ToylabError(f"p={self.p}: is a probability, from 0 to 1")
+        check_range("it is a probability", p=self.p, least=0, most=1)
 
     @property
     def shortest(self) -> int:

@@ -54,7 +54,7 @@ def test_a_length_without_room_for_the_brackets_raises(length, regions, most):
 
 @pytest.mark.parametrize("p", [-0.1, 1.01, 2, -1])
 def test_a_p_that_is_no_probability_raises(p):
-    with pytest.raises(ValueError, match=f"^p={p}: is a probability, from 0 to 1$"):
+    with pytest.raises(ValueError, match=f"^p={p}: must be at least 0 and at most 1; it is a probability$"):
         ContextualCounting(p=p)
 
 

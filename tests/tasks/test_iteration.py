@@ -209,7 +209,7 @@ def test_every_prime_makes_a_polynomial_whose_inputs_can_be_undone(p):
 @pytest.mark.parametrize("kind", [Copy, ModularSum])
 @pytest.mark.parametrize("p", [1, 0, -2])
 def test_one_value_is_too_few(kind, p):
-    with pytest.raises(ValueError, match=f"p={p}: at least 2"):
+    with pytest.raises(ValueError, match=f"p={p}: must be at least 2; for example 2 or 11"):
         kind(p=p)
 
 

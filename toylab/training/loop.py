@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from toylab.console import ToylabError, progress_bar
 from toylab.files import digest_of, read_tensors, refuse_unwritable, write_tensors
-from toylab.settings import as_json, check_settings
+from toylab.settings import as_json, check_range, check_settings
 from toylab.training.modes import evaluating, in_training
 from toylab.training.optimizer import AdamW, Held, as_one
 
@@ -50,17 +50,11 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        for name in ("steps", "rows", "evaluate_every", "stop_after"):
-            if getattr(self, name) < 1:
-                raise ToylabError(f"{name}={getattr(self, name)}: must be at least 1")
-        for name in ("warmup", "cooldown", "weight_decay"):
-            if getattr(self, name) < 0:
-                raise ToylabError(f"{name}={getattr(self, name)}: must be at least 0")
-        for name in ("learning_rate", "clip"):
-            if getattr(self, name) <= 0:
-                raise ToylabError(f"{name}={getattr(self, name)}: must be a positive number, for example 1e-3")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ToylabError(f"betas={self.betas}: must be from 0 to below 1, for example 0.9 0.98")
+        check_range(steps=self.steps, rows=self.rows, least=1)
+        check_range(evaluate_every=self.evaluate_every, stop_after=self.stop_after, least=1)
+        check_range(warmup=self.warmup, cooldown=self.cooldown, weight_decay=self.weight_decay, least=0)
+        check_range("for example 1e-3", learning_rate=self.learning_rate, clip=self.clip, above=0)
+        check_range("for example 0.9 0.98", betas=self.betas, least=0, below=1)
 
 
 class DivergedError(ToylabError):

@@ -66,7 +66,9 @@ def test_rows_depend_on_their_seed_alone():
 
 @pytest.mark.parametrize("cosine", [-0.1, 1.1, math.nan, -1])
 def test_openers_are_turned_toward_each_other_at_most_until_they_meet(cosine):
-    with pytest.raises(ValueError, match=rf"^cosine={cosine}: must be from 0 \(orthogonal openers\) to 1"):
+    with pytest.raises(
+        ValueError, match=rf"^cosine={cosine}: must be at least 0 and at most 1; openers are orthogonal at 0"
+    ):
         readout_rows(TASK, 32, cosine=cosine)
 
 

@@ -21,7 +21,7 @@ from toylab.probes import watch
 from toylab.report.page import Picture
 from toylab.runs.store import read_metrics, write_metrics
 from toylab.runs.study import Job
-from toylab.settings import check_seeds, check_settings
+from toylab.settings import check_range, check_settings
 from toylab.studies.contextual_counting import measures as circuits
 from toylab.studies.contextual_counting.claims import claims
 from toylab.studies.contextual_counting.data import count_accuracy, for_model, held_out_strings, learn_counting, logits
@@ -82,14 +82,9 @@ class ContextualCountingStudy:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        check_seeds(self.seeds)
-        if not self.control_seeds >= 1:
-            raise ToylabError(f"control_seeds={self.control_seeds}: must be at least 1")
-        for name in ("auxiliary", "growth"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ToylabError(f"{name}={getattr(self, name)}: is a share of the training, from 0 to 1")
-        if self.rows < 100:
-            raise ToylabError(f"rows={self.rows}: must be at least 100, or accuracies say little")
+        check_range(control_seeds=self.control_seeds, encoder_hidden=self.encoder_hidden, least=1)
+        check_range("it is a share of the training", auxiliary=self.auxiliary, growth=self.growth, least=0, most=1)
+        check_range("accuracies on fewer say little", rows=self.rows, least=100)
         if not self.task.begin:
             raise ToylabError("task.begin=False: the circuits are told apart by their use of it; leave it on")
         if self.task.answer != "counts":
@@ -103,8 +98,6 @@ class ContextualCountingStudy:
             )
         if "none" not in self.encodings or "rotary" not in self.encodings:
             raise ToylabError(f"encodings={self.encodings}: must have none and rotary, of which most claims speak")
-        if self.encoder_hidden < 1:
-            raise ToylabError(f"encoder_hidden={self.encoder_hidden}: must be at least 1")
         if self.model.encoder.positions != "none" or not self.model.encoder.causal:
             raise ToylabError("model.encoder: leave positions=none and causal=True; the arms set them (see encodings)")
         if self.model.encoder.layers > 1 or self.model.heads > 1:

@@ -23,7 +23,7 @@ from toylab.probes import IterationHead, invariance
 from toylab.report.page import Picture
 from toylab.runs.store import read_metrics, write_metrics
 from toylab.runs.study import Job
-from toylab.settings import check_seeds, check_settings
+from toylab.settings import check_range, check_settings
 from toylab.studies.iteration_head import measures as interventions
 from toylab.studies.iteration_head.claims import LEARNED, claims
 from toylab.studies.iteration_head.figures import FILM, draw, show
@@ -78,9 +78,8 @@ class IterationHeadStudy:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        check_seeds(self.seeds)
-        if not self.control_seeds >= 1:
-            raise ToylabError(f"control_seeds={self.control_seeds}: must be at least 1")
+        check_range(control_seeds=self.control_seeds, rows=self.rows, least=1)
+        check_range(end_weight=self.end_weight, above=0)
         if not self.task.chain_of_thought:
             raise ToylabError("task.chain_of_thought=False: the study compares with and without; leave it on")
         if self.task.longest < 6 or self.task.longest - self.task.shortest < 2:
@@ -90,10 +89,6 @@ class IterationHeadStudy:
             )
         if self.task.score_padding and self.batches == "packed":
             raise ToylabError("task.score_padding=True: packed rows have no padding; choose batches=padded or sweep")
-        if not self.end_weight > 0:
-            raise ToylabError(f"end_weight={self.end_weight}: must be above 0")
-        if self.rows < 1:
-            raise ToylabError(f"rows={self.rows}: must be at least 1")
 
     @classmethod
     def quick(cls) -> IterationHeadStudy:

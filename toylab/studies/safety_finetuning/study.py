@@ -24,7 +24,7 @@ from toylab.model.transformer import Transformer
 from toylab.report.page import Picture
 from toylab.runs.store import write_metrics
 from toylab.runs.study import Input, Job, by_condition
-from toylab.settings import check_seeds, check_settings
+from toylab.settings import check_range, check_settings
 from toylab.studies.safety_finetuning import measures as safety
 from toylab.studies.safety_finetuning.claims import claims
 from toylab.studies.safety_finetuning.data import (
@@ -102,20 +102,12 @@ class SafetyFinetuningStudy:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        check_seeds(self.seeds)
-        if self.rows < 32:
-            raise ToylabError(f"rows={self.rows}: must be at least 32, or shares say little")
-        if not 0 < self.unsafe_share < 1:
-            raise ToylabError(f"unsafe_share={self.unsafe_share}: must be between 0 and 1: both kinds are needed")
-        for name in ("attack_steps", "relearning_steps"):
-            if getattr(self, name) < 1:
-                raise ToylabError(f"{name}={getattr(self, name)}: must be at least 1")
-        for name, example in (("small_rate", 2e-4), ("dpo_beta", 0.1)):
-            if not getattr(self, name) > 0:
-                raise ToylabError(f"{name}={getattr(self, name)}: must be a positive number, for example {example}")
-        for name in ("dpo_anchor", "decay"):
-            if not getattr(self, name) >= 0:
-                raise ToylabError(f"{name}={getattr(self, name)}: must be at least 0")
+        check_range("shares of fewer say little", rows=self.rows, least=32)
+        check_range("both kinds are needed", unsafe_share=self.unsafe_share, above=0, below=1)
+        check_range(attack_steps=self.attack_steps, relearning_steps=self.relearning_steps, least=1)
+        check_range("for example 2e-4", small_rate=self.small_rate, above=0)
+        check_range("for example 0.1", dpo_beta=self.dpo_beta, above=0)
+        check_range(dpo_anchor=self.dpo_anchor, decay=self.decay, least=0)
         if not self.task.soft_slots:
             raise ToylabError("task.soft_slots=0: the soft-token attack needs at least 1")
         if not self.task.duplicates:

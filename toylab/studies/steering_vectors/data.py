@@ -19,6 +19,7 @@ from toylab.model.generate import generate
 from toylab.model.layers import source
 from toylab.model.steering import Steered
 from toylab.model.transformer import Transformer
+from toylab.settings import check_range
 from toylab.tasks import Batch, Reasoning, Split, Styles, stream
 from toylab.training.batches import Scored, device_of, fresh, pad
 from toylab.training.loop import TrainConfig
@@ -73,8 +74,7 @@ def readout_rows(
         ValueError: for a cosine outside 0 .. 1, or a vocabulary as large as the width.
     """
     vocab = len(task.vocabulary)
-    if not 0 <= cosine <= 1:
-        raise ToylabError(f"cosine={cosine}: must be from 0 (orthogonal openers) to 1 (the same)")
+    check_range("openers are orthogonal at 0, the same at 1", cosine=cosine, least=0, most=1)
     if vocab >= width:
         raise ToylabError(f"width={width}: must be larger than the vocabulary of {vocab} tokens, for example 64")
     drawn = torch.randn(width, vocab, generator=source(seed, "readout"))
