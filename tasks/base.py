@@ -9,7 +9,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, get_args, runtime_checkable
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int, Shaped
@@ -105,6 +105,19 @@ def stream(seed: int, *path: int | str) -> np.random.Generator:
     """
     numbers = [zlib.crc32(step.encode()) if isinstance(step, str) else check_seed(step, "path") for step in path]
     return np.random.default_rng(np.random.SeedSequence(check_seed(seed), spawn_key=numbers))
+
+
+def held_out(
+    task: Any, seed: int, rows: int, split: Split = "test", *, purpose: int | str | None = None, **which: Any
+) -> Batch:
+    """Rows that no training has seen: the same whenever they are asked for, and others for another seed.
+
+    Args:
+        purpose: of the stream that they are drawn from, if `which` does not name it.
+        which: rows of the task, as its `sample` takes them: `kind="unsafe"`.
+    """
+    path = which.values() if purpose is None else (purpose,)
+    return task.sample(stream(seed, split, *path), rows, split, **which)
 
 
 def split_index(split: str) -> int:

@@ -110,6 +110,11 @@ class ContextualCounting:
         return _high(self.regions)
 
     @property
+    def largest(self) -> dict[str, int]:
+        """What `sample` takes for the longest strings with most regions."""
+        return {"length": self.longest, "regions": self.most}
+
+    @property
     def items(self) -> dict[str, int]:
         """Labels of one entry a region, and for how many regions at least."""
         return {"count": self.most}

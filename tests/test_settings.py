@@ -317,7 +317,7 @@ CALLS = [
     lambda: tasks.Polynomial().capacity(i(70), "train"),
     lambda: table(tasks.ContextualCounting(length=(i(9), i(12)), regions=i(2)).sample(tasks.stream(0), 3, length=i(9))),
     lambda: tasks.ContextualCounting(length=(i(9), i(60)), regions=i(2)).entropy,
-    lambda: [table(one) for one in evaluate.held_out(tasks.Parity(), i(0), [i(4), i(5)], i(1)).values()],
+    lambda: [table(one) for one in evaluate.by_length(tasks.Parity(), i(0), [i(4), i(5)], i(1)).values()],
     lambda: weights(low_rank.confine(toylab.Transformer(toylab.ModelConfig(), 5, 8), i(2), i(1))),
     lambda: [steered((i(2),)), steered(slice(i(2), i(3)))],
     lambda: probes.zero_heads(i(1), [i(0)])(Z).tolist(),

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from toylab.console import ToylabError
 from toylab.model.generate import generate
 from toylab.probes import Edit, IterationHead, edit, find_iteration_head, link_mass, watch
-from toylab.tasks import IGNORE, Batch, IteratedMap, Split, stream
+from toylab.settings import check_range
+from toylab.tasks import IGNORE, Batch, IteratedMap, Split, held_out
 from toylab.training.batches import likeliest, refuse_unscored, tokens_for
 from toylab.training.modes import evaluating
 
@@ -35,15 +36,14 @@ class Accuracy:
     state: float
 
 
-def held_out(
+def by_length(
     task: IteratedMap, seed: int, lengths: Iterable[int], rows: int = 64, split: Split = "test"
 ) -> dict[int, Batch]:
     """Different held-out prompts of each length: `rows`, or as many as there are; lengths with none are left out."""
-    if rows < 1:
-        raise ToylabError(f"rows={rows}: must be at least 1")
+    check_range(rows=rows, least=1)
     sizes = {length: task.available(rows, length, split) for length in lengths}
     return {
-        length: task.sample(stream(seed, split, length), size, split, length=length, distinct=True)
+        length: held_out(task, seed, size, split, purpose=length, length=length, distinct=True)
         for length, size in sizes.items()
         if size
     }

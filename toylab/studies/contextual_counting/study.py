@@ -24,7 +24,7 @@ from toylab.runs.study import Job
 from toylab.settings import check_range, check_settings
 from toylab.studies.contextual_counting import measures as circuits
 from toylab.studies.contextual_counting.claims import claims
-from toylab.studies.contextual_counting.data import count_accuracy, for_model, held_out_strings, learn_counting, logits
+from toylab.studies.contextual_counting.data import count_accuracy, for_model, learn_counting, logits
 from toylab.studies.contextual_counting.figures import draw
 from toylab.studies.contextual_counting.results import (
     ADDED_REGION,
@@ -36,7 +36,7 @@ from toylab.studies.contextual_counting.results import (
     GoldenRegion,
     GoldenResult,
 )
-from toylab.tasks import Batch, ContextualCounting, decode, stream
+from toylab.tasks import Batch, ContextualCounting, decode, held_out, stream
 from toylab.training.loop import History, TrainConfig
 from toylab.verdicts.claim import Claim
 
@@ -245,7 +245,7 @@ def examine(
         solved_at: the step from which it counted as solved.
     """
     config = model.config
-    batch = held_out_strings(task, seed, rows)
+    batch = held_out(task, seed, rows, **task.largest)
     strings = for_model(task, model, batch)
     found = circuits.find_circuits(model, strings)
     bare = not (config.residual or config.hidden or config.self_attention)
@@ -294,7 +294,7 @@ def _elsewhere(task: ContextualCounting, model: EncoderDecoder, seed: int, rows:
         places[f"{task.most - 1} regions"] = (task, {"regions": task.most - 1})
     found = {}
     for name, (where, size) in places.items():
-        batch = held_out_strings(where, seed, rows, **size)
+        batch = held_out(where, seed, rows, **where.largest | size)
         if _reaches(model, task, batch):
             strings = for_model(where, model, batch)
             found[name] = Elsewhere(accuracy=count_accuracy(model, strings), floor=circuits.floor(strings))
@@ -314,18 +314,18 @@ def golden(task: ContextualCounting, rows: int, seed: int) -> GoldenResult:
         for length in (max(16, 2 * task.most), task.longest, 2 * task.longest):
             for regions in (1, task.most, 7):
                 model = contextual_counter(regions, length + 1, bias=bias)
-                strings = for_model(task, model, held_out_strings(task, seed, 50, length=length, regions=regions))
+                strings = for_model(task, model, held_out(task, seed, 50, length=length, regions=regions))
                 wrong = logits(model, strings).argmax(dim=-1) != strings.counts
                 errors, asked = errors + int(wrong.sum()), asked + wrong.numel()
         model = contextual_counter(task.most, task.classes, bias=bias)
-        found = circuits.find_circuits(model, for_model(task, model, held_out_strings(task, seed, rows)))
+        found = circuits.find_circuits(model, for_model(task, model, held_out(task, seed, rows, **task.largest)))
         named[bias] = [GoldenRegion(circuit=c.circuit, bias=c.bias, k=c.k, r2=c.r2, blocked=c.blocked) for c in found]
     return GoldenResult(errors=errors, asked=asked, named=named)
 
 
 def _example(task: ContextualCounting, model: EncoderDecoder, seed: int) -> CountingExample:
     """What everybody attends to on one held-out string, as short as the task has them, and with ones in all regions."""
-    batch = held_out_strings(task, seed, 64, length=task.shortest)
+    batch = held_out(task, seed, 64, **task.largest | {"length": task.shortest})
     fullest = int(batch.labels["count"][:, : task.most].min(axis=1).argmax())
     strings = for_model(task, model, batch.rows(fullest, fullest + 1))
     with watch(model, "encoder.blocks.0.attn.pattern", "decoder.cross.pattern") as seen, torch.no_grad():

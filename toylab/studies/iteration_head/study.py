@@ -157,7 +157,7 @@ class IterationHeadStudy:
         """Train one arm and measure it."""
         arm = job.what
         model, history = self.train_arm(arm, job.seed, folder, film=job.name == "main")
-        test = evaluate.held_out(arm.task, job.seed, lengths_of(arm.task), self.rows)
+        test = evaluate.by_length(arm.task, job.seed, lengths_of(arm.task), self.rows)
         result = IterationResult(
             accuracy=evaluate.free_running_accuracy(model, arm.task, test),
             steps=history[-1]["step"],
@@ -166,7 +166,7 @@ class IterationHeadStudy:
         if not arm.task.chain_of_thought:
             return result
         # A model of one length is searched on all lengths too: at its own, a head cannot be told from a fixed offset.
-        several = evaluate.held_out(arm.task, job.seed, lengths_of(self.task), self.rows)
+        several = evaluate.by_length(arm.task, job.seed, lengths_of(self.task), self.rows)
         head = evaluate.search_iteration_head(model, several)
         result = replace(result, head=head)
         if job.name == "main":
@@ -180,7 +180,7 @@ class IterationHeadStudy:
         if saved.exists():
             return load_model(saved), read_metrics(metrics)
         model = Transformer.for_task(arm.task, arm.model, seed)
-        followed = evaluate.held_out(arm.task, seed, _spread(lengths_of(arm.task)), self.rows // 2, "validation")
+        followed = evaluate.by_length(arm.task, seed, _spread(lengths_of(arm.task)), self.rows // 2, "validation")
         checkpoint = folder / "checkpoint.safetensors"
         recorder = Film(folder / FILM, _scenes(arm.task, seed)) if film else None
         training = train(
@@ -224,9 +224,9 @@ class IterationHeadStudy:
     def _transfer(self, model: Transformer, head: IterationHead, seed: int, folder: Path) -> Transfer:
         """Fine-tune a trained model to parity; how long it takes, and what its head makes of the untrained symbol 0."""
         parity = self.arms()["parity"].task
-        test = evaluate.held_out(parity, seed, lengths_of(parity), self.rows)
+        test = evaluate.by_length(parity, seed, lengths_of(parity), self.rows)
         by_symbol = interventions.mass_by_symbol(model, test[max(test)], head)
-        followed = evaluate.held_out(parity, seed, _spread(lengths_of(parity)), self.rows // 2, "validation")
+        followed = evaluate.by_length(parity, seed, _spread(lengths_of(parity)), self.rows // 2, "validation")
         training = train(
             model,
             self._loss(parity),
@@ -294,7 +294,7 @@ def guesses(task: IteratedMap, lengths: list[int]) -> tuple[float, float]:
 def _scenes(task: IteratedMap, seed: int) -> list[Scene]:
     """Held-out sequences to be filmed: a short one and a longer one."""
     lengths = sorted({min(length, task.longest) for length in (6, 10)})
-    batches = evaluate.held_out(task, seed, lengths, 1)
+    batches = evaluate.by_length(task, seed, lengths, 1)
     return [
         Scene(
             f"{length} inputs",

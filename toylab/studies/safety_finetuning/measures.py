@@ -38,7 +38,7 @@ from toylab.probes import (
     watch,
     weak_share,
 )
-from toylab.studies.safety_finetuning.data import Outcomes, held_out_texts, outcomes, pairs, write_texts
+from toylab.studies.safety_finetuning.data import Outcomes, outcomes, pairs, write_texts
 from toylab.studies.safety_finetuning.results import (
     BeforeAfter,
     Behaviour,
@@ -54,8 +54,8 @@ from toylab.studies.safety_finetuning.results import (
     UpShare,
     as_field,
 )
-from toylab.tasks import JAILBREAKS, Batch, Kind, TaskConcept
-from toylab.training.batches import device_of, to_device
+from toylab.tasks import JAILBREAKS, Batch, Kind, TaskConcept, held_out
+from toylab.training.batches import device_of, prompt_tokens, to_device
 from toylab.training.losses import Pairs, answer_log_probs
 
 SETS: tuple[Kind, ...] = ("safe", "unsafe", *JAILBREAKS)
@@ -67,10 +67,10 @@ Sets = Mapping[str, Batch]
 def judged_on(task: TaskConcept, seed: int, rows: int) -> dict[str, Batch]:
     """Held-out prompts of every kind, and of operators M alone: "M, safe text" and "M, unsafe text"."""
     sets = {
-        kind: held_out_texts(task, seed, rows, kind) for kind in SETS if task.duplicates or kind != "mismatched-token"
+        kind: held_out(task, seed, rows, kind=kind) for kind in SETS if task.duplicates or kind != "mismatched-token"
     }
     for name, kind in (("M, safe text", "safe"), ("M, unsafe text", "unsafe")):
-        batch = held_out_texts(task, seed, 8 * rows, kind)
+        batch = held_out(task, seed, 8 * rows, kind=kind)
         allowed = np.append(task.of_class("M"), task.operators.index("id"))
         only = np.isin(batch.labels["first operator"], allowed) & np.isin(batch.labels["second operator"], allowed)
         mixed = np.isin(batch.labels["first operator"], task.of_class("M")) | np.isin(
@@ -95,11 +95,6 @@ def at_answer(model: Transformer, task: TaskConcept, batch: Batch, *points: str)
     with watch(model, *points) as seen:
         model(prompt_tokens(task, batch).to(device_of(model)))
     return {name: value[:, -1] for name, value in seen.items()}
-
-
-def prompt_tokens(task: TaskConcept, batch: Batch) -> Int[Tensor, "batch position"]:
-    """The prompts of a batch."""
-    return torch.from_numpy(batch.tokens[:, : task.prompt])
 
 
 def clusters(model: Transformer, task: TaskConcept, sets: Sets) -> list[LayerClusters]:

@@ -32,7 +32,6 @@ from toylab.studies.safety_finetuning.data import (
     concept_batches,
     concept_model,
     fine_tuning,
-    held_out_texts,
     language_loss,
     outcomes,
 )
@@ -46,7 +45,7 @@ from toylab.studies.safety_finetuning.results import (
     SoftAttack,
     as_field,
 )
-from toylab.tasks import TaskConcept
+from toylab.tasks import TaskConcept, held_out
 from toylab.training.loop import TrainConfig, train
 from toylab.training.losses import DPO, NPO, Refusal, Unlearning
 from toylab.verdicts.claim import Claim
@@ -221,7 +220,7 @@ class SafetyFinetuningStudy:
             result = self._broken(result, base, tuned, job.seed, sets)
         if arm.method in ("dpo", "dpo-standard"):
             losses = replace(self.unlearning, cap=1e9), self._loss(arm.method, base)
-            asked = held_out_texts(self.task, job.seed, 128, "unsafe", "validation")
+            asked = held_out(self.task, job.seed, 128, "validation", kind="unsafe")
             before, after = (safety.gradient_cosine(model, *losses, self.task, asked) for model in (base, tuned))
             result = replace(result, cosine=GradientCosine(before=before, after=after))
         return result
@@ -231,7 +230,7 @@ class SafetyFinetuningStudy:
         if saved.exists():
             return load_model(saved)
         model = concept_model(self.task, base.model, seed)
-        followed = held_out_texts(self.task, seed, 64, "pretraining", "validation")
+        followed = held_out(self.task, seed, 64, "validation", kind="pretraining")
         training = train(
             model,
             language_loss,

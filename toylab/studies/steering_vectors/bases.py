@@ -16,15 +16,14 @@ from toylab.studies.steering_vectors.data import (
     READOUT_SEED,
     answers,
     by_temperature,
-    held_out_questions,
     reasoning_batches,
     reasoning_model,
     right_chains,
 )
 from toylab.studies.steering_vectors.results import BaseResult
 from toylab.studies.steering_vectors.settings import APART, Settings
-from toylab.tasks import Reasoning, Styles
-from toylab.training.batches import next_token_loss
+from toylab.tasks import Reasoning, Styles, held_out
+from toylab.training.batches import next_token_loss, prompt_tokens
 from toylab.training.loop import train
 
 
@@ -85,7 +84,8 @@ def mix(
 
 def evaluation_prompts(study: Settings, seed: int, task: Reasoning | None = None) -> Tensor:
     """The held-out prompts of a seed."""
-    return held_out_questions(task or study.task, seed, study.rows)
+    task = task or study.task
+    return prompt_tokens(task, held_out(task, seed, study.rows, purpose="prompts"))
 
 
 def few_of(study: Settings, prompts: Tensor) -> Tensor:

@@ -20,8 +20,8 @@ from toylab.model.layers import source
 from toylab.model.steering import Steered
 from toylab.model.transformer import Transformer
 from toylab.settings import check_range
-from toylab.tasks import Batch, Reasoning, Split, Styles, stream
-from toylab.training.batches import Scored, device_of, fresh, pad
+from toylab.tasks import Batch, Reasoning, Styles, held_out, stream
+from toylab.training.batches import Scored, device_of, fresh, pad, prompt_tokens
 from toylab.training.loop import TrainConfig
 from toylab.training.losses import Rollouts, entropy, kl_divergence, up_to
 from toylab.training.modes import evaluating
@@ -106,7 +106,7 @@ def reasoning_batches(task: Reasoning, seed: int, rows: int, styles: Styles, pur
 def right_chains(task: Reasoning, seed: int, rows: int = 200) -> Callable[[nn.Module], dict[str, float]]:
     """What the stop rule of the first phase watches: `accuracy`, the share of validation prompts answered right when
     THINK is given, greedily; on the flagged task, of those prompts that ask for a chain."""
-    prompts = held_out_questions(task, seed, rows, "validation")
+    prompts = prompt_tokens(task, held_out(task, seed, rows, "validation", purpose="prompts"))
     prompts = prompts[~torch.from_numpy(task.flagged(prompts.numpy()))]
     return lambda model: {"accuracy": answers(model, task, prompts, 0, opener="THINK").right}
 
@@ -209,11 +209,6 @@ def by_temperature(
         temperature: Answers(**{name: round(share, 4) for name, share in asdict(one).items()})
         for temperature, one in found.items()
     }
-
-
-def held_out_questions(task: Reasoning, seed: int, rows: int, split: Split = "test") -> Int[Tensor, "prompt position"]:
-    """Prompts that no training has seen."""
-    return torch.from_numpy(task.prompts(stream(seed, split, "prompts"), rows, split))
 
 
 # Reinforcement learning ----------------------------------------------------------------------------------------------

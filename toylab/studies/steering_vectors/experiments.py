@@ -29,7 +29,6 @@ from toylab.studies.steering_vectors.data import (
     answers,
     by_temperature,
     freeze_readout,
-    held_out_questions,
     readout_rows,
     reasoning_batches,
 )
@@ -52,8 +51,8 @@ from toylab.studies.steering_vectors.results import (
 )
 from toylab.studies.steering_vectors.separability import SeparabilityResult
 from toylab.studies.steering_vectors.settings import Settings
-from toylab.tasks import Reasoning, stream
-from toylab.training.batches import next_token_loss
+from toylab.tasks import Reasoning, held_out, stream
+from toylab.training.batches import next_token_loss, prompt_tokens
 from toylab.training.loop import TrainConfig, train
 from toylab.training.losses import PolicyGradient
 
@@ -362,7 +361,7 @@ def train_flagged(
     elif which in ("gate", "scale"):
         point = f"blocks.{before}.resid_post"
         with torch.no_grad(), watch(base, point) as seen:
-            base(held_out_questions(task, seed, 1000, "train"))
+            base(prompt_tokens(task, held_out(task, seed, 1000, "train", purpose="prompts")))
         centre = rms_normed(seen[point][:, -1]).mean(dim=0)
         held = (
             Scaled(width, "tanh", centre, source(seed, "gate"))
