@@ -245,11 +245,14 @@ def _do(study: Study, job: Job, folder: Path, out: Path) -> None:
         peak_megabytes=peak_megabytes(),
     )
     write_result(folder, result, job.gives, cost)
+    for path in folder.glob("checkpoint*"):  # to go on from when interrupted, and large
+        if path.is_file():
+            path.unlink()
     kept = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith(_PASSING))
     write_text(folder / "done", "".join(f"{digest(path.read_bytes())}  {path.name}\n" for path in kept))
 
 
-_PASSING = (".", "checkpoint", "error.txt")
+_PASSING = (".", "error.txt")
 """How the names of files begin that a job may leave, but that nothing needs."""
 
 

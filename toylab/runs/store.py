@@ -15,7 +15,7 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
@@ -38,6 +38,7 @@ from toylab.files import (
     write_record,
     write_text,
 )
+from toylab.model.checkpoint import load_model, save_model
 from toylab.runs.study import Job, Study, settings_of
 from toylab.settings import as_json, fit
 from toylab.training.loop import History, Training
@@ -217,6 +218,36 @@ def read_settings(path: Path | str) -> dict[str, Any]:
     ):
         raise ToylabError(f"{path}: is not the settings of a run; give another folder")
     return held
+
+
+def train_and_keep(
+    folder: Path,
+    train: Callable[[Path], tuple[Any, Training]],
+    name: str = "",
+    *,
+    file: str | None = "model.safetensors",
+    load: Callable[[Path], Any] = load_model,
+    save: Callable[[Path, Any], None] = save_model,
+) -> tuple[Any, History]:
+    """What a job trains, with its history: read if its folder has it, else trained, from its checkpoint on if there is
+    one, and kept.
+
+    Args:
+        train: from the path of a checkpoint to what was trained, and its training.
+        name: of the training, where a job has several: in `metrics{name}.jsonl` and `checkpoint{name}.safetensors`.
+        file: that keeps what was trained, as `save` writes and `load` reads it; None where nobody reads it.
+
+    Raises:
+        ToylabError: naming the file, if one of them is damaged.
+    """
+    metrics = folder / f"metrics{name}.jsonl"
+    if file is not None and (folder / file).exists():
+        return load(folder / file), read_metrics(metrics)
+    trained, training = train(folder / f"checkpoint{name}.safetensors")
+    write_metrics(metrics, training)
+    if file is not None:
+        save(folder / file, trained)
+    return trained, training.history
 
 
 def write_metrics(path: Path | str, training: Training) -> None:

@@ -190,6 +190,11 @@ def learning_rate(config: TrainConfig, step: int, cooling_since: int | None = No
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
 
 
+def first_step(history: History, metric: str, bar: float) -> int | None:
+    """The first evaluated step at which a metric reaches a bar; None if it never does."""
+    return next((entry["step"] for entry in history if entry.get(metric, -math.inf) >= bar), None)
+
+
 def _diverged(what: str, step: int, config: TrainConfig, checkpoint: Path | None) -> DivergedError:
     kept = f"the last good checkpoint is kept at {checkpoint}" if checkpoint else "no checkpoint was asked for"
     return DivergedError(

@@ -7,6 +7,7 @@ Source: Golkar et al. 2024, "Contextual Counting: A Mechanistic Study of Transfo
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,12 +15,11 @@ import torch
 from torch import Tensor
 
 from toylab.console import ToylabError
-from toylab.model.checkpoint import load_model, save_model
 from toylab.model.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from toylab.planted.handwritten import contextual_counter
 from toylab.probes import watch
 from toylab.report.page import Picture
-from toylab.runs.store import read_metrics, write_metrics
+from toylab.runs.store import train_and_keep
 from toylab.runs.study import Job
 from toylab.settings import check_range, check_settings
 from toylab.studies.contextual_counting import measures as circuits
@@ -37,7 +37,7 @@ from toylab.studies.contextual_counting.results import (
     GoldenResult,
 )
 from toylab.tasks import Batch, ContextualCounting, decode, held_out, stream
-from toylab.training.loop import History, TrainConfig
+from toylab.training.loop import TrainConfig, first_step
 from toylab.verdicts.claim import Claim
 
 Part = Literal["encodings", "circuits", "plain", "ingredients"]
@@ -181,29 +181,13 @@ class ContextualCountingStudy:
         """Train one arm and find its circuits, or try the hand-written ones."""
         if job.what is None:
             return golden(self.task, self.rows, job.seed)
-        model, history = self._train(job.what, job.seed, folder)
-        solved_at = next((e["step"] for e in history if e["accuracy"] >= SOLVED), None)
-        return examine(self.task, model, job.seed, self.rows, history[-1]["step"], solved_at)
-
-    def _train(self, arm: Arm, seed: int, folder: Path) -> tuple[EncoderDecoder, History]:
-        saved, metrics = folder / "model.safetensors", folder / "metrics.jsonl"
-        if saved.exists():
-            return load_model(saved), read_metrics(metrics)
-        checkpoint = folder / "checkpoint.safetensors"
-        model, training = learn_counting(
-            arm.task,
-            arm.model,
-            arm.train,
-            seed,
-            auxiliary=arm.auxiliary,
-            growth=arm.growth,
-            rows=max(self.rows // 4, 100),
-            checkpoint=checkpoint,
+        arm = job.what
+        learn = partial(learn_counting, arm.task, arm.model, arm.train, job.seed, rows=max(self.rows // 4, 100))
+        model, history = train_and_keep(
+            folder, lambda checkpoint: learn(auxiliary=arm.auxiliary, growth=arm.growth, checkpoint=checkpoint)
         )
-        write_metrics(metrics, training)
-        save_model(saved, model)
-        checkpoint.unlink(missing_ok=True)
-        return model, training.history
+        solved_at = first_step(history, "accuracy", SOLVED)
+        return examine(self.task, model, job.seed, self.rows, history[-1]["step"], solved_at)
 
     @property
     def causal(self) -> tuple[str, ...]:

@@ -17,12 +17,12 @@ import torch
 from torch import nn
 
 from toylab.console import ToylabError
-from toylab.model.checkpoint import load_model, save_model
+from toylab.model.checkpoint import load_model
 from toylab.model.config import ModelConfig
 from toylab.model.lora import confine, release
 from toylab.model.transformer import Transformer
 from toylab.report.page import Picture
-from toylab.runs.store import write_metrics
+from toylab.runs.store import train_and_keep
 from toylab.runs.study import Input, Job, by_condition
 from toylab.settings import check_range, check_settings
 from toylab.studies.safety_finetuning import measures as safety
@@ -46,7 +46,7 @@ from toylab.studies.safety_finetuning.results import (
     as_field,
 )
 from toylab.tasks import TaskConcept, held_out
-from toylab.training.loop import TrainConfig, train
+from toylab.training.loop import TrainConfig, Training, train
 from toylab.training.losses import DPO, NPO, Refusal, Unlearning
 from toylab.verdicts.claim import Claim
 
@@ -226,35 +226,33 @@ class SafetyFinetuningStudy:
         return result
 
     def train_base(self, base: Base, seed: int, folder: Path) -> Transformer:
-        saved = folder / "model.safetensors"
-        if saved.exists():
-            return load_model(saved)
-        model = concept_model(self.task, base.model, seed)
-        followed = held_out(self.task, seed, 64, "validation", kind="pretraining")
-        training = train(
-            model,
-            language_loss,
-            concept_batches(self.task, seed, base.train.rows, base.train.steps),
-            base.train,
-            evaluate=lambda m: {"accuracy": outcomes(m, self.task, followed).complies},
-            checkpoint=folder / "checkpoint.safetensors",
-        )
-        return _keep(model, training, folder)
+        """A base: as the folder has it, or pre-trained and kept there."""
+
+        def learn(checkpoint: Path) -> tuple[Transformer, Training]:
+            model = concept_model(self.task, base.model, seed)
+            followed = held_out(self.task, seed, 64, "validation", kind="pretraining")
+            return model, train(
+                model,
+                language_loss,
+                concept_batches(self.task, seed, base.train.rows, base.train.steps),
+                base.train,
+                evaluate=lambda m: {"accuracy": outcomes(m, self.task, followed).complies},
+                checkpoint=checkpoint,
+            )
+
+        return train_and_keep(folder, learn)[0]
 
     def fine_tune(self, arm: Arm, base: Transformer, seed: int, folder: Path) -> Transformer:
-        saved = folder / "model.safetensors"
-        if saved.exists():
-            return load_model(saved)
-        model = deepcopy(base) if arm.rank is None else confine(deepcopy(base), arm.rank, seed)
-        unsafe = {"control": 0.0, "ssft": 0.2}.get(arm.method, self.unsafe_share)
-        training = train(
-            model,
-            self._loss(arm.method, base),
-            fine_tuning(self.task, seed, arm.train.rows, unsafe),
-            arm.train,
-            checkpoint=folder / "checkpoint.safetensors",
-        )
-        return _keep(model if arm.rank is None else release(model), training, folder)
+        """A base fine-tuned by the method of an arm: as the folder has it, or trained and kept there."""
+
+        def learn(checkpoint: Path) -> tuple[Transformer, Training]:
+            model = deepcopy(base) if arm.rank is None else confine(deepcopy(base), arm.rank, seed)
+            unsafe = {"control": 0.0, "ssft": 0.2}.get(arm.method, self.unsafe_share)
+            batches = fine_tuning(self.task, seed, arm.train.rows, unsafe)
+            training = train(model, self._loss(arm.method, base), batches, arm.train, checkpoint=checkpoint)
+            return model if arm.rank is None else release(model), training
+
+        return train_and_keep(folder, learn)[0]
 
     def _loss(self, method: str, base: Transformer) -> Callable[[nn.Module, Any], torch.Tensor]:
         return {
@@ -339,10 +337,3 @@ ALPHAS = (0.0, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 BUDGETS = (0.5, 1.0, 3.0)
 
 STUDY = SafetyFinetuningStudy
-
-
-def _keep(model: Transformer, training: Any, folder: Path) -> Transformer:
-    write_metrics(folder / "metrics.jsonl", training)
-    save_model(folder / "model.safetensors", model)
-    (folder / "checkpoint.safetensors").unlink(missing_ok=True)
-    return model
