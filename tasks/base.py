@@ -144,6 +144,14 @@ def split_of(
     return np.select([eighth < 6, eighth == 6], [0, 1], default=2)
 
 
+def check_span(example: str, **spans: int | tuple[int, int]) -> None:
+    """Raises `ToylabError` unless each is a number of at least 1, or a range from one such number to another."""
+    for name, span in spans.items():
+        low, high = (span, span) if isinstance(span, int) else span
+        if not 1 <= low <= high:
+            raise ToylabError(f"{name}={span}: give one number of at least 1, or a range from low to high: {example}")
+
+
 def check_draw(rows: int, split: str) -> None:
     """Raises `ToylabError` for a negative number of rows, or for a split that is none."""
     check_range(rows=rows, least=0)

@@ -29,7 +29,7 @@ from jaxtyping import Float, Int
 
 from toylab.console import ToylabError
 from toylab.settings import check_option, check_range, check_settings
-from toylab.tasks.base import IGNORE, NOWHERE, Batch, Split, check_draw, fill
+from toylab.tasks.base import IGNORE, NOWHERE, Batch, Split, check_draw, check_span, fill
 from toylab.tasks.bracketed import (
     BEGIN,
     CLOSE,
@@ -79,14 +79,8 @@ class ContextualCounting:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        for name, low, high, example in (
-            ("length", self.shortest, self.longest, "24 64"),
-            ("regions", self.fewest, self.most, "1 4"),
-        ):
-            if low < 1 or high < low:
-                raise ToylabError(
-                    f"{name}={getattr(self, name)}: give one number of at least 1, or a range such as {example}"
-                )
+        check_span("24 64", length=self.length)
+        check_span("1 4", regions=self.regions)
         if self.shortest < 2 * self.most:
             raise ToylabError(
                 f"length={self.length}: {self.most} regions have {2 * self.most} brackets; give at least that length"

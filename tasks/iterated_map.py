@@ -13,7 +13,7 @@ from jaxtyping import Int
 
 from toylab.console import ToylabError
 from toylab.settings import check_range, check_settings, fit
-from toylab.tasks.base import IGNORE, NOWHERE, SHARES, Batch, Split, check_draw, split_index, split_of
+from toylab.tasks.base import IGNORE, NOWHERE, SHARES, Batch, Split, check_draw, check_span, split_index, split_of
 
 TASK_TOKENS = ("copy", "parity", "sum", "polynomial", "word")
 """Every iterated task has a first token of its own, so that tasks with one alphabet share one vocabulary."""
@@ -41,12 +41,7 @@ class IteratedMap(ABC):
 
     def __post_init__(self) -> None:
         check_settings(self)
-        low, high = self.shortest, self.longest
-        if low < 1 or high < low:
-            raise ToylabError(
-                f"lengths={self.lengths}: give one length of at least 1, or the shortest and the longest with "
-                "1 <= shortest <= longest, for example 1 16"
-            )
+        check_span("1 16", lengths=self.lengths)
         if self.alphabet is not None and self.alphabet < self.values:
             raise ToylabError(
                 f"alphabet={self.alphabet}: {type(self).__name__} has {self.values} values; give at least that"

@@ -16,7 +16,7 @@ import platform
 import re
 import subprocess
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
@@ -86,6 +86,18 @@ def write_result(folder: Path | str, result: Any, gives: type, cost: Cost) -> No
     if "cost" in held:
         raise ToylabError("cost: is what toylab adds to the result of a job; give this number another name")
     write_json(Path(folder) / "result.json", held | {"cost": asdict(cost)})
+
+
+def rounded(value: Any, places: int = 4) -> Any:
+    """Every float to so many places: of numbers and tensors, and in lists, mappings and dataclasses of these."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if is_dataclass(value):
+        return replace(value, **{name: rounded(held, places) for name, held in vars(value).items()})
+    if isinstance(value, Mapping):
+        return {name: rounded(held, places) for name, held in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(rounded(held, places) for held in value)
+    return round(value, places) if isinstance(value, float) else value
 
 
 def read_result(folder: Path | str, gives: type = dict) -> Any:

@@ -61,6 +61,20 @@ def predict(model: nn.Module, batch: Batch, edits: Mapping[str, Edit] | None = N
         return likeliest(model(tokens_for(model, batch.tokens)))
 
 
+def accuracy_of(predicted: Int[Tensor, "batch position"], batch: Batch) -> Accuracy:
+    """The shares of a batch that were predicted rightly. Raises `ValueError` where nothing is scored."""
+    targets = torch.from_numpy(batch.targets)
+    refuse_unscored(targets)
+    scored = targets != IGNORE
+    states = scored & (torch.arange(targets.shape[1]) < torch.from_numpy(batch.sizes)[:, None] - 1)
+    right = predicted.cpu() == targets
+    return Accuracy(
+        sequence=(right | ~scored).all(dim=1).double().mean().item(),
+        token=right[scored].double().mean().item(),
+        state=right[states].double().mean().item(),
+    )
+
+
 def accuracy(model: nn.Module, batches: Mapping[int, Batch], edits: Edits | None = None) -> Accuracy:
     """Mean over lengths, given the true tokens (teacher forcing).
 
@@ -72,7 +86,7 @@ def accuracy(model: nn.Module, batches: Mapping[int, Batch], edits: Edits | None
     """
     if not batches:
         raise ToylabError("batches: none were given, so there is nothing to be right about; give one a length")
-    scores = [_score(predict(model, batch, edits(batch) if edits else None), batch) for batch in batches.values()]
+    scores = [accuracy_of(predict(model, batch, edits(batch) if edits else None), batch) for batch in batches.values()]
     return _mean(scores)
 
 
@@ -108,7 +122,7 @@ def progress(model: nn.Module, batches: Mapping[int, Batch]) -> dict[str, float]
     scores, seen = [], {}
     for length, batch in batches.items():
         with watch(model, "blocks.*.attn.pattern") as caught:
-            scores.append(_score(predict(model, batch), batch))
+            scores.append(accuracy_of(predict(model, batch), batch))
         seen[length] = list(caught.values())
     measured = _mean(scores)
     found = {"accuracy": measured.sequence, "token_accuracy": measured.token}
@@ -122,19 +136,6 @@ def progress(model: nn.Module, batches: Mapping[int, Batch]) -> dict[str, float]
         found["carry"] = find_iteration_head(seen, links).carry
         found["end_of_input"] = torch.stack(earlier).mean(dim=0).max().item() if earlier else 0.0
     return found
-
-
-def _score(predicted: Tensor, batch: Batch) -> Accuracy:
-    targets = torch.from_numpy(batch.targets)
-    refuse_unscored(targets)
-    scored = targets != IGNORE
-    states = scored & (torch.arange(targets.shape[1]) < torch.from_numpy(batch.sizes)[:, None] - 1)
-    right = predicted.cpu() == targets
-    return Accuracy(
-        sequence=(right | ~scored).all(dim=1).double().mean().item(),
-        token=right[scored].double().mean().item(),
-        state=right[states].double().mean().item(),
-    )
 
 
 def _mean(scores: list[Accuracy]) -> Accuracy:

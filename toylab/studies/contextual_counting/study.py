@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from toylab.console import ToylabError
 from toylab.model.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from toylab.planted.handwritten import contextual_counter
 from toylab.probes import watch
 from toylab.report.page import Picture
-from toylab.runs.store import train_and_keep
+from toylab.runs.store import rounded, train_and_keep
 from toylab.runs.study import Job
 from toylab.settings import check_range, check_settings
 from toylab.studies.contextual_counting import measures as circuits
@@ -319,13 +318,9 @@ def _example(task: ContextualCounting, model: EncoderDecoder, seed: int) -> Coun
         regions=strings.regions[0].tolist(),
         counts=strings.counts[0].tolist(),
         guessed=guessed.tolist(),
-        encoder=_rounded(seen["encoder.blocks.0.attn.pattern"][0, 0]),
-        decoder=_rounded(seen["decoder.cross.pattern"][0, 0]),
+        encoder=rounded(seen["encoder.blocks.0.attn.pattern"][0, 0], 3),
+        decoder=rounded(seen["decoder.cross.pattern"][0, 0], 3),
     )
-
-
-def _rounded(pattern: Tensor) -> list[list[float]]:
-    return [[round(weight, 3) for weight in query] for query in pattern.tolist()]
 
 
 def _encoder(model: EncoderDecoderConfig, **changes: Any) -> EncoderDecoderConfig:

@@ -20,7 +20,7 @@ from toylab.model.config import ModelConfig
 from toylab.model.transformer import Transformer
 from toylab.probes import IterationHead, invariance
 from toylab.report.page import Picture
-from toylab.runs.store import train_and_keep, write_metrics
+from toylab.runs.store import rounded, train_and_keep, write_metrics
 from toylab.runs.study import Job
 from toylab.settings import check_range, check_settings
 from toylab.studies.iteration_head import measures as interventions
@@ -306,10 +306,7 @@ def _example(model: Transformer, task: IteratedMap, batches: dict[int, Batch]) -
     return Example(
         tokens=list(decode(task, batch.tokens[0].tolist())),
         links={name: edges[:, 1:].tolist() for name, edges in batch.links.items()},
-        patterns=[
-            [[[round(weight, 3) for weight in query] for query in head] for head in pattern[0].tolist()]
-            for pattern in evaluate.patterns(model, batch)
-        ],
+        patterns=[rounded(pattern[0], 3) for pattern in evaluate.patterns(model, batch)],
     )
 
 

@@ -38,6 +38,7 @@ from toylab.probes import (
     watch,
     weak_share,
 )
+from toylab.runs.store import rounded
 from toylab.studies.safety_finetuning.data import Outcomes, outcomes, pairs, write_texts
 from toylab.studies.safety_finetuning.results import (
     BeforeAfter,
@@ -83,7 +84,7 @@ def judged_on(task: TaskConcept, seed: int, rows: int) -> dict[str, Batch]:
 def behaviour(model: nn.Module, task: TaskConcept, sets: Sets) -> Behaviour:
     """What a model writes, free-running, on each of the sets, safe and unsafe prompts among them."""
     asked = {name: batch for name, batch in sets.items() if name in SETS}
-    return Behaviour(**{as_field(name): _rounded(outcomes(model, task, batch)) for name, batch in asked.items()})
+    return Behaviour(**{as_field(name): rounded(outcomes(model, task, batch)) for name, batch in asked.items()})
 
 
 # Activations ---------------------------------------------------------------------------------------------------------
@@ -169,7 +170,7 @@ def sensitivity(model: Transformer, task: TaskConcept, batch: Batch) -> Lipschit
 
     largest = gradient_norms(lambda points: logits(prompts)(points).max(dim=-1).values, embedded)
     whole = jacobian_norms(logits(prompts[:16]), embedded[:16])
-    return Lipschitz(gradient=[round(x, 3) for x in largest.tolist()], jacobian=[round(x, 3) for x in whole.tolist()])
+    return Lipschitz(gradient=rounded(largest, 3), jacobian=rounded(whole, 3))
 
 
 # Weights -------------------------------------------------------------------------------------------------------------
@@ -333,7 +334,3 @@ def _chosen(batch: Batch, rows: Int[np.ndarray, " row"]) -> Batch:
 
 def _mean(values: Float[Tensor, " case"]) -> float | None:
     return round(values.mean().item(), 4) if len(values) else None
-
-
-def _rounded(found: Outcomes) -> Outcomes:
-    return Outcomes(**{name: round(value, 4) for name, value in asdict(found).items()})

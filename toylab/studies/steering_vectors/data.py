@@ -6,7 +6,7 @@ What connects `toylab.tasks.Reasoning` to the model, its steering, the losses an
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from toylab.model.generate import generate
 from toylab.model.layers import source
 from toylab.model.steering import Steered
 from toylab.model.transformer import Transformer
+from toylab.runs.store import rounded
 from toylab.settings import check_range
 from toylab.tasks import Batch, Reasoning, Styles, held_out, stream
 from toylab.training.batches import Scored, device_of, fresh, pad, prompt_tokens
@@ -204,11 +205,7 @@ def by_temperature(
     opener: str | None = None,
 ) -> dict[float | int, Answers]:
     """`answers` at each temperature, rounded to four places."""
-    found = {temperature: answers(model, task, prompts, temperature, seed, opener) for temperature in temperatures}
-    return {
-        temperature: Answers(**{name: round(share, 4) for name, share in asdict(one).items()})
-        for temperature, one in found.items()
-    }
+    return rounded({heat: answers(model, task, prompts, heat, seed, opener) for heat in temperatures})
 
 
 # Reinforcement learning ----------------------------------------------------------------------------------------------

@@ -99,7 +99,7 @@ def train_vector(
         refuse: whether a base is refused that no vector can move, by the pre-flight check.
         examine: whether it is also measured where the vector must act and, of the last layer, at which scale.
     """
-    base, prompts, seed = load_base(job.path("base", folder)), evaluation_prompts(study, job.seed), job.seed
+    base, prompts, seed = _start(study, job, folder)
     if refuse:
         pre_flight(base, prompts, study.task.token("THINK"), study.task.token("DIRECT")).check(study.least_shift)
     steered = Steered(base, {layer: Vector(base.config.width)})
@@ -136,26 +136,26 @@ def train_vector(
 
 def train_full(study: Settings, job: Job, folder: Path) -> FullResult:
     """Reinforcement learning of the whole model."""
-    base = load_base(job.path("base", folder))
-    model = freeze_readout(deepcopy(base))
+    base, prompts, seed = _start(study, job, folder)
     config = replace(study.rl, learning_rate=study.full_rate, clip=1.0)
-    model = _reinforce(study, model, base, job.seed, folder, config, file="model.safetensors")
-    return FullResult(answers=by_temperature(model, study.task, evaluation_prompts(study, job.seed), seed=job.seed))
+    model = freeze_readout(deepcopy(base))
+    model = _reinforce(study, model, base, seed, folder, config, file="model.safetensors")
+    return FullResult(answers=by_temperature(model, study.task, prompts, seed=seed))
 
 
 def train_joint(study: Settings, job: Job, folder: Path) -> JointResult:
     """Vectors after all layers, trained together."""
-    base = load_base(job.path("base", folder))
-    steered = _reinforce(study, vectors(base), base, job.seed, folder, file="vectors.safetensors")
+    base, prompts, seed = _start(study, job, folder)
+    steered = _reinforce(study, vectors(base), base, seed, folder, file="vectors.safetensors")
     return JointResult(
-        answers=by_temperature(steered, study.task, evaluation_prompts(study, job.seed), seed=job.seed),
+        answers=by_temperature(steered, study.task, prompts, seed=seed),
         norms=[held.vector.norm().item() for held in steered.additions.values()],
     )
 
 
 def train_adaptive(study: Settings, job: Job, folder: Path) -> AdaptiveResult:
     """A vector with a scale that depends on the token, beside a constant one that is trained as long."""
-    base, prompts, seed = load_base(job.path("base", folder)), evaluation_prompts(study, job.seed), job.seed
+    base, prompts, seed = _start(study, job, folder)
     layer, width = study.last - 1, base.config.width
     steered = Steered(base, {layer: Scaled(width, generator=source(seed, "adaptive"))})
     config = replace(study.rl, steps=study.adaptive_steps, learning_rate=study.rl.learning_rate / 2)
@@ -180,12 +180,8 @@ def train_adaptive(study: Settings, job: Job, folder: Path) -> AdaptiveResult:
 
 def compare_baselines(study: Settings, job: Job, folder: Path) -> BaselinesResult:
     """What stands instead of the last layer's vector."""
-    base, prompts, task = (
-        load_base(job.path("base", folder)),
-        few_of(study, evaluation_prompts(study, job.seed)),
-        study.task,
-    )
-    seed, steered = job.seed, load_steering(job.path("vector", folder), base)
+    base, prompts, seed = _start(study, job, folder)
+    prompts, task, steered = few_of(study, prompts), study.task, load_steering(job.path("vector", folder), base)
     vector = measures.vector_of(steered)
     norm = vector.norm().item()
     rate = answers(base, task, prompts, 1, seed).right
@@ -220,7 +216,7 @@ def compare_baselines(study: Settings, job: Job, folder: Path) -> BaselinesResul
 
 def cut_paths(study: Settings, job: Job, folder: Path) -> PathsResult:
     """Through which readers the vector after the last layer but one acts, and whether there is another way."""
-    base, prompts, seed = load_base(job.path("base", folder)), evaluation_prompts(study, job.seed), job.seed
+    base, prompts, seed = _start(study, job, folder)
     steered = load_steering(job.path("vector", folder), base)
     forced = measures.ForcedRoute(base, {study.last - 1: Vector(base.config.width)})
     # For a longer way: these vectors end four times as long as others.
@@ -238,12 +234,8 @@ def cut_paths(study: Settings, job: Job, folder: Path) -> PathsResult:
 
 def combine(study: Settings, job: Job, folder: Path) -> CombineResult:
     """The vectors of several layers together, and what is left of each in later layers."""
-    base, prompts, layers = (
-        load_base(job.path("base", folder)),
-        evaluation_prompts(study, job.seed),
-        range(study.last + 1),
-    )
-    seed, few = job.seed, few_of(study, prompts)
+    base, prompts, seed = _start(study, job, folder)
+    few, layers = few_of(study, prompts), range(study.last + 1)
     alone = {layer: load_steering(job.path(f"vector-{layer}", folder), base) for layer in layers}
     trained = {layer: measures.vector_of(steered) for layer, steered in alone.items()}
     pairs = [(i, j) for i in layers for j in range(i + 1, study.last + 1)]
@@ -267,8 +259,8 @@ def combine(study: Settings, job: Job, folder: Path) -> CombineResult:
 
 def find_features(study: Settings, job: Job, folder: Path) -> FeaturesResult:
     """Features of right answers, of the model steered after the last layer but one."""
-    steered = load_steering(job.path("vector", folder), load_base(job.path("base", folder)))
-    return measures.features(steered, study.task, evaluation_prompts(study, job.seed), job.seed)
+    base, prompts, seed = _start(study, job, folder)
+    return measures.features(load_steering(job.path("vector", folder), base), study.task, prompts, seed)
 
 
 # Elsewhere ------------------------------------------------------------------------------------------------------------
@@ -276,12 +268,8 @@ def find_features(study: Settings, job: Job, folder: Path) -> FeaturesResult:
 
 def transfer_to_child(study: Settings, job: Job, folder: Path) -> FamilyResult:
     """A child of the base, trained further on another mixture: does the parent's vector work in it?"""
-    parent, prompts, task = (
-        load_base(job.path("base", folder)),
-        few_of(study, evaluation_prompts(study, job.seed)),
-        study.task,
-    )
-    child, seed = freeze_readout(deepcopy(parent)), job.seed
+    parent, prompts, seed = _start(study, job, folder)
+    prompts, task, child = few_of(study, prompts), study.task, freeze_readout(deepcopy(parent))
     styles = replace(study.styles, think=0.25, dialect=0.6, early=0.1)
     further = replace(study.mixture, steps=study.mixture.steps // 2, learning_rate=study.mixture.learning_rate / 2)
     train(child, next_token_loss, reasoning_batches(task, seed, further.rows, styles, "child"), further)
@@ -307,8 +295,8 @@ def transfer_to_child(study: Settings, job: Job, folder: Path) -> FamilyResult:
 
 def transfer(study: Settings, job: Job, folder: Path, layers: Sequence[int]) -> TransferResult:
     """The vectors of another model in this one, as they are and mapped through the unembeddings."""
-    base, donor = load_base(job.path("base", folder)), load_base(job.path("donor", folder))
-    prompts, seed = few_of(study, evaluation_prompts(study, job.seed)), job.seed
+    base, prompts, seed = _start(study, job, folder)
+    prompts, donor = few_of(study, prompts), load_base(job.path("donor", folder))
 
     def carried(layer: int) -> Carried:
         own = load_steering(job.path(f"own-{layer}", folder), base)
@@ -384,6 +372,11 @@ def train_flagged(
         routes=measures.by_route(model, task, few, seed),
         steered=measures.right(model, task, few, seed=seed),
     )
+
+
+def _start(study: Settings, job: Job, folder: Path) -> tuple[Transformer, Tensor, int]:
+    """The base that a job starts from, the held-out prompts, and the seed."""
+    return load_base(job.path("base", folder)), evaluation_prompts(study, job.seed), job.seed
 
 
 def _cosine(one: Tensor, other: Tensor) -> float:
