@@ -149,7 +149,7 @@ def check_span(example: str, **spans: int | tuple[int, int]) -> None:
     for name, span in spans.items():
         low, high = (span, span) if isinstance(span, int) else span
         if not 1 <= low <= high:
-            raise ToylabError(f"{name}={span}: give one number of at least 1, or a range from low to high: {example}")
+            raise ToylabError(f"{name}={span}: give at least 1, or a range from low to high, such as {example}")
 
 
 def check_draw(rows: int, split: str) -> None:

@@ -38,7 +38,7 @@ def test_answers_worked_out_by_hand(prompt, answer, written):
 @pytest.mark.parametrize("name", ["length", "regions"])
 @pytest.mark.parametrize("given", [0, -3, (0, 4), (9, 8), (-2, -1)])
 def test_lengths_and_regions_that_are_no_range_raise(name, given):
-    say = re.escape(f"{name}={given}: give one number of at least 1, or a range from low to high: ")
+    say = re.escape(f"{name}={given}: give at least 1, or a range from low to high, such as ")
     with pytest.raises(ValueError, match=f"^{say}"):
         ContextualCounting(**{name: given})
 
