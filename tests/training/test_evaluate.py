@@ -34,7 +34,7 @@ def circuit() -> Transformer:
 
 @pytest.fixture(scope="module")
 def batches() -> dict:
-    return evaluate.held_out(TASK, 0, range(4, 7), 10)
+    return evaluate.by_length(TASK, 0, range(4, 7), 10)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def test_the_noisy_circuits_of_these_tests_are_right_here_and_wrong_there(batche
 @pytest.mark.parametrize("chain", [True, False])
 def test_free_writing_is_compared_with_the_oracle(kind, chain):
     task = kind(lengths=(2, 5), chain_of_thought=chain)
-    held = evaluate.held_out(task, 0, range(4, 6), 6)
+    held = evaluate.by_length(task, 0, range(4, 6), 6)
 
     class Oracle(nn.Module):
         """Writes what the task says, except on the first prompt of a batch."""
@@ -133,7 +133,7 @@ def test_measuring_changes_nothing(circuit, batches, head):
 @given(st.integers(0, 2**20), st.integers(1, 40), st.sampled_from(["test", "validation"]))
 def test_held_out_prompts_are_different_ones_of_their_split(seed, rows, split):
     task = Parity(lengths=(1, 8))
-    held = evaluate.held_out(task, seed, range(1, 9), rows, split)
+    held = evaluate.by_length(task, seed, range(1, 9), rows, split)
     for length in range(1, 9):
         capacity = task.capacity(length, split)
         assert (length in held) == (capacity > 0)
@@ -141,7 +141,7 @@ def test_held_out_prompts_are_different_ones_of_their_split(seed, rows, split):
             inputs = held[length].tokens[:, 1 : length + 1]
             assert len(inputs) == min(rows, capacity) == len({tuple(row) for row in inputs.tolist()})
             assert set(split_of(inputs).tolist()) == {("train", "validation", "test").index(split)}
-    again = evaluate.held_out(task, seed, range(1, 9), rows, split)
+    again = evaluate.by_length(task, seed, range(1, 9), rows, split)
     assert all((again[length].tokens == batch.tokens).all() for length, batch in held.items())
 
 
@@ -150,11 +150,11 @@ def test_held_out_takes_all_that_a_split_holds_and_refuses_to_take_none():
     every = np.array(list(itertools.product((0, 1), repeat=15)))
     held = int((split_of(every) == 2).sum())
     for rows in (3000, held + 1):
-        inputs = evaluate.held_out(Parity(), 0, [15], rows)[15].tokens[:, 1:16]
+        inputs = evaluate.by_length(Parity(), 0, [15], rows)[15].tokens[:, 1:16]
         assert len(inputs) == len(np.unique(inputs, axis=0)) == min(rows, held)
         assert set(split_of(inputs).tolist()) == {2}
     with pytest.raises(ValueError, match="rows=0: must be at least 1"):
-        evaluate.held_out(Parity(), 0, [15], 0)
+        evaluate.by_length(Parity(), 0, [15], 0)
 
 
 # Heads ---------------------------------------------------------------------------------------------------------------
@@ -195,7 +195,7 @@ def test_progress_of_one_length_or_without_written_states_speaks_of_accuracy_alo
     assert set(evaluate.progress(circuit, {4: batches[4]})) == {"accuracy", "token_accuracy"}
     task = replace(TASK, chain_of_thought=False)
     model = Transformer.for_task(task)
-    assert set(evaluate.progress(model, evaluate.held_out(task, 0, [4, 5], 4))) == {"accuracy", "token_accuracy"}
+    assert set(evaluate.progress(model, evaluate.by_length(task, 0, [4, 5], 4))) == {"accuracy", "token_accuracy"}
 
 
 # Causal tests --------------------------------------------------------------------------------------------------------
@@ -293,7 +293,7 @@ def test_a_head_that_does_nothing_can_be_edited_without_loss(batches, head):
 @pytest.mark.parametrize("start", ["first-input", "zero"])
 def test_a_circuit_steered_to_the_next_input_answers_with_it(kind, start, head):
     task = kind(lengths=(1, 7), start=start)
-    held = evaluate.held_out(task, 0, range(4, 8), 8)
+    held = evaluate.by_length(task, 0, range(4, 8), 8)
     assert interventions.steered_share(iteration_head(task).double(), task, held, head) == 1
 
 

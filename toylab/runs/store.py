@@ -15,8 +15,8 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
@@ -38,6 +38,7 @@ from toylab.files import (
     write_record,
     write_text,
 )
+from toylab.model.checkpoint import load_model, save_model
 from toylab.runs.study import Job, Study, settings_of
 from toylab.settings import as_json, fit
 from toylab.training.loop import History, Training
@@ -86,6 +87,18 @@ def write_result(folder: Path | str, result: Any, gives: type, cost: Cost) -> No
     if "cost" in held:
         raise ToylabError("cost: is what toylab adds to the result of a job; give this number another name")
     write_json(Path(folder) / "result.json", held | {"cost": asdict(cost)})
+
+
+def rounded(value: Any, places: int = 4) -> Any:
+    """Every float to so many places: of numbers and tensors, and in lists, mappings and dataclasses of these."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if is_dataclass(value):
+        return replace(value, **{name: rounded(held, places) for name, held in vars(value).items()})
+    if isinstance(value, Mapping):
+        return {name: rounded(held, places) for name, held in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(rounded(held, places) for held in value)
+    return round(value, places) if isinstance(value, float) else value
 
 
 def read_result(folder: Path | str, gives: type = dict) -> Any:
@@ -218,6 +231,36 @@ def read_settings(path: Path | str) -> dict[str, Any]:
     ):
         raise ToylabError(f"{path}: is not the settings of a run; give another folder")
     return held
+
+
+def train_and_keep(
+    folder: Path,
+    train: Callable[[Path], tuple[Any, Training]],
+    name: str = "",
+    *,
+    file: str | None = "model.safetensors",
+    load: Callable[[Path], Any] = load_model,
+    save: Callable[[Path, Any], None] = save_model,
+) -> tuple[Any, History]:
+    """What a job trains, with its history: read if its folder has it, else trained, from its checkpoint on if there is
+    one, and kept.
+
+    Args:
+        train: from the path of a checkpoint to what was trained, and its training.
+        name: of the training, where a job has several: in `metrics{name}.jsonl` and `checkpoint{name}.safetensors`.
+        file: that keeps what was trained, as `save` writes and `load` reads it; None where nobody reads it.
+
+    Raises:
+        ToylabError: naming the file, if one of them is damaged.
+    """
+    metrics = folder / f"metrics{name}.jsonl"
+    if file is not None and (folder / file).exists():
+        return load(folder / file), read_metrics(metrics)
+    trained, training = train(folder / f"checkpoint{name}.safetensors")
+    write_metrics(metrics, training)
+    if file is not None:
+        save(folder / file, trained)
+    return trained, training.history
 
 
 def write_metrics(path: Path | str, training: Training) -> None:

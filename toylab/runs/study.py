@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Integral
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from toylab.console import ToylabError
 from toylab.files import is_one_part
-from toylab.settings import as_json, check_seeds, check_settings, fit
+from toylab.settings import as_json, check_seed, check_settings, fit
 from toylab.verdicts.claim import Claim, Conditions, judge_claims
 from toylab.verdicts.judgement import Judgement
 
@@ -102,8 +101,7 @@ def check_jobs(study: Study) -> None:
                 f"job {job.name!r} of {type(study).__name__}: must be a name for a folder, without separators, not "
                 "hidden and not long; rename it in jobs(), for example to letters, digits and -"
             )
-        if not isinstance(job.seed, Integral):
-            raise ToylabError(f"job {job.name!r} of {type(study).__name__}: seed {job.seed!r} must be an integer")
+        check_seed(job.seed, f"seed of job {job.name!r} of {type(study).__name__}")
     known = set(jobs)
     for job in jobs:
         for need in job.needs:
@@ -134,7 +132,6 @@ def check_study(study: Study) -> None:
         ToylabError: naming the setting that is wrong, or that `settings.json` could not give back.
     """
     check_settings(study)
-    object.__setattr__(study, "seeds", check_seeds(study.seeds))
     fit(type(study), settings_of(study), "settings")
 
 

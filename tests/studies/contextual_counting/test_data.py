@@ -22,13 +22,12 @@ from toylab.studies.contextual_counting.data import (
     for_model,
     fresh_strings,
     growing,
-    held_out_strings,
     learn_counting,
     logits,
     share_right,
     strings,
 )
-from toylab.tasks import IGNORE, ContextualCounting, encode, stream
+from toylab.tasks import IGNORE, ContextualCounting, encode, held_out, stream
 from toylab.training.batches import BLOCK
 from toylab.training.loop import TrainConfig, train
 
@@ -103,7 +102,7 @@ def test_no_string_is_both_trained_on_and_held_out(seed, other):
     batch_at = fresh_strings(task, seed, 32)
     trained = {tuple(row) for step in range(3) for row in batch_at(step).tokens.tolist()}
     sets = [
-        {tuple(r) for r in strings(task, held_out_strings(task, other, 60, s)).tokens.tolist()}
+        {tuple(r) for r in strings(task, held_out(task, other, 60, s, **task.largest)).tokens.tolist()}
         for s in ("validation", "test")
     ]
     assert not trained & sets[0]
@@ -111,11 +110,11 @@ def test_no_string_is_both_trained_on_and_held_out(seed, other):
     assert not sets[0] & sets[1]
 
 
-def test_held_out_strings_are_the_tasks_largest_unless_asked_otherwise():
-    batch = held_out_strings(TASK, 0, 5)
+def test_the_largest_strings_are_the_longest_with_most_regions_and_others_may_be_held_out():
+    batch = held_out(TASK, 0, 5, **TASK.largest)
     assert set(batch.labels["length"].tolist()) == {20}
     assert (batch.labels["count"] >= 0).all()
-    batch = held_out_strings(TASK, 0, 5, length=14, regions=2)
+    batch = held_out(TASK, 0, 5, length=14, regions=2)
     assert set(batch.labels["length"].tolist()) == {14}
     assert (batch.labels["count"][:, 2] < 0).all()
 
@@ -166,7 +165,7 @@ def test_the_auxiliary_weight_fades_linearly_and_is_gone_for_good():
 def test_the_model_of_a_task_has_its_sizes():
     model = counting_model(TASK, SMALL)
     assert (model.symbols, model.queries, model.classes, model.context) == (5, 3, 21, 21)
-    assert model(strings(TASK, held_out_strings(TASK, 0, 2)).tokens).shape == (2, 3, 21)
+    assert model(strings(TASK, held_out(TASK, 0, 2, **TASK.largest)).tokens).shape == (2, 3, 21)
 
 
 def test_learning_is_a_pure_function_of_its_settings_and_follows_every_region(tmp_path):

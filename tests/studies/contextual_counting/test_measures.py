@@ -12,9 +12,9 @@ from toylab.model.encoder_decoder import ENCODER, EncoderDecoderConfig
 from toylab.planted.handwritten import contextual_counter
 from toylab.probes import watch
 from toylab.studies.contextual_counting import measures as circuits
-from toylab.studies.contextual_counting.data import count_accuracy, counting_model, for_model, held_out_strings, strings
+from toylab.studies.contextual_counting.data import count_accuracy, counting_model, for_model, strings
 from toylab.studies.contextual_counting.results import CLASSES, COUNTED, SLACK
-from toylab.tasks import IGNORE, ContextualCounting, encode, stream
+from toylab.tasks import IGNORE, ContextualCounting, encode, held_out, stream
 from toylab.tasks.bracketed import BEGIN, CLOSE, ONE, OPEN, ZERO
 
 TASK = ContextualCounting(length=(16, 32), regions=(1, 3))
@@ -34,7 +34,7 @@ def one_string(text: str, task: ContextualCounting = TASK):
 def golden(request):
     """A hand-written counter with its bias, strings, and what the finder makes of it."""
     model = contextual_counter(TASK.most, TASK.classes, bias=request.param)
-    batch = held_out_strings(TASK, 0, 300)
+    batch = held_out(TASK, 0, 300, **TASK.largest)
     found = for_model(TASK, model, batch)
     return model, request.param, batch, found, circuits.find_circuits(model, found)
 
@@ -65,7 +65,7 @@ def test_the_classes_of_a_string_worked_out_by_hand():
 
 
 def test_the_counts_by_class_agree_with_the_strings():
-    found = strings(TASK, held_out_strings(TASK, 1, 40))
+    found = strings(TASK, held_out(TASK, 1, 40, **TASK.largest))
     classes = circuits.key_classes(found)
     assert torch.equal(classes[COUNTED].sum(dim=-1), found.counts)
     assert (classes["own ["].sum(dim=-1) == 1).all()
@@ -112,7 +112,7 @@ def test_the_hand_written_counters_are_named_with_their_bias(golden):
 
 def test_a_model_that_knows_nothing_is_unsolved():
     model = model_of(0)
-    found = circuits.find_circuits(model, for_model(TASK, model, held_out_strings(TASK, 0, 200)))
+    found = circuits.find_circuits(model, for_model(TASK, model, held_out(TASK, 0, 200, **TASK.largest)))
     assert {circuit.circuit for circuit in found} == {"unsolved"}
 
 
@@ -120,7 +120,7 @@ def test_attention_that_never_changes_explains_nothing_and_stays_a_number():
     model = contextual_counter(TASK.most, TASK.classes)
     with torch.no_grad():
         model.decoder.queries[0, :] = -model.decoder.queries[0, :]  # now it looks away from its ones
-    found = circuits.find_circuits(model, for_model(TASK, model, held_out_strings(TASK, 0, 200)))[0]
+    found = circuits.find_circuits(model, for_model(TASK, model, held_out(TASK, 0, 200, **TASK.largest)))[0]
     assert found.r2 == 0
     assert all(np.isfinite([found.k, found.share, *found.shares.values(), *found.curve.values()]))
 
@@ -171,7 +171,7 @@ def test_two_values_reproduce_a_hand_written_counter(golden):
 @pytest.mark.parametrize("change", [{"residual": True}, {"hidden": 8}, {"heads": 2}, {"self_attention": True}])
 def test_two_values_are_refused_where_logits_are_no_sum_of_them(change):
     model = counting_model(TASK, EncoderDecoderConfig(encoder=replace(ENCODER, width=8), **change))
-    found = for_model(TASK, model, held_out_strings(TASK, 0, 100))
+    found = for_model(TASK, model, held_out(TASK, 0, 100, **TASK.largest))
     with pytest.raises(ValueError, match="one bare cross-attention"):
         circuits.value_readout(model, found, [])
 
@@ -206,7 +206,7 @@ def test_the_score_table_holds_the_scores_that_the_model_computes():
 
 def test_the_rotary_profile_sums_to_what_a_one_prefers_at_distance_zero():
     model = model_of(2, positions="rotary").double()
-    profile = circuits.rotary_profile(model, strings(TASK, held_out_strings(TASK, 0, 10)), 1 / 32)
+    profile = circuits.rotary_profile(model, strings(TASK, held_out(TASK, 0, 10, **TASK.largest)), 1 / 32)
     block = model.encoder.blocks[0]
     read = block.ln1(model.encoder.embedding.weight)
     q, k = block.attn.query(read)[ONE], block.attn.key(read)
@@ -218,7 +218,7 @@ def test_the_rotary_profile_sums_to_what_a_one_prefers_at_distance_zero():
 def test_a_rotary_model_whose_planes_all_stop_is_the_model_without_positions():
     turning, still = model_of(4, positions="rotary"), model_of(4)
     still.load_state_dict(turning.state_dict())
-    found = strings(TASK, held_out_strings(TASK, 0, 200))
+    found = strings(TASK, held_out(TASK, 0, 200, **TASK.largest))
     before = turning.encoder.positions.frequencies.clone()
     stopped = circuits.rotary_profile(turning, found, 1 / 32).stopped
     assert stopped.all == count_accuracy(still, found)
@@ -242,6 +242,6 @@ def test_the_region_probe_reads_the_hand_written_encoder_and_no_shuffled_labels(
 
 def test_begin_is_a_class_only_where_there_is_a_begin_token():
     task = replace(TASK, begin=False)
-    found = strings(task, held_out_strings(task, 0, 3))
+    found = strings(task, held_out(task, 0, 3, **task.largest))
     assert not (found.tokens == BEGIN).any()
     assert not circuits.key_classes(found)["begin"].any()

@@ -88,7 +88,7 @@ def test_parts_that_are_not_asked_for_are_not_trained():
         ({"seeds": ()}, r"seeds=\(\): give at least one"),
         ({"seeds": (1, 1)}, r"seeds=\(1, 1\): .*all different"),
         ({"control_seeds": 0}, "control_seeds=0: must be at least 1"),
-        ({"auxiliary": 1.5}, "auxiliary=1.5: is a share"),
+        ({"auxiliary": 1.5}, "auxiliary=1.5: must be at least 0 and at most 1; it is a share"),
         ({"rows": 10}, "rows=10: must be at least 100"),
         (
             {"task": ContextualCounting(length=(8, 10), regions=(1, 4))},

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from toylab.probes import auc, tau
 from toylab.studies.safety_finetuning import measures as safety
-from toylab.studies.safety_finetuning.data import MODEL, concept_model, held_out_texts, outcomes, pairs
+from toylab.studies.safety_finetuning.data import MODEL, concept_model, outcomes, pairs
 from toylab.studies.safety_finetuning.results import SafeUnsafe, as_field
-from toylab.tasks import JAILBREAKS, TaskConcept, stream
+from toylab.tasks import JAILBREAKS, TaskConcept, held_out, stream
 from toylab.training.losses import Refusal, Unlearning, answer_log_probs
 
 TASK = TaskConcept()
@@ -234,14 +234,14 @@ def test_an_attack_needs_somewhere_to_write(base, sets):
 
 
 def test_a_gradient_as_one_vector_is_what_backward_leaves(base):
-    batch = pairs(TASK, held_out_texts(TASK, 0, 8, "unsafe"))
+    batch = pairs(TASK, held_out(TASK, 0, 8, kind="unsafe"))
     found = safety.loss_gradient(base, Refusal(), batch)
     Refusal()(base, batch).backward()
     assert torch.allclose(found, torch.cat([p.grad.flatten() for p in base.parameters()]), atol=1e-7)
 
 
 def test_the_cosine_of_a_loss_with_itself_is_one_and_with_its_opposite_minus_one(base):
-    batch = held_out_texts(TASK, 0, 8, "unsafe")
+    batch = held_out(TASK, 0, 8, kind="unsafe")
 
     def cosine(other) -> float:
         return safety.gradient_cosine(base, Refusal(), other, TASK, batch)

@@ -7,24 +7,23 @@ Source: Golkar et al. 2024, "Contextual Counting: A Mechanistic Study of Transfo
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from toylab.console import ToylabError
-from toylab.model.checkpoint import load_model, save_model
 from toylab.model.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from toylab.planted.handwritten import contextual_counter
 from toylab.probes import watch
 from toylab.report.page import Picture
-from toylab.runs.store import read_metrics, write_metrics
+from toylab.runs.store import rounded, train_and_keep
 from toylab.runs.study import Job
-from toylab.settings import check_seeds, check_settings
+from toylab.settings import check_range, check_settings
 from toylab.studies.contextual_counting import measures as circuits
 from toylab.studies.contextual_counting.claims import claims
-from toylab.studies.contextual_counting.data import count_accuracy, for_model, held_out_strings, learn_counting, logits
+from toylab.studies.contextual_counting.data import count_accuracy, for_model, learn_counting, logits
 from toylab.studies.contextual_counting.figures import draw
 from toylab.studies.contextual_counting.results import (
     ADDED_REGION,
@@ -36,8 +35,8 @@ from toylab.studies.contextual_counting.results import (
     GoldenRegion,
     GoldenResult,
 )
-from toylab.tasks import Batch, ContextualCounting, decode, stream
-from toylab.training.loop import History, TrainConfig
+from toylab.tasks import Batch, ContextualCounting, decode, held_out, stream
+from toylab.training.loop import TrainConfig, first_step
 from toylab.verdicts.claim import Claim
 
 Part = Literal["encodings", "circuits", "plain", "ingredients"]
@@ -82,14 +81,9 @@ class ContextualCountingStudy:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        check_seeds(self.seeds)
-        if not self.control_seeds >= 1:
-            raise ToylabError(f"control_seeds={self.control_seeds}: must be at least 1")
-        for name in ("auxiliary", "growth"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ToylabError(f"{name}={getattr(self, name)}: is a share of the training, from 0 to 1")
-        if self.rows < 100:
-            raise ToylabError(f"rows={self.rows}: must be at least 100, or accuracies say little")
+        check_range(control_seeds=self.control_seeds, encoder_hidden=self.encoder_hidden, least=1)
+        check_range("it is a share of the training", auxiliary=self.auxiliary, growth=self.growth, least=0, most=1)
+        check_range("accuracies on fewer say little", rows=self.rows, least=100)
         if not self.task.begin:
             raise ToylabError("task.begin=False: the circuits are told apart by their use of it; leave it on")
         if self.task.answer != "counts":
@@ -103,8 +97,6 @@ class ContextualCountingStudy:
             )
         if "none" not in self.encodings or "rotary" not in self.encodings:
             raise ToylabError(f"encodings={self.encodings}: must have none and rotary, of which most claims speak")
-        if self.encoder_hidden < 1:
-            raise ToylabError(f"encoder_hidden={self.encoder_hidden}: must be at least 1")
         if self.model.encoder.positions != "none" or not self.model.encoder.causal:
             raise ToylabError("model.encoder: leave positions=none and causal=True; the arms set them (see encodings)")
         if self.model.encoder.layers > 1 or self.model.heads > 1:
@@ -188,29 +180,13 @@ class ContextualCountingStudy:
         """Train one arm and find its circuits, or try the hand-written ones."""
         if job.what is None:
             return golden(self.task, self.rows, job.seed)
-        model, history = self._train(job.what, job.seed, folder)
-        solved_at = next((e["step"] for e in history if e["accuracy"] >= SOLVED), None)
-        return examine(self.task, model, job.seed, self.rows, history[-1]["step"], solved_at)
-
-    def _train(self, arm: Arm, seed: int, folder: Path) -> tuple[EncoderDecoder, History]:
-        saved, metrics = folder / "model.safetensors", folder / "metrics.jsonl"
-        if saved.exists():
-            return load_model(saved), read_metrics(metrics)
-        checkpoint = folder / "checkpoint.safetensors"
-        model, training = learn_counting(
-            arm.task,
-            arm.model,
-            arm.train,
-            seed,
-            auxiliary=arm.auxiliary,
-            growth=arm.growth,
-            rows=max(self.rows // 4, 100),
-            checkpoint=checkpoint,
+        arm = job.what
+        learn = partial(learn_counting, arm.task, arm.model, arm.train, job.seed, rows=max(self.rows // 4, 100))
+        model, history = train_and_keep(
+            folder, lambda checkpoint: learn(auxiliary=arm.auxiliary, growth=arm.growth, checkpoint=checkpoint)
         )
-        write_metrics(metrics, training)
-        save_model(saved, model)
-        checkpoint.unlink(missing_ok=True)
-        return model, training.history
+        solved_at = first_step(history, "accuracy", SOLVED)
+        return examine(self.task, model, job.seed, self.rows, history[-1]["step"], solved_at)
 
     @property
     def causal(self) -> tuple[str, ...]:
@@ -252,7 +228,7 @@ def examine(
         solved_at: the step from which it counted as solved.
     """
     config = model.config
-    batch = held_out_strings(task, seed, rows)
+    batch = held_out(task, seed, rows, **task.largest)
     strings = for_model(task, model, batch)
     found = circuits.find_circuits(model, strings)
     bare = not (config.residual or config.hidden or config.self_attention)
@@ -301,7 +277,7 @@ def _elsewhere(task: ContextualCounting, model: EncoderDecoder, seed: int, rows:
         places[f"{task.most - 1} regions"] = (task, {"regions": task.most - 1})
     found = {}
     for name, (where, size) in places.items():
-        batch = held_out_strings(where, seed, rows, **size)
+        batch = held_out(where, seed, rows, **where.largest | size)
         if _reaches(model, task, batch):
             strings = for_model(where, model, batch)
             found[name] = Elsewhere(accuracy=count_accuracy(model, strings), floor=circuits.floor(strings))
@@ -321,18 +297,18 @@ def golden(task: ContextualCounting, rows: int, seed: int) -> GoldenResult:
         for length in (max(16, 2 * task.most), task.longest, 2 * task.longest):
             for regions in (1, task.most, 7):
                 model = contextual_counter(regions, length + 1, bias=bias)
-                strings = for_model(task, model, held_out_strings(task, seed, 50, length=length, regions=regions))
+                strings = for_model(task, model, held_out(task, seed, 50, length=length, regions=regions))
                 wrong = logits(model, strings).argmax(dim=-1) != strings.counts
                 errors, asked = errors + int(wrong.sum()), asked + wrong.numel()
         model = contextual_counter(task.most, task.classes, bias=bias)
-        found = circuits.find_circuits(model, for_model(task, model, held_out_strings(task, seed, rows)))
+        found = circuits.find_circuits(model, for_model(task, model, held_out(task, seed, rows, **task.largest)))
         named[bias] = [GoldenRegion(circuit=c.circuit, bias=c.bias, k=c.k, r2=c.r2, blocked=c.blocked) for c in found]
     return GoldenResult(errors=errors, asked=asked, named=named)
 
 
 def _example(task: ContextualCounting, model: EncoderDecoder, seed: int) -> CountingExample:
     """What everybody attends to on one held-out string, as short as the task has them, and with ones in all regions."""
-    batch = held_out_strings(task, seed, 64, length=task.shortest)
+    batch = held_out(task, seed, 64, **task.largest | {"length": task.shortest})
     fullest = int(batch.labels["count"][:, : task.most].min(axis=1).argmax())
     strings = for_model(task, model, batch.rows(fullest, fullest + 1))
     with watch(model, "encoder.blocks.0.attn.pattern", "decoder.cross.pattern") as seen, torch.no_grad():
@@ -342,13 +318,9 @@ def _example(task: ContextualCounting, model: EncoderDecoder, seed: int) -> Coun
         regions=strings.regions[0].tolist(),
         counts=strings.counts[0].tolist(),
         guessed=guessed.tolist(),
-        encoder=_rounded(seen["encoder.blocks.0.attn.pattern"][0, 0]),
-        decoder=_rounded(seen["decoder.cross.pattern"][0, 0]),
+        encoder=rounded(seen["encoder.blocks.0.attn.pattern"][0, 0], 3),
+        decoder=rounded(seen["decoder.cross.pattern"][0, 0], 3),
     )
-
-
-def _rounded(pattern: Tensor) -> list[list[float]]:
-    return [[round(weight, 3) for weight in query] for query in pattern.tolist()]
 
 
 def _encoder(model: EncoderDecoderConfig, **changes: Any) -> EncoderDecoderConfig:
