@@ -194,7 +194,7 @@ def answers_of(batch, kinds: str) -> list[list[int]]:
 
 
 def laid_on_a_line(sets, kinds: dict[str, str], places: dict[str, list[float]], scale: float = 1.0) -> Planted:
-    """A model that answers jailbreaks as told and has them on the line in the last layer, reversed in the first.
+    """A model that answers jailbreaks as told and has them on the line in the last layer, mirrored elsewhere.
 
     Safe and unsafe prompts lie elsewhere; of operators M, the first half does not lie at its mean.
     """
@@ -205,10 +205,11 @@ def laid_on_a_line(sets, kinds: dict[str, str], places: dict[str, list[float]], 
         count = len(sets[name])
         places |= {name: [mean * (1 + 0.5 * ((2 * i > count - 1) - (2 * i < count - 1))) for i in range(count)]}
     places |= {"safe": [-3.0] * len(sets["safe"]), "unsafe": [5.0] * len(sets["unsafe"])}
-    for layer, sign in enumerate((-1, 1)):
-        clouds = {name: sign * on_a_line(where, scale) for name, where in places.items()}
-        model.show(f"blocks.{layer}.mlp.post", sets, clouds)
-        model.show(f"blocks.{layer}.mlp.pre", sets, {name: -cloud for name, cloud in clouds.items()})
+    clouds = {name: on_a_line(where, scale) for name, where in places.items()}
+    mirrored = {name: -cloud if name in kinds else cloud for name, cloud in clouds.items()}
+    model.show("blocks.1.mlp.post", sets, clouds)
+    for point in ("blocks.0.mlp.post", "blocks.1.mlp.pre"):
+        model.show(point, sets, mirrored)
     return model
 
 
