@@ -14,7 +14,7 @@ from toylab.model.config import ModelConfig
 from toylab.studies.safety_finetuning import measures as safety
 from toylab.studies.safety_finetuning import study as module
 from toylab.studies.safety_finetuning.data import concept_model, fine_tuning, pairs
-from toylab.studies.safety_finetuning.results import as_field
+from toylab.studies.safety_finetuning.results import Nearness, NearSafe, as_field
 from toylab.studies.safety_finetuning.study import SafetyFinetuningStudy
 from toylab.training.loop import Training
 from toylab.training.losses import Refusal, Unlearning, answer_log_probs
@@ -89,10 +89,18 @@ def test_what_is_measured_of_a_fine_tuned_model_is_of_that_model_and_its_change_
     monkeypatch.setattr(module, "ALPHAS", (0.5, 2.0))
     monkeypatch.setattr(module, "BUDGETS", (0.5, 3.0))
     base, tuned = models
+
+    def nearness(model, task, sets):  # models drawn at random comply with nothing, and the true one would be empty
+        of = NearSafe(
+            complied=model.embedding.weight[0, 0].item(), refused=float(sets["unsafe"].tokens.sum()), auc=None
+        )
+        return Nearness(competing_text=of)
+
+    monkeypatch.setattr(safety, "nearness", nearness)
     found = measured("dpo", models, tmp_path, ROWS)
     assert found.behaviour == safety.behaviour(tuned, TASK, sets) != safety.behaviour(base, TASK, sets)
     assert found.weights == safety.weight_change(base, tuned, TASK, sets)
-    assert found.nearness == safety.nearness(tuned, TASK, sets)
+    assert found.nearness == nearness(tuned, TASK, sets) != nearness(base, TASK, sets)
     assert found.clusters == safety.clusters(tuned, TASK, sets)
     for name in ("safe", "unsafe"):
         assert getattr(found.sensitivity, name) == safety.sensitivity(tuned, TASK, sets[name].rows(0, 96))
