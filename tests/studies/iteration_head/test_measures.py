@@ -1,5 +1,6 @@
 """Laws of the causal tests: each is the edit that its name says, and each theory holds of the circuit that has it."""
 
+import functools
 from dataclasses import replace
 
 import numpy as np
@@ -9,49 +10,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.examples import fewer
+from tests.studies.iteration_head.planted import HEAD, TASK, held_out, noisy
 from toylab.model.config import ModelConfig
 from toylab.model.transformer import Transformer
 from toylab.planted.disguise import widened
 from toylab.planted.handwritten import iteration_head
-from toylab.probes import IterationHead
 from toylab.studies.iteration_head import measures as interventions
 from toylab.studies.iteration_head.measures import Emergence, mean_over
-from toylab.tasks import ITERATED_MAPS, Batch, IteratedMap, ModularSum, Polynomial, stream
+from toylab.tasks import ITERATED_MAPS, Batch, IteratedMap, ModularSum, stream
 from toylab.training import evaluate
 from toylab.training.evaluate import Accuracy
 
 SEEDS = st.integers(0, 2**32)
-TASK = Polynomial(p=5, lengths=(1, 6))
-HEAD = IterationHead(
-    layer=1, head=0, carry=1.0, stop=1.0, end_of_input=1.0, end_of_input_at=(0, 0), misses=(), backups=()
-)
-"""That of the circuit, which head 0 of layer 0 tells where the input ended."""
-
-
-def held_out(task: IteratedMap, lengths, rows: int) -> dict[int, Batch]:
-    """Inputs of each length on which no model was trained."""
-    return evaluate.held_out(task, 0, lengths, rows)
 
 
 @pytest.fixture(scope="module")
 def batches() -> dict[int, Batch]:
     return held_out(TASK, range(4, 7), 10)
-
-
-def noisy(seed: int, noise: float, heads: int = 1) -> Transformer:
-    """The circuit, as the last of so many heads a layer, blurred and with noise on all weights: right here, wrong
-    there."""
-    model, source = iteration_head(TASK).double(), torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for block in model.blocks:
-            block.attn.query.weight /= 15  # scores of 4 against 0 leave a part of the attention elsewhere
-            block.attn.query.bias /= 15
-    if heads > 1:
-        model = widened(model, heads, heads - 1, stream(seed, "heads"))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += noise * torch.randn(parameter.shape, generator=source, dtype=torch.float64)
-    return model
 
 
 # Causal tests --------------------------------------------------------------------------------------------------------
@@ -92,11 +67,14 @@ def reading(head: int, keys_of: dict[int, list[int]]):
     return change
 
 
-def each(x: torch.Tensor, edits: list) -> torch.Tensor:
-    """One edit after the other."""
-    for change in edits:
-        x = change(x)
-    return x
+def of_heads(point: str, heads: dict[int, list[int]], kind, places) -> dict:
+    """One edit of each head after the other, at a point of their layers."""
+
+    def of_layer(layer: int):
+        edits = [kind(head, places) for head in heads[layer]]
+        return lambda x: functools.reduce(lambda y, change: change(y), edits, x)
+
+    return {f"blocks.{layer}.attn.{point}": of_layer(layer) for layer in heads}
 
 
 @pytest.mark.parametrize(("seed", "backups"), [(0, ()), (0, ((0, 1),)), (1, ((1, 0),))])
@@ -111,20 +89,13 @@ def test_each_causal_test_is_the_edit_that_its_name_says(batches, seed, backups)
         end = length + 1
         answers = range(end, size)
         steps = {end + t - 1: [t] for t in range(1, length + 1)}
-
-        def all_heads(point: str, kind, places) -> dict:
-            return {
-                f"blocks.{layer}.attn.{point}": lambda x, edited=edited: each(x, [kind(h, places) for h in edited])
-                for layer, edited in heads.items()
-            }
-
         return {
             "unedited": {},
-            "zeroed": all_heads("z", silent, answers),
+            "zeroed": of_heads("z", heads, silent, answers),
             "zeroed alone": {"blocks.1.attn.z": silent(1, answers)},
-            "uniform": all_heads("pattern", reading, {q: list(range(q + 1)) for q in answers}),
-            "zeroed on inputs": all_heads("z", silent, range(end)),
-            "ideal pattern": all_heads("pattern", reading, {**steps, 2 * length + 1: [end]}),
+            "uniform": of_heads("pattern", heads, reading, {q: list(range(q + 1)) for q in answers}),
+            "zeroed on inputs": of_heads("z", heads, silent, range(end)),
+            "ideal pattern": of_heads("pattern", heads, reading, {**steps, 2 * length + 1: [end]}),
             "first layer zeroed": {"blocks.0.attn.z": silent(1, answers)},
             "first layer ideal pattern": {"blocks.0.attn.pattern": reading(1, {q: [end] for q in answers})},
         }[name]
@@ -224,11 +195,7 @@ def test_the_steered_share_is_the_mean_over_lengths_of_what_a_slow_loop_counts(s
     batches, shares = held_out(TASK, [4], 3) | held_out(TASK, [6], 5), []
     heads = {layer: [h for at, h in [(1, 1), *backups] if at == layer] for layer in (0, 1)}
     for length, batch in batches.items():
-        moved = {length + t: [t + 1] for t in range(1, length)}
-        edits = {
-            f"blocks.{layer}.attn.pattern": lambda x, edits=[reading(h, moved) for h in edited]: each(x, edits)
-            for layer, edited in heads.items()
-        }
+        edits = of_heads("pattern", heads, reading, {length + t: [t + 1] for t in range(1, length)})
         said, right = evaluate.predict(model, batch, edits), []
         for row, tokens in enumerate(batch.tokens.tolist()):
             word = tokens[1 : length + 1]
