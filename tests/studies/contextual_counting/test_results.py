@@ -139,8 +139,8 @@ def test_a_hit_is_within_fifteen_percent_of_either_change():
 
 def test_near_hits_are_of_slopes_that_are_told_to_change_by_five_percent_from_what_they_were():
     still, falls = shift(before=2.0, after=2.0, predicted=1.92), shift(before=2.0, after=1.6, predicted=1.8)
-    rises = shift(before=2.0, after=2.9, predicted=2.2)
-    assert results.near([model([SOLVED] * 3, [still, falls, rises])], by_class) == "1 of 2"
+    rises, exact = shift(before=2.0, after=2.9, predicted=2.2), shift(before=2.0, after=1.8, predicted=1.8)
+    assert results.near([model([SOLVED] * 4, [still, falls, rises, exact])], by_class) == "2 of 3"
     assert results.hits([model([SOLVED], [still])], by_class, least=0.05) == []
 
 

@@ -234,3 +234,19 @@ def test_an_arm_is_trained_by_its_settings(monkeypatch, tmp_path, name):
     }  # fmt: skip
     assert (task, seed, rows, steps, solved_at) == (TASK, 0, 800, 14, 5)
     assert read_metrics(tmp_path / "metrics.jsonl") == HISTORY
+
+
+def test_an_arm_with_another_encoder_differs_in_that_alone():
+    arms = ContextualCountingStudy(parts=("circuits", "plain", "ingredients")).arms()
+
+    def changed(name: str, **encoder):
+        arm = arms[name]
+        return replace(arm, model=replace(arm.model, encoder=replace(arm.model.encoder, **encoder)))
+
+    few = {"seeds": (0, 1)}
+    assert arms["encoder-mlp"] == replace(changed("none", hidden=128), **few)
+    assert arms["large-embeddings"] == replace(changed("none", embedding_std=1.0), **few)
+    assert arms["no-auxiliary-rotary"] == replace(arms["rotary"], auxiliary=0.0, **few)
+    assert arms["no-auxiliary-slow-rotary"] == changed("no-auxiliary-rotary", position_frequency=0.01)
+    assert arms["plain-encoder-mlp"] == changed("plain-none", hidden=128)
+    assert ContextualCountingStudy(encoder_hidden=7).arms()["encoder-mlp"].model.encoder.hidden == 7

@@ -215,3 +215,44 @@ def test_jobs_are_one_an_arm_and_seed_and_controls_have_few_seeds():
     assert ("parity", 1) not in names
     assert all(isinstance(job, Job) and job.what == STUDY.arms()[job.name] for job in STUDY.jobs())
     assert json.dumps([job.name for job in STUDY.jobs()[:2]]) == '["main", "main"]'
+
+
+def test_an_arm_differs_from_the_main_one_in_what_its_name_says():
+    settings = IterationHeadStudy(control_steps=1000, train=TrainConfig(stop_at=0.5, warmup=300))
+    arms, few = settings.arms(), (0, 1, 2)
+    main = arms["main"]
+    short = replace(main, train=replace(main.train, steps=1000, warmup=250), seeds=few)
+    sure = replace(main.train, stop_at=0.9)
+    parity = Parity(lengths=(1, 16), alphabet=11)
+    assert (main.task, main.model, main.train, main.seeds) == (
+        settings.task,
+        settings.model,
+        settings.train,
+        settings.seeds,
+    )
+    assert arms == {
+        "main": main,
+        "one-head": replace(main, model=replace(main.model, heads=1)),
+        "parity": replace(main, task=parity, train=sure, seeds=few),
+        "one-layer": replace(short, model=replace(main.model, layers=1)),
+        "one-length": replace(short, task=replace(main.task, lengths=16)),
+        "no-chain": replace(short, task=replace(main.task, chain_of_thought=False)),
+        "parity-no-chain": replace(main, task=replace(parity, chain_of_thought=False), train=sure, seeds=few),
+    }
+    assert "one-head" not in replace(settings, model=replace(settings.model, heads=1)).arms()
+    certain = replace(settings, train=replace(settings.train, stop_at=0.95)).arms()
+    assert certain["parity"].train.stop_at == 0.95
+
+
+def test_only_main_models_are_filmed(monkeypatch, tmp_path):
+    filmed = {}
+
+    def train_arm(self, arm, seed, folder, film=False):
+        filmed[folder.name] = film
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(IterationHeadStudy, "train_arm", train_arm)
+    for job in STUDY.jobs():
+        with pytest.raises(KeyboardInterrupt):
+            STUDY.run_job(job, tmp_path / job.name)
+    assert [name for name, film in filmed.items() if film] == ["main"]
