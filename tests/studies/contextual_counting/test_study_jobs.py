@@ -24,7 +24,7 @@ from toylab.training.loop import TrainConfig, Training
 TASK = ContextualCounting(length=(12, 24), regions=(1, 2))
 STUDY = ContextualCountingStudy(
     task=TASK,
-    model=EncoderDecoderConfig(encoder=replace(ENCODER, width=8)),
+    model=EncoderDecoderConfig(encoder=replace(ENCODER, width=8, position_base=40.0)),
     train=TrainConfig(steps=10, rows=4),
     seeds=(0, 3),
     control_seeds=1,
@@ -50,8 +50,11 @@ def measured(folder: Path, name: str, seed: int = 0) -> tuple[EncoderDecoder, Co
     """What the job of this name finds in a model that it finds trained: its arm's, at its initial weights."""
     (job,) = [job for job in STUDY.jobs() if (job.name, job.seed) == (name, seed)]
     model = counting_model(job.what.task, job.what.model, 1)
-    with torch.no_grad():
+    with torch.no_grad():  # sharp attention, and answers that differ
         model.decoder.queries *= 20
+        model.encoder.blocks[0].attn.query.weight *= 20
+        tokens = for_model(TASK, model, held_out(TASK, seed, 100)).tokens
+        model.decoder.head.bias -= model(tokens).mean(dim=(0, 1))
     save_model(folder / "model.safetensors", model)
     write_metrics(folder / "metrics.jsonl", Training(history=HISTORY))
     return model, STUDY.run_job(job, folder)
@@ -73,6 +76,7 @@ def test_a_model_is_judged_on_the_longest_strings_with_most_regions(rotary):
     assert found.readout == measures.value_readout(model, strings, found.circuits)
     assert found.probe == measures.region_probes(model, strings, 3)
     assert found.rotary == measures.rotary_profile(model, strings, 1 / 24)
+    assert found.rotary != measures.rotary_profile(model, strings, 1 / 12)
     assert found.scores is found.permutation_gap is None
 
 
@@ -81,6 +85,7 @@ def test_each_change_appends_what_its_name_says(rotary):
     batch = held_out(TASK, 3, 100)
     before = for_model(TASK, model, batch)
     assert set(found.shifts) == {"8 zeros", "16 zeros", "32 zeros", "a region"}
+    assert len({one.after for shifts in found.shifts.values() for one in shifts}) > 4
     for name, shifts in found.shifts.items():
         size = None if name == "a region" else int(name.split()[0])
         changed = TASK.append_region(batch) if size is None else TASK.append_zeros(batch, size)

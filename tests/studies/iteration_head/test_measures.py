@@ -77,11 +77,11 @@ def of_heads(point: str, heads: dict[int, list[int]], kind, places) -> dict:
     return {f"blocks.{layer}.attn.{point}": of_layer(layer) for layer in heads}
 
 
-@pytest.mark.parametrize(("seed", "backups"), [(0, ()), (0, ((0, 1),)), (1, ((1, 0),))])
-def test_each_causal_test_is_the_edit_that_its_name_says(batches, seed, backups):
+@pytest.mark.parametrize(("seed", "backups", "first"), [(0, ((0, 1),), 1), (1, ((1, 0),), 0)])
+def test_each_causal_test_is_the_edit_that_its_name_says(batches, seed, backups, first):
     """The circuit is head 1 of both layers, beside one that attends at random."""
     model = noisy(seed, 0.06, heads=2)
-    head = replace(HEAD, head=1, end_of_input_at=(0, 1), backups=backups)
+    head = replace(HEAD, head=1, end_of_input_at=(0, first), backups=backups)
     heads = {layer: [h for at, h in [(1, 1), *backups] if at == layer] for layer in (0, 1)}
 
     def by_hand(name: str, batch: Batch) -> dict:
@@ -96,8 +96,8 @@ def test_each_causal_test_is_the_edit_that_its_name_says(batches, seed, backups)
             "uniform": of_heads("pattern", heads, reading, {q: list(range(q + 1)) for q in answers}),
             "zeroed on inputs": of_heads("z", heads, silent, range(end)),
             "ideal pattern": of_heads("pattern", heads, reading, {**steps, 2 * length + 1: [end]}),
-            "first layer zeroed": {"blocks.0.attn.z": silent(1, answers)},
-            "first layer ideal pattern": {"blocks.0.attn.pattern": reading(1, {q: [end] for q in answers})},
+            "first layer zeroed": {"blocks.0.attn.z": silent(first, answers)},
+            "first layer ideal pattern": {"blocks.0.attn.pattern": reading(first, {q: [end] for q in answers})},
         }[name]
 
     found = interventions.causal_tests(model, batches, head).by_title()
