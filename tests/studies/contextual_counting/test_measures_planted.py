@@ -184,7 +184,8 @@ def test_the_finder_says_what_a_slow_loop_over_tokens_finds(seed):
             for name, weight in zip(kind, counter.attention(tokens, label), strict=True):
                 masses[name][row] += weight
         rest = sum(mean(masses[name]) for name in BY_CLASS)
-        lost = {name: right(name) for name in circuit.blocked if name in CLASSES}
+        held = {name for row in rows for other in (1, 2) for name in classes(row, other)}
+        lost = {name: right(name) for name in held}
         lost |= {
             "own brackets": right("own [", "own ]"),
             "all ones": right("counted ones", "other regions' ones", "outside ones"),

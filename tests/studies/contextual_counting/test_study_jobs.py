@@ -146,8 +146,10 @@ def test_learned_positions_are_asked_for_nothing_longer_than_they_know(tmp_path)
 
 def test_a_decoder_of_more_than_attention_has_no_readout():
     config = EncoderDecoderConfig(encoder=replace(ENCODER, width=8), residual=True)
-    found = study.examine(TASK, counting_model(TASK, config), 0, 60, 7, None)
+    model = counting_model(TASK, config)
+    found = study.examine(TASK, model, 0, 210, 7, None)
     assert found.readout is None
+    assert found.probe == measures.region_probes(model, for_model(TASK, model, held_out(TASK, 0, 210).rows(0, 200)), 0)
     assert (found.steps, found.solved_at) == (7, None)
 
 
@@ -239,6 +241,14 @@ def test_an_arm_is_trained_by_its_settings(monkeypatch, tmp_path, name):
     }  # fmt: skip
     assert (task, seed, rows, steps, solved_at) == (TASK, 0, 800, 14, 5)
     assert read_metrics(tmp_path / "metrics.jsonl") == HISTORY
+
+
+def test_models_without_positions_which_run_in_linear_time_come_after_all_others():
+    jobs = STUDY.jobs()
+    fast = [job.what.model.encoder.positions == "none" for job in jobs[:-1]]
+    assert fast == sorted(fast)
+    assert set(fast) == {False, True}
+    assert (jobs[-1].name, jobs[-1].seed) == ("golden", 0)
 
 
 def test_an_arm_with_another_encoder_differs_in_that_alone():
