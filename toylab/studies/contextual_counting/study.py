@@ -265,14 +265,14 @@ def examine(
 
 def _elsewhere(task: ContextualCounting, model: EncoderDecoder, seed: int, rows: int) -> dict[str, Elsewhere]:
     """Accuracy by label, and the floor, at other lengths, numbers of regions and shares of ones: one thing changed."""
-    shorter, longer = max(5 * task.longest // 8, 2 * task.most), 3 * task.longest // 2
+    shorter, longer = max(5 * task.longest // 8, _room(task.most)), 3 * task.longest // 2
     places: dict[str, tuple[ContextualCounting, dict[str, int]]] = {
         f"length {shorter}": (task, {"length": shorter}),
-        f"length {longer}": (task, {"length": longer}),
-        f"{task.most + 1} regions": (task, {"regions": task.most + 1}),
-        "p = 0.3": (replace(task, p=0.3), {}),
-        "p = 0.7": (replace(task, p=0.7), {}),
+        f"length {longer}": (_naming(task, longer), {"length": longer}),
     }
+    if _room(task.most + 1) <= task.longest:
+        places[f"{task.most + 1} regions"] = (task, {"regions": task.most + 1})
+    places |= {"p = 0.3": (replace(task, p=0.3), {}), "p = 0.7": (replace(task, p=0.7), {})}
     if task.most > 1:
         places[f"{task.most - 1} regions"] = (task, {"regions": task.most - 1})
     found = {}
@@ -290,14 +290,26 @@ def _reaches(model: EncoderDecoder, task: ContextualCounting, batch: Batch) -> b
     return model.config.encoder.positions != "learned" or longest <= model.context
 
 
+def _naming(task: ContextualCounting, longest: int) -> ContextualCounting:
+    """The task with a name for every count of a string so long, of which it may draw one."""
+    return replace(task, length=(task.shortest, max(task.longest, longest)))
+
+
+def _room(regions: int) -> int:
+    """A length at which so many regions leave two bits, and so strings for every split."""
+    return 2 * regions + 2
+
+
 def golden(task: ContextualCounting, rows: int, seed: int) -> GoldenResult:
     """The hand-written counters: their errors over sizes, and what the probes make of them."""
     errors, asked, named = 0, 0, {}
+    lengths = (max(16, _room(task.most)), task.longest, 2 * task.longest)
+    wide = _naming(task, max(lengths))
     for bias in ("begin", "bracket"):
-        for length in (max(16, 2 * task.most), task.longest, 2 * task.longest):
-            for regions in (1, task.most, 7):
+        for length in lengths:
+            for regions in (1, task.most, min(7, length // 2 - 1)):
                 model = contextual_counter(regions, length + 1, bias=bias)
-                strings = for_model(task, model, held_out(task, seed, 50, length=length, regions=regions))
+                strings = for_model(task, model, held_out(wide, seed, 50, length=length, regions=regions))
                 wrong = logits(model, strings).argmax(dim=-1) != strings.counts
                 errors, asked = errors + int(wrong.sum()), asked + wrong.numel()
         model = contextual_counter(task.most, task.classes, bias=bias)
