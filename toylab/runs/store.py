@@ -15,7 +15,6 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
@@ -41,6 +40,7 @@ from toylab.files import (
 from toylab.runs.study import Job, Study, settings_of
 from toylab.settings import as_json, fit
 from toylab.training.loop import History, Training
+from toylab.verdicts.claim import Conditions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,10 +236,10 @@ def read_metrics(path: Path | str) -> History:
 
 
 def curves_of(
-    results: Mapping[Job, Any], out: Path | str, arm: str, file: str = "metrics.jsonl", metric: str = "accuracy"
+    results: Conditions, out: Path | str, arm: str, file: str = "metrics.jsonl", metric: str = "accuracy"
 ) -> dict[str, tuple[list[float | int], list[float | int]]]:
     """Steps and values of a metric, for every seed of an arm, from the histories that its jobs left."""
-    kept = {job.seed: read_metrics(job.folder(out) / file) for job in results if job.name == arm}
+    kept = {seed: read_metrics(Job(arm, seed).folder(out) / file) for seed in results[arm]}
     return {f"seed {seed}": ([e["step"] for e in h], [e[metric] for e in h]) for seed, h in kept.items()}
 
 

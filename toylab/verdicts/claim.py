@@ -40,6 +40,10 @@ class Conditions(dict[str, dict[int, Any]]):
         """The seeds that at least one of these conditions has."""
         return sorted(set().union(*(self[name] for name in names)))
 
+    def by_title(self, titles: Mapping[str, str]) -> dict[str, dict[int, Any]]:
+        """Results by the title of a condition and the seed; of the conditions that were run."""
+        return {title: self[name] for name, title in titles.items() if self[name]}
+
     def by_condition(self, names: Iterable[str], number: Callable[[list[Any]], Any]) -> dict[str, Any]:
         """A number of all results of a condition, by its name; of the conditions that were run."""
         return {name: _rounded(number([*self[name].values()])) for name in names if self[name]}

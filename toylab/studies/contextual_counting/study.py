@@ -38,7 +38,7 @@ from toylab.studies.contextual_counting.results import (
 )
 from toylab.tasks import Batch, ContextualCounting, decode, stream
 from toylab.training.loop import History, TrainConfig
-from toylab.verdicts.claim import Claim
+from toylab.verdicts.claim import Claim, Conditions
 
 Part = Literal["encodings", "circuits", "plain", "ingredients"]
 Encoding = Literal["none", "rotary", "alibi", "learned", "sinusoidal"]
@@ -221,7 +221,7 @@ class ContextualCountingStudy:
         """The claims of the paper, and ours, for these settings."""
         return claims(self.encodings, self.causal, self.task.longest, self.parts)
 
-    def pictures(self, results: dict[Job, CountingResult | GoldenResult], out: Path) -> list[Picture]:
+    def pictures(self, results: Conditions, out: Path) -> list[Picture]:
         """The figures of the report, from the results and the histories kept beside them."""
         return draw(results, out, self.encodings, self.causal, self.task.longest)
 
