@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import attrgetter
+from functools import partial, reduce
 from typing import Any
 
 from toylab.console import ToylabError
@@ -74,7 +74,8 @@ class Detail:
 
     Attributes:
         condition: whose results are looked at.
-        number: the path of an attribute of the result, such as `head.carry`, or a function of the result.
+        number: the path of an attribute of the result, such as `head.carry`, or a function of the result; None where
+            the seed has none, such as at the end of a path through None.
         never: whether None means that it did not happen.
     """
 
@@ -84,7 +85,7 @@ class Detail:
 
     def of(self, results: Mapping[int, Any]) -> dict[str, Any]:
         """By seed, rounded for people; seeds without it are left out."""
-        read = attrgetter(self.number) if isinstance(self.number, str) else self.number
+        read = partial(_at, path=self.number) if isinstance(self.number, str) else self.number
         found = {str(seed): read(result) for seed, result in results.items()}
         if self.never:
             return {seed: or_never(step) for seed, step in found.items()}
@@ -193,6 +194,11 @@ def judge_claims(claims: Sequence[Claim], results: Conditions) -> list[Judgement
     if twice := [id for id in ids if ids.count(id) > 1]:
         raise ToylabError(f"claim {twice[0]!r}: is declared twice; give each an id of its own")
     return [claim.judged(results) for claim in claims]
+
+
+def _at(result: Any, path: str) -> Any:
+    """The attribute at a path; None where a part of the path is None."""
+    return reduce(lambda found, name: None if found is None else getattr(found, name), path.split("."), result)
 
 
 def _has(need: Need, results: Conditions, seed: int) -> bool:
