@@ -33,8 +33,8 @@ from toylab.studies.contextual_counting.results import (
     CountingExample,
     CountingResult,
     Elsewhere,
-    GoldenRegion,
     GoldenResult,
+    NamedRegion,
 )
 from toylab.tasks import Batch, ContextualCounting, decode, stream
 from toylab.training.loop import History, TrainConfig
@@ -326,7 +326,7 @@ def golden(task: ContextualCounting, rows: int, seed: int) -> GoldenResult:
                 errors, asked = errors + int(wrong.sum()), asked + wrong.numel()
         model = contextual_counter(task.most, task.classes, bias=bias)
         found = circuits.find_circuits(model, for_model(task, model, held_out_strings(task, seed, rows)))
-        named[bias] = [GoldenRegion(circuit=c.circuit, bias=c.bias, k=c.k, r2=c.r2, blocked=c.blocked) for c in found]
+        named[bias] = [NamedRegion(circuit=c.circuit, bias=c.bias, k=c.k, r2=c.r2, blocked=c.blocked) for c in found]
     return GoldenResult(errors=errors, asked=asked, named=named)
 
 
