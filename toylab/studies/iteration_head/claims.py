@@ -47,10 +47,10 @@ def claims(guess: float, blind: float, steps: int, one_head: str) -> list[Claim]
     at_chance, blinded, quickly = threshold(guess, 0.06), threshold(blind, 0.0), min(steps, 300)
     of_main = partial(Claim, conditions=("main",))
     of_head = partial(of_main, needs=(HEAD,))
-    causal = partial(of_head, figure="What the head causes")
+    causal = partial(of_head, place="section 4, causal tests", figure="What the head causes")
     harmless = partial(causal, measure="share of the sequence accuracy kept, given the true tokens")
     takes = partial(Claim, quantity=attrgetter("mean_accuracy"), figure="What it takes")
-    lacking = partial(takes, control="main", needs=(CONTROL,))
+    lacking = partial(takes, place="section 4", control="main", needs=(CONTROL,))
     accuracy = "sequence accuracy, free-running,"
     return [
         takes(
@@ -78,7 +78,6 @@ def claims(guess: float, blind: float, steps: int, one_head: str) -> list[Claim]
         ),
         causal(
             id="ablate",
-            place="section 4, causal tests",
             sentence="The model answers through this head: without it, it cannot go on.",
             measure="share of tokens correct with the head and its backups zeroed from EoI on",
             quantity=lambda main: main.tests.zeroed.token,
@@ -93,7 +92,6 @@ def claims(guess: float, blind: float, steps: int, one_head: str) -> list[Claim]
         ),
         causal(
             id="ablate-sequences",
-            place="section 4, causal tests",
             sentence="Without the head and its backups, no sequence is correct.",
             measure="sequence accuracy with the head and its backups zeroed from EoI on",
             quantity=lambda main: main.tests.zeroed.sequence,
@@ -116,7 +114,6 @@ def claims(guess: float, blind: float, steps: int, one_head: str) -> list[Claim]
         ),
         harmless(
             id="ideal-pattern",
-            place="section 4, causal tests",
             sentence="The head needs nothing but x_t: the textbook pattern in its place keeps the model right.",
             quantity=partial(_kept, test="ideal_pattern"),
             criterion=at_least(0.99),
@@ -141,7 +138,6 @@ def claims(guess: float, blind: float, steps: int, one_head: str) -> list[Claim]
         ),
         lacking(
             id="cot-needed",
-            place="section 4",
             sentence="Without chain of thought the polynomial is not learned.",
             conditions=("no-chain",),
             measure=f"sequence accuracy (guessing gives {guess:.2f})",
@@ -151,7 +147,6 @@ def claims(guess: float, blind: float, steps: int, one_head: str) -> list[Claim]
         ),
         lacking(
             id="cot-needed-parity",
-            place="section 4",
             sentence="Without chain of thought parity is not learned.",
             conditions=("parity-no-chain",),
             measure="sequence accuracy (guessing gives .50)",
