@@ -21,7 +21,7 @@ from toylab.runs.study import Input, Job
 from toylab.tasks import Copy, ModularSum, Parity
 from toylab.training.batches import fresh, next_token_loss
 from toylab.training.loop import DivergedError, TrainConfig, Training, train
-from toylab.verdicts.claim import Claim
+from toylab.verdicts.claim import Claim, Conditions
 from toylab.verdicts.criterion import above
 
 LEAVING = (SystemExit, GeneratorExit, asyncio.CancelledError, FileNotFoundError, KeyError, ValueError)
@@ -58,7 +58,7 @@ class Counted:
     def claims(self) -> list[Claim]:
         return []
 
-    def pictures(self, results: dict[Job, dict[str, Any]], out: Path) -> list[Picture]:
+    def pictures(self, results: Conditions, out: Path) -> list[Picture]:
         return []
 
 
@@ -164,7 +164,7 @@ class Small:
             )
         ]
 
-    def pictures(self, results: dict[Job, dict[str, Any]], out: Path) -> list[Picture]:
+    def pictures(self, results: Conditions, out: Path) -> list[Picture]:
         return []
 
 

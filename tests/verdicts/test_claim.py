@@ -30,8 +30,7 @@ CLAIM = Claim(
     conditions=("main",),
     measure="accuracy",
     quantity=lambda main: main.accuracy,
-    criterion=at_least(0.9),
-    share=0.5,
+    criterion=at_least(0.9, share=0.5),
 )
 values = st.lists(st.floats(0, 1), min_size=1, max_size=12)
 
@@ -42,7 +41,7 @@ def of(**conditions: list[float]) -> Conditions:
 
 @given(values, st.sampled_from([0.3, 0.5, 0.8]))
 def test_a_share_of_seeds_is_counted_by_the_criterion(held, share):
-    claim = replace(CLAIM, share=share)
+    claim = replace(CLAIM, criterion=at_least(0.9, share))
     judged = claim.judged(of(main=held))
     passed = sum(value >= 0.9 for value in held) / len(held)
     assert judged.measured == round(passed, 4)
@@ -53,7 +52,7 @@ def test_a_share_of_seeds_is_counted_by_the_criterion(held, share):
 
 @given(values)
 def test_without_a_share_the_mean_is_judged(held):
-    judged = replace(CLAIM, share=None).judged(of(main=held))
+    judged = replace(CLAIM, criterion=at_least(0.9)).judged(of(main=held))
     mean = sum(held) / len(held)
     assert judged.measured == round(mean, 4)
     assert judged.verdict == ("open" if len(held) == 1 else "holds" if mean >= 0.9 else "fails")
@@ -66,7 +65,6 @@ def test_differences_are_taken_within_the_seeds_that_both_conditions_have(main, 
         conditions=("main", "rival"),
         quantity=lambda a, b: a.accuracy - b.accuracy,
         criterion=above(0),
-        share=None,
     )
     judged = claim.judged(of(main=main, rival=rival))
     pairs = list(zip(main, rival, strict=False))
@@ -82,7 +80,7 @@ def test_a_condition_that_was_not_run_leaves_the_claim_open_without_seeds():
 def test_a_need_of_each_seed_leaves_out_those_that_lack_it_and_one_of_any_seed_none():
     solved = Need(condition="main", test=lambda main: main.accuracy >= 0.5, otherwise="nobody solved it")
     results = of(main=[0.2, 0.6, 0.9], control=[0.1, 0.1, 0.1])
-    low = replace(CLAIM, conditions=("control",), criterion=below(0.2), share=None)
+    low = replace(CLAIM, conditions=("control",), criterion=below(0.2))
     assert replace(low, needs=(solved,)).judged(results).seeds == (1, 2)
     assert replace(low, needs=(replace(solved, every=False),)).judged(results).seeds == (0, 1, 2)
     none = of(main=[0.2, 0.1], control=[0.1, 0.1])
@@ -107,10 +105,10 @@ def test_why_a_claim_is_not_judged_comes_before_its_note():
 
 @given(st.sampled_from([None, 0.5]), st.booleans())
 def test_the_bar_says_the_measure_the_criterion_and_the_statistic(share, surely):
-    claim = replace(CLAIM, share=share, surely=surely and share is None)
+    claim = replace(CLAIM, criterion=at_least(0.9, share, surely and share is None))
     assert f"accuracy {claim.criterion}" in claim.bar
     assert ("share of seeds" in claim.bar) == (share is not None)
-    assert ("interval" in claim.bar) == claim.surely
+    assert ("interval" in claim.bar) == claim.criterion.surely
 
 
 def test_details_are_read_by_path_or_function_of_the_seeds_that_are_asked():

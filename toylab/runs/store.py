@@ -42,6 +42,7 @@ from toylab.model.checkpoint import load_model, save_model
 from toylab.runs.study import Job, Study, settings_of
 from toylab.settings import as_json, fit
 from toylab.training.loop import History, Training
+from toylab.verdicts.claim import Conditions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,10 +281,10 @@ def read_metrics(path: Path | str) -> History:
 
 
 def curves_of(
-    results: Mapping[Job, Any], out: Path | str, arm: str, file: str = "metrics.jsonl", metric: str = "accuracy"
+    results: Conditions, out: Path | str, arm: str, file: str = "metrics.jsonl", metric: str = "accuracy"
 ) -> dict[str, tuple[list[float | int], list[float | int]]]:
     """Steps and values of a metric, for every seed of an arm, from the histories that its jobs left."""
-    kept = {job.seed: read_metrics(job.folder(out) / file) for job in results if job.name == arm}
+    kept = {seed: read_metrics(Job(arm, seed).folder(out) / file) for seed in results[arm]}
     return {f"seed {seed}": ([e["step"] for e in h], [e[metric] for e in h]) for seed, h in kept.items()}
 
 

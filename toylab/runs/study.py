@@ -72,8 +72,9 @@ def with_needs(jobs: Iterable[Job], among: Iterable[Job]) -> set[Job]:
 class Study(Protocol):
     """A frozen dataclass of settings that knows its jobs, how to run one, and the claims that their results decide.
 
-    For the page it may have `pictures(results, out)`, a list of `toylab.report.page.Picture` from the results and
-    what the jobs left in their folders, and `film(results, out)`, a `toylab.training.attention_history.Shown` or None.
+    For the page it may have `pictures(results, out)`, a list of `toylab.report.page.Picture` from the results by
+    condition and what the jobs left in their folders, and `film(results, out)`, a
+    `toylab.training.attention_history.Shown` or None.
     """
 
     seeds: tuple[int, ...]

@@ -7,8 +7,7 @@
         conditions=("main",),
         measure="share of steps in which the best head has over half of its attention on x_t",
         quantity=lambda main: main.head.carry,
-        criterion=at_least(0.9),
-        share=0.8,
+        criterion=at_least(0.9, share=0.8),
         details={"invariance": Detail("main", "invariance")},
     )
 
@@ -19,8 +18,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import attrgetter
-from typing import Any, Literal
+from functools import partial, reduce
+from typing import Any
 
 from toylab.console import ToylabError
 from toylab.verdicts.criterion import Criterion
@@ -40,6 +39,10 @@ class Conditions(dict[str, dict[int, Any]]):
     def in_any(self, *names: str) -> list[int]:
         """The seeds that at least one of these conditions has."""
         return sorted(set().union(*(self[name] for name in names)))
+
+    def by_title(self, titles: Mapping[str, str]) -> dict[str, dict[int, Any]]:
+        """Results by the title of a condition and the seed; of the conditions that were run."""
+        return {title: self[name] for name, title in titles.items() if self[name]}
 
     def by_condition(self, names: Iterable[str], number: Callable[[list[Any]], Any]) -> dict[str, Any]:
         """A number of all results of a condition, by its name; of the conditions that were run."""
@@ -71,7 +74,8 @@ class Detail:
 
     Attributes:
         condition: whose results are looked at.
-        number: the path of an attribute of the result, such as `head.carry`, or a function of the result.
+        number: the path of an attribute of the result, such as `head.carry`, or a function of the result; None where
+            the seed has none, such as at the end of a path through None.
         never: whether None means that it did not happen.
     """
 
@@ -81,7 +85,7 @@ class Detail:
 
     def of(self, results: Mapping[int, Any]) -> dict[str, Any]:
         """By seed, rounded for people; seeds without it are left out."""
-        read = attrgetter(self.number) if isinstance(self.number, str) else self.number
+        read = partial(_at, path=self.number) if isinstance(self.number, str) else self.number
         found = {str(seed): read(result) for seed, result in results.items()}
         if self.never:
             return {seed: or_never(step) for seed, step in found.items()}
@@ -96,19 +100,13 @@ class Claim:
         id: short name, stable.
         place: where the sentence stands, or whose question it is.
         sentence: in our words.
-        kind: a claim of the paper, one of our own, or a check of the set-up.
-        asks: whether something is there (a negative control must miss it) or absent (a positive one must exceed it).
-        population: what a seed is drawn from.
         conditions: whose results the quantity is a function of, in the order of its arguments.
         optional: further conditions, whose arguments stand behind those, None for a seed that such a condition lacks;
             if there are no others, every seed is asked that one of them has.
         measure: the quantity in words, with its unit.
         quantity: from the results of one seed, one a condition, to one number; None where the seed has none.
-        criterion: what the number must reach.
-        share: of the seeds that must meet the criterion; without, the mean over seeds is judged.
-        surely: whether both ends of the 95 % interval of the mean must meet it.
+        criterion: what the number must reach, on average over seeds or in a share of them.
         control: the condition that must come out on the other side, if there is one.
-        margin: of equivalence, for a claim of absence.
         origin: where the threshold comes from: the paper, a smallest effect of interest, or our pilot.
         needs: what is presupposed.
         details: further numbers by name: of each seed, or a function of all results.
@@ -121,18 +119,12 @@ class Claim:
     id: str
     place: str
     sentence: str
-    kind: Literal["paper", "own", "set-up"] = "paper"
-    asks: Literal["presence", "absence"] = "presence"
-    population: str = "seeds: initial weights and data"
     conditions: tuple[str, ...]
     optional: tuple[str, ...] = ()
     measure: str
     quantity: Callable[..., float | int | bool | None]
     criterion: Criterion
-    share: float | None = None
-    surely: bool = False
     control: str = ""
-    margin: float | None = None
     origin: str = "our pilot"
     needs: tuple[Need, ...] = ()
     details: Mapping[str, Detail | Callable[[Conditions], Any]] = field(default_factory=dict)
@@ -145,9 +137,9 @@ class Claim:
     def bar(self) -> str:
         """The criterion in words."""
         judged = f"{self.measure} {self.criterion}"
-        if self.share is not None:
-            return f"share of seeds with {judged} is >= {self.share:g}"
-        return f"mean over seeds of {judged}" + (", its 95 % interval included" if self.surely else "")
+        if self.criterion.share is not None:
+            return f"share of seeds with {judged} is >= {self.criterion.share:g}"
+        return f"mean over seeds of {judged}" + (", its 95 % interval included" if self.criterion.surely else "")
 
     @property
     def depends_on(self) -> tuple[str, ...]:
@@ -174,8 +166,8 @@ class Claim:
             self.id,
             {seed: float(value) for seed, value in found.items() if value is not None},
             self.criterion.meets,
-            share=self.share,
-            surely=self.surely,
+            share=self.criterion.share,
+            surely=self.criterion.surely,
             open_because=self.undecidable or "".join(need.otherwise for need in lacking[:1]),
             withdrawn=self.withdrawn,
             paper=self.place,
@@ -202,6 +194,11 @@ def judge_claims(claims: Sequence[Claim], results: Conditions) -> list[Judgement
     if twice := [id for id in ids if ids.count(id) > 1]:
         raise ToylabError(f"claim {twice[0]!r}: is declared twice; give each an id of its own")
     return [claim.judged(results) for claim in claims]
+
+
+def _at(result: Any, path: str) -> Any:
+    """The attribute at a path; None where a part of the path is None."""
+    return reduce(lambda found, name: None if found is None else getattr(found, name), path.split("."), result)
 
 
 def _has(need: Need, results: Conditions, seed: int) -> bool:

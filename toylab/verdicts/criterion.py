@@ -1,4 +1,4 @@
-"""Criteria: what a measured number must reach. A criterion judges values and writes its own words."""
+"""Criteria: what a measured number must reach over seeds. A criterion judges values and writes its own words."""
 
 from __future__ import annotations
 
@@ -10,17 +10,21 @@ from toylab.console import ToylabError
 
 @dataclass(frozen=True)
 class Criterion:
-    """An interval of numbers that meet the criterion.
+    """An interval of numbers that meet the criterion, and how the seeds must meet it.
 
     Attributes:
         low: the least of them.
         high: the greatest of them.
         strict: whether the ends themselves miss it.
+        share: of the seeds that must meet it; without, the mean over seeds is judged.
+        surely: whether both ends of the 95 % interval of the mean must meet it.
     """
 
     low: float | int = -math.inf
     high: float | int = math.inf
     strict: bool = False
+    share: float | None = None
+    surely: bool = False
 
     def __post_init__(self) -> None:
         if not self.low <= self.high or (math.isinf(self.low) and math.isinf(self.high)):
@@ -38,26 +42,26 @@ class Criterion:
         return f"from {self.low:g} to {self.high:g}"
 
 
-def at_least(low: float | int) -> Criterion:
+def at_least(low: float | int, share: float | None = None, surely: bool = False) -> Criterion:
     """`low` or more."""
-    return Criterion(low=low)
+    return Criterion(low=low, share=share, surely=surely)
 
 
-def above(low: float | int) -> Criterion:
+def above(low: float | int, share: float | None = None, surely: bool = False) -> Criterion:
     """More than `low`."""
-    return Criterion(low=low, strict=True)
+    return Criterion(low=low, strict=True, share=share, surely=surely)
 
 
-def at_most(high: float | int) -> Criterion:
+def at_most(high: float | int, share: float | None = None, surely: bool = False) -> Criterion:
     """`high` or less."""
-    return Criterion(high=high)
+    return Criterion(high=high, share=share, surely=surely)
 
 
-def below(high: float | int) -> Criterion:
+def below(high: float | int, share: float | None = None, surely: bool = False) -> Criterion:
     """Less than `high`."""
-    return Criterion(high=high, strict=True)
+    return Criterion(high=high, strict=True, share=share, surely=surely)
 
 
-def between(low: float | int, high: float | int) -> Criterion:
+def between(low: float | int, high: float | int, share: float | None = None, surely: bool = False) -> Criterion:
     """From `low` to `high`, ends included."""
-    return Criterion(low, high)
+    return Criterion(low, high, share=share, surely=surely)

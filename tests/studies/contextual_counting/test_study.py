@@ -14,8 +14,8 @@ from toylab.studies.contextual_counting.results import (
     CountingExample,
     CountingResult,
     Elsewhere,
-    GoldenRegion,
     GoldenResult,
+    NamedRegion,
     RegionCircuit,
     RegionProbe,
     RegionProbes,
@@ -179,7 +179,7 @@ def seeds(*findings) -> dict:
 
 def golden(errors=0, bias="begin") -> GoldenResult:
     named = {
-        kind: [GoldenRegion(circuit="counter", bias=name, k=10.0, r2=1.0, blocked={})] * 4
+        kind: [NamedRegion(circuit="counter", bias=name, k=10.0, r2=1.0, blocked={})] * 4
         for kind, name in {"begin": bias, "bracket": "own ["}.items()
     }
     return GoldenResult(errors=errors, asked=100, named=named)

@@ -218,7 +218,6 @@ def test_an_arm_is_trained_by_its_settings(monkeypatch, tmp_path, name):
 
     def learn(task, model, train, seed, **more):
         given.update(more, task=task, model=model, train=train, seed=seed)
-        more["checkpoint"].touch()
         return counting_model(task, model, 1), Training(history=HISTORY)
 
     monkeypatch.setattr(study, "learn_counting", learn)
@@ -234,7 +233,7 @@ def test_an_arm_is_trained_by_its_settings(monkeypatch, tmp_path, name):
     assert settings.run_job(job, tmp_path) == finding()
     task, _, seed, rows, steps, solved_at = asked
     arm = settings.arms()[name]
-    assert given.pop("checkpoint").exists() is False
+    assert given.pop("checkpoint") == tmp_path / "checkpoint.safetensors"
     assert given == {
         "task": arm.task, "model": arm.model, "train": arm.train, "seed": 0, "rows": 200,
         "auxiliary": 0.5 if name == "none" else 0.0, "growth": 0.25,

@@ -11,6 +11,7 @@ import torch
 from tests.studies.safety_finetuning.planted import held_out
 from toylab.model.checkpoint import load_model, save_model
 from toylab.model.config import ModelConfig
+from toylab.runs.store import write_metrics
 from toylab.studies.safety_finetuning import measures as safety
 from toylab.studies.safety_finetuning import study as module
 from toylab.studies.safety_finetuning.data import concept_model, fine_tuning, pairs
@@ -77,6 +78,7 @@ def measured(name: str, models, folder, rows: int = 32):
     for path, model in ((job.folder(folder), tuned), *((made.folder(folder), base) for made in job.needs)):
         path.mkdir(parents=True)
         save_model(path / "model.safetensors", model)
+        write_metrics(path / "metrics.jsonl", Training())
     return replace(STUDY, rows=rows).run_job(job, job.folder(folder))
 
 

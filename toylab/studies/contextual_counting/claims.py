@@ -37,7 +37,7 @@ def claims(encodings: Sequence[str], causal: Sequence[str], longest: int, parts:
     best = partial(
         _solves, place="section 4, best models", share=0.9, control="none-bidirectional", figure="Which encoding"
     )
-    forms = partial(_solves, kind="own", place="our recipe", share=0.8, figure="Plateaus of all seeds")
+    forms = partial(_solves, place="our recipe", share=0.8, figure="Plateaus of all seeds")
     golden = partial(Claim, conditions=("golden",), criterion=at_least(1.0), origin="the paper: an exact construction")
     of_encodings = partial(
         Claim,
@@ -46,19 +46,16 @@ def claims(encodings: Sequence[str], causal: Sequence[str], longest: int, parts:
         details={"mean accuracy [95 % interval]": _table(pairs, "mean_accuracy")},
         figure="Which encoding",
     )
-    unordered = partial(Claim, place="proposition 2.3", asks="absence", conditions=("none-bidirectional",))
+    unordered = partial(Claim, place="proposition 2.3", conditions=("none-bidirectional",))
     plain_names = [f"plain-{name}" for name in encodings]
     no_plain = "" if "plain" in parts else f"{add} plain, or --preset paper"
     plain = partial(Claim, undecidable=no_plain, figure="Plateaus of all seeds")
     of_none = partial(Claim, conditions=("none",), needs=(SOME_SOLVED,))
-    in_decoder = partial(
-        of_none, place="section 4.2, figure 8", share=0.9, control="encoder-mlp", figure="Attention as a counter"
-    )
+    in_decoder = partial(of_none, place="section 4.2, figure 8", control="encoder-mlp", figure="Attention as a counter")
     cure = partial(of_none, place="section 5, left open", control="fixed", figure="What they compare with")
     pooled = partial(Claim, conditions=(), optional=tuple(causal))
     law = partial(
         pooled,
-        kind="own",
         place="section 4.3; the law n K / K' is ours",
         measure="share of counting regions whose slope, once 16 zeros or an empty region were appended, is within "
         f"{counting.NEAR:.0%} of the prediction,",
@@ -85,7 +82,6 @@ def claims(encodings: Sequence[str], causal: Sequence[str], longest: int, parts:
         ),
         golden(
             id="golden-named",
-            kind="set-up",
             place="our check of the probes",
             sentence="The probes name the circuit and the bias token of weights that were written by hand.",
             measure="share of regions whose circuit and bias token are named as they were written",
@@ -103,9 +99,8 @@ def claims(encodings: Sequence[str], causal: Sequence[str], longest: int, parts:
             sentence="Every causal encoder does better than any bidirectional one.",
             measure="mean accuracy of the worst causal encoding less that of the best bidirectional one",
             quantity=lambda *models: min(causal.lead(both) for causal in models[::2] for both in models[1::2]),
-            criterion=above(0.0),
+            criterion=above(0.0, surely=True),
             origin="the smallest effect of interest: any lead",
-            surely=True,
         ),
         of_encodings(
             id="none-is-best",
@@ -116,9 +111,8 @@ def claims(encodings: Sequence[str], causal: Sequence[str], longest: int, parts:
             optional=tuple(name for name in encodings if name not in ("none", "rotary")),
             measure="lead in mean accuracy over the best other causal encoding trained on the seed",
             quantity=lambda none, *others: min(none.lead(other) for other in others if other),
-            criterion=above(0.0),
+            criterion=above(0.0, surely=True),
             origin="the smallest effect of interest: any lead",
-            surely=True,
         ),
         unordered(
             id="bidirectional-chance",
@@ -134,21 +128,18 @@ def claims(encodings: Sequence[str], causal: Sequence[str], longest: int, parts:
             sentence="Without positions a bidirectional model gives permuted strings the same logits.",
             measure="largest change of a logit when tokens are shuffled, in float64,",
             quantity=lambda both: both.permutation_gap,
-            criterion=below(1e-9),
-            share=1.0,
+            criterion=below(1e-9, share=1.0),
             origin="computed: rounding in float64",
             details={"change": Detail("none-bidirectional", "permutation_gap")},
         ),
         plain(
             id="failure-rate",
-            asks="absence",
             place="section 4, figure 2",
             sentence="In the plain set-up, training without positions is a lottery: most seeds do not solve the task.",
             conditions=("plain-none",),
             measure="mean accuracy over regions",
             quantity=lambda none: none.mean_accuracy,
-            criterion=below(counting.SOLVED),
-            share=0.5,
+            criterion=below(counting.SOLVED, share=0.5),
             control="none",
             origin="the paper: most seeds",
             details={
@@ -164,16 +155,15 @@ def claims(encodings: Sequence[str], causal: Sequence[str], longest: int, parts:
             conditions=("plain-rotary", "plain-none"),
             measure="lead in mean accuracy of rotary over none",
             quantity=lambda rotary, none: rotary.lead(none),
-            criterion=above(0.0),
+            criterion=above(0.0, surely=True),
             origin="the smallest effect of interest: any lead",
-            surely=True,
         ),
         in_decoder(
             id="count-in-decoder",
             sentence="Counting happens in the decoder's attention: without the ones of its region, a label guesses.",
             measure="accuracy without the counted ones above the best constant guess, largest over solved regions,",
             quantity=lambda none: max(region.without_ones for region in none.solved) - none.floor,
-            criterion=at_most(counting.SLACK),
+            criterion=at_most(counting.SLACK, share=0.9),
             details={"accuracy without them": _of_solved("without_ones"), "floor": Detail("none", "floor")},
         ),
         in_decoder(
@@ -181,7 +171,7 @@ def claims(encodings: Sequence[str], causal: Sequence[str], longest: int, parts:
             sentence="The attention on n counted ones competes with a bias of the weight of K ones.",
             measure="K in counted ones, largest over solved regions,",
             quantity=lambda none: max(region.k for region in none.solved),
-            criterion=at_most(longest / 2),
+            criterion=at_most(longest / 2, share=0.9),
             origin="computed: half the longest string; uniform attention has K near its length",
             details={"K of solved regions": _of_solved("k")},
         ),
@@ -190,7 +180,7 @@ def claims(encodings: Sequence[str], causal: Sequence[str], longest: int, parts:
             sentence="The mass of the decoder's attention on n ones is n / (n + K).",
             measure="R^2 of that curve, smallest over solved regions,",
             quantity=lambda none: min(region.r2 for region in none.solved),
-            criterion=at_least(0.98),
+            criterion=at_least(0.98, share=0.9),
             details={"R^2 of solved regions": _of_solved("r2")},
             withdrawn="uniform attention reaches .99 as well, with a far larger K: it is K that tells",
         ),
@@ -269,15 +259,12 @@ def claims(encodings: Sequence[str], causal: Sequence[str], longest: int, parts:
         ),
         appended(
             id="zeros-bias-falls",
-            asks="absence",
             sentence="Regions that compare with zeros miscount in longer strings.",
             quantity=partial(counting.accuracy_kept, biases=("zeros",)),
             criterion=at_most(0.5),
         ),
         Claim(
             id="encoder-mlp",
-            kind="own",
-            asks="absence",
             place="our question",
             sentence="With an MLP in the encoder, the same accuracy comes from another circuit.",
             conditions=(),
@@ -311,7 +298,6 @@ def claims(encodings: Sequence[str], causal: Sequence[str], longest: int, parts:
         ),
         cure(
             id="cure",
-            asks="absence",
             sentence="Strings of many lengths and numbers of regions in training cure biases that do not generalise.",
             measure="share of solved regions whose largest bias class varies from string to string",
             quantity=lambda none: none.share(lambda region: region.largest in counting.VARYING),
@@ -338,7 +324,6 @@ def claims(encodings: Sequence[str], causal: Sequence[str], longest: int, parts:
         ),
         Claim(
             id="ingredients",
-            kind="own",
             place="our recipe",
             sentence="Every ingredient of the recipe is needed.",
             conditions=("none", *ingredients),
@@ -354,14 +339,14 @@ def claims(encodings: Sequence[str], causal: Sequence[str], longest: int, parts:
     ]
 
 
-def _solves(id: str, name: str, **texts: Any) -> Claim:
+def _solves(id: str, name: str, share: float, **texts: Any) -> Claim:
     """That the models of a condition learn the task."""
     return Claim(
         id=id,
         conditions=(name,),
         measure="mean accuracy over regions",
         quantity=lambda model: model.mean_accuracy,
-        criterion=at_least(counting.SOLVED),
+        criterion=at_least(counting.SOLVED, share),
         details={
             "floor (best constant guess)": Detail(name, "floor"),
             "steps to .9": Detail(name, "solved_at", never=True),

@@ -32,12 +32,12 @@ from toylab.studies.contextual_counting.results import (
     CountingExample,
     CountingResult,
     Elsewhere,
-    GoldenRegion,
     GoldenResult,
+    NamedRegion,
 )
 from toylab.tasks import Batch, ContextualCounting, decode, held_out, stream
 from toylab.training.loop import TrainConfig, first_step
-from toylab.verdicts.claim import Claim
+from toylab.verdicts.claim import Claim, Conditions
 
 Part = Literal["encodings", "circuits", "plain", "ingredients"]
 Encoding = Literal["none", "rotary", "alibi", "learned", "sinusoidal"]
@@ -197,7 +197,7 @@ class ContextualCountingStudy:
         """The claims of the paper, and ours, for these settings."""
         return claims(self.encodings, self.causal, self.task.longest, self.parts)
 
-    def pictures(self, results: dict[Job, CountingResult | GoldenResult], out: Path) -> list[Picture]:
+    def pictures(self, results: Conditions, out: Path) -> list[Picture]:
         """The figures of the report, from the results and the histories kept beside them."""
         return draw(results, out, self.encodings, self.causal, self.task.longest)
 
@@ -314,7 +314,7 @@ def golden(task: ContextualCounting, rows: int, seed: int) -> GoldenResult:
                 errors, asked = errors + int(wrong.sum()), asked + wrong.numel()
         model = contextual_counter(task.most, task.classes, bias=bias)
         found = circuits.find_circuits(model, for_model(task, model, held_out(task, seed, rows, **task.largest)))
-        named[bias] = [GoldenRegion(circuit=c.circuit, bias=c.bias, k=c.k, r2=c.r2, blocked=c.blocked) for c in found]
+        named[bias] = [NamedRegion(circuit=c.circuit, bias=c.bias, k=c.k, r2=c.r2, blocked=c.blocked) for c in found]
     return GoldenResult(errors=errors, asked=asked, named=named)
 
 

@@ -32,7 +32,7 @@ from toylab.training import evaluate
 from toylab.training.attention_history import Film, Scene, Shown
 from toylab.training.batches import Scored, epochs, fresh, next_token_loss, pack, pad
 from toylab.training.loop import History, TrainConfig, Training, first_step, train
-from toylab.verdicts.claim import Claim
+from toylab.verdicts.claim import Claim, Conditions
 
 MODEL = ModelConfig(
     heads=4,
@@ -241,11 +241,11 @@ class IterationHeadStudy:
         guess, blind = guesses(self.task, lengths_of(self.task))
         return claims(guess, blind, self.transfer.steps, "one-head" if "one-head" in self.arms() else "main")
 
-    def pictures(self, results: dict[Job, IterationResult], out: Path) -> list[Picture]:
+    def pictures(self, results: Conditions, out: Path) -> list[Picture]:
         """The figures of the report, from the results and the histories kept beside them."""
         return draw(results, out, f"{self.model.layers} layers, {self.model.heads} heads each", self.task.p)
 
-    def film(self, results: dict[Job, IterationResult], out: Path) -> Shown | None:
+    def film(self, results: Conditions, out: Path) -> Shown | None:
         """The attention of the best main model through its training, for the page."""
         return show(results, out)
 

@@ -43,8 +43,7 @@ def null_space(no_regime: str) -> list[Claim]:
             conditions=("control", *TRIO),
             measure="energy share there minus the larger of chance and the control's, least over methods and layers,",
             quantity=lambda control, *trio: min(one.excess(control) for one in trio),
-            criterion=above(0.02),
-            surely=True,
+            criterion=above(0.02, surely=True),
             control="control",
             details={
                 "chance": Detail("ssft", "last.up.chance"),
@@ -58,7 +57,6 @@ def null_space(no_regime: str) -> list[Claim]:
         *_with_control(
             Claim(
                 id="null-direction",
-                kind="own",
                 place="our question",
                 sentence="What the change of the down-projection writes for unsafe prompts points to NULL.",
                 conditions=("ssft",),
@@ -75,14 +73,12 @@ def null_space(no_regime: str) -> list[Claim]:
         ),
         _BestCell(
             id="null-space-regime",
-            kind="own",
             place="section 4.2, our question",
             sentence="There is a setting in which the null-space claim holds beyond chance and beyond the control.",
             conditions=tuple(f"{name}{suffix}" for suffix in CHANGES for name in ("control", "ssft", "unlearning")),
             measure="share over chance minus the larger of 1 and the control's, in the best cell of the map,",
             quantity=lambda own, control: None if no_regime else own.lift_beyond(control),
-            criterion=above(0.05),
-            surely=True,
+            criterion=above(0.05, surely=True),
             control="control",
             figure=NULL_SHARE_FIGURE,
             undecidable=no_regime,
@@ -190,7 +186,7 @@ def least(number: str) -> Callable[..., float]:
 def _with_control(claim: Claim, sentence: str, criterion: Criterion) -> list[Claim]:
     """A claim, and that its control does not show the same."""
     told = {"id": f"{claim.id}-control", "sentence": sentence, "criterion": criterion, "details": {}, "note": ""}
-    of = {"conditions": (claim.control,), "control": claim.conditions[0], "kind": "own", "asks": "absence"}
+    of = {"conditions": (claim.control,), "control": claim.conditions[0]}
     return [claim, replace(claim, **told, **of)]
 
 

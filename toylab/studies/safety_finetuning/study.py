@@ -23,7 +23,7 @@ from toylab.model.lora import confine, release
 from toylab.model.transformer import Transformer
 from toylab.report.page import Picture
 from toylab.runs.store import train_and_keep
-from toylab.runs.study import Input, Job, by_condition
+from toylab.runs.study import Input, Job
 from toylab.settings import check_range, check_settings
 from toylab.studies.safety_finetuning import measures as safety
 from toylab.studies.safety_finetuning.claims import claims
@@ -48,7 +48,7 @@ from toylab.studies.safety_finetuning.results import (
 from toylab.tasks import TaskConcept, held_out
 from toylab.training.loop import TrainConfig, Training, train
 from toylab.training.losses import DPO, NPO, Refusal, Unlearning
-from toylab.verdicts.claim import Claim
+from toylab.verdicts.claim import Claim, Conditions
 
 Method = Literal["control", "ssft", "unlearning", "dpo", "dpo-standard", "npo"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -305,9 +305,9 @@ class SafetyFinetuningStudy:
         """The claims of the paper, and ours, for these settings."""
         return claims(1 / self.task.letters, self.parts)
 
-    def pictures(self, results: dict[Job, SafetyResult], out: Path) -> list[Picture]:
+    def pictures(self, results: Conditions, out: Path) -> list[Picture]:
         """The figures of the report, from the results."""
-        return draw(by_condition(results))
+        return draw(results)
 
 
 @dataclass(frozen=True)

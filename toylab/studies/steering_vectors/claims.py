@@ -20,19 +20,19 @@ def claims(study: Settings) -> list[Claim]:
     """All claims for these settings."""
     vectors, guess = study.vectors, 1 / study.task.p  # the share of direct answers that are right by chance
     before, last = vectors[-2:]
-    set_up = partial(Claim, kind="set-up", place="our set-up", conditions=("base",))
+    set_up = partial(Claim, place="our set-up", conditions=("base",))
     trained = partial(Claim, figure=GAINS, control="base")
     weakest = partial(trained, conditions=("base", "full", *vectors))
-    surely = partial(Claim, criterion=above(0), surely=True)
+    surely = partial(Claim, criterion=above(0, surely=True))
     late = partial(surely, place="section 4, figure 1", figure=GAINS)
     first_token = partial(Claim, place="section 5, figure 3", conditions=(last,))
     lens = partial(Claim, figure="What each vector says")
-    ranked = partial(lens, criterion=at_most(1), share=0.8)
+    ranked = partial(lens, criterion=at_most(1, share=0.8))
     says = partial(ranked, place="section 5, figure 4", conditions=(last,))
-    trap = partial(ranked, kind="own", place="our control", conditions=("vector-learned",))
+    trap = partial(ranked, place="our control", conditions=("vector-learned",))
     change = partial(Claim, place="section 4, figure 2", conditions=("combine",))
     paths = partial(Claim, place="section 6, figure 5", conditions=("paths",), figure=ROUTES)
-    our_paths = partial(paths, kind="own", place="our question")
+    our_paths = partial(paths, place="our question")
     share = "share of full training's gain at temperature 1"
     return [
         set_up(
@@ -54,7 +54,6 @@ def claims(study: Settings) -> list[Claim]:
         ),
         trained(
             id="full-rl",
-            kind="own",
             place="section 3, our baseline",
             sentence="Reinforcement learning of the whole model solves the task.",
             conditions=("full",),
@@ -120,7 +119,6 @@ def claims(study: Settings) -> list[Claim]:
         ),
         first_token(
             id="first-token-rest",
-            asks="absence",
             sentence="Everywhere but at the first token, the last layer's vector does nothing.",
             measure="share of its gain with the vector everywhere but at the first generated position",
             quantity=lambda vector: vector.gain_at("all but first"),
@@ -136,7 +134,6 @@ def claims(study: Settings) -> list[Claim]:
         ),
         surely(
             id="norm-temperature",
-            kind="own",
             place="our question",
             sentence="Part of what a constant vector misses is heat: it lengthens the stream, and the final norm then "
             "flattens every later distribution.",
@@ -192,7 +189,6 @@ def claims(study: Settings) -> list[Claim]:
         ),
         change(
             id="persistence-other",
-            asks="absence",
             sentence="What a vector has changed, layers later, is not the vector that was trained there.",
             measure="mean cosine of each token's change with the vector of the measured layer, least over layers,",
             quantity=lambda combine: min(one.to_vector for one in combine.persisting),
@@ -212,8 +208,7 @@ def claims(study: Settings) -> list[Claim]:
             sentence="The penultimate vector acts through the last layer's MLP.",
             measure="share of its gain lost when that MLP does not see it",
             quantity=lambda paths: 1 - paths.kept("skip MLP"),
-            criterion=at_least(0.15),
-            surely=True,
+            criterion=at_least(0.15, surely=True),
         ),
         our_paths(
             id="direct-route",

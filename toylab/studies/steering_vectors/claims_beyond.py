@@ -28,17 +28,17 @@ def of(condition: str, **numbers: str | Callable[[Any], Any]) -> dict[str, Detai
 def beyond(study: Settings) -> list[Claim]:
     """These claims for these settings."""
     last, enough, direct = study.last, study.least_shift, (1 + 1 / study.task.p) / 2  # accuracy of direct answers
-    ours = partial(Claim, kind="own", place="our question")
+    ours = partial(Claim, place="our question")
     separable = partial(ours, conditions=swept_conditions(study), figure="When a vector can steer")
     carried = partial(ours, criterion=at_least(0.75))
     own = "over that of one's own, last layer,"
     together = partial(Claim, conditions=("combine",))
     scaled = partial(Claim, place="section 10", conditions=("adaptive",))
     flagged = partial(ours, figure="Where the right opener depends on the prompt")
-    dropped = partial(Claim, place="section 8 (dropped in version 4)", criterion=above(0), surely=True)
+    dropped = partial(Claim, place="section 8 (dropped in version 4)", criterion=above(0, surely=True))
     feature = partial(dropped, conditions=("features",))
-    baseline = partial(Claim, kind="own", place="our control", conditions=("baselines",), figure=GAINS)
-    useless = partial(baseline, asks="absence", criterion=at_most(0.05), control=study.vectors[-1])
+    baseline = partial(Claim, place="our control", conditions=("baselines",), figure=GAINS)
+    useless = partial(baseline, criterion=at_most(0.05), control=study.vectors[-1])
     return [
         separable(
             id="separability",
@@ -81,7 +81,6 @@ def beyond(study: Settings) -> list[Claim]:
         ),
         carried(
             id="transfer-apart",
-            asks="absence",
             place="our control",
             sentence="To a model with another unembedding vectors do not carry over as they are.",
             conditions=("transfer-apart",),
@@ -109,7 +108,6 @@ def beyond(study: Settings) -> list[Claim]:
         ),
         together(
             id="combine-halved",
-            kind="own",
             place="our control",
             sentence="Vectors trained apart say the same: halved, two together are as good as one.",
             measure="accuracy of two halves together less that of the better one alone, mean over pairs,",
@@ -130,14 +128,12 @@ def beyond(study: Settings) -> list[Claim]:
             sentence="A scale that depends on the token concentrates where a decision falls.",
             measure="size of what is added at SEP less the largest at any other kind of position but BOS",
             quantity=lambda adaptive: adaptive.scales.sep_lead,
-            criterion=at_least(0),
-            share=0.8,
+            criterion=at_least(0, share=0.8),
             details=of("adaptive", **{name: f"scales.{name}" for name in ("BOS", "digits", "SEP", "opener", "chain")}),
             figure="How much of its vector each token gets",
         ),
         flagged(
             id="prompt-bit-constant",
-            asks="absence",
             sentence="Where the right opener depends on the prompt, a constant vector fails.",
             conditions=("flag-before", "flag-last"),
             measure=f"{FREE}, better of the last two layers,",
@@ -224,8 +220,7 @@ def beyond(study: Settings) -> list[Claim]:
             sentence="The mean shift of the logits at SEP, added everywhere instead of the vector, does better.",
             measure=f"{FREE} less that of the vector",
             quantity=lambda found: found.logit_bias.right[1] - found.steered,
-            criterion=above(0),
-            surely=True,
+            criterion=above(0, surely=True),
         ),
     ]
 
