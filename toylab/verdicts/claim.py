@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial, reduce
-from typing import Any
+from typing import Any, Literal
 
 from toylab.console import ToylabError
 from toylab.verdicts.criterion import Criterion
@@ -100,6 +100,9 @@ class Claim:
         id: short name, stable.
         place: where the sentence stands, or whose question it is.
         sentence: in our words.
+        kind: a claim of the paper, one of our own, or a check of the set-up.
+        asks: whether something is there (a negative control must miss it) or absent (a positive one must exceed it).
+        population: what a seed is drawn from.
         conditions: whose results the quantity is a function of, in the order of its arguments.
         optional: further conditions, whose arguments stand behind those, None for a seed that such a condition lacks;
             if there are no others, every seed is asked that one of them has.
@@ -107,6 +110,7 @@ class Claim:
         quantity: from the results of one seed, one a condition, to one number; None where the seed has none.
         criterion: what the number must reach, on average over seeds or in a share of them.
         control: the condition that must come out on the other side, if there is one.
+        margin: of equivalence, for a claim of absence.
         origin: where the threshold comes from: the paper, a smallest effect of interest, or our pilot.
         needs: what is presupposed.
         details: further numbers by name: of each seed, or a function of all results.
@@ -119,12 +123,16 @@ class Claim:
     id: str
     place: str
     sentence: str
+    kind: Literal["paper", "own", "set-up"] = "paper"
+    asks: Literal["presence", "absence"] = "presence"
+    population: str = "seeds: initial weights and data"
     conditions: tuple[str, ...]
     optional: tuple[str, ...] = ()
     measure: str
     quantity: Callable[..., float | int | bool | None]
     criterion: Criterion
     control: str = ""
+    margin: float | None = None
     origin: str = "our pilot"
     needs: tuple[Need, ...] = ()
     details: Mapping[str, Detail | Callable[[Conditions], Any]] = field(default_factory=dict)

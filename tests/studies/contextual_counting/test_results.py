@@ -15,8 +15,8 @@ from toylab.studies.contextual_counting.results import (
     VARYING,
     CountingResult,
     Elsewhere,
-    GoldenRegion,
     GoldenResult,
+    NamedRegion,
     RegionReadout,
     RotaryProfile,
     Shift,
@@ -175,8 +175,8 @@ def test_accuracy_elsewhere_is_pooled_over_regions_of_all_models():
 
 
 def test_a_golden_region_is_named_correctly_by_circuit_and_bias_both():
-    def one(circuit: str, bias: str) -> GoldenRegion:
-        return GoldenRegion(circuit=circuit, bias=bias, k=1.0, r2=1.0, blocked={})
+    def one(circuit: str, bias: str) -> NamedRegion:
+        return NamedRegion(circuit=circuit, bias=bias, k=1.0, r2=1.0, blocked={})
 
     named = {
         "begin": [one("counter", "begin"), one("copy", "begin"), one("counter", "own [")],

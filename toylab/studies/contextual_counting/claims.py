@@ -37,7 +37,7 @@ def claims(encodings: Sequence[str], causal: Sequence[str], longest: int, parts:
     best = partial(
         _solves, place="section 4, best models", share=0.9, control="none-bidirectional", figure="Which encoding"
     )
-    forms = partial(_solves, place="our recipe", share=0.8, figure="Plateaus of all seeds")
+    forms = partial(_solves, kind="own", place="our recipe", share=0.8, figure="Plateaus of all seeds")
     golden = partial(Claim, conditions=("golden",), criterion=at_least(1.0), origin="the paper: an exact construction")
     of_encodings = partial(
         Claim,
@@ -82,6 +82,7 @@ def claims(encodings: Sequence[str], causal: Sequence[str], longest: int, parts:
         ),
         golden(
             id="golden-named",
+            kind="set-up",
             place="our check of the probes",
             sentence="The probes name the circuit and the bias token of weights that were written by hand.",
             measure="share of regions whose circuit and bias token are named as they were written",
@@ -116,6 +117,7 @@ def claims(encodings: Sequence[str], causal: Sequence[str], longest: int, parts:
         ),
         unordered(
             id="bidirectional-chance",
+            asks="absence",
             sentence="Without positions a bidirectional model cannot tell regions apart: it guesses.",
             measure="distance of the mean accuracy from the best constant guess",
             quantity=lambda both: abs(both.mean_accuracy - both.floor),
@@ -125,6 +127,7 @@ def claims(encodings: Sequence[str], causal: Sequence[str], longest: int, parts:
         ),
         unordered(
             id="permutation-invariant",
+            asks="absence",
             sentence="Without positions a bidirectional model gives permuted strings the same logits.",
             measure="largest change of a logit when tokens are shuffled, in float64,",
             quantity=lambda both: both.permutation_gap,
@@ -134,6 +137,7 @@ def claims(encodings: Sequence[str], causal: Sequence[str], longest: int, parts:
         ),
         plain(
             id="failure-rate",
+            asks="absence",
             place="section 4, figure 2",
             sentence="In the plain set-up, training without positions is a lottery: most seeds do not solve the task.",
             conditions=("plain-none",),
@@ -238,12 +242,14 @@ def claims(encodings: Sequence[str], causal: Sequence[str], longest: int, parts:
         ),
         law(
             id="ood-law",
+            kind="own",
             sentence="What a region compares with foretells its answers elsewhere: n becomes n K / K'.",
             quantity=partial(counting.share_predicted, law=attrgetter("predicted")),
             details=_of_law(causal, attrgetter("predicted")),
         ),
         law(
             id="ood-law-by-place",
+            kind="own",
             sentence="The same, if K' is taken from tokens of the same class between the same brackets.",
             quantity=partial(counting.share_predicted, law=attrgetter("by_place")),
             details=_of_law(causal, attrgetter("by_place")),
@@ -259,12 +265,15 @@ def claims(encodings: Sequence[str], causal: Sequence[str], longest: int, parts:
         ),
         appended(
             id="zeros-bias-falls",
+            asks="absence",
             sentence="Regions that compare with zeros miscount in longer strings.",
             quantity=partial(counting.accuracy_kept, biases=("zeros",)),
             criterion=at_most(0.5),
         ),
         Claim(
             id="encoder-mlp",
+            kind="own",
+            asks="absence",
             place="our question",
             sentence="With an MLP in the encoder, the same accuracy comes from another circuit.",
             conditions=(),
@@ -298,6 +307,7 @@ def claims(encodings: Sequence[str], causal: Sequence[str], longest: int, parts:
         ),
         cure(
             id="cure",
+            asks="absence",
             sentence="Strings of many lengths and numbers of regions in training cure biases that do not generalise.",
             measure="share of solved regions whose largest bias class varies from string to string",
             quantity=lambda none: none.share(lambda region: region.largest in counting.VARYING),
@@ -324,6 +334,7 @@ def claims(encodings: Sequence[str], causal: Sequence[str], longest: int, parts:
         ),
         Claim(
             id="ingredients",
+            kind="own",
             place="our recipe",
             sentence="Every ingredient of the recipe is needed.",
             conditions=("none", *ingredients),

@@ -99,6 +99,8 @@ def claims(guess: float, blind: float, steps: int, one_head: str) -> list[Claim]
         ),
         harmless(
             id="ablate-inputs",
+            kind="own",
+            asks="absence",
             place="our control",
             sentence="Zero-ablating the head on the input positions costs no accuracy.",
             quantity=partial(_kept, test="zeroed_on_inputs"),
@@ -106,6 +108,7 @@ def claims(guess: float, blind: float, steps: int, one_head: str) -> list[Claim]
         ),
         causal(
             id="steer",
+            kind="own",
             place="our test of section 3",
             sentence="What the head reads is what is computed with: moved to x_{t+1}, it makes F(s_{t-1}, x_{t+1}).",
             measure="share of answers equal to F(s_{t-1}, x_{t+1})",
@@ -120,6 +123,7 @@ def claims(guess: float, blind: float, steps: int, one_head: str) -> list[Claim]
         ),
         of_head(
             id="stop-rule",
+            kind="own",
             place="our reading of section 3",
             sentence="The same head stops the chain: after the last state it reads the end of the input.",
             measure="share of ends at which it has over half of its attention on EoI",
@@ -138,6 +142,7 @@ def claims(guess: float, blind: float, steps: int, one_head: str) -> list[Claim]
         ),
         lacking(
             id="cot-needed",
+            asks="absence",
             sentence="Without chain of thought the polynomial is not learned.",
             conditions=("no-chain",),
             measure=f"sequence accuracy (guessing gives {guess:.2f})",
@@ -147,6 +152,7 @@ def claims(guess: float, blind: float, steps: int, one_head: str) -> list[Claim]
         ),
         lacking(
             id="cot-needed-parity",
+            asks="absence",
             sentence="Without chain of thought parity is not learned.",
             conditions=("parity-no-chain",),
             measure="sequence accuracy (guessing gives .50)",
@@ -157,6 +163,7 @@ def claims(guess: float, blind: float, steps: int, one_head: str) -> list[Claim]
         ),
         lacking(
             id="depth",
+            asks="absence",
             place="section 3",
             sentence="One layer is not enough.",
             conditions=("one-layer",),
@@ -176,6 +183,8 @@ def claims(guess: float, blind: float, steps: int, one_head: str) -> list[Claim]
         ),
         takes(
             id="varied-lengths",
+            kind="own",
+            asks="absence",
             place="our control",
             sentence="An iteration head forms only if lengths vary: with one length a fixed offset does.",
             conditions=("one-length",),

@@ -45,6 +45,7 @@ def _behaviour(no_standard: str) -> list[Claim]:
     return [
         written(
             id="pretrain",
+            kind="set-up",
             place="section 3",
             sentence="Pre-training alone: the model does all that it is asked, whether safe or not.",
             conditions=("base",),
@@ -63,6 +64,7 @@ def _behaviour(no_standard: str) -> list[Claim]:
         ),
         of_trio(
             id="refuse-keeps-safe",
+            asks="absence",
             sentence="SSFT, DPO (as published) and unlearning hardly cost anything on safe prompts.",
             measure="share of correct letters on safe prompts in the worst method",
             quantity=least("behaviour.safe.complies"),
@@ -71,6 +73,7 @@ def _behaviour(no_standard: str) -> list[Claim]:
         ),
         written(
             id="standard-dpo-refuses",
+            kind="own",
             place="our question",
             sentence="Standard DPO (summed log-probabilities, one beta) refuses too if an SFT term holds the answer.",
             conditions=("dpo-standard",),
@@ -82,6 +85,8 @@ def _behaviour(no_standard: str) -> list[Claim]:
         ),
         written(
             id="control-complies",
+            kind="own",
+            asks="absence",
             place="our control",
             sentence="A fine-tune on safe prompts alone still complies with unsafe ones.",
             conditions=("control",),
@@ -123,6 +128,7 @@ def _jailbreaks(some: float, many: float, no_small_rate: str) -> list[Claim]:
         ),
         success(
             id="jailbreak-direct",
+            asks="absence",
             sentence="Under SSFT, the direct request is refused.",
             measure=f"{complied} unsafe prompts,",
             quantity=attrgetter("behaviour.unsafe.complies"),
@@ -239,6 +245,7 @@ def _breaking(half: float) -> list[Claim]:
         ),
         further(
             id="extrapolate-safe",
+            asks="absence",
             sentence="Going on in the direction of SSFT's change keeps safe answers.",
             measure="share of correct letters on safe prompts at 1.25 times the change",
             quantity=lambda ssft: ssft.alpha[1.25].safe.complies,
@@ -270,6 +277,7 @@ def _breaking(half: float) -> list[Claim]:
         ),
         of_ssft(
             id="relearning",
+            kind="own",
             place="our question",
             sentence="SSFT's refusals survive further training on safe prompts alone.",
             measure="refusal of unsafe prompts after further training on safe ones at the medium rate",
@@ -282,6 +290,7 @@ def _breaking(half: float) -> list[Claim]:
         ),
         Claim(
             id="dpo-is-unlearning",
+            kind="own",
             place="our question, on the paper's code",
             sentence="DPO as published is unlearning by another name: its first gradient points the same way.",
             conditions=("dpo",),

@@ -57,6 +57,7 @@ def null_space(no_regime: str) -> list[Claim]:
         *_with_control(
             Claim(
                 id="null-direction",
+                kind="own",
                 place="our question",
                 sentence="What the change of the down-projection writes for unsafe prompts points to NULL.",
                 conditions=("ssft",),
@@ -73,6 +74,7 @@ def null_space(no_regime: str) -> list[Claim]:
         ),
         _BestCell(
             id="null-space-regime",
+            kind="own",
             place="section 4.2, our question",
             sentence="There is a setting in which the null-space claim holds beyond chance and beyond the control.",
             conditions=tuple(f"{name}{suffix}" for suffix in CHANGES for name in ("control", "ssft", "unlearning")),
@@ -186,7 +188,7 @@ def least(number: str) -> Callable[..., float]:
 def _with_control(claim: Claim, sentence: str, criterion: Criterion) -> list[Claim]:
     """A claim, and that its control does not show the same."""
     told = {"id": f"{claim.id}-control", "sentence": sentence, "criterion": criterion, "details": {}, "note": ""}
-    of = {"conditions": (claim.control,), "control": claim.conditions[0]}
+    of = {"conditions": (claim.control,), "control": claim.conditions[0], "kind": "own", "asks": "absence"}
     return [claim, replace(claim, **told, **of)]
 
 

@@ -37,6 +37,7 @@ def claims(study: Settings) -> list[Claim]:
     return [
         set_up(
             id="base-chain",
+            kind="set-up",
             sentence="The skill is there before any reinforcement: given THINK, chains are right.",
             measure="greedy accuracy after the first phase, THINK prefixed,",
             quantity=lambda base: base.chain,
@@ -44,6 +45,7 @@ def claims(study: Settings) -> list[Claim]:
         ),
         set_up(
             id="base",
+            kind="set-up",
             sentence="The base mostly answers directly, which is guessing.",
             measure=f"{FREE} (direct answers alone: {guess:.2f})",
             quantity=accuracy_at,
@@ -54,6 +56,7 @@ def claims(study: Settings) -> list[Claim]:
         ),
         trained(
             id="full-rl",
+            kind="own",
             place="section 3, our baseline",
             sentence="Reinforcement learning of the whole model solves the task.",
             conditions=("full",),
@@ -119,6 +122,7 @@ def claims(study: Settings) -> list[Claim]:
         ),
         first_token(
             id="first-token-rest",
+            asks="absence",
             sentence="Everywhere but at the first token, the last layer's vector does nothing.",
             measure="share of its gain with the vector everywhere but at the first generated position",
             quantity=lambda vector: vector.gain_at("all but first"),
@@ -134,6 +138,7 @@ def claims(study: Settings) -> list[Claim]:
         ),
         surely(
             id="norm-temperature",
+            kind="own",
             place="our question",
             sentence="Part of what a constant vector misses is heat: it lengthens the stream, and the final norm then "
             "flattens every later distribution.",
@@ -158,6 +163,7 @@ def claims(study: Settings) -> list[Claim]:
         ),
         trap(
             id="lens-trap",
+            kind="own",
             sentence="With a learned unembedding, too, the logit lens shows the opener first.",
             measure="rank of THINK, raw vector, learned unembedding,",
             quantity=lambda vector: vector.lens.THINK.rank,
@@ -165,6 +171,7 @@ def claims(study: Settings) -> list[Claim]:
         ),
         trap(
             id="lens-trap-rival",
+            kind="own",
             sentence="With a learned unembedding, too, the logit lens shows the other opener last.",
             measure="rank of DIRECT counted from the last token, raw vector, learned unembedding,",
             quantity=lambda vector: vector.lens.direct_from_last,
@@ -189,6 +196,7 @@ def claims(study: Settings) -> list[Claim]:
         ),
         change(
             id="persistence-other",
+            asks="absence",
             sentence="What a vector has changed, layers later, is not the vector that was trained there.",
             measure="mean cosine of each token's change with the vector of the measured layer, least over layers,",
             quantity=lambda combine: min(one.to_vector for one in combine.persisting),
@@ -212,6 +220,7 @@ def claims(study: Settings) -> list[Claim]:
         ),
         our_paths(
             id="direct-route",
+            kind="own",
             sentence="The penultimate vector acts through the unembedding, as the last layer's does.",
             measure="share of its gain when the unembedding does not see it",
             quantity=lambda paths: paths.kept("skip unembedding"),
@@ -219,6 +228,7 @@ def claims(study: Settings) -> list[Claim]:
         ),
         our_paths(
             id="forced-route",
+            kind="own",
             sentence="There is a way through the last block: a vector that the unembedding never sees finds it.",
             measure="greedy accuracy of a penultimate vector trained 2.5 times as long with its direct route cut",
             quantity=lambda paths: paths.forced[0],

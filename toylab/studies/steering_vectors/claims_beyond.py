@@ -42,6 +42,7 @@ def beyond(study: Settings) -> list[Claim]:
     return [
         separable(
             id="separability",
+            kind="own",
             sentence="A vector can only choose between openers that the unembedding tells apart.",
             measure="share recovered at the largest cosine of the openers' rows minus that at the smallest",
             quantity=lambda *found: _fall(swept(*found)),
@@ -50,6 +51,7 @@ def beyond(study: Settings) -> list[Claim]:
         ),
         separable(
             id="pre-flight",
+            kind="own",
             sentence="The pre-flight check foretells which bases a vector can steer.",
             measure=f"share of bases in which a bound of at least {enough:g} nats goes with a share of at least .5, "
             "and a lower one with less,",
@@ -68,6 +70,7 @@ def beyond(study: Settings) -> list[Claim]:
         ),
         carried(
             id="transfer-seeds",
+            kind="own",
             sentence="Vectors carry over to models of other seeds, if these share the unembedding.",
             conditions=("transfer-from",),
             measure=f"gain of the other seed's vector {own}",
@@ -81,6 +84,8 @@ def beyond(study: Settings) -> list[Claim]:
         ),
         carried(
             id="transfer-apart",
+            kind="own",
+            asks="absence",
             place="our control",
             sentence="To a model with another unembedding vectors do not carry over as they are.",
             conditions=("transfer-apart",),
@@ -92,6 +97,7 @@ def beyond(study: Settings) -> list[Claim]:
         ),
         carried(
             id="transfer-mapped",
+            kind="own",
             sentence="Mapped to the direction that the other unembedding reads alike, a vector carries over.",
             conditions=("transfer-apart",),
             measure=f"gain of the mapped vector {own}",
@@ -108,6 +114,7 @@ def beyond(study: Settings) -> list[Claim]:
         ),
         together(
             id="combine-halved",
+            kind="own",
             place="our control",
             sentence="Vectors trained apart say the same: halved, two together are as good as one.",
             measure="accuracy of two halves together less that of the better one alone, mean over pairs,",
@@ -134,6 +141,8 @@ def beyond(study: Settings) -> list[Claim]:
         ),
         flagged(
             id="prompt-bit-constant",
+            kind="own",
+            asks="absence",
             sentence="Where the right opener depends on the prompt, a constant vector fails.",
             conditions=("flag-before", "flag-last"),
             measure=f"{FREE}, better of the last two layers,",
@@ -144,6 +153,7 @@ def beyond(study: Settings) -> list[Claim]:
         ),
         flagged(
             id="prompt-bit-gate",
+            kind="own",
             sentence="Where the right opener depends on the prompt, a bounded, centred gate on one vector is enough.",
             conditions=("flag-gate",),
             measure=f"{FREE}, scale tanh(w . (rms(h) - mean) + b),",
@@ -157,6 +167,7 @@ def beyond(study: Settings) -> list[Claim]:
         ),
         flagged(
             id="prompt-bit-full",
+            kind="own",
             place="our baseline",
             sentence="Full training finds the right opener where it depends on the prompt.",
             conditions=("flag-full",),
@@ -190,12 +201,16 @@ def beyond(study: Settings) -> list[Claim]:
         ),
         useless(
             id="random-vector",
+            kind="own",
+            asks="absence",
             sentence="Random vectors of the same norm gain nothing.",
             measure="mean gain of ten draws at temperature 1, last layer,",
             quantity=lambda found: fmean(found.random_vectors) - found.base,
         ),
         useless(
             id="random-reward",
+            kind="own",
+            asks="absence",
             sentence="A vector trained on a random reward gains nothing, on average.",
             measure="gain at temperature 1, last layer,",
             quantity=lambda found: found.random_reward.right[1] - found.base,
@@ -203,6 +218,7 @@ def beyond(study: Settings) -> list[Claim]:
         ),
         baseline(
             id="same-vector",
+            kind="own",
             sentence="Another run on other prompts finds the same vector.",
             measure="cosine of the two",
             quantity=lambda found: found.another_run.cosine if found.another_run else None,
@@ -211,12 +227,15 @@ def beyond(study: Settings) -> list[Claim]:
         ),
         useless(
             id="difference-of-means",
+            kind="own",
+            asks="absence",
             sentence="The mean state after THINK less that after DIRECT does not steer: it says what was said last.",
             measure="gain at temperature 1, last layer, same norm,",
             quantity=lambda found: found.difference_of_means.right[1] - found.base,
         ),
         baseline(
             id="logit-bias",
+            kind="own",
             sentence="The mean shift of the logits at SEP, added everywhere instead of the vector, does better.",
             measure=f"{FREE} less that of the vector",
             quantity=lambda found: found.logit_bias.right[1] - found.steered,
