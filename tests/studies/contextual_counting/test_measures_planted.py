@@ -239,6 +239,8 @@ def test_the_circuit_that_was_planted_is_named_with_its_bias(circuit, bias, coun
     first = circuits.find_circuits(counter.model, found)[0]
     assert first.accuracy == 1
     assert first.circuit == circuit
+    for absent in ("other regions' ones", "earlier brackets", "later brackets"):  # where there is one region alone
+        assert (absent in first.blocked) == (task.regions == 2)
     if bias == "later brackets":  # two brackets and the begin token: nothing has most of it
         assert first.bias == "mixed"
         assert "the bias" not in first.blocked

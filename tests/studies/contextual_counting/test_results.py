@@ -135,6 +135,8 @@ def test_a_hit_is_within_fifteen_percent_of_either_change():
     assert results.share_predicted(one_sided, law=by_class) == 0.5
     assert results.share_predicted(None, one_sided, model([SOLVED], [right], [right]), law=by_class) == 0.75
     assert results.share_predicted(None, model([SOLVED]), law=by_class) is None
+    assert results.share_predicted(model([SOLVED], added=[right]), law=by_class) is None
+    assert results.share_predicted(model([SOLVED], zeros=[right]), law=by_class) == 1
 
 
 def test_near_hits_are_of_slopes_that_are_told_to_change_by_five_percent_from_what_they_were():
