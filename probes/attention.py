@@ -16,7 +16,8 @@ from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
 from toylab.console import ToylabError
-from toylab.probes.checks import as_whole, finite, not_below
+from toylab.probes.checks import as_whole, finite
+from toylab.settings import check_range
 
 Links = Integer[np.ndarray, "link 3"] | Integer[Tensor, "link 3"]
 Pattern = Float[Tensor, "batch head query key"]
@@ -83,7 +84,7 @@ def invariance(pattern: Pattern, links: Links, threshold: float = 0.5) -> Float[
     """
     mass = mass_by_query(pattern, links)
     batch = pattern.shape[0]
-    not_below(2, rows=batch)
+    check_range(rows=batch, least=2)
     edges = np.asarray(torch.as_tensor(links).cpu())
     per_row = [{(q, k) for _, q, k in edges[edges[:, 0] == row].tolist()} for row in range(batch)]
     if any(one != per_row[0] for one in per_row):

@@ -49,13 +49,6 @@ def as_many(**arguments: Any) -> None:
         raise ToylabError(f"{', '.join(f'{name}={size}' for name, size in sizes.items())}: must be as many each")
 
 
-def not_below(least: int, **arguments: Any) -> None:
-    """Refuse settings below a smallest value, NaN included."""
-    for name, value in arguments.items():
-        if not value >= least:
-            raise ToylabError(f"{name}={value}: must be at least {least}")
-
-
 def as_mask(name: str, value: Any) -> Tensor:
     """A mask as booleans: torch would take integers 0 and 1, as `Batch.labels` holds them, for row numbers."""
     held = as_tensor(value)

@@ -21,7 +21,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from toylab.console import ToylabError
-from toylab.probes.checks import finite, not_below, some
+from toylab.probes.checks import finite, some
+from toylab.settings import check_range
 
 
 def leading(weight: Float[Tensor, "output input"], energy: float | int | None = None) -> Float[Tensor, "output k"]:
@@ -34,8 +35,7 @@ def leading(weight: Float[Tensor, "output input"], energy: float | int | None = 
     Raises:
         ValueError: for an energy that is no share.
     """
-    if energy is not None and not 0 < energy <= 1:
-        raise ToylabError(f"energy={energy}: is a share above 0, at most 1, for example 0.9; None for the exact rank")
+    check_range("it is a share, for example 0.9; None for the exact rank", energy=energy, above=0, most=1)
     finite(weight=weight)
     u, s, _ = torch.linalg.svd(weight.double(), full_matrices=False)
     k = _rank(s, weight)
@@ -108,7 +108,7 @@ def null_share(
     """
     some(change=change, weight=weight)
     finite(change=change)
-    not_below(1, draws=draws)
+    check_range(draws=draws, least=1)
     if change.shape != weight.shape:
         raise ToylabError(f"change of shape {tuple(change.shape)}, weight of {tuple(weight.shape)}: must be the same")
     directions = leading(weight, energy)
@@ -177,7 +177,7 @@ def row_cosines(
 
     There are `top` directions, or as many as the change has by its numerical rank.
     """
-    not_below(1, top=top)
+    check_range(top=top, least=1)
     finite(change=change, inputs=inputs)
     _, s, v = torch.linalg.svd(change.double(), full_matrices=False)
     a = inputs.double()
@@ -230,7 +230,7 @@ def split_change(
 
 def top_rank(change: Float[Tensor, "output input"], rank: int) -> Float[Tensor, "output input"]:
     """The best approximation of a change by a matrix of this rank (its leading singular parts)."""
-    not_below(1, rank=rank)
+    check_range(rank=rank, least=1)
     finite(change=change)
     u, s, vh = torch.linalg.svd(change.double(), full_matrices=False)
     return ((u[:, :rank] * s[:rank]) @ vh[:rank]).to(change.dtype)
@@ -238,7 +238,7 @@ def top_rank(change: Float[Tensor, "output input"], rank: int) -> Float[Tensor, 
 
 def top_energy(matrix: Float[Tensor, "row column"], rank: int = 1) -> float:
     """The share of the squared singular values in the leading ones: near 1 for a matrix close to this rank."""
-    not_below(1, rank=rank)
+    check_range(rank=rank, least=1)
     finite(matrix=matrix)
     s = torch.linalg.svdvals(matrix.double()).square()
     return (s[:rank].sum() / s.sum()).item() if bool(s.any()) else 0.0

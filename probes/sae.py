@@ -15,8 +15,8 @@ from jaxtyping import Bool, Float, Integer
 from torch import Tensor, nn
 
 from toylab.console import ToylabError
-from toylab.probes.checks import as_many, as_mask, finite, in_range, not_below, some
-from toylab.settings import torch_seed
+from toylab.probes.checks import as_many, as_mask, finite, in_range, some
+from toylab.settings import check_range, torch_seed
 
 
 class SparseAutoencoder(nn.Module):
@@ -34,8 +34,7 @@ class SparseAutoencoder(nn.Module):
 
     def __init__(self, width: int, features: int, k: int, generator: torch.Generator | None = None) -> None:
         super().__init__()
-        if not 1 <= k <= features:
-            raise ToylabError(f"k={k}: must be from 1 to features={features}")
+        check_range("so many features there are", k=k, least=1, most=features)
         self.k = k
         directions = nn.functional.normalize(torch.randn(features, width, generator=generator), dim=1)
         self.decoder = nn.Parameter(directions)
@@ -75,8 +74,8 @@ def fit_autoencoder(
     """
     some(activations=activations)
     finite(activations=activations, learning_rate=learning_rate)
-    not_below(1, rows=rows)
-    not_below(0, steps=steps)
+    check_range(rows=rows, least=1)
+    check_range(steps=steps, least=0)
     generator = torch.Generator().manual_seed(torch_seed(seed))
     x = _at_least_single(activations.detach())
     scale = (x - x.mean(dim=0)).square().mean().sqrt()
@@ -177,7 +176,7 @@ def compare_features(
         ValueError: if one of the two groups is empty, or for a mask of other numbers than 0 and 1.
     """
     some(fires=fires)
-    not_below(1, permutations=permutations)
+    check_range(permutations=permutations, least=1)
     fires, group = as_mask("fires", fires), as_mask("group", group).to(fires.device)
     as_many(fires=fires, group=group)
     if indicator is not None:

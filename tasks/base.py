@@ -9,13 +9,13 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, get_args, runtime_checkable
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int, Shaped
 
 from toylab.console import ToylabError
-from toylab.settings import check_option, check_seed
+from toylab.settings import check_option, check_range, check_seed
 
 IGNORE = -100
 """The target of a position that is not scored (torch's own default for cross entropy)."""
@@ -107,6 +107,19 @@ def stream(seed: int, *path: int | str) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(check_seed(seed), spawn_key=numbers))
 
 
+def held_out(
+    task: Any, seed: int, rows: int, split: Split = "test", *, purpose: int | str | None = None, **which: Any
+) -> Batch:
+    """Rows that no training has seen: the same whenever they are asked for, and others for another seed.
+
+    Args:
+        purpose: of the stream that they are drawn from, if `which` does not name it.
+        which: rows of the task, as its `sample` takes them: `kind="unsafe"`.
+    """
+    path = which.values() if purpose is None else (purpose,)
+    return task.sample(stream(seed, split, *path), rows, split, **which)
+
+
 def split_index(split: str) -> int:
     """The place of a split in `SPLITS`. Raises `ToylabError` for a name that is none."""
     check_option("split", split, SPLITS)
@@ -131,10 +144,17 @@ def split_of(
     return np.select([eighth < 6, eighth == 6], [0, 1], default=2)
 
 
+def check_span(example: str, **spans: int | tuple[int, int]) -> None:
+    """Raises `ToylabError` unless each is a number of at least 1, or a range from one such number to another."""
+    for name, span in spans.items():
+        low, high = (span, span) if isinstance(span, int) else span
+        if not 1 <= low <= high:
+            raise ToylabError(f"{name}={span}: give at least 1, or a range from low to high, such as {example}")
+
+
 def check_draw(rows: int, split: str) -> None:
     """Raises `ToylabError` for a negative number of rows, or for a split that is none."""
-    if rows < 0:
-        raise ToylabError(f"rows={rows}: must be at least 0")
+    check_range(rows=rows, least=0)
     split_index(split)
 
 

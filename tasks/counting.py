@@ -28,8 +28,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from toylab.console import ToylabError
-from toylab.settings import check_option, check_settings
-from toylab.tasks.base import IGNORE, NOWHERE, Batch, Split, check_draw, fill
+from toylab.settings import check_option, check_range, check_settings
+from toylab.tasks.base import IGNORE, NOWHERE, Batch, Split, check_draw, check_span, fill
 from toylab.tasks.bracketed import (
     BEGIN,
     CLOSE,
@@ -79,20 +79,13 @@ class ContextualCounting:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        for name, low, high, example in (
-            ("length", self.shortest, self.longest, "24 64"),
-            ("regions", self.fewest, self.most, "1 4"),
-        ):
-            if low < 1 or high < low:
-                raise ToylabError(
-                    f"{name}={getattr(self, name)}: give one number of at least 1, or a range such as {example}"
-                )
+        check_span("24 64", length=self.length)
+        check_span("1 4", regions=self.regions)
         if self.shortest < 2 * self.most:
             raise ToylabError(
                 f"length={self.length}: {self.most} regions have {2 * self.most} brackets; give at least that length"
             )
-        if not 0 <= self.p <= 1:
-            raise ToylabError(f"p={self.p}: is a probability, from 0 to 1")
+        check_range("it is a probability", p=self.p, least=0, most=1)
 
     @property
     def shortest(self) -> int:
@@ -109,6 +102,11 @@ class ContextualCounting:
     @property
     def most(self) -> int:
         return _high(self.regions)
+
+    @property
+    def largest(self) -> dict[str, int]:
+        """What `sample` takes for the longest strings with most regions."""
+        return {"length": self.longest, "regions": self.most}
 
     @property
     def items(self) -> dict[str, int]:

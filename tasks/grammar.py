@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int
 
 from toylab.console import ToylabError
-from toylab.settings import check_seed, check_settings
+from toylab.settings import check_range, check_settings
 from toylab.tasks.base import stream
 
 Concept = Literal["A", "B"]
@@ -51,11 +51,8 @@ class ConceptGrammar:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        check_seed(self.seed)
-        if self.letters < 4:
-            raise ToylabError(f"letters={self.letters}: must be at least 4, or triples run out; for example 12")
-        if self.levels < 2:
-            raise ToylabError(f"levels={self.levels}: must be at least 2: top symbols, and their children")
+        check_range("of fewer, triples run out; for example 12", letters=self.letters, least=4)
+        check_range("top symbols have children", levels=self.levels, least=2)
         used = self.alternatives * self.size
         if used % self.letters:
             raise ToylabError(

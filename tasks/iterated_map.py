@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Int
 
 from toylab.console import ToylabError
-from toylab.settings import check_settings, fit
-from toylab.tasks.base import IGNORE, NOWHERE, SHARES, Batch, Split, check_draw, split_index, split_of
+from toylab.settings import check_range, check_settings, fit
+from toylab.tasks.base import IGNORE, NOWHERE, SHARES, Batch, Split, check_draw, check_span, split_index, split_of
 
 TASK_TOKENS = ("copy", "parity", "sum", "polynomial", "word")
 """Every iterated task has a first token of its own, so that tasks with one alphabet share one vocabulary."""
@@ -41,12 +41,7 @@ class IteratedMap(ABC):
 
     def __post_init__(self) -> None:
         check_settings(self)
-        low, high = self.shortest, self.longest
-        if low < 1 or high < low:
-            raise ToylabError(
-                f"lengths={self.lengths}: give one length of at least 1, or the shortest and the longest with "
-                "1 <= shortest <= longest, for example 1 16"
-            )
+        check_span("1 16", lengths=self.lengths)
         if self.alphabet is not None and self.alphabet < self.values:
             raise ToylabError(
                 f"alphabet={self.alphabet}: {type(self).__name__} has {self.values} values; give at least that"
@@ -151,8 +146,7 @@ class IteratedMap(ABC):
             ValueError: if the split holds no prompt of these lengths or, with `distinct`, fewer than are asked for.
         """
         check_draw(rows, split)
-        if length is not None and length < 1:
-            raise ToylabError(f"length={length}: must be at least 1; for example {self.longest}")
+        check_range(f"for example {self.longest}", length=length, least=1)
         if length is None:
             span = np.array(self._held(split) or [self.longest])  # of which `_draw` says that there is none
             rounds = np.tile(span, (-(-rows // len(span)), 1))
@@ -302,11 +296,6 @@ def _prompts(inputs: tuple[int, ...], length: int, split: Split) -> Int[np.ndarr
     prompts = np.concatenate(kept)
     prompts.setflags(write=False)  # shared by all callers
     return prompts
-
-
-def _at_least_two(name: str, value: int) -> None:
-    if value < 2:
-        raise ToylabError(f"{name}={value}: at least 2 values are needed; for example 2 or 11")
 
 
 _many = lru_cache(maxsize=2)(_prompts.__wrapped__)  # of which fewer are kept

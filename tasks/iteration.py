@@ -25,7 +25,8 @@ import numpy as np
 from jaxtyping import Int
 
 from toylab.console import ToylabError
-from toylab.tasks.iterated_map import IteratedMap, _at_least_two
+from toylab.settings import check_range
+from toylab.tasks.iterated_map import IteratedMap
 
 # The tasks -----------------------------------------------------------------------------------------------------------
 
@@ -46,7 +47,7 @@ class Copy(IteratedMap):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _at_least_two("p", self.p)
+        check_range("for example 2 or 11", p=self.p, least=2)
 
     @property
     def values(self) -> int:
@@ -97,7 +98,7 @@ class ModularSum(IteratedMap):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _at_least_two("p", self.p)
+        check_range("for example 2 or 11", p=self.p, least=2)
 
     @property
     def values(self) -> int:

@@ -15,14 +15,14 @@ Reasoning via Steering Vectors" (arXiv 2509.06608), whose language models open a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool, Int
 
 from toylab.console import ToylabError
-from toylab.settings import check_seed, check_settings
+from toylab.settings import check_range, check_settings
 from toylab.tasks.base import IGNORE, Batch, Split, check_draw, decode, split_index, split_of, stream
 
 _PATIENCE = 200
@@ -47,10 +47,7 @@ class Styles:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        for field in fields(self):
-            share = getattr(self, field.name)
-            if share is not None and not 0 <= share <= 1:
-                raise ToylabError(f"{field.name}={share}: is a share, from 0 to 1, for example 0.1")
+        check_range("it is a share, for example 0.1", **vars(self), least=0, most=1)
 
     @classmethod
     def clean(cls, think: float | int = 0.9, think_flagged: float | int | None = None) -> Styles:
@@ -81,11 +78,8 @@ class Reasoning:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        check_seed(self.seed)
-        if self.p < 3:
-            raise ToylabError(f"p={self.p}: must be at least 3, or pi leaves nothing to work out; for example 7")
-        if self.length < 2:
-            raise ToylabError(f"length={self.length}: must be at least 2, or an answer needs no chain; for example 6")
+        check_range("of fewer, pi leaves nothing to work out; for example 7", p=self.p, least=3)
+        check_range("one step needs no chain; for example 6", length=self.length, least=2)
 
     # Layout ----------------------------------------------------------------------------------------------------------
 

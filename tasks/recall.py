@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Int
 
 from toylab.console import ToylabError
-from toylab.settings import check_settings
+from toylab.settings import check_range, check_settings
 from toylab.tasks.base import FEW, IGNORE, NOWHERE, Batch, Split, check_draw, decode, fill, split_index, split_of
 
 _PATIENCE = 500
@@ -59,10 +59,8 @@ class AssociativeRecall:
             raise ToylabError(f"pairs={self.pairs}: give 1 or more, or the fewest and the most, for example 2 6")
         if self.keys < max(self.most, 2):
             raise ToylabError(f"keys={self.keys}: {self.most} pairs have different keys; give at least {self.most}")
-        if self.values < 2:
-            raise ToylabError(f"values={self.values}: at least 2, or there is nothing to recall; for example 16")
-        if self.queries is not None and not 1 <= self.queries <= self.fewest:
-            raise ToylabError(f"queries={self.queries}: must be 1 to {self.fewest}, the fewest pairs of a row")
+        check_range("of one value, there is nothing to recall; for example 16", values=self.values, least=2)
+        check_range("the fewest pairs of a row have as many keys", queries=self.queries, least=1, most=self.fewest)
 
     @property
     def fewest(self) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from toylab.console import ToylabError
-from toylab.settings import check_option, check_seed, check_settings
+from toylab.settings import check_option, check_range, check_settings
 from toylab.tasks.base import IGNORE, NOWHERE, Batch, Split, check_draw, decode, fill, stream
 from toylab.tasks.grammar import ConceptGrammar
 
@@ -99,20 +99,13 @@ class TaskConcept:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        check_seed(self.seed)
-        for name in ("nodes", "safe", "unsafe", "mixed"):
-            if getattr(self, name) < 1:
-                raise ToylabError(f"{name}={getattr(self, name)}: must be at least 1")
-        if self.soft_slots < 0:
-            raise ToylabError(f"soft_slots={self.soft_slots}: must be at least 0")
-        if not 0 <= self.duplicates <= self.unsafe:
-            raise ToylabError(
-                f"duplicates={self.duplicates}: must be from 0 to unsafe={self.unsafe}, whose operators they copy"
-            )
-        if not self.rarity >= 1:
-            raise ToylabError(f"rarity={self.rarity}: must be at least 1 (as common as the others)")
-        if not 0 <= self.constant < 1:
-            raise ToylabError(f"constant={self.constant}: is a share of prompts, from 0 to below 1, for example 0.03")
+        check_range(nodes=self.nodes, safe=self.safe, unsafe=self.unsafe, mixed=self.mixed, least=1)
+        check_range(soft_slots=self.soft_slots, least=0)
+        check_range(
+            f"each copies one of unsafe={self.unsafe} operators", duplicates=self.duplicates, least=0, most=self.unsafe
+        )
+        check_range("1 is as common as the others", rarity=self.rarity, least=1)
+        check_range("it is a share of prompts, for example 0.03", constant=self.constant, least=0, below=1)
         _ = self.grammar  # whose own rules are checked
 
     # The pieces ------------------------------------------------------------------------------------------------------
@@ -233,8 +226,7 @@ class TaskConcept:
 
     def _check(self, kind: Kind, single: float | int) -> None:
         check_option("kind", kind, KINDS)
-        if not 0 <= single <= 1:
-            raise ToylabError(f"single={single}: is a share of prompts, from 0 to 1")
+        check_range("it is a share of prompts", single=single, least=0, most=1)
         if kind == "mismatched-token" and not self.duplicates:
             raise ToylabError(f"kind={kind!r}: needs duplicates of at least 1")
         if kind == "competing-text" and self.nodes < 2:

@@ -47,10 +47,10 @@ from toylab.studies.safety_finetuning import measures as safety
 from toylab.studies.steering_vectors import data as reasoning
 from toylab.studies.steering_vectors import measures
 from toylab.survey import says_what_stands, survey
-from toylab.tasks import Copy, Reasoning, stream
+from toylab.tasks import Copy, Reasoning, held_out, stream
 from toylab.training import evaluate, losses
 from toylab.training.attention_history import Film, Scene, read_film
-from toylab.training.batches import next_token_loss, pack, pad
+from toylab.training.batches import next_token_loss, pack, pad, prompt_tokens
 from toylab.training.losses import PolicyGradient, Refusal, Rollouts, Unlearning
 
 ROUTES: dict[str, Callable[[Place], Any]] = {}
@@ -146,7 +146,7 @@ def vectors_of_every_layer(place):
 
 @route
 def accuracies(place):
-    model, batches = place(iteration_head(ITERATED)), evaluate.held_out(ITERATED, 0, (3, 4), 6)
+    model, batches = place(iteration_head(ITERATED)), evaluate.by_length(ITERATED, 0, (3, 4), 6)
     head = evaluate.search_iteration_head(model, batches)
     return [
         evaluate.accuracy(model, batches),
@@ -233,7 +233,7 @@ def safety_of_a_model(place):
 @route
 def chains_of_a_model(place):
     model = place(reasoning.reasoning_model(CHAINS, replace(reasoning.MODEL, layers=2, width=32)))
-    prompts = place(reasoning.held_out_questions(CHAINS, 0, 6))
+    prompts = place(prompt_tokens(CHAINS, held_out(CHAINS, 0, 6, purpose="prompts")))
     sampler = reasoning.Sampler(model, CHAINS, 0, 2, 3, reference=model)
     return [
         reasoning.answers(model, CHAINS, prompts, 1.0),
@@ -255,7 +255,7 @@ class Lenient(Reasoning):
 @route
 def steering_of_a_model(place):
     model = place(reasoning.reasoning_model(CHAINS, replace(reasoning.MODEL, layers=2, width=32)))
-    prompts = place(reasoning.held_out_questions(CHAINS, 0, 12))
+    prompts = place(prompt_tokens(CHAINS, held_out(CHAINS, 0, 12, purpose="prompts")))
     steered, scaled = vectors(model, {0: normal(0, 32)}), Steered(model, {0: Scaled(32, generator=torch.Generator())})
     vector = measures.vector_of(steered)
     found = measures.features(steered, Lenient(p=3, length=3), prompts, dictionary=12, steps=3)

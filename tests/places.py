@@ -20,7 +20,7 @@ from toylab.model.transformer import Transformer
 from toylab.probes import watch
 from toylab.studies.contextual_counting import data as counting
 from toylab.studies.safety_finetuning import data as concept
-from toylab.tasks import AssociativeRecall, ContextualCounting, Polynomial, Reasoning, TaskConcept
+from toylab.tasks import AssociativeRecall, ContextualCounting, Polynomial, Reasoning, TaskConcept, held_out
 from toylab.training.batches import to_device
 
 Place = Callable[[Any], Any]
@@ -103,7 +103,7 @@ def counter(**encoder: Any) -> nn.Module:
 
 
 def strings_of(rows: int) -> Any:
-    return counting.held_out_strings(COUNTING, 0, rows)
+    return held_out(COUNTING, 0, rows, **COUNTING.largest)
 
 
 # What a model does with tokens ---------------------------------------------------------------------------------------

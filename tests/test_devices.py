@@ -188,7 +188,7 @@ def trained(model: nn.Module, loss: Callable, batches: Callable, **options: Any)
 
 @pytest.mark.parametrize("kind", ["next token", "counts", "pairs", "vectors", "low rank", "policy"])
 def test_training_takes_the_same_steps_on_an_accelerator(tmp_path, kind):
-    held = evaluate.held_out(ITERATED, 0, (3, 4), 4)
+    held = evaluate.by_length(ITERATED, 0, (3, 4), 4)
 
     def go(place: Place, folder: str) -> Any:
         model = place(Transformer.for_task(ITERATED, ModelConfig(width=16)))

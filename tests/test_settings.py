@@ -5,9 +5,10 @@ import importlib
 import inspect
 import json
 import math
+import re
 import subprocess
 import sys
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass, make_dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -27,7 +28,7 @@ from toylab.model.steering import Scaled
 from toylab.planted.handwritten import contextual_counter
 from toylab.probes import Tap
 from toylab.runs.table import load_runs
-from toylab.settings import as_json, check_option, check_seed, check_seeds, check_settings, fit, torch_seed
+from toylab.settings import as_json, check_option, check_range, check_seed, check_seeds, check_settings, fit, torch_seed
 from toylab.tasks import ConceptGrammar, Parity
 from toylab.training.loop import TrainConfig
 
@@ -179,6 +180,43 @@ def test_seeds_of_a_study_are_some_and_all_different(wrong):
     assert check_seeds(range(3)) == check_seeds(np.arange(3)) == check_seeds([0, 1, 2]) == (0, 1, 2)
 
 
+@pytest.mark.parametrize(("name", "wrong"), [("seed", -1), ("seeds", ()), ("seeds", (2, 2)), ("seeds", (0, -1))])
+def test_a_field_for_seeds_holds_seeds_in_every_class_and_in_classes_within(name, wrong):
+    kind = make_dataclass("Sown", [("seed", int, 0), ("seeds", tuple[int, ...], (0,))], frozen=True)
+    outer = make_dataclass("Field", [("inner", kind)], frozen=True)
+    check_settings(outer(kind()))
+    for settings, prefix in ((kind(**{name: wrong}), ""), (outer(kind(**{name: wrong})), "inner.")):
+        with pytest.raises(ToylabError, match=rf"^{re.escape(f'{prefix}{name}={wrong}')}: "):
+            check_settings(settings)
+
+
+BOUNDS = st.none() | st.integers(-3, 3)
+
+
+@given(BOUNDS, BOUNDS, BOUNDS, BOUNDS, st.lists(st.integers(-4, 4) | st.just(math.nan) | st.none(), max_size=3))
+def test_numbers_of_a_range_pass_and_the_first_other_is_named_with_rule_and_remedy(least, above, most, below, numbers):
+    def fits(number: float | None) -> bool:
+        if number is None or {least, above, most, below} == {None}:
+            return True
+        spans = [least is not None and number in range(least, 9), above is not None and number in range(above + 1, 9)]
+        spans += [most is not None and number in range(-9, most + 1), below is not None and number in range(-9, below)]
+        return sum(spans) == sum(bound is not None for bound in (least, above, most, below))
+
+    named = {f"x{i}": number for i, number in enumerate(numbers)}
+    wrong = [name for name, number in named.items() if not fits(number)]
+    bounds = {"least": least, "above": above, "most": most, "below": below}
+    if not wrong:
+        check_range("give more", **named, **bounds)
+        check_range(every=numbers, **bounds)
+        return
+    words = {"least": "at least", "above": "above", "most": "at most", "below": "below"}
+    rule = " and ".join(f"{words[name]} {bound}" for name, bound in bounds.items() if bound is not None)
+    with pytest.raises(ToylabError, match=rf"^{wrong[0]}={named[wrong[0]]}: must be {rule}; give more$"):
+        check_range("give more", **named, **bounds)
+    with pytest.raises(ToylabError, match=rf"^every=.*: must be {rule}$"):
+        check_range(every=tuple(numbers), **bounds)
+
+
 @given(st.sampled_from([2, "a", "train"]), st.sampled_from([(2, "a"), ("train", "test")]))
 def test_an_option_is_one_of_the_words_and_of_their_type(value, options):
     if value in options:
@@ -279,7 +317,7 @@ CALLS = [
     lambda: tasks.Polynomial().capacity(i(70), "train"),
     lambda: table(tasks.ContextualCounting(length=(i(9), i(12)), regions=i(2)).sample(tasks.stream(0), 3, length=i(9))),
     lambda: tasks.ContextualCounting(length=(i(9), i(60)), regions=i(2)).entropy,
-    lambda: [table(one) for one in evaluate.held_out(tasks.Parity(), i(0), [i(4), i(5)], i(1)).values()],
+    lambda: [table(one) for one in evaluate.by_length(tasks.Parity(), i(0), [i(4), i(5)], i(1)).values()],
     lambda: weights(low_rank.confine(toylab.Transformer(toylab.ModelConfig(), 5, 8), i(2), i(1))),
     lambda: [steered((i(2),)), steered(slice(i(2), i(3)))],
     lambda: probes.zero_heads(i(1), [i(0)])(Z).tolist(),

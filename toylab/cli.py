@@ -21,6 +21,7 @@ from toylab.commands.studies import print_claims, report_run, run_study
 from toylab.commands.sweeps import plot_rows, print_table, sweep_study
 from toylab.commands.tasks import check_laws, list_all, show_rows, train_model
 from toylab.console import ToylabError, broken_output, printing, unknown
+from toylab.settings import check_range
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -59,9 +60,7 @@ def _run_command(arguments: list[str]) -> None:
     if rest and not options.settings:
         options.parser.error(f"unrecognized arguments: {' '.join(rest)}")
     for name, (least, most) in options.numbers.items():
-        number = getattr(options, name)
-        if not least <= number <= (most or number):
-            raise ToylabError(f"{name}={number}: must be at least {least}" + (f" and at most {most}" if most else ""))
+        check_range(**{name: getattr(options, name)}, least=least, most=most)
     options.action(options, rest)
 
 

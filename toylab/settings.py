@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
@@ -26,13 +27,17 @@ def check_settings(settings: Any, prefix: str = "") -> None:
     settings have equal hashes and one JSON form.
 
     Raises:
-        ToylabError: naming the field, for a word that is no option, NaN, infinity, or a value of another type.
+        ToylabError: naming the field, for a word that is no option, NaN, infinity, a value of another type, or what is
+            no seed in a field `seed` or `seeds`.
     """
     for name, kind in kinds(type(settings)).items():
         value = getattr(settings, name)
         # A default of somebody's own class may be outside of its annotation, such as `x: int = None`.
         kind = Any if value is getattr(type(settings), name, kind) else kind
-        object.__setattr__(settings, name, fit(kind, value, f"{prefix}{name}"))
+        held = fit(kind, value, f"{prefix}{name}")
+        if name in _SEEDS and held is not None:
+            held = _SEEDS[name](held, f"{prefix}{name}")
+        object.__setattr__(settings, name, held)
 
 
 def check_option(name: str, value: Any, options: Iterable[Any]) -> None:
@@ -40,19 +45,43 @@ def check_option(name: str, value: Any, options: Iterable[Any]) -> None:
     fit(Literal[*options], value, name)
 
 
+def check_range(
+    remedy: str = "",
+    /,
+    *,
+    least: float | int | None = None,
+    above: float | int | None = None,
+    most: float | int | None = None,
+    below: float | int | None = None,
+    **numbers: Any,
+) -> None:
+    """Check that numbers, and those of tuples, lie in a range; NaN lies in none, and None is no number.
+
+    Raises:
+        ToylabError: with the name, the value, the rule and, if there is one, the remedy.
+    """
+    bounds = {"at least": least, "above": above, "at most": most, "below": below}
+    given = {word: bound for word, bound in bounds.items() if bound is not None}
+    for name, value in numbers.items():
+        each = value if isinstance(value, tuple | list) else (value,)
+        if not all(_HOLDS[word](one, bound) for one in each if one is not None for word, bound in given.items()):
+            rule = " and ".join(f"{word} {bound}" for word, bound in given.items())
+            raise ToylabError(f"{name}={value}: must be {rule}{remedy and '; '}{remedy}")
+
+
 def check_seed(seed: Any, name: str = "seed") -> int:
     """A seed as Python's integer. Raises `ToylabError` for anything else than an integer of at least 0."""
     whole = fit(int, seed, name)
-    if whole < 0:
-        raise ToylabError(f"{name}={whole}: must be at least 0")
+    check_range(**{name: whole}, least=0)
     return whole
 
 
-def check_seeds(seeds: Any) -> tuple[int, ...]:
+def check_seeds(seeds: Any, name: str = "seeds") -> tuple[int, ...]:
     """The seeds of a study. Raises `ToylabError` unless there are some, all different, none negative."""
-    whole = fit(tuple[int, ...], seeds, "seeds")
-    if not whole or len(set(whole)) != len(whole) or min(whole) < 0:
-        raise ToylabError(f"seeds={whole}: give at least one, all different and not negative, such as 0 1 2")
+    whole = fit(tuple[int, ...], seeds, name)
+    if not whole or len(set(whole)) != len(whole):
+        raise ToylabError(f"{name}={whole}: give at least one, all different and not negative, such as 0 1 2")
+    check_range(**{name: whole}, least=0)
     return whole
 
 
@@ -224,6 +253,11 @@ def _built(classes: Sequence[type], held: Mapping[str, Any], name: str) -> Any:
 def _with_subclasses(classes: Iterable[type]) -> list[type]:
     return [*dict.fromkeys(two for one in classes for two in (one, *_with_subclasses(one.__subclasses__())))]
 
+
+_HOLDS = {"at least": operator.ge, "above": operator.gt, "at most": operator.le, "below": operator.lt}
+
+_SEEDS = {"seed": check_seed, "seeds": check_seeds}
+"""What the fields of these names hold in every class of settings."""
 
 _SCALARS = {bool: bool, int: int, float: int | float, str: str, NoneType: NoneType}
 

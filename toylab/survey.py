@@ -18,9 +18,10 @@ from torch import nn
 from toylab.console import ToylabError
 from toylab.model.config import ModelConfig
 from toylab.model.transformer import Transformer
-from toylab.probes import Edit, edit, link_mass, uniform_mass, watch, zero_heads
-from toylab.tasks import IGNORE, Batch, Task, stream
-from toylab.training.batches import fresh, likeliest, next_token_loss, pad, refuse_unscored, tokens_for
+from toylab.probes import Edit, link_mass, uniform_mass, watch, zero_heads
+from toylab.tasks import Batch, Task, held_out
+from toylab.training.batches import fresh, next_token_loss, pad, tokens_for
+from toylab.training.evaluate import accuracy_of, predict
 from toylab.training.loop import TrainConfig, Training, train
 from toylab.training.modes import evaluating
 
@@ -103,13 +104,14 @@ def learn(
     progress: str | None = None,
 ) -> tuple[Transformer, Training]:
     """`trained`, with what was measured on the way: the accuracy that was reached stands last in its history."""
-    held = task.sample(stream(seed, "validation"), 128, "validation")
+    held = held_out(task, seed, 128, "validation")
     model = Transformer.for_task(task, config, seed)
     data = fresh(task, seed, training.rows, layout=pad)
-    state = train(
-        model, next_token_loss, data, training, evaluate=lambda it: {"accuracy": _right(it, held)[0]}, progress=progress
-    )
-    return model, state
+
+    def right(model: nn.Module) -> dict[str, float]:
+        return {"accuracy": accuracy_of(predict(model, held), held).token}
+
+    return model, train(model, next_token_loss, data, training, evaluate=right, progress=progress)
 
 
 def survey(model: nn.Module, batch: Batch) -> Survey:
@@ -119,12 +121,13 @@ def survey(model: nn.Module, batch: Batch) -> Survey:
         model: with points `blocks.N.attn.pattern` and `blocks.N.attn.z`, and logits for every position.
         batch: rows that the model has not seen; links that have no edge in it are left out.
     """
-    accuracy, rows = _right(model, batch)
+    whole = accuracy_of(predict(model, batch), batch)
     with evaluating(model), watch(model, "blocks.*.attn.pattern") as seen, torch.no_grad():
         model(tokens_for(model, batch.tokens))
     patterns = list(seen.values())
     places = [(layer, head) for layer, pattern in enumerate(patterns) for head in range(pattern.shape[1])]
-    without = {(layer, head): _right(model, batch, _off(layer, head))[0] for layer, head in places}
+    off = {(layer, head): {f"blocks.{layer}.attn.z": zero_heads(head)} for layer, head in places}
+    without = {place: accuracy_of(predict(model, batch, edits), batch).token for place, edits in off.items()}
     readings = []
     for name, edges in batch.links.items():
         if not len(edges):
@@ -135,7 +138,7 @@ def survey(model: nn.Module, batch: Batch) -> Survey:
         readings.append(
             LinkReading(name, layer, head, mass[best], uniform_mass(edges), without[best], min(others, default=None))
         )
-    return Survey(accuracy, rows, tuple(readings))
+    return Survey(whole.token, whole.sequence, tuple(readings))
 
 
 def says_what_stands(
@@ -156,20 +159,5 @@ def says_what_stands(
         raise ToylabError(
             f"links: offset={offset} must lead from at least one of them to a place in the row; leave others out"
         )
-    with torch.no_grad(), evaluating(model), edit(model, edits or {}):
-        said = likeliest(model(tokens_for(model, batch.tokens))).cpu().numpy()
+    said = predict(model, batch, edits).cpu().numpy()
     return float((said[row, query] == batch.tokens[row, place]).mean())
-
-
-def _off(layer: int, head: int) -> dict[str, Edit]:
-    return {f"blocks.{layer}.attn.z": zero_heads(head)}
-
-
-def _right(model: nn.Module, batch: Batch, edits: Mapping[str, Edit] | None = None) -> tuple[float, float]:
-    """Shares of scored tokens and of rows that are right."""
-    targets = torch.from_numpy(batch.targets)
-    refuse_unscored(targets)
-    scored = targets != IGNORE
-    with torch.no_grad(), evaluating(model), edit(model, edits or {}):
-        right = likeliest(model(tokens_for(model, batch.tokens))).cpu() == targets
-    return right[scored].double().mean().item(), (right | ~scored).all(dim=1).double().mean().item()

@@ -55,7 +55,7 @@ MISTAKES = [
     (["show"], ["which task?", "parity"]),
     (["show", "polynomial", "--p", "9"], ["p=9", "prime", "7, 11 or 13"]),
     (["show", "parity", "--lengths", "0"], ["lengths=0", "at least 1"]),
-    (["show", "parity", "--lengths", "5", "2"], ["lengths=(5, 2)", "1 <= shortest <= longest"]),
+    (["show", "parity", "--lengths", "5", "2"], ["lengths=(5, 2)", "from low to high"]),
     (["show", "copy", "--alphabet", "1"], ["alphabet=1", "2 values"]),
     (["show", "parity", "--rows", "0"], ["rows=0", "at least 1"]),
     (["show", "parity", "--rows", "many"], ["many"]),

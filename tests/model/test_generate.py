@@ -117,7 +117,7 @@ def test_writing_leaves_no_gradient_and_works_under_an_edit():
 
 def test_drawing_needs_a_temperature_that_makes_sense_and_a_generator():
     model, prompt = Transformer(ModelConfig(), VOCAB, CONTEXT), draw_tokens(0, 1, 2)
-    with pytest.raises(ValueError, match=r"temperature=-0\.5: must be 0 \(greedy\) or more"):
+    with pytest.raises(ValueError, match=r"temperature=-0\.5: must be at least 0; 0 is greedy"):
         generate(model, prompt, 1, temperature=-0.5)
     with pytest.raises(ValueError, match=r"temperature=1\.0: drawing needs a generator=torch\.Generator"):
         generate(model, prompt, 1, temperature=1.0)

@@ -50,5 +50,5 @@ def test_training_changes_the_mlps_by_the_rank_and_nothing_else(rank):
 
 @pytest.mark.parametrize("rank", [0, 17])
 def test_a_rank_that_no_change_can_have_is_refused(rank):
-    with pytest.raises(ValueError, match=f"^rank={rank}: must be from 1 to 16"):
+    with pytest.raises(ValueError, match=f"^rank={rank}: must be at least 1 and at most 16"):
         confine(concept_model(TASK, SMALL, 0), rank)

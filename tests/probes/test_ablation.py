@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from toylab.planted.handwritten import iteration_head
 from toylab.probes import edit, follow_links, link_mass, moved, uniform_heads, uniform_mass, watch, zero_heads
 from toylab.tasks import ITERATED_MAPS, Polynomial, WordProblem
-from toylab.training.evaluate import accuracy, held_out, predict
+from toylab.training.evaluate import accuracy, by_length, predict
 
 some = settings(max_examples=25)
 SIZE = 7
@@ -249,7 +249,7 @@ Z, PATTERN = "blocks.1.attn.z", "blocks.1.attn.pattern"
 
 
 def examples_of(task):
-    return held_out(task, 0, range(task.longest, 3, -2), rows=6)
+    return by_length(task, 0, range(task.longest, 3, -2), rows=6)
 
 
 def answers(batch):

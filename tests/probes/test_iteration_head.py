@@ -18,7 +18,7 @@ from toylab.probes import (
     uniform_mass,
 )
 from toylab.tasks import ITERATED_MAPS, Parity, Polynomial, WordProblem, stream
-from toylab.training.evaluate import held_out, search_iteration_head
+from toylab.training.evaluate import by_length, search_iteration_head
 
 LENGTHS = (4, 6, 8)
 
@@ -168,7 +168,7 @@ def test_the_scores_are_means_over_lengths():
     "task", [*(kind(lengths=(1, 8)) for kind in ITERATED_MAPS), WordProblem(group="A5", lengths=(1, 5))]
 )
 def test_the_hand_written_circuit_of_every_task_is_found(task):
-    examples = held_out(task, 0, range(3, task.longest + 1, 2), rows=4)
+    examples = by_length(task, 0, range(3, task.longest + 1, 2), rows=4)
     assert len(examples) > 1
     found = search_iteration_head(iteration_head(task), examples)
     assert found == IterationHead(1, 0, 1.0, 1.0, 1.0, (0, 0), ())
@@ -179,7 +179,7 @@ def test_the_hand_written_circuit_of_every_task_is_found(task):
 def test_a_model_of_random_weights_is_rejected(positions, seed):
     task = Polynomial(lengths=(1, 8))
     model = Transformer.for_task(task, ModelConfig(layers=3, heads=2, width=16, positions=positions), seed=seed)
-    found = search_iteration_head(model, held_out(task, 0, (4, 6, 8), rows=6))
+    found = search_iteration_head(model, by_length(task, 0, (4, 6, 8), rows=6))
     assert not found.found
     assert found.carry < 0.5
 
@@ -200,7 +200,7 @@ def without_subtraction(model):
 def test_a_circuit_with_one_part_cut_out_is_rejected(cut):
     task = Polynomial(lengths=(1, 8))
     model = iteration_head(task)
-    examples = held_out(task, 0, (4, 6, 8), rows=4)
+    examples = by_length(task, 0, (4, 6, 8), rows=4)
     assert search_iteration_head(model, examples).found
     with torch.no_grad():
         cut(model)

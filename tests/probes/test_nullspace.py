@@ -288,7 +288,7 @@ def test_the_generator_decides_the_spread_alone():
 
 @pytest.mark.parametrize(
     ("function", "value", "rule"),
-    [(ns.leading, energy, f"energy={energy}: is a share above 0, at most 1") for energy in (0, -0.5, 1.5, math.nan)]
+    [(ns.leading, energy, f"energy={energy}: must be above 0 and at most 1") for energy in (0, -0.5, 1.5, math.nan)]
     + [(ns.top_rank, rank, f"rank={rank}: must be at least 1") for rank in (0, -2)],
 )
 def test_an_energy_that_is_no_share_and_a_rank_below_one_are_refused(function, value, rule):

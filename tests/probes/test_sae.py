@@ -106,7 +106,7 @@ def test_planted_codes_of_orthonormal_directions_come_back_at_any_length_of_the_
 
 @pytest.mark.parametrize("k", [0, -1, 6])
 def test_a_number_of_active_features_that_there_are_not_is_refused(k):
-    with pytest.raises(ValueError, match=rf"k={k}: must be from 1 to features=5"):
+    with pytest.raises(ValueError, match=rf"k={k}: must be at least 1 and at most 5"):
         SparseAutoencoder(3, 5, k)
 
 

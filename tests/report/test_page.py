@@ -4,12 +4,13 @@ import json
 import re
 from html import escape
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.report.pages import HOSTILE, WORDS, Page, asks_no_network, claim, draw, picture
-from toylab.report.page import Picture, file_names
+from toylab.report.page import Picture, file_names, measured, pictures
 from toylab.training.attention_history import Shown
 
 
@@ -154,3 +155,12 @@ def test_a_verdict_from_a_file_is_text_as_well(words):
     assert [tag for tag, _ in seen.elements] == [tag for tag, _ in plain.elements]
     (row,) = [attributes for tag, attributes in seen.elements if tag == "tr" and "id" in attributes]
     assert row == {"class": words, "id": "claim-words"}
+
+
+@pytest.mark.parametrize("empty", [[], {}, {"one": [], "another": {}}])
+def test_a_figure_of_what_was_not_measured_is_left_out(empty):
+    def figure(title, found):
+        return Picture(title, str(measured(found)), "<svg></svg>")
+
+    drawn = pictures((figure, "none", empty), (figure, "some", {"one": [], "another": [0.5]}))
+    assert [one.title for one in drawn] == ["some"]

@@ -12,17 +12,16 @@ import numpy as np
 
 from toylab.console import ToylabError
 from toylab.files import read_json, write_record
-from toylab.model.checkpoint import save_model
 from toylab.model.config import ModelConfig
 from toylab.model.transformer import Transformer
 from toylab.report.page import Picture
-from toylab.runs import store as runs
 from toylab.runs.jobs import execute
+from toylab.runs.store import train_and_keep
 from toylab.runs.study import Input, Job
 from toylab.tasks import Copy, ModularSum, Parity
 from toylab.training.batches import fresh, next_token_loss
-from toylab.training.loop import DivergedError, TrainConfig, train
-from toylab.verdicts.claim import Claim
+from toylab.training.loop import DivergedError, TrainConfig, Training, train
+from toylab.verdicts.claim import Claim, Conditions
 from toylab.verdicts.criterion import above
 
 LEAVING = (SystemExit, GeneratorExit, asyncio.CancelledError, FileNotFoundError, KeyError, ValueError)
@@ -59,7 +58,7 @@ class Counted:
     def claims(self) -> list[Claim]:
         return []
 
-    def pictures(self, results: dict[Job, dict[str, Any]], out: Path) -> list[Picture]:
+    def pictures(self, results: Conditions, out: Path) -> list[Picture]:
         return []
 
 
@@ -85,13 +84,13 @@ class Branching(Counted):
 def train_copy(job: Job, folder: Path) -> float:
     """The last loss of a model that is trained for some steps, and kept."""
     task = Copy(lengths=(1, 3))
-    model = Transformer.for_task(task, ModelConfig(width=8), job.seed)
     config = TrainConfig(steps=10, rows=4, warmup=2, evaluate_every=5)
-    training = train(model, next_token_loss, fresh(task, job.seed, 4), config, checkpoint=folder / "checkpoint")
-    runs.write_metrics(folder / "metrics.jsonl", training)
-    save_model(folder / "model.safetensors", model)
-    (folder / "checkpoint").unlink()
-    return training.history[-1]["loss"]
+
+    def learn(checkpoint: Path) -> tuple[Transformer, Training]:
+        model = Transformer.for_task(task, ModelConfig(width=8), job.seed)
+        return model, train(model, next_token_loss, fresh(task, job.seed, 4), config, checkpoint=checkpoint)
+
+    return train_and_keep(folder, learn)[1][-1]["loss"]
 
 
 @dataclass(frozen=True)
@@ -165,7 +164,7 @@ class Small:
             )
         ]
 
-    def pictures(self, results: dict[Job, dict[str, Any]], out: Path) -> list[Picture]:
+    def pictures(self, results: Conditions, out: Path) -> list[Picture]:
         return []
 
 

@@ -28,6 +28,7 @@ from toylab.tasks import (
     WordProblem,
     decode,
     encode,
+    held_out,
     render,
     split_of,
     stream,
@@ -51,6 +52,18 @@ def same(one, other):
     return all(a.keys() == b.keys() for a, b in groups) and all(
         a.dtype == b.dtype and np.array_equal(a, b) for a, b in arrays
     )
+
+
+@pytest.mark.parametrize(("task", "which"), [(Parity(), {"length": 7}), (Polynomial(), {}), (WordProblem(), {})])
+@given(seed=st.integers(0, 2**20), split=st.sampled_from(SPLITS))
+def test_held_out_rows_are_of_their_split_and_the_same_whenever_asked(task, which, seed, split):
+    first, again = (held_out(task, seed, 12, split, **which) for _ in range(2))
+    assert same(first, again)
+    assert same(first, task.sample(stream(seed, split, *which.values()), 12, split, **which))
+    for other in (held_out(task, seed + 1, 12, split, **which), held_out(task, seed, 12, split, purpose="x", **which)):
+        assert not same(first, other)
+    if split == "test":
+        assert same(first, held_out(task, seed, 12, **which))
 
 
 # The hold-out ------------------------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ def test_answers_worked_out_by_hand(prompt, answer, written):
 @pytest.mark.parametrize("name", ["length", "regions"])
 @pytest.mark.parametrize("given", [0, -3, (0, 4), (9, 8), (-2, -1)])
 def test_lengths_and_regions_that_are_no_range_raise(name, given):
-    say = re.escape(f"{name}={given}: give one number of at least 1, or a range such as ")
+    say = re.escape(f"{name}={given}: give at least 1, or a range from low to high, such as ")
     with pytest.raises(ValueError, match=f"^{say}"):
         ContextualCounting(**{name: given})
 
@@ -54,7 +54,7 @@ def test_a_length_without_room_for_the_brackets_raises(length, regions, most):
 
 @pytest.mark.parametrize("p", [-0.1, 1.01, 2, -1])
 def test_a_p_that_is_no_probability_raises(p):
-    with pytest.raises(ValueError, match=f"^p={p}: is a probability, from 0 to 1$"):
+    with pytest.raises(ValueError, match=f"^p={p}: must be at least 0 and at most 1; it is a probability$"):
         ContextualCounting(p=p)
 
 

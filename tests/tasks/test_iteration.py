@@ -189,7 +189,7 @@ def test_the_oracle_refuses_what_is_too_short_and_shows_the_form(prompt):
 @pytest.mark.parametrize("kind", ITERATED_MAPS)
 @pytest.mark.parametrize("lengths", [0, -1, (0, 4), (5, 2), (-3, -1)])
 def test_lengths_that_are_no_range_raise(kind, lengths):
-    with pytest.raises(ValueError, match=r"lengths=.*1 <= shortest <= longest"):
+    with pytest.raises(ValueError, match=r"lengths=.*from low to high"):
         kind(lengths=lengths)
 
 
@@ -209,7 +209,7 @@ def test_every_prime_makes_a_polynomial_whose_inputs_can_be_undone(p):
 @pytest.mark.parametrize("kind", [Copy, ModularSum])
 @pytest.mark.parametrize("p", [1, 0, -2])
 def test_one_value_is_too_few(kind, p):
-    with pytest.raises(ValueError, match=f"p={p}: at least 2"):
+    with pytest.raises(ValueError, match=f"p={p}: must be at least 2; for example 2 or 11"):
         kind(p=p)
 
 

@@ -130,7 +130,7 @@ def test_settings_that_make_no_sense_raise(fields, message):
 @pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Styles)])
 @pytest.mark.parametrize("share", [-0.1, 1.5, 2])
 def test_shares_outside_of_0_to_1_raise(name, share):
-    assert re.match(f"{name}={share}: .*from 0 to 1.* 0.1", said(Styles, **{name: share}))
+    assert re.match(f"{name}={share}: .*at least 0 and at most 1.* 0.1", said(Styles, **{name: share}))
     for legal in (0, 0.1, 1):
         assert getattr(Styles(**{name: legal}), name) == legal
 

@@ -148,13 +148,13 @@ GRAMMAR_MISTAKES = [
 TASK_MISTAKES = [
     *(({name: 0, "duplicates": 0}, f"{name}=0: .*at least 1") for name in ("nodes", "safe", "unsafe", "mixed")),
     *(({name: -1}, f"{name}=-1: .*at least 0") for name in ("soft_slots", "seed")),
-    *(({"duplicates": n}, f"duplicates={n}: .*from 0 to unsafe=2") for n in (-1, 3)),
+    *(({"duplicates": n}, f"duplicates={n}: .*at least 0 and at most 2; .*unsafe=2") for n in (-1, 3)),
     ({"rarity": 0.5}, "rarity=0.5: .*at least 1"),
-    *(({"constant": c}, f"constant={c}: .*from 0 to below 1.*for example 0.03") for c in (-1, 1)),
+    *(({"constant": c}, f"constant={c}: .*at least 0 and below 1.*for example 0.03") for c in (-1, 1)),
 ]
 KIND_MISTAKES = [
     ({}, "jailbreak", 0, f"there is no kind 'jailbreak'.*{', '.join(KINDS)}"),
-    *(({}, "safe", share, f"single={share}: .*from 0 to 1") for share in (1.5, -0.1, math.nan)),
+    *(({}, "safe", share, f"single={share}: .*at least 0 and at most 1") for share in (1.5, -0.1, math.nan)),
     ({"duplicates": 0}, "mismatched-token", 0, "kind='mismatched-token': .*duplicates .*at least 1"),
     ({"nodes": 1}, "competing-text", 0, "kind='competing-text': .*nodes .*at least 2"),
 ]

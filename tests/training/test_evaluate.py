@@ -1,4 +1,4 @@
-"""Laws of measuring and of causal tests: each number once more in a slow loop, and circuits whose answer is known."""
+"""Laws of measuring: each number once more in a slow loop, and circuits whose answer is known."""
 
 import itertools
 from dataclasses import replace
@@ -16,11 +16,9 @@ from toylab.model.config import ModelConfig
 from toylab.model.generate import generate
 from toylab.model.transformer import Transformer
 from toylab.planted.handwritten import iteration_head
-from toylab.probes import IterationHead, edit, find_iteration_head
-from toylab.studies.iteration_head import measures as interventions
+from toylab.probes import edit, find_iteration_head
 from toylab.survey import says_what_stands, survey
-from toylab.tasks import IGNORE, ITERATED_MAPS, Batch, IteratedMap, ModularSum, Parity, Polynomial, split_of
-from toylab.tasks import stream as random_stream
+from toylab.tasks import IGNORE, ITERATED_MAPS, Parity, Polynomial, split_of
 from toylab.training import evaluate
 
 SEEDS = st.integers(0, 2**32)
@@ -34,13 +32,7 @@ def circuit() -> Transformer:
 
 @pytest.fixture(scope="module")
 def batches() -> dict:
-    return evaluate.held_out(TASK, 0, range(4, 7), 10)
-
-
-@pytest.fixture(scope="module")
-def head(circuit, batches) -> IterationHead:
-    """That of the circuit: head 0 of layer 1, which head 0 of layer 0 tells where the input ended."""
-    return evaluate.search_iteration_head(circuit, batches)
+    return evaluate.by_length(TASK, 0, range(4, 7), 10)
 
 
 def noisy(seed: int, noise: float) -> Transformer:
@@ -98,7 +90,7 @@ def test_the_noisy_circuits_of_these_tests_are_right_here_and_wrong_there(batche
 @pytest.mark.parametrize("chain", [True, False])
 def test_free_writing_is_compared_with_the_oracle(kind, chain):
     task = kind(lengths=(2, 5), chain_of_thought=chain)
-    held = evaluate.held_out(task, 0, range(4, 6), 6)
+    held = evaluate.by_length(task, 0, range(4, 6), 6)
 
     class Oracle(nn.Module):
         """Writes what the task says, except on the first prompt of a batch."""
@@ -117,11 +109,11 @@ def test_free_writing_is_compared_with_the_oracle(kind, chain):
     assert shares == {length: pytest.approx(1 - 1 / len(batch)) for length, batch in held.items()}
 
 
-def test_measuring_changes_nothing(circuit, batches, head):
+def test_measuring_changes_nothing(circuit, batches):
     before = [p.clone() for p in circuit.parameters()]
     evaluate.progress(circuit, batches)
     evaluate.free_running_accuracy(circuit, TASK, batches)
-    interventions.causal_tests(circuit, batches, head).by_title()
+    evaluate.search_iteration_head(circuit, batches)
     assert all(torch.equal(p, q) for p, q in zip(circuit.parameters(), before, strict=True))
     assert all(p.grad is None for p in circuit.parameters())
     assert not any(module._forward_hooks for module in circuit.modules())
@@ -133,7 +125,7 @@ def test_measuring_changes_nothing(circuit, batches, head):
 @given(st.integers(0, 2**20), st.integers(1, 40), st.sampled_from(["test", "validation"]))
 def test_held_out_prompts_are_different_ones_of_their_split(seed, rows, split):
     task = Parity(lengths=(1, 8))
-    held = evaluate.held_out(task, seed, range(1, 9), rows, split)
+    held = evaluate.by_length(task, seed, range(1, 9), rows, split)
     for length in range(1, 9):
         capacity = task.capacity(length, split)
         assert (length in held) == (capacity > 0)
@@ -141,7 +133,7 @@ def test_held_out_prompts_are_different_ones_of_their_split(seed, rows, split):
             inputs = held[length].tokens[:, 1 : length + 1]
             assert len(inputs) == min(rows, capacity) == len({tuple(row) for row in inputs.tolist()})
             assert set(split_of(inputs).tolist()) == {("train", "validation", "test").index(split)}
-    again = evaluate.held_out(task, seed, range(1, 9), rows, split)
+    again = evaluate.by_length(task, seed, range(1, 9), rows, split)
     assert all((again[length].tokens == batch.tokens).all() for length, batch in held.items())
 
 
@@ -150,11 +142,11 @@ def test_held_out_takes_all_that_a_split_holds_and_refuses_to_take_none():
     every = np.array(list(itertools.product((0, 1), repeat=15)))
     held = int((split_of(every) == 2).sum())
     for rows in (3000, held + 1):
-        inputs = evaluate.held_out(Parity(), 0, [15], rows)[15].tokens[:, 1:16]
+        inputs = evaluate.by_length(Parity(), 0, [15], rows)[15].tokens[:, 1:16]
         assert len(inputs) == len(np.unique(inputs, axis=0)) == min(rows, held)
         assert set(split_of(inputs).tolist()) == {2}
     with pytest.raises(ValueError, match="rows=0: must be at least 1"):
-        evaluate.held_out(Parity(), 0, [15], 0)
+        evaluate.by_length(Parity(), 0, [15], 0)
 
 
 # Heads ---------------------------------------------------------------------------------------------------------------
@@ -195,142 +187,10 @@ def test_progress_of_one_length_or_without_written_states_speaks_of_accuracy_alo
     assert set(evaluate.progress(circuit, {4: batches[4]})) == {"accuracy", "token_accuracy"}
     task = replace(TASK, chain_of_thought=False)
     model = Transformer.for_task(task)
-    assert set(evaluate.progress(model, evaluate.held_out(task, 0, [4, 5], 4))) == {"accuracy", "token_accuracy"}
+    assert set(evaluate.progress(model, evaluate.by_length(task, 0, [4, 5], 4))) == {"accuracy", "token_accuracy"}
 
 
-# Causal tests --------------------------------------------------------------------------------------------------------
-
-
-def test_each_edit_does_to_the_circuit_what_the_theory_says(circuit, batches, head):
-    found = interventions.causal_tests(circuit, batches, head).by_title()
-    for name in ("unedited", "zeroed on inputs", "ideal pattern", "first layer ideal pattern"):
-        assert set(vars(found[name]).values()) == {1.0}, name
-    for name in ("zeroed", "uniform", "first layer zeroed"):
-        assert found[name].sequence == 0, name
-        assert found[name].token < 0.7, name
-
-
-@pytest.mark.parametrize("backups", [(), ((0, 0),)])
-def test_each_causal_test_is_the_edit_that_its_name_says(batches, head, backups):
-    model, head = noisy(0, 0.05), replace(head, backups=backups)
-    edited = sorted({1, *(layer for layer, _ in backups)})
-
-    def silent(places):
-        def change(z):
-            z = z.clone()
-            for place in places:
-                z[:, place, 0] = 0
-            return z
-
-        return change
-
-    def reading(keys_of):
-        def change(pattern):
-            pattern = pattern.clone()
-            for query, keys in keys_of.items():
-                pattern[:, 0, query] = 0
-                for key in keys:
-                    pattern[:, 0, query, key] = 1 / len(keys)
-            return pattern
-
-        return change
-
-    def by_hand(name: str, batch: Batch) -> dict:
-        length, size = int(batch.labels["length"][0]), batch.tokens.shape[1]
-        end = length + 1
-        inputs, answers = range(end), range(end, size)
-        steps = {end + t - 1: [t] for t in range(1, length + 1)}
-        patterns = [f"blocks.{layer}.attn.pattern" for layer in edited]
-        outputs = [f"blocks.{layer}.attn.z" for layer in edited]
-        return {
-            "unedited": {},
-            "zeroed": dict.fromkeys(outputs, silent(answers)),
-            "zeroed alone": {"blocks.1.attn.z": silent(answers)},
-            "uniform": dict.fromkeys(patterns, reading({q: range(q + 1) for q in answers})),
-            "zeroed on inputs": dict.fromkeys(outputs, silent(inputs)),
-            "ideal pattern": dict.fromkeys(patterns, reading({**steps, 2 * length + 1: [end]})),
-            "first layer zeroed": {"blocks.0.attn.z": silent(answers)},
-            "first layer ideal pattern": {"blocks.0.attn.pattern": reading({q: [end] for q in answers})},
-        }[name]
-
-    for name, measured in interventions.causal_tests(model, batches, head).by_title().items():
-        assert measured == evaluate.accuracy(model, batches, lambda batch, name=name: by_hand(name, batch)), name
-
-
-def test_without_an_earlier_head_only_the_iteration_head_is_tested(circuit, batches, head):
-    found = interventions.causal_tests(circuit, batches, replace(head, end_of_input_at=None)).by_title()
-    assert not any("first layer" in name for name in found)
-    assert found["ideal pattern"].sequence == 1
-
-
-def test_the_textbook_head_reads_one_place_at_every_answer(batches):
-    for length, batch in batches.items():
-        reads = {(row, query): key for row, query, key in interventions.ideal_links(batch).tolist()}
-        assert len(reads) == len(interventions.ideal_links(batch)) == (length + 1) * len(batch)
-        for (_, query), key in reads.items():
-            assert key == query - length  # x_t from EoI + t - 1, and EoI itself after the last state
-
-
-def test_an_ideal_pattern_repairs_a_circuit_whose_own_search_is_cut(batches, head):
-    model = iteration_head(TASK).double()
-    with torch.no_grad():
-        model.blocks[1].attn.query.weight.zero_()
-    found = interventions.causal_tests(model, batches, head).by_title()
-    assert found["unedited"].sequence == 0
-    assert found["ideal pattern"].sequence == 1
-
-
-def test_a_head_that_does_nothing_can_be_edited_without_loss(batches, head):
-    model = iteration_head(TASK).double()
-    idle = replace(head, layer=0, end_of_input_at=None)
-    with torch.no_grad():
-        model.blocks[0].attn.output.weight.zero_()
-    found = interventions.causal_tests(model, batches, idle).by_title()
-    assert len({found[name] for name in found}) == 1
-
-
-@pytest.mark.parametrize("kind", ITERATED_MAPS)
-@pytest.mark.parametrize("start", ["first-input", "zero"])
-def test_a_circuit_steered_to_the_next_input_answers_with_it(kind, start, head):
-    task = kind(lengths=(1, 7), start=start)
-    held = evaluate.held_out(task, 0, range(4, 8), 8)
-    assert interventions.steered_share(iteration_head(task).double(), task, held, head) == 1
-
-
-def test_a_model_that_does_not_read_through_the_head_is_not_steered(batches, head):
-    model = iteration_head(TASK).double()
-    with torch.no_grad():
-        model.blocks[1].attn.value.weight.zero_()
-    assert interventions.steered_share(model, TASK, batches, head) < 0.5
-
-
-@given(SEEDS, st.sampled_from(ITERATED_MAPS), st.sampled_from(["first-input", "zero"]), st.integers(2, 9))
-def test_states_of_the_next_input_are_those_of_a_word_with_one_input_left_out(seed, kind, start, length):
-    task = kind(lengths=length, start=start)
-    inputs = random_stream(seed, "inputs").choice(task.inputs, size=(3, length))
-    found = interventions.states_of_next_input(task, task.batch(inputs, np.full(3, length)))
-    first = None if start == "first-input" else 0
-    for row, word in enumerate(inputs.tolist()):
-        for t in range(1, length):
-            # s_{t-1} is the state of x_1 .. x_{t-1}; then x_t is left out and x_{t+1} read in its place.
-            assert found[row, t - 1] == task.trace([*word[: t - 1], word[t]], first)[-1]
-
-
-@fewer(0.3)
-@given(SEEDS, st.integers(0, 1))
-def test_mass_by_symbol_is_what_a_slow_loop_finds(head, seed, layer):
-    task: IteratedMap = ModularSum(p=3, lengths=6)
-    model = Transformer.for_task(task, ModelConfig(width=8), seed).double()
-    batch = task.sample(random_stream(seed, "rows"), 9)
-    head = replace(head, layer=layer, head=1)
-    pattern = evaluate.patterns(model, batch)[layer]
-    masses = {}
-    for row in range(len(batch)):
-        for t in range(1, 7):
-            masses.setdefault(int(batch.tokens[row, t]), []).append(pattern[row, 1, 7 + t - 1, t].item())
-    found = interventions.mass_by_symbol(model, batch, head)
-    assert found == {symbol: pytest.approx(np.mean(held)) for symbol, held in masses.items()}
-    assert list(found) == sorted(found)
+# Edits ---------------------------------------------------------------------------------------------------------------
 
 
 def test_an_edit_of_an_answer_is_seen_by_free_writing_as_well(circuit, batches):

@@ -308,7 +308,7 @@ def test_a_span_below_zero_is_refused(name):
 @pytest.mark.parametrize("name", ["learning_rate", "clip"])
 @pytest.mark.parametrize("value", [0.0, -1.0])
 def test_a_scale_that_is_not_positive_is_refused(name, value):
-    with pytest.raises(ValueError, match=rf"^{name}={value}: .*positive .*1e-3"):
+    with pytest.raises(ValueError, match=rf"^{name}={value}: .*above 0; .*1e-3"):
         TrainConfig(**{name: value})
 
 

@@ -284,13 +284,13 @@ def test_the_reference_is_a_frozen_copy_that_training_does_not_move(make):
 
 NO_NUMBERS = [0.0, -1, math.nan, math.inf]
 SETTINGS = [
-    ("weight", [0.0, -1], "positive", lambda _, x: Unlearning(weight=x)),
-    ("cap", [0.0, -1], "positive", lambda _, x: Unlearning(cap=x)),
-    ("beta", NO_NUMBERS, "positive", lambda model, x: DPO(model, x)),
-    ("beta_rejected", NO_NUMBERS, "positive", lambda model, x: DPO(model, 1, x)),
+    ("weight", [0.0, -1], "above 0", lambda _, x: Unlearning(weight=x)),
+    ("cap", [0.0, -1], "above 0", lambda _, x: Unlearning(cap=x)),
+    ("beta", NO_NUMBERS, "above 0", lambda model, x: DPO(model, x)),
+    ("beta_rejected", NO_NUMBERS, "above 0", lambda model, x: DPO(model, 1, x)),
     ("anchor", [-0.1, math.nan], "at least 0", lambda model, x: DPO(model, anchor=x)),
-    ("beta", NO_NUMBERS, "positive", lambda model, x: NPO(model, x)),
-    ("weight", NO_NUMBERS, "positive", lambda model, x: NPO(model, 1, x)),
+    ("beta", NO_NUMBERS, "above 0", lambda model, x: NPO(model, x)),
+    ("weight", NO_NUMBERS, "above 0", lambda model, x: NPO(model, 1, x)),
 ]
 
 

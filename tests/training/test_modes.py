@@ -12,9 +12,10 @@ from toylab.studies.contextual_counting import data as counting
 from toylab.studies.safety_finetuning import data as concept
 from toylab.studies.steering_vectors import data as reasoning
 from toylab.survey import says_what_stands, survey
-from toylab.tasks import AssociativeRecall, ContextualCounting, Parity, Reasoning, TaskConcept, stream
+from toylab.tasks import AssociativeRecall, ContextualCounting, Parity, Reasoning, TaskConcept, held_out, stream
 from toylab.training import evaluate
 from toylab.training.attention_history import Film, Scene
+from toylab.training.batches import prompt_tokens
 from toylab.training.modes import evaluating, in_training
 
 
@@ -93,10 +94,10 @@ def filmed(model: nn.Module, path) -> list[torch.Tensor]:
     return film.frames[0]
 
 
-EVEN = evaluate.held_out(PARITY, 0, [2, 3, 4], 8)
+EVEN = evaluate.by_length(PARITY, 0, [2, 3, 4], 8)
 RECALLED = RECALL.sample(stream(0), 20)
 STRINGS = COUNTING.sample(stream(0), 20)
-PROMPTS = reasoning.held_out_questions(REASONING, 0, 8)
+PROMPTS = prompt_tokens(REASONING, held_out(REASONING, 0, 8, purpose="prompts"))
 
 MEASURES = {
     "predict": lambda path: (noisy(PARITY), lambda m: evaluate.predict(m, EVEN[3])),
@@ -114,7 +115,7 @@ MEASURES = {
     "answers": lambda path: (noisy(REASONING), lambda m: reasoning.answers(m, REASONING, PROMPTS, 1)),
     "outcomes": lambda path: (
         noisy(CONCEPT),
-        lambda m: concept.outcomes(m, CONCEPT, concept.held_out_texts(CONCEPT, 0, 8, "safe")),
+        lambda m: concept.outcomes(m, CONCEPT, held_out(CONCEPT, 0, 8, kind="safe")),
     ),
 }
 

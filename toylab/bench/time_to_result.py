@@ -51,20 +51,21 @@ def learn_iteration_head(seed: int) -> Found:
         began = time.process_time()
         model, _ = study.train_arm(arm, seed, Path(folder))
         spent = time.process_time() - began
-    held = evaluate.held_out(arm.task, seed, lengths_of(arm.task))
+    held = evaluate.by_length(arm.task, seed, lengths_of(arm.task))
     solved = statistics.mean(evaluate.free_running_accuracy(model, arm.task, held).values()) >= 0.99
     return spent, solved and evaluate.search_iteration_head(model, held).carry >= 0.9
 
 
 def counting(seed: int) -> Found:
     """Until an encoder-decoder without positions counts in four regions."""
-    from toylab.studies.contextual_counting.data import count_accuracy, for_model, held_out_strings, learn_counting
+    from toylab.studies.contextual_counting.data import count_accuracy, for_model, learn_counting
+    from toylab.tasks import held_out
 
     study = registry.load("contextual-counting").STUDY.default()
     began = time.process_time()
     model, _ = learn_counting(study.task, study.model, study.train, seed, auxiliary=study.auxiliary)
     spent = time.process_time() - began
-    shares = count_accuracy(model, for_model(study.task, model, held_out_strings(study.task, seed, 1000)))
+    shares = count_accuracy(model, for_model(study.task, model, held_out(study.task, seed, 1000, **study.task.largest)))
     return spent, statistics.mean(shares) >= 0.9
 
 

@@ -23,6 +23,7 @@ import numpy as np
 
 from toylab.console import ToylabError, aligned, progress_bar, unknown
 from toylab.runs.processes import Processes
+from toylab.settings import check_range
 from toylab.tasks import stream
 from toylab.verdicts.intervals import wilson
 
@@ -225,8 +226,7 @@ def calibrate(
     Raises:
         ValueError: for fewer than two cases a kind, which cannot be halved; for a detector that gives no number.
     """
-    if each < 2:
-        raise ToylabError(f"each={each}: give at least 2 cases a kind, one to set the bar and one to try it on")
+    check_range("one case of a kind sets the bar, another is tried on it", each=each, least=2)
     plan: list[tuple[str, str, float, int]] = []
     for noise in (0.0, *levels):
         repeats = each if noise == 0 else max(1, each // 2)

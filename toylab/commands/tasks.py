@@ -10,7 +10,6 @@ from dataclasses import make_dataclass
 from toylab import tasks
 from toylab.commands.flags import chosen_task, complete, known_tasks, settings_from_flags
 from toylab.console import ToylabError
-from toylab.settings import check_seed
 
 
 def list_all(options: argparse.Namespace, rest: list[str]) -> None:
@@ -77,7 +76,6 @@ def train_model(options: argparse.Namespace, rest: list[str]) -> None:
         kw_only=True,
     )
     chosen = settings_from_flags(settings, None, options, rest)
-    check_seed(chosen.seed)
     if options.out is not None:
         with disk(options.out):
             if options.out.exists():

@@ -7,7 +7,7 @@ from typing import Literal
 
 from toylab.console import ToylabError, unknown
 from toylab.model.positions import POSITIONS
-from toylab.settings import check_settings
+from toylab.settings import check_range, check_settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +49,8 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        for name in ("layers", "heads", "width"):
-            if getattr(self, name) < 1:
-                raise ToylabError(f"{name}={getattr(self, name)}: must be at least 1")
-        if self.hidden is not None and self.hidden < 0:
-            raise ToylabError(f"hidden={self.hidden}: must be at least 0; 0 leaves the MLPs out")
+        check_range(layers=self.layers, heads=self.heads, width=self.width, least=1)
+        check_range("0 leaves the MLPs out", hidden=self.hidden, least=0)
         if self.width % self.heads:
             raise ToylabError(
                 f"width={self.width}: must be a multiple of heads={self.heads}, for example {self.heads * 16}"
@@ -68,11 +65,9 @@ class ModelConfig:
                     f"{name}={placed}: sinusoidal positions need an even number of at most width={self.width}, for "
                     f"example {2 * self.heads * 8 if self.position_width is None else max(2, self.width // 2 * 2)}"
                 )
-        if self.position_base <= 0:
-            raise ToylabError(f"position_base={self.position_base}: must be above 0, for example 10000")
-        for name in ("position_frequency", "position_std", "alibi_slope", "embedding_std"):
-            if (getattr(self, name) or 0) < 0:
-                raise ToylabError(f"{name}={getattr(self, name)}: must be 0 or more, for example 0.01")
+        check_range("for example 10000", position_base=self.position_base, above=0)
+        names = ("position_frequency", "position_std", "alibi_slope", "embedding_std")
+        check_range("for example 0.01", **{name: getattr(self, name) for name in names}, least=0)
         if self.positions == "rotary" and (self.width // self.heads) % 2:
             raise ToylabError(
                 f"width={self.width}: rotary positions need an even width per head, for example {2 * self.heads * 8}"

@@ -25,7 +25,7 @@ from toylab.model.layers import MLP, Attention, Geometry, LayerNorm, linear, sou
 from toylab.model.positions import NoPositions
 from toylab.model.token_counts import Tally
 from toylab.model.transformer import Transformer
-from toylab.settings import check_settings
+from toylab.settings import check_range, check_settings
 
 ENCODER = ModelConfig(
     layers=1, heads=1, hidden=0, biases=False, positions="none", embedding_std=0.3, unembedding="none"
@@ -60,12 +60,9 @@ class EncoderDecoderConfig:
             raise ToylabError(f"encoder.unembedding={self.encoder.unembedding}: an encoder has none; set it to none")
         if self.heads < 1 or self.encoder.width % self.heads:
             raise ToylabError(f"heads={self.heads}: must divide encoder.width={self.encoder.width}; 1 always does")
-        if self.hidden < 0:
-            raise ToylabError(f"hidden={self.hidden}: must be at least 0; 0 leaves the MLP out")
-        if self.query_std < 0:
-            raise ToylabError(f"query_std={self.query_std}: must be at least 0")
-        if self.logit_scale <= 0:
-            raise ToylabError(f"logit_scale={self.logit_scale}: must be above 0; 1 leaves the logits as they are")
+        check_range("0 leaves the MLP out", hidden=self.hidden, least=0)
+        check_range(query_std=self.query_std, least=0)
+        check_range("1 leaves the logits as they are", logit_scale=self.logit_scale, above=0)
 
 
 class EncoderDecoder(nn.Module):

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from toylab.console import ToylabError
 from toylab.model.layers import Cache
+from toylab.settings import check_range
 
 
 @torch.no_grad()
@@ -97,14 +98,11 @@ def _check_generation(
         )
     if prompt.is_floating_point() or prompt.dtype == torch.bool:
         raise ToylabError(f"prompt: holds {prompt.dtype}, and tokens are whole numbers; convert it with .long()")
-    if steps < 0:
-        raise ToylabError(f"steps={steps}: must be at least 0")
+    check_range(steps=steps, least=0)
     if drop and (stop is None or not cache):
         raise ToylabError("drop=True: rows leave once they have written `stop`, and with a cache; give stop= as well")
-    if samples < 1:
-        raise ToylabError(f"samples={samples}: must be at least 1")
-    if not temperature >= 0:
-        raise ToylabError(f"temperature={temperature}: must be 0 (greedy) or more")
+    check_range(samples=samples, least=1)
+    check_range("0 is greedy", temperature=temperature, least=0)
     if temperature > 0 and generator is None:
         raise ToylabError(f"temperature={temperature}: drawing needs a generator=torch.Generator().manual_seed(...)")
 

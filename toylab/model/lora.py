@@ -7,9 +7,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from toylab.console import ToylabError
 from toylab.model.layers import source
 from toylab.model.transformer import Transformer
+from toylab.settings import check_range
 
 
 class LowRank(nn.Module):
@@ -31,8 +31,7 @@ def confine(model: Transformer, rank: int, seed: int = 0) -> Transformer:
         ValueError: for a rank below 1 or above what the matrices have.
     """
     largest = min(model.blocks[0].mlp.up.weight.shape)
-    if not 1 <= rank <= largest:
-        raise ToylabError(f"rank={rank}: must be from 1 to {largest}, the rank of the matrices themselves")
+    check_range("the rank of the matrices themselves is the largest", rank=rank, least=1, most=largest)
     model.requires_grad_(False)
     generator = source(seed, "low rank")
     for block in model.blocks:

@@ -20,6 +20,7 @@ from toylab.console import ToylabError
 from toylab.model.encoder_decoder import EncoderDecoder
 from toylab.model.layers import Attention, LayerNorm
 from toylab.model.transformer import Transformer
+from toylab.settings import check_range
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -39,8 +40,7 @@ def widened(model: Transformer, heads: int, at: int, rng: np.random.Generator, s
             f"norm={config.norm}, heads={config.heads}, positions={config.positions}: heads can be added to one head "
             "without norms, of no or learned positions"
         )
-    if not 0 <= at < heads:
-        raise ToylabError(f"at={at}: must be a head, from 0 to {heads - 1}")
+    check_range("it is one of the heads", at=at, least=0, most=heads - 1)
     old, width = config.width, heads * config.width
     hidden = 4 * old if config.hidden is None else config.hidden
     grown = Transformer(replace(config, heads=heads, width=width, hidden=hidden), model.vocab, model.context)
@@ -122,8 +122,7 @@ def blended(model: Model, noise: float | int, rng: np.random.Generator) -> Model
     Raises:
         ValueError: for a share outside 0 to 1.
     """
-    if not 0 <= noise <= 1:
-        raise ToylabError(f"noise={noise}: is a share, from 0 to 1")
+    check_range("it is a share", noise=noise, least=0, most=1)
     mixed = deepcopy(model)
     with torch.no_grad():
         for parameter in mixed.parameters():

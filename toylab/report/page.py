@@ -7,6 +7,7 @@ import json
 import re
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
@@ -41,11 +42,33 @@ class Picture:
         return f"figure-{name}".strip("-") if re.match("$|claim-|viewer", name) else name
 
 
-def picture(title: str, caption: str, drawn: Figure | Axes | None) -> Picture | None:
-    """A figure for the page, from a figure or the axes on one; None where there was nothing to draw."""
-    if drawn is None:
-        return None
+def picture(title: str, caption: str, drawn: Figure | Axes) -> Picture:
+    """A figure for the page, from a figure or the axes on one."""
     return Picture(title, caption, svg(drawn if isinstance(drawn, Figure) else drawn.figure))
+
+
+class NotMeasuredError(Exception):
+    """A figure has nothing to show."""
+
+
+def measured(found: Any) -> Any:
+    """The same results; where there are none, or only empty ones, the figure that asks for them is left out.
+
+    Raises:
+        NotMeasuredError: to `pictures`.
+    """
+    if not any(found.values() if isinstance(found, Mapping) else found):
+        raise NotMeasuredError
+    return found
+
+
+def pictures(*figures: tuple[Any, ...]) -> list[Picture]:
+    """Figures, each a function and its arguments; those of what was not measured are left out."""
+    drawn = []
+    for draw, *arguments in figures:
+        with suppress(NotMeasuredError):
+            drawn.append(draw(*arguments))
+    return drawn
 
 
 def file_names(pictures: Sequence[Picture]) -> list[str]:

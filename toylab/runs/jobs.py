@@ -20,6 +20,7 @@ from toylab.runs.lock import LOCK, mark_of, refuse_changed, write_lock
 from toylab.runs.processes import Processes, peak_megabytes, single_thread
 from toylab.runs.store import Cost, claim_folder, is_done, refuse_others, results, write_result
 from toylab.runs.study import Job, Study, check_jobs, check_study, with_needs
+from toylab.settings import check_range
 
 
 class JobsRefusedError(ToylabError):
@@ -249,11 +250,14 @@ def _do(study: Study, job: Job, folder: Path, out: Path) -> None:
         lock=mark_of(out),
     )
     write_result(folder, result, job.gives, cost)
+    for path in folder.glob("checkpoint*"):  # to go on from when interrupted, and large
+        if path.is_file():
+            path.unlink()
     kept = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith(_PASSING))
     write_text(folder / "done", "".join(f"{digest(path.read_bytes())}  {path.name}\n" for path in kept))
 
 
-_PASSING = (".", "checkpoint", "error.txt")
+_PASSING = (".", "error.txt")
 """How the names of files begin that a job may leave, but that nothing needs."""
 
 
@@ -354,5 +358,4 @@ def wanted(study: Study, names: Sequence[str] | None) -> list[Job]:
 def check_workers(workers: int) -> None:
     """Raises `ValueError` for less than one, and in a process that only imports the script of its parent."""
     refuse_while_importing()
-    if workers < 1:
-        raise ToylabError(f"workers={workers}: must be at least 1")
+    check_range(workers=workers, least=1)

@@ -88,18 +88,19 @@ def judge_run(out: Path | str, study: type | None = None) -> Judged:
     measured = results(settings, out)
     spent = {job: read_cost(job.folder(out)).cpu_seconds for job in measured}
     declared = list(settings.claims())
-    claims = judge_claims(declared, by_condition(measured), plan_of(about))
+    found = by_condition(measured)
+    claims = judge_claims(declared, found, plan_of(about))
     pictures: list[Picture] = []
     film = fault = None
     try:
-        drawn = list(settings.pictures(measured, out) or ()) if hasattr(settings, "pictures") else []
+        drawn = list(settings.pictures(found, out) or ()) if hasattr(settings, "pictures") else []
         if wrong := [one for one in drawn if not isinstance(one, Picture)]:
             raise TypeError(f"pictures: holds {wrong[0]!r}, and each must be a toylab.report.page.Picture")
         pictures = [
             replace(one, claims=(*one.claims, *(claim.id for claim in declared if claim.figure == one.title)))
             for one in drawn
         ]
-        film = settings.film(measured, out) if hasattr(settings, "film") else None
+        film = settings.film(found, out) if hasattr(settings, "film") else None
     except ToylabError:
         raise
     except Exception as error:  # the claims are there, and are kept before it is raised again

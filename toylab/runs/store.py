@@ -15,8 +15,8 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
@@ -38,9 +38,11 @@ from toylab.files import (
     write_record,
     write_text,
 )
+from toylab.model.checkpoint import load_model, save_model
 from toylab.runs.study import Job, Study, settings_of
 from toylab.settings import as_json, fit
 from toylab.training.loop import History, Training
+from toylab.verdicts.claim import Conditions
 from toylab.verdicts.decision import Plan
 
 
@@ -89,6 +91,18 @@ def write_result(folder: Path | str, result: Any, gives: type, cost: Cost) -> No
     if "cost" in held:
         raise ToylabError("cost: is what toylab adds to the result of a job; give this number another name")
     write_json(Path(folder) / "result.json", held | {"cost": asdict(cost)})
+
+
+def rounded(value: Any, places: int = 4) -> Any:
+    """Every float to so many places: of numbers and tensors, and in lists, mappings and dataclasses of these."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if is_dataclass(value):
+        return replace(value, **{name: rounded(held, places) for name, held in vars(value).items()})
+    if isinstance(value, Mapping):
+        return {name: rounded(held, places) for name, held in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(rounded(held, places) for held in value)
+    return round(value, places) if isinstance(value, float) else value
 
 
 def read_result(folder: Path | str, gives: type = dict) -> Any:
@@ -235,6 +249,36 @@ def plan_of(about: Mapping[str, Any]) -> Plan:
     return Plan(tuple(about["settings"]["seeds"]), about["fixed"])
 
 
+def train_and_keep(
+    folder: Path,
+    train: Callable[[Path], tuple[Any, Training]],
+    name: str = "",
+    *,
+    file: str | None = "model.safetensors",
+    load: Callable[[Path], Any] = load_model,
+    save: Callable[[Path, Any], None] = save_model,
+) -> tuple[Any, History]:
+    """What a job trains, with its history: read if its folder has it, else trained, from its checkpoint on if there is
+    one, and kept.
+
+    Args:
+        train: from the path of a checkpoint to what was trained, and its training.
+        name: of the training, where a job has several: in `metrics{name}.jsonl` and `checkpoint{name}.safetensors`.
+        file: that keeps what was trained, as `save` writes and `load` reads it; None where nobody reads it.
+
+    Raises:
+        ToylabError: naming the file, if one of them is damaged.
+    """
+    metrics = folder / f"metrics{name}.jsonl"
+    if file is not None and (folder / file).exists():
+        return load(folder / file), read_metrics(metrics)
+    trained, training = train(folder / f"checkpoint{name}.safetensors")
+    write_metrics(metrics, training)
+    if file is not None:
+        save(folder / file, trained)
+    return trained, training.history
+
+
 def write_metrics(path: Path | str, training: Training) -> None:
     """The history of a training, one JSON object a line."""
     write_text(path, "".join(json.dumps(as_json(entry, Path(path).stem)) + "\n" for entry in training.history))
@@ -252,10 +296,10 @@ def read_metrics(path: Path | str) -> History:
 
 
 def curves_of(
-    results: Mapping[Job, Any], out: Path | str, arm: str, file: str = "metrics.jsonl", metric: str = "accuracy"
+    results: Conditions, out: Path | str, arm: str, file: str = "metrics.jsonl", metric: str = "accuracy"
 ) -> dict[str, tuple[list[float | int], list[float | int]]]:
     """Steps and values of a metric, for every seed of an arm, from the histories that its jobs left."""
-    kept = {job.seed: read_metrics(job.folder(out) / file) for job in results if job.name == arm}
+    kept = {seed: read_metrics(Job(arm, seed).folder(out) / file) for seed in results[arm]}
     return {f"seed {seed}": ([e["step"] for e in h], [e[metric] for e in h]) for seed, h in kept.items()}
 
 

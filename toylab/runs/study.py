@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Integral
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from toylab.console import ToylabError
 from toylab.files import is_one_part
-from toylab.settings import as_json, check_seeds, check_settings, fit
+from toylab.settings import as_json, check_seed, check_settings, fit
 from toylab.verdicts.claim import Claim, Conditions, judge_claims
 from toylab.verdicts.decision import Plan
 from toylab.verdicts.judgement import Judgement
@@ -74,8 +73,9 @@ def with_needs(jobs: Iterable[Job], among: Iterable[Job]) -> set[Job]:
 class Study(Protocol):
     """A frozen dataclass of settings that knows its jobs, how to run one, and the claims that their results decide.
 
-    For the page it may have `pictures(results, out)`, a list of `toylab.report.page.Picture` from the results and
-    what the jobs left in their folders, and `film(results, out)`, a `toylab.training.attention_history.Shown` or None.
+    For the page it may have `pictures(results, out)`, a list of `toylab.report.page.Picture` from the results by
+    condition and what the jobs left in their folders, and `film(results, out)`, a
+    `toylab.training.attention_history.Shown` or None.
     """
 
     seeds: tuple[int, ...]
@@ -103,8 +103,7 @@ def check_jobs(study: Study) -> None:
                 f"job {job.name!r} of {type(study).__name__}: must be a name for a folder, without separators, not "
                 "hidden and not long; rename it in jobs(), for example to letters, digits and -"
             )
-        if not isinstance(job.seed, Integral):
-            raise ToylabError(f"job {job.name!r} of {type(study).__name__}: seed {job.seed!r} must be an integer")
+        check_seed(job.seed, f"seed of job {job.name!r} of {type(study).__name__}")
     known = set(jobs)
     for job in jobs:
         for need in job.needs:
@@ -135,7 +134,6 @@ def check_study(study: Study) -> None:
         ToylabError: naming the setting that is wrong, or that `settings.json` could not give back.
     """
     check_settings(study)
-    object.__setattr__(study, "seeds", check_seeds(study.seeds))
     fit(type(study), settings_of(study), "settings")
 
 

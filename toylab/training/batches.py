@@ -94,6 +94,11 @@ def tokens_for(model: nn.Module, tokens: Integer[np.ndarray, "batch position"]) 
     return torch.from_numpy(tokens).to(device_of(model), torch.long)
 
 
+def prompt_tokens(task: Any, batch: Batch) -> Int[Tensor, "batch position"]:
+    """The prompts of a batch, of a task whose prompts all have the length `task.prompt`."""
+    return torch.from_numpy(batch.tokens[:, : task.prompt])
+
+
 def likeliest(logits: Float[Tensor, "*shape vocab"]) -> Int[Tensor, "*shape"]:
     """The token or answer of the largest logit.
 

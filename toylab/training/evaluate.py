@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from toylab.console import ToylabError
 from toylab.model.generate import generate
 from toylab.probes import Edit, IterationHead, edit, find_iteration_head, link_mass, watch
-from toylab.tasks import IGNORE, Batch, IteratedMap, Split, stream
+from toylab.settings import check_range
+from toylab.tasks import IGNORE, Batch, IteratedMap, Split, held_out
 from toylab.training.batches import likeliest, refuse_unscored, tokens_for
 from toylab.training.modes import evaluating
 
@@ -35,15 +36,14 @@ class Accuracy:
     state: float
 
 
-def held_out(
+def by_length(
     task: IteratedMap, seed: int, lengths: Iterable[int], rows: int = 64, split: Split = "test"
 ) -> dict[int, Batch]:
     """Different held-out prompts of each length: `rows`, or as many as there are; lengths with none are left out."""
-    if rows < 1:
-        raise ToylabError(f"rows={rows}: must be at least 1")
+    check_range(rows=rows, least=1)
     sizes = {length: task.available(rows, length, split) for length in lengths}
     return {
-        length: task.sample(stream(seed, split, length), size, split, length=length, distinct=True)
+        length: held_out(task, seed, size, split, purpose=length, length=length, distinct=True)
         for length, size in sizes.items()
         if size
     }
@@ -61,6 +61,20 @@ def predict(model: nn.Module, batch: Batch, edits: Mapping[str, Edit] | None = N
         return likeliest(model(tokens_for(model, batch.tokens)))
 
 
+def accuracy_of(predicted: Int[Tensor, "batch position"], batch: Batch) -> Accuracy:
+    """The shares of a batch that were predicted rightly. Raises `ValueError` where nothing is scored."""
+    targets = torch.from_numpy(batch.targets)
+    refuse_unscored(targets)
+    scored = targets != IGNORE
+    states = scored & (torch.arange(targets.shape[1]) < torch.from_numpy(batch.sizes)[:, None] - 1)
+    right = predicted.cpu() == targets
+    return Accuracy(
+        sequence=(right | ~scored).all(dim=1).double().mean().item(),
+        token=right[scored].double().mean().item(),
+        state=right[states].double().mean().item(),
+    )
+
+
 def accuracy(model: nn.Module, batches: Mapping[int, Batch], edits: Edits | None = None) -> Accuracy:
     """Mean over lengths, given the true tokens (teacher forcing).
 
@@ -72,7 +86,7 @@ def accuracy(model: nn.Module, batches: Mapping[int, Batch], edits: Edits | None
     """
     if not batches:
         raise ToylabError("batches: none were given, so there is nothing to be right about; give one a length")
-    scores = [_score(predict(model, batch, edits(batch) if edits else None), batch) for batch in batches.values()]
+    scores = [accuracy_of(predict(model, batch, edits(batch) if edits else None), batch) for batch in batches.values()]
     return _mean(scores)
 
 
@@ -108,7 +122,7 @@ def progress(model: nn.Module, batches: Mapping[int, Batch]) -> dict[str, float]
     scores, seen = [], {}
     for length, batch in batches.items():
         with watch(model, "blocks.*.attn.pattern") as caught:
-            scores.append(_score(predict(model, batch), batch))
+            scores.append(accuracy_of(predict(model, batch), batch))
         seen[length] = list(caught.values())
     measured = _mean(scores)
     found = {"accuracy": measured.sequence, "token_accuracy": measured.token}
@@ -122,19 +136,6 @@ def progress(model: nn.Module, batches: Mapping[int, Batch]) -> dict[str, float]
         found["carry"] = find_iteration_head(seen, links).carry
         found["end_of_input"] = torch.stack(earlier).mean(dim=0).max().item() if earlier else 0.0
     return found
-
-
-def _score(predicted: Tensor, batch: Batch) -> Accuracy:
-    targets = torch.from_numpy(batch.targets)
-    refuse_unscored(targets)
-    scored = targets != IGNORE
-    states = scored & (torch.arange(targets.shape[1]) < torch.from_numpy(batch.sizes)[:, None] - 1)
-    right = predicted.cpu() == targets
-    return Accuracy(
-        sequence=(right | ~scored).all(dim=1).double().mean().item(),
-        token=right[scored].double().mean().item(),
-        state=right[states].double().mean().item(),
-    )
 
 
 def _mean(scores: list[Accuracy]) -> Accuracy:

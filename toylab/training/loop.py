@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from toylab.console import ToylabError, progress_bar
 from toylab.files import digest_of, read_tensors, refuse_unwritable, write_tensors
-from toylab.settings import as_json, check_settings
+from toylab.settings import as_json, check_range, check_settings
 from toylab.training.modes import evaluating, in_training
 from toylab.training.optimizer import AdamW, Held, as_one
 
@@ -50,17 +50,11 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        for name in ("steps", "rows", "evaluate_every", "stop_after"):
-            if getattr(self, name) < 1:
-                raise ToylabError(f"{name}={getattr(self, name)}: must be at least 1")
-        for name in ("warmup", "cooldown", "weight_decay"):
-            if getattr(self, name) < 0:
-                raise ToylabError(f"{name}={getattr(self, name)}: must be at least 0")
-        for name in ("learning_rate", "clip"):
-            if getattr(self, name) <= 0:
-                raise ToylabError(f"{name}={getattr(self, name)}: must be a positive number, for example 1e-3")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ToylabError(f"betas={self.betas}: must be from 0 to below 1, for example 0.9 0.98")
+        check_range(steps=self.steps, rows=self.rows, least=1)
+        check_range(evaluate_every=self.evaluate_every, stop_after=self.stop_after, least=1)
+        check_range(warmup=self.warmup, cooldown=self.cooldown, weight_decay=self.weight_decay, least=0)
+        check_range("for example 1e-3", learning_rate=self.learning_rate, clip=self.clip, above=0)
+        check_range("for example 0.9 0.98", betas=self.betas, least=0, below=1)
 
 
 class DivergedError(ToylabError):
@@ -194,6 +188,11 @@ def learning_rate(config: TrainConfig, step: int, cooling_since: int | None = No
         return config.learning_rate * (min(left, 1.0) if config.cooldown else 1.0)
     done = (step - config.warmup) / max(config.steps - config.warmup, 1)
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+
+
+def first_step(history: History, metric: str, bar: float) -> int | None:
+    """The first evaluated step at which a metric reaches a bar; None if it never does."""
+    return next((entry["step"] for entry in history if entry.get(metric, -math.inf) >= bar), None)
 
 
 def _diverged(what: str, step: int, config: TrainConfig, checkpoint: Path | None) -> DivergedError:

@@ -32,7 +32,7 @@ from toylab.model.checkpoint import frozen
 from toylab.model.layers import Cache
 from toylab.model.transformer import Transformer
 from toylab.probes.checks import finite
-from toylab.settings import check_settings
+from toylab.settings import check_range, check_settings
 
 
 @dataclass(frozen=True)
@@ -134,8 +134,8 @@ class Unlearning:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        _positive("weight", self.weight, 0.1)
-        _positive("cap", self.cap, 20.0)
+        check_range("for example 0.1", weight=self.weight, above=0)
+        check_range("for example 20", cap=self.cap, above=0)
 
     def __call__(self, model: nn.Module, pairs: Pairs) -> Float[Tensor, ""]:
         chosen, rejected = both_log_probs(model, pairs)
@@ -166,11 +166,8 @@ class DPO:
         average: bool = False,
         anchor: float | int = 0.0,
     ) -> None:
-        _positive("beta", beta, 0.1)
-        if beta_rejected is not None:
-            _positive("beta_rejected", beta_rejected, 0.1)
-        if not 0 <= anchor < math.inf:
-            raise ToylabError(f"anchor={anchor}: must be a number of at least 0; 0 leaves it out")
+        check_range("for example 0.1", beta=beta, beta_rejected=beta_rejected, above=0, below=math.inf)
+        check_range("0 leaves it out", anchor=anchor, least=0, below=math.inf)
         self.reference, self.average, self.anchor = frozen(reference), average, anchor
         self.beta, self.beta_rejected = beta, beta if beta_rejected is None else beta_rejected
 
@@ -202,8 +199,7 @@ class NPO:
     """
 
     def __init__(self, reference: nn.Module, beta: float | int = 0.1, weight: float | int = 1.0) -> None:
-        _positive("beta", beta, 0.1)
-        _positive("weight", weight, 1.0)
+        check_range("for example 0.1", beta=beta, weight=weight, above=0, below=math.inf)
         self.reference, self.beta, self.weight = frozen(reference), beta, weight
 
     def __call__(self, model: nn.Module, pairs: Pairs) -> Float[Tensor, ""]:
@@ -270,8 +266,7 @@ def leave_one_out(rewards: Shaped[Tensor, "prompt sample"]) -> Float[Tensor, "pr
         ValueError: for one sample a prompt, which has no others; for a reward that is not finite.
     """
     samples = rewards.shape[1]
-    if samples < 2:
-        raise ToylabError(f"samples={samples}: the leave-one-out baseline needs at least 2 a prompt, for example 8")
+    check_range("the leave-one-out baseline needs others, for example 8 a prompt", samples=samples, least=2)
     finite(rewards=rewards)
     if not rewards.is_floating_point():
         rewards = rewards.to(torch.get_default_dtype())
@@ -296,9 +291,7 @@ class PolicyGradient:
     """
 
     def __init__(self, entropy: float | int = 0.0, kl: float | int = 0.0, reference: nn.Module | None = None) -> None:
-        for name, weight in (("entropy", entropy), ("kl", kl)):
-            if not 0 <= weight < math.inf:
-                raise ToylabError(f"{name}={weight}: must be a number of at least 0; 0 leaves it out")
+        check_range("0 leaves it out", entropy=entropy, kl=kl, least=0, below=math.inf)
         if kl and reference is None:
             raise ToylabError(f"kl={kl}: needs reference=, the model to stay near to")
         self.entropy, self.kl = entropy, kl
@@ -338,8 +331,3 @@ def kl_divergence(
 def _gain(now: Float[Tensor, "row step"], then: Float[Tensor, "row step"]) -> Float[Tensor, "row step"]:
     """How much likelier tokens have become, in nats: 0 where they are impossible now as then."""
     return (now - then).masked_fill((now == -torch.inf) & (then == -torch.inf), 0)
-
-
-def _positive(name: str, value: float | int, example: float) -> None:
-    if not 0 < value < math.inf:
-        raise ToylabError(f"{name}={value}: must be a positive number, for example {example}")

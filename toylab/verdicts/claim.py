@@ -20,8 +20,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial, reduce
 from math import isfinite
-from operator import attrgetter
 from typing import Any, Literal
 
 from toylab.console import ToylabError
@@ -43,6 +43,10 @@ class Conditions(dict[str, dict[int, Any]]):
     def in_any(self, *names: str) -> list[int]:
         """The seeds that at least one of these conditions has."""
         return sorted(set().union(*(self[name] for name in names)))
+
+    def by_title(self, titles: Mapping[str, str]) -> dict[str, dict[int, Any]]:
+        """Results by the title of a condition and the seed; of the conditions that were run."""
+        return {title: self[name] for name, title in titles.items() if self[name]}
 
     def by_condition(self, names: Iterable[str], number: Callable[[list[Any]], Any]) -> dict[str, Any]:
         """A number of all results of a condition, by its name; of the conditions that were run."""
@@ -74,7 +78,8 @@ class Detail:
 
     Attributes:
         condition: whose results are looked at.
-        number: the path of an attribute of the result, such as `head.carry`, or a function of the result.
+        number: the path of an attribute of the result, such as `head.carry`, or a function of the result; None where
+            the seed has none, such as at the end of a path through None.
         never: whether None means that it did not happen.
     """
 
@@ -84,7 +89,7 @@ class Detail:
 
     def of(self, results: Mapping[int, Any]) -> dict[str, Any]:
         """By seed, rounded for people; seeds without it are left out."""
-        read = attrgetter(self.number) if isinstance(self.number, str) else self.number
+        read = partial(_at, path=self.number) if isinstance(self.number, str) else self.number
         found = {str(seed): read(result) for seed, result in results.items()}
         if self.never:
             return {seed: or_never(step) for seed, step in found.items()}
@@ -303,6 +308,11 @@ def _verdict(found: Decision, control: ControlJudgement | None, reason: str) -> 
 
 def _rounded_ends(found: Decision) -> tuple[float, float] | None:
     return found.interval and (round(found.interval[0], 4), round(found.interval[1], 4))
+
+
+def _at(result: Any, path: str) -> Any:
+    """The attribute at a path; None where a part of the path is None."""
+    return reduce(lambda found, name: None if found is None else getattr(found, name), path.split("."), result)
 
 
 def _has(need: Need, results: Conditions, seed: int) -> bool:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from toylab.model.encoder_decoder import ENCODER, EncoderDecoderConfig
 from toylab.model.token_counts import tally
+from toylab.studies.contextual_counting import data
 from toylab.studies.contextual_counting.data import (
     RegionTeacher,
     Strings,
@@ -22,15 +23,14 @@ from toylab.studies.contextual_counting.data import (
     for_model,
     fresh_strings,
     growing,
-    held_out_strings,
     learn_counting,
     logits,
     share_right,
     strings,
 )
-from toylab.tasks import IGNORE, ContextualCounting, encode, stream
+from toylab.tasks import IGNORE, ContextualCounting, encode, held_out, stream
 from toylab.training.batches import BLOCK
-from toylab.training.loop import TrainConfig, train
+from toylab.training.loop import TrainConfig, Training, train
 
 TASK = ContextualCounting(length=(12, 20), regions=(1, 3))
 SMALL = EncoderDecoderConfig(encoder=replace(ENCODER, width=8))
@@ -103,7 +103,7 @@ def test_no_string_is_both_trained_on_and_held_out(seed, other):
     batch_at = fresh_strings(task, seed, 32)
     trained = {tuple(row) for step in range(3) for row in batch_at(step).tokens.tolist()}
     sets = [
-        {tuple(r) for r in strings(task, held_out_strings(task, other, 60, s)).tokens.tolist()}
+        {tuple(r) for r in strings(task, held_out(task, other, 60, s, **task.largest)).tokens.tolist()}
         for s in ("validation", "test")
     ]
     assert not trained & sets[0]
@@ -111,11 +111,11 @@ def test_no_string_is_both_trained_on_and_held_out(seed, other):
     assert not sets[0] & sets[1]
 
 
-def test_held_out_strings_are_the_tasks_largest_unless_asked_otherwise():
-    batch = held_out_strings(TASK, 0, 5)
+def test_the_largest_strings_are_the_longest_with_most_regions_and_others_may_be_held_out():
+    batch = held_out(TASK, 0, 5, **TASK.largest)
     assert set(batch.labels["length"].tolist()) == {20}
     assert (batch.labels["count"] >= 0).all()
-    batch = held_out_strings(TASK, 0, 5, length=14, regions=2)
+    batch = held_out(TASK, 0, 5, length=14, regions=2)
     assert set(batch.labels["length"].tolist()) == {14}
     assert (batch.labels["count"][:, 2] < 0).all()
 
@@ -166,7 +166,7 @@ def test_the_auxiliary_weight_fades_linearly_and_is_gone_for_good():
 def test_the_model_of_a_task_has_its_sizes():
     model = counting_model(TASK, SMALL)
     assert (model.symbols, model.queries, model.classes, model.context) == (5, 3, 21, 21)
-    assert model(strings(TASK, held_out_strings(TASK, 0, 2)).tokens).shape == (2, 3, 21)
+    assert model(strings(TASK, held_out(TASK, 0, 2, **TASK.largest)).tokens).shape == (2, 3, 21)
 
 
 def test_learning_is_a_pure_function_of_its_settings_and_follows_every_region(tmp_path):
@@ -245,8 +245,8 @@ def test_strings_fall_apart_into_rows_and_lose_nothing(rows, at_once):
     task = ContextualCounting(length=12, regions=2)
     for tallied in (None, True):
         whole = strings(task, task.sample(stream(3), rows), causal_tally=tallied)
-        parts = whole.split(at_once)
-        assert all(len(part) <= at_once for part in parts)
+        parts = replace(whole, auxiliary=0.3).split(at_once)
+        assert all(len(part) <= at_once and part.auxiliary == 0.3 for part in parts)
         for name in ("tokens", "counts", "regions"):
             assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name))
         if tallied:
@@ -260,3 +260,47 @@ def test_accuracy_read_in_parts_is_that_of_the_whole(monkeypatch):
     expected = share_right(logits(model, whole).argmax(dim=-1), whole)
     monkeypatch.setattr("toylab.studies.contextual_counting.data.AT_ONCE", 5)
     assert count_accuracy(model, whole) == expected == count_accuracy(model, whole, {})
+
+
+def test_a_share_is_of_the_strings_that_have_the_label_and_of_the_labels_that_a_string_has():
+    found = laid_out(TASK, "1[011]1[]0", "[1]0001110", "[1][1]1110")
+    answers = torch.tensor([[2, 1, IGNORE], [0, 0, 5], [1, 1, 0]])
+    assert share_right(answers, found) == pytest.approx([2 / 3, 1 / 2])
+
+
+@pytest.mark.parametrize(("auxiliary", "growth"), [(0.5, 0.0), (0.0, 0.5), (0.25, 1.0)])
+def test_a_training_is_given_what_its_settings_say_and_followed_on_validation_strings(monkeypatch, auxiliary, growth):
+    given, task = [], ContextualCounting(length=(6, 40), regions=2)
+    monkeypatch.setattr(data, "train", lambda *arguments, **more: given.extend([*arguments, more]) or Training())
+    config = TrainConfig(steps=400, rows=2)
+    model, _ = learn_counting(task, SMALL, config, 3, auxiliary=auxiliary, growth=growth, rows=60, progress="told")
+    taught, loss, batch_at, same, more = given
+    assert isinstance(taught, RegionTeacher) == (auxiliary > 0)
+    assert (loss, same, more["progress"], more["checkpoint"]) == (count_loss, config, "told", None)
+    expected = fresh_strings(
+        task, 3, 2, causal_tally=True, auxiliary=fading(400, auxiliary), longest=growing(task, 400, growth)
+    )
+    for step in (0, 60, 130, 390):
+        assert torch.equal(batch_at(step).tokens, expected(step).tokens)
+        assert batch_at(step).auxiliary == expected(step).auxiliary
+        assert torch.equal(batch_at(step).tally.log_counts, expected(step).tally.log_counts)
+    with torch.no_grad():
+        model.decoder.head.bias[3] += 1e3
+    counts = for_model(task, model, held_out(task, 3, 60, "validation", **task.largest)).counts
+    first, second = ((counts == 3).float().mean(dim=0)).tolist()
+    told = {"accuracy": (first + second) / 2, "region 1": first, "region 2": second}
+    assert first != second
+    assert more["evaluate"](model) == pytest.approx(told)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "causal"),
+    [({}, True), ({"causal": False}, False), ({"positions": "rotary"}, None), ({"layers": 2}, None)],
+)
+def test_strings_are_tallied_as_the_encoder_sees_them_where_it_can_use_that(encoder, causal):
+    config = replace(SMALL, encoder=replace(SMALL.encoder, **encoder))
+    found = for_model(TASK, counting_model(TASK, config), held_out(TASK, 0, 3, **TASK.largest))
+    if causal is None:
+        assert found.tally is None
+    else:
+        assert torch.equal(found.tally.log_counts, tally(found.tokens, TASK.symbols, causal).log_counts)

@@ -8,6 +8,7 @@ from toylab.runs.study import Job
 from toylab.studies.contextual_counting.figures import draw
 from toylab.studies.contextual_counting.results import CountingExample
 from toylab.training.loop import Training
+from toylab.verdicts.claim import Conditions
 
 
 def test_every_figure_of_solved_regions_is_drawn_and_those_without_results_are_left_out(tmp_path):
@@ -19,11 +20,11 @@ def test_every_figure_of_solved_regions_is_drawn_and_those_without_results_are_l
         encoder=[[1.0, 0.0, 0.0]] * 3,
         decoder=[[0.0, 1.0, 0.0]] * 4,
     )
-    results = {Job(name, seed): replace(good, example=example) for name in ("none", "rotary") for seed in (0, 1)}
-    for job in results:
+    held = dict.fromkeys((0, 1), replace(good, example=example))
+    for job in (Job(name, seed) for name in ("none", "rotary") for seed in held):
         job.folder(tmp_path).mkdir(parents=True)
         history = [{"step": 0, "accuracy": 0.2}, {"step": 100, "accuracy": 0.97}]
         write_metrics(job.folder(tmp_path) / "metrics.jsonl", Training(history=history))
-    drawn = draw(results, tmp_path, ("none", "rotary"), ("none", "rotary"), 64)
+    drawn = draw(Conditions(none=held, rotary=held), tmp_path, ("none", "rotary"), ("none", "rotary"), 64)
     assert len(drawn) == len({picture.title for picture in drawn}) == 8
-    assert draw({}, tmp_path, ("none", "rotary"), ("none", "rotary"), 64) == []
+    assert draw(Conditions(), tmp_path, ("none", "rotary"), ("none", "rotary"), 64) == []

@@ -14,8 +14,8 @@ from toylab.studies.contextual_counting.results import (
     CountingExample,
     CountingResult,
     Elsewhere,
-    GoldenRegion,
     GoldenResult,
+    NamedRegion,
     RegionCircuit,
     RegionProbe,
     RegionProbes,
@@ -88,7 +88,7 @@ def test_parts_that_are_not_asked_for_are_not_trained():
         ({"seeds": ()}, r"seeds=\(\): give at least one"),
         ({"seeds": (1, 1)}, r"seeds=\(1, 1\): .*all different"),
         ({"control_seeds": 0}, "control_seeds=0: must be at least 1"),
-        ({"auxiliary": 1.5}, "auxiliary=1.5: is a share"),
+        ({"auxiliary": 1.5}, "auxiliary=1.5: must be at least 0 and at most 1; it is a share"),
         ({"rows": 10}, "rows=10: must be at least 100"),
         (
             {"task": ContextualCounting(length=(8, 10), regions=(1, 4))},
@@ -179,7 +179,7 @@ def seeds(*findings) -> dict:
 
 def golden(errors=0, bias="begin") -> GoldenResult:
     named = {
-        kind: [GoldenRegion(circuit="counter", bias=name, k=10.0, r2=1.0, blocked={})] * 4
+        kind: [NamedRegion(circuit="counter", bias=name, k=10.0, r2=1.0, blocked={})] * 4
         for kind, name in {"begin": bias, "bracket": "own ["}.items()
     }
     return GoldenResult(errors=errors, asked=100, named=named)

@@ -20,14 +20,13 @@ from toylab.studies.safety_finetuning.data import (
     concept_batches,
     concept_model,
     fine_tuning,
-    held_out_texts,
     language_loss,
     outcomes,
     pairs,
     read,
     write_texts,
 )
-from toylab.tasks import JAILBREAKS, KINDS, SPLITS, Batch, TaskConcept, split_of, stream
+from toylab.tasks import JAILBREAKS, KINDS, SPLITS, Batch, TaskConcept, held_out, split_of, stream
 from toylab.training.batches import BLOCK
 from toylab.training.losses import Pairs
 
@@ -251,16 +250,16 @@ def test_no_prompt_of_fine_tuning_is_held_out_or_in_a_jailbreak():
     assert set(split_of(np.array(sorted(trained))).tolist()) == {SPLITS.index("train")}
     for kind in JAILBREAKS:
         for split in SPLITS:
-            assert not trained & rows(prompts(held_out_texts(TASK, 6, 10, kind, split)))
+            assert not trained & rows(prompts(held_out(TASK, 6, 10, split, kind=kind)))
     for kind in ("safe", "unsafe"):  # what keeps them apart is the split
-        found = [trained & rows(prompts(held_out_texts(TASK, 6, 20, kind, split))) for split in SPLITS]
+        found = [trained & rows(prompts(held_out(TASK, 6, 20, split, kind=kind))) for split in SPLITS]
         assert [bool(shared) for shared in found] == [True, False, False]
 
 
 @pytest.mark.parametrize("kind", ["safe", "unsafe", *JAILBREAKS])
 def test_held_out_prompts_are_of_their_kind_and_split_and_the_same_whenever_asked(kind):
     validation, test, again, other = (
-        held_out_texts(TASK, seed, 6, kind, *split) for seed, *split in ((0, "validation"), (0, "test"), (0,), (1,))
+        held_out(TASK, seed, 6, *split, kind=kind) for seed, *split in ((0, "validation"), (0, "test"), (0,), (1,))
     )
     for batch, split in ((validation, "validation"), (test, "test"), (other, "test")):
         assert set(split_of(prompts(batch)).tolist()) == {SPLITS.index(split)}
@@ -349,7 +348,7 @@ def test_models_written_by_hand_comply_refuse_or_do_neither(kind, edits):
 @given(seeds)
 def test_each_letter_written_is_the_likeliest_after_those_before_it_with_or_without_an_edit_of_nothing(seed):
     model = concept_model(TASK, SMALL, seed).double()
-    asked = torch.from_numpy(prompts(held_out_texts(TASK, seed, 5, "unsafe")))
+    asked = torch.from_numpy(prompts(held_out(TASK, seed, 5, kind="unsafe")))
     expected = asked
     for _ in range(TASK.answer):
         expected = torch.cat([expected, model(expected)[:, -1].argmax(dim=-1, keepdim=True)], dim=1)
@@ -365,7 +364,7 @@ def test_each_letter_written_is_the_likeliest_after_those_before_it_with_or_with
 
 
 def test_an_edit_changes_what_is_written_and_leaves_nothing_behind():
-    model, batch = concept_model(TASK, SMALL, 0), held_out_texts(TASK, 0, 8, "unsafe")
+    model, batch = concept_model(TASK, SMALL, 0), held_out(TASK, 0, 8, kind="unsafe")
     before = outcomes(model, TASK, batch)
     assert before.refused < 1
     assert outcomes(model, TASK, batch, {"unembedding": lambda x: x + 1e4 * F.one_hot(torch.tensor(N))}).refused == 1

@@ -1,271 +1,269 @@
-"""Laws of what is measured on fine-tuned models: planted changes are found, parts add up, attacks stay in their "
-"ball."""
+"""Laws of what models write and of their activations: on activations and answers laid down by hand, each number is that
+of slow loops, on the side and in the layer that it speaks of."""
 
-import json
-from copy import deepcopy
-from dataclasses import asdict, replace
+import math
+import statistics
+from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from toylab.probes import auc, tau
+from tests.studies.safety_finetuning.planted import (
+    LAYERS,
+    TASK,
+    Linear,
+    Planted,
+    draw_sets,
+    held_out,
+    prompts_of,
+    transforms_of,
+)
 from toylab.studies.safety_finetuning import measures as safety
-from toylab.studies.safety_finetuning.data import MODEL, concept_model, held_out_texts, outcomes, pairs
-from toylab.studies.safety_finetuning.results import SafeUnsafe, as_field
-from toylab.tasks import JAILBREAKS, TaskConcept, stream
-from toylab.training.losses import Refusal, Unlearning, answer_log_probs
+from toylab.studies.safety_finetuning.results import as_field
+from toylab.tasks import JAILBREAKS, stream
 
-TASK = TaskConcept()
-SMALL = replace(MODEL, width=16, heads=2)
-
-
-@pytest.fixture(scope="module")
-def sets():
-    return safety.judged_on(TASK, 0, 24)
-
-
-@pytest.fixture
-def base():
-    return concept_model(TASK, SMALL, 0)
-
-
-@pytest.fixture
-def tuned(base):
-    """Another model of the same shape: a change of everything, at random."""
-    other = deepcopy(base)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for weight in other.parameters():
-            weight += 0.05 * torch.randn(weight.shape, generator=generator)
-    return other
-
-
-def same(one, other) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+N = TASK.null
+few = settings(max_examples=3)
+seeds = st.integers(0, 2**31)
 
 
 # Sets ----------------------------------------------------------------------------------------------------------------
 
 
-def test_matched_sets_have_operators_m_alone_and_differ_in_the_text():
-    sets = safety.judged_on(TASK, 3, 40)
-    allowed = {*TASK.of_class("M").tolist(), TASK.operators.index("id")}
+@pytest.fixture(scope="module")
+def judged():
+    return safety.judged_on(TASK, 3, 40)
+
+
+def test_sets_are_held_out_prompts_of_every_kind_and_of_operators_m_alone(judged):
+    assert tuple(judged) == (*safety.SETS, "M, safe text", "M, unsafe text")
+    assert set(safety.SETS) == {"safe", "unsafe", *JAILBREAKS}
+    for name in safety.SETS:
+        assert judged[name].tokens.tolist() == held_out(TASK, 3, 40, name).tokens.tolist()
+    without = replace(TASK, duplicates=0)
+    assert set(safety.judged_on(without, 3, 8)) == {*judged} - {"mismatched-token"}
+
+
+def test_matched_sets_have_operators_m_alone_or_with_the_identity_and_differ_in_the_text(judged):
     for name, dose in (("M, safe text", 0), ("M, unsafe text", TASK.nodes)):
-        batch = sets[name]
+        batch = judged[name]
         assert len(batch) == 40
-        both = np.stack([batch.labels["first operator"], batch.labels["second operator"]], axis=1)
-        assert set(both.ravel().tolist()) <= allowed
-        assert np.isin(both, TASK.of_class("M")).any(axis=1).all()
+        asked = {tuple(TASK.vocabulary[token][:1] for token in prompt[1:3]) for prompt in prompts_of(batch)}
+        assert asked == {("M", "M"), ("M", "i"), ("i", "M")}
         assert set(batch.labels["dose"].tolist()) == {dose}
-        assert batch.labels["unsafe"].all() == bool(dose)
+        pool = held_out(TASK, 3, 320, "unsafe" if dose else "safe")  # of which they are the first such prompts
+        names = [{TASK.vocabulary[token][:1] for token in prompt[1:3]} for prompt in prompts_of(pool)]
+        alone = [prompt for prompt, found in zip(prompts_of(pool), names, strict=True) if found <= {"M", "i"}]
+        assert prompts_of(batch) == alone[:40]
 
 
-def test_behaviour_is_asked_on_every_set_of_prompts_and_on_no_other(base, sets):
-    found = safety.behaviour(base, TASK, sets)
+def test_rows_of_a_matched_set_keep_their_own_targets_and_labels(judged):
+    for name in ("M, safe text", "M, unsafe text"):
+        batch = judged[name]
+        assert batch.targets[:, TASK.prompt - 1 :].tolist() == transforms_of(batch)
+        assert batch.labels["unsafe"].tolist() == [TASK.should_refuse(prompt) for prompt in prompts_of(batch)]
+        assert batch.labels["first operator"].tolist() == [prompt[1] - TASK.letters for prompt in prompts_of(batch)]
+        assert {len(values) for values in batch.labels.values()} == {len(batch.sizes)} == {40}
+        assert not batch.links
+
+
+# Behaviour -----------------------------------------------------------------------------------------------------------
+
+
+def test_behaviour_is_counted_set_by_set_on_the_prompts_of_that_set():
+    """In set number i every third answer is the transform and the others have i right letters, then NULL, then BOS."""
+    sets, model = draw_sets(0, 7), Planted()
+    bos, length = TASK.vocabulary.index("BOS"), TASK.answer
+    expected = {}
+    for i, (name, batch) in enumerate(sets.items()):
+        model.write(
+            batch,
+            [
+                right if row % 3 == 0 else [*right[:i], *[N] * (length - 1 - i), bos]
+                for row, right in enumerate(transforms_of(batch))
+            ],
+        )
+        whole = sum(row % 3 == 0 for row in range(len(batch))) / len(batch)
+        partly = (1 - whole) / length
+        expected[name] = [whole + i * partly, (length - 1 - i) * partly, partly, whole, 0]
+    found = safety.behaviour(model, TASK, sets)
     assert set(vars(found)) == {as_field(name) for name in safety.SETS}
     for name in safety.SETS:
-        shares = getattr(found, as_field(name))
-        assert shares.complies + shares.refuses + shares.other == pytest.approx(1, abs=2e-4)
-        assert shares.complies == pytest.approx(outcomes(base, TASK, sets[name]).complies, abs=1e-4)
-    few = safety.behaviour(base, TASK, {name: sets[name] for name in ("safe", "unsafe")})
-    assert (few.safe, few.competing_text) == (found.safe, None)
+        assert list(vars(getattr(found, as_field(name))).values()) == [round(share, 4) for share in expected[name]]
+    alone = safety.behaviour(model, TASK, {name: sets[name] for name in ("safe", "unsafe", "competing-text")})
+    assert {name for name, one in vars(alone).items() if one is not None} == {"safe", "unsafe", "competing_text"}
+    assert alone.competing_text == found.competing_text
 
 
 # Activations ---------------------------------------------------------------------------------------------------------
 
-
-def test_clusters_judge_prompts_by_the_means_of_other_prompts(base, sets):
-    found = safety.clusters(base, TASK, sets)
-    point = "blocks.1.mlp.post"
-    clouds = {n: safety.at_answer(base, TASK, sets[n], point)[point] for n in ("safe", "unsafe")}
-    means = [clouds[n][:12].mean(dim=0) for n in ("safe", "unsafe")]
-    scores = {n: tau(clouds[n][12:], *means) for n in clouds}
-    assert found[1].auc == auc(scores["safe"], scores["unsafe"])
-    assert found[1].tau.safe[0] == pytest.approx(scores["safe"].mean().item(), abs=1e-3)
-    assert len(found) == 2
+MATCHED = ("M, safe text", "M, unsafe text")
 
 
-def test_activations_are_read_at_the_token_before_the_answer(base, sets):
-    point = "blocks.0.resid_post"
-    found = safety.at_answer(base, TASK, sets["safe"], point)[point]
-    changed = replace(sets["safe"], tokens=sets["safe"].tokens.copy())
-    changed.tokens[:, TASK.prompt :] = 0  # the answer, which comes after
-    assert torch.equal(safety.at_answer(base, TASK, changed, point)[point], found)
-    assert found.shape == (24, 16)
+def test_activations_are_those_of_the_last_token_of_the_prompt_at_every_point_asked_for():
+    sets, model = draw_sets(0, 4), Planted()
+    clouds = {point: stream(0, point).normal(size=(5, 3)) for point in ("blocks.1.ln2", "blocks.0.mlp.post")}
+    for point, cloud in clouds.items():
+        model.show(point, sets, {"unsafe": cloud})
+    found = safety.at_answer(model, TASK, sets["unsafe"], *clouds)
+    assert {*found} == {*clouds}
+    assert all(np.allclose(found[point], cloud) for point, cloud in clouds.items())
 
 
-def test_sensitivity_is_the_gradient_by_finite_differences(sets):
-    model = concept_model(TASK, replace(MODEL, width=4, heads=1), 0).double()
-    batch = sets["safe"].rows(0, 2)
+def taus(cases, safe, unsafe) -> list[float]:
+    return [math.dist(case, unsafe) - math.dist(case, safe) for case in cases]
+
+
+def chance_of_more(high, low) -> float:
+    return statistics.mean((one > other) + (one == other) / 2 for one in high for other in low)
+
+
+def middle(cases) -> list[float]:
+    return [statistics.fmean(column) for column in zip(*cases, strict=True)]
+
+
+@few
+@given(seeds, st.integers(4, 9), st.floats(0, 3))
+def test_clusters_judge_second_halves_by_the_means_of_first_halves_layer_by_layer(seed, rows, apart):
+    sets, model, rng = draw_sets(seed, rows), Planted(), stream(seed, "clouds")
+    asked, clouds = {name: sets[name] for name in ("safe", "unsafe", *MATCHED)}, []
+    for layer in range(LAYERS):
+        cloud = {name: rng.normal(apart * rng.normal(size=3), 1, (len(batch), 3)) for name, batch in asked.items()}
+        model.show(f"blocks.{layer}.mlp.post", sets, cloud)
+        for point in ("mlp.pre", "ln2"):
+            model.show(f"blocks.{layer}.{point}", sets, {name: rng.normal(size=c.shape) for name, c in cloud.items()})
+        clouds.append(cloud)
+    for found, cloud in zip(safety.clusters(model, TASK, asked), clouds, strict=True):
+        first = {name: cases[: len(cases) // 2].tolist() for name, cases in cloud.items()}
+        held = {name: cases[len(cases) // 2 :].tolist() for name, cases in cloud.items()}
+        safe, unsafe, m_safe, m_unsafe = (middle(first[name]) for name in asked)
+        scores = {name: taus(held[name], safe, unsafe) for name in ("safe", "unsafe")}
+        for name in ("safe", "unsafe"):
+            band = statistics.fmean(scores[name]), statistics.stdev(scores[name])
+            assert getattr(found.tau, name) == pytest.approx(band, abs=2e-4)
+            variances = np.linalg.eigvalsh(np.cov(np.transpose(held[name])))
+            assert getattr(found.top_share, name) == pytest.approx(max(variances) / sum(variances), rel=1e-4)
+        assert found.auc == pytest.approx(chance_of_more(scores["safe"], scores["unsafe"]))
+        own = {name: middle(held[name]) for name in ("safe", "unsafe")}
+        spread = statistics.fmean(math.dist(case, own[name]) for name in own for case in held[name])
+        assert found.separation == pytest.approx(math.dist(*own.values()) / spread, rel=1e-4)
+        matched = [taus(held[name], m_safe, m_unsafe) for name in MATCHED]
+        assert found.auc_matched == pytest.approx(chance_of_more(*matched))
+        assert found.distance_matched == pytest.approx(math.dist(m_safe, m_unsafe), rel=1e-4)
+
+
+@pytest.mark.parametrize("side", [1, -1])
+def test_prompts_on_the_side_of_the_safe_mean_have_tau_above_nought_and_all_the_chance(side):
+    """In the last layer second halves lie where first halves did (or opposite), in the first layer the other way round,
+    and operators M always as the other two sets do not."""
+    sets, model, signs = draw_sets(0, 6), Planted(), {"safe": 1, "unsafe": -1, MATCHED[0]: 1, MATCHED[1]: -1}
+
+    def placed(name: str, later: int) -> np.ndarray:
+        first = np.arange(len(sets[name])) < len(sets[name]) // 2
+        cloud = np.where(first, 1, later)[:, None] * signs[name] * np.ones(3)
+        return cloud + stream(0, name).normal(0, 0.1, cloud.shape)
+
+    for layer, later in ((0, -side), (1, side)):
+        cloud = {name: placed(name, -later if name in MATCHED else later) for name in signs}
+        model.show(f"blocks.{layer}.mlp.post", sets, cloud)
+    for found, later in zip(
+        safety.clusters(model, TASK, {name: sets[name] for name in signs}), (-side, side), strict=True
+    ):
+        assert (found.auc, found.auc_matched) == ((1, 0) if later > 0 else (0, 1))
+        assert later * found.tau.safe[0] > 3 > -3 > later * found.tau.unsafe[0]
+
+
+# Nearness ------------------------------------------------------------------------------------------------------------
+
+
+def on_a_line(places, scale: float) -> np.ndarray:
+    """Points between the safe mean at 1 and the unsafe mean at -1; tau over their distance is the place itself."""
+    return scale * np.array(places)[:, None] * np.array([1.0, -2.0, 2.0])
+
+
+def answers_of(batch, kinds: str) -> list[list[int]]:
+    """Answers by letter: complies, refuses, one right letter, one NULL, right letters and NULLs half and half."""
+    made = []
+    for right, kind in zip(transforms_of(batch), kinds, strict=True):
+        wrong = [(letter + 1) % TASK.letters for letter in right]
+        made.append({"c": right, "r": [N] * len(right), "1": [*right[:1], *wrong[1:]], "0": [*wrong[:-1], N],
+                     "h": [*right[:6], *[N] * 6]}[kind])  # fmt: skip
+    return made
+
+
+def laid_on_a_line(sets, kinds: dict[str, str], places: dict[str, list[float]], scale: float = 1.0) -> Planted:
+    """A model that answers jailbreaks as told and has them on the line in the last layer, mirrored elsewhere.
+
+    Safe and unsafe prompts lie elsewhere; of operators M, the first half does not lie at its mean.
+    """
+    model = Planted()
+    for name, of in kinds.items():
+        model.write(sets[name], answers_of(sets[name], of))
+    for name, mean in zip(MATCHED, (1, -1), strict=True):
+        count = len(sets[name])
+        places |= {name: [mean * (1 + 0.5 * ((2 * i > count - 1) - (2 * i < count - 1))) for i in range(count)]}
+    places |= {"safe": [-3.0] * len(sets["safe"]), "unsafe": [5.0] * len(sets["unsafe"])}
+    clouds = {name: on_a_line(where, scale) for name, where in places.items()}
+    mirrored = {name: -cloud if name in kinds else cloud for name, cloud in clouds.items()}
+    model.show("blocks.1.mlp.post", sets, clouds)
+    for point in ("blocks.0.mlp.post", "blocks.1.mlp.pre"):
+        model.show(point, sets, mirrored)
+    return model
+
+
+@few
+@given(seeds, st.floats(0.01, 100))
+def test_prompts_complied_with_that_were_moved_toward_safe_are_nearer_in_every_pair_at_any_scale(seed, scale):
+    """Answers of one right letter, one NULL, or half of either lie beyond both groups and belong to neither."""
+    sets, rng = draw_sets(seed, 12), stream(seed, "places")
+    kinds, places = {}, {}
+    for k, name in enumerate(JAILBREAKS):
+        letters = [*"ccccc", *"rrrrrr", *"10h", *"c" * 9][: len(sets[name])]
+        kinds[name] = "".join(rng.permutation(letters))
+        moved = {"c": 0.2 * k, "r": 0.2 * k - 0.6, "1": -0.95, "0": 0.95, "h": 0.97}
+        places[name] = [moved[kind] + (rng.uniform(0, 0.2) if kind in "cr" else 0) for kind in kinds[name]]
+    found = safety.nearness(laid_on_a_line(sets, kinds, places, scale), TASK, sets)
+    for name in JAILBREAKS:
+        near = getattr(found, as_field(name))
+        assert near.auc == 1
+        for letter, mean in (("c", near.complied), ("r", near.refused)):
+            own = [place for place, kind in zip(places[name], kinds[name], strict=True) if kind == letter]
+            assert mean == pytest.approx(statistics.fmean(own), abs=1e-4)
+
+
+@pytest.mark.parametrize(("complied", "refused"), [(5, 5), (4, 9), (9, 4), (0, 9), (9, 0)])
+def test_with_fewer_than_five_of_either_there_are_means_and_no_chance(complied, refused):
+    sets = draw_sets(0, 14)
+    kinds = {name: ("c" * complied + "r" * refused).ljust(len(sets[name]), "1") for name in JAILBREAKS[:2]}
+    places = {name: [{"c": -0.5, "r": 0.25, "1": 0.0}[kind] for kind in kinds[name]] for name in kinds}
+    model = laid_on_a_line(sets, kinds, places)
+    found = safety.nearness(model, TASK, {name: sets[name] for name in (*kinds, *MATCHED)})
+    for name in kinds:
+        near = getattr(found, as_field(name))
+        assert near.complied == (pytest.approx(-0.5, abs=1e-4) if complied else None)
+        assert near.refused == (pytest.approx(0.25, abs=1e-4) if refused else None)
+        assert near.auc == (0 if complied == refused == 5 else None)
+    assert found.mismatched_text is None
+
+
+# Sensitivity ---------------------------------------------------------------------------------------------------------
+
+
+@few
+@given(seeds)
+def test_sensitivity_of_a_linear_model_is_the_norm_of_its_maps_prompt_by_prompt(seed):
+    model, batch = Linear(seed), TASK.sample(stream(seed), 20, kind="safe")
+    maps, embeddings = model.maps.double().numpy(), model.embedding.weight.detach().double().numpy()
+    gradients, jacobians = [], []
+    for prompt in prompts_of(batch):
+        logits = [sum(embeddings[token] @ maps[i, :, v] for i, token in enumerate(prompt)) for v in range(model.vocab)]
+        largest = max(range(model.vocab), key=logits.__getitem__)
+        gradients.append(model.slope(prompt) * math.sqrt((maps[:, :, largest] ** 2).sum()))
+        gram = maps.reshape(-1, model.vocab).T @ maps.reshape(-1, model.vocab)
+        jacobians.append(model.slope(prompt) * math.sqrt(np.linalg.eigvalsh(gram).max()))
+    assert len({*gradients}) > 9
     found = safety.sensitivity(model, TASK, batch)
-    prompts = safety.prompt_tokens(TASK, batch)
-    embedded = model.embedding(prompts).detach()
-
-    def largest(points):
-        with torch.no_grad(), safety.edit(model, {"embed": lambda _: points}):
-            return model(prompts)[:, -1].max(dim=-1).values
-
-    squares, step = torch.zeros(2, dtype=torch.double), 1e-6
-    for position in range(embedded.shape[1]):
-        for feature in range(embedded.shape[2]):
-            shift = torch.zeros_like(embedded)
-            shift[:, position, feature] = step
-            squares += ((largest(embedded + shift) - largest(embedded - shift)) / (2 * step)).square()
-    assert found.gradient == pytest.approx(squares.sqrt().tolist(), rel=1e-2, abs=2e-3)
-    assert all(whole >= one - 2e-3 for whole, one in zip(found.jacobian, found.gradient, strict=True))
-
-
-# Weights -------------------------------------------------------------------------------------------------------------
-
-
-@given(st.floats(-1, 3))
-@settings(max_examples=10)
-def test_interpolation_moves_on_a_line_and_leaves_both_ends_alone(alpha):
-    base, tuned = concept_model(TASK, SMALL, 0), concept_model(TASK, SMALL, 1)
-    before = deepcopy(base), deepcopy(tuned)
-    mixed = safety.interpolated(base, tuned, alpha)
-    for weight, start, end in zip(mixed.parameters(), base.parameters(), tuned.parameters(), strict=True):
-        assert torch.allclose(weight, (1 - alpha) * start + alpha * end, atol=1e-5)
-    assert same(base, before[0])
-    assert same(tuned, before[1])
-
-
-def test_the_ends_of_the_line_are_the_two_models(base, tuned):
-    assert same(safety.interpolated(base, tuned, 0), base)
-    for weight, end in zip(safety.interpolated(base, tuned, 1).parameters(), tuned.parameters(), strict=True):
-        assert torch.allclose(weight, end, atol=1e-7)
-
-
-def test_parts_of_a_change_are_what_their_names_say(base, tuned):
-    parts = safety.with_parts(base, tuned)
-    own, start = dict(tuned.named_parameters()), dict(base.named_parameters())
-    for name in own:
-        alone, rest = (dict(parts[key].named_parameters())[name] for key in ("MLPs alone", "all but the MLPs"))
-        inside = ".mlp." in name
-        assert torch.equal(alone, own[name] if inside else start[name])
-        assert torch.equal(rest, start[name] if inside else own[name])
-        one = dict(parts["MLPs, rank 1"].named_parameters())[name]
-        if inside and one.ndim == 2:
-            assert torch.linalg.matrix_rank(one - start[name], tol=1e-4) == 1
-        elif not inside:
-            assert torch.equal(one, start[name])
-    for layer in (0, 1):
-        weight = base.blocks[layer].mlp.up.weight
-        column, null = (
-            parts[f"up in the {space} space"].blocks[layer].mlp.up.weight - weight for space in ("column", "null")
-        )
-        assert torch.allclose(column + null, tuned.blocks[layer].mlp.up.weight - weight, atol=1e-6)
-        assert torch.allclose(weight.T @ null, torch.zeros(16, 16), atol=1e-5)
-
-
-def test_a_planted_change_is_found_where_it_was_planted(base, sets):
-    planted = deepcopy(base)
-    up, down = planted.blocks[1].mlp.up.weight, planted.blocks[1].mlp.down.weight
-    null = torch.linalg.svd(up.double())[0][:, 16:].float()
-    unsafe = safety.at_answer(base, TASK, sets["unsafe"], "blocks.1.ln2", "blocks.1.mlp.post")
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        up += 0.1 * null @ torch.randn(null.shape[1], 16, generator=generator)
-        direction = safety.null_direction(base, TASK)
-        down += 0.1 * torch.outer(direction, unsafe["blocks.1.mlp.post"].mean(dim=0))
-    first, last = safety.weight_change(base, planted, TASK, sets)
-    assert last.up.share == pytest.approx(1, abs=1e-5)
-    assert last.added_null_share.safe == pytest.approx(1, abs=1e-5)
-    assert last.toward_null.unsafe == pytest.approx(1, abs=1e-4)
-    assert last.top_energy.down == pytest.approx(1, abs=1e-4)
-    assert first.up.share == 0
-    assert first.effect.safe == 0
-    assert first.top_right_cosine == SafeUnsafe(safe=0.0, unsafe=0.0)
-    json.dumps([asdict(first), asdict(last)], allow_nan=False)  # of a change of nothing, too, everything is a number
-    before, after = last.weak_inputs.safe
-    assert before == pytest.approx(after)  # the inputs of the MLP did not change
-
-
-def test_the_null_direction_raises_null_over_the_letters(base):
-    direction = safety.null_direction(base, TASK).detach()
-    with torch.no_grad():
-        base.ln_final.weight.copy_(torch.linspace(0.5, 2, 16))
-    scaled = safety.null_direction(base, TASK).detach()
-    assert torch.allclose(scaled, direction * torch.linspace(0.5, 2, 16))
-    logits = base.unembedding.weight.detach() @ direction
-    rise = (logits[TASK.null] - logits[: TASK.letters].mean()).item()
-    assert rise == pytest.approx(direction.norm().item() ** 2, rel=1e-4)
-
-
-# Attacks and gradients -----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("budget", [0.5, 3.0])
-def test_an_attack_stays_in_its_ball_touches_pad_alone_and_makes_the_transform_likelier(
-    base, sets, budget, monkeypatch
-):
-    held = {}
-
-    def keep(model, task, batch, edits):
-        held.update(edits)
-        return outcomes(model, task, batch)
-
-    monkeypatch.setattr(safety, "outcomes", keep)
-    before = deepcopy(base)
-    batch = sets["unsafe"].rows(0, 6)
-    safety.soft_attack(base, TASK, batch, budget)
-    assert same(base, before)
-    shift = held["embed"](torch.zeros(6, TASK.prompt, 16)).detach()
-    radius = budget * base.embedding.weight[: TASK.letters].norm(dim=1).mean().item()
-    assert shift[:, TASK.soft].norm(dim=-1).max() <= radius * (1 + 1e-5)
-    assert shift[:, TASK.soft].norm(dim=-1).min() > 0
-    outside = shift.clone()
-    outside[:, TASK.soft] = 0
-    assert not outside.any()
-    asked = pairs(TASK, batch)
-    with torch.no_grad():
-        plain = answer_log_probs(base, asked.prompts, asked.rejected).mean()
-        with safety.edit(base, {"embed": held["embed"]}):
-            attacked = answer_log_probs(base, asked.prompts, asked.rejected).mean()
-    assert attacked > plain
-
-
-def test_an_attack_needs_somewhere_to_write(base, sets):
-    with pytest.raises(ValueError, match=r"soft_slots=0: .*at least one PAD"):
-        safety.soft_attack(base, replace(TASK, soft_slots=0), sets["unsafe"], 1.0)
-
-
-def test_a_gradient_as_one_vector_is_what_backward_leaves(base):
-    batch = pairs(TASK, held_out_texts(TASK, 0, 8, "unsafe"))
-    found = safety.loss_gradient(base, Refusal(), batch)
-    Refusal()(base, batch).backward()
-    assert torch.allclose(found, torch.cat([p.grad.flatten() for p in base.parameters()]), atol=1e-7)
-
-
-def test_the_cosine_of_a_loss_with_itself_is_one_and_with_its_opposite_minus_one(base):
-    batch = held_out_texts(TASK, 0, 8, "unsafe")
-
-    def cosine(other) -> float:
-        return safety.gradient_cosine(base, Refusal(), other, TASK, batch)
-
-    assert cosine(Refusal()) == pytest.approx(1, abs=1e-5)
-    assert cosine(lambda model, batch: -Refusal()(model, batch)) == pytest.approx(-1, abs=1e-5)
-    assert cosine(Unlearning()) < 0.99999
-
-
-def test_nearness_compares_complied_with_refused_prompts_and_says_when_it_cannot(base, sets, monkeypatch):
-    transform = {name: torch.from_numpy(batch.targets[:, TASK.prompt - 1 :]) for name, batch in sets.items()}
-    rng = stream(0)
-
-    def half_refused(model, task, prompts):
-        for name, batch in sets.items():
-            if np.array_equal(batch.tokens[:, : task.prompt], prompts.numpy()):
-                refuse = torch.from_numpy(rng.random(len(prompts)) < 0.5)[:, None]
-                return torch.where(refuse, task.null, transform[name])
-        raise AssertionError
-
-    monkeypatch.setattr(safety, "write_texts", half_refused)
-    found = safety.nearness(base, TASK, sets)
-    assert set(vars(found)) == set(map(as_field, JAILBREAKS))
-    assert all(0 <= one.auc <= 1 for one in vars(found).values())
-    monkeypatch.setattr(safety, "write_texts", lambda model, task, prompts: torch.full((len(prompts), 12), task.null))
-    found = safety.nearness(base, TASK, sets)
-    assert all(one.auc is None and one.complied is None for one in vars(found).values())
+    assert found.gradient == pytest.approx(gradients, abs=1e-3)
+    assert found.jacobian == pytest.approx(jacobians[:16], abs=1e-3)

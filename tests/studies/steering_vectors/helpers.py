@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from toylab.studies.steering_vectors.data import (
     MODEL,
 )
-from toylab.tasks import Reasoning
+from toylab.tasks import Reasoning, Split, held_out
+from toylab.training.batches import prompt_tokens
 
 TASK = Reasoning(p=3, length=4)
 FLAGGED = Reasoning(p=3, length=4, flag=True)
@@ -21,6 +22,11 @@ THINK, DIRECT, ANS, EOS = (TASK.token(name) for name in ("THINK", "DIRECT", "ANS
 seeds = st.integers(0, 2**31)
 some = settings(max_examples=6)
 few = settings(max_examples=3)
+
+
+def questions(task: Reasoning, seed: int, rows: int, split: Split = "test") -> torch.Tensor:
+    """Prompts that no training has seen."""
+    return prompt_tokens(task, held_out(task, seed, rows, split, purpose="prompts"))
 
 
 class Scribe(nn.Module):

@@ -21,6 +21,7 @@ from tests.studies.steering_vectors.helpers import (
     direct,
     ends,
     few,
+    questions,
     seeds,
     sometimes,
 )
@@ -28,7 +29,6 @@ from toylab.studies.steering_vectors.data import (
     Answers,
     answers,
     by_temperature,
-    held_out_questions,
     reasoning_model,
     write_answers,
 )
@@ -38,7 +38,7 @@ from toylab.tasks import SPLITS, split_of
 @few
 @given(seeds, st.integers(1, 3), st.sampled_from([None, "THINK", "DIRECT"]), st.floats(0.5, 2))
 def test_what_is_written_is_filled_up_after_the_end_and_opens_as_told(seed, samples, opener, temperature):
-    model, prompts = reasoning_model(TASK, SMALL, seed), held_out_questions(TASK, seed, 4)
+    model, prompts = reasoning_model(TASK, SMALL, seed), questions(TASK, seed, 4)
     source = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         model.unembedding.weight.mul_(0.3)  # or the end would hardly ever come
@@ -52,7 +52,7 @@ def test_what_is_written_is_filled_up_after_the_end_and_opens_as_told(seed, samp
 @few
 @given(seeds, st.sampled_from([None, "THINK", "DIRECT"]), st.integers(1, 2))
 def test_at_temperature_0_each_token_is_the_likeliest_after_those_before_it(seed, opener, samples):
-    model, prompts = reasoning_model(TASK, SMALL, seed).double(), held_out_questions(TASK, seed, 3)
+    model, prompts = reasoning_model(TASK, SMALL, seed).double(), questions(TASK, seed, 3)
     expected = []
     for prompt in prompts.tolist():
         said = [] if opener is None else [TASK.token(opener)]
@@ -63,7 +63,7 @@ def test_at_temperature_0_each_token_is_the_likeliest_after_those_before_it(seed
 
 
 def test_an_answer_that_ends_at_once_is_as_long_as_any():
-    prompts = held_out_questions(TASK, 0, 3)
+    prompts = questions(TASK, 0, 3)
     assert write_answers(Scribe(lambda _: []), TASK, prompts, 0).tolist() == [[EOS] * TASK.answer] * 3
     assert (
         write_answers(Scribe(lambda _: []), TASK, prompts, 0, opener="THINK").tolist()
@@ -94,7 +94,7 @@ BY_HAND = [  # z is the share of prompts whose x0 is 0
 @pytest.mark.parametrize(("given", "expected"), BY_HAND)
 @pytest.mark.parametrize("temperature", [0, 0.7, 1])
 def test_shares_of_answers_are_those_of_models_written_by_hand(given, expected, temperature):
-    prompts = held_out_questions(TASK, 0, 40)
+    prompts = questions(TASK, 0, 40)
     zeros = (prompts[:, 1] == 0).float().mean().item()
     assert 0 < zeros < 1
     found = shares(answers(Scribe(given), TASK, prompts, temperature))
@@ -102,7 +102,7 @@ def test_shares_of_answers_are_those_of_models_written_by_hand(given, expected, 
 
 
 def test_flagged_prompts_have_shares_of_their_own():
-    prompts = held_out_questions(FLAGGED, 0, 60)
+    prompts = questions(FLAGGED, 0, 60)
     flagged = [row for row in prompts.tolist() if row[-1] == FLAGGED.token("SEP'")]
     share = len(flagged) / 60
     # A chain that happens to end in x0 is right there as well.
@@ -127,7 +127,7 @@ def test_flagged_prompts_have_shares_of_their_own():
 
 
 def test_a_forced_opener_is_the_first_token_of_the_answer():
-    prompts, always = held_out_questions(TASK, 1, 30), Scribe(chained)
+    prompts, always = questions(TASK, 1, 30), Scribe(chained)
     assert shares(answers(always, TASK, prompts, 0, opener="DIRECT")) == {}
     assert shares(answers(always, TASK, prompts, 1, opener="THINK")) == shares(answers(always, TASK, prompts, 1))
     forced = answers(Scribe(direct), TASK, prompts, 0, opener="THINK")
@@ -137,7 +137,7 @@ def test_a_forced_opener_is_the_first_token_of_the_answer():
 @few
 @given(seeds)
 def test_shares_at_each_temperature_are_rounded_and_the_same_whenever_asked(seed):
-    model, prompts = reasoning_model(TASK, SMALL, seed), held_out_questions(TASK, seed, 25)
+    model, prompts = reasoning_model(TASK, SMALL, seed), questions(TASK, seed, 25)
     found = by_temperature(model, TASK, prompts, seed=seed)
     assert list(found) == [0, 0.7, 1]
     assert by_temperature(model, TASK, prompts, (1, 0), seed) == {t: found[t] for t in (1, 0)}
@@ -149,8 +149,8 @@ def test_shares_at_each_temperature_are_rounded_and_the_same_whenever_asked(seed
 
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_held_out_prompts_are_of_their_split_and_the_same_whenever_asked(split):
-    first, again, other = (held_out_questions(TASK, seed, 20, split) for seed in (0, 0, 1))
+    first, again, other = (questions(TASK, seed, 20, split) for seed in (0, 0, 1))
     assert first.shape == (20, TASK.prompt)
     assert set(split_of(first.numpy()).tolist()) == {SPLITS.index(split)}
     assert first.tolist() == again.tolist() != other.tolist()
-    assert held_out_questions(TASK, 0, 20).tolist() == held_out_questions(TASK, 0, 20, "test").tolist()
+    assert questions(TASK, 0, 20).tolist() == questions(TASK, 0, 20, "test").tolist()

@@ -18,6 +18,7 @@ from tests.studies.steering_vectors.helpers import (
     TASK,
     THINK,
     few,
+    questions,
     seeds,
     some,
 )
@@ -25,7 +26,6 @@ from toylab.model.transformer import Transformer
 from toylab.studies.steering_vectors.data import (
     READOUT_SEED,
     freeze_readout,
-    held_out_questions,
     readout_rows,
     reasoning_batches,
     reasoning_model,
@@ -66,7 +66,9 @@ def test_rows_depend_on_their_seed_alone():
 
 @pytest.mark.parametrize("cosine", [-0.1, 1.1, math.nan, -1])
 def test_openers_are_turned_toward_each_other_at_most_until_they_meet(cosine):
-    with pytest.raises(ValueError, match=rf"^cosine={cosine}: must be from 0 \(orthogonal openers\) to 1"):
+    with pytest.raises(
+        ValueError, match=rf"^cosine={cosine}: must be at least 0 and at most 1; openers are orthogonal at 0"
+    ):
         readout_rows(TASK, 32, cosine=cosine)
 
 
@@ -101,7 +103,7 @@ def test_the_length_of_the_rows_bounds_the_logits(seed, length, size):
     model = reasoning_model(TASK, SMALL, seed, length=length).double()
     with torch.no_grad():
         model.embedding.weight.mul_(size)
-    logits = model(held_out_questions(TASK, seed, 5))
+    logits = model(questions(TASK, seed, 5))
     assert logits.abs().max() <= length * math.sqrt(32)
     assert (logits.square().sum(dim=-1) <= 32 * length**2 * (1 + 1e-5)).all()
 

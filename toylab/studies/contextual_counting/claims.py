@@ -34,10 +34,8 @@ def claims(encodings: Sequence[str], causal: Sequence[str], longest: int, parts:
     add = "not part of this run; add it with --parts encodings circuits"
     counts = "Models count in context: a causal encoder with"
     untaught = "the circuit also forms when nothing about regions is taught."
-    best = partial(
-        _solves, place="section 4, best models", share=0.9, control="none-bidirectional", figure="Which encoding"
-    )
-    forms = partial(_solves, kind="own", place="our recipe", share=0.8, figure="Plateaus of all seeds")
+    best = partial(_solves, place="section 4, best models", statistic="share", figure="Which encoding")
+    forms = partial(_solves, kind="own", place="our recipe", statistic="share", figure="Plateaus of all seeds")
     golden = partial(Claim, conditions=("golden",), criterion=at_least(1.0), origin="the paper: an exact construction")
     of_encodings = partial(
         Claim,
@@ -46,19 +44,16 @@ def claims(encodings: Sequence[str], causal: Sequence[str], longest: int, parts:
         details={"mean accuracy [95 % interval]": _table(pairs, "mean_accuracy")},
         figure="Which encoding",
     )
-    unordered = partial(Claim, place="proposition 2.3", asks="absence", conditions=("none-bidirectional",))
+    unordered = partial(Claim, place="proposition 2.3", conditions=("none-bidirectional",))
     plain_names = [f"plain-{name}" for name in encodings]
     no_plain = "" if "plain" in parts else f"{add} plain, or --preset paper"
     plain = partial(Claim, undecidable=no_plain, figure="Plateaus of all seeds")
     of_none = partial(Claim, conditions=("none",), needs=(SOME_SOLVED,))
-    in_decoder = partial(
-        of_none, place="section 4.2, figure 8", share=0.9, control="encoder-mlp", figure="Attention as a counter"
-    )
-    cure = partial(of_none, place="section 5, left open", control="fixed", figure="What they compare with")
+    in_decoder = partial(of_none, place="section 4.2, figure 8", figure="Attention as a counter")
+    cure = partial(of_none, place="section 5, left open", figure="What they compare with")
     pooled = partial(Claim, conditions=(), optional=tuple(causal))
     law = partial(
         pooled,
-        kind="own",
         place="section 4.3; the law n K / K' is ours",
         measure="share of counting regions whose slope, once 16 zeros or an empty region were appended, is within "
         f"{counting.NEAR:.0%} of the prediction,",
@@ -105,7 +100,6 @@ def claims(encodings: Sequence[str], causal: Sequence[str], longest: int, parts:
             quantity=lambda *models: min(causal.lead(both) for causal in models[::2] for both in models[1::2]),
             criterion=above(0.0),
             origin="the smallest effect of interest: any lead",
-            surely=True,
         ),
         of_encodings(
             id="none-is-best",
@@ -118,24 +112,24 @@ def claims(encodings: Sequence[str], causal: Sequence[str], longest: int, parts:
             quantity=lambda none, *others: min(none.lead(other) for other in others if other),
             criterion=above(0.0),
             origin="the smallest effect of interest: any lead",
-            surely=True,
         ),
         unordered(
             id="bidirectional-chance",
+            asks="absence",
             sentence="Without positions a bidirectional model cannot tell regions apart: it guesses.",
             measure="distance of the mean accuracy from the best constant guess",
             quantity=lambda both: abs(both.mean_accuracy - both.floor),
             criterion=at_most(0.02),
-            control="none",
             figure="Which encoding",
         ),
         unordered(
             id="permutation-invariant",
+            asks="absence",
             sentence="Without positions a bidirectional model gives permuted strings the same logits.",
             measure="largest change of a logit when tokens are shuffled, in float64,",
             quantity=lambda both: both.permutation_gap,
             criterion=below(1e-9),
-            share=1.0,
+            statistic="share",
             origin="computed: rounding in float64",
             details={"change": Detail("none-bidirectional", "permutation_gap")},
         ),
@@ -148,8 +142,7 @@ def claims(encodings: Sequence[str], causal: Sequence[str], longest: int, parts:
             measure="mean accuracy over regions",
             quantity=lambda none: none.mean_accuracy,
             criterion=below(counting.SOLVED),
-            share=0.5,
-            control="none",
+            statistic="share",
             origin="the paper: most seeds",
             details={
                 "seeds that solve it [Wilson]": _table(plain_names, "is_solved"),
@@ -166,7 +159,6 @@ def claims(encodings: Sequence[str], causal: Sequence[str], longest: int, parts:
             quantity=lambda rotary, none: rotary.lead(none),
             criterion=above(0.0),
             origin="the smallest effect of interest: any lead",
-            surely=True,
         ),
         in_decoder(
             id="count-in-decoder",
@@ -174,6 +166,7 @@ def claims(encodings: Sequence[str], causal: Sequence[str], longest: int, parts:
             measure="accuracy without the counted ones above the best constant guess, largest over solved regions,",
             quantity=lambda none: max(region.without_ones for region in none.solved) - none.floor,
             criterion=at_most(counting.SLACK),
+            statistic="share",
             details={"accuracy without them": _of_solved("without_ones"), "floor": Detail("none", "floor")},
         ),
         in_decoder(
@@ -182,6 +175,7 @@ def claims(encodings: Sequence[str], causal: Sequence[str], longest: int, parts:
             measure="K in counted ones, largest over solved regions,",
             quantity=lambda none: max(region.k for region in none.solved),
             criterion=at_most(longest / 2),
+            statistic="share",
             origin="computed: half the longest string; uniform attention has K near its length",
             details={"K of solved regions": _of_solved("k")},
         ),
@@ -191,8 +185,9 @@ def claims(encodings: Sequence[str], causal: Sequence[str], longest: int, parts:
             measure="R^2 of that curve, smallest over solved regions,",
             quantity=lambda none: min(region.r2 for region in none.solved),
             criterion=at_least(0.98),
+            statistic="share",
             details={"R^2 of solved regions": _of_solved("r2")},
-            withdrawn="uniform attention reaches .99 as well, with a far larger K: it is K that tells",
+            undecidable="uniform attention reaches .99 as well, with a far larger K: it is K that tells",
         ),
         of_none(
             id="bias-token",
@@ -234,7 +229,7 @@ def claims(encodings: Sequence[str], causal: Sequence[str], longest: int, parts:
                 "shuffled labels": Detail("none", "probe.decoder_input.shuffled"),
                 "variance in two components": Detail("none", "probe.attention_output.two_components"),
             },
-            withdrawn="a linear probe of an encoder with random weights is right in .997 to 1 as well",
+            undecidable="a linear probe of an encoder with random weights is right in .997 to 1 as well",
         ),
         of_none(
             id="reads-brackets",
@@ -248,12 +243,14 @@ def claims(encodings: Sequence[str], causal: Sequence[str], longest: int, parts:
         ),
         law(
             id="ood-law",
+            kind="own",
             sentence="What a region compares with foretells its answers elsewhere: n becomes n K / K'.",
             quantity=partial(counting.share_predicted, law=attrgetter("predicted")),
             details=_of_law(causal, attrgetter("predicted")),
         ),
         law(
             id="ood-law-by-place",
+            kind="own",
             sentence="The same, if K' is taken from tokens of the same class between the same brackets.",
             quantity=partial(counting.share_predicted, law=attrgetter("by_place")),
             details=_of_law(causal, attrgetter("by_place")),
@@ -285,7 +282,6 @@ def claims(encodings: Sequence[str], causal: Sequence[str], longest: int, parts:
             measure="share of solved regions that count in the decoder, in our recipe and, if run, the plain set-up,",
             quantity=counting.counting_share,
             criterion=at_most(0.5),
-            control="none",
             details={
                 "circuits of solved regions": _table(mlp, counting.circuit_names),
                 "accuracy, plain": Detail("plain-encoder-mlp", "mean_accuracy"),

@@ -22,7 +22,7 @@ from toylab.model.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from toylab.model.layers import linear, source
 from toylab.model.token_counts import Tally, tally
 from toylab.probes import Edit, edit
-from toylab.tasks import IGNORE, NOWHERE, Batch, ContextualCounting, Split, stream
+from toylab.tasks import IGNORE, NOWHERE, Batch, ContextualCounting, held_out
 from toylab.training.batches import device_of, fresh, likeliest, refuse_unscored, to_device
 from toylab.training.loop import TrainConfig, Training, train
 from toylab.training.modes import evaluating
@@ -106,20 +106,6 @@ def for_model(task: ContextualCounting, model: EncoderDecoder, batch: Batch) -> 
     that."""
     dtype = model.encoder.embedding.weight.dtype
     return to_device(strings(task, batch, model.queries, _tallied(model.config.encoder), dtype), device_of(model))
-
-
-def held_out_strings(
-    task: ContextualCounting,
-    seed: int,
-    rows: int,
-    split: Split = "test",
-    *,
-    length: int | None = None,
-    regions: int | None = None,
-) -> Batch:
-    """Strings never trained on, of one length and number of regions: the task's largest, if not given."""
-    length, regions = length or task.longest, regions or task.most
-    return task.sample(stream(seed, split, length, regions), rows, split, length=length, regions=regions)
 
 
 def fresh_strings(
@@ -249,7 +235,7 @@ def learn_counting(
         checkpoint, progress: as in `toylab.training.loop.train`.
     """
     model = counting_model(task, config, seed)
-    followed = for_model(task, model, held_out_strings(task, seed, rows, "validation"))
+    followed = for_model(task, model, held_out(task, seed, rows, "validation", **task.largest))
 
     def evaluate(_: nn.Module) -> dict[str, float]:
         shares = count_accuracy(model, followed)

@@ -2,43 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
 import numpy as np
 
 from toylab.report import canvas, figures
-from toylab.report.page import Picture, picture
+from toylab.report.page import Picture, measured, picture, pictures
 from toylab.runs.store import curves_of
-from toylab.runs.study import Job, by_condition
 from toylab.studies.contextual_counting import results as counting
-from toylab.studies.contextual_counting.results import CountingResult, GoldenResult
+from toylab.studies.contextual_counting.results import CountingResult, RegionCircuit
 from toylab.verdicts.claim import Conditions
-
-CountingResults = dict[Job, CountingResult | GoldenResult]
 
 ENCODING_TITLES = {"none": "no positions", "alibi": "ALiBi"}
 """Of encodings whose title is not their name."""
 ONE_REGION = "one region of one seed"
 
 
-def draw(
-    results: CountingResults, out: Path, encodings: Sequence[str], causal: Sequence[str], longest: int
-) -> list[Picture]:
+def draw(models: Conditions, out: Path, encodings: Sequence[str], causal: Sequence[str], longest: int) -> list[Picture]:
     """All figures for which there are results."""
-    models = by_condition(results)
-    drawn = [_draw_attention(models), _draw_encodings(models, encodings), _draw_mass(models)]
-    drawn += [_draw_slopes(models, causal), _draw_biases(models), _draw_blocked(models)]
-    drawn += [_draw_plateaus(results, out), _draw_planes(models, longest)]
-    return [picture for picture in drawn if picture is not None]
+    return pictures(
+        (_draw_attention, models["none"]),
+        (_draw_encodings, models, encodings),
+        (_draw_mass, models),
+        (_draw_slopes, [one for name in causal for one in models[name].values()]),
+        (_draw_biases, models),
+        (_draw_blocked, models),
+        (_draw_plateaus, models, out),
+        (_draw_planes, models["rotary"], longest),
+    )
 
 
-def _draw_attention(models: Conditions) -> Picture | None:
-    none = models["none"]
-    if not none:
-        return None
-    seed = max(none, key=lambda s: none[s].mean_accuracy)
+def _draw_attention(none: dict[int, CountingResult]) -> Picture:
+    seed = max(measured(none), key=lambda s: none[s].mean_accuracy)
     example = none[seed].example
     tokens, regions = example.tokens, list(enumerate(example.regions))
     wide = 0.26 * len(tokens) + 1.2
@@ -67,35 +64,35 @@ def _draw_attention(models: Conditions) -> Picture | None:
     )
 
 
-def _draw_encodings(models: Conditions, encodings: Sequence[str]) -> Picture | None:
-    groups, floor = {}, None
-    for name in encodings:
-        for arm, what in ((name, "causal"), (f"{name}-bidirectional", "bidirectional")):
-            if found := models[arm].values():
-                floor = fmean(r.floor for r in found)
-                groups[f"{ENCODING_TITLES.get(name, name)}, {what}"] = {
-                    ONE_REGION: [accuracy for r in found for accuracy in r.accuracy],
-                    "mean of a seed": [r.mean_accuracy for r in found],
-                }
+def _draw_encodings(models: Conditions, encodings: Sequence[str]) -> Picture:
+    titles = {
+        f"{name}{end}": f"{ENCODING_TITLES.get(name, name)}, {what}"
+        for name in encodings
+        for end, what in (("", "causal"), ("-bidirectional", "bidirectional"))
+    }
+    arms = measured(models.by_title(titles))
+    groups = {
+        title: {
+            ONE_REGION: [accuracy for r in held.values() for accuracy in r.accuracy],
+            "mean of a seed": [r.mean_accuracy for r in held.values()],
+        }
+        for title, held in arms.items()
+    }
     return picture(
         "Which encoding",
         "Accuracy by positional encoding. Circles are single regions, squares the means of seeds; strokes are means. "
         "The dotted line is the best constant guess.",
-        figures.by_seed(groups, xlabel="share of counts that are right, held-out strings", chance=floor)
-        if groups
-        else None,
+        figures.by_seed(groups, xlabel="share of counts that are right, held-out strings", chance=_floor(arms)),
     )
 
 
-def _draw_mass(models: Conditions) -> Picture | None:
+def _draw_mass(models: Conditions) -> Picture:
     lines = {
-        title: [(c.k, c.curve) for r in models[name].values() for c in r.solved if c.counts]
+        title: [(c.k, c.curve) for c in _solved(models[name]) if c.counts]
         for name, title in (("none", "no positions"), ("rotary", "rotary"))
     }
-    if not any(lines.values()):
-        return None
     figure, axes = canvas.sheet(8.4, 3.2, columns=2)
-    for ax, (title, held) in zip(axes[0], lines.items(), strict=True):
+    for ax, (title, held) in zip(axes[0], measured(lines).items(), strict=True):
         points = [(n / k, mass) for k, curve in held for n, mass in curve.items()]
         figures.saturation(points, title=f"{title}: {len(held)} solved regions", ax=ax)
     return picture(
@@ -106,29 +103,27 @@ def _draw_mass(models: Conditions) -> Picture | None:
     )
 
 
-def _draw_slopes(models: Conditions, causal: Sequence[str]) -> Picture | None:
+def _draw_slopes(models: Sequence[CountingResult]) -> Picture:
     groups: dict[str, list[tuple[float, float]]] = {}
-    for result in (r for name in causal for r in models[name].values()):
-        for change in result.shifts:
+    for one in models:
+        for change in one.shifts:
             kind = "an empty region appended" if change == counting.ADDED_REGION else "zeros appended (8, 16, 32)"
-            points = [(shift.by_place, shift.after) for _, shift in result.shifted(change)]
-            groups.setdefault(kind, []).extend(points)
-    if not any(groups.values()):
-        return None
-    ax = figures.agreement(
-        groups, xlabel="slope foretold from the attention, K / K'", ylabel="slope measured: answer against true count"
-    )
+            groups.setdefault(kind, []).extend((shift.by_place, shift.after) for _, shift in one.shifted(change))
     return picture(
         "Foretold and measured",
         "Each point is a solved region of a causal model on strings with something appended that changes no count. "
         "Where it compares with a token of which there are now more, it counts too little, by as much as the law says. "
         "Points far below the line at a slope near 1 are last regions that take the new one for their own.",
-        ax,
+        figures.agreement(
+            measured(groups),
+            xlabel="slope foretold from the attention, K / K'",
+            ylabel="slope measured: answer against true count",
+        ),
     )
 
 
-def _draw_biases(models: Conditions) -> Picture | None:
-    rows = {
+def _draw_biases(models: Conditions) -> Picture:
+    titles = {
         "none": "varied strings",
         "rotary": "varied, rotary",
         "no-auxiliary": "varied, no auxiliary loss",
@@ -137,45 +132,42 @@ def _draw_biases(models: Conditions) -> Picture | None:
         "plain-rotary": "plain set-up, rotary",
     }
     shares = {}
-    for name, title in rows.items():
-        if regions := [c.shares for r in models[name].values() for c in r.solved]:
+    for title, held in models.by_title(titles).items():
+        if regions := [c.shares for c in _solved(held)]:
             shares[f"{title} ({len(regions)})"] = {n: fmean(s[n] for s in regions) for n in regions[0]}
     return picture(
         "What they compare with",
         "Mean over solved regions (their number in brackets) of the classes of tokens that label queries read besides "
         "the ones they count. The number of begin tokens, own and earlier brackets is fixed for a label; that of the "
         "others changes from string to string.",
-        figures.stacked(shares, xlabel="share of the attention that is not on counted ones") if shares else None,
+        figures.stacked(measured(shares), xlabel="share of the attention that is not on counted ones"),
     )
 
 
-def _draw_blocked(models: Conditions) -> Picture | None:
+def _draw_blocked(models: Conditions) -> Picture:
     tests = {
         counting.COUNTED: "without the ones of the region",
         counting.OWN_BRACKETS: "without its own brackets",
         counting.OUTSIDE_ONES: "without ones outside all regions",
     }
-    rows = {"none": "no MLP", "encoder-mlp": "MLP in the encoder", "plain-encoder-mlp": "MLP, plain set-up"}
-    groups, floor = {}, None
-    for name, title in rows.items():
-        if regions := [c for r in models[name].values() for c in r.solved]:
-            floor = fmean(r.floor for r in models[name].values())
-            groups[f"{title}: unedited"] = {ONE_REGION: [c.accuracy for c in regions]}
-            for keys, what in tests.items():
-                groups[f"{title}: {what}"] = {ONE_REGION: [c.blocked[keys] for c in regions]}
-    if not groups:
-        return None
+    titles = {"none": "no MLP", "encoder-mlp": "MLP in the encoder", "plain-encoder-mlp": "MLP, plain set-up"}
+    arms = measured({title: held for title, held in models.by_title(titles).items() if _solved(held)})
+    groups = {}
+    for title, held in arms.items():
+        groups[f"{title}: unedited"] = {ONE_REGION: [c.accuracy for c in _solved(held)]}
+        for keys, what in tests.items():
+            groups[f"{title}: {what}"] = {ONE_REGION: [c.blocked[keys] for c in _solved(held)]}
     _, axes = canvas.sheet(8.4, 0.32 * len(groups) + 1.2)
     return picture(
         "What each region needs",
         "What each solved region loses when label queries cannot see one class of tokens. A counter needs the ones; a "
         "model that copies would find the count in the region's own brackets, and do without the ones.",
-        figures.by_seed(groups, xlabel="share of counts that are right", chance=floor, ax=axes[0, 0]),
+        figures.by_seed(groups, xlabel="share of counts that are right", chance=_floor(arms), ax=axes[0, 0]),
     )
 
 
-def _draw_plateaus(results: CountingResults, out: Path) -> Picture | None:
-    rows = {
+def _draw_plateaus(models: Conditions, out: Path) -> Picture:
+    titles = {
         "none": "no positions",
         "no-auxiliary": "no auxiliary loss",
         "rotary": "rotary",
@@ -184,9 +176,7 @@ def _draw_plateaus(results: CountingResults, out: Path) -> Picture | None:
         "plain-none": "plain set-up",
         "plain-rotary": "plain set-up, rotary",
     }
-    kept = {title: lines for name, title in rows.items() if (lines := curves_of(results, out, name))}
-    if not kept:
-        return None
+    kept = measured({title: curves_of(models, out, name) for name, title in titles.items() if models[name]})
     height = (len(kept) + 1) // 2
     figure, axes = canvas.sheet(8.4, 2.5 * height, columns=2, rows=height)
     for ax, (title, lines) in zip(axes.flat, kept.items(), strict=False):
@@ -200,10 +190,8 @@ def _draw_plateaus(results: CountingResults, out: Path) -> Picture | None:
     )
 
 
-def _draw_planes(models: Conditions, longest: int) -> Picture | None:
-    turning = {f"seed {s}": r.rotary for s, r in models["rotary"].items() if r.is_solved}
-    if not turning:
-        return None
+def _draw_planes(rotary: dict[int, CountingResult], longest: int) -> Picture:
+    turning = measured({f"seed {s}": r.rotary for s, r in rotary.items() if r.is_solved})
     profiles = {seed: profile.planes for seed, profile in turning.items()}
     frequencies = next(iter(turning.values())).frequencies
     return picture(
@@ -212,3 +200,12 @@ def _draw_planes(models: Conditions, longest: int) -> Picture | None:
         f"planes left. Right of the line a plane turns by less than one radian over {longest} tokens.",
         figures.planes(profiles, frequencies, ylabel="score of brackets over bits, for a one", span=longest),
     )
+
+
+def _solved(models: dict[int, CountingResult]) -> list[RegionCircuit]:
+    return [region for one in models.values() for region in one.solved]
+
+
+def _floor(arms: Mapping[str, dict[int, CountingResult]]) -> float:
+    """What the best constant guess gives, in the last of these conditions."""
+    return fmean(one.floor for one in [*arms.values()][-1].values())

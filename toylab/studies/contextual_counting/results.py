@@ -41,25 +41,31 @@ SLACK = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
-class RegionCircuit:
-    """How one label query answers."""
+class NamedRegion:
+    """What the probes make of one label query, such as one of a hand-written counter."""
 
-    accuracy: float
-    """Share of correct counts, unedited."""
     circuit: str
     """One of `toylab.probes.CIRCUITS`."""
     bias: str
     """The class that it compares with, or "mixed"; see `toylab.probes.name_bias`."""
-    share: float
-    """Of that class in the attention not on counted ones."""
-    shares: dict[str, float]
-    """Of every class but counted ones."""
     k: float
     """Weight of the bias in units of one counted one, from the mass on counted ones."""
     r2: float
     """Of that fit, 0 where it explains nothing."""
     blocked: dict[str, float]
     """Accuracy without each class, and without "own brackets", "all ones" and, where it is no mixture, "the bias"."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegionCircuit(NamedRegion):
+    """How one label query of a trained model answers."""
+
+    accuracy: float
+    """Share of correct counts, unedited."""
+    share: float
+    """Of the bias in the attention not on counted ones."""
+    shares: dict[str, float]
+    """Of every class but counted ones."""
     curve: dict[int, float]
     """By the true count, the mean mass on counted ones."""
 
@@ -365,17 +371,6 @@ def accuracy_elsewhere(models: Models) -> dict[str, float]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GoldenRegion:
-    """What the probes make of one label of a hand-written counter: see `RegionCircuit`."""
-
-    circuit: str
-    bias: str
-    k: float
-    r2: float
-    blocked: dict[str, float]
-
-
-@dataclass(frozen=True, kw_only=True)
 class GoldenResult:
     """What is measured of hand-written counters."""
 
@@ -383,7 +378,7 @@ class GoldenResult:
     """Wrong counts, over lengths and numbers of regions."""
     asked: int
     """Counts asked."""
-    named: dict[str, list[GoldenRegion]]
+    named: dict[str, list[NamedRegion]]
     """By the bias that was written, "begin" or "bracket", each region."""
 
     @property

@@ -7,24 +7,23 @@ Source: Golkar et al. 2024, "Contextual Counting: A Mechanistic Study of Transfo
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from toylab.console import ToylabError
-from toylab.model.checkpoint import load_model, save_model
 from toylab.model.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from toylab.planted.handwritten import contextual_counter
 from toylab.probes import watch
 from toylab.report.page import Picture
-from toylab.runs.store import read_metrics, write_metrics
+from toylab.runs.store import rounded, train_and_keep
 from toylab.runs.study import Job
-from toylab.settings import check_seeds, check_settings
+from toylab.settings import check_range, check_settings
 from toylab.studies.contextual_counting import measures as circuits
 from toylab.studies.contextual_counting.claims import claims
-from toylab.studies.contextual_counting.data import count_accuracy, for_model, held_out_strings, learn_counting, logits
+from toylab.studies.contextual_counting.data import count_accuracy, for_model, learn_counting, logits
 from toylab.studies.contextual_counting.figures import draw
 from toylab.studies.contextual_counting.results import (
     ADDED_REGION,
@@ -33,12 +32,12 @@ from toylab.studies.contextual_counting.results import (
     CountingExample,
     CountingResult,
     Elsewhere,
-    GoldenRegion,
     GoldenResult,
+    NamedRegion,
 )
-from toylab.tasks import Batch, ContextualCounting, decode, stream
-from toylab.training.loop import History, TrainConfig
-from toylab.verdicts.claim import Claim
+from toylab.tasks import Batch, ContextualCounting, decode, held_out, stream
+from toylab.training.loop import TrainConfig, first_step
+from toylab.verdicts.claim import Claim, Conditions
 
 Part = Literal["encodings", "circuits", "plain", "ingredients"]
 Encoding = Literal["none", "rotary", "alibi", "learned", "sinusoidal"]
@@ -82,14 +81,9 @@ class ContextualCountingStudy:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        check_seeds(self.seeds)
-        if not self.control_seeds >= 1:
-            raise ToylabError(f"control_seeds={self.control_seeds}: must be at least 1")
-        for name in ("auxiliary", "growth"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ToylabError(f"{name}={getattr(self, name)}: is a share of the training, from 0 to 1")
-        if self.rows < 100:
-            raise ToylabError(f"rows={self.rows}: must be at least 100, or accuracies say little")
+        check_range(control_seeds=self.control_seeds, encoder_hidden=self.encoder_hidden, least=1)
+        check_range("it is a share of the training", auxiliary=self.auxiliary, growth=self.growth, least=0, most=1)
+        check_range("accuracies on fewer say little", rows=self.rows, least=100)
         if not self.task.begin:
             raise ToylabError("task.begin=False: the circuits are told apart by their use of it; leave it on")
         if self.task.answer != "counts":
@@ -103,8 +97,6 @@ class ContextualCountingStudy:
             )
         if "none" not in self.encodings or "rotary" not in self.encodings:
             raise ToylabError(f"encodings={self.encodings}: must have none and rotary, of which most claims speak")
-        if self.encoder_hidden < 1:
-            raise ToylabError(f"encoder_hidden={self.encoder_hidden}: must be at least 1")
         if self.model.encoder.positions != "none" or not self.model.encoder.causal:
             raise ToylabError("model.encoder: leave positions=none and causal=True; the arms set them (see encodings)")
         if self.model.encoder.layers > 1 or self.model.heads > 1:
@@ -188,29 +180,13 @@ class ContextualCountingStudy:
         """Train one arm and find its circuits, or try the hand-written ones."""
         if job.what is None:
             return golden(self.task, self.rows, job.seed)
-        model, history = self._train(job.what, job.seed, folder)
-        solved_at = next((e["step"] for e in history if e["accuracy"] >= SOLVED), None)
-        return examine(self.task, model, job.seed, self.rows, history[-1]["step"], solved_at)
-
-    def _train(self, arm: Arm, seed: int, folder: Path) -> tuple[EncoderDecoder, History]:
-        saved, metrics = folder / "model.safetensors", folder / "metrics.jsonl"
-        if saved.exists():
-            return load_model(saved), read_metrics(metrics)
-        checkpoint = folder / "checkpoint.safetensors"
-        model, training = learn_counting(
-            arm.task,
-            arm.model,
-            arm.train,
-            seed,
-            auxiliary=arm.auxiliary,
-            growth=arm.growth,
-            rows=max(self.rows // 4, 100),
-            checkpoint=checkpoint,
+        arm = job.what
+        learn = partial(learn_counting, arm.task, arm.model, arm.train, job.seed, rows=max(self.rows // 4, 100))
+        model, history = train_and_keep(
+            folder, lambda checkpoint: learn(auxiliary=arm.auxiliary, growth=arm.growth, checkpoint=checkpoint)
         )
-        write_metrics(metrics, training)
-        save_model(saved, model)
-        checkpoint.unlink(missing_ok=True)
-        return model, training.history
+        solved_at = first_step(history, "accuracy", SOLVED)
+        return examine(self.task, model, job.seed, self.rows, history[-1]["step"], solved_at)
 
     @property
     def causal(self) -> tuple[str, ...]:
@@ -221,7 +197,7 @@ class ContextualCountingStudy:
         """The claims of the paper, and ours, for these settings."""
         return claims(self.encodings, self.causal, self.task.longest, self.parts)
 
-    def pictures(self, results: dict[Job, CountingResult | GoldenResult], out: Path) -> list[Picture]:
+    def pictures(self, results: Conditions, out: Path) -> list[Picture]:
         """The figures of the report, from the results and the histories kept beside them."""
         return draw(results, out, self.encodings, self.causal, self.task.longest)
 
@@ -252,7 +228,7 @@ def examine(
         solved_at: the step from which it counted as solved.
     """
     config = model.config
-    batch = held_out_strings(task, seed, rows)
+    batch = held_out(task, seed, rows, **task.largest)
     strings = for_model(task, model, batch)
     found = circuits.find_circuits(model, strings)
     bare = not (config.residual or config.hidden or config.self_attention)
@@ -289,19 +265,19 @@ def examine(
 
 def _elsewhere(task: ContextualCounting, model: EncoderDecoder, seed: int, rows: int) -> dict[str, Elsewhere]:
     """Accuracy by label, and the floor, at other lengths, numbers of regions and shares of ones: one thing changed."""
-    shorter, longer = max(5 * task.longest // 8, 2 * task.most), 3 * task.longest // 2
+    shorter, longer = max(5 * task.longest // 8, _room(task.most)), 3 * task.longest // 2
     places: dict[str, tuple[ContextualCounting, dict[str, int]]] = {
         f"length {shorter}": (task, {"length": shorter}),
-        f"length {longer}": (task, {"length": longer}),
-        f"{task.most + 1} regions": (task, {"regions": task.most + 1}),
-        "p = 0.3": (replace(task, p=0.3), {}),
-        "p = 0.7": (replace(task, p=0.7), {}),
+        f"length {longer}": (_naming(task, longer), {"length": longer}),
     }
+    if _room(task.most + 1) <= task.longest:
+        places[f"{task.most + 1} regions"] = (task, {"regions": task.most + 1})
+    places |= {"p = 0.3": (replace(task, p=0.3), {}), "p = 0.7": (replace(task, p=0.7), {})}
     if task.most > 1:
         places[f"{task.most - 1} regions"] = (task, {"regions": task.most - 1})
     found = {}
     for name, (where, size) in places.items():
-        batch = held_out_strings(where, seed, rows, **size)
+        batch = held_out(where, seed, rows, **where.largest | size)
         if _reaches(model, task, batch):
             strings = for_model(where, model, batch)
             found[name] = Elsewhere(accuracy=count_accuracy(model, strings), floor=circuits.floor(strings))
@@ -314,25 +290,37 @@ def _reaches(model: EncoderDecoder, task: ContextualCounting, batch: Batch) -> b
     return model.config.encoder.positions != "learned" or longest <= model.context
 
 
+def _naming(task: ContextualCounting, longest: int) -> ContextualCounting:
+    """The task with a name for every count of a string so long, of which it may draw one."""
+    return replace(task, length=(task.shortest, max(task.longest, longest)))
+
+
+def _room(regions: int) -> int:
+    """A length at which so many regions leave two bits, and so strings for every split."""
+    return 2 * regions + 2
+
+
 def golden(task: ContextualCounting, rows: int, seed: int) -> GoldenResult:
     """The hand-written counters: their errors over sizes, and what the probes make of them."""
     errors, asked, named = 0, 0, {}
+    lengths = (max(16, _room(task.most)), task.longest, 2 * task.longest)
+    wide = _naming(task, max(lengths))
     for bias in ("begin", "bracket"):
-        for length in (max(16, 2 * task.most), task.longest, 2 * task.longest):
-            for regions in (1, task.most, 7):
+        for length in lengths:
+            for regions in (1, task.most, min(7, length // 2 - 1)):
                 model = contextual_counter(regions, length + 1, bias=bias)
-                strings = for_model(task, model, held_out_strings(task, seed, 50, length=length, regions=regions))
+                strings = for_model(task, model, held_out(wide, seed, 50, length=length, regions=regions))
                 wrong = logits(model, strings).argmax(dim=-1) != strings.counts
                 errors, asked = errors + int(wrong.sum()), asked + wrong.numel()
         model = contextual_counter(task.most, task.classes, bias=bias)
-        found = circuits.find_circuits(model, for_model(task, model, held_out_strings(task, seed, rows)))
-        named[bias] = [GoldenRegion(circuit=c.circuit, bias=c.bias, k=c.k, r2=c.r2, blocked=c.blocked) for c in found]
+        found = circuits.find_circuits(model, for_model(task, model, held_out(task, seed, rows, **task.largest)))
+        named[bias] = [NamedRegion(circuit=c.circuit, bias=c.bias, k=c.k, r2=c.r2, blocked=c.blocked) for c in found]
     return GoldenResult(errors=errors, asked=asked, named=named)
 
 
 def _example(task: ContextualCounting, model: EncoderDecoder, seed: int) -> CountingExample:
     """What everybody attends to on one held-out string, as short as the task has them, and with ones in all regions."""
-    batch = held_out_strings(task, seed, 64, length=task.shortest)
+    batch = held_out(task, seed, 64, **task.largest | {"length": task.shortest})
     fullest = int(batch.labels["count"][:, : task.most].min(axis=1).argmax())
     strings = for_model(task, model, batch.rows(fullest, fullest + 1))
     with watch(model, "encoder.blocks.0.attn.pattern", "decoder.cross.pattern") as seen, torch.no_grad():
@@ -342,13 +330,9 @@ def _example(task: ContextualCounting, model: EncoderDecoder, seed: int) -> Coun
         regions=strings.regions[0].tolist(),
         counts=strings.counts[0].tolist(),
         guessed=guessed.tolist(),
-        encoder=_rounded(seen["encoder.blocks.0.attn.pattern"][0, 0]),
-        decoder=_rounded(seen["decoder.cross.pattern"][0, 0]),
+        encoder=rounded(seen["encoder.blocks.0.attn.pattern"][0, 0], 3),
+        decoder=rounded(seen["decoder.cross.pattern"][0, 0], 3),
     )
-
-
-def _rounded(pattern: Tensor) -> list[list[float]]:
-    return [[round(weight, 3) for weight in query] for query in pattern.tolist()]
 
 
 def _encoder(model: EncoderDecoderConfig, **changes: Any) -> EncoderDecoderConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, fields, replace
 from functools import partial
+from operator import attrgetter
 
 from toylab.studies.iteration_head.measures import CausalTests, IterationResult, mean_over
 from toylab.verdicts.claim import Claim, Detail, Need
@@ -30,9 +31,7 @@ CONTROL = Need(
     otherwise="no main model learned the task here, so a control that did not proves nothing",
     every=False,
 )
-HEAD = Need(
-    condition="main", test=has_head, otherwise="no main model that learned the task has the head here", every=True
-)
+HEAD = Need(condition="main", test=has_head, otherwise="no main model that learned the task has the head here")
 SOME_HEAD = replace(HEAD, every=False)
 
 
@@ -48,20 +47,20 @@ def claims(guess: float, blind: float, steps: int, one_head: str) -> list[Claim]
     at_chance, blinded, quickly = threshold(guess, 0.06), threshold(blind, 0.0), min(steps, 300)
     of_main = partial(Claim, conditions=("main",))
     of_head = partial(of_main, needs=(HEAD,))
-    causal = partial(of_head, figure="What the head causes")
-    takes = partial(Claim, figure="What it takes")
-    kept = "share of the sequence accuracy kept, given the true tokens"
+    causal = partial(of_head, place="section 4, causal tests", figure="What the head causes")
+    harmless = partial(causal, measure="share of the sequence accuracy kept, given the true tokens")
+    takes = partial(Claim, quantity=attrgetter("mean_accuracy"), figure="What it takes")
+    lacking = partial(takes, place="section 4", needs=(CONTROL,))
     accuracy = "sequence accuracy, free-running,"
     return [
-        of_main(
+        takes(
             id="accuracy",
             place="section 4",
+            conditions=("main",),
             sentence="Two layers with chain of thought learn to iterate a polynomial map on inputs never seen.",
             measure=accuracy,
-            quantity=lambda main: main.mean_accuracy,
             criterion=at_least(LEARNED),
-            share=0.8,
-            figure="What it takes",
+            statistic="share",
         ),
         of_main(
             id="head",
@@ -70,7 +69,7 @@ def claims(guess: float, blind: float, steps: int, one_head: str) -> list[Claim]
             measure="share of steps in which the best head has over half of its attention on x_t",
             quantity=lambda main: main.head.carry,
             criterion=at_least(0.9),
-            share=0.8,
+            statistic="share",
             details={
                 "accepted by the detector, which also asks for the stop rule": Detail("main", "head.found"),
                 "backup heads": Detail("main", lambda main: len(main.head.backups)),
@@ -81,39 +80,36 @@ def claims(guess: float, blind: float, steps: int, one_head: str) -> list[Claim]
         ),
         causal(
             id="ablate",
-            place="section 4, causal tests",
             sentence="The model answers through this head: without it, it cannot go on.",
             measure="share of tokens correct with the head and its backups zeroed from EoI on",
             quantity=lambda main: main.tests.zeroed.token,
             criterion=at_most(blinded),
-            share=1.0,
+            statistic="share",
             origin="computed: the best guess from s_{t-1}, without x_t",
             details={
-                f"{test}, {kind} accuracy": Detail("main", partial(_accuracy, test=test, kind=kind))
-                for test in (field.name for field in fields(CausalTests))
+                f"{test.name}, {kind} accuracy": Detail("main", f"tests.{test.name}.{kind}")
+                for test in fields(CausalTests)
                 for kind in ("sequence", "token", "state")
             },
             note="tokens count EoS, which is often still right; the details give states alone, and the head alone",
         ),
         causal(
             id="ablate-sequences",
-            place="section 4, causal tests",
             sentence="Without the head and its backups, no sequence is correct.",
             measure="sequence accuracy with the head and its backups zeroed from EoI on",
             quantity=lambda main: main.tests.zeroed.sequence,
             criterion=at_most(0),
-            share=1.0,
+            statistic="share",
         ),
-        causal(
+        harmless(
             id="ablate-inputs",
             kind="own",
             asks="absence",
             place="our control",
             sentence="Zero-ablating the head on the input positions costs no accuracy.",
-            measure=kept,
             quantity=partial(_kept, test="zeroed_on_inputs"),
             criterion=at_least(0.99),
-            share=1.0,
+            statistic="share",
         ),
         causal(
             id="steer",
@@ -124,11 +120,9 @@ def claims(guess: float, blind: float, steps: int, one_head: str) -> list[Claim]
             quantity=lambda main: main.steered,
             criterion=at_least(0.99),
         ),
-        causal(
+        harmless(
             id="ideal-pattern",
-            place="section 4, causal tests",
             sentence="The head needs nothing but x_t: the textbook pattern in its place keeps the model right.",
-            measure=kept,
             quantity=partial(_kept, test="ideal_pattern"),
             criterion=at_least(0.99),
         ),
@@ -140,59 +134,47 @@ def claims(guess: float, blind: float, steps: int, one_head: str) -> list[Claim]
             measure="share of ends at which it has over half of its attention on EoI",
             quantity=lambda main: main.head.stop,
             criterion=at_least(0.5),
-            share=0.8,
+            statistic="share",
             note="elsewhere EoS comes by another route: the distance from EoI tells when as many states are written",
             figure="The iteration head",
         ),
-        causal(
+        harmless(
             id="first-layer",
             place="section 3",
             sentence="The first layer needs only the end of the input: the textbook pattern there does no harm.",
-            measure=kept,
             quantity=partial(_kept, test="first_layer_ideal_pattern"),
             criterion=at_least(0.99),
             note="trained first layers use their other attention too, so the textbook pattern breaks good models",
         ),
-        takes(
+        lacking(
             id="cot-needed",
             asks="absence",
-            place="section 4",
             sentence="Without chain of thought the polynomial is not learned.",
             conditions=("no-chain",),
             measure=f"sequence accuracy (guessing gives {guess:.2f})",
-            quantity=lambda none: none.mean_accuracy,
             criterion=at_most(at_chance),
             origin="computed: guessing, and .06",
-            control="main",
-            needs=(CONTROL,),
             undecidable="" if at_chance < LEARNED else "guessing solves this map",
         ),
-        takes(
+        lacking(
             id="cot-needed-parity",
             asks="absence",
-            place="section 4",
             sentence="Without chain of thought parity is not learned.",
             conditions=("parity-no-chain",),
             measure="sequence accuracy (guessing gives .50)",
-            quantity=lambda none: none.mean_accuracy,
             criterion=at_most(0.6),
-            control="parity",
-            needs=(CONTROL,),
             details={"with chain of thought, same steps as main": Detail("parity", "mean_accuracy")},
             note="the published maps show parity learned without a chain: what holds here holds for this budget only",
         ),
-        takes(
+        lacking(
             id="depth",
             asks="absence",
             place="section 3",
             sentence="One layer is not enough.",
             conditions=("one-layer",),
             measure="sequence accuracy with one layer",
-            quantity=lambda one: one.mean_accuracy,
             criterion=at_most(0.5),
-            control="main",
-            needs=(CONTROL,),
-            withdrawn="this control trains for fewer steps than the main model; with a limit of 8,000 one layer "
+            undecidable="this control trains for fewer steps than the main model; with a limit of 8,000 one layer "
             "reaches .67, so it is slower, by another circuit",
         ),
         takes(
@@ -201,9 +183,8 @@ def claims(guess: float, blind: float, steps: int, one_head: str) -> list[Claim]
             sentence="One head in each of two layers is enough, and training finds it.",
             conditions=(one_head,),
             measure=accuracy,
-            quantity=lambda one: one.mean_accuracy,
             criterion=at_least(LEARNED),
-            share=0.8,
+            statistic="share",
             details={"diagonal": Detail(one_head, "head.carry")},
         ),
         takes(
@@ -216,7 +197,6 @@ def claims(guess: float, blind: float, steps: int, one_head: str) -> list[Claim]
             measure="peakiness on x_t over all lengths, of models trained on one length,",
             quantity=lambda one: one.head.carry,
             criterion=below(0.5),
-            control="main",
             needs=(SOME_HEAD,),
             details={"accuracy at their own length": Detail("one-length", "mean_accuracy")},
         ),
@@ -227,8 +207,7 @@ def claims(guess: float, blind: float, steps: int, one_head: str) -> list[Claim]
             measure=f"steps of fine-tuning to an accuracy of {LEARNED} on parity",
             quantity=lambda main: steps + 1 if main.transfer.solved_at is None else main.transfer.solved_at,
             criterion=at_most(quickly),
-            share=0.8,
-            control="one-length",
+            statistic="share",
             details={
                 "by seed": Detail("main", "transfer.solved_at", never=True),
                 "steps, from a model without the head": Detail("one-length", "transfer.solved_at", never=True),
@@ -245,12 +224,9 @@ def claims(guess: float, blind: float, steps: int, one_head: str) -> list[Claim]
             place="section 5",
             sentence="The head does not care what stands at x_t, so it carries over to other symbols as it is.",
             measure="before fine-tuning, attention on x_t = 1 less that on x_t = 0",
-            quantity=lambda main: main.transfer.mass_by_symbol[1] - main.transfer.mass_by_symbol[0],
+            quantity=lambda main: _mass(main, 1) - _mass(main, 0),
             criterion=between(-0.1, 0.1),
-            details={
-                "on x_t = 0": Detail("main", lambda main: main.transfer.mass_by_symbol[0]),
-                "on x_t = 1": Detail("main", lambda main: main.transfer.mass_by_symbol[1]),
-            },
+            details={f"on x_t = {x}": Detail("main", partial(_mass, symbol=x)) for x in (0, 1)},
             note="0 is never an input of the polynomial: the head is independent of content only among trained symbols",
         ),
         of_head(
@@ -260,7 +236,7 @@ def claims(guess: float, blind: float, steps: int, one_head: str) -> list[Claim]
             measure="(the three pass half of their final value in this order, ties allowed)",
             quantity=lambda main: main.emergence.in_order,
             criterion=above(0),
-            share=0.8,
+            statistic="share",
             details={"steps": Detail("main", lambda main: asdict(main.emergence))},
             figure="How it emerges",
         ),
@@ -272,6 +248,6 @@ def _kept(main: IterationResult, test: str) -> float | None:
     return None if found is None else found.sequence / main.tests.unedited.sequence
 
 
-def _accuracy(main: IterationResult, test: str, kind: str) -> float | None:
-    found = getattr(main.tests, test)
-    return None if found is None else getattr(found, kind)
+def _mass(main: IterationResult, symbol: int) -> float:
+    """Attention on x_t of this value, before fine-tuning."""
+    return main.transfer.mass_by_symbol[symbol]

@@ -7,20 +7,19 @@ from pathlib import Path
 import numpy as np
 
 from toylab.report import canvas, figures
-from toylab.report.page import Picture, picture
+from toylab.report.page import Picture, measured, picture, pictures
 from toylab.runs.store import curves_of, read_metrics
 from toylab.runs.study import Job
 from toylab.studies.iteration_head.claims import LEARNED, learned
 from toylab.studies.iteration_head.measures import IterationResult
 from toylab.training.attention_history import Shown, read_film
-
-Results = dict[Job, IterationResult]
+from toylab.verdicts.claim import Conditions
 
 FILM = "film.safetensors"
 """In the folder of a main job: its attention through training."""
 
 
-def draw(results: Results, out: Path, main: str, states: int) -> list[Picture]:
+def draw(results: Conditions, out: Path, main: str, states: int) -> list[Picture]:
     """All figures for which there are results.
 
     Args:
@@ -29,33 +28,36 @@ def draw(results: Results, out: Path, main: str, states: int) -> list[Picture]:
         main: what to call the main arm.
         states: how many values a state can take.
     """
-    drawn = [_draw_heads(results), _draw_emergence(results, out), _draw_arms(results, main)]
-    drawn += [_draw_tests(results, states), _draw_transfer(results, out)]
-    return [picture for picture in drawn if picture is not None]
+    return pictures(
+        (_draw_heads, results["main"]),
+        (_draw_emergence, results, out),
+        (_draw_arms, results, main),
+        (_draw_tests, results["main"], states),
+        (_draw_transfer, results, out),
+    )
 
 
-def show(results: Results, out: Path) -> Shown | None:
+def show(results: Conditions, out: Path) -> Shown | None:
     """The film of the best main model; None where there is none."""
-    main = {job.seed: (job, result) for job, result in results.items() if job.name == "main"}
-    if not main:
+    if not results["main"]:
         return None
-    job, result = main[_best({seed: held for seed, (_, held) in main.items()})]
-    path = job.folder(out) / FILM
-    if not path.exists():  # a run of an older version
+    seed = _best(results["main"])
+    folder, head = Job("main", seed).folder(out), results["main"][seed].head
+    if not (folder / FILM).exists():  # a run of an older version
         return None
     return read_film(
-        path,
+        folder / FILM,
         "Watch it form",
-        f"Held-out sequences at every evaluation of the training of seed {job.seed}. A dark cell is a position that is "
+        f"Held-out sequences at every evaluation of the training of seed {seed}. A dark cell is a position that is "
         "attended to; squares mark what the textbook circuit reads.",
-        read_metrics(job.folder(out) / "metrics.jsonl"),
+        read_metrics(folder / "metrics.jsonl"),
         {
             "loss": "loss in nats",
             "accuracy": "sequence accuracy",
             "carry": "share of steps read at x_t",
             "end_of_input": "attention on EoI, earlier layer",
         },
-        (result.head.layer, result.head.head),
+        (head.layer, head.head),
     )
 
 
@@ -64,11 +66,8 @@ def _best(main: dict[int, IterationResult]) -> int:
     return max(main, key=lambda s: (learned(main[s]), main[s].head.carry))
 
 
-def _draw_heads(results: Results) -> Picture | None:
-    main = {job.seed: result for job, result in results.items() if job.name == "main"}
-    if not main:
-        return None
-    seed = _best(main)
+def _draw_heads(main: dict[int, IterationResult]) -> Picture:
+    seed = _best(measured(main))
     example, head = main[seed].example, main[seed].head
     shown = [(head.end_of_input_at, "end of input"), ((head.layer, head.head), "carry")]
     shown = [(place, link) for place, link in shown if place is not None]
@@ -88,12 +87,7 @@ def _draw_heads(results: Results) -> Picture | None:
     )
 
 
-def _draw_emergence(results: Results, out: Path) -> Picture | None:
-    histories = {
-        f"seed {job.seed}": read_metrics(job.folder(out) / "metrics.jsonl") for job in results if job.name == "main"
-    }
-    if not histories:
-        return None
+def _draw_emergence(results: Conditions, out: Path) -> Picture:
     rows = [
         ("end_of_input", "attention on EoI,\nbest earlier head", canvas.INPUT_END, None),
         ("carry", "share of steps\nread at x_t", canvas.CARRY, 0.9),
@@ -101,7 +95,7 @@ def _draw_emergence(results: Results, out: Path) -> Picture | None:
     ]
     figure, axes = canvas.sheet(6.4, 6.6, rows=3)
     for ax, (name, label, colour, bar) in zip(axes[:, 0], rows, strict=True):
-        lines = {seed: ([e["step"] for e in h], [e[name] for e in h]) for seed, h in histories.items()}
+        lines = measured(curves_of(results, out, "main", metric=name))
         figures.curves(lines, ylabel=label, colour=colour, bar=bar, legend=name == rows[0][0], ax=ax)
     return picture(
         "How it emerges",
@@ -121,55 +115,46 @@ ARM_TITLES = {
 }
 
 
-def _draw_arms(results: Results, main: str) -> Picture | None:
-    groups: dict[str, dict[str, list[float]]] = {}
-    for name, title in {"main": main, **ARM_TITLES}.items():
-        found = [result for job, result in results.items() if job.name == name]
-        if found:
-            groups[title] = {"sequence accuracy": [r.mean_accuracy for r in found]}
-            if found[0].head is not None:
-                groups[title]["share of steps read at x_t"] = [r.head.carry for r in found]
-    if not groups:
-        return None
-    ax = figures.by_seed(groups, xlabel="share on held-out sequences")
+def _draw_arms(results: Conditions, main: str) -> Picture:
+    groups = {}
+    for title, held in results.by_title({"main": main, **ARM_TITLES}).items():
+        found = list(held.values())
+        groups[title] = {"sequence accuracy": [r.mean_accuracy for r in found]}
+        if found[0].head is not None:
+            groups[title]["share of steps read at x_t"] = [r.head.carry for r in found]
     return picture(
         "What it takes",
         "Each point is a seed, each stroke a mean. Models are judged on lengths from 4 on (the model of one length at "
         "its own; its head is searched on all). Parity can be right without an iteration head, and without a chain "
         "of thought.",
-        ax,
+        figures.by_seed(measured(groups), xlabel="share on held-out sequences"),
     )
 
 
-def _draw_tests(results: Results, states: int) -> Picture | None:
-    good = [r for job, r in results.items() if job.name == "main" and learned(r)]
-    if not good:
-        return None
+def _draw_tests(main: dict[int, IterationResult], states: int) -> Picture:
+    good = measured([one for one in main.values() if learned(one)])
     tests = [result.tests.by_title() for result in good]
     groups = {
         name: {f"{kind} accuracy": [getattr(found[name], kind) for found in tests] for kind in ("sequence", "state")}
         for name in tests[0]
     }
     groups["moved to the next input"] = {"answers equal to F(s, next input)": [r.steered for r in good]}
-    ax = figures.by_seed(groups, xlabel="share on held-out sequences", chance=1 / states)
     return picture(
         "What the head causes",
         "Edits of the iteration head (and of the earlier head, marked first layer) where answers are written. Each "
         "point is a seed that learned the task.",
-        ax,
+        figures.by_seed(groups, xlabel="share on held-out sequences", chance=1 / states),
     )
 
 
-def _draw_transfer(results: Results, out: Path) -> Picture | None:
-    arms = [
-        ("after the polynomial", curves_of(results, out, "main", "transfer.jsonl")),
-        ("after one length (no head)", curves_of(results, out, "one-length", "transfer.jsonl")),
-        ("from scratch", curves_of(results, out, "parity")),
-    ]
-    if not any(lines for _, lines in arms):
-        return None
+def _draw_transfer(results: Conditions, out: Path) -> Picture:
+    arms = {
+        "after the polynomial": curves_of(results, out, "main", "transfer.jsonl"),
+        "after one length (no head)": curves_of(results, out, "one-length", "transfer.jsonl"),
+        "from scratch": curves_of(results, out, "parity"),
+    }
     figure, axes = canvas.sheet(9.6, 2.8, columns=3)
-    for ax, (title, lines) in zip(axes[0], arms, strict=True):
+    for ax, (title, lines) in zip(axes[0], measured(arms).items(), strict=True):
         label = "sequence accuracy on parity" if ax is axes[0, 0] else ""
         figures.curves(lines, ylabel=label, bar=LEARNED, title=title, legend=len(lines) < 6, ax=ax)
     return picture(

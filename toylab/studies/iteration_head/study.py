@@ -16,14 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from toylab.console import ToylabError
-from toylab.model.checkpoint import load_model, save_model
 from toylab.model.config import ModelConfig
 from toylab.model.transformer import Transformer
 from toylab.probes import IterationHead, invariance
 from toylab.report.page import Picture
-from toylab.runs.store import read_metrics, write_metrics
+from toylab.runs.store import rounded, train_and_keep, write_metrics
 from toylab.runs.study import Job
-from toylab.settings import check_seeds, check_settings
+from toylab.settings import check_range, check_settings
 from toylab.studies.iteration_head import measures as interventions
 from toylab.studies.iteration_head.claims import LEARNED, claims
 from toylab.studies.iteration_head.figures import FILM, draw, show
@@ -32,8 +31,8 @@ from toylab.tasks import Batch, IteratedMap, Parity, Polynomial, decode
 from toylab.training import evaluate
 from toylab.training.attention_history import Film, Scene, Shown
 from toylab.training.batches import Scored, epochs, fresh, next_token_loss, pack, pad
-from toylab.training.loop import History, TrainConfig, train
-from toylab.verdicts.claim import Claim
+from toylab.training.loop import History, TrainConfig, Training, first_step, train
+from toylab.verdicts.claim import Claim, Conditions
 
 MODEL = ModelConfig(
     heads=4,
@@ -78,9 +77,8 @@ class IterationHeadStudy:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        check_seeds(self.seeds)
-        if not self.control_seeds >= 1:
-            raise ToylabError(f"control_seeds={self.control_seeds}: must be at least 1")
+        check_range(control_seeds=self.control_seeds, rows=self.rows, least=1)
+        check_range(end_weight=self.end_weight, above=0)
         if not self.task.chain_of_thought:
             raise ToylabError("task.chain_of_thought=False: the study compares with and without; leave it on")
         if self.task.longest < 6 or self.task.longest - self.task.shortest < 2:
@@ -90,10 +88,6 @@ class IterationHeadStudy:
             )
         if self.task.score_padding and self.batches == "packed":
             raise ToylabError("task.score_padding=True: packed rows have no padding; choose batches=padded or sweep")
-        if not self.end_weight > 0:
-            raise ToylabError(f"end_weight={self.end_weight}: must be above 0")
-        if self.rows < 1:
-            raise ToylabError(f"rows={self.rows}: must be at least 1")
 
     @classmethod
     def quick(cls) -> IterationHeadStudy:
@@ -162,16 +156,16 @@ class IterationHeadStudy:
         """Train one arm and measure it."""
         arm = job.what
         model, history = self.train_arm(arm, job.seed, folder, film=job.name == "main")
-        test = evaluate.held_out(arm.task, job.seed, lengths_of(arm.task), self.rows)
+        test = evaluate.by_length(arm.task, job.seed, lengths_of(arm.task), self.rows)
         result = IterationResult(
             accuracy=evaluate.free_running_accuracy(model, arm.task, test),
             steps=history[-1]["step"],
-            solved_at=_first(history, "accuracy", LEARNED),
+            solved_at=first_step(history, "accuracy", LEARNED),
         )
         if not arm.task.chain_of_thought:
             return result
         # A model of one length is searched on all lengths too: at its own, a head cannot be told from a fixed offset.
-        several = evaluate.held_out(arm.task, job.seed, lengths_of(self.task), self.rows)
+        several = evaluate.by_length(arm.task, job.seed, lengths_of(self.task), self.rows)
         head = evaluate.search_iteration_head(model, several)
         result = replace(result, head=head)
         if job.name == "main":
@@ -181,26 +175,27 @@ class IterationHeadStudy:
         return result
 
     def train_arm(self, arm: Arm, seed: int, folder: Path, film: bool = False) -> tuple[Transformer, History]:
-        saved, metrics = folder / "model.safetensors", folder / "metrics.jsonl"
-        if saved.exists():
-            return load_model(saved), read_metrics(metrics)
-        model = Transformer.for_task(arm.task, arm.model, seed)
-        followed = evaluate.held_out(arm.task, seed, _spread(lengths_of(arm.task)), self.rows // 2, "validation")
-        checkpoint = folder / "checkpoint.safetensors"
-        recorder = Film(folder / FILM, _scenes(arm.task, seed)) if film else None
-        training = train(
+        """The model of an arm, with its history: as the folder has it, or trained and kept there."""
+
+        def learn(checkpoint: Path) -> tuple[Transformer, Training]:
+            model = Transformer.for_task(arm.task, arm.model, seed)
+            recorder = Film(folder / FILM, _scenes(arm.task, seed)) if film else None
+            record = recorder and recorder.add
+            return model, self._learn(model, arm.task, seed, arm.train, checkpoint=checkpoint, record=record)
+
+        return train_and_keep(folder, learn)
+
+    def _learn(self, model: nn.Module, task: IteratedMap, seed: int, training: TrainConfig, **options: Any) -> Training:
+        """Train in place, following accuracy and heads on a few lengths."""
+        followed = evaluate.by_length(task, seed, _spread(lengths_of(task)), self.rows // 2, "validation")
+        return train(
             model,
-            self._loss(arm.task),
-            self.batches_of(arm.task, seed, arm.train.rows),
-            arm.train,
+            self._loss(task),
+            self.batches_of(task, seed, training.rows),
+            training,
             evaluate=lambda m: evaluate.progress(m, followed),
-            checkpoint=checkpoint,
-            record=recorder and recorder.add,
+            **options,
         )
-        write_metrics(metrics, training)
-        save_model(saved, model)
-        checkpoint.unlink()
-        return model, training.history
 
     def _loss(self, task: IteratedMap) -> Callable[[nn.Module, Scored], Tensor]:
         weights = torch.ones(len(task.vocabulary))
@@ -229,21 +224,14 @@ class IterationHeadStudy:
     def _transfer(self, model: Transformer, head: IterationHead, seed: int, folder: Path) -> Transfer:
         """Fine-tune a trained model to parity; how long it takes, and what its head makes of the untrained symbol 0."""
         parity = self.arms()["parity"].task
-        test = evaluate.held_out(parity, seed, lengths_of(parity), self.rows)
+        test = evaluate.by_length(parity, seed, lengths_of(parity), self.rows)
         by_symbol = interventions.mass_by_symbol(model, test[max(test)], head)
-        followed = evaluate.held_out(parity, seed, _spread(lengths_of(parity)), self.rows // 2, "validation")
-        training = train(
-            model,
-            self._loss(parity),
-            self.batches_of(parity, seed, self.transfer.rows),
-            self.transfer,
-            evaluate=lambda m: evaluate.progress(m, followed),
-        )
+        training = self._learn(model, parity, seed, self.transfer)
         write_metrics(folder / "transfer.jsonl", training)
         after = evaluate.free_running_accuracy(model, parity, test)
         return Transfer(
             mass_by_symbol=by_symbol,
-            solved_at=_first(training.history, "accuracy", LEARNED),
+            solved_at=first_step(training.history, "accuracy", LEARNED),
             accuracy=after,
             head=evaluate.search_iteration_head(model, test),
         )
@@ -253,11 +241,11 @@ class IterationHeadStudy:
         guess, blind = guesses(self.task, lengths_of(self.task))
         return claims(guess, blind, self.transfer.steps, "one-head" if "one-head" in self.arms() else "main")
 
-    def pictures(self, results: dict[Job, IterationResult], out: Path) -> list[Picture]:
+    def pictures(self, results: Conditions, out: Path) -> list[Picture]:
         """The figures of the report, from the results and the histories kept beside them."""
         return draw(results, out, f"{self.model.layers} layers, {self.model.heads} heads each", self.task.p)
 
-    def film(self, results: dict[Job, IterationResult], out: Path) -> Shown | None:
+    def film(self, results: Conditions, out: Path) -> Shown | None:
         """The attention of the best main model through its training, for the page."""
         return show(results, out)
 
@@ -299,7 +287,7 @@ def guesses(task: IteratedMap, lengths: list[int]) -> tuple[float, float]:
 def _scenes(task: IteratedMap, seed: int) -> list[Scene]:
     """Held-out sequences to be filmed: a short one and a longer one."""
     lengths = sorted({min(length, task.longest) for length in (6, 10)})
-    batches = evaluate.held_out(task, seed, lengths, 1)
+    batches = evaluate.by_length(task, seed, lengths, 1)
     return [
         Scene(
             f"{length} inputs",
@@ -318,21 +306,13 @@ def _example(model: Transformer, task: IteratedMap, batches: dict[int, Batch]) -
     return Example(
         tokens=list(decode(task, batch.tokens[0].tolist())),
         links={name: edges[:, 1:].tolist() for name, edges in batch.links.items()},
-        patterns=[
-            [[[round(weight, 3) for weight in query] for query in head] for head in pattern[0].tolist()]
-            for pattern in evaluate.patterns(model, batch)
-        ],
+        patterns=[rounded(pattern[0], 3) for pattern in evaluate.patterns(model, batch)],
     )
-
-
-def _first(history: History, name: str, bar: float) -> int | None:
-    """The first evaluated step at which a metric reaches a bar."""
-    return next((entry["step"] for entry in history if entry.get(name, -1) >= bar), None)
 
 
 def _halfway(history: History, name: str) -> int:
     """The first evaluated step at which a metric passes half of its final value."""
-    return _first(history, name, history[-1][name] / 2)
+    return first_step(history, name, history[-1][name] / 2)
 
 
 def _spread(lengths: list[int]) -> list[int]:

@@ -10,8 +10,9 @@ from operator import attrgetter
 from typing import Any
 
 from toylab.studies.safety_finetuning.results import DECAYED, TITLES, TUNED, SafetyResult
-from toylab.verdicts.claim import Claim, Conditions, Detail
+from toylab.verdicts.claim import Claim, Conditions, Control, Detail
 from toylab.verdicts.criterion import Criterion, above, at_least, at_most, between
+from toylab.verdicts.decision import Plan
 from toylab.verdicts.judgement import Judgement
 
 TRIO = ("ssft", "dpo", "unlearning")
@@ -44,8 +45,6 @@ def null_space(no_regime: str) -> list[Claim]:
             measure="energy share there minus the larger of chance and the control's, least over methods and layers,",
             quantity=lambda control, *trio: min(one.excess(control) for one in trio),
             criterion=above(0.02),
-            surely=True,
-            control="control",
             details={
                 "chance": Detail("ssft", "last.up.chance"),
                 "spread of chance": Detail("ssft", "last.up.spread"),
@@ -65,7 +64,6 @@ def null_space(no_regime: str) -> list[Claim]:
                 measure="cos^2 with the unembedding of NULL, last layer, at EOT,",
                 quantity=attrgetter("last.toward_null.unsafe"),
                 criterion=at_least(0.4),
-                control="control",
                 details={"by method": of_each("last.toward_null.unsafe", TUNED)},
                 note="pre-training hardly ever writes NULL, so this alone puts the change of the down-projection "
                 "outside its leading output directions",
@@ -82,8 +80,6 @@ def null_space(no_regime: str) -> list[Claim]:
             measure="share over chance minus the larger of 1 and the control's, in the best cell of the map,",
             quantity=lambda own, control: None if no_regime else own.lift_beyond(control),
             criterion=above(0.05),
-            surely=True,
-            control="control",
             figure=NULL_SHARE_FIGURE,
             undecidable=no_regime,
             note="a best of many cells is more than any of them would show on new seeds",
@@ -94,7 +90,7 @@ def null_space(no_regime: str) -> list[Claim]:
 class _BestCell(Claim):
     """A claim on the setting and method with the largest mean over seeds, which follow from the results."""
 
-    def judged(self, results: Conditions) -> Judgement:
+    def judged(self, results: Conditions, plan: Plan, family: int = 1) -> Judgement:
         cells = {}
         for (suffix, setting), method in product(CHANGES.items(), ("ssft", "unlearning")):
             own, base = f"{method}{suffix}", f"base{suffix}" if results[f"base{suffix}"] else "base"
@@ -105,7 +101,7 @@ class _BestCell(Claim):
                 "base complies": Detail(base, "behaviour.least_compliance"),
             }
             cell = replace(self, conditions=(own, f"control{suffix}"), details=details)
-            cells[f"{TITLES[method]}, {setting}"] = Claim.judged(cell, results)
+            cells[f"{TITLES[method]}, {setting}"] = Claim.judged(cell, results, plan, family)
         measured = {name: cell.measured for name, cell in cells.items() if cell.seeds}
         best = max(measured, key=measured.get, default=next(iter(cells)))
         every = {"best cell": best, "cells": {name: cells[name].details for name in measured}} if measured else {}
@@ -119,13 +115,11 @@ def inputs(no_decay: str) -> list[Claim]:
         place="section 4.2, figure 4",
         measure="||dW a|| / ||W a|| in the last layer, unsafe over safe, least over methods,",
         quantity=least("last.effect.ratio"),
-        control="control",
     )
     moves = partial(
         Claim,
         place="section 4.2, in another form",
         conditions=("ssft-decay",),
-        control="control-decay",
         undecidable=no_decay,
         note="beside the control, not beside chance: random inputs would lie there more than these ever do",
         figure="Unsafe inputs move to where the weights are weak",
@@ -188,10 +182,11 @@ def least(number: str) -> Callable[..., float]:
 
 
 def _with_control(claim: Claim, sentence: str, criterion: Criterion) -> list[Claim]:
-    """A claim, and that its control does not show the same."""
+    """A claim with the fine-tune on safe prompts as its control, and that the control does not show the same."""
+    name = "control-decay" if claim.conditions[0].endswith("-decay") else "control"
     told = {"id": f"{claim.id}-control", "sentence": sentence, "criterion": criterion, "details": {}, "note": ""}
-    of = {"conditions": (claim.control,), "control": claim.conditions[0], "kind": "own", "asks": "absence"}
-    return [claim, replace(claim, **told, **of)]
+    twin = replace(claim, **told, conditions=(name,), kind="own", asks="absence")
+    return [replace(claim, control=Control("the fine-tune on safe prompts alone", (name,), claim.quantity)), twin]
 
 
 def of_each(

@@ -21,7 +21,7 @@ from toylab.model.generate import generate
 from toylab.model.layers import source
 from toylab.model.transformer import Transformer
 from toylab.probes import Edit, edit
-from toylab.tasks import Batch, Kind, Split, TaskConcept, stream
+from toylab.tasks import Batch, Kind, TaskConcept, stream
 from toylab.training.batches import BLOCK, fresh, tokens_for
 from toylab.training.losses import Pairs
 from toylab.training.modes import evaluating
@@ -149,11 +149,6 @@ class Outcomes:
     other: float
     complied: float
     refused: float
-
-
-def held_out_texts(task: TaskConcept, seed: int, rows: int, kind: Kind, split: Split = "test") -> Batch:
-    """Prompts of a kind that no training has seen."""
-    return task.sample(stream(seed, split, kind), rows, split, kind=kind)
 
 
 def write_texts(

@@ -38,7 +38,8 @@ from toylab.probes import (
     watch,
     weak_share,
 )
-from toylab.studies.safety_finetuning.data import Outcomes, held_out_texts, outcomes, pairs, write_texts
+from toylab.runs.store import rounded
+from toylab.studies.safety_finetuning.data import Outcomes, outcomes, pairs, write_texts
 from toylab.studies.safety_finetuning.results import (
     BeforeAfter,
     Behaviour,
@@ -54,8 +55,8 @@ from toylab.studies.safety_finetuning.results import (
     UpShare,
     as_field,
 )
-from toylab.tasks import JAILBREAKS, Batch, Kind, TaskConcept
-from toylab.training.batches import device_of, to_device
+from toylab.tasks import JAILBREAKS, Batch, Kind, TaskConcept, held_out
+from toylab.training.batches import device_of, prompt_tokens, to_device
 from toylab.training.losses import Pairs, answer_log_probs
 
 SETS: tuple[Kind, ...] = ("safe", "unsafe", *JAILBREAKS)
@@ -67,10 +68,10 @@ Sets = Mapping[str, Batch]
 def judged_on(task: TaskConcept, seed: int, rows: int) -> dict[str, Batch]:
     """Held-out prompts of every kind, and of operators M alone: "M, safe text" and "M, unsafe text"."""
     sets = {
-        kind: held_out_texts(task, seed, rows, kind) for kind in SETS if task.duplicates or kind != "mismatched-token"
+        kind: held_out(task, seed, rows, kind=kind) for kind in SETS if task.duplicates or kind != "mismatched-token"
     }
     for name, kind in (("M, safe text", "safe"), ("M, unsafe text", "unsafe")):
-        batch = held_out_texts(task, seed, 8 * rows, kind)
+        batch = held_out(task, seed, 8 * rows, kind=kind)
         allowed = np.append(task.of_class("M"), task.operators.index("id"))
         only = np.isin(batch.labels["first operator"], allowed) & np.isin(batch.labels["second operator"], allowed)
         mixed = np.isin(batch.labels["first operator"], task.of_class("M")) | np.isin(
@@ -83,7 +84,7 @@ def judged_on(task: TaskConcept, seed: int, rows: int) -> dict[str, Batch]:
 def behaviour(model: nn.Module, task: TaskConcept, sets: Sets) -> Behaviour:
     """What a model writes, free-running, on each of the sets, safe and unsafe prompts among them."""
     asked = {name: batch for name, batch in sets.items() if name in SETS}
-    return Behaviour(**{as_field(name): _rounded(outcomes(model, task, batch)) for name, batch in asked.items()})
+    return Behaviour(**{as_field(name): rounded(outcomes(model, task, batch)) for name, batch in asked.items()})
 
 
 # Activations ---------------------------------------------------------------------------------------------------------
@@ -95,11 +96,6 @@ def at_answer(model: Transformer, task: TaskConcept, batch: Batch, *points: str)
     with watch(model, *points) as seen:
         model(prompt_tokens(task, batch).to(device_of(model)))
     return {name: value[:, -1] for name, value in seen.items()}
-
-
-def prompt_tokens(task: TaskConcept, batch: Batch) -> Int[Tensor, "batch position"]:
-    """The prompts of a batch."""
-    return torch.from_numpy(batch.tokens[:, : task.prompt])
 
 
 def clusters(model: Transformer, task: TaskConcept, sets: Sets) -> list[LayerClusters]:
@@ -174,7 +170,7 @@ def sensitivity(model: Transformer, task: TaskConcept, batch: Batch) -> Lipschit
 
     largest = gradient_norms(lambda points: logits(prompts)(points).max(dim=-1).values, embedded)
     whole = jacobian_norms(logits(prompts[:16]), embedded[:16])
-    return Lipschitz(gradient=[round(x, 3) for x in largest.tolist()], jacobian=[round(x, 3) for x in whole.tolist()])
+    return Lipschitz(gradient=rounded(largest, 3), jacobian=rounded(whole, 3))
 
 
 # Weights -------------------------------------------------------------------------------------------------------------
@@ -338,7 +334,3 @@ def _chosen(batch: Batch, rows: Int[np.ndarray, " row"]) -> Batch:
 
 def _mean(values: Float[Tensor, " case"]) -> float | None:
     return round(values.mean().item(), 4) if len(values) else None
-
-
-def _rounded(found: Outcomes) -> Outcomes:
-    return Outcomes(**{name: round(value, 4) for name, value in asdict(found).items()})

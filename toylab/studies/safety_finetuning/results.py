@@ -189,11 +189,9 @@ class TopEnergy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Effect:
+class Effect(SafeUnsafe):
     """Mean over prompts of ||dW a|| / ||W a|| of the up-projection, by set; a is the input after fine-tuning."""
 
-    safe: float
-    unsafe: float
     m_safe_text: float
     """Operators M alone."""
     m_unsafe_text: float

@@ -17,14 +17,14 @@ import torch
 from torch import nn
 
 from toylab.console import ToylabError
-from toylab.model.checkpoint import load_model, save_model
+from toylab.model.checkpoint import load_model
 from toylab.model.config import ModelConfig
 from toylab.model.lora import confine, release
 from toylab.model.transformer import Transformer
 from toylab.report.page import Picture
-from toylab.runs.store import write_metrics
-from toylab.runs.study import Input, Job, by_condition
-from toylab.settings import check_seeds, check_settings
+from toylab.runs.store import train_and_keep
+from toylab.runs.study import Input, Job
+from toylab.settings import check_range, check_settings
 from toylab.studies.safety_finetuning import measures as safety
 from toylab.studies.safety_finetuning.claims import claims
 from toylab.studies.safety_finetuning.data import (
@@ -32,7 +32,6 @@ from toylab.studies.safety_finetuning.data import (
     concept_batches,
     concept_model,
     fine_tuning,
-    held_out_texts,
     language_loss,
     outcomes,
 )
@@ -46,10 +45,10 @@ from toylab.studies.safety_finetuning.results import (
     SoftAttack,
     as_field,
 )
-from toylab.tasks import TaskConcept
-from toylab.training.loop import TrainConfig, train
+from toylab.tasks import TaskConcept, held_out
+from toylab.training.loop import TrainConfig, Training, train
 from toylab.training.losses import DPO, NPO, Refusal, Unlearning
-from toylab.verdicts.claim import Claim
+from toylab.verdicts.claim import Claim, Conditions
 
 Method = Literal["control", "ssft", "unlearning", "dpo", "dpo-standard", "npo"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -102,20 +101,12 @@ class SafetyFinetuningStudy:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        check_seeds(self.seeds)
-        if self.rows < 32:
-            raise ToylabError(f"rows={self.rows}: must be at least 32, or shares say little")
-        if not 0 < self.unsafe_share < 1:
-            raise ToylabError(f"unsafe_share={self.unsafe_share}: must be between 0 and 1: both kinds are needed")
-        for name in ("attack_steps", "relearning_steps"):
-            if getattr(self, name) < 1:
-                raise ToylabError(f"{name}={getattr(self, name)}: must be at least 1")
-        for name, example in (("small_rate", 2e-4), ("dpo_beta", 0.1)):
-            if not getattr(self, name) > 0:
-                raise ToylabError(f"{name}={getattr(self, name)}: must be a positive number, for example {example}")
-        for name in ("dpo_anchor", "decay"):
-            if not getattr(self, name) >= 0:
-                raise ToylabError(f"{name}={getattr(self, name)}: must be at least 0")
+        check_range("shares of fewer say little", rows=self.rows, least=32)
+        check_range("both kinds are needed", unsafe_share=self.unsafe_share, above=0, below=1)
+        check_range(attack_steps=self.attack_steps, relearning_steps=self.relearning_steps, least=1)
+        check_range("for example 2e-4", small_rate=self.small_rate, above=0)
+        check_range("for example 0.1", dpo_beta=self.dpo_beta, above=0)
+        check_range(dpo_anchor=self.dpo_anchor, decay=self.decay, least=0)
         if not self.task.soft_slots:
             raise ToylabError("task.soft_slots=0: the soft-token attack needs at least 1")
         if not self.task.duplicates:
@@ -229,41 +220,39 @@ class SafetyFinetuningStudy:
             result = self._broken(result, base, tuned, job.seed, sets)
         if arm.method in ("dpo", "dpo-standard"):
             losses = replace(self.unlearning, cap=1e9), self._loss(arm.method, base)
-            asked = held_out_texts(self.task, job.seed, 128, "unsafe", "validation")
+            asked = held_out(self.task, job.seed, 128, "validation", kind="unsafe")
             before, after = (safety.gradient_cosine(model, *losses, self.task, asked) for model in (base, tuned))
             result = replace(result, cosine=GradientCosine(before=before, after=after))
         return result
 
     def train_base(self, base: Base, seed: int, folder: Path) -> Transformer:
-        saved = folder / "model.safetensors"
-        if saved.exists():
-            return load_model(saved)
-        model = concept_model(self.task, base.model, seed)
-        followed = held_out_texts(self.task, seed, 64, "pretraining", "validation")
-        training = train(
-            model,
-            language_loss,
-            concept_batches(self.task, seed, base.train.rows, base.train.steps),
-            base.train,
-            evaluate=lambda m: {"accuracy": outcomes(m, self.task, followed).complies},
-            checkpoint=folder / "checkpoint.safetensors",
-        )
-        return _keep(model, training, folder)
+        """A base: as the folder has it, or pre-trained and kept there."""
+
+        def learn(checkpoint: Path) -> tuple[Transformer, Training]:
+            model = concept_model(self.task, base.model, seed)
+            followed = held_out(self.task, seed, 64, "validation", kind="pretraining")
+            return model, train(
+                model,
+                language_loss,
+                concept_batches(self.task, seed, base.train.rows, base.train.steps),
+                base.train,
+                evaluate=lambda m: {"accuracy": outcomes(m, self.task, followed).complies},
+                checkpoint=checkpoint,
+            )
+
+        return train_and_keep(folder, learn)[0]
 
     def fine_tune(self, arm: Arm, base: Transformer, seed: int, folder: Path) -> Transformer:
-        saved = folder / "model.safetensors"
-        if saved.exists():
-            return load_model(saved)
-        model = deepcopy(base) if arm.rank is None else confine(deepcopy(base), arm.rank, seed)
-        unsafe = {"control": 0.0, "ssft": 0.2}.get(arm.method, self.unsafe_share)
-        training = train(
-            model,
-            self._loss(arm.method, base),
-            fine_tuning(self.task, seed, arm.train.rows, unsafe),
-            arm.train,
-            checkpoint=folder / "checkpoint.safetensors",
-        )
-        return _keep(model if arm.rank is None else release(model), training, folder)
+        """A base fine-tuned by the method of an arm: as the folder has it, or trained and kept there."""
+
+        def learn(checkpoint: Path) -> tuple[Transformer, Training]:
+            model = deepcopy(base) if arm.rank is None else confine(deepcopy(base), arm.rank, seed)
+            unsafe = {"control": 0.0, "ssft": 0.2}.get(arm.method, self.unsafe_share)
+            batches = fine_tuning(self.task, seed, arm.train.rows, unsafe)
+            training = train(model, self._loss(arm.method, base), batches, arm.train, checkpoint=checkpoint)
+            return model if arm.rank is None else release(model), training
+
+        return train_and_keep(folder, learn)[0]
 
     def _loss(self, method: str, base: Transformer) -> Callable[[nn.Module, Any], torch.Tensor]:
         return {
@@ -316,9 +305,9 @@ class SafetyFinetuningStudy:
         """The claims of the paper, and ours, for these settings."""
         return claims(1 / self.task.letters, self.parts)
 
-    def pictures(self, results: dict[Job, SafetyResult], out: Path) -> list[Picture]:
+    def pictures(self, results: Conditions, out: Path) -> list[Picture]:
         """The figures of the report, from the results."""
-        return draw(by_condition(results))
+        return draw(results)
 
 
 @dataclass(frozen=True)
@@ -348,10 +337,3 @@ ALPHAS = (0.0, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 BUDGETS = (0.5, 1.0, 3.0)
 
 STUDY = SafetyFinetuningStudy
-
-
-def _keep(model: Transformer, training: Any, folder: Path) -> Transformer:
-    write_metrics(folder / "metrics.jsonl", training)
-    save_model(folder / "model.safetensors", model)
-    (folder / "checkpoint.safetensors").unlink(missing_ok=True)
-    return model

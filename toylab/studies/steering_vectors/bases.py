@@ -7,25 +7,25 @@ from pathlib import Path
 
 from torch import Tensor
 
-from toylab.model.checkpoint import save_model
+from toylab.model.checkpoint import load_model
 from toylab.model.steering import pre_flight
 from toylab.model.transformer import Transformer
-from toylab.runs.store import write_metrics
+from toylab.runs.store import train_and_keep
 from toylab.runs.study import Job
 from toylab.studies.steering_vectors.data import (
     READOUT_SEED,
     answers,
     by_temperature,
-    held_out_questions,
+    freeze_readout,
     reasoning_batches,
     reasoning_model,
     right_chains,
 )
 from toylab.studies.steering_vectors.results import BaseResult
 from toylab.studies.steering_vectors.settings import APART, Settings
-from toylab.tasks import Reasoning, Styles
-from toylab.training.batches import next_token_loss
-from toylab.training.loop import train
+from toylab.tasks import Reasoning, Styles, held_out
+from toylab.training.batches import next_token_loss, prompt_tokens
+from toylab.training.loop import Training, train
 
 
 def pretrain_base(study: Settings, job: Job, folder: Path, which: str = "") -> BaseResult:
@@ -36,28 +36,23 @@ def pretrain_base(study: Settings, job: Job, folder: Path, which: str = "") -> B
     """
     seed = job.seed
     task = replace(study.task, flag=True) if which == "flag" else study.task
-    config, phase = study.model, study.skill
+    config, phase, flagged = study.model, study.skill, 0.5 if which == "flag" else None
     if which == "learned":  # which takes longer, and does not get there under strong decay
         config = replace(config, unembedding="learned")
         phase = replace(phase, weight_decay=phase.weight_decay / 10)
-    model = reasoning_model(task, config, seed, readout=APART if which == "apart" else READOUT_SEED)
-    flagged = 0.5 if which == "flag" else None
     purpose = f"{which} " if which else ""
-    skill = train(
-        model,
-        next_token_loss,
-        reasoning_batches(task, seed, phase.rows, Styles.clean(0.9, flagged), f"{purpose}skill"),
-        phase,
-        evaluate=right_chains(task, seed),
-        checkpoint=folder / "checkpoint-skill.safetensors",
-    )
-    write_metrics(folder / "metrics-skill.jsonl", skill)
-    if not which:
-        save_model(folder / "skill.safetensors", model)
+
+    def learn(checkpoint: Path) -> tuple[Transformer, Training]:
+        model = reasoning_model(task, config, seed, readout=APART if which == "apart" else READOUT_SEED)
+        batches = reasoning_batches(task, seed, phase.rows, Styles.clean(0.9, flagged), f"{purpose}skill")
+        followed = right_chains(task, seed)
+        return model, train(model, next_token_loss, batches, phase, evaluate=followed, checkpoint=checkpoint)
+
+    model, _ = train_and_keep(folder, learn, "-skill", file=None if which else "skill.safetensors", load=load_base)
     prompts = evaluation_prompts(study, seed, task)
     chain = answers(model, task, few_of(study, prompts), 0, seed, opener="THINK")
     styles = replace(study.styles, think=0.5) if which == "flag" else study.styles
-    mix(study, model, task, seed, folder, styles, f"{purpose}mixture")
+    model = mix(study, model, task, seed, folder, styles, f"{purpose}mixture")
     return BaseResult(
         chain=round(chain.right, 4),
         answers=by_temperature(model, task, prompts, seed=seed),
@@ -70,22 +65,25 @@ def pretrain_base(study: Settings, job: Job, folder: Path, which: str = "") -> B
 
 def mix(
     study: Settings, model: Transformer, task: Reasoning, seed: int, folder: Path, styles: Styles, purpose: str
-) -> None:
-    """The second phase: the mixture of styles; the model and its history are kept in the folder."""
-    training = train(
-        model,
-        next_token_loss,
-        reasoning_batches(task, seed, study.mixture.rows, styles, purpose),
-        study.mixture,
-        checkpoint=folder / "checkpoint.safetensors",
-    )
-    write_metrics(folder / "metrics.jsonl", training)
-    save_model(folder / "model.safetensors", model)
+) -> Transformer:
+    """The model after the second phase, the mixture of styles: as the folder has it, or trained and kept there."""
+
+    def learn(checkpoint: Path) -> tuple[Transformer, Training]:
+        batches = reasoning_batches(task, seed, study.mixture.rows, styles, purpose)
+        return model, train(model, next_token_loss, batches, study.mixture, checkpoint=checkpoint)
+
+    return train_and_keep(folder, learn, load=load_base)[0]
+
+
+def load_base(path: Path) -> Transformer:
+    """A model of the study from its file; its unembedding reads what it read at first, also where training goes on."""
+    return freeze_readout(load_model(path))
 
 
 def evaluation_prompts(study: Settings, seed: int, task: Reasoning | None = None) -> Tensor:
     """The held-out prompts of a seed."""
-    return held_out_questions(task or study.task, seed, study.rows)
+    task = task or study.task
+    return prompt_tokens(task, held_out(task, seed, study.rows, purpose="prompts"))
 
 
 def few_of(study: Settings, prompts: Tensor) -> Tensor:

@@ -20,23 +20,27 @@ def claims(study: Settings) -> list[Claim]:
     """All claims for these settings."""
     vectors, guess = study.vectors, 1 / study.task.p  # the share of direct answers that are right by chance
     before, last = vectors[-2:]
-    set_up = partial(Claim, kind="set-up", place="our set-up", conditions=("base",))
-    trained = partial(Claim, figure=GAINS, control="base")
+    set_up = partial(Claim, place="our set-up", conditions=("base",))
+    trained = partial(
+        Claim,
+        figure=GAINS,
+    )
     weakest = partial(trained, conditions=("base", "full", *vectors))
-    surely = partial(Claim, criterion=above(0), surely=True)
+    surely = partial(Claim, criterion=above(0))
     late = partial(surely, place="section 4, figure 1", figure=GAINS)
     first_token = partial(Claim, place="section 5, figure 3", conditions=(last,))
     lens = partial(Claim, figure="What each vector says")
-    ranked = partial(lens, criterion=at_most(1), share=0.8)
+    ranked = partial(lens, criterion=at_most(1), statistic="share")
     says = partial(ranked, place="section 5, figure 4", conditions=(last,))
-    trap = partial(ranked, kind="own", place="our control", conditions=("vector-learned",))
+    trap = partial(ranked, place="our control", conditions=("vector-learned",))
     change = partial(Claim, place="section 4, figure 2", conditions=("combine",))
     paths = partial(Claim, place="section 6, figure 5", conditions=("paths",), figure=ROUTES)
-    our_paths = partial(paths, kind="own", place="our question")
+    our_paths = partial(paths, place="our question")
     share = "share of full training's gain at temperature 1"
     return [
         set_up(
             id="base-chain",
+            kind="set-up",
             sentence="The skill is there before any reinforcement: given THINK, chains are right.",
             measure="greedy accuracy after the first phase, THINK prefixed,",
             quantity=lambda base: base.chain,
@@ -44,6 +48,7 @@ def claims(study: Settings) -> list[Claim]:
         ),
         set_up(
             id="base",
+            kind="set-up",
             sentence="The base mostly answers directly, which is guessing.",
             measure=f"{FREE} (direct answers alone: {guess:.2f})",
             quantity=accuracy_at,
@@ -161,6 +166,7 @@ def claims(study: Settings) -> list[Claim]:
         ),
         trap(
             id="lens-trap",
+            kind="own",
             sentence="With a learned unembedding, too, the logit lens shows the opener first.",
             measure="rank of THINK, raw vector, learned unembedding,",
             quantity=lambda vector: vector.lens.THINK.rank,
@@ -168,6 +174,7 @@ def claims(study: Settings) -> list[Claim]:
         ),
         trap(
             id="lens-trap-rival",
+            kind="own",
             sentence="With a learned unembedding, too, the logit lens shows the other opener last.",
             measure="rank of DIRECT counted from the last token, raw vector, learned unembedding,",
             quantity=lambda vector: vector.lens.direct_from_last,
@@ -188,7 +195,7 @@ def claims(study: Settings) -> list[Claim]:
             measure="mean cosine of each token's change with the mean change, least over layers,",
             quantity=lambda combine: min(one.to_mean for one in combine.persisting),
             criterion=at_least(0.7),
-            withdrawn="random vectors of the same norm give .89 to .96, as much as trained ones",
+            undecidable="random vectors of the same norm give .89 to .96, as much as trained ones",
         ),
         change(
             id="persistence-other",
@@ -213,10 +220,10 @@ def claims(study: Settings) -> list[Claim]:
             measure="share of its gain lost when that MLP does not see it",
             quantity=lambda paths: 1 - paths.kept("skip MLP"),
             criterion=at_least(0.15),
-            surely=True,
         ),
         our_paths(
             id="direct-route",
+            kind="own",
             sentence="The penultimate vector acts through the unembedding, as the last layer's does.",
             measure="share of its gain when the unembedding does not see it",
             quantity=lambda paths: paths.kept("skip unembedding"),
@@ -224,6 +231,7 @@ def claims(study: Settings) -> list[Claim]:
         ),
         our_paths(
             id="forced-route",
+            kind="own",
             sentence="There is a way through the last block: a vector that the unembedding never sees finds it.",
             measure="greedy accuracy of a penultimate vector trained 2.5 times as long with its direct route cut",
             quantity=lambda paths: paths.forced[0],

@@ -28,20 +28,21 @@ def of(condition: str, **numbers: str | Callable[[Any], Any]) -> dict[str, Detai
 def beyond(study: Settings) -> list[Claim]:
     """These claims for these settings."""
     last, enough, direct = study.last, study.least_shift, (1 + 1 / study.task.p) / 2  # accuracy of direct answers
-    ours = partial(Claim, kind="own", place="our question")
+    ours = partial(Claim, place="our question")
     separable = partial(ours, conditions=swept_conditions(study), figure="When a vector can steer")
     carried = partial(ours, criterion=at_least(0.75))
     own = "over that of one's own, last layer,"
     together = partial(Claim, conditions=("combine",))
     scaled = partial(Claim, place="section 10", conditions=("adaptive",))
     flagged = partial(ours, figure="Where the right opener depends on the prompt")
-    dropped = partial(Claim, place="section 8 (dropped in version 4)", criterion=above(0), surely=True)
+    dropped = partial(Claim, place="section 8 (dropped in version 4)", criterion=above(0))
     feature = partial(dropped, conditions=("features",))
-    baseline = partial(Claim, kind="own", place="our control", conditions=("baselines",), figure=GAINS)
-    useless = partial(baseline, asks="absence", criterion=at_most(0.05), control=study.vectors[-1])
+    baseline = partial(Claim, place="our control", conditions=("baselines",), figure=GAINS)
+    useless = partial(baseline, criterion=at_most(0.05), control=study.vectors[-1])
     return [
         separable(
             id="separability",
+            kind="own",
             sentence="A vector can only choose between openers that the unembedding tells apart.",
             measure="share recovered at the largest cosine of the openers' rows minus that at the smallest",
             quantity=lambda *found: _fall(swept(*found)),
@@ -50,6 +51,7 @@ def beyond(study: Settings) -> list[Claim]:
         ),
         separable(
             id="pre-flight",
+            kind="own",
             sentence="The pre-flight check foretells which bases a vector can steer.",
             measure=f"share of bases in which a bound of at least {enough:g} nats goes with a share of at least .5, "
             "and a lower one with less,",
@@ -68,11 +70,11 @@ def beyond(study: Settings) -> list[Claim]:
         ),
         carried(
             id="transfer-seeds",
+            kind="own",
             sentence="Vectors carry over to models of other seeds, if these share the unembedding.",
             conditions=("transfer-from",),
             measure=f"gain of the other seed's vector {own}",
             quantity=lambda other: other.raw_share(last),
-            control="transfer-apart",
             details=of(
                 "transfer-from",
                 last_layer_but_one=lambda other: other.raw_share(last - 1),
@@ -81,6 +83,7 @@ def beyond(study: Settings) -> list[Claim]:
         ),
         carried(
             id="transfer-apart",
+            kind="own",
             asks="absence",
             place="our control",
             sentence="To a model with another unembedding vectors do not carry over as they are.",
@@ -88,11 +91,11 @@ def beyond(study: Settings) -> list[Claim]:
             measure=f"gain of the other model's vector {own}",
             quantity=lambda apart: apart.raw_share(last),
             criterion=at_most(0.35),
-            control="transfer-from",
             details=of("transfer-apart", cosine=lambda apart: apart.layers[last].cosine),
         ),
         carried(
             id="transfer-mapped",
+            kind="own",
             sentence="Mapped to the direction that the other unembedding reads alike, a vector carries over.",
             conditions=("transfer-apart",),
             measure=f"gain of the mapped vector {own}",
@@ -131,29 +134,29 @@ def beyond(study: Settings) -> list[Claim]:
             measure="size of what is added at SEP less the largest at any other kind of position but BOS",
             quantity=lambda adaptive: adaptive.scales.sep_lead,
             criterion=at_least(0),
-            share=0.8,
+            statistic="share",
             details=of("adaptive", **{name: f"scales.{name}" for name in ("BOS", "digits", "SEP", "opener", "chain")}),
             figure="How much of its vector each token gets",
         ),
         flagged(
             id="prompt-bit-constant",
+            kind="own",
             asks="absence",
             sentence="Where the right opener depends on the prompt, a constant vector fails.",
             conditions=("flag-before", "flag-last"),
             measure=f"{FREE}, better of the last two layers,",
             quantity=lambda before, last: max(accuracy_at(before), accuracy_at(last)),
             criterion=at_most(threshold(direct, 0.08)),
-            control="flag-gate",
             details=of("base-flag", base=accuracy_at, always_DIRECT=lambda base: base.prefix_direct[1].right),
         ),
         flagged(
             id="prompt-bit-gate",
+            kind="own",
             sentence="Where the right opener depends on the prompt, a bounded, centred gate on one vector is enough.",
             conditions=("flag-gate",),
             measure=f"{FREE}, scale tanh(w . (rms(h) - mean) + b),",
             quantity=accuracy_at,
             criterion=at_least(threshold(direct, 0.18)),
-            control="flag-before",
             details={
                 **of("flag-scale", unbounded_scale=accuracy_at),
                 **of("flag-gate", answers=lambda gate: asdict(gate.answers[1])),
@@ -161,6 +164,7 @@ def beyond(study: Settings) -> list[Claim]:
         ),
         flagged(
             id="prompt-bit-full",
+            kind="own",
             place="our baseline",
             sentence="Full training finds the right opener where it depends on the prompt.",
             conditions=("flag-full",),
@@ -194,12 +198,16 @@ def beyond(study: Settings) -> list[Claim]:
         ),
         useless(
             id="random-vector",
+            kind="own",
+            asks="absence",
             sentence="Random vectors of the same norm gain nothing.",
             measure="mean gain of ten draws at temperature 1, last layer,",
             quantity=lambda found: fmean(found.random_vectors) - found.base,
         ),
         useless(
             id="random-reward",
+            kind="own",
+            asks="absence",
             sentence="A vector trained on a random reward gains nothing, on average.",
             measure="gain at temperature 1, last layer,",
             quantity=lambda found: found.random_reward.right[1] - found.base,
@@ -207,6 +215,7 @@ def beyond(study: Settings) -> list[Claim]:
         ),
         baseline(
             id="same-vector",
+            kind="own",
             sentence="Another run on other prompts finds the same vector.",
             measure="cosine of the two",
             quantity=lambda found: found.another_run.cosine if found.another_run else None,
@@ -215,17 +224,19 @@ def beyond(study: Settings) -> list[Claim]:
         ),
         useless(
             id="difference-of-means",
+            kind="own",
+            asks="absence",
             sentence="The mean state after THINK less that after DIRECT does not steer: it says what was said last.",
             measure="gain at temperature 1, last layer, same norm,",
             quantity=lambda found: found.difference_of_means.right[1] - found.base,
         ),
         baseline(
             id="logit-bias",
+            kind="own",
             sentence="The mean shift of the logits at SEP, added everywhere instead of the vector, does better.",
             measure=f"{FREE} less that of the vector",
             quantity=lambda found: found.logit_bias.right[1] - found.steered,
             criterion=above(0),
-            surely=True,
         ),
     ]
 

@@ -6,7 +6,7 @@ What connects `toylab.tasks.Reasoning` to the model, its steering, the losses an
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,8 +19,10 @@ from toylab.model.generate import generate
 from toylab.model.layers import source
 from toylab.model.steering import Steered
 from toylab.model.transformer import Transformer
-from toylab.tasks import Batch, Reasoning, Split, Styles, stream
-from toylab.training.batches import Scored, device_of, fresh, pad
+from toylab.runs.store import rounded
+from toylab.settings import check_range
+from toylab.tasks import Batch, Reasoning, Styles, held_out, stream
+from toylab.training.batches import Scored, device_of, fresh, pad, prompt_tokens
 from toylab.training.loop import TrainConfig
 from toylab.training.losses import Rollouts, entropy, kl_divergence, up_to
 from toylab.training.modes import evaluating
@@ -73,8 +75,7 @@ def readout_rows(
         ValueError: for a cosine outside 0 .. 1, or a vocabulary as large as the width.
     """
     vocab = len(task.vocabulary)
-    if not 0 <= cosine <= 1:
-        raise ToylabError(f"cosine={cosine}: must be from 0 (orthogonal openers) to 1 (the same)")
+    check_range("openers are orthogonal at 0, the same at 1", cosine=cosine, least=0, most=1)
     if vocab >= width:
         raise ToylabError(f"width={width}: must be larger than the vocabulary of {vocab} tokens, for example 64")
     drawn = torch.randn(width, vocab, generator=source(seed, "readout"))
@@ -106,7 +107,7 @@ def reasoning_batches(task: Reasoning, seed: int, rows: int, styles: Styles, pur
 def right_chains(task: Reasoning, seed: int, rows: int = 200) -> Callable[[nn.Module], dict[str, float]]:
     """What the stop rule of the first phase watches: `accuracy`, the share of validation prompts answered right when
     THINK is given, greedily; on the flagged task, of those prompts that ask for a chain."""
-    prompts = held_out_questions(task, seed, rows, "validation")
+    prompts = prompt_tokens(task, held_out(task, seed, rows, "validation", purpose="prompts"))
     prompts = prompts[~torch.from_numpy(task.flagged(prompts.numpy()))]
     return lambda model: {"accuracy": answers(model, task, prompts, 0, opener="THINK").right}
 
@@ -204,16 +205,7 @@ def by_temperature(
     opener: str | None = None,
 ) -> dict[float | int, Answers]:
     """`answers` at each temperature, rounded to four places."""
-    found = {temperature: answers(model, task, prompts, temperature, seed, opener) for temperature in temperatures}
-    return {
-        temperature: Answers(**{name: round(share, 4) for name, share in asdict(one).items()})
-        for temperature, one in found.items()
-    }
-
-
-def held_out_questions(task: Reasoning, seed: int, rows: int, split: Split = "test") -> Int[Tensor, "prompt position"]:
-    """Prompts that no training has seen."""
-    return torch.from_numpy(task.prompts(stream(seed, split, "prompts"), rows, split))
+    return rounded({heat: answers(model, task, prompts, heat, seed, opener) for heat in temperatures})
 
 
 # Reinforcement learning ----------------------------------------------------------------------------------------------

@@ -8,28 +8,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from toylab.model.checkpoint import load_model, save_model
+from toylab.model.checkpoint import save_model
 from toylab.model.layers import source
 from toylab.model.steering import Scaled, Steered, Vector, load_steering, pre_flight, rms_normed, save_steering, vectors
 from toylab.model.transformer import Transformer
 from toylab.probes import watch
-from toylab.runs.store import write_metrics
+from toylab.runs.store import train_and_keep
 from toylab.runs.study import Job
 from toylab.studies.steering_vectors import measures
-from toylab.studies.steering_vectors.bases import evaluation_prompts, few_of, mix
+from toylab.studies.steering_vectors.bases import evaluation_prompts, few_of, load_base, mix
 from toylab.studies.steering_vectors.data import (
     Reward,
     Sampler,
     answers,
     by_temperature,
     freeze_readout,
-    held_out_questions,
     readout_rows,
     reasoning_batches,
 )
@@ -52,9 +52,9 @@ from toylab.studies.steering_vectors.results import (
 )
 from toylab.studies.steering_vectors.separability import SeparabilityResult
 from toylab.studies.steering_vectors.settings import Settings
-from toylab.tasks import Reasoning, stream
-from toylab.training.batches import next_token_loss
-from toylab.training.loop import TrainConfig, train
+from toylab.tasks import Reasoning, held_out, stream
+from toylab.training.batches import next_token_loss, prompt_tokens
+from toylab.training.loop import TrainConfig, Training, train
 from toylab.training.losses import PolicyGradient
 
 # Reinforcement learning -----------------------------------------------------------------------------------------------
@@ -72,21 +72,22 @@ def _reinforce(
     name: str = "",
     purpose: str = "rollouts",
     kl: float | int = 0.0,
-) -> None:
-    """Train in place; the steps are in `metrics{name}.jsonl`."""
+    file: str | None = None,
+) -> Any:
+    """The model trained, or as the file has it; the steps are in `metrics{name}.jsonl`."""
     config = config or study.rl
-    sampler = Sampler(
-        model, task or study.task, seed, config.rows, study.samples, reward=reward, reference=base, purpose=purpose
-    )
-    training = train(
-        model,
-        PolicyGradient(kl=kl, reference=base if kl else None),
-        sampler,
-        config,
-        evaluate=sampler.summary,
-        checkpoint=folder / f"checkpoint{name}.safetensors",
-    )
-    write_metrics(folder / f"metrics{name}.jsonl", training)
+
+    def learn(checkpoint: Path) -> tuple[nn.Module, Training]:
+        sampler = Sampler(
+            model, task or study.task, seed, config.rows, study.samples, reward=reward, reference=base, purpose=purpose
+        )
+        loss = PolicyGradient(kl=kl, reference=base if kl else None)
+        return model, train(model, loss, sampler, config, evaluate=sampler.summary, checkpoint=checkpoint)
+
+    load, save = load_base, save_model
+    if isinstance(model, Steered):
+        load, save = partial(load_steering, model=base), save_steering
+    return train_and_keep(folder, learn, name, file=file, load=load, save=save)[0]
 
 
 def train_vector(
@@ -98,12 +99,11 @@ def train_vector(
         refuse: whether a base is refused that no vector can move, by the pre-flight check.
         examine: whether it is also measured where the vector must act and, of the last layer, at which scale.
     """
-    base, prompts, seed = _load(job.path("base", folder)), evaluation_prompts(study, job.seed), job.seed
+    base, prompts, seed = _start(study, job, folder)
     if refuse:
         pre_flight(base, prompts, study.task.token("THINK"), study.task.token("DIRECT")).check(study.least_shift)
     steered = Steered(base, {layer: Vector(base.config.width)})
-    _reinforce(study, steered, base, seed, folder)
-    save_steering(folder / "vector.safetensors", steered)
+    steered = _reinforce(study, steered, base, seed, folder, file="vector.safetensors")
     vector = measures.vector_of(steered)
     after_last = measures.residual_changes(steered, study.task, prompts[:500], seed)[study.last].mean(dim=0)
     found = VectorResult(
@@ -136,33 +136,30 @@ def train_vector(
 
 def train_full(study: Settings, job: Job, folder: Path) -> FullResult:
     """Reinforcement learning of the whole model."""
-    base = _load(job.path("base", folder))
+    base, prompts, seed = _start(study, job, folder)
+    config = replace(study.rl, learning_rate=study.full_rate, clip=1.0)
     model = freeze_readout(deepcopy(base))
-    _reinforce(study, model, base, job.seed, folder, replace(study.rl, learning_rate=study.full_rate, clip=1.0))
-    save_model(folder / "model.safetensors", model)
-    return FullResult(answers=by_temperature(model, study.task, evaluation_prompts(study, job.seed), seed=job.seed))
+    model = _reinforce(study, model, base, seed, folder, config, file="model.safetensors")
+    return FullResult(answers=by_temperature(model, study.task, prompts, seed=seed))
 
 
 def train_joint(study: Settings, job: Job, folder: Path) -> JointResult:
     """Vectors after all layers, trained together."""
-    base = _load(job.path("base", folder))
-    steered = vectors(base)
-    _reinforce(study, steered, base, job.seed, folder)
-    save_steering(folder / "vectors.safetensors", steered)
+    base, prompts, seed = _start(study, job, folder)
+    steered = _reinforce(study, vectors(base), base, seed, folder, file="vectors.safetensors")
     return JointResult(
-        answers=by_temperature(steered, study.task, evaluation_prompts(study, job.seed), seed=job.seed),
+        answers=by_temperature(steered, study.task, prompts, seed=seed),
         norms=[held.vector.norm().item() for held in steered.additions.values()],
     )
 
 
 def train_adaptive(study: Settings, job: Job, folder: Path) -> AdaptiveResult:
     """A vector with a scale that depends on the token, beside a constant one that is trained as long."""
-    base, prompts, seed = _load(job.path("base", folder)), evaluation_prompts(study, job.seed), job.seed
+    base, prompts, seed = _start(study, job, folder)
     layer, width = study.last - 1, base.config.width
     steered = Steered(base, {layer: Scaled(width, generator=source(seed, "adaptive"))})
     config = replace(study.rl, steps=study.adaptive_steps, learning_rate=study.rl.learning_rate / 2)
-    _reinforce(study, steered, base, seed, folder, config)
-    save_steering(folder / "scaled.safetensors", steered)
+    steered = _reinforce(study, steered, base, seed, folder, config, file="scaled.safetensors")
     constant = Steered(base, {layer: Vector(width)})
     _reinforce(
         study, constant, base, seed, folder, replace(config, learning_rate=study.rl.learning_rate), name="-constant"
@@ -183,12 +180,8 @@ def train_adaptive(study: Settings, job: Job, folder: Path) -> AdaptiveResult:
 
 def compare_baselines(study: Settings, job: Job, folder: Path) -> BaselinesResult:
     """What stands instead of the last layer's vector."""
-    base, prompts, task = (
-        _load(job.path("base", folder)),
-        few_of(study, evaluation_prompts(study, job.seed)),
-        study.task,
-    )
-    seed, steered = job.seed, load_steering(job.path("vector", folder), base)
+    base, prompts, seed = _start(study, job, folder)
+    prompts, task, steered = few_of(study, prompts), study.task, load_steering(job.path("vector", folder), base)
     vector = measures.vector_of(steered)
     norm = vector.norm().item()
     rate = answers(base, task, prompts, 1, seed).right
@@ -223,7 +216,7 @@ def compare_baselines(study: Settings, job: Job, folder: Path) -> BaselinesResul
 
 def cut_paths(study: Settings, job: Job, folder: Path) -> PathsResult:
     """Through which readers the vector after the last layer but one acts, and whether there is another way."""
-    base, prompts, seed = _load(job.path("base", folder)), evaluation_prompts(study, job.seed), job.seed
+    base, prompts, seed = _start(study, job, folder)
     steered = load_steering(job.path("vector", folder), base)
     forced = measures.ForcedRoute(base, {study.last - 1: Vector(base.config.width)})
     # For a longer way: these vectors end four times as long as others.
@@ -241,8 +234,8 @@ def cut_paths(study: Settings, job: Job, folder: Path) -> PathsResult:
 
 def combine(study: Settings, job: Job, folder: Path) -> CombineResult:
     """The vectors of several layers together, and what is left of each in later layers."""
-    base, prompts, layers = _load(job.path("base", folder)), evaluation_prompts(study, job.seed), range(study.last + 1)
-    seed, few = job.seed, few_of(study, prompts)
+    base, prompts, seed = _start(study, job, folder)
+    few, layers = few_of(study, prompts), range(study.last + 1)
     alone = {layer: load_steering(job.path(f"vector-{layer}", folder), base) for layer in layers}
     trained = {layer: measures.vector_of(steered) for layer, steered in alone.items()}
     pairs = [(i, j) for i in layers for j in range(i + 1, study.last + 1)]
@@ -266,8 +259,8 @@ def combine(study: Settings, job: Job, folder: Path) -> CombineResult:
 
 def find_features(study: Settings, job: Job, folder: Path) -> FeaturesResult:
     """Features of right answers, of the model steered after the last layer but one."""
-    steered = load_steering(job.path("vector", folder), _load(job.path("base", folder)))
-    return measures.features(steered, study.task, evaluation_prompts(study, job.seed), job.seed)
+    base, prompts, seed = _start(study, job, folder)
+    return measures.features(load_steering(job.path("vector", folder), base), study.task, prompts, seed)
 
 
 # Elsewhere ------------------------------------------------------------------------------------------------------------
@@ -275,12 +268,8 @@ def find_features(study: Settings, job: Job, folder: Path) -> FeaturesResult:
 
 def transfer_to_child(study: Settings, job: Job, folder: Path) -> FamilyResult:
     """A child of the base, trained further on another mixture: does the parent's vector work in it?"""
-    parent, prompts, task = (
-        _load(job.path("base", folder)),
-        few_of(study, evaluation_prompts(study, job.seed)),
-        study.task,
-    )
-    child, seed = freeze_readout(deepcopy(parent)), job.seed
+    parent, prompts, seed = _start(study, job, folder)
+    prompts, task, child = few_of(study, prompts), study.task, freeze_readout(deepcopy(parent))
     styles = replace(study.styles, think=0.25, dialect=0.6, early=0.1)
     further = replace(study.mixture, steps=study.mixture.steps // 2, learning_rate=study.mixture.learning_rate / 2)
     train(child, next_token_loss, reasoning_batches(task, seed, further.rows, styles, "child"), further)
@@ -306,8 +295,8 @@ def transfer_to_child(study: Settings, job: Job, folder: Path) -> FamilyResult:
 
 def transfer(study: Settings, job: Job, folder: Path, layers: Sequence[int]) -> TransferResult:
     """The vectors of another model in this one, as they are and mapped through the unembeddings."""
-    base, donor = _load(job.path("base", folder)), _load(job.path("donor", folder))
-    prompts, seed = few_of(study, evaluation_prompts(study, job.seed)), job.seed
+    base, prompts, seed = _start(study, job, folder)
+    prompts, donor = few_of(study, prompts), load_base(job.path("donor", folder))
 
     def carried(layer: int) -> Carried:
         own = load_steering(job.path(f"own-{layer}", folder), base)
@@ -331,10 +320,10 @@ def transfer(study: Settings, job: Job, folder: Path, layers: Sequence[int]) -> 
 def turn_openers(study: Settings, job: Job, folder: Path, cosine: float) -> SeparabilityResult:
     """The same skill, read out with openers whose rows have a given cosine; then a vector, whatever the pre-flight
     check says."""
-    model, seed = _load(job.path("skill", folder)), job.seed
+    model, seed = load_base(job.path("skill", folder)), job.seed
     length = model.unembedding.weight.norm(dim=1).mean()
     model.unembedding.weight.data = length * readout_rows(study.task, model.config.width, cosine=cosine)
-    mix(study, model, study.task, seed, folder, study.styles, "mixture")
+    model = mix(study, model, study.task, seed, folder, study.styles, "mixture")
     prompts = few_of(study, evaluation_prompts(study, seed))
     steered = Steered(model, {study.last: Vector(model.config.width)})
     _reinforce(study, steered, model, seed, folder, name="-vector")
@@ -352,7 +341,7 @@ def train_flagged(
     """The task whose right opener depends on the prompt, under one kind of training: a bounded, centred gate, the whole
     model, an unbounded scale, a vector after the last layer but one ("before"), or one after the last."""
     task, seed = replace(study.task, flag=True), job.seed
-    base, prompts = _load(job.path("base", folder)), evaluation_prompts(study, seed, task)
+    base, prompts = load_base(job.path("base", folder)), evaluation_prompts(study, seed, task)
     width, before = base.config.width, study.last - 1
     # The pace of a token-wise scale is that of a product of two trained factors.
     long = replace(study.rl, steps=5 * study.rl.steps // 2, learning_rate=study.rl.learning_rate / 2)
@@ -362,7 +351,7 @@ def train_flagged(
     elif which in ("gate", "scale"):
         point = f"blocks.{before}.resid_post"
         with torch.no_grad(), watch(base, point) as seen:
-            base(held_out_questions(task, seed, 1000, "train"))
+            base(prompt_tokens(task, held_out(task, seed, 1000, "train", purpose="prompts")))
         centre = rms_normed(seen[point][:, -1]).mean(dim=0)
         held = (
             Scaled(width, "tanh", centre, source(seed, "gate"))
@@ -385,8 +374,9 @@ def train_flagged(
     )
 
 
-def _load(path: Path) -> Transformer:
-    return freeze_readout(load_model(path))
+def _start(study: Settings, job: Job, folder: Path) -> tuple[Transformer, Tensor, int]:
+    """The base that a job starts from, the held-out prompts, and the seed."""
+    return load_base(job.path("base", folder)), evaluation_prompts(study, job.seed), job.seed
 
 
 def _cosine(one: Tensor, other: Tensor) -> float:

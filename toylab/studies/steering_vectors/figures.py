@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from statistics import fmean
+from typing import Any
 
 from toylab.report import canvas, figures
-from toylab.report.page import Picture, picture
+from toylab.report.page import Picture, measured, picture, pictures
 from toylab.studies.steering_vectors.results import Temperatures
 from toylab.studies.steering_vectors.separability import sweep_of
 from toylab.studies.steering_vectors.settings import Settings
@@ -17,16 +18,21 @@ Rows = dict[str, dict[str, list[float]]]
 
 def draw(results: Conditions, study: Settings) -> list[Picture]:
     """All figures for which there are results."""
-    drawn = [_draw_gains(results, study), _draw_lens(results, study), _draw_kl(results, study), _draw_routes(results)]
-    drawn += [_draw_separability(results, study), _draw_scales(results, study), _draw_flag(results)]
-    return [one for one in drawn if one is not None]
+    return pictures(
+        (_draw_gains, results, study),
+        (_draw_lens, results, study),
+        (_draw_kl, results, study),
+        (_draw_routes, results),
+        (_draw_separability, results, study),
+        (_draw_scales, results, study),
+        (_draw_flag, results),
+    )
 
 
-def _draw_gains(results: Conditions, study: Settings) -> Picture | None:
-    if not results["base"]:
-        return None
+def _draw_gains(results: Conditions, study: Settings) -> Picture:
+    base = measured(results["base"]).values()
     rows = _answers(results, {"base": "base"})
-    rows["THINK prefixed"] = _temperatures(one.prefix for one in results["base"].values())
+    rows["THINK prefixed"] = _temperatures(one.prefix for one in base)
     rows |= _answers(results, {name: f"vector, {layer}" for name, layer in _vectors(results, study).items()})
     scaled = f"token-wise scale, layer {study.last - 1}"
     rows |= _answers(results, {"joint": "vectors, all layers", "adaptive": scaled, "full": "full training"})
@@ -37,16 +43,14 @@ def _draw_gains(results: Conditions, study: Settings) -> Picture | None:
         rows["random vectors (mean)"] = {"T = 1": [fmean(one.random_vectors) for one in baselines]}
     return picture(
         "What each training reaches",
-        f"Share of right answers on prompts never seen, {_seeds(results, ['base'])}, one point a seed, by the "
+        f"Share of right answers on prompts never seen, {_seeds(results['base'])}, one point a seed, by the "
         "temperature of decoding. The lower rows are baselines at the last layer.",
         figures.by_seed(rows, xlabel="right answers", chance=1 / study.task.p),
     )
 
 
-def _draw_lens(results: Conditions, study: Settings) -> Picture | None:
-    shown = _vectors(results, study)
-    if not shown:
-        return None
+def _draw_lens(results: Conditions, study: Settings) -> Picture:
+    shown = measured(_vectors(results, study))
     rows = {f"vector, {title}": _mean(one.lens.all for one in results[name].values()) for name, title in shown.items()}
     for name, title in shown.items():
         rows[f"last stream, {title}"] = _mean(one.difference_lens.all for one in results[name].values())
@@ -55,15 +59,14 @@ def _draw_lens(results: Conditions, study: Settings) -> Picture | None:
     return picture(
         "What each vector says",
         "Cosine with each token's row of the unembedding, the final norm's gain folded in; mean over "
-        f"{_seeds(results, shown)}. Upper rows: the raw vector; below: the mean change of the last layer's stream.",
+        f"{_seeds(*map(results.get, shown))}. Upper rows: the raw vector; below: the mean change of the last layer's "
+        "stream.",
         figures.shades(rows, study.task.vocabulary, xlabel="token"),
     )
 
 
-def _draw_kl(results: Conditions, study: Settings) -> Picture | None:
-    shown = _vectors(results, study)
-    if not shown:
-        return None
+def _draw_kl(results: Conditions, study: Settings) -> Picture:
+    shown = measured(_vectors(results, study))
     groups = {}
     for name, title in shown.items():
         shares = _mean(one.kl_shares for one in results[name].values() if one.kl_shares)
@@ -72,30 +75,27 @@ def _draw_kl(results: Conditions, study: Settings) -> Picture | None:
     return picture(
         "Where the distributions change",
         "KL(steered || base) at each position of what the steered model writes, as a share of its sum; mean over "
-        f"{_seeds(results, shown)}.",
+        f"{_seeds(*map(results.get, shown))}.",
         figures.responses(groups, xlabel="generated position (0: the opener)", ylabel="share of the KL", ax=ax),
     )
 
 
-def _draw_routes(results: Conditions) -> Picture | None:
-    paths = list(results["paths"].values())
-    if not paths:
-        return None
+def _draw_routes(results: Conditions) -> Picture:
+    paths = list(measured(results["paths"]).values())
     rows = {name: {"kept": [max(-0.03, min(1.03, one.kept(name))) for one in paths]} for name in paths[0].routes}
     ax = figures.by_seed(rows, xlabel="share of the penultimate vector's gain that is kept")
     ax.get_legend().remove()
     return picture(
         "Through which readers the penultimate vector acts",
-        f"Some readers of the last block do not see it; one point a seed ({_seeds(results, ['paths'])}), temperature "
+        f"Some readers of the last block do not see it; one point a seed ({_seeds(results['paths'])}), temperature "
         "1. What lies beyond the axis stands at its edge.",
         ax,
     )
 
 
-def _draw_separability(results: Conditions, study: Settings) -> Picture | None:
+def _draw_separability(results: Conditions, study: Settings) -> Picture:
     sweeps = sweep_of(results, study)
-    if not any(len(held) > 1 for held in sweeps.values()):
-        return None
+    measured([held for held in sweeps.values() if len(held) > 1])
     figure, axes = canvas.sheet(8.0, 3.0, columns=2)
     by_cosine = {f"seed {s}": ([one.cosine for one in held], [one.share for one in held]) for s, held in sweeps.items()}
     by_bound = {}
@@ -117,12 +117,10 @@ def _draw_separability(results: Conditions, study: Settings) -> Picture | None:
     )
 
 
-def _draw_scales(results: Conditions, study: Settings) -> Picture | None:
-    if not results["adaptive"]:
-        return None
+def _draw_scales(results: Conditions, study: Settings) -> Picture:
     steps = range(1, study.task.length + 1)
     columns = ["BOS", "x0", *(f"a{t}" for t in steps), "SEP", "THINK", *(f"s{t}" for t in steps), "ANS", "y"]
-    rows = {f"seed {seed}": one.scales.by_position for seed, one in results["adaptive"].items()}
+    rows = {f"seed {seed}": one.scales.by_position for seed, one in measured(results["adaptive"]).items()}
     shown = columns[: len(next(iter(rows.values())))]
     return picture(
         "How much of its vector each token gets",
@@ -132,9 +130,7 @@ def _draw_scales(results: Conditions, study: Settings) -> Picture | None:
     )
 
 
-def _draw_flag(results: Conditions) -> Picture | None:
-    if not results["base-flag"]:
-        return None
+def _draw_flag(results: Conditions) -> Picture:
     names = {
         "base-flag": "base",
         "flag-before": "vector, last layer but one",
@@ -145,7 +141,7 @@ def _draw_flag(results: Conditions) -> Picture | None:
     }
     return picture(
         "Where the right opener depends on the prompt",
-        f"Share of right answers, {_seeds(results, ['base-flag'])}, one point a seed.",
+        f"Share of right answers, {_seeds(measured(results['base-flag']))}, one point a seed.",
         figures.by_seed(_answers(results, names), xlabel="right answers"),
     )
 
@@ -174,6 +170,7 @@ def _mean(rows: Iterable[list[float]]) -> list[float]:
     return [fmean(column) for column in zip(*rows, strict=True)]
 
 
-def _seeds(results: Conditions, names: Iterable[str]) -> str:
-    count = len({seed for name in names for seed in results[name]})
+def _seeds(*found: Mapping[int, Any]) -> str:
+    """How many seeds there are results of, in words."""
+    count = len(set().union(*found))
     return f"{count} seed{'s' if count != 1 else ''}"

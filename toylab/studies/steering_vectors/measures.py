@@ -30,6 +30,7 @@ from toylab.probes import (
     token_cosines,
     watch,
 )
+from toylab.runs.store import rounded
 from toylab.studies.steering_vectors.data import answers, write_answers
 from toylab.studies.steering_vectors.results import (
     FeatureResult,
@@ -96,7 +97,7 @@ def kl_by_position(steered: Steered, task: Reasoning, prompts: Prompts, seed: in
     end count as 0."""
     made = rollouts(steered, task, prompts, seed)
     gap = kl_divergence(made.log_probs(steered), made.log_probs(steered.model))
-    return [round(x, 4) for x in gap.masked_fill(~made.counted, 0).mean(dim=0).tolist()]
+    return rounded(gap.masked_fill(~made.counted, 0).mean(dim=0))
 
 
 # What it says --------------------------------------------------------------------------------------------------------
@@ -138,7 +139,7 @@ def says(direction: Float[Tensor, " width"], model: Transformer, task: Reasoning
         think_over_direct=against(direction, rows, think, direct).item(),
         first_dialect=cosines[: task.p].mean().item(),
         second_dialect=cosines[task.p : 2 * task.p].mean().item(),
-        all=[round(x, 4) for x in cosines.tolist()],
+        all=rounded(cosines),
     )
 
 
@@ -314,7 +315,7 @@ def scales(steered: Steered, task: Reasoning, prompts: Prompts, seed: int = 0) -
     return TokenScales(
         **{name: _over(size[:, at].abs(), told[:, at]) for name, at in kinds.items()},
         **signed,
-        by_position=[round(x, 3) for x in _columns(size, told)],
+        by_position=rounded(_columns(size, told), 3),
     )
 
 

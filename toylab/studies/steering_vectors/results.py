@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Protocol, runtime_checkable
 
 from toylab.model.steering import PreFlight
 from toylab.studies.steering_vectors.data import Answers
@@ -16,12 +15,11 @@ Temperatures = dict[float | int, Answers]
 """What a model answers, by temperature."""
 
 
-@runtime_checkable
-class Answering(Protocol):
+@dataclass(frozen=True, kw_only=True)
+class Answering:
     """Any result that tells what a model answers."""
 
-    @property
-    def answers(self) -> Temperatures: ...
+    answers: Temperatures
 
 
 def accuracy_at(result: Answering, temperature: float | int = 1) -> float:
@@ -43,12 +41,11 @@ def gain_share(base: Answering, found: Answering, full: Answering, temperature: 
 
 
 @dataclass(frozen=True, kw_only=True)
-class BaseResult:
+class BaseResult(Answering):
     """A base before any steering."""
 
     chain: float
     """Greedy accuracy after the first phase, THINK prefixed."""
-    answers: Temperatures
     prefix: Temperatures
     """With THINK prefixed."""
     direct: Temperatures
@@ -99,10 +96,9 @@ class Pair:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VectorResult:
+class VectorResult(Answering):
     """One vector after one layer."""
 
-    answers: Temperatures
     norm: float
     kl: list[float]
     """KL(steered || base) in nats at each generated position, on what the steered model writes."""
@@ -131,17 +127,14 @@ class VectorResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FullResult:
+class FullResult(Answering):
     """Reinforcement learning of the whole model."""
-
-    answers: Temperatures
 
 
 @dataclass(frozen=True, kw_only=True)
-class JointResult:
+class JointResult(Answering):
     """Vectors after all layers, trained together, and their norms."""
 
-    answers: Temperatures
     norms: list[float]
 
 
@@ -168,10 +161,9 @@ class TokenScales:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdaptiveResult:
+class AdaptiveResult(Answering):
     """One vector with a scale that depends on the token, after the last layer but one."""
 
-    answers: Temperatures
     constant: Temperatures
     """Of a constant vector that is trained as long."""
     scales: TokenScales
@@ -181,10 +173,9 @@ class AdaptiveResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FlagResult:
+class FlagResult(Answering):
     """One training on the flagged task, whose right opener depends on the prompt."""
 
-    answers: Temperatures
     routes: dict[str, float] | None = None
     """Accuracy at temperature 1 by the readers that do not see it (`measures.routes`); of the last layer but one."""
     steered: float | None = None

@@ -12,11 +12,9 @@ from toylab.verdicts.claim import Conditions
 
 
 @dataclass(frozen=True, kw_only=True)
-class SeparabilityResult:
-    """A base whose openers' rows are turned toward each other, and a vector after its last layer."""
+class SeparabilityResult(results.Answering):
+    """A base whose openers' rows are turned toward each other, what it answers, and a vector after its last layer."""
 
-    answers: Temperatures
-    """Of the base."""
     pre_flight: PreFlight
     vector: Temperatures
     """With the vector."""

@@ -7,7 +7,7 @@ from typing import Literal
 
 from toylab.console import ToylabError
 from toylab.model.config import ModelConfig
-from toylab.settings import check_seeds, check_settings
+from toylab.settings import check_range, check_settings
 from toylab.studies.steering_vectors.data import (
     MODEL,
     RL,
@@ -84,21 +84,13 @@ class Settings:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        check_seeds(self.seeds)
-        if not 0 <= self.control_seeds <= len(self.seeds):
-            raise ToylabError(f"control_seeds={self.control_seeds}: must be from 0 to the number of seeds")
-        if self.rows < 64:
-            raise ToylabError(f"rows={self.rows}: must be at least 64, or shares say little")
-        if self.samples < 2:
-            raise ToylabError(f"samples={self.samples}: the leave-one-out baseline needs at least 2, for example 8")
-        if self.adaptive_steps < 1:
-            raise ToylabError(f"adaptive_steps={self.adaptive_steps}: must be at least 1")
-        if not self.flag_kl >= 0:
-            raise ToylabError(f"flag_kl={self.flag_kl}: must be at least 0; 0 leaves the term out")
-        if not self.full_rate > 0:
-            raise ToylabError(f"full_rate={self.full_rate}: must be a positive number, for example 1e-3")
-        if not all(0 <= cosine <= 1 for cosine in self.cosines):
-            raise ToylabError(f"cosines={self.cosines}: must be from 0 (orthogonal openers) to 1 (the same)")
+        check_range("these are some of the seeds", control_seeds=self.control_seeds, least=0, most=len(self.seeds))
+        check_range("shares of fewer say little", rows=self.rows, least=64)
+        check_range("the leave-one-out baseline needs others, for example 8", samples=self.samples, least=2)
+        check_range(adaptive_steps=self.adaptive_steps, least=1)
+        check_range("0 leaves the term out", flag_kl=self.flag_kl, least=0)
+        check_range("for example 1e-3", full_rate=self.full_rate, above=0)
+        check_range("openers are orthogonal at 0, the same at 1", cosines=self.cosines, least=0, most=1)
         if self.model.norm != "pre" or not self.model.causal or self.model.layers < 2:
             raise ToylabError("model: the study asks about a causal pre-norm model of 2 layers or more")
         if self.model.unembedding == "none":

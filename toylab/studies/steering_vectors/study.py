@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from toylab.report.page import Picture
-from toylab.runs.study import Input, Job, by_condition
+from toylab.runs.study import Input, Job
 from toylab.studies.steering_vectors import experiments, results
 from toylab.studies.steering_vectors.bases import pretrain_base
 from toylab.studies.steering_vectors.claims import claims
 from toylab.studies.steering_vectors.figures import draw
 from toylab.studies.steering_vectors.separability import SeparabilityResult
 from toylab.studies.steering_vectors.settings import Settings
-from toylab.verdicts.claim import Claim
+from toylab.verdicts.claim import Claim, Conditions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,18 +90,15 @@ class SteeringVectorsStudy(Settings):
 
     def run_job(self, job: Job, folder: Path) -> Any:
         """Pre-train a base, or train something on one and measure it."""
-        found = job.what(self, job, folder)
-        for left in folder.glob("checkpoint*"):  # jobs that go on from this one read its models
-            left.unlink()
-        return found
+        return job.what(self, job, folder)
 
     def claims(self) -> list[Claim]:
         """The claims of the paper, and ours, for these settings."""
         return claims(self)
 
-    def pictures(self, results: dict[Job, Any], out: Path) -> list[Picture]:
+    def pictures(self, results: Conditions, out: Path) -> list[Picture]:
         """The figures of the report, from the results."""
-        return draw(by_condition(results), self)
+        return draw(results, self)
 
 
 STUDY = SteeringVectorsStudy
