@@ -204,7 +204,7 @@ class ForcedRoute(Steered):
     def forward(self, tokens: Int[Tensor, "batch position"], **options) -> Float[Tensor, "batch query vocab"]:
         (held,) = self.additions.values()
         last = f"blocks.{len(self.model.blocks) - 1}.resid_post"
-        with edit(self.model, self.edits() | {last: lambda h: h - held.vector}):
+        with edit(self.model, self.edits()), edit(self.model, {last: lambda h: h - held.vector}):
             return self.model(tokens, **options)
 
 
