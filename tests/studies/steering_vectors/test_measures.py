@@ -38,12 +38,11 @@ from tests.studies.steering_vectors.worlds import (
     shifted,
     still,
     streams,
-    witness,
     witnessed,
 )
 from toylab.model.generate import generate
 from toylab.model.layers import source
-from toylab.model.steering import Scaled, Steered, Vector, vectors
+from toylab.model.steering import vectors
 from toylab.model.transformer import Transformer
 from toylab.studies.steering_vectors.data import write_answers
 from toylab.studies.steering_vectors.measures import (

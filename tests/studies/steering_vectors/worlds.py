@@ -34,6 +34,8 @@ def drawn(seed: int, task: Reasoning = TASK, **shape: Any) -> Transformer:
         for name, parameter in model.named_parameters():
             if "ln" in name:
                 parameter += 0.3 * numbers(seed, *parameter.shape)
+        for block in model.blocks:  # heads that do look at something
+            block.attn.query.weight.mul_(5)
     return model
 
 
@@ -94,7 +96,7 @@ def witness(
         said[:, 0] = task.token(opener)
     with torch.no_grad():
         logits = model(torch.cat([prompts, said], dim=1))[:, task.prompt - 1 :]
-    found = logits.mean(dim=(0, 1)) / (1 + temperature) + seed / 10
+    found = 10 * logits.mean(dim=(0, 1)) / (1 + temperature) + seed / 10
     return Answers(*found[:6].tolist())
 
 
