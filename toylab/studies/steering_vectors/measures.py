@@ -274,7 +274,7 @@ def combined(
     prompts: Prompts,
     trained: Mapping[int, Float[Tensor, " width"]],
     layers: Sequence[int],
-    scale: float,
+    scale: float | int,
     seed: int = 0,
 ) -> float:
     """Right answers with vectors that were trained apart, added at these layers at a common scale."""
