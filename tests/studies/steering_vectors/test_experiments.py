@@ -43,7 +43,7 @@ from toylab.studies.steering_vectors.results import (
 from toylab.studies.steering_vectors.separability import SeparabilityResult
 
 
-@pytest.mark.parametrize(("layer", "examine"), [(0, False), (1, True), (LAST, True), (LAST, False)])
+@pytest.mark.parametrize(("layer", "examine"), [(0, False), (1, True), (LAST, True)])
 def test_a_vector_is_measured_on_all_prompts_and_examined_on_half_of_them(tmp_path, layer, examine):
     model, every = base(), prompts_of()
     job, folder = begun(tmp_path, base=model)
@@ -75,25 +75,28 @@ def test_a_vector_is_measured_on_all_prompts_and_examined_on_half_of_them(tmp_pa
     assert torch.equal(one.batch_at.reference.embedding.weight, model.embedding.weight)
 
 
-def test_at_most_500_prompts_are_read_for_the_mean_change(tmp_path):
-    study, model = replace(STUDY, rows=520), base()
+def test_at_most_500_prompts_are_read_for_the_mean_change(tmp_path, monkeypatch):
+    study, model, read = replace(STUDY, rows=520), base(), []
     job, folder = begun(tmp_path, base=model)
+    change = {LAST: numbers(5, 4, WIDTH).float(), LAST - 1: numbers(6, 4, WIDTH).float()}
+    monkeypatch.setattr(measures, "residual_changes", lambda *told: read.append(told) or change)
+    monkeypatch.setattr(measures, "kl_by_position", lambda *told: [])
     with trainings(), witnessed():
         found = experiments.train_vector(study, job, folder, LAST - 1)
-        every = prompts_of(study)
-        change = measures.residual_changes(trained_on(model, 0, LAST - 1), TASK, every[:500], SEED)[LAST]
-    assert alike(found.difference_lens, measures.says(change.mean(dim=0), model, TASK))
+    ((_, task, prompts, seed),) = read
+    assert (task, prompts.tolist(), seed) == (TASK, prompts_of(study)[:500].tolist(), SEED)
+    assert alike(found.difference_lens, measures.says(sum(change[LAST]) / 4, model, TASK))
 
 
 def test_a_base_that_no_vector_can_move_is_refused_unless_asked_for(tmp_path):
-    job, folder = begun(tmp_path, base=base())
-    bound = pre_flight(base(), prompts_of(), THINK, DIRECT).bound
+    study, (job, folder) = replace(STUDY, rows=64), begun(tmp_path, base=base())
+    bound = pre_flight(base(), prompts_of(study), THINK, DIRECT).bound
     with trainings() as asked, witnessed():
         with pytest.raises(ValueError, match="bound="):
-            experiments.train_vector(replace(STUDY, least_shift=1.01 * bound), job, folder, LAST)
+            experiments.train_vector(replace(study, least_shift=1.01 * bound), job, folder, LAST)
         assert not asked
-        experiments.train_vector(replace(STUDY, least_shift=1.01 * bound), job, folder, LAST, refuse=False)
-        experiments.train_vector(replace(STUDY, least_shift=0.99 * bound), job, folder, LAST)
+        experiments.train_vector(replace(study, least_shift=1.01 * bound), job, folder, LAST, refuse=False)
+        experiments.train_vector(replace(study, least_shift=0.99 * bound), job, folder, LAST)
 
 
 def test_full_training_is_of_all_but_the_readout(tmp_path):

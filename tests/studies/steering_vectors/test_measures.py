@@ -21,7 +21,6 @@ from tests.studies.steering_vectors.helpers import (
     chained,
     direct,
     ends,
-    few,
     seeds,
     some,
     sometimes,
@@ -138,7 +137,7 @@ def test_rollouts_have_a_chance_of_their_own_by_seed_and_none_at_temperature_0()
 # Where it acts -------------------------------------------------------------------------------------------------------
 
 
-@some
+@once
 @given(seeds, layers)
 def test_at_a_place_the_vector_is_added_there_and_nowhere_else(seed, layer):
     model, prompts, vector = drawn(seed), questions(seed, 5), 3 * numbers(seed, WIDTH)
@@ -168,7 +167,7 @@ def changes(model: Transformer, moved: Transformer, made: Rollouts, layer: int) 
     return torch.stack(found)
 
 
-@few
+@once
 @given(seeds, layers)
 def test_a_vector_from_sep_on_is_each_change_in_the_steered_layer(seed, layer):
     model, prompts, vector = drawn(seed), questions(seed, 6), 3 * numbers(seed, WIDTH)
@@ -180,7 +179,7 @@ def test_a_vector_from_sep_on_is_each_change_in_the_steered_layer(seed, layer):
     torch.testing.assert_close(found[layer], vector.expand_as(found[layer]), rtol=0, atol=1e-12)
 
 
-@few
+@once
 @given(seeds, layers)
 def test_changes_are_those_of_each_token_that_was_chosen_row_by_row(seed, layer):
     model, prompts, vector = drawn(seed), questions(seed, 5), 3 * numbers(seed, WIDTH)
@@ -199,10 +198,10 @@ def test_changes_of_several_vectors_begin_at_the_first():
     torch.testing.assert_close(found[2], (one + other).expand_as(found[2]))
 
 
-@few
+@once
 @given(seeds, layers)
 def test_the_kl_at_a_position_is_a_mean_over_all_rows_of_what_the_vector_makes_of_the_chances(seed, layer):
-    model, prompts, vector = drawn(seed), questions(seed, 7), 4 * numbers(seed, WIDTH)
+    model, prompts, vector = drawn(seed), questions(seed, 4), 4 * numbers(seed, WIDTH)
     steered, moved = vectors(model, {layer: vector}), biased(model, {layer: vector})
     made = rollouts(steered, TASK, prompts, seed)
     expected = [0.0] * TASK.answer
@@ -242,7 +241,7 @@ def test_each_reading_of_the_lens_is_worked_out_by_hand(seed, layer):
     assert found.direct_from_last == 1 + sum(one < cosines[DIRECT] for one in cosines)
 
 
-@few
+@once
 @given(seeds)
 def test_what_is_left_of_a_vector_is_a_mean_cosine_of_each_token_in_each_later_layer(seed):
     model, prompts = drawn(seed), questions(seed, 6)
@@ -275,18 +274,18 @@ def test_where_all_is_passed_on_the_whole_vector_is_left():
 def test_random_vectors_have_the_norm_and_directions_that_have_nothing_in_common(seed, layer, norm):
     model, prompts = drawn(seed), questions(seed, 4)
     with witnessed() as asked:
-        found = random_vectors(model, TASK, prompts, layer, norm, draws=12, seed=seed % 5)
-        again = random_vectors(model, TASK, prompts, layer, norm, draws=3, seed=seed % 5)
-        other = random_vectors(model, TASK, prompts, layer, norm, draws=3, seed=seed % 5 + 1)
+        found = random_vectors(model, TASK, prompts, layer, norm, draws=8, seed=seed % 5)
+        again = random_vectors(model, TASK, prompts, layer, norm, draws=2, seed=seed % 5)
+        other = random_vectors(model, TASK, prompts, layer, norm, draws=2, seed=seed % 5 + 1)
     held = [addition(one) for one in asked]
     assert {at for at, _ in held} == {layer}
-    drew = torch.stack([one.vector.detach() for _, one in held[:12]])
-    torch.testing.assert_close(drew.norm(dim=1), torch.full((12,), norm).double(), rtol=1e-5, atol=0)
+    drew = torch.stack([one.vector.detach() for _, one in held[:8]])
+    torch.testing.assert_close(drew.norm(dim=1), torch.full((8,), norm).double(), rtol=1e-5, atol=0)
     assert found == [rightly(biased(model, {layer: vector}), prompts, seed=seed % 5) for vector in drew]
     cosines = drew @ drew.T / norm**2
-    assert cosines[~torch.eye(12, dtype=torch.bool)].mean().abs() < 0.15
-    assert cosines[~torch.eye(12, dtype=torch.bool)].max() < 0.8
-    assert again == found[:3]
+    assert cosines[~torch.eye(8, dtype=torch.bool)].mean().abs() < 0.2
+    assert cosines[~torch.eye(8, dtype=torch.bool)].max() < 0.8
+    assert again == found[:2]
     assert not set(again) & set(other)
 
 
@@ -295,7 +294,7 @@ def test_ten_random_vectors_are_drawn_by_default():
         assert len(random_vectors(drawn(0), TASK, questions(0, 2), 0, 1.0)) == 10
 
 
-@few
+@once
 @given(seeds, layers, st.floats(0.5, 20))
 def test_the_difference_of_means_is_that_of_streams_that_have_just_read_an_opener(seed, layer, norm):
     model, prompts = drawn(seed), questions(seed, 6)
@@ -315,7 +314,7 @@ def test_a_planted_difference_of_openers_is_found_on_its_side():
         torch.testing.assert_close(found, 7 * planted / planted.norm())
 
 
-@few
+@once
 @given(seeds, layers)
 def test_a_logit_bias_adds_the_mean_shift_at_sep_everywhere(seed, layer):
     model, prompts, vector = drawn(seed), questions(seed, 6), 3 * numbers(seed, WIDTH)
@@ -334,7 +333,7 @@ def test_a_logit_bias_adds_the_mean_shift_at_sep_everywhere(seed, layer):
 # Elsewhere -----------------------------------------------------------------------------------------------------------
 
 
-@some
+@once
 @given(seeds, st.sets(layers, min_size=1), st.floats(0.2, 2))
 def test_vectors_are_added_together_at_their_layers_and_a_common_scale(seed, chosen, scale):
     model, prompts = drawn(seed), questions(seed, 5)

@@ -5,8 +5,9 @@ import torch
 from hypothesis import given
 from torch import Tensor, nn
 
+from tests.examples import fewer
 from tests.model.small_steerings import numbers
-from tests.studies.steering_vectors.helpers import TASK, few, seeds
+from tests.studies.steering_vectors.helpers import TASK, seeds
 from tests.studies.steering_vectors.worlds import (
     LAYERS,
     WIDTH,
@@ -25,6 +26,7 @@ from toylab.model.steering import Vector, vectors
 from toylab.model.transformer import Transformer
 from toylab.studies.steering_vectors.measures import ForcedRoute, by_route, path, routes, with_clean_scale
 
+once = fewer(0.1)
 BEFORE = LAYERS - 2
 """The last layer but one."""
 EVERY = {
@@ -53,7 +55,7 @@ def part(model: Transformer, layer: int) -> tuple[nn.Module, nn.Module]:
     return writers(model.blocks[layer])
 
 
-@few
+@once
 @given(seeds)
 def test_where_all_readers_write_something_no_two_routes_are_the_same(seed):
     found = accuracies(drawn(seed), BEFORE, 0.4 * numbers(seed, WIDTH), seed % 5, 0.5)
@@ -61,7 +63,7 @@ def test_where_all_readers_write_something_no_two_routes_are_the_same(seed):
     assert len({round(value, 3) for value in found.values()}) == len(found)
 
 
-@few
+@once
 @given(seeds)
 def test_without_an_mlp_in_the_next_block_skipping_it_changes_nothing(seed):
     model = drawn(seed)
@@ -73,7 +75,7 @@ def test_without_an_mlp_in_the_next_block_skipping_it_changes_nothing(seed):
     assert same(found, "base") == {"only MLP"}
 
 
-@few
+@once
 @given(seeds)
 def test_without_an_attention_in_the_next_block_skipping_it_changes_nothing(seed):
     model = drawn(seed)
@@ -124,7 +126,7 @@ def behind(model: Transformer, x: Tensor, less: Tensor) -> Tensor:
     return ((x - mean) / deviation * model.ln_final.weight + model.ln_final.bias) @ model.unembedding.weight.T
 
 
-@few
+@once
 @given(seeds)
 def test_on_a_forced_route_all_blocks_see_the_vector_and_the_unembedding_does_not(seed):
     model, rows = drawn(seed), questions(seed, 4)
@@ -147,7 +149,7 @@ def test_a_vector_is_trained_through_what_it_does_on_a_forced_route_alone():
     assert forced.additions[str(BEFORE)].vector.grad.abs().max() < 1e-9
 
 
-@few
+@once
 @given(seeds)
 def test_with_a_clean_scale_the_changed_stream_is_divided_by_the_deviation_of_the_other(seed):
     model, rows = drawn(seed), questions(seed, 4)
