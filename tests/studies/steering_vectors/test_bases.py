@@ -60,7 +60,9 @@ def test_a_base_is_measured_after_each_of_its_two_phases(tmp_path, monkeypatch, 
     assert (folder / "skill.safetensors").exists() == (not which)
     with witnessed():
         watched = skill.evaluate(model)
-    assert list(watched) == ["accuracy"]
+    asked_for = questions(SEED, 200, task, "validation")
+    chains = asked_for[[row[-1] == task.token("SEP") for row in asked_for.tolist()]]
+    assert watched == {"accuracy": witness(model, task, chains, 0, 0, "THINK").right}
     assert mixture.evaluate is None
 
 

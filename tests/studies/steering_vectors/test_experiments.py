@@ -27,11 +27,11 @@ from tests.studies.steering_vectors.trainings import (
     trained_on,
     trainings,
 )
-from tests.studies.steering_vectors.worlds import LAYERS, SEP, WIDTH, alike, drawn, streams, witnessed
+from tests.studies.steering_vectors.worlds import LAYERS, SEP, WIDTH, alike, drawn, questions, streams, witnessed
 from toylab.model.layers import source
 from toylab.model.steering import Scaled, Steered, load_steering, pre_flight, rms_normed, vectors
-from toylab.studies.steering_vectors import experiments, measures
-from toylab.studies.steering_vectors.data import READOUT_SEED, held_out_questions, readout_rows
+from toylab.studies.steering_vectors import bases, experiments, measures
+from toylab.studies.steering_vectors.data import READOUT_SEED, readout_rows
 from toylab.studies.steering_vectors.results import (
     AdaptiveResult,
     FlagResult,
@@ -149,8 +149,9 @@ def test_a_token_wise_scale_is_compared_with_a_constant_vector_and_at_sep_alone(
     assert torch.equal(held.vector, steered.additions[str(LAST - 1)].vector)
 
 
-def test_openers_are_turned_before_the_mixture_and_a_vector_is_trained_on_what_comes_of_it(tmp_path):
-    model, prompts = base(), few()
+def test_openers_are_turned_before_the_mixture_and_a_vector_is_trained_on_what_comes_of_it(tmp_path, monkeypatch):
+    model, prompts, batches = base(), few(), []
+    monkeypatch.setattr(bases, "reasoning_batches", lambda *told: batches.append(told))
     model.unembedding.weight.data *= 3
     job, folder = begun(tmp_path, skill=model)
     with trainings() as asked, witnessed():
@@ -170,6 +171,7 @@ def test_openers_are_turned_before_the_mixture_and_a_vector_is_trained_on_what_c
     )
     assert alike(found, expected)
     assert asked[0].config == STUDY.mixture
+    assert batches == [(TASK, SEED, STUDY.mixture.rows, STUDY.styles, "mixture")]
     assert reinforced(asked[1], folder, 1, "-vector") == {}
     torch.testing.assert_close(left(folder).unembedding.weight, rows.detach())
 
@@ -193,7 +195,7 @@ def test_on_the_flagged_task_each_training_has_its_model_and_pace(tmp_path, whic
         plant(moved, 0)
         assert torch.equal(one.loss.reference.embedding.weight, model.embedding.weight)
     elif which in ("gate", "scale"):
-        stream = streams(model, held_out_questions(FLAGGED, SEED, 1000, "train"), LAST - 1)[:, -1]
+        stream = streams(model, questions(SEED, 1000, FLAGGED, "train"), LAST - 1)[:, -1]
         centre = sum(rms_normed(row) for row in stream.detach()) / 1000 if which == "gate" else None
         gate = "tanh" if which == "gate" else "linear"
         moved = Steered(model, {LAST - 1: Scaled(WIDTH, gate, centre, source(SEED, "gate"))})

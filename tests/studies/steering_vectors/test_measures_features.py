@@ -17,7 +17,7 @@ from tests.studies.steering_vectors.worlds import CONTEXT, LAYERS, SEP, WIDTH, b
 from tests.studies.steering_vectors.worlds import writing as written
 from toylab.model.steering import Scaled, Steered, vectors
 from toylab.model.transformer import Transformer
-from toylab.probes import SparseAutoencoder, explained_variance
+from toylab.probes import SparseAutoencoder, compare_features, explained_variance
 from toylab.studies.steering_vectors import measures
 from toylab.studies.steering_vectors.measures import features, scales
 
@@ -178,9 +178,10 @@ def test_features_are_of_what_is_written_up_to_its_end_and_tell_right_answers_fr
         agree = sum(row[best] == one for row, one in zip(fires, thinks, strict=True)) / 40
         one, judged = getattr(found, kind), torch.cat(each[40:])
         (inside, outside), trivial, form = gaps[best], apart(thinks), apart(whole)
+        luck = compare_features(torch.tensor(fires), torch.tensor(good), seed=seed + 3)
         expected = {
             "feature": best, "inside": inside, "outside": outside, "difference": inside - outside,
-            "chance": one.chance, "agreement": max(agree, 1 - agree),
+            "chance": luck.chance, "agreement": max(agree, 1 - agree),
             "explained_variance": explained_variance(Coordinates(), judged),
             "dead": 1 - sum(map(any, zip(*(judged > BAR).tolist(), strict=True))) / WIDTH,
             "trivial_difference": abs(trivial[0] - trivial[1]), "format_difference": abs(form[0] - form[1]),
@@ -192,3 +193,12 @@ def test_features_are_of_what_is_written_up_to_its_end_and_tell_right_answers_fr
         assert form[0] != form[1]
         assert one.lead == abs(one.difference) - max(one.chance, one.trivial_difference, one.format_difference)
     assert found.plain != found.difference
+
+
+def test_a_feature_does_not_fire_after_the_end():
+    """Where each place has a coordinate, those behind the end tell long answers, which are wrong, from short ones."""
+    steered = placed(numbers(0, CONTEXT), torch.zeros(VOCAB), 1.0)
+    with pytest.MonkeyPatch.context() as patch, written(lambda x: direct(x) if x[1] == 0 else [ANS] * TASK.answer):
+        patch.setattr(measures, "fit_autoencoder", lambda *told, **named: Coordinates())
+        found = features(steered, TASK, questions(0, 40)).plain
+    assert (found.feature, found.inside, found.outside, found.difference, found.auc) == (SEP + 3, 0, 1, -1, 1)

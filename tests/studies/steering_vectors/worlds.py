@@ -16,15 +16,15 @@ from toylab.model.layers import Block
 from toylab.model.transformer import Transformer
 from toylab.studies.steering_vectors import bases, data, experiments, measures
 from toylab.studies.steering_vectors.data import Answers, held_out_questions
-from toylab.tasks import Reasoning
+from toylab.tasks import Reasoning, Split
 from toylab.training.losses import Rollouts
 
 LAYERS, WIDTH, SEP, CONTEXT = 3, SMALL.width, TASK.prompt - 1, TASK.context
 
 
-def questions(seed: int, rows: int, task: Reasoning = TASK) -> Tensor:
-    """Held-out prompts."""
-    return held_out_questions(task, seed, rows)
+def questions(seed: int, rows: int, task: Reasoning = TASK, split: Split = "test") -> Tensor:
+    """Prompts of one split, as the study draws them."""
+    return held_out_questions(task, seed, rows, split)
 
 
 def drawn(seed: int, task: Reasoning = TASK, **shape: Any) -> Transformer:
