@@ -1,10 +1,7 @@
 """Laws of the jobs of the steering study: what each one starts from, what it does, and what it leaves to others."""
 
 from functools import partial
-from pathlib import Path
 
-from tests.studies.steering_vectors.helpers import TASK
-from toylab.runs.study import Job
 from toylab.studies.steering_vectors import experiments
 from toylab.studies.steering_vectors.bases import pretrain_base
 from toylab.studies.steering_vectors.study import SteeringVectorsStudy
@@ -79,18 +76,6 @@ def test_openers_are_turned_in_the_skill_and_flagged_trainings_have_their_base()
     for which in ("gate", "full", "scale", "before", "last"):
         base = {"base": model("base-flag")}
         assert told(f"flag-{which}") == (experiments.train_flagged, {"which": which}, base)
-
-
-def test_a_job_leaves_what_others_read_and_no_checkpoint(tmp_path):
-    def does(study: SteeringVectorsStudy, job: Job, folder: Path) -> dict:
-        for name in ("checkpoint.safetensors", "checkpoint-skill.safetensors", "model.safetensors"):
-            (folder / name).touch()
-        return {"study": study, "job": job}
-
-    job = Job("one", 5, what=does)
-    study = SteeringVectorsStudy(task=TASK)
-    assert study.run_job(job, tmp_path) == {"study": study, "job": job}
-    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
 
 
 def test_only_controls_have_what_few_seeds_suffice_for():

@@ -15,8 +15,9 @@ from tests.studies.steering_vectors.helpers import SMALL, TASK
 from toylab.model.layers import Block
 from toylab.model.transformer import Transformer
 from toylab.studies.steering_vectors import bases, data, experiments, measures
-from toylab.studies.steering_vectors.data import Answers, held_out_questions
-from toylab.tasks import Reasoning, Split
+from toylab.studies.steering_vectors.data import Answers
+from toylab.tasks import Reasoning, Split, held_out
+from toylab.training.batches import prompt_tokens
 from toylab.training.losses import Rollouts
 
 LAYERS, WIDTH, SEP, CONTEXT = 3, SMALL.width, TASK.prompt - 1, TASK.context
@@ -24,7 +25,7 @@ LAYERS, WIDTH, SEP, CONTEXT = 3, SMALL.width, TASK.prompt - 1, TASK.context
 
 def questions(seed: int, rows: int, task: Reasoning = TASK, split: Split = "test") -> Tensor:
     """Prompts of one split, as the study draws them."""
-    return held_out_questions(task, seed, rows, split)
+    return prompt_tokens(task, held_out(task, seed, rows, split, purpose="prompts"))
 
 
 def drawn(seed: int, task: Reasoning = TASK, **shape: Any) -> Transformer:
