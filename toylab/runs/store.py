@@ -235,7 +235,7 @@ def read_settings(path: Path | str) -> dict[str, Any]:
 
 
 def train_and_keep(
-    folder: Path,
+    folder: Path | str,
     train: Callable[[Path], tuple[Any, Training]],
     name: str = "",
     *,
@@ -254,6 +254,7 @@ def train_and_keep(
     Raises:
         ToylabError: naming the file, if one of them is damaged.
     """
+    folder = Path(folder)
     metrics = folder / f"metrics{name}.jsonl"
     if file is not None and (folder / file).exists():
         return load(folder / file), read_metrics(metrics)
