@@ -250,7 +250,7 @@ def plan_of(about: Mapping[str, Any]) -> Plan:
 
 
 def train_and_keep(
-    folder: Path,
+    folder: Path | str,
     train: Callable[[Path], tuple[Any, Training]],
     name: str = "",
     *,
@@ -269,6 +269,7 @@ def train_and_keep(
     Raises:
         ToylabError: naming the file, if one of them is damaged.
     """
+    folder = Path(folder)
     metrics = folder / f"metrics{name}.jsonl"
     if file is not None and (folder / file).exists():
         return load(folder / file), read_metrics(metrics)

@@ -75,7 +75,7 @@ def mix(
     return train_and_keep(folder, learn, load=load_base)[0]
 
 
-def load_base(path: Path) -> Transformer:
+def load_base(path: Path | str) -> Transformer:
     """A model of the study from its file; its unembedding reads what it read at first, also where training goes on."""
     return freeze_readout(load_model(path))
 

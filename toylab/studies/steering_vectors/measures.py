@@ -205,7 +205,7 @@ class ForcedRoute(Steered):
     def forward(self, tokens: Int[Tensor, "batch position"], **options) -> Float[Tensor, "batch query vocab"]:
         (held,) = self.additions.values()
         last = f"blocks.{len(self.model.blocks) - 1}.resid_post"
-        with edit(self.model, self.edits() | {last: lambda h: h - held.vector}):
+        with edit(self.model, self.edits()), edit(self.model, {last: lambda h: h - held.vector}):
             return self.model(tokens, **options)
 
 
@@ -275,7 +275,7 @@ def combined(
     prompts: Prompts,
     trained: Mapping[int, Float[Tensor, " width"]],
     layers: Sequence[int],
-    scale: float,
+    scale: float | int,
     seed: int = 0,
 ) -> float:
     """Right answers with vectors that were trained apart, added at these layers at a common scale."""
