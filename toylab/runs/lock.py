@@ -72,10 +72,14 @@ def _digest_of_code(path: Path) -> str:
     """Of what a file does: without comments, layout and docstrings."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
-        for statement in list(getattr(node, "body", None) or []) if not isinstance(node, ast.Lambda) else []:
-            if isinstance(statement, ast.Expr) and isinstance(getattr(statement.value, "value", None), str):
-                node.body.remove(statement)
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [one for one in body if not (isinstance(one, ast.Expr) and _is_text(one.value))]
     return digest(ast.dump(tree).encode())[:16]
+
+
+def _is_text(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
 def published_lock(study: type) -> Path | None:
