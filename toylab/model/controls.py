@@ -1,0 +1,50 @@
+"""Uninformed models of the size of a trained one: what a measurement shows where there is nothing to find.
+
+Each is a copy; the models that are given stay as they are. A claim whose control meets its criterion as well is
+uninformative, see `toylab.verdicts.claim.Control`.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from toylab.settings import torch_seed
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+@torch.no_grad()
+def with_shuffled_weights(model: Model, seed: int) -> Model:
+    """A model with random weights of the same sizes: the entries of every trained parameter in another order."""
+    generator = _source(seed)
+    copy = deepcopy(model)
+    for weight in copy.parameters():
+        if weight.requires_grad:
+            order = torch.randperm(weight.numel(), generator=generator).to(weight.device)
+            weight.copy_(weight.flatten()[order].view_as(weight))
+    return copy
+
+
+@torch.no_grad()
+def with_random_change(base: Model, tuned: nn.Module, seed: int) -> Model:
+    """The base changed as far as a fine-tune changed it, parameter by parameter, in a random direction."""
+    generator = _source(seed)
+    copy = deepcopy(base)
+    for weight, start, end in zip(copy.parameters(), base.parameters(), tuned.parameters(), strict=True):
+        weight.add_(random_like(end - start, generator))
+    return copy
+
+
+def random_like(change: Float[Tensor, "*shape"], generator: torch.Generator) -> Float[Tensor, "*shape"]:
+    """A random direction of the norm of a change, such as a steering vector."""
+    drawn = torch.randn(change.shape, generator=generator).to(change)
+    return drawn * (change.norm() / drawn.norm())
+
+
+def _source(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(torch_seed(seed))
