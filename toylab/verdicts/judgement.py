@@ -17,7 +17,7 @@ from toylab.verdicts.decision import FEWEST
 from toylab.verdicts.intervals import Interval
 
 Verdict = Literal["supported", "refuted", "undecided", "uninformative", "not run"]
-Kind = Literal["paper", "own", "set-up"]
+ClaimKind = Literal["paper", "own", "set-up"]
 Family = Literal["", "yes", "no", "not reachable"]
 
 IN_FULL = {"refuted": "refuted at this scale"}
@@ -74,7 +74,7 @@ class Judgement:
     """
 
     id: str
-    kind: Kind = "paper"
+    kind: ClaimKind = "paper"
     place: str
     statement: str
     criterion: str
