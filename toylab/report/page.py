@@ -88,6 +88,7 @@ def page(
     settings: Mapping[str, Any],
     command: str,
     cost: str,
+    seeds: str = "",
     film: Shown | None = None,
     costs: Mapping[str, float | int] | None = None,
 ) -> str:
@@ -97,6 +98,7 @@ def page(
         settings: of the run.
         command: that runs it again.
         cost: of the whole run, in words.
+        seeds: of the run, with what they are for.
         film: what the viewer goes through, if there is one.
         costs: CPU-seconds behind each claim, by its id.
     """
@@ -106,6 +108,7 @@ def page(
         "page.html",
         title=escape(title),
         introduction=escape(introduction),
+        seeds=f"<p class=note>{escape(seeds)}</p>" if seeds else "",
         short="\n".join(map(_short, _LEADS, (claims, claims))),
         summary=escape(verdict_counts(claims)),
         claims="\n".join(

@@ -21,6 +21,7 @@ from toylab.settings import fit, kinds
 from toylab.training.attention_history import Shown
 from toylab.verdicts.claim import Claim, judge_claims
 from toylab.verdicts.judgement import Judgement, claims_table, verdict_counts, write_claims
+from toylab.verdicts.ledger import seeds_in_words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +164,7 @@ def keep(judged: Judged, out: Path | str) -> Path:
             settings=judged.settings,
             command=judged.command,
             cost=judged.cost,
+            seeds=seeds_in_words(judged.settings["settings"]["seeds"]),
             costs=judged.costs,
         ),
     )
