@@ -19,7 +19,16 @@ from matplotlib.figure import Figure
 
 from toylab.report.canvas import svg
 from toylab.training.attention_history import Shown
-from toylab.verdicts.judgement import IN_FULL, Judgement, by_kind, control_text, numbers, shown_verdict, verdict_counts
+from toylab.verdicts.judgement import (
+    IN_FULL,
+    Judgement,
+    by_kind,
+    control_text,
+    further,
+    numbers,
+    shown_verdict,
+    verdict_counts,
+)
 
 
 @dataclass(frozen=True)
@@ -168,12 +177,10 @@ def _claim(claim: Judgement, drawn: tuple[str, str] | None, cost: float | int | 
     verdict = shown_verdict(claim)
     facts = {
         "Criterion": claim.criterion,
-        "Threshold from": claim.origin,
-        "The paper's number": claim.paper_number,
         "Where": claim.place,
         "Control": control_text(claim).removeprefix("Control: "),
         "Seeds": f"{', '.join(map(str, claim.seeds)) or 'none'} ({claim.population})",
-        "Also over the family": claim.family,
+        **further(claim),
         "Cost": f"{cost:.0f} CPU-seconds of every job the claim depends on" if cost else "",
     }
     told = "".join(f"<dt>{name}</dt><dd>{escape(fact)}</dd>" for name, fact in facts.items() if fact)

@@ -34,6 +34,7 @@ from toylab.verdicts.judgement import (
     claims_table,
     control_text,
     count_verdicts,
+    further,
     numbers,
     shown_verdict,
     verdict_counts,
@@ -308,7 +309,8 @@ def _section(one: Standing) -> str:
 
 
 def _row(claim: Judgement, cost: str, link: str) -> str:
-    notes = "".join(f"<p class=note>{escape(text)}</p>" for text in (control_text(claim), claim.note) if text)
+    facts = "; ".join(f"{name.lower()}: {fact}" for name, fact in further(claim).items())
+    notes = "".join(f"<p class=note>{escape(text)}</p>" for text in (control_text(claim), facts, claim.note) if text)
     verdict = shown_verdict(claim)
     return f"""<tr class="{escape(verdict.replace(" ", "-"))}">
 <td class=verdict><span>{escape(IN_FULL.get(verdict, verdict))}</span></td>
