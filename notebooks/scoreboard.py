@@ -1,17 +1,16 @@
-"""Write the scoreboard of a folder of runs into README.md and the package: `python notebooks/scoreboard.py FOLDER`.
+"""Write a scoreboard into README.md and the package: `python notebooks/scoreboard.py FOLDER`, of a folder of runs.
 
-`make scoreboard` makes the runs first, on seeds that no choice was made on. Without a folder it marks in the published
-one what the studies have withdrawn since.
+`make scoreboard` makes the runs first, on seeds that no choice was made on. Without a folder nothing is judged: the
+published board is written into README.md as it stands.
 """
 
 import re
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 from toylab.files import write_bytes, write_json, write_text
-from toylab.runs import registry, scoreboard
-from toylab.runs.scoreboard import Standing
+from toylab.runs import scoreboard
 
 HERE = Path(__file__).parent.parent
 PICTURES = {
@@ -24,30 +23,18 @@ PICTURES = {
 
 
 def main(folder: Path | None = None) -> None:
-    standings = [marked(one) for one in scoreboard.published()] if folder is None else scoreboard.board(folder)
-    write_json(HERE / "toylab" / "report" / "scoreboard.json", [asdict(one) for one in standings])
+    standings = scoreboard.published() if folder is None else scoreboard.board(folder)
+    if folder is not None:
+        write_json(HERE / "toylab" / "report" / "scoreboard.json", [asdict(one) for one in standings])
+        folders = {one.study: folder / one.folder for one in standings}
+        for name, (study, figure) in PICTURES.items():
+            drawn = folders[study] / f"figures/{figure}.svg"
+            write_bytes(HERE / "notebooks/images" / f"{name}.svg", drawn.read_bytes())
     readme = HERE / "README.md"
-    between = f"<!-- scoreboard -->\n{scoreboard.markdown(standings)}\n<!-- end -->"
+    between = f"<!-- scoreboard -->\n{scoreboard.board_markdown(standings)}\n<!-- end -->"
     text = readme.read_text(encoding="utf-8")
     write_text(readme, re.sub(r"<!-- scoreboard -->.*?<!-- end -->", lambda _: between, text, flags=re.DOTALL))
-    folders = {one.study: folder / one.folder for one in standings} if folder else {}
-    for name, (study, figure) in PICTURES.items() if folder else ():
-        write_bytes(HERE / "notebooks/images" / f"{name}.svg", (folders[study] / f"figures/{figure}.svg").read_bytes())
     print(scoreboard.summary(standings))
-
-
-def marked(one: Standing) -> Standing:
-    """A standing whose claims are withdrawn as its study withdraws them now; what was measured stays."""
-    now = {claim.id: claim for claim in registry.load(one.study).STUDY.default().conclude({})}
-    return replace(
-        one,
-        claims=[
-            replace(claim, verdict="withdrawn", note=now[claim.id].note)
-            if claim.id in now and now[claim.id].verdict == "withdrawn"
-            else claim
-            for claim in one.claims
-        ],
-    )
 
 
 if __name__ == "__main__":

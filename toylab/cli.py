@@ -125,7 +125,7 @@ def _add_studies(add: Callable) -> None:
     """The commands that run studies."""
     command = add("run", run_study, "run a study, or go on with it", settings=True)
     _study_of(command)
-    text = "look at 10, 20 and 30 seeds, from the first one given, until every claim is decided"
+    text = "look at 10, 20 and 30 seeds, counted on from the first one, until every claim is decided"
     command.add_argument("--until-decided", action="store_true", help=text)
     command.add_argument("--out", type=Path, help="folder of the run (default: runs/STUDY-PRESET)")
 

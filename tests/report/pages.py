@@ -48,8 +48,9 @@ class Page(HTMLParser):
 
 
 def claim(words: str = "words", **fields) -> Judgement:
-    texts = dict.fromkeys(("id", "paper", "statement", "bar", "note"), words)
-    given = {"measured": 0.5, "interval": (0.25, 0.75), "seeds": (0, 1), "verdict": "holds", "details": {}}
+    names = ("id", "place", "statement", "criterion", "note", "origin", "paper_number", "population", "uncontrolled")
+    texts = dict.fromkeys(names, words)
+    given = {"measured": 0.5, "interval": (0.25, 0.75), "seeds": tuple(range(6)), "verdict": "supported"}
     return Judgement(**{**texts, **given, **fields})
 
 
@@ -67,6 +68,7 @@ def draw(words: str = "words", **fields) -> str:
         "settings": {words: [words]},
         "command": words,
         "cost": words,
+        "seeds": words,
     }
     return page(**{**given, **fields})
 

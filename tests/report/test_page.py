@@ -3,6 +3,7 @@
 import json
 import re
 from html import escape
+from typing import get_args
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from tests.report.pages import HOSTILE, WORDS, Page, asks_no_network, claim, draw, picture
 from toylab.report.page import Picture, file_names, measured, pictures
 from toylab.training.attention_history import Shown
+from toylab.verdicts.judgement import ControlJudgement, Verdict
 
 
 def test_everything_from_outside_is_shown_as_the_text_it_is():
@@ -21,9 +23,10 @@ def test_everything_from_outside_is_shown_as_the_text_it_is():
     assert not any(tag in ("script", "img") for tag, _ in seen.elements)
     assert "<script" not in text.lower()
     assert seen.open == []
-    # title twice, introduction, statement, note, id, bar, paper, a detail and its inner name and value,
-    # the heading and the caption of the picture, command and cost; settings are JSON, where quotes are written \\".
-    assert seen.text.count(HOSTILE) >= 15
+    # title twice, introduction, seeds, statement twice, note, id, criterion, origin, the number of the paper, place,
+    # control, population, a detail and its inner name and value, the heading and the caption of the picture, command
+    # and cost; settings are JSON, where quotes are written \\".
+    assert seen.text.count(HOSTILE) >= 20
     assert json.dumps({HOSTILE: [HOSTILE]}, indent=1) in seen.text
     labels = [attributes["aria-label"] for _, attributes in seen.elements if "aria-label" in attributes]
     assert labels == [HOSTILE]
@@ -74,13 +77,13 @@ def test_the_same_content_is_the_same_page():
     assert draw("words", pictures=[picture()]) == draw("words", pictures=[picture()])
 
 
-@given(st.lists(st.sampled_from(["holds", "fails", "open", "withdrawn"]), max_size=9))
-def test_the_summary_counts_the_verdicts(verdicts):
-    text = Page(draw(claims=[claim(verdict=verdict) for verdict in verdicts])).text
+@given(st.lists(st.sampled_from(get_args(Verdict)), max_size=9))
+def test_the_summary_counts_the_verdicts_but_not_checks_of_the_set_up(verdicts):
+    claims = [claim(verdict=verdict) for verdict in verdicts]
+    text = Page(draw(claims=[*claims, claim(kind="set-up")])).text
     (line,) = re.findall(r"Claims: (.*)", text)
-    found = {word: int(number) for number, word in re.findall(r"(\d+) (\w+)", line)}
-    words = {"holds": "hold", "fails": "fail", "open": "open", "withdrawn": "withdrawn"}
-    assert found == {words[v]: verdicts.count(v) for v in set(verdicts)}
+    found = {word: int(number) for number, word in re.findall(r"(\d+) ([a-z ]+)", line)}
+    assert found == {v: verdicts.count(v) for v in set(verdicts)}
 
 
 def test_a_missing_number_is_no_step_that_was_never_reached():
@@ -89,14 +92,46 @@ def test_a_missing_number_is_no_step_that_was_never_reached():
     assert "never" not in text
 
 
-def test_a_withdrawn_claim_stands_on_the_page_with_its_measurement_and_the_reason():
-    text = draw(claims=[claim(verdict="withdrawn", note="a random model meets the bar", measured=0.88)])
+def test_an_uninformative_claim_stands_on_the_page_with_its_measurement_and_what_its_control_scored():
+    control = ControlJudgement(what="random weights", measured=0.91, interval=(0.9, 0.92), misses=False)
+    text = draw(claims=[claim(verdict="uninformative", note="it cannot tell", measured=0.88, control=control)])
     seen = Page(text)
-    assert ("tr", {"class": "withdrawn", "id": "claim-words"}) in seen.elements
-    assert "a random model meets the bar" in seen.text
+    assert ("tr", {"class": "uninformative", "id": "claim-words"}) in seen.elements
+    assert "it cannot tell" in seen.text
     assert "0.88 [0.25, 0.75]" in seen.text
-    assert "What held here" not in seen.text
-    assert "What did not hold here" not in seen.text
+    assert "Control: random weights, 0.91 [0.9, 0.92]" in seen.text
+    assert "Supported here" not in seen.text
+    assert "Refuted at this scale" not in seen.text
+
+
+def test_claims_of_the_paper_and_our_own_stand_in_two_tables_and_checks_of_the_set_up_apart():
+    kinds = {"set-up": "checked", "own": "ours", "paper": "theirs"}
+    text = draw(claims=[claim(kind=kind, id=id, statement=id) for kind, id in kinds.items()])
+    order = ["Claims of the paper", "claim-theirs", "Our own questions", "claim-ours", "Checks of the set-up"]
+    places = [text.index(words) for words in [*order, "claim-checked"]]
+    assert places == sorted(places)
+    assert "Supported here. theirs" in Page(text).text
+
+
+def test_a_verdict_stands_with_its_control_threshold_number_of_the_paper_and_mark_over_the_family():
+    facts = {"uncontrolled": "it is exact", "origin": "our pilot", "paper_number": ".97, figure 3"}
+    facts |= {"family": "not reachable", "population": "instances", "verdict": "refuted"}
+    text = Page(draw(seeds="Seeds 0 to 5: design seeds.", claims=[claim(**facts)])).text
+    for name, fact in {
+        "Control": "No control: it is exact",
+        "Threshold from": "our pilot",
+        "The paper's number": ".97, figure 3",
+        "Also over the family": "not reachable",
+        "Seeds": "0, 1, 2, 3, 4, 5 (instances)",
+    }.items():
+        assert f"{name}{fact}" in text
+    assert "refuted at this scale" in text
+    assert "Seeds 0 to 5: design seeds." in text
+
+
+def test_a_measurement_of_too_few_seeds_has_no_verdict():
+    text = draw(claims=[claim(verdict="undecided", seeds=(0, 1, 2, 3, 4))])
+    assert ("tr", {"class": "measured", "id": "claim-words"}) in Page(text).elements
 
 
 def test_every_number_of_a_claim_is_on_the_page():
@@ -122,7 +157,7 @@ def test_every_number_of_a_claim_is_on_the_page():
         "0.5 [0.25, 0.75]",
     ):
         assert expected in text
-    nothing = Page(draw(claims=[claim("a claim", measured=None, interval=None, seeds=(), verdict="open")])).text
+    nothing = Page(draw(claims=[claim("a claim", measured=None, interval=None, seeds=(), verdict="not run")])).text
     assert "not measured" in nothing
     assert "none" in nothing
 
@@ -151,10 +186,10 @@ def test_a_long_title_has_a_short_name():
 def test_a_verdict_from_a_file_is_text_as_well(words):
     hostile = claim()
     object.__setattr__(hostile, "verdict", words)
-    seen, plain = Page(draw(claims=[hostile])), Page(draw(claims=[claim(verdict="open")]))
+    seen, plain = Page(draw(claims=[hostile])), Page(draw(claims=[claim(verdict="uninformative")]))
     assert [tag for tag, _ in seen.elements] == [tag for tag, _ in plain.elements]
     (row,) = [attributes for tag, attributes in seen.elements if tag == "tr" and "id" in attributes]
-    assert row == {"class": words, "id": "claim-words"}
+    assert row == {"class": words.replace(" ", "-"), "id": "claim-words"}
 
 
 @pytest.mark.parametrize("empty", [[], {}, {"one": [], "another": {}}])

@@ -185,7 +185,7 @@ def test_the_page_of_a_run_asks_no_network_and_is_whole(short_run):
     assert seen.open == []
     for one in read_claims(short_run / "claims.json"):
         assert one.statement in seen.text
-        assert one.bar in seen.text
+        assert one.criterion in seen.text
         assert numbers(one) in seen.text
     drawn = sorted((short_run / "figures").iterdir())
     assert drawn
@@ -227,12 +227,12 @@ def test_a_run_of_which_some_jobs_are_missing_is_judged_by_the_others(short_run,
 # Finishing what was hardly begun -------------------------------------------------------------------------------------
 
 
-def test_before_any_job_is_done_every_claim_is_open(tmp_path):
+def test_before_any_job_is_done_no_claim_is_run(tmp_path):
     claim_folder(IterationHeadStudy.quick(), "iteration-head", tmp_path / "out")
     finish(tmp_path / "out")
     claims = read_claims(tmp_path / "out" / "claims.json")
     assert claims
-    assert {one.verdict for one in claims} == {"open", "withdrawn"}
+    assert {one.verdict for one in claims} == {"not run"}
     assert {one.measured for one in claims} == {None}
     asks_no_network((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
 

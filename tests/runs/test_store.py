@@ -43,7 +43,6 @@ CHANGES = {
     "model.width": replace(QUICK, model=replace(QUICK.model, width=2 * QUICK.model.width)),
     "rows": replace(QUICK, rows=QUICK.rows + 1),
     "batches": replace(QUICK, batches="padded"),
-    "control_seeds": replace(QUICK, control_seeds=QUICK.control_seeds + 1),
 }
 
 
@@ -172,7 +171,9 @@ def test_the_settings_say_from_what_they_were_made(out):
     claim_folder(QUICK, "iteration-head", out)
     held = read_json(out / "settings.json")
     assert held["versions"]["torch"] == torch.__version__
-    assert set(held) == {"study", "settings", "versions", "machine", "revision", "date", "format", "checksum"}
+    names = {"study", "settings", "fixed", "versions", "machine", "revision", "date", "format", "checksum"}
+    assert set(held) == names
+    assert held["fixed"] == len(QUICK.seeds)
 
 
 @pytest.mark.parametrize("content", ["[]", '{"study": "counted"}', '{"settings": 3}', '"text"'])

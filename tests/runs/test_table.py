@@ -69,9 +69,9 @@ def test_the_claims_of_all_runs_are_a_table(out, table):
     assert [row["run"] for row in rows] == sorted({row["run"] for row in table})
     for row in rows:
         values = [one["result.value"] for one in table if one["run"] == row["run"] and one["job"] == "other"]
-        assert row["measured"] == pytest.approx(np.mean(values), abs=1e-4)
+        assert row["measured"] == pytest.approx(np.median(values), abs=1e-4)
         assert (row["claim"], row["seeds"]) == ("half", 5)
-        assert row["verdict"] == ("holds" if np.mean(values) > 0.5 else "fails")
+        assert row["verdict"] == "undecided"  # by fewer than six seeds
 
 
 @pytest.mark.parametrize(

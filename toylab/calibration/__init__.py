@@ -46,7 +46,7 @@ class Exhibit:
 
 Plant = Callable[[np.random.Generator, float], Exhibit]
 """From a source of randomness and a share of noise to an exhibit that has the mechanism."""
-Control = Callable[[np.random.Generator], Exhibit]
+DrawnControl = Callable[[np.random.Generator], Exhibit]
 """From a source of randomness to an exhibit that has not."""
 
 
@@ -71,8 +71,8 @@ class Detector:
     look: Callable[[Any], float]
     bar: float
     plants: Mapping[str, Plant]
-    controls: Mapping[str, Control]
-    deceivers: Mapping[str, Control] = field(default_factory=dict)
+    controls: Mapping[str, DrawnControl]
+    deceivers: Mapping[str, DrawnControl] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

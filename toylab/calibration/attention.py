@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from toylab.calibration import Control, Detector, Exhibit, Plant
+from toylab.calibration import Detector, DrawnControl, Exhibit, Plant
 from toylab.model.config import ModelConfig
 from toylab.model.transformer import Transformer
 from toylab.planted.disguise import blended, deepened, rotated, widened
@@ -132,7 +132,7 @@ def _plants(name: str) -> dict[str, Plant]:
 # Controls ------------------------------------------------------------------------------------------------------------
 
 
-def _random_weights(draw: Callable) -> Control:
+def _random_weights(draw: Callable) -> DrawnControl:
     def control(rng: np.random.Generator) -> Exhibit:
         task, batches = draw(rng)
         config = ModelConfig(layers=int(rng.integers(2, 4)), heads=int(rng.choice([1, 2, 4])), positions="learned")
@@ -145,7 +145,7 @@ def _random_weights(draw: Callable) -> Control:
     return control
 
 
-def _shuffled_links(draw: Callable, write: Callable) -> Control:
+def _shuffled_links(draw: Callable, write: Callable) -> DrawnControl:
     def control(rng: np.random.Generator) -> Exhibit:
         task, batches = draw(rng)
         model = write(task)
@@ -164,7 +164,9 @@ def _shuffled(links: Mapping[str, np.ndarray], rng: np.random.Generator) -> dict
     return found
 
 
-def _look_alike(draw: Callable, write: Callable, rule: Callable[[Batch, np.random.Generator], KeyOfQuery]) -> Control:
+def _look_alike(
+    draw: Callable, write: Callable, rule: Callable[[Batch, np.random.Generator], KeyOfQuery]
+) -> DrawnControl:
     """The true circuit, whose second layer looks where `rule` says instead, with up to a fifth of it spread evenly."""
 
     def control(rng: np.random.Generator) -> Exhibit:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from toylab.calibration import Control, Detector, Exhibit, Plant
+from toylab.calibration import Detector, DrawnControl, Exhibit, Plant
 from toylab.calibration.counting import _counter, _strings
 from toylab.probes import block_keys, name_circuit
 from toylab.studies.contextual_counting.measures import find_circuits, floor, key_classes
@@ -144,7 +144,7 @@ def _reader(reader: Reader, circuit: str) -> Plant:
     return lambda rng, noise: _broken(rng, reader, circuit, noise)
 
 
-def _no_circuit(reader: Reader) -> Control:
+def _no_circuit(reader: Reader) -> DrawnControl:
     return lambda rng: _broken(rng, reader, None)
 
 

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from toylab.calibration import Control, Detector, Exhibit, Plant
+from toylab.calibration import Detector, DrawnControl, Exhibit, Plant
 from toylab.model.encoder_decoder import EncoderDecoder
 from toylab.planted.disguise import blended, rotated_stream
 from toylab.planted.handwritten import contextual_counter
@@ -102,7 +102,7 @@ def _region_code(code: Callable[[Tensor], Tensor]) -> Plant:
     return plant
 
 
-def _no_region(code: Callable[[np.random.Generator, Strings], Tensor]) -> Control:
+def _no_region(code: Callable[[np.random.Generator, Strings], Tensor]) -> DrawnControl:
     def control(rng: np.random.Generator) -> Exhibit:
         asked = _strings(rng, 64)
         return _coded(rng, asked, code(rng, asked))
@@ -187,7 +187,7 @@ def _any_class(rng: np.random.Generator, noise: float) -> Exhibit:
     return _compared(((1 - noise) * weight.log() + 3 * noise * jitter).exp(), classes, bias)
 
 
-def _no_class(how: Callable[[np.random.Generator, Mapping[str, Tensor]], Tensor]) -> Control:
+def _no_class(how: Callable[[np.random.Generator, Mapping[str, Tensor]], Tensor]) -> DrawnControl:
     def control(rng: np.random.Generator) -> Exhibit:
         asked = _strings(rng)
         classes = _weights(rng, asked, int(rng.integers(asked.counts.shape[1])))

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from toylab.calibration import Control, Detector, Exhibit, Plant
+from toylab.calibration import Detector, DrawnControl, Exhibit, Plant
 from toylab.probes import against, compare_features, fit_autoencoder, leading, null_share, separation
 
 
@@ -63,7 +63,7 @@ def _into_null_space(rank: Callable[[int], int]) -> Plant:
     return plant
 
 
-def _elsewhere(make: Callable[[np.random.Generator, Tensor], Tensor]) -> Control:
+def _elsewhere(make: Callable[[np.random.Generator, Tensor], Tensor]) -> DrawnControl:
     def control(rng: np.random.Generator) -> Exhibit:
         weight = _weight(rng)
         return Exhibit(Changed(make(rng, weight), weight))
@@ -121,7 +121,7 @@ def _two_clusters(outliers: bool, line: bool) -> Plant:
     return plant
 
 
-def _same_cloud(make: Callable[[np.random.Generator, Tensor], tuple[Tensor, Tensor]]) -> Control:
+def _same_cloud(make: Callable[[np.random.Generator, Tensor], tuple[Tensor, Tensor]]) -> DrawnControl:
     return lambda rng: Exhibit(Clouds(*make(rng, _cloud(rng))))
 
 
@@ -185,7 +185,7 @@ def _swaps(alike: bool, turn: bool) -> Plant:
     return plant
 
 
-def _no_swap(make: Callable[[np.random.Generator, Tensor], Tensor], alike: bool = False) -> Control:
+def _no_swap(make: Callable[[np.random.Generator, Tensor], Tensor], alike: bool = False) -> DrawnControl:
     def control(rng: np.random.Generator) -> Exhibit:
         rows = _rows(rng, alike)
         return Exhibit(Direction(make(rng, rows), rows, 0, 1))
@@ -250,7 +250,7 @@ def _told_by_feature(inside: float, outside: float) -> Plant:
     return plant
 
 
-def _told_by_nothing(make: Callable[[np.random.Generator, Tensor], Tensor]) -> Control:
+def _told_by_nothing(make: Callable[[np.random.Generator, Tensor], Tensor]) -> DrawnControl:
     def control(rng: np.random.Generator) -> Exhibit:
         group = torch.from_numpy(rng.random(CASES) < rng.uniform(0.2, 0.8))
         return Exhibit(Grouped(make(rng, group), group, torch.from_numpy(rng.random(CASES) < 0.5)))

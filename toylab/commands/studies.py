@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
@@ -21,24 +23,40 @@ def run_study(options: argparse.Namespace, rest: list[str]) -> None:
     from toylab.runs.dask import executor
     from toylab.runs.jobs import JobsFailedError, JobsRefusedError, Run, execute_all
     from toylab.runs.judge import after_failures, finish, is_decided
-    from toylab.verdicts.decision import LOOKS
 
     out = options.out or usual_folder(options.study, options.preset)
     name = registry.name_of(type(study))
-    sizes = LOOKS if options.until_decided else (len(study.seeds),)
     try:
         with executor(options.scheduler) as cluster:
-            for size in sizes:
-                if options.until_decided:
-                    study = replace(study, seeds=tuple(range(study.seeds[0], study.seeds[0] + size)))
-                run = Run(study, name, out, options.until_decided)
+            for seeds in looked_at(study.seeds, out) if options.until_decided else [study.seeds]:
+                run = Run(replace(study, seeds=seeds), name, out, options.until_decided)
                 execute_all([run], name, options.workers, executor=cluster)
-                if is_decided(out, type(study)):
+                if options.until_decided and is_decided(out, type(study)):
                     break
     except (JobsFailedError, JobsRefusedError):
         after_failures(out, finish, out, type(study))  # what the other jobs found should not wait for it
         raise
     print(finish(out, type(study)))
+
+
+def looked_at(first: Sequence[int], out: Path) -> Iterator[tuple[int, ...]]:
+    """The seeds at each look of a run until decided: 10, 20 and 30, counted on from the first one.
+
+    A run that is there goes on: it is looked at with the seeds that it has, then with more behind them.
+    """
+    from toylab.files import exists
+    from toylab.runs.store import read_settings
+    from toylab.verdicts.decision import LOOKS
+
+    path = out / "settings.json"
+    held = tuple(read_settings(path)["settings"]["seeds"]) if exists(path) else ()
+    following = itertools.count((*held, *first)[0])
+    if held:
+        yield held
+    for size in LOOKS:
+        if size > len(held):
+            held += tuple(itertools.islice((seed for seed in following if seed not in held), size - len(held)))
+            yield held
 
 
 def run_all(options: argparse.Namespace, rest: list[str]) -> None:
@@ -60,7 +78,7 @@ def run_all(options: argparse.Namespace, rest: list[str]) -> None:
     from toylab.runs import registry, scoreboard
     from toylab.runs.dask import executor
     from toylab.runs.jobs import JobsFailedError, JobsRefusedError, Run, execute_all
-    from toylab.runs.judge import after_failures
+    from toylab.runs.judge import after_failures, is_decided
 
     wanted = {"seeds": common.seeds and tuple(common.seeds), "control_seeds": common.control_seeds}
     folder = options.out or Path("runs")
@@ -69,10 +87,18 @@ def run_all(options: argparse.Namespace, rest: list[str]) -> None:
         study = registry.preset(registry.load(name).STUDY, options.preset)
         known = {field.name for field in fields(study)}
         study = replace(study, **{key: value for key, value in wanted.items() if value is not None and key in known})
-        runs.append(Run(study, name, folder / f"{name}-{options.preset}"))
+        runs.append(Run(study, name, folder / f"{name}-{options.preset}", options.until_decided))
+    looks = [looked_at(run.study.seeds, run.out) if options.until_decided else iter([run.study.seeds]) for run in runs]
+    going = list(zip(runs, looks, strict=True))
     try:
         with executor(options.scheduler) as cluster:
-            execute_all(runs, "all studies", options.workers, executor=cluster)
+            while going := [
+                (replace(run, study=replace(run.study, seeds=seeds)), more)
+                for run, more in going
+                if (seeds := next(more, None))
+            ]:
+                execute_all([run for run, _ in going], "all studies", options.workers, executor=cluster)
+                going = [(run, more) for run, more in going if options.until_decided and not is_decided(run.out)]
     except (JobsFailedError, JobsRefusedError):
         after_failures(folder, scoreboard.finish_all, folder)
         raise

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from toylab.settings import torch_seed
 
-Model = TypeVar("Model", bound=nn.Module)
+Trained = TypeVar("Trained", bound=nn.Module)
 
 
 @torch.no_grad()
-def with_shuffled_weights(model: Model, seed: int) -> Model:
+def with_shuffled_weights(model: Trained, seed: int) -> Trained:
     """A model with random weights of the same sizes: the entries of every trained parameter in another order."""
     generator = _source(seed)
     copy = deepcopy(model)
@@ -31,7 +31,7 @@ def with_shuffled_weights(model: Model, seed: int) -> Model:
 
 
 @torch.no_grad()
-def with_random_change(base: Model, tuned: nn.Module, seed: int) -> Model:
+def with_random_change(base: Trained, tuned: nn.Module, seed: int) -> Trained:
     """The base changed as far as a fine-tune changed it, parameter by parameter, in a random direction."""
     generator = _source(seed)
     copy = deepcopy(base)

@@ -19,7 +19,16 @@ from matplotlib.figure import Figure
 
 from toylab.report.canvas import svg
 from toylab.training.attention_history import Shown
-from toylab.verdicts.judgement import IN_FULL, Judgement, by_kind, control_text, numbers, shown_verdict, verdict_counts
+from toylab.verdicts.judgement import (
+    IN_FULL,
+    Judgement,
+    by_kind,
+    control_text,
+    further,
+    numbers,
+    shown_verdict,
+    verdict_counts,
+)
 
 
 @dataclass(frozen=True)
@@ -88,6 +97,7 @@ def page(
     settings: Mapping[str, Any],
     command: str,
     cost: str,
+    seeds: str = "",
     film: Shown | None = None,
     costs: Mapping[str, float | int] | None = None,
 ) -> str:
@@ -97,6 +107,7 @@ def page(
         settings: of the run.
         command: that runs it again.
         cost: of the whole run, in words.
+        seeds: of the run, with what they are for.
         film: what the viewer goes through, if there is one.
         costs: CPU-seconds behind each claim, by its id.
     """
@@ -106,6 +117,7 @@ def page(
         "page.html",
         title=escape(title),
         introduction=escape(introduction),
+        seeds=f"<p class=note>{escape(seeds)}</p>" if seeds else "",
         short="\n".join(map(_short, _LEADS, (claims, claims))),
         summary=escape(verdict_counts(claims)),
         claims="\n".join(
@@ -165,12 +177,10 @@ def _claim(claim: Judgement, drawn: tuple[str, str] | None, cost: float | int | 
     verdict = shown_verdict(claim)
     facts = {
         "Criterion": claim.criterion,
-        "Threshold from": claim.origin,
-        "The paper's number": claim.paper_number,
         "Where": claim.place,
         "Control": control_text(claim).removeprefix("Control: "),
         "Seeds": f"{', '.join(map(str, claim.seeds)) or 'none'} ({claim.population})",
-        "Also over the family": claim.family,
+        **further(claim),
         "Cost": f"{cost:.0f} CPU-seconds of every job the claim depends on" if cost else "",
     }
     told = "".join(f"<dt>{name}</dt><dd>{escape(fact)}</dd>" for name, fact in facts.items() if fact)

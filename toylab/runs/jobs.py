@@ -18,7 +18,7 @@ from toylab.console import UNGUARDED, ToylabError, progress_bar, refuse_while_im
 from toylab.files import alone, digest, disk, refuse_links, write_text
 from toylab.runs.lock import LOCK, mark_of, refuse_changed, write_lock
 from toylab.runs.processes import Processes, peak_megabytes, single_thread
-from toylab.runs.store import Cost, claim_folder, is_done, refuse_others, results, write_result
+from toylab.runs.store import Cost, claim_folder, is_done, refuse_another_run, results, write_result
 from toylab.runs.study import Job, Study, check_jobs, check_study, with_needs
 from toylab.settings import check_range
 
@@ -104,12 +104,14 @@ def execute_all(
     for run in runs:
         check_study(run.study)
         check_jobs(run.study)
-        refuse_others(run.out, "settings.json", "run")
+        refuse_another_run(run.study, run.name, run.out)
         refuse_links(run.out, run.out / "settings.json", run.out / LOCK)
     with ExitStack() as stack:
         for run in runs:
             stack.enter_context(alone(run.out))
+            refuse_another_run(run.study, run.name, run.out)
             refuse_changed(run.study, run.out)
+        for run in runs:
             claim_folder(run.study, run.name, run.out, run.until_decided)
             write_lock(run.study, run.out)
         failures = work(runs, title, workers, progress, executor)

@@ -16,11 +16,12 @@ from toylab.files import UnwritableError, refuse_links, write_text
 from toylab.report.page import Picture, file_names, page
 from toylab.runs import registry
 from toylab.runs.store import plan_of, read_cost, read_settings, results
-from toylab.runs.study import Job, by_condition, with_needs
+from toylab.runs.study import Job, Study, by_condition, with_needs
 from toylab.settings import fit, kinds
 from toylab.training.attention_history import Shown
 from toylab.verdicts.claim import Claim, judge_claims
 from toylab.verdicts.judgement import Judgement, claims_table, verdict_counts, write_claims
+from toylab.verdicts.ledger import seeds_in_words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,10 +82,7 @@ def judge_run(out: Path | str, study: type | None = None) -> Judged:
         ValueError: if the folder holds no run, one of another study, or settings that are not of this version.
     """
     out = Path(out)
-    about = read_settings(out / "settings.json")
-    module = registry.of_folder(about["study"], out, study, "toylab report {folder} --study {study}")
-    default = registry.preset(module.STUDY, "default")
-    settings = restored(default, about["settings"], out / "settings.json")
+    about, module, default, settings = _opened(out, study)
     measured = results(settings, out)
     spent = {job: read_cost(job.folder(out)).cpu_seconds for job in measured}
     declared = list(settings.claims())
@@ -126,8 +124,18 @@ def judge_run(out: Path | str, study: type | None = None) -> Judged:
 
 
 def is_decided(out: Path | str, study: type | None = None) -> bool:
-    """Whether no claim of a run waits for more seeds; checks of the set-up do not count."""
-    return not any(claim.more for claim in judge_run(out, study).claims if claim.kind != "set-up")
+    """Whether no claim of a finished run waits for more seeds; checks of the set-up do not count."""
+    about, _, _, settings = _opened(Path(out), study)
+    claims = judge_claims(list(settings.claims()), by_condition(results(settings, out)), plan_of(about))
+    return not any(claim.more for claim in claims if claim.kind != "set-up")
+
+
+def _opened(out: Path, study: type | None) -> tuple[dict[str, Any], Any, Study, Study]:
+    """What a run was made with, the module of its study, and the study at its default settings and at those."""
+    about = read_settings(out / "settings.json")
+    module = registry.of_folder(about["study"], out, study, "toylab report {folder} --study {study}")
+    default = registry.preset(module.STUDY, "default")
+    return about, module, default, restored(default, about["settings"], out / "settings.json")
 
 
 def keep(judged: Judged, out: Path | str) -> Path:
@@ -156,6 +164,7 @@ def keep(judged: Judged, out: Path | str) -> Path:
             settings=judged.settings,
             command=judged.command,
             cost=judged.cost,
+            seeds=seeds_in_words(judged.settings["settings"]["seeds"]),
             costs=judged.costs,
         ),
     )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import subprocess
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -56,26 +57,38 @@ def _resolved(claim: Claim) -> dict[str, Any]:
 
 def _measuring(study: type) -> Iterator[tuple[str, Path]]:
     """The files that measure: those of the study, and the probes of the package."""
-    source = inspect.getsourcefile(study)
-    home = Path(source) if source else None
-    package = Path(__file__).parents[1]
-    if home is not None and home.parent.parent == package / "studies":
+    home = _home(study)
+    if home is not None and ":" not in registry.name_of(study):
         yield from ((path.name, path) for path in sorted(home.parent.glob("*.py")) if path.name not in DRAWS)
-    elif home is not None and home.exists():
+    elif home is not None:
         yield home.name, home
     from toylab import probes
 
     yield from ((f"probes/{path.name}", path) for path in sorted(Path(probes.__file__).parent.glob("*.py")))
 
 
+def _home(study: type) -> Path | None:
+    """The file that a study is in; None of one that was typed at a prompt or in a notebook."""
+    try:
+        source = inspect.getsourcefile(study)
+    except (OSError, TypeError):
+        return None
+    return Path(source) if source and Path(source).exists() else None
+
+
 def _digest_of_code(path: Path) -> str:
     """Of what a file does: without comments, layout and docstrings."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
-            node.body = [one for one in body if not (isinstance(one, ast.Expr) and _is_text(one.value))]
-    return digest(ast.dump(tree).encode())[:16]
+    return digest(json.dumps(_told(ast.parse(path.read_text(encoding="utf-8")))).encode())[:16]
+
+
+def _told(node: Any) -> Any:
+    """A part of a syntax tree as JSON, the same in every version of Python: fields that are empty are left out."""
+    if isinstance(node, list):
+        return [_told(one) for one in node if not (isinstance(one, ast.Expr) and _is_text(one.value))]
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    held = {name: _told(value) for name, value in ast.iter_fields(node) if value is not None}
+    return [type(node).__name__, {name: value for name, value in held.items() if value != []}]
 
 
 def _is_text(node: ast.expr) -> bool:
@@ -84,9 +97,9 @@ def _is_text(node: ast.expr) -> bool:
 
 def published_lock(study: type) -> Path | None:
     """The lock that the package has of a study; None of a study that is not ours."""
-    source = inspect.getsourcefile(study)
-    path = Path(source).parent / LOCK if source else None
-    return path if path is not None and path.exists() and ":" not in registry.name_of(study) else None
+    home = _home(study)
+    path = home.parent / LOCK if home is not None and ":" not in registry.name_of(study) else None
+    return path if path is not None and path.exists() else None
 
 
 def refuse_changed(study: Study, out: Path | str) -> None:
@@ -100,19 +113,37 @@ def refuse_changed(study: Study, out: Path | str) -> None:
 
 
 def write_lock(study: Study, out: Path | str) -> None:
-    """Lock the claims of a run that has no lock yet, by that of the package where it is the same."""
+    """Lock the claims of a run that has settings and no lock yet, by that of the package where it is the same.
+
+    The lock says whether the run is one of a fixed number of seeds, and of how many, or one of looks (`fixed` is 0).
+    """
     path, now = Path(out) / LOCK, lock_of(study)
     if path.exists():
         return
     published = published_lock(type(study))
     same = published is not None and not differences(read_record(published), now)
-    commit = _commit_of(published) if same and published else None
-    write_record(path, {**now, "locked by": "the package" if same else "this run", "commit": commit})
+    about = read_settings(Path(out) / "settings.json")
+    run = {"seeds": about["settings"]["seeds"], "fixed": about["fixed"]}
+    told = {"locked by": "the package" if same else "this run", "commit": _commit_of(published) if same else None}
+    write_record(path, {**now, **run, **told})
 
 
 def read_lock(out: Path | str) -> dict[str, Any]:
-    """The lock of a run. Raises `ToylabError` naming the file, if it is missing or damaged."""
-    return read_record(Path(out) / LOCK, "give another folder")
+    """The lock of a run. Raises `ToylabError` naming the file, if it is missing, damaged or something else."""
+    path = Path(out) / LOCK
+    held = read_record(path, "give another folder")
+    claims, code = held.get("claims"), held.get("code")
+    if not (
+        isinstance(claims, dict)
+        and all(isinstance(one, dict) for one in claims.values())
+        and isinstance(code, dict)
+        and isinstance(held.get("seeds"), list)
+        and isinstance(held.get("fixed"), int)
+        and isinstance(held.get("locked by"), str)
+        and isinstance(held.get("commit"), str | None)
+    ):
+        raise ToylabError(f"{path}: is not the lock of a run; give another folder")
+    return held
 
 
 def mark_of(out: Path | str) -> str:
@@ -140,6 +171,8 @@ def differences(locked: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 def check_run(out: Path | str, study: type | None = None) -> list[str]:
     """What stands between a run and its verdicts: parts that differ from its lock, and results that do not name it.
 
+    Seeds may be added to a run behind those of its lock.
+
     Args:
         study: the class of the study, where it is not one of ours.
 
@@ -154,33 +187,43 @@ def check_run(out: Path | str, study: type | None = None) -> list[str]:
     settings = restored(registry.preset(kind, "default"), about["settings"], out / "settings.json")
     locked = read_lock(out)
     found = differences(locked, lock_of(settings))
+    seeds = about["settings"]["seeds"][: len(locked["seeds"])]
+    for name, before, now in (("seeds", locked["seeds"], seeds), ("fixed", locked["fixed"], about["fixed"])):
+        found += [f"{name} was {before!r}, is {now!r}"] if before != now else []
     mark = mark_of(out)
     younger = [job for job in results(settings, out) if read_measured(job.folder(out))["cost"].get("lock") != mark]
     if younger:
         found.append(f"{len(younger)} results were measured under another lock, {younger[0].name} among them")
-    committed = (locked["commit"] or " ").split(" ")[1]
+    _, _, committed = (locked["commit"] or "").partition(" ")
     if committed and datetime.fromisoformat(committed) > datetime.fromisoformat(about["date"]):
         found.append(f"the lock was committed at {committed}, after the run began at {about['date']}")
     return found
 
 
-def _commit_of(path: Path) -> str | None:
-    """The last commit of a file, where there is git."""
-    command = ["git", "-C", str(path.parent), "log", "-1", "--format=%H %cI", "--", path.name]
+def _commit_of(path: Path | None) -> str | None:
+    """The last commit of a file, with its date; None without git, and of a file that was changed since."""
+    if path is None:
+        return None
+    git = ["git", "-C", str(path.parent)]
+    asked = (["status", "--porcelain", "--", path.name], ["log", "-1", "--format=%H %cI", "--", path.name])
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip() or None
+        changed, commit = (
+            subprocess.run([*git, *one], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+            for one in asked
+        )
     except (OSError, subprocess.SubprocessError):
         return None
+    return None if changed else commit or None
 
 
-def main() -> None:
-    """Write the locks of the package."""
+def write_package_locks() -> None:
+    """Write the locks of the package: those of each study at its default settings."""
     for name in registry.study_names():
         study = registry.load(name).STUDY.default()
-        source = inspect.getsourcefile(type(study))
-        assert source is not None
-        write_record(Path(source).parent / LOCK, lock_of(study))
+        home = _home(type(study))
+        assert home is not None
+        write_record(home.parent / LOCK, lock_of(study))
 
 
 if __name__ == "__main__":
-    main()
+    write_package_locks()

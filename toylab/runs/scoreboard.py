@@ -34,10 +34,12 @@ from toylab.verdicts.judgement import (
     claims_table,
     control_text,
     count_verdicts,
+    further,
     numbers,
     shown_verdict,
     verdict_counts,
 )
+from toylab.verdicts.ledger import seeds_in_words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +98,11 @@ class Standing:
         """The most that a claim was judged on."""
         return max((len(claim.seeds) for claim in self.claims), default=0)
 
+    @property
+    def seeds_in_words(self) -> str:
+        """All that a claim was judged on, with what they are for."""
+        return seeds_in_words(seed for claim in self.claims for seed in claim.seeds)
+
     def link(self, claim: Judgement) -> str:
         """Where a claim is shown: its figure, or itself on the page of its run."""
         anchor = self.figures.get(claim.id, place(claim.id))
@@ -107,6 +114,7 @@ class Standing:
         left = ", ".join(claim.id for claim in self.claims if claim.measured is None)
         parts = [
             textwrap.fill(f"{self.study}: {self.source}", 80),
+            textwrap.fill(self.seeds_in_words, 80),
             claims_table(measured, costs=self.costs or None, coloured=coloured),
             textwrap.fill(f"Not measured by this run: {left}.", 80, break_on_hyphens=False) if left else "",
         ]
@@ -259,7 +267,8 @@ def board_markdown(standings: Sequence[Standing]) -> str:
         measured = [claim for claim in one.claims if claim.measured is not None]
         parts.append(
             f"<details><summary><b>{one.study}</b>: {verdict_counts(measured)}. {one.source}</summary>\n\n"
-            f"{claims_markdown(measured, one.costs)}\n\n`{one.command}` ({one.date}, {one.machine})\n\n</details>"
+            f"{one.seeds_in_words}\n\n{claims_markdown(measured, one.costs)}\n\n"
+            f"`{one.command}` ({one.date}, {one.machine})\n\n</details>"
         )
     return "\n\n".join(parts)
 
@@ -291,6 +300,7 @@ def _section(one: Standing) -> str:
     )
     return f"""<section id="{place(one.study)}"><h2>{escape(one.study)}</h2>
 <p>{escape(one.title)}</p><p class=note>{escape(one.source)}</p>
+<p class=note>{escape(one.seeds_in_words)}</p>
 <table class=board><thead><tr><th scope="col">Verdict</th><th scope="col">Claim</th>
 <th scope="col">Measured [95 % interval]</th><th scope="col">Seeds</th><th scope="col">CPU-s</th></tr></thead><tbody>
 {lines}
@@ -299,7 +309,8 @@ def _section(one: Standing) -> str:
 
 
 def _row(claim: Judgement, cost: str, link: str) -> str:
-    notes = "".join(f"<p class=note>{escape(text)}</p>" for text in (control_text(claim), claim.note) if text)
+    facts = "; ".join(f"{name.lower()}: {fact}" for name, fact in further(claim).items())
+    notes = "".join(f"<p class=note>{escape(text)}</p>" for text in (control_text(claim), facts, claim.note) if text)
     verdict = shown_verdict(claim)
     return f"""<tr class="{escape(verdict.replace(" ", "-"))}">
 <td class=verdict><span>{escape(IN_FULL.get(verdict, verdict))}</span></td>

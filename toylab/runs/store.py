@@ -175,25 +175,16 @@ def claim_folder(study: Study, name: str, out: Path | str, until_decided: bool =
     Raises:
         ValueError: naming the first setting that differs.
     """
-    out = Path(out)
-    path = out / "settings.json"
+    path = Path(out) / "settings.json"
     settings = settings_of(study)
+    refuse_another_run(study, name, out)
     if path.exists():
         held = read_settings(path)
-        if held["study"] != name:
-            raise ToylabError(f"{out}: holds a run of {held['study']!r}; give another folder with --out")
-        for key, before, now in _differences(held["settings"], settings):
-            if key != "seeds":
-                raise ToylabError(
-                    f"{out}: holds a run with {key}={before}, and now {key}={now} is asked for; give another folder "
-                    "with --out, or the same settings to continue"
-                )
         settings["seeds"] = list(dict.fromkeys([*held["settings"]["seeds"], *settings["seeds"]]))
         if settings == held["settings"]:
             return
         fixed = held["fixed"]
     else:
-        refuse_others(out, path.name, "run")
         fixed = 0 if until_decided else len(settings["seeds"])
     write_record(
         path,
@@ -207,6 +198,24 @@ def claim_folder(study: Study, name: str, out: Path | str, until_decided: bool =
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
         },
     )
+
+
+def refuse_another_run(study: Study, name: str, out: Path | str) -> None:
+    """Raises `ValueError`, naming the first setting that differs, for a folder of something else than this run, or of
+    the same with other seeds."""
+    out = Path(out)
+    refuse_others(out, "settings.json", "run")
+    if not (out / "settings.json").exists():
+        return
+    held = read_settings(out / "settings.json")
+    if held["study"] != name:
+        raise ToylabError(f"{out}: holds a run of {held['study']!r}; give another folder with --out")
+    for key, before, now in _differences(held["settings"], settings_of(study)):
+        if key != "seeds":
+            raise ToylabError(
+                f"{out}: holds a run with {key}={before}, and now {key}={now} is asked for; give another folder "
+                "with --out, or the same settings to continue"
+            )
 
 
 def refuse_others(out: Path | str, record: str, kind: str) -> None:

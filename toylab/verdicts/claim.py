@@ -27,7 +27,7 @@ from typing import Any, Literal
 from toylab.console import ToylabError
 from toylab.verdicts.criterion import Criterion
 from toylab.verdicts.decision import FEWEST, Decision, Plan, Statistic, decide, decide_at, is_reachable
-from toylab.verdicts.judgement import ControlJudgement, Family, Judgement, Kind, Verdict, or_never
+from toylab.verdicts.judgement import ClaimKind, ControlJudgement, Family, Judgement, Verdict, or_never
 
 
 class Conditions(dict[str, dict[int, Any]]):
@@ -147,7 +147,7 @@ class Claim:
     id: str
     place: str
     sentence: str
-    kind: Kind = "paper"
+    kind: ClaimKind = "paper"
     asks: Literal["presence", "absence"] = "presence"
     population: str = "seeds: initial weights and data"
     conditions: tuple[str, ...]
@@ -224,7 +224,7 @@ class Claim:
             more=more,
             control=control,
             uncontrolled=self.uncontrolled,
-            family=self._family(found, values, family) if self.kind == "paper" else "",
+            family=self._family(found, values, family) if self.kind == "paper" and verdict == found.word else "",
             paper_number=self.paper_number,
             origin=self.origin,
             population=self.population,

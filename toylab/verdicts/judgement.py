@@ -17,7 +17,7 @@ from toylab.verdicts.decision import FEWEST
 from toylab.verdicts.intervals import Interval
 
 Verdict = Literal["supported", "refuted", "undecided", "uninformative", "not run"]
-Kind = Literal["paper", "own", "set-up"]
+ClaimKind = Literal["paper", "own", "set-up"]
 Family = Literal["", "yes", "no", "not reachable"]
 
 IN_FULL = {"refuted": "refuted at this scale"}
@@ -74,7 +74,7 @@ class Judgement:
     """
 
     id: str
-    kind: Kind = "paper"
+    kind: ClaimKind = "paper"
     place: str
     statement: str
     criterion: str
@@ -178,21 +178,42 @@ def shown_verdict(claim: Judgement) -> str:
 
 def claims_markdown(claims: Sequence[Judgement], costs: Mapping[str, float | int] | None = None) -> str:
     """Claims as Markdown tables, one a kind; `costs` are CPU-seconds behind each claim, by its id."""
-    head = ["verdict", "claim", "criterion", "measured [95 % interval]", "control", "seeds"]
-
-    def cells(claim: Judgement) -> list[str]:
-        return _markdown_cells(claim) + ([] if costs is None else [f"{costs.get(claim.id, 0):.0f}"])
-
-    head += [] if costs is None else ["CPU-s"]
-    return "\n\n".join(
-        f"**{title}**\n\n" + markdown_table([head, *map(cells, of_kind)]) for title, of_kind in by_kind(claims).items()
-    )
+    tables = []
+    for title, of_kind in by_kind(claims).items():
+        rows = [_markdown_cells(claim, costs) for claim in of_kind]
+        # The number of the paper has a column where one is known, the mark over the family in the table of the paper.
+        head = [name for name in rows[0] if any(row[name] for row in rows) or name in _ALWAYS]
+        tables.append(f"**{title}**\n\n" + markdown_table([head, *([row[name] for name in head] for row in rows)]))
+    return "\n\n".join(tables)
 
 
-def _markdown_cells(claim: Judgement) -> list[str]:
+_ALWAYS = ("verdict", "claim", "criterion", "measured [95 % interval]", "control", "seeds")
+
+
+def _markdown_cells(claim: Judgement, costs: Mapping[str, float | int] | None) -> dict[str, str]:
     verdict = shown_verdict(claim)
-    shown = IN_FULL.get(verdict, verdict)
-    return [shown, in_full(claim), claim.criterion, numbers(claim), control_text(claim), str(len(claim.seeds))]
+    return {
+        "verdict": IN_FULL.get(verdict, verdict),
+        "claim": in_full(claim),
+        "criterion": claim.criterion,
+        "threshold from": claim.origin,
+        "measured [95 % interval]": numbers(claim),
+        "paper's number": claim.paper_number,
+        "control": control_text(claim),
+        "over the family": claim.family,
+        "seeds": str(len(claim.seeds)),
+        "CPU-s": f"{costs[claim.id]:.0f}" if costs and claim.id in costs else "",
+    }
+
+
+def further(claim: Judgement) -> dict[str, str]:
+    """What else is said of a verdict, by its name; without what is empty."""
+    facts = {
+        "Threshold from": claim.origin,
+        "The paper's number": claim.paper_number,
+        "Also over the family": claim.family,
+    }
+    return {name: fact for name, fact in facts.items() if fact}
 
 
 def in_full(claim: Judgement) -> str:

@@ -1,0 +1,46 @@
+"""The ledger of seeds: what each was used for, so that no verdict rests on seeds that a choice was made on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+DESIGN = "design seeds"
+LEDGER = {
+    range(10): DESIGN,
+    range(10, 30): "rehearsal",
+    range(30, 40): "earlier tables",
+    range(60, 90): "earlier tables",
+    range(100, 110): "kept for outside checks",
+    range(200, 220): "earlier tables",
+    range(310, 320): "scoreboard of ten seeds",
+    range(400, 410): "review",
+    range(600, 630): "scoreboard until decided",
+    range(630, 640): "counterexamples on all inputs",
+    range(640, 650): "grokking",
+    range(700, 710): "recipes",
+    range(800, 820): "kept for outside checks",
+}
+"""Rows of seeds, none in two of them, by what they are for; choices were made on those for design and rehearsal."""
+
+
+def purposes(seeds: Iterable[int]) -> list[str]:
+    """What the rows are for that hold these seeds, each once; "seeds of no row" for others."""
+    rows = [next((row for row in LEDGER if seed in row), None) for seed in seeds]
+    return list(dict.fromkeys("seeds of no row" if row is None else LEDGER[row] for row in rows))
+
+
+def seeds_in_words(seeds: Iterable[int]) -> str:
+    """Seeds with what they are for, such as "Seeds 0 to 5: design seeds."; empty without any."""
+    held = sorted(set(seeds))
+    return f"Seeds {_spans(held)}: {', '.join(purposes(held))}." if held else ""
+
+
+def _spans(seeds: Iterable[int]) -> str:
+    """Seeds in order, with neighbours written as "0 to 5"."""
+    spans: list[list[int]] = []
+    for seed in seeds:
+        if spans and seed == spans[-1][-1] + 1:
+            spans[-1].append(seed)
+        else:
+            spans.append([seed])
+    return ", ".join(str(one[0]) if len(one) == 1 else f"{one[0]} to {one[-1]}" for one in spans)
