@@ -95,12 +95,10 @@ def test_invariance_is_that_of_the_head_on_the_longest_inputs(main, blurred):
 def test_random_weights_are_measured_as_the_trained_ones(main, blurred):
     test, shuffled = held_out(TASK, range(4, 7), 8), with_shuffled_weights(blurred, 0)
     head = evaluate.search_iteration_head(shuffled, test)
-    pattern = evaluate.patterns(shuffled, test[6])[head.layer][:, head.head]
-    spread = [np.std([pattern[row, 6 + t, t].item() for row in range(8)]) for t in range(1, 7)]
     assert main.untrained.head == head
     assert main.untrained.steered == measures.steered_share(shuffled, TASK, test, head)
-    assert main.untrained.invariance == pytest.approx(1 - np.mean(spread), abs=1e-6)
     assert head.carry < 0.5
+    assert main.untrained.invariance == 0  # since it is not peaked
 
 
 def test_the_example_is_a_held_out_row_with_its_links_and_patterns(main, blurred):

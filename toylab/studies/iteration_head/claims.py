@@ -115,11 +115,10 @@ def claims(guess: Guesses, parity_guess: float, steps: int, one_head: str, equal
             id="invariance",
             place="section 4, invariance",
             sentence="What the head reads does not depend on content.",
-            measure="1 less the standard deviation over sequences of its attention on x_t",
+            measure="1 less the standard deviation over sequences of its attention on x_t (0 without a peak there)",
             quantity=lambda main: main.invariance,
             criterion=at_least(0.9),
             control=Control("random weights", ("main",), lambda main: main.untrained.invariance),
-            note="a head that never reads x_t is invariant too",
             figure="The iteration head",
         ),
         at_floor(
