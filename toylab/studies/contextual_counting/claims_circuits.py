@@ -314,9 +314,9 @@ def _kept_without_turning(model: CountingResult) -> float:
     return mean(model.rotary.stopped.fast) / model.mean_accuracy
 
 
-def _above_floor(model: CountingResult, keys: str) -> float:
+def _above_floor(model: CountingResult, keys: str) -> float | None:
     """Accuracy of solved regions without these keys, less that of the best constant answer."""
-    return model.over_solved(lambda region: region.blocked[keys]) - model.floor
+    return model.over_solved(lambda region: region.blocked[keys] - model.floor)
 
 
 def table(names: Sequence[str], number: str | Callable[..., Any]) -> Callable[[Conditions], dict[str, Any]]:

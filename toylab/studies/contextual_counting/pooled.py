@@ -45,11 +45,14 @@ def told_to_change(models: Models, law: Law) -> list[Shift]:
 
     The last region is not asked about an appended one, which it may take for its own: no law of weights predicts that.
     """
-    found = []
-    for model in models:
-        for change in (SIXTEEN_ZEROS, ADDED_REGION):
-            last = model and change == ADDED_REGION and model.shifts.get(change, [None])[-1]
-            found += [shift for _, shift in counting_regions([model], change) if shift is not last]
+    found = [
+        shift
+        for model in models
+        if model
+        for change in (SIXTEEN_ZEROS, ADDED_REGION)
+        for region, shift in model.shifted(change)
+        if change == SIXTEEN_ZEROS or region is not model.circuits[-1]
+    ]
     return [shift for shift in found if abs(law(shift) / shift.before - 1) >= CHANGES]
 
 
