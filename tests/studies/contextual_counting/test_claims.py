@@ -406,3 +406,11 @@ def test_how_heavy_a_bias_may_be_follows_from_the_length():
 def test_results_survive_their_json_form():
     for result in (WORLD["rotary"][0], replace(WORLD["none"][1], readout=None, scores=None), golden(2)):
         assert fit(type(result), json.loads(json.dumps(as_json(result, "result"))), "result") == result
+
+
+def test_runs_from_before_controls_were_measured_can_be_judged():
+    bare = {name: {seed: replace(one, untrained=None) for seed, one in WORLD[name].items()} for name in NAMES}
+    found = {one.id: one for one in judge_claims(DECLARED, Conditions(WORLD | bare), Plan.of(SEEDS))}
+    for id in ("count-in-decoder", "count-curve", "region-probe", "reads-brackets", "rotary-in-disguise"):
+        assert found[id].control.measured is None
+        assert found[id].verdict == "undecided"

@@ -227,3 +227,19 @@ def test_a_training_that_does_not_get_there_never_does():
 def test_results_survive_their_json_form():
     for result in (WORLD["main"][0], IterationResult(accuracy={4: 0.5}, steps=3, solved_at=None)):
         assert fit(IterationResult, json.loads(json.dumps(as_json(result, "result"))), "result") == result
+
+
+def test_runs_from_before_controls_were_measured_can_be_judged():
+    main = {seed: replace(one, untrained=None) for seed, one in WORLD["main"].items()}
+    found = {one.id: one for one in judge_claims(DECLARED, Conditions(WORLD | {"main": main}), Plan.of(SEEDS))}
+    for id in ("invariance", "steer", "stop-rule"):
+        assert found[id].control.measured is None
+        assert found[id].verdict == "undecided"
+
+
+def test_of_a_model_that_is_never_right_no_share_is_kept():
+    first = WORLD["main"][0]
+    tests = replace(first.tests, unedited=replace(first.tests.unedited, sequence=0.0))
+    world = Conditions(WORLD | {"main": WORLD["main"] | {0: replace(first, tests=tests)}})
+    found = {one.id: one for one in judge_claims(DECLARED, world, Plan.of(SEEDS))}
+    assert found["ideal-pattern"].seeds == (1, 2, 3, 4, 5)

@@ -18,6 +18,7 @@ from toylab.studies.contextual_counting.results import (
     SLACK,
     VARYING,
     CountingResult,
+    Untrained,
     attention_on_brackets,
 )
 from toylab.verdicts.claim import Claim, Conditions, Control, Detail, Need
@@ -68,7 +69,7 @@ def circuit_claims(causal: Sequence[str], longest: int, no_plain: str) -> list[C
             quantity=lambda none: median(region.k for region in none.solved),
             criterion=at_most(longest / 2),
             origin="computed: half of the longest string",
-            control=Control("uniform attention", ("none",), lambda none: none.untrained.uniform.k),
+            control=_unlearned("uniform attention", "none", lambda found: found.uniform.k),
             paper_number="28 (length 512, mean count 28; figure 8, by eye)",
             details={"K of solved regions": _of_solved("k")},
         ),
@@ -90,7 +91,7 @@ def circuit_claims(causal: Sequence[str], longest: int, no_plain: str) -> list[C
             measure="R^2 of that curve, mean over solved regions,",
             quantity=lambda none: none.over_solved(lambda region: region.r2),
             criterion=at_least(0.98),
-            control=Control("uniform attention", ("none",), lambda none: none.untrained.uniform.r2),
+            control=_unlearned("uniform attention", "none", lambda found: found.uniform.r2),
             details={"R^2 of solved regions": _of_solved("r2")},
         ),
         of_none(
@@ -134,7 +135,7 @@ def circuit_claims(causal: Sequence[str], longest: int, no_plain: str) -> list[C
             measure="accuracy of a linear probe on ones at the decoder's input",
             quantity=lambda none: none.probe.decoder_input.accuracy,
             criterion=at_least(0.95),
-            control=Control("random weights", ("none",), lambda none: none.untrained.probe.decoder_input.accuracy),
+            control=_unlearned("random weights", "none", lambda found: found.probe.decoder_input.accuracy),
             details={
                 "at the attention's output": Detail("none", "probe.attention_output.accuracy"),
                 "always the commonest region": Detail("none", "probe.decoder_input.majority"),
@@ -149,7 +150,7 @@ def circuit_claims(causal: Sequence[str], longest: int, no_plain: str) -> list[C
             measure="attention of a one on brackets and the begin token, at equal numbers of each token,",
             quantity=lambda none: none.bracket_share,
             criterion=at_least(0.9),
-            control=Control("random weights", ("none",), lambda none: attention_on_brackets(none.untrained.scores)),
+            control=_unlearned("random weights", "none", lambda found: attention_on_brackets(found.scores)),
             paper_number="1.000 (from the scores of figure 6)",
             details={"scores of a one for 0, 1, [, ], BoS": Detail("none", "scores_of_one")},
             figure="The counting circuit",
@@ -191,7 +192,7 @@ def circuit_claims(causal: Sequence[str], longest: int, no_plain: str) -> list[C
             quantity=lambda model: model.rotary.slow_lead(longest),
             criterion=at_least(0.2),
             origin="the smallest effect of interest: .2 above the share of such planes",
-            control=Control("random weights", ("rotary",), lambda model: model.untrained.rotary.slow_lead(longest)),
+            control=_unlearned("random weights", "rotary", lambda found: found.rotary.slow_lead(longest)),
             paper_number="planes 0 to 12 of 32 add about 0 to the score, the slowest 8.8 (figure 25)",
             details={
                 "share of the score from slow planes": Detail("rotary", lambda model: model.rotary.slow_share(longest))
@@ -295,6 +296,11 @@ def _mlp(name: str, without_mlp: str, where: str, undecidable: str = "") -> Clai
         undecidable=undecidable,
         figure="What each region needs",
     )
+
+
+def _unlearned(what: str, name: str, number: Callable[[Untrained], float]) -> Control:
+    """The same measurement where nothing is learned; none of a run from before it was made."""
+    return Control(what, (name,), lambda model: model.untrained and number(model.untrained))
 
 
 def _counting(model: CountingResult) -> float | None:

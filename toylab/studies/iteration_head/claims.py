@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from operator import attrgetter
 
-from toylab.studies.iteration_head.measures import CausalTests, IterationResult, mean_over
+from toylab.studies.iteration_head.measures import CausalTests, IterationResult, Untrained, mean_over
 from toylab.verdicts.claim import Claim, Control, Detail, Need
 from toylab.verdicts.criterion import above, at_least, at_most, below
 from toylab.verdicts.judgement import threshold
@@ -118,7 +119,7 @@ def claims(guess: Guesses, parity_guess: float, steps: int, one_head: str, equal
             measure="1 less the standard deviation over sequences of its attention on x_t (0 without a peak there)",
             quantity=lambda main: main.invariance,
             criterion=at_least(0.9),
-            control=Control("random weights", ("main",), lambda main: main.untrained.invariance),
+            control=_random_weights(lambda model: model.invariance),
             figure="The iteration head",
         ),
         at_floor(
@@ -170,7 +171,7 @@ def claims(guess: Guesses, parity_guess: float, steps: int, one_head: str, equal
             measure="share of answers equal to F(s_{t-1}, x_{t+1})",
             quantity=lambda main: main.steered,
             criterion=at_least(0.99),
-            control=Control("random weights", ("main",), lambda main: main.untrained.steered),
+            control=_random_weights(lambda model: model.steered),
         ),
         harmless(
             id="ideal-pattern",
@@ -187,7 +188,7 @@ def claims(guess: Guesses, parity_guess: float, steps: int, one_head: str, equal
             quantity=lambda main: main.head.stop,
             criterion=at_least(0.5),
             statistic="share",
-            control=Control("random weights", ("main",), lambda main: main.untrained.head.stop),
+            control=_random_weights(lambda model: model.head.stop),
             note="elsewhere EoS comes by another route: the distance from EoI tells when as many states are written",
             figure="The iteration head",
         ),
@@ -327,13 +328,18 @@ def claims(guess: Guesses, parity_guess: float, steps: int, one_head: str, equal
     ]
 
 
+def _random_weights(number: Callable[[Untrained], float]) -> Control:
+    """The same measurement of random weights; none of a run from before it was made."""
+    return Control("random weights", ("main",), lambda main: main.untrained and number(main.untrained))
+
+
 def _carry(main: IterationResult) -> float:
     return main.head.carry
 
 
 def _kept(main: IterationResult, test: str) -> float | None:
-    found = getattr(main.tests, test)
-    return None if found is None else found.sequence / main.tests.unedited.sequence
+    found, whole = getattr(main.tests, test), main.tests.unedited.sequence
+    return None if found is None or not whole else found.sequence / whole
 
 
 def _mass(main: IterationResult, symbol: int) -> float:
