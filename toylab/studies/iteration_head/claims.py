@@ -142,19 +142,6 @@ def claims(guess: Guesses, parity_guess: float, steps: int, one_head: str, equal
             quantity=lambda main: main.tests.zeroed_alone.state,
             note="the paper's models have one head a layer, and no backups",
         ),
-        causal(
-            id="ablate-sequences",
-            asks="absence",
-            sentence="Without the head and its backups, no sequence is correct.",
-            measure="sequence accuracy with the head and its backups zeroed from EoI on",
-            quantity=lambda main: main.tests.zeroed.sequence,
-            criterion=at_most(HARMLESS),
-            margin=HARMLESS,
-            origin="the smallest effect of interest: one sequence in a hundred",
-            control=Control(
-                "the same heads zeroed before EoI", ("main",), lambda main: main.tests.zeroed_on_inputs.sequence
-            ),
-        ),
         harmless(
             id="ablate-inputs",
             kind="own",
@@ -287,9 +274,7 @@ def claims(guess: Guesses, parity_guess: float, steps: int, one_head: str, equal
             quantity=partial(_times_as_slow, never=steps + 1),
             criterion=at_least(10),
             origin="the smallest effect of interest: ten times as slow",
-            control=Control(
-                "over from a model without the head", ("one-length", "parity"), partial(_times_as_slow, never=steps + 1)
-            ),
+            uncontrolled="training from scratch is the control; that of models without the head stands at `transfer`",
             paper_number="over 30 (about 1000 epochs against under 30; second hand)",
             details={
                 "steps from scratch": Detail("parity", "solved_at", never=True),
