@@ -266,8 +266,8 @@ def test_seeds_are_given_to_all_studies_and_controls_to_those_that_have_them(mon
     assert cli.run(command) == 0
     assert {study.seeds for study in seen.values()} == {(7, 8, 9)}
     assert {name: getattr(study, "control_seeds", None) for name, study in seen.items()} == {
-        "contextual-counting": 2,
-        "iteration-head": 2,
+        "contextual-counting": None,
+        "iteration-head": None,
         "safety-finetuning": None,
         "steering-vectors": 2,
     }

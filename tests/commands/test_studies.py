@@ -50,7 +50,7 @@ def test_the_commands_work_on_a_run_that_was_trained(call, tiny_run):
 
 
 def test_a_run_leaves_a_whole_folder(tiny_run):
-    jobs = {f"seed-{job.seed}/{job.name}" for job in IterationHeadStudy(seeds=(0,), control_seeds=1).jobs()}
+    jobs = {f"seed-{job.seed}/{job.name}" for job in IterationHeadStudy(seeds=(0,)).jobs()}
     assert {str(path.parent.relative_to(tiny_run)) for path in tiny_run.rglob("done")} == jobs
     for job in jobs:
         assert {"done", "metrics.jsonl", "model.safetensors", "result.json"} <= set(os.listdir(tiny_run / job))

@@ -45,7 +45,7 @@ def learn_iteration_head(seed: int) -> Found:
     from toylab.studies.iteration_head.study import lengths_of
     from toylab.training import evaluate
 
-    study = replace(registry.load("iteration-head").STUDY.default(), seeds=(seed,), control_seeds=1)
+    study = replace(registry.load("iteration-head").STUDY.default(), seeds=(seed,))
     arm = study.arms()["main"]
     with tempfile.TemporaryDirectory() as folder:
         began = time.process_time()

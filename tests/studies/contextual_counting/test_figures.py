@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from tests.studies.contextual_counting.test_study import good
+from tests.studies.contextual_counting.findings import finding, region
 from toylab.runs.store import write_metrics
 from toylab.runs.study import Job
 from toylab.studies.contextual_counting.figures import draw
@@ -20,7 +20,7 @@ def test_every_figure_of_solved_regions_is_drawn_and_those_without_results_are_l
         encoder=[[1.0, 0.0, 0.0]] * 3,
         decoder=[[0.0, 1.0, 0.0]] * 4,
     )
-    held = dict.fromkeys((0, 1), replace(good, example=example))
+    held = dict.fromkeys((0, 1), replace(finding(*[region()] * 4), example=example))
     for job in (Job(name, seed) for name in ("none", "rotary") for seed in held):
         job.folder(tmp_path).mkdir(parents=True)
         history = [{"step": 0, "accuracy": 0.2}, {"step": 100, "accuracy": 0.97}]

@@ -5,44 +5,19 @@ from dataclasses import replace
 
 import pytest
 
-from tests.studies.contextual_counting.test_study import finding, flat, region
+from tests.studies.contextual_counting.findings import COPY, SOLVED, UNSOLVED, finding, flat, model, region, shift
 from toylab.probes import Readout
-from toylab.studies.contextual_counting import results
 from toylab.studies.contextual_counting.results import (
     CLASSES,
     CONSTANT,
     COUNTED,
     VARYING,
-    CountingResult,
-    Elsewhere,
     GoldenResult,
     NamedRegion,
     RegionReadout,
     RotaryProfile,
-    Shift,
     StoppedPlanes,
 )
-
-
-def shift(accuracy=0.9, before=1.0, after=0.5, predicted=0.5, by_place=0.8) -> Shift:
-    return Shift(accuracy=accuracy, before=before, after=after, predicted=predicted, by_place=by_place)
-
-
-def by_class(one: Shift) -> float:
-    return one.predicted
-
-
-def by_place(one: Shift) -> float:
-    return one.by_place
-
-
-def model(regions, zeros=(), added=()) -> CountingResult:
-    """With these regions, and what 16 zeros and an empty region do to each."""
-    return replace(finding(*regions), shifts={"16 zeros": list(zeros), "a region": list(added)})
-
-
-SOLVED, UNSOLVED = region(0.95), region(0.89, bias="begin")
-COPY = region(0.97, circuit="copy", bias="zeros")
 
 
 def test_classes_are_the_counted_ones_those_that_vary_and_those_that_do_not():
@@ -76,6 +51,13 @@ def test_the_largest_class_is_that_with_most_attention_even_where_none_has_enoug
     assert replace(region(bias="mixed"), shares=shares).largest == "outside ones"
 
 
+def test_the_next_class_is_that_with_most_attention_but_one():
+    shares = dict.fromkeys(CLASSES[1:], 0.1) | {"outside ones": 0.2, "zeros": 0.3}
+    one = replace(region(bias="zeros", zeros=0.3), shares=shares)
+    assert one.without_next == 0.9  # which stands under "outside ones"
+    assert replace(one, blocked={}).without_next == one.accuracy  # strings have no such tokens
+
+
 def test_near_the_floor_is_a_tenth_above_it_at_most():
     assert replace(flat(0.5), floor=0.4001).is_near_floor
     assert not replace(flat(0.5), floor=0.3999).is_near_floor
@@ -87,6 +69,7 @@ def test_the_slow_share_is_that_of_absolute_parts_from_planes_that_turn_by_less_
     assert profile.slow_share(50) == pytest.approx(4 / 10)
     assert profile.slow_share(49) == pytest.approx(7 / 10)
     assert profile.slow_share(5) == pytest.approx(9 / 10)
+    assert profile.slow_lead(49) == pytest.approx(7 / 10 - 2 / 4)
 
 
 def test_the_bracket_share_is_that_of_a_one_that_reads_one_token_of_each_type():
@@ -98,6 +81,10 @@ def test_only_solved_regions_are_asked_for_shares_circuits_and_readouts():
     held = model([SOLVED, UNSOLVED, COPY])
     assert held.solved == [SOLVED, COPY]
     assert held.share(lambda one: one.circuit == "copy") == 0.5
+    assert held.over_solved(lambda one: one.accuracy) == pytest.approx(0.96)
+    assert held.share_at_floor(lambda one: {"counter": 0.28, "copy": None}[one.circuit]) == 0.5
+    assert held.share_at_floor(lambda one: 0.2801) == 0
+    assert model([UNSOLVED]).share(lambda one: True) is model([UNSOLVED]).over_solved(lambda one: 1.0) is None
     assert held.without(COUNTED) == [one.blocked[COUNTED] for one in (SOLVED, UNSOLVED, COPY)]
     readouts = [
         RegionReadout(two_values=Readout(0.0, agreement), all_classes=Readout(0.0, 0.9))
@@ -117,63 +104,6 @@ def test_slopes_are_asked_of_regions_that_are_solved_and_count_in_the_decoder():
     held = model([SOLVED, UNSOLVED, COPY], zeros, added)
     assert held.shifted("16 zeros") == [(SOLVED, zeros[0])]
     assert held.shifted("32 zeros") == []
-    assert results.counting_regions([None, held, held], "a region") == [(SOLVED, added[0])] * 2
-
-
-def test_the_error_of_a_law_is_the_mean_over_counting_regions():
-    held = model([SOLVED, COPY, SOLVED], [shift(), shift(after=9.0), shift(after=0.25)])
-    assert results.prediction_error([held], by_class, "16 zeros") == pytest.approx((0 + 1) / 2)
-    assert results.prediction_error([held, None], by_place, "16 zeros") == pytest.approx((0.6 + 2.2) / 2)
-    assert results.prediction_error([model([COPY])], by_class, "16 zeros") is None
-
-
-def test_a_hit_is_within_fifteen_percent_of_either_change():
-    right, wrong = shift(after=1.0, predicted=1.14), shift(after=1.0, predicted=0.84)
-    held = model([SOLVED, SOLVED], [right, wrong], [wrong, right])
-    assert results.hits([held], by_class) == [True, False, False, True]
-    one_sided = model([SOLVED], [right], [wrong])
-    assert results.share_predicted(one_sided, law=by_class) == 0.5
-    assert results.share_predicted(None, one_sided, model([SOLVED], [right], [right]), law=by_class) == 0.75
-    assert results.share_predicted(None, model([SOLVED]), law=by_class) is None
-    assert results.share_predicted(model([SOLVED], added=[right]), law=by_class) is None
-    assert results.share_predicted(model([SOLVED], zeros=[right]), law=by_class) == 1
-
-
-def test_near_hits_are_of_slopes_that_are_told_to_change_by_five_percent_from_what_they_were():
-    still, falls = shift(before=2.0, after=2.0, predicted=1.92), shift(before=2.0, after=1.6, predicted=1.8)
-    rises, exact = shift(before=2.0, after=2.9, predicted=2.2), shift(before=2.0, after=1.8, predicted=1.8)
-    assert results.near([model([SOLVED] * 4, [still, falls, rises, exact])], by_class) == "2 of 3"
-    assert results.hits([model([SOLVED], [still])], by_class, least=0.05) == []
-
-
-def test_accuracy_kept_is_that_after_sixteen_zeros_of_regions_with_one_of_the_biases():
-    regions = [region(bias="zeros"), region(bias="begin"), region(bias="own ["), UNSOLVED]
-    held = model(regions, [shift(accuracy) for accuracy in (0.1, 0.5, 0.9, 0.7)], [shift(0.2)] * 4)
-    assert results.accuracy_kept(held, None, biases=("begin", "own [")) == pytest.approx(0.7)
-    assert results.accuracy_kept(held, biases=("zeros",)) == pytest.approx(0.1)
-    assert results.accuracy_kept(held, biases=("own ]",)) is None
-
-
-def test_the_counting_share_is_a_mean_over_models_that_solved_something():
-    all_count, half, none = model([SOLVED] * 3), model([SOLVED, COPY]), model([UNSOLVED])
-    assert results.counting_share(all_count, half, none, None) == pytest.approx(0.75)
-    assert results.counting_share(none, None) is None
-
-
-def test_what_is_told_beside_a_verdict_is_counted_over_all_models():
-    held = [model([SOLVED, UNSOLVED, COPY]), model([SOLVED, region(bias="begin")])]
-    assert results.regions_solved(held) == "4 of 5"
-    assert results.bias_names(held) == {"own [": 2, "zeros": 1, "begin": 1}
-    assert next(iter(results.bias_names(held))) == "own ["
-    assert results.circuit_names(held) == {"counter": 3, "copy": 1}
-
-
-def test_accuracy_elsewhere_is_pooled_over_regions_of_all_models():
-    one, other = (
-        replace(finding(), elsewhere={"length 40": Elsewhere(accuracy=accuracy, floor=0.3)} | more)
-        for accuracy, more in (([0.2, 0.4], {"p = 0.3": Elsewhere(accuracy=[0.9], floor=0.1)}), ([0.9], {}))
-    )
-    assert results.accuracy_elsewhere([one, other]) == pytest.approx({"length 40": 0.5, "p = 0.3": 0.9})
 
 
 def test_a_golden_region_is_named_correctly_by_circuit_and_bias_both():

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from tests.studies.contextual_counting.findings import finding
 from tests.studies.contextual_counting.planted import held_out
-from tests.studies.contextual_counting.test_study import finding
 from toylab.model.checkpoint import save_model
+from toylab.model.controls import with_shuffled_weights
 from toylab.model.encoder_decoder import ENCODER, EncoderDecoder, EncoderDecoderConfig
 from toylab.planted.handwritten import contextual_counter
-from toylab.probes import ProbeScore, watch
+from toylab.probes import ProbeScore, fit_saturation, watch
 from toylab.runs.store import read_metrics, write_metrics
 from toylab.studies.contextual_counting import measures, study
 from toylab.studies.contextual_counting.data import count_accuracy, counting_model, for_model
@@ -27,7 +28,6 @@ STUDY = ContextualCountingStudy(
     model=EncoderDecoderConfig(encoder=replace(ENCODER, width=8, position_base=40.0)),
     train=TrainConfig(steps=10, rows=4),
     seeds=(0, 3),
-    control_seeds=1,
     rows=100,
 )
 HISTORY = [{"step": step, "accuracy": accuracy} for step, accuracy in ((0, 0.1), (5, 0.91), (9, 0.95), (14, 0.85))]
@@ -80,6 +80,19 @@ def test_a_model_is_judged_on_the_longest_strings_with_most_regions(rotary):
     assert found.scores is found.permutation_gap is None
 
 
+def test_random_weights_and_uniform_attention_are_measured_as_the_trained_model(rotary):
+    model, found = rotary
+    shuffled, batch = with_shuffled_weights(model, 3), held_out(TASK, 3, 100)
+    strings = for_model(TASK, model, batch)
+    assert found.untrained.probe == measures.region_probes(shuffled, strings, 3) != found.probe
+    assert found.untrained.rotary == measures.rotary_profile(shuffled, strings, 1 / 24)
+    assert found.untrained.scores is None
+    counts = strings.counts.flatten()
+    assert found.untrained.uniform == fit_saturation(counts / 25, counts)
+    assert found.untrained.uniform.k > 12
+    assert found.untrained.uniform.r2 > 0.95
+
+
 def test_each_change_appends_what_its_name_says(rotary):
     model, found = rotary
     batch = held_out(TASK, 3, 100)
@@ -129,11 +142,13 @@ def test_the_example_is_the_shortest_string_whose_emptiest_region_is_fullest(rot
 def test_a_model_without_positions_has_scores_and_if_it_looks_both_ways_a_permutation_gap(tmp_path):
     model, found = measured(tmp_path, "none")
     assert found.scores == measures.encoder_scores(model)
-    assert found.rotary is found.permutation_gap is None
+    few = for_model(TASK, model, held_out(TASK, 0, 100).rows(0, 50))
+    assert found.permutation_gap == measures.permutation_gap(model, few, stream(0, "permutation")) > 1e-6
+    assert found.rotary is None
+    assert found.untrained.scores == measures.encoder_scores(with_shuffled_weights(model, 0)) != found.scores
     (tmp_path / "both").mkdir()
     model, found = measured(tmp_path / "both", "none-bidirectional")
-    few = for_model(TASK, model, held_out(TASK, 0, 100).rows(0, 50))
-    assert found.permutation_gap == measures.permutation_gap(model, few, stream(0, "permutation"))
+    assert found.permutation_gap == measures.permutation_gap(model, few, stream(0, "permutation")) < 1e-9
     assert found.scores == measures.encoder_scores(model)
 
 
@@ -244,10 +259,11 @@ def test_an_arm_is_trained_by_its_settings(monkeypatch, tmp_path, name):
 
 def test_models_without_positions_which_run_in_linear_time_come_after_all_others():
     jobs = STUDY.jobs()
-    fast = [job.what.model.encoder.positions == "none" for job in jobs[:-1]]
+    fast = [job.what.model.encoder.positions == "none" for job in jobs[:-2]]
     assert fast == sorted(fast)
     assert set(fast) == {False, True}
-    assert (jobs[-1].name, jobs[-1].seed) == ("golden", 0)
+    assert [(job.name, job.seed) for job in jobs[-2:]] == [("golden", 0), ("golden", 3)]
+    assert sorted((job.name, job.seed) for job in jobs[:-2]) == sorted((n, s) for n in STUDY.arms() for s in (0, 3))
 
 
 def test_an_arm_with_another_encoder_differs_in_that_alone():
@@ -257,10 +273,9 @@ def test_an_arm_with_another_encoder_differs_in_that_alone():
         arm = arms[name]
         return replace(arm, model=replace(arm.model, encoder=replace(arm.model.encoder, **encoder)))
 
-    few = {"seeds": (0, 1)}
-    assert arms["encoder-mlp"] == replace(changed("none", hidden=128), **few)
-    assert arms["large-embeddings"] == replace(changed("none", embedding_std=1.0), **few)
-    assert arms["no-auxiliary-rotary"] == replace(arms["rotary"], auxiliary=0.0, **few)
+    assert arms["encoder-mlp"] == changed("none", hidden=128)
+    assert arms["large-embeddings"] == changed("none", embedding_std=1.0)
+    assert arms["no-auxiliary-rotary"] == replace(arms["rotary"], auxiliary=0.0)
     assert arms["no-auxiliary-slow-rotary"] == changed("no-auxiliary-rotary", position_frequency=0.01)
     assert arms["plain-encoder-mlp"] == changed("plain-none", hidden=128)
     assert ContextualCountingStudy(encoder_hidden=7).arms()["encoder-mlp"].model.encoder.hidden == 7

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from tests.studies.iteration_head.planted import TASK, held_out, noisy
 from toylab.model.checkpoint import save_model
 from toylab.model.config import ModelConfig
+from toylab.model.controls import with_shuffled_weights
 from toylab.model.transformer import Transformer
 from toylab.planted.handwritten import iteration_head
 from toylab.runs.store import read_metrics, write_metrics
@@ -29,7 +30,6 @@ STUDY = IterationHeadStudy(
     model=ModelConfig(heads=1, width=8, hidden=8),
     transfer=TrainConfig(steps=2, rows=2, warmup=0, cooldown=0, evaluate_every=1, learning_rate=1e-3),
     seeds=(0, 1),
-    control_seeds=1,
     rows=8,
 )
 HISTORY = [
@@ -92,6 +92,15 @@ def test_invariance_is_that_of_the_head_on_the_longest_inputs(main, blurred):
     assert main.invariance < 0.999
 
 
+def test_random_weights_are_measured_as_the_trained_ones(main, blurred):
+    test, shuffled = held_out(TASK, range(4, 7), 8), with_shuffled_weights(blurred, 0)
+    head = evaluate.search_iteration_head(shuffled, test)
+    assert main.untrained.head == head
+    assert main.untrained.steered == measures.steered_share(shuffled, TASK, test, head)
+    assert head.carry < 0.5
+    assert main.untrained.invariance == 0  # since it is not peaked
+
+
 def test_the_example_is_a_held_out_row_with_its_links_and_patterns(main, blurred):
     batch = held_out(TASK, [6], 8)[6]
     assert main.example.tokens == list(decode(TASK, batch.tokens[0].tolist()))
@@ -120,7 +129,7 @@ def test_a_control_is_searched_where_it_writes_its_states_and_not_edited(tmp_pat
     arm = STUDY.arms()[name]
     found = measured(tmp_path, name, Transformer.for_task(arm.task, arm.model))
     assert (found.head is not None) == head
-    assert found.tests is found.transfer is found.emergence is None
+    assert found.tests is found.transfer is found.emergence is found.untrained is None
     assert set(found.accuracy) == {4, 5, 6}
 
 
@@ -214,35 +223,29 @@ def test_models_are_judged_from_four_inputs_on():
     assert lengths_of(Polynomial(lengths=6)) == [6]
 
 
-def test_jobs_are_one_an_arm_and_seed_and_controls_have_few_seeds():
+def test_jobs_are_one_per_condition_and_seed():
     names = [(job.name, job.seed) for job in STUDY.jobs()]
-    assert names.count(("main", 0)) == names.count(("main", 1)) == names.count(("parity", 0)) == 1
-    assert ("parity", 1) not in names
+    assert sorted(names) == sorted((name, seed) for name in STUDY.arms() for seed in (0, 1))
     assert all(isinstance(job, Job) and job.what == STUDY.arms()[job.name] for job in STUDY.jobs())
     assert json.dumps([job.name for job in STUDY.jobs()[:2]]) == '["main", "main"]'
 
 
 def test_an_arm_differs_from_the_main_one_in_what_its_name_says():
     settings = IterationHeadStudy(control_steps=1000, train=TrainConfig(stop_at=0.5, warmup=300))
-    arms, few = settings.arms(), (0, 1, 2)
+    arms = settings.arms()
     main = arms["main"]
-    short = replace(main, train=replace(main.train, steps=1000, warmup=250), seeds=few)
+    short = replace(main, train=replace(main.train, steps=1000, warmup=250))
     sure = replace(main.train, stop_at=0.9)
     parity = Parity(lengths=(1, 16), alphabet=11)
-    assert (main.task, main.model, main.train, main.seeds) == (
-        settings.task,
-        settings.model,
-        settings.train,
-        settings.seeds,
-    )
+    assert (main.task, main.model, main.train) == (settings.task, settings.model, settings.train)
     assert arms == {
         "main": main,
         "one-head": replace(main, model=replace(main.model, heads=1)),
-        "parity": replace(main, task=parity, train=sure, seeds=few),
+        "parity": replace(main, task=parity, train=sure),
         "one-layer": replace(short, model=replace(main.model, layers=1)),
         "one-length": replace(short, task=replace(main.task, lengths=16)),
         "no-chain": replace(short, task=replace(main.task, chain_of_thought=False)),
-        "parity-no-chain": replace(main, task=replace(parity, chain_of_thought=False), train=sure, seeds=few),
+        "parity-no-chain": replace(main, task=replace(parity, chain_of_thought=False), train=sure),
     }
     assert "one-head" not in replace(settings, model=replace(settings.model, heads=1)).arms()
     certain = replace(settings, train=replace(settings.train, stop_at=0.95)).arms()

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from toylab.console import ToylabError
+from toylab.model.controls import with_shuffled_weights
 from toylab.model.encoder_decoder import EncoderDecoder
 from toylab.probes import (
     Edit,
@@ -49,6 +50,7 @@ from toylab.studies.contextual_counting.results import (
     RotaryProfile,
     Shift,
     StoppedPlanes,
+    Untrained,
 )
 from toylab.tasks import IGNORE, stream
 from toylab.tasks.bracketed import BEGIN, CLOSE, ONE, OPEN, ZERO
@@ -238,6 +240,23 @@ def region_probes(model: EncoderDecoder, strings: Strings, seed: int) -> RegionP
         return RegionProbe.of(score, two_components(features))
 
     return RegionProbes(**{site: probe(seen[point][at]) for site, point in sites.items()})
+
+
+def untrained(model: EncoderDecoder, strings: Strings, few: Strings, seed: int, slow: float) -> Untrained:
+    """What random weights and uniform attention show on the same strings.
+
+    Args:
+        few: those of the probes.
+        slow: as in `rotary_profile`.
+    """
+    shuffled, positions = with_shuffled_weights(model, seed), model.config.encoder.positions
+    counts = strings.counts.flatten()
+    return Untrained(
+        probe=region_probes(shuffled, few, seed),
+        uniform=fit_saturation(counts / strings.tokens.shape[1], counts),
+        scores=encoder_scores(shuffled) if positions == "none" else None,
+        rotary=rotary_profile(shuffled, strings, slow) if positions == "rotary" else None,
+    )
 
 
 def two_components(features: Float[Tensor, "token feature"]) -> float:

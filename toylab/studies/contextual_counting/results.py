@@ -1,13 +1,12 @@
-"""What the jobs of the counting study measure, and the numbers that several claims and figures read from it."""
+"""What the jobs of the counting study measure."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from toylab.probes import ProbeScore, Readout
+from toylab.probes import ProbeScore, Readout, Saturation
 from toylab.tasks.bracketed import BEGIN, CLOSE, ONE, OPEN
 
 COUNTED = "counted ones"
@@ -32,9 +31,6 @@ SIXTEEN_ZEROS, ADDED_REGION = "16 zeros", "a region"
 
 SOLVED = 0.9
 """Accuracy from which a region counts as solved."""
-
-NEAR = 0.15
-"""Greatest relative error of a predicted slope that counts as a hit."""
 
 SLACK = 0.05
 """How far above the best constant answer an accuracy may lie and still show no knowledge."""
@@ -83,6 +79,11 @@ class RegionCircuit(NamedRegion):
     def largest(self) -> str:
         """The class with the most of the attention not on counted ones."""
         return max(self.shares, key=self.shares.__getitem__)
+
+    @property
+    def without_next(self) -> float:
+        """Accuracy without the class that is second in attention, counted ones left out."""
+        return self.blocked.get(sorted(self.shares, key=self.shares.__getitem__)[-2], self.accuracy)
 
     @property
     def without_ones(self) -> float:
@@ -157,6 +158,10 @@ class RotaryProfile:
         slow = [part for part, f in zip(self.planes, self.frequencies, strict=True) if f < 1 / longest]
         return sum(map(abs, slow)) / sum(map(abs, self.planes))
 
+    def slow_lead(self, longest: int) -> float:
+        """How far that share is above the share of planes that are slow, which random scores would have."""
+        return self.slow_share(longest) - sum(f < 1 / longest for f in self.frequencies) / len(self.frequencies)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Shift:
@@ -176,10 +181,6 @@ class Shift:
     def error(self, slope: float) -> float:
         """The relative error of a predicted slope; 1 where the model always answers none."""
         return abs(slope / self.after - 1) if self.after else 1.0
-
-
-Law = Callable[[Shift], float]
-"""The slope that is predicted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,6 +209,18 @@ class CountingExample:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Untrained:
+    """The same measurements where nothing is learned: of a model with the entries of its weights in random order."""
+
+    probe: RegionProbes
+    uniform: Saturation
+    """The curve n / (n + K) fitted to attention that is the same on every token, from the true counts."""
+    scores: list[list[float]] | None = None
+    """Of encoders without positions."""
+    rotary: RotaryProfile | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class CountingResult:
     """What is measured of a trained model, on held-out strings of the greatest length with most regions."""
 
@@ -232,8 +245,10 @@ class CountingResult:
     scores: list[list[float]] | None = None
     """Score of every type of token (query) for every other (key) in the encoder; of encoders without positions."""
     permutation_gap: float | None = None
-    """The largest change of a logit when tokens are shuffled, in float64; of bidirectional ones without positions."""
+    """The largest change of a logit when tokens are shuffled, in float64; of encoders without positions."""
     rotary: RotaryProfile | None = None
+    untrained: Untrained | None = None
+    """What random weights and uniform attention show."""
 
     @property
     def mean_accuracy(self) -> float:
@@ -268,8 +283,7 @@ class CountingResult:
     @property
     def bracket_share(self) -> float:
         """The attention of a one on brackets and the begin token if there were one token of each type."""
-        weights = [math.exp(score - max(self.scores_of_one)) for score in self.scores_of_one]
-        return sum(weights[token] for token in (OPEN, CLOSE, BEGIN)) / sum(weights)
+        return attention_on_brackets(self.scores)
 
     @property
     def agreement(self) -> float | None:
@@ -281,9 +295,17 @@ class CountingResult:
         """In mean accuracy over another model."""
         return self.mean_accuracy - other.mean_accuracy
 
-    def share(self, test: Callable[[RegionCircuit], bool]) -> float:
-        """Of the solved regions, of which there must be some."""
-        return sum(map(test, self.solved)) / len(self.solved)
+    def share(self, test: Callable[[RegionCircuit], bool]) -> float | None:
+        """Of the solved regions; None without any."""
+        return self.over_solved(lambda region: float(test(region)))
+
+    def over_solved(self, number: Callable[[RegionCircuit], float]) -> float | None:
+        """The mean over the solved regions; None without any."""
+        return sum(map(number, self.solved)) / len(self.solved) if self.solved else None
+
+    def share_at_floor(self, accuracy: Callable[[RegionCircuit], float | None]) -> float | None:
+        """Of the solved regions, with an accuracy that shows no knowledge; None counts as none of these."""
+        return self.share(lambda region: (got := accuracy(region)) is not None and got <= self.floor + SLACK)
 
     def without(self, keys: str) -> list[float]:
         """Accuracy by region where label queries cannot see these keys."""
@@ -295,79 +317,10 @@ class CountingResult:
         return [(circuit, shift) for circuit, shift in both if circuit.solved and circuit.counts]
 
 
-Models = Iterable[CountingResult | None]
-"""Of several conditions, None where a condition lacks the seed."""
-
-
-def counting_regions(models: Models, change: str) -> list[tuple[RegionCircuit, Shift]]:
-    """The solved regions that count in the decoder, with what a change does to each."""
-    return [one for model in models if model for one in model.shifted(change)]
-
-
-def prediction_error(models: Models, law: Law, change: str) -> float | None:
-    """Mean relative error of the slopes that a law predicts for counting regions; None if there are none."""
-    errors = [shift.error(law(shift)) for _, shift in counting_regions(models, change)]
-    return sum(errors) / len(errors) if errors else None
-
-
-def hits(models: Models, law: Law, least: float = 0.0) -> list[bool]:
-    """Whether a law predicts each slope of counting regions, once 16 zeros or an empty region were appended.
-
-    Args:
-        least: the least relative change of the slope that must be predicted.
-    """
-    held = list(models)
-    shifts = [shift for change in (SIXTEEN_ZEROS, ADDED_REGION) for _, shift in counting_regions(held, change)]
-    return [shift.error(law(shift)) <= NEAR for shift in shifts if abs(law(shift) / shift.before - 1) >= least]
-
-
-def share_predicted(*models: CountingResult | None, law: Law) -> float | None:
-    """The share of these slopes that a law predicts; None where no counting region could meet 16 zeros."""
-    found = hits(models, law)
-    return sum(found) / len(found) if counting_regions(models, SIXTEEN_ZEROS) else None
-
-
-def accuracy_kept(*models: CountingResult | None, biases: Collection[str]) -> float | None:
-    """Accuracy after 16 zeros were appended, of counting regions with one of these biases."""
-    held = [shift.accuracy for region, shift in counting_regions(models, SIXTEEN_ZEROS) if region.bias in biases]
-    return sum(held) / len(held) if held else None
-
-
-def counting_share(*models: CountingResult | None) -> float | None:
-    """Share of solved regions that count in the decoder, mean over the models that solved a region."""
-    shares = [model.share(lambda region: region.counts) for model in models if model and model.solved]
-    return sum(shares) / len(shares) if shares else None
-
-
-def near(models: Models, law: Law) -> str:
-    """How many slopes a law predicts, of those that it predicts to change by 5 % or more."""
-    found = hits(models, law, least=0.05)
-    return f"{sum(found)} of {len(found)}"
-
-
-def regions_solved(models: Models) -> str:
-    """How many regions are solved; without an interval, since regions of a model are no independent samples."""
-    found = [region.solved for model in models for region in model.circuits]
-    return f"{sum(found)} of {len(found)}"
-
-
-def bias_names(models: Models) -> dict[str, int]:
-    """How many solved regions have each class as the largest bias."""
-    return dict(Counter(region.largest for model in models for region in model.solved).most_common())
-
-
-def circuit_names(models: Models) -> dict[str, int]:
-    """How many solved regions have each circuit."""
-    return dict(Counter(region.circuit for model in models for region in model.solved).most_common())
-
-
-def accuracy_elsewhere(models: Models) -> dict[str, float]:
-    """Mean accuracy by what differs from the strings on which models are judged."""
-    held: dict[str, list[float]] = {}
-    for model in models:
-        for name, one in model.elsewhere.items():
-            held.setdefault(name, []).extend(one.accuracy)
-    return {name: sum(shares) / len(shares) for name, shares in held.items()}
+def attention_on_brackets(scores: list[list[float]]) -> float:
+    """That of a one on brackets and the begin token, from the scores of types of tokens, at equal numbers of each."""
+    weights = [math.exp(score - max(scores[ONE])) for score in scores[ONE]]
+    return sum(weights[token] for token in (OPEN, CLOSE, BEGIN)) / sum(weights)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -73,15 +73,14 @@ class ContextualCountingStudy:
     parts: tuple[Part, ...] = ("encodings", "circuits")
     """What is trained besides the two main arms: the other encodings; the arms that lead to other circuits; the plain
     set-up with every causal encoding, and with an MLP in the encoder; the recipe with each ingredient left out."""
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    control_seeds: int = 2
-    """How many of the seeds all arms but the main ones use."""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4, 5)
+    """Of every condition, controls included."""
     rows: int = 1000
     """Held-out strings in an evaluation."""
 
     def __post_init__(self) -> None:
         check_settings(self)
-        check_range(control_seeds=self.control_seeds, encoder_hidden=self.encoder_hidden, least=1)
+        check_range(encoder_hidden=self.encoder_hidden, least=1)
         check_range("it is a share of the training", auxiliary=self.auxiliary, growth=self.growth, least=0, most=1)
         check_range("accuracies on fewer say little", rows=self.rows, least=100)
         if not self.task.begin:
@@ -113,7 +112,6 @@ class ContextualCountingStudy:
             encodings=("none", "rotary"),
             parts=("encodings",),
             seeds=(0,),
-            control_seeds=1,
             rows=200,
         )
 
@@ -126,42 +124,40 @@ class ContextualCountingStudy:
     def paper(cls) -> ContextualCountingStudy:
         """The paper's fragility: every encoding in the plain set-up, 20 seeds each. At length 64, where that takes half
         an hour on two cores; `--task.length 512 --task.regions 4` is the paper's own size, and takes days."""
-        return cls(parts=("plain",), seeds=tuple(range(20)), control_seeds=20)
+        return cls(parts=("plain",), seeds=tuple(range(20)))
 
     # Jobs --------------------------------------------------------------------------------------------------------
 
     def arms(self) -> dict[str, Arm]:
-        """Every arm that is trained: what differs from the main one, and on which seeds it runs."""
-        few = self.seeds[: self.control_seeds]
-        main = Arm(self.task, self.model, self.train, self.auxiliary, self.growth, self.seeds)
-        control = replace(main, seeds=few)
+        """Every condition that is trained: what differs from the main one."""
+        main = Arm(self.task, self.model, self.train, self.auxiliary, self.growth)
         fixed = replace(self.task, length=self.task.longest, regions=self.task.most)
-        plain = Arm(fixed, _plain(self.model), self.plain, 0.0, 0.0, few)
+        plain = Arm(fixed, _plain(self.model), self.plain, 0.0, 0.0)
         arms = {"rotary": self._placed(main, "rotary", True), "none": main}
         if "circuits" in self.parts:
             arms |= {
-                "no-auxiliary-rotary": replace(arms["rotary"], auxiliary=0.0, seeds=few),
-                "no-auxiliary": replace(control, auxiliary=0.0),
-                "fixed": replace(control, task=fixed, auxiliary=0.0),
-                "encoder-mlp": replace(control, model=_encoder(self.model, hidden=self.encoder_hidden)),
+                "no-auxiliary-rotary": replace(arms["rotary"], auxiliary=0.0),
+                "no-auxiliary": replace(main, auxiliary=0.0),
+                "fixed": replace(main, task=fixed, auxiliary=0.0),
+                "encoder-mlp": replace(main, model=_encoder(self.model, hidden=self.encoder_hidden)),
             }
             slow = arms["no-auxiliary-rotary"]
             arms["no-auxiliary-slow-rotary"] = replace(slow, model=_encoder(slow.model, position_frequency=0.01))
         for name in self.encodings if "encodings" in self.parts else ():
             if name not in arms:
-                arms[name] = self._placed(control, name, True)
-            arms[f"{name}-bidirectional"] = self._placed(control, name, False)
+                arms[name] = self._placed(main, name, True)
+            arms[f"{name}-bidirectional"] = self._placed(main, name, False)
         if "plain" in self.parts:
             arms |= {f"plain-{name}": self._placed(plain, name, True) for name in self.encodings}
             arms["plain-encoder-mlp"] = replace(plain, model=_encoder(plain.model, hidden=self.encoder_hidden))
         if "ingredients" in self.parts:
             arms |= {
-                "one-length": replace(control, task=replace(self.task, length=self.task.longest)),
-                "one-number": replace(control, task=replace(self.task, regions=self.task.most)),
-                "no-logit-scale": replace(control, model=replace(self.model, logit_scale=1.0)),
-                "default-head": replace(control, model=replace(self.model, head="default")),
-                "large-embeddings": replace(control, model=_encoder(self.model, embedding_std=1.0)),
-                "large-queries": replace(control, model=replace(self.model, query_std=1.0)),
+                "one-length": replace(main, task=replace(self.task, length=self.task.longest)),
+                "one-number": replace(main, task=replace(self.task, regions=self.task.most)),
+                "no-logit-scale": replace(main, model=replace(self.model, logit_scale=1.0)),
+                "default-head": replace(main, model=replace(self.model, head="default")),
+                "large-embeddings": replace(main, model=_encoder(self.model, embedding_std=1.0)),
+                "large-queries": replace(main, model=replace(self.model, query_std=1.0)),
             }
         return arms
 
@@ -170,11 +166,11 @@ class ContextualCountingStudy:
         return replace(arm, model=_encoder(arm.model, positions=encoding, causal=causal, alibi_slope=slope))
 
     def jobs(self) -> list[Job]:
-        """One training an arm and seed, the slowest first, and the hand-written circuit."""
+        """One training per condition and seed, the slowest first, and the hand-written circuits."""
         arms = self.arms()
         slow = sorted(arms, key=lambda name: arms[name].model.encoder.positions == "none")
-        trained = [Job(name, seed, gives=CountingResult, what=arms[name]) for name in slow for seed in arms[name].seeds]
-        return [*trained, Job("golden", self.seeds[0], gives=GoldenResult)]
+        trained = [Job(name, seed, gives=CountingResult, what=arms[name]) for name in slow for seed in self.seeds]
+        return [*trained, *(Job("golden", seed, gives=GoldenResult) for seed in self.seeds)]
 
     def run_job(self, job: Job, folder: Path) -> CountingResult | GoldenResult:
         """Train one arm and find its circuits, or try the hand-written ones."""
@@ -204,14 +200,13 @@ class ContextualCountingStudy:
 
 @dataclass(frozen=True)
 class Arm:
-    """One condition of the study: a task, a model and a training, on some seeds."""
+    """One condition of the study: a task, a model and a training."""
 
     task: ContextualCounting
     model: EncoderDecoderConfig
     train: TrainConfig
     auxiliary: float | int
     growth: float | int
-    seeds: tuple[int, ...]
 
 
 STUDY = ContextualCountingStudy
@@ -233,7 +228,7 @@ def examine(
     found = circuits.find_circuits(model, strings)
     bare = not (config.residual or config.hidden or config.self_attention)
     unordered = config.encoder.positions == "none"
-    few = for_model(task, model, batch.rows(0, 50))
+    few, slow = for_model(task, model, batch.rows(0, 200)), 1 / task.longest
     changes = {f"{n} zeros": task.append_zeros(batch, n) for n in (8, 16, 32)} | {
         ADDED_REGION: task.append_region(batch)
     }
@@ -243,17 +238,18 @@ def examine(
         accuracy=[circuit.accuracy for circuit in found],
         floor=circuits.floor(strings),
         circuits=found,
-        probe=circuits.region_probes(model, for_model(task, model, batch.rows(0, 200)), seed),
+        probe=circuits.region_probes(model, few, seed),
         example=_example(task, model, seed),
         readout=circuits.value_readout(model, strings, found) if bare else None,
         scores=circuits.encoder_scores(model) if unordered else None,
-        permutation_gap=circuits.permutation_gap(model, few, stream(seed, "permutation"))
-        if unordered and not config.encoder.causal
+        permutation_gap=circuits.permutation_gap(
+            model, for_model(task, model, batch.rows(0, 50)), stream(seed, "permutation")
+        )
+        if unordered
         else None,
         # Slow planes turn by less than one radian over a string.
-        rotary=circuits.rotary_profile(model, strings, 1 / task.longest)
-        if config.encoder.positions == "rotary"
-        else None,
+        rotary=circuits.rotary_profile(model, strings, slow) if config.encoder.positions == "rotary" else None,
+        untrained=circuits.untrained(model, strings, few, seed, slow),
         shifts={
             name: circuits.shift(model, strings, for_model(task, model, changed))
             for name, changed in changes.items()

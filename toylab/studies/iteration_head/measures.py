@@ -78,6 +78,15 @@ class Transfer:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Untrained:
+    """The same measurements of a model with the entries of its weights in random order."""
+
+    head: IterationHead
+    steered: float
+    invariance: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class IterationResult:
     """What a job of the study measured."""
 
@@ -99,6 +108,8 @@ class IterationResult:
     example: Example | None = None
     transfer: Transfer | None = None
     """Of main models, and of those trained on one length."""
+    untrained: Untrained | None = None
+    """What random weights show; of main models."""
 
     @property
     def mean_accuracy(self) -> float:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from toylab.console import ToylabError
 from toylab.model.config import ModelConfig
+from toylab.model.controls import with_shuffled_weights
 from toylab.model.transformer import Transformer
 from toylab.probes import IterationHead, invariance
 from toylab.report.page import Picture
@@ -24,9 +25,9 @@ from toylab.runs.store import rounded, train_and_keep, write_metrics
 from toylab.runs.study import Job
 from toylab.settings import check_range, check_settings
 from toylab.studies.iteration_head import measures as interventions
-from toylab.studies.iteration_head.claims import LEARNED, claims
+from toylab.studies.iteration_head.claims import LEARNED, Guesses, claims
 from toylab.studies.iteration_head.figures import FILM, draw, show
-from toylab.studies.iteration_head.measures import Emergence, Example, IterationResult, Transfer
+from toylab.studies.iteration_head.measures import Emergence, Example, IterationResult, Transfer, Untrained
 from toylab.tasks import Batch, IteratedMap, Parity, Polynomial, decode
 from toylab.training import evaluate
 from toylab.training.attention_history import Film, Scene, Shown
@@ -69,15 +70,14 @@ class IterationHeadStudy:
     batches: Literal["packed", "padded", "sweep"] = "packed"
     """How training rows are laid out: several sequences a row without padding; one a row; or as in the published
     code, a fixed set of 1024 a length, swept from the shortest to the longest, one length a batch."""
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    control_seeds: int = 3
-    """How many of the seeds the controls use."""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4, 5)
+    """Of every condition, controls included."""
     rows: int = 64
     """Held-out sequences of each length in an evaluation."""
 
     def __post_init__(self) -> None:
         check_settings(self)
-        check_range(control_seeds=self.control_seeds, rows=self.rows, least=1)
+        check_range(rows=self.rows, least=1)
         check_range(end_weight=self.end_weight, above=0)
         if not self.task.chain_of_thought:
             raise ToylabError("task.chain_of_thought=False: the study compares with and without; leave it on")
@@ -98,7 +98,6 @@ class IterationHeadStudy:
             control_steps=250,
             transfer=TrainConfig(steps=120, learning_rate=2e-3, warmup=0, evaluate_every=20, cooldown=0),
             seeds=(0,),
-            control_seeds=1,
             rows=32,
         )
 
@@ -126,8 +125,7 @@ class IterationHeadStudy:
     # Jobs --------------------------------------------------------------------------------------------------------
 
     def arms(self) -> dict[str, Arm]:
-        """Every arm of the study: what differs from the main one, and on which seeds it runs."""
-        few = self.seeds[: self.control_seeds]
+        """Every condition of the study: what differs from the main one."""
         short = replace(self.train, steps=self.control_steps, warmup=min(self.train.warmup, self.control_steps // 4))
         last = replace(self.task, lengths=self.task.longest)
         parity = Parity(lengths=self.task.lengths, alphabet=self.task.p, score_padding=self.task.score_padding)
@@ -135,22 +133,22 @@ class IterationHeadStudy:
         # Half of the parities are right by chance, which must not end a training.
         sure = replace(self.train, stop_at=None if self.train.stop_at is None else max(self.train.stop_at, 0.9))
         arms = {
-            "main": Arm(self.task, self.model, self.train, self.seeds),
-            "one-head": Arm(self.task, one_head, self.train, self.seeds),
-            "parity": Arm(parity, self.model, sure, few),
-            "one-layer": Arm(self.task, one_layer, short, few),
-            "one-length": Arm(last, self.model, short, few),
-            "no-chain": Arm(replace(self.task, chain_of_thought=False), self.model, short, few),
-            "parity-no-chain": Arm(replace(parity, chain_of_thought=False), self.model, sure, few),
+            "main": Arm(self.task, self.model, self.train),
+            "one-head": Arm(self.task, one_head, self.train),
+            "parity": Arm(parity, self.model, sure),
+            "one-layer": Arm(self.task, one_layer, short),
+            "one-length": Arm(last, self.model, short),
+            "no-chain": Arm(replace(self.task, chain_of_thought=False), self.model, short),
+            "parity-no-chain": Arm(replace(parity, chain_of_thought=False), self.model, sure),
         }
         if one_head == self.model:
             del arms["one-head"]  # the main arm is that already
         return arms
 
     def jobs(self) -> list[Job]:
-        """One training an arm and seed, the longest arms first."""
+        """One training per condition and seed, the longest first."""
         arms = self.arms().items()
-        return [Job(name, seed, gives=IterationResult, what=arm) for name, arm in arms for seed in arm.seeds]
+        return [Job(name, seed, gives=IterationResult, what=arm) for name, arm in arms for seed in self.seeds]
 
     def run_job(self, job: Job, folder: Path) -> IterationResult:
         """Train one arm and measure it."""
@@ -170,6 +168,7 @@ class IterationHeadStudy:
         result = replace(result, head=head)
         if job.name == "main":
             result = replace(result, **self._examine(model, head, test, history))
+            result = replace(result, untrained=self._untrained(model, job.seed, test))
         if job.name in ("main", "one-length"):
             result = replace(result, transfer=self._transfer(model, head, job.seed, folder))
         return result
@@ -211,15 +210,20 @@ class IterationHeadStudy:
         self, model: Transformer, head: IterationHead, test: dict[int, Batch], history: History
     ) -> dict[str, Any]:
         """The causal tests of a main model, and when its parts emerged."""
-        longest = test[max(test)]
-        pattern = evaluate.patterns(model, longest)[head.layer]
         return {
             "tests": interventions.causal_tests(model, test, head),
             "steered": interventions.steered_share(model, self.task, test, head),
-            "invariance": invariance(pattern, longest.links["carry"])[head.head].item(),
+            "invariance": _invariance(model, head, test),
             "emergence": Emergence(**{name: _halfway(history, name) for name in ("end_of_input", "carry", "accuracy")}),
             "example": _example(model, self.task, test),
         }
+
+    def _untrained(self, model: Transformer, seed: int, test: dict[int, Batch]) -> Untrained:
+        """What the same searches and edits find without anything learned."""
+        shuffled = with_shuffled_weights(model, seed)
+        head = evaluate.search_iteration_head(shuffled, test)
+        steered = interventions.steered_share(shuffled, self.task, test, head)
+        return Untrained(head=head, steered=steered, invariance=_invariance(shuffled, head, test))
 
     def _transfer(self, model: Transformer, head: IterationHead, seed: int, folder: Path) -> Transfer:
         """Fine-tune a trained model to parity; how long it takes, and what its head makes of the untrained symbol 0."""
@@ -238,8 +242,14 @@ class IterationHeadStudy:
 
     def claims(self) -> list[Claim]:
         """The claims of the paper, and ours, for these settings."""
-        guess, blind = guesses(self.task, lengths_of(self.task))
-        return claims(guess, blind, self.transfer.steps, "one-head" if "one-head" in self.arms() else "main")
+        arms = self.arms()
+        return claims(
+            guesses(self.task, lengths_of(self.task)),
+            guesses(arms["parity"].task, lengths_of(self.task)).constant,
+            self.transfer.steps,
+            "one-head" if "one-head" in arms else "main",
+            arms["one-layer"].train == self.train,
+        )
 
     def pictures(self, results: Conditions, out: Path) -> list[Picture]:
         """The figures of the report, from the results and the histories kept beside them."""
@@ -252,12 +262,11 @@ class IterationHeadStudy:
 
 @dataclass(frozen=True)
 class Arm:
-    """One condition of the study: a task, a model and a training, on some seeds."""
+    """One condition of the study: a task, a model and a training."""
 
     task: IteratedMap
     model: ModelConfig
     train: TrainConfig
-    seeds: tuple[int, ...]
 
 
 STUDY = IterationHeadStudy
@@ -268,9 +277,8 @@ def lengths_of(task: IteratedMap) -> list[int]:
     return list(range(max(4, task.shortest), task.longest + 1))
 
 
-def guesses(task: IteratedMap, lengths: list[int]) -> tuple[float, float]:
-    """What is right without reading the input, on average over lengths: of last states, by the best constant; of the
-    tokens of a chain, by the best guess from the state before, with EoS known."""
+def guesses(task: IteratedMap, lengths: list[int]) -> Guesses:
+    """Accuracies without reading the input, on average over lengths."""
     states, chance = np.arange(task.values), 1 / len(task.inputs)
     first, moves = np.zeros(len(states)), np.zeros((len(states), len(states)))
     for x in task.inputs:
@@ -281,7 +289,8 @@ def guesses(task: IteratedMap, lengths: list[int]) -> tuple[float, float]:
         held.append(held[-1] @ moves)
     right = np.cumsum([first.max(), *(before @ moves.max(axis=1) for before in held[:-1])])
     constant = np.mean([held[length - 1] for length in lengths], axis=0).max()
-    return float(constant), float(np.mean([(right[length - 1] + 1) / (length + 1) for length in lengths]))
+    blind = np.mean([right[length - 1] / length for length in lengths])
+    return Guesses(constant=float(constant), blind=float(blind))
 
 
 def _scenes(task: IteratedMap, seed: int) -> list[Scene]:
@@ -308,6 +317,12 @@ def _example(model: Transformer, task: IteratedMap, batches: dict[int, Batch]) -
         links={name: edges[:, 1:].tolist() for name, edges in batch.links.items()},
         patterns=[rounded(pattern[0], 3) for pattern in evaluate.patterns(model, batch)],
     )
+
+
+def _invariance(model: Transformer, head: IterationHead, test: dict[int, Batch]) -> float:
+    """Of the head's pattern to content, on the longest inputs."""
+    longest = test[max(test)]
+    return invariance(evaluate.patterns(model, longest)[head.layer], longest.links["carry"])[head.head].item()
 
 
 def _halfway(history: History, name: str) -> int:

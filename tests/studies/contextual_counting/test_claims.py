@@ -1,0 +1,416 @@
+"""Every claim on a made-up world in which no two numbers are equal: what it measures, of what, and its criterion."""
+
+import json
+import math
+import random
+from dataclasses import replace
+from statistics import fmean, median
+
+import pytest
+
+from tests.studies.made_up import Between, made_up, number
+from toylab.settings import as_json, fit
+from toylab.studies.contextual_counting.claims import claims
+from toylab.studies.contextual_counting.results import (
+    CLASSES,
+    CountingResult,
+    GoldenResult,
+    NamedRegion,
+    RegionCircuit,
+    Shift,
+    Untrained,
+)
+from toylab.studies.contextual_counting.study import ContextualCountingStudy
+from toylab.verdicts.claim import Conditions, judge_claims
+from toylab.verdicts.decision import Plan
+
+SEEDS = range(6)
+ENCODINGS = ("none", "rotary", "alibi", "learned", "sinusoidal")
+PARTS = ("encodings", "circuits", "plain", "ingredients")
+NAMES = tuple(ContextualCountingStudy(encodings=ENCODINGS, parts=PARTS).arms())
+CAUSAL = tuple(name for name in NAMES if not name.endswith("bidirectional"))
+LONGEST = 64
+CONSTANT = ("begin", "own [", "own ]", "earlier brackets")
+BIASES = (*CONSTANT, "zeros", "zeros", "zeros", "outside ones", "mixed")
+CIRCUITS = ("counter", "counter", "counter", "copy", "complement")
+
+
+def region(path: str, least: float) -> RegionCircuit:
+    """A label of a model, of which every class has another share and another accuracy when it is blocked."""
+    draw = random.Random(path)
+    bias = draw.choice(BIASES)
+    shares = {name: number(f"{path}.share.{name}", 0, 0.2) for name in CLASSES[1:]}
+    if bias != "mixed":
+        shares[bias] = number(f"{path}.share", 0.7, 0.9)
+    blocked = {name: number(f"{path}.without.{name}", 0.1, 0.6) for name in (*CLASSES, "own brackets", "all ones")}
+    if bias != "mixed":
+        blocked["the bias"] = number(f"{path}.without", 0, 0.4)
+    given = {"circuit": draw.choice(CIRCUITS), "bias": bias, "shares": shares, "blocked": blocked}
+    return made_up(RegionCircuit, path, given | {"k": Between(1, 60), "accuracy": Between(least, 1)})
+
+
+def shift(path: str) -> Shift:
+    """The effect of a change, which laws predict more or less well."""
+    before, after = number(f"{path}.before", 0.8, 1.2), number(f"{path}.after", 0.6, 1.1)
+    near, nearer = number(f"{path}.near", 0.8, 1.2), number(f"{path}.nearer", 0.85, 1.15)
+    return Shift(accuracy=number(path), before=before, after=after, predicted=after * near, by_place=after * nearer)
+
+
+def scores(path: str) -> list[list[float]]:
+    return [[number(f"{path}.{query}.{key}", -2, 2) for key in range(5)] for query in range(5)]
+
+
+def made(name: str, seed: int) -> CountingResult:
+    path = f"{name}.{seed}"
+    lost = name == "none" and seed == 4  # no region is solved
+    circuits = [region(f"{path}.region {k}", 0.85 if k else 0.91) for k in range(4)]
+    if lost:
+        circuits = [replace(one, accuracy=one.accuracy / 2) for one in circuits]
+    given = {
+        "accuracy": Between(0.7, 1.1),
+        "floor": Between(0.2, 0.3),
+        "circuits": circuits,
+        "shifts": {change: [shift(f"{path}.{change}.{k}") for k in range(4)] for change in ("16 zeros", "a region")},
+        "planes": [number(f"{path}.plane {k}", -1, 1) for k in range(6)],
+        "frequencies": [number(f"{path}.turn {k}", 0, 0.03) for k in range(6)],
+        "scores": scores(path),
+    }
+    found = made_up(CountingResult, path, given)
+    more = {"planes": [number(f"{path}.shuffled {k}", -1, 1) for k in range(6)], "scores": scores(f"{path}.shuffled")}
+    return replace(found, untrained=made_up(Untrained, f"{path}.untrained", given | more))
+
+
+def golden(seed: int) -> GoldenResult:
+    def named(bias: str, k: int) -> NamedRegion:
+        right = number(f"golden.{seed}.{bias}.{k}") < 0.9
+        told = {"begin": "begin", "bracket": "own ["}[bias] if right else "zeros"
+        return NamedRegion(circuit="counter", bias=told, k=number(f"{seed}.{bias}.{k}"), r2=1.0, blocked={})
+
+    regions = {bias: [named(bias, k) for k in range(4)] for bias in ("begin", "bracket")}
+    return GoldenResult(errors=seed // 4, asked=100 + seed, named=regions)
+
+
+WORLD = Conditions({name: {seed: made(name, seed) for seed in SEEDS} for name in NAMES})
+WORLD["golden"] = {seed: golden(seed) for seed in SEEDS}
+DECLARED = claims(ENCODINGS, CAUSAL, LONGEST, PARTS)
+JUDGED = {one.id: one for one in judge_claims(DECLARED, WORLD, Plan.of(SEEDS))}
+
+
+# By other means ------------------------------------------------------------------------------------------------------
+
+
+def accuracies(name: str) -> list[float]:
+    return [sum(WORLD[name][seed].accuracy) / 4 for seed in SEEDS]
+
+
+def share(passed) -> float:
+    held = list(passed)
+    return sum(held) / len(held)
+
+
+def solves(name: str) -> tuple:
+    return "share >= 0.9", share(a >= 0.9 for a in accuracies(name)), share(
+        WORLD[name][seed].floor >= 0.9 for seed in SEEDS
+    )  # fmt: skip
+
+
+def leads(name: str, other: str) -> list[float]:
+    return [a - b for a, b in zip(accuracies(name), accuracies(other), strict=True)]
+
+
+def least(*lists: list[float]) -> float:
+    """The median over seeds of the smallest number of each."""
+    return median(min(numbers) for numbers in zip(*lists, strict=True))
+
+
+def of_solved(name: str, number, seeds=SEEDS, over=fmean) -> float:
+    """The median over seeds that have a solved region of a number of these, in the mean or another way."""
+    found = []
+    for seed in seeds:
+        held = [number(WORLD[name][seed], one) for one in WORLD[name][seed].circuits if one.accuracy >= 0.9]
+        if held:
+            found.append(over(held))
+    return median(found)
+
+
+def of_none(number, name="none") -> float:
+    """The median over seeds in which some model without positions solved a region."""
+    return median(number(WORLD[name][seed]) for seed in SEEDS if seed != 4)
+
+
+def every(number, name="none") -> float:
+    return median(number(WORLD[name][seed]) for seed in SEEDS)
+
+
+def brackets(held: list[list[float]]) -> float:
+    weights = [math.exp(score) for score in held[1]]
+    return (weights[2] + weights[3] + weights[4]) / sum(weights)
+
+
+def slopes(seed: int, law: str, names=CAUSAL) -> list[Shift]:
+    """Of solved counters, those that a law says will change by a twentieth; no last region beside an appended one."""
+    found = []
+    for name in names:
+        model = WORLD[name][seed]
+        for change in ("16 zeros", "a region"):
+            for k in range(4):
+                one, is_last = model.shifts[change][k], change == "a region" and k == 3
+                counts = model.circuits[k].accuracy >= 0.9 and model.circuits[k].circuit == "counter"
+                if counts and not is_last and abs(getattr(one, law) / one.before - 1) >= 0.05:
+                    found.append(one)
+    return found
+
+
+def law(name: str, answer: str) -> float:
+    """The share of slopes that an answer to the question of a law is near to."""
+    return median(
+        share(abs(getattr(one, answer) / one.after - 1) <= 0.15 for one in slopes(seed, name)) for seed in SEEDS
+    )
+
+
+def kept(seed: int, biases, before=False) -> float | None:
+    """Accuracy with 16 zeros more, or before, of solved counters that are lost without one of these biases."""
+    found = []
+    for name in CAUSAL:
+        model = WORLD[name][seed]
+        for k, one in enumerate(model.circuits):
+            counts = one.accuracy >= 0.9 and one.circuit == "counter"
+            if counts and one.bias in biases and one.blocked["the bias"] <= model.floor + 0.05:
+                found.append(one.accuracy if before else model.shifts["16 zeros"][k].accuracy)
+    return fmean(found) if found else None
+
+
+def over_zeros(before: bool) -> float:
+    return median(kept(seed, CONSTANT, before) - kept(seed, ("zeros",), before) for seed in SEEDS)
+
+
+def slow_lead(profile) -> float:
+    slow = [k for k in range(6) if profile.frequencies[k] < 1 / 64]
+    held = sum(abs(profile.planes[k]) for k in slow) / sum(abs(part) for part in profile.planes)
+    return held - len(slow) / 6
+
+
+ROTARY = [seed for seed in SEEDS if accuracies("rotary")[seed] >= 0.9]
+
+
+def fast_stopped(name: str, seeds) -> float:
+    found = []
+    for seed in seeds:
+        found.append(fmean(WORLD[name][seed].rotary.stopped.fast) / accuracies(name)[seed])
+    return median(found)
+
+
+def is_counter(_, one) -> bool:
+    return one.circuit == "counter"
+
+
+def second(one) -> str:
+    """The class with the most attention but one."""
+    held = sorted((share, name) for name, share in one.shares.items())
+    return held[-2][1]
+
+
+def largest(one) -> str:
+    return max((share, name) for name, share in one.shares.items())[1]
+
+
+def varies(_, one) -> bool:
+    return largest(one) in ("other regions' ones", "outside ones", "zeros", "later brackets")
+
+
+def begins(_, one) -> bool:
+    return largest(one) == "begin"
+
+
+PAIRS = [(one, f"{one}-bidirectional") for one in ENCODINGS]
+LEFT_OUT = (
+    *("one-length", "one-number", "no-logit-scale", "default-head", "large-embeddings", "large-queries"),
+    "no-auxiliary",
+)
+FROM_FLOOR = "median <= 0.02"
+EXPECTED = {
+    "solved": solves("none"),
+    "solved-rotary": solves("rotary"),
+    "golden": ("share >= 1", 4 / 6, None),
+    "golden-named": ("share >= 1", share(
+        all(one.bias == told for bias, told in (("begin", "begin"), ("bracket", "own [")) for one in held.named[bias])
+        for held in WORLD["golden"].values()
+    ), None),
+    "causal-helps": ("median >= 0.2", least(*(leads(*pair) for pair in PAIRS)), None),
+    "causal-over-all": ("median > 0", least(*(leads(one, both) for one, _ in PAIRS for _, both in PAIRS)), None),
+    "none-is-best": ("median > 0", least(*(leads("none", other) for other in ENCODINGS[1:])), None),
+    "bidirectional-chance": (
+        "median <= 0.02",
+        median(abs(a - WORLD["none-bidirectional"][k].floor) for k, a in enumerate(accuracies("none-bidirectional"))),
+        median(abs(a - WORLD["none"][k].floor) for k, a in enumerate(accuracies("none"))),
+    ),
+    "permutation-invariant": ("share < 1e-09", 0, 0),
+    "failure-rate": (
+        "share < 0.9", share(a < 0.9 for a in accuracies("plain-none")), share(a < 0.9 for a in accuracies("none")),
+    ),
+    "rotary-is-easier": ("median > 0", median(leads("plain-rotary", "plain-none")), None),
+    "count-in-decoder": (
+        "median <= 32",
+        of_solved("none", lambda _, one: one.k, over=median),
+        every(lambda none: none.untrained.uniform.k),
+    ),
+    "count-needs-ones": (
+        "median <= 0.05",
+        of_solved("none", lambda none, one: one.blocked["counted ones"] - none.floor),
+        of_solved("none", lambda none, one: one.blocked["outside ones"] - none.floor),
+    ),
+    "count-curve": (
+        "median >= 0.98", of_solved("none", lambda _, one: one.r2), every(lambda r: r.untrained.uniform.r2),
+    ),
+    "bias-token": (
+        "median >= 0.9",
+        of_solved("none", lambda none, one: one.blocked.get("the bias", 9) <= none.floor + 0.05),
+        of_solved("none", lambda none, one: one.blocked[second(one)] <= none.floor + 0.05),
+    ),
+    "two-values": (
+        "median >= 0.9",
+        of_none(lambda none: fmean(
+            told.two_values.agreement
+            for told, one in zip(none.readout, none.circuits, strict=True) if one.accuracy >= 0.9
+        )),
+        every(lambda none: none.floor),
+    ),
+    "region-probe": (
+        "median >= 0.95",
+        of_none(lambda none: none.probe.decoder_input.accuracy),
+        every(lambda none: none.untrained.probe.decoder_input.accuracy),
+    ),
+    "reads-brackets": (
+        "median >= 0.9",
+        of_none(lambda none: brackets(none.scores)),
+        every(lambda none: brackets(none.untrained.scores)),
+    ),
+    "ood-law": ("median >= 0.9", law("predicted", "predicted"), law("predicted", "before")),
+    "ood-law-by-place": ("median >= 0.9", law("by_place", "by_place"), law("by_place", "before")),
+    "bias-decides": ("median >= 0.1", over_zeros(before=False), over_zeros(before=True)),
+    "constant-bias-keeps": (
+        "median >= 0.9",
+        median(kept(seed, CONSTANT) for seed in SEEDS),
+        median(kept(seed, ("zeros",)) for seed in SEEDS),
+    ),
+    "zeros-bias-falls": (
+        "median <= 0.5",
+        median(kept(seed, ("zeros",)) for seed in SEEDS),
+        median(kept(seed, ("zeros",), before=True) for seed in SEEDS),
+    ),
+    "encoder-mlp": ("median <= 0.5", of_solved("encoder-mlp", is_counter), of_solved("none", is_counter)),
+    "plain-encoder-mlp": (
+        "median <= 0.5", of_solved("plain-encoder-mlp", is_counter), of_solved("plain-none", is_counter)
+    ),
+    "rotary-in-disguise": (
+        "median >= 0.2",
+        median(slow_lead(WORLD["rotary"][seed].rotary) for seed in ROTARY),
+        every(lambda model: slow_lead(model.untrained.rotary), "rotary"),
+    ),
+    "rotary-stopped": (
+        "median >= 0.9", fast_stopped("rotary", ROTARY), fast_stopped("rotary-bidirectional", SEEDS)
+    ),
+    "cure": ("median <= 0.05", of_solved("no-auxiliary", varies), of_solved("fixed", varies)),
+    "cure-begin": ("median >= 0.5", of_solved("no-auxiliary", begins), of_solved("fixed", begins)),
+    "emerges": solves("no-auxiliary"),
+    "emerges-rotary": solves("no-auxiliary-rotary"),
+    "emerges-slow-rotary": solves("no-auxiliary-slow-rotary"),
+    "ingredients": ("median > 0.02", least(*(leads("none", name) for name in LEFT_OUT)), None),
+}  # fmt: skip
+"""By claim: the statistic and the criterion, what is measured, and what the control scores."""
+SET_UP = {"golden", "golden-named", "bidirectional-chance", "permutation-invariant"}
+OWN = {
+    *("ood-law", "ood-law-by-place", "encoder-mlp", "plain-encoder-mlp", "rotary-stopped", "cure", "cure-begin"),
+    *("emerges", "emerges-rotary", "emerges-slow-rotary", "ingredients"),
+}
+ABSENCE = {
+    *("bidirectional-chance", "permutation-invariant", "failure-rate", "count-needs-ones", "zeros-bias-falls"),
+    *("encoder-mlp", "plain-encoder-mlp", "rotary-stopped", "cure"),
+}
+
+
+def test_every_claim_stands_in_the_table():
+    assert [one.id for one in DECLARED] == list(EXPECTED)
+
+
+@pytest.mark.parametrize("claim", DECLARED, ids=lambda claim: claim.id)
+def test_a_claim_measures_what_it_says_and_is_decided_by_its_threshold(claim):
+    criterion, measured, control = EXPECTED[claim.id]
+    found = JUDGED[claim.id]
+    assert f"{claim.statistic} {claim.criterion}" == criterion
+    assert found.measured == pytest.approx(measured, rel=1e-3)
+    assert (found.control is None) == (control is None) == bool(claim.uncontrolled)
+    if found.control:
+        assert found.control.measured == pytest.approx(control, rel=1e-3)
+    assert claim.kind == ("set-up" if claim.id in SET_UP else "own" if claim.id in OWN else "paper")
+    assert claim.asks == ("absence" if claim.id in ABSENCE else "presence")
+
+
+def test_the_largest_change_of_a_logit_is_kept_beside_the_verdict():
+    found = JUDGED["permutation-invariant"].details["change"]
+    assert found == {str(s): pytest.approx(WORLD["none-bidirectional"][s].permutation_gap, rel=1e-3) for s in SEEDS}
+    still = {seed: replace(one, permutation_gap=1e-15) for seed, one in WORLD["none-bidirectional"].items()}
+    world = Conditions(WORLD | {"none-bidirectional": still})
+    assert {c.id: c for c in judge_claims(DECLARED, world, Plan.of(SEEDS))}["permutation-invariant"].measured == 1
+
+
+def test_models_that_solved_nothing_are_not_asked_how():
+    assert 0 < len(ROTARY) < 6
+    asked = {one.id: list(JUDGED[one.id].seeds) for one in DECLARED if one.needs}
+    of_rotary = {"rotary-in-disguise", "rotary-stopped"}
+    assert {tuple(asked.pop(id)) for id in of_rotary} == {tuple(ROTARY)}
+    assert asked.pop("cure") == asked.pop("cure-begin") == list(SEEDS)
+    assert set(map(tuple, asked.values())) == {(0, 1, 2, 3, 5)}
+    assert {"count-in-decoder", "count-needs-ones", "count-curve", "bias-token", "region-probe"} <= set(asked)
+
+
+def test_conditions_that_lack_a_seed_are_left_out_of_what_is_pooled():
+    def over(**conditions) -> dict:
+        world = Conditions({name.replace("_", "-"): held for name, held in conditions.items()})
+        return {one.id: one for one in judge_claims(DECLARED, world, Plan.of(SEEDS))}
+
+    none, alibi = WORLD["none"], WORLD["alibi"]
+    found = over(none={0: none[0], 1: none[1]}, alibi={1: alibi[1], 2: alibi[2]})
+    expected = {}
+    for seed, names in ((0, ["none"]), (1, ["none", "alibi"]), (2, ["alibi"])):
+        if held := slopes(seed, "by_place", names):
+            expected[str(seed)] = share(abs(one.by_place / one.after - 1) <= 0.15 for one in held)
+    assert len(expected) > 1
+    assert found["ood-law-by-place"].details["by seed"] == pytest.approx(expected, abs=1e-4)
+    best = over(none={0: none[0]}, rotary={0: WORLD["rotary"][0]}, fixed={0: WORLD["fixed"][0]})["none-is-best"]
+    assert best.measured == pytest.approx(leads("none", "rotary")[0], rel=1e-3)
+
+
+def test_claims_wait_for_what_is_not_trained_and_for_lengths_at_which_they_tell():
+    def undecidable(longest=LONGEST, parts=PARTS) -> dict[str, str]:
+        return {one.id: one.undecidable for one in claims(ENCODINGS, CAUSAL, longest, parts) if one.undecidable}
+
+    assert set(undecidable()) == {"none-is-best", "rotary-is-easier"}
+    appended = {"bias-decides", "constant-bias-keeps", "zeros-bias-falls"}
+    assert set(undecidable(longest=256)) == {"rotary-is-easier", *appended}
+    assert "ceiling" in undecidable(longest=255)["none-is-best"]
+    assert appended <= set(undecidable(longest=65))
+    few = undecidable(parts=("encodings", "circuits"))
+    assert "--preset paper" in few["failure-rate"]
+    assert few["rotary-is-easier"] == few["plain-encoder-mlp"] == few["failure-rate"]
+    assert few["ingredients"].endswith("--parts encodings circuits ingredients")
+    assert "begin token" in undecidable()["rotary-is-easier"]
+
+
+def test_how_heavy_a_bias_may_be_follows_from_the_length():
+    for longest, told in ((64, "<= 32"), (30, "<= 15")):
+        (claim,) = (one for one in claims(ENCODINGS, CAUSAL, longest, PARTS) if one.id == "count-in-decoder")
+        assert str(claim.criterion) == told
+
+
+def test_results_survive_their_json_form():
+    for result in (WORLD["rotary"][0], replace(WORLD["none"][1], readout=None, scores=None), golden(2)):
+        assert fit(type(result), json.loads(json.dumps(as_json(result, "result"))), "result") == result
+
+
+def test_runs_from_before_controls_were_measured_can_be_judged():
+    bare = {name: {seed: replace(one, untrained=None) for seed, one in WORLD[name].items()} for name in NAMES}
+    found = {one.id: one for one in judge_claims(DECLARED, Conditions(WORLD | bare), Plan.of(SEEDS))}
+    for id in ("count-in-decoder", "count-curve", "region-probe", "reads-brackets", "rotary-in-disguise"):
+        assert found[id].control.measured is None
+        assert found[id].verdict == "undecided"

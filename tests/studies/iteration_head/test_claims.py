@@ -1,0 +1,240 @@
+"""Every claim on a made-up world in which no two numbers are equal: what it measures, of what, and its criterion."""
+
+import json
+from dataclasses import replace
+from statistics import median
+
+import pytest
+
+from tests.studies.made_up import Between, made_up, number
+from toylab.settings import as_json, fit
+from toylab.studies.iteration_head.claims import Guesses, claims
+from toylab.studies.iteration_head.measures import Emergence, IterationResult
+from toylab.studies.iteration_head.study import IterationHeadStudy
+from toylab.verdicts.claim import Conditions, judge_claims
+from toylab.verdicts.decision import Plan
+
+SEEDS = range(6)
+GUESS, PARITY, STEPS = Guesses(constant=0.1234, blind=0.2345), 0.5432, 217
+ACCURACY = {
+    "main": Between(0.991, 1.0),
+    "one-head": Between(0.95, 1.0),
+    "one-layer": Between(0.2, 0.7),
+    "one-length": Between(0.991, 1.0),
+    "no-chain": Between(0.05, 0.3),
+    "parity": Between(0.6, 1.0),
+    "parity-no-chain": Between(0.4, 0.9),
+}
+"""In which models of each condition are right."""
+CARRY = {"main": Between(0.9, 1.0)}
+STEPS_TO_PARITY = {0: 61, 1: 137, 2: None, 3: 89, 4: 43, 5: 176}
+FROM_SCRATCH = {0: 1801, 1: None, 2: 2503, 3: 907, 4: 1102, 5: None}
+ORDERS = {0: (1, 2, 3), 1: (2, 1, 3), 2: (1, 3, 2), 3: (5, 5, 9), 4: (4, 7, 7), 5: (3, 1, 2)}
+
+
+def made(condition: str, seed: int) -> IterationResult:
+    """What a job measures; every main model and every model of one length has learned its task."""
+    found = made_up(
+        IterationResult,
+        f"{condition}.{seed}",
+        {
+            "accuracy": ACCURACY[condition],
+            "head.carry": CARRY.get(condition, Between(0.0, 1.0)),
+            "misses": (),
+            "backups": (),
+            "unedited.sequence": Between(0.8, 0.9),
+            "mass_by_symbol": {x: number(f"{condition}.{seed}.mass.{x}") for x in range(3)},
+            "links": {},
+            "patterns": [],
+        },
+    )
+    scratch = {"solved_at": FROM_SCRATCH[seed], "steps": 3000 + seed} if condition == "parity" else {}
+    fast = STEPS_TO_PARITY[seed] if condition == "main" else None if seed % 2 else 200 + seed
+    order = dict(zip(("end_of_input", "carry", "accuracy"), ORDERS[seed], strict=True))
+    return replace(found, transfer=replace(found.transfer, solved_at=fast), emergence=Emergence(**order), **scratch)
+
+
+WORLD = Conditions({name: {seed: made(name, seed) for seed in SEEDS} for name in ACCURACY})
+DECLARED = claims(GUESS, PARITY, STEPS, "one-head", True)
+JUDGED = {one.id: one for one in judge_claims(DECLARED, WORLD, Plan.of(SEEDS))}
+
+
+def over(condition: str) -> list[IterationResult]:
+    return [WORLD[condition][seed] for seed in SEEDS]
+
+
+def accuracies(condition: str) -> list[float]:
+    """The mean over lengths."""
+    return [(one.accuracy[4] + one.accuracy[5] + one.accuracy[6]) / 3 for one in over(condition)]
+
+
+def share(passed: list[bool]) -> float:
+    return sum(passed) / 6
+
+
+def kept(test: str) -> float:
+    """Of the sequence accuracy, in the median."""
+    return median(getattr(one.tests, test).sequence / one.tests.unedited.sequence for one in over("main"))
+
+
+def slower() -> float:
+    ratios = []
+    for seed in SEEDS:
+        scratch = FROM_SCRATCH[seed] if FROM_SCRATCH[seed] is not None else 3001 + seed
+        fast = STEPS_TO_PARITY[seed]
+        ratios.append(scratch / (218 if fast is None else fast))
+    return median(ratios)
+
+
+MAIN = over("main")
+EXPECTED = {
+    "accuracy": ("share >= 0.99", share([a >= 0.99 for a in accuracies("main")]), 0.1234),
+    "head": (
+        "share >= 0.9",
+        share([one.head.carry >= 0.9 for one in MAIN]),
+        share([one.head.carry >= 0.9 for one in over("one-length")]),
+    ),
+    "invariance": (
+        "median >= 0.9", median(one.invariance for one in MAIN), median(one.untrained.invariance for one in MAIN),
+    ),
+    "ablate": (
+        "median <= 0.28",
+        median(one.tests.zeroed.state for one in MAIN),
+        median(one.tests.zeroed_on_inputs.state for one in MAIN),
+    ),
+    "ablate-alone": (
+        "median <= 0.28",
+        median(one.tests.zeroed_alone.state for one in MAIN),
+        median(one.tests.zeroed_on_inputs.state for one in MAIN),
+    ),
+    "ablate-inputs": ("median >= 0.99", kept("zeroed_on_inputs"), kept("zeroed")),
+    "steer": ("median >= 0.99", median(one.steered for one in MAIN), median(one.untrained.steered for one in MAIN)),
+    "ideal-pattern": ("median >= 0.99", kept("ideal_pattern"), kept("uniform")),
+    "stop-rule": (
+        "share >= 0.5",
+        share([one.head.stop >= 0.5 for one in MAIN]),
+        share([one.untrained.head.stop >= 0.5 for one in MAIN]),
+    ),
+    "first-layer": ("median >= 0.99", kept("first_layer_ideal_pattern"), kept("first_layer_zeroed")),
+    "cot-needed": ("median <= 0.18", median(accuracies("no-chain")), median(accuracies("main"))),
+    "cot-needed-parity": ("median <= 0.64", median(accuracies("parity-no-chain")), median(accuracies("parity"))),
+    "depth": ("median <= 0.5", median(accuracies("one-layer")), median(accuracies("main"))),
+    "one-head": ("share >= 0.99", share([a >= 0.99 for a in accuracies("one-head")]), 0.1234),
+    "varied-lengths": (
+        "median < 0.5",
+        median(one.head.carry for one in over("one-length")),
+        median(one.head.carry for one in MAIN),
+    ),
+    "transfer": ("share <= 217", 5 / 6, 3 / 6),
+    "transfer-scratch": ("median >= 10", slower(), None),
+    "symbol-zero": (
+        "median <= 0.1",
+        median(abs(one.transfer.mass_by_symbol[1] - one.transfer.mass_by_symbol[0]) for one in MAIN),
+        None,
+    ),
+    "emergence": ("share > 0", 3 / 6, None),
+}  # fmt: skip
+"""By claim: the statistic and the criterion, what is measured, and what the control scores."""
+OWN = {"ablate-alone", "ablate-inputs", "steer", "stop-rule", "cot-needed-parity", "varied-lengths"}
+ABSENCE = {
+    *("ablate", "ablate-alone", "ablate-inputs", "ideal-pattern", "first-layer", "cot-needed"),
+    *("cot-needed-parity", "depth", "varied-lengths", "symbol-zero"),
+}
+
+
+def test_every_claim_stands_in_the_table():
+    assert [one.id for one in DECLARED] == list(EXPECTED)
+
+
+@pytest.mark.parametrize("claim", DECLARED, ids=lambda claim: claim.id)
+def test_a_claim_measures_what_it_says_and_is_decided_by_its_threshold(claim):
+    criterion, measured, control = EXPECTED[claim.id]
+    found = JUDGED[claim.id]
+    assert f"{claim.statistic} {claim.criterion}" == criterion
+    assert found.measured == pytest.approx(measured, rel=1e-3)
+    assert found.seeds == tuple(SEEDS)
+    assert (found.control and found.control.measured) == (
+        control if control is None else pytest.approx(control, rel=1e-3)
+    )
+    assert (claim.kind, claim.asks) == (
+        "own" if claim.id in OWN else "paper", "absence" if claim.id in ABSENCE else "presence",
+    )  # fmt: skip
+    assert (claim.control is None) == bool(claim.uncontrolled)
+    assert not claim.undecidable
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "carry", "asked"), [(0.99, 0.9, True), (0.9899, 1.0, False), (1.0, 0.8999, False)]
+)
+def test_only_seeds_that_learned_the_task_and_have_the_head_are_asked_what_it_causes(accuracy, carry, asked):
+    first = WORLD["main"][0]
+    changed = replace(first, accuracy={4: accuracy}, head=replace(first.head, carry=carry))
+    world = Conditions(WORLD | {"main": WORLD["main"] | {0: changed}})
+    found = {one.id: one for one in judge_claims(DECLARED, world, Plan.of(SEEDS))}
+    of_head = [one.id for one in DECLARED if one.needs and one.needs[0].condition == "main"]
+    assert {"invariance", "ablate", "steer", "stop-rule", "transfer", "symbol-zero", "emergence"} <= set(of_head)
+    assert {found[id].seeds for id in of_head} == {(0, 1, 2, 3, 4, 5) if asked else (1, 2, 3, 4, 5)}
+
+
+def test_models_that_did_not_learn_their_one_length_are_not_asked_for_a_head():
+    first = replace(WORLD["one-length"][0], accuracy={6: 0.9899})
+    world = Conditions(WORLD | {"one-length": WORLD["one-length"] | {0: first}})
+    found = {one.id: one for one in judge_claims(DECLARED, world, Plan.of(SEEDS))}
+    assert found["varied-lengths"].seeds == (1, 2, 3, 4, 5)
+
+
+def test_without_an_earlier_head_nothing_is_said_of_the_first_layer():
+    first = WORLD["main"][0]
+    changed = replace(first, tests=replace(first.tests, first_layer_ideal_pattern=None, first_layer_zeroed=None))
+    world = Conditions(WORLD | {"main": WORLD["main"] | {0: changed}})
+    found = {one.id: one for one in judge_claims(DECLARED, world, Plan.of(SEEDS))}
+    assert found["first-layer"].seeds == (1, 2, 3, 4, 5)
+
+
+def test_thresholds_follow_from_what_guessing_gives_and_from_the_steps():
+    def texts(**more) -> dict:
+        given = {"guess": GUESS, "parity_guess": PARITY, "steps": STEPS, "one_head": "main", "equal_budgets": True}
+        return {one.id: one for one in claims(**given | more)}
+
+    assert str(texts(steps=900)["transfer"].criterion) == "<= 300"
+    assert texts(guess=Guesses(constant=0.99, blind=0.5))["cot-needed"].undecidable
+    assert str(texts(guess=Guesses(constant=0.2, blind=0.5))["cot-needed"].criterion) == "<= 0.26"
+    assert "fewer steps" in texts(equal_budgets=False)["depth"].undecidable
+    assert texts()["one-head"].conditions == ("main",)
+
+
+def test_at_the_default_settings_thresholds_are_those_of_its_task():
+    found = {one.id: one for one in IterationHeadStudy().claims()}
+    thresholds = {id: str(found[id].criterion) for id in ("cot-needed", "cot-needed-parity", "ablate", "transfer")}
+    assert thresholds == {
+        "cot-needed": "<= 0.15", "cot-needed-parity": "<= 0.6", "ablate": "<= 0.21", "transfer": "<= 300",
+    }  # fmt: skip
+    assert found["depth"].undecidable
+    assert not {c.id: c for c in IterationHeadStudy.paper().claims()}["depth"].undecidable
+
+
+def test_a_training_that_does_not_get_there_never_does():
+    details = JUDGED["transfer"].details | JUDGED["transfer-scratch"].details
+    assert details["steps from scratch"]["1"] == "never"
+    assert details["steps, from a model without the head"]["1"] == "never"
+
+
+def test_results_survive_their_json_form():
+    for result in (WORLD["main"][0], IterationResult(accuracy={4: 0.5}, steps=3, solved_at=None)):
+        assert fit(IterationResult, json.loads(json.dumps(as_json(result, "result"))), "result") == result
+
+
+def test_runs_from_before_controls_were_measured_can_be_judged():
+    main = {seed: replace(one, untrained=None) for seed, one in WORLD["main"].items()}
+    found = {one.id: one for one in judge_claims(DECLARED, Conditions(WORLD | {"main": main}), Plan.of(SEEDS))}
+    for id in ("invariance", "steer", "stop-rule"):
+        assert found[id].control.measured is None
+        assert found[id].verdict == "undecided"
+
+
+def test_of_a_model_that_is_never_right_no_share_is_kept():
+    first = WORLD["main"][0]
+    tests = replace(first.tests, unedited=replace(first.tests.unedited, sequence=0.0))
+    world = Conditions(WORLD | {"main": WORLD["main"] | {0: replace(first, tests=tests)}})
+    found = {one.id: one for one in judge_claims(DECLARED, world, Plan.of(SEEDS))}
+    assert found["ideal-pattern"].seeds == (1, 2, 3, 4, 5)

@@ -1,0 +1,341 @@
+"""The claims of the counting study about circuits: where models count, against what, what that predicts elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from operator import attrgetter
+from statistics import median
+from typing import Any
+
+from toylab.studies.contextual_counting import pooled
+from toylab.studies.contextual_counting.results import (
+    ADDED_REGION,
+    BLOCKED,
+    CONSTANT,
+    OUTSIDE_ONES,
+    SIXTEEN_ZEROS,
+    SLACK,
+    VARYING,
+    CountingResult,
+    Untrained,
+    attention_on_brackets,
+)
+from toylab.verdicts.claim import Claim, Conditions, Control, Detail, Need
+from toylab.verdicts.criterion import at_least, at_most
+from toylab.verdicts.intervals import in_words
+from toylab.verdicts.judgement import mean
+
+SOME_SOLVED = Need(condition="none", test=lambda r: bool(r.solved), otherwise="no model solved a region here")
+UNTAUGHT = Need(condition="no-auxiliary", test=SOME_SOLVED.test, otherwise=SOME_SOLVED.otherwise)
+ROTARY = Need(condition="rotary", test=lambda r: r.is_solved, otherwise="no rotary model solved the task here")
+
+
+def circuit_claims(causal: Sequence[str], longest: int, no_plain: str) -> list[Claim]:
+    """All of them.
+
+    Args:
+        causal: the conditions whose encoder is causal.
+        longest: tokens of the strings on which models are judged.
+        no_plain: why the plain set-up is not part of the run; empty where it is.
+    """
+    strings = ("none", "no-auxiliary", "fixed")
+    of_none = partial(Claim, conditions=("none",), needs=(SOME_SOLVED,))
+    in_decoder = partial(of_none, place="section 4.2, figure 8", figure="Attention as a counter")
+    cure = partial(
+        Claim,
+        kind="own",
+        place="section 5, left open",
+        conditions=("no-auxiliary",),
+        needs=(UNTAUGHT,),
+        figure="What they compare with",
+    )
+    all_models = partial(Claim, conditions=(), optional=tuple(causal))
+    appended = partial(
+        all_models,
+        place="section 4.3, figure 3",
+        undecidable="" if longest <= 64 else f"16 zeros are few beside strings of {longest}",
+    )
+    kept = partial(appended, measure="accuracy of these regions after 16 zeros were appended")
+    of_constant, of_zeros = (partial(pooled.accuracy_kept, biases=names) for names in (CONSTANT, ("zeros",)))
+    disguise = partial(
+        Claim, place="appendix, figure 25", conditions=("rotary",), needs=(ROTARY,), figure="Rotary in disguise"
+    )
+    return [
+        in_decoder(
+            id="count-in-decoder",
+            sentence="Counting happens in the decoder's attention: n counted ones compete with a bias of K ones.",
+            measure="K in counted ones, median over solved regions,",
+            quantity=lambda none: median(region.k for region in none.solved),
+            criterion=at_most(longest / 2),
+            origin="computed: half of the longest string",
+            control=_unlearned("uniform attention", "none", lambda found: found.uniform.k),
+            paper_number="28 (length 512, mean count 28; figure 8, by eye)",
+            details={"K of solved regions": _of_solved("k")},
+        ),
+        in_decoder(
+            id="count-needs-ones",
+            asks="absence",
+            sentence="Without the ones of its region, a label guesses.",
+            measure="accuracy without the counted ones above the best constant guess, mean over solved regions,",
+            quantity=partial(_above_floor, keys="counted ones"),
+            criterion=at_most(SLACK),
+            margin=SLACK,
+            origin="computed: the best constant guess, and .05",
+            control=Control("without the ones outside regions", ("none",), partial(_above_floor, keys=OUTSIDE_ONES)),
+            details={"accuracy without them": _of_solved("without_ones"), "floor": Detail("none", "floor")},
+        ),
+        in_decoder(
+            id="count-curve",
+            sentence="The mass of the decoder's attention on n ones is n / (n + K).",
+            measure="R^2 of that curve, mean over solved regions,",
+            quantity=lambda none: none.over_solved(lambda region: region.r2),
+            criterion=at_least(0.98),
+            control=_unlearned("uniform attention", "none", lambda found: found.uniform.r2),
+            details={"R^2 of solved regions": _of_solved("r2")},
+        ),
+        of_none(
+            id="bias-token",
+            place="section 4.2",
+            sentence="Each region compares its ones with one kind of token, the bias token.",
+            measure="share of solved regions that have a bias token, and are at the floor (+ .05) without it,",
+            quantity=lambda none: none.share_at_floor(lambda region: region.without_bias),
+            criterion=at_least(0.9),
+            control=Control(
+                "without the class second in attention",
+                ("none",),
+                lambda none: none.share_at_floor(lambda region: region.without_next),
+            ),
+            details={
+                "bias by solved region": _of_solved("bias"),
+                "its share": _of_solved("share"),
+                "accuracy without it": _of_solved("without_bias"),
+            },
+            note="a bias token has .7 or more of the attention that is not on counted ones",
+            figure="What they compare with",
+        ),
+        of_none(
+            id="two-values",
+            place="section 4.2, equation 3",
+            sentence="Two values reproduce the answers: one for a counted one, one for a bias token.",
+            measure="share of cases with the same likeliest count as the model, in solved regions,",
+            quantity=lambda none: none.agreement,
+            criterion=at_least(0.9),
+            control=Control("best constant answer", ("none",), attrgetter("floor")),
+            details={
+                "KL in nats, two values": Detail("none", lambda r: [x.two_values.kl for x in r.readout or ()]),
+                "KL in nats, one value a class": Detail("none", lambda r: [x.all_classes.kl for x in r.readout or ()]),
+            },
+            note="a region with a mixed bias has more than two values, and may agree in no case",
+        ),
+        of_none(
+            id="region-probe",
+            place="section 4.2, figures 7 and 9",
+            sentence="The encoder writes into every one which region it stands in.",
+            measure="accuracy of a linear probe on ones at the decoder's input",
+            quantity=lambda none: none.probe.decoder_input.accuracy,
+            criterion=at_least(0.95),
+            control=_unlearned("random weights", "none", lambda found: found.probe.decoder_input.accuracy),
+            details={
+                "at the attention's output": Detail("none", "probe.attention_output.accuracy"),
+                "always the commonest region": Detail("none", "probe.decoder_input.majority"),
+                "shuffled labels": Detail("none", "probe.decoder_input.shuffled"),
+                "variance in two components": Detail("none", "probe.attention_output.two_components"),
+            },
+        ),
+        of_none(
+            id="reads-brackets",
+            place="section 4.2, figure 6",
+            sentence="In the encoder, ones attend to brackets and the begin token, and hardly to bits.",
+            measure="attention of a one on brackets and the begin token, at equal numbers of each token,",
+            quantity=lambda none: none.bracket_share,
+            criterion=at_least(0.9),
+            control=_unlearned("random weights", "none", lambda found: attention_on_brackets(found.scores)),
+            paper_number="1.000 (from the scores of figure 6)",
+            details={"scores of a one for 0, 1, [, ], BoS": Detail("none", "scores_of_one")},
+            figure="The counting circuit",
+        ),
+        *(_law(id, causal, sentence, attrgetter(path)) for id, path, sentence in LAWS),
+        appended(
+            id="bias-decides",
+            sentence="Accuracy out of distribution goes with the bias token: where its number is constant, it stays.",
+            measure="accuracy after 16 zeros where the number of bias tokens is constant, less where they are zeros,",
+            quantity=pooled.lead_of_constant,
+            criterion=at_least(0.1),
+            origin="the smallest effect of interest: a tenth of the counts",
+            control=Control("the same regions before", tuple(causal), partial(pooled.lead_of_constant, before=True)),
+            paper_number="at length 300, .99 with a begin token; without, 2 of 11 rotary regions above .75 (figure 3)",
+        ),
+        kept(
+            id="constant-bias-keeps",
+            sentence="Regions that compare with a token whose number never changes keep counting in longer strings.",
+            quantity=of_constant,
+            criterion=at_least(0.9),
+            control=Control("regions that compare with zeros", tuple(causal), of_zeros),
+            paper_number=".988 to .996 (4 regions with a begin token, length 300; figure 3, digitised)",
+            details={"begin token alone": table(causal, lambda found: pooled.accuracy_kept(*found, biases=("begin",)))},
+        ),
+        kept(
+            id="zeros-bias-falls",
+            asks="absence",
+            sentence="Regions that compare with zeros miscount in longer strings.",
+            quantity=of_zeros,
+            criterion=at_most(0.5),
+            control=Control("the same regions before", tuple(causal), partial(of_zeros, before=True)),
+        ),
+        _mlp("encoder-mlp", "none", "our recipe"),
+        _mlp("plain-encoder-mlp", "plain-none", "the plain set-up", undecidable=no_plain),
+        disguise(
+            id="rotary-in-disguise",
+            sentence="Rotary models live in planes that hardly turn over a string.",
+            measure="share of the score in planes of less than one radian a string, less the share of such planes,",
+            quantity=lambda model: model.rotary.slow_lead(longest),
+            criterion=at_least(0.2),
+            origin="the smallest effect of interest: .2 above the share of such planes",
+            control=_unlearned("random weights", "rotary", lambda found: found.rotary.slow_lead(longest)),
+            paper_number="planes 0 to 12 of 32 add about 0 to the score, the slowest 8.8 (figure 25)",
+            details={
+                "share of the score from slow planes": Detail("rotary", lambda model: model.rotary.slow_share(longest))
+            },
+        ),
+        disguise(
+            id="rotary-stopped",
+            kind="own",
+            asks="absence",
+            sentence="Rotary models do without rotation.",
+            measure="share of the accuracy kept when planes of more than one radian a string stop turning",
+            quantity=_kept_without_turning,
+            criterion=at_least(0.9),
+            margin=0.1,
+            control=Control(
+                "bidirectional, where positions come from rotation", ("rotary-bidirectional",), _kept_without_turning
+            ),
+            details={
+                "accuracy when no plane turns": Detail("rotary", lambda model: mean(model.rotary.stopped.all)),
+                "accuracy when only fast planes turn": Detail("rotary", lambda model: mean(model.rotary.stopped.slow)),
+            },
+        ),
+        cure(
+            id="cure",
+            asks="absence",
+            sentence="Strings of many lengths and numbers of regions in training cure biases that do not generalise.",
+            measure="share of solved regions whose largest bias class varies from string to string",
+            quantity=_varying,
+            criterion=at_most(0.05),
+            margin=0.05,
+            control=Control("trained on one length and number of regions", ("fixed",), _varying),
+            details={
+                "largest bias class": table(strings, pooled.bias_names),
+                "mean accuracy elsewhere": table(strings, pooled.accuracy_elsewhere),
+            },
+        ),
+        cure(
+            id="cure-begin",
+            sentence="They make the begin token the bias, as the one constant token.",
+            measure="share of solved regions whose largest bias class is the begin token",
+            quantity=_begin,
+            criterion=at_least(0.5),
+            control=Control("trained on one length and number of regions", ("fixed",), _begin),
+            note="brackets of the own and of earlier regions are as constant as the begin token, and nearer at hand",
+        ),
+    ]
+
+
+LAWS = (
+    ("ood-law", "predicted", "What a region compares with predicts its answers elsewhere: n becomes n K / K'."),
+    ("ood-law-by-place", "by_place", "The same, if K' is taken from tokens of its class between the same brackets."),
+)
+"""Id, number of a shift, sentence."""
+
+
+def _law(id: str, causal: Sequence[str], sentence: str, law: pooled.Law) -> Claim:
+    """That a law predicts the slopes that it says will change."""
+    return Claim(
+        id=id,
+        kind="own",
+        place="section 4.3; the law n K / K' is ours",
+        sentence=sentence,
+        conditions=(),
+        optional=tuple(causal),
+        measure="share of slopes within 15% of the prediction, of counting regions that it says will change by 5% or "
+        "more once 16 zeros or an empty region are appended,",
+        quantity=partial(pooled.share_predicted, law=law),
+        criterion=at_least(0.9),
+        control=Control(
+            "predicting no change", tuple(causal), partial(pooled.share_predicted, law=law, answer=attrgetter("before"))
+        ),
+        details={
+            f"mean relative error, {change} appended": table(
+                causal, partial(pooled.prediction_error, law=law, change=change)
+            )
+            for change in (SIXTEEN_ZEROS, ADDED_REGION)
+        },
+        note="a last region may take an appended one for its own, and is not asked about that",
+        figure="Foretold and measured",
+    )
+
+
+def _mlp(name: str, without_mlp: str, where: str, undecidable: str = "") -> Claim:
+    """That a model with an MLP in the encoder does not count in the decoder."""
+    return Claim(
+        id=name,
+        kind="own",
+        asks="absence",
+        place="our question",
+        sentence=f"With an MLP in the encoder, the same accuracy comes from another circuit, in {where}.",
+        conditions=(name,),
+        measure="share of solved regions that count in the decoder",
+        quantity=_counting,
+        criterion=at_most(0.5),
+        control=Control("without the MLP", (without_mlp,), _counting),
+        details={
+            "circuits of solved regions": table((name,), pooled.circuit_names),
+            "accuracy": Detail(name, "mean_accuracy"),
+            **{f"without {keys}": without(name, keys) for keys in BLOCKED},
+        },
+        undecidable=undecidable,
+        figure="What each region needs",
+    )
+
+
+def _unlearned(what: str, name: str, number: Callable[[Untrained], float]) -> Control:
+    """The same measurement where nothing is learned; none of a run from before it was made."""
+    return Control(what, (name,), lambda model: model.untrained and number(model.untrained))
+
+
+def _counting(model: CountingResult) -> float | None:
+    return model.share(lambda region: region.counts)
+
+
+def _varying(model: CountingResult) -> float | None:
+    return model.share(lambda region: region.largest in VARYING)
+
+
+def _begin(model: CountingResult) -> float | None:
+    return model.share(lambda region: region.largest == "begin")
+
+
+def _kept_without_turning(model: CountingResult) -> float:
+    """Share of the accuracy when fast planes do not turn."""
+    return mean(model.rotary.stopped.fast) / model.mean_accuracy
+
+
+def _above_floor(model: CountingResult, keys: str) -> float | None:
+    """Accuracy of solved regions without these keys, less that of the best constant answer."""
+    return model.over_solved(lambda region: region.blocked[keys] - model.floor)
+
+
+def table(names: Sequence[str], number: str | Callable[..., Any]) -> Callable[[Conditions], dict[str, Any]]:
+    """By condition, a function of all its models, or an attribute of them in words."""
+    told = (lambda models: in_words([getattr(m, number) for m in models])) if isinstance(number, str) else number
+    return partial(Conditions.by_condition, names=names, number=told)
+
+
+def without(name: str, keys: str) -> Detail:
+    """Accuracy by region where label queries cannot see these keys."""
+    return Detail(name, partial(CountingResult.without, keys=keys))
+
+
+def _of_solved(number: str) -> Detail:
+    """A number of each solved region of the models without positions."""
+    return Detail("none", lambda none: [getattr(region, number) for region in none.solved])
