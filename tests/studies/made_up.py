@@ -107,6 +107,7 @@ def check(claims: list[Claim], world: Conditions, rows: Mapping[str, Row], skipp
         assert claim.statistic == ("share" if row.passes else "median"), claim.id
         assert (one.control is None) == (row.control is None), claim.id
         assert (one.control is None) != (claim.uncontrolled == ""), claim.id
+        assert (claim.margin is None) == (claim.asks == "presence"), claim.id
         if row.control is not None:
             expected = row.summary(row.control, world) if callable(row.control) else row.control
             assert one.control.measured == pytest.approx(expected, rel=1e-3), claim.id

@@ -74,7 +74,7 @@ def test_scales_are_means_by_kind_of_position_up_to_the_end_and_positive_at_sep(
             assert getattr(found, f"{kind.lower()}_signed") == pytest.approx(sign * np.mean(sizes), abs=1e-3)
     assert found.by_position == pytest.approx([sign * np.mean(sizes) for sizes in columns], abs=1e-3)
     assert found.sep_signed > 0
-    assert found.sep_lead == found.SEP - max(found.digits, found.opener, found.chain)
+    assert found.sep_lead == found.SEP - max(found.BOS, found.digits, found.opener, found.chain)
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -143,7 +143,7 @@ def judged_by(kind: str, steered: Steered, moved: Transformer, rows: Tensor) -> 
 @pytest.mark.parametrize("seed", [0])
 def test_features_are_of_what_is_written_up_to_its_end_and_tell_right_answers_from_wrong_ones(seed):
     """All numbers of both autoencoders, by slow loops over the second half of the answers."""
-    model, prompts, vector = drawn(seed), questions(seed, 80), numbers(seed, WIDTH)
+    model, prompts, vector = drawn(seed), questions(seed, 160), numbers(seed, WIDTH)
     steered, moved, fitted = vectors(model, {1: vector}), biased(model, {1: vector}), []
 
     def fit(x: Tensor, *told: int, seed: int) -> Coordinates:
@@ -154,10 +154,10 @@ def test_features_are_of_what_is_written_up_to_its_end_and_tell_right_answers_fr
         patch.setattr(measures, "fit_autoencoder", fit)
         found = features(steered, TASK, prompts, seed + 3, dictionary=7, k=2, steps=9)
     assert [(rows.tolist(), told) for rows, told in asked] == [
-        (prompts[:40].tolist(), seed + 3), (prompts[40:].tolist(), seed + 4),
+        (prompts[:80].tolist(), seed + 3), (prompts[80:].tolist(), seed + 4),
     ]  # fmt: skip
     good, thinks, whole = [], [], []
-    for prompt in prompts[40:].tolist():
+    for prompt in prompts[80:].tolist():
         said = mixed(prompt)
         good.append(bool(TASK.verify(np.array([prompt]), np.array([said]))[0]))
         thinks.append(said[0] == THINK)
@@ -171,14 +171,14 @@ def test_features_are_of_what_is_written_up_to_its_end_and_tell_right_answers_fr
     good, thinks, whole, chosen = good[1::2], thinks[1::2], whole[1::2], good[::2]
     for kind, (x, told) in zip(("plain", "difference"), fitted, strict=True):
         each = [judged_by(kind, steered, moved, torch.tensor([row + mixed(row)[:-1]])) for row in prompts.tolist()]
-        torch.testing.assert_close(x, torch.cat(each[:40]), rtol=0, atol=1e-10)
+        torch.testing.assert_close(x, torch.cat(each[:80]), rtol=0, atol=1e-10)
         assert told == (7, 2, 9, seed + 3)
-        fires = [[bool((stream[:, f] > BAR).any()) for f in range(WIDTH)] for stream in each[40:]]
+        fires = [[bool((stream[:, f] > BAR).any()) for f in range(WIDTH)] for stream in each[80:]]
         gaps = [apart([row[f] for row in fires[::2]], chosen) for f in range(WIDTH)]
         best = max(range(WIDTH), key=lambda f: abs(gaps[f][0] - gaps[f][1]))
         fires = [row[best] for row in fires[1::2]]
-        agree = sum(row == one for row, one in zip(fires, thinks, strict=True)) / 20
-        one, judged = getattr(found, kind), torch.cat(each[40:])
+        agree = sum(row == one for row, one in zip(fires, thinks, strict=True)) / 40
+        one, judged = getattr(found, kind), torch.cat(each[80:])
         (inside, outside), trivial, form = apart(fires, good), apart(thinks, good), apart(whole, good)
         luck = compare_features(torch.tensor(fires)[:, None], torch.tensor(good), seed=seed + 3)
         expected = {

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from statistics import fmean
+from typing import Literal
 
 from toylab.studies.steering_vectors.claims_beyond import FREE, GAINS, OURS, PAIRED, beyond, of
 from toylab.studies.steering_vectors.results import (
+    Answering,
+    BaselinesResult,
     BaseResult,
     FullResult,
+    LensReading,
+    PersistenceByLayer,
     VectorResult,
     accuracy_at,
     gain_share,
@@ -28,19 +33,28 @@ SHARE = "share of full training's gain at temperature 1"
 QUOTED = "on MATH500 1.02, on AMC23 .91 (computed from 2505.18706, table 1, as a replication quotes it)"
 CONVERGED = 160
 """Steps of reinforcement learning after which a longer one gains no more; vectors reach .73 at 40, .80 at 160."""
-RANDOM = "a random vector of the same norm"
-SET_UP = "a check of the set-up"
+RANDOM = "random vectors of the same norm"
 LEARNED = "waits for a learned unembedding with which a vector steers: a first phase on chains alone"
 
 
 def claims(study: Settings) -> list[Claim]:
     """All claims for these settings."""
-    return [*_set_up(study), *_gains(study), *_last_layer(study), *_lens(study), *_paths(study), *beyond(study)]
+    return [*_gains(study), *_last_layer(study), *_lens(study), *_paths(study), *beyond(study)]
 
 
-def _set_up(study: Settings) -> list[Claim]:
+def _gains(study: Settings) -> list[Claim]:
+    vectors, last = study.vectors, study.vectors[-1]
     guess = 1 / study.task.p  # the share of direct answers that are correct by chance
-    set_up = partial(Claim, place="our set-up", kind="set-up", conditions=("base",), uncontrolled=SET_UP)
+    set_up = partial(Claim, place="our set-up", kind="set-up", conditions=("base",), uncontrolled="the set-up")
+    trained = partial(Claim, figure=GAINS)
+    of_joint = partial(
+        trained, conditions=("base", "full", "joint"), measure=SHARE, paper_number=QUOTED,
+        quantity=lambda base, full, joint: gain_share(base, joint, full),
+    )  # fmt: skip
+    late = partial(
+        trained, place="section 4, figure 1", criterion=above(0), origin=ORDER, uncontrolled=PAIRED,
+        note="every layer has one learning rate; the paper tunes it layer by layer",
+    )  # fmt: skip
     return [
         set_up(
             id="base-chain",
@@ -59,17 +73,6 @@ def _set_up(study: Settings) -> list[Claim]:
             details=of("base", THINK_rate=lambda base: base.answers[1].thinks, bound_in_nats="pre_flight.bound"),
             figure=GAINS,
         ),
-    ]
-
-
-def _gains(study: Settings) -> list[Claim]:
-    vectors, last = study.vectors, study.vectors[-1]
-    trained = partial(Claim, figure=GAINS)
-    late = partial(
-        trained, place="section 4, figure 1", criterion=above(0), origin=ORDER, uncontrolled=PAIRED,
-        note="every layer has one learning rate; the paper tunes it layer by layer",
-    )  # fmt: skip
-    return [
         trained(
             id="full-rl",
             kind="own",
@@ -97,39 +100,27 @@ def _gains(study: Settings) -> list[Claim]:
                 "the base", ("full", "base"), lambda full, base: accuracy_at(base, 0) - accuracy_at(full, 0)
             ),
         ),
-        trained(
+        of_joint(
             id="fraction-match",
             asks="absence",
             place="abstract, versions 1 to 3",
             sentence="Vectors after all blocks, trained together, match full training.",
-            conditions=("base", "full", "joint"),
-            measure=SHARE,
-            quantity=lambda base, full, joint: gain_share(base, joint, full),
             criterion=at_least(0.95),
             margin=0.05,
             origin="a smallest effect of interest: .05",
             control=Control("THINK prefixed to the base's answers", ("base", "full"), _prefixed),
-            paper_number=QUOTED,
             undecidable=""
             if study.rl.steps >= CONVERGED
             else f"waits for reinforcement learning of {CONVERGED} steps: at {study.rl.steps} it has not converged",
             details={f"{SHARE[:-1]}{t:g}": partial(_shares, names=(*vectors, "joint"), t=t) for t in (0, 0.7, 1)},
         ),
-        trained(
+        of_joint(
             id="fraction-large",
             place="abstract, version 4",
             sentence="Vectors after all blocks, trained together, recover a large portion of full training's gain.",
-            conditions=("base", "full", "joint"),
-            measure=SHARE,
-            quantity=lambda base, full, joint: gain_share(base, joint, full),
             criterion=at_least(0.5),
             origin="half of the gain: the least that is large",
-            control=Control(
-                f"{RANDOM}, last layer, mean of ten",
-                ("baselines", "full"),
-                lambda found, full: portion(found.base, fmean(found.random_vectors), accuracy_at(full)),
-            ),
-            paper_number=QUOTED,
+            control=Control(f"ten of {RANDOM}", ("baselines", "full"), _at_random),
             note="longer training can only raise it",
         ),
         trained(
@@ -138,13 +129,11 @@ def _gains(study: Settings) -> list[Claim]:
             sentence="A vector after nearly any one block improves on the base.",
             conditions=("base", *vectors),
             measure="share of layers in which accuracy at temperature 1 rises by more than .05",
-            quantity=lambda base, *found: fmean(accuracy_at(one) - accuracy_at(base) > 0.05 for one in found),
+            quantity=lambda base, *found: _share_above(map(accuracy_at, found), accuracy_at(base)),
             criterion=at_least(0.9),
             origin="the paper: all layers but two, of 28",
             control=Control(
-                f"{RANDOM}, last layer, share of ten",
-                ("baselines",),
-                lambda found: fmean(one - found.base > 0.05 for one in found.random_vectors),
+                f"ten of {RANDOM}", ("baselines",), lambda found: _share_above(found.random_vectors, found.base)
             ),
             paper_number="all layers but two (a review of the paper)",
         ),
@@ -183,14 +172,10 @@ def _last_layer(study: Settings) -> list[Claim]:
             sentence="Prefixing the opener to the base's answers recovers most of the last layer's gain.",
             conditions=("base", last),
             measure="gain of the prefix over that of the last layer's vector, temperature 1,",
-            quantity=lambda base, vector: portion(accuracy_at(base), base.prefix[1].right, accuracy_at(vector)),
+            quantity=_prefixed,
             criterion=between(0.6, 1.05),
             origin="our pilot, around the paper's .75",
-            control=Control(
-                "DIRECT prefixed instead",
-                ("base", last),
-                lambda base, vector: portion(accuracy_at(base), base.direct[1].right, accuracy_at(vector)),
-            ),
+            control=Control("DIRECT prefixed instead", ("base", last), partial(_prefixed, opener="direct")),
             paper_number=".75 (a review of the paper); a replication found no gain on MATH500",
         ),
         first_token(
@@ -288,13 +273,9 @@ def _lens(study: Settings) -> list[Claim]:
             sentence="Vectors of all layers push down the tokens of the dialect that errs.",
             conditions=vectors,
             measure="share of layers whose vector has a lower mean cosine with the second dialect's digits",
-            quantity=lambda *found: fmean(one.lens.second_dialect < one.lens.first_dialect for one in found),
+            quantity=lambda *found: _second_is_lower(one.lens for one in found),
             criterion=at_least(0.9),
-            control=Control(
-                f"{RANDOM} in each layer",
-                vectors,
-                lambda *found: fmean(one.random_lens.second_dialect < one.random_lens.first_dialect for one in found),
-            ),
+            control=Control(RANDOM, vectors, lambda *found: _second_is_lower(one.random_lens for one in found)),
             note="that dialect is made to err, so the reward speaks against it",
         ),
     ]
@@ -314,13 +295,9 @@ def _paths(study: Settings) -> list[Claim]:
             id="persistence",
             sentence="What a vector changes survives to the last layer, in one direction for all tokens.",
             measure="mean cosine of each token's change with the mean change, least over layers,",
-            quantity=lambda combine: min(one.to_mean for one in of_all_layers(combine.persistence)),
+            quantity=lambda combine: _least_persistence(combine.persistence),
             criterion=at_least(0.7),
-            control=Control(
-                "random vectors of the same norms",
-                ("combine",),
-                lambda combine: min(one.to_mean for one in of_all_layers(combine.random_persistence)),
-            ),
+            control=Control(RANDOM, ("combine",), lambda combine: _least_persistence(combine.random_persistence)),
         ),
         change(
             id="persistence-other",
@@ -330,11 +307,7 @@ def _paths(study: Settings) -> list[Claim]:
             quantity=lambda combine: fmean(one.to_vector for one in of_all_layers(combine.persistence)),
             criterion=at_most(0.5),
             margin=0.5,
-            control=Control(
-                "a second vector trained in the measured layer, the last",
-                ("baselines",),
-                lambda found: found.another_run.cosine,
-            ),
+            control=Control("a second run in one layer", ("baselines",), lambda found: found.another_run.cosine),
             details=of("combine", cosines=lambda one: [later.to_vector for later in of_all_layers(one.persistence)]),
         ),
         paths(
@@ -378,8 +351,25 @@ def _paths(study: Settings) -> list[Claim]:
     ]
 
 
-def _prefixed(base: BaseResult, full: FullResult) -> float:
-    return portion(accuracy_at(base), base.prefix[1].right, accuracy_at(full))
+def _prefixed(base: BaseResult, trained: Answering, opener: Literal["prefix", "direct"] = "prefix") -> float:
+    """The gain of a prefixed opener over that of a training."""
+    return portion(accuracy_at(base), getattr(base, opener)[1].right, accuracy_at(trained))
+
+
+def _at_random(found: BaselinesResult, full: FullResult) -> float:
+    return portion(found.base, fmean(found.random_vectors), accuracy_at(full))
+
+
+def _share_above(found: Iterable[float], base: float) -> float:
+    return fmean(one - base > 0.05 for one in found)
+
+
+def _least_persistence(persistence: PersistenceByLayer) -> float:
+    return min(one.to_mean for one in of_all_layers(persistence))
+
+
+def _second_is_lower(lenses: Iterable[LensReading]) -> float:
+    return fmean(one.second_dialect < one.first_dialect for one in lenses)
 
 
 def _random_kl_share(vector: VectorResult) -> float | None:

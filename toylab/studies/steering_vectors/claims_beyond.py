@@ -64,9 +64,7 @@ def beyond(study: Settings) -> list[Claim]:
             "and a lower one with less,",
             quantity=lambda *found: _predicted(swept(*found), enough),
             criterion=at_least(0.9),
-            control=Control(
-                "the better of predicting all and none", swept_conditions(study), lambda *found: _alike(swept(*found))
-            ),
+            control=Control("one answer for all", swept_conditions(study), lambda *found: _alike(swept(*found))),
         ),
         Claim(
             id="transfer-family",
@@ -159,9 +157,7 @@ def beyond(study: Settings) -> list[Claim]:
             criterion=at_least(0),
             statistic="share",
             origin="an order: the claim names no size",
-            control=Control(
-                "a scale that reads a random direction", ("adaptive",), lambda adaptive: adaptive.random_scales.sep_lead
-            ),
+            control=Control("a random direction read", ("adaptive",), lambda one: one.random_scales.sep_lead),
             details=of("adaptive", **{name: f"scales.{name}" for name in ("BOS", "digits", "SEP", "opener", "chain")}),
             figure="How much of its vector each token gets",
         ),
@@ -210,9 +206,7 @@ def beyond(study: Settings) -> list[Claim]:
             measure="accuracy lost when the last MLP does not see it",
             quantity=lambda gate: gate.lost("skip MLP"),
             criterion=at_least(0.05),
-            control=Control(
-                "a constant vector, which does not steer", ("flag-before",), lambda one: one.lost("skip MLP")
-            ),
+            control=Control("a constant vector, which fails", ("flag-before",), lambda one: one.lost("skip MLP")),
             details=of("flag-gate", accuracy_by_route="routes"),
         ),
         feature(
