@@ -8,7 +8,7 @@ from statistics import fmean, median
 
 import pytest
 
-from tests.studies.made_up import Between, made_up, number
+from tests.studies.filled import Between, made_up, number
 from toylab.settings import as_json, fit
 from toylab.studies.contextual_counting.claims import claims
 from toylab.studies.contextual_counting.results import (

@@ -6,7 +6,7 @@ from statistics import median
 
 import pytest
 
-from tests.studies.made_up import Between, made_up, number
+from tests.studies.filled import Between, made_up, number
 from toylab.settings import as_json, fit
 from toylab.studies.iteration_head.claims import Guesses, claims
 from toylab.studies.iteration_head.measures import Emergence, IterationResult

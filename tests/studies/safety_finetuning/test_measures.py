@@ -248,6 +248,21 @@ def test_with_fewer_than_five_of_either_there_are_means_and_no_chance(complied, 
     assert found.mismatched_text is None
 
 
+def test_activations_may_be_of_another_model_than_the_answers():
+    sets = draw_sets(0, 14)
+    told = {name: ("c" * 6 + "r" * 7).ljust(len(sets[name]), "1") for name in JAILBREAKS}
+    turned = {name: kinds[::-1] for name, kinds in told.items()}
+    places = {name: [i / len(kinds) - 0.5 for i in range(len(kinds))] for name, kinds in told.items()}
+    read, wrote = (
+        laid_on_a_line(sets, told, places),
+        laid_on_a_line(sets, turned, {name: places[name] for name in told}),
+    )
+    wrote.shown = {}
+    found = safety.nearness(read, TASK, sets, wrote)
+    assert found == safety.nearness(laid_on_a_line(sets, turned, places), TASK, sets)
+    assert found != safety.nearness(read, TASK, sets)
+
+
 # Sensitivity ---------------------------------------------------------------------------------------------------------
 
 

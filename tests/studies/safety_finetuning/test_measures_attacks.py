@@ -96,6 +96,14 @@ def test_an_attack_needs_somewhere_to_write():
         safety.soft_attack(Planted(), replace(TASK, soft_slots=0), TASK.sample(stream(0), 2), 1.0)
 
 
+def test_other_answers_are_those_of_the_prompt_before():
+    batch = TASK.sample(stream(0), 5, kind="unsafe")
+    other = safety.with_other_answers(batch)
+    assert prompts_of(other) == prompts_of(batch)
+    own = transforms_of(batch)
+    assert other.targets[:, TASK.prompt - 1 :].tolist() == [own[-1], *own[:-1]]
+
+
 # Gradients -----------------------------------------------------------------------------------------------------------
 
 

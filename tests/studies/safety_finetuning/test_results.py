@@ -1,5 +1,7 @@
 """Laws of the results of the safety study: each summary is worked out by hand on layers, sets and sides that differ."""
 
+from dataclasses import replace
+
 import pytest
 
 from toylab.probes import NullShare
@@ -71,7 +73,8 @@ def test_the_lead_is_over_the_strongest_of_the_others_on_each_kind_of_text():
         behaviour(competing_text=mixed, mismatched_text=unseen)
         for mixed, unseen in ((0.5, 0.7), (0.1, 0.6), (0.3, 0.2))
     )
-    assert own.lead_over(*others) == pytest.approx((0.5 - 0.3 + 0.7 - 0.6) / 2)
+    assert own.lead_over(*others, on="competing_text") == pytest.approx(0.5 - 0.3)
+    assert own.lead_over(*others, on="mismatched_text") == pytest.approx(0.7 - 0.6)
 
 
 def test_a_table_says_of_each_set_that_was_asked_what_was_written():
@@ -113,6 +116,12 @@ def test_what_goes_beyond_a_control_goes_beyond_chance_as_well():
     assert own.lift_beyond(control) == pytest.approx((1.6 - 1.2 + 1.4 - 1.0) / 2)
     assert own.excess(control) == pytest.approx(min(0.8 - 0.6, 0.7 - 0.5))
     assert result(layer(0.8), layer(0.55)).excess(control) == pytest.approx(0.05)
+
+
+def test_a_random_change_stands_in_the_place_of_the_change():
+    found = replace(result(layer(0.8), separations=(2.0,)), random=[layer(0.4)])
+    assert found.randomised.last.up.share == 0.4
+    assert replace(found.randomised, weights=found.weights) == found
 
 
 def test_parts_are_summed_up_by_refusals_where_one_should_and_accuracy_where_not():

@@ -11,6 +11,7 @@ import torch
 from tests.studies.safety_finetuning.planted import held_out
 from toylab.model.checkpoint import load_model, save_model
 from toylab.model.config import ModelConfig
+from toylab.model.controls import with_random_change
 from toylab.runs.store import write_metrics
 from toylab.studies.safety_finetuning import measures as safety
 from toylab.studies.safety_finetuning import study as module
@@ -92,10 +93,9 @@ def test_what_is_measured_of_a_fine_tuned_model_is_of_that_model_and_its_change_
     monkeypatch.setattr(module, "BUDGETS", (0.5, 3.0))
     base, tuned = models
 
-    def nearness(model, task, sets):  # models drawn at random comply with nothing, and the true one would be empty
-        of = NearSafe(
-            complied=model.embedding.weight[0, 0].item(), refused=float(sets["unsafe"].tokens.sum()), auc=None
-        )
+    def nearness(model, task, sets, writer=None):  # drawn at random, models comply with nothing: it would be empty
+        read, wrote = (one.embedding.weight[0, 0].item() for one in (model, writer or model))
+        of = NearSafe(complied=read, refused=float(sets["unsafe"].tokens.sum()), auc=wrote)
         return Nearness(competing_text=of)
 
     monkeypatch.setattr(safety, "nearness", nearness)
@@ -103,6 +103,8 @@ def test_what_is_measured_of_a_fine_tuned_model_is_of_that_model_and_its_change_
     assert found.behaviour == safety.behaviour(tuned, TASK, sets) != safety.behaviour(base, TASK, sets)
     assert found.weights == safety.weight_change(base, tuned, TASK, sets)
     assert found.nearness == nearness(tuned, TASK, sets) != nearness(base, TASK, sets)
+    assert found.nearness_before == nearness(base, TASK, sets, tuned) != nearness(base, TASK, sets)
+    assert found.random == safety.weight_change(base, with_random_change(base, tuned, SEED), TASK, sets)
     assert found.clusters == safety.clusters(tuned, TASK, sets)
     for name in ("safe", "unsafe"):
         assert getattr(found.sensitivity, name) == safety.sensitivity(tuned, TASK, sets[name].rows(0, 96))
@@ -112,15 +114,21 @@ def test_what_is_measured_of_a_fine_tuned_model_is_of_that_model_and_its_change_
     for alpha in found.alpha:
         mixed = safety.interpolated(base, tuned, alpha)
         assert found.alpha[alpha] == safety.behaviour(mixed, TASK, few)
+    beyond = with_random_change(tuned, safety.interpolated(base, tuned, 1.25), SEED)
+    assert found.alpha_random == safety.behaviour(beyond, TASK, few)
 
     both = {name: few[name] for name in ("safe", "unsafe")}
     for name, part in [*safety.with_parts(base, tuned).items()][::2]:
         assert getattr(found.parts, as_field(name)) == safety.behaviour(part, TASK, both)
-    for name in ("M, unsafe text", "unsafe"):
-        attacked = getattr(found.soft, as_field(name))
+    m, unsafe = (sets[name].rows(0, 32) for name in ("M, unsafe text", "unsafe"))
+    for attacked, batch in (
+        (found.soft.m_unsafe_text, m),
+        (found.soft.unsafe, unsafe),
+        (found.soft.m_other_answers, safety.with_other_answers(m)),
+    ):
         assert tuple(attacked) == (0.5, 3.0)
         for budget in attacked:
-            expected = safety.soft_attack(tuned, TASK, sets[name].rows(0, 32), budget, STUDY.attack_steps)
+            expected = safety.soft_attack(tuned, TASK, batch, budget, STUDY.attack_steps)
             assert attacked[budget] == expected.complies
 
     ((start, _, _, _, _),) = trainings
@@ -134,8 +142,8 @@ def test_what_is_measured_of_a_fine_tuned_model_is_of_that_model_and_its_change_
     [
         ("base", {"clusters", "sensitivity"}),
         ("base-decay", set()),
-        ("control", {"weights", "clusters", "sensitivity", "nearness"}),
-        ("control-decay", {"weights"}),
+        ("control", {"weights", "random", "clusters", "sensitivity", "nearness", "nearness_before"}),
+        ("control-decay", {"weights", "random"}),
     ],
 )
 def test_what_is_not_asked_about_is_left_out(models, trainings, tmp_path, name, given):
@@ -144,14 +152,14 @@ def test_what_is_not_asked_about_is_left_out(models, trainings, tmp_path, name, 
     assert not trainings
 
 
-@pytest.mark.parametrize("method", ["dpo", "dpo-standard"])
+@pytest.mark.parametrize("method", ["ssft", "dpo", "dpo-standard"])
 def test_before_is_the_cosine_at_the_base_and_after_the_one_at_the_fine_tuned_model(
     models, trainings, monkeypatch, tmp_path, method
 ):
     for other in ("_broken", "_shaped"):
         monkeypatch.setattr(SafetyFinetuningStudy, other, lambda self, result, *_: result)
     for other in ("weight_change", "nearness"):
-        monkeypatch.setattr(safety, other, lambda *_: None)
+        monkeypatch.setattr(safety, other, lambda *_, **__: None)
     base, tuned = models
     found = measured(method, models, tmp_path).cosine
     batch = pairs(TASK, held_out(TASK, SEED, 128, "unsafe", "validation"))
@@ -161,7 +169,9 @@ def test_before_is_the_cosine_at_the_base_and_after_the_one_at_the_fine_tuned_mo
     def unlearning(chosen, rejected):  # whose cap, of one nat, does not count here
         return -chosen.mean() + 0.5 * rejected.mean()
 
-    def dpo(*log_probs):
+    def other(*log_probs):
+        if method == "ssft":
+            return -log_probs[0].mean()
         chosen, rejected = (now - then for now, then in zip(log_probs, before, strict=True))
         if method == "dpo":
             return torch.log(1 + torch.exp(0.01 * rejected.mean(dim=1) - 0.1 * chosen.mean(dim=1))).mean()
@@ -170,12 +180,12 @@ def test_before_is_the_cosine_at_the_base_and_after_the_one_at_the_fine_tuned_mo
 
     def cosine(model) -> float:
         gradients = []
-        for loss in (unlearning, dpo):
+        for loss in (unlearning, other):
             log_probs = [answer_log_probs(model, batch.prompts, answer) for answer in answers]
             parts = torch.autograd.grad(loss(*log_probs), [*model.parameters()])
             gradients.append(torch.cat([part.flatten() for part in parts]).double().numpy())
-        one, other = gradients
-        return one @ other / math.sqrt((one @ one) * (other @ other))
+        a, b = gradients
+        return a @ b / math.sqrt((a @ a) * (b @ b))
 
     assert (found.before, found.after) == pytest.approx((cosine(base), cosine(tuned)), abs=1e-5)
     assert abs(found.after - found.before) > 5e-4

@@ -28,7 +28,7 @@ def test_a_base_is_measured_after_each_of_its_two_phases(tmp_path, monkeypatch, 
         found = bases.pretrain_base(STUDY, job, folder, which)
     task = FLAGGED if which == "flag" else TASK
     config = replace(STUDY.model, unembedding="learned") if which == "learned" else STUDY.model
-    model = reasoning_model(task, config, SEED, readout=APART if which == "apart" else READOUT_SEED)
+    model = reasoning_model(task, config, SEED, readout=APART + SEED if which == "apart" else READOUT_SEED)
     plant(model, 0)
     skilled = deepcopy(model)
     plant(model, 1)

@@ -1,6 +1,7 @@
 """Laws of the jobs that train: which model, vector, prompts and settings each number comes from."""
 
 import math
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -51,12 +52,15 @@ def test_a_vector_is_measured_on_all_prompts_and_examined_on_half_of_them(tmp_pa
         found = experiments.train_vector(STUDY, job, folder, layer, examine=examine)
         vector, steered = planted(0), trained_on(model, 0, layer)
         change = measures.residual_changes(steered, TASK, every, SEED)[LAST]
+        blind = measures.random_vector(vector, layer, SEED)
         expected = VectorResult(
             answers=answers_in(steered, every),
             norm=length(vector),
             kl=measures.kl_by_position(steered, TASK, every, SEED),
             lens=measures.says(vector, model, TASK),
             difference_lens=measures.says(change.mean(dim=0), model, TASK),
+            random_lens=measures.says(blind, model, TASK),
+            random_kl=measures.kl_by_position(vectors(model, {layer: blind}), TASK, every, SEED),
         )
         if examine:
             places = measures.by_place(steered, TASK, few(), SEED)
@@ -134,10 +138,15 @@ def test_a_token_wise_scale_is_compared_with_a_constant_vector_and_at_sep_alone(
         steered = Steered(model, {LAST - 1: Scaled(WIDTH, generator=source(SEED, "adaptive"))})
         steered.model.requires_grad_(False)
         plant(steered, 0)
+        blind = deepcopy(steered)
+        drew = torch.randn(WIDTH, generator=source(SEED, "random gate"))
+        gate = blind.additions[str(LAST - 1)]
+        gate.weight.data = length(gate.weight.detach()) * drew / length(drew)
         expected = AdaptiveResult(
             answers=answers_in(steered, prompts_of()),
             constant=answers_in(trained_on(model, 1, LAST - 1), prompts_of()),
             scales=measures.scales(steered, TASK, prompts_of(), SEED),
+            random_scales=measures.scales(blind, TASK, prompts_of(), SEED),
             sep_alone=right(steered.only((SEP,)), few()),
             all_but_sep=right(steered.only([p for p in range(TASK.context) if p != SEP]), few()),
         )
@@ -204,12 +213,12 @@ def test_on_the_flagged_task_each_training_has_its_model_and_pace(tmp_path, whic
         moved = trained_on(model, 0, {"before": LAST - 1, "last": LAST}[which])
     with witnessed():
         expected = FlagResult(answers=answers_in(moved, every, flag=True))
-        if which == "before":
+        if which in ("before", "gate"):
             half = every[:70]
             routes = measures.by_route(moved, FLAGGED, half, SEED)
             expected = replace(expected, routes=routes, steered=measures.right(moved, FLAGGED, half, seed=SEED))
     assert alike(found, expected)
-    assert which != "before" or found.lost("skip MLP") == found.steered - found.routes["skip MLP"]
+    assert which not in ("before", "gate") or found.lost("skip MLP") == found.steered - found.routes["skip MLP"]
 
 
 def test_the_distance_of_weights_is_over_the_length_of_the_first_model():

@@ -13,10 +13,8 @@ from toylab.studies.steering_vectors.results import (
     Baseline,
     BaselinesResult,
     BaseResult,
-    Carried,
     Combination,
     CombineResult,
-    FamilyResult,
     FeatureResult,
     FlagResult,
     FullResult,
@@ -26,11 +24,12 @@ from toylab.studies.steering_vectors.results import (
     Persistence,
     TokenReading,
     TokenScales,
-    TransferResult,
     VectorResult,
     accuracy_at,
     gain_share,
+    of_all_layers,
     portion,
+    shares_of,
 )
 from toylab.studies.steering_vectors.separability import (
     SeparabilityResult,
@@ -40,6 +39,7 @@ from toylab.studies.steering_vectors.separability import (
     swept_conditions,
 )
 from toylab.studies.steering_vectors.settings import Settings
+from toylab.studies.steering_vectors.transfer import Carried, FamilyResult, TransferResult
 from toylab.verdicts.claim import Conditions
 
 
@@ -85,7 +85,7 @@ def test_accuracies_are_read_at_their_temperature():
 
 def test_a_vector_has_shares_of_its_kl_and_of_its_gain_by_place():
     assert only(VectorResult, kl=[1.5, 0.5, 0.0]).kl_shares == [0.75, 0.25, 0]
-    assert only(VectorResult, kl=[0.0, 0.0]).kl_shares is None
+    assert only(VectorResult, kl=[0.0, 0.0]).kl_shares is shares_of([0.0]) is None
     vector = only(VectorResult, few=Pair(base=0.2, steered=0.7), places={"first": 0.6, "prompt": 0.1})
     assert vector.gain_at("first") == pytest.approx(0.8)
     assert vector.gain_at("prompt") == pytest.approx(-0.2)
@@ -97,10 +97,10 @@ def test_ranks_are_counted_from_the_last_token_too(rank, tokens):
     assert lens.direct_from_last == len(range(rank, max(rank, tokens) + 1))
 
 
-def test_the_lead_of_sep_is_over_the_largest_of_three_and_bos_does_not_count():
-    sizes = {"BOS": 90.0, "digits": 9.0, "SEP": 40.0, "opener": 20.0, "chain": 10.0}
+def test_the_lead_of_sep_is_over_the_largest_of_the_four_other_kinds():
+    sizes = {"BOS": 5.0, "digits": 9.0, "SEP": 40.0, "opener": 20.0, "chain": 10.0}
     assert only(TokenScales, **sizes).sep_lead == 20
-    for name in ("digits", "opener", "chain"):
+    for name in ("BOS", "digits", "opener", "chain"):
         assert only(TokenScales, **sizes | {name: 35.0}).sep_lead == 5
         assert only(TokenScales, **sizes | {name: 50.0}).sep_lead == -10
 
@@ -109,6 +109,10 @@ def test_what_a_route_loses_and_keeps_is_measured_from_the_vector():
     assert only(FlagResult, steered=0.7, routes={"skip key": 0.6}).lost("skip key") == pytest.approx(0.1)
     paths = only(PathsResult, base=0.2, steered=0.7, routes={"skip key": 0.6})
     assert paths.kept("skip key") == pytest.approx(0.8)
+
+
+def test_the_gain_of_a_vector_is_over_the_base():
+    assert only(BaselinesResult, base=0.2, steered=0.7).gain == pytest.approx(0.5)
 
 
 def test_baselines_have_names():
@@ -134,30 +138,32 @@ def test_pairs_are_compared_with_the_better_of_the_two_alone():
         "[0, 1] times 1": 0.8, "[0, 1] times 0.5": 0.9, "[0, 2] times 1": 0.2, "[0, 2] times 0.5": 0.5,
         "[0, 1, 2] times 1": 0.0, "[0, 1, 2] times 0.5": 0.1,
     }  # fmt: skip
-    assert found.persisting == kept
+    assert of_all_layers(found.persistence) == kept
 
 
-def test_a_feature_leads_the_largest_of_chance_and_two_indicators():
-    rivals = {"chance": 0.1, "trivial_difference": 0.1, "format_difference": 0.1}
+def test_a_feature_is_compared_with_chance_and_with_the_larger_of_two_indicators():
+    rivals = {"chance": 0.05, "trivial_difference": 0.1, "format_difference": 0.1}
     for difference in (0.5, -0.5):
-        assert only(FeatureResult, difference=difference, **rivals).lead == pytest.approx(0.4)
-        for name in rivals:
-            assert only(FeatureResult, difference=difference, **rivals | {name: 0.3}).lead == pytest.approx(0.2)
+        found = only(FeatureResult, difference=difference, **rivals)
+        assert (found.beyond_chance, found.beyond_format) == pytest.approx((0.45, 0.4))
+        for name in list(rivals)[1:]:
+            other = only(FeatureResult, difference=difference, **rivals | {name: 0.3})
+            assert (other.beyond_chance, other.beyond_format) == pytest.approx((0.45, 0.2))
 
 
 def test_what_is_carried_over_is_a_share_of_the_own_gain():
     family = only(
-        FamilyResult, base=0.1, own=0.6, of_the_parent=0.3, parent=0.3, parent_own=0.8,
+        FamilyResult, base=0.1, own=0.6, of_the_parent=0.3, of_random=0.2, parent=0.3, parent_own=0.8,
         parent_with_that_of_the_child=0.7,
     )  # fmt: skip
-    assert (family.carried, family.carried_back) == pytest.approx((0.4, 0.8))
+    assert (family.carried, family.carried_back, family.carried_at_random) == pytest.approx((0.4, 0.8, 0.2))
     layers = {
-        2: Carried(own=0.7, cosine=0.0, raw=0.3, mapped=0.4),
+        2: Carried(own=0.7, cosine=0.0, raw=0.3, mapped=0.4, random=0.1),
         3: Carried(own=0.6, cosine=0.0, raw=0.5, mapped=0.1),
     }
     transfer = only(TransferResult, base=0.2, layers=layers)
-    assert (transfer.raw_share(2), transfer.mapped_share(2)) == pytest.approx((0.2, 0.4))
-    assert (transfer.raw_share(3), transfer.mapped_share(3)) == pytest.approx((0.75, -0.25))
+    assert [transfer.share(2, which) for which in ("raw", "mapped", "random")] == pytest.approx([0.2, 0.4, -0.2])
+    assert (transfer.share(3), transfer.share(3, "mapped")) == pytest.approx((0.75, -0.25))
 
 
 def test_each_base_of_the_sweep_has_the_vector_that_was_trained_on_it():

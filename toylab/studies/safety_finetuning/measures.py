@@ -128,11 +128,14 @@ def clusters(model: Transformer, task: TaskConcept, sets: Sets) -> list[LayerClu
     return found
 
 
-def nearness(model: Transformer, task: TaskConcept, sets: Sets) -> Nearness:
+def nearness(model: Transformer, task: TaskConcept, sets: Sets, writer: Transformer | None = None) -> Nearness:
     """Within each jailbreak set: do prompts that were complied with lie nearer to safe than those that were refused?
 
     By tau in the last layer over the distance of the means, which are those of operators M on safe and unsafe text.
     Answers that are neither all transform nor all NULL are left out; AUC is None with fewer than 5 of either.
+
+    Args:
+        writer: the model whose answers tell complied from refused; by default the one whose activations are read.
     """
     point = f"blocks.{len(model.blocks) - 1}.mlp.post"
     safe, unsafe = (
@@ -142,7 +145,7 @@ def nearness(model: Transformer, task: TaskConcept, sets: Sets) -> Nearness:
     for name in JAILBREAKS:
         if name not in sets:
             continue
-        written = write_texts(model, task, prompt_tokens(task, sets[name]).to(device_of(model))).cpu()
+        written = write_texts(writer or model, task, prompt_tokens(task, sets[name]).to(device_of(model))).cpu()
         complied = (written == torch.from_numpy(sets[name].targets[:, task.prompt - 1 :])).all(dim=1)
         refused = (written == task.null).all(dim=1)
         scores = tau(at_answer(model, task, sets[name], point)[point], safe, unsafe) / (safe - unsafe).norm()
@@ -295,6 +298,12 @@ def soft_attack(model: Transformer, task: TaskConcept, batch: Batch, budget: flo
             shift *= (radius / shift.norm(dim=-1, keepdim=True).clamp(min=1e-12)).clamp(max=1.0)
     with torch.no_grad():
         return outcomes(model, task, batch, {"embed": shifted})
+
+
+def with_other_answers(batch: Batch) -> Batch:
+    """The same prompts, each with the answer to the prompt before it: an attack that can make a model write these
+    dictates letters, and does not make it comply."""
+    return replace(batch, targets=np.roll(batch.targets, 1, axis=0), links={})
 
 
 def loss_gradient(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 
 from toylab.probes import NullShare
 from toylab.studies.safety_finetuning.data import Outcomes
@@ -58,11 +58,10 @@ class Behaviour:
         """Share of correct letters on the set where it is smallest."""
         return min(one.complies for one in vars(self).values() if one is not None)
 
-    def lead_over(self, *others: Behaviour) -> float:
-        """Share of correct letters minus the largest of the others', under jailbreaks by text, mean of both kinds."""
-        mixed = self.competing_text.complies - max(one.competing_text.complies for one in others)
-        unseen = self.mismatched_text.complies - max(one.mismatched_text.complies for one in others)
-        return (mixed + unseen) / 2
+    def lead_over(self, *others: Behaviour, on: str) -> float:
+        """Share of correct letters on a set minus the largest of the others'."""
+        own, *rivals = (getattr(one, on).complies for one in (self, *others))
+        return own - max(rivals)
 
     @property
     def table(self) -> dict[str, str]:
@@ -274,6 +273,8 @@ class SoftAttack:
     """Operators M on unsafe text."""
     unsafe: dict[float, float]
     """All unsafe prompts."""
+    m_other_answers: dict[float, float] | None = None
+    """Operators M on unsafe text, attacked towards another prompt's answer: share of its letters."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -295,16 +296,27 @@ class SafetyResult:
     """Of the main conditions."""
     weights: list[LayerChange] | None = None
     """By layer; of fine-tuned models."""
+    random: list[LayerChange] | None = None
+    """The same of a random change, of the size of this one in every parameter."""
     nearness: Nearness | None = None
     """Of the main fine-tuned models."""
+    nearness_before: Nearness | None = None
+    """The same prompts, told apart by the answers of the fine-tuned model, in the activations of the base."""
     alpha: dict[float, Behaviour] | None = None
     """Of weights at base + alpha times the change, by alpha; of the main models that learn to refuse."""
+    alpha_random: Behaviour | None = None
+    """As far from the fine-tuned weights as at alpha 1.25, in a random direction."""
     parts: Parts | None = None
     soft: SoftAttack | None = None
     relearned: Behaviour | None = None
     """After further training on safe prompts alone."""
     cosine: GradientCosine | None = None
-    """Of both kinds of DPO."""
+    """Of the main models that learn to refuse, but for unlearning itself."""
+
+    @property
+    def randomised(self) -> SafetyResult:
+        """With a random change in the place of the change of the weights."""
+        return replace(self, weights=self.random)
 
     @property
     def last(self) -> LayerChange:

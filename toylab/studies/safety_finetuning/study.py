@@ -19,6 +19,7 @@ from torch import nn
 from toylab.console import ToylabError
 from toylab.model.checkpoint import load_model
 from toylab.model.config import ModelConfig
+from toylab.model.controls import with_random_change
 from toylab.model.lora import confine, release
 from toylab.model.transformer import Transformer
 from toylab.report.page import Picture
@@ -45,7 +46,7 @@ from toylab.studies.safety_finetuning.results import (
     SoftAttack,
     as_field,
 )
-from toylab.tasks import TaskConcept, held_out
+from toylab.tasks import Batch, TaskConcept, held_out
 from toylab.training.loop import TrainConfig, Training, train
 from toylab.training.losses import DPO, NPO, Refusal, Unlearning
 from toylab.verdicts.claim import Claim, Conditions
@@ -90,12 +91,12 @@ class SafetyFinetuningStudy:
     parts: tuple[Part, ...] = ("standard", "small-rate", "decay")
     """What is trained besides SSFT, DPO as published, unlearning and the control: standard DPO; SSFT at the small rate;
     control and SSFT from the second base; NPO, and DPO and unlearning at the small rate; a map of settings over which
-    the null-space sentence is judged."""
+    the null-space claim is judged."""
     attack_steps: int = 20
     """Steps of the soft-token attack."""
     relearning_steps: int = 60
     """Steps of further training on safe prompts alone, after which refusals are counted again."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4, 5)
     rows: int = 192
     """Held-out prompts of each kind in an evaluation."""
 
@@ -135,14 +136,14 @@ class SafetyFinetuningStudy:
 
     @classmethod
     def default(cls) -> SafetyFinetuningStudy:
-        """Minutes on two cores: three seeds."""
+        """Minutes on two cores: six seeds, the fewest that decide."""
         return cls()
 
     @classmethod
     def paper(cls) -> SafetyFinetuningStudy:
-        """All parts on five seeds, the map of the null-space sentence among them: some forty minutes on two cores. The
+        """All parts, the map of the null-space claim among them: about an hour on two cores. The
         paper's own scale (6 layers, 100 000 steps of 512 rows) is out of a laptop's reach."""
-        return cls(parts=("standard", "small-rate", "decay", "more", "regime"), seeds=(0, 1, 2, 3, 4))
+        return cls(parts=("standard", "small-rate", "decay", "more", "regime"))
 
     # Jobs ------------------------------------------------------------------------------------------------------------
 
@@ -212,13 +213,18 @@ class SafetyFinetuningStudy:
         result = SafetyResult(
             behaviour=safety.behaviour(tuned, self.task, sets),
             weights=safety.weight_change(base, tuned, self.task, sets),
+            random=safety.weight_change(base, with_random_change(base, tuned, job.seed), self.task, sets),
         )
         if not arm.main:
             return result
-        result = replace(self._shaped(result, tuned, sets), nearness=safety.nearness(tuned, self.task, sets))
+        result = replace(
+            self._shaped(result, tuned, sets),
+            nearness=safety.nearness(tuned, self.task, sets),
+            nearness_before=safety.nearness(base, self.task, sets, writer=tuned),
+        )
         if arm.method != "control":
             result = self._broken(result, base, tuned, job.seed, sets)
-        if arm.method in ("dpo", "dpo-standard"):
+        if arm.method not in ("control", "unlearning"):
             losses = replace(self.unlearning, cap=1e9), self._loss(arm.method, base)
             asked = held_out(self.task, job.seed, 128, "validation", kind="unsafe")
             before, after = (safety.gradient_cosine(model, *losses, self.task, asked) for model in (base, tuned))
@@ -278,8 +284,11 @@ class SafetyFinetuningStudy:
         def behaviour(model: nn.Module, *jailbreaks: str) -> Behaviour:
             return safety.behaviour(model, self.task, {name: few[name] for name in ("safe", "unsafe", *jailbreaks)})
 
-        def attacked(name: str, budget: float) -> float:
-            return safety.soft_attack(tuned, self.task, few[name].rows(0, 32), budget, self.attack_steps).complies
+        def attacked(batch: Batch) -> dict[float, float]:
+            return {b: safety.soft_attack(tuned, self.task, batch, b, self.attack_steps).complies for b in BUDGETS}
+
+        m, unsafe = (few[name].rows(0, 32) for name in ("M, unsafe text", "unsafe"))
+        beyond = with_random_change(tuned, safety.interpolated(base, tuned, 1.25), seed)
 
         return replace(
             result,
@@ -287,9 +296,12 @@ class SafetyFinetuningStudy:
                 alpha: behaviour(safety.interpolated(base, tuned, alpha), "mismatched-text", "competing-text")
                 for alpha in ALPHAS
             },
+            alpha_random=behaviour(beyond, "mismatched-text", "competing-text"),
             parts=Parts(**{as_field(name): behaviour(part) for name, part in safety.with_parts(base, tuned).items()}),
             soft=SoftAttack(
-                **{as_field(name): {b: attacked(name, b) for b in BUDGETS} for name in ("M, unsafe text", "unsafe")}
+                m_unsafe_text=attacked(m),
+                unsafe=attacked(unsafe),
+                m_other_answers=attacked(safety.with_other_answers(m)),
             ),
             relearned=behaviour(self._relearn(tuned, seed), "mismatched-text"),
         )

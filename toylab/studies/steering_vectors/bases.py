@@ -43,7 +43,7 @@ def pretrain_base(study: Settings, job: Job, folder: Path, which: str = "") -> B
     purpose = f"{which} " if which else ""
 
     def learn(checkpoint: Path) -> tuple[Transformer, Training]:
-        model = reasoning_model(task, config, seed, readout=APART if which == "apart" else READOUT_SEED)
+        model = reasoning_model(task, config, seed, readout=APART + seed if which == "apart" else READOUT_SEED)
         batches = reasoning_batches(task, seed, phase.rows, Styles.clean(0.9, flagged), f"{purpose}skill")
         followed = right_chains(task, seed)
         return model, train(model, next_token_loss, batches, phase, evaluate=followed, checkpoint=checkpoint)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from toylab.model.checkpoint import save_model
+from toylab.model.controls import random_like
 from toylab.model.layers import source
 from toylab.model.steering import Scaled, Steered, Vector, load_steering, pre_flight, rms_normed, save_steering, vectors
 from toylab.model.transformer import Transformer
@@ -37,21 +38,20 @@ from toylab.studies.steering_vectors.results import (
     AdaptiveResult,
     Baseline,
     BaselinesResult,
-    Carried,
     Combination,
     CombineResult,
-    FamilyResult,
     FeaturesResult,
     FlagResult,
     FullResult,
     JointResult,
     Pair,
     PathsResult,
-    TransferResult,
+    Persistence,
     VectorResult,
 )
 from toylab.studies.steering_vectors.separability import SeparabilityResult
 from toylab.studies.steering_vectors.settings import Settings
+from toylab.studies.steering_vectors.transfer import Carried, FamilyResult, TransferResult
 from toylab.tasks import Reasoning, held_out, stream
 from toylab.training.batches import next_token_loss, prompt_tokens
 from toylab.training.loop import TrainConfig, Training, train
@@ -105,6 +105,7 @@ def train_vector(
     steered = Steered(base, {layer: Vector(base.config.width)})
     steered = _reinforce(study, steered, base, seed, folder, file="vector.safetensors")
     vector = measures.vector_of(steered)
+    blind = measures.random_vector(vector, layer, seed)
     after_last = measures.residual_changes(steered, study.task, prompts[:500], seed)[study.last].mean(dim=0)
     found = VectorResult(
         answers=by_temperature(steered, study.task, prompts, seed=seed),
@@ -112,6 +113,8 @@ def train_vector(
         kl=measures.kl_by_position(steered, study.task, prompts, seed),
         lens=measures.says(vector, base, study.task),
         difference_lens=measures.says(after_last, base, study.task),
+        random_lens=measures.says(blind, base, study.task),
+        random_kl=measures.kl_by_position(vectors(base, {layer: blind}), study.task, prompts, seed),
     )
     if not examine:
         return found
@@ -164,12 +167,16 @@ def train_adaptive(study: Settings, job: Job, folder: Path) -> AdaptiveResult:
     _reinforce(
         study, constant, base, seed, folder, replace(config, learning_rate=study.rl.learning_rate), name="-constant"
     )
+    blind = deepcopy(steered)  # reads a random direction of the stream
+    (gate,) = blind.additions.values()
+    gate.weight.data = random_like(gate.weight.detach(), source(seed, "random gate"))
     sep = study.task.prompt - 1
     rest = tuple(p for p in range(study.task.context) if p != sep)
     return AdaptiveResult(
         answers=by_temperature(steered, study.task, prompts, seed=seed),
         constant=by_temperature(constant, study.task, prompts, seed=seed),
         scales=measures.scales(steered, study.task, prompts, seed),
+        random_scales=measures.scales(blind, study.task, prompts, seed),
         sep_alone=measures.right(steered.only((sep,)), study.task, few_of(study, prompts), seed=seed),
         all_but_sep=measures.right(steered.only(rest), study.task, few_of(study, prompts), seed=seed),
     )
@@ -196,11 +203,8 @@ def compare_baselines(study: Settings, job: Job, folder: Path) -> BaselinesResul
     def compare(model: nn.Module, **beside: float) -> Baseline:
         return Baseline(right=measures.right_by_temperature(model, task, prompts, seed), **beside)
 
-    another = None
-    if seed in study.controls:
-        again = Steered(base, {study.last: Vector(base.config.width)})
-        _reinforce(study, again, base, seed, folder, name="-again", purpose="other rollouts")
-        another = compare(again, cosine=_cosine(measures.vector_of(again), vector))
+    again = Steered(base, {study.last: Vector(base.config.width)})
+    _reinforce(study, again, base, seed, folder, name="-again", purpose="other rollouts")
     lucky = measures.vector_of(blind)
     return BaselinesResult(
         base=measures.right(base, task, prompts, seed=seed),
@@ -210,7 +214,7 @@ def compare_baselines(study: Settings, job: Job, folder: Path) -> BaselinesResul
         minus=compare(vectors(base, {study.last: -vector})),
         difference_of_means=compare(vectors(base, {study.last: means}), cosine=_cosine(means, vector)),
         logit_bias=compare(measures.Edited(base, measures.logit_bias(steered, task, prompts))),
-        another_run=another,
+        another_run=compare(again, cosine=_cosine(measures.vector_of(again), vector)),
     )
 
 
@@ -245,14 +249,16 @@ def combine(study: Settings, job: Job, folder: Path) -> CombineResult:
         right = {x: measures.combined(base, study.task, few, trained, chosen, x, seed) for x in scales}
         return Combination(layers=list(chosen), right=right)
 
+    def persistence(steered: Steered) -> dict[int, Persistence]:
+        return measures.persistence(steered, study.task, prompts[:300], trained, seed)
+
+    early = {layer: one for layer, one in alone.items() if layer < study.last}
+    blind = {layer: vectors(base, {layer: measures.random_vector(trained[layer], layer, seed)}) for layer in early}
     return CombineResult(
         alone={layer: measures.right(one, study.task, few, seed=seed) for layer, one in alone.items()},
         combined=[together(chosen) for chosen in (*pairs, layers)],
-        persistence={
-            layer: measures.persistence(one, study.task, prompts[:300], trained, seed)
-            for layer, one in alone.items()
-            if layer < study.last
-        },
+        persistence={layer: persistence(one) for layer, one in early.items()},
+        random_persistence={layer: persistence(one) for layer, one in blind.items()},
         cosines={f"{i}, {j}": _cosine(trained[i], trained[j]) for i, j in pairs},
     )
 
@@ -285,6 +291,7 @@ def transfer_to_child(study: Settings, job: Job, folder: Path) -> FamilyResult:
         base=measures.right(child, task, prompts, seed=seed),
         own=right(child, mine),
         of_the_parent=right(child, theirs),
+        of_random=right(child, measures.random_vector(theirs, study.last, seed)),
         parent_with_that_of_the_child=right(parent, mine),
         parent=measures.right(parent, task, prompts, seed=seed),
         parent_own=right(parent, theirs),
@@ -309,6 +316,7 @@ def transfer(study: Settings, job: Job, folder: Path, layers: Sequence[int]) -> 
             own=measures.right(own, study.task, prompts, seed=seed),
             cosine=_cosine(theirs, measures.vector_of(own)),
             raw=right(theirs),
+            random=right(measures.random_vector(theirs, layer, seed)),
             mapped=right(measures.mapped(theirs, donor, base)),
         )
 
@@ -364,7 +372,7 @@ def train_flagged(
         config = study.rl
     _reinforce(study, model, base, seed, folder, config, task, kl=study.flag_kl if which == "full" else 0.0)
     answered = by_temperature(model, task, prompts, seed=seed)
-    if which != "before":
+    if which not in ("before", "gate"):
         return FlagResult(answers=answered)
     few = few_of(study, prompts)
     return FlagResult(

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from toylab.model.controls import random_like
 from toylab.model.layers import source
 from toylab.model.steering import Scaled, Steered, Vector, folded_unembedding, vectors
 from toylab.model.transformer import Transformer
@@ -217,6 +218,11 @@ def with_clean_scale(steered: Steered) -> Paths:
 # Baselines -----------------------------------------------------------------------------------------------------------
 
 
+def random_vector(vector: Float[Tensor, " width"], layer: int, seed: int) -> Float[Tensor, " width"]:
+    """A random direction of the same norm, another one for each seed and layer."""
+    return random_like(vector, source(seed, f"random vector {layer}"))
+
+
 def random_vectors(
     model: Transformer, task: Reasoning, prompts: Prompts, layer: int, norm: float, draws: int = 10, seed: int = 0
 ) -> list[float]:
@@ -342,7 +348,8 @@ def features(
 ) -> FeaturesResult:
     """Sparse autoencoders on the last layer's stream of what the steered model writes, steered and as a difference to
     the base: how well they copy, and the feature that tells right answers from wrong ones, beside what chance makes of
-    it and two trivial indicators: that the answer opens with THINK, and that its chain has all steps."""
+    it and two trivial indicators: that the answer opens with THINK, and that its chain has all steps. The feature is
+    chosen on every second answer, and judged on the others."""
     half = len(prompts) // 2
     made = [rollouts(steered, task, prompts[:half], seed), rollouts(steered, task, prompts[half:], seed + 1)]
     found = {}
@@ -358,13 +365,14 @@ def features(
         good = made[1].rewards[:, 0] > 0
         thinks = made[1].written[:, 0] == task.token("THINK")
         whole = thinks & (made[1].written[:, task.length + 1] == task.token("ANS"))
-        test = compare_features(fires, good, thinks, seed=seed)
+        chosen = compare_features(fires[::2], good[::2]).feature
+        test = compare_features(fires[1::2, chosen, None], good[1::2], thinks[1::2], seed=seed)
         found[kind] = FeatureResult(
-            **asdict(test),
+            **asdict(test) | {"feature": chosen},
             explained_variance=explained_variance(model, judged[0][judged[1]]),
             dead=dead_share(model, judged[0][judged[1]]),
-            trivial_difference=_gap(thinks, good),
-            format_difference=_gap(whole, good),
+            trivial_difference=_gap(thinks[1::2], good[1::2]),
+            format_difference=_gap(whole[1::2], good[1::2]),
             auc=0.5 + abs(test.difference) / 2,  # of a yes-or-no score
         )
     return FeaturesResult(**found)

@@ -5,6 +5,7 @@ Tables of answers have the temperature as their key: 0 (greedy), .7 and 1. Layer
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -35,6 +36,12 @@ def portion(start: float, value: float, end: float) -> float:
 def gain_share(base: Answering, found: Answering, full: Answering, temperature: float | int = 1) -> float:
     """The share of full training's gain over the base that a condition reaches."""
     return portion(*(accuracy_at(one, temperature) for one in (base, found, full)))
+
+
+def shares_of(parts: Sequence[float]) -> list[float] | None:
+    """Each part over their sum; None where that is 0."""
+    total = sum(parts)
+    return [one / total for one in parts] if total > 0 else None
 
 
 # Bases ---------------------------------------------------------------------------------------------------------------
@@ -106,6 +113,10 @@ class VectorResult(Answering):
     """Of the raw vector."""
     difference_lens: LensReading
     """Of the mean change of the last layer's stream."""
+    random_lens: LensReading | None = None
+    """Of a random vector of the same norm."""
+    random_kl: list[float] | None = None
+    """`kl` with that random vector instead."""
     places: dict[str, float] | None = None
     """Accuracy at temperature 1 by where alone the vector acts (`measures.by_place`); of the last two layers."""
     few: Pair | None = None
@@ -118,8 +129,7 @@ class VectorResult(Answering):
     @property
     def kl_shares(self) -> list[float] | None:
         """The share of the KL at each generated position; None where there is no KL."""
-        total = sum(self.kl)
-        return [one / total for one in self.kl] if total > 0 else None
+        return shares_of(self.kl)
 
     def gain_at(self, place: str) -> float:
         """The share of the vector's gain where it acts at one place alone."""
@@ -156,8 +166,8 @@ class TokenScales:
 
     @property
     def sep_lead(self) -> float:
-        """The size at SEP less the largest elsewhere, BOS left out."""
-        return self.SEP - max(self.digits, self.opener, self.chain)
+        """The size at SEP less the largest elsewhere."""
+        return self.SEP - max(self.BOS, self.digits, self.opener, self.chain)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,6 +180,8 @@ class AdaptiveResult(Answering):
     sep_alone: float
     """Accuracy at temperature 1 where it acts at SEP alone, on half of the prompts."""
     all_but_sep: float
+    random_scales: TokenScales | None = None
+    """With a scale that reads a random direction instead, of the same norm."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +189,8 @@ class FlagResult(Answering):
     """One training on the flagged task, whose right opener depends on the prompt."""
 
     routes: dict[str, float] | None = None
-    """Accuracy at temperature 1 by the readers that do not see it (`measures.routes`); of the last layer but one."""
+    """Accuracy at temperature 1 by the readers that do not see it (`measures.routes`); of gate and vector after the
+    last layer but one."""
     steered: float | None = None
     """On the prompts of `routes`."""
 
@@ -218,12 +231,17 @@ class BaselinesResult:
     """Mean stream after THINK minus that after DIRECT, at the same norm."""
     logit_bias: Baseline
     """The mean shift of the logits at SEP, added everywhere."""
-    another_run: Baseline | None = None
-    """A vector trained on other rollouts; of control seeds."""
+    another_run: Baseline
+    """A vector trained on other rollouts."""
+
+    @property
+    def gain(self) -> float:
+        """Of the trained vector over the base."""
+        return self.steered - self.base
 
     @property
     def named(self) -> dict[str, Baseline]:
-        """Those of all seeds by their names in figures."""
+        """By their names in figures."""
         names = ("random reward", "minus the vector", "difference of means", "logit bias")
         held = (self.random_reward, self.minus, self.difference_of_means, self.logit_bias)
         return dict(zip(names, held, strict=True))
@@ -262,6 +280,15 @@ class Persistence:
     to_vector: float
 
 
+PersistenceByLayer = dict[int, dict[int, Persistence]]
+"""By the layer of the vector, and the later one."""
+
+
+def of_all_layers(persistence: PersistenceByLayer) -> list[Persistence]:
+    """Of each vector in each later layer."""
+    return [one for later in persistence.values() for one in later.values()]
+
+
 @dataclass(frozen=True, kw_only=True)
 class CombineResult:
     """Vectors of several layers together, and what is left of each in later layers."""
@@ -270,15 +297,11 @@ class CombineResult:
     """Accuracy at temperature 1 of one vector, by its layer."""
     combined: list[Combination]
     """All pairs, and all layers."""
-    persistence: dict[int, dict[int, Persistence]]
-    """By the layer of the vector, and the later one."""
+    persistence: PersistenceByLayer
     cosines: dict[str, float]
     """Of two vectors, by their layers."""
-
-    @property
-    def persisting(self) -> list[Persistence]:
-        """Of all layers."""
-        return [one for later in self.persistence.values() for one in later.values()]
+    random_persistence: PersistenceByLayer | None = None
+    """Of random vectors of the same norms."""
 
     @property
     def by_layers_and_scale(self) -> dict[str, float]:
@@ -293,7 +316,8 @@ class CombineResult:
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureResult:
-    """The feature of a sparse autoencoder that tells right answers from wrong ones best, see `toylab.probes.sae`."""
+    """The feature of a sparse autoencoder that tells every second right answer from wrong ones best, on the others; see
+    `toylab.probes.sae`."""
 
     feature: int
     inside: float
@@ -303,7 +327,7 @@ class FeatureResult:
     difference: float
     """Inside minus outside."""
     chance: float
-    """The size of the difference that chance makes of the best feature: 95th percentile over permutations."""
+    """The size of the difference that chance makes of the feature: 95th percentile over permutations."""
     agreement: float | None
     """Share of answers in which the feature and an opening THINK agree, or disagree if that is more."""
     explained_variance: float
@@ -316,9 +340,14 @@ class FeatureResult:
     auc: float
 
     @property
-    def lead(self) -> float:
-        """The size of the difference less the largest of chance and of the two indicators."""
-        return abs(self.difference) - max(self.chance, self.trivial_difference, self.format_difference)
+    def beyond_chance(self) -> float:
+        """The size of the difference less what chance makes of it."""
+        return abs(self.difference) - self.chance
+
+    @property
+    def beyond_format(self) -> float:
+        """The size of the difference less the larger of the two indicators."""
+        return abs(self.difference) - max(self.trivial_difference, self.format_difference)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -327,65 +356,3 @@ class FeaturesResult:
 
     plain: FeatureResult
     difference: FeatureResult
-
-
-# Elsewhere -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class FamilyResult:
-    """Last layer's vectors of a base and of a child trained further: accuracy at temperature 1, half of the prompts."""
-
-    base: float
-    """The child without a vector."""
-    own: float
-    of_the_parent: float
-    parent_with_that_of_the_child: float
-    parent: float
-    """The parent without a vector."""
-    parent_own: float
-    cosine: float
-    """Of the two vectors."""
-    weight_change: float
-    """Length of the change of all weights over the length of all weights."""
-
-    @property
-    def carried(self) -> float:
-        """The gain of the parent's vector in the child over that of the child's own."""
-        return portion(self.base, self.of_the_parent, self.own)
-
-    @property
-    def carried_back(self) -> float:
-        """The gain of the child's vector in the parent over that of the parent's own."""
-        return portion(self.parent, self.parent_with_that_of_the_child, self.parent_own)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Carried:
-    """Another model's vector in this one: accuracy at temperature 1."""
-
-    own: float
-    """With the vector that was trained here."""
-    cosine: float
-    """Of the two vectors."""
-    raw: float
-    """With the other vector as it is."""
-    mapped: float
-    """With the other vector mapped through the unembeddings."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TransferResult:
-    """Another model's vectors in this one, on half of the prompts."""
-
-    base: float
-    """Accuracy at temperature 1 without a vector."""
-    layers: dict[int, Carried]
-
-    def raw_share(self, layer: int) -> float:
-        """The gain of the other vector, as it is, over that of the model's own."""
-        return portion(self.base, self.layers[layer].raw, self.layers[layer].own)
-
-    def mapped_share(self, layer: int) -> float:
-        """The gain of the other vector, mapped, over that of the model's own."""
-        return portion(self.base, self.layers[layer].mapped, self.layers[layer].own)

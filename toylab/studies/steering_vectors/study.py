@@ -21,6 +21,7 @@ from toylab.studies.steering_vectors.claims import claims
 from toylab.studies.steering_vectors.figures import draw
 from toylab.studies.steering_vectors.separability import SeparabilityResult
 from toylab.studies.steering_vectors.settings import Settings
+from toylab.studies.steering_vectors.transfer import FamilyResult, TransferResult
 from toylab.verdicts.claim import Claim, Conditions
 
 
@@ -36,7 +37,7 @@ class SteeringVectorsStudy(Settings):
     def _bases(self, seed: int) -> Iterator[Job]:
         yield _job("base", seed, results.BaseResult, pretrain_base)
         for part, which in {"learned": "learned", "transfer": "apart", "flag": "flag"}.items():
-            if seed in self.controls and part in self.parts:
+            if part in self.parts:
                 yield _job(f"base-{which}", seed, results.BaseResult, pretrain_base, which=which)
 
     def _trained(self, seed: int) -> Iterator[Job]:
@@ -57,19 +58,18 @@ class SteeringVectorsStudy(Settings):
             every = base | {f"vector-{layer}": _vector(f"vector-{layer}", seed) for layer in layers}
             yield _job("combine", seed, results.CombineResult, experiments.combine, every)
         if "family" in parts:
-            yield _job("family", seed, results.FamilyResult, experiments.transfer_to_child, after_last)
+            yield _job("family", seed, FamilyResult, experiments.transfer_to_child, after_last)
         if "features" in parts:
             yield _job("features", seed, results.FeaturesResult, experiments.find_features, before)
-        if seed in self.controls:
-            yield from self._controls(seed)
+        yield from self._on_other_bases(seed)
         if "transfer" in parts and len(self.seeds) > 1:
             donor = self.seeds[(self.seeds.index(seed) + 1) % len(self.seeds)]
             theirs = {layer: _vector(f"vector-{layer}", donor) for layer in (last - 1, last)}
             # Named by the donor: where seeds are added, the next one may be another.
             yield _transfer(f"transfer-from-{donor}", seed, _model("base", donor), theirs, condition="transfer-from")
 
-    def _controls(self, seed: int) -> Iterator[Job]:
-        """What few seeds suffice for."""
+    def _on_other_bases(self, seed: int) -> Iterator[Job]:
+        """What starts from a base with another unembedding, or from that of the flagged task."""
         last, parts = self.last, self.parts
         vector = partial(_job, seed=seed, gives=results.VectorResult, does=experiments.train_vector, layer=last)
         if "learned" in parts:  # steered against the pre-flight check, to show what it would have refused
@@ -132,4 +132,4 @@ def _transfer(name: str, seed: int, donor: Input, theirs: Mapping[int, Input], c
     inputs |= {f"own-{layer}": _vector(f"vector-{layer}", seed) for layer in theirs}
     inputs |= {f"theirs-{layer}": held for layer, held in theirs.items()}
     layers = tuple(theirs)
-    return _job(name, seed, results.TransferResult, experiments.transfer, inputs, condition, layers=layers)
+    return _job(name, seed, TransferResult, experiments.transfer, inputs, condition, layers=layers)

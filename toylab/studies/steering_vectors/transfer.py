@@ -1,0 +1,73 @@
+"""Vectors in other models than their own: what is measured of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from toylab.studies.steering_vectors.results import portion
+
+
+@dataclass(frozen=True, kw_only=True)
+class FamilyResult:
+    """Last layer's vectors of a base and of a child trained further: accuracy at temperature 1, half of the prompts."""
+
+    base: float
+    """The child without a vector."""
+    own: float
+    of_the_parent: float
+    parent_with_that_of_the_child: float
+    parent: float
+    """The parent without a vector."""
+    parent_own: float
+    cosine: float
+    """Of the two vectors."""
+    weight_change: float
+    """Length of the change of all weights over the length of all weights."""
+    of_random: float | None = None
+    """The child with a random vector of the norm of the parent's."""
+
+    @property
+    def carried_at_random(self) -> float:
+        """The gain of a random vector in the child over that of the child's own."""
+        return portion(self.base, self.of_random, self.own)
+
+    @property
+    def carried(self) -> float:
+        """The gain of the parent's vector in the child over that of the child's own."""
+        return portion(self.base, self.of_the_parent, self.own)
+
+    @property
+    def carried_back(self) -> float:
+        """The gain of the child's vector in the parent over that of the parent's own."""
+        return portion(self.parent, self.parent_with_that_of_the_child, self.parent_own)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Carried:
+    """Another model's vector in this one: accuracy at temperature 1."""
+
+    own: float
+    """With the vector that was trained here."""
+    cosine: float
+    """Of the two vectors."""
+    raw: float
+    """With the other vector as it is."""
+    mapped: float
+    """With the other vector mapped through the unembeddings."""
+    random: float | None = None
+    """With a random vector of the norm of the other one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferResult:
+    """Another model's vectors in this one, on half of the prompts."""
+
+    base: float
+    """Accuracy at temperature 1 without a vector."""
+    layers: dict[int, Carried]
+
+    def share(self, layer: int, which: Literal["raw", "mapped", "random"] = "raw") -> float:
+        """The gain of another vector over that of the model's own."""
+        held = self.layers[layer]
+        return portion(self.base, getattr(held, which), held.own)
