@@ -10,7 +10,7 @@ from pathlib import Path
 import matplotlib
 import pytest
 import torch
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 from tests.short_runs import FEW_STEPS
 
@@ -21,6 +21,9 @@ torch.set_num_threads(1)
 laws = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("toylab", laws, derandomize=True, max_examples=20)
 settings.register_profile("soak", laws, max_examples=60)
+# A fault is caught by the first example that fails, and nobody reads the smallest one.
+quickly = [Phase.explicit, Phase.generate]
+settings.register_profile("mutants", laws, derandomize=True, max_examples=20, phases=quickly, database=None)
 settings.load_profile("toylab")
 
 

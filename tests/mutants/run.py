@@ -12,22 +12,31 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from queue import Queue
 
+import beartype  # noqa: F401  what all tests need is loaded once, and every fault is tried in a fork
+import hypothesis  # noqa: F401
+import jaxtyping  # noqa: F401
+import matplotlib.pyplot  # noqa: F401
+import pytest
+import scipy.stats  # noqa: F401
+import torch
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[2]
+PARTS = ("toylab", "tasks", "probes", "tests", "notebooks")
 WORKERS = 2
 SECONDS = 180
 """Of a fault: tests that take longer wait for ever."""
 GOAL = 0.95
+SOUND = "no fault"
+"""The name under which all tests run on the project as it is."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +58,7 @@ class Mutant:
 
 
 def read_mutants() -> list[Mutant]:
-    """All lists."""
+    """Those of all lists."""
     return [
         _parsed(path.stem, block)
         for path in sorted(Path(__file__).parent.glob("*.txt"))
@@ -71,26 +80,50 @@ def _mirrors(file: str) -> tuple[str, ...]:
     return tuple(found) or (str(path.parent),)
 
 
-def is_caught(mutant: Mutant, copy: Path, flags: list[str]) -> bool:
-    """Whether a test fails, in a copy of the project that is left as it was."""
-    path = copy / mutant.file
-    source = path.read_text()
-    path.write_text(mutant.planted(source))
+def start(mutant: Mutant, folder: Path, flags: list[str]) -> int:
+    """The process in which tests run on a copy of the project with a fault; its exit code is that of pytest."""
+    if pid := os.fork():
+        return pid
     try:
-        return not passes(copy, mutant.tests, flags)
-    finally:
-        path.write_text(source)
+        signal.alarm(SECONDS if mutant.name != SOUND else 0)  # which ends it, as one that waits for ever
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
+        for part in PARTS:
+            shutil.copytree(ROOT / part, folder / part, copy_function=os.link)
+        shutil.copy(ROOT / "pyproject.toml", folder)
+        path = folder / mutant.file
+        source = path.read_text()
+        path.unlink()  # which leaves the other link, the file of the project
+        path.write_text(mutant.planted(source))
+        for name in [name for name in sys.modules if name.partition(".")[0] == "tests"]:
+            del sys.modules[name]
+        os.chdir(folder)
+        os.environ["PYTHONPATH"] = sys.path[0] = str(folder)
+        plain = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--hypothesis-profile=mutants"]
+        plain += ["-W", "ignore:Module already imported"]
+        code = int(pytest.main([*plain, *flags, *mutant.tests]))
+    except BaseException:
+        code = 1
+    os._exit(code)
 
 
-def passes(copy: Path, tests: tuple[str, ...], flags: list[str]) -> bool:
-    """Whether these tests of a copy pass."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *flags, *tests]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    environment = os.environ | {"PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    try:
-        return not subprocess.run(command, cwd=copy, env=environment, timeout=SECONDS, **quiet).returncode
-    except subprocess.TimeoutExpired:
-        return False
+def caught_of(mutants: Sequence[Mutant], folder: Path, flags: list[str]) -> dict[str, bool]:
+    """By name, whether a test fails."""
+    left, running, caught = list(mutants), {}, {}
+    with tqdm(total=len(mutants), unit="fault", disable=None) as bar:
+        while left or running:
+            while left and len(running) < WORKERS:
+                mutant = left.pop(0)
+                copy = folder / mutant.name
+                copy.mkdir()
+                running[start(mutant, copy, flags)] = mutant
+            pid, status = os.wait()
+            mutant = running.pop(pid)
+            caught[mutant.name] = status != 0
+            shutil.rmtree(folder / mutant.name)
+            bar.update()
+    return caught
 
 
 def main(arguments: list[str]) -> int:
@@ -98,36 +131,22 @@ def main(arguments: list[str]) -> int:
     flags = [one for one in arguments if one.startswith("-")]
     names = {*arguments} - {*flags}
     mutants = [one for one in read_mutants() if not names or {one.name, one.area} & names]
-    with tempfile.TemporaryDirectory() as folder:
-        copies: Queue[Path] = Queue()
-        for k in range(WORKERS):
-            copies.put(copy := Path(folder) / str(k))
-            for part in ("toylab", "tasks", "probes", "tests", "notebooks"):
-                shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
-            shutil.copy(ROOT / "pyproject.toml", copy)
-        if not passes(copy, tuple(sorted({test for one in mutants for test in one.tests})), flags):
-            raise SystemExit("the tests fail without any fault")
-        bar = tqdm(total=len(mutants), unit="fault")
-
-        def tried(mutant: Mutant) -> bool:
-            copy = copies.get()
-            try:
-                return is_caught(mutant, copy, flags)
-            finally:
-                copies.put(copy)
-                bar.update()
-
-        with ThreadPoolExecutor(WORKERS) as pool, bar:
-            caught = list(pool.map(tried, mutants))
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory(dir=ROOT.parent) as folder:  # hard links need one file system
+        every = tuple(sorted({test for one in mutants for test in one.tests}))
+        caught = caught_of(
+            [replace(mutants[0], name=SOUND, new=mutants[0].old, tests=every), *mutants], Path(folder), flags
+        )
+    if caught.pop(SOUND):
+        raise SystemExit("the tests fail without any fault")
     total = Counter(one.area for one in mutants)
-    found = Counter(one.area for one, hit in zip(mutants, caught, strict=True) if hit)
     for area in total:
-        print(f"{area:<10} {found[area]:>4} of {total[area]}")
-    print(f"{'all':<10} {sum(caught):>4} of {len(mutants)} ({sum(caught) / len(mutants):.1%})")
-    for one, hit in zip(mutants, caught, strict=True):
-        if not hit:
+        print(f"{area:<18} {sum(caught[one.name] for one in mutants if one.area == area):>4} of {total[area]}")
+    print(f"{'all':<18} {sum(caught.values()):>4} of {len(mutants)} ({sum(caught.values()) / len(mutants):.1%})")
+    for one in mutants:
+        if not caught[one.name]:
             print(f"survives: {one.name} {one.file}: {one.old.strip()} -> {one.new.strip()}")
-    return int(sum(caught) < GOAL * len(mutants))
+    return int(sum(caught.values()) < GOAL * len(mutants))
 
 
 if __name__ == "__main__":
