@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: run test test-slow test-interop mutants bench soak scoreboard notebooks lint clean
+.PHONY: run test test-slow test-interop mutants bench soak lock scoreboard notebooks lint clean
 
 run: .venv/installed
 	$(BIN)/toylab run iteration-head $(ARGS)
@@ -34,6 +34,10 @@ bench: .venv/installed-interop
 # The quick laws again, on examples drawn anew at every call.
 soak: .venv/installed-dev
 	$(BIN)/pytest -n 2 --hypothesis-profile=soak
+
+# What will be judged at the default settings: written, and committed, before any seed is run.
+lock: .venv/installed
+	$(BIN)/python -m toylab.runs.lock
 
 # The scoreboard of README.md, on ten seeds that no choice was made on; two and a half hours of processor time.
 SEEDS ?= 310 311 312 313 314 315 316 317 318 319

@@ -23,10 +23,10 @@ from toylab.runs import registry, scoreboard
 from toylab.runs.judge import Judged, costs, judge_run
 from toylab.runs.scoreboard import Standing
 from toylab.runs.store import claim_folder
-from toylab.runs.study import Input, Job, conclude
+from toylab.runs.study import Input, Job
 from toylab.verdicts.claim import Claim
 from toylab.verdicts.criterion import above
-from toylab.verdicts.judgement import Judgement, Verdict, numbers, read_claims
+from toylab.verdicts.judgement import ControlJudgement, Judgement, Verdict, numbers, read_claims
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 SHORT = {
@@ -65,8 +65,9 @@ def judged(request) -> Judged:
 
 def standing(words: str = "words", **fields) -> Standing:
     claim = Judgement(
-        id="one", paper=words, statement=words, bar=words, measured=0.5, interval=(0.2, 0.8), seeds=(0, 1),
-        verdict="fails", note=words,
+        id="one", place=words, statement=words, criterion=words, measured=0.5, interval=(0.2, 0.8),
+        seeds=tuple(range(310, 316)), verdict="refuted", note=words, origin=words, paper_number=words,
+        uncontrolled=words, family="yes",
     )  # fmt: skip
     texts = dict.fromkeys(("study", "title", "source", "command", "folder", "machine", "date"), words)
     return Standing(**{**texts, "cpu_seconds": 3.0, "claims": [claim], "costs": {"one": 2.0}, "figures": {}, **fields})
@@ -138,7 +139,7 @@ def test_the_page_shows_every_claim_of_every_run_and_each_link_leads_somewhere(r
     assert len(outward) == len(claims)
     for claim in claims:
         assert claim.statement in seen.text
-        assert claim.bar in seen.text
+        assert claim.criterion in seen.text
         assert numbers(claim) in seen.text
     assert seen.open == []
 
@@ -172,9 +173,12 @@ def test_no_line_of_the_text_is_longer_than_eighty_columns_and_it_ends_with_wher
     for one in held:
         assert all(claim.id in text for claim in one.claims)
     counts = [re.split(r"  +", line) for line in lines[-len(held) :]]
-    assert [[int(n) for n in row[1:5]] for row in counts] == [
-        [sum(claim.verdict == verdict for claim in one.claims) for verdict in get_args(Verdict)] for one in held
+    asked = [[claim for claim in one.claims if claim.kind != "set-up"] for one in held]
+    assert [[int(n) for n in row[1:6]] for row in counts] == [
+        [sum(claim.verdict == verdict for claim in claims) for verdict in get_args(Verdict)] for claims in asked
     ]
+    assert [int(row[6]) for row in counts] == [sum(claim.control is None for claim in claims) for claims in asked]
+    assert text.count("Seeds 0: design seeds.") == len(held)
 
 
 @given(st.sampled_from(["words", HOSTILE, "a | b", "<b>", "&amp;"]))
@@ -185,7 +189,7 @@ def test_everything_from_outside_is_shown_as_the_text_it_is(words):
     asks_no_network(re.sub(r'<a href="[^"]*"', "<a", text))
     assert not any(tag in ("script", "img") for tag, _ in shown)
     assert seen.open == []
-    assert seen.text.count(words) >= 8
+    assert seen.text.count(words) >= 12
 
 
 @given(st.sampled_from(["javascript:alert(1)<!--", "//evil.example", "a b#c?d%e", "..", HOSTILE]))
@@ -202,7 +206,7 @@ def test_costs_that_a_study_does_not_give_are_no_zeros():
     one = standing(costs={})
     assert "CPU-s" not in str(one)
     assert '<td class=number data-of="CPU-s"></td>' in scoreboard.board_page([one])
-    assert "| 2 |  |" in scoreboard.board_markdown([one])
+    assert "CPU-s |" not in scoreboard.board_markdown([one])
 
 
 @given(st.sampled_from(["words", "a | b", "a || b"]))
@@ -210,14 +214,35 @@ def test_the_markdown_has_every_cell_of_every_measured_claim(words):
     one = standing(words)
     lines = scoreboard.board_markdown([one]).splitlines()
     rows = [[cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
-    assert [words, "0", "1", "0", "0", "2", "3"] in rows
-    assert ["fails", words, words, words, "0.5 [0.2, 0.8]", "2", "2"] in rows
-    left = standing(words, claims=[replace(one.claims[0], verdict="open", measured=None, interval=None)])
-    assert "\n| open |" not in scoreboard.board_markdown([left])
+    assert [words, "0", "1", "0", "0", "0", "1", "6", "3"] in rows
+    control = f"No control: {words}"
+    cells = ["refuted at this scale", words, words, words, "0.5 [0.2, 0.8]", words, control, "yes", "6", "2"]
+    assert cells in rows
+    assert "Seeds 310 to 315: scoreboard of ten seeds." in lines
+    left = standing(words, claims=[replace(one.claims[0], verdict="not run", measured=None, interval=None)])
+    assert "\n| not run |" not in scoreboard.board_markdown([left])
     assert "Not measured by this run: one." in left.text()
 
 
-@pytest.mark.parametrize("verdict", ["open", "withdrawn"])
+def test_the_board_shows_each_verdict_with_its_control_origin_number_of_the_paper_and_family():
+    control = ControlJudgement(what="random weights", measured=0.1, interval=(0.05, 0.2), misses=True)
+    one = standing(study="a study")
+    claim = replace(one.claims[0], control=control, origin="our pilot", paper_number=".97, table 2")
+    kinds = {"set-up": "checked", "own": "ours", "paper": "theirs"}
+    one = replace(one, claims=[replace(claim, kind=kind, statement=word) for kind, word in kinds.items()])
+    page, markdown = Page(scoreboard.board_page([one])).text, scoreboard.board_markdown([one])
+    for shown in (page, markdown, one.text()):
+        order = ["Claims of the paper", "theirs", "Our own questions", "ours", "Checks of the set-up", "checked"]
+        places = [shown.index(words) for words in order]
+        assert places == sorted(places)
+        assert "Control: random weights, 0.1 [0.05, 0.2]" in shown
+        assert "310 to 315: scoreboard of ten seeds" in shown
+    assert "threshold from: our pilot; the paper's number: .97, table 2; also over the family: yes" in page
+    assert "refuted at this scale" in page
+    assert re.split(r"  +", scoreboard.summary([one]).splitlines()[1])[:3] == ["a study", "0", "2"]
+
+
+@pytest.mark.parametrize("verdict", ["undecided", "uninformative"])
 def test_why_a_measured_claim_is_not_judged_is_said_in_every_form(verdict):
     one = standing("words")
     one = replace(one, claims=[replace(one.claims[0], verdict=verdict, note="it cannot fail")])
@@ -227,7 +252,7 @@ def test_why_a_measured_claim_is_not_judged_is_said_in_every_form(verdict):
         assert "0.5 [0.2, 0.8]" in shown
     head, line = (re.split(r"  +", line) for line in scoreboard.summary([one]).splitlines())
     counts = dict(zip(head, line, strict=True))
-    assert {name for name in ("hold", "fail", "open", "withdrawn") if counts[name] != "0"} == {verdict}
+    assert {name for name in get_args(Verdict) if counts[name] != "0"} == {verdict}
 
 
 # Which runs ----------------------------------------------------------------------------------------------------------
@@ -294,7 +319,7 @@ NO_BOARD = [
     "words",
     *([{**SOUND, name: value}] for name, value in {"study": 3, "costs": {"one": "<b>"}, "figures": {"one": 1}}.items()),
     *([{**SOUND, "claims": [{**SOUND["claims"][0], **changes}]}] for changes in (
-        {"verdict": "holds onclick=alert(1)"}, {"measured": "<b>"}, {"interval": [1]}, {"seeds": ["<b>"]},
+        {"verdict": "supported onclick=alert(1)"}, {"measured": "<b>"}, {"interval": [1]}, {"seeds": ["<b>"]},
         {"statement": None}, {"details": []},
     )),
 ]  # fmt: skip
@@ -358,25 +383,18 @@ def test_the_published_board_speaks_of_claims_that_there_are_from_ten_seeds():
         assert one.seeds >= 10
 
 
-def test_the_published_board_withdraws_what_the_studies_withdraw_and_decides_nothing_from_one_seed():
-    withdrawn = set()
-    for one in scoreboard.published():
-        now = {claim.id: claim for claim in conclude(registry.load(one.study).STUDY.default(), {})}
-        for claim in one.claims:
-            assert (claim.verdict == "withdrawn") == (now[claim.id].verdict == "withdrawn"), claim.id
-            if claim.verdict == "withdrawn":
-                withdrawn.add(claim.id)
-                assert claim.note == now[claim.id].note
-                assert claim.measured is not None
-            if len(claim.seeds) < 2:
-                assert (claim.verdict, claim.interval) == ("open", None)
-    assert withdrawn >= {"region-probe", "dpo-is-unlearning", "persistence", "count-curve", "depth"}
-
-
-def test_the_readme_says_why_a_published_claim_is_withdrawn():
+def test_the_published_board_decides_nothing_from_fewer_than_six_seeds_or_without_an_interval():
     for one in scoreboard.published():
         for claim in one.claims:
-            assert claim.verdict != "withdrawn" or f"| withdrawn | {claim.statement} *{claim.note}* |" in README
+            if claim.verdict in ("supported", "refuted"):
+                assert len(claim.seeds) >= 6, claim.id
+                assert claim.interval is not None, claim.id
+                assert claim.control is None or claim.control.misses, claim.id
+            else:
+                assert claim.family == "", claim.id
+
+
+def test_a_standing_of_the_published_board_goes_by_the_name_of_its_study():
     assert scoreboard.published("iteration-head").study == "iteration-head"
     with pytest.raises(ValueError, match="iteration-head"):
         scoreboard.published("iteration-haed")

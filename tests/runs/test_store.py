@@ -17,10 +17,11 @@ from toylab.model.config import ModelConfig
 from toylab.model.transformer import Transformer
 from toylab.runs import store as runs
 from toylab.runs.jobs import JobsRefusedError, execute
-from toylab.runs.store import claim_folder, read_metrics
+from toylab.runs.store import claim_folder, plan_of, read_metrics, read_settings
 from toylab.runs.study import Input, Job
 from toylab.studies.iteration_head.study import IterationHeadStudy
 from toylab.training.loop import Training
+from toylab.verdicts.decision import Plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +175,15 @@ def test_the_settings_say_from_what_they_were_made(out):
     names = {"study", "settings", "fixed", "versions", "machine", "revision", "date", "format", "checksum"}
     assert set(held) == names
     assert held["fixed"] == len(QUICK.seeds)
+
+
+def test_a_run_that_is_enlarged_keeps_the_size_that_it_was_begun_with(notes, out):
+    start(Counted(), notes, out)
+    start(Counted(seeds=(0, 1, 2)), notes, out)
+    held = read_settings(out / "settings.json")
+    assert (held["fixed"], plan_of(held)) == (2, Plan((0, 1, 2), 2))
+    claim_folder(Counted(notes=str(notes)), "counted", out, until_decided=True)
+    assert read_settings(out / "settings.json") == held
 
 
 @pytest.mark.parametrize("content", ["[]", '{"study": "counted"}', '{"settings": 3}', '"text"'])

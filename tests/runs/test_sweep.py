@@ -67,6 +67,8 @@ def test_points_and_seeds_may_be_added_and_keep_the_folders_they_have(small, out
         for kind, seed in (("plain", 1), ("round", 0), ("round", 1))
     )
     assert {path.name for path in out.iterdir() if path.is_dir()} == {"run", "kind=round"}
+    fixed = {path.parent.name: read_json(path)["fixed"] for path in out.glob("*/settings.json")}
+    assert fixed == {"run": 1, "kind=round": 2}
     claim = read_json(out / "run" / "claims.json")["claims"][0]
     assert claim["details"]["by seed"].keys() == {"0", "1"}
 
