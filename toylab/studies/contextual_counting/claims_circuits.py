@@ -262,7 +262,7 @@ def _law(id: str, causal: Sequence[str], sentence: str, law: pooled.Law) -> Clai
         sentence=sentence,
         conditions=(),
         optional=tuple(causal),
-        measure="share of slopes within 15% of the prediction, of counting regions that change by more than that by it, "
+        measure="share of slopes within 15% of the prediction, of counting regions that by it change by more, "
         "once 16 zeros or an empty region are appended,",
         quantity=partial(pooled.share_predicted, law=law),
         criterion=at_least(0.9),
