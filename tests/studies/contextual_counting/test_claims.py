@@ -148,7 +148,7 @@ def brackets(held: list[list[float]]) -> float:
 
 
 def slopes(seed: int, law: str, names=CAUSAL) -> list[Shift]:
-    """Of solved counters, those that a law says will change by a twentieth; no last region beside an appended one."""
+    """Of solved counters, those that a law says will change by over .15; no last region beside an appended one."""
     found = []
     for name in names:
         model = WORLD[name][seed]
@@ -156,7 +156,7 @@ def slopes(seed: int, law: str, names=CAUSAL) -> list[Shift]:
             for k in range(4):
                 one, is_last = model.shifts[change][k], change == "a region" and k == 3
                 counts = model.circuits[k].accuracy >= 0.9 and model.circuits[k].circuit == "counter"
-                if counts and not is_last and abs(getattr(one, law) / one.before - 1) >= 0.05:
+                if counts and not is_last and abs(getattr(one, law) / one.before - 1) > 0.15:
                     found.append(one)
     return found
 

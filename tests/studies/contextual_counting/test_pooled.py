@@ -31,17 +31,17 @@ def test_the_error_of_a_law_is_the_mean_over_counting_regions():
 
 
 def test_a_prediction_hits_within_fifteen_percent_of_the_slope_after():
-    just, beyond = shift(after=1.0, predicted=1.14), shift(after=1.0, predicted=0.84)
+    just, beyond = (shift(before=2.0, after=1.0, predicted=told) for told in (1.14, 0.84))
     both = model([SOLVED, SOLVED], [just, beyond])
     assert pooled.share_predicted(both, law=by_class) == 0.5
     assert pooled.share_predicted(None, both, model([SOLVED], [just]), law=by_class) == pytest.approx(2 / 3)
     assert pooled.share_predicted(None, model([SOLVED]), law=by_class) is None
-    assert pooled.share_predicted(both, law=by_class, answer=lambda one: one.before) == 1
+    assert pooled.share_predicted(both, law=by_class, answer=lambda one: one.after) == 1
 
 
-def test_only_slopes_that_are_told_to_change_by_five_percent_are_asked():
-    still, falls = shift(before=2.0, after=2.0, predicted=1.92), shift(before=2.0, after=1.6, predicted=1.8)
-    rises, exact = shift(before=2.0, after=2.9, predicted=2.2), shift(before=2.0, after=1.9, predicted=1.9)
+def test_only_slopes_that_are_told_to_change_by_more_than_a_hit_are_asked():
+    still, falls = shift(before=2.0, after=2.0, predicted=1.71), shift(before=2.0, after=1.5, predicted=1.69)
+    rises, exact = shift(before=2.0, after=2.9, predicted=2.4), shift(before=2.0, after=1.6, predicted=1.6)
     held = model([SOLVED] * 4, [still, falls, rises, exact])
     assert pooled.told_to_change([None, held], by_class) == [falls, rises, exact]
     assert pooled.share_predicted(held, law=by_class) == pytest.approx(2 / 3)

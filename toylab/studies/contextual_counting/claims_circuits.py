@@ -30,6 +30,11 @@ SOME_SOLVED = Need(condition="none", test=lambda r: bool(r.solved), otherwise="n
 UNTAUGHT = Need(condition="no-auxiliary", test=SOME_SOLVED.test, otherwise=SOME_SOLVED.otherwise)
 ROTARY = Need(condition="rotary", test=lambda r: r.is_solved, otherwise="no rotary model solved the task here")
 
+COUNTING = partial(CountingResult.share, test=lambda region: region.counts)
+VARIES = partial(CountingResult.share, test=lambda region: region.largest in VARYING)
+BEGINS = partial(CountingResult.share, test=lambda region: region.largest == "begin")
+"""Shares of the solved regions."""
+
 
 def circuit_claims(causal: Sequence[str], longest: int, no_plain: str) -> list[Claim]:
     """All of them.
@@ -220,10 +225,10 @@ def circuit_claims(causal: Sequence[str], longest: int, no_plain: str) -> list[C
             asks="absence",
             sentence="Strings of many lengths and numbers of regions in training cure biases that do not generalise.",
             measure="share of solved regions whose largest bias class varies from string to string",
-            quantity=_varying,
+            quantity=VARIES,
             criterion=at_most(0.05),
             margin=0.05,
-            control=Control("trained on one length and number of regions", ("fixed",), _varying),
+            control=Control("trained on one length and number of regions", ("fixed",), VARIES),
             details={
                 "largest bias class": table(strings, pooled.bias_names),
                 "mean accuracy elsewhere": table(strings, pooled.accuracy_elsewhere),
@@ -233,9 +238,9 @@ def circuit_claims(causal: Sequence[str], longest: int, no_plain: str) -> list[C
             id="cure-begin",
             sentence="They make the begin token the bias, as the one constant token.",
             measure="share of solved regions whose largest bias class is the begin token",
-            quantity=_begin,
+            quantity=BEGINS,
             criterion=at_least(0.5),
-            control=Control("trained on one length and number of regions", ("fixed",), _begin),
+            control=Control("trained on one length and number of regions", ("fixed",), BEGINS),
             note="brackets of the own and of earlier regions are as constant as the begin token, and nearer at hand",
         ),
     ]
@@ -257,8 +262,8 @@ def _law(id: str, causal: Sequence[str], sentence: str, law: pooled.Law) -> Clai
         sentence=sentence,
         conditions=(),
         optional=tuple(causal),
-        measure="share of slopes within 15% of the prediction, of counting regions that it says will change by 5% or "
-        "more once 16 zeros or an empty region are appended,",
+        measure="share of slopes within 15% of the prediction, of counting regions that by it change by more, "
+        "once 16 zeros or an empty region are appended,",
         quantity=partial(pooled.share_predicted, law=law),
         criterion=at_least(0.9),
         control=Control(
@@ -285,9 +290,9 @@ def _mlp(name: str, without_mlp: str, where: str, undecidable: str = "") -> Clai
         sentence=f"With an MLP in the encoder, the same accuracy comes from another circuit, in {where}.",
         conditions=(name,),
         measure="share of solved regions that count in the decoder",
-        quantity=_counting,
+        quantity=COUNTING,
         criterion=at_most(0.5),
-        control=Control("without the MLP", (without_mlp,), _counting),
+        control=Control("without the MLP", (without_mlp,), COUNTING),
         details={
             "circuits of solved regions": table((name,), pooled.circuit_names),
             "accuracy": Detail(name, "mean_accuracy"),
@@ -301,18 +306,6 @@ def _mlp(name: str, without_mlp: str, where: str, undecidable: str = "") -> Clai
 def _unlearned(what: str, name: str, number: Callable[[Untrained], float]) -> Control:
     """The same measurement where nothing is learned; none of a run from before it was made."""
     return Control(what, (name,), lambda model: model.untrained and number(model.untrained))
-
-
-def _counting(model: CountingResult) -> float | None:
-    return model.share(lambda region: region.counts)
-
-
-def _varying(model: CountingResult) -> float | None:
-    return model.share(lambda region: region.largest in VARYING)
-
-
-def _begin(model: CountingResult) -> float | None:
-    return model.share(lambda region: region.largest == "begin")
 
 
 def _kept_without_turning(model: CountingResult) -> float:

@@ -18,9 +18,6 @@ from toylab.studies.contextual_counting.results import (
 NEAR = 0.15
 """Greatest relative error of a predicted slope that counts as a hit."""
 
-CHANGES = 0.05
-"""Least relative change of a slope that counts as predicted to change."""
-
 Law = Callable[[Shift], float]
 """The slope that is predicted."""
 
@@ -41,7 +38,7 @@ def prediction_error(models: Models, law: Law, change: str) -> float | None:
 
 def told_to_change(models: Models, law: Law) -> list[Shift]:
     """Those of counting regions, once 16 zeros or an empty region were appended, whose slope a law predicts to change
-    by 5 % or more.
+    by more than what counts as a hit.
 
     The last region is not asked about an appended one, which it may take for its own: no law of weights predicts that.
     """
@@ -53,7 +50,7 @@ def told_to_change(models: Models, law: Law) -> list[Shift]:
         for region, shift in model.shifted(change)
         if change == SIXTEEN_ZEROS or region is not model.circuits[-1]
     ]
-    return [shift for shift in found if abs(law(shift) / shift.before - 1) >= CHANGES]
+    return [shift for shift in found if abs(law(shift) / shift.before - 1) > NEAR]
 
 
 def share_predicted(*models: CountingResult | None, law: Law, answer: Law | None = None) -> float | None:
