@@ -151,7 +151,7 @@ def test_the_table_by_hand():
 def test_cost_and_colour_change_nothing_else(fields, cost):
     claim = made(fields)
     plain, priced = claims_table([claim]), claims_table([claim], costs={claim.id: cost}, coloured=True)
-    assert re.sub(r"\x1b\[\d+m", "", priced).replace(f"{cost:>7.0f} CPU-s", "", 1).splitlines() == [
+    assert re.sub(r"\x1b\[\d+m", "", priced).replace(f"{cost:>6.0f} CPU-s", "", 1).splitlines() == [
         line.rstrip() for line in plain.splitlines()
     ]
     assert priced.count("\x1b[") == 2

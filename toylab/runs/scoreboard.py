@@ -244,8 +244,9 @@ COLUMNS = ["study", *get_args(Verdict), "no control", "seeds", "CPU-seconds"]
 
 
 def summary(standings: Sequence[Standing]) -> str:
-    """A line a study, as text."""
-    return aligned([COLUMNS, *map(_cells, standings)])
+    """A line a study, as text of at most 80 columns: its name and verdicts; seeds and costs stand with the claims."""
+    shown = 1 + len(get_args(Verdict))
+    return aligned([line[:shown] for line in (COLUMNS, *map(_cells, standings))])
 
 
 def _cost(one: Standing, claim: Judgement) -> str:

@@ -152,7 +152,7 @@ def claims_table(
             word = shown_verdict(claim).upper()
             place = f"{word:<9} {claim.id}".ljust(34)[len(word) :]
             verdict = in_colour(word, claim.verdict if coloured else "")
-            cost = "" if costs is None or claim.measured is None else f"{costs.get(claim.id, 0):>7.0f} CPU-s"
+            cost = "" if costs is None or claim.measured is None else f"{costs.get(claim.id, 0):>6.0f} CPU-s"
             lines.append(f"{verdict}{place} {numbers(claim):<24} {seeds:>8}{cost}".rstrip())
             for text in (claim.statement, f"Criterion: {claim.criterion}", control_text(claim), claim.note):
                 lines += textwrap.wrap(text, width, initial_indent=" " * 10, subsequent_indent=" " * 10)
