@@ -39,10 +39,10 @@ soak: .venv/installed-dev
 lock: .venv/installed
 	$(BIN)/python -m toylab.runs.lock
 
-# The scoreboard of README.md, on ten seeds that no choice was made on; two and a half hours of processor time.
+# The scoreboard of README.md, on ten seeds that no choice was made on; hours of processor time.
 SEEDS ?= 310 311 312 313 314 315 316 317 318 319
 scoreboard: .venv/installed
-	$(BIN)/toylab run all --seeds $(SEEDS) --control-seeds 10 --out runs/scoreboard
+	$(BIN)/toylab run all --seeds $(SEEDS) --out runs/scoreboard
 	$(BIN)/python notebooks/scoreboard.py runs/scoreboard
 
 lint: .venv/installed-dev

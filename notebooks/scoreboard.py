@@ -1,7 +1,8 @@
-"""Write a scoreboard into README.md and the package: `python notebooks/scoreboard.py FOLDER`, of a folder of runs.
+"""Write a scoreboard into the package, CLAIMS.md and README.md: `python notebooks/scoreboard.py FOLDER`, of a folder of
+runs.
 
 `make scoreboard` makes the runs first, on seeds that no choice was made on. Without a folder nothing is judged: the
-published board is written into README.md as it stands.
+published board is written into CLAIMS.md, and its summary into README.md, as it stands.
 """
 
 import re
@@ -31,9 +32,11 @@ def main(folder: Path | None = None) -> None:
             drawn = folders[study] / f"figures/{figure}.svg"
             write_bytes(HERE / "notebooks/images" / f"{name}.svg", drawn.read_bytes())
     readme = HERE / "README.md"
-    between = f"<!-- scoreboard -->\n{scoreboard.board_markdown(standings)}\n<!-- end -->"
+    between = f"<!-- scoreboard -->\n{scoreboard.summary_markdown(standings)}\n<!-- end -->"
     text = readme.read_text(encoding="utf-8")
     write_text(readme, re.sub(r"<!-- scoreboard -->.*?<!-- end -->", lambda _: between, text, flags=re.DOTALL))
+    title = "# Every claim, its criterion, its control, and the verdict"
+    write_text(HERE / "notebooks" / "CLAIMS.md", f"{title}\n\n{scoreboard.board_markdown(standings)}\n")
     print(scoreboard.summary(standings))
 
 

@@ -11,7 +11,7 @@ FEW_STEPS = {
     "--relearning-steps 1 --model.width 16 --model.layers 1 --model.heads 2",
     "steering-vectors": "--skill.steps 4 --skill.rows 4 --mixture.steps 2 --mixture.rows 4 --rl.steps 2 --rl.rows 2 "
     "--samples 2 --adaptive-steps 2 --rows 64 --model.layers 2 --model.width 32 --model.heads 2 --task.length 3 "
-    "--task.p 3 --parts combine adaptive family transfer learned separability flag --cosines 0.8 --control-seeds 1 "
+    "--task.p 3 --parts combine adaptive family transfer learned separability flag --cosines 0.8 "
     "--least-shift 0",
 }
 """Flags with which a study has jobs of every kind and finds nothing: its form is there in seconds."""

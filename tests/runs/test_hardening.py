@@ -25,7 +25,7 @@ PROGRAM = str(Path(sys.executable).with_name("toylab"))
 SHORT = [
     "--train.steps", "60", "--train.rows", "8", "--train.evaluate-every", "5", "--train.warmup", "5",
     "--train.cooldown", "10", "--transfer.steps", "10", "--transfer.evaluate-every", "5", "--control-steps", "60",
-    "--task.lengths", "1", "6", "--rows", "8", "--control-seeds", "1000",
+    "--task.lengths", "1", "6", "--rows", "8",
 ]  # fmt: skip
 """Settings of the quick preset with which a job takes about a second."""
 
@@ -285,7 +285,6 @@ def jobs_of(out: Path, *more: str) -> list[str]:
         "1",
         "6",
         "--rows=4",
-        "--control-seeds=6",
     ]
     return ["sweep", "iteration-head", "--preset", "quick", *short, "--jobs", "one-layer", "--workers", "1",
             "--out", str(out), *more, "--grid", "seed=0..5"]  # fmt: skip

@@ -106,7 +106,8 @@ PICTURE = {
 
 def steering(seed: int) -> Found:
     """The study of one seed: the base, vectors after each layer, and all that is asked of them."""
-    study = replace(registry.load("steering-vectors").STUDY.default(), seeds=(seed,), control_seeds=0)
+    parts = ("combine", "adaptive", "family", "features")
+    study = replace(registry.load("steering-vectors").STUDY.default(), seeds=(seed,), parts=parts)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         measured = execute(study, "steering-vectors", out, workers=1, progress=False)

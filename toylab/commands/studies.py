@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from toylab.commands.flags import chosen_study, print_json, usual_folder
@@ -63,16 +63,14 @@ def run_all(options: argparse.Namespace, rest: list[str]) -> None:
     """`toylab run all`."""
     if {"-h", "--help"} & set(rest):
         options.parser.print_help()
-        print("\nall studies take --seeds 0 1 2 and --control-seeds N (how many of them the controls use)")
+        print("\nall studies take --seeds 0 1 2 3 4 5")
         return
     parser = argparse.ArgumentParser("toylab run all", add_help=False, allow_abbrev=False)
     parser.add_argument("--seeds", type=int, nargs="+")
-    parser.add_argument("--control-seeds", type=int)
     common, other = parser.parse_known_args(rest)
     if other:
         raise ToylabError(
-            f"{other[0]}: is a setting of one study; `run all` takes --preset, --seeds, --control-seeds, --workers and "
-            "--out"
+            f"{other[0]}: is a setting of one study; `run all` takes --preset, --seeds, --workers and --out"
         )
 
     from toylab.runs import registry, scoreboard
@@ -80,13 +78,11 @@ def run_all(options: argparse.Namespace, rest: list[str]) -> None:
     from toylab.runs.jobs import JobsFailedError, JobsRefusedError, Run, execute_all
     from toylab.runs.judge import after_failures, is_decided
 
-    wanted = {"seeds": common.seeds and tuple(common.seeds), "control_seeds": common.control_seeds}
     folder = options.out or Path("runs")
     runs = []
     for name in registry.study_names():
         study = registry.preset(registry.load(name).STUDY, options.preset)
-        known = {field.name for field in fields(study)}
-        study = replace(study, **{key: value for key, value in wanted.items() if value is not None and key in known})
+        study = replace(study, seeds=tuple(common.seeds)) if common.seeds else study
         runs.append(Run(study, name, folder / f"{name}-{options.preset}", options.until_decided))
     looks = [looked_at(run.study.seeds, run.out) if options.until_decided else iter([run.study.seeds]) for run in runs]
     going = list(zip(runs, looks, strict=True))

@@ -263,7 +263,7 @@ def _cells(one: Standing) -> list[str]:
 
 def board_markdown(standings: Sequence[Standing]) -> str:
     """As Markdown: the summary, then every claim, folded by study."""
-    parts = [markdown_table([COLUMNS, *map(_cells, standings)], numbers=True)]
+    parts = [summary_markdown(standings)]
     for one in standings:
         measured = [claim for claim in one.claims if claim.measured is not None]
         parts.append(
@@ -274,11 +274,16 @@ def board_markdown(standings: Sequence[Standing]) -> str:
     return "\n\n".join(parts)
 
 
+def summary_markdown(standings: Sequence[Standing]) -> str:
+    """A row a study, as a Markdown table."""
+    return markdown_table([COLUMNS, *map(_cells, standings)], numbers=True)
+
+
 def board_page(standings: Sequence[Standing]) -> str:
     """As a page, with links to the figures on the pages of the runs; everything that comes from outside is escaped."""
     return fill_template(
         "scoreboard.html",
-        title="Which claims hold",
+        title="Verdicts on the claims",
         papers="one paper" if len(standings) == 1 else f"{len(standings)} papers",
         head="".join(f'<th scope="col">{name}</th>' for name in COLUMNS),
         summary="\n".join(map(_summary_row, standings)),
