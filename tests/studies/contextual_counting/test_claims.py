@@ -346,6 +346,13 @@ def test_a_claim_measures_what_it_says_and_is_decided_by_its_threshold(claim):
     assert claim.asks == ("absence" if claim.id in ABSENCE else "presence")
 
 
+def test_guessing_is_that_on_the_strings_of_the_same_models():
+    held = {one.id: one for one in DECLARED}
+    for id in ("solved", "solved-rotary", "emerges", "emerges-rotary", "emerges-slow-rotary"):
+        assert held[id].control.conditions == held[id].conditions
+    assert held["permutation-invariant"].control.conditions == ("none",)
+
+
 def test_the_largest_change_of_a_logit_is_kept_beside_the_verdict():
     found = JUDGED["permutation-invariant"].details["change"]
     assert found == {str(s): pytest.approx(WORLD["none-bidirectional"][s].permutation_gap, rel=1e-3) for s in SEEDS}
