@@ -33,7 +33,7 @@ from toylab.tasks import ConceptGrammar, Parity
 from toylab.training.loop import TrainConfig
 
 ROOT = Path(__file__).parents[1]
-INNER = {"Claim", "_BestCell", "Judgement", "Arm"}
+INNER = {"Claim", "Decision", "Judgement", "Arm"}
 """Classes with words that code alone fills in."""
 
 

@@ -1,6 +1,5 @@
 """Every claim on a made-up world in which no two numbers are equal: what it measures, of what, and its criterion."""
 
-import json
 import math
 import random
 from dataclasses import replace
@@ -9,7 +8,6 @@ from statistics import fmean, median
 import pytest
 
 from tests.studies.filled import Between, made_up, number
-from toylab.settings import as_json, fit
 from toylab.studies.contextual_counting.claims import claims
 from toylab.studies.contextual_counting.results import (
     CLASSES,
@@ -18,7 +16,7 @@ from toylab.studies.contextual_counting.results import (
     NamedRegion,
     RegionCircuit,
     Shift,
-    Untrained,
+    UntrainedCounter,
 )
 from toylab.studies.contextual_counting.study import ContextualCountingStudy
 from toylab.verdicts.claim import Conditions, judge_claims
@@ -77,7 +75,7 @@ def made(name: str, seed: int) -> CountingResult:
     }
     found = made_up(CountingResult, path, given)
     more = {"planes": [number(f"{path}.shuffled {k}", -1, 1) for k in range(6)], "scores": scores(f"{path}.shuffled")}
-    return replace(found, untrained=made_up(Untrained, f"{path}.untrained", given | more))
+    return replace(found, untrained=made_up(UntrainedCounter, f"{path}.untrained", given | more))
 
 
 def golden(seed: int) -> GoldenResult:
@@ -346,6 +344,13 @@ def test_a_claim_measures_what_it_says_and_is_decided_by_its_threshold(claim):
     assert claim.asks == ("absence" if claim.id in ABSENCE else "presence")
 
 
+def test_guessing_is_that_on_the_strings_of_the_same_models():
+    held = {one.id: one for one in DECLARED}
+    for id in ("solved", "solved-rotary", "emerges", "emerges-rotary", "emerges-slow-rotary"):
+        assert held[id].control.conditions == held[id].conditions
+    assert held["permutation-invariant"].control.conditions == ("none",)
+
+
 def test_the_largest_change_of_a_logit_is_kept_beside_the_verdict():
     found = JUDGED["permutation-invariant"].details["change"]
     assert found == {str(s): pytest.approx(WORLD["none-bidirectional"][s].permutation_gap, rel=1e-3) for s in SEEDS}
@@ -381,31 +386,13 @@ def test_conditions_that_lack_a_seed_are_left_out_of_what_is_pooled():
     assert best.measured == pytest.approx(leads("none", "rotary")[0], rel=1e-3)
 
 
-def test_claims_wait_for_what_is_not_trained_and_for_lengths_at_which_they_tell():
-    def undecidable(longest=LONGEST, parts=PARTS) -> dict[str, str]:
-        return {one.id: one.undecidable for one in claims(ENCODINGS, CAUSAL, longest, parts) if one.undecidable}
-
-    assert set(undecidable()) == {"none-is-best", "rotary-is-easier"}
-    appended = {"bias-decides", "constant-bias-keeps", "zeros-bias-falls"}
-    assert set(undecidable(longest=256)) == {"rotary-is-easier", *appended}
-    assert "ceiling" in undecidable(longest=255)["none-is-best"]
-    assert appended <= set(undecidable(longest=65))
-    few = undecidable(parts=("encodings", "circuits"))
-    assert "--preset paper" in few["failure-rate"]
-    assert few["rotary-is-easier"] == few["plain-encoder-mlp"] == few["failure-rate"]
-    assert few["ingredients"].endswith("--parts encodings circuits ingredients")
-    assert "begin token" in undecidable()["rotary-is-easier"]
-
-
-def test_how_heavy_a_bias_may_be_follows_from_the_length():
-    for longest, told in ((64, "<= 32"), (30, "<= 15")):
-        (claim,) = (one for one in claims(ENCODINGS, CAUSAL, longest, PARTS) if one.id == "count-in-decoder")
-        assert str(claim.criterion) == told
-
-
-def test_results_survive_their_json_form():
-    for result in (WORLD["rotary"][0], replace(WORLD["none"][1], readout=None, scores=None), golden(2)):
-        assert fit(type(result), json.loads(json.dumps(as_json(result, "result"))), "result") == result
+def test_a_mixed_bias_counts_by_its_largest_class():
+    first = WORLD["no-auxiliary"][0]
+    shares = dict(zip(CLASSES[1:], (0.1, 0.11, 0.12, 0.13, 0.14, 0.05, 0.06, 0.29), strict=True))
+    circuits = [replace(one, accuracy=0.95, bias="mixed", shares=shares) for one in first.circuits]
+    world = Conditions(WORLD | {"no-auxiliary": {0: replace(first, circuits=circuits)}})
+    found = {one.id: one.measured for one in judge_claims(DECLARED, world, Plan.of(SEEDS))}
+    assert (found["cure-begin"], found["cure"]) == (1, 0)
 
 
 def test_runs_from_before_controls_were_measured_can_be_judged():

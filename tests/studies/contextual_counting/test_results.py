@@ -1,5 +1,6 @@
 """Laws of the numbers that claims and figures read from results: worked out by hand on made-up regions that differ."""
 
+import json
 import math
 from dataclasses import replace
 
@@ -7,6 +8,7 @@ import pytest
 
 from tests.studies.contextual_counting.findings import COPY, SOLVED, UNSOLVED, finding, flat, model, region, shift
 from toylab.probes import Readout
+from toylab.settings import as_json, fit
 from toylab.studies.contextual_counting.results import (
     CLASSES,
     CONSTANT,
@@ -115,3 +117,9 @@ def test_a_golden_region_is_named_correctly_by_circuit_and_bias_both():
         "bracket": [one("counter", "own ["), one("counter", "begin")],
     }
     assert GoldenResult(errors=0, asked=1, named=named).named_correctly == pytest.approx(2 / 5)
+
+
+def test_results_survive_their_json_form():
+    golden = GoldenResult(errors=0, asked=1, named={})
+    for result in (finding(region()), finding(readout=None, scores=None, untrained=None), golden):
+        assert fit(type(result), json.loads(json.dumps(as_json(result, "result"))), "result") == result

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from toylab.model.encoder_decoder import EncoderDecoderConfig
+from toylab.studies.contextual_counting.claims import claims
 from toylab.studies.contextual_counting.study import ContextualCountingStudy
 from toylab.tasks import ContextualCounting
 
@@ -83,3 +84,29 @@ def test_parts_that_are_not_asked_for_are_not_trained():
 def test_a_mistake_in_the_settings_is_named_with_a_remedy(change, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         ContextualCountingStudy(**change)
+
+
+def test_claims_wait_for_what_is_not_trained_and_for_lengths_at_which_they_tell():
+    def undecidable(longest=64, parts=STUDY.parts) -> dict[str, str]:
+        return {
+            one.id: one.undecidable for one in claims(STUDY.encodings, STUDY.causal, longest, parts) if one.undecidable
+        }
+
+    assert set(undecidable()) == {"none-is-best", "rotary-is-easier"}
+    appended = {"bias-decides", "constant-bias-keeps", "zeros-bias-falls"}
+    assert set(undecidable(longest=256)) == {"rotary-is-easier", *appended}
+    assert "ceiling" in undecidable(longest=255)["none-is-best"]
+    assert appended <= set(undecidable(longest=65))
+    few = undecidable(parts=("encodings", "circuits"))
+    assert "--preset paper" in few["failure-rate"]
+    assert few["rotary-is-easier"] == few["plain-encoder-mlp"] == few["failure-rate"]
+    assert few["ingredients"].endswith("--parts encodings circuits ingredients")
+    assert "begin token" in undecidable()["rotary-is-easier"]
+
+
+def test_how_heavy_a_bias_may_be_follows_from_the_length():
+    for longest, told in ((64, "<= 32"), (30, "<= 15")):
+        (claim,) = (
+            one for one in claims(STUDY.encodings, STUDY.causal, longest, STUDY.parts) if one.id == "count-in-decoder"
+        )
+        assert str(claim.criterion) == told

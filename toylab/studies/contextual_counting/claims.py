@@ -11,7 +11,7 @@ from operator import attrgetter
 from typing import Any
 
 from toylab.studies.contextual_counting import pooled
-from toylab.studies.contextual_counting.claims_circuits import circuit_claims, table, without
+from toylab.studies.contextual_counting.claims_circuits import circuit_claims, table, without_keys
 from toylab.studies.contextual_counting.results import COUNTED, OWN_BRACKETS, SOLVED, CountingResult
 from toylab.verdicts.claim import Claim, Control, Detail
 from toylab.verdicts.criterion import above, at_least, at_most, below
@@ -221,7 +221,7 @@ def _solves(id: str, name: str, **texts: Any) -> Claim:
             "accuracy by region": Detail(name, "accuracy"),
             "circuits": Detail(name, lambda model: [c.circuit for c in model.circuits]),
             "bias by region": Detail(name, lambda model: [c.bias for c in model.circuits]),
-            **{f"accuracy without {keys}": without(name, keys) for keys in (OWN_BRACKETS, COUNTED)},
+            **{f"accuracy without {keys}": without_keys(name, keys) for keys in (OWN_BRACKETS, COUNTED)},
         },
         **texts,
     )

@@ -18,7 +18,7 @@ from toylab.studies.contextual_counting.results import (
     SLACK,
     VARYING,
     CountingResult,
-    Untrained,
+    UntrainedCounter,
     attention_on_brackets,
 )
 from toylab.verdicts.claim import Claim, Conditions, Control, Detail, Need
@@ -160,7 +160,7 @@ def circuit_claims(causal: Sequence[str], longest: int, no_plain: str) -> list[C
             details={"scores of a one for 0, 1, [, ], BoS": Detail("none", "scores_of_one")},
             figure="The counting circuit",
         ),
-        *(_law(id, causal, sentence, attrgetter(path)) for id, path, sentence in LAWS),
+        *(_law(id, causal, sentence, attrgetter(path)) for id, path, sentence in PREDICTIONS),
         appended(
             id="bias-decides",
             sentence="Accuracy out of distribution goes with the bias token: where its number is constant, it stays.",
@@ -246,7 +246,7 @@ def circuit_claims(causal: Sequence[str], longest: int, no_plain: str) -> list[C
     ]
 
 
-LAWS = (
+PREDICTIONS = (
     ("ood-law", "predicted", "What a region compares with predicts its answers elsewhere: n becomes n K / K'."),
     ("ood-law-by-place", "by_place", "The same, if K' is taken from tokens of its class between the same brackets."),
 )
@@ -296,14 +296,14 @@ def _mlp(name: str, without_mlp: str, where: str, undecidable: str = "") -> Clai
         details={
             "circuits of solved regions": table((name,), pooled.circuit_names),
             "accuracy": Detail(name, "mean_accuracy"),
-            **{f"without {keys}": without(name, keys) for keys in BLOCKED},
+            **{f"without {keys}": without_keys(name, keys) for keys in BLOCKED},
         },
         undecidable=undecidable,
         figure="What each region needs",
     )
 
 
-def _unlearned(what: str, name: str, number: Callable[[Untrained], float]) -> Control:
+def _unlearned(what: str, name: str, number: Callable[[UntrainedCounter], float]) -> Control:
     """The same measurement where nothing is learned; none of a run from before it was made."""
     return Control(what, (name,), lambda model: model.untrained and number(model.untrained))
 
@@ -324,7 +324,7 @@ def table(names: Sequence[str], number: str | Callable[..., Any]) -> Callable[[C
     return partial(Conditions.by_condition, names=names, number=told)
 
 
-def without(name: str, keys: str) -> Detail:
+def without_keys(name: str, keys: str) -> Detail:
     """Accuracy by region where label queries cannot see these keys."""
     return Detail(name, partial(CountingResult.without, keys=keys))
 

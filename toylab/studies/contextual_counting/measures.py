@@ -50,7 +50,7 @@ from toylab.studies.contextual_counting.results import (
     RotaryProfile,
     Shift,
     StoppedPlanes,
-    Untrained,
+    UntrainedCounter,
 )
 from toylab.tasks import IGNORE, stream
 from toylab.tasks.bracketed import BEGIN, CLOSE, ONE, OPEN, ZERO
@@ -242,7 +242,7 @@ def region_probes(model: EncoderDecoder, strings: Strings, seed: int) -> RegionP
     return RegionProbes(**{site: probe(seen[point][at]) for site, point in sites.items()})
 
 
-def untrained(model: EncoderDecoder, strings: Strings, few: Strings, seed: int, slow: float) -> Untrained:
+def untrained(model: EncoderDecoder, strings: Strings, few: Strings, seed: int, slow: float) -> UntrainedCounter:
     """What random weights and uniform attention show on the same strings.
 
     Args:
@@ -251,7 +251,7 @@ def untrained(model: EncoderDecoder, strings: Strings, few: Strings, seed: int, 
     """
     shuffled, positions = with_shuffled_weights(model, seed), model.config.encoder.positions
     counts = strings.counts.flatten()
-    return Untrained(
+    return UntrainedCounter(
         probe=region_probes(shuffled, few, seed),
         uniform=fit_saturation(counts / strings.tokens.shape[1], counts),
         scores=encoder_scores(shuffled) if positions == "none" else None,

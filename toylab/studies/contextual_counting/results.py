@@ -209,7 +209,7 @@ class CountingExample:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Untrained:
+class UntrainedCounter:
     """The same measurements where nothing is learned: of a model with the entries of its weights in random order."""
 
     probe: RegionProbes
@@ -247,7 +247,7 @@ class CountingResult:
     permutation_gap: float | None = None
     """The largest change of a logit when tokens are shuffled, in float64; of encoders without positions."""
     rotary: RotaryProfile | None = None
-    untrained: Untrained | None = None
+    untrained: UntrainedCounter | None = None
     """What random weights and uniform attention show."""
 
     @property

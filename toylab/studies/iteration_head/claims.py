@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from functools import partial
 from operator import attrgetter
 
-from toylab.studies.iteration_head.measures import CausalTests, IterationResult, Untrained, mean_over
+from toylab.studies.iteration_head.measures import CausalTests, IterationResult, UntrainedHead, mean_over
 from toylab.verdicts.claim import Claim, Control, Detail, Need
 from toylab.verdicts.criterion import above, at_least, at_most, below
 from toylab.verdicts.judgement import threshold
@@ -313,7 +313,7 @@ def claims(guess: Guesses, parity_guess: float, steps: int, one_head: str, equal
     ]
 
 
-def _random_weights(number: Callable[[Untrained], float]) -> Control:
+def _random_weights(number: Callable[[UntrainedHead], float]) -> Control:
     """The same measurement of random weights; none of a run from before it was made."""
     return Control("random weights", ("main",), lambda main: main.untrained and number(main.untrained))
 

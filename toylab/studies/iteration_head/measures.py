@@ -78,7 +78,7 @@ class Transfer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Untrained:
+class UntrainedHead:
     """The same measurements of a model with the entries of its weights in random order."""
 
     head: IterationHead
@@ -108,7 +108,7 @@ class IterationResult:
     example: Example | None = None
     transfer: Transfer | None = None
     """Of main models, and of those trained on one length."""
-    untrained: Untrained | None = None
+    untrained: UntrainedHead | None = None
     """What random weights show; of main models."""
 
     @property

@@ -27,7 +27,7 @@ from toylab.settings import check_range, check_settings
 from toylab.studies.iteration_head import measures as interventions
 from toylab.studies.iteration_head.claims import LEARNED, Guesses, claims
 from toylab.studies.iteration_head.figures import FILM, draw, show
-from toylab.studies.iteration_head.measures import Emergence, Example, IterationResult, Transfer, Untrained
+from toylab.studies.iteration_head.measures import Emergence, Example, IterationResult, Transfer, UntrainedHead
 from toylab.tasks import Batch, IteratedMap, Parity, Polynomial, decode
 from toylab.training import evaluate
 from toylab.training.attention_history import Film, Scene, Shown
@@ -218,12 +218,12 @@ class IterationHeadStudy:
             "example": _example(model, self.task, test),
         }
 
-    def _untrained(self, model: Transformer, seed: int, test: dict[int, Batch]) -> Untrained:
+    def _untrained(self, model: Transformer, seed: int, test: dict[int, Batch]) -> UntrainedHead:
         """What the same searches and edits find without anything learned."""
         shuffled = with_shuffled_weights(model, seed)
         head = evaluate.search_iteration_head(shuffled, test)
         steered = interventions.steered_share(shuffled, self.task, test, head)
-        return Untrained(head=head, steered=steered, invariance=_invariance(shuffled, head, test))
+        return UntrainedHead(head=head, steered=steered, invariance=_invariance(shuffled, head, test))
 
     def _transfer(self, model: Transformer, head: IterationHead, seed: int, folder: Path) -> Transfer:
         """Fine-tune a trained model to parity; how long it takes, and what its head makes of the untrained symbol 0."""

@@ -7,7 +7,7 @@ from functools import partial
 from statistics import fmean
 from typing import Literal
 
-from toylab.studies.steering_vectors.claims_beyond import FREE, GAINS, OURS, PAIRED, beyond, of
+from toylab.studies.steering_vectors.claims_beyond import FREE, GAINS, OUR_QUESTION, SAME_SEED, beyond, of
 from toylab.studies.steering_vectors.results import (
     Answering,
     BaselinesResult,
@@ -28,13 +28,13 @@ from toylab.verdicts.criterion import above, at_least, at_most, between
 from toylab.verdicts.judgement import threshold
 
 ROUTES = "Through which readers the penultimate vector acts"
-ORDER = "an order: the claim names no size"
+ANY_ORDER = "an order: the claim names no size"
 SHARE = "share of full training's gain at temperature 1"
 QUOTED = "on MATH500 1.02, on AMC23 .91 (computed from 2505.18706, table 1, as a replication quotes it)"
 CONVERGED = 160
 """Steps of reinforcement learning that a match asks for: joint vectors reach .73 of the gain at 40, .80 at 160."""
 RANDOM = "random vectors of the same norm"
-LEARNED = "waits for a learned unembedding with which a vector steers: a first phase on chains alone"
+LEARNED_READOUT = "waits for a learned unembedding with which a vector steers: a first phase on chains alone"
 
 
 def claims(study: Settings) -> list[Claim]:
@@ -52,7 +52,7 @@ def _gains(study: Settings) -> list[Claim]:
         quantity=lambda base, full, joint: gain_share(base, joint, full),
     )  # fmt: skip
     late = partial(
-        trained, place="section 4, figure 1", criterion=above(0), origin=ORDER, uncontrolled=PAIRED,
+        trained, place="section 4, figure 1", criterion=above(0), origin=ANY_ORDER, uncontrolled=SAME_SEED,
         note="every layer has one learning rate; the paper tunes it layer by layer",
     )  # fmt: skip
     return [
@@ -205,14 +205,14 @@ def _last_layer(study: Settings) -> list[Claim]:
         Claim(
             id="norm-temperature",
             kind="own",
-            place=OURS,
+            place=OUR_QUESTION,
             sentence="Part of what a constant vector misses is heat: it lengthens the stream, and the final norm then "
             "flattens every later distribution.",
             conditions=(last, "full"),
             measure="share of the gap to full training that returns with the norm of the unsteered stream",
             quantity=lambda vector, full: portion(accuracy_at(vector), vector.clean_scale, accuracy_at(full)),
             criterion=above(0),
-            origin=ORDER,
+            origin=ANY_ORDER,
             control=Control(
                 "three quarters of the vector, which lengthens less",
                 (last, "full"),
@@ -228,7 +228,7 @@ def _lens(study: Settings) -> list[Claim]:
     lens = partial(Claim, figure="What each vector says")
     ranked = partial(lens, criterion=at_most(1), statistic="share", origin="the first of all tokens")
     says = partial(ranked, place="section 6, figure 4")
-    trap = partial(ranked, place="our control", kind="own", undecidable=LEARNED)
+    trap = partial(ranked, place="our control", kind="own", undecidable=LEARNED_READOUT)
 
     def rank(name: str, token: str, unembedding: str) -> dict[str, object]:
         read, words = {
@@ -285,7 +285,7 @@ def _paths(study: Settings) -> list[Claim]:
     before = study.vectors[-2]
     change = partial(Claim, place="section 5, figure 2", conditions=("combine",))
     paths = partial(Claim, place="section 7, figure 5", conditions=("paths",), figure=ROUTES)
-    ours = partial(paths, place=OURS, kind="own")
+    ours = partial(paths, place=OUR_QUESTION, kind="own")
 
     def kept_by(other: str, what: str, lost: bool = False) -> Control:
         return Control(what, ("paths",), lambda paths: 1 - paths.kept(other) if lost else paths.kept(other))

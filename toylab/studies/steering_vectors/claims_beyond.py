@@ -18,8 +18,8 @@ from toylab.verdicts.judgement import threshold
 
 FREE = "accuracy at temperature 1"
 GAINS = "What each training reaches"
-OURS = "our question"
-PAIRED = "a difference within a seed between trainings on the same prompts"
+OUR_QUESTION = "our question"
+SAME_SEED = "a difference within a seed between trainings on the same prompts"
 SAE = "waits for an autoencoder that explains as much as that of sae-lens at the same budget"
 
 
@@ -31,7 +31,7 @@ def of(condition: str, **numbers: str | Callable[[Any], Any]) -> dict[str, Detai
 def beyond(study: Settings) -> list[Claim]:
     """These claims for these settings."""
     last, enough, direct = study.last, study.least_shift, (1 + 1 / study.task.p) / 2  # accuracy of direct answers
-    ours = partial(Claim, place=OURS, kind="own")
+    ours = partial(Claim, place=OUR_QUESTION, kind="own")
     separable = partial(ours, conditions=swept_conditions(study), figure="When a vector can steer")
     carried = partial(ours, criterion=at_least(0.75))
     own = "over that of one's own, last layer,"
@@ -144,7 +144,7 @@ def beyond(study: Settings) -> list[Claim]:
             measure=f"{FREE}, last layer but one, less that of a vector trained as long,",
             quantity=lambda adaptive: accuracy_at(adaptive) - adaptive.constant[1].right,
             criterion=at_least(0.03),
-            uncontrolled=PAIRED,
+            uncontrolled=SAME_SEED,
             details=of("adaptive", accuracy=accuracy_at, SEP_alone="sep_alone", all_but_SEP="all_but_sep"),
             figure=GAINS,
         ),
