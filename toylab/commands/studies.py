@@ -39,7 +39,7 @@ def run_study(options: argparse.Namespace, rest: list[str]) -> None:
     print(finish(out, type(study)))
 
 
-def looked_at(first: Sequence[int], out: Path) -> Iterator[tuple[int, ...]]:
+def looked_at(first: Sequence[int], out: Path | str) -> Iterator[tuple[int, ...]]:
     """The seeds at each look of a run until decided: 10, 20 and 30, counted on from the first one.
 
     A run that is there goes on: it is looked at with the seeds that it has, then with more behind them.
@@ -48,7 +48,7 @@ def looked_at(first: Sequence[int], out: Path) -> Iterator[tuple[int, ...]]:
     from toylab.runs.store import read_settings
     from toylab.verdicts.decision import LOOKS
 
-    path = out / "settings.json"
+    path = Path(out) / "settings.json"
     held = tuple(read_settings(path)["settings"]["seeds"]) if exists(path) else ()
     following = itertools.count((*held, *first)[0])
     if held:

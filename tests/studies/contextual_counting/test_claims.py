@@ -94,9 +94,6 @@ DECLARED = claims(ENCODINGS, CAUSAL, LONGEST, PARTS)
 JUDGED = {one.id: one for one in judge_claims(DECLARED, WORLD, Plan.of(SEEDS))}
 
 
-# By other means ------------------------------------------------------------------------------------------------------
-
-
 def accuracies(name: str) -> list[float]:
     return [sum(WORLD[name][seed].accuracy) / 4 for seed in SEEDS]
 
