@@ -15,6 +15,7 @@ import json
 import subprocess
 from collections.abc import Iterator, Mapping
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,12 @@ def _home(study: type) -> Path | None:
 
 def _digest_of_code(path: Path) -> str:
     """Of what a file does: without comments, layout and docstrings."""
-    return digest(json.dumps(_told(ast.parse(path.read_text(encoding="utf-8")))).encode())[:16]
+    return _digest_of_source(path.read_text(encoding="utf-8"))
+
+
+@lru_cache(maxsize=256)  # a sweep locks many runs by the same code
+def _digest_of_source(source: str) -> str:
+    return digest(json.dumps(_told(ast.parse(source))).encode())[:16]
 
 
 def _told(node: Any) -> Any:
