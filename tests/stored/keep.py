@@ -24,8 +24,8 @@ from toylab.verdicts.decision import Plan
 from toylab.verdicts.judgement import Judgement
 
 FOLDER = Path(__file__).parent
-LEFT_OUT = ("cost", "example")
-"""Parts of a result that no claim reads: what it took, and a printed example."""
+EXAMPLE = "example"
+"""A part of results that is large and that no claim reads."""
 
 
 def kept_runs() -> list[Path]:
@@ -62,6 +62,13 @@ def rounded(value: Any) -> Any:
     return [rounded(one) for one in value] if isinstance(value, list) else value
 
 
+def emptied(value: Any) -> Any:
+    """Without the items of its lists and tables."""
+    if isinstance(value, Mapping):
+        return {name: emptied(inner) for name, inner in value.items()}
+    return [] if isinstance(value, list) else value
+
+
 def main(run: Path | None) -> None:
     """Keep a run, or judge all kept ones anew."""
     if run is None:
@@ -72,7 +79,7 @@ def main(run: Path | None) -> None:
         held: dict[str, dict[str, Any]] = {}
         for job in results(study, run):
             measured = read_measured(job.folder(run)).items()
-            result = {name: None if name in LEFT_OUT else rounded(value) for name, value in measured if name != "cost"}
+            result = {name: emptied(v) if name == EXAMPLE else rounded(v) for name, v in measured if name != "cost"}
             held.setdefault(job.name, {})[str(job.seed)] = result
         found = [{"study": about["study"], "settings": about["settings"], "results": held}]
     for one in found:
