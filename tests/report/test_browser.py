@@ -55,7 +55,14 @@ def weight(frame: int, layer: int, head: int, query: int, key: int) -> str:
 def browse(tmp_path: Path, script: str, width: int = 1000) -> dict:
     """What a script found on the page, and every error that the page made."""
     claim = Judgement(
-        id="one", paper="p", statement=HOSTILE, bar="b", measured=0.5, interval=(0.4, 0.6), seeds=(0,), verdict="holds"
+        id="one",
+        place="p",
+        statement=HOSTILE,
+        criterion="c",
+        measured=0.5,
+        interval=(0.4, 0.6),
+        seeds=tuple(range(6)),
+        verdict="uninformative",
     )
     text = page("A study", "About it.", [claim], [], {"token": HOSTILE}, "toylab run", "free", film())
     before = "<script>window.wrong = []; window.onerror = (what) => { window.wrong.push(String(what)); };</script>"
