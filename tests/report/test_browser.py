@@ -64,7 +64,7 @@ def browse(tmp_path: Path, script: str, width: int = 1000) -> dict:
         seeds=tuple(range(6)),
         verdict="uninformative",
     )
-    text = page("A study", "About it.", [claim], [], {"token": HOSTILE}, "toylab run", "free", film())
+    text = page("A study", "About it.", [claim], [], {"token": HOSTILE}, "toylab run", "free", film=film())
     before = "<script>window.wrong = []; window.onerror = (what) => { window.wrong.push(String(what)); };</script>"
     after = f"""<script>(async () => {{
       const $ = (id) => document.getElementById("viewer-" + id), found = {{}};
