@@ -196,6 +196,7 @@ LONG = {
     "toylab.bench.measure_works": lambda *_, **__: iter([Comparison("work", 1.0, "s", 2.0, 1.0)]),
     "toylab.bench.growth.growth_curves": lambda *_, **__: iter(()),
     "toylab.calibration.calibrate_all": lambda *_, **__: [],
+    "toylab.calibration.intervals.coverage_table": lambda _: "covered",
     "toylab.survey.learn": lambda task, **_: (None, Training(history=[{"accuracy": 1.0}])),
     "toylab.survey.survey": lambda *_: "surveyed",
     "toylab.tasks.check.try_laws": lambda *_, **__: iter(()),
