@@ -130,11 +130,9 @@ def test_no_rule_errs_more_often_than_three_times_in_a_hundred_on_either_side(ru
     assert share_error(rule) <= GOAL
 
 
-@pytest.mark.parametrize("rule", SIZES_OF_RULES)
+@pytest.mark.parametrize("rule", [rule for rule, (seeds, _) in SIZES_OF_RULES.items() if seeds <= 10])
 def test_the_enumerated_error_is_that_of_all_outcomes(rule):
     seeds, fixed = SIZES_OF_RULES[rule]
-    if seeds > 10:
-        return
     plan = Plan(tuple(range(seeds)), fixed)
     outcomes = itertools.product([0.0, 1.0], repeat=seeds)
     supported = sum(decide(by_seed(one), at_least(1), "share", plan).word == "supported" for one in outcomes)

@@ -25,6 +25,7 @@ from toylab.verdicts.judgement import (
     by_kind,
     control_text,
     further,
+    interval_in_words,
     numbers,
     shown_verdict,
     verdict_counts,
@@ -120,6 +121,7 @@ def page(
         seeds=f"<p class=note>{escape(seeds)}</p>" if seeds else "",
         short="\n".join(map(_short, _LEADS, (claims, claims))),
         summary=escape(verdict_counts(claims)),
+        interval=interval_in_words(claims),
         claims="\n".join(
             f'<tbody><tr class=kind><th colspan=3 scope="rowgroup">{title}</th></tr>\n'
             + "\n".join(_claim(claim, drawn.get(claim.id), (costs or {}).get(claim.id)) for claim in of_kind)

@@ -109,7 +109,6 @@ def execute_all(
     with ExitStack() as stack:
         for run in runs:
             stack.enter_context(alone(run.out))
-            refuse_another_run(run.study, run.name, run.out)
             refuse_changed(run.study, run.out)
         for run in runs:
             claim_folder(run.study, run.name, run.out, run.until_decided)

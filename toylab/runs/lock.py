@@ -16,6 +16,7 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from functools import lru_cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from toylab.runs.study import Study
 from toylab.verdicts.claim import Claim
 
 LOCK = "claims.lock"
+SHARED = ("toylab.probes", "toylab.verdicts")
+"""Packages whose code every study measures and is judged by."""
 DRAWS = ("figures.py", "__init__.py")
 """Files of a study that measure nothing."""
 
@@ -46,6 +49,8 @@ def _resolved(claim: Claim) -> dict[str, Any]:
     return {
         "claim": claim.sentence,
         "kind": claim.kind,
+        "asks": claim.asks,
+        "margin": claim.margin,
         "criterion": claim.criterion_text,
         "from": low if low > -float("inf") else None,
         "to": high if high < float("inf") else None,
@@ -57,15 +62,17 @@ def _resolved(claim: Claim) -> dict[str, Any]:
 
 
 def _measuring(study: type) -> Iterator[tuple[str, Path]]:
-    """The files that measure: those of the study, and the probes of the package."""
+    """The files that measure and judge: those of the study, and what the package has for all studies."""
     home = _home(study)
     if home is not None and ":" not in registry.name_of(study):
         yield from ((path.name, path) for path in sorted(home.parent.glob("*.py")) if path.name not in DRAWS)
     elif home is not None:
         yield home.name, home
-    from toylab import probes
-
-    yield from ((f"probes/{path.name}", path) for path in sorted(Path(probes.__file__).parent.glob("*.py")))
+    for part in SHARED:
+        package = Path(str(files(part)))
+        yield from ((f"{part.partition('.')[2]}/{path.name}", path) for path in sorted(package.glob("*.py")))
+    for part in ("model/controls.py", "training/evaluate.py"):
+        yield part, Path(str(files("toylab"))) / part
 
 
 def _home(study: type) -> Path | None:
@@ -123,9 +130,10 @@ def write_lock(study: Study, out: Path | str) -> None:
 
     The lock says whether the run is one of a fixed number of seeds, and of how many, or one of looks (`fixed` is 0).
     """
-    path, now = Path(out) / LOCK, lock_of(study)
+    path = Path(out) / LOCK
     if path.exists():
         return
+    now = lock_of(study)
     published = published_lock(type(study))
     same = published is not None and not differences(read_record(published), now)
     about = read_settings(Path(out) / "settings.json")

@@ -35,6 +35,7 @@ from toylab.verdicts.judgement import (
     control_text,
     count_verdicts,
     further,
+    interval_in_words,
     numbers,
     shown_verdict,
     verdict_counts,
@@ -308,7 +309,8 @@ def _section(one: Standing) -> str:
 <p>{escape(one.title)}</p><p class=note>{escape(one.source)}</p>
 <p class=note>{escape(one.seeds_in_words)}</p>
 <table class=board><thead><tr><th scope="col">Verdict</th><th scope="col">Claim</th>
-<th scope="col">Measured [95 % interval]</th><th scope="col">Seeds</th><th scope="col">CPU-s</th></tr></thead><tbody>
+<th scope="col">Measured [{interval_in_words(one.claims)}]</th>
+<th scope="col">Seeds</th><th scope="col">CPU-s</th></tr></thead><tbody>
 {lines}
 </tbody></table>
 <pre>{escape(f"{one.command}  # {one.date}, {one.machine}")}</pre></section>"""

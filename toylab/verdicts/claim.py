@@ -60,7 +60,7 @@ class Need:
     Attributes:
         condition: whose results are looked at.
         test: whether the result of a seed has it.
-        otherwise: why the claim is open where no seed has it.
+        otherwise: why the claim is undecided where no seed has it.
         every: whether a seed that lacks it is left out; else one seed that has it is enough.
     """
 
@@ -120,8 +120,8 @@ class Claim:
 
     Attributes:
         id: short name, stable.
-        place: where the sentence stands, or whose question it is.
-        sentence: in our words.
+        place: where the paper makes the claim, or whose question it is.
+        sentence: the claim in our words.
         kind: a claim of the paper, one of our own, or a check of the set-up.
         asks: whether something is there (a negative control must miss it) or absent (a positive one must exceed it).
         population: what a seed is drawn from.
@@ -196,10 +196,8 @@ class Claim:
             ToylabError: naming the claim and the seed, for a quantity that is no finite number.
         """
         lacking = [need for need in self.needs if not any(map(need.test, results[need.condition].values()))]
-        seeds = results.shared(*self.conditions) if self.conditions else results.in_any(*self.optional)
-        asked = [seed for seed in seeds if all(_has(need, results, seed) for need in self.needs if need.every)]
-        held = {seed: self.quantity(*(results[name].get(seed) for name in self._arguments)) for seed in asked}
-        values = self._numbers(held)
+        seeds, asked = self._seeds(results)
+        values = self.values(results)
         found = decide(values, self.criterion, self.statistic, plan)
         control = self._control(results, plan)
         reason = self.undecidable or "".join(need.otherwise for need in lacking[:1])
@@ -231,6 +229,18 @@ class Claim:
             details={"by seed": by_seed, **{n: self._detail(one, results, asked) for n, one in self.details.items()}},
             note="; ".join(filter(None, (reason, left, self.note))),
         )
+
+    def values(self, results: Conditions) -> dict[int, float]:
+        """The quantity by seed. Raises `ToylabError` naming claim and seed, for one that is no finite number."""
+        _, asked = self._seeds(results)
+        return self._numbers(
+            {seed: self.quantity(*(results[name].get(seed) for name in self._arguments)) for seed in asked}
+        )
+
+    def _seeds(self, results: Conditions) -> tuple[list[int], list[int]]:
+        """The seeds that have results, and those of them that have all that is presupposed."""
+        seeds = results.shared(*self.conditions) if self.conditions else results.in_any(*self.optional)
+        return seeds, [seed for seed in seeds if all(_has(need, results, seed) for need in self.needs if need.every)]
 
     def _numbers(self, held: Mapping[int, float | int | bool | None]) -> dict[int, float]:
         values = {seed: float(value) for seed, value in held.items() if value is not None}
@@ -283,8 +293,7 @@ def judge_claims(claims: Sequence[Claim], results: Conditions, plan: Plan) -> li
     ids = [claim.id for claim in claims]
     if twice := [id for id in ids if ids.count(id) > 1]:
         raise ToylabError(f"claim {twice[0]!r}: is declared twice; give each an id of its own")
-    measured = [one for claim in claims if (one := claim.judged(results, plan)).verdict != "not run"]
-    family = max(1, sum(one.kind == "paper" for one in measured))
+    family = max(1, sum(claim.kind == "paper" and bool(claim.values(results)) for claim in claims))
     return [claim.judged(results, plan, family) for claim in claims]
 
 

@@ -183,11 +183,12 @@ def claims_markdown(claims: Sequence[Judgement], costs: Mapping[str, float | int
         rows = [_markdown_cells(claim, costs) for claim in of_kind]
         # The number of the paper has a column where one is known, the mark over the family in the table of the paper.
         head = [name for name in rows[0] if any(row[name] for row in rows) or name in _ALWAYS]
-        tables.append(f"**{title}**\n\n" + markdown_table([head, *([row[name] for name in head] for row in rows)]))
+        shown = [f"measured [{interval_in_words(of_kind)}]" if name == "measured" else name for name in head]
+        tables.append(f"**{title}**\n\n" + markdown_table([shown, *([row[name] for name in head] for row in rows)]))
     return "\n\n".join(tables)
 
 
-_ALWAYS = ("verdict", "claim", "criterion", "measured [95 % interval]", "control", "seeds")
+_ALWAYS = ("verdict", "claim", "criterion", "measured", "control", "seeds")
 
 
 def _markdown_cells(claim: Judgement, costs: Mapping[str, float | int] | None) -> dict[str, str]:
@@ -197,13 +198,19 @@ def _markdown_cells(claim: Judgement, costs: Mapping[str, float | int] | None) -
         "claim": in_full(claim),
         "criterion": claim.criterion,
         "threshold from": claim.origin,
-        "measured [95 % interval]": numbers(claim),
+        "measured": numbers(claim),
         "paper's number": claim.paper_number,
         "control": control_text(claim),
         "over the family": claim.family,
         "seeds": str(len(claim.seeds)),
         "CPU-s": f"{costs[claim.id]:.0f}" if costs and claim.id in costs else "",
     }
+
+
+def interval_in_words(claims: Iterable[Judgement]) -> str:
+    """What the intervals of claims are, with their confidence where they share one."""
+    levels = {claim.level for claim in claims if claim.interval}
+    return f"{100 * (1 - levels.pop()):.3g} % interval" if len(levels) == 1 else "interval"
 
 
 def further(claim: Judgement) -> dict[str, str]:
