@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from random import Random
 from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import pytest
 
@@ -15,37 +15,64 @@ from toylab.verdicts.decision import Plan
 from toylab.verdicts.judgement import Judgement
 
 SEEDS = tuple(range(6))
-Given = Mapping[str, Callable[[str], Any]]
-"""By the end of a path, such as `soft/unsafe`, what stands there, as a function of the path."""
+Given = Mapping[str, Any]
 
 
-def number(path: str, low: float = 0.05, high: float = 0.95) -> float:
-    """Another one for every path."""
+@dataclass(frozen=True)
+class Between:
+    """A range in which a number is drawn."""
+
+    low: float
+    high: float
+
+
+def number(path: str, low: float = 0.0, high: float = 1.0) -> float:
+    """Between these, another one for every path."""
     return Random(path).uniform(low, high)
 
 
 def made_up(kind: Any, path: str, given: Given | None = None) -> Any:
-    """A value of a type, every number in it another one; lists have three entries, lists of results two."""
+    """A value of a type, every number in it another one.
+
+    Args:
+        path: its name, from which its numbers follow.
+        given: by the end of a path, such as "head.carry", what stands there, a range, or a function of the path; the
+            longest end counts.
+    """
     given = given or {}
-    for end, make in given.items():
-        if path.endswith(f"/{end}"):
-            return make(path)
-    if is_dataclass(kind):
-        types = get_type_hints(kind)
-        return kind(**{one.name: made_up(types[one.name], f"{path}/{one.name}", given) for one in fields(kind)})
-    origin, inner = get_origin(kind), get_args(kind)
-    if origin in (Union, UnionType):
-        return made_up(inner[0], path, given)
-    if origin is list:
-        return [made_up(inner[0], f"{path}/{k}", given) for k in range(2 if is_dataclass(inner[0]) else 3)]
-    if origin is tuple:
-        return tuple(made_up(one, f"{path}/{k}", given) for k, one in enumerate(inner))
-    return {float: number, int: lambda path: Random(path).randint(2, 20)}[kind](path)
+    matching = [end for end in given if path.endswith(f".{end}")]
+    value = given[max(matching, key=len)] if matching else Between(0, 1)
+    if callable(value):
+        return value(path)
+    return _filled(kind, path, given, value) if isinstance(value, Between) else value
+
+
+def _filled(kind: Any, path: str, given: Given, ends: Between) -> Any:
+    form, parts = get_origin(kind) or kind, get_args(kind)
+    if form in (Union, UnionType):
+        return _filled(next(part for part in parts if part is not type(None)), path, given, ends)
+    if is_dataclass(form):
+        hints = get_type_hints(form)
+        return form(**{one.name: made_up(hints[one.name], f"{path}.{one.name}", given) for one in fields(form)})
+    if form is list:
+        return [_filled(parts[0], f"{path}.{k}", given, ends) for k in range(4)]
+    if form is tuple:
+        return tuple(_filled(part, f"{path}.{k}", given, ends) for k, part in enumerate(parts) if ... not in parts)
+    if form is dict:
+        keys = range(4, 7) if parts[0] is int else ("a", "b")
+        return {key: _filled(parts[1], f"{path}.{key}", given, ends) for key in keys}
+    if form is bool:
+        return number(path) < 0.5
+    if form is int:
+        return int(number(path, 0, 10**6))
+    if form is str or form is Literal:
+        return path
+    return number(path, ends.low, ends.high)
 
 
 def by_key(kind: Any, *keys: Any, given: Given | None = None) -> Callable[[str], dict[Any, Any]]:
     """What stands in a field of values by key."""
-    return lambda path: {key: made_up(kind, f"{path}/{key}", given) for key in keys}
+    return lambda path: {key: made_up(kind, f"{path}.{key}", given) for key in keys}
 
 
 def floats_in(found: Any) -> list[float]:
@@ -112,6 +139,25 @@ def check(claims: list[Claim], world: Conditions, rows: Mapping[str, Row], skipp
             expected = row.summary(row.control, world) if callable(row.control) else row.control
             assert one.control.measured == pytest.approx(expected, rel=1e-3), claim.id
             assert one.control.measured != one.measured, claim.id
+
+
+def check_claim(
+    claim: Claim,
+    found: Judgement,
+    expected: tuple[str, float, float | None],
+    own: Collection[str],
+    absence: Collection[str],
+    set_up: Collection[str] = (),
+) -> None:
+    """A claim has this statistic and criterion, measures this number, and its control that one; and it is of its kind."""
+    criterion, measured, control = expected
+    assert f"{claim.statistic} {claim.criterion}" == criterion
+    assert found.measured == pytest.approx(measured, rel=1e-3)
+    assert (found.control is None) == (control is None) == bool(claim.uncontrolled)
+    if found.control:
+        assert found.control.measured == pytest.approx(control, rel=1e-3)
+    assert claim.kind == ("set-up" if claim.id in set_up else "own" if claim.id in own else "paper")
+    assert claim.asks == ("absence" if claim.id in absence else "presence")
 
 
 def all_differ(world: Conditions) -> bool:

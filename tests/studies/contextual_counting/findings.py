@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from tests.studies.filled import made_up
+from tests.studies.made_up import made_up
 from toylab.studies.contextual_counting.results import CLASSES, CountingResult, RegionCircuit, Shift
 
 

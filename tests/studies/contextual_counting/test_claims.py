@@ -7,7 +7,7 @@ from statistics import fmean, median
 
 import pytest
 
-from tests.studies.filled import Between, made_up, number
+from tests.studies.made_up import Between, check_claim, made_up, number
 from toylab.studies.contextual_counting.claims import claims
 from toylab.studies.contextual_counting.results import (
     CLASSES,
@@ -330,15 +330,7 @@ def test_every_claim_stands_in_the_table():
 
 @pytest.mark.parametrize("claim", DECLARED, ids=lambda claim: claim.id)
 def test_a_claim_measures_what_it_says_and_is_decided_by_its_threshold(claim):
-    criterion, measured, control = EXPECTED[claim.id]
-    found = JUDGED[claim.id]
-    assert f"{claim.statistic} {claim.criterion}" == criterion
-    assert found.measured == pytest.approx(measured, rel=1e-3)
-    assert (found.control is None) == (control is None) == bool(claim.uncontrolled)
-    if found.control:
-        assert found.control.measured == pytest.approx(control, rel=1e-3)
-    assert claim.kind == ("set-up" if claim.id in SET_UP else "own" if claim.id in OWN else "paper")
-    assert claim.asks == ("absence" if claim.id in ABSENCE else "presence")
+    check_claim(claim, JUDGED[claim.id], EXPECTED[claim.id], OWN, ABSENCE, SET_UP)
 
 
 def test_guessing_is_that_on_the_strings_of_the_same_models():

@@ -6,7 +6,7 @@ from statistics import median
 
 import pytest
 
-from tests.studies.filled import Between, made_up, number
+from tests.studies.made_up import Between, check_claim, made_up, number
 from toylab.settings import as_json, fit
 from toylab.studies.iteration_head.claims import Guesses, claims
 from toylab.studies.iteration_head.measures import Emergence, IterationResult
@@ -148,18 +148,8 @@ def test_every_claim_stands_in_the_table():
 
 @pytest.mark.parametrize("claim", DECLARED, ids=lambda claim: claim.id)
 def test_a_claim_measures_what_it_says_and_is_decided_by_its_threshold(claim):
-    criterion, measured, control = EXPECTED[claim.id]
-    found = JUDGED[claim.id]
-    assert f"{claim.statistic} {claim.criterion}" == criterion
-    assert found.measured == pytest.approx(measured, rel=1e-3)
-    assert found.seeds == tuple(SEEDS)
-    assert (found.control and found.control.measured) == (
-        control if control is None else pytest.approx(control, rel=1e-3)
-    )
-    assert (claim.kind, claim.asks) == (
-        "own" if claim.id in OWN else "paper", "absence" if claim.id in ABSENCE else "presence",
-    )  # fmt: skip
-    assert (claim.control is None) == bool(claim.uncontrolled)
+    check_claim(claim, JUDGED[claim.id], EXPECTED[claim.id], OWN, ABSENCE)
+    assert JUDGED[claim.id].seeds == tuple(SEEDS)
     assert not claim.undecidable
 
 

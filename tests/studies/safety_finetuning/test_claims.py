@@ -20,13 +20,13 @@ TRIO, STRONG = ("ssft", "dpo", "unlearning"), ("dpo", "unlearning")
 WAIT = {"clusters-ssft", "dw-on-unsafe", "dw-on-unsafe-ssft"}
 GIVEN = {
     "alpha": by_key(Behaviour, *ALPHAS),
-    **{f"soft/{name}": by_key(float, *BUDGETS) for name in ("m_unsafe_text", "unsafe", "m_other_answers")},
+    **{f"soft.{name}": by_key(float, *BUDGETS) for name in ("m_unsafe_text", "unsafe", "m_other_answers")},
 }
 
 
 def result(name: str, seed: int) -> SafetyResult:
     """Of a condition and a seed; under SSFT one to six of 200 letters comply with the direct request."""
-    found = made_up(SafetyResult, f"{name}/{seed}", GIVEN)
+    found = made_up(SafetyResult, f"{name}.{seed}", GIVEN)
     if name == "ssft":
         unsafe = replace(found.behaviour.unsafe, complies=(seed + 1) / 200)
         found = replace(found, behaviour=replace(found.behaviour, unsafe=unsafe))
@@ -68,7 +68,7 @@ def average(values):
 
 
 def apart(s, name):
-    return s[name].clusters[1].separation / s["base"].clusters[1].separation
+    return s[name].clusters[3].separation / s["base"].clusters[3].separation
 
 
 def sharpness(one):
@@ -97,7 +97,7 @@ def best_cell(s, changed):
 
 
 def effect(one):
-    return one.weights[1].effect.unsafe / one.weights[1].effect.safe
+    return one.weights[3].effect.unsafe / one.weights[3].effect.safe
 
 
 def after_over_before(pair):
@@ -186,9 +186,9 @@ ROWS = {
     ),
     "null-space": Row(lambda s: excess(s, weights), "> 0.02", lambda s: excess(s, at_random)),
     "null-direction": Row(
-        lambda s: s["ssft"].weights[1].toward_null.unsafe,
+        lambda s: s["ssft"].weights[3].toward_null.unsafe,
         ">= 0.4",
-        lambda s: s["control"].weights[1].toward_null.unsafe,
+        lambda s: s["control"].weights[3].toward_null.unsafe,
     ),
     "null-space-regime": Row(lambda s: best_cell(s, weights), "> 0.05", lambda s: best_cell(s, at_random)),
     "dw-on-unsafe": Row(
@@ -196,14 +196,14 @@ ROWS = {
     ),
     "dw-on-unsafe-ssft": Row(lambda s: effect(s["ssft"]), ">= 1.15", lambda s: effect(s["control"])),
     "null-space-inputs": Row(
-        lambda s: after_over_before(s["ssft-decay"].weights[1].weak_inputs.unsafe),
+        lambda s: after_over_before(s["ssft-decay"].weights[3].weak_inputs.unsafe),
         ">= 2",
-        lambda s: after_over_before(s["control-decay"].weights[1].weak_inputs.unsafe),
+        lambda s: after_over_before(s["control-decay"].weights[3].weak_inputs.unsafe),
     ),
     "null-space-inputs-gain": Row(
-        lambda s: after_over_before(s["ssft-decay"].weights[1].gain.unsafe) - 1,
+        lambda s: after_over_before(s["ssft-decay"].weights[3].gain.unsafe) - 1,
         "<= -0.03",
-        lambda s: after_over_before(s["control-decay"].weights[1].gain.unsafe) - 1,
+        lambda s: after_over_before(s["control-decay"].weights[3].gain.unsafe) - 1,
     ),
     "extrapolate": Row(
         lambda s: beyond(s["ssft"], s["ssft"].alpha[1.25]),

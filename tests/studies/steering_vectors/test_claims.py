@@ -26,34 +26,34 @@ PLACES = ("first", "all but first", "first two", "prompt", "generated")
 def combined(path: str) -> list[Combination]:
     scales = dict.fromkeys(PAIRS, (1, 0.5)) | {(0, 1, 2, 3): (1, 0.5, 0.25)}
     return [
-        Combination(layers=[*layers], right={x: number(f"{path}/{layers}/{x}") for x in own})
+        Combination(layers=[*layers], right={x: number(f"{path}.{layers}.{x}") for x in own})
         for layers, own in scales.items()
     ]
 
 
 def persistence(path: str) -> dict[int, dict[int, Persistence]]:
     return {
-        layer: {later: made_up(Persistence, f"{path}/{layer}/{later}") for later in range(layer + 1, 4)}
+        layer: {later: made_up(Persistence, f"{path}.{layer}.{later}") for later in range(layer + 1, 4)}
         for layer in range(3)
     }
 
 
 def cosines_of_tokens(path: str) -> list[float]:
-    return [number(f"{path}/{k}", -0.5, 0.5) for k in range(21)]
+    return [number(f"{path}.{k}", -0.5, 0.5) for k in range(21)]
 
 
 def given(name: str) -> Given:
     answers, shares = by_key(Answers, *TEMPERATURES), by_key(float, *TEMPERATURES)
     every = {
         **dict.fromkeys(("answers", "prefix", "direct", "prefix_direct", "constant", "vector"), answers),
-        **dict.fromkeys(("forced", *(f"{one}/right" for one in (
+        **dict.fromkeys(("forced", *(f"{one}.right" for one in (
             "random_reward", "minus", "difference_of_means", "logit_bias", "another_run"))), shares),
         "places": by_key(float, *PLACES), "routes": by_key(float, *ROUTES), "scaled": by_key(float, 0.5, 0.75, 1.25),
         "alone": by_key(float, *LAYERS), "combined": combined, "cosines": by_key(float, "0, 1", "2, 3"),
         "persistence": persistence, "random_persistence": persistence, "layers": by_key(Carried, 2, 3),
-        "random_vectors": lambda path: [number(f"{path}/{k}") for k in range(10)],
-        **dict.fromkeys(("lens/all", "random_lens/all", "difference_lens/all"), cosines_of_tokens),
-        "rank": lambda path: Random(path).choice([1, 1, 2, 20, 21, 21]),
+        "random_vectors": lambda path: [number(f"{path}.{k}") for k in range(10)],
+        **dict.fromkeys(("lens.all", "random_lens.all", "difference_lens.all"), cosines_of_tokens),
+        "rank": lambda path: Random(f"from {path}").choice([1, 1, 2, 20, 21, 21]),
         "bound": lambda path: number(path, 1, 7),
     }  # fmt: skip
     if name.startswith("vector-learned"):
@@ -64,12 +64,12 @@ def given(name: str) -> Given:
 def result(name: str, kind: type, seed: int):
     """Of a condition and a seed; one base of the sweep has openers of nearly one row. The scale at SEP is larger than
     the answer's in five seeds of six, but smaller than that of BOS in one of these; at random, in one seed."""
-    path = f"{name}/{seed}"
-    more = {"pre_flight/cosine": lambda path: number(path, 0.97, 0.99)} if name == "base-learned" else {}
+    path = f"{name}.{seed}"
+    more = {"pre_flight.cosine": lambda path: number(path, 0.97, 0.99)} if name == "base-learned" else {}
     if name == "adaptive":
         for held, seeds in (("scales", (0, 2, 3, 4, 5)), ("random_scales", (1,))):
-            more[f"{held}/SEP"] = lambda path, at=seed in seeds: number(path, 1, 2) if at else number(path, 0, 0.05)
-        more |= {"scales/BOS": lambda path: number(path, 2, 3)} if seed == 4 else {}
+            more[f"{held}.SEP"] = lambda path, at=seed in seeds: number(path, 1, 2) if at else number(path, 0, 0.05)
+        more |= {"scales.BOS": lambda path: number(path, 2, 3)} if seed == 4 else {}
     return made_up(kind, path, more | given(name))
 
 
@@ -124,7 +124,7 @@ def by_route(route):
 
 
 def first_share(kl):
-    return kl[0] / (kl[0] + kl[1] + kl[2])
+    return kl[0] / (kl[0] + kl[1] + kl[2] + kl[3])
 
 
 def second_is_lower(s, which):
