@@ -149,7 +149,7 @@ def check_claim(
     absence: Collection[str],
     set_up: Collection[str] = (),
 ) -> None:
-    """A claim has this statistic and criterion, measures this number, and its control that one; and it is of its kind."""
+    """A claim has this statistic and criterion, measures this number, its control that one, and it is of its kind."""
     criterion, measured, control = expected
     assert f"{claim.statistic} {claim.criterion}" == criterion
     assert found.measured == pytest.approx(measured, rel=1e-3)
