@@ -20,7 +20,6 @@ from matplotlib.figure import Figure
 from toylab.report.canvas import svg
 from toylab.training.attention_history import Shown
 from toylab.verdicts.judgement import (
-    IN_FULL,
     Judgement,
     by_kind,
     control_text,
@@ -29,6 +28,7 @@ from toylab.verdicts.judgement import (
     numbers,
     shown_verdict,
     verdict_counts,
+    verdict_in_words,
 )
 
 
@@ -176,7 +176,6 @@ _LEADS = {"supported": "Supported here.", "refuted": "Refuted at this scale."}
 def _claim(claim: Judgement, drawn: tuple[str, str] | None, cost: float | int | None) -> str:
     note = f"<p class=note>{escape(claim.note)}</p>" if claim.note else ""
     seen = f'<p class=note><a href="#{drawn[0]}">Figure: {escape(drawn[1])}</a></p>' if drawn else ""
-    verdict = shown_verdict(claim)
     facts = {
         "Criterion": claim.criterion,
         "Where": claim.place,
@@ -187,8 +186,8 @@ def _claim(claim: Judgement, drawn: tuple[str, str] | None, cost: float | int | 
     }
     told = "".join(f"<dt>{name}</dt><dd>{escape(fact)}</dd>" for name, fact in facts.items() if fact)
     control = f"<p class=note>{escape(control_text(claim))}</p>" if claim.control else ""
-    return f"""<tr class="{escape(verdict.replace(" ", "-"))}" id="{place(claim.id)}">
-<td class=verdict><span>{escape(IN_FULL.get(verdict, verdict))}</span></td>
+    return f"""<tr class="{escape(shown_verdict(claim).replace(" ", "-"))}" id="{place(claim.id)}">
+<td class=verdict><span>{escape(verdict_in_words(claim))}</span></td>
 <td><p class=statement>{escape(claim.statement)}</p>{control}{note}{seen}
 <details><summary>{escape(claim.id)}: criterion, seeds and all numbers</summary>
 <dl>{told}{_details(claim.details)}</dl></details></td>

@@ -25,7 +25,6 @@ from toylab.report.page import file_names, fill_template, place
 from toylab.runs.judge import Judged, judge_run, keep
 from toylab.runs.store import read_settings
 from toylab.verdicts.judgement import (
-    IN_FULL,
     Judgement,
     Verdict,
     as_claims,
@@ -39,6 +38,7 @@ from toylab.verdicts.judgement import (
     numbers,
     shown_verdict,
     verdict_counts,
+    verdict_in_words,
 )
 from toylab.verdicts.ledger import seeds_in_words
 
@@ -319,9 +319,8 @@ def _section(one: Standing) -> str:
 def _row(claim: Judgement, cost: str, link: str) -> str:
     facts = "; ".join(f"{name.lower()}: {fact}" for name, fact in further(claim).items())
     notes = "".join(f"<p class=note>{escape(text)}</p>" for text in (control_text(claim), facts, claim.note) if text)
-    verdict = shown_verdict(claim)
-    return f"""<tr class="{escape(verdict.replace(" ", "-"))}">
-<td class=verdict><span>{escape(IN_FULL.get(verdict, verdict))}</span></td>
+    return f"""<tr class="{escape(shown_verdict(claim).replace(" ", "-"))}">
+<td class=verdict><span>{escape(verdict_in_words(claim))}</span></td>
 <td><p class=statement>{escape(claim.statement)}
 <a href="{escape(link)}" aria-label="Show {escape(claim.id)}">Show</a></p>
 <p class=note>Criterion: {escape(claim.criterion)} ({escape(claim.place)})</p>{notes}</td>

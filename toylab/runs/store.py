@@ -60,8 +60,8 @@ class Cost:
 def results(study: Study, out: Path | str) -> dict[Job, Any]:
     """What the finished jobs of a study measured.
 
-    Also those that it lists for another order of its seeds: controls are trained on the first of the seeds, and those
-    that are finished stay when seeds are added.
+    Also those that it lists for another order of its seeds, as a model that starts from that of the next seed: what is
+    finished stays when seeds are added.
     """
     out = Path(out)
     jobs = list(study.jobs())

@@ -20,9 +20,6 @@ Verdict = Literal["supported", "refuted", "undecided", "uninformative", "not run
 ClaimKind = Literal["paper", "own", "set-up"]
 Family = Literal["", "yes", "no", "not reachable"]
 
-IN_FULL = {"refuted": "refuted at this scale"}
-"""How a verdict is written where there is room: a toy of 30 k parameters does not refute a claim about 7 B."""
-
 NEVER = "never"
 """Stands in details for the step at which something happened, where it did not; None is what was not measured."""
 
@@ -176,6 +173,12 @@ def shown_verdict(claim: Judgement) -> str:
     return "measured" if few and claim.measured is not None else claim.verdict
 
 
+def verdict_in_words(claim: Judgement) -> str:
+    """The same where there is room: a toy of 30 k parameters does not refute a claim about 7 B."""
+    verdict = shown_verdict(claim)
+    return "refuted at this scale" if verdict == "refuted" else verdict
+
+
 def claims_markdown(claims: Sequence[Judgement], costs: Mapping[str, float | int] | None = None) -> str:
     """Claims as Markdown tables, one a kind; `costs` are CPU-seconds behind each claim, by its id."""
     tables = []
@@ -192,9 +195,8 @@ _ALWAYS = ("verdict", "claim", "criterion", "measured", "control", "seeds")
 
 
 def _markdown_cells(claim: Judgement, costs: Mapping[str, float | int] | None) -> dict[str, str]:
-    verdict = shown_verdict(claim)
     return {
-        "verdict": IN_FULL.get(verdict, verdict),
+        "verdict": verdict_in_words(claim),
         "claim": in_full(claim),
         "criterion": claim.criterion,
         "threshold from": claim.origin,

@@ -58,11 +58,9 @@ def test_accuracy_kept_is_of_regions_that_are_lost_without_one_of_the_biases():
     regions = [region(0.91, bias="zeros"), region(0.92, bias="begin"), region(0.93, bias="own ["), idle, UNSOLVED]
     held = model(regions, [shift(accuracy) for accuracy in (0.1, 0.5, 0.9, 0.6, 0.7)], [shift(0.2)] * 5)
     assert pooled.accuracy_kept(held, None, biases=("begin", "own [")) == pytest.approx(0.7)
-    assert pooled.accuracy_kept(held, biases=("begin", "own ["), before=True) == pytest.approx(0.925)
     assert pooled.accuracy_kept(held, biases=("zeros",)) == pytest.approx(0.1)
     assert pooled.accuracy_kept(held, biases=("own ]",)) is None
     assert pooled.lead_of_constant(held, None) == pytest.approx(0.6)
-    assert pooled.lead_of_constant(held, before=True) == pytest.approx(0.015)
     assert pooled.lead_of_constant(model(regions[1:], [shift()] * 4)) is None
     assert pooled.lead_of_constant(model(regions[:1], [shift()])) is None
 

@@ -70,15 +70,15 @@ def compared_with(models: Models, biases: Collection[str]) -> list[tuple[RegionC
     ]
 
 
-def accuracy_kept(*models: CountingResult | None, biases: Collection[str], before: bool = False) -> float | None:
-    """Accuracy of these regions after 16 zeros were appended, or before."""
-    held = [region.accuracy if before else shift.accuracy for region, shift in compared_with(models, biases)]
+def accuracy_kept(*models: CountingResult | None, biases: Collection[str]) -> float | None:
+    """Accuracy of these regions after 16 zeros were appended."""
+    held = [shift.accuracy for _, shift in compared_with(models, biases)]
     return sum(held) / len(held) if held else None
 
 
-def lead_of_constant(*models: CountingResult | None, before: bool = False) -> float | None:
+def lead_of_constant(*models: CountingResult | None) -> float | None:
     """That accuracy where the bias is of constant number less that where it is zeros; None where one is lacking."""
-    constant, zeros = (accuracy_kept(*models, biases=one, before=before) for one in (CONSTANT, ("zeros",)))
+    constant, zeros = (accuracy_kept(*models, biases=one) for one in (CONSTANT, ("zeros",)))
     return None if constant is None or zeros is None else constant - zeros
 
 

@@ -10,7 +10,7 @@ from toylab.report import canvas, figures
 from toylab.report.page import Picture, measured, picture, pictures
 from toylab.runs.store import curves_of, read_metrics
 from toylab.runs.study import Job
-from toylab.studies.iteration_head.claims import LEARNED, learned
+from toylab.studies.iteration_head.claims import LEARNED, PEAKED, learned
 from toylab.studies.iteration_head.measures import IterationResult
 from toylab.training.attention_history import Shown, read_film
 from toylab.verdicts.claim import Conditions
@@ -90,7 +90,7 @@ def _draw_heads(main: dict[int, IterationResult]) -> Picture:
 def _draw_emergence(results: Conditions, out: Path) -> Picture:
     rows = [
         ("end_of_input", "attention on EoI,\nbest earlier head", canvas.INPUT_END, None),
-        ("carry", "share of steps\nread at x_t", canvas.CARRY, 0.9),
+        ("carry", "share of steps\nread at x_t", canvas.CARRY, PEAKED),
         ("accuracy", "sequence accuracy", canvas.ACCURACY, LEARNED),
     ]
     figure, axes = canvas.sheet(6.4, 6.6, rows=3)
