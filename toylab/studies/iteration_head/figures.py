@@ -100,7 +100,7 @@ def _draw_emergence(results: Conditions, out: Path) -> Picture:
     return picture(
         "How it emerges",
         "A long plateau, then the head and the answers appear together. Each line is a seed, measured on held-out "
-        "sequences while training; grey lines are the bars of the claims.",
+        "sequences while training; grey lines are thresholds of the claims.",
         figure,
     )
 
