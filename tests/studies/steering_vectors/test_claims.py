@@ -349,7 +349,8 @@ def test_what_waits_for_a_training_says_which_and_nothing_else_does():
     }  # fmt: skip
     assert all(reason.startswith("waits for") for reason in found.values())
     longer = replace(STUDY, rl=replace(STUDY.rl, steps=160))
-    assert {one.id for one in longer.claims() if one.undecidable} == set(found) - {"fraction-match"}
+    for study in (longer, SteeringVectorsStudy.paper()):
+        assert {one.id for one in study.claims() if one.undecidable} == set(found) - {"fraction-match"}
 
 
 def test_separability_is_not_measured_where_no_two_rows_are_close():

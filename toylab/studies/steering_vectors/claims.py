@@ -22,7 +22,7 @@ from toylab.studies.steering_vectors.results import (
     portion,
     shares_of,
 )
-from toylab.studies.steering_vectors.settings import Settings
+from toylab.studies.steering_vectors.settings import CONVERGED, Settings
 from toylab.verdicts.claim import Claim, Conditions, Control, Detail
 from toylab.verdicts.criterion import above, at_least, at_most, between
 from toylab.verdicts.judgement import threshold
@@ -31,8 +31,6 @@ ROUTES = "Through which readers the penultimate vector acts"
 ANY_ORDER = "an order: the claim names no size"
 SHARE = "share of full training's gain at temperature 1"
 QUOTED = "on MATH500 1.02, on AMC23 .91 (computed from 2505.18706, table 1, as a replication quotes it)"
-CONVERGED = 160
-"""Steps of reinforcement learning that a match asks for: joint vectors reach .73 of the gain at 40, .80 at 160."""
 RANDOM = "random vectors of the same norm"
 LEARNED_READOUT = "waits for a learned unembedding with which a vector steers: a first phase on chains alone"
 
