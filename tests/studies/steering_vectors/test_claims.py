@@ -207,12 +207,12 @@ ROWS = {
     "fraction-large": Row(
         lambda s: gained(s, "joint"),
         ">= 0.5",
-        lambda s: way(s["baselines"].base, average(s["baselines"].random_vectors), at(s["full"])),
+        lambda s: way(at(s["base"]), s["joint"].random_right, at(s["full"])),
     ),
     "single-layer": Row(
         lambda s: average(1 if at(s[name]) > at(s["base"]) + 0.05 else 0 for name in VECTORS),
         ">= 0.9",
-        lambda s: average(1 if x > s["baselines"].base + 0.05 else 0 for x in s["baselines"].random_vectors),
+        lambda s: average(1 if s[name].random_right > at(s["base"]) + 0.05 else 0 for name in VECTORS),
     ),
     "depth-order": Row(lambda s: gained(s, "vector-3") - gained(s, "vector-0"), "> 0"),
     "depth-joint": Row(lambda s: gained(s, "joint") - gained(s, "vector-3"), "> 0"),

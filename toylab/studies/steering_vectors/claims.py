@@ -10,9 +10,9 @@ from typing import Literal
 from toylab.studies.steering_vectors.claims_beyond import FREE, GAINS, OUR_QUESTION, SAME_SEED, beyond, of
 from toylab.studies.steering_vectors.results import (
     Answering,
-    BaselinesResult,
     BaseResult,
     FullResult,
+    JointResult,
     LensReading,
     PersistenceByLayer,
     VectorResult,
@@ -118,7 +118,7 @@ def _gains(study: Settings) -> list[Claim]:
             sentence="Vectors after all blocks, trained together, recover a large portion of full training's gain.",
             criterion=at_least(0.5),
             origin="half of the gain: the least that is large",
-            control=Control(f"ten of {RANDOM}", ("baselines", "full"), _at_random),
+            control=Control(f"{RANDOM} after all blocks", ("base", "full", "joint"), _at_random),
             note="longer training can only raise it",
         ),
         trained(
@@ -130,9 +130,7 @@ def _gains(study: Settings) -> list[Claim]:
             quantity=lambda base, *found: _share_above(map(accuracy_at, found), accuracy_at(base)),
             criterion=at_least(0.9),
             origin="the paper: all layers but two, of 28",
-            control=Control(
-                f"ten of {RANDOM}", ("baselines",), lambda found: _share_above(found.random_vectors, found.base)
-            ),
+            control=Control(f"{RANDOM}, one after each block", ("base", *vectors), _share_above_at_random),
             paper_number="all layers but two (a review of the paper)",
         ),
         late(
@@ -354,8 +352,14 @@ def _prefixed(base: BaseResult, trained: Answering, opener: Literal["prefix", "d
     return portion(accuracy_at(base), getattr(base, opener)[1].right, accuracy_at(trained))
 
 
-def _at_random(found: BaselinesResult, full: FullResult) -> float:
-    return portion(found.base, fmean(found.random_vectors), accuracy_at(full))
+def _at_random(base: BaseResult, full: FullResult, joint: JointResult) -> float | None:
+    random = joint.random_right
+    return None if random is None else portion(accuracy_at(base), random, accuracy_at(full))
+
+
+def _share_above_at_random(base: BaseResult, *found: VectorResult) -> float | None:
+    random = [one.random_right for one in found]
+    return None if None in random else _share_above(random, accuracy_at(base))
 
 
 def _share_above(found: Iterable[float], base: float) -> float:
