@@ -218,7 +218,7 @@ ROWS = {
     "depth-joint": Row(lambda s: gained(s, "joint") - gained(s, "vector-3"), "> 0"),
     "prefix": Row(
         lambda s: way(at(s["base"]), s["base"].prefix[1].right, at(s["vector-3"])),
-        "from 0.6 to 1.05",
+        ">= 0.6",
         lambda s: way(at(s["base"]), s["base"].direct[1].right, at(s["vector-3"])),
     ),
     "first-token": Row(by_place("first"), ">= 0.6", by_place("all but first")),
@@ -248,7 +248,7 @@ ROWS = {
     "persistence-other": Row(
         lambda s: average(cosines(s["combine"].persistence, "to_vector")),
         "<= 0.5",
-        lambda s: s["baselines"].another_run.cosine,
+        lambda s: average(cosines(s["combine"].persistence, "to_mean")),
     ),
     "skip-attention": Row(by_route("skip attention"), ">= 0.9", by_route("skip unembedding")),
     "penultimate-mlp": Row(
