@@ -115,8 +115,8 @@ def activations() -> list[Claim]:
         ),
         moves(
             id="sensitivity",
-            sentence="After DPO and unlearning the answer moves far less with an unsafe prompt's embeddings than with a "
-            "safe one's.",
+            sentence="After DPO and unlearning the answer moves far less with an unsafe prompt's embeddings than with "
+            "a safe one's.",
             conditions=STRONG,
             measure="gradient norm of the largest logit, unsafe over safe, in the larger of the two,",
             quantity=lambda *strong: max(one.sensitivity.ratio for one in strong),

@@ -7,7 +7,17 @@ from functools import partial
 from statistics import fmean
 from typing import Literal
 
-from toylab.studies.steering_vectors.claims_beyond import FREE, GAINS, OUR_QUESTION, SAME_SEED, beyond, of
+from toylab.studies.steering_vectors.claims_beyond import (
+    ANY_ORDER,
+    EFFECT,
+    FREE,
+    GAINS,
+    OUR_QUESTION,
+    SAME_SEED,
+    SMALLEST_EFFECT,
+    beyond,
+    of,
+)
 from toylab.studies.steering_vectors.results import (
     Answering,
     BaseResult,
@@ -28,7 +38,6 @@ from toylab.verdicts.criterion import above, at_least, at_most, between
 from toylab.verdicts.judgement import threshold
 
 ROUTES = "Through which readers the penultimate vector acts"
-ANY_ORDER = "an order: the claim names no size"
 SHARE = "share of full training's gain at temperature 1"
 QUOTED = "on MATH500 1.02, on AMC23 .91 (computed from 2505.18706, table 1, as a replication quotes it)"
 RANDOM = "random vectors of the same norm"
@@ -91,9 +100,9 @@ def _gains(study: Settings) -> list[Claim]:
             conditions=("full", *vectors),
             measure="greedy accuracy in the weakest layer minus that of full training",
             quantity=lambda full, *found: min(accuracy_at(one, 0) for one in found) - accuracy_at(full, 0),
-            criterion=at_least(-0.05),
-            margin=0.05,
-            origin="a smallest effect of interest: .05",
+            criterion=at_least(-EFFECT),
+            margin=EFFECT,
+            origin=SMALLEST_EFFECT,
             control=Control(
                 "the base", ("full", "base"), lambda full, base: accuracy_at(base, 0) - accuracy_at(full, 0)
             ),
@@ -103,9 +112,9 @@ def _gains(study: Settings) -> list[Claim]:
             asks="absence",
             place="abstract, versions 1 to 3",
             sentence="Vectors after all blocks, trained together, match full training.",
-            criterion=at_least(0.95),
-            margin=0.05,
-            origin="a smallest effect of interest: .05",
+            criterion=at_least(1 - EFFECT),
+            margin=EFFECT,
+            origin=SMALLEST_EFFECT,
             control=Control("THINK prefixed to the base's answers", ("base", "full"), _prefixed),
             undecidable=""
             if study.rl.steps >= CONVERGED
@@ -126,11 +135,13 @@ def _gains(study: Settings) -> list[Claim]:
             place="section 4, figure 1",
             sentence="A vector after nearly any one block improves on the base.",
             conditions=("base", *vectors),
-            measure="share of layers in which accuracy at temperature 1 rises by more than .05",
-            quantity=lambda base, *found: _share_above(map(accuracy_at, found), accuracy_at(base)),
+            measure=f"share of layers in which {FREE} rises by more than {EFFECT:g}",
+            quantity=lambda base, *found: _improved(base, *map(accuracy_at, found)),
             criterion=at_least(0.9),
             origin="the paper: all layers but two, of 28",
-            control=Control(f"{RANDOM}, one after each block", ("base", *vectors), _share_above_at_random),
+            control=Control(
+                RANDOM, ("base", *vectors), lambda base, *found: _improved(base, *(one.random_right for one in found))
+            ),
             paper_number="all layers but two (a review of the paper)",
         ),
         late(
@@ -361,13 +372,8 @@ def _at_random(base: BaseResult, full: FullResult, joint: JointResult) -> float 
     return None if random is None else portion(accuracy_at(base), random, accuracy_at(full))
 
 
-def _share_above_at_random(base: BaseResult, *found: VectorResult) -> float | None:
-    random = [one.random_right for one in found]
-    return None if None in random else _share_above(random, accuracy_at(base))
-
-
-def _share_above(found: Iterable[float], base: float) -> float:
-    return fmean(one - base > 0.05 for one in found)
+def _improved(base: BaseResult, *accuracies: float | None) -> float | None:
+    return None if None in accuracies else fmean(one - accuracy_at(base) > EFFECT for one in accuracies)
 
 
 def _least_persistence(persistence: PersistenceByLayer) -> float:
