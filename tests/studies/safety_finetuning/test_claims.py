@@ -217,7 +217,7 @@ ROWS = {
         lambda s: s["ssft"].soft.m_unsafe_text[1.0], ">= 0.5", lambda s: s["ssft"].soft.m_other_answers[1.0]
     ),
     "null-part-matters": Row(
-        lambda s: smallest(s[name].parts.up_in_the_column_space.unsafe.refuses for name in TRIO),
+        lambda s: largest(s[name].parts.up_in_the_column_space.unsafe.refuses for name in TRIO),
         "<= 0.5",
         lambda s: smallest(s[name].parts.up_in_the_null_space.unsafe.refuses for name in TRIO),
     ),

@@ -61,6 +61,7 @@ def test_a_vector_is_measured_on_all_prompts_and_examined_on_half_of_them(tmp_pa
             difference_lens=measures.says(change.mean(dim=0), model, TASK),
             random_lens=measures.says(blind, model, TASK),
             random_kl=measures.kl_by_position(vectors(model, {layer: blind}), TASK, every, SEED),
+            random_right=right(vectors(model, {layer: blind}), every),
         )
         if examine:
             places = measures.by_place(steered, TASK, few(), SEED)
@@ -117,7 +118,7 @@ def test_full_training_is_of_all_but_the_readout(tmp_path):
         assert all(torch.equal(x, y) for x, y in zip(one.parameters(), other.parameters(), strict=True))
 
 
-def test_joint_vectors_are_of_all_layers_with_a_norm_each(tmp_path):
+def test_joint_vectors_are_of_all_layers_beside_random_ones_of_the_same_norms(tmp_path):
     model = base()
     job, folder = begun(tmp_path, base=model)
     with trainings() as asked, witnessed():
@@ -125,7 +126,10 @@ def test_joint_vectors_are_of_all_layers_with_a_norm_each(tmp_path):
     held = load_steering(folder / "vectors.safetensors", model)
     assert list(held.additions) == [str(layer) for layer in range(LAYERS)]
     norms = [length(one.vector.detach()) for one in held.additions.values()]
-    assert alike(found, JointResult(answers=answers_in(held, prompts_of()), norms=norms))
+    drew = [torch.randn(WIDTH, generator=source(SEED, f"random vector {k}")) for k in range(LAYERS)]
+    blind = {k: norm * one / length(one) for k, (one, norm) in enumerate(zip(drew, norms, strict=True))}
+    at_random = right(vectors(model, blind), prompts_of())
+    assert alike(found, JointResult(answers=answers_in(held, prompts_of()), norms=norms, random_right=at_random))
     assert len(set(norms)) == LAYERS
     assert reinforced(asked[0], folder) == {}
 

@@ -44,7 +44,7 @@ def has_head(main: IterationResult) -> bool:
     return learned(main) and main.head.carry >= PEAKED
 
 
-CARRY = attrgetter("head.carry")
+HEAD_CARRY = attrgetter("head.carry")
 HEAD = Need(condition="main", test=has_head, otherwise="no main model that learned the task has the head here")
 ONE_LENGTH = Need(condition="one-length", test=learned, otherwise="no model learned its one length here")
 
@@ -103,10 +103,10 @@ def claims(guess: Guesses, parity_guess: float, steps: int, one_head: str, equal
             place="section 4, peakiness",
             sentence="An iteration head forms: when s_t is due, one head reads x_t.",
             measure="share of steps in which the best head has over half of its attention on x_t",
-            quantity=CARRY,
+            quantity=HEAD_CARRY,
             criterion=at_least(PEAKED),
             statistic="share",
-            control=Control("models trained on one length", ("one-length",), CARRY),
+            control=Control("models trained on one length", ("one-length",), HEAD_CARRY),
             paper_number=f".92 (mean of 100 models, epoch 500; {FIGURES})",
             details={
                 "accepted by the detector, which also asks for the stop rule": Detail("main", "head.found"),
@@ -245,10 +245,10 @@ def claims(guess: Guesses, parity_guess: float, steps: int, one_head: str, equal
             sentence="An iteration head forms only if lengths vary: models that learned one length have none.",
             conditions=("one-length",),
             measure="peakiness on x_t over all lengths, of models trained on one length,",
-            quantity=CARRY,
+            quantity=HEAD_CARRY,
             criterion=below(0.5),
             needs=(ONE_LENGTH,),
-            control=Control("trained on all lengths", ("main",), CARRY),
+            control=Control("trained on all lengths", ("main",), HEAD_CARRY),
             details={"accuracy at their own length": Detail("one-length", "mean_accuracy")},
         ),
         of_head(

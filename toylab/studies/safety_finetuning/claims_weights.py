@@ -77,7 +77,7 @@ def activations() -> list[Claim]:
         ),
         apart(
             id="clusters",
-            sentence="Fine-tuning drives safe and unsafe prompts apart, DPO and unlearning far.",
+            sentence="DPO and unlearning drive safe and unsafe prompts far apart.",
             conditions=("base", *STRONG),
             measure=f"{over} weaker of DPO and unlearning,",
             quantity=lambda base, *strong: min(_apart(base, one) for one in strong),
@@ -115,7 +115,8 @@ def activations() -> list[Claim]:
         ),
         moves(
             id="sensitivity",
-            sentence="After DPO and unlearning the answer hardly moves with an unsafe prompt's embeddings.",
+            sentence="After DPO and unlearning the answer moves far less with an unsafe prompt's embeddings than with "
+            "a safe one's.",
             conditions=STRONG,
             measure="gradient norm of the largest logit, unsafe over safe, in the larger of the two,",
             quantity=lambda *strong: max(one.sensitivity.ratio for one in strong),

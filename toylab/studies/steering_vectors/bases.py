@@ -19,12 +19,13 @@ from toylab.studies.steering_vectors.data import (
     freeze_readout,
     reasoning_batches,
     reasoning_model,
+    reasoning_prompts,
     right_chains,
 )
 from toylab.studies.steering_vectors.results import BaseResult
 from toylab.studies.steering_vectors.settings import APART, Settings
-from toylab.tasks import Reasoning, Styles, held_out
-from toylab.training.batches import next_token_loss, prompt_tokens
+from toylab.tasks import Reasoning, Styles
+from toylab.training.batches import next_token_loss
 from toylab.training.loop import Training, train
 
 
@@ -83,7 +84,7 @@ def load_base(path: Path | str) -> Transformer:
 def evaluation_prompts(study: Settings, seed: int, task: Reasoning | None = None) -> Tensor:
     """The held-out prompts of a seed."""
     task = task or study.task
-    return prompt_tokens(task, held_out(task, seed, study.rows, purpose="prompts"))
+    return reasoning_prompts(task, seed, study.rows)
 
 
 def few_of(study: Settings, prompts: Tensor) -> Tensor:

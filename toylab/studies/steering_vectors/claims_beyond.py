@@ -20,6 +20,14 @@ FREE = "accuracy at temperature 1"
 GAINS = "What each training reaches"
 OUR_QUESTION = "our question"
 SAME_SEED = "a difference within a seed between trainings on the same prompts"
+ANY_ORDER = "an order: the claim names no size"
+EFFECT = 0.05
+"""The least difference of accuracy that matters to us."""
+SMALLEST_EFFECT = f"a smallest effect of interest: {EFFECT:g}"
+STEERS = 0.5
+"""The least share of full training's gain with which a vector counts as steering a base."""
+CLOSE_ROWS = 0.8
+"""The least cosine of the openers' rows with which they count as close."""
 SAE = "waits for an autoencoder that explains as much as that of sae-lens at the same budget"
 
 
@@ -44,7 +52,7 @@ def beyond(study: Settings) -> list[Claim]:
     feature = partial(dropped, conditions=("features",))
     baseline = partial(Claim, place="our control", kind="own", conditions=("baselines",), figure=GAINS)
     useless = partial(
-        baseline, asks="absence", criterion=at_most(0.05), margin=0.05, origin="a smallest effect of interest: .05",
+        baseline, asks="absence", criterion=at_most(EFFECT), margin=EFFECT, origin=SMALLEST_EFFECT,
         control=Control("the trained vector", ("baselines",), lambda found: found.gain),
     )  # fmt: skip
     return [
@@ -55,13 +63,13 @@ def beyond(study: Settings) -> list[Claim]:
             quantity=lambda *found: _fall(swept(*found)),
             criterion=at_most(-0.3),
             uncontrolled="the base with the most different rows is the other side of the difference",
-            note="not measured where no two rows are close enough, with a cosine of at least .8",
+            note=f"not measured where no two rows are close enough, with a cosine of at least {CLOSE_ROWS:g}",
         ),
         separable(
             id="pre-flight",
             sentence="The pre-flight check predicts which bases a vector can steer.",
-            measure=f"share of bases in which a bound of at least {enough:g} nats goes with a share of at least .5, "
-            "and a lower one with less,",
+            measure=f"share of bases in which a bound of at least {enough:g} nats goes with a share of at least "
+            f"{STEERS:g}, and a lower one with less,",
             quantity=lambda *found: _predicted(swept(*found), enough),
             criterion=at_least(0.9),
             control=Control("one answer for all", swept_conditions(study), lambda *found: _alike(swept(*found))),
@@ -156,7 +164,7 @@ def beyond(study: Settings) -> list[Claim]:
             quantity=lambda adaptive: adaptive.scales.sep_lead,
             criterion=at_least(0),
             statistic="share",
-            origin="an order: the claim names no size",
+            origin=ANY_ORDER,
             control=Control("a random direction read", ("adaptive",), lambda one: one.random_scales.sep_lead),
             details=of("adaptive", **{name: f"scales.{name}" for name in ("BOS", "digits", "SEP", "opener", "chain")}),
             figure="How much of its vector each token gets",
@@ -247,7 +255,7 @@ def beyond(study: Settings) -> list[Claim]:
             sentence="A vector trained on a random reward neither gains nor loses.",
             measure="gain at temperature 1, last layer,",
             quantity=lambda found: found.random_reward.right[1] - found.base,
-            criterion=between(-0.05, 0.05),
+            criterion=between(-EFFECT, EFFECT),
             details=of("baselines", baselines=lambda found: {name: asdict(one) for name, one in found.named.items()}),
         ),
         baseline(
@@ -271,22 +279,22 @@ def beyond(study: Settings) -> list[Claim]:
             measure=f"{FREE} less that of the vector",
             quantity=lambda found: found.logit_bias.right[1] - found.steered,
             criterion=above(0),
-            origin="an order: the claim names no size",
+            origin=ANY_ORDER,
             uncontrolled="a difference within a seed, on the same prompts",
         ),
     ]
 
 
 def _fall(points: Sequence[SweepPoint]) -> float | None:
-    return points[-1].share - points[0].share if points[-1].cosine >= 0.8 else None
+    return points[-1].share - points[0].share if points[-1].cosine >= CLOSE_ROWS else None
 
 
 def _alike(points: Sequence[SweepPoint]) -> float | None:
     """The share of bases on the side on which most are."""
-    moved = [one.share >= 0.5 for one in points]
+    moved = [one.share >= STEERS for one in points]
     return max(fmean(moved), 1 - fmean(moved)) if len(points) > 1 else None
 
 
 def _predicted(points: Sequence[SweepPoint], enough: float | int) -> float | None:
-    right = [(one.share >= 0.5) == (one.bound >= enough) for one in points]
+    right = [(one.share >= STEERS) == (one.bound >= enough) for one in points]
     return fmean(right) if len(points) > 1 else None

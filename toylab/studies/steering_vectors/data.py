@@ -21,7 +21,7 @@ from toylab.model.steering import Steered
 from toylab.model.transformer import Transformer
 from toylab.runs.store import rounded
 from toylab.settings import check_range
-from toylab.tasks import Batch, Reasoning, Styles, held_out, stream
+from toylab.tasks import Batch, Reasoning, Split, Styles, held_out, stream
 from toylab.training.batches import Scored, device_of, fresh, pad, prompt_tokens
 from toylab.training.loop import TrainConfig
 from toylab.training.losses import Rollouts, entropy, kl_divergence, up_to
@@ -104,10 +104,15 @@ def reasoning_batches(task: Reasoning, seed: int, rows: int, styles: Styles, pur
     return fresh(task, seed, rows, lambda batch: pad(trimmed(batch)), draw, purpose)
 
 
+def reasoning_prompts(task: Reasoning, seed: int, rows: int, split: Split = "test") -> Int[Tensor, "prompt position"]:
+    """Prompts of a split; of another split or seed, they are drawn independently."""
+    return prompt_tokens(task, held_out(task, seed, rows, split, purpose="prompts"))
+
+
 def right_chains(task: Reasoning, seed: int, rows: int = 200) -> Callable[[nn.Module], dict[str, float]]:
     """What the stop rule of the first phase watches: `accuracy`, the share of validation prompts answered right when
     THINK is given, greedily; on the flagged task, of those prompts that ask for a chain."""
-    prompts = prompt_tokens(task, held_out(task, seed, rows, "validation", purpose="prompts"))
+    prompts = reasoning_prompts(task, seed, rows, "validation")
     prompts = prompts[~torch.from_numpy(task.flagged(prompts.numpy()))]
     return lambda model: {"accuracy": answers(model, task, prompts, 0, opener="THINK").right}
 

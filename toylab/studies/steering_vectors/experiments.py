@@ -33,6 +33,7 @@ from toylab.studies.steering_vectors.data import (
     freeze_readout,
     readout_rows,
     reasoning_batches,
+    reasoning_prompts,
 )
 from toylab.studies.steering_vectors.results import (
     AdaptiveResult,
@@ -52,8 +53,8 @@ from toylab.studies.steering_vectors.results import (
 from toylab.studies.steering_vectors.separability import SeparabilityResult
 from toylab.studies.steering_vectors.settings import Settings
 from toylab.studies.steering_vectors.transfer import Carried, FamilyResult, TransferResult
-from toylab.tasks import Reasoning, held_out, stream
-from toylab.training.batches import next_token_loss, prompt_tokens
+from toylab.tasks import Reasoning, stream
+from toylab.training.batches import next_token_loss
 from toylab.training.loop import TrainConfig, Training, train
 from toylab.training.losses import PolicyGradient
 
@@ -106,6 +107,7 @@ def train_vector(
     steered = _reinforce(study, steered, base, seed, folder, file="vector.safetensors")
     vector = measures.vector_of(steered)
     blind = measures.random_vector(vector, layer, seed)
+    at_random = vectors(base, {layer: blind})
     after_last = measures.residual_changes(steered, study.task, prompts[:500], seed)[study.last].mean(dim=0)
     found = VectorResult(
         answers=by_temperature(steered, study.task, prompts, seed=seed),
@@ -114,7 +116,8 @@ def train_vector(
         lens=measures.says(vector, base, study.task),
         difference_lens=measures.says(after_last, base, study.task),
         random_lens=measures.says(blind, base, study.task),
-        random_kl=measures.kl_by_position(vectors(base, {layer: blind}), study.task, prompts, seed),
+        random_kl=measures.kl_by_position(at_random, study.task, prompts, seed),
+        random_right=measures.right(at_random, study.task, prompts, seed=seed),
     )
     if not examine:
         return found
@@ -150,9 +153,12 @@ def train_joint(study: Settings, job: Job, folder: Path) -> JointResult:
     """Vectors after all layers, trained together."""
     base, prompts, seed = _start(study, job, folder)
     steered = _reinforce(study, vectors(base), base, seed, folder, file="vectors.safetensors")
+    trained = {int(layer): held.vector.detach() for layer, held in steered.additions.items()}
+    blind = {layer: measures.random_vector(vector, layer, seed) for layer, vector in trained.items()}
     return JointResult(
         answers=by_temperature(steered, study.task, prompts, seed=seed),
-        norms=[held.vector.norm().item() for held in steered.additions.values()],
+        norms=[vector.norm().item() for vector in trained.values()],
+        random_right=measures.right(vectors(base, blind), study.task, prompts, seed=seed),
     )
 
 
@@ -359,14 +365,10 @@ def train_flagged(
     elif which in ("gate", "scale"):
         point = f"blocks.{before}.resid_post"
         with torch.no_grad(), watch(base, point) as seen:
-            base(prompt_tokens(task, held_out(task, seed, 1000, "train", purpose="prompts")))
+            base(reasoning_prompts(task, seed, 1000, "train"))
         centre = rms_normed(seen[point][:, -1]).mean(dim=0)
-        held = (
-            Scaled(width, "tanh", centre, source(seed, "gate"))
-            if which == "gate"
-            else Scaled(width, generator=source(seed, "gate"))
-        )
-        model, config = Steered(base, {before: held}), long
+        bounded = ("tanh", centre) if which == "gate" else ()
+        model, config = Steered(base, {before: Scaled(width, *bounded, generator=source(seed, "gate"))}), long
     else:
         model = Steered(base, {before if which == "before" else study.last: Vector(width)})
         config = study.rl

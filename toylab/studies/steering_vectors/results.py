@@ -117,6 +117,8 @@ class VectorResult(Answering):
     """Of a random vector of the same norm."""
     random_kl: list[float] | None = None
     """`kl` with that random vector instead."""
+    random_right: float | None = None
+    """Accuracy at temperature 1 with that random vector instead; None where it was not measured."""
     places: dict[str, float] | None = None
     """Accuracy at temperature 1 by where alone the vector acts (`measures.by_place`); of the last two layers."""
     few: Pair | None = None
@@ -146,6 +148,8 @@ class JointResult(Answering):
     """Vectors after all layers, trained together, and their norms."""
 
     norms: list[float]
+    random_right: float | None = None
+    """Accuracy at temperature 1 with random vectors of the same norms; None where it was not measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
