@@ -127,6 +127,7 @@ def _add_studies(add: Callable) -> None:
     _study_of(command)
     text = "look at 10, 20 and 30 seeds, counted on from the first one, until every claim is decided"
     command.add_argument("--until-decided", action="store_true", help=text)
+    command.add_argument("--sham", action="store_true", help="measure the same on untrained weights, then judge both")
     command.add_argument("--out", type=Path, help="folder of the run (default: runs/STUDY-PRESET)")
 
     command = add("sweep", sweep_study, "run a study at many settings, or go on with that", settings=True)

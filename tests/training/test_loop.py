@@ -292,14 +292,22 @@ def test_a_gradient_that_is_no_number_does_not_reach_the_checkpoint(tmp_path, at
 # Mistakes ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["steps", "rows", "evaluate_every", "stop_after"])
+@pytest.mark.parametrize("name", ["rows", "evaluate_every", "stop_after"])
 @pytest.mark.parametrize("value", [0, -3])
 def test_a_count_below_one_is_refused(name, value):
     with pytest.raises(ValueError, match=rf"^{name}={value}: must be at least 1"):
         TrainConfig(**{name: value})
 
 
-@pytest.mark.parametrize("name", ["warmup", "cooldown"])
+def test_a_training_of_no_step_leaves_the_model_and_is_measured_once():
+    model = nn.Linear(2, 1)
+    before = [p.clone() for p in model.parameters()]
+    done = train(model, lambda m, x: m(x).mean(), lambda step: torch.ones(1, 2), TrainConfig(steps=0))
+    assert all(map(torch.equal, model.parameters(), before))
+    assert [entry["step"] for entry in done.history] == [0]
+
+
+@pytest.mark.parametrize("name", ["steps", "warmup", "cooldown"])
 def test_a_span_below_zero_is_refused(name):
     with pytest.raises(ValueError, match=rf"^{name}=-1: must be at least 0"):
         TrainConfig(**{name: -1})

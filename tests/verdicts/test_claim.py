@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from toylab.console import ToylabError
 from toylab.verdicts.claim import Claim, Conditions, Control, Detail, Need, judge_claims
-from toylab.verdicts.criterion import above, at_least, below
+from toylab.verdicts.criterion import above, at_least, at_most, below
 from toylab.verdicts.decision import Plan, decide
 
 
@@ -35,7 +35,6 @@ CLAIM = Claim(
     criterion=at_least(0.9),
     statistic="share",
 )
-PLAN = Plan.of(range(12))
 values = st.lists(st.floats(0, 1), min_size=1, max_size=12)
 
 
@@ -43,14 +42,18 @@ def of(**conditions: list[float]) -> Conditions:
     return Conditions({name: {s: Found(a) for s, a in enumerate(held)} for name, held in conditions.items()})
 
 
+def plan_of(results: Conditions) -> Plan:
+    return Plan.of(results.in_any(*results))
+
+
 def judged(claim: Claim, results: Conditions, **more):
-    return claim.judged(results, PLAN, **more)
+    return claim.judged(results, plan_of(results), **more)
 
 
 @given(values, st.sampled_from(["share", "median"]))
 def test_a_claim_is_decided_by_its_numbers_criterion_and_statistic(held, statistic):
     found = judged(replace(CLAIM, statistic=statistic), of(main=held))
-    decision = decide(dict(enumerate(held)), CLAIM.criterion, statistic, PLAN)
+    decision = decide(dict(enumerate(held)), CLAIM.criterion, statistic, Plan.of(range(len(held))))
     assert (found.verdict, found.seeds, found.level) == (decision.word, decision.seeds, decision.level)
     assert found.measured == pytest.approx(decision.measured, rel=1e-3)
     assert found.details["by seed"] == {str(k): round(value, 4) for k, value in enumerate(held)}
@@ -121,6 +124,48 @@ def test_seeds_that_are_left_out_are_counted_in_the_note():
     assert (found.verdict, found.note) == ("supported", "2 of 8 seeds lack what is presupposed")
 
 
+@given(st.integers(0, 9), st.sampled_from(["main", "random"]))
+def test_a_run_that_was_interrupted_has_no_verdict(done, missing):
+    results = of(main=[1.0] * 10, random=[0.0] * 10)
+    del results[missing][done]
+    claim = replace(CLAIM, control=RANDOM)
+    found = claim.judged(results, Plan.of(range(10)))
+    assert (found.verdict, found.note) == ("undecided", f"{done} of 10 seeds are done")
+    assert claim.judged(of(main=[1.0] * 10, random=[0.0] * 10), Plan.of(range(10))).verdict == "supported"
+
+
+SOLVED = Need(condition="main", test=lambda main: main.accuracy >= 0.9, otherwise="nobody solved it")
+
+
+@pytest.mark.parametrize(
+    ("main", "sham", "verdict", "misses"),
+    [
+        (GOOD, BAD, "supported", True),
+        (GOOD, GOOD, "uninformative", False),
+        (GOOD, MIXED, "supported", None),
+        (GOOD, [], "supported", None),
+        (BAD, GOOD, "refuted", False),
+    ],
+)
+def test_a_sham_that_meets_the_criterion_makes_a_supported_claim_uninformative(main, sham, verdict, misses):
+    shams = {"untrained weights": of(main=sham)}
+    found = judged(replace(CLAIM, control=RANDOM), of(main=main, random=BAD), shams=shams)
+    assert (found.verdict, found.shams[0].misses) == (verdict, misses)
+    below = replace(CLAIM, asks="absence", criterion=at_most(0.5), statistic="median")
+    assert judged(below, of(main=BAD), shams=shams).shams == ()
+
+
+def test_a_sham_is_asked_without_what_is_presupposed_and_only_where_it_replaces_a_condition():
+    results = of(main=GOOD, other=GOOD)
+    shams = {"no parts": of(main=BAD, other=GOOD) | {"other": results["other"]}}
+    shams = {what: Conditions(held) for what, held in shams.items()}
+    needing = replace(CLAIM, needs=(SOLVED,))
+    assert judged(needing, results, shams=shams).shams[0].measured == 0
+    assert judged(replace(CLAIM, conditions=("other",)), results, shams=shams).shams == ()
+    undefined = replace(CLAIM, quantity=lambda main: 1 / main.accuracy, statistic="median")
+    assert judged(undefined, results, shams=shams).shams[0].measured is None
+
+
 @pytest.mark.parametrize(
     ("main", "family", "also"),
     [
@@ -134,7 +179,7 @@ def test_seeds_that_are_left_out_are_counted_in_the_note():
 def test_a_claim_of_the_paper_is_also_judged_over_the_family(main, family, also):
     found = CLAIM.judged(of(main=main), Plan.of(range(len(main))), family)
     assert found.family == also
-    assert replace(CLAIM, kind="own").judged(of(main=main), PLAN, family).family == ""
+    assert replace(CLAIM, kind="own").judged(of(main=main), Plan.of(range(len(main))), family).family == ""
 
 
 def test_the_family_is_that_of_the_claims_of_the_paper_that_were_measured():
@@ -144,9 +189,9 @@ def test_the_family_is_that_of_the_claims_of_the_paper_that_were_measured():
         replace(CLAIM, id="other", conditions=("not run",)),
     ]
     results = of(main=GOOD)
-    assert judge_claims([CLAIM], results, PLAN)[0].family == "yes"
-    assert judge_claims([CLAIM, *others[1:]], results, PLAN)[0].family == "yes"
-    assert judge_claims([CLAIM, *others], results, PLAN)[0].family == "not reachable"
+    assert judge_claims([CLAIM], results, plan_of(results))[0].family == "yes"
+    assert judge_claims([CLAIM, *others[1:]], results, plan_of(results))[0].family == "yes"
+    assert judge_claims([CLAIM, *others], results, plan_of(results))[0].family == "not reachable"
 
 
 def test_a_need_of_each_seed_leaves_out_those_that_lack_it_and_one_of_any_seed_none():
@@ -207,7 +252,7 @@ def test_a_claim_depends_on_its_conditions_its_needs_and_its_details():
 
 def test_an_id_declared_twice_is_refused():
     with pytest.raises(ToylabError, match=r"claim 'learned': is declared twice; give each"):
-        judge_claims([CLAIM, CLAIM], of(main=[1.0]), PLAN)
+        judge_claims([CLAIM, CLAIM], of(main=[1.0]), Plan.of([0]))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

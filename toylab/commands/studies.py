@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from toylab.commands.flags import chosen_study, print_json, usual_folder
 from toylab.console import ToylabError
@@ -22,7 +23,8 @@ def run_study(options: argparse.Namespace, rest: list[str]) -> None:
     from toylab.runs import registry
     from toylab.runs.dask import executor
     from toylab.runs.jobs import JobsFailedError, JobsRefusedError, Run, execute_all
-    from toylab.runs.judge import after_failures, finish, is_decided
+    from toylab.runs.judge import SHAM, after_failures, finish, is_decided
+    from toylab.runs.study import untrained
 
     out = options.out or usual_folder(options.study, options.preset)
     name = registry.name_of(type(study))
@@ -33,6 +35,9 @@ def run_study(options: argparse.Namespace, rest: list[str]) -> None:
                 execute_all([run], name, options.workers, executor=cluster)
                 if options.until_decided and is_decided(out, type(study)):
                     break
+            if options.sham:
+                sham = Run(untrained(replace(study, seeds=seeds)), name, out / SHAM)
+                execute_all([sham], f"{name}, untrained", options.workers, executor=cluster)
     except (JobsFailedError, JobsRefusedError):
         after_failures(out, finish, out, type(study))  # what the other jobs found should not wait for it
         raise
@@ -76,7 +81,8 @@ def run_all(options: argparse.Namespace, rest: list[str]) -> None:
     from toylab.runs import registry, scoreboard
     from toylab.runs.dask import executor
     from toylab.runs.jobs import JobsFailedError, JobsRefusedError, Run, execute_all
-    from toylab.runs.judge import after_failures, is_decided
+    from toylab.runs.judge import SHAM, after_failures, is_decided
+    from toylab.runs.study import untrained
 
     folder = options.out or Path("runs")
     runs = []
@@ -86,6 +92,7 @@ def run_all(options: argparse.Namespace, rest: list[str]) -> None:
         runs.append(Run(study, name, folder / f"{name}-{options.preset}", options.until_decided))
     looks = [looked_at(run.study.seeds, run.out) if options.until_decided else iter([run.study.seeds]) for run in runs]
     going = list(zip(runs, looks, strict=True))
+    done: dict[Path, Any] = {}
     try:
         with executor(options.scheduler) as cluster:
             while going := [
@@ -93,8 +100,12 @@ def run_all(options: argparse.Namespace, rest: list[str]) -> None:
                 for run, more in going
                 if (seeds := next(more, None))
             ]:
+                done |= {run.out: run.study for run, _ in going}
                 execute_all([run for run, _ in going], "all studies", options.workers, executor=cluster)
                 going = [(run, more) for run, more in going if options.until_decided and not is_decided(run.out)]
+            if options.sham:
+                shams = [Run(untrained(done[run.out]), run.name, run.out / SHAM) for run in runs]
+                execute_all(shams, "all studies, untrained", options.workers, executor=cluster)
     except (JobsFailedError, JobsRefusedError):
         after_failures(folder, scoreboard.finish_all, folder)
         raise

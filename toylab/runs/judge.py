@@ -16,12 +16,15 @@ from toylab.files import UnwritableError, refuse_links, write_text
 from toylab.report.page import Picture, file_names, page
 from toylab.runs import registry
 from toylab.runs.store import plan_of, read_cost, read_settings, results
-from toylab.runs.study import Job, Study, by_condition, with_needs
+from toylab.runs.study import Job, Study, by_condition, untrained, with_needs
 from toylab.settings import fit, kinds
 from toylab.training.attention_history import Shown
-from toylab.verdicts.claim import Claim, judge_claims
-from toylab.verdicts.judgement import Judgement, claims_table, verdict_counts, write_claims
+from toylab.verdicts.claim import Claim, Conditions, judge_claims
+from toylab.verdicts.judgement import Judgement, claims_table, sham_counts, verdict_counts, write_claims
 from toylab.verdicts.ledger import seeds_in_words
+
+SHAM = "sham"
+"""The folder in that of a run in which the same is measured on untrained weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +90,7 @@ def judge_run(out: Path | str, study: type | None = None) -> Judged:
     spent = {job: read_cost(job.folder(out)).cpu_seconds for job in measured}
     declared = list(settings.claims())
     found = by_condition(measured)
-    claims = judge_claims(declared, found, plan_of(about))
+    claims = judge_claims(declared, found, plan_of(about), shams(settings, found, out))
     pictures: list[Picture] = []
     film = fault = None
     try:
@@ -126,8 +129,21 @@ def judge_run(out: Path | str, study: type | None = None) -> Judged:
 def is_decided(out: Path | str, study: type | None = None) -> bool:
     """Whether no claim of a finished run waits for more seeds; checks of the set-up do not count."""
     about, _, _, settings = _opened(Path(out), study)
-    claims = judge_claims(list(settings.claims()), by_condition(results(settings, out)), plan_of(about))
+    found = by_condition(results(settings, out))
+    claims = judge_claims(list(settings.claims()), found, plan_of(about), shams(settings, found, out))
     return not any(claim.more for claim in claims if claim.kind != "set-up")
+
+
+def shams(study: Study, found: Conditions, out: Path) -> dict[str, Conditions]:
+    """Results of models without the mechanism, by what they are: those of other conditions in the place of the ones
+    that the claims speak of, and of untrained weights where the run has them."""
+    tried = {
+        what: Conditions(found | {name: found[other] for name, other in instead.items()})
+        for what, instead in (study.shams() if hasattr(study, "shams") else {}).items()
+    }
+    if (out / SHAM / "settings.json").exists():
+        tried["untrained weights"] = by_condition(results(untrained(study), out / SHAM))
+    return tried
 
 
 def _opened(out: Path, study: type | None) -> tuple[dict[str, Any], Any, Study, Study]:
@@ -183,7 +199,7 @@ def finish(out: Path | str, study: type | None = None) -> str:
         ValueError: if the folder holds no run, one of another study, or settings that are not of this version.
     """
     judged = judge_run(out, study)
-    counts = f"Claims: {verdict_counts(judged.claims)}."
+    counts = " ".join(filter(None, (f"Claims: {verdict_counts(judged.claims)}.", sham_counts(judged.claims))))
     claims = claims_table(judged.claims, costs=judged.costs or None, coloured=takes_colour(sys.stdout))
     try:
         where = f"Report: {keep(judged, out)}"

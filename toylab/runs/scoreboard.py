@@ -36,6 +36,7 @@ from toylab.verdicts.judgement import (
     further,
     interval_in_words,
     numbers,
+    sham_counts,
     shown_verdict,
     verdict_counts,
     verdict_in_words,
@@ -115,7 +116,7 @@ class Standing:
         left = ", ".join(claim.id for claim in self.claims if claim.measured is None)
         parts = [
             textwrap.fill(f"{self.study}: {self.source}", 80),
-            textwrap.fill(self.seeds_in_words, 80),
+            textwrap.fill(f"{self.seeds_in_words} {sham_counts(self.claims)}", 80),
             claims_table(measured, costs=self.costs or None, coloured=coloured),
             textwrap.fill(f"Not measured by this run: {left}.", 80, break_on_hyphens=False) if left else "",
         ]
@@ -269,7 +270,7 @@ def board_markdown(standings: Sequence[Standing]) -> str:
         measured = [claim for claim in one.claims if claim.measured is not None]
         parts.append(
             f"<details><summary><b>{one.study}</b>: {verdict_counts(measured)}. {one.source}</summary>\n\n"
-            f"{one.seeds_in_words}\n\n{claims_markdown(measured, one.costs)}\n\n"
+            f"{one.seeds_in_words} {sham_counts(one.claims)}\n\n{claims_markdown(measured, one.costs)}\n\n"
             f"`{one.command}` ({one.date}, {one.machine})\n\n</details>"
         )
     return "\n\n".join(parts)
@@ -307,7 +308,7 @@ def _section(one: Standing) -> str:
     )
     return f"""<section id="{place(one.study)}"><h2>{escape(one.study)}</h2>
 <p>{escape(one.title)}</p><p class=note>{escape(one.source)}</p>
-<p class=note>{escape(one.seeds_in_words)}</p>
+<p class=note>{escape(f"{one.seeds_in_words} {sham_counts(one.claims)}")}</p>
 <table class=board><thead><tr><th scope="col">Verdict</th><th scope="col">Claim</th>
 <th scope="col">Measured [{interval_in_words(one.claims)}]</th>
 <th scope="col">Seeds</th><th scope="col">CPU-s</th></tr></thead><tbody>

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from toylab.console import ToylabError
 from toylab.files import is_one_part
 from toylab.settings import as_json, check_seed, check_settings, fit
+from toylab.training.loop import TrainConfig
 from toylab.verdicts.claim import Claim, Conditions, judge_claims
 from toylab.verdicts.decision import Plan
 from toylab.verdicts.judgement import Judgement
@@ -75,7 +76,8 @@ class Study(Protocol):
 
     For the page it may have `pictures(results, out)`, a list of `toylab.report.page.Picture` from the results by
     condition and what the jobs left in their folders, and `film(results, out)`, a
-    `toylab.training.attention_history.Shown` or None.
+    `toylab.training.attention_history.Shown` or None. For shams it may have `shams()`, by what they are, the conditions
+    whose results stand in the place of others, and `untrained()` (see `untrained`).
     """
 
     seeds: tuple[int, ...]
@@ -92,6 +94,15 @@ class Study(Protocol):
     def claims(self) -> Sequence[Claim]:
         """The claims that are judged from the results of the jobs."""
         ...
+
+
+def untrained(study: Study, **changes: Any) -> Study:
+    """The same study with trainings of no step: as it says itself, or with those among its settings so."""
+    if not changes and hasattr(study, "untrained"):
+        return study.untrained()
+    held = {one.name: getattr(study, one.name) for one in fields(study)}  # type: ignore[arg-type]
+    still = {name: replace(value, steps=0) for name, value in held.items() if isinstance(value, TrainConfig)}
+    return replace(study, **still, **changes)  # type: ignore[type-var]
 
 
 def check_jobs(study: Study) -> None:

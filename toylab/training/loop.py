@@ -25,7 +25,7 @@ class TrainConfig:
     """How to train; the defaults are those of the iteration-head study."""
 
     steps: int = 3500
-    """Optimiser steps at the most."""
+    """Optimiser steps at the most; 0 leaves a model as it is."""
     rows: int = 32
     """Sequences in a batch."""
     learning_rate: float = 4e-3
@@ -50,7 +50,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        check_range(steps=self.steps, rows=self.rows, least=1)
+        check_range(steps=self.steps, least=0)
+        check_range(rows=self.rows, least=1)
         check_range(evaluate_every=self.evaluate_every, stop_after=self.stop_after, least=1)
         check_range(warmup=self.warmup, cooldown=self.cooldown, weight_decay=self.weight_decay, least=0)
         check_range("for example 1e-3", learning_rate=self.learning_rate, clip=self.clip, above=0)

@@ -19,7 +19,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial, reduce
 from math import isfinite
 from typing import Any, Literal
@@ -185,12 +185,15 @@ class Claim:
         """The conditions of the arguments of the quantity."""
         return self.conditions + self.optional
 
-    def judged(self, results: Conditions, plan: Plan, family: int = 1) -> Judgement:
+    def judged(
+        self, results: Conditions, plan: Plan, family: int = 1, shams: Mapping[str, Conditions] | None = None
+    ) -> Judgement:
         """The claim with what was measured and its verdict.
 
         Args:
             plan: the seeds of the run, and when they are looked at.
             family: how many claims of the paper are judged at this look.
+            shams: by what they are, results of models without the mechanism, by condition.
 
         Raises:
             ToylabError: naming the claim and the seed, for a quantity that is no finite number.
@@ -198,15 +201,20 @@ class Claim:
         lacking = [need for need in self.needs if not any(map(need.test, results[need.condition].values()))]
         seeds, asked = self._seeds(results)
         values = self.values(results)
-        found = decide(values, self.criterion, self.statistic, plan)
-        control = self._control(results, plan)
+        judged_by = self._judged_by(results)
+        so_far = plan.until(results.shared(*judged_by)) if judged_by else plan
+        found = decide(values, self.criterion, self.statistic, so_far)
+        control = self._control(results, so_far)
+        tried = self._tried(results, plan, shams or {})
         reason = self.undecidable or "".join(need.otherwise for need in lacking[:1])
+        if not reason and len(plan.seeds) >= FEWEST and not so_far.looks:
+            reason = f"{len(so_far.seeds)} of {len(plan.seeds)} seeds are done"
         left = (
             f"{len(seeds) - len(asked)} of {len(seeds)} seeds lack what is presupposed"
             if len(asked) < len(seeds)
             else ""
         )
-        verdict, reason, more = _verdict(found, control, reason)
+        verdict, reason, more = _verdict(found, control, tried, reason)
         by_seed = {str(seed): round(value, 4) for seed, value in values.items()}
         return Judgement(
             id=self.id,
@@ -222,6 +230,7 @@ class Claim:
             more=more,
             control=control,
             uncontrolled=self.uncontrolled,
+            shams=tried,
             family=self._family(found, values, family) if self.kind == "paper" and verdict == found.word else "",
             paper_number=self.paper_number,
             origin=self.origin,
@@ -241,6 +250,27 @@ class Claim:
         """The seeds that have results, and those of them that have all that is presupposed."""
         seeds = results.shared(*self.conditions) if self.conditions else results.in_any(*self.optional)
         return seeds, [seed for seed in seeds if all(_has(need, results, seed) for need in self.needs if need.every)]
+
+    def _judged_by(self, results: Conditions) -> list[str]:
+        """The conditions of the quantity and of its control that were run."""
+        names = self._arguments + (self.control.conditions if self.control else ())
+        return [name for name in names if results[name]]
+
+    def _tried(self, results: Conditions, plan: Plan, shams: Mapping[str, Conditions]) -> tuple[ControlJudgement, ...]:
+        """What each sham scores that puts other results in the place of those of the claim; nothing is presupposed.
+
+        A claim of absence, which an ignorant model supports, and a check of the set-up are not tried.
+        """
+        if self.asks == "absence" or self.kind == "set-up":
+            return ()
+        free = replace(self, quantity=_or_none(self.quantity), needs=())
+        tried = []
+        for what, held in shams.items():
+            if any(held[name] is not results[name] for name in self._arguments):
+                values = {seed: value for seed, value in free.values(held).items() if isfinite(value)}
+                found = decide(values, self.criterion, self.statistic, plan.until(values))
+                tried.append(_as_control(what, found))
+        return tuple(tried)
 
     def _numbers(self, held: Mapping[int, float | int | bool | None]) -> dict[int, float]:
         values = {seed: float(value) for seed, value in held.items() if value is not None}
@@ -262,10 +292,7 @@ class Claim:
         values = self._numbers(
             {seed: self.control.quantity(*(results[name][seed] for name in names)) for seed in seeds}
         )
-        found = decide(values, self.criterion, self.statistic, plan)
-        misses = {"refuted": True, "supported": False, "undecided": None}[found.word]
-        measured = _rounded(found.measured)
-        return ControlJudgement(what=what, measured=measured, interval=_rounded_ends(found), misses=misses)
+        return _as_control(what, decide(values, self.criterion, self.statistic, plan))
 
     def _family(self, found: Decision, values: Mapping[int, float], family: int) -> Family:
         """Whether the same seeds decide also at the level divided by the number of claims."""
@@ -284,8 +311,13 @@ class Claim:
         return one.of({seed: held[seed] for seed in asked} if one.condition in self.conditions else held)
 
 
-def judge_claims(claims: Sequence[Claim], results: Conditions, plan: Plan) -> list[Judgement]:
+def judge_claims(
+    claims: Sequence[Claim], results: Conditions, plan: Plan, shams: Mapping[str, Conditions] | None = None
+) -> list[Judgement]:
     """All claims judged, in their order; the family is that of the claims of the paper that were measured.
+
+    Args:
+        shams: by what they are, results of models without the mechanism, by condition.
 
     Raises:
         ToylabError: for an id that two claims share, or a quantity that is no finite number.
@@ -294,10 +326,12 @@ def judge_claims(claims: Sequence[Claim], results: Conditions, plan: Plan) -> li
     if twice := [id for id in ids if ids.count(id) > 1]:
         raise ToylabError(f"claim {twice[0]!r}: is declared twice; give each an id of its own")
     family = max(1, sum(claim.kind == "paper" and bool(claim.values(results)) for claim in claims))
-    return [claim.judged(results, plan, family) for claim in claims]
+    return [claim.judged(results, plan, family, shams) for claim in claims]
 
 
-def _verdict(found: Decision, control: ControlJudgement | None, reason: str) -> tuple[Verdict, str, bool]:
+def _verdict(
+    found: Decision, control: ControlJudgement | None, shams: Sequence[ControlJudgement], reason: str
+) -> tuple[Verdict, str, bool]:
     """The verdict, why it is none, and whether more seeds could give one."""
     if not found.seeds:
         return "not run", reason, False
@@ -305,6 +339,8 @@ def _verdict(found: Decision, control: ControlJudgement | None, reason: str) -> 
         return "undecided", reason, False
     if len(found.seeds) < FEWEST:
         return "undecided", f"fewer than {FEWEST} seeds decide nothing", True
+    if found.word == "supported" and (met := [one.what for one in shams if one.misses is False]):
+        return "uninformative", f"{met[0]} meet the criterion as well, so the measurement cannot tell", False
     if control is None or control.misses:
         straddles = found.word == "undecided"
         return found.word, "the interval reaches both sides of the criterion" * straddles, straddles
@@ -313,6 +349,23 @@ def _verdict(found: Decision, control: ControlJudgement | None, reason: str) -> 
     if control.measured is None:
         return "undecided", "the control was not run", False
     return "undecided", "the control does not clearly miss the criterion", True
+
+
+def _as_control(what: str, found: Decision) -> ControlJudgement:
+    misses = {"refuted": True, "supported": False, "undecided": None}[found.word]
+    return ControlJudgement(what=what, measured=_rounded(found.measured), interval=_rounded_ends(found), misses=misses)
+
+
+def _or_none(quantity: Callable[..., Any]) -> Callable[..., Any]:
+    """The quantity of results for which it may not be defined, such as the ratio of two zeros."""
+
+    def read(*results: Any) -> Any:
+        try:
+            return quantity(*results)
+        except (AttributeError, TypeError, ValueError, ArithmeticError):
+            return None
+
+    return read
 
 
 def _rounded_ends(found: Decision) -> tuple[float, float] | None:

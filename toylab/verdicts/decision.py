@@ -7,7 +7,8 @@ interval meets the criterion, refuted where the whole interval misses it, else u
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Literal
@@ -52,10 +53,14 @@ class Plan:
         """Of a run with a fixed size."""
         return cls(tuple(seeds), len(seeds))
 
+    def until(self, done: Collection[int]) -> Plan:
+        """The plan up to the first seed that is not done: a look at other seeds than the planned ones is none."""
+        return replace(self, seeds=tuple(itertools.takewhile(lambda seed: seed in done, self.seeds)))
+
     @property
     def looks(self) -> list[Look]:
         """Those that were reached, the first first."""
-        first = [Look(self.fixed, LEVEL)] if self.fixed else []
+        first = [Look(self.fixed, LEVEL)] if 0 < self.fixed <= len(self.seeds) else []
         later = [Look(n, LEVEL / len(LOOKS)) for n in LOOKS if self.fixed < n <= len(self.seeds)]
         return first + later
 
@@ -92,7 +97,8 @@ def decide(values: Mapping[int, float], criterion: Criterion, statistic: Statist
             return found
     if plan.looks:
         return found
-    return replace(decide_at(values, criterion, statistic, LEVEL / len(LOOKS)), word="undecided")
+    level = LEVEL if plan.fixed else LEVEL / len(LOOKS)
+    return replace(decide_at(values, criterion, statistic, level), word="undecided")
 
 
 def decide_at(values: Mapping[int, float], criterion: Criterion, statistic: Statistic, level: float) -> Decision:

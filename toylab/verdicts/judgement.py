@@ -62,6 +62,8 @@ class Judgement:
         more: whether more seeds could decide it.
         control: what an uninformed model scores, or of a claim of absence the real thing.
         uncontrolled: why there is no control.
+        shams: what models without the mechanism score by the same criterion; one that meets it makes a supported claim
+            uninformative.
         family: whether a claim of the paper is decided also at the level divided by the number of those claims.
         paper_number: the number of the paper, with its source.
         origin: where the threshold comes from.
@@ -83,6 +85,7 @@ class Judgement:
     more: bool = False
     control: ControlJudgement | None = None
     uncontrolled: str = ""
+    shams: tuple[ControlJudgement, ...] = ()
     family: Family = ""
     paper_number: str = ""
     origin: str = ""
@@ -221,6 +224,7 @@ def further(claim: Judgement) -> dict[str, str]:
         "Threshold from": claim.origin,
         "The paper's number": claim.paper_number,
         "Also over the family": claim.family,
+        "Shams": "; ".join(f"{one.what}, {numbers(one)}" for one in claim.shams if one.measured is not None),
     }
     return {name: fact for name, fact in facts.items() if fact}
 
@@ -240,6 +244,20 @@ def count_verdicts(claims: Iterable[Judgement]) -> dict[str, int]:
 def verdict_counts(claims: Iterable[Judgement]) -> str:
     """How many claims there are of each verdict, in words."""
     return ", ".join(f"{count} {verdict}" for verdict, count in count_verdicts(claims).items() if count)
+
+
+def sham_counts(claims: Iterable[Judgement]) -> str:
+    """In how many claims each sham meets the criterion, with their ids; empty where none was tried."""
+    tried: dict[str, list[tuple[str, ControlJudgement]]] = {}
+    for claim in claims:
+        for one in claim.shams:
+            if one.measured is not None:
+                tried.setdefault(one.what, []).append((claim.id, one))
+    parts = []
+    for what, of_claims in tried.items():
+        met = [id for id, one in of_claims if one.misses is False]
+        parts.append(f"{what} meet {len(met)} of {len(of_claims)} criteria" + f" ({', '.join(met)})" * bool(met))
+    return f"Shams: {'; '.join(parts)}." if parts else ""
 
 
 def numbers(claim: Judgement | ControlJudgement) -> str:

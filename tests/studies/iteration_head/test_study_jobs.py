@@ -121,7 +121,8 @@ def test_a_model_of_one_length_is_searched_on_all_lengths_and_fine_tuned(tmp_pat
     assert set(found.accuracy) == {6}
     assert found.head == evaluate.search_iteration_head(blurred, held_out(TASK, range(4, 7), 8))
     assert found.transfer is not None
-    assert found.tests is None
+    assert found.tests is not None  # a sham is examined as the main model is
+    assert found.emergence is None
 
 
 @pytest.mark.parametrize(("name", "head"), [("one-layer", True), ("parity", True), ("no-chain", False)])

@@ -48,7 +48,7 @@ def test_transfer_from_the_next_seed_is_one_condition():
         ({"seeds": (2, 2)}, r"seeds=\(2, 2\): .*all different"),
         ({"rows": 8}, "rows=8: must be at least 64"),
         ({"samples": 1}, "samples=1: .*at least 2"),
-        ({"adaptive_steps": 0}, "adaptive_steps=0: must be at least 1"),
+        ({"adaptive_steps": -1}, "adaptive_steps=-1: must be at least 0"),
         ({"full_rate": 0.0}, "full_rate=0.0: must be above 0"),
         ({"cosines": (1.5,)}, r"cosines=\(1.5,\): must be at least 0 and at most 1"),
         ({"task": Reasoning(flag=True)}, "task.flag: .*--parts flag"),

@@ -22,7 +22,7 @@ from toylab.model.transformer import Transformer
 from toylab.probes import IterationHead, invariance
 from toylab.report.page import Picture
 from toylab.runs.store import rounded, train_and_keep, write_metrics
-from toylab.runs.study import Job
+from toylab.runs.study import Job, untrained
 from toylab.settings import check_range, check_settings
 from toylab.studies.iteration_head import measures as interventions
 from toylab.studies.iteration_head.claims import LEARNED, Guesses, claims
@@ -166,8 +166,10 @@ class IterationHeadStudy:
         several = evaluate.by_length(arm.task, job.seed, lengths_of(self.task), self.rows)
         head = evaluate.search_iteration_head(model, several)
         result = replace(result, head=head)
+        if job.name in ("main", "one-length"):
+            result = replace(result, **self._examine(model, head, several))
         if job.name == "main":
-            result = replace(result, **self._examine(model, head, test, history))
+            result = replace(result, **self._described(model, test, history))
             result = replace(result, untrained=self._untrained(model, job.seed, test))
         if job.name in ("main", "one-length"):
             result = replace(result, transfer=self._transfer(model, head, job.seed, folder))
@@ -206,14 +208,17 @@ class IterationHeadStudy:
             return epochs(task, seed, rows)
         return fresh(task, seed, rows, pack if self.batches == "packed" else pad)
 
-    def _examine(
-        self, model: Transformer, head: IterationHead, test: dict[int, Batch], history: History
-    ) -> dict[str, Any]:
-        """The causal tests of a main model, and when its parts emerged."""
+    def _examine(self, model: Transformer, head: IterationHead, test: dict[int, Batch]) -> dict[str, Any]:
+        """The causal tests of a model."""
         return {
             "tests": interventions.causal_tests(model, test, head),
             "steered": interventions.steered_share(model, self.task, test, head),
             "invariance": _invariance(model, head, test),
+        }
+
+    def _described(self, model: Transformer, test: dict[int, Batch], history: History) -> dict[str, Any]:
+        """When the parts of a model emerged, and what it does on one sequence."""
+        return {
             "emergence": Emergence(**{name: _halfway(history, name) for name in ("end_of_input", "carry", "accuracy")}),
             "example": _example(model, self.task, test),
         }
@@ -239,6 +244,14 @@ class IterationHeadStudy:
             accuracy=after,
             head=evaluate.search_iteration_head(model, test),
         )
+
+    def untrained(self) -> IterationHeadStudy:
+        """The same with trainings of no step."""
+        return untrained(self, control_steps=0)
+
+    def shams(self) -> dict[str, dict[str, str]]:
+        """What learned a task without the mechanism."""
+        return {"models trained on one length": {"main": "one-length"}}
 
     def claims(self) -> list[Claim]:
         """The claims of the paper, and ours, for these settings."""

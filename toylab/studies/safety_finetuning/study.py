@@ -313,6 +313,10 @@ class SafetyFinetuningStudy:
         train(model, Refusal(), fine_tuning(self.task, seed, further.rows, 0.0, "relearning"), further)
         return model
 
+    def shams(self) -> dict[str, dict[str, str]]:
+        """What was fine-tuned as long and refuses nothing."""
+        return {"models fine-tuned on safe prompts alone": dict.fromkeys(("ssft", "dpo", "unlearning"), "control")}
+
     def claims(self) -> list[Claim]:
         """The claims of the paper, and ours, for these settings."""
         return claims(1 / self.task.letters, self.parts)

@@ -85,7 +85,7 @@ class Settings:
         check_settings(self)
         check_range("shares of fewer say little", rows=self.rows, least=64)
         check_range("the leave-one-out baseline needs others, for example 8", samples=self.samples, least=2)
-        check_range(adaptive_steps=self.adaptive_steps, least=1)
+        check_range(adaptive_steps=self.adaptive_steps, least=0)
         check_range("0 leaves the term out", flag_kl=self.flag_kl, least=0)
         check_range("for example 1e-3", full_rate=self.full_rate, above=0)
         check_range("openers are orthogonal at 0, the same at 1", cosines=self.cosines, least=0, most=1)

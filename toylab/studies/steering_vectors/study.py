@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from toylab.report.page import Picture
-from toylab.runs.study import Input, Job
+from toylab.runs.study import Input, Job, untrained
 from toylab.studies.steering_vectors import experiments, results
 from toylab.studies.steering_vectors.bases import pretrain_base
 from toylab.studies.steering_vectors.claims import claims
@@ -91,6 +91,10 @@ class SteeringVectorsStudy(Settings):
     def run_job(self, job: Job, folder: Path) -> Any:
         """Pre-train a base, or train something on one and measure it."""
         return job.what(self, job, folder)
+
+    def untrained(self) -> SteeringVectorsStudy:
+        """The same with trainings of no step, on bases that the pre-flight check would refuse."""
+        return untrained(self, adaptive_steps=0, least_shift=0)
 
     def claims(self) -> list[Claim]:
         """The claims of the paper, and ours, for these settings."""
