@@ -1,4 +1,4 @@
-"""Laws of shams on the command line: what untrained weights score stands beside a claim, and decides where it passes."""
+"""Laws of shams on the command line: what untrained weights score stands beside a claim and may decide it."""
 
 from dataclasses import dataclass, fields
 
