@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from toylab.console import ToylabError
+from toylab.model.controls import random_like
 from toylab.model.transformer import Transformer
 from toylab.probes import (
     alignment,
@@ -27,9 +28,11 @@ from toylab.probes import (
     gain,
     gradient_norms,
     jacobian_norms,
+    leading,
     null_share,
     row_cosines,
     separation,
+    span_sine,
     split_change,
     tau,
     top_energy,
@@ -39,6 +42,7 @@ from toylab.probes import (
     weak_share,
 )
 from toylab.runs.store import rounded
+from toylab.settings import torch_seed
 from toylab.studies.safety_finetuning.data import Outcomes, outcomes, pairs, write_texts
 from toylab.studies.safety_finetuning.results import (
     BeforeAfter,
@@ -55,6 +59,7 @@ from toylab.studies.safety_finetuning.results import (
     UpShare,
     as_field,
 )
+from toylab.studies.safety_finetuning.results_change import Extent, ReleasedSine, SineForm
 from toylab.tasks import JAILBREAKS, Batch, Kind, TaskConcept, held_out
 from toylab.training.batches import device_of, prompt_tokens, to_device
 from toylab.training.losses import Pairs, answer_log_probs
@@ -220,9 +225,35 @@ def weight_change(
                 weak_inputs=BeforeAfter(**{as_field(n): pair for n, pair in weak.items()}),
                 weak_inputs_random=1 - null_share(d_up.T, up.T, cut).k / up.shape[1],
                 gain=BeforeAfter(**{as_field(n): pair for n, pair in gains.items()}),
+                extent=_extent((up, d_up), (down, d_down)),
             )
         )
     return found
+
+
+@torch.no_grad()
+def extents(before: Transformer, after: Transformer) -> list[Extent]:
+    """Layer by layer, how far a training moved the weights of the MLP."""
+    return [
+        _extent(*((old.weight, new.weight - old.weight) for old, new in ((a.up, b.up), (a.down, b.down))))
+        for a, b in zip(_mlps(before), _mlps(after), strict=True)
+    ]
+
+
+@torch.no_grad()
+def released_sine(base: Transformer, tuned: Transformer, seed: int, draws: int = 20) -> ReleasedSine:
+    """The measure of the null space that was released with the paper, in the last layer, beside random changes of the
+    same size and an unrelated weight."""
+    before, after = (_mlps(model)[-1].up.weight for model in (base, tuned))
+    generator = torch.Generator().manual_seed(torch_seed(seed))
+    random = [before + random_like(after - before, generator) for _ in range(draws)]
+    unrelated = before.flatten()[torch.randperm(before.numel(), generator=generator)].view_as(before)
+
+    def form(rows: bool) -> SineForm:
+        own, other, *drawn = (span_sine(one, before, rows=rows) for one in (after, unrelated, *random))
+        return SineForm(own=own, random=float(np.mean(drawn)), spread=float(np.std(drawn)), unrelated=other)
+
+    return ReleasedSine(columns=form(False), rows=form(True))
 
 
 @torch.no_grad()
@@ -327,6 +358,17 @@ def gradient_cosine(
     """The cosine between the gradients of two losses."""
     read = to_device(pairs(task, batch), device_of(model))
     return torch.cosine_similarity(*(loss_gradient(model, loss, read) for loss in (first, second)), dim=0).item()
+
+
+def _mlps(model: Transformer) -> list[nn.Module]:
+    return [block.mlp for block in model.blocks]
+
+
+def _extent(*pairs: tuple[Tensor, Tensor]) -> Extent:
+    """Of matrices before training, each with its change."""
+    before, moved = (sum(matrix.double().square().sum() for matrix in side) for side in zip(*pairs, strict=True))
+    ranks = [leading(change, 0.9).shape[1] / min(change.shape) for _, change in pairs]
+    return Extent(size=(moved / before).sqrt().item(), rank=sum(ranks) / len(ranks))
 
 
 def _chosen(batch: Batch, rows: Int[np.ndarray, " row"]) -> Batch:
