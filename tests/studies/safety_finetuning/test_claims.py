@@ -124,8 +124,8 @@ def columns(one):
     return one.released_sine.columns
 
 
-def deviation(form, of):
-    return (getattr(form, of) - form.random) / form.spread
+def stable_rank(one):
+    return average([1 / energy for layer in one.weights for energy in (layer.top_energy.up, layer.top_energy.down)])
 
 
 ROWS = {
@@ -239,14 +239,12 @@ ROWS = {
         lambda s: smallest(without(s[name], "null") for name in STRONG),
     ),
     "small-change": Row(
-        lambda s: largest(layer.extent.size for name in TRIO for layer in s[name].weights),
+        lambda s: largest(layer.size for name in TRIO for layer in s[name].weights),
         "<= 0.25",
-        lambda s: largest(layer.size for layer in s["base"].pretraining),
+        lambda s: largest(s["base"].pretraining),
     ),
     "few-directions": Row(
-        lambda s: largest(average([layer.extent.rank for layer in s[name].weights]) for name in TRIO),
-        "<= 0.5",
-        lambda s: smallest(average([layer.extent.rank for layer in s[name].random]) for name in TRIO),
+        lambda s: largest(stable_rank(s[name]) for name in TRIO), "<= 6", lambda s: stable_rank(s["control"])
     ),
     "released-columns": Row(
         lambda s: columns(s["ssft"]).own / columns(s["ssft"]).random - 1,
@@ -254,9 +252,9 @@ ROWS = {
         lambda s: columns(s["unlearning"]).own / columns(s["ssft"]).random - 1,
     ),
     "released-rows": Row(
-        lambda s: deviation(s["ssft"].released_sine.rows, "own"),
-        "from -2 to 2",
-        lambda s: deviation(s["ssft"].released_sine.rows, "unrelated"),
+        lambda s: s["ssft"].released_sine.rows.spread / s["ssft"].released_sine.rows.random,
+        ">= 0.13",
+        lambda s: columns(s["ssft"]).spread / columns(s["ssft"]).random,
     ),
     "relearning": Row(
         lambda s: s["ssft"].relearned.unsafe.refuses, ">= 0.9", lambda s: s["ssft"].alpha[0.5].unsafe.refuses

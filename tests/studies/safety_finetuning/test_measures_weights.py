@@ -23,7 +23,6 @@ from toylab.studies.safety_finetuning.results import SafeUnsafe, as_field
 from toylab.tasks import stream
 
 SMALL = replace(MODEL, width=16, heads=2)
-SETS = draw_sets(0, 3)
 MEASURED = ("safe", "unsafe", "M, safe text", "M, unsafe text")
 seeds = st.integers(0, 2**31)
 
@@ -124,8 +123,7 @@ def test_every_number_of_a_layer_is_that_of_slow_loops_on_its_own_weights_and_in
             energies = np.linalg.eigvalsh(d @ d.T)
             assert getattr(change.top_energy, part) == pytest.approx(max(energies) / sum(energies), rel=1e-5)
         moved, before = (math.hypot(*a.ravel(), *b.ravel()) for a, b in ((d_up, d_down), (up, down)))
-        assert change.extent.size == pytest.approx(moved / before, rel=1e-5)
-        assert change.extent.rank == pytest.approx((len(strong(d_up, 0.9)) + len(strong(d_down, 0.9))) / 2 / WIDTH)
+        assert change.size == pytest.approx(moved / before, rel=1e-5)
         reads = strong(up.T, cut)
         assert change.weak_inputs_random == pytest.approx(1 - len(reads) / WIDTH)
         old, new = ({name: inputs(model, f"blocks.{layer}.ln2", name) for name in sets} for model in (base, tuned))
@@ -204,21 +202,14 @@ def test_the_null_direction_is_what_the_last_norm_lets_through_to_null_and_not_t
 # The change as a whole -----------------------------------------------------------------------------------------------
 
 
-def test_a_planted_change_has_its_size_and_its_number_of_directions(base):
-    """The up-projection is doubled, of which all directions take part; the down-projection gets one direction."""
+def test_the_size_of_a_change_is_relative_to_the_weights_before(base):
+    """The up-projection of the second layer is doubled, its down-projection stays."""
     tuned = deepcopy(base)
-    up, down = tuned.blocks[1].mlp.up.weight, tuned.blocks[1].mlp.down.weight
     with torch.no_grad():
-        one = torch.outer(down[:, 0], down[0])
-        down += one
-        up *= 2
-    still, moved = safety.extents(base, tuned)
-    assert (still.size, still.rank) == (0, 0)
-    start = base.blocks[1].mlp
-    norms = [math.hypot(*array(w).ravel()) for w in (start.up.weight, one, start.down.weight)]
-    assert moved.size == pytest.approx(math.hypot(*norms[:2]) / math.hypot(norms[0], norms[2]), rel=1e-5)
-    assert moved.rank == pytest.approx((len(strong(array(start.up.weight), 0.9)) + 1) / 2 / 16)
-    assert safety.extents(base, tuned) == [layer.extent for layer in safety.weight_change(base, tuned, TASK, SETS)]
+        tuned.blocks[1].mlp.up.weight *= 2
+    up, down = (math.hypot(*array(part.weight).ravel()) for part in (base.blocks[1].mlp.up, base.blocks[1].mlp.down))
+    assert safety.sizes(base, tuned) == [0, pytest.approx(up / math.hypot(up, down), rel=1e-5)]
+    assert safety.sizes(tuned, base)[1] == pytest.approx(up / math.hypot(2 * up, down), rel=1e-5)
 
 
 def test_the_released_measure_is_of_the_last_layer_beside_random_changes_of_its_size(base, tuned):
@@ -227,7 +218,6 @@ def test_the_released_measure_is_of_the_last_layer_beside_random_changes_of_its_
     for form, rows in ((found.columns, False), (found.rows, True)):
         assert form.own == span_sine(after, before, rows=rows)
         assert form.spread > 0
-        assert form.unrelated > form.random
     again = [random_like(after - before, torch.Generator().manual_seed(k)) for k in range(40)]
     sines = [span_sine(before + one, before) for one in again]
     assert found.columns.random == pytest.approx(statistics.fmean(sines), abs=4 * found.columns.spread / 40**0.5)

@@ -163,8 +163,8 @@ def test_pretraining_goes_from_the_initial_weights_to_the_base(models, tmp_path)
     save_model(job.folder(tmp_path) / "model.safetensors", base)
     write_metrics(job.folder(tmp_path) / "metrics.jsonl", Training())
     found = replace(STUDY, rows=32).run_job(job, job.folder(tmp_path)).pretraining
-    assert found == safety.extents(concept_model(TASK, STUDY.model, SEED), base)
-    assert found != safety.extents(base, concept_model(TASK, STUDY.model, SEED))
+    assert found == safety.sizes(concept_model(TASK, STUDY.model, SEED), base)
+    assert found != safety.sizes(base, concept_model(TASK, STUDY.model, SEED))
 
 
 @pytest.mark.parametrize("method", ["ssft", "dpo", "dpo-standard"])

@@ -6,10 +6,10 @@ from __future__ import annotations
 from functools import partial
 from operator import attrgetter
 
-from toylab.studies.safety_finetuning.claims_weights import OURS, STRONG, TRIO, of_each
+from toylab.studies.safety_finetuning.claims_weights import OURS, STRONG, TRIO, beside_safe_alone, of_each
 from toylab.studies.safety_finetuning.results import TAUGHT, TUNED, SafetyResult
-from toylab.verdicts.claim import Claim, Control
-from toylab.verdicts.criterion import at_most, between
+from toylab.verdicts.claim import Claim, Control, Detail
+from toylab.verdicts.criterion import at_least, at_most, between
 
 
 def extent() -> list[Claim]:
@@ -30,7 +30,7 @@ def extent() -> list[Claim]:
             control=Control(
                 "pre-training, from the initial weights",
                 ("base",),
-                lambda base: max(one.size for one in base.pretraining),
+                lambda base: max(base.pretraining),
             ),
             details={"size": of_each("size", TUNED)},
         ),
@@ -38,17 +38,16 @@ def extent() -> list[Claim]:
             id="few-directions",
             kind="own",
             place=f"{OURS}, after section 4.2",
-            sentence="The changes of SSFT, DPO (as published) and unlearning take few singular directions.",
+            sentence="The changes of SSFT, DPO (as published) and unlearning have few singular directions.",
             conditions=TRIO,
-            measure="singular directions for 90 % of the energy of the change over all, mean of matrices, largest over "
-            "methods,",
-            quantity=lambda *trio: max(one.rank for one in trio),
-            criterion=at_most(0.5),
-            origin="a smallest effect of interest: half of the directions",
-            control=Control(
-                "a random change of the same size", TRIO, lambda *trio: min(one.randomised.rank for one in trio)
-            ),
-            details={"share of directions": of_each("rank", TUNED)},
+            measure="stable rank of the change, mean over matrices and layers, largest over methods,",
+            quantity=lambda *trio: max(one.stable_rank for one in trio),
+            criterion=at_most(6.0),
+            control=beside_safe_alone(attrgetter("stable_rank")),
+            details={
+                "stable rank": of_each("stable_rank", TUNED),
+                "a random change of the size of SSFT's": Detail("ssft", "randomised.stable_rank"),
+            },
         ),
     ]
 
@@ -71,22 +70,18 @@ def null_part() -> Claim:
             lambda *strong: min(one.part_separations.up_in_the_null_space / one.separation for one in strong),
         ),
         details={"without the null-space part": of_each(_without_null, TAUGHT)},
+        note="all else stays tuned: attention, biases and down-projections",
     )
 
 
 def released() -> list[Claim]:
     """What the released measure of the null space tells."""
-    same = partial(
-        Claim,
-        kind="own",
-        asks="absence",
-        place="our question, on the paper's code",
-        conditions=("ssft",),
-    )
+    of_ssft = partial(Claim, kind="own", place="our question, on the paper's code", conditions=("ssft",))
     own = "mean sine of leading left directions of the tuned up-projection and the span of those before, last layer,"
     return [
-        same(
+        of_ssft(
             id="released-columns",
+            asks="absence",
             sentence="The released null-space measure, taken of columns as is meant, does not tell SSFT from a random "
             "change of the same size.",
             measure=f"{own} over that of random changes, minus 1,",
@@ -102,22 +97,18 @@ def released() -> list[Claim]:
             details={"sine": of_each("released_sine.columns.own", TUNED)},
             note="it follows the size of the change, whatever its directions",
         ),
-        same(
+        of_ssft(
             id="released-rows",
-            sentence="The released null-space measure, taken of rows as in its script, does not tell SSFT from a "
-            "random change of the same size.",
-            measure=f"{own} rows in the place of directions, distance to the mean of 20 random changes, in their "
-            "standard deviations,",
-            quantity=attrgetter("released_sine.rows.deviation"),
-            criterion=between(-2.0, 2.0),
-            margin=2.0,
-            origin="convention: two standard deviations of the random changes",
-            control=Control(
-                "the entries of the weight in another order",
-                ("ssft",),
-                attrgetter("released_sine.rows.unrelated_deviation"),
-            ),
-            details={"sine": of_each("released_sine.rows.own", TUNED)},
+            sentence="The released null-space measure, taken of rows as in its script, differs from one random "
+            "change to the next of the same size.",
+            measure=f"{own} rows in the place of directions, standard deviation over 20 random changes over mean,",
+            quantity=attrgetter("released_sine.rows.noise"),
+            criterion=at_least(0.13),
+            control=Control("the same of columns", ("ssft",), attrgetter("released_sine.columns.noise")),
+            details={
+                "sine": of_each("released_sine.rows.own", TUNED),
+                "standard deviations above random changes": of_each("released_sine.rows.deviation", TUNED),
+            },
             note="rows mix all left directions, those of the null space among them, which are arbitrary",
         ),
     ]

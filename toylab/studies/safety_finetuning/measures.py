@@ -28,7 +28,6 @@ from toylab.probes import (
     gain,
     gradient_norms,
     jacobian_norms,
-    leading,
     null_share,
     row_cosines,
     separation,
@@ -59,7 +58,7 @@ from toylab.studies.safety_finetuning.results import (
     UpShare,
     as_field,
 )
-from toylab.studies.safety_finetuning.results_change import Extent, ReleasedSine, SineForm
+from toylab.studies.safety_finetuning.results_change import ReleasedSine, SineForm
 from toylab.tasks import JAILBREAKS, Batch, Kind, TaskConcept, held_out
 from toylab.training.batches import device_of, prompt_tokens, to_device
 from toylab.training.losses import Pairs, answer_log_probs
@@ -194,7 +193,8 @@ def weight_change(
     """
     toward_null = null_direction(base, task)
     found = []
-    for layer, (before, after) in enumerate(zip(base.blocks, tuned.blocks, strict=True)):
+    blocks = zip(base.blocks, tuned.blocks, sizes(base, tuned), strict=True)
+    for layer, (before, after, size) in enumerate(blocks):
         up, down = before.mlp.up.weight, before.mlp.down.weight
         d_up, d_down = after.mlp.up.weight - up, after.mlp.down.weight - down
         points = (f"blocks.{layer}.ln2", f"blocks.{layer}.mlp.post")
@@ -225,33 +225,33 @@ def weight_change(
                 weak_inputs=BeforeAfter(**{as_field(n): pair for n, pair in weak.items()}),
                 weak_inputs_random=1 - null_share(d_up.T, up.T, cut).k / up.shape[1],
                 gain=BeforeAfter(**{as_field(n): pair for n, pair in gains.items()}),
-                extent=_extent((up, d_up), (down, d_down)),
+                size=size,
             )
         )
     return found
 
 
 @torch.no_grad()
-def extents(before: Transformer, after: Transformer) -> list[Extent]:
-    """Layer by layer, how far a training moved the weights of the MLP."""
-    return [
-        _extent(*((old.weight, new.weight - old.weight) for old, new in ((a.up, b.up), (a.down, b.down))))
-        for a, b in zip(_mlps(before), _mlps(after), strict=True)
-    ]
+def sizes(before: Transformer, after: Transformer) -> list[float]:
+    """Layer by layer, the norm of the change of the MLP's weight matrices over that of those before."""
+    found = []
+    for old, new in zip(before.blocks, after.blocks, strict=True):
+        start, end = (torch.cat([m.mlp.up.weight.flatten(), m.mlp.down.weight.flatten()]) for m in (old, new))
+        found.append(((end - start).norm() / start.norm()).item())
+    return found
 
 
 @torch.no_grad()
 def released_sine(base: Transformer, tuned: Transformer, seed: int, draws: int = 20) -> ReleasedSine:
     """The measure of the null space that was released with the paper, in the last layer, beside random changes of the
-    same size and an unrelated weight."""
-    before, after = (_mlps(model)[-1].up.weight for model in (base, tuned))
+    same size."""
+    before, after = (model.blocks[-1].mlp.up.weight for model in (base, tuned))
     generator = torch.Generator().manual_seed(torch_seed(seed))
     random = [before + random_like(after - before, generator) for _ in range(draws)]
-    unrelated = before.flatten()[torch.randperm(before.numel(), generator=generator)].view_as(before)
 
     def form(rows: bool) -> SineForm:
-        own, other, *drawn = (span_sine(one, before, rows=rows) for one in (after, unrelated, *random))
-        return SineForm(own=own, random=float(np.mean(drawn)), spread=float(np.std(drawn)), unrelated=other)
+        own, *drawn = (span_sine(one, before, rows=rows) for one in (after, *random))
+        return SineForm(own=own, random=float(np.mean(drawn)), spread=float(np.std(drawn)))
 
     return ReleasedSine(columns=form(False), rows=form(True))
 
@@ -358,17 +358,6 @@ def gradient_cosine(
     """The cosine between the gradients of two losses."""
     read = to_device(pairs(task, batch), device_of(model))
     return torch.cosine_similarity(*(loss_gradient(model, loss, read) for loss in (first, second)), dim=0).item()
-
-
-def _mlps(model: Transformer) -> list[nn.Module]:
-    return [block.mlp for block in model.blocks]
-
-
-def _extent(*pairs: tuple[Tensor, Tensor]) -> Extent:
-    """Of matrices before training, each with its change."""
-    before, moved = (sum(matrix.double().square().sum() for matrix in side) for side in zip(*pairs, strict=True))
-    ranks = [leading(change, 0.9).shape[1] / min(change.shape) for _, change in pairs]
-    return Extent(size=(moved / before).sqrt().item(), rank=sum(ranks) / len(ranks))
 
 
 def _chosen(batch: Batch, rows: Int[np.ndarray, " row"]) -> Batch:

@@ -11,7 +11,7 @@ from dataclasses import astuple, dataclass, fields, replace
 
 from toylab.probes import NullShare
 from toylab.studies.safety_finetuning.data import Outcomes
-from toylab.studies.safety_finetuning.results_change import Extent, PartSeparations, ReleasedSine
+from toylab.studies.safety_finetuning.results_change import PartSeparations, ReleasedSine
 from toylab.verdicts.judgement import mean
 
 TITLES = {
@@ -245,7 +245,8 @@ class LayerChange:
     """The same for inputs of random directions."""
     gain: BeforeAfter
     """Mean of ||W a|| / ||a||."""
-    extent: Extent
+    size: float
+    """Frobenius norm of the change of both weight matrices over that of both before."""
 
 
 # What undoes it ------------------------------------------------------------------------------------------------------
@@ -300,8 +301,8 @@ class SafetyResult:
     """By layer; of fine-tuned models."""
     random: list[LayerChange] | None = None
     """The same of a random change, of the size of this one in every parameter."""
-    pretraining: list[Extent] | None = None
-    """By layer, from the initial weights; of the main base."""
+    pretraining: list[float] | None = None
+    """The size of the change by layer, from the initial weights; of the main base."""
     released_sine: ReleasedSine | None = None
     """Of the main fine-tuned models."""
     nearness: Nearness | None = None
@@ -338,12 +339,12 @@ class SafetyResult:
     @property
     def size(self) -> float:
         """Relative size of the change of the MLP that was moved most."""
-        return max(layer.extent.size for layer in self.weights)
+        return max(layer.size for layer in self.weights)
 
     @property
-    def rank(self) -> float:
-        """Share of the singular directions that the change of an MLP takes, mean over layers."""
-        return mean(layer.extent.rank for layer in self.weights)
+    def stable_rank(self) -> float:
+        """Energy of the change over that of its leading singular direction, mean over matrices and layers."""
+        return mean(1 / energy for layer in self.weights for energy in vars(layer.top_energy).values())
 
     @property
     def lift(self) -> float:

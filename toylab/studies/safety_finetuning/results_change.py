@@ -1,20 +1,9 @@
-"""Results on the change of the weights as a whole: its size and rank, the released measure of the null space, and the
-separation of prompts that a part of it leaves."""
+"""Results on the change of the up-projections: the null-space measure that was released with the paper, and the
+separation of prompts that a part of the change leaves."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-
-@dataclass(frozen=True, kw_only=True)
-class Extent:
-    """How far a training moved the two weight matrices of one MLP, and in how many directions."""
-
-    size: float
-    """Frobenius norm of the change of both over that of both before."""
-    rank: float
-    """Number of singular directions that hold 90 % of the energy of the change over all that there are, mean of both;
-    0 where nothing changed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +16,6 @@ class SineForm:
     """Mean over the random changes."""
     spread: float
     """Their standard deviation."""
-    unrelated: float
-    """Of the entries of the weight in another order."""
 
     @property
     def deviation(self) -> float:
@@ -36,9 +23,9 @@ class SineForm:
         return (self.own - self.random) / self.spread
 
     @property
-    def unrelated_deviation(self) -> float:
-        """The same of the unrelated weight."""
-        return (self.unrelated - self.random) / self.spread
+    def noise(self) -> float:
+        """The standard deviation of the random changes over their mean."""
+        return self.spread / self.random
 
 
 @dataclass(frozen=True, kw_only=True)

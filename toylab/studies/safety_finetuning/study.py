@@ -211,7 +211,7 @@ class SafetyFinetuningStudy:
             if not job.what.main:
                 return result
             first = concept_model(self.task, job.what.model, job.seed)
-            return replace(self._shaped(result, model, sets), pretraining=safety.extents(first, model))
+            return replace(self._shaped(result, model, sets), pretraining=safety.sizes(first, model))
         arm, base = job.what, load_model(job.path("base", folder))
         tuned = self.fine_tune(arm, base, job.seed, folder)
         result = SafetyResult(
