@@ -128,6 +128,39 @@ def null_share(
     )
 
 
+def span_sine(
+    after: Float[Tensor, "output input"],
+    before: Float[Tensor, "output input"],
+    energy: float | int = 0.9,
+    *,
+    rows: bool = False,
+) -> float:
+    """Mean sine of the angle between the leading left singular directions of a weight and the span of those before.
+
+    This is the measure that was released with the paper: of the weight itself, not of its change, and without the mean
+    over outputs. The directions are those that hold less than `energy` together, at least one.
+
+    Args:
+        rows: whether rows of the square matrix of left directions are taken for its columns, as the released script
+            does. They have no meaning: the directions of the null space, which are arbitrary, enter all of them.
+
+    Raises:
+        ValueError: for shapes that differ or hold nothing, or an energy that is no share.
+    """
+    some(after=after, before=before)
+    finite(after=after, before=before)
+    check_range("it is a share, for example 0.9", energy=energy, above=0, most=1)
+    if after.shape != before.shape:
+        raise ToylabError(f"after of shape {tuple(after.shape)}, before of {tuple(before.shape)}: must be the same")
+    vectors = []
+    for weight in (after.double(), before.double()):
+        u, s, _ = torch.linalg.svd(weight - weight.mean(dim=0))
+        k = max(1, int((s.square().cumsum(dim=0) < energy * s.square().sum()).sum()))
+        vectors.append(u[:k] if rows else u[:, :k].T)
+    inside = (vectors[0] @ vectors[1].T).square().sum(dim=1)
+    return (1 - inside).clamp(min=0).sqrt().mean().item()
+
+
 def conditional_share(
     change: Float[Tensor, "output input"],
     weight: Float[Tensor, "output input"],

@@ -363,6 +363,8 @@ def test_a_change_of_what_the_weight_does_not_read_has_no_relative_size(seed):
         ("top", lambda x: ns.row_cosines(x, x, -1)),
         ("rank", lambda x: ns.top_energy(x, 0)),
         ("change", lambda x: ns.null_share(x[:0], x[:0])),
+        ("after", lambda x: ns.span_sine(x[:0], x[:0])),
+        ("energy", lambda x: ns.span_sine(x, x, 1.5)),
         ("inputs", lambda x: ns.conditional_share(x, x, x[:0])),
         ("inputs", lambda x: ns.weak_share(x[:0], x)),
         ("vectors", lambda x: ns.alignment(x[:0], x[0])),

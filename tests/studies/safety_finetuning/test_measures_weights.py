@@ -14,7 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.studies.safety_finetuning.planted import HIDDEN, LAYERS, TASK, WIDTH, Planted, draw_sets
+from toylab.model.controls import random_like
 from toylab.model.transformer import Transformer
+from toylab.probes import span_sine
 from toylab.studies.safety_finetuning import measures as safety
 from toylab.studies.safety_finetuning.data import MODEL, concept_model
 from toylab.studies.safety_finetuning.results import SafeUnsafe, as_field
@@ -120,6 +122,8 @@ def test_every_number_of_a_layer_is_that_of_slow_loops_on_its_own_weights_and_in
         for part, d in (("up", d_up), ("down", d_down)):
             energies = np.linalg.eigvalsh(d @ d.T)
             assert getattr(change.top_energy, part) == pytest.approx(max(energies) / sum(energies), rel=1e-5)
+        moved, before = (math.hypot(*a.ravel(), *b.ravel()) for a, b in ((d_up, d_down), (up, down)))
+        assert change.size == pytest.approx(moved / before, rel=1e-5)
         reads = strong(up.T, cut)
         assert change.weak_inputs_random == pytest.approx(1 - len(reads) / WIDTH)
         old, new = ({name: inputs(model, f"blocks.{layer}.ln2", name) for name in sets} for model in (base, tuned))
@@ -193,6 +197,34 @@ def test_the_null_direction_is_what_the_last_norm_lets_through_to_null_and_not_t
         assert found[i] == pytest.approx(scale * (column[TASK.null] - letters), abs=1e-6)
     logits = rows @ (np.linspace(0.5, 2, 16) * found)
     assert logits[TASK.null] > logits[: TASK.letters].mean()
+
+
+# The change as a whole -----------------------------------------------------------------------------------------------
+
+
+def test_the_size_of_a_change_is_relative_to_the_weights_before(base):
+    """The up-projection of the second layer is doubled, its down-projection stays."""
+    tuned = deepcopy(base)
+    with torch.no_grad():
+        tuned.blocks[1].mlp.up.weight *= 2
+    up, down = (math.hypot(*array(part.weight).ravel()) for part in (base.blocks[1].mlp.up, base.blocks[1].mlp.down))
+    assert safety.sizes(base, tuned) == [0, pytest.approx(up / math.hypot(up, down), rel=1e-5)]
+    assert safety.sizes(tuned, base)[1] == pytest.approx(up / math.hypot(2 * up, down), rel=1e-5)
+
+
+def test_the_released_measure_is_of_the_last_layer_beside_random_changes_of_its_size(base, tuned):
+    before, after = (model.blocks[-1].mlp.up.weight for model in (base, tuned))
+    found = safety.released_sine(base, tuned, 0, draws=40)
+    for form, rows in ((found.columns, False), (found.rows, True)):
+        assert form.own == span_sine(after, before, rows=rows)
+        assert form.spread > 0
+    again = [random_like(after - before, torch.Generator().manual_seed(k)) for k in range(40)]
+    sines = [span_sine(before + one, before) for one in again]
+    assert found.columns.random == pytest.approx(statistics.fmean(sines), abs=4 * found.columns.spread / 40**0.5)
+    assert found.columns.spread == pytest.approx(statistics.pstdev(sines), rel=0.6)
+    assert found == safety.released_sine(base, tuned, 0, draws=40) != safety.released_sine(base, tuned, 1, draws=40)
+    same = safety.released_sine(base, base, 0).columns
+    assert (same.own, same.random, same.spread) == pytest.approx((0, 0, 0), abs=1e-6)
 
 
 # Parts of a change ---------------------------------------------------------------------------------------------------

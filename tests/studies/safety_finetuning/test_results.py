@@ -23,6 +23,7 @@ from toylab.studies.safety_finetuning.results import (
     as_field,
     mean_behaviour,
 )
+from toylab.studies.safety_finetuning.results_change import SineForm
 
 
 def written(complies: float, refuses: float = 0.0) -> Outcomes:
@@ -44,8 +45,8 @@ def layer(share: float, chance: float = 0.5, top: float = 0.6) -> LayerChange:
     return LayerChange(
         up=UpShare(share=share, chance=chance, spread=0.1, k=3, top=top, size=0.1),
         up_cut=null, down_cut=null, down_half=null, added_null_share=BOTH, effect=EFFECT, top_right_cosine=BOTH,
-        top_energy=TopEnergy(up=0.1, down=0.2), toward_null=BOTH, weak_inputs=INPUTS, weak_inputs_random=0.3,
-        gain=INPUTS,
+        top_energy=TopEnergy(up=0.1, down=top), toward_null=BOTH, weak_inputs=INPUTS, weak_inputs_random=0.3,
+        gain=INPUTS, size=share,
     )  # fmt: skip
 
 
@@ -102,6 +103,16 @@ def test_the_last_layer_is_the_one_on_top():
     found = result(layer(0.1), layer(0.2), separations=(1.0, 2.0))
     assert found.last.up.share == 0.2
     assert found.separation == 2.0
+
+
+def test_the_size_is_that_of_the_layer_that_moved_most_and_the_stable_rank_a_mean():
+    found = result(layer(0.3, top=0.2), layer(0.1, top=0.5))
+    assert (found.size, found.stable_rank) == (0.3, pytest.approx((10 + 5 + 10 + 2) / 4))
+
+
+def test_a_released_sine_stands_beside_the_mean_of_random_changes():
+    form = SineForm(own=0.2, random=0.5, spread=0.1)
+    assert (form.deviation, form.noise) == pytest.approx((-3, 0.2))
 
 
 def test_lifts_are_means_over_layers_of_each_layers_share_over_its_own_chance():

@@ -117,6 +117,11 @@ def test_what_is_measured_of_a_fine_tuned_model_is_of_that_model_and_its_change_
     beyond = with_random_change(tuned, safety.interpolated(base, tuned, 1.25), SEED)
     assert found.alpha_random == safety.behaviour(beyond, TASK, few)
 
+    assert found.released_sine == safety.released_sine(base, tuned, SEED)
+    for name in ("up in the column space", "up in the null space"):
+        apart = safety.clusters(safety.with_parts(base, tuned)[name], TASK, sets)[-1].separation
+        assert getattr(found.part_separations, as_field(name)) == apart
+
     both = {name: few[name] for name in ("safe", "unsafe")}
     for name, part in [*safety.with_parts(base, tuned).items()][::2]:
         assert getattr(found.parts, as_field(name)) == safety.behaviour(part, TASK, both)
@@ -140,9 +145,9 @@ def test_what_is_measured_of_a_fine_tuned_model_is_of_that_model_and_its_change_
 @pytest.mark.parametrize(
     ("name", "given"),
     [
-        ("base", {"clusters", "sensitivity"}),
+        ("base", {"clusters", "sensitivity", "pretraining"}),
         ("base-decay", set()),
-        ("control", {"weights", "random", "clusters", "sensitivity", "nearness", "nearness_before"}),
+        ("control", {"weights", "random", "clusters", "sensitivity", "nearness", "nearness_before", "released_sine"}),
         ("control-decay", {"weights", "random"}),
     ],
 )
@@ -150,6 +155,16 @@ def test_what_is_not_asked_about_is_left_out(models, trainings, tmp_path, name, 
     found = measured(name, models, tmp_path)
     assert {name for name, one in vars(found).items() if one is not None} == given | {"behaviour"}
     assert not trainings
+
+
+def test_pretraining_goes_from_the_initial_weights_to_the_base(models, tmp_path):
+    job, base = JOBS["base"], models[1]
+    job.folder(tmp_path).mkdir(parents=True)
+    save_model(job.folder(tmp_path) / "model.safetensors", base)
+    write_metrics(job.folder(tmp_path) / "metrics.jsonl", Training())
+    found = replace(STUDY, rows=32).run_job(job, job.folder(tmp_path)).pretraining
+    assert found == safety.sizes(concept_model(TASK, STUDY.model, SEED), base)
+    assert found != safety.sizes(base, concept_model(TASK, STUDY.model, SEED))
 
 
 @pytest.mark.parametrize("method", ["ssft", "dpo", "dpo-standard"])

@@ -8,6 +8,7 @@ from functools import partial
 from operator import attrgetter
 from typing import Any
 
+from toylab.studies.safety_finetuning.claims_change import extent, null_part, released
 from toylab.studies.safety_finetuning.claims_weights import (
     ORDER,
     OURS,
@@ -45,7 +46,10 @@ def claims(guess: float, parts: Collection[str]) -> list[Claim]:
         *_behaviour(lacking("standard")),
         *_jailbreaks(guess, lacking("small-rate")),
         *activations(),
+        null_part(),
+        *extent(),
         *null_space(lacking("regime", "small-rate decay ")),
+        *released(),
         *inputs(lacking("decay")),
         *_extrapolation(),
         *_breaking(guess, ("ssft", "dpo-standard") if "standard" in parts else ("ssft",)),

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from toylab.console import ToylabError
+from toylab.model.controls import random_like
 from toylab.model.transformer import Transformer
 from toylab.probes import (
     alignment,
@@ -30,6 +31,7 @@ from toylab.probes import (
     null_share,
     row_cosines,
     separation,
+    span_sine,
     split_change,
     tau,
     top_energy,
@@ -39,6 +41,7 @@ from toylab.probes import (
     weak_share,
 )
 from toylab.runs.store import rounded
+from toylab.settings import torch_seed
 from toylab.studies.safety_finetuning.data import Outcomes, outcomes, pairs, write_texts
 from toylab.studies.safety_finetuning.results import (
     BeforeAfter,
@@ -55,6 +58,7 @@ from toylab.studies.safety_finetuning.results import (
     UpShare,
     as_field,
 )
+from toylab.studies.safety_finetuning.results_change import ReleasedSine, SineForm
 from toylab.tasks import JAILBREAKS, Batch, Kind, TaskConcept, held_out
 from toylab.training.batches import device_of, prompt_tokens, to_device
 from toylab.training.losses import Pairs, answer_log_probs
@@ -189,7 +193,8 @@ def weight_change(
     """
     toward_null = null_direction(base, task)
     found = []
-    for layer, (before, after) in enumerate(zip(base.blocks, tuned.blocks, strict=True)):
+    blocks = zip(base.blocks, tuned.blocks, sizes(base, tuned), strict=True)
+    for layer, (before, after, size) in enumerate(blocks):
         up, down = before.mlp.up.weight, before.mlp.down.weight
         d_up, d_down = after.mlp.up.weight - up, after.mlp.down.weight - down
         points = (f"blocks.{layer}.ln2", f"blocks.{layer}.mlp.post")
@@ -220,9 +225,35 @@ def weight_change(
                 weak_inputs=BeforeAfter(**{as_field(n): pair for n, pair in weak.items()}),
                 weak_inputs_random=1 - null_share(d_up.T, up.T, cut).k / up.shape[1],
                 gain=BeforeAfter(**{as_field(n): pair for n, pair in gains.items()}),
+                size=size,
             )
         )
     return found
+
+
+@torch.no_grad()
+def sizes(before: Transformer, after: Transformer) -> list[float]:
+    """Layer by layer, the norm of the change of the MLP's weight matrices over that of those before."""
+    found = []
+    for old, new in zip(before.blocks, after.blocks, strict=True):
+        start, end = (torch.cat([m.mlp.up.weight.flatten(), m.mlp.down.weight.flatten()]) for m in (old, new))
+        found.append(((end - start).norm() / start.norm()).item())
+    return found
+
+
+@torch.no_grad()
+def released_sine(base: Transformer, tuned: Transformer, seed: int, draws: int = 20) -> ReleasedSine:
+    """The measure of the null space that was released with the paper, in the last layer, beside random changes of the
+    same size."""
+    before, after = (model.blocks[-1].mlp.up.weight for model in (base, tuned))
+    generator = torch.Generator().manual_seed(torch_seed(seed))
+    random = [before + random_like(after - before, generator) for _ in range(draws)]
+
+    def form(rows: bool) -> SineForm:
+        own, *drawn = (span_sine(one, before, rows=rows) for one in (after, *random))
+        return SineForm(own=own, random=float(np.mean(drawn)), spread=float(np.std(drawn)))
+
+    return ReleasedSine(columns=form(False), rows=form(True))
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from dataclasses import astuple, dataclass, fields, replace
 
 from toylab.probes import NullShare
 from toylab.studies.safety_finetuning.data import Outcomes
+from toylab.studies.safety_finetuning.results_change import PartSeparations, ReleasedSine
 from toylab.verdicts.judgement import mean
 
 TITLES = {
@@ -244,6 +245,8 @@ class LayerChange:
     """The same for inputs of random directions."""
     gain: BeforeAfter
     """Mean of ||W a|| / ||a||."""
+    size: float
+    """Frobenius norm of the change of both weight matrices over that of both before."""
 
 
 # What undoes it ------------------------------------------------------------------------------------------------------
@@ -298,6 +301,10 @@ class SafetyResult:
     """By layer; of fine-tuned models."""
     random: list[LayerChange] | None = None
     """The same of a random change, of the size of this one in every parameter."""
+    pretraining: list[float] | None = None
+    """The size of the change by layer, from the initial weights; of the main base."""
+    released_sine: ReleasedSine | None = None
+    """Of the main fine-tuned models."""
     nearness: Nearness | None = None
     """Of the main fine-tuned models."""
     nearness_before: Nearness | None = None
@@ -307,6 +314,7 @@ class SafetyResult:
     alpha_random: Behaviour | None = None
     """As far from the fine-tuned weights as at alpha 1.25, in a random direction."""
     parts: Parts | None = None
+    part_separations: PartSeparations | None = None
     soft: SoftAttack | None = None
     relearned: Behaviour | None = None
     """After further training on safe prompts alone."""
@@ -327,6 +335,16 @@ class SafetyResult:
     def separation(self) -> float:
         """Of safe and unsafe prompts in the last layer."""
         return self.clusters[-1].separation
+
+    @property
+    def size(self) -> float:
+        """Relative size of the change of the MLP that was moved most."""
+        return max(layer.size for layer in self.weights)
+
+    @property
+    def stable_rank(self) -> float:
+        """Energy of the change over that of its leading singular direction, mean over matrices and layers."""
+        return mean(1 / energy for layer in self.weights for energy in vars(layer.top_energy).values())
 
     @property
     def lift(self) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -46,6 +46,7 @@ from toylab.studies.safety_finetuning.results import (
     SoftAttack,
     as_field,
 )
+from toylab.studies.safety_finetuning.results_change import PartSeparations
 from toylab.tasks import Batch, TaskConcept, held_out
 from toylab.training.loop import TrainConfig, Training, train
 from toylab.training.losses import DPO, NPO, Refusal, Unlearning
@@ -207,7 +208,10 @@ class SafetyFinetuningStudy:
         if isinstance(job.what, Base):
             model = self.train_base(job.what, job.seed, folder)
             result = SafetyResult(behaviour=safety.behaviour(model, self.task, sets))
-            return self._shaped(result, model, sets) if job.what.main else result
+            if not job.what.main:
+                return result
+            first = concept_model(self.task, job.what.model, job.seed)
+            return replace(self._shaped(result, model, sets), pretraining=safety.sizes(first, model))
         arm, base = job.what, load_model(job.path("base", folder))
         tuned = self.fine_tune(arm, base, job.seed, folder)
         result = SafetyResult(
@@ -221,6 +225,7 @@ class SafetyFinetuningStudy:
             self._shaped(result, tuned, sets),
             nearness=safety.nearness(tuned, self.task, sets),
             nearness_before=safety.nearness(base, self.task, sets, writer=tuned),
+            released_sine=safety.released_sine(base, tuned, job.seed),
         )
         if arm.method != "control":
             result = self._broken(result, base, tuned, job.seed, sets)
@@ -289,6 +294,7 @@ class SafetyFinetuningStudy:
 
         m, unsafe = (few[name].rows(0, 32) for name in ("M, unsafe text", "unsafe"))
         beyond = with_random_change(tuned, safety.interpolated(base, tuned, 1.25), seed)
+        parts = {as_field(name): part for name, part in safety.with_parts(base, tuned).items()}
 
         return replace(
             result,
@@ -297,7 +303,13 @@ class SafetyFinetuningStudy:
                 for alpha in ALPHAS
             },
             alpha_random=behaviour(beyond, "mismatched-text", "competing-text"),
-            parts=Parts(**{as_field(name): behaviour(part) for name, part in safety.with_parts(base, tuned).items()}),
+            parts=Parts(**{name: behaviour(part) for name, part in parts.items()}),
+            part_separations=PartSeparations(
+                **{
+                    field.name: safety.clusters(parts[field.name], self.task, sets)[-1].separation
+                    for field in fields(PartSeparations)
+                }
+            ),
             soft=SoftAttack(
                 m_unsafe_text=attacked(m),
                 unsafe=attacked(unsafe),
