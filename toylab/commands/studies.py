@@ -24,7 +24,7 @@ def run_study(options: argparse.Namespace, rest: list[str]) -> None:
     from toylab.runs.dask import executor
     from toylab.runs.jobs import JobsFailedError, JobsRefusedError, Run, execute_all
     from toylab.runs.judge import SHAM, after_failures, finish, is_decided
-    from toylab.runs.study import untrained
+    from toylab.runs.study import without_training
 
     out = options.out or usual_folder(options.study, options.preset)
     name = registry.name_of(type(study))
@@ -36,7 +36,7 @@ def run_study(options: argparse.Namespace, rest: list[str]) -> None:
                 if options.until_decided and is_decided(out, type(study)):
                     break
             if options.sham:
-                sham = Run(untrained(replace(study, seeds=seeds)), name, out / SHAM)
+                sham = Run(without_training(replace(study, seeds=seeds)), name, out / SHAM)
                 execute_all([sham], f"{name}, untrained", options.workers, executor=cluster)
     except (JobsFailedError, JobsRefusedError):
         after_failures(out, finish, out, type(study))  # what the other jobs found should not wait for it
@@ -82,7 +82,7 @@ def run_all(options: argparse.Namespace, rest: list[str]) -> None:
     from toylab.runs.dask import executor
     from toylab.runs.jobs import JobsFailedError, JobsRefusedError, Run, execute_all
     from toylab.runs.judge import SHAM, after_failures, is_decided
-    from toylab.runs.study import untrained
+    from toylab.runs.study import without_training
 
     folder = options.out or Path("runs")
     runs = []
@@ -104,7 +104,7 @@ def run_all(options: argparse.Namespace, rest: list[str]) -> None:
                 execute_all([run for run, _ in going], "all studies", options.workers, executor=cluster)
                 going = [(run, more) for run, more in going if options.until_decided and not is_decided(run.out)]
             if options.sham:
-                shams = [Run(untrained(done[run.out]), run.name, run.out / SHAM) for run in runs]
+                shams = [Run(without_training(done[run.out]), run.name, run.out / SHAM) for run in runs]
                 execute_all(shams, "all studies, untrained", options.workers, executor=cluster)
     except (JobsFailedError, JobsRefusedError):
         after_failures(folder, scoreboard.finish_all, folder)

@@ -16,7 +16,7 @@ from toylab.files import UnwritableError, refuse_links, write_text
 from toylab.report.page import Picture, file_names, page
 from toylab.runs import registry
 from toylab.runs.store import plan_of, read_cost, read_settings, results
-from toylab.runs.study import Job, Study, by_condition, untrained, with_needs
+from toylab.runs.study import Job, Study, by_condition, with_needs, without_training
 from toylab.settings import fit, kinds
 from toylab.training.attention_history import Shown
 from toylab.verdicts.claim import Claim, Conditions, judge_claims
@@ -142,7 +142,7 @@ def shams(study: Study, found: Conditions, out: Path) -> dict[str, Conditions]:
         for what, instead in (study.shams() if hasattr(study, "shams") else {}).items()
     }
     if (out / SHAM / "settings.json").exists():
-        tried["untrained weights"] = by_condition(results(untrained(study), out / SHAM))
+        tried["untrained weights"] = by_condition(results(without_training(study), out / SHAM))
     return tried
 
 

@@ -77,7 +77,7 @@ class Study(Protocol):
     For the page it may have `pictures(results, out)`, a list of `toylab.report.page.Picture` from the results by
     condition and what the jobs left in their folders, and `film(results, out)`, a
     `toylab.training.attention_history.Shown` or None. For shams it may have `shams()`, by what they are, the conditions
-    whose results stand in the place of others, and `untrained()` (see `untrained`).
+    whose results stand in the place of others, and `untrained()` (see `without_training`).
     """
 
     seeds: tuple[int, ...]
@@ -96,7 +96,7 @@ class Study(Protocol):
         ...
 
 
-def untrained(study: Study, **changes: Any) -> Study:
+def without_training(study: Study, **changes: Any) -> Study:
     """The same study with trainings of no step: as it says itself, or with those among its settings so."""
     if not changes and hasattr(study, "untrained"):
         return study.untrained()

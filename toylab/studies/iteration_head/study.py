@@ -22,7 +22,7 @@ from toylab.model.transformer import Transformer
 from toylab.probes import IterationHead, invariance
 from toylab.report.page import Picture
 from toylab.runs.store import rounded, train_and_keep, write_metrics
-from toylab.runs.study import Job, untrained
+from toylab.runs.study import Job, without_training
 from toylab.settings import check_range, check_settings
 from toylab.studies.iteration_head import measures as interventions
 from toylab.studies.iteration_head.claims import LEARNED, Guesses, claims
@@ -247,7 +247,7 @@ class IterationHeadStudy:
 
     def untrained(self) -> IterationHeadStudy:
         """The same with trainings of no step."""
-        return untrained(self, control_steps=0)
+        return without_training(self, control_steps=0)
 
     def shams(self) -> dict[str, dict[str, str]]:
         """What learned a task without the mechanism."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from toylab.report.page import Picture
-from toylab.runs.study import Input, Job, untrained
+from toylab.runs.study import Input, Job, without_training
 from toylab.studies.steering_vectors import experiments, results
 from toylab.studies.steering_vectors.bases import pretrain_base
 from toylab.studies.steering_vectors.claims import claims
@@ -94,7 +94,7 @@ class SteeringVectorsStudy(Settings):
 
     def untrained(self) -> SteeringVectorsStudy:
         """The same with trainings of no step, on bases that the pre-flight check would refuse."""
-        return untrained(self, adaptive_steps=0, least_shift=0)
+        return without_training(self, adaptive_steps=0, least_shift=0)
 
     def claims(self) -> list[Claim]:
         """The claims of the paper, and ours, for these settings."""
