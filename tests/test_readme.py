@@ -1,10 +1,11 @@
-"""What the README and the other pages show, works: every example in Python, every command, every link."""
+"""The README and the documentation work: every example in Python, every command, every flag, every link."""
 
 import json
 import re
 import shlex
 import shutil
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,23 +14,26 @@ import pytest
 import torch
 from torch import nn
 
-from toylab import cli, fresh, next_token_loss
+from toylab import cli
 from toylab.bench import Comparison
 from toylab.console import ToylabError
 from toylab.model.positions import POSITIONS
 from toylab.runs.table import load_runs
 from toylab.studies.iteration_head.study import IterationHeadStudy
-from toylab.tasks import AssociativeRecall
-from toylab.training.loop import TrainConfig, Training, train
+from toylab.training.loop import TrainConfig, Training
 
 HOME = Path(__file__).parent.parent
-PAGES = [HOME / "README.md", *sorted(HOME.glob("C*.md")), *sorted((HOME / "notebooks").glob("*.md"))]
-README = PAGES[0].read_text(encoding="utf-8")
+DOCS = [HOME / "README.md", *sorted((HOME / "docs").glob("*.md"))]
+PAGES = [*DOCS, *sorted(HOME.glob("[AC]*.md")), *sorted((HOME / "notebooks").glob("*.md"))]
+SHOWN = "\n".join(page.read_text(encoding="utf-8") for page in DOCS)
+"""The README and the documentation; contributors' pages show parts of files."""
+README = DOCS[0].read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"```python\n(.*?)```", SHOWN, flags=re.DOTALL)
 
 
 def example(words: str) -> str:
-    """The one example in Python of the README that has these words."""
-    (found,) = [code for code in re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL) if words in code]
+    """The one example in Python that has these words."""
+    (found,) = [code for code in EXAMPLES if words in code]
     return found
 
 
@@ -59,13 +63,34 @@ def commands(program: str) -> list[str]:
 # Python --------------------------------------------------------------------------------------------------------------
 
 
+def test_every_example_is_tried_here():
+    here = Path(__file__).read_text(encoding="utf-8")
+    asked = re.findall(r'example\("(.*?)"\)', here)
+    untried = [code for code in EXAMPLES if not any(words in code for words in asked)]
+    assert not untried, untried
+
+
 @pytest.mark.slow
-def test_the_first_example_is_short_and_ends_in_an_induction_head(capsys):
-    code = example("AssociativeRecall()  # four pairs")
-    assert len(code.splitlines()) <= 20
+def test_the_first_example_is_short_and_ends_in_the_table_that_it_shows(capsys):
+    code = example("print(survey(model")
+    assert len(code.splitlines()) <= 10
     exec(code, {})
+    (shown,) = re.findall(r"```\n([^`]*^induction .*?)```", README, flags=re.MULTILINE | re.DOTALL)
+    for table in capsys.readouterr().out, shown:
+        head, names, *rows = table.splitlines()
+        assert re.search(r" 1\.000 of the rows$", head)
+        assert len(names.split("  ")) > 4
+        assert {row.split("  ")[0] for row in rows} == {"previous token", "induction"}
+        mass, uniform, without = re.fullmatch(r"induction +1\.\d +(\S+) +(\S+) +(\S+) +\S+", rows[1]).groups()
+        assert float(mass) > 0.9 > 0.7 > float(without)
+        assert float(uniform) == 0.086
+
+
+@pytest.mark.slow
+def test_watching_shows_an_induction_head(capsys):
+    exec(example("seed=700"), {})
     first, second = capsys.readouterr().out.splitlines()
-    said = re.findall(r"^blocks\.\d\.attn\.pattern \[.*\]$", README, flags=re.MULTILINE)
+    said = re.findall(r"^blocks\.\d\.attn\.pattern \[.*\]$", SHOWN, flags=re.MULTILINE)
     for lower, upper in ((first, second), said):
         assert max(heads(lower, 0)) < 0.5
         assert max(heads(upper, 1)) > 0.9
@@ -78,15 +103,11 @@ def heads(line: str, layer: int) -> list[float]:
 
 
 def test_a_module_of_ones_own_is_trained(capsys):
-    names = {
-        "task": AssociativeRecall(), "train": train, "next_token_loss": next_token_loss, "fresh": fresh,
-        "TrainConfig": TrainConfig,
-    }  # fmt: skip
     code = example("class Recurrent")
-    exec(code, names)
+    exec(code, {})
     assert eval(capsys.readouterr().out)["loss"] < np.log(16)  # it has learned at least that a value follows
     with pytest.raises(ToylabError, match="segments: forward of Recurrent takes none"):
-        exec(code.replace(", layout=pad", ""), names)
+        exec(code.replace(", layout=pad", ""), {})
 
 
 @pytest.mark.slow
@@ -117,7 +138,7 @@ def test_the_wrong_probe_is_caught(capsys):
 
 
 def test_the_example_for_slurm_is_python():
-    compile(example("SLURMCluster"), "README.md", "exec")
+    compile(example("SLURMCluster"), "studies.md", "exec")
 
 
 def test_the_encoding_of_ones_own_hides_what_is_far(monkeypatch):
@@ -137,12 +158,9 @@ def test_the_encoding_of_ones_own_hides_what_is_far(monkeypatch):
         assert torch.equal(seen["blocks.0.attn.pattern"][:, head] > 0, near.expand(3, -1, -1))
 
 
-REACH = "def reach(pattern)"
-
-
 def test_the_probe_of_ones_own_tells_how_far_heads_look():
     names = {}
-    code = example(REACH)
+    code = example("def reach(pattern)")
     exec(code[: code.index("task = ")], names)
     back = torch.zeros(2, 3, 6, 6)
     for head in range(3):
@@ -152,33 +170,58 @@ def test_the_probe_of_ones_own_tells_how_far_heads_look():
 
 @pytest.mark.slow
 def test_the_probe_of_ones_own_reads_a_model_that_was_trained(capsys):
-    exec(example(REACH), {})
+    exec(example("def reach(pattern)"), {})
     assert "blocks.1.attn.pattern" in capsys.readouterr().out
+
+
+def test_the_property_tests_of_a_suite_pass(monkeypatch):
+    names = {}
+    exec(example("strategies.batches("), names)
+    names["test_tokens_are_in_the_vocabulary"]()
+    monkeypatch.setattr(
+        "toylab.tasks.check.try_laws", lambda *_, **__: iter(())
+    )  # they are tried on all tasks elsewhere
+    names["test_parity_keeps_every_property"]()
+
+
+FILES = {
+    "mine.py": example("class Reverse:"),
+    "reversal.py": example("class Reversal:"),
+    "figured.py": example("class Figured("),
+}
 
 
 @pytest.fixture
 def own(tmp_path, monkeypatch) -> Path:
-    """A folder with the task and the study of the README."""
-    (tmp_path / "mine.py").write_text(example("class Reverse:"), encoding="utf-8")
-    (tmp_path / "reversal.py").write_text(example("class Reversal:"), encoding="utf-8")
+    """A folder with the task and the studies of the README and of the documentation."""
+    for name, code in FILES.items():
+        (tmp_path / name).write_text(code, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     yield tmp_path
-    for name in ("mine", "reversal"):
-        sys.modules.pop(name, None)
+    for name in FILES:
+        sys.modules.pop(name.removesuffix(".py"), None)
 
 
-def test_the_study_of_ones_own_runs_judges_draws_and_is_repeated(own, capsys):
-    command = ["run", "reversal:Reversal", "--train.steps", "3", "--seeds", "0", "--workers", "1"]
+@pytest.mark.parametrize("study", ["reversal:Reversal", "figured:Figured"])
+def test_the_study_of_ones_own_runs_judges_draws_and_is_repeated(study, own, capsys):
+    command = ["run", study, "--train.steps", "3", "--seeds", "0", "--workers", "1", "--sham"]
     assert cli.run(command) == 0
     told = capsys.readouterr().out
     assert "Positions are needed to write backwards." in told
     (folder,) = (own / "runs").iterdir()
-    assert (folder / "figures" / "which-positions.svg").exists()
+    assert (folder / "sham" / "settings.json").exists()
+    assert "untrained weights meet 0 of 1 criteria" in told.replace("\n", " ")
+    figured = study == "figured:Figured"
+    assert (folder / "figures" / "which-positions.svg").exists() == figured
+    assert ("models without positions meet 0 of 1 criteria" in told.replace("\n", " ")) == figured
     page = (folder / "report.html").read_text(encoding="utf-8")
-    assert "toylab run reversal:Reversal" in page
-    assert cli.run(["report", str(folder), "--study", "reversal:Reversal"]) == 0
+    assert f"toylab run {study}" in page
+    assert cli.run(["report", str(folder), "--study", study]) == 0
     assert capsys.readouterr().out == told
+
+
+def test_a_study_that_is_not_there_is_a_mistake_in_what_was_asked(own, capsys):
     assert cli.run(["run", "reversal:Reversal", "--preset", "paper"]) == 2
     assert "preset=paper" in capsys.readouterr().err
     assert cli.run(["run", "reversal:Reversla"]) == 2
@@ -222,6 +265,33 @@ def test_every_command_that_is_written_anywhere_is_understood(line, own, monkeyp
     assert code in (0, None), capsys.readouterr().err
 
 
+SHORT = {
+    "toylab check parity": "22 of 22 laws hold",
+    "toylab check mine:Reverse": "22 of 22 laws hold",
+    "toylab train associative-recall": "induction",
+    "toylab train mine:Reverse": "mirror",
+}
+"""What takes some seconds, with words of what it prints."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", SHORT)
+def test_every_short_command_does_what_it_says(line, own, capsys):
+    assert line in commands("toylab")
+    assert cli.run(shlex.split(line)[1:]) == 0
+    assert SHORT[line] in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_links_that_are_off_by_two_are_shown_as_the_documentation_shows_them(own, capsys):
+    file = own / "mine.py"
+    file.write_text(file.read_text(encoding="utf-8").replace("self.length - 1 - i]", "self.length + 1 - i]"))
+    with pytest.raises(SystemExit, match="1"):
+        cli.run(["check", "mine:Reverse"])
+    (shown,) = re.findall(r"```\n(broken: .*?)```", SHOWN, flags=re.DOTALL)
+    assert shown in capsys.readouterr().out
+
+
 def test_there_are_commands_to_be_tried():
     assert len(commands("toylab")) >= 30
 
@@ -232,11 +302,40 @@ def test_every_target_of_make_that_is_written_anywhere_is_there(line):
     assert line.split()[1] in targets
 
 
-def test_every_file_that_is_linked_exists():
-    for page in PAGES:
-        links = re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8"))
-        missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
-        assert not missing, page
+def test_every_flag_is_documented(capsys):
+    documented = (HOME / "docs" / "commands.md").read_text(encoding="utf-8")
+    with pytest.raises(SystemExit):
+        cli.run(["--help"])
+    names = re.findall(r"^    (\w+)\b", capsys.readouterr().out, flags=re.MULTILINE)
+    assert len(names) >= 12
+    for name in names:
+        assert f"| `toylab {name}" in documented, name
+        with suppress(SystemExit):
+            cli.run([name, "--help"])
+        missing = {flag for flag in re.findall(r"--[a-z-]+", capsys.readouterr().out) if f"`{flag}" not in documented}
+        assert missing <= {"--help"}, name
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub gives the headings of a page."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_file_and_every_heading_that_is_linked_exists(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if "://" not in link:
+            path, _, anchor = link.partition("#")
+            linked = page.parent / path if path else page
+            assert linked.exists(), link
+            assert not anchor or anchor in anchors(linked), link
+
+
+def test_the_readme_is_short_and_links_every_page_of_the_documentation():
+    assert len(README.splitlines()) <= 250
+    linked = re.findall(r"\(docs/(\w+\.md)\)", README)
+    assert set(linked) == {page.name for page in (HOME / "docs").glob("*.md")}
 
 
 def test_the_citation_is_of_this_version():
