@@ -181,7 +181,7 @@ def test_the_property_tests_of_a_suite_pass(monkeypatch):
     monkeypatch.setattr(
         "toylab.tasks.check.try_laws", lambda *_, **__: iter(())
     )  # they are tried on all tasks elsewhere
-    names["test_parity_keeps_every_property"]()
+    names["test_parity_keeps_every_law"]()
 
 
 FILES = {
