@@ -268,9 +268,10 @@ def board_markdown(standings: Sequence[Standing]) -> str:
     parts = [summary_markdown(standings)]
     for one in standings:
         measured = [claim for claim in one.claims if claim.measured is not None]
+        seeds = f"{one.seeds_in_words} {sham_counts(one.claims)}".rstrip()
         parts.append(
             f"<details><summary><b>{one.study}</b>: {verdict_counts(measured)}. {one.source}</summary>\n\n"
-            f"{one.seeds_in_words} {sham_counts(one.claims)}\n\n{claims_markdown(measured, one.costs)}\n\n"
+            f"{seeds}\n\n{claims_markdown(measured, one.costs)}\n\n"
             f"`{one.command}` ({one.date}, {one.machine})\n\n</details>"
         )
     return "\n\n".join(parts)
