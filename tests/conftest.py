@@ -1,5 +1,6 @@
 """Settings of all tests, and the runs of studies that they share: short ones, and for slow tests quick ones."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -16,6 +17,14 @@ from tests.short_runs import FEW_STEPS
 
 matplotlib.use("Agg")
 torch.set_num_threads(1)
+
+gc.set_threshold(20_000)  # a tenth of all time went into looking for garbage among the modules that are loaded
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()
+
 
 # `make test` draws the same examples each time: a law stands or falls with the code alone. `make soak` draws others.
 laws = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
