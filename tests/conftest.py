@@ -13,8 +13,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, settings
 
+from tests import type_checks
 from tests.short_runs import FEW_STEPS
 
+type_checks.install()
 matplotlib.use("Agg")
 torch.set_num_threads(1)
 
@@ -24,6 +26,11 @@ gc.set_threshold(20_000)  # a tenth of all time went into looking for garbage am
 def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    soak = item.config.getoption("--hypothesis-profile", None) == "soak"
+    type_checks.begin(every=soak or item.get_closest_marker("slow") is not None)
 
 
 # `make test` draws the same examples each time: a law stands or falls with the code alone. `make soak` draws others.
