@@ -43,31 +43,39 @@ settings.register_profile("mutants", laws, derandomize=True, max_examples=20, ph
 settings.load_profile("toylab")
 
 
-def finished_run(study: str, name: str, flags: str = "") -> Callable:
-    """The fixture of a finished run of a study: its folder, made once for all test processes.
-
-    It is made as a user makes it, by the program, which also spares it the run-time type checks of the tests.
-    """
+def finished_run(study: str, name: str, flags: str, go: Callable[[list[str]], None]) -> Callable:
+    """The fixture of a finished run of a study: its folder, made once for all test processes."""
 
     @pytest.fixture(scope="session")
-    def folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         base = tmp_path_factory.getbasetemp()
-        out = (base if worker_id == "master" else base.parent) / f"{name}-{study}"
-        program = Path(sys.executable).with_name("toylab")
-        command = [program, "run", study, "--preset", "quick", "--workers", "1", "--out", out, *flags.split()]
-        return once(out, lambda: subprocess.run(command, check=True, capture_output=True))
+        out = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / f"{name}-{study}"
+        command = ["run", study, "--preset", "quick", "--workers", "1", "--out", str(out), *flags.split()]
+        return once(out, lambda: go(command))
 
     return folder
 
 
+def here(command: list[str]) -> None:
+    """In this process, which has loaded all that is needed."""
+    from toylab.cli import run
+
+    assert run(command) == 0
+
+
+def outside(command: list[str]) -> None:
+    """As a user does, which also spares a long run the run-time type checks of the tests."""
+    subprocess.run([Path(sys.executable).with_name("toylab"), *command], check=True, capture_output=True)
+
+
 def short(study: str) -> Callable:
     """A run of few steps, for the form of what a study leaves."""
-    return finished_run(study, "short", FEW_STEPS[study])
+    return finished_run(study, "short", FEW_STEPS[study], here)
 
 
 def quick(study: str) -> Callable:
     """A run of the quick preset, for what it finds: for slow tests alone."""
-    return finished_run(study, "quick")
+    return finished_run(study, "quick", "", outside)
 
 
 short_run = short("iteration-head")
