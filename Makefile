@@ -14,7 +14,7 @@ test test-slow soak: export OPENBLAS_NUM_THREADS := 1
 test: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist worksteal
 
 test-slow: .venv/installed-dev
 	$(BIN)/pytest -n 2 -m slow

@@ -1,5 +1,6 @@
 """Settings of all tests, and the runs of studies that they share: short ones, and for slow tests quick ones."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -12,10 +13,25 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, settings
 
+from tests import type_checks
 from tests.short_runs import FEW_STEPS
 
+type_checks.install()
 matplotlib.use("Agg")
 torch.set_num_threads(1)
+
+gc.set_threshold(20_000)  # a tenth of all time went into looking for garbage among the modules that are loaded
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    soak = item.config.getoption("--hypothesis-profile", None) == "soak"
+    type_checks.begin(every=soak or item.get_closest_marker("slow") is not None)
+
 
 # `make test` draws the same examples each time: a law stands or falls with the code alone. `make soak` draws others.
 laws = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -27,31 +43,39 @@ settings.register_profile("mutants", laws, derandomize=True, max_examples=20, ph
 settings.load_profile("toylab")
 
 
-def finished_run(study: str, name: str, flags: str = "") -> Callable:
-    """The fixture of a finished run of a study: its folder, made once for all test processes.
-
-    It is made as a user makes it, by the program, which also spares it the run-time type checks of the tests.
-    """
+def finished_run(study: str, name: str, flags: str, go: Callable[[list[str]], None]) -> Callable:
+    """The fixture of a finished run of a study: its folder, made once for all test processes."""
 
     @pytest.fixture(scope="session")
-    def folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         base = tmp_path_factory.getbasetemp()
-        out = (base if worker_id == "master" else base.parent) / f"{name}-{study}"
-        program = Path(sys.executable).with_name("toylab")
-        command = [program, "run", study, "--preset", "quick", "--workers", "1", "--out", out, *flags.split()]
-        return once(out, lambda: subprocess.run(command, check=True, capture_output=True))
+        out = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / f"{name}-{study}"
+        command = ["run", study, "--preset", "quick", "--workers", "1", "--out", str(out), *flags.split()]
+        return once(out, lambda: go(command))
 
     return folder
 
 
+def here(command: list[str]) -> None:
+    """In this process, which has loaded all that is needed."""
+    from toylab.cli import run
+
+    assert run(command) == 0
+
+
+def outside(command: list[str]) -> None:
+    """As a user does, which also spares a long run the run-time type checks of the tests."""
+    subprocess.run([Path(sys.executable).with_name("toylab"), *command], check=True, capture_output=True)
+
+
 def short(study: str) -> Callable:
     """A run of few steps, for the form of what a study leaves."""
-    return finished_run(study, "short", FEW_STEPS[study])
+    return finished_run(study, "short", FEW_STEPS[study], here)
 
 
 def quick(study: str) -> Callable:
     """A run of the quick preset, for what it finds: for slow tests alone."""
-    return finished_run(study, "quick")
+    return finished_run(study, "quick", "", outside)
 
 
 short_run = short("iteration-head")

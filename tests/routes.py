@@ -1,13 +1,5 @@
-"""Models of every kind with the routes that compute their logits, and what edits of their points do.
+"""Models of every kind with the routes that compute their logits, and what edits of their points do."""
 
-    python -m tests.routes
-
-prints what it found as JSON: by model and route, the modules whose zeroing changed nothing and did not raise, and the
-points that no route visits though they should; and the points that a tally changes. The run-time type checks make the
-functions of an edit anew at every edit, ten times its cost, so `tests/test_all_points.py` has this run without them.
-"""
-
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
@@ -157,7 +149,11 @@ TALLIED = ("none, pre", "none, post", "none, entry", "none, none", "bidirectiona
 
 @torch.no_grad()
 def everything() -> dict[str, list[str]]:
-    """What this module prints: all that is found of every model, each of which is built once."""
+    """All that is found of every model.
+
+    By model and route, the modules whose zeroing changed nothing and did not raise, and the points that no route
+    visits though they should; and the points that a tally changes.
+    """
     found = {}
     for name, (model, routes) in models().items():
         for route in routes:
@@ -165,7 +161,3 @@ def everything() -> dict[str, list[str]]:
             found[f"missed: {name}, {route.__name__}"] = missed(model, route)
     return found | {f"moved: {name}": moved_by_a_tally(name) for name in TALLIED}
 
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    print(json.dumps(everything()))

@@ -1,11 +1,7 @@
 """An edit acts or raises: every submodule of a model, on every route that computes its logits."""
 
 import copy
-import json
 import pickle
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +13,7 @@ from tests.routes import (
     TOKENS,
     VOCAB,
     counted,
+    everything,
     missed,
     models,
     modules,
@@ -34,10 +31,7 @@ from toylab.training.losses import Pairs, both_log_probs
 
 
 def test_on_every_route_edits_act_or_raise_and_every_point_is_visited_and_shows_the_same_with_a_tally():
-    root = Path(__file__).parents[1]
-    done = subprocess.run([sys.executable, "-m", "tests.routes"], cwd=root, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    found = everything()
     assert len(found) > 200, "models or routes are lacking"
     assert {which: names for which, names in found.items() if names} == {}
 

@@ -64,13 +64,14 @@ def call(code: str, *arguments: str | Path, home: Path, cwd: Path, **more: str) 
 
 HOME_OF_EACH = """
 import multiprocessing, pickle, sys
-import toylab, toylab.probes, toylab.tasks
+import toylab, toylab.tasks
 from toylab.tasks import Parity
 
 def home(_):
     return toylab.tasks.__file__
 
 if __name__ == "__main__":
+    import toylab.probes
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         (there,) = pool.map(home, [0])
     task = pickle.loads(pickle.dumps(Parity()))

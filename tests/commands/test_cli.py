@@ -207,7 +207,7 @@ def test_the_program_leaves_with_the_code_of_a_mistake_and_a_short_message(tmp_p
     wrong = outside(tmp_path, "run", "iteration-hed")
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert wrong.stderr == "toylab: there is no study 'iteration-hed'; did you mean iteration-head?\n"
-    tyros = outside(tmp_path, "run", "iteration-head", "--task.p", 9)
+    tyros = outside(tmp_path, "show", "polynomial", "--p", 9)
     assert tyros.returncode == 2
     assert "p=9" in tyros.stderr
     assert "Traceback" not in tyros.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
+from functools import cache
 from random import Random
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -52,8 +53,7 @@ def _filled(kind: Any, path: str, given: Given, ends: Between) -> Any:
     if form in (Union, UnionType):
         return _filled(next(part for part in parts if part is not type(None)), path, given, ends)
     if is_dataclass(form):
-        hints = get_type_hints(form)
-        return form(**{one.name: made_up(hints[one.name], f"{path}.{one.name}", given) for one in fields(form)})
+        return form(**{name: made_up(hint, f"{path}.{name}", given) for name, hint in _fields(form).items()})
     if form is list:
         return [_filled(parts[0], f"{path}.{k}", given, ends) for k in range(4)]
     if form is tuple:
@@ -68,6 +68,12 @@ def _filled(kind: Any, path: str, given: Given, ends: Between) -> Any:
     if form is str or form is Literal:
         return path
     return number(path, ends.low, ends.high)
+
+
+@cache  # or most of the time would go into evaluating the same annotations
+def _fields(form: type) -> dict[str, Any]:
+    hints = get_type_hints(form)
+    return {one.name: hints[one.name] for one in fields(form)}
 
 
 def by_key(kind: Any, *keys: Any, given: Given | None = None) -> Callable[[str], dict[Any, Any]]:
