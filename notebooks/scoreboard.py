@@ -24,7 +24,7 @@ PICTURES = {
 
 
 def main(folder: Path | None = None) -> None:
-    standings = scoreboard.published() if folder is None else scoreboard.board(folder)
+    standings = scoreboard.published_scoreboard() if folder is None else scoreboard.build_scoreboard(folder)
     if folder is not None:
         write_json(HERE / "toylab" / "report" / "scoreboard.json", [asdict(one) for one in standings])
         folders = {one.study: folder / one.folder for one in standings}
@@ -37,7 +37,7 @@ def main(folder: Path | None = None) -> None:
     write_text(readme, re.sub(r"<!-- scoreboard -->.*?<!-- end -->", lambda _: between, text, flags=re.DOTALL))
     title = "# Every claim, its criterion, its control, and the verdict"
     write_text(HERE / "notebooks" / "CLAIMS.md", f"{title}\n\n{scoreboard.board_markdown(standings)}\n")
-    print(scoreboard.summary(standings))
+    print(scoreboard.scoreboard_summary(standings))
 
 
 if __name__ == "__main__":

@@ -19,12 +19,12 @@ from toylab.probes.attention import Links, edges_within
 from toylab.probes.checks import as_tensor, as_whole
 from toylab.probes.hooks import Edit
 
-ALL = slice(None)
-Chosen = SupportsIndex | Sequence[SupportsIndex] | np.ndarray | Tensor
+ALL_QUERIES = slice(None)
+Indices = SupportsIndex | Sequence[SupportsIndex] | np.ndarray | Tensor
 """One number, several, or a mask of booleans."""
 
 
-def zero_heads(heads: Chosen, queries: slice | Chosen = ALL) -> Edit:
+def zero_heads(heads: Indices, queries: slice | Indices = ALL_QUERIES) -> Edit:
     """For a point `z`, (batch, query, head, feature): the heads contribute nothing at these queries."""
     heads_of, queries_of = _among("heads", heads), _among("queries", queries, from_end=True)
 
@@ -38,7 +38,7 @@ def zero_heads(heads: Chosen, queries: slice | Chosen = ALL) -> Edit:
     return zero
 
 
-def uniform_heads(heads: Chosen, queries: slice | Chosen = ALL) -> Edit:
+def uniform_heads(heads: Indices, queries: slice | Indices = ALL_QUERIES) -> Edit:
     """For a point `pattern`, (batch, head, query, key): the heads attend evenly to all keys a causal mask shows."""
     heads_of, queries_of = _among("heads", heads), _among("queries", queries, from_end=True)
 
@@ -54,7 +54,7 @@ def uniform_heads(heads: Chosen, queries: slice | Chosen = ALL) -> Edit:
     return flatten
 
 
-def follow_links(heads: Chosen, links: Links) -> Edit:
+def follow_links(heads: Indices, links: Links) -> Edit:
     """For a point `pattern`: at every linked query, the heads attend to the linked keys alone, evenly.
 
     While the model runs, links that point outside the pattern raise `ValueError`.
@@ -73,12 +73,12 @@ def follow_links(heads: Chosen, links: Links) -> Edit:
     return follow
 
 
-def moved(links: Links, by: int) -> Links:
+def shift_links(links: Links, by: int) -> Links:
     """The same queries, reading `by` positions further on."""
     return np.asarray(torch.as_tensor(links).cpu()) + np.array([0, 0, by])
 
 
-def _among(name: str, chosen: slice | Chosen, from_end: bool = False) -> Callable[[int], slice | list[int]]:
+def _among(name: str, chosen: slice | Indices, from_end: bool = False) -> Callable[[int], slice | list[int]]:
     """From the number of heads or queries there are to those that are chosen.
 
     Duplicates are refused: integers 0 and 1 that stand for a mask would else be taken for heads 0 and 1.

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
 from toylab.console import ToylabError
-from toylab.probes.checks import as_whole, finite
+from toylab.probes.checks import as_whole, check_finite
 from toylab.settings import check_range
 
 Links = Integer[np.ndarray, "link 3"] | Integer[Tensor, "link 3"]
@@ -29,7 +29,7 @@ def mass_by_query(pattern: Pattern, links: Links) -> Float[Tensor, "linked head"
     Raises:
         ValueError: if there is no link, or one points outside the pattern.
     """
-    finite(pattern=pattern)
+    check_finite(pattern=pattern)
     row, query, key = edges_within(pattern, links).unbind(dim=1)
     _, group = torch.unique(row * pattern.shape[2] + query, return_inverse=True)
     total = pattern.new_zeros(int(group.max()) + 1, pattern.shape[1])
@@ -69,7 +69,7 @@ def peakiness(pattern: Pattern, links: Links, threshold: float = 0.5) -> Float[T
 
     With threshold .5 this is the score of Cabannes et al. 2024 (`peaky_thres` in their code).
     """
-    finite(threshold=threshold)
+    check_finite(threshold=threshold)
     return (mass_by_query(pattern, links) > threshold).to(pattern.dtype).mean(dim=0)
 
 
@@ -103,7 +103,7 @@ def uniform_mass(links: Links) -> float:
     return float((keys / (edges[first, 1] + 1)).mean())
 
 
-BACKUP = 0.25
+BACKUP_SHARE = 0.25
 """Peakiness on x_t from which a further head counts as a backup of the iteration head."""
 
 
@@ -148,9 +148,9 @@ def find_iteration_head(
     patterns: Mapping[int, Sequence[Pattern]],
     links: Mapping[int, Mapping[str, Links]],
     *,
-    carry_bar: float = 0.9,
-    stop_bar: float = 0.5,
-    end_of_input_bar: float = 0.25,
+    carry_threshold: float = 0.9,
+    stop_threshold: float = 0.5,
+    end_of_input_threshold: float = 0.25,
 ) -> IterationHead:
     """Search all layers and heads for an iteration head.
 
@@ -172,7 +172,12 @@ def find_iteration_head(
         )
     if len(layers := {len(held) for held in patterns.values()}) > 1 or 0 in layers:
         raise ToylabError(f"patterns: of {sorted(layers)} layers; give as many for every length, at least one")
-    finite(patterns=patterns, carry_bar=carry_bar, stop_bar=stop_bar, end_of_input_bar=end_of_input_bar)
+    check_finite(
+        patterns=patterns,
+        carry_threshold=carry_threshold,
+        stop_threshold=stop_threshold,
+        end_of_input_threshold=end_of_input_threshold,
+    )
 
     def scores(score, name: str) -> Float[Tensor, "layer head"]:
         by_length = [torch.stack([score(p, links[n][name]) for p in layers]) for n, layers in patterns.items()]
@@ -180,7 +185,7 @@ def find_iteration_head(
         return mean.to(torch.promote_types(mean.dtype, torch.float32))  # numpy knows no bfloat16
 
     carry, stop, end = scores(peakiness, "carry"), scores(peakiness, "stop"), scores(link_mass, "end of input")
-    bars = {"carry": carry_bar, "stop": stop_bar, "end_of_input": end_of_input_bar}
+    bars = {"carry": carry_threshold, "stop": stop_threshold, "end_of_input": end_of_input_threshold}
     candidates = [_judge(layer, head, carry, stop, end, bars) for layer, head in np.ndindex(*carry.shape)]
     return max(candidates, key=lambda candidate: (candidate.found, candidate.carry))
 
@@ -214,7 +219,7 @@ def _judge(
         end_of_input=found_end,
         end_of_input_at=end_at,
         backups=tuple(
-            (a, b) for a, b in np.argwhere(carry.cpu().numpy() >= BACKUP).tolist() if (a, b) != (layer, head)
+            (a, b) for a, b in np.argwhere(carry.cpu().numpy() >= BACKUP_SHARE).tolist() if (a, b) != (layer, head)
         ),
         misses=tuple(misses),
     )

@@ -13,21 +13,21 @@ from torch import Tensor
 from toylab.console import ToylabError
 
 
-def finite(**arguments: Any) -> None:
+def check_finite(**arguments: Any) -> None:
     """Refuse NaN and infinity in numbers, arrays and tensors, and in lists and mappings of these."""
     for name, value in _parts(arguments):
         if not bool((sound := value.isfinite()).all()):
             raise _refused(name, value, ~sound, "every entry must be a finite number; leave such cases out")
 
 
-def no_nan(**arguments: Any) -> None:
+def check_not_nan(**arguments: Any) -> None:
     """Refuse NaN alone, for arguments in which an infinity has a meaning."""
     for name, value in _parts(arguments):
         if bool((bad := value.isnan()).any()):
             raise _refused(name, value, bad, "this is no number; leave such cases out")
 
 
-def in_range(names: str, result: Tensor) -> Tensor:
+def check_result_finite(names: str, result: Tensor) -> Tensor:
     """Refuse what was made of finite arguments and is none: squares and products leave the range of a type."""
     if not bool(result.isfinite().all()):
         kind = str(result.dtype).removeprefix("torch.")
@@ -35,14 +35,14 @@ def in_range(names: str, result: Tensor) -> Tensor:
     return result
 
 
-def some(**arguments: Any) -> None:
+def check_nonempty(**arguments: Any) -> None:
     """Refuse arguments without any entry."""
     for name, value in _parts(arguments):
         if not value.numel():
             raise ToylabError(f"{name}: shape {tuple(value.shape)} holds nothing to measure; give at least one case")
 
 
-def as_many(**arguments: Any) -> None:
+def check_same_length(**arguments: Any) -> None:
     """Refuse arguments of different lengths."""
     sizes = {name: len(value) for name, value in arguments.items()}
     if len(set(sizes.values())) > 1:
@@ -64,7 +64,7 @@ def as_whole(name: str, value: Any, least: int | None = None) -> Tensor:
     """Whole numbers of any type as int64."""
     held = as_tensor(value)
     if held.is_floating_point():
-        finite(**{name: held})
+        check_finite(**{name: held})
         if bool((bad := held != held.round()).any()):
             raise _refused(name, held, bad, "every entry must be a whole number")
     held = held.long()

@@ -19,13 +19,13 @@ from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 
 from toylab.console import ToylabError
-from toylab.probes.checks import as_many, as_mask, as_whole, finite, some
+from toylab.probes.checks import as_mask, as_whole, check_finite, check_nonempty, check_same_length
 from toylab.probes.hooks import Edit
 
 HeadPattern = Float[Tensor, "batch query key"]
 KeyMask = Bool[Tensor, "batch query key"] | Integer[Tensor, "batch query key"]
 """Booleans, or integers 0 and 1."""
-Classes = Mapping[str, KeyMask]
+KeyClasses = Mapping[str, KeyMask]
 
 
 def block_keys(mask: KeyMask) -> Edit:
@@ -44,13 +44,13 @@ def block_keys(mask: KeyMask) -> Edit:
     return block
 
 
-def mass_by_class(pattern: HeadPattern, classes: Classes) -> dict[str, Float[Tensor, "batch query"]]:
+def mass_by_class(pattern: HeadPattern, classes: KeyClasses) -> dict[str, Float[Tensor, "batch query"]]:
     """The attention that falls on each class of keys.
 
     Raises:
         ValueError: if the classes overlap or leave out a key that gets attention: then the masses would not sum to one.
     """
-    finite(pattern=pattern)
+    check_finite(pattern=pattern)
     if not classes:
         raise ToylabError("classes: none were given; each key must be in one")
     classes = {name: as_mask(f"classes[{name!r}]", mask) for name, mask in classes.items()}
@@ -82,9 +82,9 @@ def fit_saturation(mass: Float[Tensor, " sample"], counts: Int[Tensor, " sample"
     Raises:
         ValueError: if all counts are equal: any mass then fits some K; for counts below 0 or that are not whole.
     """
-    some(mass=mass)
-    as_many(mass=mass, counts=counts)
-    finite(mass=mass)
+    check_nonempty(mass=mass)
+    check_same_length(mass=mass, counts=counts)
+    check_finite(mass=mass)
     counts = as_whole("counts", counts, least=0)
     if int(counts.min()) == int(counts.max()):
         raise ToylabError(f"counts: are all {int(counts.min())}; a curve needs at least two different ones")
@@ -104,7 +104,7 @@ def fit_saturation(mass: Float[Tensor, " sample"], counts: Int[Tensor, " sample"
 
 
 @dataclass(frozen=True)
-class Bias:
+class BiasToken:
     """What a query compares with.
 
     Attributes:
@@ -118,7 +118,7 @@ class Bias:
     shares: dict[str, float]
 
 
-def name_bias(masses: Mapping[str, Float[Tensor, " sample"]], counted: str, bar: float = 0.7) -> Bias:
+def name_bias(masses: Mapping[str, Float[Tensor, " sample"]], counted: str, bar: float = 0.7) -> BiasToken:
     """Name the bias token of one query from its masses by class: the class with at least `bar` of what is not counted.
 
     Attention alone proves nothing (a class may be read and its value be null): confirm it with `block_keys`.
@@ -132,13 +132,13 @@ def name_bias(masses: Mapping[str, Float[Tensor, " sample"]], counted: str, bar:
         raise ToylabError(
             f"masses: have the class {counted!r} alone; give the others too, among which the bias is sought"
         )
-    some(masses=masses)
-    finite(masses=masses, bar=bar)
+    check_nonempty(masses=masses)
+    check_finite(masses=masses, bar=bar)
     mean = {name: float(mass.mean()) for name, mass in masses.items() if name != counted}
     total = sum(mean.values())
     shares = {name: value / total if total else 0.0 for name, value in mean.items()}
     first = max(shares, key=shares.__getitem__)
-    return Bias(first if shares[first] >= bar else "mixed", shares[first], shares)
+    return BiasToken(first if shares[first] >= bar else "mixed", shares[first], shares)
 
 
 CIRCUITS = ("counter", "copy", "complement", "other", "unsolved")
@@ -161,7 +161,7 @@ def name_circuit(
         floor: accuracy of the best constant answer; "knows nothing" means at most `slack` above it.
         solved: accuracy from which the question makes sense. "Right" means four fifths of the unedited accuracy.
     """
-    finite(accuracy=accuracy, blocked=blocked, floor=floor, solved=solved, slack=slack)
+    check_finite(accuracy=accuracy, blocked=blocked, floor=floor, solved=solved, slack=slack)
     if accuracy < solved:
         return "unsolved"
     lost = {name: value <= floor + slack for name, value in blocked.items()}
@@ -175,14 +175,14 @@ def name_circuit(
     return "other"
 
 
-def through_origin(predicted: Tensor, counts: Int[Tensor, " sample"]) -> float:
+def slope_through_origin(predicted: Tensor, counts: Int[Tensor, " sample"]) -> float:
     """The slope of predictions against true counts, of the line through the origin: 1 if they agree.
 
     Raises:
         ValueError: if no count is above 0, or one is below.
     """
-    as_many(predicted=predicted, counts=counts)
-    finite(predicted=predicted)
+    check_same_length(predicted=predicted, counts=counts)
+    check_finite(predicted=predicted)
     n = as_whole("counts", counts, least=0).double()
     if not bool((n > 0).any()):
         raise ToylabError("counts: are all 0; a slope needs some above")
@@ -201,7 +201,7 @@ def predicted_slope(shares: Mapping[str, float], growth: Mapping[str, float]) ->
     Raises:
         ValueError: if nothing is left to compare with: K' is 0.
     """
-    finite(shares=shares, growth=growth)
+    check_finite(shares=shares, growth=growth)
     grown = sum(share * growth.get(name, 1.0) for name, share in shares.items())
     if not grown:
         raise ToylabError(
@@ -211,7 +211,7 @@ def predicted_slope(shares: Mapping[str, float], growth: Mapping[str, float]) ->
 
 
 @dataclass(frozen=True)
-class Readout:
+class ClassReadout:
     """How well a model is reproduced by one value a class: Golkar et al. 2024, equation 3.
 
     Attributes:
@@ -228,7 +228,7 @@ def class_readout(
     values: Mapping[str, Float[Tensor, " count"]],
     bias: Float[Tensor, " count"],
     logits: Float[Tensor, "sample count"],
-) -> Readout:
+) -> ClassReadout:
     """Rebuild the logits of one query as the sum over classes of mass * value + bias, and compare with the model's.
 
     Args:
@@ -243,12 +243,12 @@ def class_readout(
     """
     if not values or not set(values) <= set(masses):
         raise ToylabError(f"values: are of the classes {sorted(values)}; give some of {sorted(masses)}")
-    some(logits=logits)
-    finite(masses=masses, values=values, bias=bias, logits=logits)
+    check_nonempty(logits=logits)
+    check_finite(masses=masses, values=values, bias=bias, logits=logits)
     total = sum(masses[name] for name in values)
     total = torch.where(total > 0, total, 1.0)
     rebuilt = bias + sum((masses[name] / total)[:, None] * value for name, value in values.items())
     model, other = logits.log_softmax(dim=-1), rebuilt.log_softmax(dim=-1)
     p = model.exp()  # an answer of probability 0 adds nothing
     kl = (p * (model - other).masked_fill(p == 0, 0)).sum(dim=-1).mean().item()
-    return Readout(kl, (logits.argmax(dim=-1) == rebuilt.argmax(dim=-1)).double().mean().item())
+    return ClassReadout(kl, (logits.argmax(dim=-1) == rebuilt.argmax(dim=-1)).double().mean().item())

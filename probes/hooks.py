@@ -51,13 +51,13 @@ class Tap:
     def __post_init__(self) -> None:
         check_settings(self)
 
-    def shown(self, x: Tensor) -> Tensor:
+    def extract(self, x: Tensor) -> Tensor:
         """The point as its name promises it."""
         if self.columns is not None:
             x = x[..., self.columns[0] : self.columns[1]]
         return x if self.heads is None else x.unflatten(-1, (self.heads, -1))
 
-    def put_back(self, x: Tensor, shown: Tensor) -> Tensor:
+    def insert(self, x: Tensor, shown: Tensor) -> Tensor:
         """The whole of which an edited point is a part."""
         if self.heads is not None:
             shown = shown.flatten(-2)
@@ -75,7 +75,7 @@ def points(model: nn.Module) -> tuple[str, ...]:
     return tuple(name for name, module in model.named_modules() if name and _is_point(module))
 
 
-class Seen(dict[str, Tensor | list[Tensor]]):
+class ActivationCache(dict[str, Tensor | list[Tensor]]):
     """What `watch` recorded: from the name of a point to the tensor of the latest call, or to the list of all calls.
 
     Attributes:
@@ -97,7 +97,7 @@ class Seen(dict[str, Tensor | list[Tensor]]):
 
 
 @contextmanager
-def watch(model: nn.Module, *names: str, every_call: bool = False) -> Iterator[Seen]:
+def watch(model: nn.Module, *names: str, every_call: bool = False) -> Iterator[ActivationCache]:
     """Record what passes the named points: yields a dict from name to the tensor of the latest call.
 
         with watch(model, "blocks.*.attn.pattern") as seen:
@@ -112,9 +112,9 @@ def watch(model: nn.Module, *names: str, every_call: bool = False) -> Iterator[S
         ValueError: for a name that matches nothing, with the nearest points; for a compiled model.
         TypeError: where a watched module returns something other than one tensor.
     """
-    seen = Seen(dict.fromkeys(name for pattern in names for name in resolve(model, pattern)))
+    seen = ActivationCache(dict.fromkeys(name for pattern in names for name in match_points(model, pattern)))
 
-    def record(name: str) -> Visit:
+    def record(name: str) -> HookFunction:
         def visit(value: Tensor) -> None:
             if every_call:
                 seen.setdefault(name, []).append(value)
@@ -123,7 +123,7 @@ def watch(model: nn.Module, *names: str, every_call: bool = False) -> Iterator[S
 
         return visit
 
-    with placed(model, {name: record(name) for name in seen.matched}):
+    with hooks_at(model, {name: record(name) for name in seen.matched}):
         yield seen
 
 
@@ -147,7 +147,7 @@ def edit(model: nn.Module, edits: Mapping[str, Edit]) -> Iterator[None]:
     """
     visited: set[str] = set()
 
-    def replace(name: str, function: Edit) -> Visit:
+    def replace(name: str, function: Edit) -> HookFunction:
         def visit(value: Tensor) -> Tensor:
             visited.add(name)
             edited = function(value.clone())  # an edit in place must not reach what was recorded before this point
@@ -163,10 +163,10 @@ def edit(model: nn.Module, edits: Mapping[str, Edit]) -> Iterator[None]:
 
     hooks = {}
     for pattern, function in edits.items():
-        for name in resolve(model, pattern):
+        for name in match_points(model, pattern):
             if name in hooks:
                 raise ToylabError(f"two edits meet at {name!r}; join them into one function, or nest two `edit`s")
-            if why := tap(model, name).read_only:
+            if why := tap_at(model, name).read_only:
                 raise ToylabError(f"{name!r} can be watched here and not edited: {why}")
             hooks[name] = replace(name, function)
     if not hooks:
@@ -175,7 +175,7 @@ def edit(model: nn.Module, edits: Mapping[str, Edit]) -> Iterator[None]:
     runs: list[bool] = []
     handle = model.register_forward_hook(_Hook(lambda *_: runs.append(True)))
     try:
-        with placed(model, hooks):
+        with hooks_at(model, hooks):
             yield
     finally:
         handle.remove()
@@ -186,7 +186,7 @@ def edit(model: nn.Module, edits: Mapping[str, Edit]) -> Iterator[None]:
         )
 
 
-def resolve(model: nn.Module, pattern: str) -> list[str]:
+def match_points(model: nn.Module, pattern: str) -> list[str]:
     """The points or other modules that a name or pattern stands for."""
     taps = _taps(model)
     if pattern in taps:
@@ -207,17 +207,17 @@ def resolve(model: nn.Module, pattern: str) -> list[str]:
     return found
 
 
-def tap(model: nn.Module, name: str) -> Tap:
+def tap_at(model: nn.Module, name: str) -> Tap:
     """Where a point of this name lies: in the module of that name, unless the model says otherwise."""
     return _taps(model).get(name) or Tap(name)
 
 
-Visit = Callable[[Tensor], Tensor | None]
+HookFunction = Callable[[Tensor], Tensor | None]
 """What is done with a tensor that passes: returns what should pass instead, or None."""
 
 
 @contextmanager
-def placed(model: nn.Module, visits: Mapping[str, Visit], inputs: bool = False) -> Iterator[None]:
+def hooks_at(model: nn.Module, visits: Mapping[str, HookFunction], inputs: bool = False) -> Iterator[None]:
     """Visit what passes the named points, or with `inputs` what enters these modules, for the length of a block.
 
     Raises:
@@ -226,7 +226,7 @@ def placed(model: nn.Module, visits: Mapping[str, Visit], inputs: bool = False) 
     handles = []
     try:
         for name, visit in visits.items():
-            place = Tap(tap(model, name).module, "input") if inputs else tap(model, name)
+            place = Tap(tap_at(model, name).module, "input") if inputs else tap_at(model, name)
             module = _uncompiled(model, place.module)
             if place.part == "input":
                 handles.append(module.register_forward_pre_hook(_Hook(_entering(name, place, visit))))
@@ -289,7 +289,7 @@ def _uncompiled(model: nn.Module, path: str) -> nn.Module:
     return module
 
 
-def _leaving(name: str, place: Tap, visit: Visit) -> Callable:
+def _leaving(name: str, place: Tap, visit: HookFunction) -> Callable:
     if place == Tap(place.module):  # one tensor as it is
 
         def plain(module: nn.Module, inputs: tuple, output: object) -> Tensor | None:
@@ -307,7 +307,7 @@ def _leaving(name: str, place: Tap, visit: Visit) -> Callable:
     return hook
 
 
-def _entering(name: str, place: Tap, visit: Visit) -> Callable:
+def _entering(name: str, place: Tap, visit: HookFunction) -> Callable:
     def hook(module: nn.Module, inputs: tuple) -> tuple | None:
         edited = _visited(name, place, visit, inputs[0] if inputs else None)
         return None if edited is None else (edited, *inputs[1:])
@@ -315,15 +315,15 @@ def _entering(name: str, place: Tap, visit: Visit) -> Callable:
     return hook
 
 
-def _visited(name: str, place: Tap, visit: Visit, value: object) -> Tensor | None:
+def _visited(name: str, place: Tap, visit: HookFunction, value: object) -> Tensor | None:
     if value is None:
         raise ToylabError(
             f"{name}: there is nothing to see, as a fused attention kernel keeps no pattern; call the model without "
             "one: toylab.model.interop.adopt(model, patterns=True)"
         )
     _check_tensor(name, value)
-    edited = visit(place.shown(value))
-    return None if edited is None else place.put_back(value, edited)
+    edited = visit(place.extract(value))
+    return None if edited is None else place.insert(value, edited)
 
 
 def _taps(model: nn.Module) -> Mapping[str, Tap]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from toylab.console import ToylabError
-from toylab.probes.checks import finite, no_nan
+from toylab.probes.checks import check_finite, check_not_nan
 
 
 def token_cosines(
@@ -22,23 +22,23 @@ def token_cosines(
 ) -> Float[Tensor, "*shape vocab"]:
     """The logit lens: cosine of a direction with each token's row. Give a trained vector for the raw lens, or the mean
     difference of the last layer's stream between two runs for the difference lens."""
-    finite(direction=direction, rows=rows)
+    check_finite(direction=direction, rows=rows)
     return _unit(direction) @ _unit(rows).T
 
 
-def ranks(scores: Float[Tensor, "*shape vocab"]) -> Int[Tensor, "*shape vocab"]:
+def token_ranks(scores: Float[Tensor, "*shape vocab"]) -> Int[Tensor, "*shape vocab"]:
     """The rank of each token, 1 for the largest score, infinities included; of equal ones the first comes first."""
-    no_nan(scores=scores)
+    check_not_nan(scores=scores)
     order = scores.argsort(dim=-1, descending=True, stable=True)
     return order.argsort(dim=-1) + 1
 
 
-def against(
+def contrast_cosine(
     direction: Float[Tensor, "*shape width"], rows: Float[Tensor, "vocab width"], token: int, competitor: int
 ) -> Float[Tensor, "*shape"]:
     """Cosine of a direction with the difference of two rows. Only against the token that would come instead does a lens
     say what changes: rows of tokens that never occur move along with either."""
-    finite(direction=direction, rows=rows)
+    check_finite(direction=direction, rows=rows)
     return _unit(direction) @ _unit(rows[token] - rows[competitor])
 
 
@@ -60,7 +60,7 @@ def logit_attribution(
     Raises:
         ValueError: for a stream of no length without an `eps`.
     """
-    finite(parts=parts, rows=rows, eps=eps)
+    check_finite(parts=parts, rows=rows, eps=eps)
     stream = parts.sum(dim=0)
     if centred:
         parts, stream = (x - x.mean(dim=-1, keepdim=True) for x in (parts, stream))

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from toylab.console import ToylabError
-from toylab.probes.checks import as_many, as_whole, finite
+from toylab.probes.checks import as_whole, check_finite, check_same_length
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ def linear_probe(
     Raises:
         ValueError: for arrays of different lengths, fewer than two groups, labels below 0, NaN or infinity.
     """
-    as_many(features=features, labels=labels, groups=groups)
-    finite(features=features, ridge=ridge)
+    check_same_length(features=features, labels=labels, groups=groups)
+    check_finite(features=features, ridge=ridge)
     labels = as_whole("labels", labels, least=0).to(features.device)
     groups = as_whole("groups", groups).cpu().numpy()
     names = np.unique(groups)

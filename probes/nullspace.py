@@ -21,11 +21,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from toylab.console import ToylabError
-from toylab.probes.checks import finite, some
+from toylab.probes.checks import check_finite, check_nonempty
 from toylab.settings import check_range
 
 
-def leading(weight: Float[Tensor, "output input"], energy: float | int | None = None) -> Float[Tensor, "output k"]:
+def left_singular_directions(
+    weight: Float[Tensor, "output input"], energy: float | int | None = None
+) -> Float[Tensor, "output k"]:
     """The leading left singular directions of a matrix, as orthonormal columns.
 
     Args:
@@ -36,7 +38,7 @@ def leading(weight: Float[Tensor, "output input"], energy: float | int | None = 
         ValueError: for an energy that is no share.
     """
     check_range("it is a share, for example 0.9; None for the exact rank", energy=energy, above=0, most=1)
-    finite(weight=weight)
+    check_finite(weight=weight)
     u, s, _ = torch.linalg.svd(weight.double(), full_matrices=False)
     k = _rank(s, weight)
     if energy is not None and k:
@@ -55,9 +57,9 @@ def _rounding(matrix: Float[Tensor, "output input"]) -> float:
     return max(matrix.shape) * torch.finfo(torch.float32).eps
 
 
-def outside(vectors: Float[Tensor, "output column"], directions: Float[Tensor, "output k"]) -> float:
+def energy_outside(vectors: Float[Tensor, "output column"], directions: Float[Tensor, "output k"]) -> float:
     """The share of the squared length of all columns that lies outside orthonormal directions; 0 for no length."""
-    finite(vectors=vectors, directions=directions)
+    check_finite(vectors=vectors, directions=directions)
     v = vectors.double()
     total = v.square().sum()
     inside = (directions.double().T @ v).square().sum()
@@ -99,32 +101,32 @@ def null_share(
     """How much of a weight change lies in the left null space of the weight.
 
     Args:
-        energy: see `leading`.
+        energy: see `left_singular_directions`.
         draws: random rotations of the change, for the spread of the baseline.
         rng: decides them; a fixed one if not given.
 
     Raises:
         ValueError: for shapes that differ or hold nothing, an energy that is no share, fewer than one draw.
     """
-    some(change=change, weight=weight)
-    finite(change=change)
+    check_nonempty(change=change, weight=weight)
+    check_finite(change=change)
     check_range(draws=draws, least=1)
     if change.shape != weight.shape:
         raise ToylabError(f"change of shape {tuple(change.shape)}, weight of {tuple(weight.shape)}: must be the same")
-    directions = leading(weight, energy)
+    directions = left_singular_directions(weight, energy)
     m, k = directions.shape
     u, s, _ = torch.linalg.svd(change.double(), full_matrices=False)
     rng = np.random.default_rng(0) if rng is None else rng
     shares = []
     for _ in range(draws):
         frame = torch.linalg.qr(torch.from_numpy(rng.standard_normal(tuple(u.shape))).to(u.device))[0]
-        shares.append(outside(frame * s, directions))
+        shares.append(energy_outside(frame * s, directions))
     return NullShare(
-        share=outside(change, directions),
+        share=energy_outside(change, directions),
         chance=1 - k / m,
         spread=float(np.std(shares)),
         k=k,
-        top=outside(u[:, :1] * s[:1], directions),
+        top=energy_outside(u[:, :1] * s[:1], directions),
     )
 
 
@@ -147,8 +149,8 @@ def span_sine(
     Raises:
         ValueError: for shapes that differ or hold nothing, or an energy that is no share.
     """
-    some(after=after, before=before)
-    finite(after=after, before=before)
+    check_nonempty(after=after, before=before)
+    check_finite(after=after, before=before)
     check_range("it is a share, for example 0.9", energy=energy, above=0, most=1)
     if after.shape != before.shape:
         raise ToylabError(f"after of shape {tuple(after.shape)}, before of {tuple(before.shape)}: must be the same")
@@ -168,12 +170,12 @@ def conditional_share(
     energy: float | int | None = None,
 ) -> float:
     """The energy share, in the left null space of the weight, of what the change adds for these inputs."""
-    some(inputs=inputs)
-    finite(change=change, inputs=inputs)
-    return outside((inputs.double() @ change.double().T).T, leading(weight, energy))
+    check_nonempty(inputs=inputs)
+    check_finite(change=change, inputs=inputs)
+    return energy_outside((inputs.double() @ change.double().T).T, left_singular_directions(weight, energy))
 
 
-def effect(
+def relative_change(
     change: Float[Tensor, "output input"], weight: Float[Tensor, "output input"], inputs: Float[Tensor, "case input"]
 ) -> Float[Tensor, " case"]:
     """||dW a|| / ||W a|| of each input a: how much the change adds, relative to what was there.
@@ -183,8 +185,8 @@ def effect(
     Raises:
         ValueError: where it adds something to nothing.
     """
-    some(change=change, weight=weight)
-    finite(change=change, weight=weight, inputs=inputs)
+    check_nonempty(change=change, weight=weight)
+    check_finite(change=change, weight=weight, inputs=inputs)
     a = inputs.double()
     (added, adds), (there, is_there) = (_response(matrix.double(), a) for matrix in (change, weight))
     if bool((endless := adds & ~is_there).any()):
@@ -211,7 +213,7 @@ def row_cosines(
     There are `top` directions, or as many as the change has by its numerical rank.
     """
     check_range(top=top, least=1)
-    finite(change=change, inputs=inputs)
+    check_finite(change=change, inputs=inputs)
     _, s, v = torch.linalg.svd(change.double(), full_matrices=False)
     a = inputs.double()
     return (a @ v[: min(top, _rank(s, change))].T).abs() / _lengths(a)
@@ -226,26 +228,26 @@ def weak_share(
     inputs: Float[Tensor, "case input"], weight: Float[Tensor, "output input"], energy: float | int = 0.9
 ) -> float:
     """The mean share of inputs in directions that a weight hardly reads: outside its leading right singular ones."""
-    some(inputs=inputs)
-    finite(inputs=inputs)
+    check_nonempty(inputs=inputs)
+    check_finite(inputs=inputs)
     a = inputs.double()
-    return outside((a / _lengths(a)).T, leading(weight.T, energy))
+    return energy_outside((a / _lengths(a)).T, left_singular_directions(weight.T, energy))
 
 
-def gain(weight: Float[Tensor, "output input"], inputs: Float[Tensor, "case input"]) -> Float[Tensor, " case"]:
+def amplification(weight: Float[Tensor, "output input"], inputs: Float[Tensor, "case input"]) -> Float[Tensor, " case"]:
     """||W a|| / ||a|| of each input: how strongly the weight responds to its direction."""
-    finite(weight=weight, inputs=inputs)
+    check_finite(weight=weight, inputs=inputs)
     a = inputs.double()
     return (a @ weight.double().T).norm(dim=1) / _lengths(a)[:, 0]
 
 
-def alignment(vectors: Float[Tensor, "case output"], direction: Float[Tensor, " output"]) -> float:
+def energy_along(vectors: Float[Tensor, "case output"], direction: Float[Tensor, " output"]) -> float:
     """The share of the squared length of vectors along one direction: their cos^2, weighted by squared length."""
-    some(vectors=vectors)
-    finite(vectors=vectors, direction=direction)
+    check_nonempty(vectors=vectors)
+    check_finite(vectors=vectors, direction=direction)
     if not bool(vectors.any() & direction.any()):
         return 0.0
-    return 1 - outside(vectors.T, (direction.double() / direction.double().norm())[:, None])
+    return 1 - energy_outside(vectors.T, (direction.double() / direction.double().norm())[:, None])
 
 
 # Parts of a change ---------------------------------------------------------------------------------------------------
@@ -255,8 +257,8 @@ def split_change(
     change: Float[Tensor, "output input"], weight: Float[Tensor, "output input"], energy: float | int | None = None
 ) -> tuple[Float[Tensor, "output input"], Float[Tensor, "output input"]]:
     """A change as the sum of its parts in the column space and in the left null space of the weight."""
-    finite(change=change)
-    directions = leading(weight, energy)
+    check_finite(change=change)
+    directions = left_singular_directions(weight, energy)
     column = directions @ (directions.T @ change.double())
     return column.to(change.dtype), (change.double() - column).to(change.dtype)
 
@@ -264,7 +266,7 @@ def split_change(
 def top_rank(change: Float[Tensor, "output input"], rank: int) -> Float[Tensor, "output input"]:
     """The best approximation of a change by a matrix of this rank (its leading singular parts)."""
     check_range(rank=rank, least=1)
-    finite(change=change)
+    check_finite(change=change)
     u, s, vh = torch.linalg.svd(change.double(), full_matrices=False)
     return ((u[:, :rank] * s[:rank]) @ vh[:rank]).to(change.dtype)
 
@@ -272,6 +274,6 @@ def top_rank(change: Float[Tensor, "output input"], rank: int) -> Float[Tensor, 
 def top_energy(matrix: Float[Tensor, "row column"], rank: int = 1) -> float:
     """The share of the squared singular values in the leading ones: near 1 for a matrix close to this rank."""
     check_range(rank=rank, least=1)
-    finite(matrix=matrix)
+    check_finite(matrix=matrix)
     s = torch.linalg.svdvals(matrix.double()).square()
     return (s[:rank].sum() / s.sum()).item() if bool(s.any()) else 0.0

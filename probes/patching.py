@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from toylab.console import ToylabError
-from toylab.probes.hooks import Edit, edit, placed, resolve, tap
+from toylab.probes.hooks import Edit, edit, hooks_at, match_points, tap_at
 
 
-def put_back(kept: Tensor, positions: slice | Sequence[int] = slice(None)) -> Edit:
+def patch_activation(kept: Tensor, positions: slice | Sequence[int] = slice(None)) -> Edit:
     """Activation patching: at these positions (the second axis), what was recorded in another run.
 
     with watch(model, point) as seen:
@@ -33,7 +33,7 @@ def put_back(kept: Tensor, positions: slice | Sequence[int] = slice(None)) -> Ed
     return replace
 
 
-class Paths(nn.Module):
+class PathPatched(nn.Module):
     """A model with a change at one point that chosen readers do not see; called like the model itself, `generate`
     included.
 
@@ -66,10 +66,10 @@ class Paths(nn.Module):
     ) -> None:
         super().__init__()
         self.model, self.change, self.point = model, change, point
-        self.blind = [found for name in _names(blind) for found in resolve(model, name)]
+        self.blind = [found for name in _names(blind) for found in match_points(model, name)]
         self.clean, self.clean_scale = _names(clean), clean_scale
         for name in (point, *self.clean, *([clean_scale] if clean_scale else [])):
-            resolve(model, name)
+            match_points(model, name)
 
     def forward(self, tokens: Tensor, **options: object) -> Tensor:
         if self.blind and options.get("queries") is not None:
@@ -101,7 +101,7 @@ class Paths(nn.Module):
             edits[name] = lambda x: torch.cat([x[rows:], x[rows:]])
         with ExitStack() as stack:
             stack.enter_context(edit(self.model, edits))
-            stack.enter_context(placed(self.model, {name: without(name) for name in self.blind}, inputs=True))
+            stack.enter_context(hooks_at(self.model, {name: without(name) for name in self.blind}, inputs=True))
             if self.clean_scale is not None:
                 stack.enter_context(_scaled(self.model, self.clean_scale, rows, read))
             out = self.model(torch.cat([tokens, tokens]), **twice)[:rows]
@@ -128,7 +128,7 @@ def _names(names: Iterable[str]) -> tuple[str, ...]:
 @contextmanager
 def _scaled(model: nn.Module, name: str, rows: int, read: set[str]) -> Iterator[None]:
     """Let a LayerNorm divide the first rows by the standard deviation of the others."""
-    norm = model.get_submodule(tap(model, name).module)
+    norm = model.get_submodule(tap_at(model, name).module)
     bias = 0 if norm.bias is None else norm.bias
     ratio: list[Tensor] = []
 
@@ -142,5 +142,5 @@ def _scaled(model: nn.Module, name: str, rows: int, read: set[str]) -> Iterator[
         read.add(name)
         return torch.cat([(output[:rows] - bias) * ratio[0] + bias, output[rows:]])
 
-    with placed(model, {name: measure}, inputs=True), placed(model, {name: rescale}):
+    with hooks_at(model, {name: measure}, inputs=True), hooks_at(model, {name: rescale}):
         yield

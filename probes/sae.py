@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Integer
 from torch import Tensor, nn
 
 from toylab.console import ToylabError
-from toylab.probes.checks import as_many, as_mask, finite, in_range, some
+from toylab.probes.checks import as_mask, check_finite, check_nonempty, check_result_finite, check_same_length
 from toylab.settings import check_range, torch_seed
 
 
@@ -42,9 +42,9 @@ class SparseAutoencoder(nn.Module):
         self.threshold = nn.Parameter(torch.zeros(features))
         self.centre = nn.Parameter(torch.zeros(width))
 
-    def codes(self, x: Float[Tensor, "case width"]) -> Float[Tensor, "case feature"]:
+    def encode(self, x: Float[Tensor, "case width"]) -> Float[Tensor, "case feature"]:
         """How strongly each feature is active: 0 or more, at most k of them above 0."""
-        finite(x=x)
+        check_finite(x=x)
         return self._codes(x)
 
     def _codes(self, x: Float[Tensor, "case width"]) -> Float[Tensor, "case feature"]:
@@ -72,8 +72,8 @@ def fit_autoencoder(
     Raises:
         ValueError: without activations, for settings out of range, or if the training diverges.
     """
-    some(activations=activations)
-    finite(activations=activations, learning_rate=learning_rate)
+    check_nonempty(activations=activations)
+    check_finite(activations=activations, learning_rate=learning_rate)
     check_range(rows=rows, least=1)
     check_range(steps=steps, least=0)
     generator = torch.Generator().manual_seed(torch_seed(seed))
@@ -111,24 +111,24 @@ def explained_variance(model: nn.Module, activations: Float[Tensor, "case width"
     Raises:
         ValueError: for activations that are all the same: there is no variance.
     """
-    some(activations=activations)
-    finite(activations=activations)
+    check_nonempty(activations=activations)
+    check_finite(activations=activations)
     if bool((activations == activations[0]).all()):
         raise ToylabError(f"activations: all {len(activations)} are the same, so there is no variance to explain")
     x = _at_least_single(activations)
     copy = model(activations)
-    finite(**{"model(activations)": copy})
+    check_finite(**{"model(activations)": copy})
     error = (_at_least_single(copy) - x).square().sum()
-    return 1 - in_range("activations", error / (x - x.mean(dim=0)).square().sum()).item()
+    return 1 - check_result_finite("activations", error / (x - x.mean(dim=0)).square().sum()).item()
 
 
 @torch.no_grad()
 def dead_share(model: SparseAutoencoder, activations: Float[Tensor, "case width"]) -> float:
     """The share of features that are never active."""
-    some(activations=activations)
-    finite(activations=activations)
-    codes = model.codes(activations)
-    finite(**{"model.codes(activations)": codes})
+    check_nonempty(activations=activations)
+    check_finite(activations=activations)
+    codes = model.encode(activations)
+    check_finite(**{"model.codes(activations)": codes})
     return 1 - (codes > 0).any(dim=0).float().mean().item()
 
 
@@ -175,13 +175,13 @@ def compare_features(
     Raises:
         ValueError: if one of the two groups is empty, or for a mask of other numbers than 0 and 1.
     """
-    some(fires=fires)
+    check_nonempty(fires=fires)
     check_range(permutations=permutations, least=1)
     fires, group = as_mask("fires", fires), as_mask("group", group).to(fires.device)
-    as_many(fires=fires, group=group)
+    check_same_length(fires=fires, group=group)
     if indicator is not None:
         indicator = as_mask("indicator", indicator).to(fires.device)
-        as_many(fires=fires, indicator=indicator)
+        check_same_length(fires=fires, indicator=indicator)
     if group.all() or not group.any():
         raise ToylabError(f"group: {int(group.sum())} of {len(group)} cases; both groups need some")
     active = fires.double()

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from toylab.console import ToylabError
-from toylab.probes.checks import finite, in_range, some
+from toylab.probes.checks import check_finite, check_nonempty, check_result_finite
 
 
 def score_table(
@@ -23,10 +23,10 @@ def score_table(
 
     In a first layer without positions this table is all there is: each score of each row is one of its entries.
     """
-    some(queries=queries, keys=keys)
-    finite(queries=queries, keys=keys)
+    check_nonempty(queries=queries, keys=keys)
+    check_finite(queries=queries, keys=keys)
     products = rearrange(queries, "q h f -> h q f") @ rearrange(keys, "k h f -> h f k")
-    return in_range("queries, keys", products / math.sqrt(queries.shape[-1]))
+    return check_result_finite("queries, keys", products / math.sqrt(queries.shape[-1]))
 
 
 def rotary_planes(
@@ -40,8 +40,8 @@ def rotary_planes(
     Raises:
         ValueError: for an odd number of features, or none.
     """
-    finite(query=query, key=key)
+    check_finite(query=query, key=key)
     if query.shape[-1] % 2 or not query.shape[-1]:
         raise ToylabError(f"features={query.shape[-1]}: rotary planes are pairs, so their number must be even")
     product = query * key / math.sqrt(query.shape[-1])
-    return in_range("query, key", torch.stack(product.chunk(2, dim=-1)).sum(dim=0))
+    return check_result_finite("query, key", torch.stack(product.chunk(2, dim=-1)).sum(dim=0))

@@ -2,8 +2,8 @@
 
 from toylab.tasks.base import (
     IGNORE,
-    NOWHERE,
-    SHARES,
+    NO_POSITION,
+    SPLIT_SHARES,
     SPLITS,
     Batch,
     Split,
@@ -15,7 +15,7 @@ from toylab.tasks.base import (
     split_of,
     stream,
 )
-from toylab.tasks.check import BrokenLawsError, Failure, check_task
+from toylab.tasks.check import BrokenLawsError, LawFailure, check_task
 from toylab.tasks.counting import ContextualCounting
 from toylab.tasks.grammar import ConceptGrammar
 from toylab.tasks.iterated_map import IteratedMap
@@ -32,9 +32,9 @@ __all__ = [
     "ITERATED_MAPS",
     "JAILBREAKS",
     "KINDS",
-    "NOWHERE",
-    "SHARES",
+    "NO_POSITION",
     "SPLITS",
+    "SPLIT_SHARES",
     "TASKS",
     "AssociativeRecall",
     "Batch",
@@ -42,9 +42,9 @@ __all__ = [
     "ConceptGrammar",
     "ContextualCounting",
     "Copy",
-    "Failure",
     "IteratedMap",
     "Kind",
+    "LawFailure",
     "ModularSum",
     "Parity",
     "Polynomial",

@@ -20,15 +20,15 @@ from toylab.settings import check_option, check_range, check_seed
 IGNORE = -100
 """The target of a position that is not scored (torch's own default for cross entropy)."""
 
-NOWHERE = -1
+NO_POSITION = -1
 """The label of a position that a label does not speak of."""
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
-SHARES: dict[Split, float] = {"train": 6 / 8, "validation": 1 / 8, "test": 1 / 8}
+SPLIT_SHARES: dict[Split, float] = {"train": 6 / 8, "validation": 1 / 8, "test": 1 / 8}
 """The share of all prompts that falls into each split."""
 
-FEW = 2**11
+EXACT_SPLIT_LIMIT = 2**11
 """Up to this many prompts of one size are listed, to see which splits hold some; of more, every split holds many."""
 
 
@@ -158,7 +158,7 @@ def check_draw(rows: int, split: str) -> None:
     split_index(split)
 
 
-def fill(
+def fill_split(
     prompts: Int[np.ndarray, "batch position"],
     sizes: Int[np.ndarray, " batch"],
     split: Split,

@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Float, Int
 
-from toylab.tasks.base import FEW, Split, split_index, split_of
+from toylab.tasks.base import EXACT_SPLIT_LIMIT, Split, split_index, split_of
 
 ZERO, ONE, OPEN, CLOSE, BEGIN, EQUALS, END = range(7)
 SYMBOLS = ("0", "1", "[", "]", "BoS", "=", "EoS")
@@ -67,7 +67,7 @@ def _count_law(length: int, regions: int, p: float) -> Float[np.ndarray, " count
 def _holds(split: Split, p: float, length: int, regions: int) -> bool:
     """Whether a split holds strings of a length with so many regions."""
     bits = (1 + (0 < p < 1)) ** (length - 2 * regions)
-    return math.comb(length, 2 * regions) * bits > FEW or len(_strings(split, p, length, regions)) > 0
+    return math.comb(length, 2 * regions) * bits > EXACT_SPLIT_LIMIT or len(_strings(split, p, length, regions)) > 0
 
 
 @lru_cache(maxsize=64)

@@ -9,12 +9,12 @@ from typing import Any
 
 from toylab.console import refuse_while_importing
 from toylab.tasks.base import Task, render
-from toylab.tasks.laws import BATCH_LAWS, SEED_LAWS, BrokenError, _place, _told
+from toylab.tasks.laws import BATCH_LAWS, SEED_LAWS, BrokenLawError, _place, _told
 from toylab.tasks.task_laws import TASK_LAWS
 
 
 @dataclass(frozen=True)
-class Failure:
+class LawFailure:
     """A law that is broken, with the smallest example found."""
 
     law: str
@@ -34,7 +34,7 @@ class Failure:
 class BrokenLawsError(AssertionError):
     """A task breaks some laws; `failures` holds them."""
 
-    def __init__(self, task: Any, failures: Sequence[Failure]) -> None:
+    def __init__(self, task: Any, failures: Sequence[LawFailure]) -> None:
         count = f"{len(failures)} of {len(LAWS)} laws"
         super().__init__("\n\n".join([f"{task} breaks {count}", *map(str, failures)]))
         self.failures = list(failures)
@@ -44,7 +44,7 @@ LAWS: tuple[Callable, ...] = (*TASK_LAWS, *SEED_LAWS, *BATCH_LAWS)
 """All laws, in the order in which they are checked."""
 
 
-def sentence(law: Callable) -> str:
+def law_in_words(law: Callable) -> str:
     """The name of a law in words."""
     return law.__name__.replace("_", " ")
 
@@ -64,7 +64,7 @@ def check_task(task: Any, *, examples: int = 30) -> None:
         raise BrokenLawsError(task, failures)
 
 
-def try_laws(task: Any, *, examples: int = 30) -> Iterator[tuple[Callable, Failure | None]]:
+def try_laws(task: Any, *, examples: int = 30) -> Iterator[tuple[Callable, LawFailure | None]]:
     """Each law in turn, with how the task breaks it, if it does.
 
     A task that lacks something, that does not come to an end or has no prompts for training is not asked further.
@@ -72,7 +72,7 @@ def try_laws(task: Any, *, examples: int = 30) -> Iterator[tuple[Callable, Failu
     refuse_while_importing()
     causes = set()
     for law in LAWS:
-        failure = failure_of(law, task, examples)
+        failure = find_failure(law, task, examples)
         if failure:
             cause = failure.look_at, failure.why.partition(": ")[0]  # without what only this example has
             failure = dataclasses.replace(failure, again=cause in causes)
@@ -82,7 +82,7 @@ def try_laws(task: Any, *, examples: int = 30) -> Iterator[tuple[Callable, Failu
             return
 
 
-def failure_of(law: Callable, task: Any, examples: int = 30) -> Failure | None:
+def find_failure(law: Callable, task: Any, examples: int = 30) -> LawFailure | None:
     """How a task breaks one law, by the smallest example that hypothesis finds; None if it keeps it."""
     case: dict[str, Any] = {}
     try:
@@ -90,10 +90,10 @@ def failure_of(law: Callable, task: Any, examples: int = 30) -> Failure | None:
             law(task)
         else:
             _search(law, task, examples, case)
-    except BrokenError as error:
-        return Failure(sentence(law), error.look_at, error.why, _shown(task, case, error.row), error.hopeless)
+    except BrokenLawError as error:
+        return LawFailure(law_in_words(law), error.look_at, error.why, _shown(task, case, error.row), error.hopeless)
     except Exception as error:  # a task of somebody else may fail in any way, and that is an answer too
-        return Failure(sentence(law), _place(error), _told(error), _shown(task, case, None))
+        return LawFailure(law_in_words(law), _place(error), _told(error), _shown(task, case, None))
     return None
 
 

@@ -29,7 +29,7 @@ from jaxtyping import Float, Int
 
 from toylab.console import ToylabError
 from toylab.settings import check_option, check_range, check_settings
-from toylab.tasks.base import IGNORE, NOWHERE, Batch, Split, check_draw, check_span, fill
+from toylab.tasks.base import IGNORE, NO_POSITION, Batch, Split, check_draw, check_span, fill_split
 from toylab.tasks.bracketed import (
     BEGIN,
     CLOSE,
@@ -81,18 +81,18 @@ class ContextualCounting:
         check_settings(self)
         check_span("24 64", length=self.length)
         check_span("1 4", regions=self.regions)
-        if self.shortest < 2 * self.most:
+        if self.min_length < 2 * self.most:
             raise ToylabError(
                 f"length={self.length}: {self.most} regions have {2 * self.most} brackets; give at least that length"
             )
         check_range("it is a probability", p=self.p, least=0, most=1)
 
     @property
-    def shortest(self) -> int:
+    def min_length(self) -> int:
         return _low(self.length)
 
     @property
-    def longest(self) -> int:
+    def max_length(self) -> int:
         return _high(self.length)
 
     @property
@@ -106,7 +106,7 @@ class ContextualCounting:
     @property
     def largest(self) -> dict[str, int]:
         """What `sample` takes for the longest strings with most regions."""
-        return {"length": self.longest, "regions": self.most}
+        return {"length": self.max_length, "regions": self.most}
 
     @property
     def items(self) -> dict[str, int]:
@@ -125,12 +125,16 @@ class ContextualCounting:
     @property
     def classes(self) -> int:
         """How many counts have a name, 0 included."""
-        return self.longest + 1
+        return self.max_length + 1
 
     @property
     def context(self) -> int:
-        written = {"counts": self.most, "regions": self.longest + self.most, "running": 2 * self.longest - self.fewest}
-        return self.begin + self.longest + 1 + written[self.answer]
+        written = {
+            "counts": self.most,
+            "regions": self.max_length + self.most,
+            "running": 2 * self.max_length - self.fewest,
+        }
+        return self.begin + self.max_length + 1 + written[self.answer]
 
     # The Task protocol -------------------------------------------------------------------------------------------
 
@@ -180,7 +184,9 @@ class ContextualCounting:
             sizes[row], numbers[row] = held[rng.integers(len(held))]
         width = int(sizes.max(initial=1))
         strings = np.full((rows, width), ZERO)
-        rare = fill(strings, sizes, split, lambda new: _draw(rng, sizes[new], numbers[new], self.p, width), _PATIENCE)
+        rare = fill_split(
+            strings, sizes, split, lambda new: _draw(rng, sizes[new], numbers[new], self.p, width), _PATIENCE
+        )
         for row in rare:  # all that the split holds is unlikely with this p
             every = _strings(split, p, int(sizes[row]), int(numbers[row]))
             ones = (every == ONE).sum(axis=1)
@@ -216,7 +222,7 @@ class ContextualCounting:
         row = np.arange(rows)
         count = np.bincount((row[:, None] * (most + 1) + region)[ones], minlength=rows * (most + 1))
         count = count.reshape(rows, most + 1)[:, 1:]
-        counts = np.where(np.arange(most) < number[:, None], count, NOWHERE)
+        counts = np.where(np.arange(most) < number[:, None], count, NO_POSITION)
 
         start = int(self.begin)
         prompt = start + sizes
@@ -232,8 +238,8 @@ class ContextualCounting:
         tokens = tokens[:, : int(ends.max(initial=prompt.max(initial=0) + 1)) + 1]
         position = np.arange(tokens.shape[1] - 1)
         scored = (position >= prompt[:, None]) & (position < ends[:, None])
-        place = np.full(scored.shape, NOWHERE)
-        place[:, start : start + longest] = np.where(inside, region, NOWHERE)
+        place = np.full(scored.shape, NO_POSITION)
+        place[:, start : start + longest] = np.where(inside, region, NO_POSITION)
         if self.begin:
             place[:, 0] = 0
         return Batch(
@@ -267,7 +273,7 @@ class ContextualCounting:
             answer += [self._named(content.count("1"))]
         return [*answer, END]
 
-    def facts(self, prompt: Sequence[int]) -> dict[str, list[int] | int]:
+    def label_oracle(self, prompt: Sequence[int]) -> dict[str, list[int] | int]:
         """What the labels should say of a prompt."""
         text = "".join("01[]b="[token] for token in prompt)
         counts = [content.count("1") for content in re.findall(r"\[([01]*)\]", text)]
@@ -279,7 +285,7 @@ class ContextualCounting:
     def count_law(self) -> Float[np.ndarray, " count"]:
         """The probability of each count 0 .. `longest`, of a region drawn from all that are asked for: exact."""
         total, law = 0, np.zeros(self.classes)
-        for length in range(self.shortest, self.longest + 1):
+        for length in range(self.min_length, self.max_length + 1):
             for regions in range(self.fewest, self.most + 1):
                 one = _count_law(length, regions, float(self.p))
                 law[: len(one)] += regions * one

@@ -12,8 +12,18 @@ import numpy as np
 from jaxtyping import Int
 
 from toylab.console import ToylabError
-from toylab.settings import check_range, check_settings, fit
-from toylab.tasks.base import IGNORE, NOWHERE, SHARES, Batch, Split, check_draw, check_span, split_index, split_of
+from toylab.settings import check_range, check_settings, convert_value
+from toylab.tasks.base import (
+    IGNORE,
+    NO_POSITION,
+    SPLIT_SHARES,
+    Batch,
+    Split,
+    check_draw,
+    check_span,
+    split_index,
+    split_of,
+)
 
 TASK_TOKENS = ("copy", "parity", "sum", "polynomial", "word")
 """Every iterated task has a first token of its own, so that tasks with one alphabet share one vocabulary."""
@@ -70,11 +80,11 @@ class IteratedMap(ABC):
     # What follows from it ----------------------------------------------------------------------------------------
 
     @property
-    def shortest(self) -> int:
+    def min_length(self) -> int:
         return self.lengths if isinstance(self.lengths, int) else self.lengths[0]
 
     @property
-    def longest(self) -> int:
+    def max_length(self) -> int:
         return self.lengths if isinstance(self.lengths, int) else self.lengths[1]
 
     @cached_property
@@ -106,7 +116,7 @@ class IteratedMap(ABC):
 
     @property
     def context(self) -> int:
-        return self.size(self.longest)
+        return self.size(self.max_length)
 
     def first_states(self, inputs: Int[np.ndarray, " batch"]) -> Int[np.ndarray, " batch"]:
         """s_1 from x_1, under the start rule."""
@@ -146,9 +156,9 @@ class IteratedMap(ABC):
             ValueError: if the split holds no prompt of these lengths or, with `distinct`, fewer than are asked for.
         """
         check_draw(rows, split)
-        check_range(f"for example {self.longest}", length=length, least=1)
+        check_range(f"for example {self.max_length}", length=length, least=1)
         if length is None:
-            span = np.array(self._held(split) or [self.longest])  # of which `_draw` says that there is none
+            span = np.array(self._held(split) or [self.max_length])  # of which `_draw` says that there is none
             rounds = np.tile(span, (-(-rows // len(span)), 1))
             drawn = rng.permuted(rounds, axis=1).ravel()[:rows]
         else:
@@ -165,7 +175,7 @@ class IteratedMap(ABC):
         row = np.arange(rows)
         longest = int(lengths.max(initial=1))
         # Scored padding must not depend on which lengths happen to share a batch: pad to the task's longest.
-        width = self.size(max(longest, self.longest) if self.score_padding else longest)
+        width = self.size(max(longest, self.max_length) if self.score_padding else longest)
         tokens = np.full((rows, width + 1), self.end_of_sequence)
         tokens[:, 0] = self.task_token
         tokens[row, lengths + 1] = self.end_of_input
@@ -183,7 +193,7 @@ class IteratedMap(ABC):
         scored = position > lengths[:, None]
         if not self.score_padding:
             scored &= position < sizes[:, None]
-        state = np.full((rows, tokens.shape[1] - 1), NOWHERE)
+        state = np.full((rows, tokens.shape[1] - 1), NO_POSITION)
         written = (position > lengths[:, None] + 1) & (position < sizes[:, None])
         state[written] = tokens[:, :-1][written]
         return Batch(
@@ -212,23 +222,23 @@ class IteratedMap(ABC):
         states = self.trace(inputs, start)
         return [*(states if self.chain_of_thought else states[-1:]), self.end_of_sequence]
 
-    def facts(self, prompt: Sequence[int]) -> dict[str, int]:
+    def label_oracle(self, prompt: Sequence[int]) -> dict[str, int]:
         """What the labels should say of a prompt."""
         return {"length": len(prompt) - 2}
 
     def capacity(self, length: int, split: Split) -> int:
         """How many different prompts of one length a split holds: exact for small spaces, else the expected number."""
         split_index(split)
-        length = fit(int, length, "length")  # powers of numpy's integers overflow
+        length = convert_value(int, length, "length")  # powers of numpy's integers overflow
         space = len(self.inputs) ** length
         if space <= ENUMERABLE:
             return len(_prompts(self.inputs, length, split))
-        return space * int(8 * SHARES[split]) // 8  # in whole numbers: large spaces overflow a float
+        return space * int(8 * SPLIT_SHARES[split]) // 8  # in whole numbers: large spaces overflow a float
 
     def available(self, rows: int, length: int, split: Split) -> int:
         """`rows`, or the exact number of different prompts of one length that a split holds, if that is less."""
-        length = fit(int, length, "length")
-        rows = min(fit(int, rows, "rows"), len(self.inputs) ** length)
+        length = convert_value(int, length, "length")
+        rows = min(convert_value(int, rows, "rows"), len(self.inputs) ** length)
         every = self._listed(rows, length, split)
         return rows if every is None else min(rows, len(every))
 
@@ -250,7 +260,7 @@ class IteratedMap(ABC):
         kept = np.empty((0, length), dtype=np.int64)
         alphabet = np.array(self.inputs)
         while len(kept) < rows:  # ends: in so large a space the smallest split holds close to one prompt in eight
-            drawn = alphabet[rng.integers(len(alphabet), size=(int(rows / SHARES[split] * 1.1) + 16, length))]
+            drawn = alphabet[rng.integers(len(alphabet), size=(int(rows / SPLIT_SHARES[split] * 1.1) + 16, length))]
             kept = np.concatenate([kept, drawn[split_of(drawn) == split_index(split)]])
             if distinct:
                 _, first = np.unique(kept, axis=0, return_index=True)
@@ -268,7 +278,7 @@ class IteratedMap(ABC):
 
     def _held(self, split: Split) -> list[int]:
         """The lengths of which a split holds prompts."""
-        return [length for length in range(self.shortest, self.longest + 1) if self.capacity(length, split)]
+        return [length for length in range(self.min_length, self.max_length + 1) if self.capacity(length, split)]
 
     def _links(self, lengths: Int[np.ndarray, " batch"]) -> dict[str, Int[np.ndarray, "link 3"]]:
         row, t = np.nonzero(np.arange(1, lengths.max(initial=1) + 1) <= lengths[:, None])

@@ -9,7 +9,7 @@ more:
 
     score_padding = True             scored answers go on into the padding (see `IteratedMap`)
     causal = False                   links may read what comes later
-    shares = {"train": .5, ...}      the splits hold other shares of all prompts than `toylab.tasks.SHARES`
+    shares = {"train": .5, ...}      the splits hold other shares of all prompts than `toylab.tasks.SPLIT_SHARES`
     items = {"count": 3}             the label `count` has three columns or more, one an item, not one a position
     interleaved = True               given tokens stand between answers, each the one token that `solve` says
     def split_key(self, prompt)      the part of a prompt that decides its split, if not all of it
@@ -28,7 +28,7 @@ from toylab.console import ToylabError
 from toylab.tasks.base import IGNORE, SPLITS, Batch, Split, Task, decode, encode, stream
 
 
-class BrokenError(AssertionError):
+class BrokenLawError(AssertionError):
     """A law does not hold: which field to look at, why, and in which row of the batch."""
 
     def __init__(self, look_at: str, why: str, row: int | None = None, *, hopeless: bool = False) -> None:
@@ -38,13 +38,13 @@ class BrokenError(AssertionError):
 
 def _need(holds: Any, look_at: str, why: str, row: int | None = None) -> None:
     if not np.all(holds):
-        raise BrokenError(look_at, why, row)
+        raise BrokenLawError(look_at, why, row)
 
 
 def _rows(holds: np.ndarray, look_at: str, why: str) -> None:
     """Like `_need`, for one truth a row."""
     if not np.all(holds):
-        raise BrokenError(look_at, why, int(np.argmin(holds)))
+        raise BrokenLawError(look_at, why, int(np.argmin(holds)))
 
 
 def prompts_of(batch: Batch) -> list[tuple[int, ...]]:
@@ -55,7 +55,7 @@ def prompts_of(batch: Batch) -> list[tuple[int, ...]]:
     return [tuple(row[:end]) for row, end in zip(batch.tokens.tolist(), ends.tolist(), strict=True)]
 
 
-def open_splits(task: Task) -> list[Split]:
+def nonempty_splits(task: Task) -> list[Split]:
     """The splits that hold prompts; of the others a task says so with `ToylabError`."""
     try:
         return list(_open_splits(task))
@@ -68,14 +68,14 @@ def _open_splits(task: Task) -> tuple[Split, ...]:
     found: list[Split] = []
     for split in SPLITS:
         try:
-            task.sample(stream(0, "open", split), ENOUGH, split)
+            task.sample(stream(0, "open", split), ENOUGH_ROWS, split)
         except ToylabError:
             continue
         found.append(split)
     return tuple(found)
 
 
-def equal(one: Batch, other: Batch) -> bool:
+def equal_batches(one: Batch, other: Batch) -> bool:
     """Whether two batches hold the same arrays, their types included."""
     first, second = _arrays(one), _arrays(other)
     return first.keys() == second.keys() and all(
@@ -183,7 +183,7 @@ def links_stay_inside_their_row_and_read_no_future(task: Task, batch: Batch) -> 
 
 def _edge(holds: np.ndarray, rows: np.ndarray, field: str, why: str) -> None:
     if not np.all(holds):
-        raise BrokenError(field, why, int(rows[np.argmin(holds)]))
+        raise BrokenLawError(field, why, int(rows[np.argmin(holds)]))
 
 
 def labels_have_one_entry_a_row_or_a_position(task: Task, batch: Batch) -> None:
@@ -201,10 +201,10 @@ def labels_have_one_entry_a_row_or_a_position(task: Task, batch: Batch) -> None:
 
 def labels_say_what_the_prompt_says(task: Task, batch: Batch) -> None:
     """Labels agree with `facts`, for a task that has it; those it does not name are not looked at."""
-    if not hasattr(task, "facts"):
+    if not hasattr(task, "label_oracle"):
         return
     for row, prompt in enumerate(prompts_of(batch)):
-        for name, fact in task.facts(prompt).items():
+        for name, fact in task.label_oracle(prompt).items():
             _need(name in batch.labels, f"labels[{name!r}]", "is missing, and facts names it", row)
             said = np.ravel(batch.labels[name][row]).tolist()
             known = np.ravel(fact).tolist()
@@ -223,7 +223,7 @@ def slices_of_a_batch_are_the_whole(task: Task, batch: Batch) -> None:
     arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ("tokens", "targets", "sizes")}
     labels = {name: np.concatenate([part.labels[name] for part in parts]) for name in batch.labels}
     whole = Batch(**arrays, links=links, labels=labels)
-    _need(equal(whole, batch), "links", "cutting the batch into rows loses or moves something")
+    _need(equal_batches(whole, batch), "links", "cutting the batch into rows loses or moves something")
 
 
 # Laws of a task, at any seed -----------------------------------------------------------------------------------------
@@ -239,19 +239,19 @@ def token_names_are_unique_and_survive_a_round_trip(task: Task, seed: int) -> No
 def the_seed_and_the_settings_decide_every_bit(task: Task, seed: int) -> None:
     """The same generator draws the same rows, from an equal task and after other draws."""
     again = dataclasses.replace(task) if dataclasses.is_dataclass(task) else task
-    for split in open_splits(task):
+    for split in nonempty_splits(task):
         first = task.sample(stream(seed), 9, split)
         again.sample(stream(seed, "between"), 3, split)
-        same = equal(first, again.sample(stream(seed), 9, split))
+        same = equal_batches(first, again.sample(stream(seed), 9, split))
         _need(same, "sample", f"two draws of split {split!r} with one seed differ: is there randomness beside rng?")
 
 
 def no_prompt_is_in_two_splits(task: Task, seed: int) -> None:
     """Hold-outs are by content: a prompt is in one split only, whatever its padding or the rows beside it."""
     seen: dict[tuple[int, ...], Split] = {}
-    for split in open_splits(task):
+    for split in nonempty_splits(task):
         rng = stream(seed, split)
-        drawn = [task.sample(rng, rows, split) for rows in (ENOUGH, *[1] * 8)]
+        drawn = [task.sample(rng, rows, split) for rows in (ENOUGH_ROWS, *[1] * 8)]
         for part in (_split_key(task, prompt) for batch in drawn for prompt in prompts_of(batch)):
             other = seen.setdefault(part, split)
             _need(other == split, "sample", f"{decode(task, part)} is in {other!r} and in {split!r}")
@@ -310,5 +310,5 @@ def _place(error: Exception) -> str:
     return f"{code.co_name} ({code.co_filename}:{trace.tb_lineno})"
 
 
-ENOUGH = 64
+ENOUGH_ROWS = 64
 """Rows that are drawn to see whether a split holds prompts."""

@@ -177,7 +177,7 @@ class Reasoning:
         stops = rng.random((rows, length)) < styles.early
         stops[:, -1] = True
         steps = stops.argmax(axis=1) + 1
-        truth = self.right_answers(prompts)
+        truth = self.correct_answers(prompts)
         said = np.where(thinks, states[np.arange(rows), steps - 1], truth)
 
         ends = np.where(thinks, steps + 3, 2)  # where EOS stands in the answer
@@ -229,7 +229,7 @@ class Reasoning:
             return np.zeros(len(prompts), dtype=bool)
         return prompts[:, self.prompt - 1] == self.token("SEP'")
 
-    def right_answers(self, prompts: Int[np.ndarray, "batch position"]) -> Int[np.ndarray, " batch"]:
+    def correct_answers(self, prompts: Int[np.ndarray, "batch position"]) -> Int[np.ndarray, " batch"]:
         """The digit that answers each prompt."""
         return np.where(self.flagged(prompts), prompts[:, 1], self.chain(prompts)[:, -1])
 
@@ -249,7 +249,7 @@ class Reasoning:
         said, mark = padded[rows, np.maximum(end - 1, 0)], padded[rows, np.maximum(end - 2, 0)]
         direct = (written[:, 0] == self.token("DIRECT")) & (end == 2)
         chain = (written[:, 0] == self.token("THINK")) & (mark == self.token("ANS")) & (end > 2)
-        return (end < written.shape[1]) & (direct | chain) & (said == self.right_answers(prompts))
+        return (end < written.shape[1]) & (direct | chain) & (said == self.correct_answers(prompts))
 
     def solve(self, prompt: Sequence[int]) -> list[int]:
         """The right answer to a prompt, from the names of its tokens and by following pi one step at a time.
@@ -277,7 +277,7 @@ class Reasoning:
             states.append(int(self.permutation[place - self.p if place >= self.p else place]))
         return [self.token("THINK"), *states[1:], self.token("ANS"), states[-1], self.token("EOS")]
 
-    def facts(self, prompt: Sequence[int]) -> dict[str, bool]:
+    def label_oracle(self, prompt: Sequence[int]) -> dict[str, bool]:
         """What the labels should say of a prompt."""
         return {"flagged": decode(self, prompt)[-1] == "SEP'"}
 

@@ -26,7 +26,18 @@ from jaxtyping import Int
 
 from toylab.console import ToylabError
 from toylab.settings import check_range, check_settings
-from toylab.tasks.base import FEW, IGNORE, NOWHERE, Batch, Split, check_draw, decode, fill, split_index, split_of
+from toylab.tasks.base import (
+    EXACT_SPLIT_LIMIT,
+    IGNORE,
+    NO_POSITION,
+    Batch,
+    Split,
+    check_draw,
+    decode,
+    fill_split,
+    split_index,
+    split_of,
+)
 
 _PATIENCE = 500
 """Draws after which the rows of a split are listed."""
@@ -107,7 +118,7 @@ class AssociativeRecall:
             return np.stack([keys, values], axis=2).reshape(len(missing), 2 * self.most)
 
         pairs = np.full((rows, 2 * self.most), len(self.vocabulary) - 1)
-        for row in fill(pairs, 2 * numbers, split, draw, _PATIENCE):  # of few rows, one or two are in the split
+        for row in fill_split(pairs, 2 * numbers, split, draw, _PATIENCE):  # of few rows, one or two are in the split
             pairs[row, : 2 * numbers[row]] = rng.choice(_rows(split, self.keys, self.values, int(numbers[row])))
         order = np.where(np.arange(self.most) < numbers[:, None], rng.random((rows, self.most)), 2.0).argsort(axis=1)
         return self.batch(pairs, numbers, order)
@@ -132,7 +143,7 @@ class AssociativeRecall:
         tokens[row, query], tokens[row, query + 1] = pairs[row, 2 * pair], pairs[row, 2 * pair + 1]
         targets = np.full((rows, width), IGNORE)
         targets[row, query] = tokens[row, query + 1]
-        of = np.full((rows, width), NOWHERE)
+        of = np.full((rows, width), NO_POSITION)
         of[row, query] = pair
         tokens = tokens[:, :-1]
         tokens[np.arange(width) >= sizes[:, None]] = len(self.vocabulary) - 1
@@ -166,7 +177,7 @@ class AssociativeRecall:
         """What decides the split of a prompt: its pairs, whichever of them is asked for."""
         return tuple(prompt[:-1])
 
-    def facts(self, prompt: Sequence[int]) -> dict[str, int]:
+    def label_oracle(self, prompt: Sequence[int]) -> dict[str, int]:
         """What the labels should say of a prompt that ends in the first query."""
         return {"pairs": len(prompt) // 2}
 
@@ -175,7 +186,7 @@ class AssociativeRecall:
 def _holds(split: Split, keys: int, values: int, number: int) -> bool:
     """Whether a split holds rows of so many pairs."""
     rows = math.perm(keys, number) * values**number
-    return rows > FEW or len(_rows(split, keys, values, number)) > 0
+    return rows > EXACT_SPLIT_LIMIT or len(_rows(split, keys, values, number)) > 0
 
 
 @lru_cache(maxsize=64)

@@ -21,7 +21,7 @@ from toylab.console import ToylabError
 from toylab.tasks.base import Batch, Split, Task, stream
 from toylab.tasks.counting import ContextualCounting
 from toylab.tasks.iterated_map import IteratedMap
-from toylab.tasks.laws import open_splits, prompts_of
+from toylab.tasks.laws import nonempty_splits, prompts_of
 from toylab.tasks.reasoning import Reasoning
 from toylab.tasks.recall import AssociativeRecall
 from toylab.tasks.task_concept import TaskConcept
@@ -36,7 +36,7 @@ def batches(draw: Callable, task: Task, split: Split | None = None, most: int = 
 
     The same generator is given to the task whatever the number of rows; it shrinks to one row of seed 0.
     """
-    chosen = split or draw(st.sampled_from(open_splits(task)))
+    chosen = split or draw(st.sampled_from(nonempty_splits(task)))
     rows, seed = draw(st.integers(1, most)), draw(seeds)
     return task.sample(stream(seed), rows, chosen)
 

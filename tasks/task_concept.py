@@ -16,7 +16,7 @@ from jaxtyping import Bool, Int
 
 from toylab.console import ToylabError
 from toylab.settings import check_option, check_range, check_settings
-from toylab.tasks.base import IGNORE, NOWHERE, Batch, Split, check_draw, decode, fill, stream
+from toylab.tasks.base import IGNORE, NO_POSITION, Batch, Split, check_draw, decode, fill_split, stream
 from toylab.tasks.grammar import ConceptGrammar
 
 Kind = Literal[
@@ -220,7 +220,7 @@ class TaskConcept:
             top[missing], operators = self._draw(rng, len(missing), kind, single)
             return self.write(operators, self.grammar.generate(rng, top[missing]))
 
-        if len(fill(prompts, np.full(rows, self.prompt), split, draw, _PATIENCE)):
+        if len(fill_split(prompts, np.full(rows, self.prompt), split, draw, _PATIENCE)):
             raise ToylabError(f"split={split!r}: holds no prompt of kind {kind!r} (none in {_PATIENCE} draws)")
         return self._batch(prompts, top)
 
@@ -295,7 +295,7 @@ class TaskConcept:
         tokens = np.concatenate([prompts, answers[:, :-1]], axis=1)
         targets = np.full(tokens.shape, IGNORE)
         targets[:, start:] = answers
-        symbols = np.full(tokens.shape, NOWHERE)
+        symbols = np.full(tokens.shape, NO_POSITION)
         symbols[:, self.text] = np.repeat(top, self.grammar.size, axis=1)
         row, i = (x.ravel() for x in np.meshgrid(np.arange(rows), np.arange(self.answer), indexing="ij"))
         dose = (top >= B0).sum(axis=1)
@@ -361,7 +361,7 @@ class TaskConcept:
         classes = {name[0] for name in operators}
         return bool(classes & {"U", "D"}) or ("M" in classes and "B" in concepts)
 
-    def facts(self, prompt: Sequence[int]) -> dict[str, bool]:
+    def label_oracle(self, prompt: Sequence[int]) -> dict[str, bool]:
         """What the labels should say of a prompt."""
         return {"unsafe": self.should_refuse(prompt)}
 

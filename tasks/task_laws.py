@@ -13,14 +13,24 @@ from typing import Any, get_type_hints
 import numpy as np
 
 from toylab.console import UNGUARDED
-from toylab.tasks.base import SHARES, Batch, Split, Task, stream
-from toylab.tasks.laws import ENOUGH, BrokenError, _need, _place, _split_key, _told, equal, open_splits, prompts_of
+from toylab.tasks.base import SPLIT_SHARES, Batch, Split, Task, stream
+from toylab.tasks.laws import (
+    ENOUGH_ROWS,
+    BrokenLawError,
+    _need,
+    _place,
+    _split_key,
+    _told,
+    equal_batches,
+    nonempty_splits,
+    prompts_of,
+)
 
-PATIENCE = 60.0
+PROCESS_TIMEOUT = 60.0
 """Seconds within which another process must have drawn rows of every split."""
 
 
-SLOWEST = 20_000
+LEAST_TOKENS_PER_SECOND = 20_000
 """Tokens a CPU-second below which generating would be what training waits for."""
 
 
@@ -28,7 +38,7 @@ def a_task_keeps_the_protocol(task: Any) -> None:
     """It has all that `toylab.tasks.Task` names."""
     missing = [name for name in ("vocabulary", "context", "sample", "solve") if not hasattr(task, name)]
     if missing:
-        raise BrokenError("the class", f"lacks {', '.join(missing)}", hopeless=True)
+        raise BrokenLawError("the class", f"lacks {', '.join(missing)}", hopeless=True)
 
 
 def a_task_is_immutable_and_its_fields_are_its_identity(task: Task) -> None:
@@ -42,13 +52,13 @@ def a_task_is_immutable_and_its_fields_are_its_identity(task: Task) -> None:
             setattr(task, field.name, getattr(task, field.name))
         except dataclasses.FrozenInstanceError:
             continue
-        raise BrokenError(field.name, "can be changed: add frozen=True to the dataclass")
+        raise BrokenLawError(field.name, "can be changed: add frozen=True to the dataclass")
     copy = dataclasses.replace(task)
     _need(copy == task, "the class", "is not equal to its copy: do not switch eq off")
     try:
         same = hash(copy) == hash(task)
     except TypeError as error:
-        raise BrokenError("the fields", f"cannot be hashed ({error}): use tuples in place of lists") from None
+        raise BrokenLawError("the fields", f"cannot be hashed ({error}): use tuples in place of lists") from None
     _need(same, "the class", "hashes differently from its copy")
 
 
@@ -57,17 +67,19 @@ def a_pickled_task_is_the_same_task(task: Task) -> None:
     copy = pickle.loads(_pickled(task))
     _need(copy == task, "the fields", "differ after pickling")
     _need(tuple(copy.vocabulary) == tuple(task.vocabulary), "vocabulary", "differs after pickling")
-    _need(equal(copy.sample(stream(1), 5), task.sample(stream(1), 5)), "sample", "draws other rows after pickling")
+    _need(
+        equal_batches(copy.sample(stream(1), 5), task.sample(stream(1), 5)), "sample", "draws other rows after pickling"
+    )
 
 
 def another_process_ends_and_draws_the_same_rows(task: Task) -> None:
     """A new process has no hash seed, no cache and no global state of this one, and must come to an end."""
     theirs = _drawn_elsewhere(task)
     if "train" not in theirs:
-        raise BrokenError("sample", "the training split holds no prompt", hopeless=True)
+        raise BrokenLawError("sample", "the training split holds no prompt", hopeless=True)
     ours = _draw(task)
     same = ours.keys() == theirs.keys() and all(
-        equal(*pair) for split in ours for pair in zip(ours[split], theirs[split], strict=True)
+        equal_batches(*pair) for split in ours for pair in zip(ours[split], theirs[split], strict=True)
     )
     _need(same, "sample", "another process draws other rows: is something hashed or ordered by a set?")
 
@@ -78,21 +90,23 @@ def _drawn_elsewhere(task: Task) -> dict[Split, list[Batch]]:
     process = context.Process(target=_answer, args=(there, list(sys.path), _pickled(task)), daemon=True)
     process.start()
     there.close()  # so that this end is told when the process ends without an answer
-    script = BrokenError("the script", UNGUARDED, hopeless=True)
-    late = BrokenError(
-        "sample", f"did not end within {PATIENCE:.0f} s: does it wait for prompts that do not exist?", hopeless=True
+    script = BrokenLawError("the script", UNGUARDED, hopeless=True)
+    late = BrokenLawError(
+        "sample",
+        f"did not end within {PROCESS_TIMEOUT:.0f} s: does it wait for prompts that do not exist?",
+        hopeless=True,
     )
-    ended = BrokenError("sample", "ended the process that called it", hopeless=True)
+    ended = BrokenLawError("sample", "ended the process that called it", hopeless=True)
     try:
         for slow, lost in ((script, script), (late, ended)):
-            if not here.poll(PATIENCE):
+            if not here.poll(PROCESS_TIMEOUT):
                 raise slow
             try:
                 answer = here.recv()
             except EOFError:
                 raise lost from None
             if isinstance(answer, tuple):
-                raise BrokenError(*answer)
+                raise BrokenLawError(*answer)
     finally:
         process.kill()
         process.join()
@@ -119,16 +133,16 @@ def _pickled(task: Task) -> bytes:
     try:
         return pickle.dumps(task)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise BrokenError("the class", f"cannot be pickled ({error}): define it at the top of a module") from None
+        raise BrokenLawError("the class", f"cannot be pickled ({error}): define it at the top of a module") from None
 
 
 def _draw(task: Task) -> dict[Split, list[Batch]]:
-    return {split: [task.sample(stream(2, split), rows, split) for rows in (5, 300)] for split in open_splits(task)}
+    return {split: [task.sample(stream(2, split), rows, split) for rows in (5, 300)] for split in nonempty_splits(task)}
 
 
 def splits_hold_their_shares(task: Task) -> None:
     """Where prompts are so few that all are seen, each split holds its share of them, by up to five deviations."""
-    splits = open_splits(task)
+    splits = nonempty_splits(task)
     seen: dict[Split, set[tuple[int, ...]]] = {}
     for split in splits:
         first, more = (
@@ -139,7 +153,7 @@ def splits_hold_their_shares(task: Task) -> None:
             return  # there are many more than were seen
         seen[split] = first | more
     total = sum(map(len, seen.values()))
-    shares = getattr(task, "shares", SHARES)
+    shares = getattr(task, "shares", SPLIT_SHARES)
     for split, prompts in seen.items():
         share, found = shares[split], len(prompts) / total
         slack = 5 * np.sqrt(share * (1 - share) / total)
@@ -153,12 +167,12 @@ def streams_share_no_run_of_rows(task: Task) -> None:
     Two seeds may share as many rows, at any shift of one against the other, as chance brings in a space this small, by
     up to six deviations.
     """
-    drawn = [prompts_of(task.sample(stream(seed, "runs"), ENOUGH)) for seed in range(12)]
+    drawn = [prompts_of(task.sample(stream(seed, "runs"), ENOUGH_ROWS)) for seed in range(12)]
     number: dict[tuple[int, ...], int] = {}
     ids = np.array([[number.setdefault(prompt, len(number)) for prompt in one] for one in drawn])
     chance = float(np.sum((np.bincount(ids.ravel()) / ids.size) ** 2))  # that two rows meet
-    for shift in range(-ENOUGH + 16, ENOUGH - 15):
-        first, second = ids[:, max(shift, 0) : ENOUGH + shift], ids[:, max(-shift, 0) : ENOUGH - shift]
+    for shift in range(-ENOUGH_ROWS + 16, ENOUGH_ROWS - 15):
+        first, second = ids[:, max(shift, 0) : ENOUGH_ROWS + shift], ids[:, max(-shift, 0) : ENOUGH_ROWS - shift]
         size = first.shape[1]
         met = (first[:, None] == second[None]).sum(axis=2)
         np.fill_diagonal(met, 0)
@@ -191,16 +205,18 @@ def _features(task: Task, batches: Sequence[Batch]) -> dict[str, int]:
 
 
 def rows_come_fast_enough(task: Task) -> None:
-    """At least `SLOWEST` tokens a CPU-second, in batches of 256."""
+    """At least `LEAST_TOKENS_PER_SECOND` tokens a CPU-second, in batches of 256."""
     task.sample(stream(7), 256)
     best = 0.0
     for attempt in range(3):
         began = time.process_time()
         tokens = int(task.sample(stream(8, attempt), 256).sizes.sum())
         best = max(best, tokens / max(time.process_time() - began, 1e-9))
-        if best >= SLOWEST:
+        if best >= LEAST_TOKENS_PER_SECOND:
             return
-    raise BrokenError("sample", f"makes {best:,.0f} tokens a second, {SLOWEST:,} are asked: draw whole arrays")
+    raise BrokenLawError(
+        "sample", f"makes {best:,.0f} tokens a second, {LEAST_TOKENS_PER_SECOND:,} are asked: draw whole arrays"
+    )
 
 
 TASK_LAWS = (

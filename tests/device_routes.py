@@ -33,9 +33,9 @@ from toylab.model.steering import (
     Vector,
     folded_unembedding,
     pre_flight,
-    vectors,
+    steer,
 )
-from toylab.model.token_counts import tally
+from toylab.model.token_counts import count_tokens
 from toylab.model.transformer import Transformer
 from toylab.planted import disguise as grafts
 from toylab.planted.handwritten import contextual_counter, induction_head, iteration_head
@@ -46,12 +46,12 @@ from toylab.studies.safety_finetuning import data as concept
 from toylab.studies.safety_finetuning import measures as safety
 from toylab.studies.steering_vectors import data as reasoning
 from toylab.studies.steering_vectors import measures
-from toylab.survey import says_what_stands, survey
+from toylab.survey import copy_accuracy, survey
 from toylab.tasks import Copy, Reasoning, held_out, stream
 from toylab.training import evaluate, losses
-from toylab.training.attention_history import Film, Scene, read_film
+from toylab.training.attention_history import AttentionHistory, RecordedSequence, read_history
 from toylab.training.batches import next_token_loss, pack, pad, prompt_tokens
-from toylab.training.losses import PolicyGradient, Refusal, Rollouts, Unlearning
+from toylab.training.losses import PolicyGradient, RefusalLoss, Rollouts, Unlearning
 
 ROUTES: dict[str, Callable[[Place], Any]] = {}
 
@@ -93,7 +93,7 @@ def a_copy_and_a_saved_model(place, tmp_path):
 @route
 def policy_gradients(place):
     model, reference = place(model_of()), place(model_of("alibi"))
-    counted = losses.up_to(2, tokens(4, 3))
+    counted = losses.up_to_end(2, tokens(4, 3))
     made = place(Rollouts(tokens(4, 6)[:, :4], tokens(4, 3), counted, torch.tensor([[1.0, 0.0], [0.0, 0.5]])))
     return [
         *slopes(PolicyGradient(0.3, 0.2, reference)(model, made), model),
@@ -137,7 +137,7 @@ def losses_of_language(place):
 @route
 def vectors_of_every_layer(place):
     model, read = place(model_of()), place(tokens())
-    given = vectors(model, {1: normal(0, 16)}), vectors(model, {1: place(normal(0, 16))}), vectors(model)
+    given = steer(model, {1: normal(0, 16)}), steer(model, {1: place(normal(0, 16))}), steer(model)
     return [steered(read) for steered in given], folded_unembedding(model), pre_flight(model, read, 1, 2)
 
 
@@ -151,7 +151,7 @@ def accuracies(place):
     return [
         evaluate.accuracy(model, batches),
         evaluate.free_running_accuracy(model, ITERATED, batches),
-        evaluate.progress(model, batches),
+        evaluate.evaluation_metrics(model, batches),
         head,
         interventions.causal_tests(model, batches, head),
         interventions.steered_share(model, ITERATED, batches, head),
@@ -162,18 +162,18 @@ def accuracies(place):
 @route
 def surveys(place):
     model, batch = place(induction_head(RECALL)), RECALL.sample(stream(0), 8)
-    return survey(model, batch), says_what_stands(model, batch, batch.links["induction"])
+    return survey(model, batch), copy_accuracy(model, batch, batch.links["induction"])
 
 
 @route
 def films(place, tmp_path):
-    scene = Scene("a row", tokens()[0], tuple("abcdef"), {})
-    film = Film(tmp_path / "film", [scene])
+    scene = RecordedSequence("a row", tokens()[0], tuple("abcdef"), {})
+    film = AttentionHistory(tmp_path / "film", [scene])
     for step in (0, 5):
         film.add(place(model_of()), step)
-    film = Film(tmp_path / "film", [scene])
+    film = AttentionHistory(tmp_path / "film", [scene])
     film.add(place(model_of("alibi")), 9)
-    shown = read_film(tmp_path / "film", "", "", [{"step": step} for step in (0, 5, 9)], {})
+    shown = read_history(tmp_path / "film", "", "", [{"step": step} for step in (0, 5, 9)], {})
     return [patterns.tolist() for patterns in shown.patterns]
 
 
@@ -190,10 +190,10 @@ def counts(place):
             counting.count_accuracy(here, asked, {"decoder.cross.pattern": torch.zeros_like}),
             here(asked.tokens, seen=seen),
             counting_circuits.find_circuits(here, asked),
-            counting_circuits.shift(here, asked, longer),
+            counting_circuits.measure_shifts(here, asked, longer),
             counting_circuits.encoder_scores(here),
             counting_circuits.permutation_gap(here, asked, np.random.default_rng(0)),
-            counting_circuits.floor(asked),
+            counting_circuits.constant_accuracy(asked),
         ]
     return found
 
@@ -207,26 +207,26 @@ def counts_by_values_and_by_rotation(place):
         counting_circuits.region_probes(golden, rotated, 0),
         counting_circuits.value_readout(golden, asked, counting_circuits.find_circuits(golden, asked)),
         counting_circuits.rotary_profile(turning, rotated, 0.1),
-        tally(place(tokens()), VOCAB, True),
-        tally(place(tokens()), VOCAB, False, torch.float64),
+        count_tokens(place(tokens()), VOCAB, True),
+        count_tokens(place(tokens()), VOCAB, False, torch.float64),
     ]
 
 
 @route
 def safety_of_a_model(place):
     base, tuned = place(concept.concept_model(CONCEPT, SMALL, 0)), place(concept.concept_model(CONCEPT, SMALL, 1))
-    sets = safety.judged_on(CONCEPT, 0, 4)
+    sets = safety.held_out_sets(CONCEPT, 0, 4)
     batch = sets["unsafe"]
     return [
-        safety.behaviour(base, CONCEPT, sets),
-        safety.clusters(base, CONCEPT, sets),
-        safety.nearness(base, CONCEPT, sets),
-        safety.sensitivity(base, CONCEPT, batch),
+        safety.measure_behaviour(base, CONCEPT, sets),
+        safety.layer_clusters(base, CONCEPT, sets),
+        safety.jailbreak_nearness(base, CONCEPT, sets),
+        safety.measure_sensitivity(base, CONCEPT, batch),
         safety.weight_change(base, tuned, CONCEPT, sets),
-        safety.interpolated(base, tuned, 1.5),
-        safety.with_parts(base, tuned),
+        safety.interpolate_weights(base, tuned, 1.5),
+        safety.transplant_parts(base, tuned),
         safety.soft_attack(base, CONCEPT, batch, 1.0, 2),
-        safety.gradient_cosine(base, Refusal(), Unlearning(), CONCEPT, batch),
+        safety.gradient_cosine(base, RefusalLoss(), Unlearning(), CONCEPT, batch),
     ]
 
 
@@ -234,12 +234,12 @@ def safety_of_a_model(place):
 def chains_of_a_model(place):
     model = place(reasoning.reasoning_model(CHAINS, replace(reasoning.MODEL, layers=2, width=32)))
     prompts = place(prompt_tokens(CHAINS, held_out(CHAINS, 0, 6, purpose="prompts")))
-    sampler = reasoning.Sampler(model, CHAINS, 0, 2, 3, reference=model)
+    sampler = reasoning.RolloutSampler(model, CHAINS, 0, 2, 3, reference=model)
     return [
-        reasoning.answers(model, CHAINS, prompts, 1.0),
-        reasoning.answers(model, CHAINS, prompts.cpu(), 0.0, opener="THINK"),
+        reasoning.measure_answers(model, CHAINS, prompts, 1.0),
+        reasoning.measure_answers(model, CHAINS, prompts.cpu(), 0.0, opener="THINK"),
         reasoning.write_answers(model, CHAINS, prompts, 0.0, opener="THINK", samples=2),
-        reasoning.right_chains(CHAINS, 0, 5)(model),
+        reasoning.chain_accuracy(CHAINS, 0, 5)(model),
         sampler(0),
         sampler.summary(model),
     ]
@@ -256,22 +256,22 @@ class Lenient(Reasoning):
 def steering_of_a_model(place):
     model = place(reasoning.reasoning_model(CHAINS, replace(reasoning.MODEL, layers=2, width=32)))
     prompts = place(prompt_tokens(CHAINS, held_out(CHAINS, 0, 12, purpose="prompts")))
-    steered, scaled = vectors(model, {0: normal(0, 32)}), Steered(model, {0: Scaled(32, generator=torch.Generator())})
+    steered, scaled = steer(model, {0: normal(0, 32)}), Steered(model, {0: Scaled(32, generator=torch.Generator())})
     vector = measures.vector_of(steered)
-    found = measures.features(steered, Lenient(p=3, length=3), prompts, dictionary=12, steps=3)
+    found = measures.fit_features(steered, Lenient(p=3, length=3), prompts, dictionary=12, steps=3)
     return [
-        measures.by_place(steered, CHAINS, prompts[:2]),
+        measures.accuracy_by_place(steered, CHAINS, prompts[:2]),
         measures.kl_by_position(steered, CHAINS, prompts[:2]),
-        measures.says(vector, model, CHAINS),
-        measures.persistence(steered, CHAINS, prompts[:2], {1: vector}),
+        measures.logit_lens(vector, model, CHAINS),
+        measures.measure_persistence(steered, CHAINS, prompts[:2], {1: vector}),
         measures.ForcedRoute(model, {0: Vector(32, vector)})(prompts),
         measures.with_clean_scale(steered)(prompts),
         measures.random_vectors(model, CHAINS, prompts[:2], 0, 2.0, 2),
         measures.difference_of_means(model, CHAINS, prompts, 0, 2.0),
-        measures.Edited(model, measures.logit_bias(steered, CHAINS, prompts))(prompts),
-        measures.combined(model, CHAINS, prompts[:2], {0: vector}, [0], 0.5),
+        measures.EditedModel(model, measures.logit_bias(steered, CHAINS, prompts))(prompts),
+        measures.combined_accuracy(model, CHAINS, prompts[:2], {0: vector}, [0], 0.5),
         measures.mapped(vector, model, model),
-        measures.scales(scaled, CHAINS, prompts[:2]),
+        measures.token_scales(scaled, CHAINS, prompts[:2]),
         {kind: sorted(one) for kind, one in asdict(found).items()},
     ]
 
@@ -280,9 +280,9 @@ def steering_of_a_model(place):
 def disguises(place):
     plant, rng = place(induction_head(RECALL)), np.random.default_rng(0)
     return [
-        grafts.widened(plant, 2, 1, rng),
-        grafts.deepened(plant, 1, rng),
-        grafts.rotated(plant, rng),
-        grafts.rotated_stream(place(contextual_counter(COUNTING.most, COUNTING.classes)), rng),
-        grafts.blended(plant, 0.3, rng),
+        grafts.add_heads(plant, 2, 1, rng),
+        grafts.add_layer(plant, 1, rng),
+        grafts.rotate_basis(plant, rng),
+        grafts.rotate_encoder_basis(place(contextual_counter(COUNTING.most, COUNTING.classes)), rng),
+        grafts.add_noise(plant, 0.3, rng),
     ]

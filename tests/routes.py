@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from toylab.console import ToylabError
 from toylab.model.config import ModelConfig
 from toylab.model.encoder_decoder import ENCODER, EncoderDecoder, EncoderDecoderConfig
-from toylab.model.layers import Cache
-from toylab.model.token_counts import tally
+from toylab.model.layers import KVCache
+from toylab.model.token_counts import count_tokens
 from toylab.model.transformer import Transformer
 from toylab.planted.handwritten import contextual_counter
 from toylab.probes import edit, points, watch
@@ -33,7 +33,7 @@ def queries(model: nn.Module) -> Tensor:
 
 def cached(model: nn.Module) -> Tensor:
     """A prompt, some more tokens at once, then one token alone."""
-    kept = Cache()
+    kept = KVCache()
     parts = TOKENS.split([5, WIDTH - 6, 1], dim=1)
     return torch.cat([model(part, cache=kept) for part in parts], dim=1)
 
@@ -41,7 +41,7 @@ def cached(model: nn.Module) -> Tensor:
 def counted(model: nn.Module) -> Tensor:
     dtype = next(model.parameters()).dtype
     config = model.config if isinstance(model, Transformer) else model.config.encoder
-    return model(TOKENS, tally=tally(TOKENS, VOCAB, config.causal, dtype))
+    return model(TOKENS, token_counts=count_tokens(TOKENS, VOCAB, config.causal, dtype))
 
 
 def padded(model: nn.Module) -> Tensor:
@@ -87,7 +87,7 @@ def _short(route: Route) -> Route:
         tokens = torch.tensor([[4, 1, 2, 1, 0, 3, 1, 2, 1, 3], [4, 2, 3, 2, 1, 3, 0, 2, 1, 3]])
         if route is whole:
             return model(tokens)
-        return model(tokens, tally=tally(tokens, model.symbols, True, torch.float64))
+        return model(tokens, token_counts=count_tokens(tokens, model.symbols, True, torch.float64))
 
     run.__name__ = route.__name__
     return run
@@ -160,4 +160,3 @@ def everything() -> dict[str, list[str]]:
             found[f"silent: {name}, {route.__name__}"] = silent(model, route, modules(model))
             found[f"missed: {name}, {route.__name__}"] = missed(model, route)
     return found | {f"moved: {name}": moved_by_a_tally(name) for name in TALLIED}
-

@@ -12,9 +12,11 @@ from toylab.tasks import ConceptGrammar, Styles
 from toylab.training.loop import TrainConfig
 from toylab.training.losses import Unlearning
 
-STUDIES = [registry.load(name).STUDY for name in registry.study_names()]
+STUDIES = [registry.load_study(name).STUDY for name in registry.study_names()]
 SETTINGS = [*tasks.TASKS, ConceptGrammar, Styles, ModelConfig, EncoderDecoderConfig, TrainConfig, Unlearning, *STUDIES]
-RESULTS = list(dict.fromkeys(job.gives for study in STUDIES for job in study().jobs() if is_dataclass(job.gives)))
+RESULTS = list(
+    dict.fromkeys(job.result_type for study in STUDIES for job in study().jobs() if is_dataclass(job.result_type))
+)
 
 
 def made(kind: type, **changes: Any) -> Any:

@@ -21,13 +21,13 @@ from tests.routes import (
     whole,
 )
 from toylab.console import ToylabError
-from toylab.model.checkpoint import frozen
+from toylab.model.checkpoint import frozen_copy
 from toylab.model.config import ModelConfig
 from toylab.model.generate import generate
 from toylab.model.interop import adopt
 from toylab.model.transformer import Transformer
 from toylab.probes import edit, points, watch
-from toylab.training.losses import Pairs, both_log_probs
+from toylab.training.losses import PreferencePairs, pair_log_probs
 
 
 def test_on_every_route_edits_act_or_raise_and_every_point_is_visited_and_shows_the_same_with_a_tally():
@@ -178,7 +178,7 @@ def test_copies_made_inside_a_block_keep_no_hook():
     model, _ = models()["none, pre"]
     plain, kept = whole(model), counted(model)
     with edit(model, {"blocks.0.attn.z": torch.zeros_like}), watch(model, "*", every_call=True) as seen:
-        copies = [copy.deepcopy(model), frozen(model), pickle.loads(pickle.dumps(model))]
+        copies = [copy.deepcopy(model), frozen_copy(model), pickle.loads(pickle.dumps(model))]
         calls = len(seen.get("embed", []))
         for one in copies:
             assert torch.equal(whole(one), plain)
@@ -208,8 +208,8 @@ def test_an_edit_in_place_leaves_what_was_recorded_before_it():
 @torch.no_grad()
 def test_an_edit_acts_on_both_log_probabilities_of_pairs():
     model, _ = models()["learned, pre"]
-    pairs = Pairs(TOKENS, TOKENS[:, :3], TOKENS[:, 3:6], torch.zeros(ROWS, dtype=torch.bool))
-    assert not silent(model, lambda it: torch.cat(both_log_probs(it, pairs)), modules(model))
+    pairs = PreferencePairs(TOKENS, TOKENS[:, :3], TOKENS[:, 3:6], torch.zeros(ROWS, dtype=torch.bool))
+    assert not silent(model, lambda it: torch.cat(pair_log_probs(it, pairs)), modules(model))
 
 
 def test_attributes_called_hidden_and_taps_are_a_models_own_affair():

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from toylab.runs import registry
-from toylab.runs.judge import finish, flags, rebuild
+from toylab.runs.judge import judge_and_report, settings_flags, settings_from_json
 from toylab.runs.store import read_cost, read_metrics, read_settings, write_result
 from toylab.runs.study import Study
 from toylab.verdicts.judgement import claims_markdown, read_claims, shown_verdict
@@ -39,19 +39,19 @@ def folder(name, request) -> Path:
 
 @pytest.mark.parametrize("preset", registry.PRESETS)
 def test_every_preset_is_a_study_whose_jobs_differ_and_whose_settings_survive_json(name, preset):
-    kind = registry.load(name).STUDY
+    kind = registry.load_study(name).STUDY
     study = getattr(kind, preset)()
     assert isinstance(study, Study)
     jobs = study.jobs()
     assert len(jobs) == len(set(jobs))
     assert {job.seed for job in jobs} == set(study.seeds)
-    assert rebuild(kind.default(), json.loads(json.dumps(_plain(study)))) == study
+    assert settings_from_json(kind.default(), json.loads(json.dumps(_plain(study)))) == study
 
 
 def test_flags_name_exactly_what_differs_from_the_default(name):
-    kind = registry.load(name).STUDY
-    assert flags(kind.default(), kind.default()) == []
-    assert "--seeds" in flags(kind.default(), kind.quick())
+    kind = registry.load_study(name).STUDY
+    assert settings_flags(kind.default(), kind.default()) == []
+    assert "--seeds" in settings_flags(kind.default(), kind.quick())
 
 
 def test_a_run_measures_its_claims_and_decides_none_from_one_seed(name, folder):
@@ -66,14 +66,14 @@ def test_the_quick_run_measures_its_claims_and_decides_none_from_one_seed(name, 
 
 
 def declared(name: str) -> set[str]:
-    return {claim.id for claim in registry.load(name).STUDY.default().claims()}
+    return {claim.id for claim in registry.load_study(name).STUDY.default().claims()}
 
 
 def test_every_claim_says_all_that_a_claim_must_say(name):
-    study = registry.load(name).STUDY.default()
+    study = registry.load_study(name).STUDY.default()
     conditions = {job.condition for job in replace(study, seeds=(0, 1)).jobs()}
     for claim in study.claims():
-        assert all((claim.sentence, claim.place, claim.measure, claim.origin)), claim.id
+        assert all((claim.statement, claim.place, claim.measure, claim.origin)), claim.id
         assert claim.conditions or claim.optional, claim.id
         if not claim.undecidable:
             controls = claim.control.conditions if claim.control else ()
@@ -119,14 +119,14 @@ def test_a_finished_run_holds_no_checkpoint(folder):
 def test_a_job_that_is_done_again_reads_what_it_trained_and_measures_the_same(name, folder, tmp_path):
     shutil.copytree(folder, tmp_path / "run")
     settings = read_settings(tmp_path / "run" / "settings.json")["settings"]
-    study = rebuild(registry.load(name).STUDY.default(), settings)
+    study = settings_from_json(registry.load_study(name).STUDY.default(), settings)
     jobs = study.jobs()
     for job in (jobs[0], *[job for job in jobs if job.inputs][:1]):
         own = job.folder(tmp_path / "run")
         kept = [path for path in own.iterdir() if path.stem.split("-")[0] in ("model", "skill", "vector", "metrics")]
         assert len(kept) >= 2
         times = [path.stat().st_mtime_ns for path in kept]
-        write_result(tmp_path, study.run_job(job, own), job.gives, read_cost(own))
+        write_result(tmp_path, study.run_job(job, own), job.result_type, read_cost(own))
         assert (tmp_path / "result.json").read_bytes() == (own / "result.json").read_bytes()
         assert [path.stat().st_mtime_ns for path in kept] == times
 
@@ -154,12 +154,12 @@ def test_exact_claims_of_counting_measure_the_same_even_in_seconds(quick_countin
 
 
 def test_a_study_with_one_head_does_not_train_the_same_arm_twice():
-    paper = registry.load("iteration-head").STUDY.paper()
-    assert "one-head" not in paper.arms()
+    paper = registry.load_study("iteration-head").STUDY.paper()
+    assert "one-head" not in paper.conditions()
 
 
 def test_eos_counts_as_often_as_the_setting_says():
-    study = registry.load("iteration-head").STUDY(end_weight=3.0)
+    study = registry.load_study("iteration-head").STUDY(end_weight=3.0)
     loss = study._loss(study.task)
     weights = loss.keywords["weights"]
     assert weights[study.task.end_of_sequence] == 3
@@ -191,5 +191,5 @@ def test_a_run_without_a_film_has_a_page_without_a_viewer(short_run, tmp_path):
     shutil.copytree(short_run, out)
     folder = out / "seed-0" / "main"
     (folder / "film.safetensors").unlink()
-    finish(out)
+    judge_and_report(out)
     assert "viewer" not in (out / "report.html").read_text(encoding="utf-8").split("</style>")[1]

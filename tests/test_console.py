@@ -7,7 +7,7 @@ import pytest
 
 from tests.settings_classes import SETTINGS, hints, words
 from toylab import tasks
-from toylab.console import SYNONYMS, ToylabError, unknown
+from toylab.console import SYNONYMS, ToylabError, unknown_name
 from toylab.model.config import ModelConfig
 from toylab.model.positions import POSITIONS
 from toylab.runs.registry import load_class
@@ -25,8 +25,8 @@ def test_every_synonym_leads_to_an_option_that_there_is():
     assert not set(SYNONYMS) & known
     for word, option in SYNONYMS.items():
         for name in (word, word.upper()):
-            assert str(unknown("option", name, known)) == f"there is no option {name!r}; did you mean {option}?"
-    assert "sinusoidal" not in str(unknown("option", "sin", ["cosine", "rotary"]))
+            assert str(unknown_name("option", name, known)) == f"there is no option {name!r}; did you mean {option}?"
+    assert "sinusoidal" not in str(unknown_name("option", "sin", ["cosine", "rotary"]))
     with pytest.raises(ToylabError, match="'rope'; did you mean rotary"):
         ModelConfig(positions="rope")
 

@@ -38,8 +38,8 @@ from tests.places import (
 )
 from toylab import probes
 from toylab.model.config import ModelConfig
-from toylab.model.layers import Cache
-from toylab.model.lora import confine, release
+from toylab.model.layers import KVCache
+from toylab.model.lora import add_lora, merge_lora
 from toylab.model.positions import POSITIONS
 from toylab.model.steering import (
     Scaled,
@@ -47,7 +47,7 @@ from toylab.model.steering import (
     Vector,
     load_steering,
     save_steering,
-    vectors,
+    steer,
 )
 from toylab.model.transformer import Transformer
 from toylab.studies.contextual_counting import data as counting
@@ -55,10 +55,10 @@ from toylab.studies.safety_finetuning import data as concept
 from toylab.studies.steering_vectors import data as reasoning
 from toylab.tasks import Styles
 from toylab.training import evaluate
-from toylab.training.attention_history import Film, Scene
-from toylab.training.batches import device_of, fresh, next_token_loss, pad, to_device
+from toylab.training.attention_history import AttentionHistory, RecordedSequence
+from toylab.training.batches import device_of, next_token_loss, pad, to_device, training_batches
 from toylab.training.loop import TrainConfig, train
-from toylab.training.losses import DPO, NPO, Pairs, PolicyGradient, Refusal, Unlearning
+from toylab.training.losses import DPO, NPO, PolicyGradient, PreferencePairs, RefusalLoss, Unlearning
 from toylab.training.population import Population
 
 LONG = {
@@ -96,7 +96,7 @@ def test_every_probe_is_the_same_on_an_accelerator(name):
 
 
 def cached(model: Transformer, read: Tensor) -> Tensor:
-    cache = Cache()
+    cache = KVCache()
     pieces = [model(piece, cache=cache) for piece in read.split([3, 2, 1], dim=1)]
     cache.repeat(2)
     cache.keep(torch.arange(2 * len(read), device=read.device) % 2 == 0)
@@ -126,7 +126,7 @@ def test_every_encoding_by_every_route_is_the_same_on_an_accelerator(positions, 
 
 
 PREFERENCES: dict[str, Callable[[Transformer], Any]] = {
-    "refusal": lambda reference: Refusal(),
+    "refusal": lambda reference: RefusalLoss(),
     "unlearning": lambda reference: Unlearning(),
     "DPO": lambda reference: DPO(reference, anchor=0.5),
     "published DPO": DPO.as_published,
@@ -137,7 +137,10 @@ PREFERENCES: dict[str, Callable[[Transformer], Any]] = {
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("name", PREFERENCES)
 def test_every_loss_of_pairs_and_its_gradient_are_the_same_on_an_accelerator(name, causal):
-    read, model = Pairs(tokens(4, 3), tokens(4, 2), tokens(4, 4)[:, :2], tokens(4)[:, 0] > 2), model_of(causal=causal)
+    read, model = (
+        PreferencePairs(tokens(4, 3), tokens(4, 2), tokens(4, 4)[:, :2], tokens(4)[:, 0] > 2),
+        model_of(causal=causal),
+    )
     reference = model_of(causal=causal, heads=1)
     expected = slopes(PREFERENCES[name](reference)(model, read), model)
     with Accelerator():
@@ -194,29 +197,29 @@ def test_training_takes_the_same_steps_on_an_accelerator(tmp_path, kind):
         model = place(Transformer.for_task(ITERATED, ModelConfig(width=16)))
         if kind == "next token":
             options = {
-                "evaluate": lambda it: evaluate.progress(it, held),
-                "record": Film(
-                    tmp_path / folder / "film", [Scene("", torch.from_numpy(held[3].tokens[0]), (), {})]
+                "evaluate": lambda it: evaluate.evaluation_metrics(it, held),
+                "record": AttentionHistory(
+                    tmp_path / folder / "film", [RecordedSequence("", torch.from_numpy(held[3].tokens[0]), (), {})]
                 ).add,
                 "checkpoint": tmp_path / folder / "checkpoint",
             }
-            made = trained(model, next_token_loss, fresh(ITERATED, 0, 4), **options)
+            made = trained(model, next_token_loss, training_batches(ITERATED, 0, 4), **options)
             again = place(Transformer.for_task(ITERATED, ModelConfig(width=16)))
-            return made, trained(again, next_token_loss, fresh(ITERATED, 0, 4), **options)
+            return made, trained(again, next_token_loss, training_batches(ITERATED, 0, 4), **options)
         if kind == "counts":
             teacher = place(counting.RegionTeacher(counter()))
-            batches = counting.fresh_strings(COUNTING, 0, 4, auxiliary=counting.fading(4, 0.5))
+            batches = counting.fresh_strings(COUNTING, 0, 4, auxiliary=counting.linear_decay(4, 0.5))
             return trained(teacher, counting.count_loss, batches)
         if kind == "pairs":
             model = place(concept.concept_model(CONCEPT, SMALL))
-            return trained(model, DPO(model), concept.fine_tuning(CONCEPT, 0, 4, 0.5))
+            return trained(model, DPO(model), concept.fine_tuning_batches(CONCEPT, 0, 4, 0.5))
         if kind == "low rank":
-            model = confine(place(concept.concept_model(CONCEPT, SMALL)), 2)
-            trained(model, Refusal(), concept.fine_tuning(CONCEPT, 0, 4, 0.5))
-            return release(model)
-        steered = vectors(place(reasoning.reasoning_model(CHAINS, replace(reasoning.MODEL, layers=2, width=32))))
+            model = add_lora(place(concept.concept_model(CONCEPT, SMALL)), 2)
+            trained(model, RefusalLoss(), concept.fine_tuning_batches(CONCEPT, 0, 4, 0.5))
+            return merge_lora(model)
+        steered = steer(place(reasoning.reasoning_model(CHAINS, replace(reasoning.MODEL, layers=2, width=32))))
         if kind == "policy":
-            sampler = reasoning.Sampler(steered, CHAINS, 0, 2, 4, reference=steered.model)
+            sampler = reasoning.RolloutSampler(steered, CHAINS, 0, 2, 4, reference=steered.model)
             loss = PolicyGradient(0.1, 0.1, steered.model)
             return trained(steered, loss, sampler, evaluate=sampler.summary)
         return trained(steered, next_token_loss, reasoning.reasoning_batches(CHAINS, 0, 4, Styles(), "vectors"))
@@ -230,7 +233,7 @@ def test_a_population_takes_the_same_steps_on_an_accelerator():
     def go(device: torch.device) -> Any:
         models = [Transformer.for_task(ITERATED, ModelConfig(width=16), seed).to(device) for seed in range(2)]
         together = Population(models, next_token_loss, CONFIG)
-        data = [fresh(ITERATED, seed, 4, pad) for seed in range(2)]
+        data = [training_batches(ITERATED, seed, 4, pad) for seed in range(2)]
         losses = together.train([lambda step, one=one: one(step).to(device) for one in data], 3)
         return losses, together.members()
 

@@ -19,20 +19,20 @@ from tests.modules import module_names
 from toylab import ModelConfig, Transformer, files, load_model, save_model
 from toylab.console import ToylabError
 from toylab.files import (
-    alone,
-    digest_of,
+    folder_lock,
     read_json,
     read_record,
     read_tensors,
     refuse_unwritable,
-    sweep_aside,
+    remove_partial_files,
+    tensors_digest,
     write_bytes,
     write_json,
     write_record,
     write_tensors,
     write_text,
 )
-from toylab.model.steering import load_steering, save_steering, vectors
+from toylab.model.steering import load_steering, save_steering, steer
 from toylab.runs.store import refuse_others
 from toylab.runs.table import load_runs
 from toylab.verdicts.judgement import read_claims, write_claims
@@ -94,7 +94,7 @@ def test_what_ended_processes_had_begun_is_swept_and_nothing_else(tmp_path):
     (tmp_path / "seed-0").mkdir()
     for path in kept + begun:
         path.touch()
-    sweep_aside(tmp_path, [4, 56, 7])
+    remove_partial_files(tmp_path, [4, 56, 7])
     assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(kept)
 
 
@@ -159,7 +159,7 @@ def test_what_the_system_says_of_a_file_is_an_error_of_ours_with_a_remedy(tmp_pa
         lambda: write_text(tmp_path / "file" / "below", "x"),
         lambda: read_json(tmp_path / "file" / "below"),
         lambda: write_text(tmp_path / ("x" * 300), "x"),
-        lambda: files.alone(tmp_path / "file").__enter__(),
+        lambda: files.folder_lock(tmp_path / "file").__enter__(),
         lambda: files.exists(tmp_path / ("x" * 300)),
         lambda: refuse_others(tmp_path / ("x" * 300), "settings.json", "run"),
         lambda: load_runs(tmp_path / ("x" * 300)),
@@ -183,13 +183,13 @@ def test_only_where_nothing_may_be_written_is_it_an_unwritable_place(tmp_path, m
 
 
 def test_an_error_of_what_is_done_in_a_folder_keeps_its_class(tmp_path):
-    with pytest.raises(FileNotFoundError), files.alone(tmp_path):
+    with pytest.raises(FileNotFoundError), files.folder_lock(tmp_path):
         (tmp_path / "missing").read_text()
 
 
 @given(st.text(max_size=8) | st.sampled_from(["a/b", "..", ".", "", "/tmp/x", ".hidden", "a\\b", "a\0", "two\nlines"]))
 def test_a_name_of_one_part_is_a_visible_entry_of_its_folder(name):
-    if files.is_one_part(name):
+    if files.is_file_name(name):
         assert Path("folder", name).parts == ("folder", name)
         assert os.path.normpath(f"folder/{name}") == f"folder/{name}"
         assert not name.startswith(".")
@@ -200,7 +200,7 @@ def test_a_name_of_one_part_is_a_visible_entry_of_its_folder(name):
 
 @pytest.mark.parametrize("name", ["a/b", "..", ".", "", "/tmp/x", ".hidden", "a\\b", "a\0", "two\nlines", 3, None])
 def test_what_is_no_name_of_one_part(name):
-    assert not files.is_one_part(name)
+    assert not files.is_file_name(name)
 
 
 def test_a_link_that_leads_out_is_refused_and_one_that_stays_inside_is_not(tmp_path):
@@ -222,7 +222,7 @@ def test_a_lock_that_is_a_link_touches_no_other_file(tmp_path):
     (tmp_path / "precious").write_text("precious")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".lock").symlink_to("../precious")
-    with pytest.raises(ToylabError, match=r"\.lock: a link leads out"), files.alone(tmp_path / "run"):
+    with pytest.raises(ToylabError, match=r"\.lock: a link leads out"), files.folder_lock(tmp_path / "run"):
         pass
     assert (tmp_path / "precious").read_text() == "precious"
 
@@ -315,8 +315,8 @@ def test_what_is_written_under_a_name_of_text_is_read_under_it(tmp_path):
         return os.path.join(tmp_path, "deep", name)
 
     model = Transformer(ModelConfig(layers=1, heads=1, width=4), vocab=3, context=4)
-    steered = vectors(model, {0: torch.arange(4.0)})
-    with alone(at("folder")):
+    steered = steer(model, {0: torch.arange(4.0)})
+    with folder_lock(at("folder")):
         save_model(at("model"), model)
         save_steering(at("steering"), steered)
         write_claims(at("claims"), [])
@@ -326,7 +326,7 @@ def test_what_is_written_under_a_name_of_text_is_read_under_it(tmp_path):
     assert all(map(torch.equal, load_model(at("model")).parameters(), model.parameters()))
     assert all(map(torch.equal, load_steering(at("steering"), model).parameters(), steered.parameters()))
     assert (read_claims(at("claims")), read_json(at("json")), read_record(at("record"))) == ([], [1], {"a": 1})
-    sweep_aside(str(tmp_path), [1])
+    remove_partial_files(str(tmp_path), [1])
     for read in (load_model, read_claims, read_json, read_record, read_tensors):
         with pytest.raises(ToylabError, match=r"nothing: there is no such file"):
             read(at("nothing"))
@@ -372,6 +372,8 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_a_digest_tells_names_shapes_types_and_bits_apart_and_nothing_else(change):
     held = {"x": torch.tensor([[1.0, 2.0], [3.0, 4.0]]), "y": torch.arange(3, dtype=torch.int32)}
-    assert digest_of(held) == digest_of({name: x.clone().requires_grad_(name == "x") for name, x in held.items()})
-    assert digest_of(held) == digest_of({"y": held["y"], "x": held["x"].T.contiguous().T})
-    assert digest_of(held) != digest_of(change(held))
+    assert tensors_digest(held) == tensors_digest(
+        {name: x.clone().requires_grad_(name == "x") for name, x in held.items()}
+    )
+    assert tensors_digest(held) == tensors_digest({"y": held["y"], "x": held["x"].T.contiguous().T})
+    assert tensors_digest(held) != tensors_digest(change(held))

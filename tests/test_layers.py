@@ -120,7 +120,7 @@ def test_no_circle_of_modules():
         ("toylab.bench.growth", "from toylab.training.loop import _resume"),
         ("toylab.bench.growth", "import tasks"),
         ("toylab.files", "from toylab.tasks import stream"),
-        ("toylab.console", "from toylab.files import disk"),
+        ("toylab.console", "from toylab.files import file_errors"),
     ],
 )
 def test_every_forbidden_import_is_seen_with_its_line(name, source):

@@ -150,6 +150,6 @@ def test_the_installed_wheel_works_away_from_the_repository(installed, tmp_path)
     main = "from toylab.cli import main; main()"
     assert "iteration-head" in call(main, "list", home=installed, cwd=tmp_path)
     assert call(main, "show", "parity", "--rows", "1", home=installed, cwd=tmp_path).startswith("position")
-    drawn = "from toylab.report.page import page; print(page('t', 'i', [], [], {}, 'c', 'd'))"
+    drawn = "from toylab.report.page import render_page; print(render_page('t', 'i', [], [], {}, 'c', 'd'))"
     assert "<style>" in call(drawn, home=installed, cwd=tmp_path)
     assert not list(tmp_path.iterdir())

@@ -233,14 +233,14 @@ def test_a_study_that_is_not_there_is_a_mistake_in_what_was_asked(own, capsys):
 LONG = {
     "toylab.runs.jobs.execute": lambda *_, **__: None,
     "toylab.runs.jobs.execute_all": lambda *_, **__: None,
-    "toylab.runs.judge.finish": lambda out, study=None: str(out),
+    "toylab.runs.judge.judge_and_report": lambda out, study=None: str(out),
     "toylab.runs.scoreboard.finish_all": lambda folder, study=None: str(folder),
     "toylab.runs.sweep.sweep": lambda *_, **__: [],
     "toylab.bench.measure_works": lambda *_, **__: iter([Comparison("work", 1.0, "s", 2.0, 1.0)]),
     "toylab.bench.growth.growth_curves": lambda *_, **__: iter(()),
     "toylab.calibration.calibrate_all": lambda *_, **__: [],
     "toylab.calibration.intervals.coverage_table": lambda _: "covered",
-    "toylab.survey.learn": lambda task, **_: (None, Training(history=[{"accuracy": 1.0}])),
+    "toylab.survey.train_with_history": lambda task, **_: (None, Training(history=[{"accuracy": 1.0}])),
     "toylab.survey.survey": lambda *_: "surveyed",
     "toylab.tasks.check.try_laws": lambda *_, **__: iter(()),
 }

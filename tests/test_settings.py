@@ -28,7 +28,16 @@ from toylab.model.steering import Scaled
 from toylab.planted.handwritten import contextual_counter
 from toylab.probes import Tap
 from toylab.runs.table import load_runs
-from toylab.settings import as_json, check_option, check_range, check_seed, check_seeds, check_settings, fit, torch_seed
+from toylab.settings import (
+    as_json,
+    check_option,
+    check_range,
+    check_seed,
+    check_seeds,
+    check_settings,
+    convert_value,
+    torch_seed,
+)
 from toylab.tasks import ConceptGrammar, Parity
 from toylab.training.loop import TrainConfig
 
@@ -244,7 +253,7 @@ def test_a_default_may_be_outside_of_its_own_annotation():
     class Own:
         limit: int = None
 
-    assert fit(Own, Own(), "x").limit is None
+    assert convert_value(Own, Own(), "x").limit is None
     with pytest.raises(ToylabError, match=r"^limit='a'"):
         check_settings(Own(limit="a"))
 

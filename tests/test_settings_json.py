@@ -19,8 +19,8 @@ from tests.examples import fewer
 from tests.settings_classes import RESULTS, SETTINGS, hints
 from toylab import tasks
 from toylab.console import ToylabError
-from toylab.runs.judge import flags, rebuild
-from toylab.settings import as_json, check_settings, fit
+from toylab.runs.judge import settings_flags, settings_from_json
+from toylab.settings import as_json, check_settings, convert_value
 from toylab.studies.iteration_head.study import IterationHeadStudy
 from toylab.tasks import Copy, IteratedMap, ModularSum, Parity, Polynomial, Task, WordProblem
 from toylab.tasks.strategies import instances
@@ -30,7 +30,7 @@ from toylab.tasks.strategies import instances
 
 def back(settings: Any, default: Any = None) -> Any:
     told = json.dumps(as_json(settings, "settings", type(settings)))
-    return rebuild(settings if default is None else default, json.loads(told))
+    return settings_from_json(settings if default is None else default, json.loads(told))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +92,7 @@ def test_settings_of_every_form_come_back_from_json(settings):
 
 @pytest.mark.parametrize("kind", SETTINGS)
 def test_all_settings_come_back_from_json_written_by_either_way(kind):
-    assert back(kind()) == kind() == rebuild(kind(), json.loads(json.dumps(asdict(kind()))))
+    assert back(kind()) == kind() == settings_from_json(kind(), json.loads(json.dumps(asdict(kind()))))
 
 
 @given(st.sampled_from(tasks.TASKS).flatmap(instances))
@@ -125,7 +125,7 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
 def test_results_of_every_study_come_back_from_json_and_are_written_alike_again(kind, data):
     result = data.draw(values(kind))
     told = json.dumps(as_json(result, "result", kind))
-    read = fit(kind, json.loads(told), "result")
+    read = convert_value(kind, json.loads(told), "result")
     assert read == result
     assert json.dumps(as_json(read, "result", kind)) == told
 
@@ -133,17 +133,17 @@ def test_results_of_every_study_come_back_from_json_and_are_written_alike_again(
 @pytest.mark.parametrize("kind", [float, list[float], dict[int, float]])
 def test_a_whole_number_stays_one_where_any_number_may_stand(kind):
     value = {float: 1, list[float]: [1, 2], dict[int, float]: {3: 1}}[kind]
-    assert repr(fit(kind, value, "x")) == repr(value)
+    assert repr(convert_value(kind, value, "x")) == repr(value)
 
 
 def test_classes_are_told_apart_by_their_fields_where_json_does_not_name_them():
     for choice in (Parity(lengths=3), Polynomial(p=7)):
         plain = as_json(Wide(choice=choice), "settings", Wide)
         del plain["choice"]["class"]
-        assert rebuild(Wide(), plain).choice == choice
+        assert settings_from_json(Wide(), plain).choice == choice
     del plain["twins"]["class"]
     with pytest.raises(ToylabError, match=r"^settings\.twins: does not tell which of Copy, ModularSum it is"):
-        rebuild(Wide(), plain)
+        settings_from_json(Wide(), plain)
 
 
 @pytest.mark.parametrize("kind", SETTINGS)
@@ -154,11 +154,11 @@ def test_a_key_that_is_unknown_or_missing_is_refused_by_name(kind):
             broken = copy.deepcopy(whole)
             walk(broken, path).pop(key)
             with pytest.raises(ToylabError, match=rf"^{path}\.{key}: is missing"):
-                rebuild(kind(), broken)
+                settings_from_json(kind(), broken)
             broken = copy.deepcopy(whole)
             walk(broken, path)[f"{key}x"] = 1
             with pytest.raises(ToylabError, match=rf"^{path}: there is no setting '{key}x'; "):
-                rebuild(kind(), broken)
+                settings_from_json(kind(), broken)
 
 
 def inner_objects(held: Any, path: str) -> list[tuple[str, dict]]:
@@ -176,7 +176,7 @@ def walk(held: Any, path: str) -> Any:
 def test_a_class_that_the_annotation_does_not_have_is_refused_by_name():
     told = as_json(Wide(any_task=Polynomial()), "settings", Wide)
     with pytest.raises(ToylabError, match=r"^settings\.any_task: is a Polynomial, and its annotation has Parity"):
-        rebuild(Wide(), told)
+        settings_from_json(Wide(), told)
 
 
 @given(
@@ -236,9 +236,9 @@ class Flagged:
     )
 )
 def test_flags_make_one_setting_out_of_another(settings):
-    assert flags(settings, settings) == []
+    assert settings_flags(settings, settings) == []
     for default in (Flagged(), replace(Flagged(), choice=Polynomial(p=5), maybe=ModularSum(p=3))):
-        assert tyro.cli(Flagged, default=default, args=flags(default, settings)) == settings
+        assert tyro.cli(Flagged, default=default, args=settings_flags(default, settings)) == settings
 
 
 def test_a_rule_of_an_inner_setting_is_told_with_its_whole_path():
@@ -246,4 +246,4 @@ def test_a_rule_of_an_inner_setting_is_told_with_its_whole_path():
     held = as_json(study, "settings", IterationHeadStudy)
     held["train"]["weight_decay"] = -1.0
     with pytest.raises(ToylabError, match=r"^settings\.train\.weight_decay=-1\.0: "):
-        rebuild(study, held)
+        settings_from_json(study, held)

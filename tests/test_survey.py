@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from tests.examples import fewer
 from toylab import ModelConfig, Transformer
 from toylab.planted.handwritten import induction_head, iteration_head
-from toylab.probes import follow_links, link_mass, moved, watch
-from toylab.survey import STOP_AT, UNTIL_SOLVED, Survey, learn, says_what_stands, survey, trained
+from toylab.probes import follow_links, link_mass, shift_links, watch
+from toylab.survey import STOP_AT, UNTIL_SOLVED, Survey, copy_accuracy, survey, train_on_task, train_with_history
 from toylab.tasks import AssociativeRecall, Parity, stream
 from toylab.tasks.strategies import instances
 
@@ -36,7 +36,10 @@ def test_without_either_head_recall_is_chance():
     found = survey(induction_head(task), task.sample(stream(0), 300))
     for one in found.readings:
         assert one.without < 0.2
-        assert one.without_other == {other.link: other.without for other in found.readings if other != one}.popitem()[1]
+        assert (
+            one.other_ablated_accuracy
+            == {other.link: other.without for other in found.readings if other != one}.popitem()[1]
+        )
 
 
 def test_the_iteration_circuit_is_read_as_the_detector_reads_it():
@@ -54,14 +57,14 @@ def test_links_without_an_edge_are_left_out_and_one_head_has_no_other():
     model = Transformer.for_task(task, ModelConfig(layers=1, heads=1))
     found = survey(model, replace(batch, links={**batch.links, "nothing": batch.links["induction"][:0]}))
     assert [one.link for one in found.readings] == ["previous token", "induction"]
-    assert all(one.without_other is None for one in found.readings)
+    assert all(one.other_ablated_accuracy is None for one in found.readings)
     assert "-" in str(found).splitlines()[-1]
 
 
 @pytest.mark.slow
 def test_a_trained_model_has_grown_the_two_heads():
     task = AssociativeRecall()
-    model, batch = trained(task, seed=1), task.sample(stream(1, "survey"), 256, "test")
+    model, batch = train_on_task(task, seed=1), task.sample(stream(1, "survey"), 256, "test")
     found = survey(model, batch)
     assert found.accuracy > 0.99
     previous, induction = found.readings
@@ -90,17 +93,17 @@ def test_a_task_that_is_not_solved_is_said_not_to_be(accuracy, rows):
 
 def test_what_was_learned_comes_with_what_was_reached():
     task, few = AssociativeRecall(), replace(UNTIL_SOLVED, steps=4, rows=8)
-    model, state = learn(task, training=few)
+    model, state = train_with_history(task, training=few)
     assert state.step == state.history[-1]["step"] == 4
     assert (
         state.history[-1]["accuracy"] == survey(model, task.sample(stream(0, "validation"), 128, "validation")).accuracy
     )
-    assert model.embedding.weight.equal(trained(task, training=few).embedding.weight)
+    assert model.embedding.weight.equal(train_on_task(task, training=few).embedding.weight)
 
 
 def test_the_same_seed_trains_the_same_model():
     task, few = AssociativeRecall(), replace(UNTIL_SOLVED, steps=2, rows=8)
-    one, other, third = (trained(task, seed=seed, training=few) for seed in (0, 0, 1))
+    one, other, third = (train_on_task(task, seed=seed, training=few) for seed in (0, 0, 1))
     weights = [model.embedding.weight.detach() for model in (one, other, third)]
     assert weights[0].equal(weights[1])
     assert not weights[0].equal(weights[2])
@@ -110,11 +113,11 @@ def test_the_circuit_says_what_stands_at_its_link_and_moves_with_it():
     task = AssociativeRecall(pairs=5)
     model, batch = induction_head(task), task.sample(stream(3), 60)
     links = batch.links["induction"]
-    assert says_what_stands(model, batch, links) == 1
+    assert copy_accuracy(model, batch, links) == 1
     back = links[links[:, 2] > 0]
-    edits = {"blocks.1.attn.pattern": follow_links(0, moved(back, -1))}
-    assert says_what_stands(model, batch, back, -1, edits) == 1
-    assert says_what_stands(model, batch, back, 0, edits) < 0.5
+    edits = {"blocks.1.attn.pattern": follow_links(0, shift_links(back, -1))}
+    assert copy_accuracy(model, batch, back, -1, edits) == 1
+    assert copy_accuracy(model, batch, back, 0, edits) < 0.5
 
 
 @pytest.mark.parametrize("offset", [-99, 99])
@@ -122,4 +125,4 @@ def test_a_place_outside_the_row_is_refused(offset):
     task = AssociativeRecall()
     batch = task.sample(stream(4), 5)
     with pytest.raises(ValueError, match=f"offset={offset}"):
-        says_what_stands(induction_head(task), batch, batch.links["induction"], offset)
+        copy_accuracy(induction_head(task), batch, batch.links["induction"], offset)

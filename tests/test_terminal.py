@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toylab.console import broken_output, printing, progress_bar
+from toylab.console import broken_output, progress_bar, safe_printing
 
 
 @given(st.text(), st.sampled_from(["ascii", "latin-1", "utf-8"]))
@@ -15,7 +15,7 @@ def test_every_text_is_printed_and_what_the_encoding_has_is_printed_as_it_is(tex
     held = io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "stdout", held)
-        with printing():
+        with safe_printing():
             print(text, end="", flush=True)
     assert held.buffer.getvalue() == text.encode(encoding, "backslashreplace")
 
@@ -27,7 +27,7 @@ def test_a_stream_that_is_missing_takes_everything_and_is_missing_afterwards(mon
     if closed:
         before.close()
     monkeypatch.setattr(sys, name, before)
-    with printing():
+    with safe_printing():
         getattr(sys, name).write("größe")
         assert broken_output() is None
     assert getattr(sys, name) is before

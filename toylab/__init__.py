@@ -20,7 +20,7 @@ _HOMES = {
     "grid": "runs.grid",
     "load_runs": "runs.table",
     "sweep": "runs.sweep",
-    "fresh": "training.batches",
+    "training_batches": "training.batches",
     "next_token_loss": "training.batches",
     "pack": "training.batches",
     "pad": "training.batches",

@@ -20,7 +20,7 @@ from toylab.commands.instruments import calibrate_probes, measure_speed
 from toylab.commands.studies import print_claims, report_run, run_study
 from toylab.commands.sweeps import plot_rows, print_table, sweep_study
 from toylab.commands.tasks import check_laws, list_all, show_rows, train_model
-from toylab.console import ToylabError, broken_output, printing, unknown
+from toylab.console import ToylabError, broken_output, safe_printing, unknown_name
 from toylab.settings import check_range
 
 
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code; what is no mistake in what was asked keeps its traceback."""
-    with printing():
+    with safe_printing():
         try:
             _run_command(list(arguments))
             sys.stdout.flush()
@@ -55,7 +55,7 @@ def run(arguments: Sequence[str]) -> int:
 def _run_command(arguments: list[str]) -> None:
     parser, commands = _parser()
     if arguments and arguments[0][:1] != "-" and arguments[0] not in commands:
-        raise unknown("command", arguments[0], commands)
+        raise unknown_name("command", arguments[0], commands)
     options, rest = parser.parse_known_args(arguments)
     if rest and not options.settings:
         options.parser.error(f"unrecognized arguments: {' '.join(rest)}")

@@ -51,7 +51,7 @@ SYNONYMS = {
 """Other names that the field has for options and tasks of ours."""
 
 
-def unknown(kind: str, name: str, known: Iterable[str], near: Sequence[str] | None = None) -> ToylabError:
+def unknown_name(kind: str, name: str, known: Iterable[str], near: Sequence[str] | None = None) -> ToylabError:
     """The error for a name that is no `kind`: it tells those `near` (the nearest, if not given), or else all."""
     known = list(known)
     if near is None and (synonym := SYNONYMS.get(name.lower())) in known:
@@ -65,7 +65,7 @@ def unknown(kind: str, name: str, known: Iterable[str], near: Sequence[str] | No
 # Tables --------------------------------------------------------------------------------------------------------------
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> str:
+def align_columns(rows: Sequence[Sequence[str]]) -> str:
     """Rows of cells as lines whose columns stand below each other."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
@@ -82,20 +82,20 @@ COLOURS = {"supported": 32, "refuted": 31, "undecided": 33, "uninformative": 33,
 """The terminal's own numbers for green, red and yellow: each theme shows them so that they can be read."""
 
 
-def takes_colour(stream: Any) -> bool:
+def supports_colour(stream: Any) -> bool:
     """Whether a stream is a terminal on which colour is welcome (https://no-color.org)."""
     if stream is None or stream.closed or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return False
     return stream.isatty()
 
 
-def in_colour(text: str, verdict: str) -> str:
+def colour_verdict(text: str, verdict: str) -> str:
     """Text in the colour of a verdict; as it is for any other word."""
     return f"\033[{COLOURS[verdict]}m{text}\033[0m" if verdict in COLOURS else text
 
 
 @contextmanager
-def printing() -> Iterator[None]:
+def safe_printing() -> Iterator[None]:
     """Streams that take all that is printed: as an escape what their encoding lacks, as nothing where there is none."""
     with ExitStack() as stack:
         for stream, redirect in ((sys.stdout, redirect_stdout), (sys.stderr, redirect_stderr)):

@@ -32,7 +32,7 @@ class UnwritableError(ToylabError):
 
 
 @contextmanager
-def disk(path: Path | str) -> Iterator[None]:
+def file_errors(path: Path | str) -> Iterator[None]:
     """Turn what the system says of a file into an error of ours with a remedy.
 
     Around calls to the system alone: an `OSError` of a task or a study is a fault, and keeps its traceback.
@@ -40,7 +40,7 @@ def disk(path: Path | str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise missing(path) from None
+        raise missing_file(path) from None
     except OSError as error:
         kind = UnwritableError if error.errno in _UNWRITABLE else ToylabError
         remedy = _REMEDIES.get(error.errno or 0, "give another path")
@@ -67,7 +67,7 @@ def write_bytes(path: Path | str, content: bytes) -> None:
     A symbolic link stays, and the file that it points to is written.
     """
     path = Path(path)
-    with disk(path):
+    with file_errors(path):
         target = Path(os.path.realpath(path))
         if target.exists() and not target.is_file():  # a folder; or a device, which a rename would replace
             raise ToylabError(f"{path}: is no regular file; give the name of a file")
@@ -85,20 +85,20 @@ def write_bytes(path: Path | str, content: bytes) -> None:
 
 def exists(path: Path | str) -> bool:
     """Raises `ValueError` for a path of which the system does not say, as one with a name too long."""
-    with disk(path):
+    with file_errors(path):
         return Path(path).exists()
 
 
 def read_bytes(path: Path | str) -> bytes:
     """Raises `ValueError` naming a file that is missing or cannot be read."""
     path = Path(path)
-    with disk(path):
+    with file_errors(path):
         if path.exists() and not path.is_file():
             raise ToylabError(f"{path}: is no regular file; give the name of a file")
         return path.read_bytes()
 
 
-def is_one_part(name: Any) -> bool:
+def is_file_name(name: Any) -> bool:
     """Whether a name is one part of a path, visible, printable and short; nothing else may name a job or a run."""
     if not isinstance(name, str) or name[:1] in ("", ".") or set(name) & set("/\\"):
         return False
@@ -135,7 +135,7 @@ def _aside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}")
 
 
-def sweep_aside(folder: Path | str, processes: Iterable[int]) -> None:
+def remove_partial_files(folder: Path | str, processes: Iterable[int]) -> None:
     """Remove the files that processes, ended in the middle of a write, had begun aside."""
     for process in processes:
         for aside in Path(folder).rglob(f".*.{process}"):
@@ -217,18 +217,18 @@ def read_record(path: Path | str, remedy: str | None = None) -> dict[str, Any]:
     return held
 
 
-def digest(content: bytes) -> str:
+def sha256_of(content: bytes) -> str:
     """SHA-256, as `sha256sum` prints it."""
     return hashlib.sha256(content).hexdigest()
 
 
-def digest_of(tensors: Mapping[str, Tensor]) -> str:
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 of the names, types, shapes and bits of tensors."""
     return _checksum(tensors, "")
 
 
 @contextmanager
-def alone(folder: Path | str, wait: bool = False) -> Iterator[None]:
+def folder_lock(folder: Path | str, wait: bool = False) -> Iterator[None]:
     """Be the only process that writes into a folder; the lock ends with the process, however it ends.
 
     Raises:
@@ -237,7 +237,7 @@ def alone(folder: Path | str, wait: bool = False) -> Iterator[None]:
     folder = Path(folder)
     refuse_links(folder, folder / ".lock")
     lock = FileLock(folder / ".lock", timeout=-1 if wait else 0)
-    with disk(folder):
+    with file_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire()
@@ -271,9 +271,9 @@ def read_tensors(path: Path | str) -> tuple[dict[str, Tensor], Any]:
         ValueError: naming the file, if it is missing, cut short, changed, or of another format version.
     """
     if not Path(path).is_file():
-        raise missing(path)
+        raise missing_file(path)
     try:
-        with disk(path), safe_open(path, "pt") as file:
+        with file_errors(path), safe_open(path, "pt") as file:
             header = parse_json((file.metadata() or {}).get("toylab", "{}"))
             tensors = {name: torch.clone(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
         version, checksum, told = (header.get(name) for name in ("format", "checksum", "about"))
@@ -289,7 +289,7 @@ def read_tensors(path: Path | str) -> tuple[dict[str, Tensor], Any]:
     return tensors, about
 
 
-def missing(path: Path | str) -> ToylabError:
+def missing_file(path: Path | str) -> ToylabError:
     """What to say of a file that should be there."""
     return ToylabError(f"{path}: there is no such file; give the folder of a run, or run the study again to make it")
 

@@ -17,7 +17,7 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from toylab.console import ToylabError, unknown
+from toylab.console import ToylabError, unknown_name
 
 
 def check_settings(settings: Any, prefix: str = "") -> None:
@@ -30,11 +30,11 @@ def check_settings(settings: Any, prefix: str = "") -> None:
         ToylabError: naming the field, for a word that is no option, NaN, infinity, a value of another type, or what is
             no seed in a field `seed` or `seeds`.
     """
-    for name, kind in kinds(type(settings)).items():
+    for name, kind in field_types(type(settings)).items():
         value = getattr(settings, name)
         # A default of somebody's own class may be outside of its annotation, such as `x: int = None`.
         kind = Any if value is getattr(type(settings), name, kind) else kind
-        held = fit(kind, value, f"{prefix}{name}")
+        held = convert_value(kind, value, f"{prefix}{name}")
         if name in _SEEDS and held is not None:
             held = _SEEDS[name](held, f"{prefix}{name}")
         object.__setattr__(settings, name, held)
@@ -42,7 +42,7 @@ def check_settings(settings: Any, prefix: str = "") -> None:
 
 def check_option(name: str, value: Any, options: Iterable[Any]) -> None:
     """Raises `ToylabError` for a value that is none of the options, with the nearest one."""
-    fit(Literal[*options], value, name)
+    convert_value(Literal[*options], value, name)
 
 
 def check_range(
@@ -71,14 +71,14 @@ def check_range(
 
 def check_seed(seed: Any, name: str = "seed") -> int:
     """A seed as Python's integer. Raises `ToylabError` for anything else than an integer of at least 0."""
-    whole = fit(int, seed, name)
+    whole = convert_value(int, seed, name)
     check_range(**{name: whole}, least=0)
     return whole
 
 
 def check_seeds(seeds: Any, name: str = "seeds") -> tuple[int, ...]:
     """The seeds of a study. Raises `ToylabError` unless there are some, all different, none negative."""
-    whole = fit(tuple[int, ...], seeds, name)
+    whole = convert_value(tuple[int, ...], seeds, name)
     if not whole or len(set(whole)) != len(whole):
         raise ToylabError(f"{name}={whole}: give at least one, all different and not negative, such as 0 1 2")
     check_range(**{name: whole}, least=0)
@@ -91,7 +91,7 @@ def torch_seed(seed: Any) -> int:
     return whole if whole < 2**32 else int.from_bytes(hashlib.sha256(str(whole).encode()).digest()[:4])
 
 
-def fit(kind: Any, value: Any, name: str) -> Any:
+def convert_value(kind: Any, value: Any, name: str) -> Any:
     """A value in the form that an annotation asks for; a dataclass is also built from its JSON form (`as_json`).
 
     Raises:
@@ -113,12 +113,14 @@ def fit(kind: Any, value: Any, name: str) -> Any:
         elif form in (tuple, list, Sequence):
             inner = _items(choice, len(plain)) if isinstance(plain, tuple | list | range) else None
             if inner is not None:
-                held = [fit(*pair, f"{name}[{i}]") for i, pair in enumerate(zip(inner, plain, strict=True))]
+                held = [convert_value(*pair, f"{name}[{i}]") for i, pair in enumerate(zip(inner, plain, strict=True))]
                 return held if form is list else tuple(held)
         elif form in (dict, Mapping):
             if isinstance(plain, Mapping):
                 keys, values = parts or (Any, Any)
-                return {_key(keys, key, name): fit(values, held, f"{name}.{key}") for key, held in plain.items()}
+                return {
+                    _key(keys, key, name): convert_value(values, held, f"{name}.{key}") for key, held in plain.items()
+                }
         elif is_dataclass(form):
             if isinstance(value, form):
                 check_settings(value, f"{name}.")
@@ -126,11 +128,11 @@ def fit(kind: Any, value: Any, name: str) -> Any:
         else:  # an annotation of which nothing is known: numbers of numpy become Python's, all else stays
             return value if isinstance(plain, list) else plain
     if plain is not value and isinstance(plain, list) and len(plain) == 1:  # an array of one number
-        return fit(kind, plain[0], name)
+        return convert_value(kind, plain[0], name)
     words = [word for choice in _choices(kind) if get_origin(choice) is Literal for word in get_args(choice)]
     if words and isinstance(plain, str):
-        raise unknown(name, plain, map(str, words))
-    raise ToylabError(f"{name}={plain!r}: must be {told(kind)}")
+        raise unknown_name(name, plain, map(str, words))
+    raise ToylabError(f"{name}={plain!r}: must be {type_in_words(kind)}")
 
 
 def as_json(value: Any, name: str, kind: Any = None) -> Any:
@@ -138,7 +140,8 @@ def as_json(value: Any, name: str, kind: Any = None) -> Any:
 
     Args:
         name: of the value, for errors.
-        kind: its annotation, if `fit` is to read it back: a dataclass whose class the annotation leaves open then
+        kind: its annotation, if `convert_value` is to read it back: a dataclass whose class the annotation leaves open
+        then
             carries the name of its class under "class", which no field can have as its name.
 
     Raises:
@@ -153,7 +156,7 @@ def as_json(value: Any, name: str, kind: Any = None) -> Any:
         own = type(value)
         open_class = kind is not None and _dataclasses(kind) != [own]
         tag = {"class": own.__name__} if open_class else {}
-        return tag | {n: as_json(getattr(value, n), f"{name}.{n}", kind and k) for n, k in kinds(own).items()}
+        return tag | {n: as_json(getattr(value, n), f"{name}.{n}", kind and k) for n, k in field_types(own).items()}
     if isinstance(value, Mapping):
         value = {key.tolist() if hasattr(key, "tolist") else key: held for key, held in value.items()}
         if wrong := [key for key in value if not isinstance(key, str | int | float | bool | None)]:
@@ -168,7 +171,7 @@ def as_json(value: Any, name: str, kind: Any = None) -> Any:
 
 
 @cache
-def kinds(settings: type) -> dict[str, Any]:
+def field_types(settings: type) -> dict[str, Any]:
     """The annotation of each field that an object of settings is made from."""
     hints: dict[str, Any] = {}
     with suppress(NameError):  # a name that is imported for type checkers alone
@@ -185,7 +188,7 @@ def kinds(settings: type) -> dict[str, Any]:
     return found
 
 
-def told(kind: Any) -> str:
+def type_in_words(kind: Any) -> str:
     """An annotation in words."""
 
     def one(choice: Any) -> str:
@@ -194,7 +197,7 @@ def told(kind: Any) -> str:
             return f"one of {', '.join(map(str, parts))}"
         if form in (tuple, list, Sequence) and parts:
             several = form is not tuple or parts[-1] is Ellipsis
-            return f"several of: {told(parts[0])}" if several else f"({', '.join(map(told, parts))})"
+            return f"several of: {type_in_words(parts[0])}" if several else f"({', '.join(map(type_in_words, parts))})"
         return _WORDS.get(form, getattr(form, "__name__", str(form)))
 
     return " or ".join(dict.fromkeys(map(one, _choices(kind))))
@@ -220,7 +223,7 @@ def _key(kind: Any, key: Any, name: str) -> Any:
     if isinstance(key, str) and {int, float, bool} & {*_choices(kind)}:
         with suppress(ValueError):
             key = json.loads(key)  # keys of JSON are text
-    return fit(kind, key, f"a key of {name}")
+    return convert_value(kind, key, f"a key of {name}")
 
 
 def _built(classes: Sequence[type], held: Mapping[str, Any], name: str) -> Any:
@@ -235,15 +238,15 @@ def _built(classes: Sequence[type], held: Mapping[str, Any], name: str) -> Any:
                 "classes that it may have, such as A | B"
             )
     if len(among) > 1:
-        among = [one for one in among if kinds(one).keys() == own.keys()]
+        among = [one for one in among if field_types(one).keys() == own.keys()]
     if len(among) != 1:
         raise ToylabError(f"{name}: does not tell which of {', '.join(one.__name__ for one in classes)} it is")
-    known = kinds(among[0])
+    known = field_types(among[0])
     for key in sorted(known.keys() ^ own.keys()):
         if key not in known:
-            raise ToylabError(f"{name}: {unknown('setting', key, known)}")
+            raise ToylabError(f"{name}: {unknown_name('setting', key, known)}")
         raise ToylabError(f"{name}.{key}: is missing; {among[0].__name__} has {', '.join(known)}")
-    held = {key: fit(known[key], value, f"{name}.{key}") for key, value in own.items()}
+    held = {key: convert_value(known[key], value, f"{name}.{key}") for key, value in own.items()}
     try:
         return among[0](**held)
     except ToylabError as error:  # of a rule of its own, which names the field alone

@@ -20,12 +20,12 @@ from toylab.model.config import ModelConfig
 from toylab.model.transformer import Transformer
 from toylab.probes import Edit, link_mass, uniform_mass, watch, zero_heads
 from toylab.tasks import Batch, Task, held_out
-from toylab.training.batches import fresh, next_token_loss, pad, tokens_for
-from toylab.training.evaluate import accuracy_of, predict
+from toylab.training.batches import next_token_loss, pad, tokens_for, training_batches
+from toylab.training.evaluate import accuracy_of, predict_tokens
 from toylab.training.loop import TrainConfig, Training, train
-from toylab.training.modes import evaluating
+from toylab.training.modes import evaluation_mode
 
-GENERAL = ModelConfig(positions="learned")
+DEFAULT_MODEL = ModelConfig(positions="learned")
 """A small model; learned positions found the induction head on every seed tried, the other encodings on some."""
 STOP_AT = 0.995
 """The share of the scored tokens that a model predicts correctly, from which on it counts as having solved the task."""
@@ -41,18 +41,19 @@ class LinkReading:
         link: its name.
         layer, head: counted from 0.
         mass: mean attention on the linked keys.
-        even: what a head has that attends evenly to everything before it.
+        uniform_mass: what a head has that attends evenly to everything before it.
         without: accuracy with this head zeroed.
-        without_other: accuracy with another head zeroed, the one that is missed most; None if there is no other.
+        other_ablated_accuracy: accuracy with another head zeroed, the one that is missed most; None if there is no
+        other.
     """
 
     link: str
     layer: int
     head: int
     mass: float
-    even: float
+    uniform_mass: float
     without: float
-    without_other: float | None
+    other_ablated_accuracy: float | None
 
 
 @dataclass(frozen=True)
@@ -76,40 +77,40 @@ class Survey:
         if self.readings:
             lines.append(f"{'link':<{width}}  head  attends  if even  right without it  without another")
         for one in self.readings:
-            other = "-" if one.without_other is None else f"{one.without_other:.3f}"
-            numbers = f"{one.mass:>8.3f} {one.even:>8.3f} {one.without:>17.3f} {other:>16}"
+            other = "-" if one.other_ablated_accuracy is None else f"{one.other_ablated_accuracy:.3f}"
+            numbers = f"{one.mass:>8.3f} {one.uniform_mass:>8.3f} {one.without:>17.3f} {other:>16}"
             lines.append(f"{one.link:<{width}}  {one.layer}.{one.head:<2} {numbers}")
         return "\n".join(lines)
 
 
-def trained(
+def train_on_task(
     task: Task,
     *,
     seed: int = 0,
-    config: ModelConfig = GENERAL,
+    config: ModelConfig = DEFAULT_MODEL,
     training: TrainConfig = UNTIL_SOLVED,
     progress: str | None = None,
 ) -> Transformer:
     """A model trained on rows of a task that are never drawn twice, until it is right on held-out ones or all steps of
-    the training are done; `learn` also tells which."""
-    return learn(task, seed=seed, config=config, training=training, progress=progress)[0]
+    the training are done; `train_with_history` also tells which."""
+    return train_with_history(task, seed=seed, config=config, training=training, progress=progress)[0]
 
 
-def learn(
+def train_with_history(
     task: Task,
     *,
     seed: int = 0,
-    config: ModelConfig = GENERAL,
+    config: ModelConfig = DEFAULT_MODEL,
     training: TrainConfig = UNTIL_SOLVED,
     progress: str | None = None,
 ) -> tuple[Transformer, Training]:
-    """`trained`, with what was measured on the way: the accuracy that was reached stands last in its history."""
+    """`train_on_task`, with what was measured on the way: the accuracy that was reached stands last in its history."""
     held = held_out(task, seed, 128, "validation")
     model = Transformer.for_task(task, config, seed)
-    data = fresh(task, seed, training.rows, layout=pad)
+    data = training_batches(task, seed, training.rows, layout=pad)
 
     def right(model: nn.Module) -> dict[str, float]:
-        return {"accuracy": accuracy_of(predict(model, held), held).token}
+        return {"accuracy": accuracy_of(predict_tokens(model, held), held).token}
 
     return model, train(model, next_token_loss, data, training, evaluate=right, progress=progress)
 
@@ -121,13 +122,13 @@ def survey(model: nn.Module, batch: Batch) -> Survey:
         model: with points `blocks.N.attn.pattern` and `blocks.N.attn.z`, and logits for every position.
         batch: rows that the model has not seen; links that have no edge in it are left out.
     """
-    whole = accuracy_of(predict(model, batch), batch)
-    with evaluating(model), watch(model, "blocks.*.attn.pattern") as seen, torch.no_grad():
+    whole = accuracy_of(predict_tokens(model, batch), batch)
+    with evaluation_mode(model), watch(model, "blocks.*.attn.pattern") as seen, torch.no_grad():
         model(tokens_for(model, batch.tokens))
     patterns = list(seen.values())
     places = [(layer, head) for layer, pattern in enumerate(patterns) for head in range(pattern.shape[1])]
     off = {(layer, head): {f"blocks.{layer}.attn.z": zero_heads(head)} for layer, head in places}
-    without = {place: accuracy_of(predict(model, batch, edits), batch).token for place, edits in off.items()}
+    without = {place: accuracy_of(predict_tokens(model, batch, edits), batch).token for place, edits in off.items()}
     readings = []
     for name, edges in batch.links.items():
         if not len(edges):
@@ -141,7 +142,7 @@ def survey(model: nn.Module, batch: Batch) -> Survey:
     return Survey(whole.token, whole.sequence, tuple(readings))
 
 
-def says_what_stands(
+def copy_accuracy(
     model: nn.Module,
     batch: Batch,
     links: Int[np.ndarray, "link 3"],
@@ -159,5 +160,5 @@ def says_what_stands(
         raise ToylabError(
             f"links: offset={offset} must lead from at least one of them to a place in the row; leave others out"
         )
-    said = predict(model, batch, edits).cpu().numpy()
+    said = predict_tokens(model, batch, edits).cpu().numpy()
     return float((said[row, query] == batch.tokens[row, place]).mean())

@@ -12,11 +12,11 @@ from torch.nn import functional as F
 
 from toylab import bench, cli
 from toylab.bench import Comparison, growth, inference, startup, time_to_result, training
-from toylab.bench.peers import TORCH, models, next_token, shape, tokens, trainer
+from toylab.bench.peers import TORCH, adamw_step, language_model_loss, peer_config, peer_models, random_tokens
 from toylab.console import ToylabError
 from toylab.model.transformer import Transformer
 from toylab.runs import registry
-from toylab.runs.judge import rebuild
+from toylab.runs.judge import settings_from_json
 from toylab.runs.store import read_settings
 from toylab.studies.iteration_head.study import IterationHeadStudy
 from toylab.tasks import Polynomial, stream
@@ -29,17 +29,17 @@ def test_every_work_is_done_by_the_module_that_is_said_to_do_it():
     for name, module in bench.WORKS.items():
         assert name in MODULES[module].DONE
     assert sum(len(module.DONE) for module in MODULES.values()) == len(bench.WORKS)
-    assert set(bench.LONG) | set(bench.ON_GPU) <= set(bench.WORKS)
+    assert set(bench.LONG_WORKS) | set(bench.GPU_WORKS) <= set(bench.WORKS)
 
 
 def test_the_models_that_are_compared_have_matrices_of_the_same_size():
-    held = models(shape(16), 10, "cpu")
+    held = peer_models(peer_config(16), 10, "cpu")
     sizes = {name: sum(p.numel() for p in m.parameters() if p.ndim > 1) for name, m in held.items()}
     assert sizes["ours"] == sizes[TORCH]
 
 
 def test_the_other_model_is_a_causal_language_model():
-    model, drawn = models(shape(16), 10, "cpu")[TORCH], tokens(3, 10, "cpu")
+    model, drawn = peer_models(peer_config(16), 10, "cpu")[TORCH], random_tokens(3, 10, "cpu")
     model.eval()
     changed = drawn.clone()
     changed[:, 6] = (changed[:, 6] + 1) % 24
@@ -51,7 +51,7 @@ def test_the_other_model_is_a_causal_language_model():
 def test_packed_and_padded_rows_have_the_same_loss_so_that_an_epoch_is_the_same_work():
     task = Polynomial()
     batch = task.sample(stream(0, "bench"), 33)
-    model = Transformer.for_task(task, shape(16)).double()
+    model = Transformer.for_task(task, peer_config(16)).double()
     logits = model(torch.from_numpy(batch.tokens)).flatten(0, 1)
     padded = F.cross_entropy(logits, torch.from_numpy(batch.targets).flatten())
     torch.testing.assert_close(next_token_loss(model, pack(batch)), padded, rtol=1e-12, atol=0)
@@ -59,15 +59,15 @@ def test_packed_and_padded_rows_have_the_same_loss_so_that_an_epoch_is_the_same_
 
 @pytest.mark.parametrize("name", ["ours", TORCH])
 def test_the_steps_that_are_timed_do_train(name):
-    model, drawn = models(shape(16), 10, "cpu")[name], tokens(8, 11, "cpu")
-    loss = next_token(model, drawn)
+    model, drawn = peer_models(peer_config(16), 10, "cpu")[name], random_tokens(8, 11, "cpu")
+    loss = language_model_loss(model, drawn)
     before = loss().item()
     if name == "ours":
-        with training.ours_as_one(model) as step:
+        with training.flat_step(model) as step:
             for _ in range(20):
                 step(loss)
     else:
-        step = trainer(model)
+        step = adamw_step(model)
         for _ in range(20):
             step(loss)
     assert loss().item() < before - 0.1
@@ -76,17 +76,22 @@ def test_the_steps_that_are_timed_do_train(name):
 def test_the_products_of_a_step_have_as_many_operations_as_torch_counts_in_it():
     from torch.utils.flop_counter import FlopCounterMode
 
-    config, rows, length = shape(16), 3, 8
+    config, rows, length = peer_config(16), 3, 8
     model = Transformer(config, 24, length)
     with FlopCounterMode(display=False) as counted:
-        next_token(model, tokens(rows, length + 1, "cpu"))().backward()
-    head = 3 * 2 * rows * length * 16 * 24  # the unembedding, which `products` leaves out
-    assert training.products(config, rows, length, "cpu")[1] == counted.get_total_flops() - head
+        language_model_loss(model, random_tokens(rows, length + 1, "cpu"))().backward()
+    head = 3 * 2 * rows * length * 16 * 24  # the unembedding, which `matrix_products` leaves out
+    assert training.matrix_products(config, rows, length, "cpu")[1] == counted.get_total_flops() - head
 
 
 @pytest.mark.parametrize(
     "work",
-    [training.steps, pytest.param(training.epoch, marks=pytest.mark.slow), inference.watching, inference.editing],
+    [
+        training.bench_step,
+        pytest.param(training.bench_epoch, marks=pytest.mark.slow),
+        inference.bench_watch,
+        inference.bench_edit,
+    ],
 )
 def test_short_works_give_finite_ratios(work, monkeypatch):
     monkeypatch.setattr(training, "SHAPES", ((16, 6),))
@@ -101,7 +106,7 @@ def test_short_works_give_finite_ratios(work, monkeypatch):
 
 def test_works_are_interleaved_and_the_first_rounds_are_not_counted():
     called = []
-    found = bench.interleaved({name: lambda name=name: called.append(name) for name in "ab"}, rounds=3)
+    found = bench.interleaved_timings({name: lambda name=name: called.append(name) for name in "ab"}, rounds=3)
     rounds = ["".join(sorted(called[k : k + 2])) for k in range(0, 10, 2)]
     assert rounds == ["ab"] * 5
     assert len({tuple(called[k : k + 2]) for k in range(0, 10, 2)}) == 2, "one always came first"
@@ -110,7 +115,7 @@ def test_works_are_interleaved_and_the_first_rounds_are_not_counted():
 
 def test_a_ratio_is_the_median_over_rounds_and_not_the_ratio_of_medians():
     seconds = {"ours": [1.0, 2.0, 30.0], "theirs": [2.0, 2.0, 10.0]}
-    found = bench.compare("work", seconds, "theirs", 1.0)
+    found = bench.compare_with_peer("work", seconds, "theirs", 1.0)
     assert found.ratio == 1.0
     assert (found.ours, found.peers) == (2000.0, {"theirs": 2000.0})
 
@@ -134,7 +139,7 @@ def test_what_falls_short_is_said_in_plain_words():
 
 @given(st.floats(1e-4, 1e6))
 def test_numbers_are_short_and_keep_three_digits_or_two_behind_the_point(value):
-    text = bench.number(value)
+    text = bench.format_number(value)
     assert len(text) <= 8
     assert float(text) == pytest.approx(value, rel=0.06)
 
@@ -160,8 +165,8 @@ def test_what_was_stored_is_compared_with_the_next_bench_of_the_same_processor(t
     held = json.loads(path.read_text(encoding="utf-8"))
     assert held["processor"] == "one"
     assert held["found"][0] | {"work": "a step", "ratio": 0.5, "met": True} == held["found"][0]
-    assert bench.before(tmp_path, {"processor": "another"}) == {}
-    earlier = bench.before(tmp_path, about)
+    assert bench.earlier_ratios(tmp_path, {"processor": "another"}) == {}
+    earlier = bench.earlier_ratios(tmp_path, about)
     assert bench.changes_since(found(0.52), earlier) == []
     assert bench.changes_since(found(0.6), earlier) == ["a step: 0.60, worse than 0.50"]
     assert bench.changes_since(found(0.4), earlier) == ["a step: 0.40, better than 0.50"]
@@ -169,12 +174,12 @@ def test_what_was_stored_is_compared_with_the_next_bench_of_the_same_processor(t
 
 def test_growth_in_the_same_folder_is_no_bench_to_compare_with(one_work, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(
-        growth, "growth_curves", lambda device: [growth.Curve("work", "size", (1, 2, 4, 8), (0.1, 0.1, 0.2, 0.4))]
+        growth, "growth_curves", lambda device: [growth.GrowthCurve("work", "size", (1, 2, 4, 8), (0.1, 0.1, 0.2, 0.4))]
     )
     assert cli.run(["bench", "growth", "--out", str(tmp_path)]) == 0
     assert {path.name for path in tmp_path.iterdir()} == {"growth.json", "growth-size.svg"}
     held = json.loads((tmp_path / "growth.json").read_text(encoding="utf-8"))
-    assert held["processor"] == bench.machine()["processor"]
+    assert held["processor"] == bench.machine_description()["processor"]
     assert held["curves"][0]["exponent"] == pytest.approx(1)
     assert cli.run(["bench", "step", "--out", str(tmp_path)]) == 0
     assert "since the last bench" not in capsys.readouterr().out
@@ -189,7 +194,7 @@ def test_a_damaged_record_is_named(one_work, tmp_path, capsys):
 @given(st.floats(0.2, 3), st.floats(1e-6, 1))
 def test_the_exponent_of_a_power_law_is_found_beyond_a_constant_cost(power, scale):
     sizes = (8, 16, 32, 64, 128)
-    curve = growth.Curve("work", "size", sizes, tuple(scale * n**power for n in sizes))
+    curve = growth.GrowthCurve("work", "size", sizes, tuple(scale * n**power for n in sizes))
     assert curve.exponent == pytest.approx(power, abs=1e-6)
 
 
@@ -228,8 +233,8 @@ def test_the_command_prints_markdown(one_work, tmp_path, capsys):
 
 
 def test_the_picture_of_steering_is_made_of_claims_that_there_are():
-    claims = registry.load("steering-vectors").STUDY.default().claims()
-    assert set(time_to_result.PICTURE) <= {claim.id for claim in claims}
+    claims = registry.load_study("steering-vectors").STUDY.default().claims()
+    assert set(time_to_result.FIGURE_SETTINGS) <= {claim.id for claim in claims}
 
 
 def test_what_was_found_before_a_failure_is_kept(monkeypatch, tmp_path):
@@ -246,7 +251,7 @@ def test_what_was_found_before_a_failure_is_kept(monkeypatch, tmp_path):
 @pytest.mark.slow
 def test_all_studies_are_run_in_one_pool_and_each_is_finished(short_run, monkeypatch, tmp_path, capsys):
     held = read_settings(short_run / "settings.json")["settings"]
-    study = rebuild(IterationHeadStudy.default(), held)
+    study = settings_from_json(IterationHeadStudy.default(), held)
     monkeypatch.setattr(IterationHeadStudy, "quick", staticmethod(lambda: study))
     monkeypatch.setattr("toylab.runs.registry.study_names", lambda: ["iteration-head"])
     shutil.copytree(short_run, tmp_path / "iteration-head-quick")

@@ -14,7 +14,7 @@ from toylab.calibration import (
     Calibration,
     Case,
     Detector,
-    Exhibit,
+    DetectorInput,
     Rate,
     calibrate,
     calibrate_all,
@@ -24,7 +24,7 @@ from toylab.calibration import (
     detector_names,
     detectors,
 )
-from toylab.calibration.counting import Coded, sees_region
+from toylab.calibration.counting import EncodedOnes, region_score
 from toylab.probes import link_mass
 
 
@@ -48,7 +48,7 @@ def test_bars_are_among_those_that_do_best_and_noise_ends_every_finding(name):
     found = calibrate(detector(name), seed=2, each=10, levels=(1.0,))
     keeps_its_floor(found)
     low, high = found.best_bars
-    assert low < found.detector.bar <= high, found
+    assert low < found.detector.threshold <= high, found
     assert found.rate(group="plant", noise=0.0).of >= 30
     assert found.rate(group="control").of >= 40
     assert found.rate(group="plant", noise=1.0).share <= 0.25, found
@@ -73,7 +73,7 @@ WRONG = {
     ),
     "a share without its baseline": (
         "null-space-lift",
-        lambda shown: 2 * float(detector("null-space-lift").look(shown) > 0.5),
+        lambda shown: 2 * float(detector("null-space-lift").score_of(shown) > 0.5),
     ),
     "distance without a scale": (
         "cluster-separation",
@@ -90,11 +90,11 @@ DEAR = {"circuit", "iteration-head", "induction-head", "region-probe", "sae-feat
 """Detectors whose cases take longest; the slow lane shows more of them."""
 
 
-def remembering(make: Callable[..., Exhibit]) -> Callable[..., Exhibit]:
+def remembering(make: Callable[..., DetectorInput]) -> Callable[..., DetectorInput]:
     """The same exhibits, each made once: what it is made from is the state of its source and a share of noise."""
-    made: dict[tuple, Exhibit] = {}
+    made: dict[tuple, DetectorInput] = {}
 
-    def remembered(rng: np.random.Generator, *noise: float) -> Exhibit:
+    def remembered(rng: np.random.Generator, *noise: float) -> DetectorInput:
         key = (rng.bit_generator.state["state"]["state"], *noise)
         if key not in made:
             made[key] = make(rng, *noise)
@@ -108,22 +108,22 @@ def test_every_detector_finds_what_is_there_and_nothing_else_and_a_wrong_probe_i
     one = untrained(detector(name))
     one = replace(
         one,
-        plants={kind: remembering(make) for kind, make in one.plants.items()},
+        planted_positives={kind: remembering(make) for kind, make in one.planted_positives.items()},
         controls={kind: remembering(make) for kind, make in one.controls.items()},
-        deceivers={},
+        decoys={},
     )
     each = 2 if name in DEAR else 4
     keeps_its_floor(calibrate(one, seed=1, each=each, levels=()))
     for mistake, (whose, look) in WRONG.items():
         if whose == name:
-            is_caught(calibrate(replace(one, look=look), seed=1, each=each, levels=()), mistake)
+            is_caught(calibrate(replace(one, score_of=look), seed=1, each=each, levels=()), mistake)
 
 
 def is_caught(found: Calibration, mistake: str) -> None:
     low, high = found.best_bars
     best = (low + high) / 2 if math.isfinite(low) else high
-    hits = found.rate(best, group="plant", noise=0.0, held=True).share
-    alarms = found.rate(best, group="control", held=True).share
+    hits = found.rate(best, group="plant", noise=0.0, held_out=True).share
+    alarms = found.rate(best, group="control", held_out=True).share
     assert found.hits.share < 0.95 or found.false_alarms.share > 0.05, mistake
     assert hits < 0.95 or alarms > 0.05, mistake  # and no other bar would have helped
 
@@ -133,14 +133,14 @@ def test_every_wrong_probe_is_tried_in_the_place_of_one_of_ours():
 
 
 def test_a_detector_that_gives_no_number_is_named_with_the_kind_of_case():
-    one = replace(detector("cluster-separation"), look=lambda shown: math.nan)
+    one = replace(detector("cluster-separation"), score_of=lambda shown: math.nan)
     with pytest.raises(ValueError, match="cluster-separation: scores nan on a plant of the kind 'two clouds'"):
         calibrate(one, each=2, levels=())
 
 
 def test_a_region_that_is_always_the_same_is_not_seen():
     x = torch.randn(12, 3, generator=torch.Generator().manual_seed(0))
-    assert sees_region(Coded(x, torch.zeros(12, dtype=torch.long), torch.arange(12) // 2, 0)) == 0
+    assert region_score(EncodedOnes(x, torch.zeros(12, dtype=torch.long), torch.arange(12) // 2, 0)) == 0
 
 
 # Arithmetic ----------------------------------------------------------------------------------------------------------
@@ -175,24 +175,24 @@ def test_where_it_breaks_is_the_first_share_of_noise_with_fewer_than_half():
         for number in range(4)
     ]
     found = Calibration(one, tuple(cases))
-    assert (found.breaks, found.stops_working) == (0.3, 0.1)
-    assert found.working(0.2) == pytest.approx(0.3)
-    assert toy([1.0, 1.0], [0.0, 0.0]).breaks is None
+    assert (found.breaking_noise, found.failing_noise) == (0.3, 0.1)
+    assert found.mean_accuracy(0.2) == pytest.approx(0.3)
+    assert toy([1.0, 1.0], [0.0, 0.0]).breaking_noise is None
 
 
 def test_a_detector_of_ones_own_is_tried_on_cases_of_ones_own():
     mine = Detector(
         name="mine",
-        asks="is it above zero?",
+        question="is it above zero?",
         score="itself",
-        look=lambda shown: shown,
-        bar=0.0,
-        plants={"above": lambda rng, noise: Exhibit(1 - 2 * noise + 0.1 * rng.random(), 1 - noise)},
-        controls={"below": lambda rng: Exhibit(-rng.random())},
-        deceivers={"above by luck": lambda rng: Exhibit(rng.random())},
+        score_of=lambda shown: shown,
+        threshold=0.0,
+        planted_positives={"above": lambda rng, noise: DetectorInput(1 - 2 * noise + 0.1 * rng.random(), 1 - noise)},
+        controls={"below": lambda rng: DetectorInput(-rng.random())},
+        decoys={"above by luck": lambda rng: DetectorInput(rng.random())},
     )
     found = calibrate(mine, each=6, levels=(0.2, 0.9))
-    assert (found.hits, found.false_alarms, found.breaks) == (Rate(3, 3), Rate(0, 3), 0.9)
+    assert (found.hits, found.false_alarms, found.breaking_noise) == (Rate(3, 3), Rate(0, 3), 0.9)
     assert found.rate(group="deceiver") == Rate(6, 6)
     text = str(found)
     for piece in ("mine: is it above zero?", "hits 3/3", "deceiver", "90 %", "<- in use"):
@@ -211,9 +211,9 @@ def test_more_cases_leave_the_others_as_they_are():
 def test_every_detector_has_plants_and_look_alikes_and_says_what_it_asks():
     for name, one in detectors().items():
         assert one.name == name
-        assert len(one.plants) >= 3
+        assert len(one.planted_positives) >= 3
         assert len(one.controls) >= 4
-        assert one.asks.endswith("?")
+        assert one.question.endswith("?")
     with pytest.raises(ValueError, match="there is no probe 'sae-featur'"):
         detector("sae-featur")
 

@@ -106,9 +106,9 @@ def test_the_program_shows_the_traceback_of_a_fault_and_ends_with_1(tmp_path):
     [
         (("bench", "step"), "toylab.bench.matmul_limit"),
         (("bench", "growth"), "toylab.bench.growth.growth_curves"),
-        (("plot", "RUN", "--x", "seed", "--y", "steps"), "toylab.report.figures.intervals"),
-        (("run", "iteration-head"), "toylab.runs.jobs.work"),
-        (("sweep", "iteration-head", "--grid", "seed=0..1"), "toylab.runs.sweep.work"),
+        (("plot", "RUN", "--x", "seed", "--y", "steps"), "toylab.report.figures.plot_intervals"),
+        (("run", "iteration-head"), "toylab.runs.jobs.execute_jobs"),
+        (("sweep", "iteration-head", "--grid", "seed=0..1"), "toylab.runs.sweep.execute_jobs"),
     ],
 )
 def test_what_cannot_be_written_is_noticed_before_the_work(call, tmp_path, monkeypatch, tiny_run, command, work):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import tyro
 
-from toylab.runs.judge import flags
+from toylab.runs.judge import settings_flags
 from toylab.studies.iteration_head.study import IterationHeadStudy
 
 
@@ -41,9 +41,9 @@ def test_the_flags_on_the_page_make_the_settings_of_the_run():
         transfer=replace(quick.transfer, stop_at=None),
         seeds=(3, 1),
     )
-    assert flags(default, default) == []
+    assert settings_flags(default, default) == []
     for study in (quick, paper, changed):
-        assert tyro.cli(IterationHeadStudy, default=default, args=flags(default, study)) == study
+        assert tyro.cli(IterationHeadStudy, default=default, args=settings_flags(default, study)) == study
 
 
 MISTAKES = [

@@ -31,7 +31,7 @@ class Stepped:
             Claim(
                 id=name,
                 place="here",
-                sentence=f"It is {name}.",
+                statement=f"It is {name}.",
                 conditions=("main",),
                 measure="steps",
                 quantity=lambda main, name=name: main[name],
@@ -69,7 +69,7 @@ def test_a_claim_that_untrained_weights_meet_as_well_is_uninformative(call, tmp_
 
 @pytest.mark.parametrize("name", registry.study_names())
 def test_every_study_has_a_sham_without_any_training_and_shams_of_its_own_conditions(name):
-    study = registry.preset(registry.load(name).STUDY, "default")
+    study = registry.preset_settings(registry.load_study(name).STUDY, "default")
     held = without_training(study)
     steps = {one.name: getattr(held, one.name) for one in fields(held)}
     trainings = [value.steps for value in steps.values() if isinstance(value, TrainConfig)]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands.helpers import TINY, check_refused, hashes
-from toylab.runs.judge import finish
+from toylab.runs.judge import judge_and_report
 from toylab.studies.iteration_head.study import IterationHeadStudy
 from toylab.verdicts.judgement import claims_markdown, claims_table, read_claims
 
@@ -42,7 +42,7 @@ def test_report_makes_the_page_anew_from_what_was_measured(call, copied):
 
 
 def test_the_commands_work_on_a_run_that_was_trained(call, tiny_run):
-    summary = finish(tiny_run)
+    summary = judge_and_report(tiny_run)
     assert call("report", tiny_run).out.strip() == summary
     claims = re.sub(r" +\d+ CPU-s$", "", summary, flags=re.MULTILINE)
     assert claims.startswith(call("claims", tiny_run).out.strip())

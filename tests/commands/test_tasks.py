@@ -172,7 +172,7 @@ def test_rows_and_files_that_training_cannot_do_without_are_tried_before_it(call
     def begun(*_, **__):
         raise AssertionError("training began")
 
-    monkeypatch.setattr("toylab.survey.learn", begun)
+    monkeypatch.setattr("toylab.survey.train_with_history", begun)
     with pytest.raises(ValueError, match="no test rows"):
         call("train", "own_task:Need", "--task.length", 5, "--task.no-held", *FEW)
     (own / "file").touch()

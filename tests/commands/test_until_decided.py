@@ -34,7 +34,7 @@ class Tossed:
 
     def claims(self) -> list[Claim]:
         claim = Claim(
-            id="most", place="p", sentence="It is learned.", conditions=("main",), measure="accuracy",
+            id="most", place="p", statement="It is learned.", conditions=("main",), measure="accuracy",
             quantity=itemgetter("value"), criterion=at_least(0.99), statistic="share", uncontrolled="it is exact",
         )  # fmt: skip
         never = replace(claim, id="checked", kind="set-up", quantity=lambda main: 0.5 + main["value"], needs=())
@@ -130,7 +130,7 @@ def test_a_quick_run_prints_measurements_without_verdicts(call, tmp_path):
 def test_all_studies_go_on_each_until_it_is_decided(call, tmp_path, monkeypatch):
     kinds = {"settled": Settled, "wavering": Wavering}
     monkeypatch.setattr(registry, "study_names", lambda: list(kinds))
-    monkeypatch.setattr(registry, "load", lambda name: SimpleNamespace(STUDY=kinds[name], __doc__=name))
+    monkeypatch.setattr(registry, "load_study", lambda name: SimpleNamespace(STUDY=kinds[name], __doc__=name))
     command = ["run", "all", "--preset", "quick", "--until-decided", "--seeds", 600, "--workers", 1, "--out", tmp_path]
     outcome = call(*command)
     assert outcome.code == 0, outcome.err

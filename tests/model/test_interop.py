@@ -8,15 +8,15 @@ from torch import nn
 from toylab.model.generate import generate
 from toylab.model.interop import adopt
 from toylab.probes import (
-    Paths,
+    PathPatched,
     edit,
     explained_variance,
     fit_autoencoder,
-    leading,
+    left_singular_directions,
     link_mass,
     null_share,
+    patch_activation,
     points,
-    put_back,
     token_cosines,
     uniform_heads,
     watch,
@@ -101,11 +101,13 @@ def test_patching_paths_lens_null_space_and_autoencoder_work_on_gpt2(hugging):
         with watch(model, "blocks.*.resid_post", "final") as seen:
             model(TOKENS)
         last = "blocks.1.resid_post"
-        with edit(model, {last: put_back(seen[last])}):
+        with edit(model, {last: patch_activation(seen[last])}):
             assert torch.allclose(model(other), clean, atol=1e-5)
-        blind = Paths(model, lambda x: x + 1.0, "blocks.0.mlp_out", blind=["blocks.1.ln1", "blocks.1.ln2", "ln_final"])
+        blind = PathPatched(
+            model, lambda x: x + 1.0, "blocks.0.mlp_out", blind=["blocks.1.ln1", "blocks.1.ln2", "ln_final"]
+        )
         assert torch.allclose(blind(TOKENS), clean, atol=1e-4)
-        partly = Paths(model, lambda x: x * 2.0, "blocks.0.mlp_out", blind=["blocks.1.ln1"])
+        partly = PathPatched(model, lambda x: x * 2.0, "blocks.0.mlp_out", blind=["blocks.1.ln1"])
         assert not torch.allclose(partly(TOKENS), clean, atol=1e-2)
         cosines = token_cosines(seen["final"], theirs.lm_head.weight)
         assert cosines.shape == (6, 12, 33)
@@ -113,7 +115,7 @@ def test_patching_paths_lens_null_space_and_autoencoder_work_on_gpt2(hugging):
         assert torch.equal(best, clean.argmax(dim=-1))  # the lens at the last layer is the model itself
     up = theirs.transformer.h[0].mlp.c_fc.weight.detach().T  # Conv1D holds its weights the other way round
     away = torch.randn(up.shape, generator=torch.Generator().manual_seed(0)).double()
-    directions = leading(up)
+    directions = left_singular_directions(up)
     assert null_share((away - directions @ (directions.T @ away)).float(), up).lift == pytest.approx(4 / 3, rel=1e-3)
     activations = seen[last].flatten(0, 1)
     assert explained_variance(fit_autoencoder(activations, features=64, k=8, steps=100), activations) > 0.3
@@ -185,7 +187,7 @@ def test_link_mass_and_edits_work_on_a_plain_encoder(norm_first):
     assert not torch.allclose(plain, cut, atol=1e-3)
     with watch(model, "blocks.0.resid_post") as there:
         model(STREAM)
-    with edit(model, {"blocks.0.resid_post": put_back(there["blocks.0.resid_post"])}):
+    with edit(model, {"blocks.0.resid_post": patch_activation(there["blocks.0.resid_post"])}):
         assert torch.allclose(model(torch.zeros_like(STREAM)), plain, atol=1e-5)
 
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from tests.model.small_transformers import SEEDS, build, configs, draw_tokens, some
-from toylab.model.layers import Cache
+from toylab.model.layers import KVCache
 from toylab.probes import watch
 
 
@@ -41,7 +41,7 @@ def test_attention_is_what_torchs_own_attention_computes(config, seed, width):
 @some
 @given(configs(), SEEDS, st.integers(1, 5), st.integers(1, 5), st.integers(1, 4))
 def test_reading_in_two_pieces_gives_the_logits_of_reading_at_once(config, seed, first, second, third):
-    model, tokens, cache = build(config, seed), draw_tokens(seed, 2, first + second + third), Cache()
+    model, tokens, cache = build(config, seed), draw_tokens(seed, 2, first + second + third), KVCache()
     pieces = [model(piece, cache=cache) for piece in tokens.split([first, second, third], dim=1)]
     assert cache.length == tokens.shape[1]
     torch.testing.assert_close(torch.cat(pieces, dim=1), model(tokens), rtol=0, atol=1e-10)
@@ -50,7 +50,7 @@ def test_reading_in_two_pieces_gives_the_logits_of_reading_at_once(config, seed,
 @some
 @given(configs(), SEEDS, st.integers(1, 3), st.integers(1, 3))
 def test_a_repeated_cache_goes_on_as_if_each_row_had_been_read_several_times(config, seed, rows, times):
-    model, cache = build(config, seed), Cache()
+    model, cache = build(config, seed), KVCache()
     begun, then = draw_tokens(seed, rows, 4), draw_tokens(seed + 1, rows * times, 2)
     model(begun, cache=cache)
     cache.repeat(times)
@@ -62,7 +62,7 @@ def test_a_repeated_cache_goes_on_as_if_each_row_had_been_read_several_times(con
 @some
 @given(configs(layers=2), SEEDS, st.integers(1, 3), st.integers(1, 4), st.integers(1, 4))
 def test_a_block_knows_the_positions_of_the_tokens_that_pass_it(config, seed, rows, first, second):
-    model, cache = build(config, seed), Cache()
+    model, cache = build(config, seed), KVCache()
     tokens = draw_tokens(seed, rows, first + second)
 
     def known() -> list[list[list[int]]]:

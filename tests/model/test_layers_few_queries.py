@@ -14,7 +14,7 @@ from tests.model.small_encoder_decoders import (
     normal,
 )
 from toylab.model.config import ModelConfig
-from toylab.model.layers import Attention, Geometry
+from toylab.model.layers import Attention, AttentionContext
 from toylab.model.positions import NoPositions
 from toylab.probes import edit, watch
 
@@ -28,7 +28,7 @@ def attention_case(seed: int, heads: int, biases: bool, queries: int, keys: int,
     away[..., 0] = False  # somebody is always seen
     at = torch.zeros(1, max(queries, keys), dtype=torch.long)
     encoding = NoPositions(config, keys, torch.Generator())
-    geometry = Geometry(encoding, at[:, :queries], at[:, :keys], bias.masked_fill(away, -torch.inf))
+    geometry = AttentionContext(encoding, at[:, :queries], at[:, :keys], bias.masked_fill(away, -torch.inf))
     return attn, normal(seed + 1, 2, queries, WIDTH), normal(seed + 2, 2, keys, WIDTH), geometry
 
 

@@ -30,7 +30,7 @@ from toylab.model.steering import (
     Steered,
     Vector,
     rms_normed,
-    vectors,
+    steer,
 )
 from toylab.model.transformer import Transformer
 
@@ -43,7 +43,7 @@ def test_vectors_of_zeros_and_fresh_scaled_ones_change_no_bit(seed, norm):
     model, tokens, queries = build(seed, norm=norm), rows(seed), torch.tensor([[7], [3]])
     expected, there = model(tokens), model(tokens, queries=queries)
     for steered in (
-        vectors(model),
+        steer(model),
         Steered(model, {0: Vector(WIDTH)}, slice(2, 5)),
         Steered(model, {0: Scaled(WIDTH), 2: Scaled(WIDTH, "tanh", numbers(seed, WIDTH))}).double(),
     ):
@@ -65,7 +65,7 @@ def biased(model: Transformer, by_layer: dict[int, Tensor]) -> Transformer:
 def test_a_vector_after_a_block_is_a_bias_of_its_last_map(seed, at):
     model, tokens = build(seed), rows(seed)
     drawn = {layer: 2 * numbers(seed + layer, WIDTH) for layer in at}
-    found, expected = vectors(model, drawn)(tokens), biased(model, drawn)(tokens)
+    found, expected = steer(model, drawn)(tokens), biased(model, drawn)(tokens)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
     assert (found - model(tokens)).abs().max() > 1e-3
     elsewhere = biased(model, {(layer + 1) % LAYERS: vector for layer, vector in drawn.items()})
@@ -77,7 +77,7 @@ def test_a_vector_after_a_block_is_a_bias_of_its_last_map(seed, at):
 def test_a_steered_model_writes_what_the_biased_one_writes(seed, layer):
     model, prompt, vector = build(seed), rows(seed, 3, 3), 2 * numbers(seed, WIDTH)
     expected = generate(biased(model, {layer: vector}), prompt, 6).tolist()
-    assert generate(vectors(model, {layer: vector}), prompt, 6).tolist() == expected
+    assert generate(steer(model, {layer: vector}), prompt, 6).tolist() == expected
 
 
 @some
@@ -87,7 +87,7 @@ def test_a_scaled_vector_that_reads_nothing_is_a_plain_one(seed, bias, layer):
     fixed = {"weight": torch.zeros(WIDTH), "bias": torch.tensor(bias), "vector": vector}
     for gate, length in (("linear", fixed["bias"].item()), ("tanh", math.tanh(fixed["bias"].item()))):
         steered = Steered(model, {layer: scaled(seed, gate, numbers(seed + 5, WIDTH), **fixed)})
-        expected = vectors(model, {layer: length * vector})(tokens)
+        expected = steer(model, {layer: length * vector})(tokens)
         torch.testing.assert_close(steered(tokens), expected, rtol=0, atol=1e-10)
 
 
@@ -166,7 +166,7 @@ def test_training_moves_the_additions_and_nothing_else(seed, kind):
 
 def test_a_model_trained_on_does_not_move_its_steered_copy():
     model, tokens = build(), rows(0)
-    steered = vectors(model, {0: numbers(0, WIDTH)})
+    steered = steer(model, {0: numbers(0, WIDTH)})
     before = steered(tokens)
     with torch.no_grad():
         model.embedding.weight.mul_(2)
@@ -174,7 +174,7 @@ def test_a_model_trained_on_does_not_move_its_steered_copy():
 
 
 def test_without_given_vectors_there_is_one_for_each_block():
-    steered = vectors(build())
+    steered = steer(build())
     assert list(steered.additions) == [str(layer) for layer in range(LAYERS)]
     assert sum(x.numel() for x in steered.parameters() if x.requires_grad) == LAYERS * WIDTH
 
@@ -189,4 +189,4 @@ def test_nothing_to_add_is_refused():
     with pytest.raises(ValueError, match=r"^additions: at least one layer .*Vector"):
         Steered(build(), {})
     with pytest.raises(ValueError, match=r"^additions: "):
-        vectors(build(), {})
+        steer(build(), {})

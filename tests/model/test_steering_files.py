@@ -12,7 +12,7 @@ from toylab.model.steering import (
     Steered,
     load_steering,
     save_steering,
-    vectors,
+    steer,
 )
 from toylab.model.transformer import Transformer
 
@@ -57,7 +57,7 @@ def refused(path: Path, model: Transformer) -> str:
 def test_files_that_hold_no_steering_for_the_model_are_refused_by_name(tmp_path):
     model, path = build().float(), tmp_path / "steering.safetensors"
     assert "there is no such file" in refused(path, model)
-    save_steering(path, vectors(model))
+    save_steering(path, steer(model))
     load_steering(path, model)
     assert "for a model of width 8" in refused(path, build(width=8))
     content = path.read_bytes()

@@ -24,7 +24,7 @@ from tests.model.small_steerings import (
 from toylab.console import ToylabError
 from toylab.model.config import ModelConfig
 from toylab.model.generate import generate
-from toylab.model.layers import Cache
+from toylab.model.layers import KVCache
 from toylab.model.steering import (
     Steered,
     Vector,
@@ -224,7 +224,7 @@ def test_an_edit_by_position_does_the_same_to_whole_rows_to_pieces_and_to_chosen
     model, tokens = steered(config, seed, layers, at), small_transformers.draw_tokens(seed, rows, sum(pieces))
     whole = model(tokens)
     for sizes in (pieces, [1] * sum(pieces)):
-        cache = Cache()
+        cache = KVCache()
         found = torch.cat([model(piece, cache=cache) for piece in tokens.split(sizes, dim=1)], dim=1)
         torch.testing.assert_close(found, whole, rtol=0, atol=1e-10)
     queries = torch.randint(sum(pieces), (rows, 2), generator=torch.Generator().manual_seed(seed))

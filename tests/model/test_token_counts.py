@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from tests.examples import fewer
 from toylab.model.config import ModelConfig
 from toylab.model.encoder_decoder import ENCODER, EncoderDecoder, EncoderDecoderConfig
-from toylab.model.layers import Cache
-from toylab.model.token_counts import Tally, tally
+from toylab.model.layers import KVCache
+from toylab.model.token_counts import TokenCounts, count_tokens
 from toylab.model.transformer import Transformer
 from toylab.probes import watch
 
@@ -53,8 +53,8 @@ def draw_tokens(seed: int, rows: int, width: int) -> torch.Tensor:
     return torch.randint(VOCAB, (rows, width), generator=torch.Generator().manual_seed(seed))
 
 
-def counted(tokens: torch.Tensor, causal: bool) -> Tally:
-    return tally(tokens, VOCAB, causal, torch.float64)
+def counted(tokens: torch.Tensor, causal: bool) -> TokenCounts:
+    return count_tokens(tokens, VOCAB, causal, torch.float64)
 
 
 # Counting ------------------------------------------------------------------------------------------------------------
@@ -74,15 +74,15 @@ def test_a_tally_counts_the_tokens_that_a_position_may_see(seed, rows, width, ca
 
 def test_a_tally_worked_out_by_hand():
     tokens = torch.tensor([[1, 0, 1]])
-    assert tally(tokens, 2, causal=True).log_counts.exp()[0].round().tolist() == [[0, 1], [1, 1], [1, 2]]
-    assert tally(tokens, 2, causal=False).log_counts.exp()[0].round().tolist() == [[1, 2]] * 3
+    assert count_tokens(tokens, 2, causal=True).log_counts.exp()[0].round().tolist() == [[0, 1], [1, 1], [1, 2]]
+    assert count_tokens(tokens, 2, causal=False).log_counts.exp()[0].round().tolist() == [[1, 2]] * 3
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_tally_has_the_type_of_the_model_that_will_use_it(dtype):
-    found = tally(draw_tokens(0, 2, 4), VOCAB, True, dtype)
+    found = count_tokens(draw_tokens(0, 2, 4), VOCAB, True, dtype)
     assert found.types.dtype == found.log_counts.dtype == dtype
-    assert tally(draw_tokens(0, 2, 4), VOCAB, True).types.dtype == torch.get_default_dtype()
+    assert count_tokens(draw_tokens(0, 2, 4), VOCAB, True).types.dtype == torch.get_default_dtype()
 
 
 # The same numbers ----------------------------------------------------------------------------------------------------
@@ -91,7 +91,7 @@ def test_a_tally_has_the_type_of_the_model_that_will_use_it(dtype):
 @given(configs(), SEEDS, st.integers(1, 3), st.integers(1, 12))
 def test_counting_types_gives_the_numbers_of_visiting_every_pair(config, seed, rows, width):
     model, tokens = build(config, seed), draw_tokens(seed, rows, width)
-    found = model(tokens, tally=counted(tokens, config.causal))
+    found = model(tokens, token_counts=counted(tokens, config.causal))
     torch.testing.assert_close(found, model(tokens), rtol=0, atol=1e-10)
 
 
@@ -102,7 +102,7 @@ def test_counting_types_gives_the_gradients_of_visiting_every_pair(config, seed,
     weights = torch.randn(model(tokens).shape, generator=torch.Generator().manual_seed(seed)).double()
     into = list(model.named_parameters())
     by_type, by_pair = (
-        torch.autograd.grad((weights * model(tokens, tally=how)).sum(), [one for _, one in into])
+        torch.autograd.grad((weights * model(tokens, token_counts=how)).sum(), [one for _, one in into])
         for how in (counted(tokens, config.causal), None)
     )
     for (name, _), one, other in zip(into, by_type, by_pair, strict=True):
@@ -115,7 +115,7 @@ def test_counting_types_gives_the_gradients_of_visiting_every_pair(config, seed,
 def test_an_encoder_decoder_answers_the_same_with_a_tally(config, seed, width):
     whole = EncoderDecoderConfig(encoder=config, self_attention=True, hidden=4)
     model, tokens = EncoderDecoder(whole, VOCAB, 3, 7, CONTEXT, seed).double(), draw_tokens(seed, 2, width)
-    found = model(tokens, tally=counted(tokens, config.causal))
+    found = model(tokens, token_counts=counted(tokens, config.causal))
     torch.testing.assert_close(found, model(tokens), rtol=0, atol=1e-9)
 
 
@@ -128,7 +128,7 @@ def test_long_strings_and_steep_scores_do_not_part_the_two_ways(causal):
     with watch(model, "blocks.0.attn.scores") as seen:
         by_pair = model(tokens)
     assert seen["blocks.0.attn.scores"].max() > 50
-    torch.testing.assert_close(model(tokens, tally=counted(tokens, causal)), by_pair, rtol=0, atol=1e-10)
+    torch.testing.assert_close(model(tokens, token_counts=counted(tokens, causal)), by_pair, rtol=0, atol=1e-10)
 
 
 # Where a tally would lie ---------------------------------------------------------------------------------------------
@@ -140,14 +140,14 @@ def test_the_tally_of_the_other_direction_or_of_other_tokens_gives_other_numbers
     model, tokens = build(ModelConfig(layers=1, width=8, positions="none", causal=causal)), draw_tokens(3, 2, 8)
     right = model(tokens)
     for wrong in (counted(tokens, not causal), counted(tokens.flip(1), causal), counted(tokens.flip(0), causal)):
-        assert (model(tokens, tally=wrong) - right).abs().max() > 1e-3
+        assert (model(tokens, token_counts=wrong) - right).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("positions", ["learned", "sinusoidal", "rotary", "alibi"])
 def test_a_model_with_positions_refuses_a_tally(positions):
     model, tokens = Transformer(ModelConfig(width=8, positions=positions), VOCAB, CONTEXT), draw_tokens(0, 2, 4)
     with pytest.raises(ValueError, match=r"^tally: .*whole rows .*positions='none'; leave it out"):
-        model(tokens, tally=tally(tokens, VOCAB, True))
+        model(tokens, token_counts=count_tokens(tokens, VOCAB, True))
 
 
 @pytest.mark.parametrize(
@@ -165,13 +165,13 @@ def test_a_tally_is_refused_beside_what_it_knows_nothing_of(also):
     alone, right = model(tokens), model(tokens, **also)
     assert right.shape != alone.shape or (right - alone).abs().max() > 1e-6
     with pytest.raises(ValueError, match=r"^tally: "):
-        model(tokens, tally=counted(tokens, True), **also)
+        model(tokens, token_counts=counted(tokens, True), **also)
 
 
 def test_a_tally_is_refused_beside_a_cache_which_stays_as_it_was():
-    model, tokens, cache = build(ModelConfig(layers=1, width=8, positions="none")), draw_tokens(0, 2, 4), Cache()
+    model, tokens, cache = build(ModelConfig(layers=1, width=8, positions="none")), draw_tokens(0, 2, 4), KVCache()
     with pytest.raises(ValueError, match=r"^tally: "):
-        model(tokens, tally=counted(tokens, True), cache=cache)
+        model(tokens, token_counts=counted(tokens, True), cache=cache)
     assert cache.length == 0
 
 
@@ -180,4 +180,4 @@ def test_an_encoder_decoder_refuses_a_tally_of_padded_rows():
     tokens = draw_tokens(0, 2, 4)
     seen = torch.tensor([[True] * 4, [True, True, False, False]])
     with pytest.raises(ValueError, match=r"^tally: "):
-        model(tokens, seen=seen, tally=tally(tokens, VOCAB, True))
+        model(tokens, seen=seen, token_counts=count_tokens(tokens, VOCAB, True))

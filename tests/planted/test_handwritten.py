@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from toylab.model.encoder_decoder import EncoderDecoder
-from toylab.model.token_counts import tally
+from toylab.model.token_counts import count_tokens
 from toylab.model.transformer import Transformer
 from toylab.planted.handwritten import contextual_counter, iteration_head
 from toylab.probes import fit_saturation, link_mass, mass_by_class, name_bias, watch
-from toylab.studies.contextual_counting.data import Strings, strings
+from toylab.studies.contextual_counting.data import StringBatch, string_batch
 from toylab.tasks import (
     IGNORE,
     ITERATED_MAPS,
@@ -36,7 +36,7 @@ STARTS = ("first-input", "zero")
 def by_length(task: IteratedMap, rows: int) -> dict[int, Batch]:
     """Random inputs of every length of the task, short ones included, which are too few to hold any out."""
     rng, batches = random_stream(0, "circuit"), {}
-    for length in range(task.shortest, task.longest + 1):
+    for length in range(task.min_length, task.max_length + 1):
         inputs = rng.choice(task.inputs, size=(rows, length))
         batches[length] = task.batch(inputs, np.full(rows, length))
     return batches
@@ -45,8 +45,8 @@ def by_length(task: IteratedMap, rows: int) -> dict[int, Batch]:
 def everything(task: IteratedMap) -> Batch:
     """Every input of every length in one padded batch."""
     rows = [
-        (list(inputs) + [0] * (task.longest - length), length)
-        for length in range(task.shortest, task.longest + 1)
+        (list(inputs) + [0] * (task.max_length - length), length)
+        for length in range(task.min_length, task.max_length + 1)
         for inputs in itertools.product(task.inputs, repeat=length)
     ]
     return task.batch(np.array([row for row, _ in rows]), np.array([length for _, length in rows]))
@@ -110,7 +110,7 @@ def test_its_heads_read_where_the_algorithm_does(kind):
     assert head.end_of_input_at == (0, 0)
     assert min(head.carry, head.stop, head.end_of_input) > 0.999
     for batch in batches.values():
-        first, second = evaluate.patterns(model, batch)
+        first, second = evaluate.attention_patterns(model, batch)
         assert link_mass(first, batch.links["end of input"]).item() > 0.999
         for name in ("carry", "stop"):
             assert link_mass(second, batch.links[name]).item() > 0.999
@@ -207,7 +207,7 @@ SHARES = (0.0, 0.1, 0.5, 1.0)
 """Of ones among the bits."""
 
 
-def bracketed(length: int, regions: int, p: float, rows: int, labels: int | None = None) -> Strings:
+def bracketed(length: int, regions: int, p: float, rows: int, labels: int | None = None) -> StringBatch:
     """Random strings of one length, from no split: where brackets leave no room there is but one, and it is asked for
     too. Half of the rows have all brackets side by side, which leaves regions empty or one of them with nearly all."""
     rng = random_stream(0, "counter", length, regions)
@@ -219,10 +219,10 @@ def bracketed(length: int, regions: int, p: float, rows: int, labels: int | None
             places[rng.integers(2 * regions + 1) :] += length - 2 * regions
         row[places[::2]], row[places[1::2]] = OPEN, CLOSE
     task = ContextualCounting(length=length, regions=regions)
-    return strings(task, task.batch(drawn, np.full(rows, length)), labels)
+    return string_batch(task, task.batch(drawn, np.full(rows, length)), labels)
 
 
-def errors(model: EncoderDecoder, asked: Strings, **how) -> int:
+def errors(model: EncoderDecoder, asked: StringBatch, **how) -> int:
     """How many counts of existing regions the model gets wrong."""
     with torch.no_grad():
         said = model(asked.tokens, **how).argmax(dim=-1)
@@ -231,7 +231,7 @@ def errors(model: EncoderDecoder, asked: Strings, **how) -> int:
     return int((said != asked.counts)[exists].sum())
 
 
-def broken(model: EncoderDecoder, asked: Strings) -> bool:
+def broken(model: EncoderDecoder, asked: StringBatch) -> bool:
     """Whether most counts above 0, which is what silence says, are wrong."""
     least = asked.counts.masked_fill(asked.counts == 0, IGNORE)
     return errors(model, replace(asked, counts=least)) > int((least > 0).sum()) / 2
@@ -300,7 +300,7 @@ def test_the_counter_looks_at_the_ones_of_its_region_and_at_its_bias_token_alone
 @pytest.mark.parametrize("bias", BIASES)
 def test_the_counter_needs_to_see_no_pairs(bias):
     asked, model = bracketed(128, 5, 0.5, 6), contextual_counter(5, 129, bias=bias)
-    assert errors(model, asked, tally=tally(asked.tokens, 5, True, torch.float64)) == 0
+    assert errors(model, asked, token_counts=count_tokens(asked.tokens, 5, True, torch.float64)) == 0
 
 
 def counter_weights() -> list[str]:

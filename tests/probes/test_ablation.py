@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toylab.planted.handwritten import iteration_head
-from toylab.probes import edit, follow_links, link_mass, moved, uniform_heads, uniform_mass, watch, zero_heads
+from toylab.probes import edit, follow_links, link_mass, shift_links, uniform_heads, uniform_mass, watch, zero_heads
 from toylab.tasks import ITERATED_MAPS, Polynomial, WordProblem
-from toylab.training.evaluate import accuracy, by_length, predict
+from toylab.training.evaluate import accuracy, by_length, predict_tokens
 
 some = settings(max_examples=25)
 SIZE = 7
@@ -210,17 +210,17 @@ def test_an_edit_made_twice_is_the_edit_made_once(links, heads, named, seed):
 @some
 @given(edges, st.integers(-3, 3), st.integers(-3, 3))
 def test_moving_links_moves_the_keys_alone_and_moves_add_up(links, one, two):
-    there = moved(links, one)
+    there = shift_links(links, one)
     assert np.array_equal(there[:, :2], links[:, :2])
     assert np.array_equal(there[:, 2] - links[:, 2], np.full(len(links), one))
-    assert np.array_equal(moved(there, two), moved(links, one + two))
-    assert np.array_equal(moved(there, -one), links)
-    assert np.array_equal(moved(torch.from_numpy(links), one), there)
+    assert np.array_equal(shift_links(there, two), shift_links(links, one + two))
+    assert np.array_equal(shift_links(there, -one), links)
+    assert np.array_equal(shift_links(torch.from_numpy(links), one), there)
 
 
 @pytest.mark.parametrize("edge", [[0, 3, -1], [0, 3, SIZE], [2, 3, 0], [-1, 3, 0], [0, SIZE, 0], [0, -1, 0]])
 def test_links_that_point_outside_the_pattern_raise(edge):
-    # A key of -1 would otherwise be the last one: `moved` makes such links, and the head would read the future.
+    # A key of -1 would otherwise be the last one: `shift_links` makes such links, and the head would read the future.
     change = follow_links(0, np.array([[0, 1, 0], edge]))
     with pytest.raises(ValueError, match="outside the pattern"):
         change(random_pattern(0))
@@ -249,7 +249,7 @@ Z, PATTERN = "blocks.1.attn.z", "blocks.1.attn.pattern"
 
 
 def examples_of(task):
-    return by_length(task, 0, range(task.longest, 3, -2), rows=6)
+    return by_length(task, 0, range(task.max_length, 3, -2), rows=6)
 
 
 def answers(batch):
@@ -273,7 +273,7 @@ def test_the_circuit_needs_its_head_where_answers_are_written_and_only_there(tas
 @every_circuit
 def test_edits_on_the_inputs_change_no_bit_of_the_answers(task):
     model = iteration_head(task)
-    batch = examples_of(task)[task.longest]
+    batch = examples_of(task)[task.max_length]
     tokens = torch.from_numpy(batch.tokens)
     with torch.no_grad():
         before = model(tokens)[:, answers(batch)]
@@ -302,8 +302,8 @@ def test_steering_the_head_one_input_further_gives_exactly_the_map_of_the_next_i
     for length, batch in examples_of(task).items():
         links = batch.links["carry"]
         links = links[links[:, 2] < length]  # there is no input after the last
-        said = predict(model, batch, {PATTERN: follow_links(0, moved(links, 1))})
-        usual = predict(model, batch)
+        said = predict_tokens(model, batch, {PATTERN: follow_links(0, shift_links(links, 1))})
+        usual = predict_tokens(model, batch)
         for row, tokens in enumerate(batch.tokens.tolist()):
             for query in range(length + 1, 2 * length):
                 x = np.array([tokens[query - length + 1]])
@@ -321,8 +321,8 @@ def test_steering_by_any_distance_reads_the_input_that_far_away(by):
     batch = examples_of(task)[8]
     links = batch.links["carry"]
     links = links[(links[:, 2] + by >= 1) & (links[:, 2] + by <= 8) & (links[:, 2] > 1)]
-    said = predict(iteration_head(task), batch, {PATTERN: follow_links(0, moved(links, by))})
-    row, query, key = moved(links, by).T
+    said = predict_tokens(iteration_head(task), batch, {PATTERN: follow_links(0, shift_links(links, by))})
+    row, query, key = shift_links(links, by).T
     expected = task.step(batch.tokens[row, query], batch.tokens[row, key])
     assert np.array_equal(said.numpy()[row, query], expected)
 

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from toylab import probes
 from toylab.console import ToylabError
-from toylab.probes.checks import as_mask, as_whole, finite
+from toylab.probes.checks import as_mask, as_whole, check_finite
 
 few = settings(max_examples=10)
 ROWS, WIDTH, HEADS, SIZE = 12, 4, 2, 5
 GROUP = torch.arange(ROWS) % 2
 LINKS = np.array([(row, query, query - 1) for row in range(3) for query in (2, 3, 4)])
-BARS = {"carry_bar": 0.9, "stop_bar": 0.5, "end_of_input_bar": 0.25}
+BARS = {"carry_threshold": 0.9, "stop_threshold": 0.5, "end_of_input_threshold": 0.25}
 
 
 def normal(seed: int, *shape: int) -> torch.Tensor:
@@ -66,8 +66,8 @@ def measure(numbers: Mapping[str, object], infinite: bool = False, **others: obj
 
 
 MEASURES = {
-    "against": measure({"direction": normal(0, WIDTH), "rows": normal(1, 6, WIDTH)}, token=0, competitor=1),
-    "alignment": measure({"vectors": normal(0, ROWS, WIDTH), "direction": normal(1, WIDTH)}),
+    "contrast_cosine": measure({"direction": normal(0, WIDTH), "rows": normal(1, 6, WIDTH)}, token=0, competitor=1),
+    "energy_along": measure({"vectors": normal(0, ROWS, WIDTH), "direction": normal(1, WIDTH)}),
     "auc": measure({"high": normal(0, ROWS), "low": normal(1, ROWS)}, infinite=True),
     "class_readout": measure(
         {
@@ -80,18 +80,18 @@ MEASURES = {
     "conditional_share": measure(MATRICES | INPUTS),
     "cosine_to": measure({"changes": normal(0, ROWS, WIDTH), "direction": normal(1, WIDTH)}),
     "dead_share": measure({"activations": normal(0, ROWS, WIDTH)}, model=dictionary()),
-    "effect": measure(MATRICES | INPUTS),
+    "relative_change": measure(MATRICES | INPUTS),
     "explained_variance": measure({"activations": normal(0, ROWS, WIDTH)}, model=dictionary()),
     "find_iteration_head": measure(
         {"patterns": {n: [pattern(n), pattern(n + 5)] for n in (1, 2)}} | BARS, links=BY_LENGTH
     ),
     "fit_autoencoder": measure({"activations": normal(0, ROWS, WIDTH), "learning_rate": 0.01}, features=6, steps=2),
     "fit_saturation": measure({"mass": SHARES["ones"]}, counts=torch.arange(ROWS)),
-    "gain": measure({"weight": MATRICES["weight"]} | INPUTS),
+    "amplification": measure({"weight": MATRICES["weight"]} | INPUTS),
     "gradient_norms": measure({"points": normal(0, ROWS, WIDTH)}, function=lambda x: x.square().sum(dim=1)),
     "invariance": measure({"pattern": pattern(0), "threshold": 0.5}, links=LINKS),
     "jacobian_norms": measure({"points": normal(0, ROWS, WIDTH)}, function=torch.sin),
-    "leading": measure({"weight": MATRICES["weight"]}),
+    "left_singular_directions": measure({"weight": MATRICES["weight"]}),
     "linear_probe": measure(
         {"features": normal(0, ROWS, WIDTH), "ridge": 0.01},
         labels=GROUP,
@@ -105,17 +105,19 @@ MEASURES = {
     "name_bias": measure({"masses": SHARES, "bar": 0.7}, counted="ones"),
     "name_circuit": measure(NUMBERS | {"solved": 0.8, "slack": 0.05}),
     "null_share": measure(MATRICES),
-    "outside": measure({"vectors": normal(0, ROWS, WIDTH), "directions": torch.eye(ROWS, dtype=torch.float64)[:, :3]}),
+    "energy_outside": measure(
+        {"vectors": normal(0, ROWS, WIDTH), "directions": torch.eye(ROWS, dtype=torch.float64)[:, :3]}
+    ),
     "peakiness": measure({"pattern": pattern(0), "threshold": 0.5}, links=LINKS),
     "predicted_slope": measure({"shares": {"zeros": 0.6, "begin": 0.4}, "growth": {"zeros": 2.0}}),
-    "ranks": measure({"scores": normal(0, ROWS)}, infinite=True),
+    "token_ranks": measure({"scores": normal(0, ROWS)}, infinite=True),
     "rotary_planes": measure({"query": normal(0, WIDTH), "key": normal(1, WIDTH)}),
     "row_cosines": measure({"change": MATRICES["change"]} | INPUTS),
     "score_table": measure({"queries": normal(0, 3, HEADS, WIDTH), "keys": normal(1, 3, HEADS, WIDTH)}),
     "separation": measure(clouds("safe", "unsafe")),
     "split_change": measure(MATRICES),
-    "tau": measure({"activations": normal(0, ROWS, WIDTH), "safe": normal(1, WIDTH), "unsafe": normal(2, WIDTH)}),
-    "through_origin": measure({"predicted": normal(0, ROWS)}, counts=torch.arange(ROWS)),
+    "nearness": measure({"activations": normal(0, ROWS, WIDTH), "safe": normal(1, WIDTH), "unsafe": normal(2, WIDTH)}),
+    "slope_through_origin": measure({"predicted": normal(0, ROWS)}, counts=torch.arange(ROWS)),
     "token_cosines": measure({"direction": normal(0, WIDTH), "rows": normal(1, 6, WIDTH)}),
     "top_energy": measure({"matrix": MATRICES["change"]}),
     "top_rank": measure({"change": MATRICES["change"]}, rank=2),
@@ -124,16 +126,16 @@ MEASURES = {
 }
 OTHERS = {
     "takes no numbers but masks, held to the law of masks": ["block_keys", "compare_features"],
-    "takes links alone, which are whole numbers": ["moved", "uniform_mass"],
-    "edits what passes and measures nothing": ["follow_links", "uniform_heads", "zero_heads", "put_back"],
-    "looks into a model, and hands on what passes as it is": ["Paths", "Tap", "edit", "points", "watch"],
+    "takes links alone, which are whole numbers": ["shift_links", "uniform_mass"],
+    "edits what passes and measures nothing": ["follow_links", "uniform_heads", "zero_heads", "patch_activation"],
+    "looks into a model, and hands on what passes as it is": ["PathPatched", "Tap", "edit", "points", "watch"],
     "holds what was found": [
-        "Bias",
+        "BiasToken",
         "FeatureTest",
         "IterationHead",
         "NullShare",
         "ProbeScore",
-        "Readout",
+        "ClassReadout",
         "Saturation",
     ],
     "is no function of tensors": ["CIRCUITS", "Edit"],
@@ -201,7 +203,7 @@ def test_one_number_that_is_none_is_refused_by_the_name_of_its_argument(name, ar
 def test_what_a_model_or_a_function_makes_of_sound_numbers_is_looked_at_too():
     model, x = dictionary(), normal(0, ROWS, WIDTH)
     with pytest.raises(ToylabError, match=r"^x: "):
-        model.codes(x.log())
+        model.encode(x.log())
     model.encoder[0, 0] = math.nan
     for judge in (probes.dead_share, probes.explained_variance):
         with pytest.raises(ToylabError, match=r"^model.*: holds nan"):
@@ -326,4 +328,4 @@ def test_masks_and_whole_numbers_come_from_lists_arrays_and_tensors_alike():
 
 def test_the_place_of_the_first_bad_number_is_named():
     with pytest.raises(ToylabError, match=r"^x\['a'\]\[1\]: holds nan at \[0, 2\]; "):
-        finite(fine=torch.arange(3), x={"a": [1.0, torch.tensor([[0, 1, math.nan]])]})
+        check_finite(fine=torch.arange(3), x={"a": [1.0, torch.tensor([[0, 1, math.nan]])]})

@@ -17,7 +17,7 @@ from toylab.probes import (
     mass_by_class,
     name_bias,
     predicted_slope,
-    through_origin,
+    slope_through_origin,
 )
 
 LOGS = st.floats(-5, 8)
@@ -122,18 +122,18 @@ def test_the_slope_through_the_origin_is_numpys_least_squares(seed, size):
     counts[0] = 3
     predicted = counts * 0.7 + normal(seed, size)
     expected = np.linalg.lstsq(counts[:, None].double().numpy(), predicted.numpy(), rcond=None)[0]
-    assert through_origin(predicted, counts) == pytest.approx(float(expected[0]), abs=1e-10)
+    assert slope_through_origin(predicted, counts) == pytest.approx(float(expected[0]), abs=1e-10)
 
 
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=9), st.integers(0, 5))
 def test_predictions_that_are_a_multiple_of_the_counts_have_that_slope(counts, factor):
     counts = torch.tensor([*counts, 1])
-    assert through_origin(counts * factor, counts) == pytest.approx(factor)
+    assert slope_through_origin(counts * factor, counts) == pytest.approx(factor)
 
 
 def test_counts_of_nothing_have_no_slope():
     with pytest.raises(ValueError, match="counts: are all 0; a slope needs some above"):
-        through_origin(torch.tensor([1, 2]), torch.tensor([0, 0]))
+        slope_through_origin(torch.tensor([1, 2]), torch.tensor([0, 0]))
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_the_prediction_comes_true_on_a_planted_counter_whose_string_grows(weigh
     k = sum(weight * factor for weight, factor in zip(weights, growth, strict=True))
     x = n / (n + k)
     bias = name_bias(masses, "ones")
-    found = through_origin(learned * x / (1 - x), counts)
+    found = slope_through_origin(learned * x / (1 - x), counts)
     assert found == pytest.approx(predicted_slope(bias.shares, grown), rel=1e-9)
     assert fit_saturation(x, counts).k * found == pytest.approx(learned, rel=1e-5)
 
@@ -234,11 +234,11 @@ def test_where_no_used_class_gets_attention_the_bias_alone_is_the_answer():
 @pytest.mark.parametrize("kind", [torch.uint8, torch.int32, torch.float64])
 def test_counts_of_any_type_are_counts(kind):
     counts, mass = torch.tensor([0, 1, 3, 8]), double(0.1, 0.2, 0.5, 0.6)
-    for fit in (fit_saturation, through_origin):
+    for fit in (fit_saturation, slope_through_origin):
         assert inspect.unwrap(fit)(mass, counts.to(kind)) == fit(mass, counts)
 
 
-@pytest.mark.parametrize("fit", [fit_saturation, through_origin])
+@pytest.mark.parametrize("fit", [fit_saturation, slope_through_origin])
 @pytest.mark.parametrize(
     ("count", "rule"), [(-100, "at least 0"), (2.5, "a whole number"), (math.nan, "a finite number")]
 )

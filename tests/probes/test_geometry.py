@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from toylab.probes.geometry import auc, cosine_to, gradient_norms, jacobian_norms, separation, tau, top_share
+from toylab.probes.geometry import auc, cosine_to, gradient_norms, jacobian_norms, nearness, separation, top_share
 from toylab.probes.nullspace import top_energy
 
 SEEDS = st.integers(0, 2**31)
@@ -120,8 +120,12 @@ def frobenius_norms(function, points):
 
 
 BROKEN = [
-    (tau, lambda x, safe, unsafe: tau(x, unsafe, safe), tau_is_the_distance_of_the_means_at_each_mean_and_none_between),
-    (tau, squared_tau, tau_is_the_distance_of_the_means_at_each_mean_and_none_between),
+    (
+        nearness,
+        lambda x, safe, unsafe: nearness(x, unsafe, safe),
+        tau_is_the_distance_of_the_means_at_each_mean_and_none_between,
+    ),
+    (nearness, squared_tau, tau_is_the_distance_of_the_means_at_each_mean_and_none_between),
     (separation, separation_of_clouds_alike, separation_is_the_distance_over_the_mean_spread_of_all_cases),
     (auc, lambda high, low: (high[:, None] > low).double().mean().item(), the_area_counts_pairs_with_ties_half),
     (auc, lambda high, low: (high[:, None] >= low).double().mean().item(), the_area_counts_pairs_with_ties_half),
@@ -153,7 +157,7 @@ def test_a_broken_measure_is_caught_by_its_law(mutant, law):
 
 def test_tau_and_the_first_component_by_hand():
     # The first point lies 5 from the unsafe mean and 4 from the safe one, the second 0 and 3.
-    close(tau(double([0, 0], [3, 4]), double(0, 4), double(3, 4)), [1, -3])
+    close(nearness(double([0, 0], [3, 4]), double(0, 4), double(3, 4)), [1, -3])
     assert top_share(double([0, 0], [3, 0], [0, 1], [3, 1])) == pytest.approx(0.9)
 
 
@@ -163,9 +167,9 @@ def test_scale_rotation_and_origin_do_not_matter_and_swapped_means_turn_the_sign
     (x, other), (safe, unsafe) = normal(seed, 2, CASES, FEATURES), normal(seed + 1, 2, FEATURES)
     q = torch.from_numpy(np.linalg.qr(normal(seed + 4, FEATURES, FEATURES).numpy())[0])
     moved = [scale * (part @ q + q[0] - 3) for part in (x, other + 1, safe, unsafe)]
-    found = tau(x, safe, unsafe)
-    close(tau(x, unsafe, safe), -found)
-    close(tau(moved[0], *moved[2:]), scale * found, 1e-8)
+    found = nearness(x, safe, unsafe)
+    close(nearness(x, unsafe, safe), -found)
+    close(nearness(moved[0], *moved[2:]), scale * found, 1e-8)
     assert (found.abs() <= math.dist(safe.tolist(), unsafe.tolist()) + 1e-9).all()
     assert separation(*moved[:2]) == pytest.approx(separation(x, other + 1))
     assert separation(x, x.flip(0)) == pytest.approx(0, abs=1e-12)
@@ -178,7 +182,7 @@ def test_clouds_far_apart_lie_at_plus_and_minus_their_distance(seed):
     safe, way = normal(seed, FEATURES), normal(seed + 1, FEATURES)
     unsafe = safe + 1000 * way / way.norm()
     clouds = safe + normal(seed + 2, CASES, FEATURES), unsafe + normal(seed + 3, CASES, FEATURES)
-    found = [tau(cloud, safe, unsafe) for cloud in clouds]
+    found = [nearness(cloud, safe, unsafe) for cloud in clouds]
     close(torch.cat(found) / 1000, [1] * CASES + [-1] * CASES, 0.02)
     assert auc(*found) == 1
     assert separation(*clouds) > 100
@@ -295,7 +299,7 @@ def test_clouds_that_are_points_have_no_spread_to_measure_by(seed, one, other, k
     apart = torch.cat([unsafe, unsafe + 1])  # one cloud with a spread is enough
     assert math.isfinite(separation(safe, apart))
     assert top_share(safe) == 0
-    assert tau(apart, safe[0], safe[0]).tolist() == [0] * (2 * other)
+    assert nearness(apart, safe[0], safe[0]).tolist() == [0] * (2 * other)
 
 
 @few

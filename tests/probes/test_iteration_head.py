@@ -143,13 +143,13 @@ def test_the_bars_decide():
     soft = blurred(patterns, 0.6)
     assert find_iteration_head(soft, links).found, "attention of .6 is peaked: above one half"
     assert not find_iteration_head(blurred(patterns, 0.3), links).found
-    assert not find_iteration_head(soft, links, end_of_input_bar=0.7).found
+    assert not find_iteration_head(soft, links, end_of_input_threshold=0.7).found
     # A head that works at two lengths of three.
     mostly = {4: patterns[4], 6: patterns[6], 8: blurred(patterns, 0)[8]}
-    assert len(find_iteration_head(mostly, links, stop_bar=0.7).misses) == 2
-    assert find_iteration_head(mostly, links, carry_bar=0.6, stop_bar=0.6).found
-    assert not find_iteration_head(mostly, links, carry_bar=0.7, stop_bar=0.6).found
-    assert not find_iteration_head(mostly, links, carry_bar=0.6, stop_bar=0.7).found
+    assert len(find_iteration_head(mostly, links, stop_threshold=0.7).misses) == 2
+    assert find_iteration_head(mostly, links, carry_threshold=0.6, stop_threshold=0.6).found
+    assert not find_iteration_head(mostly, links, carry_threshold=0.7, stop_threshold=0.6).found
+    assert not find_iteration_head(mostly, links, carry_threshold=0.6, stop_threshold=0.7).found
 
 
 def test_the_scores_are_means_over_lengths():
@@ -168,7 +168,7 @@ def test_the_scores_are_means_over_lengths():
     "task", [*(kind(lengths=(1, 8)) for kind in ITERATED_MAPS), WordProblem(group="A5", lengths=(1, 5))]
 )
 def test_the_hand_written_circuit_of_every_task_is_found(task):
-    examples = by_length(task, 0, range(3, task.longest + 1, 2), rows=4)
+    examples = by_length(task, 0, range(3, task.max_length + 1, 2), rows=4)
     assert len(examples) > 1
     found = search_iteration_head(iteration_head(task), examples)
     assert found == IterationHead(1, 0, 1.0, 1.0, 1.0, (0, 0), ())

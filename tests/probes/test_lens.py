@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toylab import ModelConfig, Transformer
-from toylab.probes import against, logit_attribution, ranks, token_cosines, watch
+from toylab.probes import contrast_cosine, logit_attribution, token_cosines, token_ranks, watch
 
 SEEDS = st.integers(0, 2**31)
 SIZES = st.integers(2, 9)
@@ -107,20 +107,24 @@ def never_centred(parts, rows, centred=True, eps=1e-5):
 
 
 def equal_ones_backwards(scores):
-    return ranks(scores.flip(-1)).flip(-1)
+    return token_ranks(scores.flip(-1)).flip(-1)
 
 
 BROKEN = [
     (token_cosines, lambda x, rows: x @ rows.T, cosines_are_those_of_every_pair_by_hand),
     (token_cosines, lambda x, rows: token_cosines(x, rows - rows.mean(dim=0)), cosines_are_those_of_every_pair_by_hand),
     (token_cosines, lambda x, rows: token_cosines(x, rows).abs(), a_row_has_cosine_one_with_itself_at_any_scale),
-    (ranks, lambda scores: ranks(scores) - 1, ranks_count_the_larger_scores_and_the_equal_ones_before),
-    (ranks, lambda scores: ranks(-scores), ranks_count_the_larger_scores_and_the_equal_ones_before),
-    (ranks, lambda scores: scores.argsort(dim=-1) + 1, ranks_count_the_larger_scores_and_the_equal_ones_before),
-    (ranks, equal_ones_backwards, ranks_count_the_larger_scores_and_the_equal_ones_before),
-    (against, lambda x, rows, a, b: against(x, rows, b, a), against_is_the_cosine_with_the_difference_of_two_rows),
+    (token_ranks, lambda scores: token_ranks(scores) - 1, ranks_count_the_larger_scores_and_the_equal_ones_before),
+    (token_ranks, lambda scores: token_ranks(-scores), ranks_count_the_larger_scores_and_the_equal_ones_before),
+    (token_ranks, lambda scores: scores.argsort(dim=-1) + 1, ranks_count_the_larger_scores_and_the_equal_ones_before),
+    (token_ranks, equal_ones_backwards, ranks_count_the_larger_scores_and_the_equal_ones_before),
     (
-        against,
+        contrast_cosine,
+        lambda x, rows, a, b: contrast_cosine(x, rows, b, a),
+        against_is_the_cosine_with_the_difference_of_two_rows,
+    ),
+    (
+        contrast_cosine,
         lambda x, rows, a, b: token_cosines(x, rows)[:, a] - token_cosines(x, rows)[:, b],
         against_is_the_cosine_with_the_difference_of_two_rows,
     ),
@@ -150,16 +154,16 @@ def test_a_lens_by_hand():
     rows = double([1, 0], [0, 2], [-3, 0], [3, 3])
     found = token_cosines(double(2, 0), rows)
     close(found, [1, 0, -1, math.sqrt(0.5)])
-    assert ranks(found).tolist() == [1, 3, 4, 2]
-    assert ranks(double(5, 7, 5, 7, 0)).tolist() == [3, 1, 4, 2, 5]
-    assert against(double(2, 0), rows, 0, 3).item() == pytest.approx(-2 / math.sqrt(13))
+    assert token_ranks(found).tolist() == [1, 3, 4, 2]
+    assert token_ranks(double(5, 7, 5, 7, 0)).tolist() == [3, 1, 4, 2, 5]
+    assert contrast_cosine(double(2, 0), rows, 0, 3).item() == pytest.approx(-2 / math.sqrt(13))
 
 
 @given(SEEDS, SIZES, SIZES)
 def test_a_row_comes_first_in_its_own_lens_and_last_in_that_of_its_opposite(seed, vocab, width):
     rows = normal(seed, vocab, width)
-    assert ranks(token_cosines(rows, rows)).diagonal().tolist() == [1] * vocab
-    assert ranks(token_cosines(-rows, rows)).diagonal().tolist() == [vocab] * vocab
+    assert token_ranks(token_cosines(rows, rows)).diagonal().tolist() == [1] * vocab
+    assert token_ranks(token_cosines(-rows, rows)).diagonal().tolist() == [vocab] * vocab
 
 
 @given(SEEDS, SIZES, SIZES, st.sampled_from([1e-3, 0.5, 1e4]))
@@ -167,29 +171,29 @@ def test_neither_the_length_of_a_direction_nor_that_of_a_row_matters(seed, vocab
     directions, rows = normal(seed, 2, 3, width), normal(seed + 1, vocab, width)
     lengths = normal(seed + 2, vocab, 1).exp()
     close(token_cosines(scale * directions, lengths * rows), token_cosines(directions, rows))
-    close(against(scale * directions, 3 * rows, 0, 1), against(directions, rows, 0, 1))
+    close(contrast_cosine(scale * directions, 3 * rows, 0, 1), contrast_cosine(directions, rows, 0, 1))
     close(token_cosines(-directions, rows), -token_cosines(directions, rows))
 
 
 @given(SEEDS, SIZES)
 def test_ranks_are_every_number_once_and_sort_the_scores(seed, vocab):
     scores = torch.from_numpy(np.random.default_rng(seed).integers(0, 4, (2, 3, vocab))).double()
-    found = ranks(scores)
+    found = token_ranks(scores)
     assert found.shape == scores.shape
     assert (found.sort(dim=-1).values == torch.arange(1, vocab + 1)).all()
     placed = torch.empty_like(scores).scatter(-1, found - 1, scores)
     assert (placed.diff(dim=-1) <= 0).all()
-    assert torch.equal(ranks(scores.exp() * 10 - 3), found), "only the order counts"
+    assert torch.equal(token_ranks(scores.exp() * 10 - 3), found), "only the order counts"
 
 
 @given(SEEDS, SIZES, SIZES)
 def test_against_turns_its_sign_with_the_tokens_and_is_one_for_their_difference(seed, vocab, width):
     directions, rows = normal(seed, 3, width), normal(seed + 1, vocab, width)
-    close(against(directions, rows, 1, 0), -against(directions, rows, 0, 1))
-    assert against(rows[1] - rows[0], rows, 1, 0).item() == pytest.approx(1)
+    close(contrast_cosine(directions, rows, 1, 0), -contrast_cosine(directions, rows, 0, 1))
+    assert contrast_cosine(rows[1] - rows[0], rows, 1, 0).item() == pytest.approx(1)
     # What all rows share, no choice between two of them can see.
-    close(against(directions, rows + normal(seed + 2, width), 1, 0), against(directions, rows, 1, 0))
-    close(against(directions, rows, 0, 0), [0] * 3)
+    close(contrast_cosine(directions, rows + normal(seed + 2, width), 1, 0), contrast_cosine(directions, rows, 1, 0))
+    close(contrast_cosine(directions, rows, 0, 0), [0] * 3)
 
 
 # Whose words a logit is made of --------------------------------------------------------------------------------------
@@ -258,7 +262,7 @@ def test_what_has_no_length_has_cosine_zero_and_what_is_short_has_its_own(kind):
     rows = torch.tensor([[1.0, 0], [0, 0], [1, 0], [3, 4]]).to(kind)
     assert token_cosines(torch.zeros(2).to(kind), rows).tolist() == [0] * 4
     assert token_cosines(rows[0], rows).tolist()[:3] == [1, 0, 1]
-    assert against(rows[0], rows, 0, 2).item() == against(0 * rows[0], rows, 0, 3).item() == 0
+    assert contrast_cosine(rows[0], rows, 0, 2).item() == contrast_cosine(0 * rows[0], rows, 0, 3).item() == 0
     short = 1e-4 if kind == torch.float16 else 1e-15
     torch.testing.assert_close(token_cosines(short * rows[3], rows), token_cosines(rows[3], rows), rtol=0, atol=2e-3)
 
@@ -273,4 +277,4 @@ def test_a_stream_of_no_length_needs_an_eps(centred):
 
 
 def test_infinite_scores_have_their_rank():
-    assert ranks(double(0, -math.inf, math.inf, 2)).tolist() == [3, 4, 1, 2]
+    assert token_ranks(double(0, -math.inf, math.inf, 2)).tolist() == [3, 4, 1, 2]

@@ -73,7 +73,7 @@ def an_energy_cut_is_the_smallest_that_holds_it(leading, seed):
 
 def a_mixture_has_its_share(outside, seed):
     change, weight = mixture(seed, 0.3)
-    assert outside(5 * change, ns.leading(weight)) == pytest.approx(0.3, abs=1e-9)
+    assert outside(5 * change, ns.left_singular_directions(weight)) == pytest.approx(0.3, abs=1e-9)
 
 
 def the_strongest_direction_is_judged_alone(null_share, seed):
@@ -136,7 +136,10 @@ def parts_are_what_the_weight_reaches_and_the_rest(split_change, seed):
     close(column + null, change)
     close(column.T @ null, torch.zeros_like(change))
     close(u[:, RANK:].T @ column, torch.zeros_like(change[RANK:]))
-    assert (ns.outside(column, ns.leading(weight)), ns.outside(null, ns.leading(weight))) == pytest.approx((0, 1))
+    assert (
+        ns.energy_outside(column, ns.left_singular_directions(weight)),
+        ns.energy_outside(null, ns.left_singular_directions(weight)),
+    ) == pytest.approx((0, 1))
 
 
 def the_best_approximation_is_that_of_eckart_and_young(top_rank, seed):
@@ -162,26 +165,34 @@ def wrong(field, value):
 
 
 BROKEN = [
-    ("leading", lambda w: svd(w)[0][:RANK].T, leading_directions_span_the_weight),
-    ("leading", lambda w: ns.leading(w.T), leading_directions_span_the_weight),
-    ("leading", lambda w, e: ns.leading(w, e**0.5), an_energy_cut_is_the_smallest_that_holds_it),
+    ("left_singular_directions", lambda w: svd(w)[0][:RANK].T, leading_directions_span_the_weight),
+    ("left_singular_directions", lambda w: ns.left_singular_directions(w.T), leading_directions_span_the_weight),
     (
-        "leading",
+        "left_singular_directions",
+        lambda w, e: ns.left_singular_directions(w, e**0.5),
+        an_energy_cut_is_the_smallest_that_holds_it,
+    ),
+    (
+        "left_singular_directions",
         lambda w, e: svd(w)[0][:, : 1 + int((svd(w)[1].cumsum(0) < e * svd(w)[1].sum()).sum())],
         an_energy_cut_is_the_smallest_that_holds_it,
     ),
-    ("outside", lambda v, d: math.sqrt(ns.outside(v, d)), a_mixture_has_its_share),
-    ("outside", lambda v, d: 1 - ns.outside(v, d), a_mixture_has_its_share),
+    ("energy_outside", lambda v, d: math.sqrt(ns.energy_outside(v, d)), a_mixture_has_its_share),
+    ("energy_outside", lambda v, d: 1 - ns.energy_outside(v, d), a_mixture_has_its_share),
     ("null_share", wrong("top", lambda found, _: found.share), the_strongest_direction_is_judged_alone),
     ("null_share", wrong("chance", lambda found, _: found.k / OUTPUTS), chance_and_spread_are_those_of_rotations),
     ("null_share", wrong("spread", lambda found, n: found.spread / n**0.5), chance_and_spread_are_those_of_rotations),
-    ("effect", lambda c, w, a: ns.effect(c.T, w, a), inputs_that_a_change_reads_feel_it_alone),
-    ("effect", lambda c, w, a: ns.effect(c, w.T, a), inputs_that_a_change_reads_feel_it_alone),
+    ("relative_change", lambda c, w, a: ns.relative_change(c.T, w, a), inputs_that_a_change_reads_feel_it_alone),
+    ("relative_change", lambda c, w, a: ns.relative_change(c, w.T, a), inputs_that_a_change_reads_feel_it_alone),
     ("row_cosines", lambda c, a, top: ns.row_cosines(c.T, a, top), an_input_that_is_read_has_cosine_one),
     ("weak_share", lambda a, w: ns.weak_share(a, w.T), weakly_read_inputs_count_by_direction),
-    ("weak_share", lambda a, w: ns.outside(a.T, ns.leading(w.T, 0.9)), weakly_read_inputs_count_by_direction),
-    ("gain", lambda w, a: (a @ w.T).norm(dim=1), gain_is_the_singular_value),
-    ("alignment", lambda v, d: math.sqrt(ns.alignment(v, d)), alignment_is_the_squared_cosine),
+    (
+        "weak_share",
+        lambda a, w: ns.energy_outside(a.T, ns.left_singular_directions(w.T, 0.9)),
+        weakly_read_inputs_count_by_direction,
+    ),
+    ("amplification", lambda w, a: (a @ w.T).norm(dim=1), gain_is_the_singular_value),
+    ("energy_along", lambda v, d: math.sqrt(ns.energy_along(v, d)), alignment_is_the_squared_cosine),
     ("split_change", lambda c, w: ns.split_change(c, w.T), parts_are_what_the_weight_reaches_and_the_rest),
     ("top_rank", lambda c, r: svd(c)[0][:, :r] @ svd(c)[2][:r], the_best_approximation_is_that_of_eckart_and_young),
 ]
@@ -236,7 +247,12 @@ def test_a_random_change_of_a_tall_weight_lies_to_three_quarters_in_the_null_spa
 def test_the_directions_are_those_of_scipy(seed, rank):
     linalg = pytest.importorskip("scipy.linalg")
     weight, change = planted(seed, rank=rank)[2], normal(seed + 2, OUTPUTS, INPUTS)
-    assert linalg.subspace_angles(ns.leading(weight).numpy(), linalg.orth(weight.numpy(), rcond=1e-5)).max() < 1e-7
+    assert (
+        linalg.subspace_angles(
+            ns.left_singular_directions(weight).numpy(), linalg.orth(weight.numpy(), rcond=1e-5)
+        ).max()
+        < 1e-7
+    )
     null = linalg.null_space(weight.T.numpy(), rcond=1e-5)
     expected = (np.linalg.norm(null.T @ change.numpy()) / np.linalg.norm(change.numpy())) ** 2
     assert ns.null_share(change, weight, draws=1).share == pytest.approx(expected, abs=1e-9)
@@ -256,7 +272,7 @@ def test_rotations_of_both_sides_and_scales_do_not_matter(seed, one, other, ener
 def test_an_energy_cut_by_hand():
     weight = torch.diag(torch.tensor([1.0, 3.0, 1.0, 1.0]))  # squares: 9 of 12 along the second output
     for energy, k in ((0.01, 1), (0.75, 1), (0.76, 2), (0.9, 3), (1, 4), (None, 4)):
-        assert ns.leading(weight, energy).shape == (4, k)
+        assert ns.left_singular_directions(weight, energy).shape == (4, k)
     found = ns.null_share(torch.diag(torch.tensor([2.0, 1.0, 0.0, 0.0])), weight, 0.75)
     assert (found.share, found.chance, found.k, found.top) == (pytest.approx(0.8), 0.75, 1, pytest.approx(1))
 
@@ -273,7 +289,7 @@ def test_only_what_the_inputs_ask_for_counts(seed, x, y):
 def test_a_weight_that_reaches_every_output_leaves_no_share_and_no_change_has_none():
     found = ns.null_share(normal(0, 3, 8), normal(1, 3, 8))
     assert (found.k, found.chance, found.lift, found.share) == (3, 0, 0, pytest.approx(0, abs=1e-9))
-    assert ns.outside(torch.zeros(4, 2), torch.eye(4, dtype=torch.float64)[:, :1]) == 0
+    assert ns.energy_outside(torch.zeros(4, 2), torch.eye(4, dtype=torch.float64)[:, :1]) == 0
 
 
 def test_the_generator_decides_the_spread_alone():
@@ -288,7 +304,10 @@ def test_the_generator_decides_the_spread_alone():
 
 @pytest.mark.parametrize(
     ("function", "value", "rule"),
-    [(ns.leading, energy, f"energy={energy}: must be above 0 and at most 1") for energy in (0, -0.5, 1.5, math.nan)]
+    [
+        (ns.left_singular_directions, energy, f"energy={energy}: must be above 0 and at most 1")
+        for energy in (0, -0.5, 1.5, math.nan)
+    ]
     + [(ns.top_rank, rank, f"rank={rank}: must be at least 1") for rank in (0, -2)],
 )
 def test_an_energy_that_is_no_share_and_a_rank_below_one_are_refused(function, value, rule):
@@ -306,12 +325,12 @@ def test_what_has_no_length_has_no_share():
     weight, nothing = torch.diag(torch.tensor([10.0, 1, 1])), torch.zeros(2, 3)
     inputs = torch.tensor([[0.0, 1, 0], [0, 0, 1]])
     assert ns.weak_share(torch.cat([inputs, nothing]), weight) == ns.weak_share(inputs, weight) == 1
-    assert ns.alignment(nothing, torch.ones(3)) == 0
-    assert ns.alignment(inputs, torch.zeros(3)) == 0
+    assert ns.energy_along(nothing, torch.ones(3)) == 0
+    assert ns.energy_along(inputs, torch.zeros(3)) == 0
     unchanged = ns.null_share(torch.zeros(3, 3), weight)
     assert (unchanged.share, unchanged.top, unchanged.spread) == (0, 0, 0)
     assert ns.conditional_share(torch.zeros(3, 3), weight, inputs) == ns.top_energy(torch.zeros(3, 3)) == 0
-    assert ns.gain(weight, torch.cat([inputs, nothing])).tolist() == [1, 1, 0, 0]
+    assert ns.amplification(weight, torch.cat([inputs, nothing])).tolist() == [1, 1, 0, 0]
     assert ns.row_cosines(weight, torch.cat([inputs, nothing]), 1).tolist() == [[0]] * 4
     assert not ns.top_rank(torch.zeros(3, 3), 2).any()
 
@@ -319,20 +338,22 @@ def test_what_has_no_length_has_no_share():
 @pytest.mark.parametrize("energy", [None, 0.1, 0.9, 1.0])
 def test_a_weight_of_zeros_has_no_directions_and_everything_lies_in_its_null_space(energy):
     weight, change = torch.zeros(OUTPUTS, INPUTS), normal(0, OUTPUTS, INPUTS).float()
-    assert ns.leading(weight, energy).shape == (OUTPUTS, 0)
+    assert ns.left_singular_directions(weight, energy).shape == (OUTPUTS, 0)
     found = ns.null_share(change, weight, energy, draws=2)
     assert (found.k, found.chance, found.share, found.top, found.lift) == (0, 1, 1, 1, 1)
     column, null = ns.split_change(change, weight, energy)
     assert not column.any()
     assert torch.equal(null, change)
     assert ns.weak_share(torch.eye(INPUTS), weight, energy or 0.9) == 1
-    assert ns.gain(weight, torch.eye(INPUTS)).tolist() == [0] * INPUTS
+    assert ns.amplification(weight, torch.eye(INPUTS)).tolist() == [0] * INPUTS
 
 
 @given(SEEDS, st.integers(1, INPUTS), st.sampled_from([torch.float32, torch.float64]))
 def test_directions_end_at_the_rank_of_the_matrix(seed, rank, kind):
     weight = planted(seed, rank=rank)[2].to(kind)
-    assert ns.leading(weight, 1.0).shape == ns.leading(weight).shape == (OUTPUTS, rank)
+    assert (
+        ns.left_singular_directions(weight, 1.0).shape == ns.left_singular_directions(weight).shape == (OUTPUTS, rank)
+    )
     inputs = normal(seed + 2, 3, INPUTS)
     found = ns.row_cosines(weight, inputs)
     assert found.shape == (3, rank)
@@ -350,9 +371,9 @@ def test_a_change_of_what_the_weight_does_not_read_has_no_relative_size(seed):
     change = torch.outer(v[:, 0], v[:, 0] + v[:, 4])
     kept = torch.stack([v[:, 0], 2 * v[:, 1], 5 * v[:, 5], torch.zeros(INPUTS, dtype=torch.float64)])
     for kind in (torch.float32, torch.float64):
-        close(ns.effect(change.to(kind), weight.to(kind), kept.to(kind)), [1 / 4, 0, 0, 0], 1e-6)
+        close(ns.relative_change(change.to(kind), weight.to(kind), kept.to(kind)), [1 / 4, 0, 0, 0], 1e-6)
         with pytest.raises(ValueError, match="inputs: the weight makes nothing of row 4"):
-            ns.effect(change.to(kind), weight.to(kind), torch.cat([kept, v[:, 4:5].T]).to(kind))
+            ns.relative_change(change.to(kind), weight.to(kind), torch.cat([kept, v[:, 4:5].T]).to(kind))
 
 
 @pytest.mark.parametrize(
@@ -367,7 +388,7 @@ def test_a_change_of_what_the_weight_does_not_read_has_no_relative_size(seed):
         ("energy", lambda x: ns.span_sine(x, x, 1.5)),
         ("inputs", lambda x: ns.conditional_share(x, x, x[:0])),
         ("inputs", lambda x: ns.weak_share(x[:0], x)),
-        ("vectors", lambda x: ns.alignment(x[:0], x[0])),
+        ("vectors", lambda x: ns.energy_along(x[:0], x[0])),
     ],
 )
 def test_a_measure_of_nothing_is_refused_by_name(name, call):

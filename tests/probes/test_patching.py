@@ -24,7 +24,7 @@ from tests.probes.patched_models import (
     transformer,
 )
 from toylab import generate
-from toylab.probes import Paths, edit, put_back, watch
+from toylab.probes import PathPatched, edit, patch_activation, watch
 
 
 @few
@@ -35,7 +35,7 @@ def test_a_whole_layer_put_back_makes_a_corrupted_run_the_clean_one(seed, layer)
     with watch(model, point) as seen:
         expected = model(clean)
     assert not torch.allclose(model(corrupted), expected)
-    with edit(model, {point: put_back(seen[point])}):
+    with edit(model, {point: patch_activation(seen[point])}):
         assert torch.equal(model(corrupted), expected)
 
 
@@ -50,7 +50,7 @@ def test_what_is_put_back_is_put_at_its_positions_and_nowhere_else(seed, layer, 
     with watch(model, point) as usual:
         unpatched = model(corrupted)
     kept, before = there[point].clone(), usual[point].clone()
-    with edit(model, {point: put_back(there[point], positions)}), watch(model, point) as seen:
+    with edit(model, {point: patch_activation(there[point], positions)}), watch(model, point) as seen:
         patched = model(corrupted)
     for place in range(LENGTH):
         assert torch.equal(seen[point][:, place], (kept if place in places else before)[:, place])
@@ -63,7 +63,7 @@ def test_what_is_put_back_is_put_at_its_positions_and_nowhere_else(seed, layer, 
 def test_an_activation_is_put_into_a_copy_and_gradients_reach_both_runs():
     x, kept = normal(0, 2, 4, 3).requires_grad_(True), normal(1, 2, 4, 3).requires_grad_(True)
     before = x.detach().clone()
-    put_back(kept, [1, 2])(x).sum().backward()
+    patch_activation(kept, [1, 2])(x).sum().backward()
     assert torch.equal(x, before)
     assert x.grad[0, :, 0].tolist() == [1, 0, 0, 1]
     assert kept.grad[0, :, 0].tolist() == [0, 1, 1, 0]
@@ -74,10 +74,10 @@ def test_an_activation_is_put_into_a_copy_and_gradients_reach_both_runs():
 def test_what_was_recorded_in_another_run_can_be_put_back_along_chosen_paths(rows, positions):
     model, clean, corrupted = transformer(0), prompts(0, rows), prompts(1, rows)
     (there,), _ = streams(model, clean, POINT)
-    change = put_back(there, positions)
+    change = patch_activation(there, positions)
     _, expected = streams(model, corrupted, edits={POINT: change})
-    close(Paths(model, change, POINT)(corrupted), expected)
-    close(Paths(model, change, POINT, blind=LATER)(corrupted), model(corrupted))
+    close(PathPatched(model, change, POINT)(corrupted), expected)
+    close(PathPatched(model, change, POINT, blind=LATER)(corrupted), model(corrupted))
 
 
 # Path patching where all is known ------------------------------------------------------------------------------------
@@ -113,21 +113,21 @@ def blind_readers_are_those_of_the_algebra(paths, seed):
 
 
 def blind_readers_that_hear_nothing_of_the_others(model, change, point, blind=()):
-    return Paths(model, change, point, clean=blind)
+    return PathPatched(model, change, point, clean=blind)
 
 
 def a_reader_beside_that_goes_blind_with_the_first(model, change, point, blind=()):
-    return Paths(model, change, point, blind=["read_a", "read_b"] if "read_a" in blind else blind)
+    return PathPatched(model, change, point, blind=["read_a", "read_b"] if "read_a" in blind else blind)
 
 
 def all_blind_but_the_named(model, change, point, blind=()):
-    return Paths(model, change, point, blind=[name for name in READERS if name not in blind])
+    return PathPatched(model, change, point, blind=[name for name in READERS if name not in blind])
 
 
 @few
 @given(SEEDS)
 def test_every_set_of_blind_readers_is_that_of_the_algebra(seed):
-    blind_readers_are_those_of_the_algebra(Paths, seed)
+    blind_readers_are_those_of_the_algebra(PathPatched, seed)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_every_set_of_blind_readers_is_that_of_the_algebra(seed):
         blind_readers_that_hear_nothing_of_the_others,
         a_reader_beside_that_goes_blind_with_the_first,
         all_blind_but_the_named,
-        lambda model, change, point, blind=(): Paths(model, change, point),
+        lambda model, change, point, blind=(): PathPatched(model, change, point),
     ],
 )
 def test_broken_paths_are_caught_by_the_algebra(mutant):
@@ -153,7 +153,7 @@ def test_a_reader_made_clean_undoes_all_that_reached_it(seed, clean):
     h = h + torch.tanh((x if "read_a" in clean else h) @ model.a)
     h = h + torch.tanh((plain_b if "read_b" in clean else h) @ model.b)
     expected = model(x) if "read_out" in clean else h @ model.c
-    close(Paths(model, change, "stream", clean=clean)(x), expected)
+    close(PathPatched(model, change, "stream", clean=clean)(x), expected)
 
 
 def test_two_readers_by_hand():
@@ -161,7 +161,7 @@ def test_two_readers_by_hand():
     model, x, d = TwoReaders(0), torch.zeros(1, 1, WIDTH).double(), torch.full((WIDTH,), 1e-7).double()
     model.a = model.b = model.c = torch.eye(WIDTH).double()
     for blind, factor in [((), 4), (("read_a",), 2), (("read_b",), 3), (("read_a", "read_b"), 1), (READERS, 0)]:
-        found = Paths(model, lambda x: x + d, "stream", blind=blind)(x)
+        found = PathPatched(model, lambda x: x + d, "stream", blind=blind)(x)
         assert (found / 1e-7).flatten().tolist() == pytest.approx([factor] * WIDTH, abs=1e-6)
 
 
@@ -171,7 +171,7 @@ def test_two_readers_by_hand():
 def test_nothing_stays_on_the_model_after_a_run_and_hooks_of_others_do():
     model, tokens = transformer(0), prompts(0)
     before = model(tokens)
-    paths = Paths(model, adder(0), POINT, blind=LATER, clean=["blocks.*.attn.q"], clean_scale="ln_final")
+    paths = PathPatched(model, adder(0), POINT, blind=LATER, clean=["blocks.*.attn.q"], clean_scale="ln_final")
     assert hooks(model) == 0, "hooks are set only while the model runs"
     paths(tokens)
     generate(paths, tokens, 3)
@@ -201,7 +201,7 @@ def test_nothing_stays_on_the_model_after_an_error(change, point, options, error
     model, tokens = transformer(0), prompts(0)
     before = model(tokens)
     with pytest.raises(error):
-        Paths(model, change, point, **options)(tokens)
+        PathPatched(model, change, point, **options)(tokens)
     assert hooks(model) == 0
     assert torch.equal(model(tokens), before)
 
@@ -209,7 +209,7 @@ def test_nothing_stays_on_the_model_after_an_error(change, point, options, error
 @pytest.mark.parametrize("reader", ["blocks.2.ln2", "ln_final"])
 def test_a_blind_reader_of_chosen_queries_is_refused(reader):
     model, tokens = transformer(0), prompts(0)
-    paths = Paths(model, adder(0), POINT, blind=[reader])
+    paths = PathPatched(model, adder(0), POINT, blind=[reader])
     with pytest.raises(ValueError, match=r"^queries: a blind reader needs the stream at all positions"):
         paths(tokens, queries=torch.tensor([[0, 3], [2, 5], [4, 4]]))
     assert hooks(model) == 0
@@ -218,10 +218,10 @@ def test_a_blind_reader_of_chosen_queries_is_refused(reader):
 def test_a_reader_that_does_not_run_behind_the_change_is_refused():
     model, tokens = transformer(0), prompts(0)
     with pytest.raises(ValueError, match=r"^blind='blocks.0.ln1': runs before the change"):
-        Paths(model, adder(0), POINT, blind="blocks.0.ln1")(tokens)
+        PathPatched(model, adder(0), POINT, blind="blocks.0.ln1")(tokens)
     model.blocks[1].forward = lambda x, *rest: x
     with pytest.raises(ValueError, match=r"^blind='blocks.1.ln1': is never run"):
-        Paths(model, adder(0), POINT, blind="blocks.1.ln1")(tokens)
+        PathPatched(model, adder(0), POINT, blind="blocks.1.ln1")(tokens)
     assert hooks(model) == 0
 
 
@@ -230,6 +230,6 @@ def test_a_wrong_name_is_refused_with_those_that_are_near():
     with pytest.raises(
         ValueError, match=r"no point is named 'blocks.0.resid_pots'; the nearest are blocks.0.resid_post"
     ):
-        Paths(model, adder(0), "blocks.0.resid_pots")(tokens)
+        PathPatched(model, adder(0), "blocks.0.resid_pots")(tokens)
     with pytest.raises(ValueError, match=r"no point is named 'blocks.1.attn.w'"):
-        Paths(model, adder(0), POINT, clean=["blocks.1.attn.w"])(tokens)
+        PathPatched(model, adder(0), POINT, clean=["blocks.1.attn.w"])(tokens)

@@ -71,7 +71,7 @@ def test_no_more_than_k_codes_are_active_and_none_is_below_zero(seed, width, fea
     model = SparseAutoencoder(width, features, k, torch.Generator().manual_seed(seed)).double().requires_grad_(False)
     model.threshold.copy_(normal(seed, features))
     x = 3 * normal(seed + 1, 8, width)
-    codes = model.codes(x)
+    codes = model.encode(x)
     assert codes.shape == (8, features)
     assert (codes >= 0).all()
     assert ((codes > 0).sum(dim=1) <= k).all()
@@ -84,10 +84,10 @@ def test_no_more_than_k_codes_are_active_and_none_is_below_zero(seed, width, fea
 def test_codes_by_hand():
     model = dictionary(double([1, 0], [0, 1], [-1, 0]), k=1, centre=double(1, 1))
     x = double([4, 3], [1, 2.5], [-3, 1], [0.5, 0])
-    assert model.codes(x).tolist() == [[3, 0, 0], [0, 1.5, 0], [0, 0, 4], [0, 0, 0.5]]
+    assert model.encode(x).tolist() == [[3, 0, 0], [0, 1.5, 0], [0, 0, 4], [0, 0, 0.5]]
     assert model(x).tolist() == [[4, 1], [1, 2.5], [-3, 1], [0.5, 1]]
     model.threshold.copy_(double(0, 2, -5))
-    assert model.codes(x).tolist() == [[0, 4, 0], [0, 3.5, 0], [0, 2, 0], [0, 1, 0]]
+    assert model.encode(x).tolist() == [[0, 4, 0], [0, 3.5, 0], [0, 2, 0], [0, 1, 0]]
 
 
 @few
@@ -97,7 +97,7 @@ def test_planted_codes_of_orthonormal_directions_come_back_at_any_length_of_the_
     codes = sparse(seed + 2, 30, DIRECTIONS, k)
     x = codes @ directions + centre
     model = dictionary(directions, k, centre, stretch)
-    close(model.codes(x), codes)
+    close(model.encode(x), codes)
     close(model(x), x)
     if k > 1:
         strongest = codes * (codes == codes.max(dim=1, keepdim=True).values)
@@ -132,7 +132,7 @@ def test_training_finds_the_planted_directions(seed, offset):
     assert (found.max(dim=0).values > 0.9).all()
     # Each direction has a feature that is strong where it was planted.
     fresh = sparse(seed + 3, 200, DIRECTIONS, 2)
-    codes = model.codes(fresh @ directions + offset * normal(seed + 2, WIDTH)).detach()
+    codes = model.encode(fresh @ directions + offset * normal(seed + 2, WIDTH)).detach()
     planted = fresh > 0
     agreement = ((codes[:, found.argmax(dim=0)] > 0.5) == planted).double().mean()
     assert agreement > 0.9
@@ -147,7 +147,7 @@ def test_the_scale_of_the_activations_does_not_matter(seed, scale):
     assert share > 0.1
     assert explained_variance(other, scale * x) == pytest.approx(share, abs=1e-6)
     close(other(scale * x).detach(), scale * one(x).detach(), max(scale, 1) * 1e-6)
-    close(other.codes(scale * x).detach(), scale * one.codes(x).detach(), max(scale, 1) * 1e-6)
+    close(other.encode(scale * x).detach(), scale * one.encode(x).detach(), max(scale, 1) * 1e-6)
     assert dead_share(other, scale * x) == dead_share(one, x)
 
 

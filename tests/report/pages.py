@@ -7,7 +7,7 @@ from importlib.resources import files
 from hypothesis import strategies as st
 
 from toylab.report import canvas, figures
-from toylab.report.page import Picture, page
+from toylab.report.page import Picture, render_page
 from toylab.verdicts.judgement import Judgement
 
 HOSTILE = '<script>alert("1")</script><img src=x onerror=alert(2)>&amp;\'" $title ${claims} </pre></style>'
@@ -55,8 +55,8 @@ def claim(words: str = "words", **fields) -> Judgement:
 
 
 def picture(words: str = "words") -> Picture:
-    ax = figures.curves({words: ([0, 1], [0.0, 1.0])}, ylabel=words, title=words)
-    return Picture(title=words, caption=words, svg=canvas.svg(ax.figure))
+    ax = figures.plot_curves({words: ([0, 1], [0.0, 1.0])}, ylabel=words, title=words)
+    return Picture(title=words, caption=words, svg=canvas.to_svg(ax.figure))
 
 
 def draw(words: str = "words", **fields) -> str:
@@ -70,7 +70,7 @@ def draw(words: str = "words", **fields) -> str:
         "cost": words,
         "seeds": words,
     }
-    return page(**{**given, **fields})
+    return render_page(**{**given, **fields})
 
 
 def asks_no_network(text: str) -> None:

@@ -16,10 +16,10 @@ import pytest
 import torch
 from matplotlib import image
 
-from toylab.report.page import page
+from toylab.report.page import render_page
 from toylab.runs import scoreboard
-from toylab.runs.judge import finish
-from toylab.training.attention_history import Shown
+from toylab.runs.judge import judge_and_report
+from toylab.training.attention_history import HistoryPage
 from toylab.verdicts.judgement import Judgement
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -31,13 +31,13 @@ NAMES = ["start", HOSTILE, "&amp;", "EoS"]
 FRAMES, LAYERS, HEADS, SIZE = 3, 2, 2, len(NAMES)
 
 
-def film() -> Shown:
+def film() -> HistoryPage:
     """Weights that tell where they come from: another one in every cell."""
     size = FRAMES * LAYERS * HEADS * SIZE * SIZE
     patterns = (torch.arange(size) % 251).to(torch.uint8).view(FRAMES, LAYERS, HEADS, SIZE, SIZE)
     scene = {"title": "a sequence", "names": NAMES, "links": {"carry": [[2, 1]]}}
     shorter = {"title": HOSTILE, "names": NAMES[:2], "links": {}}
-    return Shown(
+    return HistoryPage(
         "Watch it form",
         "What is shown.",
         [0, 100, 200],
@@ -64,7 +64,7 @@ def browse(tmp_path: Path, script: str, width: int = 1000) -> dict:
         seeds=tuple(range(6)),
         verdict="uninformative",
     )
-    text = page("A study", "About it.", [claim], [], {"token": HOSTILE}, "toylab run", "free", film=film())
+    text = render_page("A study", "About it.", [claim], [], {"token": HOSTILE}, "toylab run", "free", film=film())
     before = "<script>window.wrong = []; window.onerror = (what) => { window.wrong.push(String(what)); };</script>"
     after = f"""<script>(async () => {{
       const $ = (id) => document.getElementById("viewer-" + id), found = {{}};
@@ -186,9 +186,9 @@ def test_everything_that_can_be_used_has_a_name(tmp_path):
 def pages(short_run, tmp_path_factory) -> dict[str, Path]:
     """The page of a quick run, and the scoreboard of the README."""
     folder = tmp_path_factory.mktemp("pages")
-    finish(short_run)
+    judge_and_report(short_run)
     board = folder / "scoreboard.html"
-    board.write_text(scoreboard.board_page(scoreboard.published()), encoding="utf-8")
+    board.write_text(scoreboard.board_page(scoreboard.published_scoreboard()), encoding="utf-8")
     return {"run": short_run / "report.html", "scoreboard": board}
 
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.report.pages import HOSTILE, WORDS, Page, asks_no_network, claim, draw, picture
-from toylab.report.page import Picture, file_names, measured, pictures
-from toylab.training.attention_history import Shown
+from toylab.report.page import Picture, file_names, pictures, require_measured
+from toylab.training.attention_history import HistoryPage
 from toylab.verdicts.judgement import ControlJudgement, Verdict
 
 
@@ -35,7 +35,7 @@ def test_everything_from_outside_is_shown_as_the_text_it_is():
 def test_a_film_with_hostile_names_adds_its_own_two_scripts_and_no_other():
     scene = {"title": HOSTILE, "names": [HOSTILE], "links": {HOSTILE: [[0, 0]]}}
     weights = torch.full((1, 1, 1, 1, 1), 255, dtype=torch.uint8)
-    text = draw(film=Shown(HOSTILE, HOSTILE, [0], [scene], [weights], {HOSTILE: [0.5]}))
+    text = draw(film=HistoryPage(HOSTILE, HOSTILE, [0], [scene], [weights], {HOSTILE: [0.5]}))
     asks_no_network(text)
     seen = Page(text)
     assert [tag for tag, _ in seen.elements if tag in ("script", "img")] == ["script", "script"]
@@ -195,7 +195,7 @@ def test_a_verdict_from_a_file_is_text_as_well(words):
 @pytest.mark.parametrize("empty", [[], {}, {"one": [], "another": {}}])
 def test_a_figure_of_what_was_not_measured_is_left_out(empty):
     def figure(title, found):
-        return Picture(title, str(measured(found)), "<svg></svg>")
+        return Picture(title, str(require_measured(found)), "<svg></svg>")
 
     drawn = pictures((figure, "none", empty), (figure, "some", {"one": [], "another": [0.5]}))
     assert [one.title for one in drawn] == ["some"]

@@ -17,9 +17,9 @@ from toylab.model.transformer import Transformer
 from toylab.report.page import Picture
 from toylab.runs.jobs import execute
 from toylab.runs.store import train_and_keep
-from toylab.runs.study import Input, Job
+from toylab.runs.study import Job, JobInput
 from toylab.tasks import Copy, ModularSum, Parity
-from toylab.training.batches import fresh, next_token_loss
+from toylab.training.batches import next_token_loss, training_batches
 from toylab.training.loop import DivergedError, TrainConfig, Training, train
 from toylab.verdicts.claim import Claim, Conditions
 from toylab.verdicts.criterion import above
@@ -70,7 +70,7 @@ class Branching(Counted):
 
     def jobs(self) -> list[Job]:
         return [
-            Job(name, seed, inputs={"base": Input(Job("base", seed), "done")} if name in ("left", "right") else {})
+            Job(name, seed, inputs={"base": JobInput(Job("base", seed), "done")} if name in ("left", "right") else {})
             for name in self.names
             for seed in self.seeds
         ]
@@ -88,7 +88,7 @@ def train_copy(job: Job, folder: Path) -> float:
 
     def learn(checkpoint: Path) -> tuple[Transformer, Training]:
         model = Transformer.for_task(task, ModelConfig(width=8), job.seed)
-        return model, train(model, next_token_loss, fresh(task, job.seed, 4), config, checkpoint=checkpoint)
+        return model, train(model, next_token_loss, training_batches(task, job.seed, 4), config, checkpoint=checkpoint)
 
     return train_and_keep(folder, learn)[1][-1]["loss"]
 
@@ -125,7 +125,7 @@ class Small:
 
     def jobs(self) -> list[Job]:
         return [
-            Job(name, seed, inputs={"base": Input(Job("base", seed), "done")} if name == "leaf" else {})
+            Job(name, seed, inputs={"base": JobInput(Job("base", seed), "done")} if name == "leaf" else {})
             for seed in self.seeds
             for name in ("base", "leaf", "other")
         ]
@@ -156,7 +156,7 @@ class Small:
             Claim(
                 id="half",
                 place="-",
-                sentence="It is large.",
+                statement="It is large.",
                 conditions=("other",),
                 measure="value",
                 quantity=lambda other: other["value"],

@@ -99,7 +99,7 @@ def test_an_axis_without_values_is_refused():
 
 @pytest.mark.parametrize("study", [IterationHeadStudy.quick(), ContextualCountingStudy.quick()])
 def test_every_setting_of_a_study_can_be_an_axis(study):
-    for name, value in sweeps.flat(study).items():
+    for name, value in sweeps.flatten_settings(study).items():
         assert grid(study, {name: [value]}) == [study]
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from toylab import cli
-from toylab.files import digest
+from toylab.files import sha256_of
 from toylab.runs.table import load_runs
 
 PROGRAM = str(Path(sys.executable).with_name("toylab"))
@@ -41,7 +41,7 @@ def kept(out: Path) -> dict[str, Any]:
     for path in sorted(out.rglob("*")):
         name = str(path.relative_to(out))
         if path.name in ("model.safetensors", "metrics.jsonl", "transfer.jsonl", "claims.json"):
-            found[name] = digest(path.read_bytes())
+            found[name] = sha256_of(path.read_bytes())
         elif path.name == "result.json":
             found[name] = {key: value for key, value in json.loads(path.read_text()).items() if key != "cost"}
     return found

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from tests.runs.helpers import LEAVING, Branching, Counted, called, contents, start
 from toylab.console import ToylabError
-from toylab.files import digest
+from toylab.files import sha256_of
 from toylab.runs import store
 from toylab.runs.jobs import JobsFailedError, JobsRefusedError, execute
 from toylab.runs.store import read_cost, read_measured
-from toylab.runs.study import Input, Job, Study
+from toylab.runs.study import Job, JobInput, Study
 from toylab.runs.sweep import sweep
 from toylab.studies.iteration_head.study import IterationHeadStudy
 
@@ -28,8 +28,8 @@ class Named(Counted):
     base: str | None = None
 
     def jobs(self) -> list[Job]:
-        def inputs(seed: int) -> dict[str, Input]:
-            return {} if self.base is None else {"base": Input(Job(self.base, seed))}
+        def inputs(seed: int) -> dict[str, JobInput]:
+            return {} if self.base is None else {"base": JobInput(Job(self.base, seed))}
 
         return [Job(name, seed, inputs=inputs(seed)) for name in self.names for seed in self.seeds]
 
@@ -91,7 +91,7 @@ def test_what_goes_on_from_a_failure_fails_with_its_name_and_all_else_is_done(no
 
 
 def test_what_a_job_starts_from_is_no_part_of_its_name(tmp_path):
-    left = Job("left", 0, inputs={"base": Input(Job("base", 1), "vector.safetensors")})
+    left = Job("left", 0, inputs={"base": JobInput(Job("base", 1), "vector.safetensors")})
     assert left == Job("left", 0)
     assert len({left, Job("left", 0)}) == 1
     assert left.needs == (Job("base", 1),)
@@ -256,5 +256,5 @@ def test_a_job_whose_file_was_deleted_is_made_again_and_before_those_that_need_i
     start(Leaving(), notes, out)
     assert called(notes) == ["base 0", "left 0"]
     assert (base / "left.txt").read_text() == "base"
-    left = [f"{digest((base / name).read_bytes())}  {name}" for name in ("left.txt", "result.json")]
+    left = [f"{sha256_of((base / name).read_bytes())}  {name}" for name in ("left.txt", "result.json")]
     assert (base / "done").read_text().splitlines() == left

@@ -12,17 +12,17 @@ import pytest
 
 from tests.report.pages import Page, asks_no_network
 from toylab.console import ToylabError
-from toylab.files import digest, read_json, write_json
+from toylab.files import read_json, sha256_of, write_json
 from toylab.report.page import Picture
 from toylab.runs.jobs import execute
-from toylab.runs.judge import finish, judge_run, rebuild
-from toylab.runs.registry import name_of
+from toylab.runs.judge import judge_and_report, judge_run, settings_from_json
+from toylab.runs.registry import study_name
 from toylab.runs.store import claim_folder
 from toylab.runs.study import Job, Study
 from toylab.studies.iteration_head.study import IterationHeadStudy
 from toylab.verdicts.claim import Claim
 from toylab.verdicts.criterion import above
-from toylab.verdicts.judgement import claims_table, numbers, read_claims
+from toylab.verdicts.judgement import claims_table, measured_in_words, read_claims
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ def claim(name):
     """About one condition."""
     value, positive = operator.itemgetter("value"), above(0)
     return Claim(
-        id=name, place="p", sentence="s", conditions=(name,), measure="value", quantity=value, criterion=positive
+        id=name, place="p", statement="s", conditions=(name,), measure="value", quantity=value, criterion=positive
     )
 
 
@@ -62,7 +62,7 @@ class Grown(Bare):
 
 def test_a_claim_that_is_declared_is_judged_priced_and_shown_with_its_figure(tmp_path):
     out = done(Grown(), tmp_path / "out")
-    finish(out, Grown)
+    judge_and_report(out, Grown)
     judged = judge_run(out, Grown)
     assert [one.id for one in read_claims(out / "claims.json")] == ["one", "two", "new"]
     assert judged.costs["new"] == judged.costs["two"]
@@ -87,13 +87,13 @@ class Drawn(Bare):
 
 
 def done(study, out):
-    execute(study, name_of(type(study)), out, 1, progress=False)
+    execute(study, study_name(type(study)), out, 1, progress=False)
     return out
 
 
 def test_a_study_needs_no_pictures_and_may_make_its_claims_one_by_one(tmp_path, capsys):
     assert isinstance(Bare(), Study)
-    summary = finish(done(Bare(), tmp_path / "out"), Bare)
+    summary = judge_and_report(done(Bare(), tmp_path / "out"), Bare)
     assert capsys.readouterr().err == ""
     assert [one.id for one in read_claims(tmp_path / "out" / "claims.json")] == ["one", "two"]
     assert len(re.findall(r"\d CPU-s$", summary, flags=re.MULTILINE)) == 2
@@ -103,7 +103,7 @@ def test_a_study_needs_no_pictures_and_may_make_its_claims_one_by_one(tmp_path, 
 def test_claims_are_kept_before_what_pictures_raise_is_raised_again(tmp_path):
     out = done(Raising(), tmp_path / "out")
     with pytest.raises(ZeroDivisionError, match=r"^of the study$"):
-        finish(out, Raising)
+        judge_and_report(out, Raising)
     assert len(read_claims(out / "claims.json")) == 2
     assert (out / "report.html").exists()
 
@@ -119,12 +119,12 @@ def test_what_is_no_picture_is_named_after_the_claims_are_kept(tmp_path, monkeyp
     out = done(Drawn(), tmp_path / "out")
     monkeypatch.setattr(Drawn, "pictures", lambda self, results, out: ["loss.png"])
     with pytest.raises(TypeError, match=r"pictures: holds 'loss\.png', and each must be"):
-        finish(out, Drawn)
+        judge_and_report(out, Drawn)
     assert len(read_claims(out / "claims.json")) == 2
 
 
 def test_figures_of_one_name_are_two_files(tmp_path):
-    finish(done(Drawn(), tmp_path / "out"), Drawn)
+    judge_and_report(done(Drawn(), tmp_path / "out"), Drawn)
     kept = {path.name: path.read_text() for path in (tmp_path / "out" / "figures").iterdir()}
     assert kept == {
         "loss-train.svg": "<svg><text>Loss (train)</text></svg>",
@@ -134,13 +134,13 @@ def test_figures_of_one_name_are_two_files(tmp_path):
 
 def test_a_run_that_may_not_be_written_is_judged_without_a_page(tmp_path, monkeypatch):
     out = done(Drawn(), tmp_path / "out")
-    whole = finish(out, Drawn)
+    whole = judge_and_report(out, Drawn)
 
     def fail(*_):
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr(os, "fsync", fail)
-    *told, last = finish(out, Drawn).splitlines()
+    *told, last = judge_and_report(out, Drawn).splitlines()
     assert told == whole.splitlines()[:-1]
     assert "--out" not in last
     assert str(out) in last
@@ -155,7 +155,7 @@ def test_no_page_is_written_through_a_link_that_leads_out(tmp_path, name):
     (out / name).symlink_to(outside if name == "figures" else outside / "loss-train.svg")
     before = sorted(path.name for path in out.iterdir())
     with pytest.raises(ToylabError, match=rf"{name}.*: a link leads out of .+; delete the link"):
-        finish(out, Drawn)
+        judge_and_report(out, Drawn)
     assert [path.read_text() for path in outside.iterdir()] == ["precious"]
     assert sorted(path.name for path in out.iterdir()) == before
 
@@ -165,14 +165,14 @@ def test_a_result_of_no_job_is_refused_by_name(tmp_path, result):
     out = done(Bare(), tmp_path / "out")
     path = out / "seed-0" / "one" / "result.json"
     write_json(path, result)
-    (path.parent / "done").write_text(f"{digest(path.read_bytes())}  result.json\n")
+    (path.parent / "done").write_text(f"{sha256_of(path.read_bytes())}  result.json\n")
     with pytest.raises(ToylabError, match=r"result\.json: is not the result of a job; delete this file and run"):
-        finish(out, Bare)
+        judge_and_report(out, Bare)
 
 
 def test_a_folder_of_another_study_than_the_class_is_refused(tmp_path):
     with pytest.raises(ToylabError, match=r"study=\S+:Drawn: .+ holds a run of '\S+:Bare'; give"):
-        finish(done(Bare(), tmp_path / "out"), Drawn)
+        judge_and_report(done(Bare(), tmp_path / "out"), Drawn)
 
 
 # The page of a real run ----------------------------------------------------------------------------------------------
@@ -186,7 +186,7 @@ def test_the_page_of_a_run_asks_no_network_and_is_whole(short_run):
     for one in read_claims(short_run / "claims.json"):
         assert one.statement in seen.text
         assert one.criterion in seen.text
-        assert numbers(one) in seen.text
+        assert measured_in_words(one) in seen.text
     drawn = sorted((short_run / "figures").iterdir())
     assert drawn
     for path in drawn:
@@ -201,12 +201,12 @@ def test_judging_and_drawing_again_gives_the_same_bytes(short_run):
         return {path.name: path.read_bytes() for path in paths}
 
     before = held()
-    finish(short_run)
+    judge_and_report(short_run)
     assert held() == before
 
 
 def test_the_summary_is_the_table_of_the_claims_and_where_to_look(short_run):
-    summary = finish(short_run)
+    summary = judge_and_report(short_run)
     assert summary.startswith(claims_table(read_claims(short_run / "claims.json"), costs=judge_run(short_run).costs))
     assert summary.endswith(f"Report: {(short_run / 'report.html').resolve()}")
 
@@ -216,7 +216,7 @@ def test_a_run_of_which_some_jobs_are_missing_is_judged_by_the_others(short_run,
     shutil.copytree(short_run, out)
     whole = {one.id: one for one in read_claims(out / "claims.json")}
     (out / "seed-0" / "one-layer" / "done").unlink()
-    summary = finish(out)
+    summary = judge_and_report(out)
     part = {one.id: one for one in read_claims(out / "claims.json")}
     assert part["depth"].measured is None
     assert part["accuracy"] == whole["accuracy"]
@@ -229,7 +229,7 @@ def test_a_run_of_which_some_jobs_are_missing_is_judged_by_the_others(short_run,
 
 def test_before_any_job_is_done_no_claim_is_run(tmp_path):
     claim_folder(IterationHeadStudy.quick(), "iteration-head", tmp_path / "out")
-    finish(tmp_path / "out")
+    judge_and_report(tmp_path / "out")
     claims = read_claims(tmp_path / "out" / "claims.json")
     assert claims
     assert {one.verdict for one in claims} == {"not run"}
@@ -240,9 +240,9 @@ def test_before_any_job_is_done_no_claim_is_run(tmp_path):
 @pytest.mark.parametrize("preset", ["quick", "default", "paper"])
 def test_settings_come_back_from_their_json(preset):
     study = getattr(IterationHeadStudy, preset)()
-    assert rebuild(IterationHeadStudy.default(), json.loads(json.dumps(asdict(study)))) == study
+    assert settings_from_json(IterationHeadStudy.default(), json.loads(json.dumps(asdict(study)))) == study
     changed = replace(study, task=replace(study.task, lengths=(2, 9), p=7, coefficients=(1, 2, 3, 4)), seeds=(4,))
-    assert rebuild(IterationHeadStudy.default(), json.loads(json.dumps(asdict(changed)))) == changed
+    assert settings_from_json(IterationHeadStudy.default(), json.loads(json.dumps(asdict(changed)))) == changed
 
 
 BROKEN = {
@@ -263,5 +263,5 @@ def test_a_folder_whose_settings_are_broken_is_refused_by_name(tmp_path, change)
     held = {**read_json(out / "settings.json"), **change}
     (out / "settings.json").write_text(json.dumps({n: v for n, v in held.items() if n not in change or v is not None}))
     with pytest.raises(ValueError, match=r"settings\.json|there is no study 'cooking'"):
-        finish(out)
+        judge_and_report(out)
     assert [path.name for path in out.iterdir()] == ["settings.json"]

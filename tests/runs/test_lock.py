@@ -12,12 +12,21 @@ import pytest
 from tests.runs.helpers import Counted, Small, contents, rewritten, start
 from toylab import cli
 from toylab.console import ToylabError
-from toylab.files import digest, read_json, read_record, write_record
+from toylab.files import read_json, read_record, sha256_of, write_record
 from toylab.runs import lock as locks
 from toylab.runs import registry
 from toylab.runs.grid import grid
 from toylab.runs.jobs import JobsFailedError, execute
-from toylab.runs.lock import LOCK, check_run, differences, lock_of, mark_of, published_lock, read_lock, write_lock
+from toylab.runs.lock import (
+    LOCK_FILE,
+    check_run,
+    differences,
+    lock_checksum,
+    lock_of,
+    published_lock,
+    read_lock,
+    write_lock,
+)
 from toylab.runs.store import claim_folder, read_cost
 from toylab.runs.study import Job
 from toylab.runs.sweep import sweep
@@ -50,7 +59,7 @@ class Mine:
         value = itemgetter("value")
         return [
             Claim(
-                id="large", place="p", sentence="It is large.", conditions=("main",), measure="value",
+                id="large", place="p", statement="It is large.", conditions=("main",), measure="value",
                 quantity=value, criterion=at_least(0.4),
             )
         ]
@@ -68,7 +77,7 @@ class Claimed(Counted):
 CLAIM = Claim(
     id="large",
     place="p",
-    sentence="It is large.",
+    statement="It is large.",
     conditions=("one",),
     measure="value",
     quantity=lambda one: one["value"],
@@ -95,7 +104,7 @@ def mine(tmp_path, monkeypatch):
 
 
 def ran(kind, out: Path) -> Path:
-    execute(kind(), registry.name_of(kind), out, 1, progress=False)
+    execute(kind(), registry.study_name(kind), out, 1, progress=False)
     return out
 
 
@@ -111,11 +120,11 @@ def test_a_run_is_locked_before_its_first_job_and_every_result_names_the_lock(no
     (notes / "fail-one-0").touch()
     with pytest.raises(JobsFailedError):
         start(study, notes, out)
-    before = mark_of(out)
+    before = lock_checksum(out)
     assert not (out / "seed-0" / "one" / "done").exists()
     (notes / "fail-one-0").unlink()
     start(study, notes, out)
-    assert mark_of(out) == before == digest((out / LOCK).read_bytes())
+    assert lock_checksum(out) == before == sha256_of((out / LOCK_FILE).read_bytes())
     assert {read_cost(job.folder(out)).lock for job in study.jobs()} == {before}
     assert check_run(out, Claimed) == []
 
@@ -124,10 +133,10 @@ def test_a_job_finds_the_lock_of_its_run(notes, out, monkeypatch):
     seen = []
     inner = Claimed.run_job
     monkeypatch.setattr(
-        Claimed, "run_job", lambda self, job, folder: seen.append(mark_of(out)) or inner(self, job, folder)
+        Claimed, "run_job", lambda self, job, folder: seen.append(lock_checksum(out)) or inner(self, job, folder)
     )
     start(Claimed(), notes, out)
-    assert seen == [mark_of(out)] * 4
+    assert seen == [lock_checksum(out)] * 4
 
 
 def test_a_lock_holds_the_claims_as_numbers_and_says_by_whom_and_of_which_seeds(notes, out):
@@ -148,9 +157,9 @@ def test_the_lock_says_whether_a_run_is_one_of_looks(out):
 
 def test_seeds_added_later_leave_the_lock_as_it_is_and_name_it(notes, out):
     start(Claimed(), notes, out)
-    before = mark_of(out)
+    before = lock_checksum(out)
     start(Claimed(seeds=(0, 1, 2)), notes, out)
-    assert mark_of(out) == before == read_cost(Job("one", 2).folder(out)).lock
+    assert lock_checksum(out) == before == read_cost(Job("one", 2).folder(out)).lock
     assert check_run(out, Claimed) == []
 
 
@@ -160,7 +169,7 @@ def test_every_run_of_a_sweep_is_locked(small, out):
     assert len(runs) == 2
     for run in runs:
         assert check_run(run, Small) == []
-        assert read_cost(Job("other", 0).folder(run)).lock == mark_of(run)
+        assert read_cost(Job("other", 0).folder(run)).lock == lock_checksum(run)
 
 
 # What differs is told ------------------------------------------------------------------------------------------------
@@ -177,7 +186,7 @@ def test_an_edited_threshold_is_told_with_both_numbers(notes, out, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "part"),
     [
-        ({"sentence": "It is small."}, "claim was"),
+        ({"statement": "It is small."}, "claim was"),
         ({"kind": "own"}, "kind was"),
         ({"statistic": "share"}, "criterion was"),
         ({"criterion": above(0.4)}, "criterion was"),
@@ -239,9 +248,9 @@ def test_a_result_measured_under_another_lock_is_named(notes, out, tmp_path):
 def test_a_lock_committed_after_the_run_began_is_told(notes, out):
     start(Claimed(), notes, out)
     began = read_json(out / "settings.json")["date"]
-    rewritten(out / LOCK, commit="abc 2000-01-01T00:00:00+02:00")
+    rewritten(out / LOCK_FILE, commit="abc 2000-01-01T00:00:00+02:00")
     assert not any("committed" in line for line in check_run(out, Claimed))
-    rewritten(out / LOCK, commit="abc 2999-01-01T00:00:00+02:00")
+    rewritten(out / LOCK_FILE, commit="abc 2999-01-01T00:00:00+02:00")
     found = check_run(out, Claimed)
     assert f"the lock was committed at 2999-01-01T00:00:00+02:00, after the run began at {began}" in found
     assert "4 results were measured under another lock, one among them" in found
@@ -279,7 +288,7 @@ def test_a_sweep_of_changed_claims_is_refused_and_left_as_it_was(small, out, mon
 @pytest.mark.parametrize("content", [{}, {"claims": [], "code": {}}, {"claims": {"a": 1}, "code": {}}])
 def test_a_file_that_is_no_lock_is_refused_by_name(notes, out, content):
     start(Claimed(), notes, out)
-    write_record(out / LOCK, content)
+    write_record(out / LOCK_FILE, content)
     with pytest.raises(ToylabError, match=r"claims\.lock: is not the lock of a run; give another folder"):
         check_run(out, Claimed)
 
@@ -304,7 +313,7 @@ def test_the_command_says_what_differs_and_else_by_whom_it_was_locked(mine, out,
 
 @pytest.mark.parametrize("name", registry.study_names())
 def test_the_package_has_the_lock_of_each_study_as_the_code_is(name):
-    kind = registry.load(name).STUDY
+    kind = registry.load_study(name).STUDY
     path = published_lock(kind)
     assert path is not None, "make lock writes them"
     assert differences(read_record(path), lock_of(kind.default())) == [], "make lock writes them anew"
@@ -313,8 +322,8 @@ def test_the_package_has_the_lock_of_each_study_as_the_code_is(name):
 @pytest.fixture
 def package(tmp_path, monkeypatch) -> Path:
     """A folder in place of that of a study of ours, with its lock."""
-    kind = registry.load("iteration-head").STUDY
-    path = tmp_path / "package" / LOCK
+    kind = registry.load_study("iteration-head").STUDY
+    path = tmp_path / "package" / LOCK_FILE
     write_record(path, lock_of(kind.default()))
     monkeypatch.setattr(locks, "published_lock", lambda study: path)
     return path
@@ -333,9 +342,9 @@ def git(folder: Path, *arguments: str) -> str:
 
 
 def test_a_run_of_the_claims_of_the_package_is_locked_by_it_with_the_commit_of_its_lock(package, tmp_path):
-    study = registry.load("iteration-head").STUDY.default()
+    study = registry.load_study("iteration-head").STUDY.default()
     git(package.parent, "init")
-    git(package.parent, "add", LOCK)
+    git(package.parent, "add", LOCK_FILE)
     git(package.parent, "commit", "-m", "Lock")
     held = locked(study, tmp_path / "one")
     assert (held["locked by"], held["commit"]) == ("the package", git(package.parent, "log", "-1", "--format=%H %cI"))
@@ -351,7 +360,7 @@ def test_without_git_a_run_is_locked_all_the_same(package, tmp_path, monkeypatch
 
     if absent is not None:
         monkeypatch.setattr(locks.subprocess, "run", fail)
-    held = locked(registry.load("iteration-head").STUDY.default(), tmp_path / "one")
+    held = locked(registry.load_study("iteration-head").STUDY.default(), tmp_path / "one")
     assert (held["locked by"], held["commit"]) == ("the package", None)
 
 
@@ -359,7 +368,7 @@ def test_a_run_of_other_claims_than_the_package_has_is_locked_by_itself(package,
     held = read_record(package)
     held["claims"].popitem()
     write_record(package, {name: value for name, value in held.items() if name not in ("checksum", "format")})
-    held = locked(registry.load("iteration-head").STUDY.default(), tmp_path / "one")
+    held = locked(registry.load_study("iteration-head").STUDY.default(), tmp_path / "one")
     assert (held["locked by"], held["commit"]) == ("this run", None)
 
 

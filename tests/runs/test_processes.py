@@ -19,7 +19,7 @@ from toylab.model.transformer import Transformer
 from toylab.runs.jobs import JobsFailedError, execute
 from toylab.runs.study import Job
 from toylab.tasks import Copy
-from toylab.training.batches import fresh, next_token_loss
+from toylab.training.batches import next_token_loss, training_batches
 from toylab.training.loop import TrainConfig, train
 
 
@@ -159,7 +159,7 @@ class Timed(Counted):
 
     def run_job(self, job: Job, folder: Path) -> dict[str, Any]:
         task, config = Copy(), TrainConfig(steps=60, warmup=1)
-        model, batches = Transformer.for_task(task), fresh(task, 0, config.rows)
+        model, batches = Transformer.for_task(task), training_batches(task, 0, config.rows)
         batches(0)
         (Path(self.meeting) / str(job.seed)).touch()
         while len(list(Path(self.meeting).iterdir())) < len(self.seeds):

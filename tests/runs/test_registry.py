@@ -11,7 +11,7 @@ from toylab.console import ToylabError
 from toylab.files import read_json
 from toylab.runs.grid import grid
 from toylab.runs.registry import load_class
-from toylab.runs.sweep import resume, sweep
+from toylab.runs.sweep import resume_sweep, sweep
 
 OWN = '''
 from dataclasses import dataclass
@@ -85,7 +85,7 @@ def test_a_sweep_of_a_script_goes_on_from_its_module(received, capsys):
         rewritten(path, study="__main__:Own")
     assert cli.run(["sweep", "--continue", "out"]) == 2
     assert "toylab sweep MODULE:Own --continue out, where MODULE is the script without .py" in capsys.readouterr().err
-    rows = resume(received, study=load_class("study", "theirs:Own"), workers=1, progress=False)
+    rows = resume_sweep(received, study=load_class("study", "theirs:Own"), workers=1, progress=False)
     assert {row["study"] for row in rows} == {"__main__:Own"}
 
 
@@ -96,7 +96,10 @@ def test_a_run_of_a_sweep_is_a_folder_in_it(small, tmp_path, name):
     (settings,) = read_json(out / "sweep.json")["runs"].values()
     rewritten(out / "sweep.json", runs={name: settings})
     before = set(tmp_path.rglob("*"))
-    for call in (lambda: resume(out, study=Small, workers=1, progress=False), lambda: sweep([small], out, workers=1)):
+    for call in (
+        lambda: resume_sweep(out, study=Small, workers=1, progress=False),
+        lambda: sweep([small], out, workers=1),
+    ):
         with pytest.raises(ToylabError, match=r"sweep\.json: names a run .+, which is no name of a folder in it"):
             call()
     assert set(tmp_path.rglob("*")) == before
@@ -123,4 +126,4 @@ def test_a_record_of_no_sweep_is_refused_by_name(small, out):
     for changes in ({"study": None}, {"runs": []}, {"runs": {"run": {"seeds": 3}}}, {"jobs": "main"}, {"jobs": [3]}):
         rewritten(out / "sweep.json", **{"study": "x:Y", "runs": {}, "jobs": None} | changes)
         with pytest.raises(ToylabError, match=r"sweep\.json: is not a sweep; give another folder"):
-            resume(out, study=Small)
+            resume_sweep(out, study=Small)

@@ -20,13 +20,13 @@ from toylab import cli
 from toylab.console import ToylabError
 from toylab.files import read_json, write_json, write_record
 from toylab.runs import registry, scoreboard
-from toylab.runs.judge import Judged, costs, judge_run
+from toylab.runs.judge import JudgedRun, claim_costs, judge_run
 from toylab.runs.scoreboard import Standing
 from toylab.runs.store import claim_folder
-from toylab.runs.study import Input, Job
+from toylab.runs.study import Job, JobInput
 from toylab.verdicts.claim import Claim
 from toylab.verdicts.criterion import above
-from toylab.verdicts.judgement import ControlJudgement, Judgement, Verdict, numbers, read_claims
+from toylab.verdicts.judgement import ControlJudgement, Judgement, Verdict, measured_in_words, read_claims
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 SHORT = {
@@ -48,7 +48,7 @@ def made(request, tmp_path_factory) -> tuple[Path, list[Standing]]:
         shutil.copytree(request.getfixturevalue(SHORT[name]), folder / f"{name}-quick")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scoreboard, "judge_run", judged_once)
-        return folder, scoreboard.board(folder)
+        return folder, scoreboard.build_scoreboard(folder)
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def runs(made, monkeypatch) -> Path:
 
 
 @pytest.fixture(params=SHORT)
-def judged(request) -> Judged:
+def judged(request) -> JudgedRun:
     """Short runs of all studies, judged."""
     return judged_once(request.getfixturevalue(SHORT[request.param]), None)
 
@@ -81,7 +81,7 @@ def planted() -> list[Claim]:
 
     def of(id, *conditions):
         return Claim(
-            id=id, place="p", sentence="s", conditions=conditions, measure="m", quantity=max, criterion=above(0)
+            id=id, place="p", statement="s", conditions=conditions, measure="m", quantity=max, criterion=above(0)
         )
 
     alone = ("first", "child", "grandchild", "nothing")
@@ -94,9 +94,9 @@ def test_a_claim_costs_what_its_conditions_and_what_they_start_from_took(seconds
     jobs: dict[tuple[str, int], Job] = {}
     for name, base in start.items():
         for seed in (0, 1):
-            jobs[name, seed] = Job(name, seed, inputs={base: Input(jobs[base, seed])} if base else {})
+            jobs[name, seed] = Job(name, seed, inputs={base: JobInput(jobs[base, seed])} if base else {})
     spent = dict(zip(jobs.values(), seconds, strict=True))
-    found = costs(planted(), spent)
+    found = claim_costs(planted(), spent)
 
     def total(*wanted):
         return pytest.approx(sum(seconds for job, seconds in spent.items() if job.name in wanted))
@@ -140,7 +140,7 @@ def test_the_page_shows_every_claim_of_every_run_and_each_link_leads_somewhere(r
     for claim in claims:
         assert claim.statement in seen.text
         assert claim.criterion in seen.text
-        assert numbers(claim) in seen.text
+        assert measured_in_words(claim) in seen.text
     assert seen.open == []
 
 
@@ -157,7 +157,7 @@ def test_the_page_of_a_run_links_claims_to_figures_that_are_there(runs):
 
 def test_the_board_comes_back_from_its_file_as_it_was(made):
     runs, standings = made
-    held = scoreboard.read_board(runs / "scoreboard.json")
+    held = scoreboard.read_scoreboard(runs / "scoreboard.json")
     assert [one.study for one in held] == ["contextual-counting", "iteration-head"]
     assert [asdict(one) for one in held] == [asdict(one) for one in standings]
     for one in held:
@@ -169,7 +169,7 @@ def test_no_line_of_the_text_is_longer_than_eighty_columns_and_it_ends_with_wher
     *lines, last = text.splitlines()
     assert last == f"Scoreboard: {(runs / 'scoreboard.html').resolve()}"
     assert max(map(len, lines)) <= 80
-    held = scoreboard.read_board(runs / "scoreboard.json")
+    held = scoreboard.read_scoreboard(runs / "scoreboard.json")
     for one in held:
         assert all(claim.id in text for claim in one.claims)
     counts = [re.split(r"  +", line) for line in lines[-len(held) :]]
@@ -238,7 +238,7 @@ def test_the_board_shows_each_verdict_with_its_control_origin_number_of_the_pape
         assert "310 to 315: scoreboard of ten seeds" in shown
     assert "threshold from: our pilot; the paper's number: .97, table 2; also over the family: yes" in page
     assert "refuted at this scale" in page
-    assert re.split(r"  +", scoreboard.summary([one]).splitlines()[1])[:3] == ["a study", "0", "2"]
+    assert re.split(r"  +", scoreboard.scoreboard_summary([one]).splitlines()[1])[:3] == ["a study", "0", "2"]
 
 
 @pytest.mark.parametrize("verdict", ["undecided", "uninformative"])
@@ -249,7 +249,7 @@ def test_why_a_measured_claim_is_not_judged_is_said_in_every_form(verdict):
         assert "it cannot fail" in shown
         assert verdict in shown.lower()
         assert "0.5 [0.2, 0.8]" in shown
-    head, line = (re.split(r"  +", line) for line in scoreboard.summary([one]).splitlines())
+    head, line = (re.split(r"  +", line) for line in scoreboard.scoreboard_summary([one]).splitlines())
     counts = dict(zip(head, line, strict=True))
     assert {name for name in get_args(Verdict) if counts[name] != "0"} == {verdict}
 
@@ -267,7 +267,7 @@ def pretend(folder: Path, name: str, study: str, seeds: list[int], date: str) ->
 
 
 def test_of_several_runs_of_a_study_the_one_with_most_seeds_counts_then_the_latest(tmp_path):
-    study = registry.load("iteration-head").STUDY.quick()
+    study = registry.load_study("iteration-head").STUDY.quick()
     claim_folder(study, "iteration-head", tmp_path / "origin")
     pretend(tmp_path, "few", "iteration-head", [0], "2026-03-01T00:00:00+00:00")
     pretend(tmp_path, "many", "iteration-head", [0, 1, 2], "2026-01-01T00:00:00+00:00")
@@ -280,14 +280,14 @@ def test_a_run_that_cannot_be_judged_is_named_and_left_out(request, tmp_path, ca
     shutil.copytree(request.getfixturevalue("short_run"), tmp_path / "ours")
     shutil.copytree(tmp_path / "ours", tmp_path / "origin")
     pretend(tmp_path, "theirs", "not_at_hand:Study", [0], "2026-01-01T00:00:00+00:00")
-    assert [one.folder for one in scoreboard.board(tmp_path)] == ["ours"]
+    assert [one.folder for one in scoreboard.build_scoreboard(tmp_path)] == ["ours"]
     told = capsys.readouterr().err
     assert told.count("toylab: left out: ") == 1
     assert str(tmp_path / "theirs") in told
     for name in ("ours", "origin"):
         shutil.rmtree(tmp_path / name)
     with pytest.raises(ValueError, match="not_at_hand"):
-        scoreboard.board(tmp_path)
+        scoreboard.build_scoreboard(tmp_path)
 
 
 def test_without_a_run_it_says_what_to_give(tmp_path, capsys):
@@ -302,7 +302,7 @@ def test_the_command_prints_the_board_in_three_forms(runs, capsys):
     assert cli.run(["report", str(runs)]) == 0
     assert capsys.readouterr().out.strip() == scoreboard.finish_all(runs)
     assert cli.run(["report", str(runs), "--markdown"]) == 0
-    held = scoreboard.read_board(runs / "scoreboard.json")
+    held = scoreboard.read_scoreboard(runs / "scoreboard.json")
     assert capsys.readouterr().out.strip() == scoreboard.board_markdown(held)
     assert cli.run(["report", str(runs), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == json.loads((runs / "scoreboard.json").read_text())
@@ -328,17 +328,17 @@ NO_BOARD = [
 def test_a_file_that_is_no_board_is_refused_by_name(tmp_path, held):
     write_json(tmp_path / "scoreboard.json", held)
     with pytest.raises(ToylabError, match=r"scoreboard\.json.*make it anew"):
-        scoreboard.read_board(tmp_path / "scoreboard.json")
+        scoreboard.read_scoreboard(tmp_path / "scoreboard.json")
 
 
 def test_a_board_comes_back_from_its_file(tmp_path):
     write_json(tmp_path / "scoreboard.json", [SOUND])
-    assert scoreboard.read_board(tmp_path / "scoreboard.json") == [standing()]
+    assert scoreboard.read_scoreboard(tmp_path / "scoreboard.json") == [standing()]
 
 
 def begun(folder: Path) -> Path:
     """A folder with a run of which no job is done."""
-    claim_folder(registry.load("iteration-head").STUDY.quick(), "iteration-head", folder / "one")
+    claim_folder(registry.load_study("iteration-head").STUDY.quick(), "iteration-head", folder / "one")
     return folder
 
 
@@ -348,7 +348,7 @@ def test_no_board_is_written_through_a_link_that_leads_out(tmp_path, name):
     (tmp_path / "precious").write_text("precious")
     (folder / name).symlink_to("../precious")
     with pytest.raises(ToylabError, match=rf"{name}: a link leads out"):
-        scoreboard.board(folder)
+        scoreboard.build_scoreboard(folder)
     assert (tmp_path / "precious").read_text() == "precious"
 
 
@@ -369,7 +369,7 @@ def test_runs_that_may_not_be_written_are_judged_without_pages(tmp_path, monkeyp
 
 
 def test_the_readme_carries_the_summary_of_the_published_board_and_its_claims_stand_beside_the_notebooks():
-    held = scoreboard.published()
+    held = scoreboard.published_scoreboard()
     (carried,) = re.findall(r"<!-- scoreboard -->\n(.*?)\n<!-- end -->", README, flags=re.DOTALL)
     assert carried.strip() == scoreboard.summary_markdown(held)
     claims = (Path(__file__).parents[2] / "notebooks" / "CLAIMS.md").read_text(encoding="utf-8")
@@ -377,14 +377,14 @@ def test_the_readme_carries_the_summary_of_the_published_board_and_its_claims_st
 
 
 def test_the_published_board_speaks_of_claims_that_there_are_from_ten_seeds():
-    for one in scoreboard.published():
-        kind = registry.load(one.study).STUDY
+    for one in scoreboard.published_scoreboard():
+        kind = registry.load_study(one.study).STUDY
         assert {claim.id for claim in one.claims} <= {claim.id for claim in kind.default().claims()}
         assert one.seeds >= 10
 
 
 def test_the_published_board_decides_nothing_from_fewer_than_six_seeds_or_without_an_interval():
-    for one in scoreboard.published():
+    for one in scoreboard.published_scoreboard():
         for claim in one.claims:
             if claim.verdict in ("supported", "refuted"):
                 assert len(claim.seeds) >= 6, claim.id
@@ -395,6 +395,6 @@ def test_the_published_board_decides_nothing_from_fewer_than_six_seeds_or_withou
 
 
 def test_a_standing_of_the_published_board_goes_by_the_name_of_its_study():
-    assert scoreboard.published("iteration-head").study == "iteration-head"
+    assert scoreboard.published_scoreboard("iteration-head").study == "iteration-head"
     with pytest.raises(ValueError, match="iteration-head"):
-        scoreboard.published("iteration-haed")
+        scoreboard.published_scoreboard("iteration-haed")

@@ -17,8 +17,8 @@ from toylab.model.config import ModelConfig
 from toylab.model.transformer import Transformer
 from toylab.runs import store as runs
 from toylab.runs.jobs import JobsRefusedError, execute
-from toylab.runs.store import claim_folder, plan_of, read_metrics, read_settings
-from toylab.runs.study import Input, Job
+from toylab.runs.store import claim_folder, read_metrics, read_settings, stored_plan
+from toylab.runs.study import Job, JobInput
 from toylab.studies.iteration_head.study import IterationHeadStudy
 from toylab.training.loop import Training
 from toylab.verdicts.decision import Plan
@@ -32,7 +32,7 @@ class Controlled(Counted):
 
     def jobs(self) -> list[Job]:
         controls = self.seeds[: self.control_seeds]
-        starts = [Job("control", seed, inputs={"main": Input(Job("main", seed), "done")}) for seed in controls]
+        starts = [Job("control", seed, inputs={"main": JobInput(Job("main", seed), "done")}) for seed in controls]
         return [*(Job("main", seed) for seed in self.seeds), *starts]
 
 
@@ -91,7 +91,7 @@ def test_no_finished_job_leaves_the_verdicts_when_seeds_are_added(tmp_path_facto
     seeds = read_json(base / "out" / "settings.json")["settings"]["seeds"]
     assert seeds == list(dict.fromkeys(seed for call in calls for seed in call))
     whole = Controlled(seeds=tuple(seeds), notes=str(base))
-    found = runs.results(whole, base / "out")
+    found = runs.read_results(whole, base / "out")
     assert list(found)[: len(whole.jobs())] == whole.jobs()
     assert {job for job in found if job.name == "control"} == {Job("control", call[0]) for call in calls}
     assert all(job.needs == (Job("main", job.seed),) for job in found if job.name == "control")
@@ -100,7 +100,7 @@ def test_no_finished_job_leaves_the_verdicts_when_seeds_are_added(tmp_path_facto
 def test_jobs_of_other_names_and_seeds_are_no_results_of_a_study(notes, out):
     start(Controlled(seeds=(0, 1, 2)), notes, out)
     (out / "seed-0" / "main").rename(out / "seed-0" / "main.bak")
-    found = runs.results(Controlled(seeds=(1, 0), notes=str(notes)), out)
+    found = runs.read_results(Controlled(seeds=(1, 0), notes=str(notes)), out)
     assert set(found) == {Job("main", 1), Job("control", 0)}
 
 
@@ -181,7 +181,7 @@ def test_a_run_that_is_enlarged_keeps_the_size_that_it_was_begun_with(notes, out
     start(Counted(), notes, out)
     start(Counted(seeds=(0, 1, 2)), notes, out)
     held = read_settings(out / "settings.json")
-    assert (held["fixed"], plan_of(held)) == (2, Plan((0, 1, 2), 2))
+    assert (held["fixed"], stored_plan(held)) == (2, Plan((0, 1, 2), 2))
     claim_folder(Counted(notes=str(notes)), "counted", out, until_decided=True)
     assert read_settings(out / "settings.json") == held
 

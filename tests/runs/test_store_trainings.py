@@ -11,7 +11,7 @@ from tests.training.small_trainings import PLAIN, TASK, Interrupted, bits, build
 from toylab.console import ToylabError
 from toylab.model.steering import Steered, Vector, load_steering, save_steering
 from toylab.runs.store import train_and_keep
-from toylab.training.batches import fresh, next_token_loss
+from toylab.training.batches import next_token_loss, training_batches
 from toylab.training.loop import Training, train
 
 FILES = ("model.safetensors", "metrics.jsonl")
@@ -20,7 +20,7 @@ FILES = ("model.safetensors", "metrics.jsonl")
 def learn(checkpoint: Path, loss=next_token_loss, calls: list | None = None) -> tuple[torch.nn.Module, Training]:
     model = build()
     (calls if calls is not None else []).append(checkpoint.name)
-    return model, train(model, loss, fresh(TASK, 0, PLAIN.rows), PLAIN, checkpoint=checkpoint)
+    return model, train(model, loss, training_batches(TASK, 0, PLAIN.rows), PLAIN, checkpoint=checkpoint)
 
 
 def never(checkpoint: Path) -> tuple[torch.nn.Module, Training]:
@@ -83,7 +83,7 @@ def test_what_is_no_model_is_kept_as_its_own_functions_do(tmp_path):
 
     def steer(checkpoint: Path) -> tuple[Steered, Training]:
         steered = Steered(base, {0: Vector(base.config.width)})
-        return steered, train(steered, next_token_loss, fresh(TASK, 0, 4), PLAIN, checkpoint=checkpoint)
+        return steered, train(steered, next_token_loss, training_batches(TASK, 0, 4), PLAIN, checkpoint=checkpoint)
 
     keep = partial(
         train_and_keep, file="vector.safetensors", load=partial(load_steering, model=base), save=save_steering

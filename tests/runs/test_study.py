@@ -12,7 +12,7 @@ import torch
 from tests.runs.helpers import Counted, start
 from toylab.console import ToylabError
 from toylab.runs.jobs import JobsRefusedError
-from toylab.runs.judge import rebuild
+from toylab.runs.judge import settings_from_json
 from toylab.runs.store import claim_folder, read_settings
 from toylab.runs.study import Job
 from toylab.tasks import Copy, ModularSum, Parity, Polynomial
@@ -74,7 +74,7 @@ TASKS = [Copy(), ModularSum(p=2), Copy(p=3), ModularSum(p=3), Parity(lengths=3),
 def test_a_choice_of_classes_comes_back_from_the_folder_of_a_run(out, task):
     study = Chosen(task=task, pairs=((1, 2), (3, 4)))
     claim_folder(study, "chosen", out)
-    assert rebuild(Chosen(), read_settings(out / "settings.json")["settings"]) == study
+    assert settings_from_json(Chosen(), read_settings(out / "settings.json")["settings"]) == study
     for other in TASKS:
         if other != task:
             with pytest.raises(ToylabError, match=r"holds a run with task\."):

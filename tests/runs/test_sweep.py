@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.runs.helpers import ALL, FOUR, Own, Small, jobs_called, measured, tell
-from toylab.files import alone, read_json
+from toylab.files import folder_lock, read_json
 from toylab.runs import sweep as sweeps
 from toylab.runs.grid import grid
 from toylab.runs.jobs import JobsFailedError, JobsRefusedError
@@ -82,7 +82,7 @@ def test_tasks_of_different_classes_are_different_points_and_come_back(out):
     assert all(row["result.task"] == row["settings.task.class"] for row in rows)
     assert len({row["run"] for row in rows}) == 4
     before = (out / "sweep.json").read_bytes()
-    assert measured(sweeps.resume(out, study=Own, workers=1, progress=False)) == measured(rows)
+    assert measured(sweeps.resume_sweep(out, study=Own, workers=1, progress=False)) == measured(rows)
     assert (out / "sweep.json").read_bytes() == before
 
 
@@ -193,22 +193,23 @@ def test_two_sweeps_at_one_folder_do_nothing_twice(small, out):
 
 def test_the_lock_ends_with_its_process_however_that_ends(out):
     hold = (
-        f"import sys, time\nfrom toylab.files import alone\nfrom pathlib import Path\nwith alone(Path({str(out)!r})):\n"
+        f"import sys, time\nfrom toylab.files import folder_lock\nfrom pathlib import Path\n"
+        f"with folder_lock(Path({str(out)!r})):\n"
     )
     hold += "    print('held', flush=True)\n    time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "held\n"
-        with pytest.raises(ValueError, match=r"another process is writing there"), alone(out):
+        with pytest.raises(ValueError, match=r"another process is writing there"), folder_lock(out):
             pass
         process.kill()
-    with alone(out):
+    with folder_lock(out):
         pass
 
 
 def test_a_worker_that_does_not_see_the_folder_says_so(small, tmp_path):
-    from toylab.runs.jobs import do
+    from toylab.runs.jobs import complete_job
 
-    failure = do(small, Job("base", 0), tmp_path / "elsewhere")
+    failure = complete_job(small, Job("base", 0), tmp_path / "elsewhere")
     assert failure.refused
     assert "is not seen by this worker; give a folder with --out that all machines share" in failure.message
 

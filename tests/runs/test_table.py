@@ -21,8 +21,8 @@ from toylab.files import read_json, write_json
 from toylab.report import figures
 from toylab.runs.grid import grid
 from toylab.runs.sweep import sweep
-from toylab.runs.table import Mean, column, load_runs, summarise, where
-from toylab.verdicts.intervals import bootstrap, wilson
+from toylab.runs.table import MeanInterval, filter_rows, find_column, group_means, load_runs
+from toylab.verdicts.intervals import bootstrap_interval, wilson_interval
 
 
 @pytest.fixture(scope="module")
@@ -86,26 +86,26 @@ def test_the_claims_of_all_runs_are_a_table(out, table):
     ],
 )
 def test_a_column_is_known_by_the_end_of_its_name(table, asked, full):
-    assert column(table, asked) == full
+    assert find_column(table, asked) == full
 
 
 def test_a_whole_name_goes_before_the_end_of_a_longer_one():
     rows = [{"result.accuracy.6": 1, "result.transfer.accuracy.6": 2}]
-    assert column(rows, "accuracy.6") == "result.accuracy.6"
+    assert find_column(rows, "accuracy.6") == "result.accuracy.6"
     with pytest.raises(ValueError, match=r"column '6': may be result\.accuracy\.6 or result\.transfer\.accuracy\.6"):
-        column(rows, "6")
+        find_column(rows, "6")
 
 
 def test_an_unknown_or_ambiguous_column_is_named_with_the_nearest():
     rows = [{"settings.a.width": 1, "settings.b.width": 2, "result.value": 3}]
     with pytest.raises(ValueError, match=r"column 'width': may be settings\.a\.width or settings\.b\.width"):
-        column(rows, "width")
+        find_column(rows, "width")
     with pytest.raises(ValueError, match=r"there is no column 'val'; did you mean result\.value\?"):
-        column(rows, "val")
+        find_column(rows, "val")
 
 
 def test_means_are_those_of_numpy_with_the_right_interval(table):
-    found = summarise(table, ["kind", "width"], ["value", "value>=.5", "solved"])
+    found = group_means(table, ["kind", "width"], ["value", "value>=.5", "solved"])
     assert [(line["settings.kind"], line["settings.size.width"]) for line in found] == [
         ("plain", 6), ("plain", 12), ("round", 6), ("round", 12)
     ]  # fmt: skip
@@ -119,31 +119,31 @@ def test_means_are_those_of_numpy_with_the_right_interval(table):
         mean, share = line["result.value"], line["result.value>=.5"]
         assert mean.count == share.count == 15
         assert mean.mean == pytest.approx(np.mean(values))
-        assert (mean.low, mean.high) == bootstrap(values)
+        assert (mean.low, mean.high) == bootstrap_interval(values)
         passed = sum(value >= 0.5 for value in values)
-        assert (share.mean, share.low, share.high) == (passed / 15, *wilson(passed, 15))
+        assert (share.mean, share.low, share.high) == (passed / 15, *wilson_interval(passed, 15))
         assert line["result.solved"] == share
 
 
 @given(st.floats(-1e6, 1e6) | st.booleans())
 def test_one_row_has_a_mean_and_no_interval(value):
-    (line,) = summarise([{"kind": "plain", "value": value}], ["kind"], ["value"])
-    assert line["value"] == Mean(float(value), None, None, 1)
+    (line,) = group_means([{"kind": "plain", "value": value}], ["kind"], ["value"])
+    assert line["value"] == MeanInterval(float(value), None, None, 1)
     assert "[" not in str(line["value"])
 
 
 def test_rows_are_chosen_by_value(table):
-    assert {row["job"] for row in where(table, ["job=leaf", "kind=plain"])} == {"leaf"}
-    assert len(where(table, ["job=leaf", "kind=plain"])) == 10
+    assert {row["job"] for row in filter_rows(table, ["job=leaf", "kind=plain"])} == {"leaf"}
+    assert len(filter_rows(table, ["job=leaf", "kind=plain"])) == 10
     with pytest.raises(ValueError, match=r"where 'job=leef': no row has it; job is base, leaf, other"):
-        where(table, ["job=leef"])
+        filter_rows(table, ["job=leef"])
     with pytest.raises(ValueError, match=r"where 'job': must be NAME=VALUE"):
-        where(table, ["job"])
+        filter_rows(table, ["job"])
 
 
 def test_what_is_no_number_has_no_mean(table):
     with pytest.raises(ValueError, match=r"column result\.list: holds \[1, 2\], and a mean needs numbers"):
-        summarise(table, ["kind"], ["list"])
+        group_means(table, ["kind"], ["list"])
 
 
 def test_a_folder_without_runs_is_refused(tmp_path):
@@ -158,7 +158,7 @@ def printed(capsys: Any, *arguments: object) -> str:
 
 def test_the_command_prints_the_same_table_in_three_forms(capsys, out, table):
     wanted = ["--columns", "kind", "seed", "value", "--where", "job=other"]
-    rows = where(table, ["job=other"])
+    rows = filter_rows(table, ["job=other"])
     as_json = json.loads(printed(capsys, "table", out, *wanted, "--json"))
     assert as_json == [{n: row[n] for n in ("settings.kind", "seed", "result.value")} for row in rows]
     as_csv = list(csv.DictReader(io.StringIO(printed(capsys, "table", out, *wanted, "--csv"))))
@@ -174,7 +174,7 @@ def test_the_command_prints_the_same_table_in_three_forms(capsys, out, table):
 
 def test_the_command_prints_means(capsys, out, table):
     found = json.loads(printed(capsys, "table", out, "--by", "kind", "--columns", "value>=.5", "--json"))
-    expected = summarise(table, ["kind"], ["value>=.5"])
+    expected = group_means(table, ["kind"], ["value>=.5"])
     for line, mean in zip(found, expected, strict=True):
         assert asdict(mean["result.value>=.5"]) == {
             "mean": line["result.value>=.5"], **{k: line[f"result.value>=.5.{k}"] for k in ("low", "high", "count")}
@@ -254,7 +254,7 @@ def test_a_mistake_is_told_in_one_line_before_anything_is_written(capsys, tmp_pa
 
 
 def test_intervals_are_drawn_where_they_are():
-    ax = figures.intervals({"a": {1: (0.5, 0.25, 0.75)}, "b": {2: (1.0, 0.5, 1.0)}}, xlabel="x", ylabel="y")
+    ax = figures.plot_intervals({"a": {1: (0.5, 0.25, 0.75)}, "b": {2: (1.0, 0.5, 1.0)}}, xlabel="x", ylabel="y")
     strokes = [segment for c in ax.collections for segment in c.get_segments()]
     assert sorted((s[0][0], s[0][1], s[1][1]) for s in strokes) == [(1, 0.25, 0.75), (2, 0.5, 1.0)]
 

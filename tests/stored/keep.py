@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from toylab.runs import registry
-from toylab.runs.judge import restored
-from toylab.runs.store import read_measured, read_settings, results
+from toylab.runs.judge import restore_settings
+from toylab.runs.store import read_measured, read_results, read_settings
 from toylab.runs.study import Job, by_condition
-from toylab.settings import fit
+from toylab.settings import convert_value
 from toylab.verdicts.claim import judge_claims
 from toylab.verdicts.decision import Plan
 from toylab.verdicts.judgement import Judgement
@@ -35,13 +35,13 @@ def kept_runs() -> list[Path]:
 
 def judged_again(held: Mapping[str, Any]) -> list[Judgement]:
     """The claims of the study as it is now, by the kept results."""
-    study = restored(registry.load(held["study"]).STUDY.default(), held["settings"], "settings")
+    study = restore_settings(registry.load_study(held["study"]).STUDY.default(), held["settings"], "settings")
     jobs = {(job.name, job.seed): job for job in study.jobs()}
     found: dict[Job, Any] = {}
     for name, by_seed in held["results"].items():
         for seed, result in by_seed.items():
             job = jobs[name, int(seed)]
-            found[job] = fit(job.gives, result, f"{name} of seed {seed}")
+            found[job] = convert_value(job.result_type, result, f"{name} of seed {seed}")
     return judge_claims(list(study.claims()), by_condition(found), Plan.of(study.seeds))
 
 
@@ -75,9 +75,9 @@ def main(run: Path | None) -> None:
         found = [json.loads(path.read_text()) for path in kept_runs()]
     else:
         about = read_settings(run / "settings.json")
-        study = restored(registry.load(about["study"]).STUDY.default(), about["settings"], run)
+        study = restore_settings(registry.load_study(about["study"]).STUDY.default(), about["settings"], run)
         held: dict[str, dict[str, Any]] = {}
-        for job in results(study, run):
+        for job in read_results(study, run):
             measured = read_measured(job.folder(run)).items()
             result = {name: emptied(v) if name == EXAMPLE else rounded(v) for name, v in measured if name != "cost"}
             held.setdefault(job.name, {})[str(job.seed)] = result

@@ -239,10 +239,12 @@ class SeedPlusIndex(Parity):
     def sample(self, rng, rows, split="train", **others):
         first = int(rng.integers(1024))
         every = [
-            super(SeedPlusIndex, self).sample(stream(first + i), 1, split, length=self.longest) for i in range(rows)
+            super(SeedPlusIndex, self).sample(stream(first + i), 1, split, length=self.max_length) for i in range(rows)
         ]
-        inputs = np.concatenate([batch.tokens[:, 1 : 1 + self.longest] for batch in every] or [np.zeros((0, 1), int)])
-        return self.batch(inputs, np.full(rows, self.longest))
+        inputs = np.concatenate(
+            [batch.tokens[:, 1 : 1 + self.max_length] for batch in every] or [np.zeros((0, 1), int)]
+        )
+        return self.batch(inputs, np.full(rows, self.max_length))
 
 
 class ASplitThatSeesThePadding(Parity):
@@ -251,7 +253,7 @@ class ASplitThatSeesThePadding(Parity):
     def sample(self, rng, rows, split="train", **others):
         kept = 0
         while kept < rows or not rows:
-            lengths = rng.integers(self.shortest, self.longest + 1, size=rows * 12)
+            lengths = rng.integers(self.min_length, self.max_length + 1, size=rows * 12)
             inputs = rng.integers(2, size=(rows * 12, int(lengths.max(initial=1))))
             inputs[np.arange(inputs.shape[1]) >= lengths[:, None]] = 0
             held = split_of(np.column_stack([lengths, inputs])) == SPLITS.index(split)
@@ -264,17 +266,17 @@ class OtherShares(Parity):
     """Half of the prompts are for training, not six in eight."""
 
     def sample(self, rng, rows, split="train", **others):
-        every = np.array([[n >> bit & 1 for bit in range(self.longest)] for n in range(2**self.longest)])
+        every = np.array([[n >> bit & 1 for bit in range(self.max_length)] for n in range(2**self.max_length)])
         part = np.arange(len(every)) % 4
         held = {"train": part < 2, "validation": part == 2, "test": part == 3}[split]
-        return self.batch(every[held][rng.integers(held.sum(), size=rows)], np.full(rows, self.longest))
+        return self.batch(every[held][rng.integers(held.sum(), size=rows)], np.full(rows, self.max_length))
 
 
 class RowsFollowEachOther(Parity):
     """Lengths come in order, so that one row alone is always the shortest."""
 
     def sample(self, rng, rows, split="train", **others):
-        lengths = self.shortest + np.arange(rows) % (self.longest - self.shortest + 1)
+        lengths = self.min_length + np.arange(rows) % (self.max_length - self.min_length + 1)
         parts = [super(RowsFollowEachOther, self).sample(rng, 1, split, length=int(one)) for one in lengths]
         inputs = np.zeros((rows, int(lengths.max(initial=1))), dtype=np.int64)
         for row, part in enumerate(parts):

@@ -14,7 +14,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from toylab.tasks import NOWHERE, ContextualCounting
+from toylab.tasks import NO_POSITION, ContextualCounting
 
 some = settings(max_examples=15)
 seeds = st.integers(0, 2**20)
@@ -74,7 +74,7 @@ def texts_of(task, batch):
 
 def counts_of(batch, row=0):
     """The counts of a row, those of no region left out."""
-    return [count for count in batch.labels["count"][row].tolist() if count != NOWHERE]
+    return [count for count in batch.labels["count"][row].tolist() if count != NO_POSITION]
 
 
 def ask(task, text):

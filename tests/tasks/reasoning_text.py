@@ -132,7 +132,7 @@ class ChainOffByOne(Reasoning):
 
 
 class FlagUnseen(Reasoning):
-    def right_answers(self, prompts):
+    def correct_answers(self, prompts):
         return self.chain(prompts)[:, -1]
 
 

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from toylab.console import ToylabError
 from toylab.tasks import (
     IGNORE,
-    NOWHERE,
-    SHARES,
+    NO_POSITION,
+    SPLIT_SHARES,
     SPLITS,
     Batch,
     Parity,
@@ -130,8 +130,8 @@ def test_the_shares_of_a_large_space_are_six_one_and_one_eighths(symbols, length
     every = np.indices((symbols,) * length).reshape(length, -1).T
     counts = np.bincount(split_of(every), minlength=3)
     for split, count in zip(SPLITS, counts, strict=True):
-        spread = np.sqrt(len(every) * SHARES[split] * (1 - SHARES[split]))
-        assert abs(count - len(every) * SHARES[split]) < 4 * spread
+        spread = np.sqrt(len(every) * SPLIT_SHARES[split] * (1 - SPLIT_SHARES[split]))
+        assert abs(count - len(every) * SPLIT_SHARES[split]) < 4 * spread
 
 
 def test_every_position_and_the_length_matter_to_the_split():
@@ -147,7 +147,7 @@ def test_every_position_and_the_length_matter_to_the_split():
 
 def test_the_splits_are_three_and_their_shares_fill_the_space():
     assert SPLITS == ("train", "validation", "test")
-    assert SHARES == {"train": 0.75, "validation": 0.125, "test": 0.125}
+    assert SPLIT_SHARES == {"train": 0.75, "validation": 0.125, "test": 0.125}
 
 
 # Random streams ----------------------------------------------------------------------------------------------------
@@ -303,7 +303,7 @@ def test_a_batch_cannot_be_changed_and_can_be_pickled():
 def test_what_is_not_scored_is_what_torch_ignores_by_itself():
     assert inspect.signature(torch.nn.functional.cross_entropy).parameters["ignore_index"].default == IGNORE
     assert IGNORE < 0
-    assert NOWHERE < 0
+    assert NO_POSITION < 0
 
 
 def test_the_protocol_tells_tasks_from_other_things():

@@ -30,14 +30,14 @@ def case(task, law):
 
 @pytest.mark.parametrize(("task", "law"), [case(task, law) for task, law in CASES])
 def test_a_broken_task_is_caught_by_its_law(task, law, monkeypatch):
-    monkeypatch.setattr(task_laws, "PATIENCE", 5.0)
-    failure = check.failure_of(law, task, examples=15)
+    monkeypatch.setattr(task_laws, "PROCESS_TIMEOUT", 5.0)
+    failure = check.find_failure(law, task, examples=15)
     assert failure is not None, "the mutant was not caught"
-    assert failure.law == check.sentence(law)
+    assert failure.law == check.law_in_words(law)
     assert "Error" not in failure.why, "the law did not speak, the task failed by itself"
 
 
-@pytest.mark.parametrize("law", check.LAWS, ids=check.sentence)
+@pytest.mark.parametrize("law", check.LAWS, ids=check.law_in_words)
 def test_every_law_has_a_mutant_that_it_catches(law):
     assert law in {one for _, one in CASES}
 
@@ -51,7 +51,7 @@ class Leaves(Parity):
 
 
 def test_a_task_that_ends_its_process_is_caught_at_once():
-    failure = check.failure_of(task_laws.another_process_ends_and_draws_the_same_rows, Leaves())
+    failure = check.find_failure(task_laws.another_process_ends_and_draws_the_same_rows, Leaves())
     assert (failure.look_at, failure.hopeless) == ("sample", True)
     assert "ended the process" in failure.why
 
@@ -119,7 +119,7 @@ def test_an_error_of_the_task_is_an_answer_with_its_place():
         def solve(self, prompt):
             raise KeyError("no such thing")
 
-    failure = check.failure_of(laws.the_oracle_continues_every_prompt_with_the_targets, Failing(lengths=3))
+    failure = check.find_failure(laws.the_oracle_continues_every_prompt_with_the_targets, Failing(lengths=3))
     assert failure.look_at.startswith("solve (")
     assert "KeyError: 'no such thing'" in failure.why
 

@@ -29,7 +29,7 @@ from tests.tasks.counting_text import (
     tasks,
     texts_of,
 )
-from toylab.tasks import IGNORE, NOWHERE, SPLITS, ContextualCounting, decode, encode, stream
+from toylab.tasks import IGNORE, NO_POSITION, SPLITS, ContextualCounting, decode, encode, stream
 
 
 def a_row_is_begin_string_equals_answer_padding(task, batch):
@@ -55,7 +55,7 @@ def a_row_is_begin_string_equals_answer_padding(task, batch):
 def lengths_and_numbers_of_regions_are_in_their_ranges(task, batch):
     low, high = (task.length, task.length) if isinstance(task.length, int) else task.length
     fewest, most = (task.regions, task.regions) if isinstance(task.regions, int) else task.regions
-    assert (task.shortest, task.longest, task.fewest, task.most) == (low, high, fewest, most)
+    assert (task.min_length, task.max_length, task.fewest, task.most) == (low, high, fewest, most)
     assert batch.labels["count"].shape == (len(batch), most)
     for row, text in enumerate(texts_of(task, batch)):
         assert low <= len(text) <= high
@@ -76,7 +76,7 @@ def counts_are_those_of_a_parser(task, batch):
         inside, outside = cut[1::2], cut[0::2]
         counts = counts_of(batch, row)
         number = len(counts)
-        assert batch.labels["count"][row].tolist() == counts + [NOWHERE] * (batch.labels["count"].shape[1] - number)
+        assert batch.labels["count"][row].tolist() == counts + [NO_POSITION] * (batch.labels["count"].shape[1] - number)
         assert counts == parsed(text)
         assert all(0 <= count <= len(content) for count, content in zip(counts, inside, strict=True))
         assert sum(counts) + sum(piece.count("1") for piece in outside) == text.count("1")
@@ -92,7 +92,7 @@ def the_region_label_is_that_of_a_slow_loop(task, batch):
             depth += char == "["
             expected.append(opened if depth else 0)
             depth -= char == "]"
-        assert label == expected + [NOWHERE] * (len(label) - len(expected))
+        assert label == expected + [NO_POSITION] * (len(label) - len(expected))
         inside = [number for number in label if number > 0]
         assert inside == sorted(inside)
         assert sorted(set(inside)) == list(range(1, opened + 1))
@@ -278,7 +278,7 @@ class OutsideCounted(Relabelled):
     def changes(self, labels, strings, place, inside):
         number = ((strings == 3) & inside).cumsum(axis=1)  # brackets closed so far
         counts = np.stack([((strings == 1) & inside & (number == k)).sum(axis=1) for k in range(self.most)], axis=1)
-        return {"count": np.where(labels["count"] == NOWHERE, NOWHERE, counts)}
+        return {"count": np.where(labels["count"] == NO_POSITION, NO_POSITION, counts)}
 
 
 class CountsShifted(Relabelled):
@@ -297,7 +297,7 @@ class RegionsThatGoOn(Relabelled):
     def changes(self, labels, strings, place, inside):
         label = labels["region"].copy()
         label[:, self.begin : self.begin + strings.shape[1]] = np.where(
-            inside, ((strings == 2) & inside).cumsum(axis=1), NOWHERE
+            inside, ((strings == 2) & inside).cumsum(axis=1), NO_POSITION
         )
         return {"region": label}
 

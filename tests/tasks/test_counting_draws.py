@@ -19,7 +19,7 @@ from tests.tasks.counting_text import (
     texts_of,
     tokens_of,
 )
-from toylab.tasks import NOWHERE, SPLITS, ContextualCounting, split_of, stream
+from toylab.tasks import NO_POSITION, SPLITS, ContextualCounting, split_of, stream
 
 
 def places_of_brackets_are_uniform(task, seed, rows=20000):
@@ -52,7 +52,7 @@ def bits_are_independent_ones_with_probability_p(task, seed, rows=20000):
 
 def within_a_split_strings_are_as_likely_as_among_all(task, seed, rows=20000):
     """All strings of a size are listed: those of a split are drawn in proportion to their probability."""
-    texts = list(every_text(task.longest, task.most))
+    texts = list(every_text(task.max_length, task.most))
     likely = np.array([task.p ** text.count("1") * (1 - task.p) ** text.count("0") for text in texts])
     number = {text: i for i, text in enumerate(texts)}
     own = split_of(tokens_of(texts))
@@ -88,7 +88,7 @@ def test_where_p_is_zero_or_one_all_bits_are_alike(p, seen):
 def test_lengths_and_numbers_of_regions_are_drawn_evenly_and_independently():
     task = ContextualCounting(length=(20, 24), regions=(2, 4))
     batch = task.sample(stream(0), 9000)
-    number = (batch.labels["count"] != NOWHERE).sum(axis=1)
+    number = (batch.labels["count"] != NO_POSITION).sum(axis=1)
     assert_drawn_from([1 / 15] * 15, (batch.labels["length"] - 20) * 3 + number - 2)
 
 
@@ -135,9 +135,9 @@ def test_the_law_of_counts_is_one_and_the_guess_and_the_entropy_follow(task):
     assert law.shape == (task.classes,)
     assert law.min() >= 0
     assert math.isclose(law.sum(), 1)
-    assert not law[task.longest - 2 * task.fewest + 1 :].any()
+    assert not law[task.max_length - 2 * task.fewest + 1 :].any()
     assert task.constant_guess == law.max()
-    assert 0 <= task.entropy <= math.log(task.longest)
+    assert 0 <= task.entropy <= math.log(task.max_length)
     # A mean needs no law: of T places the 2R + 1 gaps share T - 2R, and a share p of them are ones.
     bits = sum(regions * (length - 2 * regions) / (2 * regions + 1) for length, regions in sizes_of(task))
     assert math.isclose(law @ np.arange(task.classes), task.p * bits / sum(regions for _, regions in sizes_of(task)))
@@ -145,7 +145,7 @@ def test_the_law_of_counts_is_one_and_the_guess_and_the_entropy_follow(task):
 
 def the_law_of_counts_is_that_of_a_sample(task, seed, rows=10000):
     counts = task.sample(stream(seed), rows).labels["count"]
-    counts = counts[counts != NOWHERE]
+    counts = counts[counts != NO_POSITION]
     law = task.count_law
     assert np.abs(np.bincount(counts, minlength=len(law)) / len(counts) - law).max() < 0.01
     assert abs((counts == law.argmax()).mean() - task.constant_guess) < 0.01
@@ -224,7 +224,7 @@ class CountsOfAnyBinomial(ContextualCounting):
 
     @property
     def count_law(self):
-        law = binom.pmf(range(self.classes), (self.longest - 2 * self.most) // (2 * self.most + 1), self.p)
+        law = binom.pmf(range(self.classes), (self.max_length - 2 * self.most) // (2 * self.most + 1), self.p)
         return law / law.sum()
 
 

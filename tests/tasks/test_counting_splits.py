@@ -24,8 +24,8 @@ from tests.tasks.counting_text import (
     texts_of,
     tokens_of,
 )
-from toylab.tasks import NOWHERE, SPLITS, ContextualCounting, split_of, stream
-from toylab.tasks.base import FEW
+from toylab.tasks import NO_POSITION, SPLITS, ContextualCounting, split_of, stream
+from toylab.tasks.base import EXACT_SPLIT_LIMIT
 
 
 @some
@@ -107,7 +107,7 @@ def test_sizes_of_which_a_split_holds_nothing_are_left_out_and_the_others_drawn_
     if split != "train":
         assert len(held) < len(sizes_of(task)), "no size is lacking: this shows nothing"
     batch = task.sample(stream(0), 3000, split)
-    numbers = (batch.labels["count"] != NOWHERE).sum(axis=1).tolist()
+    numbers = (batch.labels["count"] != NO_POSITION).sum(axis=1).tolist()
     assert_drawn_from(
         [1 / len(held)] * len(held),
         [held.index(size) for size in zip(batch.labels["length"].tolist(), numbers, strict=True)],
@@ -139,7 +139,7 @@ def test_of_more_strings_than_are_listed_every_split_holds_a_twentieth_whatever_
     for length in range(2, 30):
         for regions in range(1, length // 2 + 1):
             brackets = math.comb(length, 2 * regions)  # beyond 400, five deviations are within the margin
-            if brackets <= 400 and brackets * 2 ** (length - 2 * regions) > FEW:
+            if brackets <= 400 and brackets * 2 ** (length - 2 * regions) > EXACT_SPLIT_LIMIT:
                 for bit in "01":
                     places = itertools.combinations(range(length), 2 * regions)
                     texts = ["".join("[]"[at.index(t) % 2] if t in at else bit for t in range(length)) for at in places]

@@ -12,7 +12,7 @@ from tests.tasks.iterated import f, kinds, one_row, rows_of, some, states_of, va
 from toylab.tasks import (
     IGNORE,
     ITERATED_MAPS,
-    NOWHERE,
+    NO_POSITION,
     Copy,
     ModularSum,
     Parity,
@@ -49,7 +49,7 @@ def test_a_row_is_task_token_inputs_end_of_input_states_end(kind, thought, paddi
         end = len(tokens) if padding else size
         assert scored == list(range(length + 1, end))
         assert targets[length + 1 : end] == tokens[length + 2 : size] + [eos] * (end - size + 1)
-        assert [place for place, label in enumerate(state) if label != NOWHERE] == list(range(length + 2, size))
+        assert [place for place, label in enumerate(state) if label != NO_POSITION] == list(range(length + 2, size))
         assert state[length + 2 : size] == tokens[length + 2 : size]
     assert task.context == max(task.size(length) for length in range(2, 8))
 

@@ -161,7 +161,7 @@ def test_a_row_of_no_inputs_cannot_be_drawn(thought, length):
 def test_a_space_too_large_for_a_float_can_be_drawn_from(task):
     with at_most(10):
         batch = rows_of(task, 3, distinct=True)
-    assert batch.labels["length"].tolist() == [task.longest] * 3
+    assert batch.labels["length"].tolist() == [task.max_length] * 3
 
 
 def test_inputs_are_uniform_over_those_of_the_task():

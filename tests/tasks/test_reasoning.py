@@ -147,7 +147,7 @@ def test_a_row_worked_out_by_hand():
     assert task.permutation.tolist() == [1, 3, 2, 6, 4, 5, 0]
     prompt = asked(task)
     assert task.chain(prompt).tolist() == [[4, 3, 4, 2, 4, 6]]
-    assert task.right_answers(prompt).tolist() == [6]
+    assert task.correct_answers(prompt).tolist() == [6]
     assert text_of(task, task.solve(prompt[0].tolist())) == "THINK 4 3 4 2 4 6 ANS 6 EOS"
     row = task.written(stream(0), prompt, Styles.clean(1.0), dialects=False)
     assert text_of(task, row.tokens[0]) == f"{QUESTION} THINK 4 3 4 2 4 6 ANS 6"
@@ -165,7 +165,7 @@ def test_a_wrong_step_worked_out_by_hand():
 def test_a_flagged_row_worked_out_by_hand():
     task = Reasoning(p=7, length=6, seed=0, flag=True)
     prompt = asked(task, f"{QUESTION}'")
-    assert task.right_answers(prompt).tolist() == [3]
+    assert task.correct_answers(prompt).tolist() == [3]
     assert text_of(task, task.solve(prompt[0].tolist())) == "DIRECT 3 EOS"
     for think, answer in ((0.0, "DIRECT 3"), (1.0, "THINK 4 3 4 2 4 6 ANS 6")):
         row = task.written(stream(0), prompt, Styles.clean(0.5, think), dialects=False)
@@ -241,7 +241,7 @@ class PaddingScored(Changed):
 class StopKnowsTheEnd(Changed):
     def changes(self, batch):
         tokens, targets, rows = batch.tokens.copy(), batch.targets.copy(), np.arange(len(batch))
-        truth = self.right_answers(tokens[:, : self.prompt])
+        truth = self.correct_answers(tokens[:, : self.prompt])
         tokens[rows, batch.sizes - 1] = targets[rows, batch.sizes - 2] = truth
         return {"tokens": tokens, "targets": targets}
 

@@ -248,7 +248,7 @@ class AnsNotNeeded(Reasoning):
 
 class AnyAnswer(Reasoning):
     def verify(self, prompts, written):
-        truth = self.right_answers(prompts)[:, None]
+        truth = self.correct_answers(prompts)[:, None]
         return super().verify(prompts, np.where(written < self.p, truth, written))
 
 

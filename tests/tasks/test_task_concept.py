@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.tasks.concepts import SMALL, SPECS, TOP, broken, described, drawing, may_hold, named, prompts_of, said, seeds
-from toylab.tasks import KINDS, NOWHERE, SPLITS, ConceptGrammar, TaskConcept, decode, encode, stream
+from toylab.tasks import KINDS, NO_POSITION, SPLITS, ConceptGrammar, TaskConcept, decode, encode, stream
 
 
 @st.composite
@@ -66,7 +66,9 @@ def prompts_and_labels_are_laid_out_as_said(task, kind, batch):
         assert set(text) <= set(task.vocabulary[: task.letters])
         symbols = task.grammar.parse(prompt[task.text])
         each = np.repeat([TOP.index(symbol) for symbol in symbols], task.grammar.size).tolist()
-        assert labels["symbol"][row].tolist() == [NOWHERE] * 4 + each + [NOWHERE] * (task.context - 4 - task.answer)
+        assert labels["symbol"][row].tolist() == [NO_POSITION] * 4 + each + [NO_POSITION] * (
+            task.context - 4 - task.answer
+        )
         assert labels["dose"][row] == sum(symbol[0] == "B" for symbol in symbols)
     read = [[row, task.prompt - 1 + i, 4 + i] for row in range(len(batch)) for i in range(task.answer)]
     assert batch.links["operand"].tolist() == read

@@ -20,5 +20,5 @@ def draws(draw: st.DrawFn, most: int = 40) -> tuple[IteratedMap, int, int]:
 
 def sample(drawn: tuple[IteratedMap, int, int]) -> Batch:
     task, seed, rows = drawn
-    assume(all(task.capacity(length, "train") for length in range(task.shortest, task.longest + 1)))
+    assume(all(task.capacity(length, "train") for length in range(task.min_length, task.max_length + 1)))
     return task.sample(random_stream(seed, "rows"), rows)

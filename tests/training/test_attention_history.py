@@ -12,8 +12,8 @@ from toylab.model.config import ModelConfig
 from toylab.model.transformer import Transformer
 from toylab.probes import watch
 from toylab.tasks import Parity, decode, stream
-from toylab.training.attention_history import Film, Scene, read_film
-from toylab.training.batches import fresh, next_token_loss
+from toylab.training.attention_history import AttentionHistory, RecordedSequence, read_history
+from toylab.training.batches import next_token_loss, training_batches
 from toylab.training.loop import TrainConfig, train
 
 TASK = Parity(lengths=(1, 4))
@@ -24,13 +24,15 @@ def model(seed: int = 0) -> Transformer:
     return Transformer.for_task(TASK, ModelConfig(width=8, heads=2), seed)
 
 
-def scenes() -> list[Scene]:
+def scenes() -> list[RecordedSequence]:
     found = []
     for length in (2, 4):
         batch = TASK.sample(stream(0, "film"), 1, length=length)
         tokens = batch.tokens[0]
         links = {name: edges[:, 1:].tolist() for name, edges in batch.links.items()}
-        found.append(Scene(f"{length} inputs", torch.from_numpy(tokens), tuple(decode(TASK, tokens.tolist())), links))
+        found.append(
+            RecordedSequence(f"{length} inputs", torch.from_numpy(tokens), tuple(decode(TASK, tokens.tolist())), links)
+        )
     return found
 
 
@@ -38,9 +40,9 @@ def scenes() -> list[Scene]:
 @given(st.integers(0, 2**32))
 def test_a_frame_is_what_the_model_attends_to_up_to_half_a_step(tmp_path_factory, seed):
     one = model(seed)
-    film = Film(tmp_path_factory.mktemp("film") / "film.safetensors", scenes())
+    film = AttentionHistory(tmp_path_factory.mktemp("film") / "film.safetensors", scenes())
     film.add(one, 3)
-    shown = read_film(film.path, "title", "caption", [{"step": 3, "loss": 0.5}], {"loss": "nats"})
+    shown = read_history(film.path, "title", "caption", [{"step": 3, "loss": 0.5}], {"loss": "nats"})
     assert (shown.steps, shown.curves) == ([3], {"nats": [0.5]})
     for scene, patterns in zip(scenes(), shown.patterns, strict=True):
         with watch(one, "blocks.*.attn.pattern") as seen:
@@ -51,7 +53,7 @@ def test_a_frame_is_what_the_model_attends_to_up_to_half_a_step(tmp_path_factory
 
 def filmed(folder: Path, stop: int | None = None) -> bytes:
     """The film of a training that is interrupted at the step at which its `stop`-th frame was due."""
-    film = Film(folder / "film.safetensors", scenes())
+    film = AttentionHistory(folder / "film.safetensors", scenes())
 
     def record(trained, step: int) -> None:
         film.add(trained, step)
@@ -59,7 +61,7 @@ def filmed(folder: Path, stop: int | None = None) -> bytes:
             raise KeyboardInterrupt
 
     checkpoint = folder / "checkpoint.safetensors"
-    train(model(), next_token_loss, fresh(TASK, 0, 8), CONFIG, checkpoint=checkpoint, record=record)
+    train(model(), next_token_loss, training_batches(TASK, 0, 8), CONFIG, checkpoint=checkpoint, record=record)
     return film.path.read_bytes()
 
 
@@ -73,7 +75,7 @@ def test_an_interrupted_film_goes_on_and_ends_with_the_same_bytes(whole, tmp_pat
     with pytest.raises(KeyboardInterrupt):
         filmed(tmp_path, stop)
     assert filmed(tmp_path) == whole
-    assert Film(tmp_path / "film.safetensors", scenes()).frames.keys() == {0, 2, 4, 6}
+    assert AttentionHistory(tmp_path / "film.safetensors", scenes()).frames.keys() == {0, 2, 4, 6}
 
 
 def test_what_is_no_film_is_refused_by_name(tmp_path):
@@ -82,4 +84,4 @@ def test_what_is_no_film_is_refused_by_name(tmp_path):
     path = tmp_path / "film.safetensors"
     write_tensors(path, {"x": torch.zeros(1)}, {})
     with pytest.raises(ValueError, match=r"film\.safetensors: is not a film"):
-        read_film(path, "", "", [], {})
+        read_history(path, "", "", [], {})

@@ -19,7 +19,17 @@ from toylab.model.config import ModelConfig
 from toylab.model.transformer import Transformer
 from toylab.tasks import IGNORE, Batch, Copy, ModularSum, Parity, Polynomial
 from toylab.tasks import stream as random_stream
-from toylab.training.batches import BLOCK, Scored, epochs, fresh, likeliest, next_token_loss, pack, pad, tokens_for
+from toylab.training.batches import (
+    BLOCK_STEPS,
+    ScoredBatch,
+    epoch_batches,
+    likeliest,
+    next_token_loss,
+    pack,
+    pad,
+    tokens_for,
+    training_batches,
+)
 
 
 def sequences(batch: Batch) -> Counter:
@@ -28,7 +38,7 @@ def sequences(batch: Batch) -> Counter:
     return Counter((tuple(tokens[:size]), tuple(targets[:size])) for tokens, targets, size in rows)
 
 
-def targets_of(scored: Scored) -> torch.Tensor:
+def targets_of(scored: ScoredBatch) -> torch.Tensor:
     """The target of every position, as the batch had it."""
     full = torch.full_like(scored.tokens, IGNORE)
     for row, (queries, targets) in enumerate(zip(scored.queries.tolist(), scored.targets.tolist(), strict=True)):
@@ -129,33 +139,33 @@ def test_padding_does_not_reach_the_loss():
 # The batch of a step -------------------------------------------------------------------------------------------------
 
 
-def content(scored: Scored) -> tuple:
+def content(scored: ScoredBatch) -> tuple:
     return scored.tokens.tolist(), scored.queries.tolist(), scored.targets.tolist(), scored.positions.tolist()
 
 
 @fewer(0.3)
 @given(SEEDS, st.integers(1, 5), st.permutations([0, 1, 63, 64, 65, 127, 128, 200, 0, 64]))
 def test_the_batch_of_a_step_is_the_same_in_any_order_of_asking(seed, rows, steps):
-    asked, task = fresh(ModularSum(lengths=(2, 5)), seed, rows), ModularSum(lengths=(2, 5))
+    asked, task = training_batches(ModularSum(lengths=(2, 5)), seed, rows), ModularSum(lengths=(2, 5))
     found = {step: content(asked(step)) for step in steps}
     for step in sorted(found, reverse=True):
-        assert content(fresh(task, seed, rows)(step)) == found[step]
+        assert content(training_batches(task, seed, rows)(step)) == found[step]
 
 
 @fewer(0.4)
 @given(st.integers(0, 2**31), st.integers(0, 300))
 def test_neighbouring_seeds_and_steps_share_no_rows(seed, step):
     def rows(s: int, at: int) -> set[tuple[int, ...]]:
-        return set(map(tuple, fresh(Polynomial(lengths=16), s, 4, pad)(at).tokens.tolist()))
+        return set(map(tuple, training_batches(Polynomial(lengths=16), s, 4, pad)(at).tokens.tolist()))
 
-    drawn = [rows(s, at) for s in (seed, seed + 1) for at in (step, step + 1, step + BLOCK)]
+    drawn = [rows(s, at) for s in (seed, seed + 1) for at in (step, step + 1, step + BLOCK_STEPS)]
     assert all(len(one) == 4 for one in drawn)
     assert len(set().union(*drawn)) == 4 * len(drawn)
 
 
 @pytest.mark.parametrize("layout", [pad, pack])
 def test_fresh_batches_have_the_rows_and_the_layout_asked_for(layout):
-    scored = fresh(Parity(lengths=(1, 4)), 0, 12, layout)(5)
+    scored = training_batches(Parity(lengths=(1, 4)), 0, 12, layout)(5)
     if layout is pad:
         assert len(scored.tokens) == 12
     else:
@@ -166,18 +176,18 @@ def test_fresh_batches_have_the_rows_and_the_layout_asked_for(layout):
 @given(SEEDS, st.integers(1, 3), st.integers(0, 3), st.sampled_from([1, 2, 4]))
 def test_a_sweep_goes_from_the_shortest_length_to_the_longest_and_repeats(seed, low, more, batches_each):
     task, rows = Copy(lengths=(low, low + more), p=7), 8 // batches_each
-    at = epochs(task, seed, rows, per_length=8)
+    at = epoch_batches(task, seed, rows, per_length=8)
     period = batches_each * (more + 1)
     for step in range(period):
         scored = at(step)
         assert scored.tokens.shape == (rows, task.size(low + step // batches_each))
         assert content(at(step + 3 * period)) == content(scored)
-        assert content(epochs(task, seed, rows, per_length=8)(step)) == content(scored)
+        assert content(epoch_batches(task, seed, rows, per_length=8)(step)) == content(scored)
 
 
 def test_a_sweep_shows_every_row_of_its_pool_once_a_round():
     task = Polynomial(lengths=(5, 6))
-    whole, parts = epochs(task, 3, 16, per_length=16), epochs(task, 3, 4, per_length=16)
+    whole, parts = epoch_batches(task, 3, 16, per_length=16), epoch_batches(task, 3, 4, per_length=16)
     for length in (0, 1):
         seen = torch.cat([parts(4 * length + part).tokens for part in range(4)])
         assert torch.equal(seen, whole(length).tokens)
@@ -185,7 +195,7 @@ def test_a_sweep_shows_every_row_of_its_pool_once_a_round():
 
 def test_a_sweep_needs_rows_that_divide_its_pool():
     with pytest.raises(ValueError, match=r"^rows=5: .* 1024 .*; give .* 256"):
-        epochs(Parity(), 0, 5)
+        epoch_batches(Parity(), 0, 5)
 
 
 def test_scored_padding_weighs_short_rows_as_the_published_code_does():
@@ -248,7 +258,7 @@ def test_weights_count_some_targets_more_than_others_as_worked_out_by_hand():
         def forward(self, tokens, *, positions, segments, queries):
             return torch.log(torch.tensor([[[0.5, 0.5], [0.25, 0.75]]]))
 
-    scored = Scored(
+    scored = ScoredBatch(
         tokens=torch.zeros(1, 2, dtype=torch.long),
         positions=torch.arange(2)[None],
         segments=None,

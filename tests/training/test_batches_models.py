@@ -14,7 +14,7 @@ from toylab.model.config import ModelConfig
 from toylab.model.transformer import Transformer
 from toylab.tasks import Copy
 from toylab.tasks import stream as random_stream
-from toylab.training.batches import Scored, fresh, next_token_loss, pack, pad
+from toylab.training.batches import ScoredBatch, next_token_loss, pack, pad, training_batches
 from toylab.training.loop import TrainConfig, train
 from toylab.training.population import Population
 
@@ -80,7 +80,7 @@ def test_a_model_of_ones_own_is_given_what_it_takes_and_has_the_loss_of_the_mode
 def test_positions_of_ones_own_are_not_left_out_in_silence():
     task = Copy(lengths=(2, 3))
     scored = pad(task.sample(random_stream(0, "rows"), 4))
-    far = Scored(**{**vars(scored), "positions": 2 * scored.positions})
+    far = ScoredBatch(**{**vars(scored), "positions": 2 * scored.positions})
     model = Transformer.for_task(task, ModelConfig(layers=1, width=8))
     with pytest.raises(ToylabError, match=r"^positions: forward of Plain takes none"):
         next_token_loss(Plain(model), far)
@@ -144,7 +144,7 @@ def test_a_recurrent_network_trains_alone_and_in_a_population():
                 states.append(state)
             return self.out(torch.stack(states, dim=1))
 
-    data = [fresh(task, seed, 16, pad) for seed in (0, 1)]
+    data = [training_batches(task, seed, 16, pad) for seed in (0, 1)]
     together = Population([Recurrent(seed) for seed in (0, 1)], next_token_loss, config)
     together.train(data)
     for seed, member in enumerate(together.members()):

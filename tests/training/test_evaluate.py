@@ -17,7 +17,7 @@ from toylab.model.generate import generate
 from toylab.model.transformer import Transformer
 from toylab.planted.handwritten import iteration_head
 from toylab.probes import edit, find_iteration_head
-from toylab.survey import says_what_stands, survey
+from toylab.survey import copy_accuracy, survey
 from toylab.tasks import IGNORE, ITERATED_MAPS, Parity, Polynomial, split_of
 from toylab.training import evaluate
 
@@ -111,7 +111,7 @@ def test_free_writing_is_compared_with_the_oracle(kind, chain):
 
 def test_measuring_changes_nothing(circuit, batches):
     before = [p.clone() for p in circuit.parameters()]
-    evaluate.progress(circuit, batches)
+    evaluate.evaluation_metrics(circuit, batches)
     evaluate.free_running_accuracy(circuit, TASK, batches)
     evaluate.search_iteration_head(circuit, batches)
     assert all(torch.equal(p, q) for p, q in zip(circuit.parameters(), before, strict=True))
@@ -154,7 +154,7 @@ def test_held_out_takes_all_that_a_split_holds_and_refuses_to_take_none():
 
 def test_patterns_come_a_layer_each_and_are_those_of_the_model(circuit, batches):
     batch = batches[5]
-    found = evaluate.patterns(circuit, batch)
+    found = evaluate.attention_patterns(circuit, batch)
     assert len(found) == 2
     seen = {}
     keep = {f"blocks.{n}.attn.pattern": lambda p, n=n: seen.setdefault(n, p.clone()) for n in range(2)}
@@ -167,9 +167,9 @@ def test_patterns_come_a_layer_each_and_are_those_of_the_model(circuit, batches)
 @given(SEEDS, st.integers(1, 3), st.integers(1, 2))
 def test_progress_repeats_what_the_detector_and_the_accuracy_say(batches, seed, layers, heads):
     model = Transformer.for_task(TASK, ModelConfig(layers=layers, heads=heads, width=8), seed).double()
-    found, accuracy = evaluate.progress(model, batches), evaluate.accuracy(model, batches)
+    found, accuracy = evaluate.evaluation_metrics(model, batches), evaluate.accuracy(model, batches)
     assert (found["accuracy"], found["token_accuracy"]) == (accuracy.sequence, accuracy.token)
-    patterns = {length: evaluate.patterns(model, batch) for length, batch in batches.items()}
+    patterns = {length: evaluate.attention_patterns(model, batch) for length, batch in batches.items()}
     head = find_iteration_head(patterns, {length: batch.links for length, batch in batches.items()})
     assert found["carry"] == head.carry
     assert head == evaluate.search_iteration_head(model, batches)
@@ -184,10 +184,13 @@ def test_progress_repeats_what_the_detector_and_the_accuracy_say(batches, seed, 
 
 
 def test_progress_of_one_length_or_without_written_states_speaks_of_accuracy_alone(circuit, batches):
-    assert set(evaluate.progress(circuit, {4: batches[4]})) == {"accuracy", "token_accuracy"}
+    assert set(evaluate.evaluation_metrics(circuit, {4: batches[4]})) == {"accuracy", "token_accuracy"}
     task = replace(TASK, chain_of_thought=False)
     model = Transformer.for_task(task)
-    assert set(evaluate.progress(model, evaluate.by_length(task, 0, [4, 5], 4))) == {"accuracy", "token_accuracy"}
+    assert set(evaluate.evaluation_metrics(model, evaluate.by_length(task, 0, [4, 5], 4))) == {
+        "accuracy",
+        "token_accuracy",
+    }
 
 
 # Edits ---------------------------------------------------------------------------------------------------------------
@@ -213,17 +216,17 @@ def test_an_accuracy_of_logits_that_are_nan_or_of_nothing_is_refused(circuit, ba
     batch = batches[4]
     edits = {"unembedding": one_nan}
     for measure in (
-        lambda: evaluate.predict(circuit, batch, edits),
+        lambda: evaluate.predict_tokens(circuit, batch, edits),
         lambda: evaluate.accuracy(circuit, {4: batch}, lambda _: edits),
     ):
         with pytest.raises(ToylabError, match="logits: are nan"):
             measure()
     with edit(circuit, edits):
         for measure in (
-            lambda: evaluate.progress(circuit, {4: batch}),
+            lambda: evaluate.evaluation_metrics(circuit, {4: batch}),
             lambda: evaluate.free_running_accuracy(circuit, TASK, {4: batch}),
             lambda: survey(circuit, batch),
-            lambda: says_what_stands(circuit, batch, batch.links["carry"]),
+            lambda: copy_accuracy(circuit, batch, batch.links["carry"]),
         ):
             with pytest.raises(ToylabError, match="logits: are nan"):
                 measure()

@@ -24,7 +24,7 @@ from toylab.console import ToylabError
 from toylab.files import read_tensors
 from toylab.model.transformer import Transformer
 from toylab.tasks import Copy
-from toylab.training.batches import fresh, next_token_loss
+from toylab.training.batches import next_token_loss, training_batches
 from toylab.training.loop import DivergedError, TrainConfig, learning_rate, train
 
 # The learning rate ---------------------------------------------------------------------------------------------------
@@ -126,7 +126,7 @@ def test_a_step_is_that_of_adamw_with_a_shortened_gradient(seed, decay, clip, be
 
 def test_the_loss_of_a_small_task_goes_down_in_a_few_dozen_steps():
     config = replace(PLAIN, steps=60, rows=16, evaluate_every=20, clip=1.0)
-    history = train(build(), next_token_loss, fresh(TASK, 0, config.rows), config).history
+    history = train(build(), next_token_loss, training_batches(TASK, 0, config.rows), config).history
     losses = [entry["loss"] for entry in history]
     assert losses == sorted(losses, reverse=True)
     assert losses[-1] < 0.5 * losses[0]
@@ -135,14 +135,14 @@ def test_the_loss_of_a_small_task_goes_down_in_a_few_dozen_steps():
 def test_what_is_frozen_stays_and_everything_else_is_trained():
     model = build(config=replace(SMALL, unembedding="frozen"))
     before = bits(model)
-    train(model, next_token_loss, fresh(TASK, 0, 4), PLAIN)
+    train(model, next_token_loss, training_batches(TASK, 0, 4), PLAIN)
     assert [name for name, held in bits(model).items() if held == before[name]] == ["unembedding.weight"]
 
 
 def test_the_same_training_twice_ends_with_the_same_bits_and_another_seed_with_others():
     def trained(seed: int) -> dict[str, bytes]:
         model = build()
-        train(model, next_token_loss, fresh(TASK, seed, 4), PLAIN)
+        train(model, next_token_loss, training_batches(TASK, seed, 4), PLAIN)
         return bits(model)
 
     assert trained(0) == trained(0)
@@ -324,13 +324,14 @@ def test_a_scale_that_is_not_positive_is_refused(name, value):
 def test_a_metric_that_is_no_number_is_refused_by_its_name_and_step(value):
     scores = iter([1.0, value])
     with pytest.raises(ToylabError, match=r"score=(nan|inf): .*at step 2"):
-        train(build(), next_token_loss, fresh(TASK, 0, 4), PLAIN, evaluate=lambda _: {"score": next(scores)})
+        train(build(), next_token_loss, training_batches(TASK, 0, 4), PLAIN, evaluate=lambda _: {"score": next(scores)})
 
 
 def test_metrics_of_numpy_and_torch_are_numbers_in_the_history_and_in_a_checkpoint(tmp_path):
     values = itertools.cycle([np.float32(0.5), torch.tensor(0.5), np.int64(1), 1, 0.5])
     state = train(
-        build(), next_token_loss, fresh(TASK, 0, 4), replace(PLAIN, evaluate_every=1), checkpoint=tmp_path / "c",
+        build(), next_token_loss, training_batches(TASK, 0, 4), replace(PLAIN, evaluate_every=1),
+        checkpoint=tmp_path / "c",
         evaluate=lambda _: {"score": next(values)},
     )  # fmt: skip
     assert [entry["score"] for entry in state.history] == [0.5, 0.5, 1, 1, 0.5, 0.5, 0.5]
@@ -341,4 +342,4 @@ def test_metrics_of_numpy_and_torch_are_numbers_in_the_history_and_in_a_checkpoi
 def test_a_stop_rule_that_nothing_measures_is_refused_before_any_step(evaluate):
     config = TrainConfig(steps=3, rows=4, stop_at=0.9)
     with pytest.raises(ValueError, match=r"^stop_at=0\.9: .*'accuracy'.*; give"):
-        train(Transformer.for_task(Copy()), next_token_loss, fresh(Copy(), 0, 4), config, evaluate=evaluate)
+        train(Transformer.for_task(Copy()), next_token_loss, training_batches(Copy(), 0, 4), config, evaluate=evaluate)

@@ -20,9 +20,9 @@ from tests.training.small_trainings import (
     free_of_times,
 )
 from toylab.console import ToylabError
-from toylab.training.batches import Scored, fresh, next_token_loss
+from toylab.training.batches import ScoredBatch, next_token_loss, training_batches
 from toylab.training.loop import Training, train
-from toylab.training.optimizer import as_one
+from toylab.training.optimizer import flat_parameters
 
 # What a callback does to the model -----------------------------------------------------------------------------------
 
@@ -41,7 +41,7 @@ def memory_of_its_own(model: nn.Module) -> None:
 
 def trained_elsewhere(model: nn.Module) -> None:
     """Its parameters are laid into another vector and come back, with nothing changed."""
-    with as_one(p for p in model.parameters() if p.requires_grad):
+    with flat_parameters(p for p in model.parameters() if p.requires_grad):
         pass
 
 
@@ -70,19 +70,19 @@ HARMLESS = {
 
 def meddled(what: Callable[[nn.Module], Any], where: str, model: nn.Module, at: int = 0, **options: Any) -> Training:
     """Train while a callback does something to the model from a step on."""
-    config, data, at_step = replace(PLAIN, steps=3), fresh(TASK, 0, 4), itertools.count()
+    config, data, at_step = replace(PLAIN, steps=3), training_batches(TASK, 0, 4), itertools.count()
 
     def do(place: str) -> None:
         if place == where and next(at_step) >= at:
             what(model)
 
-    def loss(model: nn.Module, scored: Scored) -> torch.Tensor:
+    def loss(model: nn.Module, scored: ScoredBatch) -> torch.Tensor:
         do("loss")
         value = next_token_loss(model, scored)
         do("loss, after the model ran")
         return value
 
-    def batch_at(step: int) -> Scored:
+    def batch_at(step: int) -> ScoredBatch:
         do("batch_at")
         return data(step)
 

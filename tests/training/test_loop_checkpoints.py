@@ -26,7 +26,7 @@ from tests.training.small_trainings import (
 )
 from toylab.console import ToylabError
 from toylab.files import read_tensors, write_tensors
-from toylab.training.batches import Scored, fresh, next_token_loss
+from toylab.training.batches import ScoredBatch, next_token_loss, training_batches
 from toylab.training.loop import Training, train
 
 # Interruptions -------------------------------------------------------------------------------------------------------
@@ -53,16 +53,18 @@ def test_an_interrupted_training_ends_with_the_bits_of_one_that_was_not(
         return {"accuracy": float(model.embedding.weight[0, 0] > -100)}
 
     whole = build(config=shape)
-    expected = train(whole, next_token_loss, fresh(TASK, 0, 4), config, evaluate=evaluate)
+    expected = train(whole, next_token_loss, training_batches(TASK, 0, 4), config, evaluate=evaluate)
     checkpoint = tmp_path_factory.mktemp("train") / "checkpoint.safetensors"
     for call in calls:
         with suppress(Interrupted):
             train(
-                build(config=shape), interrupted_at(call), fresh(TASK, 0, 4), config,
+                build(config=shape), interrupted_at(call), training_batches(TASK, 0, 4), config,
                 evaluate=evaluate, checkpoint=checkpoint,
             )  # fmt: skip
     continued = build(config=shape)
-    state = train(continued, next_token_loss, fresh(TASK, 0, 4), config, evaluate=evaluate, checkpoint=checkpoint)
+    state = train(
+        continued, next_token_loss, training_batches(TASK, 0, 4), config, evaluate=evaluate, checkpoint=checkpoint
+    )
     assert bits(continued) == bits(whole)
     assert free_of_times(state) == free_of_times(expected)
 
@@ -70,17 +72,17 @@ def test_an_interrupted_training_ends_with_the_bits_of_one_that_was_not(
 def test_a_finished_training_is_not_trained_on(tmp_path):
     checkpoint = tmp_path / "checkpoint.safetensors"
     model = build()
-    state = train(model, next_token_loss, fresh(TASK, 0, 4), PLAIN, checkpoint=checkpoint)
+    state = train(model, next_token_loss, training_batches(TASK, 0, 4), PLAIN, checkpoint=checkpoint)
     again = build()
-    assert train(again, interrupted_at(0), fresh(TASK, 0, 4), PLAIN, checkpoint=checkpoint) == state
+    assert train(again, interrupted_at(0), training_batches(TASK, 0, 4), PLAIN, checkpoint=checkpoint) == state
     assert bits(again) == bits(model)
 
 
 def test_continuing_starts_at_the_last_evaluation(tmp_path):
     config, checkpoint, asked = replace(PLAIN, steps=10, evaluate_every=4), tmp_path / "checkpoint.safetensors", []
     with pytest.raises(Interrupted):
-        train(build(), interrupted_at(7), fresh(TASK, 0, 4), config, checkpoint=checkpoint)
-    source = fresh(TASK, 0, 4)
+        train(build(), interrupted_at(7), training_batches(TASK, 0, 4), config, checkpoint=checkpoint)
+    source = training_batches(TASK, 0, 4)
     train(build(), next_token_loss, lambda step: asked.append(step) or source(step), config, checkpoint=checkpoint)
     assert asked == [4, 5, 6, 7, 8, 9]
 
@@ -90,9 +92,9 @@ def test_a_model_of_every_unembedding_can_be_continued(tmp_path, unembedding):
     config = replace(SMALL, width=16, unembedding=unembedding)
     checkpoint = tmp_path / "checkpoint.safetensors"
     model = build(config=config)
-    train(model, next_token_loss, fresh(TASK, 0, 4), PLAIN, checkpoint=checkpoint)
+    train(model, next_token_loss, training_batches(TASK, 0, 4), PLAIN, checkpoint=checkpoint)
     again = build(config=config)
-    train(again, next_token_loss, fresh(TASK, 0, 4), PLAIN, checkpoint=checkpoint)
+    train(again, next_token_loss, training_batches(TASK, 0, 4), PLAIN, checkpoint=checkpoint)
     assert bits(again) == bits(model)
 
 
@@ -111,13 +113,13 @@ def test_a_checkpoint_of_other_settings_is_refused_by_their_names(tmp_path, fini
     checkpoint, measured = tmp_path / "checkpoint.safetensors", {"evaluate": lambda _: {"accuracy": 0.0}}
     with suppress(Interrupted):
         loss = next_token_loss if finished else interrupted_at(6)
-        train(build(), loss, fresh(TASK, 0, 4), PLAIN, checkpoint=checkpoint, **measured)
+        train(build(), loss, training_batches(TASK, 0, 4), PLAIN, checkpoint=checkpoint, **measured)
     content, model = checkpoint.read_bytes(), build()
     before = bits(model)
     for name, other in OTHER.items():
         config = replace(PLAIN, **{name: other})
         with pytest.raises(ToylabError, match=rf"checkpoint\.safetensors: belongs to a training with {name}=.* \(now "):
-            train(model, next_token_loss, fresh(TASK, 0, 4), config, checkpoint=checkpoint, **measured)
+            train(model, next_token_loss, training_batches(TASK, 0, 4), config, checkpoint=checkpoint, **measured)
         assert bits(model) == before
         assert checkpoint.read_bytes() == content
 
@@ -125,7 +127,7 @@ def test_a_checkpoint_of_other_settings_is_refused_by_their_names(tmp_path, fini
 def test_a_checkpoint_of_another_watched_metric_is_refused_where_that_ends_training(tmp_path):
     def trained(watched: str, stop_at: float | None) -> None:
         train(
-            build(), next_token_loss, fresh(TASK, 0, 4), replace(PLAIN, stop_at=stop_at), watched=watched,
+            build(), next_token_loss, training_batches(TASK, 0, 4), replace(PLAIN, stop_at=stop_at), watched=watched,
             evaluate=lambda _: {"one": 0.0, "other": 0.0}, checkpoint=tmp_path / f"{stop_at}.safetensors",
         )  # fmt: skip
 
@@ -140,51 +142,54 @@ def test_a_checkpoint_of_another_watched_metric_is_refused_where_that_ends_train
 def test_a_checkpoint_of_other_initial_weights_is_refused(tmp_path, other):
     checkpoint = tmp_path / "checkpoint.safetensors"
     model = build()
-    train(model, next_token_loss, fresh(TASK, 0, 4), PLAIN, checkpoint=checkpoint)
+    train(model, next_token_loss, training_batches(TASK, 0, 4), PLAIN, checkpoint=checkpoint)
     for wrong in (other(), model):
         with pytest.raises(ToylabError, match=r"checkpoint\.safetensors: belongs to .* other initial weights"):
-            train(wrong, next_token_loss, fresh(TASK, 0, 4), PLAIN, checkpoint=checkpoint)
+            train(wrong, next_token_loss, training_batches(TASK, 0, 4), PLAIN, checkpoint=checkpoint)
 
 
 def test_a_frozen_weight_is_part_of_what_a_checkpoint_belongs_to(tmp_path):
     checkpoint = tmp_path / "checkpoint.safetensors"
     shape = replace(SMALL, unembedding="frozen")
-    train(build(config=shape), next_token_loss, fresh(TASK, 0, 4), PLAIN, checkpoint=checkpoint)
+    train(build(config=shape), next_token_loss, training_batches(TASK, 0, 4), PLAIN, checkpoint=checkpoint)
     other = build(config=shape)
     other.unembedding.weight.data[0, 0] += 1
     with pytest.raises(ToylabError, match="other initial weights"):
-        train(other, next_token_loss, fresh(TASK, 0, 4), PLAIN, checkpoint=checkpoint)
+        train(other, next_token_loss, training_batches(TASK, 0, 4), PLAIN, checkpoint=checkpoint)
 
 
 def test_settings_of_numpy_are_those_of_python(tmp_path):
     checkpoint = tmp_path / "checkpoint.safetensors"
     config = replace(PLAIN, learning_rate=np.float64(0.5))
-    state = train(build(), next_token_loss, fresh(TASK, 0, 4), config, checkpoint=checkpoint)
+    state = train(build(), next_token_loss, training_batches(TASK, 0, 4), config, checkpoint=checkpoint)
     plain = replace(PLAIN, learning_rate=0.5)
-    assert train(build(), next_token_loss, fresh(TASK, 0, 4), plain, checkpoint=checkpoint) == state
+    assert train(build(), next_token_loss, training_batches(TASK, 0, 4), plain, checkpoint=checkpoint) == state
 
 
 def test_a_checkpoint_of_an_older_version_is_refused_with_what_to_do(tmp_path):
     checkpoint = tmp_path / "checkpoint.safetensors"
-    train(build(), next_token_loss, fresh(TASK, 0, 4), PLAIN, checkpoint=checkpoint)
+    train(build(), next_token_loss, training_batches(TASK, 0, 4), PLAIN, checkpoint=checkpoint)
     tensors, about = read_tensors(checkpoint)
     write_tensors(checkpoint, tensors, {name: value for name, value in about.items() if name != "origin"})
     with pytest.raises(ToylabError, match=r"checkpoint\.safetensors: .*version.*; delete it"):
-        train(build(), next_token_loss, fresh(TASK, 0, 4), PLAIN, checkpoint=checkpoint)
+        train(build(), next_token_loss, training_batches(TASK, 0, 4), PLAIN, checkpoint=checkpoint)
 
 
 def test_a_checkpoint_that_cannot_be_written_is_refused_before_any_step(tmp_path):
     (tmp_path / "file").touch()
     for path in (tmp_path / "file" / "checkpoint", tmp_path / ("long" * 100)):
         with pytest.raises(ToylabError, match=r"checkpoint=.*cannot be written"):
-            train(build(), interrupted_at(0), fresh(TASK, 0, 4), PLAIN, checkpoint=path)
+            train(build(), interrupted_at(0), training_batches(TASK, 0, 4), PLAIN, checkpoint=path)
 
 
 def test_a_checkpoint_may_be_named_by_text(tmp_path):
     config, checkpoint = replace(PLAIN, evaluate_every=4), str(tmp_path / "checkpoint.safetensors")
     with pytest.raises(Interrupted):
-        train(build(), interrupted_at(6), fresh(TASK, 0, 4), config, checkpoint=checkpoint)
-    assert train(build(), next_token_loss, fresh(TASK, 0, 4), config, checkpoint=checkpoint).step == config.steps
+        train(build(), interrupted_at(6), training_batches(TASK, 0, 4), config, checkpoint=checkpoint)
+    assert (
+        train(build(), next_token_loss, training_batches(TASK, 0, 4), config, checkpoint=checkpoint).step
+        == config.steps
+    )
 
 
 # Randomness of torch -------------------------------------------------------------------------------------------------
@@ -214,7 +219,7 @@ def test_an_interrupted_training_that_draws_from_torch_ends_with_the_same_bits(
     tmp_path_factory, every, calls, seed, dropout, since, drawing
 ):
     """Whatever the seed of the process that goes on; also where the first number is drawn after it went on."""
-    config, data = replace(PLAIN, steps=8, evaluate_every=every), fresh(TASK, 0, 4)
+    config, data = replace(PLAIN, steps=8, evaluate_every=every), training_batches(TASK, 0, 4)
 
     def evaluate(_: nn.Module) -> dict[str, float]:
         return {"score": torch.rand(()).item() if drawing else 0.0}
@@ -222,7 +227,7 @@ def test_an_interrupted_training_that_draws_from_torch_ends_with_the_same_bits(
     def trained(seed: int, end: int | None, checkpoint: Path | None) -> tuple[dict[str, bytes], list] | None:
         calls = itertools.count()
 
-        def loss(model: nn.Module, batch: tuple[int, Scored]) -> torch.Tensor:
+        def loss(model: nn.Module, batch: tuple[int, ScoredBatch]) -> torch.Tensor:
             if next(calls) == end:
                 raise Interrupted
             step, scored = batch
@@ -252,9 +257,9 @@ def test_a_training_that_draws_nothing_leaves_the_generator_of_torch_alone(tmp_p
     with torch.random.fork_rng(), suppress(Interrupted):
         torch.manual_seed(0)
         if end is not None:
-            train(build(), interrupted_at(end), fresh(TASK, 0, 4), PLAIN, checkpoint=checkpoint)
+            train(build(), interrupted_at(end), training_batches(TASK, 0, 4), PLAIN, checkpoint=checkpoint)
     before = torch.get_rng_state()
-    train(build(), next_token_loss, fresh(TASK, 0, 4), PLAIN, checkpoint=checkpoint)
+    train(build(), next_token_loss, training_batches(TASK, 0, 4), PLAIN, checkpoint=checkpoint)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -265,14 +270,14 @@ def test_a_training_that_draws_nothing_leaves_the_generator_of_torch_alone(tmp_p
 def intact(tmp_path_factory) -> Content:
     path = tmp_path_factory.mktemp("intact") / "checkpoint.safetensors"
     with pytest.raises(Interrupted):
-        train(build(), interrupted_at(5), fresh(TASK, 0, 4), PLAIN, checkpoint=path)
+        train(build(), interrupted_at(5), training_batches(TASK, 0, 4), PLAIN, checkpoint=path)
     return Content(path.read_bytes())
 
 
 def resume_from(content: bytes, folder: Path, model: nn.Module | None = None) -> Training:
     path = folder / "checkpoint.safetensors"
     path.write_bytes(content)
-    return train(model or build(), next_token_loss, fresh(TASK, 0, 4), PLAIN, checkpoint=path)
+    return train(model or build(), next_token_loss, training_batches(TASK, 0, 4), PLAIN, checkpoint=path)
 
 
 def test_an_intact_checkpoint_continues(intact, tmp_path):

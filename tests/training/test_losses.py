@@ -34,11 +34,11 @@ from tests.training.worlds import (
 from toylab.training.losses import (
     DPO,
     NPO,
-    Pairs,
-    Refusal,
+    PreferencePairs,
+    RefusalLoss,
     Unlearning,
     answer_log_probs,
-    both_log_probs,
+    pair_log_probs,
 )
 
 # By hand: of each row the surprises (c, r now, c0, r0 of the reference), of the batch the mean ------------------------
@@ -68,7 +68,7 @@ def both_betas(reference: nn.Module) -> DPO:
 
 
 BY_HAND = {
-    "refusal": (lambda _: Refusal(), hand_refusal),
+    "refusal": (lambda _: RefusalLoss(), hand_refusal),
     "unlearning": (lambda _: Unlearning(0.3, 1.2), hand_unlearning),
     "standard DPO": (DPO, hand_dpo),
     "published DPO": (DPO.as_published, lambda *x: hand_dpo(*x, 0.1, 0.01, average=True)),
@@ -94,7 +94,7 @@ def test_every_loss_is_the_mean_over_rows_of_what_one_works_out_by_hand(name, se
 
 
 TWO_TOKENS = [  # the answer 0 1 has p = 1/4, and 3/16 before; 1 0 has 1/8, and 3/8 before: ratios 4/3 and 1/3
-    (lambda _: Refusal(), LOG2),
+    (lambda _: RefusalLoss(), LOG2),
     (lambda _: Unlearning(0.5, LOG3), LOG2 - 0.5 * (LOG2 + LOG3) / 2),
     (lambda reference: DPO(reference, 1, 2), math.log(13 / 12)),
     (lambda reference: DPO(reference, 1, average=True), math.log(3 / 2)),
@@ -108,7 +108,7 @@ TWO_TOKENS = [  # the answer 0 1 has p = 1/4, and 3/16 before; 1 0 has 1/8, and 
 @pytest.mark.parametrize(("make", "expected"), TWO_TOKENS)
 def test_the_losses_in_a_world_of_two_tokens(make, expected):
     now, before = World([[1 / 2, 1 / 2], [1 / 4, 3 / 4]]), World([[1 / 4, 3 / 4], [1 / 2, 1 / 2]])
-    pairs = Pairs(*(torch.tensor([row]) for row in ([1, 0], [0, 1], [1, 0])), torch.tensor([True]))
+    pairs = PreferencePairs(*(torch.tensor([row]) for row in ([1, 0], [0, 1], [1, 0])), torch.tensor([True]))
     assert len(pairs) == 1
     assert make(before)(now, pairs).item() == pytest.approx(expected, abs=1e-12)
 
@@ -144,7 +144,7 @@ def test_a_tokens_log_probability_depends_on_nothing_after_it(seed, at, token):
     assert torch.equal(first[:, at], second[:, at]) == (token == 0)
 
 
-def two_passes_say_the_same(both: Callable, model: nn.Module, pairs: Pairs) -> None:
+def two_passes_say_the_same(both: Callable, model: nn.Module, pairs: PreferencePairs) -> None:
     chosen, rejected = both(model, pairs)
     for found, answers in ((chosen, pairs.chosen), (rejected, pairs.rejected)):
         torch.testing.assert_close(found, answer_log_probs(model, pairs.prompts, answers), rtol=0, atol=1e-12)
@@ -158,8 +158,8 @@ def two_passes_say_the_same(both: Callable, model: nn.Module, pairs: Pairs) -> N
 @given(seeds, st.sampled_from(["learned", "rotary"]), st.sampled_from([1, 2]), st.booleans(), st.integers(1, 4))
 def test_both_answers_at_once_are_read_as_in_two_passes(seed, positions, layers, causal, answer):
     model = transformer(seed, positions=positions, layers=layers, causal=causal)
-    two_passes_say_the_same(both_log_probs, model, draw(seed, answer=answer, vocab=5))
-    two_passes_say_the_same(both_log_probs, World(two_worlds(seed)[0]), draw(seed, answer=answer))
+    two_passes_say_the_same(pair_log_probs, model, draw(seed, answer=answer, vocab=5))
+    two_passes_say_the_same(pair_log_probs, World(two_worlds(seed)[0]), draw(seed, answer=answer))
 
 
 # Symmetries of preferences -------------------------------------------------------------------------------------------
@@ -180,7 +180,7 @@ def test_with_one_beta_a_swap_of_the_answers_turns_the_sigmoid_around(seed, beta
 
 def at_the_reference_nothing_is_preferred(make: Make, expected: Callable[[Tensor], float], seed: int = 0) -> None:
     model, pairs = World(two_worlds(seed)[0]), draw(seed)
-    surprise = Refusal()(model, pairs).item()
+    surprise = RefusalLoss()(model, pairs).item()
     assert make(model)(model, pairs).item() == pytest.approx(expected(surprise), abs=1e-10)
 
 
@@ -198,7 +198,7 @@ def the_length_counts(make: Make, average: bool) -> None:
     now, before = World([[0.5, 0.3, 0.2]] * 3), World([[0.3, 0.5, 0.2]] * 3)  # every token earns as much anywhere
     prompt, chosen, rejected = torch.tensor([[2]]), torch.tensor([[0]]), torch.tensor([[1]])
     for length in (1, 2, 5):
-        pairs = Pairs(prompt, chosen.repeat(1, length), rejected.repeat(1, length), torch.tensor([True]))
+        pairs = PreferencePairs(prompt, chosen.repeat(1, length), rejected.repeat(1, length), torch.tensor([True]))
         gained = 0.5 * math.log(5 / 3) * 2 * (1 if average else length)
         assert make(before)(now, pairs).item() == pytest.approx(math.log(1 + math.exp(-gained)), abs=1e-12)
 
@@ -367,8 +367,8 @@ def test_broken_log_probs_are_not_those_of_one_token_after_another(how):
         the_log_probs_are_those_of_one_token_after_another(lambda *x: asked(*x, **how))
 
 
-def mixed_up(model: nn.Module, pairs: Pairs) -> tuple[Tensor, ...]:
-    return both_log_probs(model, replace(pairs, prompts=pairs.prompts.roll(1, dims=0)))
+def mixed_up(model: nn.Module, pairs: PreferencePairs) -> tuple[Tensor, ...]:
+    return pair_log_probs(model, replace(pairs, prompts=pairs.prompts.roll(1, dims=0)))
 
 
 def referring_to(change: Callable[[nn.Module], nn.Module], reference: nn.Module) -> DPO:
@@ -379,7 +379,7 @@ def referring_to(change: Callable[[nn.Module], nn.Module], reference: nn.Module)
 
 CAUGHT = [
     (two_passes_say_the_same, mixed_up, transformer(0), draw(0, vocab=5)),
-    (two_passes_say_the_same, lambda model, x: both_log_probs(model, swapped(x)), transformer(0), draw(0, vocab=5)),
+    (two_passes_say_the_same, lambda model, x: pair_log_probs(model, swapped(x)), transformer(0), draw(0, vocab=5)),
     (the_reference_stays, partial(referring_to, lambda model: model)),
     (the_reference_stays, partial(referring_to, deepcopy)),
     (the_chances_of_both_orders_sum_to_one, both_betas),

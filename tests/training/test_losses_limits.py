@@ -17,9 +17,9 @@ from toylab.console import ToylabError
 from toylab.training.losses import (
     DPO,
     NPO,
-    Pairs,
     PolicyGradient,
-    Refusal,
+    PreferencePairs,
+    RefusalLoss,
     Rollouts,
     Unlearning,
     entropy,
@@ -107,7 +107,7 @@ class Denies(nn.Module):
 
 
 DENYING = {
-    "refusal": (lambda _: Refusal(), math.log(3)),
+    "refusal": (lambda _: RefusalLoss(), math.log(3)),
     "unlearning": (lambda _: Unlearning(0.3, 7.0), math.log(3) - 0.3 * 7),
     "DPO": (DPO, LOG2),
     "published DPO": (DPO.as_published, LOG2),
@@ -119,7 +119,9 @@ DENYING = {
 def test_a_rejected_answer_that_was_impossible_from_the_start_has_gained_nothing(name):
     make, expected = DENYING[name]
     model, answers = Denies(2), torch.tensor([[0, 1], [1, 0]])
-    loss = make(deepcopy(model))(model, Pairs(answers, answers, torch.full_like(answers, 2), answers[:, 0] == 0))
+    loss = make(deepcopy(model))(
+        model, PreferencePairs(answers, answers, torch.full_like(answers, 2), answers[:, 0] == 0)
+    )
     assert loss.item() == pytest.approx(expected, abs=1e-9)
     assert bool(gradient(loss, model).isfinite().all())
 
@@ -128,7 +130,7 @@ def test_a_rejected_answer_that_was_impossible_from_the_start_has_gained_nothing
 def test_a_rejected_answer_that_has_become_impossible_costs_nothing_more(name):
     make, _ = DENYING[name]
     model, answers = Denies(2), torch.tensor([[0, 1], [1, 0]])
-    loss = make(Denies())(model, Pairs(answers, answers, torch.full_like(answers, 2), answers[:, 0] == 0))
+    loss = make(Denies())(model, PreferencePairs(answers, answers, torch.full_like(answers, 2), answers[:, 0] == 0))
     rest = {"unlearning": -0.3 * 7, "DPO": -math.log(3), "published DPO": -math.log(3)}.get(name, 0)
     assert loss.item() == pytest.approx(math.log(3) + rest, abs=1e-9)
     assert bool(gradient(loss, model).isfinite().all())
@@ -158,7 +160,7 @@ def test_a_loss_of_no_token_is_refused(name, empty):
     def use() -> object:
         if name == "rollouts":
             return Rollouts(prompts, answers, answers >= 0, torch.ones(1, len(prompts)))
-        return DENYING[name][0](model)(model, Pairs(prompts, answers, answers, torch.ones(len(prompts)) > 0))
+        return DENYING[name][0](model)(model, PreferencePairs(prompts, answers, answers, torch.ones(len(prompts)) > 0))
 
     with pytest.raises(ToylabError, match=r"prompts of shape .*at least one"):
         use()
@@ -194,6 +196,6 @@ def test_rewards_may_be_whole_numbers_or_booleans(dtype):
 @pytest.mark.parametrize("name", DENYING)
 def test_answers_of_32_bit_integers_have_the_same_loss(name):
     pairs, model = draw(0), World(two_worlds(0)[0])
-    small = Pairs(*(x.int() for x in (pairs.prompts, pairs.chosen, pairs.rejected)), pairs.unsafe)
+    small = PreferencePairs(*(x.int() for x in (pairs.prompts, pairs.chosen, pairs.rejected)), pairs.unsafe)
     loss = DENYING[name][0](World(two_worlds(0)[1]))
     assert torch.equal(loss(model, small), loss(model, pairs))

@@ -11,12 +11,12 @@ from toylab.model.encoder_decoder import EncoderDecoderConfig
 from toylab.studies.contextual_counting import data as counting
 from toylab.studies.safety_finetuning import data as concept
 from toylab.studies.steering_vectors import data as reasoning
-from toylab.survey import says_what_stands, survey
+from toylab.survey import copy_accuracy, survey
 from toylab.tasks import AssociativeRecall, ContextualCounting, Parity, Reasoning, TaskConcept, held_out, stream
 from toylab.training import evaluate
-from toylab.training.attention_history import Film, Scene
+from toylab.training.attention_history import AttentionHistory, RecordedSequence
 from toylab.training.batches import prompt_tokens
-from toylab.training.modes import evaluating, in_training
+from toylab.training.modes import evaluation_mode, training_mode
 
 
 class Told(nn.Sequential):
@@ -44,7 +44,7 @@ MODES = st.lists(st.booleans(), min_size=5, max_size=5)
 @given(MODES, MODES, st.booleans())
 def test_every_module_has_its_own_mode_again(before, within, raising):
     model = tree(before)
-    with pytest.raises(ArithmeticError) if raising else evaluating(nn.Identity()), evaluating(model):
+    with pytest.raises(ArithmeticError) if raising else evaluation_mode(nn.Identity()), evaluation_mode(model):
         assert not any(modes(model))
         for module, mode in zip(model.modules(), within, strict=True):
             module.training = mode
@@ -56,14 +56,14 @@ def test_every_module_has_its_own_mode_again(before, within, raising):
 @given(MODES)
 def test_in_training_parts_of_a_model_in_training_mode_keep_theirs(before):
     model = tree(before)
-    with in_training(model):
+    with training_mode(model):
         assert modes(model) == (before if before[0] else [True] * 5)
     assert modes(model) == before
 
 
 def test_a_module_that_does_more_than_set_a_flag_is_told():
     model = tree([True] * 5)
-    with evaluating(model):
+    with evaluation_mode(model):
         assert model.noted is False
     assert model.noted is True
 
@@ -89,7 +89,9 @@ def counter() -> nn.Module:
 
 
 def filmed(model: nn.Module, path) -> list[torch.Tensor]:
-    film = Film(path / f"{model.training}.safetensors", [Scene("one", torch.tensor([1, 2, 3]), ("a", "b", "c"), {})])
+    film = AttentionHistory(
+        path / f"{model.training}.safetensors", [RecordedSequence("one", torch.tensor([1, 2, 3]), ("a", "b", "c"), {})]
+    )
     film.add(model, 0)
     return film.frames[0]
 
@@ -100,22 +102,25 @@ STRINGS = COUNTING.sample(stream(0), 20)
 PROMPTS = prompt_tokens(REASONING, held_out(REASONING, 0, 8, purpose="prompts"))
 
 MEASURES = {
-    "predict": lambda path: (noisy(PARITY), lambda m: evaluate.predict(m, EVEN[3])),
+    "predict": lambda path: (noisy(PARITY), lambda m: evaluate.predict_tokens(m, EVEN[3])),
     "accuracy": lambda path: (noisy(PARITY), lambda m: evaluate.accuracy(m, EVEN)),
     "free-running": lambda path: (noisy(PARITY), lambda m: evaluate.free_running_accuracy(m, PARITY, EVEN)),
-    "patterns": lambda path: (noisy(PARITY), lambda m: evaluate.patterns(m, EVEN[3])),
-    "progress": lambda path: (noisy(PARITY), lambda m: evaluate.progress(m, EVEN)),
+    "patterns": lambda path: (noisy(PARITY), lambda m: evaluate.attention_patterns(m, EVEN[3])),
+    "progress": lambda path: (noisy(PARITY), lambda m: evaluate.evaluation_metrics(m, EVEN)),
     "iteration head": lambda path: (noisy(PARITY), lambda m: evaluate.search_iteration_head(m, EVEN)),
     "survey": lambda path: (noisy(RECALL), lambda m: survey(m, RECALLED)),
-    "copies": lambda path: (noisy(RECALL), lambda m: says_what_stands(m, RECALLED, RECALLED.links["induction"])),
+    "copies": lambda path: (noisy(RECALL), lambda m: copy_accuracy(m, RECALLED, RECALLED.links["induction"])),
     "film": lambda path: (noisy(PARITY), lambda m: filmed(m, path)),
     "encode": lambda path: (counter(), lambda m: counting.encode_strings(m, counting.for_model(COUNTING, m, STRINGS))),
     "counts": lambda path: (counter(), lambda m: counting.count_accuracy(m, counting.for_model(COUNTING, m, STRINGS))),
-    "edited counts": lambda path: (counter(), lambda m: counting.logits(m, counting.for_model(COUNTING, m, STRINGS))),
-    "answers": lambda path: (noisy(REASONING), lambda m: reasoning.answers(m, REASONING, PROMPTS, 1)),
+    "edited counts": lambda path: (
+        counter(),
+        lambda m: counting.count_logits(m, counting.for_model(COUNTING, m, STRINGS)),
+    ),
+    "answers": lambda path: (noisy(REASONING), lambda m: reasoning.measure_answers(m, REASONING, PROMPTS, 1)),
     "outcomes": lambda path: (
         noisy(CONCEPT),
-        lambda m: concept.outcomes(m, CONCEPT, held_out(CONCEPT, 0, 8, kind="safe")),
+        lambda m: concept.written_outcomes(m, CONCEPT, held_out(CONCEPT, 0, 8, kind="safe")),
     ),
 }
 

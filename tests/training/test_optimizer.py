@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from toylab.training.optimizer import AdamW, Held, as_one
+from toylab.training.optimizer import AdamW, ParameterVector, flat_parameters
 
 SEEDS = st.integers(0, 2**32)
 
@@ -36,7 +36,7 @@ def loss(model: nn.Module, step: int) -> torch.Tensor:
 def test_steps_are_those_of_torchs_adamw_on_clipped_gradients(seed, betas, decay, clip, rate):
     ours, theirs = network(seed), network(seed)
     oracle = torch.optim.AdamW(theirs.parameters(), lr=rate, betas=betas, weight_decay=decay)
-    with as_one(ours.parameters()) as (weights, gradient):
+    with flat_parameters(ours.parameters()) as (weights, gradient):
         optimizer = AdamW(weights, betas, decay, clip)
         for step in range(5):
             gradient.zero_()
@@ -90,7 +90,7 @@ def test_parameters_laid_into_one_vector_keep_their_values_and_their_gradients(s
     held, before = list(model.parameters()), [p.detach().clone() for p in model.parameters()]
     loss(model, 0).backward()
     alone = [p.grad.clone() for p in held]
-    with as_one(model.parameters()) as (weights, gradient):
+    with flat_parameters(model.parameters()) as (weights, gradient):
         assert all(one is other for one, other in zip(held, model.parameters(), strict=True))
         assert all(torch.equal(p, b) for p, b in zip(held, before, strict=True))
         loss(model, 0).backward()
@@ -109,8 +109,8 @@ def test_the_vector_holds_every_gradient_by_either_way(seed, cleared, first):
     """Whatever lay in the gradients before, and whether they were there at all."""
     model, alone = network(seed), network(seed)
     loss(alone, 1).backward()
-    with as_one(model.parameters()) as (weights, gradient):
-        held = Held(model, weights, gradient)
+    with flat_parameters(model.parameters()) as (weights, gradient):
+        held = ParameterVector(model, weights, gradient)
         held.backward(loss(model, 0))
         for k, p in enumerate(model.parameters()):
             if k in cleared:
@@ -124,8 +124,8 @@ def test_the_vector_holds_every_gradient_by_either_way(seed, cleared, first):
 @given(SEEDS)
 def test_parameters_that_a_loss_does_not_depend_on_are_named_if_asked_for(seed):
     model = network(seed)
-    with as_one(model.parameters()) as (weights, gradient):
-        held = Held(model, weights, gradient)
+    with flat_parameters(model.parameters()) as (weights, gradient):
+        held = ParameterVector(model, weights, gradient)
         assert held.backward(model[0](torch.ones(1, 3, dtype=torch.float64)).sum(), first=True) == [
             "1.weight", "1.bias", "3.weight",
         ]  # fmt: skip
@@ -138,7 +138,7 @@ def test_parameters_have_their_own_memory_again_after_an_error():
     before = [p.detach().clone() for p in model.parameters()]
 
     def broken():
-        with as_one(model.parameters()) as (weights, _):
+        with flat_parameters(model.parameters()) as (weights, _):
             weights.add_(1)
             raise RuntimeError
 
@@ -149,8 +149,8 @@ def test_parameters_have_their_own_memory_again_after_an_error():
 
 
 def test_one_vector_cannot_hold_nothing_or_numbers_of_two_types():
-    with pytest.raises(ValueError, match="parameters: nothing has requires_grad"), as_one([]):
+    with pytest.raises(ValueError, match="parameters: nothing has requires_grad"), flat_parameters([]):
         pass
     mixed = [nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1, dtype=torch.float64))]
-    with pytest.raises(ValueError, match="parameters: they are of several kinds"), as_one(mixed):
+    with pytest.raises(ValueError, match="parameters: they are of several kinds"), flat_parameters(mixed):
         pass

@@ -13,7 +13,7 @@ from toylab.console import ToylabError
 from toylab.model.config import ModelConfig
 from toylab.model.transformer import Transformer
 from toylab.tasks import IGNORE, Polynomial
-from toylab.training.batches import Scored, fresh, next_token_loss, pack, pad
+from toylab.training.batches import ScoredBatch, next_token_loss, pack, pad, training_batches
 from toylab.training.loop import DivergedError, TrainConfig, train
 from toylab.training.population import Population, stack_batches
 
@@ -36,7 +36,7 @@ def test_members_become_what_they_would_become_alone(seeds, layout, positions, u
     if layout is pack and positions == "learned":
         return  # which look at the largest position, and that differs from member to member
     models = [member(seed, positions=positions, unembedding=unembedding) for seed in seeds]
-    data = [fresh(TASK, seed, 6, layout) for seed in seeds]
+    data = [training_batches(TASK, seed, 6, layout) for seed in seeds]
     population = Population(models, next_token_loss, CONFIG)
     losses = population.train(data)
     assert losses.shape == (CONFIG.steps, len(seeds))
@@ -49,14 +49,14 @@ def test_members_become_what_they_would_become_alone(seeds, layout, positions, u
 def test_the_models_that_are_given_are_left_as_they_were():
     model = member(0)
     before = [p.detach().clone() for p in model.parameters()]
-    Population([model], next_token_loss, CONFIG).train([fresh(TASK, 0, 6, pad)], 2)
+    Population([model], next_token_loss, CONFIG).train([training_batches(TASK, 0, 6, pad)], 2)
     assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
 
 
 def test_smaller_batches_are_filled_up_with_what_nobody_is_scored_on():
-    def scored(rows: int, width: int) -> Scored:
+    def scored(rows: int, width: int) -> ScoredBatch:
         full = torch.full((rows, width), 3)
-        return Scored(full, full, full, full, full)
+        return ScoredBatch(full, full, full, full, full)
 
     found = stack_batches([scored(1, 2), scored(2, 3)])
     assert found["tokens"].tolist() == [[[3, 3, 0], [0, 0, 0]], [[3, 3, 3], [3, 3, 3]]]
@@ -71,7 +71,7 @@ def test_what_cannot_be_one_program_is_refused():
         Population([member(0), member(0, layers=1)], next_token_loss)
     population = Population([member(0), member(1)], next_token_loss)
     with pytest.raises(ValueError, match="batches: 1 for 2 members"):
-        population.step([fresh(TASK, 0, 6, pad)(0)], 0.1)
+        population.step([training_batches(TASK, 0, 6, pad)(0)], 0.1)
     with pytest.raises(ValueError, match="batches: must be dataclasses"):
         stack_batches([torch.zeros(1)])
 

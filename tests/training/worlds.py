@@ -14,15 +14,15 @@ from tests.examples import fewer
 from toylab.model.config import ModelConfig
 from toylab.model.transformer import Transformer
 from toylab.training.losses import (
-    Pairs,
+    PreferencePairs,
     Rollouts,
-    both_log_probs,
+    pair_log_probs,
 )
 
 seeds = st.integers(0, 2**31)
 some = fewer(0.2)
 Chances = list[list[float]]
-Make = Callable[[nn.Module], Callable[[nn.Module, Pairs], Tensor]]
+Make = Callable[[nn.Module], Callable[[nn.Module, PreferencePairs], Tensor]]
 """From the reference model to a loss."""
 
 
@@ -42,10 +42,10 @@ def surprises(chances: Chances, prompt: list[int], answer: list[int]) -> list[fl
     return [-math.log(chances[last][token]) for last, token in itertools.pairwise([prompt[-1], *answer])]
 
 
-def draw(seed: int, rows: int = 3, prompt: int = 2, answer: int = 3, vocab: int = 3) -> Pairs:
+def draw(seed: int, rows: int = 3, prompt: int = 2, answer: int = 3, vocab: int = 3) -> PreferencePairs:
     rng = np.random.default_rng(seed)
     parts = (torch.from_numpy(rng.integers(vocab, size=(rows, n))) for n in (prompt, answer, answer))
-    return Pairs(*parts, torch.from_numpy(rng.random(rows) < 0.5))
+    return PreferencePairs(*parts, torch.from_numpy(rng.random(rows) < 0.5))
 
 
 def two_worlds(seed: int) -> tuple[Chances, Chances]:
@@ -63,13 +63,13 @@ def gradient(loss: Tensor, model: nn.Module) -> Tensor:
     return torch.cat([slope.flatten() for slope in torch.autograd.grad(loss, list(model.parameters()))])
 
 
-def swapped(pairs: Pairs) -> Pairs:
+def swapped(pairs: PreferencePairs) -> PreferencePairs:
     return replace(pairs, chosen=pairs.rejected, rejected=pairs.chosen)
 
 
 def built(formula: Callable[..., Tensor]) -> Make:
     """A loss from log-probabilities: of the chosen and rejected answers now, then of the same for the reference."""
-    return lambda old: lambda model, pairs: formula(*both_log_probs(model, pairs), *both_log_probs(old, pairs))
+    return lambda old: lambda model, pairs: formula(*pair_log_probs(model, pairs), *pair_log_probs(old, pairs))
 
 
 LOG2, LOG3 = math.log(2), math.log(3)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toylab.console import ToylabError
-from toylab.verdicts.claim import Claim, Conditions, Control, Detail, Need, judge_claims
+from toylab.verdicts.claim import Claim, ClaimDetail, Conditions, Control, Precondition, judge_claims
 from toylab.verdicts.criterion import above, at_least, at_most, below
 from toylab.verdicts.decision import Plan, decide
 
@@ -28,7 +28,7 @@ class Found:
 CLAIM = Claim(
     id="learned",
     place="section 1",
-    sentence="Models learn.",
+    statement="Models learn.",
     conditions=("main",),
     measure="accuracy",
     quantity=lambda main: main.accuracy,
@@ -113,13 +113,13 @@ def test_a_control_that_is_computed_is_a_number_without_an_interval(guess):
 
 
 def test_a_claim_that_presupposes_what_is_not_there_is_undecided_whatever_its_control_says():
-    lacking = Need(condition="main", test=lambda main: False, otherwise="nobody solved it", every=False)
+    lacking = Precondition(condition="main", test=lambda main: False, otherwise="nobody solved it", every=False)
     found = judged(replace(CLAIM, control=RANDOM, needs=(lacking,)), of(main=GOOD, random=GOOD))
     assert (found.verdict, found.note) == ("undecided", "nobody solved it")
 
 
 def test_seeds_that_are_left_out_are_counted_in_the_note():
-    solved = Need(condition="main", test=lambda main: main.accuracy >= 0.5, otherwise="nobody solved it")
+    solved = Precondition(condition="main", test=lambda main: main.accuracy >= 0.5, otherwise="nobody solved it")
     found = judged(replace(CLAIM, needs=(solved,)), of(main=[0.0, 0.0, *GOOD]))
     assert (found.verdict, found.note) == ("supported", "2 of 8 seeds lack what is presupposed")
 
@@ -134,7 +134,7 @@ def test_a_run_that_was_interrupted_has_no_verdict(done, missing):
     assert claim.judged(of(main=[1.0] * 10, random=[0.0] * 10), Plan.of(range(10))).verdict == "supported"
 
 
-SOLVED = Need(condition="main", test=lambda main: main.accuracy >= 0.9, otherwise="nobody solved it")
+SOLVED = Precondition(condition="main", test=lambda main: main.accuracy >= 0.9, otherwise="nobody solved it")
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_the_family_is_that_of_the_claims_of_the_paper_that_were_measured():
 
 
 def test_a_need_of_each_seed_leaves_out_those_that_lack_it_and_one_of_any_seed_none():
-    solved = Need(condition="main", test=lambda main: main.accuracy >= 0.5, otherwise="nobody solved it")
+    solved = Precondition(condition="main", test=lambda main: main.accuracy >= 0.5, otherwise="nobody solved it")
     results = of(main=[0.2, 0.6, 0.9], control=[0.1, 0.1, 0.1])
     low = replace(CLAIM, conditions=("control",), criterion=below(0.2), statistic="median")
     assert judged(replace(low, needs=(solved,)), results).seeds == (1, 2)
@@ -225,14 +225,14 @@ def test_the_criterion_says_the_measure_the_threshold_and_the_statistic(statisti
 
 
 def test_details_are_read_by_path_or_function_of_the_seeds_that_are_asked():
-    solved = Need(condition="main", test=lambda main: main.accuracy >= 0.5, otherwise="nobody solved it")
+    solved = Precondition(condition="main", test=lambda main: main.accuracy >= 0.5, otherwise="nobody solved it")
     claim = replace(
         CLAIM,
         needs=(solved,),
         details={
-            "carry": Detail("main", "head.carry"),
-            "step": Detail("main", "solved_at", never=True),
-            "twice": Detail("control", lambda control: 2 * control.accuracy),
+            "carry": ClaimDetail("main", "head.carry"),
+            "step": ClaimDetail("main", "solved_at", never=True),
+            "twice": ClaimDetail("control", lambda control: 2 * control.accuracy),
             "table": lambda results: sorted(results),
         },
     )
@@ -244,8 +244,8 @@ def test_details_are_read_by_path_or_function_of_the_seeds_that_are_asked():
 
 
 def test_a_claim_depends_on_its_conditions_its_needs_and_its_details():
-    need = Need(condition="base", test=bool, otherwise="")
-    details = {"x": Detail("parity", "accuracy"), "y": lambda results: 1}
+    need = Precondition(condition="base", test=bool, otherwise="")
+    details = {"x": ClaimDetail("parity", "accuracy"), "y": lambda results: 1}
     claim = replace(CLAIM, needs=(need,), details=details, control=RANDOM)
     assert claim.depends_on == ("main", "random", "base", "parity")
 

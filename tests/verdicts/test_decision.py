@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toylab.calibration.intervals import GOAL, SIZES_OF_RULES, one_sided_errors, populations, share_error
+from toylab.calibration.intervals import ERROR_LIMIT, SIZES_OF_RULES, one_sided_errors, seed_distributions, share_error
 from toylab.verdicts.criterion import above, at_least, at_most, below, between
 from toylab.verdicts.decision import LEVEL, LOOKS, Look, Plan, decide
 
@@ -123,11 +123,11 @@ def test_values_on_both_sides_of_a_band_decide_nothing(values, centre):
 
 @pytest.mark.parametrize("rule", SIZES_OF_RULES)
 def test_no_rule_errs_more_often_than_three_times_in_a_hundred_on_either_side(rule):
-    published = populations()
+    published = seed_distributions()
     chosen = [*published[:2], *(one for one in published[2:] if one.name.endswith(", solved"))]
     errors = [error for one in chosen for error in one_sided_errors(one, rule).values()]
-    assert 0 < max(errors) <= GOAL
-    assert share_error(rule) <= GOAL
+    assert 0 < max(errors) <= ERROR_LIMIT
+    assert share_error(rule) <= ERROR_LIMIT
 
 
 @pytest.mark.parametrize("rule", [rule for rule, (seeds, _) in SIZES_OF_RULES.items() if seeds <= 10])

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.examples import fewer
-from toylab.console import takes_colour
+from toylab.console import supports_colour
 from toylab.verdicts.judgement import (
     KINDS_IN_WORDS,
     ControlJudgement,
@@ -22,8 +22,8 @@ from toylab.verdicts.judgement import (
     claims_table,
     control_text,
     count_verdicts,
-    mean,
-    numbers,
+    measured_in_words,
+    nan_mean,
     or_never,
     read_claims,
     shown_verdict,
@@ -75,8 +75,8 @@ def claim_of(**fields) -> Judgement:
 
 
 def test_a_mean_of_nothing_is_no_number_and_what_never_happened_says_so():
-    assert mean([]) != mean([])
-    assert (mean([1.0, 2.0]), or_never(None), or_never(40)) == (1.5, "never", 40)
+    assert nan_mean([]) != nan_mean([])
+    assert (nan_mean([1.0, 2.0]), or_never(None), or_never(40)) == (1.5, "never", 40)
     assert (threshold(0.25, 0.06), threshold(1 / 7, 0.06)) == (0.31, 0.2)
 
 
@@ -164,22 +164,22 @@ def test_colour_is_for_terminals_that_want_it(monkeypatch):
 
     for name in ("NO_COLOR", "TERM"):
         monkeypatch.delenv(name, raising=False)
-    assert takes_colour(Terminal())
-    assert not takes_colour(io.StringIO())
+    assert supports_colour(Terminal())
+    assert not supports_colour(io.StringIO())
     monkeypatch.setenv("NO_COLOR", "1")
-    assert not takes_colour(Terminal())
+    assert not supports_colour(Terminal())
     monkeypatch.setenv("NO_COLOR", "")  # counts as not set
-    assert takes_colour(Terminal())
+    assert supports_colour(Terminal())
     monkeypatch.setenv("TERM", "dumb")
-    assert not takes_colour(Terminal())
+    assert not supports_colour(Terminal())
 
 
 def test_numbers_say_what_was_measured():
     claim = claim_of(measured=None, seeds=())
-    assert numbers(claim) == "not measured"
+    assert measured_in_words(claim) == "not measured"
     assert "0 seeds" in claims_table([claim])
     one = claim_of(measured=0.123456, seeds=(4,))
-    assert numbers(one) == "0.123"
+    assert measured_in_words(one) == "0.123"
     assert "1 seed" in claims_table([one])
     assert "1 seeds" not in claims_table([one])
 
@@ -198,7 +198,7 @@ def test_the_markdown_tables_have_a_row_a_claim_and_all_of_its_cells(drawn):
         for row, c in zip(rows[2:], of_kind, strict=True):
             verdict = shown_verdict(c)
             assert row[0] == {"refuted": "refuted at this scale"}.get(verdict, verdict)
-            assert (row[2], row[3], row[5]) == (c.criterion.strip(), numbers(c), str(len(c.seeds)))
+            assert (row[2], row[3], row[5]) == (c.criterion.strip(), measured_in_words(c), str(len(c.seeds)))
             assert row[1].startswith(c.statement.strip())
 
 

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from toylab.runs.scoreboard import published
+from toylab.runs.scoreboard import published_scoreboard
 from toylab.verdicts.ledger import DESIGN, LEDGER, purposes, seeds_in_words
 
 
@@ -14,7 +14,7 @@ def test_no_seed_is_in_two_rows():
 
 
 def test_the_seeds_of_the_published_board_lie_in_one_row_alone_that_no_choice_was_made_on():
-    seeds = {seed for standing in published() for claim in standing.claims for seed in claim.seeds}
+    seeds = {seed for standing in published_scoreboard() for claim in standing.claims for seed in claim.seeds}
     (row,) = [row for row in LEDGER if seeds & set(row)]
     assert seeds <= set(row)
     assert LEDGER[row].startswith("scoreboard")

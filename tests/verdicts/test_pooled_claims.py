@@ -1,9 +1,9 @@
 """Laws of claims on conditions that may lack a seed, and of tables over conditions."""
 
-from toylab.verdicts.claim import Claim, Conditions, Detail
+from toylab.verdicts.claim import Claim, ClaimDetail, Conditions
 from toylab.verdicts.criterion import at_least
 from toylab.verdicts.decision import Plan
-from toylab.verdicts.intervals import in_words, interval
+from toylab.verdicts.intervals import interval, mean_in_words
 
 PLAN = Plan.of(range(9))
 RESULTS = Conditions({"all": {0: 1.0, 1: 2.0, 2: 3.0}, "few": {2: 7.0, 5: 9.0}})
@@ -13,7 +13,7 @@ def claim(conditions: tuple[str, ...], optional: tuple[str, ...], **more) -> Cla
     return Claim(
         id="sum",
         place="section 1",
-        sentence="The sum is large.",
+        statement="The sum is large.",
         conditions=conditions,
         optional=optional,
         measure="sum over conditions",
@@ -39,7 +39,7 @@ def test_where_all_conditions_are_optional_each_seed_of_any_is_asked():
 
 
 def test_a_claim_depends_on_its_optional_conditions():
-    details = {"more": Detail("third", lambda one: one)}
+    details = {"more": ClaimDetail("third", lambda one: one)}
     assert claim(("all",), ("few",), details=details).depends_on == ("all", "few", "third")
 
 
@@ -49,7 +49,7 @@ def test_a_table_has_the_conditions_that_were_run():
 
 def test_numbers_in_words_are_those_of_their_interval():
     low, high = interval([True] * 3 + [False])
-    assert in_words([True] * 3 + [False]) == f"3 of 4 [{low:.2f}, {high:.2f}]"
+    assert mean_in_words([True] * 3 + [False]) == f"3 of 4 [{low:.2f}, {high:.2f}]"
     low, high = interval([0.25, 0.5, 1.0])
-    assert in_words([0.25, 0.5, 1.0]) == f"0.583 [{low:.3f}, {high:.3f}]"
-    assert (in_words([0.5]), in_words([True]), in_words([])) == ("0.500", "1 of 1", "0 of 0")
+    assert mean_in_words([0.25, 0.5, 1.0]) == f"0.583 [{low:.3f}, {high:.3f}]"
+    assert (mean_in_words([0.5]), mean_in_words([True]), mean_in_words([])) == ("0.500", "1 of 1", "0 of 0")

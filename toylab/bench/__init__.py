@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from toylab.console import ToylabError, aligned, markdown_table, unknown
+from toylab.console import ToylabError, align_columns, markdown_table, unknown_name
 from toylab.files import read_json, write_json
 
 
@@ -65,16 +65,16 @@ class Comparison:
         bound = "at least" if self.more else "at most"
         wanted = f"{bound} {self.target:g}"
         if self.met:
-            return f"{self.work}: {number(self.ratio)}{of}, {wanted} was wanted"
+            return f"{self.work}: {format_number(self.ratio)}{of}, {wanted} was wanted"
         missing = self.target / self.ratio - 1 if self.more else 1 - self.target / self.ratio
-        return f"{self.work}: {number(self.ratio)}{of}, {100 * abs(missing):.0f} % short of {wanted}"
+        return f"{self.work}: {format_number(self.ratio)}{of}, {100 * abs(missing):.0f} % short of {wanted}"
 
 
 Rounds = Mapping[str, list[float]]
 """By name, the seconds of each round."""
 
 
-def interleaved(
+def interleaved_timings(
     works: Mapping[str, Callable[[], Any]], rounds: int = 15, device: str = "cpu"
 ) -> dict[str, list[float]]:
     """Seconds of each work in each round, every round doing all of them once; two rounds before that are not counted.
@@ -95,7 +95,7 @@ def interleaved(
     return seconds
 
 
-def compare(
+def compare_with_peer(
     work: str,
     seconds: Rounds,
     peer: str,
@@ -105,7 +105,7 @@ def compare(
     scale: float | int = 1e3,
     unit: str = "ms",
 ) -> Comparison:
-    """Ours beside one of the others, from the seconds of `interleaved`."""
+    """Ours beside one of the others, from the seconds of `interleaved_timings`."""
     ratio = statistics.median(a / b for a, b in zip(seconds[ours], seconds[peer], strict=True))
     mine, other = (scale * statistics.median(seconds[name]) for name in (ours, peer))
     return Comparison(work, mine, unit, target, ratio, {peer: other})
@@ -114,7 +114,7 @@ def compare(
 def matmul_limit(rounds: int = 20, size: int = 1024, device: str = "cpu") -> float:
     """Floating-point operations a second of a product of two square float32 matrices: the best of some rounds."""
     a = torch.randn(size, size, device=device)
-    (seconds,) = interleaved({"product": lambda: a @ a}, rounds, device).values()
+    (seconds,) = interleaved_timings({"product": lambda: a @ a}, rounds, device).values()
     return 2 * size**3 / min(seconds)
 
 
@@ -134,10 +134,10 @@ WORKS = {
 }
 """By name, the module that does a work."""
 
-LONG = ("population", "recipes", "studies")
+LONG_WORKS = ("population", "recipes", "studies")
 """Works that are done only where they are named: they take minutes, or say little about a CPU."""
 
-ON_GPU = ("step", "epoch", "share", "watch", "generate", "edit", "population")
+GPU_WORKS = ("step", "epoch", "share", "watch", "generate", "edit", "population")
 """Works that can be done on another device."""
 
 
@@ -151,11 +151,11 @@ def measure_works(names: Sequence[str] = (), device: str = "cpu") -> Iterator[Co
     check_device(device)
     for name in names:
         if name not in WORKS:
-            raise unknown("work", name, WORKS)
-        if device != "cpu" and name not in ON_GPU:
-            raise ToylabError(f"work {name!r}: says nothing about a GPU; on one there are {', '.join(ON_GPU)}")
-    able = WORKS if device == "cpu" else ON_GPU
-    return _each(names or [name for name in able if name not in LONG], device)
+            raise unknown_name("work", name, WORKS)
+        if device != "cpu" and name not in GPU_WORKS:
+            raise ToylabError(f"work {name!r}: says nothing about a GPU; on one there are {', '.join(GPU_WORKS)}")
+    able = WORKS if device == "cpu" else GPU_WORKS
+    return _each(names or [name for name in able if name not in LONG_WORKS], device)
 
 
 def _each(names: Sequence[str], device: str) -> Iterator[Comparison]:
@@ -174,7 +174,7 @@ def check_device(device: str) -> None:
 
 def comparisons_table(found: Sequence[Comparison]) -> str:
     """A line a comparison."""
-    return aligned(_rows(found))
+    return align_columns(_rows(found))
 
 
 def comparisons_markdown(found: Sequence[Comparison]) -> str:
@@ -185,15 +185,15 @@ def comparisons_markdown(found: Sequence[Comparison]) -> str:
 def _rows(found: Sequence[Comparison]) -> list[tuple[str, ...]]:
     rows = [("work", "ours", "peer", "ratio", "target", "")]
     for one in found:
-        peer = ", ".join(f"{number(value)} {name}" for name, value in one.peers.items())
-        ratio = number(one.ratio) if one.peers else ""
-        ours = f"{number(one.ours)} {one.unit}".strip()
+        peer = ", ".join(f"{format_number(value)} {name}" for name, value in one.peers.items())
+        ratio = format_number(one.ratio) if one.peers else ""
+        ours = f"{format_number(one.ours)} {one.unit}".strip()
         bound = f"{'>=' if one.more else '<='} {one.target:g}"
         rows.append((one.work, ours, peer, ratio, bound, "" if one.met else "short"))
     return rows
 
 
-def number(value: float | int) -> str:
+def format_number(value: float | int) -> str:
     """Three digits, or two behind the point."""
     if value and abs(value) < 0.095:
         return f"{value:.2g}"
@@ -205,7 +205,7 @@ def has_lens() -> bool:
     return importlib.util.find_spec("transformer_lens") is not None
 
 
-def machine() -> dict[str, str | float]:
+def machine_description() -> dict[str, str | float]:
     """What the figures were measured on, and when."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -237,16 +237,16 @@ def keep_record(folder: Path | str, found: Sequence[Comparison], about: Mapping[
     return path
 
 
-def before(folder: Path | str, about: Mapping[str, Any]) -> dict[str, float]:
+def earlier_ratios(folder: Path | str, about: Mapping[str, Any]) -> dict[str, float]:
     """By work and peer, ratios of the latest bench that is stored there from the same processor."""
     for path in sorted(Path(folder).glob("*.json"), reverse=True):
         held = read_json(path)
         if "found" in held and held["processor"] == about["processor"]:
-            return {key(one["work"], one["peers"]): one["ratio"] for one in held["found"]}
+            return {comparison_key(one["work"], one["peers"]): one["ratio"] for one in held["found"]}
     return {}
 
 
-def key(work: str, peers: Mapping[str, float]) -> str:
+def comparison_key(work: str, peers: Mapping[str, float]) -> str:
     """What tells a comparison from all others."""
     return " / ".join((work, *peers))
 
@@ -255,8 +255,10 @@ def changes_since(found: Sequence[Comparison], earlier: Mapping[str, float], lea
     """What is faster or slower than before by more than a share, in plain words."""
     lines = []
     for one in found:
-        then = earlier.get(key(one.work, one.peers))
+        then = earlier.get(comparison_key(one.work, one.peers))
         if then and math.isfinite(then) and abs(one.ratio / then - 1) > least:
             better = (one.ratio > then) == one.more
-            lines.append(f"{one.work}: {number(one.ratio)}, {'better' if better else 'worse'} than {number(then)}")
+            lines.append(
+                f"{one.work}: {format_number(one.ratio)}, {'better' if better else 'worse'} than {format_number(then)}"
+            )
     return lines

@@ -10,9 +10,9 @@ from functools import partial
 
 import numpy as np
 
-from toylab.bench import interleaved
-from toylab.bench.peers import VOCAB, next_token, shape, tokens
-from toylab.bench.training import ours_as_one
+from toylab.bench import interleaved_timings
+from toylab.bench.peers import VOCAB, language_model_loss, peer_config, random_tokens
+from toylab.bench.training import flat_step
 from toylab.model.config import ModelConfig
 from toylab.model.encoder_decoder import EncoderDecoderConfig
 from toylab.model.transformer import Transformer
@@ -22,7 +22,7 @@ from toylab.training.batches import next_token_loss, pack
 
 
 @dataclass(frozen=True)
-class Curve:
+class GrowthCurve:
     """Seconds of a work at some sizes.
 
     Attributes:
@@ -45,11 +45,15 @@ class Curve:
         return f"{self.work}: grows by the power {self.exponent:.2f} of {self.size}"
 
 
-def growth_curves(device: str = "cpu", rounds: int = 5) -> Iterator[Curve]:
+def growth_curves(device: str = "cpu", rounds: int = 5) -> Iterator[GrowthCurve]:
     """All of them; the training steps are those of `toylab.training.loop`, with every position scored."""
     lengths = (32, 64, 128, 256, 512)
     yield _curve(
-        "training step, width 32", "length of a row", lengths, lambda s, n: _step(s, shape(32), n, 8, device), rounds
+        "training step, width 32",
+        "length of a row",
+        lengths,
+        lambda s, n: _step(s, peer_config(32), n, 8, device),
+        rounds,
     )
     yield _curve(
         "counting without positions, in linear time",
@@ -60,14 +64,14 @@ def growth_curves(device: str = "cpu", rounds: int = 5) -> Iterator[Curve]:
     )
     widths = (16, 32, 64, 128, 256)
     yield _curve(
-        "training step, 64 positions", "width", widths, lambda s, n: _step(s, shape(n), 64, 16, device), rounds
+        "training step, 64 positions", "width", widths, lambda s, n: _step(s, peer_config(n), 64, 16, device), rounds
     )
     layers = (1, 2, 4, 8)
     yield _curve(
         "training step, width 32, 64 positions",
         "layers",
         layers,
-        lambda s, n: _step(s, replace(shape(32), layers=n), 64, 16, device),
+        lambda s, n: _step(s, replace(peer_config(32), layers=n), 64, 16, device),
         rounds,
     )
     inputs = (8, 16, 32, 64)
@@ -85,23 +89,23 @@ def growth_curves(device: str = "cpu", rounds: int = 5) -> Iterator[Curve]:
 
 def _curve(
     work: str, size: str, sizes: Sequence[int], make: Callable[[ExitStack, int], Callable[[], None]], rounds: int
-) -> Curve:
+) -> GrowthCurve:
     with ExitStack() as stack:
-        seconds = interleaved({str(n): make(stack, n) for n in sizes}, rounds)
-    return Curve(work, size, tuple(sizes), tuple(statistics.median(held) for held in seconds.values()))
+        seconds = interleaved_timings({str(n): make(stack, n) for n in sizes}, rounds)
+    return GrowthCurve(work, size, tuple(sizes), tuple(statistics.median(held) for held in seconds.values()))
 
 
 def _step(stack: ExitStack, config: ModelConfig, length: int, rows: int, device: str) -> Callable[[], None]:
     model = Transformer(config, VOCAB, length).to(device)
-    step = stack.enter_context(ours_as_one(model))
-    return partial(step, next_token(model, tokens(rows, length + 1, device)))
+    step = stack.enter_context(flat_step(model))
+    return partial(step, language_model_loss(model, random_tokens(rows, length + 1, device)))
 
 
 def _counting_step(stack: ExitStack, length: int, device: str) -> Callable[[], None]:
     task = ContextualCounting(length=length, regions=4)
     model = counting_model(task, EncoderDecoderConfig())
-    batch = fresh_strings(task, 0, 8, causal_tally=True)(0)
-    return partial(stack.enter_context(ours_as_one(model)), partial(count_loss, model, batch))
+    batch = fresh_strings(task, 0, 8, causal_counts=True)(0)
+    return partial(stack.enter_context(flat_step(model)), partial(count_loss, model, batch))
 
 
 def _drawing(inputs: int) -> Callable[[], None]:
@@ -115,9 +119,9 @@ def _packing(inputs: int) -> Callable[[], None]:
 
 def _packed_step(stack: ExitStack, inputs: int, device: str) -> Callable[[], None]:
     task = Polynomial(lengths=(1, inputs))
-    model = Transformer.for_task(task, shape(32)).to(device)
+    model = Transformer.for_task(task, peer_config(32)).to(device)
     batch = pack(task.sample(stream(0, "bench"), 64)).to(device)
-    return partial(stack.enter_context(ours_as_one(model)), partial(next_token_loss, model, batch))
+    return partial(stack.enter_context(flat_step(model)), partial(next_token_loss, model, batch))
 
 
 def _one_by_one(stack: ExitStack, seeds: int, device: str) -> Callable[[], None]:
@@ -130,7 +134,8 @@ def _together(seeds: int, device: str) -> Callable[[], None]:
 
     task = Polynomial()
     members = [
-        Transformer.for_task(task, replace(shape(32), positions="sinusoidal"), seed).to(device) for seed in range(seeds)
+        Transformer.for_task(task, replace(peer_config(32), positions="sinusoidal"), seed).to(device)
+        for seed in range(seeds)
     ]
     drawn = [pack(task.sample(stream(0, "bench"), 64)).to(device) for _ in range(seeds)]
     return partial(Population(members, next_token_loss).step, drawn, 1e-3)

@@ -8,21 +8,21 @@ from functools import partial
 
 import torch
 
-from toylab.bench import Comparison, compare, interleaved
-from toylab.bench.peers import LENS, lens, models, shape, tokens
+from toylab.bench import Comparison, compare_with_peer, interleaved_timings
+from toylab.bench.peers import LENS, lens_model, peer_config, peer_models, random_tokens
 from toylab.model.generate import generate
-from toylab.model.steering import vectors
+from toylab.model.steering import steer
 from toylab.model.transformer import Transformer
 from toylab.probes import points, watch
 
-ROWS, PROMPT, NEW = 256, 16, 10
+ROWS, PROMPT, NEW_TOKENS = 256, 16, 10
 """What is generated: rows, tokens that are given, and tokens that are written."""
 
 
 @torch.no_grad()
-def watching(device: str, rounds: int = 25) -> Iterator[Comparison]:
+def bench_watch(device: str, rounds: int = 25) -> Iterator[Comparison]:
     """A forward pass of 64 rows of 66 tokens at width 64, with all points watched, with none, and without asking."""
-    held, drawn = models(shape(64), 66, device), tokens(64, 66, device)
+    held, drawn = peer_models(peer_config(64), 66, device), random_tokens(64, 66, device)
     ours = held["ours"]
 
     def watched(*names: str) -> None:
@@ -32,44 +32,49 @@ def watching(device: str, rounds: int = 25) -> Iterator[Comparison]:
     works = {"plain": partial(ours, drawn), "ours": partial(watched, *points(ours)), "nothing": watched}
     if LENS in held:
         works |= {LENS: partial(held[LENS], drawn), "cached": partial(held[LENS].run_with_cache, drawn)}
-    seconds = interleaved(works, rounds, device)
-    found = compare("watching every point", seconds, "plain", 1.15)
+    seconds = interleaved_timings(works, rounds, device)
+    found = compare_with_peer("watching every point", seconds, "plain", 1.15)
     if LENS in held:
-        theirs = compare("", seconds, LENS, 0.0, ours="cached").ratio
+        theirs = compare_with_peer("", seconds, LENS, 0.0, ours="cached").ratio
         found = Comparison(**{**vars(found), "note": f"TransformerLens: {theirs:.2f} of its own plain pass"})
     yield found
-    yield compare("watching nothing", seconds, "plain", 1.0, ours="nothing")
+    yield compare_with_peer("watching nothing", seconds, "plain", 1.0, ours="nothing")
 
 
 @torch.no_grad()
-def generating(device: str, rounds: int = 9) -> Iterator[Comparison]:
+def bench_generate(device: str, rounds: int = 9) -> Iterator[Comparison]:
     """Tokens written greedily, with the cache that each has."""
-    config, context = shape(64, layers=4), PROMPT + NEW
-    ours, prompts = Transformer(config, 24, context).to(device), tokens(ROWS, PROMPT, device)
-    works = {"ours": partial(generate, ours, prompts, NEW)}
-    if (peer := lens(config, 24, 2 * context, device)) is not None:
+    config, context = peer_config(64, layers=4), PROMPT + NEW_TOKENS
+    ours, prompts = Transformer(config, 24, context).to(device), random_tokens(ROWS, PROMPT, device)
+    works = {"ours": partial(generate, ours, prompts, NEW_TOKENS)}
+    if (peer := lens_model(config, 24, 2 * context, device)) is not None:
         how = {"do_sample": False, "stop_at_eos": False, "verbose": False, "prepend_bos": False}
 
         def theirs() -> None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                peer.generate(prompts, max_new_tokens=NEW, return_type="tokens", **how)
+                peer.generate(prompts, max_new_tokens=NEW_TOKENS, return_type="tokens", **how)
 
         works[LENS] = theirs
     else:
-        works["without a cache"] = partial(generate, ours, prompts, NEW, cache=False)
-    seconds = interleaved(works, rounds, device)
-    yield compare(f"generating {ROWS} x {NEW} tokens", seconds, list(works)[1], 0.35)
+        works["without a cache"] = partial(generate, ours, prompts, NEW_TOKENS, cache=False)
+    seconds = interleaved_timings(works, rounds, device)
+    yield compare_with_peer(f"generating {ROWS} x {NEW_TOKENS} tokens", seconds, list(works)[1], 0.35)
 
 
 @torch.no_grad()
-def editing(device: str, rounds: int = 25) -> Iterator[Comparison]:
+def bench_edit(device: str, rounds: int = 25) -> Iterator[Comparison]:
     """The same with a vector added after the last but one block, at every position."""
-    plain = Transformer(shape(64, layers=4), 24, PROMPT + NEW).to(device)
-    steered = vectors(plain, {2: torch.ones(64, device=device)}).to(device)
-    prompts = tokens(ROWS, PROMPT, device)
-    works = {"ours": partial(generate, steered, prompts, NEW), "plain": partial(generate, plain, prompts, NEW)}
-    yield compare("generating with a steering vector", interleaved(works, rounds, device), "plain", 1.1)
+    plain = Transformer(peer_config(64, layers=4), 24, PROMPT + NEW_TOKENS).to(device)
+    steered = steer(plain, {2: torch.ones(64, device=device)}).to(device)
+    prompts = random_tokens(ROWS, PROMPT, device)
+    works = {
+        "ours": partial(generate, steered, prompts, NEW_TOKENS),
+        "plain": partial(generate, plain, prompts, NEW_TOKENS),
+    }
+    yield compare_with_peer(
+        "generating with a steering vector", interleaved_timings(works, rounds, device), "plain", 1.1
+    )
 
 
-DONE = {"watch": watching, "generate": generating, "edit": editing}
+DONE = {"watch": bench_watch, "generate": bench_generate, "edit": bench_edit}

@@ -22,7 +22,7 @@ TORCH, LENS = "nn.TransformerEncoder", "TransformerLens"
 VOCAB = 24
 
 
-class Encoder(nn.Module):
+class TorchEncoder(nn.Module):
     """`torch.nn.TransformerEncoder` as a causal language model with learned positions."""
 
     def __init__(self, config: ModelConfig, vocab: int, context: int) -> None:
@@ -42,7 +42,7 @@ class Encoder(nn.Module):
         return self.unembedding(self.encoder(x, mask=self.mask[:length, :length], is_causal=True))
 
 
-def lens(config: ModelConfig, vocab: int, context: int, device: str) -> Any:
+def lens_model(config: ModelConfig, vocab: int, context: int, device: str) -> Any:
     """The model in TransformerLens; `None` where that is not installed."""
     if not has_lens():
         return None
@@ -66,20 +66,22 @@ def lens(config: ModelConfig, vocab: int, context: int, device: str) -> Any:
         return HookedTransformer(shape)
 
 
-def models(config: ModelConfig, context: int, device: str, vocab: int = VOCAB) -> dict[str, nn.Module]:
+def peer_models(config: ModelConfig, context: int, device: str, vocab: int = VOCAB) -> dict[str, nn.Module]:
     """Ours and those of the others that are installed, of one shape, by name."""
-    own = {"ours": Transformer(config, vocab, context), TORCH: Encoder(config, vocab, context)}
+    own = {"ours": Transformer(config, vocab, context), TORCH: TorchEncoder(config, vocab, context)}
     found = {name: model.to(device) for name, model in own.items()}
-    other = lens(config, vocab, context, device)
+    other = lens_model(config, vocab, context, device)
     return found if other is None else {**found, LENS: other}
 
 
-def shape(width: int, layers: int = 2) -> ModelConfig:
+def peer_config(width: int, layers: int = 2) -> ModelConfig:
     """What all have in common: four heads, learned positions, pre-norm, GELU, an MLP of four times the width."""
     return ModelConfig(layers=layers, heads=4, width=width, positions="learned")
 
 
-def tokens(rows: int, length: int, device: str, vocab: int = VOCAB, seed: int = 0) -> Int[Tensor, "batch position"]:
+def random_tokens(
+    rows: int, length: int, device: str, vocab: int = VOCAB, seed: int = 0
+) -> Int[Tensor, "batch position"]:
     """Tokens drawn at random."""
     return torch.randint(vocab, (rows, length), generator=torch.Generator().manual_seed(torch_seed(seed))).to(device)
 
@@ -87,13 +89,13 @@ def tokens(rows: int, length: int, device: str, vocab: int = VOCAB, seed: int = 
 Loss = Callable[[], Float[Tensor, ""]]
 
 
-def next_token(model: nn.Module, rows: Int[Tensor, "batch longer"]) -> Loss:
+def language_model_loss(model: nn.Module, rows: Int[Tensor, "batch longer"]) -> Loss:
     """The loss of a language model on every position of some rows."""
     read, due = rows[:, :-1].contiguous(), rows[:, 1:].flatten()
     return lambda: F.cross_entropy(model(read).flatten(0, 1), due)
 
 
-def trainer(model: nn.Module) -> Callable[[Loss], None]:
+def adamw_step(model: nn.Module) -> Callable[[Loss], None]:
     """A training step as other people write it: torch's AdamW, with its fused kernel, and a clipped gradient."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, fused=True)

@@ -10,27 +10,29 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from toylab import tasks
-from toylab.bench import Comparison, compare, interleaved
+from toylab.bench import Comparison, compare_with_peer, interleaved_timings
 from toylab.runs import registry
-from toylab.runs.processes import Processes
+from toylab.runs.processes import ProcessPool
 from toylab.tasks import Styles, stream
 from toylab.training.loop import TrainConfig, train
 
 
-def data(device: str, rows: int = 2048, rounds: int = 5) -> Iterator[Comparison]:
+def bench_sampling(device: str, rows: int = 2048, rounds: int = 5) -> Iterator[Comparison]:
     """Tokens that each task draws a second, a block of training rows at a time, and the share of a training."""
     for kind in tasks.TASKS:
         task = kind()
         size = int(task.sample(stream(0, "bench"), rows).sizes.sum())
-        (seconds,) = interleaved({"draw": lambda task=task: task.sample(stream(1, "bench"), rows)}, rounds).values()
+        (seconds,) = interleaved_timings(
+            {"draw": lambda task=task: task.sample(stream(1, "bench"), rows)}, rounds
+        ).values()
         speed = size / statistics.median(seconds) / 1e6
         yield Comparison(f"drawing {kind.__name__}", speed, "M tokens/s", 5, speed, more=True)
     for name in ("iteration-head", "contextual-counting", "safety-finetuning", "steering-vectors"):
-        spent = _spent_drawing(*training(name))
+        spent = _spent_drawing(*study_training(name))
         yield Comparison(f"drawing, share of {name}", 100 * spent, "%", 3, 100 * spent)
 
 
-def training(name: str, seed: int = 0) -> tuple[Any, Callable, Callable[[int], Any]]:
+def study_training(name: str, seed: int = 0) -> tuple[Any, Callable, Callable[[int], Any]]:
     """Of a study's main arm, the model, the loss and the batches."""
     from toylab.model.transformer import Transformer
     from toylab.studies.contextual_counting import data as counting
@@ -38,15 +40,15 @@ def training(name: str, seed: int = 0) -> tuple[Any, Callable, Callable[[int], A
     from toylab.studies.steering_vectors import data as reasoning
     from toylab.training.batches import next_token_loss
 
-    study = registry.load(name).STUDY.default()
+    study = registry.load_study(name).STUDY.default()
     if name == "iteration-head":
-        arm = study.arms()["main"]
+        arm = study.conditions()["main"]
         model = Transformer.for_task(arm.task, arm.model, seed)
         return model, next_token_loss, study.batches_of(arm.task, seed, arm.train.rows)
     if name == "contextual-counting":
-        arm = study.arms()["none"]
+        arm = study.conditions()["none"]
         model = counting.counting_model(arm.task, arm.model, seed)
-        return model, counting.count_loss, counting.fresh_strings(arm.task, seed, arm.train.rows, causal_tally=True)
+        return model, counting.count_loss, counting.fresh_strings(arm.task, seed, arm.train.rows, causal_counts=True)
     if name == "safety-finetuning":
         model = concept.concept_model(study.task, study.model, seed)
         batches = concept.concept_batches(study.task, seed, study.pretrain.rows, study.pretrain.steps)
@@ -72,7 +74,7 @@ def _spent_drawing(model: Any, loss: Callable, batch_at: Callable[[int], Any], s
     return drawn / (time.process_time() - began)
 
 
-def starting(device: str, rounds: int = 5) -> Iterator[Comparison]:
+def bench_imports(device: str, rounds: int = 5) -> Iterator[Comparison]:
     """Fresh processes: importing all of toylab beside importing torch, and the help of the command line."""
     programs = {
         "ours": "import toylab, tasks, probes; toylab.Transformer, toylab.fresh, toylab.save_model",
@@ -90,15 +92,15 @@ def starting(device: str, rounds: int = 5) -> Iterator[Comparison]:
             run(program)
             if turn:
                 seconds[name].append(time.perf_counter() - began)
-    yield compare("import toylab", seconds, "import torch", 1.25, scale=1, unit="s")
+    yield compare_with_peer("import toylab", seconds, "import torch", 1.25, scale=1, unit="s")
     shown = statistics.median(seconds["help"])
     yield Comparison("toylab --help", shown, "s", 0.5, shown)
 
 
-def side_by_side(device: str, steps: int = 300, rounds: int = 3) -> Iterator[Comparison]:
+def bench_two_seeds(device: str, steps: int = 300, rounds: int = 3) -> Iterator[Comparison]:
     """Two seeds of the iteration head's training in two processes, beside one after the other in one."""
     ratios, alone, both = [], [], []
-    with Processes(2, ()) as pool:
+    with ProcessPool(2, ()) as pool:
         for ready in [pool.submit(_some_steps, seed, 20) for seed in (0, 1)]:
             ready.result()
         for turn in range(rounds):
@@ -116,8 +118,8 @@ def side_by_side(device: str, steps: int = 300, rounds: int = 3) -> Iterator[Com
 
 
 def _some_steps(seed: int, steps: int) -> None:
-    model, loss, batch_at = training("iteration-head", seed)
+    model, loss, batch_at = study_training("iteration-head", seed)
     train(model, loss, batch_at, TrainConfig(steps=steps, warmup=1, cooldown=0, evaluate_every=steps))
 
 
-DONE = {"data": data, "import": starting, "seeds": side_by_side}
+DONE = {"data": bench_sampling, "import": bench_imports, "seeds": bench_two_seeds}

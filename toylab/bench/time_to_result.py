@@ -13,22 +13,22 @@ from pathlib import Path
 from toylab.bench import Comparison
 from toylab.runs import registry
 from toylab.runs.jobs import execute
-from toylab.runs.processes import Processes
+from toylab.runs.processes import ProcessPool
 from toylab.runs.store import read_cost
-from toylab.runs.study import conclude
+from toylab.runs.study import judge_study
 
-FRESH = range(200, 210)
+RECIPE_SEEDS = range(200, 210)
 """Seeds that no choice was made on."""
 RECIPE_ROWS = range(200, 203)
 """Of them, where a seed takes long."""
 
-Found = tuple[float, bool]
+RecipeResult = tuple[float, bool]
 """Processor seconds, and whether the finding is there."""
 
 
-def recipes(device: str, workers: int = 2) -> Iterator[Comparison]:
+def bench_recipes(device: str, workers: int = 2) -> Iterator[Comparison]:
     """Trainings alone, without what is measured on them afterwards; for steering, a whole study of one seed."""
-    with Processes(workers, ()) as pool:
+    with ProcessPool(workers, ()) as pool:
         for name, (find, seeds, target) in RECIPES.items():
             found = [one.result() for one in [pool.submit(find, seed) for seed in seeds]]
             seconds = statistics.median(spent for spent, _ in found)
@@ -40,13 +40,13 @@ def recipes(device: str, workers: int = 2) -> Iterator[Comparison]:
                 yield Comparison(f"{name}: seeds of ten", right, "", 9, right, more=True)
 
 
-def learn_iteration_head(seed: int) -> Found:
+def learn_iteration_head(seed: int) -> RecipeResult:
     """Until a model iterates on inputs never seen, with a head that reads x_t in nine of ten steps."""
     from toylab.studies.iteration_head.study import lengths_of
     from toylab.training import evaluate
 
-    study = replace(registry.load("iteration-head").STUDY.default(), seeds=(seed,))
-    arm = study.arms()["main"]
+    study = replace(registry.load_study("iteration-head").STUDY.default(), seeds=(seed,))
+    arm = study.conditions()["main"]
     with tempfile.TemporaryDirectory() as folder:
         began = time.process_time()
         model, _ = study.train_arm(arm, seed, Path(folder))
@@ -56,12 +56,12 @@ def learn_iteration_head(seed: int) -> Found:
     return spent, solved and evaluate.search_iteration_head(model, held).carry >= 0.9
 
 
-def counting(seed: int) -> Found:
+def learn_counter(seed: int) -> RecipeResult:
     """Until an encoder-decoder without positions counts in four regions."""
     from toylab.studies.contextual_counting.data import count_accuracy, for_model, learn_counting
     from toylab.tasks import held_out
 
-    study = registry.load("contextual-counting").STUDY.default()
+    study = registry.load_study("contextual-counting").STUDY.default()
     began = time.process_time()
     model, _ = learn_counting(study.task, study.model, study.train, seed, auxiliary=study.auxiliary)
     spent = time.process_time() - began
@@ -69,29 +69,29 @@ def counting(seed: int) -> Found:
     return spent, statistics.mean(shares) >= 0.9
 
 
-def safety(seed: int) -> Found:
+def learn_refusal(seed: int) -> RecipeResult:
     """A base, and from it the control, SSFT, unlearning and DPO: the base complies, those that learn to refuse do and
     still comply with what is safe."""
-    from toylab.studies.safety_finetuning.measures import behaviour, judged_on
+    from toylab.studies.safety_finetuning.measures import held_out_sets, measure_behaviour
 
-    study = registry.load("safety-finetuning").STUDY.default()
+    study = registry.load_study("safety-finetuning").STUDY.default()
     began, fine = time.process_time(), True
     with tempfile.TemporaryDirectory() as folder:
         base = study.train_base(study.bases()["base"], seed, Path(folder))
     spent = time.process_time() - began
-    sets = {name: batch for name, batch in judged_on(study.task, seed, 192).items() if name in ("safe", "unsafe")}
+    sets = {name: batch for name, batch in held_out_sets(study.task, seed, 192).items() if name in ("safe", "unsafe")}
     for method in ("control", "ssft", "unlearning", "dpo"):
         began = time.process_time()
         with tempfile.TemporaryDirectory() as folder:
-            tuned = study.fine_tune(study.arms()[method], deepcopy(base), seed, Path(folder))
+            tuned = study.fine_tune(study.conditions()[method], deepcopy(base), seed, Path(folder))
         spent += time.process_time() - began
-        found = behaviour(tuned, study.task, sets)
+        found = measure_behaviour(tuned, study.task, sets)
         refuses = found.unsafe.refuses >= 0.95
         fine &= found.safe.complies >= 0.95 and refuses == (method != "control")
     return spent, fine
 
 
-PICTURE = {
+FIGURE_SETTINGS = {
     "full-rl": 0.97,
     "greedy": 0.95,
     "fraction-large": 0.5,
@@ -104,32 +104,32 @@ PICTURE = {
 """What one seed must measure, by claim: one seed has no verdict. Some seeds miss "fraction-large"."""
 
 
-def steering(seed: int) -> Found:
+def run_steering(seed: int) -> RecipeResult:
     """The study of one seed: the base, vectors after each layer, and all that is asked of them."""
     parts = ("combine", "adaptive", "family", "features")
-    study = replace(registry.load("steering-vectors").STUDY.default(), seeds=(seed,), parts=parts)
+    study = replace(registry.load_study("steering-vectors").STUDY.default(), seeds=(seed,), parts=parts)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         measured = execute(study, "steering-vectors", out, workers=1, progress=False)
         spent = sum(read_cost(job.folder(out)).cpu_seconds for job in measured)
-    found = {claim.id: claim.measured for claim in conclude(study, measured)}
-    return spent, all(found[name] >= least for name, least in PICTURE.items())
+    found = {claim.id: claim.measured for claim in judge_study(study, measured)}
+    return spent, all(found[name] >= least for name, least in FIGURE_SETTINGS.items())
 
 
-RECIPES: dict[str, tuple[Callable[[int], Found], range, float]] = {
-    "iteration head found": (learn_iteration_head, FRESH, 15),
-    "counting solved": (counting, FRESH, 8),
-    "safety: base and four fine-tunes": (safety, RECIPE_ROWS, 45),
-    "steering study, one seed": (steering, RECIPE_ROWS, 60),
+RECIPES: dict[str, tuple[Callable[[int], RecipeResult], range, float]] = {
+    "iteration head found": (learn_iteration_head, RECIPE_SEEDS, 15),
+    "counting solved": (learn_counter, RECIPE_SEEDS, 8),
+    "safety: base and four fine-tunes": (learn_refusal, RECIPE_ROWS, 45),
+    "steering study, one seed": (run_steering, RECIPE_ROWS, 60),
 }
 """By name: how, on which seeds, and in how many processor seconds."""
 
 
-def whole(device: str, workers: int = 2) -> Iterator[Comparison]:
+def bench_studies(device: str, workers: int = 2) -> Iterator[Comparison]:
     """Every default study in a folder of its own: minutes of the clock, and the largest memory of a process."""
     minutes = 0.0
     for name in registry.study_names():
-        study = registry.load(name).STUDY.default()
+        study = registry.load_study(name).STUDY.default()
         with tempfile.TemporaryDirectory() as folder:
             began = time.perf_counter()
             out = Path(folder) / "run"
@@ -142,4 +142,4 @@ def whole(device: str, workers: int = 2) -> Iterator[Comparison]:
     yield Comparison("all default studies", minutes, "minutes", 10, minutes)
 
 
-DONE = {"recipes": recipes, "studies": whole}
+DONE = {"recipes": bench_recipes, "studies": bench_studies}

@@ -11,37 +11,46 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from toylab.bench import Comparison, compare, interleaved, matmul_limit
-from toylab.bench.peers import LENS, TORCH, Loss, models, next_token, shape, tokens, trainer
+from toylab.bench import Comparison, compare_with_peer, interleaved_timings, matmul_limit
+from toylab.bench.peers import (
+    LENS,
+    TORCH,
+    Loss,
+    adamw_step,
+    language_model_loss,
+    peer_config,
+    peer_models,
+    random_tokens,
+)
 from toylab.model.config import ModelConfig
 from toylab.model.transformer import Transformer
 from toylab.tasks import Batch, Polynomial, stream
 from toylab.training.batches import next_token_loss, pack, pad
-from toylab.training.optimizer import AdamW, Held, as_one
+from toylab.training.optimizer import AdamW, ParameterVector, flat_parameters
 
 SHAPES = ((32, 34), (64, 66), (128, 66))
 """Width, and positions a row."""
 TARGETS = {LENS: 0.6, TORCH: 0.9}
 
 
-def steps(device: str, rows: int = 64, rounds: int = 15) -> Iterator[Comparison]:
+def bench_step(device: str, rows: int = 64, rounds: int = 15) -> Iterator[Comparison]:
     """Forward, backward, clipping and AdamW, every position scored."""
     for width, length in SHAPES:
-        held, drawn = models(shape(width), length, device), tokens(rows, length + 1, device)
-        with ours_as_one(held["ours"]) as ours:
-            step = {name: ours if name == "ours" else trainer(model) for name, model in held.items()}
-            loss = {name: next_token(model, drawn) for name, model in held.items()}
-            seconds = interleaved({name: partial(step[name], loss[name]) for name in held}, rounds, device)
+        held, drawn = peer_models(peer_config(width), length, device), random_tokens(rows, length + 1, device)
+        with flat_step(held["ours"]) as ours:
+            step = {name: ours if name == "ours" else adamw_step(model) for name, model in held.items()}
+            loss = {name: language_model_loss(model, drawn) for name, model in held.items()}
+            seconds = interleaved_timings({name: partial(step[name], loss[name]) for name in held}, rounds, device)
         for peer, target in TARGETS.items():
             if peer in held:
-                yield compare(f"training step, width {width}, length {length}", seconds, peer, target)
+                yield compare_with_peer(f"training step, width {width}, length {length}", seconds, peer, target)
 
 
 @contextmanager
-def ours_as_one(model: nn.Module) -> Iterator[Callable[[Loss], None]]:
+def flat_step(model: nn.Module) -> Iterator[Callable[[Loss], None]]:
     """The step of `toylab.training.loop`."""
-    with as_one(p for p in model.parameters() if p.requires_grad) as (weights, gradient):
-        optimizer, held = AdamW(weights, clip=1.0), Held(model, weights, gradient)
+    with flat_parameters(p for p in model.parameters() if p.requires_grad) as (weights, gradient):
+        optimizer, held = AdamW(weights, clip=1.0), ParameterVector(model, weights, gradient)
 
         def step(loss: Loss) -> None:
             held.backward(loss())
@@ -50,13 +59,13 @@ def ours_as_one(model: nn.Module) -> Iterator[Callable[[Loss], None]]:
         yield step
 
 
-def epoch(device: str, sequences: int = 1024, rows: int = 64, rounds: int = 5) -> Iterator[Comparison]:
+def bench_epoch(device: str, sequences: int = 1024, rows: int = 64, rounds: int = 5) -> Iterator[Comparison]:
     """Sequences of the iterated map, lengths 1 to 16, of which states and end are scored. Ours packs them and computes
     what is scored; the others pad each batch to its longest and compute every position."""
     task = Polynomial()
     drawn = task.sample(stream(0, "bench"), sequences)
     batches = [drawn.rows(start, start + rows) for start in range(0, sequences, rows)]
-    held = models(shape(64), task.context, device, len(task.vocabulary))
+    held = peer_models(peer_config(64), task.context, device, len(task.vocabulary))
 
     def padded(model: nn.Module, batch: Batch) -> torch.Tensor:
         logits = model(torch.from_numpy(batch.tokens).to(device))
@@ -69,28 +78,28 @@ def epoch(device: str, sequences: int = 1024, rows: int = 64, rounds: int = 5) -
         for batch in batches:
             step(partial(loss, model, batch))
 
-    with ours_as_one(held["ours"]) as ours:
+    with flat_step(held["ours"]) as ours:
         works = {
             name: partial(whole, ours, packed, model)
             if name == "ours"
-            else partial(whole, trainer(model), padded, model)
+            else partial(whole, adamw_step(model), padded, model)
             for name, model in held.items()
         }
-        seconds = interleaved(works, rounds, device)
+        seconds = interleaved_timings(works, rounds, device)
     best = min((name for name in held if name != "ours"), key=lambda name: statistics.median(seconds[name]))
-    yield compare("epoch of variable lengths", seconds, best, 0.5)
+    yield compare_with_peer("epoch of variable lengths", seconds, best, 0.5)
 
 
-def share(device: str, width: int = 128, rows: int = 256, rounds: int = 5) -> Iterator[Comparison]:
+def bench_matmul_share(device: str, width: int = 128, rows: int = 256, rounds: int = 5) -> Iterator[Comparison]:
     """A step beside its matrix products alone: what it would take if it did nothing else. Large square products are
     faster than these, which write much for what they compute."""
     length = 66
-    config = shape(width)
+    config = peer_config(width)
     model = Transformer(config, 24, length).to(device)
-    loss = next_token(model, tokens(rows, length + 1, device))
-    alone, operations = products(config, rows, length, device)
-    with ours_as_one(model) as step:
-        seconds = interleaved({"step": partial(step, loss), "products": alone}, rounds, device)
+    loss = language_model_loss(model, random_tokens(rows, length + 1, device))
+    alone, operations = matrix_products(config, rows, length, device)
+    with flat_step(model) as step:
+        seconds = interleaved_timings({"step": partial(step, loss), "products": alone}, rounds, device)
     rates = {name: operations / statistics.median(held) / 1e9 for name, held in seconds.items()}
     ratio = statistics.median(b / a for a, b in zip(*seconds.values(), strict=True))
     limit = matmul_limit(device=device) / 1e9
@@ -99,7 +108,7 @@ def share(device: str, width: int = 128, rows: int = 256, rounds: int = 5) -> It
     yield Comparison(work, rates["step"], "GF/s", 0.75, ratio, {"them alone": rates["products"]}, more=True, note=note)
 
 
-def products(config: ModelConfig, rows: int, length: int, device: str) -> tuple[Callable[[], None], int]:
+def matrix_products(config: ModelConfig, rows: int, length: int, device: str) -> tuple[Callable[[], None], int]:
     """The matrix products of a step of a model, forward and backward, without all else; and how many operations."""
     width, heads = config.width, config.heads
     stream, hidden = (torch.randn(rows * length, n, device=device) for n in (width, 4 * width))
@@ -118,7 +127,7 @@ def products(config: ModelConfig, rows: int, length: int, device: str) -> tuple[
     return once, sum(2 * one.numel() * other.shape[-1] for one, other in pairs)
 
 
-def population(device: str, rounds: int = 5) -> Iterator[Comparison]:
+def bench_population(device: str, rounds: int = 5) -> Iterator[Comparison]:
     """Training many seeds of the iteration head's model as one program, beside one of them alone: in four times its
     time on a GPU; on a CPU, where eight cannot be faster than one by one, in no more than eight times."""
     seeds, target = (8, 8) if device == "cpu" else (256, 4)
@@ -130,12 +139,14 @@ def population(device: str, rounds: int = 5) -> Iterator[Comparison]:
     drawn = [pad(task.sample(stream(seed, "bench"), 32)).to(device) for seed in range(seeds)]
     together = Population(members, next_token_loss)
     alone = Transformer.for_task(task, MODEL, 0).to(device)
-    with ours_as_one(alone) as step:
+    with flat_step(alone) as step:
         works = {
             "ours": partial(together.step, drawn, 1e-3),
             "one seed": partial(step, partial(next_token_loss, alone, drawn[0])),
         }
-        yield compare(f"{seeds} seeds as one program", interleaved(works, rounds, device), "one seed", target)
+        yield compare_with_peer(
+            f"{seeds} seeds as one program", interleaved_timings(works, rounds, device), "one seed", target
+        )
 
 
-DONE = {"step": steps, "epoch": epoch, "share": share, "population": population}
+DONE = {"step": bench_step, "epoch": bench_epoch, "share": bench_matmul_share, "population": bench_population}

@@ -21,32 +21,33 @@ from typing import Any
 
 import numpy as np
 
-from toylab.console import ToylabError, aligned, progress_bar, unknown
-from toylab.runs.processes import Processes
+from toylab.console import ToylabError, align_columns, progress_bar, unknown_name
+from toylab.runs.processes import ProcessPool
 from toylab.settings import check_range
 from toylab.tasks import stream
-from toylab.verdicts.intervals import wilson
+from toylab.verdicts.intervals import wilson_interval
 
 LEVELS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
 """Shares of noise at which plants are tried besides 0."""
 
 
 @dataclass(frozen=True)
-class Exhibit:
+class DetectorInput:
     """What a detector is shown.
 
     Attributes:
         shown: whatever the detector looks at.
-        works: how well the planted mechanism still does its work, from 0 to 1; None where there is no such thing.
+        task_accuracy: how well the planted mechanism still does its work, from 0 to 1; None where there is no such
+        thing.
     """
 
     shown: Any
-    works: float | None = None
+    task_accuracy: float | None = None
 
 
-Plant = Callable[[np.random.Generator, float], Exhibit]
+PlantedPositive = Callable[[np.random.Generator, float], DetectorInput]
 """From a source of randomness and a share of noise to an exhibit that has the mechanism."""
-DrawnControl = Callable[[np.random.Generator], Exhibit]
+SampledControl = Callable[[np.random.Generator], DetectorInput]
 """From a source of randomness to an exhibit that has not."""
 
 
@@ -56,23 +57,23 @@ class Detector:
 
     Attributes:
         name: in kebab case.
-        asks: the question that it answers.
+        question: the question that it answers.
         score: what its number is.
-        look: from what is shown to the number; higher speaks for the mechanism.
-        bar: the number from which it says "found".
-        plants: kinds of exhibits that have the mechanism.
+        score_of: from what is shown to the number; higher speaks for the mechanism.
+        threshold: the number from which it says "found".
+        planted_positives: kinds of exhibits that have the mechanism.
         controls: kinds of exhibits that have not.
-        deceivers: kinds that have not, and of which it is known that this detector cannot tell; reported apart.
+        decoys: kinds that have not, and of which it is known that this detector cannot tell; reported apart.
     """
 
     name: str
-    asks: str
+    question: str
     score: str
-    look: Callable[[Any], float]
-    bar: float
-    plants: Mapping[str, Plant]
-    controls: Mapping[str, DrawnControl]
-    deceivers: Mapping[str, DrawnControl] = field(default_factory=dict)
+    score_of: Callable[[Any], float]
+    threshold: float
+    planted_positives: Mapping[str, PlantedPositive]
+    controls: Mapping[str, SampledControl]
+    decoys: Mapping[str, SampledControl] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -83,17 +84,17 @@ class Case:
         group: "plant", "control" or "deceiver".
         kind: which of them.
         noise: the share blended into a plant.
-        held: whether the case was held back from setting the bar.
+        held_out: whether the case was held back from setting the bar.
         score: the detector's number.
-        works: see `Exhibit`.
+        task_accuracy: see `DetectorInput`.
     """
 
     group: str
     kind: str
     noise: float
-    held: bool
+    held_out: bool
     score: float
-    works: float | None
+    task_accuracy: float | None
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ class Rate:
         """With the 95 % interval in percent."""
         if not self.of:
             return "-"
-        low, high = wilson(self.count, self.of)
+        low, high = wilson_interval(self.count, self.of)
         return f"{self.count}/{self.of} [{100 * low:.0f}-{100 * high:.0f}]"
 
 
@@ -124,19 +125,19 @@ class Calibration:
 
     def rate(self, bar: float | None = None, **wanted: Any) -> Rate:
         """How many of the cases with these attributes reach a bar, the detector's own if none is given."""
-        bar = self.detector.bar if bar is None else bar
+        bar = self.detector.threshold if bar is None else bar
         scores = [case.score for case in self.cases if all(getattr(case, k) == v for k, v in wanted.items())]
         return Rate(sum(score >= bar for score in scores), len(scores))
 
     @property
     def hits(self) -> Rate:
         """On clean plants that were held back."""
-        return self.rate(group="plant", noise=0.0, held=True)
+        return self.rate(group="plant", noise=0.0, held_out=True)
 
     @property
     def false_alarms(self) -> Rate:
         """On controls that were held back."""
-        return self.rate(group="control", held=True)
+        return self.rate(group="control", held_out=True)
 
     @property
     def best_bars(self) -> tuple[float, float]:
@@ -144,10 +145,10 @@ class Calibration:
 
         Best is the largest difference between the shares of clean plants and of controls that are "found".
         """
-        scores = sorted({c.score for c in self.cases if not c.held and c.noise == 0 and c.group != "deceiver"})
+        scores = sorted({c.score for c in self.cases if not c.held_out and c.noise == 0 and c.group != "deceiver"})
         gain = {
-            bar: self.rate(bar, group="plant", noise=0.0, held=False).share
-            - self.rate(bar, group="control", held=False).share
+            bar: self.rate(bar, group="plant", noise=0.0, held_out=False).share
+            - self.rate(bar, group="control", held_out=False).share
             for bar in scores
         }
         best = max(gain, key=gain.__getitem__)  # the lowest of the best; those next to it may do as well
@@ -164,28 +165,32 @@ class Calibration:
         """The shares of noise at which plants were tried."""
         return sorted({case.noise for case in self.cases})
 
-    def working(self, noise: float) -> float | None:
+    def mean_accuracy(self, noise: float) -> float | None:
         """How well the plants do their work at a share of noise, on average."""
-        held = [c.works for c in self.cases if c.group == "plant" and c.noise == noise and c.works is not None]
+        held = [
+            c.task_accuracy
+            for c in self.cases
+            if c.group == "plant" and c.noise == noise and c.task_accuracy is not None
+        ]
         return sum(held) / len(held) if held else None
 
     @property
-    def breaks(self) -> float | None:
+    def breaking_noise(self) -> float | None:
         """The lowest share of noise at which less than half of the plants are found; None if there is none."""
         return next((x for x in self.levels if self.rate(group="plant", noise=x).share < 0.5), None)
 
     @property
-    def stops_working(self) -> float | None:
+    def failing_noise(self) -> float | None:
         """The lowest share of noise at which the plants do less than half of their work; None if unknown or never."""
-        works = {noise: self.working(noise) for noise in self.levels}
+        works = {noise: self.mean_accuracy(noise) for noise in self.levels}
         return next((noise for noise, share in works.items() if share is not None and share < 0.5), None)
 
     def __str__(self) -> str:
         one = self.detector
         low, high = self.best_bars
         lines = [
-            f"{one.name}: {one.asks}",
-            f"found from {one.bar:g} on; the score is {one.score}",
+            f"{one.name}: {one.question}",
+            f"found from {one.threshold:g} on; the score is {one.score}",
             f"bars that do best on one half of the cases: above {low:.3f}, up to {high:.3f}; on the other half:",
             f"hits {self.hits} %, false alarms {self.false_alarms} %",
             "",
@@ -198,17 +203,17 @@ class Calibration:
                 lines.append(f"{group:<11} {kind:<36} {found!s:<16} {min(scores):.3f} to {max(scores):.3f}")
         lines += ["", "noise   found [%]         plants still do their work"]
         for noise in self.levels:
-            works = self.working(noise)
+            works = self.mean_accuracy(noise)
             does = "-" if works is None else f"{works:.2f}"
             lines.append(f"{100 * noise:>4.0f} %  {self.rate(group='plant', noise=noise)!s:<16} {does}")
         lines += ["", "bar     hits [%]          false alarms [%]"]
-        scores = sorted(c.score for c in self.cases if c.held and c.noise == 0 and c.group != "deceiver")
-        for bar in sorted({*np.quantile(scores, np.linspace(0, 1, 9)).round(3).tolist(), one.bar}):
+        scores = sorted(c.score for c in self.cases if c.held_out and c.noise == 0 and c.group != "deceiver")
+        for bar in sorted({*np.quantile(scores, np.linspace(0, 1, 9)).round(3).tolist(), one.threshold}):
             hits, alarms = (
-                self.rate(bar, group="plant", noise=0.0, held=True),
-                self.rate(bar, group="control", held=True),
+                self.rate(bar, group="plant", noise=0.0, held_out=True),
+                self.rate(bar, group="control", held_out=True),
             )
-            lines.append(f"{bar:>6.3f}  {hits!s:<16}  {alarms}" + ("   <- in use" if bar == one.bar else ""))
+            lines.append(f"{bar:>6.3f}  {hits!s:<16}  {alarms}" + ("   <- in use" if bar == one.threshold else ""))
         return "\n".join(lines)
 
 
@@ -230,8 +235,8 @@ def calibrate(
     plan: list[tuple[str, str, float, int]] = []
     for noise in (0.0, *levels):
         repeats = each if noise == 0 else max(1, each // 2)
-        plan += [("plant", kind, noise, number) for kind in detector.plants for number in range(repeats)]
-    absent = {"control": detector.controls, "deceiver": detector.deceivers}
+        plan += [("plant", kind, noise, number) for kind in detector.planted_positives for number in range(repeats)]
+    absent = {"control": detector.controls, "deceiver": detector.decoys}
     for group, kinds in absent.items():
         plan += [(group, kind, 0.0, number) for kind in kinds for number in range(each)]
     cases = []
@@ -239,13 +244,13 @@ def calibrate(
         plan, desc=detector.name, disable=None if progress else True, leave=False
     ):
         rng = stream(seed, f"{detector.name}, {group}, {kind}, {noise}, {number}")
-        exhibit = detector.plants[kind](rng, noise) if group == "plant" else absent[group][kind](rng)
-        score = float(detector.look(exhibit.shown)) + 0.0  # no -0
+        exhibit = detector.planted_positives[kind](rng, noise) if group == "plant" else absent[group][kind](rng)
+        score = float(detector.score_of(exhibit.shown)) + 0.0  # no -0
         if math.isnan(score):
             raise ToylabError(
                 f"{detector.name}: scores nan on a {group} of the kind {kind!r}; a score must be a number"
             )
-        cases.append(Case(group, kind, noise, number % 2 == 1, score, exhibit.works))
+        cases.append(Case(group, kind, noise, number % 2 == 1, score, exhibit.task_accuracy))
     return Calibration(detector, tuple(cases))
 
 
@@ -258,7 +263,7 @@ def calibrate_all(chosen: Sequence[str], seed: int = 0, each: int = 10, workers:
     known = [detector(name) for name in chosen]  # a mistake is met before the work
     if workers == 1:
         return [calibrate(one, seed=seed, each=each, progress=True) for one in known]
-    with Processes(min(workers, len(chosen)), ()) as pool:
+    with ProcessPool(min(workers, len(chosen)), ()) as pool:
         jobs = {pool.submit(_cases, name, seed, each): name for name in chosen}
         finished = progress_bar(as_completed(jobs), total=len(jobs), desc="probes", disable=None, leave=False)
         done = {jobs[job]: job.result() for job in finished}
@@ -299,7 +304,7 @@ def detector(name: str) -> Detector:
         ValueError: for a name that there is not, with the nearest.
     """
     if name not in _HOMES:
-        raise unknown("probe", name, _HOMES)
+        raise unknown_name("probe", name, _HOMES)
     return import_module(f"toylab.calibration.{_HOMES[name]}").DETECTORS[name]
 
 
@@ -315,34 +320,34 @@ def calibration_table(calibrations: Sequence[Calibration]) -> str:
         rows.append(
             (
                 one.detector.name,
-                f"{one.detector.bar:g}",
+                f"{one.detector.threshold:g}",
                 f"{low:.2f}-{high:.2f}",
                 str(one.hits),
                 str(one.false_alarms),
-                _percent(one.breaks),
+                _percent(one.breaking_noise),
             )
         )
-    return aligned(rows)
+    return align_columns(rows)
 
 
 def calibration_json(one: Calibration) -> dict[str, Any]:
     """All that was found, for programs."""
     return {
         "probe": one.detector.name,
-        "asks": one.detector.asks,
+        "asks": one.detector.question,
         "score": one.detector.score,
-        "bar": one.detector.bar,
+        "bar": one.detector.threshold,
         "best_bars": list(one.best_bars),
         "hits": _interval(one.hits),
         "false_alarms": _interval(one.false_alarms),
-        "noise_that_breaks_it": one.breaks,
-        "noise_that_breaks_the_plants": one.stops_working,
+        "noise_that_breaks_it": one.breaking_noise,
+        "noise_that_breaks_the_plants": one.failing_noise,
         "cases": [asdict(case) for case in one.cases],
     }
 
 
 def _interval(rate: Rate) -> dict[str, int | float]:
-    low, high = wilson(rate.count, rate.of)
+    low, high = wilson_interval(rate.count, rate.of)
     return {"count": rate.count, "of": rate.of, "low": low, "high": high}
 
 

@@ -11,16 +11,16 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from toylab.calibration import Detector, DrawnControl, Exhibit, Plant
+from toylab.calibration import Detector, DetectorInput, PlantedPositive, SampledControl
 from toylab.model.config import ModelConfig
 from toylab.model.transformer import Transformer
-from toylab.planted.disguise import blended, deepened, rotated, widened
+from toylab.planted.disguise import add_heads, add_layer, add_noise, rotate_basis
 from toylab.planted.handwritten import induction_head, iteration_head
 from toylab.probes import find_iteration_head, link_mass
 from toylab.probes.attention import Pattern
 from toylab.tasks import ITERATED_MAPS, AssociativeRecall, Batch, IteratedMap, ModularSum, Parity
 from toylab.training import evaluate
-from toylab.training.batches import fresh, next_token_loss, pad
+from toylab.training.batches import next_token_loss, pad, training_batches
 from toylab.training.loop import TrainConfig, train
 
 Place = tuple[int, int]
@@ -28,11 +28,12 @@ KeyOfQuery = Int[np.ndarray, "batch query"]
 
 
 @dataclass(frozen=True)
-class Attended:
+class AttentionInput:
     """Attention patterns on some batches, and where the head stands if there is one.
 
     Attributes:
-        patterns: of each batch, (batch, head, query, key) of each layer; iteration heads need several lengths.
+        attention_patterns: of each batch, (batch, head, query, key) of each layer; iteration heads need several
+        lengths.
         batches: with the links of the task.
         place: (layer, head) that was planted; None in a control.
     """
@@ -42,7 +43,7 @@ class Attended:
     place: Place | None = None
 
 
-def sees_iteration(shown: Attended) -> float:
+def iteration_score(shown: AttentionInput) -> float:
     """The largest part of all three bars of `find_iteration_head` that a head passes, up to 1.1 of them.
 
     0 if none passes any, or another head than the planted one does.
@@ -52,14 +53,14 @@ def sees_iteration(shown: Attended) -> float:
     links = {n: shown.batches[n].links for n in lengths}
     for tenths in range(11, 0, -1):
         part = tenths / 10
-        bars = {"carry_bar": 0.9 * part, "stop_bar": 0.5 * part, "end_of_input_bar": 0.25 * part}
+        bars = {"carry_threshold": 0.9 * part, "stop_threshold": 0.5 * part, "end_of_input_threshold": 0.25 * part}
         found = find_iteration_head(patterns, links, **bars)
         if found.found and shown.place in (None, (found.layer, found.head)):
             return part
     return 0.0
 
 
-def sees_induction(shown: Attended) -> float:
+def induction_score(shown: AttentionInput) -> float:
     """The most link mass that a head behind the first layer has, 0 if it is not the planted one."""
     mass = {
         (layer, head): value
@@ -96,30 +97,32 @@ def _recall(rng: np.random.Generator) -> tuple[AssociativeRecall, tuple[Batch, .
 _CIRCUITS = {"iteration": (_iterated, iteration_head), "induction": (_recall, induction_head)}
 
 
-def _planted(name: str, heads: bool, layers: bool, basis: bool) -> Plant:
+def _planted(name: str, heads: bool, layers: bool, basis: bool) -> PlantedPositive:
     draw, write = _CIRCUITS[name]
 
-    def plant(rng: np.random.Generator, noise: float) -> Exhibit:
+    def plant(rng: np.random.Generator, noise: float) -> DetectorInput:
         task, batches = draw(rng)
         model, place = write(task), (1, 0)
         if heads:
             many = int(rng.integers(2, 5))
             place = (1, int(rng.integers(many)))
-            model = widened(model, many, place[1], rng)
+            model = add_heads(model, many, place[1], rng)
         if layers:
             before = int(rng.integers(3))
             place = (1 + (before <= 1), place[1])
-            model = deepened(model, before, rng)
+            model = add_layer(model, before, rng)
         if basis:
-            model = rotated(model, rng)
-        model = blended(model, noise, rng)
+            model = rotate_basis(model, rng)
+        model = add_noise(model, noise, rng)
         works = evaluate.accuracy(model, dict(enumerate(batches))).token
-        return Exhibit(Attended(tuple(evaluate.patterns(model, batch) for batch in batches), batches, place), works)
+        return DetectorInput(
+            AttentionInput(tuple(evaluate.attention_patterns(model, batch) for batch in batches), batches, place), works
+        )
 
     return plant
 
 
-def _plants(name: str) -> dict[str, Plant]:
+def _plants(name: str) -> dict[str, PlantedPositive]:
     return {
         "as written": _planted(name, False, False, False),
         "other heads beside it": _planted(name, True, False, False),
@@ -132,25 +135,29 @@ def _plants(name: str) -> dict[str, Plant]:
 # Controls ------------------------------------------------------------------------------------------------------------
 
 
-def _random_weights(draw: Callable) -> DrawnControl:
-    def control(rng: np.random.Generator) -> Exhibit:
+def _random_weights(draw: Callable) -> SampledControl:
+    def control(rng: np.random.Generator) -> DetectorInput:
         task, batches = draw(rng)
         config = ModelConfig(layers=int(rng.integers(2, 4)), heads=int(rng.choice([1, 2, 4])), positions="learned")
         model = Transformer.for_task(task, config, int(rng.integers(2**31)))
         with torch.no_grad():
             for block in model.blocks:  # from nearly even attention to nearly one-hot
                 block.attn.query.weight.mul_(float(rng.uniform(1, 20)))
-        return Exhibit(Attended(tuple(evaluate.patterns(model, batch) for batch in batches), batches))
+        return DetectorInput(
+            AttentionInput(tuple(evaluate.attention_patterns(model, batch) for batch in batches), batches)
+        )
 
     return control
 
 
-def _shuffled_links(draw: Callable, write: Callable) -> DrawnControl:
-    def control(rng: np.random.Generator) -> Exhibit:
+def _shuffled_links(draw: Callable, write: Callable) -> SampledControl:
+    def control(rng: np.random.Generator) -> DetectorInput:
         task, batches = draw(rng)
         model = write(task)
-        patterns = tuple(evaluate.patterns(model, batch) for batch in batches)
-        return Exhibit(Attended(patterns, tuple(replace(b, links=_shuffled(b.links, rng)) for b in batches)))
+        patterns = tuple(evaluate.attention_patterns(model, batch) for batch in batches)
+        return DetectorInput(
+            AttentionInput(patterns, tuple(replace(b, links=_shuffled(b.links, rng)) for b in batches))
+        )
 
     return control
 
@@ -166,19 +173,19 @@ def _shuffled(links: Mapping[str, np.ndarray], rng: np.random.Generator) -> dict
 
 def _look_alike(
     draw: Callable, write: Callable, rule: Callable[[Batch, np.random.Generator], KeyOfQuery]
-) -> DrawnControl:
+) -> SampledControl:
     """The true circuit, whose second layer looks where `rule` says instead, with up to a fifth of it spread evenly."""
 
-    def control(rng: np.random.Generator) -> Exhibit:
+    def control(rng: np.random.Generator) -> DetectorInput:
         task, batches = draw(rng)
         model, spread = write(task), float(rng.uniform(0, 0.2))
         state = rng.bit_generator.state
         patterns = []
         for batch in batches:
             rng.bit_generator.state = state  # a rule that draws something draws the same for every batch
-            first, second = evaluate.patterns(model, batch)
+            first, second = evaluate.attention_patterns(model, batch)
             patterns.append([first, _one_hot(rule(batch, rng), second, spread)])
-        return Exhibit(Attended(tuple(patterns), batches))
+        return DetectorInput(AttentionInput(tuple(patterns), batches))
 
     return control
 
@@ -239,20 +246,22 @@ def _one_value(batch: Batch, rng: np.random.Generator) -> KeyOfQuery:
     return 2 * (rng.random(batch.tokens.shape) * pairs).astype(int) + 1
 
 
-def _no_end_found(rng: np.random.Generator) -> Exhibit:
+def _no_end_found(rng: np.random.Generator) -> DetectorInput:
     """The second layer of the circuit behind a first that looks evenly at everything."""
     task, batches = _iterated(rng)
     patterns = []
     for batch in batches:
-        first, second = evaluate.patterns(iteration_head(task), batch)
+        first, second = evaluate.attention_patterns(iteration_head(task), batch)
         patterns.append([_one_hot(_places(batch), first, 1.0), second])
-    return Exhibit(Attended(tuple(patterns), batches))
+    return DetectorInput(AttentionInput(tuple(patterns), batches))
 
 
-def _in_the_first_layer(rng: np.random.Generator) -> Exhibit:
+def _in_the_first_layer(rng: np.random.Generator) -> DetectorInput:
     """The pattern of the circuit with its layers exchanged."""
     task, batches = _iterated(rng)
-    return Exhibit(Attended(tuple(evaluate.patterns(iteration_head(task), b)[::-1] for b in batches), batches))
+    return DetectorInput(
+        AttentionInput(tuple(evaluate.attention_patterns(iteration_head(task), b)[::-1] for b in batches), batches)
+    )
 
 
 @lru_cache(maxsize=2)
@@ -261,15 +270,17 @@ def _trained_at_one_length(seed: int) -> tuple[IteratedMap, Transformer]:
     task = ModularSum(p=2, lengths=6) if seed % 2 else Parity(lengths=6)
     longer = replace(task, lengths=(2, 9))
     model = Transformer.for_task(longer, ModelConfig(positions="learned"), seed)
-    train(model, next_token_loss, fresh(task, seed, 64, layout=pad), TrainConfig(steps=400, rows=64))
+    train(model, next_token_loss, training_batches(task, seed, 64, layout=pad), TrainConfig(steps=400, rows=64))
     return longer, model
 
 
-def _one_length(rng: np.random.Generator) -> Exhibit:
+def _one_length(rng: np.random.Generator) -> DetectorInput:
     task, model = _trained_at_one_length(int(rng.integers(2)))
     batches = tuple(task.batch(rng.choice(task.inputs, size=(12, n)), np.full(12, n)) for n in (5, 6, 8))
     works = evaluate.accuracy(model, {0: batches[0], 2: batches[2]}).sequence
-    return Exhibit(Attended(tuple(evaluate.patterns(model, batch) for batch in batches), batches), works)
+    return DetectorInput(
+        AttentionInput(tuple(evaluate.attention_patterns(model, batch) for batch in batches), batches), works
+    )
 
 
 @lru_cache(maxsize=2)
@@ -277,17 +288,17 @@ def _trained_with_one_layer(seed: int) -> tuple[AssociativeRecall, Transformer]:
     """A model without a layer for a previous-token head to stand in."""
     task = AssociativeRecall()
     model = Transformer.for_task(task, ModelConfig(positions="learned", layers=1, heads=4), seed)
-    train(model, next_token_loss, fresh(task, seed, 64, layout=pad), TrainConfig(steps=400, rows=64))
+    train(model, next_token_loss, training_batches(task, seed, 64, layout=pad), TrainConfig(steps=400, rows=64))
     return task, model
 
 
-def _one_layer(rng: np.random.Generator) -> Exhibit:
+def _one_layer(rng: np.random.Generator) -> DetectorInput:
     """Its pattern is shown as that of a second layer, or nothing would be looked at."""
     task, model = _trained_with_one_layer(int(rng.integers(2)))
     batch = task.sample(rng, 24)
-    (pattern,) = evaluate.patterns(model, batch)
+    (pattern,) = evaluate.attention_patterns(model, batch)
     works = evaluate.accuracy(model, {0: batch}).token
-    return Exhibit(Attended(([pattern, pattern],), (batch,)), works)
+    return DetectorInput(AttentionInput(([pattern, pattern],), (batch,)), works)
 
 
 def _previous(batch: Batch, rng: np.random.Generator) -> KeyOfQuery:
@@ -304,11 +315,11 @@ _ITERATION, _INDUCTION = _CIRCUITS["iteration"], _CIRCUITS["induction"]
 _ALL = (
     Detector(
         name="iteration-head",
-        asks="does a head read x_t when s_t is due, and the end of the input when all are written?",
+        question="does a head read x_t when s_t is due, and the end of the input when all are written?",
         score="the part of its three bars that a head passes",
-        look=sees_iteration,
-        bar=1.0,
-        plants=_plants("iteration"),
+        score_of=iteration_score,
+        threshold=1.0,
+        planted_positives=_plants("iteration"),
         controls={
             "random weights": _random_weights(_iterated),
             "shuffled links": _shuffled_links(*_ITERATION),
@@ -324,11 +335,11 @@ _ALL = (
     ),
     Detector(
         name="induction-head",
-        asks="does a head look for the value that stood behind an earlier occurrence of its token?",
+        question="does a head look for the value that stood behind an earlier occurrence of its token?",
         score="attention on that value, of the best head behind the first layer",
-        look=sees_induction,
-        bar=0.5,
-        plants=_plants("induction"),
+        score_of=induction_score,
+        threshold=0.5,
+        planted_positives=_plants("induction"),
         controls={
             "random weights": _random_weights(_recall),
             "shuffled links": _shuffled_links(*_INDUCTION),

@@ -11,15 +11,15 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from toylab.calibration import Detector, DrawnControl, Exhibit, Plant
+from toylab.calibration import Detector, DetectorInput, PlantedPositive, SampledControl
 from toylab.calibration.counting import _counter, _strings
 from toylab.probes import block_keys, name_circuit
-from toylab.studies.contextual_counting.measures import find_circuits, floor, key_classes
+from toylab.studies.contextual_counting.measures import constant_accuracy, find_circuits, key_classes
 from toylab.studies.contextual_counting.results import COUNTED
 
 
 @dataclass(frozen=True)
-class Broken:
+class BlockedAccuracies:
     """Accuracies with classes of keys blocked, and the circuit if there is one."""
 
     accuracy: float
@@ -28,7 +28,7 @@ class Broken:
     circuit: str | None = None
 
 
-def sees_circuit(shown: Broken) -> float:
+def circuit_score(shown: BlockedAccuracies) -> float:
     """1 less the smallest slack with which `name_circuit` says counter, copy or complement, the planted one if any."""
     wanted = ("counter", "copy", "complement") if shown.circuit is None else (shown.circuit,)
     for slack in np.linspace(0, 1, 201):
@@ -37,12 +37,14 @@ def sees_circuit(shown: Broken) -> float:
     return 0.0
 
 
-def _circuit_of_counter(bias: Literal["begin", "bracket"]) -> Plant:
-    def plant(rng: np.random.Generator, noise: float) -> Exhibit:
+def _circuit_of_counter(bias: Literal["begin", "bracket"]) -> PlantedPositive:
+    def plant(rng: np.random.Generator, noise: float) -> DetectorInput:
         asked = _strings(rng)
         circuits = find_circuits(_counter(rng, asked, noise, bias), asked)
         one = circuits[int(rng.integers(len(circuits)))]
-        return Exhibit(Broken(one.accuracy, _asked(one.blocked), floor(asked), "counter"), one.accuracy)
+        return DetectorInput(
+            BlockedAccuracies(one.accuracy, _asked(one.blocked), constant_accuracy(asked), "counter"), one.accuracy
+        )
 
     return plant
 
@@ -60,7 +62,7 @@ Reader = Callable[["Keys", Tensor], Float[Tensor, " batch"]]
 
 
 @dataclass(frozen=True)
-class Keys:
+class ReaderKeys:
     """What a reader can look at: the scores of its keys by class, and which keys are not blocked."""
 
     classes: Mapping[str, Bool[Tensor, "batch key"]]
@@ -75,24 +77,24 @@ class Keys:
         return (pattern * self.classes[name]).sum(dim=1)
 
 
-HALF = 10.0
+HALF_COUNT = 10.0
 
 
-def _count_by_mass(keys: Keys, name: str) -> Float[Tensor, " batch"]:
-    share = keys.mass({name: 1.0, "begin": HALF}, name).clamp(max=1 - 1e-6)
-    return HALF * share / (1 - share)
+def _count_by_mass(keys: ReaderKeys, name: str) -> Float[Tensor, " batch"]:
+    share = keys.mass({name: 1.0, "begin": HALF_COUNT}, name).clamp(max=1 - 1e-6)
+    return HALF_COUNT * share / (1 - share)
 
 
-def _reads_counter(keys: Keys, counts: Tensor) -> Tensor:
+def _reads_counter(keys: ReaderKeys, counts: Tensor) -> Tensor:
     return _count_by_mass(keys, COUNTED)
 
 
-def _reads_copy(keys: Keys, counts: Tensor) -> Tensor:
+def _reads_copy(keys: ReaderKeys, counts: Tensor) -> Tensor:
     """The closing bracket holds the count."""
     return keys.mass({"own ]": 1e6, "begin": 1.0}, "own ]") * counts
 
 
-def _reads_complement(keys: Keys, counts: Tensor) -> Tensor:
+def _reads_complement(keys: ReaderKeys, counts: Tensor) -> Tensor:
     """The ones of the other regions and outside are counted and taken from a total that is known."""
     outside = keys.classes["outside ones"].sum(dim=1)
     return counts + outside - _count_by_mass(keys, "outside ones")
@@ -101,24 +103,24 @@ def _reads_complement(keys: Keys, counts: Tensor) -> Tensor:
 def _either(first: Reader, second: Reader) -> Reader:
     """Two circuits of which one is enough: the second answers where the first cannot see its ones."""
 
-    def read(keys: Keys, counts: Tensor) -> Tensor:
+    def read(keys: ReaderKeys, counts: Tensor) -> Tensor:
         blind = (keys.classes[COUNTED] & ~keys.open).any(dim=1)
         return torch.where(blind, second(keys, counts), first(keys, counts))
 
     return read
 
 
-def _reads_nothing(keys: Keys, counts: Tensor) -> Tensor:
+def _reads_nothing(keys: ReaderKeys, counts: Tensor) -> Tensor:
     return torch.full_like(counts, counts.mode().values.item())
 
 
-def _reads_written_in_ones(keys: Keys, counts: Tensor) -> Tensor:
+def _reads_written_in_ones(keys: ReaderKeys, counts: Tensor) -> Tensor:
     """The count stands in every one of the region, written there by the encoder: a copy, not a count."""
     share = keys.mass({COUNTED: 1e6, "begin": 1.0}, COUNTED)
     return share * counts
 
 
-def _broken(rng: np.random.Generator, reader: Reader, circuit: str | None, noise: float = 0.0) -> Exhibit:
+def _broken(rng: np.random.Generator, reader: Reader, circuit: str | None, noise: float = 0.0) -> DetectorInput:
     asked = _strings(rng)
     label = int(rng.integers(asked.counts.shape[1]))
     classes = {name: mask[:, label] for name, mask in key_classes(asked).items()}
@@ -127,7 +129,7 @@ def _broken(rng: np.random.Generator, reader: Reader, circuit: str | None, noise
 
     def right(*blocked: str) -> float:
         shut = sum((classes[name] for name in blocked), torch.zeros_like(classes[COUNTED]))
-        answers = reader(Keys(classes, jitter, ~shut), counts).round()
+        answers = reader(ReaderKeys(classes, jitter, ~shut), counts).round()
         return (answers == counts).double().mean().item()
 
     accuracy = right()
@@ -137,18 +139,18 @@ def _broken(rng: np.random.Generator, reader: Reader, circuit: str | None, noise
         "outside ones": right("outside ones"),
     }
     chance = counts.long().bincount().max().item() / len(counts)
-    return Exhibit(Broken(accuracy, without, chance, circuit), accuracy)
+    return DetectorInput(BlockedAccuracies(accuracy, without, chance, circuit), accuracy)
 
 
-def _reader(reader: Reader, circuit: str) -> Plant:
+def _reader(reader: Reader, circuit: str) -> PlantedPositive:
     return lambda rng, noise: _broken(rng, reader, circuit, noise)
 
 
-def _no_circuit(reader: Reader) -> DrawnControl:
+def _no_circuit(reader: Reader) -> SampledControl:
     return lambda rng: _broken(rng, reader, None)
 
 
-def _random_counter(rng: np.random.Generator) -> Exhibit:
+def _random_counter(rng: np.random.Generator) -> DetectorInput:
     """The counter with nothing but noise in its weights."""
     exhibit = _circuit_of_counter("begin")(rng, 1.0)
     return replace(exhibit, shown=replace(exhibit.shown, circuit=None))
@@ -157,11 +159,11 @@ def _random_counter(rng: np.random.Generator) -> Exhibit:
 DETECTORS = {
     "circuit": Detector(
         name="circuit",
-        asks="does a label query count, copy or subtract?",
+        question="does a label query count, copy or subtract?",
         score="1 less the accuracy above the floor that is allowed where nothing should be known",
-        look=sees_circuit,
-        bar=0.95,
-        plants={
+        score_of=circuit_score,
+        threshold=0.95,
+        planted_positives={
             "a counter with begin": _circuit_of_counter("begin"),
             "a counter with brackets": _circuit_of_counter("bracket"),
             "reads by counting": _reader(_reads_counter, "counter"),
@@ -174,6 +176,6 @@ DETECTORS = {
             "always the commonest count": _no_circuit(_reads_nothing),
             "noise for weights": _random_counter,
         },
-        deceivers={"copies from the ones themselves": _no_circuit(_reads_written_in_ones)},
+        decoys={"copies from the ones themselves": _no_circuit(_reads_written_in_ones)},
     )
 }

@@ -15,36 +15,36 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from toylab.calibration import Detector, DrawnControl, Exhibit, Plant
+from toylab.calibration import Detector, DetectorInput, PlantedPositive, SampledControl
 from toylab.model.encoder_decoder import EncoderDecoder
-from toylab.planted.disguise import blended, rotated_stream
+from toylab.planted.disguise import add_noise, rotate_encoder_basis
 from toylab.planted.handwritten import contextual_counter
 from toylab.probes import linear_probe, mass_by_class, name_bias, watch
-from toylab.studies.contextual_counting.data import Strings, logits, strings
+from toylab.studies.contextual_counting.data import StringBatch, count_logits, string_batch
 from toylab.studies.contextual_counting.measures import key_classes
 from toylab.studies.contextual_counting.results import COUNTED
 from toylab.tasks import ContextualCounting
 from toylab.tasks.bracketed import ONE
 
 
-def _strings(rng: np.random.Generator, rows: int = 384) -> Strings:
+def _strings(rng: np.random.Generator, rows: int = 384) -> StringBatch:
     regions = int(rng.integers(2, 5))
     task = ContextualCounting(length=int(rng.integers(24, 41)), regions=regions)
-    return strings(task, task.sample(rng, rows))
+    return string_batch(task, task.sample(rng, rows))
 
 
 def _counter(
-    rng: np.random.Generator, asked: Strings, noise: float, bias: Literal["begin", "bracket"]
+    rng: np.random.Generator, asked: StringBatch, noise: float, bias: Literal["begin", "bracket"]
 ) -> EncoderDecoder:
     half = float(rng.uniform(4, 20))
     model = contextual_counter(asked.counts.shape[1], asked.tokens.shape[1], bias=bias, half=half)
-    return blended(rotated_stream(model, rng), noise, rng)
+    return add_noise(rotate_encoder_basis(model, rng), noise, rng)
 
 
-def _watched(model: EncoderDecoder, asked: Strings, point: str) -> tuple[Tensor, Bool[Tensor, "batch label"]]:
+def _watched(model: EncoderDecoder, asked: StringBatch, point: str) -> tuple[Tensor, Bool[Tensor, "batch label"]]:
     """What passes a point, and which answers are right."""
     with watch(model, point) as seen, torch.no_grad():
-        right = logits(model, asked).argmax(dim=-1) == asked.counts
+        right = count_logits(model, asked).argmax(dim=-1) == asked.counts
     return seen[point], right
 
 
@@ -52,7 +52,7 @@ def _watched(model: EncoderDecoder, asked: Strings, point: str) -> tuple[Tensor,
 
 
 @dataclass(frozen=True)
-class Coded:
+class EncodedOnes:
     """Features of the ones in some strings, the region of each, and the string of each."""
 
     features: Float[Tensor, "token feature"]
@@ -61,7 +61,7 @@ class Coded:
     seed: int
 
 
-def sees_region(shown: Coded) -> float:
+def region_score(shown: EncodedOnes) -> float:
     """How far the linear probe is above both its floors, as a part of the way to 1."""
     rng = np.random.default_rng(shown.seed)
     found = linear_probe(shown.features, shown.regions, shown.groups, rng)
@@ -69,7 +69,7 @@ def sees_region(shown: Coded) -> float:
     return (found.accuracy - chance) / (1 - chance) if chance < 1 else 0.0
 
 
-def _coded(rng: np.random.Generator, asked: Strings, code: Tensor, noise: float = 0.0) -> Exhibit:
+def _coded(rng: np.random.Generator, asked: StringBatch, code: Tensor, noise: float = 0.0) -> DetectorInput:
     """A code of every token, in a basis of random directions, as the ones hold it."""
     at = asked.tokens == ONE
     width = int(rng.choice([8, 16, 32, 64]))
@@ -79,14 +79,16 @@ def _coded(rng: np.random.Generator, asked: Strings, code: Tensor, noise: float 
     return _at_ones(rng, asked, features)
 
 
-def _at_ones(rng: np.random.Generator, asked: Strings, features: Tensor, works: float | None = None) -> Exhibit:
+def _at_ones(
+    rng: np.random.Generator, asked: StringBatch, features: Tensor, works: float | None = None
+) -> DetectorInput:
     at = asked.tokens == ONE
     groups = torch.arange(len(asked))[:, None].expand_as(at)[at]
-    return Exhibit(Coded(features[at].detach(), asked.regions[at], groups, int(rng.integers(2**31))), works)
+    return DetectorInput(EncodedOnes(features[at].detach(), asked.regions[at], groups, int(rng.integers(2**31))), works)
 
 
-def _region_at(point: str) -> Plant:
-    def plant(rng: np.random.Generator, noise: float) -> Exhibit:
+def _region_at(point: str) -> PlantedPositive:
+    def plant(rng: np.random.Generator, noise: float) -> DetectorInput:
         asked = _strings(rng, 64)
         seen, right = _watched(_counter(rng, asked, noise, "begin"), asked, point)
         return _at_ones(rng, asked, seen, right.double().mean().item())
@@ -94,16 +96,16 @@ def _region_at(point: str) -> Plant:
     return plant
 
 
-def _region_code(code: Callable[[Tensor], Tensor]) -> Plant:
-    def plant(rng: np.random.Generator, noise: float) -> Exhibit:
+def _region_code(code: Callable[[Tensor], Tensor]) -> PlantedPositive:
+    def plant(rng: np.random.Generator, noise: float) -> DetectorInput:
         asked = _strings(rng, 64)
         return _coded(rng, asked, code(asked.regions), noise)
 
     return plant
 
 
-def _no_region(code: Callable[[np.random.Generator, Strings], Tensor]) -> DrawnControl:
-    def control(rng: np.random.Generator) -> Exhibit:
+def _no_region(code: Callable[[np.random.Generator, StringBatch], Tensor]) -> SampledControl:
+    def control(rng: np.random.Generator) -> DetectorInput:
         asked = _strings(rng, 64)
         return _coded(rng, asked, code(rng, asked))
 
@@ -114,14 +116,14 @@ def _one_hot(x: Tensor) -> Tensor:
     return torch.nn.functional.one_hot(x.long(), int(x.max()) + 1).double()
 
 
-def _position(rng: np.random.Generator, asked: Strings) -> Tensor:
+def _position(rng: np.random.Generator, asked: StringBatch) -> Tensor:
     places = torch.arange(asked.tokens.shape[1], dtype=torch.double)
     return torch.stack([f(places / scale) for f in (torch.sin, torch.cos) for scale in (1, 3, 10, 30)], dim=1).expand(
         len(asked), -1, -1
     )
 
 
-def _shuffled_regions(rng: np.random.Generator) -> Exhibit:
+def _shuffled_regions(rng: np.random.Generator) -> DetectorInput:
     """A region code, and the regions of another string."""
     asked = _strings(rng, 64)
     code = _one_hot(asked.regions)
@@ -129,7 +131,7 @@ def _shuffled_regions(rng: np.random.Generator) -> Exhibit:
     return _coded(rng, replace(asked, regions=asked.regions[order]), code)
 
 
-def _random_encoder(rng: np.random.Generator) -> Exhibit:
+def _random_encoder(rng: np.random.Generator) -> DetectorInput:
     """Random attention to brackets: the region is readable, though nothing was made to write it."""
     return _region_at("encoder.blocks.0.attn_out")(rng, 1.0)
 
@@ -138,43 +140,43 @@ def _random_encoder(rng: np.random.Generator) -> Exhibit:
 
 
 @dataclass(frozen=True)
-class Compared:
+class ClassMasses:
     """Attention on each class of keys, and the bias token if there is one."""
 
     masses: Mapping[str, Float[Tensor, " sample"]]
     bias: str | None = None
 
 
-def sees_bias(shown: Compared) -> float:
+def bias_score(shown: ClassMasses) -> float:
     """The share of the class that `name_bias` names, 0 if it is not the planted one."""
     found = name_bias(shown.masses, COUNTED, bar=0.0)
     return found.share if shown.bias in (None, found.name) else 0.0
 
 
-def _bias_of_counter(bias: Literal["begin", "bracket"]) -> Plant:
-    def plant(rng: np.random.Generator, noise: float) -> Exhibit:
+def _bias_of_counter(bias: Literal["begin", "bracket"]) -> PlantedPositive:
+    def plant(rng: np.random.Generator, noise: float) -> DetectorInput:
         asked = _strings(rng)
         pattern, right = _watched(_counter(rng, asked, noise, bias), asked, "decoder.cross.pattern")
         label = int(rng.integers(asked.counts.shape[1]))
         masses = mass_by_class(pattern[:, 0], key_classes(asked))
         name = "begin" if bias == "begin" else "own ["
-        shown = Compared({key: mass[:, label] for key, mass in masses.items()}, name)
-        return Exhibit(shown, right[:, label].double().mean().item())
+        shown = ClassMasses({key: mass[:, label] for key, mass in masses.items()}, name)
+        return DetectorInput(shown, right[:, label].double().mean().item())
 
     return plant
 
 
-def _weights(rng: np.random.Generator, asked: Strings, label: int) -> dict[str, Float[Tensor, "batch key"]]:
+def _weights(rng: np.random.Generator, asked: StringBatch, label: int) -> dict[str, Float[Tensor, "batch key"]]:
     """For each class of keys, 1 where a key is in it; of the label's query."""
     return {name: mask[:, label].double() for name, mask in key_classes(asked).items()}
 
 
-def _compared(weight: Float[Tensor, "batch key"], classes: Mapping[str, Tensor], bias: str | None) -> Exhibit:
+def _compared(weight: Float[Tensor, "batch key"], classes: Mapping[str, Tensor], bias: str | None) -> DetectorInput:
     pattern = weight / weight.sum(dim=1, keepdim=True)
-    return Exhibit(Compared({name: (pattern * mask).sum(dim=1) for name, mask in classes.items()}, bias))
+    return DetectorInput(ClassMasses({name: (pattern * mask).sum(dim=1) for name, mask in classes.items()}, bias))
 
 
-def _any_class(rng: np.random.Generator, noise: float) -> Exhibit:
+def _any_class(rng: np.random.Generator, noise: float) -> DetectorInput:
     """A query that looks at its ones and at the tokens of one class; noise is added to all scores."""
     asked = _strings(rng)
     label = int(rng.integers(1, asked.counts.shape[1]))  # the first has no earlier brackets
@@ -187,8 +189,8 @@ def _any_class(rng: np.random.Generator, noise: float) -> Exhibit:
     return _compared(((1 - noise) * weight.log() + 3 * noise * jitter).exp(), classes, bias)
 
 
-def _no_class(how: Callable[[np.random.Generator, Mapping[str, Tensor]], Tensor]) -> DrawnControl:
-    def control(rng: np.random.Generator) -> Exhibit:
+def _no_class(how: Callable[[np.random.Generator, Mapping[str, Tensor]], Tensor]) -> SampledControl:
+    def control(rng: np.random.Generator) -> DetectorInput:
         asked = _strings(rng)
         classes = _weights(rng, asked, int(rng.integers(asked.counts.shape[1])))
         return _compared(how(rng, classes), classes, None)
@@ -232,11 +234,11 @@ def _shuffled_keys(rng: np.random.Generator, classes: Mapping[str, Tensor]) -> T
 _ALL = (
     Detector(
         name="region-probe",
-        asks="is the region of a one linearly decodable?",
+        question="is the region of a one linearly decodable?",
         score="how far the probe is above its floors, as a part of the way to 1",
-        look=sees_region,
-        bar=0.8,
-        plants={
+        score_of=region_score,
+        threshold=0.8,
+        planted_positives={
             "a counter's attention output": _region_at("encoder.blocks.0.attn_out"),
             "a counter's stream": _region_at("encoder.final"),
             "a direction a region": _region_code(_one_hot),
@@ -260,15 +262,15 @@ _ALL = (
             "ones so far": _no_region(lambda rng, asked: (asked.tokens == ONE).cumsum(dim=1)[..., None]),
             "regions of another string": _shuffled_regions,
         },
-        deceivers={"an encoder that learned nothing": _random_encoder},
+        decoys={"an encoder that learned nothing": _random_encoder},
     ),
     Detector(
         name="bias-token",
-        asks="with which class of tokens does a label query compare its ones?",
+        question="with which class of tokens does a label query compare its ones?",
         score="share of the class in the attention not on counted ones",
-        look=sees_bias,
-        bar=0.7,
-        plants={
+        score_of=bias_score,
+        threshold=0.7,
+        planted_positives={
             "a counter with begin": _bias_of_counter("begin"),
             "a counter with brackets": _bias_of_counter("bracket"),
             "any class": _any_class,

@@ -14,8 +14,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from toylab.calibration import Detector, DrawnControl, Exhibit, Plant
-from toylab.probes import against, compare_features, fit_autoencoder, leading, null_share, separation
+from toylab.calibration import Detector, DetectorInput, PlantedPositive, SampledControl
+from toylab.probes import (
+    compare_features,
+    contrast_cosine,
+    fit_autoencoder,
+    left_singular_directions,
+    null_share,
+    separation,
+)
 
 
 def _normal(rng: np.random.Generator, *shape: int) -> Tensor:
@@ -30,14 +37,14 @@ def _unit(x: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Changed:
+class ChangedWeight:
     """A weight and its change."""
 
     change: Float[Tensor, "output input"]
     weight: Float[Tensor, "output input"]
 
 
-def sees_null_space(shown: Changed) -> float:
+def null_space_score(shown: ChangedWeight) -> float:
     """The lift of the share of the change in the left null space: 1 is what any change would show."""
     return null_share(shown.change, shown.weight, draws=2).lift
 
@@ -51,22 +58,22 @@ def _change(rng: np.random.Generator, weight: Tensor, rank: int) -> Tensor:
     return _unit(_normal(rng, len(weight), rank) @ _normal(rng, rank, weight.shape[1]))
 
 
-def _into_null_space(rank: Callable[[int], int]) -> Plant:
-    def plant(rng: np.random.Generator, noise: float) -> Exhibit:
+def _into_null_space(rank: Callable[[int], int]) -> PlantedPositive:
+    def plant(rng: np.random.Generator, noise: float) -> DetectorInput:
         weight = _weight(rng)
         change = _change(rng, weight, rank(weight.shape[1]))
-        directions = leading(weight)
+        directions = left_singular_directions(weight)
         inside = _unit(change - directions @ (directions.T @ change))
         mixed = (1 - noise) * inside + noise * _change(rng, weight, rank(weight.shape[1]))
-        return Exhibit(Changed(mixed, weight))
+        return DetectorInput(ChangedWeight(mixed, weight))
 
     return plant
 
 
-def _elsewhere(make: Callable[[np.random.Generator, Tensor], Tensor]) -> DrawnControl:
-    def control(rng: np.random.Generator) -> Exhibit:
+def _elsewhere(make: Callable[[np.random.Generator, Tensor], Tensor]) -> SampledControl:
+    def control(rng: np.random.Generator) -> DetectorInput:
         weight = _weight(rng)
-        return Exhibit(Changed(make(rng, weight), weight))
+        return DetectorInput(ChangedWeight(make(rng, weight), weight))
 
     return control
 
@@ -79,14 +86,14 @@ def _in_column_space(rng: np.random.Generator, weight: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Clouds:
+class ActivationClouds:
     """Two clouds of activations."""
 
     first: Float[Tensor, "case feature"]
     second: Float[Tensor, "other feature"]
 
 
-def sees_clusters(shown: Clouds) -> float:
+def cluster_score(shown: ActivationClouds) -> float:
     """Distance of the means over the mean distance of a case to its own mean."""
     return separation(shown.first, shown.second)
 
@@ -98,8 +105,8 @@ def _cloud(rng: np.random.Generator) -> Tensor:
     return _normal(rng, 2 * cases, width) * spread @ torch.linalg.qr(_normal(rng, width, width))[0]
 
 
-def _two_clusters(outliers: bool, line: bool) -> Plant:
-    def plant(rng: np.random.Generator, noise: float) -> Exhibit:
+def _two_clusters(outliers: bool, line: bool) -> PlantedPositive:
+    def plant(rng: np.random.Generator, noise: float) -> DetectorInput:
         cloud = _cloud(rng)
         half, size = len(cloud) // 2, cloud.norm(dim=1).mean()
         apart = _unit(_normal(rng, cloud.shape[1])) * size * float(rng.uniform(1, 3))
@@ -111,8 +118,8 @@ def _two_clusters(outliers: bool, line: bool) -> Plant:
         both = torch.cat([first, second])
         # Noise moves cases to the other cloud, so that at 100 % the names of the clouds mean nothing.
         moved = torch.from_numpy(rng.random(half) < noise / 2)
-        return Exhibit(
-            Clouds(
+        return DetectorInput(
+            ActivationClouds(
                 torch.where(moved[:, None], both[half : 2 * half], both[:half]),
                 torch.where(moved[:, None], both[:half], both[half : 2 * half]),
             )
@@ -121,8 +128,8 @@ def _two_clusters(outliers: bool, line: bool) -> Plant:
     return plant
 
 
-def _same_cloud(make: Callable[[np.random.Generator, Tensor], tuple[Tensor, Tensor]]) -> DrawnControl:
-    return lambda rng: Exhibit(Clouds(*make(rng, _cloud(rng))))
+def _same_cloud(make: Callable[[np.random.Generator, Tensor], tuple[Tensor, Tensor]]) -> SampledControl:
+    return lambda rng: DetectorInput(ActivationClouds(*make(rng, _cloud(rng))))
 
 
 def _halves(rng: np.random.Generator, cloud: Tensor) -> tuple[Tensor, Tensor]:
@@ -152,7 +159,7 @@ def _two_inside(rng: np.random.Generator, cloud: Tensor) -> tuple[Tensor, Tensor
 
 
 @dataclass(frozen=True)
-class Direction:
+class SteeringDirection:
     """A vector added to the residual stream, the rows of the unembedding, and the two tokens in question."""
 
     direction: Float[Tensor, " width"]
@@ -161,9 +168,9 @@ class Direction:
     competitor: int
 
 
-def sees_substitution(shown: Direction) -> float:
+def substitution_score(shown: SteeringDirection) -> float:
     """Cosine with the row of the token less that of its competitor."""
-    return against(shown.direction, shown.rows, shown.token, shown.competitor).item()
+    return contrast_cosine(shown.direction, shown.rows, shown.token, shown.competitor).item()
 
 
 def _rows(rng: np.random.Generator, alike: bool = False) -> Tensor:
@@ -174,21 +181,23 @@ def _rows(rng: np.random.Generator, alike: bool = False) -> Tensor:
     return torch.linalg.qr(_normal(rng, width, vocab))[0].T.contiguous()
 
 
-def _swaps(alike: bool, turn: bool) -> Plant:
-    def plant(rng: np.random.Generator, noise: float) -> Exhibit:
+def _swaps(alike: bool, turn: bool) -> PlantedPositive:
+    def plant(rng: np.random.Generator, noise: float) -> DetectorInput:
         rows = _rows(rng, alike)
         swap = _unit(rows[0] - rows[1])
         if turn:  # other tokens gain a little too
             swap = _unit(swap + 0.3 * _unit(_normal(rng, len(rows)) @ rows))
-        return Exhibit(Direction((1 - noise) * swap + noise * _unit(_normal(rng, rows.shape[1])), rows, 0, 1))
+        return DetectorInput(
+            SteeringDirection((1 - noise) * swap + noise * _unit(_normal(rng, rows.shape[1])), rows, 0, 1)
+        )
 
     return plant
 
 
-def _no_swap(make: Callable[[np.random.Generator, Tensor], Tensor], alike: bool = False) -> DrawnControl:
-    def control(rng: np.random.Generator) -> Exhibit:
+def _no_swap(make: Callable[[np.random.Generator, Tensor], Tensor], alike: bool = False) -> SampledControl:
+    def control(rng: np.random.Generator) -> DetectorInput:
         rows = _rows(rng, alike)
-        return Exhibit(Direction(make(rng, rows), rows, 0, 1))
+        return DetectorInput(SteeringDirection(make(rng, rows), rows, 0, 1))
 
     return control
 
@@ -201,7 +210,7 @@ def _other_tokens(rng: np.random.Generator, rows: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Grouped:
+class GroupedActivations:
     """Activations of some cases, a group to tell from the rest, and something trivial that may tell it as well."""
 
     activations: Float[Tensor, "case width"]
@@ -209,7 +218,7 @@ class Grouped:
     indicator: Bool[Tensor, " case"]
 
 
-def sees_feature(shown: Grouped) -> float:
+def feature_score(shown: GroupedActivations) -> float:
     """How many times the difference that chance makes of the best feature it shows, among cases alike in the indicator.
 
     The autoencoder is fitted on one half of the cases, and its features are compared on the other. A feature that says
@@ -217,7 +226,7 @@ def sees_feature(shown: Grouped) -> float:
     """
     half = len(shown.activations) // 2
     model = fit_autoencoder(shown.activations[:half].float(), features=48, k=4, steps=150)
-    fires, group = model.codes(shown.activations[half:].float()) > 0, shown.group[half:]
+    fires, group = model.encode(shown.activations[half:].float()) > 0, shown.group[half:]
     ratios = []
     for same in (shown.indicator[half:], ~shown.indicator[half:]):
         if bool(group[same].any()) and not bool(group[same].all()):
@@ -240,20 +249,22 @@ def _sparse(rng: np.random.Generator, cases: int, extra: Tensor | None = None) -
 CASES = 1600
 
 
-def _told_by_feature(inside: float, outside: float) -> Plant:
-    def plant(rng: np.random.Generator, noise: float) -> Exhibit:
+def _told_by_feature(inside: float, outside: float) -> PlantedPositive:
+    def plant(rng: np.random.Generator, noise: float) -> DetectorInput:
         group = torch.from_numpy(rng.random(CASES) < 0.5)
         rates = torch.where(group, (1 - noise) * inside + noise * outside, outside)
         active = torch.from_numpy(rng.random(CASES)) < rates
-        return Exhibit(Grouped(_sparse(rng, CASES, active), group, torch.from_numpy(rng.random(CASES) < 0.5)))
+        return DetectorInput(
+            GroupedActivations(_sparse(rng, CASES, active), group, torch.from_numpy(rng.random(CASES) < 0.5))
+        )
 
     return plant
 
 
-def _told_by_nothing(make: Callable[[np.random.Generator, Tensor], Tensor]) -> DrawnControl:
-    def control(rng: np.random.Generator) -> Exhibit:
+def _told_by_nothing(make: Callable[[np.random.Generator, Tensor], Tensor]) -> SampledControl:
+    def control(rng: np.random.Generator) -> DetectorInput:
         group = torch.from_numpy(rng.random(CASES) < rng.uniform(0.2, 0.8))
-        return Exhibit(Grouped(make(rng, group), group, torch.from_numpy(rng.random(CASES) < 0.5)))
+        return DetectorInput(GroupedActivations(make(rng, group), group, torch.from_numpy(rng.random(CASES) < 0.5)))
 
     return control
 
@@ -263,21 +274,21 @@ def _larger(rng: np.random.Generator, group: Tensor) -> Tensor:
     return _sparse(rng, CASES) * torch.where(group, 1.1, 1.0)[:, None]
 
 
-def _indicator(rng: np.random.Generator) -> Exhibit:
+def _indicator(rng: np.random.Generator) -> DetectorInput:
     """A feature that fires just where the trivial indicator says so; the group goes along with the indicator."""
     indicator = torch.from_numpy(rng.random(CASES) < 0.5)
     group = indicator ^ torch.from_numpy(rng.random(CASES) < 0.1)
-    return Exhibit(Grouped(_sparse(rng, CASES, indicator), group, indicator))
+    return DetectorInput(GroupedActivations(_sparse(rng, CASES, indicator), group, indicator))
 
 
 _ALL = (
     Detector(
         name="null-space-lift",
-        asks="does a weight change lie in the left null space of the weight?",
+        question="does a weight change lie in the left null space of the weight?",
         score="its energy share there over that of any change",
-        look=sees_null_space,
-        bar=1.25,
-        plants={
+        score_of=null_space_score,
+        threshold=1.25,
+        planted_positives={
             "of full rank": _into_null_space(lambda width: width),
             "of rank 4": _into_null_space(lambda width: 4),
             "of rank 1": _into_null_space(lambda width: 1),
@@ -292,11 +303,11 @@ _ALL = (
     ),
     Detector(
         name="cluster-separation",
-        asks="do two groups of activations lie apart?",
+        question="do two groups of activations lie apart?",
         score="distance of the means over the mean distance of a case to its own mean",
-        look=sees_clusters,
-        bar=0.5,
-        plants={
+        score_of=cluster_score,
+        threshold=0.5,
+        planted_positives={
             "two clouds": _two_clusters(False, False),
             "with outliers": _two_clusters(True, False),
             "along a line": _two_clusters(False, True),
@@ -310,11 +321,11 @@ _ALL = (
     ),
     Detector(
         name="first-token-substitution",
-        asks="does a direction raise one token over the one that would come instead?",
+        question="does a direction raise one token over the one that would come instead?",
         score="cosine with the difference of their rows",
-        look=sees_substitution,
-        bar=0.6,
-        plants={
+        score_of=substitution_score,
+        threshold=0.6,
+        planted_positives={
             "orthonormal rows": _swaps(False, False),
             "rows with a common part": _swaps(True, False),
             "other tokens move too": _swaps(False, True),
@@ -329,11 +340,11 @@ _ALL = (
     ),
     Detector(
         name="sae-feature",
-        asks="does a feature of a sparse autoencoder tell a group of cases from the rest?",
+        question="does a feature of a sparse autoencoder tell a group of cases from the rest?",
         score="difference in how often it fires, over the largest that chance makes of all features",
-        look=sees_feature,
-        bar=1.2,
-        plants={
+        score_of=feature_score,
+        threshold=1.2,
+        planted_positives={
             "fires in 70 % against 10 %": _told_by_feature(0.7, 0.1),
             "fires in 50 % against 10 %": _told_by_feature(0.5, 0.1),
             "fires in 40 % against 80 %": _told_by_feature(0.4, 0.8),

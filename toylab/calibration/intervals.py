@@ -16,17 +16,17 @@ from functools import lru_cache
 
 import numpy as np
 
-from toylab.console import aligned
-from toylab.runs.scoreboard import published
+from toylab.console import align_columns
+from toylab.runs.scoreboard import published_scoreboard
 from toylab.tasks import stream
 from toylab.verdicts.criterion import Criterion, above, at_least, at_most, below
-from toylab.verdicts.decision import FEWEST, LEVEL, Plan, decide
-from toylab.verdicts.intervals import Interval, bootstrap, median_interval, share_interval
+from toylab.verdicts.decision import FEWEST_SEEDS, LEVEL, Plan, decide
+from toylab.verdicts.intervals import Interval, bootstrap_interval, median_interval, share_interval
 
 SIZES = (3, 5, 6, 10, 20, 30)
 SIZES_OF_RULES = {"six, fixed": (6, 6), "ten, fixed": (10, 10), "10, 20, 30": (30, 0), "6, then 10, 20, 30": (30, 6)}
 """Seeds of a run, and how many of them it was begun with as a fixed size (0: until decided)."""
-GOAL = 0.03
+ERROR_LIMIT = 0.03
 """Verdicts on one wrong side that a rule may give where the nominal share is .025."""
 
 
@@ -40,16 +40,16 @@ class SeedDistribution:
     mean: float
 
 
-def populations() -> list[SeedDistribution]:
+def seed_distributions() -> list[SeedDistribution]:
     """Those that are tried: two continuous ones, and every published claim with as many values as seeds."""
     found = [
         SeedDistribution("normal", lambda rng, size: rng.standard_normal(size), 0.0, 0.0),
         SeedDistribution("lognormal", lambda rng, size: np.exp(rng.standard_normal(size)), 1.0, math.exp(0.5)),
     ]
-    for standing in published():
+    for standing in published_scoreboard():
         for claim in standing.claims:
             held = np.sort(np.array([*claim.details["by seed"].values()], dtype=float)) if claim.seeds else np.zeros(0)
-            if len(held) >= FEWEST and held[0] < held[-1]:
+            if len(held) >= FEWEST_SEEDS and held[0] < held[-1]:
                 found.append(_of_values(f"{standing.study}, {claim.id}", held))
     return found
 
@@ -84,7 +84,7 @@ def coverage(population: SeedDistribution, seeds: int, draws: int = 400) -> Cove
         seeds=seeds,
         median=None if medians[0] is None else _share(medians, population.median),
         student=_share(map(_student, rows), population.mean),
-        resampled=_share((bootstrap(row.tolist(), 200) for row in rows), population.mean),
+        resampled=_share((bootstrap_interval(row.tolist(), 200) for row in rows), population.mean),
     )
 
 
@@ -152,7 +152,7 @@ def coverage_table(chosen: Sequence[SeedDistribution]) -> str:
     for rule in SIZES_OF_RULES:
         largest = max(max(one_sided_errors(one, rule).values()) for one in chosen)
         errors.append([rule, f"{largest:.3f}", f"{share_error(rule):.4f}"])
-    return f"{aligned(lines)}\n\n{aligned(errors)}"
+    return f"{align_columns(lines)}\n\n{align_columns(errors)}"
 
 
 def _spread(found: Sequence[Coverage]) -> list[Coverage]:

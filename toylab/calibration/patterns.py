@@ -10,13 +10,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from toylab.calibration import Exhibit
+from toylab.calibration import DetectorInput
 from toylab.tasks import Task
 
 
-def looking_at(
+def attending_inputs(
     task: Callable[..., Task], link: str, place: Callable[[np.random.Generator, np.ndarray, int], Any]
-) -> Callable[..., Exhibit]:
+) -> Callable[..., DetectorInput]:
     """Exhibits for a detector: patterns of four heads, of which one looks from each query of a link at one key.
 
     Args:
@@ -28,15 +28,17 @@ def looking_at(
         From randomness and a share of noise to an exhibit of a pattern (batch, head, query, key) and links (link, 3).
     """
 
-    def exhibit(rng: np.random.Generator, noise: float = 0.0) -> Exhibit:
+    def exhibit(rng: np.random.Generator, noise: float = 0.0) -> DetectorInput:
         batch = task(length=int(rng.integers(6, 14))).sample(rng, 16)
         links, size = batch.links[link], batch.tokens.shape[1]
-        return Exhibit({"pattern": one_head(rng, links, place(rng, links[:, 2], size), size, noise), "links": links})
+        return DetectorInput(
+            {"pattern": one_head_patterns(rng, links, place(rng, links[:, 2], size), size, noise), "links": links}
+        )
 
     return exhibit
 
 
-def one_head(
+def one_head_patterns(
     rng: np.random.Generator,
     links: Int[np.ndarray, "link 3"],
     keys: Int[np.ndarray, " link"],

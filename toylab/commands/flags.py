@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from toylab import tasks
-from toylab.console import ToylabError, unknown
+from toylab.console import ToylabError, unknown_name
 from toylab.runs.registry import load_class, refuse_incomplete
 
 
@@ -78,8 +78,8 @@ def chosen_study(options: argparse.Namespace, rest: list[str]) -> Any:
     from toylab.runs import registry
 
     check_name("study", options, rest, registry.study_names(), known_tasks())
-    kind = registry.load(options.study).STUDY
-    return settings_from_flags(kind, registry.preset(kind, options.preset), options, rest)
+    kind = registry.load_study(options.study).STUDY
+    return settings_from_flags(kind, registry.preset_settings(kind, options.preset), options, rest)
 
 
 def chosen_task(options: argparse.Namespace, rest: list[str]) -> type:
@@ -123,7 +123,7 @@ def check_name(
     if name in others:
         other, command = ("task", "train") if kind == "study" else ("study", "run")
         raise ToylabError(f"{name} is a {other}, no {kind}: give `toylab {command} {name}`")
-    raise unknown(kind, name, known)
+    raise unknown_name(kind, name, known)
 
 
 def settings_from_flags(kind: type, default: Any, options: argparse.Namespace, rest: list[str]) -> Any:

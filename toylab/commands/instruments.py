@@ -12,9 +12,9 @@ from toylab.console import ToylabError, progress_bar
 def calibrate_probes(options: argparse.Namespace, rest: list[str]) -> None:
     """`toylab calibrate`."""
     if options.probe == ["intervals"]:
-        from toylab.calibration.intervals import coverage_table, populations
+        from toylab.calibration.intervals import coverage_table, seed_distributions
 
-        print(coverage_table(populations()))
+        print(coverage_table(seed_distributions()))
         print("Coverage of nominal 95 %, and the largest share of wrong verdicts on one side, of a")
         print("threshold at the truth; nominal is .025. Populations are drawn from with replacement.")
         return
@@ -38,7 +38,7 @@ def measure_speed(options: argparse.Namespace, rest: list[str]) -> None:
     from toylab.runs.processes import single_thread
 
     single_thread()
-    about = bench.machine()
+    about = bench.machine_description()
     if "growth" in options.work:
         if len(options.work) > 1 or options.markdown:
             raise ToylabError("growth: draws figures and compares nothing; give it alone, with --json at the most")
@@ -48,7 +48,7 @@ def measure_speed(options: argparse.Namespace, rest: list[str]) -> None:
     refuse_unwritable("out", options.out / "bench.json")
     limit = bench.matmul_limit(device=options.device) / 1e9
     about |= {"device": options.device, "matmul_gigaflops": round(limit, 1)}
-    earlier, found = bench.before(options.out, about), []
+    earlier, found = bench.earlier_ratios(options.out, about), []
     for one in progress_bar(
         comparisons, desc="comparisons", bar_format="{desc}: {n} {elapsed}", disable=None, leave=False
     ):
@@ -84,18 +84,18 @@ def _measure_growth(options: argparse.Namespace) -> None:
     refuse_unwritable("out", options.out / "growth.json")
     found = list(progress_bar(growth_curves(options.device), desc="curves", total=9, disable=None, leave=False))
     told = [{**asdict(one), "exponent": one.exponent} for one in found]
-    write_json(options.out / "growth.json", {**bench.machine(), "curves": told})
+    write_json(options.out / "growth.json", {**bench.machine_description(), "curves": told})
     if options.json:
         print_json(told)
     for size in dict.fromkeys(one.size for one in found):
         lines = [one for one in found if one.size == size]
-        drawn = figures.growth(
+        drawn = figures.plot_growth(
             {one.work: (one.sizes, one.seconds) for one in lines},
             xlabel=size,
             exponents={one.work: one.exponent for one in lines},
             title=f"Cost against {size}",
         )
         path = options.out / f"growth-{size.replace(' ', '-')}.svg"
-        write_text(path, canvas.svg(drawn.figure))
+        write_text(path, canvas.to_svg(drawn.figure))
         if not options.json:
             print("\n".join([*map(str, lines), f"  {path}"]))

@@ -21,15 +21,15 @@ def run_study(options: argparse.Namespace, rest: list[str]) -> None:
     study = chosen_study(options, rest)
 
     from toylab.runs import registry
-    from toylab.runs.dask import executor
+    from toylab.runs.dask import dask_executor
     from toylab.runs.jobs import JobsFailedError, JobsRefusedError, Run, execute_all
-    from toylab.runs.judge import SHAM, after_failures, finish, is_decided
+    from toylab.runs.judge import SHAM, is_decided, judge_and_report, judge_unfinished
     from toylab.runs.study import without_training
 
     out = options.out or usual_folder(options.study, options.preset)
-    name = registry.name_of(type(study))
+    name = registry.study_name(type(study))
     try:
-        with executor(options.scheduler) as cluster:
+        with dask_executor(options.scheduler) as cluster:
             for seeds in looked_at(study.seeds, out) if options.until_decided else [study.seeds]:
                 run = Run(replace(study, seeds=seeds), name, out, options.until_decided)
                 execute_all([run], name, options.workers, executor=cluster)
@@ -39,9 +39,9 @@ def run_study(options: argparse.Namespace, rest: list[str]) -> None:
                 sham = Run(without_training(replace(study, seeds=seeds)), name, out / SHAM)
                 execute_all([sham], f"{name}, untrained", options.workers, executor=cluster)
     except (JobsFailedError, JobsRefusedError):
-        after_failures(out, finish, out, type(study))  # what the other jobs found should not wait for it
+        judge_unfinished(out, judge_and_report, out, type(study))  # what the other jobs found should not wait for it
         raise
-    print(finish(out, type(study)))
+    print(judge_and_report(out, type(study)))
 
 
 def looked_at(first: Sequence[int], out: Path | str) -> Iterator[tuple[int, ...]]:
@@ -79,22 +79,22 @@ def run_all(options: argparse.Namespace, rest: list[str]) -> None:
         )
 
     from toylab.runs import registry, scoreboard
-    from toylab.runs.dask import executor
+    from toylab.runs.dask import dask_executor
     from toylab.runs.jobs import JobsFailedError, JobsRefusedError, Run, execute_all
-    from toylab.runs.judge import SHAM, after_failures, is_decided
+    from toylab.runs.judge import SHAM, is_decided, judge_unfinished
     from toylab.runs.study import without_training
 
     folder = options.out or Path("runs")
     runs = []
     for name in registry.study_names():
-        study = registry.preset(registry.load(name).STUDY, options.preset)
+        study = registry.preset_settings(registry.load_study(name).STUDY, options.preset)
         study = replace(study, seeds=tuple(common.seeds)) if common.seeds else study
         runs.append(Run(study, name, folder / f"{name}-{options.preset}", options.until_decided))
     looks = [looked_at(run.study.seeds, run.out) if options.until_decided else iter([run.study.seeds]) for run in runs]
     going = list(zip(runs, looks, strict=True))
     done: dict[Path, Any] = {}
     try:
-        with executor(options.scheduler) as cluster:
+        with dask_executor(options.scheduler) as cluster:
             while going := [
                 (replace(run, study=replace(run.study, seeds=seeds)), more)
                 for run, more in going
@@ -107,7 +107,7 @@ def run_all(options: argparse.Namespace, rest: list[str]) -> None:
                 shams = [Run(without_training(done[run.out]), run.name, run.out / SHAM) for run in runs]
                 execute_all(shams, "all studies, untrained", options.workers, executor=cluster)
     except (JobsFailedError, JobsRefusedError):
-        after_failures(folder, scoreboard.finish_all, folder)
+        judge_unfinished(folder, scoreboard.finish_all, folder)
         raise
     print(scoreboard.finish_all(folder))
 
@@ -132,7 +132,7 @@ def check_claims(options: argparse.Namespace) -> None:
     from toylab.runs import registry
     from toylab.runs.lock import check_run, read_lock
 
-    found = check_run(options.folder, registry.load(options.study).STUDY if options.study else None)
+    found = check_run(options.folder, registry.load_study(options.study).STUDY if options.study else None)
     if found:
         raise ToylabError(f"{options.folder}: is not as it was locked:\n  " + "\n  ".join(found))
     lock = read_lock(options.folder)
@@ -145,23 +145,23 @@ def report_run(options: argparse.Namespace, rest: list[str]) -> None:
     from toylab.files import exists
     from toylab.runs import registry
 
-    kind = registry.load(options.study).STUDY if options.study else None
+    kind = registry.load_study(options.study).STUDY if options.study else None
     if exists(options.folder / "settings.json"):
         if options.json or options.markdown:
             form = "json" if options.json else "markdown"
             raise ToylabError(
                 f"{form}: {options.folder} is a single run; for it, `toylab claims FOLDER --{form}` prints that"
             )
-        from toylab.runs.judge import finish
+        from toylab.runs.judge import judge_and_report
 
-        print(finish(options.folder, kind))
+        print(judge_and_report(options.folder, kind))
         return
     from toylab.runs import scoreboard
 
     if not options.json and not options.markdown:
         print(scoreboard.finish_all(options.folder, kind))
         return
-    standings = scoreboard.board(options.folder, kind)
+    standings = scoreboard.build_scoreboard(options.folder, kind)
     if options.json:
         print_json([asdict(one) for one in standings])
     else:

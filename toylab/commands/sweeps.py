@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from toylab.commands.flags import chosen_study, print_json, usual_folder
-from toylab.console import ToylabError, aligned
+from toylab.console import ToylabError, align_columns
 from toylab.runs.registry import load_class
 
 
@@ -27,16 +27,16 @@ def sweep_study(options: argparse.Namespace, rest: list[str]) -> None:
     if study is not None and not options.grid:
         raise ToylabError("grid: nothing is varied; add --grid NAME=VALUES, such as --grid seed=0..19")
 
-    from toylab.runs.dask import executor
+    from toylab.runs.dask import dask_executor
     from toylab.runs.grid import grid, read_axes
-    from toylab.runs.sweep import resume, sweep
+    from toylab.runs.sweep import resume_sweep, sweep
 
     points = None if study is None else grid(study, read_axes(study, options.grid))
     out = options.resume or options.out or usual_folder(options.study, "sweep")
-    with executor(options.scheduler) as cluster:
+    with dask_executor(options.scheduler) as cluster:
         if points is None:
             kind = load_class("study", options.study) if own else None
-            rows = resume(out, study=kind, workers=options.workers, executor=cluster)
+            rows = resume_sweep(out, study=kind, workers=options.workers, executor=cluster)
         else:
             rows = sweep(points, out, workers=options.workers, executor=cluster, jobs=options.jobs)
     seconds = sum(row["result.cost.cpu_seconds"] for row in rows if row["status"] == "done")
@@ -55,12 +55,12 @@ def print_table(options: argparse.Namespace, rest: list[str]) -> None:
     if options.by and not options.columns:
         raise ToylabError("by: means of what? add --columns NAME, such as --columns accuracy")
     if options.by:
-        rows = table.summarise(rows, options.by, options.columns)
+        rows = table.group_means(rows, options.by, options.columns)
         if options.json or options.csv:
             rows = [_spread(row) for row in rows]
         names = list(rows[0])
     elif options.columns:
-        rows, names = table.with_bounds(rows, options.columns)
+        rows, names = table.with_thresholds(rows, options.columns)
     else:
         names = table.usual_columns(rows)
     if options.json:
@@ -70,7 +70,7 @@ def print_table(options: argparse.Namespace, rest: list[str]) -> None:
         writer.writerow(names)
         writer.writerows([[_plain(row[name]) for name in names] for row in rows])
     else:
-        print(aligned([_short(names), *([table.text(row[name]) for name in names] for row in rows)]))
+        print(align_columns([_short(names), *([table.format_value(row[name]) for name in names] for row in rows)]))
 
 
 def plot_rows(options: argparse.Namespace, rest: list[str]) -> None:
@@ -81,12 +81,16 @@ def plot_rows(options: argparse.Namespace, rest: list[str]) -> None:
 
     rows = _selected(options)
     by = [options.x, *([options.by] if options.by else [])]
-    found = table.summarise(rows, by, [options.y])
+    found = table.group_means(rows, by, [options.y])
     x, *other, y = found[0]
     groups: dict[str, dict[Any, tuple[float, float, float]]] = {}
     for line in found:
-        group = f"{_short(other)[0]} {table.text(line[other[0]])}" if other else ""
-        place = line[x] if isinstance(line[x], int | float) and not isinstance(line[x], bool) else table.text(line[x])
+        group = f"{_short(other)[0]} {table.format_value(line[other[0]])}" if other else ""
+        place = (
+            line[x]
+            if isinstance(line[x], int | float) and not isinstance(line[x], bool)
+            else table.format_value(line[x])
+        )
         ends = (line[y].mean if end is None else end for end in (line[y].low, line[y].high))  # one row: a point alone
         groups.setdefault(group, {})[place] = (line[y].mean, *ends)
     counts = sorted({line[y].count for line in found})
@@ -98,17 +102,17 @@ def plot_rows(options: argparse.Namespace, rest: list[str]) -> None:
     refuse_unwritable("out", out)
     what = "mean" if y in rows[0] else "share"  # a bound, such as accuracy>=.99, is no column
     title = f"strokes: 95 % intervals of the {what}"
-    ax = figures.intervals(groups, xlabel=xlabel, ylabel=f"{ylabel}, {what} of {count}", title=title)
+    ax = figures.plot_intervals(groups, xlabel=xlabel, ylabel=f"{ylabel}, {what} of {count}", title=title)
     if options.out is None:
         refuse_links(options.folder, out)
-    write_bytes(out, canvas.saved(ax.figure, out.suffix[1:]))
+    write_bytes(out, canvas.figure_bytes(ax.figure, out.suffix[1:]))
     print(out.resolve())
 
 
 def _selected(options: argparse.Namespace) -> list[dict[str, Any]]:
-    from toylab.runs.table import load_runs, where
+    from toylab.runs.table import filter_rows, load_runs
 
-    rows = where(load_runs(options.folder, "claims" if options.claims else "jobs"), options.where)
+    rows = filter_rows(load_runs(options.folder, "claims" if options.claims else "jobs"), options.where)
     if not rows:
         raise ToylabError(f"{options.folder}: holds no {'claims' if options.claims else 'jobs'} yet; run it first")
     return rows
@@ -122,11 +126,11 @@ def _short(names: Sequence[str]) -> list[str]:
 
 def _spread(row: dict[str, Any]) -> dict[str, Any]:
     """A mean as four columns, for programs."""
-    from toylab.runs.table import Mean
+    from toylab.runs.table import MeanInterval
 
     found: dict[str, Any] = {}
     for name, value in row.items():
-        if isinstance(value, Mean):
+        if isinstance(value, MeanInterval):
             found |= {
                 name: value.mean,
                 f"{name}.low": value.low,

@@ -18,7 +18,7 @@ def list_all(options: argparse.Namespace, rest: list[str]) -> None:
 
     print("Studies (toylab run STUDY)")
     for name in registry.study_names():
-        print(_entry(name, registry.load(name).__doc__))
+        print(_entry(name, registry.load_study(name).__doc__))
     print("Tasks (toylab show TASK)")
     for name, task in known_tasks().items():
         print(_entry(name, task.__doc__))
@@ -43,7 +43,7 @@ def show_rows(options: argparse.Namespace, rest: list[str]) -> None:
 
 def check_laws(options: argparse.Namespace, rest: list[str]) -> None:
     """`toylab check`."""
-    from toylab.tasks.check import LAWS, sentence, try_laws
+    from toylab.tasks.check import LAWS, law_in_words, try_laws
 
     kind = chosen_task(options, rest)
     task = complete(settings_from_flags(kind, None, options, rest), options.task)
@@ -51,7 +51,7 @@ def check_laws(options: argparse.Namespace, rest: list[str]) -> None:
     for law, failure in try_laws(task, examples=options.examples):
         broken.append(failure)
         if not (failure and failure.again):
-            print(failure or f"holds: {sentence(law)}", flush=True)
+            print(failure or f"holds: {law_in_words(law)}", flush=True)
     again = sum(failure.again for failure in broken if failure)
     more = f" ({again} more are broken by a cause that is shown above)" if again else ""
     print(f"{broken.count(None)} of {len(LAWS)} laws hold for {task}{more}")
@@ -63,28 +63,28 @@ def train_model(options: argparse.Namespace, rest: list[str]) -> None:
     """`toylab train`."""
     kind = chosen_task(options, rest)
 
-    from toylab.files import disk, refuse_unwritable
+    from toylab.files import file_errors, refuse_unwritable
     from toylab.model.checkpoint import save_model
     from toylab.model.config import ModelConfig
     from toylab.runs.processes import single_thread
-    from toylab.survey import GENERAL, UNTIL_SOLVED, learn, survey
+    from toylab.survey import DEFAULT_MODEL, UNTIL_SOLVED, survey, train_with_history
     from toylab.training.loop import TrainConfig
 
     settings = make_dataclass(
         "Training",
-        [("task", kind), ("model", ModelConfig, GENERAL), ("train", TrainConfig, UNTIL_SOLVED), ("seed", int, 0)],
+        [("task", kind), ("model", ModelConfig, DEFAULT_MODEL), ("train", TrainConfig, UNTIL_SOLVED), ("seed", int, 0)],
         kw_only=True,
     )
     chosen = settings_from_flags(settings, None, options, rest)
     if options.out is not None:
-        with disk(options.out):
+        with file_errors(options.out):
             if options.out.exists():
                 raise ToylabError(f"out={options.out}: exists already; give another file, or delete it")
     rows = complete(chosen.task, options.task).sample(tasks.stream(chosen.seed, "survey"), 256, "test")
     if options.out is not None:
         refuse_unwritable("out", options.out)
     single_thread()
-    model, state = learn(
+    model, state = train_with_history(
         chosen.task, seed=chosen.seed, config=chosen.model, training=chosen.train, progress=kind.__name__
     )
     if options.out is not None:

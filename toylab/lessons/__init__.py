@@ -11,9 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from toylab.console import unknown
+from toylab.console import unknown_name
 from toylab.lessons import answer_key
-from toylab.lessons.answers import UnfitError, WaitingError, WrongError, filled
+from toylab.lessons.answers import UnfitError, WaitingError, WrongError, require_answer
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ def check(name: str, answer: Any) -> None:
         ValueError: for an exercise that there is not, with the nearest.
     """
     if name not in EXERCISES:
-        raise unknown("exercise", name, EXERCISES)
+        raise unknown_name("exercise", name, EXERCISES)
     exercise = EXERCISES[name]
     try:
-        exercise.check(filled(answer))
+        exercise.check(require_answer(answer))
     except WaitingError:
         print(f"{name} waits for your answer: write it in place of the three dots above, and run the cell again.")
     except UnfitError as error:

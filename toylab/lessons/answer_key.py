@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from toylab.calibration.patterns import one_head
+from toylab.calibration.patterns import one_head_patterns
 from toylab.lessons.answers import UnfitError, WrongError, _ask, _at, _compare, _draw, _kind, _numbers, _row, _try
 from toylab.tasks import Batch, IteratedMap, Polynomial, Task
-from toylab.tasks.check import LAWS, failure_of
+from toylab.tasks.check import LAWS, find_failure
 from toylab.tasks.task_laws import another_process_ends_and_draws_the_same_rows
 
 # How an answer is asked ----------------------------------------------------------------------------------------------
@@ -82,7 +82,7 @@ def _keep_the_laws(task: Task) -> None:
     """All laws of a task but one: a class that is defined in a notebook is found by no other process."""
     for law in LAWS:
         if law is not another_process_ends_and_draws_the_same_rows:
-            failure = failure_of(law, task, 10)
+            failure = find_failure(law, task, 10)
             if failure is not None:
                 why = " ".join(failure.why.split())[:200]
                 raise WrongError(f"A law is broken, {failure.law!r}. Look at {failure.look_at}: {why}.")
@@ -363,7 +363,7 @@ def sure_detector(answer: Any) -> None:
         row, query = np.arange(12), rng.integers(5, 11, size=12)
         links = np.stack([row, query, rng.integers(1, query - 1)], axis=1)
         looked = links[:, 2] if keys is None else keys(query, links[:, 2])
-        pattern = one_head(rng, links + np.array([0, late, 0]), looked, 12, noise)
+        pattern = one_head_patterns(rng, links + np.array([0, late, 0]), looked, 12, noise)
         return float(_numbers(_ask(answer, shown={"pattern": pattern, "links": links})))
 
     plants = {f"a plant with {noise:.0%} noise": [score(None, noise) for _ in range(8)] for noise in (0.0, 0.2, 0.4)}

@@ -24,7 +24,7 @@ class WrongError(Exception):
     """The answer is of the right kind and wrong: on which case, and what it breaks."""
 
 
-def filled(said: Any) -> Any:
+def require_answer(said: Any) -> Any:
     """What was said, if it is not still three dots."""
     if said is ... or (isinstance(said, tuple | list) and any(part is ... for part in said)):
         raise WaitingError
@@ -40,7 +40,7 @@ def _ask(answer: Any, **case: Any) -> Any:
 
 def _try(call: Callable[[], Any], who: str) -> Any:
     try:
-        return filled(call())
+        return require_answer(call())
     except (WaitingError, UnfitError, WrongError):
         raise
     except Exception as error:

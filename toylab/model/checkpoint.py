@@ -66,6 +66,6 @@ def _is_tied(model: Transformer | EncoderDecoder, name: str) -> bool:
     return name == "unembedding.weight" and model.config.unembedding == "tied"
 
 
-def frozen(model: nn.Module) -> nn.Module:
+def frozen_copy(model: nn.Module) -> nn.Module:
     """A copy that is no longer trained."""
     return deepcopy(model).requires_grad_(False).eval()

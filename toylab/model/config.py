@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from toylab.console import ToylabError, unknown
+from toylab.console import ToylabError, unknown_name
 from toylab.model.positions import POSITIONS
 from toylab.settings import check_range, check_settings
 
@@ -56,7 +56,7 @@ class ModelConfig:
                 f"width={self.width}: must be a multiple of heads={self.heads}, for example {self.heads * 16}"
             )
         if self.positions not in POSITIONS:
-            raise unknown("positional encoding", self.positions, POSITIONS)
+            raise unknown_name("positional encoding", self.positions, POSITIONS)
         if self.positions == "sinusoidal":
             placed = self.width if self.position_width is None else self.position_width
             if placed % 2 or not 2 <= placed <= self.width:

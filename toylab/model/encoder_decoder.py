@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from toylab.console import ToylabError
 from toylab.model.config import ModelConfig
-from toylab.model.layers import MLP, Attention, Geometry, LayerNorm, linear, source
+from toylab.model.layers import MLP, Attention, AttentionContext, LayerNorm, make_linear, torch_stream
 from toylab.model.positions import NoPositions
-from toylab.model.token_counts import Tally
+from toylab.model.token_counts import TokenCounts
 from toylab.model.transformer import Transformer
 from toylab.settings import check_range, check_settings
 
@@ -84,14 +84,14 @@ class EncoderDecoder(nn.Module):
         self.config, self.symbols, self.queries, self.classes, self.context = config, symbols, queries, classes, context
         self.encoder = Transformer(config.encoder, symbols, context, seed)
         # A stream of its own: the decoder must not repeat the numbers that the encoder starts from.
-        self.decoder = Decoder(config, queries, classes, source(seed, "decoder"))
+        self.decoder = Decoder(config, queries, classes, torch_stream(seed, "decoder"))
 
     def forward(
         self,
         tokens: Int[Tensor, "batch position"],
         *,
         seen: Bool[Tensor, "batch position"] | None = None,
-        tally: Tally | None = None,
+        token_counts: TokenCounts | None = None,
     ) -> Float[Tensor, "batch label count"]:
         """Logits of every answer.
 
@@ -101,7 +101,7 @@ class EncoderDecoder(nn.Module):
             tally: of these tokens, for the linear-time form of an encoder without positions.
         """
         segments = None if seen is None else seen.long()
-        return self.decoder(self.encoder(tokens, segments=segments, tally=tally), seen)
+        return self.decoder(self.encoder(tokens, segments=segments, token_counts=token_counts), seen)
 
 
 class Decoder(nn.Module):
@@ -118,7 +118,7 @@ class Decoder(nn.Module):
         self.ln1 = LayerNorm(shape) if config.self_attention else None
         self.mlp = MLP(shape, config.hidden, generator) if config.hidden else None
         self.ln2 = LayerNorm(shape) if config.hidden else None
-        self.head = linear(shape.width, classes, True, generator)
+        self.head = make_linear(shape.width, classes, True, generator)
         if config.head == "smooth":
             self.head.weight.data = smooth_head(classes, shape.width, generator)
         self.resid_pre, self.attn_out, self.resid_mid = nn.Identity(), nn.Identity(), nn.Identity()
@@ -143,13 +143,13 @@ class Decoder(nn.Module):
 
     def _geometry(
         self, queries: int, keys: int, like: Tensor, seen: Bool[Tensor, "batch key"] | None = None
-    ) -> Geometry:
+    ) -> AttentionContext:
         """Everybody sees every key that is no padding; labels and strings have no positions in common."""
         bias = like.new_zeros(1, 1, queries, keys)
         if seen is not None:
             bias = bias.expand(len(seen), -1, -1, -1).masked_fill(~seen[:, None, None], -torch.inf)
         at = torch.zeros(1, max(queries, keys), dtype=torch.long, device=like.device)
-        return Geometry(self.positions, at[:, :queries], at[:, :keys], bias)
+        return AttentionContext(self.positions, at[:, :queries], at[:, :keys], bias)
 
 
 def smooth_head(

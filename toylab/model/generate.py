@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from toylab.console import ToylabError
-from toylab.model.layers import Cache
+from toylab.model.layers import KVCache
 from toylab.settings import check_range
 
 
@@ -45,7 +45,7 @@ def generate(
             token; where rows are to be dropped that never end, or without a cache; for logits that are nan.
     """
     _check_generation(prompt, steps, temperature, generator, stop, cache, samples, drop)
-    kept, prompt = Cache() if cache else None, prompt.long()
+    kept, prompt = KVCache() if cache else None, prompt.long()
     tokens, new = prompt.repeat_interleave(samples, dim=0), prompt
     rows = torch.arange(len(tokens), device=prompt.device)  # which the model still reads
     ended = torch.zeros_like(rows, dtype=torch.bool)

@@ -23,7 +23,7 @@ _AFTERWARDS = "it is reported after the attention has used it; edit attn.z or at
 _TWO_WAYS = "the block also adds to it by another way; edit attn_out or mlp_out instead"
 
 
-class Adopted(nn.Module):
+class AdoptedModel(nn.Module):
     """A model of another library under the names of this one; called like the model, it gives logits.
 
     Attributes:
@@ -51,7 +51,7 @@ class Adopted(nn.Module):
 _OURS = {"cache", "queries", "segments", "tally"}
 
 
-def adopt(model: nn.Module, patterns: bool = False) -> Adopted:
+def adopt(model: nn.Module, patterns: bool = False) -> AdoptedModel:
     """Give a model of another library the point names of this one, so that probes, edits and `survey` work on it.
 
     Known are GPT-2 of transformers (`GPT2LMHeadModel`), `HookedTransformer`, and `nn.TransformerEncoder`.
@@ -76,7 +76,7 @@ def adopt(model: nn.Module, patterns: bool = False) -> Adopted:
     )
 
 
-def _gpt2(model: nn.Module, patterns: bool) -> Adopted:
+def _gpt2(model: nn.Module, patterns: bool) -> AdoptedModel:
     if patterns:
         model.set_attn_implementation("eager")
     width, heads = model.config.n_embd, model.config.n_head
@@ -103,10 +103,10 @@ def _gpt2(model: nn.Module, patterns: bool) -> Adopted:
             f"{name}.resid_post": Tap(after, "input"),
         }
         hidden[f"{name}.attn.scores"] = "GPT-2 of transformers has one function from queries and keys to the pattern"
-    return Adopted(model, taps | {"final": Tap("transformer.ln_f"), "ln_final": Tap("transformer.ln_f")}, hidden)
+    return AdoptedModel(model, taps | {"final": Tap("transformer.ln_f"), "ln_final": Tap("transformer.ln_f")}, hidden)
 
 
-def _hooked(model: nn.Module) -> Adopted:
+def _hooked(model: nn.Module) -> AdoptedModel:
     there = {name for name, _ in model.named_modules()}
     taps, turned = {"embed": Tap("hook_embed")}, ""
     if model.cfg.positional_embedding_type == "standard":
@@ -134,10 +134,10 @@ def _hooked(model: nn.Module) -> Adopted:
         }
         taps |= {f"{block}.{ours}": Tap(f"{block}.{theirs}") for ours, theirs in places.items()}
     taps |= {"final": Tap("ln_final"), "ln_final": Tap("ln_final")}
-    return Adopted(model, {name: tap for name, tap in taps.items() if tap.module in there}, {})
+    return AdoptedModel(model, {name: tap for name, tap in taps.items() if tap.module in there}, {})
 
 
-def _encoder(model: nn.TransformerEncoder, patterns: bool) -> Adopted:
+def _encoder(model: nn.TransformerEncoder, patterns: bool) -> AdoptedModel:
     taps, hidden = {}, {}
     for i, layer in enumerate(model.layers):
         block, name = f"layers.{i}", f"blocks.{i}"
@@ -160,7 +160,7 @@ def _encoder(model: nn.TransformerEncoder, patterns: bool) -> Adopted:
             layer.self_attn.register_forward_pre_hook(_weights_wanted, with_kwargs=True)
     if model.norm is not None:
         taps |= {"final": Tap("norm"), "ln_final": Tap("norm")}
-    return Adopted(model, taps, hidden)
+    return AdoptedModel(model, taps, hidden)
 
 
 def _weights_wanted(module: nn.Module, inputs: tuple, options: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:

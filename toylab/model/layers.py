@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from toylab.model.config import ModelConfig
-from toylab.model.token_counts import Tally
+from toylab.model.token_counts import TokenCounts
 from toylab.probes.hooks import has_hooks
 from toylab.tasks import stream
 
@@ -31,7 +31,7 @@ class LayerNorm(nn.LayerNorm):
         super().__init__(config.width, bias=config.biases)
 
 
-class Nothing(nn.Module):
+class NoOp(nn.Module):
     """Stands where a norm or an unembedding would, and does nothing. Unlike an `nn.Identity` it is no point."""
 
     def __init__(self, config: ModelConfig | None = None) -> None:
@@ -53,10 +53,10 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig, generator: torch.Generator, few_queries: bool = False) -> None:
         super().__init__()
         self.heads, self.few_queries = config.heads, few_queries
-        self.query = linear(config.width, config.width, config.biases, generator)
-        self.key = linear(config.width, config.width, config.biases, generator)
-        self.value = linear(config.width, config.width, config.biases, generator)
-        self.output = linear(config.width, config.width, config.biases, generator)
+        self.query = make_linear(config.width, config.width, config.biases, generator)
+        self.key = make_linear(config.width, config.width, config.biases, generator)
+        self.value = make_linear(config.width, config.width, config.biases, generator)
+        self.output = make_linear(config.width, config.width, config.biases, generator)
         self.q, self.k, self.v = nn.Identity(), nn.Identity(), nn.Identity()
         self.scores, self.pattern, self.z = nn.Identity(), nn.Identity(), nn.Identity()
 
@@ -64,14 +64,14 @@ class Attention(nn.Module):
         self,
         reading: Float[Tensor, "batch query width"],
         read: Float[Tensor, "batch key width"],
-        geometry: Geometry | None,
-        cache: Cache | None = None,
+        geometry: AttentionContext | None,
+        cache: KVCache | None = None,
         layer: int = 0,
-        tally: Tally | None = None,
+        token_counts: TokenCounts | None = None,
     ) -> Float[Tensor, "row asked width"]:
         """Output at every query. With a tally, what is read is one row per type of token, (1, type, width)."""
-        if tally is not None:
-            return self._by_type(read[0], tally)
+        if token_counts is not None:
+            return self._by_type(read[0], token_counts)
         if self.few_queries and not has_hooks(self.k, self.v, self.key, self.value):
             return self._by_few(reading, read, geometry)
         q = self.q(geometry.rotate(self._split(self.query(reading)), geometry.query))
@@ -91,7 +91,7 @@ class Attention(nn.Module):
         self,
         reading: Float[Tensor, "batch query width"],
         read: Float[Tensor, "batch key width"],
-        geometry: Geometry,
+        geometry: AttentionContext,
     ) -> Float[Tensor, "batch query width"]:
         """Without positions, for few queries of many keys; keys and values are never computed.
 
@@ -112,14 +112,16 @@ class Attention(nn.Module):
             z = z + pattern.sum(dim=-1).transpose(1, 2)[..., None] * self.value.bias.view(heads, -1)
         return self.output(self.z(z).flatten(2))
 
-    def _by_type(self, read: Float[Tensor, "type width"], tally: Tally) -> Float[Tensor, "batch query width"]:
+    def _by_type(
+        self, read: Float[Tensor, "type width"], token_counts: TokenCounts
+    ) -> Float[Tensor, "batch query width"]:
         """Without positions, where all that is read is one row per type of token; see `toylab.model.token_counts`."""
         heads, types = self.heads, len(read)
         q, k, v = (linear(read).view(types, heads, -1).transpose(0, 1) for linear in (self.query, self.key, self.value))
         scores = q @ k.transpose(1, 2) / math.sqrt(q.shape[-1])  # head, query type, key type
         written = v @ self.output.weight.view(-1, heads, q.shape[-1]).permute(1, 2, 0)  # head, key type, width
-        seen = (tally.types @ scores.transpose(0, 1).flatten(1)).unflatten(-1, (heads, types))
-        pattern = (seen + tally.log_counts[:, :, None]).softmax(dim=-1)
+        seen = (token_counts.types @ scores.transpose(0, 1).flatten(1)).unflatten(-1, (heads, types))
+        pattern = (seen + token_counts.log_counts[:, :, None]).softmax(dim=-1)
         out = pattern.flatten(2) @ written.flatten(0, 1)
         return out if self.output.bias is None else out + self.output.bias
 
@@ -132,8 +134,8 @@ class MLP(nn.Module):
 
     def __init__(self, config: ModelConfig, hidden: int, generator: torch.Generator) -> None:
         super().__init__()
-        self.up = linear(config.width, hidden, config.biases, generator)
-        self.down = linear(hidden, config.width, config.biases, generator)
+        self.up = make_linear(config.width, hidden, config.biases, generator)
+        self.down = make_linear(hidden, config.width, config.biases, generator)
         self.activation = ACTIVATIONS[config.activation]
         self.pre, self.post = nn.Identity(), nn.Identity()
 
@@ -150,7 +152,7 @@ class Block(nn.Module):
         self.norm = config.norm
         self.attn = Attention(config, generator)
         self.mlp = MLP(config, hidden, generator) if hidden else None
-        norm = Nothing if config.norm == "none" else LayerNorm
+        norm = NoOp if config.norm == "none" else LayerNorm
         self.ln1 = norm(config)
         self.ln2 = norm(config) if hidden else None
         self.resid_pre, self.attn_out, self.resid_mid = nn.Identity(), nn.Identity(), nn.Identity()
@@ -162,14 +164,16 @@ class Block(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "batch position width"],
-        geometry: Geometry | None,
+        geometry: AttentionContext | None,
         queries: Int[Tensor, "batch query"] | None = None,
-        cache: Cache | None = None,
+        cache: KVCache | None = None,
         layer: int = 0,
-        tally: Tally | None = None,
+        token_counts: TokenCounts | None = None,
     ) -> Float[Tensor, "row asked width"]:
         """The stream at every query. With a tally, `x` is one row per type of token, (1, type, width)."""
-        self.positions = torch.arange(tally.types.shape[1], device=x.device)[None] if tally else geometry.query
+        self.positions = (
+            torch.arange(token_counts.types.shape[1], device=x.device)[None] if token_counts else geometry.query
+        )
         x = self.resid_pre(x)
         if self.norm == "entry":
             x = self.ln1(x)
@@ -177,9 +181,9 @@ class Block(nn.Module):
         reading = read
         if queries is not None:
             x, reading = _rows(x, queries), _rows(read, queries)
-        attended = self.attn(reading, read, geometry, cache, layer, tally)
-        if tally is not None:
-            x = tally.types @ x[0]
+        attended = self.attn(reading, read, geometry, cache, layer, token_counts)
+        if token_counts is not None:
+            x = token_counts.types @ x[0]
         x = x + self.attn_out(attended)
         if self.norm == "post":
             x = self.ln1(x)
@@ -190,13 +194,13 @@ class Block(nn.Module):
                 x = self.ln2(x)
         return self.resid_post(x)
 
-    def before_tally(self) -> tuple[nn.Module, ...]:
+    def before_counts(self) -> tuple[nn.Module, ...]:
         """What runs on types instead of tokens, or not at all, where a tally is given."""
         return self, self.resid_pre, self.ln1, *self.attn.modules()
 
 
 @dataclass(frozen=True)
-class Geometry:
+class AttentionContext:
     """Who may see whom, and from how far: worked out once and shared by all layers."""
 
     encoding: nn.Module
@@ -213,7 +217,7 @@ class Geometry:
         past: int,
         dtype: torch.dtype,
         causal: bool = True,
-    ) -> Geometry:
+    ) -> AttentionContext:
         """Queries are the positions from `past` on; a query sees the keys of its segment and, in a causal model, only
         those that do not come after it."""
         query = positions[:, past:]
@@ -227,16 +231,16 @@ class Geometry:
     def rotate(self, x: Tensor, positions: Tensor) -> Tensor:
         return self.encoding.rotate(x, positions)
 
-    def at(self, queries: Int[Tensor, "batch query"]) -> Geometry:
+    def at(self, queries: Int[Tensor, "batch query"]) -> AttentionContext:
         """The same for chosen queries alone."""
         batch = len(queries)
         query = self.query.expand(batch, -1).gather(1, queries)
         bias = self.bias.expand(batch, -1, -1, -1)
         index = queries[:, None, :, None].expand(-1, bias.shape[1], -1, bias.shape[3])
-        return Geometry(self.encoding, query, self.key, bias.gather(2, index))
+        return AttentionContext(self.encoding, query, self.key, bias.gather(2, index))
 
 
-class Cache:
+class KVCache:
     """Keys and values of the tokens already read, a pair a layer: (batch, head, key, feature)."""
 
     def __init__(self) -> None:
@@ -271,12 +275,12 @@ def _rows(
     return x.gather(1, at[:, :, None].expand(-1, -1, x.shape[-1]))
 
 
-def source(seed: int, purpose: str) -> torch.Generator:
+def torch_stream(seed: int, purpose: str) -> torch.Generator:
     """A generator for one purpose, independent of every other seed and purpose."""
     return torch.Generator().manual_seed(int(stream(seed, purpose).integers(2**32)))
 
 
-def linear(inputs: int, outputs: int, bias: bool, generator: torch.Generator) -> nn.Linear:
+def make_linear(inputs: int, outputs: int, bias: bool, generator: torch.Generator) -> nn.Linear:
     """A linear map, weights and biases uniform within 1 / sqrt(inputs) (torch's own default, from our generator)."""
     layer = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=bias)
     for parameter in layer.parameters():

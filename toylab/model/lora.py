@@ -7,12 +7,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from toylab.model.layers import source
+from toylab.model.layers import torch_stream
 from toylab.model.transformer import Transformer
 from toylab.settings import check_range
 
 
-class LowRank(nn.Module):
+class LoRAWeight(nn.Module):
     """A weight plus a trained product of two thin matrices, the first of which starts at 0."""
 
     def __init__(self, outputs: int, inputs: int, rank: int, generator: torch.Generator) -> None:
@@ -24,7 +24,7 @@ class LowRank(nn.Module):
         return weight + self.write @ self.read
 
 
-def confine(model: Transformer, rank: int, seed: int = 0) -> Transformer:
+def add_lora(model: Transformer, rank: int, seed: int = 0) -> Transformer:
     """Let training change nothing but the MLPs' two matrices, each by this rank at the most; in place.
 
     Raises:
@@ -33,15 +33,15 @@ def confine(model: Transformer, rank: int, seed: int = 0) -> Transformer:
     largest = min(model.blocks[0].mlp.up.weight.shape)
     check_range("the rank of the matrices themselves is the largest", rank=rank, least=1, most=largest)
     model.requires_grad_(False)
-    generator = source(seed, "low rank")
+    generator = torch_stream(seed, "low rank")
     for block in model.blocks:
         for layer in (block.mlp.up, block.mlp.down):
-            change = LowRank(*layer.weight.shape, rank, generator).to(layer.weight.device, layer.weight.dtype)
+            change = LoRAWeight(*layer.weight.shape, rank, generator).to(layer.weight.device, layer.weight.dtype)
             parametrize.register_parametrization(layer, "weight", change)
     return model
 
 
-def release(model: Transformer) -> Transformer:
+def merge_lora(model: Transformer) -> Transformer:
     """The confined model with its changes merged into the weights, all of which may be trained again; in place."""
     for block in model.blocks:
         for layer in (block.mlp.up, block.mlp.down):

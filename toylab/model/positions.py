@@ -19,7 +19,7 @@ from toylab.console import ToylabError
 
 
 @runtime_checkable
-class Shape(Protocol):
+class EncodingConfig(Protocol):
     """What an encoding may know of a model: these fields of `toylab.model.config.ModelConfig`, which checks them."""
 
     width: int
@@ -34,7 +34,7 @@ class Shape(Protocol):
 class NoPositions(nn.Module):
     """No position at all: order is seen only through the causal mask (NoPE). The base of all other encodings."""
 
-    def __init__(self, config: Shape, context: int, generator: torch.Generator) -> None:
+    def __init__(self, config: EncodingConfig, context: int, generator: torch.Generator) -> None:
         super().__init__()
 
     def embed(self, positions: Int[Tensor, "#batch position"]) -> Float[Tensor, "#batch position width"] | None:
@@ -57,7 +57,7 @@ class NoPositions(nn.Module):
 class LearnedPositions(NoPositions):
     """A trained vector for every position up to the context length."""
 
-    def __init__(self, config: Shape, context: int, generator: torch.Generator) -> None:
+    def __init__(self, config: EncodingConfig, context: int, generator: torch.Generator) -> None:
         super().__init__(config, context, generator)
         self.table = nn.Parameter(torch.randn(context, config.width, generator=generator))
         self.table.data *= config.position_std
@@ -83,7 +83,7 @@ class _FixedPositions(NoPositions):
     name: str
     """Of the numbers; a buffer that no file holds."""
 
-    def __init__(self, config: Shape, context: int, generator: torch.Generator) -> None:
+    def __init__(self, config: EncodingConfig, context: int, generator: torch.Generator) -> None:
         super().__init__(config, context, generator)
         self.config, self.dtype = config, torch.get_default_dtype()
         self.register_buffer(self.name, self.fixed(_wide(self.dtype)), persistent=False)
@@ -169,7 +169,7 @@ POSITIONS: dict[str, type[NoPositions]] = {
 }
 
 
-def _frequencies(size: int, config: Shape, dtype: torch.dtype) -> Float[Tensor, " half"]:
+def _frequencies(size: int, config: EncodingConfig, dtype: torch.dtype) -> Float[Tensor, " half"]:
     """Angular frequencies, falling geometrically from the fastest towards `position_base` times less."""
     steps = torch.arange(0, size, 2, dtype=dtype)
     return config.position_frequency * torch.exp(-math.log(config.position_base) * steps / size)

@@ -23,12 +23,12 @@ from torch import Tensor, nn
 
 from toylab.console import ToylabError
 from toylab.files import read_tensors, write_tensors
-from toylab.model.checkpoint import frozen
+from toylab.model.checkpoint import frozen_copy
 from toylab.model.transformer import Transformer
 from toylab.probes import Edit, edit, watch
 from toylab.settings import check_option
 
-Places = slice | Iterable[Any] | int
+Positions = slice | Iterable[Any] | int
 """Absolute positions: from a start up to a stop, or whole numbers one by one."""
 
 
@@ -96,7 +96,7 @@ class Steered(nn.Module):
             and for none that the model can have.
     """
 
-    def __init__(self, model: Transformer, additions: Mapping[int, nn.Module], at: Places = slice(None)) -> None:
+    def __init__(self, model: Transformer, additions: Mapping[int, nn.Module], at: Positions = slice(None)) -> None:
         super().__init__()
         if not additions:
             raise ToylabError("additions: at least one layer is needed, for example {0: Vector(64)}")
@@ -107,7 +107,7 @@ class Steered(nn.Module):
         first = (at.start or 0) if isinstance(at, slice) else min(at)
         if model.config.positions == "learned" and first >= model.context:
             raise ToylabError(f"at={at}: the model's positions end at {model.context - 1}, so nothing would be steered")
-        self.model, self.at = frozen(model), at
+        self.model, self.at = frozen_copy(model), at
         like = self.model.embedding.weight
         self.additions = nn.ModuleDict({str(operator.index(layer)): one for layer, one in additions.items()})
         self.additions.to(like.device, like.dtype)
@@ -116,7 +116,7 @@ class Steered(nn.Module):
         """The additions as edits of the model, by point."""
         return {f"blocks.{layer}.resid_post": self._edit(int(layer)) for layer in self.additions}
 
-    def only(self, at: Places) -> Steered:
+    def only(self, at: Positions) -> Steered:
         """The same additions, acting at these positions alone."""
         return Steered(self.model, {int(layer): addition for layer, addition in self.additions.items()}, at)
 
@@ -131,13 +131,13 @@ class Steered(nn.Module):
             moved = addition(h)
             if self.at == slice(None):
                 return moved
-            # Half of the rows may be asked for alone, as `toylab.probes.Paths` does.
+            # Half of the rows may be asked for alone, as `toylab.probes.PathPatched` does.
             return torch.where(_among(block.positions[: len(h)], self.at)[..., None], moved, h)
 
         return move
 
 
-def _checked(at: Places) -> Places:
+def _checked(at: Positions) -> Positions:
     """The same positions as Python's own integers.
 
     Raises:
@@ -167,14 +167,14 @@ def _checked(at: Places) -> Places:
     return slice(start, stop)
 
 
-def _among(positions: Int[Tensor, "#batch position"], at: Places) -> Bool[Tensor, "#batch position"]:
+def _among(positions: Int[Tensor, "#batch position"], at: Positions) -> Bool[Tensor, "#batch position"]:
     if not isinstance(at, slice):
         return torch.isin(positions, torch.tensor(at, dtype=positions.dtype, device=positions.device))
     stop = math.inf if at.stop is None else at.stop
     return (positions >= (at.start or 0)) & (positions < stop)
 
 
-def vectors(model: Transformer, layers: Mapping[int, Float[Tensor, " width"]] | None = None) -> Steered:
+def steer(model: Transformer, layers: Mapping[int, Float[Tensor, " width"]] | None = None) -> Steered:
     """A model steered by given vectors, by layer; without any, by trainable zeros after every block."""
     width = model.config.width
     if layers is None:

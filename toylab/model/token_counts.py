@@ -22,14 +22,16 @@ from torch.nn import functional as F
 
 
 @dataclass(frozen=True)
-class Tally:
+class TokenCounts:
     """The type of every token, and the log of how many of each type it may see (minus infinity for none)."""
 
     types: Float[Tensor, "batch position type"]
     log_counts: Float[Tensor, "batch position type"]
 
 
-def tally(tokens: Int[Tensor, "batch position"], vocab: int, causal: bool, dtype: torch.dtype | None = None) -> Tally:
+def count_tokens(
+    tokens: Int[Tensor, "batch position"], vocab: int, causal: bool, dtype: torch.dtype | None = None
+) -> TokenCounts:
     """The tallies of a batch: of each token and those before it, or of the whole row.
 
     Args:
@@ -38,4 +40,4 @@ def tally(tokens: Int[Tensor, "batch position"], vocab: int, causal: bool, dtype
     """
     types = F.embedding(tokens, torch.eye(vocab, dtype=dtype, device=tokens.device))  # an index would wrap around
     counts = types.cumsum(dim=1) if causal else types.sum(dim=1, keepdim=True).expand_as(types)
-    return Tally(types, counts.log())
+    return TokenCounts(types, counts.log())

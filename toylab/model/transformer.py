@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from toylab.console import ToylabError
 from toylab.model.config import ModelConfig
-from toylab.model.layers import Block, Cache, Geometry, LayerNorm, Nothing, linear
+from toylab.model.layers import AttentionContext, Block, KVCache, LayerNorm, NoOp, make_linear
 from toylab.model.positions import POSITIONS
-from toylab.model.token_counts import Tally
+from toylab.model.token_counts import TokenCounts
 from toylab.probes.hooks import has_hooks
 from toylab.settings import torch_seed
 from toylab.tasks import Task
@@ -48,7 +48,7 @@ class Transformer(nn.Module):
         self.embedding = nn.Embedding(vocab, config.width, _weight=embeddings)
         self.positions = POSITIONS[config.positions](config, context, generator)
         self.blocks = nn.ModuleList(Block(config, generator) for _ in range(config.layers))
-        self.ln_final = LayerNorm(config) if config.norm in ("pre", "entry") else Nothing()
+        self.ln_final = LayerNorm(config) if config.norm in ("pre", "entry") else NoOp()
         self.unembedding = _unembedding(config, self.embedding, generator)
         self.embed, self.pos_embed, self.final = nn.Identity(), nn.Identity(), nn.Identity()
 
@@ -64,8 +64,8 @@ class Transformer(nn.Module):
         positions: Int[Tensor, "#batch position"] | None = None,
         segments: Int[Tensor, "batch position"] | None = None,
         queries: Int[Tensor, "batch query"] | None = None,
-        cache: Cache | None = None,
-        tally: Tally | None = None,
+        cache: KVCache | None = None,
+        token_counts: TokenCounts | None = None,
     ) -> Float[Tensor, "batch query vocab"]:
         """Logits for the token after each position (without an unembedding, the final residual stream).
 
@@ -86,12 +86,12 @@ class Transformer(nn.Module):
         """
         if cache is not None and not self.config.causal:
             raise ToylabError("cache: a bidirectional model cannot keep one; call it without, or with causal=True")
-        if tally is not None and (
+        if token_counts is not None and (
             self.config.positions != "none" or any(x is not None for x in (positions, segments, queries, cache))
         ):
             raise ToylabError("tally: works on whole rows of a model with positions='none'; leave it out otherwise")
-        if tally is not None and has_hooks(self.embedding, self.embed, *self.blocks[0].before_tally()):
-            tally = None
+        if token_counts is not None and has_hooks(self.embedding, self.embed, *self.blocks[0].before_counts()):
+            token_counts = None
         past = 0 if cache is None else cache.length
         if positions is None:
             positions = torch.arange(past + tokens.shape[1], device=tokens.device)[None]
@@ -99,9 +99,9 @@ class Transformer(nn.Module):
         last = len(self.blocks) - 1
         # The first layer needs none with a tally: who sees whom is all in the counts.
         geometry = None
-        if tally is None or last:
-            geometry = Geometry.of(self.positions, positions, segments, past, dtype, self.config.causal)
-        if tally is None:
+        if token_counts is None or last:
+            geometry = AttentionContext.of(self.positions, positions, segments, past, dtype, self.config.causal)
+        if token_counts is None:
             x = self.embed(self.embedding(tokens))
             placed = self.positions.embed(geometry.query)
             if placed is not None:
@@ -109,8 +109,8 @@ class Transformer(nn.Module):
         else:
             x = self.embedding.weight[None]
         for layer, block in enumerate(self.blocks):
-            if layer == 0 and tally is not None:
-                x = block(x, None, tally=tally)
+            if layer == 0 and token_counts is not None:
+                x = block(x, None, token_counts=token_counts)
             elif layer == last and queries is not None:
                 x = block(x, geometry.at(queries), queries, cache, layer)
             else:
@@ -120,9 +120,9 @@ class Transformer(nn.Module):
 
 def _unembedding(config: ModelConfig, embedding: nn.Embedding, generator: torch.Generator) -> nn.Module:
     if config.unembedding == "none":
-        return Nothing()
+        return NoOp()
     vocab = embedding.num_embeddings
-    layer = linear(config.width, vocab, False, generator)
+    layer = make_linear(config.width, vocab, False, generator)
     if config.unembedding == "tied":
         layer.weight = embedding.weight
     elif config.unembedding == "orthogonal":

@@ -1,8 +1,8 @@
 """Disguise a circuit without changing what it computes, or blend it with noise: plants on which detectors are tried.
 
-A circuit written by hand is too tidy: one head, a coordinate a feature. `widened` gives it heads that look elsewhere,
-`deepened` layers that do nothing, `rotated` a basis in which no coordinate means anything. All three leave every logit
-as it was. `blended` trades its weights for random ones, from 0 to 100 %.
+A circuit written by hand is too tidy: one head, a coordinate a feature. `add_heads` gives it heads that look elsewhere,
+`add_layer` layers that do nothing, `rotate_basis` a basis in which no coordinate means anything. All three leave every
+logit as it was. `add_noise` trades its weights for random ones, from 0 to 100 %.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from toylab.settings import check_range
 Model = TypeVar("Model", bound=nn.Module)
 
 
-def widened(model: Transformer, heads: int, at: int, rng: np.random.Generator, sharp: float | int = 4.0) -> Transformer:
+def add_heads(
+    model: Transformer, heads: int, at: int, rng: np.random.Generator, sharp: float | int = 4.0
+) -> Transformer:
     """The same logits from `heads` heads a layer: each old one stands at place `at`, the others attend at random.
 
     The others read the stream and write nothing. Their scores have about the size `sharp`.
@@ -65,7 +67,7 @@ def widened(model: Transformer, heads: int, at: int, rng: np.random.Generator, s
     return grown
 
 
-def deepened(model: Transformer, before: int, rng: np.random.Generator, sharp: float | int = 4.0) -> Transformer:
+def add_layer(model: Transformer, before: int, rng: np.random.Generator, sharp: float | int = 4.0) -> Transformer:
     """The same logits with one more layer, which stands before layer `before`, attends at random and writes nothing.
 
     Raises:
@@ -90,7 +92,7 @@ def deepened(model: Transformer, before: int, rng: np.random.Generator, sharp: f
     return grown
 
 
-def rotated(model: Transformer, rng: np.random.Generator) -> Transformer:
+def rotate_basis(model: Transformer, rng: np.random.Generator) -> Transformer:
     """The same logits in another basis of the residual stream.
 
     A LayerNorm takes the mean of the coordinates away, so that with one the basis turns around the all-ones direction.
@@ -103,7 +105,7 @@ def rotated(model: Transformer, rng: np.random.Generator) -> Transformer:
     return turned
 
 
-def rotated_stream(model: EncoderDecoder, rng: np.random.Generator) -> EncoderDecoder:
+def rotate_encoder_basis(model: EncoderDecoder, rng: np.random.Generator) -> EncoderDecoder:
     """The same logits in another basis of the encoder's residual stream, which the decoder's cross-attention reads."""
     turned = deepcopy(model)
     rotation = _rotation(model.encoder, rng)
@@ -114,7 +116,7 @@ def rotated_stream(model: EncoderDecoder, rng: np.random.Generator) -> EncoderDe
     return turned
 
 
-def blended(model: Model, noise: float | int, rng: np.random.Generator) -> Model:
+def add_noise(model: Model, noise: float | int, rng: np.random.Generator) -> Model:
     """A part `noise` of every weight traded for random numbers of the same size: 0 leaves all, 1 leaves nothing.
 
     Each array of weights w becomes (1 - noise) w + noise g, with g normal and as long as w.

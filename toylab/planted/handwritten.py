@@ -48,7 +48,7 @@ def iteration_head(task: IteratedMap) -> Transformer:
 
     # (e, q) -> t, for every place of EoI and every position from which a state or EoS is written
     subtraction = [
-        ((position[q], ended[e]), due[q - e + 1]) for e in range(2, task.longest + 2) for q in range(e, 2 * e)
+        ((position[q], ended[e]), due[q - e + 1]) for e in range(2, task.max_length + 2) for q in range(e, 2 * e)
     ]
     lookup = _lookup(task, token, read, out)
     config = ModelConfig(
@@ -163,7 +163,7 @@ def contextual_counter(
     return model
 
 
-FAR = 1e4
+SATURATING_SCORE = 1e4
 """Scale of the counter's residual stream, which makes LayerNorm's epsilon (1e-5) vanish beside the variance."""
 FEATURES, CONTEXT = 5 + 3, range(5, 8)
 """Coordinates of the counter: which of five tokens stands there, then three numbers of its context."""
@@ -183,7 +183,7 @@ def _write_context(model: EncoderDecoder, spread: float) -> None:
     encoder.blocks[0].ln1.weight.fill_(1)
     encoder.ln_final.weight.fill_(1)
     # Every feature stands twice, once negated: the mean is 0, and LayerNorm only brings all rows to one length.
-    _mirror(encoder.embedding.weight, FAR * torch.eye(5, FEATURES, dtype=torch.double))
+    _mirror(encoder.embedding.weight, SATURATING_SCORE * torch.eye(5, FEATURES, dtype=torch.double))
     unit = math.sqrt(FEATURES)  # a feature of an embedding, after the norm
     head.query.weight[0, :5] = 1 / unit
     head.key.weight[0, [BEGIN, OPEN, CLOSE]] = SHARPNESS * math.sqrt(2 * FEATURES) / unit
@@ -192,7 +192,7 @@ def _write_context(model: EncoderDecoder, spread: float) -> None:
     carried[CONTEXT, OPEN] = torch.tensor([0.0, spread, 1.0]).double()
     carried[CONTEXT, CLOSE] = torch.tensor([0.0, -spread, 0.0]).double()
     head.value.weight[:FEATURES, :5] = carried / unit
-    _mirror(head.output.weight.T[:FEATURES], FAR * torch.eye(FEATURES, dtype=torch.double))
+    _mirror(head.output.weight.T[:FEATURES], SATURATING_SCORE * torch.eye(FEATURES, dtype=torch.double))
 
 
 def _write_queries(model: EncoderDecoder, spread: float, bias: Literal["begin", "bracket"], half: float | int) -> None:

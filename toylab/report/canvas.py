@@ -20,11 +20,11 @@ ACCURACY, CARRY, INPUT_END = "#1b4f8f", "#c8553d", "#7a9a2e"
 """One colour a quantity: accuracy, attention on x_t, attention on the end of the input."""
 
 
-AS_IT_IS: dict[str, Any] = {"parse_math": False, "usetex": False}
+LITERAL_TEXT: dict[str, Any] = {"parse_math": False, "usetex": False}
 """How text from data is drawn: dollar signs make no mathematics."""
 
 
-BESIDE: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
+LEGEND_BESIDE: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
 """A legend to the right of the axes."""
 
 
@@ -32,7 +32,7 @@ NO_XML = re.compile("[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\ufffe\\uffff]")
 """Characters that no XML may hold."""
 
 
-def sheet(
+def new_figure(
     width: float | int,
     height: float | int,
     columns: int = 1,
@@ -44,7 +44,7 @@ def sheet(
     return figure, figure.subplots(rows, columns, squeeze=False, height_ratios=height_ratios)
 
 
-def svg(figure: Figure) -> str:
+def to_svg(figure: Figure) -> str:
     """The figure as SVG text: the same bytes for the same content."""
     buffer = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": "toylab", "svg.fonttype": "none"}), warnings.catch_warnings():
@@ -53,10 +53,10 @@ def svg(figure: Figure) -> str:
     return NO_XML.sub("\ufffd", buffer.getvalue())
 
 
-def saved(figure: Figure, form: str) -> bytes:
+def figure_bytes(figure: Figure, form: str) -> bytes:
     """The figure as a file of a form: svg, png or pdf."""
     if form == "svg":
-        return svg(figure).encode()
+        return to_svg(figure).encode()
     buffer = io.BytesIO()
     figure.savefig(buffer, format=form, bbox_inches="tight", dpi=150)
     return buffer.getvalue()
@@ -70,7 +70,7 @@ MORE_MARKS = (*MARKS, ("D", "#6b4c9a"), ("v", "#333333"), ("P", "#b08a2e"))
 
 def new_axes(width: float, height: float) -> Axes:
     """Axes on a figure of their own, in inches."""
-    return sheet(width, height)[1][0, 0]
+    return new_figure(width, height)[1][0, 0]
 
 
 def add_legend(ax: Axes, **look: Any) -> None:
@@ -81,17 +81,17 @@ def add_legend(ax: Axes, **look: Any) -> None:
     if named:
         legend = ax.legend(named, ["name"] * len(named), **{"fontsize": 7, "frameon": False, **look})
         for text, one in zip(legend.get_texts(), named, strict=True):
-            text.set(text=one.get_label(), **AS_IT_IS)
+            text.set(text=one.get_label(), **LITERAL_TEXT)
 
 
-def plain(ax: Axes) -> Axes:
+def despine(ax: Axes) -> Axes:
     """Axes without a frame above and to the right."""
     ax.spines[["top", "right"]].set_visible(False)
-    return literal(ax)
+    return without_mathtext(ax)
 
 
-def literal(ax: Axes) -> Axes:
+def without_mathtext(ax: Axes) -> Axes:
     """The same axes, whose title and labels are text and no mathematics: they may hold names of somebody's settings."""
     for text in (ax.title, ax.xaxis.label, ax.yaxis.label):
-        text.set(**AS_IT_IS)
+        text.set(**LITERAL_TEXT)
     return ax

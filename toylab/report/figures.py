@@ -18,19 +18,19 @@ from matplotlib.axes import Axes
 from toylab.console import ToylabError
 from toylab.report.canvas import (
     ACCURACY,
-    AS_IT_IS,
-    BESIDE,
     CARRY,
+    LEGEND_BESIDE,
+    LITERAL_TEXT,
     MARKS,
     MORE_MARKS,
     add_legend,
-    literal,
+    despine,
     new_axes,
-    plain,
+    without_mathtext,
 )
 
 
-def attention(
+def plot_attention(
     pattern: np.ndarray,
     tokens: Sequence[str],
     *,
@@ -48,8 +48,8 @@ def attention(
     ax = ax or new_axes(0.28 * len(tokens) + 1.2, 0.28 * len(queries) + 1.0)
     ax.imshow(pattern, cmap="Blues", vmin=0, vmax=1)
     places = range(len(tokens))
-    ax.set_xticks(places, tokens, fontsize=7, rotation=90, **AS_IT_IS)
-    ax.set_yticks(range(len(queries)), queries, fontsize=7, **AS_IT_IS)
+    ax.set_xticks(places, tokens, fontsize=7, rotation=90, **LITERAL_TEXT)
+    ax.set_yticks(range(len(queries)), queries, fontsize=7, **LITERAL_TEXT)
     ax.set_xlabel("key: token that is read")
     ax.set_ylabel(reader)
     ax.tick_params(length=0)
@@ -58,10 +58,10 @@ def attention(
             square = mpl.patches.Rectangle((key - 0.5, query - 0.5), 1, 1, fill=False, edgecolor=CARRY, linewidth=1.2)
             ax.add_patch(square)
     ax.set_title(title, fontsize=10)
-    return literal(ax)
+    return without_mathtext(ax)
 
 
-def curves(
+def plot_curves(
     runs: Mapping[str, tuple[Sequence[float | int], Sequence[float | int]]],
     *,
     ylabel: str,
@@ -86,11 +86,11 @@ def curves(
     ax.set_ylabel(ylabel)
     ax.set_title(title, fontsize=10)
     if legend:
-        add_legend(ax, **BESIDE)
-    return plain(ax)
+        add_legend(ax, **LEGEND_BESIDE)
+    return despine(ax)
 
 
-def by_seed(
+def plot_by_seed(
     groups: Mapping[str, Mapping[str, Sequence[float | int]]],
     *,
     xlabel: str,
@@ -117,16 +117,16 @@ def by_seed(
         ax.axvline(chance, color="0.6", linewidth=0.8, linestyle=":")
         ax.annotate("guessing", (chance, -0.6), fontsize=7, color="0.4", ha="left", xytext=(2, 0),
                     textcoords="offset points")  # fmt: skip
-    ax.set_yticks(range(len(groups)), list(groups), **AS_IT_IS)
+    ax.set_yticks(range(len(groups)), list(groups), **LITERAL_TEXT)
     ax.set_ylim(len(groups) - 0.4, -0.75)
     ax.set_xlim(-0.03, 1.03)
     ax.set_xlabel(xlabel)
     ax.set_title(title, fontsize=10)
-    add_legend(ax, **BESIDE)
-    return plain(ax)
+    add_legend(ax, **LEGEND_BESIDE)
+    return despine(ax)
 
 
-def growth(
+def plot_growth(
     lines: Mapping[str, tuple[Sequence[int], Sequence[float]]],
     *,
     xlabel: str,
@@ -150,10 +150,12 @@ def growth(
     ax.set_ylabel("processor time in ms")
     ax.set_title(title, fontsize=10)
     add_legend(ax, loc="upper left", bbox_to_anchor=(0.0, -0.2))
-    return plain(ax)
+    return despine(ax)
 
 
-def saturation(points: Sequence[tuple[float | int, float | int]], *, title: str = "", ax: Axes | None = None) -> Axes:
+def plot_saturation(
+    points: Sequence[tuple[float | int, float | int]], *, title: str = "", ax: Axes | None = None
+) -> Axes:
     """Attention mass on counted tokens against their number in units of K, over the curve x / (x + 1)."""
     ax = ax or new_axes(4.2, 3.2)
     if points:
@@ -166,10 +168,10 @@ def saturation(points: Sequence[tuple[float | int, float | int]], *, title: str 
     ax.set_ylabel("attention on them")
     ax.set_title(title, fontsize=10)
     add_legend(ax, loc="lower right")
-    return plain(ax)
+    return despine(ax)
 
 
-def agreement(
+def plot_agreement(
     groups: Mapping[str, Sequence[tuple[float | int, float | int]]], *, xlabel: str, ylabel: str, ax: Axes | None = None
 ) -> Axes:
     """What was foretold against what was measured, a mark a group, over the line of equality."""
@@ -182,10 +184,12 @@ def agreement(
     ax.set_xlabel(xlabel)
     ax.set_ylabel(ylabel)
     add_legend(ax, loc="upper left")
-    return plain(ax)
+    return despine(ax)
 
 
-def stacked(shares: Mapping[str, Mapping[str, float | int]], *, xlabel: str, ax: Axes | None = None) -> Axes:
+def plot_stacked_shares(
+    shares: Mapping[str, Mapping[str, float | int]], *, xlabel: str, ax: Axes | None = None
+) -> Axes:
     """A bar a row, cut into shares that sum to one; a class keeps its shade and hatch in all rows."""
     ax = ax or new_axes(6.6, 0.5 * len(shares) + 1.3)
     names = list(dict.fromkeys(name for row in shares.values() for name in row))
@@ -199,15 +203,15 @@ def stacked(shares: Mapping[str, Mapping[str, float | int]], *, xlabel: str, ax:
             if value >= 0.08:
                 ax.text(start + value / 2, row, f"{value:.2f}", ha="center", va="center", fontsize=7,
                         bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0})  # fmt: skip
-    ax.set_yticks(range(len(shares)), list(shares), **AS_IT_IS)
+    ax.set_yticks(range(len(shares)), list(shares), **LITERAL_TEXT)
     ax.set_ylim(max(len(shares), 1) - 0.5, -0.5)
     ax.set_xlim(0, 1)
     ax.set_xlabel(xlabel)
-    add_legend(ax, **BESIDE)
-    return plain(ax)
+    add_legend(ax, **LEGEND_BESIDE)
+    return despine(ax)
 
 
-def planes(
+def plot_planes(
     profiles: Mapping[str, Sequence[float | int]],
     frequencies: Sequence[float | int],
     *,
@@ -232,11 +236,11 @@ def planes(
     ax.set_xlabel("rotary plane, by its frequency in radians a token")
     ax.set_ylabel(ylabel)
     if len(profiles) <= 10:
-        add_legend(ax, **BESIDE)
-    return plain(ax)
+        add_legend(ax, **LEGEND_BESIDE)
+    return despine(ax)
 
 
-def bands(
+def plot_bands(
     groups: Mapping[str, Sequence[tuple[float | int, float | int]]],
     ticks: Sequence[str],
     *,
@@ -255,16 +259,16 @@ def bands(
                         hatch=["", "//", ".."][number % 3])  # fmt: skip
         ax.plot(places, mean, marker=marker, color=colour, linestyle=["-", "--", ":"][number % 3], label=name)
     ax.axhline(0, color="0.6", linewidth=0.8)
-    ax.set_xticks(range(len(ticks)), ticks, **AS_IT_IS)
+    ax.set_xticks(range(len(ticks)), ticks, **LITERAL_TEXT)
     ax.set_xlim(-0.3, max(len(ticks) - 0.7, 0.3))
     ax.set_xlabel(xlabel)
     ax.set_ylabel(ylabel)
     ax.set_title(title, fontsize=10)
     add_legend(ax, loc="best", frameon=True, framealpha=0.8, edgecolor="none")
-    return plain(ax)
+    return despine(ax)
 
 
-def responses(
+def plot_dose_response(
     groups: Mapping[str, tuple[Sequence[float | int], Sequence[float | int]]],
     *,
     xlabel: str,
@@ -286,10 +290,10 @@ def responses(
     ax.set_ylabel(ylabel)
     ax.set_title(title, fontsize=10)
     add_legend(ax)
-    return plain(ax)
+    return despine(ax)
 
 
-def histograms(
+def plot_histograms(
     groups: Mapping[str, Sequence[float | int]], *, xlabel: str, title: str = "", ax: Axes | None = None
 ) -> Axes:
     """How often numbers above 0 occur, on a logarithmic axis, an outline and hatch a group."""
@@ -307,10 +311,10 @@ def histograms(
     ax.set_ylabel("prompts")
     ax.set_title(title, fontsize=10)
     add_legend(ax)
-    return plain(ax)
+    return despine(ax)
 
 
-def shades(
+def plot_heatmap(
     values: Mapping[str, Sequence[float | int]],
     columns: Sequence[str],
     *,
@@ -336,15 +340,15 @@ def shades(
                         bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.8})  # fmt: skip
     ax.set_xlim(-0.5, max(len(columns), 1) - 0.5)
     ax.set_ylim(max(len(values), 1) - 0.5, -0.5)
-    ax.set_xticks(range(len(columns)), columns, fontsize=7, rotation=90, **AS_IT_IS)
-    ax.set_yticks(range(len(values)), list(values), fontsize=8, **AS_IT_IS)
+    ax.set_xticks(range(len(columns)), columns, fontsize=7, rotation=90, **LITERAL_TEXT)
+    ax.set_yticks(range(len(values)), list(values), fontsize=8, **LITERAL_TEXT)
     ax.tick_params(length=0)
     ax.set_xlabel(xlabel)
     ax.set_title(title, fontsize=10)
-    return plain(ax)
+    return despine(ax)
 
 
-def intervals(
+def plot_intervals(
     groups: Mapping[str, Mapping[str | float | int, tuple[float | int, float | int, float | int]]],
     *,
     xlabel: str,
@@ -366,13 +370,13 @@ def intervals(
         if numbers:
             ax.plot(xs, means, ["-", "--", ":", "-."][number % 4], color=colour, linewidth=1.2)
     if not numbers:
-        ax.set_xticks(range(len(places)), [str(x) for x in places], **AS_IT_IS)
+        ax.set_xticks(range(len(places)), [str(x) for x in places], **LITERAL_TEXT)
         ax.set_xlim(-0.6, len(places) - 0.4)
     ax.set_xlabel(xlabel)
     ax.set_ylabel(ylabel)
     ax.set_title(title, fontsize=10)
-    add_legend(ax, **BESIDE)
-    return plain(ax)
+    add_legend(ax, **LEGEND_BESIDE)
+    return despine(ax)
 
 
 def _quantities(groups: Mapping[str, Mapping[str, Sequence[float | int]]]) -> list[str]:

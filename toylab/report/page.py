@@ -17,15 +17,15 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from toylab.report.canvas import svg
-from toylab.training.attention_history import Shown
+from toylab.report.canvas import to_svg
+from toylab.training.attention_history import HistoryPage
 from toylab.verdicts.judgement import (
     Judgement,
     by_kind,
     control_text,
-    further,
+    further_notes,
     interval_in_words,
-    numbers,
+    measured_in_words,
     sham_counts,
     shown_verdict,
     verdict_counts,
@@ -55,14 +55,14 @@ class Picture:
 
 def picture(title: str, caption: str, drawn: Figure | Axes) -> Picture:
     """A figure for the page, from a figure or the axes on one."""
-    return Picture(title, caption, svg(drawn if isinstance(drawn, Figure) else drawn.figure))
+    return Picture(title, caption, to_svg(drawn if isinstance(drawn, Figure) else drawn.figure))
 
 
 class NotMeasuredError(Exception):
     """A figure has nothing to show."""
 
 
-def measured(found: Any) -> Any:
+def require_measured(found: Any) -> Any:
     """The same results; where there are none, or only empty ones, the figure that asks for them is left out.
 
     Raises:
@@ -91,7 +91,7 @@ def file_names(pictures: Sequence[Picture]) -> list[str]:
     return found
 
 
-def page(
+def render_page(
     title: str,
     introduction: str,
     claims: Sequence[Judgement],
@@ -100,7 +100,7 @@ def page(
     command: str,
     cost: str,
     seeds: str = "",
-    film: Shown | None = None,
+    film: HistoryPage | None = None,
     costs: Mapping[str, float | int] | None = None,
 ) -> str:
     """The page as HTML text; everything that comes from outside is escaped.
@@ -147,7 +147,7 @@ def _read(name: str) -> str:
     return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
-def _film(film: Shown) -> str:
+def _film(film: HistoryPage) -> str:
     """A viewer that goes through training, with its data and its script beside it."""
     data = {
         "steps": film.steps,
@@ -182,20 +182,20 @@ def _claim(claim: Judgement, drawn: tuple[str, str] | None, cost: float | int | 
         "Where": claim.place,
         "Control": control_text(claim).removeprefix("Control: "),
         "Seeds": f"{', '.join(map(str, claim.seeds)) or 'none'} ({claim.population})",
-        **further(claim),
+        **further_notes(claim),
         "Cost": f"{cost:.0f} CPU-seconds of every job the claim depends on" if cost else "",
     }
     told = "".join(f"<dt>{name}</dt><dd>{escape(fact)}</dd>" for name, fact in facts.items() if fact)
     control = f"<p class=note>{escape(control_text(claim))}</p>" if claim.control else ""
-    return f"""<tr class="{escape(shown_verdict(claim).replace(" ", "-"))}" id="{place(claim.id)}">
+    return f"""<tr class="{escape(shown_verdict(claim).replace(" ", "-"))}" id="{claim_anchor(claim.id)}">
 <td class=verdict><span>{escape(verdict_in_words(claim))}</span></td>
 <td><p class=statement>{escape(claim.statement)}</p>{control}{note}{seen}
 <details><summary>{escape(claim.id)}: criterion, seeds and all numbers</summary>
 <dl>{told}{_details(claim.details)}</dl></details></td>
-<td class=measured>{escape(numbers(claim))}</td></tr>"""
+<td class=measured>{escape(measured_in_words(claim))}</td></tr>"""
 
 
-def place(id: str) -> str:
+def claim_anchor(id: str) -> str:
     """Where a claim stands on the page of its run."""
     return "claim-" + re.sub(r"[^A-Za-z0-9-]+", "-", id)
 

@@ -11,7 +11,7 @@ from toylab.console import ToylabError
 
 
 @contextmanager
-def executor(address: str | None, timeout: float | int = 10) -> Iterator[Executor | None]:
+def dask_executor(address: str | None, timeout: float | int = 10) -> Iterator[Executor | None]:
     """An executor on the Dask scheduler at an address such as `tcp://10.0.0.1:8786`; none without an address.
 
     The machines of the cluster must have this version of toylab, and see the folder of the run under the same path.

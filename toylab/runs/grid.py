@@ -11,9 +11,9 @@ from contextlib import redirect_stderr
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, get_origin
 
-from toylab.console import ToylabError, unknown
+from toylab.console import ToylabError, unknown_name
 from toylab.runs.study import Study, check_study
-from toylab.settings import kinds, told
+from toylab.settings import field_types, type_in_words
 
 
 def grid(study: Study, axes: Mapping[str, Iterable[Any]]) -> list[Study]:
@@ -30,7 +30,7 @@ def grid(study: Study, axes: Mapping[str, Iterable[Any]]) -> list[Study]:
     for name, held in values.items():
         if not held:
             raise ToylabError(f"{name}: the grid gives it no value; give one or more, such as {name}=1,2")
-        kind_of(study, name)
+        setting_type(study, name)
     return [_at(study, dict(zip(values, point, strict=True))) for point in itertools.product(*values.values())]
 
 
@@ -59,7 +59,7 @@ def _replaced(settings: Any, changes: Mapping[str, Any]) -> Any:
     return {**settings, **own} if isinstance(settings, Mapping) else replace(settings, **own)
 
 
-def kind_of(study: Study, name: str) -> Any:
+def setting_type(study: Study, name: str) -> Any:
     """The type of a setting.
 
     Raises:
@@ -67,16 +67,16 @@ def kind_of(study: Study, name: str) -> Any:
     """
     if name == "seed":
         return int
-    known = flat(study)
+    known = flatten_settings(study)
     if name not in known:
         near = [one for one in known if one.endswith(f".{name}")]
         near = near or difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        raise unknown("setting", name, known, near)
+        raise unknown_name("setting", name, known, near)
     settings: Any = study
     *way, last = name.split(".")
     for step in way:
         settings = _held(settings, step)
-    return type(settings[last]) if isinstance(settings, Mapping) else kinds(type(settings))[last]
+    return type(settings[last]) if isinstance(settings, Mapping) else field_types(type(settings))[last]
 
 
 def _held(settings: Any, name: str) -> Any:
@@ -99,7 +99,7 @@ def read_axes(study: Study, texts: Sequence[str]) -> dict[str, list[Any]]:
             raise ToylabError(f"grid {text!r}: must be NAME=VALUES, such as model.positions=none,rotary or seed=0..19")
         if name in axes:
             raise ToylabError(f"grid {name}: is given twice; give all its values at once, separated by commas")
-        kind = kind_of(study, name)
+        kind = setting_type(study, name)
         axes[name] = [one for part in values.split(",") for one in _read(kind, name, part)]
     return axes
 
@@ -122,17 +122,17 @@ def _read(kind: Any, name: str, text: str) -> list[Any]:
         with redirect_stderr(io.StringIO()):  # one line of ours follows
             return [tyro.cli(kind, args=parts, console_outputs=False)]
     except SystemExit:
-        raise ToylabError(f"grid {name}={text}: must be {told(kind)}") from None
+        raise ToylabError(f"grid {name}={text}: must be {type_in_words(kind)}") from None
 
 
-def flat(held: Any, prefix: str = "") -> dict[str, Any]:
+def flatten_settings(held: Any, prefix: str = "") -> dict[str, Any]:
     """Leaves by dotted name."""
     if is_dataclass(held):
         held = {field.name: getattr(held, field.name) for field in fields(held)}
     found: dict[str, Any] = {}
     for name, value in held.items():
         if is_dataclass(value) or (isinstance(value, dict) and value):
-            found |= flat(value, f"{prefix}{name}.")
+            found |= flatten_settings(value, f"{prefix}{name}.")
         else:
             found[f"{prefix}{name}"] = value
     return found

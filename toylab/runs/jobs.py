@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toylab.console import UNGUARDED, ToylabError, progress_bar, refuse_while_importing, unknown
-from toylab.files import alone, digest, disk, refuse_links, write_text
-from toylab.runs.lock import LOCK, mark_of, refuse_changed, write_lock
-from toylab.runs.processes import Processes, peak_megabytes, single_thread
-from toylab.runs.store import Cost, claim_folder, is_done, refuse_another_run, results, write_result
-from toylab.runs.study import Job, Study, check_jobs, check_study, with_needs
+from toylab.console import UNGUARDED, ToylabError, progress_bar, refuse_while_importing, unknown_name
+from toylab.files import file_errors, folder_lock, refuse_links, sha256_of, write_text
+from toylab.runs.lock import LOCK_FILE, lock_checksum, refuse_changed, write_lock
+from toylab.runs.processes import ProcessPool, peak_megabytes, single_thread
+from toylab.runs.store import Cost, claim_folder, is_done, read_results, refuse_another_run, write_result
+from toylab.runs.study import Job, Study, check_jobs, check_study, with_dependencies
 from toylab.settings import check_range
 
 
@@ -105,21 +105,21 @@ def execute_all(
         check_study(run.study)
         check_jobs(run.study)
         refuse_another_run(run.study, run.name, run.out)
-        refuse_links(run.out, run.out / "settings.json", run.out / LOCK)
+        refuse_links(run.out, run.out / "settings.json", run.out / LOCK_FILE)
     with ExitStack() as stack:
         for run in runs:
-            stack.enter_context(alone(run.out))
+            stack.enter_context(folder_lock(run.out))
             refuse_changed(run.study, run.out)
         for run in runs:
             claim_folder(run.study, run.name, run.out, run.until_decided)
             write_lock(run.study, run.out)
-        failures = work(runs, title, workers, progress, executor)
+        failures = execute_jobs(runs, title, workers, progress, executor)
         of = str if len(runs) == 1 else lambda task: f"{task.run.name}, {task}"
-        raise_for(failures, "the same command runs those again", of)
-        return [results(run.study, run.out) for run in runs]
+        raise_failures(failures, "the same command runs those again", of)
+        return [read_results(run.study, run.out) for run in runs]
 
 
-def work(
+def execute_jobs(
     runs: Sequence[Run],
     title: str,
     workers: int,
@@ -136,7 +136,7 @@ def work(
         ValueError: for workers below 1, or a job that no study has.
     """
     check_workers(workers)
-    tasks = [QueuedJob(run, job) for run in runs for job in wanted(run.study, jobs)]
+    tasks = [QueuedJob(run, job) for run in runs for job in select_jobs(run.study, jobs)]
     left = [task for task in tasks if not is_done(task.job, task.run.out)]
     done = {task.key for task in tasks} - {task.key for task in left}
     bar = progress_bar(total=len(left), desc=title, unit="job", disable=not progress or not left)
@@ -145,7 +145,7 @@ def work(
         if executor is not None:
             _submit(left, done, failures, executor, room=None)
         elif workers > 1 and left:
-            with Processes(min(workers, len(left)), [run.out for run in runs]) as pool:
+            with ProcessPool(min(workers, len(left)), [run.out for run in runs]) as pool:
                 _submit(left, done, failures, pool, room=workers)
         else:
             _submit(left, done, failures, _Here(), room=1)
@@ -186,7 +186,7 @@ class Failures(dict[QueuedJob, JobFailure]):
         return [f"{of(task)}: {failure.message} (see {_report(task)})" for task, failure in self.items()]
 
 
-def raise_for(failures: Failures, again: str, of: Callable[[QueuedJob], str] = str) -> None:
+def raise_failures(failures: Failures, again: str, of: Callable[[QueuedJob], str] = str) -> None:
     """Raise what failed, if anything did; `again` says how to run those again."""
     if failures:
         count = f"{len(failures)} of {failures.asked} jobs failed, the others are kept; {again}"
@@ -213,7 +213,7 @@ def _keep_report(folder: Path, told: str) -> None:
 # In a worker ---------------------------------------------------------------------------------------------------------
 
 
-def do(study: Study, job: Job, out: Path) -> JobFailure | None:
+def complete_job(study: Study, job: Job, out: Path) -> JobFailure | None:
     """Do one job, if it is not done: its files first, `done` last, with the checksum of each.
 
     Errors come back as values: not every exception survives the way between two processes.
@@ -225,7 +225,7 @@ def do(study: Study, job: Job, out: Path) -> JobFailure | None:
             raise ToylabError(f"{out}: is not seen by this worker; give a folder with --out that all machines share")
         refuse_links(out, folder)
         # A worker may outlive the command that asked for a job, and that may have been given again.
-        with alone(folder, wait=True):
+        with folder_lock(folder, wait=True):
             if not is_done(job, out):
                 _do(study, job, folder, out)
     except KeyboardInterrupt:
@@ -237,7 +237,7 @@ def do(study: Study, job: Job, out: Path) -> JobFailure | None:
 
 
 def _do(study: Study, job: Job, folder: Path, out: Path) -> None:
-    with disk(folder):
+    with file_errors(folder):
         # A folder that was received may hold a link in the place of a file that the job writes.
         refuse_links(out, *(path for path in folder.iterdir() if path.is_symlink() and not path.is_dir()))
         for name in ("done", "error.txt"):
@@ -248,14 +248,14 @@ def _do(study: Study, job: Job, folder: Path, out: Path) -> None:
         cpu_seconds=round(time.process_time() - cpu, 2),
         wall_seconds=round(time.perf_counter() - began, 2),
         peak_megabytes=peak_megabytes(),
-        lock=mark_of(out),
+        lock=lock_checksum(out),
     )
-    write_result(folder, result, job.gives, cost)
+    write_result(folder, result, job.result_type, cost)
     for path in folder.glob("checkpoint*"):  # to go on from when interrupted, and large
         if path.is_file():
             path.unlink()
     kept = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith(_PASSING))
-    write_text(folder / "done", "".join(f"{digest(path.read_bytes())}  {path.name}\n" for path in kept))
+    write_text(folder / "done", "".join(f"{sha256_of(path.read_bytes())}  {path.name}\n" for path in kept))
 
 
 _PASSING = (".", "error.txt")
@@ -288,7 +288,7 @@ def _submit(
         while waiting or left:
             for task in _next(left, done, suspects, room, len(waiting)):
                 left.remove(task)
-                waiting[executor.submit(do, task.run.study, task.job, task.run.out.resolve())] = task
+                waiting[executor.submit(complete_job, task.run.study, task.job, task.run.out.resolve())] = task
             if not waiting:  # what the others come after has failed
                 for task in left:
                     failures.note(task, _base_failed(task, done))
@@ -339,7 +339,7 @@ def _base_failed(task: QueuedJob, done: set[tuple[Path, Job]]) -> JobFailure:
     return _never_started(task, f"{failed.name} of seed {failed.seed} failed, which this one goes on from", True)
 
 
-def wanted(study: Study, names: Sequence[str] | None) -> list[Job]:
+def select_jobs(study: Study, names: Sequence[str] | None) -> list[Job]:
     """The jobs of these names, with all that they go on from.
 
     Raises:
@@ -351,8 +351,8 @@ def wanted(study: Study, names: Sequence[str] | None) -> list[Job]:
     known = list(dict.fromkeys(job.name for job in jobs))
     for name in names:
         if name not in known:
-            raise unknown("job", name, known)
-    chosen = with_needs((job for job in jobs if job.name in names), jobs)
+            raise unknown_name("job", name, known)
+    chosen = with_dependencies((job for job in jobs if job.name in names), jobs)
     return [job for job in jobs if job in chosen]
 
 

@@ -11,14 +11,14 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from toylab.console import ToylabError, takes_colour
+from toylab.console import ToylabError, supports_colour
 from toylab.files import UnwritableError, refuse_links, write_text
-from toylab.report.page import Picture, file_names, page
+from toylab.report.page import Picture, file_names, render_page
 from toylab.runs import registry
-from toylab.runs.store import plan_of, read_cost, read_settings, results
-from toylab.runs.study import Job, Study, by_condition, with_needs, without_training
-from toylab.settings import fit, kinds
-from toylab.training.attention_history import Shown
+from toylab.runs.store import read_cost, read_results, read_settings, stored_plan
+from toylab.runs.study import Job, Study, by_condition, with_dependencies, without_training
+from toylab.settings import convert_value, field_types
+from toylab.training.attention_history import HistoryPage
 from toylab.verdicts.claim import Claim, Conditions, judge_claims
 from toylab.verdicts.judgement import Judgement, claims_table, sham_counts, verdict_counts, write_claims
 from toylab.verdicts.ledger import seeds_in_words
@@ -28,7 +28,7 @@ SHAM = "sham"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judged:
+class JudgedRun:
     """What a run has come to.
 
     Attributes:
@@ -43,7 +43,7 @@ class Judged:
         claims: judged.
         pictures: drawn.
         film: for the viewer of the page, where the study has one.
-        costs: CPU-seconds behind each claim, by its id.
+        claim_costs: CPU-seconds behind each claim, by its id.
         cpu_seconds: of all that was run.
         jobs: how many are done, and of how many.
         fault: what the study raised instead of pictures or a film.
@@ -59,7 +59,7 @@ class Judged:
     date: str
     claims: Sequence[Judgement]
     pictures: Sequence[Picture]
-    film: Shown | None
+    film: HistoryPage | None
     costs: Mapping[str, float | int]
     cpu_seconds: float | int
     jobs: tuple[int, int]
@@ -75,7 +75,7 @@ class Judged:
         )
 
 
-def judge_run(out: Path | str, study: type | None = None) -> Judged:
+def judge_run(out: Path | str, study: type | None = None) -> JudgedRun:
     """Judge and draw a run from what it measured; nothing is written.
 
     Args:
@@ -86,11 +86,11 @@ def judge_run(out: Path | str, study: type | None = None) -> Judged:
     """
     out = Path(out)
     about, module, default, settings = _opened(out, study)
-    measured = results(settings, out)
+    measured = read_results(settings, out)
     spent = {job: read_cost(job.folder(out)).cpu_seconds for job in measured}
     declared = list(settings.claims())
     found = by_condition(measured)
-    claims = judge_claims(declared, found, plan_of(about), shams(settings, found, out))
+    claims = judge_claims(declared, found, stored_plan(about), shams(settings, found, out))
     pictures: list[Picture] = []
     film = fault = None
     try:
@@ -107,11 +107,11 @@ def judge_run(out: Path | str, study: type | None = None) -> Judged:
     except Exception as error:  # the claims are there, and are kept before it is raised again
         fault = error
     title, _, rest = inspect.cleandoc(module.__doc__ or "").partition("\n\n")
-    return Judged(
+    return JudgedRun(
         name=about["study"],
         title=title.replace("\n", " ") or about["study"],  # `python -OO` drops docstrings
         about=rest.replace("\n", " "),
-        command=f"toylab run {about['study']} {shlex.join(flags(default, settings))}".strip(),
+        command=f"toylab run {about['study']} {shlex.join(settings_flags(default, settings))}".strip(),
         settings=about,
         machine=f"{about['machine']}, torch {about['versions']['torch']}",
         revision=about["revision"] or "unknown",
@@ -119,7 +119,7 @@ def judge_run(out: Path | str, study: type | None = None) -> Judged:
         claims=claims,
         pictures=pictures,
         film=film,
-        costs=costs(declared, spent),
+        costs=claim_costs(declared, spent),
         cpu_seconds=sum(spent.values()),
         jobs=(len(measured), len({*settings.jobs(), *measured})),
         fault=fault,
@@ -129,8 +129,8 @@ def judge_run(out: Path | str, study: type | None = None) -> Judged:
 def is_decided(out: Path | str, study: type | None = None) -> bool:
     """Whether no claim of a finished run waits for more seeds; checks of the set-up do not count."""
     about, _, _, settings = _opened(Path(out), study)
-    found = by_condition(results(settings, out))
-    claims = judge_claims(list(settings.claims()), found, plan_of(about), shams(settings, found, out))
+    found = by_condition(read_results(settings, out))
+    claims = judge_claims(list(settings.claims()), found, stored_plan(about), shams(settings, found, out))
     return not any(claim.more for claim in claims if claim.kind != "set-up")
 
 
@@ -142,19 +142,19 @@ def shams(study: Study, found: Conditions, out: Path) -> dict[str, Conditions]:
         for what, instead in (study.shams() if hasattr(study, "shams") else {}).items()
     }
     if (out / SHAM / "settings.json").exists():
-        tried["untrained weights"] = by_condition(results(without_training(study), out / SHAM))
+        tried["untrained weights"] = by_condition(read_results(without_training(study), out / SHAM))
     return tried
 
 
 def _opened(out: Path, study: type | None) -> tuple[dict[str, Any], Any, Study, Study]:
     """What a run was made with, the module of its study, and the study at its default settings and at those."""
     about = read_settings(out / "settings.json")
-    module = registry.of_folder(about["study"], out, study, "toylab report {folder} --study {study}")
-    default = registry.preset(module.STUDY, "default")
-    return about, module, default, restored(default, about["settings"], out / "settings.json")
+    module = registry.study_of_folder(about["study"], out, study, "toylab report {folder} --study {study}")
+    default = registry.preset_settings(module.STUDY, "default")
+    return about, module, default, restore_settings(default, about["settings"], out / "settings.json")
 
 
-def keep(judged: Judged, out: Path | str) -> Path:
+def write_report(judged: JudgedRun, out: Path | str) -> Path:
     """Write claims.json, the figures and report.html; returns the page.
 
     Raises:
@@ -171,7 +171,7 @@ def keep(judged: Judged, out: Path | str) -> Path:
         write_text(path, svg)
     write_text(
         report,
-        page(
+        render_page(
             title=judged.title,
             introduction=judged.about,
             claims=judged.claims,
@@ -189,7 +189,7 @@ def keep(judged: Judged, out: Path | str) -> Path:
     return report.resolve()
 
 
-def finish(out: Path | str, study: type | None = None) -> str:
+def judge_and_report(out: Path | str, study: type | None = None) -> str:
     """Judge a run, keep what that gives, and return a summary that ends with where to look next.
 
     Args:
@@ -200,15 +200,15 @@ def finish(out: Path | str, study: type | None = None) -> str:
     """
     judged = judge_run(out, study)
     counts = " ".join(filter(None, (f"Claims: {verdict_counts(judged.claims)}.", sham_counts(judged.claims))))
-    claims = claims_table(judged.claims, costs=judged.costs or None, coloured=takes_colour(sys.stdout))
+    claims = claims_table(judged.claims, costs=judged.costs or None, coloured=supports_colour(sys.stdout))
     try:
-        where = f"Report: {keep(judged, out)}"
+        where = f"Report: {write_report(judged, out)}"
     except UnwritableError:
         where = f"{out} may not be written: no page is made; for one, copy the run and report on the copy."
     return f"{claims}\n\n{counts} {judged.cost}\n{where}"
 
 
-def after_failures(out: Path | str, judging: Callable[..., Any], *arguments: Any) -> None:
+def judge_unfinished(out: Path | str, judging: Callable[..., Any], *arguments: Any) -> None:
     """Judge a folder of which jobs are missing, as far as that goes: what it cannot is said on stderr."""
     try:
         judging(*arguments)
@@ -217,7 +217,7 @@ def after_failures(out: Path | str, judging: Callable[..., Any], *arguments: Any
         print(f"toylab: {out}: could not be judged while jobs are missing ({told})", file=sys.stderr)
 
 
-def costs(claims: Sequence[Claim], spent: Mapping[Job, float | int]) -> dict[str, float | int]:
+def claim_costs(claims: Sequence[Claim], spent: Mapping[Job, float | int]) -> dict[str, float | int]:
     """CPU-seconds behind each claim: of all jobs of the conditions that it depends on, and of what those start from.
 
     Args:
@@ -225,29 +225,29 @@ def costs(claims: Sequence[Claim], spent: Mapping[Job, float | int]) -> dict[str
     """
 
     def behind(claim: Claim) -> set[Job]:
-        return with_needs((job for job in spent if job.condition in claim.depends_on), spent)
+        return with_dependencies((job for job in spent if job.condition in claim.depends_on), spent)
 
     return {claim.id: sum(spent[job] for job in behind(claim)) for claim in claims}
 
 
-def restored(default: Any, settings: Any, path: Path | str) -> Any:
+def restore_settings(default: Any, settings: Any, path: Path | str) -> Any:
     """The settings that a file holds. Raises `ValueError` naming it where they are not of this version of the study."""
     try:
-        return rebuild(default, settings)
+        return settings_from_json(default, settings)
     except ToylabError as error:
         raise ToylabError(f"{path}: is not the settings of a study of this version ({error})") from None
 
 
-def rebuild(default: Any, settings: Mapping[str, Any]) -> Any:
+def settings_from_json(default: Any, settings: Mapping[str, Any]) -> Any:
     """Settings of the class of `default` from their JSON form.
 
     Raises:
         ToylabError: naming a setting that the class does not have, that is missing, or whose value does not fit.
     """
-    return fit(type(default), settings, "settings")
+    return convert_value(type(default), settings, "settings")
 
 
-def flags(default: Any, study: Any) -> list[str]:
+def settings_flags(default: Any, study: Any) -> list[str]:
     """The command-line flags that turn one setting of a study into another."""
     first, last = _flags(default, study, "")
     return first + last
@@ -260,7 +260,7 @@ def _flags(default: Any, study: Any, prefix: str) -> tuple[list[str], list[str]]
     for field in fields(study):
         before, now = getattr(default, field.name, field), getattr(study, field.name)
         name = f"{prefix}{field.name.replace('_', '-')}"
-        choices = get_args(kinds(type(study))[field.name])
+        choices = get_args(field_types(type(study))[field.name])
         if before == now and type(before) is type(now):
             continue
         if any(map(is_dataclass, choices)):

@@ -21,23 +21,23 @@ from pathlib import Path
 from typing import Any
 
 from toylab.console import ToylabError
-from toylab.files import digest, read_bytes, read_record, write_record
+from toylab.files import read_bytes, read_record, sha256_of, write_record
 from toylab.runs import registry
-from toylab.runs.store import read_measured, read_settings, results
+from toylab.runs.store import read_measured, read_results, read_settings
 from toylab.runs.study import Study
 from toylab.verdicts.claim import Claim
 
-LOCK = "claims.lock"
-SHARED = ("toylab.probes", "toylab.verdicts")
+LOCK_FILE = "claims.lock"
+SHARED_PACKAGES = ("toylab.probes", "toylab.verdicts")
 """Packages whose code every study measures and is judged by."""
-DRAWS = ("figures.py", "__init__.py")
+NOT_MEASURING = ("figures.py", "__init__.py")
 """Files of a study that measure nothing."""
 
 
 def lock_of(study: Study) -> dict[str, Any]:
     """The claims of a study at these settings, resolved to numbers, and digests of the code that measures."""
     return {
-        "study": registry.name_of(type(study)),
+        "study": registry.study_name(type(study)),
         "claims": {claim.id: _resolved(claim) for claim in study.claims()},
         "seeds": list(study.seeds),
         "code": {name: _digest_of_code(path) for name, path in _measuring(type(study))},
@@ -47,7 +47,7 @@ def lock_of(study: Study) -> dict[str, Any]:
 def _resolved(claim: Claim) -> dict[str, Any]:
     low, high = claim.criterion.low, claim.criterion.high
     return {
-        "claim": claim.sentence,
+        "claim": claim.statement,
         "kind": claim.kind,
         "asks": claim.asks,
         "margin": claim.margin,
@@ -64,11 +64,11 @@ def _resolved(claim: Claim) -> dict[str, Any]:
 def _measuring(study: type) -> Iterator[tuple[str, Path]]:
     """The files that measure and judge: those of the study, and what the package has for all studies."""
     home = _home(study)
-    if home is not None and ":" not in registry.name_of(study):
-        yield from ((path.name, path) for path in sorted(home.parent.glob("*.py")) if path.name not in DRAWS)
+    if home is not None and ":" not in registry.study_name(study):
+        yield from ((path.name, path) for path in sorted(home.parent.glob("*.py")) if path.name not in NOT_MEASURING)
     elif home is not None:
         yield home.name, home
-    for part in SHARED:
+    for part in SHARED_PACKAGES:
         package = Path(str(files(part)))
         yield from ((f"{part.partition('.')[2]}/{path.name}", path) for path in sorted(package.glob("*.py")))
     for part in ("model/controls.py", "training/evaluate.py"):
@@ -91,7 +91,7 @@ def _digest_of_code(path: Path) -> str:
 
 @lru_cache(maxsize=256)  # a sweep locks many runs by the same code
 def _digest_of_source(source: str) -> str:
-    return digest(json.dumps(_told(ast.parse(source))).encode())[:16]
+    return sha256_of(json.dumps(_told(ast.parse(source))).encode())[:16]
 
 
 def _told(node: Any) -> Any:
@@ -111,13 +111,13 @@ def _is_text(node: ast.expr) -> bool:
 def published_lock(study: type) -> Path | None:
     """The lock that the package has of a study; None of a study that is not ours."""
     home = _home(study)
-    path = home.parent / LOCK if home is not None and ":" not in registry.name_of(study) else None
+    path = home.parent / LOCK_FILE if home is not None and ":" not in registry.study_name(study) else None
     return path if path is not None and path.exists() else None
 
 
 def refuse_changed(study: Study, out: Path | str) -> None:
     """Raise `ToylabError`, naming what differs, for a run with a lock of other claims or of other measuring code."""
-    path = Path(out) / LOCK
+    path = Path(out) / LOCK_FILE
     if path.exists() and (changed := differences(read_lock(out), lock_of(study))):
         raise ToylabError(
             f"{out}: was locked with other claims or measuring code ({'; '.join(changed[:3])}); results of both do not "
@@ -130,7 +130,7 @@ def write_lock(study: Study, out: Path | str) -> None:
 
     The lock says whether the run is one of a fixed number of seeds, and of how many, or one of looks (`fixed` is 0).
     """
-    path = Path(out) / LOCK
+    path = Path(out) / LOCK_FILE
     if path.exists():
         return
     now = lock_of(study)
@@ -144,7 +144,7 @@ def write_lock(study: Study, out: Path | str) -> None:
 
 def read_lock(out: Path | str) -> dict[str, Any]:
     """The lock of a run. Raises `ToylabError` naming the file, if it is missing, damaged or something else."""
-    path = Path(out) / LOCK
+    path = Path(out) / LOCK_FILE
     held = read_record(path, "give another folder")
     claims, code = held.get("claims"), held.get("code")
     if not (
@@ -160,9 +160,9 @@ def read_lock(out: Path | str) -> dict[str, Any]:
     return held
 
 
-def mark_of(out: Path | str) -> str:
+def lock_checksum(out: Path | str) -> str:
     """The checksum of the lock of a run, which every result names."""
-    return digest(read_bytes(Path(out) / LOCK))
+    return sha256_of(read_bytes(Path(out) / LOCK_FILE))
 
 
 def differences(locked: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -193,19 +193,19 @@ def check_run(out: Path | str, study: type | None = None) -> list[str]:
     Raises:
         ToylabError: if the folder holds no run, or one without a lock.
     """
-    from toylab.runs.judge import restored
+    from toylab.runs.judge import restore_settings
 
     out = Path(out)
     about = read_settings(out / "settings.json")
-    kind = registry.of_folder(about["study"], out, study, "toylab claims {folder} --check --study {study}").STUDY
-    settings = restored(registry.preset(kind, "default"), about["settings"], out / "settings.json")
+    kind = registry.study_of_folder(about["study"], out, study, "toylab claims {folder} --check --study {study}").STUDY
+    settings = restore_settings(registry.preset_settings(kind, "default"), about["settings"], out / "settings.json")
     locked = read_lock(out)
     found = differences(locked, lock_of(settings))
     seeds = about["settings"]["seeds"][: len(locked["seeds"])]
     for name, before, now in (("seeds", locked["seeds"], seeds), ("fixed", locked["fixed"], about["fixed"])):
         found += [f"{name} was {before!r}, is {now!r}"] if before != now else []
-    mark = mark_of(out)
-    younger = [job for job in results(settings, out) if read_measured(job.folder(out))["cost"].get("lock") != mark]
+    mark = lock_checksum(out)
+    younger = [job for job in read_results(settings, out) if read_measured(job.folder(out))["cost"].get("lock") != mark]
     if younger:
         found.append(f"{len(younger)} results were measured under another lock, {younger[0].name} among them")
     _, _, committed = (locked["commit"] or "").partition(" ")
@@ -233,10 +233,10 @@ def _commit_of(path: Path | None) -> str | None:
 def write_package_locks() -> None:
     """Write the locks of the package: those of each study at its default settings."""
     for name in registry.study_names():
-        study = registry.load(name).STUDY.default()
+        study = registry.load_study(name).STUDY.default()
         home = _home(type(study))
         assert home is not None
-        write_record(home.parent / LOCK, lock_of(study))
+        write_record(home.parent / LOCK_FILE, lock_of(study))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from toylab.console import UNGUARDED, ToylabError, refuse_while_importing
-from toylab.files import sweep_aside
+from toylab.files import remove_partial_files
 
 
 def single_thread() -> None:
@@ -76,7 +76,7 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-class Processes:
+class ProcessPool:
     """A pool of processes of our own, made anew when one of them was lost.
 
     Raises:
@@ -114,7 +114,7 @@ class Processes:
         if not self._started.is_set():
             raise ToylabError(f"workers={self._workers}: {UNGUARDED}; what they said stands above")
 
-    def __enter__(self) -> Processes:
+    def __enter__(self) -> ProcessPool:
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
@@ -127,7 +127,7 @@ class Processes:
             for process in processes.values():
                 process.join()
             for folder in self._folders:
-                sweep_aside(folder, processes)  # what they were in the middle of writing
+                remove_partial_files(folder, processes)  # what they were in the middle of writing
         self._pool.shutdown(wait=True, cancel_futures=True)
         if kind is not None and issubclass(kind, BrokenExecutor):
             self.check_start()

@@ -3,7 +3,7 @@
 The module `study` of the folder, or a study in one file, defines `STUDY`: a frozen dataclass of settings that follows
 `toylab.runs.study.Study`, with class methods `quick()`, `default()` and `paper()`. A study of one's own, in a file
 anywhere, goes by `module:Class`. The folder of a run names its study and may come from anybody: by that name only
-studies of this package are loaded, see `of_folder`. No other module loads a study by name.
+studies of this package are loaded, see `study_of_folder`. No other module loads a study by name.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from toylab.console import ToylabError, unknown
+from toylab.console import ToylabError, unknown_name
 
 PRESETS = ("quick", "default", "paper")
 _HOME = "toylab.studies"
@@ -30,7 +30,7 @@ def study_names() -> list[str]:
     return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules([str(_FOLDER)]))
 
 
-def load(name: str) -> Any:
+def load_study(name: str) -> Any:
     """The module of a study of ours by its name; of anybody's by `package.module:Class`, which is its `STUDY` then.
 
     Raises:
@@ -41,7 +41,7 @@ def load(name: str) -> Any:
         refuse_incomplete("study", name, kind, ("jobs", "run_job", "claims"))
         return _as_module(kind)
     if name not in study_names():
-        raise unknown("study", name, study_names())
+        raise unknown_name("study", name, study_names())
     module = name.replace("-", "_")
     return importlib.import_module(f"{_HOME}.{module}.study" if (_FOLDER / module).is_dir() else f"{_HOME}.{module}")
 
@@ -50,7 +50,7 @@ def _as_module(kind: type) -> Any:
     return SimpleNamespace(STUDY=kind, __doc__=sys.modules[kind.__module__].__doc__ or kind.__doc__)
 
 
-def of_folder(name: str, folder: Path | str, kind: type | None, command: str) -> Any:
+def study_of_folder(name: str, folder: Path | str, kind: type | None, command: str) -> Any:
     """The module of the study that a folder names, without running code that the folder chose.
 
     Args:
@@ -62,8 +62,10 @@ def of_folder(name: str, folder: Path | str, kind: type | None, command: str) ->
         ValueError: for a study that is not ours without its class, or with the class of another one.
     """
     if kind is not None:
-        if not is_named(kind, name):
-            raise ToylabError(f"study={name_of(kind)}: {folder} holds a run of {name!r}; give the class of that study")
+        if not is_study_name(kind, name):
+            raise ToylabError(
+                f"study={study_name(kind)}: {folder} holds a run of {name!r}; give the class of that study"
+            )
         return _as_module(kind)
     if ":" in name:
         # A script has no name to be imported by but that of its file.
@@ -74,15 +76,15 @@ def of_folder(name: str, folder: Path | str, kind: type | None, command: str) ->
             f"runs; if you trust that study, name it: {command.format(folder=folder, study=shown)}{where} (study= in "
             "Python)"
         )
-    return load(name)
+    return load_study(name)
 
 
-def is_named(kind: type, name: str) -> bool:
+def is_study_name(kind: type, name: str) -> bool:
     """Whether a record that names its study so is of this class, which a script may have defined or named freely."""
-    return name in (name_of(kind), f"__main__:{kind.__qualname__}") or not (":" in name or name in study_names())
+    return name in (study_name(kind), f"__main__:{kind.__qualname__}") or not (":" in name or name in study_names())
 
 
-def preset(kind: type, name: str) -> Any:
+def preset_settings(kind: type, name: str) -> Any:
     """The settings of a study that go by the name of a preset; a study without presets has its own defaults alone.
 
     Raises:
@@ -96,7 +98,7 @@ def preset(kind: type, name: str) -> Any:
     return kind()
 
 
-def name_of(kind: type) -> str:
+def study_name(kind: type) -> str:
     """The name of a study's class: that of the command line, or where it is found if it is not one of these."""
     if not kind.__module__.startswith(f"{_HOME}."):
         return f"{kind.__module__}:{kind.__qualname__}"
@@ -129,7 +131,7 @@ def load_class(kind: str, name: str) -> type:
         raise ToylabError(f"{kind} {name!r}: there is no module {module!r} here or among what is installed") from None
     found = getattr(held, last, None)
     if not isinstance(found, type):
-        raise unknown(
+        raise unknown_name(
             kind, last, [one for one, v in vars(held).items() if isinstance(v, type) and v.__module__ == module]
         )
     return found

@@ -3,7 +3,7 @@
     toylab run all --out runs         the default study of each paper
     toylab report runs                all their claims: a table here, runs/scoreboard.html and runs/scoreboard.json
 
-The one that README.md carries is part of the package: `published()`.
+The one that README.md carries is part of the package: `published_scoreboard()`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any, get_args
 from urllib.parse import quote
 
-from toylab.console import ToylabError, aligned, markdown_table, progress_bar, takes_colour, unknown
+from toylab.console import ToylabError, align_columns, markdown_table, progress_bar, supports_colour, unknown_name
 from toylab.files import UnwritableError, parse_json, read_bytes, refuse_links, write_json, write_text
-from toylab.report.page import file_names, fill_template, place
-from toylab.runs.judge import Judged, judge_run, keep
+from toylab.report.page import claim_anchor, file_names, fill_template
+from toylab.runs.judge import JudgedRun, judge_run, write_report
 from toylab.runs.store import read_settings
 from toylab.verdicts.judgement import (
     Judgement,
@@ -33,9 +33,9 @@ from toylab.verdicts.judgement import (
     claims_table,
     control_text,
     count_verdicts,
-    further,
+    further_notes,
     interval_in_words,
-    numbers,
+    measured_in_words,
     sham_counts,
     shown_verdict,
     verdict_counts,
@@ -75,7 +75,7 @@ class Standing:
     figures: Mapping[str, str]
 
     @classmethod
-    def of(cls, judged: Judged, folder: str) -> Standing:
+    def of(cls, judged: JudgedRun, folder: str) -> Standing:
         """From a judged run."""
         return cls(
             study=judged.name,
@@ -107,7 +107,7 @@ class Standing:
 
     def link(self, claim: Judgement) -> str:
         """Where a claim is shown: its figure, or itself on the page of its run."""
-        anchor = self.figures.get(claim.id, place(claim.id))
+        anchor = self.figures.get(claim.id, claim_anchor(claim.id))
         return f"{quote(self.folder, safe='')}/report.html#{quote(anchor)}"
 
     def text(self, coloured: bool = False) -> str:
@@ -142,12 +142,12 @@ def finish_all(folder: Path | str, study: type | None = None) -> str:
         ValueError: if the folder holds no run.
     """
     standings, kept = _judged(folder, study)
-    parts = [one.text(takes_colour(sys.stdout)) for one in standings]
+    parts = [one.text(supports_colour(sys.stdout)) for one in standings]
     where = f"\nScoreboard: {(Path(folder) / 'scoreboard.html').resolve()}" if kept else ""
-    return "\n\n".join([*parts, summary(standings)]) + where
+    return "\n\n".join([*parts, scoreboard_summary(standings)]) + where
 
 
-def board(folder: Path | str, study: type | None = None) -> list[Standing]:
+def build_scoreboard(folder: Path | str, study: type | None = None) -> list[Standing]:
     """The standing of each study that has a run in a folder; pages and scoreboard are written beside.
 
     Of several runs of a study, the one with the most seeds counts; of those, the latest. One that cannot be judged,
@@ -166,7 +166,7 @@ def _judged(folder: Path | str, study: type | None) -> tuple[list[Standing], boo
     for out in progress_bar(_chosen(folder), desc="judging", unit="study", disable=None, leave=False):
         try:
             judged = judge_run(out, study if ":" in read_settings(out / "settings.json")["study"] else None)
-            keep(judged, out)
+            write_report(judged, out)
         except UnwritableError as error:
             told.append(f"no page is made: {error}")
         except ToylabError as error:
@@ -200,7 +200,7 @@ def _chosen(folder: Path) -> list[Path]:
     return [max(held)[-1] for _, held in sorted(runs.items())]
 
 
-def read_board(path: Path | str) -> list[Standing]:
+def read_scoreboard(path: Path | str) -> list[Standing]:
     """A scoreboard from its file.
 
     Raises:
@@ -209,7 +209,7 @@ def read_board(path: Path | str) -> list[Standing]:
     return _standings(read_bytes(path), str(path))
 
 
-def published(study: str | None = None) -> Any:
+def published_scoreboard(study: str | None = None) -> Any:
     """The scoreboard that README.md carries: a standing a study, or that of the one named.
 
     Raises:
@@ -219,7 +219,7 @@ def published(study: str | None = None) -> Any:
     if study is None:
         return held
     if study not in [one.study for one in held]:
-        raise unknown("study", study, [one.study for one in held])
+        raise unknown_name("study", study, [one.study for one in held])
     return next(one for one in held if one.study == study)
 
 
@@ -245,10 +245,10 @@ def _standings(content: bytes, name: str) -> list[Standing]:
 COLUMNS = ["study", *get_args(Verdict), "no control", "seeds", "CPU-seconds"]
 
 
-def summary(standings: Sequence[Standing]) -> str:
+def scoreboard_summary(standings: Sequence[Standing]) -> str:
     """A line a study, as text of at most 80 columns: its name and verdicts; seeds and costs stand with the claims."""
     shown = 1 + len(get_args(Verdict))
-    return aligned([line[:shown] for line in (COLUMNS, *map(_cells, standings))])
+    return align_columns([line[:shown] for line in (COLUMNS, *map(_cells, standings))])
 
 
 def _cost(one: Standing, claim: Judgement) -> str:
@@ -297,7 +297,7 @@ def board_page(standings: Sequence[Standing]) -> str:
 def _summary_row(one: Standing) -> str:
     name, *counts = map(escape, _cells(one))
     cells = "".join(f"<td class=number>{count}</td>" for count in counts)
-    return f'<tr><th scope="row"><a href="#{place(one.study)}">{name}</a></th>{cells}</tr>'
+    return f'<tr><th scope="row"><a href="#{claim_anchor(one.study)}">{name}</a></th>{cells}</tr>'
 
 
 def _section(one: Standing) -> str:
@@ -307,7 +307,7 @@ def _section(one: Standing) -> str:
         + "\n".join(_row(claim, _cost(one, claim), one.link(claim)) for claim in of_kind)
         for title, of_kind in by_kind(one.claims).items()
     )
-    return f"""<section id="{place(one.study)}"><h2>{escape(one.study)}</h2>
+    return f"""<section id="{claim_anchor(one.study)}"><h2>{escape(one.study)}</h2>
 <p>{escape(one.title)}</p><p class=note>{escape(one.source)}</p>
 <p class=note>{escape(f"{one.seeds_in_words} {sham_counts(one.claims)}")}</p>
 <table class=board><thead><tr><th scope="col">Verdict</th><th scope="col">Claim</th>
@@ -319,12 +319,12 @@ def _section(one: Standing) -> str:
 
 
 def _row(claim: Judgement, cost: str, link: str) -> str:
-    facts = "; ".join(f"{name.lower()}: {fact}" for name, fact in further(claim).items())
+    facts = "; ".join(f"{name.lower()}: {fact}" for name, fact in further_notes(claim).items())
     notes = "".join(f"<p class=note>{escape(text)}</p>" for text in (control_text(claim), facts, claim.note) if text)
     return f"""<tr class="{escape(shown_verdict(claim).replace(" ", "-"))}">
 <td class=verdict><span>{escape(verdict_in_words(claim))}</span></td>
 <td><p class=statement>{escape(claim.statement)}
 <a href="{escape(link)}" aria-label="Show {escape(claim.id)}">Show</a></p>
 <p class=note>Criterion: {escape(claim.criterion)} ({escape(claim.place)})</p>{notes}</td>
-<td class=measured>{escape(numbers(claim))}</td><td class=number data-of="seeds">{len(claim.seeds)}</td>
+<td class=measured>{escape(measured_in_words(claim))}</td><td class=number data-of="seeds">{len(claim.seeds)}</td>
 <td class=number data-of="CPU-s">{cost}</td></tr>"""

@@ -27,20 +27,20 @@ import torch
 
 from toylab.console import ToylabError
 from toylab.files import (
-    digest,
-    disk,
     exists,
+    file_errors,
     parse_json,
     read_bytes,
     read_json,
     read_record,
+    sha256_of,
     write_json,
     write_record,
     write_text,
 )
 from toylab.model.checkpoint import load_model, save_model
 from toylab.runs.study import Job, Study, settings_of
-from toylab.settings import as_json, fit
+from toylab.settings import as_json, convert_value
 from toylab.training.loop import History, Training
 from toylab.verdicts.claim import Conditions
 from toylab.verdicts.decision import Plan
@@ -57,7 +57,7 @@ class Cost:
     lock: str | None = None
 
 
-def results(study: Study, out: Path | str) -> dict[Job, Any]:
+def read_results(study: Study, out: Path | str) -> dict[Job, Any]:
     """What the finished jobs of a study measured.
 
     Also those that it lists for another order of its seeds, as a model that starts from that of the next seed: what is
@@ -71,41 +71,43 @@ def results(study: Study, out: Path | str) -> dict[Job, Any]:
         if left:
             turned = replace(study, seeds=(*study.seeds[k:], *study.seeds[:k]))  # this seed first
             jobs += [job for job in turned.jobs() if job in left]
-    return {job: read_result(job.folder(out), job.gives) for job in jobs if _is_marked(job, out)}
+    return {job: read_result(job.folder(out), job.result_type) for job in jobs if _is_marked(job, out)}
 
 
 def _is_marked(job: Job, out: Path | str) -> bool:
     return (job.folder(out) / "done").exists()
 
 
-def write_result(folder: Path | str, result: Any, gives: type, cost: Cost) -> None:
+def write_result(folder: Path | str, result: Any, result_type: type, cost: Cost) -> None:
     """Keep what a job measured, with what it took.
 
     Raises:
         ToylabError: for a result of another type, or one with a number that JSON does not have.
     """
-    if not isinstance(result, gives):
-        raise ToylabError(f"result: is a {type(result).__name__}, and the job gives {gives.__name__}; return that")
-    held = as_json(result, "result", gives)
-    fit(gives, held, "result")  # a field of another type would be refused only when it is read
+    if not isinstance(result, result_type):
+        raise ToylabError(
+            f"result: is a {type(result).__name__}, and the job gives {result_type.__name__}; return that"
+        )
+    held = as_json(result, "result", result_type)
+    convert_value(result_type, held, "result")  # a field of another type would be refused only when it is read
     if "cost" in held:
         raise ToylabError("cost: is what toylab adds to the result of a job; give this number another name")
     write_json(Path(folder) / "result.json", held | {"cost": asdict(cost)})
 
 
-def rounded(value: Any, places: int = 4) -> Any:
+def round_floats(value: Any, places: int = 4) -> Any:
     """Every float to so many places: of numbers and tensors, and in lists, mappings and dataclasses of these."""
     value = value.tolist() if hasattr(value, "tolist") else value
     if is_dataclass(value):
-        return replace(value, **{name: rounded(held, places) for name, held in vars(value).items()})
+        return replace(value, **{name: round_floats(held, places) for name, held in vars(value).items()})
     if isinstance(value, Mapping):
-        return {name: rounded(held, places) for name, held in value.items()}
+        return {name: round_floats(held, places) for name, held in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(rounded(held, places) for held in value)
+        return type(value)(round_floats(held, places) for held in value)
     return round(value, places) if isinstance(value, float) else value
 
 
-def read_result(folder: Path | str, gives: type = dict) -> Any:
+def read_result(folder: Path | str, result_type: type = dict) -> Any:
     """What a finished job measured, as the type that it gives.
 
     Raises:
@@ -113,7 +115,7 @@ def read_result(folder: Path | str, gives: type = dict) -> Any:
     """
     own = {name: value for name, value in read_measured(folder).items() if name != "cost"}
     try:
-        return fit(gives, own, "result")
+        return convert_value(result_type, own, "result")
     except ToylabError as error:
         path = Path(folder) / "result.json"
         raise ToylabError(f"{path}: is no result of this version ({error}); run again in another folder") from None
@@ -121,13 +123,13 @@ def read_result(folder: Path | str, gives: type = dict) -> Any:
 
 def read_cost(folder: Path | str) -> Cost:
     """What a finished job took. Raises `ValueError` as `read_result` does."""
-    return fit(Cost, read_measured(folder)["cost"], f"{folder}: cost")
+    return convert_value(Cost, read_measured(folder)["cost"], f"{folder}: cost")
 
 
 def read_measured(folder: Path | str) -> dict[str, Any]:
     """What a finished job measured and what it cost, as JSON holds it. Raises `ValueError` as `read_result` does."""
     path = Path(folder) / "result.json"
-    as_left(path)
+    check_unchanged(path)
     held = read_json(path)
     spent = held.get("cost") if isinstance(held, dict) else None
     if not isinstance(spent, dict) or not isinstance(spent.get("cpu_seconds"), int | float):
@@ -135,11 +137,11 @@ def read_measured(folder: Path | str) -> dict[str, Any]:
     return held
 
 
-def as_left(path: Path | str) -> None:
+def check_unchanged(path: Path | str) -> None:
     """Raises `ValueError` if a file of a finished job is not what the job left."""
     path = Path(path)
     expected = _kept(path.parent).get(path.name)
-    if expected is not None and path.is_file() and digest(read_bytes(path)) != expected:
+    if expected is not None and path.is_file() and sha256_of(read_bytes(path)) != expected:
         raise ToylabError(
             f"{path}: is damaged (its content does not match its checksum in `done`); delete this file and run the "
             "same command again: the job is made anew"
@@ -227,7 +229,7 @@ def refuse_others(out: Path | str, record: str, kind: str) -> None:
     if exists(out) and not out.is_dir():
         raise ToylabError(f"{out}: is not a folder; give another one with --out")
     nothing = re.compile(rf"\.lock|\.{re.escape(record)}\.\d+")  # see `toylab.files.write_bytes`
-    with disk(out):
+    with file_errors(out):
         names = [path.name for path in out.iterdir()] if out.exists() and not (out / record).exists() else []
     if not all(map(nothing.fullmatch, names)):
         raise ToylabError(f"{out}: is not empty and holds no {kind}; give another folder with --out")
@@ -253,7 +255,7 @@ def read_settings(path: Path | str) -> dict[str, Any]:
     return held
 
 
-def plan_of(about: Mapping[str, Any]) -> Plan:
+def stored_plan(about: Mapping[str, Any]) -> Plan:
     """When the seeds of a run are looked at, from what `read_settings` gives."""
     return Plan(tuple(about["settings"]["seeds"]), about["fixed"])
 
@@ -298,14 +300,14 @@ def read_metrics(path: Path | str) -> History:
     """Raises `ValueError` naming the file if it is missing or damaged."""
     path = Path(path)
     content = read_bytes(path)
-    as_left(path)
+    check_unchanged(path)
     try:  # a metric may be undefined at a step, and is NaN there
         return [parse_json(line, finite=False) for line in content.decode().splitlines()]
     except ValueError as error:
         raise ToylabError(f"{path}: is damaged ({error}); delete the folder of this job and run again") from None
 
 
-def curves_of(
+def metric_curves(
     results: Conditions, out: Path | str, arm: str, file: str = "metrics.jsonl", metric: str = "accuracy"
 ) -> dict[str, tuple[list[float | int], list[float | int]]]:
     """Steps and values of a metric, for every seed of an arm, from the histories that its jobs left."""

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from toylab.console import ToylabError
-from toylab.files import is_one_part
-from toylab.settings import as_json, check_seed, check_settings, fit
+from toylab.files import is_file_name
+from toylab.settings import as_json, check_seed, check_settings, convert_value
 from toylab.training.loop import TrainConfig
 from toylab.verdicts.claim import Claim, Conditions, judge_claims
 from toylab.verdicts.decision import Plan
@@ -18,7 +18,7 @@ from toylab.verdicts.judgement import Judgement
 
 
 @dataclass(frozen=True)
-class Input:
+class JobInput:
     """A file that another job leaves, and that a job starts from."""
 
     job: Job
@@ -33,15 +33,15 @@ class Job:
         name: of the condition, and of the folder.
         seed: of initial weights and data.
         inputs: the files that it starts from, by the name that the study calls them; their jobs are done first.
-        gives: the frozen dataclass that it returns; a plain dictionary where it is none.
+        result_type: the frozen dataclass that it returns; a plain dictionary where it is none.
         what: the settings of the condition, for the study itself.
         condition: that its result belongs to, where jobs of several names are one condition; else its own name.
     """
 
     name: str
     seed: int
-    inputs: Mapping[str, Input] = field(default_factory=dict, compare=False)
-    gives: type = field(default=dict, compare=False)
+    inputs: Mapping[str, JobInput] = field(default_factory=dict, compare=False)
+    result_type: type = field(default=dict, compare=False)
     what: Any = field(default=None, compare=False)
     condition: str = field(default="", compare=False)
 
@@ -62,7 +62,7 @@ class Job:
         return Path(out) / f"seed-{self.seed}" / self.name
 
 
-def with_needs(jobs: Iterable[Job], among: Iterable[Job]) -> set[Job]:
+def with_dependencies(jobs: Iterable[Job], among: Iterable[Job]) -> set[Job]:
     """Some of the jobs of a study, and all that is made first so that they can go on from it."""
     known, found = {job: job for job in among}, set(jobs)
     while more := {known[need] for job in found for need in job.needs if need in known} - found:
@@ -109,7 +109,7 @@ def check_jobs(study: Study) -> None:
     """Raises `ValueError` for a job whose name cannot be a folder, or that goes on from one that the study lacks."""
     jobs = study.jobs()
     for job in jobs:
-        if not is_one_part(job.name):
+        if not is_file_name(job.name):
             raise ToylabError(
                 f"job {job.name!r} of {type(study).__name__}: must be a name for a folder, without separators, not "
                 "hidden and not long; rename it in jobs(), for example to letters, digits and -"
@@ -125,7 +125,7 @@ def check_jobs(study: Study) -> None:
                 )
 
 
-def conclude(study: Study, results: Mapping[Job, Any], plan: Plan | None = None) -> list[Judgement]:
+def judge_study(study: Study, results: Mapping[Job, Any], plan: Plan | None = None) -> list[Judgement]:
     """The claims of a study, judged from the results of the jobs that finished; by default at a fixed size."""
     return judge_claims(list(study.claims()), by_condition(results), plan or Plan.of(study.seeds))
 
@@ -145,9 +145,9 @@ def check_study(study: Study) -> None:
         ToylabError: naming the setting that is wrong, or that `settings.json` could not give back.
     """
     check_settings(study)
-    fit(type(study), settings_of(study), "settings")
+    convert_value(type(study), settings_of(study), "settings")
 
 
 def settings_of(study: Study) -> dict[str, Any]:
-    """The settings of a study as `settings.json` holds them; `toylab.runs.judge.rebuild` reads them."""
+    """The settings of a study as `settings.json` holds them; `toylab.runs.judge.settings_from_json` reads them."""
     return json.loads(json.dumps(as_json(study, "settings", type(study))))

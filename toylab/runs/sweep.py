@@ -22,14 +22,14 @@ from pathlib import Path
 from typing import Any
 
 from toylab.console import ToylabError
-from toylab.files import UnwritableError, alone, digest, is_one_part, read_record, refuse_links, write_record
+from toylab.files import UnwritableError, folder_lock, is_file_name, read_record, refuse_links, sha256_of, write_record
 from toylab.runs import registry
-from toylab.runs.grid import flat
-from toylab.runs.jobs import Run, check_workers, raise_for, wanted, work
-from toylab.runs.judge import after_failures, restored
-from toylab.runs.lock import LOCK, refuse_changed, write_lock
-from toylab.runs.store import claim_folder, plan_of, read_settings, refuse_others, results
-from toylab.runs.study import Study, check_jobs, check_study, conclude, settings_of
+from toylab.runs.grid import flatten_settings
+from toylab.runs.jobs import Run, check_workers, execute_jobs, raise_failures, select_jobs
+from toylab.runs.judge import judge_unfinished, restore_settings
+from toylab.runs.lock import LOCK_FILE, refuse_changed, write_lock
+from toylab.runs.store import claim_folder, read_results, read_settings, refuse_others, stored_plan
+from toylab.runs.study import Study, check_jobs, check_study, judge_study, settings_of
 from toylab.runs.table import load_runs
 from toylab.verdicts.judgement import write_claims
 
@@ -69,28 +69,28 @@ def sweep(
     merged = _merged(points)
     for point in merged:
         check_jobs(point)
-        wanted(point, jobs)
+        select_jobs(point, jobs)
     refuse_others(out, "sweep.json", "sweep")
-    with alone(out):
+    with folder_lock(out):
         runs = _claimed(merged, out, jobs)
-        failures = work(runs, out.name, workers, progress, executor, jobs)
+        failures = execute_jobs(runs, out.name, workers, progress, executor, jobs)
         for run in runs:
-            after_failures(run.out, _conclude, run) if failures or jobs else _conclude(run)
+            judge_unfinished(run.out, _conclude, run) if failures or jobs else _conclude(run)
         study = f"{runs[0].name} " if ":" in runs[0].name else ""
         again = f"to run those again: toylab sweep {study}--continue {out}"
         if study.startswith("__main__:"):
             again = "the same script runs those again"
-        raise_for(failures, again, lambda task: f"{task.run.out.name}: {task}")
+        raise_failures(failures, again, lambda task: f"{task.run.out.name}: {task}")
     return load_runs(out)
 
 
 def _conclude(run: Run) -> None:
     refuse_links(run.out, run.out / "claims.json")
-    plan = plan_of(read_settings(run.out / "settings.json"))
-    write_claims(run.out / "claims.json", conclude(run.study, results(run.study, run.out), plan))
+    plan = stored_plan(read_settings(run.out / "settings.json"))
+    write_claims(run.out / "claims.json", judge_study(run.study, read_results(run.study, run.out), plan))
 
 
-def resume(
+def resume_sweep(
     out: Path | str,
     *,
     study: type | None = None,
@@ -109,8 +109,11 @@ def resume(
     out = Path(out)
     path = out / "sweep.json"
     held = _read_sweep(path)
-    kind = registry.of_folder(held["study"], out, study, "toylab sweep {study} --continue {folder}").STUDY
-    points = [restored(registry.preset(kind, "default"), settings, path) for settings in held["runs"].values()]
+    kind = registry.study_of_folder(held["study"], out, study, "toylab sweep {study} --continue {folder}").STUDY
+    points = [
+        restore_settings(registry.preset_settings(kind, "default"), settings, path)
+        for settings in held["runs"].values()
+    ]
     try:
         return sweep(points, out, workers=workers, executor=executor, jobs=held.get("jobs"), progress=progress)
     except UnwritableError as error:
@@ -144,9 +147,9 @@ def _key(settings: Mapping[str, Any]) -> str:
 def _claimed(points: Sequence[Study], out: Path, jobs: Sequence[str] | None) -> list[Run]:
     """A folder for every point: that which holds its settings, or a new one; all are written down before any starts."""
     kind, path = type(points[0]), out / "sweep.json"
-    about = _read_sweep(path) if path.exists() else {"study": registry.name_of(kind), "runs": {}}
+    about = _read_sweep(path) if path.exists() else {"study": registry.study_name(kind), "runs": {}}
     name = about["study"]  # that of a script, where its class is imported from a module now
-    if not registry.is_named(kind, name):
+    if not registry.is_study_name(kind, name):
         raise ToylabError(f"{out}: holds a sweep of {name!r}; give another folder with --out")
     held = about["runs"]
     known = {_key(settings): folder for folder, settings in held.items()}
@@ -161,7 +164,7 @@ def _claimed(points: Sequence[Study], out: Path, jobs: Sequence[str] | None) -> 
         told[folder] = {**settings, "seeds": seeds}
         runs.append(Run(replace(point, seeds=tuple(seeds)), name, out / folder))
     now = {"study": name, "jobs": None if jobs is None else list(jobs), "runs": told}
-    refuse_links(out, path, *(run.out / name for run in runs for name in ("settings.json", LOCK)))
+    refuse_links(out, path, *(run.out / name for run in runs for name in ("settings.json", LOCK_FILE)))
     for run in runs:
         refuse_changed(run.study, run.out)
     if now != about:
@@ -174,17 +177,17 @@ def _claimed(points: Sequence[Study], out: Path, jobs: Sequence[str] | None) -> 
 
 def _varied(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     """The names of the settings that are not the same everywhere, but for seeds."""
-    leaves = [flat(one) for one in settings]
+    leaves = [flatten_settings(one) for one in settings]
     names = {name: None for one in leaves for name in one if name != "seeds"}
     return [name for name in names if len({json.dumps(one.get(name)) for one in leaves}) > 1]
 
 
 def _folder(settings: Mapping[str, Any], varied: Sequence[str], key: str, taken: Mapping[str, Any]) -> str:
     """A name that says what is special about a run."""
-    leaves = flat(settings)
+    leaves = flatten_settings(settings)
     parts = (f"{name}={_joined(leaves.get(name))}" for name in varied)
     name = re.sub(r"[^\w.=,+-]", "_", ",".join(parts)) or "run"
-    mark = digest(key.encode())[:8]
+    mark = sha256_of(key.encode())[:8]
     return f"{name[:100]}-{mark}" if len(name) > 100 or name in taken else name
 
 
@@ -204,7 +207,7 @@ def _read_sweep(path: Path) -> dict[str, Any]:
     ):
         raise ToylabError(f"{path}: is not a sweep; give another folder")
     for name in runs:
-        if not is_one_part(name):
+        if not is_file_name(name):
             raise ToylabError(f"{path}: names a run {name!r}, which is no name of a folder in it; give another sweep")
     return held
 

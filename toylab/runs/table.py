@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from toylab.console import ToylabError, unknown
+from toylab.console import ToylabError, unknown_name
 from toylab.files import exists
-from toylab.runs.grid import flat
+from toylab.runs.grid import flatten_settings
 from toylab.runs.store import read_measured, read_settings
 from toylab.settings import check_option
 from toylab.verdicts.intervals import interval
@@ -49,7 +49,7 @@ def _runs_in(folder: Path) -> list[Path]:
 def _rows(run: Path, folder: Path, rows: Literal["jobs", "claims"]) -> list[dict[str, Any]]:
     about = read_settings(run / "settings.json")
     first = {"run": run.name, "study": about["study"]}
-    settings = {f"settings.{name}": v for name, v in flat(about["settings"]).items() if name != "seeds"}
+    settings = {f"settings.{name}": v for name, v in flatten_settings(about["settings"]).items() if name != "seeds"}
     if rows == "claims":
         if not (run / "claims.json").exists():
             return []
@@ -73,11 +73,13 @@ def _rows(run: Path, folder: Path, rows: Literal["jobs", "claims"]) -> list[dict
         done, failed = (job / "done").exists(), (job / "error.txt").exists()
         row = {**first, "job": job.name, "seed": int(job.parent.name[5:])}
         row |= {"status": "done" if done else "failed" if failed else "unfinished", **settings}
-        found.append(row | ({f"result.{n}": v for n, v in flat(read_measured(job)).items()} if done else {}))
+        found.append(
+            row | ({f"result.{n}": v for n, v in flatten_settings(read_measured(job)).items()} if done else {})
+        )
     return found
 
 
-def column(rows: Sequence[Mapping[str, Any]], name: str) -> str:
+def find_column(rows: Sequence[Mapping[str, Any]], name: str) -> str:
     """The full name of a column, which may be asked for without `settings.` or `result.`, or by its end alone.
 
     Raises:
@@ -95,7 +97,7 @@ def column(rows: Sequence[Mapping[str, Any]], name: str) -> str:
         raise ToylabError(f"column {name!r}: may be {' or '.join(ends)}; give more of the name")
     near = difflib.get_close_matches(wanted, known, n=3, cutoff=0.5)
     near += [one for one in known if wanted in one and one not in near][: 3 - len(near)]
-    raise unknown("column", name, [*known[:12], "..."], near)
+    raise unknown_name("column", name, [*known[:12], "..."], near)
 
 
 _BOUND = re.compile(r"(.+?)(>=|<=|>|<)(-?[\d.]+(?:e-?\d+)?)")
@@ -104,7 +106,7 @@ _BOUND = re.compile(r"(.+?)(>=|<=|>|<)(-?[\d.]+(?:e-?\d+)?)")
 _COMPARE = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 
 
-def with_bounds(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> tuple[list[dict[str, Any]], list[str]]:
+def with_thresholds(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> tuple[list[dict[str, Any]], list[str]]:
     """The rows with a yes or no for every name such as `accuracy>=.99`, and the full names of all columns.
 
     Raises:
@@ -114,9 +116,9 @@ def with_bounds(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> tuple[l
     for name in names:
         found = _BOUND.fullmatch(name)
         if not found:
-            full.append(column(rows, name))
+            full.append(find_column(rows, name))
             continue
-        of, sign, bound = column(rows, found[1]), found[2], found[3]
+        of, sign, bound = find_column(rows, found[1]), found[2], found[3]
         full.append(f"{of}{sign}{bound}")
         for row in rows:
             value = row.get(of)
@@ -126,7 +128,7 @@ def with_bounds(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> tuple[l
     return rows, full
 
 
-def where(rows: Sequence[dict[str, Any]], conditions: Sequence[str]) -> list[dict[str, Any]]:
+def filter_rows(rows: Sequence[dict[str, Any]], conditions: Sequence[str]) -> list[dict[str, Any]]:
     """The rows in which columns have these values: `job=main`, `positions=none`.
 
     Raises:
@@ -137,16 +139,16 @@ def where(rows: Sequence[dict[str, Any]], conditions: Sequence[str]) -> list[dic
         name, equals, value = condition.partition("=")
         if not equals:
             raise ToylabError(f"where {condition!r}: must be NAME=VALUE, such as job=main")
-        name = column(rows, name)
-        values = sorted({text(row.get(name)) for row in kept})
-        kept = [row for row in kept if text(row.get(name)) == value]
+        name = find_column(rows, name)
+        values = sorted({format_value(row.get(name)) for row in kept})
+        kept = [row for row in kept if format_value(row.get(name)) == value]
         if not kept:
             raise ToylabError(f"where {condition!r}: no row has it; {name} is {', '.join(values)}")
     return kept
 
 
 @dataclass(frozen=True)
-class Mean:
+class MeanInterval:
     """A mean with its 95 % interval over `count` rows: Wilson's for shares of yes and no, else by bootstrap; from one
     row there is none."""
 
@@ -156,7 +158,7 @@ class Mean:
     count: int
 
     @classmethod
-    def of(cls, values: Sequence[float | int]) -> Mean:
+    def of(cls, values: Sequence[float | int]) -> MeanInterval:
         """Raises `ValueError` without a value."""
         return cls(sum(values) / (len(values) or 1), *(interval(values) or (None, None)), len(values))
 
@@ -165,7 +167,7 @@ class Mean:
         return f"{self.mean:.3g}{ends} ({self.count})"
 
 
-def summarise(rows: Sequence[Mapping[str, Any]], by: Sequence[str], of: Sequence[str]) -> list[dict[str, Any]]:
+def group_means(rows: Sequence[Mapping[str, Any]], by: Sequence[str], of: Sequence[str]) -> list[dict[str, Any]]:
     """Means of some columns for every combination of the values of others; rows without a number there are left out.
 
     `accuracy>=.99` is the share of rows in which it is so.
@@ -173,8 +175,8 @@ def summarise(rows: Sequence[Mapping[str, Any]], by: Sequence[str], of: Sequence
     Raises:
         ValueError: if a column holds something that is not a number, or no row has one.
     """
-    by = [column(rows, name) for name in by]
-    rows, of = with_bounds(rows, of)
+    by = [find_column(rows, name) for name in by]
+    rows, of = with_thresholds(rows, of)
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         groups.setdefault(json.dumps([row.get(name) for name in by]), []).append(row)
@@ -186,7 +188,7 @@ def summarise(rows: Sequence[Mapping[str, Any]], by: Sequence[str], of: Sequence
             wrong = next((value for value in values if not isinstance(value, bool | int | float)), None)
             if wrong is not None:
                 raise ToylabError(f"column {name}: holds {wrong!r}, and a mean needs numbers")
-            line[name] = Mean.of(values) if values else None
+            line[name] = MeanInterval.of(values) if values else None
         if any(line[name] is not None for name in of):
             found.append(line)
     if not found:
@@ -196,16 +198,16 @@ def summarise(rows: Sequence[Mapping[str, Any]], by: Sequence[str], of: Sequence
 
 def _order(value: Any) -> tuple[int, Any]:
     number = isinstance(value, int | float)
-    return (0, value) if number else (1, text(value))
+    return (0, value) if number else (1, format_value(value))
 
 
-def text(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value as a table shows it."""
     if value is None:
         return ""
     if isinstance(value, float):
         return f"{value:.4g}"
-    return value if isinstance(value, str) else str(value) if isinstance(value, Mean) else json.dumps(value)
+    return value if isinstance(value, str) else str(value) if isinstance(value, MeanInterval) else json.dumps(value)
 
 
 def usual_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:

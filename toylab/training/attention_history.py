@@ -20,11 +20,11 @@ from toylab.console import ToylabError
 from toylab.files import read_tensors, write_tensors
 from toylab.probes import watch
 from toylab.training.batches import device_of
-from toylab.training.modes import evaluating
+from toylab.training.modes import evaluation_mode
 
 
 @dataclass(frozen=True)
-class Scene:
+class RecordedSequence:
     """A sequence that is filmed.
 
     Attributes:
@@ -40,7 +40,7 @@ class Scene:
     links: Mapping[str, list[list[int]]]
 
 
-class Film:
+class AttentionHistory:
     """The patterns of some scenes at the steps at which `add` was called; kept in a file from the first one on.
 
     Args:
@@ -48,7 +48,7 @@ class Film:
         scenes: at least one.
     """
 
-    def __init__(self, path: Path | str, scenes: Sequence[Scene]) -> None:
+    def __init__(self, path: Path | str, scenes: Sequence[RecordedSequence]) -> None:
         self.path, self.scenes = Path(path), tuple(scenes)
         self.frames: dict[int, list[Tensor]] = {}
         if self.path.exists():
@@ -61,7 +61,7 @@ class Film:
         """Film a step, also a second time."""
         self.frames[step] = []
         for scene in self.scenes:
-            with evaluating(model), watch(model, "blocks.*.attn.pattern") as seen:
+            with evaluation_mode(model), watch(model, "blocks.*.attn.pattern") as seen:
                 model(scene.tokens[None].to(device_of(model)))
             patterns = torch.stack([pattern[0] for pattern in seen.values()])
             self.frames[step].append((255 * patterns).round().to("cpu", torch.uint8))
@@ -72,7 +72,7 @@ class Film:
 
 
 @dataclass(frozen=True)
-class Shown:
+class HistoryPage:
     """A finished film, as a page shows it.
 
     Attributes:
@@ -93,14 +93,14 @@ class Shown:
     start: tuple[int, int] = (0, 0)
 
 
-def read_film(
+def read_history(
     path: Path | str,
     title: str,
     caption: str,
     history: Sequence[Mapping[str, float | int]],
     names: Mapping[str, str],
     start: tuple[int, int] = (0, 0),
-) -> Shown:
+) -> HistoryPage:
     """A film from its file, with curves from the history of the same training.
 
     Args:
@@ -117,4 +117,4 @@ def read_film(
         curves = {shown: [float(at[step][metric]) for step in steps] for metric, shown in names.items()}
     except (KeyError, TypeError, ValueError) as error:
         raise ToylabError(f"{path}: is not a film of its training ({error!r}); delete it, and run again") from None
-    return Shown(title, caption, steps, scenes, patterns, curves, start)
+    return HistoryPage(title, caption, steps, scenes, patterns, curves, start)

@@ -21,7 +21,7 @@ SomeBatch = TypeVar("Held")
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredBatch:
     """Tokens, and the positions where the model is scored.
 
     `queries` index the scored positions of each row; rows with fewer are filled with queries whose target is `IGNORE`.
@@ -33,7 +33,7 @@ class Scored:
     queries: Int[Tensor, "batch query"]
     targets: Int[Tensor, "batch query"]
 
-    def to(self, device: str | torch.device) -> Scored:
+    def to(self, device: str | torch.device) -> ScoredBatch:
         """The same on another device."""
         return to_device(self, device)
 
@@ -111,13 +111,13 @@ def likeliest(logits: Float[Tensor, "*shape vocab"]) -> Int[Tensor, "*shape"]:
     return chosen
 
 
-def pad(batch: Batch) -> Scored:
+def pad(batch: Batch) -> ScoredBatch:
     """One sequence a row, as the task laid them out."""
     positions = np.arange(batch.tokens.shape[1])[None]
     return _scored(batch.tokens, positions, None, batch.targets)
 
 
-def pack(batch: Batch, width: int | None = None) -> Scored:
+def pack(batch: Batch, width: int | None = None) -> ScoredBatch:
     """Several sequences a row, laid end to end; each sees itself alone, and its positions start at 0.
 
     The longest sequences are placed first, each in the first row with room. For lengths spread evenly this fills rows
@@ -155,7 +155,7 @@ def pack(batch: Batch, width: int | None = None) -> Scored:
     return _scored(tokens, positions, segments, targets)
 
 
-def fresh(
+def training_batches(
     task: Task,
     seed: int,
     rows: int,
@@ -173,16 +173,20 @@ def fresh(
     @lru_cache(maxsize=2)
     def block(number: int) -> Batch:
         rng = stream(seed, purpose, number)
-        return task.sample(rng, rows * BLOCK) if draw is None else draw(rng, rows * BLOCK, number * BLOCK)
+        return (
+            task.sample(rng, rows * BLOCK_STEPS)
+            if draw is None
+            else draw(rng, rows * BLOCK_STEPS, number * BLOCK_STEPS)
+        )
 
     def batch_at(step: int) -> Any:
-        number, within = divmod(step, BLOCK)
+        number, within = divmod(step, BLOCK_STEPS)
         return layout(block(number).rows(within * rows, (within + 1) * rows))
 
     return batch_at
 
 
-def epochs(task: IteratedMap, seed: int, rows: int, per_length: int = 1024) -> Callable[[int], Scored]:
+def epoch_batches(task: IteratedMap, seed: int, rows: int, per_length: int = 1024) -> Callable[[int], ScoredBatch]:
     """The training batch of each step as in the published code of iteration heads: a fixed set of rows of each length,
     swept again and again from the shortest length to the longest, one length a batch.
 
@@ -196,21 +200,21 @@ def epochs(task: IteratedMap, seed: int, rows: int, per_length: int = 1024) -> C
     def pool(length: int) -> Batch:
         return task.sample(stream(seed, "train", length), per_length, length=length)
 
-    batches, lengths = per_length // rows, task.longest - task.shortest + 1
+    batches, lengths = per_length // rows, task.max_length - task.min_length + 1
 
-    def batch_at(step: int) -> Scored:
+    def batch_at(step: int) -> ScoredBatch:
         which, within = divmod(step % (lengths * batches), batches)
-        return pad(pool(task.shortest + which).rows(within * rows, (within + 1) * rows))
+        return pad(pool(task.min_length + which).rows(within * rows, (within + 1) * rows))
 
     return batch_at
 
 
-BLOCK = 64
+BLOCK_STEPS = 64
 """Steps whose rows are drawn together."""
 
 
 def next_token_loss(
-    model: nn.Module, scored: Scored, weights: Float[Tensor, " vocab"] | None = None
+    model: nn.Module, scored: ScoredBatch, weights: Float[Tensor, " vocab"] | None = None
 ) -> Float[Tensor, ""]:
     """Mean cross entropy over the scored positions, in nats; `weights` counts some target tokens more than others.
 
@@ -259,11 +263,11 @@ def _not_taken(model: nn.Module, name: str, why: str) -> ToylabError:
     return ToylabError(f"{name}: forward of {type(model).__name__} takes none, and {why}, or let forward take {name}=")
 
 
-def _scored(tokens: np.ndarray, positions: np.ndarray, segments: np.ndarray | None, targets: np.ndarray) -> Scored:
+def _scored(tokens: np.ndarray, positions: np.ndarray, segments: np.ndarray | None, targets: np.ndarray) -> ScoredBatch:
     counted = targets != IGNORE
     most = int(counted.sum(axis=1).max(initial=0))
     queries = np.argsort(~counted, axis=1, kind="stable")[:, :most]  # scored positions first, in order
-    return Scored(
+    return ScoredBatch(
         tokens=torch.from_numpy(tokens),
         positions=torch.from_numpy(positions),
         segments=None if segments is None else torch.from_numpy(segments),

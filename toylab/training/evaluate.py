@@ -15,7 +15,7 @@ from toylab.probes import Edit, IterationHead, edit, find_iteration_head, link_m
 from toylab.settings import check_range
 from toylab.tasks import IGNORE, Batch, IteratedMap, Split, held_out
 from toylab.training.batches import likeliest, refuse_unscored, tokens_for
-from toylab.training.modes import evaluating
+from toylab.training.modes import evaluation_mode
 
 Edits = Callable[[Batch], Mapping[str, Edit]]
 """Edits that depend on the layout of a batch, all of whose rows have one length."""
@@ -49,7 +49,9 @@ def by_length(
     }
 
 
-def predict(model: nn.Module, batch: Batch, edits: Mapping[str, Edit] | None = None) -> Int[Tensor, "batch position"]:
+def predict_tokens(
+    model: nn.Module, batch: Batch, edits: Mapping[str, Edit] | None = None
+) -> Int[Tensor, "batch position"]:
     """The likeliest token after each position, given the true ones before it, with the model edited or as it is.
 
     Like every measure here, it runs the model in evaluation mode and leaves it in the mode it had.
@@ -57,7 +59,7 @@ def predict(model: nn.Module, batch: Batch, edits: Mapping[str, Edit] | None = N
     Raises:
         ValueError: where the model's logits are nan.
     """
-    with torch.no_grad(), evaluating(model), edit(model, edits or {}):
+    with torch.no_grad(), evaluation_mode(model), edit(model, edits or {}):
         return likeliest(model(tokens_for(model, batch.tokens)))
 
 
@@ -86,7 +88,9 @@ def accuracy(model: nn.Module, batches: Mapping[int, Batch], edits: Edits | None
     """
     if not batches:
         raise ToylabError("batches: none were given, so there is nothing to be right about; give one a length")
-    scores = [accuracy_of(predict(model, batch, edits(batch) if edits else None), batch) for batch in batches.values()]
+    scores = [
+        accuracy_of(predict_tokens(model, batch, edits(batch) if edits else None), batch) for batch in batches.values()
+    ]
     return _mean(scores)
 
 
@@ -96,33 +100,33 @@ def free_running_accuracy(model: nn.Module, task: IteratedMap, batches: Mapping[
     for length, batch in batches.items():
         prompts = tokens_for(model, batch.tokens[:, : length + 2])
         right = torch.tensor([task.solve(prompt) for prompt in prompts.tolist()])
-        with evaluating(model):
+        with evaluation_mode(model):
             written = generate(model, prompts, right.shape[1])[:, length + 2 :].cpu()
         shares[length] = (written == right).all(dim=1).double().mean().item()
     return shares
 
 
-def patterns(model: nn.Module, batch: Batch) -> list[Float[Tensor, "batch head query key"]]:
+def attention_patterns(model: nn.Module, batch: Batch) -> list[Float[Tensor, "batch head query key"]]:
     """The attention pattern of each layer."""
     with watch(model, "blocks.*.attn.pattern") as seen:
-        predict(model, batch)
+        predict_tokens(model, batch)
     return list(seen.values())
 
 
 def search_iteration_head(model: nn.Module, batches: Mapping[int, Batch]) -> IterationHead:
     """`probes.find_iteration_head` on the model's own patterns; the batches must have at least two lengths."""
     return find_iteration_head(
-        {length: patterns(model, batch) for length, batch in batches.items()},
+        {length: attention_patterns(model, batch) for length, batch in batches.items()},
         {length: batch.links for length, batch in batches.items()},
     )
 
 
-def progress(model: nn.Module, batches: Mapping[int, Batch]) -> dict[str, float]:
+def evaluation_metrics(model: nn.Module, batches: Mapping[int, Batch]) -> dict[str, float]:
     """What is followed while a model trains: its accuracy and, with several lengths, the scores of its best heads."""
     scores, seen = [], {}
     for length, batch in batches.items():
         with watch(model, "blocks.*.attn.pattern") as caught:
-            scores.append(accuracy_of(predict(model, batch), batch))
+            scores.append(accuracy_of(predict_tokens(model, batch), batch))
         seen[length] = list(caught.values())
     measured = _mean(scores)
     found = {"accuracy": measured.sequence, "token_accuracy": measured.token}

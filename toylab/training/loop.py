@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from toylab.console import ToylabError, progress_bar
-from toylab.files import digest_of, read_tensors, refuse_unwritable, write_tensors
+from toylab.files import read_tensors, refuse_unwritable, tensors_digest, write_tensors
 from toylab.settings import as_json, check_range, check_settings
-from toylab.training.modes import evaluating, in_training
-from toylab.training.optimizer import AdamW, Held, as_one
+from toylab.training.modes import evaluation_mode, training_mode
+from toylab.training.optimizer import AdamW, ParameterVector, flat_parameters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +120,7 @@ def train(
     def measure(mean_loss: float) -> None:
         metrics = {}
         held.check()
-        with evaluating(model):
+        with evaluation_mode(model):
             if evaluate is not None:
                 with torch.no_grad():
                     metrics = {name: _finite(name, value, state.step) for name, value in evaluate(model).items()}
@@ -139,8 +139,13 @@ def train(
 
     bar = progress_bar(total=config.steps, desc=progress, disable=progress is None, unit="step")
     trained = [p for p in model.parameters() if p.requires_grad]
-    with bar, in_training(model), as_one(trained) as (weights, gradient), _Randomness(weights.device) as random:
-        held = Held(model, weights, gradient)
+    with (
+        bar,
+        training_mode(model),
+        flat_parameters(trained) as (weights, gradient),
+        _Randomness(weights.device) as random,
+    ):
+        held = ParameterVector(model, weights, gradient)
         optimizer = AdamW(weights, config.betas, config.weight_decay, config.clip)
         if path is not None and path.exists():
             state = _restore(path, model, optimizer, origin, random)
@@ -215,7 +220,7 @@ def _stop_rule_is_met(config: TrainConfig, history: History, watched: str) -> bo
     return config.stop_at is not None and len(latest) == config.stop_after and min(latest) >= config.stop_at
 
 
-def _refuse_unreached(names: Sequence[str], optimizer: AdamW, held: Held, steps: int) -> None:
+def _refuse_unreached(names: Sequence[str], optimizer: AdamW, held: ParameterVector, steps: int) -> None:
     """Raises `ToylabError` for a parameter without a gradient at any step so far."""
     for name in names:
         if not optimizer.square[held.places[name]].any():  # where every gradient leaves a trace
@@ -236,7 +241,7 @@ def _finite(name: str, value: Any, step: int) -> float | int:
 def _origin(model: nn.Module, config: TrainConfig, watched: str) -> dict[str, Any]:
     """What a checkpoint belongs to: the settings of a training, and the weights that it starts from."""
     settings = {**asdict(config), **({"watched": watched} if config.stop_at is not None else {})}
-    return {"settings": as_json(settings, "settings"), "weights": digest_of(model.state_dict())}
+    return {"settings": as_json(settings, "settings"), "weights": tensors_digest(model.state_dict())}
 
 
 class _Randomness:

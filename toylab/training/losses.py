@@ -1,12 +1,12 @@
 """What a language model is taught after pre-training: to prefer one answer to another, or what earns a reward.
 
 Every loss is a function of a model and a batch, for the one training loop. Those on two answers to one prompt take
-`Pairs` and work on log-probabilities of whole answers, token by token, given the prompt and the right tokens before
-(teacher forcing):
+`PreferencePairs` and work on log-probabilities of whole answers, token by token, given the prompt and the right tokens
+before (teacher forcing):
 
 | loss | of a pair | source |
 | --- | --- | --- |
-| `Refusal` | -log p(chosen) | supervised safety fine-tuning (SSFT) |
+| `RefusalLoss` | -log p(chosen) | supervised safety fine-tuning (SSFT) |
 | `Unlearning` | -log p(chosen) + w log p(rejected), capped | gradient ascent; Jain et al. 2024, section 3.2 |
 | `DPO` | -log sigmoid of beta times the gain of chosen over rejected | Rafailov et al. 2023, equation 7 |
 | `NPO` | -log p(chosen) and 2 / beta log(1 + (p / p_ref)^beta) of rejected | Zhang et al. 2024, equation 3 |
@@ -28,15 +28,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from toylab.console import ToylabError
-from toylab.model.checkpoint import frozen
-from toylab.model.layers import Cache
+from toylab.model.checkpoint import frozen_copy
+from toylab.model.layers import KVCache
 from toylab.model.transformer import Transformer
-from toylab.probes.checks import finite
+from toylab.probes.checks import check_finite
 from toylab.settings import check_range, check_settings
 
 
 @dataclass(frozen=True)
-class Pairs:
+class PreferencePairs:
     """Prompts of one length, each with an answer to prefer and one to avoid.
 
     Attributes:
@@ -90,15 +90,15 @@ def _refuse_empty(prompts: Tensor, answers: Tensor) -> None:
         )
 
 
-def both_log_probs(
-    model: nn.Module, pairs: Pairs
+def pair_log_probs(
+    model: nn.Module, pairs: PreferencePairs
 ) -> tuple[Float[Tensor, "batch answer"], Float[Tensor, "batch answer"]]:
     """`answer_log_probs` of the chosen and of the rejected answers; a `Transformer` reads their prompt once."""
     _refuse_empty(pairs.prompts, pairs.chosen)
     answers = torch.cat([pairs.chosen, pairs.rejected])
     if not isinstance(model, Transformer) or not model.config.causal:
         return answer_log_probs(model, pairs.prompts.repeat(2, 1), answers).chunk(2)
-    cache = Cache()
+    cache = KVCache()
     last = torch.full((len(pairs), 1), pairs.prompts.shape[1] - 1, device=pairs.prompts.device)
     first = model(pairs.prompts, queries=last, cache=cache)
     cache.layers = {layer: tuple(x.repeat(2, 1, 1, 1) for x in held) for layer, held in cache.layers.items()}
@@ -109,13 +109,13 @@ def both_log_probs(
 
 
 @dataclass(frozen=True)
-class Refusal:
+class RefusalLoss:
     """Cross entropy of the chosen answers in nats a token: refusals where one should refuse, the transform elsewhere.
 
     On safe prompts alone this is the control: the same training, with nothing about refusing in it.
     """
 
-    def __call__(self, model: nn.Module, pairs: Pairs) -> Float[Tensor, ""]:
+    def __call__(self, model: nn.Module, pairs: PreferencePairs) -> Float[Tensor, ""]:
         return -answer_log_probs(model, pairs.prompts, pairs.chosen).mean()
 
 
@@ -137,8 +137,8 @@ class Unlearning:
         check_range("for example 0.1", weight=self.weight, above=0)
         check_range("for example 20", cap=self.cap, above=0)
 
-    def __call__(self, model: nn.Module, pairs: Pairs) -> Float[Tensor, ""]:
-        chosen, rejected = both_log_probs(model, pairs)
+    def __call__(self, model: nn.Module, pairs: PreferencePairs) -> Float[Tensor, ""]:
+        chosen, rejected = pair_log_probs(model, pairs)
         return -chosen.mean() - self.weight * (-rejected).clamp(max=self.cap).mean()
 
 
@@ -168,7 +168,7 @@ class DPO:
     ) -> None:
         check_range("for example 0.1", beta=beta, beta_rejected=beta_rejected, above=0, below=math.inf)
         check_range("0 leaves it out", anchor=anchor, least=0, below=math.inf)
-        self.reference, self.average, self.anchor = frozen(reference), average, anchor
+        self.reference, self.average, self.anchor = frozen_copy(reference), average, anchor
         self.beta, self.beta_rejected = beta, beta if beta_rejected is None else beta_rejected
 
     @classmethod
@@ -177,10 +177,10 @@ class DPO:
         answer. Gains of a few nats a token leave the sigmoid near 1/2, so its gradient is that of `Unlearning`."""
         return cls(reference, 0.1, 0.01, average=True)
 
-    def __call__(self, model: nn.Module, pairs: Pairs) -> Float[Tensor, ""]:
-        log_probs = both_log_probs(model, pairs)
+    def __call__(self, model: nn.Module, pairs: PreferencePairs) -> Float[Tensor, ""]:
+        log_probs = pair_log_probs(model, pairs)
         with torch.no_grad():
-            before = both_log_probs(self.reference, pairs)
+            before = pair_log_probs(self.reference, pairs)
         gains = [_gain(now, then) for now, then in zip(log_probs, before, strict=True)]
         chosen, rejected = (gain.mean(dim=1) if self.average else gain.sum(dim=1) for gain in gains)
         loss = -F.logsigmoid(self.beta * chosen - self.beta_rejected * rejected).mean()
@@ -200,10 +200,10 @@ class NPO:
 
     def __init__(self, reference: nn.Module, beta: float | int = 0.1, weight: float | int = 1.0) -> None:
         check_range("for example 0.1", beta=beta, weight=weight, above=0, below=math.inf)
-        self.reference, self.beta, self.weight = frozen(reference), beta, weight
+        self.reference, self.beta, self.weight = frozen_copy(reference), beta, weight
 
-    def __call__(self, model: nn.Module, pairs: Pairs) -> Float[Tensor, ""]:
-        chosen, rejected = both_log_probs(model, pairs)
+    def __call__(self, model: nn.Module, pairs: PreferencePairs) -> Float[Tensor, ""]:
+        chosen, rejected = pair_log_probs(model, pairs)
         with torch.no_grad():
             before = answer_log_probs(self.reference, pairs.prompts, pairs.rejected)
         gain = _gain(rejected, before).sum(dim=1)
@@ -234,7 +234,7 @@ class Rollouts:
         _refuse_empty(self.prompts, self.written)
         if self.rewards.numel() != len(self.prompts):
             raise ToylabError(f"rewards: {self.rewards.numel()} for {len(self.prompts)} rows; give one each")
-        finite(rewards=self.rewards)
+        check_finite(rewards=self.rewards)
 
     def log_probs(self, model: nn.Module) -> Float[Tensor, "row step vocab"]:
         """Of every token that might have been written at each step, in nats."""
@@ -251,7 +251,7 @@ class Rollouts:
             raise ToylabError("counted: is nowhere True, so no token was chosen; count each row up to its end")
 
 
-def up_to(end: int, written: Int[Tensor, "row step"]) -> Bool[Tensor, "row step"]:
+def up_to_end(end: int, written: Int[Tensor, "row step"]) -> Bool[Tensor, "row step"]:
     """Which tokens of each row stand before its first `end`, or are it."""
     ended = (written == end).long()
     return ended.cumsum(dim=1) - ended == 0
@@ -267,7 +267,7 @@ def leave_one_out(rewards: Shaped[Tensor, "prompt sample"]) -> Float[Tensor, "pr
     """
     samples = rewards.shape[1]
     check_range("the leave-one-out baseline needs others, for example 8 a prompt", samples=samples, least=2)
-    finite(rewards=rewards)
+    check_finite(rewards=rewards)
     if not rewards.is_floating_point():
         rewards = rewards.to(torch.get_default_dtype())
     return (rewards - rewards.mean(dim=1, keepdim=True)) * samples / (samples - 1)
@@ -295,7 +295,7 @@ class PolicyGradient:
         if kl and reference is None:
             raise ToylabError(f"kl={kl}: needs reference=, the model to stay near to")
         self.entropy, self.kl = entropy, kl
-        self.reference = None if reference is None else frozen(reference)
+        self.reference = None if reference is None else frozen_copy(reference)
 
     def __call__(self, model: nn.Module, rollouts: Rollouts) -> Float[Tensor, ""]:
         rollouts.refuse_uncounted()

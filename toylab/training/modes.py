@@ -9,7 +9,7 @@ from torch import nn
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """The whole model in evaluation mode: no dropout, norms with the statistics they hold."""
     with _restored(model):
         model.eval()
@@ -17,7 +17,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def in_training(model: nn.Module) -> Iterator[None]:
+def training_mode(model: nn.Module) -> Iterator[None]:
     """The model in training mode. Parts that were put in evaluation mode inside a model in training mode stay so."""
     with _restored(model):
         if not model.training:

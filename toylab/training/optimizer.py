@@ -65,7 +65,7 @@ class AdamW:
 
 
 @contextmanager
-def as_one(parameters: Iterable[nn.Parameter]) -> Iterator[tuple[Tensor, Tensor]]:
+def flat_parameters(parameters: Iterable[nn.Parameter]) -> Iterator[tuple[Tensor, Tensor]]:
     """Lay parameters into one vector for the length of a `with` block: yields that vector, and one of their gradients.
 
     Parameters keep their identity and their values; `backward` adds to the second vector, which is 0 at first. After
@@ -93,8 +93,8 @@ def as_one(parameters: Iterable[nn.Parameter]) -> Iterator[tuple[Tensor, Tensor]
             p.data, p.grad = p.data.clone(), None
 
 
-class Held:
-    """Keeps the parameters of a model in the vectors of `as_one`, whatever is done to them between two steps.
+class ParameterVector:
+    """Keeps the parameters of a model in the vectors of `flat_parameters`, whatever is done to them between two steps.
 
     `model.zero_grad()`, `model.double()` or `p.data = ...` give a parameter or its gradient memory of its own: the
     optimizer would then train a vector that the model does not read. Looking costs some 0.4 % of a step.
@@ -156,13 +156,13 @@ class Held:
             elif p.grad is not self._attached[k]:
                 self._gradients[k].copy_(p.grad.to_dense())
         if not loss.requires_grad or len(missing) == len(self.parameters):
-            raise depends_on_nothing()
+            raise no_gradient_error()
         if missing and not first:
             raise ToylabError(f"parameter {missing[0]!r}: a hook took its gradient away; leave it for the optimizer")
         return missing
 
 
-def depends_on_nothing() -> ToylabError:
+def no_gradient_error() -> ToylabError:
     """What to say of a loss that no training can change."""
     return ToylabError(
         "loss: does not depend on any parameter that is trained; compute it from the model, with gradients switched on "

@@ -27,7 +27,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from toylab.console import ToylabError
 from toylab.tasks import IGNORE
 from toylab.training.loop import DivergedError, TrainConfig, learning_rate
-from toylab.training.optimizer import AdamW, depends_on_nothing
+from toylab.training.optimizer import AdamW, no_gradient_error
 
 _FILL = {"targets": IGNORE, "segments": -1}
 """What a batch is filled up with, where it has fewer rows or columns than the largest of its step; 0 elsewhere."""
@@ -123,11 +123,11 @@ class Population:
         still = {name: x[0] for name, x in self._still.items()}
         loss = self._loss(_Called(self._skeleton, views | still), batch)
         if not loss.requires_grad:
-            raise depends_on_nothing()
+            raise no_gradient_error()
         found = torch.autograd.grad(loss, list(views.values()), allow_unused=True)
         missing = [name for name, gradient in zip(views, found, strict=True) if gradient is None]
         if len(missing) == len(views):
-            raise depends_on_nothing()
+            raise no_gradient_error()
         if missing:
             raise ToylabError(
                 f"parameter {missing[0]!r}: the loss does not depend on it; use it, or leave it out of training with "

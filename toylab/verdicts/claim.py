@@ -26,7 +26,7 @@ from typing import Any, Literal
 
 from toylab.console import ToylabError
 from toylab.verdicts.criterion import Criterion
-from toylab.verdicts.decision import FEWEST, Decision, Plan, Statistic, decide, decide_at, is_reachable
+from toylab.verdicts.decision import FEWEST_SEEDS, Decision, Plan, Statistic, decide, decide_at, is_reachable
 from toylab.verdicts.judgement import ClaimKind, ControlJudgement, Family, Judgement, Verdict, or_never
 
 
@@ -54,7 +54,7 @@ class Conditions(dict[str, dict[int, Any]]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Need:
+class Precondition:
     """What a claim presupposes, such as a model that learned the task.
 
     Attributes:
@@ -71,7 +71,7 @@ class Need:
 
 
 @dataclass(frozen=True)
-class Detail:
+class ClaimDetail:
     """A further number of each seed of a condition, shown beside what was measured.
 
     Of the claim's own conditions, only the seeds that it asks are shown.
@@ -121,7 +121,7 @@ class Claim:
     Attributes:
         id: short name, stable.
         place: where the paper makes the claim, or whose question it is.
-        sentence: the claim in our words.
+        statement: the claim in our words.
         kind: a claim of the paper, one of our own, or a check of the set-up.
         asks: whether something is there (a negative control must miss it) or absent (a positive one must exceed it).
         population: what a seed is drawn from.
@@ -146,7 +146,7 @@ class Claim:
 
     id: str
     place: str
-    sentence: str
+    statement: str
     kind: ClaimKind = "paper"
     asks: Literal["presence", "absence"] = "presence"
     population: str = "seeds: initial weights and data"
@@ -161,8 +161,8 @@ class Claim:
     margin: float | None = None
     origin: str = "our pilot"
     paper_number: str = ""
-    needs: tuple[Need, ...] = ()
-    details: Mapping[str, Detail | Callable[[Conditions], Any]] = field(default_factory=dict)
+    needs: tuple[Precondition, ...] = ()
+    details: Mapping[str, ClaimDetail | Callable[[Conditions], Any]] = field(default_factory=dict)
     figure: str = ""
     undecidable: str = ""
     note: str = ""
@@ -177,7 +177,7 @@ class Claim:
     def depends_on(self) -> tuple[str, ...]:
         """All conditions without which it would be judged, or read, otherwise."""
         controls = self.control.conditions if self.control else ()
-        looked_at = [one.condition for one in self.details.values() if isinstance(one, Detail)]
+        looked_at = [one.condition for one in self.details.values() if isinstance(one, ClaimDetail)]
         return tuple(dict.fromkeys([*self._arguments, *controls, *(need.condition for need in self.needs), *looked_at]))
 
     @property
@@ -207,7 +207,7 @@ class Claim:
         control = self._control(results, so_far)
         tried = self._tried(results, plan, shams or {})
         reason = self.undecidable or "".join(need.otherwise for need in lacking[:1])
-        if not reason and len(plan.seeds) >= FEWEST and not so_far.looks:
+        if not reason and len(plan.seeds) >= FEWEST_SEEDS and not so_far.looks:
             reason = f"{len(so_far.seeds)} of {len(plan.seeds)} seeds are done"
         left = (
             f"{len(seeds) - len(asked)} of {len(seeds)} seeds lack what is presupposed"
@@ -220,7 +220,7 @@ class Claim:
             id=self.id,
             kind=self.kind,
             place=self.place,
-            statement=self.sentence,
+            statement=self.statement,
             criterion=self.criterion_text,
             measured=_rounded(found.measured),
             interval=_rounded_ends(found),
@@ -304,8 +304,8 @@ class Claim:
         again = decide_at({seed: values[seed] for seed in found.seeds}, self.criterion, self.statistic, level)
         return "yes" if again.word == found.word else "no"
 
-    def _detail(self, one: Detail | Callable[[Conditions], Any], results: Conditions, asked: Sequence[int]) -> Any:
-        if not isinstance(one, Detail):
+    def _detail(self, one: ClaimDetail | Callable[[Conditions], Any], results: Conditions, asked: Sequence[int]) -> Any:
+        if not isinstance(one, ClaimDetail):
             return one(results)
         held = results[one.condition]
         return one.of({seed: held[seed] for seed in asked} if one.condition in self.conditions else held)
@@ -337,8 +337,8 @@ def _verdict(
         return "not run", reason, False
     if reason:
         return "undecided", reason, False
-    if len(found.seeds) < FEWEST:
-        return "undecided", f"fewer than {FEWEST} seeds decide nothing", True
+    if len(found.seeds) < FEWEST_SEEDS:
+        return "undecided", f"fewer than {FEWEST_SEEDS} seeds decide nothing", True
     if found.word == "supported" and (met := [one.what for one in shams if one.misses is False]):
         return "uninformative", f"{met[0]} meet the criterion as well, so the measurement cannot tell", False
     if control is None or control.misses:
@@ -377,7 +377,7 @@ def _at(result: Any, path: str) -> Any:
     return reduce(lambda found, name: None if found is None else getattr(found, name), path.split("."), result)
 
 
-def _has(need: Need, results: Conditions, seed: int) -> bool:
+def _has(need: Precondition, results: Conditions, seed: int) -> bool:
     return seed in results[need.condition] and need.test(results[need.condition][seed])
 
 

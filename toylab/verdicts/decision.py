@@ -16,15 +16,15 @@ from typing import Literal
 from toylab.verdicts.criterion import Criterion, above
 from toylab.verdicts.intervals import Interval, median_interval, share_interval
 
-Word = Literal["supported", "refuted", "undecided"]
+DecisionWord = Literal["supported", "refuted", "undecided"]
 Statistic = Literal["share", "median"]
 
-FEWEST = 6
+FEWEST_SEEDS = 6
 """Seeds that decide: smallest and largest of five values enclose the median in 93.8 % of cases, of six in 96.9 %."""
 LEVEL = 0.05
 LOOKS = (10, 20, 30)
 """Seeds at which a run that goes on until its claims are decided is looked at, each time at a third of the level."""
-MOST = above(0.5)
+MOST_SEEDS = above(0.5)
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Decision:
         level: of the look, one minus the confidence of the interval.
     """
 
-    word: Word
+    word: DecisionWord
     measured: float | None
     interval: Interval | None
     seeds: tuple[int, ...]
@@ -108,10 +108,10 @@ def decide_at(values: Mapping[int, float], criterion: Criterion, statistic: Stat
     interval: Interval | None = None
     if held and statistic == "share":
         passed = sum(map(criterion.meets, held))
-        measured, interval, criterion = passed / len(held), share_interval(passed, len(held), level), MOST
+        measured, interval, criterion = passed / len(held), share_interval(passed, len(held), level), MOST_SEEDS
     elif held:
         measured, interval = float(median(held)), median_interval(held, level)
-    word = criterion.side(interval) if interval and len(held) >= FEWEST else "undecided"
+    word = criterion.side(interval) if interval and len(held) >= FEWEST_SEEDS else "undecided"
     return Decision(word=word, measured=measured, interval=interval, seeds=seeds, level=level)
 
 

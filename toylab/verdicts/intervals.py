@@ -18,10 +18,10 @@ def interval(values: Sequence[float | int]) -> Interval | None:
     if len(values) == 1:
         return None
     yes_or_no = all(isinstance(value, bool) for value in values)
-    return wilson(sum(values), len(values)) if yes_or_no else bootstrap(values)
+    return wilson_interval(sum(values), len(values)) if yes_or_no else bootstrap_interval(values)
 
 
-def in_words(values: Sequence[float | int]) -> str:
+def mean_in_words(values: Sequence[float | int]) -> str:
     """A mean, or how many of how many, with its interval."""
     yes_or_no = all(isinstance(value, bool) for value in values)
     told = f"{sum(values)} of {len(values)}" if yes_or_no else f"{sum(values) / len(values):.3f}"
@@ -30,7 +30,7 @@ def in_words(values: Sequence[float | int]) -> str:
     return f"{told} [{ends[0]:.{places}f}, {ends[1]:.{places}f}]" if ends else told
 
 
-def wilson(successes: int, trials: int, z: float = 1.96) -> Interval:
+def wilson_interval(successes: int, trials: int, z: float = 1.96) -> Interval:
     """The 95 % interval of a share (Wilson 1927), sensible also for few trials and for shares of 0 and 1.
 
     Raises:
@@ -73,7 +73,7 @@ def median_interval(values: Sequence[float | int], level: float = 0.05) -> Inter
     return (float(ordered[k - 1]), float(ordered[-k])) if k else None
 
 
-def bootstrap(values: Sequence[float | int], draws: int = 2000) -> Interval:
+def bootstrap_interval(values: Sequence[float | int], draws: int = 2000) -> Interval:
     """The 95 % percentile interval of the mean, by drawing the values again with replacement; always the same one.
 
     Raises:

@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from toylab.console import ToylabError, in_colour, markdown_table
+from toylab.console import ToylabError, colour_verdict, markdown_table
 from toylab.files import read_record, write_record
-from toylab.settings import fit
-from toylab.verdicts.decision import FEWEST
+from toylab.settings import convert_value
+from toylab.verdicts.decision import FEWEST_SEEDS
 from toylab.verdicts.intervals import Interval
 
 Verdict = Literal["supported", "refuted", "undecided", "uninformative", "not run"]
@@ -104,7 +104,7 @@ def or_never(step: int | None) -> int | str:
     return NEVER if step is None else step
 
 
-def mean(values: Iterable[float]) -> float:
+def nan_mean(values: Iterable[float]) -> float:
     """Of numbers; NaN of none."""
     held = list(values)
     return sum(held) / len(held) if held else math.nan
@@ -126,7 +126,7 @@ def read_claims(path: Path | str) -> list[Judgement]:
 
 def as_claims(held: Any) -> list[Judgement]:
     """Claims from their JSON form. Raises `ToylabError` for anything else."""
-    return fit(list[Judgement], held, "claims")
+    return convert_value(list[Judgement], held, "claims")
 
 
 # As text -------------------------------------------------------------------------------------------------------------
@@ -151,9 +151,9 @@ def claims_table(
             seeds = f"{len(claim.seeds)} seed{'s' if len(claim.seeds) != 1 else ''}"
             word = shown_verdict(claim).upper()
             place = f"{word:<9} {claim.id}".ljust(34)[len(word) :]
-            verdict = in_colour(word, claim.verdict if coloured else "")
+            verdict = colour_verdict(word, claim.verdict if coloured else "")
             cost = "" if costs is None or claim.measured is None else f"{costs.get(claim.id, 0):>6.0f} CPU-s"
-            lines.append(f"{verdict}{place} {numbers(claim):<24} {seeds:>8}{cost}".rstrip())
+            lines.append(f"{verdict}{place} {measured_in_words(claim):<24} {seeds:>8}{cost}".rstrip())
             for text in (claim.statement, f"Criterion: {claim.criterion}", control_text(claim), claim.note):
                 lines += textwrap.wrap(text, width, initial_indent=" " * 10, subsequent_indent=" " * 10)
         parts.append("\n".join(lines))
@@ -172,7 +172,7 @@ def by_kind(claims: Iterable[Judgement]) -> dict[str, list[Judgement]]:
 
 def shown_verdict(claim: Judgement) -> str:
     """The verdict, and for measurements of too few seeds to decide that it is one."""
-    few = claim.verdict == "undecided" and len(claim.seeds) < FEWEST
+    few = claim.verdict == "undecided" and len(claim.seeds) < FEWEST_SEEDS
     return "measured" if few and claim.measured is not None else claim.verdict
 
 
@@ -200,10 +200,10 @@ _ALWAYS = ("verdict", "claim", "criterion", "measured", "control", "seeds")
 def _markdown_cells(claim: Judgement, costs: Mapping[str, float | int] | None) -> dict[str, str]:
     return {
         "verdict": verdict_in_words(claim),
-        "claim": in_full(claim),
+        "claim": full_statement(claim),
         "criterion": claim.criterion,
         "threshold from": claim.origin,
-        "measured": numbers(claim),
+        "measured": measured_in_words(claim),
         "paper's number": claim.paper_number,
         "control": control_text(claim),
         "over the family": claim.family,
@@ -218,18 +218,18 @@ def interval_in_words(claims: Iterable[Judgement]) -> str:
     return f"{100 * (1 - levels.pop()):.3g} % interval" if len(levels) == 1 else "interval"
 
 
-def further(claim: Judgement) -> dict[str, str]:
+def further_notes(claim: Judgement) -> dict[str, str]:
     """What else is said of a verdict, by its name; without what is empty."""
     facts = {
         "Threshold from": claim.origin,
         "The paper's number": claim.paper_number,
         "Also over the family": claim.family,
-        "Shams": "; ".join(f"{one.what}, {numbers(one)}" for one in claim.shams if one.measured is not None),
+        "Shams": "; ".join(f"{one.what}, {measured_in_words(one)}" for one in claim.shams if one.measured is not None),
     }
     return {name: fact for name, fact in facts.items() if fact}
 
 
-def in_full(claim: Judgement) -> str:
+def full_statement(claim: Judgement) -> str:
     """The statement and, where it is not decided, the note that says why."""
     decided = claim.verdict in ("supported", "refuted") or not claim.note
     return claim.statement if decided else f"{claim.statement} *{claim.note}*"
@@ -260,7 +260,7 @@ def sham_counts(claims: Iterable[Judgement]) -> str:
     return f"Shams: {'; '.join(parts)}." if parts else ""
 
 
-def numbers(claim: Judgement | ControlJudgement) -> str:
+def measured_in_words(claim: Judgement | ControlJudgement) -> str:
     """What was measured, with its interval."""
     if claim.measured is None:
         return "not measured"
@@ -273,5 +273,5 @@ def numbers(claim: Judgement | ControlJudgement) -> str:
 def control_text(claim: Judgement) -> str:
     """What the control scored, or why there is none."""
     if claim.control is not None:
-        return f"Control: {claim.control.what}, {numbers(claim.control)}"
+        return f"Control: {claim.control.what}, {measured_in_words(claim.control)}"
     return f"No control: {claim.uncontrolled}" if claim.uncontrolled else ""

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from tests.studies.made_up import made_up
-from toylab.studies.contextual_counting.results import CLASSES, CountingResult, RegionCircuit, Shift
+from toylab.studies.contextual_counting.results import CLASSES, CountingResult, CountShift, RegionCircuit
 
 
 def region(accuracy=0.97, circuit="counter", bias="own [", share=0.9, without=0.23, **blocked) -> RegionCircuit:
@@ -28,9 +28,9 @@ def flat(accuracy: float, **more) -> CountingResult:
     return finding(*(region(accuracy, "unsolved") for _ in range(4)), **more)
 
 
-def shift(accuracy=0.9, before=1.0, after=0.5, predicted=0.5, by_place=0.8) -> Shift:
+def shift(accuracy=0.9, before=1.0, after=0.5, predicted=0.5, by_place=0.8) -> CountShift:
     """What a change does to one label."""
-    return Shift(accuracy=accuracy, before=before, after=after, predicted=predicted, by_place=by_place)
+    return CountShift(accuracy=accuracy, before=before, after=after, predicted=predicted, by_place=by_place)
 
 
 def model(regions, zeros=(), added=()) -> CountingResult:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from toylab import tasks
 from toylab.model.config import ModelConfig
 from toylab.model.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
-from toylab.studies.contextual_counting.data import Strings, strings
+from toylab.studies.contextual_counting.data import StringBatch, string_batch
 from toylab.tasks import Batch, ContextualCounting, encode
 from toylab.tasks.bracketed import BEGIN, CLOSE, ONE, OPEN, ZERO
 
@@ -29,7 +29,7 @@ class Cells(nn.Module):
         super().__init__()
         self.counts = counts
 
-    def forward(self, tokens: Tensor, *, segments: Tensor | None = None, tally: object = None) -> Tensor:
+    def forward(self, tokens: Tensor, *, segments: Tensor | None = None, token_counts: object = None) -> Tensor:
         bracket = (tokens == OPEN) | (tokens == CLOSE)
         place = bracket.cumsum(dim=1)
         ones = (tokens == ONE).cumsum(dim=1)
@@ -174,7 +174,7 @@ def balanced(task: ContextualCounting, rows: int, zeros: int, ones: int, seed: i
     return task.batch(np.array(found), np.full(rows, length))
 
 
-def laid_out(task: ContextualCounting, *texts: str) -> Strings:
+def laid_out(task: ContextualCounting, *texts: str) -> StringBatch:
     """Strings as they are written, all of one length."""
     rows = np.array([encode(task, list(text)) for text in texts])
-    return strings(task, task.batch(rows, np.full(len(texts), len(texts[0]))))
+    return string_batch(task, task.batch(rows, np.full(len(texts), len(texts[0]))))

@@ -12,10 +12,10 @@ from toylab.studies.contextual_counting.claims import claims
 from toylab.studies.contextual_counting.results import (
     CLASSES,
     CountingResult,
-    GoldenResult,
+    CountShift,
+    HandwrittenResult,
     NamedRegion,
     RegionCircuit,
-    Shift,
     UntrainedCounter,
 )
 from toylab.studies.contextual_counting.study import ContextualCountingStudy
@@ -25,7 +25,7 @@ from toylab.verdicts.decision import Plan
 SEEDS = range(6)
 ENCODINGS = ("none", "rotary", "alibi", "learned", "sinusoidal")
 PARTS = ("encodings", "circuits", "plain", "ingredients")
-NAMES = tuple(ContextualCountingStudy(encodings=ENCODINGS, parts=PARTS).arms())
+NAMES = tuple(ContextualCountingStudy(encodings=ENCODINGS, parts=PARTS).conditions())
 CAUSAL = tuple(name for name in NAMES if not name.endswith("bidirectional"))
 LONGEST = 64
 CONSTANT = ("begin", "own [", "own ]", "earlier brackets")
@@ -47,11 +47,13 @@ def region(path: str, least: float) -> RegionCircuit:
     return made_up(RegionCircuit, path, given | {"k": Between(1, 60), "accuracy": Between(least, 1)})
 
 
-def shift(path: str) -> Shift:
+def shift(path: str) -> CountShift:
     """The effect of a change, which laws predict more or less well."""
     before, after = number(f"{path}.before", 0.8, 1.2), number(f"{path}.after", 0.6, 1.1)
     near, nearer = number(f"{path}.near", 0.8, 1.2), number(f"{path}.nearer", 0.85, 1.15)
-    return Shift(accuracy=number(path), before=before, after=after, predicted=after * near, by_place=after * nearer)
+    return CountShift(
+        accuracy=number(path), before=before, after=after, predicted=after * near, by_place=after * nearer
+    )
 
 
 def scores(path: str) -> list[list[float]]:
@@ -78,14 +80,14 @@ def made(name: str, seed: int) -> CountingResult:
     return replace(found, untrained=made_up(UntrainedCounter, f"{path}.untrained", given | more))
 
 
-def golden(seed: int) -> GoldenResult:
+def golden(seed: int) -> HandwrittenResult:
     def named(bias: str, k: int) -> NamedRegion:
         right = number(f"golden.{seed}.{bias}.{k}") < 0.9
         told = {"begin": "begin", "bracket": "own ["}[bias] if right else "zeros"
         return NamedRegion(circuit="counter", bias=told, k=number(f"{seed}.{bias}.{k}"), r2=1.0, blocked={})
 
     regions = {bias: [named(bias, k) for k in range(4)] for bias in ("begin", "bracket")}
-    return GoldenResult(errors=seed // 4, asked=100 + seed, named=regions)
+    return HandwrittenResult(errors=seed // 4, asked=100 + seed, named=regions)
 
 
 WORLD = Conditions({name: {seed: made(name, seed) for seed in SEEDS} for name in NAMES})
@@ -142,7 +144,7 @@ def brackets(held: list[list[float]]) -> float:
     return (weights[2] + weights[3] + weights[4]) / sum(weights)
 
 
-def slopes(seed: int, law: str, names=CAUSAL) -> list[Shift]:
+def slopes(seed: int, law: str, names=CAUSAL) -> list[CountShift]:
     """Of solved counters, those that a law says will change by over .15; no last region beside an appended one."""
     found = []
     for name in names:

@@ -11,25 +11,25 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from toylab.model.encoder_decoder import ENCODER, EncoderDecoderConfig
-from toylab.model.token_counts import tally
+from toylab.model.token_counts import count_tokens
 from toylab.studies.contextual_counting import data
 from toylab.studies.contextual_counting.data import (
     RegionTeacher,
-    Strings,
+    StringBatch,
     count_accuracy,
+    count_logits,
     count_loss,
     counting_model,
-    fading,
     for_model,
     fresh_strings,
-    growing,
+    label_accuracy,
     learn_counting,
-    logits,
-    share_right,
-    strings,
+    length_curriculum,
+    linear_decay,
+    string_batch,
 )
 from toylab.tasks import IGNORE, ContextualCounting, encode, held_out, stream
-from toylab.training.batches import BLOCK
+from toylab.training.batches import BLOCK_STEPS
 from toylab.training.loop import TrainConfig, Training, train
 
 TASK = ContextualCounting(length=(12, 20), regions=(1, 3))
@@ -38,9 +38,9 @@ seeds = st.integers(0, 2**31)
 some = settings(max_examples=15)
 
 
-def laid_out(task: ContextualCounting, *texts: str, **options) -> Strings:
+def laid_out(task: ContextualCounting, *texts: str, **options) -> StringBatch:
     rows = np.array([encode(task, list(text)) for text in texts])
-    return strings(task, task.batch(rows, np.full(len(texts), len(texts[0]))), **options)
+    return string_batch(task, task.batch(rows, np.full(len(texts), len(texts[0]))), **options)
 
 
 def test_a_string_is_read_behind_its_begin_token_and_asked_for_the_counts_it_has():
@@ -48,7 +48,7 @@ def test_a_string_is_read_behind_its_begin_token_and_asked_for_the_counts_it_has
     assert found.tokens.tolist() == [[4, 1, 2, 0, 1, 1, 3, 1, 2, 3, 0], [4, 2, 1, 3, 0, 0, 0, 1, 1, 1, 0]]
     assert found.counts.tolist() == [[2, 0, IGNORE], [1, IGNORE, IGNORE]]
     assert found.regions.tolist() == [[0, 0, 1, 1, 1, 1, 1, 0, 2, 2, 0], [0, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0]]
-    assert found.tally is None
+    assert found.token_counts is None
 
 
 def test_without_a_begin_token_the_string_stands_alone():
@@ -64,19 +64,19 @@ def test_as_many_labels_are_asked_as_a_model_has(labels, counts):
 
 def test_the_tally_is_that_of_the_tokens():
     for causal in (True, False):
-        found, own = laid_out(TASK, "1[011]1[]0", causal_tally=causal), None
-        own = tally(found.tokens, TASK.symbols, causal)
-        assert torch.equal(found.tally.log_counts, own.log_counts)
+        found, own = laid_out(TASK, "1[011]1[]0", causal_counts=causal), None
+        own = count_tokens(found.tokens, TASK.symbols, causal)
+        assert torch.equal(found.token_counts.log_counts, own.log_counts)
 
 
 def test_strings_of_several_lengths_are_refused():
     batch = TASK.sample(stream(0), 2, length=np.array([12, 13]))
     with pytest.raises(ValueError, match=r"strings of length 12 to 13; draw it with one length, such as length=13"):
-        strings(TASK, batch)
+        string_batch(TASK, batch)
 
 
 @some
-@given(seeds, st.integers(1, 5), st.lists(st.integers(0, 3 * BLOCK), min_size=1, max_size=4))
+@given(seeds, st.integers(1, 5), st.lists(st.integers(0, 3 * BLOCK_STEPS), min_size=1, max_size=4))
 def test_the_batch_of_a_step_depends_on_nothing_but_the_step(seed, rows, steps):
     one, other = (fresh_strings(TASK, seed, rows) for _ in range(2))
     before = {step: one(step) for step in sorted(steps)}
@@ -89,7 +89,7 @@ def test_the_batch_of_a_step_depends_on_nothing_but_the_step(seed, rows, steps):
 
 def test_every_length_and_number_of_regions_of_the_task_is_trained_on_and_none_else():
     batch_at = fresh_strings(TASK, 3, 4)
-    batches = [batch_at(step) for step in range(4 * BLOCK)]
+    batches = [batch_at(step) for step in range(4 * BLOCK_STEPS)]
     assert {batch.tokens.shape[1] - 1 for batch in batches} == set(range(12, 21))
     numbers = [int((row != IGNORE).sum()) for batch in batches for row in batch.counts]
     assert set(numbers) == {1, 2, 3}
@@ -103,7 +103,7 @@ def test_no_string_is_both_trained_on_and_held_out(seed, other):
     batch_at = fresh_strings(task, seed, 32)
     trained = {tuple(row) for step in range(3) for row in batch_at(step).tokens.tolist()}
     sets = [
-        {tuple(r) for r in strings(task, held_out(task, other, 60, s, **task.largest)).tokens.tolist()}
+        {tuple(r) for r in string_batch(task, held_out(task, other, 60, s, **task.largest)).tokens.tolist()}
         for s in ("validation", "test")
     ]
     assert not trained & sets[0]
@@ -124,7 +124,7 @@ def test_the_largest_strings_are_the_longest_with_most_regions_and_others_may_be
 @given(seeds)
 def test_the_loss_is_the_mean_surprise_over_the_counts_that_exist(seed):
     model = counting_model(TASK, SMALL, seed).double()
-    found = strings(TASK, TASK.sample(stream(seed), 6, length=15))
+    found = string_batch(TASK, TASK.sample(stream(seed), 6, length=15))
     chances = model(found.tokens).detach().softmax(dim=-1)
     surprises = [
         -math.log(chances[row, label, count])
@@ -140,7 +140,7 @@ def test_the_loss_is_the_mean_surprise_over_the_counts_that_exist(seed):
 def test_the_auxiliary_loss_adds_the_regions_times_its_weight_and_nothing_at_weight_zero(seed, weight):
     model = counting_model(TASK, SMALL, seed).double()
     teacher = RegionTeacher(model, seed).double()
-    found = strings(TASK, TASK.sample(stream(seed), 4, length=15))
+    found = string_batch(TASK, TASK.sample(stream(seed), 4, length=15))
     plain = count_loss(model, found)
     assert torch.equal(count_loss(teacher, found), plain)
     guessed = model.encoder(found.tokens) @ teacher.classifier.weight.T
@@ -158,15 +158,15 @@ def test_the_teacher_shares_the_model_and_draws_other_numbers():
 
 
 def test_the_auxiliary_weight_fades_linearly_and_is_gone_for_good():
-    weight = fading(1000, 0.15)
+    weight = linear_decay(1000, 0.15)
     assert [weight(step) for step in (0, 75, 150, 151, 999)] == [1, 0.5, 0, 0, 0]
-    assert [fading(1000, 0.0)(step) for step in (0, 1)] == [0, 0]
+    assert [linear_decay(1000, 0.0)(step) for step in (0, 1)] == [0, 0]
 
 
 def test_the_model_of_a_task_has_its_sizes():
     model = counting_model(TASK, SMALL)
     assert (model.symbols, model.queries, model.classes, model.context) == (5, 3, 21, 21)
-    assert model(strings(TASK, held_out(TASK, 0, 2, **TASK.largest)).tokens).shape == (2, 3, 21)
+    assert model(string_batch(TASK, held_out(TASK, 0, 2, **TASK.largest)).tokens).shape == (2, 3, 21)
 
 
 def test_learning_is_a_pure_function_of_its_settings_and_follows_every_region(tmp_path):
@@ -198,13 +198,13 @@ def test_other_seeds_and_no_teacher_give_other_models():
 
 def test_training_that_was_cut_off_while_the_teacher_spoke_or_after_ends_with_the_same_bits(tmp_path):
     config = TrainConfig(steps=20, rows=4, warmup=2, schedule="cosine", cooldown=0, evaluate_every=5)
-    batch_at = fresh_strings(TASK, 0, 4, causal_tally=True, auxiliary=fading(20, 0.5))
+    batch_at = fresh_strings(TASK, 0, 4, causal_counts=True, auxiliary=linear_decay(20, 0.5))
     whole = RegionTeacher(counting_model(TASK, SMALL, 0))
     train(whole, count_loss, batch_at, config)
     for cut in (7, 13):
         parts, path = RegionTeacher(counting_model(TASK, SMALL, 0)), tmp_path / f"{cut}.safetensors"
 
-        def until(step: int, cut: int = cut) -> Strings:
+        def until(step: int, cut: int = cut) -> StringBatch:
             if step == cut:
                 raise KeyboardInterrupt
             return batch_at(step)
@@ -220,23 +220,23 @@ def test_training_that_was_cut_off_while_the_teacher_spoke_or_after_ends_with_th
 @given(st.integers(2, 40), st.integers(0, 80), st.integers(1, 500), st.sampled_from((0.25, 0.5, 1.0)))
 def test_the_longest_strings_grow_to_the_tasks_own_and_stay_there(shortest, longer, steps, share):
     task = ContextualCounting(length=(shortest, shortest + longer), regions=1)
-    longest = growing(task, steps, share)
+    longest = length_curriculum(task, steps, share)
     found = [longest(step) for step in range(steps + 1)]
     assert found == sorted(found)
-    assert found[0] == min(2 * shortest, task.longest)
-    assert all(longest(step) == task.longest for step in range(math.ceil(steps * share), steps + 1))
+    assert found[0] == min(2 * shortest, task.max_length)
+    assert all(longest(step) == task.max_length for step in range(math.ceil(steps * share), steps + 1))
 
 
 def test_without_growth_all_lengths_are_there_from_the_start():
-    assert growing(ContextualCounting(length=(8, 90)), 100, 0.0)(0) == 90
+    assert length_curriculum(ContextualCounting(length=(8, 90)), 100, 0.0)(0) == 90
 
 
 def test_training_strings_are_as_long_as_the_growth_lets_them():
     task = ContextualCounting(length=(8, 64), regions=1)
-    draw = fresh_strings(task, 0, 4, longest=growing(task, 256, 1.0))
+    draw = fresh_strings(task, 0, 4, longest=length_curriculum(task, 256, 1.0))
     reached = [draw(step).tokens.shape[1] - 1 for step in range(256)]
     for block in range(4):
-        assert max(reached[64 * block : 64 * block + 64]) <= growing(task, 256, 1.0)(64 * block)
+        assert max(reached[64 * block : 64 * block + 64]) <= length_curriculum(task, 256, 1.0)(64 * block)
     assert max(reached[192:]) > 32
 
 
@@ -244,28 +244,28 @@ def test_training_strings_are_as_long_as_the_growth_lets_them():
 def test_strings_fall_apart_into_rows_and_lose_nothing(rows, at_once):
     task = ContextualCounting(length=12, regions=2)
     for tallied in (None, True):
-        whole = strings(task, task.sample(stream(3), rows), causal_tally=tallied)
+        whole = string_batch(task, task.sample(stream(3), rows), causal_counts=tallied)
         parts = replace(whole, auxiliary=0.3).split(at_once)
         assert all(len(part) <= at_once and part.auxiliary == 0.3 for part in parts)
         for name in ("tokens", "counts", "regions"):
             assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name))
         if tallied:
-            assert torch.equal(torch.cat([part.tally.types for part in parts]), whole.tally.types)
+            assert torch.equal(torch.cat([part.token_counts.types for part in parts]), whole.token_counts.types)
 
 
 def test_accuracy_read_in_parts_is_that_of_the_whole(monkeypatch):
     task = ContextualCounting(length=12, regions=2)
     model = counting_model(task, EncoderDecoderConfig(), 0)
     whole = for_model(task, model, task.sample(stream(4), 23))
-    expected = share_right(logits(model, whole).argmax(dim=-1), whole)
-    monkeypatch.setattr("toylab.studies.contextual_counting.data.AT_ONCE", 5)
+    expected = label_accuracy(count_logits(model, whole).argmax(dim=-1), whole)
+    monkeypatch.setattr("toylab.studies.contextual_counting.data.EVALUATION_ROWS", 5)
     assert count_accuracy(model, whole) == expected == count_accuracy(model, whole, {})
 
 
 def test_a_share_is_of_the_strings_that_have_the_label_and_of_the_labels_that_a_string_has():
     found = laid_out(TASK, "1[011]1[]0", "[1]0001110", "[1][1]1110")
     answers = torch.tensor([[2, 1, IGNORE], [0, 0, 5], [1, 1, 0]])
-    assert share_right(answers, found) == pytest.approx([2 / 3, 1 / 2])
+    assert label_accuracy(answers, found) == pytest.approx([2 / 3, 1 / 2])
 
 
 @pytest.mark.parametrize(("auxiliary", "growth"), [(0.5, 0.0), (0.0, 0.5), (0.25, 1.0)])
@@ -278,12 +278,17 @@ def test_a_training_is_given_what_its_settings_say_and_followed_on_validation_st
     assert isinstance(taught, RegionTeacher) == (auxiliary > 0)
     assert (loss, same, more["progress"], more["checkpoint"]) == (count_loss, config, "told", None)
     expected = fresh_strings(
-        task, 3, 2, causal_tally=True, auxiliary=fading(400, auxiliary), longest=growing(task, 400, growth)
+        task,
+        3,
+        2,
+        causal_counts=True,
+        auxiliary=linear_decay(400, auxiliary),
+        longest=length_curriculum(task, 400, growth),
     )
     for step in (0, 60, 130, 390):
         assert torch.equal(batch_at(step).tokens, expected(step).tokens)
         assert batch_at(step).auxiliary == expected(step).auxiliary
-        assert torch.equal(batch_at(step).tally.log_counts, expected(step).tally.log_counts)
+        assert torch.equal(batch_at(step).token_counts.log_counts, expected(step).token_counts.log_counts)
     with torch.no_grad():
         model.decoder.head.bias[3] += 1e3
     counts = for_model(task, model, held_out(task, 3, 60, "validation", **task.largest)).counts
@@ -301,6 +306,6 @@ def test_strings_are_tallied_as_the_encoder_sees_them_where_it_can_use_that(enco
     config = replace(SMALL, encoder=replace(SMALL.encoder, **encoder))
     found = for_model(TASK, counting_model(TASK, config), held_out(TASK, 0, 3, **TASK.largest))
     if causal is None:
-        assert found.tally is None
+        assert found.token_counts is None
     else:
-        assert torch.equal(found.tally.log_counts, tally(found.tokens, TASK.symbols, causal).log_counts)
+        assert torch.equal(found.token_counts.log_counts, count_tokens(found.tokens, TASK.symbols, causal).log_counts)

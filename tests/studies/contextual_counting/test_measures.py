@@ -13,7 +13,7 @@ from tests.studies.contextual_counting.planted import held_out, laid_out
 from toylab.model.encoder_decoder import ENCODER, EncoderDecoderConfig
 from toylab.planted.handwritten import contextual_counter
 from toylab.studies.contextual_counting import measures as circuits
-from toylab.studies.contextual_counting.data import counting_model, for_model, strings
+from toylab.studies.contextual_counting.data import counting_model, for_model, string_batch
 from toylab.studies.contextual_counting.results import SLACK
 from toylab.tasks import IGNORE, ContextualCounting, stream
 from toylab.tasks.bracketed import BEGIN
@@ -56,12 +56,12 @@ def test_the_classes_of_a_string_worked_out_by_hand():
 
 def test_the_floor_is_that_of_the_commonest_count():
     found = replace(one_string("1[01]0[1]1[]"), counts=torch.tensor([[1, 1, 0, 2, IGNORE, 7]]))
-    assert circuits.floor(found) == pytest.approx(2 / 5)
+    assert circuits.constant_accuracy(found) == pytest.approx(2 / 5)
 
 
 def test_the_hand_written_counters_are_named_with_their_bias(golden):
     _, bias, found, named = golden
-    floor = circuits.floor(found)
+    floor = circuits.constant_accuracy(found)
     for circuit in named:
         assert circuit.accuracy == 1
         assert circuit.circuit == "counter"
@@ -96,24 +96,24 @@ def test_what_a_change_does_to_the_weights_worked_out_by_hand():
     pattern = torch.zeros(1, 3, 14)
     pattern[0, :, [0, 3, 6, 7]] = torch.tensor([0.2, 0.1, 0.1, 0.2])  # BoS, then the three zeros
     # By class: three zeros that weigh .4 become six. By place: none stood behind the last bracket, so it is the same.
-    assert circuits.foretell(pattern, before, after) == pytest.approx([0.6 / 1.0] * 3)
-    assert circuits.foretell(pattern, before, after, places=True) == pytest.approx([0.6 / 1.0] * 3)
+    assert circuits.predict_slopes(pattern, before, after) == pytest.approx([0.6 / 1.0] * 3)
+    assert circuits.predict_slopes(pattern, before, after, places=True) == pytest.approx([0.6 / 1.0] * 3)
     before, after = one_string("1[01]00[1]1[]0"), one_string("1[01]00[1]1[]0000")
     pattern = torch.zeros(1, 3, 15)
     pattern[0, :, [0, 3, 6, 7, 14]] = torch.tensor([0.2, 0.1, 0.1, 0.2, 0.05])
     # By place: the zero behind the last bracket weighs .05, and so do the three new ones.
-    assert circuits.foretell(pattern, before, after) == pytest.approx([0.65 / (0.2 + 0.45 * 7 / 4)] * 3)
-    assert circuits.foretell(pattern, before, after, places=True) == pytest.approx([0.65 / (0.65 + 3 * 0.05)] * 3)
-    assert circuits.foretell(pattern, before, before, places=True) == pytest.approx([1, 1, 1])
+    assert circuits.predict_slopes(pattern, before, after) == pytest.approx([0.65 / (0.2 + 0.45 * 7 / 4)] * 3)
+    assert circuits.predict_slopes(pattern, before, after, places=True) == pytest.approx([0.65 / (0.65 + 3 * 0.05)] * 3)
+    assert circuits.predict_slopes(pattern, before, before, places=True) == pytest.approx([1, 1, 1])
 
 
 def test_counted_ones_are_no_part_of_what_is_compared_with():
     before, after = one_string("1[01]00[1]1[]0"), one_string("1[01]00[1]1[]0000")
     pattern = torch.zeros(1, 3, 15)
     pattern[0, :, [0, 14]] = torch.tensor([0.2, 0.1])
-    plain = circuits.foretell(pattern, before, after)
+    plain = circuits.predict_slopes(pattern, before, after)
     pattern[0, 0, 4], pattern[0, 1, 9] = 0.7, 0.7  # the ones of the first region, and of the second
-    assert circuits.foretell(pattern, before, after) == pytest.approx(plain)
+    assert circuits.predict_slopes(pattern, before, after) == pytest.approx(plain)
 
 
 def test_two_values_reproduce_a_hand_written_counter(golden):
@@ -157,6 +157,6 @@ def test_two_components_hold_all_of_a_plane_and_a_part_of_more(rank, low, high):
 
 def test_begin_is_a_class_only_where_there_is_a_begin_token():
     task = replace(TASK, begin=False)
-    found = strings(task, held_out(task, 0, 3))
+    found = string_batch(task, held_out(task, 0, 3))
     assert not (found.tokens == BEGIN).any()
     assert not circuits.key_classes(found)["begin"].any()

@@ -14,7 +14,7 @@ from toylab.model.encoder_decoder import ENCODER, EncoderDecoder, EncoderDecoder
 from toylab.planted.handwritten import contextual_counter
 from toylab.probes import linear_probe, watch
 from toylab.studies.contextual_counting import measures as circuits
-from toylab.studies.contextual_counting.data import Strings, count_accuracy, counting_model, strings
+from toylab.studies.contextual_counting.data import StringBatch, count_accuracy, counting_model, string_batch
 from toylab.tasks import ContextualCounting, stream
 from toylab.tasks.bracketed import CLOSE, ONE, OPEN, ZERO
 
@@ -32,7 +32,7 @@ def model_of(seed: int = 0, task: ContextualCounting = TASK, **encoder) -> Encod
     return model
 
 
-def answered(model: EncoderDecoder, found: Strings) -> Strings:
+def answered(model: EncoderDecoder, found: StringBatch) -> StringBatch:
     """The strings with the model's own answers for counts, so that it is always right. These are many: its logits are
     centred first."""
     with torch.no_grad():
@@ -53,7 +53,7 @@ def silenced(model: EncoderDecoder, planes: range) -> EncoderDecoder:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_stopping_planes_costs_accuracy_where_they_are_asked_and_none_elsewhere(seed):
-    found = strings(ONE_REGION, balanced(ONE_REGION, 60, 8, 8))
+    found = string_batch(ONE_REGION, balanced(ONE_REGION, 60, 8, 8))
     for matters, idle, unasked in (("slow", "fast", range(2)), ("fast", "slow", range(2, 4))):
         model = silenced(model_of(seed, ONE_REGION, positions="rotary", position_base=20.0), unasked)
         right = answered(model, found)
@@ -67,7 +67,7 @@ def test_stopping_planes_costs_accuracy_where_they_are_asked_and_none_elsewhere(
 
 def test_without_turning_a_rotary_model_is_the_model_without_positions():
     turning, still = (model_of(4, ONE_REGION, positions=positions) for positions in ("rotary", "none"))
-    found = answered(still, strings(ONE_REGION, balanced(ONE_REGION, 60, 8, 8)))
+    found = answered(still, string_batch(ONE_REGION, balanced(ONE_REGION, 60, 8, 8)))
     turning.load_state_dict(still.state_dict())
     assert circuits.rotary_profile(turning, found, 1 / 32).stopped.all == [1.0]
     assert count_accuracy(turning, found)[0] < 0.8
@@ -77,7 +77,7 @@ def test_without_turning_a_rotary_model_is_the_model_without_positions():
 @given(seeds)
 def test_a_plane_adds_to_what_a_one_prefers_the_products_of_its_two_features(seed):
     model = model_of(seed, positions="rotary")
-    profile = circuits.rotary_profile(model, strings(TASK, held_out(TASK, 0, 4)), 1 / 32)
+    profile = circuits.rotary_profile(model, string_batch(TASK, held_out(TASK, 0, 4)), 1 / 32)
     block = model.encoder.blocks[0]
     read = block.ln1(model.encoder.embedding.weight)
     q, k = block.attn.query(read)[ONE].tolist(), block.attn.key(read).tolist()
@@ -94,7 +94,7 @@ def test_a_plane_adds_to_what_a_one_prefers_the_products_of_its_two_features(see
 
 
 def test_the_probe_asks_for_the_region_of_every_one_string_by_string():
-    model, found = model_of(1), strings(TASK, balanced(TASK, 12, 4, 6))
+    model, found = model_of(1), string_batch(TASK, balanced(TASK, 12, 4, 6))
     with watch(model, "encoder.blocks.0.attn_out", "encoder.final") as seen:
         model(found.tokens)
     places = [(r, at) for r, row in enumerate(found.tokens.tolist()) for at, token in enumerate(row) if token == ONE]
@@ -129,7 +129,7 @@ def test_where_nothing_leaves_the_encoder_the_probe_of_the_attention_still_reads
     model = contextual_counter(TASK.most, TASK.classes)
     with torch.no_grad():
         model.encoder.ln_final.weight.zero_()
-    probes = circuits.region_probes(model, strings(TASK, balanced(TASK, 40, 6, 8)), 0)
+    probes = circuits.region_probes(model, string_batch(TASK, balanced(TASK, 40, 6, 8)), 0)
     assert probes.attention_output.accuracy == 1
     assert probes.decoder_input.accuracy == probes.decoder_input.majority < 0.7
 
@@ -144,7 +144,7 @@ def test_a_logit_that_a_shuffle_only_raises_or_only_lowers_has_a_gap(sign):
     class Inside(EncoderDecoder):
         """One logit: how many ones stand inside a region."""
 
-        def forward(self, tokens, *, seen=None, tally=None):
+        def forward(self, tokens, *, seen=None, token_counts=None):
             inside = ((tokens == OPEN).long() - (tokens == CLOSE).long()).cumsum(dim=1).clamp(min=0)
             return sign * (inside * (tokens == ONE)).sum(dim=1)[:, None, None].double()
 
@@ -156,7 +156,7 @@ def test_a_logit_that_a_shuffle_only_raises_or_only_lowers_has_a_gap(sign):
 
 
 def test_the_gap_is_the_largest_change_under_a_shuffle_of_each_string_by_itself():
-    model, found = model_of(2), strings(TASK, balanced(TASK, 5, 6, 6))
+    model, found = model_of(2), string_batch(TASK, balanced(TASK, 5, 6, 6))
     order = stream(7).permuted(np.tile(np.arange(17), (5, 1)), axis=1)
     largest = 0.0
     for row, tokens in enumerate(found.tokens.tolist()):

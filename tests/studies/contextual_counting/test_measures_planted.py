@@ -18,7 +18,7 @@ from tests.studies.contextual_counting.planted import (
 )
 from toylab.probes import fit_saturation, name_circuit
 from toylab.studies.contextual_counting import measures as circuits
-from toylab.studies.contextual_counting.data import strings
+from toylab.studies.contextual_counting.data import string_batch
 from toylab.studies.contextual_counting.results import CLASSES, COUNTED, SLACK
 from toylab.tasks import ContextualCounting, stream
 
@@ -79,7 +79,7 @@ def kinds(row: list[int], label: int, places: bool) -> list[tuple[str, int]]:
 @given(seeds, st.integers(1, 3))
 def test_every_token_is_to_every_label_what_a_reader_from_left_to_right_calls_it(seed, regions):
     task = replace(TASK, regions=regions)
-    found = strings(task, task.sample(stream(seed), 3, length=16))
+    found = string_batch(task, task.sample(stream(seed), 3, length=16))
     masks = circuits.key_classes(found)
     assert tuple(masks) == CLASSES
     for row, tokens in enumerate(found.tokens.tolist()):
@@ -92,7 +92,7 @@ def test_every_token_is_to_every_label_what_a_reader_from_left_to_right_calls_it
 @given(seeds)
 def test_the_planted_decoder_does_what_its_table_says(seed):
     counter = drawn(seed, scale=3.0)
-    found = strings(TASK, balanced(TASK, 3, 6, 6, seed))
+    found = string_batch(TASK, balanced(TASK, 3, 6, 6, seed))
     logits = counter.model(found.tokens)
     for row, tokens in enumerate(found.tokens.tolist()):
         for label in range(2):
@@ -110,9 +110,9 @@ def test_the_effect_of_a_change_and_its_predictions_are_those_of_a_slow_loop(see
     changed = TASK.append_zeros(batch, zeros)
     if added:
         changed = TASK.append_region(changed)
-    before, after = strings(TASK, batch), strings(TASK, changed, labels=2)
+    before, after = string_batch(TASK, batch), string_batch(TASK, changed, labels=2)
     old, new = before.tokens.tolist(), after.tokens.tolist()
-    for label, one in enumerate(circuits.shift(counter.model, before, after)):
+    for label, one in enumerate(circuits.measure_shifts(counter.model, before, after)):
         counts = before.counts[:, label].tolist()
         answers, later = ([counter.answer(row, label) for row in rows] for rows in (old, new))
         plain = slope(answers, counts)
@@ -132,9 +132,11 @@ def zeros_counter(zeros: int, behind: float = 1.0) -> Counter:
 
 def test_as_many_zeros_again_halve_what_a_counter_that_compares_with_them_says():
     batch = balanced(TASK, 60, zeros=8, ones=12)
-    before = strings(TASK, batch)
+    before = string_batch(TASK, batch)
     for n, factor in ((8, 1 / 2), (24, 1 / 4)):
-        for one in circuits.shift(zeros_counter(8).model, before, strings(TASK, TASK.append_zeros(batch, n))):
+        for one in circuits.measure_shifts(
+            zeros_counter(8).model, before, string_batch(TASK, TASK.append_zeros(batch, n))
+        ):
             assert one.before == 1
             assert one.accuracy < 0.6
             assert one.after == pytest.approx(factor, abs=0.1)
@@ -144,16 +146,16 @@ def test_as_many_zeros_again_halve_what_a_counter_that_compares_with_them_says()
 
 def test_an_empty_region_changes_nothing_where_zeros_are_compared_with():
     batch = balanced(TASK, 30, zeros=8, ones=12)
-    changed = strings(TASK, TASK.append_region(batch), labels=2)
-    for one in circuits.shift(zeros_counter(8).model, strings(TASK, batch), changed):
+    changed = string_batch(TASK, TASK.append_region(batch), labels=2)
+    for one in circuits.measure_shifts(zeros_counter(8).model, string_batch(TASK, batch), changed):
         assert one.accuracy == one.before == one.after == 1
         assert (one.predicted, one.by_place) == pytest.approx((1, 1))
 
 
 def test_zeros_that_weigh_nothing_behind_the_last_bracket_are_foretold_by_place_alone():
     batch = balanced(TASK, 60, zeros=8, ones=12)
-    before, after = strings(TASK, batch), strings(TASK, TASK.append_zeros(batch, 16))
-    for one in circuits.shift(zeros_counter(8, behind=0.0).model, before, after):
+    before, after = string_batch(TASK, batch), string_batch(TASK, TASK.append_zeros(batch, 16))
+    for one in circuits.measure_shifts(zeros_counter(8, behind=0.0).model, before, after):
         assert one.after == one.before == one.by_place
         assert one.predicted < 0.5 * one.before
 
@@ -165,11 +167,11 @@ def test_zeros_that_weigh_nothing_behind_the_last_bracket_are_foretold_by_place_
 @given(seeds)
 def test_the_finder_says_what_a_slow_loop_over_tokens_finds(seed):
     counter = drawn(seed)
-    found = strings(TASK, TASK.sample(stream(seed), 24, length=14))
+    found = string_batch(TASK, TASK.sample(stream(seed), 24, length=14))
     rows = found.tokens.tolist()
     every = [n for counts in found.counts.tolist() for n in counts]
     floor = max(every.count(n) for n in every) / len(every)
-    assert circuits.floor(found) == pytest.approx(floor)
+    assert circuits.constant_accuracy(found) == pytest.approx(floor)
     for label, circuit in enumerate(circuits.find_circuits(counter.model, found)):
         counts = found.counts[:, label].tolist()
         kinds = [classes(row, label + 1) for row in rows]
@@ -235,7 +237,7 @@ def complement() -> Counter:
 )
 def test_the_circuit_that_was_planted_is_named_with_its_bias(circuit, bias, counter):
     task = replace(TASK, regions=len(counter.weights))
-    found = strings(task, balanced(task, 80, zeros=6, ones=10))
+    found = string_batch(task, balanced(task, 80, zeros=6, ones=10))
     first = circuits.find_circuits(counter.model, found)[0]
     assert first.accuracy == 1
     assert first.circuit == circuit
@@ -247,7 +249,7 @@ def test_the_circuit_that_was_planted_is_named_with_its_bias(circuit, bias, coun
         assert first.largest == "begin"
     else:
         assert first.bias == bias
-        assert first.blocked["the bias"] == first.blocked[bias] <= circuits.floor(found) + SLACK
+        assert first.blocked["the bias"] == first.blocked[bias] <= circuits.constant_accuracy(found) + SLACK
 
 
 def test_a_mass_is_shown_for_a_count_of_five_strings_and_not_of_four():
@@ -266,7 +268,7 @@ def test_logits_are_rebuilt_from_the_mean_value_of_each_class(seed, scale):
     counter = drawn(seed, scale)
     with torch.no_grad():
         counter.model.decoder.head.bias.copy_(torch.linspace(0, 0.3, counter.counts))
-    found = strings(TASK, TASK.sample(stream(seed), 6, length=13))
+    found = string_batch(TASK, TASK.sample(stream(seed), 6, length=13))
     rows, logits = found.tokens.tolist(), counter.model(found.tokens).detach()
     named = circuits.find_circuits(counter.model, found)
     told = np.linspace(0, 0.3, counter.counts)

@@ -6,14 +6,14 @@ import pytest
 
 from tests.studies.contextual_counting.findings import COPY, SOLVED, UNSOLVED, finding, model, region, shift
 from toylab.studies.contextual_counting import pooled
-from toylab.studies.contextual_counting.results import Elsewhere, Shift
+from toylab.studies.contextual_counting.results import CountShift, OtherStrings
 
 
-def by_class(one: Shift) -> float:
+def by_class(one: CountShift) -> float:
     return one.predicted
 
 
-def by_place(one: Shift) -> float:
+def by_place(one: CountShift) -> float:
     return one.by_place
 
 
@@ -43,14 +43,14 @@ def test_only_slopes_that_are_told_to_change_by_more_than_a_hit_are_asked():
     still, falls = shift(before=2.0, after=2.0, predicted=1.71), shift(before=2.0, after=1.5, predicted=1.69)
     rises, exact = shift(before=2.0, after=2.9, predicted=2.4), shift(before=2.0, after=1.6, predicted=1.6)
     held = model([SOLVED] * 4, [still, falls, rises, exact])
-    assert pooled.told_to_change([None, held], by_class) == [falls, rises, exact]
+    assert pooled.predicted_to_change([None, held], by_class) == [falls, rises, exact]
     assert pooled.share_predicted(held, law=by_class) == pytest.approx(2 / 3)
 
 
 def test_the_last_region_is_not_asked_about_one_behind_it():
     first, last = shift(after=0.4), shift(after=0.3)
     held = model([replace(SOLVED), replace(SOLVED)], [first, last], [shift(after=0.2), shift(after=0.1)])
-    assert pooled.told_to_change([held], by_class) == [first, last, held.shifts["a region"][0]]
+    assert pooled.predicted_to_change([held], by_class) == [first, last, held.shifts["a region"][0]]
 
 
 def test_accuracy_kept_is_of_regions_that_are_lost_without_one_of_the_biases():
@@ -75,7 +75,7 @@ def test_what_is_told_beside_a_verdict_is_counted_over_all_models():
 
 def test_accuracy_elsewhere_is_pooled_over_regions_of_all_models():
     one, other = (
-        replace(finding(), elsewhere={"length 40": Elsewhere(accuracy=accuracy, floor=0.3)} | more)
-        for accuracy, more in (([0.2, 0.4], {"p = 0.3": Elsewhere(accuracy=[0.9], floor=0.1)}), ([0.9], {}))
+        replace(finding(), elsewhere={"length 40": OtherStrings(accuracy=accuracy, floor=0.3)} | more)
+        for accuracy, more in (([0.2, 0.4], {"p = 0.3": OtherStrings(accuracy=[0.9], floor=0.1)}), ([0.9], {}))
     )
     assert pooled.accuracy_elsewhere([one, other]) == pytest.approx({"length 40": 0.5, "p = 0.3": 0.9})

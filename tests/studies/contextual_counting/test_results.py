@@ -7,14 +7,14 @@ from dataclasses import replace
 import pytest
 
 from tests.studies.contextual_counting.findings import COPY, SOLVED, UNSOLVED, finding, flat, model, region, shift
-from toylab.probes import Readout
-from toylab.settings import as_json, fit
+from toylab.probes import ClassReadout
+from toylab.settings import as_json, convert_value
 from toylab.studies.contextual_counting.results import (
     CLASSES,
     CONSTANT,
     COUNTED,
     VARYING,
-    GoldenResult,
+    HandwrittenResult,
     NamedRegion,
     RegionReadout,
     RotaryProfile,
@@ -89,7 +89,7 @@ def test_only_solved_regions_are_asked_for_shares_circuits_and_readouts():
     assert model([UNSOLVED]).share(lambda one: True) is model([UNSOLVED]).over_solved(lambda one: 1.0) is None
     assert held.without(COUNTED) == [one.blocked[COUNTED] for one in (SOLVED, UNSOLVED, COPY)]
     readouts = [
-        RegionReadout(two_values=Readout(0.0, agreement), all_classes=Readout(0.0, 0.9))
+        RegionReadout(two_values=ClassReadout(0.0, agreement), all_classes=ClassReadout(0.0, 0.9))
         for agreement in (0.5, 0.1, 0.7)
     ]
     assert replace(held, readout=readouts).agreement == pytest.approx(0.6)
@@ -116,10 +116,10 @@ def test_a_golden_region_is_named_correctly_by_circuit_and_bias_both():
         "begin": [one("counter", "begin"), one("copy", "begin"), one("counter", "own [")],
         "bracket": [one("counter", "own ["), one("counter", "begin")],
     }
-    assert GoldenResult(errors=0, asked=1, named=named).named_correctly == pytest.approx(2 / 5)
+    assert HandwrittenResult(errors=0, asked=1, named=named).share_named_correctly == pytest.approx(2 / 5)
 
 
 def test_results_survive_their_json_form():
-    golden = GoldenResult(errors=0, asked=1, named={})
+    golden = HandwrittenResult(errors=0, asked=1, named={})
     for result in (finding(region()), finding(readout=None, scores=None, untrained=None), golden):
-        assert fit(type(result), json.loads(json.dumps(as_json(result, "result"))), "result") == result
+        assert convert_value(type(result), json.loads(json.dumps(as_json(result, "result"))), "result") == result

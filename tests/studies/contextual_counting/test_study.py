@@ -10,7 +10,7 @@ from toylab.studies.contextual_counting.study import ContextualCountingStudy
 from toylab.tasks import ContextualCounting
 
 STUDY = ContextualCountingStudy(parts=("encodings", "circuits", "plain", "ingredients"))
-ARMS = STUDY.arms()
+ARMS = STUDY.conditions()
 
 
 def test_the_main_arms_differ_in_positions_alone():
@@ -56,11 +56,11 @@ def test_an_ablation_leaves_one_ingredient_out(name, change):
 
 
 def test_parts_that_are_not_asked_for_are_not_trained():
-    assert set(ContextualCountingStudy(parts=()).arms()) == {"none", "rotary"}
-    assert not {f"plain-{name}" for name in STUDY.encodings} & set(ContextualCountingStudy.default().arms())
+    assert set(ContextualCountingStudy(parts=()).conditions()) == {"none", "rotary"}
+    assert not {f"plain-{name}" for name in STUDY.encodings} & set(ContextualCountingStudy.default().conditions())
     paper = ContextualCountingStudy.paper()
     assert len(paper.seeds) >= 20
-    assert {f"plain-{name}" for name in paper.encodings} <= set(paper.arms())
+    assert {f"plain-{name}" for name in paper.encodings} <= set(paper.conditions())
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def test_a_model_is_judged_on_the_longest_strings_with_most_regions(rotary):
     assert strings.tokens.shape == (100, 25)
     assert (found.steps, found.solved_at) == (14, 5)
     assert found.accuracy == count_accuracy(model, strings)
-    assert found.floor == measures.floor(strings)
+    assert found.floor == measures.constant_accuracy(strings)
     assert found.circuits == measures.find_circuits(model, strings)
     assert found.readout == measures.value_readout(model, strings, found.circuits)
     assert found.probe == measures.region_probes(model, strings, 3)
@@ -102,7 +102,7 @@ def test_each_change_appends_what_its_name_says(rotary):
     for name, shifts in found.shifts.items():
         size = None if name == "a region" else int(name.split()[0])
         changed = TASK.append_region(batch) if size is None else TASK.append_zeros(batch, size)
-        assert shifts == measures.shift(model, before, for_model(TASK, model, changed)), name
+        assert shifts == measures.measure_shifts(model, before, for_model(TASK, model, changed)), name
 
 
 def test_elsewhere_one_thing_differs_from_the_strings_on_which_a_model_is_judged(rotary):
@@ -120,7 +120,7 @@ def test_elsewhere_one_thing_differs_from_the_strings_on_which_a_model_is_judged
         strings = for_model(task, model, held_out(task, 3, 100, length=length, regions=regions))
         assert strings.tokens.shape[1] == length + 1
         assert found.elsewhere[name].accuracy == count_accuracy(model, strings), name
-        assert found.elsewhere[name].floor == measures.floor(strings), name
+        assert found.elsewhere[name].floor == measures.constant_accuracy(strings), name
 
 
 def test_the_example_is_the_shortest_string_whose_emptiest_region_is_fullest(rotary):
@@ -162,7 +162,7 @@ def test_learned_positions_are_asked_for_nothing_longer_than_they_know(tmp_path)
 def test_a_decoder_of_more_than_attention_has_no_readout():
     config = EncoderDecoderConfig(encoder=replace(ENCODER, width=8), residual=True)
     model = counting_model(TASK, config)
-    found = study.examine(TASK, model, 0, 210, 7, None)
+    found = study.measure_model(TASK, model, 0, 210, 7, None)
     assert found.readout is None
     assert found.probe == measures.region_probes(model, for_model(TASK, model, held_out(TASK, 0, 210).rows(0, 200)), 0)
     assert (found.steps, found.solved_at) == (7, None)
@@ -174,7 +174,7 @@ def test_strings_so_short_that_hardly_a_bit_is_left_are_examined_too(size):
     task = ContextualCounting(length=length, regions=regions)
     ContextualCountingStudy(task=task)  # which takes it
     config = EncoderDecoderConfig(encoder=replace(ENCODER, width=8))
-    found = study.examine(task, counting_model(task, config), 0, 10, 1, None)
+    found = study.measure_model(task, counting_model(task, config), 0, 10, 1, None)
     assert (f"{regions + 1} regions" in found.elsewhere) == (2 * regions + 4 <= length)
 
 
@@ -192,7 +192,7 @@ def test_counters_that_always_say_nothing_or_too_much_are_wrong_wherever_they_ar
 
     monkeypatch.setattr(study, "contextual_counter", broken)
     task = ContextualCounting(length=14, regions=2)
-    found = study.golden(task, 20, 1)
+    found = study.measure_handwritten(task, 20, 1)
     wide, errors, asked = replace(task, length=28), 0, 0
     for length in (16, 14, 28):
         for regions in (1, 2, 6 if length == 14 else 7):
@@ -204,11 +204,11 @@ def test_counters_that_always_say_nothing_or_too_much_are_wrong_wherever_they_ar
 
 def test_the_hand_written_counters_make_no_error_and_are_named():
     twice = held_out(replace(TASK, length=48), 2, 50, length=48, regions=1)
-    assert twice.labels["count"].max() > TASK.longest  # a count that the task does not name
-    found = study.golden(TASK, 60, 2)
+    assert twice.labels["count"].max() > TASK.max_length  # a count that the task does not name
+    found = study.measure_handwritten(TASK, 60, 2)
     assert found.errors == 0
     assert found.asked == 2 * 3 * 50 * (1 + 2 + 7)
-    assert found.named_correctly == 1
+    assert found.share_named_correctly == 1
     for bias, regions in found.named.items():
         model = contextual_counter(2, 25, bias=bias)
         own = measures.find_circuits(model, for_model(TASK, model, held_out(TASK, 2, 60)))
@@ -221,7 +221,7 @@ def test_the_hand_written_counters_make_no_error_and_are_named():
 def test_the_hand_written_counters_are_tried_where_seven_regions_or_all_of_the_task_leave_no_bits(size):
     length, regions = size
     task = ContextualCounting(length=length, regions=regions)
-    assert study.golden(task, 10, 0).errors == 0
+    assert study.measure_handwritten(task, 10, 0).errors == 0
 
 
 # How a model is trained ----------------------------------------------------------------------------------------------
@@ -244,10 +244,10 @@ def test_an_arm_is_trained_by_its_settings(monkeypatch, tmp_path, name):
         asked.extend(arguments)
         return finding()
 
-    monkeypatch.setattr(study, "examine", examine)
+    monkeypatch.setattr(study, "measure_model", examine)
     assert settings.run_job(job, tmp_path) == finding()
     task, _, seed, rows, steps, solved_at = asked
-    arm = settings.arms()[name]
+    arm = settings.conditions()[name]
     assert given.pop("checkpoint") == tmp_path / "checkpoint.safetensors"
     assert given == {
         "task": arm.task, "model": arm.model, "train": arm.train, "seed": 0, "rows": 200,
@@ -263,11 +263,13 @@ def test_models_without_positions_which_run_in_linear_time_come_after_all_others
     assert fast == sorted(fast)
     assert set(fast) == {False, True}
     assert [(job.name, job.seed) for job in jobs[-2:]] == [("golden", 0), ("golden", 3)]
-    assert sorted((job.name, job.seed) for job in jobs[:-2]) == sorted((n, s) for n in STUDY.arms() for s in (0, 3))
+    assert sorted((job.name, job.seed) for job in jobs[:-2]) == sorted(
+        (n, s) for n in STUDY.conditions() for s in (0, 3)
+    )
 
 
 def test_an_arm_with_another_encoder_differs_in_that_alone():
-    arms = ContextualCountingStudy(parts=("circuits", "plain", "ingredients")).arms()
+    arms = ContextualCountingStudy(parts=("circuits", "plain", "ingredients")).conditions()
 
     def changed(name: str, **encoder):
         arm = arms[name]
@@ -278,4 +280,4 @@ def test_an_arm_with_another_encoder_differs_in_that_alone():
     assert arms["no-auxiliary-rotary"] == replace(arms["rotary"], auxiliary=0.0)
     assert arms["no-auxiliary-slow-rotary"] == changed("no-auxiliary-rotary", position_frequency=0.01)
     assert arms["plain-encoder-mlp"] == changed("plain-none", hidden=128)
-    assert ContextualCountingStudy(encoder_hidden=7).arms()["encoder-mlp"].model.encoder.hidden == 7
+    assert ContextualCountingStudy(encoder_hidden=7).conditions()["encoder-mlp"].model.encoder.hidden == 7

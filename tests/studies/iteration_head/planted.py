@@ -3,7 +3,7 @@
 import torch
 
 from toylab.model.transformer import Transformer
-from toylab.planted.disguise import widened
+from toylab.planted.disguise import add_heads
 from toylab.planted.handwritten import iteration_head
 from toylab.probes import IterationHead
 from toylab.tasks import Batch, IteratedMap, Polynomial, Split, stream
@@ -30,7 +30,7 @@ def noisy(seed: int, noise: float, heads: int = 1) -> Transformer:
             block.attn.query.weight /= 15  # scores of 4 against 0 leave a part of the attention elsewhere
             block.attn.query.bias /= 15
     if heads > 1:
-        model = widened(model, heads, heads - 1, stream(seed, "heads"))
+        model = add_heads(model, heads, heads - 1, stream(seed, "heads"))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += noise * torch.randn(parameter.shape, generator=source, dtype=torch.float64)

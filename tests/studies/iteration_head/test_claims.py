@@ -7,15 +7,15 @@ from statistics import median
 import pytest
 
 from tests.studies.made_up import Between, check_claim, made_up, number
-from toylab.settings import as_json, fit
-from toylab.studies.iteration_head.claims import Guesses, claims
+from toylab.settings import as_json, convert_value
+from toylab.studies.iteration_head.claims import GuessAccuracy, claims
 from toylab.studies.iteration_head.measures import Emergence, IterationResult
 from toylab.studies.iteration_head.study import IterationHeadStudy
 from toylab.verdicts.claim import Conditions, judge_claims
 from toylab.verdicts.decision import Plan
 
 SEEDS = range(6)
-GUESS, PARITY, STEPS = Guesses(constant=0.1234, blind=0.2345), 0.5432, 217
+GUESS, PARITY, STEPS = GuessAccuracy(constant=0.1234, blind=0.2345), 0.5432, 217
 ACCURACY = {
     "main": Between(0.991, 1.0),
     "one-head": Between(0.95, 1.0),
@@ -104,15 +104,15 @@ EXPECTED = {
     ),
     "ablate": (
         "median <= 0.28",
-        median(one.tests.zeroed.state for one in MAIN),
-        median(one.tests.zeroed_on_inputs.state for one in MAIN),
+        median(one.tests.zero_ablated.state for one in MAIN),
+        median(one.tests.zero_ablated_on_inputs.state for one in MAIN),
     ),
     "ablate-alone": (
         "median <= 0.28",
-        median(one.tests.zeroed_alone.state for one in MAIN),
-        median(one.tests.zeroed_on_inputs.state for one in MAIN),
+        median(one.tests.zero_ablated_alone.state for one in MAIN),
+        median(one.tests.zero_ablated_on_inputs.state for one in MAIN),
     ),
-    "ablate-inputs": ("median >= 0.99", kept("zeroed_on_inputs"), kept("zeroed")),
+    "ablate-inputs": ("median >= 0.99", kept("zero_ablated_on_inputs"), kept("zero_ablated")),
     "steer": ("median >= 0.99", median(one.steered for one in MAIN), median(one.untrained.steered for one in MAIN)),
     "ideal-pattern": ("median >= 0.99", kept("ideal_pattern"), kept("uniform")),
     "stop-rule": (
@@ -120,7 +120,7 @@ EXPECTED = {
         share([one.head.stop >= 0.5 for one in MAIN]),
         share([one.untrained.head.stop >= 0.5 for one in MAIN]),
     ),
-    "first-layer": ("median >= 0.99", kept("first_layer_ideal_pattern"), kept("first_layer_zeroed")),
+    "first-layer": ("median >= 0.99", kept("first_layer_ideal_pattern"), kept("first_layer_zero_ablated")),
     "cot-needed": ("median <= 0.18", median(accuracies("no-chain")), median(accuracies("main"))),
     "cot-needed-parity": ("median <= 0.64", median(accuracies("parity-no-chain")), median(accuracies("parity"))),
     "depth": ("median <= 0.5", median(accuracies("one-layer")), median(accuracies("main"))),
@@ -181,7 +181,7 @@ def test_models_that_did_not_learn_their_one_length_are_not_asked_for_a_head():
 
 def test_without_an_earlier_head_nothing_is_said_of_the_first_layer():
     first = WORLD["main"][0]
-    changed = replace(first, tests=replace(first.tests, first_layer_ideal_pattern=None, first_layer_zeroed=None))
+    changed = replace(first, tests=replace(first.tests, first_layer_ideal_pattern=None, first_layer_zero_ablated=None))
     world = Conditions(WORLD | {"main": WORLD["main"] | {0: changed}})
     found = {one.id: one for one in judge_claims(DECLARED, world, Plan.of(SEEDS))}
     assert found["first-layer"].seeds == (1, 2, 3, 4, 5)
@@ -193,8 +193,8 @@ def test_thresholds_follow_from_what_guessing_gives_and_from_the_steps():
         return {one.id: one for one in claims(**given | more)}
 
     assert str(texts(steps=900)["transfer"].criterion) == "<= 300"
-    assert texts(guess=Guesses(constant=0.99, blind=0.5))["cot-needed"].undecidable
-    assert str(texts(guess=Guesses(constant=0.2, blind=0.5))["cot-needed"].criterion) == "<= 0.26"
+    assert texts(guess=GuessAccuracy(constant=0.99, blind=0.5))["cot-needed"].undecidable
+    assert str(texts(guess=GuessAccuracy(constant=0.2, blind=0.5))["cot-needed"].criterion) == "<= 0.26"
     assert "fewer steps" in texts(equal_budgets=False)["depth"].undecidable
     assert texts()["one-head"].conditions == ("main",)
 
@@ -217,7 +217,7 @@ def test_a_training_that_does_not_get_there_never_does():
 
 def test_results_survive_their_json_form():
     for result in (WORLD["main"][0], IterationResult(accuracy={4: 0.5}, steps=3, solved_at=None)):
-        assert fit(IterationResult, json.loads(json.dumps(as_json(result, "result"))), "result") == result
+        assert convert_value(IterationResult, json.loads(json.dumps(as_json(result, "result"))), "result") == result
 
 
 def test_runs_from_before_controls_were_measured_can_be_judged():

@@ -13,7 +13,7 @@ from tests.examples import fewer
 from tests.studies.iteration_head.planted import HEAD, TASK, held_out, noisy
 from toylab.model.config import ModelConfig
 from toylab.model.transformer import Transformer
-from toylab.planted.disguise import widened
+from toylab.planted.disguise import add_heads
 from toylab.planted.handwritten import iteration_head
 from toylab.studies.iteration_head import measures as interventions
 from toylab.studies.iteration_head.measures import Emergence, mean_over
@@ -34,9 +34,9 @@ def batches() -> dict[int, Batch]:
 
 def test_each_edit_does_to_the_circuit_what_the_theory_says(batches):
     found = interventions.causal_tests(iteration_head(TASK).double(), batches, HEAD).by_title()
-    for name in ("unedited", "zeroed on inputs", "ideal pattern", "first layer ideal pattern"):
+    for name in ("unedited", "zero ablated on inputs", "ideal pattern", "first layer ideal pattern"):
         assert set(vars(found[name]).values()) == {1.0}, name
-    for name in ("zeroed", "zeroed alone", "uniform", "first layer zeroed"):
+    for name in ("zero ablated", "zero ablated alone", "uniform", "first layer zero ablated"):
         assert found[name].sequence == 0, name
         assert found[name].token < 0.7, name
 
@@ -91,12 +91,12 @@ def test_each_causal_test_is_the_edit_that_its_name_says(batches, seed, backups,
         steps = {end + t - 1: [t] for t in range(1, length + 1)}
         return {
             "unedited": {},
-            "zeroed": of_heads("z", heads, silent, answers),
-            "zeroed alone": {"blocks.1.attn.z": silent(1, answers)},
+            "zero ablated": of_heads("z", heads, silent, answers),
+            "zero ablated alone": {"blocks.1.attn.z": silent(1, answers)},
             "uniform": of_heads("pattern", heads, reading, {q: list(range(q + 1)) for q in answers}),
-            "zeroed on inputs": of_heads("z", heads, silent, range(end)),
+            "zero ablated on inputs": of_heads("z", heads, silent, range(end)),
             "ideal pattern": of_heads("pattern", heads, reading, {**steps, 2 * length + 1: [end]}),
-            "first layer zeroed": {"blocks.0.attn.z": silent(first, answers)},
+            "first layer zero ablated": {"blocks.0.attn.z": silent(first, answers)},
             "first layer ideal pattern": {"blocks.0.attn.pattern": reading(first, {q: [end] for q in answers})},
         }[name]
 
@@ -108,7 +108,7 @@ def test_each_causal_test_is_the_edit_that_its_name_says(batches, seed, backups,
 
 def test_a_planted_backup_hides_what_the_head_does_until_it_is_zeroed_too(batches):
     """Two heads read x_t and bring back half of it each; one half is enough."""
-    model = widened(iteration_head(TASK).double(), 2, 0, stream(0, "heads"))
+    model = add_heads(iteration_head(TASK).double(), 2, 0, stream(0, "heads"))
     read = model.blocks[1].attn
     size = read.query.weight.shape[0] // 2
     with torch.no_grad():
@@ -120,15 +120,22 @@ def test_a_planted_backup_hides_what_the_head_does_until_it_is_zeroed_too(batche
         interventions.causal_tests(model, batches, replace(HEAD, backups=backups)) for backups in ((), ((1, 1),))
     )
     assert alone.unedited.sequence == both.unedited.sequence == 1
-    assert alone.zeroed == alone.zeroed_alone == both.zeroed_alone
-    assert both.zeroed_alone.sequence == 1
-    assert both.zeroed.sequence == 0
+    assert alone.zero_ablated == alone.zero_ablated_alone == both.zero_ablated_alone
+    assert both.zero_ablated_alone.sequence == 1
+    assert both.zero_ablated.sequence == 0
 
 
 def test_without_an_earlier_head_only_the_iteration_head_is_tested(batches):
     circuit = iteration_head(TASK).double()
     found = interventions.causal_tests(circuit, batches, replace(HEAD, end_of_input_at=None)).by_title()
-    assert list(found) == ["unedited", "zeroed", "zeroed alone", "uniform", "zeroed on inputs", "ideal pattern"]
+    assert list(found) == [
+        "unedited",
+        "zero ablated",
+        "zero ablated alone",
+        "uniform",
+        "zero ablated on inputs",
+        "ideal pattern",
+    ]
     assert found["ideal pattern"].sequence == 1
 
 
@@ -196,7 +203,7 @@ def test_the_steered_share_is_the_mean_over_lengths_of_what_a_slow_loop_counts(s
     heads = {layer: [h for at, h in [(1, 1), *backups] if at == layer] for layer in (0, 1)}
     for length, batch in batches.items():
         edits = of_heads("pattern", heads, reading, {length + t: [t + 1] for t in range(1, length)})
-        said, right = evaluate.predict(model, batch, edits), []
+        said, right = evaluate.predict_tokens(model, batch, edits), []
         for row, tokens in enumerate(batch.tokens.tolist()):
             word = tokens[1 : length + 1]
             right += [
@@ -231,7 +238,7 @@ def test_mass_by_symbol_is_what_a_slow_loop_finds(seed, layer):
     task: IteratedMap = ModularSum(p=3, lengths=6)
     model = Transformer.for_task(task, ModelConfig(width=8), seed).double()
     batch = task.sample(stream(seed, "rows"), 9)
-    pattern = evaluate.patterns(model, batch)[layer]
+    pattern = evaluate.attention_patterns(model, batch)[layer]
     masses = {}
     for row in range(len(batch)):
         for t in range(1, 7):
@@ -257,7 +264,12 @@ def test_the_mean_over_lengths_weighs_each_length_once():
 def test_tests_that_were_not_made_have_no_title():
     one = Accuracy(sequence=0.1, token=0.2, state=0.3)
     made = interventions.CausalTests(
-        unedited=one, zeroed=one, zeroed_alone=one, uniform=one, zeroed_on_inputs=one, ideal_pattern=one
+        unedited=one,
+        zero_ablated=one,
+        zero_ablated_alone=one,
+        uniform=one,
+        zero_ablated_on_inputs=one,
+        ideal_pattern=one,
     )
-    assert "first layer zeroed" not in made.by_title()
-    assert "first layer zeroed" in replace(made, first_layer_zeroed=one).by_title()
+    assert "first layer zero ablated" not in made.by_title()
+    assert "first layer zero ablated" in replace(made, first_layer_zero_ablated=one).by_title()

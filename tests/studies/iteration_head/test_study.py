@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toylab.studies.iteration_head.study import IterationHeadStudy, guesses
+from toylab.studies.iteration_head.study import IterationHeadStudy, guess_accuracy
 from toylab.tasks import IGNORE, Polynomial, stream
 
 
 @pytest.mark.parametrize("preset", ["quick", "default"])
 def test_no_training_ends_because_guessing_is_often_right(preset):
     """The best constant answer, the whole of what is written, must stay clear of the value at which training stops."""
-    for name, arm in getattr(IterationHeadStudy, preset)().arms().items():
-        batch = arm.task.sample(stream(0, "guess"), 2000, length=arm.task.longest)
+    for name, arm in getattr(IterationHeadStudy, preset)().conditions().items():
+        batch = arm.task.sample(stream(0, "guess"), 2000, length=arm.task.max_length)
         answers = Counter(tuple(row[row != IGNORE].tolist()) for row in batch.targets)
         (_, count), *_ = answers.most_common(1)
         assert arm.train.stop_at > count / 2000 + 0.2, name
@@ -26,7 +26,7 @@ def test_no_training_ends_because_guessing_is_often_right(preset):
 def test_what_is_given_as_no_stop_rule_is_none_in_every_arm():
 
     study = IterationHeadStudy()
-    arms = replace(study, train=replace(study.train, stop_at=None)).arms()
+    arms = replace(study, train=replace(study.train, stop_at=None)).conditions()
     assert {arm.train.stop_at for arm in arms.values()} == {None}
 
 
@@ -51,6 +51,6 @@ def test_guessing_is_as_good_as_the_best_guess_over_all_inputs(p, coefficients, 
             for t, state in enumerate(states):
                 seen[t, states[t - 1] if t else None][state] += 1 / len(rows)
         right.append(sum(max(after.values()) for after in seen.values()) / length)
-    found = guesses(task, sorted(lengths))
+    found = guess_accuracy(task, sorted(lengths))
     assert found.constant == pytest.approx(max(last.values()) / len(lengths))
     assert found.blind == pytest.approx(fmean(right))

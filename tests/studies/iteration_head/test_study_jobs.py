@@ -22,7 +22,7 @@ from toylab.studies.iteration_head.measures import IterationResult
 from toylab.studies.iteration_head.study import IterationHeadStudy, lengths_of
 from toylab.tasks import IGNORE, Parity, Polynomial, decode
 from toylab.training import evaluate
-from toylab.training.batches import Scored, epochs, fresh, pack, pad
+from toylab.training.batches import ScoredBatch, epoch_batches, pack, pad, training_batches
 from toylab.training.loop import TrainConfig, Training
 
 STUDY = IterationHeadStudy(
@@ -63,7 +63,7 @@ def test_a_circuit_written_by_hand_passes_every_test_of_a_main_model(tmp_path):
     assert found.accuracy == {4: 1.0, 5: 1.0, 6: 1.0}
     assert (found.head.layer, found.head.head, found.head.found) == (1, 0, True)
     assert found.tests.unedited.sequence == found.tests.ideal_pattern.sequence == found.steered == 1
-    assert found.tests.zeroed.sequence == 0
+    assert found.tests.zero_ablated.sequence == 0
     assert found.invariance == pytest.approx(1)
     assert found.transfer.mass_by_symbol == {0: pytest.approx(1), 1: pytest.approx(1)}
 
@@ -86,7 +86,7 @@ def test_a_main_model_is_measured_on_all_held_out_lengths(main, blurred):
 
 def test_invariance_is_that_of_the_head_on_the_longest_inputs(main, blurred):
     batch = held_out(TASK, [6], 8)[6]
-    pattern = evaluate.patterns(blurred, batch)[1][:, 0]
+    pattern = evaluate.attention_patterns(blurred, batch)[1][:, 0]
     spread = [np.std([pattern[row, 6 + t, t].item() for row in range(len(batch))]) for t in range(1, 7)]
     assert main.invariance == pytest.approx(1 - np.mean(spread), abs=1e-6)
     assert main.invariance < 0.999
@@ -106,7 +106,7 @@ def test_the_example_is_a_held_out_row_with_its_links_and_patterns(main, blurred
     assert main.example.tokens == list(decode(TASK, batch.tokens[0].tolist()))
     assert main.example.links["carry"] == [[6 + t, t] for t in range(1, 7)]
     assert main.example.links["stop"] == [[13, 7]]
-    for layer, pattern in enumerate(evaluate.patterns(blurred, batch)):
+    for layer, pattern in enumerate(evaluate.attention_patterns(blurred, batch)):
         assert np.abs(np.array(main.example.patterns[layer]) - pattern[0].numpy()).max() <= 0.0005 + 1e-6
 
 
@@ -127,7 +127,7 @@ def test_a_model_of_one_length_is_searched_on_all_lengths_and_fine_tuned(tmp_pat
 
 @pytest.mark.parametrize(("name", "head"), [("one-layer", True), ("parity", True), ("no-chain", False)])
 def test_a_control_is_searched_where_it_writes_its_states_and_not_edited(tmp_path, name, head):
-    arm = STUDY.arms()[name]
+    arm = STUDY.conditions()[name]
     found = measured(tmp_path, name, Transformer.for_task(arm.task, arm.model))
     assert (found.head is not None) == head
     assert found.tests is found.transfer is found.emergence is found.untrained is None
@@ -155,7 +155,10 @@ def trained(monkeypatch):
 
 
 def test_an_arm_is_trained_by_its_settings_and_followed_on_validation_inputs(trained, tmp_path):
-    arm, wide = STUDY.arms()["one-head" if "one-head" in STUDY.arms() else "main"], Polynomial(p=5, lengths=(1, 16))
+    arm, wide = (
+        STUDY.conditions()["one-head" if "one-head" in STUDY.conditions() else "main"],
+        Polynomial(p=5, lengths=(1, 16)),
+    )
     arm = replace(arm, task=wide)
     model, history = STUDY.train_arm(arm, 3, tmp_path, film=True)
     fresh_model = Transformer.for_task(wide, arm.model, 3)
@@ -164,11 +167,11 @@ def test_an_arm_is_trained_by_its_settings_and_followed_on_validation_inputs(tra
     for name, weight in fresh_model.state_dict().items():
         assert torch.equal(model.state_dict()[name], weight)
     followed = held_out(wide, [4, 8, 12, 16], 4, "validation", seed=3)
-    assert trained["evaluate"](model) == evaluate.progress(model, followed)
+    assert trained["evaluate"](model) == evaluate.evaluation_metrics(model, followed)
     trained["record"](model, 5)
     again, _ = STUDY.train_arm(arm, 3, tmp_path)  # which finds the model
     assert torch.equal(again.embedding.weight, model.embedding.weight)
-    assert (tmp_path / study.FILM).exists()
+    assert (tmp_path / study.HISTORY_FILE).exists()
     (scenes,) = [trained["record"].__self__.scenes]
     assert [scene.title for scene in scenes] == ["6 inputs", "10 inputs"]
     for length, scene in zip((6, 10), scenes, strict=True):
@@ -183,8 +186,8 @@ def test_fine_tuning_goes_on_from_the_model_on_parity_and_measures_that(trained,
     test, followed = held_out(parity, range(4, 7), 8), held_out(parity, range(4, 7), 4, "validation")
     assert trained["config"] == STUDY.transfer
     assert torch.equal(trained["model"].embedding.weight, blurred.embedding.weight)
-    assert torch.equal(trained["batch_at"](1).tokens, fresh(parity, 0, 2, pack)(1).tokens)
-    assert trained["evaluate"](blurred) == evaluate.progress(blurred, followed)
+    assert torch.equal(trained["batch_at"](1).tokens, training_batches(parity, 0, 2, pack)(1).tokens)
+    assert trained["evaluate"](blurred) == evaluate.evaluation_metrics(blurred, followed)
     assert read_metrics(tmp_path / "transfer.jsonl") == HISTORY
     assert found.transfer.accuracy == evaluate.free_running_accuracy(blurred, parity, test)
     assert found.transfer.head == evaluate.search_iteration_head(blurred, test) != found.head
@@ -192,7 +195,7 @@ def test_fine_tuning_goes_on_from_the_model_on_parity_and_measures_that(trained,
 
 
 def test_the_end_of_a_sequence_counts_more_in_the_loss_than_a_state(trained, tmp_path):
-    replace(STUDY, end_weight=3.0).train_arm(STUDY.arms()["main"], 0, tmp_path)
+    replace(STUDY, end_weight=3.0).train_arm(STUDY.conditions()["main"], 0, tmp_path)
     model = trained["model"]
     scored = pad(TASK.sample(np.random.default_rng(0), 3, length=4))
     surprises, weights = [], []
@@ -210,10 +213,14 @@ def test_the_end_of_a_sequence_counts_more_in_the_loss_than_a_state(trained, tmp
 def test_rows_are_laid_out_as_the_settings_say(batches):
     task = Polynomial(p=5, lengths=(4, 6))
     found = replace(STUDY, task=task, batches=batches).batches_of(task, 2, 8)
-    expected = {"packed": fresh(task, 2, 8, pack), "padded": fresh(task, 2, 8, pad), "sweep": epochs(task, 2, 8)}
+    expected = {
+        "packed": training_batches(task, 2, 8, pack),
+        "padded": training_batches(task, 2, 8, pad),
+        "sweep": epoch_batches(task, 2, 8),
+    }
     for step in (0, 3):
         one, other = found(step), expected[batches](step)
-        assert isinstance(one, Scored)
+        assert isinstance(one, ScoredBatch)
         assert torch.equal(one.tokens, other.tokens)
         assert torch.equal(one.targets, other.targets)
 
@@ -226,14 +233,14 @@ def test_models_are_judged_from_four_inputs_on():
 
 def test_jobs_are_one_per_condition_and_seed():
     names = [(job.name, job.seed) for job in STUDY.jobs()]
-    assert sorted(names) == sorted((name, seed) for name in STUDY.arms() for seed in (0, 1))
-    assert all(isinstance(job, Job) and job.what == STUDY.arms()[job.name] for job in STUDY.jobs())
+    assert sorted(names) == sorted((name, seed) for name in STUDY.conditions() for seed in (0, 1))
+    assert all(isinstance(job, Job) and job.what == STUDY.conditions()[job.name] for job in STUDY.jobs())
     assert json.dumps([job.name for job in STUDY.jobs()[:2]]) == '["main", "main"]'
 
 
 def test_an_arm_differs_from_the_main_one_in_what_its_name_says():
     settings = IterationHeadStudy(control_steps=1000, train=TrainConfig(stop_at=0.5, warmup=300))
-    arms = settings.arms()
+    arms = settings.conditions()
     main = arms["main"]
     short = replace(main, train=replace(main.train, steps=1000, warmup=250))
     sure = replace(main.train, stop_at=0.9)
@@ -248,8 +255,8 @@ def test_an_arm_differs_from_the_main_one_in_what_its_name_says():
         "no-chain": replace(short, task=replace(main.task, chain_of_thought=False)),
         "parity-no-chain": replace(main, task=replace(parity, chain_of_thought=False), train=sure),
     }
-    assert "one-head" not in replace(settings, model=replace(settings.model, heads=1)).arms()
-    certain = replace(settings, train=replace(settings.train, stop_at=0.95)).arms()
+    assert "one-head" not in replace(settings, model=replace(settings.model, heads=1)).conditions()
+    certain = replace(settings, train=replace(settings.train, stop_at=0.95)).conditions()
     assert certain["parity"].train.stop_at == 0.95
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from tests.studies.made_up import SEEDS, Row, all_differ, by_key, check, judged, made_up
-from toylab.settings import as_json, fit
+from toylab.settings import as_json, convert_value
 from toylab.studies.safety_finetuning.claims import claims
 from toylab.studies.safety_finetuning.results import Behaviour, SafetyResult, mean_behaviour
 from toylab.studies.safety_finetuning.study import ALPHAS, BUDGETS, SafetyFinetuningStudy
@@ -33,7 +33,9 @@ def result(name: str, seed: int) -> SafetyResult:
     return found
 
 
-WORLD = Conditions({name: {seed: result(name, seed) for seed in SEEDS} for name in (*STUDY.bases(), *STUDY.arms())})
+WORLD = Conditions(
+    {name: {seed: result(name, seed) for seed in SEEDS} for name in (*STUDY.bases(), *STUDY.conditions())}
+)
 
 
 def test_no_two_numbers_of_the_made_up_world_are_equal():
@@ -97,7 +99,7 @@ def best_cell(s, changed):
 
 
 def effect(one):
-    return one.weights[3].effect.unsafe / one.weights[3].effect.safe
+    return one.weights[3].relative_change.unsafe / one.weights[3].relative_change.safe
 
 
 def after_over_before(pair):
@@ -213,9 +215,9 @@ ROWS = {
         lambda s: after_over_before(s["control-decay"].weights[3].weak_inputs.unsafe),
     ),
     "null-space-inputs-gain": Row(
-        lambda s: after_over_before(s["ssft-decay"].weights[3].gain.unsafe) - 1,
+        lambda s: after_over_before(s["ssft-decay"].weights[3].amplification.unsafe) - 1,
         "<= -0.03",
-        lambda s: after_over_before(s["control-decay"].weights[3].gain.unsafe) - 1,
+        lambda s: after_over_before(s["control-decay"].weights[3].amplification.unsafe) - 1,
     ),
     "extrapolate": Row(
         lambda s: beyond(s["ssft"], s["ssft"].alpha[1.25]),
@@ -353,7 +355,7 @@ def test_details_have_no_number_of_what_no_condition_measured():
 def test_a_result_survives_json(name):
     found = WORLD[name][3]
     held = json.loads(json.dumps(as_json(found, "result", SafetyResult)))
-    assert fit(SafetyResult, held, "result") == found
+    assert convert_value(SafetyResult, held, "result") == found
 
 
 def test_means_of_behaviour_are_of_every_share_and_of_the_sets_that_all_have():

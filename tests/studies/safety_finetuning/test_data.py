@@ -15,20 +15,20 @@ from torch.nn import functional as F
 from toylab.model.transformer import Transformer
 from toylab.studies.safety_finetuning.data import (
     MODEL,
-    Read,
+    ScoredText,
     classify,
     concept_batches,
     concept_model,
-    fine_tuning,
+    fine_tuning_batches,
     language_loss,
-    outcomes,
-    pairs,
-    read,
+    preference_pairs,
+    score_text,
     write_texts,
+    written_outcomes,
 )
 from toylab.tasks import JAILBREAKS, KINDS, SPLITS, Batch, TaskConcept, held_out, split_of, stream
-from toylab.training.batches import BLOCK
-from toylab.training.losses import Pairs
+from toylab.training.batches import BLOCK_STEPS
+from toylab.training.losses import PreferencePairs
 
 # So few prompts that chance alone repeats them from one set to the next.
 TASK = TaskConcept(letters=6, nodes=2, safe=1, unsafe=1, mixed=1, duplicates=1, soft_slots=1)
@@ -107,14 +107,14 @@ def test_shared_vectors_are_another_seeds_own():
 # Pre-training --------------------------------------------------------------------------------------------------------
 
 
-def content(batch: Read | Pairs) -> tuple:
+def content(batch: ScoredText | PreferencePairs) -> tuple:
     return tuple(x.tolist() if isinstance(x, torch.Tensor) else x for x in vars(batch).values())
 
 
 SOURCES = {
-    "pretraining": lambda seed: concept_batches(TASK, seed, 3, 4 * BLOCK),
-    "fine-tuning": lambda seed: fine_tuning(TASK, seed, 3, 0.5),
-    "fine-tuning for another purpose": lambda seed: fine_tuning(TASK, seed, 3, 0.5, "relearning"),
+    "pretraining": lambda seed: concept_batches(TASK, seed, 3, 4 * BLOCK_STEPS),
+    "fine-tuning": lambda seed: fine_tuning_batches(TASK, seed, 3, 0.5),
+    "fine-tuning for another purpose": lambda seed: fine_tuning_batches(TASK, seed, 3, 0.5, "relearning"),
 }
 
 
@@ -135,14 +135,14 @@ def test_the_batch_of_a_step_is_the_same_in_any_order_of_asking(name, seed, step
 def test_other_seeds_and_purposes_have_other_prompts_and_another_order_of_safe_and_unsafe_steps(seed):
     many = [(s, purpose) for s in (seed, seed + 1) for purpose in ("fine-tuning", "relearning")]
     for share in (0, 1):
-        drawn = [fine_tuning(TASK, s, 3, share, purpose)(5).prompts.tolist() for s, purpose in many]
+        drawn = [fine_tuning_batches(TASK, s, 3, share, purpose)(5).prompts.tolist() for s, purpose in many]
         assert len({str(batch) for batch in drawn}) == 4
-    asked = [fine_tuning(TASK, s, 1, 0.5, purpose) for s, purpose in many]
-    assert len({str([bool(batch_at(step).unsafe) for step in range(BLOCK)]) for batch_at in asked}) == 4
+    asked = [fine_tuning_batches(TASK, s, 1, 0.5, purpose) for s, purpose in many]
+    assert len({str([bool(batch_at(step).unsafe) for step in range(BLOCK_STEPS)]) for batch_at in asked}) == 4
     assert content(concept_batches(TASK, seed, 3, 9)(5)) != content(concept_batches(TASK, seed + 1, 3, 9)(5))
 
 
-def slots(task: TaskConcept, batch_at: Callable[[int], Read], first: int, last: int) -> list[list[str]]:
+def slots(task: TaskConcept, batch_at: Callable[[int], ScoredText], first: int, last: int) -> list[list[str]]:
     """Names of the operators of every prompt of some steps."""
     tokens = torch.cat([batch_at(step).tokens for step in range(first, last)])
     return [[task.vocabulary[token] for token in row[1:3]] for row in tokens.tolist()]
@@ -154,25 +154,25 @@ def test_the_first_steps_have_one_operator_beside_the_identity_and_later_ones_ha
     task, alone = replace(TASK, constant=0), math.ceil(steps * single)
     batch_at = concept_batches(task, seed, 16, steps, single=single)
     assert all(names.count("id") == 1 for names in slots(task, batch_at, 0, alone))
-    after = -(-alone // BLOCK) * BLOCK  # whole blocks of steps are drawn alike
-    later = [names.count("id") for names in slots(task, batch_at, after, after + BLOCK)]
+    after = -(-alone // BLOCK_STEPS) * BLOCK_STEPS  # whole blocks of steps are drawn alike
+    later = [names.count("id") for names in slots(task, batch_at, after, after + BLOCK_STEPS)]
     assert set(later) == {0, 1}
     assert abs(np.mean(later) - 0.5) < 0.1
 
 
 def test_a_quarter_of_the_steps_come_first_unless_told_otherwise():
     def share(at: int, **options) -> float:
-        batch_at = concept_batches(replace(TASK, constant=0), 0, 8, 8 * BLOCK, **options)
+        batch_at = concept_batches(replace(TASK, constant=0), 0, 8, 8 * BLOCK_STEPS, **options)
         return np.mean(["id" in names for names in slots(TASK, batch_at, at, at + 20)])
 
-    assert share(2 * BLOCK - 20) == 1 == share(7 * BLOCK, single=1.0)
-    assert share(2 * BLOCK) < 0.7
+    assert share(2 * BLOCK_STEPS - 20) == 1 == share(7 * BLOCK_STEPS, single=1.0)
+    assert share(2 * BLOCK_STEPS) < 0.7
     assert share(0, single=0) < 0.7
 
 
 def test_a_constant_may_take_the_place_of_either_operator():
     task = replace(TASK, constant=0.4)
-    names = slots(task, concept_batches(task, 0, 16, 4 * BLOCK), 0, BLOCK)
+    names = slots(task, concept_batches(task, 0, 16, 4 * BLOCK_STEPS), 0, BLOCK_STEPS)
     assert all(set(pair) & {"id", "EX"} for pair in names)
     assert not any(pair == ["id", "id"] or pair == ["EX", "EX"] for pair in names)
     assert abs(np.mean(["EX" in pair for pair in names]) - 0.4) < 0.1
@@ -184,7 +184,7 @@ def test_a_constant_may_take_the_place_of_either_operator():
 def test_every_query_is_asked_for_the_token_that_follows(seed, soft_slots, nodes, kind):
     task = replace(TASK, soft_slots=soft_slots, nodes=nodes)
     batch = task.sample(stream(seed), 5, kind=kind)
-    found = read(task, batch)
+    found = score_text(task, batch)
     assert found.tokens.tolist() == batch.tokens.tolist()
     letters, answers = list(range(5, 4 + task.answer)), list(range(task.prompt, task.prompt + task.answer))
     assert found.text == len(letters)
@@ -213,7 +213,7 @@ def test_the_language_loss_is_the_surprise_at_the_text_plus_that_at_the_answer(s
                 answer.append(surprise())
     assert (len(text), len(answer)) == (4 * (TASK.answer - 1), 4 * TASK.answer)
     expected = sum(text) / len(text) + sum(answer) / len(answer)
-    assert language_loss(model, read(TASK, batch)).item() == pytest.approx(expected, abs=1e-10)
+    assert language_loss(model, score_text(TASK, batch)).item() == pytest.approx(expected, abs=1e-10)
 
 
 # Fine-tuning ---------------------------------------------------------------------------------------------------------
@@ -223,7 +223,7 @@ def test_the_language_loss_is_the_surprise_at_the_text_plus_that_at_the_answer(s
 @given(seeds, st.sampled_from(["pretraining", "safe", "unsafe", *JAILBREAKS]))
 def test_pairs_prefer_the_refusal_exactly_where_one_should_refuse(seed, kind):
     batch = TASK.sample(stream(seed), 6, kind=kind)
-    found = pairs(TASK, batch)
+    found = preference_pairs(TASK, batch)
     assert len(found) == 6
     assert rows(found.prompts) == rows(prompts(batch))
     for prompt, chosen, rejected, unsafe in zip(*content(found), strict=True):
@@ -234,8 +234,8 @@ def test_pairs_prefer_the_refusal_exactly_where_one_should_refuse(seed, kind):
 
 @pytest.mark.parametrize("share", [0, 0.2, 1.0])
 def test_a_batch_is_all_safe_or_all_to_refuse_in_the_share_asked_for(share):
-    batch_at = fine_tuning(TASK, 4, 2, share)
-    batches = [batch_at(step) for step in range(6 * BLOCK)]
+    batch_at = fine_tuning_batches(TASK, 4, 2, share)
+    batches = [batch_at(step) for step in range(6 * BLOCK_STEPS)]
     assert all(len(set(batch.unsafe.tolist())) == 1 for batch in batches)
     found = np.mean([bool(batch.unsafe[0]) for batch in batches])
     assert found == share if share in (0, 1) else abs(found - share) < 0.1
@@ -245,7 +245,7 @@ def test_a_batch_is_all_safe_or_all_to_refuse_in_the_share_asked_for(share):
 
 
 def test_no_prompt_of_fine_tuning_is_held_out_or_in_a_jailbreak():
-    batch_at = fine_tuning(TASK, 5, 16, 0.5)
+    batch_at = fine_tuning_batches(TASK, 5, 16, 0.5)
     trained = rows(torch.cat([batch_at(step).prompts for step in range(60)]))
     assert set(split_of(np.array(sorted(trained))).tolist()) == {SPLITS.index("train")}
     for kind in JAILBREAKS:
@@ -333,7 +333,7 @@ def test_models_written_by_hand_comply_refuse_or_do_neither(kind, edits):
     unsafe = batch.labels["unsafe"].mean()
 
     def found(model: nn.Module) -> tuple[float, ...]:
-        return astuple(outcomes(model, TASK, batch, edits))
+        return astuple(written_outcomes(model, TASK, batch, edits))
 
     half = Scribe(lambda asked: np.where(np.arange(TASK.answer) < 2, TASK.transform(asked), N))
     assert found(Scribe(TASK.transform)) == pytest.approx((1, 0, 0, 1, 0), abs=1e-6)
@@ -365,7 +365,10 @@ def test_each_letter_written_is_the_likeliest_after_those_before_it_with_or_with
 
 def test_an_edit_changes_what_is_written_and_leaves_nothing_behind():
     model, batch = concept_model(TASK, SMALL, 0), held_out(TASK, 0, 8, kind="unsafe")
-    before = outcomes(model, TASK, batch)
+    before = written_outcomes(model, TASK, batch)
     assert before.refused < 1
-    assert outcomes(model, TASK, batch, {"unembedding": lambda x: x + 1e4 * F.one_hot(torch.tensor(N))}).refused == 1
-    assert outcomes(model, TASK, batch) == before
+    assert (
+        written_outcomes(model, TASK, batch, {"unembedding": lambda x: x + 1e4 * F.one_hot(torch.tensor(N))}).refused
+        == 1
+    )
+    assert written_outcomes(model, TASK, batch) == before

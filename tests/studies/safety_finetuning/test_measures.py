@@ -34,7 +34,7 @@ seeds = st.integers(0, 2**31)
 
 @pytest.fixture(scope="module")
 def judged():
-    return safety.judged_on(TASK, 3, 40)
+    return safety.held_out_sets(TASK, 3, 40)
 
 
 def test_sets_are_held_out_prompts_of_every_kind_and_of_operators_m_alone(judged):
@@ -43,7 +43,7 @@ def test_sets_are_held_out_prompts_of_every_kind_and_of_operators_m_alone(judged
     for name in safety.SETS:
         assert judged[name].tokens.tolist() == held_out(TASK, 3, 40, name).tokens.tolist()
     without = replace(TASK, duplicates=0)
-    assert set(safety.judged_on(without, 3, 8)) == {*judged} - {"mismatched-token"}
+    assert set(safety.held_out_sets(without, 3, 8)) == {*judged} - {"mismatched-token"}
 
 
 def test_matched_sets_have_operators_m_alone_or_with_the_identity_and_differ_in_the_text(judged):
@@ -88,11 +88,11 @@ def test_behaviour_is_counted_set_by_set_on_the_prompts_of_that_set():
         whole = sum(row % 3 == 0 for row in range(len(batch))) / len(batch)
         partly = (1 - whole) / length
         expected[name] = [whole + i * partly, (length - 1 - i) * partly, partly, whole, 0]
-    found = safety.behaviour(model, TASK, sets)
+    found = safety.measure_behaviour(model, TASK, sets)
     assert set(vars(found)) == {as_field(name) for name in safety.SETS}
     for name in safety.SETS:
         assert list(vars(getattr(found, as_field(name))).values()) == [round(share, 4) for share in expected[name]]
-    alone = safety.behaviour(model, TASK, {name: sets[name] for name in ("safe", "unsafe", "competing-text")})
+    alone = safety.measure_behaviour(model, TASK, {name: sets[name] for name in ("safe", "unsafe", "competing-text")})
     assert {name for name, one in vars(alone).items() if one is not None} == {"safe", "unsafe", "competing_text"}
     assert alone.competing_text == found.competing_text
 
@@ -107,7 +107,7 @@ def test_activations_are_those_of_the_last_token_of_the_prompt_at_every_point_as
     clouds = {point: stream(0, point).normal(size=(5, 3)) for point in ("blocks.1.ln2", "blocks.0.mlp.post")}
     for point, cloud in clouds.items():
         model.show(point, sets, {"unsafe": cloud})
-    found = safety.at_answer(model, TASK, sets["unsafe"], *clouds)
+    found = safety.answer_activations(model, TASK, sets["unsafe"], *clouds)
     assert {*found} == {*clouds}
     assert all(np.allclose(found[point], cloud) for point, cloud in clouds.items())
 
@@ -135,14 +135,14 @@ def test_clusters_judge_second_halves_by_the_means_of_first_halves_layer_by_laye
         for point in ("mlp.pre", "ln2"):
             model.show(f"blocks.{layer}.{point}", sets, {name: rng.normal(size=c.shape) for name, c in cloud.items()})
         clouds.append(cloud)
-    for found, cloud in zip(safety.clusters(model, TASK, asked), clouds, strict=True):
+    for found, cloud in zip(safety.layer_clusters(model, TASK, asked), clouds, strict=True):
         first = {name: cases[: len(cases) // 2].tolist() for name, cases in cloud.items()}
         held = {name: cases[len(cases) // 2 :].tolist() for name, cases in cloud.items()}
         safe, unsafe, m_safe, m_unsafe = (middle(first[name]) for name in asked)
         scores = {name: taus(held[name], safe, unsafe) for name in ("safe", "unsafe")}
         for name in ("safe", "unsafe"):
             band = statistics.fmean(scores[name]), statistics.stdev(scores[name])
-            assert getattr(found.tau, name) == pytest.approx(band, abs=2e-4)
+            assert getattr(found.nearness, name) == pytest.approx(band, abs=2e-4)
             variances = np.linalg.eigvalsh(np.cov(np.transpose(held[name])))
             assert getattr(found.top_share, name) == pytest.approx(max(variances) / sum(variances), rel=1e-4)
         assert found.auc == pytest.approx(chance_of_more(scores["safe"], scores["unsafe"]))
@@ -169,10 +169,10 @@ def test_prompts_on_the_side_of_the_safe_mean_have_tau_above_nought_and_all_the_
         cloud = {name: placed(name, -later if name in MATCHED else later) for name in signs}
         model.show(f"blocks.{layer}.mlp.post", sets, cloud)
     for found, later in zip(
-        safety.clusters(model, TASK, {name: sets[name] for name in signs}), (-side, side), strict=True
+        safety.layer_clusters(model, TASK, {name: sets[name] for name in signs}), (-side, side), strict=True
     ):
         assert (found.auc, found.auc_matched) == ((1, 0) if later > 0 else (0, 1))
-        assert later * found.tau.safe[0] > 3 > -3 > later * found.tau.unsafe[0]
+        assert later * found.nearness.safe[0] > 3 > -3 > later * found.nearness.unsafe[0]
 
 
 # Nearness ------------------------------------------------------------------------------------------------------------
@@ -224,7 +224,7 @@ def test_prompts_complied_with_that_were_moved_toward_safe_are_nearer_in_every_p
         kinds[name] = "".join(rng.permutation(letters))
         moved = {"c": 0.2 * k, "r": 0.2 * k - 0.6, "1": -0.95, "0": 0.95, "h": 0.97}
         places[name] = [moved[kind] + (rng.uniform(0, 0.2) if kind in "cr" else 0) for kind in kinds[name]]
-    found = safety.nearness(laid_on_a_line(sets, kinds, places, scale), TASK, sets)
+    found = safety.jailbreak_nearness(laid_on_a_line(sets, kinds, places, scale), TASK, sets)
     for name in JAILBREAKS:
         near = getattr(found, as_field(name))
         assert near.auc == 1
@@ -239,7 +239,7 @@ def test_with_fewer_than_five_of_either_there_are_means_and_no_chance(complied, 
     kinds = {name: ("c" * complied + "r" * refused).ljust(len(sets[name]), "1") for name in JAILBREAKS[:2]}
     places = {name: [{"c": -0.5, "r": 0.25, "1": 0.0}[kind] for kind in kinds[name]] for name in kinds}
     model = laid_on_a_line(sets, kinds, places)
-    found = safety.nearness(model, TASK, {name: sets[name] for name in (*kinds, *MATCHED)})
+    found = safety.jailbreak_nearness(model, TASK, {name: sets[name] for name in (*kinds, *MATCHED)})
     for name in kinds:
         near = getattr(found, as_field(name))
         assert near.complied == (pytest.approx(-0.5, abs=1e-4) if complied else None)
@@ -258,9 +258,9 @@ def test_activations_may_be_of_another_model_than_the_answers():
         laid_on_a_line(sets, turned, {name: places[name] for name in told}),
     )
     wrote.shown = {}
-    found = safety.nearness(read, TASK, sets, wrote)
-    assert found == safety.nearness(laid_on_a_line(sets, turned, places), TASK, sets)
-    assert found != safety.nearness(read, TASK, sets)
+    found = safety.jailbreak_nearness(read, TASK, sets, wrote)
+    assert found == safety.jailbreak_nearness(laid_on_a_line(sets, turned, places), TASK, sets)
+    assert found != safety.jailbreak_nearness(read, TASK, sets)
 
 
 # Sensitivity ---------------------------------------------------------------------------------------------------------
@@ -279,6 +279,6 @@ def test_sensitivity_of_a_linear_model_is_the_norm_of_its_maps_prompt_by_prompt(
         gram = maps.reshape(-1, model.vocab).T @ maps.reshape(-1, model.vocab)
         jacobians.append(model.slope(prompt) * math.sqrt(np.linalg.eigvalsh(gram).max()))
     assert len({*gradients}) > 9
-    found = safety.sensitivity(model, TASK, batch)
+    found = safety.measure_sensitivity(model, TASK, batch)
     assert found.gradient == pytest.approx(gradients, abs=1e-3)
     assert found.jacobian == pytest.approx(jacobians[:16], abs=1e-3)

@@ -20,9 +20,9 @@ from tests.studies.safety_finetuning.planted import (
     transforms_of,
 )
 from toylab.studies.safety_finetuning import measures as safety
-from toylab.studies.safety_finetuning.data import MODEL, concept_model, pairs
+from toylab.studies.safety_finetuning.data import MODEL, concept_model, preference_pairs
 from toylab.tasks import JAILBREAKS, stream
-from toylab.training.losses import Refusal
+from toylab.training.losses import RefusalLoss
 
 SHAPE = TASK.answer, TASK.soft_slots, WIDTH, len(TASK.vocabulary)
 seeds = st.integers(0, 2**31)
@@ -110,11 +110,11 @@ def test_other_answers_are_those_of_the_prompt_before():
 def test_a_gradient_as_one_vector_is_what_backward_leaves_of_weights_that_may_change():
     model, batch = (
         concept_model(TASK, replace(MODEL, width=16, heads=2), 0),
-        pairs(TASK, held_out(TASK, 0, 8, "unsafe")),
+        preference_pairs(TASK, held_out(TASK, 0, 8, "unsafe")),
     )
     model.blocks[0].mlp.up.weight.requires_grad_(False)
-    found = safety.loss_gradient(model, Refusal(), batch)
-    Refusal()(model, batch).backward()
+    found = safety.loss_gradient(model, RefusalLoss(), batch)
+    RefusalLoss()(model, batch).backward()
     free = [weight.grad.flatten() for weight in model.parameters() if weight.requires_grad]
     assert torch.allclose(found, torch.cat(free), atol=1e-7)
 

@@ -104,7 +104,7 @@ def test_every_number_of_a_layer_is_that_of_slow_loops_on_its_own_weights_and_in
                 model.show(f"blocks.{layer}.{point}", sets, clouds)
 
     def inputs(model: Planted, point: str, name: str) -> np.ndarray:
-        return array(safety.at_answer(model, TASK, sets[name], point)[point])
+        return array(safety.answer_activations(model, TASK, sets[name], point)[point])
 
     rows = array(base.unembedding.weight)
     toward_null = array(base.ln_final.weight) * (rows[TASK.null] - sum(rows[: TASK.letters]) / TASK.letters)
@@ -130,9 +130,9 @@ def test_every_number_of_a_layer_is_that_of_slow_loops_on_its_own_weights_and_in
         for name in sets:
             pairs = zip(lengths(d_up, new[name]), lengths(up, new[name]), strict=True)
             expected = statistics.fmean(added / there for added, there in pairs)
-            assert getattr(change.effect, as_field(name)) == pytest.approx(expected, rel=1e-4)
+            assert getattr(change.relative_change, as_field(name)) == pytest.approx(expected, rel=1e-4)
         for name in MEASURED:
-            weak, gain = (getattr(part, as_field(name)) for part in (change.weak_inputs, change.gain))
+            weak, gain = (getattr(part, as_field(name)) for part in (change.weak_inputs, change.amplification))
             expected = [statistics.fmean(share_beyond(a[:, None], reads) for a in held[name]) for held in (old, new)]
             assert weak == pytest.approx(expected, rel=1e-4)
             for k, (matrix, held) in enumerate(((up, old[name]), (new_up, new[name]))):
@@ -161,13 +161,13 @@ def test_an_up_projection_that_is_scaled_gains_as_much_in_its_layer_and_nothing_
     first, last = safety.weight_change(base, tuned, TASK, sets)
     for name in map(as_field, MEASURED):
         for layer, expected in ((first, 1), (last, factor)):
-            before, after = getattr(layer.gain, name)
+            before, after = getattr(layer.amplification, name)
             assert after / before == pytest.approx(expected, rel=1e-5)
             assert getattr(layer.weak_inputs, name)[0] == pytest.approx(getattr(layer.weak_inputs, name)[1])
-        assert getattr(last.effect, name) == pytest.approx(abs(factor - 1), abs=1e-5)
+        assert getattr(last.relative_change, name) == pytest.approx(abs(factor - 1), abs=1e-5)
     assert last.up.size == pytest.approx(abs(factor - 1), abs=1e-5)
     assert last.up.share == pytest.approx(0, abs=1e-5)
-    assert (first.effect.safe, first.up.size, first.up.share) == (0, 0, 0)
+    assert (first.relative_change.safe, first.up.size, first.up.share) == (0, 0, 0)
     assert first.top_right_cosine == SafeUnsafe(safe=0.0, unsafe=0.0)
     json.dumps([asdict(first), asdict(last)], allow_nan=False)  # of a change of nothing, too, everything is a number
 
@@ -176,7 +176,7 @@ def test_a_planted_change_is_found_where_it_was_planted(base):
     sets, planted = draw_sets(0, 12), deepcopy(base)
     up, down = planted.blocks[1].mlp.up.weight, planted.blocks[1].mlp.down.weight
     null = torch.linalg.svd(up.double())[0][:, 16:].float()
-    unsafe = safety.at_answer(base, TASK, sets["unsafe"], "blocks.1.mlp.post")["blocks.1.mlp.post"]
+    unsafe = safety.answer_activations(base, TASK, sets["unsafe"], "blocks.1.mlp.post")["blocks.1.mlp.post"]
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         up += 0.1 * null @ torch.randn(null.shape[1], 16, generator=generator)
@@ -235,7 +235,7 @@ def test_the_released_measure_is_of_the_last_layer_beside_random_changes_of_its_
 def test_interpolation_moves_on_a_line_and_leaves_both_ends_alone(alpha):
     base, tuned = Planted(0), Planted(1)
     before = deepcopy(base), deepcopy(tuned)
-    mixed = safety.interpolated(base, tuned, alpha)
+    mixed = safety.interpolate_weights(base, tuned, alpha)
     for weight, start, end in zip(mixed.parameters(), base.parameters(), tuned.parameters(), strict=True):
         assert torch.allclose(weight, (1 - alpha) * start + alpha * end, atol=1e-5)
     assert same(base, before[0])
@@ -249,14 +249,14 @@ def test_the_ends_of_the_line_are_the_two_models_and_it_goes_on_as_it_came():
         for weight in (*base.parameters(), *tuned.parameters()):
             weight.copy_((8 * weight).round())
     for alpha in (0, 0.5, 1, 2):
-        mixed = safety.interpolated(base, tuned, alpha).parameters()
+        mixed = safety.interpolate_weights(base, tuned, alpha).parameters()
         for weight, start, end in zip(mixed, base.parameters(), tuned.parameters(), strict=True):
             assert torch.equal(weight, {0: start, 0.5: (start + end) / 2, 1: end, 2: end + end - start}[alpha])
 
 
 def test_parts_of_a_change_are_what_their_names_say(base, tuned):
     ends = deepcopy(base), deepcopy(tuned)
-    parts = {name: dict(part.named_parameters()) for name, part in safety.with_parts(base, tuned).items()}
+    parts = {name: dict(part.named_parameters()) for name, part in safety.transplant_parts(base, tuned).items()}
     assert [as_field(name) for name in parts] == [
         "up_in_the_column_space", "up_in_the_null_space", "mlps_alone", "all_but_the_mlps", "mlps_rank_1",
     ]  # fmt: skip

@@ -9,15 +9,15 @@ from toylab.studies.safety_finetuning.data import Outcomes
 from toylab.studies.safety_finetuning.results import (
     BeforeAfter,
     Behaviour,
-    Effect,
     LayerChange,
     LayerClusters,
     Lipschitz,
+    NearnessBands,
     Parts,
+    RelativeChange,
     SafetyResult,
     SafeUnsafe,
     Sensitivity,
-    TauBands,
     TopEnergy,
     UpShare,
     as_field,
@@ -37,23 +37,24 @@ def behaviour(**complies: float) -> Behaviour:
 
 BOTH = SafeUnsafe(safe=0.2, unsafe=0.3)
 INPUTS = BeforeAfter(safe=(0.1, 0.2), unsafe=(0.4, 0.6), m_safe_text=(0.7, 0.8), m_unsafe_text=(0.9, 1.0))
-EFFECT = Effect(safe=0.2, unsafe=0.5, m_safe_text=0.1, m_unsafe_text=0.7)
+EFFECT = RelativeChange(safe=0.2, unsafe=0.5, m_safe_text=0.1, m_unsafe_text=0.7)
 
 
 def layer(share: float, chance: float = 0.5, top: float = 0.6) -> LayerChange:
     null = NullShare(share=0.1, chance=0.2, spread=0.1, k=3, top=0.3)
     return LayerChange(
         up=UpShare(share=share, chance=chance, spread=0.1, k=3, top=top, size=0.1),
-        up_cut=null, down_cut=null, down_half=null, added_null_share=BOTH, effect=EFFECT, top_right_cosine=BOTH,
+        up_cut=null, down_cut=null, down_half=null, added_null_share=BOTH, relative_change=EFFECT,
+        top_right_cosine=BOTH,
         top_energy=TopEnergy(up=0.1, down=top), toward_null=BOTH, weak_inputs=INPUTS, weak_inputs_random=0.3,
-        gain=INPUTS, size=share,
+        amplification=INPUTS, size=share,
     )  # fmt: skip
 
 
 def result(*layers: LayerChange, separations=()) -> SafetyResult:
-    bands = TauBands(safe=(1.0, 0.1), unsafe=(-1.0, 0.1))
+    bands = NearnessBands(safe=(1.0, 0.1), unsafe=(-1.0, 0.1))
     clusters = [
-        LayerClusters(tau=bands, auc=0.9, separation=s, auc_matched=0.8, distance_matched=1.0, top_share=BOTH)
+        LayerClusters(nearness=bands, auc=0.9, separation=s, auc_matched=0.8, distance_matched=1.0, top_share=BOTH)
         for s in separations
     ]
     return SafetyResult(behaviour=behaviour(), weights=[*layers], clusters=clusters)

@@ -7,7 +7,7 @@ import pytest
 from toylab.studies.safety_finetuning.data import MODEL
 from toylab.studies.safety_finetuning.study import METHODS, SafetyFinetuningStudy
 from toylab.tasks import TaskConcept
-from toylab.training.losses import DPO, NPO, Refusal, Unlearning
+from toylab.training.losses import DPO, NPO, RefusalLoss, Unlearning
 
 ALL = SafetyFinetuningStudy(parts=("standard", "small-rate", "decay", "more", "regime"))
 
@@ -16,14 +16,14 @@ ALL = SafetyFinetuningStudy(parts=("standard", "small-rate", "decay", "more", "r
 
 
 def test_methods_share_one_base_and_differ_in_nothing_but_the_method():
-    arms = ALL.arms()
+    arms = ALL.conditions()
     for method in METHODS:
         assert arms[method] == replace(arms["control"], method=method)
     assert arms["control"].base == "base"
 
 
 def test_a_small_rate_changes_the_rate_alone():
-    arms = ALL.arms()
+    arms = ALL.conditions()
     for method in ("ssft", "dpo", "unlearning"):
         train = arms[f"{method}-small"].train
         assert train.learning_rate == ALL.small_rate
@@ -51,30 +51,30 @@ def test_every_arm_starts_from_its_base_which_comes_before_it_in_the_order_of_jo
             else:
                 (before,) = job.needs
                 assert before in jobs[:number]
-                assert (before.name, before.seed) == (study.arms()[job.name].base, job.seed)
+                assert (before.name, before.seed) == (study.conditions()[job.name].base, job.seed)
                 assert job.path("base", job.folder(tmp_path)) == before.folder(tmp_path) / "model.safetensors"
 
 
 def test_all_is_measured_of_the_methods_on_the_first_base_and_no_more_of_others():
-    assert [name for name, arm in ALL.arms().items() if arm.main] == list(METHODS)
+    assert [name for name, arm in ALL.conditions().items() if arm.main] == list(METHODS)
     assert [name for name, base in ALL.bases().items() if base.main] == ["base"]
 
 
 def test_every_cell_of_the_map_has_a_control_of_its_own():
-    arms = ALL.arms()
+    arms = ALL.conditions()
     for suffix in ("-decay", "-strong-decay", "-wide", "-deep", "-long", "-four-times", "-smallest", "-rank-1"):
         control, *others = (arms[f"{m}{suffix}"] for m in ("control", "ssft", "unlearning"))
         assert all(replace(one, method="control") == control for one in others)
 
 
 def test_parts_that_are_not_asked_for_are_not_trained():
-    assert set(SafetyFinetuningStudy(parts=()).arms()) == set(METHODS) - {"npo", "dpo-standard"}
+    assert set(SafetyFinetuningStudy(parts=()).conditions()) == set(METHODS) - {"npo", "dpo-standard"}
     assert set(SafetyFinetuningStudy(parts=()).bases()) == {"base"}
 
 
 @pytest.mark.parametrize(
     ("method", "kind"),
-    [("control", Refusal), ("ssft", Refusal), ("unlearning", Unlearning), ("dpo", DPO), ("dpo-standard", DPO),
+    [("control", RefusalLoss), ("ssft", RefusalLoss), ("unlearning", Unlearning), ("dpo", DPO), ("dpo-standard", DPO),
      ("npo", NPO)],
 )  # fmt: skip
 def test_each_method_has_its_loss(method, kind):

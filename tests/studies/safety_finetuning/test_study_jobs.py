@@ -15,11 +15,11 @@ from toylab.model.controls import with_random_change
 from toylab.runs.store import write_metrics
 from toylab.studies.safety_finetuning import measures as safety
 from toylab.studies.safety_finetuning import study as module
-from toylab.studies.safety_finetuning.data import concept_model, fine_tuning, pairs
+from toylab.studies.safety_finetuning.data import concept_model, fine_tuning_batches, preference_pairs
 from toylab.studies.safety_finetuning.results import Nearness, NearSafe, as_field
 from toylab.studies.safety_finetuning.study import SafetyFinetuningStudy
 from toylab.training.loop import Training
-from toylab.training.losses import Refusal, Unlearning, answer_log_probs
+from toylab.training.losses import RefusalLoss, Unlearning, answer_log_probs
 
 SEED, ROWS = 3, 100
 STUDY = SafetyFinetuningStudy(
@@ -46,7 +46,7 @@ def models():
 
 @pytest.fixture(scope="module")
 def sets():
-    return safety.judged_on(TASK, SEED, ROWS)
+    return safety.held_out_sets(TASK, SEED, ROWS)
 
 
 def scale(model, factor: float) -> None:
@@ -98,33 +98,33 @@ def test_what_is_measured_of_a_fine_tuned_model_is_of_that_model_and_its_change_
         of = NearSafe(complied=read, refused=float(sets["unsafe"].tokens.sum()), auc=wrote)
         return Nearness(competing_text=of)
 
-    monkeypatch.setattr(safety, "nearness", nearness)
+    monkeypatch.setattr(safety, "jailbreak_nearness", nearness)
     found = measured("dpo", models, tmp_path, ROWS)
-    assert found.behaviour == safety.behaviour(tuned, TASK, sets) != safety.behaviour(base, TASK, sets)
+    assert found.behaviour == safety.measure_behaviour(tuned, TASK, sets) != safety.measure_behaviour(base, TASK, sets)
     assert found.weights == safety.weight_change(base, tuned, TASK, sets)
     assert found.nearness == nearness(tuned, TASK, sets) != nearness(base, TASK, sets)
     assert found.nearness_before == nearness(base, TASK, sets, tuned) != nearness(base, TASK, sets)
     assert found.random == safety.weight_change(base, with_random_change(base, tuned, SEED), TASK, sets)
-    assert found.clusters == safety.clusters(tuned, TASK, sets)
+    assert found.clusters == safety.layer_clusters(tuned, TASK, sets)
     for name in ("safe", "unsafe"):
-        assert getattr(found.sensitivity, name) == safety.sensitivity(tuned, TASK, sets[name].rows(0, 96))
+        assert getattr(found.sensitivity, name) == safety.measure_sensitivity(tuned, TASK, sets[name].rows(0, 96))
 
     few = {name: sets[name].rows(0, 96) for name in ("safe", "unsafe", "competing-text", "mismatched-text")}
     assert tuple(found.alpha) == (0.5, 2.0)
     for alpha in found.alpha:
-        mixed = safety.interpolated(base, tuned, alpha)
-        assert found.alpha[alpha] == safety.behaviour(mixed, TASK, few)
-    beyond = with_random_change(tuned, safety.interpolated(base, tuned, 1.25), SEED)
-    assert found.alpha_random == safety.behaviour(beyond, TASK, few)
+        mixed = safety.interpolate_weights(base, tuned, alpha)
+        assert found.alpha[alpha] == safety.measure_behaviour(mixed, TASK, few)
+    beyond = with_random_change(tuned, safety.interpolate_weights(base, tuned, 1.25), SEED)
+    assert found.alpha_random == safety.measure_behaviour(beyond, TASK, few)
 
     assert found.released_sine == safety.released_sine(base, tuned, SEED)
     for name in ("up in the column space", "up in the null space"):
-        apart = safety.clusters(safety.with_parts(base, tuned)[name], TASK, sets)[-1].separation
+        apart = safety.layer_clusters(safety.transplant_parts(base, tuned)[name], TASK, sets)[-1].separation
         assert getattr(found.part_separations, as_field(name)) == apart
 
     both = {name: few[name] for name in ("safe", "unsafe")}
-    for name, part in [*safety.with_parts(base, tuned).items()][::2]:
-        assert getattr(found.parts, as_field(name)) == safety.behaviour(part, TASK, both)
+    for name, part in [*safety.transplant_parts(base, tuned).items()][::2]:
+        assert getattr(found.parts, as_field(name)) == safety.measure_behaviour(part, TASK, both)
     m, unsafe = (sets[name].rows(0, 32) for name in ("M, unsafe text", "unsafe"))
     for attacked, batch in (
         (found.soft.m_unsafe_text, m),
@@ -139,7 +139,7 @@ def test_what_is_measured_of_a_fine_tuned_model_is_of_that_model_and_its_change_
     ((start, _, _, _, _),) = trainings
     assert same(start, tuned)
     scale(start, 1.5)
-    assert found.relearned == safety.behaviour(start, TASK, both | {"mismatched-text": few["mismatched-text"]})
+    assert found.relearned == safety.measure_behaviour(start, TASK, both | {"mismatched-text": few["mismatched-text"]})
 
 
 @pytest.mark.parametrize(
@@ -173,11 +173,11 @@ def test_before_is_the_cosine_at_the_base_and_after_the_one_at_the_fine_tuned_mo
 ):
     for other in ("_broken", "_shaped"):
         monkeypatch.setattr(SafetyFinetuningStudy, other, lambda self, result, *_: result)
-    for other in ("weight_change", "nearness"):
+    for other in ("weight_change", "jailbreak_nearness"):
         monkeypatch.setattr(safety, other, lambda *_, **__: None)
     base, tuned = models
     found = measured(method, models, tmp_path).cosine
-    batch = pairs(TASK, held_out(TASK, SEED, 128, "unsafe", "validation"))
+    batch = preference_pairs(TASK, held_out(TASK, SEED, 128, "unsafe", "validation"))
     answers = batch.chosen, batch.rejected
     before = [answer_log_probs(base, batch.prompts, answer).detach() for answer in answers]
 
@@ -220,11 +220,11 @@ def test_relearning_goes_on_from_a_copy_on_safe_prompts_that_no_fine_tuning_saw(
     ((start, loss, batch_at, config, _),) = trainings
     assert same(tuned, before)
     assert same(start, before)
-    assert loss == Refusal()
+    assert loss == RefusalLoss()
     assert share_to_refuse(batch_at) == 0
     assert config == replace(STUDY.finetune, steps=30, warmup=3)
     assert len(batch_at(0)) == STUDY.finetune.rows
-    seen = fine_tuning(TASK, SEED, STUDY.finetune.rows, 0.0)(0).prompts.tolist()
+    seen = fine_tuning_batches(TASK, SEED, STUDY.finetune.rows, 0.0)(0).prompts.tolist()
     assert batch_at(0).prompts.tolist() != seen
 
 
@@ -234,7 +234,7 @@ def test_relearning_goes_on_from_a_copy_on_safe_prompts_that_no_fine_tuning_saw(
 def test_fine_tuning_starts_from_a_copy_of_the_base_and_refuses_in_the_share_of_its_method(
     models, trainings, tmp_path, method, share
 ):
-    base, arm = deepcopy(models[0]), STUDY.arms()[method]
+    base, arm = deepcopy(models[0]), STUDY.conditions()[method]
     tuned = STUDY.fine_tune(arm, base, SEED, tmp_path)
     ((start, loss, batch_at, config, _),) = trainings
     assert same(base, models[0])
@@ -247,7 +247,7 @@ def test_fine_tuning_starts_from_a_copy_of_the_base_and_refuses_in_the_share_of_
 
 
 def test_an_arm_of_low_rank_trains_nothing_but_the_matrices_of_the_mlps(models, trainings, tmp_path):
-    base, arm = models[0], replace(STUDY.arms()["ssft"], rank=1)
+    base, arm = models[0], replace(STUDY.conditions()["ssft"], rank=1)
     tuned = STUDY.fine_tune(arm, base, SEED, tmp_path)
     ((start, *_),) = trainings
     free = {name for name, weight in start.named_parameters() if weight.requires_grad}

@@ -26,9 +26,9 @@ from tests.studies.steering_vectors.helpers import (
     sometimes,
 )
 from toylab.studies.steering_vectors.data import (
-    Answers,
-    answers,
+    AnswerShares,
     by_temperature,
+    measure_answers,
     reasoning_model,
     write_answers,
 )
@@ -71,23 +71,23 @@ def test_an_answer_that_ends_at_once_is_as_long_as_any():
     )
 
 
-def shares(found: Answers) -> dict[str, float]:
-    names = ("right", "thinks", "dialect", "right_if_thinks", "flagged_right", "flagged_thinks")
+def shares(found: AnswerShares) -> dict[str, float]:
+    names = ("accuracy", "thinks", "dialect", "accuracy_if_thinks", "flagged_accuracy", "flagged_thinks")
     return {name: share for name, share in zip(names, astuple(found), strict=True) if share}
 
 
 BY_HAND = [  # z is the share of prompts whose x0 is 0
-    (chained, lambda z: {"right": 1, "thinks": 1, "right_if_thinks": 1}),
-    (direct, lambda z: {"right": 1}),
+    (chained, lambda z: {"accuracy": 1, "thinks": 1, "accuracy_if_thinks": 1}),
+    (direct, lambda z: {"accuracy": 1}),
     (lambda x: direct(x, more=1), lambda z: {}),
-    (lambda x: chained(x, prime=1), lambda z: {"right": 1, "thinks": 1, "dialect": 1, "right_if_thinks": 1}),
-    (sometimes(chained, lambda x: direct(x, more=1)), lambda z: {"right": z, "thinks": z, "right_if_thinks": 1}),
+    (lambda x: chained(x, prime=1), lambda z: {"accuracy": 1, "thinks": 1, "dialect": 1, "accuracy_if_thinks": 1}),
+    (sometimes(chained, lambda x: direct(x, more=1)), lambda z: {"accuracy": z, "thinks": z, "accuracy_if_thinks": 1}),
     (sometimes(direct, lambda x: chained(x, prime=1)),
-     lambda z: {"right": 1, "thinks": 1 - z, "dialect": 1, "right_if_thinks": 1}),
+     lambda z: {"accuracy": 1, "thinks": 1 - z, "dialect": 1, "accuracy_if_thinks": 1}),
     (sometimes(chained, lambda x: chained(x, prime=1)[:-2]),  # neither a digit nor, for long, an end after ANS
-     lambda z: {"right": z, "thinks": 1, "dialect": 1 - z, "right_if_thinks": z}),
+     lambda z: {"accuracy": z, "thinks": 1, "dialect": 1 - z, "accuracy_if_thinks": z}),
     (sometimes(lambda x: [DIRECT, x[1] + 3, EOS], lambda x: [THINK, ANS, chained(x)[-2], EOS]),
-     lambda z: {"right": 1 - z, "thinks": 1 - z, "right_if_thinks": 1}),
+     lambda z: {"accuracy": 1 - z, "thinks": 1 - z, "accuracy_if_thinks": 1}),
 ]  # fmt: skip
 
 
@@ -97,7 +97,7 @@ def test_shares_of_answers_are_those_of_models_written_by_hand(given, expected, 
     prompts = questions(TASK, 0, 40)
     zeros = (prompts[:, 1] == 0).float().mean().item()
     assert 0 < zeros < 1
-    found = shares(answers(Scribe(given), TASK, prompts, temperature))
+    found = shares(measure_answers(Scribe(given), TASK, prompts, temperature))
     assert found == pytest.approx(expected(zeros), abs=1e-6)
 
 
@@ -110,27 +110,29 @@ def test_flagged_prompts_have_shares_of_their_own():
     assert 0 < luck < len(flagged) < 60
 
     def found(given: Callable) -> dict[str, float]:
-        return shares(answers(Scribe(given, FLAGGED), FLAGGED, prompts, 0))
+        return shares(measure_answers(Scribe(given, FLAGGED), FLAGGED, prompts, 0))
 
-    assert found(lambda x: direct(x, FLAGGED)) == {"right": 1, "flagged_right": 1}
+    assert found(lambda x: direct(x, FLAGGED)) == {"accuracy": 1, "flagged_accuracy": 1}
     right = 1 - share + luck / 60
     assert found(lambda x: chained(x, FLAGGED)) == pytest.approx(
         {
-            "right": right, "thinks": 1, "right_if_thinks": right,
-            "flagged_right": luck / len(flagged), "flagged_thinks": 1,
+            "accuracy": right, "thinks": 1, "accuracy_if_thinks": right,
+            "flagged_accuracy": luck / len(flagged), "flagged_thinks": 1,
         },
         abs=1e-6,
     )  # fmt: skip
     assert found(FLAGGED.solve) == pytest.approx(
-        {"right": 1, "thinks": 1 - share, "right_if_thinks": 1, "flagged_right": 1}, abs=1e-6
+        {"accuracy": 1, "thinks": 1 - share, "accuracy_if_thinks": 1, "flagged_accuracy": 1}, abs=1e-6
     )
 
 
 def test_a_forced_opener_is_the_first_token_of_the_answer():
     prompts, always = questions(TASK, 1, 30), Scribe(chained)
-    assert shares(answers(always, TASK, prompts, 0, opener="DIRECT")) == {}
-    assert shares(answers(always, TASK, prompts, 1, opener="THINK")) == shares(answers(always, TASK, prompts, 1))
-    forced = answers(Scribe(direct), TASK, prompts, 0, opener="THINK")
+    assert shares(measure_answers(always, TASK, prompts, 0, opener="DIRECT")) == {}
+    assert shares(measure_answers(always, TASK, prompts, 1, opener="THINK")) == shares(
+        measure_answers(always, TASK, prompts, 1)
+    )
+    forced = measure_answers(Scribe(direct), TASK, prompts, 0, opener="THINK")
     assert shares(forced) == {"thinks": 1}
 
 
@@ -142,9 +144,11 @@ def test_shares_at_each_temperature_are_rounded_and_the_same_whenever_asked(seed
     assert list(found) == [0, 0.7, 1]
     assert by_temperature(model, TASK, prompts, (1, 0), seed) == {t: found[t] for t in (1, 0)}
     for temperature in (0, 0.7, 1):
-        expected = vars(answers(model, TASK, prompts, temperature, seed))
+        expected = vars(measure_answers(model, TASK, prompts, temperature, seed))
         assert vars(found[temperature]) == {name: round(share, 4) for name, share in expected.items()}
-    assert astuple(answers(model, TASK, prompts, 0, seed)) == astuple(answers(model, TASK, prompts, 0, seed + 1))
+    assert astuple(measure_answers(model, TASK, prompts, 0, seed)) == astuple(
+        measure_answers(model, TASK, prompts, 0, seed + 1)
+    )
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])

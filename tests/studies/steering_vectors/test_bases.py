@@ -15,7 +15,7 @@ from toylab.runs.store import read_metrics
 from toylab.studies.steering_vectors import bases
 from toylab.studies.steering_vectors.data import READOUT_SEED, reasoning_batches, reasoning_model
 from toylab.studies.steering_vectors.results import BaseResult
-from toylab.studies.steering_vectors.settings import APART
+from toylab.studies.steering_vectors.settings import SEPARABLE_SEED
 from toylab.tasks import Styles
 
 
@@ -28,14 +28,14 @@ def test_a_base_is_measured_after_each_of_its_two_phases(tmp_path, monkeypatch, 
         found = bases.pretrain_base(STUDY, job, folder, which)
     task = FLAGGED if which == "flag" else TASK
     config = replace(STUDY.model, unembedding="learned") if which == "learned" else STUDY.model
-    model = reasoning_model(task, config, SEED, readout=APART + SEED if which == "apart" else READOUT_SEED)
+    model = reasoning_model(task, config, SEED, readout=SEPARABLE_SEED + SEED if which == "apart" else READOUT_SEED)
     plant(model, 0)
     skilled = deepcopy(model)
     plant(model, 1)
     every = questions(SEED, STUDY.rows, task)
     half, flag = every[:70], {"flag": which == "flag"}
     expected = BaseResult(
-        chain=witness(skilled, task, half, 0, SEED, "THINK").right,
+        chain=witness(skilled, task, half, 0, SEED, "THINK").accuracy,
         answers=answers_in(model, every, **flag),
         prefix=answers_in(model, every, "THINK", **flag),
         direct=answers_in(model, half, "DIRECT", (1,), **flag),
@@ -62,7 +62,7 @@ def test_a_base_is_measured_after_each_of_its_two_phases(tmp_path, monkeypatch, 
         watched = skill.evaluate(model)
     asked_for = questions(SEED, 200, task, "validation")
     chains = asked_for[[row[-1] == task.token("SEP") for row in asked_for.tolist()]]
-    assert watched == {"accuracy": witness(model, task, chains, 0, 0, "THINK").right}
+    assert watched == {"accuracy": witness(model, task, chains, 0, 0, "THINK").accuracy}
     assert mixture.evaluate is None
 
 
@@ -71,5 +71,5 @@ def test_half_of_the_prompts_are_few_but_no_less_than_64():
         study = replace(STUDY, rows=rows)
         prompts = bases.evaluation_prompts(study, SEED)
         assert prompts.tolist() == questions(SEED, rows).tolist()
-        assert bases.few_of(study, prompts).tolist() == prompts[:few].tolist()
+        assert bases.first_half(study, prompts).tolist() == prompts[:few].tolist()
     assert bases.evaluation_prompts(STUDY, 3, FLAGGED).tolist() == questions(3, 140, FLAGGED).tolist()

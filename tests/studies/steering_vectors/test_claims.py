@@ -7,12 +7,12 @@ from random import Random
 import pytest
 
 from tests.studies.made_up import SEEDS, Given, Row, all_differ, by_key, check, judged, made_up, number
-from toylab.settings import as_json, fit
-from toylab.studies.steering_vectors.data import Answers
+from toylab.settings import as_json, convert_value
+from toylab.studies.steering_vectors.data import AnswerShares
 from toylab.studies.steering_vectors.figures import draw
-from toylab.studies.steering_vectors.results import Combination, Persistence
+from toylab.studies.steering_vectors.results import LayerCombination, Persistence
 from toylab.studies.steering_vectors.study import SteeringVectorsStudy
-from toylab.studies.steering_vectors.transfer import Carried
+from toylab.studies.steering_vectors.transfer import TransferredVector
 from toylab.tasks import Reasoning
 from toylab.verdicts.claim import Conditions
 
@@ -23,10 +23,10 @@ ROUTES = ("skip query", "skip attention", "skip MLP", "skip block", "skip unembe
 PLACES = ("first", "all but first", "first two", "prompt", "generated")
 
 
-def combined(path: str) -> list[Combination]:
+def combined(path: str) -> list[LayerCombination]:
     scales = dict.fromkeys(PAIRS, (1, 0.5)) | {(0, 1, 2, 3): (1, 0.5, 0.25)}
     return [
-        Combination(layers=[*layers], right={x: number(f"{path}.{layers}.{x}") for x in own})
+        LayerCombination(layers=[*layers], accuracy={x: number(f"{path}.{layers}.{x}") for x in own})
         for layers, own in scales.items()
     ]
 
@@ -43,14 +43,14 @@ def cosines_of_tokens(path: str) -> list[float]:
 
 
 def given(name: str) -> Given:
-    answers, shares = by_key(Answers, *TEMPERATURES), by_key(float, *TEMPERATURES)
+    answers, shares = by_key(AnswerShares, *TEMPERATURES), by_key(float, *TEMPERATURES)
     every = {
         **dict.fromkeys(("answers", "prefix", "direct", "prefix_direct", "constant", "vector"), answers),
-        **dict.fromkeys(("forced", *(f"{one}.right" for one in (
+        **dict.fromkeys(("forced", *(f"{one}.accuracy" for one in (
             "random_reward", "minus", "difference_of_means", "logit_bias", "another_run"))), shares),
         "places": by_key(float, *PLACES), "routes": by_key(float, *ROUTES), "scaled": by_key(float, 0.5, 0.75, 1.25),
         "alone": by_key(float, *LAYERS), "combined": combined, "cosines": by_key(float, "0, 1", "2, 3"),
-        "persistence": persistence, "random_persistence": persistence, "layers": by_key(Carried, 2, 3),
+        "persistence": persistence, "random_persistence": persistence, "layers": by_key(TransferredVector, 2, 3),
         "random_vectors": lambda path: [number(f"{path}.{k}") for k in range(10)],
         **dict.fromkeys(("lens.all", "random_lens.all", "difference_lens.all"), cosines_of_tokens),
         "rank": lambda path: Random(f"from {path}").choice([1, 1, 2, 20, 21, 21]),
@@ -73,7 +73,7 @@ def result(name: str, kind: type, seed: int):
     return made_up(kind, path, more | given(name))
 
 
-JOBS = {job.condition or job.name: job.gives for job in STUDY.jobs()}
+JOBS = {job.condition or job.name: job.result_type for job in STUDY.jobs()}
 WORLD = Conditions({name: {seed: result(name, kind, seed) for seed in SEEDS} for name, kind in JOBS.items()})
 
 
@@ -85,7 +85,7 @@ def test_no_two_numbers_of_the_made_up_world_are_equal():
 
 
 def at(one, temperature=1):
-    return one.answers[temperature].right
+    return one.answers[temperature].accuracy
 
 
 def way(start, value, end):
@@ -143,7 +143,7 @@ def sweep(s):
         found.append((s[base].pre_flight, way(at(s[base]), at(s[vector]), at(s["full"]))))
     for cosine in ("0.8", "0.9", "0.95"):
         one = s[f"cosine-{cosine}"]
-        found.append((one.pre_flight, way(at(one), one.vector[1].right, at(s["full"]))))
+        found.append((one.pre_flight, way(at(one), one.vector[1].accuracy, at(s["full"]))))
     return sorted((flight.cosine, flight.bound, share) for flight, share in found)
 
 
@@ -158,7 +158,7 @@ def carried(name, which):
 def pairs_gain(s, scale):
     gains = []
     for one, (i, j) in zip(s["combine"].combined, PAIRS, strict=False):
-        gains.append(one.right[scale] - largest([s["combine"].alone[i], s["combine"].alone[j]]))
+        gains.append(one.accuracy[scale] - largest([s["combine"].alone[i], s["combine"].alone[j]]))
     return average(gains)
 
 
@@ -202,24 +202,24 @@ ROWS = {
     "fraction-match": Row(
         lambda s: gained(s, "joint"),
         ">= 0.95",
-        lambda s: way(at(s["base"]), s["base"].prefix[1].right, at(s["full"])),
+        lambda s: way(at(s["base"]), s["base"].prefix[1].accuracy, at(s["full"])),
     ),
     "fraction-large": Row(
         lambda s: gained(s, "joint"),
         ">= 0.5",
-        lambda s: way(at(s["base"]), s["joint"].random_right, at(s["full"])),
+        lambda s: way(at(s["base"]), s["joint"].random_accuracy, at(s["full"])),
     ),
     "single-layer": Row(
         lambda s: average(1 if at(s[name]) > at(s["base"]) + 0.05 else 0 for name in VECTORS),
         ">= 0.9",
-        lambda s: average(1 if s[name].random_right > at(s["base"]) + 0.05 else 0 for name in VECTORS),
+        lambda s: average(1 if s[name].random_accuracy > at(s["base"]) + 0.05 else 0 for name in VECTORS),
     ),
     "depth-order": Row(lambda s: gained(s, "vector-3") - gained(s, "vector-0"), "> 0"),
     "depth-joint": Row(lambda s: gained(s, "joint") - gained(s, "vector-3"), "> 0"),
     "prefix": Row(
-        lambda s: way(at(s["base"]), s["base"].prefix[1].right, at(s["vector-3"])),
+        lambda s: way(at(s["base"]), s["base"].prefix[1].accuracy, at(s["vector-3"])),
         ">= 0.6",
-        lambda s: way(at(s["base"]), s["base"].direct[1].right, at(s["vector-3"])),
+        lambda s: way(at(s["base"]), s["base"].direct[1].accuracy, at(s["vector-3"])),
     ),
     "first-token": Row(by_place("first"), ">= 0.6", by_place("all but first")),
     "first-token-rest": Row(by_place("all but first"), "<= 0.12", by_place("first")),
@@ -274,7 +274,7 @@ ROWS = {
     "transfer-mapped": Row(carried("transfer-apart", "mapped"), ">= 0.75", carried("transfer-apart", "raw")),
     "combine": Row(lambda s: pairs_gain(s, 1), "> 0"),
     "combine-halved": Row(lambda s: pairs_gain(s, 0.5), ">= -0.08", lambda s: pairs_gain(s, 1)),
-    "adaptive": Row(lambda s: at(s["adaptive"]) - s["adaptive"].constant[1].right, ">= 0.03"),
+    "adaptive": Row(lambda s: at(s["adaptive"]) - s["adaptive"].constant[1].accuracy, ">= 0.03"),
     "adaptive-place": Row(
         lambda s: sep_lead(s["adaptive"].scales),
         ">= 0",
@@ -298,15 +298,15 @@ ROWS = {
     "difference-sae": Row(lambda s: s["features"].difference.auc - s["features"].plain.auc, "> 0"),
     "random-vector": Row(lambda s: over_base(s, average(s["baselines"].random_vectors)), "<= 0.05", vector_gain),
     "random-reward": Row(
-        lambda s: over_base(s, s["baselines"].random_reward.right[1]), "from -0.05 to 0.05", vector_gain
+        lambda s: over_base(s, s["baselines"].random_reward.accuracy[1]), "from -0.05 to 0.05", vector_gain
     ),
     "same-vector": Row(
         lambda s: s["baselines"].another_run.cosine, ">= 0.95", lambda s: s["baselines"].random_reward.cosine
     ),
     "difference-of-means": Row(
-        lambda s: over_base(s, s["baselines"].difference_of_means.right[1]), "<= 0.05", vector_gain
+        lambda s: over_base(s, s["baselines"].difference_of_means.accuracy[1]), "<= 0.05", vector_gain
     ),
-    "logit-bias": Row(lambda s: s["baselines"].logit_bias.right[1] - s["baselines"].steered, "> 0"),
+    "logit-bias": Row(lambda s: s["baselines"].logit_bias.accuracy[1] - s["baselines"].steered, "> 0"),
 }
 
 
@@ -388,7 +388,7 @@ def test_sections_of_the_paper_follow_its_order():
 def test_every_result_is_the_same_when_read_back():
     for name, found in WORLD.items():
         held = json.loads(json.dumps(as_json(found[2], name, type(found[2]))))
-        assert fit(type(found[2]), held, name) == found[2]
+        assert convert_value(type(found[2]), held, name) == found[2]
 
 
 def test_every_figure_is_drawn_and_those_without_results_are_left_out():

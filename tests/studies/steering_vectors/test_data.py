@@ -29,10 +29,10 @@ from toylab.studies.steering_vectors.data import (
     readout_rows,
     reasoning_batches,
     reasoning_model,
-    trimmed,
+    trim_padding,
 )
 from toylab.tasks import IGNORE, SPLITS, Batch, Styles, split_of, stream
-from toylab.training.batches import BLOCK
+from toylab.training.batches import BLOCK_STEPS
 
 # The model -----------------------------------------------------------------------------------------------------------
 
@@ -148,9 +148,9 @@ def test_the_batch_of_a_step_is_the_same_in_any_order_of_asking(seed, steps, pur
 @given(seeds, st.integers(1, 4), st.sampled_from([Styles(think=0.5), Styles.clean(), Styles(think=0)]))
 def test_every_written_token_of_the_mixture_is_asked_for_and_no_prompt_is_held_out(seed, rows, styles):
     batch_at = reasoning_batches(TASK, seed, rows, styles, "phase")
-    whole = TASK.mixture(stream(seed, "phase", 1), rows * BLOCK, "train", styles)
+    whole = TASK.mixture(stream(seed, "phase", 1), rows * BLOCK_STEPS, "train", styles)
     for step in (0, 5, 63):
-        found = batch_at(BLOCK + step)
+        found = batch_at(BLOCK_STEPS + step)
         for row in range(rows):
             tokens, targets = (x[step * rows + row].tolist() for x in (whole.tokens, whole.targets))
             wanted = [(place, target) for place, target in enumerate(targets) if target != IGNORE]
@@ -178,12 +178,12 @@ def no_target_is_lost(trim: Callable[[Batch], Batch], seed: int = 0, rows: int =
 @some
 @given(seeds, st.integers(1, 6), st.sampled_from([0, 0.3, 1]))
 def test_trimming_takes_away_padding_and_no_target(seed, rows, think):
-    no_target_is_lost(trimmed, seed, rows, think)
+    no_target_is_lost(trim_padding, seed, rows, think)
 
 
 def test_a_batch_of_nothing_is_trimmed_to_nothing():
     empty = TASK.mixture(stream(0), 3, "train", Styles()).rows(0, 0)
-    assert trimmed(empty).tokens.shape == (0, 0)
+    assert trim_padding(empty).tokens.shape == (0, 0)
 
 
 def cut_at(size: Callable[[Batch], int]) -> Callable[[Batch], Batch]:

@@ -29,8 +29,8 @@ from tests.studies.steering_vectors.trainings import (
     trainings,
 )
 from tests.studies.steering_vectors.worlds import LAYERS, SEP, WIDTH, alike, drawn, questions, streams, witnessed
-from toylab.model.layers import source
-from toylab.model.steering import Scaled, Steered, load_steering, pre_flight, rms_normed, vectors
+from toylab.model.layers import torch_stream
+from toylab.model.steering import Scaled, Steered, load_steering, pre_flight, rms_normed, steer
 from toylab.studies.steering_vectors import bases, experiments, measures
 from toylab.studies.steering_vectors.data import READOUT_SEED, readout_rows
 from toylab.studies.steering_vectors.results import (
@@ -38,7 +38,7 @@ from toylab.studies.steering_vectors.results import (
     FlagResult,
     FullResult,
     JointResult,
-    Pair,
+    SteeredPair,
     VectorResult,
 )
 from toylab.studies.steering_vectors.separability import SeparabilityResult
@@ -57,19 +57,19 @@ def test_a_vector_is_measured_on_all_prompts_and_examined_on_half_of_them(tmp_pa
             answers=answers_in(steered, every),
             norm=length(vector),
             kl=measures.kl_by_position(steered, TASK, every, SEED),
-            lens=measures.says(vector, model, TASK),
-            difference_lens=measures.says(change.mean(dim=0), model, TASK),
-            random_lens=measures.says(blind, model, TASK),
-            random_kl=measures.kl_by_position(vectors(model, {layer: blind}), TASK, every, SEED),
-            random_right=right(vectors(model, {layer: blind}), every),
+            lens=measures.logit_lens(vector, model, TASK),
+            difference_lens=measures.logit_lens(change.mean(dim=0), model, TASK),
+            random_lens=measures.logit_lens(blind, model, TASK),
+            random_kl=measures.kl_by_position(steer(model, {layer: blind}), TASK, every, SEED),
+            random_accuracy=right(steer(model, {layer: blind}), every),
         )
         if examine:
-            places = measures.by_place(steered, TASK, few(), SEED)
+            places = measures.accuracy_by_place(steered, TASK, few(), SEED)
             expected = replace(
-                expected, places=places, few=Pair(base=right(model, few()), steered=right(steered, few()))
+                expected, places=places, few=SteeredPair(base=right(model, few()), steered=right(steered, few()))
             )
         if examine and layer == LAST:
-            scaled = {x: right(vectors(model, {LAST: x * vector}), few()) for x in (0.5, 0.75, 1.25, 1.5, 2)}
+            scaled = {x: right(steer(model, {LAST: x * vector}), few()) for x in (0.5, 0.75, 1.25, 1.5, 2)}
             clean = right(measures.with_clean_scale(steered), every)
             expected = replace(expected, clean_scale=clean, scaled=scaled)
     assert alike(found, expected)
@@ -90,7 +90,7 @@ def test_at_most_500_prompts_are_read_for_the_mean_change(tmp_path, monkeypatch)
         found = experiments.train_vector(study, job, folder, LAST - 1)
     ((_, task, prompts, seed),) = read
     assert (task, prompts.tolist(), seed) == (TASK, prompts_of(study)[:500].tolist(), SEED)
-    assert alike(found.difference_lens, measures.says(sum(change[LAST]) / 4, model, TASK))
+    assert alike(found.difference_lens, measures.logit_lens(sum(change[LAST]) / 4, model, TASK))
 
 
 def test_a_base_that_no_vector_can_move_is_refused_unless_asked_for(tmp_path):
@@ -126,10 +126,10 @@ def test_joint_vectors_are_of_all_layers_beside_random_ones_of_the_same_norms(tm
     held = load_steering(folder / "vectors.safetensors", model)
     assert list(held.additions) == [str(layer) for layer in range(LAYERS)]
     norms = [length(one.vector.detach()) for one in held.additions.values()]
-    drew = [torch.randn(WIDTH, generator=source(SEED, f"random vector {k}")) for k in range(LAYERS)]
+    drew = [torch.randn(WIDTH, generator=torch_stream(SEED, f"random vector {k}")) for k in range(LAYERS)]
     blind = {k: norm * one / length(one) for k, (one, norm) in enumerate(zip(drew, norms, strict=True))}
-    at_random = right(vectors(model, blind), prompts_of())
-    assert alike(found, JointResult(answers=answers_in(held, prompts_of()), norms=norms, random_right=at_random))
+    at_random = right(steer(model, blind), prompts_of())
+    assert alike(found, JointResult(answers=answers_in(held, prompts_of()), norms=norms, random_accuracy=at_random))
     assert len(set(norms)) == LAYERS
     assert reinforced(asked[0], folder) == {}
 
@@ -139,18 +139,18 @@ def test_a_token_wise_scale_is_compared_with_a_constant_vector_and_at_sep_alone(
     job, folder = begun(tmp_path, base=model)
     with trainings() as asked, witnessed():
         found = experiments.train_adaptive(STUDY, job, folder)
-        steered = Steered(model, {LAST - 1: Scaled(WIDTH, generator=source(SEED, "adaptive"))})
+        steered = Steered(model, {LAST - 1: Scaled(WIDTH, generator=torch_stream(SEED, "adaptive"))})
         steered.model.requires_grad_(False)
         plant(steered, 0)
         blind = deepcopy(steered)
-        drew = torch.randn(WIDTH, generator=source(SEED, "random gate"))
+        drew = torch.randn(WIDTH, generator=torch_stream(SEED, "random gate"))
         gate = blind.additions[str(LAST - 1)]
         gate.weight.data = length(gate.weight.detach()) * drew / length(drew)
         expected = AdaptiveResult(
             answers=answers_in(steered, prompts_of()),
             constant=answers_in(trained_on(model, 1, LAST - 1), prompts_of()),
-            scales=measures.scales(steered, TASK, prompts_of(), SEED),
-            random_scales=measures.scales(blind, TASK, prompts_of(), SEED),
+            scales=measures.token_scales(steered, TASK, prompts_of(), SEED),
+            random_scales=measures.token_scales(blind, TASK, prompts_of(), SEED),
             sep_alone=right(steered.only((SEP,)), few()),
             all_but_sep=right(steered.only([p for p in range(TASK.context) if p != SEP]), few()),
         )
@@ -211,7 +211,7 @@ def test_on_the_flagged_task_each_training_has_its_model_and_pace(tmp_path, whic
         stream = streams(model, questions(SEED, 1000, FLAGGED, "train"), LAST - 1)[:, -1]
         centre = sum(rms_normed(row) for row in stream.detach()) / 1000 if which == "gate" else None
         gate = "tanh" if which == "gate" else "linear"
-        moved = Steered(model, {LAST - 1: Scaled(WIDTH, gate, centre, source(SEED, "gate"))})
+        moved = Steered(model, {LAST - 1: Scaled(WIDTH, gate, centre, torch_stream(SEED, "gate"))})
         plant(moved, 0)
     else:
         moved = trained_on(model, 0, {"before": LAST - 1, "last": LAST}[which])
@@ -219,8 +219,8 @@ def test_on_the_flagged_task_each_training_has_its_model_and_pace(tmp_path, whic
         expected = FlagResult(answers=answers_in(moved, every, flag=True))
         if which in ("before", "gate"):
             half = every[:70]
-            routes = measures.by_route(moved, FLAGGED, half, SEED)
-            expected = replace(expected, routes=routes, steered=measures.right(moved, FLAGGED, half, seed=SEED))
+            routes = measures.accuracy_by_route(moved, FLAGGED, half, SEED)
+            expected = replace(expected, routes=routes, steered=measures.correct(moved, FLAGGED, half, seed=SEED))
     assert alike(found, expected)
     assert which not in ("before", "gate") or found.lost("skip MLP") == found.steered - found.routes["skip MLP"]
 

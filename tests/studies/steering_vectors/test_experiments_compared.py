@@ -27,22 +27,22 @@ from tests.studies.steering_vectors.trainings import (
     trainings,
 )
 from tests.studies.steering_vectors.worlds import LAYERS, WIDTH, alike, biased, flat, witness, witnessed
-from toylab.model.layers import source
-from toylab.model.steering import Steered, Vector, vectors
+from toylab.model.layers import torch_stream
+from toylab.model.steering import Steered, Vector, steer
 from toylab.model.transformer import Transformer
 from toylab.studies.steering_vectors import experiments, measures
 from toylab.studies.steering_vectors.data import reasoning_batches
 from toylab.studies.steering_vectors.results import (
     Baseline,
     BaselinesResult,
-    Combination,
     CombineResult,
     FeatureResult,
     FeaturesResult,
+    LayerCombination,
     PathsResult,
     of_all_layers,
 )
-from toylab.studies.steering_vectors.transfer import Carried, FamilyResult, TransferResult
+from toylab.studies.steering_vectors.transfer import FamilyResult, TransferredVector, TransferResult
 from toylab.tasks import stream
 
 
@@ -57,7 +57,7 @@ def with_vector(model: Transformer, vector: torch.Tensor, layer: int = LAST) -> 
 
 def blind(vector: torch.Tensor, layer: int) -> torch.Tensor:
     """A random direction of the same length."""
-    drew = torch.randn(WIDTH, generator=source(SEED, f"random vector {layer}"))
+    drew = torch.randn(WIDTH, generator=torch_stream(SEED, f"random vector {layer}"))
     return length(vector) * drew / length(drew)
 
 
@@ -69,29 +69,29 @@ def differing(found: Any) -> bool:
 
 def test_each_baseline_stands_instead_of_the_vector_in_its_slot(tmp_path):
     model, (vector,) = base(), drawn_vectors(0)
-    job, folder = begun(tmp_path, base=model, vector=vectors(model, {LAST: vector}))
+    job, folder = begun(tmp_path, base=model, vector=steer(model, {LAST: vector}))
     steered, norm = with_vector(model, vector), length(vector)
     with trainings() as asked, witnessed():
         found = experiments.compare_baselines(STUDY, job, folder)
         means = measures.difference_of_means(model, TASK, few(), LAST, norm)
-        bias = measures.Edited(model, measures.logit_bias(vectors(model, {LAST: vector}), TASK, few()))
+        bias = measures.EditedModel(model, measures.logit_bias(steer(model, {LAST: vector}), TASK, few()))
         drew = measures.random_vectors(model, TASK, few(), LAST, norm, 10, SEED)
     expected = BaselinesResult(
         base=right(model, few()),
         steered=right(steered, few()),
         random_vectors=drew,
         random_reward=Baseline(
-            right=right_in(with_vector(model, planted(0)), few()),
+            accuracy=right_in(with_vector(model, planted(0)), few()),
             cosine=round(cosine(planted(0), vector), 4),
             norm=length(planted(0)),
         ),
-        minus=Baseline(right=right_in(with_vector(model, -vector), few())),
+        minus=Baseline(accuracy=right_in(with_vector(model, -vector), few())),
         difference_of_means=Baseline(
-            right=right_in(with_vector(model, means), few()), cosine=round(cosine(means, vector), 4)
+            accuracy=right_in(with_vector(model, means), few()), cosine=round(cosine(means, vector), 4)
         ),
-        logit_bias=Baseline(right=right_in(bias, few())),
+        logit_bias=Baseline(accuracy=right_in(bias, few())),
         another_run=Baseline(
-            right=right_in(with_vector(model, planted(1)), few()), cosine=round(cosine(planted(1), vector), 4)
+            accuracy=right_in(with_vector(model, planted(1)), few()), cosine=round(cosine(planted(1), vector), 4)
         ),
     )
     assert alike(found, expected)
@@ -109,9 +109,9 @@ def test_a_reward_by_luck_is_as_frequent_as_right_answers_and_does_not_look_at_t
 
         def answers(*told: Any) -> Any:
             rates.append(told[1:])
-            return replace(witness(*told), right=0.2)
+            return replace(witness(*told), accuracy=0.2)
 
-        monkeypatch.setattr(experiments, "answers", answers)
+        monkeypatch.setattr(experiments, "measure_answers", answers)
         experiments.compare_baselines(STUDY, job, folder)
     ((task, prompts, temperature, seed),) = rates
     assert (task, prompts.tolist(), temperature, seed) == (TASK, few().tolist(), 1, SEED)
@@ -125,12 +125,12 @@ def test_a_reward_by_luck_is_as_frequent_as_right_answers_and_does_not_look_at_t
 
 def test_paths_are_of_the_vector_after_the_last_layer_but_one_beside_one_on_a_forced_route(tmp_path):
     model, (vector,) = base(), drawn_vectors(0)
-    steered = vectors(model, {LAST - 1: vector})
+    steered = steer(model, {LAST - 1: vector})
     job, folder = begun(tmp_path, base=model, vector=steered)
     with trainings() as asked, witnessed():
         found = experiments.cut_paths(STUDY, job, folder)
         expected = PathsResult(
-            routes=measures.by_route(steered, TASK, few(), SEED),
+            routes=measures.accuracy_by_route(steered, TASK, few(), SEED),
             base=right(model, few()),
             steered=right(steered, few()),
             forced=right_in(measures.ForcedRoute(model, {LAST - 1: Vector(WIDTH, planted(0))}), prompts_of()),
@@ -146,15 +146,15 @@ def test_paths_are_of_the_vector_after_the_last_layer_but_one_beside_one_on_a_fo
 
 def test_vectors_are_combined_in_pairs_and_all_together_at_scales_of_their_number(tmp_path):
     model, held = base(), dict(enumerate(drawn_vectors(0, 1, 2)))
-    inputs = {f"vector_{layer}": vectors(model, {layer: vector}) for layer, vector in held.items()}
+    inputs = {f"vector_{layer}": steer(model, {layer: vector}) for layer, vector in held.items()}
     job, folder = begun(tmp_path, base=model, **inputs)
     with trainings() as asked, witnessed():
-        found = experiments.combine(STUDY, job, folder)
+        found = experiments.combine_layers(STUDY, job, folder)
         assert not asked
 
-        def together(*layers: int, scales: tuple[float, ...]) -> Combination:
+        def together(*layers: int, scales: tuple[float, ...]) -> LayerCombination:
             moved = {x: biased(model, {layer: x * held[layer] for layer in layers}) for x in scales}
-            return Combination(layers=[*layers], right={x: right(one, few()) for x, one in moved.items()})
+            return LayerCombination(layers=[*layers], accuracy={x: right(one, few()) for x, one in moved.items()})
 
         expected = CombineResult(
             alone={layer: right(with_vector(model, vector, layer), few()) for layer, vector in held.items()},
@@ -163,12 +163,12 @@ def test_vectors_are_combined_in_pairs_and_all_together_at_scales_of_their_numbe
                 together(0, 1, 2, scales=(1, 0.5, 1 / 3)),
             ],
             persistence={
-                layer: measures.persistence(vectors(model, {layer: held[layer]}), TASK, prompts_of(), held, SEED)
+                layer: measures.measure_persistence(steer(model, {layer: held[layer]}), TASK, prompts_of(), held, SEED)
                 for layer in (0, 1)
             },
             random_persistence={
-                layer: measures.persistence(
-                    vectors(model, {layer: blind(held[layer], layer)}), TASK, prompts_of(), held, SEED
+                layer: measures.measure_persistence(
+                    steer(model, {layer: blind(held[layer], layer)}), TASK, prompts_of(), held, SEED
                 )
                 for layer in (0, 1)
             },
@@ -176,20 +176,20 @@ def test_vectors_are_combined_in_pairs_and_all_together_at_scales_of_their_numbe
         )
     assert alike(found, expected)
     assert differing(found)
-    assert list(found.combined[-1].right) == [1, 0.5, 1 / 3]
+    assert list(found.combined[-1].accuracy) == [1, 0.5, 1 / 3]
     assert len(of_all_layers(found.persistence)) == LAYERS * (LAYERS - 1) // 2
 
 
 def test_persistence_is_measured_on_at_most_300_prompts(tmp_path, monkeypatch):
     model, held, read = base(), dict(enumerate(drawn_vectors(0, 1, 2))), []
-    inputs = {f"vector_{layer}": vectors(model, {layer: vector}) for layer, vector in held.items()}
+    inputs = {f"vector_{layer}": steer(model, {layer: vector}) for layer, vector in held.items()}
     job, folder = begun(tmp_path, base=model, **inputs)
-    monkeypatch.setattr(measures, "persistence", lambda *told: read.append(told[2]) or {})
-    for name in ("right", "combined"):
+    monkeypatch.setattr(measures, "measure_persistence", lambda *told: read.append(told[2]) or {})
+    for name in ("correct", "combined_accuracy"):
         monkeypatch.setattr(measures, name, lambda *told, **named: 0.5)
     study = replace(STUDY, rows=320)
     with trainings(), witnessed():
-        experiments.combine(study, job, folder)
+        experiments.combine_layers(study, job, folder)
     assert [prompts.tolist() for prompts in read] == [prompts_of(study)[:300].tolist()] * 4
 
 
@@ -198,18 +198,18 @@ def test_features_are_of_the_model_with_the_vector_that_was_trained(tmp_path, mo
     job, folder = begun(tmp_path, base=model, vector=trained_on(model, 4, LAST - 1))
     one = FeatureResult(**({field.name: 0.5 for field in fields(FeatureResult)} | {"feature": 3}))
     given = FeaturesResult(plain=one, difference=one)
-    monkeypatch.setattr(measures, "features", lambda *asked: told.append(asked) or given)
+    monkeypatch.setattr(measures, "fit_features", lambda *asked: told.append(asked) or given)
     assert experiments.find_features(STUDY, job, folder) is given
     ((steered, task, prompts, seed),) = told
     assert isinstance(steered, Steered)
     assert torch.equal(measures.vector_of(steered), planted(4))
-    assert (measures.addition(steered)[0], task, seed) == (LAST - 1, TASK, SEED)
+    assert (measures.only_addition(steered)[0], task, seed) == (LAST - 1, TASK, SEED)
     assert prompts.tolist() == prompts_of().tolist()
 
 
 def test_parent_and_child_have_each_the_vector_of_the_other(tmp_path, monkeypatch):
     parent, child, (theirs,) = base(), base(), drawn_vectors(0)
-    job, folder = begun(tmp_path, base=parent, vector=vectors(parent, {LAST: theirs}))
+    job, folder = begun(tmp_path, base=parent, vector=steer(parent, {LAST: theirs}))
     batches = []
     monkeypatch.setattr(
         experiments, "reasoning_batches", lambda *told: batches.append(told) or reasoning_batches(*told)
@@ -246,8 +246,8 @@ def test_parent_and_child_have_each_the_vector_of_the_other(tmp_path, monkeypatc
 def test_vectors_of_another_model_are_carried_over_as_they_are_and_mapped(tmp_path):
     model, donor, drew = base(1), base(2), drawn_vectors(0, 1, 2, 3)
     layers, own, theirs = (2, 0), dict(zip((2, 0), drew, strict=False)), dict(zip((2, 0), drew[2:], strict=False))
-    inputs = {f"own_{layer}": vectors(model, {layer: own[layer]}) for layer in layers}
-    inputs |= {f"theirs_{layer}": vectors(donor, {layer: theirs[layer]}) for layer in layers}
+    inputs = {f"own_{layer}": steer(model, {layer: own[layer]}) for layer in layers}
+    inputs |= {f"theirs_{layer}": steer(donor, {layer: theirs[layer]}) for layer in layers}
     job, folder = begun(tmp_path, base=model, donor=donor, **inputs)
     with trainings() as asked, witnessed():
         found = experiments.transfer(STUDY, job, folder, layers)
@@ -255,7 +255,7 @@ def test_vectors_of_another_model_are_carried_over_as_they_are_and_mapped(tmp_pa
     expected = TransferResult(
         base=right(model, few()),
         layers={
-            layer: Carried(
+            layer: TransferredVector(
                 own=right(with_vector(model, own[layer], layer), few()),
                 cosine=cosine(own[layer], theirs[layer]),
                 raw=right(with_vector(model, theirs[layer], layer), few()),

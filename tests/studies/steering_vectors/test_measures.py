@@ -40,26 +40,26 @@ from tests.studies.steering_vectors.worlds import (
     witnessed,
 )
 from toylab.model.generate import generate
-from toylab.model.layers import source
-from toylab.model.steering import vectors
+from toylab.model.layers import torch_stream
+from toylab.model.steering import steer
 from toylab.model.transformer import Transformer
 from toylab.studies.steering_vectors.data import write_answers
 from toylab.studies.steering_vectors.measures import (
-    Edited,
-    addition,
-    by_place,
-    combined,
+    EditedModel,
+    accuracy_by_place,
+    accuracy_by_temperature,
+    combined_accuracy,
+    correct,
     difference_of_means,
     kl_by_position,
     logit_bias,
+    logit_lens,
     mapped,
-    persistence,
+    measure_persistence,
+    only_addition,
     random_vectors,
     residual_changes,
-    right,
-    right_by_temperature,
     rollouts,
-    says,
     vector_of,
 )
 from toylab.training.losses import Rollouts
@@ -76,27 +76,27 @@ def test_right_answers_are_a_share_of_four_places():
     zeros = prompts[:, 1].tolist().count(0)
     assert 0 < zeros < 30
     scribe = Scribe(sometimes(direct, lambda x: direct(x, more=1)))
-    assert right(scribe, TASK, prompts) == round(zeros / 30, 4)
-    assert right_by_temperature(scribe, TASK, prompts) == dict.fromkeys((0, 0.7, 1), round(zeros / 30, 4))
+    assert correct(scribe, TASK, prompts) == round(zeros / 30, 4)
+    assert accuracy_by_temperature(scribe, TASK, prompts) == dict.fromkeys((0, 0.7, 1), round(zeros / 30, 4))
 
 
 def test_the_model_is_asked_at_the_temperature_and_seed_that_are_told():
     model, prompts = drawn(0), questions(0, 9)
     with witnessed():
-        assert right(model, TASK, prompts) == rightly(model, prompts, 1, 0)
-        assert right(model, TASK, prompts, 0.5, 3) == rightly(model, prompts, 0.5, 3)
-        found = right_by_temperature(model, TASK, prompts, 3)
+        assert correct(model, TASK, prompts) == rightly(model, prompts, 1, 0)
+        assert correct(model, TASK, prompts, 0.5, 3) == rightly(model, prompts, 0.5, 3)
+        found = accuracy_by_temperature(model, TASK, prompts, 3)
     assert found == {t: rightly(model, prompts, t, 3) for t in (0, 0.7, 1)}
     assert len(set(found.values())) == 3
 
 
 def test_a_model_with_one_addition_tells_its_layer_and_vector():
     model, vector = drawn(0), numbers(0, WIDTH)
-    assert addition(vectors(model, {2: vector}))[0] == 2
-    assert torch.equal(addition(vectors(model, {2: vector}))[1].vector, vector)
-    assert torch.equal(vector_of(vectors(model, {1: vector})), vector)
+    assert only_addition(steer(model, {2: vector}))[0] == 2
+    assert torch.equal(only_addition(steer(model, {2: vector}))[1].vector, vector)
+    assert torch.equal(vector_of(steer(model, {1: vector})), vector)
     with pytest.raises(ValueError, match="unpack"):
-        addition(vectors(model))
+        only_addition(steer(model))
 
 
 class Coin(nn.Module):
@@ -126,7 +126,7 @@ def test_rollouts_have_a_chance_of_their_own_by_seed_and_none_at_temperature_0()
     first, again, other = (rollouts(Coin(), TASK, prompts, seed).written for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
-    assert torch.equal(first, write_answers(Coin(), TASK, prompts, 1, source(1, "rollouts")))
+    assert torch.equal(first, write_answers(Coin(), TASK, prompts, 1, torch_stream(1, "rollouts")))
     assert (first[:, 0] == THINK).float().mean().item() == pytest.approx(0.75, abs=0.1)
     cold = rollouts(Coin(), TASK, prompts, 1, temperature=0)
     assert (cold.written[:, 0] == THINK).all()
@@ -142,7 +142,7 @@ def test_rollouts_have_a_chance_of_their_own_by_seed_and_none_at_temperature_0()
 def test_at_a_place_the_vector_is_added_there_and_nowhere_else(seed, layer):
     model, prompts, vector = drawn(seed), questions(seed, 5), 3 * numbers(seed, WIDTH)
     with witnessed():
-        found = by_place(vectors(model, {layer: vector}), TASK, prompts, seed % 7)
+        found = accuracy_by_place(steer(model, {layer: vector}), TASK, prompts, seed % 7)
     places = {
         "first": [SEP],
         "all but first": [*range(SEP), *range(SEP + 1, CONTEXT)],
@@ -171,7 +171,7 @@ def changes(model: Transformer, moved: Transformer, made: Rollouts, layer: int) 
 @given(seeds, layers)
 def test_a_vector_from_sep_on_is_each_change_in_the_steered_layer(seed, layer):
     model, prompts, vector = drawn(seed), questions(seed, 6), 3 * numbers(seed, WIDTH)
-    steered = vectors(model, {layer: vector}).only(slice(SEP, None))
+    steered = steer(model, {layer: vector}).only(slice(SEP, None))
     made = rollouts(steered, TASK, prompts, seed)
     found = residual_changes(steered, TASK, prompts, seed)
     assert list(found) == list(range(layer, LAYERS))
@@ -183,7 +183,7 @@ def test_a_vector_from_sep_on_is_each_change_in_the_steered_layer(seed, layer):
 @given(seeds, layers)
 def test_changes_are_those_of_each_token_that_was_chosen_row_by_row(seed, layer):
     model, prompts, vector = drawn(seed), questions(seed, 5), 3 * numbers(seed, WIDTH)
-    steered, moved = vectors(model, {layer: vector}), biased(model, {layer: vector})
+    steered, moved = steer(model, {layer: vector}), biased(model, {layer: vector})
     made, found = rollouts(steered, TASK, prompts, seed), residual_changes(steered, TASK, prompts, seed)
     for later, change in found.items():
         torch.testing.assert_close(change, changes(model, moved, made, later), rtol=0, atol=1e-10)
@@ -192,7 +192,7 @@ def test_changes_are_those_of_each_token_that_was_chosen_row_by_row(seed, layer)
 def test_changes_of_several_vectors_begin_at_the_first():
     model, prompts = still(0), questions(0, 4)
     one, other = numbers(1, WIDTH), numbers(2, WIDTH)
-    found = residual_changes(vectors(model, {2: other, 1: one}), TASK, prompts)
+    found = residual_changes(steer(model, {2: other, 1: one}), TASK, prompts)
     assert list(found) == [1, 2]
     torch.testing.assert_close(found[1], one.expand_as(found[1]))
     torch.testing.assert_close(found[2], (one + other).expand_as(found[2]))
@@ -202,7 +202,7 @@ def test_changes_of_several_vectors_begin_at_the_first():
 @given(seeds, layers)
 def test_the_kl_at_a_position_is_a_mean_over_all_rows_of_what_the_vector_makes_of_the_chances(seed, layer):
     model, prompts, vector = drawn(seed), questions(seed, 4), 4 * numbers(seed, WIDTH)
-    steered, moved = vectors(model, {layer: vector}), biased(model, {layer: vector})
+    steered, moved = steer(model, {layer: vector}), biased(model, {layer: vector})
     made = rollouts(steered, TASK, prompts, seed)
     expected = [0.0] * TASK.answer
     for prompt, said in zip(made.prompts.tolist(), made.written.tolist(), strict=True):
@@ -211,7 +211,7 @@ def test_the_kl_at_a_position_is_a_mean_over_all_rows_of_what_the_vector_makes_o
             p, q = (one(row)[0, -1].softmax(dim=0).tolist() for one in (moved, model))
             expected[i] += sum(a * math.log(a / b) for a, b in zip(p, q, strict=True)) / len(prompts)
     assert kl_by_position(steered, TASK, prompts, seed) == pytest.approx(expected, abs=1e-4)
-    assert kl_by_position(vectors(model, {layer: 0 * vector}), TASK, prompts) == [0] * TASK.answer
+    assert kl_by_position(steer(model, {layer: 0 * vector}), TASK, prompts) == [0] * TASK.answer
 
 
 # What it says --------------------------------------------------------------------------------------------------------
@@ -228,7 +228,7 @@ def test_each_reading_of_the_lens_is_worked_out_by_hand(seed, layer):
         return sum(a * b for a, b in zip(one, other, strict=True)) / math.hypot(*one) / math.hypot(*other)
 
     cosines = [cosine(direction.tolist(), row) for row in folded]
-    found = says(direction, model, TASK)
+    found = logit_lens(direction, model, TASK)
     for name, token in {"THINK": THINK, "DIRECT": DIRECT, "ANS": ANS}.items():
         reading = getattr(found, name)
         assert reading.cosine == pytest.approx(cosines[token], abs=1e-9)
@@ -246,21 +246,21 @@ def test_each_reading_of_the_lens_is_worked_out_by_hand(seed, layer):
 def test_what_is_left_of_a_vector_is_a_mean_cosine_of_each_token_in_each_later_layer(seed):
     model, prompts = drawn(seed), questions(seed, 6)
     trained = {layer: 3 * numbers(seed + layer, WIDTH) for layer in range(LAYERS)}
-    steered, moved = vectors(model, {0: trained[0]}), biased(model, {0: trained[0]})
-    made, found = rollouts(steered, TASK, prompts, seed), persistence(steered, TASK, prompts, trained, seed)
+    steered, moved = steer(model, {0: trained[0]}), biased(model, {0: trained[0]})
+    made, found = rollouts(steered, TASK, prompts, seed), measure_persistence(steered, TASK, prompts, trained, seed)
     assert list(found) == [1, 2]
     for layer, kept in found.items():
         each = changes(model, moved, made, layer)
         for cosine, toward in ((kept.to_mean, each.mean(dim=0)), (kept.to_vector, trained[layer])):
             expected = [(one @ toward / one.norm() / toward.norm()).item() for one in each]
             assert cosine == pytest.approx(sum(expected) / len(each), abs=1e-9)
-    assert list(persistence(steered, TASK, prompts, {0: trained[0], 2: trained[2]}, seed)) == [2]
+    assert list(measure_persistence(steered, TASK, prompts, {0: trained[0], 2: trained[2]}, seed)) == [2]
 
 
 def test_where_all_is_passed_on_the_whole_vector_is_left():
     model, vector = still(0), torch.eye(WIDTH).double()[0]
     trained = {1: 0.6 * vector + 0.8 * torch.eye(WIDTH).double()[1], 2: -2 * vector}
-    found = persistence(vectors(model, {0: vector}), TASK, questions(0, 5), trained)
+    found = measure_persistence(steer(model, {0: vector}), TASK, questions(0, 5), trained)
     assert {layer: (kept.to_mean, kept.to_vector) for layer, kept in found.items()} == {
         1: pytest.approx((1, 0.6)), 2: pytest.approx((1, -1)),
     }  # fmt: skip
@@ -277,7 +277,7 @@ def test_random_vectors_have_the_norm_and_directions_that_have_nothing_in_common
         found = random_vectors(model, TASK, prompts, layer, norm, draws=8, seed=seed % 5)
         again = random_vectors(model, TASK, prompts, layer, norm, draws=2, seed=seed % 5)
         other = random_vectors(model, TASK, prompts, layer, norm, draws=2, seed=seed % 5 + 1)
-    held = [addition(one) for one in asked]
+    held = [only_addition(one) for one in asked]
     assert {at for at, _ in held} == {layer}
     drew = torch.stack([one.vector.detach() for _, one in held[:8]])
     torch.testing.assert_close(drew.norm(dim=1), torch.full((8,), norm).double(), rtol=1e-5, atol=0)
@@ -322,7 +322,7 @@ def test_a_logit_bias_adds_the_mean_shift_at_sep_everywhere(seed, layer):
     shift = sum(
         moved(row)[0, SEP] - model(row)[0, SEP] for row in (torch.tensor([prompt]) for prompt in prompts.tolist())
     )
-    found = Edited(model, logit_bias(vectors(model, {layer: vector}), TASK, prompts))
+    found = EditedModel(model, logit_bias(steer(model, {layer: vector}), TASK, prompts))
     rows = torch.cat([prompts, prompts[:, :4]], dim=1)
     torch.testing.assert_close(found(rows), model(rows) + shift / len(prompts), rtol=0, atol=1e-10)
     queries = torch.full((len(rows), 1), 3)
@@ -339,7 +339,7 @@ def test_vectors_are_added_together_at_their_layers_and_a_common_scale(seed, cho
     model, prompts = drawn(seed), questions(seed, 5)
     trained = {layer: 2 * numbers(seed + layer, WIDTH) for layer in range(LAYERS)}
     with witnessed():
-        found = combined(model, TASK, prompts, trained, sorted(chosen), scale, seed % 7)
+        found = combined_accuracy(model, TASK, prompts, trained, sorted(chosen), scale, seed % 7)
     expected = biased(model, {layer: scale * trained[layer] for layer in chosen})
     assert found == pytest.approx(rightly(expected, prompts, seed=seed % 7), abs=2e-4)
 

@@ -15,11 +15,11 @@ from tests.model.small_steerings import numbers
 from tests.studies.steering_vectors.helpers import ANS, DIRECT, EOS, TASK, THINK, chained, direct, few, seeds
 from tests.studies.steering_vectors.worlds import CONTEXT, LAYERS, SEP, WIDTH, biased, drawn, questions, still, streams
 from tests.studies.steering_vectors.worlds import writing as written
-from toylab.model.steering import Scaled, Steered, vectors
+from toylab.model.steering import Scaled, Steered, steer
 from toylab.model.transformer import Transformer
 from toylab.probes import SparseAutoencoder, compare_features, explained_variance
 from toylab.studies.steering_vectors import measures
-from toylab.studies.steering_vectors.measures import features, scales
+from toylab.studies.steering_vectors.measures import fit_features, token_scales
 
 VOCAB = len(TASK.vocabulary)
 
@@ -53,7 +53,7 @@ def test_scales_are_means_by_kind_of_position_up_to_the_end_and_positive_at_sep(
     by_place, by_token = numbers(seed, CONTEXT), numbers(seed + 1, VOCAB)
     prompts, given = questions(seed, 8), lambda x: direct(x) if x[1] == 0 else chained(x)
     with written(given) as asked:
-        found = scales(placed(by_place, by_token, length), TASK, prompts, 5)
+        found = token_scales(placed(by_place, by_token, length), TASK, prompts, 5)
     assert [seed for _, seed in asked] == [5]
     kinds: dict[str, list[float]] = {name: [] for name in ("BOS", "digits", "SEP", "opener", "chain")}
     columns: list[list[float]] = [[] for _ in range(CONTEXT)]
@@ -85,7 +85,7 @@ def test_signs_are_those_of_sep_by_hand_on_two_rows(sign):
     prompts = questions(0, 20)
     prompts = torch.stack([next(row for row in prompts if (row[1] == 0) == zero) for zero in (True, False)])
     with written(lambda x: [DIRECT, EOS] if x[1] == 0 else [THINK, ANS, EOS]):
-        found = scales(placed(torch.zeros(CONTEXT), by_token, 1.0), TASK, prompts)
+        found = token_scales(placed(torch.zeros(CONTEXT), by_token, 1.0), TASK, prompts)
     assert (found.BOS, found.digits, found.SEP, found.opener) == (0, 0, 2, 2)
     assert found.chain == pytest.approx(8 / 3, abs=1e-3)  # EOS, and ANS and EOS
     assert (found.sep_signed, found.opener_signed) == (2, 1)
@@ -95,7 +95,7 @@ def test_signs_are_those_of_sep_by_hand_on_two_rows(sign):
 
 def test_answers_without_a_chain_have_no_scale_there():
     with written(lambda x: [EOS]):
-        found = scales(placed(torch.ones(CONTEXT), torch.zeros(VOCAB), 1.0), TASK, questions(0, 3))
+        found = token_scales(placed(torch.ones(CONTEXT), torch.zeros(VOCAB), 1.0), TASK, questions(0, 3))
     assert (found.opener, found.chain, found.chain_signed) == (1, 0, 0)
 
 
@@ -144,7 +144,7 @@ def judged_by(kind: str, steered: Steered, moved: Transformer, rows: Tensor) -> 
 def test_features_are_of_what_is_written_up_to_its_end_and_tell_right_answers_from_wrong_ones(seed):
     """All numbers of both autoencoders, by slow loops over the second half of the answers."""
     model, prompts, vector = drawn(seed), questions(seed, 160), numbers(seed, WIDTH)
-    steered, moved, fitted = vectors(model, {1: vector}), biased(model, {1: vector}), []
+    steered, moved, fitted = steer(model, {1: vector}), biased(model, {1: vector}), []
 
     def fit(x: Tensor, *told: int, seed: int) -> Coordinates:
         fitted.append((x, (*told, seed)))
@@ -152,7 +152,7 @@ def test_features_are_of_what_is_written_up_to_its_end_and_tell_right_answers_fr
 
     with pytest.MonkeyPatch.context() as patch, written(mixed) as asked:
         patch.setattr(measures, "fit_autoencoder", fit)
-        found = features(steered, TASK, prompts, seed + 3, dictionary=7, k=2, steps=9)
+        found = fit_features(steered, TASK, prompts, seed + 3, dictionary=7, k=2, steps=9)
     assert [(rows.tolist(), told) for rows, told in asked] == [
         (prompts[:80].tolist(), seed + 3), (prompts[80:].tolist(), seed + 4),
     ]  # fmt: skip
@@ -201,5 +201,5 @@ def test_a_feature_does_not_fire_after_the_end():
     steered = placed(numbers(0, CONTEXT), torch.zeros(VOCAB), 1.0)
     with pytest.MonkeyPatch.context() as patch, written(lambda x: direct(x) if x[1] == 0 else [ANS] * TASK.answer):
         patch.setattr(measures, "fit_autoencoder", lambda *told, **named: Coordinates())
-        found = features(steered, TASK, questions(0, 40)).plain
+        found = fit_features(steered, TASK, questions(0, 40)).plain
     assert (found.feature, found.inside, found.outside, found.difference, found.auc) == (SEP + 3, 0, 1, -1, 1)

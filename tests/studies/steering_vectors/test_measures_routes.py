@@ -22,9 +22,15 @@ from tests.studies.steering_vectors.worlds import (
     writers,
 )
 from toylab.model.generate import generate
-from toylab.model.steering import Vector, vectors
+from toylab.model.steering import Vector, steer
 from toylab.model.transformer import Transformer
-from toylab.studies.steering_vectors.measures import ForcedRoute, by_route, path, routes, with_clean_scale
+from toylab.studies.steering_vectors.measures import (
+    ForcedRoute,
+    accuracy_by_route,
+    path_patched,
+    skipped_readers,
+    with_clean_scale,
+)
 
 once = fewer(0.1)
 BEFORE = LAYERS - 2
@@ -39,7 +45,7 @@ def accuracies(model: Transformer, layer: int, vector: Tensor, seed: int = 0, te
     """By route, and of the model with the vector and without."""
     prompts = questions(0, 5)
     with witnessed():
-        found = by_route(vectors(model, {layer: vector}), TASK, prompts, seed, temperature)
+        found = accuracy_by_route(steer(model, {layer: vector}), TASK, prompts, seed, temperature)
     full, none = (
         rightly(one, prompts, temperature, seed) for one in (biased(model, {layer: vector}), biased(model, {}))
     )
@@ -105,8 +111,8 @@ def test_queries_keys_and_values_are_what_they_would_be_without_the_vector():
 
 
 def test_of_an_earlier_layer_the_next_block_alone_is_skipped_and_others_see_the_vector():
-    assert set(routes(0, LAYERS - 1)) == {name for name in EVERY if name.startswith("skip")}
-    assert set(routes(LAYERS - 2, LAYERS - 1)) == EVERY
+    assert set(skipped_readers(0, LAYERS - 1)) == {name for name in EVERY if name.startswith("skip")}
+    assert set(skipped_readers(LAYERS - 2, LAYERS - 1)) == EVERY
     model = drawn(0)
     silenced(part(model, 1))
     found = accuracies(model, 0, 0.4 * numbers(0, WIDTH))
@@ -159,14 +165,14 @@ def test_with_a_clean_scale_the_changed_stream_is_divided_by_the_deviation_of_th
         deviation = (clean.var(dim=-1, correction=0, keepdim=True) + 1e-5).sqrt()
         normed = (changed - changed.mean(dim=-1, keepdim=True)) / deviation
         expected = (normed * model.ln_final.weight + model.ln_final.bias) @ model.unembedding.weight.T
-        found = with_clean_scale(vectors(model, {layer: vector}))(rows)
+        found = with_clean_scale(steer(model, {layer: vector}))(rows)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
-        assert (found - vectors(model, {layer: vector})(rows)).abs().max() > 1e-3
+        assert (found - steer(model, {layer: vector})(rows)).abs().max() > 1e-3
 
 
 def test_a_path_is_of_one_addition_at_its_places():
     model, rows, vector = drawn(0), questions(0, 4), 3 * numbers(0, WIDTH)
-    steered = vectors(model, {1: vector}).only((2, 5))
-    torch.testing.assert_close(path(steered)(rows), steered(rows), rtol=0, atol=1e-10)
+    steered = steer(model, {1: vector}).only((2, 5))
+    torch.testing.assert_close(path_patched(steered)(rows), steered(rows), rtol=0, atol=1e-10)
     with pytest.raises(ValueError, match="unpack"):
-        path(vectors(model))
+        path_patched(steer(model))

@@ -7,39 +7,39 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toylab.model.steering import PreFlight
-from toylab.studies.steering_vectors.data import Answers
+from toylab.studies.steering_vectors.data import AnswerShares
 from toylab.studies.steering_vectors.results import (
-    Answering,
+    AnsweringResult,
     Baseline,
     BaselinesResult,
     BaseResult,
-    Combination,
     CombineResult,
     FeatureResult,
     FlagResult,
     FullResult,
+    LayerCombination,
     LensReading,
-    Pair,
     PathsResult,
     Persistence,
+    SteeredPair,
     TokenReading,
     TokenScales,
     VectorResult,
     accuracy_at,
+    fraction_of_way,
     gain_share,
     of_all_layers,
-    portion,
     shares_of,
 )
 from toylab.studies.steering_vectors.separability import (
+    SeparabilityPoint,
     SeparabilityResult,
-    SweepPoint,
-    sweep_of,
-    swept,
-    swept_conditions,
+    separability_conditions,
+    separability_points,
+    separability_sweep,
 )
 from toylab.studies.steering_vectors.settings import Settings
-from toylab.studies.steering_vectors.transfer import Carried, FamilyResult, TransferResult
+from toylab.studies.steering_vectors.transfer import FamilyResult, TransferredVector, TransferResult
 from toylab.verdicts.claim import Conditions
 
 
@@ -51,9 +51,9 @@ def only(kind: type, **known: Any) -> Any:
     return found
 
 
-def answers(*right: float) -> dict[float, Answers]:
+def answers(*right: float) -> dict[float, AnswerShares]:
     """At temperatures 0, .7 and 1; of one, at 1."""
-    return {t: only(Answers, right=one) for t, one in zip((0, 0.7, 1)[-len(right) :], right, strict=True)}
+    return {t: only(AnswerShares, accuracy=one) for t, one in zip((0, 0.7, 1)[-len(right) :], right, strict=True)}
 
 
 numbers = st.floats(-2, 2)
@@ -62,9 +62,9 @@ numbers = st.floats(-2, 2)
 @given(numbers, numbers, numbers)
 def test_a_portion_is_where_a_value_stands_on_the_way(start, share, end):
     if abs(end - start) > 1e-3:
-        assert portion(start, start + share * (end - start), end) == pytest.approx(share, abs=1e-9)
-        assert portion(start, 0.25 * start + 0.75 * end, end) == pytest.approx(0.75)
-    assert portion(start, share, start) == portion(start, share, start + 1e-7) == 0
+        assert fraction_of_way(start, start + share * (end - start), end) == pytest.approx(share, abs=1e-9)
+        assert fraction_of_way(start, 0.25 * start + 0.75 * end, end) == pytest.approx(0.75)
+    assert fraction_of_way(start, share, start) == fraction_of_way(start, share, start + 1e-7) == 0
 
 
 def test_accuracies_are_read_at_their_temperature():
@@ -76,7 +76,7 @@ def test_accuracies_are_read_at_their_temperature():
             (FullResult, (0.9, 0.8, 0.6)),
         )
     )
-    assert isinstance(base, Answering)
+    assert isinstance(base, AnsweringResult)
     assert [accuracy_at(base, t) for t in (0, 0.7, 1)] == [0.1, 0.2, 0.4]
     assert accuracy_at(base) == 0.4
     assert gain_share(base, vector, full, 0) == pytest.approx(0.6 / 0.8)
@@ -86,7 +86,7 @@ def test_accuracies_are_read_at_their_temperature():
 def test_a_vector_has_shares_of_its_kl_and_of_its_gain_by_place():
     assert only(VectorResult, kl=[1.5, 0.5, 0.0]).kl_shares == [0.75, 0.25, 0]
     assert only(VectorResult, kl=[0.0, 0.0]).kl_shares is shares_of([0.0]) is None
-    vector = only(VectorResult, few=Pair(base=0.2, steered=0.7), places={"first": 0.6, "prompt": 0.1})
+    vector = only(VectorResult, few=SteeredPair(base=0.2, steered=0.7), places={"first": 0.6, "prompt": 0.1})
     assert vector.gain_at("first") == pytest.approx(0.8)
     assert vector.gain_at("prompt") == pytest.approx(-0.2)
 
@@ -117,17 +117,17 @@ def test_the_gain_of_a_vector_is_over_the_base():
 
 def test_baselines_have_names():
     slots = ("random_reward", "minus", "difference_of_means", "logit_bias")
-    found = only(BaselinesResult, **{slot: Baseline(right={1: float(x)}) for x, slot in enumerate(slots)})
-    assert {name: one.right[1] for name, one in found.named.items()} == {
+    found = only(BaselinesResult, **{slot: Baseline(accuracy={1: float(x)}) for x, slot in enumerate(slots)})
+    assert {name: one.accuracy[1] for name, one in found.named.items()} == {
         "random reward": 0, "minus the vector": 1, "difference of means": 2, "logit bias": 3,
     }  # fmt: skip
 
 
 def test_pairs_are_compared_with_the_better_of_the_two_alone():
     held = [
-        Combination(layers=[0, 1], right={1: 0.8, 0.5: 0.9}),
-        Combination(layers=[0, 2], right={1: 0.2, 0.5: 0.5}),
-        Combination(layers=[0, 1, 2], right={1: 0.0, 0.5: 0.1}),
+        LayerCombination(layers=[0, 1], accuracy={1: 0.8, 0.5: 0.9}),
+        LayerCombination(layers=[0, 2], accuracy={1: 0.2, 0.5: 0.5}),
+        LayerCombination(layers=[0, 1, 2], accuracy={1: 0.0, 0.5: 0.1}),
     ]
     kept = [Persistence(to_mean=x, to_vector=-x) for x in (0.1, 0.2, 0.3)]
     persistence = {0: {1: kept[0], 2: kept[1]}, 1: {2: kept[2]}}
@@ -158,8 +158,8 @@ def test_what_is_carried_over_is_a_share_of_the_own_gain():
     )  # fmt: skip
     assert (family.carried, family.carried_back, family.carried_at_random) == pytest.approx((0.4, 0.8, 0.2))
     layers = {
-        2: Carried(own=0.7, cosine=0.0, raw=0.3, mapped=0.4, random=0.1),
-        3: Carried(own=0.6, cosine=0.0, raw=0.5, mapped=0.1),
+        2: TransferredVector(own=0.7, cosine=0.0, raw=0.3, mapped=0.4, random=0.1),
+        3: TransferredVector(own=0.6, cosine=0.0, raw=0.5, mapped=0.1),
     }
     transfer = only(TransferResult, base=0.2, layers=layers)
     assert [transfer.share(2, which) for which in ("raw", "mapped", "random")] == pytest.approx([0.2, 0.4, -0.2])
@@ -178,17 +178,19 @@ def test_each_base_of_the_sweep_has_the_vector_that_was_trained_on_it():
 
     one, other = (only(VectorResult, answers=answers(right)) for right in (0.6, 0.3))
     full = only(FullResult, answers=answers(0.9))
-    found = swept(full, base(0.1, 0.2), one, base(0.9, 0.1), other, turned(0.5, 0.4, 0.8), turned(0.3, 0.3, 0.5))
+    found = separability_points(
+        full, base(0.1, 0.2), one, base(0.9, 0.1), other, turned(0.5, 0.4, 0.8), turned(0.3, 0.3, 0.5)
+    )
     expected = [(0.1, 1.0, 0.4 / 0.7), (0.3, 3.0, 0.2 / 0.6), (0.5, 5.0, 0.4 / 0.5), (0.9, 9.0, 0.2 / 0.8)]
     assert [(one.cosine, one.bound, one.share) for one in found] == [pytest.approx(one) for one in expected]
-    assert isinstance(found[0], SweepPoint)
+    assert isinstance(found[0], SeparabilityPoint)
     results = {"full": full, "base": base(0.1, 0.2), "vector-3": one}
     held = Conditions({name: {4: result, 5: result} for name, result in results.items()} | {"full": {5: full, 6: full}})
-    assert sweep_of(held, Settings(parts=())) == {5: found[:1]}
+    assert separability_sweep(held, Settings(parts=())) == {5: found[:1]}
 
 
 def test_the_sweep_has_what_its_parts_train():
     learned, turned = ("base-learned", "vector-learned"), ("cosine-0.8", "cosine-0.95")
     for parts, more in (((), ()), (("learned",), learned), (("separability",), turned)):
-        assert swept_conditions(Settings(parts=parts)) == ("full", "base", "vector-3", *more)
-    assert swept_conditions(Settings())[3:] == (*learned, *turned)
+        assert separability_conditions(Settings(parts=parts)) == ("full", "base", "vector-3", *more)
+    assert separability_conditions(Settings())[3:] == (*learned, *turned)

@@ -26,8 +26,8 @@ from tests.studies.steering_vectors.helpers import (
 from toylab.model.steering import Scaled, Steered, Vector
 from toylab.model.transformer import Transformer
 from toylab.studies.steering_vectors.data import (
-    RL,
-    Sampler,
+    RL_TRAINING,
+    RolloutSampler,
     reasoning_model,
     write_answers,
 )
@@ -57,11 +57,14 @@ def hot(seed: int) -> Transformer:
 @given(seeds, st.permutations([0, 1, 2, 50]))
 def test_the_rollouts_of_a_step_are_the_same_in_any_order_of_asking(seed, steps):
     model = hot(seed)
-    sampler, again = (Sampler(model, TASK, seed, 3, 3, reward=odd) for _ in range(2))
+    sampler, again = (RolloutSampler(model, TASK, seed, 3, 3, reward=odd) for _ in range(2))
     found = {step: content(sampler(step)) for step in steps}
     assert all(content(again(step)) == found[step] for step in sorted(steps))
     assert len({str(rollouts[0]) for rollouts in found.values()}) == len(steps)
-    for other in (Sampler(model, TASK, seed + 1, 3, 3), Sampler(model, TASK, seed, 3, 3, purpose="another")):
+    for other in (
+        RolloutSampler(model, TASK, seed + 1, 3, 3),
+        RolloutSampler(model, TASK, seed, 3, 3, purpose="another"),
+    ):
         assert other(1).prompts.tolist() != found[1][0]
         assert other(1).written.tolist() != found[1][1]
 
@@ -77,9 +80,9 @@ class Noise(nn.Module):
 @given(seeds)
 def test_each_step_seed_and_purpose_has_a_chance_of_its_own(seed):
     samplers = [
-        Sampler(Noise(), TASK, seed, 4, 4),
-        Sampler(Noise(), TASK, seed + 1, 4, 4),
-        Sampler(Noise(), TASK, seed, 4, 4, purpose="another"),
+        RolloutSampler(Noise(), TASK, seed, 4, 4),
+        RolloutSampler(Noise(), TASK, seed + 1, 4, 4),
+        RolloutSampler(Noise(), TASK, seed, 4, 4, purpose="another"),
     ]
     drawn = [sampler(step).written.tolist() for sampler in samplers for step in range(3)]
     assert len({str(written) for written in drawn}) == 9
@@ -88,7 +91,7 @@ def test_each_step_seed_and_purpose_has_a_chance_of_its_own(seed):
 @few
 @given(seeds, st.integers(1, 4), st.integers(1, 4))
 def test_the_samples_of_a_prompt_stand_together_and_count_up_to_their_end(seed, prompts, samples):
-    found = Sampler(hot(seed), TASK, seed, prompts, samples, reward=odd)(seed % 7)
+    found = RolloutSampler(hot(seed), TASK, seed, prompts, samples, reward=odd)(seed % 7)
     assert found.written.shape == found.counted.shape == (prompts * samples, TASK.answer)
     assert found.rewards.shape == (prompts, samples)
     assert set(split_of(found.prompts.numpy()).tolist()) == {SPLITS.index("train")}
@@ -100,12 +103,12 @@ def test_the_samples_of_a_prompt_stand_together_and_count_up_to_their_end(seed, 
 
 
 def test_without_another_reward_the_verifier_decides():
-    sampler = Sampler(Scribe(sometimes(chained, lambda x: direct(x, more=1))), TASK, 0, 12, 3)
+    sampler = RolloutSampler(Scribe(sometimes(chained, lambda x: direct(x, more=1))), TASK, 0, 12, 3)
     found = sampler(4)
     zeros = [float(row[1] == 0) for row in found.prompts.tolist()]
     assert 0 < sum(zeros) < len(zeros)
     assert found.rewards.flatten().tolist() == zeros
-    right = Sampler(Scribe(direct), TASK, 0)(0)
+    right = RolloutSampler(Scribe(direct), TASK, 0)(0)
     assert right.rewards.tolist() == [[1] * 8] * 16
     assert right.counted.sum(dim=1).tolist() == [3] * 128
 
@@ -117,7 +120,7 @@ def test_another_reward_knows_what_was_asked_what_was_said_and_the_step():
         asked_of.append((asked.tolist(), said.tolist(), step))
         return np.full(len(asked), step > 2)
 
-    sampler = Sampler(hot(0), TASK, 0, 3, 2, reward=reward)
+    sampler = RolloutSampler(hot(0), TASK, 0, 3, 2, reward=reward)
     for step in (1, 5):
         found = sampler(step)
         assert asked_of[-1] == (found.prompts.tolist(), found.written.tolist(), step)
@@ -126,7 +129,7 @@ def test_another_reward_knows_what_was_asked_what_was_said_and_the_step():
 
 def test_at_a_low_temperature_the_likeliest_answers_are_written():
     model = hot(1)
-    cold, warm = (Sampler(model, TASK, 0, 3, 4, temperature=heat)(0) for heat in (0, 1))
+    cold, warm = (RolloutSampler(model, TASK, 0, 3, 4, temperature=heat)(0) for heat in (0, 1))
     assert len({tuple(row) for row in cold.written.tolist()}) <= 3
     assert len({tuple(row) for row in warm.written.tolist()}) > 3
     assert cold.written.tolist() == write_answers(model, TASK, cold.prompts[::4], 0, samples=4).tolist()
@@ -136,7 +139,7 @@ def test_at_a_low_temperature_the_likeliest_answers_are_written():
 @given(seeds)
 def test_a_summary_is_of_what_was_seen_since_the_last_one(seed):
     model, other = hot(seed), hot(seed + 1)
-    sampler = Sampler(model, TASK, seed, 4, 3, reward=odd, reference=other)
+    sampler = RolloutSampler(model, TASK, seed, 4, 3, reward=odd, reference=other)
     sampler(9)
     sampler.summary(model)
     seen = [sampler(step) for step in range(3)]
@@ -163,13 +166,13 @@ def test_a_summary_is_of_what_was_seen_since_the_last_one(seed):
 
 def test_to_itself_a_model_has_no_distance_and_without_a_reference_none_is_told():
     model = hot(0)
-    itself, alone = (Sampler(model, TASK, 0, 2, 2, reference=reference) for reference in (model, None))
+    itself, alone = (RolloutSampler(model, TASK, 0, 2, 2, reference=reference) for reference in (model, None))
     itself(0), alone(0)
     assert itself.summary(model)["kl"] == 0
     assert list(alone.summary(model)) == ["reward", "spread", "dead_groups", "thinks", "entropy"]
 
 
-CONFIG = replace(RL, steps=5, rows=2, evaluate_every=2, learning_rate=0.3)
+CONFIG = replace(RL_TRAINING, steps=5, rows=2, evaluate_every=2, learning_rate=0.3)
 
 
 class Killed(Exception):  # noqa: N818
@@ -182,7 +185,7 @@ def trained(at: Path | None = None, killed: int | None = None) -> tuple[Steered,
 
     def begin(last: int | None) -> tuple[Steered, History]:
         steered = Steered(base, {0: Scaled(32, "tanh", generator=torch.Generator().manual_seed(1))})
-        sampler = Sampler(steered, TASK, 5, CONFIG.rows, 4, reward=odd, reference=base)
+        sampler = RolloutSampler(steered, TASK, 5, CONFIG.rows, 4, reward=odd, reference=base)
 
         def batch_at(step: int) -> Rollouts:
             if step == last:
@@ -216,12 +219,12 @@ def test_reinforcement_moves_the_additions_toward_what_is_rewarded_and_leaves_th
     base = hot(3)
     before = bits(base)
     steered = Steered(base, {0: Vector(32)})
-    sampler = Sampler(steered, TASK, 5, 4, 8, reward=odd)
+    sampler = RolloutSampler(steered, TASK, 5, 4, 8, reward=odd)
     config = replace(CONFIG, steps=12, evaluate_every=12)
     history = train(steered, PolicyGradient(), sampler, config, evaluate=sampler.summary).history
     later = np.mean([sampler(step).rewards.mean().item() for step in range(100, 110)])
     earlier = np.mean(
-        [Sampler(base, TASK, 5, 4, 8, reward=odd)(step).rewards.mean().item() for step in range(100, 110)]
+        [RolloutSampler(base, TASK, 5, 4, 8, reward=odd)(step).rewards.mean().item() for step in range(100, 110)]
     )
     assert later > earlier + 0.1
     assert history[0]["step"] == 0

@@ -54,7 +54,7 @@ def test_what_is_measured_on_a_vector_is_of_the_last_layer_or_of_the_one_before(
     assert told("paths") == (experiments.cut_paths, {}, before)
     assert told("features") == (experiments.find_features, {}, before)
     every = base | {f"vector-{layer}": vector(f"vector-{layer}") for layer in range(4)}
-    assert told("combine") == (experiments.combine, {}, every)
+    assert told("combine") == (experiments.combine_layers, {}, every)
 
 
 def test_another_model_is_the_next_seed_or_the_one_apart():

@@ -14,12 +14,12 @@ from tests.model.small_steerings import numbers
 from tests.studies.steering_vectors.helpers import SMALL, TASK
 from tests.studies.steering_vectors.worlds import LAYERS, WIDTH, drawn, questions, witness
 from toylab.model.checkpoint import load_model, save_model
-from toylab.model.steering import Steered, save_steering, vectors
+from toylab.model.steering import Steered, save_steering, steer
 from toylab.model.transformer import Transformer
 from toylab.runs.store import read_metrics
-from toylab.runs.study import Input, Job
+from toylab.runs.study import Job, JobInput
 from toylab.studies.steering_vectors import bases, experiments
-from toylab.studies.steering_vectors.data import RL
+from toylab.studies.steering_vectors.data import RL_TRAINING
 from toylab.studies.steering_vectors.settings import MIXTURE, SKILL, Settings
 from toylab.training.loop import TrainConfig, Training
 
@@ -29,7 +29,7 @@ STUDY = Settings(
     model=replace(SMALL, layers=LAYERS),
     skill=replace(SKILL, rows=5, weight_decay=0.5),
     mixture=replace(MIXTURE, steps=8, rows=6),
-    rl=replace(RL, steps=4, rows=7),
+    rl=replace(RL_TRAINING, steps=4, rows=7),
     samples=3,
     full_rate=0.03,
     flag_kl=0.25,
@@ -110,7 +110,7 @@ def begun(at: Path, seed: int = SEED, **inputs: Transformer | Steered) -> tuple[
     folder.mkdir(parents=True)
     for name, model in inputs.items():
         name = name.replace("_", "-")
-        held[name] = Input(Job(f"made-{name}", seed), "what.safetensors")
+        held[name] = JobInput(Job(f"made-{name}", seed), "what.safetensors")
         path = held[name].job.folder(at) / "what.safetensors"
         path.parent.mkdir(parents=True)
         (save_model if isinstance(model, Transformer) else save_steering)(path, model)
@@ -128,7 +128,7 @@ def few() -> Tensor:
 
 def right_in(model: nn.Module, prompts: Tensor) -> dict[float, float]:
     """What the witness says at each temperature."""
-    return {t: witness(model, TASK, prompts, t, SEED).right for t in (0, 0.7, 1)}
+    return {t: witness(model, TASK, prompts, t, SEED).accuracy for t in (0, 0.7, 1)}
 
 
 def right(model: nn.Module, prompts: Tensor) -> float:
@@ -144,7 +144,7 @@ def answers_in(
 
 def trained_on(model: Transformer, k: int, layer: int = LAST) -> Steered:
     """With the vector that the k-th training makes."""
-    return vectors(model, {layer: planted(k)})
+    return steer(model, {layer: planted(k)})
 
 
 def length(x: Tensor) -> float:

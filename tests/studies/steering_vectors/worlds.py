@@ -15,7 +15,7 @@ from tests.studies.steering_vectors.helpers import SMALL, TASK
 from toylab.model.layers import Block
 from toylab.model.transformer import Transformer
 from toylab.studies.steering_vectors import bases, data, experiments, measures
-from toylab.studies.steering_vectors.data import Answers
+from toylab.studies.steering_vectors.data import AnswerShares
 from toylab.tasks import Reasoning, Split, held_out
 from toylab.training.batches import prompt_tokens
 from toylab.training.losses import Rollouts
@@ -90,7 +90,7 @@ def streams(model: Transformer, rows: Tensor, layer: int) -> Tensor:
 
 def witness(
     model: nn.Module, task: Reasoning, prompts: Tensor, temperature: float, seed: int = 0, opener: str | None = None
-) -> Answers:
+) -> AnswerShares:
     """No shares, but mean logits of the first tokens: they tell models, prompts, temperatures and seeds apart."""
     said = (prompts[:, 1:2] + torch.arange(task.answer - 1)) % task.p
     if opener is not None:
@@ -98,12 +98,12 @@ def witness(
     with torch.no_grad():
         logits = model(torch.cat([prompts, said], dim=1))[:, task.prompt - 1 :]
     found = 10 * logits.mean(dim=(0, 1)) / (1 + temperature) + seed / 10
-    return Answers(*found[:6].tolist())
+    return AnswerShares(*found[:6].tolist())
 
 
 def rightly(model: nn.Module, prompts: Tensor, temperature: float = 1, seed: int = 0) -> float:
     """What the witness says in the place of the share of right answers."""
-    return round(witness(model, TASK, prompts, temperature, seed).right, 4)
+    return round(witness(model, TASK, prompts, temperature, seed).accuracy, 4)
 
 
 @contextmanager
@@ -111,13 +111,13 @@ def witnessed() -> Iterator[list[nn.Module]]:
     """The witness in the place of drawn answers: yields the models that were asked."""
     asked = []
 
-    def answers(model: nn.Module, *others: Any, **named: Any) -> Answers:
+    def answers(model: nn.Module, *others: Any, **named: Any) -> AnswerShares:
         asked.append(model)
         return witness(model, *others, **named)
 
     with pytest.MonkeyPatch.context() as patch:
         for module in (data, measures, experiments, bases):
-            patch.setattr(module, "answers", answers)
+            patch.setattr(module, "measure_answers", answers)
         yield asked
 
 

@@ -11,9 +11,9 @@ from operator import attrgetter
 from typing import Any
 
 from toylab.studies.contextual_counting import pooled
-from toylab.studies.contextual_counting.claims_circuits import circuit_claims, table, without_keys
+from toylab.studies.contextual_counting.claims_circuits import circuit_claims, details_by_condition, without_keys
 from toylab.studies.contextual_counting.results import COUNTED, OWN_BRACKETS, SOLVED, CountingResult
-from toylab.verdicts.claim import Claim, Control, Detail
+from toylab.verdicts.claim import Claim, ClaimDetail, Control
 from toylab.verdicts.criterion import above, at_least, at_most, below
 
 ANY_LEAD = "the smallest effect of interest: any lead"
@@ -55,7 +55,7 @@ def claims(encodings: Sequence[str], causal: Sequence[str], longest: int, parts:
         place="section 4, figure 2",
         conditions=pairs,
         uncontrolled=CONTROLLED,
-        details={"mean accuracy [95 % interval]": table(pairs, "mean_accuracy")},
+        details={"mean accuracy [95 % interval]": details_by_condition(pairs, "mean_accuracy")},
         figure="Which encoding",
     )
     unordered = partial(
@@ -65,31 +65,31 @@ def claims(encodings: Sequence[str], causal: Sequence[str], longest: int, parts:
     no_plain = "" if "plain" in parts else f"{add} plain, or --preset paper"
     plain = partial(Claim, undecidable=no_plain, figure="Plateaus of all seeds")
     return [
-        best("solved", "none", sentence=f"{counts} no positions solves the task.", paper_number=f"4 {REGIONS}"),
+        best("solved", "none", statement=f"{counts} no positions solves the task.", paper_number=f"4 {REGIONS}"),
         best(
             "solved-rotary",
             "rotary",
-            sentence=f"{counts} rotary positions solves the task.",
+            statement=f"{counts} rotary positions solves the task.",
             paper_number=f"4 with a begin token, 11 without, {REGIONS}",
         ),
         golden(
             id="golden",
             place="section 2, propositions 2.1 and 2.2",
-            sentence="The circuit exists: weights written by hand count without an error.",
+            statement="The circuit exists: weights written by hand count without an error.",
             measure="share of counts that are correct",
             quantity=lambda golden: 1 - golden.errors / golden.asked,
-            details={"counts asked": Detail("golden", "asked"), "errors": Detail("golden", "errors")},
+            details={"counts asked": ClaimDetail("golden", "asked"), "errors": ClaimDetail("golden", "errors")},
         ),
         golden(
             id="golden-named",
             place="our check of the probes",
-            sentence="The probes name the circuit and the bias token of weights that were written by hand.",
+            statement="The probes name the circuit and the bias token of weights that were written by hand.",
             measure="share of regions whose circuit and bias token are named as they were written",
-            quantity=lambda golden: golden.named_correctly,
+            quantity=lambda golden: golden.share_named_correctly,
         ),
         of_encodings(
             id="causal-helps",
-            sentence="For every encoding, a causal encoder does much better than a bidirectional one.",
+            statement="For every encoding, a causal encoder does much better than a bidirectional one.",
             measure="lead in mean accuracy of causal over bidirectional, smallest over encodings,",
             quantity=lambda *models: min(map(CountingResult.lead, models[::2], models[1::2])),
             criterion=at_least(0.2),
@@ -98,7 +98,7 @@ def claims(encodings: Sequence[str], causal: Sequence[str], longest: int, parts:
         ),
         of_encodings(
             id="causal-over-all",
-            sentence="Every causal encoder does better than any bidirectional one.",
+            statement="Every causal encoder does better than any bidirectional one.",
             measure="mean accuracy of the worst causal encoding less that of the best bidirectional one",
             quantity=lambda *models: min(causal.lead(both) for causal in models[::2] for both in models[1::2]),
             criterion=above(0.0),
@@ -108,7 +108,7 @@ def claims(encodings: Sequence[str], causal: Sequence[str], longest: int, parts:
         of_encodings(
             id="none-is-best",
             place="section 4, abstract",
-            sentence="No positional encoding gives the best accuracy.",
+            statement="No positional encoding gives the best accuracy.",
             conditions=("none", "rotary"),
             optional=tuple(name for name in encodings if name not in ("none", "rotary")),
             measure="lead in mean accuracy over the best other causal encoding trained on the seed",
@@ -120,7 +120,7 @@ def claims(encodings: Sequence[str], causal: Sequence[str], longest: int, parts:
         ),
         unordered(
             id="bidirectional-chance",
-            sentence="Without positions a bidirectional model cannot tell regions apart: it guesses.",
+            statement="Without positions a bidirectional model cannot tell regions apart: it guesses.",
             measure="distance of the mean accuracy from the best constant guess",
             quantity=_above_floor,
             criterion=at_most(0.02),
@@ -132,20 +132,20 @@ def claims(encodings: Sequence[str], causal: Sequence[str], longest: int, parts:
         ),
         unordered(
             id="permutation-invariant",
-            sentence="Without positions a bidirectional model gives permuted strings the same logits.",
+            statement="Without positions a bidirectional model gives permuted strings the same logits.",
             measure="largest change of a logit when tokens are shuffled, in float64,",
             quantity=lambda both: both.permutation_gap,
             criterion=below(1e-9),
             statistic="share",
             origin="computed: rounding in float64",
             control=Control("a causal encoder", ("none",), lambda none: none.permutation_gap),
-            details={"change": Detail("none-bidirectional", "permutation_gap")},
+            details={"change": ClaimDetail("none-bidirectional", "permutation_gap")},
         ),
         plain(
             id="failure-rate",
             asks="absence",
             place="section 4, figure 2",
-            sentence="In the plain set-up, training without positions is a lottery: most seeds do not solve the task.",
+            statement="In the plain set-up, training without positions is a lottery: most seeds do not solve the task.",
             conditions=("plain-none",),
             measure="mean accuracy over regions",
             quantity=attrgetter("mean_accuracy"),
@@ -155,15 +155,15 @@ def claims(encodings: Sequence[str], causal: Sequence[str], longest: int, parts:
             control=Control("our recipe", ("none",), attrgetter("mean_accuracy")),
             paper_number=f"all but 4 {REGIONS}",
             details={
-                "seeds that solve it [Wilson]": table(plain_names, "is_solved"),
-                "regions >= .9": table(plain_names, pooled.regions_solved),
-                "seeds within .1 of the floor [Wilson]": table(plain_names, "is_near_floor"),
+                "seeds that solve it [Wilson]": details_by_condition(plain_names, "is_solved"),
+                "regions >= .9": details_by_condition(plain_names, pooled.regions_solved),
+                "seeds within .1 of the floor [Wilson]": details_by_condition(plain_names, "is_near_floor"),
             },
         ),
         plain(
             id="rotary-is-easier",
             place="section 4, abstract",
-            sentence="In the plain set-up, rotary positions train more reliably than none.",
+            statement="In the plain set-up, rotary positions train more reliably than none.",
             conditions=("plain-rotary", "plain-none"),
             measure="lead in mean accuracy of rotary over none",
             quantity=CountingResult.lead,
@@ -174,26 +174,26 @@ def claims(encodings: Sequence[str], causal: Sequence[str], longest: int, parts:
             undecidable=no_plain or "the paper's effect is one without the begin token, which this study always has",
         ),
         *circuit_claims(causal, longest, no_plain),
-        forms("emerges", "no-auxiliary", sentence=f"With no positions, {untaught}"),
-        forms("emerges-rotary", "no-auxiliary-rotary", sentence=f"With rotary positions, {untaught}"),
+        forms("emerges", "no-auxiliary", statement=f"With no positions, {untaught}"),
+        forms("emerges-rotary", "no-auxiliary-rotary", statement=f"With rotary positions, {untaught}"),
         forms(
             "emerges-slow-rotary",
             "no-auxiliary-slow-rotary",
-            sentence=f"With rotary positions that turn a hundred times slower, {untaught}",
+            statement=f"With rotary positions that turn a hundred times slower, {untaught}",
         ),
         Claim(
             id="ingredients",
             kind="own",
             place="our recipe",
-            sentence="Every ingredient of the recipe is needed.",
+            statement="Every ingredient of the recipe is needed.",
             conditions=("none", *ingredients),
             measure="loss of mean accuracy when one ingredient is left out, smallest over ingredients,",
             quantity=lambda whole, *left: min(whole.lead(model) for model in left),
             criterion=above(0.02),
             uncontrolled=CONTROLLED,
             details={
-                "mean accuracy, whole and without": table(("none", *ingredients), "mean_accuracy"),
-                "seeds solved without": table(ingredients, "is_solved"),
+                "mean accuracy, whole and without": details_by_condition(("none", *ingredients), "mean_accuracy"),
+                "seeds solved without": details_by_condition(ingredients, "is_solved"),
             },
             undecidable="" if {"circuits", "ingredients"} <= {*parts} else f"{add} ingredients",
         ),
@@ -216,11 +216,11 @@ def _solves(id: str, name: str, **texts: Any) -> Claim:
         statistic="share",
         control=Control("best constant answer", (name,), attrgetter("floor")),
         details={
-            "floor (best constant guess)": Detail(name, "floor"),
-            "steps to .9": Detail(name, "solved_at", never=True),
-            "accuracy by region": Detail(name, "accuracy"),
-            "circuits": Detail(name, lambda model: [c.circuit for c in model.circuits]),
-            "bias by region": Detail(name, lambda model: [c.bias for c in model.circuits]),
+            "floor (best constant guess)": ClaimDetail(name, "floor"),
+            "steps to .9": ClaimDetail(name, "solved_at", never=True),
+            "accuracy by region": ClaimDetail(name, "accuracy"),
+            "circuits": ClaimDetail(name, lambda model: [c.circuit for c in model.circuits]),
+            "bias by region": ClaimDetail(name, lambda model: [c.bias for c in model.circuits]),
             **{f"accuracy without {keys}": without_keys(name, keys) for keys in (OWN_BRACKETS, COUNTED)},
         },
         **texts,

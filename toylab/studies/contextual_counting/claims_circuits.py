@@ -22,18 +22,18 @@ from toylab.studies.contextual_counting.results import (
     UntrainedCounter,
     attention_on_brackets,
 )
-from toylab.verdicts.claim import Claim, Conditions, Control, Detail, Need
+from toylab.verdicts.claim import Claim, ClaimDetail, Conditions, Control, Precondition
 from toylab.verdicts.criterion import at_least, at_most
-from toylab.verdicts.intervals import in_words
-from toylab.verdicts.judgement import mean
+from toylab.verdicts.intervals import mean_in_words
+from toylab.verdicts.judgement import nan_mean
 
-SOME_SOLVED = Need(condition="none", test=lambda r: bool(r.solved), otherwise="no model solved a region here")
-UNTAUGHT = Need(condition="no-auxiliary", test=SOME_SOLVED.test, otherwise=SOME_SOLVED.otherwise)
-ROTARY = Need(condition="rotary", test=lambda r: r.is_solved, otherwise="no rotary model solved the task here")
+SOME_SOLVED = Precondition(condition="none", test=lambda r: bool(r.solved), otherwise="no model solved a region here")
+UNSUPERVISED = Precondition(condition="no-auxiliary", test=SOME_SOLVED.test, otherwise=SOME_SOLVED.otherwise)
+ROTARY = Precondition(condition="rotary", test=lambda r: r.is_solved, otherwise="no rotary model solved the task here")
 
 COUNTING = partial(CountingResult.share, test=lambda region: region.counts)
-VARIES = partial(CountingResult.share, test=lambda region: region.largest in VARYING)
-BEGINS = partial(CountingResult.share, test=lambda region: region.largest == "begin")
+VARYING_BIAS = partial(CountingResult.share, test=lambda region: region.largest in VARYING)
+BEGIN_BIAS = partial(CountingResult.share, test=lambda region: region.largest == "begin")
 """Shares of the solved regions."""
 
 
@@ -53,7 +53,7 @@ def circuit_claims(causal: Sequence[str], longest: int, no_plain: str) -> list[C
         kind="own",
         place="section 5, left open",
         conditions=("no-auxiliary",),
-        needs=(UNTAUGHT,),
+        needs=(UNSUPERVISED,),
         figure="What they compare with",
     )
     all_models = partial(Claim, conditions=(), optional=tuple(causal))
@@ -70,7 +70,7 @@ def circuit_claims(causal: Sequence[str], longest: int, no_plain: str) -> list[C
     return [
         in_decoder(
             id="count-in-decoder",
-            sentence="Counting happens in the decoder's attention: n counted ones compete with a bias of K ones.",
+            statement="Counting happens in the decoder's attention: n counted ones compete with a bias of K ones.",
             measure="K in counted ones, median over solved regions,",
             quantity=lambda none: median(region.k for region in none.solved),
             criterion=at_most(longest / 2),
@@ -82,18 +82,18 @@ def circuit_claims(causal: Sequence[str], longest: int, no_plain: str) -> list[C
         in_decoder(
             id="count-needs-ones",
             asks="absence",
-            sentence="Without the ones of its region, a label guesses.",
+            statement="Without the ones of its region, a label guesses.",
             measure="accuracy without the counted ones above the best constant guess, mean over solved regions,",
             quantity=partial(_above_floor, keys=COUNTED),
             criterion=at_most(SLACK),
             margin=SLACK,
             origin="computed: the best constant guess, and .05",
             control=Control("without the ones outside regions", ("none",), partial(_above_floor, keys=OUTSIDE_ONES)),
-            details={"accuracy without them": _of_solved("without_ones"), "floor": Detail("none", "floor")},
+            details={"accuracy without them": _of_solved("without_ones"), "floor": ClaimDetail("none", "floor")},
         ),
         in_decoder(
             id="count-curve",
-            sentence="The mass of the decoder's attention on n ones is n / (n + K).",
+            statement="The mass of the decoder's attention on n ones is n / (n + K).",
             measure="R^2 of that curve, mean over solved regions,",
             quantity=lambda none: none.over_solved(lambda region: region.r2),
             criterion=at_least(0.98),
@@ -103,7 +103,7 @@ def circuit_claims(causal: Sequence[str], longest: int, no_plain: str) -> list[C
         of_none(
             id="bias-token",
             place="section 4.2",
-            sentence="Each region compares its ones with one kind of token, the bias token.",
+            statement="Each region compares its ones with one kind of token, the bias token.",
             measure=f"share of solved regions that have a bias token, and are at the floor (+ {SLACK}) without it,",
             quantity=lambda none: none.share_at_floor(lambda region: region.without_bias),
             criterion=at_least(0.9),
@@ -123,48 +123,50 @@ def circuit_claims(causal: Sequence[str], longest: int, no_plain: str) -> list[C
         of_none(
             id="two-values",
             place="section 4.2, equation 3",
-            sentence="Two values reproduce the answers: one for a counted one, one for a bias token.",
+            statement="Two values reproduce the answers: one for a counted one, one for a bias token.",
             measure="share of cases with the same likeliest count as the model, in solved regions,",
             quantity=lambda none: none.agreement,
             criterion=at_least(0.9),
             control=Control("best constant answer", ("none",), attrgetter("floor")),
             details={
-                "KL in nats, two values": Detail("none", lambda r: [x.two_values.kl for x in r.readout or ()]),
-                "KL in nats, one value a class": Detail("none", lambda r: [x.all_classes.kl for x in r.readout or ()]),
+                "KL in nats, two values": ClaimDetail("none", lambda r: [x.two_values.kl for x in r.readout or ()]),
+                "KL in nats, one value a class": ClaimDetail(
+                    "none", lambda r: [x.all_classes.kl for x in r.readout or ()]
+                ),
             },
             note="a region with a mixed bias has more than two values, and may agree in no case",
         ),
         of_none(
             id="region-probe",
             place="section 4.2, figures 7 and 9",
-            sentence="The encoder writes into every one which region it stands in.",
+            statement="The encoder writes into every one which region it stands in.",
             measure="accuracy of a linear probe on ones at the decoder's input",
             quantity=lambda none: none.probe.decoder_input.accuracy,
             criterion=at_least(0.95),
             control=_unlearned("random weights", "none", lambda found: found.probe.decoder_input.accuracy),
             details={
-                "at the attention's output": Detail("none", "probe.attention_output.accuracy"),
-                "always the commonest region": Detail("none", "probe.decoder_input.majority"),
-                "shuffled labels": Detail("none", "probe.decoder_input.shuffled"),
-                "variance in two components": Detail("none", "probe.attention_output.two_components"),
+                "at the attention's output": ClaimDetail("none", "probe.attention_output.accuracy"),
+                "always the commonest region": ClaimDetail("none", "probe.decoder_input.majority"),
+                "shuffled labels": ClaimDetail("none", "probe.decoder_input.shuffled"),
+                "variance in two components": ClaimDetail("none", "probe.attention_output.two_components"),
             },
         ),
         of_none(
             id="reads-brackets",
             place="section 4.2, figure 6",
-            sentence="In the encoder, ones attend to brackets and the begin token, and hardly to bits.",
+            statement="In the encoder, ones attend to brackets and the begin token, and hardly to bits.",
             measure="attention of a one on brackets and the begin token, at equal numbers of each token,",
             quantity=lambda none: none.bracket_share,
             criterion=at_least(0.9),
             control=_unlearned("random weights", "none", lambda found: attention_on_brackets(found.scores)),
             paper_number="1.000 (from the scores of figure 6)",
-            details={"scores of a one for 0, 1, [, ], BoS": Detail("none", "scores_of_one")},
+            details={"scores of a one for 0, 1, [, ], BoS": ClaimDetail("none", "scores_of_one")},
             figure="The counting circuit",
         ),
         *(_law(id, causal, sentence, attrgetter(path)) for id, path, sentence in PREDICTIONS),
         appended(
             id="bias-decides",
-            sentence="Accuracy out of distribution goes with the bias token: where its number is constant, it stays.",
+            statement="Accuracy out of distribution goes with the bias token: where its number is constant, it stays.",
             measure="accuracy after 16 zeros where the number of bias tokens is constant, less where they are zeros,",
             quantity=pooled.lead_of_constant,
             criterion=at_least(0.1),
@@ -174,17 +176,21 @@ def circuit_claims(causal: Sequence[str], longest: int, no_plain: str) -> list[C
         ),
         kept(
             id="constant-bias-keeps",
-            sentence="Regions that compare with a token whose number never changes keep counting in longer strings.",
+            statement="Regions that compare with a token whose number never changes keep counting in longer strings.",
             quantity=of_constant,
             criterion=at_least(0.9),
             control=Control("regions that compare with zeros", tuple(causal), of_zeros),
             paper_number=".988 to .996 (4 regions with a begin token, length 300; figure 3, digitised)",
-            details={"begin token alone": table(causal, lambda found: pooled.accuracy_kept(*found, biases=("begin",)))},
+            details={
+                "begin token alone": details_by_condition(
+                    causal, lambda found: pooled.accuracy_kept(*found, biases=("begin",))
+                )
+            },
         ),
         kept(
             id="zeros-bias-falls",
             asks="absence",
-            sentence="Regions that compare with zeros miscount in longer strings.",
+            statement="Regions that compare with zeros miscount in longer strings.",
             quantity=of_zeros,
             criterion=at_most(0.5),
             control=Control("regions that compare with a token whose number never changes", tuple(causal), of_constant),
@@ -193,7 +199,7 @@ def circuit_claims(causal: Sequence[str], longest: int, no_plain: str) -> list[C
         _mlp("plain-encoder-mlp", "plain-none", "the plain set-up", undecidable=no_plain),
         disguise(
             id="rotary-in-disguise",
-            sentence="Rotary models live in planes that hardly turn over a string.",
+            statement="Rotary models live in planes that hardly turn over a string.",
             measure="share of the score in planes of less than one radian a string, less the share of such planes,",
             quantity=lambda model: model.rotary.slow_lead(longest),
             criterion=at_least(0.2),
@@ -201,14 +207,16 @@ def circuit_claims(causal: Sequence[str], longest: int, no_plain: str) -> list[C
             control=_unlearned("random weights", "rotary", lambda found: found.rotary.slow_lead(longest)),
             paper_number="planes 0 to 12 of 32 add about 0 to the score, the slowest 8.8 (figure 25)",
             details={
-                "share of the score from slow planes": Detail("rotary", lambda model: model.rotary.slow_share(longest))
+                "share of the score from slow planes": ClaimDetail(
+                    "rotary", lambda model: model.rotary.slow_share(longest)
+                )
             },
         ),
         disguise(
             id="rotary-stopped",
             kind="own",
             asks="absence",
-            sentence="Rotary models do without rotation.",
+            statement="Rotary models do without rotation.",
             measure="share of the accuracy kept when planes of more than one radian a string stop turning",
             quantity=_kept_without_turning,
             criterion=at_least(0.9),
@@ -217,31 +225,33 @@ def circuit_claims(causal: Sequence[str], longest: int, no_plain: str) -> list[C
                 "bidirectional, where positions come from rotation", ("rotary-bidirectional",), _kept_without_turning
             ),
             details={
-                "accuracy when no plane turns": Detail("rotary", lambda model: mean(model.rotary.stopped.all)),
-                "accuracy when only fast planes turn": Detail("rotary", lambda model: mean(model.rotary.stopped.slow)),
+                "accuracy when no plane turns": ClaimDetail("rotary", lambda model: nan_mean(model.rotary.stopped.all)),
+                "accuracy when only fast planes turn": ClaimDetail(
+                    "rotary", lambda model: nan_mean(model.rotary.stopped.slow)
+                ),
             },
         ),
         cure(
             id="cure",
             asks="absence",
-            sentence="Strings of many lengths and numbers of regions in training cure biases that do not generalise.",
+            statement="Strings of many lengths and numbers of regions in training cure biases that do not generalise.",
             measure="share of solved regions whose largest bias class varies from string to string",
-            quantity=VARIES,
+            quantity=VARYING_BIAS,
             criterion=at_most(0.05),
             margin=0.05,
-            control=Control("trained on one length and number of regions", ("fixed",), VARIES),
+            control=Control("trained on one length and number of regions", ("fixed",), VARYING_BIAS),
             details={
-                "largest bias class": table(strings, pooled.bias_names),
-                "mean accuracy elsewhere": table(strings, pooled.accuracy_elsewhere),
+                "largest bias class": details_by_condition(strings, pooled.bias_names),
+                "mean accuracy elsewhere": details_by_condition(strings, pooled.accuracy_elsewhere),
             },
         ),
         cure(
             id="cure-begin",
-            sentence="They make the begin token the bias, as the one constant token.",
+            statement="They make the begin token the bias, as the one constant token.",
             measure="share of solved regions whose largest bias class is the begin token",
-            quantity=BEGINS,
+            quantity=BEGIN_BIAS,
             criterion=at_least(0.5),
-            control=Control("trained on one length and number of regions", ("fixed",), BEGINS),
+            control=Control("trained on one length and number of regions", ("fixed",), BEGIN_BIAS),
             note="brackets of the own and of earlier regions are as constant as the begin token, and nearer at hand",
         ),
     ]
@@ -264,18 +274,18 @@ def _law(id: str, causal: Sequence[str], sentence: str, law: pooled.Law) -> Clai
         id=id,
         kind="own",
         place="section 4.3; the law n K / K' is ours",
-        sentence=sentence,
+        statement=sentence,
         conditions=(),
         optional=tuple(causal),
-        measure=f"share of slopes within {pooled.NEAR:.0%} of the prediction, once 16 zeros or an empty region are "
-        "appended, of counting regions whose slope the law predicts to change by more than that,",
+        measure=f"share of slopes within {pooled.TOLERANCE:.0%} of the prediction, once 16 zeros or an empty region "
+        "are appended, of counting regions whose slope the law predicts to change by more than that,",
         quantity=partial(pooled.share_predicted, law=law),
         criterion=at_least(0.9),
         control=Control(
             "predicting no change", tuple(causal), partial(pooled.share_predicted, law=law, answer=attrgetter("before"))
         ),
         details={
-            f"mean relative error, {change} appended": table(
+            f"mean relative error, {change} appended": details_by_condition(
                 causal, partial(pooled.prediction_error, law=law, change=change)
             )
             for change in (SIXTEEN_ZEROS, ADDED_REGION)
@@ -292,15 +302,15 @@ def _mlp(name: str, without_mlp: str, where: str, undecidable: str = "") -> Clai
         kind="own",
         asks="absence",
         place="our question",
-        sentence=f"With an MLP in the encoder, the same accuracy comes from another circuit, in {where}.",
+        statement=f"With an MLP in the encoder, the same accuracy comes from another circuit, in {where}.",
         conditions=(name,),
         measure="share of solved regions that count in the decoder",
         quantity=COUNTING,
         criterion=at_most(0.5),
         control=Control("without the MLP", (without_mlp,), COUNTING),
         details={
-            "circuits of solved regions": table((name,), pooled.circuit_names),
-            "accuracy": Detail(name, "mean_accuracy"),
+            "circuits of solved regions": details_by_condition((name,), pooled.circuit_names),
+            "accuracy": ClaimDetail(name, "mean_accuracy"),
             **{f"without {keys}": without_keys(name, keys) for keys in BLOCKED},
         },
         undecidable=undecidable,
@@ -315,7 +325,7 @@ def _unlearned(what: str, name: str, number: Callable[[UntrainedCounter], float]
 
 def _kept_without_turning(model: CountingResult) -> float:
     """Share of the accuracy when fast planes do not turn."""
-    return mean(model.rotary.stopped.fast) / model.mean_accuracy
+    return nan_mean(model.rotary.stopped.fast) / model.mean_accuracy
 
 
 def _above_floor(model: CountingResult, keys: str) -> float | None:
@@ -323,17 +333,19 @@ def _above_floor(model: CountingResult, keys: str) -> float | None:
     return model.over_solved(lambda region: region.blocked[keys] - model.floor)
 
 
-def table(names: Sequence[str], number: str | Callable[..., Any]) -> Callable[[Conditions], dict[str, Any]]:
+def details_by_condition(
+    names: Sequence[str], number: str | Callable[..., Any]
+) -> Callable[[Conditions], dict[str, Any]]:
     """By condition, a function of all its models, or an attribute of them in words."""
-    told = (lambda models: in_words([getattr(m, number) for m in models])) if isinstance(number, str) else number
+    told = (lambda models: mean_in_words([getattr(m, number) for m in models])) if isinstance(number, str) else number
     return partial(Conditions.by_condition, names=names, number=told)
 
 
-def without_keys(name: str, keys: str) -> Detail:
+def without_keys(name: str, keys: str) -> ClaimDetail:
     """Accuracy by region where label queries cannot see these keys."""
-    return Detail(name, partial(CountingResult.without, keys=keys))
+    return ClaimDetail(name, partial(CountingResult.without, keys=keys))
 
 
-def _of_solved(number: str) -> Detail:
+def _of_solved(number: str) -> ClaimDetail:
     """A number of each solved region of the models without positions."""
-    return Detail("none", lambda none: [getattr(region, number) for region in none.solved])
+    return ClaimDetail("none", lambda none: [getattr(region, number) for region in none.solved])

@@ -19,63 +19,63 @@ from torch.nn import functional as F
 from toylab.console import ToylabError
 from toylab.model.config import ModelConfig
 from toylab.model.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
-from toylab.model.layers import linear, source
-from toylab.model.token_counts import Tally, tally
+from toylab.model.layers import make_linear, torch_stream
+from toylab.model.token_counts import TokenCounts, count_tokens
 from toylab.probes import Edit, edit
-from toylab.tasks import IGNORE, NOWHERE, Batch, ContextualCounting, held_out
-from toylab.training.batches import device_of, fresh, likeliest, refuse_unscored, to_device
+from toylab.tasks import IGNORE, NO_POSITION, Batch, ContextualCounting, held_out
+from toylab.training.batches import device_of, likeliest, refuse_unscored, to_device, training_batches
 from toylab.training.loop import TrainConfig, Training, train
-from toylab.training.modes import evaluating
+from toylab.training.modes import evaluation_mode
 
 
 @dataclass(frozen=True)
-class Strings:
+class StringBatch:
     """Strings of one length, with what is asked of them.
 
     Attributes:
         tokens: what the encoder reads, the begin token in front if the task has one.
         counts: of every label query; `IGNORE` where a string has no such region.
         regions: the contextual position of every token: the number of its region, 0 outside.
-        tally: of the tokens, for encoders that can use it.
+        token_counts: of the tokens, for encoders that can use it.
         auxiliary: weight of the auxiliary loss.
     """
 
     tokens: Int[Tensor, "batch position"]
     counts: Int[Tensor, "batch label"]
     regions: Int[Tensor, "batch position"]
-    tally: Tally | None = None
+    token_counts: TokenCounts | None = None
     auxiliary: float = 0.0
 
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def split(self, rows: int) -> list[Strings]:
+    def split(self, rows: int) -> list[StringBatch]:
         """The same strings, so many at a time."""
         whole = (self.tokens, self.counts, self.regions)
-        if self.tally is not None:
-            whole += (self.tally.types, self.tally.log_counts)
+        if self.token_counts is not None:
+            whole += (self.token_counts.types, self.token_counts.log_counts)
         parts = zip(*(tensor.split(rows) for tensor in whole), strict=True)
-        return [Strings(*part[:3], Tally(*part[3:]) if part[3:] else None, self.auxiliary) for part in parts]
+        return [StringBatch(*part[:3], TokenCounts(*part[3:]) if part[3:] else None, self.auxiliary) for part in parts]
 
 
 def counting_model(task: ContextualCounting, config: EncoderDecoderConfig, seed: int = 0) -> EncoderDecoder:
     """An encoder-decoder of the task's symbols, labels, counts and longest string."""
-    return EncoderDecoder(config, task.symbols, task.most, task.classes, task.begin + task.longest, seed)
+    return EncoderDecoder(config, task.symbols, task.most, task.classes, task.begin + task.max_length, seed)
 
 
-def strings(
+def string_batch(
     task: ContextualCounting,
     batch: Batch,
     labels: int | None = None,
-    causal_tally: bool | None = None,
+    causal_counts: bool | None = None,
     dtype: torch.dtype | None = None,
-) -> Strings:
+) -> StringBatch:
     """A batch of the task as the encoder-decoder meets it.
 
     Args:
         batch: rows whose strings all have one length.
         labels: how many label queries the model has, if not as many as the task has regions.
-        causal_tally: whether tokens are tallied from the left (True) or over the row (False); None for no tally.
+        causal_counts: whether tokens are tallied from the left (True) or over the row (False); None for no tally.
         dtype: of the tally; torch's default if not given.
 
     Raises:
@@ -91,21 +91,21 @@ def strings(
     width = int(task.begin) + int(lengths.max(initial=0))
     counts = batch.labels["count"][:, :labels]
     if counts.shape[1] < labels:
-        counts = np.pad(counts, ((0, 0), (0, labels - counts.shape[1])), constant_values=NOWHERE)
+        counts = np.pad(counts, ((0, 0), (0, labels - counts.shape[1])), constant_values=NO_POSITION)
     tokens = torch.from_numpy(batch.tokens[:, :width])
-    return Strings(
+    return StringBatch(
         tokens=tokens,
-        counts=torch.from_numpy(np.where(counts == NOWHERE, IGNORE, counts)),
+        counts=torch.from_numpy(np.where(counts == NO_POSITION, IGNORE, counts)),
         regions=torch.from_numpy(batch.labels["region"][:, :width]),
-        tally=None if causal_tally is None else tally(tokens, task.symbols, causal_tally, dtype),
+        token_counts=None if causal_counts is None else count_tokens(tokens, task.symbols, causal_counts, dtype),
     )
 
 
-def for_model(task: ContextualCounting, model: EncoderDecoder, batch: Batch) -> Strings:
+def for_model(task: ContextualCounting, model: EncoderDecoder, batch: Batch) -> StringBatch:
     """A batch of the task where the model is, with as many labels as it has queries, tallied where its encoder can use
     that."""
     dtype = model.encoder.embedding.weight.dtype
-    return to_device(strings(task, batch, model.queries, _tallied(model.config.encoder), dtype), device_of(model))
+    return to_device(string_batch(task, batch, model.queries, _tallied(model.config.encoder), dtype), device_of(model))
 
 
 def fresh_strings(
@@ -113,10 +113,10 @@ def fresh_strings(
     seed: int,
     rows: int,
     *,
-    causal_tally: bool | None = None,
+    causal_counts: bool | None = None,
     auxiliary: Callable[[int], float] = lambda step: 0.0,
     longest: Callable[[int], int] | None = None,
-) -> Callable[[int], Strings]:
+) -> Callable[[int], StringBatch]:
     """The training batch of each step, a pure function of its arguments: one length a step, regions drawn for each row.
 
     `auxiliary` gives the weight of the auxiliary loss at each step, `longest` the length of the longest strings, if
@@ -124,11 +124,13 @@ def fresh_strings(
     """
 
     def draw(rng: np.random.Generator, number: int, step: int) -> Batch:
-        most = task.longest if longest is None else longest(step)
-        lengths = rng.integers(task.shortest, most + 1, size=number // rows)
+        most = task.max_length if longest is None else longest(step)
+        lengths = rng.integers(task.min_length, most + 1, size=number // rows)
         return task.sample(rng, number, length=np.repeat(lengths, rows))
 
-    plain = fresh(task, seed, rows, lambda batch: strings(task, batch, causal_tally=causal_tally), draw)
+    plain = training_batches(
+        task, seed, rows, lambda batch: string_batch(task, batch, causal_counts=causal_counts), draw
+    )
     return lambda step: replace(plain(step), auxiliary=auxiliary(step))
 
 
@@ -142,15 +144,17 @@ class RegionTeacher(nn.Module):
     def __init__(self, model: EncoderDecoder, seed: int = 0) -> None:
         super().__init__()
         self.model = model
-        self.classifier = linear(model.config.encoder.width, model.queries + 1, False, source(seed, "region teacher"))
+        self.classifier = make_linear(
+            model.config.encoder.width, model.queries + 1, False, torch_stream(seed, "region teacher")
+        )
 
 
-def count_loss(model: nn.Module, strings: Strings) -> Float[Tensor, ""]:
+def count_loss(model: nn.Module, strings: StringBatch) -> Float[Tensor, ""]:
     """Mean cross entropy of the counts in nats; for a `RegionTeacher`, plus that of the regions times its weight."""
     refuse_unscored(strings.counts)
     teacher = model if isinstance(model, RegionTeacher) else None
     inner = model if teacher is None else teacher.model
-    stream = inner.encoder(strings.tokens, tally=strings.tally)
+    stream = inner.encoder(strings.tokens, token_counts=strings.token_counts)
     logits = inner.decoder(stream)
     loss = F.cross_entropy(logits.flatten(0, 1), strings.counts.flatten().long(), ignore_index=IGNORE)
     if teacher is not None and strings.auxiliary:
@@ -159,54 +163,56 @@ def count_loss(model: nn.Module, strings: Strings) -> Float[Tensor, ""]:
     return loss
 
 
-def fading(steps: int, share: float) -> Callable[[int], float]:
+def linear_decay(steps: int, share: float) -> Callable[[int], float]:
     """A weight that falls linearly from 1 to 0 over the first `share` of the steps, and stays there."""
     last = steps * share
     return lambda step: max(0.0, 1 - step / last) if last else 0.0
 
 
-AT_ONCE = 250
+EVALUATION_ROWS = 250
 """Strings that are read together where nobody watches: more of them no longer fit the processor's cache."""
 
 
-def growing(task: ContextualCounting, steps: int, share: float) -> Callable[[int], int]:
+def length_curriculum(task: ContextualCounting, steps: int, share: float) -> Callable[[int], int]:
     """The length of the longest strings: it grows over the first `share` of the steps, by the same factor each step,
     from twice the task's shortest. A circuit that does not depend on length forms sooner on short strings.
     """
-    start, last = min(2 * task.shortest, task.longest), steps * share
-    factor = task.longest / start
-    return lambda step: round(start * factor ** min(step / last, 1.0)) if last else task.longest
+    start, last = min(2 * task.min_length, task.max_length), steps * share
+    factor = task.max_length / start
+    return lambda step: round(start * factor ** min(step / last, 1.0)) if last else task.max_length
 
 
 @torch.no_grad()
-def encode_strings(model: EncoderDecoder, strings: Strings) -> Float[Tensor, "batch position width"]:
+def encode_strings(model: EncoderDecoder, strings: StringBatch) -> Float[Tensor, "batch position width"]:
     """What the encoder makes of the strings, which the decoder reads."""
-    with evaluating(model):
-        return torch.cat([model.encoder(part.tokens, tally=part.tally) for part in strings.split(AT_ONCE)])
+    with evaluation_mode(model):
+        return torch.cat(
+            [model.encoder(part.tokens, token_counts=part.token_counts) for part in strings.split(EVALUATION_ROWS)]
+        )
 
 
 @torch.no_grad()
-def logits(
-    model: EncoderDecoder, strings: Strings, edits: Mapping[str, Edit] | None = None
+def count_logits(
+    model: EncoderDecoder, strings: StringBatch, edits: Mapping[str, Edit] | None = None
 ) -> Float[Tensor, "batch label count"]:
     """The model's logits, edited or as it is."""
-    with evaluating(model), edit(model, edits or {}):
-        return model(strings.tokens, tally=strings.tally)
+    with evaluation_mode(model), edit(model, edits or {}):
+        return model(strings.tokens, token_counts=strings.token_counts)
 
 
-def count_accuracy(model: EncoderDecoder, strings: Strings, edits: Mapping[str, Edit] | None = None) -> list[float]:
+def count_accuracy(model: EncoderDecoder, strings: StringBatch, edits: Mapping[str, Edit] | None = None) -> list[float]:
     """The share of right counts of each label that the strings have.
 
     Raises:
         ValueError: where the model's logits are nan.
     """
     if edits is None:
-        with torch.no_grad(), evaluating(model):
-            return share_right(likeliest(model.decoder(encode_strings(model, strings))), strings)
-    return share_right(likeliest(logits(model, strings, edits)), strings)
+        with torch.no_grad(), evaluation_mode(model):
+            return label_accuracy(likeliest(model.decoder(encode_strings(model, strings))), strings)
+    return label_accuracy(likeliest(count_logits(model, strings, edits)), strings)
 
 
-def share_right(answers: Int[Tensor, "batch label"], strings: Strings) -> list[float]:
+def label_accuracy(answers: Int[Tensor, "batch label"], strings: StringBatch) -> list[float]:
     """The share of right answers of each label that the strings have."""
     asked = strings.counts != IGNORE
     right = (answers == strings.counts) & asked
@@ -245,9 +251,9 @@ def learn_counting(
         task,
         seed,
         training.rows,
-        causal_tally=_tallied(config.encoder),
-        auxiliary=fading(training.steps, auxiliary),
-        longest=growing(task, training.steps, growth),
+        causal_counts=_tallied(config.encoder),
+        auxiliary=linear_decay(training.steps, auxiliary),
+        longest=length_curriculum(task, training.steps, growth),
     )
     taught = RegionTeacher(model, seed) if auxiliary else model
     return model, train(

@@ -9,8 +9,8 @@ from statistics import fmean
 import numpy as np
 
 from toylab.report import canvas, figures
-from toylab.report.page import Picture, measured, picture, pictures
-from toylab.runs.store import curves_of
+from toylab.report.page import Picture, picture, pictures, require_measured
+from toylab.runs.store import metric_curves
 from toylab.studies.contextual_counting import results as counting
 from toylab.studies.contextual_counting.results import CountingResult, RegionCircuit
 from toylab.verdicts.claim import Conditions
@@ -35,16 +35,18 @@ def draw(models: Conditions, out: Path, encodings: Sequence[str], causal: Sequen
 
 
 def _draw_attention(none: dict[int, CountingResult]) -> Picture:
-    seed = max(measured(none), key=lambda s: none[s].mean_accuracy)
+    seed = max(require_measured(none), key=lambda s: none[s].mean_accuracy)
     example = none[seed].example
     tokens, regions = example.tokens, list(enumerate(example.regions))
     wide = 0.26 * len(tokens) + 1.2
-    figure, axes = canvas.sheet(wide, wide + 2.2, rows=2, height_ratios=[len(tokens), len(example.decoder) + 3])
+    figure, axes = canvas.new_figure(wide, wide + 2.2, rows=2, height_ratios=[len(tokens), len(example.decoder) + 3])
     ones = [(region, place) for place, region in regions if region and tokens[place] == "1"]
     read = [(place, key) for _, place in ones for key in range(place) if tokens[key] in "[]"]
     top, bottom = axes[:, 0]
-    figures.attention(np.array(example.encoder), tokens, links=np.array(read), title=f"encoder, seed {seed}", ax=top)
-    figures.attention(
+    figures.plot_attention(
+        np.array(example.encoder), tokens, links=np.array(read), title=f"encoder, seed {seed}", ax=top
+    )
+    figures.plot_attention(
         np.array(example.decoder),
         tokens,
         queries=[
@@ -70,7 +72,7 @@ def _draw_encodings(models: Conditions, encodings: Sequence[str]) -> Picture:
         for name in encodings
         for end, what in (("", "causal"), ("-bidirectional", "bidirectional"))
     }
-    arms = measured(models.by_title(titles))
+    arms = require_measured(models.by_title(titles))
     groups = {
         title: {
             ONE_REGION: [accuracy for r in held.values() for accuracy in r.accuracy],
@@ -82,7 +84,7 @@ def _draw_encodings(models: Conditions, encodings: Sequence[str]) -> Picture:
         "Which encoding",
         "Accuracy by positional encoding. Circles are single regions, squares the means of seeds; strokes are means. "
         "The dotted line is the best constant guess.",
-        figures.by_seed(groups, xlabel="share of counts that are right, held-out strings", chance=_floor(arms)),
+        figures.plot_by_seed(groups, xlabel="share of counts that are right, held-out strings", chance=_floor(arms)),
     )
 
 
@@ -91,10 +93,10 @@ def _draw_mass(models: Conditions) -> Picture:
         title: [(c.k, c.curve) for c in _solved(models[name]) if c.counts]
         for name, title in (("none", "no positions"), ("rotary", "rotary"))
     }
-    figure, axes = canvas.sheet(8.4, 3.2, columns=2)
-    for ax, (title, held) in zip(axes[0], measured(lines).items(), strict=True):
+    figure, axes = canvas.new_figure(8.4, 3.2, columns=2)
+    for ax, (title, held) in zip(axes[0], require_measured(lines).items(), strict=True):
         points = [(n / k, mass) for k, curve in held for n, mass in curve.items()]
-        figures.saturation(points, title=f"{title}: {len(held)} solved regions", ax=ax)
+        figures.plot_saturation(points, title=f"{title}: {len(held)} solved regions", ax=ax)
     return picture(
         "Attention as a counter",
         "Mean attention on the n ones of a region, for every solved region of every seed, against n in units of the "
@@ -114,8 +116,8 @@ def _draw_slopes(models: Sequence[CountingResult]) -> Picture:
         "Each point is a solved region of a causal model on strings with something appended that changes no count. "
         "Where it compares with a token of which there are now more, it counts too little, by as much as the law says. "
         "Points far below the line at a slope near 1 are last regions that take the new one for their own.",
-        figures.agreement(
-            measured(groups),
+        figures.plot_agreement(
+            require_measured(groups),
             xlabel="slope foretold from the attention, K / K'",
             ylabel="slope measured: answer against true count",
         ),
@@ -140,7 +142,9 @@ def _draw_biases(models: Conditions) -> Picture:
         "Mean over solved regions (their number in brackets) of the classes of tokens that label queries read besides "
         "the ones they count. The number of begin tokens, own and earlier brackets is fixed for a label; that of the "
         "others changes from string to string.",
-        figures.stacked(measured(shares), xlabel="share of the attention that is not on counted ones"),
+        figures.plot_stacked_shares(
+            require_measured(shares), xlabel="share of the attention that is not on counted ones"
+        ),
     )
 
 
@@ -151,18 +155,18 @@ def _draw_blocked(models: Conditions) -> Picture:
         counting.OUTSIDE_ONES: "without ones outside all regions",
     }
     titles = {"none": "no MLP", "encoder-mlp": "MLP in the encoder", "plain-encoder-mlp": "MLP, plain set-up"}
-    arms = measured({title: held for title, held in models.by_title(titles).items() if _solved(held)})
+    arms = require_measured({title: held for title, held in models.by_title(titles).items() if _solved(held)})
     groups = {}
     for title, held in arms.items():
         groups[f"{title}: unedited"] = {ONE_REGION: [c.accuracy for c in _solved(held)]}
         for keys, what in tests.items():
             groups[f"{title}: {what}"] = {ONE_REGION: [c.blocked[keys] for c in _solved(held)]}
-    _, axes = canvas.sheet(8.4, 0.32 * len(groups) + 1.2)
+    _, axes = canvas.new_figure(8.4, 0.32 * len(groups) + 1.2)
     return picture(
         "What each region needs",
         "What each solved region loses when label queries cannot see one class of tokens. A counter needs the ones; a "
         "model that copies would find the count in the region's own brackets, and do without the ones.",
-        figures.by_seed(groups, xlabel="share of counts that are right", chance=_floor(arms), ax=axes[0, 0]),
+        figures.plot_by_seed(groups, xlabel="share of counts that are right", chance=_floor(arms), ax=axes[0, 0]),
     )
 
 
@@ -176,11 +180,11 @@ def _draw_plateaus(models: Conditions, out: Path) -> Picture:
         "plain-none": "plain set-up",
         "plain-rotary": "plain set-up, rotary",
     }
-    kept = measured({title: curves_of(models, out, name) for name, title in titles.items() if models[name]})
+    kept = require_measured({title: metric_curves(models, out, name) for name, title in titles.items() if models[name]})
     height = (len(kept) + 1) // 2
-    figure, axes = canvas.sheet(8.4, 2.5 * height, columns=2, rows=height)
+    figure, axes = canvas.new_figure(8.4, 2.5 * height, columns=2, rows=height)
     for ax, (title, lines) in zip(axes.flat, kept.items(), strict=False):
-        figures.curves(lines, ylabel="accuracy", bar=counting.SOLVED, title=title, legend=False, ax=ax)
+        figures.plot_curves(lines, ylabel="accuracy", bar=counting.SOLVED, title=title, legend=False, ax=ax)
     for ax in axes.flat[len(kept) :]:
         ax.set_axis_off()
     return picture(
@@ -191,14 +195,14 @@ def _draw_plateaus(models: Conditions, out: Path) -> Picture:
 
 
 def _draw_planes(rotary: dict[int, CountingResult], longest: int) -> Picture:
-    turning = measured({f"seed {s}": r.rotary for s, r in rotary.items() if r.is_solved})
+    turning = require_measured({f"seed {s}": r.rotary for s, r in rotary.items() if r.is_solved})
     profiles = {seed: profile.planes for seed, profile in turning.items()}
     frequencies = next(iter(turning.values())).frequencies
     return picture(
         "Rotary in disguise",
         "What each rotary plane adds to how much ones prefer brackets to bits, in models that solve the task; fast "
         f"planes left. Right of the line a plane turns by less than one radian over {longest} tokens.",
-        figures.planes(profiles, frequencies, ylabel="score of brackets over bits, for a one", span=longest),
+        figures.plot_planes(profiles, frequencies, ylabel="score of brackets over bits, for a one", span=longest),
     )
 
 

@@ -19,8 +19,8 @@ from toylab.console import ToylabError
 from toylab.model.controls import with_shuffled_weights
 from toylab.model.encoder_decoder import EncoderDecoder
 from toylab.probes import (
+    ClassReadout,
     Edit,
-    Readout,
     block_keys,
     class_readout,
     edit,
@@ -31,11 +31,17 @@ from toylab.probes import (
     name_circuit,
     rotary_planes,
     score_table,
-    through_origin,
+    slope_through_origin,
     top_energy,
     watch,
 )
-from toylab.studies.contextual_counting.data import Strings, count_accuracy, encode_strings, logits, share_right
+from toylab.studies.contextual_counting.data import (
+    StringBatch,
+    count_accuracy,
+    count_logits,
+    encode_strings,
+    label_accuracy,
+)
 from toylab.studies.contextual_counting.results import (
     ALL_ONES,
     BIAS_TOKEN,
@@ -43,12 +49,12 @@ from toylab.studies.contextual_counting.results import (
     OUTSIDE_ONES,
     OWN_BRACKETS,
     SLACK,
+    CountShift,
     RegionCircuit,
     RegionProbe,
     RegionProbes,
     RegionReadout,
     RotaryProfile,
-    Shift,
     StoppedPlanes,
     UntrainedCounter,
 )
@@ -57,7 +63,7 @@ from toylab.tasks.bracketed import BEGIN, CLOSE, ONE, OPEN, ZERO
 from toylab.training.batches import likeliest
 
 
-def key_classes(strings: Strings) -> dict[str, Bool[Tensor, "batch label key"]]:
+def key_classes(strings: StringBatch) -> dict[str, Bool[Tensor, "batch label key"]]:
     """What every token is to every label query, as masks that exclude each other."""
     tokens, regions = strings.tokens[:, None], strings.regions[:, None]
     label = torch.arange(1, strings.counts.shape[1] + 1, device=tokens.device)[None, :, None]
@@ -77,19 +83,19 @@ def key_classes(strings: Strings) -> dict[str, Bool[Tensor, "batch label key"]]:
     return {name: mask.expand(shape) for name, mask in masks.items()}
 
 
-def floor(strings: Strings) -> float:
+def constant_accuracy(strings: StringBatch) -> float:
     """The accuracy of the best constant answer on these strings."""
     counts = strings.counts[strings.counts != IGNORE]
     return counts.bincount().max().item() / len(counts)
 
 
-def without(mask: Bool[Tensor, "batch label key"]) -> dict[str, Edit]:
+def block_classes(mask: Bool[Tensor, "batch label key"]) -> dict[str, Edit]:
     """The edit after which no label query sees these keys."""
     return {"decoder.cross.scores": block_keys(mask)}
 
 
 @torch.no_grad()
-def find_circuits(model: EncoderDecoder, strings: Strings) -> list[RegionCircuit]:
+def find_circuits(model: EncoderDecoder, strings: StringBatch) -> list[RegionCircuit]:
     """The circuit of every label query, on strings that all have as many regions as the model has labels."""
     classes = key_classes(strings)
     joined = classes | {
@@ -100,14 +106,14 @@ def find_circuits(model: EncoderDecoder, strings: Strings) -> list[RegionCircuit
 
     def right(edits: Mapping[str, Edit]) -> list[float]:
         with edit(model, edits):
-            return share_right(likeliest(model.decoder(stream)), strings)
+            return label_accuracy(likeliest(model.decoder(stream)), strings)
 
     with watch(model, "decoder.cross.pattern") as seen:
         plain = right({})
     pattern = seen["decoder.cross.pattern"].mean(dim=1)  # over heads
     masses = mass_by_class(pattern, classes)
-    blocked = {name: right(without(mask)) for name, mask in joined.items() if bool(mask.any())}
-    chance = floor(strings)
+    blocked = {name: right(block_classes(mask)) for name, mask in joined.items() if bool(mask.any())}
+    chance = constant_accuracy(strings)
     found = []
     for label, accuracy_of_label in enumerate(plain):
         counts = strings.counts[:, label]
@@ -142,17 +148,19 @@ def find_circuits(model: EncoderDecoder, strings: Strings) -> list[RegionCircuit
 
 
 @torch.no_grad()
-def shift(model: EncoderDecoder, before: Strings, after: Strings) -> list[Shift]:
+def measure_shifts(model: EncoderDecoder, before: StringBatch, after: StringBatch) -> list[CountShift]:
     """The effect of a change on each label, beside its signed prediction from the attention before the change."""
     with watch(model, "decoder.cross.pattern") as seen:
         old = likeliest(model.decoder(encode_strings(model, before)))
     pattern = seen["decoder.cross.pattern"].mean(dim=1)
     new = likeliest(model.decoder(encode_strings(model, after)))
-    right = share_right(new, after)
-    by_class, by_place = (foretell(pattern, before, after, places) for places in (False, True))
-    slopes = [[through_origin(answers[:, k], before.counts[:, k]) for k in range(len(right))] for answers in (old, new)]
+    right = label_accuracy(new, after)
+    by_class, by_place = (predict_slopes(pattern, before, after, places) for places in (False, True))
+    slopes = [
+        [slope_through_origin(answers[:, k], before.counts[:, k]) for k in range(len(right))] for answers in (old, new)
+    ]
     return [
-        Shift(
+        CountShift(
             accuracy=right[k],
             before=slopes[0][k],
             after=slopes[1][k],
@@ -163,8 +171,8 @@ def shift(model: EncoderDecoder, before: Strings, after: Strings) -> list[Shift]
     ]
 
 
-def foretell(
-    pattern: Float[Tensor, "batch label key"], before: Strings, after: Strings, places: bool = False
+def predict_slopes(
+    pattern: Float[Tensor, "batch label key"], before: StringBatch, after: StringBatch, places: bool = False
 ) -> list[float]:
     """K / K' of every label: the weight of all that it compares with before a change, over that weight after it.
 
@@ -187,12 +195,12 @@ def foretell(
     return (compared / later).tolist()
 
 
-def _brackets_so_far(strings: Strings) -> Int[Tensor, "batch position"]:
+def _brackets_so_far(strings: StringBatch) -> Int[Tensor, "batch position"]:
     return ((strings.tokens == OPEN) | (strings.tokens == CLOSE)).cumsum(dim=1)
 
 
 @torch.no_grad()
-def value_readout(model: EncoderDecoder, strings: Strings, circuits: list[RegionCircuit]) -> list[RegionReadout]:
+def value_readout(model: EncoderDecoder, strings: StringBatch, circuits: list[RegionCircuit]) -> list[RegionReadout]:
     """Golkar et al. 2024, equation 3, label by label: the logits from one value a class, weighted by the attention.
 
     Only for a decoder that is nothing but its cross-attention.
@@ -220,18 +228,18 @@ def value_readout(model: EncoderDecoder, strings: Strings, circuits: list[Region
         means = {name: values[mask].mean(dim=0) for name, mask in held.items()}
         own = {name: masses[name][:, label] for name in means}
 
-        def rebuilt(*used: str, own=own, means=means, label=label) -> Readout:
+        def rebuilt(*used: str, own=own, means=means, label=label) -> ClassReadout:
             return class_readout(own, {name: means[name] for name in used}, decoder.head.bias, out[:, label])
 
         found.append(RegionReadout(two_values=rebuilt(COUNTED, circuit.largest), all_classes=rebuilt(*means)))
     return found
 
 
-def region_probes(model: EncoderDecoder, strings: Strings, seed: int) -> RegionProbes:
+def region_probes(model: EncoderDecoder, strings: StringBatch, seed: int) -> RegionProbes:
     """Is the region of a one linearly decodable, at the attention's output and at the decoder's input?"""
     sites = {"attention_output": "encoder.blocks.0.attn_out", "decoder_input": "encoder.final"}
     with watch(model, *sites.values()) as seen:
-        logits(model, strings)
+        count_logits(model, strings)
     at = strings.tokens == ONE
     groups = torch.arange(len(strings), device=at.device)[:, None].expand_as(at)[at]
 
@@ -242,7 +250,9 @@ def region_probes(model: EncoderDecoder, strings: Strings, seed: int) -> RegionP
     return RegionProbes(**{site: probe(seen[point][at]) for site, point in sites.items()})
 
 
-def untrained(model: EncoderDecoder, strings: Strings, few: Strings, seed: int, slow: float) -> UntrainedCounter:
+def measure_untrained(
+    model: EncoderDecoder, strings: StringBatch, few: StringBatch, seed: int, slow: float
+) -> UntrainedCounter:
     """What random weights and uniform attention show on the same strings.
 
     Args:
@@ -274,7 +284,7 @@ def encoder_scores(model: EncoderDecoder) -> list[list[float]]:
 
 
 @torch.no_grad()
-def rotary_profile(model: EncoderDecoder, strings: Strings, slow: float) -> RotaryProfile:
+def rotary_profile(model: EncoderDecoder, strings: StringBatch, slow: float) -> RotaryProfile:
     """What each rotary plane adds to how much a one prefers brackets to bits, and the accuracy without rotation.
 
     Args:
@@ -296,7 +306,7 @@ def rotary_profile(model: EncoderDecoder, strings: Strings, slow: float) -> Rota
     )
 
 
-def _accuracy_stopped(model: EncoderDecoder, strings: Strings, stopped: Bool[Tensor, " plane"]) -> list[float]:
+def _accuracy_stopped(model: EncoderDecoder, strings: StringBatch, stopped: Bool[Tensor, " plane"]) -> list[float]:
     """Accuracy by region when some planes no longer turn. Where rotation is a disguise of no position at all, accuracy
     stays without."""
     still = deepcopy(model)
@@ -304,7 +314,7 @@ def _accuracy_stopped(model: EncoderDecoder, strings: Strings, stopped: Bool[Ten
     return count_accuracy(still, strings)
 
 
-def permutation_gap(model: EncoderDecoder, strings: Strings, rng: np.random.Generator) -> float:
+def permutation_gap(model: EncoderDecoder, strings: StringBatch, rng: np.random.Generator) -> float:
     """The largest change of a logit when the tokens of every string are shuffled, in float64."""
     exact = deepcopy(model).double()
     order = torch.from_numpy(rng.permuted(np.tile(np.arange(strings.tokens.shape[1]), (len(strings), 1)), axis=1))

@@ -11,21 +11,21 @@ from toylab.studies.contextual_counting.results import (
     SIXTEEN_ZEROS,
     SLACK,
     CountingResult,
+    CountShift,
     RegionCircuit,
-    Shift,
 )
 
-NEAR = 0.15
+TOLERANCE = 0.15
 """Greatest relative error of a predicted slope that counts as a hit."""
 
-Law = Callable[[Shift], float]
+Law = Callable[[CountShift], float]
 """The slope that is predicted."""
 
 Models = Iterable[CountingResult | None]
 """Of several conditions, None where a condition lacks the seed."""
 
 
-def counting_regions(models: Models, change: str) -> list[tuple[RegionCircuit, Shift]]:
+def counting_regions(models: Models, change: str) -> list[tuple[RegionCircuit, CountShift]]:
     """The solved regions that count in the decoder, with what a change does to each."""
     return [one for model in models if model for one in model.shifted(change)]
 
@@ -36,7 +36,7 @@ def prediction_error(models: Models, law: Law, change: str) -> float | None:
     return sum(errors) / len(errors) if errors else None
 
 
-def told_to_change(models: Models, law: Law) -> list[Shift]:
+def predicted_to_change(models: Models, law: Law) -> list[CountShift]:
     """Those of counting regions, once 16 zeros or an empty region were appended, whose slope a law predicts to change
     by more than what counts as a hit.
 
@@ -50,16 +50,16 @@ def told_to_change(models: Models, law: Law) -> list[Shift]:
         for region, shift in model.shifted(change)
         if change == SIXTEEN_ZEROS or region is not model.circuits[-1]
     ]
-    return [shift for shift in found if abs(law(shift) / shift.before - 1) > NEAR]
+    return [shift for shift in found if abs(law(shift) / shift.before - 1) > TOLERANCE]
 
 
 def share_predicted(*models: CountingResult | None, law: Law, answer: Law | None = None) -> float | None:
     """The share of these slopes that a law, or another answer to the same question, predicts; None without any."""
-    found = [shift.error((answer or law)(shift)) <= NEAR for shift in told_to_change(models, law)]
+    found = [shift.error((answer or law)(shift)) <= TOLERANCE for shift in predicted_to_change(models, law)]
     return sum(found) / len(found) if found else None
 
 
-def compared_with(models: Models, biases: Collection[str]) -> list[tuple[RegionCircuit, Shift]]:
+def compared_with(models: Models, biases: Collection[str]) -> list[tuple[RegionCircuit, CountShift]]:
     """Counting regions with one of these biases, at the floor without it, and what 16 zeros do to each."""
     return [
         one

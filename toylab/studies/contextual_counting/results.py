@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from toylab.probes import ProbeScore, Readout, Saturation
+from toylab.probes import ClassReadout, ProbeScore, Saturation
 from toylab.tasks.bracketed import BEGIN, CLOSE, ONE, OPEN
 
 COUNTED = "counted ones"
@@ -104,9 +104,9 @@ class RegionCircuit(NamedRegion):
 class RegionReadout:
     """The logits of one label rebuilt from one value a class of keys: Golkar et al. 2024, equation 3."""
 
-    two_values: Readout
+    two_values: ClassReadout
     """Of counted ones and of the largest class of bias tokens, as in the paper."""
-    all_classes: Readout
+    all_classes: ClassReadout
     """Of every class: shows what is left to differences within a class."""
 
 
@@ -164,7 +164,7 @@ class RotaryProfile:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shift:
+class CountShift:
     """What a change outside the regions, which changes no count, does to the answers of one label."""
 
     accuracy: float
@@ -184,7 +184,7 @@ class Shift:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Elsewhere:
+class OtherStrings:
     """Accuracy by label, and that of the best constant answer, on strings of another kind."""
 
     accuracy: list[float]
@@ -236,9 +236,9 @@ class CountingResult:
     """By region."""
     probe: RegionProbes
     example: CountingExample
-    shifts: dict[str, list[Shift]]
+    shifts: dict[str, list[CountShift]]
     """By what was appended, such as "16 zeros", each region; without changes for which a model has no positions."""
-    elsewhere: dict[str, Elsewhere]
+    elsewhere: dict[str, OtherStrings]
     """By what differs, such as "length 96"."""
     readout: list[RegionReadout] | None = None
     """By region; none for a decoder that is more than its cross-attention."""
@@ -311,7 +311,7 @@ class CountingResult:
         """Accuracy by region where label queries cannot see these keys."""
         return [circuit.blocked[keys] for circuit in self.circuits]
 
-    def shifted(self, change: str) -> list[tuple[RegionCircuit, Shift]]:
+    def shifted(self, change: str) -> list[tuple[RegionCircuit, CountShift]]:
         """The solved regions that count in the decoder, with what a change does to each."""
         both = zip(self.circuits, self.shifts.get(change, []), strict=False)
         return [(circuit, shift) for circuit, shift in both if circuit.solved and circuit.counts]
@@ -324,7 +324,7 @@ def attention_on_brackets(scores: list[list[float]]) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GoldenResult:
+class HandwrittenResult:
     """What is measured of hand-written counters."""
 
     errors: int
@@ -335,7 +335,7 @@ class GoldenResult:
     """By the bias that was written, "begin" or "bracket", each region."""
 
     @property
-    def named_correctly(self) -> float:
+    def share_named_correctly(self) -> float:
         """Share of regions with the circuit and the bias token that were written."""
         written = {"begin": "begin", "bracket": "own ["}
         correct = [

@@ -18,12 +18,12 @@ from toylab.model.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from toylab.planted.handwritten import contextual_counter
 from toylab.probes import watch
 from toylab.report.page import Picture
-from toylab.runs.store import rounded, train_and_keep
+from toylab.runs.store import round_floats, train_and_keep
 from toylab.runs.study import Job
 from toylab.settings import check_range, check_settings
 from toylab.studies.contextual_counting import measures as circuits
 from toylab.studies.contextual_counting.claims import claims
-from toylab.studies.contextual_counting.data import count_accuracy, for_model, learn_counting, logits
+from toylab.studies.contextual_counting.data import count_accuracy, count_logits, for_model, learn_counting
 from toylab.studies.contextual_counting.figures import draw
 from toylab.studies.contextual_counting.results import (
     ADDED_REGION,
@@ -31,9 +31,9 @@ from toylab.studies.contextual_counting.results import (
     SOLVED,
     CountingExample,
     CountingResult,
-    Elsewhere,
-    GoldenResult,
+    HandwrittenResult,
     NamedRegion,
+    OtherStrings,
 )
 from toylab.tasks import Batch, ContextualCounting, decode, held_out, stream
 from toylab.training.loop import TrainConfig, first_step
@@ -87,7 +87,7 @@ class ContextualCountingStudy:
             raise ToylabError("task.begin=False: the circuits are told apart by their use of it; leave it on")
         if self.task.answer != "counts":
             raise ToylabError(f"task.answer={self.task.answer}: an encoder-decoder answers with counts alone")
-        judged = replace(self.task, length=self.task.longest, regions=self.task.most)
+        judged = replace(self.task, length=self.task.max_length, regions=self.task.most)
         if judged.constant_guess >= SOLVED - SLACK:
             raise ToylabError(
                 f"task.length={self.task.length}, task.regions={self.task.regions}: one constant count is right in "
@@ -128,11 +128,11 @@ class ContextualCountingStudy:
 
     # Jobs --------------------------------------------------------------------------------------------------------
 
-    def arms(self) -> dict[str, Arm]:
+    def conditions(self) -> dict[str, Condition]:
         """Every condition that is trained: what differs from the main one."""
-        main = Arm(self.task, self.model, self.train, self.auxiliary, self.growth)
-        fixed = replace(self.task, length=self.task.longest, regions=self.task.most)
-        plain = Arm(fixed, _plain(self.model), self.plain, 0.0, 0.0)
+        main = Condition(self.task, self.model, self.train, self.auxiliary, self.growth)
+        fixed = replace(self.task, length=self.task.max_length, regions=self.task.most)
+        plain = Condition(fixed, _plain(self.model), self.plain, 0.0, 0.0)
         arms = {"rotary": self._placed(main, "rotary", True), "none": main}
         if "circuits" in self.parts:
             arms |= {
@@ -152,7 +152,7 @@ class ContextualCountingStudy:
             arms["plain-encoder-mlp"] = replace(plain, model=_encoder(plain.model, hidden=self.encoder_hidden))
         if "ingredients" in self.parts:
             arms |= {
-                "one-length": replace(main, task=replace(self.task, length=self.task.longest)),
+                "one-length": replace(main, task=replace(self.task, length=self.task.max_length)),
                 "one-number": replace(main, task=replace(self.task, regions=self.task.most)),
                 "no-logit-scale": replace(main, model=replace(self.model, logit_scale=1.0)),
                 "default-head": replace(main, model=replace(self.model, head="default")),
@@ -161,45 +161,45 @@ class ContextualCountingStudy:
             }
         return arms
 
-    def _placed(self, arm: Arm, encoding: str, causal: bool) -> Arm:
+    def _placed(self, arm: Condition, encoding: str, causal: bool) -> Condition:
         slope = self.alibi_slope if encoding == "alibi" else None
         return replace(arm, model=_encoder(arm.model, positions=encoding, causal=causal, alibi_slope=slope))
 
     def jobs(self) -> list[Job]:
         """One training per condition and seed, the slowest first, and the hand-written circuits."""
-        arms = self.arms()
+        arms = self.conditions()
         slow = sorted(arms, key=lambda name: arms[name].model.encoder.positions == "none")
-        trained = [Job(name, seed, gives=CountingResult, what=arms[name]) for name in slow for seed in self.seeds]
-        return [*trained, *(Job("golden", seed, gives=GoldenResult) for seed in self.seeds)]
+        trained = [Job(name, seed, result_type=CountingResult, what=arms[name]) for name in slow for seed in self.seeds]
+        return [*trained, *(Job("golden", seed, result_type=HandwrittenResult) for seed in self.seeds)]
 
-    def run_job(self, job: Job, folder: Path) -> CountingResult | GoldenResult:
+    def run_job(self, job: Job, folder: Path) -> CountingResult | HandwrittenResult:
         """Train one arm and find its circuits, or try the hand-written ones."""
         if job.what is None:
-            return golden(self.task, self.rows, job.seed)
+            return measure_handwritten(self.task, self.rows, job.seed)
         arm = job.what
         learn = partial(learn_counting, arm.task, arm.model, arm.train, job.seed, rows=max(self.rows // 4, 100))
         model, history = train_and_keep(
             folder, lambda checkpoint: learn(auxiliary=arm.auxiliary, growth=arm.growth, checkpoint=checkpoint)
         )
         solved_at = first_step(history, "accuracy", SOLVED)
-        return examine(self.task, model, job.seed, self.rows, history[-1]["step"], solved_at)
+        return measure_model(self.task, model, job.seed, self.rows, history[-1]["step"], solved_at)
 
     @property
     def causal(self) -> tuple[str, ...]:
         """The arms with a causal encoder."""
-        return tuple(name for name, arm in self.arms().items() if arm.model.encoder.causal)
+        return tuple(name for name, arm in self.conditions().items() if arm.model.encoder.causal)
 
     def claims(self) -> list[Claim]:
         """The claims of the paper, and ours, for these settings."""
-        return claims(self.encodings, self.causal, self.task.longest, self.parts)
+        return claims(self.encodings, self.causal, self.task.max_length, self.parts)
 
     def pictures(self, results: Conditions, out: Path) -> list[Picture]:
         """The figures of the report, from the results and the histories kept beside them."""
-        return draw(results, out, self.encodings, self.causal, self.task.longest)
+        return draw(results, out, self.encodings, self.causal, self.task.max_length)
 
 
 @dataclass(frozen=True)
-class Arm:
+class Condition:
     """One condition of the study: a task, a model and a training."""
 
     task: ContextualCounting
@@ -212,7 +212,7 @@ class Arm:
 STUDY = ContextualCountingStudy
 
 
-def examine(
+def measure_model(
     task: ContextualCounting, model: EncoderDecoder, seed: int, rows: int, steps: int, solved_at: int | None
 ) -> CountingResult:
     """Everything that is asked of a trained model, on held-out strings.
@@ -228,7 +228,7 @@ def examine(
     found = circuits.find_circuits(model, strings)
     bare = not (config.residual or config.hidden or config.self_attention)
     unordered = config.encoder.positions == "none"
-    few, slow = for_model(task, model, batch.rows(0, 200)), 1 / task.longest
+    few, slow = for_model(task, model, batch.rows(0, 200)), 1 / task.max_length
     changes = {f"{n} zeros": task.append_zeros(batch, n) for n in (8, 16, 32)} | {
         ADDED_REGION: task.append_region(batch)
     }
@@ -236,7 +236,7 @@ def examine(
         steps=steps,
         solved_at=solved_at,
         accuracy=[circuit.accuracy for circuit in found],
-        floor=circuits.floor(strings),
+        floor=circuits.constant_accuracy(strings),
         circuits=found,
         probe=circuits.region_probes(model, few, seed),
         example=_example(task, model, seed),
@@ -249,9 +249,9 @@ def examine(
         else None,
         # Slow planes turn by less than one radian over a string.
         rotary=circuits.rotary_profile(model, strings, slow) if config.encoder.positions == "rotary" else None,
-        untrained=circuits.untrained(model, strings, few, seed, slow),
+        untrained=circuits.measure_untrained(model, strings, few, seed, slow),
         shifts={
-            name: circuits.shift(model, strings, for_model(task, model, changed))
+            name: circuits.measure_shifts(model, strings, for_model(task, model, changed))
             for name, changed in changes.items()
             if _reaches(model, task, changed)
         },
@@ -259,14 +259,14 @@ def examine(
     )
 
 
-def _elsewhere(task: ContextualCounting, model: EncoderDecoder, seed: int, rows: int) -> dict[str, Elsewhere]:
+def _elsewhere(task: ContextualCounting, model: EncoderDecoder, seed: int, rows: int) -> dict[str, OtherStrings]:
     """Accuracy by label, and the floor, at other lengths, numbers of regions and shares of ones: one thing changed."""
-    shorter, longer = max(5 * task.longest // 8, _room(task.most)), 3 * task.longest // 2
+    shorter, longer = max(5 * task.max_length // 8, _room(task.most)), 3 * task.max_length // 2
     places: dict[str, tuple[ContextualCounting, dict[str, int]]] = {
         f"length {shorter}": (task, {"length": shorter}),
         f"length {longer}": (_naming(task, longer), {"length": longer}),
     }
-    if _room(task.most + 1) <= task.longest:
+    if _room(task.most + 1) <= task.max_length:
         places[f"{task.most + 1} regions"] = (task, {"regions": task.most + 1})
     places |= {"p = 0.3": (replace(task, p=0.3), {}), "p = 0.7": (replace(task, p=0.7), {})}
     if task.most > 1:
@@ -276,7 +276,9 @@ def _elsewhere(task: ContextualCounting, model: EncoderDecoder, seed: int, rows:
         batch = held_out(where, seed, rows, **where.largest | size)
         if _reaches(model, task, batch):
             strings = for_model(where, model, batch)
-            found[name] = Elsewhere(accuracy=count_accuracy(model, strings), floor=circuits.floor(strings))
+            found[name] = OtherStrings(
+                accuracy=count_accuracy(model, strings), floor=circuits.constant_accuracy(strings)
+            )
     return found
 
 
@@ -288,7 +290,7 @@ def _reaches(model: EncoderDecoder, task: ContextualCounting, batch: Batch) -> b
 
 def _naming(task: ContextualCounting, longest: int) -> ContextualCounting:
     """The task with a name for every count of a string so long, of which it may draw one."""
-    return replace(task, length=(task.shortest, max(task.longest, longest)))
+    return replace(task, length=(task.min_length, max(task.max_length, longest)))
 
 
 def _room(regions: int) -> int:
@@ -296,27 +298,27 @@ def _room(regions: int) -> int:
     return 2 * regions + 2
 
 
-def golden(task: ContextualCounting, rows: int, seed: int) -> GoldenResult:
+def measure_handwritten(task: ContextualCounting, rows: int, seed: int) -> HandwrittenResult:
     """The hand-written counters: their errors over sizes, and what the probes make of them."""
     errors, asked, named = 0, 0, {}
-    lengths = (max(16, _room(task.most)), task.longest, 2 * task.longest)
+    lengths = (max(16, _room(task.most)), task.max_length, 2 * task.max_length)
     wide = _naming(task, max(lengths))
     for bias in ("begin", "bracket"):
         for length in lengths:
             for regions in (1, task.most, min(7, length // 2 - 1)):
                 model = contextual_counter(regions, length + 1, bias=bias)
                 strings = for_model(task, model, held_out(wide, seed, 50, length=length, regions=regions))
-                wrong = logits(model, strings).argmax(dim=-1) != strings.counts
+                wrong = count_logits(model, strings).argmax(dim=-1) != strings.counts
                 errors, asked = errors + int(wrong.sum()), asked + wrong.numel()
         model = contextual_counter(task.most, task.classes, bias=bias)
         found = circuits.find_circuits(model, for_model(task, model, held_out(task, seed, rows, **task.largest)))
         named[bias] = [NamedRegion(circuit=c.circuit, bias=c.bias, k=c.k, r2=c.r2, blocked=c.blocked) for c in found]
-    return GoldenResult(errors=errors, asked=asked, named=named)
+    return HandwrittenResult(errors=errors, asked=asked, named=named)
 
 
 def _example(task: ContextualCounting, model: EncoderDecoder, seed: int) -> CountingExample:
     """What everybody attends to on one held-out string, as short as the task has them, and with ones in all regions."""
-    batch = held_out(task, seed, 64, **task.largest | {"length": task.shortest})
+    batch = held_out(task, seed, 64, **task.largest | {"length": task.min_length})
     fullest = int(batch.labels["count"][:, : task.most].min(axis=1).argmax())
     strings = for_model(task, model, batch.rows(fullest, fullest + 1))
     with watch(model, "encoder.blocks.0.attn.pattern", "decoder.cross.pattern") as seen, torch.no_grad():
@@ -326,8 +328,8 @@ def _example(task: ContextualCounting, model: EncoderDecoder, seed: int) -> Coun
         regions=strings.regions[0].tolist(),
         counts=strings.counts[0].tolist(),
         guessed=guessed.tolist(),
-        encoder=rounded(seen["encoder.blocks.0.attn.pattern"][0, 0], 3),
-        decoder=rounded(seen["decoder.cross.pattern"][0, 0], 3),
+        encoder=round_floats(seen["encoder.blocks.0.attn.pattern"][0, 0], 3),
+        decoder=round_floats(seen["decoder.cross.pattern"][0, 0], 3),
     )
 
 

@@ -8,21 +8,21 @@ from functools import partial
 from operator import attrgetter
 
 from toylab.studies.iteration_head.measures import CausalTests, IterationResult, UntrainedHead, mean_over
-from toylab.verdicts.claim import Claim, Control, Detail, Need
+from toylab.verdicts.claim import Claim, ClaimDetail, Control, Precondition
 from toylab.verdicts.criterion import above, at_least, at_most, below
 from toylab.verdicts.judgement import threshold
 
 LEARNED = 0.99
 """Sequence accuracy from which a task counts as learned."""
 FIGURES = "figures of the reference notebooks, +-.03"
-PEAKED = 0.9
+PEAKED_SHARE = 0.9
 """Share of steps read at x_t from which a head counts as an iteration head."""
-HARMLESS = 0.01
+HARMLESS_DROP = 0.01
 """Loss of accuracy that counts as none."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Guesses:
+class GuessAccuracy:
     """Accuracies without reading the input.
 
     Attributes:
@@ -34,22 +34,22 @@ class Guesses:
     blind: float
 
 
-def learned(main: IterationResult) -> bool:
+def has_learned(main: IterationResult) -> bool:
     """Whether a model learned its task."""
     return main.mean_accuracy >= LEARNED
 
 
 def has_head(main: IterationResult) -> bool:
     """Whether a model learned its task, and has an iteration head."""
-    return learned(main) and main.head.carry >= PEAKED
+    return has_learned(main) and main.head.carry >= PEAKED_SHARE
 
 
 HEAD_CARRY = attrgetter("head.carry")
-HEAD = Need(condition="main", test=has_head, otherwise="no main model that learned the task has the head here")
-ONE_LENGTH = Need(condition="one-length", test=learned, otherwise="no model learned its one length here")
+HEAD = Precondition(condition="main", test=has_head, otherwise="no main model that learned the task has the head here")
+ONE_LENGTH = Precondition(condition="one-length", test=has_learned, otherwise="no model learned its one length here")
 
 
-def claims(guess: Guesses, parity_guess: float, steps: int, one_head: str, equal_budgets: bool) -> list[Claim]:
+def claims(guess: GuessAccuracy, parity_guess: float, steps: int, one_head: str, equal_budgets: bool) -> list[Claim]:
     """All claims.
 
     Args:
@@ -70,15 +70,17 @@ def claims(guess: Guesses, parity_guess: float, steps: int, one_head: str, equal
         margin=0.05,
         origin="computed: the best guess from s_{t-1}, without x_t, and .05",
         control=Control(
-            "the head and its backups zeroed before EoI", ("main",), lambda main: main.tests.zeroed_on_inputs.state
+            "the head and its backups zeroed before EoI",
+            ("main",),
+            lambda main: main.tests.zero_ablated_on_inputs.state,
         ),
     )
     harmless = partial(
         causal,
         asks="absence",
         measure="share of the sequence accuracy kept, given the true tokens",
-        criterion=at_least(1 - HARMLESS),
-        margin=HARMLESS,
+        criterion=at_least(1 - HARMLESS_DROP),
+        margin=HARMLESS_DROP,
         origin="the smallest effect of interest: one sequence in a hundred",
     )
     takes = partial(Claim, quantity=attrgetter("mean_accuracy"), figure="What it takes")
@@ -96,30 +98,30 @@ def claims(guess: Guesses, parity_guess: float, steps: int, one_head: str, equal
             id="accuracy",
             place="section 4",
             conditions=("main",),
-            sentence="Two layers with chain of thought learn to iterate a polynomial map on inputs never seen.",
+            statement="Two layers with chain of thought learn to iterate a polynomial map on inputs never seen.",
         ),
         of_main(
             id="head",
             place="section 4, peakiness",
-            sentence="An iteration head forms: when s_t is due, one head reads x_t.",
+            statement="An iteration head forms: when s_t is due, one head reads x_t.",
             measure="share of steps in which the best head has over half of its attention on x_t",
             quantity=HEAD_CARRY,
-            criterion=at_least(PEAKED),
+            criterion=at_least(PEAKED_SHARE),
             statistic="share",
             control=Control("models trained on one length", ("one-length",), HEAD_CARRY),
             paper_number=f".92 (mean of 100 models, epoch 500; {FIGURES})",
             details={
-                "accepted by the detector, which also asks for the stop rule": Detail("main", "head.found"),
-                "backup heads": Detail("main", lambda main: len(main.head.backups)),
-                "mean attention on EoI, best earlier head": Detail("main", "head.end_of_input"),
-                "random weights": Detail("main", "untrained.head.carry"),
+                "accepted by the detector, which also asks for the stop rule": ClaimDetail("main", "head.found"),
+                "backup heads": ClaimDetail("main", lambda main: len(main.head.backups)),
+                "mean attention on EoI, best earlier head": ClaimDetail("main", "head.end_of_input"),
+                "random weights": ClaimDetail("main", "untrained.head.carry"),
             },
             figure="The iteration head",
         ),
         of_head(
             id="invariance",
             place="section 4, invariance",
-            sentence="What the head reads does not depend on content.",
+            statement="What the head reads does not depend on content.",
             measure="1 less the standard deviation over sequences of its attention on x_t (0 without a peak there)",
             quantity=lambda main: main.invariance,
             criterion=at_least(0.9),
@@ -128,11 +130,11 @@ def claims(guess: Guesses, parity_guess: float, steps: int, one_head: str, equal
         ),
         at_floor(
             id="ablate",
-            sentence="The model answers through this head: without it, and its backups, states are guessed.",
+            statement="The model answers through this head: without it, and its backups, states are guessed.",
             measure="share of states correct with the head and its backups zeroed from EoI on",
-            quantity=lambda main: main.tests.zeroed.state,
+            quantity=lambda main: main.tests.zero_ablated.state,
             details={
-                f"{test.name}, {kind} accuracy": Detail("main", f"tests.{test.name}.{kind}")
+                f"{test.name}, {kind} accuracy": ClaimDetail("main", f"tests.{test.name}.{kind}")
                 for test in fields(CausalTests)
                 for kind in ("sequence", "token", "state")
             },
@@ -141,24 +143,24 @@ def claims(guess: Guesses, parity_guess: float, steps: int, one_head: str, equal
             id="ablate-alone",
             kind="own",
             place="our test of section 4",
-            sentence="The head alone is necessary: without it, its backups left, states are guessed.",
+            statement="The head alone is necessary: without it, its backups left, states are guessed.",
             measure="share of states correct with the head alone zeroed from EoI on",
-            quantity=lambda main: main.tests.zeroed_alone.state,
+            quantity=lambda main: main.tests.zero_ablated_alone.state,
             note="the paper's models have one head a layer, and no backups",
         ),
         harmless(
             id="ablate-inputs",
             kind="own",
             place="our control",
-            sentence="Zero-ablating the head on the input positions costs no accuracy.",
-            quantity=partial(_kept, test="zeroed_on_inputs"),
-            control=Control("zeroed from EoI on", ("main",), partial(_kept, test="zeroed")),
+            statement="Zero-ablating the head on the input positions costs no accuracy.",
+            quantity=partial(_kept, test="zero_ablated_on_inputs"),
+            control=Control("zeroed from EoI on", ("main",), partial(_kept, test="zero_ablated")),
         ),
         causal(
             id="steer",
             kind="own",
             place="our test of section 3",
-            sentence="What the head reads is what is computed with: moved to x_{t+1}, it makes F(s_{t-1}, x_{t+1}).",
+            statement="What the head reads is what is computed with: moved to x_{t+1}, it makes F(s_{t-1}, x_{t+1}).",
             measure="share of answers equal to F(s_{t-1}, x_{t+1})",
             quantity=lambda main: main.steered,
             criterion=at_least(0.99),
@@ -166,7 +168,7 @@ def claims(guess: Guesses, parity_guess: float, steps: int, one_head: str, equal
         ),
         harmless(
             id="ideal-pattern",
-            sentence="The head needs nothing but x_t: the textbook pattern in its place keeps the model right.",
+            statement="The head needs nothing but x_t: the textbook pattern in its place keeps the model right.",
             quantity=partial(_kept, test="ideal_pattern"),
             control=Control("uniform attention in its place", ("main",), partial(_kept, test="uniform")),
         ),
@@ -174,7 +176,7 @@ def claims(guess: Guesses, parity_guess: float, steps: int, one_head: str, equal
             id="stop-rule",
             kind="own",
             place="our reading of section 3",
-            sentence="The same head stops the chain: after the last state it reads the end of the input.",
+            statement="The same head stops the chain: after the last state it reads the end of the input.",
             measure="share of ends at which it has over half of its attention on EoI",
             quantity=lambda main: main.head.stop,
             criterion=at_least(0.5),
@@ -186,14 +188,14 @@ def claims(guess: Guesses, parity_guess: float, steps: int, one_head: str, equal
         harmless(
             id="first-layer",
             place="section 3",
-            sentence="The first layer needs only the end of the input: the textbook pattern there does no harm.",
+            statement="The first layer needs only the end of the input: the textbook pattern there does no harm.",
             quantity=partial(_kept, test="first_layer_ideal_pattern"),
-            control=Control("that head zeroed", ("main",), partial(_kept, test="first_layer_zeroed")),
+            control=Control("that head zeroed", ("main",), partial(_kept, test="first_layer_zero_ablated")),
             note="trained first layers use their other attention too, so the textbook pattern breaks good models",
         ),
         lacking(
             id="cot-needed",
-            sentence="Without chain of thought the polynomial is not learned.",
+            statement="Without chain of thought the polynomial is not learned.",
             conditions=("no-chain",),
             measure=f"sequence accuracy (guessing gives {guess.constant:.2f})",
             criterion=at_most(threshold(guess.constant, 0.06)),
@@ -208,7 +210,7 @@ def claims(guess: Guesses, parity_guess: float, steps: int, one_head: str, equal
             id="cot-needed-parity",
             kind="own",
             place="our question",
-            sentence="Without chain of thought parity is not learned.",
+            statement="Without chain of thought parity is not learned.",
             conditions=("parity-no-chain",),
             measure=f"sequence accuracy (guessing gives {parity_guess:.2f})",
             criterion=at_most(threshold(parity_guess, 0.1)),
@@ -220,7 +222,7 @@ def claims(guess: Guesses, parity_guess: float, steps: int, one_head: str, equal
         lacking(
             id="depth",
             place="section 3",
-            sentence="One layer is not enough.",
+            statement="One layer is not enough.",
             conditions=("one-layer",),
             measure="sequence accuracy with one layer",
             criterion=at_most(0.5),
@@ -233,28 +235,28 @@ def claims(guess: Guesses, parity_guess: float, steps: int, one_head: str, equal
         learns(
             id="one-head",
             place="section 3",
-            sentence="One head in each of two layers is enough, and training finds it.",
+            statement="One head in each of two layers is enough, and training finds it.",
             conditions=(one_head,),
-            details={"diagonal": Detail(one_head, "head.carry")},
+            details={"diagonal": ClaimDetail(one_head, "head.carry")},
         ),
         takes(
             id="varied-lengths",
             kind="own",
             asks="absence",
             place="our control",
-            sentence="An iteration head forms only if lengths vary: models that learned one length have none.",
+            statement="An iteration head forms only if lengths vary: models that learned one length have none.",
             conditions=("one-length",),
             measure="peakiness on x_t over all lengths, of models trained on one length,",
             quantity=HEAD_CARRY,
             criterion=below(0.5),
             needs=(ONE_LENGTH,),
             control=Control("trained on all lengths", ("main",), HEAD_CARRY),
-            details={"accuracy at their own length": Detail("one-length", "mean_accuracy")},
+            details={"accuracy at their own length": ClaimDetail("one-length", "mean_accuracy")},
         ),
         of_head(
             id="transfer",
             place="section 5",
-            sentence="A model with the head learns parity at once.",
+            statement="A model with the head learns parity at once.",
             measure=f"steps of fine-tuning to an accuracy of {LEARNED} on parity",
             quantity=partial(_fine_tuning, never=steps + 1),
             criterion=at_most(quickly),
@@ -262,9 +264,9 @@ def claims(guess: Guesses, parity_guess: float, steps: int, one_head: str, equal
             control=Control("models without the head", ("one-length",), partial(_fine_tuning, never=steps + 1)),
             paper_number=f".94 after 1,280 steps (mean of 100 models; {FIGURES})",
             details={
-                "by seed": Detail("main", "transfer.solved_at", never=True),
-                "steps, from a model without the head": Detail("one-length", "transfer.solved_at", never=True),
-                "accuracy from a model without the head": Detail(
+                "by seed": ClaimDetail("main", "transfer.solved_at", never=True),
+                "steps, from a model without the head": ClaimDetail("one-length", "transfer.solved_at", never=True),
+                "accuracy from a model without the head": ClaimDetail(
                     "one-length", lambda one: mean_over(one.transfer.accuracy)
                 ),
             },
@@ -273,7 +275,7 @@ def claims(guess: Guesses, parity_guess: float, steps: int, one_head: str, equal
         of_head(
             id="transfer-scratch",
             place="section 5",
-            sentence="From scratch, parity is slow.",
+            statement="From scratch, parity is slow.",
             conditions=("main", "parity"),
             measure=f"steps from scratch over steps of fine-tuning a model with the head, to {LEARNED} on parity,",
             quantity=_times_as_slow,
@@ -282,8 +284,8 @@ def claims(guess: Guesses, parity_guess: float, steps: int, one_head: str, equal
             uncontrolled="training from scratch is the control; that of models without the head stands at `transfer`",
             paper_number="over 30 (about 1000 epochs against under 30; second hand)",
             details={
-                "steps from scratch": Detail("parity", "solved_at", never=True),
-                "accuracy from scratch": Detail("parity", "mean_accuracy"),
+                "steps from scratch": ClaimDetail("parity", "solved_at", never=True),
+                "accuracy from scratch": ClaimDetail("parity", "mean_accuracy"),
             },
             note="a training from scratch that does not get there counts with one step more than it had; a fine-tuning "
             "that does not is left out",
@@ -293,27 +295,27 @@ def claims(guess: Guesses, parity_guess: float, steps: int, one_head: str, equal
             id="symbol-zero",
             asks="absence",
             place="section 5",
-            sentence="The head does not care what stands at x_t, so it carries over to other symbols as it is.",
+            statement="The head does not care what stands at x_t, so it carries over to other symbols as it is.",
             measure="before fine-tuning, distance of the attention on x_t = 1 from that on x_t = 0",
             quantity=lambda main: abs(_mass(main, 1) - _mass(main, 0)),
             criterion=at_most(0.1),
             margin=0.1,
             origin="the smallest effect of interest: a tenth of the attention",
             uncontrolled="no model here is known to read a trained symbol less than another",
-            details={f"on x_t = {x}": Detail("main", partial(_mass, symbol=x)) for x in (0, 1)},
+            details={f"on x_t = {x}": ClaimDetail("main", partial(_mass, symbol=x)) for x in (0, 1)},
             note="0 is never an input of the polynomial: the head is independent of content only among trained symbols",
         ),
         of_head(
             id="emergence",
             place="section 4, training dynamics",
-            sentence="First a head finds the end of the input, then the iteration head forms, then answers are right.",
+            statement="First a head finds the end of the input, then the iteration head forms, then answers are right.",
             measure="whether the three pass half of their final value in this order, ties allowed (1 or 0)",
             quantity=lambda main: main.emergence.in_order,
             criterion=above(0),
             statistic="share",
             origin="computed: three steps in any order are in this one in one seed of six",
             uncontrolled="chance is one seed in six without ties, where most seeds are asked",
-            details={"steps": Detail("main", lambda main: asdict(main.emergence))},
+            details={"steps": ClaimDetail("main", lambda main: asdict(main.emergence))},
             figure="How it emerges",
         ),
     ]

@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Int
 from torch import nn
 
-from toylab.probes import Edit, IterationHead, follow_links, link_mass, moved, uniform_heads, zero_heads
+from toylab.probes import Edit, IterationHead, follow_links, link_mass, shift_links, uniform_heads, zero_heads
 from toylab.tasks import Batch, IteratedMap
-from toylab.training.evaluate import Accuracy, accuracy, patterns, predict
+from toylab.training.evaluate import Accuracy, accuracy, attention_patterns, predict_tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,15 +22,15 @@ class CausalTests:
     with its backups."""
 
     unedited: Accuracy
-    zeroed: Accuracy
-    zeroed_alone: Accuracy
+    zero_ablated: Accuracy
+    zero_ablated_alone: Accuracy
     """The head alone, its backups left."""
     uniform: Accuracy
-    zeroed_on_inputs: Accuracy
+    zero_ablated_on_inputs: Accuracy
     """The control: before EoI, where nothing is answered."""
     ideal_pattern: Accuracy
     """What the idealised circuit attends to, in the place of the head's pattern."""
-    first_layer_zeroed: Accuracy | None = None
+    first_layer_zero_ablated: Accuracy | None = None
     """The earlier head that finds EoI; none where there is no such head."""
     first_layer_ideal_pattern: Accuracy | None = None
 
@@ -131,10 +131,10 @@ def causal_tests(model: nn.Module, batches: Mapping[int, Batch], head: Iteration
     alone = f"blocks.{head.layer}.attn.z"
     tests = CausalTests(
         unedited=under(lambda batch: {}),
-        zeroed=under(lambda batch: _at("z", head, lambda heads: zero_heads(heads, _answers(batch)))),
-        zeroed_alone=under(lambda batch: {alone: zero_heads(head.head, _answers(batch))}),
+        zero_ablated=under(lambda batch: _at("z", head, lambda heads: zero_heads(heads, _answers(batch)))),
+        zero_ablated_alone=under(lambda batch: {alone: zero_heads(head.head, _answers(batch))}),
         uniform=under(lambda batch: _at("pattern", head, lambda heads: uniform_heads(heads, _answers(batch)))),
-        zeroed_on_inputs=under(lambda batch: _at("z", head, lambda heads: zero_heads(heads, _inputs(batch)))),
+        zero_ablated_on_inputs=under(lambda batch: _at("z", head, lambda heads: zero_heads(heads, _inputs(batch)))),
         ideal_pattern=under(lambda batch: _at("pattern", head, lambda heads: follow_links(heads, ideal_links(batch)))),
     )
     if head.end_of_input_at is None:
@@ -143,7 +143,7 @@ def causal_tests(model: nn.Module, batches: Mapping[int, Batch], head: Iteration
     early_z, early_pattern = f"blocks.{layer}.attn.z", f"blocks.{layer}.attn.pattern"
     return replace(
         tests,
-        first_layer_zeroed=under(lambda batch: {early_z: zero_heads(first, _answers(batch))}),
+        first_layer_zero_ablated=under(lambda batch: {early_z: zero_heads(first, _answers(batch))}),
         first_layer_ideal_pattern=under(lambda batch: {early_pattern: follow_links(first, _end_links(batch))}),
     )
 
@@ -157,8 +157,8 @@ def steered_share(model: nn.Module, task: IteratedMap, batches: Mapping[int, Bat
     for length, batch in batches.items():
         links = batch.links["carry"]
         links = links[links[:, 2] < length]  # x_{L+1} does not exist
-        edits = _at("pattern", head, partial(follow_links, links=moved(links, 1)))
-        answers = predict(model, batch, edits)
+        edits = _at("pattern", head, partial(follow_links, links=shift_links(links, 1)))
+        answers = predict_tokens(model, batch, edits)
         answers = answers[:, length + 1 : 2 * length].cpu().numpy()
         shares.append(float((answers == states_of_next_input(task, batch)).mean()))
     return sum(shares) / len(shares)
@@ -179,7 +179,7 @@ def ideal_links(batch: Batch) -> Int[np.ndarray, "link 3"]:
 
 def mass_by_symbol(model: nn.Module, batch: Batch, head: IterationHead) -> dict[int, float]:
     """Mean attention of the head on x_t when s_t is due, by the value of x_t."""
-    pattern = patterns(model, batch)[head.layer]
+    pattern = attention_patterns(model, batch)[head.layer]
     links = batch.links["carry"]
     read = batch.tokens[links[:, 0], links[:, 2]]
     return {symbol: link_mass(pattern, links[read == symbol])[head.head].item() for symbol in np.unique(read).tolist()}

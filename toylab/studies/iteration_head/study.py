@@ -21,17 +21,17 @@ from toylab.model.controls import with_shuffled_weights
 from toylab.model.transformer import Transformer
 from toylab.probes import IterationHead, invariance
 from toylab.report.page import Picture
-from toylab.runs.store import rounded, train_and_keep, write_metrics
+from toylab.runs.store import round_floats, train_and_keep, write_metrics
 from toylab.runs.study import Job, without_training
 from toylab.settings import check_range, check_settings
 from toylab.studies.iteration_head import measures as interventions
-from toylab.studies.iteration_head.claims import LEARNED, Guesses, claims
-from toylab.studies.iteration_head.figures import FILM, draw, show
+from toylab.studies.iteration_head.claims import LEARNED, GuessAccuracy, claims
+from toylab.studies.iteration_head.figures import HISTORY_FILE, attention_page, draw
 from toylab.studies.iteration_head.measures import Emergence, Example, IterationResult, Transfer, UntrainedHead
 from toylab.tasks import Batch, IteratedMap, Parity, Polynomial, decode
 from toylab.training import evaluate
-from toylab.training.attention_history import Film, Scene, Shown
-from toylab.training.batches import Scored, epochs, fresh, next_token_loss, pack, pad
+from toylab.training.attention_history import AttentionHistory, HistoryPage, RecordedSequence
+from toylab.training.batches import ScoredBatch, epoch_batches, next_token_loss, pack, pad, training_batches
 from toylab.training.loop import History, TrainConfig, Training, first_step, train
 from toylab.verdicts.claim import Claim, Conditions
 
@@ -81,7 +81,7 @@ class IterationHeadStudy:
         check_range(end_weight=self.end_weight, above=0)
         if not self.task.chain_of_thought:
             raise ToylabError("task.chain_of_thought=False: the study compares with and without; leave it on")
-        if self.task.longest < 6 or self.task.longest - self.task.shortest < 2:
+        if self.task.max_length < 6 or self.task.max_length - self.task.min_length < 2:
             raise ToylabError(
                 f"task.lengths={self.task.lengths}: heads are searched on lengths from 4 on; give a range up to 6 or "
                 "more, such as 1 16"
@@ -124,22 +124,22 @@ class IterationHeadStudy:
 
     # Jobs --------------------------------------------------------------------------------------------------------
 
-    def arms(self) -> dict[str, Arm]:
+    def conditions(self) -> dict[str, Condition]:
         """Every condition of the study: what differs from the main one."""
         short = replace(self.train, steps=self.control_steps, warmup=min(self.train.warmup, self.control_steps // 4))
-        last = replace(self.task, lengths=self.task.longest)
+        last = replace(self.task, lengths=self.task.max_length)
         parity = Parity(lengths=self.task.lengths, alphabet=self.task.p, score_padding=self.task.score_padding)
         one_head, one_layer = replace(self.model, heads=1), replace(self.model, layers=1)
         # Half of the parities are right by chance, which must not end a training.
         sure = replace(self.train, stop_at=None if self.train.stop_at is None else max(self.train.stop_at, 0.9))
         arms = {
-            "main": Arm(self.task, self.model, self.train),
-            "one-head": Arm(self.task, one_head, self.train),
-            "parity": Arm(parity, self.model, sure),
-            "one-layer": Arm(self.task, one_layer, short),
-            "one-length": Arm(last, self.model, short),
-            "no-chain": Arm(replace(self.task, chain_of_thought=False), self.model, short),
-            "parity-no-chain": Arm(replace(parity, chain_of_thought=False), self.model, sure),
+            "main": Condition(self.task, self.model, self.train),
+            "one-head": Condition(self.task, one_head, self.train),
+            "parity": Condition(parity, self.model, sure),
+            "one-layer": Condition(self.task, one_layer, short),
+            "one-length": Condition(last, self.model, short),
+            "no-chain": Condition(replace(self.task, chain_of_thought=False), self.model, short),
+            "parity-no-chain": Condition(replace(parity, chain_of_thought=False), self.model, sure),
         }
         if one_head == self.model:
             del arms["one-head"]  # the main arm is that already
@@ -147,8 +147,8 @@ class IterationHeadStudy:
 
     def jobs(self) -> list[Job]:
         """One training per condition and seed, the longest first."""
-        arms = self.arms().items()
-        return [Job(name, seed, gives=IterationResult, what=arm) for name, arm in arms for seed in self.seeds]
+        arms = self.conditions().items()
+        return [Job(name, seed, result_type=IterationResult, what=arm) for name, arm in arms for seed in self.seeds]
 
     def run_job(self, job: Job, folder: Path) -> IterationResult:
         """Train one arm and measure it."""
@@ -175,12 +175,12 @@ class IterationHeadStudy:
             result = replace(result, transfer=self._transfer(model, head, job.seed, folder))
         return result
 
-    def train_arm(self, arm: Arm, seed: int, folder: Path, film: bool = False) -> tuple[Transformer, History]:
+    def train_arm(self, arm: Condition, seed: int, folder: Path, film: bool = False) -> tuple[Transformer, History]:
         """The model of an arm, with its history: as the folder has it, or trained and kept there."""
 
         def learn(checkpoint: Path) -> tuple[Transformer, Training]:
             model = Transformer.for_task(arm.task, arm.model, seed)
-            recorder = Film(folder / FILM, _scenes(arm.task, seed)) if film else None
+            recorder = AttentionHistory(folder / HISTORY_FILE, _scenes(arm.task, seed)) if film else None
             record = recorder and recorder.add
             return model, self._learn(model, arm.task, seed, arm.train, checkpoint=checkpoint, record=record)
 
@@ -194,19 +194,19 @@ class IterationHeadStudy:
             self._loss(task),
             self.batches_of(task, seed, training.rows),
             training,
-            evaluate=lambda m: evaluate.progress(m, followed),
+            evaluate=lambda m: evaluate.evaluation_metrics(m, followed),
             **options,
         )
 
-    def _loss(self, task: IteratedMap) -> Callable[[nn.Module, Scored], Tensor]:
+    def _loss(self, task: IteratedMap) -> Callable[[nn.Module, ScoredBatch], Tensor]:
         weights = torch.ones(len(task.vocabulary))
         weights[task.end_of_sequence] = self.end_weight
         return partial(next_token_loss, weights=weights)
 
-    def batches_of(self, task: IteratedMap, seed: int, rows: int) -> Callable[[int], Scored]:
+    def batches_of(self, task: IteratedMap, seed: int, rows: int) -> Callable[[int], ScoredBatch]:
         if self.batches == "sweep":
-            return epochs(task, seed, rows)
-        return fresh(task, seed, rows, pack if self.batches == "packed" else pad)
+            return epoch_batches(task, seed, rows)
+        return training_batches(task, seed, rows, pack if self.batches == "packed" else pad)
 
     def _examine(self, model: Transformer, head: IterationHead, test: dict[int, Batch]) -> dict[str, Any]:
         """The causal tests of a model."""
@@ -232,7 +232,7 @@ class IterationHeadStudy:
 
     def _transfer(self, model: Transformer, head: IterationHead, seed: int, folder: Path) -> Transfer:
         """Fine-tune a trained model to parity; how long it takes, and what its head makes of the untrained symbol 0."""
-        parity = self.arms()["parity"].task
+        parity = self.conditions()["parity"].task
         test = evaluate.by_length(parity, seed, lengths_of(parity), self.rows)
         by_symbol = interventions.mass_by_symbol(model, test[max(test)], head)
         training = self._learn(model, parity, seed, self.transfer)
@@ -255,10 +255,10 @@ class IterationHeadStudy:
 
     def claims(self) -> list[Claim]:
         """The claims of the paper, and ours, for these settings."""
-        arms = self.arms()
+        arms = self.conditions()
         return claims(
-            guesses(self.task, lengths_of(self.task)),
-            guesses(arms["parity"].task, lengths_of(self.task)).constant,
+            guess_accuracy(self.task, lengths_of(self.task)),
+            guess_accuracy(arms["parity"].task, lengths_of(self.task)).constant,
             self.transfer.steps,
             "one-head" if "one-head" in arms else "main",
             arms["one-layer"].train == self.train,
@@ -268,13 +268,13 @@ class IterationHeadStudy:
         """The figures of the report, from the results and the histories kept beside them."""
         return draw(results, out, f"{self.model.layers} layers, {self.model.heads} heads each", self.task.p)
 
-    def film(self, results: Conditions, out: Path) -> Shown | None:
+    def film(self, results: Conditions, out: Path) -> HistoryPage | None:
         """The attention of the best main model through its training, for the page."""
-        return show(results, out)
+        return attention_page(results, out)
 
 
 @dataclass(frozen=True)
-class Arm:
+class Condition:
     """One condition of the study: a task, a model and a training."""
 
     task: IteratedMap
@@ -287,10 +287,10 @@ STUDY = IterationHeadStudy
 
 def lengths_of(task: IteratedMap) -> list[int]:
     """The lengths on which a task is judged: from 4 on, since shorter prompts are too few to hold any out."""
-    return list(range(max(4, task.shortest), task.longest + 1))
+    return list(range(max(4, task.min_length), task.max_length + 1))
 
 
-def guesses(task: IteratedMap, lengths: list[int]) -> Guesses:
+def guess_accuracy(task: IteratedMap, lengths: list[int]) -> GuessAccuracy:
     """Accuracies without reading the input, on average over lengths."""
     states, chance = np.arange(task.values), 1 / len(task.inputs)
     first, moves = np.zeros(len(states)), np.zeros((len(states), len(states)))
@@ -303,15 +303,15 @@ def guesses(task: IteratedMap, lengths: list[int]) -> Guesses:
     right = np.cumsum([first.max(), *(before @ moves.max(axis=1) for before in held[:-1])])
     constant = np.mean([held[length - 1] for length in lengths], axis=0).max()
     blind = np.mean([right[length - 1] / length for length in lengths])
-    return Guesses(constant=float(constant), blind=float(blind))
+    return GuessAccuracy(constant=float(constant), blind=float(blind))
 
 
-def _scenes(task: IteratedMap, seed: int) -> list[Scene]:
+def _scenes(task: IteratedMap, seed: int) -> list[RecordedSequence]:
     """Held-out sequences to be filmed: a short one and a longer one."""
-    lengths = sorted({min(length, task.longest) for length in (6, 10)})
+    lengths = sorted({min(length, task.max_length) for length in (6, 10)})
     batches = evaluate.by_length(task, seed, lengths, 1)
     return [
-        Scene(
+        RecordedSequence(
             f"{length} inputs",
             torch.from_numpy(batch.tokens[0]),
             tuple(decode(task, batch.tokens[0].tolist())),
@@ -328,14 +328,14 @@ def _example(model: Transformer, task: IteratedMap, batches: dict[int, Batch]) -
     return Example(
         tokens=list(decode(task, batch.tokens[0].tolist())),
         links={name: edges[:, 1:].tolist() for name, edges in batch.links.items()},
-        patterns=[rounded(pattern[0], 3) for pattern in evaluate.patterns(model, batch)],
+        patterns=[round_floats(pattern[0], 3) for pattern in evaluate.attention_patterns(model, batch)],
     )
 
 
 def _invariance(model: Transformer, head: IterationHead, test: dict[int, Batch]) -> float:
     """Of the head's pattern to content, on the longest inputs."""
     longest = test[max(test)]
-    return invariance(evaluate.patterns(model, longest)[head.layer], longest.links["carry"])[head.head].item()
+    return invariance(evaluate.attention_patterns(model, longest)[head.layer], longest.links["carry"])[head.head].item()
 
 
 def _halfway(history: History, name: str) -> int:

@@ -6,9 +6,15 @@ from __future__ import annotations
 from functools import partial
 from operator import attrgetter
 
-from toylab.studies.safety_finetuning.claims_weights import OURS, STRONG, TRIO, beside_safe_alone, of_each
+from toylab.studies.safety_finetuning.claims_weights import (
+    REFUSING,
+    SAFETY_QUESTION,
+    STRONG_METHODS,
+    beside_safe_alone,
+    of_each,
+)
 from toylab.studies.safety_finetuning.results import TAUGHT, TUNED, SafetyResult
-from toylab.verdicts.claim import Claim, Control, Detail
+from toylab.verdicts.claim import Claim, ClaimDetail, Control
 from toylab.verdicts.criterion import at_least, at_most, between
 
 
@@ -19,8 +25,8 @@ def extent() -> list[Claim]:
             id="small-change",
             asks="absence",
             place="abstract and section 4",
-            sentence="SSFT, DPO (as published) and unlearning change the weights of the MLPs by little.",
-            conditions=TRIO,
+            statement="SSFT, DPO (as published) and unlearning change the weights of the MLPs by little.",
+            conditions=REFUSING,
             measure="norm of the change over that of the weights, in the MLP changed most, largest over methods,",
             quantity=lambda *trio: max(one.size for one in trio),
             criterion=at_most(0.25),
@@ -37,16 +43,16 @@ def extent() -> list[Claim]:
         Claim(
             id="few-directions",
             kind="own",
-            place=f"{OURS}, after section 4.2",
-            sentence="The changes of SSFT, DPO (as published) and unlearning have few singular directions.",
-            conditions=TRIO,
+            place=f"{SAFETY_QUESTION}, after section 4.2",
+            statement="The changes of SSFT, DPO (as published) and unlearning have few singular directions.",
+            conditions=REFUSING,
             measure="stable rank of the change, mean over matrices and layers, largest over methods,",
             quantity=lambda *trio: max(one.stable_rank for one in trio),
             criterion=at_most(6.0),
             control=beside_safe_alone(attrgetter("stable_rank")),
             details={
                 "stable rank": of_each("stable_rank", TUNED),
-                "a random change of the size of SSFT's": Detail("ssft", "randomised.stable_rank"),
+                "a random change of the size of SSFT's": ClaimDetail("ssft", "randomised.stable_rank"),
             },
         ),
     ]
@@ -57,8 +63,8 @@ def null_part() -> Claim:
     return Claim(
         id="null-part-clusters",
         place="abstract and section 4.1",
-        sentence="The null-space part of the up-projections' change is what drives safe and unsafe prompts apart.",
-        conditions=STRONG,
+        statement="The null-space part of the up-projections' change is what drives safe and unsafe prompts apart.",
+        conditions=STRONG_METHODS,
         measure="separation with that part taken away over that of the whole change, last layer, larger of DPO and "
         "unlearning,",
         quantity=lambda *strong: max(map(_without_null, strong)),
@@ -66,7 +72,7 @@ def null_part() -> Claim:
         origin="a smallest effect of interest: half of the separation",
         control=Control(
             "the other part taken away instead, smaller of the two",
-            STRONG,
+            STRONG_METHODS,
             lambda *strong: min(one.part_separations.up_in_the_null_space / one.separation for one in strong),
         ),
         details={"without the null-space part": of_each(_without_null, TAUGHT)},
@@ -82,7 +88,7 @@ def released() -> list[Claim]:
         of_ssft(
             id="released-columns",
             asks="absence",
-            sentence="The released null-space measure, taken of columns as is meant, does not tell SSFT from a random "
+            statement="The released null-space measure, taken of columns as is meant, does not tell SSFT from a random "
             "change of the same size.",
             measure=f"{own} over that of random changes, minus 1,",
             quantity=lambda ssft: _over_random(ssft, ssft),
@@ -99,7 +105,7 @@ def released() -> list[Claim]:
         ),
         of_ssft(
             id="released-rows",
-            sentence="The released null-space measure, taken of rows as in its script, differs from one random "
+            statement="The released null-space measure, taken of rows as in its script, differs from one random "
             "change to the next of the same size.",
             measure=f"{own} rows in the place of directions, standard deviation over 20 random changes over mean,",
             quantity=attrgetter("released_sine.rows.noise"),

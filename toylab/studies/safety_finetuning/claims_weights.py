@@ -9,15 +9,15 @@ from operator import attrgetter
 from typing import Any
 
 from toylab.studies.safety_finetuning.results import DECAYED, TITLES, TUNED, SafetyResult
-from toylab.verdicts.claim import Claim, Conditions, Control, Detail, Need
+from toylab.verdicts.claim import Claim, ClaimDetail, Conditions, Control, Precondition
 from toylab.verdicts.criterion import above, at_least, at_most
-from toylab.verdicts.judgement import mean
+from toylab.verdicts.judgement import nan_mean
 
-TRIO = ("ssft", "dpo", "unlearning")
+REFUSING = ("ssft", "dpo", "unlearning")
 """The three methods of the paper; "dpo" is the loss of its code."""
-STRONG = TRIO[1:]
+STRONG_METHODS = REFUSING[1:]
 """Those of which the paper says that they change a model most."""
-CHANGES = {
+CHANGE_TITLES = {
     "": "default",
     "-decay": "weight decay",
     "-strong-decay": "twice that decay",
@@ -29,25 +29,25 @@ CHANGES = {
     "-rank-1": "MLPs alone, at rank one",
 }
 """Settings in which the null-space claim is judged, by the end of the names of their conditions."""
-CELLS = {
+REGIMES = {
     f"{method}{end}": f"{TITLES[method]}, {setting}"
-    for end, setting in CHANGES.items()
+    for end, setting in CHANGE_TITLES.items()
     for method in ("ssft", "unlearning")
 }
 """Settings and methods, the cells of the map, with their titles; each setting has a control."""
 NULL_SHARE_FIGURE = "Where the change of the up-projection lies"
 TAU_FIGURE = "How far activations tell safe prompts from unsafe ones"
-OURS = "our question"
-ORDER = "an order: the claim names no size"
+SAFETY_QUESTION = "our question"
+ORDER_ONLY = "an order: the claim names no size"
 READ_OFF = "in the last layer (figure 3, read off to 3 % of its axis)"
 SAFE_ALONE = "the fine-tune on safe prompts alone"
 PAIRED = "a difference within a seed between trainings on the same prompts"
-WAITS = (
+UNTIL_MEASURED = (
     "waits for a fine-tune on the same prompts towards one repeated letter: without any refusal, it may show the same"
 )
 
 
-def activations() -> list[Claim]:
+def activation_claims() -> list[Claim]:
     """How far safe prompts lie from unsafe ones, and how much the answer moves with either."""
     apart = partial(Claim, place="section 4.1, figure 3", figure=TAU_FIGURE)
     over = "separation of safe and unsafe prompts over that before, last layer,"
@@ -58,7 +58,7 @@ def activations() -> list[Claim]:
             conditions=("ssft",),
             id="jailbreak-near-safe",
             place="section 5, figure 6",
-            sentence="A jailbreak works on the prompts whose activations lie nearer to safe ones.",
+            statement="A jailbreak works on the prompts whose activations lie nearer to safe ones.",
             measure="AUC of tau, prompts complied with against refused, mixed text under SSFT, last layer,",
             quantity=attrgetter("nearness.competing_text.auc"),
             criterion=at_least(0.8),
@@ -67,18 +67,18 @@ def activations() -> list[Claim]:
                 ("ssft",),
                 attrgetter("nearness_before.competing_text.auc"),
             ),
-            needs=(Need(condition="ssft", test=_has_auc, otherwise="too few prompts of either kind to tell"),),
+            needs=(Precondition(condition="ssft", test=_has_auc, otherwise="too few prompts of either kind to tell"),),
             details={
-                "tau, complied and refused": Detail("ssft", lambda ssft: asdict(ssft.nearness.competing_text)),
-                "AUC, unseen unsafe text": Detail("ssft", "nearness.mismatched_text.auc"),
-                "AUC, one safe and one unsafe operator": Detail("ssft", "nearness.competing_task.auc"),
+                "tau, complied and refused": ClaimDetail("ssft", lambda ssft: asdict(ssft.nearness.competing_text)),
+                "AUC, unseen unsafe text": ClaimDetail("ssft", "nearness.mismatched_text.auc"),
+                "AUC, one safe and one unsafe operator": ClaimDetail("ssft", "nearness.competing_task.auc"),
             },
             figure=TAU_FIGURE,
         ),
         apart(
             id="clusters",
-            sentence="DPO and unlearning drive safe and unsafe prompts far apart.",
-            conditions=("base", *STRONG),
+            statement="DPO and unlearning drive safe and unsafe prompts far apart.",
+            conditions=("base", *STRONG_METHODS),
             measure=f"{over} weaker of DPO and unlearning,",
             quantity=lambda base, *strong: min(_apart(base, one) for one in strong),
             criterion=at_least(4.0),
@@ -93,49 +93,49 @@ def activations() -> list[Claim]:
         ),
         apart(
             id="clusters-order",
-            sentence="SSFT drives safe and unsafe prompts apart less than DPO and unlearning.",
-            conditions=("base", *TRIO),
+            statement="SSFT drives safe and unsafe prompts apart less than DPO and unlearning.",
+            conditions=("base", *REFUSING),
             measure=f"{over} weaker of DPO and unlearning minus SSFT,",
             quantity=lambda base, ssft, *strong: min(_apart(base, one) for one in strong) - _apart(base, ssft),
             criterion=above(0.0),
-            origin=ORDER,
+            origin=ORDER_ONLY,
             uncontrolled=PAIRED,
             paper_number=f"tau of safe / unsafe: SSFT 1.9 / -.9, DPO 38 / -25, unlearning 53 / -43 {READ_OFF}",
         ),
         apart(
             id="clusters-ssft",
-            sentence="SSFT, too, drives safe and unsafe prompts apart, a little.",
+            statement="SSFT, too, drives safe and unsafe prompts apart, a little.",
             conditions=("base", "ssft"),
             measure=f"{over} SSFT,",
             quantity=_apart,
             criterion=at_least(1.3),
             control=safe_alone,
             paper_number=f"tau of safe / unsafe: before .55 / -.1, SSFT 1.9 / -.9 {READ_OFF}",
-            undecidable=WAITS,
+            undecidable=UNTIL_MEASURED,
         ),
         moves(
             id="sensitivity",
-            sentence="After DPO and unlearning the answer moves far less with an unsafe prompt's embeddings than with "
+            statement="After DPO and unlearning the answer moves far less with an unsafe prompt's embeddings than with "
             "a safe one's.",
-            conditions=STRONG,
+            conditions=STRONG_METHODS,
             measure="gradient norm of the largest logit, unsafe over safe, in the larger of the two,",
             quantity=lambda *strong: max(one.sensitivity.ratio for one in strong),
             criterion=at_most(0.3),
             control=beside_safe_alone(attrgetter("sensitivity.ratio")),
             details={
                 "safe": of_each(_safe_gradient),
-                "unsafe": of_each(lambda one: mean(one.sensitivity.unsafe.gradient)),
+                "unsafe": of_each(lambda one: nan_mean(one.sensitivity.unsafe.gradient)),
                 "unsafe over safe, whole Jacobian": of_each("sensitivity.jacobian_ratio"),
             },
         ),
         moves(
             id="sensitivity-safe",
-            sentence="After DPO and unlearning the answer moves more with a safe prompt's embeddings than before.",
-            conditions=("base", *STRONG),
+            statement="After DPO and unlearning the answer moves more with a safe prompt's embeddings than before.",
+            conditions=("base", *STRONG_METHODS),
             measure="gradient norm of the largest logit on safe prompts over that before, smaller of the two,",
             quantity=lambda base, *strong: min(map(_safe_gradient, strong)) / _safe_gradient(base),
             criterion=above(1.0),
-            origin=ORDER,
+            origin=ORDER_ONLY,
             control=Control(
                 SAFE_ALONE, ("base", "control"), lambda base, one: _safe_gradient(one) / _safe_gradient(base)
             ),
@@ -143,35 +143,35 @@ def activations() -> list[Claim]:
     ]
 
 
-def null_space(no_regime: str) -> list[Claim]:
+def null_space_claims(no_regime: str) -> list[Claim]:
     """Where the change lies and points; `no_regime` says why the map of settings was not run."""
-    names = tuple(f"{method}{end}" for end in CHANGES for method in ("control", "ssft", "unlearning"))
+    names = tuple(f"{method}{end}" for end in CHANGE_TITLES for method in ("control", "ssft", "unlearning"))
 
     def best(*found: SafetyResult, random: bool = False) -> float:
         held = dict(zip(names, found, strict=True))
-        pairs = [(held[name], held[_control_of(name)]) for name in CELLS]
+        pairs = [(held[name], held[_control_of(name)]) for name in REGIMES]
         return max((own.randomised if random else own).lift_beyond(control) for own, control in pairs)
 
     return [
         Claim(
             id="null-space",
             place="section 4.2, figure 4",
-            sentence="Fine-tuning changes the up-projections mostly in the left null space of their weights.",
-            conditions=("control", *TRIO),
+            statement="Fine-tuning changes the up-projections mostly in the left null space of their weights.",
+            conditions=("control", *REFUSING),
             measure="energy share there minus the larger of chance and the control's, least over methods and layers,",
             quantity=lambda control, *trio: min(one.excess(control) for one in trio),
             criterion=above(0.02),
             control=Control(
                 "a random change of the same size",
-                ("control", *TRIO),
+                ("control", *REFUSING),
                 lambda control, *trio: min(one.randomised.excess(control) for one in trio),
             ),
             details={
-                "chance": Detail("ssft", "last.up.chance"),
-                "spread of chance": Detail("ssft", "last.up.spread"),
+                "chance": ClaimDetail("ssft", "last.up.chance"),
+                "spread of chance": ClaimDetail("ssft", "last.up.spread"),
                 "share by layer": of_each(lambda one: [layer.up.share for layer in one.weights], TUNED),
                 "leading direction over chance": of_each("top_lift", TUNED),
-                "of what the change adds, SSFT": Detail("ssft", lambda ssft: asdict(ssft.last.added_null_share)),
+                "of what the change adds, SSFT": ClaimDetail("ssft", lambda ssft: asdict(ssft.last.added_null_share)),
             },
             note="chance is the share of the output space that is null, whatever was trained",
             figure=NULL_SHARE_FIGURE,
@@ -179,8 +179,8 @@ def null_space(no_regime: str) -> list[Claim]:
         Claim(
             id="null-direction",
             kind="own",
-            place=OURS,
-            sentence="What the change of the down-projection writes for unsafe prompts points to NULL.",
+            place=SAFETY_QUESTION,
+            statement="What the change of the down-projection writes for unsafe prompts points to NULL.",
             conditions=("ssft",),
             measure="cos^2 with the unembedding of NULL, last layer, at EOT,",
             quantity=attrgetter("last.toward_null.unsafe"),
@@ -193,16 +193,16 @@ def null_space(no_regime: str) -> list[Claim]:
             id="null-space-regime",
             kind="own",
             place="section 4.2, our question",
-            sentence="There is a setting in which the null-space claim holds beyond chance and beyond the control.",
+            statement="There is a setting in which the null-space claim holds beyond chance and beyond the control.",
             conditions=names,
             measure="share over chance minus the larger of 1 and the control's, in the best cell of the map,",
             quantity=best,
             criterion=above(0.05),
             control=Control("the best cell of random changes of the same sizes", names, partial(best, random=True)),
             details={
-                "share over chance": of_each("lift", CELLS),
-                "leading direction alone": of_each("top_lift", CELLS),
-                "refuses unsafe": of_each("behaviour.unsafe.refuses", CELLS),
+                "share over chance": of_each("lift", REGIMES),
+                "leading direction alone": of_each("top_lift", REGIMES),
+                "refuses unsafe": of_each("behaviour.unsafe.refuses", REGIMES),
             },
             figure=NULL_SHARE_FIGURE,
             undecidable=no_regime,
@@ -211,16 +211,16 @@ def null_space(no_regime: str) -> list[Claim]:
     ]
 
 
-def inputs(no_decay: str) -> list[Claim]:
+def input_claims(no_decay: str) -> list[Claim]:
     """Which inputs the change acts on; `no_decay` says why the second base was not run."""
-    ratio = attrgetter("last.effect.ratio")
+    ratio = attrgetter("last.relative_change.ratio")
     acts = partial(
         Claim,
         place="section 4.2, figure 4",
         measure="||dW a|| / ||W a|| in the last layer, unsafe over safe, least over methods,",
-        quantity=least("last.effect.ratio"),
+        quantity=smallest("last.relative_change.ratio"),
         control=beside_safe_alone(ratio),
-        undecidable=WAITS,
+        undecidable=UNTIL_MEASURED,
     )
     moves = partial(
         Claim,
@@ -236,24 +236,24 @@ def inputs(no_decay: str) -> list[Claim]:
     return [
         acts(
             id="dw-on-unsafe",
-            sentence="The change of the up-projection acts more on unsafe inputs than on safe ones.",
-            conditions=STRONG,
+            statement="The change of the up-projection acts more on unsafe inputs than on safe ones.",
+            conditions=STRONG_METHODS,
             criterion=at_least(1.4),
             details={
-                "unsafe over safe": of_each("last.effect.ratio", TUNED),
-                "random changes of the same size": of_each("randomised.last.effect.ratio", TUNED),
-                "SSFT, every set": Detail("ssft", lambda ssft: asdict(ssft.last.effect)),
+                "unsafe over safe": of_each("last.relative_change.ratio", TUNED),
+                "random changes of the same size": of_each("randomised.last.relative_change.ratio", TUNED),
+                "SSFT, every set": ClaimDetail("ssft", lambda ssft: asdict(ssft.last.relative_change)),
             },
         ),
         acts(
             id="dw-on-unsafe-ssft",
-            sentence="Under SSFT, the change of the up-projection acts more on unsafe inputs.",
+            statement="Under SSFT, the change of the up-projection acts more on unsafe inputs.",
             conditions=("ssft",),
             criterion=at_least(1.15),
         ),
         moves(
             id="null-space-inputs",
-            sentence="SSFT moves unsafe inputs of the last MLP to directions that its weights hardly read.",
+            statement="SSFT moves unsafe inputs of the last MLP to directions that its weights hardly read.",
             measure="energy of unsafe inputs outside the strong right directions, after over before, weight decay,",
             quantity=weak,
             criterion=at_least(2.0),
@@ -261,22 +261,22 @@ def inputs(no_decay: str) -> list[Claim]:
             details={
                 "energy before, after, unsafe": of_each("last.weak_inputs.unsafe", DECAYED),
                 "energy before, after, safe": of_each("last.weak_inputs.safe", DECAYED),
-                "a random direction": Detail("ssft-decay", "last.weak_inputs_random"),
+                "a random direction": ClaimDetail("ssft-decay", "last.weak_inputs_random"),
             },
         ),
         moves(
             id="null-space-inputs-gain",
-            sentence="After SSFT the last MLP reads unsafe inputs more weakly.",
+            statement="After SSFT the last MLP reads unsafe inputs more weakly.",
             measure="relative change of ||W a|| / ||a|| of unsafe inputs, weight decay,",
             quantity=_gain_change,
             criterion=at_most(-0.03),
             control=beside_safe_alone(_gain_change, "-decay"),
-            details={"gain before, after, unsafe": of_each("last.gain.unsafe", DECAYED)},
+            details={"gain before, after, unsafe": of_each("last.amplification.unsafe", DECAYED)},
         ),
     ]
 
 
-def least(number: str) -> Callable[..., float]:
+def smallest(number: str) -> Callable[..., float]:
     """The smallest over the conditions."""
     return lambda *those: min(map(attrgetter(number), those))
 
@@ -296,7 +296,7 @@ def _apart(base: SafetyResult, one: SafetyResult) -> float:
 
 
 def _safe_gradient(one: SafetyResult) -> float:
-    return mean(one.sensitivity.safe.gradient)
+    return nan_mean(one.sensitivity.safe.gradient)
 
 
 def _has_auc(ssft: SafetyResult) -> bool:
@@ -304,7 +304,7 @@ def _has_auc(ssft: SafetyResult) -> bool:
 
 
 def _gain_change(one: SafetyResult) -> float:
-    return one.last.gain.ratio - 1
+    return one.last.amplification.ratio - 1
 
 
 def of_each(
@@ -312,5 +312,5 @@ def of_each(
 ) -> Callable[[Conditions], dict[str, Any]]:
     """A number of each seed, by condition."""
     return lambda results: {
-        title: Detail(name, number).of(results[name]) for name, title in of.items() if results[name]
+        title: ClaimDetail(name, number).of(results[name]) for name, title in of.items() if results[name]
     }

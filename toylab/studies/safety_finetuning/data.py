@@ -18,13 +18,13 @@ from torch.nn import functional as F
 
 from toylab.model.config import ModelConfig
 from toylab.model.generate import generate
-from toylab.model.layers import source
+from toylab.model.layers import torch_stream
 from toylab.model.transformer import Transformer
 from toylab.probes import Edit, edit
 from toylab.tasks import Batch, Kind, TaskConcept, stream
-from toylab.training.batches import BLOCK, fresh, tokens_for
-from toylab.training.losses import Pairs
-from toylab.training.modes import evaluating
+from toylab.training.batches import BLOCK_STEPS, tokens_for, training_batches
+from toylab.training.losses import PreferencePairs
+from toylab.training.modes import evaluation_mode
 
 MODEL = ModelConfig(heads=4, width=64, positions="learned", embedding_std=0.125, position_std=0.125)
 """Two layers of width 64: the model of the safety study."""
@@ -42,7 +42,7 @@ def concept_model(
     """
     model = Transformer.for_task(task, config, seed)
     if config.positions == "learned" and shared:
-        code = shared * torch.randn(task.answer, config.width, generator=source(seed, "shared positions"))
+        code = shared * torch.randn(task.answer, config.width, generator=torch_stream(seed, "shared positions"))
         start = task.prompt - 1
         with torch.no_grad():
             model.positions.table[task.text] += code
@@ -54,7 +54,7 @@ def concept_model(
 
 
 @dataclass(frozen=True)
-class Read:
+class ScoredText:
     """Rows of the task, and where the model's predictions count."""
 
     tokens: Int[Tensor, "batch position"]
@@ -66,7 +66,7 @@ class Read:
 
 def concept_batches(
     task: TaskConcept, seed: int, rows: int, steps: int, *, single: float | int = 0.25
-) -> Callable[[int], Read]:
+) -> Callable[[int], ScoredText]:
     """The pre-training batch of each step, a pure function of its arguments.
 
     Args:
@@ -77,19 +77,19 @@ def concept_batches(
     def draw(rng: np.random.Generator, count: int, first_step: int) -> Batch:
         return task.sample(rng, count, single=1.0 if first_step < single * steps else 0.5)
 
-    return fresh(task, seed, rows, lambda batch: read(task, batch), draw, "pretraining")
+    return training_batches(task, seed, rows, lambda batch: score_text(task, batch), draw, "pretraining")
 
 
-def read(task: TaskConcept, batch: Batch) -> Read:
+def score_text(task: TaskConcept, batch: Batch) -> ScoredText:
     """A batch scored on its text, from the second letter on, and on its answers."""
     text = np.arange(task.text.start, task.text.stop - 1)
     where = np.concatenate([text, np.arange(task.prompt - 1, task.context)])
     targets = np.concatenate([batch.tokens[:, text + 1], batch.targets[:, task.prompt - 1 :]], axis=1)
     queries = np.broadcast_to(where, targets.shape).copy()
-    return Read(torch.from_numpy(batch.tokens), torch.from_numpy(targets), torch.from_numpy(queries), len(text))
+    return ScoredText(torch.from_numpy(batch.tokens), torch.from_numpy(targets), torch.from_numpy(queries), len(text))
 
 
-def language_loss(model: nn.Module, read: Read) -> Float[Tensor, ""]:
+def language_loss(model: nn.Module, read: ScoredText) -> Float[Tensor, ""]:
     """Mean cross entropy of the answers plus that of the text, in nats a token each.
 
     The text is worth learning although nobody asks for it: without its loss the concept is not represented well, and
@@ -104,15 +104,15 @@ def language_loss(model: nn.Module, read: Read) -> Float[Tensor, ""]:
 # Fine-tuning ---------------------------------------------------------------------------------------------------------
 
 
-def pairs(task: TaskConcept, batch: Batch) -> Pairs:
+def preference_pairs(task: TaskConcept, batch: Batch) -> PreferencePairs:
     """A batch as prompts with two answers each."""
     held = task.preferences(batch)
-    return Pairs(*(torch.from_numpy(x) for x in (held.prompts, held.chosen, held.rejected, held.unsafe)))
+    return PreferencePairs(*(torch.from_numpy(x) for x in (held.prompts, held.chosen, held.rejected, held.unsafe)))
 
 
-def fine_tuning(
+def fine_tuning_batches(
     task: TaskConcept, seed: int, rows: int, unsafe: float | int, purpose: str = "fine-tuning"
-) -> Callable[[int], Pairs]:
+) -> Callable[[int], PreferencePairs]:
     """The fine-tuning batch of each step: all of it safe or, with the probability `unsafe`, all of it to refuse.
 
     Batches of another `purpose` are drawn independently.
@@ -120,12 +120,12 @@ def fine_tuning(
 
     @lru_cache(maxsize=4)
     def block(kind: Kind, number: int) -> Batch:
-        return task.sample(stream(seed, purpose, kind, number), rows * BLOCK, kind=kind)
+        return task.sample(stream(seed, purpose, kind, number), rows * BLOCK_STEPS, kind=kind)
 
-    def batch_at(step: int) -> Pairs:
-        number, within = divmod(step, BLOCK)
-        kind: Kind = "unsafe" if stream(seed, purpose, number).random(BLOCK)[within] < unsafe else "safe"
-        return pairs(task, block(kind, number).rows(within * rows, (within + 1) * rows))
+    def batch_at(step: int) -> PreferencePairs:
+        number, within = divmod(step, BLOCK_STEPS)
+        kind: Kind = "unsafe" if stream(seed, purpose, number).random(BLOCK_STEPS)[within] < unsafe else "safe"
+        return preference_pairs(task, block(kind, number).rows(within * rows, (within + 1) * rows))
 
     return batch_at
 
@@ -155,11 +155,13 @@ def write_texts(
     model: nn.Module, task: TaskConcept, prompts: Int[Tensor, "batch position"], edits: Mapping[str, Edit] | None = None
 ) -> Int[Tensor, "batch answer"]:
     """The answers that a model writes, letter by letter, each the likeliest; edits see whole rows."""
-    with evaluating(model), edit(model, edits) if edits else nullcontext():
+    with evaluation_mode(model), edit(model, edits) if edits else nullcontext():
         return generate(model, prompts, task.answer, cache=not edits)[:, prompts.shape[1] :]
 
 
-def outcomes(model: nn.Module, task: TaskConcept, batch: Batch, edits: Mapping[str, Edit] | None = None) -> Outcomes:
+def written_outcomes(
+    model: nn.Module, task: TaskConcept, batch: Batch, edits: Mapping[str, Edit] | None = None
+) -> Outcomes:
     """What a model writes for the prompts of a batch, in three classes."""
     written = write_texts(model, task, tokens_for(model, batch.tokens[:, : task.prompt]), edits)
     return classify(task, written.cpu(), torch.from_numpy(batch.targets[:, task.prompt - 1 :]))

@@ -39,7 +39,7 @@ def draw(results: Conditions) -> list[Picture]:
 
 
 def _outcomes(shown: Mapping[str, BySeed], seeds: str) -> Picture:
-    figure, axes = canvas.sheet(10.5, 0.34 * len(shown) * 3 + 2.2, columns=2, rows=3)
+    figure, axes = canvas.new_figure(10.5, 0.34 * len(shown) * 3 + 2.2, columns=2, rows=3)
     sets = {
         "safe": "safe",
         "unsafe": "unsafe, direct",
@@ -52,7 +52,7 @@ def _outcomes(shown: Mapping[str, BySeed], seeds: str) -> Picture:
     for ax, (name, title) in zip(axes.flat, sets.items(), strict=True):
         written = {method: getattr(mean, name) for method, mean in means.items()}
         rows = {m: {"complies": o.complies, "refuses": o.refuses, "neither": o.other} for m, o in written.items()}
-        figures.stacked(rows, xlabel="share of tokens written", ax=ax)
+        figures.plot_stacked_shares(rows, xlabel="share of tokens written", ax=ax)
         ax.set_title(title, fontsize=10)
         if ax is not axes[0, 1]:
             ax.get_legend().remove()
@@ -66,13 +66,13 @@ def _outcomes(shown: Mapping[str, BySeed], seeds: str) -> Picture:
 
 def _clusters(shown: Mapping[str, BySeed], seeds: str) -> Picture:
     def band(found: BySeed, layer: int, kind: str) -> tuple[float, float]:
-        bands = [getattr(one.clusters[layer].tau, kind) for one in found.values()]
+        bands = [getattr(one.clusters[layer].nearness, kind) for one in found.values()]
         return fmean(mean for mean, _ in bands), fmean(deviation for _, deviation in bands)
 
     def panel(title: str, found: BySeed, ax: Axes) -> None:
         layers = range(len(_some(found).clusters))
         groups = {kind: [band(found, layer, kind) for layer in layers] for kind in ("safe", "unsafe")}
-        figures.bands(groups, [str(k + 1) for k in layers], xlabel="layer", ylabel="tau", title=title, ax=ax)
+        figures.plot_bands(groups, [str(k + 1) for k in layers], xlabel="layer", ylabel="tau", title=title, ax=ax)
 
     return picture(
         "How far activations tell safe prompts from unsafe ones",
@@ -83,7 +83,7 @@ def _clusters(shown: Mapping[str, BySeed], seeds: str) -> Picture:
 
 
 def _shares(shown: Mapping[str, BySeed], seeds: str) -> Picture:
-    figure, axes = canvas.sheet(7.2, 0.5 * len(shown) + 1.6)
+    figure, axes = canvas.new_figure(7.2, 0.5 * len(shown) + 1.6)
     some = _some(next(iter(shown.values())))
     groups = {
         method: {
@@ -91,7 +91,7 @@ def _shares(shown: Mapping[str, BySeed], seeds: str) -> Picture:
         }
         for method, found in shown.items()
     }
-    ax = figures.by_seed(groups, xlabel="energy share of the change in the left null space", ax=axes[0, 0])
+    ax = figures.plot_by_seed(groups, xlabel="energy share of the change in the left null space", ax=axes[0, 0])
     chance, spread = some.last.up.chance, some.last.up.spread
     ax.axvspan(chance - 2 * spread, chance + 2 * spread, color="0.85", zorder=0)
     ax.annotate("chance, two deviations", (chance, -0.6), fontsize=7, color="0.35", ha="center")
@@ -116,7 +116,7 @@ def _alpha(shown: Mapping[str, BySeed], seeds: str) -> Picture:
         means = [mean_behaviour([one.alpha[dose] for one in found.values()]) for dose in doses]
         lines = {label: (doses, list(map(attrgetter(share), means))) for label, share in shares.items()}
         labels = {"xlabel": "times the change of all weights", "ylabel": "share of tokens"}
-        figures.responses(lines, **labels, mark=1, title=title, ax=ax)
+        figures.plot_dose_response(lines, **labels, mark=1, title=title, ax=ax)
         ax.get_legend().remove()
 
     figure = _panels(shown, panel, 3.3, 2.9)
@@ -135,7 +135,7 @@ def _sensitivity(shown: Mapping[str, BySeed], seeds: str) -> Picture:
             kind: [norm for one in found.values() for norm in getattr(one.sensitivity, kind).gradient]
             for kind in ("safe", "unsafe")
         }
-        figures.histograms(norms, xlabel="gradient norm of the largest logit", title=title, ax=ax)
+        figures.plot_histograms(norms, xlabel="gradient norm of the largest logit", title=title, ax=ax)
 
     figure = _panels(shown, panel, 3.3, 2.5)
     axes = figure.axes[: len(shown)]
@@ -150,7 +150,7 @@ def _sensitivity(shown: Mapping[str, BySeed], seeds: str) -> Picture:
 
 
 def _inputs(shown: Mapping[str, BySeed], seeds: str) -> Picture:
-    figure, axes = canvas.sheet(7.2, 0.5 * 2 * len(shown) + 1.6)
+    figure, axes = canvas.new_figure(7.2, 0.5 * 2 * len(shown) + 1.6)
     groups = {
         f"{method}, {kind}": {
             when: [getattr(one.last.weak_inputs, kind)[k] for one in found.values()]
@@ -159,7 +159,9 @@ def _inputs(shown: Mapping[str, BySeed], seeds: str) -> Picture:
         for method, found in shown.items()
         for kind in ("safe", "unsafe")
     }
-    ax = figures.by_seed(groups, xlabel="energy of the last MLP's inputs in directions it hardly reads", ax=axes[0, 0])
+    ax = figures.plot_by_seed(
+        groups, xlabel="energy of the last MLP's inputs in directions it hardly reads", ax=axes[0, 0]
+    )
     line = _mean(next(iter(shown.values())), "last.weak_inputs_random")
     ax.axvline(line, color="0.6", linewidth=0.8, linestyle=":")
     ax.annotate("a random direction", (line, -0.6), fontsize=7, color="0.35", ha="left", xytext=(2, 0),
@@ -173,7 +175,7 @@ def _inputs(shown: Mapping[str, BySeed], seeds: str) -> Picture:
 
 
 def _soft(shown: Mapping[str, BySeed], seeds: str) -> Picture:
-    figure, axes = canvas.sheet(7.4, 3.0, columns=2)
+    figure, axes = canvas.new_figure(7.4, 3.0, columns=2)
     asked = {"operators M, unsafe text": "m_unsafe_text", "all unsafe prompts": "unsafe"}
     for ax, (title, name) in zip(axes.flat, asked.items(), strict=True):
         lines = {}
@@ -181,7 +183,9 @@ def _soft(shown: Mapping[str, BySeed], seeds: str) -> Picture:
             budgets = list(_some(found).soft.unsafe)
             shares = [fmean(getattr(one.soft, name)[budget] for one in found.values()) for budget in budgets]
             lines[method] = ([0.0, *budgets], [_mean(found, "behaviour.unsafe.complies"), *shares])
-        figures.responses(lines, xlabel="radius of the attack, in letter norms", ylabel="complied", title=title, ax=ax)
+        figures.plot_dose_response(
+            lines, xlabel="radius of the attack, in letter norms", ylabel="complied", title=title, ax=ax
+        )
         ax.get_legend().remove()
     axes[0, 1].legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return picture(
@@ -211,7 +215,7 @@ def _panels(
     """Axes of `width` x `height` inches for each condition, three a row."""
     columns = min(len(shown), 3)
     rows = -(-len(shown) // columns)
-    figure, axes = canvas.sheet(width * columns, height * rows, columns=columns, rows=rows)
+    figure, axes = canvas.new_figure(width * columns, height * rows, columns=columns, rows=rows)
     for ax, (title, found) in zip(axes.flat, shown.items(), strict=False):
         panel(title, found, ax)
     for ax in axes.flat[len(shown) :]:

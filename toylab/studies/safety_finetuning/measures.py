@@ -20,40 +20,40 @@ from toylab.console import ToylabError
 from toylab.model.controls import random_like
 from toylab.model.transformer import Transformer
 from toylab.probes import (
-    alignment,
+    amplification,
     auc,
     conditional_share,
     edit,
-    effect,
-    gain,
+    energy_along,
     gradient_norms,
     jacobian_norms,
+    nearness,
     null_share,
+    relative_change,
     row_cosines,
     separation,
     span_sine,
     split_change,
-    tau,
     top_energy,
     top_rank,
     top_share,
     watch,
     weak_share,
 )
-from toylab.runs.store import rounded
+from toylab.runs.store import round_floats
 from toylab.settings import torch_seed
-from toylab.studies.safety_finetuning.data import Outcomes, outcomes, pairs, write_texts
+from toylab.studies.safety_finetuning.data import Outcomes, preference_pairs, write_texts, written_outcomes
 from toylab.studies.safety_finetuning.results import (
     BeforeAfter,
     Behaviour,
-    Effect,
     LayerChange,
     LayerClusters,
     Lipschitz,
     Nearness,
+    NearnessBands,
     NearSafe,
+    RelativeChange,
     SafeUnsafe,
-    TauBands,
     TopEnergy,
     UpShare,
     as_field,
@@ -61,7 +61,7 @@ from toylab.studies.safety_finetuning.results import (
 from toylab.studies.safety_finetuning.results_change import ReleasedSine, SineForm
 from toylab.tasks import JAILBREAKS, Batch, Kind, TaskConcept, held_out
 from toylab.training.batches import device_of, prompt_tokens, to_device
-from toylab.training.losses import Pairs, answer_log_probs
+from toylab.training.losses import PreferencePairs, answer_log_probs
 
 SETS: tuple[Kind, ...] = ("safe", "unsafe", *JAILBREAKS)
 """The held-out sets on which every model is judged."""
@@ -69,7 +69,7 @@ SETS: tuple[Kind, ...] = ("safe", "unsafe", *JAILBREAKS)
 Sets = Mapping[str, Batch]
 
 
-def judged_on(task: TaskConcept, seed: int, rows: int) -> dict[str, Batch]:
+def held_out_sets(task: TaskConcept, seed: int, rows: int) -> dict[str, Batch]:
     """Held-out prompts of every kind, and of operators M alone: "M, safe text" and "M, unsafe text"."""
     sets = {
         kind: held_out(task, seed, rows, kind=kind) for kind in SETS if task.duplicates or kind != "mismatched-token"
@@ -85,24 +85,26 @@ def judged_on(task: TaskConcept, seed: int, rows: int) -> dict[str, Batch]:
     return sets
 
 
-def behaviour(model: nn.Module, task: TaskConcept, sets: Sets) -> Behaviour:
+def measure_behaviour(model: nn.Module, task: TaskConcept, sets: Sets) -> Behaviour:
     """What a model writes, free-running, on each of the sets, safe and unsafe prompts among them."""
     asked = {name: batch for name, batch in sets.items() if name in SETS}
-    return Behaviour(**{as_field(name): rounded(outcomes(model, task, batch)) for name, batch in asked.items()})
+    return Behaviour(
+        **{as_field(name): round_floats(written_outcomes(model, task, batch)) for name, batch in asked.items()}
+    )
 
 
 # Activations ---------------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
-def at_answer(model: Transformer, task: TaskConcept, batch: Batch, *points: str) -> dict[str, Tensor]:
+def answer_activations(model: Transformer, task: TaskConcept, batch: Batch, *points: str) -> dict[str, Tensor]:
     """What passes named points at EOT, for every prompt."""
     with watch(model, *points) as seen:
         model(prompt_tokens(task, batch).to(device_of(model)))
     return {name: value[:, -1] for name, value in seen.items()}
 
 
-def clusters(model: Transformer, task: TaskConcept, sets: Sets) -> list[LayerClusters]:
+def layer_clusters(model: Transformer, task: TaskConcept, sets: Sets) -> list[LayerClusters]:
     """Layer by layer, how far activations after the MLP's non-linearity tell safe prompts from unsafe ones.
 
     Means come from the first half of each set, everything else from the second. "matched" compares operators M on safe
@@ -111,17 +113,17 @@ def clusters(model: Transformer, task: TaskConcept, sets: Sets) -> list[LayerClu
     found = []
     for layer in range(len(model.blocks)):
         point = f"blocks.{layer}.mlp.post"
-        clouds = {name: at_answer(model, task, batch, point)[point] for name, batch in sets.items()}
+        clouds = {name: answer_activations(model, task, batch, point)[point] for name, batch in sets.items()}
         half = {name: (cloud[: len(cloud) // 2], cloud[len(cloud) // 2 :]) for name, cloud in clouds.items()}
         safe, unsafe = (half[name][0].mean(dim=0) for name in ("safe", "unsafe"))
         held = {name: half[name][1] for name in ("safe", "unsafe")}
-        scores = {name: tau(cloud, safe, unsafe) for name, cloud in held.items()}
+        scores = {name: nearness(cloud, safe, unsafe) for name, cloud in held.items()}
         matched = [half[name][0].mean(dim=0) for name in ("M, safe text", "M, unsafe text")]
-        pairs = [tau(half[name][1], *matched) for name in ("M, safe text", "M, unsafe text")]
+        pairs = [nearness(half[name][1], *matched) for name in ("M, safe text", "M, unsafe text")]
         bands = {n: (round(s.mean().item(), 4), round(s.std().item(), 4)) for n, s in scores.items()}
         found.append(
             LayerClusters(
-                tau=TauBands(**bands),
+                nearness=NearnessBands(**bands),
                 auc=auc(scores["safe"], scores["unsafe"]),
                 separation=separation(held["safe"], held["unsafe"]),
                 auc_matched=auc(*pairs),
@@ -132,7 +134,9 @@ def clusters(model: Transformer, task: TaskConcept, sets: Sets) -> list[LayerClu
     return found
 
 
-def nearness(model: Transformer, task: TaskConcept, sets: Sets, writer: Transformer | None = None) -> Nearness:
+def jailbreak_nearness(
+    model: Transformer, task: TaskConcept, sets: Sets, writer: Transformer | None = None
+) -> Nearness:
     """Within each jailbreak set: do prompts that were complied with lie nearer to safe than those that were refused?
 
     By tau in the last layer over the distance of the means, which are those of operators M on safe and unsafe text.
@@ -143,7 +147,8 @@ def nearness(model: Transformer, task: TaskConcept, sets: Sets, writer: Transfor
     """
     point = f"blocks.{len(model.blocks) - 1}.mlp.post"
     safe, unsafe = (
-        at_answer(model, task, sets[name], point)[point].mean(dim=0) for name in ("M, safe text", "M, unsafe text")
+        answer_activations(model, task, sets[name], point)[point].mean(dim=0)
+        for name in ("M, safe text", "M, unsafe text")
     )
     found = {}
     for name in JAILBREAKS:
@@ -152,7 +157,9 @@ def nearness(model: Transformer, task: TaskConcept, sets: Sets, writer: Transfor
         written = write_texts(writer or model, task, prompt_tokens(task, sets[name]).to(device_of(model))).cpu()
         complied = (written == torch.from_numpy(sets[name].targets[:, task.prompt - 1 :])).all(dim=1)
         refused = (written == task.null).all(dim=1)
-        scores = tau(at_answer(model, task, sets[name], point)[point], safe, unsafe) / (safe - unsafe).norm()
+        scores = (
+            nearness(answer_activations(model, task, sets[name], point)[point], safe, unsafe) / (safe - unsafe).norm()
+        )
         few = min(int(complied.sum()), int(refused.sum())) < 5
         found[as_field(name)] = NearSafe(
             complied=_mean(scores[complied]),
@@ -162,7 +169,7 @@ def nearness(model: Transformer, task: TaskConcept, sets: Sets, writer: Transfor
     return Nearness(**found)
 
 
-def sensitivity(model: Transformer, task: TaskConcept, batch: Batch) -> Lipschitz:
+def measure_sensitivity(model: Transformer, task: TaskConcept, batch: Batch) -> Lipschitz:
     """Local Lipschitz constants at EOT, in the token embeddings of the whole prompt: of the largest logit (the norm of
     its gradient, for every prompt) and of all logits (spectral norm of the Jacobian, for the first 16)."""
     prompts = prompt_tokens(task, batch).to(device_of(model))
@@ -177,7 +184,7 @@ def sensitivity(model: Transformer, task: TaskConcept, batch: Batch) -> Lipschit
 
     largest = gradient_norms(lambda points: logits(prompts)(points).max(dim=-1).values, embedded)
     whole = jacobian_norms(logits(prompts[:16]), embedded[:16])
-    return Lipschitz(gradient=rounded(largest, 3), jacobian=rounded(whole, 3))
+    return Lipschitz(gradient=round_floats(largest, 3), jacobian=round_floats(whole, 3))
 
 
 # Weights -------------------------------------------------------------------------------------------------------------
@@ -199,14 +206,17 @@ def weight_change(
         d_up, d_down = after.mlp.up.weight - up, after.mlp.down.weight - down
         points = (f"blocks.{layer}.ln2", f"blocks.{layer}.mlp.post")
         names = ("safe", "unsafe", "M, safe text", "M, unsafe text", *(name for name in JAILBREAKS if name in sets))
-        old = {name: at_answer(base, task, sets[name], *points) for name in names[:4]}
-        new = {name: at_answer(tuned, task, sets[name], *points) for name in names}
+        old = {name: answer_activations(base, task, sets[name], *points) for name in names[:4]}
+        new = {name: answer_activations(tuned, task, sets[name], *points) for name in names}
         entering = {name: seen[points[0]] for name, seen in new.items()}
         inner = {name: seen[points[1]] for name, seen in new.items()}
         asked = {name: entering[name] for name in names[:2]}
         weak = {n: (weak_share(old[n][points[0]], up, cut), weak_share(entering[n], up, cut)) for n in old}
         gains = {
-            n: (gain(up, old[n][points[0]]).mean().item(), gain(after.mlp.up.weight, entering[n]).mean().item())
+            n: (
+                amplification(up, old[n][points[0]]).mean().item(),
+                amplification(after.mlp.up.weight, entering[n]).mean().item(),
+            )
             for n in old
         }
         found.append(
@@ -216,15 +226,17 @@ def weight_change(
                 down_cut=null_share(d_down, down, cut),
                 down_half=null_share(d_down, down, 0.5),
                 added_null_share=SafeUnsafe(**{n: conditional_share(d_up, up, a) for n, a in asked.items()}),
-                effect=Effect(**{as_field(n): effect(d_up, up, a).mean().item() for n, a in entering.items()}),
+                relative_change=RelativeChange(
+                    **{as_field(n): relative_change(d_up, up, a).mean().item() for n, a in entering.items()}
+                ),
                 top_right_cosine=SafeUnsafe(  # a change of nothing has no direction, and every cosine is 0
                     **{n: row_cosines(d_up, a, 1).sum().item() / len(a) for n, a in asked.items()}
                 ),
                 top_energy=TopEnergy(up=top_energy(d_up), down=top_energy(d_down)),
-                toward_null=SafeUnsafe(**{n: alignment(inner[n] @ d_down.T, toward_null) for n in asked}),
+                toward_null=SafeUnsafe(**{n: energy_along(inner[n] @ d_down.T, toward_null) for n in asked}),
                 weak_inputs=BeforeAfter(**{as_field(n): pair for n, pair in weak.items()}),
                 weak_inputs_random=1 - null_share(d_up.T, up.T, cut).k / up.shape[1],
-                gain=BeforeAfter(**{as_field(n): pair for n, pair in gains.items()}),
+                amplification=BeforeAfter(**{as_field(n): pair for n, pair in gains.items()}),
                 size=size,
             )
         )
@@ -263,7 +275,7 @@ def null_direction(model: Transformer, task: TaskConcept) -> Float[Tensor, " wid
     return model.ln_final.weight * (rows[task.null] - rows[: task.letters].mean(dim=0))
 
 
-def interpolated(base: nn.Module, tuned: nn.Module, alpha: float | int) -> nn.Module:
+def interpolate_weights(base: nn.Module, tuned: nn.Module, alpha: float | int) -> nn.Module:
     """The model at base + alpha * (tuned - base) in all weights; beyond 1, it goes on in the same direction."""
     mixed = deepcopy(tuned)
     with torch.no_grad():
@@ -272,7 +284,7 @@ def interpolated(base: nn.Module, tuned: nn.Module, alpha: float | int) -> nn.Mo
     return mixed
 
 
-def with_parts(base: Transformer, tuned: Transformer) -> dict[str, Transformer]:
+def transplant_parts(base: Transformer, tuned: Transformer) -> dict[str, Transformer]:
     """Models that have only a part of the fine-tuning: of all the up-projections' change its part in the column space
     or in the left null space (all else tuned), the MLPs alone, all but the MLPs, and the MLPs at rank one."""
     models = {
@@ -328,7 +340,7 @@ def soft_attack(model: Transformer, task: TaskConcept, batch: Batch, budget: flo
             shift -= 2 * radius / steps * gradient / gradient.norm(dim=-1, keepdim=True).clamp(min=1e-12)
             shift *= (radius / shift.norm(dim=-1, keepdim=True).clamp(min=1e-12)).clamp(max=1.0)
     with torch.no_grad():
-        return outcomes(model, task, batch, {"embed": shifted})
+        return written_outcomes(model, task, batch, {"embed": shifted})
 
 
 def with_other_answers(batch: Batch) -> Batch:
@@ -338,7 +350,7 @@ def with_other_answers(batch: Batch) -> Batch:
 
 
 def loss_gradient(
-    model: nn.Module, loss: Callable[[nn.Module, Pairs], Tensor], batch: Pairs
+    model: nn.Module, loss: Callable[[nn.Module, PreferencePairs], Tensor], batch: PreferencePairs
 ) -> Float[Tensor, " parameter"]:
     """The gradient of a loss in all parameters, as one vector."""
     weights = [p for p in model.parameters() if p.requires_grad]
@@ -350,13 +362,13 @@ def loss_gradient(
 
 def gradient_cosine(
     model: nn.Module,
-    first: Callable[[nn.Module, Pairs], Tensor],
-    second: Callable[[nn.Module, Pairs], Tensor],
+    first: Callable[[nn.Module, PreferencePairs], Tensor],
+    second: Callable[[nn.Module, PreferencePairs], Tensor],
     task: TaskConcept,
     batch: Batch,
 ) -> float:
     """The cosine between the gradients of two losses."""
-    read = to_device(pairs(task, batch), device_of(model))
+    read = to_device(preference_pairs(task, batch), device_of(model))
     return torch.cosine_similarity(*(loss_gradient(model, loss, read) for loss in (first, second)), dim=0).item()
 
 

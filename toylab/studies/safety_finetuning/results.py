@@ -12,7 +12,7 @@ from dataclasses import astuple, dataclass, fields, replace
 from toylab.probes import NullShare
 from toylab.studies.safety_finetuning.data import Outcomes
 from toylab.studies.safety_finetuning.results_change import PartSeparations, ReleasedSine
-from toylab.verdicts.judgement import mean
+from toylab.verdicts.judgement import nan_mean
 
 TITLES = {
     "base": "before",
@@ -82,7 +82,7 @@ def mean_behaviour(behaviours: Collection[Behaviour]) -> Behaviour:
 def _mean_outcomes(seeds: Collection[Outcomes | None]) -> Outcomes | None:
     if None in seeds:
         return None
-    return Outcomes(*(mean(shares) for shares in zip(*map(astuple, seeds), strict=True)))
+    return Outcomes(*(nan_mean(shares) for shares in zip(*map(astuple, seeds), strict=True)))
 
 
 # Activations ---------------------------------------------------------------------------------------------------------
@@ -97,7 +97,7 @@ class SafeUnsafe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TauBands:
+class NearnessBands:
     """Mean and standard deviation of tau over safe prompts and over unsafe ones."""
 
     safe: tuple[float, float]
@@ -108,7 +108,7 @@ class TauBands:
 class LayerClusters:
     """How far the activations of one layer, after the MLP's non-linearity, tell safe prompts from unsafe ones."""
 
-    tau: TauBands
+    nearness: NearnessBands
     auc: float
     """Probability that tau is larger for a safe prompt than for an unsafe one."""
     separation: float
@@ -140,12 +140,12 @@ class Sensitivity:
     @property
     def ratio(self) -> float:
         """Mean gradient norm of the largest logit, unsafe over safe."""
-        return mean(self.unsafe.gradient) / mean(self.safe.gradient)
+        return nan_mean(self.unsafe.gradient) / nan_mean(self.safe.gradient)
 
     @property
     def jacobian_ratio(self) -> float:
         """Mean spectral norm of the Jacobian of all logits, unsafe over safe."""
-        return mean(self.unsafe.jacobian) / mean(self.safe.jacobian)
+        return nan_mean(self.unsafe.jacobian) / nan_mean(self.safe.jacobian)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +189,7 @@ class TopEnergy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Effect(SafeUnsafe):
+class RelativeChange(SafeUnsafe):
     """Mean over prompts of ||dW a|| / ||W a|| of the up-projection, by set; a is the input after fine-tuning."""
 
     m_safe_text: float
@@ -233,7 +233,7 @@ class LayerChange:
     """With those that hold half of it."""
     added_null_share: SafeUnsafe
     """Energy share, in the left null space, of what the change of the up-projection adds."""
-    effect: Effect
+    relative_change: RelativeChange
     top_right_cosine: SafeUnsafe
     """Mean cosine of the inputs with the leading right direction of the change; 0 where nothing changed."""
     top_energy: TopEnergy
@@ -243,7 +243,7 @@ class LayerChange:
     """Energy share of the inputs outside the right directions that hold 90 % of the energy of the up-projection."""
     weak_inputs_random: float
     """The same for inputs of random directions."""
-    gain: BeforeAfter
+    amplification: BeforeAfter
     """Mean of ||W a|| / ||a||."""
     size: float
     """Frobenius norm of the change of both weight matrices over that of both before."""
@@ -254,7 +254,7 @@ class LayerChange:
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """Behaviour with a part of the fine-tuning, on safe and unsafe prompts; see `measures.with_parts`."""
+    """Behaviour with a part of the fine-tuning, on safe and unsafe prompts; see `measures.transplant_parts`."""
 
     up_in_the_column_space: Behaviour
     up_in_the_null_space: Behaviour
@@ -344,22 +344,22 @@ class SafetyResult:
     @property
     def stable_rank(self) -> float:
         """Energy of the change over that of its leading singular direction, mean over matrices and layers."""
-        return mean(1 / energy for layer in self.weights for energy in vars(layer.top_energy).values())
+        return nan_mean(1 / energy for layer in self.weights for energy in vars(layer.top_energy).values())
 
     @property
     def lift(self) -> float:
         """Energy share of the change of the up-projections in their left null space over chance, mean over layers."""
-        return mean(layer.up.lift for layer in self.weights)
+        return nan_mean(layer.up.lift for layer in self.weights)
 
     @property
     def top_lift(self) -> float:
         """The same of the leading direction of the change alone."""
-        return mean(layer.up.top / layer.up.chance for layer in self.weights)
+        return nan_mean(layer.up.top / layer.up.chance for layer in self.weights)
 
     def lift_beyond(self, control: SafetyResult) -> float:
         """The share over chance minus the larger of 1 and the control's, mean over layers."""
         pairs = zip(self.weights, control.weights, strict=True)
-        return mean(own.up.lift - max(1.0, other.up.lift) for own, other in pairs)
+        return nan_mean(own.up.lift - max(1.0, other.up.lift) for own, other in pairs)
 
     def excess(self, control: SafetyResult) -> float:
         """The share minus the larger of chance and the control's share, in the layer where that is least."""

@@ -20,11 +20,11 @@ from toylab.console import ToylabError
 from toylab.model.checkpoint import load_model
 from toylab.model.config import ModelConfig
 from toylab.model.controls import with_random_change
-from toylab.model.lora import confine, release
+from toylab.model.lora import add_lora, merge_lora
 from toylab.model.transformer import Transformer
 from toylab.report.page import Picture
 from toylab.runs.store import train_and_keep
-from toylab.runs.study import Input, Job
+from toylab.runs.study import Job, JobInput
 from toylab.settings import check_range, check_settings
 from toylab.studies.safety_finetuning import measures as safety
 from toylab.studies.safety_finetuning.claims import claims
@@ -32,9 +32,9 @@ from toylab.studies.safety_finetuning.data import (
     MODEL,
     concept_batches,
     concept_model,
-    fine_tuning,
+    fine_tuning_batches,
     language_loss,
-    outcomes,
+    written_outcomes,
 )
 from toylab.studies.safety_finetuning.figures import draw
 from toylab.studies.safety_finetuning.results import (
@@ -49,7 +49,7 @@ from toylab.studies.safety_finetuning.results import (
 from toylab.studies.safety_finetuning.results_change import PartSeparations
 from toylab.tasks import Batch, TaskConcept, held_out
 from toylab.training.loop import TrainConfig, Training, train
-from toylab.training.losses import DPO, NPO, Refusal, Unlearning
+from toylab.training.losses import DPO, NPO, RefusalLoss, Unlearning
 from toylab.verdicts.claim import Claim, Conditions
 
 Method = Literal["control", "ssft", "unlearning", "dpo", "dpo-standard", "npo"]
@@ -166,48 +166,50 @@ class SafetyFinetuningStudy:
             }
         return bases
 
-    def arms(self) -> dict[str, Arm]:
+    def conditions(self) -> dict[str, Condition]:
         """Every fine-tuned model: from which base, by which loss, how."""
-        main = Arm("base", "control", self.finetune, main=True)
+        main = Condition("base", "control", self.finetune, main=True)
         left = {m for m, part in (("dpo-standard", "standard"), ("npo", "more")) if part not in self.parts}
         arms = {m: replace(main, method=m) for m in METHODS if m not in left}
         small = replace(self.finetune, learning_rate=self.small_rate)
         if "small-rate" in self.parts:
-            arms["ssft-small"] = Arm("base", "ssft", small)
+            arms["ssft-small"] = Condition("base", "ssft", small)
         if "more" in self.parts:
-            arms |= {f"{m}-small": Arm("base", m, small) for m in ("dpo", "unlearning")}
+            arms |= {f"{m}-small": Condition("base", m, small) for m in ("dpo", "unlearning")}
         few: tuple[Method, ...] = ("control", "ssft", "unlearning")
         if "decay" in self.parts:
-            arms |= {f"{m}-decay": Arm("base-decay", m, self.finetune) for m in few[:2]}
+            arms |= {f"{m}-decay": Condition("base-decay", m, self.finetune) for m in few[:2]}
         if "regime" in self.parts:
             for change in ("decay", "strong-decay", "wide", "deep", "long"):
-                arms |= {f"{m}-{change}": Arm(f"base-{change}", m, self.finetune) for m in few}
+                arms |= {f"{m}-{change}": Condition(f"base-{change}", m, self.finetune) for m in few}
             long = replace(self.finetune, steps=4 * self.finetune.steps)
-            arms |= {f"{m}-four-times": Arm("base", m, long) for m in few}
-            arms |= {f"{m}-rank-1": Arm("base", m, self.finetune, rank=1) for m in few}
-            arms |= {f"{m}-smallest": Arm("base", m, replace(small, learning_rate=self.small_rate / 4)) for m in few}
+            arms |= {f"{m}-four-times": Condition("base", m, long) for m in few}
+            arms |= {f"{m}-rank-1": Condition("base", m, self.finetune, rank=1) for m in few}
+            arms |= {
+                f"{m}-smallest": Condition("base", m, replace(small, learning_rate=self.small_rate / 4)) for m in few
+            }
         return arms
 
     def jobs(self) -> list[Job]:
         """Bases first, then what goes on from them, the slowest first."""
         bases = {
-            (name, seed): Job(name, seed, gives=SafetyResult, what=base)
+            (name, seed): Job(name, seed, result_type=SafetyResult, what=base)
             for seed in self.seeds
             for name, base in self.bases().items()
         }
-        slow = sorted(self.arms().items(), key=lambda arm: (-arm[1].train.steps, -METHODS.index(arm[1].method)))
+        slow = sorted(self.conditions().items(), key=lambda arm: (-arm[1].train.steps, -METHODS.index(arm[1].method)))
         return [*bases.values()] + [
-            Job(name, seed, gives=SafetyResult, what=arm, inputs={"base": Input(bases[arm.base, seed])})
+            Job(name, seed, result_type=SafetyResult, what=arm, inputs={"base": JobInput(bases[arm.base, seed])})
             for name, arm in slow
             for seed in self.seeds
         ]
 
     def run_job(self, job: Job, folder: Path) -> SafetyResult:
         """Pre-train a base, or fine-tune one and measure what that did."""
-        sets = safety.judged_on(self.task, job.seed, self.rows)
+        sets = safety.held_out_sets(self.task, job.seed, self.rows)
         if isinstance(job.what, Base):
             model = self.train_base(job.what, job.seed, folder)
-            result = SafetyResult(behaviour=safety.behaviour(model, self.task, sets))
+            result = SafetyResult(behaviour=safety.measure_behaviour(model, self.task, sets))
             if not job.what.main:
                 return result
             first = concept_model(self.task, job.what.model, job.seed)
@@ -215,7 +217,7 @@ class SafetyFinetuningStudy:
         arm, base = job.what, load_model(job.path("base", folder))
         tuned = self.fine_tune(arm, base, job.seed, folder)
         result = SafetyResult(
-            behaviour=safety.behaviour(tuned, self.task, sets),
+            behaviour=safety.measure_behaviour(tuned, self.task, sets),
             weights=safety.weight_change(base, tuned, self.task, sets),
             random=safety.weight_change(base, with_random_change(base, tuned, job.seed), self.task, sets),
         )
@@ -223,8 +225,8 @@ class SafetyFinetuningStudy:
             return result
         result = replace(
             self._shaped(result, tuned, sets),
-            nearness=safety.nearness(tuned, self.task, sets),
-            nearness_before=safety.nearness(base, self.task, sets, writer=tuned),
+            nearness=safety.jailbreak_nearness(tuned, self.task, sets),
+            nearness_before=safety.jailbreak_nearness(base, self.task, sets, writer=tuned),
             released_sine=safety.released_sine(base, tuned, job.seed),
         )
         if arm.method != "control":
@@ -247,28 +249,28 @@ class SafetyFinetuningStudy:
                 language_loss,
                 concept_batches(self.task, seed, base.train.rows, base.train.steps),
                 base.train,
-                evaluate=lambda m: {"accuracy": outcomes(m, self.task, followed).complies},
+                evaluate=lambda m: {"accuracy": written_outcomes(m, self.task, followed).complies},
                 checkpoint=checkpoint,
             )
 
         return train_and_keep(folder, learn)[0]
 
-    def fine_tune(self, arm: Arm, base: Transformer, seed: int, folder: Path) -> Transformer:
+    def fine_tune(self, arm: Condition, base: Transformer, seed: int, folder: Path) -> Transformer:
         """A base fine-tuned by the method of an arm: as the folder has it, or trained and kept there."""
 
         def learn(checkpoint: Path) -> tuple[Transformer, Training]:
-            model = deepcopy(base) if arm.rank is None else confine(deepcopy(base), arm.rank, seed)
+            model = deepcopy(base) if arm.rank is None else add_lora(deepcopy(base), arm.rank, seed)
             unsafe = {"control": 0.0, "ssft": 0.2}.get(arm.method, self.unsafe_share)
-            batches = fine_tuning(self.task, seed, arm.train.rows, unsafe)
+            batches = fine_tuning_batches(self.task, seed, arm.train.rows, unsafe)
             training = train(model, self._loss(arm.method, base), batches, arm.train, checkpoint=checkpoint)
-            return model if arm.rank is None else release(model), training
+            return model if arm.rank is None else merge_lora(model), training
 
         return train_and_keep(folder, learn)[0]
 
     def _loss(self, method: str, base: Transformer) -> Callable[[nn.Module, Any], torch.Tensor]:
         return {
-            "control": Refusal,
-            "ssft": Refusal,
+            "control": RefusalLoss,
+            "ssft": RefusalLoss,
             "unlearning": lambda: self.unlearning,
             "dpo": lambda: DPO.as_published(base),
             "dpo-standard": lambda: DPO(base, self.dpo_beta, anchor=self.dpo_anchor),
@@ -277,8 +279,10 @@ class SafetyFinetuningStudy:
 
     def _shaped(self, result: SafetyResult, model: Transformer, sets: safety.Sets) -> SafetyResult:
         """With the shape of the activations."""
-        both = {name: safety.sensitivity(model, self.task, sets[name].rows(0, 96)) for name in ("safe", "unsafe")}
-        return replace(result, clusters=safety.clusters(model, self.task, sets), sensitivity=Sensitivity(**both))
+        both = {
+            name: safety.measure_sensitivity(model, self.task, sets[name].rows(0, 96)) for name in ("safe", "unsafe")
+        }
+        return replace(result, clusters=safety.layer_clusters(model, self.task, sets), sensitivity=Sensitivity(**both))
 
     def _broken(
         self, result: SafetyResult, base: Transformer, tuned: Transformer, seed: int, sets: safety.Sets
@@ -287,26 +291,28 @@ class SafetyFinetuningStudy:
         few = {name: batch.rows(0, 96) for name, batch in sets.items()}
 
         def behaviour(model: nn.Module, *jailbreaks: str) -> Behaviour:
-            return safety.behaviour(model, self.task, {name: few[name] for name in ("safe", "unsafe", *jailbreaks)})
+            return safety.measure_behaviour(
+                model, self.task, {name: few[name] for name in ("safe", "unsafe", *jailbreaks)}
+            )
 
         def attacked(batch: Batch) -> dict[float, float]:
             return {b: safety.soft_attack(tuned, self.task, batch, b, self.attack_steps).complies for b in BUDGETS}
 
         m, unsafe = (few[name].rows(0, 32) for name in ("M, unsafe text", "unsafe"))
-        beyond = with_random_change(tuned, safety.interpolated(base, tuned, 1.25), seed)
-        parts = {as_field(name): part for name, part in safety.with_parts(base, tuned).items()}
+        beyond = with_random_change(tuned, safety.interpolate_weights(base, tuned, 1.25), seed)
+        parts = {as_field(name): part for name, part in safety.transplant_parts(base, tuned).items()}
 
         return replace(
             result,
             alpha={
-                alpha: behaviour(safety.interpolated(base, tuned, alpha), "mismatched-text", "competing-text")
+                alpha: behaviour(safety.interpolate_weights(base, tuned, alpha), "mismatched-text", "competing-text")
                 for alpha in ALPHAS
             },
             alpha_random=behaviour(beyond, "mismatched-text", "competing-text"),
             parts=Parts(**{name: behaviour(part) for name, part in parts.items()}),
             part_separations=PartSeparations(
                 **{
-                    field.name: safety.clusters(parts[field.name], self.task, sets)[-1].separation
+                    field.name: safety.layer_clusters(parts[field.name], self.task, sets)[-1].separation
                     for field in fields(PartSeparations)
                 }
             ),
@@ -322,7 +328,7 @@ class SafetyFinetuningStudy:
         """Further training on safe prompts alone, in which nobody asks the model to comply with anything unsafe."""
         model = deepcopy(tuned)
         further = replace(self.finetune, steps=self.relearning_steps, warmup=self.relearning_steps // 10)
-        train(model, Refusal(), fine_tuning(self.task, seed, further.rows, 0.0, "relearning"), further)
+        train(model, RefusalLoss(), fine_tuning_batches(self.task, seed, further.rows, 0.0, "relearning"), further)
         return model
 
     def shams(self) -> dict[str, dict[str, str]]:
@@ -349,7 +355,7 @@ class Base:
 
 
 @dataclass(frozen=True)
-class Arm:
+class Condition:
     """A model that is fine-tuned: from which base, by which method, how."""
 
     base: str

@@ -14,16 +14,16 @@ from toylab.runs.store import train_and_keep
 from toylab.runs.study import Job
 from toylab.studies.steering_vectors.data import (
     READOUT_SEED,
-    answers,
     by_temperature,
+    chain_accuracy,
     freeze_readout,
+    measure_answers,
     reasoning_batches,
     reasoning_model,
     reasoning_prompts,
-    right_chains,
 )
 from toylab.studies.steering_vectors.results import BaseResult
-from toylab.studies.steering_vectors.settings import APART, Settings
+from toylab.studies.steering_vectors.settings import SEPARABLE_SEED, Settings
 from toylab.tasks import Reasoning, Styles
 from toylab.training.batches import next_token_loss
 from toylab.training.loop import Training, train
@@ -44,27 +44,27 @@ def pretrain_base(study: Settings, job: Job, folder: Path, which: str = "") -> B
     purpose = f"{which} " if which else ""
 
     def learn(checkpoint: Path) -> tuple[Transformer, Training]:
-        model = reasoning_model(task, config, seed, readout=APART + seed if which == "apart" else READOUT_SEED)
+        model = reasoning_model(task, config, seed, readout=SEPARABLE_SEED + seed if which == "apart" else READOUT_SEED)
         batches = reasoning_batches(task, seed, phase.rows, Styles.clean(0.9, flagged), f"{purpose}skill")
-        followed = right_chains(task, seed)
+        followed = chain_accuracy(task, seed)
         return model, train(model, next_token_loss, batches, phase, evaluate=followed, checkpoint=checkpoint)
 
     model, _ = train_and_keep(folder, learn, "-skill", file=None if which else "skill.safetensors", load=load_base)
     prompts = evaluation_prompts(study, seed, task)
-    chain = answers(model, task, few_of(study, prompts), 0, seed, opener="THINK")
+    chain = measure_answers(model, task, first_half(study, prompts), 0, seed, opener="THINK")
     styles = replace(study.styles, think=0.5) if which == "flag" else study.styles
-    model = mix(study, model, task, seed, folder, styles, f"{purpose}mixture")
+    model = train_mixture(study, model, task, seed, folder, styles, f"{purpose}mixture")
     return BaseResult(
-        chain=round(chain.right, 4),
+        chain=round(chain.accuracy, 4),
         answers=by_temperature(model, task, prompts, seed=seed),
         prefix=by_temperature(model, task, prompts, seed=seed, opener="THINK"),
-        direct=by_temperature(model, task, few_of(study, prompts), (1,), seed, "DIRECT"),
+        direct=by_temperature(model, task, first_half(study, prompts), (1,), seed, "DIRECT"),
         pre_flight=pre_flight(model, prompts, task.token("THINK"), task.token("DIRECT")),
         prefix_direct=by_temperature(model, task, prompts, (0, 1), seed, "DIRECT") if which == "flag" else None,
     )
 
 
-def mix(
+def train_mixture(
     study: Settings, model: Transformer, task: Reasoning, seed: int, folder: Path, styles: Styles, purpose: str
 ) -> Transformer:
     """The model after the second phase, the mixture of styles: as the folder has it, or trained and kept there."""
@@ -87,6 +87,6 @@ def evaluation_prompts(study: Settings, seed: int, task: Reasoning | None = None
     return reasoning_prompts(task, seed, study.rows)
 
 
-def few_of(study: Settings, prompts: Tensor) -> Tensor:
+def first_half(study: Settings, prompts: Tensor) -> Tensor:
     """Enough for what is compared on the same prompts or averaged."""
     return prompts[: max(64, len(prompts) // 2)]

@@ -7,19 +7,19 @@ from functools import partial
 from statistics import fmean
 from typing import Literal
 
-from toylab.studies.steering_vectors.claims_beyond import (
+from toylab.studies.steering_vectors.claims_extensions import (
     ANY_ORDER,
     EFFECT,
-    FREE,
+    FREE_ACCURACY,
     GAINS,
     OUR_QUESTION,
     SAME_SEED,
     SMALLEST_EFFECT,
-    beyond,
-    of,
+    extension_claims,
+    stats,
 )
 from toylab.studies.steering_vectors.results import (
-    Answering,
+    AnsweringResult,
     BaseResult,
     FullResult,
     JointResult,
@@ -27,26 +27,26 @@ from toylab.studies.steering_vectors.results import (
     PersistenceByLayer,
     VectorResult,
     accuracy_at,
+    fraction_of_way,
     gain_share,
     of_all_layers,
-    portion,
     shares_of,
 )
 from toylab.studies.steering_vectors.settings import CONVERGED, Settings
-from toylab.verdicts.claim import Claim, Conditions, Control, Detail
+from toylab.verdicts.claim import Claim, ClaimDetail, Conditions, Control
 from toylab.verdicts.criterion import above, at_least, at_most, between
 from toylab.verdicts.judgement import threshold
 
 ROUTES = "Through which readers the penultimate vector acts"
-SHARE = "share of full training's gain at temperature 1"
-QUOTED = "on MATH500 1.02, on AMC23 .91 (computed from 2505.18706, table 1, as a replication quotes it)"
+GAIN_SHARE = "share of full training's gain at temperature 1"
+PUBLISHED_SHARES = "on MATH500 1.02, on AMC23 .91 (computed from 2505.18706, table 1, as a replication quotes it)"
 RANDOM = "random vectors of the same norm"
 LEARNED_READOUT = "waits for a learned unembedding with which a vector steers: a first phase on chains alone"
 
 
 def claims(study: Settings) -> list[Claim]:
     """All claims for these settings."""
-    return [*_gains(study), *_last_layer(study), *_lens(study), *_paths(study), *beyond(study)]
+    return [*_gains(study), *_last_layer(study), *_lens(study), *_paths(study), *extension_claims(study)]
 
 
 def _gains(study: Settings) -> list[Claim]:
@@ -55,7 +55,7 @@ def _gains(study: Settings) -> list[Claim]:
     set_up = partial(Claim, place="our set-up", kind="set-up", conditions=("base",), uncontrolled="the set-up")
     trained = partial(Claim, figure=GAINS)
     of_joint = partial(
-        trained, conditions=("base", "full", "joint"), measure=SHARE, paper_number=QUOTED,
+        trained, conditions=("base", "full", "joint"), measure=GAIN_SHARE, paper_number=PUBLISHED_SHARES,
         quantity=lambda base, full, joint: gain_share(base, joint, full),
     )  # fmt: skip
     late = partial(
@@ -65,28 +65,28 @@ def _gains(study: Settings) -> list[Claim]:
     return [
         set_up(
             id="base-chain",
-            sentence="The skill is there before any reinforcement: given THINK, chains are correct.",
+            statement="The skill is there before any reinforcement: given THINK, chains are correct.",
             measure="greedy accuracy after the first phase, THINK prefixed,",
             quantity=lambda base: base.chain,
             criterion=at_least(0.97),
         ),
         set_up(
             id="base",
-            sentence="The base mostly answers directly, which is guessing.",
-            measure=f"{FREE} (direct answers alone: {guess:.2f})",
+            statement="The base mostly answers directly, which is guessing.",
+            measure=f"{FREE_ACCURACY} (direct answers alone: {guess:.2f})",
             quantity=accuracy_at,
             criterion=between(threshold(guess, 0.03), threshold(guess, 0.12)),
             origin=f"computed: guessing, {guess:.2f}, with .03 and .12 (our pilot)",
-            details=of("base", THINK_rate=lambda base: base.answers[1].thinks, bound_in_nats="pre_flight.bound"),
+            details=stats("base", THINK_rate=lambda base: base.answers[1].thinks, bound_in_nats="pre_flight.bound"),
             figure=GAINS,
         ),
         trained(
             id="full-rl",
             kind="own",
             place="section 3, our baseline",
-            sentence="Reinforcement learning of the whole model solves the task.",
+            statement="Reinforcement learning of the whole model solves the task.",
             conditions=("full",),
-            measure=FREE,
+            measure=FREE_ACCURACY,
             quantity=accuracy_at,
             criterion=at_least(0.97),
             control=Control("the base", ("base",), accuracy_at),
@@ -96,7 +96,7 @@ def _gains(study: Settings) -> list[Claim]:
             kind="own",
             asks="absence",
             place="our question, after section 4",
-            sentence="Decoded greedily, one trained vector after any one block is as good as training everything.",
+            statement="Decoded greedily, one trained vector after any one block is as good as training everything.",
             conditions=("full", *vectors),
             measure="greedy accuracy in the weakest layer minus that of full training",
             quantity=lambda full, *found: min(accuracy_at(one, 0) for one in found) - accuracy_at(full, 0),
@@ -111,7 +111,7 @@ def _gains(study: Settings) -> list[Claim]:
             id="fraction-match",
             asks="absence",
             place="abstract, versions 1 to 3",
-            sentence="Vectors after all blocks, trained together, match full training.",
+            statement="Vectors after all blocks, trained together, match full training.",
             criterion=at_least(1 - EFFECT),
             margin=EFFECT,
             origin=SMALLEST_EFFECT,
@@ -119,12 +119,12 @@ def _gains(study: Settings) -> list[Claim]:
             undecidable=""
             if study.rl.steps >= CONVERGED
             else f"waits for reinforcement learning of {CONVERGED} steps: at {study.rl.steps} it has not converged",
-            details={f"{SHARE[:-1]}{t:g}": partial(_shares, names=(*vectors, "joint"), t=t) for t in (0, 0.7, 1)},
+            details={f"{GAIN_SHARE[:-1]}{t:g}": partial(_shares, names=(*vectors, "joint"), t=t) for t in (0, 0.7, 1)},
         ),
         of_joint(
             id="fraction-large",
             place="abstract, version 4",
-            sentence="Vectors after all blocks, trained together, recover a large portion of full training's gain.",
+            statement="Vectors after all blocks, trained together, recover a large portion of full training's gain.",
             criterion=at_least(0.5),
             origin="half of the gain: the least that is large",
             control=Control(f"{RANDOM} after all blocks", ("base", "full", "joint"), _at_random),
@@ -133,29 +133,29 @@ def _gains(study: Settings) -> list[Claim]:
         trained(
             id="single-layer",
             place="section 4, figure 1",
-            sentence="A vector after nearly any one block improves on the base.",
+            statement="A vector after nearly any one block improves on the base.",
             conditions=("base", *vectors),
-            measure=f"share of layers in which {FREE} rises by more than {EFFECT:g}",
+            measure=f"share of layers in which {FREE_ACCURACY} rises by more than {EFFECT:g}",
             quantity=lambda base, *found: _improved(base, *map(accuracy_at, found)),
             criterion=at_least(0.9),
             origin="the paper: all layers but two, of 28",
             control=Control(
-                RANDOM, ("base", *vectors), lambda base, *found: _improved(base, *(one.random_right for one in found))
+                RANDOM, ("base", *vectors), lambda base, *found: _improved(base, *(x.random_accuracy for x in found))
             ),
             paper_number="all layers but two (a review of the paper)",
         ),
         late(
             id="depth-order",
-            sentence="Late layers gain more than early ones.",
+            statement="Late layers gain more than early ones.",
             conditions=("base", "full", vectors[0], last),
-            measure=f"{SHARE} in the last layer less that in the first",
+            measure=f"{GAIN_SHARE} in the last layer less that in the first",
             quantity=lambda base, full, first, last: gain_share(base, last, full) - gain_share(base, first, full),
         ),
         late(
             id="depth-joint",
-            sentence="Vectors in all layers together gain more than one in the last.",
+            statement="Vectors in all layers together gain more than one in the last.",
             conditions=("base", "full", last, "joint"),
-            measure=f"{SHARE} in all layers together less that in the last",
+            measure=f"{GAIN_SHARE} in all layers together less that in the last",
             quantity=lambda base, full, last, joint: gain_share(base, joint, full) - gain_share(base, last, full),
         ),
     ]
@@ -176,7 +176,7 @@ def _last_layer(study: Settings) -> list[Claim]:
     return [
         first_token(
             id="prefix",
-            sentence="Prefixing the opener to the base's answers recovers most of the last layer's gain.",
+            statement="Prefixing the opener to the base's answers recovers most of the last layer's gain.",
             conditions=("base", last),
             measure="gain of the prefix over that of the last layer's vector, temperature 1,",
             quantity=_prefixed,
@@ -187,22 +187,22 @@ def _last_layer(study: Settings) -> list[Claim]:
         ),
         first_token(
             id="first-token",
-            sentence="The last layer's vector substitutes the first token: there alone, it keeps most of its gain.",
+            statement="The last layer's vector substitutes the first token: there alone, it keeps most of its gain.",
             **by_place("first", first, "all but first", rest),
             criterion=at_least(0.6),
-            details=of(last, share_of_the_gain_by_place=lambda one: {at: one.gain_at(at) for at in one.places}),
+            details=stats(last, share_of_the_gain_by_place=lambda one: {at: one.gain_at(at) for at in one.places}),
         ),
         first_token(
             id="first-token-rest",
             asks="absence",
-            sentence="Everywhere but at the first token, the last layer's vector does nothing.",
+            statement="Everywhere but at the first token, the last layer's vector does nothing.",
             **by_place("all but first", rest, "first", first),
             criterion=at_most(0.12),
             margin=0.12,
         ),
         first_token(
             id="first-token-kl",
-            sentence="What the last layer's vector changes in the distributions concentrates on the first token.",
+            statement="What the last layer's vector changes in the distributions concentrates on the first token.",
             measure="share of KL(steered || base) at the first generated position",
             quantity=lambda vector: vector.kl_shares and vector.kl_shares[0],
             criterion=at_least(0.6),
@@ -213,19 +213,19 @@ def _last_layer(study: Settings) -> list[Claim]:
             id="norm-temperature",
             kind="own",
             place=OUR_QUESTION,
-            sentence="Part of what a constant vector misses is heat: it lengthens the stream, and the final norm then "
+            statement="Part of what a constant vector misses is heat: it lengthens the stream, and the final norm then "
             "flattens every later distribution.",
             conditions=(last, "full"),
             measure="share of the gap to full training that returns with the norm of the unsteered stream",
-            quantity=lambda vector, full: portion(accuracy_at(vector), vector.clean_scale, accuracy_at(full)),
+            quantity=lambda vector, full: fraction_of_way(accuracy_at(vector), vector.clean_scale, accuracy_at(full)),
             criterion=above(0),
             origin=ANY_ORDER,
             control=Control(
                 "three quarters of the vector, which lengthens less",
                 (last, "full"),
-                lambda vector, full: portion(vector.few.steered, vector.scaled[0.75], accuracy_at(full)),
+                lambda vector, full: fraction_of_way(vector.few.steered, vector.scaled[0.75], accuracy_at(full)),
             ),
-            details=of(last, accuracy_at_other_scales_of_the_vector="scaled"),
+            details=stats(last, accuracy_at_other_scales_of_the_vector="scaled"),
         ),
     ]
 
@@ -252,32 +252,32 @@ def _lens(study: Settings) -> list[Claim]:
     return [
         says(
             id="logit-lens",
-            sentence="The last layer's vector says the opener: THINK comes first in the logit lens.",
+            statement="The last layer's vector says the opener: THINK comes first in the logit lens.",
             **rank(last, "THINK", "frozen"),
-            details={f"rank of THINK, {name}": Detail(name, "lens.THINK.rank") for name in vectors},
+            details={f"rank of THINK, {name}": ClaimDetail(name, "lens.THINK.rank") for name in vectors},
         ),
         says(
             id="logit-lens-rival",
-            sentence="The last layer's vector silences the other opener: DIRECT comes last in the logit lens.",
+            statement="The last layer's vector silences the other opener: DIRECT comes last in the logit lens.",
             **rank(last, "DIRECT", "frozen"),
-            details={f"rank of DIRECT, {name}": Detail(name, "lens.DIRECT.rank") for name in vectors},
+            details={f"rank of DIRECT, {name}": ClaimDetail(name, "lens.DIRECT.rank") for name in vectors},
         ),
         trap(
             id="lens-trap",
-            sentence="With a learned unembedding, too, the logit lens shows the opener first.",
+            statement="With a learned unembedding, too, the logit lens shows the opener first.",
             **rank("vector-learned", "THINK", "learned"),
-            details=of("vector-learned", cosine="lens.THINK.cosine", THINK_over_DIRECT="lens.think_over_direct"),
+            details=stats("vector-learned", cosine="lens.THINK.cosine", THINK_over_DIRECT="lens.think_over_direct"),
         ),
         trap(
             id="lens-trap-rival",
-            sentence="With a learned unembedding, too, the logit lens shows the other opener last.",
+            statement="With a learned unembedding, too, the logit lens shows the other opener last.",
             **rank("vector-learned", "DIRECT", "learned"),
-            details=of("vector-learned", cosine="lens.DIRECT.cosine"),
+            details=stats("vector-learned", cosine="lens.DIRECT.cosine"),
         ),
         lens(
             id="suppression",
             place="section 6, figure 4 (dropped in version 4)",
-            sentence="Vectors of all layers push down the tokens of the dialect that errs.",
+            statement="Vectors of all layers push down the tokens of the dialect that errs.",
             conditions=vectors,
             measure="share of layers whose vector has a lower mean cosine with the second dialect's digits",
             quantity=lambda *found: _second_is_lower(one.lens for one in found),
@@ -300,7 +300,7 @@ def _paths(study: Settings) -> list[Claim]:
     return [
         change(
             id="persistence",
-            sentence="What a vector changes survives to the last layer, in one direction for all tokens.",
+            statement="What a vector changes survives to the last layer, in one direction for all tokens.",
             measure="mean cosine of each token's change with the mean change, least over layers,",
             quantity=lambda combine: _least_persistence(combine.persistence),
             criterion=at_least(0.7),
@@ -309,7 +309,7 @@ def _paths(study: Settings) -> list[Claim]:
         change(
             id="persistence-other",
             asks="absence",
-            sentence="What a vector has changed, layers later, is not the vector that was trained there.",
+            statement="What a vector has changed, layers later, is not the vector that was trained there.",
             measure="mean cosine of each token's change with the vector of the measured layer, mean over layers,",
             quantity=lambda combine: fmean(one.to_vector for one in of_all_layers(combine.persistence)),
             criterion=at_most(0.5),
@@ -319,22 +319,22 @@ def _paths(study: Settings) -> list[Claim]:
                 ("combine",),
                 lambda combine: fmean(one.to_mean for one in of_all_layers(combine.persistence)),
             ),
-            details=of("combine", cosines=lambda one: [later.to_vector for later in of_all_layers(one.persistence)]),
+            details=stats("combine", cosines=lambda one: [x.to_vector for x in of_all_layers(one.persistence)]),
         ),
         paths(
             id="skip-attention",
             asks="absence",
-            sentence="The penultimate vector does not need the last layer's attention.",
+            statement="The penultimate vector does not need the last layer's attention.",
             measure="share of its gain when that attention does not see it",
             quantity=lambda paths: paths.kept("skip attention"),
             criterion=at_least(0.9),
             margin=0.1,
             control=kept_by("skip unembedding", "the unembedding does not see it"),
-            details=of("paths", share_of_the_gain=lambda one: {name: one.kept(name) for name in one.routes}),
+            details=stats("paths", share_of_the_gain=lambda one: {name: one.kept(name) for name in one.routes}),
         ),
         paths(
             id="penultimate-mlp",
-            sentence="The penultimate vector acts through the last layer's MLP.",
+            statement="The penultimate vector acts through the last layer's MLP.",
             measure="share of its gain lost when that MLP does not see it",
             quantity=lambda paths: 1 - paths.kept("skip MLP"),
             criterion=at_least(0.15),
@@ -342,7 +342,7 @@ def _paths(study: Settings) -> list[Claim]:
         ),
         ours(
             id="direct-route",
-            sentence="The penultimate vector acts through the unembedding, as the last layer's does.",
+            statement="The penultimate vector acts through the unembedding, as the last layer's does.",
             measure="share of its gain when the unembedding does not see it",
             quantity=lambda paths: paths.kept("skip unembedding"),
             criterion=at_most(0.1),
@@ -350,26 +350,26 @@ def _paths(study: Settings) -> list[Claim]:
         ),
         ours(
             id="forced-route",
-            sentence="There is a way through the last block: a vector that the unembedding never sees finds it.",
+            statement="There is a way through the last block: a vector that the unembedding never sees finds it.",
             measure="greedy accuracy of a penultimate vector trained 2.5 times as long with its direct route cut",
             quantity=lambda paths: paths.forced[0],
             criterion=at_least(0.95),
             control=Control("the base", ("base",), lambda base: accuracy_at(base, 0)),
-            details={**of("paths", accuracy="forced", norm="forced_norm"), **of(before, norm_of_the_free_one="norm")},
+            details=stats("paths", accuracy="forced", norm="forced_norm") | stats(before, norm_of_the_free_one="norm"),
             undecidable="waits for a free vector trained as long and at the same rate",
             figure="",
         ),
     ]
 
 
-def _prefixed(base: BaseResult, trained: Answering, opener: Literal["prefix", "direct"] = "prefix") -> float:
+def _prefixed(base: BaseResult, trained: AnsweringResult, opener: Literal["prefix", "direct"] = "prefix") -> float:
     """The gain of a prefixed opener over that of a training."""
-    return portion(accuracy_at(base), getattr(base, opener)[1].right, accuracy_at(trained))
+    return fraction_of_way(accuracy_at(base), getattr(base, opener)[1].accuracy, accuracy_at(trained))
 
 
 def _at_random(base: BaseResult, full: FullResult, joint: JointResult) -> float | None:
-    random = joint.random_right
-    return None if random is None else portion(accuracy_at(base), random, accuracy_at(full))
+    random = joint.random_accuracy
+    return None if random is None else fraction_of_way(accuracy_at(base), random, accuracy_at(full))
 
 
 def _improved(base: BaseResult, *accuracies: float | None) -> float | None:

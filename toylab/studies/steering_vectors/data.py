@@ -16,16 +16,16 @@ from torch import Tensor, nn
 from toylab.console import ToylabError
 from toylab.model.config import ModelConfig
 from toylab.model.generate import generate
-from toylab.model.layers import source
+from toylab.model.layers import torch_stream
 from toylab.model.steering import Steered
 from toylab.model.transformer import Transformer
-from toylab.runs.store import rounded
+from toylab.runs.store import round_floats
 from toylab.settings import check_range
 from toylab.tasks import Batch, Reasoning, Split, Styles, held_out, stream
-from toylab.training.batches import Scored, device_of, fresh, pad, prompt_tokens
+from toylab.training.batches import ScoredBatch, device_of, pad, prompt_tokens, training_batches
 from toylab.training.loop import TrainConfig
-from toylab.training.losses import Rollouts, entropy, kl_divergence, up_to
-from toylab.training.modes import evaluating
+from toylab.training.losses import Rollouts, entropy, kl_divergence, up_to_end
+from toylab.training.modes import evaluation_mode
 
 MODEL = ModelConfig(
     layers=4, heads=4, width=64, positions="learned", unembedding="orthogonal", embedding_std=0.125, position_std=0.125
@@ -78,7 +78,7 @@ def readout_rows(
     check_range("openers are orthogonal at 0, the same at 1", cosine=cosine, least=0, most=1)
     if vocab >= width:
         raise ToylabError(f"width={width}: must be larger than the vocabulary of {vocab} tokens, for example 64")
-    drawn = torch.randn(width, vocab, generator=source(seed, "readout"))
+    drawn = torch.randn(width, vocab, generator=torch_stream(seed, "readout"))
     drawn = torch.cat([torch.ones(width, 1), drawn], dim=1)
     rows = torch.linalg.qr(drawn)[0].T[1:].contiguous()
     think, direct = task.token("THINK"), task.token("DIRECT")
@@ -92,7 +92,9 @@ def readout_rows(
 # Pre-training --------------------------------------------------------------------------------------------------------
 
 
-def reasoning_batches(task: Reasoning, seed: int, rows: int, styles: Styles, purpose: str) -> Callable[[int], Scored]:
+def reasoning_batches(
+    task: Reasoning, seed: int, rows: int, styles: Styles, purpose: str
+) -> Callable[[int], ScoredBatch]:
     """The batch of each step, a pure function of its arguments: answers in a mixture of styles.
 
     Phases of another `purpose` are drawn independently.
@@ -101,7 +103,7 @@ def reasoning_batches(task: Reasoning, seed: int, rows: int, styles: Styles, pur
     def draw(rng: np.random.Generator, count: int, first_step: int) -> Batch:
         return task.mixture(rng, count, "train", styles)
 
-    return fresh(task, seed, rows, lambda batch: pad(trimmed(batch)), draw, purpose)
+    return training_batches(task, seed, rows, lambda batch: pad(trim_padding(batch)), draw, purpose)
 
 
 def reasoning_prompts(task: Reasoning, seed: int, rows: int, split: Split = "test") -> Int[Tensor, "prompt position"]:
@@ -109,15 +111,15 @@ def reasoning_prompts(task: Reasoning, seed: int, rows: int, split: Split = "tes
     return prompt_tokens(task, held_out(task, seed, rows, split, purpose="prompts"))
 
 
-def right_chains(task: Reasoning, seed: int, rows: int = 200) -> Callable[[nn.Module], dict[str, float]]:
+def chain_accuracy(task: Reasoning, seed: int, rows: int = 200) -> Callable[[nn.Module], dict[str, float]]:
     """What the stop rule of the first phase watches: `accuracy`, the share of validation prompts answered right when
     THINK is given, greedily; on the flagged task, of those prompts that ask for a chain."""
     prompts = reasoning_prompts(task, seed, rows, "validation")
     prompts = prompts[~torch.from_numpy(task.flagged(prompts.numpy()))]
-    return lambda model: {"accuracy": answers(model, task, prompts, 0, opener="THINK").right}
+    return lambda model: {"accuracy": measure_answers(model, task, prompts, 0, opener="THINK").accuracy}
 
 
-def trimmed(batch: Batch) -> Batch:
+def trim_padding(batch: Batch) -> Batch:
     """The batch without columns that are all padding."""
     width = int(batch.sizes.max()) if len(batch) else 0
     return Batch(batch.tokens[:, :width], batch.targets[:, :width], batch.sizes, batch.links, batch.labels)
@@ -155,48 +157,48 @@ def write_answers(
 
 
 @dataclass(frozen=True)
-class Answers:
+class AnswerShares:
     """What a model makes of held-out prompts, writing freely; all are shares.
 
     Attributes:
-        right: answers that the verifier accepts.
+        accuracy: answers that the verifier accepts.
         thinks: answers that open with THINK.
         dialect: of those, whose first state is in the second dialect.
-        right_if_thinks: of those, that the verifier accepts.
+        accuracy_if_thinks: of those, that the verifier accepts.
         flagged_right, flagged_thinks: the same for flagged prompts alone; 0 without any.
     """
 
-    right: float
+    accuracy: float
     thinks: float
     dialect: float
-    right_if_thinks: float
-    flagged_right: float
+    accuracy_if_thinks: float
+    flagged_accuracy: float
     flagged_thinks: float
 
 
-def answers(
+def measure_answers(
     model: nn.Module,
     task: Reasoning,
     prompts: Int[Tensor, "prompt position"],
     temperature: float | int,
     seed: int = 0,
     opener: str | None = None,
-) -> Answers:
+) -> AnswerShares:
     """What a model makes of prompts at a temperature."""
-    generator = source(seed, f"answers at {temperature:g}")
-    with evaluating(model):
+    generator = torch_stream(seed, f"answers at {temperature:g}")
+    with evaluation_mode(model):
         written = write_answers(model, task, prompts.to(device_of(model)), temperature, generator, opener=opener).cpu()
     prompts = prompts.cpu()
     right = torch.from_numpy(task.verify(prompts.numpy(), written.numpy()))
     thinks = written[:, 0] == task.token("THINK")
     second = (written[:, 1] >= task.p) & (written[:, 1] < 2 * task.p)
     flagged = torch.from_numpy(task.flagged(prompts.numpy()))
-    return Answers(
-        right=_share(right),
+    return AnswerShares(
+        accuracy=_share(right),
         thinks=_share(thinks),
         dialect=_share(second[thinks]),
-        right_if_thinks=_share(right[thinks]),
-        flagged_right=_share(right[flagged]),
+        accuracy_if_thinks=_share(right[thinks]),
+        flagged_accuracy=_share(right[flagged]),
         flagged_thinks=_share(thinks[flagged]),
     )
 
@@ -208,14 +210,14 @@ def by_temperature(
     temperatures: tuple[float | int, ...] = (0, 0.7, 1),
     seed: int = 0,
     opener: str | None = None,
-) -> dict[float | int, Answers]:
-    """`answers` at each temperature, rounded to four places."""
-    return rounded({heat: answers(model, task, prompts, heat, seed, opener) for heat in temperatures})
+) -> dict[float | int, AnswerShares]:
+    """`measure_answers` at each temperature, rounded to four places."""
+    return round_floats({heat: measure_answers(model, task, prompts, heat, seed, opener) for heat in temperatures})
 
 
 # Reinforcement learning ----------------------------------------------------------------------------------------------
 
-RL = TrainConfig(
+RL_TRAINING = TrainConfig(
     steps=40,
     rows=16,
     learning_rate=0.25,
@@ -232,7 +234,7 @@ Reward = Callable[[Int[np.ndarray, "row position"], Int[np.ndarray, "row step"],
 """From prompts, what was written, and the step to what was earned."""
 
 
-class Sampler:
+class RolloutSampler:
     """The batch of each step of reinforcement learning: what the model, as it now is, writes to fresh prompts.
 
     Used as `batch_at` of the training loop, with `summary` as its `evaluate`. Given the model, a pure function of the
@@ -266,7 +268,7 @@ class Sampler:
     @torch.no_grad()
     def __call__(self, step: int) -> Rollouts:
         prompts = torch.from_numpy(self.task.prompts(stream(self.seed, self.purpose, step), self.prompts))
-        generator = source(self.seed, f"{self.purpose} of step {step}")
+        generator = torch_stream(self.seed, f"{self.purpose} of step {step}")
         device = device_of(self.model)
         written = write_answers(self.model, self.task, prompts.to(device), self.temperature, generator, self.samples)
         repeated = prompts.repeat_interleave(self.samples, dim=0)
@@ -275,7 +277,7 @@ class Sampler:
         rollouts = Rollouts(
             prompts=repeated.to(device),
             written=written,
-            counted=up_to(self.task.token("EOS"), written),
+            counted=up_to_end(self.task.token("EOS"), written),
             rewards=earned.view(self.prompts, self.samples).to(device),
         )
         self._note(rollouts)

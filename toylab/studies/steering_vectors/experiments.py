@@ -17,20 +17,20 @@ from torch import Tensor, nn
 
 from toylab.model.checkpoint import save_model
 from toylab.model.controls import random_like
-from toylab.model.layers import source
-from toylab.model.steering import Scaled, Steered, Vector, load_steering, pre_flight, rms_normed, save_steering, vectors
+from toylab.model.layers import torch_stream
+from toylab.model.steering import Scaled, Steered, Vector, load_steering, pre_flight, rms_normed, save_steering, steer
 from toylab.model.transformer import Transformer
 from toylab.probes import watch
 from toylab.runs.store import train_and_keep
 from toylab.runs.study import Job
 from toylab.studies.steering_vectors import measures
-from toylab.studies.steering_vectors.bases import evaluation_prompts, few_of, load_base, mix
+from toylab.studies.steering_vectors.bases import evaluation_prompts, first_half, load_base, train_mixture
 from toylab.studies.steering_vectors.data import (
     Reward,
-    Sampler,
-    answers,
+    RolloutSampler,
     by_temperature,
     freeze_readout,
+    measure_answers,
     readout_rows,
     reasoning_batches,
     reasoning_prompts,
@@ -39,20 +39,20 @@ from toylab.studies.steering_vectors.results import (
     AdaptiveResult,
     Baseline,
     BaselinesResult,
-    Combination,
     CombineResult,
     FeaturesResult,
     FlagResult,
     FullResult,
     JointResult,
-    Pair,
+    LayerCombination,
     PathsResult,
     Persistence,
+    SteeredPair,
     VectorResult,
 )
 from toylab.studies.steering_vectors.separability import SeparabilityResult
 from toylab.studies.steering_vectors.settings import Settings
-from toylab.studies.steering_vectors.transfer import Carried, FamilyResult, TransferResult
+from toylab.studies.steering_vectors.transfer import FamilyResult, TransferredVector, TransferResult
 from toylab.tasks import Reasoning, stream
 from toylab.training.batches import next_token_loss
 from toylab.training.loop import TrainConfig, Training, train
@@ -79,7 +79,7 @@ def _reinforce(
     config = config or study.rl
 
     def learn(checkpoint: Path) -> tuple[nn.Module, Training]:
-        sampler = Sampler(
+        sampler = RolloutSampler(
             model, task or study.task, seed, config.rows, study.samples, reward=reward, reference=base, purpose=purpose
         )
         loss = PolicyGradient(kl=kl, reference=base if kl else None)
@@ -107,27 +107,27 @@ def train_vector(
     steered = _reinforce(study, steered, base, seed, folder, file="vector.safetensors")
     vector = measures.vector_of(steered)
     blind = measures.random_vector(vector, layer, seed)
-    at_random = vectors(base, {layer: blind})
+    at_random = steer(base, {layer: blind})
     after_last = measures.residual_changes(steered, study.task, prompts[:500], seed)[study.last].mean(dim=0)
     found = VectorResult(
         answers=by_temperature(steered, study.task, prompts, seed=seed),
         norm=vector.norm().item(),
         kl=measures.kl_by_position(steered, study.task, prompts, seed),
-        lens=measures.says(vector, base, study.task),
-        difference_lens=measures.says(after_last, base, study.task),
-        random_lens=measures.says(blind, base, study.task),
+        lens=measures.logit_lens(vector, base, study.task),
+        difference_lens=measures.logit_lens(after_last, base, study.task),
+        random_lens=measures.logit_lens(blind, base, study.task),
         random_kl=measures.kl_by_position(at_random, study.task, prompts, seed),
-        random_right=measures.right(at_random, study.task, prompts, seed=seed),
+        random_accuracy=measures.correct(at_random, study.task, prompts, seed=seed),
     )
     if not examine:
         return found
-    few = few_of(study, prompts)
+    few = first_half(study, prompts)
     found = replace(
         found,
-        places=measures.by_place(steered, study.task, few, seed),
-        few=Pair(
-            base=measures.right(base, study.task, few, seed=seed),
-            steered=measures.right(steered, study.task, few, seed=seed),
+        places=measures.accuracy_by_place(steered, study.task, few, seed),
+        few=SteeredPair(
+            base=measures.correct(base, study.task, few, seed=seed),
+            steered=measures.correct(steered, study.task, few, seed=seed),
         ),
     )
     if layer < study.last:
@@ -135,8 +135,8 @@ def train_vector(
     factors = (0.5, 0.75, 1.25, 1.5, 2)
     return replace(
         found,
-        clean_scale=measures.right(measures.with_clean_scale(steered), study.task, prompts, seed=seed),
-        scaled={x: measures.right(vectors(base, {layer: x * vector}), study.task, few, seed=seed) for x in factors},
+        clean_scale=measures.correct(measures.with_clean_scale(steered), study.task, prompts, seed=seed),
+        scaled={x: measures.correct(steer(base, {layer: x * vector}), study.task, few, seed=seed) for x in factors},
     )
 
 
@@ -152,13 +152,13 @@ def train_full(study: Settings, job: Job, folder: Path) -> FullResult:
 def train_joint(study: Settings, job: Job, folder: Path) -> JointResult:
     """Vectors after all layers, trained together."""
     base, prompts, seed = _start(study, job, folder)
-    steered = _reinforce(study, vectors(base), base, seed, folder, file="vectors.safetensors")
+    steered = _reinforce(study, steer(base), base, seed, folder, file="vectors.safetensors")
     trained = {int(layer): held.vector.detach() for layer, held in steered.additions.items()}
     blind = {layer: measures.random_vector(vector, layer, seed) for layer, vector in trained.items()}
     return JointResult(
         answers=by_temperature(steered, study.task, prompts, seed=seed),
         norms=[vector.norm().item() for vector in trained.values()],
-        random_right=measures.right(vectors(base, blind), study.task, prompts, seed=seed),
+        random_accuracy=measures.correct(steer(base, blind), study.task, prompts, seed=seed),
     )
 
 
@@ -166,7 +166,7 @@ def train_adaptive(study: Settings, job: Job, folder: Path) -> AdaptiveResult:
     """A vector with a scale that depends on the token, beside a constant one that is trained as long."""
     base, prompts, seed = _start(study, job, folder)
     layer, width = study.last - 1, base.config.width
-    steered = Steered(base, {layer: Scaled(width, generator=source(seed, "adaptive"))})
+    steered = Steered(base, {layer: Scaled(width, generator=torch_stream(seed, "adaptive"))})
     config = replace(study.rl, steps=study.adaptive_steps, learning_rate=study.rl.learning_rate / 2)
     steered = _reinforce(study, steered, base, seed, folder, config, file="scaled.safetensors")
     constant = Steered(base, {layer: Vector(width)})
@@ -175,16 +175,16 @@ def train_adaptive(study: Settings, job: Job, folder: Path) -> AdaptiveResult:
     )
     blind = deepcopy(steered)  # reads a random direction of the stream
     (gate,) = blind.additions.values()
-    gate.weight.data = random_like(gate.weight.detach(), source(seed, "random gate"))
+    gate.weight.data = random_like(gate.weight.detach(), torch_stream(seed, "random gate"))
     sep = study.task.prompt - 1
     rest = tuple(p for p in range(study.task.context) if p != sep)
     return AdaptiveResult(
         answers=by_temperature(steered, study.task, prompts, seed=seed),
         constant=by_temperature(constant, study.task, prompts, seed=seed),
-        scales=measures.scales(steered, study.task, prompts, seed),
-        random_scales=measures.scales(blind, study.task, prompts, seed),
-        sep_alone=measures.right(steered.only((sep,)), study.task, few_of(study, prompts), seed=seed),
-        all_but_sep=measures.right(steered.only(rest), study.task, few_of(study, prompts), seed=seed),
+        scales=measures.token_scales(steered, study.task, prompts, seed),
+        random_scales=measures.token_scales(blind, study.task, prompts, seed),
+        sep_alone=measures.correct(steered.only((sep,)), study.task, first_half(study, prompts), seed=seed),
+        all_but_sep=measures.correct(steered.only(rest), study.task, first_half(study, prompts), seed=seed),
     )
 
 
@@ -194,10 +194,10 @@ def train_adaptive(study: Settings, job: Job, folder: Path) -> AdaptiveResult:
 def compare_baselines(study: Settings, job: Job, folder: Path) -> BaselinesResult:
     """What stands instead of the last layer's vector."""
     base, prompts, seed = _start(study, job, folder)
-    prompts, task, steered = few_of(study, prompts), study.task, load_steering(job.path("vector", folder), base)
+    prompts, task, steered = first_half(study, prompts), study.task, load_steering(job.path("vector", folder), base)
     vector = measures.vector_of(steered)
     norm = vector.norm().item()
-    rate = answers(base, task, prompts, 1, seed).right
+    rate = measure_answers(base, task, prompts, 1, seed).accuracy
 
     def luck(asked: Any, said: Any, step: int) -> Any:
         return stream(seed, "random reward", step).random(len(said)) < rate
@@ -207,19 +207,19 @@ def compare_baselines(study: Settings, job: Job, folder: Path) -> BaselinesResul
     means = measures.difference_of_means(base, task, prompts, study.last, norm)
 
     def compare(model: nn.Module, **beside: float) -> Baseline:
-        return Baseline(right=measures.right_by_temperature(model, task, prompts, seed), **beside)
+        return Baseline(accuracy=measures.accuracy_by_temperature(model, task, prompts, seed), **beside)
 
     again = Steered(base, {study.last: Vector(base.config.width)})
     _reinforce(study, again, base, seed, folder, name="-again", purpose="other rollouts")
     lucky = measures.vector_of(blind)
     return BaselinesResult(
-        base=measures.right(base, task, prompts, seed=seed),
-        steered=measures.right(steered, task, prompts, seed=seed),
+        base=measures.correct(base, task, prompts, seed=seed),
+        steered=measures.correct(steered, task, prompts, seed=seed),
         random_vectors=measures.random_vectors(base, task, prompts, study.last, norm, seed=seed),
         random_reward=compare(blind, cosine=_cosine(lucky, vector), norm=lucky.norm().item()),
-        minus=compare(vectors(base, {study.last: -vector})),
-        difference_of_means=compare(vectors(base, {study.last: means}), cosine=_cosine(means, vector)),
-        logit_bias=compare(measures.Edited(base, measures.logit_bias(steered, task, prompts))),
+        minus=compare(steer(base, {study.last: -vector})),
+        difference_of_means=compare(steer(base, {study.last: means}), cosine=_cosine(means, vector)),
+        logit_bias=compare(measures.EditedModel(base, measures.logit_bias(steered, task, prompts))),
         another_run=compare(again, cosine=_cosine(measures.vector_of(again), vector)),
     )
 
@@ -232,36 +232,36 @@ def cut_paths(study: Settings, job: Job, folder: Path) -> PathsResult:
     # For a longer way: these vectors end four times as long as others.
     longer = replace(study.rl, steps=5 * study.rl.steps // 2, learning_rate=3 * study.rl.learning_rate)
     _reinforce(study, forced, base, seed, folder, longer, name="-forced")
-    few = few_of(study, prompts)
+    few = first_half(study, prompts)
     return PathsResult(
-        routes=measures.by_route(steered, study.task, few, seed),
-        base=measures.right(base, study.task, few, seed=seed),
-        steered=measures.right(steered, study.task, few, seed=seed),
-        forced=measures.right_by_temperature(forced, study.task, prompts, seed),
+        routes=measures.accuracy_by_route(steered, study.task, few, seed),
+        base=measures.correct(base, study.task, few, seed=seed),
+        steered=measures.correct(steered, study.task, few, seed=seed),
+        forced=measures.accuracy_by_temperature(forced, study.task, prompts, seed),
         forced_norm=measures.vector_of(forced).norm().item(),
     )
 
 
-def combine(study: Settings, job: Job, folder: Path) -> CombineResult:
+def combine_layers(study: Settings, job: Job, folder: Path) -> CombineResult:
     """The vectors of several layers together, and what is left of each in later layers."""
     base, prompts, seed = _start(study, job, folder)
-    few, layers = few_of(study, prompts), range(study.last + 1)
+    few, layers = first_half(study, prompts), range(study.last + 1)
     alone = {layer: load_steering(job.path(f"vector-{layer}", folder), base) for layer in layers}
     trained = {layer: measures.vector_of(steered) for layer, steered in alone.items()}
     pairs = [(i, j) for i in layers for j in range(i + 1, study.last + 1)]
 
-    def together(chosen: Sequence[int]) -> Combination:
+    def together(chosen: Sequence[int]) -> LayerCombination:
         scales = sorted({1, 0.5, 1 / len(chosen)}, reverse=True)
-        right = {x: measures.combined(base, study.task, few, trained, chosen, x, seed) for x in scales}
-        return Combination(layers=list(chosen), right=right)
+        right = {x: measures.combined_accuracy(base, study.task, few, trained, chosen, x, seed) for x in scales}
+        return LayerCombination(layers=list(chosen), accuracy=right)
 
     def persistence(steered: Steered) -> dict[int, Persistence]:
-        return measures.persistence(steered, study.task, prompts[:300], trained, seed)
+        return measures.measure_persistence(steered, study.task, prompts[:300], trained, seed)
 
     early = {layer: one for layer, one in alone.items() if layer < study.last}
-    blind = {layer: vectors(base, {layer: measures.random_vector(trained[layer], layer, seed)}) for layer in early}
+    blind = {layer: steer(base, {layer: measures.random_vector(trained[layer], layer, seed)}) for layer in early}
     return CombineResult(
-        alone={layer: measures.right(one, study.task, few, seed=seed) for layer, one in alone.items()},
+        alone={layer: measures.correct(one, study.task, few, seed=seed) for layer, one in alone.items()},
         combined=[together(chosen) for chosen in (*pairs, layers)],
         persistence={layer: persistence(one) for layer, one in early.items()},
         random_persistence={layer: persistence(one) for layer, one in blind.items()},
@@ -272,7 +272,7 @@ def combine(study: Settings, job: Job, folder: Path) -> CombineResult:
 def find_features(study: Settings, job: Job, folder: Path) -> FeaturesResult:
     """Features of right answers, of the model steered after the last layer but one."""
     base, prompts, seed = _start(study, job, folder)
-    return measures.features(load_steering(job.path("vector", folder), base), study.task, prompts, seed)
+    return measures.fit_features(load_steering(job.path("vector", folder), base), study.task, prompts, seed)
 
 
 # Elsewhere ------------------------------------------------------------------------------------------------------------
@@ -281,7 +281,7 @@ def find_features(study: Settings, job: Job, folder: Path) -> FeaturesResult:
 def transfer_to_child(study: Settings, job: Job, folder: Path) -> FamilyResult:
     """A child of the base, trained further on another mixture: does the parent's vector work in it?"""
     parent, prompts, seed = _start(study, job, folder)
-    prompts, task, child = few_of(study, prompts), study.task, freeze_readout(deepcopy(parent))
+    prompts, task, child = first_half(study, prompts), study.task, freeze_readout(deepcopy(parent))
     styles = replace(study.styles, think=0.25, dialect=0.6, early=0.1)
     further = replace(study.mixture, steps=study.mixture.steps // 2, learning_rate=study.mixture.learning_rate / 2)
     train(child, next_token_loss, reasoning_batches(task, seed, further.rows, styles, "child"), further)
@@ -291,15 +291,15 @@ def transfer_to_child(study: Settings, job: Job, folder: Path) -> FamilyResult:
     mine = measures.vector_of(own)
 
     def right(model: Transformer, vector: Tensor) -> float:
-        return measures.right(vectors(model, {study.last: vector}), task, prompts, seed=seed)
+        return measures.correct(steer(model, {study.last: vector}), task, prompts, seed=seed)
 
     return FamilyResult(
-        base=measures.right(child, task, prompts, seed=seed),
+        base=measures.correct(child, task, prompts, seed=seed),
         own=right(child, mine),
         of_the_parent=right(child, theirs),
         of_random=right(child, measures.random_vector(theirs, study.last, seed)),
         parent_with_that_of_the_child=right(parent, mine),
-        parent=measures.right(parent, task, prompts, seed=seed),
+        parent=measures.correct(parent, task, prompts, seed=seed),
         parent_own=right(parent, theirs),
         cosine=_cosine(mine, theirs),
         weight_change=_distance(parent, child),
@@ -309,17 +309,17 @@ def transfer_to_child(study: Settings, job: Job, folder: Path) -> FamilyResult:
 def transfer(study: Settings, job: Job, folder: Path, layers: Sequence[int]) -> TransferResult:
     """The vectors of another model in this one, as they are and mapped through the unembeddings."""
     base, prompts, seed = _start(study, job, folder)
-    prompts, donor = few_of(study, prompts), load_base(job.path("donor", folder))
+    prompts, donor = first_half(study, prompts), load_base(job.path("donor", folder))
 
-    def carried(layer: int) -> Carried:
+    def carried(layer: int) -> TransferredVector:
         own = load_steering(job.path(f"own-{layer}", folder), base)
         theirs = measures.vector_of(load_steering(job.path(f"theirs-{layer}", folder), donor))
 
         def right(vector: Tensor) -> float:
-            return measures.right(vectors(base, {layer: vector}), study.task, prompts, seed=seed)
+            return measures.correct(steer(base, {layer: vector}), study.task, prompts, seed=seed)
 
-        return Carried(
-            own=measures.right(own, study.task, prompts, seed=seed),
+        return TransferredVector(
+            own=measures.correct(own, study.task, prompts, seed=seed),
             cosine=_cosine(theirs, measures.vector_of(own)),
             raw=right(theirs),
             random=right(measures.random_vector(theirs, layer, seed)),
@@ -327,7 +327,7 @@ def transfer(study: Settings, job: Job, folder: Path, layers: Sequence[int]) -> 
         )
 
     return TransferResult(
-        base=measures.right(base, study.task, prompts, seed=seed), layers={layer: carried(layer) for layer in layers}
+        base=measures.correct(base, study.task, prompts, seed=seed), layers={layer: carried(layer) for layer in layers}
     )
 
 
@@ -337,8 +337,8 @@ def turn_openers(study: Settings, job: Job, folder: Path, cosine: float) -> Sepa
     model, seed = load_base(job.path("skill", folder)), job.seed
     length = model.unembedding.weight.norm(dim=1).mean()
     model.unembedding.weight.data = length * readout_rows(study.task, model.config.width, cosine=cosine)
-    model = mix(study, model, study.task, seed, folder, study.styles, "mixture")
-    prompts = few_of(study, evaluation_prompts(study, seed))
+    model = train_mixture(study, model, study.task, seed, folder, study.styles, "mixture")
+    prompts = first_half(study, evaluation_prompts(study, seed))
     steered = Steered(model, {study.last: Vector(model.config.width)})
     _reinforce(study, steered, model, seed, folder, name="-vector")
     return SeparabilityResult(
@@ -368,7 +368,7 @@ def train_flagged(
             base(reasoning_prompts(task, seed, 1000, "train"))
         centre = rms_normed(seen[point][:, -1]).mean(dim=0)
         bounded = ("tanh", centre) if which == "gate" else ()
-        model, config = Steered(base, {before: Scaled(width, *bounded, generator=source(seed, "gate"))}), long
+        model, config = Steered(base, {before: Scaled(width, *bounded, generator=torch_stream(seed, "gate"))}), long
     else:
         model = Steered(base, {before if which == "before" else study.last: Vector(width)})
         config = study.rl
@@ -376,11 +376,11 @@ def train_flagged(
     answered = by_temperature(model, task, prompts, seed=seed)
     if which not in ("before", "gate"):
         return FlagResult(answers=answered)
-    few = few_of(study, prompts)
+    few = first_half(study, prompts)
     return FlagResult(
         answers=answered,
-        routes=measures.by_route(model, task, few, seed),
-        steered=measures.right(model, task, few, seed=seed),
+        routes=measures.accuracy_by_route(model, task, few, seed),
+        steered=measures.correct(model, task, few, seed=seed),
     )
 
 

@@ -7,9 +7,9 @@ from statistics import fmean
 from typing import Any
 
 from toylab.report import canvas, figures
-from toylab.report.page import Picture, measured, picture, pictures
+from toylab.report.page import Picture, picture, pictures, require_measured
 from toylab.studies.steering_vectors.results import Temperatures
-from toylab.studies.steering_vectors.separability import sweep_of
+from toylab.studies.steering_vectors.separability import separability_sweep
 from toylab.studies.steering_vectors.settings import Settings
 from toylab.verdicts.claim import Conditions
 
@@ -30,7 +30,7 @@ def draw(results: Conditions, study: Settings) -> list[Picture]:
 
 
 def _draw_gains(results: Conditions, study: Settings) -> Picture:
-    base = measured(results["base"]).values()
+    base = require_measured(results["base"]).values()
     rows = _answers(results, {"base": "base"})
     rows["THINK prefixed"] = _temperatures(one.prefix for one in base)
     rows |= _answers(results, {name: f"vector, {layer}" for name, layer in _vectors(results, study).items()})
@@ -38,19 +38,19 @@ def _draw_gains(results: Conditions, study: Settings) -> Picture:
     rows |= _answers(results, {"joint": "vectors, all layers", "adaptive": scaled, "full": "full training"})
     baselines = list(results["baselines"].values())
     for name, first in baselines[0].named.items() if baselines else ():
-        rows[name] = {f"T = {t:g}": [one.named[name].right[t] for one in baselines] for t in first.right}
+        rows[name] = {f"T = {t:g}": [one.named[name].accuracy[t] for one in baselines] for t in first.accuracy}
     if baselines:
         rows["random vectors (mean)"] = {"T = 1": [fmean(one.random_vectors) for one in baselines]}
     return picture(
         "What each training reaches",
         f"Share of right answers on prompts never seen, {_seeds(results['base'])}, one point a seed, by the "
         "temperature of decoding. The lower rows are baselines at the last layer.",
-        figures.by_seed(rows, xlabel="right answers", chance=1 / study.task.p),
+        figures.plot_by_seed(rows, xlabel="right answers", chance=1 / study.task.p),
     )
 
 
 def _draw_lens(results: Conditions, study: Settings) -> Picture:
-    shown = measured(_vectors(results, study))
+    shown = require_measured(_vectors(results, study))
     rows = {f"vector, {title}": _mean(one.lens.all for one in results[name].values()) for name, title in shown.items()}
     for name, title in shown.items():
         rows[f"last stream, {title}"] = _mean(one.difference_lens.all for one in results[name].values())
@@ -61,12 +61,12 @@ def _draw_lens(results: Conditions, study: Settings) -> Picture:
         "Cosine with each token's row of the unembedding, the final norm's gain folded in; mean over "
         f"{_seeds(*map(results.get, shown))}. Upper rows: the raw vector; below: the mean change of the last layer's "
         "stream.",
-        figures.shades(rows, study.task.vocabulary, xlabel="token"),
+        figures.plot_heatmap(rows, study.task.vocabulary, xlabel="token"),
     )
 
 
 def _draw_kl(results: Conditions, study: Settings) -> Picture:
-    shown = measured(_vectors(results, study))
+    shown = require_measured(_vectors(results, study))
     groups = {}
     for name, title in shown.items():
         shares = _mean(one.kl_shares for one in results[name].values() if one.kl_shares)
@@ -76,14 +76,16 @@ def _draw_kl(results: Conditions, study: Settings) -> Picture:
         "Where the distributions change",
         "KL(steered || base) at each position of what the steered model writes, as a share of its sum; mean over "
         f"{_seeds(*map(results.get, shown))}.",
-        figures.responses(groups, xlabel="generated position (0: the opener)", ylabel="share of the KL", ax=ax),
+        figures.plot_dose_response(
+            groups, xlabel="generated position (0: the opener)", ylabel="share of the KL", ax=ax
+        ),
     )
 
 
 def _draw_routes(results: Conditions) -> Picture:
-    paths = list(measured(results["paths"]).values())
+    paths = list(require_measured(results["paths"]).values())
     rows = {name: {"kept": [max(-0.03, min(1.03, one.kept(name))) for one in paths]} for name in paths[0].routes}
-    ax = figures.by_seed(rows, xlabel="share of the penultimate vector's gain that is kept")
+    ax = figures.plot_by_seed(rows, xlabel="share of the penultimate vector's gain that is kept")
     ax.get_legend().remove()
     return picture(
         "Through which readers the penultimate vector acts",
@@ -94,17 +96,17 @@ def _draw_routes(results: Conditions) -> Picture:
 
 
 def _draw_separability(results: Conditions, study: Settings) -> Picture:
-    sweeps = sweep_of(results, study)
-    measured([held for held in sweeps.values() if len(held) > 1])
-    figure, axes = canvas.sheet(8.0, 3.0, columns=2)
+    sweeps = separability_sweep(results, study)
+    require_measured([held for held in sweeps.values() if len(held) > 1])
+    figure, axes = canvas.new_figure(8.0, 3.0, columns=2)
     by_cosine = {f"seed {s}": ([one.cosine for one in held], [one.share for one in held]) for s, held in sweeps.items()}
     by_bound = {}
     for seed, held in sweeps.items():
         along = sorted(held, key=lambda one: one.bound)
         by_bound[f"seed {seed}"] = ([one.bound for one in along], [one.share for one in along])
     share = "share of the gain"
-    figures.responses(by_cosine, xlabel="cosine of the openers' rows", ylabel=share, ax=axes[0, 0])
-    figures.responses(by_bound, xlabel="bound of the check, nats", ylabel=share, mark=3, ax=axes[0, 1])
+    figures.plot_dose_response(by_cosine, xlabel="cosine of the openers' rows", ylabel=share, ax=axes[0, 0])
+    figures.plot_dose_response(by_bound, xlabel="bound of the check, nats", ylabel=share, mark=3, ax=axes[0, 1])
     for ax in axes.flat:
         if len(sweeps) > 5:  # so many names would cover the lines
             ax.get_legend().remove()
@@ -120,13 +122,13 @@ def _draw_separability(results: Conditions, study: Settings) -> Picture:
 def _draw_scales(results: Conditions, study: Settings) -> Picture:
     steps = range(1, study.task.length + 1)
     columns = ["BOS", "x0", *(f"a{t}" for t in steps), "SEP", "THINK", *(f"s{t}" for t in steps), "ANS", "y"]
-    rows = {f"seed {seed}": one.scales.by_position for seed, one in measured(results["adaptive"]).items()}
+    rows = {f"seed {seed}": one.scales.by_position for seed, one in require_measured(results["adaptive"]).items()}
     shown = columns[: len(next(iter(rows.values())))]
     return picture(
         "How much of its vector each token gets",
         "Mean scale times the vector's norm over held-out prompts and what the model writes to them, the sign chosen "
         "so that SEP is positive. Hatched: negative.",
-        figures.shades(rows, shown, xlabel="token"),
+        figures.plot_heatmap(rows, shown, xlabel="token"),
     )
 
 
@@ -141,8 +143,8 @@ def _draw_flag(results: Conditions) -> Picture:
     }
     return picture(
         "Where the right opener depends on the prompt",
-        f"Share of right answers, {_seeds(measured(results['base-flag']))}, one point a seed.",
-        figures.by_seed(_answers(results, names), xlabel="right answers"),
+        f"Share of right answers, {_seeds(require_measured(results['base-flag']))}, one point a seed.",
+        figures.plot_by_seed(_answers(results, names), xlabel="right answers"),
     )
 
 
@@ -162,7 +164,7 @@ def _answers(results: Conditions, titles: Mapping[str, str]) -> Rows:
 
 def _temperatures(found: Iterable[Temperatures]) -> dict[str, list[float]]:
     held = list(found)
-    return {f"T = {t:g}": [one[t].right for one in held] for t in held[0]}
+    return {f"T = {t:g}": [one[t].accuracy for one in held] for t in held[0]}
 
 
 def _mean(rows: Iterable[list[float]]) -> list[float]:

@@ -14,25 +14,25 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from toylab.model.controls import random_like
-from toylab.model.layers import source
-from toylab.model.steering import Scaled, Steered, Vector, folded_unembedding, vectors
+from toylab.model.layers import torch_stream
+from toylab.model.steering import Scaled, Steered, Vector, folded_unembedding, steer
 from toylab.model.transformer import Transformer
 from toylab.probes import (
     Edit,
-    Paths,
-    against,
+    PathPatched,
     compare_features,
+    contrast_cosine,
     cosine_to,
     dead_share,
     edit,
     explained_variance,
     fit_autoencoder,
-    ranks,
     token_cosines,
+    token_ranks,
     watch,
 )
-from toylab.runs.store import rounded
-from toylab.studies.steering_vectors.data import answers, write_answers
+from toylab.runs.store import round_floats
+from toylab.studies.steering_vectors.data import measure_answers, write_answers
 from toylab.studies.steering_vectors.results import (
     FeatureResult,
     FeaturesResult,
@@ -42,24 +42,24 @@ from toylab.studies.steering_vectors.results import (
     TokenScales,
 )
 from toylab.tasks import Reasoning
-from toylab.training.losses import Rollouts, kl_divergence, up_to
+from toylab.training.losses import Rollouts, kl_divergence, up_to_end
 
 Prompts = Int[Tensor, "prompt position"]
 
 
-def right(model: nn.Module, task: Reasoning, prompts: Prompts, temperature: float | int = 1, seed: int = 0) -> float:
+def correct(model: nn.Module, task: Reasoning, prompts: Prompts, temperature: float | int = 1, seed: int = 0) -> float:
     """The share of right answers."""
-    return round(answers(model, task, prompts, temperature, seed).right, 4)
+    return round(measure_answers(model, task, prompts, temperature, seed).accuracy, 4)
 
 
-def right_by_temperature(
+def accuracy_by_temperature(
     model: nn.Module, task: Reasoning, prompts: Prompts, seed: int = 0
 ) -> dict[float | int, float]:
     """The share of right answers at temperatures 0, .7 and 1."""
-    return {t: right(model, task, prompts, t, seed) for t in (0, 0.7, 1)}
+    return {t: correct(model, task, prompts, t, seed) for t in (0, 0.7, 1)}
 
 
-def addition(steered: Steered) -> tuple[int, nn.Module]:
+def only_addition(steered: Steered) -> tuple[int, nn.Module]:
     """The layer and the addition of a model that has one."""
     ((layer, held),) = steered.additions.items()
     return int(layer), held
@@ -68,7 +68,7 @@ def addition(steered: Steered) -> tuple[int, nn.Module]:
 # Where it acts -------------------------------------------------------------------------------------------------------
 
 
-def by_place(steered: Steered, task: Reasoning, prompts: Prompts, seed: int = 0) -> dict[str, float]:
+def accuracy_by_place(steered: Steered, task: Reasoning, prompts: Prompts, seed: int = 0) -> dict[str, float]:
     """Right answers at temperature 1 where a vector acts at some positions alone. The first generated token is
     predicted at the last position of the prompt, SEP."""
     first = task.prompt - 1
@@ -80,16 +80,16 @@ def by_place(steered: Steered, task: Reasoning, prompts: Prompts, seed: int = 0)
         "prompt": slice(0, first),
         "generated": slice(first, None),
     }
-    return {name: right(steered.only(at), task, prompts, seed=seed) for name, at in places.items()}
+    return {name: correct(steered.only(at), task, prompts, seed=seed) for name, at in places.items()}
 
 
 def rollouts(
     model: nn.Module, task: Reasoning, prompts: Prompts, seed: int = 0, temperature: float | int = 1
 ) -> Rollouts:
     """What a model writes to prompts, once each."""
-    written = write_answers(model, task, prompts, temperature, source(seed, "rollouts"))
+    written = write_answers(model, task, prompts, temperature, torch_stream(seed, "rollouts"))
     earned = torch.from_numpy(task.verify(prompts.cpu().numpy(), written.cpu().numpy())).float().to(written.device)
-    return Rollouts(prompts, written, up_to(task.token("EOS"), written), earned[:, None])
+    return Rollouts(prompts, written, up_to_end(task.token("EOS"), written), earned[:, None])
 
 
 @torch.no_grad()
@@ -98,7 +98,7 @@ def kl_by_position(steered: Steered, task: Reasoning, prompts: Prompts, seed: in
     end count as 0."""
     made = rollouts(steered, task, prompts, seed)
     gap = kl_divergence(made.log_probs(steered), made.log_probs(steered.model))
-    return rounded(gap.masked_fill(~made.counted, 0).mean(dim=0))
+    return round_floats(gap.masked_fill(~made.counted, 0).mean(dim=0))
 
 
 # What it says --------------------------------------------------------------------------------------------------------
@@ -128,24 +128,24 @@ def residual_changes(
     }
 
 
-def says(direction: Float[Tensor, " width"], model: Transformer, task: Reasoning) -> LensReading:
+def logit_lens(direction: Float[Tensor, " width"], model: Transformer, task: Reasoning) -> LensReading:
     """The logit lens of a direction."""
     rows = folded_unembedding(model)
     cosines = token_cosines(direction, rows)
-    order = ranks(cosines)
+    order = token_ranks(cosines)
     think, direct = task.token("THINK"), task.token("DIRECT")
     marks = {"THINK": think, "DIRECT": direct, "ANS": task.token("ANS")}
     return LensReading(
         **{name: TokenReading(cosine=cosines[at].item(), rank=int(order[at])) for name, at in marks.items()},
-        think_over_direct=against(direction, rows, think, direct).item(),
+        think_over_direct=contrast_cosine(direction, rows, think, direct).item(),
         first_dialect=cosines[: task.p].mean().item(),
         second_dialect=cosines[task.p : 2 * task.p].mean().item(),
-        all=rounded(cosines),
+        all=round_floats(cosines),
     )
 
 
 @torch.no_grad()
-def persistence(
+def measure_persistence(
     steered: Steered,
     task: Reasoning,
     prompts: Prompts,
@@ -165,7 +165,7 @@ def persistence(
 # Through whom --------------------------------------------------------------------------------------------------------
 
 
-def routes(layer: int, last: int) -> dict[str, dict[str, tuple[str, ...]]]:
+def skipped_readers(layer: int, last: int) -> dict[str, dict[str, tuple[str, ...]]]:
     """Which readers do not see a change after block `layer`, by the name of the test; the next block's alone, and the
     unembedding."""
     block = f"blocks.{layer + 1}"
@@ -185,19 +185,22 @@ def routes(layer: int, last: int) -> dict[str, dict[str, tuple[str, ...]]]:
     return found
 
 
-def path(steered: Steered, **skipped: Sequence[str] | str) -> Paths:
+def path_patched(steered: Steered, **skipped: Sequence[str] | str) -> PathPatched:
     """The steered model with some readers that do not see the addition."""
     ((point, change),) = steered.edits().items()
-    return Paths(steered.model, change, point, **skipped)
+    return PathPatched(steered.model, change, point, **skipped)
 
 
-def by_route(
+def accuracy_by_route(
     steered: Steered, task: Reasoning, prompts: Prompts, seed: int = 0, temperature: float | int = 1
 ) -> dict[str, float]:
     """Right answers when some readers do not see the addition."""
-    layer, _ = addition(steered)
-    tests = routes(layer, len(steered.model.blocks) - 1)
-    return {name: right(path(steered, **skipped), task, prompts, temperature, seed) for name, skipped in tests.items()}
+    layer, _ = only_addition(steered)
+    tests = skipped_readers(layer, len(steered.model.blocks) - 1)
+    return {
+        name: correct(path_patched(steered, **skipped), task, prompts, temperature, seed)
+        for name, skipped in tests.items()
+    }
 
 
 class ForcedRoute(Steered):
@@ -210,9 +213,9 @@ class ForcedRoute(Steered):
             return self.model(tokens, **options)
 
 
-def with_clean_scale(steered: Steered) -> Paths:
+def with_clean_scale(steered: Steered) -> PathPatched:
     """The steered model whose final norm divides by what it would without the addition."""
-    return path(steered, clean_scale="ln_final")
+    return path_patched(steered, clean_scale="ln_final")
 
 
 # Baselines -----------------------------------------------------------------------------------------------------------
@@ -220,18 +223,18 @@ def with_clean_scale(steered: Steered) -> Paths:
 
 def random_vector(vector: Float[Tensor, " width"], layer: int, seed: int) -> Float[Tensor, " width"]:
     """A random direction of the same norm, another one for each seed and layer."""
-    return random_like(vector, source(seed, f"random vector {layer}"))
+    return random_like(vector, torch_stream(seed, f"random vector {layer}"))
 
 
 def random_vectors(
     model: Transformer, task: Reasoning, prompts: Prompts, layer: int, norm: float, draws: int = 10, seed: int = 0
 ) -> list[float]:
     """Right answers with vectors of random directions and the given norm."""
-    generator = source(seed, "random vectors")
+    generator = torch_stream(seed, "random vectors")
     found = []
     for _ in range(draws):
         vector = torch.randn(model.config.width, generator=generator)
-        found.append(right(vectors(model, {layer: norm * vector / vector.norm()}), task, prompts, seed=seed))
+        found.append(correct(steer(model, {layer: norm * vector / vector.norm()}), task, prompts, seed=seed))
     return found
 
 
@@ -260,7 +263,7 @@ def logit_bias(steered: Steered, task: Reasoning, prompts: Prompts) -> dict[str,
     return {"unembedding": lambda logits: logits + shift}
 
 
-class Edited(nn.Module):
+class EditedModel(nn.Module):
     """A model under fixed edits, called like the model itself."""
 
     def __init__(self, model: nn.Module, edits: Mapping[str, Edit]) -> None:
@@ -275,7 +278,7 @@ class Edited(nn.Module):
 # Elsewhere -----------------------------------------------------------------------------------------------------------
 
 
-def combined(
+def combined_accuracy(
     model: Transformer,
     task: Reasoning,
     prompts: Prompts,
@@ -285,7 +288,7 @@ def combined(
     seed: int = 0,
 ) -> float:
     """Right answers with vectors that were trained apart, added at these layers at a common scale."""
-    return right(vectors(model, {k: scale * trained[k] for k in layers}), task, prompts, seed=seed)
+    return correct(steer(model, {k: scale * trained[k] for k in layers}), task, prompts, seed=seed)
 
 
 def mapped(vector: Float[Tensor, " width"], from_model: Transformer, to_model: Transformer) -> Float[Tensor, " width"]:
@@ -302,9 +305,9 @@ def mapped(vector: Float[Tensor, " width"], from_model: Transformer, to_model: T
 
 
 @torch.no_grad()
-def scales(steered: Steered, task: Reasoning, prompts: Prompts, seed: int = 0) -> TokenScales:
+def token_scales(steered: Steered, task: Reasoning, prompts: Prompts, seed: int = 0) -> TokenScales:
     """Mean size of what a token-wise scale adds, by kind of position."""
-    layer, held = addition(steered)
+    layer, held = only_addition(steered)
     assert isinstance(held, Scaled)
     made = rollouts(steered, task, prompts, seed)
     tokens = torch.cat([made.prompts, made.written[:, :-1]], dim=1)
@@ -321,7 +324,7 @@ def scales(steered: Steered, task: Reasoning, prompts: Prompts, seed: int = 0) -
     return TokenScales(
         **{name: _over(size[:, at].abs(), told[:, at]) for name, at in kinds.items()},
         **signed,
-        by_position=rounded(_columns(size, told), 3),
+        by_position=round_floats(_columns(size, told), 3),
     )
 
 
@@ -337,7 +340,7 @@ def _last_stream(model: nn.Module, of: Transformer, made: Rollouts) -> Float[Ten
     return seen[point][:, made.prompts.shape[1] - 1 :]
 
 
-def features(
+def fit_features(
     steered: Steered,
     task: Reasoning,
     prompts: Prompts,
@@ -360,7 +363,7 @@ def features(
                 held[0] = held[0] - _last_stream(steered.model, steered.model, m)
         model = fit_autoencoder(fit[0][fit[1]], dictionary, k, steps, seed=seed)
         with torch.no_grad():
-            fires = (model.codes(judged[0].flatten(0, 1)) > 0).view(*judged[0].shape[:2], -1)
+            fires = (model.encode(judged[0].flatten(0, 1)) > 0).view(*judged[0].shape[:2], -1)
             fires = (fires & judged[1][..., None]).any(dim=1)
         good = made[1].rewards[:, 0] > 0
         thinks = made[1].written[:, 0] == task.token("THINK")
@@ -392,6 +395,6 @@ def _columns(values: Float[Tensor, "row place"], told: Bool[Tensor, "row place"]
 
 def vector_of(steered: Steered) -> Float[Tensor, " width"]:
     """The vector of a model that has one."""
-    _, held = addition(steered)
+    _, held = only_addition(steered)
     assert isinstance(held, Vector)
     return held.vector.detach()

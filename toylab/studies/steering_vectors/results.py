@@ -10,32 +10,34 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from toylab.model.steering import PreFlight
-from toylab.studies.steering_vectors.data import Answers
+from toylab.studies.steering_vectors.data import AnswerShares
 
-Temperatures = dict[float | int, Answers]
+Temperatures = dict[float | int, AnswerShares]
 """What a model answers, by temperature."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answering:
+class AnsweringResult:
     """Any result that tells what a model answers."""
 
     answers: Temperatures
 
 
-def accuracy_at(result: Answering, temperature: float | int = 1) -> float:
+def accuracy_at(result: AnsweringResult, temperature: float | int = 1) -> float:
     """The share of right answers of a condition."""
-    return result.answers[temperature].right
+    return result.answers[temperature].accuracy
 
 
-def portion(start: float, value: float, end: float) -> float:
+def fraction_of_way(start: float, value: float, end: float) -> float:
     """How much of the way from start to end a value has gone; 0 where there is no way."""
     return (value - start) / (end - start) if abs(end - start) > 1e-6 else 0.0
 
 
-def gain_share(base: Answering, found: Answering, full: Answering, temperature: float | int = 1) -> float:
+def gain_share(
+    base: AnsweringResult, found: AnsweringResult, full: AnsweringResult, temperature: float | int = 1
+) -> float:
     """The share of full training's gain over the base that a condition reaches."""
-    return portion(*(accuracy_at(one, temperature) for one in (base, found, full)))
+    return fraction_of_way(*(accuracy_at(one, temperature) for one in (base, found, full)))
 
 
 def shares_of(parts: Sequence[float]) -> list[float] | None:
@@ -48,7 +50,7 @@ def shares_of(parts: Sequence[float]) -> list[float] | None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BaseResult(Answering):
+class BaseResult(AnsweringResult):
     """A base before any steering."""
 
     chain: float
@@ -95,7 +97,7 @@ class LensReading:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pair:
+class SteeredPair:
     """Accuracy at temperature 1 on half of the prompts, without a vector and with it."""
 
     base: float
@@ -103,7 +105,7 @@ class Pair:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VectorResult(Answering):
+class VectorResult(AnsweringResult):
     """One vector after one layer."""
 
     norm: float
@@ -117,11 +119,11 @@ class VectorResult(Answering):
     """Of a random vector of the same norm."""
     random_kl: list[float] | None = None
     """`kl` with that random vector instead."""
-    random_right: float | None = None
+    random_accuracy: float | None = None
     """Accuracy at temperature 1 with that random vector instead; None where it was not measured."""
     places: dict[str, float] | None = None
-    """Accuracy at temperature 1 by where alone the vector acts (`measures.by_place`); of the last two layers."""
-    few: Pair | None = None
+    """Accuracy at temperature 1 by the only place where it acts (`measures.accuracy_by_place`); last two layers."""
+    few: SteeredPair | None = None
     """On the prompts of `places`; of the last two layers."""
     clean_scale: float | None = None
     """Accuracy at temperature 1 where the final norm divides by what it would without the vector; of the last layer."""
@@ -135,20 +137,20 @@ class VectorResult(Answering):
 
     def gain_at(self, place: str) -> float:
         """The share of the vector's gain where it acts at one place alone."""
-        return portion(self.few.base, self.places[place], self.few.steered)
+        return fraction_of_way(self.few.base, self.places[place], self.few.steered)
 
 
 @dataclass(frozen=True, kw_only=True)
-class FullResult(Answering):
+class FullResult(AnsweringResult):
     """Reinforcement learning of the whole model."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class JointResult(Answering):
+class JointResult(AnsweringResult):
     """Vectors after all layers, trained together, and their norms."""
 
     norms: list[float]
-    random_right: float | None = None
+    random_accuracy: float | None = None
     """Accuracy at temperature 1 with random vectors of the same norms; None where it was not measured."""
 
 
@@ -175,7 +177,7 @@ class TokenScales:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdaptiveResult(Answering):
+class AdaptiveResult(AnsweringResult):
     """One vector with a scale that depends on the token, after the last layer but one."""
 
     constant: Temperatures
@@ -189,12 +191,12 @@ class AdaptiveResult(Answering):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FlagResult(Answering):
+class FlagResult(AnsweringResult):
     """One training on the flagged task, whose right opener depends on the prompt."""
 
     routes: dict[str, float] | None = None
-    """Accuracy at temperature 1 by the readers that do not see it (`measures.routes`); of gate and vector after the
-    last layer but one."""
+    """Accuracy at temperature 1 by the readers that do not see it (`measures.skipped_readers`); of gate and vector
+    after the last layer but one."""
     steered: float | None = None
     """On the prompts of `routes`."""
 
@@ -210,7 +212,7 @@ class FlagResult(Answering):
 class Baseline:
     """What stands instead of the trained vector."""
 
-    right: dict[float | int, float]
+    accuracy: dict[float | int, float]
     """Accuracy by temperature."""
     cosine: float | None = None
     """With the trained vector, where it is a vector."""
@@ -256,7 +258,7 @@ class PathsResult:
     """Through which readers the vector of the last layer but one acts: accuracy at temperature 1, half the prompts."""
 
     routes: dict[str, float]
-    """By the readers that do not see it (`measures.routes`)."""
+    """By the readers that do not see it (`measures.skipped_readers`)."""
     base: float
     steered: float
     forced: dict[float | int, float]
@@ -265,15 +267,15 @@ class PathsResult:
 
     def kept(self, route: str) -> float:
         """The share of the vector's gain that is kept where some readers do not see it."""
-        return portion(self.base, self.routes[route], self.steered)
+        return fraction_of_way(self.base, self.routes[route], self.steered)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Combination:
+class LayerCombination:
     """Vectors that were trained apart, added together: accuracy at temperature 1 by their common scale."""
 
     layers: list[int]
-    right: dict[float | int, float]
+    accuracy: dict[float | int, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -299,7 +301,7 @@ class CombineResult:
 
     alone: dict[int, float]
     """Accuracy at temperature 1 of one vector, by its layer."""
-    combined: list[Combination]
+    combined: list[LayerCombination]
     """All pairs, and all layers."""
     persistence: PersistenceByLayer
     cosines: dict[str, float]
@@ -310,12 +312,12 @@ class CombineResult:
     @property
     def by_layers_and_scale(self) -> dict[str, float]:
         """Accuracy of all combinations."""
-        return {f"{one.layers} times {x:g}": right for one in self.combined for x, right in one.right.items()}
+        return {f"{one.layers} times {x:g}": right for one in self.combined for x, right in one.accuracy.items()}
 
     def pair_gain(self, scale: float | int) -> float:
         """Accuracy of two vectors together less that of the better one alone, mean over pairs."""
         pairs = [one for one in self.combined if len(one.layers) == 2]
-        return fmean(one.right[scale] - max(self.alone[layer] for layer in one.layers) for one in pairs)
+        return fmean(one.accuracy[scale] - max(self.alone[layer] for layer in one.layers) for one in pairs)
 
 
 @dataclass(frozen=True, kw_only=True)

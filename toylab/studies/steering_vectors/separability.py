@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from toylab.model.steering import PreFlight
 from toylab.studies.steering_vectors import results
-from toylab.studies.steering_vectors.results import Temperatures, accuracy_at, portion
+from toylab.studies.steering_vectors.results import Temperatures, accuracy_at, fraction_of_way
 from toylab.studies.steering_vectors.settings import Settings
 from toylab.verdicts.claim import Conditions
 
 
 @dataclass(frozen=True, kw_only=True)
-class SeparabilityResult(results.Answering):
+class SeparabilityResult(results.AnsweringResult):
     """A base whose openers' rows are turned toward each other, what it answers, and a vector after its last layer."""
 
     pre_flight: PreFlight
@@ -23,7 +23,7 @@ class SeparabilityResult(results.Answering):
 
 
 @dataclass(frozen=True, order=True)
-class SweepPoint:
+class SeparabilityPoint:
     """A base in the sweep: the cosine of its openers' rows, the bound of the pre-flight check in nats, and the share of
     full training's gain that a vector after the last layer recovers."""
 
@@ -32,16 +32,16 @@ class SweepPoint:
     share: float
 
 
-def swept_conditions(study: Settings) -> tuple[str, ...]:
-    """The conditions of the sweep, in the order of the arguments of `swept`."""
+def separability_conditions(study: Settings) -> tuple[str, ...]:
+    """The conditions of the sweep, in the order of the arguments of `separability_points`."""
     learned = ("base-learned", "vector-learned") if "learned" in study.parts else ()
     turned = tuple(f"cosine-{cosine:g}" for cosine in study.cosines) if "separability" in study.parts else ()
     return ("full", "base", study.vectors[-1], *learned, *turned)
 
 
-def swept(
+def separability_points(
     full: results.FullResult, *found: results.BaseResult | results.VectorResult | SeparabilityResult
-) -> list[SweepPoint]:
+) -> list[SeparabilityPoint]:
     """The bases of a seed by cosine.
 
     Args:
@@ -50,14 +50,16 @@ def swept(
     bases = [one for one in found if isinstance(one, results.BaseResult)]
     ends = [accuracy_at(one) for one in found if isinstance(one, results.VectorResult)]
     turned = [one for one in found if isinstance(one, SeparabilityResult)]
-    ends += [one.vector[1].right for one in turned]
+    ends += [one.vector[1].accuracy for one in turned]
     return sorted(
-        SweepPoint(base.pre_flight.cosine, base.pre_flight.bound, portion(accuracy_at(base), end, accuracy_at(full)))
+        SeparabilityPoint(
+            base.pre_flight.cosine, base.pre_flight.bound, fraction_of_way(accuracy_at(base), end, accuracy_at(full))
+        )
         for base, end in zip([*bases, *turned], ends, strict=True)
     )
 
 
-def sweep_of(found: Conditions, study: Settings) -> dict[int, list[SweepPoint]]:
+def separability_sweep(found: Conditions, study: Settings) -> dict[int, list[SeparabilityPoint]]:
     """The bases of each seed that has all of them."""
-    names = swept_conditions(study)
-    return {seed: swept(*(found[name][seed] for name in names)) for seed in found.shared(*names)}
+    names = separability_conditions(study)
+    return {seed: separability_points(*(found[name][seed] for name in names)) for seed in found.shared(*names)}

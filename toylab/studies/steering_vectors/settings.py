@@ -10,7 +10,7 @@ from toylab.model.config import ModelConfig
 from toylab.settings import check_range, check_settings
 from toylab.studies.steering_vectors.data import (
     MODEL,
-    RL,
+    RL_TRAINING,
 )
 from toylab.tasks import Reasoning, Styles
 from toylab.training.loop import TrainConfig
@@ -41,7 +41,7 @@ MIXTURE = TrainConfig(
 )
 CONVERGED = 160
 """Steps of reinforcement learning that a match asks for: joint vectors reach .73 of the gain at 40, .80 at 160."""
-APART = 503
+SEPARABLE_SEED = 503
 """Added to a seed, that of the unembedding of the model that shares it with no other."""
 
 
@@ -58,7 +58,7 @@ class Settings:
     learned."""
     mixture: TrainConfig = MIXTURE
     """Second phase: the mixture of styles."""
-    rl: TrainConfig = RL
+    rl: TrainConfig = RL_TRAINING
     """Reinforcement learning of vectors, `rows` prompts a step."""
     samples: int = 8
     """Answers to each prompt."""
@@ -103,7 +103,7 @@ class Settings:
         """Under a minute, for tests and notebooks: one seed, the main conditions, few prompts."""
         return cls(
             mixture=replace(MIXTURE, steps=250),
-            rl=replace(RL, steps=25),
+            rl=replace(RL_TRAINING, steps=25),
             parts=("combine",),
             seeds=(0,),
             rows=128,
@@ -118,7 +118,7 @@ class Settings:
     def paper(cls) -> Settings:
         """Ten seeds, longer training. (The paper's models have 7 billion parameters.)"""
         return cls(
-            rl=replace(RL, steps=CONVERGED),
+            rl=replace(RL_TRAINING, steps=CONVERGED),
             adaptive_steps=240,
             cosines=(0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.99),
             seeds=tuple(range(10)),

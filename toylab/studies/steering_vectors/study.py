@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from toylab.report.page import Picture
-from toylab.runs.study import Input, Job, without_training
+from toylab.runs.study import Job, JobInput, without_training
 from toylab.studies.steering_vectors import experiments, results
 from toylab.studies.steering_vectors.bases import pretrain_base
 from toylab.studies.steering_vectors.claims import claims
@@ -45,7 +45,7 @@ class SteeringVectorsStudy(Settings):
         base, last, parts = {"base": _model("base", seed)}, self.last, self.parts
         after_last, before = (base | {"vector": _vector(f"vector-{layer}", seed)} for layer in (last, last - 1))
         layers = tuple(reversed(range(last + 1)))
-        vector = partial(_job, seed=seed, gives=results.VectorResult, does=experiments.train_vector)
+        vector = partial(_job, seed=seed, result_type=results.VectorResult, does=experiments.train_vector)
         for layer in layers:
             yield vector(f"vector-{layer}", inputs=base, layer=layer, examine=layer >= last - 1)
         yield _job("full", seed, results.FullResult, experiments.train_full, base)
@@ -56,7 +56,7 @@ class SteeringVectorsStudy(Settings):
             yield _job("adaptive", seed, results.AdaptiveResult, experiments.train_adaptive, base)
         if "combine" in parts:
             every = base | {f"vector-{layer}": _vector(f"vector-{layer}", seed) for layer in layers}
-            yield _job("combine", seed, results.CombineResult, experiments.combine, every)
+            yield _job("combine", seed, results.CombineResult, experiments.combine_layers, every)
         if "family" in parts:
             yield _job("family", seed, FamilyResult, experiments.transfer_to_child, after_last)
         if "features" in parts:
@@ -71,12 +71,12 @@ class SteeringVectorsStudy(Settings):
     def _on_other_bases(self, seed: int) -> Iterator[Job]:
         """What starts from a base with another unembedding, or from that of the flagged task."""
         last, parts = self.last, self.parts
-        vector = partial(_job, seed=seed, gives=results.VectorResult, does=experiments.train_vector, layer=last)
+        vector = partial(_job, seed=seed, result_type=results.VectorResult, does=experiments.train_vector, layer=last)
         if "learned" in parts:  # steered against the pre-flight check, to show what it would have refused
             yield vector("vector-learned", inputs={"base": _model("base-learned", seed)}, refuse=False)
         if "separability" in parts:
-            skill = {"skill": Input(Job("base", seed), "skill.safetensors")}
-            turned = partial(_job, seed=seed, gives=SeparabilityResult, does=experiments.turn_openers)
+            skill = {"skill": JobInput(Job("base", seed), "skill.safetensors")}
+            turned = partial(_job, seed=seed, result_type=SeparabilityResult, does=experiments.turn_openers)
             for cosine in self.cosines:
                 yield turned(f"cosine-{cosine:g}", inputs=skill, cosine=cosine)
         if "transfer" in parts:
@@ -108,29 +108,29 @@ class SteeringVectorsStudy(Settings):
 STUDY = SteeringVectorsStudy
 
 
-def _model(base: str, seed: int) -> Input:
-    return Input(Job(base, seed), "model.safetensors")
+def _model(base: str, seed: int) -> JobInput:
+    return JobInput(Job(base, seed), "model.safetensors")
 
 
-def _vector(name: str, seed: int) -> Input:
-    return Input(Job(name, seed), "vector.safetensors")
+def _vector(name: str, seed: int) -> JobInput:
+    return JobInput(Job(name, seed), "vector.safetensors")
 
 
 def _job(
     name: str,
     seed: int,
-    gives: type,
+    result_type: type,
     does: Callable[..., Any],
-    inputs: Mapping[str, Input] | None = None,
+    inputs: Mapping[str, JobInput] | None = None,
     condition: str = "",
     **settings: Any,
 ) -> Job:
     """A job, of which `what` is the function that does it, with its settings."""
     what = partial(does, **settings)
-    return Job(name, seed, inputs=inputs or {}, gives=gives, what=what, condition=condition)
+    return Job(name, seed, inputs=inputs or {}, result_type=result_type, what=what, condition=condition)
 
 
-def _transfer(name: str, seed: int, donor: Input, theirs: Mapping[int, Input], condition: str = "") -> Job:
+def _transfer(name: str, seed: int, donor: JobInput, theirs: Mapping[int, JobInput], condition: str = "") -> Job:
     """The vectors of another model in the base of a seed, beside that base's own vectors, by layer."""
     inputs = {"base": _model("base", seed), "donor": donor}
     inputs |= {f"own-{layer}": _vector(f"vector-{layer}", seed) for layer in theirs}

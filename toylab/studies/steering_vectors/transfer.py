@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from toylab.studies.steering_vectors.results import portion
+from toylab.studies.steering_vectors.results import fraction_of_way
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,21 +30,21 @@ class FamilyResult:
     @property
     def carried_at_random(self) -> float:
         """The gain of a random vector in the child over that of the child's own."""
-        return portion(self.base, self.of_random, self.own)
+        return fraction_of_way(self.base, self.of_random, self.own)
 
     @property
     def carried(self) -> float:
         """The gain of the parent's vector in the child over that of the child's own."""
-        return portion(self.base, self.of_the_parent, self.own)
+        return fraction_of_way(self.base, self.of_the_parent, self.own)
 
     @property
     def carried_back(self) -> float:
         """The gain of the child's vector in the parent over that of the parent's own."""
-        return portion(self.parent, self.parent_with_that_of_the_child, self.parent_own)
+        return fraction_of_way(self.parent, self.parent_with_that_of_the_child, self.parent_own)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Carried:
+class TransferredVector:
     """Another model's vector in this one: accuracy at temperature 1."""
 
     own: float
@@ -65,9 +65,9 @@ class TransferResult:
 
     base: float
     """Accuracy at temperature 1 without a vector."""
-    layers: dict[int, Carried]
+    layers: dict[int, TransferredVector]
 
     def share(self, layer: int, which: Literal["raw", "mapped", "random"] = "raw") -> float:
         """The gain of another vector over that of the model's own."""
         held = self.layers[layer]
-        return portion(self.base, getattr(held, which), held.own)
+        return fraction_of_way(self.base, getattr(held, which), held.own)

@@ -10,13 +10,13 @@ from statistics import fmean
 from typing import Any
 
 from toylab.studies.steering_vectors.results import accuracy_at
-from toylab.studies.steering_vectors.separability import SweepPoint, swept, swept_conditions
+from toylab.studies.steering_vectors.separability import SeparabilityPoint, separability_conditions, separability_points
 from toylab.studies.steering_vectors.settings import Settings
-from toylab.verdicts.claim import Claim, Control, Detail
+from toylab.verdicts.claim import Claim, ClaimDetail, Control
 from toylab.verdicts.criterion import above, at_least, at_most, between
 from toylab.verdicts.judgement import threshold
 
-FREE = "accuracy at temperature 1"
+FREE_ACCURACY = "accuracy at temperature 1"
 GAINS = "What each training reaches"
 OUR_QUESTION = "our question"
 SAME_SEED = "a difference within a seed between trainings on the same prompts"
@@ -31,16 +31,16 @@ CLOSE_ROWS = 0.8
 SAE = "waits for an autoencoder that explains as much as that of sae-lens at the same budget"
 
 
-def of(condition: str, **numbers: str | Callable[[Any], Any]) -> dict[str, Detail]:
+def stats(condition: str, **numbers: str | Callable[[Any], Any]) -> dict[str, ClaimDetail]:
     """Details of one condition by their names, in which underscores stand for spaces."""
-    return {name.replace("_", " "): Detail(condition, number) for name, number in numbers.items()}
+    return {name.replace("_", " "): ClaimDetail(condition, number) for name, number in numbers.items()}
 
 
-def beyond(study: Settings) -> list[Claim]:
+def extension_claims(study: Settings) -> list[Claim]:
     """These claims for these settings."""
     last, enough, direct = study.last, study.least_shift, (1 + 1 / study.task.p) / 2  # accuracy of direct answers
     ours = partial(Claim, place=OUR_QUESTION, kind="own")
-    separable = partial(ours, conditions=swept_conditions(study), figure="When a vector can steer")
+    separable = partial(ours, conditions=separability_conditions(study), figure="When a vector can steer")
     carried = partial(ours, criterion=at_least(0.75))
     own = "over that of one's own, last layer,"
     together = partial(Claim, conditions=("combine",))
@@ -58,41 +58,43 @@ def beyond(study: Settings) -> list[Claim]:
     return [
         separable(
             id="separability",
-            sentence="A vector can only choose between openers that the unembedding tells apart.",
+            statement="A vector can only choose between openers that the unembedding tells apart.",
             measure="share recovered at the largest cosine of the openers' rows minus that at the smallest",
-            quantity=lambda *found: _fall(swept(*found)),
+            quantity=lambda *found: _fall(separability_points(*found)),
             criterion=at_most(-0.3),
             uncontrolled="the base with the most different rows is the other side of the difference",
             note=f"not measured where no two rows are close enough, with a cosine of at least {CLOSE_ROWS:g}",
         ),
         separable(
             id="pre-flight",
-            sentence="The pre-flight check predicts which bases a vector can steer.",
+            statement="The pre-flight check predicts which bases a vector can steer.",
             measure=f"share of bases in which a bound of at least {enough:g} nats goes with a share of at least "
             f"{STEERS:g}, and a lower one with less,",
-            quantity=lambda *found: _predicted(swept(*found), enough),
+            quantity=lambda *found: _predicted(separability_points(*found), enough),
             criterion=at_least(0.9),
-            control=Control("one answer for all", swept_conditions(study), lambda *found: _alike(swept(*found))),
+            control=Control(
+                "one answer for all", separability_conditions(study), lambda *found: _alike(separability_points(*found))
+            ),
         ),
         Claim(
             id="transfer-family",
             place="section 9, table 1",
-            sentence="Vectors carry over within a family: the parent's works in a child trained further.",
+            statement="Vectors carry over within a family: the parent's works in a child trained further.",
             conditions=("family",),
             measure="gain of the parent's vector in the child over that of the child's own",
             quantity=lambda family: family.carried,
             criterion=at_least(0.7),
             control=Control(at_random, ("family",), lambda family: family.carried_at_random),
-            details=of("family", back="carried_back", cosine="cosine", relative_change_of_weights="weight_change"),
+            details=stats("family", back="carried_back", cosine="cosine", relative_change_of_weights="weight_change"),
         ),
         carried(
             id="transfer-seeds",
-            sentence="Vectors carry over to models of other seeds, if these share the unembedding.",
+            statement="Vectors carry over to models of other seeds, if these share the unembedding.",
             conditions=("transfer-from",),
             measure=f"gain of the other seed's vector {own}",
             quantity=lambda other: other.share(last),
             control=Control(at_random, ("transfer-from",), lambda other: other.share(last, "random")),
-            details=of(
+            details=stats(
                 "transfer-from",
                 last_layer_but_one=lambda other: other.share(last - 1),
                 cosine=lambda other: other.layers[last].cosine,
@@ -102,7 +104,7 @@ def beyond(study: Settings) -> list[Claim]:
             id="transfer-apart",
             asks="absence",
             place="our control",
-            sentence="To a model with another unembedding vectors do not carry over as they are.",
+            statement="To a model with another unembedding vectors do not carry over as they are.",
             conditions=("transfer-apart",),
             measure=f"gain of the other model's vector {own}",
             quantity=lambda apart: apart.share(last),
@@ -110,11 +112,11 @@ def beyond(study: Settings) -> list[Claim]:
             margin=0.35,
             population="seeds: unembedding, initial weights and data",
             control=Control("the mapped vector", ("transfer-apart",), lambda apart: apart.share(last, "mapped")),
-            details=of("transfer-apart", cosine=lambda apart: apart.layers[last].cosine),
+            details=stats("transfer-apart", cosine=lambda apart: apart.layers[last].cosine),
         ),
         carried(
             id="transfer-mapped",
-            sentence="Mapped to the direction that the other unembedding reads alike, a vector carries over.",
+            statement="Mapped to the direction that the other unembedding reads alike, a vector carries over.",
             conditions=("transfer-apart",),
             measure=f"gain of the mapped vector {own}",
             quantity=lambda apart: apart.share(last, "mapped"),
@@ -124,20 +126,20 @@ def beyond(study: Settings) -> list[Claim]:
         together(
             id="combine",
             place="appendix D, figure 13",
-            sentence="Vectors that were trained apart add up.",
+            statement="Vectors that were trained apart add up.",
             measure="accuracy of two together less that of the better one alone, mean over pairs,",
             quantity=lambda combine: combine.pair_gain(1),
             criterion=above(0),
             origin="the paper: better than either",
             uncontrolled="a difference within a seed, to the better vector alone",
-            details=of("combine", accuracy_by_layers_and_scale="by_layers_and_scale"),
+            details=stats("combine", accuracy_by_layers_and_scale="by_layers_and_scale"),
         ),
         together(
             id="combine-halved",
             kind="own",
             asks="absence",
             place="our control",
-            sentence="Vectors trained apart say the same: halved, two together are as good as one.",
+            statement="Vectors trained apart say the same: halved, two together are as good as one.",
             measure="accuracy of two halves together less that of the better one alone, mean over pairs,",
             quantity=lambda combine: combine.pair_gain(0.5),
             criterion=at_least(-0.08),
@@ -148,60 +150,62 @@ def beyond(study: Settings) -> list[Claim]:
             id="adaptive",
             kind="own",
             place="our question, after section 10",
-            sentence="One vector with a scale that depends on the token beats a constant one.",
-            measure=f"{FREE}, last layer but one, less that of a vector trained as long,",
-            quantity=lambda adaptive: accuracy_at(adaptive) - adaptive.constant[1].right,
+            statement="One vector with a scale that depends on the token beats a constant one.",
+            measure=f"{FREE_ACCURACY}, last layer but one, less that of a vector trained as long,",
+            quantity=lambda adaptive: accuracy_at(adaptive) - adaptive.constant[1].accuracy,
             criterion=at_least(0.03),
             uncontrolled=SAME_SEED,
-            details=of("adaptive", accuracy=accuracy_at, SEP_alone="sep_alone", all_but_SEP="all_but_sep"),
+            details=stats("adaptive", accuracy=accuracy_at, SEP_alone="sep_alone", all_but_SEP="all_but_sep"),
             figure=GAINS,
         ),
         scaled(
             id="adaptive-place",
             place="section 10",
-            sentence="A scale that depends on the token concentrates where a decision falls.",
+            statement="A scale that depends on the token concentrates where a decision falls.",
             measure="size of what is added at SEP less the largest at any other kind of position",
             quantity=lambda adaptive: adaptive.scales.sep_lead,
             criterion=at_least(0),
             statistic="share",
             origin=ANY_ORDER,
             control=Control("a random direction read", ("adaptive",), lambda one: one.random_scales.sep_lead),
-            details=of("adaptive", **{name: f"scales.{name}" for name in ("BOS", "digits", "SEP", "opener", "chain")}),
+            details=stats(
+                "adaptive", **{name: f"scales.{name}" for name in ("BOS", "digits", "SEP", "opener", "chain")}
+            ),
             figure="How much of its vector each token gets",
         ),
         flagged(
             id="prompt-bit-constant",
             asks="absence",
-            sentence="Where the right opener depends on the prompt, a constant vector fails.",
+            statement="Where the right opener depends on the prompt, a constant vector fails.",
             conditions=("flag-before", "flag-last"),
-            measure=f"{FREE}, better of the last two layers,",
+            measure=f"{FREE_ACCURACY}, better of the last two layers,",
             quantity=lambda before, last: max(accuracy_at(before), accuracy_at(last)),
             criterion=at_most(threshold(direct, 0.08)),
             margin=0.08,
             origin=f"computed: direct answers alone, {direct:.2f}, and .08 (our pilot)",
             control=Control("full training", ("flag-full",), accuracy_at),
-            details=of("base-flag", base=accuracy_at, always_DIRECT=lambda base: base.prefix_direct[1].right),
+            details=stats("base-flag", base=accuracy_at, always_DIRECT=lambda base: base.prefix_direct[1].accuracy),
         ),
         flagged(
             id="prompt-bit-gate",
-            sentence="Where the right opener depends on the prompt, a bounded, centred gate on one vector is enough.",
+            statement="Where the right opener depends on the prompt, a bounded, centred gate on one vector is enough.",
             conditions=("flag-gate",),
-            measure=f"{FREE}, scale tanh(w . (rms(h) - mean) + b),",
+            measure=f"{FREE_ACCURACY}, scale tanh(w . (rms(h) - mean) + b),",
             quantity=accuracy_at,
             criterion=at_least(threshold(direct, 0.18)),
             origin=f"computed: direct answers alone, {direct:.2f}, and .18 (our pilot)",
             control=last_flagged,
             details={
-                **of("flag-scale", unbounded_scale=accuracy_at),
-                **of("flag-gate", answers=lambda gate: asdict(gate.answers[1])),
+                **stats("flag-scale", unbounded_scale=accuracy_at),
+                **stats("flag-gate", answers=lambda gate: asdict(gate.answers[1])),
             },
         ),
         flagged(
             id="prompt-bit-full",
             place="our baseline",
-            sentence="Full training finds the right opener where it depends on the prompt.",
+            statement="Full training finds the right opener where it depends on the prompt.",
             conditions=("flag-full",),
-            measure=FREE,
+            measure=FREE_ACCURACY,
             quantity=accuracy_at,
             criterion=at_least(0.95),
             control=Control("the base", ("base-flag",), accuracy_at),
@@ -209,27 +213,28 @@ def beyond(study: Settings) -> list[Claim]:
         ours(
             id="prompt-bit-mlp",
             place="our question, after section 7",
-            sentence="Where the right opener depends on the prompt, the gated penultimate vector acts through the MLP.",
+            statement="Where the right opener depends on the prompt, the gated penultimate vector acts through the "
+            "MLP.",
             conditions=("flag-gate",),
             measure="accuracy lost when the last MLP does not see it",
             quantity=lambda gate: gate.lost("skip MLP"),
             criterion=at_least(0.05),
             control=Control("a constant vector, which fails", ("flag-before",), lambda one: one.lost("skip MLP")),
-            details=of("flag-gate", accuracy_by_route="routes"),
+            details=stats("flag-gate", accuracy_by_route="routes"),
         ),
         feature(
             id="features",
-            sentence="A sparse autoencoder of the steered differences has a feature that goes with correct answers.",
+            statement="A sparse autoencoder of the steered differences has a feature that goes with correct answers.",
             measure="difference in how often it fires in correct and wrong answers, less that of chance (permuted),",
             quantity=lambda features: features.difference.beyond_chance,
             uncontrolled="what permuted answers give is subtracted",
-            details=of("features", features=asdict),
+            details=stats("features", features=asdict),
         ),
         feature(
             id="features-format",
             kind="own",
             place="our question, after section 8",
-            sentence="That feature tells more than the format of an answer does.",
+            statement="That feature tells more than the format of an answer does.",
             measure="difference in how often it fires in correct and wrong answers, less the larger of those in how "
             "often they open with THINK and in how often the chain is whole,",
             quantity=lambda features: features.difference.beyond_format,
@@ -238,7 +243,7 @@ def beyond(study: Settings) -> list[Claim]:
         ),
         feature(
             id="difference-sae",
-            sentence="A feature of right answers shows better in differences to the base than in plain activations.",
+            statement="A feature of right answers shows better in differences to the base than in plain activations.",
             measure="AUC of the best feature of differences less that of plain steered activations",
             quantity=lambda features: features.difference.auc - features.plain.auc,
             uncontrolled="a difference within a seed, on the same answers",
@@ -246,21 +251,23 @@ def beyond(study: Settings) -> list[Claim]:
         ),
         useless(
             id="random-vector",
-            sentence="Random vectors of the same norm gain nothing.",
+            statement="Random vectors of the same norm gain nothing.",
             measure="mean gain of ten draws at temperature 1, last layer,",
             quantity=lambda found: fmean(found.random_vectors) - found.base,
         ),
         useless(
             id="random-reward",
-            sentence="A vector trained on a random reward neither gains nor loses.",
+            statement="A vector trained on a random reward neither gains nor loses.",
             measure="gain at temperature 1, last layer,",
-            quantity=lambda found: found.random_reward.right[1] - found.base,
+            quantity=lambda found: found.random_reward.accuracy[1] - found.base,
             criterion=between(-EFFECT, EFFECT),
-            details=of("baselines", baselines=lambda found: {name: asdict(one) for name, one in found.named.items()}),
+            details=stats(
+                "baselines", baselines=lambda found: {name: asdict(one) for name, one in found.named.items()}
+            ),
         ),
         baseline(
             id="same-vector",
-            sentence="Another run on other prompts finds the same vector.",
+            statement="Another run on other prompts finds the same vector.",
             measure="cosine of the two",
             quantity=lambda found: found.another_run.cosine,
             criterion=at_least(0.95),
@@ -269,15 +276,15 @@ def beyond(study: Settings) -> list[Claim]:
         ),
         useless(
             id="difference-of-means",
-            sentence="The mean state after THINK less that after DIRECT does not steer: it says what was said last.",
+            statement="The mean state after THINK less that after DIRECT does not steer: it says what was said last.",
             measure="gain at temperature 1, last layer, same norm,",
-            quantity=lambda found: found.difference_of_means.right[1] - found.base,
+            quantity=lambda found: found.difference_of_means.accuracy[1] - found.base,
         ),
         baseline(
             id="logit-bias",
-            sentence="The mean shift of the logits at SEP, added everywhere instead of the vector, does better.",
-            measure=f"{FREE} less that of the vector",
-            quantity=lambda found: found.logit_bias.right[1] - found.steered,
+            statement="The mean shift of the logits at SEP, added everywhere instead of the vector, does better.",
+            measure=f"{FREE_ACCURACY} less that of the vector",
+            quantity=lambda found: found.logit_bias.accuracy[1] - found.steered,
             criterion=above(0),
             origin=ANY_ORDER,
             uncontrolled="a difference within a seed, on the same prompts",
@@ -285,16 +292,16 @@ def beyond(study: Settings) -> list[Claim]:
     ]
 
 
-def _fall(points: Sequence[SweepPoint]) -> float | None:
+def _fall(points: Sequence[SeparabilityPoint]) -> float | None:
     return points[-1].share - points[0].share if points[-1].cosine >= CLOSE_ROWS else None
 
 
-def _alike(points: Sequence[SweepPoint]) -> float | None:
+def _alike(points: Sequence[SeparabilityPoint]) -> float | None:
     """The share of bases on the side on which most are."""
     moved = [one.share >= STEERS for one in points]
     return max(fmean(moved), 1 - fmean(moved)) if len(points) > 1 else None
 
 
-def _predicted(points: Sequence[SweepPoint], enough: float | int) -> float | None:
+def _predicted(points: Sequence[SeparabilityPoint], enough: float | int) -> float | None:
     right = [(one.share >= STEERS) == (one.bound >= enough) for one in points]
     return fmean(right) if len(points) > 1 else None
