@@ -68,12 +68,12 @@ def slope_sizes(measure: Callable) -> Callable[[Place], Tensor]:
 
 BY_LENGTH = {n: {"carry": LINKS, "stop": LINKS, "end of input": LINKS} for n in (1, 2)}
 PROBES: dict[str, Callable[[Place], Any]] = {
-    "Paths": by_paths,
+    "PathPatched": by_paths,
     "SparseAutoencoder": lambda place: place(probes.SparseAutoencoder(8, 12, 3, torch.Generator()))(
         place(normal(0, 5, 8))
     ),
-    "against": lambda place: probes.contrast_cosine(place(normal(0, 4)), place(normal(1, 7, 4)), 1, 2),
-    "alignment": lambda place: probes.energy_along(place(normal(0, 5, 4)), place(normal(1, 4))),
+    "contrast_cosine": lambda place: probes.contrast_cosine(place(normal(0, 4)), place(normal(1, 7, 4)), 1, 2),
+    "energy_along": lambda place: probes.energy_along(place(normal(0, 5, 4)), place(normal(1, 4))),
     "auc": lambda place: probes.auc(place(normal(0, 5)), place(normal(1, 7))),
     "block_keys": edited("blocks.0.attn.scores", lambda place: probes.block_keys(place(mask()[:, :1]))),
     "class_readout": lambda place: probes.class_readout(
@@ -91,7 +91,9 @@ PROBES: dict[str, Callable[[Place], Any]] = {
     ],
     "dead_share": fitted,
     "edit": edited("blocks.0.mlp_out", lambda place: torch.zeros_like),
-    "effect": lambda place: probes.relative_change(*place([normal(0, 6, 4), normal(1, 6, 4), normal(2, 3, 4)])),
+    "relative_change": lambda place: probes.relative_change(
+        *place([normal(0, 6, 4), normal(1, 6, 4), normal(2, 3, 4)])
+    ),
     "explained_variance": fitted,
     "find_iteration_head": lambda place: probes.find_iteration_head(
         {n: [place(pattern(n)), place(pattern(n + 5))] for n in BY_LENGTH}, BY_LENGTH, carry_threshold=0.1
@@ -99,11 +101,11 @@ PROBES: dict[str, Callable[[Place], Any]] = {
     "fit_autoencoder": fitted,
     "fit_saturation": lambda place: probes.fit_saturation(place(normal(0, 9).abs()), place(torch.arange(9))),
     "follow_links": edited("blocks.0.attn.pattern", lambda place: probes.follow_links(0, LINKS)),
-    "gain": lambda place: probes.amplification(*place([normal(1, 6, 4), normal(2, 3, 4)])),
+    "amplification": lambda place: probes.amplification(*place([normal(1, 6, 4), normal(2, 3, 4)])),
     "gradient_norms": slope_sizes(probes.gradient_norms),
     "invariance": lambda place: probes.invariance(place(pattern()), LINKS, 0.01),
     "jacobian_norms": slope_sizes(probes.jacobian_norms),
-    "leading": lambda place: [
+    "left_singular_directions": lambda place: [
         probes.left_singular_directions(place(normal(0, 6, 4)), energy).abs() for energy in (None, 0.5)
     ],
     "linear_probe": lambda place: [
@@ -119,23 +121,26 @@ PROBES: dict[str, Callable[[Place], Any]] = {
         place(pattern()[:, 0, :3]), place({"in": mask(), "out": ~mask()})
     ),
     "mass_by_query": lambda place: probes.mass_by_query(place(pattern()), LINKS),
-    "moved": lambda place: probes.shift_links(place(torch.tensor(LINKS)), 1).tolist(),
+    "shift_links": lambda place: probes.shift_links(place(torch.tensor(LINKS)), 1).tolist(),
     "name_bias": lambda place: probes.name_bias(place(masses()), "ones"),
     "null_share": lambda place: probes.null_share(*place([normal(0, 6, 4), normal(1, 6, 4)]), draws=3),
-    "outside": lambda place: probes.energy_outside(place(normal(0, 6, 2)), place(torch.eye(6)[:, :3].double())),
+    "span_sine": lambda place: [
+        probes.span_sine(*place([normal(0, 6, 4), normal(1, 6, 4)]), rows=rows) for rows in (False, True)
+    ],
+    "energy_outside": lambda place: probes.energy_outside(place(normal(0, 6, 2)), place(torch.eye(6)[:, :3].double())),
     "peakiness": lambda place: probes.peakiness(place(pattern()), LINKS, 0.2),
     "points": lambda place: list(points(place(model_of()))),
-    "put_back": edited(
+    "patch_activation": edited(
         "blocks.0.resid_post", lambda place: probes.patch_activation(place(normal(0, 2, 6, 16)), [1, 3])
     ),
-    "ranks": lambda place: probes.token_ranks(place(normal(0, 3, 7))),
+    "token_ranks": lambda place: probes.token_ranks(place(normal(0, 3, 7))),
     "rotary_planes": lambda place: probes.rotary_planes(place(normal(0, 3, 4)), place(normal(1, 3, 4))),
     "row_cosines": lambda place: probes.row_cosines(place(normal(0, 6, 4)), place(normal(1, 3, 4))),
     "score_table": lambda place: probes.score_table(place(normal(0, 3, 2, 4)), place(normal(1, 3, 2, 4))),
     "separation": lambda place: probes.separation(place(normal(0, 5, 4)), place(normal(1, 6, 4))),
     "split_change": lambda place: probes.split_change(place(normal(0, 6, 4)), place(normal(1, 6, 4))),
-    "tau": lambda place: probes.nearness(*place([normal(0, 5, 4), normal(1, 4), normal(2, 4)])),
-    "through_origin": lambda place: probes.slope_through_origin(place(normal(0, 9)), place(torch.arange(9))),
+    "nearness": lambda place: probes.nearness(*place([normal(0, 5, 4), normal(1, 4), normal(2, 4)])),
+    "slope_through_origin": lambda place: probes.slope_through_origin(place(normal(0, 9)), place(torch.arange(9))),
     "token_cosines": lambda place: probes.token_cosines(place(normal(0, 3, 4)), place(normal(1, 7, 4))),
     "top_energy": lambda place: probes.top_energy(place(normal(0, 6, 4)), 2),
     "top_rank": lambda place: probes.top_rank(place(normal(0, 6, 4)), 2),

@@ -111,7 +111,7 @@ RUN_MISTAKES = [
     (["--task.lengths", "0"], ["lengths=0", "at least 1"]),
     (["--task.lengths", "5"], ["lengths=5", "1 16"]),
     (["--model.width", "30", "--model.heads", "4"], ["width=30", "multiple of heads=4"]),
-    (["--train.steps", "0"], ["steps=0", "at least 1"]),
+    (["--train.steps", "-1"], ["steps=-1", "at least 0"]),
     (["--train.learning-rate", "-1"], ["learning_rate=-1"]),
     (["--seeds", "0", "0"], ["seeds=(0, 0)", "different"]),
     (["--batches", "sliced"], ["sliced", "packed"]),

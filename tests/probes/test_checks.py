@@ -115,6 +115,7 @@ MEASURES = {
     "row_cosines": measure({"change": MATRICES["change"]} | INPUTS),
     "score_table": measure({"queries": normal(0, 3, HEADS, WIDTH), "keys": normal(1, 3, HEADS, WIDTH)}),
     "separation": measure(clouds("safe", "unsafe")),
+    "span_sine": measure({"after": MATRICES["change"], "before": MATRICES["weight"]}, energy=0.9),
     "split_change": measure(MATRICES),
     "nearness": measure({"activations": normal(0, ROWS, WIDTH), "safe": normal(1, WIDTH), "unsafe": normal(2, WIDTH)}),
     "slope_through_origin": measure({"predicted": normal(0, ROWS)}, counts=torch.arange(ROWS)),

@@ -134,15 +134,16 @@ def is_decided(out: Path | str, study: type | None = None) -> bool:
     return not any(claim.more for claim in claims if claim.kind != "set-up")
 
 
-def shams(study: Study, found: Conditions, out: Path) -> dict[str, Conditions]:
+def shams(study: Study, found: Conditions, out: Path | str) -> dict[str, Conditions]:
     """Results of models without the mechanism, by what they are: those of other conditions in the place of the ones
     that the claims speak of, and of untrained weights where the run has them."""
     tried = {
         what: Conditions(found | {name: found[other] for name, other in instead.items()})
         for what, instead in (study.shams() if hasattr(study, "shams") else {}).items()
     }
-    if (out / SHAM / "settings.json").exists():
-        tried["untrained weights"] = by_condition(read_results(without_training(study), out / SHAM))
+    untrained = Path(out) / SHAM
+    if (untrained / "settings.json").exists():
+        tried["untrained weights"] = by_condition(read_results(without_training(study), untrained))
     return tried
 
 
