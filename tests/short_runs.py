@@ -1,7 +1,7 @@
 """Settings with which each study has a run of seconds."""
 
 FEW_STEPS = {
-    "iteration-head": "--train.steps 4 --train.rows 4 --train.evaluate-every 2 --control-steps 2 --transfer.steps 2 "
+    "iteration-head": "--train.steps 4 --train.rows 4 --train.evaluate-every 2 --transfer.steps 2 "
     "--rows 4 --model.width 16 --model.hidden 16",
     "contextual-counting": "--train.steps 4 --train.rows 4 --train.evaluate-every 2 --train.warmup 1 --plain.steps 2 "
     "--plain.rows 4 --parts encodings circuits plain --rows 100 --task.length 12 24 "

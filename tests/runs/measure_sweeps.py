@@ -21,7 +21,7 @@ def main(jobs: int = 200, steps: int = 600) -> None:
         for workers in (1, 2):
             out = Path(folder) / str(workers)
             command = sweep_command(out, [f"seed=0..{jobs - 1}"], ["one-layer"], "--workers", str(workers))
-            command += ["--control-steps", str(steps)]
+            command += ["--train.steps", str(steps)]
             began = time.monotonic()
             subprocess.run(command, check=True, capture_output=True)
             seconds[workers] = time.monotonic() - began

@@ -24,7 +24,7 @@ from toylab.runs.table import load_runs
 PROGRAM = str(Path(sys.executable).with_name("toylab"))
 SHORT = [
     "--train.steps", "60", "--train.rows", "8", "--train.evaluate-every", "5", "--train.warmup", "5",
-    "--train.cooldown", "10", "--transfer.steps", "10", "--transfer.evaluate-every", "5", "--control-steps", "60",
+    "--train.cooldown", "10", "--transfer.steps", "10", "--transfer.evaluate-every", "5",
     "--task.lengths", "1", "6", "--rows", "8",
 ]  # fmt: skip
 """Settings of the quick preset with which a job takes about a second."""
@@ -159,7 +159,7 @@ def test_a_cluster_that_loses_a_worker_finds_what_one_process_finds(tmp_path):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("finished") / "out"
-    short = ["--train.steps=3", "--train.rows=4", "--control-steps=3", "--task.lengths", "1", "6", "--rows=4"]
+    short = ["--train.steps=3", "--train.rows=4", "--task.lengths", "1", "6", "--rows=4"]
     command = ["sweep", "iteration-head", "--preset", "quick", *short, "--jobs", "one-layer", "--workers", "1"]
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         assert cli.run([*command, "--out", str(out), "--grid", "model.positions=none,learned"]) == 0
@@ -280,7 +280,6 @@ def jobs_of(out: Path, *more: str) -> list[str]:
     short = [
         "--train.steps=3",
         "--train.rows=4",
-        "--control-steps=3",
         "--task.lengths",
         "1",
         "6",

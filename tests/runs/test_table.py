@@ -266,8 +266,6 @@ def test_a_sweep_can_be_continued_without_its_settings(capsys, tmp_path, monkeyp
         "2",
         "--train.rows",
         "4",
-        "--control-steps",
-        "2",
         "--task.lengths",
         "1",
         "6",

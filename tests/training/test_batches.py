@@ -23,6 +23,7 @@ from toylab.training.batches import (
     BLOCK_STEPS,
     ScoredBatch,
     epoch_batches,
+    length_curriculum,
     likeliest,
     next_token_loss,
     pack,
@@ -268,3 +269,13 @@ def test_weights_count_some_targets_more_than_others_as_worked_out_by_hand():
     plain, weighted = -(math.log(0.5) + math.log(0.75)) / 2, -(math.log(0.5) + 3 * math.log(0.75)) / 4
     assert next_token_loss(Fixed(), scored).item() == pytest.approx(plain)
     assert next_token_loss(Fixed(), scored, torch.tensor([1.0, 3.0])).item() == pytest.approx(weighted)
+
+
+@given(st.integers(1, 40), st.integers(0, 80), st.integers(1, 500))
+def test_a_curriculum_grows_by_the_same_factor_to_the_last_length_and_stays_there(first, longer, steps):
+    longest = length_curriculum(first, first + longer, steps)
+    found = [longest(step) for step in range(steps + 1)]
+    assert found == sorted(found)
+    assert (found[0], found[-1], longest(2 * steps)) == (first, first + longer, first + longer)
+    assert found[steps // 2] == pytest.approx(first * (1 + longer / first) ** (steps // 2 / steps), abs=0.5)
+    assert length_curriculum(first, first + longer, 0)(0) == first + longer

@@ -186,6 +186,13 @@ def training_batches(
     return batch_at
 
 
+def length_curriculum(first: int, last: int, steps: float | int) -> Callable[[int], int]:
+    """The largest length of the training rows of each step: it grows by the same factor each step, from the first to
+    the last, which it reaches after `steps`. A circuit that does not depend on length forms sooner on short rows.
+    """
+    return lambda step: round(first * (last / first) ** min(step / steps, 1.0)) if steps else last
+
+
 def epoch_batches(task: IteratedMap, seed: int, rows: int, per_length: int = 1024) -> Callable[[int], ScoredBatch]:
     """The training batch of each step as in the published code of iteration heads: a fixed set of rows of each length,
     swept again and again from the shortest length to the longest, one length a batch.

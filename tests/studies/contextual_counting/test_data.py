@@ -24,12 +24,11 @@ from toylab.studies.contextual_counting.data import (
     fresh_strings,
     label_accuracy,
     learn_counting,
-    length_curriculum,
     linear_decay,
     string_batch,
 )
 from toylab.tasks import IGNORE, ContextualCounting, encode, held_out, stream
-from toylab.training.batches import BLOCK_STEPS
+from toylab.training.batches import BLOCK_STEPS, length_curriculum
 from toylab.training.loop import TrainConfig, Training, train
 
 TASK = ContextualCounting(length=(12, 20), regions=(1, 3))
@@ -217,26 +216,12 @@ def test_training_that_was_cut_off_while_the_teacher_spoke_or_after_ends_with_th
             assert torch.equal(again.model.state_dict()[name], weight), name
 
 
-@given(st.integers(2, 40), st.integers(0, 80), st.integers(1, 500), st.sampled_from((0.25, 0.5, 1.0)))
-def test_the_longest_strings_grow_to_the_tasks_own_and_stay_there(shortest, longer, steps, share):
-    task = ContextualCounting(length=(shortest, shortest + longer), regions=1)
-    longest = length_curriculum(task, steps, share)
-    found = [longest(step) for step in range(steps + 1)]
-    assert found == sorted(found)
-    assert found[0] == min(2 * shortest, task.max_length)
-    assert all(longest(step) == task.max_length for step in range(math.ceil(steps * share), steps + 1))
-
-
-def test_without_growth_all_lengths_are_there_from_the_start():
-    assert length_curriculum(ContextualCounting(length=(8, 90)), 100, 0.0)(0) == 90
-
-
 def test_training_strings_are_as_long_as_the_growth_lets_them():
     task = ContextualCounting(length=(8, 64), regions=1)
-    draw = fresh_strings(task, 0, 4, longest=length_curriculum(task, 256, 1.0))
+    draw = fresh_strings(task, 0, 4, longest=length_curriculum(16, 64, 256))
     reached = [draw(step).tokens.shape[1] - 1 for step in range(256)]
     for block in range(4):
-        assert max(reached[64 * block : 64 * block + 64]) <= length_curriculum(task, 256, 1.0)(64 * block)
+        assert max(reached[64 * block : 64 * block + 64]) <= length_curriculum(16, 64, 256)(64 * block)
     assert max(reached[192:]) > 32
 
 
@@ -283,7 +268,7 @@ def test_a_training_is_given_what_its_settings_say_and_followed_on_validation_st
         2,
         causal_counts=True,
         auxiliary=linear_decay(400, auxiliary),
-        longest=length_curriculum(task, 400, growth),
+        longest=length_curriculum(12, 40, 400 * growth),
     )
     for step in (0, 60, 130, 390):
         assert torch.equal(batch_at(step).tokens, expected(step).tokens)

@@ -55,7 +55,7 @@ def made(condition: str, seed: int) -> IterationResult:
 
 
 WORLD = Conditions({name: {seed: made(name, seed) for seed in SEEDS} for name in ACCURACY})
-DECLARED = claims(GUESS, PARITY, STEPS, "one-head", True)
+DECLARED = claims(GUESS, PARITY, STEPS, "one-head")
 JUDGED = {one.id: one for one in judge_claims(DECLARED, WORLD, Plan.of(SEEDS))}
 
 
@@ -189,13 +189,12 @@ def test_without_an_earlier_head_nothing_is_said_of_the_first_layer():
 
 def test_thresholds_follow_from_what_guessing_gives_and_from_the_steps():
     def texts(**more) -> dict:
-        given = {"guess": GUESS, "parity_guess": PARITY, "steps": STEPS, "one_head": "main", "equal_budgets": True}
+        given = {"guess": GUESS, "parity_guess": PARITY, "steps": STEPS, "one_head": "main"}
         return {one.id: one for one in claims(**given | more)}
 
     assert str(texts(steps=900)["transfer"].criterion) == "<= 300"
     assert texts(guess=GuessAccuracy(constant=0.99, blind=0.5))["cot-needed"].undecidable
     assert str(texts(guess=GuessAccuracy(constant=0.2, blind=0.5))["cot-needed"].criterion) == "<= 0.26"
-    assert "fewer steps" in texts(equal_budgets=False)["depth"].undecidable
     assert texts()["one-head"].conditions == ("main",)
 
 
@@ -205,8 +204,6 @@ def test_at_the_default_settings_thresholds_are_those_of_its_task():
     assert thresholds == {
         "cot-needed": "<= 0.15", "cot-needed-parity": "<= 0.6", "ablate": "<= 0.21", "transfer": "<= 300",
     }  # fmt: skip
-    assert found["depth"].undecidable
-    assert not {c.id: c for c in IterationHeadStudy.paper().claims()}["depth"].undecidable
 
 
 def test_a_training_that_does_not_get_there_never_does():

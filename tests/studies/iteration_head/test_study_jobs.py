@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from tests.studies.iteration_head.planted import TASK, held_out, noisy
@@ -20,7 +22,7 @@ from toylab.runs.study import Job
 from toylab.studies.iteration_head import measures, study
 from toylab.studies.iteration_head.measures import IterationResult
 from toylab.studies.iteration_head.study import IterationHeadStudy, lengths_of
-from toylab.tasks import IGNORE, Parity, Polynomial, decode
+from toylab.tasks import IGNORE, Parity, Polynomial, decode, stream
 from toylab.training import evaluate
 from toylab.training.batches import ScoredBatch, epoch_batches, pack, pad, training_batches
 from toylab.training.loop import TrainConfig, Training
@@ -212,7 +214,7 @@ def test_the_end_of_a_sequence_counts_more_in_the_loss_than_a_state(trained, tmp
 @pytest.mark.parametrize("batches", ["packed", "padded", "sweep"])
 def test_rows_are_laid_out_as_the_settings_say(batches):
     task = Polynomial(p=5, lengths=(4, 6))
-    found = replace(STUDY, task=task, batches=batches).batches_of(task, 2, 8)
+    found = replace(STUDY, task=task, batches=batches).batches_of(task, 2, 8, growth=0)
     expected = {
         "packed": training_batches(task, 2, 8, pack),
         "padded": training_batches(task, 2, 8, pad),
@@ -239,10 +241,9 @@ def test_jobs_are_one_per_condition_and_seed():
 
 
 def test_an_arm_differs_from_the_main_one_in_what_its_name_says():
-    settings = IterationHeadStudy(control_steps=1000, train=TrainConfig(stop_at=0.5, warmup=300))
+    settings = IterationHeadStudy(train=TrainConfig(stop_at=0.5, warmup=300))
     arms = settings.conditions()
     main = arms["main"]
-    short = replace(main, train=replace(main.train, steps=1000, warmup=250))
     sure = replace(main.train, stop_at=0.9)
     parity = Parity(lengths=(1, 16), alphabet=11)
     assert (main.task, main.model, main.train) == (settings.task, settings.model, settings.train)
@@ -250,9 +251,9 @@ def test_an_arm_differs_from_the_main_one_in_what_its_name_says():
         "main": main,
         "one-head": replace(main, model=replace(main.model, heads=1)),
         "parity": replace(main, task=parity, train=sure),
-        "one-layer": replace(short, model=replace(main.model, layers=1)),
-        "one-length": replace(short, task=replace(main.task, lengths=16)),
-        "no-chain": replace(short, task=replace(main.task, chain_of_thought=False)),
+        "one-layer": replace(main, model=replace(main.model, layers=1)),
+        "one-length": replace(main, task=replace(main.task, lengths=16)),
+        "no-chain": replace(main, task=replace(main.task, chain_of_thought=False)),
         "parity-no-chain": replace(main, task=replace(parity, chain_of_thought=False), train=sure),
     }
     assert "one-head" not in replace(settings, model=replace(settings.model, heads=1)).conditions()
@@ -272,3 +273,20 @@ def test_only_main_models_are_filmed(monkeypatch, tmp_path):
         with pytest.raises(KeyboardInterrupt):
             STUDY.run_job(job, tmp_path / job.name)
     assert [name for name, film in filmed.items() if film] == ["main"]
+
+
+@given(st.integers(0, 9), st.sampled_from([(1, 16), (3, 9), (12, 12), (2, 5)]))
+def test_the_longest_training_sequences_grow_to_those_of_the_task(seed, lengths):
+    task = Polynomial(lengths=lengths)
+    batch_at = IterationHeadStudy(batches="padded").batches_of(task, seed, 8, growth=256)
+    first = max(lengths[0], min(4, lengths[1]))
+    for block, step in enumerate(range(0, 320, 64)):
+        longest = [round(first * (lengths[1] / first) ** (step / 256)), lengths[1]][block == 4]
+        drawn = replace(task, lengths=(lengths[0], longest)).sample(stream(seed, "train", block), 8 * 64).rows(0, 8)
+        assert torch.equal(batch_at(step).tokens, pad(drawn).tokens)
+
+
+def test_without_growth_the_batches_are_those_of_the_task():
+    task = Polynomial(lengths=(1, 9))
+    found, plain = IterationHeadStudy().batches_of(task, 3, 8, growth=0), training_batches(task, 3, 8)
+    assert all(torch.equal(found(step).tokens, plain(step).tokens) for step in (0, 63, 64))

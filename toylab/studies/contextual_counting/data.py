@@ -23,7 +23,14 @@ from toylab.model.layers import make_linear, torch_stream
 from toylab.model.token_counts import TokenCounts, count_tokens
 from toylab.probes import Edit, edit
 from toylab.tasks import IGNORE, NO_POSITION, Batch, ContextualCounting, held_out
-from toylab.training.batches import device_of, likeliest, refuse_unscored, to_device, training_batches
+from toylab.training.batches import (
+    device_of,
+    length_curriculum,
+    likeliest,
+    refuse_unscored,
+    to_device,
+    training_batches,
+)
 from toylab.training.loop import TrainConfig, Training, train
 from toylab.training.modes import evaluation_mode
 
@@ -173,15 +180,6 @@ EVALUATION_ROWS = 250
 """Strings that are read together where nobody watches: more of them no longer fit the processor's cache."""
 
 
-def length_curriculum(task: ContextualCounting, steps: int, share: float) -> Callable[[int], int]:
-    """The length of the longest strings: it grows over the first `share` of the steps, by the same factor each step,
-    from twice the task's shortest. A circuit that does not depend on length forms sooner on short strings.
-    """
-    start, last = min(2 * task.min_length, task.max_length), steps * share
-    factor = task.max_length / start
-    return lambda step: round(start * factor ** min(step / last, 1.0)) if last else task.max_length
-
-
 @torch.no_grad()
 def encode_strings(model: EncoderDecoder, strings: StringBatch) -> Float[Tensor, "batch position width"]:
     """What the encoder makes of the strings, which the decoder reads."""
@@ -253,7 +251,7 @@ def learn_counting(
         training.rows,
         causal_counts=_tallied(config.encoder),
         auxiliary=linear_decay(training.steps, auxiliary),
-        longest=length_curriculum(task, training.steps, growth),
+        longest=length_curriculum(min(2 * task.min_length, task.max_length), task.max_length, growth * training.steps),
     )
     taught = RegionTeacher(model, seed) if auxiliary else model
     return model, train(
