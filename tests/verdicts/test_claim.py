@@ -153,6 +153,7 @@ def test_a_sham_that_meets_the_criterion_makes_a_supported_claim_uninformative(m
     assert (found.verdict, found.shams[0].misses) == (verdict, misses)
     below = replace(CLAIM, asks="absence", criterion=at_most(0.5), statistic="median")
     assert judged(below, of(main=BAD), shams=shams).shams == ()
+    assert judged(replace(CLAIM, untried="it learns, by design"), of(main=main), shams=shams).shams == ()
 
 
 def test_a_sham_is_asked_without_what_is_presupposed_and_only_where_it_replaces_a_condition():

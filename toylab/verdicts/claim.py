@@ -134,6 +134,7 @@ class Claim:
         statistic: whether the share of seeds that meet the criterion must be most of them, or the median must meet it.
         control: what must miss the criterion.
         uncontrolled: why there is no control.
+        untried: why no sham is tried, such as where a sham meets the claim by design.
         margin: of equivalence, for a claim of absence.
         origin: where the threshold comes from: the paper, a smallest effect of interest, or our pilot.
         paper_number: the number of the paper, with its source.
@@ -158,6 +159,7 @@ class Claim:
     statistic: Statistic = "median"
     control: Control | None = None
     uncontrolled: str = ""
+    untried: str = ""
     margin: float | None = None
     origin: str = "our pilot"
     paper_number: str = ""
@@ -261,7 +263,7 @@ class Claim:
 
         A claim of absence, which an ignorant model supports, and a check of the set-up are not tried.
         """
-        if self.asks == "absence" or self.kind == "set-up":
+        if self.asks == "absence" or self.kind == "set-up" or self.untried:
             return ()
         free = replace(self, quantity=_or_none(self.quantity), needs=())
         tried = []

@@ -95,6 +95,7 @@ def claims(guess: GuessAccuracy, parity_guess: float, steps: int, one_head: str)
     return [
         learns(
             id="accuracy",
+            untried="a sham learns its task, by design",
             place="section 4",
             conditions=("main",),
             statement="Two layers with chain of thought learn to iterate a polynomial map on inputs never seen.",
