@@ -14,7 +14,7 @@ faster route around a point ask `has_hooks` and take the route that visits it.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -75,10 +75,10 @@ def points(model: nn.Module) -> tuple[str, ...]:
     return tuple(name for name, module in model.named_modules() if name and _is_point(module))
 
 
-Recorded = TypeVar("Recorded", Tensor, list[Tensor])
+_Recorded = TypeVar("_Recorded", Tensor, list[Tensor])
 
 
-class ActivationCache(dict[str, Recorded]):
+class ActivationCache(dict[str, _Recorded]):
     """What `watch` recorded: from the name of a point to the tensor of the latest call, or to the list of all calls.
 
     Attributes:
@@ -218,7 +218,7 @@ def match_points(model: nn.Module, pattern: str) -> list[str]:
         for name, why in _table(model, "hidden", str).items():
             if fnmatchcase(name, pattern):
                 raise ToylabError(f"{name!r} cannot be seen here: {why}")
-        near = difflib.get_close_matches(pattern, known, n=3, cutoff=0.3) or known[:3]
+        near: Sequence[str] = difflib.get_close_matches(pattern, known, n=3, cutoff=0.3) or known[:3]
         nearest = ", ".join(near)
         raise ToylabError(f"no point is named {pattern!r}; the nearest are {nearest}; toylab.probes.points lists all")
     return found

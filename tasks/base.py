@@ -20,7 +20,7 @@ from toylab.settings import check_option, check_range, check_seed
 if TYPE_CHECKING:
     cached_property = property  # to pyright, nothing else is what a protocol calls a property
 else:
-    pass
+    from functools import cached_property as cached_property
 
 IGNORE = -100
 """The target of a position that is not scored (torch's own default for cross entropy)."""

@@ -57,7 +57,7 @@ def _asked(blocked: Mapping[str, float]) -> dict[str, float]:
     }
 
 
-Reader = Callable[["Keys", Tensor], Float[Tensor, " batch"]]
+Reader = Callable[["ReaderKeys", Tensor], Float[Tensor, " batch"]]
 """From the keys that it is left and the true counts, which it may have had written somewhere, to its answers."""
 
 

@@ -16,7 +16,7 @@ from toylab.model.config import ModelConfig
 from toylab.model.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from toylab.model.transformer import Transformer
 
-Model = TypeVar("Model", bound=nn.Module)
+_Model = TypeVar("_Model", bound=nn.Module)
 
 
 def save_model(path: Path | str, model: Transformer | EncoderDecoder) -> None:
@@ -68,6 +68,6 @@ def _is_tied(model: Transformer | EncoderDecoder, name: str) -> bool:
     return isinstance(model, Transformer) and name == "unembedding.weight" and model.config.unembedding == "tied"
 
 
-def frozen_copy(model: Model) -> Model:
+def frozen_copy(model: _Model) -> _Model:
     """A copy that is no longer trained."""
     return deepcopy(model).requires_grad_(False).eval()

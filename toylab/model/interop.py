@@ -137,7 +137,7 @@ def _hooked(model: Any) -> AdoptedModel:
     return AdoptedModel(model, {name: tap for name, tap in taps.items() if tap.module in there}, {})
 
 
-def _encoder(model: nn.TransformerEncoder, patterns: bool) -> AdoptedModel:
+def _encoder(model: Any, patterns: bool) -> AdoptedModel:
     taps, hidden = {}, {}
     for i, layer in enumerate(model.layers):
         block, name = f"layers.{i}", f"blocks.{i}"

@@ -217,6 +217,8 @@ if TYPE_CHECKING:
 
         @overload
         def __getitem__(self, idx: int) -> Block: ...
+
+        def __getitem__(self, idx: int | slice) -> Block | BlockList: ...
 else:
     BlockList = nn.ModuleList
 

@@ -37,7 +37,8 @@ def add_lora(model: Transformer, rank: int, seed: int = 0) -> Transformer:
     generator = torch_stream(seed, "low rank")
     for block in model.blocks:
         for layer in _mlp_layers(block):
-            change = LoRAWeight(*layer.weight.shape, rank, generator).to(layer.weight.device, layer.weight.dtype)
+            outputs, inputs = layer.weight.shape
+            change = LoRAWeight(outputs, inputs, rank, generator).to(layer.weight.device, layer.weight.dtype)
             parametrize.register_parametrization(layer, "weight", change)
     return model
 

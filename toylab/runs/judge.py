@@ -95,7 +95,7 @@ def judge_run(out: Path | str, study: type | None = None) -> JudgedRun:
     film = fault = None
     try:
         draw, animate = getattr(settings, "pictures", None), getattr(settings, "film", None)
-        drawn = [] if draw is None else list(draw(found, out) or ())
+        drawn: list[Any] = [] if draw is None else list(draw(found, out) or ())
         if wrong := [one for one in drawn if not isinstance(one, Picture)]:
             raise TypeError(f"pictures: holds {wrong[0]!r}, and each must be a toylab.report.page.Picture")
         pictures = [
@@ -276,7 +276,8 @@ def _flags(default: Any, study: Any, prefix: str) -> tuple[list[str], list[str]]
         elif isinstance(now, bool):
             first.append(f"--{prefix}{'' if now else 'no-'}{field.name.replace('_', '-')}")
         elif isinstance(now, dict):
-            first += [f"--{name}.{key}={value}" for key, value in now.items() if before.get(key) != value]
+            known = before if isinstance(before, Mapping) else {}
+            first += [f"--{name}.{key}={value}" for key, value in now.items() if known.get(key) != value]
         elif isinstance(now, str) and now.startswith("-"):
             first.append(f"--{name}={now}")
         else:

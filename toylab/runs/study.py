@@ -83,7 +83,10 @@ class Study(Protocol):
     if TYPE_CHECKING:  # or `isinstance` would look for it
         __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
-    seeds: tuple[int, ...]
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Of the trainings."""
+        ...
 
     def jobs(self) -> list[Job]:
         """In the order in which they should start: the longest first keeps all workers busy to the end, and what others

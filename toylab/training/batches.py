@@ -77,6 +77,7 @@ def to_device(batch: SomeBatch, device: str | torch.device) -> SomeBatch:
         for name, x in vars(batch).items()
     }
     assert is_dataclass(batch)
+    assert not isinstance(batch, type)
     return replace(batch, **held)
 
 
