@@ -14,7 +14,7 @@ faster route around a point ask `has_hooks` and take the route that visits it.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -178,7 +178,7 @@ def edit(model: nn.Module, edits: Mapping[str, Edit]) -> Iterator[None]:
 
         return visit
 
-    hooks = {}
+    hooks: dict[str, HookFunction] = {}
     for pattern, function in edits.items():
         for name in match_points(model, pattern):
             if name in hooks:
@@ -218,7 +218,7 @@ def match_points(model: nn.Module, pattern: str) -> list[str]:
         for name, why in _table(model, "hidden", str).items():
             if fnmatchcase(name, pattern):
                 raise ToylabError(f"{name!r} cannot be seen here: {why}")
-        near: Sequence[str] = difflib.get_close_matches(pattern, known, n=3, cutoff=0.3) or known[:3]
+        near = difflib.get_close_matches(pattern, known, n=3, cutoff=0.3) or known[:3]
         nearest = ", ".join(near)
         raise ToylabError(f"no point is named {pattern!r}; the nearest are {nearest}; toylab.probes.points lists all")
     return found

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 from toylab.console import ToylabError
 from toylab.files import is_file_name
@@ -102,7 +102,10 @@ class Study(Protocol):
         ...
 
 
-def without_training(study: Study, **changes: Any) -> Study:
+_Study = TypeVar("_Study", bound=Study)
+
+
+def without_training(study: _Study, **changes: Any) -> _Study:
     """The same study with trainings of no step: as it says itself, or with those among its settings so."""
     untrained = getattr(study, "untrained", None)
     if not changes and untrained is not None:
