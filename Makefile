@@ -29,10 +29,10 @@ test-interop: .venv/installed-interop
 
 # Do the annotations hold? Checks an installed copy: only there do tasks/ and probes/ lie where they are imported from.
 types: .venv/installed-types
-	rm -rf build/types
+	rm -rf build/types build/lib
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/types .
 	cp pyproject.toml build/types
-	$(BIN)/pyright --project build/types --pythonpath $(BIN)/python
+	$(BIN)/pyright --project build/types --pythonpath $(abspath $(BIN)/python)
 
 # How fast each part is, beside TransformerLens and torch's own encoder.
 bench: .venv/installed-interop
