@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: run test test-slow test-interop mutants bench soak lock scoreboard notebooks lint clean
+.PHONY: run test test-slow test-interop types mutants bench soak lock scoreboard notebooks lint clean
 
 run: .venv/installed
 	$(BIN)/toylab run iteration-head $(ARGS)
@@ -26,6 +26,13 @@ mutants: .venv/installed-dev
 # Our probes on models of other libraries, which are large: they are installed for this alone.
 test-interop: .venv/installed-interop
 	$(BIN)/pytest -m '' tests/model/test_interop.py tests/model/test_transformer_lens.py
+
+# Do the annotations hold? Checks an installed copy: only there do tasks/ and probes/ lie where they are imported from.
+types: .venv/installed-types
+	rm -rf build/types build/lib
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/types .
+	cp pyproject.toml build/types
+	$(BIN)/pyright --project build/types --pythonpath $(abspath $(BIN)/python)
 
 # How fast each part is, beside TransformerLens and torch's own encoder.
 bench: .venv/installed-interop
@@ -60,6 +67,10 @@ notebooks: .venv/installed-dev
 
 .venv/installed-dev: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+.venv/installed-types: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[types]'
 	touch $@
 
 .venv/installed-interop: .venv/installed-dev

@@ -8,7 +8,7 @@ raises `ValueError`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import SupportsIndex
+from typing import SupportsIndex, overload
 
 import numpy as np
 import torch
@@ -76,6 +76,14 @@ def follow_links(heads: Indices, links: Links) -> Edit:
 def shift_links(links: Links, by: int) -> Links:
     """The same queries, reading `by` positions further on."""
     return np.asarray(torch.as_tensor(links).cpu()) + np.array([0, 0, by])
+
+
+@overload
+def _among(name: str, chosen: Indices, from_end: bool = False) -> Callable[[int], list[int]]: ...
+
+
+@overload
+def _among(name: str, chosen: slice | Indices, from_end: bool = False) -> Callable[[int], slice | list[int]]: ...
 
 
 def _among(name: str, chosen: slice | Indices, from_end: bool = False) -> Callable[[int], slice | list[int]]:

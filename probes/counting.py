@@ -54,7 +54,7 @@ def mass_by_class(pattern: HeadPattern, classes: KeyClasses) -> dict[str, Float[
     if not classes:
         raise ToylabError("classes: none were given; each key must be in one")
     classes = {name: as_mask(f"classes[{name!r}]", mask) for name, mask in classes.items()}
-    held = sum(mask.to(pattern.dtype) for mask in classes.values())
+    held = torch.as_tensor(sum(mask.to(pattern.dtype) for mask in classes.values()))
     if bool((held > 1).any()):
         raise ToylabError(f"classes: {', '.join(classes)} overlap; each key must be in one")
     if bool(((held == 0) & (pattern > 0)).any()):
@@ -245,7 +245,7 @@ def class_readout(
         raise ToylabError(f"values: are of the classes {sorted(values)}; give some of {sorted(masses)}")
     check_nonempty(logits=logits)
     check_finite(masses=masses, values=values, bias=bias, logits=logits)
-    total = sum(masses[name] for name in values)
+    total = torch.as_tensor(sum(masses[name] for name in values))
     total = torch.where(total > 0, total, 1.0)
     rebuilt = bias + sum((masses[name] / total)[:, None] * value for name, value in values.items())
     model, other = logits.log_softmax(dim=-1), rebuilt.log_softmax(dim=-1)

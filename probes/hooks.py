@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
@@ -75,7 +75,10 @@ def points(model: nn.Module) -> tuple[str, ...]:
     return tuple(name for name, module in model.named_modules() if name and _is_point(module))
 
 
-class ActivationCache(dict[str, Tensor | list[Tensor]]):
+_Recorded = TypeVar("_Recorded", Tensor, list[Tensor])
+
+
+class ActivationCache(dict[str, _Recorded]):
     """What `watch` recorded: from the name of a point to the tensor of the latest call, or to the list of all calls.
 
     Attributes:
@@ -91,13 +94,25 @@ class ActivationCache(dict[str, Tensor | list[Tensor]]):
         """The points that were matched and not visited."""
         return tuple(name for name in self.matched if name not in self)
 
-    def __missing__(self, name: str) -> None:
+    def __missing__(self, name: str) -> NoReturn:
         why = "was watched and not visited by what ran" if name in self.matched else "was not watched"
         raise ToylabError(f"{name!r} {why}; recorded are {', '.join(self) or 'no points'}")
 
 
+@overload
+def watch(
+    model: nn.Module, *names: str, every_call: Literal[False] = False
+) -> AbstractContextManager[ActivationCache[Tensor]]: ...
+
+
+@overload
+def watch(
+    model: nn.Module, *names: str, every_call: Literal[True]
+) -> AbstractContextManager[ActivationCache[list[Tensor]]]: ...
+
+
 @contextmanager
-def watch(model: nn.Module, *names: str, every_call: bool = False) -> Iterator[ActivationCache]:
+def watch(model: nn.Module, *names: str, every_call: bool = False) -> Iterator[ActivationCache[Any]]:
     """Record what passes the named points: yields a dict from name to the tensor of the latest call.
 
         with watch(model, "blocks.*.attn.pattern") as seen:
@@ -112,7 +127,9 @@ def watch(model: nn.Module, *names: str, every_call: bool = False) -> Iterator[A
         ValueError: for a name that matches nothing, with the nearest points; for a compiled model.
         TypeError: where a watched module returns something other than one tensor.
     """
-    seen = ActivationCache(dict.fromkeys(name for pattern in names for name in match_points(model, pattern)))
+    seen: ActivationCache[Any] = ActivationCache(
+        dict.fromkeys(name for pattern in names for name in match_points(model, pattern))
+    )
 
     def record(name: str) -> HookFunction:
         def visit(value: Tensor) -> None:
@@ -161,7 +178,7 @@ def edit(model: nn.Module, edits: Mapping[str, Edit]) -> Iterator[None]:
 
         return visit
 
-    hooks = {}
+    hooks: dict[str, HookFunction] = {}
     for pattern, function in edits.items():
         for name in match_points(model, pattern):
             if name in hooks:
@@ -293,13 +310,12 @@ def _leaving(name: str, place: Tap, visit: HookFunction) -> Callable:
     if place == Tap(place.module):  # one tensor as it is
 
         def plain(module: nn.Module, inputs: tuple, output: object) -> Tensor | None:
-            _check_tensor(name, output)
-            return visit(output)
+            return visit(_check_tensor(name, output))
 
         return plain
 
-    def hook(module: nn.Module, inputs: tuple, output: object) -> object:
-        if place.part == "output":
+    def hook(module: nn.Module, inputs: tuple, output: Any) -> Any:
+        if not isinstance(place.part, int):
             return _visited(name, place, visit, output)
         edited = _visited(name, place, visit, output[place.part])
         return None if edited is None else (*output[: place.part], edited, *output[place.part + 1 :])
@@ -321,9 +337,9 @@ def _visited(name: str, place: Tap, visit: HookFunction, value: object) -> Tenso
             f"{name}: there is nothing to see, as a fused attention kernel keeps no pattern; call the model without "
             "one: toylab.model.interop.adopt(model, patterns=True)"
         )
-    _check_tensor(name, value)
-    edited = visit(place.extract(value))
-    return None if edited is None else place.insert(value, edited)
+    whole = _check_tensor(name, value)
+    edited = visit(place.extract(whole))
+    return None if edited is None else place.insert(whole, edited)
 
 
 def _taps(model: nn.Module) -> Mapping[str, Tap]:
@@ -340,9 +356,10 @@ def _is_point(module: nn.Module) -> bool:
     return isinstance(module, nn.Identity) or type(module).__name__ == "HookPoint"
 
 
-def _check_tensor(name: str, value: object) -> None:
+def _check_tensor(name: str, value: object) -> Tensor:
     if not isinstance(value, Tensor):
         raise TypeError(
             f"{name}: expected one tensor, got {type(value).__name__}; name a module inside it, or see "
             "toylab.model.interop.adopt for models of other libraries"
         )
+    return value

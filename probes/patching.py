@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -125,10 +126,14 @@ def _names(names: Iterable[str]) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
 
 
+def _submodule(model: nn.Module, name: str) -> Any:
+    return model.get_submodule(tap_at(model, name).module)
+
+
 @contextmanager
 def _scaled(model: nn.Module, name: str, rows: int, read: set[str]) -> Iterator[None]:
     """Let a LayerNorm divide the first rows by the standard deviation of the others."""
-    norm = model.get_submodule(tap_at(model, name).module)
+    norm: Any = _submodule(model, name)
     bias = 0 if norm.bias is None else norm.bias
     ratio: list[Tensor] = []
 

@@ -9,13 +9,18 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, get_args, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int, Shaped
 
 from toylab.console import ToylabError
 from toylab.settings import check_option, check_range, check_seed
+
+if TYPE_CHECKING:
+    cached_property = property  # to pyright, nothing else is what a protocol calls a property
+else:
+    from functools import cached_property as cached_property
 
 IGNORE = -100
 """The target of a position that is not scored (torch's own default for cross entropy)."""

@@ -103,6 +103,7 @@ def _search(law: Callable, task: Task, examples: int, case: dict[str, Any]) -> N
 
     from toylab.tasks.strategies import batches
 
+    all_checks: list[Any] = list(HealthCheck)
     quiet = settings(
         max_examples=int(examples),
         database=None,
@@ -110,7 +111,7 @@ def _search(law: Callable, task: Task, examples: int, case: dict[str, Any]) -> N
         derandomize=True,
         print_blob=False,
         report_multiple_bugs=False,
-        suppress_health_check=list(HealthCheck),
+        suppress_health_check=all_checks,
         phases=(Phase.generate, Phase.shrink),
     )
     of_batches = law in BATCH_LAWS

@@ -21,15 +21,14 @@ import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Literal
+from typing import Literal, overload
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from toylab.console import ToylabError
 from toylab.settings import check_option, check_range, check_settings
-from toylab.tasks.base import IGNORE, NO_POSITION, Batch, Split, check_draw, check_span, fill_split
+from toylab.tasks.base import IGNORE, NO_POSITION, Batch, Split, cached_property, check_draw, check_span, fill_split
 from toylab.tasks.bracketed import (
     BEGIN,
     CLOSE,
@@ -349,7 +348,13 @@ class ContextualCounting:
             wider[np.arange(len(strings))[:, None], sizes[:, None] + np.arange(more)] = added
         return self.batch(wider, sizes + more)
 
-    def _named(self, count: int | Int[np.ndarray, "*shape"]):
+    @overload
+    def _named(self, count: int) -> int: ...
+
+    @overload
+    def _named(self, count: Int[np.ndarray, "*shape"]) -> Int[np.ndarray, "*shape"]: ...
+
+    def _named(self, count: int | Int[np.ndarray, "*shape"]) -> int | Int[np.ndarray, "*shape"]:
         """The token of a count."""
         if np.max(count, initial=0) >= self.classes:
             raise ToylabError(f"count={np.max(count)}: this task names counts up to {self.classes - 1}; raise length")

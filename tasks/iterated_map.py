@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -19,6 +19,7 @@ from toylab.tasks.base import (
     SPLIT_SHARES,
     Batch,
     Split,
+    cached_property,
     check_draw,
     check_span,
     split_index,

@@ -110,7 +110,7 @@ def every_token_and_target_is_in_the_vocabulary(task: Task, batch: Batch) -> Non
     size = len(task.vocabulary)
     for name, allowed in (("tokens", batch.tokens), ("targets", np.where(batch.targets == IGNORE, 0, batch.targets))):
         inside = (allowed >= 0) & (allowed < size)
-        _rows(inside.all(axis=1), name, f"an id is outside the {size} of the vocabulary")
+        _rows(np.all(inside, axis=1), name, f"an id is outside the {size} of the vocabulary")
 
 
 def sizes_say_where_one_padding_token_begins(task: Task, batch: Batch) -> None:
@@ -201,10 +201,11 @@ def labels_have_one_entry_a_row_or_a_position(task: Task, batch: Batch) -> None:
 
 def labels_say_what_the_prompt_says(task: Task, batch: Batch) -> None:
     """Labels agree with `facts`, for a task that has it; those it does not name are not looked at."""
-    if not hasattr(task, "label_oracle"):
+    label_oracle = getattr(task, "label_oracle", None)
+    if label_oracle is None:
         return
     for row, prompt in enumerate(prompts_of(batch)):
-        for name, fact in task.label_oracle(prompt).items():
+        for name, fact in label_oracle(prompt).items():
             _need(name in batch.labels, f"labels[{name!r}]", "is missing, and facts names it", row)
             said = np.ravel(batch.labels[name][row]).tolist()
             known = np.ravel(fact).tolist()
@@ -258,7 +259,8 @@ def no_prompt_is_in_two_splits(task: Task, seed: int) -> None:
 
 
 def _split_key(task: Task, prompt: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(task.split_key(prompt)) if hasattr(task, "split_key") else prompt
+    split_key = getattr(task, "split_key", None)
+    return prompt if split_key is None else tuple(split_key(prompt))
 
 
 def a_sample_has_as_many_rows_as_asked_for(task: Task, seed: int) -> None:

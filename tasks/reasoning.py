@@ -16,14 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool, Int
 
 from toylab.console import ToylabError
 from toylab.settings import check_range, check_settings
-from toylab.tasks.base import IGNORE, Batch, Split, check_draw, decode, split_index, split_of, stream
+from toylab.tasks.base import IGNORE, Batch, Split, cached_property, check_draw, decode, split_index, split_of, stream
 
 _PATIENCE = 200
 

@@ -19,7 +19,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Int
@@ -32,6 +32,7 @@ from toylab.tasks.base import (
     NO_POSITION,
     Batch,
     Split,
+    cached_property,
     check_draw,
     decode,
     fill_split,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal, get_args
 
 import numpy as np
@@ -16,7 +15,7 @@ from jaxtyping import Bool, Int
 
 from toylab.console import ToylabError
 from toylab.settings import check_option, check_range, check_settings
-from toylab.tasks.base import IGNORE, NO_POSITION, Batch, Split, check_draw, decode, fill_split, stream
+from toylab.tasks.base import IGNORE, NO_POSITION, Batch, Split, cached_property, check_draw, decode, fill_split, stream
 from toylab.tasks.grammar import ConceptGrammar
 
 Kind = Literal[

@@ -41,7 +41,7 @@ def a_task_keeps_the_protocol(task: Any) -> None:
         raise BrokenLawError("the class", f"lacks {', '.join(missing)}", hopeless=True)
 
 
-def a_task_is_immutable_and_its_fields_are_its_identity(task: Task) -> None:
+def a_task_is_immutable_and_its_fields_are_its_identity(task: Any) -> None:
     """A frozen dataclass of typed fields, that is equal to its copy and hashes like it."""
     _need(dataclasses.is_dataclass(task), "the class", "is no dataclass: add @dataclass(frozen=True, kw_only=True)")
     hints = get_type_hints(type(task))

@@ -1,5 +1,6 @@
 """Laws of the package: everything that is needed travels, and one name has one module wherever toylab is used from."""
 
+import ast
 import os
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import toylab
 from tests.modules import FOLDERS, ROOT
 
 HOMES = {name.replace(".", "/"): folder for name, folder in FOLDERS.items()}
@@ -111,6 +113,17 @@ def test_the_wheel_holds_every_module_and_every_file_beside_them(wheel):
     }
     assert {"toylab/report/page.html", "toylab/tasks/iteration.py", "toylab/probes/hooks.py"} <= held
     assert members(wheel) == held
+
+
+def test_the_wheel_says_that_it_is_annotated(wheel):
+    assert {f"{part}/py.typed" for part in ("toylab", "toylab/tasks", "toylab/probes")} <= members(wheel)
+
+
+def test_a_type_checker_knows_every_name_that_is_loaded_when_first_used():
+    tree = ast.parse((ROOT / "toylab" / "__init__.py").read_text())
+    (block,) = (node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    known = {line.names[0].asname: f"{line.module}.{line.names[0].name}" for line in block.body}
+    assert known == {name: f"toylab.{home}.{name}" for name, home in toylab._HOMES.items()}
 
 
 def test_the_wheel_names_its_command_its_licence_and_no_package_but_one(wheel):

@@ -18,7 +18,8 @@ def defined(source: str) -> list[str]:
     found = []
     for node in ast.parse(source).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            found.append(node.name)
+            if "overload" not in map(ast.unparse, node.decorator_list):  # the function itself follows
+                found.append(node.name)
         elif isinstance(node, ast.Assign | ast.AnnAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             found += [name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)]

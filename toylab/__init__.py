@@ -6,7 +6,23 @@ The names below are loaded when first used, so that `toylab --help` need not wai
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # the same names, for those that cannot load them
+    from toylab.console import ToylabError as ToylabError
+    from toylab.model.checkpoint import load_model as load_model
+    from toylab.model.checkpoint import save_model as save_model
+    from toylab.model.config import ModelConfig as ModelConfig
+    from toylab.model.generate import generate as generate
+    from toylab.model.transformer import Transformer as Transformer
+    from toylab.runs.grid import grid as grid
+    from toylab.runs.processes import single_thread as single_thread
+    from toylab.runs.sweep import sweep as sweep
+    from toylab.runs.table import load_runs as load_runs
+    from toylab.training.batches import next_token_loss as next_token_loss
+    from toylab.training.batches import pack as pack
+    from toylab.training.batches import pad as pad
+    from toylab.training.batches import training_batches as training_batches
 
 _ROOT = Path(__file__).resolve().parents[1]
 if (_ROOT / "pyproject.toml").is_file() and (_ROOT / "tasks" / "base.py").is_file():

@@ -101,8 +101,8 @@ def safe_printing() -> Iterator[None]:
         for stream, redirect in ((sys.stdout, redirect_stdout), (sys.stderr, redirect_stderr)):
             if is_missing(stream):  # a daemon's, or pythonw's
                 stack.enter_context(redirect(stack.enter_context(open(os.devnull, "w", encoding="utf-8"))))
-            elif hasattr(stream, "reconfigure"):
-                stream.reconfigure(errors="backslashreplace")
+            elif (reconfigure := getattr(stream, "reconfigure", None)) is not None:
+                reconfigure(errors="backslashreplace")
         yield
 
 

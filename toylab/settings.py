@@ -111,9 +111,9 @@ def convert_value(kind: Any, value: Any, name: str) -> Any:
             if isinstance(plain, _SCALARS[form]) and (form is bool or not isinstance(plain, bool)):
                 return plain
         elif form in (tuple, list, Sequence):
-            inner = _items(choice, len(plain)) if isinstance(plain, tuple | list | range) else None
-            if inner is not None:
-                held = [convert_value(*pair, f"{name}[{i}]") for i, pair in enumerate(zip(inner, plain, strict=True))]
+            if isinstance(plain, tuple | list | range) and (inner := _items(choice, len(plain))) is not None:
+                pairs = enumerate(zip(inner, plain, strict=True))
+                held = [convert_value(one, item, f"{name}[{i}]") for i, (one, item) in pairs]
                 return held if form is list else tuple(held)
         elif form in (dict, Mapping):
             if isinstance(plain, Mapping):
@@ -121,7 +121,7 @@ def convert_value(kind: Any, value: Any, name: str) -> Any:
                 return {
                     _key(keys, key, name): convert_value(values, held, f"{name}.{key}") for key, held in plain.items()
                 }
-        elif is_dataclass(form):
+        elif isinstance(form, type) and is_dataclass(form):
             if isinstance(value, form):
                 check_settings(value, f"{name}.")
                 return value
@@ -208,7 +208,8 @@ def _choices(kind: Any) -> tuple[Any, ...]:
 
 
 def _dataclasses(kind: Any) -> list[type]:
-    return [form for choice in _choices(kind) if is_dataclass(form := get_origin(choice) or choice)]
+    forms = (get_origin(choice) or choice for choice in _choices(kind))
+    return [form for form in forms if isinstance(form, type) and is_dataclass(form)]
 
 
 def _items(kind: Any, size: int) -> list[Any] | None:

@@ -88,48 +88,48 @@ def growth_curves(device: str = "cpu", rounds: int = 5) -> Iterator[GrowthCurve]
 
 
 def _curve(
-    work: str, size: str, sizes: Sequence[int], make: Callable[[ExitStack, int], Callable[[], None]], rounds: int
+    work: str, size: str, sizes: Sequence[int], make: Callable[[ExitStack, int], Callable[[], object]], rounds: int
 ) -> GrowthCurve:
     with ExitStack() as stack:
         seconds = interleaved_timings({str(n): make(stack, n) for n in sizes}, rounds)
     return GrowthCurve(work, size, tuple(sizes), tuple(statistics.median(held) for held in seconds.values()))
 
 
-def _step(stack: ExitStack, config: ModelConfig, length: int, rows: int, device: str) -> Callable[[], None]:
+def _step(stack: ExitStack, config: ModelConfig, length: int, rows: int, device: str) -> Callable[[], object]:
     model = Transformer(config, VOCAB, length).to(device)
     step = stack.enter_context(flat_step(model))
     return partial(step, language_model_loss(model, random_tokens(rows, length + 1, device)))
 
 
-def _counting_step(stack: ExitStack, length: int, device: str) -> Callable[[], None]:
+def _counting_step(stack: ExitStack, length: int, device: str) -> Callable[[], object]:
     task = ContextualCounting(length=length, regions=4)
     model = counting_model(task, EncoderDecoderConfig())
     batch = fresh_strings(task, 0, 8, causal_counts=True)(0)
     return partial(stack.enter_context(flat_step(model)), partial(count_loss, model, batch))
 
 
-def _drawing(inputs: int) -> Callable[[], None]:
+def _drawing(inputs: int) -> Callable[[], object]:
     return lambda: Polynomial(lengths=(1, inputs)).sample(stream(0, "bench"), 2048)
 
 
-def _packing(inputs: int) -> Callable[[], None]:
+def _packing(inputs: int) -> Callable[[], object]:
     drawn = Polynomial(lengths=(1, inputs)).sample(stream(0, "bench"), 512)
     return lambda: pack(drawn)
 
 
-def _packed_step(stack: ExitStack, inputs: int, device: str) -> Callable[[], None]:
+def _packed_step(stack: ExitStack, inputs: int, device: str) -> Callable[[], object]:
     task = Polynomial(lengths=(1, inputs))
     model = Transformer.for_task(task, peer_config(32)).to(device)
     batch = pack(task.sample(stream(0, "bench"), 64)).to(device)
     return partial(stack.enter_context(flat_step(model)), partial(next_token_loss, model, batch))
 
 
-def _one_by_one(stack: ExitStack, seeds: int, device: str) -> Callable[[], None]:
+def _one_by_one(stack: ExitStack, seeds: int, device: str) -> Callable[[], object]:
     steps = [_packed_step(stack, 16, device) for _ in range(seeds)]
     return lambda: [step() for step in steps]
 
 
-def _together(seeds: int, device: str) -> Callable[[], None]:
+def _together(seeds: int, device: str) -> Callable[[], object]:
     from toylab.training.population import Population
 
     task = Polynomial()

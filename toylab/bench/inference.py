@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -31,7 +32,7 @@ def bench_watch(device: str, rounds: int = 25) -> Iterator[Comparison]:
 
     works = {"plain": partial(ours, drawn), "ours": partial(watched, *points(ours)), "nothing": watched}
     if LENS in held:
-        works |= {LENS: partial(held[LENS], drawn), "cached": partial(held[LENS].run_with_cache, drawn)}
+        works |= {LENS: partial(held[LENS], drawn), "cached": partial(_with_cache(held[LENS]), drawn)}
     seconds = interleaved_timings(works, rounds, device)
     found = compare_with_peer("watching every point", seconds, "plain", 1.15)
     if LENS in held:
@@ -41,12 +42,16 @@ def bench_watch(device: str, rounds: int = 25) -> Iterator[Comparison]:
     yield compare_with_peer("watching nothing", seconds, "plain", 1.0, ours="nothing")
 
 
+def _with_cache(peer: Any) -> Callable[..., object]:
+    return peer.run_with_cache
+
+
 @torch.no_grad()
 def bench_generate(device: str, rounds: int = 9) -> Iterator[Comparison]:
     """Tokens written greedily, with the cache that each has."""
     config, context = peer_config(64, layers=4), PROMPT + NEW_TOKENS
     ours, prompts = Transformer(config, 24, context).to(device), random_tokens(ROWS, PROMPT, device)
-    works = {"ours": partial(generate, ours, prompts, NEW_TOKENS)}
+    works: dict[str, Callable[[], object]] = {"ours": partial(generate, ours, prompts, NEW_TOKENS)}
     if (peer := lens_model(config, 24, 2 * context, device)) is not None:
         how = {"do_sample": False, "stop_at_eos": False, "verbose": False, "prepend_bos": False}
 

@@ -112,7 +112,8 @@ def run_steering(seed: int) -> RecipeResult:
         out = Path(folder) / "run"
         measured = execute(study, "steering-vectors", out, workers=1, progress=False)
         spent = sum(read_cost(job.folder(out)).cpu_seconds for job in measured)
-    found = {claim.id: claim.measured for claim in judge_study(study, measured)}
+    judged = judge_study(study, measured)
+    found = {claim.id: float("nan") if claim.measured is None else claim.measured for claim in judged}
     return spent, all(found[name] >= least for name, least in FIGURE_SETTINGS.items())
 
 
@@ -135,7 +136,7 @@ def bench_studies(device: str, workers: int = 2) -> Iterator[Comparison]:
             out = Path(folder) / "run"
             measured = execute(study, name, out, workers)
             taken = (time.perf_counter() - began) / 60
-            peak = max(read_cost(job.folder(out)).peak_megabytes for job in measured) / 1000
+            peak = max(read_cost(job.folder(out)).peak_megabytes or 0 for job in measured) / 1000
         minutes += taken
         yield Comparison(f"default {name}", taken, "minutes", 4, taken)
         yield Comparison(f"default {name}: memory of a process", peak, "GB", 1.5, peak)

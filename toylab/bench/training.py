@@ -108,7 +108,7 @@ def bench_matmul_share(device: str, width: int = 128, rows: int = 256, rounds: i
     yield Comparison(work, rates["step"], "GF/s", 0.75, ratio, {"them alone": rates["products"]}, more=True, note=note)
 
 
-def matrix_products(config: ModelConfig, rows: int, length: int, device: str) -> tuple[Callable[[], None], int]:
+def matrix_products(config: ModelConfig, rows: int, length: int, device: str) -> tuple[Callable[[], object], int]:
     """The matrix products of a step of a model, forward and backward, without all else; and how many operations."""
     width, heads = config.width, config.heads
     stream, hidden = (torch.randn(rows * length, n, device=device) for n in (width, 4 * width))

@@ -314,7 +314,7 @@ def calibration_table(calibrations: Sequence[Calibration]) -> str:
     "noise" is the share from which on less than half of the plants are found.
     """
     head = ("probe", "bar", "best bars", "hits", "false alarms", "noise")
-    rows = [head]
+    rows: list[tuple[str, ...]] = [head]
     for one in calibrations:
         low, high = one.best_bars
         rows.append(

@@ -94,7 +94,10 @@ def _recall(rng: np.random.Generator) -> tuple[AssociativeRecall, tuple[Batch, .
     return task, (task.sample(rng, 24),)
 
 
-_CIRCUITS = {"iteration": (_iterated, iteration_head), "induction": (_recall, induction_head)}
+_CIRCUITS: dict[str, tuple[Callable, Callable]] = {
+    "iteration": (_iterated, iteration_head),
+    "induction": (_recall, induction_head),
+}
 
 
 def _planted(name: str, heads: bool, layers: bool, basis: bool) -> PlantedPositive:

@@ -211,7 +211,7 @@ def _spread(mask: Tensor) -> Tensor:
 
 
 def _every_class(rng: np.random.Generator, classes: Mapping[str, Tensor]) -> Tensor:
-    return sum(_spread(mask) for mask in classes.values())
+    return torch.as_tensor(sum(_spread(mask) for mask in classes.values()))
 
 
 def _evenly(rng: np.random.Generator, classes: Mapping[str, Tensor]) -> Tensor:

@@ -88,8 +88,8 @@ def coverage(population: SeedDistribution, seeds: int, draws: int = 400) -> Cove
     )
 
 
-def _share(intervals: Iterable[Interval], truth: float) -> float:
-    return float(np.mean([low <= truth <= high for low, high in intervals]))
+def _share(intervals: Iterable[Interval | None], truth: float) -> float:
+    return float(np.mean([found[0] <= truth <= found[1] for found in intervals if found is not None]))
 
 
 def _student(row: np.ndarray) -> Interval:

@@ -46,6 +46,7 @@ def from_flags(kind: type, default: Any, arguments: list[str], program: str, par
     finally:
         if fault is None:
             sys.stderr.write(said.getvalue())
+    assert fault is not None  # else it was raised above
     raise fault
 
 

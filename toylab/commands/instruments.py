@@ -96,6 +96,6 @@ def _measure_growth(options: argparse.Namespace) -> None:
             title=f"Cost against {size}",
         )
         path = options.out / f"growth-{size.replace(' ', '-')}.svg"
-        write_text(path, canvas.to_svg(drawn.figure))
+        write_text(path, canvas.to_svg(canvas.whole_figure(drawn)))
         if not options.json:
             print("\n".join([*map(str, lines), f"  {path}"]))

@@ -105,7 +105,7 @@ def plot_rows(options: argparse.Namespace, rest: list[str]) -> None:
     ax = figures.plot_intervals(groups, xlabel=xlabel, ylabel=f"{ylabel}, {what} of {count}", title=title)
     if options.out is None:
         refuse_links(options.folder, out)
-    write_bytes(out, canvas.figure_bytes(ax.figure, out.suffix[1:]))
+    write_bytes(out, canvas.figure_bytes(canvas.whole_figure(ax), out.suffix[1:]))
     print(out.resolve())
 
 

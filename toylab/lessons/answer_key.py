@@ -164,7 +164,7 @@ def tallies(answer: Any) -> None:
         """Visit every token."""
         tokens = [kind for kind, number in enumerate(counts) for _ in range(number)]
         weights = torch.from_numpy(scores[tokens]).softmax(dim=0).numpy()
-        return sum(weight * values[kind] for weight, kind in zip(weights, tokens, strict=True))
+        return np.asarray(sum(weight * values[kind] for weight, kind in zip(weights, tokens, strict=True)))
 
     def breaks(case: Mapping[str, Any], said: np.ndarray) -> str:
         if set(case["counts"].tolist()) == {1}:
@@ -267,8 +267,8 @@ def pull(answer: Any) -> None:
 
     def oracle(beta: float, chosen: float, rejected: float) -> float:
         gain = torch.tensor(chosen, dtype=torch.double, requires_grad=True)
-        (-F.logsigmoid(beta * gain - beta * rejected)).backward()
-        return -gain.grad.item()
+        (slope,) = torch.autograd.grad(-F.logsigmoid(beta * gain - beta * rejected), gain)
+        return -slope.item()
 
     def breaks(case: Mapping[str, Any], said: np.ndarray) -> str:
         if case["chosen"] == case["rejected"]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -15,6 +15,8 @@ from toylab.files import read_tensors, write_tensors
 from toylab.model.config import ModelConfig
 from toylab.model.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from toylab.model.transformer import Transformer
+
+_Model = TypeVar("_Model", bound=nn.Module)
 
 
 def save_model(path: Path | str, model: Transformer | EncoderDecoder) -> None:
@@ -63,9 +65,9 @@ _KINDS: dict[str, tuple[type, Callable[[dict[str, Any]], Any], tuple[str, ...]]]
 
 
 def _is_tied(model: Transformer | EncoderDecoder, name: str) -> bool:
-    return name == "unembedding.weight" and model.config.unembedding == "tied"
+    return isinstance(model, Transformer) and name == "unembedding.weight" and model.config.unembedding == "tied"
 
 
-def frozen_copy(model: nn.Module) -> nn.Module:
+def frozen_copy(model: _Model) -> _Model:
     """A copy that is no longer trained."""
     return deepcopy(model).requires_grad_(False).eval()

@@ -130,13 +130,13 @@ class Decoder(nn.Module):
         batch, keys, _ = stream.shape
         labels = len(self.queries)
         x = self.resid_pre(self.queries.expand(batch, -1, -1))
-        if self.attn is not None:
+        if self.attn is not None and self.ln1 is not None:
             read = self.ln1(x)
             x = x + self.attn_out(self.attn(read, read, self._geometry(labels, labels, stream)))
         x = self.resid_mid(x)
         fetched = self.cross_out(self.cross(x, stream, self._geometry(labels, keys, stream, seen)))
         x = x + fetched if self.config.residual else fetched
-        if self.mlp is not None:
+        if self.mlp is not None and self.ln2 is not None:
             x = x + self.mlp_out(self.mlp(self.ln2(x)))
         x = self.resid_post(x)
         return self.head(self.config.logit_scale * x)

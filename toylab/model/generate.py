@@ -54,13 +54,14 @@ def generate(
         logits = (model(new, cache=kept) if cache else model(tokens))[:, -1]
         if stop is not None and not 0 <= stop < logits.shape[-1]:
             raise ToylabError(f"stop={stop}: must be a token, from 0 to {logits.shape[-1] - 1}")
-        if cache and step == 0 and samples > 1:
+        if kept is not None and step == 0 and samples > 1:
             logits = logits.repeat_interleave(samples, dim=0)
             kept.repeat(samples)
         if temperature == 0:
             values, chosen = logits.max(dim=-1)
             largest.append(values)
         else:
+            assert generator is not None
             chances = _chances(logits, temperature).to(generator.device)
             chosen = torch.multinomial(chances, 1, generator=generator)[:, 0].to(tokens.device)
         if stop is not None:
@@ -71,7 +72,7 @@ def generate(
         tokens = torch.cat([tokens, written], dim=1)
         if stop is not None and bool(ended.all()):
             break
-        if drop and ended.float().mean() > 0.25:  # fewer are not worth copying what is kept
+        if drop and kept is not None and ended.float().mean() > 0.25:  # fewer are not worth copying what is kept
             going = ~ended
             rows, chosen, ended = rows[going], chosen[going], ended[going]
             kept.keep(going)

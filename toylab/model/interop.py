@@ -48,7 +48,7 @@ class AdoptedModel(nn.Module):
         return getattr(out, "logits", out)
 
 
-_OURS = {"cache", "queries", "segments", "tally"}
+_OURS = {"cache", "queries", "segments", "token_counts"}
 
 
 def adopt(model: nn.Module, patterns: bool = False) -> AdoptedModel:
@@ -76,7 +76,7 @@ def adopt(model: nn.Module, patterns: bool = False) -> AdoptedModel:
     )
 
 
-def _gpt2(model: nn.Module, patterns: bool) -> AdoptedModel:
+def _gpt2(model: Any, patterns: bool) -> AdoptedModel:
     if patterns:
         model.set_attn_implementation("eager")
     width, heads = model.config.n_embd, model.config.n_head
@@ -106,7 +106,7 @@ def _gpt2(model: nn.Module, patterns: bool) -> AdoptedModel:
     return AdoptedModel(model, taps | {"final": Tap("transformer.ln_f"), "ln_final": Tap("transformer.ln_f")}, hidden)
 
 
-def _hooked(model: nn.Module) -> AdoptedModel:
+def _hooked(model: Any) -> AdoptedModel:
     there = {name for name, _ in model.named_modules()}
     taps, turned = {"embed": Tap("hook_embed")}, ""
     if model.cfg.positional_embedding_type == "standard":
@@ -137,7 +137,7 @@ def _hooked(model: nn.Module) -> AdoptedModel:
     return AdoptedModel(model, {name: tap for name, tap in taps.items() if tap.module in there}, {})
 
 
-def _encoder(model: nn.TransformerEncoder, patterns: bool) -> AdoptedModel:
+def _encoder(model: Any, patterns: bool) -> AdoptedModel:
     taps, hidden = {}, {}
     for i, layer in enumerate(model.layers):
         block, name = f"layers.{i}", f"blocks.{i}"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING, overload
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from toylab.model.config import ModelConfig
+from toylab.model.positions import NoPositions
 from toylab.model.token_counts import TokenCounts
 from toylab.probes.hooks import has_hooks
 from toylab.tasks import stream
@@ -72,6 +75,7 @@ class Attention(nn.Module):
         """Output at every query. With a tally, what is read is one row per type of token, (1, type, width)."""
         if token_counts is not None:
             return self._by_type(read[0], token_counts)
+        assert geometry is not None  # counts alone do without
         if self.few_queries and not has_hooks(self.k, self.v, self.key, self.value):
             return self._by_few(reading, read, geometry)
         q = self.q(geometry.rotate(self._split(self.query(reading)), geometry.query))
@@ -171,9 +175,11 @@ class Block(nn.Module):
         token_counts: TokenCounts | None = None,
     ) -> Float[Tensor, "row asked width"]:
         """The stream at every query. With a tally, `x` is one row per type of token, (1, type, width)."""
-        self.positions = (
-            torch.arange(token_counts.types.shape[1], device=x.device)[None] if token_counts else geometry.query
-        )
+        if token_counts is not None:
+            self.positions = torch.arange(token_counts.types.shape[1], device=x.device)[None]
+        else:
+            assert geometry is not None  # counts alone do without
+            self.positions = geometry.query
         x = self.resid_pre(x)
         if self.norm == "entry":
             x = self.ln1(x)
@@ -188,7 +194,7 @@ class Block(nn.Module):
         if self.norm == "post":
             x = self.ln1(x)
         x = self.resid_mid(x)
-        if self.mlp is not None:
+        if self.mlp is not None and self.ln2 is not None:
             x = x + self.mlp_out(self.mlp(self.ln2(x) if self.norm in ("pre", "entry") else x))
             if self.norm == "post":
                 x = self.ln2(x)
@@ -199,11 +205,29 @@ class Block(nn.Module):
         return self, self.resid_pre, self.ln1, *self.attn.modules()
 
 
+if TYPE_CHECKING:
+
+    class BlockList(nn.ModuleList):
+        """A list that is known to hold blocks."""
+
+        def __iter__(self) -> Iterator[Block]: ...
+
+        @overload
+        def __getitem__(self, idx: slice) -> BlockList: ...
+
+        @overload
+        def __getitem__(self, idx: int) -> Block: ...
+
+        def __getitem__(self, idx: int | slice) -> Block | BlockList: ...
+else:
+    BlockList = nn.ModuleList
+
+
 @dataclass(frozen=True)
 class AttentionContext:
     """Who may see whom, and from how far: worked out once and shared by all layers."""
 
-    encoding: nn.Module
+    encoding: NoPositions
     query: Int[Tensor, "#batch query"]
     key: Int[Tensor, "#batch key"]
     bias: Float[Tensor, "#batch #head query key"]
@@ -211,7 +235,7 @@ class AttentionContext:
     @classmethod
     def of(
         cls,
-        encoding: nn.Module,
+        encoding: NoPositions,
         positions: Int[Tensor, "#batch key"],
         segments: Int[Tensor, "batch key"] | None,
         past: int,
@@ -261,12 +285,12 @@ class KVCache:
 
     def keep(self, rows: Bool[Tensor, " row"]) -> None:
         """Forget all other rows."""
-        self.layers = {layer: tuple(x[rows] for x in held) for layer, held in self.layers.items()}
+        self.layers = {layer: (keys[rows], values[rows]) for layer, (keys, values) in self.layers.items()}
 
     def repeat(self, times: int) -> None:
         """Let each row stand for several, one after the other."""
-        for layer, held in self.layers.items():
-            self.layers[layer] = tuple(x.repeat_interleave(times, dim=0) for x in held)
+        for layer, (keys, values) in self.layers.items():
+            self.layers[layer] = keys.repeat_interleave(times, dim=0), values.repeat_interleave(times, dim=0)
 
 
 def _rows(
@@ -283,6 +307,7 @@ def torch_stream(seed: int, purpose: str) -> torch.Generator:
 def make_linear(inputs: int, outputs: int, bias: bool, generator: torch.Generator) -> nn.Linear:
     """A linear map, weights and biases uniform within 1 / sqrt(inputs) (torch's own default, from our generator)."""
     layer = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=bias)
+    assert isinstance(layer, nn.Linear)
     for parameter in layer.parameters():
         nn.init.uniform_(parameter, -(inputs**-0.5), inputs**-0.5, generator=generator)
     return layer

@@ -22,13 +22,26 @@ from toylab.console import ToylabError
 class EncodingConfig(Protocol):
     """What an encoding may know of a model: these fields of `toylab.model.config.ModelConfig`, which checks them."""
 
-    width: int
-    heads: int
-    position_base: float
-    position_frequency: float
-    position_width: int | None
-    position_std: float
-    alibi_slope: float | int | None
+    @property
+    def width(self) -> int: ...
+
+    @property
+    def heads(self) -> int: ...
+
+    @property
+    def position_base(self) -> float: ...
+
+    @property
+    def position_frequency(self) -> float: ...
+
+    @property
+    def position_width(self) -> int | None: ...
+
+    @property
+    def position_std(self) -> float: ...
+
+    @property
+    def alibi_slope(self) -> float | int | None: ...
 
 
 class NoPositions(nn.Module):
@@ -93,9 +106,9 @@ class _FixedPositions(NoPositions):
         raise NotImplementedError
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> _FixedPositions:
-        before = self._buffers[self.name]
+        before = self.get_buffer(self.name)
         super()._apply(fn, recurse)
-        after = self._buffers[self.name]
+        after = self.get_buffer(self.name)
         self.dtype, made = after.dtype, self.fixed(_wide(after.dtype)).to(after.device)
         if not before.is_meta:  # what an edit has changed stays changed
             old = self.fixed(before.dtype).to(before.device)
@@ -115,6 +128,7 @@ class SinusoidalPositions(_FixedPositions):
     """
 
     name = "frequencies"
+    frequencies: Tensor
 
     def fixed(self, dtype):
         width = self.config.position_width
@@ -130,6 +144,7 @@ class RotaryPositions(_FixedPositions):
     """Turns each pair of query and key features by an angle that grows with position (Su et al. 2021, RoPE)."""
 
     name = "frequencies"
+    frequencies: Tensor
 
     def fixed(self, dtype):
         return _frequencies(self.config.width // self.config.heads, self.config, dtype)
@@ -149,6 +164,7 @@ class ALiBiPositions(_FixedPositions):
     """
 
     name = "slopes"
+    slopes: Tensor
 
     def fixed(self, dtype):
         given, heads = self.config.alibi_slope, self.config.heads

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from toylab.console import ToylabError
 from toylab.files import read_tensors, write_tensors
 from toylab.model.checkpoint import frozen_copy
+from toylab.model.layers import NoOp
 from toylab.model.transformer import Transformer
 from toylab.probes import Edit, edit, watch
 from toylab.settings import check_option
@@ -53,6 +54,8 @@ class Scaled(nn.Module):
         centre: mu, the mean of rms(h) where the decision falls: with it, w sees what differs between prompts.
         generator: of v.
     """
+
+    centre: Tensor
 
     def __init__(
         self,
@@ -103,11 +106,13 @@ class Steered(nn.Module):
         for layer in additions:
             if not 0 <= layer < len(model.blocks):
                 raise ToylabError(f"layer={layer}: the model has layers 0 to {len(model.blocks) - 1}")
-        at = _checked(at)
-        first = (at.start or 0) if isinstance(at, slice) else min(at)
+        places = _checked(at)
+        first = (places.start or 0) if isinstance(places, slice) else min(places)
         if model.config.positions == "learned" and first >= model.context:
-            raise ToylabError(f"at={at}: the model's positions end at {model.context - 1}, so nothing would be steered")
-        self.model, self.at = frozen_copy(model), at
+            raise ToylabError(
+                f"at={places}: the model's positions end at {model.context - 1}, so nothing would be steered"
+            )
+        self.model, self.at = frozen_copy(model), places
         like = self.model.embedding.weight
         self.additions = nn.ModuleDict({str(operator.index(layer)): one for layer, one in additions.items()})
         self.additions.to(like.device, like.dtype)
@@ -132,12 +137,13 @@ class Steered(nn.Module):
             if self.at == slice(None):
                 return moved
             # Half of the rows may be asked for alone, as `toylab.probes.PathPatched` does.
+            assert block.positions is not None  # set where the block began
             return torch.where(_among(block.positions[: len(h)], self.at)[..., None], moved, h)
 
         return move
 
 
-def _checked(at: Positions) -> Positions:
+def _checked(at: Positions) -> slice | tuple[int, ...]:
     """The same positions as Python's own integers.
 
     Raises:
@@ -167,7 +173,7 @@ def _checked(at: Positions) -> Positions:
     return slice(start, stop)
 
 
-def _among(positions: Int[Tensor, "#batch position"], at: Positions) -> Bool[Tensor, "#batch position"]:
+def _among(positions: Int[Tensor, "#batch position"], at: slice | tuple[int, ...]) -> Bool[Tensor, "#batch position"]:
     if not isinstance(at, slice):
         return torch.isin(positions, torch.tensor(at, dtype=positions.dtype, device=positions.device))
     stop = math.inf if at.stop is None else at.stop
@@ -275,7 +281,13 @@ def pre_flight(
 
 
 def folded_unembedding(model: Transformer) -> Float[Tensor, "vocab width"]:
-    """Rows of the unembedding times the final norm's gain: what each token reads from the normalised stream."""
+    """Rows of the unembedding times the final norm's gain: what each token reads from the normalised stream.
+
+    Raises:
+        ValueError: for a model without an unembedding.
+    """
+    if isinstance(model.unembedding, NoOp):
+        raise ToylabError("unembedding=none: no token reads the stream; give a model with an unembedding")
     gain = getattr(model.ln_final, "weight", None)
     rows = model.unembedding.weight
     return rows if gain is None else rows * gain

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from toylab.console import ToylabError
 from toylab.model.config import ModelConfig
-from toylab.model.layers import AttentionContext, Block, KVCache, LayerNorm, NoOp, make_linear
+from toylab.model.layers import AttentionContext, Block, BlockList, KVCache, LayerNorm, NoOp, make_linear
 from toylab.model.positions import POSITIONS
 from toylab.model.token_counts import TokenCounts
 from toylab.probes.hooks import has_hooks
@@ -47,7 +47,7 @@ class Transformer(nn.Module):
         embeddings = std * torch.randn(vocab, config.width, generator=generator)
         self.embedding = nn.Embedding(vocab, config.width, _weight=embeddings)
         self.positions = POSITIONS[config.positions](config, context, generator)
-        self.blocks = nn.ModuleList(Block(config, generator) for _ in range(config.layers))
+        self.blocks = BlockList(Block(config, generator) for _ in range(config.layers))
         self.ln_final = LayerNorm(config) if config.norm in ("pre", "entry") else NoOp()
         self.unembedding = _unembedding(config, self.embedding, generator)
         self.embed, self.pos_embed, self.final = nn.Identity(), nn.Identity(), nn.Identity()
@@ -102,6 +102,7 @@ class Transformer(nn.Module):
         if token_counts is None or last:
             geometry = AttentionContext.of(self.positions, positions, segments, past, dtype, self.config.causal)
         if token_counts is None:
+            assert geometry is not None
             x = self.embed(self.embedding(tokens))
             placed = self.positions.embed(geometry.query)
             if placed is not None:
@@ -112,13 +113,14 @@ class Transformer(nn.Module):
             if layer == 0 and token_counts is not None:
                 x = block(x, None, token_counts=token_counts)
             elif layer == last and queries is not None:
+                assert geometry is not None  # no counts beside queries
                 x = block(x, geometry.at(queries), queries, cache, layer)
             else:
                 x = block(x, geometry, None, cache, layer)
         return self.unembedding(self.final(self.ln_final(x)))
 
 
-def _unembedding(config: ModelConfig, embedding: nn.Embedding, generator: torch.Generator) -> nn.Module:
+def _unembedding(config: ModelConfig, embedding: nn.Embedding, generator: torch.Generator) -> nn.Linear | NoOp:
     if config.unembedding == "none":
         return NoOp()
     vocab = embedding.num_embeddings

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from toylab.console import ToylabError
 from toylab.model.config import ModelConfig
 from toylab.model.layers import Block
+from toylab.model.positions import LearnedPositions, RotaryPositions
 from toylab.model.transformer import Transformer
 
 _ACTIVATIONS = {"gelu": "gelu", "gelu-tanh": "gelu_pytorch_tanh", "relu": "relu", "silu": "silu"}
@@ -76,7 +77,9 @@ def to_hooked(model: Transformer, context: int | None = None) -> nn.Module:
         parameter.zero_()  # what we do not have adds nothing
     state = {"embed.W_E": weight, "unembed.W_U": model.unembedding.weight.T}
     if _POSITIONS[config.positions] == "standard" and config.positions != "none":
-        state["pos_embed.W_pos"] = model.positions.embed(torch.arange(context, device=weight.device))
+        placed = model.positions.embed(torch.arange(context, device=weight.device))
+        assert placed is not None
+        state["pos_embed.W_pos"] = placed
     if config.norm == "pre":
         state |= _norm("ln_final", model.ln_final)
     for i, block in enumerate(model.blocks):
@@ -112,19 +115,22 @@ def _block_state(name: str, block: Block, config: ModelConfig) -> dict[str, Tens
     return state
 
 
-def _norm(name: str, norm: nn.LayerNorm) -> dict[str, Tensor]:
+def _norm(name: str, norm: nn.Module | None) -> dict[str, Tensor]:
+    assert isinstance(norm, nn.LayerNorm)
     bias = torch.zeros_like(norm.weight) if norm.bias is None else norm.bias
     return {f"{name}.w": norm.weight, f"{name}.b": bias}
 
 
-def _write_positions(attn: nn.Module, model: Transformer, context: int) -> None:
+def _write_positions(attn: Any, model: Transformer, context: int) -> None:
     """Angles and slopes as our model has them, to the last bit."""
     places = torch.arange(context, device=model.embedding.weight.device)
-    if model.config.positions == "rotary":
+    if isinstance(model.positions, RotaryPositions):
         angles = (places[:, None] * model.positions.frequencies).repeat(1, 2)
         attn.rotary_sin, attn.rotary_cos = angles.sin(), angles.cos()
     elif model.config.positions == "alibi":
-        attn.alibi = model.positions.bias(places[None], places[None])[0].to(model.embedding.weight.dtype)
+        slopes = model.positions.bias(places[None], places[None])
+        assert slopes is not None
+        attn.alibi = slopes[0].to(model.embedding.weight.dtype)
 
 
 def _refuse_ours(model: Transformer, context: int) -> None:
@@ -174,14 +180,12 @@ def from_hooked(hooked: nn.Module) -> Transformer:
     Raises:
         ValueError: for a setting that our model does not have, by name.
     """
-    cfg = hooked.cfg
-    _refuse_theirs(hooked)
-    norms = {theirs: ours for ours, theirs in _NORMS.items()} | {"LNPre": "pre"}
-    activations = {theirs: ours for ours, theirs in _ACTIVATIONS.items()} | {"gelu_new": "gelu-tanh"}
+    cfg = _refuse_theirs(hooked)
+    norms: dict[str | None, Any] = {theirs: ours for ours, theirs in _NORMS.items()} | {"LNPre": "pre"}
+    activations: dict[str, Any] = {theirs: ours for ours, theirs in _ACTIVATIONS.items()} | {"gelu_new": "gelu-tanh"}
     state = hooked.state_dict()
-    table = state.get("pos_embed.W_pos")
     if cfg.positional_embedding_type == "standard":
-        positions = "learned" if bool(table.any()) else "none"
+        positions = "learned" if bool(state["pos_embed.W_pos"].any()) else "none"
     else:
         positions = cfg.positional_embedding_type
     config = ModelConfig(
@@ -198,9 +202,10 @@ def from_hooked(hooked: nn.Module) -> Transformer:
     weight = state["embed.W_E"]
     model = Transformer(config, cfg.d_vocab, cfg.n_ctx).to(device=weight.device, dtype=weight.dtype)
     model.embedding.weight.copy_(weight)
+    assert isinstance(model.unembedding, nn.Linear)
     model.unembedding.weight.copy_(state["unembed.W_U"].T)
-    if positions == "learned":
-        model.positions.table.copy_(table)
+    if isinstance(model.positions, LearnedPositions):
+        model.positions.table.copy_(state["pos_embed.W_pos"])
     elif positions == "rotary":
         _refuse_scaled_rotary(hooked)
     _copy_norm(model.ln_final, state, "ln_final")
@@ -210,7 +215,7 @@ def from_hooked(hooked: nn.Module) -> Transformer:
     return model
 
 
-def _refuse_scaled_rotary(hooked: nn.Module) -> None:
+def _refuse_scaled_rotary(hooked: Any) -> None:
     cfg, attn = hooked.cfg, hooked.blocks[0].attn
     features = torch.arange(0, cfg.d_head, 2, dtype=torch.double)
     own = float(cfg.rotary_base) ** (-features / cfg.d_head)  # as our config has them, so that they survive saving
@@ -222,8 +227,9 @@ def _refuse_scaled_rotary(hooked: nn.Module) -> None:
         )
 
 
-def _copy_norm(norm: nn.Module, state: dict[str, Tensor], name: str) -> None:
+def _copy_norm(norm: nn.Module | None, state: dict[str, Tensor], name: str) -> None:
     if f"{name}.w" in state:  # folded norms have neither weights nor biases: ours start at 1 and 0
+        assert isinstance(norm, nn.LayerNorm)
         norm.weight.copy_(state[f"{name}.w"])
         norm.bias.copy_(state[f"{name}.b"])
 
@@ -243,7 +249,8 @@ def _copy_block(block: Block, state: dict[str, Tensor], name: str) -> None:
             linear.bias.copy_(state[f"{name}.mlp.b_{theirs}"])
 
 
-def _refuse_theirs(hooked: nn.Module) -> None:
+def _refuse_theirs(hooked: Any) -> Any:
+    """The config of a model whose every setting ours has as well."""
     cfg = hooked.cfg
     wanted = {
         "normalization_type": (cfg.normalization_type, ("LN", "LNPre", None)),
@@ -265,6 +272,7 @@ def _refuse_theirs(hooked: nn.Module) -> None:
             raise ToylabError(f"{name}={value}: a Transformer knows {choices}; no other model can be converted")
     if bool(hooked.unembed.b_U.any()):
         raise ToylabError("unembed.b_U: a Transformer has no bias there; fold it away, or set it to 0")
+    return cfg
 
 
 def _compare(hooked: nn.Module, model: Transformer) -> None:

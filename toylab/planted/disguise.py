@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from toylab.console import ToylabError
 from toylab.model.encoder_decoder import EncoderDecoder
-from toylab.model.layers import Attention, LayerNorm
+from toylab.model.layers import Attention, BlockList, LayerNorm
+from toylab.model.positions import LearnedPositions
 from toylab.model.transformer import Transformer
 from toylab.settings import check_range
 
@@ -88,7 +89,7 @@ def add_layer(model: Transformer, before: int, rng: np.random.Generator, sharp: 
             _attend_at_random(idle.attn, own, slice(0, config.width), rng, sharp)
     state = {name: value for name, value in model.state_dict().items() if not name.startswith("blocks.")}
     grown.load_state_dict(state, strict=False)
-    grown.blocks = nn.ModuleList([*kept[:before], idle, *kept[before:]])
+    grown.blocks = BlockList([*kept[:before], idle, *kept[before:]])
     return grown
 
 
@@ -164,11 +165,11 @@ def _rotation(model: Transformer, rng: np.random.Generator) -> Float[Tensor, "wi
     return torch.from_numpy(basis @ turn @ basis.T).to(**_kind(model))
 
 
-def _turn(model: Transformer, blocks: nn.ModuleList, rotation: Float[Tensor, "width width"]) -> None:
+def _turn(model: Transformer, blocks: BlockList, rotation: Float[Tensor, "width width"]) -> None:
     """What is written to the stream is turned, and what reads it reads the turned."""
     with torch.no_grad():
         model.embedding.weight.copy_(model.embedding.weight @ rotation)
-        if model.config.positions == "learned":
+        if isinstance(model.positions, LearnedPositions):
             model.positions.table.copy_(model.positions.table @ rotation)
         for block in blocks:
             reading = [block.attn.query, block.attn.key, block.attn.value]

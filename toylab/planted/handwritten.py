@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from toylab.console import ToylabError
 from toylab.model.config import ModelConfig
 from toylab.model.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
-from toylab.model.layers import MLP
+from toylab.model.layers import MLP, LayerNorm
+from toylab.model.positions import LearnedPositions
 from toylab.model.transformer import Transformer
 from toylab.settings import check_option
 from toylab.tasks import AssociativeRecall, IteratedMap
@@ -180,8 +181,9 @@ def _state(token: int, opened: int, closed: int, spread: float) -> Tensor:
 def _write_context(model: EncoderDecoder, spread: float) -> None:
     """Steps 1 and 2 of the counter: even attention to BoS and brackets, and what each says of the context."""
     encoder, head = model.encoder, model.encoder.blocks[0].attn
-    encoder.blocks[0].ln1.weight.fill_(1)
-    encoder.ln_final.weight.fill_(1)
+    for norm in (encoder.blocks[0].ln1, encoder.ln_final):
+        assert isinstance(norm, LayerNorm)
+        norm.weight.fill_(1)
     # Every feature stands twice, once negated: the mean is 0, and LayerNorm only brings all rows to one length.
     _mirror(encoder.embedding.weight, SATURATING_SCORE * torch.eye(5, FEATURES, dtype=torch.double))
     unit = math.sqrt(FEATURES)  # a feature of an embedding, after the norm
@@ -241,6 +243,8 @@ def _write_ends(model: Transformer, token: range, position: range, out: range) -
     for parameter in model.parameters():
         parameter.zero_()
     model.embedding.weight[:, token] = torch.eye(model.vocab)
+    assert isinstance(model.positions, LearnedPositions)
+    assert isinstance(model.unembedding, nn.Linear)
     model.positions.table[:, position] = torch.eye(model.context)
     model.unembedding.weight[:, out] = SHARPNESS * torch.eye(model.vocab)
 
@@ -258,8 +262,9 @@ def _route(value: Tensor, output: Tensor, source: range, destination: range) -> 
     output[destination, features] = 1
 
 
-def _write_gates(mlp: MLP, gates: Sequence[tuple[tuple[int, ...], int]]) -> None:
+def _write_gates(mlp: MLP | None, gates: Sequence[tuple[tuple[int, ...], int]]) -> None:
     """One hidden unit a gate: when all its coordinates are 1, it adds 1 to its target; units left over stay silent."""
+    assert mlp is not None
     mlp.up.bias.fill_(-1)
     for unit, (coordinates, target) in enumerate(gates):
         mlp.up.weight[unit, list(coordinates)] = 1

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import matplotlib as mpl
-import matplotlib.collections
-import matplotlib.lines
-import matplotlib.ticker
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import Collection
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 ACCURACY, CARRY, INPUT_END = "#1b4f8f", "#c8553d", "#7a9a2e"
 """One colour a quantity: accuracy, attention on x_t, attention on the end of the input."""
@@ -53,6 +53,14 @@ def to_svg(figure: Figure) -> str:
     return NO_XML.sub("\ufffd", buffer.getvalue())
 
 
+def whole_figure(drawn: Figure | Axes) -> Figure:
+    """The figure itself, or the one that axes stand on, be it in a part of it."""
+    if isinstance(drawn, Figure):
+        return drawn
+    part = drawn.figure
+    return part if isinstance(part, Figure) else part.figure
+
+
 def figure_bytes(figure: Figure, form: str) -> bytes:
     """The figure as a file of a form: svg, png or pdf."""
     if form == "svg":
@@ -75,7 +83,7 @@ def new_axes(width: float, height: float) -> Axes:
 
 def add_legend(ax: Axes, **look: Any) -> None:
     """A legend of all that has a name, also one that matplotlib leaves out, such as `_a`; none where nothing has."""
-    shapes = (mpl.lines.Line2D, mpl.patches.Patch, mpl.collections.Collection)
+    shapes = (Line2D, Patch, Collection)
     drawn = [*(one for one in ax.get_children() if isinstance(one, shapes)), *ax.containers]
     named = [one for one in drawn if not re.fullmatch(r"(_(child|container)\d+|_nolegend_)?", one.get_label())]
     if named:

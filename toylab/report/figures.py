@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
-import matplotlib.collections
-import matplotlib.lines
-import matplotlib.ticker
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from toylab.console import ToylabError
 from toylab.report.canvas import (
@@ -55,7 +54,7 @@ def plot_attention(
     ax.tick_params(length=0)
     if links is not None:
         for query, key in links:
-            square = mpl.patches.Rectangle((key - 0.5, query - 0.5), 1, 1, fill=False, edgecolor=CARRY, linewidth=1.2)
+            square = Rectangle((key - 0.5, query - 0.5), 1, 1, fill=False, edgecolor=CARRY, linewidth=1.2)
             ax.add_patch(square)
     ax.set_title(title, fontsize=10)
     return without_mathtext(ax)
@@ -142,10 +141,10 @@ def plot_growth(
         ax.plot(sizes, [1e3 * s for s in seconds], style, marker=marker, color=colour, markersize=4, label=label)
     ax.set_xscale("log", base=2)
     ax.set_yscale("log")
-    ax.xaxis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:g}"))
-    ax.yaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
-    ax.yaxis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:g}"))
-    ax.yaxis.set_minor_formatter(mpl.ticker.NullFormatter())
+    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
     ax.set_xlabel(xlabel)
     ax.set_ylabel("processor time in ms")
     ax.set_title(title, fontsize=10)
@@ -306,7 +305,7 @@ def plot_histograms(
         ax.hist(np.maximum(held, 1e-3), edges, histtype="stepfilled", facecolor="none", edgecolor=colour,
                 hatch=["///", "..", "xx"][number % 3], linewidth=1.4, label=name)  # fmt: skip
     ax.set_xscale("log")
-    ax.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
+    ax.xaxis.set_minor_formatter(NullFormatter())
     ax.set_xlabel(xlabel)
     ax.set_ylabel("prompts")
     ax.set_title(title, fontsize=10)
@@ -333,8 +332,8 @@ def plot_heatmap(
         for column, number in enumerate(numbers):
             share = abs(number) / largest
             colour = mpl.colormaps["Blues" if number >= 0 else "Oranges"](0.75 * share)
-            ax.add_patch(mpl.patches.Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=colour, edgecolor="0.85",
-                                               hatch="" if number >= 0 else "////", linewidth=0.4))  # fmt: skip
+            ax.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=colour, edgecolor="0.85",
+                                   hatch="" if number >= 0 else "////", linewidth=0.4))  # fmt: skip
             if share >= 0.25:
                 ax.text(column, row, f"{number:.2g}".replace("0.", "."), ha="center", va="center", fontsize=6,
                         bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.8})  # fmt: skip

@@ -17,7 +17,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from toylab.report.canvas import to_svg
+from toylab.report.canvas import to_svg, whole_figure
 from toylab.training.attention_history import HistoryPage
 from toylab.verdicts.judgement import (
     Judgement,
@@ -55,7 +55,7 @@ class Picture:
 
 def picture(title: str, caption: str, drawn: Figure | Axes) -> Picture:
     """A figure for the page, from a figure or the axes on one."""
-    return Picture(title, caption, to_svg(drawn if isinstance(drawn, Figure) else drawn.figure))
+    return Picture(title, caption, to_svg(whole_figure(drawn)))
 
 
 class NotMeasuredError(Exception):
@@ -144,7 +144,7 @@ def fill_template(name: str, title: str, **parts: str) -> str:
 
 
 def _read(name: str) -> str:
-    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+    return files("toylab.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _film(film: HistoryPage) -> str:

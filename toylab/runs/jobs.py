@@ -37,7 +37,7 @@ class Run:
 
     study: Study
     name: str
-    out: Path | str
+    out: Path
     until_decided: bool = False
 
     def __post_init__(self) -> None:

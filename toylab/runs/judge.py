@@ -94,14 +94,15 @@ def judge_run(out: Path | str, study: type | None = None) -> JudgedRun:
     pictures: list[Picture] = []
     film = fault = None
     try:
-        drawn = list(settings.pictures(found, out) or ()) if hasattr(settings, "pictures") else []
+        draw, animate = getattr(settings, "pictures", None), getattr(settings, "film", None)
+        drawn: list[Any] = [] if draw is None else list(draw(found, out) or ())
         if wrong := [one for one in drawn if not isinstance(one, Picture)]:
             raise TypeError(f"pictures: holds {wrong[0]!r}, and each must be a toylab.report.page.Picture")
         pictures = [
             replace(one, claims=(*one.claims, *(claim.id for claim in declared if claim.figure == one.title)))
             for one in drawn
         ]
-        film = settings.film(found, out) if hasattr(settings, "film") else None
+        film = None if animate is None else animate(found, out)
     except ToylabError:
         raise
     except Exception as error:  # the claims are there, and are kept before it is raised again
@@ -137,9 +138,10 @@ def is_decided(out: Path | str, study: type | None = None) -> bool:
 def shams(study: Study, found: Conditions, out: Path | str) -> dict[str, Conditions]:
     """Results of models without the mechanism, by what they are: those of other conditions in the place of the ones
     that the claims speak of, and of untrained weights where the run has them."""
+    own = getattr(study, "shams", None)
     tried = {
         what: Conditions(found | {name: found[other] for name, other in instead.items()})
-        for what, instead in (study.shams() if hasattr(study, "shams") else {}).items()
+        for what, instead in ({} if own is None else own()).items()
     }
     untrained = Path(out) / SHAM
     if (untrained / "settings.json").exists():
@@ -274,7 +276,8 @@ def _flags(default: Any, study: Any, prefix: str) -> tuple[list[str], list[str]]
         elif isinstance(now, bool):
             first.append(f"--{prefix}{'' if now else 'no-'}{field.name.replace('_', '-')}")
         elif isinstance(now, dict):
-            first += [f"--{name}.{key}={value}" for key, value in now.items() if before.get(key) != value]
+            known = before if isinstance(before, Mapping) else {}
+            first += [f"--{name}.{key}={value}" for key, value in now.items() if known.get(key) != value]
         elif isinstance(now, str) and now.startswith("-"):
             first.append(f"--{name}={now}")
         else:

@@ -98,7 +98,7 @@ def write_result(folder: Path | str, result: Any, result_type: type, cost: Cost)
 def round_floats(value: Any, places: int = 4) -> Any:
     """Every float to so many places: of numbers and tensors, and in lists, mappings and dataclasses of these."""
     value = value.tolist() if hasattr(value, "tolist") else value
-    if is_dataclass(value):
+    if is_dataclass(value) and not isinstance(value, type):
         return replace(value, **{name: round_floats(held, places) for name, held in vars(value).items()})
     if isinstance(value, Mapping):
         return {name: round_floats(held, places) for name, held in value.items()}

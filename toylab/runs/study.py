@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 from toylab.console import ToylabError
 from toylab.files import is_file_name
@@ -80,7 +80,13 @@ class Study(Protocol):
     whose results stand in the place of others, and `untrained()` (see `without_training`).
     """
 
-    seeds: tuple[int, ...]
+    if TYPE_CHECKING:  # or `isinstance` would look for it
+        __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Of the trainings."""
+        ...
 
     def jobs(self) -> list[Job]:
         """In the order in which they should start: the longest first keeps all workers busy to the end, and what others
@@ -96,13 +102,17 @@ class Study(Protocol):
         ...
 
 
-def without_training(study: Study, **changes: Any) -> Study:
+_Study = TypeVar("_Study", bound=Study)
+
+
+def without_training(study: _Study, **changes: Any) -> _Study:
     """The same study with trainings of no step: as it says itself, or with those among its settings so."""
-    if not changes and hasattr(study, "untrained"):
-        return study.untrained()
-    held = {one.name: getattr(study, one.name) for one in fields(study)}  # type: ignore[arg-type]
+    untrained = getattr(study, "untrained", None)
+    if not changes and untrained is not None:
+        return untrained()
+    held = {one.name: getattr(study, one.name) for one in fields(study)}
     still = {name: replace(value, steps=0) for name, value in held.items() if isinstance(value, TrainConfig)}
-    return replace(study, **still, **changes)  # type: ignore[type-var]
+    return replace(study, **still, **changes)
 
 
 def check_jobs(study: Study) -> None:

@@ -106,7 +106,7 @@ _BOUND = re.compile(r"(.+?)(>=|<=|>|<)(-?[\d.]+(?:e-?\d+)?)")
 _COMPARE = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 
 
-def with_thresholds(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> tuple[list[dict[str, Any]], list[str]]:
+def with_thresholds(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> tuple[list[dict[str, Any]], list[str]]:
     """The rows with a yes or no for every name such as `accuracy>=.99`, and the full names of all columns.
 
     Raises:

@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int, Integer
 from torch import Tensor, nn
+from torch._C._functorch import is_batchedtensor, is_functorch_wrapped_tensor
 from torch.nn import functional as F
 
 from toylab.console import ToylabError
 from toylab.tasks import IGNORE, Batch, IteratedMap, Task, stream
 
-SomeBatch = TypeVar("Held")
+SomeBatch = TypeVar("SomeBatch")
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class ScoredBatch:
         return logits.take_along_dim(self.queries[..., None], dim=1) if at is self.tokens else logits
 
     def _in_order(self) -> bool:
-        if torch._C._functorch.is_batchedtensor(self.positions):  # of a population, filled up with zeros
+        if is_batchedtensor(self.positions):  # of a population, filled up with zeros
             return True
         plain = torch.arange(self.tokens.shape[1], device=self.positions.device)
         return bool((self.positions == plain).all())
@@ -75,6 +76,8 @@ def to_device(batch: SomeBatch, device: str | torch.device) -> SomeBatch:
         name: x.to(device) if isinstance(x, Tensor) else to_device(x, device) if is_dataclass(x) else x
         for name, x in vars(batch).items()
     }
+    assert is_dataclass(batch)
+    assert not isinstance(batch, type)
     return replace(batch, **held)
 
 
@@ -238,7 +241,7 @@ def refuse_unscored(targets: Int[Tensor, "batch query"]) -> None:
 
     Where targets cannot be looked at without waiting for a device, or at all (in `vmap`), only their number counts.
     """
-    hidden = not targets.is_cpu or torch._C._functorch.is_functorch_wrapped_tensor(targets)
+    hidden = not targets.is_cpu or is_functorch_wrapped_tensor(targets)
     if not targets.numel() or (not hidden and not bool((targets != IGNORE).any())):
         raise ToylabError(f"targets: are all {IGNORE}, so nothing is scored; give a batch in which something is")
 

@@ -147,7 +147,7 @@ def train(
     ):
         held = ParameterVector(model, weights, gradient)
         optimizer = AdamW(weights, config.betas, config.weight_decay, config.clip)
-        if path is not None and path.exists():
+        if path is not None and origin is not None and path.exists():
             state = _restore(path, model, optimizer, origin, random)
             bar.update(state.step)
         began = time.process_time() - state.cpu_seconds
@@ -176,7 +176,7 @@ def train(
                 total = 0.0
                 state.cpu_seconds = time.process_time() - began
                 bar.set_postfix({name: f"{v:.3g}" for name, v in state.history[-1].items() if name != "step"})
-                if path is not None:
+                if path is not None and origin is not None:
                     _save(path, model, optimizer, state, origin, random)
     return state
 
@@ -198,7 +198,7 @@ def learning_rate(config: TrainConfig, step: int, cooling_since: int | None = No
 
 def first_step(history: History, metric: str, bar: float) -> int | None:
     """The first evaluated step at which a metric reaches a bar; None if it never does."""
-    return next((entry["step"] for entry in history if entry.get(metric, -math.inf) >= bar), None)
+    return next((int(entry["step"]) for entry in history if entry.get(metric, -math.inf) >= bar), None)
 
 
 def _diverged(what: str, step: int, config: TrainConfig, checkpoint: Path | None) -> DivergedError:

@@ -97,15 +97,17 @@ def pair_log_probs(
     _refuse_empty(pairs.prompts, pairs.chosen)
     answers = torch.cat([pairs.chosen, pairs.rejected])
     if not isinstance(model, Transformer) or not model.config.causal:
-        return answer_log_probs(model, pairs.prompts.repeat(2, 1), answers).chunk(2)
+        chosen, rejected = answer_log_probs(model, pairs.prompts.repeat(2, 1), answers).chunk(2)
+        return chosen, rejected
     cache = KVCache()
     last = torch.full((len(pairs), 1), pairs.prompts.shape[1] - 1, device=pairs.prompts.device)
     first = model(pairs.prompts, queries=last, cache=cache)
-    cache.layers = {layer: tuple(x.repeat(2, 1, 1, 1) for x in held) for layer, held in cache.layers.items()}
+    cache.layers = {i: (k.repeat(2, 1, 1, 1), v.repeat(2, 1, 1, 1)) for i, (k, v) in cache.layers.items()}
     logits = first.repeat(2, 1, 1)
     if answers.shape[1] > 1:
         logits = torch.cat([logits, model(answers[:, :-1], cache=cache)], dim=1)
-    return _at(logits.log_softmax(dim=-1), answers).chunk(2)
+    chosen, rejected = _at(logits.log_softmax(dim=-1), answers).chunk(2)
+    return chosen, rejected
 
 
 @dataclass(frozen=True)
@@ -307,6 +309,7 @@ class PolicyGradient:
         if self.entropy:
             loss = loss - self.entropy * rollouts.mean(entropy(log_probs))
         if self.kl:
+            assert self.reference is not None  # or the constructor had refused
             with torch.no_grad():
                 before = rollouts.log_probs(self.reference)
             loss = loss + self.kl * rollouts.mean(kl_divergence(log_probs, before))

@@ -18,7 +18,7 @@ def interval(values: Sequence[float | int]) -> Interval | None:
     if len(values) == 1:
         return None
     yes_or_no = all(isinstance(value, bool) for value in values)
-    return wilson_interval(sum(values), len(values)) if yes_or_no else bootstrap_interval(values)
+    return wilson_interval(sum(map(bool, values)), len(values)) if yes_or_no else bootstrap_interval(values)
 
 
 def mean_in_words(values: Sequence[float | int]) -> str:

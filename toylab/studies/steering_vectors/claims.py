@@ -165,7 +165,7 @@ def _last_layer(study: Settings) -> list[Claim]:
     last = study.vectors[-1]
     first_token = partial(Claim, place="section 6, figure 3", conditions=(last,))
 
-    def by_place(place: str, words: str, other: str, where: str) -> dict[str, object]:
+    def by_place(place: str, words: str, other: str, where: str) -> dict[str, Any]:
         return {
             "measure": f"share of its gain with the vector {words}",
             "quantity": lambda vector: vector.gain_at(place),
@@ -237,7 +237,7 @@ def _lens(study: Settings) -> list[Claim]:
     says = partial(ranked, place="section 6, figure 4")
     trap = partial(ranked, place="our control", kind="own", undecidable=LEARNED_READOUT)
 
-    def rank(name: str, token: str, unembedding: str) -> dict[str, object]:
+    def rank(name: str, token: str, unembedding: str) -> dict[str, Any]:
         read, words = {
             "THINK": (lambda lens: lens.THINK.rank, "rank of THINK"),
             "DIRECT": (lambda lens: lens.direct_from_last, "rank of DIRECT counted from the last token"),
