@@ -40,8 +40,8 @@ def separation(safe: Float[Tensor, "case feature"], unsafe: Float[Tensor, "other
     check_finite(safe=safe, unsafe=unsafe)
     if bool((safe == safe[0]).all() & (unsafe == unsafe[0]).all()):
         raise ToylabError(
-            f"safe={len(safe)}, unsafe={len(unsafe)} cases: those of each cloud are all the same, so there is no "
-            "spread to measure the distance by; give several that differ"
+            f"safe={len(safe)}, unsafe={len(unsafe)} cases: no group varies, so there is no spread to "
+            "scale the distance by; give several cases that differ"
         )
     means = safe.mean(dim=0), unsafe.mean(dim=0)
     within = torch.cat([(cloud - mean).norm(dim=1) for cloud, mean in zip((safe, unsafe), means, strict=True)])

@@ -207,7 +207,7 @@ def test_the_oracles_refuse_what_is_no_prompt_and_show_it():
     for names, place in wrong:
         problem = "must be BOS, two operators, SOT, 6 letters, 1 PAD, EOT"
         if place in (1, 2, 5, 9):
-            problem = "has something else where operators and letters should stand"
+            problem = "must have operators at 1 and 2 and letters in the text"
         for oracle in (task.solve, task.should_refuse):
             assert said(oracle, encode(task, names)) == f"prompt={' '.join(names)}: {problem}"
     treeless = encode(task, ["BOS", "id", "S1", "SOT", *"aaaaaa", "PAD", "EOT"])

@@ -1,4 +1,4 @@
-"""Fine-tuning that can change weights only by a matrix of low rank (Hu et al. 2021, LoRA)."""
+"""Low-rank adaptation of the MLP weights (LoRA, Hu et al. 2021)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from toylab.settings import check_range
 
 
 class LoRAWeight(nn.Module):
-    """A weight plus a trained product of two thin matrices, the first of which starts at 0."""
+    """The weight W + B A with trainable B (output by rank, zero at init) and A (rank by input)."""
 
     def __init__(self, outputs: int, inputs: int, rank: int, generator: torch.Generator) -> None:
         super().__init__()
@@ -25,13 +25,13 @@ class LoRAWeight(nn.Module):
 
 
 def add_lora(model: Transformer, rank: int, seed: int = 0) -> Transformer:
-    """Let training change nothing but the MLPs' two matrices, each by this rank at the most; in place.
+    """Add LoRA to both weight matrices of every MLP and freeze all other parameters, in place.
 
     Raises:
-        ValueError: for a rank below 1 or above what the matrices have.
+        ToylabError: for a rank below 1 or above the rank of the matrices.
     """
     largest = min(model.blocks[0].mlp.up.weight.shape)
-    check_range("the rank of the matrices themselves is the largest", rank=rank, least=1, most=largest)
+    check_range("at most the rank of the matrices", rank=rank, least=1, most=largest)
     model.requires_grad_(False)
     generator = torch_stream(seed, "low rank")
     for block in model.blocks:
@@ -42,11 +42,11 @@ def add_lora(model: Transformer, rank: int, seed: int = 0) -> Transformer:
 
 
 def merge_lora(model: Transformer) -> Transformer:
-    """The confined model with its changes merged into the weights, all of which may be trained again; in place."""
+    """Merge LoRA into the weights and make all parameters trainable again, in place."""
     for block in model.blocks:
         for layer in (block.mlp.up, block.mlp.down):
             parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
             bias = layer.bias
             del layer.bias
-            layer.bias = bias  # behind the weight again: parameters keep their order
+            layer.bias = bias  # after the weight: keeps the parameter order
     return model.requires_grad_(True)
