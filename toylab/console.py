@@ -13,8 +13,8 @@ from typing import Any
 class ToylabError(ValueError):
     """A user error in a setting, an argument or a file; the message gives name, value, rule and remedy.
 
-    The command line prints it in one line and exits with 2. Any other exception is a bug, of toylab or of user code, and
-    keeps its traceback. User-defined tasks and studies may raise it for their own settings.
+    The command line prints it in one line and exits with 2. Any other exception is a bug, of toylab or of user code,
+    and keeps its traceback. User-defined tasks and studies may raise it for their own settings.
     """
 
 

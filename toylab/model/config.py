@@ -44,8 +44,8 @@ class ModelConfig:
     embedding_std: float | int = 1.0
     """Standard deviation of the initial token embeddings."""
     unembedding: Literal["learned", "tied", "frozen", "orthogonal", "none"] = "learned"
-    """Unembedding: trained, tied to the embedding, frozen at random or orthonormal rows, or none (the model then returns
-    the final residual stream, as an encoder does)."""
+    """Unembedding: trained, tied to the embedding, frozen at random or at orthonormal rows, or none (the model then
+    returns the final residual stream, as an encoder does)."""
 
     def __post_init__(self) -> None:
         check_settings(self)
