@@ -92,7 +92,7 @@ class ActivationCache(dict[str, Tensor | list[Tensor]]):
         return tuple(name for name in self.matched if name not in self)
 
     def __missing__(self, name: str) -> None:
-        why = "was watched, but no forward pass visited it" if name in self.matched else "was not watched"
+        why = "was watched but not visited by the forward pass" if name in self.matched else "was not watched"
         raise ToylabError(f"{name!r} {why}; recorded: {', '.join(self) or 'no points'}")
 
 

@@ -204,7 +204,7 @@ def labels_say_what_the_prompt_says(task: Task, batch: Batch) -> None:
         return
     for row, prompt in enumerate(prompts_of(batch)):
         for name, fact in task.label_oracle(prompt).items():
-            _need(name in batch.labels, f"labels[{name!r}]", "is missing, and facts names it", row)
+            _need(name in batch.labels, f"labels[{name!r}]", "is missing, and label_oracle returns it", row)
             said = np.ravel(batch.labels[name][row]).tolist()
             known = np.ravel(fact).tolist()
             _need(said[: len(known)] == known, f"labels[{name!r}]", f"says {said}, the prompt says {known}", row)
@@ -242,7 +242,7 @@ def the_seed_and_the_settings_decide_every_bit(task: Task, seed: int) -> None:
         first = task.sample(stream(seed), 9, split)
         again.sample(stream(seed, "between"), 3, split)
         same = equal_batches(first, again.sample(stream(seed), 9, split))
-        _need(same, "sample", f"two draws of split {split!r} with one seed differ: is there randomness beside rng?")
+        _need(same, "sample", f"two samples of split {split!r} with one seed differ: is there randomness beside rng?")
 
 
 def no_prompt_is_in_two_splits(task: Task, seed: int) -> None:
@@ -264,7 +264,7 @@ def a_sample_has_as_many_rows_as_asked_for(task: Task, seed: int) -> None:
     """`sample` returns the requested number of rows, including 0 and 1."""
     for rows in (0, 1, 2, 17):
         batch = task.sample(stream(seed), rows)
-        _need(len(batch) == rows, "sample", f"{rows} rows were asked for, {len(batch)} came")
+        _need(len(batch) == rows, "sample", f"{rows} rows were requested, {len(batch)} returned")
         _need(all(rows or not len(edges) for edges in batch.links.values()), "links", "no rows, but links")
 
 

@@ -222,7 +222,7 @@ class TaskConcept:
             return self.write(operators, self.grammar.generate(rng, top[missing]))
 
         if len(fill_split(prompts, np.full(rows, self.prompt), split, draw, _PATIENCE)):
-            raise ToylabError(f"split={split!r}: holds no prompt of kind {kind!r} (none in {_PATIENCE} draws)")
+            raise ToylabError(f"split={split!r}: holds no prompt of kind {kind!r} (none in {_PATIENCE} rounds)")
         return self._batch(prompts, top)
 
     def _check(self, kind: Kind, single: float | int) -> None:

@@ -68,7 +68,9 @@ def a_pickled_task_is_the_same_task(task: Task) -> None:
     _need(copy == task, "the fields", "differ after pickling")
     _need(tuple(copy.vocabulary) == tuple(task.vocabulary), "vocabulary", "differs after pickling")
     _need(
-        equal_batches(copy.sample(stream(1), 5), task.sample(stream(1), 5)), "sample", "draws other rows after pickling"
+        equal_batches(copy.sample(stream(1), 5), task.sample(stream(1), 5)),
+        "sample",
+        "samples other rows after pickling",
     )
 
 
@@ -81,7 +83,7 @@ def another_process_ends_and_draws_the_same_rows(task: Task) -> None:
     same = ours.keys() == theirs.keys() and all(
         equal_batches(*pair) for split in ours for pair in zip(ours[split], theirs[split], strict=True)
     )
-    _need(same, "sample", "another process draws other rows: is something hashed or ordered by a set?")
+    _need(same, "sample", "another process samples other rows: is something hashed or ordered by a set?")
 
 
 def _drawn_elsewhere(task: Task) -> dict[Split, list[Batch]]:
@@ -176,7 +178,7 @@ def streams_share_no_run_of_rows(task: Task) -> None:
         met = (first[:, None] == second[None]).sum(axis=2)
         np.fill_diagonal(met, 0)
         limit = size * chance + 6 * np.sqrt(size * chance * (1 - chance)) + 4
-        _need(met.max() <= limit, "sample", f"two seeds share {met.max()} of {size} rows, one moved by {abs(shift)}")
+        _need(met.max() <= limit, "sample", f"two seeds share {met.max()} of {size} rows at shift {abs(shift)}")
 
 
 def rows_do_not_depend_on_how_many_are_drawn(task: Task) -> None:
@@ -189,7 +191,7 @@ def rows_do_not_depend_on_how_many_are_drawn(task: Task) -> None:
         one, other = whole.get(name, 0) / number, single.get(name, 0) / number
         middle = (one + other) / 2
         slack = 6 * np.sqrt(2 * middle * (1 - middle) / number) + 3 / number
-        why = f"{name} is in {one:.2f} of the rows of a batch of {number}, but in {other:.2f} of rows drawn singly"
+        why = f"{name} is in {one:.2f} of the rows of a batch of {number}, but in {other:.2f} of rows sampled singly"
         _need(abs(one - other) <= slack, "sample", why)
 
 
@@ -214,7 +216,7 @@ def rows_come_fast_enough(task: Task) -> None:
         if best >= LEAST_TOKENS_PER_SECOND:
             return
     raise BrokenLawError(
-        "sample", f"makes {best:,.0f} tokens a second, {LEAST_TOKENS_PER_SECOND:,} are asked: draw whole arrays"
+        "sample", f"makes {best:,.0f} tokens per second, {LEAST_TOKENS_PER_SECOND:,} are required: sample whole arrays"
     )
 
 

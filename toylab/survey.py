@@ -157,7 +157,7 @@ def copy_accuracy(
     place = key + offset
     if not len(links) or place.min() < 0 or place.max() >= batch.tokens.shape[1]:
         raise ToylabError(
-            f"links: offset={offset} must lead from at least one of them to a place in the row; leave others out"
+            f"links: offset={offset} needs at least one link, and a position inside the row; remove all others"
         )
     said = predict_tokens(model, batch, edits).cpu().numpy()
     return float((said[row, query] == batch.tokens[row, place]).mean())
