@@ -1,4 +1,4 @@
-"""Instruments that look into any `torch.nn.Module` or tensor. They know no task and no model of this house."""
+"""Hooks and interpretability probes for any `torch.nn.Module` or tensor, independent of toylab's tasks and models."""
 
 from toylab.probes.ablation import follow_links, shift_links, uniform_heads, zero_heads
 from toylab.probes.attention import (

@@ -1,8 +1,8 @@
-"""Causal tests as edits: switch a head off, flatten its pattern, or put another pattern in its place.
+"""Interventions on attention heads: zero-ablation, uniform attention, and idealised patterns.
 
-Each function returns an edit for `toylab.probes.edit`; `queries` picks the positions it acts on (all by default): a
-slice such as `slice(9, None)`, numbers, or a mask of booleans. While the model runs, a head or query that is not there
-raises `ValueError`.
+Each function returns an edit for `toylab.probes.edit`. `queries` selects the positions it acts on (all by default): a
+slice such as `slice(9, None)`, indices, or a boolean mask. A head or query out of range raises `ToylabError` during the
+forward pass.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from toylab.probes.hooks import Edit
 
 ALL_QUERIES = slice(None)
 Indices = SupportsIndex | Sequence[SupportsIndex] | np.ndarray | Tensor
-"""One number, several, or a mask of booleans."""
+"""One index, several, or a boolean mask."""
 
 
 def zero_heads(heads: Indices, queries: slice | Indices = ALL_QUERIES) -> Edit:
-    """For a point `z`, (batch, query, head, feature): the heads contribute nothing at these queries."""
+    """Zero-ablate heads at these queries; an edit for a point `z`, (batch, query, head, feature)."""
     heads_of, queries_of = _among("heads", heads), _among("queries", queries, from_end=True)
 
     def zero(z: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ def zero_heads(heads: Indices, queries: slice | Indices = ALL_QUERIES) -> Edit:
 
 
 def uniform_heads(heads: Indices, queries: slice | Indices = ALL_QUERIES) -> Edit:
-    """For a point `pattern`, (batch, head, query, key): the heads attend evenly to all keys a causal mask shows."""
+    """Replace patterns by uniform causal attention; an edit for a point `pattern`, (batch, head, query, key)."""
     heads_of, queries_of = _among("heads", heads), _among("queries", queries, from_end=True)
 
     def flatten(pattern: Tensor) -> Tensor:
@@ -55,9 +55,10 @@ def uniform_heads(heads: Indices, queries: slice | Indices = ALL_QUERIES) -> Edi
 
 
 def follow_links(heads: Indices, links: Links) -> Edit:
-    """For a point `pattern`: at every linked query, the heads attend to the linked keys alone, evenly.
+    """Replace patterns by the ideal one: at each linked query, uniform attention over its linked keys.
 
-    While the model runs, links that point outside the pattern raise `ValueError`.
+    An edit for a point `pattern`, (batch, head, query, key). Links outside the pattern raise `ToylabError` during the
+    forward pass.
     """
     heads_of = _among("heads", heads)
 
@@ -74,7 +75,7 @@ def follow_links(heads: Indices, links: Links) -> Edit:
 
 
 def shift_links(links: Links, by: int) -> Links:
-    """The same queries, reading `by` positions further on."""
+    """Links with every key shifted by `by` positions: a control for `follow_links`."""
     return np.asarray(torch.as_tensor(links).cpu()) + np.array([0, 0, by])
 
 
@@ -87,9 +88,9 @@ def _among(name: str, chosen: slice | Indices, from_end: bool = False) -> Callab
 
 
 def _among(name: str, chosen: slice | Indices, from_end: bool = False) -> Callable[[int], slice | list[int]]:
-    """From the number of heads or queries there are to those that are chosen.
+    """A function from the number of heads or queries to the selected indices.
 
-    Duplicates are refused: integers 0 and 1 that stand for a mask would else be taken for heads 0 and 1.
+    Duplicates raise an error: a mask given as integers 0 and 1 would otherwise select heads 0 and 1.
     """
     if isinstance(chosen, slice):
         return lambda size: chosen

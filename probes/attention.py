@@ -1,8 +1,8 @@
-"""Does a head read where the algorithm would? Scores of attention patterns against links, and a detector built on them.
+"""Scores of attention patterns against the links of a task, and a detector of iteration heads built on them.
 
-A link is an edge (row, query, key): at `query`, an ideal algorithm needs what stands at `key`. All scores take one
-pattern, (batch, head, query, key) with rows that sum to one, and give one number a head. NaN and infinity in it raise
-`ValueError`.
+A link is an edge (row, query, key): at position `query`, an ideal algorithm attends to position `key`. Every score
+takes one pattern (batch, head, query, key), normalised over keys, and returns one number per head. NaN and infinity in
+the pattern raise `ToylabError`.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ Pattern = Float[Tensor, "batch head query key"]
 
 
 def mass_by_query(pattern: Pattern, links: Links) -> Float[Tensor, "linked head"]:
-    """Attention that falls on linked keys, for each query that has a link, in the order of (row, query).
+    """Total attention on linked keys for each query with a link, in order of (row, query).
 
     Raises:
-        ValueError: if there is no link, or one points outside the pattern.
+        ToylabError: without links, or for a link outside the pattern.
     """
     check_finite(pattern=pattern)
     row, query, key = edges_within(pattern, links).unbind(dim=1)
@@ -37,10 +37,10 @@ def mass_by_query(pattern: Pattern, links: Links) -> Float[Tensor, "linked head"
 
 
 def edges_within(pattern: Pattern, links: Links) -> Int[Tensor, "link 3"]:
-    """The links as a tensor.
+    """The links as a tensor on the device of the pattern.
 
     Raises:
-        ValueError: if there is none, or one points outside the pattern.
+        ToylabError: without links, or for a link outside the pattern.
     """
     edges = as_whole("links", links).to(pattern.device)
     if not len(edges):
@@ -51,36 +51,36 @@ def edges_within(pattern: Pattern, links: Links) -> Int[Tensor, "link 3"]:
     if bool(outside.any()):
         raise ToylabError(
             f"link {tuple(edges[outside][0].tolist())} points outside the pattern of (batch, query, key) = "
-            f"{tuple(limit.tolist())}; leave it out"
+            f"{tuple(limit.tolist())}; remove it"
         )
     return edges
 
 
-_NO_LINKS = "links: none were given, so there is nothing to score; choose a batch that has them"
+_NO_LINKS = "links: none were given, so there is nothing to score; give a batch with links"
 
 
 def link_mass(pattern: Pattern, links: Links) -> Float[Tensor, " head"]:
-    """Mean attention on linked keys, over the queries that have any."""
+    """Mean attention on linked keys, over the queries with a link."""
     return mass_by_query(pattern, links).mean(dim=0)
 
 
 def peakiness(pattern: Pattern, links: Links, threshold: float = 0.5) -> Float[Tensor, " head"]:
-    """Share of linked queries that put more than `threshold` of their attention on linked keys.
+    """Fraction of linked queries with more than `threshold` of their attention on linked keys.
 
-    With threshold .5 this is the score of Cabannes et al. 2024 (`peaky_thres` in their code).
+    Source: Cabannes et al. 2024, with threshold .5 (`peaky_thres` in their code).
     """
     check_finite(threshold=threshold)
     return (mass_by_query(pattern, links) > threshold).to(pattern.dtype).mean(dim=0)
 
 
 def invariance(pattern: Pattern, links: Links, threshold: float = 0.5) -> Float[Tensor, " head"]:
-    """How little the attention on linked keys depends on content: 1 - its standard deviation over rows.
+    """Invariance to token content: 1 - standard deviation over rows of the attention on linked keys.
 
-    Every row must have the same links, so that only contents differ. The score is 0 for heads that are not peaky
-    (fewer than half of the queries above `threshold`): a head that never looks there does not vary either.
+    All rows must have the same links, so that only their tokens differ. The score is 0 for heads that are not peaky
+    (fewer than half of the queries above `threshold`), since attention that is always near 0 is invariant too.
 
     Raises:
-        ValueError: if the rows have different links, or for a single row, which has no spread.
+        ToylabError: if links differ between rows, or for fewer than two rows.
     """
     mass = mass_by_query(pattern, links)
     batch = pattern.shape[0]
@@ -88,14 +88,14 @@ def invariance(pattern: Pattern, links: Links, threshold: float = 0.5) -> Float[
     edges = np.asarray(torch.as_tensor(links).cpu())
     per_row = [{(q, k) for _, q, k in edges[edges[:, 0] == row].tolist()} for row in range(batch)]
     if any(one != per_row[0] for one in per_row):
-        raise ToylabError("links: rows differ in theirs; invariance compares rows of one layout, so give one length")
+        raise ToylabError("links: rows differ; invariance needs the same links in each row, so give rows of one length")
     spread = mass.unflatten(0, (batch, -1)).std(dim=0, correction=0).mean(dim=0)
     peaky = peakiness(pattern, links, threshold) >= 0.5
     return torch.where(peaky, 1 - spread, torch.zeros_like(spread))
 
 
 def uniform_mass(links: Links) -> float:
-    """The `link_mass` of a head that attends evenly to everything up to its own position: the chance level."""
+    """Chance level of `link_mass`: that of uniform causal attention."""
     edges = as_whole("links", links, least=0).cpu().numpy()
     if not len(edges):
         raise ToylabError(_NO_LINKS)
@@ -104,22 +104,22 @@ def uniform_mass(links: Links) -> float:
 
 
 BACKUP_SHARE = 0.25
-"""Peakiness on x_t from which a further head counts as a backup of the iteration head."""
+"""Minimum peakiness on the link "carry" for another head to count as a backup of the iteration head."""
 
 
 @dataclass(frozen=True)
 class IterationHead:
-    """What the search for an iteration head found: the best candidate, its scores, and why it does not pass.
+    """The best candidate for an iteration head, its scores, and the criteria it does not meet.
 
     Attributes:
-        layer, head: of the best candidate.
-        carry: its peakiness on the diagonal, mean over lengths.
-        stop: its peakiness at the end, where it must read the end of the input, mean over lengths.
-        end_of_input: the best mean attention on the end of the input by a head of an earlier layer (0 if none is).
-        end_of_input_at: (layer, head) of that one, if any.
-        misses: one sentence a condition that fails; empty if the head is accepted.
-        backups: other heads, in any layer, that are peaked on x_t at a quarter of the steps or more: a causal test of
-            "the" head that leaves them alone finds less than there is.
+        layer, head: position of the best candidate.
+        carry: its peakiness on the link "carry" (from the position that predicts s_t to x_t), mean over lengths.
+        stop: its peakiness on the link "stop" (from the last state to EoI), mean over lengths.
+        end_of_input: largest mean attention to EoI of any head in an earlier layer (0 in the first layer).
+        end_of_input_at: (layer, head) of that earlier head, if any.
+        misses: one sentence per failed criterion; empty if the head is accepted.
+        backups: other heads, in any layer, whose peakiness on "carry" is at least `BACKUP_SHARE`. Ablating the
+            iteration head alone, without its backups, underestimates its effect.
     """
 
     layer: int
@@ -137,7 +137,7 @@ class IterationHead:
 
     @property
     def by_layer(self) -> dict[int, list[int]]:
-        """The head and its backups, as the heads of each layer."""
+        """The head and its backups, as a list of heads per layer."""
         layers: dict[int, list[int]] = {}
         for layer, head in sorted({(self.layer, self.head), *self.backups}):
             layers.setdefault(layer, []).append(head)
@@ -152,23 +152,23 @@ def find_iteration_head(
     stop_threshold: float = 0.5,
     end_of_input_threshold: float = 0.25,
 ) -> IterationHead:
-    """Search all layers and heads for an iteration head.
+    """Search all layers and heads for an iteration head (Cabannes et al. 2024).
 
-    A head is accepted if on inputs of several lengths it reads x_t when s_t is due (peakiness of "carry"), reads the
-    end of the input when all states are written ("stop"), and a head of an *earlier* layer finds the end of the input.
-    At a single length the diagonal is a fixed offset and proves nothing.
+    Criteria, averaged over input lengths: the head attends to x_t when predicting s_t (peakiness on "carry"), attends
+    to EoI after the last state (peakiness on "stop"), and a head of an *earlier* layer attends to EoI. At a single
+    length, "carry" is a fixed offset, so a purely positional head would pass.
 
     Args:
-        patterns: by input length, the pattern of each layer.
-        links: by input length, the links "carry", "stop" and "end of input".
+        patterns: from input length to the pattern of each layer.
+        links: from input length to the links "carry", "stop" and "end of input".
 
     Raises:
-        ValueError: for fewer than two lengths, lengths that differ between the two arguments, or NaN in a pattern.
+        ToylabError: for fewer than two lengths, lengths that differ between the arguments, or NaN in a pattern.
     """
     if set(patterns) != set(links) or len(patterns) < 2:
         raise ToylabError(
-            f"lengths={sorted(patterns)}: give patterns and links for the same lengths, at least two of them; with "
-            "one length an iteration head cannot be told from a head that looks a fixed distance back"
+            f"lengths={sorted(patterns)}: give patterns and links for the same lengths, at least two of them; at "
+            "one length an iteration head cannot be distinguished from a head with a fixed offset"
         )
     if len(layers := {len(held) for held in patterns.values()}) > 1 or 0 in layers:
         raise ToylabError(f"patterns: of {sorted(layers)} layers; give as many for every length, at least one")
@@ -182,7 +182,7 @@ def find_iteration_head(
     def scores(score, name: str) -> Float[Tensor, "layer head"]:
         by_length = [torch.stack([score(p, links[n][name]) for p in layers]) for n, layers in patterns.items()]
         mean = torch.stack(by_length).mean(dim=0)
-        return mean.to(torch.promote_types(mean.dtype, torch.float32))  # numpy knows no bfloat16
+        return mean.to(torch.promote_types(mean.dtype, torch.float32))  # numpy has no bfloat16
 
     carry, stop, end = scores(peakiness, "carry"), scores(peakiness, "stop"), scores(link_mass, "end of input")
     bars = {"carry": carry_threshold, "stop": stop_threshold, "end_of_input": end_of_input_threshold}
@@ -198,7 +198,7 @@ def _judge(
     end: Float[Tensor, "layer head"],
     bars: Mapping[str, float],
 ) -> IterationHead:
-    """The verdict on one head, given the scores of all."""
+    """Check one head against the thresholds, given the scores of all heads."""
     earlier = end[:layer]
     end_at = divmod(int(earlier.argmax()), end.shape[1]) if layer else None
     found_end = float(earlier.max()) if layer else 0.0

@@ -1,11 +1,11 @@
-"""Instruments for attention that counts: where it looks, what it compares with, and by which algorithm it answers.
+"""Probes of counting by attention: attention mass per token class, the bias token, and the algorithm of a query.
 
-A head that attends evenly to n tokens of interest and to a constant (the *bias token*) puts the share x = n / (n + K)
-of its attention on the n tokens, where K is the weight of the bias in units of one such token. So n can be read off,
-as long as K stays what it was: what the bias is decides what the model does elsewhere.
+A head that attends uniformly to n counted tokens and to a reference (the *bias token*) places x = n / (n + K) of its
+attention on the n tokens, where K is the weight of the bias token relative to one counted token. The count n can be
+decoded from x if K is constant, so the bias token determines how the model generalises.
 
-Patterns are those of one head, (batch, query, key): a query asks for one count. Classes of keys are masks of the same
-shape that exclude each other, by name. Everywhere, NaN and infinity raise `ValueError`.
+Patterns are of one head, (batch, query, key), with one query per count. Key classes are named, disjoint masks of the
+same shape. NaN and infinity raise `ToylabError`.
 """
 
 from __future__ import annotations
@@ -29,26 +29,25 @@ KeyClasses = Mapping[str, KeyMask]
 
 
 def block_keys(mask: KeyMask) -> Edit:
-    """For a point `scores`, (batch, head, query, key): these keys get no attention; the rest share it.
+    """Mask keys before the softmax; an edit for a point `scores`, (batch, head, query, key).
 
-    The pattern is not merely zeroed: attention still sums to one, so a head that needs the class cannot pass unnoticed.
-    A query that would be left without a key that it sees is left as it is.
+    Attention is renormalised over the remaining keys. A query without any remaining key is left unchanged.
     """
     chosen = as_mask("mask", mask)[:, None]
 
     def block(scores: Tensor) -> Tensor:
         blocked = chosen.to(scores.device)
-        seen = scores > torch.finfo(scores.dtype).min / 2  # models hide keys by -inf or by the lowest number
+        seen = scores > torch.finfo(scores.dtype).min / 2  # masks use -inf or the minimum of the dtype
         return scores.masked_fill(blocked & (seen & ~blocked).any(dim=-1, keepdim=True), -torch.inf)
 
     return block
 
 
 def mass_by_class(pattern: HeadPattern, classes: KeyClasses) -> dict[str, Float[Tensor, "batch query"]]:
-    """The attention that falls on each class of keys.
+    """Total attention on each class of keys; the masses sum to one.
 
     Raises:
-        ValueError: if the classes overlap or leave out a key that gets attention: then the masses would not sum to one.
+        ToylabError: if the classes overlap, or a key with attention is in no class.
     """
     check_finite(pattern=pattern)
     if not classes:
@@ -64,12 +63,11 @@ def mass_by_class(pattern: HeadPattern, classes: KeyClasses) -> dict[str, Float[
 
 @dataclass(frozen=True)
 class Saturation:
-    """The curve n / (n + K) fitted to attention mass.
+    """Fit of the saturation curve n / (n + K) to attention mass.
 
     Attributes:
-        k: the weight of the bias, in units of one counted token.
-        r2: the share of the variance of the mass that the curve explains, over single sequences; -inf where the mass
-            does not vary.
+        k: weight of the bias token relative to one counted token.
+        r2: coefficient of determination over sequences; -inf if the mass does not vary.
     """
 
     k: float
@@ -77,10 +75,10 @@ class Saturation:
 
 
 def fit_saturation(mass: Float[Tensor, " sample"], counts: Int[Tensor, " sample"]) -> Saturation:
-    """The K for which n / (n + K) is nearest to the mass on n counted tokens, in least squares (K from e^-9 to e^15).
+    """Least-squares fit of K in n / (n + K) to the mass on n counted tokens, for K from e^-9 to e^15.
 
     Raises:
-        ValueError: if all counts are equal: any mass then fits some K; for counts below 0 or that are not whole.
+        ToylabError: if all counts are equal, since any mass then fits some K; for negative or fractional counts.
     """
     check_nonempty(mass=mass)
     check_same_length(mass=mass, counts=counts)
@@ -94,7 +92,7 @@ def fit_saturation(mass: Float[Tensor, " sample"], counts: Int[Tensor, " sample"
         return (m - n / (n + log_k[:, None].exp())).square().sum(dim=1)
 
     low, high = -9.0, 15.0
-    for _ in range(9):  # each round looks at 41 values and keeps the two cells around the best
+    for _ in range(9):  # grid search: refine the two cells around the best of 41 values
         grid = torch.linspace(low, high, 41, dtype=torch.double, device=m.device)
         best, cell = float(grid[loss(grid).argmin()]), (high - low) / 40
         low, high = max(best - cell, -9.0), min(best + cell, 15.0)
@@ -105,12 +103,12 @@ def fit_saturation(mass: Float[Tensor, " sample"], counts: Int[Tensor, " sample"
 
 @dataclass(frozen=True)
 class BiasToken:
-    """What a query compares with.
+    """The bias token of a query: the class of tokens that the counted tokens are compared with.
 
     Attributes:
-        name: of the class that holds most of the attention not on counted tokens, or "mixed".
-        share: its part of that attention.
-        shares: of all classes.
+        name: class with most of the attention outside counted tokens, or "mixed".
+        share: its fraction of that attention.
+        shares: fractions of all classes.
     """
 
     name: str
@@ -119,19 +117,17 @@ class BiasToken:
 
 
 def name_bias(masses: Mapping[str, Float[Tensor, " sample"]], counted: str, bar: float = 0.7) -> BiasToken:
-    """Name the bias token of one query from its masses by class: the class with at least `bar` of what is not counted.
+    """Identify the bias token of a query: the class with at least `bar` of the attention outside counted tokens.
 
-    Attention alone proves nothing (a class may be read and its value be null): confirm it with `block_keys`.
+    Attention is not causal evidence (the value of an attended class may be zero); confirm with `block_keys`.
 
     Raises:
-        ValueError: if there is no class `counted`, or no other.
+        ToylabError: if there is no class `counted`, or no other.
     """
     if counted not in masses:
         raise ToylabError(f"counted={counted!r}: is none of the classes {', '.join(masses)}")
     if len(masses) < 2:
-        raise ToylabError(
-            f"masses: have the class {counted!r} alone; give the others too, among which the bias is sought"
-        )
+        raise ToylabError(f"masses: hold the class {counted!r} only; add the classes that may be the bias token")
     check_nonempty(masses=masses)
     check_finite(masses=masses, bar=bar)
     mean = {name: float(mass.mean()) for name, mass in masses.items() if name != counted}
@@ -147,19 +143,22 @@ CIRCUITS = ("counter", "copy", "complement", "other", "unsolved")
 def name_circuit(
     accuracy: float, blocked: Mapping[str, float], floor: float, solved: float = 0.8, slack: float = 0.05
 ) -> str:
-    """The algorithm by which a query answers, from its accuracy when classes of keys are blocked.
+    """Classify the algorithm of a query by its accuracy when classes of keys are blocked.
 
-    - counter: it counts in the attention. Without the ones of its region it knows nothing.
-    - copy: the count already stands in its own brackets. Without these it knows nothing, without the ones it is right.
-    - complement: it counts the ones outside and subtracts. Without these it knows nothing, without its own it is right.
-    - other: none of these alone.
-    - unsolved: it is not right often enough to ask.
+    A class is *necessary* if blocking it leaves at most `floor + slack`, and *unnecessary* if blocking it keeps at
+    least four fifths of the accuracy.
+
+    - counter: the ones of its region are necessary; the head counts them.
+    - copy: its own brackets are necessary, the ones of its region are not; an earlier layer wrote the count.
+    - complement: the ones outside are necessary, those of its region are not; the model subtracts.
+    - other: none of these.
+    - unsolved: the accuracy is below `solved`.
 
     Args:
-        accuracy: unedited.
+        accuracy: accuracy without intervention.
         blocked: accuracies with "counted", "own brackets" and "outside ones" blocked.
-        floor: accuracy of the best constant answer; "knows nothing" means at most `slack` above it.
-        solved: accuracy from which the question makes sense. "Right" means four fifths of the unedited accuracy.
+        floor: accuracy of the best constant answer.
+        solved: minimum accuracy for a classification.
     """
     check_finite(accuracy=accuracy, blocked=blocked, floor=floor, solved=solved, slack=slack)
     if accuracy < solved:
@@ -176,10 +175,10 @@ def name_circuit(
 
 
 def slope_through_origin(predicted: Tensor, counts: Int[Tensor, " sample"]) -> float:
-    """The slope of predictions against true counts, of the line through the origin: 1 if they agree.
+    """Least-squares slope through the origin of predictions against true counts; 1 if they agree.
 
     Raises:
-        ValueError: if no count is above 0, or one is below.
+        ToylabError: if all counts are 0, or one is negative.
     """
     check_same_length(predicted=predicted, counts=counts)
     check_finite(predicted=predicted)
@@ -190,33 +189,31 @@ def slope_through_origin(predicted: Tensor, counts: Int[Tensor, " sample"]) -> f
 
 
 def predicted_slope(shares: Mapping[str, float], growth: Mapping[str, float]) -> float:
-    """The slope that a counter will have once the number of bias tokens has changed: K / K'.
+    """Predicted slope K / K' of a counter after the number of bias tokens has changed.
 
-    K is made of the shares of all classes, and grows with each as its tokens multiply: K' / K = sum of share * growth.
+    K is the sum of the weights of all classes, each proportional to its number of tokens: K' / K = sum share * growth.
 
     Args:
-        shares: of each class, from `name_bias`.
-        growth: by class, how many times as many of its tokens there are now; 1 for those not named.
+        shares: share of each class, from `name_bias`.
+        growth: from class to the factor by which its number of tokens grew; 1 for classes not listed.
 
     Raises:
-        ValueError: if nothing is left to compare with: K' is 0.
+        ToylabError: if K' is 0, so that no bias token is left.
     """
     check_finite(shares=shares, growth=growth)
     grown = sum(share * growth.get(name, 1.0) for name, share in shares.items())
     if not grown:
-        raise ToylabError(
-            "shares, growth: no class is left to compare with, so there is no slope; leave this label out"
-        )
+        raise ToylabError("shares, growth: no bias token is left, so the slope is undefined; leave this label out")
     return 1 / grown
 
 
 @dataclass(frozen=True)
 class ClassReadout:
-    """How well a model is reproduced by one value a class: Golkar et al. 2024, equation 3.
+    """Quality of the reconstruction with one value vector per class (Golkar et al. 2024, equation 3).
 
     Attributes:
-        kl: mean divergence of the reconstruction from the model, in nats.
-        agreement: share of cases in which both have the same likeliest answer.
+        kl: mean KL(model || reconstruction), in nats.
+        agreement: fraction of cases with the same argmax.
     """
 
     kl: float
@@ -229,17 +226,17 @@ def class_readout(
     bias: Float[Tensor, " count"],
     logits: Float[Tensor, "sample count"],
 ) -> ClassReadout:
-    """Rebuild the logits of one query as the sum over classes of mass * value + bias, and compare with the model's.
+    """Reconstruct the logits of a query as bias + sum over classes of mass * value, and compare with the model.
 
     Args:
         masses: attention on each class.
-        values: by class, the mean over its tokens of what one unit of attention adds to the logits; only these classes
-            are used, their masses scaled to sum to one. Where none of them gets attention, the bias is all there is.
-        bias: of the output head.
-        logits: of the model.
+        values: from class to its mean contribution to the logits per unit of attention. Only these classes are used,
+            with masses renormalised to sum to one; without attention on any of them, only the bias remains.
+        bias: bias of the output head.
+        logits: logits of the model.
 
     Raises:
-        ValueError: without a value, or for a value of a class that has no mass.
+        ToylabError: without values, or for a value of a class without mass.
     """
     if not values or not set(values) <= set(masses):
         raise ToylabError(f"values: are of the classes {sorted(values)}; give some of {sorted(masses)}")
@@ -249,6 +246,6 @@ def class_readout(
     total = torch.where(total > 0, total, 1.0)
     rebuilt = bias + sum((masses[name] / total)[:, None] * value for name, value in values.items())
     model, other = logits.log_softmax(dim=-1), rebuilt.log_softmax(dim=-1)
-    p = model.exp()  # an answer of probability 0 adds nothing
+    p = model.exp()  # 0 log 0 = 0
     kl = (p * (model - other).masked_fill(p == 0, 0)).sum(dim=-1).mean().item()
     return ClassReadout(kl, (logits.argmax(dim=-1) == rebuilt.argmax(dim=-1)).double().mean().item())

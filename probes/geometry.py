@@ -1,6 +1,6 @@
-"""The shape of two clouds of activations, and how sharply a function turns at a point.
+"""Cluster statistics of two groups of activations, and local Lipschitz constants of a function.
 
-NaN and infinity raise `ValueError`.
+NaN and infinity raise `ToylabError`.
 
 Source: Jain et al. 2024 (arXiv 2407.10264), section 4.1 (clusters) and 4.3 (sensitivity).
 """
@@ -21,27 +21,27 @@ from toylab.probes.nullspace import top_energy
 def nearness(
     activations: Float[Tensor, "case feature"], safe: Float[Tensor, " feature"], unsafe: Float[Tensor, " feature"]
 ) -> Float[Tensor, " case"]:
-    """Distance to the unsafe mean minus distance to the safe one: above 0 lies nearer to safe.
+    """Distance to the unsafe mean minus distance to the safe mean; positive if nearer to the safe one.
 
-    The means must come from other cases than those judged, or each case is pulled to its own side. Divide by the
-    distance of the means to compare models whose activations differ in scale. 0 where both means are the same.
+    Estimate the means on held-out cases, otherwise each case biases its own mean. Divide by the distance between the
+    means to compare models whose activations differ in scale.
     """
     check_finite(activations=activations, safe=safe, unsafe=unsafe)
     return check_result_finite("activations", (activations - unsafe).norm(dim=1) - (activations - safe).norm(dim=1))
 
 
 def separation(safe: Float[Tensor, "case feature"], unsafe: Float[Tensor, "other feature"]) -> float:
-    """Distance of the means over the mean distance of a case to its own mean: free of scale, 0 for the same cloud.
+    """Distance between the group means over the mean distance of a case to its group mean; scale-invariant.
 
     Raises:
-        ValueError: if all cases of each cloud are the same, as single ones are: there is no spread to measure by.
+        ToylabError: if neither group varies, as with one case each.
     """
     check_nonempty(safe=safe, unsafe=unsafe)
     check_finite(safe=safe, unsafe=unsafe)
     if bool((safe == safe[0]).all() & (unsafe == unsafe[0]).all()):
         raise ToylabError(
-            f"safe={len(safe)}, unsafe={len(unsafe)} cases: those of each cloud are all the same, so there is no "
-            "spread to measure the distance by; give several that differ"
+            f"safe={len(safe)}, unsafe={len(unsafe)} cases: no group varies, so there is no spread to "
+            "scale the distance by; give several cases that differ"
         )
     means = safe.mean(dim=0), unsafe.mean(dim=0)
     within = torch.cat([(cloud - mean).norm(dim=1) for cloud, mean in zip((safe, unsafe), means, strict=True)])
@@ -49,10 +49,10 @@ def separation(safe: Float[Tensor, "case feature"], unsafe: Float[Tensor, "other
 
 
 def auc(high: Float[Tensor, " case"], low: Float[Tensor, " other"]) -> float:
-    """The probability that a case of the first group has the larger number, ties counted half: .5 for no difference.
+    """Area under the ROC curve: P(high > low) + P(high = low) / 2; .5 is chance.
 
     Raises:
-        ValueError: for an empty group or something that is no number, which have no such probability.
+        ToylabError: for an empty group or NaN.
     """
     if not len(high) or not len(low):
         raise ToylabError(f"high={len(high)}, low={len(low)} cases: each group needs at least one")
@@ -63,24 +63,24 @@ def auc(high: Float[Tensor, " case"], low: Float[Tensor, " other"]) -> float:
 
 
 def top_share(activations: Float[Tensor, "case feature"]) -> float:
-    """The share of the variance in the first principal component: 1 for a cloud on a line, 0 for one point."""
+    """Fraction of variance explained by the first principal component; 0 if there is no variance."""
     check_nonempty(activations=activations)
     check_finite(activations=activations)
     if bool((activations == activations[0]).all()):
-        return 0.0  # rounding of the mean would else be taken for a direction
+        return 0.0  # otherwise rounding of the mean would count as variance
     return top_energy(activations - activations.mean(dim=0))
 
 
 def cosine_to(changes: Float[Tensor, "case feature"], direction: Float[Tensor, " feature"] | None = None) -> float:
-    """Mean cosine of each change with a direction, their own mean if none is given: 1 where all change alike.
+    """Mean cosine similarity of changes to a direction, by default to their own mean.
 
-    A change or a direction of no length has no cosine and counts as 0.
+    Zero vectors have cosine 0.
     """
     check_nonempty(changes=changes)
     check_finite(changes=changes)
     if direction is None:
         toward, numbers = changes.mean(dim=0), torch.finfo(changes.dtype)
-        if toward.norm() <= 8 * numbers.eps * changes.norm(dim=1).max():  # they cancel: what is left is rounding
+        if toward.norm() <= 8 * numbers.eps * changes.norm(dim=1).max():  # the mean is rounding noise
             toward = torch.zeros_like(toward)
     else:
         check_finite(direction=direction)
@@ -91,13 +91,13 @@ def cosine_to(changes: Float[Tensor, "case feature"], direction: Float[Tensor, "
 
 
 def gradient_norms(function: Callable[[Tensor], Tensor], points: Float[Tensor, "case ..."]) -> Float[Tensor, " case"]:
-    """The norm of the gradient of a number at each point, by autograd: a local Lipschitz constant of that number.
+    """Gradient norm of a scalar function at each point: its local Lipschitz constant.
 
     Args:
-        function: from all points to one number each, case by case.
+        function: from points (case, ...) to (case,); each output depends on its own case only.
 
     Raises:
-        ValueError: where it has no finite gradient.
+        ToylabError: if a gradient is not finite.
     """
     check_finite(points=points)
     x = points.detach().clone().requires_grad_(True)
@@ -108,13 +108,13 @@ def gradient_norms(function: Callable[[Tensor], Tensor], points: Float[Tensor, "
 
 
 def jacobian_norms(function: Callable[[Tensor], Tensor], points: Float[Tensor, "case ..."]) -> Float[Tensor, " case"]:
-    """The largest singular value of the Jacobian at each point: the local Lipschitz constant of the whole vector.
+    """Spectral norm of the Jacobian of a vector function at each point: its local Lipschitz constant.
 
     Args:
-        function: from all points to one vector each, case by case.
+        function: from points (case, ...) to (case, output); each output depends on its own case only.
 
     Raises:
-        ValueError: where it has no finite Jacobian.
+        ToylabError: if a Jacobian is not finite.
     """
     check_finite(points=points)
     x = points.detach().clone().requires_grad_(True)
@@ -122,5 +122,5 @@ def jacobian_norms(function: Callable[[Tensor], Tensor], points: Float[Tensor, "
     jacobian = [torch.autograd.grad(out[:, i].sum(), x, retain_graph=True)[0].flatten(1) for i in range(out.shape[1])]
     jacobian = torch.stack(jacobian, dim=1)
     check_finite(**{"function(points)": out, "the Jacobian of function": jacobian})
-    wide = torch.promote_types(jacobian.dtype, torch.float32)  # half precision has no singular values
+    wide = torch.promote_types(jacobian.dtype, torch.float32)  # no SVD in half precision
     return torch.linalg.svdvals(jacobian.to(wide))[:, 0].to(jacobian.dtype)

@@ -1,14 +1,14 @@
-"""Look into any `torch.nn.Module`, or change what it computes, for the length of a `with` block.
+"""Record and edit activations of any `torch.nn.Module` inside a `with` block.
 
-A *point* is a submodule through which one tensor passes; toylab's models have an `nn.Identity` at each interesting
-place, and any other submodule that returns one tensor will do. A name is the module's path, as PyTorch gives it, or
-a pattern with `*` over the points: `blocks.*.attn.pattern`.
+A *hook point* is a submodule that returns one tensor. toylab's models have an `nn.Identity` at every activation of
+interest; any other such submodule works too. Points are named by their module path, or matched by a pattern with `*`:
+`blocks.*.attn.pattern`.
 
-A model that was not written to be looked into may say where its points lie: in an attribute `taps`, from names to
-`Tap`, and in `hidden`, from names to the reason why there is none (`toylab.model.interop.adopt` writes both).
+Models of other libraries map point names to submodules in an attribute `taps` (name to `Tap`), and list unavailable
+activations in `hidden` (name to reason); `toylab.model.interop.adopt` sets both.
 
-An edit acts or raises: a point that an edit matches and that the model then does not visit is an error. Modules with a
-faster route around a point ask `has_hooks` and take the route that visits it.
+An edit acts or raises: a matched point that the forward pass does not visit is an error. Modules with an optimised
+path that skips a point call `has_hooks` and fall back to the full computation.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ Edit = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Tap:
-    """Where a point lies in a module that was not written to be looked into.
+    """The location of a hook point in a model of another library.
 
     Attributes:
-        module: its path.
-        part: what passes it, what enters it, or, if it returns several things, which of them.
-        columns: the part of the last axis, from and to; all of it if not given.
-        heads: if given, the last axis is shown as (head, feature).
-        read_only: why an edit here would not have the effect that its name promises; "" where it has.
+        module: path of the submodule.
+        part: its output, its (first) input, or the index of one output if it returns several.
+        columns: slice (start, stop) of the last axis; the whole axis if None.
+        heads: if given, the last axis is reshaped to (head, feature).
+        read_only: why an edit here would not have the expected effect; "" if the point can be edited.
     """
 
     module: str
@@ -52,13 +52,13 @@ class Tap:
         check_settings(self)
 
     def extract(self, x: Tensor) -> Tensor:
-        """The point as its name promises it."""
+        """The activation of the point: the slice `columns`, split into heads."""
         if self.columns is not None:
             x = x[..., self.columns[0] : self.columns[1]]
         return x if self.heads is None else x.unflatten(-1, (self.heads, -1))
 
     def insert(self, x: Tensor, shown: Tensor) -> Tensor:
-        """The whole of which an edited point is a part."""
+        """The inverse of `extract`: the full tensor `x` with the edited activation written back."""
         if self.heads is not None:
             shown = shown.flatten(-2)
         if self.columns is None:
@@ -68,8 +68,8 @@ class Tap:
 
 
 def points(model: nn.Module) -> tuple[str, ...]:
-    """The names of all points, in the order in which the model holds them: its taps, or its identity modules (a
-    `HookPoint` of TransformerLens is one as well)."""
+    """Names of all hook points in module order: the model's taps, or its `nn.Identity` modules and the `HookPoint`s of
+    TransformerLens."""
     if taps := _taps(model):
         return tuple(taps)
     return tuple(name for name, module in model.named_modules() if name and _is_point(module))
@@ -79,10 +79,10 @@ _Recorded = TypeVar("_Recorded", Tensor, list[Tensor])
 
 
 class ActivationCache(dict[str, _Recorded]):
-    """What `watch` recorded: from the name of a point to the tensor of the latest call, or to the list of all calls.
+    """Activations recorded by `watch`: from a point to the tensor of the latest call, or to the list of all calls.
 
     Attributes:
-        matched: every point that the names stand for, visited or not.
+        matched: every point matched by the given names, visited or not.
     """
 
     def __init__(self, matched: Iterable[str]) -> None:
@@ -91,12 +91,12 @@ class ActivationCache(dict[str, _Recorded]):
 
     @property
     def unvisited(self) -> tuple[str, ...]:
-        """The points that were matched and not visited."""
+        """Matched points that the forward pass did not visit."""
         return tuple(name for name in self.matched if name not in self)
 
     def __missing__(self, name: str) -> NoReturn:
-        why = "was watched and not visited by what ran" if name in self.matched else "was not watched"
-        raise ToylabError(f"{name!r} {why}; recorded are {', '.join(self) or 'no points'}")
+        why = "was watched but not visited by the forward pass" if name in self.matched else "was not watched"
+        raise ToylabError(f"{name!r} {why}; recorded: {', '.join(self) or 'no points'}")
 
 
 @overload
@@ -113,19 +113,19 @@ def watch(
 
 @contextmanager
 def watch(model: nn.Module, *names: str, every_call: bool = False) -> Iterator[ActivationCache[Any]]:
-    """Record what passes the named points: yields a dict from name to the tensor of the latest call.
+    """Record the activations at the named points; yields a dict from name to the tensor of the latest call.
 
         with watch(model, "blocks.*.attn.pattern") as seen:
             model(tokens)
         seen["blocks.1.attn.pattern"]  # (batch, head, query, key)
 
-    Nothing is copied or detached: no bit of the output changes, and gradients flow through what was recorded. With
-    `every_call` each entry is the list of all calls, as `generate` makes them. Points that were matched and not visited
-    are in `seen.unvisited`. Only the handles set here are removed.
+    Tensors are neither copied nor detached: outputs are bit-identical, and gradients flow through the recorded tensors.
+    With `every_call`, each entry is the list of all calls (`generate` makes one per token). Unvisited points are listed
+    in `seen.unvisited`. Only the hooks registered here are removed.
 
     Raises:
-        ValueError: for a name that matches nothing, with the nearest points; for a compiled model.
-        TypeError: where a watched module returns something other than one tensor.
+        ToylabError: for a name without a match (the message lists the nearest points); for a compiled model.
+        TypeError: if a watched module does not return a single tensor.
     """
     seen: ActivationCache[Any] = ActivationCache(
         dict.fromkeys(name for pattern in names for name in match_points(model, pattern))
@@ -146,28 +146,28 @@ def watch(model: nn.Module, *names: str, every_call: bool = False) -> Iterator[A
 
 @contextmanager
 def edit(model: nn.Module, edits: Mapping[str, Edit]) -> Iterator[None]:
-    """Replace what passes the named points by `function(tensor)`.
+    """Replace the activations at the named points by `function(tensor)`.
 
         with edit(model, {"blocks.0.mlp_out": torch.zeros_like}):
             model(tokens)
 
-    A name may hold `*`; the function is then applied at every match. Edits nest: an inner one sees what an outer one
-    made at the same point. The function is given a copy, into which it may write. Only the handles set here are
-    removed, also when the block raises.
+    A name may contain `*`; the function is then applied at every match. Edits nest: an inner edit receives the output
+    of an outer one at the same point. The function receives a copy and may modify it in place. Only the hooks
+    registered here are removed, also if the block raises.
 
     Raises:
-        ValueError: for a name that matches nothing, with the nearest points; for two that match one point, since
-            their order would be unclear; for a point that can only be watched; for a compiled model; while the model
-            runs, for an edit that changes the shape, with both shapes; at the end of a block in which the model ran,
-            for a point that it did not visit.
-        TypeError: where an edited module, or the edit, returns something other than one tensor.
+        ToylabError: for a name without a match (the message lists the nearest points); for two names that match the
+            same point, since their order would be ambiguous; for a read-only point; for a compiled model; during the
+            forward pass, for an edit that changes the shape; at the end of the block, for a point that the forward
+            pass did not visit.
+        TypeError: if an edited module, or the edit, does not return a single tensor.
     """
     visited: set[str] = set()
 
     def replace(name: str, function: Edit) -> HookFunction:
         def visit(value: Tensor) -> Tensor:
             visited.add(name)
-            edited = function(value.clone())  # an edit in place must not reach what was recorded before this point
+            edited = function(value.clone())  # in-place edits must not change recorded tensors
             _check_tensor(f"edit of {name}", edited)
             if edited.shape != value.shape:
                 raise ToylabError(
@@ -182,9 +182,9 @@ def edit(model: nn.Module, edits: Mapping[str, Edit]) -> Iterator[None]:
     for pattern, function in edits.items():
         for name in match_points(model, pattern):
             if name in hooks:
-                raise ToylabError(f"two edits meet at {name!r}; join them into one function, or nest two `edit`s")
+                raise ToylabError(f"two edits match {name!r}; compose them into one function, or nest two `edit`s")
             if why := tap_at(model, name).read_only:
-                raise ToylabError(f"{name!r} can be watched here and not edited: {why}")
+                raise ToylabError(f"{name!r} can be watched here but not edited: {why}")
             hooks[name] = replace(name, function)
     if not hooks:
         yield
@@ -198,18 +198,18 @@ def edit(model: nn.Module, edits: Mapping[str, Edit]) -> Iterator[None]:
         handle.remove()
     if runs and (missed := [name for name in hooks if name not in visited]):
         raise ToylabError(
-            f"edit of {', '.join(missed)}: the model ran and did not visit this point, so nothing was edited there; "
+            f"edit of {', '.join(missed)}: not visited by the forward pass, so the edit had no effect; "
             "watch(...).unvisited lists such points"
         )
 
 
 def match_points(model: nn.Module, pattern: str) -> list[str]:
-    """The points or other modules that a name or pattern stands for."""
+    """The points, or other submodules, matched by a name or pattern."""
     taps = _taps(model)
     if pattern in taps:
         return [pattern]
     if pattern and not taps:
-        with suppress(AttributeError):  # there is no such module: a pattern, or a mistake
+        with suppress(AttributeError):  # no such module: a pattern or a typo
             model.get_submodule(pattern)
             return [pattern]
     known = points(model) or tuple(name for name, _ in model.named_modules() if name)
@@ -217,28 +217,28 @@ def match_points(model: nn.Module, pattern: str) -> list[str]:
     if not found:
         for name, why in _table(model, "hidden", str).items():
             if fnmatchcase(name, pattern):
-                raise ToylabError(f"{name!r} cannot be seen here: {why}")
+                raise ToylabError(f"{name!r} is not available in this model: {why}")
         near = difflib.get_close_matches(pattern, known, n=3, cutoff=0.3) or known[:3]
         nearest = ", ".join(near)
-        raise ToylabError(f"no point is named {pattern!r}; the nearest are {nearest}; toylab.probes.points lists all")
+        raise ToylabError(f"no hook point is named {pattern!r}; nearest: {nearest}; toylab.probes.points lists all")
     return found
 
 
 def tap_at(model: nn.Module, name: str) -> Tap:
-    """Where a point of this name lies: in the module of that name, unless the model says otherwise."""
+    """The location of a point: the model's tap of that name, or the submodule itself."""
     return _taps(model).get(name) or Tap(name)
 
 
 HookFunction = Callable[[Tensor], Tensor | None]
-"""What is done with a tensor that passes: returns what should pass instead, or None."""
+"""A hook: returns the tensor that replaces its argument, or None to leave it unchanged."""
 
 
 @contextmanager
 def hooks_at(model: nn.Module, visits: Mapping[str, HookFunction], inputs: bool = False) -> Iterator[None]:
-    """Visit what passes the named points, or with `inputs` what enters these modules, for the length of a block.
+    """Call hooks on the activations at the named points, or with `inputs` on the inputs of these modules.
 
     Raises:
-        ValueError: for a compiled model, whose graph no hook reaches.
+        ToylabError: for a compiled model, whose graph bypasses hooks.
     """
     handles = []
     try:
@@ -256,7 +256,7 @@ def hooks_at(model: nn.Module, visits: Mapping[str, HookFunction], inputs: bool 
 
 
 class _Hook:
-    """A hook that copies of its module do not keep, be they made by `deepcopy` or by pickle."""
+    """A hook that is dropped when its module is copied by `deepcopy` or pickle."""
 
     def __init__(self, call: Callable) -> None:
         self._call = call
@@ -280,7 +280,7 @@ def _unpickled() -> Callable:
 
 
 def has_hooks(*modules: nn.Module) -> bool:
-    """Whether anything listens to one of these modules: a watch, an edit, or any other hook of PyTorch."""
+    """Whether any of these modules has a hook: of `watch`, of `edit`, or another PyTorch hook."""
     for module in modules:
         for hooks in (
             module._forward_hooks,
@@ -290,24 +290,24 @@ def has_hooks(*modules: nn.Module) -> bool:
         ):
             if hooks and any(hook is not _no_hook for hook in hooks.values()):
                 return True
-    return bool(_has_any_global_hook())  # its own answer may be an empty dictionary
+    return bool(_has_any_global_hook())  # PyTorch may return an empty dict
 
 
 def _uncompiled(model: nn.Module, path: str) -> nn.Module:
-    """The module at a path, none of whose parents is compiled."""
+    """The module at a path. Raises `ToylabError` if it or one of its parents is compiled."""
     module = model
     for step in ("", *path.split(".")):
         module = getattr(module, step) if step else module
         if module._compiled_call_impl is not None or type(module).__name__ == "OptimizedModule":
             raise ToylabError(
-                f"model={type(module).__name__}: is compiled, and its graph passes hooks by; watch or edit the model "
-                "that was not compiled"
+                f"model={type(module).__name__}: is compiled, and its graph bypasses hooks; watch or edit the "
+                "uncompiled model"
             )
     return module
 
 
 def _leaving(name: str, place: Tap, visit: HookFunction) -> Callable:
-    if place == Tap(place.module):  # one tensor as it is
+    if place == Tap(place.module):  # the whole output
 
         def plain(module: nn.Module, inputs: tuple, output: object) -> Tensor | None:
             return visit(_check_tensor(name, output))
@@ -334,8 +334,8 @@ def _entering(name: str, place: Tap, visit: HookFunction) -> Callable:
 def _visited(name: str, place: Tap, visit: HookFunction, value: object) -> Tensor | None:
     if value is None:
         raise ToylabError(
-            f"{name}: there is nothing to see, as a fused attention kernel keeps no pattern; call the model without "
-            "one: toylab.model.interop.adopt(model, patterns=True)"
+            f"{name}: is None, since a fused attention kernel keeps no pattern; use eager attention: "
+            "toylab.model.interop.adopt(model, patterns=True)"
         )
     whole = _check_tensor(name, value)
     edited = visit(place.extract(whole))
@@ -347,7 +347,7 @@ def _taps(model: nn.Module) -> Mapping[str, Tap]:
 
 
 def _table(model: nn.Module, attribute: str, kind: type) -> Mapping[str, Any]:
-    """What a model says of its points; an attribute of that name that holds something else is its own affair."""
+    """The mapping `taps` or `hidden` of a model; an unrelated attribute of the same name is ignored."""
     held = getattr(model, attribute, None)
     return held if isinstance(held, Mapping) and all(isinstance(one, kind) for one in held.values()) else {}
 

@@ -1,9 +1,9 @@
-"""What a direction of the residual stream says about tokens: the logit lens, and whose words a logit is made of.
+"""Logit lens and direct logit attribution.
 
-Everything here takes the *rows* of the unembedding with the gain of the final norm folded in: what each token reads
-from the normalised stream. A lens that leaves the gain out looks at other directions than the model does.
+`rows` are the rows of the unembedding with the gain of the final norm folded in, that is, the direction of the
+normalised stream that each logit reads. Without the gain, the lens reads different directions than the model.
 
-A vector of no length has no cosine and counts as 0. NaN and infinity raise `ValueError`.
+Zero vectors have cosine 0. NaN and infinity raise `ToylabError`.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from toylab.probes.checks import check_finite, check_not_nan
 def token_cosines(
     direction: Float[Tensor, "*shape width"], rows: Float[Tensor, "vocab width"]
 ) -> Float[Tensor, "*shape vocab"]:
-    """The logit lens: cosine of a direction with each token's row. Give a trained vector for the raw lens, or the mean
-    difference of the last layer's stream between two runs for the difference lens."""
+    """Logit lens: cosine similarity of a direction with each unembedding row. The direction is a steering vector (raw
+    lens), or the mean difference of the final stream between two runs (difference lens)."""
     check_finite(direction=direction, rows=rows)
     return _unit(direction) @ _unit(rows).T
 
 
 def token_ranks(scores: Float[Tensor, "*shape vocab"]) -> Int[Tensor, "*shape vocab"]:
-    """The rank of each token, 1 for the largest score, infinities included; of equal ones the first comes first."""
+    """Rank of each token, 1 for the largest score; ties are ranked by token id, and infinities are allowed."""
     check_not_nan(scores=scores)
     order = scores.argsort(dim=-1, descending=True, stable=True)
     return order.argsort(dim=-1) + 1
@@ -36,8 +36,8 @@ def token_ranks(scores: Float[Tensor, "*shape vocab"]) -> Int[Tensor, "*shape vo
 def contrast_cosine(
     direction: Float[Tensor, "*shape width"], rows: Float[Tensor, "vocab width"], token: int, competitor: int
 ) -> Float[Tensor, "*shape"]:
-    """Cosine of a direction with the difference of two rows. Only against the token that would come instead does a lens
-    say what changes: rows of tokens that never occur move along with either."""
+    """Cosine similarity of a direction with the difference of two unembedding rows. The contrast with the competing
+    token removes components common to all rows, such as those of tokens that never occur."""
     check_finite(direction=direction, rows=rows)
     return _unit(direction) @ _unit(rows[token] - rows[competitor])
 
@@ -48,17 +48,18 @@ def logit_attribution(
     centred: bool = True,
     eps: float | int = 1e-5,
 ) -> Float[Tensor, "part *case vocab"]:
-    """What each part of the final residual stream adds to each logit, the norm being what it is for their sum.
+    """Direct logit attribution: contribution of each component of the final residual stream to each logit.
 
-    Summed over the parts, these are the logits without the final norm's bias.
+    The scale of the final norm is that of the full stream. The contributions sum to the logits without the bias of the
+    final norm.
 
     Args:
-        parts: what the embedding and every attention and MLP wrote; their sum is the stream.
-        centred: for a LayerNorm, which takes the mean away; False for one that only scales.
-        eps: of the norm.
+        parts: outputs of the embedding and of every attention and MLP layer; they sum to the stream.
+        centred: True for LayerNorm, False for RMSNorm.
+        eps: eps of the norm.
 
     Raises:
-        ValueError: for a stream of no length without an `eps`.
+        ToylabError: for a zero stream with eps 0.
     """
     check_finite(parts=parts, rows=rows, eps=eps)
     stream = parts.sum(dim=0)
@@ -71,5 +72,5 @@ def logit_attribution(
 
 
 def _unit(x: Float[Tensor, "*shape width"]) -> Float[Tensor, "*shape width"]:
-    """At length 1, however short; 0 where there is no length."""
+    """Normalised to unit length; zero vectors stay 0."""
     return F.normalize(x, dim=-1, eps=torch.finfo(x.dtype).tiny)

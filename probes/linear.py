@@ -1,4 +1,4 @@
-"""Linear probes with their controls: is a label linearly decodable at this site, or does any label look so?"""
+"""Linear probes with a majority baseline and a shuffled-label control."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from toylab.probes.checks import as_whole, check_finite, check_same_length
 
 @dataclass(frozen=True)
 class ProbeScore:
-    """Accuracies of a linear probe on sequences that it was not fitted on.
+    """Accuracies on held-out sequences.
 
     Attributes:
         accuracy: of the probe.
-        majority: of always answering the commonest label: the floor.
-        shuffled: of a probe fitted in the same way to labels that were shuffled: what the fitting alone brings.
+        majority: of predicting the most frequent training label.
+        shuffled: of the same probe fitted to shuffled labels (control).
     """
 
     accuracy: float
@@ -41,15 +41,15 @@ def linear_probe(
     """Fit a multinomial logistic regression on half of the groups and score it on the other half.
 
     Args:
-        features: one row a token, from the site that is asked about. They are standardised, so scale does not matter.
-        labels: 0, 1, 2 ...
-        groups: the sequence of each token; tokens of one sequence never stand on both sides.
-        rng: decides the halves and shuffles the control.
-        ridge: weight of the squared coefficients in the loss.
-        steps: of L-BFGS.
+        features: activations, one row per token; standardised before fitting.
+        labels: class of each token, 0, 1, 2 ...
+        groups: sequence of each token; the split is by sequence.
+        rng: splits the groups and shuffles the labels of the control.
+        ridge: L2 penalty.
+        steps: maximum L-BFGS iterations.
 
     Raises:
-        ValueError: for arrays of different lengths, fewer than two groups, labels below 0, NaN or infinity.
+        ToylabError: for arrays of different lengths, fewer than two groups, negative labels, NaN or infinity.
     """
     check_same_length(features=features, labels=labels, groups=groups)
     check_finite(features=features, ridge=ridge)
@@ -62,7 +62,7 @@ def linear_probe(
     fit = torch.from_numpy(np.isin(groups, fitted_on))
     features = features.detach().double()
     mean, std = features[fit].mean(dim=0), features[fit].std(dim=0, correction=0)
-    varies = std > 1e-12 * features[fit].abs().amax(dim=0)  # or rounding of the mean would be taken for a feature
+    varies = std > 1e-12 * features[fit].abs().amax(dim=0)  # constant up to rounding: not a feature
     features = (features - mean) / torch.where(varies, std, torch.ones_like(std))
     classes = int(labels.max()) + 1
     held = labels[~fit]

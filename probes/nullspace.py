@@ -1,14 +1,13 @@
-"""Where a weight change lies: in the null space of the weights it changes, or where any random change would lie?
+"""Energy of a weight change in the left null space of the original weight, with its random baseline.
 
-A matrix W (outputs by inputs, as in `nn.Linear`) has left singular directions in its output space. Its *left null
-space* is what none of its leading ones reaches. For an up-projection of 256 by 64, that is three quarters of the output
-space whatever the weights: a change dW drawn at random has an energy share of .75 there. So every share here comes with
-its baseline, 1 - k/m, and with the spread of that baseline; the share alone says nothing. Transposed matrices give the
-same for the input side.
+The *left null space* of W (output by input, as in `nn.Linear`) is the orthogonal complement of its leading k left
+singular directions. For a 256 x 64 up-projection it is three quarters of the output space for any weights, so a random
+change has an energy share of .75 there. Shares are therefore reported with the baseline 1 - k/m and its standard
+deviation. Transpose the matrices for the input side.
 
-All in float64: shares near 0 and 1 are differences of nearly equal numbers. What has no length has no share and no
-cosine, and counts as 0. NaN and infinity raise `ValueError`.
-Source: Jain et al. 2024 (arXiv 2407.10264), section 4.2, which draws the shares without their baseline.
+All computations are in float64, since shares near 0 and 1 cancel. Zero vectors have share and cosine 0. NaN and
+infinity raise `ToylabError`.
+Source: Jain et al. 2024 (arXiv 2407.10264), section 4.2, which plots the shares without a baseline.
 """
 
 from __future__ import annotations
@@ -31,11 +30,11 @@ def left_singular_directions(
     """The leading left singular directions of a matrix, as orthonormal columns.
 
     Args:
-        energy: the share of the squared singular values that they hold, at least; None for the numerical rank, which
-            no energy exceeds: a matrix of zeros has no directions.
+        energy: minimum fraction of the squared singular values; None for all directions up to the numerical rank. A
+            zero matrix has no directions.
 
     Raises:
-        ValueError: for an energy that is no share.
+        ToylabError: for an energy outside (0, 1].
     """
     check_range("it is a share, for example 0.9; None for the exact rank", energy=energy, above=0, most=1)
     check_finite(weight=weight)
@@ -48,17 +47,17 @@ def left_singular_directions(
 
 
 def _rank(s: Float[Tensor, " k"], matrix: Float[Tensor, "output input"]) -> int:
-    """The numerical rank of a matrix of these singular values."""
+    """Numerical rank of a matrix, from its singular values."""
     return int((s > s[:1] * _rounding(matrix)).sum())
 
 
 def _rounding(matrix: Float[Tensor, "output input"]) -> float:
-    """The part of its largest singular value below which all of a matrix is rounding: weights are float32 numbers."""
+    """Relative tolerance of singular values; weights are float32, so its eps is used."""
     return max(matrix.shape) * torch.finfo(torch.float32).eps
 
 
 def energy_outside(vectors: Float[Tensor, "output column"], directions: Float[Tensor, "output k"]) -> float:
-    """The share of the squared length of all columns that lies outside orthonormal directions; 0 for no length."""
+    """Fraction of the squared norm of all columns outside the span of orthonormal directions; 0 for zero columns."""
     check_finite(vectors=vectors, directions=directions)
     v = vectors.double()
     total = v.square().sum()
@@ -68,14 +67,14 @@ def energy_outside(vectors: Float[Tensor, "output column"], directions: Float[Te
 
 @dataclass(frozen=True)
 class NullShare:
-    """The energy share of a change in the left null space of a weight, and what chance would give.
+    """Energy share of a weight change in the left null space of the weight, with its chance level.
 
     Attributes:
-        share: of the squared Frobenius norm of the change.
-        chance: its expectation for a change of random directions, 1 - k/m.
-        spread: standard deviation over random rotations of the change's own left directions.
-        k: how many directions of the weight count as not null.
-        top: the same share for the leading left singular direction of the change alone.
+        share: fraction of the squared Frobenius norm of the change.
+        chance: expected share of a change with random left directions, 1 - k/m.
+        spread: standard deviation of the share over random rotations of the left directions of the change.
+        k: number of directions of the weight outside the null space.
+        top: share of the leading left singular direction of the change.
     """
 
     share: float
@@ -86,7 +85,7 @@ class NullShare:
 
     @property
     def lift(self) -> float:
-        """Share over chance: 1 is what any change would show."""
+        """share / chance; 1 for a random change."""
         return self.share / self.chance if self.chance else 0.0
 
 
@@ -98,15 +97,15 @@ def null_share(
     draws: int = 20,
     rng: np.random.Generator | None = None,
 ) -> NullShare:
-    """How much of a weight change lies in the left null space of the weight.
+    """Energy share of a weight change in the left null space of the weight.
 
     Args:
         energy: see `left_singular_directions`.
-        draws: random rotations of the change, for the spread of the baseline.
-        rng: decides them; a fixed one if not given.
+        draws: number of random rotations for the spread of the baseline.
+        rng: source of the rotations; seed 0 if not given.
 
     Raises:
-        ValueError: for shapes that differ or hold nothing, an energy that is no share, fewer than one draw.
+        ToylabError: for different or empty shapes, an energy outside (0, 1], or fewer than one draw.
     """
     check_nonempty(change=change, weight=weight)
     check_finite(change=change)
@@ -137,17 +136,17 @@ def span_sine(
     *,
     rows: bool = False,
 ) -> float:
-    """Mean sine of the angle between the leading left singular directions of a weight and the span of those before.
+    """Mean sine of the angles between the leading left singular directions of a weight and the span of those before.
 
-    This is the measure that was released with the paper: of the weight itself, not of its change, and without the mean
-    over outputs. The directions are those that hold less than `energy` together, at least one.
+    The measure in the code of Jain et al. 2024. It uses the weight, not its change, minus the mean over outputs. The
+    directions are those with less than `energy` in total, at least one.
 
     Args:
-        rows: whether rows of the square matrix of left directions are taken for its columns, as the released script
-            does. They have no meaning: the directions of the null space, which are arbitrary, enter all of them.
+        rows: whether to use rows instead of columns of the square matrix of left singular vectors, as the released
+            script does. The rows are meaningless: each mixes in the arbitrary basis of the null space.
 
     Raises:
-        ValueError: for shapes that differ or hold nothing, or an energy that is no share.
+        ToylabError: for different or empty shapes, or an energy outside (0, 1].
     """
     check_nonempty(after=after, before=before)
     check_finite(after=after, before=before)
@@ -169,7 +168,7 @@ def conditional_share(
     inputs: Float[Tensor, "case input"],
     energy: float | int | None = None,
 ) -> float:
-    """The energy share, in the left null space of the weight, of what the change adds for these inputs."""
+    """Energy share, in the left null space of the weight, of the outputs dW a of the change on the given inputs."""
     check_nonempty(inputs=inputs)
     check_finite(change=change, inputs=inputs)
     return energy_outside((inputs.double() @ change.double().T).T, left_singular_directions(weight, energy))
@@ -178,12 +177,10 @@ def conditional_share(
 def relative_change(
     change: Float[Tensor, "output input"], weight: Float[Tensor, "output input"], inputs: Float[Tensor, "case input"]
 ) -> Float[Tensor, " case"]:
-    """||dW a|| / ||W a|| of each input a: how much the change adds, relative to what was there.
-
-    0 where it adds nothing.
+    """||dW a|| / ||W a|| of each input a; 0 where dW a is 0.
 
     Raises:
-        ValueError: where it adds something to nothing.
+        ToylabError: if W a is 0 and dW a is not.
     """
     check_nonempty(change=change, weight=weight)
     check_finite(change=change, weight=weight, inputs=inputs)
@@ -191,8 +188,7 @@ def relative_change(
     (added, adds), (there, is_there) = (_response(matrix.double(), a) for matrix in (change, weight))
     if bool((endless := adds & ~is_there).any()):
         raise ToylabError(
-            f"inputs: the weight makes nothing of row {int(endless.nonzero()[0])}, so there is nothing to compare its "
-            "change with; leave it out"
+            f"inputs: the weight maps row {int(endless.nonzero()[0])} to 0, so the ratio is infinite; remove this row"
         )
     return torch.where(is_there, added / torch.where(is_there, there, 1), 0)
 
@@ -200,7 +196,7 @@ def relative_change(
 def _response(
     matrix: Float[Tensor, "output input"], a: Float[Tensor, "case input"]
 ) -> tuple[Float[Tensor, " case"], Bool[Tensor, " case"]]:
-    """||M a|| of each input, and whether it is more than rounding."""
+    """||M a|| of each input, and whether it exceeds rounding noise."""
     length = (a @ matrix.T).norm(dim=1)
     return length, length > torch.linalg.matrix_norm(matrix, ord=2) * a.norm(dim=1) * _rounding(matrix)
 
@@ -208,9 +204,9 @@ def _response(
 def row_cosines(
     change: Float[Tensor, "output input"], inputs: Float[Tensor, "case input"], top: int = 15
 ) -> Float[Tensor, "case direction"]:
-    """|cos| of each input with the leading right singular directions of a change: which inputs it reads.
+    """|cosine| of each input with the leading right singular directions of a change, which are the inputs it reads.
 
-    There are `top` directions, or as many as the change has by its numerical rank.
+    The number of directions is `top`, or the numerical rank of the change if smaller.
     """
     check_range(top=top, least=1)
     check_finite(change=change, inputs=inputs)
@@ -220,14 +216,14 @@ def row_cosines(
 
 
 def _lengths(a: Float[Tensor, "case input"]) -> Float[Tensor, "case 1"]:
-    """What each input is divided by; an input of no length has no direction, and stays 0."""
+    """Norm of each input, at least `tiny`, so that zero inputs stay 0."""
     return a.norm(dim=1, keepdim=True).clamp(min=torch.finfo(a.dtype).tiny)
 
 
 def weak_share(
     inputs: Float[Tensor, "case input"], weight: Float[Tensor, "output input"], energy: float | int = 0.9
 ) -> float:
-    """The mean share of inputs in directions that a weight hardly reads: outside its leading right singular ones."""
+    """Mean energy share of inputs outside the leading right singular directions of a weight."""
     check_nonempty(inputs=inputs)
     check_finite(inputs=inputs)
     a = inputs.double()
@@ -235,14 +231,14 @@ def weak_share(
 
 
 def amplification(weight: Float[Tensor, "output input"], inputs: Float[Tensor, "case input"]) -> Float[Tensor, " case"]:
-    """||W a|| / ||a|| of each input: how strongly the weight responds to its direction."""
+    """||W a|| / ||a|| of each input a."""
     check_finite(weight=weight, inputs=inputs)
     a = inputs.double()
     return (a @ weight.double().T).norm(dim=1) / _lengths(a)[:, 0]
 
 
 def energy_along(vectors: Float[Tensor, "case output"], direction: Float[Tensor, " output"]) -> float:
-    """The share of the squared length of vectors along one direction: their cos^2, weighted by squared length."""
+    """Fraction of the squared norm of vectors along a direction: mean cos^2, weighted by squared norm."""
     check_nonempty(vectors=vectors)
     check_finite(vectors=vectors, direction=direction)
     if not bool(vectors.any() & direction.any()):
@@ -256,7 +252,7 @@ def energy_along(vectors: Float[Tensor, "case output"], direction: Float[Tensor,
 def split_change(
     change: Float[Tensor, "output input"], weight: Float[Tensor, "output input"], energy: float | int | None = None
 ) -> tuple[Float[Tensor, "output input"], Float[Tensor, "output input"]]:
-    """A change as the sum of its parts in the column space and in the left null space of the weight."""
+    """Decompose a change into its components in the column space and in the left null space of the weight."""
     check_finite(change=change)
     directions = left_singular_directions(weight, energy)
     column = directions @ (directions.T @ change.double())
@@ -264,7 +260,7 @@ def split_change(
 
 
 def top_rank(change: Float[Tensor, "output input"], rank: int) -> Float[Tensor, "output input"]:
-    """The best approximation of a change by a matrix of this rank (its leading singular parts)."""
+    """Best approximation of a change by a matrix of the given rank (truncated SVD)."""
     check_range(rank=rank, least=1)
     check_finite(change=change)
     u, s, vh = torch.linalg.svd(change.double(), full_matrices=False)
@@ -272,7 +268,7 @@ def top_rank(change: Float[Tensor, "output input"], rank: int) -> Float[Tensor, 
 
 
 def top_energy(matrix: Float[Tensor, "row column"], rank: int = 1) -> float:
-    """The share of the squared singular values in the leading ones: near 1 for a matrix close to this rank."""
+    """Fraction of the squared singular values in the leading `rank` ones; 1 for a matrix of at most this rank."""
     check_range(rank=rank, least=1)
     check_finite(matrix=matrix)
     s = torch.linalg.svdvals(matrix.double()).square()

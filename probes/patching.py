@@ -1,7 +1,7 @@
-"""Activation patching and path patching: through which of its readers does a change of the residual stream act?
+"""Activation patching and path patching: which direct readers of the residual stream mediate the effect of an edit?
 
-The stream is a sum, so a change made at one point arrives at every later reader as itself. A reader that is *blind* to
-it reads the stream without it; all that others make of the change goes on as before.
+The stream is a sum, so an edit at one point reaches every later reader unchanged. A *blind* reader receives the stream
+minus the edit; indirect effects through other components remain.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from toylab.probes.hooks import Edit, edit, hooks_at, match_points, tap_at
 
 
 def patch_activation(kept: Tensor, positions: slice | Sequence[int] = slice(None)) -> Edit:
-    """Activation patching: at these positions (the second axis), what was recorded in another run.
+    """Activation patching: an edit that inserts activations of another run at the given positions (second axis).
 
     with watch(model, point) as seen:
         model(clean)
-    with edit(model, {point: put_back(seen[point], [8])}):
+    with edit(model, {point: patch_activation(seen[point], [8])}):
         model(corrupted)
     """
 
@@ -35,24 +35,25 @@ def patch_activation(kept: Tensor, positions: slice | Sequence[int] = slice(None
 
 
 class PathPatched(nn.Module):
-    """A model with a change at one point that chosen readers do not see; called like the model itself, `generate`
-    included.
+    """Path patching: a model with an edit at one point of the residual stream that some readers do not receive. Call it
+    like the model, also in `generate`.
 
-    Every row is run twice in one batch, with the change and without it; the output is that of the rows with it.
+    Each row runs twice in one batch, with and without the edit; the output is that of the edited rows.
 
     Args:
         model: any module from a batch of rows to a batch of rows.
-        change: from what passes the point to what should pass instead.
-        point: the name of the module whose output is changed, a place in the residual stream.
-        blind: names of modules behind the point that read the stream (in a pre-norm model the norms: `blocks.3.ln1` for
-            the attention, `blocks.3.ln2` for the MLP, `ln_final` for the unembedding): their input lacks the change.
-        clean: names of points that pass on what they would without the change (`blocks.3.attn.q` for the queries):
-            whatever reaches them, directly or through others, is undone.
-        clean_scale: the name of a LayerNorm that divides by the standard deviation of the stream without the change.
+        change: the edit, from activation to activation.
+        point: name of the edited point, in the residual stream.
+        blind: names of later modules that read the stream (in a pre-norm model the norms: `blocks.3.ln1` for
+            attention, `blocks.3.ln2` for the MLP, `ln_final` for the unembedding); the edit is subtracted from
+            their input. This removes the direct effect only.
+        clean: names of points that keep the activation of the unedited run (`blocks.3.attn.q` for the queries). This
+            removes direct and indirect effects.
+        clean_scale: name of a LayerNorm that divides by the standard deviation of the unedited stream.
 
     Raises:
-        ValueError: for a name that the model does not have; while the model runs, for `queries=` together with `blind`,
-            and for a reader that does not run behind the point.
+        ToylabError: for an unknown name; during the forward pass, for `queries=` together with `blind`, and for a
+            reader that runs before the point or not at all.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class PathPatched(nn.Module):
 
     def forward(self, tokens: Tensor, **options: object) -> Tensor:
         if self.blind and options.get("queries") is not None:
-            raise ToylabError("queries: a blind reader needs the stream at all positions; call the model without it")
+            raise ToylabError("queries: a blind reader needs the stream at all positions; leave queries= out")
         rows = len(tokens)
         twice = {
             name: torch.cat([value, value]) if isinstance(value, Tensor) and len(value) == rows else value
@@ -132,7 +133,7 @@ def _submodule(model: nn.Module, name: str) -> Any:
 
 @contextmanager
 def _scaled(model: nn.Module, name: str, rows: int, read: set[str]) -> Iterator[None]:
-    """Let a LayerNorm divide the first rows by the standard deviation of the others."""
+    """Make a LayerNorm divide the first `rows` rows by the standard deviation of the remaining (unedited) rows."""
     norm: Any = _submodule(model, name)
     bias = 0 if norm.bias is None else norm.bias
     ratio: list[Tensor] = []

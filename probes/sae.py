@@ -1,8 +1,8 @@
-"""A top-k sparse autoencoder, and tests of its features against the luck of looking at many.
+"""A top-k sparse autoencoder, and permutation tests of its features that correct for the number of features.
 
 Source: Gao et al. 2024, "Scaling and evaluating sparse autoencoders" (arXiv 2406.04093), section 2.3; features of
-correct and incorrect generations as in Sinii et al. 2025 (arXiv 2509.06608), with the controls that a search needs.
-NaN and infinity raise `ValueError`.
+correct and incorrect generations as in Sinii et al. 2025 (arXiv 2509.06608).
+NaN and infinity raise `ToylabError`.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from toylab.settings import check_range, torch_seed
 
 
 class SparseAutoencoder(nn.Module):
-    """x = b + sum of the k features that answer most, each times its direction.
+    """Top-k autoencoder: x = b + sum over the k largest features of activation times direction.
 
     Args:
-        width: of the activations.
-        features: in the dictionary.
-        k: that may be active at once.
-        generator: of the initial directions; the encoder starts as the decoder's transpose.
+        width: dimension of the activations.
+        features: dictionary size.
+        k: maximum number of active features per case.
+        generator: of the initial directions; the encoder is initialised to the transposed decoder.
 
     Raises:
-        ValueError: for k outside 1 .. features.
+        ToylabError: for k outside 1 .. features.
     """
 
     def __init__(self, width: int, features: int, k: int, generator: torch.Generator | None = None) -> None:
         super().__init__()
-        check_range("so many features there are", k=k, least=1, most=features)
+        check_range("at most the number of features", k=k, least=1, most=features)
         self.k = k
         directions = nn.functional.normalize(torch.randn(features, width, generator=generator), dim=1)
         self.decoder = nn.Parameter(directions)
@@ -43,7 +43,7 @@ class SparseAutoencoder(nn.Module):
         self.centre = nn.Parameter(torch.zeros(width))
 
     def encode(self, x: Float[Tensor, "case width"]) -> Float[Tensor, "case feature"]:
-        """How strongly each feature is active: 0 or more, at most k of them above 0."""
+        """Feature activations: nonnegative, at most k of them positive."""
         check_finite(x=x)
         return self._codes(x)
 
@@ -65,12 +65,13 @@ def fit_autoencoder(
     learning_rate: float = 3e-3,
     seed: int = 0,
 ) -> SparseAutoencoder:
-    """Train on activations, scaled to a mean square of 1 while training; the result takes them as they are.
+    """Train a sparse autoencoder with Adam and linear decay of the learning rate.
 
-    Activations of half precision are trained on in float32, and so is the result.
+    Activations are scaled to unit variance for training; the returned model takes unscaled ones. Half-precision
+    activations give a float32 model.
 
     Raises:
-        ValueError: without activations, for settings out of range, or if the training diverges.
+        ToylabError: for empty activations, settings out of range, or divergence.
     """
     check_nonempty(activations=activations)
     check_finite(activations=activations, learning_rate=learning_rate)
@@ -91,7 +92,7 @@ def fit_autoencoder(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    with torch.no_grad():  # undo the scale: codes and centre in the units of the activations
+    with torch.no_grad():  # rescale to the units of the activations
         model.centre.mul_(scale)
         model.threshold.mul_(scale)
         if not all(bool(weight.isfinite().all()) for weight in model.parameters()):
@@ -100,16 +101,16 @@ def fit_autoencoder(
 
 
 def _at_least_single(x: Tensor) -> Tensor:
-    """In float32 where it was less: sums of squares exceed half precision."""
+    """Half precision converted to float32, since sums of squares overflow."""
     return x if x.dtype == torch.float64 else x.float()
 
 
 @torch.no_grad()
 def explained_variance(model: nn.Module, activations: Float[Tensor, "case width"]) -> float:
-    """1 minus the mean square error over the variance: 1 for a perfect copy, 0 for the mean alone.
+    """1 - mean squared error / variance: 1 for perfect reconstruction, 0 for predicting the mean.
 
     Raises:
-        ValueError: for activations that are all the same: there is no variance.
+        ToylabError: for activations without variance.
     """
     check_nonempty(activations=activations)
     check_finite(activations=activations)
@@ -124,7 +125,7 @@ def explained_variance(model: nn.Module, activations: Float[Tensor, "case width"
 
 @torch.no_grad()
 def dead_share(model: SparseAutoencoder, activations: Float[Tensor, "case width"]) -> float:
-    """The share of features that are never active."""
+    """Fraction of features that are active in no case."""
     check_nonempty(activations=activations)
     check_finite(activations=activations)
     codes = model.encode(activations)
@@ -134,16 +135,15 @@ def dead_share(model: SparseAutoencoder, activations: Float[Tensor, "case width"
 
 @dataclass(frozen=True)
 class FeatureTest:
-    """The feature that tells two groups apart best, and what chance makes of the best of so many.
+    """The feature that best discriminates two groups, with a permutation threshold for the maximum over features.
 
     Attributes:
-        feature: its number.
-        inside, outside: the share of each group in which it fires.
-        difference: inside - outside, in size the largest of all features.
-        chance: the largest size of the difference that any feature reaches with the groups mixed up: the 95th
-            percentile over the permutations.
-        agreement: the share of cases in which the feature and the trivial indicator say the same, or the opposite if
-            that is more; None without an indicator.
+        feature: index of the feature.
+        inside, outside: fraction of cases in each group in which it is active.
+        difference: inside - outside; the largest absolute difference of all features.
+        chance: 95th percentile, over permutations of the groups, of the largest absolute difference of any feature.
+        agreement: fraction of cases in which the feature equals the indicator, or its negation if that is larger;
+            None without an indicator.
     """
 
     feature: int
@@ -165,15 +165,15 @@ def compare_features(
     permutations: int = 200,
     seed: int = 0,
 ) -> FeatureTest:
-    """Look for the feature that tells a group from the rest, with the controls that such a search needs.
+    """Find the feature that best discriminates a group from the rest, with a permutation test and a trivial baseline.
 
     Args:
-        fires: whether each feature is active anywhere in each case.
-        group: the cases to tell from the others, such as correct generations.
-        indicator: something trivial that tells them apart as well, such as the route that was taken.
+        fires: whether each feature is active at any position of each case.
+        group: mask of the cases in the group, such as correct generations.
+        indicator: a trivial feature that may discriminate the groups as well, such as the opening token.
 
     Raises:
-        ValueError: if one of the two groups is empty, or for a mask of other numbers than 0 and 1.
+        ToylabError: if one of the groups is empty, or for a mask with values other than 0 and 1.
     """
     check_nonempty(fires=fires)
     check_range(permutations=permutations, least=1)

@@ -1,6 +1,6 @@
-"""Attention scores taken apart: by pairs of token types, and by planes of a rotary encoding.
+"""Decompositions of attention scores: by pair of token types, and by rotary plane.
 
-NaN and infinity raise `ValueError`.
+NaN and infinity raise `ToylabError`.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from toylab.probes.checks import check_finite, check_nonempty, check_result_fini
 def score_table(
     queries: Float[Tensor, "type head feature"], keys: Float[Tensor, "type head feature"]
 ) -> Float[Tensor, "head query key"]:
-    """The score of every type of token for every other.
+    """Attention score of every query token type with every key token type.
 
-    In a first layer without positions this table is all there is: each score of each row is one of its entries.
+    In a first layer without positions, every attention score is an entry of this table.
     """
     check_nonempty(queries=queries, keys=keys)
     check_finite(queries=queries, keys=keys)
@@ -32,13 +32,13 @@ def score_table(
 def rotary_planes(
     query: Float[Tensor, "*shape feature"], key: Float[Tensor, "*shape feature"]
 ) -> Float[Tensor, "*shape plane"]:
-    """What each plane of a rotary encoding adds to the score of a query and a key at distance 0, fastest plane first.
+    """Contribution of each rotary plane to the attention score at distance 0, fastest plane first.
 
-    Both are taken before rotation (or at position 0). A plane is the pair of features (i, i + feature / 2), as in
-    `toylab.model.positions`. The parts sum to the score: query . key / sqrt(feature).
+    Query and key are taken before rotation (or at position 0). A plane is the feature pair (i, i + feature / 2), as in
+    `toylab.model.positions`. The contributions sum to the score, query . key / sqrt(feature).
 
     Raises:
-        ValueError: for an odd number of features, or none.
+        ToylabError: for an odd number of features, or none.
     """
     check_finite(query=query, key=key)
     if query.shape[-1] % 2 or not query.shape[-1]:

@@ -1,4 +1,4 @@
-"""Generated data for toy transformers: every task is a frozen dataclass with a sampler, an oracle and links."""
+"""Synthetic tasks: frozen dataclasses with a sampler, a reference solution and ground-truth attention links."""
 
 from toylab.tasks.base import (
     IGNORE,
@@ -25,7 +25,7 @@ from toylab.tasks.recall import AssociativeRecall
 from toylab.tasks.task_concept import JAILBREAKS, KINDS, Kind, Preferences, TaskConcept
 
 TASKS = (*ITERATED_MAPS, ContextualCounting, TaskConcept, Reasoning, AssociativeRecall)
-"""Every task of the house: one line here, and `toylab list`, `toylab show` and the tests over all tasks know it."""
+"""All built-in tasks, as used by `toylab list`, `toylab show` and the tests over all tasks."""
 
 __all__ = [
     "IGNORE",

@@ -1,7 +1,7 @@
-"""What every task shares: batches, random streams, a hold-out decided by content, and a printed row.
+"""The `Task` protocol, batches, seeded random streams, and train/validation/test splits by hash of the prompt.
 
-This package needs numpy alone. It knows no model: a batch says what goes in, what should come out, and which
-position an ideal algorithm would read from which, and nothing about who computes it.
+The package depends on numpy only and is independent of any model: a batch holds input tokens, targets, and the
+positions an ideal algorithm attends to (links).
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ else:
     from functools import cached_property as cached_property
 
 IGNORE = -100
-"""The target of a position that is not scored (torch's own default for cross entropy)."""
+"""Target of positions excluded from the loss (the default `ignore_index` of PyTorch's cross entropy)."""
 
 NO_POSITION = -1
-"""The label of a position that a label does not speak of."""
+"""Value of a per-position label at positions where it is undefined."""
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 SPLIT_SHARES: dict[Split, float] = {"train": 6 / 8, "validation": 1 / 8, "test": 1 / 8}
-"""The share of all prompts that falls into each split."""
+"""Expected fraction of all prompts in each split."""
 
 EXACT_SPLIT_LIMIT = 2**11
-"""Up to this many prompts of one size are listed, to see which splits hold some; of more, every split holds many."""
+"""Prompt spaces up to this size are enumerated to find empty splits; in larger ones no split is empty."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of tokens with what is scored, what should be read, and what is true of each row.
+    """Token sequences with their targets, ground-truth links and labels.
 
     Attributes:
-        tokens: what the model reads; rows are padded at the end to one width.
-        targets: the token that should follow each position, `IGNORE` where nothing is scored.
-        sizes: how many positions of each row are not padding.
-        links: by name, the edges (row, query, key) along which an ideal algorithm reads: at position `query` it
-            needs what stands at position `key`. Several edges may leave one query; edges are sorted by row.
-        labels: by name, facts for probes and for grouping metrics; one entry a row or one a position.
+        tokens: input token ids, right-padded to one width.
+        targets: next token at each position, `IGNORE` where the loss does not apply.
+        sizes: number of positions per row that are not padding.
+        links: from a name to edges (row, query, key): at position `query`, an ideal algorithm attends to position
+            `key`. A query may have several keys; edges are sorted by row.
+        labels: from a name to ground truth for probes and grouped metrics, one entry per row or per position.
     """
 
     tokens: Int[np.ndarray, "batch position"]
@@ -60,7 +60,7 @@ class Batch:
         return len(self.tokens)
 
     def rows(self, start: int, stop: int) -> Batch:
-        """The rows from `start` up to `stop`, with their links renumbered."""
+        """The batch of rows `start` to `stop` (exclusive), with the rows of links renumbered."""
         start, stop, _ = slice(start, stop).indices(len(self))
         links = {}
         for name, edges in self.links.items():
@@ -77,36 +77,36 @@ class Batch:
 
 @runtime_checkable
 class Task(Protocol):
-    """A frozen dataclass whose fields are its difficulty, and which can do the following."""
+    """A frozen dataclass; its fields are the settings of the data distribution."""
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
-        """The name of every token; its length is the size of the vocabulary."""
+        """Token names, indexed by token id."""
         ...
 
     @property
     def context(self) -> int:
-        """The largest number of positions that a row can take."""
+        """Maximum number of positions in a row."""
         ...
 
     def sample(self, rng: np.random.Generator, rows: int, split: Split = "train") -> Batch:
-        """Draw rows from one split.
+        """Sample rows from one split.
 
         Raises:
-            ToylabError: if the split holds no prompt. It is taken for empty then, so raise this for nothing else.
+            ToylabError: if the split is empty. Raise it in no other case: callers then skip the split.
         """
         ...
 
     def solve(self, prompt: Sequence[int]) -> list[int]:
-        """The right continuation of a prompt, worked out slowly and by another route than `sample`."""
+        """Reference solution: the correct continuation of a prompt, implemented independently of `sample`."""
         ...
 
 
 def stream(seed: int, *path: int | str) -> np.random.Generator:
-    """A random generator for one purpose, independent of every other seed and purpose.
+    """A random generator whose stream is independent for each (seed, path).
 
-    `stream(3, "train", 7)` is block 7 of the training data of seed 3. Seeds are never added to indices: with that,
-    neighbouring seeds would share nearly all their rows.
+    Example: `stream(3, "train", 7)` samples block 7 of the training data of seed 3. The path enters as a spawn key,
+    not as seed + index, since adjacent seeds would then share most of their rows.
     """
     numbers = [zlib.crc32(step.encode()) if isinstance(step, str) else check_seed(step, "path") for step in path]
     return np.random.default_rng(np.random.SeedSequence(check_seed(seed), spawn_key=numbers))
@@ -115,18 +115,18 @@ def stream(seed: int, *path: int | str) -> np.random.Generator:
 def held_out(
     task: Any, seed: int, rows: int, split: Split = "test", *, purpose: int | str | None = None, **which: Any
 ) -> Batch:
-    """Rows that no training has seen: the same whenever they are asked for, and others for another seed.
+    """Sample held-out rows, deterministically for each seed.
 
     Args:
-        purpose: of the stream that they are drawn from, if `which` does not name it.
-        which: rows of the task, as its `sample` takes them: `kind="unsafe"`.
+        purpose: path of the random stream; by default the values of `which`.
+        which: keyword arguments of the task's `sample`, such as `kind="unsafe"`.
     """
     path = which.values() if purpose is None else (purpose,)
     return task.sample(stream(seed, split, *path), rows, split, **which)
 
 
 def split_index(split: str) -> int:
-    """The place of a split in `SPLITS`. Raises `ToylabError` for a name that is none."""
+    """Index of a split in `SPLITS`. Raises `ToylabError` for an unknown name."""
     check_option("split", split, SPLITS)
     return SPLITS.index(split)
 
@@ -134,10 +134,10 @@ def split_index(split: str) -> int:
 def split_of(
     prompts: Int[np.ndarray, "batch position"], sizes: Int[np.ndarray, " batch"] | None = None
 ) -> Int[np.ndarray, " batch"]:
-    """The split of each prompt, as an index into `SPLITS`, from a stable hash of its content and length.
+    """The split of each prompt, as an index into `SPLITS`, from a hash of its content and length.
 
-    The same prompt falls into the same split in every run, process and version of numpy, so no two splits overlap.
-    With `sizes`, a row is the prompt of its first `sizes[row]` tokens: the same split as for that prompt alone.
+    The hash does not depend on seed, process or numpy version, so splits never overlap. With `sizes`, only the first
+    `sizes[row]` tokens of a row are hashed: padding does not change the split.
     """
     lengths = np.full(len(prompts), prompts.shape[1]) if sizes is None else sizes
     mixed = lengths.astype(np.uint64)
@@ -150,7 +150,7 @@ def split_of(
 
 
 def check_span(example: str, **spans: int | tuple[int, int]) -> None:
-    """Raises `ToylabError` unless each is a number of at least 1, or a range from one such number to another."""
+    """Raises `ToylabError` unless each span is an integer of at least 1 or a range (low, high) of such integers."""
     for name, span in spans.items():
         low, high = (span, span) if isinstance(span, int) else span
         if not 1 <= low <= high:
@@ -158,7 +158,7 @@ def check_span(example: str, **spans: int | tuple[int, int]) -> None:
 
 
 def check_draw(rows: int, split: str) -> None:
-    """Raises `ToylabError` for a negative number of rows, or for a split that is none."""
+    """Raises `ToylabError` for a negative number of rows or an unknown split."""
     check_range(rows=rows, least=0)
     split_index(split)
 
@@ -170,9 +170,9 @@ def fill_split(
     draw: Callable[[Int[np.ndarray, " row"]], Int[np.ndarray, "row position"]],
     patience: int,
 ) -> Int[np.ndarray, " row"]:
-    """Write prompts of one split into all rows; `draw(rows)` gives new ones until they fit.
+    """Rejection sampling: fill all rows of `prompts` in place with candidates of `draw(rows)` that lie in the split.
 
-    Returns the rows whose prompts did not turn up in `patience` draws.
+    Returns the rows still unfilled after `patience` rounds.
     """
     index, missing = split_index(split), np.arange(len(prompts))
     for _ in range(patience):
@@ -186,15 +186,15 @@ def fill_split(
 
 
 def _scramble(x: np.ndarray) -> np.ndarray:
-    """The finalising step of splitmix64: every input bit moves every output bit."""
-    x = x + np.uint64(0x9E3779B97F4A7C15)  # arrays overflow without a warning, unlike single numbers
+    """The output function of splitmix64: each input bit affects all output bits."""
+    x = x + np.uint64(0x9E3779B97F4A7C15)  # arrays wrap around without a warning, numpy scalars warn
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
 
 
 def decode(task: Task, tokens: Sequence[int]) -> list[str]:
-    """Names of tokens. Raises `ValueError` for an id outside the vocabulary."""
+    """Token ids to names. Raises `ToylabError` for an id outside the vocabulary."""
     size = len(task.vocabulary)
     for token in tokens:
         if not 0 <= token < size:
@@ -203,7 +203,7 @@ def decode(task: Task, tokens: Sequence[int]) -> list[str]:
 
 
 def encode(task: Task, names: Sequence[str]) -> list[int]:
-    """Ids of token names. Raises `ValueError` for a name that is not in the vocabulary."""
+    """Token names to ids. Raises `ToylabError` for a name that is not in the vocabulary."""
     ids = {name: token for token, name in enumerate(task.vocabulary)}
     for name in names:
         if name not in ids:
@@ -212,10 +212,10 @@ def encode(task: Task, names: Sequence[str]) -> list[int]:
 
 
 def render(task: Task, batch: Batch, row: int, columns: int | None = None) -> str:
-    """One row as a small table: position, token, target, and a line a link with the key that each query reads.
+    """One row as a text table: positions, tokens, targets, and for each link the keys of each query.
 
     Args:
-        columns: of the terminal; a longer row is continued below, and every position is as narrow as it may be.
+        columns: width of the terminal; longer rows are wrapped, and each column is as narrow as its cells allow.
     """
     size = int(batch.sizes[row])
     lines = {
@@ -246,7 +246,7 @@ def render(task: Task, batch: Batch, row: int, columns: int | None = None) -> st
 
 
 def _parts(widths: list[int], room: int) -> list[range]:
-    """The positions in runs that fit into the room, each with a space before it; at least one in each."""
+    """Split positions into ranges that fit `room` columns (cells separated by a space), at least one position each."""
     starts, used = [0], 0
     for i, width in enumerate(widths):
         used += width + 1

@@ -1,4 +1,4 @@
-"""Try every law on a task, and shrink the example that breaks one."""
+"""Check a task against all laws, with counterexamples shrunk by hypothesis."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from toylab.tasks.task_laws import TASK_LAWS
 
 @dataclass(frozen=True)
 class LawFailure:
-    """A law that is broken, with the smallest example found."""
+    """A broken law with the smallest counterexample found."""
 
     law: str
     look_at: str
     why: str
     example: str
     hopeless: bool = False
-    """Whether nothing more can be asked of the task."""
+    """Whether the remaining laws cannot be checked."""
     again: bool = False
-    """Whether an earlier law failed by the same cause."""
+    """Whether an earlier law failed for the same reason."""
 
     def __str__(self) -> str:
         indented = "\n".join(f"    {line}" for line in self.example.splitlines())
@@ -32,7 +32,7 @@ class LawFailure:
 
 
 class BrokenLawsError(AssertionError):
-    """A task breaks some laws; `failures` holds them."""
+    """A task breaks at least one law; see `failures`."""
 
     def __init__(self, task: Any, failures: Sequence[LawFailure]) -> None:
         count = f"{len(failures)} of {len(LAWS)} laws"
@@ -41,23 +41,23 @@ class BrokenLawsError(AssertionError):
 
 
 LAWS: tuple[Callable, ...] = (*TASK_LAWS, *SEED_LAWS, *BATCH_LAWS)
-"""All laws, in the order in which they are checked."""
+"""All laws, in order of checking."""
 
 
 def law_in_words(law: Callable) -> str:
-    """The name of a law in words."""
+    """The function name of a law as a sentence."""
     return law.__name__.replace("_", " ")
 
 
 def check_task(task: Any, *, examples: int = 30) -> None:
-    """Check that a task keeps every law.
+    """Check a task against every law.
 
     Args:
-        task: with the settings to check it at.
-        examples: batches or seeds that each law is tried on; what fails is then made as small as it goes.
+        task: an instance of the task.
+        examples: number of batches or seeds per law; counterexamples are shrunk.
 
     Raises:
-        BrokenLawsError: if it breaks any: each cause with a law, the field to look at and the smallest example.
+        BrokenLawsError: lists, for each distinct cause, the law, the field at fault and the smallest counterexample.
     """
     failures = [failure for _, failure in try_laws(task, examples=examples) if failure and not failure.again]
     if failures:
@@ -65,16 +65,16 @@ def check_task(task: Any, *, examples: int = 30) -> None:
 
 
 def try_laws(task: Any, *, examples: int = 30) -> Iterator[tuple[Callable, LawFailure | None]]:
-    """Each law in turn, with how the task breaks it, if it does.
+    """Yields each law with its failure, or None.
 
-    A task that lacks something, that does not come to an end or has no prompts for training is not asked further.
+    Stops after a failure that prevents further checks: a missing member, a timeout, or an empty training split.
     """
     refuse_while_importing()
     causes = set()
     for law in LAWS:
         failure = find_failure(law, task, examples)
         if failure:
-            cause = failure.look_at, failure.why.partition(": ")[0]  # without what only this example has
+            cause = failure.look_at, failure.why.partition(": ")[0]  # without details of the example
             failure = dataclasses.replace(failure, again=cause in causes)
             causes.add(cause)
         yield law, failure
@@ -83,7 +83,7 @@ def try_laws(task: Any, *, examples: int = 30) -> Iterator[tuple[Callable, LawFa
 
 
 def find_failure(law: Callable, task: Any, examples: int = 30) -> LawFailure | None:
-    """How a task breaks one law, by the smallest example that hypothesis finds; None if it keeps it."""
+    """The failure of one law with the smallest counterexample of hypothesis, or None."""
     case: dict[str, Any] = {}
     try:
         if law in TASK_LAWS:
@@ -92,7 +92,7 @@ def find_failure(law: Callable, task: Any, examples: int = 30) -> LawFailure | N
             _search(law, task, examples, case)
     except BrokenLawError as error:
         return LawFailure(law_in_words(law), error.look_at, error.why, _shown(task, case, error.row), error.hopeless)
-    except Exception as error:  # a task of somebody else may fail in any way, and that is an answer too
+    except Exception as error:  # user code may raise anything: report it as a failure
         return LawFailure(law_in_words(law), _place(error), _told(error), _shown(task, case, None))
     return None
 
@@ -134,5 +134,5 @@ def _shown(task: Any, case: dict[str, Any], row: int | None) -> str:
     batch = case["batch"]
     try:
         return f"{task}\n{render(task, batch, row or 0)}"
-    except Exception:  # what is broken may be what `render` needs
+    except Exception:  # `render` may fail on an invalid batch
         return f"{task}\ntokens {batch.tokens.tolist()}\ntargets {batch.targets.tolist()}\nsizes {batch.sizes.tolist()}"

@@ -1,18 +1,17 @@
-"""Contextual counting: how many ones stand inside each bracketed region of a string of bits?
+"""Contextual counting: the number of ones in each bracketed region of a bit string.
 
-A string of T tokens holds R regions, `[` ... `]`, neither nested nor overlapping; the ones outside them distract. As a
-row of text, with the counts named n0, n1 ... so that they differ from the bits:
+A string of T tokens contains R disjoint, non-nested regions `[` ... `]`; ones outside regions are distractors. Row
+layout, with count tokens n0, n1 ... distinct from the bits:
 
     position  0    1 .. T   T+1  T+2 .. T+R+1
     token     BoS  string   =    n(y_1) .. n(y_R)
 
-An encoder-decoder reads the string alone and is asked for all regions at once: it takes what stands before "=" as its
-input and the label "count" as its answers. The *contextual position* of a token is the number of its region, 0
-outside; the label "region" gives it.
+An encoder-decoder predicts all counts in parallel: its input is the row before "=", its targets are the label "count".
+The *contextual position* of a token is the index of its region, 0 outside (label "region").
 
 Source: Golkar et al. 2024, "Contextual Counting: A Mechanistic Study of Transformers on a Quantitative Task" (arXiv
-2406.02585). The paper does not say how delimiters are placed. 2R distinct places, all equally likely, reproduce the
-chance levels of its figures at (T, R) = (512, 4), (300, 4) and (512, 3); so they are placed here.
+2406.02585). The paper does not specify the positions of delimiters. 2R distinct positions, sampled uniformly as here,
+reproduce the chance levels of its figures at (T, R) = (512, 4), (300, 4) and (512, 3).
 """
 
 from __future__ import annotations
@@ -51,13 +50,13 @@ from toylab.tasks.bracketed import (
 )
 
 _PATIENCE = 1000
-"""Draws after which the strings of a split are listed. Where they are too many for that, a twentieth at least of all
-draws falls into each split, whatever p is: missed with probability (19/20)^1000, below 1e-22."""
+"""Rounds of rejection sampling before the strings of a split are enumerated. In spaces too large to enumerate, at least
+1/20 of all samples falls into each split for any p, so failure has probability (19/20)^1000 < 1e-22."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ContextualCounting:
-    """Count the ones inside each bracketed region; those outside distract.
+    """Count the ones inside each bracketed region; ones outside are distractors.
 
     position     0    1    2    3    4    5    6    7    8    9   10   11   12   13
     token      BoS    1    [    0    1    1    ]    1    [    ]    0    =   n2   n0
@@ -65,16 +64,16 @@ class ContextualCounting:
     """
 
     length: int | tuple[int, int] = 64
-    """Tokens of the string, brackets counted: one number, or the shortest and the longest of a range."""
+    """Tokens per string, including brackets: fixed, or (minimum, maximum)."""
     regions: int | tuple[int, int] = 4
-    """Bracketed regions in a string: one number, or the fewest and the most."""
+    """Regions per string: fixed, or (minimum, maximum)."""
     p: float | int = 0.5
-    """Probability that a bit is a one."""
+    """Probability of a one."""
     begin: bool = True
-    """Whether a begin token stands in front of the string."""
+    """Whether rows start with BoS."""
     answer: Literal["counts", "regions", "running"] = "counts"
-    """What is written after "=": the counts alone; each region copied out with its count behind it; or copied out with
-    the running count behind each bit as well (the paper's two chain-of-thought prompts)."""
+    """Output after "=": the counts only; each region copied, followed by its count; or each region copied with the
+    running count after every bit (the two chain-of-thought formats of the paper)."""
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -104,12 +103,12 @@ class ContextualCounting:
 
     @property
     def largest(self) -> dict[str, int]:
-        """What `sample` takes for the longest strings with most regions."""
+        """Arguments of `sample` for maximum length and number of regions."""
         return {"length": self.max_length, "regions": self.most}
 
     @property
     def items(self) -> dict[str, int]:
-        """Labels of one entry a region, and for how many regions at least."""
+        """Per-region labels, with their minimum number of columns."""
         return {"count": self.most}
 
     @cached_property
@@ -118,12 +117,12 @@ class ContextualCounting:
 
     @property
     def symbols(self) -> int:
-        """How many tokens an encoder needs to know: bits, brackets and the begin token."""
+        """Vocabulary size of an encoder: bits, brackets and BoS."""
         return BEGIN + 1
 
     @property
     def classes(self) -> int:
-        """How many counts have a name, 0 included."""
+        """Number of count tokens, including 0."""
         return self.max_length + 1
 
     @property
@@ -146,18 +145,17 @@ class ContextualCounting:
         length: int | Sizes | None = None,
         regions: int | Sizes | None = None,
     ) -> Batch:
-        """Draw rows of one split.
+        """Sample rows of one split.
 
         Args:
             rng: the only source of randomness.
-            rows: how many.
-            split: strings never occur in two splits.
-            length, regions: of all rows or of each; if not given, drawn evenly from those of the task's own ranges of
-                which the split holds strings. They may lie outside those: that is how a model is tested beyond its
-                training.
+            rows: number of rows.
+            split: splits share no strings.
+            length, regions: one value or one per row; by default sampled uniformly from the ranges of the task, where
+                the split has strings. Values outside these ranges test out-of-distribution generalisation.
 
         Raises:
-            ValueError: for a length or number of regions that is impossible, or if the split holds no such string.
+            ToylabError: for an impossible length or number of regions, or if the split has no such string.
         """
         check_draw(rows, split)
         sizes = _each(rng, rows, self.length if length is None else length)
@@ -186,7 +184,7 @@ class ContextualCounting:
         rare = fill_split(
             strings, sizes, split, lambda new: _draw(rng, sizes[new], numbers[new], self.p, width), _PATIENCE
         )
-        for row in rare:  # all that the split holds is unlikely with this p
+        for row in rare:  # every string of the split has low probability under p
             every = _strings(split, p, int(sizes[row]), int(numbers[row]))
             ones = (every == ONE).sum(axis=1)
             likely = ones * np.log(p or 1) + (ones.max() - ones) * np.log1p(-p if p < 1 else 0)
@@ -195,10 +193,10 @@ class ContextualCounting:
         return self.batch(strings, sizes)
 
     def batch(self, strings: BitStrings, sizes: Sizes) -> Batch:
-        """Lay out chosen strings of tokens 0, 1, `[` and `]`; `strings[row, sizes[row]:]` is not looked at.
+        """Build the batch for given strings of tokens 0, 1, `[` and `]`; `strings[row, sizes[row]:]` is ignored.
 
         Raises:
-            ValueError: for a row that is no string of separate, closed regions.
+            ToylabError: for a string with nested or unclosed regions.
         """
         strings = strings[:, : int(sizes.max(initial=0))]
         rows, longest = strings.shape
@@ -250,10 +248,10 @@ class ContextualCounting:
         )
 
     def solve(self, prompt: Sequence[int]) -> list[int]:
-        """What is to be written after a prompt `BoS string =`, EoS included.
+        """The correct continuation of `BoS string =`, including EoS.
 
         Raises:
-            ValueError: if the prompt does not have that form, or a count has no name in this task.
+            ToylabError: if the prompt does not have this form, or a count exceeds the vocabulary.
         """
         text = "".join("01[]b="[token] if 0 <= token <= EQUALS else "?" for token in prompt)
         form = ("b" if self.begin else "") + r"((?:[01]*\[[01]*\])+[01]*)="
@@ -273,16 +271,16 @@ class ContextualCounting:
         return [*answer, END]
 
     def label_oracle(self, prompt: Sequence[int]) -> dict[str, list[int] | int]:
-        """What the labels should say of a prompt."""
+        """Expected values of the labels of a prompt."""
         text = "".join("01[]b="[token] for token in prompt)
         counts = [content.count("1") for content in re.findall(r"\[([01]*)\]", text)]
         return {"count": counts, "length": len(text.strip("b="))}
 
-    # What chance gives -------------------------------------------------------------------------------------------
+    # Chance levels -----------------------------------------------------------------------------------------------
 
     @cached_property
     def count_law(self) -> Float[np.ndarray, " count"]:
-        """The probability of each count 0 .. `longest`, of a region drawn from all that are asked for: exact."""
+        """Exact distribution of the count of a uniformly chosen region, over counts 0 .. max_length."""
         total, law = 0, np.zeros(self.classes)
         for length in range(self.min_length, self.max_length + 1):
             for regions in range(self.fewest, self.most + 1):
@@ -293,35 +291,37 @@ class ContextualCounting:
 
     @property
     def constant_guess(self) -> float:
-        """The accuracy of always answering the likeliest count: the floor of every model that sees no context."""
+        """Chance level: the accuracy of always answering the most frequent count."""
         return float(self.count_law.max())
 
     @property
     def entropy(self) -> float:
-        """The entropy of a count in nats: the loss of the best answer that does not depend on the string."""
+        """Entropy of the count distribution in nats: the loss of the best input-independent prediction."""
         law = self.count_law[self.count_law > 0]
         return float(-(law * np.log(law)).sum())
 
-    # Matched pairs: the same strings with one thing changed -------------------------------------------------------
+    # Counterfactual strings with a single change ------------------------------------------------------------------
 
     def strings(self, batch: Batch) -> tuple[BitStrings, Sizes]:
-        """The strings of a batch, without begin token and answers, and their lengths."""
+        """The strings of a batch, without BoS and answers, and their lengths."""
         sizes = batch.labels["length"]
         start = int(self.begin)
         return batch.tokens[:, start : start + int(sizes.max(initial=0))], sizes
 
     def append_zeros(self, batch: Batch, number: int, where: Literal["end", "start"] = "end") -> Batch:
-        """The same strings with `number` zeros outside all regions, after or before the rest; no count changes."""
+        """Strings with `number` zeros added at the end or start, outside all regions; counts are unchanged."""
         check_option("where", where, ("end", "start"))
         return self._around(batch, [ZERO] * number, where)
 
     def append_region(self, batch: Batch) -> Batch:
-        """The same strings with an empty region at the end; the other counts stay."""
+        """Strings with an empty region added at the end; the other counts are unchanged."""
         return self._around(batch, [OPEN, CLOSE], "end")
 
     def move_one(self, batch: Batch, rng: np.random.Generator) -> tuple[Batch, Int[np.ndarray, " batch"]]:
-        """The same strings with a one of some region exchanged for a zero outside, and which region: its count falls by
-        one, all else stays. Rows where no such pair exists stay as they are; their region is 0."""
+        """Strings with a random one of a region swapped with a random zero outside, and the index of this region.
+
+        The count of the region decreases by one; everything else is unchanged. Rows without such a pair are returned
+        unchanged, with region 0."""
         strings, sizes = self.strings(batch)
         strings = strings.copy()
         inside = np.arange(strings.shape[1]) < sizes[:, None]
@@ -355,23 +355,23 @@ class ContextualCounting:
     def _named(self, count: Int[np.ndarray, "*shape"]) -> Int[np.ndarray, "*shape"]: ...
 
     def _named(self, count: int | Int[np.ndarray, "*shape"]) -> int | Int[np.ndarray, "*shape"]:
-        """The token of a count."""
+        """Token id of a count."""
         if np.max(count, initial=0) >= self.classes:
             raise ToylabError(f"count={np.max(count)}: this task names counts up to {self.classes - 1}; raise length")
         return END + 1 + count
 
     def _answers(self, strings, region, ones, sizes) -> tuple[BitStrings, Sizes]:
-        """What is written after "=", EoS left out, and how long it is.
+        """The answers after "=", without EoS, and their lengths.
 
-        Every token of a region writes 0, 1 or 2 tokens: itself (if regions are copied), then a count (after each
-        closing bracket, and after each bit if counts run).
+        Each token of a region yields 0, 1 or 2 answer tokens: its copy (unless `answer` is "counts"), then a count
+        (after closing brackets, with "running" also after bits).
         """
         copied = (region > 0) & (self.answer != "counts")
         counted = strings == CLOSE
         if self.answer == "running":
             counted = counted | (strings <= ONE)
         counted = counted & (region > 0)
-        before = np.where(ones & (region == 0), 0, ones).cumsum(axis=1)  # ones inside regions, up to here
+        before = np.where(ones & (region == 0), 0, ones).cumsum(axis=1)  # cumulative ones inside regions
         opened = np.maximum.accumulate(np.where(strings == OPEN, before, 0), axis=1)
         running = before - opened
         size = copied * 1 + counted * 1

@@ -1,4 +1,4 @@
-"""Probabilistic context-free grammars of two concepts that look alike in every count of letters."""
+"""Probabilistic context-free grammars of two concepts with identical letter counts."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from toylab.tasks.base import stream
 
 Concept = Literal["A", "B"]
 LEAF = 3
-"""Letters that a symbol of the last level emits."""
+"""Letters per symbol of the last level."""
 
 _PATIENCE = 1000
-"""Draws of triples before giving up: with letters to spare, a few are enough."""
+"""Maximum attempts to sample distinct triples."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConceptGrammar:
-    """Two concepts, A and B, with the same tree of rules; B emits A's triples of letters backwards.
+    """Grammars of two concepts, A and B, with the same rules; B emits the reversed letter triples of A.
 
     Each concept has two top symbols (A0 A1, B0 B1). A symbol expands into its two children, level by level, and a
-    symbol of the last level into one of its triples, all alternatives equally likely. Every top symbol uses every
-    letter equally often, and A's triples are B's read backwards: neither the counts of letters nor the length tell A
-    from B, only the order inside a triple does. (All counts together do tell single top symbols apart: A1 groups
-    letters otherwise than A0 and B0.) No two symbols share a triple, so a text has one tree.
+    symbol of the last level into one of its triples, with uniform probabilities. Every top symbol uses every letter
+    equally often, and the triples of A are those of B reversed, so only the order within triples distinguishes A from
+    B, not letter counts or length. (Joint letter counts do distinguish top symbols: A1 groups letters differently from
+    A0 and B0.) No two symbols share a triple, so parses are unique.
 
         A0 -> [a0 a1] | [a1 a0]       A1 -> [a2 a3] | [a3 a2]       a0 -> g c b | f l d
         B0 -> [b0 b1] | [b1 b0]       B1 -> [b2 b3] | [b3 b2]       b0 -> b c g | d l f
@@ -40,14 +40,14 @@ class ConceptGrammar:
 
     letters: int = 12
     levels: int = 2
-    """Levels of symbols, the top ones counted; a top symbol emits 3 * 2^(levels - 1) letters."""
+    """Levels of symbols, including the top; a top symbol emits 3 * 2^(levels - 1) letters."""
     alternatives: Literal[1, 2] = 2
-    """Right-hand sides of a symbol: its children in order, or in either order; and triples of one of the last level."""
+    """Productions per symbol: one or both orders of its children, or one or two triples on the last level."""
     sharing: bool = False
-    """Whether the two top symbols of a concept have one child in common (A0 -> [a0 a1], A1 -> [a1 a2]), so that a text
-    of one is in half its triples like a text of the other. Otherwise they have no more in common than A has with B."""
+    """Whether the two top symbols of a concept share a child (A0 -> [a0 a1], A1 -> [a1 a2]), and so half of their
+    triples. Otherwise A0 and A1 have no more in common than A and B."""
     seed: int = 0
-    """Of the triples."""
+    """Random seed of the triples."""
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -56,27 +56,27 @@ class ConceptGrammar:
         used = self.alternatives * self.size
         if used % self.letters:
             raise ToylabError(
-                f"letters={self.letters}: must divide the {used} letters in the triples of a top symbol, or some are "
-                f"commoner and give the concept away; for example {used}"
+                f"letters={self.letters}: must divide the {used} letters in the triples of a top symbol, so that "
+                f"letter frequencies do not reveal the concept; for example {used}"
             )
         needed, many = used // LEAF * 2, self.letters * (self.letters - 1) * (self.letters - 2) // 2
         if needed > many // 4:
             raise ToylabError(f"letters={self.letters}: too few for {needed} triples; give more letters")
-        _ = self.triples  # which may not be found for this seed
+        _ = self.triples  # raises if none are found for this seed
 
     @property
     def size(self) -> int:
-        """Letters that a top symbol emits."""
+        """Letters per top symbol."""
         return LEAF * 2 ** (self.levels - 1)
 
     @property
     def top(self) -> tuple[str, ...]:
-        """Names of the top symbols; a symbol's index here is its id: 0, 1 are A's, 2, 3 are B's."""
+        """Names of the top symbols, indexed by id: 0, 1 of A and 2, 3 of B."""
         return ("A0", "A1", "B0", "B1")
 
     @cached_property
     def children(self) -> list[Int[np.ndarray, "symbol 2"]]:
-        """Level by level, the two symbols that each symbol expands into; on each level A's come first, then B's."""
+        """Per level, the two children of each symbol; symbols of A come before symbols of B."""
         below = np.array([(0, 1), (1, 2)] if self.sharing else [(0, 1), (2, 3)])
         number = 3 if self.sharing else 4
         levels = [np.concatenate([below, below + number])]
@@ -86,17 +86,17 @@ class ConceptGrammar:
 
     @cached_property
     def triples(self) -> Int[np.ndarray, "symbol alternative 3"]:
-        """The letters of every symbol of the last level: those of A, then, mirrored, those of B."""
+        """Letter triples of every symbol of the last level: those of A, then their reversals for B."""
         rng = stream(self.seed, "triples")
 
         def halves() -> list[np.ndarray]:
-            """Letters of two children which together have every letter equally often."""
+            """Letters of two children that together use every letter equally often."""
             times = self.alternatives * self.size // self.letters
             return np.split(rng.permuted(np.tile(np.arange(self.letters), times)), 2)
 
         for _ in range(_PATIENCE):
             first, second = halves()
-            # A third child that shares the second with the first must complete it, too.
+            # With sharing, the third child permutes the letters of the first, to keep A1's letter counts uniform.
             parts = [first, second, rng.permuted(first)] if self.sharing else [first, second, *halves()]
             safe = np.concatenate(parts).reshape(-1, self.alternatives, LEAF)
             flat = [tuple(triple) for triple in safe.reshape(-1, LEAF).tolist()]
@@ -106,7 +106,7 @@ class ConceptGrammar:
         raise ToylabError(f"letters={self.letters}: no {len(flat)} different triples found; give more letters")
 
     def generate(self, rng: np.random.Generator, top: Int[np.ndarray, "batch node"]) -> Int[np.ndarray, "batch letter"]:
-        """Letters of texts whose top symbols are given; alternatives are drawn evenly at every symbol."""
+        """Sample texts from given top symbols, with uniform productions."""
         symbols = top
         for children in self.children:
             pair = children[symbols]
@@ -117,10 +117,10 @@ class ConceptGrammar:
         return self.triples[symbols, which].reshape(len(top), -1)
 
     def parse(self, letters: Sequence[int]) -> list[str]:
-        """The top symbols of a text, bottom up, by reading its triples and pairs.
+        """Parse a text bottom-up into its top symbols.
 
         Raises:
-            ValueError: for letters that no tree emits, with the place.
+            ToylabError: for letters without a parse, with their position.
         """
         if len(letters) % self.size:
             raise ToylabError(f"text of {len(letters)} letters: must be a multiple of {self.size}, one top symbol each")

@@ -1,4 +1,4 @@
-"""What every iterated map shares: s_t = F(s_{t-1}, x_t), read, then worked out state by state."""
+"""Base class of the iterated maps s_t = F(s_{t-1}, x_t): row layout, sampling, splits and links."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ from toylab.tasks.base import (
 )
 
 TASK_TOKENS = ("copy", "parity", "sum", "polynomial", "word")
-"""Every iterated task has a first token of its own, so that tasks with one alphabet share one vocabulary."""
+"""The first token of a row names its task, so tasks with the same alphabet share one vocabulary."""
 
 ENUMERABLE = 2**14
-"""Up to this many prompts of one length are listed outright; beyond it prompts are drawn until the split fits."""
+"""Prompt spaces up to this size are enumerated; larger ones are sampled by rejection on the split."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class IteratedMap(ABC):
-    """What all iterated tasks share: lengths, layout, start rule, hold-out. A task adds values, `step`, an oracle."""
+    """Base of all iterated maps; a subclass defines `values`, the map `step` and the reference solution `trace`."""
 
     lengths: int | tuple[int, int] = (1, 16)
-    """Number of inputs in a row: one fixed length, or the shortest and the longest of a range."""
+    """Number of inputs per row: a fixed length, or (minimum, maximum)."""
     chain_of_thought: bool = True
-    """Whether the states are written out one by one, or only the last."""
+    """Whether the model outputs all states s_1 .. s_L, or only s_L."""
     start: Literal["first-input", "zero"] = "first-input"
-    """Whether s_1 = x_1 (the published code) or s_1 = F(0, x_1) (the published text)."""
+    """Initial state: s_1 = x_1 (code of Cabannes et al. 2024) or s_1 = F(0, x_1) (their text)."""
     alphabet: int | None = None
-    """Number of value tokens in the vocabulary, if more than the task uses: lets tasks share a model."""
+    """Number of value tokens in the vocabulary; set it above `values` to share one model between tasks."""
     score_padding: bool = False
-    """Whether the EoS tokens that pad a row are scored too (as in the published code)."""
+    """Whether the loss includes the EoS padding (as in the published code)."""
 
     name: ClassVar[str]
 
@@ -58,27 +58,27 @@ class IteratedMap(ABC):
                 f"alphabet={self.alphabet}: {type(self).__name__} has {self.values} values; give at least that"
             )
 
-    # What a task defines -----------------------------------------------------------------------------------------
+    # Defined by subclasses ---------------------------------------------------------------------------------------
 
     @property
     @abstractmethod
     def values(self) -> int:
-        """How many values a state can take; value 0 is the zero or identity."""
+        """Number of possible states; value 0 is the zero or identity element."""
 
     @property
     def inputs(self) -> tuple[int, ...]:
-        """The values that an input can take, drawn uniformly."""
+        """Possible inputs, sampled uniformly."""
         return tuple(range(self.values))
 
     @abstractmethod
     def step(self, states: Int[np.ndarray, "*shape"], inputs: Int[np.ndarray, "*shape"]) -> Int[np.ndarray, "*shape"]:
-        """The map F, for whole arrays."""
+        """The map F, elementwise."""
 
     @abstractmethod
     def trace(self, inputs: Sequence[int], start: int | None) -> list[int]:
-        """The oracle: all states, by a route of its own. `start` is s_0, or None where s_1 = x_1."""
+        """Reference solution: all states, computed without `step`. `start` is s_0, or None for s_1 = x_1."""
 
-    # What follows from it ----------------------------------------------------------------------------------------
+    # Derived properties ------------------------------------------------------------------------------------------
 
     @property
     def min_length(self) -> int:
@@ -112,7 +112,7 @@ class IteratedMap(ABC):
         return len(self.vocabulary) - 1
 
     def size(self, length: int) -> int:
-        """How many positions the model reads for `length` inputs: everything but the last EoS."""
+        """Number of input positions for `length` inputs: the whole sequence without its final EoS."""
         return 2 * length + 2 if self.chain_of_thought else length + 3
 
     @property
@@ -120,7 +120,7 @@ class IteratedMap(ABC):
         return self.size(self.max_length)
 
     def first_states(self, inputs: Int[np.ndarray, " batch"]) -> Int[np.ndarray, " batch"]:
-        """s_1 from x_1, under the start rule."""
+        """s_1 from x_1, by the rule `start`."""
         return inputs if self.start == "first-input" else self.step(np.zeros_like(inputs), inputs)
 
     def run(self, inputs: Int[np.ndarray, "batch length"]) -> Int[np.ndarray, "batch length"]:
@@ -142,24 +142,24 @@ class IteratedMap(ABC):
         length: int | None = None,
         distinct: bool = False,
     ) -> Batch:
-        """Draw rows of one split, lengths in rounds: each round holds every length once, in random order.
+        """Sample rows of one split with balanced lengths: every length once per round, in random order.
 
-        Lengths so short that the split holds none of their prompts are left out.
+        Lengths without a prompt in the split are skipped.
 
         Args:
             rng: the only source of randomness.
-            rows: how many rows.
-            split: prompts never occur in two splits.
-            length: draw only this length (it may lie outside `lengths`: that is how extrapolation is tested).
-            distinct: draw each prompt at most once.
+            rows: number of rows.
+            split: splits share no prompts.
+            length: sample this length only; it may lie outside `lengths`, to test length generalisation.
+            distinct: sample without replacement.
 
         Raises:
-            ValueError: if the split holds no prompt of these lengths or, with `distinct`, fewer than are asked for.
+            ToylabError: if the split has no prompt of these lengths or, with `distinct`, fewer than `rows`.
         """
         check_draw(rows, split)
         check_range(f"for example {self.max_length}", length=length, least=1)
         if length is None:
-            span = np.array(self._held(split) or [self.max_length])  # of which `_draw` says that there is none
+            span = np.array(self._held(split) or [self.max_length])  # no length available: `_draw` raises
             rounds = np.tile(span, (-(-rows // len(span)), 1))
             drawn = rng.permuted(rounds, axis=1).ravel()[:rows]
         else:
@@ -171,11 +171,11 @@ class IteratedMap(ABC):
         return self.batch(inputs, drawn)
 
     def batch(self, inputs: Int[np.ndarray, "batch longest"], lengths: Int[np.ndarray, " batch"]) -> Batch:
-        """Lay out chosen inputs, one row each; `inputs[row, lengths[row]:]` is not looked at."""
+        """Build the batch for given inputs, one prompt per row; `inputs[row, lengths[row]:]` is ignored."""
         rows = len(inputs)
         row = np.arange(rows)
         longest = int(lengths.max(initial=1))
-        # Scored padding must not depend on which lengths happen to share a batch: pad to the task's longest.
+        # Scored padding must not depend on the other lengths in the batch, so pad to the task's maximum.
         width = self.size(max(longest, self.max_length) if self.score_padding else longest)
         tokens = np.full((rows, width + 1), self.end_of_sequence)
         tokens[:, 0] = self.task_token
@@ -206,10 +206,10 @@ class IteratedMap(ABC):
         )
 
     def solve(self, prompt: Sequence[int]) -> list[int]:
-        """The right continuation of `<task> x_1 .. x_L EoI`, EoS included.
+        """The correct continuation of `<task> x_1 .. x_L EoI`, including EoS.
 
         Raises:
-            ValueError: if the prompt does not have that form.
+            ToylabError: if the prompt does not have this form.
         """
         task, *inputs, end = prompt if len(prompt) > 1 else (None, None)
         if (
@@ -224,20 +224,20 @@ class IteratedMap(ABC):
         return [*(states if self.chain_of_thought else states[-1:]), self.end_of_sequence]
 
     def label_oracle(self, prompt: Sequence[int]) -> dict[str, int]:
-        """What the labels should say of a prompt."""
+        """Expected values of the labels of a prompt."""
         return {"length": len(prompt) - 2}
 
     def capacity(self, length: int, split: Split) -> int:
-        """How many different prompts of one length a split holds: exact for small spaces, else the expected number."""
+        """Number of distinct prompts of one length in a split: exact if enumerable, else the expected number."""
         split_index(split)
-        length = convert_value(int, length, "length")  # powers of numpy's integers overflow
+        length = convert_value(int, length, "length")  # numpy integers overflow in the power
         space = len(self.inputs) ** length
         if space <= ENUMERABLE:
             return len(_prompts(self.inputs, length, split))
-        return space * int(8 * SPLIT_SHARES[split]) // 8  # in whole numbers: large spaces overflow a float
+        return space * int(8 * SPLIT_SHARES[split]) // 8  # integer arithmetic: large spaces overflow a float
 
     def available(self, rows: int, length: int, split: Split) -> int:
-        """`rows`, or the exact number of different prompts of one length that a split holds, if that is less."""
+        """`rows`, capped at the exact number of distinct prompts of one length in a split."""
         length = convert_value(int, length, "length")
         rows = min(convert_value(int, rows, "rows"), len(self.inputs) ** length)
         every = self._listed(rows, length, split)
@@ -260,7 +260,7 @@ class IteratedMap(ABC):
             return every[rng.choice(held, rows, replace=not distinct)]
         kept = np.empty((0, length), dtype=np.int64)
         alphabet = np.array(self.inputs)
-        while len(kept) < rows:  # ends: in so large a space the smallest split holds close to one prompt in eight
+        while len(kept) < rows:  # terminates: in a space this large, the smallest split holds about 1/8
             drawn = alphabet[rng.integers(len(alphabet), size=(int(rows / SPLIT_SHARES[split] * 1.1) + 16, length))]
             kept = np.concatenate([kept, drawn[split_of(drawn) == split_index(split)]])
             if distinct:
@@ -269,21 +269,21 @@ class IteratedMap(ABC):
         return kept[:rows]
 
     def _listed(self, different: int, length: int, split: Split) -> Int[np.ndarray, "prompt length"] | None:
-        """All prompts of one length and split: of a small space, or where more than half of them must be different.
+        """All prompts of one length and split if the space is small or over half of them are needed, else None.
 
-        Drawing the last few of a large space at random would take for ever.
+        Rejection sampling would not terminate in reasonable time on the last few distinct prompts.
         """
         if len(self.inputs) ** length <= ENUMERABLE:
             return _prompts(self.inputs, length, split)
         return _many(self.inputs, length, split) if different > self.capacity(length, split) // 2 else None
 
     def _held(self, split: Split) -> list[int]:
-        """The lengths of which a split holds prompts."""
+        """Lengths with at least one prompt in the split."""
         return [length for length in range(self.min_length, self.max_length + 1) if self.capacity(length, split)]
 
     def _links(self, lengths: Int[np.ndarray, " batch"]) -> dict[str, Int[np.ndarray, "link 3"]]:
         row, t = np.nonzero(np.arange(1, lengths.max(initial=1) + 1) <= lengths[:, None])
-        t = t + 1  # counted from 1, as in x_t
+        t = t + 1  # 1-based, as in x_t
         length = lengths[row]
         end = length + 1
         if not self.chain_of_thought:
@@ -298,15 +298,15 @@ class IteratedMap(ABC):
 
 @lru_cache(maxsize=256)
 def _prompts(inputs: tuple[int, ...], length: int, split: Split) -> Int[np.ndarray, "prompt length"]:
-    """All prompts of one length that fall into one split."""
+    """All prompts of one length in one split."""
     kept, space, powers = [], len(inputs) ** length, len(inputs) ** np.arange(length)[::-1]
-    for start in range(0, space, ENUMERABLE):  # in parts, so that memory is needed for one split alone
+    for start in range(0, space, ENUMERABLE):  # in chunks, so memory holds one split, not the whole space
         numbers = np.arange(start, min(start + ENUMERABLE, space))
         every = np.array(inputs)[numbers[:, None] // powers % len(inputs)]
         kept.append(every[split_of(every) == split_index(split)])
     prompts = np.concatenate(kept)
-    prompts.setflags(write=False)  # shared by all callers
+    prompts.setflags(write=False)  # cached: shared by all callers
     return prompts
 
 
-_many = lru_cache(maxsize=2)(_prompts.__wrapped__)  # of which fewer are kept
+_many = lru_cache(maxsize=2)(_prompts.__wrapped__)  # large lists: smaller cache

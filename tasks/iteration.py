@@ -1,13 +1,13 @@
-"""Iterated maps: read x_1 ... x_L, then work out s_t = F(s_{t-1}, x_t), one state a token or only the last.
+"""Iterated maps: read x_1 .. x_L, then output s_t = F(s_{t-1}, x_t), one token per state or only the last state.
 
 Layout of a row with chain of thought (L inputs, EoI at position e = L + 1):
 
     position  0       1 .. L      L+1   L+2 .. 2L+1   2L+2
     token     <task>  x_1 .. x_L  EoI   s_1 .. s_L    EoS
 
-The model is scored where it must write: the L states and one EoS. To write s_t it stands at position e + t - 1 and
-needs x_t, which stands at position t: the link "carry". It can tell t from its own position once it knows where the
-input ended: the link "end of input". After the last state the same rule lands on EoI itself: the link "stop".
+The loss covers the L states and the final EoS. s_t is predicted at position e + t - 1 and depends on x_t at position
+t: the link "carry". The model can compute t from its own position and the position of EoI: the link "end of input".
+After the last state, the same offset points at EoI itself: the link "stop".
 
 Source: Cabannes et al. 2024, "Iteration Head: A Mechanistic Study of Chain-of-Thought" (arXiv 2406.02128), and the
 data generator published with it.
@@ -33,7 +33,7 @@ from toylab.tasks.iterated_map import IteratedMap
 
 @dataclass(frozen=True, kw_only=True)
 class Copy(IteratedMap):
-    """F(s, x) = x: the states repeat the inputs.
+    """F(s, x) = x: the states copy the inputs.
 
     position           0     1     2     3     4     5     6     7
     token           copy     1     0     1   EoI     1     0     1
@@ -41,7 +41,7 @@ class Copy(IteratedMap):
     """
 
     p: int = 2
-    """Number of values."""
+    """Alphabet size."""
 
     name = "copy"
 
@@ -62,7 +62,7 @@ class Copy(IteratedMap):
 
 @dataclass(frozen=True, kw_only=True)
 class Parity(IteratedMap):
-    """F(s, x) = s + x mod 2: the states count the ones so far, modulo two.
+    """F(s, x) = s + x mod 2: the states are the running parity.
 
     position           0     1     2     3     4     5     6     7
     token         parity     1     0     1   EoI     1     1     0
@@ -84,7 +84,7 @@ class Parity(IteratedMap):
 
 @dataclass(frozen=True, kw_only=True)
 class ModularSum(IteratedMap):
-    """F(s, x) = s + x mod p: the states are the running sum.
+    """F(s, x) = s + x mod p: the states are the prefix sums.
 
     position           0     1     2     3     4     5     6     7
     token            sum     7     0     9   EoI     7     7     5
@@ -113,7 +113,7 @@ class ModularSum(IteratedMap):
 
 @dataclass(frozen=True, kw_only=True)
 class Polynomial(IteratedMap):
-    """F(s, x) = a s x + b s + c x + d mod p, by default s x + 1 mod 11: order matters, so no shortcut over the inputs.
+    """F(s, x) = a s x + b s + c x + d mod p, by default s x + 1 mod 11; not permutation-invariant in the inputs.
 
     position           0     1     2     3     4     5     6     7
     token     polynomial     7     2     9   EoI     7     4     4
@@ -125,7 +125,7 @@ class Polynomial(IteratedMap):
     coefficients: tuple[int, int, int, int] = (1, 0, 0, 1)
     """a, b, c and d above."""
     zero_input: bool = False
-    """Whether 0 is drawn as an input. With s x + 1 it wipes out the past, which makes the task easier."""
+    """Whether 0 is a possible input. Under s x + 1 it erases the previous state, which makes the task easier."""
 
     name = "polynomial"
 
@@ -134,7 +134,7 @@ class Polynomial(IteratedMap):
         prime = self.p > 1 and all(self.p % k for k in range(2, int(self.p**0.5) + 1))
         if not prime:
             raise ToylabError(
-                f"p={self.p}: must be a prime, so that every input but 0 can be undone; for example 7, 11 or 13"
+                f"p={self.p}: must be a prime, so that every nonzero input is invertible; for example 7, 11 or 13"
             )
 
     @property
@@ -151,7 +151,7 @@ class Polynomial(IteratedMap):
 
     def trace(self, inputs: Sequence[int], start: int | None) -> list[int]:
         a, b, c, d = self.coefficients
-        # Each input is an affine map s -> slope s + offset; the state is what all of them together make of the start.
+        # Each input is an affine map s -> slope s + offset; the state is their composition applied to the start.
         slope, offset = (0, inputs[0]) if start is None else (a * inputs[0] + b, c * inputs[0] + d)
         states = [(slope * (start or 0) + offset) % self.p]
         for x in inputs[1:]:
@@ -162,9 +162,9 @@ class Polynomial(IteratedMap):
 
 @dataclass(frozen=True, kw_only=True)
 class WordProblem(IteratedMap):
-    """F(s, x) = s x in a permutation group: the states are the products so far. Not commutative.
+    """F(s, x) = s x in a permutation group: the states are the prefix products. Not commutative.
 
-    Values are permutations: `120` sends 0 to 1, 1 to 2 and 2 to 0, and s x means "first s, then x".
+    Values are permutations: `120` maps 0 to 1, 1 to 2 and 2 to 0; s x applies s first, then x.
 
         position           0     1     2     3     4     5     6     7
         token           word   120   021   210   EoI   120   210   012
@@ -172,7 +172,7 @@ class WordProblem(IteratedMap):
     """
 
     group: Literal["S3", "A5"] = "S3"
-    """S3 has 6 elements; A5 has 60 and is the smallest group that is not solvable."""
+    """S3 has 6 elements; A5 has 60 and is the smallest non-solvable group."""
 
     name = "word"
 
@@ -190,7 +190,7 @@ class WordProblem(IteratedMap):
         elements = _elements(self.group)
         states = []
         for t in range(len(inputs)):
-            where = list(range(len(elements[0])))  # follow every point through the whole word
+            where = list(range(len(elements[0])))  # image of every point under the word
             for x in inputs[: t + 1]:
                 where = [elements[x][point] for point in where]
             states.append(elements.index(tuple(where)))
@@ -199,7 +199,7 @@ class WordProblem(IteratedMap):
 
 @lru_cache
 def _elements(group: str) -> tuple[tuple[int, ...], ...]:
-    """The permutations of a group, the identity first."""
+    """The elements of a group, identity first."""
     every = itertools.permutations(range({"S3": 3, "A5": 5}[group]))
     if group[0] == "S":
         return tuple(every)
@@ -208,7 +208,7 @@ def _elements(group: str) -> tuple[tuple[int, ...], ...]:
 
 @lru_cache
 def _products(group: str) -> Int[np.ndarray, "element element"]:
-    """The table of s x."""
+    """The multiplication table: entry [s, x] is s x."""
     elements = _elements(group)
     table = np.array([[elements.index(tuple(x[i] for i in s)) for x in elements] for s in elements])
     table.setflags(write=False)
@@ -216,4 +216,4 @@ def _products(group: str) -> Int[np.ndarray, "element element"]:
 
 
 ITERATED_MAPS: tuple[type[IteratedMap], ...] = (Copy, Parity, ModularSum, Polynomial, WordProblem)
-"""Every task of this file."""
+"""All iterated maps of this module."""

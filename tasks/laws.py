@@ -1,19 +1,18 @@
-"""The laws that every task keeps, and a check that finds the smallest rows that break one.
+"""Laws that every task must satisfy, as property-based tests on batches and seeds.
 
     from toylab.tasks import check_task
     check_task(MyTask())
 
-raises `BrokenLawsError`, which names each law that is broken, the field to look at and the smallest example found.
-`toylab check package.module:MyTask` prints the same. What a task must offer is said in `toylab.tasks.Task`; it may say
-more:
+raises `BrokenLawsError`, which lists each broken law, the field at fault and the smallest counterexample found.
+`toylab check package.module:MyTask` prints the same. `toylab.tasks.Task` is the required protocol; optional attributes:
 
-    score_padding = True             scored answers go on into the padding (see `IteratedMap`)
-    causal = False                   links may read what comes later
-    shares = {"train": .5, ...}      the splits hold other shares of all prompts than `toylab.tasks.SPLIT_SHARES`
-    items = {"count": 3}             the label `count` has three columns or more, one an item, not one a position
-    interleaved = True               given tokens stand between answers, each the one token that `solve` says
-    def split_key(self, prompt)      the part of a prompt that decides its split, if not all of it
-    def facts(self, prompt)          what the labels should say of a prompt, by name, worked out from it alone
+    score_padding = True             the loss includes padding (see `IteratedMap`)
+    causal = False                   links may point to later positions
+    shares = {"train": .5, ...}      split fractions, if not `toylab.tasks.SPLIT_SHARES`
+    items = {"count": 3}             the label `count` has at least three columns, one per item instead of per position
+    interleaved = True               input tokens alternate with answers of one token, each predicted by `solve`
+    def split_key(self, prompt)      the part of a prompt that determines its split, if not all of it
+    def label_oracle(self, prompt)   expected labels of a prompt, by name, computed from the prompt alone
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from toylab.tasks.base import IGNORE, SPLITS, Batch, Split, Task, decode, encode
 
 
 class BrokenLawError(AssertionError):
-    """A law does not hold: which field to look at, why, and in which row of the batch."""
+    """A broken law: the field at fault, the reason, and the row of the batch."""
 
     def __init__(self, look_at: str, why: str, row: int | None = None, *, hopeless: bool = False) -> None:
         super().__init__(f"{look_at}: {why}" + ("" if row is None else f" (row {row})"))
@@ -42,13 +41,13 @@ def _need(holds: Any, look_at: str, why: str, row: int | None = None) -> None:
 
 
 def _rows(holds: np.ndarray, look_at: str, why: str) -> None:
-    """Like `_need`, for one truth a row."""
+    """Like `_need`, with one condition per row."""
     if not np.all(holds):
         raise BrokenLawError(look_at, why, int(np.argmin(holds)))
 
 
 def prompts_of(batch: Batch) -> list[tuple[int, ...]]:
-    """What stands in each row up to the first scored position, that one included."""
+    """The prompt of each row: its tokens up to and including the first scored position."""
     scored = batch.targets != IGNORE
     ends = scored.argmax(axis=1) + 1
     _rows(scored.any(axis=1), "targets", "nothing is scored")
@@ -56,10 +55,10 @@ def prompts_of(batch: Batch) -> list[tuple[int, ...]]:
 
 
 def nonempty_splits(task: Task) -> list[Split]:
-    """The splits that hold prompts; of the others a task says so with `ToylabError`."""
+    """Splits with prompts; sampling from an empty split raises `ToylabError`."""
     try:
         return list(_open_splits(task))
-    except TypeError:  # a task that cannot be hashed, of which another law speaks
+    except TypeError:  # an unhashable task: checked by another law
         return list(_open_splits.__wrapped__(task))
 
 
@@ -76,7 +75,7 @@ def _open_splits(task: Task) -> tuple[Split, ...]:
 
 
 def equal_batches(one: Batch, other: Batch) -> bool:
-    """Whether two batches hold the same arrays, their types included."""
+    """Whether two batches have equal arrays and dtypes."""
     first, second = _arrays(one), _arrays(other)
     return first.keys() == second.keys() and all(
         first[name].dtype == second[name].dtype and np.array_equal(first[name], second[name]) for name in first
@@ -106,7 +105,7 @@ def arrays_have_their_shapes_and_types(task: Task, batch: Batch) -> None:
 
 
 def every_token_and_target_is_in_the_vocabulary(task: Task, batch: Batch) -> None:
-    """Ids run from 0 to the size of the vocabulary less one; targets may also be `IGNORE`."""
+    """Ids run from 0 to vocabulary size - 1; targets may also be `IGNORE`."""
     size = len(task.vocabulary)
     for name, allowed in (("tokens", batch.tokens), ("targets", np.where(batch.targets == IGNORE, 0, batch.targets))):
         inside = (allowed >= 0) & (allowed < size)
@@ -114,7 +113,7 @@ def every_token_and_target_is_in_the_vocabulary(task: Task, batch: Batch) -> Non
 
 
 def sizes_say_where_one_padding_token_begins(task: Task, batch: Batch) -> None:
-    """A row ends with its last scored position; after that one token repeats, the same in all rows."""
+    """`sizes` ends a row at its last scored position; all padding is one token."""
     positions = batch.tokens.shape[1]
     _need(positions <= task.context, "context", f"is {task.context}, but a row takes {positions} positions")
     _rows((batch.sizes >= 1) & (batch.sizes <= positions), "sizes", f"must be 1 to {positions}")
@@ -130,7 +129,7 @@ def sizes_say_where_one_padding_token_begins(task: Task, batch: Batch) -> None:
 
 
 def scored_positions_are_one_run(task: Task, batch: Batch) -> None:
-    """The answer is scored from its first token to its last, without a hole, unless the task is `interleaved`."""
+    """Scored positions are contiguous, unless the task is `interleaved`."""
     scored = batch.targets != IGNORE
     _rows(scored.any(axis=1), "targets", "nothing is scored")
     if getattr(task, "interleaved", False):
@@ -140,17 +139,17 @@ def scored_positions_are_one_run(task: Task, batch: Batch) -> None:
 
 
 def the_target_of_a_position_is_the_token_after_it(task: Task, batch: Batch) -> None:
-    """What should be predicted is what comes next in the row, as far as the row goes."""
-    inside = np.arange(1, batch.tokens.shape[1]) < batch.sizes[:, None]  # the end itself need not be read
+    """The target of a scored position equals the next token of the row."""
+    inside = np.arange(1, batch.tokens.shape[1]) < batch.sizes[:, None]  # the final token is a target only
     scored = (batch.targets[:, :-1] != IGNORE) & (inside | getattr(task, "score_padding", False))
     right = (batch.targets[:, :-1] == batch.tokens[:, 1:]) | ~scored
     _rows(right.all(axis=1), "targets", "a target is not the next token: is the mask off by one?")
 
 
 def the_oracle_continues_every_prompt_with_the_targets(task: Task, batch: Batch) -> None:
-    """`solve`, given what stands up to the first scored position, says all that is scored, and nothing else.
+    """`solve` of a prompt returns exactly the targets of the row.
 
-    If the task is `interleaved`, it is given what stands up to each of them, and says the one token that follows.
+    If the task is `interleaved`, `solve` receives the row up to each scored position and returns its one target.
     """
     if getattr(task, "interleaved", False):
         for row, position in zip(*np.nonzero(batch.targets != IGNORE), strict=True):
@@ -167,7 +166,7 @@ def the_oracle_continues_every_prompt_with_the_targets(task: Task, batch: Batch)
 
 
 def links_stay_inside_their_row_and_read_no_future(task: Task, batch: Batch) -> None:
-    """Edges (row, query, key) are sorted by row, given once, and lead back unless the task is not `causal`."""
+    """Edges (row, query, key) are sorted by row and unique, with key <= query if the task is `causal`."""
     for name, edges in batch.links.items():
         row, query, key = edges.T
         field = f"links[{name!r}]"
@@ -187,7 +186,7 @@ def _edge(holds: np.ndarray, rows: np.ndarray, field: str, why: str) -> None:
 
 
 def labels_have_one_entry_a_row_or_a_position(task: Task, batch: Batch) -> None:
-    """Shape [row], [row, position], or [row, item] for a label that the task names in `items`."""
+    """Labels have shape [row], [row, position], or, if listed in `items`, [row, item]."""
     items = getattr(task, "items", {})
     for name, values in batch.labels.items():
         field = f"labels[{name!r}]"
@@ -200,20 +199,20 @@ def labels_have_one_entry_a_row_or_a_position(task: Task, batch: Batch) -> None:
 
 
 def labels_say_what_the_prompt_says(task: Task, batch: Batch) -> None:
-    """Labels agree with `facts`, for a task that has it; those it does not name are not looked at."""
+    """Labels agree with `label_oracle`, if the task has one; labels it does not return are not checked."""
     label_oracle = getattr(task, "label_oracle", None)
     if label_oracle is None:
         return
     for row, prompt in enumerate(prompts_of(batch)):
         for name, fact in label_oracle(prompt).items():
-            _need(name in batch.labels, f"labels[{name!r}]", "is missing, and facts names it", row)
+            _need(name in batch.labels, f"labels[{name!r}]", "is missing, and label_oracle returns it", row)
             said = np.ravel(batch.labels[name][row]).tolist()
             known = np.ravel(fact).tolist()
             _need(said[: len(known)] == known, f"labels[{name!r}]", f"says {said}, the prompt says {known}", row)
 
 
 def slices_of_a_batch_are_the_whole(task: Task, batch: Batch) -> None:
-    """`rows` cuts a batch into parts that say together what it said."""
+    """The concatenation of slices by `Batch.rows` is the batch."""
     middle = len(batch) // 3
     parts = batch.rows(0, middle), batch.rows(middle, len(batch))
     starts = (0, middle)
@@ -231,24 +230,24 @@ def slices_of_a_batch_are_the_whole(task: Task, batch: Batch) -> None:
 
 
 def token_names_are_unique_and_survive_a_round_trip(task: Task, seed: int) -> None:
-    """`encode` undoes `decode`."""
+    """`encode` inverts `decode`, and token names are unique."""
     _need(len(set(task.vocabulary)) == len(task.vocabulary), "vocabulary", "two tokens have one name")
     tokens = np.random.default_rng(seed).integers(len(task.vocabulary), size=12).tolist()
     _need(encode(task, decode(task, tokens)) == tokens, "vocabulary", f"{tokens} do not survive decode and encode")
 
 
 def the_seed_and_the_settings_decide_every_bit(task: Task, seed: int) -> None:
-    """The same generator draws the same rows, from an equal task and after other draws."""
+    """Equal seeds and settings give bit-identical rows, also after other samples were taken."""
     again = dataclasses.replace(task) if dataclasses.is_dataclass(task) else task
     for split in nonempty_splits(task):
         first = task.sample(stream(seed), 9, split)
         again.sample(stream(seed, "between"), 3, split)
         same = equal_batches(first, again.sample(stream(seed), 9, split))
-        _need(same, "sample", f"two draws of split {split!r} with one seed differ: is there randomness beside rng?")
+        _need(same, "sample", f"two samples of split {split!r} with one seed differ: is there randomness beside rng?")
 
 
 def no_prompt_is_in_two_splits(task: Task, seed: int) -> None:
-    """Hold-outs are by content: a prompt is in one split only, whatever its padding or the rows beside it."""
+    """Splits are by content: a prompt is in one split, regardless of padding or the rest of the batch."""
     seen: dict[tuple[int, ...], Split] = {}
     for split in nonempty_splits(task):
         rng = stream(seed, split)
@@ -264,14 +263,11 @@ def _split_key(task: Task, prompt: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def a_sample_has_as_many_rows_as_asked_for(task: Task, seed: int) -> None:
-    """Also none and one."""
+    """`sample` returns the requested number of rows, including 0 and 1."""
     for rows in (0, 1, 2, 17):
         batch = task.sample(stream(seed), rows)
-        _need(len(batch) == rows, "sample", f"{rows} rows were asked for, {len(batch)} came")
+        _need(len(batch) == rows, "sample", f"{rows} rows were requested, {len(batch)} returned")
         _need(all(rows or not len(edges) for edges in batch.links.values()), "links", "no rows, but links")
-
-
-# Laws of a task, looked at once --------------------------------------------------------------------------------------
 
 
 BATCH_LAWS = (
@@ -302,7 +298,7 @@ def _told(error: Exception) -> str:
 
 
 def _place(error: Exception) -> str:
-    """The function, file and line in which an error arose."""
+    """Function, file and line that raised an error."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -313,4 +309,4 @@ def _place(error: Exception) -> str:
 
 
 ENOUGH_ROWS = 64
-"""Rows that are drawn to see whether a split holds prompts."""
+"""Rows sampled to check whether a split is empty."""

@@ -1,12 +1,11 @@
-"""Questions with known forks: answer at once or step by step, in a clean or an error-prone dialect, to the end or not.
+"""Iterated-map questions answered directly or by a chain of thought, in a clean or an error-prone dialect.
 
     position  0    1   2 .. L+1   L+2   L+3    L+4 .. 2L+3   2L+4  2L+5
     token     BOS  x0  a_1 .. a_L SEP   THINK  s_1 .. s_L    ANS   s_L    (then EOS)
                                         DIRECT s_L                        (then EOS)
 
-Every state follows from the one before: s_t = pi[(s_{t-1} + a_t) mod p], s_0 = x0, with a fixed permutation pi that
-lets nobody skip steps. A small model can write the chain but cannot work out s_L in one pass: direct answers are at
-chance.
+The states are s_t = pi[(s_{t-1} + a_t) mod p], s_0 = x0, with a fixed permutation pi that prevents shortcuts. A small
+model can generate the chain but cannot compute s_L in a single forward pass: direct answers are at chance.
 
 Source: a from-scratch counterpart of Sinii et al. 2025, "Small Vectors, Big Effects: A Mechanistic Study of RL-Induced
 Reasoning via Steering Vectors" (arXiv 2509.06608), whose language models open an answer well or badly.
@@ -29,20 +28,20 @@ _PATIENCE = 200
 
 @dataclass(frozen=True, kw_only=True)
 class Styles:
-    """How often written answers take each fork; all are shares from 0 to 1."""
+    """Mixture of answer styles; all fields are probabilities."""
 
     think: float | int = 0.15
-    """Answers that go step by step; the others are direct."""
+    """Answers with chain of thought; the others are direct."""
     think_flagged: float | int | None = None
-    """The same where the prompt is flagged; `think` if not given."""
+    """`think` on flagged prompts; equal to `think` if None."""
     dialect: float | int = 0.35
-    """Chains in the second dialect, which has digits of its own."""
+    """Chains in the second dialect, which has its own digit tokens."""
     dialect_errors: float | int = 0.25
-    """Wrong steps in the second dialect: a random other state, from which the chain goes on."""
+    """Wrong steps in the second dialect: a random other state, from which the chain continues."""
     slips: float | int = 0.001
     """Wrong steps in the first dialect."""
     early: float | int = 0.04
-    """Chance, after each state but the last, that a chain stops and gives that state as its answer."""
+    """Probability, after each state but the last, of stopping early with this state as the answer."""
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -56,24 +55,24 @@ class Styles:
 
 @dataclass(frozen=True, kw_only=True)
 class Reasoning:
-    """Work out s_L = pi[(s_{L-1} + a_L) mod p] from x0 and a_1 ... a_L, writing the chain.
+    """Compute s_L = pi[(s_{L-1} + a_L) mod p] from x0 and a_1 ... a_L with a chain of thought.
 
         position   0 1 2 3 4 5 6 7     8     9 10 11 12 13 14  15  16  17
         token    BOS 3 1 4 1 5 2 6   SEP THINK  4  3  4  2  4   6 ANS   6
         target     . . . . . . . . THINK     4  3  4  2  4  6 ANS   6 EOS
 
-    With `flag`, half of the prompts end in SEP' instead of SEP, and then the right answer is x0, which a direct answer
-    can copy while a chain still ends in s_L: which opener is right depends on the prompt.
+    With `flag`, half of the prompts end in SEP' instead of SEP; their correct answer is x0, which a direct answer can
+    copy, while a chain still ends in s_L. The correct opener then depends on the prompt.
     """
 
     p: int = 7
     """Number of states."""
     length: int = 6
-    """Steps from x0 to the answer."""
+    """Number of steps L."""
     flag: bool = False
-    """Whether half of the prompts ask for x0."""
+    """Whether half of the prompts are flagged, with answer x0."""
     seed: int = 0
-    """Of the permutation pi."""
+    """Random seed of the permutation pi."""
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -84,33 +83,33 @@ class Reasoning:
 
     @cached_property
     def vocabulary(self) -> tuple[str, ...]:
-        """Digits, digits of the second dialect, then the marks."""
+        """Digits, digits of the second dialect, then special tokens."""
         digits = [str(value) for value in range(self.p)]
         marks = ("BOS", "SEP", "EOS", "PAD", "THINK", "DIRECT", "ANS", *(("SEP'",) if self.flag else ()))
         return (*digits, *(f"{digit}'" for digit in digits), *marks)
 
     def token(self, name: str) -> int:
-        """The id of a mark."""
+        """Id of a special token."""
         return self.vocabulary.index(name)
 
     @property
     def prompt(self) -> int:
-        """Positions of a prompt; the last one is SEP, where the opener is predicted."""
+        """Positions of a prompt; the opener is predicted at the last one, SEP."""
         return self.length + 3
 
     @property
     def answer(self) -> int:
-        """Tokens of the longest answer, EOS included."""
+        """Tokens of the longest answer, including EOS."""
         return self.length + 4
 
     @property
     def context(self) -> int:
-        """Positions of the longest row; EOS is predicted and not read."""
+        """Positions of the longest row, without the final EOS."""
         return self.prompt + self.answer - 1
 
     @cached_property
     def permutation(self) -> Int[np.ndarray, " state"]:
-        """pi: never the identity, nor a shift of it, with which the states would be plain sums."""
+        """pi, never a cyclic shift, under which states would be plain sums."""
         rng = stream(self.seed, "permutation")
         while True:
             pi = rng.permutation(self.p)
@@ -121,18 +120,18 @@ class Reasoning:
     # Sampling --------------------------------------------------------------------------------------------------------
 
     def sample(self, rng: np.random.Generator, rows: int, split: Split = "train") -> Batch:
-        """Prompts of one split with the right answer: the chain, or x0 at once where the prompt is flagged."""
+        """Sample prompts of one split with correct answers: the chain, or x0 directly if flagged."""
         return self.written(rng, self.prompts(rng, rows, split), Styles.clean(1.0, 0.0), dialects=False)
 
     def mixture(self, rng: np.random.Generator, rows: int, split: Split, styles: Styles) -> Batch:
-        """Prompts of one split with answers in a mixture of styles, not all of them right."""
+        """Sample prompts of one split with answers in a mixture of styles, not all correct."""
         return self.written(rng, self.prompts(rng, rows, split), styles)
 
     def prompts(self, rng: np.random.Generator, rows: int, split: Split = "train") -> Int[np.ndarray, "batch position"]:
-        """Prompts of one split, uniformly drawn.
+        """Sample prompts of one split uniformly.
 
         Raises:
-            ValueError: for a space of prompts too small for every split to have some.
+            ToylabError: if the split has too few prompts.
         """
         check_draw(rows, split)
         kept, found = [], 0
@@ -161,10 +160,10 @@ class Reasoning:
         *,
         dialects: bool = True,
     ) -> Batch:
-        """Rows of these prompts with answers drawn from a mixture of styles.
+        """Rows of the given prompts with answers sampled from a mixture of styles.
 
-        Labels, one a row: `thinks`, `dialect` (1 for the second), `states` written, `flagged`, `right` (whether the
-        answer is the right one).
+        Labels per row: `thinks`, `dialect` (1 for the second), `states` (number written), `flagged`, `right` (whether
+        the answer is correct).
         """
         rows, length = len(prompts), self.length
         flagged = self.flagged(prompts)
@@ -179,7 +178,7 @@ class Reasoning:
         truth = self.correct_answers(prompts)
         said = np.where(thinks, states[np.arange(rows), steps - 1], truth)
 
-        ends = np.where(thinks, steps + 3, 2)  # where EOS stands in the answer
+        ends = np.where(thinks, steps + 3, 2)  # position of EOS in the answer
         place = np.arange(self.answer)
         answers = np.full((rows, self.answer), self.token("PAD"))
         chain = np.concatenate([states, np.zeros((rows, 4), dtype=states.dtype)], axis=1)[:, : self.answer - 1]
@@ -214,7 +213,7 @@ class Reasoning:
     def chain(
         self, prompts: Int[np.ndarray, "batch position"], errors: Int[np.ndarray, "batch step"] | int = 0
     ) -> Int[np.ndarray, "batch step"]:
-        """The states s_1 ... s_L, each moved by its error (mod p), from which the next one follows."""
+        """States s_1 ... s_L; errors are added mod p and propagate."""
         errors = np.broadcast_to(errors, (len(prompts), self.length))
         states, state = [], prompts[:, 1]
         for t in range(self.length):
@@ -223,22 +222,22 @@ class Reasoning:
         return np.stack(states, axis=1)
 
     def flagged(self, prompts: Int[np.ndarray, "batch position"]) -> Bool[np.ndarray, " batch"]:
-        """Whether each prompt asks for x0."""
+        """Whether each prompt is flagged."""
         if not self.flag:
             return np.zeros(len(prompts), dtype=bool)
         return prompts[:, self.prompt - 1] == self.token("SEP'")
 
     def correct_answers(self, prompts: Int[np.ndarray, "batch position"]) -> Int[np.ndarray, " batch"]:
-        """The digit that answers each prompt."""
+        """Correct answer to each prompt."""
         return np.where(self.flagged(prompts), prompts[:, 1], self.chain(prompts)[:, -1])
 
     def verify(
         self, prompts: Int[np.ndarray, "batch position"], written: Int[np.ndarray, "batch step"]
     ) -> Bool[np.ndarray, " batch"]:
-        """Whether what was written after each prompt is a right answer that ends properly.
+        """Outcome verifier: whether each generation has a valid format and the correct answer.
 
-        Proper is `DIRECT y EOS`, or THINK, anything, then `ANS y EOS`; what follows EOS does not count. How the chain
-        came about is not looked at: the verifier knows the result alone.
+        Valid formats: `DIRECT y EOS`, or THINK, any tokens, then `ANS y EOS`. Tokens after EOS are ignored, and the
+        chain is not checked.
         """
         if not written.shape[1]:
             return np.zeros(len(prompts), dtype=bool)
@@ -251,10 +250,10 @@ class Reasoning:
         return (end < written.shape[1]) & (direct | chain) & (said == self.correct_answers(prompts))
 
     def solve(self, prompt: Sequence[int]) -> list[int]:
-        """The right answer to a prompt, from the names of its tokens and by following pi one step at a time.
+        """Reference solution, from token names and one application of pi at a time.
 
         Raises:
-            ValueError: for a prompt of another layout.
+            ToylabError: for a prompt of another layout.
         """
         names = decode(self, prompt)
         digits, ends = names[1:-1], ("SEP", "SEP'") if self.flag else ("SEP",)
@@ -277,7 +276,7 @@ class Reasoning:
         return [self.token("THINK"), *states[1:], self.token("ANS"), states[-1], self.token("EOS")]
 
     def label_oracle(self, prompt: Sequence[int]) -> dict[str, bool]:
-        """What the labels should say of a prompt."""
+        """Expected values of the labels of a prompt."""
         return {"flagged": decode(self, prompt)[-1] == "SEP'"}
 
     def _links(
@@ -286,7 +285,7 @@ class Reasoning:
         steps: Int[np.ndarray, " batch"],
         flagged: Bool[np.ndarray, " batch"],
     ) -> dict[str, Int[np.ndarray, "link 3"]]:
-        """What a chain reads: x0 at first, a_t for s_t; and what a direct answer to a flagged prompt reads."""
+        """Links: a chain attends to x0 at its start and to a_t for s_t; a direct flagged answer attends to x0."""
         end = self.prompt - 1
         row, t = np.nonzero(thinks[:, None] & (np.arange(self.length) < steps[:, None]))
         chains, copies = np.flatnonzero(thinks), np.flatnonzero(~thinks & flagged)

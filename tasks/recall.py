@@ -1,13 +1,13 @@
-"""Multi-query associative recall: pairs of a key and a value, then keys again, each to be followed by its value.
+"""Multi-query associative recall (MQAR): key-value pairs, then queries, each followed by the value of its key.
 
 Layout of a row with n pairs and m queries:
 
     position  0  1  2  3      2n-1  2n   2n+1  2n+2  2n+3
     token     k  v  k  v ...   v    q_1   a_1   q_2   a_2 ...
 
-The model is scored at the queries alone: what follows there is the value that stood after that key. An induction head
-does it in two steps: some head writes at each value which token stands before it (the link "previous token"), and the
-induction head looks from a query for the place that was preceded by this very token (the link "induction").
+The loss covers the queries only, whose targets are the values of their keys. An induction circuit takes two steps: a
+previous-token head writes at each value the key before it (link "previous token"), and an induction head attends from a
+query to the value preceded by the same key (link "induction").
 
 Source: Arora et al. 2023, "Zoology: Measuring and Improving Recall in Efficient Language Models" (arXiv 2312.04927);
 the circuit is that of Olsson et al. 2022, "In-context Learning and Induction Heads" (arXiv 2209.11895).
@@ -41,12 +41,12 @@ from toylab.tasks.base import (
 )
 
 _PATIENCE = 500
-"""Draws after which the rows of a split are listed."""
+"""Rounds of rejection sampling before the rows of a split are enumerated."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AssociativeRecall:
-    """Say which value stood after a key: the task of induction heads.
+    """Recall the value of a key given earlier in the row: the task of induction heads.
 
     position   0  1  2  3  4  5  6  7  8  9 10 11 12 13 14
     token     k3 v9 k7 v0 k1 v9 k4 v2 k1 v9 k3 v9 k4 v2 k7
@@ -54,16 +54,16 @@ class AssociativeRecall:
     """
 
     pairs: int | tuple[int, int] = 4
-    """Pairs in a row, of different keys: one number, or the fewest and the most of a range."""
+    """Pairs per row, with distinct keys: fixed, or (minimum, maximum)."""
     queries: int | None = None
-    """How many of the keys are asked for, each at most once: all of them, if not given."""
+    """Number of queries, each key at most once; all keys if None."""
     keys: int = 16
     """Number of keys in the vocabulary."""
     values: int = 16
     """Number of values in the vocabulary."""
 
     interleaved = True
-    """Given tokens stand between the answers: every scored position ends a prompt of its own."""
+    """Queries alternate with answers, so every scored position ends its own prompt."""
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -84,21 +84,21 @@ class AssociativeRecall:
 
     @cached_property
     def vocabulary(self) -> tuple[str, ...]:
-        """Keys, values, then the padding."""
+        """Keys, values, then PAD."""
         return (*(f"k{key}" for key in range(self.keys)), *(f"v{value}" for value in range(self.values)), "PAD")
 
     @property
     def context(self) -> int:
-        """Positions of the longest row; the last value is predicted and not read."""
+        """Positions of the longest row, without the last value."""
         return 2 * self.most + 2 * (self.queries or self.most) - 1
 
     def sample(self, rng: np.random.Generator, rows: int, split: Split = "train") -> Batch:
-        """Draw rows of one split, which the pairs alone decide: no two splits share a set of pairs in one order.
+        """Sample rows of one split. Splits are by the sequence of pairs, regardless of the queries.
 
-        Numbers of pairs so small that the split holds no such rows are left out.
+        Numbers of pairs without rows in the split are skipped.
 
         Raises:
-            ValueError: for a split that holds no rows of any number of pairs.
+            ToylabError: for a split without rows for any number of pairs.
         """
         check_draw(rows, split)
         numbers = rng.integers(self.fewest, self.most + 1, size=rows)
@@ -113,13 +113,13 @@ class AssociativeRecall:
             numbers[lacking] = rng.choice(held, size=lacking.sum())
 
         def draw(missing: Int[np.ndarray, " row"]) -> Int[np.ndarray, "row token"]:
-            # The first of a random order of all keys are different and evenly drawn.
+            # The first keys of a random permutation: distinct and uniform.
             keys = rng.random((len(missing), self.keys)).argsort(axis=1)[:, : self.most]
             values = self.keys + rng.integers(self.values, size=keys.shape)
             return np.stack([keys, values], axis=2).reshape(len(missing), 2 * self.most)
 
         pairs = np.full((rows, 2 * self.most), len(self.vocabulary) - 1)
-        for row in fill_split(pairs, 2 * numbers, split, draw, _PATIENCE):  # of few rows, one or two are in the split
+        for row in fill_split(pairs, 2 * numbers, split, draw, _PATIENCE):  # tiny split: enumerate
             pairs[row, : 2 * numbers[row]] = rng.choice(_rows(split, self.keys, self.values, int(numbers[row])))
         order = np.where(np.arange(self.most) < numbers[:, None], rng.random((rows, self.most)), 2.0).argsort(axis=1)
         return self.batch(pairs, numbers, order)
@@ -130,7 +130,7 @@ class AssociativeRecall:
         numbers: Int[np.ndarray, " batch"],
         order: Int[np.ndarray, "batch pair"],
     ) -> Batch:
-        """Lay out chosen pairs, and the order in which they are asked for; what is beyond its `numbers` is not used."""
+        """Build the batch from pairs and the order of queries; entries beyond `numbers` are ignored."""
         rows = len(pairs)
         asked = np.minimum(numbers, self.queries or self.most)
         sizes = 2 * numbers + 2 * asked - 1
@@ -160,13 +160,13 @@ class AssociativeRecall:
             labels={"pairs": numbers, "pair": of},
         )
 
-    # The oracles -----------------------------------------------------------------------------------------------------
+    # Reference -----------------------------------------------------------------------------------------------------
 
     def solve(self, prompt: Sequence[int]) -> list[int]:
-        """The value that should follow a prompt which ends in a query, read off the names of its tokens.
+        """Reference solution: the value of the last token, a query, from token names.
 
         Raises:
-            ValueError: for a prompt that does not end in a key which stood before a value.
+            ToylabError: for a prompt that does not end in a key with a value.
         """
         names = decode(self, prompt)
         known = dict(zip(names[:-1:2], names[1::2], strict=False))
@@ -175,24 +175,24 @@ class AssociativeRecall:
         return [self.vocabulary.index(known[names[-1]])]
 
     def split_key(self, prompt: Sequence[int]) -> tuple[int, ...]:
-        """What decides the split of a prompt: its pairs, whichever of them is asked for."""
+        """The part of a prompt that determines its split: the pairs, without the query."""
         return tuple(prompt[:-1])
 
     def label_oracle(self, prompt: Sequence[int]) -> dict[str, int]:
-        """What the labels should say of a prompt that ends in the first query."""
+        """Expected values of the labels of a prompt that ends in the first query."""
         return {"pairs": len(prompt) // 2}
 
 
 @lru_cache(maxsize=1024)
 def _holds(split: Split, keys: int, values: int, number: int) -> bool:
-    """Whether a split holds rows of so many pairs."""
+    """Whether a split has rows with this number of pairs."""
     rows = math.perm(keys, number) * values**number
     return rows > EXACT_SPLIT_LIMIT or len(_rows(split, keys, values, number)) > 0
 
 
 @lru_cache(maxsize=64)
 def _rows(split: Split, keys: int, values: int, number: int) -> Int[np.ndarray, "row token"]:
-    """All rows of so many pairs that a split holds."""
+    """All rows of a split with this number of pairs."""
     chosen = itertools.permutations(range(keys), number), itertools.product(range(keys, keys + values), repeat=number)
     every = np.array(list(itertools.product(*chosen))).transpose(0, 2, 1).reshape(-1, 2 * number)
     return every[split_of(every) == split_index(split)]

@@ -1,4 +1,4 @@
-"""Strategies of hypothesis for tests of one's own: tasks with settings drawn, batches, prompts.
+"""Hypothesis strategies for tests of tasks: instances with random settings, batches, prompts.
 
     from hypothesis import given
     from toylab.tasks.strategies import batches, instances, prompts
@@ -6,7 +6,7 @@
     @given(batches(MyTask()))
     def test_the_first_token_names_the_task(batch): ...
 
-This module alone needs hypothesis.
+Only this module requires hypothesis.
 """
 
 from __future__ import annotations
@@ -27,15 +27,12 @@ from toylab.tasks.recall import AssociativeRecall
 from toylab.tasks.task_concept import TaskConcept
 
 seeds = st.integers(0, 2**31)
-"""Seeds of generators."""
+"""Random seeds."""
 
 
 @st.composite
 def batches(draw: Callable, task: Task, split: Split | None = None, most: int = 20) -> Batch:
-    """A batch of 1 to `most` rows of one split, of any that holds prompts if none is given.
-
-    The same generator is given to the task whatever the number of rows; it shrinks to one row of seed 0.
-    """
+    """A batch of 1 to `most` rows of one split, by default any nonempty one; shrinks to one row of seed 0."""
     chosen = split or draw(st.sampled_from(nonempty_splits(task)))
     rows, seed = draw(st.integers(1, most)), draw(seeds)
     return task.sample(stream(seed), rows, chosen)
@@ -43,15 +40,15 @@ def batches(draw: Callable, task: Task, split: Split | None = None, most: int = 
 
 @st.composite
 def prompts(draw: Callable, task: Task, split: Split | None = None) -> list[int]:
-    """One prompt, up to and with the first scored position, such as `task.solve` takes."""
+    """One prompt, up to and including the first scored position, as `task.solve` takes it."""
     return list(prompts_of(draw(batches(task, split, most=1)))[0])
 
 
 def instances(kind: type) -> st.SearchStrategy[Any]:
-    """Tasks of one kind with settings drawn, small enough for tests.
+    """Instances of a task class with random settings, small enough for tests.
 
-    For a kind of one's own, fields that are true or false, or one of some words, are drawn; the others keep their
-    values, and combinations that the task refuses with `ToylabError` are left out.
+    For user-defined classes, boolean and `Literal` fields are sampled and all others keep their defaults; combinations
+    that raise `ToylabError` are filtered out.
     """
     for known, strategy in _KNOWN.items():
         if issubclass(kind, known):
@@ -79,7 +76,7 @@ def _accepted(built: Task | None) -> bool:
     return built is not None
 
 
-# The tasks of the house ----------------------------------------------------------------------------------------------
+# Built-in tasks ------------------------------------------------------------------------------------------------------
 
 _OWN_FIELDS = {
     "p": st.sampled_from((3, 5, 11)),
@@ -87,12 +84,12 @@ _OWN_FIELDS = {
     "zero_input": st.booleans(),
     "coefficients": st.tuples(*[st.integers(-3, 12)] * 4),
 }
-"""Fields beyond those of `IteratedMap`, with values worth trying; a task has some of them."""
+"""Values of fields that subclasses of `IteratedMap` add."""
 
 
 @st.composite
 def _iterated(draw: Callable, kind: type[IteratedMap]) -> IteratedMap:
-    # All is drawn before anything is built: run-time type checks draw from `random`, which upsets hypothesis.
+    # Draw everything before building: run-time type checks use `random`, which breaks hypothesis's replay.
     low = draw(st.integers(1, 6))
     fields: dict[str, Any] = {
         "lengths": draw(st.one_of(st.just(low), st.integers(low, low + 6).map(lambda high: (low, high)))),
@@ -108,7 +105,7 @@ def _iterated(draw: Callable, kind: type[IteratedMap]) -> IteratedMap:
 
 @st.composite
 def _counting(draw: Callable, kind: type[ContextualCounting]) -> ContextualCounting:
-    """Eight bits at least, so that every split holds prompts."""
+    """At least eight bits, so that no split is empty."""
     fewest, more = draw(st.integers(1, 3)), draw(st.integers(0, 2))
     shortest, longer = 2 * (fewest + more) + 8 + draw(st.integers(0, 8)), draw(st.integers(0, 8))
     regions = (fewest, fewest + more) if more else draw(st.sampled_from((fewest, (fewest, fewest))))
@@ -123,7 +120,7 @@ def _counting(draw: Callable, kind: type[ContextualCounting]) -> ContextualCount
 
 @st.composite
 def _concept(draw: Callable, kind: type[TaskConcept]) -> TaskConcept:
-    """Of few letters or many, and with few operators or many."""
+    """Grammars of several sizes, with few or many operators."""
     grammars = ((6, 2, 1, False), (6, 2, 2, True), (12, 2, 2, False), (12, 3, 1, True), (8, 3, 2, True))
     letters, levels, alternatives, sharing = draw(st.sampled_from(grammars))
     unsafe = draw(st.integers(1, 3))
@@ -144,13 +141,13 @@ def _concept(draw: Callable, kind: type[TaskConcept]) -> TaskConcept:
 
 @st.composite
 def _reasoning(draw: Callable, kind: type[Reasoning]) -> Reasoning:
-    """Chains with so many prompts that every split holds some."""
+    """Enough states and steps that no split is empty."""
     return kind(p=draw(st.integers(3, 8)), length=draw(st.integers(3, 7)), flag=draw(st.booleans()), seed=draw(seeds))
 
 
 @st.composite
 def _recall(draw: Callable, kind: type[AssociativeRecall]) -> AssociativeRecall:
-    """Of few pairs or many, some of them asked for or all."""
+    """Few or many pairs, with some or all keys queried."""
     fewest, more = draw(st.integers(1, 4)), draw(st.integers(0, 3))
     return kind(
         pairs=draw(st.sampled_from((fewest + more, (fewest, fewest + more)))),

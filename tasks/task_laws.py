@@ -1,4 +1,4 @@
-"""Laws of a whole task: its identity, its processes, its splits, its streams, its speed."""
+"""Laws of a task as a whole: identity, pickling, determinism across processes, splits, streams and speed."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ from toylab.tasks.laws import (
 )
 
 PROCESS_TIMEOUT = 60.0
-"""Seconds within which another process must have drawn rows of every split."""
+"""Seconds within which another process must have sampled rows of every split."""
 
 
 LEAST_TOKENS_PER_SECOND = 20_000
-"""Tokens a CPU-second below which generating would be what training waits for."""
+"""Minimum tokens per CPU-second; below it, data generation limits training speed."""
 
 
 def a_task_keeps_the_protocol(task: Any) -> None:
-    """It has all that `toylab.tasks.Task` names."""
+    """The task has every member of `toylab.tasks.Task`."""
     missing = [name for name in ("vocabulary", "context", "sample", "solve") if not hasattr(task, name)]
     if missing:
         raise BrokenLawError("the class", f"lacks {', '.join(missing)}", hopeless=True)
 
 
 def a_task_is_immutable_and_its_fields_are_its_identity(task: Any) -> None:
-    """A frozen dataclass of typed fields, that is equal to its copy and hashes like it."""
+    """The task is a frozen dataclass with typed fields, equal to its copy and with the same hash."""
     _need(dataclasses.is_dataclass(task), "the class", "is no dataclass: add @dataclass(frozen=True, kw_only=True)")
     hints = get_type_hints(type(task))
     for field in dataclasses.fields(task):
@@ -63,17 +63,19 @@ def a_task_is_immutable_and_its_fields_are_its_identity(task: Any) -> None:
 
 
 def a_pickled_task_is_the_same_task(task: Task) -> None:
-    """So that worker processes can be given it."""
+    """Pickling preserves the task, as needed for worker processes."""
     copy = pickle.loads(_pickled(task))
     _need(copy == task, "the fields", "differ after pickling")
     _need(tuple(copy.vocabulary) == tuple(task.vocabulary), "vocabulary", "differs after pickling")
     _need(
-        equal_batches(copy.sample(stream(1), 5), task.sample(stream(1), 5)), "sample", "draws other rows after pickling"
+        equal_batches(copy.sample(stream(1), 5), task.sample(stream(1), 5)),
+        "sample",
+        "samples other rows after pickling",
     )
 
 
 def another_process_ends_and_draws_the_same_rows(task: Task) -> None:
-    """A new process has no hash seed, no cache and no global state of this one, and must come to an end."""
+    """A spawned process, with another hash seed and no shared state, terminates and samples the same rows."""
     theirs = _drawn_elsewhere(task)
     if "train" not in theirs:
         raise BrokenLawError("sample", "the training split holds no prompt", hopeless=True)
@@ -81,7 +83,7 @@ def another_process_ends_and_draws_the_same_rows(task: Task) -> None:
     same = ours.keys() == theirs.keys() and all(
         equal_batches(*pair) for split in ours for pair in zip(ours[split], theirs[split], strict=True)
     )
-    _need(same, "sample", "another process draws other rows: is something hashed or ordered by a set?")
+    _need(same, "sample", "another process samples other rows: is something hashed or ordered by a set?")
 
 
 def _drawn_elsewhere(task: Task) -> dict[Split, list[Batch]]:
@@ -89,7 +91,7 @@ def _drawn_elsewhere(task: Task) -> dict[Split, list[Batch]]:
     here, there = context.Pipe()
     process = context.Process(target=_answer, args=(there, list(sys.path), _pickled(task)), daemon=True)
     process.start()
-    there.close()  # so that this end is told when the process ends without an answer
+    there.close()  # recv then raises EOFError if the process dies
     script = BrokenLawError("the script", UNGUARDED, hopeless=True)
     late = BrokenLawError(
         "sample",
@@ -115,7 +117,7 @@ def _drawn_elsewhere(task: Task) -> dict[Split, list[Batch]]:
 
 
 def _answer(there: Any, path: list[str], task: bytes) -> None:
-    """Say that the process has started, then which rows it draws, or where to look and why there are none."""
+    """In the child: report that it started, then its rows, or the place and reason of a failure."""
     sys.path[:] = path
     there.send(True)
     try:
@@ -141,7 +143,7 @@ def _draw(task: Task) -> dict[Split, list[Batch]]:
 
 
 def splits_hold_their_shares(task: Task) -> None:
-    """Where prompts are so few that all are seen, each split holds its share of them, by up to five deviations."""
+    """In spaces small enough to exhaust, each split has its fraction of prompts, within 5 standard deviations."""
     splits = nonempty_splits(task)
     seen: dict[Split, set[tuple[int, ...]]] = {}
     for split in splits:
@@ -150,7 +152,7 @@ def splits_hold_their_shares(task: Task) -> None:
             for seed in (3, 4)
         )
         if len(more - first) > 0.01 * len(more):
-            return  # there are many more than were seen
+            return  # the space is not exhausted
         seen[split] = first | more
     total = sum(map(len, seen.values()))
     shares = getattr(task, "shares", SPLIT_SHARES)
@@ -162,26 +164,25 @@ def splits_hold_their_shares(task: Task) -> None:
 
 
 def streams_share_no_run_of_rows(task: Task) -> None:
-    """Rows come from the generator as it goes on, not from a seed plus an index: neighbours would share rows.
+    """Different seeds share no run of rows at any shift, as they would with generators seeded by seed + index.
 
-    Two seeds may share as many rows, at any shift of one against the other, as chance brings in a space this small, by
-    up to six deviations.
+    The number of common rows must stay within 6 standard deviations of chance.
     """
     drawn = [prompts_of(task.sample(stream(seed, "runs"), ENOUGH_ROWS)) for seed in range(12)]
     number: dict[tuple[int, ...], int] = {}
     ids = np.array([[number.setdefault(prompt, len(number)) for prompt in one] for one in drawn])
-    chance = float(np.sum((np.bincount(ids.ravel()) / ids.size) ** 2))  # that two rows meet
+    chance = float(np.sum((np.bincount(ids.ravel()) / ids.size) ** 2))  # that two rows are equal
     for shift in range(-ENOUGH_ROWS + 16, ENOUGH_ROWS - 15):
         first, second = ids[:, max(shift, 0) : ENOUGH_ROWS + shift], ids[:, max(-shift, 0) : ENOUGH_ROWS - shift]
         size = first.shape[1]
         met = (first[:, None] == second[None]).sum(axis=2)
         np.fill_diagonal(met, 0)
         limit = size * chance + 6 * np.sqrt(size * chance * (1 - chance)) + 4
-        _need(met.max() <= limit, "sample", f"two seeds share {met.max()} of {size} rows, one moved by {abs(shift)}")
+        _need(met.max() <= limit, "sample", f"two seeds share {met.max()} of {size} rows at shift {abs(shift)}")
 
 
 def rows_do_not_depend_on_how_many_are_drawn(task: Task) -> None:
-    """One batch of 300 rows and 300 batches of one hold each token and each size as often, by up to six deviations."""
+    """Token and size frequencies agree between one batch of 300 and 300 batches of 1, within 6 deviations."""
     number = 300
     whole = _features(task, [task.sample(stream(5), number)])
     rng = stream(6)
@@ -190,12 +191,12 @@ def rows_do_not_depend_on_how_many_are_drawn(task: Task) -> None:
         one, other = whole.get(name, 0) / number, single.get(name, 0) / number
         middle = (one + other) / 2
         slack = 6 * np.sqrt(2 * middle * (1 - middle) / number) + 3 / number
-        why = f"{name} is in {one:.2f} of the rows of a batch of {number}, but in {other:.2f} of rows drawn singly"
+        why = f"{name} is in {one:.2f} of the rows of a batch of {number}, but in {other:.2f} of rows sampled singly"
         _need(abs(one - other) <= slack, "sample", why)
 
 
 def _features(task: Task, batches: Sequence[Batch]) -> dict[str, int]:
-    """How many rows hold each token, and how many have each size."""
+    """Number of rows with each token and with each size."""
     found: dict[str, int] = {}
     for batch in batches:
         for tokens, size in zip(batch.tokens.tolist(), batch.sizes.tolist(), strict=True):
@@ -205,7 +206,7 @@ def _features(task: Task, batches: Sequence[Batch]) -> dict[str, int]:
 
 
 def rows_come_fast_enough(task: Task) -> None:
-    """At least `LEAST_TOKENS_PER_SECOND` tokens a CPU-second, in batches of 256."""
+    """Sampling reaches `LEAST_TOKENS_PER_SECOND` tokens per CPU-second in batches of 256."""
     task.sample(stream(7), 256)
     best = 0.0
     for attempt in range(3):
@@ -215,13 +216,13 @@ def rows_come_fast_enough(task: Task) -> None:
         if best >= LEAST_TOKENS_PER_SECOND:
             return
     raise BrokenLawError(
-        "sample", f"makes {best:,.0f} tokens a second, {LEAST_TOKENS_PER_SECOND:,} are asked: draw whole arrays"
+        "sample", f"makes {best:,.0f} tokens per second, {LEAST_TOKENS_PER_SECOND:,} are required: sample whole arrays"
     )
 
 
 TASK_LAWS = (
     a_task_keeps_the_protocol,
-    another_process_ends_and_draws_the_same_rows,  # before this one asks for rows, and waits for ever
+    another_process_ends_and_draws_the_same_rows,  # has a timeout, so it runs before laws that sample in this process
     a_task_is_immutable_and_its_fields_are_its_identity,
     a_pickled_task_is_the_same_task,
     splits_hold_their_shares,

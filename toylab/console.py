@@ -1,4 +1,4 @@
-"""The floor that everything stands on: the class of errors, the check of settings, and words for the terminal."""
+"""`ToylabError`, did-you-mean errors, and terminal output: tables, colours, progress bars."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 
 
 class ToylabError(ValueError):
-    """A mistake in what was asked: a setting, an argument, a file. Its message gives name, value, rule and remedy.
+    """A user error in a setting, an argument or a file; the message gives name, value, rule and remedy.
 
-    The command line prints it in one line and exits with 2. Any other exception is a fault, of toylab or of the code
-    it was given, and keeps its traceback. Tasks and studies outside the package may raise it for their own settings.
+    The command line prints it in one line and exits with 2. Any other exception is a bug, of toylab or of user code,
+    and keeps its traceback. User-defined tasks and studies may raise it for their own settings.
     """
 
 
@@ -25,8 +25,8 @@ UNGUARDED = (
 
 
 def refuse_while_importing() -> None:
-    """Raises `ValueError` in a process that still imports the script of its parent, and cannot start others."""
-    import multiprocessing  # here, since help should come at once
+    """Raises `ToylabError` in a spawned process that is still importing the parent's script and cannot spawn others."""
+    import multiprocessing  # lazily, for a fast --help
 
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise ToylabError(UNGUARDED)
@@ -48,11 +48,11 @@ SYNONYMS = {
     "xor": "parity",
     "addition": "modular-sum",
 }
-"""Other names that the field has for options and tasks of ours."""
+"""Common synonyms of option and task names."""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str], near: Sequence[str] | None = None) -> ToylabError:
-    """The error for a name that is no `kind`: it tells those `near` (the nearest, if not given), or else all."""
+    """The error for an unknown name: suggests `near` (by default the closest match), or else lists all."""
     known = list(known)
     if near is None and (synonym := SYNONYMS.get(name.lower())) in known:
         near = [synonym]
@@ -66,37 +66,37 @@ def unknown_name(kind: str, name: str, known: Iterable[str], near: Sequence[str]
 
 
 def align_columns(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells as lines whose columns stand below each other."""
+    """Rows of cells as text lines with aligned columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
 def markdown_table(rows: Sequence[Sequence[str]], numbers: bool = False) -> str:
-    """Rows of cells, the head first, as a Markdown table; `numbers` aligns all columns but the first right."""
+    """Rows of cells, header first, as a Markdown table; `numbers` right-aligns all columns but the first."""
     head, *body = rows
     rule = ["---", *["---:" if numbers else "---"] * (len(head) - 1)]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in (head, rule, *body))
 
 
 COLOURS = {"supported": 32, "refuted": 31, "undecided": 33, "uninformative": 33, "not run": 33}
-"""The terminal's own numbers for green, red and yellow: each theme shows them so that they can be read."""
+"""ANSI colours (green, red, yellow), which follow the theme of the terminal."""
 
 
 def supports_colour(stream: Any) -> bool:
-    """Whether a stream is a terminal on which colour is welcome (https://no-color.org)."""
+    """Whether a stream is a terminal with colours enabled (https://no-color.org)."""
     if stream is None or stream.closed or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return False
     return stream.isatty()
 
 
 def colour_verdict(text: str, verdict: str) -> str:
-    """Text in the colour of a verdict; as it is for any other word."""
+    """Text in the colour of a verdict; unchanged for any other word."""
     return f"\033[{COLOURS[verdict]}m{text}\033[0m" if verdict in COLOURS else text
 
 
 @contextmanager
 def safe_printing() -> Iterator[None]:
-    """Streams that take all that is printed: as an escape what their encoding lacks, as nothing where there is none."""
+    """Make printing safe: escape characters that the encoding lacks, and discard output without a stream."""
     with ExitStack() as stack:
         for stream, redirect in ((sys.stdout, redirect_stdout), (sys.stderr, redirect_stderr)):
             if is_missing(stream):  # a daemon's, or pythonw's
@@ -107,10 +107,10 @@ def safe_printing() -> Iterator[None]:
 
 
 def broken_output() -> OSError | None:
-    """Why our own output cannot be written; None if it can."""
+    """The error of writing to stdout or stderr; None if both work."""
     for stream in (sys.stdout, sys.stderr):
         try:
-            stream.write("\n")  # what could not be written is dropped: without more, flush has nothing to do
+            stream.write("\n")  # flush alone writes nothing after a failed write
             stream.flush()
         except OSError as error:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
@@ -119,12 +119,12 @@ def broken_output() -> OSError | None:
 
 
 def progress_bar(*arguments: Any, **options: Any) -> Any:
-    """A progress bar of tqdm; it is not drawn where there is no standard error, as in a daemon."""
-    from tqdm import tqdm  # here, since help should come at once
+    """A tqdm progress bar, disabled without stderr, as in a daemon."""
+    from tqdm import tqdm  # lazily, for a fast --help
 
     return tqdm(*arguments, **{**options, "disable": is_missing(sys.stderr) or options.get("disable", False)})
 
 
 def is_missing(stream: Any) -> bool:
-    """Whether nothing can be written to a stream: there is none, or it is closed."""
+    """Whether a stream is None or closed."""
     return stream is None or getattr(stream, "closed", False)

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written aside, then renamed; read with an error that says what to do."""
+"""Atomic file writes, checksums, locks, and file errors with a remedy."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from toylab.console import ToylabError
 from toylab.settings import as_json
 
 FORMAT = "1"
-"""Version of the layout of records and saved tensors; files of another version are refused."""
+"""Format version of records and saved tensors; other versions are rejected."""
 DEEPEST = 100
-"""Levels of JSON; deeper text is refused, since whatever walks through it later would exhaust Python's stack."""
+"""Maximum JSON nesting; deeper text is rejected, since recursive functions would exhaust Python's stack."""
 
 
 class UnwritableError(ToylabError):
-    """A place that may be read at most: the disk or its permissions say so."""
+    """A path without write permission, or on a read-only file system."""
 
 
 @contextmanager
 def file_errors(path: Path | str) -> Iterator[None]:
-    """Turn what the system says of a file into an error of ours with a remedy.
+    """Convert an `OSError` to a `ToylabError` with the path and a remedy.
 
-    Around calls to the system alone: an `OSError` of a task or a study is a fault, and keeps its traceback.
+    Use it around system calls only: an `OSError` of a task or study is a bug and keeps its traceback.
     """
     try:
         yield
@@ -62,14 +62,14 @@ _REMEDIES = {
 
 
 def write_bytes(path: Path | str, content: bytes) -> None:
-    """Write a file so that a reader, or a kill at any moment, meets the old file or the new one, never half of one.
+    """Write a file atomically: readers, also after a kill at any moment, see the old or the new content.
 
-    A symbolic link stays, and the file that it points to is written.
+    A symbolic link is kept, and its target is written.
     """
     path = Path(path)
     with file_errors(path):
         target = Path(os.path.realpath(path))
-        if target.exists() and not target.is_file():  # a folder; or a device, which a rename would replace
+        if target.exists() and not target.is_file():  # a folder, or a device that the rename would replace
             raise ToylabError(f"{path}: is no regular file; give the name of a file")
         target.parent.mkdir(parents=True, exist_ok=True)
         aside = _aside(target)
@@ -84,13 +84,13 @@ def write_bytes(path: Path | str, content: bytes) -> None:
 
 
 def exists(path: Path | str) -> bool:
-    """Raises `ValueError` for a path of which the system does not say, as one with a name too long."""
+    """Whether a path exists. Raises `ToylabError` if the system call fails, as for a name that is too long."""
     with file_errors(path):
         return Path(path).exists()
 
 
 def read_bytes(path: Path | str) -> bytes:
-    """Raises `ValueError` naming a file that is missing or cannot be read."""
+    """Read a file. Raises `ToylabError` if it is missing or cannot be read."""
     path = Path(path)
     with file_errors(path):
         if path.exists() and not path.is_file():
@@ -99,14 +99,14 @@ def read_bytes(path: Path | str) -> bytes:
 
 
 def is_file_name(name: Any) -> bool:
-    """Whether a name is one part of a path, visible, printable and short; nothing else may name a job or a run."""
+    """Whether a name is a valid file name: one path component, not hidden, printable, at most 200 bytes."""
     if not isinstance(name, str) or name[:1] in ("", ".") or set(name) & set("/\\"):
         return False
     return name.isprintable() and len(name.encode()) <= 200
 
 
 def refuse_links(home: Path | str, *paths: Path | str) -> None:
-    """Raises `ValueError` for a path that a link leads out of a folder: what is written there would land elsewhere."""
+    """Raises `ToylabError` for a path that a symbolic link leads out of a folder."""
     inside = os.path.realpath(home)
     for path in paths:
         if not Path(os.path.realpath(path)).is_relative_to(inside):
@@ -114,9 +114,10 @@ def refuse_links(home: Path | str, *paths: Path | str) -> None:
 
 
 def refuse_unwritable(name: str, path: Path | str) -> None:
-    """Raise `ToylabError` for a file that cannot be written, before the work whose result it is to hold.
+    """Raise `ToylabError` for an unwritable path before a long computation; creates the parent folder.
 
-    Its folder is made. `name` is that of the setting, for the message.
+    Args:
+        name: name of the setting, for the message.
     """
     path = Path(path)
     try:
@@ -131,29 +132,29 @@ def refuse_unwritable(name: str, path: Path | str) -> None:
 
 
 def _aside(path: Path) -> Path:
-    """Where a file is written before it takes the place of the old one."""
+    """Temporary path of an atomic write."""
     return path.with_name(f".{path.name}.{os.getpid()}")
 
 
 def remove_partial_files(folder: Path | str, processes: Iterable[int]) -> None:
-    """Remove the files that processes, ended in the middle of a write, had begun aside."""
+    """Remove temporary files of processes that were killed during a write."""
     for process in processes:
         for aside in Path(folder).rglob(f".*.{process}"):
             aside.unlink(missing_ok=True)
 
 
 def write_text(path: Path | str, content: str) -> None:
-    """Write UTF-8 text, whole or not at all."""
+    """Write UTF-8 text atomically."""
     write_bytes(path, content.encode())
 
 
 def write_json(path: Path | str, value: Any) -> None:
-    """Write JSON, whole or not at all; `ToylabError` names the key of NaN and of what JSON cannot hold."""
+    """Write JSON atomically. Raises `ToylabError` with the key of NaN or of an unsupported type."""
     write_text(path, json.dumps(as_json(value, Path(path).stem), indent=1, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path | str, remedy: str | None = None) -> Any:
-    """Raises `ValueError` naming the file if it is missing or is not JSON."""
+    """Read JSON. Raises `ToylabError` if the file is missing or is not valid JSON."""
     content = read_bytes(path)
     try:
         return parse_json(content.decode())
@@ -162,8 +163,8 @@ def read_json(path: Path | str, remedy: str | None = None) -> Any:
 
 
 def parse_json(text: str, finite: bool = True) -> Any:
-    """Raises `ValueError` for what is not JSON, a key given twice, nesting deeper than `DEEPEST` and, unless others are
-    allowed, a number that is not a finite one."""
+    """Parse JSON strictly. Raises `ValueError` for invalid JSON, duplicate keys, nesting deeper than `DEEPEST` and,
+    with `finite`, NaN or infinity."""
     try:
         held = json.loads(text, object_pairs_hook=_once)
     except RecursionError:
@@ -191,19 +192,19 @@ def _check_values(value: Any, levels: int, finite: bool) -> None:
 
 
 def write_record(path: Path | str, content: Mapping[str, Any]) -> None:
-    """Write a JSON object with the version of its format and a checksum, so that a change is noticed."""
-    held = json.loads(json.dumps(as_json(content, Path(path).stem)))  # keys of JSON are text
+    """Write a JSON object with format version and checksum."""
+    held = json.loads(json.dumps(as_json(content, Path(path).stem)))  # JSON keys are strings
     write_json(path, {**held, "format": FORMAT, "checksum": _checksum({}, _canonical(held))})
 
 
 def read_record(path: Path | str, remedy: str | None = None) -> dict[str, Any]:
-    """What `write_record` was given.
+    """Read an object written by `write_record`.
 
     Args:
-        remedy: what to do about a damaged file, if not to delete it and run again.
+        remedy: advice for damaged files in the message; by default to delete the file and rerun.
 
     Raises:
-        ValueError: naming the file, if it is missing, damaged, changed, or of another format version.
+        ToylabError: if the file is missing, damaged, modified, or of another format version.
     """
     remedy = remedy or _REMEDY
     held = read_json(path, remedy)
@@ -223,16 +224,16 @@ def sha256_of(content: bytes) -> str:
 
 
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of the names, types, shapes and bits of tensors."""
+    """SHA-256 of the names, dtypes, shapes and contents of tensors."""
     return _checksum(tensors, "")
 
 
 @contextmanager
 def folder_lock(folder: Path | str, wait: bool = False) -> Iterator[None]:
-    """Be the only process that writes into a folder; the lock ends with the process, however it ends.
+    """Exclusive lock on a folder, released when the process ends for any reason.
 
     Raises:
-        ValueError: if another process is writing there, unless this one is to wait for it.
+        ToylabError: if another process holds the lock, unless `wait`.
     """
     folder = Path(folder)
     refuse_links(folder, folder / ".lock")
@@ -253,22 +254,19 @@ def folder_lock(folder: Path | str, wait: bool = False) -> Iterator[None]:
 
 
 def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    """Save tensors as safetensors, with what they are about and a checksum as JSON in the header.
-
-    The same content gives the same bytes.
-    """
+    """Write tensors as safetensors, with JSON metadata `about` and a checksum in the header; byte-reproducible."""
     kept = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
     told = json.dumps(as_json(about, Path(path).stem))
     header = {"format": FORMAT, "checksum": _checksum(kept, told), "about": told}
-    # One key alone: safetensors writes several in random order.
+    # A single key, since safetensors writes several in random order.
     write_bytes(path, save(kept, {"toylab": json.dumps(header)}))
 
 
 def read_tensors(path: Path | str) -> tuple[dict[str, Tensor], Any]:
-    """The tensors of a file and what they are about.
+    """Read the tensors and metadata written by `write_tensors`.
 
     Raises:
-        ValueError: naming the file, if it is missing, cut short, changed, or of another format version.
+        ToylabError: if the file is missing, truncated, modified, or of another format version.
     """
     if not Path(path).is_file():
         raise missing_file(path)
@@ -290,7 +288,7 @@ def read_tensors(path: Path | str) -> tuple[dict[str, Tensor], Any]:
 
 
 def missing_file(path: Path | str) -> ToylabError:
-    """What to say of a file that should be there."""
+    """The error for a missing file."""
     return ToylabError(f"{path}: there is no such file; give the folder of a run, or run the study again to make it")
 
 

@@ -1,7 +1,7 @@
-"""Settings: every field of a dataclass held to its annotation, and its JSON form.
+"""Settings: validation of dataclass fields against their annotations, and JSON conversion.
 
-By hand: msgspec writes the 1 of a float as 1.0, takes unknown and missing keys of dataclasses and no union of these;
-with cattrs, which needs a hook of ours for each form of annotation to be strict, this file is half as long again.
+Libraries were considered: msgspec converts an integer 1 in a float field to 1.0, accepts unknown and missing keys, and
+rejects unions of dataclasses; cattrs needs a hook for each kind of annotation to be strict, in 1.5 times the code.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from toylab.console import ToylabError, unknown_name
 
 
 def check_settings(settings: Any, prefix: str = "") -> None:
-    """Check every field of a dataclass of settings against its annotation: the first line of each `__post_init__`.
+    """Validate every field of a settings dataclass against its annotation; call it first in `__post_init__`.
 
-    Numbers and arrays of numpy and torch become Python's, and lists become tuples where a tuple is asked for: equal
-    settings have equal hashes and one JSON form.
+    Converts numpy and torch values to Python numbers, and lists to tuples where annotated, so that equal settings have
+    equal hashes and the same JSON form.
 
     Raises:
-        ToylabError: naming the field, for a word that is no option, NaN, infinity, a value of another type, or what is
-            no seed in a field `seed` or `seeds`.
+        ToylabError: with the field, for an unknown option, NaN, infinity, a wrong type, or an invalid seed in a field
+            `seed` or `seeds`.
     """
     for name, kind in field_types(type(settings)).items():
         value = getattr(settings, name)
-        # A default of somebody's own class may be outside of its annotation, such as `x: int = None`.
+        # A default may violate its annotation, such as `x: int = None` in user code.
         kind = Any if value is getattr(type(settings), name, kind) else kind
         held = convert_value(kind, value, f"{prefix}{name}")
         if name in _SEEDS and held is not None:
@@ -41,7 +41,7 @@ def check_settings(settings: Any, prefix: str = "") -> None:
 
 
 def check_option(name: str, value: Any, options: Iterable[Any]) -> None:
-    """Raises `ToylabError` for a value that is none of the options, with the nearest one."""
+    """Raises `ToylabError` for a value that is not an option, with the closest one."""
     convert_value(Literal[*options], value, name)
 
 
@@ -55,10 +55,10 @@ def check_range(
     below: float | int | None = None,
     **numbers: Any,
 ) -> None:
-    """Check that numbers, and those of tuples, lie in a range; NaN lies in none, and None is no number.
+    """Check that numbers, or all numbers of tuples, lie in a range; NaN fails, None is skipped.
 
     Raises:
-        ToylabError: with the name, the value, the rule and, if there is one, the remedy.
+        ToylabError: with name, value, rule and remedy.
     """
     bounds = {"at least": least, "above": above, "at most": most, "below": below}
     given = {word: bound for word, bound in bounds.items() if bound is not None}
@@ -70,14 +70,14 @@ def check_range(
 
 
 def check_seed(seed: Any, name: str = "seed") -> int:
-    """A seed as Python's integer. Raises `ToylabError` for anything else than an integer of at least 0."""
+    """A seed as a Python integer. Raises `ToylabError` unless it is an integer of at least 0."""
     whole = convert_value(int, seed, name)
     check_range(**{name: whole}, least=0)
     return whole
 
 
 def check_seeds(seeds: Any, name: str = "seeds") -> tuple[int, ...]:
-    """The seeds of a study. Raises `ToylabError` unless there are some, all different, none negative."""
+    """The seeds of a study. Raises `ToylabError` if they are empty, repeated or negative."""
     whole = convert_value(tuple[int, ...], seeds, name)
     if not whole or len(set(whole)) != len(whole):
         raise ToylabError(f"{name}={whole}: give at least one, all different and not negative, such as 0 1 2")
@@ -86,16 +86,16 @@ def check_seeds(seeds: Any, name: str = "seeds") -> tuple[int, ...]:
 
 
 def torch_seed(seed: Any) -> int:
-    """A seed for torch, whose CPU generator looks at the low 32 bits alone: larger seeds are hashed to 32 bits."""
+    """A seed for torch; seeds above 32 bits are hashed, since torch's CPU generator uses only the low 32 bits."""
     whole = check_seed(seed)
     return whole if whole < 2**32 else int.from_bytes(hashlib.sha256(str(whole).encode()).digest()[:4])
 
 
 def convert_value(kind: Any, value: Any, name: str) -> Any:
-    """A value in the form that an annotation asks for; a dataclass is also built from its JSON form (`as_json`).
+    """Convert a value to the type of an annotation; dataclasses are also built from their JSON form (`as_json`).
 
     Raises:
-        ToylabError: naming the setting, for a value that does not fit.
+        ToylabError: with the setting, for a value of another type.
     """
     plain = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(plain, float) and not math.isfinite(plain):
@@ -125,9 +125,9 @@ def convert_value(kind: Any, value: Any, name: str) -> Any:
             if isinstance(value, form):
                 check_settings(value, f"{name}.")
                 return value
-        else:  # an annotation of which nothing is known: numbers of numpy become Python's, all else stays
+        else:  # any other annotation: numpy scalars become Python numbers, the rest is unchanged
             return value if isinstance(plain, list) else plain
-    if plain is not value and isinstance(plain, list) and len(plain) == 1:  # an array of one number
+    if plain is not value and isinstance(plain, list) and len(plain) == 1:  # a one-element array
         return convert_value(kind, plain[0], name)
     words = [word for choice in _choices(kind) if get_origin(choice) is Literal for word in get_args(choice)]
     if words and isinstance(plain, str):
@@ -136,16 +136,15 @@ def convert_value(kind: Any, value: Any, name: str) -> Any:
 
 
 def as_json(value: Any, name: str, kind: Any = None) -> Any:
-    """A value as JSON holds it, with Python's numbers for those of numpy and torch.
+    """Convert a value to JSON types, with numpy and torch values as Python numbers.
 
     Args:
-        name: of the value, for errors.
-        kind: its annotation, if `convert_value` is to read it back: a dataclass whose class the annotation leaves open
-        then
-            carries the name of its class under "class", which no field can have as its name.
+        name: name of the value, for errors.
+        kind: annotation of the value, for reading it back with `convert_value`: a dataclass whose class the annotation
+            leaves open then stores its class name under the key "class", which cannot be a field name.
 
     Raises:
-        ToylabError: naming the key, for NaN, infinity, or what JSON cannot hold.
+        ToylabError: with the key, for NaN, infinity, or an unsupported type.
     """
     value = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(value, float) and not math.isfinite(value):
@@ -172,9 +171,9 @@ def as_json(value: Any, name: str, kind: Any = None) -> Any:
 
 @cache
 def field_types(settings: type) -> dict[str, Any]:
-    """The annotation of each field that an object of settings is made from."""
+    """Annotations of the init fields of a settings dataclass."""
     hints: dict[str, Any] = {}
-    with suppress(NameError):  # a name that is imported for type checkers alone
+    with suppress(NameError):  # a name imported under TYPE_CHECKING only
         hints = get_type_hints(settings)
     found = {}
     for field in fields(settings):
@@ -189,7 +188,7 @@ def field_types(settings: type) -> dict[str, Any]:
 
 
 def type_in_words(kind: Any) -> str:
-    """An annotation in words."""
+    """An annotation as text for error messages."""
 
     def one(choice: Any) -> str:
         form, parts = get_origin(choice) or choice, get_args(choice)
@@ -213,7 +212,7 @@ def _dataclasses(kind: Any) -> list[type]:
 
 
 def _items(kind: Any, size: int) -> list[Any] | None:
-    """The annotations of the items of a tuple or list; None for a tuple of another size."""
+    """Annotations of the items of a tuple or list; None for a tuple of another length."""
     parts = get_args(kind)
     if get_origin(kind) is tuple and parts[-1] is not Ellipsis:
         return list(parts) if len(parts) == size else None
@@ -223,12 +222,12 @@ def _items(kind: Any, size: int) -> list[Any] | None:
 def _key(kind: Any, key: Any, name: str) -> Any:
     if isinstance(key, str) and {int, float, bool} & {*_choices(kind)}:
         with suppress(ValueError):
-            key = json.loads(key)  # keys of JSON are text
+            key = json.loads(key)  # JSON keys are strings
     return convert_value(kind, key, f"a key of {name}")
 
 
 def _built(classes: Sequence[type], held: Mapping[str, Any], name: str) -> Any:
-    """An object of one of these classes from its JSON form, which tells the class or has the fields of one alone."""
+    """Build a dataclass from its JSON form, choosing the class by the key "class" or by its field names."""
     own = {key: value for key, value in held.items() if key != "class"}
     among = list(classes)
     if tag := held.get("class"):
@@ -250,7 +249,7 @@ def _built(classes: Sequence[type], held: Mapping[str, Any], name: str) -> Any:
     held = {key: convert_value(known[key], value, f"{name}.{key}") for key, value in own.items()}
     try:
         return among[0](**held)
-    except ToylabError as error:  # of a rule of its own, which names the field alone
+    except ToylabError as error:  # raised in `__post_init__`, with the field name only
         raise ToylabError(f"{name}.{error}") from None
 
 
@@ -261,7 +260,7 @@ def _with_subclasses(classes: Iterable[type]) -> list[type]:
 _HOLDS = {"at least": operator.ge, "above": operator.gt, "at most": operator.le, "below": operator.lt}
 
 _SEEDS = {"seed": check_seed, "seeds": check_seeds}
-"""What the fields of these names hold in every class of settings."""
+"""Field names with seed validation in every settings class."""
 
 _SCALARS = {bool: bool, int: int, float: int | float, str: str, NoneType: NoneType}
 

@@ -1,7 +1,7 @@
-"""What a model does on any task: how often it is right, which head reads each link, and what it is worth.
+"""Survey of a model on any task: accuracy, the head that attends to each link, and its causal effect.
 
 task = AssociativeRecall()
-model = trained(task, seed=0)
+model = train_on_task(task, seed=0)
 print(survey(model, task.sample(stream(0, "survey"), 256, "test")))
 """
 
@@ -26,25 +26,24 @@ from toylab.training.loop import TrainConfig, Training, train
 from toylab.training.modes import evaluation_mode
 
 DEFAULT_MODEL = ModelConfig(positions="learned")
-"""A small model; learned positions found the induction head on every seed tried, the other encodings on some."""
+"""A small model; with learned positions every seed tried formed an induction head, with other encodings some did."""
 STOP_AT = 0.995
-"""The share of the scored tokens that a model predicts correctly, from which on it counts as having solved the task."""
+"""Token accuracy from which a task counts as solved."""
 UNTIL_SOLVED = TrainConfig(steps=5000, stop_at=STOP_AT, cooldown=200)
 """Train until the task is solved on held-out rows."""
 
 
 @dataclass(frozen=True)
 class LinkReading:
-    """The head that reads a link best.
+    """The head with the most attention on a link.
 
     Attributes:
-        link: its name.
-        layer, head: counted from 0.
+        link: name of the link.
+        layer, head: 0-based.
         mass: mean attention on the linked keys.
-        uniform_mass: what a head has that attends evenly to everything before it.
-        without: accuracy with this head zeroed.
-        other_ablated_accuracy: accuracy with another head zeroed, the one that is missed most; None if there is no
-        other.
+        uniform_mass: the same for uniform causal attention (chance level).
+        without: accuracy with this head zero-ablated.
+        other_ablated_accuracy: lowest accuracy with one other head zero-ablated; None if there is no other head.
     """
 
     link: str
@@ -58,12 +57,12 @@ class LinkReading:
 
 @dataclass(frozen=True)
 class Survey:
-    """How often a model is right on some rows, and who reads what. As text, it says if the task is not solved.
+    """Accuracy of a model and the heads that attend to each link. `str` gives a table and notes an unsolved task.
 
     Attributes:
-        accuracy: share of the scored tokens that are right, given the true ones before them.
-        rows: share of the rows that are right throughout.
-        readings: one a link of the task.
+        accuracy: token accuracy under teacher forcing.
+        rows: fraction of rows with all scored tokens correct.
+        readings: one per link of the task.
     """
 
     accuracy: float
@@ -91,8 +90,8 @@ def train_on_task(
     training: TrainConfig = UNTIL_SOLVED,
     progress: str | None = None,
 ) -> Transformer:
-    """A model trained on rows of a task that are never drawn twice, until it is right on held-out ones or all steps of
-    the training are done; `train_with_history` also tells which."""
+    """Train a model on fresh samples of a task, with early stopping on held-out rows; `train_with_history` also returns
+    the metrics."""
     return train_with_history(task, seed=seed, config=config, training=training, progress=progress)[0]
 
 
@@ -104,7 +103,7 @@ def train_with_history(
     training: TrainConfig = UNTIL_SOLVED,
     progress: str | None = None,
 ) -> tuple[Transformer, Training]:
-    """`train_on_task`, with what was measured on the way: the accuracy that was reached stands last in its history."""
+    """`train_on_task`, also returning the training history; its last entry has the final accuracy."""
     held = held_out(task, seed, 128, "validation")
     model = Transformer.for_task(task, config, seed)
     data = training_batches(task, seed, training.rows, layout=pad)
@@ -116,11 +115,11 @@ def train_with_history(
 
 
 def survey(model: nn.Module, batch: Batch) -> Survey:
-    """Find the head that reads each link of a batch best, and measure what the model can do without it.
+    """Find the head with the most attention on each link, and the accuracy with this head zero-ablated.
 
     Args:
-        model: with points `blocks.N.attn.pattern` and `blocks.N.attn.z`, and logits for every position.
-        batch: rows that the model has not seen; links that have no edge in it are left out.
+        model: a model with hook points `blocks.N.attn.pattern` and `blocks.N.attn.z`, and logits at every position.
+        batch: held-out rows; links without edges are skipped.
     """
     whole = accuracy_of(predict_tokens(model, batch), batch)
     with evaluation_mode(model), watch(model, "blocks.*.attn.pattern") as seen, torch.no_grad():
@@ -149,16 +148,16 @@ def copy_accuracy(
     offset: int = 0,
     edits: Mapping[str, Edit] | None = None,
 ) -> float:
-    """How often the likeliest token at a link's query is the token that stands at its key, or so many places behind it.
+    """Fraction of links at whose query the model predicts the token at the key (plus `offset` positions).
 
     Raises:
-        ValueError: if there is no link, or a place lies outside the rows.
+        ToylabError: without links, or for a position outside the rows.
     """
     row, query, key = links.T
     place = key + offset
     if not len(links) or place.min() < 0 or place.max() >= batch.tokens.shape[1]:
         raise ToylabError(
-            f"links: offset={offset} must lead from at least one of them to a place in the row; leave others out"
+            f"links: offset={offset} needs at least one link, and a position inside the row; remove all others"
         )
     said = predict_tokens(model, batch, edits).cpu().numpy()
     return float((said[row, query] == batch.tokens[row, place]).mean())

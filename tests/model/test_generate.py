@@ -119,7 +119,7 @@ def test_drawing_needs_a_temperature_that_makes_sense_and_a_generator():
     model, prompt = Transformer(ModelConfig(), VOCAB, CONTEXT), draw_tokens(0, 1, 2)
     with pytest.raises(ValueError, match=r"temperature=-0\.5: must be at least 0; 0 is greedy"):
         generate(model, prompt, 1, temperature=-0.5)
-    with pytest.raises(ValueError, match=r"temperature=1\.0: drawing needs a generator=torch\.Generator"):
+    with pytest.raises(ValueError, match=r"temperature=1\.0: .*generator=torch\.Generator"):
         generate(model, prompt, 1, temperature=1.0)
 
 
@@ -181,8 +181,8 @@ def test_prompts_may_be_whole_numbers_of_any_size(dtype, seed, cache, temperatur
     [
         ({"prompt": torch.zeros(2, 0, dtype=torch.long)}, r"prompt: .*\(2, 0\).*at least one token"),
         ({"prompt": torch.zeros(4, dtype=torch.long)}, r"prompt: .*\(4,\).*position"),
-        ({"prompt": torch.zeros(2, 3)}, r"prompt: .*float32.*whole numbers"),
-        ({"prompt": torch.zeros(2, 3, dtype=torch.bool)}, r"prompt: .*bool.*whole numbers"),
+        ({"prompt": torch.zeros(2, 3)}, r"prompt: .*float32"),
+        ({"prompt": torch.zeros(2, 3, dtype=torch.bool)}, r"prompt: .*bool"),
         ({"steps": -1}, r"steps=-1: must be at least 0"),
         ({"stop": VOCAB}, rf"stop={VOCAB}: .*0 to {VOCAB - 1}"),
         ({"stop": -1}, rf"stop=-1: .*0 to {VOCAB - 1}"),

@@ -132,13 +132,13 @@ def test_a_fused_kernel_hides_the_pattern_and_one_sentence_says_so(hugging):
     model = adopt(gpt2(hugging))
     with watch(model, "blocks.0.attn.pattern"), pytest.raises(ValueError, match="fused attention kernel keeps no"):
         model(TOKENS)
-    with pytest.raises(ValueError, match=r"'blocks\.0\.attn\.scores' cannot be seen here: GPT-2"):
+    with pytest.raises(ValueError, match=r"'blocks\.0\.attn\.scores' .*: GPT-2"):
         resolve_one(model, "blocks.0.attn.scores")
     with pytest.raises(ValueError, match=r"pattern' can be watched .*not edited: .*after"):
         with_edit(model, "blocks.0.attn.pattern")
     with pytest.raises(ValueError, match=r"resid_mid' can be watched .*not edited: .*adds"):
         with_edit(model, "blocks.1.resid_mid")
-    with pytest.raises(ValueError, match=r"no point is named 'blocks\.0.attn\.patern'; the nearest are"):
+    with pytest.raises(ValueError, match=r"named 'blocks\.0.attn\.patern'.* nearest"):
         resolve_one(model, "blocks.0.attn.patern")
 
 
@@ -195,7 +195,7 @@ def test_what_a_plain_encoder_hides_is_said_in_one_sentence():
     model = adopt(encoder(True))
     with watch(model, "blocks.0.attn.pattern"), pytest.raises(ValueError, match="fused attention kernel keeps no"):
         model(STREAM)
-    with pytest.raises(ValueError, match=r"attn\.z' cannot be seen .*nn\.MultiheadAttention"):
+    with pytest.raises(ValueError, match=r"attn\.z' .*nn\.MultiheadAttention"):
         resolve_one(model, "blocks.0.attn.z")
 
 

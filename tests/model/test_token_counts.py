@@ -146,7 +146,7 @@ def test_the_tally_of_the_other_direction_or_of_other_tokens_gives_other_numbers
 @pytest.mark.parametrize("positions", ["learned", "sinusoidal", "rotary", "alibi"])
 def test_a_model_with_positions_refuses_a_tally(positions):
     model, tokens = Transformer(ModelConfig(width=8, positions=positions), VOCAB, CONTEXT), draw_tokens(0, 2, 4)
-    with pytest.raises(ValueError, match=r"^tally: .*whole rows .*positions='none'; leave it out"):
+    with pytest.raises(ValueError, match=r"^token_counts: .*positions='none'"):
         model(tokens, token_counts=count_tokens(tokens, VOCAB, True))
 
 
@@ -164,13 +164,13 @@ def test_a_tally_is_refused_beside_what_it_knows_nothing_of(also):
     # Each changes what is computed, so passing it over would be wrong in silence.
     alone, right = model(tokens), model(tokens, **also)
     assert right.shape != alone.shape or (right - alone).abs().max() > 1e-6
-    with pytest.raises(ValueError, match=r"^tally: "):
+    with pytest.raises(ValueError, match=r"^token_counts: "):
         model(tokens, token_counts=counted(tokens, True), **also)
 
 
 def test_a_tally_is_refused_beside_a_cache_which_stays_as_it_was():
     model, tokens, cache = build(ModelConfig(layers=1, width=8, positions="none")), draw_tokens(0, 2, 4), KVCache()
-    with pytest.raises(ValueError, match=r"^tally: "):
+    with pytest.raises(ValueError, match=r"^token_counts: "):
         model(tokens, token_counts=counted(tokens, True), cache=cache)
     assert cache.length == 0
 
@@ -179,5 +179,5 @@ def test_an_encoder_decoder_refuses_a_tally_of_padded_rows():
     model = EncoderDecoder(EncoderDecoderConfig(), VOCAB, 3, 7, CONTEXT)
     tokens = draw_tokens(0, 2, 4)
     seen = torch.tensor([[True] * 4, [True, True, False, False]])
-    with pytest.raises(ValueError, match=r"^tally: "):
+    with pytest.raises(ValueError, match=r"^token_counts: "):
         model(tokens, seen=seen, token_counts=count_tokens(tokens, VOCAB, True))

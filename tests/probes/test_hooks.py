@@ -141,7 +141,7 @@ def test_any_module_can_be_named_and_stars_serve_models_without_points():
 def test_a_name_that_matches_nothing_raises_at_once_and_names_the_nearest(wrong, near):
     model = transformer()
     for context in (watch(model, wrong), edit(model, {wrong: torch.zeros_like}), watch(model, "embed", wrong)):
-        with pytest.raises(ValueError, match="no point is named") as raised, context:
+        with pytest.raises(ValueError, match=r"no .*point is named") as raised, context:
             pytest.fail("the block was entered")
         assert repr(wrong) in str(raised.value)
         assert near in str(raised.value)
@@ -150,7 +150,7 @@ def test_a_name_that_matches_nothing_raises_at_once_and_names_the_nearest(wrong,
 
 def test_names_are_those_of_the_tensors_and_stars_do_not_match_modules_between_points():
     # In a model with points, a star must not pick up a layer that returns something else.
-    with pytest.raises(ValueError, match="no point is named 'fir\\*'"), watch(plain(), "fir*"):
+    with pytest.raises(ValueError, match="point is named 'fir\\*'"), watch(plain(), "fir*"):
         pass
 
 

@@ -372,7 +372,7 @@ def test_a_change_of_what_the_weight_does_not_read_has_no_relative_size(seed):
     kept = torch.stack([v[:, 0], 2 * v[:, 1], 5 * v[:, 5], torch.zeros(INPUTS, dtype=torch.float64)])
     for kind in (torch.float32, torch.float64):
         close(ns.relative_change(change.to(kind), weight.to(kind), kept.to(kind)), [1 / 4, 0, 0, 0], 1e-6)
-        with pytest.raises(ValueError, match="inputs: the weight makes nothing of row 4"):
+        with pytest.raises(ValueError, match=r"inputs: .*row 4"):
             ns.relative_change(change.to(kind), weight.to(kind), torch.cat([kept, v[:, 4:5].T]).to(kind))
 
 

@@ -227,9 +227,7 @@ def test_a_reader_that_does_not_run_behind_the_change_is_refused():
 
 def test_a_wrong_name_is_refused_with_those_that_are_near():
     model, tokens = transformer(0), prompts(0)
-    with pytest.raises(
-        ValueError, match=r"no point is named 'blocks.0.resid_pots'; the nearest are blocks.0.resid_post"
-    ):
+    with pytest.raises(ValueError, match=r"named 'blocks.0.resid_pots'; .*nearest.* blocks.0.resid_post"):
         PathPatched(model, adder(0), "blocks.0.resid_pots")(tokens)
-    with pytest.raises(ValueError, match=r"no point is named 'blocks.1.attn.w'"):
+    with pytest.raises(ValueError, match=r"named 'blocks.1.attn.w'"):
         PathPatched(model, adder(0), POINT, clean=["blocks.1.attn.w"])(tokens)

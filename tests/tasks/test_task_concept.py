@@ -192,7 +192,7 @@ def test_a_split_without_prompts_of_a_kind_raises(monkeypatch):
     monkeypatch.setattr("toylab.tasks.task_concept._PATIENCE", 20)
     task = TaskConcept(**SMALL, mixed=1)  # one text, one operator: one prompt, which is in one split
     told = {split: said(task.sample, stream(0), 1, split, kind="mismatched-text", single=0) for split in SPLITS}
-    empty = {s: f"split={s!r}: holds no prompt of kind 'mismatched-text' (none in 20 draws)" for s in SPLITS}
+    empty = {s: f"split={s!r}: holds no prompt of kind 'mismatched-text' (none in 20 rounds)" for s in SPLITS}
     assert sum(told[split] == empty[split] for split in SPLITS) == 2
     assert "" in told.values()
 
@@ -207,7 +207,7 @@ def test_the_oracles_refuse_what_is_no_prompt_and_show_it():
     for names, place in wrong:
         problem = "must be BOS, two operators, SOT, 6 letters, 1 PAD, EOT"
         if place in (1, 2, 5, 9):
-            problem = "has something else where operators and letters should stand"
+            problem = "must have operators at 1 and 2 and letters in the text"
         for oracle in (task.solve, task.should_refuse):
             assert said(oracle, encode(task, names)) == f"prompt={' '.join(names)}: {problem}"
     treeless = encode(task, ["BOS", "id", "S1", "SOT", *"aaaaaa", "PAD", "EOT"])

@@ -1,1 +1,1 @@
-"""Transformers open to inspection at every named point, their checkpoints, and what may be added to them."""
+"""Transformers with named hook points, checkpoints, LoRA, steering vectors, and adapters for other libraries."""

@@ -1,4 +1,4 @@
-"""Models kept: weights in a file, with the shape they belong to, and copies that are no longer trained."""
+"""Save and load models with their config, and frozen copies."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _Model = TypeVar("_Model", bound=nn.Module)
 
 
 def save_model(path: Path | str, model: Transformer | EncoderDecoder) -> None:
-    """Save weights with the shape they belong to."""
+    """Save the weights, config and sizes of a model to a safetensors file."""
     sizes = {name: getattr(model, name) for name in _KINDS[type(model).__name__][2]}
     about = {"kind": type(model).__name__, "config": asdict(model.config), **sizes}
     tensors = {name: t for name, t in model.state_dict().items() if not _is_tied(model, name)}
@@ -28,10 +28,10 @@ def save_model(path: Path | str, model: Transformer | EncoderDecoder) -> None:
 
 
 def load_model(path: Path | str) -> Any:
-    """A model from its file: a `Transformer` or an `EncoderDecoder`, as it was saved.
+    """Load a `Transformer` or an `EncoderDecoder`, whichever was saved.
 
     Raises:
-        ValueError: if the file is missing, damaged or not a model.
+        ToylabError: if the file is missing, damaged or not a model.
     """
     tensors, about = read_tensors(path)
     try:
@@ -42,14 +42,14 @@ def load_model(path: Path | str) -> Any:
             raise TypeError("weights or sizes are missing")
     except (AttributeError, KeyError, TypeError, ToylabError) as error:
         raise ToylabError(f"{path}: does not hold a model of this version ({type(error).__name__}: {error})") from None
-    try:  # an encoding of somebody else's, which may be part of the model, raises what it will
+    try:  # a custom positional encoding may raise any error
         model = kind(config, *sizes).to(first.dtype)
         absent, extra = model.load_state_dict(tensors, strict=False)
     except (ToylabError, RuntimeError, TypeError) as error:
         raise ToylabError(f"{path}: does not hold a model of this version ({error})") from error
     wrong = [name for name in absent if not _is_tied(model, name)] + extra
     if wrong:
-        raise ToylabError(f"{path}: does not hold the weights its header speaks of ({', '.join(wrong)})")
+        raise ToylabError(f"{path}: does not hold the weights listed in its header ({', '.join(wrong)})")
     return model
 
 
@@ -61,7 +61,7 @@ _KINDS: dict[str, tuple[type, Callable[[dict[str, Any]], Any], tuple[str, ...]]]
     "Transformer": (Transformer, lambda about: ModelConfig(**about), ("vocab", "context")),
     "EncoderDecoder": (EncoderDecoder, _encoder_decoder_config, ("symbols", "queries", "classes", "context")),
 }
-"""By name: the class, how its config comes back from JSON, and its sizes in the order of its arguments."""
+"""From class name to the class, its config parser, and the names of its sizes in constructor order."""
 
 
 def _is_tied(model: Transformer | EncoderDecoder, name: str) -> bool:
@@ -69,5 +69,5 @@ def _is_tied(model: Transformer | EncoderDecoder, name: str) -> bool:
 
 
 def frozen_copy(model: _Model) -> _Model:
-    """A copy that is no longer trained."""
+    """A copy in evaluation mode without trainable parameters."""
     return deepcopy(model).requires_grad_(False).eval()

@@ -1,4 +1,4 @@
-"""The shape of a model: a frozen dataclass, checked when it is made."""
+"""Architecture of a transformer: a frozen dataclass, validated on construction."""
 
 from __future__ import annotations
 
@@ -12,40 +12,40 @@ from toylab.settings import check_range, check_settings
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The shape of a `Transformer`; its vocabulary and context come from the task."""
+    """Architecture of a `Transformer`; vocabulary size and context come from the task."""
 
     layers: int = 2
     heads: int = 2
-    """Attention heads in each layer."""
+    """Attention heads per layer."""
     width: int = 32
-    """Size of the residual stream."""
+    """Width of the residual stream (d_model)."""
     hidden: int | None = None
-    """Size of the MLP layers: 4 * width if not given, 0 for an attention-only model."""
+    """Width of the MLPs (d_mlp): 4 * width if None, 0 for an attention-only model."""
     activation: Literal["gelu", "gelu-tanh", "relu", "silu"] = "gelu"
     norm: Literal["pre", "post", "entry", "none"] = "pre"
-    """Where LayerNorm stands: before each part, after each addition, on the stream itself at the entry of each block
-    and before the MLP (as in the published code of iteration heads), or nowhere."""
+    """Placement of LayerNorm: before each sublayer (pre), after each residual addition (post), on the stream itself at
+    the entry of each block and before the MLP (entry, as in the code of Cabannes et al. 2024), or nowhere."""
     biases: bool = True
-    """Whether linear maps and norms have biases."""
+    """Whether linear layers and norms have biases."""
     causal: bool = True
-    """Whether a position sees only what does not come after it; a bidirectional model sees everything."""
+    """Causal or bidirectional attention."""
     positions: str = "sinusoidal"
-    """A name of `toylab.model.positions.POSITIONS`: none, learned, sinusoidal, rotary, alibi, or one added there."""
+    """Positional encoding: none, learned, sinusoidal, rotary, alibi, or another key of `model.positions.POSITIONS`."""
     position_base: float = 10_000.0
-    """How many times slower the slowest sinusoid turns than the fastest, in sinusoidal and rotary positions."""
+    """Base of the frequencies of sinusoidal and rotary positions: about the ratio of fastest to slowest."""
     position_frequency: float = 1.0
-    """Angular frequency of the fastest of them, in radians a position."""
+    """Highest angular frequency, in radians per position."""
     position_width: int | None = None
-    """Number of coordinates that sinusoidal positions occupy: all, if not given. The others stay free for content."""
+    """Number of coordinates with sinusoidal positions; all if None. The rest of the stream holds content only."""
     position_std: float = 1.0
-    """Scale of learned (initially) and sinusoidal position vectors."""
+    """Scale of sinusoidal, and initial scale of learned, position embeddings."""
     alibi_slope: float | int | None = None
-    """Slope of ALiBi in every head; by default the heads get those of Press et al. 2021."""
+    """ALiBi slope of all heads; None for the per-head slopes of Press et al. 2021."""
     embedding_std: float | int = 1.0
-    """Scale of the initial token embeddings."""
+    """Standard deviation of the initial token embeddings."""
     unembedding: Literal["learned", "tied", "frozen", "orthogonal", "none"] = "learned"
-    """Whether the unembedding is trained, is the embedding itself, stays as drawn, stays at orthonormal rows, or is
-    left out: the model then returns its final residual stream, as an encoder does."""
+    """Unembedding: trained, tied to the embedding, frozen at random or at orthonormal rows, or none (the model then
+    returns the final residual stream, as an encoder does)."""
 
     def __post_init__(self) -> None:
         check_settings(self)

@@ -1,7 +1,7 @@
-"""Uninformed models of the size of a trained one: what a measurement shows where there is nothing to find.
+"""Control models for probes: shuffled weights, and random changes with the norm of a fine-tune.
 
-Each is a copy; the models that are given stay as they are. A claim whose control meets its criterion as well is
-uninformative, see `toylab.verdicts.claim.Control`.
+All functions return copies. A claim whose control also meets the criterion is uninformative; see
+`toylab.verdicts.claim.Control`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Trained = TypeVar("Trained", bound=nn.Module)
 
 @torch.no_grad()
 def with_shuffled_weights(model: Trained, seed: int) -> Trained:
-    """A model with random weights of the same sizes: the entries of every trained parameter in another order."""
+    """A copy with the entries of every trainable parameter randomly permuted."""
     generator = _source(seed)
     copy = deepcopy(model)
     for weight in copy.parameters():
@@ -32,7 +32,7 @@ def with_shuffled_weights(model: Trained, seed: int) -> Trained:
 
 @torch.no_grad()
 def with_random_change(base: Trained, tuned: nn.Module, seed: int) -> Trained:
-    """The base changed as far as a fine-tune changed it, parameter by parameter, in a random direction."""
+    """A copy of the base with a random change of the same norm as the fine-tune, per parameter."""
     generator = _source(seed)
     copy = deepcopy(base)
     for weight, start, end in zip(copy.parameters(), base.parameters(), tuned.parameters(), strict=True):
@@ -41,7 +41,7 @@ def with_random_change(base: Trained, tuned: nn.Module, seed: int) -> Trained:
 
 
 def random_like(change: Float[Tensor, "*shape"], generator: torch.Generator) -> Float[Tensor, "*shape"]:
-    """A random direction of the norm of a change, such as a steering vector."""
+    """A random tensor with the shape and norm of a change, such as a steering vector."""
     drawn = torch.randn(change.shape, generator=generator).to(change)
     return drawn * (change.norm() / drawn.norm())
 

@@ -1,13 +1,13 @@
-"""An encoder-decoder for questions about a string: a `Transformer` reads it, label queries fetch one answer each.
+"""An encoder-decoder for contextual counting: learned label queries cross-attend to an encoded string.
 
     tokens -> encoder (Transformer without unembedding) -> residual stream
     label queries -> [self-attention] -> cross-attention to the stream -> [MLP] -> logits over the counts
 
-With the default decoder, cross-attention alone, the logits are linear in what the attention brings back: all that a
-model knows of a count must be in *where* its queries look. The parts are those of `toylab.model.transformer`, and so
-are the names of their points: `encoder.blocks.0.attn.pattern`, `decoder.cross.pattern`.
+With the default decoder, cross-attention only, the logits are linear in the attention output, so a count must be
+encoded in the attention pattern. Layers and hook points are those of `toylab.model.transformer`:
+`encoder.blocks.0.attn.pattern`, `decoder.cross.pattern`.
 
-Source: Golkar et al. 2024 (arXiv 2406.02585), section 2; what the paper leaves open is a setting here.
+Source: Golkar et al. 2024 (arXiv 2406.02585), section 2; details the paper does not specify are settings.
 """
 
 from __future__ import annotations
@@ -30,29 +30,29 @@ from toylab.settings import check_range, check_settings
 ENCODER = ModelConfig(
     layers=1, heads=1, hidden=0, biases=False, positions="none", embedding_std=0.3, unembedding="none"
 )
-"""One causal head without MLP and without positions, width 32."""
+"""Default encoder: one layer, one causal head, no MLP, no positions, width 32."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderDecoderConfig:
-    """The shape of an `EncoderDecoder`; its sizes come from the task."""
+    """Architecture of an `EncoderDecoder`; vocabulary size, label queries and classes come from the task."""
 
     encoder: ModelConfig = ENCODER
     heads: int = 1
-    """Heads of the decoder's attention."""
+    """Attention heads of the decoder."""
     self_attention: bool = False
-    """Whether the label queries attend to each other first."""
+    """Whether the decoder has self-attention between label queries before cross-attention."""
     residual: bool = False
-    """Whether the cross-attention is added to the query's own stream; without, it replaces it."""
+    """Whether the cross-attention output is added to the stream of the query or replaces it."""
     hidden: int = 0
-    """Size of the decoder's MLP, 0 for none."""
+    """Width of the decoder's MLP; 0 for none."""
     query_std: float | int = 0.3
-    """Scale of the initial label queries."""
+    """Standard deviation of the initial label queries."""
     head: Literal["smooth", "default"] = "smooth"
-    """How the output head starts: near counts with near weights, or each class independent of all others."""
+    """Initial output head: weights smooth in the count (see `smooth_head`), or independent per class."""
     logit_scale: float | int = 10.0
-    """A fixed factor on the logits, biases left out. Telling n from n + 1 takes weights that grow with n^2; the factor
-    brings them within reach of an optimiser that moves every weight by about the same small step."""
+    """Fixed factor on the logits (not the biases). Separating n from n + 1 requires weights that grow with n^2, beyond
+    the reach of Adam's uniform step size without this factor."""
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -66,14 +66,14 @@ class EncoderDecoderConfig:
 
 
 class EncoderDecoder(nn.Module):
-    """A string in, logits over the answers of all label queries out.
+    """An encoder-decoder from token ids to logits over counts, one row of logits per label query.
 
     Args:
-        config: the shape.
-        symbols: tokens that the encoder knows.
-        queries: label queries, one an answer.
-        classes: possible answers.
-        context: number of positions that learned positions know.
+        config: architecture.
+        symbols: vocabulary size of the encoder.
+        queries: number of label queries.
+        classes: number of possible counts.
+        context: number of learned position embeddings of the encoder.
         seed: of the initial weights.
     """
 
@@ -83,7 +83,7 @@ class EncoderDecoder(nn.Module):
         super().__init__()
         self.config, self.symbols, self.queries, self.classes, self.context = config, symbols, queries, classes, context
         self.encoder = Transformer(config.encoder, symbols, context, seed)
-        # A stream of its own: the decoder must not repeat the numbers that the encoder starts from.
+        # A separate random stream: the encoder consumes the one of `seed`, and both must differ.
         self.decoder = Decoder(config, queries, classes, torch_stream(seed, "decoder"))
 
     def forward(
@@ -93,19 +93,19 @@ class EncoderDecoder(nn.Module):
         seen: Bool[Tensor, "batch position"] | None = None,
         token_counts: TokenCounts | None = None,
     ) -> Float[Tensor, "batch label count"]:
-        """Logits of every answer.
+        """Logits over counts for every label query.
 
         Args:
             tokens: ids below `symbols`.
-            seen: False on padding, which then nobody reads.
-            tally: of these tokens, for the linear-time form of an encoder without positions.
+            seen: attention mask, False on padding.
+            token_counts: of `tokens`, for linear-time attention in an encoder without positions.
         """
         segments = None if seen is None else seen.long()
         return self.decoder(self.encoder(tokens, segments=segments, token_counts=token_counts), seen)
 
 
 class Decoder(nn.Module):
-    """Label queries that fetch their answers from a residual stream."""
+    """Label queries with cross-attention to the encoder's residual stream, and an output head."""
 
     def __init__(self, config: EncoderDecoderConfig, queries: int, classes: int, generator: torch.Generator) -> None:
         super().__init__()
@@ -144,7 +144,7 @@ class Decoder(nn.Module):
     def _geometry(
         self, queries: int, keys: int, like: Tensor, seen: Bool[Tensor, "batch key"] | None = None
     ) -> AttentionContext:
-        """Everybody sees every key that is no padding; labels and strings have no positions in common."""
+        """Mask of padding only, without positions: label queries and string share no position index."""
         bias = like.new_zeros(1, 1, queries, keys)
         if seen is not None:
             bias = bias.expand(len(seen), -1, -1, -1).masked_fill(~seen[:, None, None], -torch.inf)
@@ -155,10 +155,10 @@ class Decoder(nn.Module):
 def smooth_head(
     classes: int, width: int, generator: torch.Generator, half: float | int = 4.0
 ) -> Float[Tensor, "count width"]:
-    """Output weights that start as a smooth curve: W_c = (x r1 + x^2 r2) / sqrt(width), with x = c / (c + half).
+    """Initial output weights that are smooth in the count c: W_c = (x r1 + x^2 r2) / sqrt(width), x = c / (c + half).
 
-    A counting circuit brings back n / (n + K) as one number; a head in which near counts have near weights can learn
-    from the first step that such a number orders them.
+    A counting head outputs n / (n + K); with similar weights for neighbouring counts, the gradient relates this scalar
+    to the order of the counts from the first step.
     """
     x = torch.arange(classes) / (torch.arange(classes) + half)
     directions = torch.randn(2, width, generator=generator)

@@ -1,4 +1,4 @@
-"""Autoregressive generation: prompts continued token by token."""
+"""Autoregressive generation."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ def generate(
     samples: int = 1,
     drop: bool = False,
 ) -> Int[Tensor, "row longer"]:
-    """Continue prompts token by token, each token drawn from the model's own distribution.
+    """Generate tokens autoregressively; returns prompts and continuations.
 
     Args:
         model: a `Transformer`, or with `cache=False` any module from tokens to logits.
-        prompt: one row each, all of one length.
-        steps: how many tokens to add; 0 gives the prompts back.
-        temperature: 0 takes the likeliest token; above it, tokens are drawn from softmax(logits / temperature).
-        generator: the source of randomness; needed above temperature 0. Tokens are drawn on its device, so that one
-            of the CPU draws the same for a model that is elsewhere.
-        stop: once a row has written this token, it is filled up with it; when all have, generation ends.
-        cache: whether keys and values are kept. Without it every step reads the whole row again: slower, the same
-            logits, and edits that index the whole row apply.
-        samples: continuations of each prompt, which stand in consecutive rows; with a cache the prompt is read once.
-        drop: whether rows that have ended leave the batch: faster where they end early, and edits see fewer rows.
+        prompt: prompts of equal length, one per row.
+        steps: maximum number of new tokens.
+        temperature: 0 for greedy decoding, otherwise tokens are sampled from softmax(logits / temperature).
+        generator: source of randomness, required above temperature 0. Sampling runs on its device, so a CPU generator
+            gives the same tokens for a model on any device.
+        stop: end token; a row that has ended is padded with it, and generation stops when all rows have ended.
+        cache: whether to use a KV cache. Without it every step recomputes the whole row, which is slower but lets edits
+            index all positions.
+        samples: continuations per prompt, in consecutive rows; with a cache the prompt is processed once.
+        drop: whether to remove ended rows from the batch: faster if rows end early, but edits receive fewer rows.
 
     Raises:
-        ValueError: for prompts that are empty or no whole numbers; for a negative number of steps; for a temperature
-            that is negative or nan, or above 0 without a generator; for less than one sample; for a `stop` that is no
-            token; where rows are to be dropped that never end, or without a cache; for logits that are nan.
+        ToylabError: for empty or non-integer prompts; for negative `steps`; for a temperature that is negative, NaN, or
+            above 0 without a generator; for `samples` below 1; for a `stop` outside the vocabulary; for `drop` without
+            `stop` or without a cache; for NaN logits.
     """
     _check_generation(prompt, steps, temperature, generator, stop, cache, samples, drop)
     kept, prompt = KVCache() if cache else None, prompt.long()
     tokens, new = prompt.repeat_interleave(samples, dim=0), prompt
-    rows = torch.arange(len(tokens), device=prompt.device)  # which the model still reads
+    rows = torch.arange(len(tokens), device=prompt.device)  # rows still in the batch
     ended = torch.zeros_like(rows, dtype=torch.bool)
     largest = []
     for step in range(steps):
@@ -72,13 +72,13 @@ def generate(
         tokens = torch.cat([tokens, written], dim=1)
         if stop is not None and bool(ended.all()):
             break
-        if drop and kept is not None and ended.float().mean() > 0.25:  # fewer are not worth copying what is kept
+        if drop and kept is not None and ended.float().mean() > 0.25:  # below that, copying the cache costs more
             going = ~ended
             rows, chosen, ended = rows[going], chosen[going], ended[going]
             kept.keep(going)
         new = chosen[:, None]
-    if largest and bool(torch.cat(largest).isnan().any()):  # once, or every step would wait for the device
-        raise ToylabError("logits: are nan, so no token is the likeliest; look for the point where nan begins")
+    if largest and bool(torch.cat(largest).isnan().any()):  # once at the end: avoids a device sync per step
+        raise ToylabError("logits: are nan, so there is no argmax; find the first hook point with nan")
     return tokens
 
 
@@ -92,26 +92,26 @@ def _check_generation(
     samples: int,
     drop: bool,
 ) -> None:
-    """Raises `ToylabError` for an argument of `generate` that is out of its range, or lacks another."""
+    """Raises `ToylabError` for invalid arguments of `generate` or combinations of them."""
     if prompt.ndim != 2 or not prompt.shape[1]:
         raise ToylabError(
-            f"prompt: has the shape {tuple(prompt.shape)}; give (batch, position), at least one token a row"
+            f"prompt: has the shape {tuple(prompt.shape)}; give (batch, position), at least one token per row"
         )
     if prompt.is_floating_point() or prompt.dtype == torch.bool:
-        raise ToylabError(f"prompt: holds {prompt.dtype}, and tokens are whole numbers; convert it with .long()")
+        raise ToylabError(f"prompt: holds {prompt.dtype}, and token ids are integers; convert it with .long()")
     check_range(steps=steps, least=0)
     if drop and (stop is None or not cache):
-        raise ToylabError("drop=True: rows leave once they have written `stop`, and with a cache; give stop= as well")
+        raise ToylabError("drop=True: needs an end token and a cache; give stop= and cache=True")
     check_range(samples=samples, least=1)
     check_range("0 is greedy", temperature=temperature, least=0)
     if temperature > 0 and generator is None:
-        raise ToylabError(f"temperature={temperature}: drawing needs a generator=torch.Generator().manual_seed(...)")
+        raise ToylabError(f"temperature={temperature}: sampling needs a generator=torch.Generator().manual_seed(...)")
 
 
 def _chances(logits: Float[Tensor, "row vocab"], temperature: float) -> Float[Tensor, "row vocab"]:
-    """softmax(logits / temperature), which for temperatures towards 0 becomes 1 at the largest logit."""
+    """softmax(logits / temperature), stable for temperatures near 0."""
     if logits.dtype.itemsize < 4:
         logits = logits.float()
-    if temperature < 1e-3:  # the quotient might overflow; above, it is left as it was, to the last bit
+    if temperature < 1e-3:  # the quotient may overflow; larger temperatures keep their exact bits
         logits, temperature = logits - logits.amax(dim=-1, keepdim=True), max(temperature, 1e-30)
     return (logits / temperature).softmax(dim=-1)

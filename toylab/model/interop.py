@@ -1,12 +1,11 @@
-"""Models of other libraries: our probes on theirs, our weights in TransformerLens and back.
+"""Adapters for models of other libraries: GPT-2 of transformers, TransformerLens, and `nn.TransformerEncoder`.
 
     model = adopt(GPT2LMHeadModel(config), patterns=True)
-    points(model)                                   # the names that toylab's own models use
+    points(model)                                   # the same names as in toylab's own models
     with watch(model, "blocks.*.attn.pattern") as seen:
         model(tokens)                               # logits
 
-TransformerLens and transformers come with the extra `pip install 'toylab[interop]'`; nothing here imports them before
-it is asked for one of their models.
+TransformerLens and transformers are installed by `pip install 'toylab[interop]'` and imported only when needed.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ _TWO_WAYS = "the block also adds to it by another way; edit attn_out or mlp_out 
 
 
 class AdoptedModel(nn.Module):
-    """A model of another library under the names of this one; called like the model, it gives logits.
+    """A wrapper that gives a model of another library toylab's hook points; returns logits.
 
     Attributes:
-        model: the one that was adopted; it is not copied.
-        taps: where each point lies in it.
-        hidden: points that toylab's own models have and this one has not, and why.
+        model: the wrapped model (not a copy).
+        taps: from hook point to its location in the model.
+        hidden: from unavailable hook point to the reason.
     """
 
     def __init__(self, model: nn.Module, taps: dict[str, Tap], hidden: dict[str, str]) -> None:
@@ -41,7 +40,7 @@ class AdoptedModel(nn.Module):
     def forward(self, *inputs: Any, **options: Any) -> Tensor:
         for name in _OURS & options.keys():
             raise ToylabError(
-                f"{name}: is an argument of toylab's own models, and {type(self.model).__name__} has no such thing; "
+                f"{name}: is an argument of toylab's own models, not of {type(self.model).__name__}; "
                 f"leave it out{', as generate does with cache=False' if name == 'cache' else ''}"
             )
         out = self.model(*inputs, **options)
@@ -52,16 +51,16 @@ _OURS = {"cache", "queries", "segments", "token_counts"}
 
 
 def adopt(model: nn.Module, patterns: bool = False) -> AdoptedModel:
-    """Give a model of another library the point names of this one, so that probes, edits and `survey` work on it.
+    """Wrap a model of another library so that probes, edits and `survey` work on it under toylab's point names.
 
-    Known are GPT-2 of transformers (`GPT2LMHeadModel`), `HookedTransformer`, and `nn.TransformerEncoder`.
+    Supported: GPT-2 of transformers (`GPT2LMHeadModel`), `HookedTransformer`, and `nn.TransformerEncoder`.
 
     Args:
-        patterns: whether to change the model so that it computes its attention patterns one by one; the fused kernels
-            that it uses otherwise keep none. HookedTransformer always has them.
+        patterns: whether to switch the model to eager attention, in place; fused kernels return no attention patterns.
+            HookedTransformer always computes them.
 
     Raises:
-        ValueError: for any other model.
+        ToylabError: for any other model.
     """
     if isinstance(model, nn.TransformerEncoder):
         return _encoder(model, patterns)
@@ -112,7 +111,7 @@ def _hooked(model: Any) -> AdoptedModel:
     if model.cfg.positional_embedding_type == "standard":
         taps["pos_embed"] = Tap("hook_pos_embed")
     elif model.cfg.positional_embedding_type == "rotary":
-        turned = "rot_"  # our queries and keys are those that meet each other
+        turned = "rot_"  # toylab's q and k are after rotation
     for i in range(model.cfg.n_layers):
         block = f"blocks.{i}"
         places = {

@@ -1,4 +1,4 @@
-"""The parts of a model: attention, the MLP, the block, and what they share."""
+"""Layers of the transformer: attention, MLP, block, attention mask and KV cache."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from toylab.tasks import stream
 
 ACTIVATIONS = {
     "gelu": F.gelu,
-    "gelu-tanh": partial(F.gelu, approximate="tanh"),  # no lambda: models can be pickled
+    "gelu-tanh": partial(F.gelu, approximate="tanh"),  # not a lambda: models must be picklable
     "relu": F.relu,
     "silu": F.silu,
 }
 
 
 class LayerNorm(nn.LayerNorm):
-    """PyTorch's, over the width of the residual stream."""
+    """`nn.LayerNorm` over the width of the residual stream."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config.width, bias=config.biases)
 
 
 class NoOp(nn.Module):
-    """Stands where a norm or an unembedding would, and does nothing. Unlike an `nn.Identity` it is no point."""
+    """Placeholder for a disabled norm or unembedding. Unlike an `nn.Identity`, it is not a hook point."""
 
     def __init__(self, config: ModelConfig | None = None) -> None:
         super().__init__()
@@ -45,12 +45,13 @@ class NoOp(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention; every intermediate result passes a named point.
+    """Multi-head attention with a hook point at every intermediate activation.
 
-    Two cheaper routes to the same output pass some points by; neither is taken where anything listens to one of them.
+    Two optimised paths compute the same output but skip some hook points; neither is taken if a skipped point has a
+    hook.
 
     Args:
-        few_queries: whether far fewer queries than keys are asked, and none is turned by its position.
+        few_queries: use the optimised path for far fewer queries than keys, without rotary positions.
     """
 
     def __init__(self, config: ModelConfig, generator: torch.Generator, few_queries: bool = False) -> None:
@@ -72,7 +73,7 @@ class Attention(nn.Module):
         layer: int = 0,
         token_counts: TokenCounts | None = None,
     ) -> Float[Tensor, "row asked width"]:
-        """Output at every query. With a tally, what is read is one row per type of token, (1, type, width)."""
+        """Attention output at every query. With token counts, `read` has one row per token type, (1, type, width)."""
         if token_counts is not None:
             return self._by_type(read[0], token_counts)
         assert geometry is not None  # counts alone do without
@@ -81,13 +82,13 @@ class Attention(nn.Module):
         q = self.q(geometry.rotate(self._split(self.query(reading)), geometry.query))
         k = self.k(geometry.rotate(self._split(self.key(read)), geometry.key[:, -read.shape[1] :]))
         v = self.v(self._split(self.value(read)))
-        scaled = q * q.shape[-1] ** -0.5  # queries, not scores: they are fewer numbers
+        scaled = q * q.shape[-1] ** -0.5  # scale queries instead of scores: fewer elements
         q, k, v = (x.transpose(1, 2) for x in (scaled, k, v))  # batch head position feature
         if cache is not None:
             k, v = cache.extend(layer, k, v)
         scores = q @ k.mT
         pattern = self.pattern(self.scores(scores.add_(geometry.bias)).softmax(dim=-1))
-        alone = cache is not None and pattern.shape[2] == 1  # a matrix product this thin would be slow
+        alone = cache is not None and pattern.shape[2] == 1  # one query: elementwise is faster than matmul
         mean = (pattern.mT * v).sum(dim=2, keepdim=True) if alone else pattern @ v
         return self.output(self.z(mean.transpose(1, 2)).flatten(2))
 
@@ -97,10 +98,10 @@ class Attention(nn.Module):
         read: Float[Tensor, "batch key width"],
         geometry: AttentionContext,
     ) -> Float[Tensor, "batch query width"]:
-        """Without positions, for few queries of many keys; keys and values are never computed.
+        """Attention without positions for few queries and many keys; keys and values are never computed.
 
-        A score q . (K x) is also (q K) . x, and a mean of values V x is V times the mean of x: so the few queries are
-        mapped back to the residual stream instead of every key and value out of it.
+        Since q . (K x) = (q K) . x and sum a V x = V sum a x, the few queries are projected back to the residual
+        stream, instead of projecting every position to a key and a value.
         """
         heads = self.heads
         q = self.q(self._split(self.query(reading))).transpose(1, 2)
@@ -119,7 +120,7 @@ class Attention(nn.Module):
     def _by_type(
         self, read: Float[Tensor, "type width"], token_counts: TokenCounts
     ) -> Float[Tensor, "batch query width"]:
-        """Without positions, where all that is read is one row per type of token; see `toylab.model.token_counts`."""
+        """Linear-time attention without positions: a key and a value per token type; see `model.token_counts`."""
         heads, types = self.heads, len(read)
         q, k, v = (linear(read).view(types, heads, -1).transpose(0, 1) for linear in (self.query, self.key, self.value))
         scores = q @ k.transpose(1, 2) / math.sqrt(q.shape[-1])  # head, query type, key type
@@ -134,7 +135,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two linear maps with an activation between them."""
+    """A two-layer perceptron: linear, activation, linear."""
 
     def __init__(self, config: ModelConfig, hidden: int, generator: torch.Generator) -> None:
         super().__init__()
@@ -148,7 +149,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then the MLP, both added to the residual stream."""
+    """A transformer block: attention, then an MLP, each added to the residual stream."""
 
     def __init__(self, config: ModelConfig, generator: torch.Generator) -> None:
         super().__init__()
@@ -162,8 +163,8 @@ class Block(nn.Module):
         self.resid_pre, self.attn_out, self.resid_mid = nn.Identity(), nn.Identity(), nn.Identity()
         self.mlp_out, self.resid_post = nn.Identity(), nn.Identity()
         self.positions: Int[Tensor, "#batch query"] | None = None
-        """Of the tokens that last passed `attn_out` and what follows: an edit there may act on some positions alone,
-        also while `generate` reads one token at a time."""
+        """Positions of the tokens in the latest call, from `attn_out` on; lets an edit select positions, also during
+        `generate`, which feeds one token at a time."""
 
     def forward(
         self,
@@ -174,7 +175,7 @@ class Block(nn.Module):
         layer: int = 0,
         token_counts: TokenCounts | None = None,
     ) -> Float[Tensor, "row asked width"]:
-        """The stream at every query. With a tally, `x` is one row per type of token, (1, type, width)."""
+        """The residual stream at every query. With token counts, `x` has one row per token type, (1, type, width)."""
         if token_counts is not None:
             self.positions = torch.arange(token_counts.types.shape[1], device=x.device)[None]
         else:
@@ -201,7 +202,7 @@ class Block(nn.Module):
         return self.resid_post(x)
 
     def before_counts(self) -> tuple[nn.Module, ...]:
-        """What runs on types instead of tokens, or not at all, where a tally is given."""
+        """Modules that token counts skip or run on token types instead of positions."""
         return self, self.resid_pre, self.ln1, *self.attn.modules()
 
 
@@ -225,7 +226,7 @@ else:
 
 @dataclass(frozen=True)
 class AttentionContext:
-    """Who may see whom, and from how far: worked out once and shared by all layers."""
+    """Attention mask and positional bias, computed once per forward pass and shared by all layers."""
 
     encoding: NoPositions
     query: Int[Tensor, "#batch query"]
@@ -242,8 +243,8 @@ class AttentionContext:
         dtype: torch.dtype,
         causal: bool = True,
     ) -> AttentionContext:
-        """Queries are the positions from `past` on; a query sees the keys of its segment and, in a causal model, only
-        those that do not come after it."""
+        """Queries are the positions from `past` on; each attends to the keys of its segment, in a causal model only up
+        to its own position."""
         query = positions[:, past:]
         seen: Bool[Tensor, "#batch query key"] = (query[:, :, None] >= positions[:, None, :]) | (not causal)
         if segments is not None:
@@ -256,7 +257,7 @@ class AttentionContext:
         return self.encoding.rotate(x, positions)
 
     def at(self, queries: Int[Tensor, "batch query"]) -> AttentionContext:
-        """The same for chosen queries alone."""
+        """The context restricted to the given queries."""
         batch = len(queries)
         query = self.query.expand(batch, -1).gather(1, queries)
         bias = self.bias.expand(batch, -1, -1, -1)
@@ -265,18 +266,18 @@ class AttentionContext:
 
 
 class KVCache:
-    """Keys and values of the tokens already read, a pair a layer: (batch, head, key, feature)."""
+    """Keys and values of preceding tokens, one pair per layer, each (batch, head, key, feature)."""
 
     def __init__(self) -> None:
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
 
     @property
     def length(self) -> int:
-        """How many tokens have been read."""
+        """Number of cached tokens."""
         return self.layers[0][0].shape[2] if self.layers else 0
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Append those of new tokens and return all."""
+        """Append the keys and values of new tokens; returns all keys and values of the layer."""
         if layer in self.layers:
             old_keys, old_values = self.layers[layer]
             keys, values = torch.cat([old_keys, keys], dim=2), torch.cat([old_values, values], dim=2)
@@ -284,11 +285,11 @@ class KVCache:
         return keys, values
 
     def keep(self, rows: Bool[Tensor, " row"]) -> None:
-        """Forget all other rows."""
+        """Keep the selected rows only."""
         self.layers = {layer: (keys[rows], values[rows]) for layer, (keys, values) in self.layers.items()}
 
     def repeat(self, times: int) -> None:
-        """Let each row stand for several, one after the other."""
+        """Repeat each row `times` times, consecutively."""
         for layer, (keys, values) in self.layers.items():
             self.layers[layer] = keys.repeat_interleave(times, dim=0), values.repeat_interleave(times, dim=0)
 
@@ -300,12 +301,12 @@ def _rows(
 
 
 def torch_stream(seed: int, purpose: str) -> torch.Generator:
-    """A generator for one purpose, independent of every other seed and purpose."""
+    """A torch generator, independent for each (seed, purpose)."""
     return torch.Generator().manual_seed(int(stream(seed, purpose).integers(2**32)))
 
 
 def make_linear(inputs: int, outputs: int, bias: bool, generator: torch.Generator) -> nn.Linear:
-    """A linear map, weights and biases uniform within 1 / sqrt(inputs) (torch's own default, from our generator)."""
+    """A linear layer with weights and biases uniform in +-1 / sqrt(inputs): PyTorch's default, from `generator`."""
     layer = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=bias)
     assert isinstance(layer, nn.Linear)
     for parameter in layer.parameters():

@@ -1,4 +1,4 @@
-"""Fine-tuning that can change weights only by a matrix of low rank (Hu et al. 2021, LoRA)."""
+"""Low-rank adaptation of the MLP weights (LoRA, Hu et al. 2021)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from toylab.settings import check_range
 
 
 class LoRAWeight(nn.Module):
-    """A weight plus a trained product of two thin matrices, the first of which starts at 0."""
+    """The weight W + B A with trainable B (output by rank, zero at init) and A (rank by input)."""
 
     def __init__(self, outputs: int, inputs: int, rank: int, generator: torch.Generator) -> None:
         super().__init__()
@@ -26,13 +26,13 @@ class LoRAWeight(nn.Module):
 
 
 def add_lora(model: Transformer, rank: int, seed: int = 0) -> Transformer:
-    """Let training change nothing but the MLPs' two matrices, each by this rank at the most; in place.
+    """Add LoRA to both weight matrices of every MLP and freeze all other parameters, in place.
 
     Raises:
-        ValueError: for a rank below 1 or above what the matrices have; for a model without MLPs.
+        ToylabError: for a rank below 1 or above the rank of the matrices; for a model without MLPs.
     """
     largest = min(_mlp_layers(model.blocks[0])[0].weight.shape)
-    check_range("the rank of the matrices themselves is the largest", rank=rank, least=1, most=largest)
+    check_range("at most the rank of the matrices", rank=rank, least=1, most=largest)
     model.requires_grad_(False)
     generator = torch_stream(seed, "low rank")
     for block in model.blocks:
@@ -44,13 +44,13 @@ def add_lora(model: Transformer, rank: int, seed: int = 0) -> Transformer:
 
 
 def merge_lora(model: Transformer) -> Transformer:
-    """The confined model with its changes merged into the weights, all of which may be trained again; in place."""
+    """Merge LoRA into the weights and make all parameters trainable again, in place."""
     for block in model.blocks:
         for layer in _mlp_layers(block):
             parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
             bias = layer.bias
             del layer.bias
-            layer.bias = bias  # behind the weight again: parameters keep their order
+            layer.bias = bias  # after the weight: keeps the parameter order
     return model.requires_grad_(True)
 
 

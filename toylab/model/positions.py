@@ -1,7 +1,7 @@
-"""Positional encodings: one class each, and the table `POSITIONS`.
+"""Positional encodings, and the table `POSITIONS`.
 
-An encoding may speak at three places, and each class overrides only those where it does: it adds a vector to the
-embedding (`embed`), turns queries and keys (`rotate`), or adds to the attention scores (`bias`).
+An encoding hooks in at one of three places: it adds a vector to the embedding (`embed`), rotates queries and keys
+(`rotate`), or adds a bias to the attention scores (`bias`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from toylab.console import ToylabError
 
 @runtime_checkable
 class EncodingConfig(Protocol):
-    """What an encoding may know of a model: these fields of `toylab.model.config.ModelConfig`, which checks them."""
+    """The fields of `toylab.model.config.ModelConfig` that encodings use."""
 
     @property
     def width(self) -> int: ...
@@ -45,30 +45,30 @@ class EncodingConfig(Protocol):
 
 
 class NoPositions(nn.Module):
-    """No position at all: order is seen only through the causal mask (NoPE). The base of all other encodings."""
+    """No positional encoding (NoPE): order enters only through the causal mask. Base class of all encodings."""
 
     def __init__(self, config: EncodingConfig, context: int, generator: torch.Generator) -> None:
         super().__init__()
 
     def embed(self, positions: Int[Tensor, "#batch position"]) -> Float[Tensor, "#batch position width"] | None:
-        """What is added to the token embeddings."""
+        """Vector added to the token embeddings, if any."""
         return None
 
     def rotate(
         self, x: Float[Tensor, "batch position head feature"], positions: Int[Tensor, "#batch position"]
     ) -> Float[Tensor, "batch position head feature"]:
-        """What becomes of a query or a key at its position."""
+        """Queries or keys after rotation by their position."""
         return x
 
     def bias(
         self, query: Int[Tensor, "#batch query"], key: Int[Tensor, "#batch key"]
     ) -> Float[Tensor, "#batch head query key"] | None:
-        """What is added to the attention scores."""
+        """Bias added to the attention scores, if any."""
         return None
 
 
 class LearnedPositions(NoPositions):
-    """A trained vector for every position up to the context length."""
+    """A trainable embedding for every position up to the context length."""
 
     def __init__(self, config: EncodingConfig, context: int, generator: torch.Generator) -> None:
         super().__init__(config, context, generator)
@@ -76,7 +76,7 @@ class LearnedPositions(NoPositions):
         self.table.data *= config.position_std
 
     def embed(self, positions):
-        # A captured graph (torch.export, torch.compile) has no numbers to look at; there the table refuses by itself.
+        # Traced graphs (torch.export, torch.compile) have no values to check; there the indexing itself raises.
         if positions.numel() and not torch.compiler.is_compiling():
             first, last = map(int, positions.aminmax())
             if first < 0:
@@ -90,11 +90,11 @@ class LearnedPositions(NoPositions):
 
 
 class _FixedPositions(NoPositions):
-    """An encoding made of fixed numbers that follow from the config: in the model's type, and in float32 where that is
-    less precise. An angle grows with position, and so does its error."""
+    """An encoding with a fixed buffer computed from the config, in at least float32, since the rounding error of an
+    angle grows with position."""
 
     name: str
-    """Of the numbers; a buffer that no file holds."""
+    """Name of the (non-persistent) buffer."""
 
     def __init__(self, config: EncodingConfig, context: int, generator: torch.Generator) -> None:
         super().__init__(config, context, generator)
@@ -102,7 +102,7 @@ class _FixedPositions(NoPositions):
         self.register_buffer(self.name, self.fixed(_wide(self.dtype)), persistent=False)
 
     def fixed(self, dtype: torch.dtype) -> Float[Tensor, " number"]:
-        """The numbers, worked out in a type."""
+        """The buffer, computed in the given dtype."""
         raise NotImplementedError
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> _FixedPositions:
@@ -110,7 +110,7 @@ class _FixedPositions(NoPositions):
         super()._apply(fn, recurse)
         after = self.get_buffer(self.name)
         self.dtype, made = after.dtype, self.fixed(_wide(after.dtype)).to(after.device)
-        if not before.is_meta:  # what an edit has changed stays changed
+        if not before.is_meta:  # keep modified entries
             old = self.fixed(before.dtype).to(before.device)
             made = torch.where((before == old).to(after.device), made, before.to(after.device, made.dtype))
         self._buffers[self.name] = made
@@ -122,9 +122,9 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 
 
 class SinusoidalPositions(_FixedPositions):
-    """Fixed sines and cosines at frequencies that fall geometrically (Vaswani et al. 2017, section 3.5).
+    """Sinusoidal position embeddings with geometric frequencies (Vaswani et al. 2017, section 3.5).
 
-    The vector holds the sines, then the cosines, then zeros where positions do not take up the whole width.
+    The vector holds all sines, then all cosines, then zeros up to the width.
     """
 
     name = "frequencies"
@@ -141,7 +141,7 @@ class SinusoidalPositions(_FixedPositions):
 
 
 class RotaryPositions(_FixedPositions):
-    """Turns each pair of query and key features by an angle that grows with position (Su et al. 2021, RoPE)."""
+    """Rotates each pair of query and key features by an angle proportional to position (RoPE, Su et al. 2021)."""
 
     name = "frequencies"
     frequencies: Tensor
@@ -157,10 +157,10 @@ class RotaryPositions(_FixedPositions):
 
 
 class ALiBiPositions(_FixedPositions):
-    """Lowers scores in proportion to distance (Press et al. 2021), by |distance| where both directions are seen.
+    """Subtracts slope * |distance| from the attention scores (ALiBi, Press et al. 2021).
 
-    Head h = 1, 2 ... has slope 2^(-8 h / heads), or all have `alibi_slope`. Where the number of heads is no power of
-    two, the authors' code takes the slopes of the power below and every other one of the power above instead.
+    Head h = 1, 2 ... has slope 2^(-8 h / heads), or all heads have `alibi_slope`. If the number of heads is not a power
+    of two, the authors' code differs: it uses the slopes of the power below and every other slope of the power above.
     """
 
     name = "slopes"
@@ -186,6 +186,6 @@ POSITIONS: dict[str, type[NoPositions]] = {
 
 
 def _frequencies(size: int, config: EncodingConfig, dtype: torch.dtype) -> Float[Tensor, " half"]:
-    """Angular frequencies, falling geometrically from the fastest towards `position_base` times less."""
+    """Geometric angular frequencies, from `position_frequency` down to about `position_frequency / position_base`."""
     steps = torch.arange(0, size, 2, dtype=dtype)
     return config.position_frequency * torch.exp(-math.log(config.position_base) * steps / size)

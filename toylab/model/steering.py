@@ -1,11 +1,11 @@
-"""Steering: a frozen model whose residual stream is moved by a few trained numbers.
+"""Steering vectors: a frozen model with trainable additions to its residual stream.
 
     steered = Steered(model, {3: Vector(64)})
     steered(tokens)              # the model with a vector added after block 3, at every position
-    generate(steered, ...)       # the same, token by token
+    generate(steered, ...)       # the same, autoregressively
 
-Source: Sinii et al. 2025 (arXiv 2509.06608) and 2025 (arXiv 2505.18706): one vector a layer, added after the block, at
-every position, zero at first.
+Source: Sinii et al. 2025 (arXiv 2509.06608) and 2025 (arXiv 2505.18706): one vector per layer, added after the block at
+every position, initialised to zero.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from toylab.probes import Edit, edit, watch
 from toylab.settings import check_option
 
 Positions = slice | Iterable[Any] | int
-"""Absolute positions: from a start up to a stop, or whole numbers one by one."""
+"""Absolute positions: a slice (start, stop), one index, or several."""
 
 
 class Vector(nn.Module):
-    """h + v: the same vector everywhere. Zero at first, unless one is given."""
+    """h + v, the same vector at every position; initialised to zero unless given."""
 
     def __init__(self, width: int, vector: Float[Tensor, " width"] | None = None) -> None:
         super().__init__()
@@ -45,14 +45,14 @@ class Vector(nn.Module):
 
 
 class Scaled(nn.Module):
-    """h + g(w . (rms(h) - mu) + b) v: one vector, at each token as long as the token asks for (rank one).
+    """h + g(w . (rms(h) - mu) + b) v: a steering vector with an input-dependent scale (rank one).
 
-    rms(h) is h over its root mean square; w and b are zero at first, v is drawn.
+    rms(h) is h divided by its root mean square; w and b are initialised to zero, v is sampled from N(0, 1).
 
     Args:
-        gate: g: the number itself, or tanh, which bounds it.
-        centre: mu, the mean of rms(h) where the decision falls: with it, w sees what differs between prompts.
-        generator: of v.
+        gate: the function g: identity ("linear") or tanh.
+        centre: mu, the mean of rms(h) at the decision position, so that w reads differences between prompts.
+        generator: of the initial v.
     """
 
     centre: Tensor
@@ -73,7 +73,7 @@ class Scaled(nn.Module):
         self.register_buffer("centre", torch.zeros(width) if centre is None else centre.detach().clone())
 
     def scale(self, h: Float[Tensor, "batch position width"]) -> Float[Tensor, "batch position"]:
-        """g(...) at every token."""
+        """The scale g(...) at every position."""
         scale = (rms_normed(h) - self.centre) @ self.weight + self.bias
         return scale.tanh() if self.gate == "tanh" else scale
 
@@ -82,21 +82,21 @@ class Scaled(nn.Module):
 
 
 def rms_normed(h: Float[Tensor, "... width"]) -> Float[Tensor, "... width"]:
-    """Each row over its root mean square, worked out in float32 at least: squares leave the range of float16."""
+    """RMS normalisation, computed in at least float32, since squares overflow float16."""
     wide = h.to(torch.promote_types(h.dtype, torch.float32))
     return (wide / wide.square().mean(dim=-1, keepdim=True).sqrt().clamp(min=1e-12)).to(h.dtype)
 
 
 class Steered(nn.Module):
-    """A frozen copy of a model with trainable additions after some of its blocks; called like the model itself.
+    """A frozen copy of a model with trainable additions after some of its blocks; call it like the model.
 
     Args:
-        additions: by layer; they take the model's type, and go where it is.
-        at: the absolute positions at which they act, all by default: `slice(8, 9)` or `(8,)` is position 8 alone.
+        additions: from layer to addition; moved to the dtype and device of the model.
+        at: absolute positions at which they act, all by default: `slice(8, 9)` or `(8,)` is position 8 only.
 
     Raises:
-        ValueError: without an addition, for a layer that the model does not have, for positions counted from the end,
-            and for none that the model can have.
+        ToylabError: without additions; for a layer out of range; for negative positions, or positions that are all
+            beyond the context.
     """
 
     def __init__(self, model: Transformer, additions: Mapping[int, nn.Module], at: Positions = slice(None)) -> None:
@@ -118,11 +118,11 @@ class Steered(nn.Module):
         self.additions.to(like.device, like.dtype)
 
     def edits(self) -> dict[str, Edit]:
-        """The additions as edits of the model, by point."""
+        """The additions as edits, by hook point."""
         return {f"blocks.{layer}.resid_post": self._edit(int(layer)) for layer in self.additions}
 
     def only(self, at: Positions) -> Steered:
-        """The same additions, acting at these positions alone."""
+        """The same additions, restricted to these positions."""
         return Steered(self.model, {int(layer): addition for layer, addition in self.additions.items()}, at)
 
     def forward(self, tokens: Int[Tensor, "batch position"], **options) -> Float[Tensor, "batch query vocab"]:
@@ -136,7 +136,7 @@ class Steered(nn.Module):
             moved = addition(h)
             if self.at == slice(None):
                 return moved
-            # Half of the rows may be asked for alone, as `toylab.probes.PathPatched` does.
+            # h may be the first half of the rows only, as in `toylab.probes.PathPatched`.
             assert block.positions is not None  # set where the block began
             return torch.where(_among(block.positions[: len(h)], self.at)[..., None], moved, h)
 
@@ -144,10 +144,10 @@ class Steered(nn.Module):
 
 
 def _checked(at: Positions) -> slice | tuple[int, ...]:
-    """The same positions as Python's own integers.
+    """The positions as Python integers.
 
     Raises:
-        ValueError: for what is no whole number, counts from the end or in steps, or leaves nothing.
+        ToylabError: for positions that are not integers, negative, strided or empty.
     """
 
     def place(value: Any) -> int:
@@ -157,19 +157,19 @@ def _checked(at: Positions) -> slice | tuple[int, ...]:
         except TypeError:
             number = -1
         if number < 0:
-            raise ToylabError(f"at={at}: {value!r} is no position; they are whole numbers that count from 0")
+            raise ToylabError(f"at={at}: {value!r} is not a position; give integers that count from 0")
         return number
 
     if not isinstance(at, slice):
         places = tuple(place(value) for value in (at if isinstance(at, Iterable) else (at,)))
         if not places:
-            raise ToylabError("at: names no position, so nothing would be steered; leave it out for all")
+            raise ToylabError("at: is empty, so nothing would be steered; leave it out for all positions")
         return places
     if at.step is not None and at.step != 1:
-        raise ToylabError(f"at={at}: positions count one by one; give slice(start, stop), or a tuple")
+        raise ToylabError(f"at={at}: a slice must have step 1; give slice(start, stop), or a tuple")
     start, stop = (None if value is None else place(value) for value in (at.start, at.stop))
     if stop is not None and stop <= (start or 0):
-        raise ToylabError(f"at={at}: holds no position, so nothing would be steered; stop must lie behind start")
+        raise ToylabError(f"at={at}: is empty, so nothing would be steered; stop must be greater than start")
     return slice(start, stop)
 
 
@@ -181,7 +181,7 @@ def _among(positions: Int[Tensor, "#batch position"], at: slice | tuple[int, ...
 
 
 def steer(model: Transformer, layers: Mapping[int, Float[Tensor, " width"]] | None = None) -> Steered:
-    """A model steered by given vectors, by layer; without any, by trainable zeros after every block."""
+    """A model steered by the given vectors, by layer; by default, trainable zero vectors after every block."""
     width = model.config.width
     if layers is None:
         return Steered(model, {layer: Vector(width) for layer in range(len(model.blocks))})
@@ -189,7 +189,7 @@ def steer(model: Transformer, layers: Mapping[int, Float[Tensor, " width"]] | No
 
 
 def save_steering(path: Path | str, steered: Steered) -> None:
-    """Save the additions alone: a few hundred numbers."""
+    """Save the additions and their positions, without the model."""
     about = {
         "steering": {
             layer: {"kind": type(addition).__name__, "gate": getattr(addition, "gate", None)}
@@ -201,10 +201,10 @@ def save_steering(path: Path | str, steered: Steered) -> None:
 
 
 def load_steering(path: Path | str, model: Transformer) -> Steered:
-    """A model steered by what was saved.
+    """Load saved additions into a steered model.
 
     Raises:
-        ValueError: if the file is missing, damaged, holds something else, or was made for another width or depth.
+        ToylabError: if the file is missing, damaged, holds no additions, or is for another width or depth.
     """
     tensors, about = read_tensors(path)
     width = model.config.width
@@ -215,7 +215,7 @@ def load_steering(path: Path | str, model: Transformer) -> Steered:
         places = slice(at["from"], at["to"]) if isinstance(at, dict) else tuple(at)
         steered = Steered(model, additions, places)
         steered.additions.load_state_dict(tensors)
-    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:  # all of it is ours
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:  # toylab's own classes only
         raise ToylabError(
             f"{path}: does not hold steering vectors for a model of width {width} and {len(model.blocks)} layers "
             f"({type(error).__name__}: {error})"
@@ -223,18 +223,18 @@ def load_steering(path: Path | str, model: Transformer) -> Steered:
     return steered
 
 
-# Can it work? --------------------------------------------------------------------------------------------------------
+# Effect bound before training ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class PreFlight:
-    """Whether a vector can move a choice between two tokens at all.
+    """Estimate of the largest effect of a steering vector on the choice between two tokens.
 
     Attributes:
-        cosine: of the two rows of the unembedding, with the final norm's gain folded in.
-        distance: length of their difference.
-        length: mean length of the residual stream where the choice falls.
-        bound: how far a vector of the given norm can shift their log-odds, in nats: an estimate, see `pre_flight`.
+        cosine: cosine of the two unembedding rows, with the gain of the final norm folded in.
+        distance: norm of their difference.
+        length: mean norm of the residual stream at the decision position.
+        bound: estimated largest shift of the log-odds by a vector of the given norm, in nats; see `pre_flight`.
     """
 
     cosine: float
@@ -243,10 +243,10 @@ class PreFlight:
     bound: float
 
     def check(self, least: float | int = 3.0) -> None:
-        """Raises `ValueError` if the bound is below `least` nats, saying why."""
+        """Raises `ToylabError` if the bound is below `least` nats."""
         if self.bound < least:
             raise ToylabError(
-                f"bound={self.bound:.2g} nats: a vector cannot move this choice by the {least:g} nats needed: "
+                f"bound={self.bound:.2g} nats: a vector cannot shift these log-odds by the {least:g} nats needed: "
                 f"the two rows of the unembedding have a cosine of {self.cosine:.2f} and differ by "
                 f"{self.distance:.2g}; "
                 "pre-train with unembedding='orthogonal', or with the two tokens in more contexts"
@@ -261,13 +261,13 @@ def pre_flight(
     other: int,
     norm: float | int = 15.0,
 ) -> PreFlight:
-    """How far a vector of the given norm, added before the final norm, can shift the log-odds of `this` over `other` as
-    the first token after the prompts.
+    """Estimate how far a vector of the given norm, added before the final norm, can shift the log-odds of `this` over
+    `other` as the first token after the prompts.
 
-    The shift is (row of this - row of other) . (N(h + v) - N(h)), where N divides by the standard deviation: at most
-    sqrt(width) |v| |difference of rows| / |h + v|, with |h + v|^2 = |h|^2 + |v|^2, for v and the rows across h. Vectors
-    and rows that lean on h may exceed it, by a factor of up to sqrt(2) for v across h, and |h| is a mean over prompts:
-    an estimate to refuse by, no proof.
+    The shift is (row of this - row of other) . (N(h + v) - N(h)), where N divides by the standard deviation. For v and
+    the rows orthogonal to h it is at most sqrt(width) |v| |difference of rows| / |h + v|, |h + v|^2 = |h|^2 + |v|^2.
+    This is an estimate, not a proof: vectors and rows that are not orthogonal to h may exceed it, by a factor of up to
+    sqrt(2) for v orthogonal to h, and |h| is a mean over prompts.
     """
     point = f"blocks.{len(model.blocks) - 1}.resid_post"
     with watch(model, point) as seen:
@@ -281,7 +281,7 @@ def pre_flight(
 
 
 def folded_unembedding(model: Transformer) -> Float[Tensor, "vocab width"]:
-    """Rows of the unembedding times the final norm's gain: what each token reads from the normalised stream.
+    """Rows of the unembedding times the gain of the final norm: the directions that logits read.
 
     Raises:
         ValueError: for a model without an unembedding.

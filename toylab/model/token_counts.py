@@ -1,14 +1,13 @@
-"""Attention in linear time, exactly, where no position is known: count the tokens, not the pairs.
+"""Exact linear-time attention in the first layer of a model without positions, from token counts.
 
-Without positions, what the first layer reads at a position depends on the token there and on nothing else. All zeros
-have one key and one value, all ones another. So a query need not visit T keys; it visits the few *types* of token and
-multiplies each by how many of that type it may see:
+Without positions, key and value in the first layer depend only on the token, so a query can sum over token *types*,
+each weighted by the number n_c of visible tokens of this type, instead of over T keys:
 
     sum over keys t of exp(q k_t) v_t   =   sum over types c of n_c exp(q k_c) v_c
 
-and n_c exp(s_c) = exp(s_c + log n_c): a softmax over types whose scores are raised by the log of a tally. The tallies
-are cumulative sums (causal) or totals (bidirectional), known before the model runs. That is also the whole theory of
-such a layer: it sees the string only through (n_0, n_1, n_[, n_], n_BoS).
+Since n_c exp(s_c) = exp(s_c + log n_c), this is a softmax over types with log counts added to the scores. The counts
+are cumulative sums (causal) or totals (bidirectional) of the tokens. Such a layer is therefore a function of the query
+token and the counts (n_0, n_1, n_[, n_], n_BoS) alone.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class TokenCounts:
-    """The type of every token, and the log of how many of each type it may see (minus infinity for none)."""
+    """One-hot type of every token, and the log count of each type visible to it (-inf for none)."""
 
     types: Float[Tensor, "batch position type"]
     log_counts: Float[Tensor, "batch position type"]
@@ -32,12 +31,12 @@ class TokenCounts:
 def count_tokens(
     tokens: Int[Tensor, "batch position"], vocab: int, causal: bool, dtype: torch.dtype | None = None
 ) -> TokenCounts:
-    """The tallies of a batch: of each token and those before it, or of the whole row.
+    """Token counts of a batch: cumulative up to each position (causal) or of the whole row.
 
     Args:
-        vocab: how many types there are.
-        dtype: of the model that will use them; torch's default if not given.
+        vocab: number of token types.
+        dtype: dtype of the model; torch's default if None.
     """
-    types = F.embedding(tokens, torch.eye(vocab, dtype=dtype, device=tokens.device))  # an index would wrap around
+    types = F.embedding(tokens, torch.eye(vocab, dtype=dtype, device=tokens.device))  # raises on negative ids
     counts = types.cumsum(dim=1) if causal else types.sum(dim=1, keepdim=True).expand_as(types)
     return TokenCounts(types, counts.log())

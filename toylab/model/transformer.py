@@ -1,8 +1,8 @@
-"""A transformer, sized by its task and open to inspection at every named point.
+"""A transformer with a hook point at every activation of interest.
 
-Wherever a researcher may want to look stands an `nn.Identity`; its path is its name (`blocks.0.attn.pattern`), the
-one TransformerLens uses without its `hook_`. `toylab.probes.points(model)` lists them all. What is probed is what was
-trained: no weight is folded, and the same code runs whether anybody watches or not.
+Hook points are `nn.Identity` modules named by their path (`blocks.0.attn.pattern`), as in TransformerLens without its
+`hook_`. `toylab.probes.points(model)` lists them all. The probed model is the trained model: no weights are folded,
+and hooks do not change the output.
 
 Axis names: batch, position (query or key inside attention), head, feature (within a head), width, hidden, vocab.
 """
@@ -24,13 +24,16 @@ from toylab.tasks import Task
 
 
 class Transformer(nn.Module):
-    """Tokens in, logits out.
+    """A decoder-only (or, with `causal=False`, bidirectional) transformer, from token ids to logits.
 
     Args:
-        config: the shape.
-        vocab: number of tokens.
-        context: number of positions that learned positions know; the other encodings have no such limit.
-        seed: of the initial weights; nothing else draws on it, and torch's global generator is left alone.
+        config: architecture.
+        vocab: vocabulary size.
+        context: number of learned position embeddings; other encodings have no such limit.
+        seed: of the initial weights only; torch's global generator is not used.
+
+    Raises:
+        ToylabError: for an orthogonal unembedding with more tokens than the width.
     """
 
     def __init__(self, config: ModelConfig, vocab: int, context: int, seed: int = 0) -> None:
@@ -43,7 +46,7 @@ class Transformer(nn.Module):
         self.config, self.vocab, self.context = config, vocab, context
         std = config.embedding_std
         if config.unembedding == "tied":
-            std = std * config.width**-0.5  # or a token's logit for itself would start near the width
+            std = std * config.width**-0.5  # otherwise a token's own logit is about `width` at init
         embeddings = std * torch.randn(vocab, config.width, generator=generator)
         self.embedding = nn.Embedding(vocab, config.width, _weight=embeddings)
         self.positions = POSITIONS[config.positions](config, context, generator)
@@ -54,7 +57,7 @@ class Transformer(nn.Module):
 
     @classmethod
     def for_task(cls, task: Task, config: ModelConfig | None = None, seed: int = 0) -> Transformer:
-        """A model of the task's vocabulary and context."""
+        """A model with the vocabulary size and context of a task."""
         return cls(config or ModelConfig(), len(task.vocabulary), task.context, seed)
 
     def forward(
@@ -67,29 +70,27 @@ class Transformer(nn.Module):
         cache: KVCache | None = None,
         token_counts: TokenCounts | None = None,
     ) -> Float[Tensor, "batch query vocab"]:
-        """Logits for the token after each position (without an unembedding, the final residual stream).
+        """Next-token logits at each position (the final residual stream if there is no unembedding).
 
         Args:
             tokens: ids below `vocab`.
-            positions: of each token, 0, 1, 2 ... by default (counted on from what `cache` holds).
-            segments: tokens see only tokens of their own segment: several sequences packed into one row.
-            queries: indices of the positions whose logits are wanted; the last block then computes no others.
-            cache: keys and values of earlier tokens, which `tokens` continue; it is extended in place.
-            tally: of these tokens: a first layer without positions then runs in linear time. The logits are the same
-                but for rounding. It is left aside where anything listens to the points that it passes by (`embed`,
-                `resid_pre` and those of `attn`).
+            positions: position of each token; by default 0, 1, 2 ..., continuing after the tokens in `cache`.
+            segments: segment ids of packed sequences; attention is restricted to tokens of the same segment.
+            queries: positions at which logits are computed; the last block skips all others.
+            cache: keys and values of the preceding tokens, extended in place.
+            token_counts: of `tokens`, for linear-time attention in a first layer without positions. The logits agree
+                up to rounding. Ignored if a skipped point (`embed`, `resid_pre`, those of `attn`) has a hook.
 
         Raises:
-            ValueError: for a position past the end of learned positions; for a cache in a bidirectional model, whose
-                old keys would have to change with every new token; for a tally with positions, segments, queries or
-                a cache, of which it knows nothing.
+            ToylabError: for a position beyond the learned ones; for a cache in a bidirectional model, in which new
+                tokens change old keys; for token counts combined with positions, segments, queries or a cache.
         """
         if cache is not None and not self.config.causal:
-            raise ToylabError("cache: a bidirectional model cannot keep one; call it without, or with causal=True")
+            raise ToylabError("cache: a bidirectional model cannot use one; call it without, or with causal=True")
         if token_counts is not None and (
             self.config.positions != "none" or any(x is not None for x in (positions, segments, queries, cache))
         ):
-            raise ToylabError("tally: works on whole rows of a model with positions='none'; leave it out otherwise")
+            raise ToylabError("token_counts: need whole rows of a model with positions='none'; leave it out")
         if token_counts is not None and has_hooks(self.embedding, self.embed, *self.blocks[0].before_counts()):
             token_counts = None
         past = 0 if cache is None else cache.length
@@ -97,7 +98,7 @@ class Transformer(nn.Module):
             positions = torch.arange(past + tokens.shape[1], device=tokens.device)[None]
         dtype = self.embedding.weight.dtype
         last = len(self.blocks) - 1
-        # The first layer needs none with a tally: who sees whom is all in the counts.
+        # With token counts, the first layer needs no mask: the causal counts replace it.
         geometry = None
         if token_counts is None or last:
             geometry = AttentionContext.of(self.positions, positions, segments, past, dtype, self.config.causal)

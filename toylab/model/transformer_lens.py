@@ -1,4 +1,4 @@
-"""Our weights in TransformerLens, and theirs in a model of ours."""
+"""Conversion between `Transformer` and the `HookedTransformer` of TransformerLens."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ _POSITIONS = {
 
 @torch.no_grad()
 def to_hooked(model: Transformer, context: int | None = None) -> nn.Module:
-    """A HookedTransformer of TransformerLens with the same weights and the same logits, in the same number format.
+    """Convert to a HookedTransformer with the same weights, logits and dtype.
 
-    Its `generate` is wrong with the cache that it has by default for learned, sinusoidal and no positions: give it
-    `use_past_kv_cache=False`.
+    With learned, sinusoidal or no positions, HookedTransformer's `generate` is wrong with its default cache: call it
+    with `use_past_kv_cache=False`.
 
     Args:
-        context: positions that it shall know, as many as the model's task has if not given.
+        context: context length, that of the model if None.
 
     Raises:
-        ValueError: for a setting that it does not know, by name; for more positions than learned ones there are.
+        ToylabError: for a setting without a counterpart, which is named; for a context beyond the learned positions.
     """
     from transformer_lens import HookedTransformer, HookedTransformerConfig
 
@@ -52,7 +52,7 @@ def to_hooked(model: Transformer, context: int | None = None) -> nn.Module:
     hidden = 4 * config.width if config.hidden is None else config.hidden
     weight = model.embedding.weight
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # it goes away with version 4, which the extra leaves out
+        warnings.simplefilter("ignore", DeprecationWarning)  # about version 4, which the extra excludes
         hooked = HookedTransformer(
             HookedTransformerConfig(
                 n_layers=config.layers,
@@ -74,7 +74,7 @@ def to_hooked(model: Transformer, context: int | None = None) -> nn.Module:
             )
         )
     for parameter in hooked.parameters():
-        parameter.zero_()  # what we do not have adds nothing
+        parameter.zero_()  # weights without a counterpart stay 0
     state = {"embed.W_E": weight, "unembed.W_U": model.unembedding.weight.T}
     if _POSITIONS[config.positions] == "standard" and config.positions != "none":
         placed = model.positions.embed(torch.arange(context, device=weight.device))
@@ -93,7 +93,7 @@ def to_hooked(model: Transformer, context: int | None = None) -> nn.Module:
 
 
 def _block_state(name: str, block: Block, config: ModelConfig) -> dict[str, Tensor]:
-    """The weights of a block by their names in TransformerLens."""
+    """Weights of a block under their TransformerLens names."""
     state = {}
     for theirs, linear in zip("QKV", (block.attn.query, block.attn.key, block.attn.value), strict=True):
         state[f"{name}.attn.W_{theirs}"] = linear.weight.unflatten(0, (config.heads, -1)).mT
@@ -122,7 +122,7 @@ def _norm(name: str, norm: nn.Module | None) -> dict[str, Tensor]:
 
 
 def _write_positions(attn: Any, model: Transformer, context: int) -> None:
-    """Angles and slopes as our model has them, to the last bit."""
+    """Copy rotary angles and ALiBi slopes bit-exactly."""
     places = torch.arange(context, device=model.embedding.weight.device)
     if isinstance(model.positions, RotaryPositions):
         angles = (places[:, None] * model.positions.frequencies).repeat(1, 2)
@@ -134,7 +134,7 @@ def _write_positions(attn: Any, model: Transformer, context: int) -> None:
 
 
 def _refuse_ours(model: Transformer, context: int) -> None:
-    """Name the first setting that TransformerLens has no counterpart for."""
+    """Raises `ToylabError` for the first setting without a counterpart in TransformerLens."""
     config = model.config
     reasons: dict[str, Callable[[], bool]] = {
         "norm": lambda: config.norm not in _NORMS,
@@ -146,8 +146,8 @@ def _refuse_ours(model: Transformer, context: int) -> None:
     for name, wrong in reasons.items():
         if wrong():
             raise ToylabError(
-                f"{name}={getattr(config, name)}: HookedTransformer has no such thing (with positions="
-                f"{config.positions}); only models without it can be converted"
+                f"{name}={getattr(config, name)}: HookedTransformer does not support it (with "
+                f"positions={config.positions}); only models without it can be converted"
             )
     if config.positions == "learned" and context > model.context:
         raise ToylabError(f"context={context}: learned positions end at {model.context}; give at most that")
@@ -168,17 +168,17 @@ _PLAIN: dict[str, Any] = {
     "output_logits_soft_cap": -1.0,
     "rotary_adjacent_pairs": False,
 }
-"""What a HookedTransformer must have in its config to be one of our models."""
+"""Config values that a HookedTransformer must have to be convertible."""
 
 
 @torch.no_grad()
 def from_hooked(hooked: nn.Module) -> Transformer:
-    """A `Transformer` with the weights and the logits of a HookedTransformer.
+    """Convert a HookedTransformer to a `Transformer` with the same weights and logits.
 
-    A fixed table of positions comes back as a learned one.
+    Fixed position tables become learned ones.
 
     Raises:
-        ValueError: for a setting that our model does not have, by name.
+        ToylabError: for a setting without a counterpart, which is named.
     """
     cfg = _refuse_theirs(hooked)
     norms: dict[str | None, Any] = {theirs: ours for ours, theirs in _NORMS.items()} | {"LNPre": "pre"}
@@ -218,24 +218,24 @@ def from_hooked(hooked: nn.Module) -> Transformer:
 def _refuse_scaled_rotary(hooked: Any) -> None:
     cfg, attn = hooked.cfg, hooked.blocks[0].attn
     features = torch.arange(0, cfg.d_head, 2, dtype=torch.double)
-    own = float(cfg.rotary_base) ** (-features / cfg.d_head)  # as our config has them, so that they survive saving
+    own = float(cfg.rotary_base) ** (-features / cfg.d_head)  # recomputed from the config when a saved model is loaded
     theirs = torch.atan2(attn.rotary_sin[1], attn.rotary_cos[1])[: len(own)].double().cpu()
     if (own - theirs).abs().max() > 1e-6:
         raise ToylabError(
             f"rotary frequencies: are not those of rotary_base={cfg.rotary_base}, so they are scaled (as by "
-            "use_NTK_by_parts_rope); a Transformer has no such setting"
+            "use_NTK_by_parts_rope); a Transformer does not support this"
         )
 
 
 def _copy_norm(norm: nn.Module | None, state: dict[str, Tensor], name: str) -> None:
-    if f"{name}.w" in state:  # folded norms have neither weights nor biases: ours start at 1 and 0
+    if f"{name}.w" in state:  # folded norms have no weights: keep 1 and 0
         assert isinstance(norm, nn.LayerNorm)
         norm.weight.copy_(state[f"{name}.w"])
         norm.bias.copy_(state[f"{name}.b"])
 
 
 def _copy_block(block: Block, state: dict[str, Tensor], name: str) -> None:
-    """The weights of a block from their names in TransformerLens."""
+    """Copy the weights of a block from their TransformerLens names."""
     for theirs, linear in zip("QKV", (block.attn.query, block.attn.key, block.attn.value), strict=True):
         linear.weight.copy_(state[f"{name}.attn.W_{theirs}"].mT.flatten(0, 1))
         linear.bias.copy_(state[f"{name}.attn.b_{theirs}"].flatten())
@@ -269,17 +269,17 @@ def _refuse_theirs(hooked: Any) -> Any:
     for name, (value, allowed) in wanted.items():
         if value not in allowed:
             choices = " or ".join(str(one) for one in allowed)
-            raise ToylabError(f"{name}={value}: a Transformer knows {choices}; no other model can be converted")
+            raise ToylabError(f"{name}={value}: a Transformer supports {choices}; no other model can be converted")
     if bool(hooked.unembed.b_U.any()):
-        raise ToylabError("unembed.b_U: a Transformer has no bias there; fold it away, or set it to 0")
+        raise ToylabError("unembed.b_U: a Transformer has no unembedding bias; fold it, or set it to 0")
     return cfg
 
 
 def _compare(hooked: nn.Module, model: Transformer) -> None:
-    """Whatever setting was not thought of shows here."""
+    """Raises `ToylabError` if the logits differ, as from a setting not checked above."""
     size = min(256, model.context)
     tokens = torch.arange(2 * size, device=model.embedding.weight.device).view(2, size) % model.vocab
     theirs: Float[Tensor, "batch position vocab"] = hooked(tokens)
     scale = max(1.0, theirs.abs().max().item())
     if (model(tokens) - theirs).abs().max().item() > 1e-4 * scale:
-        raise ToylabError(f"cfg={hooked.cfg}: some setting of it has no counterpart; the logits would differ")
+        raise ToylabError(f"cfg={hooked.cfg}: a setting has no counterpart, so the logits differ")

@@ -1,1 +1,1 @@
-"""Models whose mechanism is known because their weights were written by hand."""
+"""Planted circuits: models with handwritten weights, whose mechanism is known."""

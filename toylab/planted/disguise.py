@@ -1,8 +1,8 @@
-"""Disguise a circuit without changing what it computes, or blend it with noise: plants on which detectors are tried.
+"""Function-preserving transformations of planted circuits, and weight noise, for testing detectors.
 
-A circuit written by hand is too tidy: one head, a coordinate a feature. `add_heads` gives it heads that look elsewhere,
-`add_layer` layers that do nothing, `rotate_basis` a basis in which no coordinate means anything. All three leave every
-logit as it was. `add_noise` trades its weights for random ones, from 0 to 100 %.
+Handwritten circuits are unrealistically clean: one head, one coordinate per feature. `add_heads` adds heads that attend
+at random, `add_layer` adds idle layers, and `rotate_basis` rotates the residual stream; all three preserve the logits.
+`add_noise` interpolates the weights with random ones.
 """
 
 from __future__ import annotations
@@ -29,13 +29,12 @@ Model = TypeVar("Model", bound=nn.Module)
 def add_heads(
     model: Transformer, heads: int, at: int, rng: np.random.Generator, sharp: float | int = 4.0
 ) -> Transformer:
-    """The same logits from `heads` heads a layer: each old one stands at place `at`, the others attend at random.
+    """A model with the same logits and `heads` heads per layer: the original head at index `at`, the others random.
 
-    The others read the stream and write nothing. Their scores have about the size `sharp`.
+    Random heads attend with scores of magnitude about `sharp` and have zero output.
 
     Raises:
-        ValueError: for a model with norms or more than one head, whose weights would have to be divided otherwise; for
-            a place that is no head.
+        ToylabError: for a model with norms or several heads, or an index `at` out of range.
     """
     config = model.config
     if config.norm != "none" or config.heads != 1 or config.positions not in ("none", "learned"):
@@ -48,7 +47,7 @@ def add_heads(
     hidden = 4 * old if config.hidden is None else config.hidden
     grown = Transformer(replace(config, heads=heads, width=width, hidden=hidden), model.vocab, model.context)
     grown.to(**_kind(model))
-    own = slice(at * old, (at + 1) * old)  # the features of the circuit's head
+    own = slice(at * old, (at + 1) * old)  # features of the original head
     with torch.no_grad():
         for name, parameter in grown.named_parameters():
             source = model.get_parameter(name)
@@ -59,7 +58,7 @@ def add_heads(
                 parameter[own] = source
             elif name.endswith("attn.output.weight"):
                 parameter[:old, own] = source
-            else:  # the circuit keeps the first coordinates of the residual stream
+            else:  # the circuit occupies the first coordinates of the residual stream
                 parameter[tuple(slice(size) for size in source.shape)] = source
         for block in grown.blocks:
             others = [h for h in range(heads) if h != at]
@@ -69,10 +68,10 @@ def add_heads(
 
 
 def add_layer(model: Transformer, before: int, rng: np.random.Generator, sharp: float | int = 4.0) -> Transformer:
-    """The same logits with one more layer, which stands before layer `before`, attends at random and writes nothing.
+    """A model with the same logits and an idle layer before layer `before`: random attention, zero output.
 
     Raises:
-        ValueError: for a norm that acts on the stream itself, through which nothing passes unchanged.
+        ToylabError: for norms on the residual stream itself (post, entry), under which no layer is the identity.
     """
     config = model.config
     if config.norm not in ("none", "pre"):
@@ -94,12 +93,12 @@ def add_layer(model: Transformer, before: int, rng: np.random.Generator, sharp: 
 
 
 def rotate_basis(model: Transformer, rng: np.random.Generator) -> Transformer:
-    """The same logits in another basis of the residual stream.
+    """A model with the same logits and a randomly rotated residual stream.
 
-    A LayerNorm takes the mean of the coordinates away, so that with one the basis turns around the all-ones direction.
+    With LayerNorm, which subtracts the mean, the rotation fixes the all-ones direction.
 
     Raises:
-        ValueError: for a norm whose weights differ, which marks a basis.
+        ToylabError: for a norm with unequal weights or biases, which is not rotation-equivariant.
     """
     turned = deepcopy(model)
     _turn(turned, turned.blocks, _rotation(model, rng))
@@ -107,7 +106,7 @@ def rotate_basis(model: Transformer, rng: np.random.Generator) -> Transformer:
 
 
 def rotate_encoder_basis(model: EncoderDecoder, rng: np.random.Generator) -> EncoderDecoder:
-    """The same logits in another basis of the encoder's residual stream, which the decoder's cross-attention reads."""
+    """`rotate_basis` for the encoder's residual stream, including the cross-attention that reads it."""
     turned = deepcopy(model)
     rotation = _rotation(model.encoder, rng)
     _turn(turned.encoder, turned.encoder.blocks, rotation)
@@ -118,12 +117,10 @@ def rotate_encoder_basis(model: EncoderDecoder, rng: np.random.Generator) -> Enc
 
 
 def add_noise(model: Model, noise: float | int, rng: np.random.Generator) -> Model:
-    """A part `noise` of every weight traded for random numbers of the same size: 0 leaves all, 1 leaves nothing.
-
-    Each array of weights w becomes (1 - noise) w + noise g, with g normal and as long as w.
+    """Interpolate every parameter w with Gaussian noise: (1 - noise) w + noise g, where g has the RMS of w.
 
     Raises:
-        ValueError: for a share outside 0 to 1.
+        ToylabError: for `noise` outside 0 to 1.
     """
     check_range("it is a share", noise=noise, least=0, most=1)
     mixed = deepcopy(model)
@@ -143,7 +140,7 @@ def _kind(model: nn.Module) -> dict[str, Any]:
 def _attend_at_random(
     attn: Attention, features: slice, coordinates: slice, rng: np.random.Generator, sharp: float | int
 ) -> None:
-    """Random queries and keys for one head, whose scores for features of size 1 spread by about `sharp`."""
+    """Random query and key weights of one head; scores of unit features have a spread of about `sharp`."""
     for linear in (attn.query, attn.key):
         place = linear.weight[features, coordinates]
         place.copy_(torch.from_numpy(rng.standard_normal(tuple(place.shape))) * sharp**0.5)
@@ -160,13 +157,13 @@ def _rotation(model: Transformer, rng: np.random.Generator) -> Float[Tensor, "wi
     frame = rng.standard_normal((width, width))
     frame[:, 0] = 1
     basis = np.linalg.qr(frame)[0]
-    turn = np.eye(width)  # the first direction stays as it is, all others turn among themselves
+    turn = np.eye(width)  # fixes the first direction, rotates the rest
     turn[1:, 1:] = np.linalg.qr(rng.standard_normal((width - 1, width - 1)))[0]
     return torch.from_numpy(basis @ turn @ basis.T).to(**_kind(model))
 
 
 def _turn(model: Transformer, blocks: BlockList, rotation: Float[Tensor, "width width"]) -> None:
-    """What is written to the stream is turned, and what reads it reads the turned."""
+    """Rotate all weights that write to the residual stream, and inversely those that read it."""
     with torch.no_grad():
         model.embedding.weight.copy_(model.embedding.weight @ rotation)
         if isinstance(model.positions, LearnedPositions):

@@ -1,7 +1,7 @@
-"""Transformers whose weights are written by hand: the known truth on which probes are tested.
+"""Transformers with handwritten weights: ground truth for testing probes.
 
-Every feature has a coordinate of its own in the residual stream. The iteration head needs no norm, and its MLP units
-are AND gates: relu(a + b - 1) is 1 if both features are, else 0. The counter has no MLP and lives off the norm.
+Every feature has its own coordinate in the residual stream. The iteration head uses no norm, and its MLP units are AND
+gates: relu(a + b - 1) is 1 if both binary features are 1, else 0. The counter uses no MLP but relies on LayerNorm.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from toylab.tasks import AssociativeRecall, IteratedMap
 from toylab.tasks.bracketed import BEGIN, CLOSE, ONE, OPEN
 
 SHARPNESS = 60.0
-"""Attention score of the key looked for, against 0 for the others: the rest gets less than e^-55 of the attention."""
+"""Attention score of the target key, against 0 for all others, which together get less than e^-55 of the attention."""
 
 
 def iteration_head(task: IteratedMap) -> Transformer:
     """The circuit of Cabannes et al. 2024, section 3, for any iterated task with chain of thought.
 
-    1. The head of layer 0 asks "are you EoI?" and brings back *its position*.
-    2. The MLP of layer 0 subtracts: from its own position q and that of EoI, e, it makes t = q - e + 1.
-    3. The head of layer 1, the iteration head, asks "are you at position t?" and brings back *the token* there.
-    4. The MLP of layer 1 looks up F(s, x) for its own token s and the one brought back. When that one is EoI, all
-       states are written, and it says EoS: no counter is needed.
+    1. The head of layer 0 attends to EoI and copies its *position* e.
+    2. The MLP of layer 0 computes t = q - e + 1 from the current position q.
+    3. The head of layer 1, the iteration head, attends to position t and copies its *token* x.
+    4. The MLP of layer 1 looks up F(s, x) for the current token s. If x is EoI, all states have been written, and it
+       outputs EoS, so no counter is needed.
 
-    The model is exact for every length up to the task's longest.
+    The model is exact for every length up to the task's maximum.
 
     Raises:
-        ValueError: for a task without chain of thought, whose states have nowhere to stand.
+        ToylabError: for a task without chain of thought.
     """
     if not task.chain_of_thought:
         raise ToylabError("chain_of_thought=False: the iteration head works on written states; give a task with them")
@@ -47,7 +47,7 @@ def iteration_head(task: IteratedMap) -> Transformer:
     token, position, ended, due, read, out = _slots(vocab, context, context, context, vocab, vocab)
     width = out.stop
 
-    # (e, q) -> t, for every place of EoI and every position from which a state or EoS is written
+    # (e, q) -> t, for every position e of EoI and every position q that predicts a state or EoS
     subtraction = [
         ((position[q], ended[e]), due[q - e + 1]) for e in range(2, task.max_length + 2) for q in range(e, 2 * e)
     ]
@@ -65,7 +65,7 @@ def iteration_head(task: IteratedMap) -> Transformer:
     with torch.no_grad():
         _write_ends(model, token, position, out)
         find_end, fetch = (block.attn for block in model.blocks)
-        sharp = SHARPNESS * math.sqrt(width)  # undoes the division of scores by the root of the head's width
+        sharp = SHARPNESS * math.sqrt(width)  # cancels the scaling of scores by 1 / sqrt(head width)
 
         find_end.query.bias[0] = sharp
         find_end.key.weight[0, token[task.end_of_input]] = 1
@@ -81,7 +81,7 @@ def iteration_head(task: IteratedMap) -> Transformer:
 
 
 def _lookup(task: IteratedMap, token: range, read: range, out: range) -> list[tuple[tuple[int, ...], int]]:
-    """The gates (s, x) -> F(s, x); from EoI to the first state, and from the last state to EoS."""
+    """Gates (s, x) -> F(s, x), (EoI, x) -> s_1, and (s, EoI) -> EoS."""
     values = range(task.values)
     states, inputs = torch.tensor([(s, x) for s in values for x in values]).T
     after = task.step(states.numpy(), inputs.numpy()).tolist()
@@ -97,10 +97,9 @@ def _lookup(task: IteratedMap, token: range, read: range, out: range) -> list[tu
 def induction_head(task: AssociativeRecall) -> Transformer:
     """The circuit of Olsson et al. 2022 for recall: two attention layers without MLPs, exact on every row.
 
-    1. The head of layer 0, the previous-token head, asks "are you at my position less one?" and brings back *the token*
-       there.
-    2. The head of layer 1, the induction head, asks "did the token that I am stand before you?" and brings back *the
-       token* that it finds: the value that followed the key.
+    1. The head of layer 0, the previous-token head, attends to the preceding position and copies its *token*.
+    2. The head of layer 1, the induction head, attends to the position preceded by the current token and copies its
+       *token*: the value that followed the key.
     """
     vocab, context = len(task.vocabulary), task.context
     token, position, before, out = _slots(vocab, context, vocab, vocab)
@@ -118,7 +117,7 @@ def induction_head(task: AssociativeRecall) -> Transformer:
         names = range(vocab)
         induction.query.weight[names, token] = sharp
         induction.key.weight[names, before] = 1
-        induction.key.weight[names, position[0]] = -1  # nothing stands before the first token, which so found itself
+        induction.key.weight[names, position[0]] = -1  # position 0 has no predecessor and attends to itself
         _route(induction.value.weight, induction.output.weight, token, out)
     return model
 
@@ -126,24 +125,24 @@ def induction_head(task: AssociativeRecall) -> Transformer:
 def contextual_counter(
     regions: int, classes: int, *, bias: Literal["begin", "bracket"] = "begin", half: float | int = 10.0
 ) -> EncoderDecoder:
-    """A causal one-head encoder without positions and a bare cross-attention that count exactly, in float64.
+    """An exact counter in float64: a causal one-head encoder without positions, and a decoder of cross-attention only.
 
-    1. The encoder's head attends evenly to BoS and all brackets so far. Of a, b brackets opened and closed it brings
-       back (w, s (a - b), a) / (1 + a + b), which differs for every region and every place outside.
-    2. The norm puts all states on a sphere, where each is an *extreme point*: for every state there is a direction in
-       which it lies farther out than all others. (On a line, middle regions could not be singled out.)
-    3. The query of region k points where the ones of region k are, so steeply that all else gets e^-40 of their
-       attention; only the bias token (BoS, or the region's own opening bracket) is lifted to the weight of `half` ones.
-    4. Of what the attention brings back, the ones are the share x = n / (n + half). The logits of count c are the
-       height above x of the tangent of the convex f(x) = -ln(1 - x) at x_c; the highest tangent at a point is its own.
+    1. The encoder's head attends uniformly to BoS and all brackets so far. After a opening and b closing brackets it
+       outputs (w, s (a - b), a) / (1 + a + b), which is unique to every region and every gap between regions.
+    2. LayerNorm projects all states to a sphere, where each is an *extreme point*: there is a direction in which it
+       exceeds all others. (On a line, middle regions could not be separated.)
+    3. The query of region k is aligned with the ones of region k, scaled so that all other tokens get e^-40 of their
+       attention. Only the bias token (BoS, or the opening bracket of the region) has the weight of `half` ones.
+    4. The attention on ones is x = n / (n + half). The logit of count c is the value at x of the tangent to the convex
+       f(x) = -ln(1 - x) at x_c; at x_n, the largest is the tangent of n itself.
 
     Args:
-        regions: that can be asked for; strings may have more.
-        classes: counts from 0; the strings may be of any length.
-        bias: the token that is compared with.
+        regions: number of label queries; strings may have more regions.
+        classes: number of counts, from 0; strings may be of any length.
+        bias: the bias token.
         half: the count at which half of the attention is on ones.
 
-    Source: section 2 of Golkar et al. 2024 for steps 1 and 3; steps 2 and 4 are ours.
+    Source: section 2 of Golkar et al. 2024 for steps 1 and 3; steps 2 and 4 are new.
     """
     check_option("bias", bias, ("begin", "bracket"))
     config = EncoderDecoderConfig(
@@ -165,13 +164,13 @@ def contextual_counter(
 
 
 SATURATING_SCORE = 1e4
-"""Scale of the counter's residual stream, which makes LayerNorm's epsilon (1e-5) vanish beside the variance."""
+"""Scale of the counter's residual stream; makes the eps of LayerNorm (1e-5) negligible."""
 FEATURES, CONTEXT = 5 + 3, range(5, 8)
-"""Coordinates of the counter: which of five tokens stands there, then three numbers of its context."""
+"""Coordinates of the counter: a one-hot of five tokens, then three context features."""
 
 
 def _state(token: int, opened: int, closed: int, spread: float) -> Tensor:
-    """The direction of a token in its context, as the counter's decoder sees it."""
+    """Normalised state of a token after `opened` and `closed` brackets, as read by the decoder."""
     x = torch.zeros(FEATURES, dtype=torch.double)
     x[token] = 1
     x[5:] = torch.tensor([spread, spread * (opened - closed), opened]).double() / (1 + opened + closed)
@@ -179,14 +178,14 @@ def _state(token: int, opened: int, closed: int, spread: float) -> Tensor:
 
 
 def _write_context(model: EncoderDecoder, spread: float) -> None:
-    """Steps 1 and 2 of the counter: even attention to BoS and brackets, and what each says of the context."""
+    """Steps 1 and 2 of the counter: uniform attention to BoS and brackets, and their context features."""
     encoder, head = model.encoder, model.encoder.blocks[0].attn
     for norm in (encoder.blocks[0].ln1, encoder.ln_final):
         assert isinstance(norm, LayerNorm)
         norm.weight.fill_(1)
-    # Every feature stands twice, once negated: the mean is 0, and LayerNorm only brings all rows to one length.
+    # Each feature is stored with its negative, so the mean is 0 and LayerNorm only normalises the length.
     _mirror(encoder.embedding.weight, SATURATING_SCORE * torch.eye(5, FEATURES, dtype=torch.double))
-    unit = math.sqrt(FEATURES)  # a feature of an embedding, after the norm
+    unit = math.sqrt(FEATURES)  # a one-hot feature after the norm
     head.query.weight[0, :5] = 1 / unit
     head.key.weight[0, [BEGIN, OPEN, CLOSE]] = SHARPNESS * math.sqrt(2 * FEATURES) / unit
     carried = torch.zeros(FEATURES, 5, dtype=torch.double)
@@ -198,7 +197,7 @@ def _write_context(model: EncoderDecoder, spread: float) -> None:
 
 
 def _write_queries(model: EncoderDecoder, spread: float, bias: Literal["begin", "bracket"], half: float | int) -> None:
-    """Step 3 of the counter: label query k finds the ones of region k, and its bias token weighs `half` of them."""
+    """Step 3 of the counter: query k attends to the ones of region k, and to its bias token with weight `half`."""
     decoder, fetch, everything = model.decoder, model.decoder.cross, range(2 * FEATURES)
     fetch.query.weight[everything, everything] = 1
     fetch.key.weight[everything, everything] = 1
@@ -208,14 +207,14 @@ def _write_queries(model: EncoderDecoder, spread: float, bias: Literal["begin", 
         wanted = _state(ONE, k, k - 1, spread)
         compared = _state(BEGIN, 0, 0, spread) if bias == "begin" else _state(OPEN, k, k - 1, spread)
         direction = wanted.clone()
-        if bias == "bracket":  # as far out at the bracket as at the ones: the same context, either token
+        if bias == "bracket":  # equal scores for bracket and ones of the same context
             direction[OPEN] = wanted[ONE]
         heights = others @ direction
         rest = (others - wanted).abs().amax(dim=1) > 1e-9
         rest &= (others - compared).abs().amax(dim=1) > 1e-9
         direction = direction * 40 / (wanted @ direction - heights[rest].max())
         token = BEGIN if bias == "begin" else OPEN
-        # Ones far from the start have longer shadows on their own coordinate; K makes up for it.
+        # The one-hot coordinate of ones grows with their context after normalisation; `ratio` compensates.
         ratio = wanted[ONE] / compared[token]
         lift = (wanted @ direction - compared @ direction + math.log(half * ratio)) / compared[token]
         direction[token] += lift
@@ -223,7 +222,7 @@ def _write_queries(model: EncoderDecoder, spread: float, bias: Literal["begin", 
 
 
 def _write_tangents(model: EncoderDecoder, token: int, half: float | int) -> None:
-    """Step 4 of the counter: the share of the ones, and for each count the height of its tangent there."""
+    """Step 4 of the counter: the attention on ones, and the tangent of each count."""
     head, fetch = model.decoder.head, model.decoder.cross
     fetch.value.weight[0, ONE], fetch.value.weight[1, token] = 1, 1
     fetch.output.weight[[0, 1], [0, 1]] = 1
@@ -234,12 +233,12 @@ def _write_tangents(model: EncoderDecoder, token: int, half: float | int) -> Non
 
 
 def _mirror(place: Tensor, rows: Tensor) -> None:
-    """Write rows and, beside them, their negatives."""
+    """Write rows concatenated with their negatives."""
     place.copy_(torch.cat([rows, -rows], dim=1))
 
 
 def _write_ends(model: Transformer, token: range, position: range, out: range) -> None:
-    """No weight but a coordinate for each token and each position that is read, and one for each token to be said."""
+    """Zero all weights, then write one-hot token and position embeddings and a one-hot unembedding."""
     for parameter in model.parameters():
         parameter.zero_()
     model.embedding.weight[:, token] = torch.eye(model.vocab)
@@ -256,14 +255,14 @@ def _slots(*sizes: int) -> list[range]:
 
 
 def _route(value: Tensor, output: Tensor, source: range, destination: range) -> None:
-    """Let a head carry the coordinates `source` of what it reads to `destination`."""
+    """Make the OV circuit of a head copy coordinates `source` to `destination`."""
     features = range(len(source))
     value[features, source] = 1
     output[destination, features] = 1
 
 
 def _write_gates(mlp: MLP | None, gates: Sequence[tuple[tuple[int, ...], int]]) -> None:
-    """One hidden unit a gate: when all its coordinates are 1, it adds 1 to its target; units left over stay silent."""
+    """One hidden unit per AND gate: adds 1 to its target if all its coordinates are 1; spare units are inactive."""
     assert mlp is not None
     mlp.up.bias.fill_(-1)
     for unit, (coordinates, target) in enumerate(gates):

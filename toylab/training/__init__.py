@@ -1,1 +1,1 @@
-"""One training loop, many losses; batches, evaluation, and attention patterns stored while a model is trained."""
+"""Training loop, losses, batches, evaluation and attention histories."""

@@ -1,9 +1,9 @@
-"""Attention through training: the patterns of a few sequences at every evaluation, kept to be watched afterwards.
+"""Attention history: attention patterns on a few sequences, stored at every evaluation of a training run.
 
-    film = Film(folder / "film.safetensors", scenes)
-    train(model, ..., record=film.add)
+    history = AttentionHistory(folder / "film.safetensors", sequences)
+    train(model, ..., record=history.add)
 
-Weights are kept in steps of 1/255, so a film of twenty evaluations takes a few hundred kilobytes.
+Attention is quantised to 8 bits; a history of twenty evaluations takes a few hundred kilobytes.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from toylab.training.modes import evaluation_mode
 
 @dataclass(frozen=True)
 class RecordedSequence:
-    """A sequence that is filmed.
+    """A sequence whose attention patterns are recorded.
 
     Attributes:
-        title: what it is.
-        tokens: ids, as the model reads them.
-        names: of the tokens.
-        links: by name, (query, key): what an ideal algorithm would read.
+        title: shown above the pattern.
+        tokens: token ids.
+        names: token names.
+        links: from a name to the (query, key) pairs of an ideal algorithm.
     """
 
     title: str
@@ -41,11 +41,11 @@ class RecordedSequence:
 
 
 class AttentionHistory:
-    """The patterns of some scenes at the steps at which `add` was called; kept in a file from the first one on.
+    """Attention patterns on fixed sequences at every recorded step, written to a file after each.
 
     Args:
-        path: a film that was interrupted there goes on.
-        scenes: at least one.
+        path: file of the history; an existing one is continued.
+        scenes: sequences to record, at least one.
     """
 
     def __init__(self, path: Path | str, scenes: Sequence[RecordedSequence]) -> None:
@@ -58,7 +58,7 @@ class AttentionHistory:
 
     @torch.no_grad()
     def add(self, model: nn.Module, step: int) -> None:
-        """Film a step, also a second time."""
+        """Record the patterns of a step, replacing an earlier record of the same step."""
         self.frames[step] = []
         for scene in self.scenes:
             with evaluation_mode(model), watch(model, "blocks.*.attn.pattern") as seen:
@@ -73,15 +73,15 @@ class AttentionHistory:
 
 @dataclass(frozen=True)
 class HistoryPage:
-    """A finished film, as a page shows it.
+    """An attention history as displayed on a report page.
 
     Attributes:
-        title, caption: what it shows.
-        steps: of the optimiser, one a frame.
-        scenes: title, names and links of each.
-        patterns: of each scene, in 255ths: (frame, layer, head, query, key); scenes differ in length.
-        curves: by name, a value a frame.
-        start: layer and head that are shown first.
+        title, caption: texts of the figure.
+        steps: optimiser step of each frame.
+        scenes: title, names and links of each sequence.
+        patterns: per sequence, attention times 255: (frame, layer, head, query, key); lengths differ.
+        curves: from a name to one value per frame.
+        start: layer and head shown first.
     """
 
     title: str
@@ -101,13 +101,13 @@ def read_history(
     names: Mapping[str, str],
     start: tuple[int, int] = (0, 0),
 ) -> HistoryPage:
-    """A film from its file, with curves from the history of the same training.
+    """Load an attention history, with curves from the metrics of the same training run.
 
     Args:
-        names: of the curves, by the metric that each shows.
+        names: from metric to the name of its curve.
 
     Raises:
-        ValueError: naming the file, if it is missing, damaged or something else.
+        ToylabError: if the file is missing, damaged or not an attention history of this run.
     """
     tensors, about = read_tensors(path)
     try:
@@ -116,5 +116,5 @@ def read_history(
         at = {entry["step"]: entry for entry in history}
         curves = {shown: [float(at[step][metric]) for step in steps] for metric, shown in names.items()}
     except (KeyError, TypeError, ValueError) as error:
-        raise ToylabError(f"{path}: is not a film of its training ({error!r}); delete it, and run again") from None
+        raise ToylabError(f"{path}: is no attention history of this run ({error!r}); delete it, rerun") from None
     return HistoryPage(title, caption, steps, scenes, patterns, curves, start)

@@ -1,4 +1,4 @@
-"""From a task's batch to tensors: padded, or packed so that no token is wasted."""
+"""Conversion of task batches to tensors, by padding or sequence packing, and the next-token loss."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ SomeBatch = TypeVar("SomeBatch")
 
 @dataclass(frozen=True)
 class ScoredBatch:
-    """Tokens, and the positions where the model is scored.
+    """Input tokens with the positions and targets of the loss.
 
-    `queries` index the scored positions of each row; rows with fewer are filled with queries whose target is `IGNORE`.
+    `queries` are the indices of the scored positions per row, padded with queries whose target is `IGNORE`.
     """
 
     tokens: Int[Tensor, "batch position"]
@@ -35,24 +35,24 @@ class ScoredBatch:
     targets: Int[Tensor, "batch query"]
 
     def to(self, device: str | torch.device) -> ScoredBatch:
-        """The same on another device."""
+        """The batch on another device."""
         return to_device(self, device)
 
     def logits(self, model: nn.Module) -> Tensor:
-        """The model's logits at the scored positions.
+        """Logits of a model at the scored positions, (batch, query, vocab).
 
-        A model is given what its `forward` takes by name of `positions`, `segments` and `queries`; one that takes no
-        `queries` gives logits at every position.
+        Passes those of `positions`, `segments` and `queries` that the `forward` of the model accepts. A model without
+        `queries` must return logits at every position.
 
         Raises:
-            ToylabError: for a model that does not take what it cannot do without: `segments` of packed rows, or
-                `positions` other than 0, 1, 2 ...; for logits of another shape than (batch, position, vocab).
+            ToylabError: for a model that lacks a required argument: `segments` for packed rows, or `positions` other
+                than 0, 1, 2 ...; for logits whose shape is not (batch, position, vocab).
         """
         taken = _taken(model)
         if "segments" in taken.missing and self.segments is not None:
-            raise _not_taken(model, "segments", "each row holds several; give one a row, with layout=pad")
+            raise _not_taken(model, "segments", "each row holds several sequences; give one per row, with layout=pad")
         if "positions" in taken.missing and not self._in_order():
-            raise _not_taken(model, "positions", "those of the batch are not 0, 1, 2 ...; lay it out with pad")
+            raise _not_taken(model, "positions", "those of the batch are not 0, 1, 2 ...; use layout=pad")
         logits = model(self.tokens, **{name: getattr(self, name) for name in taken.given})
         at = self.tokens if "queries" in taken.missing else self.queries
         if not isinstance(logits, Tensor) or logits.ndim != 3 or logits.shape[:2] != at.shape:
@@ -64,14 +64,14 @@ class ScoredBatch:
         return logits.take_along_dim(self.queries[..., None], dim=1) if at is self.tokens else logits
 
     def _in_order(self) -> bool:
-        if is_batchedtensor(self.positions):  # of a population, filled up with zeros
+        if is_batchedtensor(self.positions):  # inside the vmap of a population, padded with zeros
             return True
         plain = torch.arange(self.tokens.shape[1], device=self.positions.device)
         return bool((self.positions == plain).all())
 
 
 def to_device(batch: SomeBatch, device: str | torch.device) -> SomeBatch:
-    """A batch, a dataclass of tensors, on another device."""
+    """A copy of a batch (a dataclass of tensors) on another device."""
     held = {
         name: x.to(device) if isinstance(x, Tensor) else to_device(x, device) if is_dataclass(x) else x
         for name, x in vars(batch).items()
@@ -82,15 +82,15 @@ def to_device(batch: SomeBatch, device: str | torch.device) -> SomeBatch:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where the parameters of a model are."""
+    """The device of the parameters of a model; the CPU if it has none."""
     return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
 def tokens_for(model: nn.Module, tokens: Integer[np.ndarray, "batch position"]) -> Int[Tensor, "batch position"]:
-    """Tokens of a task's batch where the model is.
+    """Token ids as a tensor on the device of the model.
 
     Raises:
-        ValueError: for an array of anything but whole numbers.
+        ToylabError: for a non-integer array.
     """
     if tokens.dtype.kind not in "iu":
         raise ToylabError(f"tokens: are {tokens.dtype}, and must be whole numbers; convert them with .astype(int)")
@@ -98,40 +98,40 @@ def tokens_for(model: nn.Module, tokens: Integer[np.ndarray, "batch position"]) 
 
 
 def prompt_tokens(task: Any, batch: Batch) -> Int[Tensor, "batch position"]:
-    """The prompts of a batch, of a task whose prompts all have the length `task.prompt`."""
+    """The prompts of a batch, for tasks with a fixed prompt length `task.prompt`."""
     return torch.from_numpy(batch.tokens[:, : task.prompt])
 
 
 def likeliest(logits: Float[Tensor, "*shape vocab"]) -> Int[Tensor, "*shape"]:
-    """The token or answer of the largest logit.
+    """Argmax of the logits.
 
     Raises:
-        ValueError: where logits are nan, of which none is the largest.
+        ToylabError: for NaN logits.
     """
     values, chosen = logits.max(dim=-1)
     if bool(values.isnan().any()):
-        raise ToylabError("logits: are nan, so no answer is the likeliest; look for the point where nan begins")
+        raise ToylabError("logits: are nan, so there is no argmax; find the first hook point with nan")
     return chosen
 
 
 def pad(batch: Batch) -> ScoredBatch:
-    """One sequence a row, as the task laid them out."""
+    """One sequence per row, right-padded."""
     positions = np.arange(batch.tokens.shape[1])[None]
     return _scored(batch.tokens, positions, None, batch.targets)
 
 
 def pack(batch: Batch, width: int | None = None) -> ScoredBatch:
-    """Several sequences a row, laid end to end; each sees itself alone, and its positions start at 0.
+    """Sequence packing: several sequences per row, with attention restricted to each segment and positions from 0.
 
-    The longest sequences are placed first, each in the first row with room. For lengths spread evenly this fills rows
-    of the default width, the longest plus the shortest, without a gap.
+    First-fit decreasing bin packing. At the default width, longest plus shortest sequence, uniformly distributed
+    lengths leave no padding.
 
     Raises:
-        ValueError: if a sequence is longer than `width`, or there is none.
+        ToylabError: if a sequence is longer than `width`, or the batch is empty.
     """
     sizes = batch.sizes
     if not len(sizes):
-        raise ToylabError("batch: has no rows, so there is nothing to pack; give at least one")
+        raise ToylabError("batch: has no rows to pack; give at least one")
     width = int(sizes.max() + sizes.min()) if width is None else width
     if sizes.max() > width:
         raise ToylabError(f"width={width}: the longest sequence has {sizes.max()} positions; give at least that")
@@ -147,7 +147,7 @@ def pack(batch: Batch, width: int | None = None) -> ScoredBatch:
     shape = (len(used), width)
     tokens, positions = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
     segments, targets = np.full(shape, -1), np.full(shape, IGNORE)
-    # All tokens at once: the segment of each, its position there, and where it comes from and goes to.
+    # Vectorised over all tokens: segment, position in the segment, source and destination index.
     segment = np.repeat(np.arange(len(order)), sizes[order])
     position = np.arange(len(segment)) - np.repeat(sizes[order].cumsum() - sizes[order], sizes[order])
     source, goal = (order[segment], position), np.array(starts, dtype=np.int64)[segment] + position
@@ -166,11 +166,14 @@ def training_batches(
     draw: Callable[[np.random.Generator, int, int], Batch] | None = None,
     purpose: str = "train",
 ) -> Callable[[int], Any]:
-    """The training batch of each step: a pure function of task, seed and step, never drawn twice.
+    """From step to training batch: a pure function of task, seed and step, with fresh samples at every step.
 
-    Rows are drawn a block of steps at a time, which is many times faster than one by one: by the task itself, or by
-    `draw` from a generator, their number, and the first step that they are for. Batches of another `purpose` are drawn
-    independently.
+    Rows are sampled for `BLOCK_STEPS` steps at a time, which is many times faster than per step.
+
+    Args:
+        layout: `pack` or `pad`.
+        draw: replaces `task.sample`; from a generator, the number of rows and the first step of the block to rows.
+        purpose: name of the random stream; different purposes are independent.
     """
 
     @lru_cache(maxsize=2)
@@ -190,21 +193,21 @@ def training_batches(
 
 
 def length_curriculum(first: int, last: int, steps: float | int) -> Callable[[int], int]:
-    """The largest length of the training rows of each step: it grows by the same factor each step, from the first to
-    the last, which it reaches after `steps`. A circuit that does not depend on length forms sooner on short rows.
+    """From step to the maximum length of training rows, growing geometrically from `first` to `last` over `steps`.
+    Length-independent circuits form earlier on short rows.
     """
     return lambda step: round(first * (last / first) ** min(step / steps, 1.0)) if steps else last
 
 
 def epoch_batches(task: IteratedMap, seed: int, rows: int, per_length: int = 1024) -> Callable[[int], ScoredBatch]:
-    """The training batch of each step as in the published code of iteration heads: a fixed set of rows of each length,
-    swept again and again from the shortest length to the longest, one length a batch.
+    """From step to training batch as in the code of Cabannes et al. 2024: a fixed training set, visited in epochs from
+    the shortest to the longest length, one length per batch.
 
     Raises:
-        ValueError: if `rows` does not divide `per_length`.
+        ToylabError: if `rows` does not divide `per_length`.
     """
     if per_length % rows:
-        raise ToylabError(f"rows={rows}: a sweep has {per_length} rows of each length; give a divisor, such as 256")
+        raise ToylabError(f"rows={rows}: an epoch has {per_length} rows per length; give a divisor, such as 256")
 
     @cache
     def pool(length: int) -> Batch:
@@ -220,16 +223,16 @@ def epoch_batches(task: IteratedMap, seed: int, rows: int, per_length: int = 102
 
 
 BLOCK_STEPS = 64
-"""Steps whose rows are drawn together."""
+"""Number of steps whose rows are sampled together."""
 
 
 def next_token_loss(
     model: nn.Module, scored: ScoredBatch, weights: Float[Tensor, " vocab"] | None = None
 ) -> Float[Tensor, ""]:
-    """Mean cross entropy over the scored positions, in nats; `weights` counts some target tokens more than others.
+    """Mean cross entropy over the scored positions, in nats, optionally weighted by target token.
 
     Raises:
-        ValueError: where no position is scored.
+        ToylabError: if no position is scored.
     """
     refuse_unscored(scored.targets)
     logits = scored.logits(model).flatten(0, 1)
@@ -237,18 +240,18 @@ def next_token_loss(
 
 
 def refuse_unscored(targets: Int[Tensor, "batch query"]) -> None:
-    """Raise `ToylabError` where there is no target, over which a mean would be nan.
+    """Raise `ToylabError` if there is no target, since the mean would be NaN.
 
-    Where targets cannot be looked at without waiting for a device, or at all (in `vmap`), only their number counts.
+    On a GPU (to avoid a device sync) and in `vmap`, only an empty tensor is detected.
     """
     hidden = not targets.is_cpu or is_functorch_wrapped_tensor(targets)
     if not targets.numel() or (not hidden and not bool((targets != IGNORE).any())):
-        raise ToylabError(f"targets: are all {IGNORE}, so nothing is scored; give a batch in which something is")
+        raise ToylabError(f"targets: are all {IGNORE}, so nothing is scored; give a batch with targets")
 
 
 @dataclass(frozen=True)
 class _Taken:
-    """What the `forward` of a model takes of a batch beside the tokens, and what it does not."""
+    """The arguments of a batch that the `forward` of a model accepts, and those it does not."""
 
     given: tuple[str, ...]
     missing: tuple[str, ...]
@@ -270,7 +273,7 @@ def _taken_by(forward: Callable[..., Any]) -> _Taken:
 
 
 def _not_taken(model: nn.Module, name: str, why: str) -> ToylabError:
-    return ToylabError(f"{name}: forward of {type(model).__name__} takes none, and {why}, or let forward take {name}=")
+    return ToylabError(f"{name}: forward of {type(model).__name__} takes none, and {why}, or add {name}= to forward")
 
 
 def _scored(tokens: np.ndarray, positions: np.ndarray, segments: np.ndarray | None, targets: np.ndarray) -> ScoredBatch:

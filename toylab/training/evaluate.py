@@ -1,4 +1,4 @@
-"""How often a model is right on held-out inputs of each length, and what its heads attend to."""
+"""Accuracy on held-out inputs by length, attention patterns, and iteration-head metrics during training."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from toylab.training.batches import likeliest, refuse_unscored, tokens_for
 from toylab.training.modes import evaluation_mode
 
 Edits = Callable[[Batch], Mapping[str, Edit]]
-"""Edits that depend on the layout of a batch, all of whose rows have one length."""
+"""From a batch of one length to the edits of its evaluation."""
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Shares of what was right.
+    """Accuracies from 0 to 1.
 
     Attributes:
-        sequence: whole sequences, states and EoS alike.
-        token: single scored tokens.
-        state: single states, EoS left out.
+        sequence: sequences with all scored tokens correct (states and EoS).
+        token: scored tokens.
+        state: states, without EoS.
     """
 
     sequence: float
@@ -39,7 +39,7 @@ class Accuracy:
 def by_length(
     task: IteratedMap, seed: int, lengths: Iterable[int], rows: int = 64, split: Split = "test"
 ) -> dict[int, Batch]:
-    """Different held-out prompts of each length: `rows`, or as many as there are; lengths with none are left out."""
+    """Distinct held-out prompts per length: `rows`, or all if there are fewer; empty lengths are omitted."""
     check_range(rows=rows, least=1)
     sizes = {length: task.available(rows, length, split) for length in lengths}
     return {
@@ -52,19 +52,19 @@ def by_length(
 def predict_tokens(
     model: nn.Module, batch: Batch, edits: Mapping[str, Edit] | None = None
 ) -> Int[Tensor, "batch position"]:
-    """The likeliest token after each position, given the true ones before it, with the model edited or as it is.
+    """Argmax prediction at each position under teacher forcing, optionally with edits.
 
-    Like every measure here, it runs the model in evaluation mode and leaves it in the mode it had.
+    Like all functions of this module, it runs the model in evaluation mode and restores its mode.
 
     Raises:
-        ValueError: where the model's logits are nan.
+        ToylabError: for NaN logits.
     """
     with torch.no_grad(), evaluation_mode(model), edit(model, edits or {}):
         return likeliest(model(tokens_for(model, batch.tokens)))
 
 
 def accuracy_of(predicted: Int[Tensor, "batch position"], batch: Batch) -> Accuracy:
-    """The shares of a batch that were predicted rightly. Raises `ValueError` where nothing is scored."""
+    """Accuracy of predictions on a batch. Raises `ToylabError` if no position is scored."""
     targets = torch.from_numpy(batch.targets)
     refuse_unscored(targets)
     scored = targets != IGNORE
@@ -78,16 +78,16 @@ def accuracy_of(predicted: Int[Tensor, "batch position"], batch: Batch) -> Accur
 
 
 def accuracy(model: nn.Module, batches: Mapping[int, Batch], edits: Edits | None = None) -> Accuracy:
-    """Mean over lengths, given the true tokens (teacher forcing).
+    """Mean accuracy over lengths under teacher forcing.
 
-    For whole sequences this is also the accuracy of greedy writing: if each token is right given the right ones
-    before it, then what is written is right, and the other way round.
+    Sequence accuracy equals that of autoregressive greedy decoding: both are correct if and only if every token is
+    correct given the correct prefix.
 
     Raises:
-        ValueError: without a batch, where nothing is scored, and where the model's logits are nan.
+        ToylabError: without a batch, if no position is scored, or for NaN logits.
     """
     if not batches:
-        raise ToylabError("batches: none were given, so there is nothing to be right about; give one a length")
+        raise ToylabError("batches: none were given, so there is no accuracy; give one per length")
     scores = [
         accuracy_of(predict_tokens(model, batch, edits(batch) if edits else None), batch) for batch in batches.values()
     ]
@@ -95,7 +95,7 @@ def accuracy(model: nn.Module, batches: Mapping[int, Batch], edits: Edits | None
 
 
 def free_running_accuracy(model: nn.Module, task: IteratedMap, batches: Mapping[int, Batch]) -> dict[int, float]:
-    """By length, the share of prompts that the model continues, on its own, exactly as the task's oracle does."""
+    """Sequence accuracy by length of autoregressive greedy decoding, against the task's reference solution."""
     shares = {}
     for length, batch in batches.items():
         prompts = tokens_for(model, batch.tokens[:, : length + 2])
@@ -107,14 +107,14 @@ def free_running_accuracy(model: nn.Module, task: IteratedMap, batches: Mapping[
 
 
 def attention_patterns(model: nn.Module, batch: Batch) -> list[Float[Tensor, "batch head query key"]]:
-    """The attention pattern of each layer."""
+    """Attention pattern of each layer."""
     with watch(model, "blocks.*.attn.pattern") as seen:
         predict_tokens(model, batch)
     return list(seen.values())
 
 
 def search_iteration_head(model: nn.Module, batches: Mapping[int, Batch]) -> IterationHead:
-    """`probes.find_iteration_head` on the model's own patterns; the batches must have at least two lengths."""
+    """Apply `probes.find_iteration_head` to a model; the batches must have at least two lengths."""
     return find_iteration_head(
         {length: attention_patterns(model, batch) for length, batch in batches.items()},
         {length: batch.links for length, batch in batches.items()},
@@ -122,7 +122,7 @@ def search_iteration_head(model: nn.Module, batches: Mapping[int, Batch]) -> Ite
 
 
 def evaluation_metrics(model: nn.Module, batches: Mapping[int, Batch]) -> dict[str, float]:
-    """What is followed while a model trains: its accuracy and, with several lengths, the scores of its best heads."""
+    """Metrics logged during training: accuracy and, with several lengths, the scores of the best heads."""
     scores, seen = [], {}
     for length, batch in batches.items():
         with watch(model, "blocks.*.attn.pattern") as caught:

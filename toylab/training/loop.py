@@ -1,4 +1,4 @@
-"""The one training loop. What is learned is decided by a loss function, from which data by a function of the step."""
+"""The training loop, for any model, loss function and function from step to batch."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ from toylab.training.optimizer import AdamW, ParameterVector, flat_parameters
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How to train; the defaults are those of the iteration-head study."""
+    """Training hyperparameters; the defaults are those of the iteration-head study."""
 
     steps: int = 3500
-    """Optimiser steps at the most; 0 leaves a model as it is."""
+    """Maximum number of optimiser steps; 0 only evaluates."""
     rows: int = 32
-    """Sequences in a batch."""
+    """Sequences per batch."""
     learning_rate: float = 4e-3
     """Peak learning rate."""
     warmup: int = 200
-    """Steps over which the learning rate rises from 0."""
+    """Steps of linear warm-up from 0."""
     schedule: Literal["constant", "cosine"] = "constant"
-    """How it goes on from the peak: flat until the cool-down, or down to 0 along a cosine."""
+    """Learning rate after warm-up: constant until the cool-down, or cosine decay to 0."""
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.98)
     clip: float = 1.0
-    """Largest norm of the gradient; longer ones are shortened to it."""
+    """Maximum gradient norm; larger gradients are rescaled."""
     evaluate_every: int = 100
-    """Steps between evaluations; a checkpoint is written at each."""
+    """Steps between evaluations; each evaluation writes a checkpoint."""
     stop_at: float | None = None
-    """Value of the watched metric at which training may end early (never, if not given)."""
+    """Value of the watched metric that triggers early stopping; None disables it."""
     stop_after: int = 2
-    """How many evaluations in a row must reach `stop_at`."""
+    """Number of consecutive evaluations that must reach `stop_at`."""
     cooldown: int = 500
-    """Steps over which the learning rate falls to 0 at the end, which comes early once the stop rule is met. A flat
-    rate without it leaves accuracy flickering from one evaluation to the next."""
+    """Steps of linear decay of the learning rate to 0 at the end of training or after early stopping. Without it, a
+    constant rate lets accuracy fluctuate between evaluations."""
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -59,21 +59,21 @@ class TrainConfig:
 
 
 class DivergedError(ToylabError):
-    """The loss is no longer a number."""
+    """The loss or the gradient norm is not finite."""
 
 
 History = list[dict[str, float | int]]
-"""One entry an evaluation: step, loss (mean since the last one, in nats), learning_rate, and the metrics."""
+"""One entry per evaluation: step, loss (mean in nats since the previous one), learning_rate, and metrics."""
 
 
 @dataclass
 class Training:
-    """Where a training stands, and what it measured on the way."""
+    """State and history of a training run."""
 
     step: int = 0
-    """Steps done."""
+    """Completed optimiser steps."""
     cooling_since: int | None = None
-    """The step at which the stop rule was met."""
+    """Step at which early stopping was triggered and the cool-down began."""
     cpu_seconds: float = 0.0
     history: History = field(default_factory=list)
 
@@ -90,26 +90,26 @@ def train(
     progress: str | None = None,
     record: Callable[[nn.Module, int], None] | None = None,
 ) -> Training:
-    """Train a model in place, in training mode; afterwards its modules have the modes they had before.
+    """Train a model in place with AdamW; afterwards its train/eval modes are restored.
 
     Args:
         loss: from the model and a batch to a scalar.
-        batch_at: the batch of a step, 0, 1, 2 ...: a pure function, so that training can resume at any step.
-        evaluate: measured before the first step, then every `config.evaluate_every` steps, in evaluation mode;
-            gradients are off.
-        watched: the metric that `config.stop_at` speaks of.
-        checkpoint: a file to continue from if it exists, and to keep up to date. A training that was interrupted
-            and continued ends with the same bits as one that was not, also where it draws from torch's own generators
-            (dropout). The file belongs to one config and to one set of initial weights.
-        progress: title of a progress bar; none is shown if it is not given.
-        record: called with the model and the step at every evaluation, in evaluation mode, to keep what a history
-            cannot. After an interruption it may be called for a step a second time.
+        batch_at: the batch of step 0, 1, 2 ...; must be a pure function, so that training can resume at any step.
+        evaluate: metrics of the model, called before the first step and every `config.evaluate_every` steps, in
+            evaluation mode and without gradients.
+        watched: the metric that `config.stop_at` refers to.
+        checkpoint: file to resume from if it exists, updated at every evaluation. A resumed run is bit-identical to
+            an uninterrupted one, including draws from torch's global generators (dropout). The file is valid for one
+            config and one set of initial weights.
+        progress: title of a progress bar; None shows no bar.
+        record: called with the model and the step at every evaluation, in evaluation mode, to store more than scalar
+            metrics. After a resume it may be called again for the same step.
 
     Raises:
-        DivergedError: when the loss is not finite, with the step; the last good checkpoint stays.
-        ToylabError: for a checkpoint that cannot be written, is damaged or belongs to another training; for a `stop_at`
-            without its metric, or a metric that is not finite; for a parameter that the loss does not depend on up to
-            the first evaluation, or that `evaluate`, `record`, `loss` or `batch_at` replace, convert or freeze.
+        DivergedError: if the loss or gradient norm is not finite; the last checkpoint is kept.
+        ToylabError: for a checkpoint that cannot be written, is damaged or belongs to another run; for `stop_at`
+            without its metric; for a metric that is not finite; for a parameter without gradient up to the first
+            evaluation, or that `evaluate`, `record`, `loss` or `batch_at` replace, convert or freeze.
     """
     state = Training()
     path = None if checkpoint is None else Path(checkpoint)
@@ -182,11 +182,11 @@ def train(
 
 
 def learning_rate(config: TrainConfig, step: int, cooling_since: int | None = None) -> float:
-    """The learning rate of a step: warm-up, then the schedule, then linearly to 0 once the stop rule was met."""
+    """Learning rate at a step: warm-up, schedule, and linear cool-down after early stopping."""
     if cooling_since is not None:
         left = 1 - (step - cooling_since) / max(config.cooldown, 1)
         cooled = learning_rate(config, cooling_since) * max(left, 0.0)
-        return min(cooled, learning_rate(config, step))  # the end may come sooner than the cool-down is over
+        return min(cooled, learning_rate(config, step))  # `steps` may end before the cool-down does
     if step < config.warmup:
         return config.learning_rate * (step + 1) / config.warmup
     if config.schedule == "constant":
@@ -197,12 +197,12 @@ def learning_rate(config: TrainConfig, step: int, cooling_since: int | None = No
 
 
 def first_step(history: History, metric: str, bar: float) -> int | None:
-    """The first evaluated step at which a metric reaches a bar; None if it never does."""
+    """First evaluated step at which a metric reaches the threshold `bar`; None if it never does."""
     return next((int(entry["step"]) for entry in history if entry.get(metric, -math.inf) >= bar), None)
 
 
 def _diverged(what: str, step: int, config: TrainConfig, checkpoint: Path | None) -> DivergedError:
-    kept = f"the last good checkpoint is kept at {checkpoint}" if checkpoint else "no checkpoint was asked for"
+    kept = f"the last good checkpoint is kept at {checkpoint}" if checkpoint else "there is no checkpoint"
     return DivergedError(
         f"{what} at step {step}: training diverged; {kept}; try a smaller learning_rate than {config.learning_rate}"
     )
@@ -215,15 +215,15 @@ def _finished(config: TrainConfig, state: Training) -> bool:
 
 
 def _stop_rule_is_met(config: TrainConfig, history: History, watched: str) -> bool:
-    """Whether the last `stop_after` evaluations all reached `stop_at`."""
+    """Early stopping: whether the last `stop_after` evaluations all reached `stop_at`."""
     latest = [entry.get(watched, -math.inf) for entry in history[-config.stop_after :]]
     return config.stop_at is not None and len(latest) == config.stop_after and min(latest) >= config.stop_at
 
 
 def _refuse_unreached(names: Sequence[str], optimizer: AdamW, held: ParameterVector, steps: int) -> None:
-    """Raises `ToylabError` for a parameter without a gradient at any step so far."""
+    """Raises `ToylabError` for a parameter whose gradient was zero at every step so far."""
     for name in names:
-        if not optimizer.square[held.places[name]].any():  # where every gradient leaves a trace
+        if not optimizer.square[held.places[name]].any():  # second moment: nonzero after any gradient
             raise ToylabError(
                 f"parameter {name!r}: the loss does not depend on it in the first {steps} steps; use it, or leave it "
                 "out of training with requires_grad_(False)"
@@ -231,7 +231,7 @@ def _refuse_unreached(names: Sequence[str], optimizer: AdamW, held: ParameterVec
 
 
 def _finite(name: str, value: Any, step: int) -> float | int:
-    """A metric as a number of Python's, which a checkpoint can hold."""
+    """A metric as a Python number, which a checkpoint can store."""
     number = value.item() if hasattr(value, "item") else value
     if not math.isfinite(number):
         raise ToylabError(f"{name}={number}: evaluate= must measure finite numbers, at step {step}; leave it out there")
@@ -239,15 +239,15 @@ def _finite(name: str, value: Any, step: int) -> float | int:
 
 
 def _origin(model: nn.Module, config: TrainConfig, watched: str) -> dict[str, Any]:
-    """What a checkpoint belongs to: the settings of a training, and the weights that it starts from."""
+    """Identity of a training run, stored in its checkpoint: settings and digest of the initial weights."""
     settings = {**asdict(config), **({"watched": watched} if config.stop_at is not None else {})}
     return {"settings": as_json(settings, "settings"), "weights": tensors_digest(model.state_dict())}
 
 
 class _Randomness:
-    """The state of the generators that torch draws from without being given one: the CPU's, and that of a GPU in use.
+    """States of torch's global generators, of the CPU and of the GPU in use.
 
-    One that was set for a training that goes on is as before in the end, if nothing was drawn.
+    A resumed run sets them from the checkpoint; on exit the previous states are restored if nothing was sampled.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -280,7 +280,7 @@ class _Randomness:
 def _save(
     path: Path, model: nn.Module, optimizer: AdamW, state: Training, origin: dict[str, Any], random: _Randomness
 ) -> None:
-    tensors = {f"model.{name}": tensor.clone() for name, tensor in model.state_dict().items()}  # some share memory
+    tensors = {f"model.{name}": tensor.clone() for name, tensor in model.state_dict().items()}  # tied weights
     tensors |= {"optimizer.mean": optimizer.mean, "optimizer.square": optimizer.square}
     write_tensors(path, tensors | random.states(), {**vars(state), "origin": origin})
 
@@ -288,9 +288,7 @@ def _save(
 def _restore(path: Path, model: nn.Module, optimizer: AdamW, origin: dict[str, Any], random: _Randomness) -> Training:
     tensors, about = read_tensors(path)
     if not isinstance(about, dict) or "origin" not in about:
-        raise ToylabError(
-            f"{path}: is no checkpoint of this version of toylab; delete it, and the training starts anew"
-        )
+        raise ToylabError(f"{path}: is not a checkpoint of this version of toylab; delete it to restart training")
     own = model.state_dict()
     saved = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
     if {n: t.shape for n, t in own.items()} != {n: t.shape for n, t in saved.items()}:
@@ -305,11 +303,11 @@ def _restore(path: Path, model: nn.Module, optimizer: AdamW, origin: dict[str, A
         if before.get(name) != now.get(name)
     ]
     if begun["weights"] != origin["weights"]:
-        others.append("other initial weights (of another seed, or already trained)")
+        others.append("other initial weights (another seed, or already trained)")
     if others:
         raise ToylabError(
-            f"{path}: belongs to a training with {', '.join(others)}; go on with that model and those settings, give "
-            "another file, or delete this one to start anew"
+            f"{path}: belongs to a training with {', '.join(others)}; use the same model and settings, give "
+            "another file, or delete this one to restart"
         )
     model.load_state_dict(saved)
     random.resume(tensors)

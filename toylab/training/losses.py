@@ -1,20 +1,19 @@
-"""What a language model is taught after pre-training: to prefer one answer to another, or what earns a reward.
+"""Fine-tuning losses: supervised, preference optimisation and policy gradient.
 
-Every loss is a function of a model and a batch, for the one training loop. Those on two answers to one prompt take
-`PreferencePairs` and work on log-probabilities of whole answers, token by token, given the prompt and the right tokens
-before (teacher forcing):
+A loss is a function of a model and a batch, for `toylab.training.loop.train`. Preference losses take `PreferencePairs`
+and use the log-probabilities of both answers under teacher forcing:
 
-| loss | of a pair | source |
+| loss | per pair | source |
 | --- | --- | --- |
 | `RefusalLoss` | -log p(chosen) | supervised safety fine-tuning (SSFT) |
 | `Unlearning` | -log p(chosen) + w log p(rejected), capped | gradient ascent; Jain et al. 2024, section 3.2 |
-| `DPO` | -log sigmoid of beta times the gain of chosen over rejected | Rafailov et al. 2023, equation 7 |
+| `DPO` | -log sigmoid of beta times (log-ratio of chosen - log-ratio of rejected) | Rafailov et al. 2023, equation 7 |
 | `NPO` | -log p(chosen) and 2 / beta log(1 + (p / p_ref)^beta) of rejected | Zhang et al. 2024, equation 3 |
 
-A loss is a mean over tokens where that says nothing else: per-token numbers do not depend on the length of answers, the
-sums of DPO and NPO do, and the two must not be mixed.
+Losses are means over tokens unless stated otherwise. Sums over tokens, as in DPO and NPO, depend on the length of the
+answer, so the two are not comparable.
 
-`PolicyGradient` works on what the model wrote itself, a batch of `Rollouts`, and on what each answer earned.
+`PolicyGradient` takes `Rollouts`: answers sampled from the model and their rewards.
 """
 
 from __future__ import annotations
@@ -37,12 +36,12 @@ from toylab.settings import check_range, check_settings
 
 @dataclass(frozen=True)
 class PreferencePairs:
-    """Prompts of one length, each with an answer to prefer and one to avoid.
+    """Prompts with a chosen and a rejected answer.
 
     Attributes:
-        prompts: up to the token after which the answer begins.
-        chosen, rejected: the two answers, of one length.
-        unsafe: whether the prompt is one to refuse.
+        prompts: prompts of equal length, up to the token before the answer.
+        chosen, rejected: the two answers, of equal length.
+        unsafe: whether the prompt should be refused.
     """
 
     prompts: Int[Tensor, "batch position"]
@@ -57,13 +56,13 @@ class PreferencePairs:
 def answer_log_probs(
     model: nn.Module, prompts: Int[Tensor, "batch position"], answers: Int[Tensor, "batch answer"]
 ) -> Float[Tensor, "batch answer"]:
-    """Log-probability of each token of the answers, in nats, given the prompt and the tokens before it.
+    """Log-probability in nats of each answer token, given the prompt and the preceding answer tokens.
 
     Args:
-        model: a `Transformer`, or any module that takes tokens and the `queries` whose logits are wanted.
+        model: a `Transformer`, or any module that takes tokens and `queries`, the positions of the logits to return.
 
     Raises:
-        ValueError: without a row, or for prompts or answers without a token.
+        ToylabError: for an empty batch, or empty prompts or answers.
     """
     return _at(_predicted(model, prompts, answers), answers)
 
@@ -71,7 +70,7 @@ def answer_log_probs(
 def _predicted(
     model: nn.Module, prompts: Int[Tensor, "row position"], written: Int[Tensor, "row step"]
 ) -> Float[Tensor, "row step vocab"]:
-    """Log-probability of every token that might stand in place of each written one."""
+    """Log-probabilities over the vocabulary at each step of `written`, under teacher forcing."""
     _refuse_empty(prompts, written)
     tokens = torch.cat([prompts, written[:, :-1]], dim=1)
     queries = torch.arange(prompts.shape[1] - 1, tokens.shape[1], device=tokens.device).expand(len(tokens), -1)
@@ -85,15 +84,15 @@ def _at(log_probs: Float[Tensor, "row step vocab"], tokens: Int[Tensor, "row ste
 def _refuse_empty(prompts: Tensor, answers: Tensor) -> None:
     if not prompts.numel() or not answers.numel():
         raise ToylabError(
-            f"prompts of shape {tuple(prompts.shape)}, answers of {tuple(answers.shape)}: a mean over no token is no "
-            "number; give at least one row, and one token in each"
+            f"prompts of shape {tuple(prompts.shape)}, answers of {tuple(answers.shape)}: the mean over no token is "
+            "undefined; give at least one row, and one token in each"
         )
 
 
 def pair_log_probs(
     model: nn.Module, pairs: PreferencePairs
 ) -> tuple[Float[Tensor, "batch answer"], Float[Tensor, "batch answer"]]:
-    """`answer_log_probs` of the chosen and of the rejected answers; a `Transformer` reads their prompt once."""
+    """`answer_log_probs` of chosen and rejected answers; a causal `Transformer` processes each prompt once."""
     _refuse_empty(pairs.prompts, pairs.chosen)
     answers = torch.cat([pairs.chosen, pairs.rejected])
     if not isinstance(model, Transformer) or not model.config.causal:
@@ -112,9 +111,9 @@ def pair_log_probs(
 
 @dataclass(frozen=True)
 class RefusalLoss:
-    """Cross entropy of the chosen answers in nats a token: refusals where one should refuse, the transform elsewhere.
+    """Cross entropy of the chosen answers, in nats per token: refusals on unsafe prompts, the transform on safe ones.
 
-    On safe prompts alone this is the control: the same training, with nothing about refusing in it.
+    On safe prompts only, this is the control condition: the same fine-tuning without refusals.
     """
 
     def __call__(self, model: nn.Module, pairs: PreferencePairs) -> Float[Tensor, ""]:
@@ -123,12 +122,12 @@ class RefusalLoss:
 
 @dataclass(frozen=True)
 class Unlearning:
-    """Descend on the chosen answers, ascend on the rejected ones, in nats a token.
+    """Gradient descent on the chosen answers and ascent on the rejected ones, in nats per token.
 
     Attributes:
-        weight: of the ascent.
-        cap: surprise in nats at which a token counts as unlearned, and is pushed no further. Ascent has no minimum:
-            without a cap the surprise grows for as long as one trains.
+        weight: weight of the ascent term.
+        cap: cross entropy in nats beyond which a rejected token has no gradient. The ascent term is unbounded below
+            without a cap.
     """
 
     weight: float | int = 0.1
@@ -147,16 +146,16 @@ class Unlearning:
 class DPO:
     """Direct preference optimisation against a frozen reference model.
 
-    With gains g = log p(answer) - log p_ref(answer), summed over the tokens of the answer:
+    With log-ratios g = log p(answer) - log p_ref(answer), summed over the tokens of the answer:
     loss = -log sigmoid(beta g(chosen) - beta_rejected g(rejected)).
 
     Args:
-        reference: the model that training starts from; copied and frozen.
-        beta: how hard a gain is to earn; small values let the model move far.
-        beta_rejected: the same for the rejected answer; `beta` if not given, as in the paper.
-        average: whether gains are means over tokens instead of sums.
-        anchor: weight of the cross entropy of the chosen answers in nats a token, which keeps their likelihood from
-            sinking along with that of the rejected ones (Pang et al. 2024, equation 1).
+        reference: the model before fine-tuning; copied and frozen.
+        beta: strength of the implicit KL penalty; small values let the model move far from the reference.
+        beta_rejected: beta of the rejected answer; equal to `beta` if not given, as in Rafailov et al. 2023.
+        average: whether log-ratios are means over tokens instead of sums.
+        anchor: weight of the cross entropy of the chosen answers, in nats per token; it prevents their likelihood from
+            falling with that of the rejected answers (Pang et al. 2024, equation 1).
     """
 
     def __init__(
@@ -176,7 +175,8 @@ class DPO:
     @classmethod
     def as_published(cls, reference: nn.Module) -> DPO:
         """The loss in the code of Jain et al. 2024: means over tokens, beta .1 for the chosen and .01 for the rejected
-        answer. Gains of a few nats a token leave the sigmoid near 1/2, so its gradient is that of `Unlearning`."""
+        answer. At log-ratios of a few nats per token the sigmoid stays near 1/2, so the gradient is that of
+        `Unlearning`."""
         return cls(reference, 0.1, 0.01, average=True)
 
     def __call__(self, model: nn.Module, pairs: PreferencePairs) -> Float[Tensor, ""]:
@@ -190,14 +190,14 @@ class DPO:
 
 
 class NPO:
-    """Negative preference optimisation: unlearning that slows down by itself, and the cross entropy of the chosen.
+    """Negative preference optimisation of the rejected answers, plus cross entropy of the chosen ones.
 
-    Of the rejected answer, 2 / beta log(1 + (p / p_ref)^beta) with summed log-probabilities; for beta towards 0 its
-    gradient becomes that of plain ascent. Divided by the answer's tokens, to stand beside nats a token.
+    The rejected term is 2 / beta log(1 + (p / p_ref)^beta) with summed log-probabilities, divided by the number of
+    answer tokens to give nats per token. Its gradient vanishes as p falls; for beta -> 0 it is gradient ascent.
 
     Args:
-        reference: the model that training starts from; copied and frozen.
-        weight: of the rejected answer's part.
+        reference: the model before fine-tuning; copied and frozen.
+        weight: weight of the rejected term.
     """
 
     def __init__(self, reference: nn.Module, beta: float | int = 0.1, weight: float | int = 1.0) -> None:
@@ -215,16 +215,16 @@ class NPO:
 
 @dataclass(frozen=True)
 class Rollouts:
-    """What a model wrote after prompts, several times each, and what it got for it.
+    """Answers sampled from a model, several per prompt, with their rewards.
 
     Attributes:
-        prompts: one row a sample; the samples of a prompt stand in consecutive rows.
-        written: the tokens after each prompt.
-        counted: which of them the model chose: up to its end and with it.
-        rewards: prompt by prompt, of each sample.
+        prompts: one row per sample; the samples of a prompt are consecutive.
+        written: sampled tokens after each prompt.
+        counted: mask of the sampled tokens up to and including the end token.
+        rewards: reward of each sample, per prompt.
 
     Raises:
-        ValueError: without a row or a token; for rewards that are not finite, or not one a row.
+        ToylabError: for an empty batch; for rewards that are not finite, or not one per row.
     """
 
     prompts: Int[Tensor, "row position"]
@@ -239,33 +239,33 @@ class Rollouts:
         check_finite(rewards=self.rewards)
 
     def log_probs(self, model: nn.Module) -> Float[Tensor, "row step vocab"]:
-        """Of every token that might have been written at each step, in nats."""
+        """Log-probabilities over the vocabulary at each step, in nats."""
         return _predicted(model, self.prompts, self.written)
 
     def mean(self, values: Float[Tensor, "row step"]) -> Float[Tensor, ""]:
-        """Over the tokens that were chosen."""
+        """Mean over the tokens in `counted`."""
         self.refuse_uncounted()
         return values.masked_fill(~self.counted, 0).sum() / self.counted.sum()
 
     def refuse_uncounted(self) -> None:
-        """Raise `ToylabError` where no token counts, and looking makes no device wait."""
+        """Raise `ToylabError` if `counted` is nowhere True; checked on the CPU only, to avoid a device sync."""
         if self.counted.is_cpu and not bool(self.counted.any()):
-            raise ToylabError("counted: is nowhere True, so no token was chosen; count each row up to its end")
+            raise ToylabError("counted: is nowhere True, so no token is in the loss; mark each row up to its end token")
 
 
 def up_to_end(end: int, written: Int[Tensor, "row step"]) -> Bool[Tensor, "row step"]:
-    """Which tokens of each row stand before its first `end`, or are it."""
+    """Mask of the tokens up to and including the first `end` of each row."""
     ended = (written == end).long()
     return ended.cumsum(dim=1) - ended == 0
 
 
 def leave_one_out(rewards: Shaped[Tensor, "prompt sample"]) -> Float[Tensor, "prompt sample"]:
-    """The advantage of each sample: its reward minus the mean of the others of its prompt.
+    """Leave-one-out advantage: the reward of a sample minus the mean reward of the other samples of its prompt.
 
-    Source: Kool et al. 2019; Ahmadian et al. 2024, equation 6. Nothing is divided by the spread.
+    Not normalised by the standard deviation. Source: Kool et al. 2019; Ahmadian et al. 2024, equation 6.
 
     Raises:
-        ValueError: for one sample a prompt, which has no others; for a reward that is not finite.
+        ToylabError: for a single sample per prompt; for a reward that is not finite.
     """
     samples = rewards.shape[1]
     check_range("the leave-one-out baseline needs others, for example 8 a prompt", samples=samples, least=2)
@@ -276,26 +276,26 @@ def leave_one_out(rewards: Shaped[Tensor, "prompt sample"]) -> Float[Tensor, "pr
 
 
 class PolicyGradient:
-    """REINFORCE with the leave-one-out baseline (RLOO), on what the model itself has just written.
+    """On-policy REINFORCE with the leave-one-out baseline (RLOO; Ahmadian et al. 2024).
 
     loss = - mean over samples of advantage * sum over tokens of log p(token)
-           - entropy * mean entropy of a token + kl * mean KL of a token to a reference.
+           - entropy * mean entropy per token + kl * mean KL per token to a reference.
 
-    A prompt whose samples are all right or all wrong gives no gradient through the first term.
+    A prompt whose samples all have the same reward contributes no gradient through the first term.
 
     Args:
-        entropy: weight of the entropy, in nats; it keeps a model from settling on one opener too early.
+        entropy: weight of the entropy bonus, in nats; it prevents early collapse to one opening token.
         kl: weight of KL(model || reference), in nats.
-        reference: the model that training starts from, copied and frozen; needed for `kl`.
+        reference: the model before fine-tuning, copied and frozen; required for `kl`.
 
     Raises:
-        ValueError: for a weight that is not a number of at least 0, or `kl` without a reference.
+        ToylabError: for a weight that is not a number of at least 0, or `kl` without a reference.
     """
 
     def __init__(self, entropy: float | int = 0.0, kl: float | int = 0.0, reference: nn.Module | None = None) -> None:
         check_range("0 leaves it out", entropy=entropy, kl=kl, least=0, below=math.inf)
         if kl and reference is None:
-            raise ToylabError(f"kl={kl}: needs reference=, the model to stay near to")
+            raise ToylabError(f"kl={kl}: needs reference=, the model that the KL is measured against")
         self.entropy, self.kl = entropy, kl
         self.reference = None if reference is None else frozen_copy(reference)
 
@@ -304,7 +304,7 @@ class PolicyGradient:
         advantages = leave_one_out(rollouts.rewards).flatten()
         log_probs = rollouts.log_probs(model)
         chosen = _at(log_probs, rollouts.written).masked_fill(~rollouts.counted, 0).sum(dim=1)
-        chosen = chosen.masked_fill((chosen == -torch.inf) & (advantages == 0), 0)  # nothing asks for what it denies
+        chosen = chosen.masked_fill((chosen == -torch.inf) & (advantages == 0), 0)  # 0 * -inf is NaN
         loss = -(advantages * chosen).mean()
         if self.entropy:
             loss = loss - self.entropy * rollouts.mean(entropy(log_probs))
@@ -317,7 +317,7 @@ class PolicyGradient:
 
 
 def entropy(log_probs: Float[Tensor, "*shape vocab"]) -> Float[Tensor, "*shape"]:
-    """In nats, of each distribution; what has probability 0 adds nothing."""
+    """Entropy of each distribution in nats; 0 log 0 = 0."""
     p = log_probs.exp()
     return -(p * log_probs.masked_fill(p == 0, 0)).sum(dim=-1)
 
@@ -325,12 +325,11 @@ def entropy(log_probs: Float[Tensor, "*shape vocab"]) -> Float[Tensor, "*shape"]
 def kl_divergence(
     log_probs: Float[Tensor, "*shape vocab"], others: Float[Tensor, "*shape vocab"]
 ) -> Float[Tensor, "*shape"]:
-    """KL(p || q) in nats, of each pair of distributions: what p denies adds nothing, and what q alone denies makes it
-    infinite."""
+    """KL(p || q) in nats of each pair of distributions: 0 where p is 0, infinite where only q is 0."""
     p = log_probs.exp()
     return (p * (log_probs - others).masked_fill(p == 0, 0)).sum(dim=-1)
 
 
 def _gain(now: Float[Tensor, "row step"], then: Float[Tensor, "row step"]) -> Float[Tensor, "row step"]:
-    """How much likelier tokens have become, in nats: 0 where they are impossible now as then."""
+    """Log-ratio log p - log p_ref per token, in nats; 0 where both probabilities are 0."""
     return (now - then).masked_fill((now == -torch.inf) & (then == -torch.inf), 0)

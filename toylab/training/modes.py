@@ -1,4 +1,4 @@
-"""Training and evaluation mode of a module, for the length of a `with` block."""
+"""Context managers for training and evaluation mode."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """The whole model in evaluation mode: no dropout, norms with the statistics they hold."""
+    """Set all modules to evaluation mode (no dropout, running statistics) and restore their modes afterwards."""
     with _restored(model):
         model.eval()
         yield
@@ -18,7 +18,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def training_mode(model: nn.Module) -> Iterator[None]:
-    """The model in training mode. Parts that were put in evaluation mode inside a model in training mode stay so."""
+    """Set a model to training mode and restore it afterwards; submodules frozen in evaluation mode stay so."""
     with _restored(model):
         if not model.training:
             model.train()
@@ -27,12 +27,12 @@ def training_mode(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _restored(model: nn.Module) -> Iterator[None]:
-    """Each module has its own mode again afterwards."""
+    """Restore the mode of every module afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         yield
     finally:
         if model.training != modes[0][1]:
-            model.train(modes[0][1])  # a module may do more than set a flag
+            model.train(modes[0][1])  # `train` may be overridden
         for module, mode in modes:
             module.training = mode

@@ -1,7 +1,7 @@
-"""AdamW on all parameters at once: one vector of weights, one of gradients, a handful of operations a step.
+"""AdamW on a flat parameter vector: clipping is one norm, and an update takes five operations.
 
-A toy model has thirty small tensors, and a step over them one by one costs more than the arithmetic. Here they are
-views into one vector, so clipping is one norm, and an update five operations, whatever the model is made of.
+A toy model has about thirty small tensors; a loop over them costs more than the arithmetic. Here parameters and
+gradients are views into two vectors.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from toylab.console import ToylabError
 class AdamW:
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019, algorithm 2), on one vector or on several at once.
 
-    With g the gradient, in step t:
+    At step t, with gradient g:
 
         mean   = beta1 mean   + (1 - beta1) g
         square = beta2 square + (1 - beta2) g^2
         weights = (1 - rate decay) weights - rate (mean / (1 - beta1^t)) / (sqrt(square / (1 - beta2^t)) + eps)
 
     Args:
-        weights: what is trained, in place; each vector has a gradient of its own, clipped on its own.
-        decay: how much of the weights is taken away each step, times the rate.
-        clip: the largest length of a gradient; longer ones are shortened to it (torch divides by length + 1e-6).
+        weights: parameter vector(s), updated in place; each vector is clipped separately.
+        decay: weight decay, multiplied by the learning rate.
+        clip: maximum gradient norm (torch divides by norm + 1e-6, this by the norm).
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class AdamW:
 
     @torch.no_grad()
     def step(self, gradient: Float[Tensor, "*seed parameter"], rate: float) -> float:
-        """One update; returns the length of the (longest) gradient. One that is not finite changes nothing."""
+        """One update; returns the (largest) gradient norm. A non-finite norm skips the update."""
         norms = gradient.norm(dim=-1, keepdim=True)
         norm = norms.max().item()
         if not math.isfinite(norm):
@@ -66,20 +66,20 @@ class AdamW:
 
 @contextmanager
 def flat_parameters(parameters: Iterable[nn.Parameter]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Lay parameters into one vector for the length of a `with` block: yields that vector, and one of their gradients.
+    """Make parameters views into one vector inside a `with` block; yields that vector and the vector of gradients.
 
-    Parameters keep their identity and their values; `backward` adds to the second vector, which is 0 at first. After
-    the block each has memory of its own again, and no gradient.
+    Parameters keep their identity and values; `backward` accumulates into the gradient vector, initially 0. After the
+    block, parameters have their own storage and no gradient.
 
     Raises:
-        ValueError: where there is nothing to train, or parameters differ in type or device.
+        ToylabError: without parameters, or if they differ in dtype or device.
     """
     held = list(parameters)
     kinds = {(p.dtype, p.device) for p in held}
     if len(kinds) != 1:
         raise ToylabError(
             f"parameters: {'nothing has requires_grad=True' if not held else f'they are of several kinds, {kinds}'}; "
-            "one vector needs some, all of one type and on one device"
+            "give at least one, all of the same dtype and device"
         )
     places, size = _places(held)
     weights, gradients = held[0].new_zeros(size), held[0].new_zeros(size)
@@ -94,13 +94,13 @@ def flat_parameters(parameters: Iterable[nn.Parameter]) -> Iterator[tuple[Tensor
 
 
 class ParameterVector:
-    """Keeps the parameters of a model in the vectors of `flat_parameters`, whatever is done to them between two steps.
+    """Keeps the parameters of a model views into the vectors of `flat_parameters`.
 
-    `model.zero_grad()`, `model.double()` or `p.data = ...` give a parameter or its gradient memory of its own: the
-    optimizer would then train a vector that the model does not read. Looking costs some 0.4 % of a step.
+    `model.zero_grad()`, `model.double()` or `p.data = ...` give a parameter or its gradient new storage; the optimizer
+    would then update a vector that the model does not use. The check costs about 0.4 % of a step.
 
     Args:
-        model: of whose parameters those with `requires_grad` were laid into the vectors.
+        model: the model whose parameters with `requires_grad` are in the vectors.
     """
 
     def __init__(self, model: nn.Module, weights: Float[Tensor, " place"], gradients: Float[Tensor, " place"]) -> None:
@@ -112,7 +112,7 @@ class ParameterVector:
         self._attached = [p.grad for p in self.parameters.values()]
 
     def check(self) -> None:
-        """Raises `ToylabError` naming the first parameter that was replaced, added, frozen or unfrozen by now."""
+        """Raises `ToylabError` for the first parameter that was replaced, added, frozen or unfrozen since the start."""
         now = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         for name in {**self.parameters, **now}:
             if self.parameters.get(name) is not now.get(name):
@@ -122,10 +122,10 @@ class ParameterVector:
                 )
 
     def attach(self) -> None:
-        """Lay parameters and gradients into the vectors again; new values of a parameter are kept.
+        """Restore parameters and gradients as views into the vectors; new parameter values are copied.
 
         Raises:
-            ToylabError: for a parameter that has another type, shape or device by now.
+            ToylabError: for a parameter whose dtype, shape or device has changed.
         """
         for k, (name, p) in enumerate(self.parameters.items()):
             if not p.is_set_to(self._weights[k]):
@@ -134,17 +134,17 @@ class ParameterVector:
                 p.grad = self._attached[k] = self._gradients[k].detach()
 
     def backward(self, loss: Float[Tensor, ""], first: bool = False) -> list[str]:
-        """The gradients of a loss, in their vector.
+        """Compute the gradients of a loss in the gradient vector.
 
         Returns:
-            The names of parameters that the loss does not depend on, if it is asked `first`; else nothing.
+            With `first`, the names of parameters that the loss does not depend on; otherwise an empty list.
 
         Raises:
-            ToylabError: for a loss that depends on none of them, or a hook that takes a gradient away.
+            ToylabError: for a loss that depends on no parameter, or a hook that removes a gradient.
         """
         self.attach()
         self.gradients.zero_()
-        if first:  # autograd gives no gradient, not one of zeros, to what it does not reach
+        if first:  # None marks unused parameters; zeros would not
             for p in self.parameters.values():
                 p.grad = None
         if loss.requires_grad:
@@ -163,7 +163,7 @@ class ParameterVector:
 
 
 def no_gradient_error() -> ToylabError:
-    """What to say of a loss that no training can change."""
+    """The error for a loss without gradient."""
     return ToylabError(
         "loss: does not depend on any parameter that is trained; compute it from the model, with gradients switched on "
         "and without detach() or .item() on the way"
@@ -181,7 +181,7 @@ def _put_back(name: str, p: nn.Parameter, place: Tensor) -> None:
 
 
 def _places(parameters: Iterable[nn.Parameter]) -> tuple[list[slice], int]:
-    """Where each parameter lies in one vector, and the length of that."""
+    """The slice of each parameter in the vector, and the length of the vector."""
     places, end = [], 0
     for p in parameters:
         places.append(slice(end, end + p.numel()))
@@ -190,4 +190,4 @@ def _places(parameters: Iterable[nn.Parameter]) -> tuple[list[slice], int]:
 
 
 _ALIGNED = 16
-"""Numbers between the starts of two parameters: matrix products are faster where rows start on a cache line."""
+"""Parameters start at multiples of this: matrix products are faster on rows aligned to a cache line."""

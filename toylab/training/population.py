@@ -1,11 +1,11 @@
-"""Many seeds of one setting as one program: parameters stacked along a first axis, one batch of batches a step.
+"""Training of many seeds in one program: stacked parameters and `vmap` over members.
 
     population = Population([Transformer.for_task(task, config, seed) for seed in range(256)], next_token_loss)
     losses = population.step([batches(step) for batches in each_seeds_batches], rate=4e-3)
     models = population.members()
 
-Every member computes what it would compute alone, up to rounding. It is meant for a GPU, which one toy model cannot
-fill. On a CPU, seeds are better trained in processes side by side: `toylab bench population` shows by how much.
+Every member matches its separate training up to rounding. Use it on a GPU, which a single toy model underutilises. On a
+CPU, separate processes are faster: `toylab bench population` measures by how much.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from toylab.training.loop import DivergedError, TrainConfig, learning_rate
 from toylab.training.optimizer import AdamW, no_gradient_error
 
 _FILL = {"targets": IGNORE, "segments": -1}
-"""What a batch is filled up with, where it has fewer rows or columns than the largest of its step; 0 elsewhere."""
+"""Padding values by field, for batches smaller than the largest of a step; 0 for all other fields."""
 
 
 class Population:
-    """Models of one shape that are trained together, each on its own data.
+    """Models of the same architecture trained together, each on its own data.
 
     Args:
         models: at least one; they are copied.
         loss: from a model and a batch to a scalar, as for `toylab.training.loop.train`.
-        config: betas, weight decay and clipping; each member's gradient is clipped on its own.
+        config: betas, weight decay and clipping; gradients are clipped per member.
 
     Raises:
-        ValueError: without a model, for models of different shapes or with different parameters to train, or none.
+        ToylabError: without models, without trainable parameters, or if these differ between models.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Population:
         self.config = config or TrainConfig()
         self._skeleton = deepcopy(models[0])
         if not self._skeleton.training:
-            self._skeleton.train()  # as alone
+            self._skeleton.train()  # as in `train`
         self._models = [deepcopy(model) for model in models]
         self._shapes = {name: p.shape for name, p in models[0].named_parameters() if p.requires_grad}
         self.weights = torch.stack([parameters_to_vector(_trained(model)).detach() for model in models])
@@ -76,15 +76,15 @@ class Population:
         return len(self.weights)
 
     def step(self, batches: Sequence[Any], rate: float) -> Float[Tensor, " seed"]:
-        """One optimiser step of every member on its own batch, a dataclass of tensors; returns the losses before it.
+        """One optimiser step of every member on its own batch (a dataclass of tensors); returns the losses before it.
 
         Raises:
-            ValueError: for another number of batches than members; in the first step, for a parameter that the loss
-                does not depend on.
-            DivergedError: when a loss or a gradient is not finite; nothing is changed then.
+            ToylabError: if the number of batches is not that of members; at the first step, for a parameter that the
+                loss does not depend on.
+            DivergedError: if a loss or gradient is not finite; the weights are then unchanged.
         """
         if len(batches) != len(self):
-            raise ToylabError(f"batches: {len(batches)} for {len(self)} members; give one each")
+            raise ToylabError(f"batches: {len(batches)} for {len(self)} members; give one per member")
         if not self.optimizer.steps:
             self._refuse_unreached(batches[0])
         together, kind = stack_batches(batches), type(batches[0])
@@ -102,7 +102,7 @@ class Population:
         return losses
 
     def train(self, batches: Sequence[Callable[[int], Any]], steps: int | None = None) -> Float[Tensor, "step seed"]:
-        """Go through the schedule of the config, without its stop rule; returns the loss of every step and member."""
+        """Train for the schedule of the config, without early stopping; returns the losses."""
         steps = self.config.steps if steps is None else steps
         return torch.stack(
             [
@@ -112,13 +112,13 @@ class Population:
         )
 
     def members(self) -> list[nn.Module]:
-        """The models as they now are."""
+        """The models with their current weights."""
         for model, weights in zip(self._models, self.weights, strict=True):
             vector_to_parameters(weights.clone(), _trained(model))
         return self._models
 
     def _refuse_unreached(self, batch: Any) -> None:
-        """Functional gradients are zeros where autograd tells that there is none."""
+        """Raises `ToylabError` for unused parameters, by autograd: `torch.func` returns zero gradients for them."""
         views = {name: x.clone().requires_grad_() for name, x in self._views(self.weights[0]).items()}
         still = {name: x[0] for name, x in self._still.items()}
         loss = self._loss(_Called(self._skeleton, views | still), batch)
@@ -144,12 +144,12 @@ def _trained(model: nn.Module) -> list[nn.Parameter]:
 
 
 class _Called(nn.Module):
-    """A module that computes with given parameters."""
+    """A module with its parameters replaced by the given ones."""
 
     def __init__(self, module: nn.Module, parameters: dict[str, Tensor]) -> None:
         super().__init__()
 
-        @wraps(module.forward)  # it takes what the module takes
+        @wraps(module.forward)  # keeps the signature of `module.forward`
         def forward(*inputs: Any, **options: Any) -> Tensor:
             return functional_call(module, parameters, inputs, options)
 
@@ -157,14 +157,14 @@ class _Called(nn.Module):
 
 
 def stack_batches(batches: Sequence[Any]) -> dict[str, Tensor]:
-    """The tensors of some batches of one kind, each stacked along a first axis and filled up to the largest, with
-    tokens that nobody is scored on. What is the same in all of them, as the positions of padded rows are, is left out.
+    """Stack the tensors of several batches along a new first axis, padded to the largest with unscored tokens. Tensors
+    of one row that are equal in all batches, such as the positions of padded rows, are omitted.
 
     Raises:
-        ValueError: for batches that are not dataclasses of tensors.
+        ToylabError: for batches that are not dataclasses of tensors.
     """
     if not all(is_dataclass(batch) for batch in batches):
-        raise ToylabError("batches: must be dataclasses of tensors, such as toylab.training.batches.Scored")
+        raise ToylabError("batches: must be dataclasses of tensors, such as toylab.training.batches.ScoredBatch")
     found = {}
     for name in (field.name for field in fields(batches[0])):
         first, *others = held = [getattr(batch, name) for batch in batches]
