@@ -209,11 +209,7 @@ class Claim:
         reason = self.undecidable or "".join(need.otherwise for need in lacking[:1])
         if not reason and len(plan.seeds) >= FEWEST_SEEDS and not so_far.looks:
             reason = f"{len(so_far.seeds)} of {len(plan.seeds)} seeds are done"
-        left = (
-            f"{len(seeds) - len(asked)} of {len(seeds)} seeds miss a precondition"
-            if len(asked) < len(seeds)
-            else ""
-        )
+        left = f"{len(seeds) - len(asked)} of {len(seeds)} seeds miss a precondition" if len(asked) < len(seeds) else ""
         verdict, reason, more = _verdict(found, control, tried, reason)
         by_seed = {str(seed): round(value, 4) for seed, value in values.items()}
         return Judgement(

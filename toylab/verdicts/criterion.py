@@ -25,7 +25,9 @@ class Criterion:
 
     def __post_init__(self) -> None:
         if not self.low <= self.high or (math.isinf(self.low) and math.isinf(self.high)):
-            raise ToylabError(f"criterion from {self.low} to {self.high}: every or no number would meet it; give one threshold, or low < high")
+            raise ToylabError(
+                f"criterion from {self.low} to {self.high}: every or no number would meet it; give one threshold, or low < high"
+            )
 
     def meets(self, value: float | int) -> bool:
         """Whether a value meets the criterion; NaN does not."""
