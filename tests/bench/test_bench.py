@@ -134,7 +134,7 @@ def test_what_falls_short_is_said_in_plain_words():
     few = Comparison("drawing", 4.0, "M tokens/s", 5, 4.0, more=True)
     assert str(few) == "drawing: 4.00 M tokens/s, 25 % short of at least 5"
     many = Comparison("drawing", 6.0, "M tokens/s", 5, 6.0, more=True)
-    assert str(many) == "drawing: 6.00 M tokens/s, at least 5 was wanted"
+    assert str(many) == "drawing: 6.00 M tokens/s, target at least 5"
 
 
 @given(st.floats(1e-4, 1e6))

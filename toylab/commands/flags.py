@@ -85,7 +85,7 @@ def chosen_study(options: argparse.Namespace, rest: list[str]) -> Any:
 
 
 def chosen_task(options: argparse.Namespace, rest: list[str]) -> type:
-    """A task class by its name, or a user's class by `package.module:Class`, searched first in the working directory."""
+    """A task class by its name, or a user's class by `package.module:Class`; the working directory comes first."""
     from toylab.runs import registry
 
     known = known_tasks()

@@ -21,7 +21,7 @@ def sweep_study(options: argparse.Namespace, rest: list[str]) -> None:
         (options.study and not own) or options.grid or options.jobs or options.out or rest
     ):
         raise ToylabError(
-            "continue: reads the study and its settings from the folder; omit them, except module:Class of your own study"
+            "continue: reads the study and its settings from the folder; omit them, except your own module:Class"
         )
     study = None if options.resume is not None else chosen_study(options, rest)
     if study is not None and not options.grid:

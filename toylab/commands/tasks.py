@@ -91,6 +91,6 @@ def train_model(options: argparse.Namespace, rest: list[str]) -> None:
         save_model(options.out, model)
     accuracy, goal = state.history[-1]["accuracy"], chosen.train.stop_at
     if goal is not None and accuracy < goal:
-        print(f"not solved: accuracy {accuracy:.3f} on held-out rows after {state.step} steps, below {goal};")
+        print(f"not solved: accuracy {accuracy:.3f} on held-out rows after {state.step} steps, below {goal}")
         print("try more --train.steps, another --seed or a larger --model.width")
     print(survey(model, rows))

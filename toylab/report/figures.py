@@ -279,7 +279,7 @@ def plot_dose_response(
     title: str = "",
     ax: Axes | None = None,
 ) -> Axes:
-    """Dose-response curves: a share against a dose, one line per group; `mark` is the dose used in other measurements."""
+    """Dose-response curves: a share against a dose, one line per group; `mark` is the dose used elsewhere."""
     ax = ax or new_axes(3.6, 2.8)
     for number, (name, (doses, shares)) in enumerate(groups.items()):
         marker, colour = MORE_MARKS[number % len(MORE_MARKS)]

@@ -96,7 +96,7 @@ class Study(Protocol):
 
 
 def without_training(study: Study, **changes: Any) -> Study:
-    """The same study with zero training steps, from `study.untrained()` or by setting `steps=0` in every TrainConfig."""
+    """The same study with zero training steps, from `study.untrained()` or with `steps=0` in every TrainConfig."""
     if not changes and hasattr(study, "untrained"):
         return study.untrained()
     held = {one.name: getattr(study, one.name) for one in fields(study)}  # type: ignore[arg-type]

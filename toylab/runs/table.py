@@ -149,7 +149,7 @@ def filter_rows(rows: Sequence[dict[str, Any]], conditions: Sequence[str]) -> li
 
 @dataclass(frozen=True)
 class MeanInterval:
-    """A mean with its 95 % interval over `count` rows: Wilson's for booleans, else bootstrap; one row has no interval."""
+    """A mean with its 95 % interval over `count` rows: Wilson's for booleans, else bootstrap; None for one row."""
 
     mean: float
     low: float | None

@@ -26,7 +26,8 @@ class Criterion:
     def __post_init__(self) -> None:
         if not self.low <= self.high or (math.isinf(self.low) and math.isinf(self.high)):
             raise ToylabError(
-                f"criterion from {self.low} to {self.high}: every or no number would meet it; give one threshold, or low < high"
+                f"criterion from {self.low} to {self.high}: every or no number meets it; give one threshold, or "
+                "two in ascending order"
             )
 
     def meets(self, value: float | int) -> bool:
@@ -34,7 +35,7 @@ class Criterion:
         return self.low < value < self.high if self.strict else self.low <= value <= self.high
 
     def side(self, interval: tuple[float, float]) -> Literal["supported", "refuted", "undecided"]:
-        """Verdict "supported" if the whole interval meets the criterion, "refuted" if all of it misses, else "undecided"."""
+        """ "supported" if the whole interval meets the criterion, "refuted" if all of it misses, else "undecided"."""
         low, high = interval
         if self.meets(low) and self.meets(high):
             return "supported"

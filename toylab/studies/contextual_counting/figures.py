@@ -83,7 +83,7 @@ def _draw_encodings(models: Conditions, encodings: Sequence[str]) -> Picture:
     return picture(
         "Which encoding",
         "Accuracy by positional encoding. Circles: single regions; squares: mean over regions of each seed; vertical "
-        "lines: means over points, while the claims judge shares of seeds or medians. Dotted line: best constant guess.",
+        "lines: means of points, while the claims judge shares of seeds or medians. Dotted line: best constant guess.",
         figures.plot_by_seed(groups, xlabel="accuracy of counts on held-out strings", chance=_floor(arms)),
     )
 

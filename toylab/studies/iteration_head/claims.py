@@ -188,7 +188,7 @@ def claims(guess: GuessAccuracy, parity_guess: float, steps: int, one_head: str)
         harmless(
             id="first-layer",
             place="section 3",
-            statement="The first layer needs only the end of the input: the idealised pattern there preserves accuracy.",
+            statement="The first layer needs only the end of the input: its idealised pattern preserves accuracy.",
             quantity=partial(_kept, test="first_layer_ideal_pattern"),
             control=Control("that head zero-ablated", ("main",), partial(_kept, test="first_layer_zero_ablated")),
             note="trained first layers also use attention to other positions, so the idealised pattern costs accuracy",
@@ -275,7 +275,7 @@ def claims(guess: GuessAccuracy, parity_guess: float, steps: int, one_head: str)
             place="section 5",
             statement="Learning parity from scratch is much slower than fine-tuning a model with the head.",
             conditions=("main", "parity"),
-            measure=f"ratio of steps from scratch to fine-tuning steps of a model with the head, to {LEARNED} on parity,",
+            measure=f"ratio of steps from scratch to fine-tuning steps with the head, to {LEARNED} on parity,",
             quantity=_times_as_slow,
             criterion=at_least(10),
             origin="the smallest effect of interest: ten times as slow",
@@ -306,7 +306,7 @@ def claims(guess: GuessAccuracy, parity_guess: float, steps: int, one_head: str)
         of_head(
             id="emergence",
             place="section 4, training dynamics",
-            statement="First a head attends to the end of the input, then the iteration head forms, then accuracy rises.",
+            statement="First a head attends to the end of input, then the iteration head forms, then accuracy rises.",
             measure="whether the three reach half of their final value in this order, ties allowed (1 or 0)",
             quantity=lambda main: main.emergence.in_order,
             criterion=above(0),

@@ -159,7 +159,7 @@ def _draw_transfer(results: Conditions, out: Path) -> Picture:
         figures.plot_curves(lines, ylabel=label, bar=LEARNED, title=title, legend=len(lines) < 6, ax=ax)
     return picture(
         "Transfer to parity",
-        "Accuracy on held-out parity sequences during fine-tuning of a model with an iteration head, during fine-tuning "
-        "of an accurate model without one, and during training from scratch. The axes of steps differ in scale.",
+        "Accuracy on held-out parity sequences during fine-tuning of a model with an iteration head, of an accurate "
+        "model without one, and during training from scratch. The axes of steps differ in scale.",
         figure,
     )

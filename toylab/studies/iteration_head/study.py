@@ -95,8 +95,8 @@ class IterationHeadStudy:
             )
         if self.task.max_length < 6 or self.task.max_length - self.task.min_length < 2:
             raise ToylabError(
-                f"task.lengths={self.task.lengths}: iteration heads are searched on lengths of at least 4; give a range up to "
-                "at least 6, such as 1 16"
+                f"task.lengths={self.task.lengths}: iteration heads are searched on lengths of at least 4; give a "
+                "range up to at least 6, such as 1 16"
             )
         if self.task.score_padding and self.batches == "packed":
             raise ToylabError("task.score_padding=True: packed rows have no padding; choose batches=padded or sweep")
