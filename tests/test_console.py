@@ -52,15 +52,15 @@ def test_a_module_of_somebody_elses_that_fails_keeps_its_traceback(tmp_path, mon
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("nowhere_one:Task", "there is no module 'nowhere_one'"),
-        ("toylab.tasks.nowhere:Task", "there is no module 'toylab.tasks.nowhere'"),
+        ("nowhere_one:Task", "module 'nowhere_one' is neither"),
+        ("toylab.tasks.nowhere:Task", "module 'toylab.tasks.nowhere' is neither"),
         ("toylab.tasks.iteration:Paraty", "did you mean Parity"),
         ("toylab.tasks.iteration:stream", "there is no task 'stream'"),
-        ("tasks/iteration.py:Parity", "names no module"),
-        ("iteration.py:Parity", "names no module"),
-        (":Parity", "names no module"),
-        ("toylab..tasks:Parity", "names no module"),
-        (".iteration:Parity", "names no module"),
+        ("tasks/iteration.py:Parity", "is not a module name"),
+        ("iteration.py:Parity", "is not a module name"),
+        (":Parity", "is not a module name"),
+        ("toylab..tasks:Parity", "is not a module name"),
+        (".iteration:Parity", "is not a module name"),
     ],
 )
 def test_a_module_or_class_that_there_is_not_is_a_line(name, told):

@@ -81,7 +81,7 @@ def test_the_table_says_what_was_found():
     task = AssociativeRecall()
     found = survey(induction_head(task), task.sample(stream(1, "survey"), 60))
     lines = str(found).splitlines()
-    assert lines[0] == f"right: {found.accuracy:.3f} of the scored tokens, {found.rows:.3f} of the rows"
+    assert lines[0] == f"accuracy: {found.accuracy:.3f} of the scored tokens, {found.rows:.3f} of the rows"
     assert re.match(r"induction +1\.\d", lines[-1])
     assert max(map(len, lines)) <= 80
 

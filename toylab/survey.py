@@ -71,13 +71,13 @@ class Survey:
 
     def __str__(self) -> str:
         solved = "" if self.accuracy >= STOP_AT else ": not solved"
-        lines = [f"right: {self.accuracy:.3f} of the scored tokens, {self.rows:.3f} of the rows{solved}"]
+        lines = [f"accuracy: {self.accuracy:.3f} of the scored tokens, {self.rows:.3f} of the rows{solved}"]
         width = max((len(one.link) for one in self.readings), default=0)
         if self.readings:
-            lines.append(f"{'link':<{width}}  head  attends  if even  right without it  without another")
+            lines.append(f"{'link':<{width}}  head  attention  uniform  accuracy without it  without another")
         for one in self.readings:
             other = "-" if one.other_ablated_accuracy is None else f"{one.other_ablated_accuracy:.3f}"
-            numbers = f"{one.mass:>8.3f} {one.uniform_mass:>8.3f} {one.without:>17.3f} {other:>16}"
+            numbers = f"{one.mass:>10.3f} {one.uniform_mass:>8.3f} {one.without:>20.3f} {other:>16}"
             lines.append(f"{one.link:<{width}}  {one.layer}.{one.head:<2} {numbers}")
         return "\n".join(lines)
 

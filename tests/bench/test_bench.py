@@ -134,7 +134,7 @@ def test_what_falls_short_is_said_in_plain_words():
     few = Comparison("drawing", 4.0, "M tokens/s", 5, 4.0, more=True)
     assert str(few) == "drawing: 4.00 M tokens/s, 25 % short of at least 5"
     many = Comparison("drawing", 6.0, "M tokens/s", 5, 6.0, more=True)
-    assert str(many) == "drawing: 6.00 M tokens/s, at least 5 was wanted"
+    assert str(many) == "drawing: 6.00 M tokens/s, target at least 5"
 
 
 @given(st.floats(1e-4, 1e6))
@@ -182,7 +182,7 @@ def test_growth_in_the_same_folder_is_no_bench_to_compare_with(one_work, monkeyp
     assert held["processor"] == bench.machine_description()["processor"]
     assert held["curves"][0]["exponent"] == pytest.approx(1)
     assert cli.run(["bench", "step", "--out", str(tmp_path)]) == 0
-    assert "since the last bench" not in capsys.readouterr().out
+    assert "since the previous benchmark" not in capsys.readouterr().out
 
 
 def test_a_damaged_record_is_named(one_work, tmp_path, capsys):
@@ -214,7 +214,7 @@ def one_work(monkeypatch):
 def test_the_command_prints_a_table_and_keeps_what_it_found(one_work, tmp_path, capsys):
     assert cli.run(["bench", "step", "--out", str(tmp_path)]) == 0
     shown = capsys.readouterr().out
-    for part in ("ratio", "GF/s", "a step: what else", "0 of 1 targets are met", "20 % short of", "Kept in"):
+    for part in ("ratio", "GF/s", "a step: what else", "0 of 1 targets met", "20 % short of", "Written to"):
         assert part in shown
     (kept,) = tmp_path.glob("*.json")
     assert json.loads(kept.read_text(encoding="utf-8"))["matmul_gigaflops"] > 0

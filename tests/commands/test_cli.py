@@ -287,7 +287,7 @@ def test_ctrl_c_stops_all_processes_at_once_with_a_short_message_and_keeps_check
         if started.poll() is None:
             os.killpg(started.pid, signal.SIGKILL)
     assert started.returncode == 130
-    assert "stopped; what is finished is kept, and the same command continues" in err
+    assert "stopped; finished jobs are kept" in err
     assert "Traceback" not in err
     deadline = time.monotonic() + 20
     while members(started.pid) and time.monotonic() < deadline:

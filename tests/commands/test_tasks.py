@@ -180,4 +180,4 @@ def test_rows_and_files_that_training_cannot_do_without_are_tried_before_it(call
         outcome = call("train", "parity", *FEW, "--out", out)
         assert outcome.code == 2
         assert outcome.err.startswith(f"toylab: out={out}: cannot be written")
-    assert call("train", "parity", *FEW, "--out", "file").message.startswith("toylab: out=file: exists already")
+    assert call("train", "parity", *FEW, "--out", "file").message.startswith("toylab: out=file: already exists")

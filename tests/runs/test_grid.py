@@ -93,7 +93,7 @@ def test_what_a_study_raises_for_its_settings_keeps_its_class():
 
 
 def test_an_axis_without_values_is_refused():
-    with pytest.raises(ValueError, match=r"kind: the grid gives it no value"):
+    with pytest.raises(ValueError, match=r"kind: has no values in the grid"):
         grid(Small(), {"kind": []})
 
 

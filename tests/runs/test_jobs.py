@@ -81,7 +81,7 @@ def test_what_goes_on_from_a_failure_fails_with_its_name_and_all_else_is_done(no
     (notes / "fail-base-1").touch()
     with pytest.raises(JobsFailedError) as error:
         start(Branching(), notes, out, workers)
-    assert "left of seed 1: base of seed 1 failed, which this one goes on from" in str(error.value)
+    assert "left of seed 1: base of seed 1 failed, and this job depends on it" in str(error.value)
     assert "3 of 8 jobs failed" in str(error.value)
     done = set(called(notes)) - {"base 1"}
     assert done == {"base 0", "left 0", "right 0", "alone 0", "alone 1"}
@@ -132,7 +132,8 @@ def test_done_is_written_last(notes, out, monkeypatch):
 def test_a_failing_job_is_recorded_and_the_others_finish(notes, out):
     (notes / "fail-one-0").touch()
     with pytest.raises(
-        JobsFailedError, match=r"(?s)1 of 4 jobs failed.*the same command.*one of seed 0: ArithmeticError: job one was"
+        JobsFailedError,
+        match=r"(?s)1 of 4 jobs failed.*rerunning the command.*one of seed 0: ArithmeticError: job one was",
     ):
         start(Counted(), notes, out)
     assert len(called(notes)) == 4
@@ -211,23 +212,21 @@ def test_ctrl_c_in_another_process_stops_as_well(notes, out):
 def test_a_name_that_is_no_folder_of_a_job_is_refused_before_anything_is_written(notes, out, name):
     study = Named(names=("one", name), notes=str(notes))
     for run in (lambda: start(study, notes, out), lambda: sweep([study], out, workers=1, progress=False)):
-        with pytest.raises(ToylabError, match=r"job .+ of Named: must be a name for a folder"):
+        with pytest.raises(ToylabError, match=r"job .+ of Named: must be a valid folder name"):
             run()
     assert called(notes) == []
     assert not out.exists()
 
 
 def test_a_job_that_goes_on_from_none_is_refused_before_anything_is_written(notes, out):
-    with pytest.raises(
-        ToylabError, match=r"job 'one' of seed 0: goes on from 'bsae' of seed 0, which jobs\(\) does not"
-    ):
+    with pytest.raises(ToylabError, match=r"job 'one' of seed 0: depends on 'bsae' of seed 0, which jobs\(\) does not"):
         start(Named(base="bsae"), notes, out)
     assert not out.exists()
 
 
 def test_what_a_result_calls_cost_is_not_lost_without_a_word(notes, out, monkeypatch):
     monkeypatch.setattr(Counted, "run_job", lambda self, job, folder: {"cost": 3})
-    with pytest.raises(JobsRefusedError, match=r"cost: is what toylab adds to the result of a job; give"):
+    with pytest.raises(JobsRefusedError, match=r"cost: is reserved"):
         start(Counted(), notes, out)
 
 

@@ -166,7 +166,7 @@ def test_a_result_of_no_job_is_refused_by_name(tmp_path, result):
     path = out / "seed-0" / "one" / "result.json"
     write_json(path, result)
     (path.parent / "done").write_text(f"{sha256_of(path.read_bytes())}  result.json\n")
-    with pytest.raises(ToylabError, match=r"result\.json: is not the result of a job; delete this file and run"):
+    with pytest.raises(ToylabError, match=r"result\.json: is not the result of a job; delete this file and rerun"):
         judge_and_report(out, Bare)
 
 
@@ -221,7 +221,7 @@ def test_a_run_of_which_some_jobs_are_missing_is_judged_by_the_others(short_run,
     assert part["depth"].measured is None
     assert part["accuracy"] == whole["accuracy"]
     jobs = len(IterationHeadStudy.quick().jobs())
-    assert f"{jobs - 1} of {jobs} trainings done" in summary
+    assert f"{jobs - 1} of {jobs} jobs finished" in summary
 
 
 # Finishing what was hardly begun -------------------------------------------------------------------------------------

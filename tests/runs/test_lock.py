@@ -303,7 +303,7 @@ def test_the_command_says_what_differs_and_else_by_whom_it_was_locked(mine, out,
     load()
     assert cli.run(asked) == 2
     told = capsys.readouterr().err
-    assert "is not as it was locked" in told
+    assert "differs from its claims lock" in told
     assert "from was 0.4, is 0.3" in told
     assert "lock_of_mine.py differs" in told
 

@@ -133,7 +133,7 @@ def test_a_study_that_a_worker_cannot_load_is_named(tmp_path):
     """As one of a notebook, which has no file that the worker could import."""
     script = BEGINS + "class Here(Counted): pass\n" + RUNS.format("Here")
     told = told_by(script, tmp_path, "-c", script)
-    assert "a worker cannot load the study (AttributeError: " in told
+    assert "a worker cannot import the study (AttributeError: " in told
     assert "killed" not in told
 
 
@@ -141,7 +141,7 @@ def test_a_study_that_cannot_be_sent_is_refused_and_runs_in_this_process(notes, 
     class Local(Counted):
         pass
 
-    with pytest.raises(ToylabError, match=r"cannot be sent to another process \(.*Local.*\); define"):
+    with pytest.raises(ToylabError, match=r"cannot be pickled \(.*Local.*\); define"):
         start(Local(), notes, out, workers=2)
     assert called(notes) == []
     assert len(start(Local(), notes, out)) == 4

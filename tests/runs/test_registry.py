@@ -51,7 +51,7 @@ def received(tmp_path, monkeypatch) -> Path:
 def test_a_folder_does_not_choose_the_code_that_runs(received, capsys, command):
     assert cli.run([*command.split(), *(["--workers", "1"] if "sweep" in command else [])]) == 2
     told = capsys.readouterr().err
-    assert "'theirs:Own', which is no study of ours" in told
+    assert "'theirs:Own', which is not a study of toylab" in told
     assert ("toylab sweep theirs:Own --continue out" if "sweep" in command else " --study theirs:Own") in told
     assert not Path("imported").exists()
 
@@ -77,7 +77,7 @@ def test_the_study_of_a_folder_runs_where_the_user_names_it(received, capsys):
         ["sweep", "theirs:Another", "--continue", "out"],
     ):
         assert cli.run(command) == 2
-        assert "holds a run of 'theirs:Own'; give the class of that study" in capsys.readouterr().err
+        assert "holds a run of 'theirs:Own'; give the class of 'theirs:Own'" in capsys.readouterr().err
 
 
 def test_a_sweep_of_a_script_goes_on_from_its_module(received, capsys):
@@ -100,7 +100,7 @@ def test_a_run_of_a_sweep_is_a_folder_in_it(small, tmp_path, name):
         lambda: resume_sweep(out, study=Small, workers=1, progress=False),
         lambda: sweep([small], out, workers=1),
     ):
-        with pytest.raises(ToylabError, match=r"sweep\.json: names a run .+, which is no name of a folder in it"):
+        with pytest.raises(ToylabError, match=r"sweep\.json: names a run .+, which is not a valid folder name"):
             call()
     assert set(tmp_path.rglob("*")) == before
     assert not Path("/tmp/toylab-outside").exists()

@@ -282,7 +282,7 @@ def test_a_run_that_cannot_be_judged_is_named_and_left_out(request, tmp_path, ca
     pretend(tmp_path, "theirs", "not_at_hand:Study", [0], "2026-01-01T00:00:00+00:00")
     assert [one.folder for one in scoreboard.build_scoreboard(tmp_path)] == ["ours"]
     told = capsys.readouterr().err
-    assert told.count("toylab: left out: ") == 1
+    assert told.count("toylab: omitted: ") == 1
     assert str(tmp_path / "theirs") in told
     for name in ("ours", "origin"):
         shutil.rmtree(tmp_path / name)
@@ -327,7 +327,7 @@ NO_BOARD = [
 @pytest.mark.parametrize("held", NO_BOARD)
 def test_a_file_that_is_no_board_is_refused_by_name(tmp_path, held):
     write_json(tmp_path / "scoreboard.json", held)
-    with pytest.raises(ToylabError, match=r"scoreboard\.json.*make it anew"):
+    with pytest.raises(ToylabError, match=r"scoreboard\.json.*rewrite it"):
         scoreboard.read_scoreboard(tmp_path / "scoreboard.json")
 
 
@@ -362,7 +362,7 @@ def test_runs_that_may_not_be_written_are_judged_without_pages(tmp_path, monkeyp
     monkeypatch.setattr(os, "fsync", fail)
     assert scoreboard.finish_all(folder).splitlines() == whole[:-1]
     told = capsys.readouterr().err.splitlines()
-    assert [line.split(": ")[1] for line in told] == ["no page is made", "no scoreboard is kept"]
+    assert [line.split(": ")[1] for line in told] == ["no page written", "no scoreboard written"]
 
 
 # The published one ---------------------------------------------------------------------------------------------------

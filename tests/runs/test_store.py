@@ -59,7 +59,7 @@ def test_a_folder_of_other_settings_is_refused_with_the_setting_and_both_values(
         values.append(str(list(value) if isinstance(value, tuple) else value))
     with pytest.raises(ValueError, match=r"give another folder with --out") as error:
         claim_folder(CHANGES[name], "iteration-head", out)
-    assert f"{out}: holds a run with {name}={values[0]}, and now {name}={values[1]}" in str(error.value)
+    assert f"{out}: holds a run with {name}={values[0]}, but {name}={values[1]}" in str(error.value)
     assert contents(out) == before
 
 
@@ -197,7 +197,7 @@ def test_settings_of_no_run_are_refused_by_name(notes, out, content):
 @pytest.mark.parametrize("content", [{}, {"study": "counted"}, {"study": "counted", "settings": 3}])
 def test_a_record_of_something_else_is_refused_by_name(notes, out, content):
     write_record(out / "settings.json", content)
-    with pytest.raises(ValueError, match=r"settings\.json: is not the settings of a run; give another folder"):
+    with pytest.raises(ValueError, match=r"settings\.json: does not hold the settings of a run; give another folder"):
         start(Counted(), notes, out)
 
 
@@ -254,7 +254,7 @@ def test_a_history_with_a_metric_that_is_no_number_is_refused_by_name(tmp_path):
 @pytest.mark.parametrize("content", ['{"step": 0}\n{"step"', "hello", "\n\n{"])
 def test_a_damaged_history_is_refused_by_name_with_a_remedy(tmp_path, content):
     (tmp_path / "metrics.jsonl").write_text(content)
-    with pytest.raises(ValueError, match=r"metrics\.jsonl: is damaged.*delete the folder of this job and run again"):
+    with pytest.raises(ValueError, match=r"metrics\.jsonl: is damaged.*delete the folder of this job and rerun"):
         read_metrics(tmp_path / "metrics.jsonl")
 
 

@@ -94,7 +94,7 @@ def test_jobs_can_be_chosen_and_bring_what_they_go_on_from(small, out):
 
 
 def test_points_of_two_studies_or_none_are_refused(small, out):
-    with pytest.raises(ValueError, match=r"points: are settings of 2 studies"):
+    with pytest.raises(ValueError, match=r"points: belong to 2 studies"):
         sweep([small, IterationHeadStudy.quick()], out, progress=False)
     with pytest.raises(ValueError, match=r"points: a sweep needs at least one"):
         sweep([], out, progress=False)
@@ -134,7 +134,9 @@ def test_a_failure_is_recorded_the_rest_goes_on_and_the_same_call_runs_it_again(
     with pytest.raises(JobsFailedError) as error:
         sweep(grid(small, FOUR), out, workers=workers, progress=False)
     again = f"toylab sweep {Small.__module__}:Small --continue {out}"
-    assert f"3 of 12 jobs failed, the others are kept; to run those again: {again}" in str(error.value)
+    assert f"3 of 12 jobs failed, results of the others are kept; to repeat the failed jobs: {again}" in str(
+        error.value
+    )
     told = (
         "does not like it",
         "kind=plain: base of seed 0: OddError: 1 and 2",
@@ -211,7 +213,7 @@ def test_a_worker_that_does_not_see_the_folder_says_so(small, tmp_path):
 
     failure = complete_job(small, Job("base", 0), tmp_path / "elsewhere")
     assert failure.refused
-    assert "is not seen by this worker; give a folder with --out that all machines share" in failure.message
+    assert "does not exist on this worker; give a folder with --out that all machines share" in failure.message
 
 
 @dataclass(frozen=True)

@@ -92,13 +92,15 @@ def test_a_column_is_known_by_the_end_of_its_name(table, asked, full):
 def test_a_whole_name_goes_before_the_end_of_a_longer_one():
     rows = [{"result.accuracy.6": 1, "result.transfer.accuracy.6": 2}]
     assert find_column(rows, "accuracy.6") == "result.accuracy.6"
-    with pytest.raises(ValueError, match=r"column '6': may be result\.accuracy\.6 or result\.transfer\.accuracy\.6"):
+    with pytest.raises(
+        ValueError, match=r"column '6': is ambiguous, result\.accuracy\.6 or result\.transfer\.accuracy\.6"
+    ):
         find_column(rows, "6")
 
 
 def test_an_unknown_or_ambiguous_column_is_named_with_the_nearest():
     rows = [{"settings.a.width": 1, "settings.b.width": 2, "result.value": 3}]
-    with pytest.raises(ValueError, match=r"column 'width': may be settings\.a\.width or settings\.b\.width"):
+    with pytest.raises(ValueError, match=r"column 'width': is ambiguous, settings\.a\.width or settings\.b\.width"):
         find_column(rows, "width")
     with pytest.raises(ValueError, match=r"there is no column 'val'; did you mean result\.value\?"):
         find_column(rows, "val")
@@ -135,7 +137,7 @@ def test_one_row_has_a_mean_and_no_interval(value):
 def test_rows_are_chosen_by_value(table):
     assert {row["job"] for row in filter_rows(table, ["job=leaf", "kind=plain"])} == {"leaf"}
     assert len(filter_rows(table, ["job=leaf", "kind=plain"])) == 10
-    with pytest.raises(ValueError, match=r"where 'job=leef': no row has it; job is base, leaf, other"):
+    with pytest.raises(ValueError, match=r"where 'job=leef': no row has this value; job is base, leaf, other"):
         filter_rows(table, ["job=leef"])
     with pytest.raises(ValueError, match=r"where 'job': must be NAME=VALUE"):
         filter_rows(table, ["job"])
@@ -222,15 +224,15 @@ ADDRESSES = [
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["sweep"], "which study?"),
+        (["sweep"], "study: is missing"),
         (["sweep", "iteration-heads"], "did you mean iteration-head?"),
-        (["sweep", "iteration-head"], "grid: nothing is varied; add --grid NAME=VALUES"),
+        (["sweep", "iteration-head"], "grid: is empty; add --grid NAME=VALUES"),
         (["sweep", "iteration-head", "--grid", "positions=none"], "did you mean model.positions?"),
         (["sweep", "iteration-head", "--grid", "model.width=30"], "width=30"),
         (["sweep", "iteration-head", "--grid", "seed=0", "--jobs", "man"], "did you mean main?"),
         (["sweep", "iteration-head", "--grid", "seed=0", "--workers", "0"], "workers=0: must be at least 1"),
         (["sweep", "--continue", "nowhere"], "there is no such file"),
-        (["sweep", "iteration-head", "--continue", "nowhere"], "continue: takes the study and its settings from"),
+        (["sweep", "iteration-head", "--continue", "nowhere"], "continue: reads the study and its settings from"),
         pytest.param(
             ["sweep", "iteration-head", "--grid", "seed=0", "--scheduler", "tcp://127.0.0.1:1"],
             "no Dask scheduler answ",

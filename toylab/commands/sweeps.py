@@ -21,11 +21,11 @@ def sweep_study(options: argparse.Namespace, rest: list[str]) -> None:
         (options.study and not own) or options.grid or options.jobs or options.out or rest
     ):
         raise ToylabError(
-            "continue: takes the study and its settings from the folder; leave them out, but for module:Class of yours"
+            "continue: reads the study and its settings from the folder; omit them, except your own module:Class"
         )
     study = None if options.resume is not None else chosen_study(options, rest)
     if study is not None and not options.grid:
-        raise ToylabError("grid: nothing is varied; add --grid NAME=VALUES, such as --grid seed=0..19")
+        raise ToylabError("grid: is empty; add --grid NAME=VALUES, such as --grid seed=0..19")
 
     from toylab.runs.dask import dask_executor
     from toylab.runs.grid import grid, read_axes
@@ -41,7 +41,7 @@ def sweep_study(options: argparse.Namespace, rest: list[str]) -> None:
             rows = sweep(points, out, workers=options.workers, executor=cluster, jobs=options.jobs)
     seconds = sum(row["result.cost.cpu_seconds"] for row in rows if row["status"] == "done")
     print(f"{len(rows)} jobs of {len({row['run'] for row in rows})} runs in {seconds:.0f} CPU-seconds.")
-    print(f"To see them: toylab table {out}")
+    print(f"Results: toylab table {out}")
 
 
 def print_table(options: argparse.Namespace, rest: list[str]) -> None:
@@ -53,7 +53,7 @@ def print_table(options: argparse.Namespace, rest: list[str]) -> None:
         print("\n".join(rows[0]))
         return
     if options.by and not options.columns:
-        raise ToylabError("by: means of what? add --columns NAME, such as --columns accuracy")
+        raise ToylabError("by: needs columns to average; add --columns NAME, such as --columns accuracy")
     if options.by:
         rows = table.group_means(rows, options.by, options.columns)
         if options.json or options.csv:
@@ -91,7 +91,9 @@ def plot_rows(options: argparse.Namespace, rest: list[str]) -> None:
             if isinstance(line[x], int | float) and not isinstance(line[x], bool)
             else table.format_value(line[x])
         )
-        ends = (line[y].mean if end is None else end for end in (line[y].low, line[y].high))  # one row: a point alone
+        ends = (
+            line[y].mean if end is None else end for end in (line[y].low, line[y].high)
+        )  # a single row has no interval
         groups.setdefault(group, {})[place] = (line[y].mean, *ends)
     counts = sorted({line[y].count for line in found})
     count = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
@@ -100,8 +102,8 @@ def plot_rows(options: argparse.Namespace, rest: list[str]) -> None:
     if out.suffix not in (".svg", ".png", ".pdf"):
         raise ToylabError(f"out={out}: the name must end with .svg, .png or .pdf")
     refuse_unwritable("out", out)
-    what = "mean" if y in rows[0] else "share"  # a bound, such as accuracy>=.99, is no column
-    title = f"strokes: 95 % intervals of the {what}"
+    what = "mean" if y in rows[0] else "share"  # a threshold such as accuracy>=.99 is not a column
+    title = f"vertical lines: 95 % intervals of the {what}"
     ax = figures.plot_intervals(groups, xlabel=xlabel, ylabel=f"{ylabel}, {what} of {count}", title=title)
     if options.out is None:
         refuse_links(options.folder, out)
@@ -119,13 +121,13 @@ def _selected(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _short(names: Sequence[str]) -> list[str]:
-    """The last part of each name, or more where that would be said twice."""
+    """The last part of each name, or the full names if the last parts are not unique."""
     ends = [name.removeprefix("settings.").removeprefix("result.") for name in names]
     return ends if len(set(ends)) == len(ends) else list(names)
 
 
 def _spread(row: dict[str, Any]) -> dict[str, Any]:
-    """A mean as four columns, for programs."""
+    """Each mean as four columns (mean, low, high, count), for CSV and JSON."""
     from toylab.runs.table import MeanInterval
 
     found: dict[str, Any] = {}

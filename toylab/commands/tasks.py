@@ -23,12 +23,12 @@ def list_all(options: argparse.Namespace, rest: list[str]) -> None:
     for name, task in known_tasks().items():
         print(_entry(name, task.__doc__))
     print("Next: `toylab show parity` prints rows of a task; `toylab run iteration-head` takes")
-    print("two or three minutes and ends in a page.")
+    print("two or three minutes and writes a report page.")
 
 
 def _entry(name: str, text: str | None) -> str:
-    """A name and the first line of what it says of itself, on lines of 80 columns."""
-    first = "".join((text or "").strip().splitlines()[:1])  # none under `python -OO`
+    """A name and the first line of its docstring, wrapped to 80 columns."""
+    first = "".join((text or "").strip().splitlines()[:1])  # `python -OO` drops docstrings
     return textwrap.fill(f"{name:<19} {first}", 80, initial_indent="  ", subsequent_indent=" " * 22)
 
 
@@ -53,7 +53,7 @@ def check_laws(options: argparse.Namespace, rest: list[str]) -> None:
         if not (failure and failure.again):
             print(failure or f"holds: {law_in_words(law)}", flush=True)
     again = sum(failure.again for failure in broken if failure)
-    more = f" ({again} more are broken by a cause that is shown above)" if again else ""
+    more = f" ({again} more fail for a cause shown above)" if again else ""
     print(f"{broken.count(None)} of {len(LAWS)} laws hold for {task}{more}")
     if any(broken):
         sys.exit(1)
@@ -79,7 +79,7 @@ def train_model(options: argparse.Namespace, rest: list[str]) -> None:
     if options.out is not None:
         with file_errors(options.out):
             if options.out.exists():
-                raise ToylabError(f"out={options.out}: exists already; give another file, or delete it")
+                raise ToylabError(f"out={options.out}: already exists; give another file, or delete it")
     rows = complete(chosen.task, options.task).sample(tasks.stream(chosen.seed, "survey"), 256, "test")
     if options.out is not None:
         refuse_unwritable("out", options.out)
@@ -92,5 +92,5 @@ def train_model(options: argparse.Namespace, rest: list[str]) -> None:
     accuracy, goal = state.history[-1]["accuracy"], chosen.train.stop_at
     if goal is not None and accuracy < goal:
         print(f"not solved: accuracy {accuracy:.3f} on held-out rows after {state.step} steps, below {goal}")
-        print("more --train.steps, another --seed or a larger --model.width may help")
+        print("try more --train.steps, another --seed or a larger --model.width")
     print(survey(model, rows))

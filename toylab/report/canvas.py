@@ -1,4 +1,4 @@
-"""What every figure is drawn on: colours, marks, axes, legends, and files."""
+"""Shared parts of all figures: colours, markers, axes, legends, and output files."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 ACCURACY, CARRY, INPUT_END = "#1b4f8f", "#c8553d", "#7a9a2e"
-"""One colour a quantity: accuracy, attention on x_t, attention on the end of the input."""
+"""One colour per quantity: accuracy, attention on x_t, attention on the end of the input."""
 
 
 LITERAL_TEXT: dict[str, Any] = {"parse_math": False, "usetex": False}
-"""How text from data is drawn: dollar signs make no mathematics."""
+"""Text properties for names from data, which may contain dollar signs: no mathtext."""
 
 
 LEGEND_BESIDE: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
-"""A legend to the right of the axes."""
+"""Legend position to the right of the axes."""
 
 
 NO_XML = re.compile("[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\ufffe\\uffff]")
-"""Characters that no XML may hold."""
+"""Characters that are invalid in XML."""
 
 
 def new_figure(
@@ -39,16 +39,16 @@ def new_figure(
     rows: int = 1,
     height_ratios: Sequence[float | int] | None = None,
 ) -> tuple[Figure, np.ndarray]:
-    """A figure of `width` x `height` inches with a grid of axes, not bound to any window."""
+    """A figure of `width` x `height` inches with a grid of axes, independent of pyplot."""
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, height_ratios=height_ratios)
 
 
 def to_svg(figure: Figure) -> str:
-    """The figure as SVG text: the same bytes for the same content."""
+    """The figure as SVG text, deterministic byte for byte."""
     buffer = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": "toylab", "svg.fonttype": "none"}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # that our font lacks; the reader's may have it
+        warnings.filterwarnings("ignore", "Glyph")  # glyphs missing in our font may exist in the reader's
         figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
     return NO_XML.sub("\ufffd", buffer.getvalue())
 
@@ -62,7 +62,7 @@ def whole_figure(drawn: Figure | Axes) -> Figure:
 
 
 def figure_bytes(figure: Figure, form: str) -> bytes:
-    """The figure as a file of a form: svg, png or pdf."""
+    """The figure as the bytes of an svg, png or pdf file."""
     if form == "svg":
         return to_svg(figure).encode()
     buffer = io.BytesIO()
@@ -77,12 +77,12 @@ MORE_MARKS = (*MARKS, ("D", "#6b4c9a"), ("v", "#333333"), ("P", "#b08a2e"))
 
 
 def new_axes(width: float, height: float) -> Axes:
-    """Axes on a figure of their own, in inches."""
+    """Axes on a new figure of this size in inches."""
     return new_figure(width, height)[1][0, 0]
 
 
 def add_legend(ax: Axes, **look: Any) -> None:
-    """A legend of all that has a name, also one that matplotlib leaves out, such as `_a`; none where nothing has."""
+    """Add a legend of all labelled artists, also of labels that matplotlib skips, such as `_a`; none without labels."""
     shapes = (Line2D, Patch, Collection)
     drawn = [*(one for one in ax.get_children() if isinstance(one, shapes)), *ax.containers]
     named = [one for one in drawn if not re.fullmatch(r"(_(child|container)\d+|_nolegend_)?", one.get_label())]
@@ -93,13 +93,13 @@ def add_legend(ax: Axes, **look: Any) -> None:
 
 
 def despine(ax: Axes) -> Axes:
-    """Axes without a frame above and to the right."""
+    """Remove the top and right spines, and mathtext from all labels."""
     ax.spines[["top", "right"]].set_visible(False)
     return without_mathtext(ax)
 
 
 def without_mathtext(ax: Axes) -> Axes:
-    """The same axes, whose title and labels are text and no mathematics: they may hold names of somebody's settings."""
+    """Draw title and labels without mathtext, since they may contain names of a user's settings."""
     for text in (ax.title, ax.xaxis.label, ax.yaxis.label):
         text.set(**LITERAL_TEXT)
     return ax

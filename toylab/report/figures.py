@@ -1,7 +1,7 @@
 """Figures: arrays in, matplotlib axes out. Every function draws on `ax`, or on new axes if none is given.
 
-Nothing global is changed and nothing is shown; save with `ax.figure.savefig(...)`. Quantities are told apart by
-marker, line style and lightness as well as by colour, so that a grey print keeps its meaning.
+No global state changes and no window opens; save with `ax.figure.savefig(...)`. Quantities differ in marker, line
+style and lightness as well as in colour, so that figures remain legible in greyscale.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ def plot_attention(
     title: str = "",
     ax: Axes | None = None,
 ) -> Axes:
-    """An attention pattern, (query, key), dark where attention is high; squares mark the links (query, key).
+    """Heatmap of an attention pattern, shape (query, key), dark where attention is high; red squares mark `links`.
 
-    `tokens` name the keys, and the queries too where `queries` does not.
+    `tokens` label the keys, and also the queries unless `queries` is given.
     """
-    reader = "query: token that reads" if queries is None else "query"
+    reader = "query: attending token" if queries is None else "query"
     queries = tokens if queries is None else queries
     ax = ax or new_axes(0.28 * len(tokens) + 1.2, 0.28 * len(queries) + 1.0)
     ax.imshow(pattern, cmap="Blues", vmin=0, vmax=1)
     places = range(len(tokens))
     ax.set_xticks(places, tokens, fontsize=7, rotation=90, **LITERAL_TEXT)
     ax.set_yticks(range(len(queries)), queries, fontsize=7, **LITERAL_TEXT)
-    ax.set_xlabel("key: token that is read")
+    ax.set_xlabel("key: attended token")
     ax.set_ylabel(reader)
     ax.tick_params(length=0)
     if links is not None:
@@ -70,7 +70,7 @@ def plot_curves(
     legend: bool = True,
     ax: Axes | None = None,
 ) -> Axes:
-    """A share against optimiser steps, a line a run; `bar` draws the value to be reached."""
+    """Learning curves: a share against optimiser steps, one line per run; `bar` marks a threshold."""
     ax = ax or new_axes(4.2, 2.8)
     styles = ["-", "--", ":", "-."]
     for number, (name, (steps, values)) in enumerate(runs.items()):
@@ -97,11 +97,13 @@ def plot_by_seed(
     title: str = "",
     ax: Axes | None = None,
 ) -> Axes:
-    """A row a group; within it a point a seed for each quantity, and a stroke at their mean."""
+    """One row per group, with one point per seed for each quantity and a vertical line at their mean."""
     ax = ax or new_axes(6.4, 0.42 * len(groups) + 1.2)
     names = _quantities(groups)
     if len(names) > len(MARKS):
-        raise ToylabError(f"groups: have {len(names)} quantities; at most {len(MARKS)} can be told apart")
+        raise ToylabError(
+            f"groups: have {len(names)} quantities; at most {len(MARKS)} are distinguishable, so split the figure"
+        )
     marks = dict(zip(names, MARKS, strict=False))
     for row, (_, quantities) in enumerate(groups.items()):
         for number, name in enumerate(marks):
@@ -133,7 +135,7 @@ def plot_growth(
     title: str = "",
     ax: Axes | None = None,
 ) -> Axes:
-    """Milliseconds of a work at growing sizes, both on logarithmic axes; the legend tells the exponent of each."""
+    """Processor time against size on logarithmic axes; the legend shows the fitted exponents."""
     ax = ax or new_axes(4.2, 3.0)
     looks = zip(("o", "s", "^", "D"), ("-", "--", ":", "-."), ("#1b4f8f", "#c8553d", "#7a9a2e", "0.3"), strict=True)
     for (name, (sizes, seconds)), (marker, style, colour) in zip(lines.items(), looks, strict=False):
@@ -155,7 +157,7 @@ def plot_growth(
 def plot_saturation(
     points: Sequence[tuple[float | int, float | int]], *, title: str = "", ax: Axes | None = None
 ) -> Axes:
-    """Attention mass on counted tokens against their number in units of K, over the curve x / (x + 1)."""
+    """Attention mass on counted tokens against their number in units of K, with the curve x / (x + 1)."""
     ax = ax or new_axes(4.2, 3.2)
     if points:
         x, mass = np.array(points).T
@@ -164,7 +166,7 @@ def plot_saturation(
     ax.plot(line, line / (line + 1), "--", color=CARRY, linewidth=1.2, label="x / (x + 1)")
     ax.set_ylim(-0.03, 1.03)
     ax.set_xlabel("counted ones, in units of K")
-    ax.set_ylabel("attention on them")
+    ax.set_ylabel("attention on counted ones")
     ax.set_title(title, fontsize=10)
     add_legend(ax, loc="lower right")
     return despine(ax)
@@ -173,7 +175,7 @@ def plot_saturation(
 def plot_agreement(
     groups: Mapping[str, Sequence[tuple[float | int, float | int]]], *, xlabel: str, ylabel: str, ax: Axes | None = None
 ) -> Axes:
-    """What was foretold against what was measured, a mark a group, over the line of equality."""
+    """Predicted against measured values, one marker per group, with the line of equality."""
     ax = ax or new_axes(4.4, 3.8)
     low = min([0.5, *(min(pair) for pairs in groups.values() for pair in pairs)]) - 0.05
     ax.plot([low, 1.1], [low, 1.1], color="0.6", linewidth=0.8)
@@ -189,7 +191,7 @@ def plot_agreement(
 def plot_stacked_shares(
     shares: Mapping[str, Mapping[str, float | int]], *, xlabel: str, ax: Axes | None = None
 ) -> Axes:
-    """A bar a row, cut into shares that sum to one; a class keeps its shade and hatch in all rows."""
+    """Stacked bars of shares that sum to one, one bar per row; each class has one shade and hatch in all rows."""
     ax = ax or new_axes(6.6, 0.5 * len(shares) + 1.3)
     names = list(dict.fromkeys(name for row in shares.values() for name in row))
     shades = mpl.colormaps["cividis"](np.linspace(0.05, 0.95, len(names)))
@@ -218,9 +220,9 @@ def plot_planes(
     span: int = 64,
     ax: Axes | None = None,
 ) -> Axes:
-    """What each rotary plane contributes, a line a run; a stroke divides fast planes from slow ones.
+    """Contribution of each rotary plane, one line per run; a dashed vertical line separates fast from slow planes.
 
-    Slow planes turn by less than one radian over `span` tokens.
+    Slow planes rotate by less than one radian over `span` tokens.
     """
     ax = ax or new_axes(5.4, 3.0)
     styles = ["-", "--", ":", "-."]
@@ -232,7 +234,7 @@ def plot_planes(
     ax.axvline(sum(f * span >= 1 for f in frequencies) - 0.5, color=CARRY, linewidth=1.0, linestyle="--")
     shown = range(0, len(frequencies), 3)
     ax.set_xticks(shown, [f"{frequencies[i]:.2g}" for i in shown], fontsize=7)
-    ax.set_xlabel("rotary plane, by its frequency in radians a token")
+    ax.set_xlabel("rotary plane, by frequency in radians per token")
     ax.set_ylabel(ylabel)
     if len(profiles) <= 10:
         add_legend(ax, **LEGEND_BESIDE)
@@ -248,7 +250,7 @@ def plot_bands(
     title: str = "",
     ax: Axes | None = None,
 ) -> Axes:
-    """A line of means a group, from left to right over `ticks`, in a band of one standard deviation either side."""
+    """Means per group over `ticks`, one line per group, with bands of one standard deviation."""
     ax = ax or new_axes(3.2, 2.8)
     for number, (name, points) in enumerate(groups.items()):
         mean, spread = np.array(points, dtype=float).reshape(-1, 2).T
@@ -276,7 +278,7 @@ def plot_dose_response(
     title: str = "",
     ax: Axes | None = None,
 ) -> Axes:
-    """A share against a dose, a line with marks a group; `mark` draws the dose that everything else was measured at."""
+    """Dose-response curves: a share against a dose, one line per group; `mark` is the dose used elsewhere."""
     ax = ax or new_axes(3.6, 2.8)
     for number, (name, (doses, shares)) in enumerate(groups.items()):
         marker, colour = MORE_MARKS[number % len(MORE_MARKS)]
@@ -295,7 +297,7 @@ def plot_dose_response(
 def plot_histograms(
     groups: Mapping[str, Sequence[float | int]], *, xlabel: str, title: str = "", ax: Axes | None = None
 ) -> Axes:
-    """How often numbers above 0 occur, on a logarithmic axis, an outline and hatch a group."""
+    """Histograms of positive numbers on a logarithmic axis, one outline and hatch per group."""
     ax = ax or new_axes(3.2, 2.6)
     values = np.concatenate([np.asarray(held, dtype=float) for held in groups.values()]) if groups else np.ones(1)
     values = np.maximum(values, 1e-3) if len(values) else np.ones(1)
@@ -321,9 +323,9 @@ def plot_heatmap(
     title: str = "",
     ax: Axes | None = None,
 ) -> Axes:
-    """Numbers above and below 0 as a table of shades, a row a name: dark where they are large, hatched where negative.
+    """Heatmap of signed numbers, one row per name: dark for large magnitude, hatched for negative values.
 
-    Numbers of at least a quarter of the largest are printed.
+    Cells with at least a quarter of the largest magnitude show their number.
     """
     ax = ax or new_axes(0.36 * len(columns) + 1.8, 0.3 * len(values) + 1.0)
     table = np.array(list(values.values()), dtype=float).reshape(len(values), len(columns))
@@ -355,7 +357,7 @@ def plot_intervals(
     title: str = "",
     ax: Axes | None = None,
 ) -> Axes:
-    """Means with the ends of their intervals, (mean, low, high) by x: a line a group over numbers, bars over names."""
+    """Means with intervals, (mean, low, high) by x, one series per group; numeric x values are joined by lines."""
     places = list(dict.fromkeys(x for group in groups.values() for x in group))
     numbers = all(isinstance(x, int | float) for x in places)
     ax = ax or new_axes(4.6 if numbers else 0.9 * len(places) + 2.2, 3.0)

@@ -1,4 +1,4 @@
-"""The page of a run: verdicts first, then figures, then settings. One file that asks nothing of any network."""
+"""The page of a run: verdicts, figures and settings in one HTML file without external resources."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ from toylab.verdicts.judgement import (
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure as SVG text, with what it shows in a sentence or two, and the ids of the claims that it shows.
+    """A figure as SVG text with title, caption and the ids of the claims that it shows.
 
-    Claims that name the figure need not be named by it.
+    Claims that refer to the figure by its title are added automatically.
     """
 
     title: str
@@ -47,26 +47,26 @@ class Picture:
 
     @property
     def name(self) -> str:
-        """Of its file, and of its place on the page, where no other figure has it: see `file_names`."""
+        """Name of the figure's file and anchor; `file_names` makes names unique."""
         name = re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")[:100]
-        # A title may have no such letters, and other places of the page have names that begin so.
+        # The title may contain none of these letters, or collide with the anchors of claims and of the viewer.
         return f"figure-{name}".strip("-") if re.match("$|claim-|viewer", name) else name
 
 
 def picture(title: str, caption: str, drawn: Figure | Axes) -> Picture:
-    """A figure for the page, from a figure or the axes on one."""
+    """A `Picture` from a matplotlib figure or axes."""
     return Picture(title, caption, to_svg(whole_figure(drawn)))
 
 
 class NotMeasuredError(Exception):
-    """A figure has nothing to show."""
+    """There are no results for a figure."""
 
 
 def require_measured(found: Any) -> Any:
-    """The same results; where there are none, or only empty ones, the figure that asks for them is left out.
+    """The given results, unless they are empty.
 
     Raises:
-        NotMeasuredError: to `pictures`.
+        NotMeasuredError: for empty results; `pictures` then omits the figure.
     """
     if not any(found.values() if isinstance(found, Mapping) else found):
         raise NotMeasuredError
@@ -74,7 +74,7 @@ def require_measured(found: Any) -> Any:
 
 
 def pictures(*figures: tuple[Any, ...]) -> list[Picture]:
-    """Figures, each a function and its arguments; those of what was not measured are left out."""
+    """Draw figures, each given as a function and its arguments; figures without results are omitted."""
     drawn = []
     for draw, *arguments in figures:
         with suppress(NotMeasuredError):
@@ -83,7 +83,7 @@ def pictures(*figures: tuple[Any, ...]) -> list[Picture]:
 
 
 def file_names(pictures: Sequence[Picture]) -> list[str]:
-    """The names of figures, all different: of those whose titles give the same name, the later ones have a number."""
+    """Unique names of figures; a number distinguishes figures with equal names."""
     found: list[str] = []
     for picture in pictures:
         numbered = (f"{picture.name}-{number}" for number in itertools.count(2))
@@ -103,15 +103,15 @@ def render_page(
     film: HistoryPage | None = None,
     costs: Mapping[str, float | int] | None = None,
 ) -> str:
-    """The page as HTML text; everything that comes from outside is escaped.
+    """The page as HTML text; all inserted text is escaped.
 
     Args:
-        settings: of the run.
-        command: that runs it again.
-        cost: of the whole run, in words.
-        seeds: of the run, with what they are for.
-        film: what the viewer goes through, if there is one.
-        costs: CPU-seconds behind each claim, by its id.
+        settings: record of the run.
+        command: command that reruns it.
+        cost: total cost, machine and date, in words.
+        seeds: seeds with their purposes, in words.
+        film: attention history for the viewer, if any.
+        costs: CPU-seconds of every job the claim depends on, by claim id.
     """
     names = file_names(pictures)
     drawn = {id: (name, one.title) for name, one in zip(names, pictures, strict=True) for id in one.claims}
@@ -138,7 +138,7 @@ def render_page(
 
 
 def fill_template(name: str, title: str, **parts: str) -> str:
-    """A whole page from the template of what is its own; `title` and the parts are HTML already."""
+    """A complete page from a template; `title` and `parts` are HTML."""
     main = Template(_read(name)).substitute(title=title, **parts)
     return Template(_read("frame.html")).substitute(title=title, style=_read("page.css"), main=main)
 
@@ -148,7 +148,7 @@ def _read(name: str) -> str:
 
 
 def _film(film: HistoryPage) -> str:
-    """A viewer that goes through training, with its data and its script beside it."""
+    """The attention-history viewer with its data and script."""
     data = {
         "steps": film.steps,
         "curves": film.curves,
@@ -158,7 +158,7 @@ def _film(film: HistoryPage) -> str:
             for scene, patterns in zip(film.scenes, film.patterns, strict=True)
         ],
     }
-    # Within a script nothing is markup but its end: no "<" is left that could begin one.
+    # Escaping "<" prevents data from closing the script element.
     told = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     return Template(_read("viewer.html")).substitute(
         title=escape(film.title), caption=escape(film.caption), data=told, script=_read("viewer.js")
@@ -166,7 +166,7 @@ def _film(film: HistoryPage) -> str:
 
 
 def _short(verdict: str, claims: Sequence[Judgement]) -> str:
-    """The claims of the paper that have one verdict, one after the other."""
+    """A paragraph of the paper's claims with this verdict."""
     said = " ".join(escape(one.statement) for one in claims if one.verdict == verdict and one.kind == "paper")
     return f"<p><b>{_LEADS[verdict]}</b> {said}</p>" if said else ""
 
@@ -196,7 +196,7 @@ def _claim(claim: Judgement, drawn: tuple[str, str] | None, cost: float | int | 
 
 
 def claim_anchor(id: str) -> str:
-    """Where a claim stands on the page of its run."""
+    """The anchor of a claim on the page of its run."""
     return "claim-" + re.sub(r"[^A-Za-z0-9-]+", "-", id)
 
 
@@ -205,7 +205,7 @@ def _details(details: Mapping[str, Any]) -> str:
 
 
 def _plain(value: Any) -> str:
-    """Nested numbers as a person would write them."""
+    """Nested numbers as readable text."""
     if isinstance(value, Mapping):
         return "; ".join(f"{name}: {_plain(inner)}" for name, inner in value.items())
     if value is None:
@@ -216,7 +216,7 @@ def _plain(value: Any) -> str:
 
 
 def _picture(name: str, picture: Picture) -> str:
-    drawing = re.sub(r"^.*?(?=<svg)", "", picture.svg, flags=re.DOTALL)  # an XML prologue has no place in HTML
+    drawing = re.sub(r"^.*?(?=<svg)", "", picture.svg, flags=re.DOTALL)  # drop the XML prologue
     return f"""<figure id="{name}"><h3>{escape(picture.title)}</h3>
 <div class=drawing role=img aria-label="{escape(picture.caption)}">{drawing}</div>
 <figcaption>{escape(picture.caption)}</figcaption></figure>"""

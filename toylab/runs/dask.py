@@ -1,4 +1,4 @@
-"""Work on a running Dask cluster; anything else that is a `concurrent.futures.Executor` works in its place."""
+"""Run jobs on a Dask cluster; any other `concurrent.futures.Executor` works too."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from toylab.console import ToylabError
 
 @contextmanager
 def dask_executor(address: str | None, timeout: float | int = 10) -> Iterator[Executor | None]:
-    """An executor on the Dask scheduler at an address such as `tcp://10.0.0.1:8786`; none without an address.
+    """An executor on the Dask scheduler at an address such as `tcp://10.0.0.1:8786`; None without an address.
 
-    The machines of the cluster must have this version of toylab, and see the folder of the run under the same path.
+    The machines of the cluster need this version of toylab, and the folder of the run under the same path.
 
     Raises:
-        ValueError: for something else than an address, if Dask is not installed, or if nothing answers within
-            `timeout` seconds.
+        ValueError: for an invalid address, if Dask is not installed, or if no scheduler answers within `timeout`
+            seconds.
     """
     if address is None:
         yield None
         return
-    # Before a client is made: it would go on to look for what it could not understand.
+    # Checked before creating a client, which would keep trying to connect to an invalid address.
     found = re.fullmatch(r"((tcp|ws)://)?([^\s:/\[\]]+|\[[0-9a-fA-F:.]+\]):(\d{1,5})", address)
     if not found or not 0 < int(found[4]) < 2**16:
         raise ToylabError(f"scheduler={address}: must be tcp://HOST:PORT, as `dask scheduler` prints it")

@@ -1,4 +1,4 @@
-"""Settings of a sweep: every combination of the values that axes give."""
+"""The grid of a sweep: every combination of the values of its axes."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ def grid(study: Study, axes: Mapping[str, Iterable[Any]]) -> list[Study]:
     """Every combination of settings, in the order of the axes.
 
     Args:
-        study: what all of them start from.
-        axes: values by the name of a setting, such as `model.positions`; `seed` is one seed a run.
+        study: the base settings.
+        axes: values by setting name, such as `model.positions`; `seed` gives each run one seed.
 
     Raises:
-        ValueError: for a name that is none, an axis without values, or a combination that the study refuses.
+        ValueError: for an unknown setting, an axis without values, or a combination that the study rejects.
     """
     values = {name: list(held) for name, held in axes.items()}
     for name, held in values.items():
         if not held:
-            raise ToylabError(f"{name}: the grid gives it no value; give one or more, such as {name}=1,2")
+            raise ToylabError(f"{name}: has no values in the grid; give at least one, such as {name}=1,2")
         setting_type(study, name)
     return [_at(study, dict(zip(values, point, strict=True))) for point in itertools.product(*values.values())]
 
@@ -48,7 +48,7 @@ def _at(study: Study, point: Mapping[str, Any]) -> Study:
 
 
 def _replaced(settings: Any, changes: Mapping[str, Any]) -> Any:
-    """Nested settings with other values, by dotted name; all of them at once, so that only the whole is checked."""
+    """Nested settings with values replaced by dotted name; all at once, since intermediate settings may be invalid."""
     own = {name: value for name, value in changes.items() if "." not in name}
     inner: dict[str, dict[str, Any]] = {}
     for name, value in changes.items():
@@ -63,7 +63,7 @@ def setting_type(study: Study, name: str) -> Any:
     """The type of a setting.
 
     Raises:
-        ValueError: for a name that is none, with those that are near.
+        ValueError: for an unknown name, with similar names.
     """
     if name == "seed":
         return int
@@ -89,7 +89,7 @@ def read_axes(study: Study, texts: Sequence[str]) -> dict[str, list[Any]]:
     A value of several parts, such as a pair of lengths, joins them with `+`.
 
     Raises:
-        ValueError: for an axis that is no `NAME=VALUES`, given twice, or with a value of the wrong type.
+        ValueError: for an axis that is not `NAME=VALUES`, is given twice, or has a value of the wrong type.
     """
     axes: dict[str, list[Any]] = {}
     for text in texts:
@@ -119,14 +119,14 @@ def _read(kind: Any, name: str, text: str) -> list[Any]:
         raise ToylabError(f"grid {name}: is a group of settings; give one of {', '.join(f.name for f in fields(kind))}")
     try:
         parts = text.split("+") if get_origin(kind) is tuple else [text]
-        with redirect_stderr(io.StringIO()):  # one line of ours follows
+        with redirect_stderr(io.StringIO()):  # replaced by a one-line error below
             return [tyro.cli(kind, args=parts, console_outputs=False)]
     except SystemExit:
         raise ToylabError(f"grid {name}={text}: must be {type_in_words(kind)}") from None
 
 
 def flatten_settings(held: Any, prefix: str = "") -> dict[str, Any]:
-    """Leaves by dotted name."""
+    """Nested settings as one dictionary with dotted names."""
     if is_dataclass(held):
         held = {field.name: getattr(held, field.name) for field in fields(held)}
     found: dict[str, Any] = {}

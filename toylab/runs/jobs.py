@@ -1,6 +1,6 @@
-"""Jobs of one run or of many, in parallel processes or on any `concurrent.futures.Executor`.
+"""Execute the jobs of one or several runs in parallel processes or on any `concurrent.futures.Executor`.
 
-A job is done once and whole. What fails is recorded and the rest goes on; what was stopped goes on where it was.
+A failed job is recorded and the other jobs continue; an interrupted job resumes from its checkpoint.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from toylab.settings import check_range
 
 
 class JobsRefusedError(ToylabError):
-    """All jobs that failed refused their settings or a damaged file; the others are finished and kept."""
+    """Every failed job rejected its settings or a damaged file; the other jobs are finished and saved."""
 
 
 class JobsFailedError(RuntimeError):
-    """Some jobs failed; the others are finished and kept."""
+    """Some jobs failed; the other jobs are finished and saved."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A study, its name, the folder that keeps what it finds, and whether a new run is one of looks."""
+    """A study, its name, the folder of its results, and whether a new run is judged at looks."""
 
     study: Study
     name: str
@@ -46,7 +46,7 @@ class Run:
 
 @dataclass(frozen=True)
 class QueuedJob:
-    """A job with the run it belongs to."""
+    """A job and its run."""
 
     run: Run
     job: Job
@@ -56,17 +56,17 @@ class QueuedJob:
 
     @property
     def folder(self) -> Path:
-        """Where it is kept."""
+        """The folder of the job."""
         return self.job.folder(self.run.out)
 
     @property
     def key(self) -> tuple[Path, Job]:
-        """What tells it from all others."""
+        """Unique key among all runs."""
         return self.run.out, self.job
 
     @property
     def needs(self) -> list[tuple[Path, Job]]:
-        """The keys of those that must be done first."""
+        """The keys of the jobs that must finish first."""
         return [(self.run.out, job) for job in self.job.needs]
 
 
@@ -78,19 +78,19 @@ def execute(
     progress: bool = True,
     executor: Executor | None = None,
 ) -> dict[Job, Any]:
-    """Run the jobs of a study that are not finished yet, and return what all of them measured.
+    """Run the unfinished jobs of a study, and return the results of all its jobs.
 
-    Ctrl-C stops at once; finished jobs stay, and the same call continues.
+    After Ctrl-C, finished jobs are kept, and the same call resumes the run.
 
     Args:
-        workers: parallel processes, of one thread each.
-        executor: where the jobs run instead; it must see the same folder.
+        workers: number of parallel processes, each with one thread.
+        executor: replaces the worker processes; it must see the same folder.
 
     Raises:
-        ValueError: for workers below 1, a job whose name cannot be a folder, a folder that holds a run of other
-            settings or that another process writes to, processes that cannot start or, after all other jobs were done,
-            for jobs that all refused their settings or a damaged file.
-        JobsFailedError: if a job failed otherwise, after all others were done.
+        ValueError: for workers below 1, a job name that is not a valid folder name, a folder that holds a run with
+            other settings or that another process is using, or processes that cannot start; after the other jobs
+            have finished, if every failed job rejected its settings or a damaged file.
+        JobsFailedError: after the other jobs have finished, if a job failed otherwise.
     """
     (measured,) = execute_all([Run(study, name, Path(out))], name, workers, progress, executor)
     return measured
@@ -99,7 +99,7 @@ def execute(
 def execute_all(
     runs: Sequence[Run], title: str, workers: int, progress: bool = True, executor: Executor | None = None
 ) -> list[dict[Job, Any]]:
-    """`execute` for several runs, whose jobs share the workers: none idles while another study has work left."""
+    """`execute` for several runs whose jobs share the workers, so that no worker idles while any job is left."""
     check_workers(workers)
     for run in runs:
         check_study(run.study)
@@ -115,7 +115,7 @@ def execute_all(
             write_lock(run.study, run.out)
         failures = execute_jobs(runs, title, workers, progress, executor)
         of = str if len(runs) == 1 else lambda task: f"{task.run.name}, {task}"
-        raise_failures(failures, "the same command runs those again", of)
+        raise_failures(failures, "rerunning the command repeats only the failed jobs", of)
         return [read_results(run.study, run.out) for run in runs]
 
 
@@ -127,13 +127,13 @@ def execute_jobs(
     executor: Executor | None = None,
     jobs: Sequence[str] | None = None,
 ) -> Failures:
-    """Do the jobs of some runs that are not finished yet. Their folders must be claimed, and be ours alone.
+    """Execute the unfinished jobs of several runs, whose folders must be claimed and locked by the caller.
 
     Args:
-        jobs: names of those that are wanted, with all that they go on from; all, if not given.
+        jobs: names of the jobs to run, with their dependencies; by default all.
 
     Raises:
-        ValueError: for workers below 1, or a job that no study has.
+        ValueError: for workers below 1, or an unknown job name.
     """
     check_workers(workers)
     tasks = [QueuedJob(run, job) for run in runs for job in select_jobs(run.study, jobs)]
@@ -154,11 +154,11 @@ def execute_jobs(
 
 @dataclass(frozen=True)
 class JobFailure:
-    """What a job ended with; its traceback is in `error.txt` in its folder."""
+    """The error of a failed job; its traceback is in `error.txt` in the job's folder."""
 
     message: str
     refused: bool
-    """Whether it refused its settings, a damaged file or what the disk said, as opposed to a fault in the code."""
+    """Whether it rejected its settings, a damaged file or a disk error, as opposed to a bug in the code."""
 
     @classmethod
     def of(cls, error: BaseException) -> JobFailure:
@@ -168,29 +168,29 @@ class JobFailure:
 
 
 class Failures(dict[QueuedJob, JobFailure]):
-    """The tasks that failed, of those that were asked for."""
+    """The failed jobs among those requested."""
 
     def __init__(self, asked: int, bar: Any) -> None:
         super().__init__()
         self.asked, self._bar = asked, bar
 
     def note(self, task: QueuedJob, failure: JobFailure | None) -> None:
-        """A task has come to its end."""
+        """Record that a job ended, with its failure if any."""
         if failure is not None:
             self[task] = failure
             self._bar.set_postfix(failed=len(self), refresh=False)
         self._bar.update()
 
     def lines(self, of: Callable[[QueuedJob], str] = str) -> list[str]:
-        """One a failure."""
+        """One line per failure."""
         return [f"{of(task)}: {failure.message} (see {_report(task)})" for task, failure in self.items()]
 
 
 def raise_failures(failures: Failures, again: str, of: Callable[[QueuedJob], str] = str) -> None:
-    """Raise what failed, if anything did; `again` says how to run those again."""
+    """Raise an error if any job failed; `again` tells the user how to repeat the failed jobs."""
     if failures:
-        count = f"{len(failures)} of {failures.asked} jobs failed, the others are kept; {again}"
-        # What every job refused is a mistake in what was asked, or a damaged file: not ours.
+        count = f"{len(failures)} of {failures.asked} jobs failed, results of the others are kept; {again}"
+        # If every failed job was refused, the input is at fault and not the code.
         refused = all(failure.refused for failure in failures.values())
         raise (JobsRefusedError if refused else JobsFailedError)("\n  ".join([count, *failures.lines(of)]))
 
@@ -205,7 +205,7 @@ def _report(task: QueuedJob) -> Path:
 
 
 def _keep_report(folder: Path, told: str) -> None:
-    with suppress(ToylabError):  # the disk may be full: the message of the command is left then
+    with suppress(ToylabError):  # the disk may be full; the command still prints the message
         refuse_links(folder.parent.parent, folder / "error.txt")
         write_text(folder / "error.txt", told)
 
@@ -214,23 +214,23 @@ def _keep_report(folder: Path, told: str) -> None:
 
 
 def complete_job(study: Study, job: Job, out: Path) -> JobFailure | None:
-    """Do one job, if it is not done: its files first, `done` last, with the checksum of each.
+    """Run one job unless it is done; `done`, with the checksum of every file, is written last.
 
-    Errors come back as values: not every exception survives the way between two processes.
+    Errors are returned, not raised, since not every exception can be pickled between processes.
     """
     single_thread()
     folder = job.folder(out)
     try:
         if not (out / "settings.json").exists():
-            raise ToylabError(f"{out}: is not seen by this worker; give a folder with --out that all machines share")
+            raise ToylabError(f"{out}: does not exist on this worker; give a folder with --out that all machines share")
         refuse_links(out, folder)
-        # A worker may outlive the command that asked for a job, and that may have been given again.
+        # A worker may outlive its command, and the command may have been rerun: the lock prevents two writers.
         with folder_lock(folder, wait=True):
             if not is_done(job, out):
                 _do(study, job, folder, out)
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # also what ends a process, such as sys.exit: the other jobs go on
+    except BaseException as error:  # including SystemExit, so that the other jobs continue
         _keep_report(folder, traceback.format_exc())
         return JobFailure.of(error)
     return None
@@ -238,7 +238,7 @@ def complete_job(study: Study, job: Job, out: Path) -> JobFailure | None:
 
 def _do(study: Study, job: Job, folder: Path, out: Path) -> None:
     with file_errors(folder):
-        # A folder that was received may hold a link in the place of a file that the job writes.
+        # A folder from another person may contain a link where the job writes a file.
         refuse_links(out, *(path for path in folder.iterdir() if path.is_symlink() and not path.is_dir()))
         for name in ("done", "error.txt"):
             (folder / name).unlink(missing_ok=True)
@@ -251,7 +251,7 @@ def _do(study: Study, job: Job, folder: Path, out: Path) -> None:
         lock=lock_checksum(out),
     )
     write_result(folder, result, job.result_type, cost)
-    for path in folder.glob("checkpoint*"):  # to go on from when interrupted, and large
+    for path in folder.glob("checkpoint*"):  # large, and only needed to resume
         if path.is_file():
             path.unlink()
     kept = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith(_PASSING))
@@ -259,14 +259,14 @@ def _do(study: Study, job: Job, folder: Path, out: Path) -> None:
 
 
 _PASSING = (".", "error.txt")
-"""How the names of files begin that a job may leave, but that nothing needs."""
+"""Prefixes of files without a checksum: hidden files and error reports."""
 
 
 # Beside the workers --------------------------------------------------------------------------------------------------
 
 
 class _Here:
-    """This process, in the place of a pool."""
+    """Executor that runs each call in this process."""
 
     def submit(self, call: Callable, *arguments: Any) -> Future:
         done: Future = Future()
@@ -277,11 +277,10 @@ class _Here:
 def _submit(
     left: list[QueuedJob], done: set[tuple[Path, Job]], failures: Failures, executor: Any, room: int | None
 ) -> None:
-    """Submit tasks as soon as what they need is done, no more than `room` at a time.
+    """Submit jobs as soon as their dependencies are done, at most `room` at a time.
 
-    When a process of ours is lost (killed, out of memory), all that was submitted is lost with it, and nobody knows who
-    was to blame. So `room` is kept tight, and those that were lost run again one at a time: whoever is lost a second
-    time is recorded as a failure.
+    If a worker process is killed or runs out of memory, the whole pool breaks and all submitted jobs are lost, without
+    a trace of which one caused it. Lost jobs are therefore repeated one at a time; a job lost twice counts as failed.
     """
     left, waiting, suspects = list(left), {}, set()
     try:
@@ -289,7 +288,7 @@ def _submit(
             for task in _next(left, done, suspects, room, len(waiting)):
                 left.remove(task)
                 waiting[executor.submit(complete_job, task.run.study, task.job, task.run.out.resolve())] = task
-            if not waiting:  # what the others come after has failed
+            if not waiting:  # a dependency of every remaining job failed
                 for task in left:
                     failures.note(task, _base_failed(task, done))
                 return
@@ -309,10 +308,10 @@ def _submit(
                 if error is None:
                     failure = future.result()
                 elif isinstance(error, BrokenExecutor):
-                    # Of processes that are not ours, nobody knows whether they ever started.
+                    # Processes of an external executor may never have started.
                     why = "was it killed, or out of memory?" + (f" Or: {UNGUARDED}" if room is None else "")
                     failure = _never_started(task, f"its process ended abruptly: {why}")
-                else:  # the executor's own word, or a study that a worker cannot load
+                else:  # raised by the executor, or a study that a worker cannot import
                     failure = JobFailure.of(error)
                     _keep_report(task.folder, failure.message + "\n")
                 failures.note(task, failure)
@@ -327,7 +326,7 @@ def _submit(
 def _next(
     left: Sequence[QueuedJob], done: set[tuple[Path, Job]], suspects: set[tuple[Path, Job]], room: int | None, busy: int
 ) -> list[QueuedJob]:
-    """The tasks to submit now, where `busy` others are running."""
+    """The jobs to submit now, while `busy` jobs are running."""
     if suspects:
         return [] if busy else [next(task for task in left if task.key in suspects)]
     ready = (task for task in left if done.issuperset(task.needs))
@@ -336,14 +335,14 @@ def _next(
 
 def _base_failed(task: QueuedJob, done: set[tuple[Path, Job]]) -> JobFailure:
     failed = next(job for job in task.job.needs if (task.run.out, job) not in done)
-    return _never_started(task, f"{failed.name} of seed {failed.seed} failed, which this one goes on from", True)
+    return _never_started(task, f"{failed.name} of seed {failed.seed} failed, and this job depends on it", True)
 
 
 def select_jobs(study: Study, names: Sequence[str] | None) -> list[Job]:
-    """The jobs of these names, with all that they go on from.
+    """The jobs of these names with their dependencies.
 
     Raises:
-        ValueError: for a name that is none, with the nearest one.
+        ValueError: for an unknown name, with the nearest one.
     """
     jobs = study.jobs()
     if names is None:
@@ -357,6 +356,6 @@ def select_jobs(study: Study, names: Sequence[str] | None) -> list[Job]:
 
 
 def check_workers(workers: int) -> None:
-    """Raises `ValueError` for less than one, and in a process that only imports the script of its parent."""
+    """Raises `ValueError` for workers below 1, and in a worker process that is importing its parent's script."""
     refuse_while_importing()
     check_range(workers=workers, least=1)

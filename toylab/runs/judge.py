@@ -1,4 +1,4 @@
-"""From the results of a run to its verdicts, figures and page."""
+"""Judge a run: verdicts, figures and the page, from the results of its jobs."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ from toylab.verdicts.judgement import Judgement, claims_table, sham_counts, verd
 from toylab.verdicts.ledger import seeds_in_words
 
 SHAM = "sham"
-"""The folder in that of a run in which the same is measured on untrained weights."""
+"""Subfolder of a run that holds the same measurements on untrained weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class JudgedRun:
-    """What a run has come to.
+    """A run with its verdicts and figures.
 
     Attributes:
-        name: of the study.
-        title: what it is about, in a line.
-        about: the rest of what the study says of itself, with the paper.
-        command: what runs it again.
-        settings: what `settings.json` holds.
-        machine: where it ran, with the version of torch.
-        revision: of the source.
-        date: when it began.
-        claims: judged.
-        pictures: drawn.
-        film: for the viewer of the page, where the study has one.
-        claim_costs: CPU-seconds behind each claim, by its id.
-        cpu_seconds: of all that was run.
-        jobs: how many are done, and of how many.
-        fault: what the study raised instead of pictures or a film.
+        name: name of the study.
+        title: one-line summary of the study.
+        about: the rest of the study's docstring, with the paper.
+        command: the command that reruns it.
+        settings: the content of `settings.json`.
+        machine: system and processor, with the version of torch.
+        revision: git revision of the source.
+        date: start of the run.
+        claims: judgements.
+        pictures: figures.
+        film: attention history for the viewer of the page, if the study has one.
+        costs: CPU-seconds of every job the claim depends on, by claim id.
+        cpu_seconds: total of the run.
+        jobs: number of finished jobs, and of all jobs.
+        fault: the exception that the study raised while drawing its figures, if any.
     """
 
     name: str
@@ -67,22 +67,22 @@ class JudgedRun:
 
     @property
     def cost(self) -> str:
-        """What it took, and where and when it was made."""
+        """Total cost, machine, revision and date, in words."""
         done, of = self.jobs
         return (
-            f"{done} of {of} trainings done in {self.cpu_seconds:.0f} CPU-seconds; {self.machine}, "
+            f"{done} of {of} jobs finished in {self.cpu_seconds:.0f} CPU-seconds; {self.machine}, "
             f"revision {self.revision}, {self.date}."
         )
 
 
 def judge_run(out: Path | str, study: type | None = None) -> JudgedRun:
-    """Judge and draw a run from what it measured; nothing is written.
+    """Judge a run and draw its figures from stored results, without writing files.
 
     Args:
-        study: the class of the study, where it is not one of ours: a folder does not choose the code that runs.
+        study: the class of a user's own study, which must be passed since a folder may not choose the code to run.
 
     Raises:
-        ValueError: if the folder holds no run, one of another study, or settings that are not of this version.
+        ValueError: if the folder holds no run, a run of another study, or settings of another version.
     """
     out = Path(out)
     about, module, default, settings = _opened(out, study)
@@ -105,7 +105,7 @@ def judge_run(out: Path | str, study: type | None = None) -> JudgedRun:
         film = None if animate is None else animate(found, out)
     except ToylabError:
         raise
-    except Exception as error:  # the claims are there, and are kept before it is raised again
+    except Exception as error:  # claims are written before `write_report` raises this error
         fault = error
     title, _, rest = inspect.cleandoc(module.__doc__ or "").partition("\n\n")
     return JudgedRun(
@@ -128,7 +128,7 @@ def judge_run(out: Path | str, study: type | None = None) -> JudgedRun:
 
 
 def is_decided(out: Path | str, study: type | None = None) -> bool:
-    """Whether no claim of a finished run waits for more seeds; checks of the set-up do not count."""
+    """Whether more seeds could decide no further claim of a finished run; checks of the set-up do not count."""
     about, _, _, settings = _opened(Path(out), study)
     found = by_condition(read_results(settings, out))
     claims = judge_claims(list(settings.claims()), found, stored_plan(about), shams(settings, found, out))
@@ -136,8 +136,8 @@ def is_decided(out: Path | str, study: type | None = None) -> bool:
 
 
 def shams(study: Study, found: Conditions, out: Path | str) -> dict[str, Conditions]:
-    """Results of models without the mechanism, by what they are: those of other conditions in the place of the ones
-    that the claims speak of, and of untrained weights where the run has them."""
+    """Results of models without the mechanism, by name of the sham: other conditions substituted for those that the
+    claims judge, and untrained weights if the run has them."""
     own = getattr(study, "shams", None)
     tried = {
         what: Conditions(found | {name: found[other] for name, other in instead.items()})
@@ -150,7 +150,7 @@ def shams(study: Study, found: Conditions, out: Path | str) -> dict[str, Conditi
 
 
 def _opened(out: Path, study: type | None) -> tuple[dict[str, Any], Any, Study, Study]:
-    """What a run was made with, the module of its study, and the study at its default settings and at those."""
+    """The record of a run, the module of its study, and the study at default settings and at those of the run."""
     about = read_settings(out / "settings.json")
     module = registry.study_of_folder(about["study"], out, study, "toylab report {folder} --study {study}")
     default = registry.preset_settings(module.STUDY, "default")
@@ -158,11 +158,11 @@ def _opened(out: Path, study: type | None) -> tuple[dict[str, Any], Any, Study, 
 
 
 def write_report(judged: JudgedRun, out: Path | str) -> Path:
-    """Write claims.json, the figures and report.html; returns the page.
+    """Write claims.json, the figures and report.html; returns the path of the page.
 
     Raises:
-        ValueError: if nothing may be written there, or a link leads out of the folder.
-        Exception: what the study raised instead of its pictures, after all else is kept.
+        ValueError: if the folder is not writable, or a link leads out of it.
+        Exception: the error that the study raised while drawing, after everything else is written.
     """
     out = Path(out)
     names = file_names(judged.pictures)
@@ -193,13 +193,13 @@ def write_report(judged: JudgedRun, out: Path | str) -> Path:
 
 
 def judge_and_report(out: Path | str, study: type | None = None) -> str:
-    """Judge a run, keep what that gives, and return a summary that ends with where to look next.
+    """Judge a run, write its claims, figures and page, and return a summary that ends with the path of the page.
 
     Args:
-        study: the class of the study, where it is not one of ours.
+        study: the class of a user's own study.
 
     Raises:
-        ValueError: if the folder holds no run, one of another study, or settings that are not of this version.
+        ValueError: if the folder holds no run, a run of another study, or settings of another version.
     """
     judged = judge_run(out, study)
     counts = " ".join(filter(None, (f"Claims: {verdict_counts(judged.claims)}.", sham_counts(judged.claims))))
@@ -207,21 +207,21 @@ def judge_and_report(out: Path | str, study: type | None = None) -> str:
     try:
         where = f"Report: {write_report(judged, out)}"
     except UnwritableError:
-        where = f"{out} may not be written: no page is made; for one, copy the run and report on the copy."
+        where = f"{out} is not writable, so no page was written; copy the run and run `toylab report` on the copy."
     return f"{claims}\n\n{counts} {judged.cost}\n{where}"
 
 
 def judge_unfinished(out: Path | str, judging: Callable[..., Any], *arguments: Any) -> None:
-    """Judge a folder of which jobs are missing, as far as that goes: what it cannot is said on stderr."""
+    """Judge a folder with missing jobs as far as possible; an error is printed to stderr, not raised."""
     try:
         judging(*arguments)
-    except Exception as error:  # of a study that asks for all its jobs: what failed is still to be told
+    except Exception as error:  # of a study that needs all its jobs; the caller still reports the failed jobs
         told = f"{type(error).__name__}: {error}"
         print(f"toylab: {out}: could not be judged while jobs are missing ({told})", file=sys.stderr)
 
 
 def claim_costs(claims: Sequence[Claim], spent: Mapping[Job, float | int]) -> dict[str, float | int]:
-    """CPU-seconds behind each claim: of all jobs of the conditions that it depends on, and of what those start from.
+    """CPU-seconds of every job that a claim depends on, directly or through job inputs, by claim id.
 
     Args:
         spent: CPU-seconds of each job.
@@ -234,30 +234,30 @@ def claim_costs(claims: Sequence[Claim], spent: Mapping[Job, float | int]) -> di
 
 
 def restore_settings(default: Any, settings: Any, path: Path | str) -> Any:
-    """The settings that a file holds. Raises `ValueError` naming it where they are not of this version of the study."""
+    """The settings in a file. Raises `ValueError`, naming the file, for settings of another version of the study."""
     try:
         return settings_from_json(default, settings)
     except ToylabError as error:
-        raise ToylabError(f"{path}: is not the settings of a study of this version ({error})") from None
+        raise ToylabError(f"{path}: does not hold settings of this version of the study ({error})") from None
 
 
 def settings_from_json(default: Any, settings: Mapping[str, Any]) -> Any:
     """Settings of the class of `default` from their JSON form.
 
     Raises:
-        ToylabError: naming a setting that the class does not have, that is missing, or whose value does not fit.
+        ToylabError: naming a setting that is unknown, missing, or has an invalid value.
     """
     return convert_value(type(default), settings, "settings")
 
 
 def settings_flags(default: Any, study: Any) -> list[str]:
-    """The command-line flags that turn one setting of a study into another."""
+    """The command-line flags that turn the default settings into those of `study`."""
     first, last = _flags(default, study, "")
     return first + last
 
 
 def _flags(default: Any, study: Any, prefix: str) -> tuple[list[str], list[str]]:
-    """Flags, and choices among several classes with the flags of the chosen one, which stand behind all flags."""
+    """Flags, and subcommands that choose a class with its flags, which must follow all other flags."""
     first: list[str] = []
     last: list[str] = []
     for field in fields(study):

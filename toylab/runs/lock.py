@@ -1,10 +1,10 @@
-"""What will be judged, fixed before any seed is run: claims with their thresholds, and the code that measures.
+"""Claims locks: claims with their thresholds and digests of the measuring code, fixed before any seed is run.
 
-    studies/<study>/claims.lock    those of the default settings, committed and in the package
-    FOLDER/claims.lock             those of a run, written before its first job; every result names it
+    studies/<study>/claims.lock    lock of the default settings, committed and shipped with the package
+    FOLDER/claims.lock             lock of a run, written before its first job; every result stores its checksum
 
 `toylab claims FOLDER --check` compares a run, its lock and the code. A change of the measuring code counts as a change
-of the criterion; comments and docstrings do not. `python -m toylab.runs.lock` writes those of the package anew.
+of the criterion; comments and docstrings do not. `python -m toylab.runs.lock` rewrites the locks of the package.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from toylab.verdicts.claim import Claim
 
 LOCK_FILE = "claims.lock"
 SHARED_PACKAGES = ("toylab.probes", "toylab.verdicts")
-"""Packages whose code every study measures and is judged by."""
+"""Packages with code that measures or judges every study."""
 NOT_MEASURING = ("figures.py", "__init__.py")
-"""Files of a study that measure nothing."""
+"""Files of a study without measuring code."""
 
 
 def lock_of(study: Study) -> dict[str, Any]:
-    """The claims of a study at these settings, resolved to numbers, and digests of the code that measures."""
+    """The claims of a study at these settings, with resolved thresholds, and digests of the measuring code."""
     return {
         "study": registry.study_name(type(study)),
         "claims": {claim.id: _resolved(claim) for claim in study.claims()},
@@ -62,7 +62,7 @@ def _resolved(claim: Claim) -> dict[str, Any]:
 
 
 def _measuring(study: type) -> Iterator[tuple[str, Path]]:
-    """The files that measure and judge: those of the study, and what the package has for all studies."""
+    """The files that measure and judge: those of the study, and those shared by all studies."""
     home = _home(study)
     if home is not None and ":" not in registry.study_name(study):
         yield from ((path.name, path) for path in sorted(home.parent.glob("*.py")) if path.name not in NOT_MEASURING)
@@ -76,7 +76,7 @@ def _measuring(study: type) -> Iterator[tuple[str, Path]]:
 
 
 def _home(study: type) -> Path | None:
-    """The file that a study is in; None of one that was typed at a prompt or in a notebook."""
+    """The source file of a study; None for a study defined at a prompt or in a notebook."""
     try:
         source = inspect.getsourcefile(study)
     except (OSError, TypeError):
@@ -85,17 +85,17 @@ def _home(study: type) -> Path | None:
 
 
 def _digest_of_code(path: Path) -> str:
-    """Of what a file does: without comments, layout and docstrings."""
+    """A digest of a file's code without comments, formatting and docstrings."""
     return _digest_of_source(path.read_text(encoding="utf-8"))
 
 
-@lru_cache(maxsize=256)  # a sweep locks many runs by the same code
+@lru_cache(maxsize=256)  # a sweep locks many runs of the same code
 def _digest_of_source(source: str) -> str:
     return sha256_of(json.dumps(_told(ast.parse(source))).encode())[:16]
 
 
 def _told(node: Any) -> Any:
-    """A part of a syntax tree as JSON, the same in every version of Python: fields that are empty are left out."""
+    """A syntax tree as JSON without empty fields, which makes it equal in every Python version."""
     if isinstance(node, list):
         return [_told(one) for one in node if not (isinstance(one, ast.Expr) and _is_text(one.value))]
     if not isinstance(node, ast.AST):
@@ -109,26 +109,26 @@ def _is_text(node: ast.expr) -> bool:
 
 
 def published_lock(study: type) -> Path | None:
-    """The lock that the package has of a study; None of a study that is not ours."""
+    """The path of the lock that the package ships for a study; None for a user's own study."""
     home = _home(study)
     path = home.parent / LOCK_FILE if home is not None and ":" not in registry.study_name(study) else None
     return path if path is not None and path.exists() else None
 
 
 def refuse_changed(study: Study, out: Path | str) -> None:
-    """Raise `ToylabError`, naming what differs, for a run with a lock of other claims or of other measuring code."""
+    """Raises `ToylabError`, naming the differences, if the lock of a run has other claims or other measuring code."""
     path = Path(out) / LOCK_FILE
     if path.exists() and (changed := differences(read_lock(out), lock_of(study))):
         raise ToylabError(
-            f"{out}: was locked with other claims or measuring code ({'; '.join(changed[:3])}); results of both do not "
-            "mix: give another folder with --out"
+            f"{out}: was locked with other claims or measuring code ({'; '.join(changed[:3])}); results of both cannot "
+            "be combined: give another folder with --out"
         )
 
 
 def write_lock(study: Study, out: Path | str) -> None:
-    """Lock the claims of a run that has settings and no lock yet, by that of the package where it is the same.
+    """Write the lock of a run that has none yet; it is the lock of the package if that has the same content.
 
-    The lock says whether the run is one of a fixed number of seeds, and of how many, or one of looks (`fixed` is 0).
+    `fixed` in the lock is the fixed number of seeds, or 0 for a run judged at looks.
     """
     path = Path(out) / LOCK_FILE
     if path.exists():
@@ -143,7 +143,7 @@ def write_lock(study: Study, out: Path | str) -> None:
 
 
 def read_lock(out: Path | str) -> dict[str, Any]:
-    """The lock of a run. Raises `ToylabError` naming the file, if it is missing, damaged or something else."""
+    """The lock of a run. Raises `ToylabError`, naming the file, if it is missing, damaged or not a lock."""
     path = Path(out) / LOCK_FILE
     held = read_record(path, "give another folder")
     claims, code = held.get("claims"), held.get("code")
@@ -161,12 +161,12 @@ def read_lock(out: Path | str) -> dict[str, Any]:
 
 
 def lock_checksum(out: Path | str) -> str:
-    """The checksum of the lock of a run, which every result names."""
+    """The checksum of the lock of a run, which every result stores."""
     return sha256_of(read_bytes(Path(out) / LOCK_FILE))
 
 
 def differences(locked: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two locks, in words: claims by id and part, code by file."""
+    """The differences between two locks in words: claims by id and attribute, code by file."""
     found = []
     before, after = locked["claims"], now["claims"]
     for id in sorted({*before, *after}):
@@ -183,15 +183,15 @@ def differences(locked: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def check_run(out: Path | str, study: type | None = None) -> list[str]:
-    """What stands between a run and its verdicts: parts that differ from its lock, and results that do not name it.
+    """The differences between a run and its lock: claims, code, seeds, and results measured under another lock.
 
-    Seeds may be added to a run behind those of its lock.
+    Appended seeds are no difference.
 
     Args:
-        study: the class of the study, where it is not one of ours.
+        study: the class of a user's own study.
 
     Raises:
-        ToylabError: if the folder holds no run, or one without a lock.
+        ToylabError: if the folder holds no run, or a run without a lock.
     """
     from toylab.runs.judge import restore_settings
 
@@ -215,7 +215,7 @@ def check_run(out: Path | str, study: type | None = None) -> list[str]:
 
 
 def _commit_of(path: Path | None) -> str | None:
-    """The last commit of a file, with its date; None without git, and of a file that was changed since."""
+    """The last commit of a file with its date; None without git, or if the file has uncommitted changes."""
     if path is None:
         return None
     git = ["git", "-C", str(path.parent)]
@@ -231,7 +231,7 @@ def _commit_of(path: Path | None) -> str | None:
 
 
 def write_package_locks() -> None:
-    """Write the locks of the package: those of each study at its default settings."""
+    """Write the locks of the package, for each study at its default settings."""
     for name in registry.study_names():
         study = registry.load_study(name).STUDY.default()
         home = _home(type(study))

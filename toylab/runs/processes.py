@@ -22,10 +22,10 @@ from toylab.files import remove_partial_files
 
 
 def single_thread() -> None:
-    """Let torch use one thread in this process: at toy sizes more are slower, and far slower beside another process.
+    """Restrict torch to one thread in this process, which is fastest for small models.
 
-    Freed memory is kept, too: the C library would give large tensors back to the system and ask for them anew at each
-    step, up to a tenth of its time.
+    Also keep freed memory: glibc would return large tensors to the system and request them again at every step, up to
+    a tenth of the step's time.
     """
     torch.set_num_threads(1)
     with suppress(AttributeError, OSError, TypeError):  # no glibc here
@@ -35,11 +35,11 @@ def single_thread() -> None:
 
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-"""Parameters of mallopt(3): how much free memory is kept, and from which size on a tensor gets memory of its own."""
+"""Parameters of mallopt(3): M_TRIM_THRESHOLD and M_MMAP_THRESHOLD, the limits for returning and mapping memory."""
 
 
 def peak_megabytes() -> float | None:
-    """The most memory that this process has held so far; None where the system does not say."""
+    """Peak resident memory of this process in MB; None if the system does not report it."""
     try:
         import resource
     except ImportError:  # Windows
@@ -50,37 +50,37 @@ def peak_megabytes() -> float | None:
 
 def _start_worker(started: Any) -> None:
     started.set()
-    # Ctrl-C reaches all processes of a command. Were workers to answer it, their results would come in while the pool
-    # is being interrupted, which may then wait for ever; this way the main process alone answers, and ends them.
+    # Ctrl-C reaches all processes of a command. Workers ignore it: their late results could deadlock the pool while it
+    # is being interrupted. The main process handles the signal and terminates the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     single_thread()
 
 
 def _call(pickled: bytes) -> Any:
-    # Unpickled here: a class that is not found would otherwise end the worker without a word.
+    # Unpickled here, since a missing class would otherwise kill the worker without an error message.
     try:
         call, arguments = pickle.loads(pickled)
     except Exception as error:
         raise ToylabError(
-            f"a worker cannot load the study ({type(error).__name__}: {error}); define its class at the top of a "
+            f"a worker cannot import the study ({type(error).__name__}: {error}); define its class at the top of a "
             "module that the worker can import, or use one worker"
         ) from error
     return call(*arguments)
 
 
 def _end_with_parent() -> None:
-    # A main process that was killed cannot end its workers, and they would wait for work for ever.
+    # Workers of a killed main process would otherwise wait for work for ever.
     if parent := multiprocessing.parent_process():
         parent.join()
         os._exit(1)
 
 
 class ProcessPool:
-    """A pool of processes of our own, made anew when one of them was lost.
+    """A process pool that is recreated after a worker process died.
 
     Raises:
-        ValueError: where processes cannot start, as in a script that starts them while it is imported.
+        ValueError: if processes cannot start, as in a script without a `__main__` guard.
     """
 
     def __init__(self, workers: int, folders: Sequence[Path]) -> None:
@@ -96,7 +96,7 @@ class ProcessPool:
             pickled = pickle.dumps((call, arguments))
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise ToylabError(
-                f"the study cannot be sent to another process ({error}); define its class at the top of a module and "
+                f"the study cannot be pickled ({error}); define its class at the top of a module and "
                 "keep functions out of its settings, or use one worker"
             ) from error
         if self._pool is not None:
@@ -110,9 +110,9 @@ class ProcessPool:
         return self._pool.submit(_call, pickled)
 
     def check_start(self) -> None:
-        """Raises `ValueError` if no process has ever come as far as to ask for work."""
+        """Raises `ValueError` if no worker process ever started."""
         if not self._started.is_set():
-            raise ToylabError(f"workers={self._workers}: {UNGUARDED}; what they said stands above")
+            raise ToylabError(f"workers={self._workers}: {UNGUARDED}; see their output above")
 
     def __enter__(self) -> ProcessPool:
         return self
@@ -127,7 +127,7 @@ class ProcessPool:
             for process in processes.values():
                 process.join()
             for folder in self._folders:
-                remove_partial_files(folder, processes)  # what they were in the middle of writing
+                remove_partial_files(folder, processes)  # interrupted writes
         self._pool.shutdown(wait=True, cancel_futures=True)
         if kind is not None and issubclass(kind, BrokenExecutor):
             self.check_start()

@@ -1,9 +1,9 @@
-"""The studies by name: the folder's name is the registration (`studies/iteration_head/` is `iteration-head`).
+"""Studies by name: the folder name is the registration (`studies/iteration_head/` is `iteration-head`).
 
-The module `study` of the folder, or a study in one file, defines `STUDY`: a frozen dataclass of settings that follows
-`toylab.runs.study.Study`, with class methods `quick()`, `default()` and `paper()`. A study of one's own, in a file
-anywhere, goes by `module:Class`. The folder of a run names its study and may come from anybody: by that name only
-studies of this package are loaded, see `study_of_folder`. No other module loads a study by name.
+The module `study` in that folder, or a study in one file, defines `STUDY`: a frozen dataclass of settings that follows
+`toylab.runs.study.Study`, with class methods `quick()`, `default()` and `paper()`. A user's own study, in any file, is
+named `module:Class`. The folder of a run names its study but is not trusted: that name loads only studies of this
+package, see `study_of_folder`. No other module loads a study by name.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ _FOLDER = Path(__file__).parents[1] / "studies"
 
 
 def study_names() -> list[str]:
-    """The names of all studies, as the command line spells them."""
+    """The names of all studies in kebab case."""
     return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules([str(_FOLDER)]))
 
 
 def load_study(name: str) -> Any:
-    """The module of a study of ours by its name; of anybody's by `package.module:Class`, which is its `STUDY` then.
+    """The module of a study by name; for a user's `package.module:Class`, a module whose `STUDY` is that class.
 
     Raises:
-        ValueError: for a name that is none, with the nearest ones.
+        ValueError: for an unknown name, with the nearest names.
     """
     if ":" in name:
         kind = load_class("study", name)
@@ -51,84 +51,86 @@ def _as_module(kind: type) -> Any:
 
 
 def study_of_folder(name: str, folder: Path | str, kind: type | None, command: str) -> Any:
-    """The module of the study that a folder names, without running code that the folder chose.
+    """The module of the study that a folder names, without executing code chosen by the folder.
 
     Args:
-        name: what its record says.
-        kind: the class of one's own; none for a study of ours.
-        command: that takes `{folder}` and `{study}`, to be shown.
+        name: study name in the folder's record.
+        kind: class of a user's own study; None for a study of this package.
+        command: command template with `{folder}` and `{study}`, for the error message.
 
     Raises:
-        ValueError: for a study that is not ours without its class, or with the class of another one.
+        ValueError: if a user's own study is named without its class, or with another class.
     """
     if kind is not None:
         if not is_study_name(kind, name):
-            raise ToylabError(
-                f"study={study_name(kind)}: {folder} holds a run of {name!r}; give the class of that study"
-            )
+            raise ToylabError(f"study={study_name(kind)}: {folder} holds a run of {name!r}; give the class of {name!r}")
         return _as_module(kind)
     if ":" in name:
-        # A script has no name to be imported by but that of its file.
+        # A script run as __main__ is importable only under its file name.
         shown = name.replace("__main__", "MODULE")
         where = ", where MODULE is the script without .py" if shown != name else ""
         raise ToylabError(
-            f"{folder}: holds a run of {name!r}, which is no study of ours, and a folder does not choose the code that "
-            f"runs; if you trust that study, name it: {command.format(folder=folder, study=shown)}{where} (study= in "
+            f"{folder}: holds a run of {name!r}, which is not a study of toylab, and a folder may not choose the code "
+            f"to run; if you trust that study, name it: {command.format(folder=folder, study=shown)}{where} (study= in "
             "Python)"
         )
     return load_study(name)
 
 
 def is_study_name(kind: type, name: str) -> bool:
-    """Whether a record that names its study so is of this class, which a script may have defined or named freely."""
+    """Whether a study name in a record denotes this class, which a script may have defined as `__main__:Class`."""
     return name in (study_name(kind), f"__main__:{kind.__qualname__}") or not (":" in name or name in study_names())
 
 
 def preset_settings(kind: type, name: str) -> Any:
-    """The settings of a study that go by the name of a preset; a study without presets has its own defaults alone.
+    """The settings of a preset; a study without presets has only `default`, its own defaults.
 
     Raises:
-        ValueError: for a preset that it does not have.
+        ValueError: for a preset that the study does not have.
     """
     if hasattr(kind, name):
         return getattr(kind, name)()
     if name != "default":
         has = [one for one in PRESETS if hasattr(kind, one) or one == "default"]
-        raise ToylabError(f"preset={name}: {kind.__name__} does not have it; there is {', '.join(has)}")
+        raise ToylabError(f"preset={name}: is not a preset of {kind.__name__}; choose from {', '.join(has)}")
     return kind()
 
 
 def study_name(kind: type) -> str:
-    """The name of a study's class: that of the command line, or where it is found if it is not one of these."""
+    """The name of a study class: its registered name, or `module:Class` for a user's own study."""
     if not kind.__module__.startswith(f"{_HOME}."):
         return f"{kind.__module__}:{kind.__qualname__}"
     return kind.__module__.removeprefix(f"{_HOME}.").removesuffix(".study").replace("_", "-")
 
 
 def load_class(kind: str, name: str) -> type:
-    """The class that `package.module:Class` names; modules are looked for in the working directory first.
+    """The class named by `package.module:Class`; the working directory is searched first.
 
-    What goes wrong while the module is imported is a fault of its own, and keeps its traceback.
+    Errors raised while importing the module keep their traceback.
 
     Raises:
-        ValueError: naming what there is not: the module, or the class.
+        ValueError: if the module or the class does not exist.
     """
     module, _, last = name.partition(":")
     if not all(module.split(".")) or set(module) & set("/\\") or module.endswith(".py"):
-        raise ToylabError(f"{kind} {name!r}: {module!r} names no module; mine:Reverse is the class Reverse of mine.py")
+        raise ToylabError(
+            f"{kind} {name!r}: {module!r} is not a module name; mine:Reverse is the class Reverse in mine.py"
+        )
     with suppress(FileNotFoundError):  # the folder may have been deleted
         if os.getcwd() not in sys.path:
             sys.path.insert(0, os.getcwd())
     first = importlib.util.find_spec(module.split(".")[0])
     copies = [str(_FOLDER.parents[1] / part / "__init__.py") for part in ("tasks", "probes")]
     if first is not None and first.origin in copies:
-        raise ToylabError(f"{kind} {name!r}: is a second copy of a module of ours; write toylab.{name}")
+        raise ToylabError(f"{kind} {name!r}: is a second copy of a toylab module; write toylab.{name}")
     try:
         held = importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise
-        raise ToylabError(f"{kind} {name!r}: there is no module {module!r} here or among what is installed") from None
+        raise ToylabError(
+            f"{kind} {name!r}: module {module!r} is neither in the working directory nor installed"
+        ) from None
     found = getattr(held, last, None)
     if not isinstance(found, type):
         raise unknown_name(
@@ -138,7 +140,7 @@ def load_class(kind: str, name: str) -> type:
 
 
 def refuse_incomplete(kind: str, name: str, found: Any, parts: Sequence[str]) -> None:
-    """Raises `ToylabError` for what was named as a task or study, and lacks one of these parts."""
+    """Raises `ToylabError` if a class named as a task or study lacks one of these attributes."""
     if missing := [part for part in parts if not hasattr(found, part)]:
         other = "; it is a study: toylab run" if kind == "task" and hasattr(found, "run_job") else ""
         other = "; it is a task: toylab train" if kind == "study" and hasattr(found, "sample") else other

@@ -1,9 +1,9 @@
-"""The scoreboard: the claims of all studies side by side, from a folder that holds a run of each.
+"""The scoreboard: verdicts on the claims of all studies, from a folder with one run per study.
 
-    toylab run all --out runs         the default study of each paper
-    toylab report runs                all their claims: a table here, runs/scoreboard.html and runs/scoreboard.json
+    toylab run all --out runs         run every study at its default settings
+    toylab report runs                print all verdicts; write runs/scoreboard.html and runs/scoreboard.json
 
-The one that README.md carries is part of the package: `published_scoreboard()`.
+The scoreboard shown in README.md ships with the package: `published_scoreboard()`.
 """
 
 from __future__ import annotations
@@ -46,20 +46,20 @@ from toylab.verdicts.ledger import seeds_in_words
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """What a study has come to.
+    """The verdicts of one study.
 
     Attributes:
-        study: its name.
-        title: what it is about, in a line.
+        study: name of the study.
+        title: one-line summary.
         source: the paper.
-        command: what runs it again.
-        folder: of the run, beside the page of the scoreboard.
-        machine: where it ran, with the version of torch.
-        date: when it began.
-        cpu_seconds: of all that was run.
-        claims: judged.
-        costs: CPU-seconds behind each claim, by its id.
-        figures: by the id of a claim, where on the page of the run it is drawn.
+        command: the command that reruns it.
+        folder: folder of the run, relative to the scoreboard.
+        machine: system and processor, with the version of torch.
+        date: start of the run.
+        cpu_seconds: total of the run.
+        claims: judgements.
+        costs: CPU-seconds of every job the claim depends on, by claim id.
+        figures: by claim id, the anchor of its figure on the page of the run.
     """
 
     study: str
@@ -97,21 +97,21 @@ class Standing:
 
     @property
     def seeds(self) -> int:
-        """The most that a claim was judged on."""
+        """The largest number of seeds of any claim."""
         return max((len(claim.seeds) for claim in self.claims), default=0)
 
     @property
     def seeds_in_words(self) -> str:
-        """All that a claim was judged on, with what they are for."""
+        """All judged seeds with their purposes, in words."""
         return seeds_in_words(seed for claim in self.claims for seed in claim.seeds)
 
     def link(self, claim: Judgement) -> str:
-        """Where a claim is shown: its figure, or itself on the page of its run."""
+        """The link to the figure of a claim, or else to the claim on the page of its run."""
         anchor = self.figures.get(claim.id, claim_anchor(claim.id))
         return f"{quote(self.folder, safe='')}/report.html#{quote(anchor)}"
 
     def text(self, coloured: bool = False) -> str:
-        """Every claim that was measured, as text, and the names of the others."""
+        """Measured claims as text, followed by the ids of the unmeasured claims."""
         measured = [claim for claim in self.claims if claim.measured is not None]
         left = ", ".join(claim.id for claim in self.claims if claim.measured is None)
         parts = [
@@ -126,17 +126,17 @@ class Standing:
 
 
 def _paper(about: str) -> str:
-    """What a study says of its source, without what it says then."""
+    """The first sentence on the source in a study's docstring, up to the arXiv number."""
     told = about.removeprefix("Source: ")
     found = re.match(r".*?\(arXiv [\d.]+\)", told)
     return f"{found[0]}." if found else told
 
 
 def finish_all(folder: Path | str, study: type | None = None) -> str:
-    """Judge the runs in a folder, one a study; keep their pages and the scoreboard; return it as text.
+    """Judge the runs in a folder, one per study; write their pages and the scoreboard; return the scoreboard as text.
 
     Args:
-        study: the class of a study that is not one of ours.
+        study: the class of a user's own study.
 
     Raises:
         ValueError: if the folder holds no run.
@@ -148,10 +148,10 @@ def finish_all(folder: Path | str, study: type | None = None) -> str:
 
 
 def build_scoreboard(folder: Path | str, study: type | None = None) -> list[Standing]:
-    """The standing of each study that has a run in a folder; pages and scoreboard are written beside.
+    """The verdicts of each study with a run in a folder; also writes the pages and the scoreboard.
 
-    Of several runs of a study, the one with the most seeds counts; of those, the latest. One that cannot be judged,
-    such as that of a study that is not ours and not `study`, is named on stderr and left out.
+    Of several runs of a study, the one with the most seeds is used, then the latest. Runs that cannot be judged, such
+    as those of a user's own study other than `study`, are reported on stderr and omitted.
 
     Raises:
         ValueError: if the folder holds no run that can be judged.
@@ -168,9 +168,9 @@ def _judged(folder: Path | str, study: type | None) -> tuple[list[Standing], boo
             judged = judge_run(out, study if ":" in read_settings(out / "settings.json")["study"] else None)
             write_report(judged, out)
         except UnwritableError as error:
-            told.append(f"no page is made: {error}")
+            told.append(f"no page written: {error}")
         except ToylabError as error:
-            told.append(f"left out: {error}")
+            told.append(f"omitted: {error}")
             continue
         standings.append(Standing.of(judged, out.name))
     if not standings:
@@ -180,14 +180,14 @@ def _judged(folder: Path | str, study: type | None) -> tuple[list[Standing], boo
         write_json(folder / "scoreboard.json", [asdict(one) for one in standings])
         write_text(folder / "scoreboard.html", board_page(standings))
     except UnwritableError as error:
-        told.append(f"no scoreboard is kept: {error}")
+        told.append(f"no scoreboard written: {error}")
         kept = False
     print(*(f"toylab: {line}" for line in told), sep="\n", end="\n" * bool(told), file=sys.stderr)
     return standings, kept
 
 
 def _chosen(folder: Path) -> list[Path]:
-    """One run of each study, in the order of their names."""
+    """One run per study, ordered by study name."""
     runs: dict[str, list[tuple[int, str, Path]]] = {}
     for path in sorted(folder.glob("*/settings.json")):
         held = read_settings(path)
@@ -210,10 +210,10 @@ def read_scoreboard(path: Path | str) -> list[Standing]:
 
 
 def published_scoreboard(study: str | None = None) -> Any:
-    """The scoreboard that README.md carries: a standing a study, or that of the one named.
+    """The scoreboard shown in README.md: one `Standing` per study, or that of the named study.
 
     Raises:
-        ValueError: for a name that is none.
+        ValueError: for an unknown study.
     """
     held = _standings(files("toylab.report").joinpath("scoreboard.json").read_bytes(), "scoreboard.json")
     if study is None:
@@ -239,32 +239,34 @@ def _standings(content: bytes, name: str) -> list[Standing]:
                 raise TypeError(f"{one.study!r} has a field of another type")
         return standings
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ToylabError(f"{name}: is not a scoreboard of this version ({error!r}); make it anew") from None
+        raise ToylabError(
+            f"{name}: is not a scoreboard of this version ({error!r}); rewrite it with `toylab report`"
+        ) from None
 
 
 COLUMNS = ["study", *get_args(Verdict), "no control", "seeds", "CPU-seconds"]
 
 
 def scoreboard_summary(standings: Sequence[Standing]) -> str:
-    """A line a study, as text of at most 80 columns: its name and verdicts; seeds and costs stand with the claims."""
+    """One line per study, at most 80 columns: name and verdict counts."""
     shown = 1 + len(get_args(Verdict))
     return align_columns([line[:shown] for line in (COLUMNS, *map(_cells, standings))])
 
 
 def _cost(one: Standing, claim: Judgement) -> str:
-    """CPU-seconds behind a claim; empty where a study does not say."""
+    """CPU-seconds of every job the claim depends on; empty if unknown."""
     return f"{one.costs[claim.id]:.0f}" if claim.id in one.costs else ""
 
 
 def _cells(one: Standing) -> list[str]:
-    """A study in the summary."""
+    """The summary cells of a study."""
     bare = sum(claim.control is None and claim.kind != "set-up" for claim in one.claims)
     counts = (*count_verdicts(one.claims).values(), bare, one.seeds, f"{one.cpu_seconds:.0f}")
     return [one.study, *map(str, counts)]
 
 
 def board_markdown(standings: Sequence[Standing]) -> str:
-    """As Markdown: the summary, then every claim, folded by study."""
+    """The scoreboard as Markdown: the summary, then a folded section of claims per study."""
     parts = [summary_markdown(standings)]
     for one in standings:
         measured = [claim for claim in one.claims if claim.measured is not None]
@@ -278,12 +280,12 @@ def board_markdown(standings: Sequence[Standing]) -> str:
 
 
 def summary_markdown(standings: Sequence[Standing]) -> str:
-    """A row a study, as a Markdown table."""
+    """The summary as a Markdown table, one row per study."""
     return markdown_table([COLUMNS, *map(_cells, standings)], numbers=True)
 
 
 def board_page(standings: Sequence[Standing]) -> str:
-    """As a page, with links to the figures on the pages of the runs; everything that comes from outside is escaped."""
+    """The scoreboard as an HTML page with links to figures on the pages of the runs; all inserted text is escaped."""
     return fill_template(
         "scoreboard.html",
         title="Verdicts on the claims",
@@ -301,7 +303,7 @@ def _summary_row(one: Standing) -> str:
 
 
 def _section(one: Standing) -> str:
-    """Of a study, with all its claims."""
+    """The section of a study with all its claims."""
     lines = "\n".join(
         f'<tr class=kind><th colspan=5 scope="rowgroup">{title}</th></tr>\n'
         + "\n".join(_row(claim, _cost(one, claim), one.link(claim)) for claim in of_kind)

@@ -1,11 +1,11 @@
-"""Runs and claims: a study is a list of jobs, each a folder that is finished or not, and a table of claims at the end.
+"""A run as a folder: settings, and per job the metrics, model and result.
 
-    FOLDER/settings.json        what was run, with versions, revision and date
-    FOLDER/seed-0/main/         one job: metrics.jsonl, model.safetensors, result.json; last `done`, their checksums
+    FOLDER/settings.json        settings, with versions, revision and date
+    FOLDER/seed-0/main/         one job: metrics.jsonl, model.safetensors, result.json; written last, `done`: checksums
     FOLDER/claims.json          the verdicts
     FOLDER/figures/, report.html
 
-A finished job is never repeated; an interrupted one continues from its checkpoint.
+A finished job is never repeated; an interrupted job resumes from its checkpoint.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ from toylab.verdicts.decision import Plan
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What a job took: processor and wall-clock seconds, and the most memory that its process held, in MB; and the
-    checksum of the lock of its claims, which was there before it began."""
+    """Cost of a job: CPU-seconds, wall-clock seconds, peak memory of its process in MB; with the checksum of the
+    claims lock that existed before the job started."""
 
     cpu_seconds: float | int
     wall_seconds: float | int
@@ -58,10 +58,10 @@ class Cost:
 
 
 def read_results(study: Study, out: Path | str) -> dict[Job, Any]:
-    """What the finished jobs of a study measured.
+    """The results of all finished jobs of a study.
 
-    Also those that it lists for another order of its seeds, as a model that starts from that of the next seed: what is
-    finished stays when seeds are added.
+    Includes jobs that `jobs()` lists only for another order of the seeds, such as a job that starts from the model of
+    the next seed, so that results survive when seeds are added.
     """
     out = Path(out)
     jobs = list(study.jobs())
@@ -79,24 +79,24 @@ def _is_marked(job: Job, out: Path | str) -> bool:
 
 
 def write_result(folder: Path | str, result: Any, result_type: type, cost: Cost) -> None:
-    """Keep what a job measured, with what it took.
+    """Write the result of a job with its cost.
 
     Raises:
-        ToylabError: for a result of another type, or one with a number that JSON does not have.
+        ToylabError: for a result of another type, or with a number that JSON cannot represent.
     """
     if not isinstance(result, result_type):
         raise ToylabError(
-            f"result: is a {type(result).__name__}, and the job gives {result_type.__name__}; return that"
+            f"result: is a {type(result).__name__}, but the job declares {result_type.__name__}; return that type"
         )
     held = as_json(result, "result", result_type)
-    convert_value(result_type, held, "result")  # a field of another type would be refused only when it is read
+    convert_value(result_type, held, "result")  # rejects a field of another type now instead of at reading
     if "cost" in held:
-        raise ToylabError("cost: is what toylab adds to the result of a job; give this number another name")
+        raise ToylabError("cost: is reserved for the cost that toylab adds to a result; rename this field")
     write_json(Path(folder) / "result.json", held | {"cost": asdict(cost)})
 
 
 def round_floats(value: Any, places: int = 4) -> Any:
-    """Every float to so many places: of numbers and tensors, and in lists, mappings and dataclasses of these."""
+    """Round every float in numbers, tensors, and nested lists, mappings and dataclasses."""
     value = value.tolist() if hasattr(value, "tolist") else value
     if is_dataclass(value) and not isinstance(value, type):
         return replace(value, **{name: round_floats(held, places) for name, held in vars(value).items()})
@@ -108,56 +108,56 @@ def round_floats(value: Any, places: int = 4) -> Any:
 
 
 def read_result(folder: Path | str, result_type: type = dict) -> Any:
-    """What a finished job measured, as the type that it gives.
+    """The result of a finished job.
 
     Raises:
-        ValueError: naming the file, if it is missing, damaged or not what a job of this version left.
+        ValueError: naming the file, if it is missing, damaged or not a result of this version.
     """
     own = {name: value for name, value in read_measured(folder).items() if name != "cost"}
     try:
         return convert_value(result_type, own, "result")
     except ToylabError as error:
         path = Path(folder) / "result.json"
-        raise ToylabError(f"{path}: is no result of this version ({error}); run again in another folder") from None
+        raise ToylabError(f"{path}: is not a result of this version ({error}); rerun in another folder") from None
 
 
 def read_cost(folder: Path | str) -> Cost:
-    """What a finished job took. Raises `ValueError` as `read_result` does."""
+    """The cost of a finished job. Raises `ValueError` as `read_result` does."""
     return convert_value(Cost, read_measured(folder)["cost"], f"{folder}: cost")
 
 
 def read_measured(folder: Path | str) -> dict[str, Any]:
-    """What a finished job measured and what it cost, as JSON holds it. Raises `ValueError` as `read_result` does."""
+    """Result and cost of a finished job in JSON form. Raises `ValueError` as `read_result` does."""
     path = Path(folder) / "result.json"
     check_unchanged(path)
     held = read_json(path)
     spent = held.get("cost") if isinstance(held, dict) else None
     if not isinstance(spent, dict) or not isinstance(spent.get("cpu_seconds"), int | float):
-        raise ToylabError(f"{path}: is not the result of a job; delete this file and run the same command again")
+        raise ToylabError(f"{path}: is not the result of a job; delete this file and rerun the command")
     return held
 
 
 def check_unchanged(path: Path | str) -> None:
-    """Raises `ValueError` if a file of a finished job is not what the job left."""
+    """Raises `ValueError` if a file of a finished job does not match its checksum."""
     path = Path(path)
     expected = _kept(path.parent).get(path.name)
     if expected is not None and path.is_file() and sha256_of(read_bytes(path)) != expected:
         raise ToylabError(
-            f"{path}: is damaged (its content does not match its checksum in `done`); delete this file and run the "
-            "same command again: the job is made anew"
+            f"{path}: is damaged (its content does not match its checksum in `done`); delete this file and rerun the "
+            "command, which repeats the job"
         )
 
 
 def is_done(job: Job, out: Path | str) -> bool:
-    """Whether a job is finished and all that it left is still there."""
+    """Whether a job is finished and none of its files is missing."""
     folder = job.folder(out)
-    # A file that others go on from may have been deleted, as it is told where one is damaged: then it is made again.
+    # Error messages tell users to delete damaged files, so a job with a missing file counts as not done.
     kept = _kept(folder)
     return "result.json" in kept and all(os.path.exists(folder / name) for name in kept)
 
 
 def _kept(folder: Path) -> dict[str, str]:
-    """The files that a finished job left, with the checksum of each, as `sha256sum` would print them."""
+    """The files of a finished job and their SHA-256 checksums, from `done` in the format of `sha256sum`."""
     path = folder / "done"
     try:
         lines = read_bytes(path).decode().splitlines() if path.exists() else []
@@ -167,12 +167,12 @@ def _kept(folder: Path) -> dict[str, str]:
 
 
 def claim_folder(study: Study, name: str, out: Path | str, until_decided: bool = False) -> None:
-    """Write the settings of a run, or check that the folder holds a run of the same.
+    """Write the settings of a run, or check that the folder holds a run with the same settings.
 
-    Seeds may be added to a run, behind those that it has: the first ones are looked at first. Nothing else may change.
+    New seeds are appended, since looks judge the first seeds first; no other setting may change.
 
     Args:
-        until_decided: whether a new run is one of looks, instead of one of the size that it is begun with.
+        until_decided: whether a new run is judged at looks instead of at a fixed number of seeds.
 
     Raises:
         ValueError: naming the first setting that differs.
@@ -203,8 +203,8 @@ def claim_folder(study: Study, name: str, out: Path | str, until_decided: bool =
 
 
 def refuse_another_run(study: Study, name: str, out: Path | str) -> None:
-    """Raises `ValueError`, naming the first setting that differs, for a folder of something else than this run, or of
-    the same with other seeds."""
+    """Raises `ValueError`, naming the first setting that differs, unless the folder is empty or holds this run; the
+    seeds may differ."""
     out = Path(out)
     refuse_others(out, "settings.json", "run")
     if not (out / "settings.json").exists():
@@ -215,15 +215,15 @@ def refuse_another_run(study: Study, name: str, out: Path | str) -> None:
     for key, before, now in _differences(held["settings"], settings_of(study)):
         if key != "seeds":
             raise ToylabError(
-                f"{out}: holds a run with {key}={before}, and now {key}={now} is asked for; give another folder "
-                "with --out, or the same settings to continue"
+                f"{out}: holds a run with {key}={before}, but {key}={now} was given; give another folder "
+                "with --out, or the same settings to resume"
             )
 
 
 def refuse_others(out: Path | str, record: str, kind: str) -> None:
-    """Raises `ValueError` for a path that is a file, or a folder that holds something and not this record.
+    """Raises `ValueError` for a path that is a file, or a non-empty folder without this record.
 
-    The lock, and a record that a process was writing aside when it was killed, count as nothing.
+    Lock files and temporary files of a killed process do not count.
     """
     out = Path(out)
     if exists(out) and not out.is_dir():
@@ -236,10 +236,10 @@ def refuse_others(out: Path | str, record: str, kind: str) -> None:
 
 
 def read_settings(path: Path | str) -> dict[str, Any]:
-    """What a run was made with.
+    """The record of a run: study, settings, versions, machine, revision and date.
 
     Raises:
-        ValueError: naming the file, if it is missing, damaged, or something else.
+        ValueError: naming the file, if it is missing, damaged, or not such a record.
     """
     held = read_record(path, "give another folder")
     settings, versions = held.get("settings"), held.get("versions")
@@ -251,12 +251,12 @@ def read_settings(path: Path | str) -> dict[str, Any]:
         and all(isinstance(one, str) for one in (versions.get("torch"), *map(held.get, ("study", "machine", "date"))))
         and isinstance(held.get("revision"), str | None)
     ):
-        raise ToylabError(f"{path}: is not the settings of a run; give another folder")
+        raise ToylabError(f"{path}: does not hold the settings of a run; give another folder")
     return held
 
 
 def stored_plan(about: Mapping[str, Any]) -> Plan:
-    """When the seeds of a run are looked at, from what `read_settings` gives."""
+    """The plan of looks of a run, from the record that `read_settings` returns."""
     return Plan(tuple(about["settings"]["seeds"]), about["fixed"])
 
 
@@ -269,13 +269,13 @@ def train_and_keep(
     load: Callable[[Path], Any] = load_model,
     save: Callable[[Path, Any], None] = save_model,
 ) -> tuple[Any, History]:
-    """What a job trains, with its history: read if its folder has it, else trained, from its checkpoint on if there is
-    one, and kept.
+    """The trained model of a job and its history: loaded from its folder, or trained (resuming from a checkpoint) and
+    saved.
 
     Args:
-        train: from the path of a checkpoint to what was trained, and its training.
-        name: of the training, where a job has several: in `metrics{name}.jsonl` and `checkpoint{name}.safetensors`.
-        file: that keeps what was trained, as `save` writes and `load` reads it; None where nobody reads it.
+        train: maps a checkpoint path to the trained model and its `Training`.
+        name: suffix of `metrics{name}.jsonl` and `checkpoint{name}.safetensors`, for jobs with several trainings.
+        file: file of the trained model, written by `save` and read by `load`; None to save no model.
 
     Raises:
         ToylabError: naming the file, if one of them is damaged.
@@ -292,31 +292,31 @@ def train_and_keep(
 
 
 def write_metrics(path: Path | str, training: Training) -> None:
-    """The history of a training, one JSON object a line."""
+    """Write the history of a training, one JSON object per line."""
     write_text(path, "".join(json.dumps(as_json(entry, Path(path).stem)) + "\n" for entry in training.history))
 
 
 def read_metrics(path: Path | str) -> History:
-    """Raises `ValueError` naming the file if it is missing or damaged."""
+    """The history of a training. Raises `ValueError`, naming the file, if it is missing or damaged."""
     path = Path(path)
     content = read_bytes(path)
     check_unchanged(path)
-    try:  # a metric may be undefined at a step, and is NaN there
+    try:  # an undefined metric is NaN
         return [parse_json(line, finite=False) for line in content.decode().splitlines()]
     except ValueError as error:
-        raise ToylabError(f"{path}: is damaged ({error}); delete the folder of this job and run again") from None
+        raise ToylabError(f"{path}: is damaged ({error}); delete the folder of this job and rerun") from None
 
 
 def metric_curves(
     results: Conditions, out: Path | str, arm: str, file: str = "metrics.jsonl", metric: str = "accuracy"
 ) -> dict[str, tuple[list[float | int], list[float | int]]]:
-    """Steps and values of a metric, for every seed of an arm, from the histories that its jobs left."""
+    """Steps and values of a metric by seed of a condition, from the stored histories."""
     kept = {seed: read_metrics(Job(arm, seed).folder(out) / file) for seed in results[arm]}
     return {f"seed {seed}": ([e["step"] for e in h], [e[metric] for e in h]) for seed, h in kept.items()}
 
 
 def _differences(before: Any, now: Any, key: str = "") -> list[tuple[str, Any, Any]]:
-    """The leaves at which two nested settings differ."""
+    """Dotted name and both values of each setting that differs."""
     if isinstance(before, dict) and isinstance(now, dict):
         names = sorted({*before, *now})
         return [
@@ -329,7 +329,7 @@ def _differences(before: Any, now: Any, key: str = "") -> list[tuple[str, Any, A
 
 @cache
 def _revision() -> str | None:
-    """The git revision of the source, with a mark if it was changed; None outside a checkout."""
+    """The git revision of the source, marked "-dirty" if modified; None outside a checkout."""
     try:
         command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

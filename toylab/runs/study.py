@@ -1,4 +1,4 @@
-"""What a study is: jobs, how to run one, and the claims that follow."""
+"""The `Study` protocol: its jobs, how to run a job, and the claims judged from their results."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from toylab.verdicts.judgement import Judgement
 
 @dataclass(frozen=True)
 class JobInput:
-    """A file that another job leaves, and that a job starts from."""
+    """An output file of another job that this job reads."""
 
     job: Job
     file: str = "model.safetensors"
@@ -27,15 +27,15 @@ class JobInput:
 
 @dataclass(frozen=True)
 class Job:
-    """One training with what is measured on it. Its name and seed tell it from all others.
+    """One training run and its measurements, identified by name and seed.
 
     Attributes:
-        name: of the condition, and of the folder.
-        seed: of initial weights and data.
-        inputs: the files that it starts from, by the name that the study calls them; their jobs are done first.
-        result_type: the frozen dataclass that it returns; a plain dictionary where it is none.
-        what: the settings of the condition, for the study itself.
-        condition: that its result belongs to, where jobs of several names are one condition; else its own name.
+        name: name of the condition and of the job's folder.
+        seed: seed of initial weights and data.
+        inputs: files of other jobs that this job reads, by the name used in the study; those jobs run first.
+        result_type: frozen dataclass returned by the job, or `dict`.
+        what: settings of the condition, read only by the study.
+        condition: the condition of the result, if jobs of several names share one; by default `name`.
     """
 
     name: str
@@ -50,20 +50,20 @@ class Job:
 
     @property
     def needs(self) -> tuple[Job, ...]:
-        """The jobs that must be done first."""
+        """The jobs that must finish first."""
         return tuple(dict.fromkeys(one.job for one in self.inputs.values()))
 
     def path(self, name: str, folder: Path) -> Path:
-        """The path of an input, from the folder of this job."""
+        """The path of an input, given the folder of this job."""
         return self.inputs[name].job.folder(folder.parents[1]) / self.inputs[name].file
 
     def folder(self, out: Path | str) -> Path:
-        """Where it is kept."""
+        """The folder of this job within the folder of a run."""
         return Path(out) / f"seed-{self.seed}" / self.name
 
 
 def with_dependencies(jobs: Iterable[Job], among: Iterable[Job]) -> set[Job]:
-    """Some of the jobs of a study, and all that is made first so that they can go on from it."""
+    """The given jobs with all their direct and indirect dependencies."""
     known, found = {job: job for job in among}, set(jobs)
     while more := {known[need] for job in found for need in job.needs if need in known} - found:
         found |= more
@@ -72,12 +72,12 @@ def with_dependencies(jobs: Iterable[Job], among: Iterable[Job]) -> set[Job]:
 
 @runtime_checkable
 class Study(Protocol):
-    """A frozen dataclass of settings that knows its jobs, how to run one, and the claims that their results decide.
+    """A frozen dataclass of settings with the jobs of the study, a method to run one, and the claims to judge.
 
-    For the page it may have `pictures(results, out)`, a list of `toylab.report.page.Picture` from the results by
-    condition and what the jobs left in their folders, and `film(results, out)`, a
-    `toylab.training.attention_history.Shown` or None. For shams it may have `shams()`, by what they are, the conditions
-    whose results stand in the place of others, and `untrained()` (see `without_training`).
+    Optional methods: `pictures(results, out)` returns a list of `toylab.report.page.Picture` and `film(results, out)`
+    a `toylab.training.attention_history.HistoryPage` or None, from results by condition and the files of the jobs.
+    `shams()` returns, by name of the sham, which condition's results replace those of which other; `untrained()`
+    returns the study without training (see `without_training`).
     """
 
     if TYPE_CHECKING:  # or `isinstance` would look for it
@@ -89,16 +89,15 @@ class Study(Protocol):
         ...
 
     def jobs(self) -> list[Job]:
-        """In the order in which they should start: the longest first keeps all workers busy to the end, and what others
-        come after before those."""
+        """All jobs in the order of their start: dependencies first, then the longest, to keep all workers busy."""
         ...
 
     def run_job(self, job: Job, folder: Path) -> Any:
-        """Do one job, a pure function of the settings and the job; what it returns is kept as `result.json`."""
+        """Run one job, a pure function of the settings and the job; its return value is saved as `result.json`."""
         ...
 
     def claims(self) -> Sequence[Claim]:
-        """The claims that are judged from the results of the jobs."""
+        """The claims to judge from the results of the jobs."""
         ...
 
 
@@ -106,7 +105,7 @@ _Study = TypeVar("_Study", bound=Study)
 
 
 def without_training(study: _Study, **changes: Any) -> _Study:
-    """The same study with trainings of no step: as it says itself, or with those among its settings so."""
+    """The same study with zero training steps, from `study.untrained()` or with `steps=0` in every TrainConfig."""
     untrained = getattr(study, "untrained", None)
     if not changes and untrained is not None:
         return untrained()
@@ -116,13 +115,13 @@ def without_training(study: _Study, **changes: Any) -> _Study:
 
 
 def check_jobs(study: Study) -> None:
-    """Raises `ValueError` for a job whose name cannot be a folder, or that goes on from one that the study lacks."""
+    """Raises `ValueError` for a job name that is not a valid folder name, or a dependency missing from `jobs()`."""
     jobs = study.jobs()
     for job in jobs:
         if not is_file_name(job.name):
             raise ToylabError(
-                f"job {job.name!r} of {type(study).__name__}: must be a name for a folder, without separators, not "
-                "hidden and not long; rename it in jobs(), for example to letters, digits and -"
+                f"job {job.name!r} of {type(study).__name__}: must be a valid folder name: no separators, not "
+                "hidden, not too long; rename it in jobs(), for example with letters, digits and -"
             )
         check_seed(job.seed, f"seed of job {job.name!r} of {type(study).__name__}")
     known = set(jobs)
@@ -130,18 +129,18 @@ def check_jobs(study: Study) -> None:
         for need in job.needs:
             if need not in known:
                 raise ToylabError(
-                    f"job {job.name!r} of seed {job.seed}: goes on from {need.name!r} of seed {need.seed}, which "
-                    "jobs() does not list; add that one, or correct the name"
+                    f"job {job.name!r} of seed {job.seed}: depends on {need.name!r} of seed {need.seed}, which "
+                    "jobs() does not list; add that job, or correct the name"
                 )
 
 
 def judge_study(study: Study, results: Mapping[Job, Any], plan: Plan | None = None) -> list[Judgement]:
-    """The claims of a study, judged from the results of the jobs that finished; by default at a fixed size."""
+    """The judgements of a study's claims from the results of finished jobs; by default with a fixed number of seeds."""
     return judge_claims(list(study.claims()), by_condition(results), plan or Plan.of(study.seeds))
 
 
 def by_condition(results: Mapping[Job, Any]) -> Conditions:
-    """Results by the name of the condition and the seed."""
+    """Results by condition name and seed."""
     found = Conditions()
     for job, result in results.items():
         found.setdefault(job.condition, {})[job.seed] = result
@@ -149,15 +148,15 @@ def by_condition(results: Mapping[Job, Any]) -> Conditions:
 
 
 def check_study(study: Study) -> None:
-    """Check the settings of a study, which may have no check of its own, and make its seeds a tuple of integers.
+    """Check the settings of a study, and convert its seeds to a tuple of integers.
 
     Raises:
-        ToylabError: naming the setting that is wrong, or that `settings.json` could not give back.
+        ToylabError: naming a setting that is invalid, or that does not survive a round trip through `settings.json`.
     """
     check_settings(study)
     convert_value(type(study), settings_of(study), "settings")
 
 
 def settings_of(study: Study) -> dict[str, Any]:
-    """The settings of a study as `settings.json` holds them; `toylab.runs.judge.settings_from_json` reads them."""
+    """The settings of a study in JSON form; `toylab.runs.judge.settings_from_json` is the inverse."""
     return json.loads(json.dumps(as_json(study, "settings", type(study))))

@@ -1,14 +1,14 @@
-"""Many runs of a study, each with other settings, kept in one folder and read as one table.
+"""Sweeps: runs of a study at many settings, stored in one folder and read as one table.
 
     from toylab import grid, load_runs, sweep
     points = grid(IterationHeadStudy.quick(), {"model.positions": ["none", "rotary"], "seed": range(20)})
     rows = sweep(points, Path("runs/positions"))
 
-    FOLDER/sweep.json                      which runs there are
-    FOLDER/model.positions=none/           one run, as `toylab run` would leave it: `toylab report` draws it
+    FOLDER/sweep.json                      list of the runs
+    FOLDER/model.positions=none/           one run, as written by `toylab run` and read by `toylab report`
     FOLDER/model.positions=rotary/
 
-Runs that differ in their seeds alone are one run with all of these seeds, so that its claims are judged over them.
+Settings that differ only in their seeds form one run, so that its claims are judged over all these seeds.
 """
 
 from __future__ import annotations
@@ -50,19 +50,19 @@ def sweep(
 ) -> list[dict[str, Any]]:
     """Run a study at many settings, and return the table of its jobs (see `load_runs`).
 
-    Ctrl-C stops at once; what is finished stays, and the same call continues. Points may be added later.
+    After Ctrl-C, finished jobs are kept, and the same call resumes the sweep. Points may be added later.
 
     Args:
-        points: settings, of one study.
-        workers: parallel processes, of one thread each.
-        executor: where the jobs run instead; it must see the same folder.
-        jobs: names of the jobs that are wanted, such as `main`, with all that they go on from; all, if not given.
+        points: settings of one study.
+        workers: number of parallel processes, each with one thread.
+        executor: replaces the worker processes; it must see the same folder.
+        jobs: names of the jobs to run, such as `main`, with their dependencies; by default all.
 
     Raises:
-        ValueError: without a point, for points of several studies, for a job that they do not have, for a folder that
-            holds something else or that another process writes to; after all other jobs were done, for jobs that all
-            refused their settings.
-        JobsFailedError: if a job failed otherwise, after all others were done.
+        ValueError: for no points, points of several studies, an unknown job, or a folder that holds something else or
+            that another process is using; after the other jobs have finished, if every failed job rejected its
+            settings.
+        JobsFailedError: after the other jobs have finished, if a job failed otherwise.
     """
     out = Path(out)
     check_workers(workers)
@@ -77,9 +77,9 @@ def sweep(
         for run in runs:
             judge_unfinished(run.out, _conclude, run) if failures or jobs else _conclude(run)
         study = f"{runs[0].name} " if ":" in runs[0].name else ""
-        again = f"to run those again: toylab sweep {study}--continue {out}"
+        again = f"to repeat the failed jobs: toylab sweep {study}--continue {out}"
         if study.startswith("__main__:"):
-            again = "the same script runs those again"
+            again = "rerunning the script repeats only the failed jobs"
         raise_failures(failures, again, lambda task: f"{task.run.out.name}: {task}")
     return load_runs(out)
 
@@ -98,13 +98,13 @@ def resume_sweep(
     executor: Executor | None = None,
     progress: bool = True,
 ) -> list[dict[str, Any]]:
-    """Go on with a sweep that was stopped, or run again what failed in it.
+    """Resume an interrupted sweep, and repeat its failed jobs.
 
     Args:
-        study: the class of the study, where it is not one of ours: a folder does not choose the code that runs.
+        study: the class of a user's own study, which must be passed since a folder may not choose the code to run.
 
     Raises:
-        ValueError: for a folder that holds no sweep of this version, or one of another study; else as `sweep`.
+        ValueError: if the folder holds no sweep of this version, or one of another study; else as `sweep`.
     """
     out = Path(out)
     path = out / "sweep.json"
@@ -117,11 +117,11 @@ def resume_sweep(
     try:
         return sweep(points, out, workers=workers, executor=executor, jobs=held.get("jobs"), progress=progress)
     except UnwritableError as error:
-        raise ToylabError(f"{out}: may not be written; copy it, and go on with the copy") from error
+        raise ToylabError(f"{out}: is not writable; copy it, and resume the copy") from error
 
 
 def _merged(points: Iterable[Study]) -> list[Study]:
-    """One study for all points that differ in nothing but their seeds."""
+    """The points, with those that differ only in their seeds merged into one study."""
     found: dict[tuple[type, str], Study] = {}
     for point in points:
         check_study(point)
@@ -132,7 +132,7 @@ def _merged(points: Iterable[Study]) -> list[Study]:
     kinds = {kind for kind, _ in found}
     if len(kinds) != 1:
         raise ToylabError(
-            f"points: are settings of {len(kinds)} studies; a sweep needs one, and each other study its own folder"
+            f"points: belong to {len(kinds)} studies; sweep each study in a folder of its own"
             if kinds
             else "points: a sweep needs at least one"
         )
@@ -140,15 +140,16 @@ def _merged(points: Iterable[Study]) -> list[Study]:
 
 
 def _key(settings: Mapping[str, Any]) -> str:
-    """The same for settings that differ in nothing but their seeds."""
+    """A key that is equal for settings that differ only in their seeds."""
     return json.dumps({**settings, "seeds": None}, sort_keys=True)
 
 
 def _claimed(points: Sequence[Study], out: Path, jobs: Sequence[str] | None) -> list[Run]:
-    """A folder for every point: that which holds its settings, or a new one; all are written down before any starts."""
+    """The run of every point, in the folder that already holds its settings or a new one; `sweep.json` is written
+    before any job starts."""
     kind, path = type(points[0]), out / "sweep.json"
     about = _read_sweep(path) if path.exists() else {"study": registry.study_name(kind), "runs": {}}
-    name = about["study"]  # that of a script, where its class is imported from a module now
+    name = about["study"]  # may be `__main__:Class` from a script that is now imported as a module
     if not registry.is_study_name(kind, name):
         raise ToylabError(f"{out}: holds a sweep of {name!r}; give another folder with --out")
     held = about["runs"]
@@ -159,7 +160,7 @@ def _claimed(points: Sequence[Study], out: Path, jobs: Sequence[str] | None) -> 
     for point, settings in zip(points, asked, strict=True):
         key = _key(settings)
         folder = known.get(key) or _folder(settings, varied, key, told)
-        # Behind those that are there: the first ones train controls.
+        # New seeds are appended, since looks judge the first seeds first.
         seeds = list(dict.fromkeys([*told.get(folder, settings)["seeds"], *settings["seeds"]]))
         told[folder] = {**settings, "seeds": seeds}
         runs.append(Run(replace(point, seeds=tuple(seeds)), name, out / folder))
@@ -176,14 +177,14 @@ def _claimed(points: Sequence[Study], out: Path, jobs: Sequence[str] | None) -> 
 
 
 def _varied(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The names of the settings that are not the same everywhere, but for seeds."""
+    """The names of the settings that vary, except seeds."""
     leaves = [flatten_settings(one) for one in settings]
     names = {name: None for one in leaves for name in one if name != "seeds"}
     return [name for name in names if len({json.dumps(one.get(name)) for one in leaves}) > 1]
 
 
 def _folder(settings: Mapping[str, Any], varied: Sequence[str], key: str, taken: Mapping[str, Any]) -> str:
-    """A name that says what is special about a run."""
+    """A folder name made of the settings that vary."""
     leaves = flatten_settings(settings)
     parts = (f"{name}={_joined(leaves.get(name))}" for name in varied)
     name = re.sub(r"[^\w.=,+-]", "_", ",".join(parts)) or "run"
@@ -208,7 +209,7 @@ def _read_sweep(path: Path) -> dict[str, Any]:
         raise ToylabError(f"{path}: is not a sweep; give another folder")
     for name in runs:
         if not is_file_name(name):
-            raise ToylabError(f"{path}: names a run {name!r}, which is no name of a folder in it; give another sweep")
+            raise ToylabError(f"{path}: names a run {name!r}, which is not a valid folder name; give another sweep")
     return held
 
 

@@ -1,4 +1,4 @@
-"""What sweeps and runs found, as one table: plain rows, chosen, summarised, printed."""
+"""Results of sweeps and runs as one table of plain rows: load, filter, average, format."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from toylab.verdicts.judgement import read_claims
 
 
 def load_runs(folder: Path | str, rows: Literal["jobs", "claims"] = "jobs") -> list[dict[str, Any]]:
-    """What a sweep, a run, or all runs in a folder found: plain dicts of one level, a row a job or a claim.
+    """The results of a sweep, a run, or all runs in a folder, as flat dictionaries: one row per job or per claim.
 
     A job has `run`, `study`, `job`, `seed`, `status` (done, failed or unfinished), its settings as
-    `settings.model.width`, and what it measured as `result.accuracy`. A claim has `run`, `study`, `claim`, `measured`,
-    `low`, `high`, `seeds` (how many), `verdict` and the settings. `pandas.DataFrame(rows)` takes them as they are.
+    `settings.model.width`, and its results as `result.accuracy`. A claim has `run`, `study`, `claim`, `measured`,
+    `low`, `high`, `seeds` (their number), `verdict` and the settings. `pandas.DataFrame(rows)` accepts these rows.
 
     Raises:
         ValueError: for a folder without runs, or a damaged file in one.
@@ -67,7 +67,7 @@ def _rows(run: Path, folder: Path, rows: Literal["jobs", "claims"]) -> list[dict
             for claim in read_claims(run / "claims.json")
         ]
     found = []
-    # A copy such as seed-0.bak, and what is hidden, is no part of a run.
+    # Backup copies such as seed-0.bak and hidden folders are not part of a run.
     kept = [job for job in run.glob("seed-*/[!.]*/") if re.fullmatch(r"seed-(0|-?[1-9][0-9]*)", job.parent.name)]
     for job in sorted(kept, key=lambda job: (int(job.parent.name[5:]), job.name)):
         done, failed = (job / "done").exists(), (job / "error.txt").exists()
@@ -80,10 +80,10 @@ def _rows(run: Path, folder: Path, rows: Literal["jobs", "claims"]) -> list[dict
 
 
 def find_column(rows: Sequence[Mapping[str, Any]], name: str) -> str:
-    """The full name of a column, which may be asked for without `settings.` or `result.`, or by its end alone.
+    """The full name of a column, given without its prefix `settings.` or `result.`, or by the end of its name.
 
     Raises:
-        ValueError: for a name that is none, or the end of several.
+        ValueError: for an unknown or ambiguous name.
     """
     known = list(dict.fromkeys(n for row in rows for n in row))
     wanted = name.replace("-", "_") if name not in known else name
@@ -94,7 +94,7 @@ def find_column(rows: Sequence[Mapping[str, Any]], name: str) -> str:
     if len(ends) == 1:
         return ends[0]
     if ends:
-        raise ToylabError(f"column {name!r}: may be {' or '.join(ends)}; give more of the name")
+        raise ToylabError(f"column {name!r}: is ambiguous, {' or '.join(ends)}; give more of the name")
     near = difflib.get_close_matches(wanted, known, n=3, cutoff=0.5)
     near += [one for one in known if wanted in one and one not in near][: 3 - len(near)]
     raise unknown_name("column", name, [*known[:12], "..."], near)
@@ -107,10 +107,10 @@ _COMPARE = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operato
 
 
 def with_thresholds(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> tuple[list[dict[str, Any]], list[str]]:
-    """The rows with a yes or no for every name such as `accuracy>=.99`, and the full names of all columns.
+    """The rows with a boolean column for every threshold such as `accuracy>=.99`, and the full names of all columns.
 
     Raises:
-        ValueError: for a column that is none, or that holds something else than numbers.
+        ValueError: for an unknown column, or a threshold on a column that is not numeric.
     """
     rows, full = [dict(row) for row in rows], []
     for name in names:
@@ -129,10 +129,10 @@ def with_thresholds(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> 
 
 
 def filter_rows(rows: Sequence[dict[str, Any]], conditions: Sequence[str]) -> list[dict[str, Any]]:
-    """The rows in which columns have these values: `job=main`, `positions=none`.
+    """The rows that meet every condition, such as `job=main` or `positions=none`.
 
     Raises:
-        ValueError: for a condition that is no `NAME=VALUE`, or that no row meets, with the values there are.
+        ValueError: for a condition that is not `NAME=VALUE`, or that no row meets, with the existing values.
     """
     kept = list(rows)
     for condition in conditions:
@@ -143,14 +143,13 @@ def filter_rows(rows: Sequence[dict[str, Any]], conditions: Sequence[str]) -> li
         values = sorted({format_value(row.get(name)) for row in kept})
         kept = [row for row in kept if format_value(row.get(name)) == value]
         if not kept:
-            raise ToylabError(f"where {condition!r}: no row has it; {name} is {', '.join(values)}")
+            raise ToylabError(f"where {condition!r}: no row has this value; {name} is {', '.join(values)}")
     return kept
 
 
 @dataclass(frozen=True)
 class MeanInterval:
-    """A mean with its 95 % interval over `count` rows: Wilson's for shares of yes and no, else by bootstrap; from one
-    row there is none."""
+    """A mean with its 95 % interval over `count` rows: Wilson's for booleans, else bootstrap; None for one row."""
 
     mean: float
     low: float | None
@@ -168,12 +167,12 @@ class MeanInterval:
 
 
 def group_means(rows: Sequence[Mapping[str, Any]], by: Sequence[str], of: Sequence[str]) -> list[dict[str, Any]]:
-    """Means of some columns for every combination of the values of others; rows without a number there are left out.
+    """Means of the columns `of` for every combination of values of the columns `by`; rows without a number are omitted.
 
-    `accuracy>=.99` is the share of rows in which it is so.
+    For a threshold such as `accuracy>=.99`, the mean is the share of rows that meet it.
 
     Raises:
-        ValueError: if a column holds something that is not a number, or no row has one.
+        ValueError: if a column is not numeric, or no row has a number.
     """
     by = [find_column(rows, name) for name in by]
     rows, of = with_thresholds(rows, of)
@@ -202,7 +201,7 @@ def _order(value: Any) -> tuple[int, Any]:
 
 
 def format_value(value: Any) -> str:
-    """A value as a table shows it."""
+    """A value formatted for a table cell."""
     if value is None:
         return ""
     if isinstance(value, float):
@@ -211,7 +210,7 @@ def format_value(value: Any) -> str:
 
 
 def usual_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What tells the rows apart, and the plain numbers that were measured."""
+    """The columns shown by default: those that distinguish the rows, and scalar results."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     first = [name for name in names if "." not in name and name != "study"]
     varied = [n for n in names if n.startswith("settings.") and len({json.dumps(row.get(n)) for row in rows}) > 1]

@@ -1,4 +1,4 @@
-"""A claim, declared once as data: a sentence, where it stands, what is measured of which conditions, and the criterion.
+"""A claim declared once as data: statement, place in the paper, conditions, measured quantity, criterion and control.
 
     Claim(
         id="head",
@@ -13,7 +13,7 @@
         details={"invariance": Detail("main", "invariance")},
     )
 
-`judge_claims` turns claims and results into judgements; no threshold and no sentence is written a second time.
+`judge_claims` turns claims and results into judgements; reports take every statement and threshold from here.
 """
 
 from __future__ import annotations
@@ -31,37 +31,37 @@ from toylab.verdicts.judgement import ClaimKind, ControlJudgement, Family, Judge
 
 
 class Conditions(dict[str, dict[int, Any]]):
-    """Results by the name of a condition and the seed; a condition that was not run has none."""
+    """Results by condition name and seed; a condition that was not run is an empty dictionary."""
 
     def __missing__(self, name: str) -> dict[int, Any]:
         return {}
 
     def shared(self, *names: str) -> list[int]:
-        """The seeds that all of these conditions have."""
+        """The seeds with results in all of these conditions."""
         return sorted(set.intersection(*(set(self[name]) for name in names)))
 
     def in_any(self, *names: str) -> list[int]:
-        """The seeds that at least one of these conditions has."""
+        """The seeds with results in at least one of these conditions."""
         return sorted(set().union(*(self[name] for name in names)))
 
     def by_title(self, titles: Mapping[str, str]) -> dict[str, dict[int, Any]]:
-        """Results by the title of a condition and the seed; of the conditions that were run."""
+        """Results by condition title and seed, for the conditions that were run."""
         return {title: self[name] for name, title in titles.items() if self[name]}
 
     def by_condition(self, names: Iterable[str], number: Callable[[list[Any]], Any]) -> dict[str, Any]:
-        """A number of all results of a condition, by its name; of the conditions that were run."""
+        """One number per condition that was run, computed from all its results."""
         return {name: _rounded(number([*self[name].values()])) for name in names if self[name]}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Precondition:
-    """What a claim presupposes, such as a model that learned the task.
+    """A precondition of a claim, such as that the model learned its task.
 
     Attributes:
-        condition: whose results are looked at.
-        test: whether the result of a seed has it.
-        otherwise: why the claim is undecided where no seed has it.
-        every: whether a seed that lacks it is left out; else one seed that has it is enough.
+        condition: the condition whose results are tested.
+        test: whether the result of a seed meets the precondition.
+        otherwise: the reason given for "undecided" if no seed meets it.
+        every: True excludes each seed that does not meet it; False requires only one seed that does.
     """
 
     condition: str
@@ -72,15 +72,15 @@ class Precondition:
 
 @dataclass(frozen=True)
 class ClaimDetail:
-    """A further number of each seed of a condition, shown beside what was measured.
+    """An additional number per seed, reported beside the measured quantity but not judged.
 
-    Of the claim's own conditions, only the seeds that it asks are shown.
+    For the claim's own conditions, only the judged seeds are shown.
 
     Attributes:
-        condition: whose results are looked at.
-        number: the path of an attribute of the result, such as `head.carry`, or a function of the result; None where
-            the seed has none, such as at the end of a path through None.
-        never: whether None means that it did not happen.
+        condition: the condition whose results are read.
+        number: an attribute path of the result, such as `head.carry`, or a function of the result; None where it is
+            undefined for the seed, also where an attribute on the path is None.
+        never: whether None means that the event did not occur.
     """
 
     condition: str
@@ -88,7 +88,7 @@ class ClaimDetail:
     never: bool = False
 
     def of(self, results: Mapping[int, Any]) -> dict[str, Any]:
-        """By seed, rounded for people; seeds without it are left out."""
+        """The number by seed, rounded for display; seeds without it are omitted."""
         read = partial(_at, path=self.number) if isinstance(self.number, str) else self.number
         found = {str(seed): read(result) for seed, result in results.items()}
         if self.never:
@@ -98,15 +98,15 @@ class ClaimDetail:
 
 @dataclass(frozen=True)
 class Control:
-    """What must miss the criterion of a claim by the same statistic, or the measurement cannot tell.
+    """A measurement that must miss the claim's criterion under the same statistic; otherwise it is uninformative.
 
-    Of a claim of presence it is something uninformed: random weights, a random change of the same size, the base
-    before, the best answer that ignores the input. Of a claim of absence it is the real thing, which must exceed it.
+    A claim of presence has a negative control: random weights, a random change of the same norm, the base model, or
+    the best answer that ignores the input. A claim of absence has a positive control, which must show the effect.
 
     Attributes:
-        what: the control in words.
-        conditions: whose results the quantity is a function of; none for a number that is computed.
-        quantity: from the results of one seed, one a condition, to one number; None where the seed has none.
+        what: name of the control.
+        conditions: the conditions whose results are the arguments of `quantity`; empty for a computed constant.
+        quantity: maps the results of one seed (one per condition) to a number; None where it is undefined.
     """
 
     what: str
@@ -116,33 +116,33 @@ class Control:
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """One checkable claim.
+    """One falsifiable claim.
 
     Attributes:
-        id: short name, stable.
-        place: where the paper makes the claim, or whose question it is.
+        id: short stable name.
+        place: section of the paper that makes the claim, or "our question".
         statement: the claim in our words.
-        kind: a claim of the paper, one of our own, or a check of the set-up.
-        asks: whether something is there (a negative control must miss it) or absent (a positive one must exceed it).
-        population: what a seed is drawn from.
-        conditions: whose results the quantity is a function of, in the order of its arguments.
-        optional: further conditions, whose arguments stand behind those, None for a seed that such a condition lacks;
-            if there are no others, every seed is asked that one of them has.
+        kind: a claim of the paper, our own question, or a check of the set-up.
+        asks: "presence" (its negative control must miss the criterion) or "absence" (its positive control must).
+        population: the population that seeds sample.
+        conditions: the conditions whose results are the arguments of `quantity`, in order.
+        optional: conditions whose results are further arguments, None for seeds without them; if `conditions` is
+            empty, every seed with a result in one of these is judged.
         measure: the quantity in words, with its unit.
-        quantity: from the results of one seed, one a condition, to one number; None where the seed has none.
-        criterion: what the number must reach.
-        statistic: whether the share of seeds that meet the criterion must be most of them, or the median must meet it.
-        control: what must miss the criterion.
-        uncontrolled: why there is no control.
+        quantity: maps the results of one seed (one per condition) to a number; None where it is undefined.
+        criterion: the numbers that support the claim.
+        statistic: "share" asks whether most seeds meet the criterion, "median" whether the median seed does.
+        control: the measurement that must miss the criterion.
+        uncontrolled: the reason for having no control.
         untried: why no sham is tried, such as where a sham meets the claim by design.
-        margin: of equivalence, for a claim of absence.
-        origin: where the threshold comes from: the paper, a smallest effect of interest, or our pilot.
-        paper_number: the number of the paper, with its source.
-        needs: what is presupposed.
-        details: further numbers by name: of each seed, or a function of all results.
+        margin: equivalence margin of a claim of absence.
+        origin: source of the threshold: the paper, a smallest effect of interest, or our pilot.
+        paper_number: the number that the paper reports, with its source.
+        needs: preconditions.
+        details: additional numbers by name, per seed or as a function of all results.
         figure: title of the figure that shows it.
-        undecidable: why the settings of this run cannot decide it; empty where they can.
-        note: how to read it.
+        undecidable: the reason why these settings cannot decide the claim; empty if they can.
+        note: remark on interpretation.
     """
 
     id: str
@@ -177,7 +177,7 @@ class Claim:
 
     @property
     def depends_on(self) -> tuple[str, ...]:
-        """All conditions without which it would be judged, or read, otherwise."""
+        """All conditions that the verdict or its details depend on."""
         controls = self.control.conditions if self.control else ()
         looked_at = [one.condition for one in self.details.values() if isinstance(one, ClaimDetail)]
         return tuple(dict.fromkeys([*self._arguments, *controls, *(need.condition for need in self.needs), *looked_at]))
@@ -190,15 +190,15 @@ class Claim:
     def judged(
         self, results: Conditions, plan: Plan, family: int = 1, shams: Mapping[str, Conditions] | None = None
     ) -> Judgement:
-        """The claim with what was measured and its verdict.
+        """The judgement of this claim.
 
         Args:
-            plan: the seeds of the run, and when they are looked at.
-            family: how many claims of the paper are judged at this look.
-            shams: by what they are, results of models without the mechanism, by condition.
+            plan: the seeds of the run and the looks at which they are judged.
+            family: number of claims of the paper judged at this look.
+            shams: results of models without the mechanism, by name of the sham and condition.
 
         Raises:
-            ToylabError: naming the claim and the seed, for a quantity that is no finite number.
+            ToylabError: naming the claim and the seed, if the quantity is not a finite number.
         """
         lacking = [need for need in self.needs if not any(map(need.test, results[need.condition].values()))]
         seeds, asked = self._seeds(results)
@@ -211,11 +211,7 @@ class Claim:
         reason = self.undecidable or "".join(need.otherwise for need in lacking[:1])
         if not reason and len(plan.seeds) >= FEWEST_SEEDS and not so_far.looks:
             reason = f"{len(so_far.seeds)} of {len(plan.seeds)} seeds are done"
-        left = (
-            f"{len(seeds) - len(asked)} of {len(seeds)} seeds lack what is presupposed"
-            if len(asked) < len(seeds)
-            else ""
-        )
+        left = f"{len(seeds) - len(asked)} of {len(seeds)} seeds miss a precondition" if len(asked) < len(seeds) else ""
         verdict, reason, more = _verdict(found, control, tried, reason)
         by_seed = {str(seed): round(value, 4) for seed, value in values.items()}
         return Judgement(
@@ -242,26 +238,26 @@ class Claim:
         )
 
     def values(self, results: Conditions) -> dict[int, float]:
-        """The quantity by seed. Raises `ToylabError` naming claim and seed, for one that is no finite number."""
+        """The quantity by seed. Raises `ToylabError`, naming claim and seed, if it is not a finite number."""
         _, asked = self._seeds(results)
         return self._numbers(
             {seed: self.quantity(*(results[name].get(seed) for name in self._arguments)) for seed in asked}
         )
 
     def _seeds(self, results: Conditions) -> tuple[list[int], list[int]]:
-        """The seeds that have results, and those of them that have all that is presupposed."""
+        """The seeds that have results, and the subset that meets every precondition."""
         seeds = results.shared(*self.conditions) if self.conditions else results.in_any(*self.optional)
         return seeds, [seed for seed in seeds if all(_has(need, results, seed) for need in self.needs if need.every)]
 
     def _judged_by(self, results: Conditions) -> list[str]:
-        """The conditions of the quantity and of its control that were run."""
+        """The conditions that were run, of the quantity and of its control."""
         names = self._arguments + (self.control.conditions if self.control else ())
         return [name for name in names if results[name]]
 
     def _tried(self, results: Conditions, plan: Plan, shams: Mapping[str, Conditions]) -> tuple[ControlJudgement, ...]:
-        """What each sham scores that puts other results in the place of those of the claim; nothing is presupposed.
+        """The score of each sham that replaces results of this claim, without preconditions.
 
-        A claim of absence, which an ignorant model supports, and a check of the set-up are not tried.
+        Claims of absence, which an uninformed model meets, and checks of the set-up have no shams.
         """
         if self.asks == "absence" or self.kind == "set-up" or self.untried:
             return ()
@@ -297,7 +293,7 @@ class Claim:
         return _as_control(what, decide(values, self.criterion, self.statistic, plan))
 
     def _family(self, found: Decision, values: Mapping[int, float], family: int) -> Family:
-        """Whether the same seeds decide also at the level divided by the number of claims."""
+        """Whether the seeds also decide at the Bonferroni level, i.e. the level divided by the number of claims."""
         if found.word == "undecided":
             return ""
         level = found.level / family
@@ -316,17 +312,17 @@ class Claim:
 def judge_claims(
     claims: Sequence[Claim], results: Conditions, plan: Plan, shams: Mapping[str, Conditions] | None = None
 ) -> list[Judgement]:
-    """All claims judged, in their order; the family is that of the claims of the paper that were measured.
+    """The judgement of every claim, in order; the family consists of the measured claims of the paper.
 
     Args:
-        shams: by what they are, results of models without the mechanism, by condition.
+        shams: results of models without the mechanism, by name of the sham and condition.
 
     Raises:
-        ToylabError: for an id that two claims share, or a quantity that is no finite number.
+        ToylabError: if two claims share an id, or a quantity is not a finite number.
     """
     ids = [claim.id for claim in claims]
     if twice := [id for id in ids if ids.count(id) > 1]:
-        raise ToylabError(f"claim {twice[0]!r}: is declared twice; give each an id of its own")
+        raise ToylabError(f"claim {twice[0]!r}: is declared twice; give each claim its own id")
     family = max(1, sum(claim.kind == "paper" and bool(claim.values(results)) for claim in claims))
     return [claim.judged(results, plan, family, shams) for claim in claims]
 
@@ -334,23 +330,23 @@ def judge_claims(
 def _verdict(
     found: Decision, control: ControlJudgement | None, shams: Sequence[ControlJudgement], reason: str
 ) -> tuple[Verdict, str, bool]:
-    """The verdict, why it is none, and whether more seeds could give one."""
+    """The verdict, the reason if it is not a decision, and whether more seeds could decide."""
     if not found.seeds:
         return "not run", reason, False
     if reason:
         return "undecided", reason, False
     if len(found.seeds) < FEWEST_SEEDS:
-        return "undecided", f"fewer than {FEWEST_SEEDS} seeds decide nothing", True
+        return "undecided", f"a verdict needs at least {FEWEST_SEEDS} seeds", True
     if found.word == "supported" and (met := [one.what for one in shams if one.misses is False]):
-        return "uninformative", f"{met[0]} meet the criterion as well, so the measurement cannot tell", False
+        return "uninformative", f"a sham also meets the criterion: {met[0]}", False
     if control is None or control.misses:
         straddles = found.word == "undecided"
-        return found.word, "the interval reaches both sides of the criterion" * straddles, straddles
+        return found.word, "the interval includes the threshold" * straddles, straddles
     if control.misses is False:
-        return "uninformative", "the control meets the criterion as well, so the measurement cannot tell", False
+        return "uninformative", "the control also meets the criterion", False
     if control.measured is None:
         return "undecided", "the control was not run", False
-    return "undecided", "the control does not clearly miss the criterion", True
+    return "undecided", "the interval of the control includes the threshold", True
 
 
 def _as_control(what: str, found: Decision) -> ControlJudgement:
@@ -359,7 +355,7 @@ def _as_control(what: str, found: Decision) -> ControlJudgement:
 
 
 def _or_none(quantity: Callable[..., Any]) -> Callable[..., Any]:
-    """The quantity of results for which it may not be defined, such as the ratio of two zeros."""
+    """The quantity, with None where it is undefined, such as a ratio of two zeros."""
 
     def read(*results: Any) -> Any:
         try:
@@ -375,7 +371,7 @@ def _rounded_ends(found: Decision) -> tuple[float, float] | None:
 
 
 def _at(result: Any, path: str) -> Any:
-    """The attribute at a path; None where a part of the path is None."""
+    """The attribute at a dotted path; None if an attribute on the path is None."""
     return reduce(lambda found, name: None if found is None else getattr(found, name), path.split("."), result)
 
 

@@ -1,4 +1,4 @@
-"""Criteria: what a measured number must reach. A criterion judges values and writes its own words."""
+"""Criteria: the range of measured values that supports a claim. A criterion tests values and prints itself."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from toylab.console import ToylabError
 
 @dataclass(frozen=True)
 class Criterion:
-    """An interval of numbers that meet the criterion.
+    """The interval of values that meet the criterion.
 
     Attributes:
-        low: the least of them.
-        high: the greatest of them.
-        strict: whether the ends themselves miss it.
+        low: lower threshold.
+        high: upper threshold.
+        strict: whether the thresholds themselves miss the criterion.
     """
 
     low: float | int = -math.inf
@@ -25,14 +25,17 @@ class Criterion:
 
     def __post_init__(self) -> None:
         if not self.low <= self.high or (math.isinf(self.low) and math.isinf(self.high)):
-            raise ToylabError(f"criterion from {self.low} to {self.high}: no number decides it; give one end, or two")
+            raise ToylabError(
+                f"criterion from {self.low} to {self.high}: every or no number meets it; give one threshold, or "
+                "two in ascending order"
+            )
 
     def meets(self, value: float | int) -> bool:
-        """Whether a value meets the criterion; NaN meets none."""
+        """Whether a value meets the criterion; NaN does not."""
         return self.low < value < self.high if self.strict else self.low <= value <= self.high
 
     def side(self, interval: tuple[float, float]) -> Literal["supported", "refuted", "undecided"]:
-        """Whether all numbers of an interval meet the criterion, or all miss it."""
+        """ "supported" if the whole interval meets the criterion, "refuted" if all of it misses, else "undecided"."""
         low, high = interval
         if self.meets(low) and self.meets(high):
             return "supported"

@@ -1,8 +1,8 @@
-"""The rule that decides: one number per seed, a criterion, and exact intervals at looks that were planned.
+"""The decision rule: one number per seed, a criterion, and exact intervals at planned looks.
 
-Two questions are asked, never of a mean. In how many seeds: the share of seeds that meet the criterion, and "in most"
-means above one half. What does a typical seed show: the median over seeds. A claim is supported where the whole
-interval meets the criterion, refuted where the whole interval misses it, else undecided.
+Two statistics are judged, and neither is a mean: the share of seeds that meet the criterion, which must exceed one
+half ("in most seeds"), and the median over seeds ("in a typical seed"). A claim is supported if the whole interval
+meets the criterion, refuted if the whole interval misses it, and undecided otherwise.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ DecisionWord = Literal["supported", "refuted", "undecided"]
 Statistic = Literal["share", "median"]
 
 FEWEST_SEEDS = 6
-"""Seeds that decide: smallest and largest of five values enclose the median in 93.8 % of cases, of six in 96.9 %."""
+"""Seeds needed for a verdict: the range of five values covers the median with 93.8 % confidence, of six with 96.9 %."""
 LEVEL = 0.05
 LOOKS = (10, 20, 30)
-"""Seeds at which a run that goes on until its claims are decided is looked at, each time at a third of the level."""
+"""Numbers of seeds at which a run `--until-decided` is judged, each look at a third of the level."""
 MOST_SEEDS = above(0.5)
 
 
@@ -37,12 +37,12 @@ class Look:
 
 @dataclass(frozen=True)
 class Plan:
-    """The seeds of a run in their order, and when they are looked at.
+    """The seeds of a run in order, and the looks at which they are judged.
 
     Attributes:
-        seeds: all of them.
-        fixed: how many there were when the run was begun with a fixed size, which is a look at the full level; seeds
-            that were added later are looked at as those of a run until decided. 0 for a run until decided.
+        seeds: all seeds.
+        fixed: number of seeds of a run begun with a fixed size, judged at the full level; seeds added later are
+            judged at the looks of a run until decided. 0 for a run until decided.
     """
 
     seeds: tuple[int, ...]
@@ -50,16 +50,16 @@ class Plan:
 
     @classmethod
     def of(cls, seeds: Sequence[int]) -> Plan:
-        """Of a run with a fixed size."""
+        """The plan of a run with a fixed number of seeds."""
         return cls(tuple(seeds), len(seeds))
 
     def until(self, done: Collection[int]) -> Plan:
-        """The plan up to the first seed that is not done: a look at other seeds than the planned ones is none."""
+        """The plan up to the first unfinished seed, since a look counts only with exactly its planned seeds."""
         return replace(self, seeds=tuple(itertools.takewhile(lambda seed: seed in done, self.seeds)))
 
     @property
     def looks(self) -> list[Look]:
-        """Those that were reached, the first first."""
+        """The looks that were reached, in order."""
         first = [Look(self.fixed, LEVEL)] if 0 < self.fixed <= len(self.seeds) else []
         later = [Look(n, LEVEL / len(LOOKS)) for n in LOOKS if self.fixed < n <= len(self.seeds)]
         return first + later
@@ -67,14 +67,14 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """What a rule says of one number per seed.
+    """The result of the decision rule.
 
     Attributes:
         word: the verdict.
-        measured: the share of seeds that meet the criterion, or the median over seeds; None without a value.
+        measured: the share of seeds that meet the criterion, or the median over seeds; None without any value.
         interval: its exact interval; None for a median of too few values.
-        seeds: those that were looked at and have a value.
-        level: of the look, one minus the confidence of the interval.
+        seeds: the judged seeds that have a value.
+        level: level of the look, one minus the confidence of the interval.
     """
 
     word: DecisionWord
@@ -85,10 +85,10 @@ class Decision:
 
 
 def decide(values: Mapping[int, float], criterion: Criterion, statistic: Statistic, plan: Plan) -> Decision:
-    """The first look that decides, which stands; else the last one.
+    """The decision at the first look that decides, which is final; otherwise at the last look.
 
     Args:
-        values: by seed; seeds without a value are left out.
+        values: the quantity by seed; seeds without a value are omitted.
     """
     for look in plan.looks:
         seen = {seed: values[seed] for seed in plan.seeds[: look.seeds] if seed in values}
@@ -102,7 +102,7 @@ def decide(values: Mapping[int, float], criterion: Criterion, statistic: Statist
 
 
 def decide_at(values: Mapping[int, float], criterion: Criterion, statistic: Statistic, level: float) -> Decision:
-    """All values at one level; fewer than six decide nothing."""
+    """The decision on all values at one level; fewer than six values are undecided."""
     seeds, held = tuple(values), list(values.values())
     measured: float | None = None
     interval: Interval | None = None
@@ -116,6 +116,6 @@ def decide_at(values: Mapping[int, float], criterion: Criterion, statistic: Stat
 
 
 def is_reachable(seeds: int, statistic: Statistic, level: float) -> bool:
-    """Whether so many seeds can decide at all at this level: whether they do where they agree."""
+    """Whether this number of seeds can decide at this level, i.e. whether unanimous seeds would."""
     agreeing = dict.fromkeys(range(seeds), 1.0)
     return decide_at(agreeing, above(0), statistic, level).word == "supported"

@@ -1,4 +1,4 @@
-"""Intervals for what was measured over seeds."""
+"""Confidence intervals over seeds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Interval = tuple[float, float]
 
 
 def interval(values: Sequence[float | int]) -> Interval | None:
-    """The 95 % interval over seeds or rows: Wilson's for yes and no, else of the mean by bootstrap; from one, none."""
+    """The 95 % interval over seeds or rows: Wilson's for booleans, else bootstrap of the mean; None for one value."""
     if len(values) == 1:
         return None
     yes_or_no = all(isinstance(value, bool) for value in values)
@@ -22,7 +22,7 @@ def interval(values: Sequence[float | int]) -> Interval | None:
 
 
 def mean_in_words(values: Sequence[float | int]) -> str:
-    """A mean, or how many of how many, with its interval."""
+    """A mean, or for booleans a count and total, with its interval."""
     yes_or_no = all(isinstance(value, bool) for value in values)
     told = f"{sum(values)} of {len(values)}" if yes_or_no else f"{sum(values) / len(values):.3f}"
     ends = interval(values) if values else None
@@ -31,10 +31,10 @@ def mean_in_words(values: Sequence[float | int]) -> str:
 
 
 def wilson_interval(successes: int, trials: int, z: float = 1.96) -> Interval:
-    """The 95 % interval of a share (Wilson 1927), sensible also for few trials and for shares of 0 and 1.
+    """The 95 % interval of a share (Wilson 1927), which stays within [0, 1] for few trials and shares of 0 and 1.
 
     Raises:
-        ValueError: without a trial, or for successes outside 0 .. trials.
+        ValueError: if there is no trial, or successes lie outside 0 .. trials.
     """
     _check_share(successes, trials)
     share = successes / trials
@@ -45,13 +45,13 @@ def wilson_interval(successes: int, trials: int, z: float = 1.96) -> Interval:
 
 
 def share_interval(successes: int, trials: int, level: float = 0.05) -> Interval:
-    """The exact interval of a share at confidence 1 - level (Clopper and Pearson 1934), for any number of trials.
+    """The exact interval of a share at confidence 1 - level (Clopper and Pearson 1934).
 
     Raises:
-        ValueError: without a trial, or for successes outside 0 .. trials.
+        ValueError: if there is no trial, or successes lie outside 0 .. trials.
     """
     _check_share(successes, trials)
-    from scipy.stats import beta  # half a second
+    from scipy.stats import beta  # takes half a second to import
 
     misses = trials - successes
     low = float(beta.ppf(level / 2, successes, misses + 1)) if successes else 0.0
@@ -60,24 +60,23 @@ def share_interval(successes: int, trials: int, level: float = 0.05) -> Interval
 
 
 def median_interval(values: Sequence[float | int], level: float = 0.05) -> Interval | None:
-    """The interval of the median between two order statistics, whose confidence is at least 1 - level for any
-    distribution: from the k-th smallest to the k-th largest value, where the median lies outside of both with a chance
-    of 2 P(Bin(n, 1/2) < k).
+    """The distribution-free interval of the median at confidence of at least 1 - level, between two order statistics.
 
-    None for values too few to have one: five enclose the median in 1 - 2/32 of all cases.
+    It runs from the k-th smallest to the k-th largest of n values and misses the median with probability
+    2 P(Bin(n, 1/2) < k). None if there are too few values: five cover the median with probability 1 - 2/32.
     """
     ordered, size = sorted(values), len(values)
-    outside, k = 0.0, 0  # chance that fewer than k values lie on one side of the median
+    outside, k = 0.0, 0  # probability of fewer than k values on one side of the median
     while k < size and 2 * (more := outside + math.comb(size, k) / 2**size) <= level:
         outside, k = more, k + 1
     return (float(ordered[k - 1]), float(ordered[-k])) if k else None
 
 
 def bootstrap_interval(values: Sequence[float | int], draws: int = 2000) -> Interval:
-    """The 95 % percentile interval of the mean, by drawing the values again with replacement; always the same one.
+    """The 95 % percentile bootstrap interval of the mean, with a fixed random seed.
 
     Raises:
-        ValueError: for fewer than two values, of which nothing follows about others.
+        ValueError: for fewer than two values.
     """
     if len(values) < 2:
         raise ToylabError(f"values={list(values)}: an interval needs at least 2")

@@ -1,4 +1,4 @@
-"""Judgements: one checkable claim each, with what was measured, its control, and the verdict; as files and as text."""
+"""Judgements: the measured value, control and verdict of each claim, as files, text and Markdown."""
 
 from __future__ import annotations
 
@@ -21,19 +21,18 @@ ClaimKind = Literal["paper", "own", "set-up"]
 Family = Literal["", "yes", "no", "not reachable"]
 
 NEVER = "never"
-"""Stands in details for the step at which something happened, where it did not; None is what was not measured."""
+"""Replaces the step of an event that did not occur, in details; None means not measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ControlJudgement:
-    """What a control scored by the criterion of its claim.
+    """The score of a control or sham under the criterion of its claim.
 
     Attributes:
-        what: the control in words.
-        measured: by the statistic of the claim.
-        interval: of it, over seeds; None for a number that was computed.
-        misses: whether the control clearly misses the criterion, as it must for the claim to be judged; None where that
-            is not decided.
+        what: name of the control.
+        measured: its value under the statistic of the claim.
+        interval: interval over seeds; None for a computed constant.
+        misses: whether the whole interval misses the criterion, as a control must; None if undecided.
     """
 
     what: str
@@ -44,32 +43,32 @@ class ControlJudgement:
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """One checkable claim, with what was measured here.
+    """One claim with its measurement and verdict.
 
     Attributes:
-        id: short name, stable.
-        kind: a claim of the paper, one of our own, or a check of the set-up.
-        place: where the paper says it, or whose question it is.
-        statement: the claim, in our words.
-        criterion: what must be measured for it to be supported.
-        measured: the share of seeds, or the median over seeds, that the criterion speaks of; None if not measured.
-        interval: its exact interval over seeds; None of too few.
-        seeds: those measured.
+        id: short stable name.
+        kind: a claim of the paper, our own question, or a check of the set-up.
+        place: section of the paper that makes the claim, or "our question".
+        statement: the claim in our words.
+        criterion: the quantity and threshold that support the claim, in words.
+        measured: the share of seeds that meet the criterion, or the median over seeds; None if not measured.
+        interval: its exact interval over seeds; None for too few seeds.
+        seeds: the judged seeds.
         level: one minus the confidence of the interval.
-        verdict: "supported" where the whole interval meets the criterion, "refuted" where it misses it, "undecided"
-            where it does neither, or a control or a presupposition does not decide; "uninformative" where the control
-            meets the criterion as well; "not run" without any value.
-        more: whether more seeds could decide it.
-        control: what an uninformed model scores, or of a claim of absence the real thing.
-        uncontrolled: why there is no control.
-        shams: what models without the mechanism score by the same criterion; one that meets it makes a supported claim
+        verdict: "supported" if the whole interval meets the criterion, "refuted" if the whole interval misses it,
+            "undecided" if it includes the threshold or if the control or a precondition does not decide,
+            "uninformative" if the control also meets the criterion, "not run" without any value.
+        more: whether more seeds could decide the claim.
+        control: the score of the negative control, or for a claim of absence of the positive control.
+        uncontrolled: the reason for having no control.
+        shams: scores of models without the mechanism; a sham that meets the criterion makes a supported claim
             uninformative.
-        family: whether a claim of the paper is decided also at the level divided by the number of those claims.
-        paper_number: the number of the paper, with its source.
-        origin: where the threshold comes from.
-        population: what a seed is drawn from.
-        details: further numbers, by name.
-        note: why it is not decided, and how to read it.
+        family: whether a claim of the paper is also decided at the level divided by the number of those claims.
+        paper_number: the number that the paper reports, with its source.
+        origin: source of the threshold.
+        population: the population that seeds sample.
+        details: additional numbers by name.
+        note: the reason for being undecided, and remarks on interpretation.
     """
 
     id: str
@@ -95,17 +94,17 @@ class Judgement:
 
 
 def threshold(floor: float, margin: float) -> float:
-    """So far from what guessing gives, to two places, as the criterion prints it."""
+    """The accuracy of guessing plus a margin, rounded to the two places that the criterion prints."""
     return round(floor + margin, 2)
 
 
 def or_never(step: int | None) -> int | str:
-    """The step at which something happened, or that it did not."""
+    """The step of an event, or "never"."""
     return NEVER if step is None else step
 
 
 def nan_mean(values: Iterable[float]) -> float:
-    """Of numbers; NaN of none."""
+    """The mean; NaN without values."""
     held = list(values)
     return sum(held) / len(held) if held else math.nan
 
@@ -116,12 +115,12 @@ def write_claims(path: Path | str, claims: Sequence[Judgement]) -> None:
 
 
 def read_claims(path: Path | str) -> list[Judgement]:
-    """Raises `ValueError` naming the file if it is missing, damaged or not a list of claims."""
+    """Claims from a file. Raises `ValueError`, naming the file, if it is missing, damaged or not a list of claims."""
     held = read_record(path)
     try:
         return as_claims(held.get("claims"))
     except ToylabError as error:
-        raise ToylabError(f"{path}: is not a list of claims ({error}); run the study again to write it anew") from None
+        raise ToylabError(f"{path}: is not a list of claims ({error}); rerun the study to rewrite it") from None
 
 
 def as_claims(held: Any) -> list[Judgement]:
@@ -135,14 +134,14 @@ def as_claims(held: Any) -> list[Judgement]:
 def claims_table(
     claims: Sequence[Judgement], width: int = 80, costs: Mapping[str, float | int] | None = None, coloured: bool = False
 ) -> str:
-    """Claims as text, those of the paper first: a line of verdict and numbers each, then statement, criterion, control.
+    """Claims as plain text, grouped by kind: a line with verdict and numbers, then statement, criterion and control.
 
-    Measurements of fewer than six seeds stand without a verdict.
+    Fewer than six seeds show "measured" in place of a verdict.
 
     Args:
-        width: columns that no line is longer than.
-        costs: CPU-seconds behind each claim, by its id.
-        coloured: whether verdicts are coloured, for a terminal.
+        width: maximum line length in columns.
+        costs: CPU-seconds of every job the claim depends on, by claim id.
+        coloured: whether verdicts are coloured for a terminal.
     """
     parts = []
     for title, of_kind in by_kind(claims).items():
@@ -164,30 +163,30 @@ KINDS_IN_WORDS = {"paper": "Claims of the paper", "own": "Our own questions", "s
 
 
 def by_kind(claims: Iterable[Judgement]) -> dict[str, list[Judgement]]:
-    """Claims of the paper, our own, and checks of the set-up, by title; without the kinds of which there are none."""
+    """Non-empty groups by title: claims of the paper, our own questions, checks of the set-up."""
     held = list(claims)
     found = {title: [one for one in held if one.kind == kind] for kind, title in KINDS_IN_WORDS.items()}
     return {title: of_kind for title, of_kind in found.items() if of_kind}
 
 
 def shown_verdict(claim: Judgement) -> str:
-    """The verdict, and for measurements of too few seeds to decide that it is one."""
+    """The verdict, or "measured" for fewer seeds than a verdict needs."""
     few = claim.verdict == "undecided" and len(claim.seeds) < FEWEST_SEEDS
     return "measured" if few and claim.measured is not None else claim.verdict
 
 
 def verdict_in_words(claim: Judgement) -> str:
-    """The same where there is room: a toy of 30 k parameters does not refute a claim about 7 B."""
+    """The verdict in full: a model of 30 k parameters refutes a claim about a 7 B model only at its own scale."""
     verdict = shown_verdict(claim)
     return "refuted at this scale" if verdict == "refuted" else verdict
 
 
 def claims_markdown(claims: Sequence[Judgement], costs: Mapping[str, float | int] | None = None) -> str:
-    """Claims as Markdown tables, one a kind; `costs` are CPU-seconds behind each claim, by its id."""
+    """Claims as Markdown tables, one per kind; `costs` are CPU-seconds by claim id."""
     tables = []
     for title, of_kind in by_kind(claims).items():
         rows = [_markdown_cells(claim, costs) for claim in of_kind]
-        # The number of the paper has a column where one is known, the mark over the family in the table of the paper.
+        # Columns that are empty for this kind are dropped, such as the paper's number.
         head = [name for name in rows[0] if any(row[name] for row in rows) or name in _ALWAYS]
         shown = [f"measured [{interval_in_words(of_kind)}]" if name == "measured" else name for name in head]
         tables.append(f"**{title}**\n\n" + markdown_table([shown, *([row[name] for name in head] for row in rows)]))
@@ -213,13 +212,13 @@ def _markdown_cells(claim: Judgement, costs: Mapping[str, float | int] | None) -
 
 
 def interval_in_words(claims: Iterable[Judgement]) -> str:
-    """What the intervals of claims are, with their confidence where they share one."""
+    """The column heading for intervals, with the confidence if all claims share one."""
     levels = {claim.level for claim in claims if claim.interval}
     return f"{100 * (1 - levels.pop()):.3g} % interval" if len(levels) == 1 else "interval"
 
 
 def further_notes(claim: Judgement) -> dict[str, str]:
-    """What else is said of a verdict, by its name; without what is empty."""
+    """Non-empty remarks on a verdict by name: threshold source, paper's number, family, shams."""
     facts = {
         "Threshold from": claim.origin,
         "The paper's number": claim.paper_number,
@@ -230,24 +229,24 @@ def further_notes(claim: Judgement) -> dict[str, str]:
 
 
 def full_statement(claim: Judgement) -> str:
-    """The statement and, where it is not decided, the note that says why."""
+    """The statement, followed by the reason if the claim is not decided."""
     decided = claim.verdict in ("supported", "refuted") or not claim.note
     return claim.statement if decided else f"{claim.statement} *{claim.note}*"
 
 
 def count_verdicts(claims: Iterable[Judgement]) -> dict[str, int]:
-    """How many claims there are of each verdict; checks of the set-up are none."""
+    """The number of claims per verdict, without checks of the set-up."""
     found = Counter(claim.verdict for claim in claims if claim.kind != "set-up")
     return {verdict: found[verdict] for verdict in get_args(Verdict)}
 
 
 def verdict_counts(claims: Iterable[Judgement]) -> str:
-    """How many claims there are of each verdict, in words."""
+    """The number of claims per verdict in words, such as "3 supported, 1 undecided"."""
     return ", ".join(f"{count} {verdict}" for verdict, count in count_verdicts(claims).items() if count)
 
 
 def sham_counts(claims: Iterable[Judgement]) -> str:
-    """In how many claims each sham meets the criterion, with their ids; empty where none was tried."""
+    """The number and ids of criteria that each sham meets, in words; empty without shams."""
     tried: dict[str, list[tuple[str, ControlJudgement]]] = {}
     for claim in claims:
         for one in claim.shams:
@@ -261,7 +260,7 @@ def sham_counts(claims: Iterable[Judgement]) -> str:
 
 
 def measured_in_words(claim: Judgement | ControlJudgement) -> str:
-    """What was measured, with its interval."""
+    """The measured value with its interval, in words."""
     if claim.measured is None:
         return "not measured"
     if claim.interval is None:
@@ -271,7 +270,7 @@ def measured_in_words(claim: Judgement | ControlJudgement) -> str:
 
 
 def control_text(claim: Judgement) -> str:
-    """What the control scored, or why there is none."""
+    """The score of the control, or the reason for having none."""
     if claim.control is not None:
         return f"Control: {claim.control.what}, {measured_in_words(claim.control)}"
     return f"No control: {claim.uncontrolled}" if claim.uncontrolled else ""

@@ -1,4 +1,4 @@
-"""The ledger of seeds: what each was used for, so that no verdict rests on seeds that a choice was made on."""
+"""The ledger of seeds: the purpose of each range, so that no verdict rests on seeds used for design choices."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ LEDGER = {
     range(700, 710): "recipes",
     range(800, 820): "kept for outside checks",
 }
-"""Rows of seeds, none in two of them, by what they are for; choices were made on those for design and rehearsal."""
+"""Disjoint ranges of seeds with their purpose; design choices were made on the design and rehearsal seeds."""
 
 
 def purposes(seeds: Iterable[int]) -> list[str]:
-    """What the rows are for that hold these seeds, each once; "seeds of no row" for others."""
+    """The distinct purposes of these seeds; "seeds of no row" for seeds outside the ledger."""
     rows = [next((row for row in LEDGER if seed in row), None) for seed in seeds]
     return list(dict.fromkeys("seeds of no row" if row is None else LEDGER[row] for row in rows))
 
 
 def seeds_in_words(seeds: Iterable[int]) -> str:
-    """Seeds with what they are for, such as "Seeds 0 to 5: design seeds."; empty without any."""
+    """Seeds with their purposes, such as "Seeds 0 to 5: design seeds."; empty for no seeds."""
     held = sorted(set(seeds))
     return f"Seeds {_spans(held)}: {', '.join(purposes(held))}." if held else ""
 
 
 def _spans(seeds: Iterable[int]) -> str:
-    """Seeds in order, with neighbours written as "0 to 5"."""
+    """Sorted seeds, with runs of consecutive seeds written as "0 to 5"."""
     spans: list[list[int]] = []
     for seed in seeds:
         if spans and seed == spans[-1][-1] + 1:

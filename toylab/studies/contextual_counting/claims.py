@@ -1,6 +1,6 @@
-"""The claims of the contextual-counting paper, and our own: what is measured of which condition, and the criterion.
+"""The claims of the contextual-counting paper and our own, with conditions, quantities, criteria and controls.
 
-Those about the circuits of trained models stand in `claims_circuits`.
+Claims on the circuits of trained models are in `claims_circuits`.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from toylab.verdicts.claim import Claim, ClaimDetail, Control
 from toylab.verdicts.criterion import above, at_least, at_most, below
 
 ANY_LEAD = "the smallest effect of interest: any lead"
-CONTROLLED = "it is a lead over a control already"
-CONSTRUCTION = "an exact construction, which one wrong count refutes"
+CONTROLLED = "the quantity is itself a difference from a control"
+CONSTRUCTION = "an exact construction, refuted by a single wrong count"
 REGIONS = "of 12 regions above .5 (3 seeds, length 512; figure 2, digitised)"
 CEILING = 256
-"""Length of the longest strings from which the best encodings are no longer all correct."""
+"""String length from which the best encodings no longer reach full accuracy."""
 
 
 def claims(encodings: Sequence[str], causal: Sequence[str], longest: int, parts: Collection[str]) -> list[Claim]:
     """All claims.
 
     Args:
-        encodings: those compared.
-        causal: the conditions whose encoder is causal.
-        longest: tokens of the strings on which models are judged.
-        parts: what is trained besides the main conditions.
+        encodings: the compared positional encodings.
+        causal: conditions with a causal encoder.
+        longest: length in tokens of the evaluated strings.
+        parts: groups of conditions trained besides the main ones.
     """
     pairs = tuple(name for one in encodings for name in (one, f"{one}-bidirectional"))
     ingredients = ("one-length", "one-number", "no-logit-scale", "default-head", "large-embeddings", "large-queries")
     ingredients += ("no-auxiliary",)
     add = "not part of this run; add it with --parts encodings circuits"
     counts = "Models count in context: a causal encoder with"
-    untaught = "the circuit also forms when nothing about regions is taught."
+    untaught = "the circuit also forms without the auxiliary loss on regions."
     best = partial(_solves, place="section 4, best models", figure="Which encoding")
     forms = partial(_solves, kind="own", place="our recipe", figure="Plateaus of all seeds")
     golden = partial(
@@ -75,7 +75,7 @@ def claims(encodings: Sequence[str], causal: Sequence[str], longest: int, parts:
         golden(
             id="golden",
             place="section 2, propositions 2.1 and 2.2",
-            statement="The circuit exists: weights written by hand count without an error.",
+            statement="The circuit exists: handwritten weights count without error.",
             measure="share of counts that are correct",
             quantity=lambda golden: 1 - golden.errors / golden.asked,
             details={"counts asked": ClaimDetail("golden", "asked"), "errors": ClaimDetail("golden", "errors")},
@@ -83,14 +83,14 @@ def claims(encodings: Sequence[str], causal: Sequence[str], longest: int, parts:
         golden(
             id="golden-named",
             place="our check of the probes",
-            statement="The probes name the circuit and the bias token of weights that were written by hand.",
-            measure="share of regions whose circuit and bias token are named as they were written",
+            statement="The probes identify the circuit and the bias token of handwritten weights.",
+            measure="share of regions whose circuit and bias token are identified correctly",
             quantity=lambda golden: golden.share_named_correctly,
         ),
         of_encodings(
             id="causal-helps",
-            statement="For every encoding, a causal encoder does much better than a bidirectional one.",
-            measure="lead in mean accuracy of causal over bidirectional, smallest over encodings,",
+            statement="For every encoding, a causal encoder is much more accurate than a bidirectional one.",
+            measure="mean accuracy of causal minus bidirectional, minimum over encodings,",
             quantity=lambda *models: min(map(CountingResult.lead, models[::2], models[1::2])),
             criterion=at_least(0.2),
             paper_number=".07 (none .07, learned .07, rotary .14: medians of 12 regions with a begin token; figure 2, "
@@ -98,8 +98,8 @@ def claims(encodings: Sequence[str], causal: Sequence[str], longest: int, parts:
         ),
         of_encodings(
             id="causal-over-all",
-            statement="Every causal encoder does better than any bidirectional one.",
-            measure="mean accuracy of the worst causal encoding less that of the best bidirectional one",
+            statement="Every causal encoder is more accurate than any bidirectional one.",
+            measure="mean accuracy of the worst causal encoding minus that of the best bidirectional one",
             quantity=lambda *models: min(causal.lead(both) for causal in models[::2] for both in models[1::2]),
             criterion=above(0.0),
             origin=ANY_LEAD,
@@ -111,7 +111,7 @@ def claims(encodings: Sequence[str], causal: Sequence[str], longest: int, parts:
             statement="No positional encoding gives the best accuracy.",
             conditions=("none", "rotary"),
             optional=tuple(name for name in encodings if name not in ("none", "rotary")),
-            measure="lead in mean accuracy over the best other causal encoding trained on the seed",
+            measure="mean accuracy minus that of the best other causal encoding of the same seed",
             quantity=lambda none, *others: min(none.lead(other) for other in others if other),
             criterion=above(0.0),
             origin=ANY_LEAD,
@@ -120,20 +120,20 @@ def claims(encodings: Sequence[str], causal: Sequence[str], longest: int, parts:
         ),
         unordered(
             id="bidirectional-chance",
-            statement="Without positions a bidirectional model cannot tell regions apart: it guesses.",
-            measure="distance of the mean accuracy from the best constant guess",
+            statement="Without positions a bidirectional model cannot distinguish regions: it guesses.",
+            measure="absolute difference of mean accuracy and the best constant guess",
             quantity=_above_floor,
             criterion=at_most(0.02),
             margin=0.02,
-            origin="computed: the best constant guess, and .02",
+            origin="computed: the best constant guess plus .02",
             control=Control("a causal encoder", ("none",), _above_floor),
             paper_number=".001 (median .030, guessing .031; figure 2, digitised)",
             figure="Which encoding",
         ),
         unordered(
             id="permutation-invariant",
-            statement="Without positions a bidirectional model gives permuted strings the same logits.",
-            measure="largest change of a logit when tokens are shuffled, in float64,",
+            statement="Without positions, the logits of a bidirectional model are invariant to permutations.",
+            measure="largest change of a logit under a permutation of tokens, in float64,",
             quantity=lambda both: both.permutation_gap,
             criterion=below(1e-9),
             statistic="share",
@@ -145,7 +145,7 @@ def claims(encodings: Sequence[str], causal: Sequence[str], longest: int, parts:
             id="failure-rate",
             asks="absence",
             place="section 4, figure 2",
-            statement="In the plain set-up, training without positions is a lottery: most seeds do not solve the task.",
+            statement="In the plain set-up without positions, most seeds do not solve the task.",
             conditions=("plain-none",),
             measure="mean accuracy over regions",
             quantity=attrgetter("mean_accuracy"),
@@ -165,13 +165,13 @@ def claims(encodings: Sequence[str], causal: Sequence[str], longest: int, parts:
             place="section 4, abstract",
             statement="In the plain set-up, rotary positions train more reliably than none.",
             conditions=("plain-rotary", "plain-none"),
-            measure="lead in mean accuracy of rotary over none",
+            measure="mean accuracy of rotary minus none",
             quantity=CountingResult.lead,
             criterion=above(0.0),
             origin=ANY_LEAD,
             uncontrolled=CONTROLLED,
             paper_number=f"11 against 5 without a begin token, 4 against 4 with it, {REGIONS}",
-            undecidable=no_plain or "the paper's effect is one without the begin token, which this study always has",
+            undecidable=no_plain or "the paper finds the effect without a begin token, which this study always uses",
         ),
         *circuit_claims(causal, longest, no_plain),
         forms("emerges", "no-auxiliary", statement=f"With no positions, {untaught}"),
@@ -179,7 +179,7 @@ def claims(encodings: Sequence[str], causal: Sequence[str], longest: int, parts:
         forms(
             "emerges-slow-rotary",
             "no-auxiliary-slow-rotary",
-            statement=f"With rotary positions that turn a hundred times slower, {untaught}",
+            statement=f"With rotary positions of a hundredth of the usual frequencies, {untaught}",
         ),
         Claim(
             id="ingredients",
@@ -187,7 +187,7 @@ def claims(encodings: Sequence[str], causal: Sequence[str], longest: int, parts:
             place="our recipe",
             statement="Every ingredient of the recipe is needed.",
             conditions=("none", *ingredients),
-            measure="loss of mean accuracy when one ingredient is left out, smallest over ingredients,",
+            measure="loss of mean accuracy without one ingredient, minimum over ingredients,",
             quantity=lambda whole, *left: min(whole.lead(model) for model in left),
             criterion=above(0.02),
             uncontrolled=CONTROLLED,
@@ -201,12 +201,12 @@ def claims(encodings: Sequence[str], causal: Sequence[str], longest: int, parts:
 
 
 def _above_floor(model: CountingResult) -> float:
-    """Distance of the mean accuracy from the best constant answer."""
+    """Absolute difference of mean accuracy and the best constant answer."""
     return abs(model.mean_accuracy - model.floor)
 
 
 def _solves(id: str, name: str, **texts: Any) -> Claim:
-    """That the models of a condition learn the task."""
+    """The claim that models of a condition learn the task."""
     return Claim(
         id=id,
         conditions=(name,),

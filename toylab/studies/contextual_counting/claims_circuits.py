@@ -1,4 +1,4 @@
-"""The claims of the counting study about circuits: where models count, against what, what that predicts elsewhere."""
+"""Claims of the counting study on circuits: where models count, their bias token, and predictions for other strings."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ ROTARY = Precondition(condition="rotary", test=lambda r: r.is_solved, otherwise=
 COUNTING = partial(CountingResult.share, test=lambda region: region.counts)
 VARYING_BIAS = partial(CountingResult.share, test=lambda region: region.largest in VARYING)
 BEGIN_BIAS = partial(CountingResult.share, test=lambda region: region.largest == "begin")
-"""Shares of the solved regions."""
+"""Shares of solved regions."""
 
 
 def circuit_claims(causal: Sequence[str], longest: int, no_plain: str) -> list[Claim]:
-    """All of them.
+    """All claims on circuits.
 
     Args:
-        causal: the conditions whose encoder is causal.
-        longest: tokens of the strings on which models are judged.
-        no_plain: why the plain set-up is not part of the run; empty where it is.
+        causal: conditions with a causal encoder.
+        longest: length in tokens of the evaluated strings.
+        no_plain: the reason why the plain set-up is not part of the run; empty if it is.
     """
     strings = ("none", "no-auxiliary", "fixed")
     of_none = partial(Claim, conditions=("none",), needs=(SOME_SOLVED,))
@@ -60,7 +60,7 @@ def circuit_claims(causal: Sequence[str], longest: int, no_plain: str) -> list[C
     appended = partial(
         all_models,
         place="section 4.3, figure 3",
-        undecidable="" if longest <= 64 else f"16 zeros are few beside strings of {longest}",
+        undecidable="" if longest <= 64 else f"16 zeros change strings of length {longest} too little",
     )
     kept = partial(appended, measure="accuracy of these regions after 16 zeros were appended")
     of_constant, of_zeros = (partial(pooled.accuracy_kept, biases=names) for names in (CONSTANT, ("zeros",)))
@@ -70,7 +70,7 @@ def circuit_claims(causal: Sequence[str], longest: int, no_plain: str) -> list[C
     return [
         in_decoder(
             id="count-in-decoder",
-            statement="Counting happens in the decoder's attention: n counted ones compete with a bias of K ones.",
+            statement="The decoder counts by attention: n counted ones compete with a bias that weighs K ones.",
             measure="K in counted ones, median over solved regions,",
             quantity=lambda none: median(region.k for region in none.solved),
             criterion=at_most(longest / 2),
@@ -82,18 +82,18 @@ def circuit_claims(causal: Sequence[str], longest: int, no_plain: str) -> list[C
         in_decoder(
             id="count-needs-ones",
             asks="absence",
-            statement="Without the ones of its region, a label guesses.",
-            measure="accuracy without the counted ones above the best constant guess, mean over solved regions,",
+            statement="Without attention to the ones of its region, a label query guesses.",
+            measure="accuracy without the counted ones minus the best constant guess, mean over solved regions,",
             quantity=partial(_above_floor, keys=COUNTED),
             criterion=at_most(SLACK),
             margin=SLACK,
-            origin="computed: the best constant guess, and .05",
+            origin="computed: the best constant guess plus .05",
             control=Control("without the ones outside regions", ("none",), partial(_above_floor, keys=OUTSIDE_ONES)),
             details={"accuracy without them": _of_solved("without_ones"), "floor": ClaimDetail("none", "floor")},
         ),
         in_decoder(
             id="count-curve",
-            statement="The mass of the decoder's attention on n ones is n / (n + K).",
+            statement="The decoder's attention mass on n ones is n / (n + K).",
             measure="R^2 of that curve, mean over solved regions,",
             quantity=lambda none: none.over_solved(lambda region: region.r2),
             criterion=at_least(0.98),
@@ -104,7 +104,7 @@ def circuit_claims(causal: Sequence[str], longest: int, no_plain: str) -> list[C
             id="bias-token",
             place="section 4.2",
             statement="Each region compares its ones with one kind of token, the bias token.",
-            measure=f"share of solved regions that have a bias token, and are at the floor (+ {SLACK}) without it,",
+            measure=f"share of solved regions with a bias token and accuracy at the floor (+ {SLACK}) without it,",
             quantity=lambda none: none.share_at_floor(lambda region: region.without_bias),
             criterion=at_least(0.9),
             control=Control(
@@ -117,36 +117,36 @@ def circuit_claims(causal: Sequence[str], longest: int, no_plain: str) -> list[C
                 "its share": _of_solved("share"),
                 "accuracy without it": _of_solved("without_bias"),
             },
-            note="a bias token has .7 or more of the attention that is not on counted ones",
+            note="a bias token has at least .7 of the attention that is not on counted ones",
             figure="What they compare with",
         ),
         of_none(
             id="two-values",
             place="section 4.2, equation 3",
-            statement="Two values reproduce the answers: one for a counted one, one for a bias token.",
-            measure="share of cases with the same likeliest count as the model, in solved regions,",
+            statement="Two value vectors reproduce the answers: one for counted ones, one for bias tokens.",
+            measure="share of predictions with the model's most likely count, in solved regions,",
             quantity=lambda none: none.agreement,
             criterion=at_least(0.9),
             control=Control("best constant answer", ("none",), attrgetter("floor")),
             details={
                 "KL in nats, two values": ClaimDetail("none", lambda r: [x.two_values.kl for x in r.readout or ()]),
-                "KL in nats, one value a class": ClaimDetail(
+                "KL in nats, one value per class": ClaimDetail(
                     "none", lambda r: [x.all_classes.kl for x in r.readout or ()]
                 ),
             },
-            note="a region with a mixed bias has more than two values, and may agree in no case",
+            note="a region with a mixed bias has more than two values, and may never agree",
         ),
         of_none(
             id="region-probe",
             place="section 4.2, figures 7 and 9",
-            statement="The encoder writes into every one which region it stands in.",
+            statement="The encoder's state at every one encodes its region.",
             measure="accuracy of a linear probe on ones at the decoder's input",
             quantity=lambda none: none.probe.decoder_input.accuracy,
             criterion=at_least(0.95),
             control=_unlearned("random weights", "none", lambda found: found.probe.decoder_input.accuracy),
             details={
                 "at the attention's output": ClaimDetail("none", "probe.attention_output.accuracy"),
-                "always the commonest region": ClaimDetail("none", "probe.decoder_input.majority"),
+                "majority class": ClaimDetail("none", "probe.decoder_input.majority"),
                 "shuffled labels": ClaimDetail("none", "probe.decoder_input.shuffled"),
                 "variance in two components": ClaimDetail("none", "probe.attention_output.two_components"),
             },
@@ -154,8 +154,8 @@ def circuit_claims(causal: Sequence[str], longest: int, no_plain: str) -> list[C
         of_none(
             id="reads-brackets",
             place="section 4.2, figure 6",
-            statement="In the encoder, ones attend to brackets and the begin token, and hardly to bits.",
-            measure="attention of a one on brackets and the begin token, at equal numbers of each token,",
+            statement="In the encoder, ones attend to brackets and the begin token, and little to bits.",
+            measure="attention of a one on brackets and the begin token, for equal numbers of each token,",
             quantity=lambda none: none.bracket_share,
             criterion=at_least(0.9),
             control=_unlearned("random weights", "none", lambda found: attention_on_brackets(found.scores)),
@@ -166,23 +166,23 @@ def circuit_claims(causal: Sequence[str], longest: int, no_plain: str) -> list[C
         *(_law(id, causal, sentence, attrgetter(path)) for id, path, sentence in PREDICTIONS),
         appended(
             id="bias-decides",
-            statement="Accuracy out of distribution goes with the bias token: where its number is constant, it stays.",
-            measure="accuracy after 16 zeros where the number of bias tokens is constant, less where they are zeros,",
+            statement="Out-of-distribution accuracy depends on the bias token: it is kept if its number is constant.",
+            measure="accuracy with 16 zeros appended, of regions with a bias of constant number minus zeros as bias,",
             quantity=pooled.lead_of_constant,
             criterion=at_least(0.1),
             origin="the smallest effect of interest: a tenth of the counts",
-            uncontrolled="it is a difference between regions of one seed",
+            uncontrolled="the quantity is a difference between regions of the same seed",
             paper_number="at length 300, .99 with a begin token; without, 2 of 11 rotary regions above .75 (figure 3)",
         ),
         kept(
             id="constant-bias-keeps",
-            statement="Regions that compare with a token whose number never changes keep counting in longer strings.",
+            statement="Regions with a bias token of constant number keep counting correctly in longer strings.",
             quantity=of_constant,
             criterion=at_least(0.9),
-            control=Control("regions that compare with zeros", tuple(causal), of_zeros),
+            control=Control("regions with zeros as bias", tuple(causal), of_zeros),
             paper_number=".988 to .996 (4 regions with a begin token, length 300; figure 3, digitised)",
             details={
-                "begin token alone": details_by_condition(
+                "begin token only": details_by_condition(
                     causal, lambda found: pooled.accuracy_kept(*found, biases=("begin",))
                 )
             },
@@ -190,17 +190,17 @@ def circuit_claims(causal: Sequence[str], longest: int, no_plain: str) -> list[C
         kept(
             id="zeros-bias-falls",
             asks="absence",
-            statement="Regions that compare with zeros miscount in longer strings.",
+            statement="Regions with zeros as bias miscount in longer strings.",
             quantity=of_zeros,
             criterion=at_most(0.5),
-            control=Control("regions that compare with a token whose number never changes", tuple(causal), of_constant),
+            control=Control("regions with a bias token of constant number", tuple(causal), of_constant),
         ),
         _mlp("encoder-mlp", "none", "our recipe"),
         _mlp("plain-encoder-mlp", "plain-none", "the plain set-up", undecidable=no_plain),
         disguise(
             id="rotary-in-disguise",
-            statement="Rotary models live in planes that hardly turn over a string.",
-            measure="share of the score in planes of less than one radian a string, less the share of such planes,",
+            statement="Rotary models attend by planes that hardly rotate over a string.",
+            measure="share of the score in planes below one radian per string, minus the share of such planes,",
             quantity=lambda model: model.rotary.slow_lead(longest),
             criterion=at_least(0.2),
             origin="the smallest effect of interest: .2 above the share of such planes",
@@ -216,8 +216,8 @@ def circuit_claims(causal: Sequence[str], longest: int, no_plain: str) -> list[C
             id="rotary-stopped",
             kind="own",
             asks="absence",
-            statement="Rotary models do without rotation.",
-            measure="share of the accuracy kept when planes of more than one radian a string stop turning",
+            statement="Rotary models do not need rotation.",
+            measure="ratio of accuracy with and without stopping planes of more than one radian per string",
             quantity=_kept_without_turning,
             criterion=at_least(0.9),
             margin=0.1,
@@ -225,8 +225,8 @@ def circuit_claims(causal: Sequence[str], longest: int, no_plain: str) -> list[C
                 "bidirectional, where positions come from rotation", ("rotary-bidirectional",), _kept_without_turning
             ),
             details={
-                "accuracy when no plane turns": ClaimDetail("rotary", lambda model: nan_mean(model.rotary.stopped.all)),
-                "accuracy when only fast planes turn": ClaimDetail(
+                "accuracy without rotation": ClaimDetail("rotary", lambda model: nan_mean(model.rotary.stopped.all)),
+                "accuracy with only fast planes rotating": ClaimDetail(
                     "rotary", lambda model: nan_mean(model.rotary.stopped.slow)
                 ),
             },
@@ -234,8 +234,8 @@ def circuit_claims(causal: Sequence[str], longest: int, no_plain: str) -> list[C
         cure(
             id="cure",
             asks="absence",
-            statement="Strings of many lengths and numbers of regions in training cure biases that do not generalise.",
-            measure="share of solved regions whose largest bias class varies from string to string",
+            statement="Training on varied lengths and numbers of regions prevents biases that do not generalise.",
+            measure="share of solved regions whose largest bias class varies in number between strings",
             quantity=VARYING_BIAS,
             criterion=at_most(0.05),
             margin=0.05,
@@ -247,29 +247,29 @@ def circuit_claims(causal: Sequence[str], longest: int, no_plain: str) -> list[C
         ),
         cure(
             id="cure-begin",
-            statement="They make the begin token the bias, as the one constant token.",
+            statement="Training on varied strings makes the begin token the bias, as the token of constant number.",
             measure="share of solved regions whose largest bias class is the begin token",
             quantity=BEGIN_BIAS,
             criterion=at_least(0.5),
             control=Control("trained on one length and number of regions", ("fixed",), BEGIN_BIAS),
-            note="brackets of the own and of earlier regions are as constant as the begin token, and nearer at hand",
+            note="brackets of the own and earlier regions are as constant in number as the begin token, and closer",
         ),
     ]
 
 
 PREDICTIONS = (
-    ("ood-law", "predicted", "What a region compares with predicts its answers elsewhere: n becomes n K / K'."),
+    ("ood-law", "predicted", "The bias of a region predicts its answers on changed strings: n becomes n K / K'."),
     (
         "ood-law-by-place",
         "by_place",
-        "What a region compares with predicts its answers elsewhere, if K' is taken by class and place of tokens.",
+        "The bias of a region predicts its answers on changed strings, with K' by class and position of tokens.",
     ),
 )
-"""Id, number of a shift, sentence."""
+"""Claim id, attribute of a shift, statement."""
 
 
 def _law(id: str, causal: Sequence[str], sentence: str, law: pooled.Law) -> Claim:
-    """That a law predicts the slopes that it says will change."""
+    """The claim that a law predicts those slopes for which it predicts a change."""
     return Claim(
         id=id,
         kind="own",
@@ -277,8 +277,8 @@ def _law(id: str, causal: Sequence[str], sentence: str, law: pooled.Law) -> Clai
         statement=sentence,
         conditions=(),
         optional=tuple(causal),
-        measure=f"share of slopes within {pooled.TOLERANCE:.0%} of the prediction, once 16 zeros or an empty region "
-        "are appended, of counting regions whose slope the law predicts to change by more than that,",
+        measure=f"share of slopes within {pooled.TOLERANCE:.0%} of the prediction with 16 zeros or an empty region "
+        "appended, over counting regions for which the law predicts a larger change than that,",
         quantity=partial(pooled.share_predicted, law=law),
         criterion=at_least(0.9),
         control=Control(
@@ -290,19 +290,19 @@ def _law(id: str, causal: Sequence[str], sentence: str, law: pooled.Law) -> Clai
             )
             for change in (SIXTEEN_ZEROS, ADDED_REGION)
         },
-        note="a last region may take an appended one for its own, and is not asked about that",
-        figure="Foretold and measured",
+        note="the last region may attend to an appended region as its own, and is excluded for that change",
+        figure="Predicted and measured",
     )
 
 
 def _mlp(name: str, without_mlp: str, where: str, undecidable: str = "") -> Claim:
-    """That a model with an MLP in the encoder does not count in the decoder."""
+    """The claim that a model with an MLP in the encoder does not count in the decoder."""
     return Claim(
         id=name,
         kind="own",
         asks="absence",
         place="our question",
-        statement=f"With an MLP in the encoder, the same accuracy comes from another circuit, in {where}.",
+        statement=f"With an MLP in the encoder, another circuit reaches the same accuracy, in {where}.",
         conditions=(name,),
         measure="share of solved regions that count in the decoder",
         quantity=COUNTING,
@@ -319,33 +319,33 @@ def _mlp(name: str, without_mlp: str, where: str, undecidable: str = "") -> Clai
 
 
 def _unlearned(what: str, name: str, number: Callable[[UntrainedCounter], float]) -> Control:
-    """The same measurement where nothing is learned; none of a run from before it was made."""
+    """The same measurement on an untrained model; None for runs of older versions without it."""
     return Control(what, (name,), lambda model: model.untrained and number(model.untrained))
 
 
 def _kept_without_turning(model: CountingResult) -> float:
-    """Share of the accuracy when fast planes do not turn."""
+    """Ratio of the accuracy without rotation of fast planes to the unedited accuracy."""
     return nan_mean(model.rotary.stopped.fast) / model.mean_accuracy
 
 
 def _above_floor(model: CountingResult, keys: str) -> float | None:
-    """Accuracy of solved regions without these keys, less that of the best constant answer."""
+    """Accuracy of solved regions without these keys, minus that of the best constant answer."""
     return model.over_solved(lambda region: region.blocked[keys] - model.floor)
 
 
 def details_by_condition(
     names: Sequence[str], number: str | Callable[..., Any]
 ) -> Callable[[Conditions], dict[str, Any]]:
-    """By condition, a function of all its models, or an attribute of them in words."""
+    """By condition, a function of all its models, or the mean of an attribute with its interval in words."""
     told = (lambda models: mean_in_words([getattr(m, number) for m in models])) if isinstance(number, str) else number
     return partial(Conditions.by_condition, names=names, number=told)
 
 
 def without_keys(name: str, keys: str) -> ClaimDetail:
-    """Accuracy by region where label queries cannot see these keys."""
+    """Accuracy by region with these keys hidden from label queries."""
     return ClaimDetail(name, partial(CountingResult.without, keys=keys))
 
 
 def _of_solved(number: str) -> ClaimDetail:
-    """A number of each solved region of the models without positions."""
+    """An attribute of each solved region of the models without positions."""
     return ClaimDetail("none", lambda none: [getattr(region, number) for region in none.solved])

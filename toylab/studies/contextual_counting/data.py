@@ -1,7 +1,7 @@
-"""Contextual counting as an encoder-decoder meets it: strings in, the count of every region out.
+"""Contextual counting for an encoder-decoder: strings in, the count of every region out.
 
-What connects `toylab.tasks.ContextualCounting` to `toylab.model.encoder_decoder`: batches without padding, the loss, an
-auxiliary loss that shows the encoder for a while which region each token stands in, accuracy by label, and a training.
+Connects `toylab.tasks.ContextualCounting` to `toylab.model.encoder_decoder`: batches without padding, the loss, an
+auxiliary loss on the region of each token, accuracy per label, and training.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from toylab.training.modes import evaluation_mode
 
 @dataclass(frozen=True)
 class StringBatch:
-    """Strings of one length, with what is asked of them.
+    """Strings of one length with their target counts.
 
     Attributes:
-        tokens: what the encoder reads, the begin token in front if the task has one.
-        counts: of every label query; `IGNORE` where a string has no such region.
-        regions: the contextual position of every token: the number of its region, 0 outside.
-        token_counts: of the tokens, for encoders that can use it.
+        tokens: encoder input, starting with the begin token if the task has one.
+        counts: target count of every label query; `IGNORE` if the string has no such region.
+        regions: contextual position of every token: the number of its region, 0 outside.
+        token_counts: token counts, for encoders that can use them.
         auxiliary: weight of the auxiliary loss.
     """
 
@@ -57,7 +57,7 @@ class StringBatch:
         return len(self.tokens)
 
     def split(self, rows: int) -> list[StringBatch]:
-        """The same strings, so many at a time."""
+        """The same strings in batches of `rows`."""
         whole = (self.tokens, self.counts, self.regions)
         if self.token_counts is not None:
             whole += (self.token_counts.types, self.token_counts.log_counts)
@@ -66,7 +66,7 @@ class StringBatch:
 
 
 def counting_model(task: ContextualCounting, config: EncoderDecoderConfig, seed: int = 0) -> EncoderDecoder:
-    """An encoder-decoder of the task's symbols, labels, counts and longest string."""
+    """An encoder-decoder sized for the task's symbols, labels, counts and longest string."""
     return EncoderDecoder(config, task.symbols, task.most, task.classes, task.begin + task.max_length, seed)
 
 
@@ -77,13 +77,13 @@ def string_batch(
     causal_counts: bool | None = None,
     dtype: torch.dtype | None = None,
 ) -> StringBatch:
-    """A batch of the task as the encoder-decoder meets it.
+    """Convert a batch of the task to input of the encoder-decoder.
 
     Args:
-        batch: rows whose strings all have one length.
-        labels: how many label queries the model has, if not as many as the task has regions.
-        causal_counts: whether tokens are tallied from the left (True) or over the row (False); None for no tally.
-        dtype: of the tally; torch's default if not given.
+        batch: rows whose strings have equal length.
+        labels: number of label queries of the model; by default the task's number of regions.
+        causal_counts: token counts up to each position (True) or over the row (False); None for no token counts.
+        dtype: dtype of the token counts; by default torch's.
 
     Raises:
         ValueError: for strings of several lengths.
@@ -92,7 +92,7 @@ def string_batch(
     lengths = batch.labels["length"]
     if len(lengths) and lengths.min() != lengths.max():
         raise ToylabError(
-            f"batch: has strings of length {lengths.min()} to {lengths.max()}; draw it with one length, such as "
+            f"batch: has strings of length {lengths.min()} to {lengths.max()}; sample it with one length, such as "
             f"length={lengths.max()}"
         )
     width = int(task.begin) + int(lengths.max(initial=0))
@@ -109,8 +109,8 @@ def string_batch(
 
 
 def for_model(task: ContextualCounting, model: EncoderDecoder, batch: Batch) -> StringBatch:
-    """A batch of the task where the model is, with as many labels as it has queries, tallied where its encoder can use
-    that."""
+    """A batch of the task on the model's device, with its number of label queries, and with token counts if its encoder
+    can use them."""
     dtype = model.encoder.embedding.weight.dtype
     return to_device(string_batch(task, batch, model.queries, _tallied(model.config.encoder), dtype), device_of(model))
 
@@ -124,10 +124,10 @@ def fresh_strings(
     auxiliary: Callable[[int], float] = lambda step: 0.0,
     longest: Callable[[int], int] | None = None,
 ) -> Callable[[int], StringBatch]:
-    """The training batch of each step, a pure function of its arguments: one length a step, regions drawn for each row.
+    """The training batch of each step, a pure function of its arguments: one length per step, regions sampled per row.
 
-    `auxiliary` gives the weight of the auxiliary loss at each step, `longest` the length of the longest strings, if
-    those are not the task's from the start.
+    `auxiliary` gives the weight of the auxiliary loss at each step, `longest` the maximum length at each step (by
+    default the task's).
     """
 
     def draw(rng: np.random.Generator, number: int, step: int) -> Batch:
@@ -142,10 +142,10 @@ def fresh_strings(
 
 
 class RegionTeacher(nn.Module):
-    """An encoder-decoder with a linear classifier of contextual position on its encoder's final states.
+    """An encoder-decoder with a linear classifier of contextual position on the final states of its encoder.
 
-    The classifier is trained along and thrown away: while its loss counts, the encoder learns which region a token
-    stands in, which is the first half of the circuit. Nothing is taught about counting.
+    The classifier is trained jointly and then discarded. Its loss teaches the encoder the region of each token, the
+    first half of the circuit, but nothing about counting.
     """
 
     def __init__(self, model: EncoderDecoder, seed: int = 0) -> None:
@@ -157,7 +157,7 @@ class RegionTeacher(nn.Module):
 
 
 def count_loss(model: nn.Module, strings: StringBatch) -> Float[Tensor, ""]:
-    """Mean cross entropy of the counts in nats; for a `RegionTeacher`, plus that of the regions times its weight."""
+    """Mean cross entropy of the counts in nats; for a `RegionTeacher`, plus the weighted cross entropy of regions."""
     refuse_unscored(strings.counts)
     teacher = model if isinstance(model, RegionTeacher) else None
     inner = model if teacher is None else teacher.model
@@ -171,18 +171,18 @@ def count_loss(model: nn.Module, strings: StringBatch) -> Float[Tensor, ""]:
 
 
 def linear_decay(steps: int, share: float) -> Callable[[int], float]:
-    """A weight that falls linearly from 1 to 0 over the first `share` of the steps, and stays there."""
+    """A weight that decays linearly from 1 to 0 over the first `share` of the steps, then stays 0."""
     last = steps * share
     return lambda step: max(0.0, 1 - step / last) if last else 0.0
 
 
 EVALUATION_ROWS = 250
-"""Strings that are read together where nobody watches: more of them no longer fit the processor's cache."""
+"""Batch size of evaluations without hooks; larger batches no longer fit the processor's cache."""
 
 
 @torch.no_grad()
 def encode_strings(model: EncoderDecoder, strings: StringBatch) -> Float[Tensor, "batch position width"]:
-    """What the encoder makes of the strings, which the decoder reads."""
+    """The encoder's final states, the decoder's input."""
     with evaluation_mode(model):
         return torch.cat(
             [model.encoder(part.tokens, token_counts=part.token_counts) for part in strings.split(EVALUATION_ROWS)]
@@ -193,16 +193,16 @@ def encode_strings(model: EncoderDecoder, strings: StringBatch) -> Float[Tensor,
 def count_logits(
     model: EncoderDecoder, strings: StringBatch, edits: Mapping[str, Edit] | None = None
 ) -> Float[Tensor, "batch label count"]:
-    """The model's logits, edited or as it is."""
+    """The model's logits, optionally under edits."""
     with evaluation_mode(model), edit(model, edits or {}):
         return model(strings.tokens, token_counts=strings.token_counts)
 
 
 def count_accuracy(model: EncoderDecoder, strings: StringBatch, edits: Mapping[str, Edit] | None = None) -> list[float]:
-    """The share of right counts of each label that the strings have.
+    """Accuracy of each label that occurs in the strings.
 
     Raises:
-        ValueError: where the model's logits are nan.
+        ValueError: if logits are NaN.
     """
     if edits is None:
         with torch.no_grad(), evaluation_mode(model):
@@ -211,7 +211,7 @@ def count_accuracy(model: EncoderDecoder, strings: StringBatch, edits: Mapping[s
 
 
 def label_accuracy(answers: Int[Tensor, "batch label"], strings: StringBatch) -> list[float]:
-    """The share of right answers of each label that the strings have."""
+    """Accuracy of the given answers for each label that occurs in the strings."""
     asked = strings.counts != IGNORE
     right = (answers == strings.counts) & asked
     held = asked.any(dim=0)
@@ -230,12 +230,12 @@ def learn_counting(
     checkpoint: Path | str | None = None,
     progress: str | None = None,
 ) -> tuple[EncoderDecoder, Training]:
-    """Train a model on a task.
+    """Train a model on contextual counting.
 
     Args:
-        auxiliary: share of the training during which the auxiliary loss counts, fading out; 0 for never.
-        growth: share of the training during which the longest strings still grow; 0: they are there from the start.
-        rows: validation strings of the largest size on which accuracy is followed, by region and in the mean.
+        auxiliary: share of steps with the auxiliary loss, decaying to zero; 0 to disable it.
+        growth: share of steps of the length curriculum; 0 trains on all lengths from the start.
+        rows: number of validation strings, of the largest size, for the accuracy per region and on average.
         checkpoint, progress: as in `toylab.training.loop.train`.
     """
     model = counting_model(task, config, seed)
@@ -260,5 +260,5 @@ def learn_counting(
 
 
 def _tallied(encoder: ModelConfig) -> bool | None:
-    """How strings are tallied for an encoder: from the left, over the row, or, where it cannot use that, not at all."""
+    """The `causal_counts` of an encoder: True if causal, False if bidirectional, None if it cannot use token counts."""
     return encoder.causal if encoder.positions == "none" and encoder.layers == 1 else None

@@ -1,4 +1,4 @@
-"""The figures of the contextual-counting study, from what its jobs measured."""
+"""The figures of the contextual-counting study."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from toylab.studies.contextual_counting.results import CountingResult, RegionCir
 from toylab.verdicts.claim import Conditions
 
 ENCODING_TITLES = {"none": "no positions", "alibi": "ALiBi"}
-"""Of encodings whose title is not their name."""
+"""Titles of encodings that differ from their names."""
 ONE_REGION = "one region of one seed"
 
 
 def draw(models: Conditions, out: Path, encodings: Sequence[str], causal: Sequence[str], longest: int) -> list[Picture]:
-    """All figures for which there are results."""
+    """All figures that have results."""
     return pictures(
         (_draw_attention, models["none"]),
         (_draw_encodings, models, encodings),
@@ -54,14 +54,14 @@ def _draw_attention(none: dict[int, CountingResult]) -> Picture:
             for k, (count, guess) in enumerate(zip(example.counts, example.guessed, strict=True), start=1)
         ],
         links=np.array([(region - 1, place) for region, place in ones if region <= len(example.decoder)]),
-        title="decoder: each region's count, and the model's",
+        title="decoder: true and predicted count of each region",
         ax=bottom,
     )
     return picture(
         "The counting circuit",
-        "A held-out string in the model without positions. Top: in the encoder, ones read the brackets before them "
-        "(squares), and so know their region. Bottom: each label query reads the ones of its region (squares) and a "
-        "token to compare them with. The attention that ones get, n / (n + K), tells how many they are.",
+        "Attention on a held-out string in the model without positions. Top: in the encoder, ones attend to the "
+        "brackets before them (squares), which identifies their region. Bottom: each label query attends to the ones "
+        "of its region (squares) and to a bias token. The attention mass on ones, n / (n + K), encodes their number n.",
         figure,
     )
 
@@ -76,15 +76,15 @@ def _draw_encodings(models: Conditions, encodings: Sequence[str]) -> Picture:
     groups = {
         title: {
             ONE_REGION: [accuracy for r in held.values() for accuracy in r.accuracy],
-            "mean of a seed": [r.mean_accuracy for r in held.values()],
+            "mean over regions of one seed": [r.mean_accuracy for r in held.values()],
         }
         for title, held in arms.items()
     }
     return picture(
         "Which encoding",
-        "Accuracy by positional encoding. Circles are single regions, squares the means of seeds; strokes are means. "
-        "The dotted line is the best constant guess.",
-        figures.plot_by_seed(groups, xlabel="share of counts that are right, held-out strings", chance=_floor(arms)),
+        "Accuracy by positional encoding. Circles: single regions; squares: mean over regions of each seed; vertical "
+        "lines: means of points, while the claims judge shares of seeds or medians. Dotted line: best constant guess.",
+        figures.plot_by_seed(groups, xlabel="accuracy of counts on held-out strings", chance=_floor(arms)),
     )
 
 
@@ -100,7 +100,7 @@ def _draw_mass(models: Conditions) -> Picture:
     return picture(
         "Attention as a counter",
         "Mean attention on the n ones of a region, for every solved region of every seed, against n in units of the "
-        "fitted K of that region. A region that counts in the attention falls on the dashed curve, x / (x + 1).",
+        "fitted K of that region. A region that counts by attention lies on the dashed curve, x / (x + 1).",
         figure,
     )
 
@@ -112,14 +112,14 @@ def _draw_slopes(models: Sequence[CountingResult]) -> Picture:
             kind = "an empty region appended" if change == counting.ADDED_REGION else "zeros appended (8, 16, 32)"
             groups.setdefault(kind, []).extend((shift.by_place, shift.after) for _, shift in one.shifted(change))
     return picture(
-        "Foretold and measured",
-        "Each point is a solved region of a causal model on strings with something appended that changes no count. "
-        "Where it compares with a token of which there are now more, it counts too little, by as much as the law says. "
-        "Points far below the line at a slope near 1 are last regions that take the new one for their own.",
+        "Predicted and measured",
+        "One point per solved region of a causal model, on strings with zeros or an empty region appended, which "
+        "changes no count. If the appended tokens belong to the bias, the model undercounts as the law predicts. "
+        "Points far below the line at a slope near 1 are last regions that attend to the appended region.",
         figures.plot_agreement(
             require_measured(groups),
-            xlabel="slope foretold from the attention, K / K'",
-            ylabel="slope measured: answer against true count",
+            xlabel="slope predicted from the attention, K / K'",
+            ylabel="measured slope: predicted against true count",
         ),
     )
 
@@ -139,12 +139,10 @@ def _draw_biases(models: Conditions) -> Picture:
             shares[f"{title} ({len(regions)})"] = {n: fmean(s[n] for s in regions) for n in regions[0]}
     return picture(
         "What they compare with",
-        "Mean over solved regions (their number in brackets) of the classes of tokens that label queries read besides "
-        "the ones they count. The number of begin tokens, own and earlier brackets is fixed for a label; that of the "
-        "others changes from string to string.",
-        figures.plot_stacked_shares(
-            require_measured(shares), xlabel="share of the attention that is not on counted ones"
-        ),
+        "Attention of label queries outside counted ones, by token class, averaged over solved regions (their number "
+        "in brackets). The numbers of begin tokens, own and earlier brackets are constant for a label; those of the "
+        "other classes vary between strings.",
+        figures.plot_stacked_shares(require_measured(shares), xlabel="share of attention outside counted ones"),
     )
 
 
@@ -164,9 +162,9 @@ def _draw_blocked(models: Conditions) -> Picture:
     _, axes = canvas.new_figure(8.4, 0.32 * len(groups) + 1.2)
     return picture(
         "What each region needs",
-        "What each solved region loses when label queries cannot see one class of tokens. A counter needs the ones; a "
-        "model that copies would find the count in the region's own brackets, and do without the ones.",
-        figures.plot_by_seed(groups, xlabel="share of counts that are right", chance=_floor(arms), ax=axes[0, 0]),
+        "Accuracy of each solved region with one class of tokens hidden from label queries; vertical lines are means. "
+        "A model that counts in the decoder needs the ones; a model that copies a count needs only the own brackets.",
+        figures.plot_by_seed(groups, xlabel="accuracy of counts", chance=_floor(arms), ax=axes[0, 0]),
     )
 
 
@@ -189,7 +187,8 @@ def _draw_plateaus(models: Conditions, out: Path) -> Picture:
         ax.set_axis_off()
     return picture(
         "Plateaus of all seeds",
-        "Accuracy on held-out strings, mean over regions, while training; a line a seed. The grey line is the bar.",
+        "Mean accuracy over regions on held-out strings during training, one line per seed. Grey line: the threshold "
+        "for a solved task.",
         figure,
     )
 
@@ -200,9 +199,9 @@ def _draw_planes(rotary: dict[int, CountingResult], longest: int) -> Picture:
     frequencies = next(iter(turning.values())).frequencies
     return picture(
         "Rotary in disguise",
-        "What each rotary plane adds to how much ones prefer brackets to bits, in models that solve the task; fast "
-        f"planes left. Right of the line a plane turns by less than one radian over {longest} tokens.",
-        figures.plot_planes(profiles, frequencies, ylabel="score of brackets over bits, for a one", span=longest),
+        "Contribution of each rotary plane to the attention score of a one for brackets minus bits, in models that "
+        f"solve the task. Planes right of the dashed line rotate by less than one radian over {longest} tokens.",
+        figures.plot_planes(profiles, frequencies, ylabel="score of brackets minus bits, for a one", span=longest),
     )
 
 
@@ -211,5 +210,5 @@ def _solved(models: dict[int, CountingResult]) -> list[RegionCircuit]:
 
 
 def _floor(arms: Mapping[str, dict[int, CountingResult]]) -> float:
-    """What the best constant guess gives, in the last of these conditions."""
+    """The accuracy of the best constant guess in the last of these conditions."""
     return fmean(one.floor for one in [*arms.values()][-1].values())

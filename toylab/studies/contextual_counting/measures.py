@@ -1,7 +1,7 @@
-"""By which circuit does a counting model answer? Where it looks, what breaks it, and what that foretells elsewhere.
+"""Circuit identification for counting models: attention, ablations, and predictions for changed strings.
 
-The instruments are those of `probes`; here they meet `toylab.tasks.ContextualCounting` and an `EncoderDecoder`. Every
-answer is given label by label: regions are learned, and fail, separately.
+Applies the probes to `toylab.tasks.ContextualCounting` and an `EncoderDecoder`. All results are per label, since
+regions are learned, and fail, separately.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ from toylab.training.batches import likeliest
 
 
 def key_classes(strings: StringBatch) -> dict[str, Bool[Tensor, "batch label key"]]:
-    """What every token is to every label query, as masks that exclude each other."""
+    """Disjoint masks of the token classes for every label query."""
     tokens, regions = strings.tokens[:, None], strings.regions[:, None]
     label = torch.arange(1, strings.counts.shape[1] + 1, device=tokens.device)[None, :, None]
     one, bracket, own = tokens == ONE, (tokens == OPEN) | (tokens == CLOSE), regions == label
@@ -90,19 +90,19 @@ def constant_accuracy(strings: StringBatch) -> float:
 
 
 def block_classes(mask: Bool[Tensor, "batch label key"]) -> dict[str, Edit]:
-    """The edit after which no label query sees these keys."""
+    """The edits that hide these keys from all label queries."""
     return {"decoder.cross.scores": block_keys(mask)}
 
 
 @torch.no_grad()
 def find_circuits(model: EncoderDecoder, strings: StringBatch) -> list[RegionCircuit]:
-    """The circuit of every label query, on strings that all have as many regions as the model has labels."""
+    """The circuit of every label query, on strings with as many regions as the model has labels."""
     classes = key_classes(strings)
     joined = classes | {
         OWN_BRACKETS: classes["own ["] | classes["own ]"],
         ALL_ONES: (strings.tokens == ONE)[:, None].expand_as(classes[COUNTED]),
     }
-    stream = encode_strings(model, strings)  # once: all edits are made behind it
+    stream = encode_strings(model, strings)  # encoded once, since all edits are in the decoder
 
     def right(edits: Mapping[str, Edit]) -> list[float]:
         with edit(model, edits):
@@ -149,7 +149,7 @@ def find_circuits(model: EncoderDecoder, strings: StringBatch) -> list[RegionCir
 
 @torch.no_grad()
 def measure_shifts(model: EncoderDecoder, before: StringBatch, after: StringBatch) -> list[CountShift]:
-    """The effect of a change on each label, beside its signed prediction from the attention before the change."""
+    """The effect of a change on each label, with its prediction from the attention before the change."""
     with watch(model, "decoder.cross.pattern") as seen:
         old = likeliest(model.decoder(encode_strings(model, before)))
     pattern = seen["decoder.cross.pattern"].mean(dim=1)
@@ -174,9 +174,9 @@ def measure_shifts(model: EncoderDecoder, before: StringBatch, after: StringBatc
 def predict_slopes(
     pattern: Float[Tensor, "batch label key"], before: StringBatch, after: StringBatch, places: bool = False
 ) -> list[float]:
-    """K / K' of every label: the weight of all that it compares with before a change, over that weight after it.
+    """K / K' of every label: the total bias weight before a change over the total bias weight after it.
 
-    Only the pattern before the change is looked at. Every token weighs what its class did on average: over the whole
+    Uses only the attention pattern before the change. Every token has the average weight of its class: over the whole
     string or, with `places`, between the same two brackets, if the class had tokens there.
     """
     old, new = (_brackets_so_far(strings) * int(places) for strings in (before, after))
@@ -201,17 +201,17 @@ def _brackets_so_far(strings: StringBatch) -> Int[Tensor, "batch position"]:
 
 @torch.no_grad()
 def value_readout(model: EncoderDecoder, strings: StringBatch, circuits: list[RegionCircuit]) -> list[RegionReadout]:
-    """Golkar et al. 2024, equation 3, label by label: the logits from one value a class, weighted by the attention.
+    """Logits of each label rebuilt from one value per token class, weighted by attention (Golkar et al. 2024, eq. 3).
 
-    Only for a decoder that is nothing but its cross-attention.
+    The decoder must consist of cross-attention alone.
 
     Raises:
-        ValueError: for a decoder with residual, MLP or several heads, whose logits are no such sum.
+        ValueError: for a decoder with residual stream, MLP or several heads, whose logits are not such a sum.
     """
     config = model.config
     if config.residual or config.hidden or config.heads > 1 or config.self_attention:
         raise ToylabError(
-            "decoder: equation 3 speaks of one bare cross-attention; use a model with heads=1 and no residual, "
+            "decoder: equation 3 requires a single cross-attention; use a model with heads=1 and no residual, "
             "self_attention or hidden"
         )
     decoder, stream = model.decoder, encode_strings(model, strings)
@@ -236,7 +236,7 @@ def value_readout(model: EncoderDecoder, strings: StringBatch, circuits: list[Re
 
 
 def region_probes(model: EncoderDecoder, strings: StringBatch, seed: int) -> RegionProbes:
-    """Is the region of a one linearly decodable, at the attention's output and at the decoder's input?"""
+    """Linear probes for the region of a one, at the attention output and at the decoder input."""
     sites = {"attention_output": "encoder.blocks.0.attn_out", "decoder_input": "encoder.final"}
     with watch(model, *sites.values()) as seen:
         count_logits(model, strings)
@@ -253,10 +253,10 @@ def region_probes(model: EncoderDecoder, strings: StringBatch, seed: int) -> Reg
 def measure_untrained(
     model: EncoderDecoder, strings: StringBatch, few: StringBatch, seed: int, slow: float
 ) -> UntrainedCounter:
-    """What random weights and uniform attention show on the same strings.
+    """The same measurements on random weights and uniform attention, as a control.
 
     Args:
-        few: those of the probes.
+        few: strings for the linear probes.
         slow: as in `rotary_profile`.
     """
     shuffled, positions = with_shuffled_weights(model, seed), model.config.encoder.positions
@@ -270,13 +270,13 @@ def measure_untrained(
 
 
 def two_components(features: Float[Tensor, "token feature"]) -> float:
-    """The share of the variance that the first two principal components hold: 1 for states of rank two."""
+    """The share of variance in the first two principal components; 1 for states of rank two."""
     return top_energy(features.double() - features.double().mean(dim=0), 2)
 
 
 @torch.no_grad()
 def encoder_scores(model: EncoderDecoder) -> list[list[float]]:
-    """The exact score of every type of token for every other, in the first head of an encoder without positions."""
+    """The exact attention score between all token types, in the first head of an encoder without positions."""
     block = model.encoder.blocks[0]
     read = block.ln1(model.encoder.embedding.weight)
     q, k = (linear(read).unflatten(-1, (block.attn.heads, -1)) for linear in (block.attn.query, block.attn.key))
@@ -285,10 +285,10 @@ def encoder_scores(model: EncoderDecoder) -> list[list[float]]:
 
 @torch.no_grad()
 def rotary_profile(model: EncoderDecoder, strings: StringBatch, slow: float) -> RotaryProfile:
-    """What each rotary plane adds to how much a one prefers brackets to bits, and the accuracy without rotation.
+    """Contribution of each rotary plane to the score of a one for brackets minus bits, and accuracy without rotation.
 
     Args:
-        slow: planes of at least so many radians a token are the fast ones.
+        slow: frequency in radians per token that separates fast planes (at least this) from slow ones.
     """
     block = model.encoder.blocks[0]
     read = block.ln1(model.encoder.embedding.weight)
@@ -307,15 +307,14 @@ def rotary_profile(model: EncoderDecoder, strings: StringBatch, slow: float) -> 
 
 
 def _accuracy_stopped(model: EncoderDecoder, strings: StringBatch, stopped: Bool[Tensor, " plane"]) -> list[float]:
-    """Accuracy by region when some planes no longer turn. Where rotation is a disguise of no position at all, accuracy
-    stays without."""
+    """Accuracy by region with the rotation of some planes stopped; unchanged if the model does not use positions."""
     still = deepcopy(model)
     still.encoder.positions.frequencies[stopped] = 0
     return count_accuracy(still, strings)
 
 
 def permutation_gap(model: EncoderDecoder, strings: StringBatch, rng: np.random.Generator) -> float:
-    """The largest change of a logit when the tokens of every string are shuffled, in float64."""
+    """The largest change of a logit under a random permutation of the tokens of each string, in float64."""
     exact = deepcopy(model).double()
     order = torch.from_numpy(rng.permuted(np.tile(np.arange(strings.tokens.shape[1]), (len(strings), 1)), axis=1))
     mixed = strings.tokens.gather(1, order.to(strings.tokens.device))

@@ -1,4 +1,4 @@
-"""Numbers of several counting models that claims and figures read: what changes when something is appended."""
+"""Quantities pooled over several counting models, for claims and figures: effects of appended tokens."""
 
 from __future__ import annotations
 
@@ -16,31 +16,32 @@ from toylab.studies.contextual_counting.results import (
 )
 
 TOLERANCE = 0.15
-"""Greatest relative error of a predicted slope that counts as a hit."""
+"""Largest relative error at which a predicted slope counts as correct."""
 
 Law = Callable[[CountShift], float]
-"""The slope that is predicted."""
+"""Maps a shift to its predicted slope."""
 
 Models = Iterable[CountingResult | None]
-"""Of several conditions, None where a condition lacks the seed."""
+"""Results of several conditions; None for a condition without the seed."""
 
 
 def counting_regions(models: Models, change: str) -> list[tuple[RegionCircuit, CountShift]]:
-    """The solved regions that count in the decoder, with what a change does to each."""
+    """The solved regions that count in the decoder, with the effect of a change on each."""
     return [one for model in models if model for one in model.shifted(change)]
 
 
 def prediction_error(models: Models, law: Law, change: str) -> float | None:
-    """Mean relative error of the slopes that a law predicts for counting regions; None if there are none."""
+    """Mean relative error of predicted slopes over counting regions; None without any."""
     errors = [shift.error(law(shift)) for _, shift in counting_regions(models, change)]
     return sum(errors) / len(errors) if errors else None
 
 
 def predicted_to_change(models: Models, law: Law) -> list[CountShift]:
-    """Those of counting regions, once 16 zeros or an empty region were appended, whose slope a law predicts to change
-    by more than what counts as a hit.
+    """Shifts of counting regions, with 16 zeros or an empty region appended, whose predicted slope differs from the
+    slope before by more than the tolerance.
 
-    The last region is not asked about an appended one, which it may take for its own: no law of weights predicts that.
+    The last region is excluded for an appended region, which it may attend to as its own; no law of weights covers
+    that.
     """
     found = [
         shift
@@ -54,13 +55,13 @@ def predicted_to_change(models: Models, law: Law) -> list[CountShift]:
 
 
 def share_predicted(*models: CountingResult | None, law: Law, answer: Law | None = None) -> float | None:
-    """The share of these slopes that a law, or another answer to the same question, predicts; None without any."""
+    """The share of these slopes predicted correctly by a law, or by `answer` instead; None without any."""
     found = [shift.error((answer or law)(shift)) <= TOLERANCE for shift in predicted_to_change(models, law)]
     return sum(found) / len(found) if found else None
 
 
 def compared_with(models: Models, biases: Collection[str]) -> list[tuple[RegionCircuit, CountShift]]:
-    """Counting regions with one of these biases, at the floor without it, and what 16 zeros do to each."""
+    """Counting regions with one of these biases and accuracy at the floor without it, with the effect of 16 zeros."""
     return [
         one
         for model in models
@@ -71,35 +72,35 @@ def compared_with(models: Models, biases: Collection[str]) -> list[tuple[RegionC
 
 
 def accuracy_kept(*models: CountingResult | None, biases: Collection[str]) -> float | None:
-    """Accuracy of these regions after 16 zeros were appended."""
+    """Accuracy of these regions with 16 zeros appended."""
     held = [shift.accuracy for _, shift in compared_with(models, biases)]
     return sum(held) / len(held) if held else None
 
 
 def lead_of_constant(*models: CountingResult | None) -> float | None:
-    """That accuracy where the bias is of constant number less that where it is zeros; None where one is lacking."""
+    """That accuracy for biases of constant number minus that for zeros as bias; None without both kinds of regions."""
     constant, zeros = (accuracy_kept(*models, biases=one) for one in (CONSTANT, ("zeros",)))
     return None if constant is None or zeros is None else constant - zeros
 
 
 def regions_solved(models: Models) -> str:
-    """How many regions are solved; without an interval, since regions of a model are no independent samples."""
+    """The number of solved regions, without interval, since regions of one model are not independent."""
     found = [region.solved for model in models for region in model.circuits]
     return f"{sum(found)} of {len(found)}"
 
 
 def bias_names(models: Models) -> dict[str, int]:
-    """How many solved regions have each class as the largest bias."""
+    """The number of solved regions per largest bias class."""
     return dict(Counter(region.largest for model in models for region in model.solved).most_common())
 
 
 def circuit_names(models: Models) -> dict[str, int]:
-    """How many solved regions have each circuit."""
+    """The number of solved regions per circuit."""
     return dict(Counter(region.circuit for model in models for region in model.solved).most_common())
 
 
 def accuracy_elsewhere(models: Models) -> dict[str, float]:
-    """Mean accuracy by what differs from the strings on which models are judged."""
+    """Mean accuracy by kind of string that differs from the evaluated strings."""
     held: dict[str, list[float]] = {}
     for model in models:
         for name, one in model.elsewhere.items():

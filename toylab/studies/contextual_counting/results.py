@@ -1,4 +1,4 @@
-"""What the jobs of the counting study measure."""
+"""Result types of the counting study."""
 
 from __future__ import annotations
 
@@ -14,56 +14,56 @@ CLASSES = (
     *(COUNTED, "other regions' ones", "outside ones", "zeros"),
     *("own [", "own ]", "earlier brackets", "later brackets", "begin"),
 )
-"""What a key can be to a label query; together they are all tokens."""
+"""Disjoint classes of keys for a label query, which cover all tokens."""
 CONSTANT = ("begin", "own [", "own ]", "earlier brackets")
-"""Bias classes of which a string has a number that depends on the label alone."""
+"""Bias classes whose number of tokens depends only on the label."""
 VARYING = tuple(name for name in CLASSES if name not in (COUNTED, *CONSTANT))
-"""The other bias classes: their number changes from string to string."""
+"""The other bias classes, whose number of tokens varies between strings."""
 
 OWN_BRACKETS, ALL_ONES, BIAS_TOKEN = "own brackets", "all ones", "the bias"
-"""What is blocked besides single classes: both brackets of the region, ones wherever they stand, the named bias."""
+"""Keys hidden besides single classes: both brackets of the region, all ones, the identified bias."""
 OUTSIDE_ONES = "outside ones"
 BLOCKED = (COUNTED, OWN_BRACKETS, OUTSIDE_ONES, ALL_ONES)
-"""What tells circuits apart."""
+"""Hidden keys that distinguish circuits."""
 
 SIXTEEN_ZEROS, ADDED_REGION = "16 zeros", "a region"
-"""What is appended where claims look at the answers to longer strings; no count changes."""
+"""Changes for claims on longer strings; neither changes a count."""
 
 SOLVED = 0.9
 """Accuracy from which a region counts as solved."""
 
 SLACK = 0.05
-"""How far above the best constant answer an accuracy may lie and still show no knowledge."""
+"""Margin above the best constant answer within which an accuracy counts as guessing."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NamedRegion:
-    """What the probes make of one label query, such as one of a hand-written counter."""
+    """The circuit that the probes identify for one label query."""
 
     circuit: str
     """One of `toylab.probes.CIRCUITS`."""
     bias: str
-    """The class that it compares with, or "mixed"; see `toylab.probes.name_bias`."""
+    """The bias class, or "mixed"; see `toylab.probes.name_bias`."""
     k: float
     """Weight of the bias in units of one counted one, from the mass on counted ones."""
     r2: float
-    """Of that fit, 0 where it explains nothing."""
+    """R^2 of that fit, at least 0."""
     blocked: dict[str, float]
-    """Accuracy without each class, and without "own brackets", "all ones" and, where it is no mixture, "the bias"."""
+    """Accuracy without each class, and without "own brackets", "all ones" and, unless it is mixed, "the bias"."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RegionCircuit(NamedRegion):
-    """How one label query of a trained model answers."""
+    """The circuit of one label query of a trained model."""
 
     accuracy: float
     """Share of correct counts, unedited."""
     share: float
-    """Of the bias in the attention not on counted ones."""
+    """Share of the bias in the attention outside counted ones."""
     shares: dict[str, float]
-    """Of every class but counted ones."""
+    """Attention of every class except counted ones."""
     curve: dict[int, float]
-    """By the true count, the mean mass on counted ones."""
+    """Mean attention on counted ones, by true count."""
 
     @property
     def solved(self) -> bool:
@@ -72,17 +72,17 @@ class RegionCircuit(NamedRegion):
 
     @property
     def counts(self) -> bool:
-        """Whether the decoder counts, by attention on the ones."""
+        """Whether the decoder counts by attention on the ones."""
         return self.circuit == "counter"
 
     @property
     def largest(self) -> str:
-        """The class with the most of the attention not on counted ones."""
+        """The class with the most attention outside counted ones."""
         return max(self.shares, key=self.shares.__getitem__)
 
     @property
     def without_next(self) -> float:
-        """Accuracy without the class that is second in attention, counted ones left out."""
+        """Accuracy without the class that is second in attention, excluding counted ones."""
         return self.blocked.get(sorted(self.shares, key=self.shares.__getitem__)[-2], self.accuracy)
 
     @property
@@ -92,27 +92,27 @@ class RegionCircuit(NamedRegion):
 
     @property
     def without_bias(self) -> float | None:
-        """Accuracy without the bias token; None where the bias is mixed."""
+        """Accuracy without the bias token; None if the bias is mixed."""
         return self.blocked.get(BIAS_TOKEN)
 
     def needs_bias(self, floor: float) -> bool:
-        """Whether there is a bias token, and no accuracy above a floor without it."""
+        """Whether there is a bias token without which the accuracy is at the floor."""
         return self.without_bias is not None and self.without_bias <= floor
 
 
 @dataclass(frozen=True, kw_only=True)
 class RegionReadout:
-    """The logits of one label rebuilt from one value a class of keys: Golkar et al. 2024, equation 3."""
+    """Logits of one label rebuilt from one value per class of keys (Golkar et al. 2024, equation 3)."""
 
     two_values: ClassReadout
-    """Of counted ones and of the largest class of bias tokens, as in the paper."""
+    """Values of counted ones and of the largest bias class, as in the paper."""
     all_classes: ClassReadout
-    """Of every class: shows what is left to differences within a class."""
+    """Values of every class; the remaining error is due to differences within classes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RegionProbe:
-    """Is the region of a one linearly decodable? Accuracies as in `toylab.probes.ProbeScore`."""
+    """Score of a linear probe for the region of a one, as in `toylab.probes.ProbeScore`."""
 
     accuracy: float
     majority: float
@@ -136,7 +136,7 @@ class RegionProbes:
 
 @dataclass(frozen=True, kw_only=True)
 class StoppedPlanes:
-    """Accuracy by region of a rotary model whose fast planes, slow planes or all planes no longer turn."""
+    """Accuracy by region of a rotary model with the rotation of fast, slow or all planes stopped."""
 
     fast: list[float]
     slow: list[float]
@@ -148,44 +148,44 @@ class RotaryProfile:
     """The planes of a rotary encoder, fastest first."""
 
     planes: list[float]
-    """What each adds to how much a one prefers brackets (their mean) to bits."""
+    """Contribution of each plane to the score of a one for brackets (their mean) minus bits."""
     frequencies: list[float]
-    """In radians a token."""
+    """Frequencies in radians per token."""
     stopped: StoppedPlanes
 
     def slow_share(self, longest: int) -> float:
-        """The share of the score (absolute) from planes of less than one radian over so many tokens."""
+        """The share of the absolute score in planes below one radian over `longest` tokens."""
         slow = [part for part, f in zip(self.planes, self.frequencies, strict=True) if f < 1 / longest]
         return sum(map(abs, slow)) / sum(map(abs, self.planes))
 
     def slow_lead(self, longest: int) -> float:
-        """How far that share is above the share of planes that are slow, which random scores would have."""
+        """That share minus the share of slow planes, its expected value for random scores."""
         return self.slow_share(longest) - sum(f < 1 / longest for f in self.frequencies) / len(self.frequencies)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CountShift:
-    """What a change outside the regions, which changes no count, does to the answers of one label."""
+    """The effect on one label's answers of a change outside the regions, which changes no count."""
 
     accuracy: float
-    """After the change."""
+    """Accuracy after the change."""
     before: float
-    """The slope of predicted against true counts before it."""
+    """Slope of predicted against true counts before the change."""
     after: float
-    """That slope after it."""
+    """Slope after the change."""
     predicted: float
-    """What the law n K / K' makes of the slope before, if all tokens of a class weigh the same."""
+    """Slope after the change predicted by the law n K / K', with equal weights within a class."""
     by_place: float
-    """The same, if tokens of a class weigh the same between the same two brackets."""
+    """The same, with equal weights of a class only between the same two brackets."""
 
     def error(self, slope: float) -> float:
-        """The relative error of a predicted slope; 1 where the model always answers none."""
+        """The relative error of a predicted slope; 1 if the model always answers zero."""
         return abs(slope / self.after - 1) if self.after else 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class OtherStrings:
-    """Accuracy by label, and that of the best constant answer, on strings of another kind."""
+    """Accuracy by label, and of the best constant answer, on strings of another kind."""
 
     accuracy: list[float]
     floor: float
@@ -201,7 +201,7 @@ class CountingExample:
     counts: list[int]
     """The true count of each label; -100 for a label that the string lacks."""
     guessed: list[int]
-    """The likeliest count of each label."""
+    """The most likely count of each label."""
     encoder: list[list[float]]
     """Attention of the first head: query, key."""
     decoder: list[list[float]]
@@ -210,11 +210,11 @@ class CountingExample:
 
 @dataclass(frozen=True, kw_only=True)
 class UntrainedCounter:
-    """The same measurements where nothing is learned: of a model with the entries of its weights in random order."""
+    """The same measurements on a model whose weight entries are randomly permuted."""
 
     probe: RegionProbes
     uniform: Saturation
-    """The curve n / (n + K) fitted to attention that is the same on every token, from the true counts."""
+    """The curve n / (n + K) fitted to uniform attention."""
     scores: list[list[float]] | None = None
     """Of encoders without positions."""
     rotary: RotaryProfile | None = None
@@ -222,10 +222,10 @@ class UntrainedCounter:
 
 @dataclass(frozen=True, kw_only=True)
 class CountingResult:
-    """What is measured of a trained model, on held-out strings of the greatest length with most regions."""
+    """Measurements of a trained model on held-out strings of maximum length with most regions."""
 
     steps: int
-    """Steps of training."""
+    """Training steps."""
     solved_at: int | None
     """The first evaluated step with the accuracy from which a task counts as solved; None if there was none."""
     accuracy: list[float]
@@ -237,22 +237,22 @@ class CountingResult:
     probe: RegionProbes
     example: CountingExample
     shifts: dict[str, list[CountShift]]
-    """By what was appended, such as "16 zeros", each region; without changes for which a model has no positions."""
+    """Shifts of each region by change, such as "16 zeros"; without changes that exceed the model's positions."""
     elsewhere: dict[str, OtherStrings]
-    """By what differs, such as "length 96"."""
+    """Accuracy on other strings, by kind, such as "length 96"."""
     readout: list[RegionReadout] | None = None
-    """By region; none for a decoder that is more than its cross-attention."""
+    """Readout by region; None for a decoder with more than cross-attention."""
     scores: list[list[float]] | None = None
-    """Score of every type of token (query) for every other (key) in the encoder; of encoders without positions."""
+    """Attention score of every token type (query) for every other (key); encoders without positions only."""
     permutation_gap: float | None = None
-    """The largest change of a logit when tokens are shuffled, in float64; of encoders without positions."""
+    """Largest change of a logit under a permutation of tokens, in float64; encoders without positions only."""
     rotary: RotaryProfile | None = None
     untrained: UntrainedCounter | None = None
-    """What random weights and uniform attention show."""
+    """Control on random weights and uniform attention."""
 
     @property
     def mean_accuracy(self) -> float:
-        """Over the regions."""
+        """Accuracy averaged over regions."""
         return sum(self.accuracy) / len(self.accuracy)
 
     @property
@@ -272,71 +272,71 @@ class CountingResult:
 
     @property
     def solved_readouts(self) -> list[RegionReadout]:
-        """Of the solved regions."""
+        """Readouts of the solved regions."""
         return [one for one, circuit in zip(self.readout or [], self.circuits, strict=False) if circuit.solved]
 
     @property
     def scores_of_one(self) -> list[float]:
-        """Scores of a one for every type of token."""
+        """Attention scores of a one for every token type."""
         return self.scores[ONE]
 
     @property
     def bracket_share(self) -> float:
-        """The attention of a one on brackets and the begin token if there were one token of each type."""
+        """Attention of a one on brackets and the begin token, given one token of each type."""
         return attention_on_brackets(self.scores)
 
     @property
     def agreement(self) -> float | None:
-        """Share of cases with the same likeliest count by two values and by the model, in solved regions."""
+        """Share of predictions in which two values give the model's most likely count, in solved regions."""
         held = [one.two_values.agreement for one in self.solved_readouts]
         return sum(held) / len(held) if held else None
 
     def lead(self, other: CountingResult) -> float:
-        """In mean accuracy over another model."""
+        """Difference of mean accuracy to another model."""
         return self.mean_accuracy - other.mean_accuracy
 
     def share(self, test: Callable[[RegionCircuit], bool]) -> float | None:
-        """Of the solved regions; None without any."""
+        """The share of solved regions that pass a test; None without any."""
         return self.over_solved(lambda region: float(test(region)))
 
     def over_solved(self, number: Callable[[RegionCircuit], float]) -> float | None:
-        """The mean over the solved regions; None without any."""
+        """The mean of a number over solved regions; None without any."""
         return sum(map(number, self.solved)) / len(self.solved) if self.solved else None
 
     def share_at_floor(self, accuracy: Callable[[RegionCircuit], float | None]) -> float | None:
-        """Of the solved regions, with an accuracy that shows no knowledge; None counts as none of these."""
+        """The share of solved regions with an accuracy at the floor; an accuracy of None counts as above it."""
         return self.share(lambda region: (got := accuracy(region)) is not None and got <= self.floor + SLACK)
 
     def without(self, keys: str) -> list[float]:
-        """Accuracy by region where label queries cannot see these keys."""
+        """Accuracy by region with these keys hidden from label queries."""
         return [circuit.blocked[keys] for circuit in self.circuits]
 
     def shifted(self, change: str) -> list[tuple[RegionCircuit, CountShift]]:
-        """The solved regions that count in the decoder, with what a change does to each."""
+        """The solved regions that count in the decoder, with the effect of a change on each."""
         both = zip(self.circuits, self.shifts.get(change, []), strict=False)
         return [(circuit, shift) for circuit, shift in both if circuit.solved and circuit.counts]
 
 
 def attention_on_brackets(scores: list[list[float]]) -> float:
-    """That of a one on brackets and the begin token, from the scores of types of tokens, at equal numbers of each."""
+    """Attention of a one on brackets and the begin token, from the scores, given one token of each type."""
     weights = [math.exp(score - max(scores[ONE])) for score in scores[ONE]]
     return sum(weights[token] for token in (OPEN, CLOSE, BEGIN)) / sum(weights)
 
 
 @dataclass(frozen=True, kw_only=True)
 class HandwrittenResult:
-    """What is measured of hand-written counters."""
+    """Measurements of the handwritten counters."""
 
     errors: int
     """Wrong counts, over lengths and numbers of regions."""
     asked: int
-    """Counts asked."""
+    """Number of counts tested."""
     named: dict[str, list[NamedRegion]]
-    """By the bias that was written, "begin" or "bracket", each region."""
+    """Identified regions by the handwritten bias, "begin" or "bracket"."""
 
     @property
     def share_named_correctly(self) -> float:
-        """Share of regions with the circuit and the bias token that were written."""
+        """Share of regions whose circuit and bias token are identified correctly."""
         written = {"begin": "begin", "bracket": "own ["}
         correct = [
             region.circuit == "counter" and region.bias == written[bias]

@@ -1,4 +1,4 @@
-"""Contextual counting: models count the ones inside brackets; which positions let them, by which circuit, against what.
+"""Contextual counting: which positional encodings let models count ones inside brackets, and by which circuit.
 
 Source: Golkar et al. 2024, "Contextual Counting: A Mechanistic Study of Transformers on a Quantitative Task" (arXiv
 2406.02585). The paper's training is unpublished; its claims are tested on models of our own recipe, region by region.
@@ -45,7 +45,7 @@ Encoding = Literal["none", "rotary", "alibi", "learned", "sinusoidal"]
 PLAIN = TrainConfig(
     steps=4000, learning_rate=3e-3, warmup=100, schedule="cosine", betas=(0.9, 0.99), cooldown=0, evaluate_every=100
 )
-"""The training of the plain set-up, which the paper's finding is closest to."""
+"""Training of the plain set-up, the closest to the paper's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,28 +53,29 @@ class ContextualCountingStudy:
     """Settings of the study; every field is a flag of `toylab run contextual-counting`."""
 
     task: ContextualCounting = ContextualCounting(length=(24, 64), regions=(1, 4))
-    """What is trained on; models are judged on its longest strings with most regions."""
+    """The training task; models are evaluated on its longest strings with most regions."""
     model: EncoderDecoderConfig = EncoderDecoderConfig()
     train: TrainConfig = replace(PLAIN, steps=2000, learning_rate=6e-3)
     auxiliary: float | int = 0.25
-    """Share of the training during which an auxiliary loss, fading out, shows the encoder the regions; 0 for never."""
+    """Share of training steps with an auxiliary loss on regions, which decays linearly to zero; 0 to disable it."""
     growth: float | int = 0.0
-    """Share of the training during which the longest strings grow, from twice the shortest; 0: all are there from the
-    start. Helps above length 64."""
+    """Share of training steps of the length curriculum, from twice the shortest length; 0 trains on all lengths from
+    the start. Helps above length 64."""
     plain: TrainConfig = PLAIN
-    """The training of the plain set-up: strings of one length and one number of regions, no logit scale, default
-    initial weights, no auxiliary loss."""
+    """Training of the plain set-up: strings of one length and one number of regions, no logit scale, default
+    initialisation, no auxiliary loss."""
     encodings: tuple[Encoding, ...] = ("none", "rotary", "alibi", "learned")
-    """Positional encodings that are compared, each causal and bidirectional."""
+    """Compared positional encodings, each with a causal and a bidirectional encoder."""
     alibi_slope: float | int = 0.01
     """Slope of ALiBi's one head."""
     encoder_hidden: int = 128
-    """Size of the MLP in the arm whose encoder has one."""
+    """Width of the MLP in the condition whose encoder has one."""
     parts: tuple[Part, ...] = ("encodings", "circuits")
-    """What is trained besides the two main arms: the other encodings; the arms that lead to other circuits; the plain
-    set-up with every causal encoding, and with an MLP in the encoder; the recipe with each ingredient left out."""
+    """Conditions trained besides the two main ones. "encodings": the other encodings; "circuits": conditions that lead
+    to other circuits; "plain": the plain set-up with every causal encoding, and with an MLP in the encoder;
+    "ingredients": the recipe without each of its ingredients."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4, 5)
-    """Of every condition, controls included."""
+    """Seeds of every condition, including controls."""
     rows: int = 1000
     """Held-out strings in an evaluation."""
 
@@ -82,28 +83,36 @@ class ContextualCountingStudy:
         check_settings(self)
         check_range(encoder_hidden=self.encoder_hidden, least=1)
         check_range("it is a share of the training", auxiliary=self.auxiliary, growth=self.growth, least=0, most=1)
-        check_range("accuracies on fewer say little", rows=self.rows, least=100)
+        check_range("fewer strings give imprecise accuracies", rows=self.rows, least=100)
         if not self.task.begin:
-            raise ToylabError("task.begin=False: the circuits are told apart by their use of it; leave it on")
+            raise ToylabError(
+                "task.begin=False: the circuits are distinguished by their use of the begin token; leave it True"
+            )
         if self.task.answer != "counts":
-            raise ToylabError(f"task.answer={self.task.answer}: an encoder-decoder answers with counts alone")
+            raise ToylabError(
+                f"task.answer={self.task.answer}: this study has one class per count; set task.answer=counts"
+            )
         judged = replace(self.task, length=self.task.max_length, regions=self.task.most)
         if judged.constant_guess >= SOLVED - SLACK:
             raise ToylabError(
-                f"task.length={self.task.length}, task.regions={self.task.regions}: one constant count is right in "
-                f"{judged.constant_guess:.2f} of the longest strings, where {SOLVED} counts as solved; give "
+                f"task.length={self.task.length}, task.regions={self.task.regions}: a constant count is correct in "
+                f"{judged.constant_guess:.2f} of the longest strings, and {SOLVED} counts as solved; give "
                 "longer strings or fewer regions"
             )
         if "none" not in self.encodings or "rotary" not in self.encodings:
-            raise ToylabError(f"encodings={self.encodings}: must have none and rotary, of which most claims speak")
+            raise ToylabError(f"encodings={self.encodings}: must include none and rotary, which most claims need")
         if self.model.encoder.positions != "none" or not self.model.encoder.causal:
-            raise ToylabError("model.encoder: leave positions=none and causal=True; the arms set them (see encodings)")
+            raise ToylabError(
+                "model.encoder: keep positions=none and causal=True; the conditions set them (see encodings)"
+            )
         if self.model.encoder.layers > 1 or self.model.heads > 1:
-            raise ToylabError("model: the probes of this study read one encoder layer and one decoder head")
+            raise ToylabError(
+                "model: the probes of this study need one encoder layer and one decoder head; set both to 1"
+            )
 
     @classmethod
     def quick(cls) -> ContextualCountingStudy:
-        """Seconds, for tests and notebooks: short strings, one seed, few arms."""
+        """Runs in seconds, for tests and notebooks: short strings, one seed, few conditions."""
         return cls(
             task=ContextualCounting(length=(12, 32), regions=(1, 2)),
             train=replace(PLAIN, steps=1000, learning_rate=8e-3, warmup=50),
@@ -117,19 +126,19 @@ class ContextualCountingStudy:
 
     @classmethod
     def default(cls) -> ContextualCountingStudy:
-        """Minutes on two cores: length 64, four regions."""
+        """Runs in minutes on two cores: length 64, four regions."""
         return cls()
 
     @classmethod
     def paper(cls) -> ContextualCountingStudy:
-        """The paper's fragility: every encoding in the plain set-up, 20 seeds each. At length 64, where that takes half
-        an hour on two cores; `--task.length 512 --task.regions 4` is the paper's own size, and takes days."""
+        """Every encoding in the plain set-up with 20 seeds, to measure the paper's failure rates: half an hour on two
+        cores at length 64; the paper's size, `--task.length 512 --task.regions 4`, takes days."""
         return cls(parts=("plain",), seeds=tuple(range(20)))
 
     # Jobs --------------------------------------------------------------------------------------------------------
 
     def conditions(self) -> dict[str, Condition]:
-        """Every condition that is trained: what differs from the main one."""
+        """All trained conditions by name."""
         main = Condition(self.task, self.model, self.train, self.auxiliary, self.growth)
         fixed = replace(self.task, length=self.task.max_length, regions=self.task.most)
         plain = Condition(fixed, _plain(self.model), self.plain, 0.0, 0.0)
@@ -166,14 +175,14 @@ class ContextualCountingStudy:
         return replace(arm, model=_encoder(arm.model, positions=encoding, causal=causal, alibi_slope=slope))
 
     def jobs(self) -> list[Job]:
-        """One training per condition and seed, the slowest first, and the hand-written circuits."""
+        """One job per condition and seed, the slowest first, and one for the handwritten circuits."""
         arms = self.conditions()
         slow = sorted(arms, key=lambda name: arms[name].model.encoder.positions == "none")
         trained = [Job(name, seed, result_type=CountingResult, what=arms[name]) for name in slow for seed in self.seeds]
         return [*trained, *(Job("golden", seed, result_type=HandwrittenResult) for seed in self.seeds)]
 
     def run_job(self, job: Job, folder: Path) -> CountingResult | HandwrittenResult:
-        """Train one arm and find its circuits, or try the hand-written ones."""
+        """Train one condition and identify its circuits, or measure the handwritten circuits."""
         if job.what is None:
             return measure_handwritten(self.task, self.rows, job.seed)
         arm = job.what
@@ -186,21 +195,21 @@ class ContextualCountingStudy:
 
     @property
     def causal(self) -> tuple[str, ...]:
-        """The arms with a causal encoder."""
+        """The conditions with a causal encoder."""
         return tuple(name for name, arm in self.conditions().items() if arm.model.encoder.causal)
 
     def claims(self) -> list[Claim]:
-        """The claims of the paper, and ours, for these settings."""
+        """The claims of the paper and our own, at these settings."""
         return claims(self.encodings, self.causal, self.task.max_length, self.parts)
 
     def pictures(self, results: Conditions, out: Path) -> list[Picture]:
-        """The figures of the report, from the results and the histories kept beside them."""
+        """The figures of the report, from results and stored histories."""
         return draw(results, out, self.encodings, self.causal, self.task.max_length)
 
 
 @dataclass(frozen=True)
 class Condition:
-    """One condition of the study: a task, a model and a training."""
+    """The settings of one condition: task, model and training."""
 
     task: ContextualCounting
     model: EncoderDecoderConfig
@@ -215,12 +224,12 @@ STUDY = ContextualCountingStudy
 def measure_model(
     task: ContextualCounting, model: EncoderDecoder, seed: int, rows: int, steps: int, solved_at: int | None
 ) -> CountingResult:
-    """Everything that is asked of a trained model, on held-out strings.
+    """All measurements of a trained model, on held-out strings.
 
     Args:
-        task: its longest strings with most regions are where models are judged.
-        steps: of its training.
-        solved_at: the step from which it counted as solved.
+        task: models are evaluated on its longest strings with most regions.
+        steps: number of training steps.
+        solved_at: first step at which the task counts as solved.
     """
     config = model.config
     batch = held_out(task, seed, rows, **task.largest)
@@ -247,7 +256,7 @@ def measure_model(
         )
         if unordered
         else None,
-        # Slow planes turn by less than one radian over a string.
+        # Slow planes rotate by less than one radian over a string.
         rotary=circuits.rotary_profile(model, strings, slow) if config.encoder.positions == "rotary" else None,
         untrained=circuits.measure_untrained(model, strings, few, seed, slow),
         shifts={
@@ -260,7 +269,7 @@ def measure_model(
 
 
 def _elsewhere(task: ContextualCounting, model: EncoderDecoder, seed: int, rows: int) -> dict[str, OtherStrings]:
-    """Accuracy by label, and the floor, at other lengths, numbers of regions and shares of ones: one thing changed."""
+    """Accuracy by label and the floor at other lengths, numbers of regions or shares of ones, varied one at a time."""
     shorter, longer = max(5 * task.max_length // 8, _room(task.most)), 3 * task.max_length // 2
     places: dict[str, tuple[ContextualCounting, dict[str, int]]] = {
         f"length {shorter}": (task, {"length": shorter}),
@@ -283,23 +292,23 @@ def _elsewhere(task: ContextualCounting, model: EncoderDecoder, seed: int, rows:
 
 
 def _reaches(model: EncoderDecoder, task: ContextualCounting, batch: Batch) -> bool:
-    """Whether the model has positions for these strings."""
+    """Whether the model's positions cover these strings."""
     longest = task.begin + int(batch.labels["length"].max())
     return model.config.encoder.positions != "learned" or longest <= model.context
 
 
 def _naming(task: ContextualCounting, longest: int) -> ContextualCounting:
-    """The task with a name for every count of a string so long, of which it may draw one."""
+    """The task with a class for every count of strings of this length."""
     return replace(task, length=(task.min_length, max(task.max_length, longest)))
 
 
 def _room(regions: int) -> int:
-    """A length at which so many regions leave two bits, and so strings for every split."""
+    """A length that leaves two bits besides this number of regions, and so enough strings for every split."""
     return 2 * regions + 2
 
 
 def measure_handwritten(task: ContextualCounting, rows: int, seed: int) -> HandwrittenResult:
-    """The hand-written counters: their errors over sizes, and what the probes make of them."""
+    """Errors of the handwritten counters over lengths and regions, and the circuits that the probes identify."""
     errors, asked, named = 0, 0, {}
     lengths = (max(16, _room(task.most)), task.max_length, 2 * task.max_length)
     wide = _naming(task, max(lengths))
@@ -317,7 +326,7 @@ def measure_handwritten(task: ContextualCounting, rows: int, seed: int) -> Handw
 
 
 def _example(task: ContextualCounting, model: EncoderDecoder, seed: int) -> CountingExample:
-    """What everybody attends to on one held-out string, as short as the task has them, and with ones in all regions."""
+    """Attention patterns on one held-out string of the shortest length, with ones in all regions."""
     batch = held_out(task, seed, 64, **task.largest | {"length": task.min_length})
     fullest = int(batch.labels["count"][:, : task.most].min(axis=1).argmax())
     strings = for_model(task, model, batch.rows(fullest, fullest + 1))
@@ -338,5 +347,5 @@ def _encoder(model: EncoderDecoderConfig, **changes: Any) -> EncoderDecoderConfi
 
 
 def _plain(model: EncoderDecoderConfig) -> EncoderDecoderConfig:
-    """The model without what helps it to start."""
+    """The model without the parts of the recipe that ease training."""
     return replace(_encoder(model, embedding_std=1.0), head="default", logit_scale=1.0, query_std=1.0)

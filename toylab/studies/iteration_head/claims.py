@@ -1,4 +1,4 @@
-"""The claims of the iteration-head paper, and our own: what is measured of which condition, and the criterion."""
+"""The claims of the iteration-head paper and our own, with conditions, quantities, criteria and controls."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ LEARNED = 0.99
 """Sequence accuracy from which a task counts as learned."""
 FIGURES = "figures of the reference notebooks, +-.03"
 PEAKED_SHARE = 0.9
-"""Share of steps read at x_t from which a head counts as an iteration head."""
+"""Share of steps attending to x_t from which a head counts as an iteration head."""
 HARMLESS_DROP = 0.01
-"""Loss of accuracy that counts as none."""
+"""Equivalence margin: a loss of accuracy up to this counts as no loss."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GuessAccuracy:
-    """Accuracies without reading the input.
+    """Accuracies of guessing without the input.
 
     Attributes:
-        constant: of last states, by the best constant.
-        blind: of all states of a chain, by the best guess from the state before.
+        constant: accuracy of the best constant guess of the last state.
+        blind: accuracy over all states of a chain of the best guess from the previous state.
     """
 
     constant: float
@@ -40,7 +40,7 @@ def has_learned(main: IterationResult) -> bool:
 
 
 def has_head(main: IterationResult) -> bool:
-    """Whether a model learned its task, and has an iteration head."""
+    """Whether a model learned its task and has an iteration head."""
     return has_learned(main) and main.head.carry >= PEAKED_SHARE
 
 
@@ -53,10 +53,10 @@ def claims(guess: GuessAccuracy, parity_guess: float, steps: int, one_head: str)
     """All claims.
 
     Args:
-        guess: what is correct without reading the input.
-        parity_guess: accuracy of the best constant answer to parity.
-        steps: the longest fine-tuning to parity.
-        one_head: the condition with one head a layer.
+        guess: accuracies of guessing without the input.
+        parity_guess: accuracy of the best constant answer on parity.
+        steps: maximum number of fine-tuning steps on parity.
+        one_head: name of the condition with one head per layer.
     """
     quickly = min(steps, 300)
     of_main = partial(Claim, conditions=("main",))
@@ -69,7 +69,7 @@ def claims(guess: GuessAccuracy, parity_guess: float, steps: int, one_head: str)
         margin=0.05,
         origin="computed: the best guess from s_{t-1}, without x_t, and .05",
         control=Control(
-            "the head and its backups zeroed before EoI",
+            "the head and its backups zero-ablated before EoI",
             ("main",),
             lambda main: main.tests.zero_ablated_on_inputs.state,
         ),
@@ -77,7 +77,7 @@ def claims(guess: GuessAccuracy, parity_guess: float, steps: int, one_head: str)
     harmless = partial(
         causal,
         asks="absence",
-        measure="share of the sequence accuracy kept, given the true tokens",
+        measure="ratio of teacher-forced sequence accuracy after and before the edit",
         criterion=at_least(1 - HARMLESS_DROP),
         margin=HARMLESS_DROP,
         origin="the smallest effect of interest: one sequence in a hundred",
@@ -98,12 +98,12 @@ def claims(guess: GuessAccuracy, parity_guess: float, steps: int, one_head: str)
             untried="a sham learns its task, by design",
             place="section 4",
             conditions=("main",),
-            statement="Two layers with chain of thought learn to iterate a polynomial map on inputs never seen.",
+            statement="Two layers with chain of thought learn to iterate a polynomial map on held-out inputs.",
         ),
         of_main(
             id="head",
             place="section 4, peakiness",
-            statement="An iteration head forms: when s_t is due, one head reads x_t.",
+            statement="An iteration head forms: to predict s_t, one head attends to x_t.",
             measure="share of steps in which the best head has over half of its attention on x_t",
             quantity=HEAD_CARRY,
             criterion=at_least(PEAKED_SHARE),
@@ -111,7 +111,7 @@ def claims(guess: GuessAccuracy, parity_guess: float, steps: int, one_head: str)
             control=Control("models trained on one length", ("one-length",), HEAD_CARRY),
             paper_number=f".92 (mean of 100 models, epoch 500; {FIGURES})",
             details={
-                "accepted by the detector, which also asks for the stop rule": ClaimDetail("main", "head.found"),
+                "accepted by the detector, which also requires the stop rule": ClaimDetail("main", "head.found"),
                 "backup heads": ClaimDetail("main", lambda main: len(main.head.backups)),
                 "mean attention on EoI, best earlier head": ClaimDetail("main", "head.end_of_input"),
                 "random weights": ClaimDetail("main", "untrained.head.carry"),
@@ -121,8 +121,8 @@ def claims(guess: GuessAccuracy, parity_guess: float, steps: int, one_head: str)
         of_head(
             id="invariance",
             place="section 4, invariance",
-            statement="What the head reads does not depend on content.",
-            measure="1 less the standard deviation over sequences of its attention on x_t (0 without a peak there)",
+            statement="The attention pattern of the head does not depend on the content of the input.",
+            measure="1 minus the standard deviation over sequences of its attention on x_t (0 without a peak there)",
             quantity=lambda main: main.invariance,
             criterion=at_least(0.9),
             control=_random_weights(lambda model: model.invariance),
@@ -130,8 +130,8 @@ def claims(guess: GuessAccuracy, parity_guess: float, steps: int, one_head: str)
         ),
         at_floor(
             id="ablate",
-            statement="The model answers through this head: without it, and its backups, states are guessed.",
-            measure="share of states correct with the head and its backups zeroed from EoI on",
+            statement="Predictions depend on this head: without it and its backups, states are guessed.",
+            measure="share of states correct with the head and its backups zero-ablated from EoI on",
             quantity=lambda main: main.tests.zero_ablated.state,
             details={
                 f"{test.name}, {kind} accuracy": ClaimDetail("main", f"tests.{test.name}.{kind}")
@@ -143,10 +143,10 @@ def claims(guess: GuessAccuracy, parity_guess: float, steps: int, one_head: str)
             id="ablate-alone",
             kind="own",
             place="our test of section 4",
-            statement="The head alone is necessary: without it, its backups left, states are guessed.",
-            measure="share of states correct with the head alone zeroed from EoI on",
+            statement="The head alone is necessary: without it, but with its backups, states are guessed.",
+            measure="share of states correct with only the head zero-ablated from EoI on",
             quantity=lambda main: main.tests.zero_ablated_alone.state,
-            note="the paper's models have one head a layer, and no backups",
+            note="the paper's models have one head per layer, hence no backups",
         ),
         harmless(
             id="ablate-inputs",
@@ -154,13 +154,14 @@ def claims(guess: GuessAccuracy, parity_guess: float, steps: int, one_head: str)
             place="our control",
             statement="Zero-ablating the head on the input positions costs no accuracy.",
             quantity=partial(_kept, test="zero_ablated_on_inputs"),
-            control=Control("zeroed from EoI on", ("main",), partial(_kept, test="zero_ablated")),
+            control=Control("zero-ablated from EoI on", ("main",), partial(_kept, test="zero_ablated")),
         ),
         causal(
             id="steer",
             kind="own",
             place="our test of section 3",
-            statement="What the head reads is what is computed with: moved to x_{t+1}, it makes F(s_{t-1}, x_{t+1}).",
+            statement="The model uses the input that the head attends to: shifted to x_{t+1}, it computes "
+            "F(s_{t-1}, x_{t+1}).",
             measure="share of answers equal to F(s_{t-1}, x_{t+1})",
             quantity=lambda main: main.steered,
             criterion=at_least(0.99),
@@ -168,30 +169,30 @@ def claims(guess: GuessAccuracy, parity_guess: float, steps: int, one_head: str)
         ),
         harmless(
             id="ideal-pattern",
-            statement="The head needs nothing but x_t: the textbook pattern in its place keeps the model right.",
+            statement="The head needs only x_t: replacing its pattern by the idealised one preserves accuracy.",
             quantity=partial(_kept, test="ideal_pattern"),
-            control=Control("uniform attention in its place", ("main",), partial(_kept, test="uniform")),
+            control=Control("uniform attention instead", ("main",), partial(_kept, test="uniform")),
         ),
         of_head(
             id="stop-rule",
             kind="own",
             place="our reading of section 3",
-            statement="The same head stops the chain: after the last state it reads the end of the input.",
-            measure="share of ends at which it has over half of its attention on EoI",
+            statement="The same head stops the chain: after the last state it attends to the end of the input.",
+            measure="share of sequences in which it has over half of its attention on EoI after the last state",
             quantity=lambda main: main.head.stop,
             criterion=at_least(0.5),
             statistic="share",
             control=_random_weights(lambda model: model.head.stop),
-            note="elsewhere EoS comes by another route: the distance from EoI tells when as many states are written",
+            note="other models predict EoS by another mechanism: the distance from EoI, which equals the input length",
             figure="The iteration head",
         ),
         harmless(
             id="first-layer",
             place="section 3",
-            statement="The first layer needs only the end of the input: the textbook pattern there does no harm.",
+            statement="The first layer needs only the end of the input: its idealised pattern preserves accuracy.",
             quantity=partial(_kept, test="first_layer_ideal_pattern"),
-            control=Control("that head zeroed", ("main",), partial(_kept, test="first_layer_zero_ablated")),
-            note="trained first layers use their other attention too, so the textbook pattern breaks good models",
+            control=Control("that head zero-ablated", ("main",), partial(_kept, test="first_layer_zero_ablated")),
+            note="trained first layers also use attention to other positions, so the idealised pattern costs accuracy",
         ),
         lacking(
             id="cot-needed",
@@ -200,11 +201,11 @@ def claims(guess: GuessAccuracy, parity_guess: float, steps: int, one_head: str)
             measure=f"sequence accuracy (guessing gives {guess.constant:.2f})",
             criterion=at_most(threshold(guess.constant, 0.06)),
             margin=0.06,
-            origin="computed: guessing, and .06",
+            origin="computed: guessing plus .06",
             control=Control("with chain of thought", ("main",), attrgetter("mean_accuracy")),
-            paper_number=f".09 (lengths of 8 and more, one model a cell; {FIGURES})",
+            paper_number=f".09 (lengths of 8 and more, one model per cell; {FIGURES})",
             undecidable="" if threshold(guess.constant, 0.06) < LEARNED else "guessing solves this map",
-            note="it trains for fewer steps than the main condition; with as many, two seeds reached .10 and .09",
+            note="in an earlier run with the step limit of the main condition, two seeds reached .10 and .09",
         ),
         lacking(
             id="cot-needed-parity",
@@ -215,25 +216,25 @@ def claims(guess: GuessAccuracy, parity_guess: float, steps: int, one_head: str)
             measure=f"sequence accuracy (guessing gives {parity_guess:.2f})",
             criterion=at_most(threshold(parity_guess, 0.1)),
             margin=0.1,
-            origin="computed: guessing, and .1",
+            origin="computed: guessing plus .1",
             control=Control("with chain of thought", ("parity",), attrgetter("mean_accuracy")),
-            paper_number=f".95 to .98 (one model a cell; {FIGURES}): the paper's maps show the opposite",
+            paper_number=f".95 to .98 (one model per cell; {FIGURES}): the paper's maps show the opposite",
         ),
         lacking(
             id="depth",
             place="section 3",
-            statement="One layer does not learn the task in the steps that two layers have.",
+            statement="One layer does not learn the task within the step limit of two layers.",
             conditions=("one-layer",),
             measure="sequence accuracy with one layer",
             criterion=at_most(0.5),
             control=Control("two layers", ("main",), attrgetter("mean_accuracy")),
-            paper_number=f".06 at lengths up to 16, .79 up to 5 (one model a cell; {FIGURES})",
-            note="with a limit of 8,000 steps it reaches .67 (one seed): one layer is slower, by another circuit",
+            paper_number=f".06 at lengths up to 16, .79 up to 5 (one model per cell; {FIGURES})",
+            note="with a limit of 8,000 steps it reaches .67 (one seed): one layer is slower and uses another circuit",
         ),
         learns(
             id="one-head",
             place="section 3",
-            statement="One head in each of two layers is enough, and training finds it.",
+            statement="Two layers with one head each learn the task.",
             conditions=(one_head,),
             details={"diagonal": ClaimDetail(one_head, "head.carry")},
         ),
@@ -242,9 +243,9 @@ def claims(guess: GuessAccuracy, parity_guess: float, steps: int, one_head: str)
             kind="own",
             asks="absence",
             place="our control",
-            statement="An iteration head forms only if lengths vary: models that learned one length have none.",
+            statement="An iteration head forms only if lengths vary: models trained on one length have none.",
             conditions=("one-length",),
-            measure="peakiness on x_t over all lengths, of models trained on one length,",
+            measure="share of steps attending to x_t over all lengths, of models trained on one length,",
             quantity=HEAD_CARRY,
             criterion=below(0.5),
             needs=(ONE_LENGTH,),
@@ -254,7 +255,7 @@ def claims(guess: GuessAccuracy, parity_guess: float, steps: int, one_head: str)
         of_head(
             id="transfer",
             place="section 5",
-            statement="A model with the head learns parity at once.",
+            statement="A model with the head learns parity within few fine-tuning steps.",
             measure=f"steps of fine-tuning to an accuracy of {LEARNED} on parity",
             quantity=partial(_fine_tuning, never=steps + 1),
             criterion=at_most(quickly),
@@ -273,46 +274,46 @@ def claims(guess: GuessAccuracy, parity_guess: float, steps: int, one_head: str)
         of_head(
             id="transfer-scratch",
             place="section 5",
-            statement="From scratch, parity is slow.",
+            statement="Learning parity from scratch is much slower than fine-tuning a model with the head.",
             conditions=("main", "parity"),
-            measure=f"steps from scratch over steps of fine-tuning a model with the head, to {LEARNED} on parity,",
+            measure=f"ratio of steps from scratch to fine-tuning steps with the head, to {LEARNED} on parity,",
             quantity=_times_as_slow,
             criterion=at_least(10),
             origin="the smallest effect of interest: ten times as slow",
-            uncontrolled="training from scratch is the control; that of models without the head stands at `transfer`",
+            uncontrolled="training from scratch is the control; models without the head are the control of `transfer`",
             paper_number="over 30 (about 1000 epochs against under 30; second hand)",
             details={
                 "steps from scratch": ClaimDetail("parity", "solved_at", never=True),
                 "accuracy from scratch": ClaimDetail("parity", "mean_accuracy"),
             },
-            note="a training from scratch that does not get there counts with one step more than it had; a fine-tuning "
-            "that does not is left out",
+            note="training from scratch that does not reach the accuracy counts as its step limit plus one; a seed "
+            "whose fine-tuning does not reach it is excluded",
             figure="Transfer to parity",
         ),
         of_head(
             id="symbol-zero",
             asks="absence",
             place="section 5",
-            statement="The head does not care what stands at x_t, so it carries over to other symbols as it is.",
-            measure="before fine-tuning, distance of the attention on x_t = 1 from that on x_t = 0",
+            statement="The head attends to x_t whatever its value, so it transfers unchanged to other symbols.",
+            measure="before fine-tuning, absolute difference of attention on x_t = 1 and on x_t = 0",
             quantity=lambda main: abs(_mass(main, 1) - _mass(main, 0)),
             criterion=at_most(0.1),
             margin=0.1,
             origin="the smallest effect of interest: a tenth of the attention",
-            uncontrolled="no model here is known to read a trained symbol less than another",
+            uncontrolled="no model here is known to attend less to one trained symbol than to another",
             details={f"on x_t = {x}": ClaimDetail("main", partial(_mass, symbol=x)) for x in (0, 1)},
             note="0 is never an input of the polynomial: the head is independent of content only among trained symbols",
         ),
         of_head(
             id="emergence",
             place="section 4, training dynamics",
-            statement="First a head finds the end of the input, then the iteration head forms, then answers are right.",
-            measure="whether the three pass half of their final value in this order, ties allowed (1 or 0)",
+            statement="First a head attends to the end of input, then the iteration head forms, then accuracy rises.",
+            measure="whether the three reach half of their final value in this order, ties allowed (1 or 0)",
             quantity=lambda main: main.emergence.in_order,
             criterion=above(0),
             statistic="share",
-            origin="computed: three steps in any order are in this one in one seed of six",
-            uncontrolled="chance is one seed in six without ties, where most seeds are asked",
+            origin="computed: a random order of three events is this order in one seed of six",
+            uncontrolled="chance is one seed in six without ties, and the criterion requires most seeds",
             details={"steps": ClaimDetail("main", lambda main: asdict(main.emergence))},
             figure="How it emerges",
         ),
@@ -320,7 +321,7 @@ def claims(guess: GuessAccuracy, parity_guess: float, steps: int, one_head: str)
 
 
 def _random_weights(number: Callable[[UntrainedHead], float]) -> Control:
-    """The same measurement of random weights; none of a run from before it was made."""
+    """The same measurement on random weights; None for runs of older versions without it."""
     return Control("random weights", ("main",), lambda main: main.untrained and number(main.untrained))
 
 
@@ -330,18 +331,18 @@ def _kept(main: IterationResult, test: str) -> float | None:
 
 
 def _mass(main: IterationResult, symbol: int) -> float:
-    """Attention on x_t of this value, before fine-tuning."""
+    """Attention on x_t where x_t is this symbol, before fine-tuning."""
     return main.transfer.mass_by_symbol[symbol]
 
 
 def _fine_tuning(model: IterationResult, never: int) -> int:
-    """Steps to parity; `never` where it was not learned."""
+    """Fine-tuning steps to learn parity; `never` if it was not learned."""
     return never if model.transfer.solved_at is None else model.transfer.solved_at
 
 
 def _times_as_slow(model: IterationResult, scratch: IterationResult) -> float | None:
-    """Steps to parity from scratch over those from a trained model; None where the latter did not get there, which
-    would make the former look slow."""
+    """Ratio of steps to learn parity from scratch to fine-tuning steps; None if fine-tuning did not learn parity, which
+    would make training from scratch look slow."""
     if model.transfer.solved_at is None:
         return None
     alone = scratch.steps + 1 if scratch.solved_at is None else scratch.solved_at

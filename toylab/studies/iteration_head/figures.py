@@ -1,4 +1,4 @@
-"""The figures of the iteration-head study, from what its jobs measured."""
+"""The figures of the iteration-head study."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from toylab.training.attention_history import HistoryPage, read_history
 from toylab.verdicts.claim import Conditions
 
 HISTORY_FILE = "film.safetensors"
-"""In the folder of a main job: its attention through training."""
+"""File of the attention history in the folder of a main job."""
 
 
 def draw(results: Conditions, out: Path, main: str, states: int) -> list[Picture]:
-    """All figures for which there are results.
+    """All figures that have results.
 
     Args:
-        results: what the jobs measured.
-        out: the folder of the run, for the histories kept in it.
-        main: what to call the main arm.
-        states: how many values a state can take.
+        results: results by condition and seed.
+        out: folder of the run, with the histories.
+        main: title of the main condition.
+        states: number of states.
     """
     return pictures(
         (_draw_heads, results["main"]),
@@ -38,23 +38,23 @@ def draw(results: Conditions, out: Path, main: str, states: int) -> list[Picture
 
 
 def attention_page(results: Conditions, out: Path) -> HistoryPage | None:
-    """The film of the best main model; None where there is none."""
+    """The attention history of the best main model; None without one."""
     if not results["main"]:
         return None
     seed = _best(results["main"])
     folder, head = Job("main", seed).folder(out), results["main"][seed].head
-    if not (folder / HISTORY_FILE).exists():  # a run of an older version
+    if not (folder / HISTORY_FILE).exists():  # from an older version
         return None
     return read_history(
         folder / HISTORY_FILE,
         "Watch it form",
-        f"Held-out sequences at every evaluation of the training of seed {seed}. A dark cell is a position that is "
-        "attended to; squares mark what the textbook circuit reads.",
+        f"Attention on held-out sequences at every evaluation during training of seed {seed}; dark cells have high "
+        "attention. Red squares: attention predicted by the idealised circuit.",
         read_metrics(folder / "metrics.jsonl"),
         {
             "loss": "loss in nats",
             "accuracy": "sequence accuracy",
-            "carry": "share of steps read at x_t",
+            "carry": "share of steps attending to x_t",
             "end_of_input": "attention on EoI, earlier layer",
         },
         (head.layer, head.head),
@@ -62,7 +62,7 @@ def attention_page(results: Conditions, out: Path) -> HistoryPage | None:
 
 
 def _best(main: dict[int, IterationResult]) -> int:
-    """The seed whose model solves the task and has the clearest head."""
+    """The seed whose model solves the task and has the strongest iteration head."""
     return max(main, key=lambda s: (has_learned(main[s]), main[s].head.carry))
 
 
@@ -80,9 +80,9 @@ def _draw_heads(main: dict[int, IterationResult]) -> Picture:
         figures.plot_attention(pattern, example.tokens, links=np.array(links), title=title, ax=ax)
     return picture(
         "The iteration head",
-        f"Attention of two heads of seed {seed} on one held-out sequence. Right: when s_t is due, the iteration head "
-        "reads x_t, and after the last state it reads EoI and stops. Left: the earlier head that finds EoI. Squares "
-        "mark what the textbook circuit reads.",
+        f"Attention of two heads of seed {seed} on one held-out sequence. Right: the iteration head attends to x_t to "
+        "predict s_t, and to EoI after the last state. Left: the earlier head that attends to EoI. Red squares: "
+        "attention predicted by the idealised circuit.",
         figure,
     )
 
@@ -90,7 +90,7 @@ def _draw_heads(main: dict[int, IterationResult]) -> Picture:
 def _draw_emergence(results: Conditions, out: Path) -> Picture:
     rows = [
         ("end_of_input", "attention on EoI,\nbest earlier head", canvas.INPUT_END, None),
-        ("carry", "share of steps\nread at x_t", canvas.CARRY, PEAKED_SHARE),
+        ("carry", "share of steps\nattending to x_t", canvas.CARRY, PEAKED_SHARE),
         ("accuracy", "sequence accuracy", canvas.ACCURACY, LEARNED),
     ]
     figure, axes = canvas.new_figure(6.4, 6.6, rows=3)
@@ -99,8 +99,8 @@ def _draw_emergence(results: Conditions, out: Path) -> Picture:
         figures.plot_curves(lines, ylabel=label, colour=colour, bar=bar, legend=name == rows[0][0], ax=ax)
     return picture(
         "How it emerges",
-        "A long plateau, then the head and the answers appear together. Each line is a seed, measured on held-out "
-        "sequences while training; grey lines are thresholds of the claims.",
+        "After a long plateau, the head and the accuracy emerge together. One line per seed, measured on held-out "
+        "sequences during training; grey lines are thresholds of the claims.",
         figure,
     )
 
@@ -121,12 +121,12 @@ def _draw_arms(results: Conditions, main: str) -> Picture:
         found = list(held.values())
         groups[title] = {"sequence accuracy": [r.mean_accuracy for r in found]}
         if found[0].head is not None:
-            groups[title]["share of steps read at x_t"] = [r.head.carry for r in found]
+            groups[title]["share of steps attending to x_t"] = [r.head.carry for r in found]
     return picture(
         "What it takes",
-        "Each point is a seed, each stroke a mean. Models are judged on lengths from 4 on (the model of one length at "
-        "its own; its head is searched on all). Parity can be right without an iteration head, and without a chain "
-        "of thought.",
+        "One point per seed; vertical lines are means, while the claims judge medians or shares of seeds. Accuracy is "
+        "measured on lengths of at least 4 (for one-length models on that length, their head on all lengths). Parity "
+        "can be solved without an iteration head, and without chain of thought.",
         figures.plot_by_seed(require_measured(groups), xlabel="share on held-out sequences"),
     )
 
@@ -138,19 +138,19 @@ def _draw_tests(main: dict[int, IterationResult], states: int) -> Picture:
         name: {f"{kind} accuracy": [getattr(found[name], kind) for found in tests] for kind in ("sequence", "state")}
         for name in tests[0]
     }
-    groups["moved to the next input"] = {"answers equal to F(s, next input)": [r.steered for r in good]}
+    groups["shifted to the next input"] = {"answers equal to F(s, next input)": [r.steered for r in good]}
     return picture(
         "What the head causes",
-        "Edits of the iteration head (and of the earlier head, marked first layer) where answers are written. Each "
-        "point is a seed that learned the task.",
+        "Accuracy under edits of the iteration head (and of the earlier head, marked first layer) at the answer "
+        "positions. One point per seed that learned the task; vertical lines are means.",
         figures.plot_by_seed(groups, xlabel="share on held-out sequences", chance=1 / states),
     )
 
 
 def _draw_transfer(results: Conditions, out: Path) -> Picture:
     arms = {
-        "after the polynomial": metric_curves(results, out, "main", "transfer.jsonl"),
-        "after one length (no head)": metric_curves(results, out, "one-length", "transfer.jsonl"),
+        "fine-tuned from the polynomial": metric_curves(results, out, "main", "transfer.jsonl"),
+        "fine-tuned from one length (no head)": metric_curves(results, out, "one-length", "transfer.jsonl"),
         "from scratch": metric_curves(results, out, "parity"),
     }
     figure, axes = canvas.new_figure(9.6, 2.8, columns=3)
@@ -159,7 +159,7 @@ def _draw_transfer(results: Conditions, out: Path) -> Picture:
         figures.plot_curves(lines, ylabel=label, bar=LEARNED, title=title, legend=len(lines) < 6, ax=ax)
     return picture(
         "Transfer to parity",
-        "Accuracy on held-out parity sequences while fine-tuning a model that has an iteration head, one that is "
-        "accurate without one, and while training from scratch. Mind the different scales of steps.",
+        "Accuracy on held-out parity sequences during fine-tuning of a model with an iteration head, of an accurate "
+        "model without one, and during training from scratch. The axes of steps differ in scale.",
         figure,
     )

@@ -1,4 +1,4 @@
-"""What a trained iteration head causes: edits of one head on held-out sequences, and what becomes of the answers."""
+"""Causal tests of an iteration head: answers under edits of the head on held-out sequences; and the result types."""
 
 from __future__ import annotations
 
@@ -18,24 +18,23 @@ from toylab.training.evaluate import Accuracy, accuracy, attention_patterns, pre
 
 @dataclass(frozen=True, kw_only=True)
 class CausalTests:
-    """Accuracy, given the true tokens, under edits where answers are written (from EoI on). The head is edited together
-    with its backups."""
+    """Teacher-forced accuracy under edits of the head and its backups at the answer positions (from EoI on)."""
 
     unedited: Accuracy
     zero_ablated: Accuracy
     zero_ablated_alone: Accuracy
-    """The head alone, its backups left."""
+    """The head alone, backups intact."""
     uniform: Accuracy
     zero_ablated_on_inputs: Accuracy
-    """The control: before EoI, where nothing is answered."""
+    """Control: zero-ablated before EoI, where no answer is predicted."""
     ideal_pattern: Accuracy
-    """What the idealised circuit attends to, in the place of the head's pattern."""
+    """The head's pattern replaced by that of the idealised circuit."""
     first_layer_zero_ablated: Accuracy | None = None
-    """The earlier head that finds EoI; none where there is no such head."""
+    """The earlier head that attends to EoI; None if there is no such head."""
     first_layer_ideal_pattern: Accuracy | None = None
 
     def by_title(self) -> dict[str, Accuracy]:
-        """The tests that were made, by their names in words."""
+        """The measured tests by title."""
         made = {field.name.replace("_", " "): getattr(self, field.name) for field in fields(self)}
         return {title: found for title, found in made.items() if found is not None}
 
@@ -51,8 +50,8 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True)
 class Emergence:
-    """The first evaluated step at which each passes half of its final value: attention on EoI of the best earlier head,
-    share of steps read at x_t, sequence accuracy."""
+    """The first evaluated step at which each reaches half of its final value: attention on EoI of the best earlier
+    head, share of steps attending to x_t, sequence accuracy."""
 
     end_of_input: int
     carry: int
@@ -60,26 +59,26 @@ class Emergence:
 
     @property
     def in_order(self) -> bool:
-        """Whether they do so one after the other, ties allowed."""
+        """Whether the three emerge in this order, ties allowed."""
         return self.end_of_input <= self.carry <= self.accuracy
 
 
 @dataclass(frozen=True, kw_only=True)
 class Transfer:
-    """What fine-tuning on parity gave."""
+    """Results of fine-tuning on parity."""
 
     mass_by_symbol: dict[int, float]
-    """Before it: mean attention of the head on x_t, by the value of x_t."""
+    """Before fine-tuning: mean attention of the head on x_t, by the value of x_t."""
     solved_at: int | None
     """The first evaluated step with the accuracy from which a task counts as learned; None if there was none."""
     accuracy: dict[int, float]
-    """Sequence accuracy on parity afterwards, free-running, by length."""
+    """Free-running sequence accuracy on parity after fine-tuning, by length."""
     head: IterationHead
 
 
 @dataclass(frozen=True, kw_only=True)
 class UntrainedHead:
-    """The same measurements of a model with the entries of its weights in random order."""
+    """The same measurements on a model whose weight entries are randomly permuted."""
 
     head: IterationHead
     steered: float
@@ -88,32 +87,32 @@ class UntrainedHead:
 
 @dataclass(frozen=True, kw_only=True)
 class IterationResult:
-    """What a job of the study measured."""
+    """The result of one job of the study."""
 
     accuracy: dict[int, float]
-    """Sequence accuracy on held-out inputs, free-running, by length."""
+    """Free-running sequence accuracy on held-out inputs, by length."""
     steps: int
-    """Steps of training."""
+    """Training steps."""
     solved_at: int | None
     """The first evaluated step with the accuracy from which a task counts as learned; None if there was none."""
     head: IterationHead | None = None
-    """The best candidate for an iteration head; none where the task has no chain of thought."""
+    """The best candidate for an iteration head; None without chain of thought."""
     tests: CausalTests | None = None
-    """Of main models."""
+    """Measured for main models only."""
     steered: float | None = None
-    """Share of answers that become F(s_{t-1}, x_{t+1}) when the head is shifted to x_{t+1}; of main models."""
+    """Share of answers that become F(s_{t-1}, x_{t+1}) when attention is shifted to x_{t+1}; main models only."""
     invariance: float | None = None
-    """Of the head's pattern to content, see `toylab.probes.invariance`; of main models."""
+    """Invariance of the head's pattern to content, see `toylab.probes.invariance`; main models only."""
     emergence: Emergence | None = None
     example: Example | None = None
     transfer: Transfer | None = None
-    """Of main models, and of those trained on one length."""
+    """Measured for main and one-length models."""
     untrained: UntrainedHead | None = None
-    """What random weights show; of main models."""
+    """Control on random weights; main models only."""
 
     @property
     def mean_accuracy(self) -> float:
-        """Over the lengths."""
+        """Sequence accuracy averaged over lengths."""
         return mean_over(self.accuracy)
 
 
@@ -123,7 +122,7 @@ def mean_over(lengths: Mapping[int, float]) -> float:
 
 
 def causal_tests(model: nn.Module, batches: Mapping[int, Batch], head: IterationHead) -> CausalTests:
-    """Accuracy, given the true tokens, under each edit of the iteration head, or of the head that finds EoI."""
+    """Teacher-forced accuracy under each edit of the iteration head, or of the earlier head that attends to EoI."""
 
     def under(edits: Callable[[Batch], dict[str, Edit]]) -> Accuracy:
         return accuracy(model, batches, edits)
@@ -149,9 +148,9 @@ def causal_tests(model: nn.Module, batches: Mapping[int, Batch], head: Iteration
 
 
 def steered_share(model: nn.Module, task: IteratedMap, batches: Mapping[int, Batch], head: IterationHead) -> float:
-    """Move the head, and its backups, from x_t to x_{t+1}: the share of answers that become F(s_{t-1}, x_{t+1}).
+    """Share of answers that become F(s_{t-1}, x_{t+1}) when the head and its backups attend to x_{t+1} instead of x_t.
 
-    The mean over lengths; the last answer of each row, which has no next input, is left out.
+    The mean over lengths; the last answer of each row, which has no next input, is excluded.
     """
     shares = []
     for length, batch in batches.items():
@@ -165,7 +164,7 @@ def steered_share(model: nn.Module, task: IteratedMap, batches: Mapping[int, Bat
 
 
 def states_of_next_input(task: IteratedMap, batch: Batch) -> Int[np.ndarray, "batch answer"]:
-    """F(s_{t-1}, x_{t+1}) for t = 1 .. L - 1: what a head that reads one input too far should make the model say."""
+    """F(s_{t-1}, x_{t+1}) for t = 1 .. L - 1: the predicted answers when the head attends one input too far."""
     length = int(batch.labels["length"][0])
     inputs, states = batch.tokens[:, 1 : length + 1], batch.tokens[:, length + 2 : 2 * length + 2]
     first = task.first_states(inputs[:, 1])[:, None]
@@ -173,7 +172,7 @@ def states_of_next_input(task: IteratedMap, batch: Batch) -> Int[np.ndarray, "ba
 
 
 def ideal_links(batch: Batch) -> Int[np.ndarray, "link 3"]:
-    """What the textbook iteration head reads: x_t for s_t, and the end of the input to stop."""
+    """The links of an ideal iteration head: x_t for s_t, and the end of the input for EoS."""
     return np.concatenate([batch.links["carry"], batch.links["stop"]])
 
 
@@ -186,7 +185,7 @@ def mass_by_symbol(model: nn.Module, batch: Batch, head: IterationHead) -> dict[
 
 
 def _at(point: str, head: IterationHead, make: Callable[[list[int]], Edit]) -> dict[str, Edit]:
-    """The edit that `make` gives for the heads of each layer, at their attention's `point`."""
+    """Edits by hook point: `make` applied to the heads of each layer."""
     return {f"blocks.{layer}.attn.{point}": make(heads) for layer, heads in head.by_layer.items()}
 
 
@@ -199,7 +198,7 @@ def _inputs(batch: Batch) -> slice:
 
 
 def _end_links(batch: Batch) -> torch.Tensor:
-    """EoI read from every position where an answer is written, EoI's own included."""
+    """Links from every answer position, including EoI itself, to EoI."""
     end = int(batch.labels["length"][0]) + 1
     queries = torch.arange(end, batch.tokens.shape[1])
     rows, queries = torch.meshgrid(torch.arange(len(batch)), queries, indexing="ij")

@@ -1,4 +1,4 @@
-"""Iteration heads: small transformers learn to iterate a map step by step; we find the head that does it and test it.
+"""Iteration heads: attention heads that let small transformers iterate a map in a chain of thought, found and tested.
 
 Source: Cabannes et al. 2024, "Iteration Head: A Mechanistic Study of Chain-of-Thought" (arXiv 2406.02128).
 """
@@ -53,8 +53,8 @@ MODEL = ModelConfig(
     position_base=20.0,
     position_std=1.8,
 )
-"""The model of the study. Five sinusoids in ten coordinates leave few phases to subtract and fit into one head of 12
-features; spare heads help the seeds in which one settles on another job. notebooks/LOG.md has the figures behind it."""
+"""The model of the study. Position encodings of five sinusoids (ten coordinates) fit into one head of 12 dimensions;
+extra heads help on seeds in which a head learns another function. Measurements are in notebooks/LOG.md."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,23 +64,23 @@ class IterationHeadStudy:
     task: Polynomial = Polynomial()
     model: ModelConfig = MODEL
     train: TrainConfig = TrainConfig(stop_at=0.5, cooldown=600)
-    """Once half of the sequences are right the plateau is over, and a falling rate makes the others right: a flat one
-    would need as many steps again to get to .9."""
+    """At a sequence accuracy of one half the plateau is over; decaying the learning rate then reaches full accuracy,
+    while a constant rate would need as many steps again to reach .9."""
     growth: int = 600
-    """Optimiser steps over which the longest training sequences grow, from 4 inputs to the longest of the task; 0 has
-    all lengths from the start. Two of six seeds stay on the plateau then, and none of six with it."""
+    """Optimiser steps of the length curriculum, from at most 4 inputs to the longest of the task; 0 trains on all
+    lengths from the start. Without it two of six seeds stay on the plateau; with it, none of six."""
     transfer: TrainConfig = TrainConfig(
         steps=300, learning_rate=1e-3, warmup=0, evaluate_every=20, stop_at=LEARNED, stop_after=1, cooldown=0
     )
     """Fine-tuning from the polynomial to parity."""
     end_weight: float = 4.0
-    """How much EoS counts in the loss, beside 1 for a state. To place it, a model must find where the input ended,
-    which is half of the circuit: a larger weight shortens the plateau."""
+    """Weight of EoS in the loss, relative to 1 for a state. Predicting EoS requires finding the end of the input, half
+    of the circuit, so a larger weight shortens the plateau."""
     batches: Literal["packed", "padded", "sweep"] = "packed"
-    """How training rows are laid out: several sequences a row without padding; one a row; or as in the published
-    code, a fixed set of 1024 a length, swept from the shortest to the longest, one length a batch."""
+    """Batching of training sequences. "packed": several per row, without padding; "padded": one per row; "sweep", as in
+    the published code: a fixed set of 1024 per length, from shortest to longest, one length per batch."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4, 5)
-    """Of every condition, controls included."""
+    """Seeds of every condition, including controls."""
     rows: int = 64
     """Held-out sequences of each length in an evaluation."""
 
@@ -88,20 +88,22 @@ class IterationHeadStudy:
         check_settings(self)
         check_range(rows=self.rows, least=1)
         check_range(end_weight=self.end_weight, above=0)
-        check_range("0 has all lengths from the start", growth=self.growth, least=0)
+        check_range("0 trains on all lengths from the start", growth=self.growth, least=0)
         if not self.task.chain_of_thought:
-            raise ToylabError("task.chain_of_thought=False: the study compares with and without; leave it on")
+            raise ToylabError(
+                "task.chain_of_thought=False: the study itself adds conditions without chain of thought; leave it True"
+            )
         if self.task.max_length < 6 or self.task.max_length - self.task.min_length < 2:
             raise ToylabError(
-                f"task.lengths={self.task.lengths}: heads are searched on lengths from 4 on; give a range up to 6 or "
-                "more, such as 1 16"
+                f"task.lengths={self.task.lengths}: iteration heads are searched on lengths of at least 4; give a "
+                "range up to at least 6, such as 1 16"
             )
         if self.task.score_padding and self.batches == "packed":
             raise ToylabError("task.score_padding=True: packed rows have no padding; choose batches=padded or sweep")
 
     @classmethod
     def quick(cls) -> IterationHeadStudy:
-        """Seconds, for tests and notebooks: short inputs, and one seed, which decides nothing."""
+        """Runs in seconds, for tests and notebooks: short inputs and one seed, too few for a verdict."""
         return cls(
             task=Polynomial(p=7, lengths=(1, 6)),
             train=TrainConfig(steps=900, warmup=100, stop_at=0.9, cooldown=150),
@@ -113,12 +115,12 @@ class IterationHeadStudy:
 
     @classmethod
     def default(cls) -> IterationHeadStudy:
-        """Minutes on two cores: the paper's finding at lengths up to 16."""
+        """Runs in minutes on two cores: lengths up to 16."""
         return cls()
 
     @classmethod
     def paper(cls) -> IterationHeadStudy:
-        """The published code's own scale and conventions; days on a CPU."""
+        """Scale and conventions of the published code; days on a CPU."""
         steps = 4 * 32 * 1000  # 1000 sweeps of 4 batches of 256 for each of 32 lengths
         return cls(
             task=Polynomial(lengths=(1, 32), score_padding=True),
@@ -135,11 +137,11 @@ class IterationHeadStudy:
     # Jobs --------------------------------------------------------------------------------------------------------
 
     def conditions(self) -> dict[str, Condition]:
-        """Every condition of the study: what differs from the main one."""
+        """All conditions of the study by name."""
         last = replace(self.task, lengths=self.task.max_length)
         parity = Parity(lengths=self.task.lengths, alphabet=self.task.p, score_padding=self.task.score_padding)
         one_head, one_layer = replace(self.model, heads=1), replace(self.model, layers=1)
-        # Half of the parities are right by chance, which must not end a training.
+        # Guessing gets half of the parities correct, which must not trigger early stopping.
         sure = replace(self.train, stop_at=None if self.train.stop_at is None else max(self.train.stop_at, 0.9))
         arms = {
             "main": Condition(self.task, self.model, self.train),
@@ -151,16 +153,16 @@ class IterationHeadStudy:
             "parity-no-chain": Condition(replace(parity, chain_of_thought=False), self.model, sure),
         }
         if one_head == self.model:
-            del arms["one-head"]  # the main arm is that already
+            del arms["one-head"]  # identical to the main condition
         return arms
 
     def jobs(self) -> list[Job]:
-        """One training per condition and seed, the longest first."""
+        """One job per condition and seed, the longest first."""
         arms = self.conditions().items()
         return [Job(name, seed, result_type=IterationResult, what=arm) for name, arm in arms for seed in self.seeds]
 
     def run_job(self, job: Job, folder: Path) -> IterationResult:
-        """Train one arm and measure it."""
+        """Train and measure one condition."""
         arm = job.what
         model, history = self.train_arm(arm, job.seed, folder, film=job.name == "main")
         test = evaluate.by_length(arm.task, job.seed, lengths_of(arm.task), self.rows)
@@ -171,7 +173,7 @@ class IterationHeadStudy:
         )
         if not arm.task.chain_of_thought:
             return result
-        # A model of one length is searched on all lengths too: at its own, a head cannot be told from a fixed offset.
+        # One-length models are searched on all lengths: at one length an iteration head equals a fixed offset.
         several = evaluate.by_length(arm.task, job.seed, lengths_of(self.task), self.rows)
         head = evaluate.search_iteration_head(model, several)
         result = replace(result, head=head)
@@ -185,7 +187,7 @@ class IterationHeadStudy:
         return result
 
     def train_arm(self, arm: Condition, seed: int, folder: Path, film: bool = False) -> tuple[Transformer, History]:
-        """The model of an arm, with its history: as the folder has it, or trained and kept there."""
+        """The model of a condition and its history, loaded from the folder or trained and saved there."""
 
         def learn(checkpoint: Path) -> tuple[Transformer, Training]:
             model = Transformer.for_task(arm.task, arm.model, seed)
@@ -200,7 +202,7 @@ class IterationHeadStudy:
     def _learn(
         self, model: nn.Module, task: IteratedMap, seed: int, training: TrainConfig, growth: int = 0, **options: Any
     ) -> Training:
-        """Train in place, following accuracy and heads on a few lengths."""
+        """Train in place, evaluating accuracy and heads on up to four lengths."""
         followed = evaluate.by_length(task, seed, _spread(lengths_of(task)), self.rows // 2, "validation")
         return train(
             model,
@@ -237,21 +239,21 @@ class IterationHeadStudy:
         }
 
     def _described(self, model: Transformer, test: dict[int, Batch], history: History) -> dict[str, Any]:
-        """When the parts of a model emerged, and what it does on one sequence."""
+        """Emergence of the circuit during training, and an example sequence."""
         return {
             "emergence": Emergence(**{name: _halfway(history, name) for name in ("end_of_input", "carry", "accuracy")}),
             "example": _example(model, self.task, test),
         }
 
     def _untrained(self, model: Transformer, seed: int, test: dict[int, Batch]) -> UntrainedHead:
-        """What the same searches and edits find without anything learned."""
+        """The same measurements on shuffled weights, as a control."""
         shuffled = with_shuffled_weights(model, seed)
         head = evaluate.search_iteration_head(shuffled, test)
         steered = interventions.steered_share(shuffled, self.task, test, head)
         return UntrainedHead(head=head, steered=steered, invariance=_invariance(shuffled, head, test))
 
     def _transfer(self, model: Transformer, head: IterationHead, seed: int, folder: Path) -> Transfer:
-        """Fine-tune a trained model to parity; how long it takes, and what its head makes of the untrained symbol 0."""
+        """Fine-tune a trained model on parity; before, measure its head's attention on the untrained symbol 0."""
         parity = self.conditions()["parity"].task
         test = evaluate.by_length(parity, seed, lengths_of(parity), self.rows)
         by_symbol = interventions.mass_by_symbol(model, test[max(test)], head)
@@ -266,11 +268,11 @@ class IterationHeadStudy:
         )
 
     def shams(self) -> dict[str, dict[str, str]]:
-        """What learned a task without the mechanism."""
+        """Models that learned the task without the mechanism."""
         return {"models trained on one length": {"main": "one-length"}}
 
     def claims(self) -> list[Claim]:
-        """The claims of the paper, and ours, for these settings."""
+        """The claims of the paper and our own, at these settings."""
         arms = self.conditions()
         return claims(
             guess_accuracy(self.task, lengths_of(self.task)),
@@ -280,17 +282,17 @@ class IterationHeadStudy:
         )
 
     def pictures(self, results: Conditions, out: Path) -> list[Picture]:
-        """The figures of the report, from the results and the histories kept beside them."""
+        """The figures of the report, from results and stored histories."""
         return draw(results, out, f"{self.model.layers} layers, {self.model.heads} heads each", self.task.p)
 
     def film(self, results: Conditions, out: Path) -> HistoryPage | None:
-        """The attention of the best main model through its training, for the page."""
+        """The attention history of the best main model, for the page."""
         return attention_page(results, out)
 
 
 @dataclass(frozen=True)
 class Condition:
-    """One condition of the study: a task, a model and a training."""
+    """The settings of one condition: task, model and training."""
 
     task: IteratedMap
     model: ModelConfig
@@ -301,12 +303,12 @@ STUDY = IterationHeadStudy
 
 
 def lengths_of(task: IteratedMap) -> list[int]:
-    """The lengths on which a task is judged: from 4 on, since shorter prompts are too few to hold any out."""
+    """The evaluated lengths: at least 4, since there are too few shorter prompts for a held-out set."""
     return list(range(max(4, task.min_length), task.max_length + 1))
 
 
 def guess_accuracy(task: IteratedMap, lengths: list[int]) -> GuessAccuracy:
-    """Accuracies without reading the input, on average over lengths."""
+    """Accuracies of guessing without the input, averaged over lengths."""
     states, chance = np.arange(task.values), 1 / len(task.inputs)
     first, moves = np.zeros(len(states)), np.zeros((len(states), len(states)))
     for x in task.inputs:
@@ -322,7 +324,7 @@ def guess_accuracy(task: IteratedMap, lengths: list[int]) -> GuessAccuracy:
 
 
 def _scenes(task: IteratedMap, seed: int) -> list[RecordedSequence]:
-    """Held-out sequences to be filmed: a short one and a longer one."""
+    """Two held-out sequences for the attention history, of at most 6 and 10 inputs."""
     lengths = sorted({min(length, task.max_length) for length in (6, 10)})
     batches = evaluate.by_length(task, seed, lengths, 1)
     return [
@@ -337,7 +339,7 @@ def _scenes(task: IteratedMap, seed: int) -> list[RecordedSequence]:
 
 
 def _example(model: Transformer, task: IteratedMap, batches: dict[int, Batch]) -> Example:
-    """What every head attends to on one held-out sequence, short enough to print."""
+    """The attention patterns of all heads on one short held-out sequence."""
     length = min(max(batches), 8)
     batch = batches[length].rows(0, 1)
     return Example(
@@ -348,16 +350,16 @@ def _example(model: Transformer, task: IteratedMap, batches: dict[int, Batch]) -
 
 
 def _invariance(model: Transformer, head: IterationHead, test: dict[int, Batch]) -> float:
-    """Of the head's pattern to content, on the longest inputs."""
+    """Invariance of the head's pattern to the input content, on the longest inputs."""
     longest = test[max(test)]
     return invariance(evaluate.attention_patterns(model, longest)[head.layer], longest.links["carry"])[head.head].item()
 
 
 def _halfway(history: History, name: str) -> int:
-    """The first evaluated step at which a metric passes half of its final value."""
+    """The first evaluated step at which a metric reaches half of its final value."""
     return first_step(history, name, history[-1][name] / 2)
 
 
 def _spread(lengths: list[int]) -> list[int]:
-    """Up to four of the lengths, evenly spread and with both ends."""
+    """Up to four evenly spaced lengths, including both ends."""
     return sorted({lengths[round(i * (len(lengths) - 1) / 3)] for i in range(4)})

@@ -16,7 +16,7 @@ from toylab.verdicts.judgement import nan_mean
 REFUSING = ("ssft", "dpo", "unlearning")
 """The three methods of the paper; "dpo" is the loss of its code."""
 STRONG_METHODS = REFUSING[1:]
-"""Those of which the paper says that they change a model most."""
+"""The methods that change a model most according to the paper."""
 CHANGE_TITLES = {
     "": "default",
     "-decay": "weight decay",
@@ -26,31 +26,31 @@ CHANGE_TITLES = {
     "-long": "pre-training twice as long",
     "-smallest": "a quarter of the small rate",
     "-four-times": "fine-tuning four times as long",
-    "-rank-1": "MLPs alone, at rank one",
+    "-rank-1": "rank-one change of the MLPs only",
 }
-"""Settings in which the null-space claim is judged, by the end of the names of their conditions."""
+"""Settings in which the null-space claim is judged, by suffix of the condition name."""
 REGIMES = {
     f"{method}{end}": f"{TITLES[method]}, {setting}"
     for end, setting in CHANGE_TITLES.items()
     for method in ("ssft", "unlearning")
 }
-"""Settings and methods, the cells of the map, with their titles; each setting has a control."""
+"""Cells of the map (setting and method) with their titles; each setting has a control."""
 NULL_SHARE_FIGURE = "Where the change of the up-projection lies"
 TAU_FIGURE = "How far activations tell safe prompts from unsafe ones"
 SAFETY_QUESTION = "our question"
-ORDER_ONLY = "an order: the claim names no size"
+ORDER_ONLY = "the claim states an order without an effect size"
 READ_OFF = "in the last layer (figure 3, read off to 3 % of its axis)"
 SAFE_ALONE = "the fine-tune on safe prompts alone"
 PAIRED = "a difference within a seed between trainings on the same prompts"
 UNTIL_MEASURED = (
-    "waits for a fine-tune on the same prompts towards one repeated letter: without any refusal, it may show the same"
+    "needs a fine-tune on the same prompts towards one repeated letter, which may show the same without any refusal"
 )
 
 
 def activation_claims() -> list[Claim]:
-    """How far safe prompts lie from unsafe ones, and how much the answer moves with either."""
+    """Claims on the separation of safe and unsafe activations, and on the sensitivity of answers to prompts."""
     apart = partial(Claim, place="section 4.1, figure 3", figure=TAU_FIGURE)
-    over = "separation of safe and unsafe prompts over that before, last layer,"
+    over = "ratio of the separation of safe and unsafe prompts after and before, last layer,"
     safe_alone = Control(SAFE_ALONE, ("base", "control"), _apart)
     moves = partial(Claim, place="section 4.3, figure 5", figure="How much the answer moves with the prompt")
     return [
@@ -58,8 +58,8 @@ def activation_claims() -> list[Claim]:
             conditions=("ssft",),
             id="jailbreak-near-safe",
             place="section 5, figure 6",
-            statement="A jailbreak works on the prompts whose activations lie nearer to safe ones.",
-            measure="AUC of tau, prompts complied with against refused, mixed text under SSFT, last layer,",
+            statement="A jailbreak succeeds on prompts whose activations lie closer to those of safe prompts.",
+            measure="AUC of tau, complied against refused prompts, mixed text under SSFT, last layer,",
             quantity=attrgetter("nearness.competing_text.auc"),
             criterion=at_least(0.8),
             control=Control(
@@ -67,7 +67,9 @@ def activation_claims() -> list[Claim]:
                 ("ssft",),
                 attrgetter("nearness_before.competing_text.auc"),
             ),
-            needs=(Precondition(condition="ssft", test=_has_auc, otherwise="too few prompts of either kind to tell"),),
+            needs=(
+                Precondition(condition="ssft", test=_has_auc, otherwise="fewer than 5 complied or refused prompts"),
+            ),
             details={
                 "tau, complied and refused": ClaimDetail("ssft", lambda ssft: asdict(ssft.nearness.competing_text)),
                 "AUC, unseen unsafe text": ClaimDetail("ssft", "nearness.mismatched_text.auc"),
@@ -77,9 +79,9 @@ def activation_claims() -> list[Claim]:
         ),
         apart(
             id="clusters",
-            statement="DPO and unlearning drive safe and unsafe prompts far apart.",
+            statement="DPO and unlearning strongly separate the activations of safe and unsafe prompts.",
             conditions=("base", *STRONG_METHODS),
-            measure=f"{over} weaker of DPO and unlearning,",
+            measure=f"{over} smaller of DPO and unlearning,",
             quantity=lambda base, *strong: min(_apart(base, one) for one in strong),
             criterion=at_least(4.0),
             control=safe_alone,
@@ -93,9 +95,9 @@ def activation_claims() -> list[Claim]:
         ),
         apart(
             id="clusters-order",
-            statement="SSFT drives safe and unsafe prompts apart less than DPO and unlearning.",
+            statement="SSFT separates safe and unsafe prompts less than DPO and unlearning.",
             conditions=("base", *REFUSING),
-            measure=f"{over} weaker of DPO and unlearning minus SSFT,",
+            measure=f"{over} smaller of DPO and unlearning minus SSFT,",
             quantity=lambda base, ssft, *strong: min(_apart(base, one) for one in strong) - _apart(base, ssft),
             criterion=above(0.0),
             origin=ORDER_ONLY,
@@ -104,7 +106,7 @@ def activation_claims() -> list[Claim]:
         ),
         apart(
             id="clusters-ssft",
-            statement="SSFT, too, drives safe and unsafe prompts apart, a little.",
+            statement="SSFT also increases the separation of safe and unsafe prompts.",
             conditions=("base", "ssft"),
             measure=f"{over} SSFT,",
             quantity=_apart,
@@ -115,10 +117,10 @@ def activation_claims() -> list[Claim]:
         ),
         moves(
             id="sensitivity",
-            statement="After DPO and unlearning the answer moves far less with an unsafe prompt's embeddings than with "
-            "a safe one's.",
+            statement="After DPO and unlearning, answers are far less sensitive to the embeddings of unsafe prompts "
+            "than to those of safe prompts.",
             conditions=STRONG_METHODS,
-            measure="gradient norm of the largest logit, unsafe over safe, in the larger of the two,",
+            measure="gradient norm of the largest logit, ratio of unsafe to safe prompts, larger of the two methods,",
             quantity=lambda *strong: max(one.sensitivity.ratio for one in strong),
             criterion=at_most(0.3),
             control=beside_safe_alone(attrgetter("sensitivity.ratio")),
@@ -130,9 +132,9 @@ def activation_claims() -> list[Claim]:
         ),
         moves(
             id="sensitivity-safe",
-            statement="After DPO and unlearning the answer moves more with a safe prompt's embeddings than before.",
+            statement="After DPO and unlearning, answers are more sensitive to embeddings of safe prompts than before.",
             conditions=("base", *STRONG_METHODS),
-            measure="gradient norm of the largest logit on safe prompts over that before, smaller of the two,",
+            measure="gradient norm of the largest logit on safe prompts, ratio to before, smaller of the two methods,",
             quantity=lambda base, *strong: min(map(_safe_gradient, strong)) / _safe_gradient(base),
             criterion=above(1.0),
             origin=ORDER_ONLY,
@@ -144,7 +146,7 @@ def activation_claims() -> list[Claim]:
 
 
 def null_space_claims(no_regime: str) -> list[Claim]:
-    """Where the change lies and points; `no_regime` says why the map of settings was not run."""
+    """Claims on the null space; `no_regime` is the reason why the map of settings was not run."""
     names = tuple(f"{method}{end}" for end in CHANGE_TITLES for method in ("control", "ssft", "unlearning"))
 
     def best(*found: SafetyResult, random: bool = False) -> float:
@@ -158,7 +160,7 @@ def null_space_claims(no_regime: str) -> list[Claim]:
             place="section 4.2, figure 4",
             statement="Fine-tuning changes the up-projections mostly in the left null space of their weights.",
             conditions=("control", *REFUSING),
-            measure="energy share there minus the larger of chance and the control's, least over methods and layers,",
+            measure="energy share there minus the larger of chance and control, minimum over methods and layers,",
             quantity=lambda control, *trio: min(one.excess(control) for one in trio),
             criterion=above(0.02),
             control=Control(
@@ -173,29 +175,29 @@ def null_space_claims(no_regime: str) -> list[Claim]:
                 "leading direction over chance": of_each("top_lift", TUNED),
                 "of what the change adds, SSFT": ClaimDetail("ssft", lambda ssft: asdict(ssft.last.added_null_share)),
             },
-            note="chance is the share of the output space that is null, whatever was trained",
+            note="chance is the dimension of the null space over that of the output space",
             figure=NULL_SHARE_FIGURE,
         ),
         Claim(
             id="null-direction",
             kind="own",
             place=SAFETY_QUESTION,
-            statement="What the change of the down-projection writes for unsafe prompts points to NULL.",
+            statement="On unsafe prompts, the output of the down-projection's change points towards NULL.",
             conditions=("ssft",),
             measure="cos^2 with the unembedding of NULL, last layer, at EOT,",
             quantity=attrgetter("last.toward_null.unsafe"),
             criterion=at_least(0.4),
             control=beside_safe_alone(attrgetter("last.toward_null.unsafe")),
             details={"by method": of_each("last.toward_null.unsafe", TUNED)},
-            note="pre-training hardly ever writes NULL: this alone puts the change outside the leading directions",
+            note="NULL is rare in pre-training, which alone places the change outside the leading directions",
         ),
         Claim(
             id="null-space-regime",
             kind="own",
             place="section 4.2, our question",
-            statement="There is a setting in which the null-space claim holds beyond chance and beyond the control.",
+            statement="In some setting, the share of the null space exceeds both chance and the control.",
             conditions=names,
-            measure="share over chance minus the larger of 1 and the control's, in the best cell of the map,",
+            measure="ratio of share to chance, minus the larger of 1 and the control's ratio, best cell of the map,",
             quantity=best,
             criterion=above(0.05),
             control=Control("the best cell of random changes of the same sizes", names, partial(best, random=True)),
@@ -206,18 +208,18 @@ def null_space_claims(no_regime: str) -> list[Claim]:
             },
             figure=NULL_SHARE_FIGURE,
             undecidable=no_regime,
-            note="the best of many cells is more than one chosen in advance would show",
+            note="the best of many cells is biased upwards compared with a cell chosen in advance",
         ),
     ]
 
 
 def input_claims(no_decay: str) -> list[Claim]:
-    """Which inputs the change acts on; `no_decay` says why the second base was not run."""
+    """Claims on the inputs that the change acts on; `no_decay` is the reason why the second base was not run."""
     ratio = attrgetter("last.relative_change.ratio")
     acts = partial(
         Claim,
         place="section 4.2, figure 4",
-        measure="||dW a|| / ||W a|| in the last layer, unsafe over safe, least over methods,",
+        measure="||dW a|| / ||W a|| in the last layer, ratio of unsafe to safe prompts, minimum over methods,",
         quantity=smallest("last.relative_change.ratio"),
         control=beside_safe_alone(ratio),
         undecidable=UNTIL_MEASURED,
@@ -228,15 +230,15 @@ def input_claims(no_decay: str) -> list[Claim]:
         place="our question, after section 4.2",
         conditions=("ssft-decay",),
         undecidable=no_decay,
-        origin="our pilot, which chose this form among four cuts",
-        note="beside the control, not beside chance: random inputs would lie there more than these ever do",
+        origin="our pilot, which selected this cut among four",
+        note="compare with the control, not with chance: random inputs have more energy there than any of these",
         figure="Unsafe inputs move to where the weights are weak",
     )
     weak = attrgetter("last.weak_inputs.ratio")
     return [
         acts(
             id="dw-on-unsafe",
-            statement="The change of the up-projection acts more on unsafe inputs than on safe ones.",
+            statement="The change of the up-projection acts more strongly on unsafe than on safe inputs.",
             conditions=STRONG_METHODS,
             criterion=at_least(1.4),
             details={
@@ -247,14 +249,14 @@ def input_claims(no_decay: str) -> list[Claim]:
         ),
         acts(
             id="dw-on-unsafe-ssft",
-            statement="Under SSFT, the change of the up-projection acts more on unsafe inputs.",
+            statement="Under SSFT, the change of the up-projection acts more strongly on unsafe inputs.",
             conditions=("ssft",),
             criterion=at_least(1.15),
         ),
         moves(
             id="null-space-inputs",
-            statement="SSFT moves unsafe inputs of the last MLP to directions that its weights hardly read.",
-            measure="energy of unsafe inputs outside the strong right directions, after over before, weight decay,",
+            statement="SSFT shifts unsafe inputs of the last MLP to directions in which its weights have little gain.",
+            measure="energy of unsafe inputs outside the leading right directions, ratio after/before, weight decay,",
             quantity=weak,
             criterion=at_least(2.0),
             control=beside_safe_alone(weak, "-decay"),
@@ -266,7 +268,7 @@ def input_claims(no_decay: str) -> list[Claim]:
         ),
         moves(
             id="null-space-inputs-gain",
-            statement="After SSFT the last MLP reads unsafe inputs more weakly.",
+            statement="After SSFT the last MLP amplifies unsafe inputs less.",
             measure="relative change of ||W a|| / ||a|| of unsafe inputs, weight decay,",
             quantity=_gain_change,
             criterion=at_most(-0.03),
@@ -277,17 +279,17 @@ def input_claims(no_decay: str) -> list[Claim]:
 
 
 def smallest(number: str) -> Callable[..., float]:
-    """The smallest over the conditions."""
+    """The minimum of an attribute over conditions."""
     return lambda *those: min(map(attrgetter(number), those))
 
 
 def beside_safe_alone(quantity: Callable[[SafetyResult], float], end: str = "") -> Control:
-    """The same of the fine-tune on safe prompts; of the base with weight decay for the end "-decay"."""
+    """The same measurement on the fine-tune on safe prompts only; `end="-decay"` for the base with weight decay."""
     return Control(SAFE_ALONE, (f"control{end}",), quantity)
 
 
 def _control_of(name: str) -> str:
-    """The condition of the control of a cell of the map."""
+    """The control condition of a cell of the map."""
     return name.replace("ssft", "control").replace("unlearning", "control")
 
 
@@ -310,7 +312,7 @@ def _gain_change(one: SafetyResult) -> float:
 def of_each(
     number: str | Callable[[SafetyResult], Any], of: Mapping[str, str] = TITLES
 ) -> Callable[[Conditions], dict[str, Any]]:
-    """A number of each seed, by condition."""
+    """A number per seed, by condition."""
     return lambda results: {
         title: ClaimDetail(name, number).of(results[name]) for name, title in of.items() if results[name]
     }

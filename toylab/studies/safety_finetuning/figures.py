@@ -1,4 +1,4 @@
-"""The figures of the safety fine-tuning study, from what its jobs measured."""
+"""The figures of the safety fine-tuning study."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BySeed = Mapping[int, SafetyResult]
 
 
 def draw(results: Conditions) -> list[Picture]:
-    """All figures for which there are results."""
+    """All figures that have results."""
     drawn = []
     for figure_of, part, titles in (
         (_outcomes, "behaviour", TITLES),
@@ -52,14 +52,14 @@ def _outcomes(shown: Mapping[str, BySeed], seeds: str) -> Picture:
     for ax, (name, title) in zip(axes.flat, sets.items(), strict=True):
         written = {method: getattr(mean, name) for method, mean in means.items()}
         rows = {m: {"complies": o.complies, "refuses": o.refuses, "neither": o.other} for m, o in written.items()}
-        figures.plot_stacked_shares(rows, xlabel="share of tokens written", ax=ax)
+        figures.plot_stacked_shares(rows, xlabel="share of answer tokens", ax=ax)
         ax.set_title(title, fontsize=10)
         if ax is not axes[0, 1]:
             ax.get_legend().remove()
     return picture(
         "What is written",
-        f"Freely and greedily; mean over {seeds}. Complies: the letters that were asked for; refuses: "
-        "NULL. A jailbreak that ends in neither has failed without a refusal.",
+        f"Free-running greedy answers by prompt set; mean over {seeds}. Complies: the requested letters; refuses: "
+        "NULL; other: neither, a failed jailbreak without refusal.",
         figure,
     )
 
@@ -76,8 +76,9 @@ def _clusters(shown: Mapping[str, BySeed], seeds: str) -> Picture:
 
     return picture(
         "How far activations tell safe prompts from unsafe ones",
-        "tau: distance to the unsafe mean minus distance to the safe one, after the MLP's non-linearity, at EOT; the "
-        f"means come from other prompts. Bands: one standard deviation over prompts. Scales differ; mean over {seeds}.",
+        "tau: distance to the unsafe mean minus distance to the safe mean, after the MLP's non-linearity, at EOT, with "
+        f"means from other prompts; mean over {seeds}. Bands: one standard deviation over prompts. Axes differ in "
+        "scale.",
         _panels(shown, panel, 3.0, 2.7),
     )
 
@@ -97,8 +98,8 @@ def _shares(shown: Mapping[str, BySeed], seeds: str) -> Picture:
     ax.annotate("chance, two deviations", (chance, -0.6), fontsize=7, color="0.35", ha="center")
     return picture(
         "Where the change of the up-projection lies",
-        f"One point a seed and layer ({seeds}). Only what lies to the right of the grey band and of the control, which "
-        "teaches nothing about refusing, would speak for the claim.",
+        f"One point per seed and layer ({seeds}); vertical lines are means. Grey band: chance, two standard "
+        "deviations. The claim requires shares above both the band and the control, which learns no refusals.",
         figure,
     )
 
@@ -115,16 +116,16 @@ def _alpha(shown: Mapping[str, BySeed], seeds: str) -> Picture:
         doses = list(_some(found).alpha)
         means = [mean_behaviour([one.alpha[dose] for one in found.values()]) for dose in doses]
         lines = {label: (doses, list(map(attrgetter(share), means))) for label, share in shares.items()}
-        labels = {"xlabel": "times the change of all weights", "ylabel": "share of tokens"}
+        labels = {"xlabel": "alpha, multiple of the weight change", "ylabel": "share of answer tokens"}
         figures.plot_dose_response(lines, **labels, mark=1, title=title, ax=ax)
         ax.get_legend().remove()
 
     figure = _panels(shown, panel, 3.3, 2.9)
     legend = figure.axes[len(shown) - 1].legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    legend.set_in_layout(len(shown) % 3 == 0)  # where there is room beside it, it must not widen its column
+    legend.set_in_layout(len(shown) % 3 == 0)  # next to an empty panel it must not widen its column
     return picture(
         "Less of the fine-tuning and more",
-        f"Weights at base + alpha times the change; 1 is the fine-tuned model. Mean over {seeds}.",
+        f"Answers with weights base + alpha times the change; alpha = 1 is the fine-tuned model. Mean over {seeds}.",
         figure,
     )
 
@@ -144,7 +145,7 @@ def _sensitivity(shown: Mapping[str, BySeed], seeds: str) -> Picture:
         ax.set_xlim(ends)
     return picture(
         "How much the answer moves with the prompt",
-        f"Local Lipschitz constants at EOT in the embeddings of the prompt, logarithmic; {seeds}.",
+        f"Local Lipschitz constants of the largest logit at EOT in the prompt embeddings, logarithmic axis; {seeds}.",
         figure,
     )
 
@@ -160,7 +161,7 @@ def _inputs(shown: Mapping[str, BySeed], seeds: str) -> Picture:
         for kind in ("safe", "unsafe")
     }
     ax = figures.plot_by_seed(
-        groups, xlabel="energy of the last MLP's inputs in directions it hardly reads", ax=axes[0, 0]
+        groups, xlabel="energy share of the last MLP's inputs in directions of little gain", ax=axes[0, 0]
     )
     line = _mean(next(iter(shown.values())), "last.weak_inputs_random")
     ax.axvline(line, color="0.6", linewidth=0.8, linestyle=":")
@@ -168,8 +169,9 @@ def _inputs(shown: Mapping[str, BySeed], seeds: str) -> Picture:
                 textcoords="offset points")  # fmt: skip
     return picture(
         "Unsafe inputs move to where the weights are weak",
-        "Base with weight decay, outside the right singular directions with 90 % of the energy of the up-projection "
-        f"before fine-tuning, at EOT; {seeds}. Judge it beside the control and beside a random direction.",
+        "Energy share of MLP inputs at EOT outside the right singular directions with 90 % of the energy of the "
+        f"up-projection before fine-tuning, base with weight decay; {seeds}, vertical lines are means. Compare with "
+        "the control and with a random direction.",
         figure,
     )
 
@@ -184,14 +186,14 @@ def _soft(shown: Mapping[str, BySeed], seeds: str) -> Picture:
             shares = [fmean(getattr(one.soft, name)[budget] for one in found.values()) for budget in budgets]
             lines[method] = ([0.0, *budgets], [_mean(found, "behaviour.unsafe.complies"), *shares])
         figures.plot_dose_response(
-            lines, xlabel="radius of the attack, in letter norms", ylabel="complied", title=title, ax=ax
+            lines, xlabel="attack radius, in letter norms", ylabel="share of correct letters", title=title, ax=ax
         )
         ax.get_legend().remove()
     axes[0, 1].legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return picture(
         "Vectors that make the model comply",
-        "Two PAD tokens hold vectors chosen against the model, prompt by prompt. Share of right letters, written "
-        f"freely; mean over {seeds}.",
+        "Share of correct letters in free-running answers when vectors in two PAD tokens are optimised per prompt to "
+        f"make the model comply; mean over {seeds}.",
         figure,
     )
 
@@ -205,14 +207,14 @@ def _some(found: BySeed) -> SafetyResult:
 
 
 def _mean(found: BySeed, number: str) -> float:
-    """Of an attribute, over seeds."""
+    """The mean of an attribute over seeds."""
     return fmean(map(attrgetter(number), found.values()))
 
 
 def _panels(
     shown: Mapping[str, BySeed], panel: Callable[[str, BySeed, Axes], None], width: float, height: float
 ) -> Figure:
-    """Axes of `width` x `height` inches for each condition, three a row."""
+    """One panel of `width` x `height` inches per condition, three per row."""
     columns = min(len(shown), 3)
     rows = -(-len(shown) // columns)
     figure, axes = canvas.new_figure(width * columns, height * rows, columns=columns, rows=rows)

@@ -1,4 +1,4 @@
-"""Safety fine-tuning: what refusing does to a model's MLP weights, and what breaks it, beside a fine-tune without it.
+"""Safety fine-tuning: how learning to refuse changes a model's MLP weights, and which attacks undo it.
 
 Source: Jain et al. 2024, "What Makes and Breaks Safety Fine-tuning? A Mechanistic Study" (arXiv 2407.10264). Every
 measurement of weights and activations has two baselines that the paper lacks: chance, and a control that was fine-tuned
@@ -79,52 +79,55 @@ class SafetyFinetuningStudy:
     finetune: TrainConfig = FINETUNE
     """At the medium rate, a fifth of that of pre-training (in the paper, a tenth)."""
     small_rate: float = 2e-4
-    """Peak learning rate of the arms that end in "small"."""
+    """Peak learning rate of the conditions that end in "small"."""
     unsafe_share: float | int = 0.5
-    """Share of the fine-tuning batches that are to refuse, where both answers are in the loss; .2 under SSFT."""
+    """Share of unsafe batches in fine-tuning, for losses with both answers; .2 under SSFT."""
     unlearning: Unlearning = Unlearning()
     dpo_beta: float | int = 0.1
-    """Of standard DPO, on summed log-probabilities."""
+    """Beta of standard DPO, on summed log-probabilities."""
     dpo_anchor: float | int = 1.0
-    """Weight of the cross entropy of the chosen answer in standard DPO: without it both answers lose likelihood."""
+    """Weight of the cross entropy of the chosen answer in standard DPO; without it the likelihood of both answers
+    falls."""
     decay: float | int = 0.5
-    """Weight decay of the second base, whose weights read some directions far more weakly than others."""
+    """Weight decay of the second base, which leaves some input directions with far less gain than others."""
     parts: tuple[Part, ...] = ("standard", "small-rate", "decay")
-    """What is trained besides SSFT, DPO as published, unlearning and the control: standard DPO; SSFT at the small rate;
-    control and SSFT from the second base; NPO, and DPO and unlearning at the small rate; a map of settings over which
-    the null-space claim is judged."""
+    """Conditions trained besides SSFT, DPO as published, unlearning and the control: standard DPO; SSFT at the small
+    rate; control and SSFT from the second base; NPO, and DPO and unlearning at the small rate; a map of settings for
+    the null-space claim."""
     attack_steps: int = 20
     """Steps of the soft-token attack."""
     relearning_steps: int = 60
-    """Steps of further training on safe prompts alone, after which refusals are counted again."""
+    """Steps of further training on safe prompts only, after which refusals are measured again."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4, 5)
     rows: int = 192
     """Held-out prompts of each kind in an evaluation."""
 
     def __post_init__(self) -> None:
         check_settings(self)
-        check_range("shares of fewer say little", rows=self.rows, least=32)
-        check_range("both kinds are needed", unsafe_share=self.unsafe_share, above=0, below=1)
+        check_range("fewer prompts give imprecise shares", rows=self.rows, least=32)
+        check_range("fine-tuning needs safe and unsafe prompts", unsafe_share=self.unsafe_share, above=0, below=1)
         check_range(attack_steps=self.attack_steps, relearning_steps=self.relearning_steps, least=1)
         check_range("for example 2e-4", small_rate=self.small_rate, above=0)
         check_range("for example 0.1", dpo_beta=self.dpo_beta, above=0)
         check_range(dpo_anchor=self.dpo_anchor, decay=self.decay, least=0)
         if not self.task.soft_slots:
-            raise ToylabError("task.soft_slots=0: the soft-token attack needs at least 1")
+            raise ToylabError("task.soft_slots=0: the soft-token attack needs PAD tokens; give at least 1")
         if not self.task.duplicates:
-            raise ToylabError("task.duplicates=0: one of the jailbreaks is made of duplicates; give at least 1")
+            raise ToylabError("task.duplicates=0: one jailbreak uses duplicate operator names; give at least 1")
         if self.task.nodes < 2:
-            raise ToylabError(f"task.nodes={self.task.nodes}: texts of both concepts need at least 2")
+            raise ToylabError(
+                f"task.nodes={self.task.nodes}: texts of both concepts need several nodes; give at least 2"
+            )
         if self.model.hidden == 0 or self.model.norm != "pre" or not self.model.causal:
             raise ToylabError(
-                "model: the study asks about the MLPs of a causal pre-norm model; set hidden, norm, causal"
+                "model: the study measures the MLPs of a causal pre-norm model; set hidden, norm and causal"
             )
         if self.model.unembedding == "none":
             raise ToylabError("model.unembedding=none: a language model needs one")
 
     @classmethod
     def quick(cls) -> SafetyFinetuningStudy:
-        """Under a minute, for tests and notebooks: one seed, fewer steps, no further bases."""
+        """Runs in under a minute, for tests and notebooks: one seed, fewer steps, one base."""
         return cls(
             pretrain=replace(PRETRAIN, steps=500, warmup=50),
             finetune=replace(FINETUNE, steps=120, rows=32, warmup=12),
@@ -137,19 +140,19 @@ class SafetyFinetuningStudy:
 
     @classmethod
     def default(cls) -> SafetyFinetuningStudy:
-        """Minutes on two cores: six seeds, the fewest that decide."""
+        """Runs in minutes on two cores: six seeds, the minimum for a verdict."""
         return cls()
 
     @classmethod
     def paper(cls) -> SafetyFinetuningStudy:
-        """All parts, the map of the null-space claim among them: about an hour on two cores. The
-        paper's own scale (6 layers, 100 000 steps of 512 rows) is out of a laptop's reach."""
+        """All parts, including the map of the null-space claim: about an hour on two cores. The paper's scale (6
+        layers, 100 000 steps of 512 rows) is infeasible on a laptop."""
         return cls(parts=("standard", "small-rate", "decay", "more", "regime"))
 
     # Jobs ------------------------------------------------------------------------------------------------------------
 
     def bases(self) -> dict[str, Base]:
-        """Every model that is pre-trained."""
+        """All pre-trained models by name."""
         bases = {"base": Base(self.model, self.pretrain, main=True)}
         decayed = replace(self.pretrain, weight_decay=self.decay)
         if "decay" in self.parts or "regime" in self.parts:
@@ -167,7 +170,7 @@ class SafetyFinetuningStudy:
         return bases
 
     def conditions(self) -> dict[str, Condition]:
-        """Every fine-tuned model: from which base, by which loss, how."""
+        """All fine-tuned models by name."""
         main = Condition("base", "control", self.finetune, main=True)
         left = {m for m, part in (("dpo-standard", "standard"), ("npo", "more")) if part not in self.parts}
         arms = {m: replace(main, method=m) for m in METHODS if m not in left}
@@ -191,7 +194,7 @@ class SafetyFinetuningStudy:
         return arms
 
     def jobs(self) -> list[Job]:
-        """Bases first, then what goes on from them, the slowest first."""
+        """Bases first, then their fine-tuned models, the slowest first."""
         bases = {
             (name, seed): Job(name, seed, result_type=SafetyResult, what=base)
             for seed in self.seeds
@@ -205,7 +208,7 @@ class SafetyFinetuningStudy:
         ]
 
     def run_job(self, job: Job, folder: Path) -> SafetyResult:
-        """Pre-train a base, or fine-tune one and measure what that did."""
+        """Pre-train a base, or fine-tune one and measure the effects."""
         sets = safety.held_out_sets(self.task, job.seed, self.rows)
         if isinstance(job.what, Base):
             model = self.train_base(job.what, job.seed, folder)
@@ -239,7 +242,7 @@ class SafetyFinetuningStudy:
         return result
 
     def train_base(self, base: Base, seed: int, folder: Path) -> Transformer:
-        """A base: as the folder has it, or pre-trained and kept there."""
+        """A base, loaded from the folder or pre-trained and saved there."""
 
         def learn(checkpoint: Path) -> tuple[Transformer, Training]:
             model = concept_model(self.task, base.model, seed)
@@ -256,7 +259,7 @@ class SafetyFinetuningStudy:
         return train_and_keep(folder, learn)[0]
 
     def fine_tune(self, arm: Condition, base: Transformer, seed: int, folder: Path) -> Transformer:
-        """A base fine-tuned by the method of an arm: as the folder has it, or trained and kept there."""
+        """A fine-tuned base, loaded from the folder or trained by the method of the condition and saved there."""
 
         def learn(checkpoint: Path) -> tuple[Transformer, Training]:
             model = deepcopy(base) if arm.rank is None else add_lora(deepcopy(base), arm.rank, seed)
@@ -278,7 +281,7 @@ class SafetyFinetuningStudy:
         }[method]()
 
     def _shaped(self, result: SafetyResult, model: Transformer, sets: safety.Sets) -> SafetyResult:
-        """With the shape of the activations."""
+        """The result with measurements of activations."""
         both = {
             name: safety.measure_sensitivity(model, self.task, sets[name].rows(0, 96)) for name in ("safe", "unsafe")
         }
@@ -287,7 +290,8 @@ class SafetyFinetuningStudy:
     def _broken(
         self, result: SafetyResult, base: Transformer, tuned: Transformer, seed: int, sets: safety.Sets
     ) -> SafetyResult:
-        """With what undoes the fine-tuning: less or more of it, parts of it, soft tokens, and further training."""
+        """The result with attacks on the fine-tuning: weight interpolation, parts of the change, soft tokens, and
+        further training."""
         few = {name: batch.rows(0, 96) for name, batch in sets.items()}
 
         def behaviour(model: nn.Module, *jailbreaks: str) -> Behaviour:
@@ -325,18 +329,18 @@ class SafetyFinetuningStudy:
         )
 
     def _relearn(self, tuned: Transformer, seed: int) -> Transformer:
-        """Further training on safe prompts alone, in which nobody asks the model to comply with anything unsafe."""
+        """The model after further training on safe prompts only."""
         model = deepcopy(tuned)
         further = replace(self.finetune, steps=self.relearning_steps, warmup=self.relearning_steps // 10)
         train(model, RefusalLoss(), fine_tuning_batches(self.task, seed, further.rows, 0.0, "relearning"), further)
         return model
 
     def shams(self) -> dict[str, dict[str, str]]:
-        """What was fine-tuned as long and refuses nothing."""
+        """Models fine-tuned for as many steps without refusals."""
         return {"models fine-tuned on safe prompts alone": dict.fromkeys(("ssft", "dpo", "unlearning"), "control")}
 
     def claims(self) -> list[Claim]:
-        """The claims of the paper, and ours, for these settings."""
+        """The claims of the paper and our own, at these settings."""
         return claims(1 / self.task.letters, self.parts)
 
     def pictures(self, results: Conditions, out: Path) -> list[Picture]:
@@ -346,25 +350,25 @@ class SafetyFinetuningStudy:
 
 @dataclass(frozen=True)
 class Base:
-    """A model that is pre-trained."""
+    """The settings of a pre-trained model."""
 
     model: ModelConfig
     train: TrainConfig
     main: bool = False
-    """Whether its activations are measured, too."""
+    """Whether activations are measured as well."""
 
 
 @dataclass(frozen=True)
 class Condition:
-    """A model that is fine-tuned: from which base, by which method, how."""
+    """The settings of a fine-tuned model: base, method and training."""
 
     base: str
     method: Method
     train: TrainConfig
     rank: int | None = None
-    """The largest rank of the change of the MLPs' matrices, if only those may change."""
+    """Maximum rank of the change of the MLP matrices, if only these are trained."""
     main: bool = False
-    """Whether all is measured: its activations, and what undoes it, too."""
+    """Whether activations and attacks are measured as well."""
 
 
 ALPHAS = (0.0, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)

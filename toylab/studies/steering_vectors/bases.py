@@ -1,4 +1,4 @@
-"""The models that the study starts from: pre-trained in two phases, and what they answer before any steering."""
+"""Base models of the steering study: pre-training in two phases, and measurements before steering."""
 
 from __future__ import annotations
 
@@ -30,15 +30,16 @@ from toylab.training.loop import Training, train
 
 
 def pretrain_base(study: Settings, job: Job, folder: Path, which: str = "") -> BaseResult:
-    """Pre-train a model in two phases, and measure what it answers with each opener, and whether a vector can move it.
+    """Pre-train a model in two phases; measure its accuracy with each opener, and the bound of the pre-flight check.
 
     Args:
-        which: "learned" for an unembedding that is trained, "apart" for one of its own, "flag" for the flagged task.
+        which: "learned" for a trained unembedding, "apart" for an unembedding shared with no other model, "flag" for
+            the flagged task.
     """
     seed = job.seed
     task = replace(study.task, flag=True) if which == "flag" else study.task
     config, phase, flagged = study.model, study.skill, 0.5 if which == "flag" else None
-    if which == "learned":  # which takes longer, and does not get there under strong decay
+    if which == "learned":  # trains longer, and fails under strong weight decay
         config = replace(config, unembedding="learned")
         phase = replace(phase, weight_decay=phase.weight_decay / 10)
     purpose = f"{which} " if which else ""
@@ -67,7 +68,7 @@ def pretrain_base(study: Settings, job: Job, folder: Path, which: str = "") -> B
 def train_mixture(
     study: Settings, model: Transformer, task: Reasoning, seed: int, folder: Path, styles: Styles, purpose: str
 ) -> Transformer:
-    """The model after the second phase, the mixture of styles: as the folder has it, or trained and kept there."""
+    """The model after the second phase (mixture of styles), loaded from the folder or trained and saved there."""
 
     def learn(checkpoint: Path) -> tuple[Transformer, Training]:
         batches = reasoning_batches(task, seed, study.mixture.rows, styles, purpose)
@@ -77,7 +78,7 @@ def train_mixture(
 
 
 def load_base(path: Path | str) -> Transformer:
-    """A model of the study from its file; its unembedding reads what it read at first, also where training goes on."""
+    """Load a model of the study; its unembedding stays fixed in further training."""
     return freeze_readout(load_model(path))
 
 
@@ -88,5 +89,5 @@ def evaluation_prompts(study: Settings, seed: int, task: Reasoning | None = None
 
 
 def first_half(study: Settings, prompts: Tensor) -> Tensor:
-    """Enough for what is compared on the same prompts or averaged."""
+    """The first half of the prompts, for measurements that are paired or averaged."""
     return prompts[: max(64, len(prompts) // 2)]

@@ -1,4 +1,4 @@
-"""The claims on steering vectors, of the paper and ours: gains, the last layer, the logit lens, paths."""
+"""The claims on steering vectors, of the paper and our own: gains, the last layer, the logit lens, paths."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ ROUTES = "Through which readers the penultimate vector acts"
 GAIN_SHARE = "share of full training's gain at temperature 1"
 PUBLISHED_SHARES = "on MATH500 1.02, on AMC23 .91 (computed from 2505.18706, table 1, as a replication quotes it)"
 RANDOM = "random vectors of the same norm"
-LEARNED_READOUT = "waits for a learned unembedding with which a vector steers: a first phase on chains alone"
+LEARNED_READOUT = "needs a learned unembedding with which a vector steers: a first phase on chains only"
 
 
 def claims(study: Settings) -> list[Claim]:
@@ -51,7 +51,7 @@ def claims(study: Settings) -> list[Claim]:
 
 def _gains(study: Settings) -> list[Claim]:
     vectors, last = study.vectors, study.vectors[-1]
-    guess = 1 / study.task.p  # the share of direct answers that are correct by chance
+    guess = 1 / study.task.p  # accuracy of direct answers by chance
     set_up = partial(Claim, place="our set-up", kind="set-up", conditions=("base",), uncontrolled="the set-up")
     trained = partial(Claim, figure=GAINS)
     of_joint = partial(
@@ -60,19 +60,19 @@ def _gains(study: Settings) -> list[Claim]:
     )  # fmt: skip
     late = partial(
         trained, place="section 4, figure 1", criterion=above(0), origin=ANY_ORDER, uncontrolled=SAME_SEED,
-        note="every layer has one learning rate; the paper tunes it layer by layer",
+        note="all layers share one learning rate; the paper tunes it per layer",
     )  # fmt: skip
     return [
         set_up(
             id="base-chain",
-            statement="The skill is there before any reinforcement: given THINK, chains are correct.",
-            measure="greedy accuracy after the first phase, THINK prefixed,",
+            statement="The skill exists before reinforcement learning: with THINK prefixed, chains are correct.",
+            measure="greedy accuracy after the first phase with THINK prefixed",
             quantity=lambda base: base.chain,
             criterion=at_least(0.97),
         ),
         set_up(
             id="base",
-            statement="The base mostly answers directly, which is guessing.",
+            statement="The base mostly answers directly, at the accuracy of guessing.",
             measure=f"{FREE_ACCURACY} (direct answers alone: {guess:.2f})",
             quantity=accuracy_at,
             criterion=between(threshold(guess, 0.03), threshold(guess, 0.12)),
@@ -96,9 +96,9 @@ def _gains(study: Settings) -> list[Claim]:
             kind="own",
             asks="absence",
             place="our question, after section 4",
-            statement="Decoded greedily, one trained vector after any one block is as good as training everything.",
+            statement="With greedy decoding, one trained vector after any single block matches full training.",
             conditions=("full", *vectors),
-            measure="greedy accuracy in the weakest layer minus that of full training",
+            measure="greedy accuracy of the weakest layer minus that of full training",
             quantity=lambda full, *found: min(accuracy_at(one, 0) for one in found) - accuracy_at(full, 0),
             criterion=at_least(-EFFECT),
             margin=EFFECT,
@@ -118,7 +118,7 @@ def _gains(study: Settings) -> list[Claim]:
             control=Control("THINK prefixed to the base's answers", ("base", "full"), _prefixed),
             undecidable=""
             if study.rl.steps >= CONVERGED
-            else f"waits for reinforcement learning of {CONVERGED} steps: at {study.rl.steps} it has not converged",
+            else f"needs {CONVERGED} steps of reinforcement learning: at {study.rl.steps} it has not converged",
             details={f"{GAIN_SHARE[:-1]}{t:g}": partial(_shares, names=(*vectors, "joint"), t=t) for t in (0, 0.7, 1)},
         ),
         of_joint(
@@ -126,14 +126,14 @@ def _gains(study: Settings) -> list[Claim]:
             place="abstract, version 4",
             statement="Vectors after all blocks, trained together, recover a large portion of full training's gain.",
             criterion=at_least(0.5),
-            origin="half of the gain: the least that is large",
+            origin='half of the gain: our minimum for "a large portion"',
             control=Control(f"{RANDOM} after all blocks", ("base", "full", "joint"), _at_random),
-            note="longer training can only raise it",
+            note="longer training is expected to raise it",
         ),
         trained(
             id="single-layer",
             place="section 4, figure 1",
-            statement="A vector after nearly any one block improves on the base.",
+            statement="A vector after almost any single block improves on the base.",
             conditions=("base", *vectors),
             measure=f"share of layers in which {FREE_ACCURACY} rises by more than {EFFECT:g}",
             quantity=lambda base, *found: _improved(base, *map(accuracy_at, found)),
@@ -148,14 +148,14 @@ def _gains(study: Settings) -> list[Claim]:
             id="depth-order",
             statement="Late layers gain more than early ones.",
             conditions=("base", "full", vectors[0], last),
-            measure=f"{GAIN_SHARE} in the last layer less that in the first",
+            measure=f"{GAIN_SHARE} in the last layer minus that in the first",
             quantity=lambda base, full, first, last: gain_share(base, last, full) - gain_share(base, first, full),
         ),
         late(
             id="depth-joint",
-            statement="Vectors in all layers together gain more than one in the last.",
+            statement="Vectors in all layers together gain more than one vector in the last.",
             conditions=("base", "full", last, "joint"),
-            measure=f"{GAIN_SHARE} in all layers together less that in the last",
+            measure=f"{GAIN_SHARE} in all layers together minus that in the last",
             quantity=lambda base, full, last, joint: gain_share(base, joint, full) - gain_share(base, last, full),
         ),
     ]
@@ -172,13 +172,13 @@ def _last_layer(study: Settings) -> list[Claim]:
             "control": Control(f"the vector {where}", (last,), lambda vector: vector.gain_at(other)),
         }
 
-    first, rest = "at the first generated position alone", "everywhere but at the first generated position"
+    first, rest = "only at the first generated position", "everywhere except at the first generated position"
     return [
         first_token(
             id="prefix",
             statement="Prefixing the opener to the base's answers recovers most of the last layer's gain.",
             conditions=("base", last),
-            measure="gain of the prefix over that of the last layer's vector, temperature 1,",
+            measure="ratio of the gain of the prefix to that of the last layer's vector, temperature 1,",
             quantity=_prefixed,
             criterion=at_least(0.6),
             origin="our pilot, around the paper's .75",
@@ -187,7 +187,7 @@ def _last_layer(study: Settings) -> list[Claim]:
         ),
         first_token(
             id="first-token",
-            statement="The last layer's vector substitutes the first token: there alone, it keeps most of its gain.",
+            statement="The last layer's vector substitutes the first token: applied only there, it keeps most gain.",
             **by_place("first", first, "all but first", rest),
             criterion=at_least(0.6),
             details=stats(last, share_of_the_gain_by_place=lambda one: {at: one.gain_at(at) for at in one.places}),
@@ -195,14 +195,14 @@ def _last_layer(study: Settings) -> list[Claim]:
         first_token(
             id="first-token-rest",
             asks="absence",
-            statement="Everywhere but at the first token, the last layer's vector does nothing.",
+            statement="Applied everywhere except at the first token, the last layer's vector has no effect.",
             **by_place("all but first", rest, "first", first),
             criterion=at_most(0.12),
             margin=0.12,
         ),
         first_token(
             id="first-token-kl",
-            statement="What the last layer's vector changes in the distributions concentrates on the first token.",
+            statement="The effect of the last layer's vector on the distributions concentrates on the first token.",
             measure="share of KL(steered || base) at the first generated position",
             quantity=lambda vector: vector.kl_shares and vector.kl_shares[0],
             criterion=at_least(0.6),
@@ -213,15 +213,15 @@ def _last_layer(study: Settings) -> list[Claim]:
             id="norm-temperature",
             kind="own",
             place=OUR_QUESTION,
-            statement="Part of what a constant vector misses is heat: it lengthens the stream, and the final norm then "
-            "flattens every later distribution.",
+            statement="Part of the gap of a constant vector to full training is a higher effective temperature: it "
+            "lengthens the residual stream, and the final norm then flattens all later distributions.",
             conditions=(last, "full"),
-            measure="share of the gap to full training that returns with the norm of the unsteered stream",
+            measure="share of the gap to full training closed by restoring the norm of the unsteered stream",
             quantity=lambda vector, full: fraction_of_way(accuracy_at(vector), vector.clean_scale, accuracy_at(full)),
             criterion=above(0),
             origin=ANY_ORDER,
             control=Control(
-                "three quarters of the vector, which lengthens less",
+                "three quarters of the vector, which lengthens the stream less",
                 (last, "full"),
                 lambda vector, full: fraction_of_way(vector.few.steered, vector.scaled[0.75], accuracy_at(full)),
             ),
@@ -233,7 +233,7 @@ def _last_layer(study: Settings) -> list[Claim]:
 def _lens(study: Settings) -> list[Claim]:
     vectors, last = study.vectors, study.vectors[-1]
     lens = partial(Claim, figure="What each vector says")
-    ranked = partial(lens, criterion=at_most(1), statistic="share", origin="the first of all tokens")
+    ranked = partial(lens, criterion=at_most(1), statistic="share", origin="the first rank of all tokens")
     says = partial(ranked, place="section 6, figure 4")
     trap = partial(ranked, place="our control", kind="own", undecidable=LEARNED_READOUT)
 
@@ -252,38 +252,38 @@ def _lens(study: Settings) -> list[Claim]:
     return [
         says(
             id="logit-lens",
-            statement="The last layer's vector says the opener: THINK comes first in the logit lens.",
+            statement="The last layer's vector promotes the opener: THINK ranks first in the logit lens.",
             **rank(last, "THINK", "frozen"),
             details={f"rank of THINK, {name}": ClaimDetail(name, "lens.THINK.rank") for name in vectors},
         ),
         says(
             id="logit-lens-rival",
-            statement="The last layer's vector silences the other opener: DIRECT comes last in the logit lens.",
+            statement="The last layer's vector suppresses the other opener: DIRECT ranks last in the logit lens.",
             **rank(last, "DIRECT", "frozen"),
             details={f"rank of DIRECT, {name}": ClaimDetail(name, "lens.DIRECT.rank") for name in vectors},
         ),
         trap(
             id="lens-trap",
-            statement="With a learned unembedding, too, the logit lens shows the opener first.",
+            statement="The opener also ranks first in the logit lens with a learned unembedding.",
             **rank("vector-learned", "THINK", "learned"),
             details=stats("vector-learned", cosine="lens.THINK.cosine", THINK_over_DIRECT="lens.think_over_direct"),
         ),
         trap(
             id="lens-trap-rival",
-            statement="With a learned unembedding, too, the logit lens shows the other opener last.",
+            statement="The other opener also ranks last in the logit lens with a learned unembedding.",
             **rank("vector-learned", "DIRECT", "learned"),
             details=stats("vector-learned", cosine="lens.DIRECT.cosine"),
         ),
         lens(
             id="suppression",
             place="section 6, figure 4 (dropped in version 4)",
-            statement="Vectors of all layers push down the tokens of the dialect that errs.",
+            statement="Vectors of all layers suppress the tokens of the error-prone dialect.",
             conditions=vectors,
             measure="share of layers whose vector has a lower mean cosine with the second dialect's digits",
             quantity=lambda *found: _second_is_lower(one.lens for one in found),
             criterion=at_least(0.9),
             control=Control(RANDOM, vectors, lambda *found: _second_is_lower(one.random_lens for one in found)),
-            note="that dialect is made to err, so the reward speaks against it",
+            note="that dialect is error-prone by construction, so the reward penalises it",
         ),
     ]
 
@@ -300,8 +300,8 @@ def _paths(study: Settings) -> list[Claim]:
     return [
         change(
             id="persistence",
-            statement="What a vector changes survives to the last layer, in one direction for all tokens.",
-            measure="mean cosine of each token's change with the mean change, least over layers,",
+            statement="The change caused by a vector persists to the last layer, in one direction for all tokens.",
+            measure="mean cosine of each token's change with the mean change, minimum over layers,",
             quantity=lambda combine: _least_persistence(combine.persistence),
             criterion=at_least(0.7),
             control=Control(RANDOM, ("combine",), lambda combine: _least_persistence(combine.random_persistence)),
@@ -309,13 +309,13 @@ def _paths(study: Settings) -> list[Claim]:
         change(
             id="persistence-other",
             asks="absence",
-            statement="What a vector has changed, layers later, is not the vector that was trained there.",
+            statement="The change caused by a vector differs, in later layers, from the vector trained there.",
             measure="mean cosine of each token's change with the vector of the measured layer, mean over layers,",
             quantity=lambda combine: fmean(one.to_vector for one in of_all_layers(combine.persistence)),
             criterion=at_most(0.5),
             margin=0.5,
             control=Control(
-                "their mean change instead of that vector",
+                "the mean change instead of that vector",
                 ("combine",),
                 lambda combine: fmean(one.to_mean for one in of_all_layers(combine.persistence)),
             ),
@@ -325,45 +325,45 @@ def _paths(study: Settings) -> list[Claim]:
             id="skip-attention",
             asks="absence",
             statement="The penultimate vector does not need the last layer's attention.",
-            measure="share of its gain when that attention does not see it",
+            measure="share of its gain when hidden from that attention",
             quantity=lambda paths: paths.kept("skip attention"),
             criterion=at_least(0.9),
             margin=0.1,
-            control=kept_by("skip unembedding", "the unembedding does not see it"),
+            control=kept_by("skip unembedding", "hidden from the unembedding"),
             details=stats("paths", share_of_the_gain=lambda one: {name: one.kept(name) for name in one.routes}),
         ),
         paths(
             id="penultimate-mlp",
             statement="The penultimate vector acts through the last layer's MLP.",
-            measure="share of its gain lost when that MLP does not see it",
+            measure="share of its gain lost when hidden from that MLP",
             quantity=lambda paths: 1 - paths.kept("skip MLP"),
             criterion=at_least(0.15),
-            control=kept_by("skip attention", "the attention does not see it", lost=True),
+            control=kept_by("skip attention", "hidden from the attention", lost=True),
         ),
         ours(
             id="direct-route",
             statement="The penultimate vector acts through the unembedding, as the last layer's does.",
-            measure="share of its gain when the unembedding does not see it",
+            measure="share of its gain when hidden from the unembedding",
             quantity=lambda paths: paths.kept("skip unembedding"),
             criterion=at_most(0.1),
-            control=kept_by("skip attention", "the attention does not see it"),
+            control=kept_by("skip attention", "hidden from the attention"),
         ),
         ours(
             id="forced-route",
-            statement="There is a way through the last block: a vector that the unembedding never sees finds it.",
-            measure="greedy accuracy of a penultimate vector trained 2.5 times as long with its direct route cut",
+            statement="Trained hidden from the unembedding, a penultimate vector acts through the last block alone.",
+            measure="greedy accuracy of a penultimate vector trained 2.5 times as long without its direct path",
             quantity=lambda paths: paths.forced[0],
             criterion=at_least(0.95),
             control=Control("the base", ("base",), lambda base: accuracy_at(base, 0)),
             details=stats("paths", accuracy="forced", norm="forced_norm") | stats(before, norm_of_the_free_one="norm"),
-            undecidable="waits for a free vector trained as long and at the same rate",
+            undecidable="needs an unrestricted vector trained for as many steps at the same rate",
             figure="",
         ),
     ]
 
 
 def _prefixed(base: BaseResult, trained: AnsweringResult, opener: Literal["prefix", "direct"] = "prefix") -> float:
-    """The gain of a prefixed opener over that of a training."""
+    """Ratio of the gain of a prefixed opener to that of a trained model."""
     return fraction_of_way(accuracy_at(base), getattr(base, opener)[1].accuracy, accuracy_at(trained))
 
 

@@ -20,34 +20,34 @@ FREE_ACCURACY = "accuracy at temperature 1"
 GAINS = "What each training reaches"
 OUR_QUESTION = "our question"
 SAME_SEED = "a difference within a seed between trainings on the same prompts"
-ANY_ORDER = "an order: the claim names no size"
+ANY_ORDER = "the claim states an order without an effect size"
 EFFECT = 0.05
-"""The least difference of accuracy that matters to us."""
+"""Smallest difference of accuracy of interest."""
 SMALLEST_EFFECT = f"a smallest effect of interest: {EFFECT:g}"
 STEERS = 0.5
-"""The least share of full training's gain with which a vector counts as steering a base."""
+"""Share of full training's gain from which a vector counts as steering a base."""
 CLOSE_ROWS = 0.8
-"""The least cosine of the openers' rows with which they count as close."""
-SAE = "waits for an autoencoder that explains as much as that of sae-lens at the same budget"
+"""Cosine of the openers' unembedding rows from which they count as close."""
+SAE = "needs an autoencoder that explains as much variance as that of sae-lens at the same budget"
 
 
 def stats(condition: str, **numbers: str | Callable[[Any], Any]) -> dict[str, ClaimDetail]:
-    """Details of one condition by their names, in which underscores stand for spaces."""
+    """Details of one condition by name, with underscores for spaces."""
     return {name.replace("_", " "): ClaimDetail(condition, number) for name, number in numbers.items()}
 
 
 def extension_claims(study: Settings) -> list[Claim]:
-    """These claims for these settings."""
+    """The extension claims at these settings."""
     last, enough, direct = study.last, study.least_shift, (1 + 1 / study.task.p) / 2  # accuracy of direct answers
     ours = partial(Claim, place=OUR_QUESTION, kind="own")
     separable = partial(ours, conditions=separability_conditions(study), figure="When a vector can steer")
     carried = partial(ours, criterion=at_least(0.75))
-    own = "over that of one's own, last layer,"
+    own = "relative to that of the model's own vector, last layer,"
     together = partial(Claim, conditions=("combine",))
     scaled = partial(Claim, conditions=("adaptive",))
     last_flagged = Control("a constant vector, last layer", ("flag-last",), accuracy_at)
     at_random = "a random vector of the same norm"
-    flagged = partial(ours, figure="Where the right opener depends on the prompt")
+    flagged = partial(ours, figure="Where the correct opener depends on the prompt")
     dropped = partial(Claim, place="section 8 (dropped in version 4)", criterion=above(0))
     feature = partial(dropped, conditions=("features",))
     baseline = partial(Claim, place="our control", kind="own", conditions=("baselines",), figure=GAINS)
@@ -58,30 +58,32 @@ def extension_claims(study: Settings) -> list[Claim]:
     return [
         separable(
             id="separability",
-            statement="A vector can only choose between openers that the unembedding tells apart.",
+            statement="A vector can only choose between openers with distinct unembedding rows.",
             measure="share recovered at the largest cosine of the openers' rows minus that at the smallest",
             quantity=lambda *found: _fall(separability_points(*found)),
             criterion=at_most(-0.3),
-            uncontrolled="the base with the most different rows is the other side of the difference",
-            note=f"not measured where no two rows are close enough, with a cosine of at least {CLOSE_ROWS:g}",
+            uncontrolled="the base with the most distinct rows is the reference of the difference",
+            note=f"not measured unless the largest cosine is at least {CLOSE_ROWS:g}",
         ),
         separable(
             id="pre-flight",
             statement="The pre-flight check predicts which bases a vector can steer.",
-            measure=f"share of bases in which a bound of at least {enough:g} nats goes with a share of at least "
-            f"{STEERS:g}, and a lower one with less,",
+            measure=f"share of bases in which a bound of at least {enough:g} nats coincides with a recovered share of "
+            f"at least {STEERS:g}, and a lower bound with a lower share,",
             quantity=lambda *found: _predicted(separability_points(*found), enough),
             criterion=at_least(0.9),
             control=Control(
-                "one answer for all", separability_conditions(study), lambda *found: _alike(separability_points(*found))
+                "one prediction for all bases",
+                separability_conditions(study),
+                lambda *found: _alike(separability_points(*found)),
             ),
         ),
         Claim(
             id="transfer-family",
             place="section 9, table 1",
-            statement="Vectors carry over within a family: the parent's works in a child trained further.",
+            statement="Vectors transfer within a family: the parent's vector works in a further trained child.",
             conditions=("family",),
-            measure="gain of the parent's vector in the child over that of the child's own",
+            measure="ratio of the gain of the parent's vector in the child to that of the child's own",
             quantity=lambda family: family.carried,
             criterion=at_least(0.7),
             control=Control(at_random, ("family",), lambda family: family.carried_at_random),
@@ -89,7 +91,7 @@ def extension_claims(study: Settings) -> list[Claim]:
         ),
         carried(
             id="transfer-seeds",
-            statement="Vectors carry over to models of other seeds, if these share the unembedding.",
+            statement="Vectors transfer to models of other seeds that share the unembedding.",
             conditions=("transfer-from",),
             measure=f"gain of the other seed's vector {own}",
             quantity=lambda other: other.share(last),
@@ -104,7 +106,7 @@ def extension_claims(study: Settings) -> list[Claim]:
             id="transfer-apart",
             asks="absence",
             place="our control",
-            statement="To a model with another unembedding vectors do not carry over as they are.",
+            statement="Without a mapping, vectors do not transfer to a model with another unembedding.",
             conditions=("transfer-apart",),
             measure=f"gain of the other model's vector {own}",
             quantity=lambda apart: apart.share(last),
@@ -116,18 +118,18 @@ def extension_claims(study: Settings) -> list[Claim]:
         ),
         carried(
             id="transfer-mapped",
-            statement="Mapped to the direction that the other unembedding reads alike, a vector carries over.",
+            statement="Mapped to the direction of equal logits under the other unembedding, a vector transfers.",
             conditions=("transfer-apart",),
             measure=f"gain of the mapped vector {own}",
             quantity=lambda apart: apart.share(last, "mapped"),
             population="seeds: unembedding, initial weights and data",
-            control=Control("the vector as it is", ("transfer-apart",), lambda apart: apart.share(last)),
+            control=Control("the unmapped vector", ("transfer-apart",), lambda apart: apart.share(last)),
         ),
         together(
             id="combine",
             place="appendix D, figure 13",
-            statement="Vectors that were trained apart add up.",
-            measure="accuracy of two together less that of the better one alone, mean over pairs,",
+            statement="Separately trained vectors add up.",
+            measure="accuracy of two together minus that of the better one alone, mean over pairs,",
             quantity=lambda combine: combine.pair_gain(1),
             criterion=above(0),
             origin="the paper: better than either",
@@ -139,8 +141,8 @@ def extension_claims(study: Settings) -> list[Claim]:
             kind="own",
             asks="absence",
             place="our control",
-            statement="Vectors trained apart say the same: halved, two together are as good as one.",
-            measure="accuracy of two halves together less that of the better one alone, mean over pairs,",
+            statement="Separately trained vectors are equivalent: two halved vectors together match a single one.",
+            measure="accuracy of two halves together minus that of the better one alone, mean over pairs,",
             quantity=lambda combine: combine.pair_gain(0.5),
             criterion=at_least(-0.08),
             margin=0.08,
@@ -150,8 +152,8 @@ def extension_claims(study: Settings) -> list[Claim]:
             id="adaptive",
             kind="own",
             place="our question, after section 10",
-            statement="One vector with a scale that depends on the token beats a constant one.",
-            measure=f"{FREE_ACCURACY}, last layer but one, less that of a vector trained as long,",
+            statement="A vector with a token-dependent scale outperforms a constant one.",
+            measure=f"{FREE_ACCURACY}, penultimate layer, minus that of a vector trained for as many steps,",
             quantity=lambda adaptive: accuracy_at(adaptive) - adaptive.constant[1].accuracy,
             criterion=at_least(0.03),
             uncontrolled=SAME_SEED,
@@ -161,13 +163,13 @@ def extension_claims(study: Settings) -> list[Claim]:
         scaled(
             id="adaptive-place",
             place="section 10",
-            statement="A scale that depends on the token concentrates where a decision falls.",
-            measure="size of what is added at SEP less the largest at any other kind of position",
+            statement="A token-dependent scale concentrates on the position of the decision.",
+            measure="norm of the added vector at SEP minus the largest at any other kind of position",
             quantity=lambda adaptive: adaptive.scales.sep_lead,
             criterion=at_least(0),
             statistic="share",
             origin=ANY_ORDER,
-            control=Control("a random direction read", ("adaptive",), lambda one: one.random_scales.sep_lead),
+            control=Control("a scale from a random direction", ("adaptive",), lambda one: one.random_scales.sep_lead),
             details=stats(
                 "adaptive", **{name: f"scales.{name}" for name in ("BOS", "digits", "SEP", "opener", "chain")}
             ),
@@ -176,7 +178,7 @@ def extension_claims(study: Settings) -> list[Claim]:
         flagged(
             id="prompt-bit-constant",
             asks="absence",
-            statement="Where the right opener depends on the prompt, a constant vector fails.",
+            statement="If the correct opener depends on the prompt, a constant vector fails.",
             conditions=("flag-before", "flag-last"),
             measure=f"{FREE_ACCURACY}, better of the last two layers,",
             quantity=lambda before, last: max(accuracy_at(before), accuracy_at(last)),
@@ -188,7 +190,7 @@ def extension_claims(study: Settings) -> list[Claim]:
         ),
         flagged(
             id="prompt-bit-gate",
-            statement="Where the right opener depends on the prompt, a bounded, centred gate on one vector is enough.",
+            statement="If the correct opener depends on the prompt, a bounded, centred gate on one vector suffices.",
             conditions=("flag-gate",),
             measure=f"{FREE_ACCURACY}, scale tanh(w . (rms(h) - mean) + b),",
             quantity=accuracy_at,
@@ -203,7 +205,7 @@ def extension_claims(study: Settings) -> list[Claim]:
         flagged(
             id="prompt-bit-full",
             place="our baseline",
-            statement="Full training finds the right opener where it depends on the prompt.",
+            statement="Full training learns the correct opener if it depends on the prompt.",
             conditions=("flag-full",),
             measure=FREE_ACCURACY,
             quantity=accuracy_at,
@@ -213,10 +215,9 @@ def extension_claims(study: Settings) -> list[Claim]:
         ours(
             id="prompt-bit-mlp",
             place="our question, after section 7",
-            statement="Where the right opener depends on the prompt, the gated penultimate vector acts through the "
-            "MLP.",
+            statement="If the correct opener depends on the prompt, the gated penultimate vector acts through the MLP.",
             conditions=("flag-gate",),
-            measure="accuracy lost when the last MLP does not see it",
+            measure="accuracy lost when the vector is hidden from the last MLP",
             quantity=lambda gate: gate.lost("skip MLP"),
             criterion=at_least(0.05),
             control=Control("a constant vector, which fails", ("flag-before",), lambda one: one.lost("skip MLP")),
@@ -224,27 +225,27 @@ def extension_claims(study: Settings) -> list[Claim]:
         ),
         feature(
             id="features",
-            statement="A sparse autoencoder of the steered differences has a feature that goes with correct answers.",
-            measure="difference in how often it fires in correct and wrong answers, less that of chance (permuted),",
+            statement="A sparse autoencoder of steered differences has a feature associated with correct answers.",
+            measure="firing rate in correct minus wrong answers, minus the same with permuted answers,",
             quantity=lambda features: features.difference.beyond_chance,
-            uncontrolled="what permuted answers give is subtracted",
+            uncontrolled="the value for permuted answers is subtracted",
             details=stats("features", features=asdict),
         ),
         feature(
             id="features-format",
             kind="own",
             place="our question, after section 8",
-            statement="That feature tells more than the format of an answer does.",
-            measure="difference in how often it fires in correct and wrong answers, less the larger of those in how "
-            "often they open with THINK and in how often the chain is whole,",
+            statement="That feature predicts correctness beyond the format of an answer.",
+            measure="firing rate in correct minus wrong answers, minus the larger of the same differences in the rate "
+            "of opening with THINK and of a complete chain,",
             quantity=lambda features: features.difference.beyond_format,
-            uncontrolled="what the format gives is subtracted",
+            uncontrolled="the value for the format is subtracted",
             undecidable=SAE,
         ),
         feature(
             id="difference-sae",
-            statement="A feature of right answers shows better in differences to the base than in plain activations.",
-            measure="AUC of the best feature of differences less that of plain steered activations",
+            statement="Differences to the base reveal a feature of correct answers better than plain activations do.",
+            measure="AUC of the best feature of differences minus that of plain steered activations",
             quantity=lambda features: features.difference.auc - features.plain.auc,
             uncontrolled="a difference within a seed, on the same answers",
             undecidable=SAE,
@@ -252,12 +253,12 @@ def extension_claims(study: Settings) -> list[Claim]:
         useless(
             id="random-vector",
             statement="Random vectors of the same norm gain nothing.",
-            measure="mean gain of ten draws at temperature 1, last layer,",
+            measure="mean gain of ten random vectors at temperature 1, last layer,",
             quantity=lambda found: fmean(found.random_vectors) - found.base,
         ),
         useless(
             id="random-reward",
-            statement="A vector trained on a random reward neither gains nor loses.",
+            statement="A vector trained on a random reward does not change accuracy.",
             measure="gain at temperature 1, last layer,",
             quantity=lambda found: found.random_reward.accuracy[1] - found.base,
             criterion=between(-EFFECT, EFFECT),
@@ -267,8 +268,8 @@ def extension_claims(study: Settings) -> list[Claim]:
         ),
         baseline(
             id="same-vector",
-            statement="Another run on other prompts finds the same vector.",
-            measure="cosine of the two",
+            statement="Training on other prompts yields the same vector.",
+            measure="cosine of the two vectors",
             quantity=lambda found: found.another_run.cosine,
             criterion=at_least(0.95),
             control=Control("a run on a random reward", ("baselines",), lambda found: found.random_reward.cosine),
@@ -276,14 +277,14 @@ def extension_claims(study: Settings) -> list[Claim]:
         ),
         useless(
             id="difference-of-means",
-            statement="The mean state after THINK less that after DIRECT does not steer: it says what was said last.",
+            statement="The difference of mean states after THINK and DIRECT does not steer: it encodes the last token.",
             measure="gain at temperature 1, last layer, same norm,",
             quantity=lambda found: found.difference_of_means.accuracy[1] - found.base,
         ),
         baseline(
             id="logit-bias",
-            statement="The mean shift of the logits at SEP, added everywhere instead of the vector, does better.",
-            measure=f"{FREE_ACCURACY} less that of the vector",
+            statement="Adding the mean logit shift at SEP everywhere outperforms the vector.",
+            measure=f"{FREE_ACCURACY} minus that of the vector",
             quantity=lambda found: found.logit_bias.accuracy[1] - found.steered,
             criterion=above(0),
             origin=ANY_ORDER,
@@ -297,7 +298,7 @@ def _fall(points: Sequence[SeparabilityPoint]) -> float | None:
 
 
 def _alike(points: Sequence[SeparabilityPoint]) -> float | None:
-    """The share of bases on the side on which most are."""
+    """The share of bases in the majority class."""
     moved = [one.share >= STEERS for one in points]
     return max(fmean(moved), 1 - fmean(moved)) if len(points) > 1 else None
 

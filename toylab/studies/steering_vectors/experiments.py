@@ -1,6 +1,6 @@
-"""The jobs of the study on steering vectors: train something on a base, and measure it.
+"""The jobs of the steering study: train vectors, scales or whole models on a base, and measure them.
 
-Each function of a job takes the settings of the study, the job and its folder; `study.py` tells which job it does.
+Each job function takes the settings of the study, the job and its folder; `study.py` assigns functions to jobs.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _reinforce(
     kl: float | int = 0.0,
     file: str | None = None,
 ) -> Any:
-    """The model trained, or as the file has it; the steps are in `metrics{name}.jsonl`."""
+    """The trained model, or the model loaded from `file`; the history is in `metrics{name}.jsonl`."""
     config = config or study.rl
 
     def learn(checkpoint: Path) -> tuple[nn.Module, Training]:
@@ -94,11 +94,11 @@ def _reinforce(
 def train_vector(
     study: Settings, job: Job, folder: Path, layer: int, *, refuse: bool = True, examine: bool = False
 ) -> VectorResult:
-    """A vector after one layer.
+    """Train a vector after one layer.
 
     Args:
-        refuse: whether a base is refused that no vector can move, by the pre-flight check.
-        examine: whether it is also measured where the vector must act and, of the last layer, at which scale.
+        refuse: whether the pre-flight check may refuse a base that no vector can steer.
+        examine: whether to measure also at which positions and, for the last layer, at which scale the vector acts.
     """
     base, prompts, seed = _start(study, job, folder)
     if refuse:
@@ -163,7 +163,7 @@ def train_joint(study: Settings, job: Job, folder: Path) -> JointResult:
 
 
 def train_adaptive(study: Settings, job: Job, folder: Path) -> AdaptiveResult:
-    """A vector with a scale that depends on the token, beside a constant one that is trained as long."""
+    """A vector with a token-dependent scale, and a constant vector trained for as many steps."""
     base, prompts, seed = _start(study, job, folder)
     layer, width = study.last - 1, base.config.width
     steered = Steered(base, {layer: Scaled(width, generator=torch_stream(seed, "adaptive"))})
@@ -173,7 +173,7 @@ def train_adaptive(study: Settings, job: Job, folder: Path) -> AdaptiveResult:
     _reinforce(
         study, constant, base, seed, folder, replace(config, learning_rate=study.rl.learning_rate), name="-constant"
     )
-    blind = deepcopy(steered)  # reads a random direction of the stream
+    blind = deepcopy(steered)  # its scale depends on a random direction of the stream
     (gate,) = blind.additions.values()
     gate.weight.data = random_like(gate.weight.detach(), torch_stream(seed, "random gate"))
     sep = study.task.prompt - 1
@@ -192,7 +192,7 @@ def train_adaptive(study: Settings, job: Job, folder: Path) -> AdaptiveResult:
 
 
 def compare_baselines(study: Settings, job: Job, folder: Path) -> BaselinesResult:
-    """What stands instead of the last layer's vector."""
+    """Baselines for the last layer's vector."""
     base, prompts, seed = _start(study, job, folder)
     prompts, task, steered = first_half(study, prompts), study.task, load_steering(job.path("vector", folder), base)
     vector = measures.vector_of(steered)
@@ -225,11 +225,11 @@ def compare_baselines(study: Settings, job: Job, folder: Path) -> BaselinesResul
 
 
 def cut_paths(study: Settings, job: Job, folder: Path) -> PathsResult:
-    """Through which readers the vector after the last layer but one acts, and whether there is another way."""
+    """The paths through which the penultimate vector acts, and a vector trained without its direct path."""
     base, prompts, seed = _start(study, job, folder)
     steered = load_steering(job.path("vector", folder), base)
     forced = measures.ForcedRoute(base, {study.last - 1: Vector(base.config.width)})
-    # For a longer way: these vectors end four times as long as others.
+    # More steps at a higher rate, since these vectors reach four times the norm of others.
     longer = replace(study.rl, steps=5 * study.rl.steps // 2, learning_rate=3 * study.rl.learning_rate)
     _reinforce(study, forced, base, seed, folder, longer, name="-forced")
     few = first_half(study, prompts)
@@ -243,7 +243,7 @@ def cut_paths(study: Settings, job: Job, folder: Path) -> PathsResult:
 
 
 def combine_layers(study: Settings, job: Job, folder: Path) -> CombineResult:
-    """The vectors of several layers together, and what is left of each in later layers."""
+    """The vectors of several layers combined, and the persistence of each in later layers."""
     base, prompts, seed = _start(study, job, folder)
     few, layers = first_half(study, prompts), range(study.last + 1)
     alone = {layer: load_steering(job.path(f"vector-{layer}", folder), base) for layer in layers}
@@ -270,7 +270,7 @@ def combine_layers(study: Settings, job: Job, folder: Path) -> CombineResult:
 
 
 def find_features(study: Settings, job: Job, folder: Path) -> FeaturesResult:
-    """Features of right answers, of the model steered after the last layer but one."""
+    """Features of correct answers in the model steered after the penultimate layer."""
     base, prompts, seed = _start(study, job, folder)
     return measures.fit_features(load_steering(job.path("vector", folder), base), study.task, prompts, seed)
 
@@ -279,7 +279,7 @@ def find_features(study: Settings, job: Job, folder: Path) -> FeaturesResult:
 
 
 def transfer_to_child(study: Settings, job: Job, folder: Path) -> FamilyResult:
-    """A child of the base, trained further on another mixture: does the parent's vector work in it?"""
+    """Transfer of the parent's vector to a child trained further on another mixture, and back."""
     parent, prompts, seed = _start(study, job, folder)
     prompts, task, child = first_half(study, prompts), study.task, freeze_readout(deepcopy(parent))
     styles = replace(study.styles, think=0.25, dialect=0.6, early=0.1)
@@ -307,7 +307,7 @@ def transfer_to_child(study: Settings, job: Job, folder: Path) -> FamilyResult:
 
 
 def transfer(study: Settings, job: Job, folder: Path, layers: Sequence[int]) -> TransferResult:
-    """The vectors of another model in this one, as they are and mapped through the unembeddings."""
+    """The vectors of another model in this one, unmapped and mapped through the unembeddings."""
     base, prompts, seed = _start(study, job, folder)
     prompts, donor = first_half(study, prompts), load_base(job.path("donor", folder))
 
@@ -332,8 +332,8 @@ def transfer(study: Settings, job: Job, folder: Path, layers: Sequence[int]) -> 
 
 
 def turn_openers(study: Settings, job: Job, folder: Path, cosine: float) -> SeparabilityResult:
-    """The same skill, read out with openers whose rows have a given cosine; then a vector, whatever the pre-flight
-    check says."""
+    """A base of the same skill with a given cosine of the openers' unembedding rows, and a vector trained on it without
+    the pre-flight check."""
     model, seed = load_base(job.path("skill", folder)), job.seed
     length = model.unembedding.weight.norm(dim=1).mean()
     model.unembedding.weight.data = length * readout_rows(study.task, model.config.width, cosine=cosine)
@@ -352,12 +352,12 @@ def turn_openers(study: Settings, job: Job, folder: Path, cosine: float) -> Sepa
 def train_flagged(
     study: Settings, job: Job, folder: Path, which: Literal["gate", "full", "scale", "before", "last"]
 ) -> FlagResult:
-    """The task whose right opener depends on the prompt, under one kind of training: a bounded, centred gate, the whole
-    model, an unbounded scale, a vector after the last layer but one ("before"), or one after the last."""
+    """One kind of training on the task whose correct opener depends on the prompt: a bounded, centred gate, the whole
+    model, an unbounded scale, a vector after the penultimate layer ("before") or after the last layer."""
     task, seed = replace(study.task, flag=True), job.seed
     base, prompts = load_base(job.path("base", folder)), evaluation_prompts(study, seed, task)
     width, before = base.config.width, study.last - 1
-    # The pace of a token-wise scale is that of a product of two trained factors.
+    # A token-wise scale multiplies two trained factors, which changes the effective learning rate.
     long = replace(study.rl, steps=5 * study.rl.steps // 2, learning_rate=study.rl.learning_rate / 2)
     if which == "full":
         model: nn.Module = freeze_readout(deepcopy(base))
@@ -385,7 +385,7 @@ def train_flagged(
 
 
 def _start(study: Settings, job: Job, folder: Path) -> tuple[Transformer, Tensor, int]:
-    """The base that a job starts from, the held-out prompts, and the seed."""
+    """The base of a job, the held-out prompts, and the seed."""
     return load_base(job.path("base", folder)), evaluation_prompts(study, job.seed), job.seed
 
 

@@ -1,4 +1,4 @@
-"""The sweep of separability: bases whose unembedding tells the two openers apart well or badly."""
+"""The separability sweep: bases that differ in the cosine of the two openers' unembedding rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from toylab.verdicts.claim import Conditions
 
 @dataclass(frozen=True, kw_only=True)
 class SeparabilityResult(results.AnsweringResult):
-    """A base whose openers' rows are turned toward each other, what it answers, and a vector after its last layer."""
+    """A base with a given cosine of the openers' rows, its answers, and a vector after its last layer."""
 
     pre_flight: PreFlight
     vector: Temperatures
@@ -24,8 +24,8 @@ class SeparabilityResult(results.AnsweringResult):
 
 @dataclass(frozen=True, order=True)
 class SeparabilityPoint:
-    """A base in the sweep: the cosine of its openers' rows, the bound of the pre-flight check in nats, and the share of
-    full training's gain that a vector after the last layer recovers."""
+    """One base of the sweep: cosine of its openers' rows, bound of the pre-flight check in nats, and share of full
+    training's gain recovered by a vector after the last layer."""
 
     cosine: float
     bound: float
@@ -60,6 +60,6 @@ def separability_points(
 
 
 def separability_sweep(found: Conditions, study: Settings) -> dict[int, list[SeparabilityPoint]]:
-    """The bases of each seed that has all of them."""
+    """The bases by seed, for seeds with complete results."""
     names = separability_conditions(study)
     return {seed: separability_points(*(found[name][seed] for name in names)) for seed in found.shared(*names)}

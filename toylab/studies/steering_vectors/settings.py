@@ -28,7 +28,7 @@ SKILL = TrainConfig(
     stop_after=1,
     cooldown=100,
 )
-"""Seeds find the skill after 150 to 450 steps, and then within 25: a stop rule serves all of them."""
+"""Seeds acquire the skill after 150 to 450 steps, each within 25 steps, hence a stop rule."""
 MIXTURE = TrainConfig(
     steps=350,
     rows=32,
@@ -40,9 +40,9 @@ MIXTURE = TrainConfig(
     evaluate_every=50,
 )
 CONVERGED = 160
-"""Steps of reinforcement learning that a match asks for: joint vectors reach .73 of the gain at 40, .80 at 160."""
+"""Steps of reinforcement learning needed to judge a match: joint vectors reach .73 of the gain at 40, .80 at 160."""
 SEPARABLE_SEED = 503
-"""Added to a seed, that of the unembedding of the model that shares it with no other."""
+"""Offset to the seed of the unembedding that a model shares with no other model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,56 +51,58 @@ class Settings:
 
     task: Reasoning = Reasoning()
     styles: Styles = Styles()
-    """What the second phase of pre-training mixes."""
+    """Mixture of answer styles in the second phase of pre-training."""
     model: ModelConfig = MODEL
     skill: TrainConfig = SKILL
-    """First phase: clean answers, most of them chains. Mixed with direct answers from the start, chains are not
-    learned."""
+    """First phase: error-free answers, mostly chains; chains are not learned if mixed with direct answers from the
+    start."""
     mixture: TrainConfig = MIXTURE
     """Second phase: the mixture of styles."""
     rl: TrainConfig = RL_TRAINING
-    """Reinforcement learning of vectors, `rows` prompts a step."""
+    """Reinforcement learning of vectors, with `rows` prompts per step."""
     samples: int = 8
-    """Answers to each prompt."""
+    """Sampled answers per prompt."""
     full_rate: float = 1e-3
     """Learning rate of reinforcement learning of the whole model."""
     flag_kl: float | int = 0.5
-    """Weight of KL to the base in reinforcement learning of the whole model on the flagged task: without it, some seeds
-    collapse to answering directly."""
+    """Weight of the KL divergence to the base in full training on the flagged task; without it, some seeds collapse to
+    direct answers."""
     adaptive_steps: int = 60
-    """Steps for the token-wise scale, which has more to learn than a vector."""
+    """Training steps of the token-wise scale, which has more parameters than a vector."""
     least_shift: float | int = 3.0
-    """Nats by which a vector must be able to shift the openers' log-odds, or reinforcement learning is refused."""
+    """Smallest bound, in nats, on the shift of the openers' log-odds at which the pre-flight check admits training."""
     cosines: tuple[float, ...] = (0.8, 0.95)
-    """Of the openers' rows, in the sweep of separability."""
+    """Cosines of the openers' unembedding rows in the separability sweep."""
     parts: tuple[Part, ...] = (
         "combine", "adaptive", "family", "transfer", "learned", "separability", "flag", "features",
     )  # fmt: skip
-    """What is measured besides vectors after each layer, jointly trained ones, full training, baselines and paths."""
+    """Parts besides single vectors, jointly trained vectors, full training, baselines and paths."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4, 5)
     rows: int = 500
     """Held-out prompts in an evaluation."""
 
     def __post_init__(self) -> None:
         check_settings(self)
-        check_range("shares of fewer say little", rows=self.rows, least=64)
-        check_range("the leave-one-out baseline needs others, for example 8", samples=self.samples, least=2)
+        check_range("fewer prompts give imprecise shares", rows=self.rows, least=64)
+        check_range("the leave-one-out baseline needs several answers, for example 8", samples=self.samples, least=2)
         check_range(adaptive_steps=self.adaptive_steps, least=0)
-        check_range("0 leaves the term out", flag_kl=self.flag_kl, least=0)
+        check_range("0 disables the term", flag_kl=self.flag_kl, least=0)
         check_range("for example 1e-3", full_rate=self.full_rate, above=0)
         check_range("openers are orthogonal at 0, the same at 1", cosines=self.cosines, least=0, most=1)
         if self.model.norm != "pre" or not self.model.causal or self.model.layers < 2:
-            raise ToylabError("model: the study asks about a causal pre-norm model of 2 layers or more")
+            raise ToylabError(
+                "model: the study needs a causal pre-norm model of at least 2 layers; set causal, norm and layers"
+            )
         if self.model.unembedding == "none":
             raise ToylabError("model.unembedding=none: a language model needs one")
         if self.task.flag:
             raise ToylabError(
-                "task.flag: the flagged task is a part of the study; leave the flag out, and add --parts flag"
+                "task.flag: the flagged task is a part of the study; leave task.flag off, and add --parts flag"
             )
 
     @classmethod
     def quick(cls) -> Settings:
-        """Under a minute, for tests and notebooks: one seed, the main conditions, few prompts."""
+        """Runs in under a minute, for tests and notebooks: one seed, the main conditions, few prompts."""
         return cls(
             mixture=replace(MIXTURE, steps=250),
             rl=replace(RL_TRAINING, steps=25),
@@ -111,7 +113,7 @@ class Settings:
 
     @classmethod
     def default(cls) -> Settings:
-        """Minutes on two cores: six seeds, the fewest that decide."""
+        """Runs in minutes on two cores: six seeds, the minimum for a verdict."""
         return cls()
 
     @classmethod
@@ -132,5 +134,5 @@ class Settings:
 
     @property
     def vectors(self) -> tuple[str, ...]:
-        """The conditions of one trained vector, by layer."""
+        """The single-vector conditions, by layer."""
         return tuple(f"vector-{layer}" for layer in range(self.model.layers))

@@ -1,8 +1,8 @@
-"""Steering vectors: what a few trained numbers do to a frozen model, beside training all of it, and by which path.
+"""Steering vectors: trained additions to the residual stream of a frozen model, compared with full training.
 
 Source: Sinii et al. 2025, "Small Vectors, Big Effects: A Mechanistic Study of RL-Induced Reasoning via Steering
-Vectors" (arXiv 2509.06608). Here every fork of an answer is known, so each sentence has a ground truth, and every
-vector stands beside the prefix, random vectors, a random reward, and a constant logit bias.
+Vectors" (arXiv 2509.06608). Every branch of an answer is known here, so each claim has a ground truth. Every vector is
+compared with the prefix, random vectors, a random reward, and a constant logit bias.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class SteeringVectorsStudy(Settings):
     """The study; every field is a flag of `toylab run steering-vectors`."""
 
     def jobs(self) -> list[Job]:
-        """Bases first, then what goes on from them."""
+        """Bases first, then the jobs that start from them."""
         bases = [job for seed in self.seeds for job in self._bases(seed)]
         return bases + [job for seed in self.seeds for job in self._trained(seed)]
 
@@ -41,7 +41,7 @@ class SteeringVectorsStudy(Settings):
                 yield _job(f"base-{which}", seed, results.BaseResult, pretrain_base, which=which)
 
     def _trained(self, seed: int) -> Iterator[Job]:
-        """What starts from a base of a seed, or from vectors trained on it."""
+        """Jobs that start from the base of a seed, or from vectors trained on it."""
         base, last, parts = {"base": _model("base", seed)}, self.last, self.parts
         after_last, before = (base | {"vector": _vector(f"vector-{layer}", seed)} for layer in (last, last - 1))
         layers = tuple(reversed(range(last + 1)))
@@ -65,14 +65,14 @@ class SteeringVectorsStudy(Settings):
         if "transfer" in parts and len(self.seeds) > 1:
             donor = self.seeds[(self.seeds.index(seed) + 1) % len(self.seeds)]
             theirs = {layer: _vector(f"vector-{layer}", donor) for layer in (last - 1, last)}
-            # Named by the donor: where seeds are added, the next one may be another.
+            # Named by the donor, since added seeds may change which seed is next.
             yield _transfer(f"transfer-from-{donor}", seed, _model("base", donor), theirs, condition="transfer-from")
 
     def _on_other_bases(self, seed: int) -> Iterator[Job]:
-        """What starts from a base with another unembedding, or from that of the flagged task."""
+        """Jobs that start from a base with another unembedding, or from that of the flagged task."""
         last, parts = self.last, self.parts
         vector = partial(_job, seed=seed, result_type=results.VectorResult, does=experiments.train_vector, layer=last)
-        if "learned" in parts:  # steered against the pre-flight check, to show what it would have refused
+        if "learned" in parts:  # trained although the pre-flight check refuses it, to test the check
             yield vector("vector-learned", inputs={"base": _model("base-learned", seed)}, refuse=False)
         if "separability" in parts:
             skill = {"skill": JobInput(Job("base", seed), "skill.safetensors")}
@@ -89,15 +89,15 @@ class SteeringVectorsStudy(Settings):
                 yield _job(f"flag-{which}", seed, results.FlagResult, experiments.train_flagged, base, which=which)
 
     def run_job(self, job: Job, folder: Path) -> Any:
-        """Pre-train a base, or train something on one and measure it."""
+        """Pre-train a base, or train on a base and measure the result."""
         return job.what(self, job, folder)
 
     def untrained(self) -> SteeringVectorsStudy:
-        """The same with trainings of no step, on bases that the pre-flight check would refuse."""
+        """The study with zero training steps and no pre-flight check, which would refuse untrained bases."""
         return without_training(self, adaptive_steps=0, least_shift=0)
 
     def claims(self) -> list[Claim]:
-        """The claims of the paper, and ours, for these settings."""
+        """The claims of the paper and our own, at these settings."""
         return claims(self)
 
     def pictures(self, results: Conditions, out: Path) -> list[Picture]:
@@ -125,13 +125,13 @@ def _job(
     condition: str = "",
     **settings: Any,
 ) -> Job:
-    """A job, of which `what` is the function that does it, with its settings."""
+    """A job whose `what` is the function that runs it, with its settings."""
     what = partial(does, **settings)
     return Job(name, seed, inputs=inputs or {}, result_type=result_type, what=what, condition=condition)
 
 
 def _transfer(name: str, seed: int, donor: JobInput, theirs: Mapping[int, JobInput], condition: str = "") -> Job:
-    """The vectors of another model in the base of a seed, beside that base's own vectors, by layer."""
+    """A job that adds the vectors of another model to the base of a seed, compared with the base's own vectors."""
     inputs = {"base": _model("base", seed), "donor": donor}
     inputs |= {f"own-{layer}": _vector(f"vector-{layer}", seed) for layer in theirs}
     inputs |= {f"theirs-{layer}": held for layer, held in theirs.items()}

@@ -1,4 +1,4 @@
-"""Vectors in other models than their own: what is measured of them."""
+"""Result types for the transfer of vectors to other models."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from toylab.studies.steering_vectors.results import fraction_of_way
 
 @dataclass(frozen=True, kw_only=True)
 class FamilyResult:
-    """Last layer's vectors of a base and of a child trained further: accuracy at temperature 1, half of the prompts."""
+    """Last-layer vectors of a base and of its further trained child: accuracy at temperature 1, half of the prompts."""
 
     base: float
     """The child without a vector."""
@@ -23,23 +23,23 @@ class FamilyResult:
     cosine: float
     """Of the two vectors."""
     weight_change: float
-    """Length of the change of all weights over the length of all weights."""
+    """Norm of the change of all weights relative to their norm."""
     of_random: float | None = None
     """The child with a random vector of the norm of the parent's."""
 
     @property
     def carried_at_random(self) -> float:
-        """The gain of a random vector in the child over that of the child's own."""
+        """Ratio of the gain of a random vector in the child to that of the child's own vector."""
         return fraction_of_way(self.base, self.of_random, self.own)
 
     @property
     def carried(self) -> float:
-        """The gain of the parent's vector in the child over that of the child's own."""
+        """Ratio of the gain of the parent's vector in the child to that of the child's own vector."""
         return fraction_of_way(self.base, self.of_the_parent, self.own)
 
     @property
     def carried_back(self) -> float:
-        """The gain of the child's vector in the parent over that of the parent's own."""
+        """Ratio of the gain of the child's vector in the parent to that of the parent's own vector."""
         return fraction_of_way(self.parent, self.parent_with_that_of_the_child, self.parent_own)
 
 
@@ -48,11 +48,11 @@ class TransferredVector:
     """Another model's vector in this one: accuracy at temperature 1."""
 
     own: float
-    """With the vector that was trained here."""
+    """With the vector trained on this model."""
     cosine: float
     """Of the two vectors."""
     raw: float
-    """With the other vector as it is."""
+    """With the other vector, unmapped."""
     mapped: float
     """With the other vector mapped through the unembeddings."""
     random: float | None = None
@@ -68,6 +68,6 @@ class TransferResult:
     layers: dict[int, TransferredVector]
 
     def share(self, layer: int, which: Literal["raw", "mapped", "random"] = "raw") -> float:
-        """The gain of another vector over that of the model's own."""
+        """Ratio of the gain of another model's vector to that of the model's own."""
         held = self.layers[layer]
         return fraction_of_way(self.base, getattr(held, which), held.own)
