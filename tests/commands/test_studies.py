@@ -93,7 +93,7 @@ def test_a_file_in_place_of_the_folder_is_named_with_a_remedy(call, tmp_path):
 def test_a_folder_of_another_run_is_refused_and_left_alone(call, copied):
     before = hashes(copied)
     outcome = call("run", "iteration-head", *TINY, "--task.p", 11, "--workers", 1, "--out", copied)
-    check_refused(outcome, f"{copied}: holds a run with task.p=7, and now task.p=11", "another folder with --out")
+    check_refused(outcome, f"{copied}: holds a run with task.p=7, but task.p=11", "another folder with --out")
     assert hashes(copied) == before
 
 

@@ -27,8 +27,8 @@ def calibrate_probes(options: argparse.Namespace, rest: list[str]) -> None:
         print("\n\n".join(str(one) for one in found))
     else:
         print(calibration_table(found))
-        print("Detected planted positives and detected decoys, held out from setting the threshold, in percent")
-        print("with 95 % intervals; weight noise at which half are missed. Details: toylab calibrate PROBE")
+        print("Hits: planted positives found; false alarms: controls found; on held-out cases,")
+        print("with 95 % intervals. Noise: half are missed. Details: toylab calibrate PROBE")
 
 
 def measure_speed(options: argparse.Namespace, rest: list[str]) -> None:

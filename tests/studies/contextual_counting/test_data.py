@@ -70,7 +70,7 @@ def test_the_tally_is_that_of_the_tokens():
 
 def test_strings_of_several_lengths_are_refused():
     batch = TASK.sample(stream(0), 2, length=np.array([12, 13]))
-    with pytest.raises(ValueError, match=r"strings of length 12 to 13; draw it with one length, such as length=13"):
+    with pytest.raises(ValueError, match=r"strings of length 12 to 13; sample it with one length, such as length=13"):
         string_batch(TASK, batch)
 
 

@@ -128,7 +128,7 @@ def test_two_values_reproduce_a_hand_written_counter(golden):
 def test_two_values_are_refused_where_logits_are_no_sum_of_them(change):
     model = counting_model(TASK, EncoderDecoderConfig(encoder=replace(ENCODER, width=8), **change))
     found = for_model(TASK, model, held_out(TASK, 0, 100))
-    with pytest.raises(ValueError, match="one bare cross-attention"):
+    with pytest.raises(ValueError, match="equation 3"):
         circuits.value_readout(model, found, [])
 
 

@@ -323,8 +323,8 @@ def test_too_few_cases_on_one_side_leave_the_nearness_undecided():
     none = Conditions(WORLD | {"ssft": dict.fromkeys(SEEDS, few)})
     found = judged(STUDY.claims(), some)["jailbreak-near-safe"]
     assert found.seeds == SEEDS[:5]
-    assert "1 of 6 seeds lack" in found.note
-    assert "too few prompts" in judged(STUDY.claims(), none)["jailbreak-near-safe"].note
+    assert "1 of 6 seeds miss" in found.note
+    assert "fewer than 5" in judged(STUDY.claims(), none)["jailbreak-near-safe"].note
 
 
 def test_our_own_questions_and_checks_stand_apart_from_the_claims_of_the_paper():

@@ -347,7 +347,7 @@ def test_what_waits_for_a_training_says_which_and_nothing_else_does():
     assert set(found) == {
         "fraction-match", "lens-trap", "lens-trap-rival", "forced-route", "features-format", "difference-sae",
     }  # fmt: skip
-    assert all(reason.startswith("waits for") for reason in found.values())
+    assert all(reason.startswith("needs ") for reason in found.values())
     longer = replace(STUDY, rl=replace(STUDY.rl, steps=160))
     for study in (longer, SteeringVectorsStudy.paper()):
         assert {one.id for one in study.claims() if one.undecidable} == set(found) - {"fraction-match"}
