@@ -6,7 +6,7 @@ import os
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -14,7 +14,6 @@ from toylab.console import ToylabError
 from toylab.files import read_json, write_record
 from toylab.model.config import ModelConfig
 from toylab.model.transformer import Transformer
-from toylab.report.page import Picture
 from toylab.runs.jobs import execute
 from toylab.runs.store import train_and_keep
 from toylab.runs.study import Job, JobInput
@@ -23,6 +22,9 @@ from toylab.training.batches import next_token_loss, training_batches
 from toylab.training.loop import DivergedError, TrainConfig, Training, train
 from toylab.verdicts.claim import Claim, Conditions
 from toylab.verdicts.criterion import above
+
+if TYPE_CHECKING:  # drawing takes a worker half a second to load, and these studies draw nothing
+    from toylab.report.page import Picture
 
 LEAVING = (SystemExit, GeneratorExit, asyncio.CancelledError, FileNotFoundError, KeyError, ValueError)
 """Errors that are no refusal, and some that would end a process."""
@@ -58,7 +60,7 @@ class Counted:
     def claims(self) -> list[Claim]:
         return []
 
-    def pictures(self, results: Conditions, out: Path) -> list[Picture]:
+    def pictures(self, results: Conditions, out: Path) -> "list[Picture]":
         return []
 
 
@@ -164,7 +166,7 @@ class Small:
             )
         ]
 
-    def pictures(self, results: Conditions, out: Path) -> list[Picture]:
+    def pictures(self, results: Conditions, out: Path) -> "list[Picture]":
         return []
 
 

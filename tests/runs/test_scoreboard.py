@@ -36,8 +36,7 @@ SHORT = {
     "steering-vectors": "short_steering",
 }
 BOARD = ("contextual-counting", "iteration-head")
-judged_once = functools.cache(judge_run)
-"""Tests that ask for one run after another need not draw it each time."""
+judged_once = functools.cache(judge_run)  # tests that ask for one run after another need not draw it each time
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +57,10 @@ def runs(made, monkeypatch) -> Path:
 
 
 @pytest.fixture(params=SHORT)
-def judged(request) -> JudgedRun:
-    """Short runs of all studies, judged."""
-    return judged_once(request.getfixturevalue(SHORT[request.param]), None)
+def judged(request, monkeypatch) -> JudgedRun:
+    """Short runs of all studies, judged, without the lines of their figures."""
+    monkeypatch.setattr("toylab.report.page.to_svg", lambda figure: "")
+    return judge_run(request.getfixturevalue(SHORT[request.param]))
 
 
 def standing(words: str = "words", **fields) -> Standing:

@@ -250,7 +250,15 @@ def test_mass_by_symbol_is_what_a_slow_loop_finds(seed, layer):
 
 @pytest.mark.parametrize(
     ("steps", "in_order"),
-    [((1, 2, 3), True), ((2, 2, 2), True), ((3, 2, 4), False), ((1, 3, 2), False), ((2, 1, 1), False)],
+    [
+        ((1, 2, 3), True),
+        ((2, 2, 3), True),
+        ((2, 3, 3), True),
+        ((2, 2, 2), False),
+        ((3, 2, 4), False),
+        ((1, 3, 2), False),
+        ((2, 1, 1), False),
+    ],
 )
 def test_parts_emerge_in_order_where_none_comes_before_its_cause(steps, in_order):
     assert Emergence(**dict(zip(("end_of_input", "carry", "accuracy"), steps, strict=True))).in_order == in_order

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import cache
 
 import pytest
 
@@ -33,13 +34,15 @@ def result(name: str, seed: int) -> SafetyResult:
     return found
 
 
-WORLD = Conditions(
-    {name: {seed: result(name, seed) for seed in SEEDS} for name in (*STUDY.bases(), *STUDY.conditions())}
-)
+@cache
+def world() -> Conditions:
+    return Conditions(
+        {name: {seed: result(name, seed) for seed in SEEDS} for name in (*STUDY.bases(), *STUDY.conditions())}
+    )
 
 
 def test_no_two_numbers_of_the_made_up_world_are_equal():
-    assert all_differ(WORLD)
+    assert all_differ(world())
 
 
 # What is measured ----------------------------------------------------------------------------------------------------
@@ -270,13 +273,13 @@ ROWS = {
 
 
 def test_every_claim_measures_on_the_made_up_world_what_plain_loops_find():
-    check(STUDY.claims(), WORLD, ROWS)
+    check(STUDY.claims(), world(), ROWS)
 
 
 def test_without_standard_dpo_unlearning_is_told_from_ssft_alone():
     rows = {"dpo-is-unlearning": replace(ROWS["dpo-is-unlearning"], control=lambda s: s["ssft"].cosine.after)}
     few = replace(STUDY, parts=()).claims()
-    check([one for one in few if one.id in rows], WORLD, rows)
+    check([one for one in few if one.id in rows], world(), rows)
 
 
 def test_what_counts_as_complying_follows_from_the_number_of_letters():
@@ -297,7 +300,7 @@ def test_what_waits_for_a_training_says_so_and_nothing_else_does():
     found = {one.id: one.undecidable for one in STUDY.claims() if one.undecidable}
     assert set(found) == WAIT
     assert all("towards one repeated letter" in reason for reason in found.values())
-    assert {judged(STUDY.claims(), WORLD)[id].verdict for id in WAIT} == {"undecided"}
+    assert {judged(STUDY.claims(), world())[id].verdict for id in WAIT} == {"undecided"}
 
 
 @pytest.mark.parametrize(
@@ -319,8 +322,8 @@ def test_a_claim_on_a_part_that_was_not_run_says_how_to_run_it(part, ids):
 def test_too_few_cases_on_one_side_leave_the_nearness_undecided():
     few = made_up(SafetyResult, "few", GIVEN)
     few = replace(few, nearness=replace(few.nearness, competing_text=replace(few.nearness.competing_text, auc=None)))
-    some = Conditions(WORLD | {"ssft": WORLD["ssft"] | {5: few}})
-    none = Conditions(WORLD | {"ssft": dict.fromkeys(SEEDS, few)})
+    some = Conditions(world() | {"ssft": world()["ssft"] | {5: few}})
+    none = Conditions(world() | {"ssft": dict.fromkeys(SEEDS, few)})
     found = judged(STUDY.claims(), some)["jailbreak-near-safe"]
     assert found.seeds == SEEDS[:5]
     assert "1 of 6 seeds miss" in found.note
@@ -345,7 +348,7 @@ def numbers_in(details) -> list[float]:
 
 def test_details_have_no_number_of_what_no_condition_measured():
     assert not [number for one in judged(STUDY.claims(), Conditions()).values() for number in numbers_in(one.details)]
-    assert numbers_in(judged(STUDY.claims(), WORLD)["dpo-is-unlearning"].details["at the base and after"])
+    assert numbers_in(judged(STUDY.claims(), world())["dpo-is-unlearning"].details["at the base and after"])
 
 
 # Results -------------------------------------------------------------------------------------------------------------
@@ -353,13 +356,13 @@ def test_details_have_no_number_of_what_no_condition_measured():
 
 @pytest.mark.parametrize("name", ["ssft", "dpo-standard"])
 def test_a_result_survives_json(name):
-    found = WORLD[name][3]
+    found = world()[name][3]
     held = json.loads(json.dumps(as_json(found, "result", SafetyResult)))
     assert convert_value(SafetyResult, held, "result") == found
 
 
 def test_means_of_behaviour_are_of_every_share_and_of_the_sets_that_all_have():
-    some, other = WORLD["ssft"][0].behaviour, replace(WORLD["ssft"][1].behaviour, mismatched_token=None)
+    some, other = world()["ssft"][0].behaviour, replace(world()["ssft"][1].behaviour, mismatched_token=None)
     found = mean_behaviour([some, other])
     for share in ("complies", "refuses"):
         both = [getattr(one.competing_text, share) for one in (some, other)]

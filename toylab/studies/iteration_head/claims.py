@@ -308,7 +308,7 @@ def claims(guess: GuessAccuracy, parity_guess: float, steps: int, one_head: str)
             id="emergence",
             place="section 4, training dynamics",
             statement="First a head attends to the end of input, then the iteration head forms, then accuracy rises.",
-            measure="whether the three reach half of their final value in this order, ties allowed (1 or 0)",
+            measure="whether the three reach half of their final value in this order, with at most one tie (1 or 0)",
             quantity=lambda main: main.emergence.in_order,
             criterion=above(0),
             statistic="share",

@@ -59,8 +59,8 @@ class Emergence:
 
     @property
     def in_order(self) -> bool:
-        """Whether the three emerge in this order, ties allowed."""
-        return self.end_of_input <= self.carry <= self.accuracy
+        """Whether the three emerge in this order; neighbours may tie, but not all three, as without any training."""
+        return self.end_of_input <= self.carry <= self.accuracy and self.end_of_input < self.accuracy
 
 
 @dataclass(frozen=True, kw_only=True)

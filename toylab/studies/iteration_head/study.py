@@ -63,7 +63,7 @@ class IterationHeadStudy:
 
     task: Polynomial = Polynomial()
     model: ModelConfig = MODEL
-    train: TrainConfig = TrainConfig(stop_at=0.5, cooldown=600)
+    train: TrainConfig = TrainConfig(weight_decay=0.1, stop_at=0.5, cooldown=600)
     """At a sequence accuracy of one half the plateau is over; decaying the learning rate then reaches full accuracy,
     while a constant rate would need as many steps again to reach .9."""
     growth: int = 600
