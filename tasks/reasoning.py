@@ -8,7 +8,7 @@ The states are s_t = pi[(s_{t-1} + a_t) mod p], s_0 = x0, with a fixed permutati
 model can generate the chain but cannot compute s_L in a single forward pass: direct answers are at chance.
 
 Source: a from-scratch counterpart of Sinii et al. 2025, "Small Vectors, Big Effects: A Mechanistic Study of RL-Induced
-Reasoning via Steering Vectors" (arXiv 2509.06608), whose language models open an answer well or badly.
+Reasoning via Steering Vectors" (arXiv 2509.06608), where language models choose between good and bad openings.
 """
 
 from __future__ import annotations
