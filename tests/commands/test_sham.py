@@ -5,10 +5,10 @@ from dataclasses import dataclass, fields
 import pytest
 
 from toylab.runs import registry
-from toylab.runs.judge import SHAM
+from toylab.runs.judge import SHAM, shams
 from toylab.runs.study import Job, without_training
 from toylab.training.loop import TrainConfig
-from toylab.verdicts.claim import Claim
+from toylab.verdicts.claim import Claim, Conditions
 from toylab.verdicts.criterion import at_least
 from toylab.verdicts.judgement import read_claims
 
@@ -78,3 +78,10 @@ def test_every_study_has_a_sham_without_any_training_and_shams_of_its_own_condit
     conditions = {job.condition for job in study.jobs()}
     for instead in study.shams().values() if hasattr(study, "shams") else ():
         assert {*instead, *instead.values()} <= conditions
+
+
+def test_a_sham_leaves_every_condition_as_it_is_but_the_replaced_one(tmp_path):
+    study = registry.preset_settings(registry.load_study("iteration-head").STUDY, "quick")
+    found = Conditions({name: {0: f"result of {name}"} for name in study.conditions()})
+    ((what, instead),) = study.shams().items()
+    assert shams(study, found, tmp_path) == {what: found | {name: found[other] for name, other in instead.items()}}

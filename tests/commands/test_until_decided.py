@@ -53,6 +53,22 @@ class Wavering(Tossed):
     every: int = 5
 
 
+@dataclass(frozen=True, kw_only=True)
+class WaveringSetUp(Settled):
+    """One whose claim is settled while half of its seeds fail a check of the set-up."""
+
+    def claims(self) -> list[Claim]:
+        claim, checked = super().claims()
+        return [claim, replace(checked, conditions=("main",), quantity=self.fails, criterion=at_least(1))]
+
+    @staticmethod
+    def fails(main: dict) -> float:
+        return main["seed"] % 2
+
+    def run_job(self, job, folder):
+        return super().run_job(job, folder) | {"seed": job.seed}
+
+
 NAME = "tests.commands.test_until_decided:Tossed"
 
 
@@ -137,3 +153,13 @@ def test_all_studies_go_on_each_until_it_is_decided(call, tmp_path, monkeypatch)
     for name, size in {"settled": 10, "wavering": 20}.items():
         assert len(read_json(tmp_path / f"{name}-quick" / "settings.json")["settings"]["seeds"]) == size
     assert "Seeds 600 to 609: scoreboard until decided." in outcome.out
+
+
+def test_a_check_of_the_set_up_asks_for_no_more_seeds(call, tmp_path):
+    outcome = call(
+        "run", f"{NAME.partition(':')[0]}:WaveringSetUp", "--until-decided", "--workers", 1, "--out", tmp_path
+    )
+    assert outcome.code == 0, outcome.err
+    claim, checked = read_claims(tmp_path / "claims.json")
+    assert (claim.verdict, checked.more) == ("supported", True)
+    assert read_json(tmp_path / "settings.json")["settings"]["seeds"] == list(range(10))

@@ -380,3 +380,15 @@ def test_a_study_that_is_in_no_file_is_locked_by_its_claims(notes, out, monkeypa
     start(Claimed(), notes, out)
     assert read_lock(out)["claims"].keys() == {"large"}
     assert published_lock(Claimed) is None
+
+
+def test_a_condition_that_is_optional_is_locked_like_the_others():
+    def locked(**more):
+        claim = Claim(
+            id="a", place="p", statement="s", conditions=("main",), measure="m", quantity=lambda *one: 0.0,
+            criterion=above(0), uncontrolled="it is exact", **more,
+        )  # fmt: skip
+        return locks._resolved(claim)["conditions"]
+
+    assert locked() == ["main"]
+    assert locked(optional=("other",)) == ["main", "other"]

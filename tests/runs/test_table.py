@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from toylab.runs.grid import grid
 from toylab.runs.sweep import sweep
 from toylab.runs.table import MeanInterval, filter_rows, find_column, group_means, load_runs
 from toylab.verdicts.intervals import bootstrap_interval, wilson_interval
+from toylab.verdicts.judgement import read_claims, write_claims
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +73,14 @@ def test_the_claims_of_all_runs_are_a_table(out, table):
         assert row["measured"] == pytest.approx(np.median(values), abs=1e-4)
         assert (row["claim"], row["seeds"]) == ("half", 5)
         assert row["verdict"] == "undecided"  # by fewer than six seeds
+
+
+def test_an_interval_has_both_its_ends_in_the_table(out, tmp_path):
+    shutil.copytree(out / "size.width=6,kind=plain", tmp_path / "run")
+    (claim,) = read_claims(tmp_path / "run" / "claims.json")
+    write_claims(tmp_path / "run" / "claims.json", [replace(claim, interval=(0.25, 0.75))])
+    (row,) = load_runs(tmp_path / "run", "claims")
+    assert (row["low"], row["high"]) == (0.25, 0.75)
 
 
 @pytest.mark.parametrize(

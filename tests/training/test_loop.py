@@ -25,7 +25,7 @@ from toylab.files import read_tensors
 from toylab.model.transformer import Transformer
 from toylab.tasks import Copy
 from toylab.training.batches import next_token_loss, training_batches
-from toylab.training.loop import DivergedError, TrainConfig, learning_rate, train
+from toylab.training.loop import DivergedError, TrainConfig, first_step, learning_rate, train
 
 # The learning rate ---------------------------------------------------------------------------------------------------
 
@@ -305,6 +305,11 @@ def test_a_training_of_no_step_leaves_the_model_and_is_measured_once():
     done = train(model, lambda m, x: m(x).mean(), lambda step: torch.ones(1, 2), TrainConfig(steps=0))
     assert all(map(torch.equal, model.parameters(), before))
     assert [entry["step"] for entry in done.history] == [0]
+
+
+def test_the_first_step_of_a_metric_is_that_at_which_it_reaches_the_threshold():
+    history = [{"step": 0}, {"step": 10, "accuracy": 0.4}, {"step": 20, "accuracy": 0.5}, {"step": 30, "accuracy": 0.9}]
+    assert [first_step(history, "accuracy", bar) for bar in (0.4, 0.41, 0.5, 0.9, 0.91)] == [10, 20, 20, 30, None]
 
 
 @pytest.mark.parametrize("name", ["steps", "warmup", "cooldown"])

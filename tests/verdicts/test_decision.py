@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from toylab.calibration.intervals import ERROR_LIMIT, SIZES_OF_RULES, one_sided_errors, seed_distributions, share_error
 from toylab.verdicts.criterion import above, at_least, at_most, below, between
 from toylab.verdicts.decision import LEVEL, LOOKS, Look, Plan, decide
+from toylab.verdicts.intervals import median_interval, share_interval
 
 CRITERIA = (at_least, above, at_most, below)
 numbers = st.floats(-100, 100)
@@ -143,3 +144,14 @@ def test_the_enumerated_error_is_that_of_all_outcomes(rule):
 def test_the_error_of_six_seeds_is_a_power_of_the_share(share):
     assert share_error("six, fixed", share) == pytest.approx(share**6)
     assert math.isclose(share_error("six, fixed"), 1 / 64)
+
+
+@given(st.lists(st.floats(-9, 9), min_size=6, max_size=9), st.sampled_from(["share", "median"]), st.booleans())
+def test_before_the_first_look_an_interval_has_the_level_of_the_look_and_no_verdict(values, statistic, fixed):
+    level = LEVEL if fixed else LEVEL / len(LOOKS)
+    planned = Plan(tuple(range(10)), 10 if fixed else 0).until(range(len(values)))
+    found = decide(by_seed(values), at_least(-10), statistic, planned)
+    expected = (
+        share_interval(len(values), len(values), level) if statistic == "share" else median_interval(values, level)
+    )
+    assert (found.word, found.level, found.interval) == ("undecided", level, expected)
