@@ -75,7 +75,7 @@ def test_the_claims_of_all_runs_are_a_table(out, table):
         assert row["verdict"] == "undecided"  # by fewer than six seeds
 
 
-def test_an_interval_has_both_its_ends_in_the_table(out, tmp_path):
+def test_an_interval_has_both_its_ends_in_the_table(out, table, tmp_path):
     shutil.copytree(out / "size.width=6,kind=plain", tmp_path / "run")
     (claim,) = read_claims(tmp_path / "run" / "claims.json")
     write_claims(tmp_path / "run" / "claims.json", [replace(claim, interval=(0.25, 0.75))])
