@@ -77,7 +77,7 @@ def _spent_drawing(model: Any, loss: Callable, batch_at: Callable[[int], Any], s
 def bench_imports(device: str, rounds: int = 5) -> Iterator[Comparison]:
     """Fresh processes: importing all of toylab beside importing torch, and the help of the command line."""
     programs = {
-        "ours": "import toylab, tasks, probes; toylab.Transformer, toylab.fresh, toylab.save_model",
+        "ours": "import toylab, tasks, probes; toylab.Transformer, toylab.training_batches, toylab.save_model",
         "import torch": "import torch",
         "help": "import toylab.cli; toylab.cli.run(['--help'])",
     }
