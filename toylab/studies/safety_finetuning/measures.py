@@ -287,8 +287,8 @@ def interpolate_weights(base: nn.Module, tuned: nn.Module, alpha: float | int) -
 
 
 def transplant_parts(base: Transformer, tuned: Transformer) -> dict[str, Transformer]:
-    """Models with only a part of the weight change: of the change of the up-projections, the part in the column space or
-    in the left null space (all other weights tuned); the MLPs only; all but the MLPs; the MLPs at rank one."""
+    """Models with only a part of the weight change: the up-projections' part in the column space or in the left null
+    space (all other weights tuned), the MLPs only, all but the MLPs, or the MLPs at rank one."""
     models = {
         name: deepcopy(tuned)
         for name in ("up in the column space", "up in the null space", "MLPs alone", "all but the MLPs", "MLPs, rank 1")

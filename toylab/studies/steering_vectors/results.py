@@ -197,8 +197,8 @@ class FlagResult(AnsweringResult):
     """One training on the flagged task, whose correct opener depends on the prompt."""
 
     routes: dict[str, float] | None = None
-    """Accuracy at temperature 1 with the addition hidden from some readers (`measures.skipped_readers`); gate and vector
-    after the second-to-last layer."""
+    """Accuracy at temperature 1 with the addition hidden from some readers (`measures.skipped_readers`); gate and
+    vector after the second-to-last layer."""
     steered: float | None = None
     """Accuracy on the prompts of `routes` with nothing hidden."""
 
