@@ -68,8 +68,9 @@ def freeze_readout(model: Transformer) -> Transformer:
 def readout_rows(
     task: Reasoning, width: int, seed: int = READOUT_SEED, cosine: float | int = 0.0
 ) -> Float[Tensor, "vocab width"]:
-    """Orthonormal unembedding rows, orthogonal to the constant direction that a LayerNorm removes. The rows of THINK and
-    DIRECT are rotated towards each other within their plane to the given cosine.
+    """Orthonormal unembedding rows, orthogonal to the constant direction that a LayerNorm removes.
+
+    The rows of THINK and DIRECT are rotated towards each other within their plane to the given cosine.
 
     Raises:
         ValueError: for a cosine outside 0 .. 1, or a vocabulary not smaller than the width.
@@ -137,7 +138,7 @@ def write_answers(
     samples: int = 1,
     opener: str | None = None,
 ) -> Int[Tensor, "row step"]:
-    """Answers of a model, `samples` per prompt, padded with EOS; `opener` fixes their first token, which is omitted."""
+    """Answers of a model, `samples` per prompt, padded with EOS; an `opener` fixes their first token."""
     end = task.token("EOS")
     begun = prompts
     if opener is not None:
