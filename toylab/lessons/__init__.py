@@ -183,7 +183,7 @@ EXERCISES: dict[str, Exercise] = {
                 "Here z = beta chosen - beta rejected, and the chain rule adds a factor beta.",
                 "So the result is beta (1 - sigmoid(z)). What is sigmoid(0)?",
             ),
-            "At equal gains it is beta / 2, up on one answer and down on the other: unlearning's direction at any beta.",
+            "At equal gains it is beta / 2, up on one answer, down on the other: unlearning's direction at any beta.",
         ),
         Exercise(
             "steering.advantage",
@@ -221,7 +221,7 @@ EXERCISES: dict[str, Exercise] = {
             (
                 "Sample a batch with `super().sample(rng, rows, split)` and reverse its text: tokens[:, -2::-1].",
                 "The token at position p of the text is now at length - p; the question mark keeps its position.",
-                "Targets stay the same; keep only the link 'the letter behind', its keys mirrored; `solve` splits at '*'.",
+                "Keep the targets, and only the link 'the letter behind', its keys mirrored; `solve` splits at '*'.",
             ),
             "The laws searched for a row that violates the task's definition, and found none.",
         ),
