@@ -80,7 +80,7 @@ class Case:
     """One case with its score.
 
     Attributes:
-        group: "plant", "control" or "deceiver".
+        group: "plant" (planted positive), "control" or "deceiver" (decoy).
         kind: kind of case within the group.
         noise: noise level of a planted positive.
         held_out: whether the case was held out from selecting the threshold.
