@@ -179,7 +179,7 @@ def _compared(weight: Float[Tensor, "batch key"], classes: Mapping[str, Tensor],
 def _any_class(rng: np.random.Generator, noise: float) -> DetectorInput:
     """A query that attends to its ones and to the tokens of one class; noise is added to all scores."""
     asked = _strings(rng)
-    label = int(rng.integers(1, asked.counts.shape[1]))  # region 0 has no earlier brackets
+    label = int(rng.integers(1, asked.counts.shape[1]))  # the first region has no earlier brackets
     classes = _weights(rng, asked, label)
     names = [name for name, mask in classes.items() if name != COUNTED and bool(mask.any(dim=1).all())]
     bias = names[rng.integers(len(names))]
