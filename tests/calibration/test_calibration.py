@@ -232,7 +232,7 @@ def test_the_command_prints_a_table_a_page_and_json(capsys):
     (apart,) = calibrate_all(fast[1:], each=2, workers=2)  # in a process of its own
     assert found[1] == json.loads(json.dumps(calibration_json(apart)))
     lines = calibration_table([direct, apart]).splitlines()
-    assert lines[0].split() == ["probe", "bar", "best", "bars", "hits", "false", "alarms", "noise"]
+    assert lines[0].split() == ["probe", "cutoff", "best", "hits", "false", "alarms", "noise"]
     assert [line.split()[0] for line in lines[1:]] == fast
     assert all(len(line) <= 80 for line in lines)
 

@@ -1,4 +1,4 @@
-"""How cost grows: with the length of a row, the width, the layers, the length of a task's inputs, and the seeds."""
+"""Scaling of cost with row length, width, layers, input length of a task, and number of seeds."""
 
 from __future__ import annotations
 
@@ -23,11 +23,13 @@ from toylab.training.batches import next_token_loss, pack
 
 @dataclass(frozen=True)
 class GrowthCurve:
-    """Seconds of a work at some sizes.
+    """Seconds of an operation at several sizes.
 
     Attributes:
-        work: what was done, a line of the figure of `size`.
-        size: what grows.
+        work: the operation; the label of a line in the figure of `size`.
+        size: the quantity that grows.
+        sizes: its values.
+        seconds: median seconds at each of them.
     """
 
     work: str
@@ -37,16 +39,16 @@ class GrowthCurve:
 
     @property
     def exponent(self) -> float:
-        """Of the power of the size that cost grows by, over the upper half of the sizes: 1 is linear."""
+        """Exponent of the power law of cost in size, fitted on the upper half of the sizes; 1 is linear."""
         half = len(self.sizes) // 2
         return float(np.polyfit(np.log(self.sizes[half:]), np.log(self.seconds[half:]), 1)[0])
 
     def __str__(self) -> str:
-        return f"{self.work}: grows by the power {self.exponent:.2f} of {self.size}"
+        return f"{self.work}: cost grows with exponent {self.exponent:.2f} in {self.size}"
 
 
 def growth_curves(device: str = "cpu", rounds: int = 5) -> Iterator[GrowthCurve]:
-    """All of them; the training steps are those of `toylab.training.loop`, with every position scored."""
+    """All scaling curves. Training steps are those of `toylab.training.loop`, with every position scored."""
     lengths = (32, 64, 128, 256, 512)
     yield _curve(
         "training step, width 32",

@@ -1,4 +1,4 @@
-"""Looking: watching every point, writing token by token, and editing what is written."""
+"""Benchmarks of inference: watching hook points, generation, and generation with a steering vector."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from toylab.model.transformer import Transformer
 from toylab.probes import points, watch
 
 ROWS, PROMPT, NEW_TOKENS = 256, 16, 10
-"""What is generated: rows, tokens that are given, and tokens that are written."""
+"""Size of the generation benchmarks: rows, prompt tokens, and generated tokens per row."""
 
 
 @torch.no_grad()
 def bench_watch(device: str, rounds: int = 25) -> Iterator[Comparison]:
-    """A forward pass of 64 rows of 66 tokens at width 64, with all points watched, with none, and without asking."""
+    """Forward pass of 64 rows of 66 tokens at width 64, watching all points or none, relative to a plain pass."""
     held, drawn = peer_models(peer_config(64), 66, device), random_tokens(64, 66, device)
     ours = held["ours"]
 
@@ -48,7 +48,7 @@ def _with_cache(peer: Any) -> Callable[..., object]:
 
 @torch.no_grad()
 def bench_generate(device: str, rounds: int = 9) -> Iterator[Comparison]:
-    """Tokens written greedily, with the cache that each has."""
+    """Greedy generation, each library with its own key-value cache."""
     config, context = peer_config(64, layers=4), PROMPT + NEW_TOKENS
     ours, prompts = Transformer(config, 24, context).to(device), random_tokens(ROWS, PROMPT, device)
     works: dict[str, Callable[[], object]] = {"ours": partial(generate, ours, prompts, NEW_TOKENS)}
@@ -69,7 +69,7 @@ def bench_generate(device: str, rounds: int = 9) -> Iterator[Comparison]:
 
 @torch.no_grad()
 def bench_edit(device: str, rounds: int = 25) -> Iterator[Comparison]:
-    """The same with a vector added after the last but one block, at every position."""
+    """Greedy generation with a vector added after the second-to-last block at every position, relative to none."""
     plain = Transformer(peer_config(64, layers=4), 24, PROMPT + NEW_TOKENS).to(device)
     steered = steer(plain, {2: torch.ones(64, device=device)}).to(device)
     prompts = random_tokens(ROWS, PROMPT, device)

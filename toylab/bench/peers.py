@@ -1,4 +1,4 @@
-"""The same model in other libraries, and the same step for all of them."""
+"""Reference models of the same shape in other libraries, with a shared loss and training step."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class TorchEncoder(nn.Module):
 
 
 def lens_model(config: ModelConfig, vocab: int, context: int, device: str) -> Any:
-    """The model in TransformerLens; `None` where that is not installed."""
+    """The model in TransformerLens; `None` if it is not installed."""
     if not has_lens():
         return None
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
@@ -68,7 +68,7 @@ def lens_model(config: ModelConfig, vocab: int, context: int, device: str) -> An
 
 
 def peer_models(config: ModelConfig, context: int, device: str, vocab: int = VOCAB) -> dict[str, nn.Module]:
-    """Ours and those of the others that are installed, of one shape, by name."""
+    """Models of one shape by library name: toylab ("ours"), PyTorch and, if installed, TransformerLens."""
     own = {"ours": Transformer(config, vocab, context), TORCH: TorchEncoder(config, vocab, context)}
     found = {name: model.to(device) for name, model in own.items()}
     other = lens_model(config, vocab, context, device)
@@ -76,14 +76,14 @@ def peer_models(config: ModelConfig, context: int, device: str, vocab: int = VOC
 
 
 def peer_config(width: int, layers: int = 2) -> ModelConfig:
-    """What all have in common: four heads, learned positions, pre-norm, GELU, an MLP of four times the width."""
+    """The shared architecture: four heads, learned positions, pre-norm, GELU, an MLP of four times the width."""
     return ModelConfig(layers=layers, heads=4, width=width, positions="learned")
 
 
 def random_tokens(
     rows: int, length: int, device: str, vocab: int = VOCAB, seed: int = 0
 ) -> Int[Tensor, "batch position"]:
-    """Tokens drawn at random."""
+    """Uniformly random tokens."""
     return torch.randint(vocab, (rows, length), generator=torch.Generator().manual_seed(torch_seed(seed))).to(device)
 
 
@@ -91,13 +91,13 @@ Loss = Callable[[], Float[Tensor, ""]]
 
 
 def language_model_loss(model: nn.Module, rows: Int[Tensor, "batch longer"]) -> Loss:
-    """The loss of a language model on every position of some rows."""
+    """Next-token loss over every position of the rows, as a function without arguments."""
     read, due = rows[:, :-1].contiguous(), rows[:, 1:].flatten()
     return lambda: F.cross_entropy(model(read).flatten(0, 1), due)
 
 
 def adamw_step(model: nn.Module) -> Callable[[Loss], None]:
-    """A training step as other people write it: torch's AdamW, with its fused kernel, and a clipped gradient."""
+    """The common PyTorch training step: fused `torch.optim.AdamW` with gradient clipping at norm 1."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, fused=True)
 

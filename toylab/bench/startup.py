@@ -1,4 +1,4 @@
-"""Around the model: drawing data, starting up, and seeds side by side."""
+"""Benchmarks outside the model: data sampling, import time, and two seeds in parallel."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from toylab.training.loop import TrainConfig, train
 
 
 def bench_sampling(device: str, rows: int = 2048, rounds: int = 5) -> Iterator[Comparison]:
-    """Tokens that each task draws a second, a block of training rows at a time, and the share of a training."""
+    """Sampled tokens per second of each task, one block of training rows at a time, and the share of sampling in the
+    CPU time of each study's training."""
     for kind in tasks.TASKS:
         task = kind()
         size = int(task.sample(stream(0, "bench"), rows).sizes.sum())
@@ -33,7 +34,7 @@ def bench_sampling(device: str, rows: int = 2048, rounds: int = 5) -> Iterator[C
 
 
 def study_training(name: str, seed: int = 0) -> tuple[Any, Callable, Callable[[int], Any]]:
-    """Of a study's main arm, the model, the loss and the batches."""
+    """Model, loss and batches of a study's main condition."""
     from toylab.model.transformer import Transformer
     from toylab.studies.contextual_counting import data as counting
     from toylab.studies.safety_finetuning import data as concept
@@ -59,7 +60,7 @@ def study_training(name: str, seed: int = 0) -> tuple[Any, Callable, Callable[[i
 
 
 def _spent_drawing(model: Any, loss: Callable, batch_at: Callable[[int], Any], steps: int = 128) -> float:
-    """The share of the processor time of a training that its batches take: two whole blocks of them."""
+    """Share of the CPU time of training that sampling takes, over two whole blocks of batches."""
     drawn = 0.0
 
     def timed(step: int) -> Any:
@@ -75,7 +76,7 @@ def _spent_drawing(model: Any, loss: Callable, batch_at: Callable[[int], Any], s
 
 
 def bench_imports(device: str, rounds: int = 5) -> Iterator[Comparison]:
-    """Fresh processes: importing all of toylab beside importing torch, and the help of the command line."""
+    """Import of toylab relative to import of torch, and `toylab --help`, each in a new process."""
     programs = {
         "ours": "import toylab, tasks, probes; toylab.Transformer, toylab.training_batches, toylab.save_model",
         "import torch": "import torch",
@@ -98,7 +99,7 @@ def bench_imports(device: str, rounds: int = 5) -> Iterator[Comparison]:
 
 
 def bench_two_seeds(device: str, steps: int = 300, rounds: int = 3) -> Iterator[Comparison]:
-    """Two seeds of the iteration head's training in two processes, beside one after the other in one."""
+    """Training of two seeds of the iteration head in two processes, relative to sequential training in one."""
     ratios, alone, both = [], [], []
     with ProcessPool(2, ()) as pool:
         for ready in [pool.submit(_some_steps, seed, 20) for seed in (0, 1)]:

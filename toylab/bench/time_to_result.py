@@ -1,4 +1,4 @@
-"""What a finding costs: the processor time until a model has learned what a study is about, on seeds of its own."""
+"""Time to result: CPU time until a study's mechanism has been learned, and duration of the default studies."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from toylab.runs.store import read_cost
 from toylab.runs.study import judge_study
 
 RECIPE_SEEDS = range(200, 210)
-"""Seeds that no choice was made on."""
+"""Held-out seeds, not used for any design choice."""
 RECIPE_ROWS = range(200, 203)
-"""Of them, where a seed takes long."""
+"""The subset of them for recipes with a high cost per seed."""
 
 RecipeResult = tuple[float, bool]
-"""Processor seconds, and whether the finding is there."""
+"""CPU-seconds, and whether the result was reached."""
 
 
 def bench_recipes(device: str, workers: int = 2) -> Iterator[Comparison]:
-    """Trainings alone, without what is measured on them afterwards; for steering, a whole study of one seed."""
+    """CPU time of training, without subsequent measurements; for steering, of a complete study of one seed."""
     with ProcessPool(workers, ()) as pool:
         for name, (find, seeds, target) in RECIPES.items():
             found = [one.result() for one in [pool.submit(find, seed) for seed in seeds]]
@@ -41,7 +41,7 @@ def bench_recipes(device: str, workers: int = 2) -> Iterator[Comparison]:
 
 
 def learn_iteration_head(seed: int) -> RecipeResult:
-    """Until a model iterates on inputs never seen, with a head that reads x_t in nine of ten steps."""
+    """Train until the model iterates on held-out inputs, with a head peaked on x_t in at least .9 of the steps."""
     from toylab.studies.iteration_head.study import lengths_of
     from toylab.training import evaluate
 
@@ -57,7 +57,7 @@ def learn_iteration_head(seed: int) -> RecipeResult:
 
 
 def learn_counter(seed: int) -> RecipeResult:
-    """Until an encoder-decoder without positions counts in four regions."""
+    """Train an encoder-decoder without positions to count in four regions, with mean accuracy of at least .9."""
     from toylab.studies.contextual_counting.data import count_accuracy, for_model, learn_counting
     from toylab.tasks import held_out
 
@@ -70,8 +70,8 @@ def learn_counter(seed: int) -> RecipeResult:
 
 
 def learn_refusal(seed: int) -> RecipeResult:
-    """A base, and from it the control, SSFT, unlearning and DPO: the base complies, those that learn to refuse do and
-    still comply with what is safe."""
+    """Train a base and fine-tune it with the control, SSFT, unlearning and DPO. Reached if every model complies with
+    safe prompts and all but the control refuse unsafe prompts (both in .95 of the tokens)."""
     from toylab.studies.safety_finetuning.measures import held_out_sets, measure_behaviour
 
     study = registry.load_study("safety-finetuning").STUDY.default()
@@ -101,11 +101,11 @@ FIGURE_SETTINGS = {
     "logit-lens": 1.0,
     "logit-lens-rival": 1.0,
 }
-"""What one seed must measure, by claim: one seed has no verdict. Some seeds miss "fraction-large"."""
+"""Minimum value per claim for one seed, which has no verdict. Some seeds miss "fraction-large"."""
 
 
 def run_steering(seed: int) -> RecipeResult:
-    """The study of one seed: the base, vectors after each layer, and all that is asked of them."""
+    """The steering study of one seed: the base, vectors after each layer, and all their measurements."""
     parts = ("combine", "adaptive", "family", "features")
     study = replace(registry.load_study("steering-vectors").STUDY.default(), seeds=(seed,), parts=parts)
     with tempfile.TemporaryDirectory() as folder:
@@ -123,11 +123,11 @@ RECIPES: dict[str, tuple[Callable[[int], RecipeResult], range, float]] = {
     "safety: base and four fine-tunes": (learn_refusal, RECIPE_ROWS, 45),
     "steering study, one seed": (run_steering, RECIPE_ROWS, 60),
 }
-"""By name: how, on which seeds, and in how many processor seconds."""
+"""Recipe by name: function, seeds, and target in CPU-seconds."""
 
 
 def bench_studies(device: str, workers: int = 2) -> Iterator[Comparison]:
-    """Every default study in a folder of its own: minutes of the clock, and the largest memory of a process."""
+    """Each default study in its own folder: wall-clock minutes, and peak memory of a process."""
     minutes = 0.0
     for name in registry.study_names():
         study = registry.load_study(name).STUDY.default()

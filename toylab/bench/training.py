@@ -1,4 +1,4 @@
-"""Training: one step, an epoch of rows of many lengths, how near to the machine's limit, and many seeds at once."""
+"""Benchmarks of training: one step, an epoch of variable lengths, arithmetic efficiency, and many seeds at once."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from toylab.training.batches import next_token_loss, pack, pad
 from toylab.training.optimizer import AdamW, ParameterVector, flat_parameters
 
 SHAPES = ((32, 34), (64, 66), (128, 66))
-"""Width, and positions a row."""
+"""Width, and positions per row."""
 TARGETS = {LENS: 0.6, TORCH: 0.9}
 
 
 def bench_step(device: str, rows: int = 64, rounds: int = 15) -> Iterator[Comparison]:
-    """Forward, backward, clipping and AdamW, every position scored."""
+    """One training step: forward, backward, clipping and AdamW, with every position scored."""
     for width, length in SHAPES:
         held, drawn = peer_models(peer_config(width), length, device), random_tokens(rows, length + 1, device)
         with flat_step(held["ours"]) as ours:
@@ -48,7 +48,7 @@ def bench_step(device: str, rows: int = 64, rounds: int = 15) -> Iterator[Compar
 
 @contextmanager
 def flat_step(model: nn.Module) -> Iterator[Callable[[Loss], None]]:
-    """The step of `toylab.training.loop`."""
+    """The training step of `toylab.training.loop`, for benchmarks."""
     with flat_parameters(p for p in model.parameters() if p.requires_grad) as (weights, gradient):
         optimizer, held = AdamW(weights, clip=1.0), ParameterVector(model, weights, gradient)
 
@@ -60,8 +60,8 @@ def flat_step(model: nn.Module) -> Iterator[Callable[[Loss], None]]:
 
 
 def bench_epoch(device: str, sequences: int = 1024, rows: int = 64, rounds: int = 5) -> Iterator[Comparison]:
-    """Sequences of the iterated map, lengths 1 to 16, of which states and end are scored. Ours packs them and computes
-    what is scored; the others pad each batch to its longest and compute every position."""
+    """Sequences of the iterated map with lengths 1 to 16, scored on states and end token. toylab packs them and
+    computes only scored logits; the other libraries pad each batch to its longest row and compute every position."""
     task = Polynomial()
     drawn = task.sample(stream(0, "bench"), sequences)
     batches = [drawn.rows(start, start + rows) for start in range(0, sequences, rows)]
@@ -91,8 +91,8 @@ def bench_epoch(device: str, sequences: int = 1024, rows: int = 64, rounds: int 
 
 
 def bench_matmul_share(device: str, width: int = 128, rows: int = 256, rounds: int = 5) -> Iterator[Comparison]:
-    """A step beside its matrix products alone: what it would take if it did nothing else. Large square products are
-    faster than these, which write much for what they compute."""
+    """A training step relative to its matrix products alone, a lower bound on its time. Large square products run
+    faster than these, which write much memory per operation."""
     length = 66
     config = peer_config(width)
     model = Transformer(config, 24, length).to(device)
@@ -109,14 +109,15 @@ def bench_matmul_share(device: str, width: int = 128, rows: int = 256, rounds: i
 
 
 def matrix_products(config: ModelConfig, rows: int, length: int, device: str) -> tuple[Callable[[], object], int]:
-    """The matrix products of a step of a model, forward and backward, without all else; and how many operations."""
+    """A function that runs only the matrix products of a training step (forward and backward), and their number of
+    floating-point operations."""
     width, heads = config.width, config.heads
     stream, hidden = (torch.randn(rows * length, n, device=device) for n in (width, 4 * width))
     square, up = torch.randn(width, width, device=device), torch.randn(width, 4 * width, device=device)
     query = torch.randn(rows * heads, length, width // heads, device=device)
     pattern = torch.randn(rows * heads, length, length, device=device)
-    linear = [(stream, square)] * 8 + [(stream, up), (hidden, up.T)] * 2  # forward, and to the inputs
-    linear += [(stream.T, stream)] * 4 + [(stream.T, hidden), (hidden.T, stream)]  # to the weights
+    linear = [(stream, square)] * 8 + [(stream, up), (hidden, up.T)] * 2  # forward, and gradients of inputs
+    linear += [(stream.T, stream)] * 4 + [(stream.T, hidden), (hidden.T, stream)]  # gradients of weights
     attention = [(query, query.mT), (pattern, query), (pattern.mT, query)] * 2
     pairs = (linear + attention) * config.layers
 
@@ -128,8 +129,11 @@ def matrix_products(config: ModelConfig, rows: int, length: int, device: str) ->
 
 
 def bench_population(device: str, rounds: int = 5) -> Iterator[Comparison]:
-    """Training many seeds of the iteration head's model as one program, beside one of them alone: in four times its
-    time on a GPU; on a CPU, where eight cannot be faster than one by one, in no more than eight times."""
+    """Joint training of many seeds of the iteration-head model, relative to one seed.
+
+    Target: 4 times one seed's time for 256 seeds on a GPU; on a CPU, which joint training cannot speed up, 8 times for
+    8 seeds.
+    """
     seeds, target = (8, 8) if device == "cpu" else (256, 4)
     from toylab.studies.iteration_head.study import MODEL
     from toylab.training.population import Population

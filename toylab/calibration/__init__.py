@@ -5,9 +5,9 @@ mechanism is present by construction (handwritten, disguised, blended with noise
 by construction. Half of the cases select the best thresholds; hits and false alarms are reported on the held-out half.
 
     toylab calibrate                      # the table of all detectors
-    toylab calibrate induction-head       # one of them: kinds of cases, operating curve, noise
+    toylab calibrate induction-head       # one detector: kinds of cases, operating curve, noise
 
-Calibrate your own probe on the same cases: `calibrate(replace(detectors()["induction-head"], look=mine))`.
+Calibrate your own probe on the same cases: `calibrate(replace(detector("induction-head"), score_of=mine))`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from toylab.tasks import stream
 from toylab.verdicts.intervals import wilson_interval
 
 LEVELS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
-"""Noise levels of planted positives besides 0."""
+"""Noise levels of planted positives besides 0, as the share of noise: 1 is noise only."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class DetectorInput:
     """The input of a detector.
 
     Attributes:
-        shown: the argument of the detector.
+        shown: the argument of `Detector.score_of`.
         task_accuracy: accuracy of the planted mechanism on its task, from 0 to 1; None if undefined.
     """
 
@@ -57,9 +57,9 @@ class Detector:
     Attributes:
         name: in kebab case.
         question: the question that it answers.
-        score: what its number is.
+        score: definition of the score, in words.
         score_of: maps the input to the score; higher means more evidence for the mechanism.
-        threshold: the score from which it reports "found".
+        threshold: the lowest score at which it reports "found".
         planted_positives: kinds of cases with the mechanism.
         controls: kinds of cases without the mechanism.
         decoys: kinds without the mechanism that this detector is known to accept; reported separately.
@@ -80,11 +80,11 @@ class Case:
     """One case with its score.
 
     Attributes:
-        group: "plant", "control" or "deceiver".
+        group: "plant" (planted positive), "control" or "deceiver" (decoy).
         kind: kind of case within the group.
         noise: noise level of a planted positive.
         held_out: whether the case was held out from selecting the threshold.
-        score: the detector's number.
+        score: the detector's score.
         task_accuracy: see `DetectorInput`.
     """
 
@@ -150,7 +150,7 @@ class Calibration:
             - self.rate(bar, group="control", held_out=False).share
             for bar in scores
         }
-        best = max(gain, key=gain.__getitem__)  # the lowest best threshold; neighbouring ones may tie
+        best = max(gain, key=gain.__getitem__)  # the lowest of tied thresholds
         last = best
         for bar in scores[scores.index(best) :]:
             if gain[bar] < gain[best]:
@@ -189,8 +189,8 @@ class Calibration:
         low, high = self.best_bars
         lines = [
             f"{one.name}: {one.question}",
-            f"found from {one.threshold:g} on; the score is {one.score}",
-            f"bars that do best on one half of the cases: above {low:.3f}, up to {high:.3f}; on the other half:",
+            f"threshold {one.threshold:g}; score: {one.score}",
+            f"best thresholds on the selection half of the cases: above {low:.3f}, up to {high:.3f}; held-out half:",
             f"hits {self.hits} %, false alarms {self.false_alarms} %",
             "",
         ]
@@ -200,12 +200,12 @@ class Calibration:
                 scores = [c.score for c in self.cases if c.group == group and c.kind == kind and c.noise == 0]
                 found = self.rate(group=group, kind=kind, noise=0.0)
                 lines.append(f"{group:<11} {kind:<36} {found!s:<16} {min(scores):.3f} to {max(scores):.3f}")
-        lines += ["", "noise   found [%]         plants still do their work"]
+        lines += ["", "noise   found [%]         task accuracy"]
         for noise in self.levels:
             works = self.mean_accuracy(noise)
             does = "-" if works is None else f"{works:.2f}"
             lines.append(f"{100 * noise:>4.0f} %  {self.rate(group='plant', noise=noise)!s:<16} {does}")
-        lines += ["", "bar     hits [%]          false alarms [%]"]
+        lines += ["", "cutoff  hits [%]          false alarms [%]"]
         scores = sorted(c.score for c in self.cases if c.held_out and c.noise == 0 and c.group != "deceiver")
         for bar in sorted({*np.quantile(scores, np.linspace(0, 1, 9)).round(3).tolist(), one.threshold}):
             hits, alarms = (
@@ -223,7 +223,7 @@ def calibrate(
 
     Args:
         seed: seed of all cases; each case has its own random stream, so adding cases does not change others.
-        each: cases per kind, every second one held out; half as many at each noise level.
+        each: cases per kind, every second one held out; at each noise level, half as many.
         levels: noise levels of planted positives, besides 0.
         progress: whether to show a progress bar.
 
@@ -257,9 +257,9 @@ def calibrate_all(chosen: Sequence[str], seed: int = 0, each: int = 10, workers:
     """Calibrate detectors by name, in parallel processes of one thread (in this process for one worker).
 
     Raises:
-        ValueError: for a name that there is not.
+        ValueError: for an unknown name.
     """
-    known = [detector(name) for name in chosen]  # a mistake is met before the work
+    known = [detector(name) for name in chosen]  # reject unknown names before any computation
     if workers == 1:
         return [calibrate(one, seed=seed, each=each, progress=True) for one in known]
     with ProcessPool(min(workers, len(chosen)), ()) as pool:
@@ -300,7 +300,7 @@ def detector(name: str) -> Detector:
     """One detector of toylab.
 
     Raises:
-        ValueError: for a name that there is not, with the nearest.
+        ValueError: for an unknown name; the message suggests the nearest one.
     """
     if name not in _HOMES:
         raise unknown_name("probe", name, _HOMES)
@@ -308,11 +308,12 @@ def detector(name: str) -> Detector:
 
 
 def calibration_table(calibrations: Sequence[Calibration]) -> str:
-    """One line per detector: threshold, hits and false alarms with 95 % intervals in percent, and noise limit.
+    """One line per detector: threshold in use ("cutoff"), range of best thresholds, hits and false alarms with 95 %
+    intervals in percent, and noise limit.
 
-    "noise" is the level from which less than half of the planted positives are found.
+    "noise" is the lowest level at which less than half of the planted positives are found.
     """
-    head = ("probe", "bar", "best bars", "hits", "false alarms", "noise")
+    head = ("probe", "cutoff", "best", "hits", "false alarms", "noise")
     rows: list[tuple[str, ...]] = [head]
     for one in calibrations:
         low, high = one.best_bars

@@ -1,4 +1,4 @@
-"""Iteration heads and induction heads: circuits written by hand and disguised, against heads that look like them."""
+"""Cases for the detectors of iteration and induction heads: disguised handwritten circuits, and controls."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ KeyOfQuery = Int[np.ndarray, "batch query"]
 
 @dataclass(frozen=True)
 class AttentionInput:
-    """Attention patterns on some batches, and where the head stands if there is one.
+    """Attention patterns on several batches, and the planted head.
 
     Attributes:
-        attention_patterns: of each batch, (batch, head, query, key) of each layer; iteration heads need several
-        lengths.
-        batches: with the links of the task.
-        place: (layer, head) that was planted; None in a control.
+        patterns: for each batch, the pattern (batch, head, query, key) of each layer; iteration heads need several
+            lengths.
+        batches: the batches, with the links of the task.
+        place: planted (layer, head); None in a control.
     """
 
     patterns: tuple[list[Tensor], ...]
@@ -44,9 +44,9 @@ class AttentionInput:
 
 
 def iteration_score(shown: AttentionInput) -> float:
-    """The largest part of all three bars of `find_iteration_head` that a head passes, up to 1.1 of them.
+    """The largest factor, at most 1.1, on the three thresholds of `find_iteration_head` at which a head passes all.
 
-    0 if none passes any, or another head than the planted one does.
+    0 if no head passes at a factor of .1, or if the head found is not the planted one.
     """
     lengths = range(len(shown.batches))
     patterns = {n: shown.patterns[n] for n in lengths}
@@ -61,7 +61,7 @@ def iteration_score(shown: AttentionInput) -> float:
 
 
 def induction_score(shown: AttentionInput) -> float:
-    """The most link mass that a head behind the first layer has, 0 if it is not the planted one."""
+    """Largest link mass of a head after the first layer; 0 if that head is not the planted one."""
     mass = {
         (layer, head): value
         for layer, pattern in enumerate(shown.patterns[0])
@@ -69,16 +69,16 @@ def induction_score(shown: AttentionInput) -> float:
         if layer
     }
     if not mass:
-        return 0.0  # a single layer has no head behind another
+        return 0.0  # no layer after the first
     best = max(mass, key=mass.__getitem__)
     return mass[best] if shown.place in (None, best) else 0.0
 
 
-# Plants --------------------------------------------------------------------------------------------------------------
+# Planted positives ---------------------------------------------------------------------------------------------------
 
 
 def _iterated(rng: np.random.Generator) -> tuple[IteratedMap, tuple[Batch, ...]]:
-    """A task of some size, and inputs of three lengths."""
+    """A task of random size, and batches of inputs of three lengths."""
     kind = ITERATED_MAPS[rng.integers(len(ITERATED_MAPS))]
     longest = int(rng.integers(5, 10))
     task = kind(lengths=(2, longest))
@@ -87,7 +87,7 @@ def _iterated(rng: np.random.Generator) -> tuple[IteratedMap, tuple[Batch, ...]]
 
 
 def _recall(rng: np.random.Generator) -> tuple[AssociativeRecall, tuple[Batch, ...]]:
-    """A task of some size, and some rows."""
+    """A task of random size, and a batch."""
     task = AssociativeRecall(
         pairs=int(rng.integers(3, 7)), keys=int(rng.integers(8, 20)), values=int(rng.integers(6, 20))
     )
@@ -144,7 +144,7 @@ def _random_weights(draw: Callable) -> SampledControl:
         config = ModelConfig(layers=int(rng.integers(2, 4)), heads=int(rng.choice([1, 2, 4])), positions="learned")
         model = Transformer.for_task(task, config, int(rng.integers(2**31)))
         with torch.no_grad():
-            for block in model.blocks:  # from nearly even attention to nearly one-hot
+            for block in model.blocks:  # from nearly uniform to nearly one-hot attention
                 block.attn.query.weight.mul_(float(rng.uniform(1, 20)))
         return DetectorInput(
             AttentionInput(tuple(evaluate.attention_patterns(model, batch) for batch in batches), batches)
@@ -166,7 +166,7 @@ def _shuffled_links(draw: Callable, write: Callable) -> SampledControl:
 
 
 def _shuffled(links: Mapping[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Every query of a link is given some key at or before it."""
+    """The links with a random key at or before each query."""
     found = {}
     for name, edges in links.items():
         keys = (rng.random(len(edges)) * (edges[:, 1] + 1)).astype(int)
@@ -177,7 +177,7 @@ def _shuffled(links: Mapping[str, np.ndarray], rng: np.random.Generator) -> dict
 def _look_alike(
     draw: Callable, write: Callable, rule: Callable[[Batch, np.random.Generator], KeyOfQuery]
 ) -> SampledControl:
-    """The true circuit, whose second layer looks where `rule` says instead, with up to a fifth of it spread evenly."""
+    """The true circuit with the attention of its second layer replaced by `rule`, up to a fifth of it uniform."""
 
     def control(rng: np.random.Generator) -> DetectorInput:
         task, batches = draw(rng)
@@ -185,7 +185,7 @@ def _look_alike(
         state = rng.bit_generator.state
         patterns = []
         for batch in batches:
-            rng.bit_generator.state = state  # a rule that draws something draws the same for every batch
+            rng.bit_generator.state = state  # a random rule samples the same values for every batch
             first, second = evaluate.attention_patterns(model, batch)
             patterns.append([first, _one_hot(rule(batch, rng), second, spread)])
         return DetectorInput(AttentionInput(tuple(patterns), batches))
@@ -220,7 +220,7 @@ def _carried(batch: Batch) -> KeyOfQuery:
 
 
 def _carry_and_no_stop(batch: Batch, rng: np.random.Generator) -> KeyOfQuery:
-    """The diagonal without its end: where the end of the input is due, the first input is read."""
+    """The diagonal without a stop: the last query attends to the first input instead of the end of the input."""
     return _carried(batch)
 
 
@@ -236,7 +236,7 @@ def _fixed_offset(batch: Batch, rng: np.random.Generator) -> KeyOfQuery:
 
 
 def _last_like_it(batch: Batch, rng: np.random.Generator) -> KeyOfQuery:
-    """The last earlier place with the same token."""
+    """The last earlier position of the same token."""
     tokens = batch.tokens
     places = np.arange(tokens.shape[1])
     same = (tokens[:, :, None] == tokens[:, None, :]) & (places[:, None] > places)
@@ -244,13 +244,13 @@ def _last_like_it(batch: Batch, rng: np.random.Generator) -> KeyOfQuery:
 
 
 def _one_value(batch: Batch, rng: np.random.Generator) -> KeyOfQuery:
-    """A value drawn at random among those that stand before the first query."""
+    """A random value among those before the first query."""
     pairs = batch.labels["pairs"][:, None]
     return 2 * (rng.random(batch.tokens.shape) * pairs).astype(int) + 1
 
 
 def _no_end_found(rng: np.random.Generator) -> DetectorInput:
-    """The second layer of the circuit behind a first that looks evenly at everything."""
+    """The second layer of the circuit after a first layer with uniform attention."""
     task, batches = _iterated(rng)
     patterns = []
     for batch in batches:
@@ -260,7 +260,7 @@ def _no_end_found(rng: np.random.Generator) -> DetectorInput:
 
 
 def _in_the_first_layer(rng: np.random.Generator) -> DetectorInput:
-    """The pattern of the circuit with its layers exchanged."""
+    """The patterns of the circuit with the two layers swapped."""
     task, batches = _iterated(rng)
     return DetectorInput(
         AttentionInput(tuple(evaluate.attention_patterns(iteration_head(task), b)[::-1] for b in batches), batches)
@@ -269,7 +269,7 @@ def _in_the_first_layer(rng: np.random.Generator) -> DetectorInput:
 
 @lru_cache(maxsize=2)
 def _trained_at_one_length(seed: int) -> tuple[IteratedMap, Transformer]:
-    """A model that has seen inputs of length 6 alone: it need not iterate, and fails on others."""
+    """A model trained on inputs of length 6 only: it need not iterate, and fails at other lengths."""
     task = ModularSum(p=2, lengths=6) if seed % 2 else Parity(lengths=6)
     longer = replace(task, lengths=(2, 9))
     model = Transformer.for_task(longer, ModelConfig(positions="learned"), seed)
@@ -288,7 +288,7 @@ def _one_length(rng: np.random.Generator) -> DetectorInput:
 
 @lru_cache(maxsize=2)
 def _trained_with_one_layer(seed: int) -> tuple[AssociativeRecall, Transformer]:
-    """A model without a layer for a previous-token head to stand in."""
+    """A one-layer model, which has no earlier layer for a previous-token head."""
     task = AssociativeRecall()
     model = Transformer.for_task(task, ModelConfig(positions="learned", layers=1, heads=4), seed)
     train(model, next_token_loss, training_batches(task, seed, 64, layout=pad), TrainConfig(steps=400, rows=64))
@@ -296,7 +296,7 @@ def _trained_with_one_layer(seed: int) -> tuple[AssociativeRecall, Transformer]:
 
 
 def _one_layer(rng: np.random.Generator) -> DetectorInput:
-    """Its pattern is shown as that of a second layer, or nothing would be looked at."""
+    """The pattern is presented as a second layer, because the detector ignores the first."""
     task, model = _trained_with_one_layer(int(rng.integers(2)))
     batch = task.sample(rng, 24)
     (pattern,) = evaluate.attention_patterns(model, batch)
@@ -309,7 +309,7 @@ def _previous(batch: Batch, rng: np.random.Generator) -> KeyOfQuery:
 
 
 def _before_the_value(batch: Batch, rng: np.random.Generator) -> KeyOfQuery:
-    """The earlier place of the same key, one too early for an induction head."""
+    """The earlier occurrence of the same key, one position before the target of an induction head."""
     return _last_like_it(batch, rng)
 
 
@@ -318,8 +318,8 @@ _ITERATION, _INDUCTION = _CIRCUITS["iteration"], _CIRCUITS["induction"]
 _ALL = (
     Detector(
         name="iteration-head",
-        question="does a head read x_t when s_t is due, and the end of the input when all are written?",
-        score="the part of its three bars that a head passes",
+        question="does a head attend to x_t when s_t is due, and to the end of the input after the last state?",
+        score="the factor on its three thresholds up to which a head passes all",
         score_of=iteration_score,
         threshold=1.0,
         planted_positives=_plants("iteration"),
@@ -338,8 +338,8 @@ _ALL = (
     ),
     Detector(
         name="induction-head",
-        question="does a head look for the value that stood behind an earlier occurrence of its token?",
-        score="attention on that value, of the best head behind the first layer",
+        question="does a head attend to the token after an earlier occurrence of the current token?",
+        score="attention on that token, of the best head after the first layer",
         score_of=induction_score,
         threshold=0.5,
         planted_positives=_plants("induction"),

@@ -1,4 +1,5 @@
-"""By which algorithm does a counter count? Readers written by hand, against readers that break in other ways."""
+"""Cases for the detector of counting circuits: handwritten label queries that count, copy or subtract, and controls
+that respond to blocked keys in other ways."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ from toylab.studies.contextual_counting.results import COUNTED
 
 @dataclass(frozen=True)
 class BlockedAccuracies:
-    """Accuracies with classes of keys blocked, and the circuit if there is one."""
+    """Accuracies with each class of keys blocked, and the planted circuit; None in a control."""
 
     accuracy: float
     blocked: Mapping[str, float]
@@ -29,7 +30,7 @@ class BlockedAccuracies:
 
 
 def circuit_score(shown: BlockedAccuracies) -> float:
-    """1 less the smallest slack with which `name_circuit` says counter, copy or complement, the planted one if any."""
+    """1 minus the smallest slack at which `name_circuit` returns the planted circuit (in a control, any circuit)."""
     wanted = ("counter", "copy", "complement") if shown.circuit is None else (shown.circuit,)
     for slack in np.linspace(0, 1, 201):
         if name_circuit(shown.accuracy, shown.blocked, shown.floor, slack=float(slack)) in wanted:
@@ -58,19 +59,19 @@ def _asked(blocked: Mapping[str, float]) -> dict[str, float]:
 
 
 Reader = Callable[["ReaderKeys", Tensor], Float[Tensor, " batch"]]
-"""From the keys that it is left and the true counts, which it may have had written somewhere, to its answers."""
+"""Maps the unblocked keys and the true counts, which some readers copy, to the reader's answers."""
 
 
 @dataclass(frozen=True)
 class ReaderKeys:
-    """What a reader can look at: the scores of its keys by class, and which keys are not blocked."""
+    """Keys of a label query: masks by class, noise on the scores, and the mask of unblocked keys."""
 
     classes: Mapping[str, Bool[Tensor, "batch key"]]
     jitter: Float[Tensor, "batch key"]
     open: Bool[Tensor, "batch key"]
 
     def mass(self, weights: Mapping[str, float], name: str) -> Float[Tensor, " batch"]:
-        """The attention on one class, where a key of each class has this weight and all others nearly none."""
+        """Attention on one class, with the given softmax weight per key of each class and nearly 0 elsewhere."""
         given = sum((self.classes[key].double() * weight for key, weight in weights.items()), torch.tensor(1e-9))
         scores = block_keys(~self.open[:, None])((given.log() + self.jitter)[:, None, None])
         pattern = scores.softmax(dim=-1)[:, 0, 0]
@@ -90,18 +91,18 @@ def _reads_counter(keys: ReaderKeys, counts: Tensor) -> Tensor:
 
 
 def _reads_copy(keys: ReaderKeys, counts: Tensor) -> Tensor:
-    """The closing bracket holds the count."""
+    """The closing bracket stores the count."""
     return keys.mass({"own ]": 1e6, "begin": 1.0}, "own ]") * counts
 
 
 def _reads_complement(keys: ReaderKeys, counts: Tensor) -> Tensor:
-    """The ones of the other regions and outside are counted and taken from a total that is known."""
+    """Counts the ones outside the region and subtracts them from a known total."""
     outside = keys.classes["outside ones"].sum(dim=1)
     return counts + outside - _count_by_mass(keys, "outside ones")
 
 
 def _either(first: Reader, second: Reader) -> Reader:
-    """Two circuits of which one is enough: the second answers where the first cannot see its ones."""
+    """Two redundant circuits: the second answers if ones of the region are blocked for the first."""
 
     def read(keys: ReaderKeys, counts: Tensor) -> Tensor:
         blind = (keys.classes[COUNTED] & ~keys.open).any(dim=1)
@@ -115,7 +116,7 @@ def _reads_nothing(keys: ReaderKeys, counts: Tensor) -> Tensor:
 
 
 def _reads_written_in_ones(keys: ReaderKeys, counts: Tensor) -> Tensor:
-    """The count stands in every one of the region, written there by the encoder: a copy, not a count."""
+    """The encoder has written the count into every one of the region: a copy, not a count."""
     share = keys.mass({COUNTED: 1e6, "begin": 1.0}, COUNTED)
     return share * counts
 
@@ -151,7 +152,7 @@ def _no_circuit(reader: Reader) -> SampledControl:
 
 
 def _random_counter(rng: np.random.Generator) -> DetectorInput:
-    """The counter with nothing but noise in its weights."""
+    """The counter with all weights replaced by noise."""
     exhibit = _circuit_of_counter("begin")(rng, 1.0)
     return replace(exhibit, shown=replace(exhibit.shown, circuit=None))
 
@@ -160,7 +161,7 @@ DETECTORS = {
     "circuit": Detector(
         name="circuit",
         question="does a label query count, copy or subtract?",
-        score="1 less the accuracy above the floor that is allowed where nothing should be known",
+        score="1 minus the smallest slack on accuracies at which a circuit is named",
         score_of=circuit_score,
         threshold=0.95,
         planted_positives={

@@ -1,7 +1,7 @@
-"""Counting models: is a region readable, what does a query compare with, by which circuit does it answer?
+"""Cases for the detectors of counting models: decodable regions and bias tokens; `circuits` has the counting circuits.
 
-Some plants are the counter written by hand, turned and blended with noise. The others are made at the level at which
-the detector looks: codes of a region, attention patterns, and readers whose answers can be broken key by key.
+Some planted positives are the handwritten counter in a rotated basis, blended with noise. The others are constructed at
+the level of the detector's input: codes of a region, and attention patterns.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _counter(
 
 
 def _watched(model: EncoderDecoder, asked: StringBatch, point: str) -> tuple[Tensor, Bool[Tensor, "batch label"]]:
-    """What passes a point, and which answers are right."""
+    """Activations at a hook point, and the mask of correct answers."""
     with watch(model, point) as seen, torch.no_grad():
         right = count_logits(model, asked).argmax(dim=-1) == asked.counts
     return seen[point], right
@@ -53,7 +53,7 @@ def _watched(model: EncoderDecoder, asked: StringBatch, point: str) -> tuple[Ten
 
 @dataclass(frozen=True)
 class EncodedOnes:
-    """Features of the ones in some strings, the region of each, and the string of each."""
+    """Features of the ones in a batch of strings, with the region and the string index of each one."""
 
     features: Float[Tensor, "token feature"]
     regions: Int[Tensor, " token"]
@@ -62,7 +62,7 @@ class EncodedOnes:
 
 
 def region_score(shown: EncodedOnes) -> float:
-    """How far the linear probe is above both its floors, as a part of the way to 1."""
+    """(accuracy - floor) / (1 - floor) of the linear probe, with the larger of its two floors."""
     rng = np.random.default_rng(shown.seed)
     found = linear_probe(shown.features, shown.regions, shown.groups, rng)
     chance = max(found.majority, found.shuffled)
@@ -70,7 +70,7 @@ def region_score(shown: EncodedOnes) -> float:
 
 
 def _coded(rng: np.random.Generator, asked: StringBatch, code: Tensor, noise: float = 0.0) -> DetectorInput:
-    """A code of every token, in a basis of random directions, as the ones hold it."""
+    """A code of every token, projected on random directions, at the positions of ones."""
     at = asked.tokens == ONE
     width = int(rng.choice([8, 16, 32, 64]))
     clean = code.double() @ torch.from_numpy(rng.standard_normal((code.shape[-1], width)))
@@ -124,7 +124,7 @@ def _position(rng: np.random.Generator, asked: StringBatch) -> Tensor:
 
 
 def _shuffled_regions(rng: np.random.Generator) -> DetectorInput:
-    """A region code, and the regions of another string."""
+    """A region code, labelled with the regions of another string."""
     asked = _strings(rng, 64)
     code = _one_hot(asked.regions)
     order = torch.from_numpy(rng.permutation(len(asked)))
@@ -132,7 +132,7 @@ def _shuffled_regions(rng: np.random.Generator) -> DetectorInput:
 
 
 def _random_encoder(rng: np.random.Generator) -> DetectorInput:
-    """Random attention to brackets: the region is readable, though nothing was made to write it."""
+    """Random attention to brackets: the region is decodable although no weight was set to encode it."""
     return _region_at("encoder.blocks.0.attn_out")(rng, 1.0)
 
 
@@ -141,14 +141,14 @@ def _random_encoder(rng: np.random.Generator) -> DetectorInput:
 
 @dataclass(frozen=True)
 class ClassMasses:
-    """Attention on each class of keys, and the bias token if there is one."""
+    """Attention on each class of keys, and the planted bias token; None in a control."""
 
     masses: Mapping[str, Float[Tensor, " sample"]]
     bias: str | None = None
 
 
 def bias_score(shown: ClassMasses) -> float:
-    """The share of the class that `name_bias` names, 0 if it is not the planted one."""
+    """Attention share of the class returned by `name_bias`; 0 if it is not the planted class."""
     found = name_bias(shown.masses, COUNTED, bar=0.0)
     return found.share if shown.bias in (None, found.name) else 0.0
 
@@ -167,7 +167,7 @@ def _bias_of_counter(bias: Literal["begin", "bracket"]) -> PlantedPositive:
 
 
 def _weights(rng: np.random.Generator, asked: StringBatch, label: int) -> dict[str, Float[Tensor, "batch key"]]:
-    """For each class of keys, 1 where a key is in it; of the label's query."""
+    """Indicator of each class of keys, for the query of a label."""
     return {name: mask[:, label].double() for name, mask in key_classes(asked).items()}
 
 
@@ -177,9 +177,9 @@ def _compared(weight: Float[Tensor, "batch key"], classes: Mapping[str, Tensor],
 
 
 def _any_class(rng: np.random.Generator, noise: float) -> DetectorInput:
-    """A query that looks at its ones and at the tokens of one class; noise is added to all scores."""
+    """A query that attends to its ones and to the tokens of one class; noise is added to all scores."""
     asked = _strings(rng)
-    label = int(rng.integers(1, asked.counts.shape[1]))  # the first has no earlier brackets
+    label = int(rng.integers(1, asked.counts.shape[1]))  # the first region has no earlier brackets
     classes = _weights(rng, asked, label)
     names = [name for name, mask in classes.items() if name != COUNTED and bool(mask.any(dim=1).all())]
     bias = names[rng.integers(len(names))]
@@ -224,7 +224,7 @@ def _at_random(rng: np.random.Generator, classes: Mapping[str, Tensor]) -> Tenso
 
 
 def _shuffled_keys(rng: np.random.Generator, classes: Mapping[str, Tensor]) -> Tensor:
-    """A true bias, begin or bracket, with the keys of every string in another order."""
+    """A true bias token (begin or bracket) with the keys of every string permuted."""
     name = "begin" if rng.random() < 0.5 else "own ["
     weight = classes[COUNTED] + float(rng.uniform(4, 20)) * classes[name] + 1e-3
     order = torch.from_numpy(rng.random(tuple(weight.shape)).argsort(axis=1))
@@ -235,7 +235,7 @@ _ALL = (
     Detector(
         name="region-probe",
         question="is the region of a one linearly decodable?",
-        score="how far the probe is above its floors, as a part of the way to 1",
+        score="(accuracy - floor) / (1 - floor) of a linear probe, with the larger of its floors",
         score_of=region_score,
         threshold=0.8,
         planted_positives={
@@ -267,7 +267,7 @@ _ALL = (
     Detector(
         name="bias-token",
         question="with which class of tokens does a label query compare its ones?",
-        score="share of the class in the attention not on counted ones",
+        score="share of the class in the attention outside the counted ones",
         score_of=bias_score,
         threshold=0.7,
         planted_positives={

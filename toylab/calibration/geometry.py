@@ -1,6 +1,6 @@
-"""Weights and clouds: changes in a null space, clusters, directions that swap two tokens, features that tell groups.
+"""Cases for the detectors on weights and activations: null-space changes, clusters, token substitution, SAE features.
 
-All plants have the shapes of the studies' models: an up-projection of 4 d by d, activations of width d, and so on.
+Planted positives have the shapes of the studies' models, for example an up-projection of 4 d by d.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class ChangedWeight:
 
 
 def null_space_score(shown: ChangedWeight) -> float:
-    """The lift of the share of the change in the left null space: 1 is what any change would show."""
+    """Energy share of the change in the left null space over the share of a random change (lift; 1 by chance)."""
     return null_share(shown.change, shown.weight, draws=2).lift
 
 
@@ -87,19 +87,19 @@ def _in_column_space(rng: np.random.Generator, weight: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class ActivationClouds:
-    """Two clouds of activations."""
+    """Two groups of activations."""
 
     first: Float[Tensor, "case feature"]
     second: Float[Tensor, "other feature"]
 
 
 def cluster_score(shown: ActivationClouds) -> float:
-    """Distance of the means over the mean distance of a case to its own mean."""
+    """Distance between the means over the mean distance of a case to its group's mean."""
     return separation(shown.first, shown.second)
 
 
 def _cloud(rng: np.random.Generator) -> Tensor:
-    """Cases with a covariance of their own, of which a few directions hold most."""
+    """Cases with a random covariance whose variance is concentrated in a few directions."""
     width, cases = int(rng.choice([16, 64, 256])), int(rng.integers(100, 300))
     spread = torch.from_numpy(np.exp(rng.normal(0, 0.7, width)))
     return _normal(rng, 2 * cases, width) * spread @ torch.linalg.qr(_normal(rng, width, width))[0]
@@ -116,7 +116,7 @@ def _two_clusters(outliers: bool, line: bool) -> PlantedPositive:
             cloud[:: half // 5] *= 5
         first, second = cloud[:half], cloud[half:] + apart
         both = torch.cat([first, second])
-        # Noise moves cases to the other cloud, so that at 100 % the names of the clouds mean nothing.
+        # Noise swaps cases between the groups; at 100 % the labels carry no information.
         moved = torch.from_numpy(rng.random(half) < noise / 2)
         return DetectorInput(
             ActivationClouds(
@@ -149,18 +149,18 @@ def _with_outliers(rng: np.random.Generator, cloud: Tensor) -> tuple[Tensor, Ten
 
 
 def _two_inside(rng: np.random.Generator, cloud: Tensor) -> tuple[Tensor, Tensor]:
-    """Two clusters, both halves of which have some of each: clusters, but not those that were asked about."""
+    """Two clusters, each split evenly between the groups: clusters that do not match the labels."""
     cloud = cloud.clone()
     cloud[::2] += _unit(_normal(rng, cloud.shape[1])) * cloud.norm(dim=1).mean() * 2
     return _halves(rng, cloud)
 
 
-# Directions that swap two tokens -------------------------------------------------------------------------------------
+# Token substitution --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class SteeringDirection:
-    """A vector added to the residual stream, the rows of the unembedding, and the two tokens in question."""
+    """A vector added to the residual stream, the unembedding rows, and the two competing tokens."""
 
     direction: Float[Tensor, " width"]
     rows: Float[Tensor, "vocab width"]
@@ -169,12 +169,12 @@ class SteeringDirection:
 
 
 def substitution_score(shown: SteeringDirection) -> float:
-    """Cosine with the row of the token less that of its competitor."""
+    """Cosine with the unembedding row of the token minus the row of its competitor."""
     return contrast_cosine(shown.direction, shown.rows, shown.token, shown.competitor).item()
 
 
 def _rows(rng: np.random.Generator, alike: bool = False) -> Tensor:
-    """Rows of an unembedding, orthonormal as in the steering study or, `alike`, with a large common part."""
+    """Unembedding rows: orthonormal as in the steering study or, if `alike`, with a large common component."""
     width, vocab = int(rng.choice([32, 64, 128])), int(rng.integers(10, 30))
     if alike:
         return _normal(rng, vocab, width) + 2 * _normal(rng, 1, width)
@@ -185,7 +185,7 @@ def _swaps(alike: bool, turn: bool) -> PlantedPositive:
     def plant(rng: np.random.Generator, noise: float) -> DetectorInput:
         rows = _rows(rng, alike)
         swap = _unit(rows[0] - rows[1])
-        if turn:  # other tokens gain a little too
+        if turn:  # the direction also raises other tokens slightly
             swap = _unit(swap + 0.3 * _unit(_normal(rng, len(rows)) @ rows))
         return DetectorInput(
             SteeringDirection((1 - noise) * swap + noise * _unit(_normal(rng, rows.shape[1])), rows, 0, 1)
@@ -211,7 +211,7 @@ def _other_tokens(rng: np.random.Generator, rows: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class GroupedActivations:
-    """Activations of some cases, a group to tell from the rest, and something trivial that may tell it as well."""
+    """Activations of cases, the group to detect, and a trivial indicator that may predict it."""
 
     activations: Float[Tensor, "case width"]
     group: Bool[Tensor, " case"]
@@ -219,10 +219,10 @@ class GroupedActivations:
 
 
 def feature_score(shown: GroupedActivations) -> float:
-    """How many times the difference that chance makes of the best feature it shows, among cases alike in the indicator.
+    """Difference of the best feature over the difference by chance, among cases with the same indicator.
 
-    The autoencoder is fitted on one half of the cases, and its features are compared on the other. A feature that says
-    no more of the group than the indicator does makes no difference where the indicator is the same.
+    The autoencoder is fitted on one half of the cases, and its features are compared on the other half. A feature that
+    only reproduces the indicator shows no difference among cases with the same indicator.
     """
     half = len(shown.activations) // 2
     model = fit_autoencoder(shown.activations[:half].float(), features=48, k=4, steps=150)
@@ -236,7 +236,7 @@ def feature_score(shown: GroupedActivations) -> float:
 
 
 def _sparse(rng: np.random.Generator, cases: int, extra: Tensor | None = None) -> Tensor:
-    """Activations made of a few of many directions; `extra` says where one more direction is active."""
+    """Sparse combinations of random directions; `extra` marks the cases with an additional active direction."""
     width, many = 32, 24
     directions = F.normalize(_normal(rng, many + 1, width), dim=1)
     codes = torch.from_numpy((rng.random((cases, many)) < 0.1) * rng.uniform(0.5, 1.5, (cases, many)))
@@ -270,12 +270,12 @@ def _told_by_nothing(make: Callable[[np.random.Generator, Tensor], Tensor]) -> S
 
 
 def _larger(rng: np.random.Generator, group: Tensor) -> Tensor:
-    """The same features, a little stronger in one group: no feature fires more often."""
+    """The same features, scaled by 1.1 in the group: no feature fires more often."""
     return _sparse(rng, CASES) * torch.where(group, 1.1, 1.0)[:, None]
 
 
 def _indicator(rng: np.random.Generator) -> DetectorInput:
-    """A feature that fires just where the trivial indicator says so; the group goes along with the indicator."""
+    """A feature that fires exactly where the trivial indicator is true; the group is correlated with the indicator."""
     indicator = torch.from_numpy(rng.random(CASES) < 0.5)
     group = indicator ^ torch.from_numpy(rng.random(CASES) < 0.1)
     return DetectorInput(GroupedActivations(_sparse(rng, CASES, indicator), group, indicator))
@@ -285,7 +285,7 @@ _ALL = (
     Detector(
         name="null-space-lift",
         question="does a weight change lie in the left null space of the weight?",
-        score="its energy share there over that of any change",
+        score="its energy share there over the share of a random change",
         score_of=null_space_score,
         threshold=1.25,
         planted_positives={
@@ -303,8 +303,8 @@ _ALL = (
     ),
     Detector(
         name="cluster-separation",
-        question="do two groups of activations lie apart?",
-        score="distance of the means over the mean distance of a case to its own mean",
+        question="are two groups of activations separated?",
+        score="distance between the means over the mean distance of a case to its group's mean",
         score_of=cluster_score,
         threshold=0.5,
         planted_positives={
@@ -321,8 +321,8 @@ _ALL = (
     ),
     Detector(
         name="first-token-substitution",
-        question="does a direction raise one token over the one that would come instead?",
-        score="cosine with the difference of their rows",
+        question="does a direction raise one token over its competitor?",
+        score="cosine with the difference of their unembedding rows",
         score_of=substitution_score,
         threshold=0.6,
         planted_positives={
@@ -340,8 +340,8 @@ _ALL = (
     ),
     Detector(
         name="sae-feature",
-        question="does a feature of a sparse autoencoder tell a group of cases from the rest?",
-        score="difference in how often it fires, over the largest that chance makes of all features",
+        question="does a feature of a sparse autoencoder separate a group of cases from the rest?",
+        score="difference in firing rate over the largest difference of any feature by chance",
         score_of=feature_score,
         threshold=1.2,
         planted_positives={

@@ -25,7 +25,7 @@ from toylab.verdicts.intervals import Interval, bootstrap_interval, median_inter
 
 SIZES = (3, 5, 6, 10, 20, 30)
 SIZES_OF_RULES = {"six, fixed": (6, 6), "ten, fixed": (10, 10), "10, 20, 30": (30, 0), "6, then 10, 20, 30": (30, 6)}
-"""Seeds of a run, and its initial fixed number of seeds (0: until decided)."""
+"""By rule, the seeds of a run and the initial fixed number of seeds (0: until decided)."""
 ERROR_LIMIT = 0.03
 """Largest tolerated one-sided error rate of a rule, where the nominal rate is .025."""
 
@@ -55,7 +55,7 @@ def seed_distributions() -> list[SeedDistribution]:
 
 
 def _of_values(name: str, held: np.ndarray) -> SeedDistribution:
-    """Values drawn with replacement. The median is the lower of the two in the middle, a value that is drawn."""
+    """Sampling with replacement. The median is the lower of the two middle values, so that it is attained."""
     return SeedDistribution(
         name, lambda rng, size: rng.choice(held, size), float(held[(len(held) - 1) // 2]), float(held.mean())
     )
@@ -63,20 +63,20 @@ def _of_values(name: str, held: np.ndarray) -> SeedDistribution:
 
 @dataclass(frozen=True, kw_only=True)
 class Coverage:
-    """Coverage of three intervals."""
+    """Coverage of three nominal 95 % intervals."""
 
     population: str
     seeds: int
     median: float | None
-    """Of the exact interval of the median; None for values too few to have one."""
+    """Exact interval of the median; None with too few values for one."""
     student: float
-    """Of Student's interval of the mean."""
+    """Student's interval of the mean."""
     resampled: float
-    """Of the bootstrap interval of the mean."""
+    """Bootstrap interval of the mean."""
 
 
 def coverage(population: SeedDistribution, seeds: int, draws: int = 400) -> Coverage:
-    """Shares of the draws in which each interval of nominally 95 % encloses its truth."""
+    """Shares of `draws` samples in which each nominal 95 % interval covers the true value."""
     rows = population.draw(stream(0, "coverage", seeds), (draws, seeds))
     medians = [median_interval(row.tolist()) for row in rows]
     return Coverage(
@@ -105,7 +105,7 @@ def _quantile(seeds: int) -> float:
 
 
 def one_sided_errors(population: SeedDistribution, rule: str, draws: int = 400) -> dict[str, float]:
-    """Shares of the draws with a wrong verdict on the median, for thresholds at the truth, on either side of it."""
+    """Shares of `draws` samples with a wrong verdict on the median, for thresholds at the true median, by criterion."""
     seeds, fixed = SIZES_OF_RULES[rule]
     plan = Plan(tuple(range(seeds)), fixed)
     rows = population.draw(stream(0, "errors", rule), (draws, seeds))
@@ -124,10 +124,11 @@ def one_sided_errors(population: SeedDistribution, rule: str, draws: int = 400) 
 
 
 def share_error(rule: str, share: float = 0.5) -> float:
-    """Chance that "in most seeds" is supported where a share of the seeds passes; enumerated over all looks."""
+    """Probability of "supported" for "in most seeds" if each seed passes with probability `share`; exact, over all
+    looks."""
     seeds, fixed = SIZES_OF_RULES[rule]
     looks = {look.seeds: look.level for look in Plan(tuple(range(seeds)), fixed).looks}
-    going, supported = {0: 1.0}, 0.0  # chance of each number of passes so far, of runs that are undecided
+    going, supported = {0: 1.0}, 0.0  # probability of each number of passes, over undecided runs
     for seen in range(1, seeds + 1):
         more: dict[int, float] = {}
         for passed, chance in going.items():
@@ -142,7 +143,7 @@ def share_error(rule: str, share: float = 0.5) -> float:
 
 
 def coverage_table(chosen: Sequence[SeedDistribution]) -> str:
-    """Coverage by number of seeds, and errors of every rule, least favourable published claims included."""
+    """Coverage by number of seeds, and error rates of every rule, including the least favourable published claims."""
     lines = [["population", "seeds", "median, exact", "mean, Student", "mean, bootstrap"]]
     for seeds in SIZES:
         found = [coverage(one, seeds) for one in chosen]
@@ -156,7 +157,7 @@ def coverage_table(chosen: Sequence[SeedDistribution]) -> str:
 
 
 def _spread(found: Sequence[Coverage]) -> list[Coverage]:
-    """The published claims with the least coverage by Student's interval, and in the middle."""
+    """The published claims with the lowest and with the median coverage of Student's interval."""
     ordered = sorted(found, key=lambda one: one.student)
     return [ordered[0], ordered[len(ordered) // 2]] if ordered else []
 

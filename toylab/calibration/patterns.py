@@ -1,4 +1,4 @@
-"""Patterns made by hand: one head that looks where it is told, among others that look at random."""
+"""Synthetic attention patterns: one head with planted attention among heads with random attention."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from toylab.tasks import Task
 def attending_inputs(
     task: Callable[..., Task], link: str, place: Callable[[np.random.Generator, np.ndarray, int], Any]
 ) -> Callable[..., DetectorInput]:
-    """Exhibits for a detector: patterns of four heads, of which one looks from each query of a link at one key.
+    """Sampler of detector inputs: patterns of four heads, one of which attends from each query of a link to one key.
 
     Args:
-        task: made with `length`, which is drawn for each exhibit.
-        link: with one edge a row.
-        place: from randomness, the linked key of each row and the row's length, to where the head looks instead.
+        task: task class, constructed with a `length` sampled for each case.
+        link: name of a link with one edge per row.
+        place: maps a random generator, the linked key of each row and the row length to the attended key of each row.
 
     Returns:
-        From randomness and a share of noise to an exhibit of a pattern (batch, head, query, key) and links (link, 3).
+        A function from a random generator and a noise level (0 to 1) to a case: a pattern (batch, head, query, key) and
+        links (link, 3).
     """
 
     def exhibit(rng: np.random.Generator, noise: float = 0.0) -> DetectorInput:
@@ -45,7 +46,7 @@ def one_head_patterns(
     size: int,
     noise: float | int,
 ) -> Float[Tensor, "batch 4 {size} {size}"]:
-    """Random causal attention of four heads; one of them gives 1 - noise of its attention to a key of each query."""
+    """Random causal attention of four heads, one of which puts 1 - noise of each query's attention on a given key."""
     scores = torch.from_numpy(rng.normal(size=(int(links[:, 0].max()) + 1, 4, size, size)))
     pattern = scores.masked_fill(torch.ones(size, size).triu(1).bool(), -torch.inf).softmax(dim=-1)
     head, (row, query, _) = int(rng.integers(4)), links.T

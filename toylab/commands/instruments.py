@@ -27,8 +27,11 @@ def calibrate_probes(options: argparse.Namespace, rest: list[str]) -> None:
         print("\n\n".join(str(one) for one in found))
     else:
         print(calibration_table(found))
-        print("Hits: planted positives found; false alarms: controls found; on held-out cases,")
-        print("with 95 % intervals. Noise: half are missed. Details: toylab calibrate PROBE")
+        print("Best: optimal cutoffs on the selection half. Hits: planted positives found;")
+        print(
+            "false alarms: controls found; on held-out cases, with 95 % intervals.\n"
+            "Noise: more than half are missed. Details: toylab calibrate PROBE"
+        )
 
 
 def measure_speed(options: argparse.Namespace, rest: list[str]) -> None:

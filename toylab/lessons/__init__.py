@@ -1,5 +1,5 @@
-"""Exercises of the notebooks: `check` says what is wrong with an answer, gives a hint more at every attempt, and keeps
-the answer to itself.
+"""Exercises of the notebooks. `check` reports what is wrong with an answer and gives one more hint per attempt, without
+revealing the solution.
 
     check("tour.carry", reads)
 """
@@ -18,13 +18,13 @@ from toylab.lessons.answers import UnfitError, WaitingError, WrongError, require
 
 @dataclass(frozen=True)
 class Exercise:
-    """A question of a notebook.
+    """An exercise of a notebook.
 
     Attributes:
-        name: notebook and subject, with a point between.
-        check: takes an answer, and raises an error of `toylab.lessons.answer_key` if it is not right.
-        hints: from the gentlest to the plainest.
-        right: why the answer matters, in one sentence.
+        name: "notebook.subject".
+        check: takes an answer, and raises an error of `toylab.lessons.answers` if it is not correct.
+        hints: from general to specific.
+        right: why the answer matters, in one sentence; printed after a correct answer.
     """
 
     name: str
@@ -34,10 +34,10 @@ class Exercise:
 
 
 def check(name: str, answer: Any) -> None:
-    """Print what is wrong with an answer and the next hint of its exercise, or why it matters if it is right.
+    """Print what is wrong with an answer and the next hint, or why the exercise matters if the answer is correct.
 
     Raises:
-        ValueError: for an exercise that there is not, with the nearest.
+        ValueError: for an unknown exercise; the message suggests the nearest one.
     """
     if name not in EXERCISES:
         raise unknown_name("exercise", name, EXERCISES)
@@ -54,12 +54,12 @@ def check(name: str, answer: Any) -> None:
         print(f"{name}: not yet. {error}")
         print(f"Hint {given} of {len(exercise.hints)}: {exercise.hints[given - 1]}")
     else:
-        del _wrong[name]  # whoever begins again gets the hints from the first on
+        del _wrong[name]  # hints restart after a correct answer
         print(f"{name}: right. {exercise.right}")
 
 
 _wrong: Counter[str] = Counter()
-"""Wrong attempts by exercise, in this process: they decide which hint comes next."""
+"""Wrong attempts by exercise in this process; they select the next hint."""
 
 
 EXERCISES: dict[str, Exercise] = {
@@ -69,119 +69,119 @@ EXERCISES: dict[str, Exercise] = {
             "tour.carry",
             answer_key.carry,
             (
-                "Draw a row of length 3 on paper, a box a token, and number the boxes from 0.",
-                "A model predicts what stands one box further on: to write s_t it stands one box before s_t.",
-                "The task's token takes box 0, so x_t is in box t, EoI in box length + 1, and s_t t boxes after it.",
+                "Draw a row of length 3 on paper, one box per token, and number the boxes from 0.",
+                "A model predicts the next token: the query that predicts s_t is one position before s_t.",
+                "The task token is at position 0, so x_t is at t, EoI at length + 1, and s_t at t positions after EoI.",
             ),
-            "This pair is the whole definition of an iteration head, and every score below asks for nothing else.",
+            "This pair defines an iteration head, and every score below measures attention on it.",
         ),
         Exercise(
             "tour.loss",
             answer_key.form_loss,
             (
-                "Count what is scored in a row: the states, and one EoS.",
-                "An even guess among 11 states costs ln 11 = 2.4 nats; what is known for certain costs nothing.",
-                "All states but the first are guessed. Divide what they cost by the number of scored tokens.",
+                "Count the scored tokens of a row: the states, and one EoS.",
+                "A uniform guess among 11 states costs ln 11 = 2.4 nats; a token known for certain costs nothing.",
+                "All states except the first are guessed. Divide their total cost by the number of scored tokens.",
             ),
-            "A loss means little until you know what the model would have that knows the form and not the content.",
+            "A loss means little without this baseline: the loss of a model that knows the format but not the map.",
         ),
         Exercise(
             "tour.maximum",
             answer_key.maximum,
             (
-                "`step` gets whole arrays: the largest of two arrays, place by place, is one function of numpy.",
-                "`trace` gets a list and gives a list as long: the state at t looks at the inputs up to t.",
+                "`step` receives whole arrays: the elementwise maximum of two arrays is one function of numpy.",
+                "`trace` maps a list to a list of the same length: the state at t depends on the inputs up to t.",
                 "Write `trace` without `step`: the built-in `max` of a slice of the list, for every t.",
             ),
-            "Layout, splits, links and 21 laws came with the class: what is new in a task is its map and its oracle.",
+            "Layout, splits, links and 21 laws come with the class: a new task needs only its map and its oracle.",
         ),
         Exercise(
             "iteration.address",
             answer_key.address,
             (
-                "At EoI the first input is due, one position later the second.",
-                "x_t stands at position t, so it is t that is asked for.",
-                "How far is it from EoI to the position? Count EoI itself as the first step.",
+                "At EoI the first input is due, and one position later the second.",
+                "x_t is at position t, so the function must return t.",
+                "What is the distance from EoI to the position? Count EoI itself as the first step.",
             ),
-            "One subtraction serves every length; and after the last state it points at EoI, which can stop the chain.",
+            "One subtraction works for every length; after the last state it yields EoI, which can stop the chain.",
         ),
         Exercise(
             "iteration.steered",
             answer_key.steered,
             (
-                "The model is given the true states: what it answered before, it does not see.",
-                "For t = 1 there is no state yet, and the rule is that the first state is the input that is read.",
-                "Pair the states from s_1 on with the inputs from x_3 on, and put x_2 in front.",
+                "The model is given the true states (teacher forcing): it does not see its own earlier answers.",
+                "For t = 1 there is no previous state; the first state is the input that the head attends to.",
+                "Pair the states from s_1 on with the inputs from x_3 on, and prepend x_2.",
             ),
-            "A prediction of every wrong answer, one by one, is far stronger evidence than a drop in accuracy.",
+            "Predicting every single wrong answer is far stronger evidence than a drop in accuracy.",
         ),
         Exercise(
             "iteration.peaky",
             answer_key.peaky,
             (
-                "First find, for each pair of row and query, how much attention falls on all its linked keys.",
-                "Then ask of each query whether that is more than one half; do not average the attention itself.",
-                "A dictionary by (row, query) that adds up pattern[row, :, query, key] does it.",
+                "First compute, for each (row, query), the total attention on its linked keys.",
+                "Then test for each query whether the total exceeds one half; do not average the attention itself.",
+                "Use a dictionary keyed by (row, query) that sums pattern[row, :, query, key].",
             ),
-            "A mean of .6 may be a head that always half looks, or looks six times in ten: this tells them apart.",
+            "A mean of .6 may be partial attention always or full attention in 6 of 10 steps: peakiness tells which.",
         ),
         Exercise(
             "counting.tally",
             answer_key.tallies,
             (
-                "Two tokens of a type have the same score: together they weigh twice exp(score).",
+                "Two tokens of a type have the same score: their joint unnormalised weight is 2 exp(score).",
                 "The weight of a type is counts * exp(scores); softmax weights sum to one.",
-                "Divide the weights by their sum, and take that mean of the rows of `values`.",
+                "Divide the weights by their sum, and take the weighted mean of the rows of `values`.",
             ),
-            "So the layer sees its string through five numbers only, however long the string is.",
+            "So the layer's output depends on the string only through five counts, however long the string is.",
         ),
         Exercise(
             "counting.count",
             answer_key.count,
             (
-                "The mass is n / (n + K). Which n gives it?",
-                "Multiply both sides by n + K, and bring what holds n to one side.",
+                "The mass is n / (n + K). Solve for n.",
+                "Multiply both sides by n + K, and collect the terms in n on one side.",
                 "n (1 - mass) = K mass.",
             ),
-            "This is what the output has to learn: it is steep where the mass is near one, so large counts are hard.",
+            "The output layers must learn this function: it is steep for mass near one, so large counts are hard.",
         ),
         Exercise(
             "counting.elsewhere",
             answer_key.elsewhere,
             (
-                "Two steps: which mass does the model see now, and which number had that mass in training?",
-                "It sees n / (n + now), and answers the m for which m / (m + k) is the same.",
+                "Two steps: what is the attention mass now, and which count had that mass in training?",
+                "The mass is n / (n + now), and the answer is the m with m / (m + k) equal to it.",
                 "m / k = n / now.",
             ),
-            "One ratio foretells answers in strings that nobody trained on: that is what naming the bias token buys.",
+            "Once the bias token is identified, one ratio predicts the answers on out-of-distribution strings.",
         ),
         Exercise(
             "safety.chance",
             answer_key.chance,
             (
-                "A random change favours no direction of the output: what counts is how many directions there are.",
-                "Independent columns span as many directions as there are columns, until the space is full.",
-                "What is left is rows - columns of them, of rows, and never less than none.",
+                "A random change is isotropic in the output space: only the dimension of the null space matters.",
+                "Independent columns span as many dimensions as there are columns, up to the number of rows.",
+                "The null space has rows - columns of the rows dimensions, but never fewer than 0.",
             ),
-            "A share of .75 is what a change of no kind at all shows: without this number it reads as a finding.",
+            "A random change has a share of .75: without this baseline, that share looks like a finding.",
         ),
         Exercise(
             "safety.null_share",
             answer_key.energy_in_null_space,
             (
-                "Split the change into a part made of the weight's columns and the rest.",
+                "Decompose the change into a part in the column space of the weight and the remainder.",
                 "An orthonormal basis Q of the columns (torch.linalg.qr) gives the first part: Q Q^T times the change.",
-                "Divide the sum of squares of the rest by the sum of squares of the change: lengths squared, no roots.",
+                "Divide the sum of squares of the remainder by the sum of squares of the change; take no square root.",
             ),
-            "The same projection, with the same baseline, works for every claim that something lies in a subspace.",
+            "The same projection and baseline apply to every claim that something lies in a subspace.",
         ),
         Exercise(
             "safety.pull",
             answer_key.pull,
             (
-                "Differentiate: the slope of -log sigmoid(z) is sigmoid(z) - 1.",
-                "Here z = beta chosen - beta rejected, and the inner derivative adds a factor beta.",
-                "So it is beta (1 - sigmoid(z)). What is sigmoid(0)?",
+                "Differentiate: the derivative of -log sigmoid(z) is sigmoid(z) - 1.",
+                "Here z = beta chosen - beta rejected, and the chain rule adds a factor beta.",
+                "So the result is beta (1 - sigmoid(z)). What is sigmoid(0)?",
             ),
             "At equal gains it is beta / 2, up on one answer, down on the other: unlearning's direction at any beta.",
         ),
@@ -189,51 +189,51 @@ EXERCISES: dict[str, Exercise] = {
             "steering.advantage",
             answer_key.advantage,
             (
-                "The baseline of a sample is what the *others* of its group earned, in the mean.",
+                "The baseline of a sample is the mean reward of the *other* samples of its group.",
                 "The mean of the others is (sum of all - own) / (number - 1).",
-                "Subtract that from the own reward; divide by nothing else.",
+                "Subtract that from the sample's own reward; do not normalise further.",
             ),
-            "A sample left out of its own baseline keeps the gradient unbiased, and a group of equals teaches nothing.",
+            "Leave-one-out baselines keep the gradient unbiased, and a group with equal rewards has no gradient.",
         ),
         Exercise(
             "steering.opener",
             answer_key.opener,
             (
-                "Go from the share to log-odds, log(share / (1 - share)), where a vector simply adds.",
+                "Convert the share to log-odds, log(share / (1 - share)), to which the vector is additive.",
                 "Temperature divides the log-odds, after the vector has been added.",
-                "Come back by the sigmoid: 1 / (1 + exp(-log-odds)).",
+                "Convert back with the sigmoid: 1 / (1 + exp(-log-odds)).",
             ),
-            "Near temperature 0 only the sign counts: a push that shows at temperature 1 may change nothing greedily.",
+            "Near temperature 0 only the sign counts: a shift visible at temperature 1 may change no greedy answer.",
         ),
         Exercise(
             "steering.reach",
             answer_key.reach,
             (
-                "Before the push both logits are 0; after it, only the part along the difference of the rows counts.",
-                "The vector is across the stream, so by Pythagoras the sum is sqrt(length^2 + norm^2) long.",
-                "The norm makes that sqrt(width) long: the part along the difference shrinks by the same factor.",
+                "Without the vector both logits are 0; with it, only the component along the rows' difference counts.",
+                "The vector is orthogonal to the stream, so by Pythagoras the sum has norm sqrt(length^2 + norm^2).",
+                "The final norm rescales that to sqrt(width): the component along the difference is scaled equally.",
             ),
-            "Three numbers of a frozen model say before any training whether a vector can tip this choice.",
+            "Three numbers of a frozen model predict before any training whether a vector can change this choice.",
         ),
         Exercise(
             "own.task",
             answer_key.in_front,
             (
-                "Draw a batch by `super().sample(rng, rows, split)` and turn its text round: tokens[:, -2::-1].",
-                "What stood at position p of the text stands at length - p now; the question mark stays where it was.",
-                "Targets stay; of the links keep 'the letter behind', its keys turned; `solve` splits at the star.",
+                "Sample a batch with `super().sample(rng, rows, split)` and reverse its text: tokens[:, -2::-1].",
+                "The token at position p of the text is now at length - p; the question mark keeps its position.",
+                "Keep the targets, and only the link 'the letter behind', its keys mirrored; `solve` splits at '*'.",
             ),
-            "You need not believe it: the laws have looked for a row that breaks it, and found none.",
+            "The laws searched for a row that violates the task's definition, and found none.",
         ),
         Exercise(
             "own.detector",
             answer_key.sure_detector,
             (
-                "Sharp is not enough. `shown['links']` says row, query and key: ask how much attention falls there.",
-                "pattern[row, :, query, key] has one row a link and one column a head.",
-                "Take the mean over the links, and the largest over the heads.",
+                "Sharpness is not enough. `shown['links']` gives row, query and key: measure the attention there.",
+                "pattern[row, :, query, key] has one row per link and one column per head.",
+                "Take the mean over links, and the maximum over heads.",
             ),
-            "It knows the mechanism by what it reads, not by how it looks; and it was tried where the truth is known.",
+            "It identifies the mechanism by the tokens attended to, and was tested on cases with known ground truth.",
         ),
     )
 }

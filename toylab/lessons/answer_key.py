@@ -1,8 +1,8 @@
-"""The answer key of the notebooks: what each exercise asks of an answer, and the oracle that it is held against.
+"""The answer key of the notebooks: the check of each exercise, with the oracle that it compares answers with.
 
-An answer is tried on cases drawn from a fixed seed. Its oracle takes another way than the function of the library that
-the exercise teaches: it lays rows out, visits every token, differentiates, searches, or does what is to be foretold. A
-check returns if the answer is right, and raises one of three errors if it is not.
+Cases are sampled from a fixed seed. Each oracle is independent of the library function that the exercise teaches: it
+lists rows token by token, differentiates, searches, or simulates the predicted quantity. A check returns None for a
+correct answer, and raises one of the three errors of `toylab.lessons.answers` otherwise.
 """
 
 from __future__ import annotations
@@ -20,30 +20,27 @@ from toylab.tasks import Batch, IteratedMap, Polynomial, Task
 from toylab.tasks.check import LAWS, find_failure
 from toylab.tasks.task_laws import another_process_ends_and_draws_the_same_rows
 
-# How an answer is asked ----------------------------------------------------------------------------------------------
-
-
 # 00, the tour --------------------------------------------------------------------------------------------------------
 
 
 def carry(answer: Any) -> None:
-    """The pair (query, key) at which s_t is due, in a row that is laid out."""
+    """The pair (query, key) of the carry link of s_t, against a row written out token by token."""
     for length in range(1, 7):
         row = _row(length)
         for t in range(1, length + 1):
             query, key = _numbers(_ask(answer, length=length, t=t), (2,))
-            case = f"For length={length}, t={t} you say ({query:g}, {key:g})"
+            case = f"For length={length}, t={t} your answer is ({query:g}, {key:g})"
             if query != row.index(f"s_{t}") - 1:
-                raise WrongError(f"{case}: {_at(row, query)}, and s_{t} is not what comes next.")
+                raise WrongError(f"{case}: {_at(row, query)}, and s_{t} is not the next token.")
             if key != row.index(f"x_{t}"):
-                raise WrongError(f"{case}: {_at(row, key)}, which is not what s_{t} needs.")
+                raise WrongError(f"{case}: {_at(row, key)}, which is not the input that s_{t} needs.")
 
 
 def form_loss(answer: Any) -> None:
-    """The loss of a model that copies s_1, ends in time, and guesses every other state."""
+    """The loss of a model that copies s_1, predicts EoS, and guesses every other state uniformly."""
 
     def oracle(length: int) -> float:
-        """The cross entropy of such a model's logits, target by target."""
+        """Mean cross entropy over the targets, from the logits of such a model."""
         known, guess = torch.full((13,), -torch.inf), torch.full((13,), -torch.inf)
         known[0], guess[:11] = 0, 0
         logits = torch.stack([known, *[guess] * (length - 1), known]).double()
@@ -51,16 +48,16 @@ def form_loss(answer: Any) -> None:
 
     def breaks(case: Mapping[str, Any], said: np.ndarray) -> str:
         if case["length"] == 1:
-            return "such a row is s_1 and EoS, and this model knows both"
-        return "the mean surprise over what is scored in such a row is another"
+            return "such a row has the scored tokens s_1 and EoS, and this model knows both"
+        return "the mean cross entropy over the scored tokens of such a row is different"
 
     _compare(answer, [{"length": length} for length in (1, 2, 5, 8, 16)], oracle, breaks)
 
 
 def maximum(answer: Any) -> None:
-    """A class whose states are the largest input so far, by `step` and by `trace`."""
+    """A task class whose state is the running maximum, in `step` and in `trace`."""
     if not (isinstance(answer, type) and issubclass(answer, IteratedMap)):
-        raise UnfitError("give the class itself, a subclass of IteratedMap.")
+        raise UnfitError("pass the class itself, a subclass of IteratedMap.")
     task = _try(lambda: answer(lengths=(1, 5)), "making Maximum(lengths=(1, 5))")
     rng = _draw("maximum")
     states, inputs = rng.integers(10, size=(2, 8))
@@ -68,18 +65,18 @@ def maximum(answer: Any) -> None:
     def larger(states: np.ndarray, inputs: np.ndarray) -> list[int]:
         return [sorted(pair)[-1] for pair in zip(states.tolist(), inputs.tolist(), strict=True)]
 
-    _compare(task.step, [{"states": states, "inputs": inputs}], larger, lambda case, said: "`step` takes another state")
+    _compare(task.step, [{"states": states, "inputs": inputs}], larger, lambda case, said: "`step` is not the maximum")
     for start in (None, 0):
         for drawn in (rng.integers(10, size=size).tolist() for size in (1, 3, 5)):
             said = _ask(task.trace, inputs=drawn, start=start)
             wanted = [sorted(drawn[:t])[-1] for t in range(1, len(drawn) + 1)]
             if _numbers(said, (len(drawn),)).tolist() != wanted:
-                raise WrongError(f"For the inputs {drawn} `trace` says {said}: some state is not the largest so far.")
+                raise WrongError(f"For the inputs {drawn} `trace` gives {said}: a state is not the running maximum.")
     _keep_the_laws(task)
 
 
 def _keep_the_laws(task: Task) -> None:
-    """All laws of a task but one: a class that is defined in a notebook is found by no other process."""
+    """Check all laws of a task except one: other processes cannot import a class defined in a notebook."""
     for law in LAWS:
         if law is not another_process_ends_and_draws_the_same_rows:
             failure = find_failure(law, task, 10)
@@ -92,25 +89,25 @@ def _keep_the_laws(task: Task) -> None:
 
 
 def address(answer: Any) -> None:
-    """The position that is read from a position, given that of EoI."""
+    """The position that a query attends to, given its position and the position of EoI."""
     for length in range(1, 7):
         row = _row(length)
         end = row.index("EoI")
         for position in range(end, len(row)):
             said = float(_numbers(_ask(answer, position=position, end=end)))
-            case = f"For position={position}, end={end} you say {said:g}: {_at(row, said)}"
+            case = f"For position={position}, end={end} your answer is {said:g}: {_at(row, said)}"
             if position == len(row) - 1 and said != end:
-                raise WrongError(f"{case}, and all states are written: only EoI itself can tell that.")
+                raise WrongError(f"{case}, but all states are written: only EoI itself can indicate that.")
             if position < len(row) - 1 and said != row.index(row[position + 1].replace("s", "x")):
-                raise WrongError(f"{case}, and {row[position + 1]} is due.")
+                raise WrongError(f"{case}, but {row[position + 1]} is due.")
 
 
 def steered(answer: Any) -> None:
-    """The answers of a model whose iteration head reads one input too far."""
+    """The answers of a model whose iteration head attends to x_(t+1) instead of x_t."""
     task, rng = Polynomial(), _draw("steered")
 
     def oracle(inputs: list[int], states: list[int]) -> list[int]:
-        """Ask the task, once an answer, about the prompt that ends with the next input in place of the right one."""
+        """Solve, for each answer, the prompt that ends with the next input in place of the correct one."""
         prompts = [[*inputs[:t], inputs[t + 1]] for t in range(len(inputs) - 1)]
         return [task.solve([task.task_token, *prompt, task.end_of_input])[-2] for prompt in prompts]
 
@@ -127,7 +124,7 @@ def steered(answer: Any) -> None:
 
 
 def peaky(answer: Any) -> None:
-    """The share of linked queries with more than half of their attention on linked keys, for each head."""
+    """Peakiness by head: the share of linked queries with more than half of their attention on linked keys."""
     rng = _draw("peaky")
 
     def oracle(pattern: torch.Tensor, links: np.ndarray) -> list[float]:
@@ -142,8 +139,8 @@ def peaky(answer: Any) -> None:
     def breaks(case: Mapping[str, Any], said: np.ndarray) -> str:
         links = case["links"]
         if len(np.unique(links[:, :2], axis=0)) == len(links):
-            return "with one key a query, a score is another share of the queries"
-        return "a query with two linked keys is one query, whose attention on both counts together"
+            return "with one linked key per query, the share of peaky queries is different"
+        return "a query with two linked keys is one query; sum its attention on both keys"
 
     cases = []
     for keys in (1, 2):
@@ -158,18 +155,18 @@ def peaky(answer: Any) -> None:
 
 
 def tallies(answer: Any) -> None:
-    """Softmax attention from one score, value and number a type of token."""
+    """Softmax attention from the score, value and count of each token type."""
 
     def oracle(scores: np.ndarray, values: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        """Visit every token."""
+        """Softmax over every single token."""
         tokens = [kind for kind, number in enumerate(counts) for _ in range(number)]
         weights = torch.from_numpy(scores[tokens]).softmax(dim=0).numpy()
         return np.asarray(sum(weight * values[kind] for weight, kind in zip(weights, tokens, strict=True)))
 
     def breaks(case: Mapping[str, Any], said: np.ndarray) -> str:
         if set(case["counts"].tolist()) == {1}:
-            return "each type stands there once, and the result is not the softmax's"
-        return "a softmax over that many tokens, one by one, gives something else"
+            return "each type occurs once, and the result differs from the softmax"
+        return "the softmax over the single tokens gives a different result"
 
     rng = _draw("tally")
     counts = ([1] * 5, [3, 1, 4, 1, 5], [40, 0, 2, 0, 1], rng.integers(0, 500, size=5))
@@ -181,24 +178,24 @@ def tallies(answer: Any) -> None:
 
 
 def count(answer: Any) -> None:
-    """The number of ones from their attention and the weight of the bias."""
+    """The number of ones, given their attention mass and the weight of the bias token."""
 
     def oracle(mass: float, k: float) -> float:
-        """Search for the number of ones that get this share."""
+        """Search for the number of ones with this mass."""
         return float(min(range(100), key=lambda n: abs(n / (n + k) - mass)))
 
     def breaks(case: Mapping[str, Any], said: np.ndarray) -> str:
-        return f"so many ones, of weight 1 each beside {case['k']:g}, would get another share of the attention"
+        return f"that many ones of weight 1, with a bias of {case['k']:g}, have a different attention mass"
 
     cases = [{"mass": n / (n + k), "k": k} for n, k in [(1, 1.0), (0, 4.0), (3, 1.0), (7, 11.2), (30, 5.5)]]
     _compare(answer, cases, oracle, breaks)
 
 
 def elsewhere(answer: Any) -> None:
-    """The answer to n ones when the bias weighs something else than in training."""
+    """The answer to n ones if the weight of the bias token differs from training."""
 
     def oracle(n: int, k: float, now: float) -> float:
-        """Where on the learned curve lies the mass that is seen now? By halving."""
+        """Invert the learned curve at the observed mass, by bisection."""
         seen, low, high = n / (n + now), 0.0, 1e4
         for _ in range(100):
             middle = (low + high) / 2
@@ -207,10 +204,10 @@ def elsewhere(answer: Any) -> None:
 
     def breaks(case: Mapping[str, Any], said: np.ndarray) -> str:
         if case["k"] == case["now"]:
-            return "nothing has changed, and the answer does"
+            return "the bias is unchanged, so the answer must be n"
         if (said < case["n"]) != (case["now"] > case["k"]):
             return "a heavier bias must make the model count too few, a lighter one too many"
-        return "on the curve that the model learned, the mass that it sees belongs to another number"
+        return "on the learned curve, the observed mass belongs to a different count"
 
     cases = [(6, 11.0, 11.0), (6, 11.0, 22.0), (10, 14.0, 30.0), (9, 8.0, 6.0), (5, 12.0, 4.0)]
     _compare(answer, [{"n": n, "k": k, "now": now} for n, k, now in cases], oracle, breaks)
@@ -223,33 +220,33 @@ def chance(answer: Any) -> None:
     """The expected share of a random change in the left null space."""
 
     def oracle(rows: int, columns: int) -> float:
-        """What is left of each direction of the output, in the mean, outside the span of a random matrix."""
+        """Mean energy of the output directions outside the column space of a random matrix."""
         weight = _draw("chance").normal(size=(rows, columns))
         inside = weight @ np.linalg.pinv(weight)
         return float(np.clip(1 - np.mean(np.diag(inside)), 0, 1))
 
     def breaks(case: Mapping[str, Any], said: np.ndarray) -> str:
         if case["columns"] >= case["rows"]:
-            return "so many columns span the whole output, and nothing lies outside"
-        return "so many columns span another part of the output"
+            return "that many columns span the whole output space, so the null space is empty"
+        return "that many columns span a different share of the output space"
 
     sizes = [(256, 64), (10, 1), (64, 64), (100, 90), (48, 192)]
     _compare(answer, [{"rows": rows, "columns": columns} for rows, columns in sizes], oracle, breaks)
 
 
 def energy_in_null_space(answer: Any) -> None:
-    """The share of a change in the left null space of a weight."""
+    """The energy share of a change in the left null space of a weight."""
 
     def oracle(change: torch.Tensor, weight: torch.Tensor) -> float:
-        """The part of the change that no combination of the weight's columns fits, by least squares."""
+        """Energy share of the least-squares residual of the change on the weight's columns."""
         missed = change - weight @ torch.linalg.lstsq(weight, change).solution
         return float(missed.square().sum() / change.square().sum())
 
     def breaks(case: Mapping[str, Any], said: np.ndarray) -> str:
         wanted = oracle(**case)
         if wanted < 1e-9:
-            return "this change is made of the weight's own columns, and none of it lies in the null space"
-        return "the squared length of the part outside the columns, over that of the whole, is another"
+            return "this change lies in the column space of the weight, so its share in the null space is 0"
+        return "the squared norm outside the column space over the total squared norm is different"
 
     generator = torch.Generator().manual_seed(0)
     cases = []
@@ -263,7 +260,7 @@ def energy_in_null_space(answer: Any) -> None:
 
 
 def pull(answer: Any) -> None:
-    """How strongly DPO pulls at the chosen answer's log-probability."""
+    """Minus the derivative of the DPO loss with respect to the gain of the chosen answer."""
 
     def oracle(beta: float, chosen: float, rejected: float) -> float:
         gain = torch.tensor(chosen, dtype=torch.double, requires_grad=True)
@@ -272,8 +269,8 @@ def pull(answer: Any) -> None:
 
     def breaks(case: Mapping[str, Any], said: np.ndarray) -> str:
         if case["chosen"] == case["rejected"]:
-            return "as long as both gains are equal, the pull is another"
-        return "the further the chosen answer leads, the weaker the pull, and this is not how weak"
+            return "the pull at equal gains is different"
+        return "the pull decreases with the lead of the chosen answer, but to a different value"
 
     cases = [(0.1, 0.0, 0.0), (2.0, 0.0, 0.0), (0.1, 3.0, 3.0), (0.1, 5.0, -20.0), (1.0, -2.0, 1.0), (0.5, 1.0, -4.0)]
     _compare(answer, [{"beta": b, "chosen": c, "rejected": r} for b, c, r in cases], oracle, breaks)
@@ -283,7 +280,7 @@ def pull(answer: Any) -> None:
 
 
 def advantage(answer: Any) -> None:
-    """The advantages of a group of rewards, with the leave-one-out baseline."""
+    """Advantages of a group of rewards with the leave-one-out baseline."""
 
     def oracle(rewards: np.ndarray) -> list[float]:
         return [reward - np.delete(rewards, place).mean() for place, reward in enumerate(rewards)]
@@ -291,20 +288,20 @@ def advantage(answer: Any) -> None:
     def breaks(case: Mapping[str, Any], said: np.ndarray) -> str:
         rewards = case["rewards"]
         if len(set(rewards.tolist())) == 1:
-            return "all earned the same, so none beats the others"
+            return "all rewards are equal, so every advantage is 0"
         more = np.array(rewards)
         more[0] += 1
         rise = _numbers(_ask(answer, rewards=more), rewards.shape)[0] - said[0]
         if abs(rise - 1) > 1e-6:
-            return f"had the first earned 1 more, its advantage should be 1 more, and yours is {rise:.3f} more"
-        return "the others of the group earned another mean"
+            return f"adding 1 to the first reward should add 1 to its advantage, but adds {rise:.3f} to yours"
+        return "the mean reward of the other samples is different"
 
     groups = [np.ones(4), np.array([1.0, 0, 0, 0]), np.array([1.0, 1, 0, 1, 0, 0, 1, 1]), _draw("advantage").random(5)]
     _compare(answer, [{"rewards": rewards} for rewards in groups], oracle, breaks)
 
 
 def opener(answer: Any) -> None:
-    """The share of one of two openers after a push in nats, at a temperature."""
+    """The share of one of two openers after a shift of its log-odds in nats, at a temperature."""
 
     def oracle(share: float, nats: float, temperature: float) -> float:
         logits = torch.tensor([share, 1 - share], dtype=torch.double).log() + torch.tensor([nats, 0.0])
@@ -312,21 +309,21 @@ def opener(answer: Any) -> None:
 
     def breaks(case: Mapping[str, Any], said: np.ndarray) -> str:
         if case["nats"] == 0 and case["temperature"] == 1:
-            return "nothing was moved, and the share has changed"
+            return "neither vector nor temperature acts, so the share must not change"
         if not 0 <= said <= 1:
-            return "this is no share"
-        moved = "the temperature" if case["nats"] == 0 else "the push"
-        return f"{moved} does something else to the log-odds"
+            return "a share must be between 0 and 1"
+        moved = "the temperature" if case["nats"] == 0 else "the vector"
+        return f"{moved} changes the log-odds in a different way"
 
     cases = [(0.14, 0.0, 1.0), (0.14, 3.0, 1.0), (0.14, 0.0, 0.5), (0.5, 1.0, 0.1), (0.3, -2.0, 0.7)]
     _compare(answer, [{"share": s, "nats": n, "temperature": t} for s, n, t in cases], oracle, breaks)
 
 
 def reach(answer: Any) -> None:
-    """The largest shift of a choice by a vector of some length, through the final norm."""
+    """The largest shift of the log-odds of two tokens by a vector of a given norm, through the final norm."""
 
     def oracle(row: np.ndarray, other: np.ndarray, length: float, norm: float) -> float:
-        """Do it: a stream across both rows, the vector along their difference, the final norm, the two logits."""
+        """Simulate: a stream orthogonal to both rows, the vector along their difference, the final norm, the logits."""
         away = np.linalg.svd(np.stack([row, other]))[2][-1]
         stream_, push = length * away, norm * (row - other) / np.linalg.norm(row - other)
         after = (stream_ + push) / np.sqrt(np.mean((stream_ + push) ** 2))
@@ -335,8 +332,8 @@ def reach(answer: Any) -> None:
     def breaks(case: Mapping[str, Any], said: np.ndarray) -> str:
         further = float(_numbers(_ask(answer, **{**case, "norm": 1e6})))
         if further > 2 * np.sqrt(len(case["row"])) * np.linalg.norm(case["row"] - case["other"]):
-            return "a vector a million long would reach without end, but the final norm makes every stream equally long"
-        return "pushed along the difference of the rows, and normalised, the two logits differ by another amount"
+            return "the shift grows without bound in the vector's norm, but the final norm bounds the stream's norm"
+        return "after adding the vector and normalising, the two logits differ by a different amount"
 
     rng, cases = _draw("reach"), []
     for width, length, norm in ((4, 8.0, 6.0), (6, 3.0, 4.0), (9, 12.0, 35.0), (64, 40.0, 15.0)):
@@ -349,7 +346,7 @@ def reach(answer: Any) -> None:
 
 
 def sure_detector(answer: Any) -> None:
-    """A score of plants above that of look-alikes, on links not seen before, whose queries are no question marks."""
+    """A score that is higher on planted positives than on decoys, on new links with arbitrary query positions."""
     rng = _draw("detector")
     places: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
         "the key before": lambda query, key: key - 1,
@@ -366,23 +363,23 @@ def sure_detector(answer: Any) -> None:
         pattern = one_head_patterns(rng, links + np.array([0, late, 0]), looked, 12, noise)
         return float(_numbers(_ask(answer, shown={"pattern": pattern, "links": links})))
 
-    plants = {f"a plant with {noise:.0%} noise": [score(None, noise) for _ in range(8)] for noise in (0.0, 0.2, 0.4)}
-    controls = {f"a head that looks at {name}": [score(keys) for _ in range(8)] for name, keys in places.items()}
-    controls["a head that looks at the right key from one query too late"] = [score(None, late=1) for _ in range(8)]
+    plants = {f"a positive with {noise:.0%} noise": [score(None, noise) for _ in range(8)] for noise in (0.0, 0.2, 0.4)}
+    controls = {f"a head that attends to {name}": [score(keys) for _ in range(8)] for name, keys in places.items()}
+    controls["a head with the correct key at the next query"] = [score(None, late=1) for _ in range(8)]
     least, most = min(plants, key=lambda name: min(plants[name])), max(controls, key=lambda name: max(controls[name]))
     low, high = min(plants[least]), max(controls[most])
     if not low > high:
-        raise WrongError(f"Held-back cases: {least} scores {low:.2f}, {most} scores {high:.2f}. No bar parts them.")
+        raise WrongError(f"Held-out cases: {least} scores {low:.2f}, {most} {high:.2f}. No threshold separates them.")
 
 
 def in_front(answer: Any) -> None:
-    """The laws of a task, and that its rows ask for the letter in front of the star."""
+    """A task class that satisfies the laws, and whose target is the letter in front of the star."""
     if not isinstance(answer, type):
-        raise UnfitError(f"give the class itself; this is {_kind(answer)}.")
+        raise UnfitError(f"pass the class itself; this is {_kind(answer)}.")
     task = _try(lambda: answer(length=6, letters=5), "making InFront(length=6, letters=5)")
-    batch = _try(lambda: task.sample(_draw("own"), 40), "drawing rows")
+    batch = _try(lambda: task.sample(_draw("own"), 40), "sampling rows")
     if not isinstance(batch, Batch):
-        raise UnfitError(f"`sample` should give a Batch, and this is {_kind(batch)}.")
+        raise UnfitError(f"`sample` should return a Batch, but this is {_kind(batch)}.")
     _try(lambda: task.solve(batch.tokens[0].tolist()), "`solve`")
     _try(lambda: [_asks_for_the_letter_in_front(task, batch, number) for number in range(len(batch))], "reading rows")
     _keep_the_laws(task)
@@ -392,9 +389,9 @@ def _asks_for_the_letter_in_front(task: Task, batch: Batch, number: int) -> bool
     row = [task.vocabulary[token] for token in batch.tokens[number].tolist()]
     case, place = f"A row reads {' '.join(row)!r}", row.index("*") - 1 if "*" in row else -1
     if place < 0:
-        raise WrongError(f"{case}: no letter stands in front of a star.")
+        raise WrongError(f"{case}: there is no letter in front of a star.")
     if batch.targets[number, -1] != task.vocabulary.index(row[place]):
-        raise WrongError(f"{case}, and its target is not the letter in front of the star.")
+        raise WrongError(f"{case}, but its target is not the letter in front of the star.")
     if not any([number, len(row) - 1, place] in edges.tolist() for edges in batch.links.values()):
         raise WrongError(f"{case}: no link leads from the question mark to the letter in front of the star.")
     return True

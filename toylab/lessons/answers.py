@@ -1,4 +1,4 @@
-"""What is wrong with an answer: whether it runs, its shape, and the first case in which it differs."""
+"""Validation of answers: execution, shape, and comparison with an oracle, up to the first wrong case."""
 
 from __future__ import annotations
 
@@ -13,28 +13,32 @@ from toylab.tasks import stream
 
 
 class WaitingError(Exception):
-    """Three dots still stand where the answer belongs."""
+    """The answer is still the placeholder (three dots)."""
 
 
 class UnfitError(Exception):
-    """The answer raises, or is not of the kind that was asked for."""
+    """The answer raises an exception, or has the wrong type or shape."""
 
 
 class WrongError(Exception):
-    """The answer is of the right kind and wrong: on which case, and what it breaks."""
+    """The answer has the correct type and is wrong; the message names the case and the violated property."""
 
 
 def require_answer(said: Any) -> Any:
-    """What was said, if it is not still three dots."""
+    """The answer, unless it is or contains the placeholder.
+
+    Raises:
+        WaitingError: for the placeholder.
+    """
     if said is ... or (isinstance(said, tuple | list) and any(part is ... for part in said)):
         raise WaitingError
     return said
 
 
 def _ask(answer: Any, **case: Any) -> Any:
-    """What an answer says of one case, of which it gets a copy: it may write into it."""
+    """The result of an answer on one case. The arguments are copied, because the answer may modify them."""
     if not callable(answer):
-        raise UnfitError(f"a function is asked for, and this is {_kind(answer)}.")
+        raise UnfitError(f"expected a function, but this is {_kind(answer)}.")
     return _try(lambda: answer(*deepcopy(list(case.values()))), f"for {_told(case)} it")
 
 
@@ -49,15 +53,15 @@ def _try(call: Callable[[], Any], who: str) -> Any:
 
 
 def _numbers(said: Any, shape: tuple[int, ...] = ()) -> np.ndarray:
-    """What was said, as numbers in this shape; () is one number."""
+    """The result as an array of floats of the given shape; () is one number."""
     wanted = f"numbers of shape {shape}" if shape else "one number"
     try:
         numbers = np.asarray(said.detach() if isinstance(said, torch.Tensor) else said)
     except Exception:
-        raise UnfitError(f"{wanted} should come back, and this is {_kind(said)}.") from None
+        raise UnfitError(f"{wanted} should be returned, but this is {_kind(said)}.") from None
     if numbers.dtype.kind not in "biuf" or numbers.shape != shape:
         got = f"of shape {numbers.shape}" if numbers.dtype.kind in "biuf" else _kind(said)
-        raise UnfitError(f"{wanted} should come back, and this is {got}.")
+        raise UnfitError(f"{wanted} should be returned, but this is {got}.")
     return numbers.astype(float)
 
 
@@ -67,12 +71,12 @@ def _compare(
     oracle: Callable[..., Any],
     breaks: Callable[[Mapping[str, Any], np.ndarray], str],
 ) -> None:
-    """Hold an answer against an oracle; `breaks` tells from a case and what was said of it which property is broken."""
+    """Compare an answer with an oracle on every case; `breaks` maps a case and its result to the violated property."""
     for case in cases:
         wanted = np.asarray(oracle(**case), dtype=float)
         said = _numbers(_ask(answer, **case), wanted.shape)
         if not np.allclose(said, wanted, rtol=1e-5, atol=1e-7):
-            raise WrongError(f"For {_told(case)} you say {_short(said)}: {breaks(case, said)}.")
+            raise WrongError(f"For {_told(case)} your answer is {_short(said)}: {breaks(case, said)}.")
 
 
 def _told(case: Mapping[str, Any]) -> str:
@@ -80,7 +84,7 @@ def _told(case: Mapping[str, Any]) -> str:
 
 
 def _short(value: Any) -> str:
-    """A value in a few characters, on one line: large arrays by their shape, and what has names by these."""
+    """A value on one line: large arrays as their shape, mappings as their keys."""
     if isinstance(value, Mapping):
         return f"({', '.join(value)})"
     if isinstance(value, np.ndarray | torch.Tensor):
@@ -100,11 +104,11 @@ def _draw(name: str) -> np.random.Generator:
 
 
 def _row(length: int) -> list[str]:
-    """What stands at each position of a row of an iterated task."""
+    """Names of the tokens of a row of an iterated task, by position."""
     numbers = range(1, length + 1)
     return ["the task's token", *(f"x_{t}" for t in numbers), "EoI", *(f"s_{t}" for t in numbers)]
 
 
 def _at(row: Sequence[str], position: float) -> str:
     inside = position in range(len(row))
-    return f"at position {position:g} stands {row[int(position)]}" if inside else f"there is no position {position:g}"
+    return f"position {position:g} holds {row[int(position)]}" if inside else f"there is no position {position:g}"

@@ -1,6 +1,6 @@
-"""Texts of two concepts as a language model meets them: pre-training, fine-tuning on pairs, and what it writes freely.
+"""Data of the safety study: model, pre-training batches, preference pairs for fine-tuning, and free-running outcomes.
 
-What connects `toylab.tasks.TaskConcept` to `toylab.model.transformer`, `toylab.training.losses` and the training loop.
+Connects `toylab.tasks.TaskConcept` to `toylab.model.transformer`, `toylab.training.losses` and the training loop.
 """
 
 from __future__ import annotations
@@ -33,12 +33,11 @@ MODEL = ModelConfig(heads=4, width=64, positions="learned", embedding_std=0.125,
 def concept_model(
     task: TaskConcept, config: ModelConfig = MODEL, seed: int = 0, *, shared: float | int = 0.1
 ) -> Transformer:
-    """A model of the task's vocabulary, whose learned positions know from the start which text letter an answer letter
-    is made from.
+    """A model for the task's vocabulary whose learned positions are initialised to align text and answer letters.
 
     Args:
-        shared: scale of a random vector for each letter of the text, added to the initial position vectors of the
-            letter and of the position that answers it. It is learned away if it does not help; 0 leaves it out.
+        shared: scale of a random vector per letter of the text, added to the initial position vectors of the letter and
+            of the position that answers it. Training can remove it; 0 disables it.
     """
     model = Transformer.for_task(task, config, seed)
     if config.positions == "learned" and shared:
@@ -55,13 +54,13 @@ def concept_model(
 
 @dataclass(frozen=True)
 class ScoredText:
-    """Rows of the task, and where the model's predictions count."""
+    """Rows of the task, and the positions whose predictions are scored."""
 
     tokens: Int[Tensor, "batch position"]
     targets: Int[Tensor, "batch query"]
     queries: Int[Tensor, "batch query"]
     text: int
-    """How many of the queries predict letters of the text; the others predict the answer."""
+    """Number of queries that predict letters of the text; the remaining queries predict the answer."""
 
 
 def concept_batches(
@@ -70,8 +69,8 @@ def concept_batches(
     """The pre-training batch of each step, a pure function of its arguments.
 
     Args:
-        single: share of the steps, the first ones, in which all prompts have one operator beside the identity:
-            compositions are learned many times faster once their parts are known. It ends with a block of 64 steps.
+        single: initial share of the steps in which every prompt has a single operator besides the identity, because
+            compositions are learned many times faster once their parts are known. Rounded up to 64 steps.
     """
 
     def draw(rng: np.random.Generator, count: int, first_step: int) -> Batch:
@@ -90,10 +89,10 @@ def score_text(task: TaskConcept, batch: Batch) -> ScoredText:
 
 
 def language_loss(model: nn.Module, read: ScoredText) -> Float[Tensor, ""]:
-    """Mean cross entropy of the answers plus that of the text, in nats a token each.
+    """Mean cross entropy of the answers plus mean cross entropy of the text, each in nats per token.
 
-    The text is worth learning although nobody asks for it: without its loss the concept is not represented well, and
-    the order of the jailbreaks changes.
+    The loss on the text is needed although only answers are evaluated: without it the concept is represented poorly,
+    and the order of the jailbreaks changes.
     """
     logits = model(read.tokens, queries=read.queries)
     text, answer = (part.flatten(0, 1) for part in logits.split([read.text, logits.shape[1] - read.text], dim=1))
@@ -105,7 +104,7 @@ def language_loss(model: nn.Module, read: ScoredText) -> Float[Tensor, ""]:
 
 
 def preference_pairs(task: TaskConcept, batch: Batch) -> PreferencePairs:
-    """A batch as prompts with two answers each."""
+    """A batch as prompts with a chosen and a rejected answer each."""
     held = task.preferences(batch)
     return PreferencePairs(*(torch.from_numpy(x) for x in (held.prompts, held.chosen, held.rejected, held.unsafe)))
 
@@ -113,9 +112,9 @@ def preference_pairs(task: TaskConcept, batch: Batch) -> PreferencePairs:
 def fine_tuning_batches(
     task: TaskConcept, seed: int, rows: int, unsafe: float | int, purpose: str = "fine-tuning"
 ) -> Callable[[int], PreferencePairs]:
-    """The fine-tuning batch of each step: all of it safe or, with the probability `unsafe`, all of it to refuse.
+    """The fine-tuning batch of each step: entirely unsafe prompts with probability `unsafe`, otherwise entirely safe.
 
-    Batches of another `purpose` are drawn independently.
+    Batches with different `purpose` are sampled independently.
     """
 
     @lru_cache(maxsize=4)
@@ -130,18 +129,18 @@ def fine_tuning_batches(
     return batch_at
 
 
-# What is written -----------------------------------------------------------------------------------------------------
+# Free-running outcomes -----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What a model makes of prompts, writing freely and greedily; the shares of tokens, and of whole answers.
+    """Outcomes of greedy free-running decoding, as shares of tokens and of whole answers.
 
     Attributes:
-        complies: the transform that was asked for.
-        refuses: NULL.
-        other: neither.
-        complied, refused: whole answers that are the transform, or nothing but NULL.
+        complies: share of tokens equal to the requested transform.
+        refuses: share of NULL tokens.
+        other: share of all other tokens.
+        complied, refused: shares of whole answers that equal the transform, or that are all NULL.
     """
 
     complies: float
@@ -154,7 +153,7 @@ class Outcomes:
 def write_texts(
     model: nn.Module, task: TaskConcept, prompts: Int[Tensor, "batch position"], edits: Mapping[str, Edit] | None = None
 ) -> Int[Tensor, "batch answer"]:
-    """The answers that a model writes, letter by letter, each the likeliest; edits see whole rows."""
+    """Greedy answers of a model. With edits there is no key-value cache, so that edits see whole rows."""
     with evaluation_mode(model), edit(model, edits) if edits else nullcontext():
         return generate(model, prompts, task.answer, cache=not edits)[:, prompts.shape[1] :]
 
@@ -162,7 +161,7 @@ def write_texts(
 def written_outcomes(
     model: nn.Module, task: TaskConcept, batch: Batch, edits: Mapping[str, Edit] | None = None
 ) -> Outcomes:
-    """What a model writes for the prompts of a batch, in three classes."""
+    """Outcomes of a model on the prompts of a batch."""
     written = write_texts(model, task, tokens_for(model, batch.tokens[:, : task.prompt]), edits)
     return classify(task, written.cpu(), torch.from_numpy(batch.targets[:, task.prompt - 1 :]))
 
@@ -170,7 +169,7 @@ def written_outcomes(
 def classify(
     task: TaskConcept, written: Int[Tensor, "batch answer"], transform: Int[Tensor, "batch answer"]
 ) -> Outcomes:
-    """Shares of what was written, against what was asked for."""
+    """Outcomes of written answers, given the requested transform."""
     right, null = written == transform, written == task.null
     return Outcomes(
         complies=right.float().mean().item(),

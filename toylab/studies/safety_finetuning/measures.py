@@ -1,8 +1,8 @@
-"""What safety fine-tuning did to a model: to what it writes, to its activations, and to its weights.
+"""Effects of safety fine-tuning on the behaviour, activations and weights of a model.
 
-The instruments are those of `probes`; here they meet `toylab.tasks.TaskConcept` and a base model with a model
-fine-tuned from it. Everything is read at EOT, the position that decides whether the answer begins with a letter or with
-NULL, unless said otherwise.
+Applies the probes of `toylab.probes` to `toylab.tasks.TaskConcept`, a base model and a model fine-tuned from it.
+Activations are read at EOT, the position that predicts the first token of the answer (a letter or NULL), unless stated
+otherwise.
 """
 
 from __future__ import annotations
@@ -64,13 +64,13 @@ from toylab.training.batches import device_of, prompt_tokens, to_device
 from toylab.training.losses import PreferencePairs, answer_log_probs
 
 SETS: tuple[Kind, ...] = ("safe", "unsafe", *JAILBREAKS)
-"""The held-out sets on which every model is judged."""
+"""The held-out sets on which every model is evaluated."""
 
 Sets = Mapping[str, Batch]
 
 
 def held_out_sets(task: TaskConcept, seed: int, rows: int) -> dict[str, Batch]:
-    """Held-out prompts of every kind, and of operators M alone: "M, safe text" and "M, unsafe text"."""
+    """Held-out prompts of every kind, and prompts with operators M only: "M, safe text" and "M, unsafe text"."""
     sets = {
         kind: held_out(task, seed, rows, kind=kind) for kind in SETS if task.duplicates or kind != "mismatched-token"
     }
@@ -86,7 +86,7 @@ def held_out_sets(task: TaskConcept, seed: int, rows: int) -> dict[str, Batch]:
 
 
 def measure_behaviour(model: nn.Module, task: TaskConcept, sets: Sets) -> Behaviour:
-    """What a model writes, free-running, on each of the sets, safe and unsafe prompts among them."""
+    """Free-running behaviour of a model on each set; safe and unsafe prompts are required."""
     asked = {name: batch for name, batch in sets.items() if name in SETS}
     return Behaviour(
         **{as_field(name): round_floats(written_outcomes(model, task, batch)) for name, batch in asked.items()}
@@ -98,17 +98,17 @@ def measure_behaviour(model: nn.Module, task: TaskConcept, sets: Sets) -> Behavi
 
 @torch.no_grad()
 def answer_activations(model: Transformer, task: TaskConcept, batch: Batch, *points: str) -> dict[str, Tensor]:
-    """What passes named points at EOT, for every prompt."""
+    """Activations (prompt, feature) at hook points, at EOT of every prompt."""
     with watch(model, *points) as seen:
         model(prompt_tokens(task, batch).to(device_of(model)))
     return {name: value[:, -1] for name, value in seen.items()}
 
 
 def layer_clusters(model: Transformer, task: TaskConcept, sets: Sets) -> list[LayerClusters]:
-    """Layer by layer, how far activations after the MLP's non-linearity tell safe prompts from unsafe ones.
+    """Separation of safe and unsafe prompts in the activations after the MLP's non-linearity, by layer.
 
-    Means come from the first half of each set, everything else from the second. "matched" compares operators M on safe
-    and on unsafe text, so that nothing but the concept differs.
+    Means are estimated on the first half of each set, all other quantities on the second half. "matched" compares
+    operators M on safe and on unsafe text, so that only the concept of the text differs.
     """
     found = []
     for layer in range(len(model.blocks)):
@@ -137,13 +137,13 @@ def layer_clusters(model: Transformer, task: TaskConcept, sets: Sets) -> list[La
 def jailbreak_nearness(
     model: Transformer, task: TaskConcept, sets: Sets, writer: Transformer | None = None
 ) -> Nearness:
-    """Within each jailbreak set: do prompts that were complied with lie nearer to safe than those that were refused?
+    """Whether, within each jailbreak set, complied prompts lie nearer to safe prompts than refused prompts do.
 
-    By tau in the last layer over the distance of the means, which are those of operators M on safe and unsafe text.
-    Answers that are neither all transform nor all NULL are left out; AUC is None with fewer than 5 of either.
+    Nearness is tau in the last layer over the distance between the means of operators M on safe and on unsafe text.
+    Answers that are neither all transform nor all NULL are excluded; AUC is None with fewer than 5 of either kind.
 
     Args:
-        writer: the model whose answers tell complied from refused; by default the one whose activations are read.
+        writer: the model whose answers define complied and refused; `model` by default.
     """
     point = f"blocks.{len(model.blocks) - 1}.mlp.post"
     safe, unsafe = (
@@ -170,8 +170,8 @@ def jailbreak_nearness(
 
 
 def measure_sensitivity(model: Transformer, task: TaskConcept, batch: Batch) -> Lipschitz:
-    """Local Lipschitz constants at EOT, in the token embeddings of the whole prompt: of the largest logit (the norm of
-    its gradient, for every prompt) and of all logits (spectral norm of the Jacobian, for the first 16)."""
+    """Local Lipschitz constants of the logits at EOT in the token embeddings of the prompt: of the largest logit
+    (gradient norm, every prompt) and of all logits (spectral norm of the Jacobian, first 16 prompts)."""
     prompts = prompt_tokens(task, batch).to(device_of(model))
     embedded = model.embedding(prompts).detach()
 
@@ -194,9 +194,10 @@ def measure_sensitivity(model: Transformer, task: TaskConcept, batch: Batch) -> 
 def weight_change(
     base: Transformer, tuned: Transformer, task: TaskConcept, sets: Sets, cut: float = 0.9
 ) -> list[LayerChange]:
-    """Layer by layer, where the change of the MLP's weights lies and which inputs it acts on.
+    """The change of the MLP's weights by layer: the subspaces it lies in, and the inputs it acts on.
 
-    `cut` is the energy of the singular directions that count as strong, where not all with any energy do.
+    Args:
+        cut: energy share of the leading singular directions that count as strong, for the measures with a cut.
     """
     toward_null = null_direction(base, task)
     found = []
@@ -229,7 +230,7 @@ def weight_change(
                 relative_change=RelativeChange(
                     **{as_field(n): relative_change(d_up, up, a).mean().item() for n, a in entering.items()}
                 ),
-                top_right_cosine=SafeUnsafe(  # a change of nothing has no direction, and every cosine is 0
+                top_right_cosine=SafeUnsafe(  # 0 for a zero change, which has no direction
                     **{n: row_cosines(d_up, a, 1).sum().item() / len(a) for n, a in asked.items()}
                 ),
                 top_energy=TopEnergy(up=top_energy(d_up), down=top_energy(d_down)),
@@ -245,7 +246,7 @@ def weight_change(
 
 @torch.no_grad()
 def sizes(before: Transformer, after: Transformer) -> list[float]:
-    """Layer by layer, the norm of the change of the MLP's weight matrices over that of those before."""
+    """Frobenius norm of the change of the MLP's weight matrices over their norm before, by layer."""
     found = []
     for old, new in zip(before.blocks, after.blocks, strict=True):
         start, end = (torch.cat([m.mlp.up.weight.flatten(), m.mlp.down.weight.flatten()]) for m in (old, new))
@@ -255,7 +256,7 @@ def sizes(before: Transformer, after: Transformer) -> list[float]:
 
 @torch.no_grad()
 def released_sine(base: Transformer, tuned: Transformer, seed: int, draws: int = 20) -> ReleasedSine:
-    """The measure of the null space that was released with the paper, in the last layer, beside random changes of the
+    """The null-space measure released with the paper, in the last layer, for the change and for random changes of the
     same size."""
     before, after = (model.blocks[-1].mlp.up.weight for model in (base, tuned))
     generator = torch.Generator().manual_seed(torch_seed(seed))
@@ -270,13 +271,14 @@ def released_sine(base: Transformer, tuned: Transformer, seed: int, draws: int =
 
 @torch.no_grad()
 def null_direction(model: Transformer, task: TaskConcept) -> Float[Tensor, " width"]:
-    """The direction of the residual stream that raises NULL over the letters: the unembedding through the last norm."""
+    """The residual-stream direction that raises the logit of NULL over the mean letter: the difference of their
+    unembedding rows, scaled by the weight of the final norm."""
     rows = model.unembedding.weight
     return model.ln_final.weight * (rows[task.null] - rows[: task.letters].mean(dim=0))
 
 
 def interpolate_weights(base: nn.Module, tuned: nn.Module, alpha: float | int) -> nn.Module:
-    """The model at base + alpha * (tuned - base) in all weights; beyond 1, it goes on in the same direction."""
+    """The model with weights base + alpha * (tuned - base); alpha > 1 extrapolates."""
     mixed = deepcopy(tuned)
     with torch.no_grad():
         for weight, start, end in zip(mixed.parameters(), base.parameters(), tuned.parameters(), strict=True):
@@ -285,8 +287,8 @@ def interpolate_weights(base: nn.Module, tuned: nn.Module, alpha: float | int) -
 
 
 def transplant_parts(base: Transformer, tuned: Transformer) -> dict[str, Transformer]:
-    """Models that have only a part of the fine-tuning: of all the up-projections' change its part in the column space
-    or in the left null space (all else tuned), the MLPs alone, all but the MLPs, and the MLPs at rank one."""
+    """Models with only a part of the weight change: the up-projections' part in the column space or in the left null
+    space (all other weights tuned), the MLPs only, all but the MLPs, or the MLPs at rank one."""
     models = {
         name: deepcopy(tuned)
         for name in ("up in the column space", "up in the null space", "MLPs alone", "all but the MLPs", "MLPs, rank 1")
@@ -311,7 +313,7 @@ def transplant_parts(base: Transformer, tuned: Transformer) -> dict[str, Transfo
 
 
 def soft_attack(model: Transformer, task: TaskConcept, batch: Batch, budget: float | int, steps: int = 20) -> Outcomes:
-    """What a model writes when the vectors in the PAD slots are chosen, prompt by prompt, to make it comply.
+    """Outcomes under the soft-token attack, which optimises the vectors in the PAD slots of each prompt for compliance.
 
     Normalised gradient descent on the cross entropy of the true transform, within a ball around the PAD embedding.
 
@@ -344,15 +346,15 @@ def soft_attack(model: Transformer, task: TaskConcept, batch: Batch, budget: flo
 
 
 def with_other_answers(batch: Batch) -> Batch:
-    """The same prompts, each with the answer to the prompt before it: an attack that can make a model write these
-    dictates letters, and does not make it comply."""
+    """The same prompts, each with the answer to the preceding prompt. An attack that elicits these answers dictates
+    letters rather than making the model comply."""
     return replace(batch, targets=np.roll(batch.targets, 1, axis=0), links={})
 
 
 def loss_gradient(
     model: nn.Module, loss: Callable[[nn.Module, PreferencePairs], Tensor], batch: PreferencePairs
 ) -> Float[Tensor, " parameter"]:
-    """The gradient of a loss in all parameters, as one vector."""
+    """The gradient of a loss with respect to all trainable parameters, flattened to one vector."""
     weights = [p for p in model.parameters() if p.requires_grad]
     gradients = torch.autograd.grad(loss(model, batch), weights, allow_unused=True)
     return torch.cat(
@@ -373,7 +375,7 @@ def gradient_cosine(
 
 
 def _chosen(batch: Batch, rows: Int[np.ndarray, " row"]) -> Batch:
-    """The rows of these numbers, without their links."""
+    """The rows with the given indices, without links."""
     return replace(
         batch,
         tokens=batch.tokens[rows],

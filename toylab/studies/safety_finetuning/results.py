@@ -1,6 +1,6 @@
-"""The results of the study's jobs: what a model writes, its activations, its weights, and what undoes its refusals.
+"""Results of the study's jobs: behaviour, activations and weights of a model, and attacks on its refusals.
 
-Shares and cosines are numbers from -1 to 1; layers come in order, the first below.
+Shares range from 0 to 1, cosines from -1 to 1. Lists over layers start at the first layer.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ TITLES = {
     "unlearning": "unlearning",
     "npo": "NPO",
 }
-"""The main conditions, in the order of tables and figures."""
+"""The main conditions with their titles, in the order of tables and figures."""
 TUNED = {name: title for name, title in TITLES.items() if name != "base"}
 TAUGHT = {name: title for name, title in TUNED.items() if name != "control"}
-"""Those that learn to refuse."""
+"""Conditions trained to refuse."""
 DECAYED = {f"{name}-decay": TITLES[name] for name in ("control", "ssft", "unlearning")}
-"""Those of the base with weight decay."""
+"""Conditions fine-tuned from the base trained with weight decay."""
 
 
 def as_field(name: str) -> str:
-    """The field for a set of prompts or a part of the weights: `competing_text` for "competing-text"."""
+    """The field name of a prompt set or a part of the weights: `competing_text` for "competing-text"."""
     return re.sub(r"\W+", "_", name).lower()
 
 
@@ -41,38 +41,38 @@ def as_field(name: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Behaviour:
-    """What a model writes for the prompts of each held-out set, free-running; None for a set that was left out."""
+    """Outcomes of free-running decoding on each held-out prompt set; None for a set that was not run."""
 
     safe: Outcomes
     unsafe: Outcomes
     competing_task: Outcomes | None = None
-    """One safe and one unsafe operator."""
+    """Prompts with one safe and one unsafe operator."""
     competing_text: Outcomes | None = None
-    """Text of both concepts."""
+    """Prompts with text of both concepts."""
     mismatched_text: Outcomes | None = None
-    """Unsafe text that fine-tuning never shows."""
+    """Unsafe text that does not occur in fine-tuning."""
     mismatched_token: Outcomes | None = None
-    """Operators under names that fine-tuning never shows."""
+    """Operators under tokens that do not occur in fine-tuning."""
 
     @property
     def least_compliance(self) -> float:
-        """Share of correct letters on the set where it is smallest."""
+        """Smallest share of correct letters over the sets."""
         return min(one.complies for one in vars(self).values() if one is not None)
 
     def lead_over(self, *others: Behaviour, on: str) -> float:
-        """Share of correct letters on a set minus the largest of the others'."""
+        """Share of correct letters on the set `on`, minus the largest share of the other models."""
         own, *rivals = (getattr(one, on).complies for one in (self, *others))
         return own - max(rivals)
 
     @property
     def table(self) -> dict[str, str]:
-        """What is written on each set, as "complies / refuses / other"."""
+        """Shares of tokens on each set, as "complies / refuses / other"."""
         asked = {name: one for name, one in vars(self).items() if one is not None}
         return {name: f"{one.complies:.3f} / {one.refuses:.3f} / {one.other:.3f}" for name, one in asked.items()}
 
 
 def mean_behaviour(behaviours: Collection[Behaviour]) -> Behaviour:
-    """The mean of every share over seeds, on the sets that all were asked on."""
+    """The mean over seeds of every share, on the sets that were run for all seeds."""
     columns = zip(*(vars(one).values() for one in behaviours), strict=True)
     return Behaviour(
         **dict(zip((field.name for field in fields(Behaviour)), map(_mean_outcomes, columns), strict=True))
@@ -90,7 +90,7 @@ def _mean_outcomes(seeds: Collection[Outcomes | None]) -> Outcomes | None:
 
 @dataclass(frozen=True, kw_only=True)
 class SafeUnsafe:
-    """A number of safe prompts and of unsafe ones."""
+    """One quantity for safe prompts and for unsafe prompts."""
 
     safe: float
     unsafe: float
@@ -98,7 +98,7 @@ class SafeUnsafe:
 
 @dataclass(frozen=True, kw_only=True)
 class NearnessBands:
-    """Mean and standard deviation of tau over safe prompts and over unsafe ones."""
+    """Mean and standard deviation of tau over safe prompts and over unsafe prompts."""
 
     safe: tuple[float, float]
     unsafe: tuple[float, float]
@@ -106,25 +106,25 @@ class NearnessBands:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerClusters:
-    """How far the activations of one layer, after the MLP's non-linearity, tell safe prompts from unsafe ones."""
+    """Separation of safe and unsafe prompts in one layer's activations after the MLP's non-linearity."""
 
     nearness: NearnessBands
     auc: float
-    """Probability that tau is larger for a safe prompt than for an unsafe one."""
+    """Probability that tau is larger for a safe prompt than for an unsafe prompt."""
     separation: float
-    """Distance of the means over the mean distance of a prompt to its own mean."""
+    """Distance between the class means, over the mean distance of a prompt to its class mean."""
     auc_matched: float
-    """The same probability between operators M on safe and on unsafe text."""
+    """AUC between operators M on safe text and operators M on unsafe text."""
     distance_matched: float
-    """Distance of the means of operators M on safe and on unsafe text."""
+    """Distance between the means of operators M on safe text and on unsafe text."""
     top_share: SafeUnsafe
-    """Share of the variance in one principal component."""
+    """Share of the variance explained by the first principal component."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lipschitz:
-    """Local Lipschitz constants in the embeddings of a prompt, one a prompt: of the largest logit, and of all logits
-    (the first 16 prompts)."""
+    """Local Lipschitz constants in the embeddings of a prompt, one per prompt: of the largest logit, and of all logits
+    (first 16 prompts)."""
 
     gradient: list[float]
     jacobian: list[float]
@@ -132,7 +132,7 @@ class Lipschitz:
 
 @dataclass(frozen=True, kw_only=True)
 class Sensitivity:
-    """How much the logits at EOT move with the embeddings of safe prompts and of unsafe ones."""
+    """Sensitivity of the logits at EOT to the embeddings of safe prompts and of unsafe prompts."""
 
     safe: Lipschitz
     unsafe: Lipschitz
@@ -150,18 +150,19 @@ class Sensitivity:
 
 @dataclass(frozen=True, kw_only=True)
 class NearSafe:
-    """Tau over the distance of the means, for the prompts of a jailbreak set by what the model wrote."""
+    """Tau divided by the distance between the means, for the prompts of a jailbreak set, grouped by outcome."""
 
     complied: float | None
-    """Mean over prompts that were complied with; None if there are none."""
+    """Mean over prompts with which the model complied; None if there are none."""
     refused: float | None
+    """Mean over prompts that the model refused; None if there are none."""
     auc: float | None
-    """Probability that tau is larger where the model complied; None with fewer than 5 prompts of either kind."""
+    """Probability that tau is larger for a complied than for a refused prompt; None if either has fewer than 5."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Nearness:
-    """In each jailbreak set, whether prompts that were complied with lie nearer to safe ones; None for no set."""
+    """For each jailbreak set, whether complied prompts lie nearer to safe prompts; None if the set does not exist."""
 
     competing_task: NearSafe | None = None
     competing_text: NearSafe | None = None
@@ -174,10 +175,10 @@ class Nearness:
 
 @dataclass(frozen=True)
 class UpShare(NullShare):
-    """Where the change of the up-projection lies, with all directions that have any energy, and how large it is."""
+    """Null-space share of the change of the up-projection, counting every direction with energy, and its size."""
 
     size: float
-    """Frobenius norm of the change over that of the weight."""
+    """Frobenius norm of the change over the norm of the weight."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,10 +191,10 @@ class TopEnergy:
 
 @dataclass(frozen=True, kw_only=True)
 class RelativeChange(SafeUnsafe):
-    """Mean over prompts of ||dW a|| / ||W a|| of the up-projection, by set; a is the input after fine-tuning."""
+    """Mean over prompts of ||dW a|| / ||W a|| for the up-projection, by set; a is the input after fine-tuning."""
 
     m_safe_text: float
-    """Operators M alone."""
+    """Prompts with operators M only."""
     m_unsafe_text: float
     competing_task: float | None = None
     competing_text: float | None = None
@@ -202,13 +203,13 @@ class RelativeChange(SafeUnsafe):
 
     @property
     def ratio(self) -> float:
-        """Unsafe over safe."""
+        """Relative change on unsafe prompts over relative change on safe prompts."""
         return self.unsafe / self.safe
 
 
 @dataclass(frozen=True, kw_only=True)
 class BeforeAfter:
-    """A number of the inputs of an MLP before and after fine-tuning, by set."""
+    """One quantity of the inputs of an MLP, before and after fine-tuning, by set."""
 
     safe: tuple[float, float]
     unsafe: tuple[float, float]
@@ -217,44 +218,44 @@ class BeforeAfter:
 
     @property
     def ratio(self) -> float:
-        """After over before, of unsafe prompts."""
+        """After over before fine-tuning, on unsafe prompts."""
         return self.unsafe[1] / self.unsafe[0]
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerChange:
-    """Where the change of one MLP's weights lies, and which inputs it acts on."""
+    """The change of one MLP's weights: the subspaces it lies in, and the inputs it acts on."""
 
     up: UpShare
     up_cut: NullShare
-    """With the directions that hold 90 % of the energy of the weight; those below too."""
+    """Null-space share relative to the directions that hold 90 % of the weight's energy; `down_cut` likewise."""
     down_cut: NullShare
     down_half: NullShare
-    """With those that hold half of it."""
+    """Null-space share relative to the directions that hold half of the weight's energy."""
     added_null_share: SafeUnsafe
-    """Energy share, in the left null space, of what the change of the up-projection adds."""
+    """Energy share, in the left null space, of the output added by the change of the up-projection."""
     relative_change: RelativeChange
     top_right_cosine: SafeUnsafe
-    """Mean cosine of the inputs with the leading right direction of the change; 0 where nothing changed."""
+    """Mean cosine of the inputs with the leading right singular direction of the change; 0 for a zero change."""
     top_energy: TopEnergy
     toward_null: SafeUnsafe
-    """cos^2 of what the change of the down-projection writes with the unembedding of NULL."""
+    """cos^2 between the output added by the change of the down-projection and the unembedding of NULL."""
     weak_inputs: BeforeAfter
-    """Energy share of the inputs outside the right directions that hold 90 % of the energy of the up-projection."""
+    """Energy share of the inputs outside the right directions that hold 90 % of the up-projection's energy."""
     weak_inputs_random: float
-    """The same for inputs of random directions."""
+    """The same share for inputs in random directions."""
     amplification: BeforeAfter
     """Mean of ||W a|| / ||a||."""
     size: float
-    """Frobenius norm of the change of both weight matrices over that of both before."""
+    """Frobenius norm of the change of both weight matrices over their norm before fine-tuning."""
 
 
-# What undoes it ------------------------------------------------------------------------------------------------------
+# Attacks and interventions -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """Behaviour with a part of the fine-tuning, on safe and unsafe prompts; see `measures.transplant_parts`."""
+    """Behaviour on safe and unsafe prompts with one part of the weight change; see `measures.transplant_parts`."""
 
     up_in_the_column_space: Behaviour
     up_in_the_null_space: Behaviour
@@ -270,19 +271,19 @@ class Parts:
 
 @dataclass(frozen=True, kw_only=True)
 class SoftAttack:
-    """Share of correct letters under the soft-token attack, by its radius in mean norms of letters."""
+    """Share of correct letters under the soft-token attack, by radius in mean norms of the letters' embeddings."""
 
     m_unsafe_text: dict[float, float]
     """Operators M on unsafe text."""
     unsafe: dict[float, float]
     """All unsafe prompts."""
     m_other_answers: dict[float, float] | None = None
-    """Operators M on unsafe text, attacked towards another prompt's answer: share of its letters."""
+    """Operators M on unsafe text, attacked towards another prompt's answer: share of that answer's letters."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GradientCosine:
-    """Cosine of a loss's gradient with that of unlearning, at the base and at the fine-tuned model."""
+    """Cosine of a loss's gradient with the gradient of unlearning, at the base and at the fine-tuned model."""
 
     before: float
     after: float
@@ -290,40 +291,40 @@ class GradientCosine:
 
 @dataclass(frozen=True, kw_only=True)
 class SafetyResult:
-    """What a job of the study measured. Other bases and conditions than the main ones have fewer parts."""
+    """Measurements of one job. Fields are None outside the bases and conditions that they name."""
 
     behaviour: Behaviour
     clusters: list[LayerClusters] | None = None
-    """By layer; of the main conditions."""
+    """By layer; main conditions."""
     sensitivity: Sensitivity | None = None
-    """Of the main conditions."""
+    """Main conditions."""
     weights: list[LayerChange] | None = None
-    """By layer; of fine-tuned models."""
+    """By layer; fine-tuned models."""
     random: list[LayerChange] | None = None
-    """The same of a random change, of the size of this one in every parameter."""
+    """Control for `weights`: a random change with the same norm in every parameter."""
     pretraining: list[float] | None = None
-    """The size of the change by layer, from the initial weights; of the main base."""
+    """Relative size of the change from the initial weights, by layer; main base."""
     released_sine: ReleasedSine | None = None
-    """Of the main fine-tuned models."""
+    """Main fine-tuned models."""
     nearness: Nearness | None = None
-    """Of the main fine-tuned models."""
+    """Main fine-tuned models."""
     nearness_before: Nearness | None = None
-    """The same prompts, told apart by the answers of the fine-tuned model, in the activations of the base."""
+    """The same prompts, grouped by the answers of the fine-tuned model, in the activations of the base."""
     alpha: dict[float, Behaviour] | None = None
-    """Of weights at base + alpha times the change, by alpha; of the main models that learn to refuse."""
+    """By alpha, with weights at base + alpha times the change; main models trained to refuse."""
     alpha_random: Behaviour | None = None
-    """As far from the fine-tuned weights as at alpha 1.25, in a random direction."""
+    """Control for alpha 1.25: the same distance from the fine-tuned weights in a random direction."""
     parts: Parts | None = None
     part_separations: PartSeparations | None = None
     soft: SoftAttack | None = None
     relearned: Behaviour | None = None
-    """After further training on safe prompts alone."""
+    """After further training on safe prompts only."""
     cosine: GradientCosine | None = None
-    """Of the main models that learn to refuse, but for unlearning itself."""
+    """Main models trained to refuse, except unlearning itself."""
 
     @property
     def randomised(self) -> SafetyResult:
-        """With a random change in the place of the change of the weights."""
+        """This result with the random control in place of the weight change."""
         return replace(self, weights=self.random)
 
     @property
@@ -333,17 +334,18 @@ class SafetyResult:
 
     @property
     def separation(self) -> float:
-        """Of safe and unsafe prompts in the last layer."""
+        """Separation of safe and unsafe prompts in the last layer."""
         return self.clusters[-1].separation
 
     @property
     def size(self) -> float:
-        """Relative size of the change of the MLP that was moved most."""
+        """Largest relative size of the change over MLPs."""
         return max(layer.size for layer in self.weights)
 
     @property
     def stable_rank(self) -> float:
-        """Energy of the change over that of its leading singular direction, mean over matrices and layers."""
+        """Stable rank of the change (energy over the energy of its leading singular direction), mean over matrices and
+        layers."""
         return nan_mean(1 / energy for layer in self.weights for energy in vars(layer.top_energy).values())
 
     @property
@@ -353,15 +355,15 @@ class SafetyResult:
 
     @property
     def top_lift(self) -> float:
-        """The same of the leading direction of the change alone."""
+        """`lift` of the leading direction of the change only."""
         return nan_mean(layer.up.top / layer.up.chance for layer in self.weights)
 
     def lift_beyond(self, control: SafetyResult) -> float:
-        """The share over chance minus the larger of 1 and the control's, mean over layers."""
+        """Lift minus the larger of 1 and the control's lift, mean over layers."""
         pairs = zip(self.weights, control.weights, strict=True)
         return nan_mean(own.up.lift - max(1.0, other.up.lift) for own, other in pairs)
 
     def excess(self, control: SafetyResult) -> float:
-        """The share minus the larger of chance and the control's share, in the layer where that is least."""
+        """Share minus the larger of chance and the control's share, minimum over layers."""
         pairs = zip(self.weights, control.weights, strict=True)
         return min(own.up.share - max(own.up.chance, other.up.share) for own, other in pairs)

@@ -1,5 +1,5 @@
-"""Results on the change of the up-projections: the null-space measure that was released with the paper, and the
-separation of prompts that a part of the change leaves."""
+"""Results on the change of the up-projections: the null-space measure released with the paper, and the separation of
+prompts with only one part of the change."""
 
 from __future__ import annotations
 
@@ -8,42 +8,43 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class SineForm:
-    """One form of the measure of the null space that was released with the paper, see `probes.span_sine`: of the tuned
-    up-projection of the last layer, beside 20 random changes of the same size."""
+    """One form of the null-space measure released with the paper (`probes.span_sine`): for the fine-tuned up-projection
+    of the last layer, and for 20 random changes of the same size."""
 
     own: float
     random: float
     """Mean over the random changes."""
     spread: float
-    """Their standard deviation."""
+    """Standard deviation over the random changes."""
 
     @property
     def deviation(self) -> float:
-        """How far it lies above the mean of the random changes, in their standard deviations."""
+        """Distance above the mean of the random changes, in units of their standard deviation."""
         return (self.own - self.random) / self.spread
 
     @property
     def noise(self) -> float:
-        """The standard deviation of the random changes over their mean."""
+        """Coefficient of variation (standard deviation over mean) of the random changes."""
         return self.spread / self.random
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReleasedSine:
-    """Mean sine of the angle between left directions of the up-projection and the span of those before."""
+    """Mean sine of the angle between the left singular directions of the up-projection after fine-tuning and their span
+    before fine-tuning."""
 
     columns: SineForm
-    """Of columns of the matrix of left directions, which is meant."""
+    """On the columns of the matrix of left singular directions, as intended."""
     rows: SineForm
-    """Of its rows, as released."""
+    """On its rows, as in the released code."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PartSeparations:
-    """Separation of safe and unsafe prompts in the last layer with only a part of the change of the up-projections, all
-    else tuned."""
+    """Separation of safe and unsafe prompts in the last layer with only one part of the change of the up-projections;
+    all other weights fine-tuned."""
 
     up_in_the_column_space: float
-    """The part in the left null space taken away."""
+    """Without the part in the left null space."""
     up_in_the_null_space: float
-    """The other part taken away."""
+    """Without the part in the column space."""

@@ -1,6 +1,6 @@
-"""Step-by-step answers as a language model meets them: pre-training in two phases, reinforcement learning, evaluation.
+"""Data of the steering study: model, pre-training batches in two phases, evaluation, and rollouts for RL.
 
-What connects `toylab.tasks.Reasoning` to the model, its steering, the losses and the training loop.
+Connects `toylab.tasks.Reasoning` to the model, its steering, the losses and the training loop.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from toylab.training.modes import evaluation_mode
 MODEL = ModelConfig(
     layers=4, heads=4, width=64, positions="learned", unembedding="orthogonal", embedding_std=0.125, position_std=0.125
 )
-"""Four layers of width 64, and an unembedding that stays as it is: the model of the steering study."""
+"""Four layers of width 64 with a frozen unembedding: the model of the steering study."""
 
 READOUT_SEED = 123
-"""Of the orthogonal unembedding that all models share."""
+"""Seed of the orthogonal unembedding shared by all models."""
 
 
 def reasoning_model(
@@ -45,12 +45,12 @@ def reasoning_model(
     length: float | int = 2.0,
     cosine: float | int = 0.0,
 ) -> Transformer:
-    """A model of the task's vocabulary; a frozen unembedding is the same for all seeds.
+    """A model for the task's vocabulary; a frozen unembedding is the same for all seeds.
 
     Args:
         readout: seed of the orthogonal unembedding.
-        length: of its rows: it bounds the logits, and so how sure the model can be.
-        cosine: of the rows of THINK and DIRECT, which are turned toward each other.
+        length: norm of its rows; it bounds the logits, and thereby the confidence of the model.
+        cosine: cosine between the rows of THINK and DIRECT.
     """
     model = Transformer.for_task(task, config, seed)
     if config.unembedding == "orthogonal":
@@ -59,7 +59,7 @@ def reasoning_model(
 
 
 def freeze_readout(model: Transformer) -> Transformer:
-    """Let a frozen unembedding read what it read at first: the gain of the final norm is no longer trained."""
+    """Freeze the final norm too if the unembedding is frozen: its gain would rescale the fixed rows."""
     if not model.unembedding.weight.requires_grad:
         model.ln_final.requires_grad_(False)
     return model
@@ -68,11 +68,12 @@ def freeze_readout(model: Transformer) -> Transformer:
 def readout_rows(
     task: Reasoning, width: int, seed: int = READOUT_SEED, cosine: float | int = 0.0
 ) -> Float[Tensor, "vocab width"]:
-    """Orthonormal rows, orthogonal also to the constant direction that a LayerNorm takes away; those of THINK and
-    DIRECT are turned toward each other, in their plane, until they have the given cosine.
+    """Orthonormal unembedding rows, orthogonal to the constant direction that a LayerNorm removes.
+
+    The rows of THINK and DIRECT are rotated towards each other within their plane to the given cosine.
 
     Raises:
-        ValueError: for a cosine outside 0 .. 1, or a vocabulary as large as the width.
+        ValueError: for a cosine outside 0 .. 1, or a vocabulary not smaller than the width.
     """
     vocab = len(task.vocabulary)
     check_range("openers are orthogonal at 0, the same at 1", cosine=cosine, least=0, most=1)
@@ -95,9 +96,9 @@ def readout_rows(
 def reasoning_batches(
     task: Reasoning, seed: int, rows: int, styles: Styles, purpose: str
 ) -> Callable[[int], ScoredBatch]:
-    """The batch of each step, a pure function of its arguments: answers in a mixture of styles.
+    """The pre-training batch of each step, a pure function of its arguments: answers in a mixture of styles.
 
-    Phases of another `purpose` are drawn independently.
+    Phases with different `purpose` are sampled independently.
     """
 
     def draw(rng: np.random.Generator, count: int, first_step: int) -> Batch:
@@ -107,25 +108,25 @@ def reasoning_batches(
 
 
 def reasoning_prompts(task: Reasoning, seed: int, rows: int, split: Split = "test") -> Int[Tensor, "prompt position"]:
-    """Prompts of a split; of another split or seed, they are drawn independently."""
+    """Prompts of a split, sampled independently for each split and seed."""
     return prompt_tokens(task, held_out(task, seed, rows, split, purpose="prompts"))
 
 
 def chain_accuracy(task: Reasoning, seed: int, rows: int = 200) -> Callable[[nn.Module], dict[str, float]]:
-    """What the stop rule of the first phase watches: `accuracy`, the share of validation prompts answered right when
-    THINK is given, greedily; on the flagged task, of those prompts that ask for a chain."""
+    """The metric of the first phase's stopping rule: `accuracy`, the greedy accuracy on validation prompts with THINK
+    prefixed; on the flagged task, only on prompts that ask for a chain."""
     prompts = reasoning_prompts(task, seed, rows, "validation")
     prompts = prompts[~torch.from_numpy(task.flagged(prompts.numpy()))]
     return lambda model: {"accuracy": measure_answers(model, task, prompts, 0, opener="THINK").accuracy}
 
 
 def trim_padding(batch: Batch) -> Batch:
-    """The batch without columns that are all padding."""
+    """The batch without columns of padding only."""
     width = int(batch.sizes.max()) if len(batch) else 0
     return Batch(batch.tokens[:, :width], batch.targets[:, :width], batch.sizes, batch.links, batch.labels)
 
 
-# Writing -------------------------------------------------------------------------------------------------------------
+# Answers and their evaluation ----------------------------------------------------------------------------------------
 
 
 def write_answers(
@@ -137,7 +138,7 @@ def write_answers(
     samples: int = 1,
     opener: str | None = None,
 ) -> Int[Tensor, "row step"]:
-    """What a model answers to prompts, `samples` times each; with an `opener`, its first token is given."""
+    """Answers of a model, `samples` per prompt, padded with EOS; an `opener` fixes their first token."""
     end = task.token("EOS")
     begun = prompts
     if opener is not None:
@@ -151,21 +152,21 @@ def write_answers(
         generator=generator,
         stop=end,
         samples=samples,
-        drop=isinstance(model, Transformer | Steered),  # others may know their rows by number
+        drop=isinstance(model, Transformer | Steered),  # wrappers such as PathPatched need a fixed batch size
     )[:, task.prompt :]
     return torch.nn.functional.pad(tokens, (0, task.answer - tokens.shape[1]), value=end)
 
 
 @dataclass(frozen=True)
 class AnswerShares:
-    """What a model makes of held-out prompts, writing freely; all are shares.
+    """Statistics of free-running answers to held-out prompts; all are shares.
 
     Attributes:
         accuracy: answers that the verifier accepts.
         thinks: answers that open with THINK.
-        dialect: of those, whose first state is in the second dialect.
-        accuracy_if_thinks: of those, that the verifier accepts.
-        flagged_right, flagged_thinks: the same for flagged prompts alone; 0 without any.
+        dialect: among answers that open with THINK, those with the first state in the second dialect.
+        accuracy_if_thinks: accuracy among answers that open with THINK.
+        flagged_accuracy, flagged_thinks: the same for flagged prompts only; 0 if there are none.
     """
 
     accuracy: float
@@ -184,7 +185,7 @@ def measure_answers(
     seed: int = 0,
     opener: str | None = None,
 ) -> AnswerShares:
-    """What a model makes of prompts at a temperature."""
+    """Statistics of a model's answers to prompts at a temperature."""
     generator = torch_stream(seed, f"answers at {temperature:g}")
     with evaluation_mode(model):
         written = write_answers(model, task, prompts.to(device_of(model)), temperature, generator, opener=opener).cpu()
@@ -211,7 +212,7 @@ def by_temperature(
     seed: int = 0,
     opener: str | None = None,
 ) -> dict[float | int, AnswerShares]:
-    """`measure_answers` at each temperature, rounded to four places."""
+    """`measure_answers` at each temperature, rounded to four decimals."""
     return round_floats({heat: measure_answers(model, task, prompts, heat, seed, opener) for heat in temperatures})
 
 
@@ -228,23 +229,23 @@ RL_TRAINING = TrainConfig(
     cooldown=0,
     evaluate_every=20,
 )
-"""Of vectors: `rows` prompts a step."""
+"""Training of steering vectors, with `rows` prompts per step."""
 
 Reward = Callable[[Int[np.ndarray, "row position"], Int[np.ndarray, "row step"], int], Bool[np.ndarray, " row"]]
-"""From prompts, what was written, and the step to what was earned."""
+"""Maps prompts, answers and the step to the reward of each answer."""
 
 
 class RolloutSampler:
-    """The batch of each step of reinforcement learning: what the model, as it now is, writes to fresh prompts.
+    """The on-policy batch of each step of reinforcement learning: answers of the current model to new prompts.
 
     Used as `batch_at` of the training loop, with `summary` as its `evaluate`. Given the model, a pure function of the
     step, so that training can resume.
 
     Args:
-        reward: of each sample, 0 or 1; the task's verifier if not given.
-        samples: answers to each prompt.
-        reference: what KL is measured to, in the summary.
-        purpose: samplers of another purpose draw independently.
+        reward: reward of each sample, 0 or 1; the task's verifier by default.
+        samples: answers per prompt.
+        reference: reference model for the KL in the summary.
+        purpose: samplers with different `purpose` sample independently.
     """
 
     def __init__(
@@ -296,8 +297,9 @@ class RolloutSampler:
         self._latest = rollouts
 
     def summary(self, model: nn.Module) -> dict[str, float]:
-        """Since the last call: mean reward, spread within a prompt, share of prompts without any, share that opens with
-        THINK. Of the latest step: entropy of a token and KL to the reference, in nats."""
+        """Means since the last call: reward, standard deviation of rewards within a prompt, share of prompts with equal
+        rewards, share of answers that open with THINK. Latest step: entropy per token and KL to the reference, in
+        nats."""
         found = {name: float(np.mean([one[name] for one in self._seen])) for name in self._seen[-1]}
         log_probs = self._latest.log_probs(model)
         found["entropy"] = self._latest.mean(entropy(log_probs)).item()

@@ -1,7 +1,6 @@
-"""What a trained vector does to a model: where it must act, what it says, through whom, what is left of it elsewhere.
+"""Analysis of a trained steering vector: positions, logit lens, path patching, baselines, persistence and features.
 
-Every number is a measurement on prompts that no training has seen. `steered` is a `Steered` with one addition unless
-something else is said.
+All measurements are on held-out prompts. `steered` is a `Steered` with one addition unless stated otherwise.
 """
 
 from __future__ import annotations
@@ -48,29 +47,29 @@ Prompts = Int[Tensor, "prompt position"]
 
 
 def correct(model: nn.Module, task: Reasoning, prompts: Prompts, temperature: float | int = 1, seed: int = 0) -> float:
-    """The share of right answers."""
+    """Accuracy at a temperature, rounded to four decimals."""
     return round(measure_answers(model, task, prompts, temperature, seed).accuracy, 4)
 
 
 def accuracy_by_temperature(
     model: nn.Module, task: Reasoning, prompts: Prompts, seed: int = 0
 ) -> dict[float | int, float]:
-    """The share of right answers at temperatures 0, .7 and 1."""
+    """Accuracy at temperatures 0, .7 and 1."""
     return {t: correct(model, task, prompts, t, seed) for t in (0, 0.7, 1)}
 
 
 def only_addition(steered: Steered) -> tuple[int, nn.Module]:
-    """The layer and the addition of a model that has one."""
+    """The layer and the module of the only addition."""
     ((layer, held),) = steered.additions.items()
     return int(layer), held
 
 
-# Where it acts -------------------------------------------------------------------------------------------------------
+# Positions -----------------------------------------------------------------------------------------------------------
 
 
 def accuracy_by_place(steered: Steered, task: Reasoning, prompts: Prompts, seed: int = 0) -> dict[str, float]:
-    """Right answers at temperature 1 where a vector acts at some positions alone. The first generated token is
-    predicted at the last position of the prompt, SEP."""
+    """Accuracy at temperature 1 with the addition at some positions only. "first" is SEP, the last position of the
+    prompt, which predicts the first generated token."""
     first = task.prompt - 1
     rest = tuple(p for p in range(task.context) if p != first)
     places = {
@@ -86,7 +85,7 @@ def accuracy_by_place(steered: Steered, task: Reasoning, prompts: Prompts, seed:
 def rollouts(
     model: nn.Module, task: Reasoning, prompts: Prompts, seed: int = 0, temperature: float | int = 1
 ) -> Rollouts:
-    """What a model writes to prompts, once each."""
+    """One sampled answer per prompt, with its reward from the verifier."""
     written = write_answers(model, task, prompts, temperature, torch_stream(seed, "rollouts"))
     earned = torch.from_numpy(task.verify(prompts.cpu().numpy(), written.cpu().numpy())).float().to(written.device)
     return Rollouts(prompts, written, up_to_end(task.token("EOS"), written), earned[:, None])
@@ -94,22 +93,22 @@ def rollouts(
 
 @torch.no_grad()
 def kl_by_position(steered: Steered, task: Reasoning, prompts: Prompts, seed: int = 0) -> list[float]:
-    """KL(steered || base) in nats at each generated position, on what the steered model writes; positions behind the
-    end count as 0."""
+    """KL(steered || base) in nats at each generated position, on answers of the steered model; positions after the end
+    count as 0."""
     made = rollouts(steered, task, prompts, seed)
     gap = kl_divergence(made.log_probs(steered), made.log_probs(steered.model))
     return round_floats(gap.masked_fill(~made.counted, 0).mean(dim=0))
 
 
-# What it says --------------------------------------------------------------------------------------------------------
+# Logit lens and persistence ------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
 def residual_changes(
     steered: Steered, task: Reasoning, prompts: Prompts, seed: int = 0
 ) -> dict[int, Float[Tensor, "token width"]]:
-    """What the additions make of the residual stream after each block from the first steered one on, at every position
-    of what the steered model writes from SEP on."""
+    """Change of the residual stream caused by the additions, after each block from the first steered one on, at every
+    position from SEP to the end of the steered model's answers."""
     made = rollouts(steered, task, prompts, seed)
     tokens = torch.cat([made.prompts, made.written[:, :-1]], dim=1)
     first = min(map(int, steered.additions))
@@ -120,7 +119,7 @@ def residual_changes(
         with edit(steered.model, steered.edits()), watch(steered.model, *names.values()) as after:
             steered.model(tokens)
             after = dict(after)
-    # Position t predicts token t + 1: what is counted starts at SEP.
+    # Position t predicts token t + 1, so the scored positions start at SEP.
     start = task.prompt - 1
     return {
         layer: (after[name] - before[name])[:, start : start + made.counted.shape[1]][made.counted]
@@ -152,8 +151,8 @@ def measure_persistence(
     trained: Mapping[int, Float[Tensor, " width"]],
     seed: int = 0,
 ) -> dict[int, Persistence]:
-    """By layer after the steered one: mean cosine of each token's change with the mean change, and with the vector that
-    was trained there."""
+    """Mean cosine of each token's change with the mean change, and with the vector trained at the same layer, for every
+    layer after the steered one."""
     made = residual_changes(steered, task, prompts, seed)
     return {
         layer: Persistence(to_mean=cosine_to(change), to_vector=cosine_to(change, trained[layer]))
@@ -162,11 +161,11 @@ def measure_persistence(
     }
 
 
-# Through whom --------------------------------------------------------------------------------------------------------
+# Path patching -------------------------------------------------------------------------------------------------------
 
 
 def skipped_readers(layer: int, last: int) -> dict[str, dict[str, tuple[str, ...]]]:
-    """Which readers do not see a change after block `layer`, by the name of the test; the next block's alone, and the
+    """Readers from which a change after block `layer` is hidden, by test name: readers of the next block, and the
     unembedding."""
     block = f"blocks.{layer + 1}"
     attention, mlp, unembedding = f"{block}.ln1", f"{block}.ln2", "ln_final"
@@ -177,7 +176,7 @@ def skipped_readers(layer: int, last: int) -> dict[str, dict[str, tuple[str, ...
         "skip block": {"blind": (attention, mlp)},
         "skip unembedding": {"blind": (unembedding,)},
     }
-    if layer + 1 == last:  # or other blocks would see it as well
+    if layer + 1 == last:  # otherwise later blocks read the change too
         found |= {
             "only attention": {"blind": (mlp, unembedding)},
             "only MLP": {"blind": (attention, unembedding)},
@@ -186,7 +185,7 @@ def skipped_readers(layer: int, last: int) -> dict[str, dict[str, tuple[str, ...
 
 
 def path_patched(steered: Steered, **skipped: Sequence[str] | str) -> PathPatched:
-    """The steered model with some readers that do not see the addition."""
+    """The steered model with its addition hidden from some readers."""
     ((point, change),) = steered.edits().items()
     return PathPatched(steered.model, change, point, **skipped)
 
@@ -194,7 +193,7 @@ def path_patched(steered: Steered, **skipped: Sequence[str] | str) -> PathPatche
 def accuracy_by_route(
     steered: Steered, task: Reasoning, prompts: Prompts, seed: int = 0, temperature: float | int = 1
 ) -> dict[str, float]:
-    """Right answers when some readers do not see the addition."""
+    """Accuracy with the addition hidden from some readers, by test of `skipped_readers`."""
     layer, _ = only_addition(steered)
     tests = skipped_readers(layer, len(steered.model.blocks) - 1)
     return {
@@ -204,7 +203,7 @@ def accuracy_by_route(
 
 
 class ForcedRoute(Steered):
-    """A vector after a block that the unembedding does not see: it must act through the blocks behind."""
+    """A vector hidden from the unembedding, so that it can act only through later blocks."""
 
     def forward(self, tokens: Int[Tensor, "batch position"], **options) -> Float[Tensor, "batch query vocab"]:
         (held,) = self.additions.values()
@@ -214,7 +213,7 @@ class ForcedRoute(Steered):
 
 
 def with_clean_scale(steered: Steered) -> PathPatched:
-    """The steered model whose final norm divides by what it would without the addition."""
+    """The steered model with the final norm's scale taken from the unsteered stream."""
     return path_patched(steered, clean_scale="ln_final")
 
 
@@ -222,14 +221,14 @@ def with_clean_scale(steered: Steered) -> PathPatched:
 
 
 def random_vector(vector: Float[Tensor, " width"], layer: int, seed: int) -> Float[Tensor, " width"]:
-    """A random direction of the same norm, another one for each seed and layer."""
+    """A random vector of the same norm, independent for each seed and layer."""
     return random_like(vector, torch_stream(seed, f"random vector {layer}"))
 
 
 def random_vectors(
     model: Transformer, task: Reasoning, prompts: Prompts, layer: int, norm: float, draws: int = 10, seed: int = 0
 ) -> list[float]:
-    """Right answers with vectors of random directions and the given norm."""
+    """Accuracies with vectors in random directions, of the given norm."""
     generator = torch_stream(seed, "random vectors")
     found = []
     for _ in range(draws):
@@ -242,8 +241,8 @@ def random_vectors(
 def difference_of_means(
     model: Transformer, task: Reasoning, prompts: Prompts, layer: int, norm: float
 ) -> Float[Tensor, " width"]:
-    """Mean stream after the block where THINK was just read minus that where DIRECT was, at the given norm: the usual
-    steering vector without training. It says what was said last, not what comes next."""
+    """Difference-of-means steering vector: mean residual stream after the block at THINK minus the mean at DIRECT,
+    rescaled to the given norm. It encodes the current token, not the next one."""
     point = f"blocks.{layer}.resid_post"
     means = []
     for opener in ("THINK", "DIRECT"):
@@ -257,14 +256,14 @@ def difference_of_means(
 
 @torch.no_grad()
 def logit_bias(steered: Steered, task: Reasoning, prompts: Prompts) -> dict[str, Edit]:
-    """Instead of the vector, the mean shift of the logits that it causes at SEP, added everywhere."""
+    """An edit that replaces the vector by its mean shift of the logits at SEP, added at every position."""
     start = task.prompt - 1
     shift = (steered(prompts) - steered.model(prompts))[:, start].mean(dim=0)
     return {"unembedding": lambda logits: logits + shift}
 
 
 class EditedModel(nn.Module):
-    """A model under fixed edits, called like the model itself."""
+    """A model with fixed edits applied to every call."""
 
     def __init__(self, model: nn.Module, edits: Mapping[str, Edit]) -> None:
         super().__init__()
@@ -275,7 +274,7 @@ class EditedModel(nn.Module):
             return self.model(tokens, **options)
 
 
-# Elsewhere -----------------------------------------------------------------------------------------------------------
+# Combination and transfer --------------------------------------------------------------------------------------------
 
 
 def combined_accuracy(
@@ -287,14 +286,14 @@ def combined_accuracy(
     scale: float | int,
     seed: int = 0,
 ) -> float:
-    """Right answers with vectors that were trained apart, added at these layers at a common scale."""
+    """Accuracy with separately trained vectors, added at the given layers with a common scale."""
     return correct(steer(model, {k: scale * trained[k] for k in layers}), task, prompts, seed=seed)
 
 
 def mapped(vector: Float[Tensor, " width"], from_model: Transformer, to_model: Transformer) -> Float[Tensor, " width"]:
-    """A vector carried over by what it says: to the direction that the other unembedding reads alike.
+    """A vector transferred to another model through its logits: W_to^T W_from v, with W the unembedding.
 
-    Each unembedding is first expressed in units of the length of its rows.
+    Each unembedding is normalised by the mean norm of its rows.
     """
     read, write_ = from_model.unembedding.weight, to_model.unembedding.weight
     scale = read.norm(dim=1).mean() * write_.norm(dim=1).mean()
@@ -306,7 +305,7 @@ def mapped(vector: Float[Tensor, " width"], from_model: Transformer, to_model: T
 
 @torch.no_grad()
 def token_scales(steered: Steered, task: Reasoning, prompts: Prompts, seed: int = 0) -> TokenScales:
-    """Mean size of what a token-wise scale adds, by kind of position."""
+    """Mean size of the addition with a token-wise scale, by position type."""
     layer, held = only_addition(steered)
     assert isinstance(held, Scaled)
     made = rollouts(steered, task, prompts, seed)
@@ -349,10 +348,10 @@ def fit_features(
     k: int = 4,
     steps: int = 600,
 ) -> FeaturesResult:
-    """Sparse autoencoders on the last layer's stream of what the steered model writes, steered and as a difference to
-    the base: how well they copy, and the feature that tells right answers from wrong ones, beside what chance makes of
-    it and two trivial indicators: that the answer opens with THINK, and that its chain has all steps. The feature is
-    chosen on every second answer, and judged on the others."""
+    """Sparse autoencoders on the last layer's residual stream of the steered model, and on its difference to the base,
+    over answers of the steered model: their reconstruction, and the feature that best separates correct from incorrect
+    answers, compared with chance and with two trivial indicators (the answer opens with THINK; the chain has all
+    steps). The feature is selected on every second answer and evaluated on the others."""
     half = len(prompts) // 2
     made = [rollouts(steered, task, prompts[:half], seed), rollouts(steered, task, prompts[half:], seed + 1)]
     found = {}
@@ -376,7 +375,7 @@ def fit_features(
             dead=dead_share(model, judged[0][judged[1]]),
             trivial_difference=_gap(thinks[1::2], good[1::2]),
             format_difference=_gap(whole[1::2], good[1::2]),
-            auc=0.5 + abs(test.difference) / 2,  # of a yes-or-no score
+            auc=0.5 + abs(test.difference) / 2,  # for a binary score
         )
     return FeaturesResult(**found)
 
@@ -394,7 +393,7 @@ def _columns(values: Float[Tensor, "row place"], told: Bool[Tensor, "row place"]
 
 
 def vector_of(steered: Steered) -> Float[Tensor, " width"]:
-    """The vector of a model that has one."""
+    """The vector of a model with one constant addition."""
     _, held = only_addition(steered)
     assert isinstance(held, Vector)
     return held.vector.detach()

@@ -1,6 +1,6 @@
-"""What the jobs of the study on steering vectors measure. Accuracies are shares of right answers on held-out prompts.
+"""Results of the jobs of the steering-vector study. Accuracies are shares of correct answers on held-out prompts.
 
-Tables of answers have the temperature as their key: 0 (greedy), .7 and 1. Layers are numbered from 0.
+Tables of answers are keyed by temperature: 0 (greedy), .7 and 1. Layers are numbered from 0.
 """
 
 from __future__ import annotations
@@ -13,35 +13,35 @@ from toylab.model.steering import PreFlight
 from toylab.studies.steering_vectors.data import AnswerShares
 
 Temperatures = dict[float | int, AnswerShares]
-"""What a model answers, by temperature."""
+"""Answer statistics by temperature."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnsweringResult:
-    """Any result that tells what a model answers."""
+    """A result with answer statistics."""
 
     answers: Temperatures
 
 
 def accuracy_at(result: AnsweringResult, temperature: float | int = 1) -> float:
-    """The share of right answers of a condition."""
+    """Accuracy of a condition at a temperature."""
     return result.answers[temperature].accuracy
 
 
 def fraction_of_way(start: float, value: float, end: float) -> float:
-    """How much of the way from start to end a value has gone; 0 where there is no way."""
+    """(value - start) / (end - start); 0 if start and end are equal."""
     return (value - start) / (end - start) if abs(end - start) > 1e-6 else 0.0
 
 
 def gain_share(
     base: AnsweringResult, found: AnsweringResult, full: AnsweringResult, temperature: float | int = 1
 ) -> float:
-    """The share of full training's gain over the base that a condition reaches."""
+    """Gain of a condition over the base, as a share of the gain of full training."""
     return fraction_of_way(*(accuracy_at(one, temperature) for one in (base, found, full)))
 
 
 def shares_of(parts: Sequence[float]) -> list[float] | None:
-    """Each part over their sum; None where that is 0."""
+    """Each part over the sum; None if the sum is 0."""
     total = sum(parts)
     return [one / total for one in parts] if total > 0 else None
 
@@ -51,25 +51,25 @@ def shares_of(parts: Sequence[float]) -> list[float] | None:
 
 @dataclass(frozen=True, kw_only=True)
 class BaseResult(AnsweringResult):
-    """A base before any steering."""
+    """The base model, before steering."""
 
     chain: float
-    """Greedy accuracy after the first phase, THINK prefixed."""
+    """Greedy accuracy after the first phase of pre-training, with THINK prefixed."""
     prefix: Temperatures
     """With THINK prefixed."""
     direct: Temperatures
     """With DIRECT prefixed, at temperature 1, on half of the prompts."""
     pre_flight: PreFlight
     prefix_direct: Temperatures | None = None
-    """With DIRECT prefixed, at temperatures 0 and 1, on all prompts; of the flagged task."""
+    """With DIRECT prefixed, at temperatures 0 and 1, on all prompts; flagged task only."""
 
 
-# Trained on a base ---------------------------------------------------------------------------------------------------
+# Training on a base --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenReading:
-    """A token in the logit lens of a direction: cosine with its row of the unembedding, and its rank from 1."""
+    """One token in the logit lens of a direction: cosine with its unembedding row, and rank (1 is the highest)."""
 
     cosine: float
     rank: int
@@ -77,28 +77,28 @@ class TokenReading:
 
 @dataclass(frozen=True, kw_only=True)
 class LensReading:
-    """The logit lens of a direction; marks have the names that they have in the vocabulary."""
+    """The logit lens of a direction; marker tokens keep their names in the vocabulary."""
 
     THINK: TokenReading
     DIRECT: TokenReading
     ANS: TokenReading
     think_over_direct: float
-    """Cosine with the difference of the two openers' rows."""
+    """Cosine with the difference of the unembedding rows of THINK and DIRECT."""
     first_dialect: float
-    """Mean cosine with the digits of the dialect that makes no errors."""
+    """Mean cosine with the digits of the dialect without errors."""
     second_dialect: float
     all: list[float]
     """Cosine with each token of the vocabulary."""
 
     @property
     def direct_from_last(self) -> int:
-        """The rank of DIRECT counted from the last token: 1 is the last."""
+        """The rank of DIRECT from the bottom: 1 is the lowest cosine."""
         return len(self.all) + 1 - self.DIRECT.rank
 
 
 @dataclass(frozen=True, kw_only=True)
 class SteeredPair:
-    """Accuracy at temperature 1 on half of the prompts, without a vector and with it."""
+    """Accuracy at temperature 1 on half of the prompts, without and with the vector."""
 
     base: float
     steered: float
@@ -106,37 +106,38 @@ class SteeredPair:
 
 @dataclass(frozen=True, kw_only=True)
 class VectorResult(AnsweringResult):
-    """One vector after one layer."""
+    """One steering vector after one layer."""
 
     norm: float
     kl: list[float]
-    """KL(steered || base) in nats at each generated position, on what the steered model writes."""
+    """KL(steered || base) in nats at each generated position, on answers of the steered model."""
     lens: LensReading
-    """Of the raw vector."""
+    """Logit lens of the vector itself."""
     difference_lens: LensReading
-    """Of the mean change of the last layer's stream."""
+    """Logit lens of the mean change of the last layer's residual stream."""
     random_lens: LensReading | None = None
-    """Of a random vector of the same norm."""
+    """Logit lens of a random vector of the same norm."""
     random_kl: list[float] | None = None
-    """`kl` with that random vector instead."""
+    """`kl` of that random vector."""
     random_accuracy: float | None = None
-    """Accuracy at temperature 1 with that random vector instead; None where it was not measured."""
+    """Accuracy at temperature 1 with that random vector; None if not measured."""
     places: dict[str, float] | None = None
-    """Accuracy at temperature 1 by the only place where it acts (`measures.accuracy_by_place`); last two layers."""
+    """Accuracy at temperature 1 with the vector at some positions only (`measures.accuracy_by_place`); last two
+    layers."""
     few: SteeredPair | None = None
-    """On the prompts of `places`; of the last two layers."""
+    """Accuracy on the prompts of `places`; last two layers."""
     clean_scale: float | None = None
-    """Accuracy at temperature 1 where the final norm divides by what it would without the vector; of the last layer."""
+    """Accuracy at temperature 1 with the final norm's scale of the unsteered stream; last layer."""
     scaled: dict[float | int, float] | None = None
-    """Accuracy at temperature 1 by the factor of the vector; of the last layer."""
+    """Accuracy at temperature 1 by factor of the vector; last layer."""
 
     @property
     def kl_shares(self) -> list[float] | None:
-        """The share of the KL at each generated position; None where there is no KL."""
+        """Share of the total KL at each generated position; None if the total is 0."""
         return shares_of(self.kl)
 
     def gain_at(self, place: str) -> float:
-        """The share of the vector's gain where it acts at one place alone."""
+        """Share of the vector's gain with the vector at one place only."""
         return fraction_of_way(self.few.base, self.places[place], self.few.steered)
 
 
@@ -147,16 +148,16 @@ class FullResult(AnsweringResult):
 
 @dataclass(frozen=True, kw_only=True)
 class JointResult(AnsweringResult):
-    """Vectors after all layers, trained together, and their norms."""
+    """Jointly trained vectors after all layers, and their norms."""
 
     norms: list[float]
     random_accuracy: float | None = None
-    """Accuracy at temperature 1 with random vectors of the same norms; None where it was not measured."""
+    """Accuracy at temperature 1 with random vectors of the same norms; None if not measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenScales:
-    """Mean size of what a token-wise scale adds (scale times the vector's norm), by kind of position."""
+    """Mean absolute size of the addition with a token-wise scale (scale times the vector's norm), by position type."""
 
     BOS: float
     digits: float
@@ -164,60 +165,61 @@ class TokenScales:
     opener: float
     chain: float
     sep_signed: float
-    """Mean with its sign, as the next two; SEP counts as positive."""
+    """Signed mean, as the next two; the sign is chosen so that SEP is positive."""
     opener_signed: float
     chain_signed: float
     by_position: list[float]
-    """Mean with its sign at each position of prompt and answer."""
+    """Signed mean at each position of prompt and answer."""
 
     @property
     def sep_lead(self) -> float:
-        """The size at SEP less the largest elsewhere."""
+        """Size at SEP minus the largest size at any other position type."""
         return self.SEP - max(self.BOS, self.digits, self.opener, self.chain)
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptiveResult(AnsweringResult):
-    """One vector with a scale that depends on the token, after the last layer but one."""
+    """One vector with a token-wise scale, after the second-to-last layer."""
 
     constant: Temperatures
-    """Of a constant vector that is trained as long."""
+    """Answers with a constant vector trained for the same number of steps."""
     scales: TokenScales
     sep_alone: float
-    """Accuracy at temperature 1 where it acts at SEP alone, on half of the prompts."""
+    """Accuracy at temperature 1 with the addition at SEP only, on half of the prompts."""
     all_but_sep: float
+    """The same with the addition everywhere except SEP."""
     random_scales: TokenScales | None = None
-    """With a scale that reads a random direction instead, of the same norm."""
+    """`scales` if the scale reads a random direction of the same norm."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FlagResult(AnsweringResult):
-    """One training on the flagged task, whose right opener depends on the prompt."""
+    """One training on the flagged task, whose correct opener depends on the prompt."""
 
     routes: dict[str, float] | None = None
-    """Accuracy at temperature 1 by the readers that do not see it (`measures.skipped_readers`); of gate and vector
-    after the last layer but one."""
+    """Accuracy at temperature 1 with the addition hidden from some readers (`measures.skipped_readers`); gate and
+    vector after the second-to-last layer."""
     steered: float | None = None
-    """On the prompts of `routes`."""
+    """Accuracy on the prompts of `routes` with nothing hidden."""
 
     def lost(self, route: str) -> float:
-        """The accuracy that is lost where some readers do not see the vector."""
+        """Accuracy lost by hiding the vector from some readers."""
         return self.steered - self.routes[route]
 
 
-# Measured on trained vectors -----------------------------------------------------------------------------------------
+# Analysis of trained vectors -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
 class Baseline:
-    """What stands instead of the trained vector."""
+    """An intervention that replaces the trained vector."""
 
     accuracy: dict[float | int, float]
     """Accuracy by temperature."""
     cosine: float | None = None
-    """With the trained vector, where it is a vector."""
+    """Cosine with the trained vector; None if the baseline is not a vector."""
     norm: float | None = None
-    """Where it differs from that of the trained vector."""
+    """Norm; None if equal to the norm of the trained vector."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,26 +230,26 @@ class BaselinesResult:
     """Accuracy at temperature 1, as the next two."""
     steered: float
     random_vectors: list[float]
-    """Of vectors of random directions and the same norm."""
+    """Accuracies with vectors in random directions, of the same norm."""
     random_reward: Baseline
-    """A vector trained on rewards drawn at random, as often as the base is right."""
+    """A vector trained on random rewards with a mean equal to the accuracy of the base."""
     minus: Baseline
-    """The vector with the other sign."""
+    """The vector with the opposite sign."""
     difference_of_means: Baseline
-    """Mean stream after THINK minus that after DIRECT, at the same norm."""
+    """Mean residual stream after THINK minus mean after DIRECT, rescaled to the same norm."""
     logit_bias: Baseline
-    """The mean shift of the logits at SEP, added everywhere."""
+    """The mean shift of the logits at SEP, added at every position."""
     another_run: Baseline
     """A vector trained on other rollouts."""
 
     @property
     def gain(self) -> float:
-        """Of the trained vector over the base."""
+        """Accuracy gain of the trained vector over the base."""
         return self.steered - self.base
 
     @property
     def named(self) -> dict[str, Baseline]:
-        """By their names in figures."""
+        """Baselines by their names in figures."""
         names = ("random reward", "minus the vector", "difference of means", "logit bias")
         held = (self.random_reward, self.minus, self.difference_of_means, self.logit_bias)
         return dict(zip(names, held, strict=True))
@@ -255,24 +257,24 @@ class BaselinesResult:
 
 @dataclass(frozen=True, kw_only=True)
 class PathsResult:
-    """Through which readers the vector of the last layer but one acts: accuracy at temperature 1, half the prompts."""
+    """Path patching of the vector of the second-to-last layer: accuracy at temperature 1 on half of the prompts."""
 
     routes: dict[str, float]
-    """By the readers that do not see it (`measures.skipped_readers`)."""
+    """By the readers from which the vector is hidden (`measures.skipped_readers`)."""
     base: float
     steered: float
     forced: dict[float | int, float]
-    """Accuracy by temperature, on all prompts, of a vector that is trained while the unembedding does not see it."""
+    """Accuracy by temperature, on all prompts, of a vector trained while hidden from the unembedding."""
     forced_norm: float
 
     def kept(self, route: str) -> float:
-        """The share of the vector's gain that is kept where some readers do not see it."""
+        """Share of the vector's gain that is kept when it is hidden from some readers."""
         return fraction_of_way(self.base, self.routes[route], self.steered)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerCombination:
-    """Vectors that were trained apart, added together: accuracy at temperature 1 by their common scale."""
+    """Separately trained vectors, added jointly: accuracy at temperature 1 by common scale."""
 
     layers: list[int]
     accuracy: dict[float | int, float]
@@ -280,85 +282,85 @@ class LayerCombination:
 
 @dataclass(frozen=True, kw_only=True)
 class Persistence:
-    """Mean cosine of each token's change, in a later layer, with the mean change and with the vector trained there."""
+    """Mean cosine of each token's change in a later layer with the mean change, and with the vector trained there."""
 
     to_mean: float
     to_vector: float
 
 
 PersistenceByLayer = dict[int, dict[int, Persistence]]
-"""By the layer of the vector, and the later one."""
+"""Persistence by the layer of the vector, and by the later layer."""
 
 
 def of_all_layers(persistence: PersistenceByLayer) -> list[Persistence]:
-    """Of each vector in each later layer."""
+    """Persistence of each vector in each later layer."""
     return [one for later in persistence.values() for one in later.values()]
 
 
 @dataclass(frozen=True, kw_only=True)
 class CombineResult:
-    """Vectors of several layers together, and what is left of each in later layers."""
+    """Combinations of vectors of several layers, and the persistence of each vector in later layers."""
 
     alone: dict[int, float]
-    """Accuracy at temperature 1 of one vector, by its layer."""
+    """Accuracy at temperature 1 of a single vector, by layer."""
     combined: list[LayerCombination]
-    """All pairs, and all layers."""
+    """All pairs of layers, and all layers."""
     persistence: PersistenceByLayer
     cosines: dict[str, float]
-    """Of two vectors, by their layers."""
+    """Cosines of pairs of vectors, by their layers."""
     random_persistence: PersistenceByLayer | None = None
-    """Of random vectors of the same norms."""
+    """Persistence of random vectors of the same norms."""
 
     @property
     def by_layers_and_scale(self) -> dict[str, float]:
-        """Accuracy of all combinations."""
+        """Accuracy of every combination and scale."""
         return {f"{one.layers} times {x:g}": right for one in self.combined for x, right in one.accuracy.items()}
 
     def pair_gain(self, scale: float | int) -> float:
-        """Accuracy of two vectors together less that of the better one alone, mean over pairs."""
+        """Accuracy of two vectors minus the accuracy of the better one alone, mean over pairs."""
         pairs = [one for one in self.combined if len(one.layers) == 2]
         return fmean(one.accuracy[scale] - max(self.alone[layer] for layer in one.layers) for one in pairs)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureResult:
-    """The feature of a sparse autoencoder that tells every second right answer from wrong ones best, on the others; see
-    `toylab.probes.sae`."""
+    """The feature of a sparse autoencoder that best separates correct from incorrect answers: selected on one half of
+    the answers, evaluated on the other. See `toylab.probes.sae`."""
 
     feature: int
     inside: float
-    """Share of right answers in which it fires."""
+    """Share of correct answers in which the feature fires."""
     outside: float
-    """Share of wrong answers in which it fires."""
+    """Share of incorrect answers in which the feature fires."""
     difference: float
     """Inside minus outside."""
     chance: float
-    """The size of the difference that chance makes of the feature: 95th percentile over permutations."""
+    """Absolute difference by chance: 95th percentile over permutations of the labels."""
     agreement: float | None
-    """Share of answers in which the feature and an opening THINK agree, or disagree if that is more."""
+    """Share of answers in which the feature and an opening THINK agree, or disagree if that is more frequent."""
     explained_variance: float
     dead: float
     """Share of features that never fire."""
     trivial_difference: float
-    """Size of the difference of an indicator: the answer opens with THINK."""
+    """Absolute difference for the indicator "the answer opens with THINK"."""
     format_difference: float
-    """Size of the difference of an indicator: the chain has all steps."""
+    """Absolute difference for the indicator "the chain has all steps"."""
     auc: float
 
     @property
     def beyond_chance(self) -> float:
-        """The size of the difference less what chance makes of it."""
+        """Absolute difference minus the absolute difference by chance."""
         return abs(self.difference) - self.chance
 
     @property
     def beyond_format(self) -> float:
-        """The size of the difference less the larger of the two indicators."""
+        """Absolute difference minus the larger absolute difference of the two indicators."""
         return abs(self.difference) - max(self.trivial_difference, self.format_difference)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeaturesResult:
-    """Features of the last layer's stream of the steered model, and of its difference to the base."""
+    """Features of the steered model's residual stream in the last layer, and of its difference to the base."""
 
     plain: FeatureResult
     difference: FeatureResult
