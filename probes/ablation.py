@@ -57,8 +57,8 @@ def uniform_heads(heads: Indices, queries: slice | Indices = ALL_QUERIES) -> Edi
 def follow_links(heads: Indices, links: Links) -> Edit:
     """Replace patterns by the ideal pattern: each query that has links attends uniformly to the keys of its links.
 
-    Queries without links keep their attention. An edit for a point `pattern`, (batch, head, query, key). Links outside the pattern raise `ToylabError` during the
-    forward pass.
+    Queries without links keep their attention. An edit for a point `pattern`, (batch, head, query, key). Links outside
+    the pattern raise `ToylabError` during the forward pass.
     """
     heads_of = _among("heads", heads)
 
