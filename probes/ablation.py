@@ -1,8 +1,8 @@
 """Interventions on attention heads: zero-ablation, uniform attention, and idealised patterns.
 
-Each function returns an edit for `toylab.probes.edit`. `queries` selects the positions it acts on (all by default): a
-slice such as `slice(9, None)`, indices, or a boolean mask. A head or query out of range raises `ToylabError` during the
-forward pass.
+Each function returns an edit for `toylab.probes.edit`. The argument `queries` selects the positions at which the edit
+acts (all by default): a slice such as `slice(9, None)`, indices, or a boolean mask. A head or query out of range raises
+`ToylabError` during the forward pass.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ def uniform_heads(heads: Indices, queries: slice | Indices = ALL_QUERIES) -> Edi
 
 
 def follow_links(heads: Indices, links: Links) -> Edit:
-    """Replace patterns by the ideal one: at each linked query, uniform attention over its linked keys.
+    """Replace patterns by the ideal pattern: each query that has links attends uniformly to the keys of its links.
 
-    An edit for a point `pattern`, (batch, head, query, key). Links outside the pattern raise `ToylabError` during the
-    forward pass.
+    Queries without links keep their attention. An edit for a point `pattern`, (batch, head, query, key). Links outside
+    the pattern raise `ToylabError` during the forward pass.
     """
     heads_of = _among("heads", heads)
 
@@ -112,6 +112,7 @@ def _among(name: str, chosen: slice | Indices, from_end: bool = False) -> Callab
 
 
 def _of_mask(name: str, chosen: Tensor, size: int) -> list[int]:
+    """Indices at which a boolean mask of this size is true."""
     if chosen.shape != (size,):
         raise ToylabError(f"{name}: is a mask of shape {tuple(chosen.shape)}; must have one entry for each of {size}")
     return chosen.nonzero()[:, 0].tolist()

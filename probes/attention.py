@@ -1,8 +1,8 @@
 """Scores of attention patterns against the links of a task, and a detector of iteration heads built on them.
 
-A link is an edge (row, query, key): at position `query`, an ideal algorithm attends to position `key`. Every score
-takes one pattern (batch, head, query, key), normalised over keys, and returns one number per head. NaN and infinity in
-the pattern raise `ToylabError`.
+A link is an edge (row, query, key): in this row, an ideal algorithm attends from position `query` to position `key`. A
+query may have several links. Every score takes one pattern (batch, head, query, key), normalised over keys, and returns
+one number per head. NaN and infinity in the pattern raise `ToylabError`.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ Links = Integer[np.ndarray, "link 3"] | Integer[Tensor, "link 3"]
 Pattern = Float[Tensor, "batch head query key"]
 
 
-def mass_by_query(pattern: Pattern, links: Links) -> Float[Tensor, "linked head"]:
-    """Total attention on linked keys for each query with a link, in order of (row, query).
+def mass_by_query(pattern: Pattern, links: Links) -> Float[Tensor, "linked_query head"]:
+    """For each query that has links, the total attention on the keys of its links; in order of (row, query).
 
     Raises:
         ToylabError: without links, or for a link outside the pattern.
@@ -60,12 +60,12 @@ _NO_LINKS = "links: none were given, so there is nothing to score; give a batch 
 
 
 def link_mass(pattern: Pattern, links: Links) -> Float[Tensor, " head"]:
-    """Mean attention on linked keys, over the queries with a link."""
+    """Attention on the keys of a query's links, averaged over the queries that have links."""
     return mass_by_query(pattern, links).mean(dim=0)
 
 
 def peakiness(pattern: Pattern, links: Links, threshold: float = 0.5) -> Float[Tensor, " head"]:
-    """Fraction of linked queries with more than `threshold` of their attention on linked keys.
+    """Fraction of the queries with links that have more than `threshold` of their attention on the keys of their links.
 
     Source: Cabannes et al. 2024, with threshold .5 (`peaky_thres` in their code).
     """
@@ -74,10 +74,10 @@ def peakiness(pattern: Pattern, links: Links, threshold: float = 0.5) -> Float[T
 
 
 def invariance(pattern: Pattern, links: Links, threshold: float = 0.5) -> Float[Tensor, " head"]:
-    """Invariance to token content: 1 - standard deviation over rows of the attention on linked keys.
+    """Invariance to token content: 1 - standard deviation over rows of the attention on the keys of links.
 
-    All rows must have the same links, so that only their tokens differ. The score is 0 for heads that are not peaky
-    (fewer than half of the queries above `threshold`), since attention that is always near 0 is invariant too.
+    All rows must have the same links, so that only their tokens differ. The score is 0 for heads with `peakiness` below
+    .5, since attention that is always near 0 is invariant too.
 
     Raises:
         ToylabError: if links differ between rows, or for fewer than two rows.
@@ -95,7 +95,7 @@ def invariance(pattern: Pattern, links: Links, threshold: float = 0.5) -> Float[
 
 
 def uniform_mass(links: Links) -> float:
-    """Chance level of `link_mass`: that of uniform causal attention."""
+    """Chance level of `link_mass`: its value for uniform causal attention."""
     edges = as_whole("links", links, least=0).cpu().numpy()
     if not len(edges):
         raise ToylabError(_NO_LINKS)
@@ -114,8 +114,9 @@ class IterationHead:
     Attributes:
         layer, head: position of the best candidate.
         carry: its peakiness on the link "carry" (from the position that predicts s_t to x_t), mean over lengths.
-        stop: its peakiness on the link "stop" (from the last state to EoI), mean over lengths.
-        end_of_input: largest mean attention to EoI of any head in an earlier layer (0 in the first layer).
+        stop: its peakiness on the link "stop" (from the last state to the end-of-input token), mean over lengths.
+        end_of_input: largest mean attention to EoI (the end-of-input token) of any head in an earlier layer; 0 in the
+            first layer.
         end_of_input_at: (layer, head) of that earlier head, if any.
         misses: one sentence per failed criterion; empty if the head is accepted.
         backups: other heads, in any layer, whose peakiness on "carry" is at least `BACKUP_SHARE`. Ablating the
@@ -154,9 +155,10 @@ def find_iteration_head(
 ) -> IterationHead:
     """Search all layers and heads for an iteration head (Cabannes et al. 2024).
 
-    Criteria, averaged over input lengths: the head attends to x_t when predicting s_t (peakiness on "carry"), attends
-    to EoI after the last state (peakiness on "stop"), and a head of an *earlier* layer attends to EoI. At a single
-    length, "carry" is a fixed offset, so a purely positional head would pass.
+    There are three criteria, averaged over input lengths. The head attends to input x_t when it predicts state s_t
+    (peakiness on "carry"). The head attends to EoI, the end-of-input token, after the last state (peakiness on "stop").
+    A head of an *earlier* layer attends to EoI. At a single length, "carry" is a fixed offset, so a purely positional
+    head would pass; for this reason at least two lengths are required.
 
     Args:
         patterns: from input length to the pattern of each layer.
@@ -185,8 +187,8 @@ def find_iteration_head(
         return mean.to(torch.promote_types(mean.dtype, torch.float32))  # numpy has no bfloat16
 
     carry, stop, end = scores(peakiness, "carry"), scores(peakiness, "stop"), scores(link_mass, "end of input")
-    bars = {"carry": carry_threshold, "stop": stop_threshold, "end_of_input": end_of_input_threshold}
-    candidates = [_judge(layer, head, carry, stop, end, bars) for layer, head in np.ndindex(*carry.shape)]
+    thresholds = {"carry": carry_threshold, "stop": stop_threshold, "end_of_input": end_of_input_threshold}
+    candidates = [_judge(layer, head, carry, stop, end, thresholds) for layer, head in np.ndindex(*carry.shape)]
     return max(candidates, key=lambda candidate: (candidate.found, candidate.carry))
 
 
@@ -196,21 +198,27 @@ def _judge(
     carry: Float[Tensor, "layer head"],
     stop: Float[Tensor, "layer head"],
     end: Float[Tensor, "layer head"],
-    bars: Mapping[str, float],
+    thresholds: Mapping[str, float],
 ) -> IterationHead:
     """Check one head against the thresholds, given the scores of all heads."""
     earlier = end[:layer]
     end_at = divmod(int(earlier.argmax()), end.shape[1]) if layer else None
     found_end = float(earlier.max()) if layer else 0.0
     misses = []
-    if carry[layer, head] < bars["carry"]:
-        misses.append(f"no head is peaked on x_t: the best reaches {carry[layer, head]:.2f}, below {bars['carry']}")
-    if stop[layer, head] < bars["stop"]:
-        misses.append(f"it does not read the end of the input to stop: {stop[layer, head]:.2f}, below {bars['stop']}")
+    if carry[layer, head] < thresholds["carry"]:
+        misses.append(
+            f"no head is peaked on x_t: the best reaches {carry[layer, head]:.2f}, below {thresholds['carry']}"
+        )
+    if stop[layer, head] < thresholds["stop"]:
+        misses.append(
+            f"it does not read the end of the input to stop: {stop[layer, head]:.2f}, below {thresholds['stop']}"
+        )
     if not layer:
         misses.append("it is in the first layer, where no earlier head can have told it where the input ends")
-    elif found_end < bars["end_of_input"]:
-        misses.append(f"no earlier head finds the end of the input: {found_end:.2f}, below {bars['end_of_input']}")
+    elif found_end < thresholds["end_of_input"]:
+        misses.append(
+            f"no earlier head finds the end of the input: {found_end:.2f}, below {thresholds['end_of_input']}"
+        )
     return IterationHead(
         layer=layer,
         head=head,

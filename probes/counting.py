@@ -1,11 +1,14 @@
 """Probes of counting by attention: attention mass per token class, the bias token, and the algorithm of a query.
 
-A head that attends uniformly to n counted tokens and to a reference (the *bias token*) places x = n / (n + K) of its
-attention on the n tokens, where K is the weight of the bias token relative to one counted token. The count n can be
+Two terms are used throughout. A *token class* is a named kind of key token, for example the ones of a region or its
+brackets; it is given as a mask (batch, query, key), and the masks of different classes are disjoint. The *mass* on a
+class is the sum of a query's attention weights on the keys of this class.
+
+A head that attends uniformly to n counted tokens and to a reference (the *bias token*) has the mass x = n / (n + K) on
+the n tokens. K is the attention weight of the bias token divided by the weight of one counted token. The count n can be
 decoded from x if K is constant, so the bias token determines how the model generalises.
 
-Patterns are of one head, (batch, query, key), with one query per count. Key classes are named, disjoint masks of the
-same shape. NaN and infinity raise `ToylabError`.
+Patterns are of one head, (batch, query, key), with one query per count. NaN and infinity raise `ToylabError`.
 """
 
 from __future__ import annotations
@@ -44,7 +47,7 @@ def block_keys(mask: KeyMask) -> Edit:
 
 
 def mass_by_class(pattern: HeadPattern, classes: KeyClasses) -> dict[str, Float[Tensor, "batch query"]]:
-    """Total attention on each class of keys; the masses sum to one.
+    """The mass on each token class, per query; the masses of all classes sum to one.
 
     Raises:
         ToylabError: if the classes overlap, or a key with attention is in no class.
@@ -53,20 +56,20 @@ def mass_by_class(pattern: HeadPattern, classes: KeyClasses) -> dict[str, Float[
     if not classes:
         raise ToylabError("classes: none were given; each key must be in one")
     classes = {name: as_mask(f"classes[{name!r}]", mask) for name, mask in classes.items()}
-    held = torch.as_tensor(sum(mask.to(pattern.dtype) for mask in classes.values()))
-    if bool((held > 1).any()):
+    classes_per_key = torch.as_tensor(sum(mask.to(pattern.dtype) for mask in classes.values()))
+    if bool((classes_per_key > 1).any()):
         raise ToylabError(f"classes: {', '.join(classes)} overlap; each key must be in one")
-    if bool(((held == 0) & (pattern > 0)).any()):
+    if bool(((classes_per_key == 0) & (pattern > 0)).any()):
         raise ToylabError(f"classes: {', '.join(classes)} leave out keys that get attention; add a class for the rest")
     return {name: (pattern * mask).sum(dim=-1) for name, mask in classes.items()}
 
 
 @dataclass(frozen=True)
 class Saturation:
-    """Fit of the saturation curve n / (n + K) to attention mass.
+    """Fit of the saturation curve n / (n + K) to the mass on n counted tokens.
 
     Attributes:
-        k: weight of the bias token relative to one counted token.
+        k: attention weight of the bias token divided by the weight of one counted token.
         r2: coefficient of determination over sequences; -inf if the mass does not vary.
     """
 
@@ -103,12 +106,12 @@ def fit_saturation(mass: Float[Tensor, " sample"], counts: Int[Tensor, " sample"
 
 @dataclass(frozen=True)
 class BiasToken:
-    """The bias token of a query: the class of tokens that the counted tokens are compared with.
+    """The bias token of a query: the token class that the counted tokens are compared with.
 
     Attributes:
-        name: class with most of the attention outside counted tokens, or "mixed".
-        share: its fraction of that attention.
-        shares: fractions of all classes.
+        name: class with the largest mass besides the counted tokens; "mixed" if its share is below the threshold.
+        share: mass of the largest class divided by the mass of all classes besides the counted tokens.
+        shares: the same fraction for every class besides the counted tokens.
     """
 
     name: str
@@ -117,7 +120,9 @@ class BiasToken:
 
 
 def name_bias(masses: Mapping[str, Float[Tensor, " sample"]], counted: str, bar: float = 0.7) -> BiasToken:
-    """Identify the bias token of a query: the class with at least `bar` of the attention outside counted tokens.
+    """Identify the bias token of a query from the masses of the token classes.
+
+    The bias token is the class with at least `bar` of the mass besides the counted tokens.
 
     Attention is not causal evidence (the value of an attended class may be zero); confirm with `block_keys`.
 
@@ -191,7 +196,8 @@ def slope_through_origin(predicted: Tensor, counts: Int[Tensor, " sample"]) -> f
 def predicted_slope(shares: Mapping[str, float], growth: Mapping[str, float]) -> float:
     """Predicted slope K / K' of a counter after the number of bias tokens has changed.
 
-    K is the sum of the weights of all classes, each proportional to its number of tokens: K' / K = sum share * growth.
+    K is the sum of the weights of all classes besides the counted one. The weight of a class is proportional to its
+    number of tokens, so K' / K is the sum over classes of share * growth.
 
     Args:
         shares: share of each class, from `name_bias`.
@@ -209,7 +215,7 @@ def predicted_slope(shares: Mapping[str, float], growth: Mapping[str, float]) ->
 
 @dataclass(frozen=True)
 class ClassReadout:
-    """Quality of the reconstruction with one value vector per class (Golkar et al. 2024, equation 3).
+    """Quality of the reconstruction of logits from one value vector per token class (Golkar et al. 2024, eq. 3).
 
     Attributes:
         kl: mean KL(model || reconstruction), in nats.
@@ -229,7 +235,7 @@ def class_readout(
     """Reconstruct the logits of a query as bias + sum over classes of mass * value, and compare with the model.
 
     Args:
-        masses: attention on each class.
+        masses: mass on each token class, for every case.
         values: from class to its mean contribution to the logits per unit of attention. Only these classes are used,
             with masses renormalised to sum to one; without attention on any of them, only the bias remains.
         bias: bias of the output head.

@@ -19,9 +19,9 @@ class ProbeScore:
     """Accuracies on held-out sequences.
 
     Attributes:
-        accuracy: of the probe.
-        majority: of predicting the most frequent training label.
-        shuffled: of the same probe fitted to shuffled labels (control).
+        accuracy: accuracy of the probe.
+        majority: accuracy of always predicting the most frequent training label.
+        shuffled: accuracy of the same probe fitted to shuffled labels (control).
     """
 
     accuracy: float

@@ -1,7 +1,7 @@
 """Activation patching and path patching: which direct readers of the residual stream mediate the effect of an edit?
 
-The stream is a sum, so an edit at one point reaches every later reader unchanged. A *blind* reader receives the stream
-minus the edit; indirect effects through other components remain.
+The residual stream is a sum, so a change of the stream at one hook point reaches every later module that reads the
+stream. A *blind* module receives the stream minus the change; indirect effects through other modules remain.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ def patch_activation(kept: Tensor, positions: slice | Sequence[int] = slice(None
 
 
 class PathPatched(nn.Module):
-    """Path patching: a model with an edit at one point of the residual stream that some readers do not receive. Call it
-    like the model, also in `generate`.
+    """Path patching: a model with an edit at one point of the residual stream that some later modules do not receive.
 
-    Each row runs twice in one batch, with and without the edit; the output is that of the edited rows.
+    Call an instance like the model itself, also in `generate`. Each row runs twice in one batch, with and without the
+    edit; the output is the output of the edited rows.
 
     Args:
         model: any module from a batch of rows to a batch of rows.

@@ -15,7 +15,14 @@ from toylab.tasks.task_laws import TASK_LAWS
 
 @dataclass(frozen=True)
 class LawFailure:
-    """A broken law with the smallest counterexample found."""
+    """A law that a task breaks, with the smallest counterexample found.
+
+    Attributes:
+        law: the law, as a sentence.
+        look_at: the field or member of the task at fault.
+        why: what is wrong with it.
+        example: the counterexample: the task, with a seed or a rendered row.
+    """
 
     law: str
     look_at: str
@@ -98,13 +105,23 @@ def find_failure(law: Callable, task: Any, examples: int = 30) -> LawFailure | N
 
 
 def _search(law: Callable, task: Task, examples: int, case: dict[str, Any]) -> None:
+    """Run a law on random batches or seeds, and shrink a failing case to the smallest one that fails.
+
+    Args:
+        law: function of (task, batch) or (task, seed); it raises if the law is broken.
+        examples: number of random cases.
+        case: receives the last case tried, which is the smallest failing one if the law is broken.
+
+    Raises:
+        Exception: the error of the law on the smallest failing case.
+    """
     from hypothesis import HealthCheck, Phase, given, settings
     from hypothesis import strategies as st
 
     from toylab.tasks.strategies import batches
 
     all_checks: list[Any] = list(HealthCheck)
-    quiet = settings(
+    repeatable = settings(
         max_examples=int(examples),
         database=None,
         deadline=None,
@@ -114,19 +131,20 @@ def _search(law: Callable, task: Task, examples: int, case: dict[str, Any]) -> N
         suppress_health_check=all_checks,
         phases=(Phase.generate, Phase.shrink),
     )
-    of_batches = law in BATCH_LAWS
+    takes_batches = law in BATCH_LAWS
 
-    @quiet
-    @given(batches(task) if of_batches else st.integers(0, 2**31))
-    def holds(drawn: Any) -> None:
+    @repeatable
+    @given(batches(task) if takes_batches else st.integers(0, 2**31))
+    def check_case(sampled: Any) -> None:
         case.clear()
-        case["batch" if of_batches else "seed"] = drawn
-        law(task, drawn)
+        case["batch" if takes_batches else "seed"] = sampled
+        law(task, sampled)
 
-    holds()
+    check_case()
 
 
 def _shown(task: Any, case: dict[str, Any], row: int | None) -> str:
+    """The counterexample as text: the task, with the seed or with one rendered row of the batch."""
     if "seed" in case:
         return f"{task}, seed {case['seed']}"
     if "batch" not in case:

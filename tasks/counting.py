@@ -318,26 +318,36 @@ class ContextualCounting:
         return self._around(batch, [OPEN, CLOSE], "end")
 
     def move_one(self, batch: Batch, rng: np.random.Generator) -> tuple[Batch, Int[np.ndarray, " batch"]]:
-        """Strings with a random one of a region swapped with a random zero outside, and the index of this region.
+        """Swap a random 1-bit of a region with a random 0-bit outside all regions, in every row.
 
-        The count of the region decreases by one; everything else is unchanged. Rows without such a pair are returned
-        unchanged, with region 0."""
+        The count of that region decreases by one; the other counts and the length are unchanged. A row without a 1-bit
+        in a region or without a 0-bit outside is left unchanged.
+
+        Returns:
+            The edited batch, and for each row the index of the region that lost its 1-bit, or 0 if the row is
+            unchanged.
+        """
         strings, sizes = self.strings(batch)
         strings = strings.copy()
-        inside = np.arange(strings.shape[1]) < sizes[:, None]
+        is_in_string = np.arange(strings.shape[1]) < sizes[:, None]
         start = int(self.begin)
         region = batch.labels["region"][:, start : start + strings.shape[1]]
-        taken, given = (inside & (strings == ONE) & (region > 0)), (inside & (strings == ZERO) & (region == 0))
-        able = np.flatnonzero(taken.any(axis=1) & given.any(axis=1))
-        source, place = (np.where(mask, rng.random(mask.shape), -1).argmax(axis=1)[able] for mask in (taken, given))
-        changed = np.zeros(len(strings), dtype=np.int64)
-        changed[able] = region[able, source]
-        strings[able, source], strings[able, place] = ZERO, ONE
-        return self.batch(strings, sizes), changed
+        is_one_in_region = is_in_string & (strings == ONE) & (region > 0)
+        is_zero_outside = is_in_string & (strings == ZERO) & (region == 0)
+        rows = np.flatnonzero(is_one_in_region.any(axis=1) & is_zero_outside.any(axis=1))
+        one_at, zero_at = (
+            np.where(mask, rng.random(mask.shape), -1).argmax(axis=1)[rows]
+            for mask in (is_one_in_region, is_zero_outside)
+        )
+        changed_region = np.zeros(len(strings), dtype=np.int64)
+        changed_region[rows] = region[rows, one_at]
+        strings[rows, one_at], strings[rows, zero_at] = ZERO, ONE
+        return self.batch(strings, sizes), changed_region
 
     # Helpers -----------------------------------------------------------------------------------------------------
 
     def _around(self, batch: Batch, added: list[int], where: Literal["end", "start"]) -> Batch:
+        """Strings with the tokens `added` put at their start or end."""
         strings, sizes = self.strings(batch)
         more = len(added)
         wider = np.full((len(strings), strings.shape[1] + more), ZERO)

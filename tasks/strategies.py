@@ -61,19 +61,19 @@ def instances(kind: type) -> st.SearchStrategy[Any]:
             choices[field.name] = st.booleans()
         elif get_origin(hint) is Literal:
             choices[field.name] = st.sampled_from(get_args(hint))
-    return st.fixed_dictionaries({}, optional=choices).map(lambda held: _built(kind, held)).filter(_accepted)
+    return st.fixed_dictionaries({}, optional=choices).map(lambda fields: _task_or_none(kind, fields)).filter(_is_valid)
 
 
-def _built(kind: type, held: dict[str, Any]) -> Task | None:
+def _task_or_none(kind: type, fields: dict[str, Any]) -> Task | None:
+    """The task with these fields; None if the class rejects the combination."""
     try:
-        return kind(**held)
+        return kind(**fields)
     except ToylabError:
         return None
 
 
-def _accepted(built: Task | None) -> bool:
-    """Whether the task accepted its settings."""
-    return built is not None
+def _is_valid(task: Task | None) -> bool:
+    return task is not None
 
 
 # Built-in tasks ------------------------------------------------------------------------------------------------------
@@ -89,7 +89,11 @@ _OWN_FIELDS = {
 
 @st.composite
 def _iterated(draw: Callable, kind: type[IteratedMap]) -> IteratedMap:
-    # Draw everything before building: run-time type checks use `random`, which breaks hypothesis's replay.
+    """Iterated maps with inputs of up to 12 tokens, with and without chain of thought and spare alphabet symbols.
+
+    All fields are sampled before the task is built: run-time type checks use `random`, which breaks hypothesis's
+    replay.
+    """
     low = draw(st.integers(1, 6))
     fields: dict[str, Any] = {
         "lengths": draw(st.one_of(st.just(low), st.integers(low, low + 6).map(lambda high: (low, high)))),
@@ -105,7 +109,7 @@ def _iterated(draw: Callable, kind: type[IteratedMap]) -> IteratedMap:
 
 @st.composite
 def _counting(draw: Callable, kind: type[ContextualCounting]) -> ContextualCounting:
-    """At least eight bits, so that no split is empty."""
+    """Counting tasks with one to five regions and at least eight bits, so that no split is empty."""
     fewest, more = draw(st.integers(1, 3)), draw(st.integers(0, 2))
     shortest, longer = 2 * (fewest + more) + 8 + draw(st.integers(0, 8)), draw(st.integers(0, 8))
     regions = (fewest, fewest + more) if more else draw(st.sampled_from((fewest, (fewest, fewest))))
@@ -120,7 +124,7 @@ def _counting(draw: Callable, kind: type[ContextualCounting]) -> ContextualCount
 
 @st.composite
 def _concept(draw: Callable, kind: type[TaskConcept]) -> TaskConcept:
-    """Grammars of several sizes, with few or many operators."""
+    """Tasks of the safety study with grammars of several sizes and few or many operators."""
     grammars = ((6, 2, 1, False), (6, 2, 2, True), (12, 2, 2, False), (12, 3, 1, True), (8, 3, 2, True))
     letters, levels, alternatives, sharing = draw(st.sampled_from(grammars))
     unsafe = draw(st.integers(1, 3))
@@ -141,13 +145,13 @@ def _concept(draw: Callable, kind: type[TaskConcept]) -> TaskConcept:
 
 @st.composite
 def _reasoning(draw: Callable, kind: type[Reasoning]) -> Reasoning:
-    """Enough states and steps that no split is empty."""
+    """Reasoning tasks with enough states and steps that no split is empty."""
     return kind(p=draw(st.integers(3, 8)), length=draw(st.integers(3, 7)), flag=draw(st.booleans()), seed=draw(seeds))
 
 
 @st.composite
 def _recall(draw: Callable, kind: type[AssociativeRecall]) -> AssociativeRecall:
-    """Few or many pairs, with some or all keys queried."""
+    """Associative recall with one to seven pairs, with some or all keys queried."""
     fewest, more = draw(st.integers(1, 4)), draw(st.integers(0, 3))
     return kind(
         pairs=draw(st.sampled_from((fewest + more, (fewest, fewest + more)))),

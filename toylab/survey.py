@@ -39,9 +39,9 @@ class LinkReading:
 
     Attributes:
         link: name of the link.
-        layer, head: 0-based.
-        mass: mean attention on the linked keys.
-        uniform_mass: the same for uniform causal attention (chance level).
+        layer, head: position of the head, counted from 0.
+        mass: mean attention of the head on the keys of the links.
+        uniform_mass: mean attention on the same keys for uniform causal attention (chance level).
         without: accuracy with this head zero-ablated.
         other_ablated_accuracy: lowest accuracy with one other head zero-ablated; None if there is no other head.
     """

@@ -31,17 +31,18 @@ from toylab.files import read_json, write_json
 
 @dataclass(frozen=True)
 class Comparison:
-    """One benchmark with its reference.
+    """Result of one benchmark: the cost of toylab, of other libraries, and the target for their ratio.
 
     Attributes:
-        work: name of the benchmark.
-        ours: cost of toylab, in `unit`.
-        unit: unit of `ours` and `peers`.
-        target: upper bound for `ratio` or, with `more`, lower bound.
-        peers: cost of other libraries, by name.
-        ratio: median over rounds of the ratio of ours to the peer's; `ours` without a peer.
-        more: whether more is better.
-        note: remark.
+        work: name of the benchmark, for example "training step, width 64, length 66".
+        ours: value measured for toylab, in `unit`: a time, a memory size, or a rate.
+        unit: unit of `ours` and of the values of `peers`, for example "ms".
+        target: threshold for `ratio`: its maximum, or its minimum if `more` is true.
+        ratio: value of toylab divided by the value of the other library in the same round, median over rounds. For a
+            benchmark without another library, `ratio` equals `ours`, and `target` is in `unit`.
+        peers: value measured for each other library, by its name; empty if toylab is measured alone.
+        more: whether a larger `ratio` is better, as for a rate; if false, a smaller one is, as for a time.
+        note: remark for the JSON record, for example how the cost was counted.
     """
 
     work: str
@@ -71,7 +72,7 @@ class Comparison:
 
 
 Rounds = Mapping[str, list[float]]
-"""By name, the seconds of each round."""
+"""Seconds of each round, by name of the compared program."""
 
 
 def interleaved_timings(
@@ -105,7 +106,17 @@ def compare_with_peer(
     scale: float | int = 1e3,
     unit: str = "ms",
 ) -> Comparison:
-    """A comparison of ours with one peer, from the timings of `interleaved_timings`."""
+    """Compare toylab with one other library, from the timings of `interleaved_timings`.
+
+    Args:
+        work: name of the benchmark.
+        seconds: timings of all compared programs.
+        peer: key of the other library in `seconds`.
+        target: maximum of the time of toylab divided by the time of the other library.
+        ours: key of toylab in `seconds`.
+        scale: factor from seconds to `unit`.
+        unit: unit of the result.
+    """
     ratio = statistics.median(a / b for a, b in zip(seconds[ours], seconds[peer], strict=True))
     mine, other = (scale * statistics.median(seconds[name]) for name in (ours, peer))
     return Comparison(work, mine, unit, target, ratio, {peer: other})
@@ -113,8 +124,8 @@ def compare_with_peer(
 
 def matmul_limit(rounds: int = 20, size: int = 1024, device: str = "cpu") -> float:
     """Floating-point operations per second of a square float32 matrix product, best of `rounds`."""
-    a = torch.randn(size, size, device=device)
-    (seconds,) = interleaved_timings({"product": lambda: a @ a}, rounds, device).values()
+    matrix = torch.randn(size, size, device=device)
+    (seconds,) = interleaved_timings({"product": lambda: matrix @ matrix}, rounds, device).values()
     return 2 * size**3 / min(seconds)
 
 
@@ -145,8 +156,8 @@ def measure_works(names: Sequence[str] = (), device: str = "cpu") -> Iterator[Co
     """Yield the comparisons of the named benchmarks, by default of all short ones.
 
     Raises:
-        ValueError: for a work that there is not, with the nearest; for a device that is not there, or on which a work
-            means nothing.
+        ValueError: for an unknown benchmark, with the nearest known name; for a device that this machine does not have,
+            or that the benchmark does not support.
     """
     check_device(device)
     for name in names:
@@ -154,8 +165,8 @@ def measure_works(names: Sequence[str] = (), device: str = "cpu") -> Iterator[Co
             raise unknown_name("work", name, WORKS)
         if device != "cpu" and name not in GPU_WORKS:
             raise ToylabError(f"work {name!r}: does not measure a GPU; choose from {', '.join(GPU_WORKS)}")
-    able = WORKS if device == "cpu" else GPU_WORKS
-    return _each(names or [name for name in able if name not in LONG_WORKS], device)
+    supported = WORKS if device == "cpu" else GPU_WORKS
+    return _each(names or [name for name in supported if name not in LONG_WORKS], device)
 
 
 def _each(names: Sequence[str], device: str) -> Iterator[Comparison]:
@@ -178,7 +189,7 @@ def comparisons_table(found: Sequence[Comparison]) -> str:
 
 
 def comparisons_markdown(found: Sequence[Comparison]) -> str:
-    """The same as a Markdown table."""
+    """The table of comparisons in Markdown."""
     return markdown_table(_rows(found))
 
 
@@ -225,12 +236,16 @@ def _processor() -> str:
 
 
 def comparisons_json(found: Sequence[Comparison]) -> list[dict[str, Any]]:
-    """One object a comparison."""
+    """One JSON object per comparison."""
     return [{**asdict(one), "met": one.met} for one in found]
 
 
 def keep_record(folder: Path | str, found: Sequence[Comparison], about: Mapping[str, Any]) -> Path:
-    """Write the comparisons with date and machine; returns the path."""
+    """Write the comparisons to a file named by their date, and return its path.
+
+    Args:
+        about: date and machine, from `machine_description`.
+    """
     name = str(about["date"]).replace(":", "").replace("+0000", "")
     path = Path(folder) / f"{name}.json"
     write_json(path, {**about, "found": comparisons_json(found)})
@@ -247,12 +262,16 @@ def earlier_ratios(folder: Path | str, about: Mapping[str, Any]) -> dict[str, fl
 
 
 def comparison_key(work: str, peers: Mapping[str, float]) -> str:
-    """Unique key of a comparison."""
+    """Unique key of a comparison: names of the benchmark and of the other libraries."""
     return " / ".join((work, *peers))
 
 
 def changes_since(found: Sequence[Comparison], earlier: Mapping[str, float], least: float = 0.1) -> list[str]:
-    """Comparisons that changed by more than the share `least`, in words."""
+    """One sentence for each comparison whose ratio changed by more than the fraction `least`.
+
+    Args:
+        earlier: ratios of an earlier benchmark, from `earlier_ratios`.
+    """
     lines = []
     for one in found:
         then = earlier.get(comparison_key(one.work, one.peers))

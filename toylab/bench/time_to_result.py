@@ -49,7 +49,7 @@ def learn_iteration_head(seed: int) -> RecipeResult:
     arm = study.conditions()["main"]
     with tempfile.TemporaryDirectory() as folder:
         began = time.process_time()
-        model, _ = study.train_arm(arm, seed, Path(folder))
+        model, _ = study.train_condition(arm, seed, Path(folder))
         spent = time.process_time() - began
     held = evaluate.by_length(arm.task, seed, lengths_of(arm.task))
     solved = statistics.mean(evaluate.free_running_accuracy(model, arm.task, held).values()) >= 0.99

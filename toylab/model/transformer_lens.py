@@ -35,14 +35,15 @@ _POSITIONS = {
 def to_hooked(model: Transformer, context: int | None = None) -> nn.Module:
     """Convert to a HookedTransformer with the same weights, logits and dtype.
 
-    With learned, sinusoidal or no positions, HookedTransformer's `generate` is wrong with its default cache: call it
-    with `use_past_kv_cache=False`.
+    With learned, sinusoidal or no positions, `generate` of the HookedTransformer gives wrong output with its default
+    key-value cache; call it with `use_past_kv_cache=False`.
 
     Args:
-        context: context length, that of the model if None.
+        context: context length of the result; by default the context length of `model`.
 
     Raises:
-        ToylabError: for a setting without a counterpart, which is named; for a context beyond the learned positions.
+        ToylabError: for a setting without a HookedTransformer equivalent, with its name; for a context longer than the
+            table of learned positions.
     """
     from transformer_lens import HookedTransformer, HookedTransformerConfig
 
@@ -74,12 +75,12 @@ def to_hooked(model: Transformer, context: int | None = None) -> nn.Module:
             )
         )
     for parameter in hooked.parameters():
-        parameter.zero_()  # weights without a counterpart stay 0
+        parameter.zero_()  # weights that toylab's model lacks stay 0
     state = {"embed.W_E": weight, "unembed.W_U": model.unembedding.weight.T}
     if _POSITIONS[config.positions] == "standard" and config.positions != "none":
-        placed = model.positions.embed(torch.arange(context, device=weight.device))
-        assert placed is not None
-        state["pos_embed.W_pos"] = placed
+        table = model.positions.embed(torch.arange(context, device=weight.device))
+        assert table is not None
+        state["pos_embed.W_pos"] = table
     if config.norm == "pre":
         state |= _norm("ln_final", model.ln_final)
     for i, block in enumerate(model.blocks):
@@ -134,7 +135,7 @@ def _write_positions(attn: Any, model: Transformer, context: int) -> None:
 
 
 def _refuse_ours(model: Transformer, context: int) -> None:
-    """Raises `ToylabError` for the first setting without a counterpart in TransformerLens."""
+    """Raises `ToylabError` for the first setting without a HookedTransformer equivalent."""
     config = model.config
     reasons: dict[str, Callable[[], bool]] = {
         "norm": lambda: config.norm not in _NORMS,
@@ -175,10 +176,10 @@ _PLAIN: dict[str, Any] = {
 def from_hooked(hooked: nn.Module) -> Transformer:
     """Convert a HookedTransformer to a `Transformer` with the same weights and logits.
 
-    Fixed position tables become learned ones.
+    Sinusoidal positions become learned positions with the same values.
 
     Raises:
-        ToylabError: for a setting without a counterpart, which is named.
+        ToylabError: for a setting without a `Transformer` equivalent, with its name.
     """
     cfg = _refuse_theirs(hooked)
     norms: dict[str | None, Any] = {theirs: ours for ours, theirs in _NORMS.items()} | {"LNPre": "pre"}
@@ -250,7 +251,7 @@ def _copy_block(block: Block, state: dict[str, Tensor], name: str) -> None:
 
 
 def _refuse_theirs(hooked: Any) -> Any:
-    """The config of a model whose every setting ours has as well."""
+    """The config; raises `ToylabError` for the first setting without a `Transformer` equivalent."""
     cfg = hooked.cfg
     wanted = {
         "normalization_type": (cfg.normalization_type, ("LN", "LNPre", None)),
@@ -276,7 +277,7 @@ def _refuse_theirs(hooked: Any) -> Any:
 
 
 def _compare(hooked: nn.Module, model: Transformer) -> None:
-    """Raises `ToylabError` if the logits differ, as from a setting not checked above."""
+    """Raises `ToylabError` if the logits differ, for example through a setting that `_refuse_theirs` does not check."""
     size = min(256, model.context)
     tokens = torch.arange(2 * size, device=model.embedding.weight.device).view(2, size) % model.vocab
     theirs: Float[Tensor, "batch position vocab"] = hooked(tokens)

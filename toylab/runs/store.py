@@ -308,10 +308,10 @@ def read_metrics(path: Path | str) -> History:
 
 
 def metric_curves(
-    results: Conditions, out: Path | str, arm: str, file: str = "metrics.jsonl", metric: str = "accuracy"
+    results: Conditions, out: Path | str, condition: str, file: str = "metrics.jsonl", metric: str = "accuracy"
 ) -> dict[str, tuple[list[float | int], list[float | int]]]:
     """Steps and values of a metric by seed of a condition, from the stored histories."""
-    kept = {seed: read_metrics(Job(arm, seed).folder(out) / file) for seed in results[arm]}
+    kept = {seed: read_metrics(Job(condition, seed).folder(out) / file) for seed in results[condition]}
     return {f"seed {seed}": ([e["step"] for e in h], [e[metric] for e in h]) for seed, h in kept.items()}
 
 

@@ -20,11 +20,14 @@ from toylab.console import ToylabError
 class AdamW:
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019, algorithm 2), on one vector or on several at once.
 
-    At step t, with gradient g:
+    Step t = 1, 2, ..., with gradient g and learning rate r:
 
-        mean   = beta1 mean   + (1 - beta1) g
-        square = beta2 square + (1 - beta2) g^2
-        weights = (1 - rate decay) weights - rate (mean / (1 - beta1^t)) / (sqrt(square / (1 - beta2^t)) + eps)
+        mean     = beta1 * mean + (1 - beta1) * g
+        square   = beta2 * square + (1 - beta2) * g^2
+        update   = (mean / (1 - beta1^t)) / (sqrt(square / (1 - beta2^t)) + eps)
+        weights  = (1 - r * decay) * weights - r * update
+
+    `mean` and `square` are the running averages of the gradient and of its square, initially 0.
 
     Args:
         weights: parameter vector(s), updated in place; each vector is clipped separately.

@@ -10,11 +10,11 @@ from toylab.studies.contextual_counting.study import ContextualCountingStudy
 from toylab.tasks import ContextualCounting
 
 STUDY = ContextualCountingStudy(parts=("encodings", "circuits", "plain", "ingredients"))
-ARMS = STUDY.conditions()
+CONDITIONS = STUDY.conditions()
 
 
 def test_the_main_arms_differ_in_positions_alone():
-    none, rotary = ARMS["none"], ARMS["rotary"]
+    none, rotary = CONDITIONS["none"], CONDITIONS["rotary"]
     encoder = replace(rotary.model.encoder, positions="none")
     assert replace(rotary, model=replace(rotary.model, encoder=encoder)) == none
     assert (none.task, none.model, none.train) == (STUDY.task, STUDY.model, STUDY.train)
@@ -22,7 +22,7 @@ def test_the_main_arms_differ_in_positions_alone():
 
 @pytest.mark.parametrize("name", STUDY.encodings)
 def test_every_encoding_has_a_causal_and_a_bidirectional_arm_alike_but_for_that(name):
-    causal, both = ARMS[name], ARMS[f"{name}-bidirectional"]
+    causal, both = CONDITIONS[name], CONDITIONS[f"{name}-bidirectional"]
     assert causal.model.encoder.positions == both.model.encoder.positions == name
     assert causal.model.encoder.causal
     assert both.model == replace(causal.model, encoder=replace(causal.model.encoder, causal=False))
@@ -32,10 +32,10 @@ def test_every_encoding_has_a_causal_and_a_bidirectional_arm_alike_but_for_that(
 
 @pytest.mark.parametrize("name", STUDY.encodings)
 def test_the_plain_set_up_has_no_help_to_start(name):
-    arm = ARMS[f"plain-{name}"]
-    assert (arm.model.encoder.positions, arm.model.encoder.causal) == (name, True)
-    assert (arm.task.length, arm.task.regions, arm.auxiliary) == (64, 4, 0)
-    model = arm.model
+    condition = CONDITIONS[f"plain-{name}"]
+    assert (condition.model.encoder.positions, condition.model.encoder.causal) == (name, True)
+    assert (condition.task.length, condition.task.regions, condition.auxiliary) == (64, 4, 0)
+    model = condition.model
     assert (model.logit_scale, model.head, model.encoder.embedding_std, model.query_std) == (1, "default", 1, 1)
 
 
@@ -52,7 +52,7 @@ def test_the_plain_set_up_has_no_help_to_start(name):
     ],
 )
 def test_an_ablation_leaves_one_ingredient_out(name, change):
-    assert ARMS[name] == replace(ARMS["none"], **change)
+    assert CONDITIONS[name] == replace(CONDITIONS["none"], **change)
 
 
 def test_parts_that_are_not_asked_for_are_not_trained():

@@ -47,7 +47,7 @@ def probe():
 
 
 def measured(folder: Path, name: str, seed: int = 0) -> tuple[EncoderDecoder, CountingResult]:
-    """What the job of this name finds in a model that it finds trained: its arm's, at its initial weights."""
+    """The result of a job on a stored model of its condition with initial weights, sharpened."""
     (job,) = [job for job in STUDY.jobs() if (job.name, job.seed) == (name, seed)]
     model = counting_model(job.what.task, job.what.model, 1)
     with torch.no_grad():  # sharp attention, and answers that differ
@@ -247,10 +247,10 @@ def test_an_arm_is_trained_by_its_settings(monkeypatch, tmp_path, name):
     monkeypatch.setattr(study, "measure_model", examine)
     assert settings.run_job(job, tmp_path) == finding()
     task, _, seed, rows, steps, solved_at = asked
-    arm = settings.conditions()[name]
+    condition = settings.conditions()[name]
     assert given.pop("checkpoint") == tmp_path / "checkpoint.safetensors"
     assert given == {
-        "task": arm.task, "model": arm.model, "train": arm.train, "seed": 0, "rows": 200,
+        "task": condition.task, "model": condition.model, "train": condition.train, "seed": 0, "rows": 200,
         "auxiliary": 0.5 if name == "none" else 0.0, "growth": 0.25,
     }  # fmt: skip
     assert (task, seed, rows, steps, solved_at) == (TASK, 0, 800, 14, 5)
@@ -269,15 +269,15 @@ def test_models_without_positions_which_run_in_linear_time_come_after_all_others
 
 
 def test_an_arm_with_another_encoder_differs_in_that_alone():
-    arms = ContextualCountingStudy(parts=("circuits", "plain", "ingredients")).conditions()
+    conditions = ContextualCountingStudy(parts=("circuits", "plain", "ingredients")).conditions()
 
     def changed(name: str, **encoder):
-        arm = arms[name]
-        return replace(arm, model=replace(arm.model, encoder=replace(arm.model.encoder, **encoder)))
+        condition = conditions[name]
+        return replace(condition, model=replace(condition.model, encoder=replace(condition.model.encoder, **encoder)))
 
-    assert arms["encoder-mlp"] == changed("none", hidden=128)
-    assert arms["large-embeddings"] == changed("none", embedding_std=1.0)
-    assert arms["no-auxiliary-rotary"] == replace(arms["rotary"], auxiliary=0.0)
-    assert arms["no-auxiliary-slow-rotary"] == changed("no-auxiliary-rotary", position_frequency=0.01)
-    assert arms["plain-encoder-mlp"] == changed("plain-none", hidden=128)
+    assert conditions["encoder-mlp"] == changed("none", hidden=128)
+    assert conditions["large-embeddings"] == changed("none", embedding_std=1.0)
+    assert conditions["no-auxiliary-rotary"] == replace(conditions["rotary"], auxiliary=0.0)
+    assert conditions["no-auxiliary-slow-rotary"] == changed("no-auxiliary-rotary", position_frequency=0.01)
+    assert conditions["plain-encoder-mlp"] == changed("plain-none", hidden=128)
     assert ContextualCountingStudy(encoder_hidden=7).conditions()["encoder-mlp"].model.encoder.hidden == 7

@@ -16,18 +16,18 @@ from toylab.tasks import IGNORE, Polynomial, stream
 @pytest.mark.parametrize("preset", ["quick", "default"])
 def test_no_training_ends_because_guessing_is_often_right(preset):
     """The best constant answer, the whole of what is written, must stay clear of the value at which training stops."""
-    for name, arm in getattr(IterationHeadStudy, preset)().conditions().items():
-        batch = arm.task.sample(stream(0, "guess"), 2000, length=arm.task.max_length)
+    for name, condition in getattr(IterationHeadStudy, preset)().conditions().items():
+        batch = condition.task.sample(stream(0, "guess"), 2000, length=condition.task.max_length)
         answers = Counter(tuple(row[row != IGNORE].tolist()) for row in batch.targets)
         (_, count), *_ = answers.most_common(1)
-        assert arm.train.stop_at > count / 2000 + 0.2, name
+        assert condition.train.stop_at > count / 2000 + 0.2, name
 
 
-def test_what_is_given_as_no_stop_rule_is_none_in_every_arm():
+def test_what_is_given_as_no_stop_rule_is_none_in_every_condition():
 
     study = IterationHeadStudy()
-    arms = replace(study, train=replace(study.train, stop_at=None)).conditions()
-    assert {arm.train.stop_at for arm in arms.values()} == {None}
+    conditions = replace(study, train=replace(study.train, stop_at=None)).conditions()
+    assert {condition.train.stop_at for condition in conditions.values()} == {None}
 
 
 # Guessing ------------------------------------------------------------------------------------------------------------

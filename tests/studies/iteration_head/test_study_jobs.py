@@ -129,8 +129,8 @@ def test_a_model_of_one_length_is_searched_on_all_lengths_and_fine_tuned(tmp_pat
 
 @pytest.mark.parametrize(("name", "head"), [("one-layer", True), ("parity", True), ("no-chain", False)])
 def test_a_control_is_searched_where_it_writes_its_states_and_not_edited(tmp_path, name, head):
-    arm = STUDY.conditions()[name]
-    found = measured(tmp_path, name, Transformer.for_task(arm.task, arm.model))
+    condition = STUDY.conditions()[name]
+    found = measured(tmp_path, name, Transformer.for_task(condition.task, condition.model))
     assert (found.head is not None) == head
     assert found.tests is found.transfer is found.emergence is found.untrained is None
     assert set(found.accuracy) == {4, 5, 6}
@@ -157,21 +157,21 @@ def trained(monkeypatch):
 
 
 def test_an_arm_is_trained_by_its_settings_and_followed_on_validation_inputs(trained, tmp_path):
-    arm, wide = (
+    condition, wide = (
         STUDY.conditions()["one-head" if "one-head" in STUDY.conditions() else "main"],
         Polynomial(p=5, lengths=(1, 16)),
     )
-    arm = replace(arm, task=wide)
-    model, history = STUDY.train_arm(arm, 3, tmp_path, film=True)
-    fresh_model = Transformer.for_task(wide, arm.model, 3)
+    condition = replace(condition, task=wide)
+    model, history = STUDY.train_condition(condition, 3, tmp_path, film=True)
+    fresh_model = Transformer.for_task(wide, condition.model, 3)
     assert history == HISTORY == read_metrics(tmp_path / "metrics.jsonl")
-    assert trained["config"] == arm.train
+    assert trained["config"] == condition.train
     for name, weight in fresh_model.state_dict().items():
         assert torch.equal(model.state_dict()[name], weight)
     followed = held_out(wide, [4, 8, 12, 16], 4, "validation", seed=3)
     assert trained["evaluate"](model) == evaluate.evaluation_metrics(model, followed)
     trained["record"](model, 5)
-    again, _ = STUDY.train_arm(arm, 3, tmp_path)  # which finds the model
+    again, _ = STUDY.train_condition(condition, 3, tmp_path)  # which finds the model
     assert torch.equal(again.embedding.weight, model.embedding.weight)
     assert (tmp_path / study.HISTORY_FILE).exists()
     (scenes,) = [trained["record"].__self__.scenes]
@@ -197,7 +197,7 @@ def test_fine_tuning_goes_on_from_the_model_on_parity_and_measures_that(trained,
 
 
 def test_the_end_of_a_sequence_counts_more_in_the_loss_than_a_state(trained, tmp_path):
-    replace(STUDY, end_weight=3.0).train_arm(STUDY.conditions()["main"], 0, tmp_path)
+    replace(STUDY, end_weight=3.0).train_condition(STUDY.conditions()["main"], 0, tmp_path)
     model = trained["model"]
     scored = pad(TASK.sample(np.random.default_rng(0), 3, length=4))
     surprises, weights = [], []
@@ -242,12 +242,12 @@ def test_jobs_are_one_per_condition_and_seed():
 
 def test_an_arm_differs_from_the_main_one_in_what_its_name_says():
     settings = IterationHeadStudy(train=TrainConfig(stop_at=0.5, warmup=300))
-    arms = settings.conditions()
-    main = arms["main"]
+    conditions = settings.conditions()
+    main = conditions["main"]
     sure = replace(main.train, stop_at=0.9)
     parity = Parity(lengths=(1, 16), alphabet=11)
     assert (main.task, main.model, main.train) == (settings.task, settings.model, settings.train)
-    assert arms == {
+    assert conditions == {
         "main": main,
         "one-head": replace(main, model=replace(main.model, heads=1)),
         "parity": replace(main, task=parity, train=sure),
@@ -264,11 +264,11 @@ def test_an_arm_differs_from_the_main_one_in_what_its_name_says():
 def test_only_main_models_are_filmed(monkeypatch, tmp_path):
     filmed = {}
 
-    def train_arm(self, arm, seed, folder, film=False):
+    def train_condition(self, condition, seed, folder, film=False):
         filmed[folder.name] = film
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(IterationHeadStudy, "train_arm", train_arm)
+    monkeypatch.setattr(IterationHeadStudy, "train_condition", train_condition)
     for job in STUDY.jobs():
         with pytest.raises(KeyboardInterrupt):
             STUDY.run_job(job, tmp_path / job.name)

@@ -1,4 +1,4 @@
-"""Laws of the safety study: arms differ by what their name says, and jobs start from what they name."""
+"""Laws of the safety study: conditions differ by what their name says, and jobs start from what they name."""
 
 from dataclasses import replace
 
@@ -16,18 +16,18 @@ ALL = SafetyFinetuningStudy(parts=("standard", "small-rate", "decay", "more", "r
 
 
 def test_methods_share_one_base_and_differ_in_nothing_but_the_method():
-    arms = ALL.conditions()
+    conditions = ALL.conditions()
     for method in METHODS:
-        assert arms[method] == replace(arms["control"], method=method)
-    assert arms["control"].base == "base"
+        assert conditions[method] == replace(conditions["control"], method=method)
+    assert conditions["control"].base == "base"
 
 
 def test_a_small_rate_changes_the_rate_alone():
-    arms = ALL.conditions()
+    conditions = ALL.conditions()
     for method in ("ssft", "dpo", "unlearning"):
-        train = arms[f"{method}-small"].train
+        train = conditions[f"{method}-small"].train
         assert train.learning_rate == ALL.small_rate
-        assert replace(train, learning_rate=ALL.finetune.learning_rate) == arms[method].train
+        assert replace(train, learning_rate=ALL.finetune.learning_rate) == conditions[method].train
 
 
 def test_every_base_of_the_map_differs_from_the_default_in_one_thing():
@@ -41,7 +41,7 @@ def test_every_base_of_the_map_differs_from_the_default_in_one_thing():
     assert ALL.bases()["base-deep"].model.layers == MODEL.layers + 1
 
 
-def test_every_arm_starts_from_its_base_which_comes_before_it_in_the_order_of_jobs(tmp_path):
+def test_every_condition_starts_from_its_base_which_comes_before_it_in_the_order_of_jobs(tmp_path):
     for study in (ALL, SafetyFinetuningStudy.quick(), SafetyFinetuningStudy.default()):
         jobs = study.jobs()
         for number, job in enumerate(jobs):
@@ -56,14 +56,14 @@ def test_every_arm_starts_from_its_base_which_comes_before_it_in_the_order_of_jo
 
 
 def test_all_is_measured_of_the_methods_on_the_first_base_and_no_more_of_others():
-    assert [name for name, arm in ALL.conditions().items() if arm.main] == list(METHODS)
+    assert [name for name, condition in ALL.conditions().items() if condition.main] == list(METHODS)
     assert [name for name, base in ALL.bases().items() if base.main] == ["base"]
 
 
 def test_every_cell_of_the_map_has_a_control_of_its_own():
-    arms = ALL.conditions()
+    conditions = ALL.conditions()
     for suffix in ("-decay", "-strong-decay", "-wide", "-deep", "-long", "-four-times", "-smallest", "-rank-1"):
-        control, *others = (arms[f"{m}{suffix}"] for m in ("control", "ssft", "unlearning"))
+        control, *others = (conditions[f"{m}{suffix}"] for m in ("control", "ssft", "unlearning"))
         assert all(replace(one, method="control") == control for one in others)
 
 

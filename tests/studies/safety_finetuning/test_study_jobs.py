@@ -234,21 +234,21 @@ def test_relearning_goes_on_from_a_copy_on_safe_prompts_that_no_fine_tuning_saw(
 def test_fine_tuning_starts_from_a_copy_of_the_base_and_refuses_in_the_share_of_its_method(
     models, trainings, tmp_path, method, share
 ):
-    base, arm = deepcopy(models[0]), STUDY.conditions()[method]
-    tuned = STUDY.fine_tune(arm, base, SEED, tmp_path)
+    base, condition = deepcopy(models[0]), STUDY.conditions()[method]
+    tuned = STUDY.fine_tune(condition, base, SEED, tmp_path)
     ((start, loss, batch_at, config, _),) = trainings
     assert same(base, models[0])
     assert same(start, base)
     assert not same(tuned, base)
-    assert config == arm.train
+    assert config == condition.train
     assert share_to_refuse(batch_at) == pytest.approx(share, abs=0.1 if share else 0)
     assert "dpo" not in method or same(loss.reference, base)
     assert same(load_model(tmp_path / "model.safetensors"), tuned)
 
 
 def test_an_arm_of_low_rank_trains_nothing_but_the_matrices_of_the_mlps(models, trainings, tmp_path):
-    base, arm = models[0], replace(STUDY.conditions()["ssft"], rank=1)
-    tuned = STUDY.fine_tune(arm, base, SEED, tmp_path)
+    base, condition = models[0], replace(STUDY.conditions()["ssft"], rank=1)
+    tuned = STUDY.fine_tune(condition, base, SEED, tmp_path)
     ((start, *_),) = trainings
     free = {name for name, weight in start.named_parameters() if weight.requires_grad}
     assert free

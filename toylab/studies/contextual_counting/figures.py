@@ -72,19 +72,19 @@ def _draw_encodings(models: Conditions, encodings: Sequence[str]) -> Picture:
         for name in encodings
         for end, what in (("", "causal"), ("-bidirectional", "bidirectional"))
     }
-    arms = require_measured(models.by_title(titles))
+    conditions = require_measured(models.by_title(titles))
     groups = {
         title: {
             ONE_REGION: [accuracy for r in held.values() for accuracy in r.accuracy],
             "mean over regions of one seed": [r.mean_accuracy for r in held.values()],
         }
-        for title, held in arms.items()
+        for title, held in conditions.items()
     }
     return picture(
         "Which encoding",
         "Accuracy by positional encoding. Circles: single regions; squares: mean over regions of each seed; vertical "
         "lines: means of points, while the claims judge shares of seeds or medians. Dotted line: best constant guess.",
-        figures.plot_by_seed(groups, xlabel="accuracy of counts on held-out strings", chance=_floor(arms)),
+        figures.plot_by_seed(groups, xlabel="accuracy of counts on held-out strings", chance=_floor(conditions)),
     )
 
 
@@ -153,9 +153,9 @@ def _draw_blocked(models: Conditions) -> Picture:
         counting.OUTSIDE_ONES: "without ones outside all regions",
     }
     titles = {"none": "no MLP", "encoder-mlp": "MLP in the encoder", "plain-encoder-mlp": "MLP, plain set-up"}
-    arms = require_measured({title: held for title, held in models.by_title(titles).items() if _solved(held)})
+    conditions = require_measured({title: held for title, held in models.by_title(titles).items() if _solved(held)})
     groups = {}
-    for title, held in arms.items():
+    for title, held in conditions.items():
         groups[f"{title}: unedited"] = {ONE_REGION: [c.accuracy for c in _solved(held)]}
         for keys, what in tests.items():
             groups[f"{title}: {what}"] = {ONE_REGION: [c.blocked[keys] for c in _solved(held)]}
@@ -164,7 +164,7 @@ def _draw_blocked(models: Conditions) -> Picture:
         "What each region needs",
         "Accuracy of each solved region with one class of tokens hidden from label queries; vertical lines are means. "
         "A model that counts in the decoder needs the ones; a model that copies a count needs only the own brackets.",
-        figures.plot_by_seed(groups, xlabel="accuracy of counts", chance=_floor(arms), ax=axes[0, 0]),
+        figures.plot_by_seed(groups, xlabel="accuracy of counts", chance=_floor(conditions), ax=axes[0, 0]),
     )
 
 
@@ -209,6 +209,6 @@ def _solved(models: dict[int, CountingResult]) -> list[RegionCircuit]:
     return [region for one in models.values() for region in one.solved]
 
 
-def _floor(arms: Mapping[str, dict[int, CountingResult]]) -> float:
+def _floor(conditions: Mapping[str, dict[int, CountingResult]]) -> float:
     """The accuracy of the best constant guess in the last of these conditions."""
-    return fmean(one.floor for one in [*arms.values()][-1].values())
+    return fmean(one.floor for one in [*conditions.values()][-1].values())

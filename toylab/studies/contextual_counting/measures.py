@@ -64,7 +64,11 @@ from toylab.training.batches import likeliest
 
 
 def key_classes(strings: StringBatch) -> dict[str, Bool[Tensor, "batch label key"]]:
-    """Disjoint masks of the token classes for every label query."""
+    """Disjoint masks of the token classes, for every label query.
+
+    A token class is a kind of token as seen from one region, for example the ones of this region, or the zeros. A label
+    query is the decoder's query for the count of one region.
+    """
     tokens, regions = strings.tokens[:, None], strings.regions[:, None]
     label = torch.arange(1, strings.counts.shape[1] + 1, device=tokens.device)[None, :, None]
     one, bracket, own = tokens == ONE, (tokens == OPEN) | (tokens == CLOSE), regions == label
@@ -90,7 +94,7 @@ def constant_accuracy(strings: StringBatch) -> float:
 
 
 def block_classes(mask: Bool[Tensor, "batch label key"]) -> dict[str, Edit]:
-    """The edits that hide these keys from all label queries."""
+    """The edits that mask these keys in the decoder's cross-attention; each label query has its own mask."""
     return {"decoder.cross.scores": block_keys(mask)}
 
 
@@ -104,18 +108,18 @@ def find_circuits(model: EncoderDecoder, strings: StringBatch) -> list[RegionCir
     }
     stream = encode_strings(model, strings)  # encoded once, since all edits are in the decoder
 
-    def right(edits: Mapping[str, Edit]) -> list[float]:
+    def accuracies_under(edits: Mapping[str, Edit]) -> list[float]:
         with edit(model, edits):
             return label_accuracy(likeliest(model.decoder(stream)), strings)
 
     with watch(model, "decoder.cross.pattern") as seen:
-        plain = right({})
+        unedited = accuracies_under({})
     pattern = seen["decoder.cross.pattern"].mean(dim=1)  # over heads
     masses = mass_by_class(pattern, classes)
-    blocked = {name: right(block_classes(mask)) for name, mask in joined.items() if bool(mask.any())}
+    blocked = {name: accuracies_under(block_classes(mask)) for name, mask in joined.items() if bool(mask.any())}
     chance = constant_accuracy(strings)
     found = []
-    for label, accuracy_of_label in enumerate(plain):
+    for label, accuracy_of_label in enumerate(unedited):
         counts = strings.counts[:, label]
         own = {name: mass[:, label] for name, mass in masses.items()}
         lost = {name: shares[label] for name, shares in blocked.items()}
@@ -149,53 +153,70 @@ def find_circuits(model: EncoderDecoder, strings: StringBatch) -> list[RegionCir
 
 @torch.no_grad()
 def measure_shifts(model: EncoderDecoder, before: StringBatch, after: StringBatch) -> list[CountShift]:
-    """The effect of a change on each label, with its prediction from the attention before the change."""
+    """The effect of an edit of the strings on the answers for each label, and its prediction.
+
+    The prediction uses only the attention pattern on the strings before the edit (`predict_slopes`).
+    """
     with watch(model, "decoder.cross.pattern") as seen:
         old = likeliest(model.decoder(encode_strings(model, before)))
     pattern = seen["decoder.cross.pattern"].mean(dim=1)
     new = likeliest(model.decoder(encode_strings(model, after)))
-    right = label_accuracy(new, after)
+    accuracies = label_accuracy(new, after)
     by_class, by_place = (predict_slopes(pattern, before, after, places) for places in (False, True))
     slopes = [
-        [slope_through_origin(answers[:, k], before.counts[:, k]) for k in range(len(right))] for answers in (old, new)
+        [slope_through_origin(answers[:, k], before.counts[:, k]) for k in range(len(accuracies))]
+        for answers in (old, new)
     ]
     return [
         CountShift(
-            accuracy=right[k],
+            accuracy=accuracies[k],
             before=slopes[0][k],
             after=slopes[1][k],
             predicted=slopes[0][k] * by_class[k],
             by_place=slopes[0][k] * by_place[k],
         )
-        for k in range(len(right))
+        for k in range(len(accuracies))
     ]
 
 
 def predict_slopes(
     pattern: Float[Tensor, "batch label key"], before: StringBatch, after: StringBatch, places: bool = False
 ) -> list[float]:
-    """K / K' of every label: the total bias weight before a change over the total bias weight after it.
+    """The predicted factor K / K' by which an edit of the strings changes the slope of the answers, per label.
 
-    Uses only the attention pattern before the change. Every token has the average weight of its class: over the whole
-    string or, with `places`, between the same two brackets, if the class had tokens there.
+    K is the attention on all bias tokens (all tokens but the counted ones) before the edit, and K' is the attention
+    that they would have after the edit if each token kept its weight. Both are averages over strings.
+
+    Args:
+        pattern: attention before the edit, averaged over heads; attention after the edit is not used.
+        before: strings before the edit.
+        after: strings after the edit.
+        places: how the weight of a token after the edit is estimated. False: the average attention on one token of its
+            class in the whole string. True: the average over the tokens of its class between the same two brackets, or
+            over the whole string if the class had no tokens there.
     """
     old, new = (_brackets_so_far(strings) * int(places) for strings in (before, after))
     cells = int(max(old.max(), new.max())) + 1
-    was, now = (F.one_hot(cell, cells).to(pattern.dtype) for cell in (old, new))
-    compared, later = pattern.new_zeros(pattern.shape[1]), pattern.new_zeros(pattern.shape[1])
-    changed = key_classes(after)
+    segment_before, segment_after = (F.one_hot(cell, cells).to(pattern.dtype) for cell in (old, new))
+    bias_before, bias_after = pattern.new_zeros(pattern.shape[1]), pattern.new_zeros(pattern.shape[1])
+    classes_after = key_classes(after)
     for name, mask in key_classes(before).items():
         if name == COUNTED:
             continue
-        mass, count = ((pattern * mask) @ was).mean(dim=0), (mask.to(pattern.dtype) @ was).mean(dim=0)
-        usual = mass.sum(dim=1, keepdim=True) / count.sum(dim=1, keepdim=True).clamp(min=1e-9)
-        weight = torch.where(count > 0, mass / count.clamp(min=1e-9), usual)
-        compared = compared + mass.sum(dim=1)
-        later = later + (weight * (changed[name].to(pattern.dtype) @ now).mean(dim=0)).sum(dim=1)
-    return (compared / later).tolist()
+        mass, count = (
+            ((pattern * mask) @ segment_before).mean(dim=0),
+            (mask.to(pattern.dtype) @ segment_before).mean(dim=0),
+        )
+        average = mass.sum(dim=1, keepdim=True) / count.sum(dim=1, keepdim=True).clamp(min=1e-9)
+        weight = torch.where(count > 0, mass / count.clamp(min=1e-9), average)
+        count_after = (classes_after[name].to(pattern.dtype) @ segment_after).mean(dim=0)
+        bias_before = bias_before + mass.sum(dim=1)
+        bias_after = bias_after + (weight * count_after).sum(dim=1)
+    return (bias_before / bias_after).tolist()
 
 
 def _brackets_so_far(strings: StringBatch) -> Int[Tensor, "batch position"]:
+    """Number of brackets up to each position; equal numbers mean the same segment between two brackets."""
     return ((strings.tokens == OPEN) | (strings.tokens == CLOSE)).cumsum(dim=1)
 
 

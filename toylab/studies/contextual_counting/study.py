@@ -142,25 +142,25 @@ class ContextualCountingStudy:
         main = Condition(self.task, self.model, self.train, self.auxiliary, self.growth)
         fixed = replace(self.task, length=self.task.max_length, regions=self.task.most)
         plain = Condition(fixed, _plain(self.model), self.plain, 0.0, 0.0)
-        arms = {"rotary": self._placed(main, "rotary", True), "none": main}
+        conditions = {"rotary": self._placed(main, "rotary", True), "none": main}
         if "circuits" in self.parts:
-            arms |= {
-                "no-auxiliary-rotary": replace(arms["rotary"], auxiliary=0.0),
+            conditions |= {
+                "no-auxiliary-rotary": replace(conditions["rotary"], auxiliary=0.0),
                 "no-auxiliary": replace(main, auxiliary=0.0),
                 "fixed": replace(main, task=fixed, auxiliary=0.0),
                 "encoder-mlp": replace(main, model=_encoder(self.model, hidden=self.encoder_hidden)),
             }
-            slow = arms["no-auxiliary-rotary"]
-            arms["no-auxiliary-slow-rotary"] = replace(slow, model=_encoder(slow.model, position_frequency=0.01))
+            slow = conditions["no-auxiliary-rotary"]
+            conditions["no-auxiliary-slow-rotary"] = replace(slow, model=_encoder(slow.model, position_frequency=0.01))
         for name in self.encodings if "encodings" in self.parts else ():
-            if name not in arms:
-                arms[name] = self._placed(main, name, True)
-            arms[f"{name}-bidirectional"] = self._placed(main, name, False)
+            if name not in conditions:
+                conditions[name] = self._placed(main, name, True)
+            conditions[f"{name}-bidirectional"] = self._placed(main, name, False)
         if "plain" in self.parts:
-            arms |= {f"plain-{name}": self._placed(plain, name, True) for name in self.encodings}
-            arms["plain-encoder-mlp"] = replace(plain, model=_encoder(plain.model, hidden=self.encoder_hidden))
+            conditions |= {f"plain-{name}": self._placed(plain, name, True) for name in self.encodings}
+            conditions["plain-encoder-mlp"] = replace(plain, model=_encoder(plain.model, hidden=self.encoder_hidden))
         if "ingredients" in self.parts:
-            arms |= {
+            conditions |= {
                 "one-length": replace(main, task=replace(self.task, length=self.task.max_length)),
                 "one-number": replace(main, task=replace(self.task, regions=self.task.most)),
                 "no-logit-scale": replace(main, model=replace(self.model, logit_scale=1.0)),
@@ -168,27 +168,32 @@ class ContextualCountingStudy:
                 "large-embeddings": replace(main, model=_encoder(self.model, embedding_std=1.0)),
                 "large-queries": replace(main, model=replace(self.model, query_std=1.0)),
             }
-        return arms
+        return conditions
 
-    def _placed(self, arm: Condition, encoding: str, causal: bool) -> Condition:
+    def _placed(self, condition: Condition, encoding: str, causal: bool) -> Condition:
         slope = self.alibi_slope if encoding == "alibi" else None
-        return replace(arm, model=_encoder(arm.model, positions=encoding, causal=causal, alibi_slope=slope))
+        return replace(condition, model=_encoder(condition.model, positions=encoding, causal=causal, alibi_slope=slope))
 
     def jobs(self) -> list[Job]:
         """One job per condition and seed, the slowest first, and one for the handwritten circuits."""
-        arms = self.conditions()
-        slow = sorted(arms, key=lambda name: arms[name].model.encoder.positions == "none")
-        trained = [Job(name, seed, result_type=CountingResult, what=arms[name]) for name in slow for seed in self.seeds]
+        conditions = self.conditions()
+        slow = sorted(conditions, key=lambda name: conditions[name].model.encoder.positions == "none")
+        trained = [
+            Job(name, seed, result_type=CountingResult, what=conditions[name]) for name in slow for seed in self.seeds
+        ]
         return [*trained, *(Job("golden", seed, result_type=HandwrittenResult) for seed in self.seeds)]
 
     def run_job(self, job: Job, folder: Path) -> CountingResult | HandwrittenResult:
         """Train one condition and identify its circuits, or measure the handwritten circuits."""
         if job.what is None:
             return measure_handwritten(self.task, self.rows, job.seed)
-        arm = job.what
-        learn = partial(learn_counting, arm.task, arm.model, arm.train, job.seed, rows=max(self.rows // 4, 100))
+        condition = job.what
+        learn = partial(
+            learn_counting, condition.task, condition.model, condition.train, job.seed, rows=max(self.rows // 4, 100)
+        )
         model, history = train_and_keep(
-            folder, lambda checkpoint: learn(auxiliary=arm.auxiliary, growth=arm.growth, checkpoint=checkpoint)
+            folder,
+            lambda checkpoint: learn(auxiliary=condition.auxiliary, growth=condition.growth, checkpoint=checkpoint),
         )
         solved_at = first_step(history, "accuracy", SOLVED)
         return measure_model(self.task, model, job.seed, self.rows, history[-1]["step"], solved_at)
@@ -196,7 +201,7 @@ class ContextualCountingStudy:
     @property
     def causal(self) -> tuple[str, ...]:
         """The conditions with a causal encoder."""
-        return tuple(name for name, arm in self.conditions().items() if arm.model.encoder.causal)
+        return tuple(name for name, condition in self.conditions().items() if condition.model.encoder.causal)
 
     def claims(self) -> list[Claim]:
         """The claims of the paper and our own, at these settings."""

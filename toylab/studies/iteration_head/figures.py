@@ -31,7 +31,7 @@ def draw(results: Conditions, out: Path, main: str, states: int) -> list[Picture
     return pictures(
         (_draw_heads, results["main"]),
         (_draw_emergence, results, out),
-        (_draw_arms, results, main),
+        (_draw_conditions, results, main),
         (_draw_tests, results["main"], states),
         (_draw_transfer, results, out),
     )
@@ -69,34 +69,39 @@ def _best(main: dict[int, IterationResult]) -> int:
 def _draw_heads(main: dict[int, IterationResult]) -> Picture:
     seed = _best(require_measured(main))
     example, head = main[seed].example, main[seed].head
-    shown = [(head.end_of_input_at, "end of input"), ((head.layer, head.head), "carry")]
-    shown = [(place, link) for place, link in shown if place is not None]
+    panels = [((head.layer, head.head), "carry")]
+    if head.end_of_input_at is not None:
+        panels = [(head.end_of_input_at, "end of input"), *panels]
     size = 0.24 * len(example.tokens)
-    figure, axes = canvas.new_figure(len(shown) * (size + 0.9), size + 0.9, columns=len(shown))
-    for ax, ((layer, number), link) in zip(axes[0], shown, strict=True):
-        pattern = np.array(example.patterns[layer][number])
+    figure, axes = canvas.new_figure(len(panels) * (size + 0.9), size + 0.9, columns=len(panels))
+    for ax, (layer_and_head, link) in zip(axes[0], panels, strict=True):
+        layer, head_in_layer = layer_and_head
+        pattern = np.array(example.patterns[layer][head_in_layer])
         links = example.links[link] + (example.links["stop"] if link == "carry" else [])
-        title = f"layer {layer}, head {number}"
+        title = f"layer {layer}, head {head_in_layer}"
         figures.plot_attention(pattern, example.tokens, links=np.array(links), title=title, ax=ax)
+    heads, caption = "one head", "The iteration head"
+    if len(panels) == 2:
+        heads, caption = "two heads", "Left: a head of an earlier layer attends to EoI. Right: the iteration head"
     return picture(
         "The iteration head",
-        f"Attention of two heads of seed {seed} on one held-out sequence. Right: the iteration head attends to x_t to "
-        "predict s_t, and to EoI after the last state. Left: the earlier head that attends to EoI. Red squares: "
-        "attention predicted by the idealised circuit.",
+        f"Attention of {heads} of seed {seed} on one held-out sequence of inputs x and states s, with the end-of-input "
+        f"token EoI between them. {caption} attends to x_t to predict s_t, and to EoI after the last state. Red "
+        "squares: attention predicted by the idealised circuit.",
         figure,
     )
 
 
 def _draw_emergence(results: Conditions, out: Path) -> Picture:
-    rows = [
+    panels = [
         ("end_of_input", "attention on EoI,\nbest earlier head", canvas.INPUT_END, None),
         ("carry", "share of steps\nattending to x_t", canvas.CARRY, PEAKED_SHARE),
         ("accuracy", "sequence accuracy", canvas.ACCURACY, LEARNED),
     ]
     figure, axes = canvas.new_figure(6.4, 6.6, rows=3)
-    for ax, (name, label, colour, bar) in zip(axes[:, 0], rows, strict=True):
-        lines = require_measured(metric_curves(results, out, "main", metric=name))
-        figures.plot_curves(lines, ylabel=label, colour=colour, bar=bar, legend=name == rows[0][0], ax=ax)
+    for ax, (metric, label, colour, threshold) in zip(axes[:, 0], panels, strict=True):
+        lines = require_measured(metric_curves(results, out, "main", metric=metric))
+        figures.plot_curves(lines, ylabel=label, colour=colour, bar=threshold, legend=metric == panels[0][0], ax=ax)
     return picture(
         "How it emerges",
         "After a long plateau, the head and the accuracy emerge together. One line per seed, measured on held-out "
@@ -115,7 +120,7 @@ CONDITION_TITLES = {
 }
 
 
-def _draw_arms(results: Conditions, main: str) -> Picture:
+def _draw_conditions(results: Conditions, main: str) -> Picture:
     groups = {}
     for title, held in results.by_title({"main": main, **CONDITION_TITLES}).items():
         found = list(held.values())
@@ -132,13 +137,13 @@ def _draw_arms(results: Conditions, main: str) -> Picture:
 
 
 def _draw_tests(main: dict[int, IterationResult], states: int) -> Picture:
-    good = require_measured([one for one in main.values() if has_learned(one)])
-    tests = [result.tests.by_title() for result in good]
+    learned = require_measured([result for result in main.values() if has_learned(result)])
+    tests = [result.tests.by_title() for result in learned]
     groups = {
-        name: {f"{kind} accuracy": [getattr(found[name], kind) for found in tests] for kind in ("sequence", "state")}
+        name: {f"{kind} accuracy": [getattr(test[name], kind) for test in tests] for kind in ("sequence", "state")}
         for name in tests[0]
     }
-    groups["shifted to the next input"] = {"answers equal to F(s, next input)": [r.steered for r in good]}
+    groups["shifted to the next input"] = {"answers equal to F(s, next input)": [result.steered for result in learned]}
     return picture(
         "What the head causes",
         "Accuracy under edits of the iteration head (and of the earlier head, marked first layer) at the answer "
@@ -148,13 +153,13 @@ def _draw_tests(main: dict[int, IterationResult], states: int) -> Picture:
 
 
 def _draw_transfer(results: Conditions, out: Path) -> Picture:
-    arms = {
+    conditions = {
         "fine-tuned from the polynomial": metric_curves(results, out, "main", "transfer.jsonl"),
         "fine-tuned from one length (no head)": metric_curves(results, out, "one-length", "transfer.jsonl"),
         "from scratch": metric_curves(results, out, "parity"),
     }
     figure, axes = canvas.new_figure(9.6, 2.8, columns=3)
-    for ax, (title, lines) in zip(axes[0], require_measured(arms).items(), strict=True):
+    for ax, (title, lines) in zip(axes[0], require_measured(conditions).items(), strict=True):
         label = "sequence accuracy on parity" if ax is axes[0, 0] else ""
         figures.plot_curves(lines, ylabel=label, bar=LEARNED, title=title, legend=len(lines) < 6, ax=ax)
     return picture(

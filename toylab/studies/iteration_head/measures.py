@@ -18,20 +18,26 @@ from toylab.training.evaluate import Accuracy, accuracy, attention_patterns, pre
 
 @dataclass(frozen=True, kw_only=True)
 class CausalTests:
-    """Teacher-forced accuracy under edits of the head and its backups at the answer positions (from EoI on)."""
+    """Teacher-forced accuracy under edits of the iteration head and its backups, heads that attend to x_t too.
+
+    The edits act at the answer positions, that is from EoI (the end-of-input token) on.
+    """
 
     unedited: Accuracy
     zero_ablated: Accuracy
+    """The iteration head and its backups are zero-ablated."""
     zero_ablated_alone: Accuracy
-    """The head alone, backups intact."""
+    """The iteration head is zero-ablated, its backups are not."""
     uniform: Accuracy
+    """The iteration head and its backups attend uniformly."""
     zero_ablated_on_inputs: Accuracy
-    """Control: zero-ablated before EoI, where no answer is predicted."""
+    """Control: the heads are zero-ablated before EoI, where no answer is predicted."""
     ideal_pattern: Accuracy
-    """The head's pattern replaced by that of the idealised circuit."""
+    """The attention pattern of the heads is replaced by the pattern of the idealised circuit."""
     first_layer_zero_ablated: Accuracy | None = None
-    """The earlier head that attends to EoI; None if there is no such head."""
+    """The head of an earlier layer that attends to EoI is zero-ablated; None if there is no such head."""
     first_layer_ideal_pattern: Accuracy | None = None
+    """The pattern of this earlier head is replaced by the pattern of the idealised circuit."""
 
     def by_title(self) -> dict[str, Accuracy]:
         """The measured tests by title."""
@@ -50,16 +56,18 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True)
 class Emergence:
-    """The first evaluated step at which each reaches half of its final value: attention on EoI of the best earlier
-    head, share of steps attending to x_t, sequence accuracy."""
+    """The first evaluated training step at which each of three quantities reaches half of its final value."""
 
     end_of_input: int
+    """Attention on EoI, the end-of-input token, of the best head in an earlier layer."""
     carry: int
+    """Share of the steps of the iteration in which the head has over half of its attention on x_t."""
     accuracy: int
+    """Sequence accuracy."""
 
     @property
     def in_order(self) -> bool:
-        """Whether the three emerge in this order; neighbours may tie, but not all three, as without any training."""
+        """Whether the quantities emerge in this order; two may tie, but not all three, as they do without training."""
         return self.end_of_input <= self.carry <= self.accuracy and self.end_of_input < self.accuracy
 
 
@@ -78,7 +86,7 @@ class Transfer:
 
 @dataclass(frozen=True, kw_only=True)
 class UntrainedHead:
-    """The same measurements on a model whose weight entries are randomly permuted."""
+    """Control: measurements of `IterationResult` on a model whose weight entries are randomly permuted."""
 
     head: IterationHead
     steered: float

@@ -143,7 +143,7 @@ class IterationHeadStudy:
         one_head, one_layer = replace(self.model, heads=1), replace(self.model, layers=1)
         # Guessing gets half of the parities correct, which must not trigger early stopping.
         sure = replace(self.train, stop_at=None if self.train.stop_at is None else max(self.train.stop_at, 0.9))
-        arms = {
+        conditions = {
             "main": Condition(self.task, self.model, self.train),
             "one-head": Condition(self.task, one_head, self.train),
             "parity": Condition(parity, self.model, sure),
@@ -153,28 +153,32 @@ class IterationHeadStudy:
             "parity-no-chain": Condition(replace(parity, chain_of_thought=False), self.model, sure),
         }
         if one_head == self.model:
-            del arms["one-head"]  # identical to the main condition
-        return arms
+            del conditions["one-head"]  # identical to the main condition
+        return conditions
 
     def jobs(self) -> list[Job]:
         """One job per condition and seed, the longest first."""
-        arms = self.conditions().items()
-        return [Job(name, seed, result_type=IterationResult, what=arm) for name, arm in arms for seed in self.seeds]
+        conditions = self.conditions().items()
+        return [
+            Job(name, seed, result_type=IterationResult, what=condition)
+            for name, condition in conditions
+            for seed in self.seeds
+        ]
 
     def run_job(self, job: Job, folder: Path) -> IterationResult:
         """Train and measure one condition."""
-        arm = job.what
-        model, history = self.train_arm(arm, job.seed, folder, film=job.name == "main")
-        test = evaluate.by_length(arm.task, job.seed, lengths_of(arm.task), self.rows)
+        condition = job.what
+        model, history = self.train_condition(condition, job.seed, folder, film=job.name == "main")
+        test = evaluate.by_length(condition.task, job.seed, lengths_of(condition.task), self.rows)
         result = IterationResult(
-            accuracy=evaluate.free_running_accuracy(model, arm.task, test),
+            accuracy=evaluate.free_running_accuracy(model, condition.task, test),
             steps=history[-1]["step"],
             solved_at=first_step(history, "accuracy", LEARNED),
         )
-        if not arm.task.chain_of_thought:
+        if not condition.task.chain_of_thought:
             return result
         # One-length models are searched on all lengths: at one length an iteration head equals a fixed offset.
-        several = evaluate.by_length(arm.task, job.seed, lengths_of(self.task), self.rows)
+        several = evaluate.by_length(condition.task, job.seed, lengths_of(self.task), self.rows)
         head = evaluate.search_iteration_head(model, several)
         result = replace(result, head=head)
         if job.name in ("main", "one-length"):
@@ -186,15 +190,17 @@ class IterationHeadStudy:
             result = replace(result, transfer=self._transfer(model, head, job.seed, folder))
         return result
 
-    def train_arm(self, arm: Condition, seed: int, folder: Path, film: bool = False) -> tuple[Transformer, History]:
+    def train_condition(
+        self, condition: Condition, seed: int, folder: Path, film: bool = False
+    ) -> tuple[Transformer, History]:
         """The model of a condition and its history, loaded from the folder or trained and saved there."""
 
         def learn(checkpoint: Path) -> tuple[Transformer, Training]:
-            model = Transformer.for_task(arm.task, arm.model, seed)
-            recorder = AttentionHistory(folder / HISTORY_FILE, _scenes(arm.task, seed)) if film else None
+            model = Transformer.for_task(condition.task, condition.model, seed)
+            recorder = AttentionHistory(folder / HISTORY_FILE, _scenes(condition.task, seed)) if film else None
             record = recorder and recorder.add
             return model, self._learn(
-                model, arm.task, seed, arm.train, self.growth, checkpoint=checkpoint, record=record
+                model, condition.task, seed, condition.train, self.growth, checkpoint=checkpoint, record=record
             )
 
         return train_and_keep(folder, learn)
@@ -273,12 +279,12 @@ class IterationHeadStudy:
 
     def claims(self) -> list[Claim]:
         """The claims of the paper and our own, at these settings."""
-        arms = self.conditions()
+        conditions = self.conditions()
         return claims(
             guess_accuracy(self.task, lengths_of(self.task)),
-            guess_accuracy(arms["parity"].task, lengths_of(self.task)).constant,
+            guess_accuracy(conditions["parity"].task, lengths_of(self.task)).constant,
             self.transfer.steps,
-            "one-head" if "one-head" in arms else "main",
+            "one-head" if "one-head" in conditions else "main",
         )
 
     def pictures(self, results: Conditions, out: Path) -> list[Picture]:

@@ -173,25 +173,25 @@ class SafetyFinetuningStudy:
         """All fine-tuned models by name."""
         main = Condition("base", "control", self.finetune, main=True)
         left = {m for m, part in (("dpo-standard", "standard"), ("npo", "more")) if part not in self.parts}
-        arms = {m: replace(main, method=m) for m in METHODS if m not in left}
+        conditions = {m: replace(main, method=m) for m in METHODS if m not in left}
         small = replace(self.finetune, learning_rate=self.small_rate)
         if "small-rate" in self.parts:
-            arms["ssft-small"] = Condition("base", "ssft", small)
+            conditions["ssft-small"] = Condition("base", "ssft", small)
         if "more" in self.parts:
-            arms |= {f"{m}-small": Condition("base", m, small) for m in ("dpo", "unlearning")}
+            conditions |= {f"{m}-small": Condition("base", m, small) for m in ("dpo", "unlearning")}
         few: tuple[Method, ...] = ("control", "ssft", "unlearning")
         if "decay" in self.parts:
-            arms |= {f"{m}-decay": Condition("base-decay", m, self.finetune) for m in few[:2]}
+            conditions |= {f"{m}-decay": Condition("base-decay", m, self.finetune) for m in few[:2]}
         if "regime" in self.parts:
             for change in ("decay", "strong-decay", "wide", "deep", "long"):
-                arms |= {f"{m}-{change}": Condition(f"base-{change}", m, self.finetune) for m in few}
+                conditions |= {f"{m}-{change}": Condition(f"base-{change}", m, self.finetune) for m in few}
             long = replace(self.finetune, steps=4 * self.finetune.steps)
-            arms |= {f"{m}-four-times": Condition("base", m, long) for m in few}
-            arms |= {f"{m}-rank-1": Condition("base", m, self.finetune, rank=1) for m in few}
-            arms |= {
+            conditions |= {f"{m}-four-times": Condition("base", m, long) for m in few}
+            conditions |= {f"{m}-rank-1": Condition("base", m, self.finetune, rank=1) for m in few}
+            conditions |= {
                 f"{m}-smallest": Condition("base", m, replace(small, learning_rate=self.small_rate / 4)) for m in few
             }
-        return arms
+        return conditions
 
     def jobs(self) -> list[Job]:
         """Bases first, then their fine-tuned models, the slowest first."""
@@ -200,10 +200,19 @@ class SafetyFinetuningStudy:
             for seed in self.seeds
             for name, base in self.bases().items()
         }
-        slow = sorted(self.conditions().items(), key=lambda arm: (-arm[1].train.steps, -METHODS.index(arm[1].method)))
+        slow = sorted(
+            self.conditions().items(),
+            key=lambda item: (-item[1].train.steps, -METHODS.index(item[1].method)),
+        )
         return [*bases.values()] + [
-            Job(name, seed, result_type=SafetyResult, what=arm, inputs={"base": JobInput(bases[arm.base, seed])})
-            for name, arm in slow
+            Job(
+                name,
+                seed,
+                result_type=SafetyResult,
+                what=condition,
+                inputs={"base": JobInput(bases[condition.base, seed])},
+            )
+            for name, condition in slow
             for seed in self.seeds
         ]
 
@@ -217,14 +226,14 @@ class SafetyFinetuningStudy:
                 return result
             first = concept_model(self.task, job.what.model, job.seed)
             return replace(self._shaped(result, model, sets), pretraining=safety.sizes(first, model))
-        arm, base = job.what, load_model(job.path("base", folder))
-        tuned = self.fine_tune(arm, base, job.seed, folder)
+        condition, base = job.what, load_model(job.path("base", folder))
+        tuned = self.fine_tune(condition, base, job.seed, folder)
         result = SafetyResult(
             behaviour=safety.measure_behaviour(tuned, self.task, sets),
             weights=safety.weight_change(base, tuned, self.task, sets),
             random=safety.weight_change(base, with_random_change(base, tuned, job.seed), self.task, sets),
         )
-        if not arm.main:
+        if not condition.main:
             return result
         result = replace(
             self._shaped(result, tuned, sets),
@@ -232,10 +241,10 @@ class SafetyFinetuningStudy:
             nearness_before=safety.jailbreak_nearness(base, self.task, sets, writer=tuned),
             released_sine=safety.released_sine(base, tuned, job.seed),
         )
-        if arm.method != "control":
+        if condition.method != "control":
             result = self._broken(result, base, tuned, job.seed, sets)
-        if arm.method not in ("control", "unlearning"):
-            losses = replace(self.unlearning, cap=1e9), self._loss(arm.method, base)
+        if condition.method not in ("control", "unlearning"):
+            losses = replace(self.unlearning, cap=1e9), self._loss(condition.method, base)
             asked = held_out(self.task, job.seed, 128, "validation", kind="unsafe")
             before, after = (safety.gradient_cosine(model, *losses, self.task, asked) for model in (base, tuned))
             result = replace(result, cosine=GradientCosine(before=before, after=after))
@@ -258,15 +267,15 @@ class SafetyFinetuningStudy:
 
         return train_and_keep(folder, learn)[0]
 
-    def fine_tune(self, arm: Condition, base: Transformer, seed: int, folder: Path) -> Transformer:
+    def fine_tune(self, condition: Condition, base: Transformer, seed: int, folder: Path) -> Transformer:
         """A fine-tuned base, loaded from the folder or trained by the method of the condition and saved there."""
 
         def learn(checkpoint: Path) -> tuple[Transformer, Training]:
-            model = deepcopy(base) if arm.rank is None else add_lora(deepcopy(base), arm.rank, seed)
-            unsafe = {"control": 0.0, "ssft": 0.2}.get(arm.method, self.unsafe_share)
-            batches = fine_tuning_batches(self.task, seed, arm.train.rows, unsafe)
-            training = train(model, self._loss(arm.method, base), batches, arm.train, checkpoint=checkpoint)
-            return model if arm.rank is None else merge_lora(model), training
+            model = deepcopy(base) if condition.rank is None else add_lora(deepcopy(base), condition.rank, seed)
+            unsafe = {"control": 0.0, "ssft": 0.2}.get(condition.method, self.unsafe_share)
+            batches = fine_tuning_batches(self.task, seed, condition.train.rows, unsafe)
+            training = train(model, self._loss(condition.method, base), batches, condition.train, checkpoint=checkpoint)
+            return model if condition.rank is None else merge_lora(model), training
 
         return train_and_keep(folder, learn)[0]
 
