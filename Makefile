@@ -19,7 +19,7 @@ test: .venv/installed-dev
 test-slow: .venv/installed-dev
 	$(BIN)/pytest -n 2 -m slow
 
-# Do the tests see faults? Plants those of tests/mutants/, one at a time; fifteen minutes on two cores.
+# Plants the faults of tests/mutants/, one at a time, and counts those that the tests catch; 17 minutes on two cores.
 mutants: .venv/installed-dev
 	$(BIN)/python -m tests.mutants.run $(ARGS)
 
