@@ -294,7 +294,7 @@ from toylab.model import lora as low_rank
 from toylab.model import checkpoint
 from toylab.model import steering
 from toylab.model.generate import generate
-from toylab.survey import trained
+from toylab.survey import train_on_task
 
 def weights(model):
     return [parameter.tolist() for parameter in model.parameters()]
@@ -327,7 +327,7 @@ CALLS = [
     lambda: table(tasks.ContextualCounting(length=(i(9), i(12)), regions=i(2)).sample(tasks.stream(0), 3, length=i(9))),
     lambda: tasks.ContextualCounting(length=(i(9), i(60)), regions=i(2)).entropy,
     lambda: [table(one) for one in evaluate.by_length(tasks.Parity(), i(0), [i(4), i(5)], i(1)).values()],
-    lambda: weights(low_rank.confine(toylab.Transformer(toylab.ModelConfig(), 5, 8), i(2), i(1))),
+    lambda: weights(low_rank.add_lora(toylab.Transformer(toylab.ModelConfig(), 5, 8), i(2), i(1))),
     lambda: [steered((i(2),)), steered(slice(i(2), i(3)))],
     lambda: probes.zero_heads(i(1), [i(0)])(Z).tolist(),
     lambda: probes.uniform_heads(i(1), [i(0)])(PATTERN).tolist(),
