@@ -157,7 +157,7 @@ def everything(names: Collection[str]) -> dict[str, list[str]]:
     """All that is found of these models.
 
     By model and route, the modules whose zeroing changed nothing and did not raise, and the points that no route
-    visits though they should; and the points that a tally changes.
+    visits though they should; and the points that token counts change.
     """
     found = {}
     for name in names:

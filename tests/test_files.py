@@ -288,7 +288,7 @@ def test_what_was_read_does_not_change_with_the_file(tmp_path):
 
 # Paths ---------------------------------------------------------------------------------------------------------------
 
-FROM_THE_PROGRAM = {"Run", "complete_job", "draw", "attention_page", "ProcessPool", "train_mixture"}
+FROM_THE_PROGRAM = {"complete_job", "draw", "attention_page", "ProcessPool", "train_mixture"}
 """What is called by the program alone, with paths that it made; so is what does a job of a study."""
 
 

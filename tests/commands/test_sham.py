@@ -6,7 +6,7 @@ import pytest
 
 from toylab.runs import registry
 from toylab.runs.judge import SHAM, shams
-from toylab.runs.study import Job, without_training
+from toylab.runs.study import Job, untrained_study
 from toylab.training.loop import TrainConfig
 from toylab.verdicts.claim import Claim, Conditions
 from toylab.verdicts.criterion import at_least
@@ -70,7 +70,7 @@ def test_a_claim_that_untrained_weights_meet_as_well_is_uninformative(call, tmp_
 @pytest.mark.parametrize("name", registry.study_names())
 def test_every_study_has_a_sham_without_any_training_and_shams_of_its_own_conditions(name):
     study = registry.preset_settings(registry.load_study(name).STUDY, "default")
-    held = without_training(study)
+    held = untrained_study(study)
     steps = {one.name: getattr(held, one.name) for one in fields(held)}
     trainings = [value.steps for value in steps.values() if isinstance(value, TrainConfig)]
     assert trainings

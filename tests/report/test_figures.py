@@ -59,9 +59,9 @@ SMALL |= {
         lambda ax=None: figures.plot_saturation([(0, 0), (6.5, 0.9)], title="t", ax=ax),
     ],
     "plot_agreement": [
-        lambda ax=None: figures.plot_agreement({}, xlabel="foretold", ylabel="measured", ax=ax),
+        lambda ax=None: figures.plot_agreement({}, xlabel="predicted", ylabel="measured", ax=ax),
         lambda ax=None: figures.plot_agreement(
-            {"a": [(1, 1)], "b": [(0.2, 0.4), (1.0, 0.9)]}, xlabel="foretold", ylabel="measured", ax=ax
+            {"a": [(1, 1)], "b": [(0.2, 0.4), (1.0, 0.9)]}, xlabel="predicted", ylabel="measured", ax=ax
         ),
     ],
     "plot_stacked_shares": [
@@ -335,7 +335,7 @@ def test_the_saturation_curve_is_half_at_one_and_points_stand_where_they_were_me
 
 
 def test_what_was_foretold_stands_over_the_line_of_equality():
-    ax = figures.plot_agreement({"a": [(0.5, 0.6)], "b": [(1, 1)]}, xlabel="foretold", ylabel="measured")
+    ax = figures.plot_agreement({"a": [(0.5, 0.6)], "b": [(1, 1)]}, xlabel="predicted", ylabel="measured")
     line, *groups = ax.lines
     assert np.array_equal(*line.get_data())
     assert [group.get_xydata().tolist() for group in groups] == [[[0.5, 0.6]], [[1, 1]]]

@@ -163,8 +163,11 @@ def test_a_sham_is_asked_without_what_is_presupposed_and_only_where_it_replaces_
     needing = replace(CLAIM, needs=(SOLVED,))
     assert judged(needing, results, shams=shams).shams[0].measured == 0
     assert judged(replace(CLAIM, conditions=("other",)), results, shams=shams).shams == ()
-    undefined = replace(CLAIM, quantity=lambda main: 1 / main.accuracy, statistic="median")
-    assert judged(undefined, results, shams=shams).shams[0].measured is None
+    for undefined in (lambda main: 1 / main.accuracy, lambda main: main.accuracy or float("nan")):
+        claim = replace(CLAIM, quantity=undefined, statistic="median")
+        assert judged(claim, results, shams=shams).shams[0].measured is None
+    unmeasured = replace(CLAIM, conditions=("other",), optional=("not run",), quantity=lambda other, _: other.accuracy)
+    assert judged(unmeasured, results, shams=shams).shams == ()
 
 
 @pytest.mark.parametrize(

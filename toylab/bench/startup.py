@@ -43,13 +43,17 @@ def study_training(name: str, seed: int = 0) -> tuple[Any, Callable, Callable[[i
 
     study = registry.load_study(name).STUDY.default()
     if name == "iteration-head":
-        arm = study.conditions()["main"]
-        model = Transformer.for_task(arm.task, arm.model, seed)
-        return model, next_token_loss, study.batches_of(arm.task, seed, arm.train.rows)
+        condition = study.conditions()["main"]
+        model = Transformer.for_task(condition.task, condition.model, seed)
+        return model, next_token_loss, study.batches_of(condition.task, seed, condition.train.rows)
     if name == "contextual-counting":
-        arm = study.conditions()["none"]
-        model = counting.counting_model(arm.task, arm.model, seed)
-        return model, counting.count_loss, counting.fresh_strings(arm.task, seed, arm.train.rows, causal_counts=True)
+        condition = study.conditions()["none"]
+        model = counting.counting_model(condition.task, condition.model, seed)
+        return (
+            model,
+            counting.count_loss,
+            counting.fresh_strings(condition.task, seed, condition.train.rows, causal_counts=True),
+        )
     if name == "safety-finetuning":
         model = concept.concept_model(study.task, study.model, seed)
         batches = concept.concept_batches(study.task, seed, study.pretrain.rows, study.pretrain.steps)

@@ -46,13 +46,13 @@ def learn_iteration_head(seed: int) -> RecipeResult:
     from toylab.training import evaluate
 
     study = replace(registry.load_study("iteration-head").STUDY.default(), seeds=(seed,))
-    arm = study.conditions()["main"]
+    condition = study.conditions()["main"]
     with tempfile.TemporaryDirectory() as folder:
         began = time.process_time()
-        model, _ = study.train_condition(arm, seed, Path(folder))
+        model, _ = study.train_condition(condition, seed, Path(folder))
         spent = time.process_time() - began
-    held = evaluate.by_length(arm.task, seed, lengths_of(arm.task))
-    solved = statistics.mean(evaluate.free_running_accuracy(model, arm.task, held).values()) >= 0.99
+    held = evaluate.by_length(condition.task, seed, lengths_of(condition.task))
+    solved = statistics.mean(evaluate.free_running_accuracy(model, condition.task, held).values()) >= 0.99
     return spent, solved and evaluate.search_iteration_head(model, held).carry >= 0.9
 
 

@@ -65,9 +65,8 @@ def _fault(left: SystemExit) -> ValueError | None:
 
 def print_json(value: Any) -> None:
     """Print JSON to standard output, with escapes if its encoding is not UTF-8."""
-    plain = (sys.stdout.encoding or "ascii").lower().replace(
-        "-", ""
-    ) != "utf8"  # the console's own escapes are not JSON
+    encoding = (sys.stdout.encoding or "ascii").lower().replace("-", "")
+    plain = encoding != "utf8"  # the console's own escapes are not JSON
     print(json.dumps(value, indent=1, ensure_ascii=plain))
 
 

@@ -28,10 +28,8 @@ def calibrate_probes(options: argparse.Namespace, rest: list[str]) -> None:
     else:
         print(calibration_table(found))
         print("Best: optimal cutoffs on the selection half. Hits: planted positives found;")
-        print(
-            "false alarms: controls found; on held-out cases, with 95 % intervals.\n"
-            "Noise: more than half are missed. Details: toylab calibrate PROBE"
-        )
+        print("false alarms: controls found; on held-out cases, with 95 % intervals.")
+        print("Noise: more than half are missed. Details: toylab calibrate PROBE")
 
 
 def measure_speed(options: argparse.Namespace, rest: list[str]) -> None:

@@ -24,7 +24,7 @@ def run_study(options: argparse.Namespace, rest: list[str]) -> None:
     from toylab.runs.dask import dask_executor
     from toylab.runs.jobs import JobsFailedError, JobsRefusedError, Run, execute_all
     from toylab.runs.judge import SHAM, is_decided, judge_and_report, judge_unfinished
-    from toylab.runs.study import without_training
+    from toylab.runs.study import untrained_study
 
     out = options.out or usual_folder(options.study, options.preset)
     name = registry.study_name(type(study))
@@ -36,7 +36,7 @@ def run_study(options: argparse.Namespace, rest: list[str]) -> None:
                 if options.until_decided and is_decided(out, type(study)):
                     break
             if options.sham:
-                sham = Run(without_training(replace(study, seeds=seeds)), name, out / SHAM)
+                sham = Run(untrained_study(replace(study, seeds=seeds)), name, out / SHAM)
                 execute_all([sham], f"{name}, untrained", options.workers, executor=cluster)
     except (JobsFailedError, JobsRefusedError):
         judge_unfinished(out, judge_and_report, out, type(study))  # report the finished jobs before the error
@@ -82,7 +82,7 @@ def run_all(options: argparse.Namespace, rest: list[str]) -> None:
     from toylab.runs.dask import dask_executor
     from toylab.runs.jobs import JobsFailedError, JobsRefusedError, Run, execute_all
     from toylab.runs.judge import SHAM, is_decided, judge_unfinished
-    from toylab.runs.study import without_training
+    from toylab.runs.study import untrained_study
 
     folder = options.out or Path("runs")
     runs = []
@@ -90,7 +90,9 @@ def run_all(options: argparse.Namespace, rest: list[str]) -> None:
         study = registry.preset_settings(registry.load_study(name).STUDY, options.preset)
         study = replace(study, seeds=tuple(common.seeds)) if common.seeds else study
         runs.append(Run(study, name, folder / f"{name}-{options.preset}", options.until_decided))
-    looks = [looked_at(run.study.seeds, run.out) if options.until_decided else iter([run.study.seeds]) for run in runs]
+    looks = [
+        looked_at(run.study.seeds, run.folder) if options.until_decided else iter([run.study.seeds]) for run in runs
+    ]
     going = list(zip(runs, looks, strict=True))
     done: dict[Path, Any] = {}
     try:
@@ -100,11 +102,11 @@ def run_all(options: argparse.Namespace, rest: list[str]) -> None:
                 for run, more in going
                 if (seeds := next(more, None))
             ]:
-                done |= {run.out: run.study for run, _ in going}
+                done |= {run.folder: run.study for run, _ in going}
                 execute_all([run for run, _ in going], "all studies", options.workers, executor=cluster)
-                going = [(run, more) for run, more in going if options.until_decided and not is_decided(run.out)]
+                going = [(run, more) for run, more in going if options.until_decided and not is_decided(run.folder)]
             if options.sham:
-                shams = [Run(without_training(done[run.out]), run.name, run.out / SHAM) for run in runs]
+                shams = [Run(untrained_study(done[run.folder]), run.name, run.folder / SHAM) for run in runs]
                 execute_all(shams, "all studies, untrained", options.workers, executor=cluster)
     except (JobsFailedError, JobsRefusedError):
         judge_unfinished(folder, scoreboard.finish_all, folder)

@@ -37,11 +37,13 @@ class Run:
 
     study: Study
     name: str
-    out: Path
+    out: Path | str
     until_decided: bool = False
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "out", Path(self.out))
+    @property
+    def folder(self) -> Path:
+        """The folder of its results."""
+        return Path(self.out)
 
 
 @dataclass(frozen=True)
@@ -57,17 +59,17 @@ class QueuedJob:
     @property
     def folder(self) -> Path:
         """The folder of the job."""
-        return self.job.folder(self.run.out)
+        return self.job.folder(self.run.folder)
 
     @property
     def key(self) -> tuple[Path, Job]:
         """Unique key among all runs."""
-        return self.run.out, self.job
+        return self.run.folder, self.job
 
     @property
     def needs(self) -> list[tuple[Path, Job]]:
         """The keys of the jobs that must finish first."""
-        return [(self.run.out, job) for job in self.job.needs]
+        return [(self.run.folder, job) for job in self.job.needs]
 
 
 def execute(
@@ -92,7 +94,7 @@ def execute(
             have finished, if every failed job rejected its settings or a damaged file.
         JobsFailedError: after the other jobs have finished, if a job failed otherwise.
     """
-    (measured,) = execute_all([Run(study, name, Path(out))], name, workers, progress, executor)
+    (measured,) = execute_all([Run(study, name, out)], name, workers, progress, executor)
     return measured
 
 
@@ -104,19 +106,19 @@ def execute_all(
     for run in runs:
         check_study(run.study)
         check_jobs(run.study)
-        refuse_another_run(run.study, run.name, run.out)
-        refuse_links(run.out, run.out / "settings.json", run.out / LOCK_FILE)
+        refuse_another_run(run.study, run.name, run.folder)
+        refuse_links(run.folder, run.folder / "settings.json", run.folder / LOCK_FILE)
     with ExitStack() as stack:
         for run in runs:
-            stack.enter_context(folder_lock(run.out))
-            refuse_changed(run.study, run.out)
+            stack.enter_context(folder_lock(run.folder))
+            refuse_changed(run.study, run.folder)
         for run in runs:
-            claim_folder(run.study, run.name, run.out, run.until_decided)
-            write_lock(run.study, run.out)
+            claim_folder(run.study, run.name, run.folder, run.until_decided)
+            write_lock(run.study, run.folder)
         failures = execute_jobs(runs, title, workers, progress, executor)
         of = str if len(runs) == 1 else lambda task: f"{task.run.name}, {task}"
         raise_failures(failures, "rerunning the command repeats only the failed jobs", of)
-        return [read_results(run.study, run.out) for run in runs]
+        return [read_results(run.study, run.folder) for run in runs]
 
 
 def execute_jobs(
@@ -137,7 +139,7 @@ def execute_jobs(
     """
     check_workers(workers)
     tasks = [QueuedJob(run, job) for run in runs for job in select_jobs(run.study, jobs)]
-    left = [task for task in tasks if not is_done(task.job, task.run.out)]
+    left = [task for task in tasks if not is_done(task.job, task.run.folder)]
     done = {task.key for task in tasks} - {task.key for task in left}
     bar = progress_bar(total=len(left), desc=title, unit="job", disable=not progress or not left)
     with bar:
@@ -145,7 +147,7 @@ def execute_jobs(
         if executor is not None:
             _submit(left, done, failures, executor, room=None)
         elif workers > 1 and left:
-            with ProcessPool(min(workers, len(left)), [run.out for run in runs]) as pool:
+            with ProcessPool(min(workers, len(left)), [run.folder for run in runs]) as pool:
                 _submit(left, done, failures, pool, room=workers)
         else:
             _submit(left, done, failures, _Here(), room=1)
@@ -287,7 +289,7 @@ def _submit(
         while waiting or left:
             for task in _next(left, done, suspects, room, len(waiting)):
                 left.remove(task)
-                waiting[executor.submit(complete_job, task.run.study, task.job, task.run.out.resolve())] = task
+                waiting[executor.submit(complete_job, task.run.study, task.job, task.run.folder.resolve())] = task
             if not waiting:  # a dependency of every remaining job failed
                 for task in left:
                     failures.note(task, _base_failed(task, done))
@@ -334,7 +336,7 @@ def _next(
 
 
 def _base_failed(task: QueuedJob, done: set[tuple[Path, Job]]) -> JobFailure:
-    failed = next(job for job in task.job.needs if (task.run.out, job) not in done)
+    failed = next(job for job in task.job.needs if (task.run.folder, job) not in done)
     return _never_started(task, f"{failed.name} of seed {failed.seed} failed, and this job depends on it", True)
 
 

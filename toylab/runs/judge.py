@@ -16,7 +16,7 @@ from toylab.files import UnwritableError, refuse_links, write_text
 from toylab.report.page import Picture, file_names, render_page
 from toylab.runs import registry
 from toylab.runs.store import read_cost, read_results, read_settings, stored_plan
-from toylab.runs.study import Job, Study, by_condition, with_dependencies, without_training
+from toylab.runs.study import Job, Study, by_condition, untrained_study, with_dependencies
 from toylab.settings import convert_value, field_types
 from toylab.training.attention_history import HistoryPage
 from toylab.verdicts.claim import Claim, Conditions, judge_claims
@@ -145,7 +145,7 @@ def shams(study: Study, found: Conditions, out: Path | str) -> dict[str, Conditi
     }
     untrained = Path(out) / SHAM
     if (untrained / "settings.json").exists():
-        tried["untrained weights"] = by_condition(read_results(without_training(study), untrained))
+        tried["untrained weights"] = by_condition(read_results(untrained_study(study), untrained))
     return tried
 
 

@@ -77,7 +77,7 @@ class Study(Protocol):
     Optional methods: `pictures(results, out)` returns a list of `toylab.report.page.Picture` and `film(results, out)`
     a `toylab.training.attention_history.HistoryPage` or None, from results by condition and the files of the jobs.
     `shams()` returns, by name of the sham, which condition's results replace those of which other; `untrained()`
-    returns the study without training (see `without_training`).
+    returns the study without training (see `untrained_study`).
     """
 
     if TYPE_CHECKING:  # or `isinstance` would look for it
@@ -104,11 +104,14 @@ class Study(Protocol):
 _Study = TypeVar("_Study", bound=Study)
 
 
+def untrained_study(study: _Study) -> _Study:
+    """The same study without any training: its own `untrained()`, or by default `without_training(study)`."""
+    own = getattr(study, "untrained", None)
+    return without_training(study) if own is None else own()
+
+
 def without_training(study: _Study, **changes: Any) -> _Study:
-    """The same study with zero training steps, from `study.untrained()` or with `steps=0` in every TrainConfig."""
-    untrained = getattr(study, "untrained", None)
-    if not changes and untrained is not None:
-        return untrained()
+    """The same study with `steps=0` in every TrainConfig among its settings, and further changes."""
     held = {one.name: getattr(study, one.name) for one in fields(study)}
     still = {name: replace(value, steps=0) for name, value in held.items() if isinstance(value, TrainConfig)}
     return replace(study, **still, **changes)

@@ -75,19 +75,19 @@ def sweep(
         runs = _claimed(merged, out, jobs)
         failures = execute_jobs(runs, out.name, workers, progress, executor, jobs)
         for run in runs:
-            judge_unfinished(run.out, _conclude, run) if failures or jobs else _conclude(run)
+            judge_unfinished(run.folder, _conclude, run) if failures or jobs else _conclude(run)
         study = f"{runs[0].name} " if ":" in runs[0].name else ""
         again = f"to repeat the failed jobs: toylab sweep {study}--continue {out}"
         if study.startswith("__main__:"):
             again = "rerunning the script repeats only the failed jobs"
-        raise_failures(failures, again, lambda task: f"{task.run.out.name}: {task}")
+        raise_failures(failures, again, lambda task: f"{task.run.folder.name}: {task}")
     return load_runs(out)
 
 
 def _conclude(run: Run) -> None:
-    refuse_links(run.out, run.out / "claims.json")
-    plan = stored_plan(read_settings(run.out / "settings.json"))
-    write_claims(run.out / "claims.json", judge_study(run.study, read_results(run.study, run.out), plan))
+    refuse_links(run.folder, run.folder / "claims.json")
+    plan = stored_plan(read_settings(run.folder / "settings.json"))
+    write_claims(run.folder / "claims.json", judge_study(run.study, read_results(run.study, run.folder), plan))
 
 
 def resume_sweep(
@@ -165,14 +165,14 @@ def _claimed(points: Sequence[Study], out: Path, jobs: Sequence[str] | None) -> 
         told[folder] = {**settings, "seeds": seeds}
         runs.append(Run(replace(point, seeds=tuple(seeds)), name, out / folder))
     now = {"study": name, "jobs": None if jobs is None else list(jobs), "runs": told}
-    refuse_links(out, path, *(run.out / name for run in runs for name in ("settings.json", LOCK_FILE)))
+    refuse_links(out, path, *(run.folder / name for run in runs for name in ("settings.json", LOCK_FILE)))
     for run in runs:
-        refuse_changed(run.study, run.out)
+        refuse_changed(run.study, run.folder)
     if now != about:
         write_record(path, now)
     for run in runs:
-        claim_folder(run.study, name, run.out)
-        write_lock(run.study, run.out)
+        claim_folder(run.study, name, run.folder)
+        write_lock(run.study, run.folder)
     return runs
 
 

@@ -264,8 +264,8 @@ class Claim:
         free = replace(self, quantity=_or_none(self.quantity), needs=())
         tried = []
         for what, held in shams.items():
-            if any(held[name] is not results[name] for name in self._arguments):
-                values = {seed: value for seed, value in free.values(held).items() if isfinite(value)}
+            if any(held[n] is not results[n] for n in self._arguments if held[n] or results[n]):
+                values = free.values(held)
                 found = decide(values, self.criterion, self.statistic, plan.until(values))
                 tried.append(_as_control(what, found))
         return tuple(tried)
@@ -359,9 +359,10 @@ def _or_none(quantity: Callable[..., Any]) -> Callable[..., Any]:
 
     def read(*results: Any) -> Any:
         try:
-            return quantity(*results)
+            value = quantity(*results)
         except (AttributeError, TypeError, ValueError, ArithmeticError):
             return None
+        return value if value is not None and isfinite(value) else None
 
     return read
 
