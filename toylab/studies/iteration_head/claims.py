@@ -312,7 +312,8 @@ def claims(guess: GuessAccuracy, parity_guess: float, steps: int, one_head: str)
             quantity=lambda main: main.emergence.in_order,
             criterion=above(0),
             statistic="share",
-            origin="computed: a random order of three events is this order in one seed of six",
+            origin="computed: a random order of three events is this order in one seed of six; at most one tie, since "
+            "untrained weights tie all three",
             uncontrolled="chance is one seed in six without ties, and the criterion requires most seeds",
             details={"steps": ClaimDetail("main", lambda main: asdict(main.emergence))},
             figure="How it emerges",

@@ -94,7 +94,7 @@ def released() -> list[Claim]:
             quantity=lambda ssft: _over_random(ssft, ssft),
             criterion=between(-0.25, 0.25),
             margin=0.25,
-            origin="a smallest effect of interest: a quarter",
+            origin="our pilot: a quarter, chosen over .2 after seeds 0 to 5 were seen",
             control=Control(
                 "the larger change of unlearning, relative to random changes of SSFT's size",
                 ("ssft", "unlearning"),
