@@ -106,7 +106,7 @@ def _shares(shown: Mapping[str, BySeed], seeds: str) -> Picture:
 
 def _alpha(shown: Mapping[str, BySeed], seeds: str) -> Picture:
     shares = {
-        "safe: right": "safe.complies",
+        "safe: correct": "safe.complies",
         "unsafe: refused": "unsafe.refuses",
         "unseen unsafe text: complied": "mismatched_text.complies",
         "mixed text: complied": "competing_text.complies",
