@@ -226,6 +226,9 @@ def test_a_constant_text_that_is_no_docstring_counts():
     assert told("x = 'a'") != told("x = 'b'")
     assert told("def f():\n    return 1") == told("def f():\n    'b'\n    return 1  # c")
     assert told("def f():\n    return None") == told("def f():\n\n    return (None)")
+    assert told("def f(x):\n    return x") == told("def f(x: int) -> int:\n    return x")
+    assert told("def f(x):\n    return x") != told("def f(x: int = 1) -> int:\n    return x")
+    assert told("x: int") != told("x: float")  # a field of settings is converted to its type
     assert told("x = 1") != told("x = True")
     assert told("x = 1") != told("x = 1.0")
 

@@ -163,9 +163,18 @@ def test_a_sham_is_asked_without_what_is_presupposed_and_only_where_it_replaces_
     needing = replace(CLAIM, needs=(SOLVED,))
     assert judged(needing, results, shams=shams).shams[0].measured == 0
     assert judged(replace(CLAIM, conditions=("other",)), results, shams=shams).shams == ()
-    for undefined in (lambda main: 1 / main.accuracy, lambda main: main.accuracy or float("nan")):
+    missing = None
+    for undefined in (
+        lambda main: 1 / main.accuracy,
+        lambda main: main.accuracy or float("nan"),
+        lambda main: main.accuracy or missing.share,
+        lambda main: main.accuracy or missing - 1,
+    ):
         claim = replace(CLAIM, quantity=undefined, statistic="median")
         assert judged(claim, results, shams=shams).shams[0].measured is None
+    faulty = replace(CLAIM, quantity=lambda main: main.accuracy or main.acuracy, statistic="median")
+    with pytest.raises(AttributeError, match="acuracy"):
+        judged(faulty, results, shams=shams)
     unmeasured = replace(CLAIM, conditions=("other",), optional=("not run",), quantity=lambda other, _: other.accuracy)
     assert judged(unmeasured, results, shams=shams).shams == ()
 

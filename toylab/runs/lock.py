@@ -4,7 +4,7 @@
     FOLDER/claims.lock             lock of a run, written before its first job; every result stores its checksum
 
 `toylab claims FOLDER --check` compares a run, its lock and the code. A change of the measuring code counts as a change
-of the criterion; comments and docstrings do not. `python -m toylab.runs.lock` rewrites the locks of the package.
+of the criterion; comments, docstrings and type annotations of functions do not. `python -m toylab.runs.lock` rewrites the locks of the package.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def _home(study: type) -> Path | None:
 
 
 def _digest_of_code(path: Path) -> str:
-    """A digest of a file's code without comments, formatting and docstrings."""
+    """A digest of a file's code without comments, formatting, docstrings and type annotations of functions."""
     return _digest_of_source(path.read_text(encoding="utf-8"))
 
 
@@ -100,7 +100,10 @@ def _told(node: Any) -> Any:
         return [_told(one) for one in node if not (isinstance(one, ast.Expr) and _is_text(one.value))]
     if not isinstance(node, ast.AST):
         return repr(node)
-    held = {name: _told(value) for name, value in ast.iter_fields(node) if value is not None}
+    told = [(name, value) for name, value in ast.iter_fields(node) if value is not None]
+    if isinstance(node, ast.arg | ast.FunctionDef):
+        told = [(name, value) for name, value in told if name not in ("annotation", "returns")]
+    held = {name: _told(value) for name, value in told}
     return [type(node).__name__, {name: value for name, value in held.items() if value != []}]
 
 

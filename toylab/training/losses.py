@@ -239,8 +239,10 @@ class Rollouts:
         check_finite(rewards=self.rewards)
 
     def log_probs(self, model: nn.Module) -> Float[Tensor, "row step vocab"]:
-        """Log-probabilities over the vocabulary at each step, in nats."""
-        return _predicted(model, self.prompts, self.written)
+        """Log-probabilities over the vocabulary at each step, in nats; equal rows are computed once."""
+        start = self.prompts.shape[1]
+        rows, index = torch.cat([self.prompts, self.written], dim=1).unique(dim=0, return_inverse=True)
+        return _predicted(model, rows[:, :start], rows[:, start:])[index]
 
     def mean(self, values: Float[Tensor, "row step"]) -> Float[Tensor, ""]:
         """Mean over the tokens in `counted`."""

@@ -355,12 +355,16 @@ def _as_control(what: str, found: Decision) -> ControlJudgement:
 
 
 def _or_none(quantity: Callable[..., Any]) -> Callable[..., Any]:
-    """The quantity, with None where it is undefined, such as a ratio of two zeros."""
+    """The quantity, with None where it is undefined, such as a ratio of two zeros, or depends on a missing part."""
 
     def read(*results: Any) -> Any:
         try:
             value = quantity(*results)
-        except (AttributeError, TypeError, ValueError, ArithmeticError):
+        except (ValueError, ArithmeticError):
+            return None
+        except (AttributeError, TypeError) as error:
+            if "NoneType" not in str(error):  # a missing part is None; any other error is a fault of the claim
+                raise
             return None
         return value if value is not None and isfinite(value) else None
 
