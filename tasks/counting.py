@@ -20,7 +20,7 @@ import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -102,7 +102,7 @@ class ContextualCounting:
         return _high(self.regions)
 
     @property
-    def largest(self) -> dict[str, int]:
+    def largest(self) -> dict[str, Any]:
         """Arguments of `sample` for maximum length and number of regions."""
         return {"length": self.max_length, "regions": self.most}
 

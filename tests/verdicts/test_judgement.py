@@ -22,6 +22,7 @@ from toylab.verdicts.judgement import (
     claims_table,
     control_text,
     count_verdicts,
+    measured,
     measured_in_words,
     nan_mean,
     or_never,
@@ -78,6 +79,12 @@ def test_a_mean_of_nothing_is_no_number_and_what_never_happened_says_so():
     assert nan_mean([]) != nan_mean([])
     assert (nan_mean([1.0, 2.0]), or_never(None), or_never(40)) == (1.5, "never", 40)
     assert (threshold(0.25, 0.06), threshold(1 / 7, 0.06)) == (0.31, 0.2)
+
+
+def test_a_measurement_may_be_zero_but_not_none():
+    assert (measured(0.0), measured([])) == (0.0, [])
+    with pytest.raises(TypeError, match="not measured"):
+        measured(None)
 
 
 @given(st.lists(FIELDS, max_size=6))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from toylab.console import ToylabError
 from toylab.model.config import ModelConfig
-from toylab.model.layers import AttentionContext, Block, BlockList, KVCache, LayerNorm, NoOp, make_linear
+from toylab.model.layers import MLP, AttentionContext, Block, BlockList, KVCache, LayerNorm, NoOp, make_linear
 from toylab.model.positions import POSITIONS
 from toylab.model.token_counts import TokenCounts
 from toylab.probes.hooks import has_hooks
@@ -59,6 +59,11 @@ class Transformer(nn.Module):
     def for_task(cls, task: Task, config: ModelConfig | None = None, seed: int = 0) -> Transformer:
         """A model with the vocabulary size and context of a task."""
         return cls(config or ModelConfig(), len(task.vocabulary), task.context, seed)
+
+    @property
+    def mlps(self) -> list[MLP]:
+        """The MLPs of the blocks that have one, by layer."""
+        return [block.mlp for block in self.blocks if block.mlp is not None]
 
     def forward(
         self,

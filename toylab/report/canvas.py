@@ -44,6 +44,12 @@ def new_figure(
     return figure, figure.subplots(rows, columns, squeeze=False, height_ratios=height_ratios)
 
 
+def remove_legend(ax: Axes) -> None:
+    """Remove the legend of the axes, if they have one."""
+    if (legend := ax.get_legend()) is not None:
+        legend.remove()
+
+
 def to_svg(figure: Figure) -> str:
     """The figure as SVG text, deterministic byte for byte."""
     buffer = io.StringIO()

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -78,9 +78,12 @@ class Training:
     history: History = field(default_factory=list)
 
 
+_Model = TypeVar("_Model", bound=nn.Module)
+
+
 def train(
-    model: nn.Module,
-    loss: Callable[[nn.Module, Any], Tensor],
+    model: _Model,
+    loss: Callable[[_Model, Any], Tensor],
     batch_at: Callable[[int], Any],
     config: TrainConfig,
     *,

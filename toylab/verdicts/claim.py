@@ -363,7 +363,7 @@ def _or_none(quantity: Callable[..., Any]) -> Callable[..., Any]:
         except (ValueError, ArithmeticError):
             return None
         except (AttributeError, TypeError) as error:
-            if "NoneType" not in str(error):  # a missing part is None; any other error is a fault of the claim
+            if "None" not in str(error):  # a missing part is None; any other error is a fault of the claim
                 raise
             return None
         return value if value is not None and isfinite(value) else None

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from toylab.console import ToylabError, colour_verdict, markdown_table
 from toylab.files import read_record, write_record
@@ -22,6 +22,8 @@ Family = Literal["", "yes", "no", "not reachable"]
 
 NEVER = "never"
 """Replaces the step of an event that did not occur, in details; None means not measured."""
+
+_Measurement = TypeVar("_Measurement")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +103,13 @@ def threshold(floor: float, margin: float) -> float:
 def or_never(step: int | None) -> int | str:
     """The step of an event, or "never"."""
     return NEVER if step is None else step
+
+
+def measured(value: _Measurement | None) -> _Measurement:
+    """The measurement. Raises `TypeError` if it is None: not measured in this condition."""
+    if value is None:
+        raise TypeError("None: not measured in this condition")
+    return value
 
 
 def nan_mean(values: Iterable[float]) -> float:

@@ -25,7 +25,7 @@ from toylab.studies.contextual_counting.results import (
 from toylab.verdicts.claim import Claim, ClaimDetail, Conditions, Control, Precondition
 from toylab.verdicts.criterion import at_least, at_most
 from toylab.verdicts.intervals import mean_in_words
-from toylab.verdicts.judgement import nan_mean
+from toylab.verdicts.judgement import measured, nan_mean
 
 SOME_SOLVED = Precondition(condition="none", test=lambda r: bool(r.solved), otherwise="no model solved a region here")
 UNSUPERVISED = Precondition(condition="no-auxiliary", test=SOME_SOLVED.test, otherwise=SOME_SOLVED.otherwise)
@@ -158,7 +158,7 @@ def circuit_claims(causal: Sequence[str], longest: int, no_plain: str) -> list[C
             measure="attention of a one on brackets and the begin token, for equal numbers of each token,",
             quantity=lambda none: none.bracket_share,
             criterion=at_least(0.9),
-            control=_unlearned("random weights", "none", lambda found: attention_on_brackets(found.scores)),
+            control=_unlearned("random weights", "none", lambda found: attention_on_brackets(measured(found.scores))),
             paper_number="1.000 (from the scores of figure 6)",
             details={"scores of a one for 0, 1, [, ], BoS": ClaimDetail("none", "scores_of_one")},
             figure="The counting circuit",
@@ -204,7 +204,7 @@ def circuit_claims(causal: Sequence[str], longest: int, no_plain: str) -> list[C
             quantity=lambda model: model.rotary.slow_lead(longest),
             criterion=at_least(0.2),
             origin="the smallest effect of interest: .2 above the share of such planes",
-            control=_unlearned("random weights", "rotary", lambda found: found.rotary.slow_lead(longest)),
+            control=_unlearned("random weights", "rotary", lambda found: measured(found.rotary).slow_lead(longest)),
             paper_number="planes 0 to 12 of 32 add about 0 to the score, the slowest 8.8 (figure 25)",
             details={
                 "share of the score from slow planes": ClaimDetail(
@@ -325,7 +325,7 @@ def _unlearned(what: str, name: str, number: Callable[[UntrainedCounter], float]
 
 def _kept_without_turning(model: CountingResult) -> float:
     """Ratio of the accuracy without rotation of fast planes to the unedited accuracy."""
-    return nan_mean(model.rotary.stopped.fast) / model.mean_accuracy
+    return nan_mean(measured(model.rotary).stopped.fast) / model.mean_accuracy
 
 
 def _above_floor(model: CountingResult, keys: str) -> float | None:

@@ -62,7 +62,10 @@ class StringBatch:
         if self.token_counts is not None:
             whole += (self.token_counts.types, self.token_counts.log_counts)
         parts = zip(*(tensor.split(rows) for tensor in whole), strict=True)
-        return [StringBatch(*part[:3], TokenCounts(*part[3:]) if part[3:] else None, self.auxiliary) for part in parts]
+        return [
+            StringBatch(tokens, counts, regions, TokenCounts(*by_type) if by_type else None, self.auxiliary)
+            for tokens, counts, regions, *by_type in parts
+        ]
 
 
 def counting_model(task: ContextualCounting, config: EncoderDecoderConfig, seed: int = 0) -> EncoderDecoder:
@@ -156,16 +159,15 @@ class RegionTeacher(nn.Module):
         )
 
 
-def count_loss(model: nn.Module, strings: StringBatch) -> Float[Tensor, ""]:
+def count_loss(model: EncoderDecoder | RegionTeacher, strings: StringBatch) -> Float[Tensor, ""]:
     """Mean cross entropy of the counts in nats; for a `RegionTeacher`, plus the weighted cross entropy of regions."""
     refuse_unscored(strings.counts)
-    teacher = model if isinstance(model, RegionTeacher) else None
-    inner = model if teacher is None else teacher.model
+    inner = model.model if isinstance(model, RegionTeacher) else model
     stream = inner.encoder(strings.tokens, token_counts=strings.token_counts)
     logits = inner.decoder(stream)
     loss = F.cross_entropy(logits.flatten(0, 1), strings.counts.flatten().long(), ignore_index=IGNORE)
-    if teacher is not None and strings.auxiliary:
-        guessed = teacher.classifier(stream).flatten(0, 1)
+    if isinstance(model, RegionTeacher) and strings.auxiliary:
+        guessed = model.classifier(stream).flatten(0, 1)
         loss = loss + strings.auxiliary * F.cross_entropy(guessed, strings.regions.flatten().long())
     return loss
 

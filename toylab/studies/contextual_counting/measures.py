@@ -315,7 +315,7 @@ def rotary_profile(model: EncoderDecoder, strings: StringBatch, slow: float) -> 
     read = block.ln1(model.encoder.embedding.weight)
     q, k = block.attn.query(read), block.attn.key(read)
     brackets, bits = k[[OPEN, CLOSE]].mean(dim=0), k[[ZERO, ONE]].mean(dim=0)
-    turning = model.encoder.positions.frequencies
+    turning = model.encoder.positions.get_buffer("frequencies")
     return RotaryProfile(
         planes=rotary_planes(q[ONE], brackets - bits).tolist(),
         frequencies=turning.tolist(),
@@ -330,7 +330,7 @@ def rotary_profile(model: EncoderDecoder, strings: StringBatch, slow: float) -> 
 def _accuracy_stopped(model: EncoderDecoder, strings: StringBatch, stopped: Bool[Tensor, " plane"]) -> list[float]:
     """Accuracy by region with the rotation of some planes stopped; unchanged if the model does not use positions."""
     still = deepcopy(model)
-    still.encoder.positions.frequencies[stopped] = 0
+    still.encoder.positions.get_buffer("frequencies")[stopped] = 0
     return count_accuracy(still, strings)
 
 

@@ -83,23 +83,23 @@ def lead_of_constant(*models: CountingResult | None) -> float | None:
     return None if constant is None or zeros is None else constant - zeros
 
 
-def regions_solved(models: Models) -> str:
+def regions_solved(models: Iterable[CountingResult]) -> str:
     """The number of solved regions, without interval, since regions of one model are not independent."""
     found = [region.solved for model in models for region in model.circuits]
     return f"{sum(found)} of {len(found)}"
 
 
-def bias_names(models: Models) -> dict[str, int]:
+def bias_names(models: Iterable[CountingResult]) -> dict[str, int]:
     """The number of solved regions per largest bias class."""
     return dict(Counter(region.largest for model in models for region in model.solved).most_common())
 
 
-def circuit_names(models: Models) -> dict[str, int]:
+def circuit_names(models: Iterable[CountingResult]) -> dict[str, int]:
     """The number of solved regions per circuit."""
     return dict(Counter(region.circuit for model in models for region in model.solved).most_common())
 
 
-def accuracy_elsewhere(models: Models) -> dict[str, float]:
+def accuracy_elsewhere(models: Iterable[CountingResult]) -> dict[str, float]:
     """Mean accuracy by kind of string that differs from the evaluated strings."""
     held: dict[str, list[float]] = {}
     for model in models:

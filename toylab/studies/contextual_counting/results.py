@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from toylab.probes import ClassReadout, ProbeScore, Saturation
 from toylab.tasks.bracketed import BEGIN, CLOSE, ONE, OPEN
+from toylab.verdicts.judgement import measured
 
 COUNTED = "counted ones"
 CLASSES = (
@@ -278,12 +279,12 @@ class CountingResult:
     @property
     def scores_of_one(self) -> list[float]:
         """Attention scores of a one for every token type."""
-        return self.scores[ONE]
+        return measured(self.scores)[ONE]
 
     @property
     def bracket_share(self) -> float:
         """Attention of a one on brackets and the begin token, given one token of each type."""
-        return attention_on_brackets(self.scores)
+        return attention_on_brackets(measured(self.scores))
 
     @property
     def agreement(self) -> float | None:

@@ -196,7 +196,7 @@ class ContextualCountingStudy:
             lambda checkpoint: learn(auxiliary=condition.auxiliary, growth=condition.growth, checkpoint=checkpoint),
         )
         solved_at = first_step(history, "accuracy", SOLVED)
-        return measure_model(self.task, model, job.seed, self.rows, history[-1]["step"], solved_at)
+        return measure_model(self.task, model, job.seed, self.rows, int(history[-1]["step"]), solved_at)
 
     @property
     def causal(self) -> tuple[str, ...]:
@@ -276,7 +276,7 @@ def measure_model(
 def _elsewhere(task: ContextualCounting, model: EncoderDecoder, seed: int, rows: int) -> dict[str, OtherStrings]:
     """Accuracy by label and the floor at other lengths, numbers of regions or shares of ones, varied one at a time."""
     shorter, longer = max(5 * task.max_length // 8, _room(task.most)), 3 * task.max_length // 2
-    places: dict[str, tuple[ContextualCounting, dict[str, int]]] = {
+    places: dict[str, tuple[ContextualCounting, dict[str, Any]]] = {
         f"length {shorter}": (task, {"length": shorter}),
         f"length {longer}": (_naming(task, longer), {"length": longer}),
     }
@@ -332,7 +332,7 @@ def measure_handwritten(task: ContextualCounting, rows: int, seed: int) -> Handw
 
 def _example(task: ContextualCounting, model: EncoderDecoder, seed: int) -> CountingExample:
     """Attention patterns on one held-out string of the shortest length, with ones in all regions."""
-    batch = held_out(task, seed, 64, **task.largest | {"length": task.min_length})
+    batch = held_out(task, seed, 64, **dict(task.largest, length=task.min_length))
     fullest = int(batch.labels["count"][:, : task.most].min(axis=1).argmax())
     strings = for_model(task, model, batch.rows(fullest, fullest + 1))
     with watch(model, "encoder.blocks.0.attn.pattern", "decoder.cross.pattern") as seen, torch.no_grad():

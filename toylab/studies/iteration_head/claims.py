@@ -10,7 +10,7 @@ from operator import attrgetter
 from toylab.studies.iteration_head.measures import CausalTests, IterationResult, UntrainedHead, mean_over
 from toylab.verdicts.claim import Claim, ClaimDetail, Control, Precondition
 from toylab.verdicts.criterion import above, at_least, at_most, below
-from toylab.verdicts.judgement import threshold
+from toylab.verdicts.judgement import measured, threshold
 
 LEARNED = 0.99
 """Sequence accuracy from which a task counts as learned."""
@@ -41,7 +41,7 @@ def has_learned(main: IterationResult) -> bool:
 
 def has_head(main: IterationResult) -> bool:
     """Whether a model learned its task and has an iteration head."""
-    return has_learned(main) and main.head.carry >= PEAKED_SHARE
+    return has_learned(main) and measured(main.head).carry >= PEAKED_SHARE
 
 
 HEAD_CARRY = attrgetter("head.carry")
@@ -327,24 +327,27 @@ def _random_weights(number: Callable[[UntrainedHead], float]) -> Control:
 
 
 def _kept(main: IterationResult, test: str) -> float | None:
-    found, whole = getattr(main.tests, test), main.tests.unedited.sequence
+    tests = measured(main.tests)
+    found, whole = getattr(tests, test), tests.unedited.sequence
     return None if found is None or not whole else found.sequence / whole
 
 
 def _mass(main: IterationResult, symbol: int) -> float:
     """Attention on x_t where x_t is this symbol, before fine-tuning."""
-    return main.transfer.mass_by_symbol[symbol]
+    return measured(main.transfer).mass_by_symbol[symbol]
 
 
 def _fine_tuning(model: IterationResult, never: int) -> int:
     """Fine-tuning steps to learn parity; `never` if it was not learned."""
-    return never if model.transfer.solved_at is None else model.transfer.solved_at
+    solved_at = measured(model.transfer).solved_at
+    return never if solved_at is None else solved_at
 
 
 def _times_as_slow(model: IterationResult, scratch: IterationResult) -> float | None:
     """Ratio of steps to learn parity from scratch to fine-tuning steps; None if fine-tuning did not learn parity, which
     would make training from scratch look slow."""
-    if model.transfer.solved_at is None:
+    tuned = measured(model.transfer).solved_at
+    if tuned is None:
         return None
     alone = scratch.steps + 1 if scratch.solved_at is None else scratch.solved_at
-    return alone / max(model.transfer.solved_at, 1)
+    return alone / max(tuned, 1)

@@ -14,6 +14,7 @@ from toylab.studies.iteration_head.claims import LEARNED, PEAKED_SHARE, has_lear
 from toylab.studies.iteration_head.measures import IterationResult
 from toylab.training.attention_history import HistoryPage, read_history
 from toylab.verdicts.claim import Conditions
+from toylab.verdicts.judgement import measured
 
 HISTORY_FILE = "film.safetensors"
 """File of the attention history in the folder of a main job."""
@@ -63,12 +64,12 @@ def attention_page(results: Conditions, out: Path) -> HistoryPage | None:
 
 def _best(main: dict[int, IterationResult]) -> int:
     """The seed whose model solves the task and has the strongest iteration head."""
-    return max(main, key=lambda s: (has_learned(main[s]), main[s].head.carry))
+    return max(main, key=lambda s: (has_learned(main[s]), measured(main[s].head).carry))
 
 
 def _draw_heads(main: dict[int, IterationResult]) -> Picture:
     seed = _best(require_measured(main))
-    example, head = main[seed].example, main[seed].head
+    example, head = measured(main[seed].example), measured(main[seed].head)
     panels = [((head.layer, head.head), "carry")]
     if head.end_of_input_at is not None:
         panels = [(head.end_of_input_at, "end of input"), *panels]

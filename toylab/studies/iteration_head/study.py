@@ -42,6 +42,7 @@ from toylab.training.batches import (
 )
 from toylab.training.loop import History, TrainConfig, Training, first_step, train
 from toylab.verdicts.claim import Claim, Conditions
+from toylab.verdicts.judgement import measured
 
 MODEL = ModelConfig(
     heads=4,
@@ -172,7 +173,7 @@ class IterationHeadStudy:
         test = evaluate.by_length(condition.task, job.seed, lengths_of(condition.task), self.rows)
         result = IterationResult(
             accuracy=evaluate.free_running_accuracy(model, condition.task, test),
-            steps=history[-1]["step"],
+            steps=int(history[-1]["step"]),
             solved_at=first_step(history, "accuracy", LEARNED),
         )
         if not condition.task.chain_of_thought:
@@ -363,7 +364,7 @@ def _invariance(model: Transformer, head: IterationHead, test: dict[int, Batch])
 
 def _halfway(history: History, name: str) -> int:
     """The first evaluated step at which a metric reaches half of its final value."""
-    return first_step(history, name, history[-1][name] / 2)
+    return measured(first_step(history, name, history[-1][name] / 2))
 
 
 def _spread(lengths: list[int]) -> list[int]:

@@ -24,7 +24,7 @@ from toylab.studies.safety_finetuning.claims_weights import (
 from toylab.studies.safety_finetuning.results import TAUGHT, TITLES, SafetyResult, mean_behaviour
 from toylab.verdicts.claim import Claim, Conditions, Control
 from toylab.verdicts.criterion import above, at_least, at_most
-from toylab.verdicts.judgement import threshold
+from toylab.verdicts.judgement import measured, threshold
 
 written_claim = partial(Claim, figure="What is written")
 ssft_claim = partial(Claim, conditions=("ssft",))
@@ -197,7 +197,8 @@ def _extrapolation() -> list[Claim]:
     further = partial(ssft_claim, place="section 5, weight extrapolation", figure="Less of the fine-tuning and more")
 
     def over_tuned(ssft: SafetyResult, found: Any) -> float:
-        return found.mismatched_text.complies / max(ssft.alpha[1.0].mismatched_text.complies, 1e-9)
+        tuned = measured(measured(ssft.alpha)[1.0].mismatched_text)
+        return found.mismatched_text.complies / max(tuned.complies, 1e-9)
 
     return [
         further(
@@ -314,7 +315,7 @@ def _lead(kind: str, own: SafetyResult, *others: SafetyResult) -> float:
 
 def _doses(share: str) -> Callable[[Conditions], dict[str, Any]]:
     """A share at 1, 1.25 and 1.5 times the change, by condition."""
-    return of_each(lambda one: [attrgetter(share)(one.alpha[dose]) for dose in (1.0, 1.25, 1.5)], TAUGHT)
+    return of_each(lambda one: [attrgetter(share)(measured(one.alpha)[dose]) for dose in (1.0, 1.25, 1.5)], TAUGHT)
 
 
 def _outcomes(results: Conditions) -> dict[str, dict[str, str]]:

@@ -16,6 +16,7 @@ from toylab.studies.safety_finetuning.claims_weights import (
 from toylab.studies.safety_finetuning.results import TAUGHT, TUNED, SafetyResult
 from toylab.verdicts.claim import Claim, ClaimDetail, Control
 from toylab.verdicts.criterion import at_least, at_most, between
+from toylab.verdicts.judgement import measured
 
 
 def extent() -> list[Claim]:
@@ -121,9 +122,9 @@ def released() -> list[Claim]:
 
 
 def _without_null(one: SafetyResult) -> float:
-    return one.part_separations.up_in_the_column_space / one.separation
+    return measured(one.part_separations).up_in_the_column_space / one.separation
 
 
 def _over_random(ssft: SafetyResult, one: SafetyResult) -> float:
     """Ratio of the released measure on columns to that of random changes of SSFT's size."""
-    return one.released_sine.columns.own / ssft.released_sine.columns.random - 1
+    return measured(one.released_sine).columns.own / measured(ssft.released_sine).columns.random - 1

@@ -11,7 +11,7 @@ from typing import Any
 from toylab.studies.safety_finetuning.results import DECAYED, TITLES, TUNED, SafetyResult
 from toylab.verdicts.claim import Claim, ClaimDetail, Conditions, Control, Precondition
 from toylab.verdicts.criterion import above, at_least, at_most
-from toylab.verdicts.judgement import nan_mean
+from toylab.verdicts.judgement import measured, nan_mean
 
 REFUSING = ("ssft", "dpo", "unlearning")
 """The three methods of the paper; "dpo" is the loss of its code."""
@@ -87,10 +87,10 @@ def activation_claims() -> list[Claim]:
             control=safe_alone,
             paper_number=f"tau of safe / unsafe: before .55 / -.1, DPO 38 / -25, unlearning 53 / -43 {READ_OFF}",
             details={
-                "separation by layer": of_each(lambda one: [layer.separation for layer in one.clusters]),
-                "AUC of tau": of_each(lambda one: one.clusters[-1].auc),
-                "AUC of tau, operators M alone": of_each(lambda one: one.clusters[-1].auc_matched),
-                "variance in one component": of_each(lambda one: asdict(one.clusters[-1].top_share)),
+                "separation by layer": of_each(lambda one: [layer.separation for layer in measured(one.clusters)]),
+                "AUC of tau": of_each(lambda one: measured(one.clusters)[-1].auc),
+                "AUC of tau, operators M alone": of_each(lambda one: measured(one.clusters)[-1].auc_matched),
+                "variance in one component": of_each(lambda one: asdict(measured(one.clusters)[-1].top_share)),
             },
         ),
         apart(
@@ -126,7 +126,7 @@ def activation_claims() -> list[Claim]:
             control=beside_safe_alone(attrgetter("sensitivity.ratio")),
             details={
                 "safe": of_each(_safe_gradient),
-                "unsafe": of_each(lambda one: nan_mean(one.sensitivity.unsafe.gradient)),
+                "unsafe": of_each(lambda one: nan_mean(measured(one.sensitivity).unsafe.gradient)),
                 "unsafe over safe, whole Jacobian": of_each("sensitivity.jacobian_ratio"),
             },
         ),
@@ -171,7 +171,7 @@ def null_space_claims(no_regime: str) -> list[Claim]:
             details={
                 "chance": ClaimDetail("ssft", "last.up.chance"),
                 "spread of chance": ClaimDetail("ssft", "last.up.spread"),
-                "share by layer": of_each(lambda one: [layer.up.share for layer in one.weights], TUNED),
+                "share by layer": of_each(lambda one: [layer.up.share for layer in measured(one.weights)], TUNED),
                 "leading direction over chance": of_each("top_lift", TUNED),
                 "of what the change adds, SSFT": ClaimDetail("ssft", lambda ssft: asdict(ssft.last.added_null_share)),
             },
@@ -298,11 +298,11 @@ def _apart(base: SafetyResult, one: SafetyResult) -> float:
 
 
 def _safe_gradient(one: SafetyResult) -> float:
-    return nan_mean(one.sensitivity.safe.gradient)
+    return nan_mean(measured(one.sensitivity).safe.gradient)
 
 
 def _has_auc(ssft: SafetyResult) -> bool:
-    return ssft.nearness.competing_text.auc is not None
+    return measured(measured(ssft.nearness).competing_text).auc is not None
 
 
 def _gain_change(one: SafetyResult) -> float:

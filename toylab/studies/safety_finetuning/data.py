@@ -44,8 +44,9 @@ def concept_model(
         code = shared * torch.randn(task.answer, config.width, generator=torch_stream(seed, "shared positions"))
         start = task.prompt - 1
         with torch.no_grad():
-            model.positions.table[task.text] += code
-            model.positions.table[start : start + task.answer] += code
+            table = model.positions.get_parameter("table")
+            table[task.text] += code
+            table[start : start + task.answer] += code
     return model
 
 

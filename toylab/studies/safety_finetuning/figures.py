@@ -13,6 +13,7 @@ from toylab.report import canvas, figures
 from toylab.report.page import Picture, picture
 from toylab.studies.safety_finetuning.results import DECAYED, TITLES, SafetyResult, mean_behaviour
 from toylab.verdicts.claim import Conditions
+from toylab.verdicts.judgement import measured
 
 BySeed = Mapping[int, SafetyResult]
 """The results of one condition, by seed."""
@@ -55,7 +56,7 @@ def _outcomes(shown: Mapping[str, BySeed], seeds: str) -> Picture:
         figures.plot_stacked_shares(rows, xlabel="share of answer tokens", ax=ax)
         ax.set_title(title, fontsize=10)
         if ax is not axes[0, 1]:
-            ax.get_legend().remove()
+            canvas.remove_legend(ax)
     return picture(
         "What is written",
         f"Free-running greedy answers by prompt set; mean over {seeds}. Complies: the requested letters; refuses: "
@@ -66,11 +67,11 @@ def _outcomes(shown: Mapping[str, BySeed], seeds: str) -> Picture:
 
 def _clusters(shown: Mapping[str, BySeed], seeds: str) -> Picture:
     def band(found: BySeed, layer: int, kind: str) -> tuple[float, float]:
-        bands = [getattr(one.clusters[layer].nearness, kind) for one in found.values()]
+        bands = [getattr(measured(one.clusters)[layer].nearness, kind) for one in found.values()]
         return fmean(mean for mean, _ in bands), fmean(deviation for _, deviation in bands)
 
     def panel(title: str, found: BySeed, ax: Axes) -> None:
-        layers = range(len(_some(found).clusters))
+        layers = range(len(measured(_some(found).clusters)))
         groups = {kind: [band(found, layer, kind) for layer in layers] for kind in ("safe", "unsafe")}
         figures.plot_bands(groups, [str(k + 1) for k in layers], xlabel="layer", ylabel="tau", title=title, ax=ax)
 
@@ -88,7 +89,8 @@ def _shares(shown: Mapping[str, BySeed], seeds: str) -> Picture:
     some = _some(next(iter(shown.values())))
     groups = {
         method: {
-            f"layer {k + 1}": [one.weights[k].up.share for one in found.values()] for k in range(len(some.weights))
+            f"layer {k + 1}": [measured(one.weights)[k].up.share for one in found.values()]
+            for k in range(len(measured(some.weights)))
         }
         for method, found in shown.items()
     }
@@ -113,12 +115,12 @@ def _alpha(shown: Mapping[str, BySeed], seeds: str) -> Picture:
     }
 
     def panel(title: str, found: BySeed, ax: Axes) -> None:
-        doses = list(_some(found).alpha)
-        means = [mean_behaviour([one.alpha[dose] for one in found.values()]) for dose in doses]
+        doses = list(measured(_some(found).alpha))
+        means = [mean_behaviour([measured(one.alpha)[dose] for one in found.values()]) for dose in doses]
         lines = {label: (doses, list(map(attrgetter(share), means))) for label, share in shares.items()}
         labels = {"xlabel": "alpha, multiple of the weight change", "ylabel": "share of answer tokens"}
         figures.plot_dose_response(lines, **labels, mark=1, title=title, ax=ax)
-        ax.get_legend().remove()
+        canvas.remove_legend(ax)
 
     figure = _panels(shown, panel, 3.3, 2.9)
     legend = figure.axes[len(shown) - 1].legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
@@ -182,13 +184,13 @@ def _soft(shown: Mapping[str, BySeed], seeds: str) -> Picture:
     for ax, (title, name) in zip(axes.flat, asked.items(), strict=True):
         lines = {}
         for method, found in shown.items():
-            budgets = list(_some(found).soft.unsafe)
+            budgets = list(measured(_some(found).soft).unsafe)
             shares = [fmean(getattr(one.soft, name)[budget] for one in found.values()) for budget in budgets]
             lines[method] = ([0.0, *budgets], [_mean(found, "behaviour.unsafe.complies"), *shares])
         figures.plot_dose_response(
             lines, xlabel="attack radius, in letter norms", ylabel="share of correct letters", title=title, ax=ax
         )
-        ax.get_legend().remove()
+        canvas.remove_legend(ax)
     axes[0, 1].legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return picture(
         "Vectors that make the model comply",

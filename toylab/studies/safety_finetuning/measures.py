@@ -201,10 +201,10 @@ def weight_change(
     """
     toward_null = null_direction(base, task)
     found = []
-    blocks = zip(base.blocks, tuned.blocks, sizes(base, tuned), strict=True)
-    for layer, (before, after, size) in enumerate(blocks):
-        up, down = before.mlp.up.weight, before.mlp.down.weight
-        d_up, d_down = after.mlp.up.weight - up, after.mlp.down.weight - down
+    mlps = zip(base.mlps, tuned.mlps, sizes(base, tuned), strict=True)
+    for layer, (before, after, size) in enumerate(mlps):
+        up, down = before.up.weight, before.down.weight
+        d_up, d_down = after.up.weight - up, after.down.weight - down
         points = (f"blocks.{layer}.ln2", f"blocks.{layer}.mlp.post")
         names = ("safe", "unsafe", "M, safe text", "M, unsafe text", *(name for name in JAILBREAKS if name in sets))
         old = {name: answer_activations(base, task, sets[name], *points) for name in names[:4]}
@@ -216,7 +216,7 @@ def weight_change(
         gains = {
             n: (
                 amplification(up, old[n][points[0]]).mean().item(),
-                amplification(after.mlp.up.weight, entering[n]).mean().item(),
+                amplification(after.up.weight, entering[n]).mean().item(),
             )
             for n in old
         }
@@ -248,8 +248,8 @@ def weight_change(
 def sizes(before: Transformer, after: Transformer) -> list[float]:
     """Frobenius norm of the change of the MLP's weight matrices over their norm before, by layer."""
     found = []
-    for old, new in zip(before.blocks, after.blocks, strict=True):
-        start, end = (torch.cat([m.mlp.up.weight.flatten(), m.mlp.down.weight.flatten()]) for m in (old, new))
+    for old, new in zip(before.mlps, after.mlps, strict=True):
+        start, end = (torch.cat([mlp.up.weight.flatten(), mlp.down.weight.flatten()]) for mlp in (old, new))
         found.append(((end - start).norm() / start.norm()).item())
     return found
 
@@ -258,7 +258,7 @@ def sizes(before: Transformer, after: Transformer) -> list[float]:
 def released_sine(base: Transformer, tuned: Transformer, seed: int, draws: int = 20) -> ReleasedSine:
     """The null-space measure released with the paper, in the last layer, for the change and for random changes of the
     same size."""
-    before, after = (model.blocks[-1].mlp.up.weight for model in (base, tuned))
+    before, after = (model.mlps[-1].up.weight for model in (base, tuned))
     generator = torch.Generator().manual_seed(torch_seed(seed))
     random = [before + random_like(after - before, generator) for _ in range(draws)]
 
@@ -273,8 +273,8 @@ def released_sine(base: Transformer, tuned: Transformer, seed: int, draws: int =
 def null_direction(model: Transformer, task: TaskConcept) -> Float[Tensor, " width"]:
     """The residual-stream direction that raises the logit of NULL over the mean letter: the difference of their
     unembedding rows, scaled by the weight of the final norm."""
-    rows = model.unembedding.weight
-    return model.ln_final.weight * (rows[task.null] - rows[: task.letters].mean(dim=0))
+    rows = model.unembedding.get_parameter("weight")
+    return model.ln_final.get_parameter("weight") * (rows[task.null] - rows[: task.letters].mean(dim=0))
 
 
 def interpolate_weights(base: nn.Module, tuned: nn.Module, alpha: float | int) -> nn.Module:
@@ -294,11 +294,10 @@ def transplant_parts(base: Transformer, tuned: Transformer) -> dict[str, Transfo
         for name in ("up in the column space", "up in the null space", "MLPs alone", "all but the MLPs", "MLPs, rank 1")
     }
     with torch.no_grad():
-        for layer, (before, after) in enumerate(zip(base.blocks, tuned.blocks, strict=True)):
-            change = after.mlp.up.weight - before.mlp.up.weight
-            parts = split_change(change, before.mlp.up.weight)
+        for layer, (before, after) in enumerate(zip(base.mlps, tuned.mlps, strict=True)):
+            parts = split_change(after.up.weight - before.up.weight, before.up.weight)
             for name, part in zip(("up in the column space", "up in the null space"), parts, strict=True):
-                models[name].blocks[layer].mlp.up.weight.copy_(before.mlp.up.weight + part)
+                models[name].mlps[layer].up.weight.copy_(before.up.weight + part)
         for name in ("MLPs alone", "all but the MLPs", "MLPs, rank 1"):
             inside = name != "all but the MLPs"
             for (key, weight), start in zip(models[name].named_parameters(), base.parameters(), strict=True):

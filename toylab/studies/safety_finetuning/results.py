@@ -8,11 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from dataclasses import astuple, dataclass, fields, replace
+from typing import Any
 
 from toylab.probes import NullShare
 from toylab.studies.safety_finetuning.data import Outcomes
 from toylab.studies.safety_finetuning.results_change import PartSeparations, ReleasedSine
-from toylab.verdicts.judgement import nan_mean
+from toylab.verdicts.judgement import measured, nan_mean
 
 TITLES = {
     "base": "before",
@@ -74,15 +75,15 @@ class Behaviour:
 def mean_behaviour(behaviours: Collection[Behaviour]) -> Behaviour:
     """The mean over seeds of every share, on the sets that were run for all seeds."""
     columns = zip(*(vars(one).values() for one in behaviours), strict=True)
-    return Behaviour(
-        **dict(zip((field.name for field in fields(Behaviour)), map(_mean_outcomes, columns), strict=True))
-    )
+    means = map(_mean_outcomes, columns)
+    named: dict[str, Any] = dict(zip((field.name for field in fields(Behaviour)), means, strict=True))
+    return Behaviour(**named)
 
 
 def _mean_outcomes(seeds: Collection[Outcomes | None]) -> Outcomes | None:
     if None in seeds:
         return None
-    return Outcomes(*(nan_mean(shares) for shares in zip(*map(astuple, seeds), strict=True)))
+    return Outcomes(*(nan_mean(shares) for shares in zip(*(astuple(measured(one)) for one in seeds), strict=True)))
 
 
 # Activations ---------------------------------------------------------------------------------------------------------
@@ -330,40 +331,40 @@ class SafetyResult:
     @property
     def last(self) -> LayerChange:
         """The change of the last layer."""
-        return self.weights[-1]
+        return measured(self.weights)[-1]
 
     @property
     def separation(self) -> float:
         """Separation of safe and unsafe prompts in the last layer."""
-        return self.clusters[-1].separation
+        return measured(self.clusters)[-1].separation
 
     @property
     def size(self) -> float:
         """Largest relative size of the change over MLPs."""
-        return max(layer.size for layer in self.weights)
+        return max(layer.size for layer in measured(self.weights))
 
     @property
     def stable_rank(self) -> float:
         """Stable rank of the change (energy over the energy of its leading singular direction), mean over matrices and
         layers."""
-        return nan_mean(1 / energy for layer in self.weights for energy in vars(layer.top_energy).values())
+        return nan_mean(1 / energy for layer in measured(self.weights) for energy in vars(layer.top_energy).values())
 
     @property
     def lift(self) -> float:
         """Energy share of the change of the up-projections in their left null space over chance, mean over layers."""
-        return nan_mean(layer.up.lift for layer in self.weights)
+        return nan_mean(layer.up.lift for layer in measured(self.weights))
 
     @property
     def top_lift(self) -> float:
         """`lift` of the leading direction of the change only."""
-        return nan_mean(layer.up.top / layer.up.chance for layer in self.weights)
+        return nan_mean(layer.up.top / layer.up.chance for layer in measured(self.weights))
 
     def lift_beyond(self, control: SafetyResult) -> float:
         """Lift minus the larger of 1 and the control's lift, mean over layers."""
-        pairs = zip(self.weights, control.weights, strict=True)
+        pairs = zip(measured(self.weights), measured(control.weights), strict=True)
         return nan_mean(own.up.lift - max(1.0, other.up.lift) for own, other in pairs)
 
     def excess(self, control: SafetyResult) -> float:
         """Share minus the larger of chance and the control's share, minimum over layers."""
-        pairs = zip(self.weights, control.weights, strict=True)
+        pairs = zip(measured(self.weights), measured(control.weights), strict=True)
         return min(own.up.share - max(own.up.chance, other.up.share) for own, other in pairs)

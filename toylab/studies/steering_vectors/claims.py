@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import partial
 from statistics import fmean
-from typing import Literal
+from typing import Any, Literal
 
 from toylab.studies.steering_vectors.claims_extensions import (
     ANY_ORDER,
@@ -35,7 +35,7 @@ from toylab.studies.steering_vectors.results import (
 from toylab.studies.steering_vectors.settings import CONVERGED, Settings
 from toylab.verdicts.claim import Claim, ClaimDetail, Conditions, Control
 from toylab.verdicts.criterion import above, at_least, at_most, between
-from toylab.verdicts.judgement import threshold
+from toylab.verdicts.judgement import measured, threshold
 
 ROUTES = "Through which readers the penultimate vector acts"
 GAIN_SHARE = "share of full training's gain at temperature 1"
@@ -373,7 +373,7 @@ def _at_random(base: BaseResult, full: FullResult, joint: JointResult) -> float 
 
 
 def _improved(base: BaseResult, *accuracies: float | None) -> float | None:
-    return None if None in accuracies else fmean(one - accuracy_at(base) > EFFECT for one in accuracies)
+    return None if None in accuracies else fmean(measured(one) - accuracy_at(base) > EFFECT for one in accuracies)
 
 
 def _least_persistence(persistence: PersistenceByLayer) -> float:
@@ -385,8 +385,8 @@ def _second_is_lower(lenses: Iterable[LensReading]) -> float:
 
 
 def _random_kl_share(vector: VectorResult) -> float | None:
-    shares = shares_of(vector.random_kl)
-    return shares and shares[0]
+    shares = shares_of(measured(vector.random_kl))
+    return shares[0] if shares else None
 
 
 def _shares(results: Conditions, names: Sequence[str], t: float | int) -> dict[str, dict[str, float]]:

@@ -335,8 +335,8 @@ def turn_openers(study: Settings, job: Job, folder: Path, cosine: float) -> Sepa
     """A base of the same skill with a given cosine of the openers' unembedding rows, and a vector trained on it without
     the pre-flight check."""
     model, seed = load_base(job.path("skill", folder)), job.seed
-    length = model.unembedding.weight.norm(dim=1).mean()
-    model.unembedding.weight.data = length * readout_rows(study.task, model.config.width, cosine=cosine)
+    rows = model.unembedding.get_parameter("weight")
+    rows.data = rows.norm(dim=1).mean() * readout_rows(study.task, model.config.width, cosine=cosine)
     model = train_mixture(study, model, study.task, seed, folder, study.styles, "mixture")
     prompts = first_half(study, evaluation_prompts(study, seed))
     steered = Steered(model, {study.last: Vector(model.config.width)})
@@ -367,14 +367,14 @@ def train_flagged(
         with torch.no_grad(), watch(base, point) as seen:
             base(reasoning_prompts(task, seed, 1000, "train"))
         centre = rms_normed(seen[point][:, -1]).mean(dim=0)
-        bounded = ("tanh", centre) if which == "gate" else ()
-        model, config = Steered(base, {before: Scaled(width, *bounded, generator=torch_stream(seed, "gate"))}), long
+        gate, mean = ("tanh", centre) if which == "gate" else ("linear", None)
+        model, config = Steered(base, {before: Scaled(width, gate, mean, generator=torch_stream(seed, "gate"))}), long
     else:
         model = Steered(base, {before if which == "before" else study.last: Vector(width)})
         config = study.rl
     _reinforce(study, model, base, seed, folder, config, task, kl=study.flag_kl if which == "full" else 0.0)
     answered = by_temperature(model, task, prompts, seed=seed)
-    if which not in ("before", "gate"):
+    if which not in ("before", "gate") or not isinstance(model, Steered):
         return FlagResult(answers=answered)
     few = first_half(study, prompts)
     return FlagResult(

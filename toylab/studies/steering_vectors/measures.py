@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -184,7 +185,7 @@ def skipped_readers(layer: int, last: int) -> dict[str, dict[str, tuple[str, ...
     return found
 
 
-def path_patched(steered: Steered, **skipped: Sequence[str] | str) -> PathPatched:
+def path_patched(steered: Steered, **skipped: Any) -> PathPatched:
     """The steered model with its addition hidden from some readers."""
     ((point, change),) = steered.edits().items()
     return PathPatched(steered.model, change, point, **skipped)
@@ -208,7 +209,7 @@ class ForcedRoute(Steered):
     def forward(self, tokens: Int[Tensor, "batch position"], **options) -> Float[Tensor, "batch query vocab"]:
         (held,) = self.additions.values()
         last = f"blocks.{len(self.model.blocks) - 1}.resid_post"
-        with edit(self.model, self.edits()), edit(self.model, {last: lambda h: h - held.vector}):
+        with edit(self.model, self.edits()), edit(self.model, {last: lambda h: h - held.get_parameter("vector")}):
             return self.model(tokens, **options)
 
 
@@ -295,7 +296,7 @@ def mapped(vector: Float[Tensor, " width"], from_model: Transformer, to_model: T
 
     Each unembedding is normalised by the mean norm of its rows.
     """
-    read, write_ = from_model.unembedding.weight, to_model.unembedding.weight
+    read, write_ = (model.unembedding.get_parameter("weight") for model in (from_model, to_model))
     scale = read.norm(dim=1).mean() * write_.norm(dim=1).mean()
     return (write_.T @ (read @ vector)) / scale
 

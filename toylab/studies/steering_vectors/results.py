@@ -11,6 +11,7 @@ from statistics import fmean
 
 from toylab.model.steering import PreFlight
 from toylab.studies.steering_vectors.data import AnswerShares
+from toylab.verdicts.judgement import measured
 
 Temperatures = dict[float | int, AnswerShares]
 """Answer statistics by temperature."""
@@ -138,7 +139,8 @@ class VectorResult(AnsweringResult):
 
     def gain_at(self, place: str) -> float:
         """Share of the vector's gain with the vector at one place only."""
-        return fraction_of_way(self.few.base, self.places[place], self.few.steered)
+        few = measured(self.few)
+        return fraction_of_way(few.base, measured(self.places)[place], few.steered)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,7 +206,7 @@ class FlagResult(AnsweringResult):
 
     def lost(self, route: str) -> float:
         """Accuracy lost by hiding the vector from some readers."""
-        return self.steered - self.routes[route]
+        return measured(self.steered) - measured(self.routes)[route]
 
 
 # Analysis of trained vectors -----------------------------------------------------------------------------------------

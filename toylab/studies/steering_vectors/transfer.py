@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from toylab.studies.steering_vectors.results import fraction_of_way
+from toylab.verdicts.judgement import measured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,7 @@ class FamilyResult:
     @property
     def carried_at_random(self) -> float:
         """Ratio of the gain of a random vector in the child to that of the child's own vector."""
-        return fraction_of_way(self.base, self.of_random, self.own)
+        return fraction_of_way(self.base, measured(self.of_random), self.own)
 
     @property
     def carried(self) -> float:
