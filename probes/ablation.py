@@ -26,13 +26,13 @@ Indices = SupportsIndex | Sequence[SupportsIndex] | np.ndarray | Tensor
 
 def zero_heads(heads: Indices, queries: slice | Indices = ALL_QUERIES) -> Edit:
     """Zero-ablate heads at these queries; an edit for a point `z`, (batch, query, head, feature)."""
-    heads_of, queries_of = _among("heads", heads), _among("queries", queries, from_end=True)
+    select_heads, select_queries = _index_selector("heads", heads), _index_selector("queries", queries, from_end=True)
 
     def zero(z: Tensor) -> Tensor:
-        places = queries_of(z.shape[1])
+        positions = select_queries(z.shape[1])
         z = z.clone()
-        for head in heads_of(z.shape[2]):
-            z[:, places, head] = 0
+        for head in select_heads(z.shape[2]):
+            z[:, positions, head] = 0
         return z
 
     return zero
@@ -40,15 +40,15 @@ def zero_heads(heads: Indices, queries: slice | Indices = ALL_QUERIES) -> Edit:
 
 def uniform_heads(heads: Indices, queries: slice | Indices = ALL_QUERIES) -> Edit:
     """Replace patterns by uniform causal attention; an edit for a point `pattern`, (batch, head, query, key)."""
-    heads_of, queries_of = _among("heads", heads), _among("queries", queries, from_end=True)
+    select_heads, select_queries = _index_selector("heads", heads), _index_selector("queries", queries, from_end=True)
 
     def flatten(pattern: Tensor) -> Tensor:
-        seen = torch.ones_like(pattern[0, 0]).tril(pattern.shape[-1] - pattern.shape[-2])
-        even = seen / seen.sum(dim=-1, keepdim=True)
-        places = queries_of(pattern.shape[2])
+        visible = torch.ones_like(pattern[0, 0]).tril(pattern.shape[-1] - pattern.shape[-2])
+        uniform = visible / visible.sum(dim=-1, keepdim=True)
+        positions = select_queries(pattern.shape[2])
         pattern = pattern.clone()
-        for head in heads_of(pattern.shape[1]):
-            pattern[:, head, places] = even[places]
+        for head in select_heads(pattern.shape[1]):
+            pattern[:, head, positions] = uniform[positions]
         return pattern
 
     return flatten
@@ -60,12 +60,12 @@ def follow_links(heads: Indices, links: Links) -> Edit:
     Queries without links keep their attention. An edit for a point `pattern`, (batch, head, query, key). Links outside
     the pattern raise `ToylabError` during the forward pass.
     """
-    heads_of = _among("heads", heads)
+    select_heads = _index_selector("heads", heads)
 
     def follow(pattern: Tensor) -> Tensor:
         row, query, key = edges_within(pattern, links).unbind(dim=1)
         pattern = pattern.clone()
-        for head in heads_of(pattern.shape[1]):
+        for head in select_heads(pattern.shape[1]):
             pattern[row, head, query] = 0
             pattern[row, head, query, key] = 1
             pattern[row, head, query] /= pattern[row, head, query].sum(dim=-1, keepdim=True)
@@ -80,39 +80,43 @@ def shift_links(links: Links, by: int) -> Links:
 
 
 @overload
-def _among(name: str, chosen: Indices, from_end: bool = False) -> Callable[[int], list[int]]: ...
+def _index_selector(name: str, selection: Indices, from_end: bool = False) -> Callable[[int], list[int]]: ...
 
 
 @overload
-def _among(name: str, chosen: slice | Indices, from_end: bool = False) -> Callable[[int], slice | list[int]]: ...
+def _index_selector(
+    name: str, selection: slice | Indices, from_end: bool = False
+) -> Callable[[int], slice | list[int]]: ...
 
 
-def _among(name: str, chosen: slice | Indices, from_end: bool = False) -> Callable[[int], slice | list[int]]:
+def _index_selector(
+    name: str, selection: slice | Indices, from_end: bool = False
+) -> Callable[[int], slice | list[int]]:
     """A function from the number of heads or queries to the selected indices.
 
     Duplicates raise an error: a mask given as integers 0 and 1 would otherwise select heads 0 and 1.
     """
-    if isinstance(chosen, slice):
-        return lambda size: chosen
-    held = as_tensor(chosen)
-    if held.dtype == torch.bool:
-        return lambda size: _of_mask(name, held, size)
-    numbers = as_whole(name, held).reshape(-1).tolist()
+    if isinstance(selection, slice):
+        return lambda size: selection
+    indices = as_tensor(selection)
+    if indices.dtype == torch.bool:
+        return lambda size: _mask_indices(name, indices, size)
+    numbers = as_whole(name, indices).reshape(-1).tolist()
 
-    def among(size: int) -> list[int]:
+    def select(size: int) -> list[int]:
         lowest = -size if from_end else 0
         if outside := [number for number in numbers if not lowest <= number < size]:
             raise ToylabError(f"{name}: {outside[0]} is none of the {size} here; must be from {lowest} to {size - 1}")
-        found = [number % size for number in numbers]
-        if len(set(found)) < len(found):
+        selected = [number % size for number in numbers]
+        if len(set(selected)) < len(selected):
             raise ToylabError(f"{name}={numbers}: names one twice; name each once, or give a mask of booleans")
-        return found
+        return selected
 
-    return among
+    return select
 
 
-def _of_mask(name: str, chosen: Tensor, size: int) -> list[int]:
+def _mask_indices(name: str, mask: Tensor, size: int) -> list[int]:
     """Indices at which a boolean mask of this size is true."""
-    if chosen.shape != (size,):
-        raise ToylabError(f"{name}: is a mask of shape {tuple(chosen.shape)}; must have one entry for each of {size}")
-    return chosen.nonzero()[:, 0].tolist()
+    if mask.shape != (size,):
+        raise ToylabError(f"{name}: is a mask of shape {tuple(mask.shape)}; must have one entry for each of {size}")
+    return mask.nonzero()[:, 0].tolist()

@@ -87,7 +87,7 @@ def invariance(pattern: Pattern, links: Links, threshold: float = 0.5) -> Float[
     check_range(rows=batch, least=2)
     edges = np.asarray(torch.as_tensor(links).cpu())
     per_row = [{(q, k) for _, q, k in edges[edges[:, 0] == row].tolist()} for row in range(batch)]
-    if any(one != per_row[0] for one in per_row):
+    if any(row_links != per_row[0] for row_links in per_row):
         raise ToylabError("links: rows differ; invariance needs the same links in each row, so give rows of one length")
     spread = mass.unflatten(0, (batch, -1)).std(dim=0, correction=0).mean(dim=0)
     peaky = peakiness(pattern, links, threshold) >= 0.5
@@ -172,7 +172,7 @@ def find_iteration_head(
             f"lengths={sorted(patterns)}: give patterns and links for the same lengths, at least two of them; at "
             "one length an iteration head cannot be distinguished from a head with a fixed offset"
         )
-    if len(layers := {len(held) for held in patterns.values()}) > 1 or 0 in layers:
+    if len(layers := {len(layer_patterns) for layer_patterns in patterns.values()}) > 1 or 0 in layers:
         raise ToylabError(f"patterns: of {sorted(layers)} layers; give as many for every length, at least one")
     check_finite(
         patterns=patterns,
@@ -203,7 +203,7 @@ def _judge(
     """Check one head against the thresholds, given the scores of all heads."""
     earlier = end[:layer]
     end_at = divmod(int(earlier.argmax()), end.shape[1]) if layer else None
-    found_end = float(earlier.max()) if layer else 0.0
+    end_attention = float(earlier.max()) if layer else 0.0
     misses = []
     if carry[layer, head] < thresholds["carry"]:
         misses.append(
@@ -215,16 +215,16 @@ def _judge(
         )
     if not layer:
         misses.append("it is in the first layer, where no earlier head can have told it where the input ends")
-    elif found_end < thresholds["end_of_input"]:
+    elif end_attention < thresholds["end_of_input"]:
         misses.append(
-            f"no earlier head finds the end of the input: {found_end:.2f}, below {thresholds['end_of_input']}"
+            f"no earlier head finds the end of the input: {end_attention:.2f}, below {thresholds['end_of_input']}"
         )
     return IterationHead(
         layer=layer,
         head=head,
         carry=float(carry[layer, head]),
         stop=float(stop[layer, head]),
-        end_of_input=found_end,
+        end_of_input=end_attention,
         end_of_input_at=end_at,
         backups=tuple(
             (a, b) for a, b in np.argwhere(carry.cpu().numpy() >= BACKUP_SHARE).tolist() if (a, b) != (layer, head)

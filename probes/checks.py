@@ -16,22 +16,22 @@ from toylab.console import ToylabError
 def check_finite(**arguments: Any) -> None:
     """Reject NaN and infinity in numbers, arrays and tensors, and in lists and mappings of these."""
     for name, value in _parts(arguments):
-        if not bool((sound := value.isfinite()).all()):
-            raise _refused(name, value, ~sound, "every entry must be a finite number; remove such cases")
+        if not bool((is_finite := value.isfinite()).all()):
+            raise _entry_error(name, value, ~is_finite, "every entry must be a finite number; remove such cases")
 
 
 def check_not_nan(**arguments: Any) -> None:
     """Reject NaN but not infinity, for arguments in which infinity is meaningful."""
     for name, value in _parts(arguments):
-        if bool((bad := value.isnan()).any()):
-            raise _refused(name, value, bad, "NaN is not allowed; remove such cases")
+        if bool((is_nan := value.isnan()).any()):
+            raise _entry_error(name, value, is_nan, "NaN is not allowed; remove such cases")
 
 
 def check_result_finite(names: str, result: Tensor) -> Tensor:
     """Reject overflow: a non-finite result of finite arguments."""
     if not bool(result.isfinite().all()):
-        kind = str(result.dtype).removeprefix("torch.")
-        raise ToylabError(f"{names}: values overflow or underflow {kind}; rescale them or give float64")
+        dtype = str(result.dtype).removeprefix("torch.")
+        raise ToylabError(f"{names}: values overflow or underflow {dtype}; rescale them or give float64")
     return result
 
 
@@ -51,26 +51,26 @@ def check_same_length(**arguments: Any) -> None:
 
 def as_mask(name: str, value: Any) -> Tensor:
     """A mask as booleans; torch would index with integer masks of 0 and 1, as in `Batch.labels`."""
-    held = as_tensor(value)
-    if held.dtype == torch.bool:
-        return held
-    ones = held == 1
-    if not bool((sound := ones | (held == 0)).all()):
-        raise _refused(name, held, ~sound, "a mask holds False and True, or 0 and 1")
+    tensor = as_tensor(value)
+    if tensor.dtype == torch.bool:
+        return tensor
+    ones = tensor == 1
+    if not bool((is_valid := ones | (tensor == 0)).all()):
+        raise _entry_error(name, tensor, ~is_valid, "a mask holds False and True, or 0 and 1")
     return ones
 
 
 def as_whole(name: str, value: Any, least: int | None = None) -> Tensor:
     """Integers of any dtype as int64."""
-    held = as_tensor(value)
-    if held.is_floating_point():
-        check_finite(**{name: held})
-        if bool((bad := held != held.round()).any()):
-            raise _refused(name, held, bad, "every entry must be a whole number")
-    held = held.long()
-    if least is not None and bool((bad := held < least).any()):
-        raise _refused(name, held, bad, f"every entry must be at least {least}; remove such cases")
-    return held
+    tensor = as_tensor(value)
+    if tensor.is_floating_point():
+        check_finite(**{name: tensor})
+        if bool((invalid := tensor != tensor.round()).any()):
+            raise _entry_error(name, tensor, invalid, "every entry must be a whole number")
+    tensor = tensor.long()
+    if least is not None and bool((invalid := tensor < least).any()):
+        raise _entry_error(name, tensor, invalid, f"every entry must be at least {least}; remove such cases")
+    return tensor
 
 
 def as_tensor(value: Any) -> Tensor:
@@ -91,7 +91,7 @@ def _parts(arguments: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
             yield name, as_tensor(value)
 
 
-def _refused(name: str, value: Tensor, bad: Tensor, rule: str) -> ToylabError:
+def _entry_error(name: str, value: Tensor, invalid: Tensor, rule: str) -> ToylabError:
     """An error that names the first invalid entry."""
-    place = bad.nonzero()[0].tolist()
-    return ToylabError(f"{name}: holds {value[bad][0].item():g}{f' at {place}' if place else ''}; {rule}")
+    index = invalid.nonzero()[0].tolist()
+    return ToylabError(f"{name}: holds {value[invalid][0].item():g}{f' at {index}' if index else ''}; {rule}")

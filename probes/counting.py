@@ -36,12 +36,12 @@ def block_keys(mask: KeyMask) -> Edit:
 
     Attention is renormalised over the remaining keys. A query without any remaining key is left unchanged.
     """
-    chosen = as_mask("mask", mask)[:, None]
+    key_mask = as_mask("mask", mask)[:, None]
 
     def block(scores: Tensor) -> Tensor:
-        blocked = chosen.to(scores.device)
-        seen = scores > torch.finfo(scores.dtype).min / 2  # masks use -inf or the minimum of the dtype
-        return scores.masked_fill(blocked & (seen & ~blocked).any(dim=-1, keepdim=True), -torch.inf)
+        blocked = key_mask.to(scores.device)
+        visible = scores > torch.finfo(scores.dtype).min / 2  # masks use -inf or the minimum of the dtype
+        return scores.masked_fill(blocked & (visible & ~blocked).any(dim=-1, keepdim=True), -torch.inf)
 
     return block
 
@@ -119,10 +119,10 @@ class BiasToken:
     shares: dict[str, float]
 
 
-def name_bias(masses: Mapping[str, Float[Tensor, " sample"]], counted: str, bar: float = 0.7) -> BiasToken:
+def name_bias(masses: Mapping[str, Float[Tensor, " sample"]], counted: str, threshold: float = 0.7) -> BiasToken:
     """Identify the bias token of a query from the masses of the token classes.
 
-    The bias token is the class with at least `bar` of the mass besides the counted tokens.
+    The bias token is the class with at least `threshold` of the mass besides the counted tokens.
 
     Attention is not causal evidence (the value of an attended class may be zero); confirm with `block_keys`.
 
@@ -134,12 +134,12 @@ def name_bias(masses: Mapping[str, Float[Tensor, " sample"]], counted: str, bar:
     if len(masses) < 2:
         raise ToylabError(f"masses: hold the class {counted!r} only; add the classes that may be the bias token")
     check_nonempty(masses=masses)
-    check_finite(masses=masses, bar=bar)
+    check_finite(masses=masses, bar=threshold)
     mean = {name: float(mass.mean()) for name, mass in masses.items() if name != counted}
     total = sum(mean.values())
     shares = {name: value / total if total else 0.0 for name, value in mean.items()}
     first = max(shares, key=shares.__getitem__)
-    return BiasToken(first if shares[first] >= bar else "mixed", shares[first], shares)
+    return BiasToken(first if shares[first] >= threshold else "mixed", shares[first], shares)
 
 
 CIRCUITS = ("counter", "copy", "complement", "other", "unsolved")
@@ -168,13 +168,13 @@ def name_circuit(
     check_finite(accuracy=accuracy, blocked=blocked, floor=floor, solved=solved, slack=slack)
     if accuracy < solved:
         return "unsolved"
-    lost = {name: value <= floor + slack for name, value in blocked.items()}
-    kept = blocked["counted"] >= 0.8 * accuracy
-    if lost["counted"]:
+    necessary = {name: value <= floor + slack for name, value in blocked.items()}
+    counted_unnecessary = blocked["counted"] >= 0.8 * accuracy
+    if necessary["counted"]:
         return "counter"
-    if kept and lost["own brackets"]:
+    if counted_unnecessary and necessary["own brackets"]:
         return "copy"
-    if kept and lost["outside ones"]:
+    if counted_unnecessary and necessary["outside ones"]:
         return "complement"
     return "other"
 
@@ -207,10 +207,10 @@ def predicted_slope(shares: Mapping[str, float], growth: Mapping[str, float]) ->
         ToylabError: if K' is 0, so that no bias token is left.
     """
     check_finite(shares=shares, growth=growth)
-    grown = sum(share * growth.get(name, 1.0) for name, share in shares.items())
-    if not grown:
+    relative_k = sum(share * growth.get(name, 1.0) for name, share in shares.items())
+    if not relative_k:
         raise ToylabError("shares, growth: no bias token is left, so the slope is undefined; leave this label out")
-    return 1 / grown
+    return 1 / relative_k
 
 
 @dataclass(frozen=True)
@@ -251,7 +251,7 @@ def class_readout(
     total = torch.as_tensor(sum(masses[name] for name in values))
     total = torch.where(total > 0, total, 1.0)
     rebuilt = bias + sum((masses[name] / total)[:, None] * value for name, value in values.items())
-    model, other = logits.log_softmax(dim=-1), rebuilt.log_softmax(dim=-1)
-    p = model.exp()  # 0 log 0 = 0
-    kl = (p * (model - other).masked_fill(p == 0, 0)).sum(dim=-1).mean().item()
+    model_log_probs, rebuilt_log_probs = logits.log_softmax(dim=-1), rebuilt.log_softmax(dim=-1)
+    p = model_log_probs.exp()  # 0 log 0 = 0
+    kl = (p * (model_log_probs - rebuilt_log_probs).masked_fill(p == 0, 0)).sum(dim=-1).mean().item()
     return ClassReadout(kl, (logits.argmax(dim=-1) == rebuilt.argmax(dim=-1)).double().mean().item())

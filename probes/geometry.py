@@ -79,14 +79,14 @@ def cosine_to(changes: Float[Tensor, "case feature"], direction: Float[Tensor, "
     check_nonempty(changes=changes)
     check_finite(changes=changes)
     if direction is None:
-        toward, numbers = changes.mean(dim=0), torch.finfo(changes.dtype)
-        if toward.norm() <= 8 * numbers.eps * changes.norm(dim=1).max():  # the mean is rounding noise
-            toward = torch.zeros_like(toward)
+        reference, precision = changes.mean(dim=0), torch.finfo(changes.dtype)
+        if reference.norm() <= 8 * precision.eps * changes.norm(dim=1).max():  # the mean is rounding noise
+            reference = torch.zeros_like(reference)
     else:
         check_finite(direction=direction)
-        toward, numbers = direction, torch.finfo(torch.result_type(changes, direction))
+        reference, precision = direction, torch.finfo(torch.result_type(changes, direction))
     return check_result_finite(
-        "changes", torch.cosine_similarity(changes, toward[None], dim=1, eps=numbers.tiny).mean()
+        "changes", torch.cosine_similarity(changes, reference[None], dim=1, eps=precision.tiny).mean()
     ).item()
 
 
@@ -122,5 +122,5 @@ def jacobian_norms(function: Callable[[Tensor], Tensor], points: Float[Tensor, "
     jacobian = [torch.autograd.grad(out[:, i].sum(), x, retain_graph=True)[0].flatten(1) for i in range(out.shape[1])]
     jacobian = torch.stack(jacobian, dim=1)
     check_finite(**{"function(points)": out, "the Jacobian of function": jacobian})
-    wide = torch.promote_types(jacobian.dtype, torch.float32)  # no SVD in half precision
-    return torch.linalg.svdvals(jacobian.to(wide))[:, 0].to(jacobian.dtype)
+    float_type = torch.promote_types(jacobian.dtype, torch.float32)  # no SVD in half precision
+    return torch.linalg.svdvals(jacobian.to(float_type))[:, 0].to(jacobian.dtype)

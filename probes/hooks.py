@@ -57,14 +57,14 @@ class Tap:
             x = x[..., self.columns[0] : self.columns[1]]
         return x if self.heads is None else x.unflatten(-1, (self.heads, -1))
 
-    def insert(self, x: Tensor, shown: Tensor) -> Tensor:
+    def insert(self, x: Tensor, activation: Tensor) -> Tensor:
         """The inverse of `extract`: the full tensor `x` with the edited activation written back."""
         if self.heads is not None:
-            shown = shown.flatten(-2)
+            activation = activation.flatten(-2)
         if self.columns is None:
-            return shown
+            return activation
         start, stop = self.columns
-        return torch.cat([x[..., :start], shown, x[..., stop:]], dim=-1)
+        return torch.cat([x[..., :start], activation, x[..., stop:]], dim=-1)
 
 
 def points(model: nn.Module) -> tuple[str, ...]:
@@ -127,21 +127,21 @@ def watch(model: nn.Module, *names: str, every_call: bool = False) -> Iterator[A
         ToylabError: for a name without a match (the message lists the nearest points); for a compiled model.
         TypeError: if a watched module does not return a single tensor.
     """
-    seen: ActivationCache[Any] = ActivationCache(
+    cache: ActivationCache[Any] = ActivationCache(
         dict.fromkeys(name for pattern in names for name in match_points(model, pattern))
     )
 
     def record(name: str) -> HookFunction:
-        def visit(value: Tensor) -> None:
+        def store(value: Tensor) -> None:
             if every_call:
-                seen.setdefault(name, []).append(value)
+                cache.setdefault(name, []).append(value)
             else:
-                seen[name] = value
+                cache[name] = value
 
-        return visit
+        return store
 
-    with hooks_at(model, {name: record(name) for name in seen.matched}):
-        yield seen
+    with hooks_at(model, {name: record(name) for name in cache.matched}):
+        yield cache
 
 
 @contextmanager
@@ -165,7 +165,7 @@ def edit(model: nn.Module, edits: Mapping[str, Edit]) -> Iterator[None]:
     visited: set[str] = set()
 
     def replace(name: str, function: Edit) -> HookFunction:
-        def visit(value: Tensor) -> Tensor:
+        def apply(value: Tensor) -> Tensor:
             visited.add(name)
             edited = function(value.clone())  # in-place edits must not change recorded tensors
             _check_tensor(f"edit of {name}", edited)
@@ -176,7 +176,7 @@ def edit(model: nn.Module, edits: Mapping[str, Edit]) -> Iterator[None]:
                 )
             return edited
 
-        return visit
+        return apply
 
     hooks: dict[str, HookFunction] = {}
     for pattern, function in edits.items():
@@ -212,16 +212,16 @@ def match_points(model: nn.Module, pattern: str) -> list[str]:
         with suppress(AttributeError):  # no such module: a pattern or a typo
             model.get_submodule(pattern)
             return [pattern]
-    known = points(model) or tuple(name for name, _ in model.named_modules() if name)
-    found = [name for name in known if fnmatchcase(name, pattern)]
-    if not found:
+    names = points(model) or tuple(name for name, _ in model.named_modules() if name)
+    matches = [name for name in names if fnmatchcase(name, pattern)]
+    if not matches:
         for name, why in _table(model, "hidden", str).items():
             if fnmatchcase(name, pattern):
                 raise ToylabError(f"{name!r} is not available in this model: {why}")
-        near = difflib.get_close_matches(pattern, known, n=3, cutoff=0.3) or known[:3]
+        near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.3) or names[:3]
         nearest = ", ".join(near)
         raise ToylabError(f"no hook point is named {pattern!r}; nearest: {nearest}; toylab.probes.points lists all")
-    return found
+    return matches
 
 
 def tap_at(model: nn.Module, name: str) -> Tap:
@@ -234,7 +234,7 @@ HookFunction = Callable[[Tensor], Tensor | None]
 
 
 @contextmanager
-def hooks_at(model: nn.Module, visits: Mapping[str, HookFunction], inputs: bool = False) -> Iterator[None]:
+def hooks_at(model: nn.Module, functions: Mapping[str, HookFunction], inputs: bool = False) -> Iterator[None]:
     """Call hooks on the activations at the named points, or with `inputs` on the inputs of these modules.
 
     Raises:
@@ -242,13 +242,13 @@ def hooks_at(model: nn.Module, visits: Mapping[str, HookFunction], inputs: bool 
     """
     handles = []
     try:
-        for name, visit in visits.items():
-            place = Tap(tap_at(model, name).module, "input") if inputs else tap_at(model, name)
-            module = _uncompiled(model, place.module)
-            if place.part == "input":
-                handles.append(module.register_forward_pre_hook(_Hook(_entering(name, place, visit))))
+        for name, function in functions.items():
+            tap = Tap(tap_at(model, name).module, "input") if inputs else tap_at(model, name)
+            module = _uncompiled(model, tap.module)
+            if tap.part == "input":
+                handles.append(module.register_forward_pre_hook(_Hook(_input_hook(name, tap, function))))
             else:
-                handles.append(module.register_forward_hook(_Hook(_leaving(name, place, visit))))
+                handles.append(module.register_forward_hook(_Hook(_output_hook(name, tap, function))))
         yield
     finally:
         for handle in handles:
@@ -268,14 +268,14 @@ class _Hook:
         return _no_hook
 
     def __reduce__(self) -> tuple:
-        return _unpickled, ()
+        return _make_no_hook, ()
 
 
 def _no_hook(*_: object) -> None:
     return None
 
 
-def _unpickled() -> Callable:
+def _make_no_hook() -> Callable:
     return _no_hook
 
 
@@ -306,50 +306,52 @@ def _uncompiled(model: nn.Module, path: str) -> nn.Module:
     return module
 
 
-def _leaving(name: str, place: Tap, visit: HookFunction) -> Callable:
-    if place == Tap(place.module):  # the whole output
+def _output_hook(name: str, tap: Tap, function: HookFunction) -> Callable:
+    if tap == Tap(tap.module):  # the whole output
 
         def plain(module: nn.Module, inputs: tuple, output: object) -> Tensor | None:
-            return visit(_check_tensor(name, output))
+            return function(_check_tensor(name, output))
 
         return plain
 
     def hook(module: nn.Module, inputs: tuple, output: Any) -> Any:
-        if not isinstance(place.part, int):
-            return _visited(name, place, visit, output)
-        edited = _visited(name, place, visit, output[place.part])
-        return None if edited is None else (*output[: place.part], edited, *output[place.part + 1 :])
+        if not isinstance(tap.part, int):
+            return _apply_function(name, tap, function, output)
+        edited = _apply_function(name, tap, function, output[tap.part])
+        return None if edited is None else (*output[: tap.part], edited, *output[tap.part + 1 :])
 
     return hook
 
 
-def _entering(name: str, place: Tap, visit: HookFunction) -> Callable:
+def _input_hook(name: str, tap: Tap, function: HookFunction) -> Callable:
     def hook(module: nn.Module, inputs: tuple) -> tuple | None:
-        edited = _visited(name, place, visit, inputs[0] if inputs else None)
+        edited = _apply_function(name, tap, function, inputs[0] if inputs else None)
         return None if edited is None else (edited, *inputs[1:])
 
     return hook
 
 
-def _visited(name: str, place: Tap, visit: HookFunction, value: object) -> Tensor | None:
+def _apply_function(name: str, tap: Tap, function: HookFunction, value: object) -> Tensor | None:
     if value is None:
         raise ToylabError(
             f"{name}: is None, since a fused attention kernel keeps no pattern; use eager attention: "
             "toylab.model.interop.adopt(model, patterns=True)"
         )
-    whole = _check_tensor(name, value)
-    edited = visit(place.extract(whole))
-    return None if edited is None else place.insert(whole, edited)
+    tensor = _check_tensor(name, value)
+    edited = function(tap.extract(tensor))
+    return None if edited is None else tap.insert(tensor, edited)
 
 
 def _taps(model: nn.Module) -> Mapping[str, Tap]:
     return _table(model, "taps", Tap)
 
 
-def _table(model: nn.Module, attribute: str, kind: type) -> Mapping[str, Any]:
+def _table(model: nn.Module, attribute: str, value_type: type) -> Mapping[str, Any]:
     """The mapping `taps` or `hidden` of a model; an unrelated attribute of the same name is ignored."""
-    held = getattr(model, attribute, None)
-    return held if isinstance(held, Mapping) and all(isinstance(one, kind) for one in held.values()) else {}
+    table = getattr(model, attribute, None)
+    return (
+        table if isinstance(table, Mapping) and all(isinstance(value, value_type) for value in table.values()) else {}
+    )
 
 
 def _is_point(module: nn.Module) -> bool:

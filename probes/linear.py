@@ -55,25 +55,27 @@ def linear_probe(
     check_finite(features=features, ridge=ridge)
     labels = as_whole("labels", labels, least=0).to(features.device)
     groups = as_whole("groups", groups).cpu().numpy()
-    names = np.unique(groups)
-    if len(names) < 2:
-        raise ToylabError(f"groups={len(names)}: at least two sequences are needed, to fit on one and score on another")
-    fitted_on = rng.permutation(names)[: len(names) // 2]
-    fit = torch.from_numpy(np.isin(groups, fitted_on))
+    sequences = np.unique(groups)
+    if len(sequences) < 2:
+        raise ToylabError(
+            f"groups={len(sequences)}: at least two sequences are needed, to fit on one and score on another"
+        )
+    training_sequences = rng.permutation(sequences)[: len(sequences) // 2]
+    is_training = torch.from_numpy(np.isin(groups, training_sequences))
     features = features.detach().double()
-    mean, std = features[fit].mean(dim=0), features[fit].std(dim=0, correction=0)
-    varies = std > 1e-12 * features[fit].abs().amax(dim=0)  # constant up to rounding: not a feature
+    mean, std = features[is_training].mean(dim=0), features[is_training].std(dim=0, correction=0)
+    varies = std > 1e-12 * features[is_training].abs().amax(dim=0)  # constant up to rounding: not a feature
     features = (features - mean) / torch.where(varies, std, torch.ones_like(std))
     classes = int(labels.max()) + 1
-    held = labels[~fit]
-    shuffled = labels[fit][torch.from_numpy(rng.permutation(int(fit.sum())))]
-    common = torch.bincount(labels[fit], minlength=classes).argmax()
+    test_labels = labels[~is_training]
+    shuffled = labels[is_training][torch.from_numpy(rng.permutation(int(is_training.sum())))]
+    majority = torch.bincount(labels[is_training], minlength=classes).argmax()
 
     def score(target: Tensor) -> float:
-        weights = _fit(features[fit], target, classes, ridge, steps)
-        return (_scores(features[~fit], weights).argmax(dim=1) == held).double().mean().item()
+        weights = _fit(features[is_training], target, classes, ridge, steps)
+        return (_scores(features[~is_training], weights).argmax(dim=1) == test_labels).double().mean().item()
 
-    return ProbeScore(score(labels[fit]), (held == common).double().mean().item(), score(shuffled))
+    return ProbeScore(score(labels[is_training]), (test_labels == majority).double().mean().item(), score(shuffled))
 
 
 def _fit(features: Tensor, labels: Tensor, classes: int, ridge: float, steps: int) -> Tensor:

@@ -41,8 +41,8 @@ def left_singular_directions(
     u, s, _ = torch.linalg.svd(weight.double(), full_matrices=False)
     k = _rank(s, weight)
     if energy is not None and k:
-        held = s.square().cumsum(dim=0) / s.square().sum()
-        k = min(k, int((held < energy - 1e-12).sum()) + 1)
+        cumulative_energy = s.square().cumsum(dim=0) / s.square().sum()
+        k = min(k, int((cumulative_energy < energy - 1e-12).sum()) + 1)
     return u[:, :k]
 
 
@@ -118,8 +118,8 @@ def null_share(
     rng = np.random.default_rng(0) if rng is None else rng
     shares = []
     for _ in range(draws):
-        frame = torch.linalg.qr(torch.from_numpy(rng.standard_normal(tuple(u.shape))).to(u.device))[0]
-        shares.append(energy_outside(frame * s, directions))
+        rotation = torch.linalg.qr(torch.from_numpy(rng.standard_normal(tuple(u.shape))).to(u.device))[0]
+        shares.append(energy_outside(rotation * s, directions))
     return NullShare(
         share=energy_outside(change, directions),
         chance=1 - k / m,
@@ -185,12 +185,14 @@ def relative_change(
     check_nonempty(change=change, weight=weight)
     check_finite(change=change, weight=weight, inputs=inputs)
     a = inputs.double()
-    (added, adds), (there, is_there) = (_response(matrix.double(), a) for matrix in (change, weight))
-    if bool((endless := adds & ~is_there).any()):
+    (change_norms, change_is_nonzero), (weight_norms, weight_is_nonzero) = (
+        _response(matrix.double(), a) for matrix in (change, weight)
+    )
+    if bool((infinite := change_is_nonzero & ~weight_is_nonzero).any()):
         raise ToylabError(
-            f"inputs: the weight maps row {int(endless.nonzero()[0])} to 0, so the ratio is infinite; remove this row"
+            f"inputs: the weight maps row {int(infinite.nonzero()[0])} to 0, so the ratio is infinite; remove this row"
         )
-    return torch.where(is_there, added / torch.where(is_there, there, 1), 0)
+    return torch.where(weight_is_nonzero, change_norms / torch.where(weight_is_nonzero, weight_norms, 1), 0)
 
 
 def _response(

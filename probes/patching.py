@@ -68,7 +68,7 @@ class PathPatched(nn.Module):
     ) -> None:
         super().__init__()
         self.model, self.change, self.point = model, change, point
-        self.blind = [found for name in _names(blind) for found in match_points(model, name)]
+        self.blind = [reader for name in _names(blind) for reader in match_points(model, name)]
         self.clean, self.clean_scale = _names(clean), clean_scale
         for name in (point, *self.clean, *([clean_scale] if clean_scale else [])):
             match_points(model, name)
@@ -77,24 +77,24 @@ class PathPatched(nn.Module):
         if self.blind and options.get("queries") is not None:
             raise ToylabError("queries: a blind reader needs the stream at all positions; leave queries= out")
         rows = len(tokens)
-        twice = {
+        doubled_options = {
             name: torch.cat([value, value]) if isinstance(value, Tensor) and len(value) == rows else value
             for name, value in options.items()
         }
-        made: dict[str, Tensor] = {}
-        read: set[str] = set()
+        recorded: dict[str, Tensor] = {}
+        visited: set[str] = set()
 
         def change(x: Tensor) -> Tensor:
             changed = self.change(x[:rows])
-            made["change"] = changed - x[:rows]
+            recorded["change"] = changed - x[:rows]
             return torch.cat([changed, x[rows:]])
 
         def without(name: str) -> Callable[[Tensor], Tensor]:
             def read_without(x: Tensor) -> Tensor:
-                if "change" not in made:
+                if "change" not in recorded:
                     raise ToylabError(f"blind={name!r}: runs before the change at {self.point!r}; name a later reader")
-                read.add(name)
-                return self._without(x, made["change"], name)
+                visited.add(name)
+                return self._without(x, recorded["change"], name)
 
             return read_without
 
@@ -105,11 +105,11 @@ class PathPatched(nn.Module):
             stack.enter_context(edit(self.model, edits))
             stack.enter_context(hooks_at(self.model, {name: without(name) for name in self.blind}, inputs=True))
             if self.clean_scale is not None:
-                stack.enter_context(_scaled(self.model, self.clean_scale, rows, read))
-            out = self.model(torch.cat([tokens, tokens]), **twice)[:rows]
-        if missed := [name for name in self.blind if name not in read]:
+                stack.enter_context(_scaled(self.model, self.clean_scale, rows, visited))
+            out = self.model(torch.cat([tokens, tokens]), **doubled_options)[:rows]
+        if missed := [name for name in self.blind if name not in visited]:
             raise ToylabError(f"blind={missed[0]!r}: is never run; name a module that reads the residual stream")
-        if self.clean_scale is not None and self.clean_scale not in read:
+        if self.clean_scale is not None and self.clean_scale not in visited:
             raise ToylabError(f"clean_scale={self.clean_scale!r}: is never run; name a LayerNorm that the model uses")
         return out
 
@@ -132,7 +132,7 @@ def _submodule(model: nn.Module, name: str) -> Any:
 
 
 @contextmanager
-def _scaled(model: nn.Module, name: str, rows: int, read: set[str]) -> Iterator[None]:
+def _scaled(model: nn.Module, name: str, rows: int, visited: set[str]) -> Iterator[None]:
     """Make a LayerNorm divide the first `rows` rows by the standard deviation of the remaining (unedited) rows."""
     norm: Any = _submodule(model, name)
     bias = 0 if norm.bias is None else norm.bias
@@ -145,7 +145,7 @@ def _scaled(model: nn.Module, name: str, rows: int, read: set[str]) -> Iterator[
         ratio[:] = [deviation(x[:rows]) / deviation(x[rows:])]
 
     def rescale(output: Tensor) -> Tensor:
-        read.add(name)
+        visited.add(name)
         return torch.cat([(output[:rows] - bias) * ratio[0] + bias, output[rows:]])
 
     with hooks_at(model, {name: measure}, inputs=True), hooks_at(model, {name: rescale}):

@@ -48,9 +48,9 @@ class SparseAutoencoder(nn.Module):
         return self._codes(x)
 
     def _codes(self, x: Float[Tensor, "case width"]) -> Float[Tensor, "case feature"]:
-        answers = (x - self.centre) @ self.encoder.T + self.threshold
-        top = answers.topk(self.k, dim=1)
-        return torch.zeros_like(answers).scatter(1, top.indices, top.values.relu())
+        preactivations = (x - self.centre) @ self.encoder.T + self.threshold
+        top = preactivations.topk(self.k, dim=1)
+        return torch.zeros_like(preactivations).scatter(1, top.indices, top.values.relu())
 
     def forward(self, x: Float[Tensor, "case width"]) -> Float[Tensor, "case width"]:
         return self._codes(x) @ nn.functional.normalize(self.decoder, dim=1) + self.centre
@@ -117,9 +117,9 @@ def explained_variance(model: nn.Module, activations: Float[Tensor, "case width"
     if bool((activations == activations[0]).all()):
         raise ToylabError(f"activations: all {len(activations)} are the same, so there is no variance to explain")
     x = _at_least_single(activations)
-    copy = model(activations)
-    check_finite(**{"model(activations)": copy})
-    error = (_at_least_single(copy) - x).square().sum()
+    reconstruction = model(activations)
+    check_finite(**{"model(activations)": reconstruction})
+    error = (_at_least_single(reconstruction) - x).square().sum()
     return 1 - check_result_finite("activations", error / (x - x.mean(dim=0)).square().sum()).item()
 
 
@@ -190,17 +190,17 @@ def compare_features(
         return active[inside].mean(dim=0) - active[~inside].mean(dim=0)
 
     generator = torch.Generator().manual_seed(torch_seed(seed))
-    mixed = torch.stack(
+    permuted = torch.stack(
         [differences(group[torch.randperm(len(group), generator=generator)]).abs().max() for _ in range(permutations)]
     )
-    found = differences(group)
-    best = int(found.abs().argmax())
-    same = None if indicator is None else (fires[:, best] == indicator).double().mean().item()
+    observed = differences(group)
+    best = int(observed.abs().argmax())
+    agreement = None if indicator is None else (fires[:, best] == indicator).double().mean().item()
     return FeatureTest(
         feature=best,
         inside=active[group, best].mean().item(),
         outside=active[~group, best].mean().item(),
-        difference=found[best].item(),
-        chance=mixed.quantile(0.95).item(),
-        agreement=None if same is None else max(same, 1 - same),
+        difference=observed[best].item(),
+        chance=permuted.quantile(0.95).item(),
+        agreement=None if agreement is None else max(agreement, 1 - agreement),
     )

@@ -113,7 +113,7 @@ def stream(seed: int, *path: int | str) -> np.random.Generator:
 
 
 def held_out(
-    task: Any, seed: int, rows: int, split: Split = "test", *, purpose: int | str | None = None, **which: Any
+    task: Any, seed: int, rows: int, split: Split = "test", *, purpose: int | str | None = None, **options: Any
 ) -> Batch:
     """Sample held-out rows, deterministically for each seed.
 
@@ -121,8 +121,8 @@ def held_out(
         purpose: path of the random stream; by default the values of `which`.
         which: keyword arguments of the task's `sample`, such as `kind="unsafe"`.
     """
-    path = which.values() if purpose is None else (purpose,)
-    return task.sample(stream(seed, split, *path), rows, split, **which)
+    path = options.values() if purpose is None else (purpose,)
+    return task.sample(stream(seed, split, *path), rows, split, **options)
 
 
 def split_index(split: str) -> int:
@@ -174,15 +174,15 @@ def fill_split(
 
     Returns the rows still unfilled after `patience` rounds.
     """
-    index, missing = split_index(split), np.arange(len(prompts))
+    index, unfilled = split_index(split), np.arange(len(prompts))
     for _ in range(patience):
-        if not len(missing):
+        if not len(unfilled):
             break
-        drawn = draw(missing)
-        kept = split_of(drawn, sizes[missing]) == index
-        prompts[missing[kept]] = drawn[kept]
-        missing = missing[~kept]
-    return missing
+        candidates = draw(unfilled)
+        accepted = split_of(candidates, sizes[unfilled]) == index
+        prompts[unfilled[accepted]] = candidates[accepted]
+        unfilled = unfilled[~accepted]
+    return unfilled
 
 
 def _scramble(x: np.ndarray) -> np.ndarray:
@@ -229,17 +229,18 @@ def render(task: Task, batch: Batch, row: int, columns: int | None = None) -> st
             keys[query].append(str(key))
         if any(keys):
             lines[f"reads: {name}"] = [",".join(k) if len(k) < 3 else f"{k[0]}..{k[-1]}" for k in keys]
-    head = max(len(name) for name in lines)
+    label_width = max(len(name) for name in lines)
     widths = [max(len(cells[i]) for cells in lines.values()) for i in range(size)]
     if columns is None:
         widths, parts = [max(widths)] * size, [range(size)]
     else:
-        parts = _parts(widths, columns - head - 1)
+        parts = _parts(widths, columns - label_width - 1)
     tables = []
     for part in parts:
-        shown = {name: cells for name, cells in lines.items() if any(cells[i] for i in part)}
+        visible = {name: cells for name, cells in lines.items() if any(cells[i] for i in part)}
         rows = (
-            f"{name:<{head}}  " + " ".join(f"{cells[i]:>{widths[i]}}" for i in part) for name, cells in shown.items()
+            f"{name:<{label_width}}  " + " ".join(f"{cells[i]:>{widths[i]}}" for i in part)
+            for name, cells in visible.items()
         )
         tables.append("\n".join(line.rstrip() for line in rows))
     return "\n\n".join(tables)

@@ -9,7 +9,7 @@ from typing import Any
 
 from toylab.console import refuse_while_importing
 from toylab.tasks.base import Task, render
-from toylab.tasks.laws import BATCH_LAWS, SEED_LAWS, BrokenLawError, _place, _told
+from toylab.tasks.laws import BATCH_LAWS, SEED_LAWS, BrokenLawError, _error_location, _error_text
 from toylab.tasks.task_laws import TASK_LAWS
 
 
@@ -98,9 +98,13 @@ def find_failure(law: Callable, task: Any, examples: int = 30) -> LawFailure | N
         else:
             _search(law, task, examples, case)
     except BrokenLawError as error:
-        return LawFailure(law_in_words(law), error.look_at, error.why, _shown(task, case, error.row), error.hopeless)
+        return LawFailure(
+            law_in_words(law), error.look_at, error.why, _counterexample_text(task, case, error.row), error.hopeless
+        )
     except Exception as error:  # user code may raise anything: report it as a failure
-        return LawFailure(law_in_words(law), _place(error), _told(error), _shown(task, case, None))
+        return LawFailure(
+            law_in_words(law), _error_location(error), _error_text(error), _counterexample_text(task, case, None)
+        )
     return None
 
 
@@ -143,7 +147,7 @@ def _search(law: Callable, task: Task, examples: int, case: dict[str, Any]) -> N
     check_case()
 
 
-def _shown(task: Any, case: dict[str, Any], row: int | None) -> str:
+def _counterexample_text(task: Any, case: dict[str, Any], row: int | None) -> str:
     """The counterexample as text: the task, with the seed or with one rendered row of the batch."""
     if "seed" in case:
         return f"{task}, seed {case['seed']}"

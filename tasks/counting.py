@@ -39,14 +39,14 @@ from toylab.tasks.bracketed import (
     ZERO,
     BitStrings,
     Sizes,
-    _count_law,
-    _draw,
-    _each,
+    _count_distribution,
+    _has_strings,
     _high,
-    _holds,
     _links,
     _low,
-    _strings,
+    _per_row,
+    _sample_strings,
+    _strings_of_split,
 )
 
 _PATIENCE = 1000
@@ -158,38 +158,39 @@ class ContextualCounting:
             ToylabError: for an impossible length or number of regions, or if the split has no such string.
         """
         check_draw(rows, split)
-        sizes = _each(rng, rows, self.length if length is None else length)
-        numbers = _each(rng, rows, self.regions if regions is None else regions)
-        wrong = (numbers < 1) | (sizes < 2 * numbers)
-        if wrong.any():
-            one = int(wrong.argmax())
+        sizes = _per_row(rng, rows, self.length if length is None else length)
+        numbers = _per_row(rng, rows, self.regions if regions is None else regions)
+        invalid = (numbers < 1) | (sizes < 2 * numbers)
+        if invalid.any():
+            invalid_row = int(invalid.argmax())
             raise ToylabError(
-                f"regions={numbers[one]}: must be at least 1, and their brackets must fit into length={sizes[one]}"
+                f"regions={numbers[invalid_row]}: must be at least 1, and their brackets must fit into "
+                f"length={sizes[invalid_row]}"
             )
         p = float(self.p)
-        lacking = [not _holds(split, p, *size) for size in zip(sizes.tolist(), numbers.tolist(), strict=True)]
-        for row in np.flatnonzero(lacking):
+        is_empty = [not _has_strings(split, p, *size) for size in zip(sizes.tolist(), numbers.tolist(), strict=True)]
+        for row in np.flatnonzero(is_empty):
             lengths = self.length if length is None else int(sizes[row])
             counts = self.regions if regions is None else int(numbers[row])
-            every = itertools.product(*(range(_low(given), _high(given) + 1) for given in (lengths, counts)))
-            held = [size for size in every if _holds(split, p, *size)]
-            if not held:
+            choices = itertools.product(*(range(_low(span), _high(span) + 1) for span in (lengths, counts)))
+            available = [size for size in choices if _has_strings(split, p, *size)]
+            if not available:
                 raise ToylabError(
                     f"split={split!r}: holds no string of length {lengths} with {counts} regions and p={self.p}; give "
                     "a larger length or another split"
                 )
-            sizes[row], numbers[row] = held[rng.integers(len(held))]
+            sizes[row], numbers[row] = available[rng.integers(len(available))]
         width = int(sizes.max(initial=1))
         strings = np.full((rows, width), ZERO)
-        rare = fill_split(
-            strings, sizes, split, lambda new: _draw(rng, sizes[new], numbers[new], self.p, width), _PATIENCE
+        unfilled = fill_split(
+            strings, sizes, split, lambda new: _sample_strings(rng, sizes[new], numbers[new], self.p, width), _PATIENCE
         )
-        for row in rare:  # every string of the split has low probability under p
-            every = _strings(split, p, int(sizes[row]), int(numbers[row]))
-            ones = (every == ONE).sum(axis=1)
-            likely = ones * np.log(p or 1) + (ones.max() - ones) * np.log1p(-p if p < 1 else 0)
-            weights = np.exp(likely - likely.max())
-            strings[row, : sizes[row]] = rng.choice(every, p=weights / weights.sum())
+        for row in unfilled:  # every string of the split has low probability under p
+            choices = _strings_of_split(split, p, int(sizes[row]), int(numbers[row]))
+            ones = (choices == ONE).sum(axis=1)
+            log_probs = ones * np.log(p or 1) + (ones.max() - ones) * np.log1p(-p if p < 1 else 0)
+            weights = np.exp(log_probs - log_probs.max())
+            strings[row, : sizes[row]] = rng.choice(choices, p=weights / weights.sum())
         return self.batch(strings, sizes)
 
     def batch(self, strings: BitStrings, sizes: Sizes) -> Batch:
@@ -200,18 +201,18 @@ class ContextualCounting:
         """
         strings = strings[:, : int(sizes.max(initial=0))]
         rows, longest = strings.shape
-        at = np.arange(longest)
-        inside = at < sizes[:, None]
+        positions = np.arange(longest)
+        inside = positions < sizes[:, None]
         bracket = inside & (strings >= OPEN)
         ordinal = bracket.cumsum(axis=1)
         odd = ordinal % 2 == 1
         legal = ((strings >= ZERO) & (strings <= CLOSE)) | ~inside
         matched = ~bracket | (odd == (strings == OPEN))
-        wrong = ~(legal & matched).all(axis=1)
+        invalid = ~(legal & matched).all(axis=1)
         if longest:
-            wrong |= odd[:, -1]
-        if wrong.any():
-            raise ToylabError(f"row {int(wrong.argmax())}: regions must be opened and closed one after the other")
+            invalid |= odd[:, -1]
+        if invalid.any():
+            raise ToylabError(f"row {int(invalid.argmax())}: regions must be opened and closed one after the other")
         region = np.where(odd | bracket, (ordinal + 1) // 2, 0) * inside
         ones = inside & (strings == ONE)
         number = ordinal[:, -1] // 2 if longest else np.zeros(rows, dtype=np.int64)
@@ -229,22 +230,22 @@ class ContextualCounting:
             tokens[:, 0] = BEGIN
         tokens[:, start : start + longest] = np.where(inside, strings, END)
         tokens[row, prompt] = EQUALS
-        where, t = np.nonzero(np.arange(written.shape[1]) < written_sizes[:, None])
-        tokens[where, prompt[where] + 1 + t] = written[where, t]
-        ends = prompt + 1 + written_sizes
-        tokens = tokens[:, : int(ends.max(initial=prompt.max(initial=0) + 1)) + 1]
+        answer_row, t = np.nonzero(np.arange(written.shape[1]) < written_sizes[:, None])
+        tokens[answer_row, prompt[answer_row] + 1 + t] = written[answer_row, t]
+        row_ends = prompt + 1 + written_sizes
+        tokens = tokens[:, : int(row_ends.max(initial=prompt.max(initial=0) + 1)) + 1]
         position = np.arange(tokens.shape[1] - 1)
-        scored = (position >= prompt[:, None]) & (position < ends[:, None])
-        place = np.full(scored.shape, NO_POSITION)
-        place[:, start : start + longest] = np.where(inside, region, NO_POSITION)
+        scored = (position >= prompt[:, None]) & (position < row_ends[:, None])
+        region_label = np.full(scored.shape, NO_POSITION)
+        region_label[:, start : start + longest] = np.where(inside, region, NO_POSITION)
         if self.begin:
-            place[:, 0] = 0
+            region_label[:, 0] = 0
         return Batch(
             tokens=tokens[:, :-1],
             targets=np.where(scored, tokens[:, 1:], IGNORE),
-            sizes=ends,
+            sizes=row_ends,
             links=_links(strings, region, ones, bracket, start, prompt, self.answer),
-            labels={"length": sizes, "region": place, "count": counts},
+            labels={"length": sizes, "region": region_label, "count": counts},
         )
 
     def solve(self, prompt: Sequence[int]) -> list[int]:
@@ -255,19 +256,19 @@ class ContextualCounting:
         """
         text = "".join("01[]b="[token] if 0 <= token <= EQUALS else "?" for token in prompt)
         form = ("b" if self.begin else "") + r"((?:[01]*\[[01]*\])+[01]*)="
-        found = re.fullmatch(form, text)
-        if not found:
+        match = re.fullmatch(form, text)
+        if not match:
             begin = "BoS, " if self.begin else ""
             raise ToylabError(f"prompt={list(prompt)}: must be {begin}bits with regions [ ... ] one after another, '='")
         answer: list[int] = []
-        for content in re.findall(r"\[([01]*)\]", found[1]):
+        for content in re.findall(r"\[([01]*)\]", match[1]):
             copied = self.answer != "counts"
             answer += [OPEN] * copied
             for end, bit in enumerate(content, start=1):
                 answer += [int(bit)] * copied
-                answer += [self._named(content[:end].count("1"))] * (self.answer == "running")
+                answer += [self._count_token(content[:end].count("1"))] * (self.answer == "running")
             answer += [CLOSE] * copied
-            answer += [self._named(content.count("1"))]
+            answer += [self._count_token(content.count("1"))]
         return [*answer, END]
 
     def label_oracle(self, prompt: Sequence[int]) -> dict[str, list[int] | int]:
@@ -281,13 +282,13 @@ class ContextualCounting:
     @cached_property
     def count_law(self) -> Float[np.ndarray, " count"]:
         """Exact distribution of the count of a uniformly chosen region, over counts 0 .. max_length."""
-        total, law = 0, np.zeros(self.classes)
+        total, distribution = 0, np.zeros(self.classes)
         for length in range(self.min_length, self.max_length + 1):
             for regions in range(self.fewest, self.most + 1):
-                one = _count_law(length, regions, float(self.p))
-                law[: len(one)] += regions * one
+                count_distribution = _count_distribution(length, regions, float(self.p))
+                distribution[: len(count_distribution)] += regions * count_distribution
                 total += regions
-        return law / total
+        return distribution / total
 
     @property
     def constant_guess(self) -> float:
@@ -311,11 +312,11 @@ class ContextualCounting:
     def append_zeros(self, batch: Batch, number: int, where: Literal["end", "start"] = "end") -> Batch:
         """Strings with `number` zeros added at the end or start, outside all regions; counts are unchanged."""
         check_option("where", where, ("end", "start"))
-        return self._around(batch, [ZERO] * number, where)
+        return self._add_tokens(batch, [ZERO] * number, where)
 
     def append_region(self, batch: Batch) -> Batch:
         """Strings with an empty region added at the end; the other counts are unchanged."""
-        return self._around(batch, [OPEN, CLOSE], "end")
+        return self._add_tokens(batch, [OPEN, CLOSE], "end")
 
     def move_one(self, batch: Batch, rng: np.random.Generator) -> tuple[Batch, Int[np.ndarray, " batch"]]:
         """Swap a random 1-bit of a region with a random 0-bit outside all regions, in every row.
@@ -346,25 +347,25 @@ class ContextualCounting:
 
     # Helpers -----------------------------------------------------------------------------------------------------
 
-    def _around(self, batch: Batch, added: list[int], where: Literal["end", "start"]) -> Batch:
+    def _add_tokens(self, batch: Batch, added: list[int], where: Literal["end", "start"]) -> Batch:
         """Strings with the tokens `added` put at their start or end."""
         strings, sizes = self.strings(batch)
-        more = len(added)
-        wider = np.full((len(strings), strings.shape[1] + more), ZERO)
+        number = len(added)
+        extended = np.full((len(strings), strings.shape[1] + number), ZERO)
         if where == "start":
-            wider[:, :more], wider[:, more:] = added, strings
+            extended[:, :number], extended[:, number:] = added, strings
         else:
-            wider[:, : -more or None] = strings
-            wider[np.arange(len(strings))[:, None], sizes[:, None] + np.arange(more)] = added
-        return self.batch(wider, sizes + more)
+            extended[:, : -number or None] = strings
+            extended[np.arange(len(strings))[:, None], sizes[:, None] + np.arange(number)] = added
+        return self.batch(extended, sizes + number)
 
     @overload
-    def _named(self, count: int) -> int: ...
+    def _count_token(self, count: int) -> int: ...
 
     @overload
-    def _named(self, count: Int[np.ndarray, "*shape"]) -> Int[np.ndarray, "*shape"]: ...
+    def _count_token(self, count: Int[np.ndarray, "*shape"]) -> Int[np.ndarray, "*shape"]: ...
 
-    def _named(self, count: int | Int[np.ndarray, "*shape"]) -> int | Int[np.ndarray, "*shape"]:
+    def _count_token(self, count: int | Int[np.ndarray, "*shape"]) -> int | Int[np.ndarray, "*shape"]:
         """Token id of a count."""
         if np.max(count, initial=0) >= self.classes:
             raise ToylabError(f"count={np.max(count)}: this task names counts up to {self.classes - 1}; raise length")
@@ -385,11 +386,11 @@ class ContextualCounting:
         opened = np.maximum.accumulate(np.where(strings == OPEN, before, 0), axis=1)
         running = before - opened
         size = copied * 1 + counted * 1
-        place = size.cumsum(axis=1) - size
+        start = size.cumsum(axis=1) - size
         lengths = size.sum(axis=1)
         written = np.full((len(strings), int(lengths.max(initial=0))), END)
         row, t = np.nonzero(copied)
-        written[row, place[row, t]] = strings[row, t]
+        written[row, start[row, t]] = strings[row, t]
         row, t = np.nonzero(counted)
-        written[row, place[row, t] + copied[row, t]] = self._named(running[row, t])
+        written[row, start[row, t] + copied[row, t]] = self._count_token(running[row, t])
         return written, lengths

@@ -59,8 +59,8 @@ class ConceptGrammar:
                 f"letters={self.letters}: must divide the {used} letters in the triples of a top symbol, so that "
                 f"letter frequencies do not reveal the concept; for example {used}"
             )
-        needed, many = used // LEAF * 2, self.letters * (self.letters - 1) * (self.letters - 2) // 2
-        if needed > many // 4:
+        needed, possible = used // LEAF * 2, self.letters * (self.letters - 1) * (self.letters - 2) // 2
+        if needed > possible // 4:
             raise ToylabError(f"letters={self.letters}: too few for {needed} triples; give more letters")
         _ = self.triples  # raises if none are found for this seed
 
@@ -113,8 +113,8 @@ class ConceptGrammar:
             if self.alternatives == 2:
                 pair = np.where(rng.integers(2, size=symbols.shape)[..., None], pair[..., ::-1], pair)
             symbols = pair.reshape(len(top), -1)
-        which = rng.integers(self.alternatives, size=symbols.shape)
-        return self.triples[symbols, which].reshape(len(top), -1)
+        alternative = rng.integers(self.alternatives, size=symbols.shape)
+        return self.triples[symbols, alternative].reshape(len(top), -1)
 
     def parse(self, letters: Sequence[int]) -> list[str]:
         """Parse a text bottom-up into its top symbols.

@@ -159,16 +159,18 @@ class IteratedMap(ABC):
         check_draw(rows, split)
         check_range(f"for example {self.max_length}", length=length, least=1)
         if length is None:
-            span = np.array(self._held(split) or [self.max_length])  # no length available: `_draw` raises
+            span = np.array(
+                self._nonempty_lengths(split) or [self.max_length]
+            )  # without a length, `_sample_inputs` raises
             rounds = np.tile(span, (-(-rows // len(span)), 1))
-            drawn = rng.permuted(rounds, axis=1).ravel()[:rows]
+            row_lengths = rng.permuted(rounds, axis=1).ravel()[:rows]
         else:
-            drawn = np.full(rows, length)
-        inputs = np.zeros((rows, drawn.max(initial=1)), dtype=np.int64)
-        for one in np.unique(drawn):
-            at = np.flatnonzero(drawn == one)
-            inputs[at, :one] = self._draw(rng, len(at), int(one), split, distinct)
-        return self.batch(inputs, drawn)
+            row_lengths = np.full(rows, length)
+        inputs = np.zeros((rows, row_lengths.max(initial=1)), dtype=np.int64)
+        for row_length in np.unique(row_lengths):
+            at_length = np.flatnonzero(row_lengths == row_length)
+            inputs[at_length, :row_length] = self._sample_inputs(rng, len(at_length), int(row_length), split, distinct)
+        return self.batch(inputs, row_lengths)
 
     def batch(self, inputs: Int[np.ndarray, "batch longest"], lengths: Int[np.ndarray, " batch"]) -> Batch:
         """Build the batch for given inputs, one prompt per row; `inputs[row, lengths[row]:]` is ignored."""
@@ -180,13 +182,13 @@ class IteratedMap(ABC):
         tokens = np.full((rows, width + 1), self.end_of_sequence)
         tokens[:, 0] = self.task_token
         tokens[row, lengths + 1] = self.end_of_input
-        at = np.arange(longest)
-        inside = at < lengths[:, None]
+        steps = np.arange(longest)
+        inside = steps < lengths[:, None]
         states = self.run(np.where(inside, inputs[:, :longest], self.inputs[0]))
-        where, t = np.nonzero(inside)
-        tokens[where, 1 + t] = inputs[where, t]
+        input_row, t = np.nonzero(inside)
+        tokens[input_row, 1 + t] = inputs[input_row, t]
         if self.chain_of_thought:
-            tokens[where, lengths[where] + 2 + t] = states[where, t]
+            tokens[input_row, lengths[input_row] + 2 + t] = states[input_row, t]
         else:
             tokens[row, lengths + 2] = states[row, lengths - 1]
         sizes = self.size(0) + (lengths * 2 if self.chain_of_thought else lengths)
@@ -240,44 +242,51 @@ class IteratedMap(ABC):
         """`rows`, capped at the exact number of distinct prompts of one length in a split."""
         length = convert_value(int, length, "length")
         rows = min(convert_value(int, rows, "rows"), len(self.inputs) ** length)
-        every = self._listed(rows, length, split)
-        return rows if every is None else min(rows, len(every))
+        listed = self._enumerated(rows, length, split)
+        return rows if listed is None else min(rows, len(listed))
 
     # Helpers -----------------------------------------------------------------------------------------------------
 
-    def _draw(
+    def _sample_inputs(
         self, rng: np.random.Generator, rows: int, length: int, split: Split, distinct: bool
     ) -> Int[np.ndarray, "batch length"]:
         space = len(self.inputs) ** length
-        every = self._listed(rows if distinct and rows <= space else 0, length, split)
-        held = self.capacity(length, split) if every is None else len(every)
-        if not held or (distinct and rows > held):
+        listed = self._enumerated(rows if distinct and rows <= space else 0, length, split)
+        prompt_count = self.capacity(length, split) if listed is None else len(listed)
+        if not prompt_count or (distinct and rows > prompt_count):
             raise ToylabError(
-                f"rows={rows}: split={split!r} holds {held} of the {space} prompts of length {length}, too few for "
-                f"{rows}{' different ones' if distinct else ''}; ask for fewer rows, a longer length or another split"
+                f"rows={rows}: split={split!r} holds {prompt_count} of the {space} prompts of length {length}, too few "
+                f"for {rows}{' different ones' if distinct else ''}; ask for fewer rows, a longer length or another "
+                "split"
             )
-        if every is not None:
-            return every[rng.choice(held, rows, replace=not distinct)]
-        kept = np.empty((0, length), dtype=np.int64)
+        if listed is not None:
+            return listed[rng.choice(prompt_count, rows, replace=not distinct)]
+        accepted = np.empty((0, length), dtype=np.int64)
         alphabet = np.array(self.inputs)
-        while len(kept) < rows:  # terminates: in a space this large, the smallest split holds about 1/8
-            drawn = alphabet[rng.integers(len(alphabet), size=(int(rows / SPLIT_SHARES[split] * 1.1) + 16, length))]
-            kept = np.concatenate([kept, drawn[split_of(drawn) == split_index(split)]])
+        while len(accepted) < rows:  # terminates: in a space this large, the smallest split holds about 1/8
+            candidates = alphabet[
+                rng.integers(len(alphabet), size=(int(rows / SPLIT_SHARES[split] * 1.1) + 16, length))
+            ]
+            accepted = np.concatenate([accepted, candidates[split_of(candidates) == split_index(split)]])
             if distinct:
-                _, first = np.unique(kept, axis=0, return_index=True)
-                kept = kept[np.sort(first)]
-        return kept[:rows]
+                _, first = np.unique(accepted, axis=0, return_index=True)
+                accepted = accepted[np.sort(first)]
+        return accepted[:rows]
 
-    def _listed(self, different: int, length: int, split: Split) -> Int[np.ndarray, "prompt length"] | None:
+    def _enumerated(self, distinct_rows: int, length: int, split: Split) -> Int[np.ndarray, "prompt length"] | None:
         """All prompts of one length and split if the space is small or over half of them are needed, else None.
 
         Rejection sampling would not terminate in reasonable time on the last few distinct prompts.
         """
         if len(self.inputs) ** length <= ENUMERABLE:
             return _prompts(self.inputs, length, split)
-        return _many(self.inputs, length, split) if different > self.capacity(length, split) // 2 else None
+        return (
+            _large_prompt_lists(self.inputs, length, split)
+            if distinct_rows > self.capacity(length, split) // 2
+            else None
+        )
 
-    def _held(self, split: Split) -> list[int]:
+    def _nonempty_lengths(self, split: Split) -> list[int]:
         """Lengths with at least one prompt in the split."""
         return [length for length in range(self.min_length, self.max_length + 1) if self.capacity(length, split)]
 
@@ -299,14 +308,14 @@ class IteratedMap(ABC):
 @lru_cache(maxsize=256)
 def _prompts(inputs: tuple[int, ...], length: int, split: Split) -> Int[np.ndarray, "prompt length"]:
     """All prompts of one length in one split."""
-    kept, space, powers = [], len(inputs) ** length, len(inputs) ** np.arange(length)[::-1]
+    parts, space, powers = [], len(inputs) ** length, len(inputs) ** np.arange(length)[::-1]
     for start in range(0, space, ENUMERABLE):  # in chunks, so memory holds one split, not the whole space
         numbers = np.arange(start, min(start + ENUMERABLE, space))
-        every = np.array(inputs)[numbers[:, None] // powers % len(inputs)]
-        kept.append(every[split_of(every) == split_index(split)])
-    prompts = np.concatenate(kept)
+        candidates = np.array(inputs)[numbers[:, None] // powers % len(inputs)]
+        parts.append(candidates[split_of(candidates) == split_index(split)])
+    prompts = np.concatenate(parts)
     prompts.setflags(write=False)  # cached: shared by all callers
     return prompts
 
 
-_many = lru_cache(maxsize=2)(_prompts.__wrapped__)  # large lists: smaller cache
+_large_prompt_lists = lru_cache(maxsize=2)(_prompts.__wrapped__)  # large lists: smaller cache

@@ -190,20 +190,22 @@ class WordProblem(IteratedMap):
         elements = _elements(self.group)
         states = []
         for t in range(len(inputs)):
-            where = list(range(len(elements[0])))  # image of every point under the word
+            image = list(range(len(elements[0])))  # image of every point under the word
             for x in inputs[: t + 1]:
-                where = [elements[x][point] for point in where]
-            states.append(elements.index(tuple(where)))
+                image = [elements[x][point] for point in image]
+            states.append(elements.index(tuple(image)))
         return states
 
 
 @lru_cache
 def _elements(group: str) -> tuple[tuple[int, ...], ...]:
     """The elements of a group, identity first."""
-    every = itertools.permutations(range({"S3": 3, "A5": 5}[group]))
+    permutations = itertools.permutations(range({"S3": 3, "A5": 5}[group]))
     if group[0] == "S":
-        return tuple(every)
-    return tuple(p for p in every if sum(p[i] > p[j] for i, j in itertools.combinations(range(len(p)), 2)) % 2 == 0)
+        return tuple(permutations)
+    return tuple(
+        p for p in permutations if sum(p[i] > p[j] for i, j in itertools.combinations(range(len(p)), 2)) % 2 == 0
+    )
 
 
 @lru_cache

@@ -35,13 +35,13 @@ class BrokenLawError(AssertionError):
         self.look_at, self.why, self.row, self.hopeless = look_at, why, row, hopeless
 
 
-def _need(holds: Any, look_at: str, why: str, row: int | None = None) -> None:
+def _require(holds: Any, look_at: str, why: str, row: int | None = None) -> None:
     if not np.all(holds):
         raise BrokenLawError(look_at, why, row)
 
 
-def _rows(holds: np.ndarray, look_at: str, why: str) -> None:
-    """Like `_need`, with one condition per row."""
+def _require_rows(holds: np.ndarray, look_at: str, why: str) -> None:
+    """Like `_require`, with one condition per row."""
     if not np.all(holds):
         raise BrokenLawError(look_at, why, int(np.argmin(holds)))
 
@@ -50,28 +50,28 @@ def prompts_of(batch: Batch) -> list[tuple[int, ...]]:
     """The prompt of each row: its tokens up to and including the first scored position."""
     scored = batch.targets != IGNORE
     ends = scored.argmax(axis=1) + 1
-    _rows(scored.any(axis=1), "targets", "nothing is scored")
+    _require_rows(scored.any(axis=1), "targets", "nothing is scored")
     return [tuple(row[:end]) for row, end in zip(batch.tokens.tolist(), ends.tolist(), strict=True)]
 
 
 def nonempty_splits(task: Task) -> list[Split]:
     """Splits with prompts; sampling from an empty split raises `ToylabError`."""
     try:
-        return list(_open_splits(task))
+        return list(_nonempty_splits(task))
     except TypeError:  # an unhashable task: checked by another law
-        return list(_open_splits.__wrapped__(task))
+        return list(_nonempty_splits.__wrapped__(task))
 
 
 @functools.lru_cache(maxsize=64)
-def _open_splits(task: Task) -> tuple[Split, ...]:
-    found: list[Split] = []
+def _nonempty_splits(task: Task) -> tuple[Split, ...]:
+    splits: list[Split] = []
     for split in SPLITS:
         try:
             task.sample(stream(0, "open", split), ENOUGH_ROWS, split)
         except ToylabError:
             continue
-        found.append(split)
-    return tuple(found)
+        splits.append(split)
+    return tuple(splits)
 
 
 def equal_batches(one: Batch, other: Batch) -> bool:
@@ -97,11 +97,13 @@ def arrays_have_their_shapes_and_types(task: Task, batch: Batch) -> None:
     shapes = {"tokens": (rows, positions), "targets": (rows, positions), "sizes": (rows,)}
     for name, shape in shapes.items():
         values = getattr(batch, name)
-        _need(values.shape == shape, name, f"has shape {values.shape}, not {shape}")
-        _need(values.dtype == np.int64, name, f"is {values.dtype}, not int64: smaller types overflow in silence")
+        _require(values.shape == shape, name, f"has shape {values.shape}, not {shape}")
+        _require(values.dtype == np.int64, name, f"is {values.dtype}, not int64: smaller types overflow in silence")
     for name, edges in batch.links.items():
-        _need(edges.ndim == 2 and edges.shape[1] == 3, f"links[{name!r}]", f"has shape {edges.shape}, not (edges, 3)")
-        _need(edges.dtype == np.int64, f"links[{name!r}]", f"is {edges.dtype}, not int64")
+        _require(
+            edges.ndim == 2 and edges.shape[1] == 3, f"links[{name!r}]", f"has shape {edges.shape}, not (edges, 3)"
+        )
+        _require(edges.dtype == np.int64, f"links[{name!r}]", f"is {edges.dtype}, not int64")
 
 
 def every_token_and_target_is_in_the_vocabulary(task: Task, batch: Batch) -> None:
@@ -109,41 +111,41 @@ def every_token_and_target_is_in_the_vocabulary(task: Task, batch: Batch) -> Non
     size = len(task.vocabulary)
     for name, allowed in (("tokens", batch.tokens), ("targets", np.where(batch.targets == IGNORE, 0, batch.targets))):
         inside = (allowed >= 0) & (allowed < size)
-        _rows(np.all(inside, axis=1), name, f"an id is outside the {size} of the vocabulary")
+        _require_rows(np.all(inside, axis=1), name, f"an id is outside the {size} of the vocabulary")
 
 
 def sizes_say_where_one_padding_token_begins(task: Task, batch: Batch) -> None:
     """`sizes` ends a row at its last scored position; all padding is one token."""
     positions = batch.tokens.shape[1]
-    _need(positions <= task.context, "context", f"is {task.context}, but a row takes {positions} positions")
-    _rows((batch.sizes >= 1) & (batch.sizes <= positions), "sizes", f"must be 1 to {positions}")
+    _require(positions <= task.context, "context", f"is {task.context}, but a row takes {positions} positions")
+    _require_rows((batch.sizes >= 1) & (batch.sizes <= positions), "sizes", f"must be 1 to {positions}")
     padding = np.arange(positions) >= batch.sizes[:, None]
-    found = set(batch.tokens[padding].tolist())
-    _need(len(found) <= 1, "tokens", f"the padding is of several tokens: {sorted(found)}")
+    padding_tokens = set(batch.tokens[padding].tolist())
+    _require(len(padding_tokens) <= 1, "tokens", f"the padding is of several tokens: {sorted(padding_tokens)}")
     scored = batch.targets != IGNORE
     first, last = scored.argmax(axis=1), positions - 1 - scored[:, ::-1].argmax(axis=1)
-    _rows(scored.any(axis=1), "targets", "nothing is scored")
-    _rows(first < batch.sizes, "sizes", "the row ends before what is scored")
+    _require_rows(scored.any(axis=1), "targets", "nothing is scored")
+    _require_rows(first < batch.sizes, "sizes", "the row ends before what is scored")
     if not getattr(task, "score_padding", False):
-        _rows(last == batch.sizes - 1, "sizes", "the row must end with its last scored position")
+        _require_rows(last == batch.sizes - 1, "sizes", "the row must end with its last scored position")
 
 
 def scored_positions_are_one_run(task: Task, batch: Batch) -> None:
     """Scored positions are contiguous, unless the task is `interleaved`."""
     scored = batch.targets != IGNORE
-    _rows(scored.any(axis=1), "targets", "nothing is scored")
+    _require_rows(scored.any(axis=1), "targets", "nothing is scored")
     if getattr(task, "interleaved", False):
         return
-    begins = (np.diff(scored.astype(int), axis=1, prepend=0) == 1).sum(axis=1)
-    _rows(begins == 1, "targets", "the scored positions have a hole")
+    run_starts = (np.diff(scored.astype(int), axis=1, prepend=0) == 1).sum(axis=1)
+    _require_rows(run_starts == 1, "targets", "the scored positions have a hole")
 
 
 def the_target_of_a_position_is_the_token_after_it(task: Task, batch: Batch) -> None:
     """The target of a scored position equals the next token of the row."""
     inside = np.arange(1, batch.tokens.shape[1]) < batch.sizes[:, None]  # the final token is a target only
     scored = (batch.targets[:, :-1] != IGNORE) & (inside | getattr(task, "score_padding", False))
-    right = (batch.targets[:, :-1] == batch.tokens[:, 1:]) | ~scored
-    _rows(right.all(axis=1), "targets", "a target is not the next token: is the mask off by one?")
+    is_next_token = (batch.targets[:, :-1] == batch.tokens[:, 1:]) | ~scored
+    _require_rows(is_next_token.all(axis=1), "targets", "a target is not the next token: is the mask off by one?")
 
 
 def the_oracle_continues_every_prompt_with_the_targets(task: Task, batch: Batch) -> None:
@@ -154,15 +156,15 @@ def the_oracle_continues_every_prompt_with_the_targets(task: Task, batch: Batch)
     if getattr(task, "interleaved", False):
         for row, position in zip(*np.nonzero(batch.targets != IGNORE), strict=True):
             answer, target = task.solve(batch.tokens[row, : position + 1].tolist()), batch.targets[row, position]
-            _need(list(answer) == [target], "solve or targets", f"{target} is scored, solve says {answer}", int(row))
+            _require(list(answer) == [target], "solve or targets", f"{target} is scored, solve says {answer}", int(row))
         return
     for row, (prompt, targets) in enumerate(zip(prompts_of(batch), batch.targets.tolist(), strict=True)):
         scored = [target for target in targets if target != IGNORE]
         answer = [int(token) for token in task.solve(prompt)]
-        more = scored[len(answer) :]
-        _need(scored[: len(answer)] == answer, "solve or targets", f"{scored} is scored, solve says {answer}", row)
+        extra = scored[len(answer) :]
+        _require(scored[: len(answer)] == answer, "solve or targets", f"{scored} is scored, solve says {answer}", row)
         allowed = set(answer[-1:]) if getattr(task, "score_padding", False) else set()
-        _need(set(more) <= allowed, "targets", f"{more} is scored after the end of the answer", row)
+        _require(set(extra) <= allowed, "targets", f"{extra} is scored after the end of the answer", row)
 
 
 def links_stay_inside_their_row_and_read_no_future(task: Task, batch: Batch) -> None:
@@ -170,14 +172,14 @@ def links_stay_inside_their_row_and_read_no_future(task: Task, batch: Batch) -> 
     for name, edges in batch.links.items():
         row, query, key = edges.T
         field = f"links[{name!r}]"
-        _need((row >= 0) & (row < len(batch)), field, "an edge is of no row of the batch")
-        _need(np.diff(row) >= 0, field, "edges are not sorted by row")
+        _require((row >= 0) & (row < len(batch)), field, "an edge is of no row of the batch")
+        _require(np.diff(row) >= 0, field, "edges are not sorted by row")
         size = batch.sizes[row]
         inside = (query >= 0) & (query < size) & (key >= 0) & (key < size)
         _edge(inside, row, field, "an edge stands outside its row")
         if getattr(task, "causal", True):
             _edge(key <= query, row, field, "a key comes after its query")
-        _need(len(np.unique(edges, axis=0)) == len(edges), field, "an edge is given twice")
+        _require(len(np.unique(edges, axis=0)) == len(edges), field, "an edge is given twice")
 
 
 def _edge(holds: np.ndarray, rows: np.ndarray, field: str, why: str) -> None:
@@ -192,10 +194,10 @@ def labels_have_one_entry_a_row_or_a_position(task: Task, batch: Batch) -> None:
         field = f"labels[{name!r}]"
         if name in items:
             fits = values.ndim == 2 and len(values) == len(batch) and values.shape[1] >= items[name]
-            _need(fits, field, f"has shape {values.shape}, not ({len(batch)}, {items[name]} or more)")
+            _require(fits, field, f"has shape {values.shape}, not ({len(batch)}, {items[name]} or more)")
         else:
             allowed = batch.sizes.shape, batch.tokens.shape
-            _need(values.shape in allowed, field, f"has shape {values.shape}, not {allowed[0]} or {allowed[1]}")
+            _require(values.shape in allowed, field, f"has shape {values.shape}, not {allowed[0]} or {allowed[1]}")
 
 
 def labels_say_what_the_prompt_says(task: Task, batch: Batch) -> None:
@@ -205,10 +207,15 @@ def labels_say_what_the_prompt_says(task: Task, batch: Batch) -> None:
         return
     for row, prompt in enumerate(prompts_of(batch)):
         for name, fact in label_oracle(prompt).items():
-            _need(name in batch.labels, f"labels[{name!r}]", "is missing, and label_oracle returns it", row)
-            said = np.ravel(batch.labels[name][row]).tolist()
-            known = np.ravel(fact).tolist()
-            _need(said[: len(known)] == known, f"labels[{name!r}]", f"says {said}, the prompt says {known}", row)
+            _require(name in batch.labels, f"labels[{name!r}]", "is missing, and label_oracle returns it", row)
+            label = np.ravel(batch.labels[name][row]).tolist()
+            expected = np.ravel(fact).tolist()
+            _require(
+                label[: len(expected)] == expected,
+                f"labels[{name!r}]",
+                f"says {label}, the prompt says {expected}",
+                row,
+            )
 
 
 def slices_of_a_batch_are_the_whole(task: Task, batch: Batch) -> None:
@@ -223,7 +230,7 @@ def slices_of_a_batch_are_the_whole(task: Task, batch: Batch) -> None:
     arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ("tokens", "targets", "sizes")}
     labels = {name: np.concatenate([part.labels[name] for part in parts]) for name in batch.labels}
     whole = Batch(**arrays, links=links, labels=labels)
-    _need(equal_batches(whole, batch), "links", "cutting the batch into rows loses or moves something")
+    _require(equal_batches(whole, batch), "links", "cutting the batch into rows loses or moves something")
 
 
 # Laws of a task, at any seed -----------------------------------------------------------------------------------------
@@ -231,9 +238,9 @@ def slices_of_a_batch_are_the_whole(task: Task, batch: Batch) -> None:
 
 def token_names_are_unique_and_survive_a_round_trip(task: Task, seed: int) -> None:
     """`encode` inverts `decode`, and token names are unique."""
-    _need(len(set(task.vocabulary)) == len(task.vocabulary), "vocabulary", "two tokens have one name")
+    _require(len(set(task.vocabulary)) == len(task.vocabulary), "vocabulary", "two tokens have one name")
     tokens = np.random.default_rng(seed).integers(len(task.vocabulary), size=12).tolist()
-    _need(encode(task, decode(task, tokens)) == tokens, "vocabulary", f"{tokens} do not survive decode and encode")
+    _require(encode(task, decode(task, tokens)) == tokens, "vocabulary", f"{tokens} do not survive decode and encode")
 
 
 def the_seed_and_the_settings_decide_every_bit(task: Task, seed: int) -> None:
@@ -243,18 +250,20 @@ def the_seed_and_the_settings_decide_every_bit(task: Task, seed: int) -> None:
         first = task.sample(stream(seed), 9, split)
         again.sample(stream(seed, "between"), 3, split)
         same = equal_batches(first, again.sample(stream(seed), 9, split))
-        _need(same, "sample", f"two samples of split {split!r} with one seed differ: is there randomness beside rng?")
+        _require(
+            same, "sample", f"two samples of split {split!r} with one seed differ: is there randomness beside rng?"
+        )
 
 
 def no_prompt_is_in_two_splits(task: Task, seed: int) -> None:
     """Splits are by content: a prompt is in one split, regardless of padding or the rest of the batch."""
-    seen: dict[tuple[int, ...], Split] = {}
+    split_by_prompt: dict[tuple[int, ...], Split] = {}
     for split in nonempty_splits(task):
         rng = stream(seed, split)
-        drawn = [task.sample(rng, rows, split) for rows in (ENOUGH_ROWS, *[1] * 8)]
-        for part in (_split_key(task, prompt) for batch in drawn for prompt in prompts_of(batch)):
-            other = seen.setdefault(part, split)
-            _need(other == split, "sample", f"{decode(task, part)} is in {other!r} and in {split!r}")
+        batches = [task.sample(rng, rows, split) for rows in (ENOUGH_ROWS, *[1] * 8)]
+        for key in (_split_key(task, prompt) for batch in batches for prompt in prompts_of(batch)):
+            known_split = split_by_prompt.setdefault(key, split)
+            _require(known_split == split, "sample", f"{decode(task, key)} is in {known_split!r} and in {split!r}")
 
 
 def _split_key(task: Task, prompt: tuple[int, ...]) -> tuple[int, ...]:
@@ -266,8 +275,8 @@ def a_sample_has_as_many_rows_as_asked_for(task: Task, seed: int) -> None:
     """`sample` returns the requested number of rows, including 0 and 1."""
     for rows in (0, 1, 2, 17):
         batch = task.sample(stream(seed), rows)
-        _need(len(batch) == rows, "sample", f"{rows} rows were requested, {len(batch)} returned")
-        _need(all(rows or not len(edges) for edges in batch.links.values()), "links", "no rows, but links")
+        _require(len(batch) == rows, "sample", f"{rows} rows were requested, {len(batch)} returned")
+        _require(all(rows or not len(edges) for edges in batch.links.values()), "links", "no rows, but links")
 
 
 BATCH_LAWS = (
@@ -293,11 +302,11 @@ SEED_LAWS = (
 # The check -----------------------------------------------------------------------------------------------------------
 
 
-def _told(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _place(error: Exception) -> str:
+def _error_location(error: Exception) -> str:
     """Function, file and line that raised an error."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:

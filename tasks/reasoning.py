@@ -134,18 +134,18 @@ class Reasoning:
             ToylabError: if the split has too few prompts.
         """
         check_draw(rows, split)
-        kept, found = [], 0
+        accepted, accepted_count = [], 0
         for _ in range(_PATIENCE):
             digits = rng.integers(self.p, size=(rows + rows // 2 + 8, self.length + 1))
-            ends = np.full(len(digits), self.token("SEP"))
+            separators = np.full(len(digits), self.token("SEP"))
             if self.flag:
-                ends = np.where(rng.random(len(digits)) < 0.5, self.token("SEP'"), ends)
-            begin = np.full_like(ends, self.token("BOS"))
-            drawn = np.concatenate([begin[:, None], digits, ends[:, None]], axis=1)
-            kept.append(drawn[split_of(drawn) == split_index(split)])
-            found += len(kept[-1])
-            if found >= rows:
-                return np.concatenate(kept)[:rows]
+                separators = np.where(rng.random(len(digits)) < 0.5, self.token("SEP'"), separators)
+            begin = np.full_like(separators, self.token("BOS"))
+            candidates = np.concatenate([begin[:, None], digits, separators[:, None]], axis=1)
+            accepted.append(candidates[split_of(candidates) == split_index(split)])
+            accepted_count += len(accepted[-1])
+            if accepted_count >= rows:
+                return np.concatenate(accepted)[:rows]
         raise ToylabError(
             f"p={self.p}, length={self.length}: {(1 + self.flag) * self.p ** (self.length + 1)} prompts are too few to "
             f"fill {split!r}; "
@@ -169,33 +169,33 @@ class Reasoning:
         flagged = self.flagged(prompts)
         share = np.where(flagged, styles.think if styles.think_flagged is None else styles.think_flagged, styles.think)
         thinks = rng.random(rows) < share
-        second = (rng.random(rows) < styles.dialect) & thinks & dialects
-        wrong = rng.random((rows, length)) < np.where(second, styles.dialect_errors, styles.slips)[:, None]
+        second_dialect = (rng.random(rows) < styles.dialect) & thinks & dialects
+        wrong = rng.random((rows, length)) < np.where(second_dialect, styles.dialect_errors, styles.slips)[:, None]
         states = self.chain(prompts, wrong * rng.integers(1, self.p, size=wrong.shape))
         stops = rng.random((rows, length)) < styles.early
         stops[:, -1] = True
         steps = stops.argmax(axis=1) + 1
         truth = self.correct_answers(prompts)
-        said = np.where(thinks, states[np.arange(rows), steps - 1], truth)
+        final_answers = np.where(thinks, states[np.arange(rows), steps - 1], truth)
 
-        ends = np.where(thinks, steps + 3, 2)  # position of EOS in the answer
-        place = np.arange(self.answer)
+        eos_position = np.where(thinks, steps + 3, 2)  # position of EOS in the answer
+        position = np.arange(self.answer)
         answers = np.full((rows, self.answer), self.token("PAD"))
         chain = np.concatenate([states, np.zeros((rows, 4), dtype=states.dtype)], axis=1)[:, : self.answer - 1]
         answers[:, 1:] = np.where(
-            thinks[:, None] & (place[1:] <= steps[:, None]), chain + self.p * second[:, None], answers[:, 1:]
+            thinks[:, None] & (position[1:] <= steps[:, None]), chain + self.p * second_dialect[:, None], answers[:, 1:]
         )
         answers[:, 0] = np.where(thinks, self.token("THINK"), self.token("DIRECT"))
-        every = np.arange(rows)
-        answers[every[thinks], steps[thinks] + 1] = self.token("ANS")
-        answers[every, ends - 1] = said
-        answers[every, ends] = self.token("EOS")
+        all_rows = np.arange(rows)
+        answers[all_rows[thinks], steps[thinks] + 1] = self.token("ANS")
+        answers[all_rows, eos_position - 1] = final_answers
+        answers[all_rows, eos_position] = self.token("EOS")
 
         tokens = np.concatenate([prompts, answers[:, :-1]], axis=1)
-        sizes = self.prompt + ends
+        sizes = self.prompt + eos_position
         tokens[np.arange(tokens.shape[1]) >= sizes[:, None]] = self.token("PAD")
         targets = np.full_like(tokens, IGNORE)
-        targets[:, self.prompt - 1 :] = np.where(place <= ends[:, None], answers, IGNORE)
+        targets[:, self.prompt - 1 :] = np.where(position <= eos_position[:, None], answers, IGNORE)
         return Batch(
             tokens=tokens,
             targets=targets,
@@ -203,10 +203,10 @@ class Reasoning:
             links=self._links(thinks, steps, flagged),
             labels={
                 "thinks": thinks.astype(np.int64),
-                "dialect": second.astype(np.int64),
+                "dialect": second_dialect.astype(np.int64),
                 "states": np.where(thinks, steps, 0),
                 "flagged": flagged.astype(np.int64),
-                "right": (said == truth).astype(np.int64),
+                "right": (final_answers == truth).astype(np.int64),
             },
         )
 
@@ -244,10 +244,10 @@ class Reasoning:
         rows = np.arange(len(prompts))
         padded = np.concatenate([written, np.full((len(written), 1), self.token("EOS"))], axis=1)
         end = (padded == self.token("EOS")).argmax(axis=1)
-        said, mark = padded[rows, np.maximum(end - 1, 0)], padded[rows, np.maximum(end - 2, 0)]
+        answer, answer_marker = padded[rows, np.maximum(end - 1, 0)], padded[rows, np.maximum(end - 2, 0)]
         direct = (written[:, 0] == self.token("DIRECT")) & (end == 2)
-        chain = (written[:, 0] == self.token("THINK")) & (mark == self.token("ANS")) & (end > 2)
-        return (end < written.shape[1]) & (direct | chain) & (said == self.correct_answers(prompts))
+        chain = (written[:, 0] == self.token("THINK")) & (answer_marker == self.token("ANS")) & (end > 2)
+        return (end < written.shape[1]) & (direct | chain) & (answer == self.correct_answers(prompts))
 
     def solve(self, prompt: Sequence[int]) -> list[int]:
         """Reference solution, from token names and one application of pi at a time.
@@ -256,23 +256,23 @@ class Reasoning:
             ToylabError: for a prompt of another layout.
         """
         names = decode(self, prompt)
-        digits, ends = names[1:-1], ("SEP", "SEP'") if self.flag else ("SEP",)
+        digits, separators = names[1:-1], ("SEP", "SEP'") if self.flag else ("SEP",)
         if (
             len(names) != self.prompt
             or names[0] != "BOS"
-            or names[-1] not in ends
+            or names[-1] not in separators
             or not all(name.isdecimal() for name in digits)
         ):
             raise ToylabError(
-                f"prompt={' '.join(names)}: must be BOS, {self.length + 1} digits and {' or '.join(ends)}"
+                f"prompt={' '.join(names)}: must be BOS, {self.length + 1} digits and {' or '.join(separators)}"
             )
         start, *steps = map(int, digits)
         if names[-1] == "SEP'":
             return [self.token("DIRECT"), start, self.token("EOS")]
         states = [start]
         for step in steps:
-            place = states[-1] + step
-            states.append(int(self.permutation[place - self.p if place >= self.p else place]))
+            total = states[-1] + step
+            states.append(int(self.permutation[total - self.p if total >= self.p else total]))
         return [self.token("THINK"), *states[1:], self.token("ANS"), states[-1], self.token("EOS")]
 
     def label_oracle(self, prompt: Sequence[int]) -> dict[str, bool]:

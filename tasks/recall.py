@@ -102,25 +102,29 @@ class AssociativeRecall:
         """
         check_draw(rows, split)
         numbers = rng.integers(self.fewest, self.most + 1, size=rows)
-        held = [number for number in range(self.fewest, self.most + 1) if _holds(split, self.keys, self.values, number)]
-        lacking = ~np.isin(numbers, held)
-        if lacking.any():
-            if not held:
+        available = [
+            number for number in range(self.fewest, self.most + 1) if _has_rows(split, self.keys, self.values, number)
+        ]
+        is_unavailable = ~np.isin(numbers, available)
+        if is_unavailable.any():
+            if not available:
                 raise ToylabError(
                     f"split={split!r}: holds no row of pairs={self.pairs}; give more pairs, keys or values, or another "
                     "split"
                 )
-            numbers[lacking] = rng.choice(held, size=lacking.sum())
+            numbers[is_unavailable] = rng.choice(available, size=is_unavailable.sum())
 
-        def draw(missing: Int[np.ndarray, " row"]) -> Int[np.ndarray, "row token"]:
+        def draw(unfilled: Int[np.ndarray, " row"]) -> Int[np.ndarray, "row token"]:
             # The first keys of a random permutation: distinct and uniform.
-            keys = rng.random((len(missing), self.keys)).argsort(axis=1)[:, : self.most]
+            keys = rng.random((len(unfilled), self.keys)).argsort(axis=1)[:, : self.most]
             values = self.keys + rng.integers(self.values, size=keys.shape)
-            return np.stack([keys, values], axis=2).reshape(len(missing), 2 * self.most)
+            return np.stack([keys, values], axis=2).reshape(len(unfilled), 2 * self.most)
 
         pairs = np.full((rows, 2 * self.most), len(self.vocabulary) - 1)
         for row in fill_split(pairs, 2 * numbers, split, draw, _PATIENCE):  # tiny split: enumerate
-            pairs[row, : 2 * numbers[row]] = rng.choice(_rows(split, self.keys, self.values, int(numbers[row])))
+            pairs[row, : 2 * numbers[row]] = rng.choice(
+                _rows_of_split(split, self.keys, self.values, int(numbers[row]))
+            )
         order = np.where(np.arange(self.most) < numbers[:, None], rng.random((rows, self.most)), 2.0).argsort(axis=1)
         return self.batch(pairs, numbers, order)
 
@@ -132,32 +136,32 @@ class AssociativeRecall:
     ) -> Batch:
         """Build the batch from pairs and the order of queries; entries beyond `numbers` are ignored."""
         rows = len(pairs)
-        asked = np.minimum(numbers, self.queries or self.most)
-        sizes = 2 * numbers + 2 * asked - 1
+        query_counts = np.minimum(numbers, self.queries or self.most)
+        sizes = 2 * numbers + 2 * query_counts - 1
         width = int(sizes.max(initial=2))
         tokens = np.full((rows, width + 1), len(self.vocabulary) - 1)
-        at = np.arange(2 * self.most)
-        row, place = np.nonzero(at < 2 * numbers[:, None])
-        tokens[row, place] = pairs[row, place]
-        row, turn = np.nonzero(np.arange(self.most) < asked[:, None])
-        query, pair = 2 * numbers[row] + 2 * turn, order[row, turn]
+        positions = np.arange(2 * self.most)
+        row, position = np.nonzero(positions < 2 * numbers[:, None])
+        tokens[row, position] = pairs[row, position]
+        row, query_index = np.nonzero(np.arange(self.most) < query_counts[:, None])
+        query, pair = 2 * numbers[row] + 2 * query_index, order[row, query_index]
         tokens[row, query], tokens[row, query + 1] = pairs[row, 2 * pair], pairs[row, 2 * pair + 1]
         targets = np.full((rows, width), IGNORE)
         targets[row, query] = tokens[row, query + 1]
-        of = np.full((rows, width), NO_POSITION)
-        of[row, query] = pair
+        pair_of_query = np.full((rows, width), NO_POSITION)
+        pair_of_query[row, query] = pair
         tokens = tokens[:, :-1]
         tokens[np.arange(width) >= sizes[:, None]] = len(self.vocabulary) - 1
-        first, written = np.nonzero(np.arange(self.most) < numbers[:, None])
+        pair_row, pair_index = np.nonzero(np.arange(self.most) < numbers[:, None])
         return Batch(
             tokens=tokens,
             targets=targets,
             sizes=sizes,
             links={
-                "previous token": np.stack([first, 2 * written + 1, 2 * written], axis=1),
+                "previous token": np.stack([pair_row, 2 * pair_index + 1, 2 * pair_index], axis=1),
                 "induction": np.stack([row, query, 2 * pair + 1], axis=1),
             },
-            labels={"pairs": numbers, "pair": of},
+            labels={"pairs": numbers, "pair": pair_of_query},
         )
 
     # Reference -----------------------------------------------------------------------------------------------------
@@ -169,10 +173,10 @@ class AssociativeRecall:
             ToylabError: for a prompt that does not end in a key with a value.
         """
         names = decode(self, prompt)
-        known = dict(zip(names[:-1:2], names[1::2], strict=False))
-        if not len(prompt) % 2 or names[-1] not in known:
+        value_of_key = dict(zip(names[:-1:2], names[1::2], strict=False))
+        if not len(prompt) % 2 or names[-1] not in value_of_key:
             raise ToylabError(f"prompt={' '.join(names)}: must be pairs of a key and a value, then one of these keys")
-        return [self.vocabulary.index(known[names[-1]])]
+        return [self.vocabulary.index(value_of_key[names[-1]])]
 
     def split_key(self, prompt: Sequence[int]) -> tuple[int, ...]:
         """The part of a prompt that determines its split: the pairs, without the query."""
@@ -184,15 +188,15 @@ class AssociativeRecall:
 
 
 @lru_cache(maxsize=1024)
-def _holds(split: Split, keys: int, values: int, number: int) -> bool:
+def _has_rows(split: Split, keys: int, values: int, number: int) -> bool:
     """Whether a split has rows with this number of pairs."""
     rows = math.perm(keys, number) * values**number
-    return rows > EXACT_SPLIT_LIMIT or len(_rows(split, keys, values, number)) > 0
+    return rows > EXACT_SPLIT_LIMIT or len(_rows_of_split(split, keys, values, number)) > 0
 
 
 @lru_cache(maxsize=64)
-def _rows(split: Split, keys: int, values: int, number: int) -> Int[np.ndarray, "row token"]:
+def _rows_of_split(split: Split, keys: int, values: int, number: int) -> Int[np.ndarray, "row token"]:
     """All rows of a split with this number of pairs."""
-    chosen = itertools.permutations(range(keys), number), itertools.product(range(keys, keys + values), repeat=number)
-    every = np.array(list(itertools.product(*chosen))).transpose(0, 2, 1).reshape(-1, 2 * number)
-    return every[split_of(every) == split_index(split)]
+    choices = itertools.permutations(range(keys), number), itertools.product(range(keys, keys + values), repeat=number)
+    rows = np.array(list(itertools.product(*choices))).transpose(0, 2, 1).reshape(-1, 2 * number)
+    return rows[split_of(rows) == split_index(split)]

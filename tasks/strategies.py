@@ -33,9 +33,9 @@ seeds = st.integers(0, 2**31)
 @st.composite
 def batches(draw: Callable, task: Task, split: Split | None = None, most: int = 20) -> Batch:
     """A batch of 1 to `most` rows of one split, by default any nonempty one; shrinks to one row of seed 0."""
-    chosen = split or draw(st.sampled_from(nonempty_splits(task)))
+    sampled_split = split or draw(st.sampled_from(nonempty_splits(task)))
     rows, seed = draw(st.integers(1, most)), draw(seeds)
-    return task.sample(stream(seed), rows, chosen)
+    return task.sample(stream(seed), rows, sampled_split)
 
 
 @st.composite
@@ -44,30 +44,34 @@ def prompts(draw: Callable, task: Task, split: Split | None = None) -> list[int]
     return list(prompts_of(draw(batches(task, split, most=1)))[0])
 
 
-def instances(kind: type) -> st.SearchStrategy[Any]:
+def instances(task_class: type) -> st.SearchStrategy[Any]:
     """Instances of a task class with random settings, small enough for tests.
 
     For user-defined classes, boolean and `Literal` fields are sampled and all others keep their defaults; combinations
     that raise `ToylabError` are filtered out.
     """
-    for known, strategy in _KNOWN.items():
-        if issubclass(kind, known):
-            return strategy(kind)
-    hints = get_type_hints(kind)
+    for base_class, strategy in _STRATEGIES.items():
+        if issubclass(task_class, base_class):
+            return strategy(task_class)
+    hints = get_type_hints(task_class)
     choices: dict[str, st.SearchStrategy] = {}
-    for field in dataclasses.fields(kind):
+    for field in dataclasses.fields(task_class):
         hint = hints[field.name]
         if hint is bool:
             choices[field.name] = st.booleans()
         elif get_origin(hint) is Literal:
             choices[field.name] = st.sampled_from(get_args(hint))
-    return st.fixed_dictionaries({}, optional=choices).map(lambda fields: _task_or_none(kind, fields)).filter(_is_valid)
+    return (
+        st.fixed_dictionaries({}, optional=choices)
+        .map(lambda fields: _task_or_none(task_class, fields))
+        .filter(_is_valid)
+    )
 
 
-def _task_or_none(kind: type, fields: dict[str, Any]) -> Task | None:
+def _task_or_none(task_class: type, fields: dict[str, Any]) -> Task | None:
     """The task with these fields; None if the class rejects the combination."""
     try:
-        return kind(**fields)
+        return task_class(**fields)
     except ToylabError:
         return None
 
@@ -88,7 +92,7 @@ _OWN_FIELDS = {
 
 
 @st.composite
-def _iterated(draw: Callable, kind: type[IteratedMap]) -> IteratedMap:
+def _iterated(draw: Callable, task_class: type[IteratedMap]) -> IteratedMap:
     """Iterated maps with inputs of up to 12 tokens, with and without chain of thought and spare alphabet symbols.
 
     All fields are sampled before the task is built: run-time type checks use `random`, which breaks hypothesis's
@@ -101,19 +105,19 @@ def _iterated(draw: Callable, kind: type[IteratedMap]) -> IteratedMap:
         "start": draw(st.sampled_from(("first-input", "zero"))),
         "score_padding": draw(st.booleans()),
     }
-    fields |= {f.name: draw(_OWN_FIELDS[f.name]) for f in dataclasses.fields(kind) if f.name in _OWN_FIELDS}
+    fields |= {f.name: draw(_OWN_FIELDS[f.name]) for f in dataclasses.fields(task_class) if f.name in _OWN_FIELDS}
     spare = draw(st.one_of(st.none(), st.integers(0, 4)))
-    task = kind(**fields)
+    task = task_class(**fields)
     return task if spare is None else dataclasses.replace(task, alphabet=task.values + spare)
 
 
 @st.composite
-def _counting(draw: Callable, kind: type[ContextualCounting]) -> ContextualCounting:
+def _counting(draw: Callable, task_class: type[ContextualCounting]) -> ContextualCounting:
     """Counting tasks with one to five regions and at least eight bits, so that no split is empty."""
     fewest, more = draw(st.integers(1, 3)), draw(st.integers(0, 2))
     shortest, longer = 2 * (fewest + more) + 8 + draw(st.integers(0, 8)), draw(st.integers(0, 8))
     regions = (fewest, fewest + more) if more else draw(st.sampled_from((fewest, (fewest, fewest))))
-    return kind(
+    return task_class(
         length=draw(st.sampled_from((shortest, (shortest, shortest + longer)))),
         regions=regions,
         p=draw(st.sampled_from((0.2, 0.5, 0.8))),
@@ -123,12 +127,12 @@ def _counting(draw: Callable, kind: type[ContextualCounting]) -> ContextualCount
 
 
 @st.composite
-def _concept(draw: Callable, kind: type[TaskConcept]) -> TaskConcept:
+def _concept(draw: Callable, task_class: type[TaskConcept]) -> TaskConcept:
     """Tasks of the safety study with grammars of several sizes and few or many operators."""
     grammars = ((6, 2, 1, False), (6, 2, 2, True), (12, 2, 2, False), (12, 3, 1, True), (8, 3, 2, True))
     letters, levels, alternatives, sharing = draw(st.sampled_from(grammars))
     unsafe = draw(st.integers(1, 3))
-    return kind(
+    return task_class(
         letters=letters,
         levels=levels,
         alternatives=alternatives,
@@ -144,16 +148,18 @@ def _concept(draw: Callable, kind: type[TaskConcept]) -> TaskConcept:
 
 
 @st.composite
-def _reasoning(draw: Callable, kind: type[Reasoning]) -> Reasoning:
+def _reasoning(draw: Callable, task_class: type[Reasoning]) -> Reasoning:
     """Reasoning tasks with enough states and steps that no split is empty."""
-    return kind(p=draw(st.integers(3, 8)), length=draw(st.integers(3, 7)), flag=draw(st.booleans()), seed=draw(seeds))
+    return task_class(
+        p=draw(st.integers(3, 8)), length=draw(st.integers(3, 7)), flag=draw(st.booleans()), seed=draw(seeds)
+    )
 
 
 @st.composite
-def _recall(draw: Callable, kind: type[AssociativeRecall]) -> AssociativeRecall:
+def _recall(draw: Callable, task_class: type[AssociativeRecall]) -> AssociativeRecall:
     """Associative recall with one to seven pairs, with some or all keys queried."""
     fewest, more = draw(st.integers(1, 4)), draw(st.integers(0, 3))
-    return kind(
+    return task_class(
         pairs=draw(st.sampled_from((fewest + more, (fewest, fewest + more)))),
         queries=draw(st.one_of(st.none(), st.integers(1, fewest))),
         keys=draw(st.integers(max(fewest + more, 4), 9)),
@@ -161,7 +167,7 @@ def _recall(draw: Callable, kind: type[AssociativeRecall]) -> AssociativeRecall:
     )
 
 
-_KNOWN: dict[type, Any] = {
+_STRATEGIES: dict[type, Any] = {
     IteratedMap: _iterated,
     ContextualCounting: _counting,
     TaskConcept: _concept,

@@ -166,19 +166,19 @@ class TaskConcept:
     def bijections(self) -> Int[np.ndarray, "operator letter"]:
         """Image of each letter under each operator; the row of EX holds NULLs."""
         rng = stream(self.seed, "bijections")
-        found = {"id": np.arange(self.letters), "EX": np.full(self.letters, self.null)}
+        images = {"id": np.arange(self.letters), "EX": np.full(self.letters, self.null)}
         for name in self.operators:
             if name[0] == "D":
-                found[name] = found["U" + name[1:]]
-            elif name not in found:
-                found[name] = rng.permutation(self.letters)
-        return np.stack([found[name] for name in self.operators])
+                images[name] = images["U" + name[1:]]
+            elif name not in images:
+                images[name] = rng.permutation(self.letters)
+        return np.stack([images[name] for name in self.operators])
 
     def of_class(self, letter: str) -> Int[np.ndarray, " operator"]:
         """Ids of the operators of class S, U, M or D."""
         check_option("class of operators", letter, "SUMD")
-        found = [i for i, name in enumerate(self.operators) if name[0] == letter and name[1:].isdigit()]
-        return np.array(found, dtype=np.int64)
+        ids = [i for i, name in enumerate(self.operators) if name[0] == letter and name[1:].isdigit()]
+        return np.array(ids, dtype=np.int64)
 
     # Prompts ---------------------------------------------------------------------------------------------------------
 
@@ -245,9 +245,9 @@ class TaskConcept:
 
         if kind == "pretraining":
             nodes = rng.integers(A0, B1 + 1, size=(rows, self.nodes))
-            usual = np.concatenate([safe, unsafe, mixed])
-            weights = np.concatenate([np.ones(len(usual)), np.full(len(copies), 1 / self.rarity)])
-            operators = rng.choice(np.concatenate([usual, copies]), size=(rows, 2), p=weights / weights.sum())
+            common = np.concatenate([safe, unsafe, mixed])
+            weights = np.concatenate([np.ones(len(common)), np.full(len(copies), 1 / self.rarity)])
+            operators = rng.choice(np.concatenate([common, copies]), size=(rows, 2), p=weights / weights.sum())
         elif kind == "safe":
             operators = np.where(unsafe_text[:, None], pick(safe), pick(np.concatenate([safe, mixed])))
         elif kind == "unsafe":
@@ -265,8 +265,8 @@ class TaskConcept:
                 nodes = rng.permuted(nodes, axis=1)
             else:
                 nodes = np.full((rows, self.nodes), B1)
-        alone = rng.random(rows) < single
-        operators[np.flatnonzero(alone), rng.integers(2, size=rows)[alone]] = self.operators.index("id")
+        is_single = rng.random(rows) < single
+        operators[np.flatnonzero(is_single), rng.integers(2, size=rows)[is_single]] = self.operators.index("id")
         if kind == "pretraining":
             constant = np.flatnonzero(rng.random(rows) < self.constant)
             operators[constant, rng.integers(2, size=len(constant))] = self.operators.index("EX")
@@ -286,8 +286,8 @@ class TaskConcept:
         """The text after both operators; NULLs if one of them is EX."""
         first, second = (prompts[:, 1:3] - self.letters).T
         table = np.concatenate([self.bijections, np.full((len(self.bijections), 1), self.null)], axis=1)
-        once = np.minimum(table[first[:, None], prompts[:, self.text]], self.letters)  # NULL has the last column
-        return table[second[:, None], once]
+        after_first = np.minimum(table[first[:, None], prompts[:, self.text]], self.letters)  # NULL has the last column
+        return table[second[:, None], after_first]
 
     def _batch(self, prompts: Int[np.ndarray, "batch position"], top: Int[np.ndarray, "batch node"]) -> Batch:
         rows, start = len(prompts), self.prompt - 1
@@ -318,8 +318,8 @@ class TaskConcept:
         self, operators: Int[np.ndarray, "batch 2"], dose: Int[np.ndarray, " batch"]
     ) -> Bool[np.ndarray, " batch"]:
         """Whether prompts should be refused: any U or D, or an M on a text with concept B."""
-        never = np.isin(operators, np.concatenate([self.of_class("U"), self.of_class("D")])).any(axis=1)
-        return never | (np.isin(operators, self.of_class("M")).any(axis=1) & (dose > 0))
+        always_refused = np.isin(operators, np.concatenate([self.of_class("U"), self.of_class("D")])).any(axis=1)
+        return always_refused | (np.isin(operators, self.of_class("M")).any(axis=1) & (dose > 0))
 
     def preferences(self, batch: Batch) -> Preferences:
         """The prompts with chosen and rejected answers."""

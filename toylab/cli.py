@@ -35,19 +35,19 @@ def run(arguments: Sequence[str]) -> int:
             _run_command(list(arguments))
             sys.stdout.flush()
         except OSError:
-            broken = broken_output()
-            if broken is None:  # not standard output
+            output_error = broken_output()
+            if output_error is None:  # not standard output
                 raise
-            if not isinstance(broken, BrokenPipeError):  # the reader, such as `head`, closed the pipe
-                return _ended(2, f"toylab: cannot write to standard output ({broken.strerror})")
+            if not isinstance(output_error, BrokenPipeError):  # the reader, such as `head`, closed the pipe
+                return _print_and_exit_code(2, f"toylab: cannot write to standard output ({output_error.strerror})")
         except ToylabError as error:
-            return _ended(2, f"toylab: {error}")
+            return _print_and_exit_code(2, f"toylab: {error}")
         except _jobs_failed() as error:
-            return _ended(1, f"toylab: {error}")
+            return _print_and_exit_code(1, f"toylab: {error}")
         except KeyboardInterrupt:
-            keeps = "".join(arguments[:1]) in ("run", "sweep", "report")
-            kept = "; finished jobs are kept, and rerunning the command resumes" if keeps else ""
-            return _ended(130, f"\ntoylab: stopped{kept}")
+            resumable = "".join(arguments[:1]) in ("run", "sweep", "report")
+            note = "; finished jobs are kept, and rerunning the command resumes" if resumable else ""
+            return _print_and_exit_code(130, f"\ntoylab: stopped{note}")
     return 0
 
 
@@ -63,10 +63,10 @@ def _run_command(arguments: list[str]) -> None:
     options.action(options, rest)
 
 
-def _ended(code: int, message: str) -> int:
+def _print_and_exit_code(exit_code: int, message: str) -> int:
     with suppress(OSError):
         print(message, file=sys.stderr, flush=True)
-    return code
+    return exit_code
 
 
 def _jobs_failed() -> Any:
@@ -96,38 +96,38 @@ def _parser() -> tuple[argparse.ArgumentParser, Sequence[str]]:
 
 def _add_tasks(add: Callable) -> None:
     """The commands on tasks and probes."""
-    mine = "a name from `toylab list`, or package.module:Class of your own task"
+    task_help = "a name from `toylab list`, or package.module:Class of your own task"
 
     command = add("list", list_all, "list all studies and tasks")
 
     command = add("show", show_rows, "print generated rows of a task", settings=True)
-    command.add_argument("task", metavar="TASK", nargs="?", help=mine)
-    _number(command, "rows", 3, "number of rows", 1, 10_000)
-    _number(command, "seed", 0, "seed of the rows", 0)
+    command.add_argument("task", metavar="TASK", nargs="?", help=task_help)
+    _add_integer(command, "rows", 3, "number of rows", 1, 10_000)
+    _add_integer(command, "seed", 0, "seed of the rows", 0)
 
     command = add("check", check_laws, "check a task against the laws that every task must satisfy", settings=True)
-    command.add_argument("task", metavar="TASK", nargs="?", help=mine)
-    _number(command, "examples", 30, "sampled batches per law", 1)
+    command.add_argument("task", metavar="TASK", nargs="?", help=task_help)
+    _add_integer(command, "examples", 30, "sampled batches per law", 1)
 
     command = add(
         "train", train_model, "train a model on a task and report which heads attend to its links", settings=True
     )
-    command.add_argument("task", metavar="TASK", nargs="?", help=mine)
+    command.add_argument("task", metavar="TASK", nargs="?", help=task_help)
     command.add_argument("--out", type=Path, help="file for the trained model, such as model.safetensors")
 
     command = add("calibrate", calibrate_probes, "measure error rates of the probes on cases with known ground truth")
     text = "probes to report in detail, or `intervals` for the verdict rules (default: a table of all probes)"
     command.add_argument("probe", metavar="PROBE", nargs="*", help=text)
-    _number(command, "seed", 0, "seed of the cases", 0)
-    _number(command, "each", 10, "cases per kind; half set the threshold, half are held out", 2)
-    _number(command, "workers", 2, "number of parallel processes, each with one thread", 1)
+    _add_integer(command, "seed", 0, "seed of the cases", 0)
+    _add_integer(command, "each", 10, "cases per kind; half set the threshold, half are held out", 2)
+    _add_integer(command, "workers", 2, "number of parallel processes, each with one thread", 1)
     command.add_argument("--json", action="store_true", help="print a list of JSON objects, including all cases")
 
 
 def _add_studies(add: Callable) -> None:
     """The commands that run studies."""
     command = add("run", run_study, "run or resume a study", settings=True)
-    _study_of(command)
+    _add_study_arguments(command)
     text = "judge after 10, 20 and 30 consecutive seeds, and stop when every claim is decided"
     command.add_argument("--until-decided", action="store_true", help=text)
     command.add_argument(
@@ -136,7 +136,7 @@ def _add_studies(add: Callable) -> None:
     command.add_argument("--out", type=Path, help="folder of the run (default: runs/STUDY-PRESET)")
 
     command = add("sweep", sweep_study, "run a study at every combination of settings in a grid", settings=True)
-    _study_of(command)
+    _add_study_arguments(command)
     text = "settings to vary, such as model.positions=none,rotary seed=0..19"
     command.add_argument("--grid", nargs="+", default=[], metavar="NAME=VALUES", help=text)
     command.add_argument(
@@ -151,14 +151,14 @@ def _add_studies(add: Callable) -> None:
 def _add_tables(add: Callable) -> None:
     """The commands that read stored runs."""
     command = add("table", print_table, "print the results of a sweep or a run, one row per job")
-    _rows_of(command)
+    _add_row_arguments(command)
     command.add_argument("--columns", nargs="+", metavar="NAME", help="columns to print; the end of a name suffices")
     command.add_argument("--by", nargs="+", metavar="NAME", help="group rows by these columns and print means")
     command.add_argument("--names", action="store_true", help="print only the names of all columns")
-    _form_of(command, csv="comma-separated values")
+    _add_format_arguments(command, csv="comma-separated values")
 
     command = add("plot", plot_rows, "plot means of a sweep or a run with intervals")
-    _rows_of(command)
+    _add_row_arguments(command)
     command.add_argument("--x", required=True, metavar="NAME", help="column for the x-axis")
     text = "column of numbers for the y-axis, or a share of rows such as accuracy>=.99"
     command.add_argument("--y", required=True, metavar="NAME", help=text)
@@ -169,12 +169,12 @@ def _add_tables(add: Callable) -> None:
     command.add_argument("folder", type=Path, metavar="FOLDER")
     command.add_argument("--check", action="store_true", help="compare run, claims lock and code")
     command.add_argument("--study", metavar="module:Class", help="class of your own study, which is then executed")
-    _form_of(command, markdown="a Markdown table")
+    _add_format_arguments(command, markdown="a Markdown table")
 
     command = add("report", report_run, "rewrite the report of a run, or the scoreboard of a folder of runs")
     command.add_argument("folder", type=Path, metavar="FOLDER", nargs="?", default=Path("runs"), help="default: runs")
     command.add_argument("--study", metavar="module:Class", help="class of your own study, which is then executed")
-    _form_of(command, markdown="Markdown (scoreboard only)")
+    _add_format_arguments(command, markdown="Markdown (scoreboard only)")
 
 
 def _add_bench(add: Callable) -> None:
@@ -183,11 +183,11 @@ def _add_bench(add: Callable) -> None:
         "work", metavar="WORK", nargs="*", help="benchmarks, or growth (default: all short benchmarks)"
     )
     command.add_argument("--device", default="cpu", help="device of the models, such as cuda")
-    _form_of(command, markdown="a Markdown table")
+    _add_format_arguments(command, markdown="a Markdown table")
     command.add_argument("--out", type=Path, default=Path("runs/bench"), help="folder for results and figures")
 
 
-def _number(
+def _add_integer(
     command: argparse.ArgumentParser, name: str, default: int, text: str, least: int, most: int | None = None
 ) -> None:
     """Add an integer option; its bounds are checked before the command starts."""
@@ -195,17 +195,17 @@ def _number(
     command.set_defaults(numbers={**command.get_default("numbers"), name: (least, most)})
 
 
-def _study_of(command: argparse.ArgumentParser) -> None:
+def _add_study_arguments(command: argparse.ArgumentParser) -> None:
     text = "a name from `toylab list`, or module:Class of your own study; `run` also accepts `all`"
     command.add_argument("study", metavar="STUDY", nargs="?", help=text)
     presets = ("quick", "default", "paper")
     command.add_argument("--preset", default="default", choices=presets, help="default values of all settings")
-    _number(command, "workers", 2, "number of parallel processes, each with one thread", 1)
+    _add_integer(command, "workers", 2, "number of parallel processes, each with one thread", 1)
     text = "run on the Dask cluster at this address, tcp://host:port"
     command.add_argument("--scheduler", metavar="ADDRESS", help=text)
 
 
-def _rows_of(command: argparse.ArgumentParser) -> None:
+def _add_row_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("folder", type=Path, metavar="FOLDER")
     command.add_argument(
         "--where", nargs="+", default=[], metavar="NAME=VALUE", help="keep only rows with these values"
@@ -213,7 +213,7 @@ def _rows_of(command: argparse.ArgumentParser) -> None:
     command.add_argument("--claims", action="store_true", help="one row per claim instead of per job")
 
 
-def _form_of(command: argparse.ArgumentParser, **other: str) -> None:
+def _add_format_arguments(command: argparse.ArgumentParser, **other: str) -> None:
     form = command.add_mutually_exclusive_group()
     for name, text in ("json", "a list of JSON objects"), *other.items():
         form.add_argument(f"--{name}", action="store_true", help=f"print {text}")

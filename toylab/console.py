@@ -51,7 +51,7 @@ SYNONYMS = {
 """Common synonyms of option and task names."""
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str], near: Sequence[str] | None = None) -> ToylabError:
+def unknown_name(category: str, name: str, known: Iterable[str], near: Sequence[str] | None = None) -> ToylabError:
     """The error for an unknown name: suggests `near` (by default the closest match), or else lists all."""
     known = list(known)
     if near is None and (synonym := SYNONYMS.get(name.lower())) in known:
@@ -59,7 +59,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str], near: Sequence[str]
     if near is None:
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
     hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
-    return ToylabError(f"there is no {kind} {name!r}; {hint}")
+    return ToylabError(f"there is no {category} {name!r}; {hint}")
 
 
 # Tables --------------------------------------------------------------------------------------------------------------

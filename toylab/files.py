@@ -42,9 +42,9 @@ def file_errors(path: Path | str) -> Iterator[None]:
     except FileNotFoundError:
         raise missing_file(path) from None
     except OSError as error:
-        kind = UnwritableError if error.errno in _UNWRITABLE else ToylabError
+        error_class = UnwritableError if error.errno in _UNWRITABLE else ToylabError
         remedy = _REMEDIES.get(error.errno or 0, "give another path")
-        raise kind(f"{path}: {error.strerror or error}; {remedy}") from error
+        raise error_class(f"{path}: {error.strerror or error}; {remedy}") from error
 
 
 _UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -72,15 +72,15 @@ def write_bytes(path: Path | str, content: bytes) -> None:
         if target.exists() and not target.is_file():  # a folder, or a device that the rename would replace
             raise ToylabError(f"{path}: is no regular file; give the name of a file")
         target.parent.mkdir(parents=True, exist_ok=True)
-        aside = _aside(target)
+        temporary = _temporary_path(target)
         try:
-            with aside.open("wb") as file:
+            with temporary.open("wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            aside.replace(target)
+            temporary.replace(target)
         finally:
-            aside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
 def exists(path: Path | str) -> bool:
@@ -122,16 +122,16 @@ def refuse_unwritable(name: str, path: Path | str) -> None:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = _aside(path)
-        aside.touch()
-        aside.unlink()
+        temporary = _temporary_path(path)
+        temporary.touch()
+        temporary.unlink()
     except OSError as error:
         raise ToylabError(f"{name}={path}: cannot be written ({error.strerror}); give another path") from None
     if path.is_dir():
         raise ToylabError(f"{name}={path}: is a folder; give the name of a file in it")
 
 
-def _aside(path: Path) -> Path:
+def _temporary_path(path: Path) -> Path:
     """Temporary path of an atomic write."""
     return path.with_name(f".{path.name}.{os.getpid()}")
 
@@ -139,8 +139,8 @@ def _aside(path: Path) -> Path:
 def remove_partial_files(folder: Path | str, processes: Iterable[int]) -> None:
     """Remove temporary files of processes that were killed during a write."""
     for process in processes:
-        for aside in Path(folder).rglob(f".*.{process}"):
-            aside.unlink(missing_ok=True)
+        for temporary in Path(folder).rglob(f".*.{process}"):
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path | str, content: str) -> None:
@@ -166,19 +166,19 @@ def parse_json(text: str, finite: bool = True) -> Any:
     """Parse JSON strictly. Raises `ValueError` for invalid JSON, duplicate keys, nesting deeper than `DEEPEST` and,
     with `finite`, NaN or infinity."""
     try:
-        held = json.loads(text, object_pairs_hook=_once)
+        value = json.loads(text, object_pairs_hook=_unique_keys)
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    _check_values(held, DEEPEST, finite)
-    return held
+    _check_values(value, DEEPEST, finite)
+    return value
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    held = dict(pairs)
-    if len(held) < len(pairs):
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
         names = [name for name, _ in pairs]
         raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} is given twice")
-    return held
+    return mapping
 
 
 def _check_values(value: Any, levels: int, finite: bool) -> None:
@@ -193,8 +193,8 @@ def _check_values(value: Any, levels: int, finite: bool) -> None:
 
 def write_record(path: Path | str, content: Mapping[str, Any]) -> None:
     """Write a JSON object with format version and checksum."""
-    held = json.loads(json.dumps(as_json(content, Path(path).stem)))  # JSON keys are strings
-    write_json(path, {**held, "format": FORMAT, "checksum": _checksum({}, _canonical(held))})
+    record = json.loads(json.dumps(as_json(content, Path(path).stem)))  # JSON keys are strings
+    write_json(path, {**record, "format": FORMAT, "checksum": _checksum({}, _canonical(record))})
 
 
 def read_record(path: Path | str, remedy: str | None = None) -> dict[str, Any]:
@@ -207,15 +207,15 @@ def read_record(path: Path | str, remedy: str | None = None) -> dict[str, Any]:
         ToylabError: if the file is missing, damaged, modified, or of another format version.
     """
     remedy = remedy or _REMEDY
-    held = read_json(path, remedy)
-    if not isinstance(held, dict) or not {"format", "checksum"} <= held.keys():
+    record = read_json(path, remedy)
+    if not isinstance(record, dict) or not {"format", "checksum"} <= record.keys():
         raise ToylabError(f"{path}: is not a record that toylab wrote; {remedy}")
-    version, checksum = held.pop("format"), held.pop("checksum")
+    version, checksum = record.pop("format"), record.pop("checksum")
     if version != FORMAT:
-        raise _of_another_format(path, version)
-    if checksum != _checksum({}, _canonical(held)):
+        raise _format_error(path, version)
+    if checksum != _checksum({}, _canonical(record)):
         raise ToylabError(f"{path}: is damaged (its content does not match its checksum); {remedy}")
-    return held
+    return record
 
 
 def sha256_of(content: bytes) -> str:
@@ -255,11 +255,11 @@ def folder_lock(folder: Path | str, wait: bool = False) -> Iterator[None]:
 
 def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
     """Write tensors as safetensors, with JSON metadata `about` and a checksum in the header; byte-reproducible."""
-    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
-    told = json.dumps(as_json(about, Path(path).stem))
-    header = {"format": FORMAT, "checksum": _checksum(kept, told), "about": told}
+    arrays = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
+    metadata = json.dumps(as_json(about, Path(path).stem))
+    header = {"format": FORMAT, "checksum": _checksum(arrays, metadata), "about": metadata}
     # A single key, since safetensors writes several in random order.
-    write_bytes(path, save(kept, {"toylab": json.dumps(header)}))
+    write_bytes(path, save(arrays, {"toylab": json.dumps(header)}))
 
 
 def read_tensors(path: Path | str) -> tuple[dict[str, Tensor], Any]:
@@ -274,15 +274,15 @@ def read_tensors(path: Path | str) -> tuple[dict[str, Tensor], Any]:
         with file_errors(path), safe_open(path, "pt") as file:
             header = parse_json((file.metadata() or {}).get("toylab", "{}"))
             tensors = {name: torch.clone(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
-        version, checksum, told = (header.get(name) for name in ("format", "checksum", "about"))
-        about = parse_json(told) if isinstance(told, str) else None
+        version, checksum, metadata = (header.get(name) for name in ("format", "checksum", "about"))
+        about = parse_json(metadata) if isinstance(metadata, str) else None
     except ToylabError:
         raise
     except (SafetensorError, ValueError, AttributeError) as error:
         raise ToylabError(f"{path}: is damaged ({error}); {_REMEDY}") from None
     if version != FORMAT:
-        raise _of_another_format(path, version)
-    if not isinstance(told, str) or checksum != _checksum(tensors, told):
+        raise _format_error(path, version)
+    if not isinstance(metadata, str) or checksum != _checksum(tensors, metadata):
         raise ToylabError(f"{path}: is damaged (its content does not match its checksum); {_REMEDY}")
     return tensors, about
 
@@ -292,18 +292,18 @@ def missing_file(path: Path | str) -> ToylabError:
     return ToylabError(f"{path}: there is no such file; give the folder of a run, or run the study again to make it")
 
 
-def _of_another_format(path: Path | str, version: Any) -> ToylabError:
+def _format_error(path: Path | str, version: Any) -> ToylabError:
     return ToylabError(
         f"{path}: has format {version!r}, and this one reads {FORMAT!r}; use the version of toylab that wrote it"
     )
 
 
-def _canonical(held: Mapping[str, Any]) -> str:
-    return json.dumps(held, sort_keys=True)
+def _canonical(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, sort_keys=True)
 
 
-def _checksum(tensors: Mapping[str, Tensor], told: str) -> str:
-    digest = hashlib.sha256(told.encode())
+def _checksum(tensors: Mapping[str, Tensor], metadata: str) -> str:
+    digest = hashlib.sha256(metadata.encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())

@@ -30,14 +30,14 @@ def check_settings(settings: Any, prefix: str = "") -> None:
         ToylabError: with the field, for an unknown option, NaN, infinity, a wrong type, or an invalid seed in a field
             `seed` or `seeds`.
     """
-    for name, kind in field_types(type(settings)).items():
+    for name, annotation in field_types(type(settings)).items():
         value = getattr(settings, name)
         # A default may violate its annotation, such as `x: int = None` in user code.
-        kind = Any if value is getattr(type(settings), name, kind) else kind
-        held = convert_value(kind, value, f"{prefix}{name}")
-        if name in _SEEDS and held is not None:
-            held = _SEEDS[name](held, f"{prefix}{name}")
-        object.__setattr__(settings, name, held)
+        annotation = Any if value is getattr(type(settings), name, annotation) else annotation
+        converted = convert_value(annotation, value, f"{prefix}{name}")
+        if name in _SEEDS and converted is not None:
+            converted = _SEEDS[name](converted, f"{prefix}{name}")
+        object.__setattr__(settings, name, converted)
 
 
 def check_option(name: str, value: Any, options: Iterable[Any]) -> None:
@@ -61,37 +61,42 @@ def check_range(
         ToylabError: with name, value, rule and remedy.
     """
     bounds = {"at least": least, "above": above, "at most": most, "below": below}
-    given = {word: bound for word, bound in bounds.items() if bound is not None}
+    conditions = {word: bound for word, bound in bounds.items() if bound is not None}
     for name, value in numbers.items():
-        each = value if isinstance(value, tuple | list) else (value,)
-        if not all(_HOLDS[word](one, bound) for one in each if one is not None for word, bound in given.items()):
-            rule = " and ".join(f"{word} {bound}" for word, bound in given.items())
+        entries = value if isinstance(value, tuple | list) else (value,)
+        if not all(
+            _COMPARISONS[word](number, bound)
+            for number in entries
+            if number is not None
+            for word, bound in conditions.items()
+        ):
+            rule = " and ".join(f"{word} {bound}" for word, bound in conditions.items())
             raise ToylabError(f"{name}={value}: must be {rule}{remedy and '; '}{remedy}")
 
 
 def check_seed(seed: Any, name: str = "seed") -> int:
     """A seed as a Python integer. Raises `ToylabError` unless it is an integer of at least 0."""
-    whole = convert_value(int, seed, name)
-    check_range(**{name: whole}, least=0)
-    return whole
+    integer = convert_value(int, seed, name)
+    check_range(**{name: integer}, least=0)
+    return integer
 
 
 def check_seeds(seeds: Any, name: str = "seeds") -> tuple[int, ...]:
     """The seeds of a study. Raises `ToylabError` if they are empty, repeated or negative."""
-    whole = convert_value(tuple[int, ...], seeds, name)
-    if not whole or len(set(whole)) != len(whole):
-        raise ToylabError(f"{name}={whole}: give at least one, all different and not negative, such as 0 1 2")
-    check_range(**{name: whole}, least=0)
-    return whole
+    integers = convert_value(tuple[int, ...], seeds, name)
+    if not integers or len(set(integers)) != len(integers):
+        raise ToylabError(f"{name}={integers}: give at least one, all different and not negative, such as 0 1 2")
+    check_range(**{name: integers}, least=0)
+    return integers
 
 
 def torch_seed(seed: Any) -> int:
     """A seed for torch; seeds above 32 bits are hashed, since torch's CPU generator uses only the low 32 bits."""
-    whole = check_seed(seed)
-    return whole if whole < 2**32 else int.from_bytes(hashlib.sha256(str(whole).encode()).digest()[:4])
+    integer = check_seed(seed)
+    return integer if integer < 2**32 else int.from_bytes(hashlib.sha256(str(integer).encode()).digest()[:4])
 
 
-def convert_value(kind: Any, value: Any, name: str) -> Any:
+def convert_value(annotation: Any, value: Any, name: str) -> Any:
     """Convert a value to the type of an annotation; dataclasses are also built from their JSON form (`as_json`).
 
     Raises:
@@ -100,9 +105,9 @@ def convert_value(kind: Any, value: Any, name: str) -> Any:
     plain = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(plain, float) and not math.isfinite(plain):
         raise ToylabError(f"{name}={plain}: must be a finite number")
-    if isinstance(plain, Mapping) and (classes := _dataclasses(kind)):
-        return _built(classes, plain, name)
-    for choice in _choices(kind):
+    if isinstance(plain, Mapping) and (classes := _dataclasses(annotation)):
+        return _build_dataclass(classes, plain, name)
+    for choice in _choices(annotation):
         form, parts = get_origin(choice) or choice, get_args(choice)
         if form is Literal:
             if any(plain == word and type(plain) is type(word) for word in parts):
@@ -113,13 +118,16 @@ def convert_value(kind: Any, value: Any, name: str) -> Any:
         elif form in (tuple, list, Sequence):
             if isinstance(plain, tuple | list | range) and (inner := _items(choice, len(plain))) is not None:
                 pairs = enumerate(zip(inner, plain, strict=True))
-                held = [convert_value(one, item, f"{name}[{i}]") for i, (one, item) in pairs]
-                return held if form is list else tuple(held)
+                converted = [
+                    convert_value(item_annotation, item, f"{name}[{i}]") for i, (item_annotation, item) in pairs
+                ]
+                return converted if form is list else tuple(converted)
         elif form in (dict, Mapping):
             if isinstance(plain, Mapping):
                 keys, values = parts or (Any, Any)
                 return {
-                    _key(keys, key, name): convert_value(values, held, f"{name}.{key}") for key, held in plain.items()
+                    _key(keys, key, name): convert_value(values, converted, f"{name}.{key}")
+                    for key, converted in plain.items()
                 }
         elif isinstance(form, type) and is_dataclass(form):
             if isinstance(value, form):
@@ -128,14 +136,14 @@ def convert_value(kind: Any, value: Any, name: str) -> Any:
         else:  # any other annotation: numpy scalars become Python numbers, the rest is unchanged
             return value if isinstance(plain, list) else plain
     if plain is not value and isinstance(plain, list) and len(plain) == 1:  # a one-element array
-        return convert_value(kind, plain[0], name)
-    words = [word for choice in _choices(kind) if get_origin(choice) is Literal for word in get_args(choice)]
+        return convert_value(annotation, plain[0], name)
+    words = [word for choice in _choices(annotation) if get_origin(choice) is Literal for word in get_args(choice)]
     if words and isinstance(plain, str):
         raise unknown_name(name, plain, map(str, words))
-    raise ToylabError(f"{name}={plain!r}: must be {type_in_words(kind)}")
+    raise ToylabError(f"{name}={plain!r}: must be {type_in_words(annotation)}")
 
 
-def as_json(value: Any, name: str, kind: Any = None) -> Any:
+def as_json(value: Any, name: str, annotation: Any = None) -> Any:
     """Convert a value to JSON types, with numpy and torch values as Python numbers.
 
     Args:
@@ -152,19 +160,28 @@ def as_json(value: Any, name: str, kind: Any = None) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if is_dataclass(value) and not isinstance(value, type):
-        own = type(value)
-        open_class = kind is not None and _dataclasses(kind) != [own]
-        tag = {"class": own.__name__} if open_class else {}
-        return tag | {n: as_json(getattr(value, n), f"{name}.{n}", kind and k) for n, k in field_types(own).items()}
+        cls = type(value)
+        open_class = annotation is not None and _dataclasses(annotation) != [cls]
+        tag = {"class": cls.__name__} if open_class else {}
+        return tag | {
+            n: as_json(getattr(value, n), f"{name}.{n}", annotation and k) for n, k in field_types(cls).items()
+        }
     if isinstance(value, Mapping):
-        value = {key.tolist() if hasattr(key, "tolist") else key: held for key, held in value.items()}
+        value = {key.tolist() if hasattr(key, "tolist") else key: item for key, item in value.items()}
         if wrong := [key for key in value if not isinstance(key, str | int | float | bool | None)]:
             raise ToylabError(f"{name}: has the key {wrong[0]!r}; keys of JSON are text")
-        inner = next((get_args(one)[1] for one in _choices(kind) if get_origin(one) in (dict, Mapping)), kind and Any)
-        return {key: as_json(held, f"{name}.{key}", inner) for key, held in value.items()}
+        inner = next(
+            (get_args(choice)[1] for choice in _choices(annotation) if get_origin(choice) in (dict, Mapping)),
+            annotation and Any,
+        )
+        return {key: as_json(item, f"{name}.{key}", inner) for key, item in value.items()}
     if isinstance(value, tuple | list | range):
-        found = (_items(one, len(value)) for one in _choices(kind) if get_origin(one) in (tuple, list, Sequence))
-        inner = next((one for one in found if one is not None), [kind and Any] * len(value))
+        candidates = (
+            _items(choice, len(value))
+            for choice in _choices(annotation)
+            if get_origin(choice) in (tuple, list, Sequence)
+        )
+        inner = next((choice for choice in candidates if choice is not None), [annotation and Any] * len(value))
         return [as_json(v, f"{name}[{i}]", k) for i, (v, k) in enumerate(zip(value, inner, strict=True))]
     raise ToylabError(f"{name}: is a {type(value).__name__}, which JSON has no form for; give numbers, text, lists")
 
@@ -175,89 +192,91 @@ def field_types(settings: type) -> dict[str, Any]:
     hints: dict[str, Any] = {}
     with suppress(NameError):  # a name imported under TYPE_CHECKING only
         hints = get_type_hints(settings)
-    found = {}
+    annotations = {}
     for field in fields(settings):
-        kind, default = hints.get(field.name, Any), field.default
-        if kind is Any and isinstance(default, tuple):
-            kind = tuple
-        if is_dataclass(default) and not _dataclasses(kind):  # a protocol, as in `task: Task = Parity()`
-            kind = Union[type(default), kind]  # noqa: UP007
+        annotation, default = hints.get(field.name, Any), field.default
+        if annotation is Any and isinstance(default, tuple):
+            annotation = tuple
+        if is_dataclass(default) and not _dataclasses(annotation):  # a protocol, as in `task: Task = Parity()`
+            annotation = Union[type(default), annotation]  # noqa: UP007
         if field.init:
-            found[field.name] = kind
-    return found
+            annotations[field.name] = annotation
+    return annotations
 
 
-def type_in_words(kind: Any) -> str:
+def type_in_words(annotation: Any) -> str:
     """An annotation as text for error messages."""
 
-    def one(choice: Any) -> str:
+    def choice_in_words(choice: Any) -> str:
         form, parts = get_origin(choice) or choice, get_args(choice)
         if form is Literal:
             return f"one of {', '.join(map(str, parts))}"
         if form in (tuple, list, Sequence) and parts:
-            several = form is not tuple or parts[-1] is Ellipsis
-            return f"several of: {type_in_words(parts[0])}" if several else f"({', '.join(map(type_in_words, parts))})"
+            is_variadic = form is not tuple or parts[-1] is Ellipsis
+            return (
+                f"several of: {type_in_words(parts[0])}" if is_variadic else f"({', '.join(map(type_in_words, parts))})"
+            )
         return _WORDS.get(form, getattr(form, "__name__", str(form)))
 
-    return " or ".join(dict.fromkeys(map(one, _choices(kind))))
+    return " or ".join(dict.fromkeys(map(choice_in_words, _choices(annotation))))
 
 
-def _choices(kind: Any) -> tuple[Any, ...]:
-    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+def _choices(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
 
 
-def _dataclasses(kind: Any) -> list[type]:
-    forms = (get_origin(choice) or choice for choice in _choices(kind))
+def _dataclasses(annotation: Any) -> list[type]:
+    forms = (get_origin(choice) or choice for choice in _choices(annotation))
     return [form for form in forms if isinstance(form, type) and is_dataclass(form)]
 
 
-def _items(kind: Any, size: int) -> list[Any] | None:
+def _items(annotation: Any, size: int) -> list[Any] | None:
     """Annotations of the items of a tuple or list; None for a tuple of another length."""
-    parts = get_args(kind)
-    if get_origin(kind) is tuple and parts[-1] is not Ellipsis:
+    parts = get_args(annotation)
+    if get_origin(annotation) is tuple and parts[-1] is not Ellipsis:
         return list(parts) if len(parts) == size else None
     return [parts[0] if parts else Any] * size
 
 
-def _key(kind: Any, key: Any, name: str) -> Any:
-    if isinstance(key, str) and {int, float, bool} & {*_choices(kind)}:
+def _key(annotation: Any, key: Any, name: str) -> Any:
+    if isinstance(key, str) and {int, float, bool} & {*_choices(annotation)}:
         with suppress(ValueError):
             key = json.loads(key)  # JSON keys are strings
-    return convert_value(kind, key, f"a key of {name}")
+    return convert_value(annotation, key, f"a key of {name}")
 
 
-def _built(classes: Sequence[type], held: Mapping[str, Any], name: str) -> Any:
+def _build_dataclass(classes: Sequence[type], mapping: Mapping[str, Any], name: str) -> Any:
     """Build a dataclass from its JSON form, choosing the class by the key "class" or by its field names."""
-    own = {key: value for key, value in held.items() if key != "class"}
-    among = list(classes)
-    if tag := held.get("class"):
-        among = [one for one in _with_subclasses(classes) if one.__name__ == tag]
-        if not among:
+    content = {key: value for key, value in mapping.items() if key != "class"}
+    candidates = list(classes)
+    if tag := mapping.get("class"):
+        candidates = [cls for cls in _with_subclasses(classes) if cls.__name__ == tag]
+        if not candidates:
             raise ToylabError(
-                f"{name}: is a {tag}, and its annotation has {', '.join(one.__name__ for one in classes)}; give it all "
+                f"{name}: is a {tag}, and its annotation has {', '.join(cls.__name__ for cls in classes)}; give it all "
                 "classes that it may have, such as A | B"
             )
-    if len(among) > 1:
-        among = [one for one in among if field_types(one).keys() == own.keys()]
-    if len(among) != 1:
-        raise ToylabError(f"{name}: does not tell which of {', '.join(one.__name__ for one in classes)} it is")
-    known = field_types(among[0])
-    for key in sorted(known.keys() ^ own.keys()):
+    if len(candidates) > 1:
+        candidates = [cls for cls in candidates if field_types(cls).keys() == content.keys()]
+    if len(candidates) != 1:
+        raise ToylabError(f"{name}: does not tell which of {', '.join(cls.__name__ for cls in classes)} it is")
+    known = field_types(candidates[0])
+    for key in sorted(known.keys() ^ content.keys()):
         if key not in known:
             raise ToylabError(f"{name}: {unknown_name('setting', key, known)}")
-        raise ToylabError(f"{name}.{key}: is missing; {among[0].__name__} has {', '.join(known)}")
-    held = {key: convert_value(known[key], value, f"{name}.{key}") for key, value in own.items()}
+        raise ToylabError(f"{name}.{key}: is missing; {candidates[0].__name__} has {', '.join(known)}")
+    mapping = {key: convert_value(known[key], value, f"{name}.{key}") for key, value in content.items()}
     try:
-        return among[0](**held)
+        return candidates[0](**mapping)
     except ToylabError as error:  # raised in `__post_init__`, with the field name only
         raise ToylabError(f"{name}.{error}") from None
 
 
 def _with_subclasses(classes: Iterable[type]) -> list[type]:
-    return [*dict.fromkeys(two for one in classes for two in (one, *_with_subclasses(one.__subclasses__())))]
+    return [*dict.fromkeys(subclass for cls in classes for subclass in (cls, *_with_subclasses(cls.__subclasses__())))]
 
 
-_HOLDS = {"at least": operator.ge, "above": operator.gt, "at most": operator.le, "below": operator.lt}
+_COMPARISONS = {"at least": operator.ge, "above": operator.gt, "at most": operator.le, "below": operator.lt}
 
 _SEEDS = {"seed": check_seed, "seeds": check_seeds}
 """Field names with seed validation in every settings class."""

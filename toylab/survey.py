@@ -72,13 +72,13 @@ class Survey:
     def __str__(self) -> str:
         solved = "" if self.accuracy >= STOP_AT else ": not solved"
         lines = [f"accuracy: {self.accuracy:.3f} of the scored tokens, {self.rows:.3f} of the rows{solved}"]
-        width = max((len(one.link) for one in self.readings), default=0)
+        width = max((len(reading.link) for reading in self.readings), default=0)
         if self.readings:
             lines.append(f"{'link':<{width}}  head  attention  uniform  accuracy without it  without another")
-        for one in self.readings:
-            other = "-" if one.other_ablated_accuracy is None else f"{one.other_ablated_accuracy:.3f}"
-            numbers = f"{one.mass:>10.3f} {one.uniform_mass:>8.3f} {one.without:>20.3f} {other:>16}"
-            lines.append(f"{one.link:<{width}}  {one.layer}.{one.head:<2} {numbers}")
+        for reading in self.readings:
+            other = "-" if reading.other_ablated_accuracy is None else f"{reading.other_ablated_accuracy:.3f}"
+            numbers = f"{reading.mass:>10.3f} {reading.uniform_mass:>8.3f} {reading.without:>20.3f} {other:>16}"
+            lines.append(f"{reading.link:<{width}}  {reading.layer}.{reading.head:<2} {numbers}")
         return "\n".join(lines)
 
 
@@ -104,14 +104,14 @@ def train_with_history(
     progress: str | None = None,
 ) -> tuple[Transformer, Training]:
     """`train_on_task`, also returning the training history; its last entry has the final accuracy."""
-    held = held_out(task, seed, 128, "validation")
+    validation = held_out(task, seed, 128, "validation")
     model = Transformer.for_task(task, config, seed)
     data = training_batches(task, seed, training.rows, layout=pad)
 
-    def right(model: nn.Module) -> dict[str, float]:
-        return {"accuracy": accuracy_of(predict_tokens(model, held), held).token}
+    def metrics(model: nn.Module) -> dict[str, float]:
+        return {"accuracy": accuracy_of(predict_tokens(model, validation), validation).token}
 
-    return model, train(model, next_token_loss, data, training, evaluate=right, progress=progress)
+    return model, train(model, next_token_loss, data, training, evaluate=metrics, progress=progress)
 
 
 def survey(model: nn.Module, batch: Batch) -> Survey:
@@ -121,24 +121,27 @@ def survey(model: nn.Module, batch: Batch) -> Survey:
         model: a model with hook points `blocks.N.attn.pattern` and `blocks.N.attn.z`, and logits at every position.
         batch: held-out rows; links without edges are skipped.
     """
-    whole = accuracy_of(predict_tokens(model, batch), batch)
-    with evaluation_mode(model), watch(model, "blocks.*.attn.pattern") as seen, torch.no_grad():
+    unedited = accuracy_of(predict_tokens(model, batch), batch)
+    with evaluation_mode(model), watch(model, "blocks.*.attn.pattern") as cache, torch.no_grad():
         model(tokens_for(model, batch.tokens))
-    patterns = list(seen.values())
-    places = [(layer, head) for layer, pattern in enumerate(patterns) for head in range(pattern.shape[1])]
-    off = {(layer, head): {f"blocks.{layer}.attn.z": zero_heads(head)} for layer, head in places}
-    without = {place: accuracy_of(predict_tokens(model, batch, edits), batch).token for place, edits in off.items()}
+    patterns = list(cache.values())
+    heads = [(layer, head) for layer, pattern in enumerate(patterns) for head in range(pattern.shape[1])]
+    ablations = {(layer, head): {f"blocks.{layer}.attn.z": zero_heads(head)} for layer, head in heads}
+    without = {
+        head_position: accuracy_of(predict_tokens(model, batch, edits), batch).token
+        for head_position, edits in ablations.items()
+    }
     readings = []
     for name, edges in batch.links.items():
         if not len(edges):
             continue
-        mass = {(layer, head): float(link_mass(patterns[layer], edges)[head]) for layer, head in places}
-        layer, head = best = max(places, key=mass.__getitem__)
-        others = [without[place] for place in places if place != best]
+        mass = {(layer, head): float(link_mass(patterns[layer], edges)[head]) for layer, head in heads}
+        layer, head = best = max(heads, key=mass.__getitem__)
+        others = [without[head_position] for head_position in heads if head_position != best]
         readings.append(
             LinkReading(name, layer, head, mass[best], uniform_mass(edges), without[best], min(others, default=None))
         )
-    return Survey(whole.token, whole.sequence, tuple(readings))
+    return Survey(unedited.token, unedited.sequence, tuple(readings))
 
 
 def copy_accuracy(
@@ -154,10 +157,10 @@ def copy_accuracy(
         ToylabError: without links, or for a position outside the rows.
     """
     row, query, key = links.T
-    place = key + offset
-    if not len(links) or place.min() < 0 or place.max() >= batch.tokens.shape[1]:
+    target = key + offset
+    if not len(links) or target.min() < 0 or target.max() >= batch.tokens.shape[1]:
         raise ToylabError(
             f"links: offset={offset} needs at least one link, and a position inside the row; remove all others"
         )
-    said = predict_tokens(model, batch, edits).cpu().numpy()
-    return float((said[row, query] == batch.tokens[row, place]).mean())
+    predicted = predict_tokens(model, batch, edits).cpu().numpy()
+    return float((predicted[row, query] == batch.tokens[row, target]).mean())

@@ -20,7 +20,7 @@ from toylab.training.losses import leave_one_out
 
 @pytest.fixture(autouse=True)
 def _no_attempts_yet():
-    lessons._wrong.clear()
+    lessons._wrong_attempts.clear()
 
 
 def slipped(name: str, old: str, new: str) -> object:
@@ -224,7 +224,7 @@ def test_what_raises_or_is_of_another_kind_gets_one_line_and_no_hint(name, capsy
         assert out.startswith(f"{name}: "), unfit
         assert "Traceback" not in out, unfit
         assert ": right." not in out, unfit
-        assert not lessons._wrong[name], unfit  # no attempt was used up
+        assert not lessons._wrong_attempts[name], unfit  # no attempt was used up
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -256,7 +256,7 @@ def test_numbers_may_come_as_they_like(kind, capsys):
 def test_a_check_is_the_same_every_time(capsys):
     said = []
     for _ in range(2):
-        lessons._wrong.clear()
+        lessons._wrong_attempts.clear()
         for name, wrong in WRONG.items():
             check(name, wrong[0])
         said.append(capsys.readouterr().out)

@@ -162,8 +162,8 @@ def test_the_bias_is_the_class_that_holds_most_of_what_is_not_counted(weights, c
 
 def test_at_the_bar_a_bias_has_a_name_and_below_it_is_mixed():
     masses = {"ones": double(0.5), "a": double(0.375), "b": double(0.125)}
-    assert name_bias(masses, "ones", bar=0.75).name == "a"
-    assert name_bias(masses, "ones", bar=0.7500001).name == "mixed"
+    assert name_bias(masses, "ones", threshold=0.75).name == "a"
+    assert name_bias(masses, "ones", threshold=0.7500001).name == "mixed"
 
 
 def test_where_all_attention_is_on_what_is_counted_there_is_no_bias():

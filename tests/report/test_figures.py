@@ -27,7 +27,7 @@ SMALL = {
     ],
     "plot_curves": [
         lambda ax=None: figures.plot_curves({}, ylabel="accuracy", ax=ax),
-        lambda ax=None: figures.plot_curves({"one": ([], [])}, ylabel="accuracy", bar=0.5, ax=ax),
+        lambda ax=None: figures.plot_curves({"one": ([], [])}, ylabel="accuracy", threshold=0.5, ax=ax),
         lambda ax=None: figures.plot_curves({"one": ([0], [0.5])}, ylabel="accuracy", title="t", ax=ax),
         lambda ax=None: figures.plot_curves(
             {str(n): ([0, 1], [0.0, n / 9]) for n in range(9)}, ylabel="accuracy", ax=ax
@@ -197,7 +197,7 @@ def test_an_attention_map_shows_each_weight_at_its_query_and_key(size, data):
 
 def test_curves_show_every_run_with_its_name_and_lines_differ_without_colour():
     runs = {f"seed {n}": ([0, 10, 20], [0.0, n / 5, 1.0]) for n in range(5)}
-    ax = figures.plot_curves(runs, ylabel="accuracy", bar=0.99)
+    ax = figures.plot_curves(runs, ylabel="accuracy", threshold=0.99)
     lines = [line for line in ax.lines if line.get_label() in runs]
     assert {line.get_label(): line.get_ydata().tolist() for line in lines} == {n: list(y) for n, (_, y) in runs.items()}
     assert [text.get_text() for text in ax.get_legend().get_texts()] == list(runs)

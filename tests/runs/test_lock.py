@@ -221,7 +221,7 @@ def test_an_edited_measuring_file_is_told_and_comments_layout_and_docstrings_are
 
 def test_a_constant_text_that_is_no_docstring_counts():
     def told(source: str):
-        return locks._told(locks.ast.parse(source))
+        return locks._tree_as_json(locks.ast.parse(source))
 
     assert told("x = 'a'") != told("x = 'b'")
     assert told("def f():\n    return 1") == told("def f():\n    'b'\n    return 1  # c")

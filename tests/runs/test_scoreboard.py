@@ -273,7 +273,7 @@ def test_of_several_runs_of_a_study_the_one_with_most_seeds_counts_then_the_late
     pretend(tmp_path, "many", "iteration-head", [0, 1, 2], "2026-01-01T00:00:00+00:00")
     pretend(tmp_path, "many-later", "iteration-head", [3, 4, 5], "2026-02-01T00:00:00+00:00")
     pretend(tmp_path, "other", "steering-vectors", [0], "2026-01-01T00:00:00+00:00")
-    assert [path.name for path in scoreboard._chosen(tmp_path)] == ["many-later", "other"]
+    assert [path.name for path in scoreboard._runs_to_judge(tmp_path)] == ["many-later", "other"]
 
 
 def test_a_run_that_cannot_be_judged_is_named_and_left_out(request, tmp_path, capsys):

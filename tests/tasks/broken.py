@@ -184,7 +184,7 @@ class AnswersOfTheOtherRegion(ContextualCounting):
 class EmptyRegionsCountedAsOne(ContextualCounting):
     def _answers(self, strings, region, ones, sizes):
         written, lengths = super()._answers(strings, region, ones, sizes)
-        return np.where(written == self._named(0), self._named(1), written), lengths
+        return np.where(written == self._count_token(0), self._count_token(1), written), lengths
 
 
 class LabelsOfTheOtherRegion(ContextualCounting):

@@ -64,11 +64,11 @@ class Comparison:
         """The result in one sentence."""
         of = f" of {' and '.join(self.peers)}" if self.peers else f" {self.unit}"
         bound = "at least" if self.more else "at most"
-        wanted = f"{bound} {self.target:g}"
+        target_text = f"{bound} {self.target:g}"
         if self.met:
-            return f"{self.work}: {format_number(self.ratio)}{of}, target {wanted}"
+            return f"{self.work}: {format_number(self.ratio)}{of}, target {target_text}"
         missing = self.target / self.ratio - 1 if self.more else 1 - self.target / self.ratio
-        return f"{self.work}: {format_number(self.ratio)}{of}, {100 * abs(missing):.0f} % short of {wanted}"
+        return f"{self.work}: {format_number(self.ratio)}{of}, {100 * abs(missing):.0f} % short of {target_text}"
 
 
 Rounds = Mapping[str, list[float]]
@@ -85,14 +85,14 @@ def interleaved_timings(
     """
     clock = time.process_time if device == "cpu" else time.perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in works}
-    for turn in range(rounds + 2):
-        for name in random.Random(turn).sample(list(works), len(works)):
-            began = clock()
+    for round_number in range(rounds + 2):
+        for name in random.Random(round_number).sample(list(works), len(works)):
+            start = clock()
             works[name]()
             if device != "cpu":
                 torch.cuda.synchronize()
-            if turn >= 2:
-                seconds[name].append(clock() - began)
+            if round_number >= 2:
+                seconds[name].append(clock() - start)
     return seconds
 
 
@@ -118,8 +118,8 @@ def compare_with_peer(
         unit: unit of the result.
     """
     ratio = statistics.median(a / b for a, b in zip(seconds[ours], seconds[peer], strict=True))
-    mine, other = (scale * statistics.median(seconds[name]) for name in (ours, peer))
-    return Comparison(work, mine, unit, target, ratio, {peer: other})
+    our_value, peer_value = (scale * statistics.median(seconds[name]) for name in (ours, peer))
+    return Comparison(work, our_value, unit, target, ratio, {peer: peer_value})
 
 
 def matmul_limit(rounds: int = 20, size: int = 1024, device: str = "cpu") -> float:
@@ -166,10 +166,10 @@ def measure_works(names: Sequence[str] = (), device: str = "cpu") -> Iterator[Co
         if device != "cpu" and name not in GPU_WORKS:
             raise ToylabError(f"work {name!r}: does not measure a GPU; choose from {', '.join(GPU_WORKS)}")
     supported = WORKS if device == "cpu" else GPU_WORKS
-    return _each(names or [name for name in supported if name not in LONG_WORKS], device)
+    return _comparisons_of(names or [name for name in supported if name not in LONG_WORKS], device)
 
 
-def _each(names: Sequence[str], device: str) -> Iterator[Comparison]:
+def _comparisons_of(names: Sequence[str], device: str) -> Iterator[Comparison]:
     for name in names:
         yield from import_module(f"toylab.bench.{WORKS[name]}").DONE[name](device)
 
@@ -183,24 +183,24 @@ def check_device(device: str) -> None:
         raise ToylabError(f"device={device}: is not available ({reason}); omit it for the CPU") from None
 
 
-def comparisons_table(found: Sequence[Comparison]) -> str:
+def comparisons_table(comparisons: Sequence[Comparison]) -> str:
     """One line per comparison."""
-    return align_columns(_rows(found))
+    return align_columns(_rows(comparisons))
 
 
-def comparisons_markdown(found: Sequence[Comparison]) -> str:
+def comparisons_markdown(comparisons: Sequence[Comparison]) -> str:
     """The table of comparisons in Markdown."""
-    return markdown_table(_rows(found))
+    return markdown_table(_rows(comparisons))
 
 
-def _rows(found: Sequence[Comparison]) -> list[tuple[str, ...]]:
+def _rows(comparisons: Sequence[Comparison]) -> list[tuple[str, ...]]:
     rows = [("work", "ours", "peer", "ratio", "target", "")]
-    for one in found:
-        peer = ", ".join(f"{format_number(value)} {name}" for name, value in one.peers.items())
-        ratio = format_number(one.ratio) if one.peers else ""
-        ours = f"{format_number(one.ours)} {one.unit}".strip()
-        bound = f"{'>=' if one.more else '<='} {one.target:g}"
-        rows.append((one.work, ours, peer, ratio, bound, "" if one.met else "short"))
+    for comparison in comparisons:
+        peer = ", ".join(f"{format_number(value)} {name}" for name, value in comparison.peers.items())
+        ratio = format_number(comparison.ratio) if comparison.peers else ""
+        ours = f"{format_number(comparison.ours)} {comparison.unit}".strip()
+        bound = f"{'>=' if comparison.more else '<='} {comparison.target:g}"
+        rows.append((comparison.work, ours, peer, ratio, bound, "" if comparison.met else "short"))
     return rows
 
 
@@ -235,12 +235,12 @@ def _processor() -> str:
         return platform.processor() or "unknown"
 
 
-def comparisons_json(found: Sequence[Comparison]) -> list[dict[str, Any]]:
+def comparisons_json(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
     """One JSON object per comparison."""
-    return [{**asdict(one), "met": one.met} for one in found]
+    return [{**asdict(comparison), "met": comparison.met} for comparison in comparisons]
 
 
-def keep_record(folder: Path | str, found: Sequence[Comparison], about: Mapping[str, Any]) -> Path:
+def keep_record(folder: Path | str, comparisons: Sequence[Comparison], about: Mapping[str, Any]) -> Path:
     """Write the comparisons to a file named by their date, and return its path.
 
     Args:
@@ -248,16 +248,19 @@ def keep_record(folder: Path | str, found: Sequence[Comparison], about: Mapping[
     """
     name = str(about["date"]).replace(":", "").replace("+0000", "")
     path = Path(folder) / f"{name}.json"
-    write_json(path, {**about, "found": comparisons_json(found)})
+    write_json(path, {**about, "found": comparisons_json(comparisons)})
     return path
 
 
 def earlier_ratios(folder: Path | str, about: Mapping[str, Any]) -> dict[str, float]:
     """Ratios of the latest stored benchmark on the same processor, by benchmark and peer."""
     for path in sorted(Path(folder).glob("*.json"), reverse=True):
-        held = read_json(path)
-        if "found" in held and held["processor"] == about["processor"]:
-            return {comparison_key(one["work"], one["peers"]): one["ratio"] for one in held["found"]}
+        record = read_json(path)
+        if "found" in record and record["processor"] == about["processor"]:
+            return {
+                comparison_key(comparison["work"], comparison["peers"]): comparison["ratio"]
+                for comparison in record["found"]
+            }
     return {}
 
 
@@ -266,18 +269,16 @@ def comparison_key(work: str, peers: Mapping[str, float]) -> str:
     return " / ".join((work, *peers))
 
 
-def changes_since(found: Sequence[Comparison], earlier: Mapping[str, float], least: float = 0.1) -> list[str]:
+def changes_since(comparisons: Sequence[Comparison], earlier: Mapping[str, float], least: float = 0.1) -> list[str]:
     """One sentence for each comparison whose ratio changed by more than the fraction `least`.
 
     Args:
         earlier: ratios of an earlier benchmark, from `earlier_ratios`.
     """
     lines = []
-    for one in found:
-        then = earlier.get(comparison_key(one.work, one.peers))
-        if then and math.isfinite(then) and abs(one.ratio / then - 1) > least:
-            better = (one.ratio > then) == one.more
-            lines.append(
-                f"{one.work}: {format_number(one.ratio)}, {'better' if better else 'worse'} than {format_number(then)}"
-            )
+    for comparison in comparisons:
+        before = earlier.get(comparison_key(comparison.work, comparison.peers))
+        if before and math.isfinite(before) and abs(comparison.ratio / before - 1) > least:
+            change = "better" if (comparison.ratio > before) == comparison.more else "worse"
+            lines.append(f"{comparison.work}: {format_number(comparison.ratio)}, {change} than {format_number(before)}")
     return lines

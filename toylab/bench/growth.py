@@ -77,16 +77,16 @@ def growth_curves(device: str = "cpu", rounds: int = 5) -> Iterator[GrowthCurve]
         rounds,
     )
     inputs = (8, 16, 32, 64)
-    yield _curve("drawing 2048 rows", "inputs of a task", inputs, lambda s, n: _drawing(n), rounds)
+    yield _curve("drawing 2048 rows", "inputs of a task", inputs, lambda s, n: _sampling(n), rounds)
     yield _curve("laying out 512 rows", "inputs of a task", inputs, lambda s, n: _packing(n), rounds)
     yield _curve(
         "training step, several a row", "inputs of a task", inputs, lambda s, n: _packed_step(s, n, device), rounds
     )
     seeds = (1, 2, 4, 8)
     yield _curve(
-        "one step of each, one after the other", "seeds", seeds, lambda s, n: _one_by_one(s, n, device), rounds
+        "one step of each, one after the other", "seeds", seeds, lambda s, n: _separate_steps(s, n, device), rounds
     )
-    yield _curve("as one program", "seeds", seeds, lambda s, n: _together(n, device), rounds)
+    yield _curve("as one program", "seeds", seeds, lambda s, n: _population_step(n, device), rounds)
 
 
 def _curve(
@@ -94,7 +94,7 @@ def _curve(
 ) -> GrowthCurve:
     with ExitStack() as stack:
         seconds = interleaved_timings({str(n): make(stack, n) for n in sizes}, rounds)
-    return GrowthCurve(work, size, tuple(sizes), tuple(statistics.median(held) for held in seconds.values()))
+    return GrowthCurve(work, size, tuple(sizes), tuple(statistics.median(timings) for timings in seconds.values()))
 
 
 def _step(stack: ExitStack, config: ModelConfig, length: int, rows: int, device: str) -> Callable[[], object]:
@@ -110,13 +110,13 @@ def _counting_step(stack: ExitStack, length: int, device: str) -> Callable[[], o
     return partial(stack.enter_context(flat_step(model)), partial(count_loss, model, batch))
 
 
-def _drawing(inputs: int) -> Callable[[], object]:
+def _sampling(inputs: int) -> Callable[[], object]:
     return lambda: Polynomial(lengths=(1, inputs)).sample(stream(0, "bench"), 2048)
 
 
 def _packing(inputs: int) -> Callable[[], object]:
-    drawn = Polynomial(lengths=(1, inputs)).sample(stream(0, "bench"), 512)
-    return lambda: pack(drawn)
+    batch = Polynomial(lengths=(1, inputs)).sample(stream(0, "bench"), 512)
+    return lambda: pack(batch)
 
 
 def _packed_step(stack: ExitStack, inputs: int, device: str) -> Callable[[], object]:
@@ -126,12 +126,12 @@ def _packed_step(stack: ExitStack, inputs: int, device: str) -> Callable[[], obj
     return partial(stack.enter_context(flat_step(model)), partial(next_token_loss, model, batch))
 
 
-def _one_by_one(stack: ExitStack, seeds: int, device: str) -> Callable[[], object]:
+def _separate_steps(stack: ExitStack, seeds: int, device: str) -> Callable[[], object]:
     steps = [_packed_step(stack, 16, device) for _ in range(seeds)]
     return lambda: [step() for step in steps]
 
 
-def _together(seeds: int, device: str) -> Callable[[], object]:
+def _population_step(seeds: int, device: str) -> Callable[[], object]:
     from toylab.training.population import Population
 
     task = Polynomial()
@@ -139,5 +139,5 @@ def _together(seeds: int, device: str) -> Callable[[], object]:
         Transformer.for_task(task, replace(peer_config(32), positions="sinusoidal"), seed).to(device)
         for seed in range(seeds)
     ]
-    drawn = [pack(task.sample(stream(0, "bench"), 64)).to(device) for _ in range(seeds)]
-    return partial(Population(members, next_token_loss).step, drawn, 1e-3)
+    batches = [pack(task.sample(stream(0, "bench"), 64)).to(device) for _ in range(seeds)]
+    return partial(Population(members, next_token_loss).step, batches, 1e-3)

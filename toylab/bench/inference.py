@@ -23,22 +23,22 @@ ROWS, PROMPT, NEW_TOKENS = 256, 16, 10
 @torch.no_grad()
 def bench_watch(device: str, rounds: int = 25) -> Iterator[Comparison]:
     """Forward pass of 64 rows of 66 tokens at width 64, watching all points or none, relative to a plain pass."""
-    held, drawn = peer_models(peer_config(64), 66, device), random_tokens(64, 66, device)
-    ours = held["ours"]
+    models, tokens = peer_models(peer_config(64), 66, device), random_tokens(64, 66, device)
+    ours = models["ours"]
 
     def watched(*names: str) -> None:
         with watch(ours, *names):
-            ours(drawn)
+            ours(tokens)
 
-    works = {"plain": partial(ours, drawn), "ours": partial(watched, *points(ours)), "nothing": watched}
-    if LENS in held:
-        works |= {LENS: partial(held[LENS], drawn), "cached": partial(_with_cache(held[LENS]), drawn)}
+    works = {"plain": partial(ours, tokens), "ours": partial(watched, *points(ours)), "nothing": watched}
+    if LENS in models:
+        works |= {LENS: partial(models[LENS], tokens), "cached": partial(_with_cache(models[LENS]), tokens)}
     seconds = interleaved_timings(works, rounds, device)
-    found = compare_with_peer("watching every point", seconds, "plain", 1.15)
-    if LENS in held:
+    comparison = compare_with_peer("watching every point", seconds, "plain", 1.15)
+    if LENS in models:
         theirs = compare_with_peer("", seconds, LENS, 0.0, ours="cached").ratio
-        found = Comparison(**{**vars(found), "note": f"TransformerLens: {theirs:.2f} of its own plain pass"})
-    yield found
+        comparison = Comparison(**{**vars(comparison), "note": f"TransformerLens: {theirs:.2f} of its own plain pass"})
+    yield comparison
     yield compare_with_peer("watching nothing", seconds, "plain", 1.0, ours="nothing")
 
 
@@ -53,12 +53,12 @@ def bench_generate(device: str, rounds: int = 9) -> Iterator[Comparison]:
     ours, prompts = Transformer(config, 24, context).to(device), random_tokens(ROWS, PROMPT, device)
     works: dict[str, Callable[[], object]] = {"ours": partial(generate, ours, prompts, NEW_TOKENS)}
     if (peer := lens_model(config, 24, 2 * context, device)) is not None:
-        how = {"do_sample": False, "stop_at_eos": False, "verbose": False, "prepend_bos": False}
+        settings = {"do_sample": False, "stop_at_eos": False, "verbose": False, "prepend_bos": False}
 
         def theirs() -> None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                peer.generate(prompts, max_new_tokens=NEW_TOKENS, return_type="tokens", **how)
+                peer.generate(prompts, max_new_tokens=NEW_TOKENS, return_type="tokens", **settings)
 
         works[LENS] = theirs
     else:

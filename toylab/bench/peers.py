@@ -69,10 +69,10 @@ def lens_model(config: ModelConfig, vocab: int, context: int, device: str) -> An
 
 def peer_models(config: ModelConfig, context: int, device: str, vocab: int = VOCAB) -> dict[str, nn.Module]:
     """Models of one shape by library name: toylab ("ours"), PyTorch and, if installed, TransformerLens."""
-    own = {"ours": Transformer(config, vocab, context), TORCH: TorchEncoder(config, vocab, context)}
-    found = {name: model.to(device) for name, model in own.items()}
+    cpu_models = {"ours": Transformer(config, vocab, context), TORCH: TorchEncoder(config, vocab, context)}
+    models = {name: model.to(device) for name, model in cpu_models.items()}
     other = lens_model(config, vocab, context, device)
-    return found if other is None else {**found, LENS: other}
+    return models if other is None else {**models, LENS: other}
 
 
 def peer_config(width: int, layers: int = 2) -> ModelConfig:
@@ -92,8 +92,8 @@ Loss = Callable[[], Float[Tensor, ""]]
 
 def language_model_loss(model: nn.Module, rows: Int[Tensor, "batch longer"]) -> Loss:
     """Next-token loss over every position of the rows, as a function without arguments."""
-    read, due = rows[:, :-1].contiguous(), rows[:, 1:].flatten()
-    return lambda: F.cross_entropy(model(read).flatten(0, 1), due)
+    inputs, targets = rows[:, :-1].contiguous(), rows[:, 1:].flatten()
+    return lambda: F.cross_entropy(model(inputs).flatten(0, 1), targets)
 
 
 def adamw_step(model: nn.Module) -> Callable[[Loss], None]:

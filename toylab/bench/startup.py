@@ -20,17 +20,17 @@ from toylab.training.loop import TrainConfig, train
 def bench_sampling(device: str, rows: int = 2048, rounds: int = 5) -> Iterator[Comparison]:
     """Sampled tokens per second of each task, one block of training rows at a time, and the share of sampling in the
     CPU time of each study's training."""
-    for kind in tasks.TASKS:
-        task = kind()
+    for task_class in tasks.TASKS:
+        task = task_class()
         size = int(task.sample(stream(0, "bench"), rows).sizes.sum())
         (seconds,) = interleaved_timings(
             {"draw": lambda task=task: task.sample(stream(1, "bench"), rows)}, rounds
         ).values()
         speed = size / statistics.median(seconds) / 1e6
-        yield Comparison(f"drawing {kind.__name__}", speed, "M tokens/s", 5, speed, more=True)
+        yield Comparison(f"drawing {task_class.__name__}", speed, "M tokens/s", 5, speed, more=True)
     for name in ("iteration-head", "contextual-counting", "safety-finetuning", "steering-vectors"):
-        spent = _spent_drawing(*study_training(name))
-        yield Comparison(f"drawing, share of {name}", 100 * spent, "%", 3, 100 * spent)
+        share = _sampling_share(*study_training(name))
+        yield Comparison(f"drawing, share of {name}", 100 * share, "%", 3, 100 * share)
 
 
 def study_training(name: str, seed: int = 0) -> tuple[Any, Callable, Callable[[int], Any]]:
@@ -63,20 +63,20 @@ def study_training(name: str, seed: int = 0) -> tuple[Any, Callable, Callable[[i
     return model, next_token_loss, reasoning.reasoning_batches(study.task, seed, study.skill.rows, styles, "bench")
 
 
-def _spent_drawing(model: Any, loss: Callable, batch_at: Callable[[int], Any], steps: int = 128) -> float:
+def _sampling_share(model: Any, loss: Callable, batch_at: Callable[[int], Any], steps: int = 128) -> float:
     """Share of the CPU time of training that sampling takes, over two whole blocks of batches."""
-    drawn = 0.0
+    sampling_seconds = 0.0
 
     def timed(step: int) -> Any:
-        nonlocal drawn
-        began = time.process_time()
+        nonlocal sampling_seconds
+        start = time.process_time()
         batch = batch_at(step)
-        drawn += time.process_time() - began
+        sampling_seconds += time.process_time() - start
         return batch
 
-    began = time.process_time()
+    start = time.process_time()
     train(model, loss, timed, TrainConfig(steps=steps, warmup=1, cooldown=0, evaluate_every=steps))
-    return drawn / (time.process_time() - began)
+    return sampling_seconds / (time.process_time() - start)
 
 
 def bench_imports(device: str, rounds: int = 5) -> Iterator[Comparison]:
@@ -91,35 +91,37 @@ def bench_imports(device: str, rounds: int = 5) -> Iterator[Comparison]:
         subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.DEVNULL)
 
     seconds: dict[str, list[float]] = {name: [] for name in programs}
-    for turn in range(rounds + 1):
+    for round_number in range(rounds + 1):
         for name, program in programs.items():
-            began = time.perf_counter()
+            start = time.perf_counter()
             run(program)
-            if turn:
-                seconds[name].append(time.perf_counter() - began)
+            if round_number:
+                seconds[name].append(time.perf_counter() - start)
     yield compare_with_peer("import toylab", seconds, "import torch", 1.25, scale=1, unit="s")
-    shown = statistics.median(seconds["help"])
-    yield Comparison("toylab --help", shown, "s", 0.5, shown)
+    help_seconds = statistics.median(seconds["help"])
+    yield Comparison("toylab --help", help_seconds, "s", 0.5, help_seconds)
 
 
 def bench_two_seeds(device: str, steps: int = 300, rounds: int = 3) -> Iterator[Comparison]:
     """Training of two seeds of the iteration head in two processes, relative to sequential training in one."""
-    ratios, alone, both = [], [], []
+    ratios, one_seed, two_seeds = [], [], []
     with ProcessPool(2, ()) as pool:
-        for ready in [pool.submit(_some_steps, seed, 20) for seed in (0, 1)]:
-            ready.result()
-        for turn in range(rounds):
-            began = time.perf_counter()
-            pool.submit(_some_steps, turn, steps).result()
-            alone.append(time.perf_counter() - began)
-            began = time.perf_counter()
-            for one in [pool.submit(_some_steps, turn, steps) for _ in range(2)]:
-                one.result()
-            both.append(time.perf_counter() - began)
-            ratios.append(2 * alone[-1] / both[-1])
-    twice, once = 2 * statistics.median(alone), statistics.median(both)
+        for warmup in [pool.submit(_some_steps, seed, 20) for seed in (0, 1)]:
+            warmup.result()
+        for round_number in range(rounds):
+            start = time.perf_counter()
+            pool.submit(_some_steps, round_number, steps).result()
+            one_seed.append(time.perf_counter() - start)
+            start = time.perf_counter()
+            for pending in [pool.submit(_some_steps, round_number, steps) for _ in range(2)]:
+                pending.result()
+            two_seeds.append(time.perf_counter() - start)
+            ratios.append(2 * one_seed[-1] / two_seeds[-1])
+    sequential, parallel = 2 * statistics.median(one_seed), statistics.median(two_seeds)
     name = "one after the other"
-    yield Comparison("two seeds on two cores", once, "s", 1.8, statistics.median(ratios), {name: twice}, more=True)
+    yield Comparison(
+        "two seeds on two cores", parallel, "s", 1.8, statistics.median(ratios), {name: sequential}, more=True
+    )
 
 
 def _some_steps(seed: int, steps: int) -> None:

@@ -30,14 +30,14 @@ def bench_recipes(device: str, workers: int = 2) -> Iterator[Comparison]:
     """CPU time of training, without subsequent measurements; for steering, of a complete study of one seed."""
     with ProcessPool(workers, ()) as pool:
         for name, (find, seeds, target) in RECIPES.items():
-            found = [one.result() for one in [pool.submit(find, seed) for seed in seeds]]
-            seconds = statistics.median(spent for spent, _ in found)
-            spread = f"{min(s for s, _ in found):.0f} to {max(s for s, _ in found):.0f}"
-            right = sum(there for _, there in found)
-            note = f"{right} of {len(found)} seeds, {spread} CPU-s"
+            results = [future.result() for future in [pool.submit(find, seed) for seed in seeds]]
+            seconds = statistics.median(cpu_seconds for cpu_seconds, _ in results)
+            range_text = f"{min(s for s, _ in results):.0f} to {max(s for s, _ in results):.0f}"
+            reached = sum(is_reached for _, is_reached in results)
+            note = f"{reached} of {len(results)} seeds, {range_text} CPU-s"
             yield Comparison(name, seconds, "CPU-s", target, seconds, note=note)
             if len(seeds) >= 10:
-                yield Comparison(f"{name}: seeds of ten", right, "", 9, right, more=True)
+                yield Comparison(f"{name}: seeds of ten", reached, "", 9, reached, more=True)
 
 
 def learn_iteration_head(seed: int) -> RecipeResult:
@@ -48,12 +48,12 @@ def learn_iteration_head(seed: int) -> RecipeResult:
     study = replace(registry.load_study("iteration-head").STUDY.default(), seeds=(seed,))
     condition = study.conditions()["main"]
     with tempfile.TemporaryDirectory() as folder:
-        began = time.process_time()
+        start = time.process_time()
         model, _ = study.train_condition(condition, seed, Path(folder))
-        spent = time.process_time() - began
-    held = evaluate.by_length(condition.task, seed, lengths_of(condition.task))
-    solved = statistics.mean(evaluate.free_running_accuracy(model, condition.task, held).values()) >= 0.99
-    return spent, solved and evaluate.search_iteration_head(model, held).carry >= 0.9
+        cpu_seconds = time.process_time() - start
+    batches = evaluate.by_length(condition.task, seed, lengths_of(condition.task))
+    solved = statistics.mean(evaluate.free_running_accuracy(model, condition.task, batches).values()) >= 0.99
+    return cpu_seconds, solved and evaluate.search_iteration_head(model, batches).carry >= 0.9
 
 
 def learn_counter(seed: int) -> RecipeResult:
@@ -62,11 +62,11 @@ def learn_counter(seed: int) -> RecipeResult:
     from toylab.tasks import held_out
 
     study = registry.load_study("contextual-counting").STUDY.default()
-    began = time.process_time()
+    start = time.process_time()
     model, _ = learn_counting(study.task, study.model, study.train, seed, auxiliary=study.auxiliary)
-    spent = time.process_time() - began
+    cpu_seconds = time.process_time() - start
     shares = count_accuracy(model, for_model(study.task, model, held_out(study.task, seed, 1000, **study.task.largest)))
-    return spent, statistics.mean(shares) >= 0.9
+    return cpu_seconds, statistics.mean(shares) >= 0.9
 
 
 def learn_refusal(seed: int) -> RecipeResult:
@@ -75,20 +75,20 @@ def learn_refusal(seed: int) -> RecipeResult:
     from toylab.studies.safety_finetuning.measures import held_out_sets, measure_behaviour
 
     study = registry.load_study("safety-finetuning").STUDY.default()
-    began, fine = time.process_time(), True
+    start, reached = time.process_time(), True
     with tempfile.TemporaryDirectory() as folder:
         base = study.train_base(study.bases()["base"], seed, Path(folder))
-    spent = time.process_time() - began
+    cpu_seconds = time.process_time() - start
     sets = {name: batch for name, batch in held_out_sets(study.task, seed, 192).items() if name in ("safe", "unsafe")}
     for method in ("control", "ssft", "unlearning", "dpo"):
-        began = time.process_time()
+        start = time.process_time()
         with tempfile.TemporaryDirectory() as folder:
             tuned = study.fine_tune(study.conditions()[method], deepcopy(base), seed, Path(folder))
-        spent += time.process_time() - began
-        found = measure_behaviour(tuned, study.task, sets)
-        refuses = found.unsafe.refuses >= 0.95
-        fine &= found.safe.complies >= 0.95 and refuses == (method != "control")
-    return spent, fine
+        cpu_seconds += time.process_time() - start
+        behaviour = measure_behaviour(tuned, study.task, sets)
+        refuses = behaviour.unsafe.refuses >= 0.95
+        reached &= behaviour.safe.complies >= 0.95 and refuses == (method != "control")
+    return cpu_seconds, reached
 
 
 FIGURE_SETTINGS = {
@@ -111,10 +111,10 @@ def run_steering(seed: int) -> RecipeResult:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         measured = execute(study, "steering-vectors", out, workers=1, progress=False)
-        spent = sum(read_cost(job.folder(out)).cpu_seconds for job in measured)
+        cpu_seconds = sum(read_cost(job.folder(out)).cpu_seconds for job in measured)
     judged = judge_study(study, measured)
-    found = {claim.id: float("nan") if claim.measured is None else claim.measured for claim in judged}
-    return spent, all(found[name] >= least for name, least in FIGURE_SETTINGS.items())
+    values = {claim.id: float("nan") if claim.measured is None else claim.measured for claim in judged}
+    return cpu_seconds, all(values[name] >= least for name, least in FIGURE_SETTINGS.items())
 
 
 RECIPES: dict[str, tuple[Callable[[int], RecipeResult], range, float]] = {
@@ -132,13 +132,13 @@ def bench_studies(device: str, workers: int = 2) -> Iterator[Comparison]:
     for name in registry.study_names():
         study = registry.load_study(name).STUDY.default()
         with tempfile.TemporaryDirectory() as folder:
-            began = time.perf_counter()
+            start = time.perf_counter()
             out = Path(folder) / "run"
             measured = execute(study, name, out, workers)
-            taken = (time.perf_counter() - began) / 60
+            study_minutes = (time.perf_counter() - start) / 60
             peak = max(read_cost(job.folder(out)).peak_megabytes or 0 for job in measured) / 1000
-        minutes += taken
-        yield Comparison(f"default {name}", taken, "minutes", 4, taken)
+        minutes += study_minutes
+        yield Comparison(f"default {name}", study_minutes, "minutes", 4, study_minutes)
         yield Comparison(f"default {name}: memory of a process", peak, "GB", 1.5, peak)
     yield Comparison("all default studies", minutes, "minutes", 10, minutes)
 

@@ -36,13 +36,13 @@ TARGETS = {LENS: 0.6, TORCH: 0.9}
 def bench_step(device: str, rows: int = 64, rounds: int = 15) -> Iterator[Comparison]:
     """One training step: forward, backward, clipping and AdamW, with every position scored."""
     for width, length in SHAPES:
-        held, drawn = peer_models(peer_config(width), length, device), random_tokens(rows, length + 1, device)
-        with flat_step(held["ours"]) as ours:
-            step = {name: ours if name == "ours" else adamw_step(model) for name, model in held.items()}
-            loss = {name: language_model_loss(model, drawn) for name, model in held.items()}
-            seconds = interleaved_timings({name: partial(step[name], loss[name]) for name in held}, rounds, device)
+        models, tokens = peer_models(peer_config(width), length, device), random_tokens(rows, length + 1, device)
+        with flat_step(models["ours"]) as ours:
+            step = {name: ours if name == "ours" else adamw_step(model) for name, model in models.items()}
+            loss = {name: language_model_loss(model, tokens) for name, model in models.items()}
+            seconds = interleaved_timings({name: partial(step[name], loss[name]) for name in models}, rounds, device)
         for peer, target in TARGETS.items():
-            if peer in held:
+            if peer in models:
                 yield compare_with_peer(f"training step, width {width}, length {length}", seconds, peer, target)
 
 
@@ -50,10 +50,10 @@ def bench_step(device: str, rows: int = 64, rounds: int = 15) -> Iterator[Compar
 def flat_step(model: nn.Module) -> Iterator[Callable[[Loss], None]]:
     """The training step of `toylab.training.loop`, for benchmarks."""
     with flat_parameters(p for p in model.parameters() if p.requires_grad) as (weights, gradient):
-        optimizer, held = AdamW(weights, clip=1.0), ParameterVector(model, weights, gradient)
+        optimizer, vector = AdamW(weights, clip=1.0), ParameterVector(model, weights, gradient)
 
         def step(loss: Loss) -> None:
-            held.backward(loss())
+            vector.backward(loss())
             optimizer.step(gradient, 1e-3)
 
         yield step
@@ -63,9 +63,9 @@ def bench_epoch(device: str, sequences: int = 1024, rows: int = 64, rounds: int 
     """Sequences of the iterated map with lengths 1 to 16, scored on states and end token. toylab packs them and
     computes only scored logits; the other libraries pad each batch to its longest row and compute every position."""
     task = Polynomial()
-    drawn = task.sample(stream(0, "bench"), sequences)
-    batches = [drawn.rows(start, start + rows) for start in range(0, sequences, rows)]
-    held = peer_models(peer_config(64), task.context, device, len(task.vocabulary))
+    data = task.sample(stream(0, "bench"), sequences)
+    batches = [data.rows(start, start + rows) for start in range(0, sequences, rows)]
+    models = peer_models(peer_config(64), task.context, device, len(task.vocabulary))
 
     def padded(model: nn.Module, batch: Batch) -> torch.Tensor:
         logits = model(torch.from_numpy(batch.tokens).to(device))
@@ -78,15 +78,15 @@ def bench_epoch(device: str, sequences: int = 1024, rows: int = 64, rounds: int 
         for batch in batches:
             step(partial(loss, model, batch))
 
-    with flat_step(held["ours"]) as ours:
+    with flat_step(models["ours"]) as ours:
         works = {
             name: partial(whole, ours, packed, model)
             if name == "ours"
             else partial(whole, adamw_step(model), padded, model)
-            for name, model in held.items()
+            for name, model in models.items()
         }
         seconds = interleaved_timings(works, rounds, device)
-    best = min((name for name in held if name != "ours"), key=lambda name: statistics.median(seconds[name]))
+    best = min((name for name in models if name != "ours"), key=lambda name: statistics.median(seconds[name]))
     yield compare_with_peer("epoch of variable lengths", seconds, best, 0.5)
 
 
@@ -97,10 +97,10 @@ def bench_matmul_share(device: str, width: int = 128, rows: int = 256, rounds: i
     config = peer_config(width)
     model = Transformer(config, 24, length).to(device)
     loss = language_model_loss(model, random_tokens(rows, length + 1, device))
-    alone, operations = matrix_products(config, rows, length, device)
+    products, operations = matrix_products(config, rows, length, device)
     with flat_step(model) as step:
-        seconds = interleaved_timings({"step": partial(step, loss), "products": alone}, rounds, device)
-    rates = {name: operations / statistics.median(held) / 1e9 for name, held in seconds.items()}
+        seconds = interleaved_timings({"step": partial(step, loss), "products": products}, rounds, device)
+    rates = {name: operations / statistics.median(timings) / 1e9 for name, timings in seconds.items()}
     ratio = statistics.median(b / a for a, b in zip(*seconds.values(), strict=True))
     limit = matmul_limit(device=device) / 1e9
     note = f"square products reach {limit:.0f} GF/s, of which the step has {rates['step'] / limit:.2f}"
@@ -122,10 +122,10 @@ def matrix_products(config: ModelConfig, rows: int, length: int, device: str) ->
     pairs = (linear + attention) * config.layers
 
     def once() -> None:
-        for one, other in pairs:
-            one @ other
+        for left, right in pairs:
+            left @ right
 
-    return once, sum(2 * one.numel() * other.shape[-1] for one, other in pairs)
+    return once, sum(2 * left.numel() * right.shape[-1] for left, right in pairs)
 
 
 def bench_population(device: str, rounds: int = 5) -> Iterator[Comparison]:
@@ -140,13 +140,13 @@ def bench_population(device: str, rounds: int = 5) -> Iterator[Comparison]:
 
     task = Polynomial()
     members = [Transformer.for_task(task, MODEL, seed).to(device) for seed in range(seeds)]
-    drawn = [pad(task.sample(stream(seed, "bench"), 32)).to(device) for seed in range(seeds)]
-    together = Population(members, next_token_loss)
-    alone = Transformer.for_task(task, MODEL, 0).to(device)
-    with flat_step(alone) as step:
+    batches = [pad(task.sample(stream(seed, "bench"), 32)).to(device) for seed in range(seeds)]
+    population = Population(members, next_token_loss)
+    single = Transformer.for_task(task, MODEL, 0).to(device)
+    with flat_step(single) as step:
         works = {
-            "ours": partial(together.step, drawn, 1e-3),
-            "one seed": partial(step, partial(next_token_loss, alone, drawn[0])),
+            "ours": partial(population.step, batches, 1e-3),
+            "one seed": partial(step, partial(next_token_loss, single, batches[0])),
         }
         yield compare_with_peer(
             f"{seeds} seeds as one program", interleaved_timings(works, rounds, device), "one seed", target

@@ -122,11 +122,11 @@ class Calibration:
     detector: Detector
     cases: tuple[Case, ...]
 
-    def rate(self, bar: float | None = None, **wanted: Any) -> Rate:
+    def rate(self, threshold: float | None = None, **attributes: Any) -> Rate:
         """The share of cases with these attributes at or above a threshold, by default the detector's."""
-        bar = self.detector.threshold if bar is None else bar
-        scores = [case.score for case in self.cases if all(getattr(case, k) == v for k, v in wanted.items())]
-        return Rate(sum(score >= bar for score in scores), len(scores))
+        threshold = self.detector.threshold if threshold is None else threshold
+        scores = [case.score for case in self.cases if all(getattr(case, k) == v for k, v in attributes.items())]
+        return Rate(sum(score >= threshold for score in scores), len(scores))
 
     @property
     def hits(self) -> Rate:
@@ -146,16 +146,16 @@ class Calibration:
         """
         scores = sorted({c.score for c in self.cases if not c.held_out and c.noise == 0 and c.group != "deceiver"})
         gain = {
-            bar: self.rate(bar, group="plant", noise=0.0, held_out=False).share
-            - self.rate(bar, group="control", held_out=False).share
-            for bar in scores
+            threshold: self.rate(threshold, group="plant", noise=0.0, held_out=False).share
+            - self.rate(threshold, group="control", held_out=False).share
+            for threshold in scores
         }
         best = max(gain, key=gain.__getitem__)  # the lowest of tied thresholds
         last = best
-        for bar in scores[scores.index(best) :]:
-            if gain[bar] < gain[best]:
+        for threshold in scores[scores.index(best) :]:
+            if gain[threshold] < gain[best]:
                 break
-            last = bar
+            last = threshold
         below = scores.index(best) - 1
         return (scores[below] if below >= 0 else -math.inf), last
 
@@ -166,12 +166,12 @@ class Calibration:
 
     def mean_accuracy(self, noise: float) -> float | None:
         """Mean task accuracy of planted positives at a noise level."""
-        held = [
+        accuracies = [
             c.task_accuracy
             for c in self.cases
             if c.group == "plant" and c.noise == noise and c.task_accuracy is not None
         ]
-        return sum(held) / len(held) if held else None
+        return sum(accuracies) / len(accuracies) if accuracies else None
 
     @property
     def breaking_noise(self) -> float | None:
@@ -181,15 +181,15 @@ class Calibration:
     @property
     def failing_noise(self) -> float | None:
         """The lowest noise level at which mean task accuracy is below one half; None if unknown or never."""
-        works = {noise: self.mean_accuracy(noise) for noise in self.levels}
-        return next((noise for noise, share in works.items() if share is not None and share < 0.5), None)
+        accuracy_by_noise = {noise: self.mean_accuracy(noise) for noise in self.levels}
+        return next((noise for noise, share in accuracy_by_noise.items() if share is not None and share < 0.5), None)
 
     def __str__(self) -> str:
-        one = self.detector
+        detector = self.detector
         low, high = self.best_bars
         lines = [
-            f"{one.name}: {one.question}",
-            f"threshold {one.threshold:g}; score: {one.score}",
+            f"{detector.name}: {detector.question}",
+            f"threshold {detector.threshold:g}; score: {detector.score}",
             f"best thresholds on the selection half of the cases: above {low:.3f}, up to {high:.3f}; held-out half:",
             f"hits {self.hits} %, false alarms {self.false_alarms} %",
             "",
@@ -198,21 +198,24 @@ class Calibration:
         for group in ("plant", "control", "deceiver"):
             for kind in dict.fromkeys(case.kind for case in self.cases if case.group == group):
                 scores = [c.score for c in self.cases if c.group == group and c.kind == kind and c.noise == 0]
-                found = self.rate(group=group, kind=kind, noise=0.0)
-                lines.append(f"{group:<11} {kind:<36} {found!s:<16} {min(scores):.3f} to {max(scores):.3f}")
+                found_rate = self.rate(group=group, kind=kind, noise=0.0)
+                lines.append(f"{group:<11} {kind:<36} {found_rate!s:<16} {min(scores):.3f} to {max(scores):.3f}")
         lines += ["", "noise   found [%]         task accuracy"]
         for noise in self.levels:
-            works = self.mean_accuracy(noise)
-            does = "-" if works is None else f"{works:.2f}"
-            lines.append(f"{100 * noise:>4.0f} %  {self.rate(group='plant', noise=noise)!s:<16} {does}")
+            accuracy = self.mean_accuracy(noise)
+            accuracy_text = "-" if accuracy is None else f"{accuracy:.2f}"
+            lines.append(f"{100 * noise:>4.0f} %  {self.rate(group='plant', noise=noise)!s:<16} {accuracy_text}")
         lines += ["", "cutoff  hits [%]          false alarms [%]"]
         scores = sorted(c.score for c in self.cases if c.held_out and c.noise == 0 and c.group != "deceiver")
-        for bar in sorted({*np.quantile(scores, np.linspace(0, 1, 9)).round(3).tolist(), one.threshold}):
+        for threshold in sorted({*np.quantile(scores, np.linspace(0, 1, 9)).round(3).tolist(), detector.threshold}):
             hits, alarms = (
-                self.rate(bar, group="plant", noise=0.0, held_out=True),
-                self.rate(bar, group="control", held_out=True),
+                self.rate(threshold, group="plant", noise=0.0, held_out=True),
+                self.rate(threshold, group="control", held_out=True),
             )
-            lines.append(f"{bar:>6.3f}  {hits!s:<16}  {alarms}" + ("   <- in use" if bar == one.threshold else ""))
+            lines.append(
+                f"{threshold:>6.3f}  {hits!s:<16}  {alarms}"
+                + ("   <- in use" if threshold == detector.threshold else "")
+            )
         return "\n".join(lines)
 
 
@@ -235,38 +238,40 @@ def calibrate(
     for noise in (0.0, *levels):
         repeats = each if noise == 0 else max(1, each // 2)
         plan += [("plant", kind, noise, number) for kind in detector.planted_positives for number in range(repeats)]
-    absent = {"control": detector.controls, "deceiver": detector.decoys}
-    for group, kinds in absent.items():
+    kinds_without = {"control": detector.controls, "deceiver": detector.decoys}
+    for group, kinds in kinds_without.items():
         plan += [(group, kind, 0.0, number) for kind in kinds for number in range(each)]
     cases = []
     for group, kind, noise, number in progress_bar(
         plan, desc=detector.name, disable=None if progress else True, leave=False
     ):
         rng = stream(seed, f"{detector.name}, {group}, {kind}, {noise}, {number}")
-        exhibit = detector.planted_positives[kind](rng, noise) if group == "plant" else absent[group][kind](rng)
-        score = float(detector.score_of(exhibit.shown)) + 0.0  # no -0
+        case_input = (
+            detector.planted_positives[kind](rng, noise) if group == "plant" else kinds_without[group][kind](rng)
+        )
+        score = float(detector.score_of(case_input.shown)) + 0.0  # no -0
         if math.isnan(score):
             raise ToylabError(
                 f"{detector.name}: scores nan on a {group} of the kind {kind!r}; a score must be a number"
             )
-        cases.append(Case(group, kind, noise, number % 2 == 1, score, exhibit.task_accuracy))
+        cases.append(Case(group, kind, noise, number % 2 == 1, score, case_input.task_accuracy))
     return Calibration(detector, tuple(cases))
 
 
-def calibrate_all(chosen: Sequence[str], seed: int = 0, each: int = 10, workers: int = 2) -> list[Calibration]:
+def calibrate_all(names: Sequence[str], seed: int = 0, each: int = 10, workers: int = 2) -> list[Calibration]:
     """Calibrate detectors by name, in parallel processes of one thread (in this process for one worker).
 
     Raises:
         ValueError: for an unknown name.
     """
-    known = [detector(name) for name in chosen]  # reject unknown names before any computation
+    known = [detector(name) for name in names]  # reject unknown names before any computation
     if workers == 1:
-        return [calibrate(one, seed=seed, each=each, progress=True) for one in known]
-    with ProcessPool(min(workers, len(chosen)), ()) as pool:
-        jobs = {pool.submit(_cases, name, seed, each): name for name in chosen}
+        return [calibrate(known_detector, seed=seed, each=each, progress=True) for known_detector in known]
+    with ProcessPool(min(workers, len(names)), ()) as pool:
+        jobs = {pool.submit(_cases, name, seed, each): name for name in names}
         finished = progress_bar(as_completed(jobs), total=len(jobs), desc="probes", disable=None, leave=False)
         done = {jobs[job]: job.result() for job in finished}
-    return [Calibration(one, done[one.name]) for one in known]
+    return [Calibration(known_detector, done[known_detector.name]) for known_detector in known]
 
 
 def _cases(name: str, seed: int, each: int) -> tuple[Case, ...]:
@@ -315,34 +320,34 @@ def calibration_table(calibrations: Sequence[Calibration]) -> str:
     """
     head = ("probe", "cutoff", "best", "hits", "false alarms", "noise")
     rows: list[tuple[str, ...]] = [head]
-    for one in calibrations:
-        low, high = one.best_bars
+    for calibration in calibrations:
+        low, high = calibration.best_bars
         rows.append(
             (
-                one.detector.name,
-                f"{one.detector.threshold:g}",
+                calibration.detector.name,
+                f"{calibration.detector.threshold:g}",
                 f"{low:.2f}-{high:.2f}",
-                str(one.hits),
-                str(one.false_alarms),
-                _percent(one.breaking_noise),
+                str(calibration.hits),
+                str(calibration.false_alarms),
+                _percent(calibration.breaking_noise),
             )
         )
     return align_columns(rows)
 
 
-def calibration_json(one: Calibration) -> dict[str, Any]:
+def calibration_json(calibration: Calibration) -> dict[str, Any]:
     """The calibration in JSON form."""
     return {
-        "probe": one.detector.name,
-        "asks": one.detector.question,
-        "score": one.detector.score,
-        "bar": one.detector.threshold,
-        "best_bars": list(one.best_bars),
-        "hits": _interval(one.hits),
-        "false_alarms": _interval(one.false_alarms),
-        "noise_that_breaks_it": one.breaking_noise,
-        "noise_that_breaks_the_plants": one.failing_noise,
-        "cases": [asdict(case) for case in one.cases],
+        "probe": calibration.detector.name,
+        "asks": calibration.detector.question,
+        "score": calibration.detector.score,
+        "bar": calibration.detector.threshold,
+        "best_bars": list(calibration.best_bars),
+        "hits": _interval(calibration.hits),
+        "false_alarms": _interval(calibration.false_alarms),
+        "noise_that_breaks_it": calibration.breaking_noise,
+        "noise_that_breaks_the_plants": calibration.failing_noise,
+        "cases": [asdict(case) for case in calibration.cases],
     }
 
 

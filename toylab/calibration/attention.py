@@ -52,11 +52,15 @@ def iteration_score(shown: AttentionInput) -> float:
     patterns = {n: shown.patterns[n] for n in lengths}
     links = {n: shown.batches[n].links for n in lengths}
     for tenths in range(11, 0, -1):
-        part = tenths / 10
-        bars = {"carry_threshold": 0.9 * part, "stop_threshold": 0.5 * part, "end_of_input_threshold": 0.25 * part}
-        found = find_iteration_head(patterns, links, **bars)
-        if found.found and shown.place in (None, (found.layer, found.head)):
-            return part
+        factor = tenths / 10
+        thresholds = {
+            "carry_threshold": 0.9 * factor,
+            "stop_threshold": 0.5 * factor,
+            "end_of_input_threshold": 0.25 * factor,
+        }
+        candidate = find_iteration_head(patterns, links, **thresholds)
+        if candidate.found and shown.place in (None, (candidate.layer, candidate.head)):
+            return factor
     return 0.0
 
 
@@ -79,9 +83,9 @@ def induction_score(shown: AttentionInput) -> float:
 
 def _iterated(rng: np.random.Generator) -> tuple[IteratedMap, tuple[Batch, ...]]:
     """A task of random size, and batches of inputs of three lengths."""
-    kind = ITERATED_MAPS[rng.integers(len(ITERATED_MAPS))]
+    task_class = ITERATED_MAPS[rng.integers(len(ITERATED_MAPS))]
     longest = int(rng.integers(5, 10))
-    task = kind(lengths=(2, longest))
+    task = task_class(lengths=(2, longest))
     lengths = (longest - 2, longest - 1, longest)
     return task, tuple(task.batch(rng.choice(task.inputs, size=(12, n)), np.full(12, n)) for n in lengths)
 
@@ -105,27 +109,30 @@ def _planted(name: str, heads: bool, layers: bool, basis: bool) -> PlantedPositi
 
     def plant(rng: np.random.Generator, noise: float) -> DetectorInput:
         task, batches = draw(rng)
-        model, place = write(task), (1, 0)
+        model, planted_head = write(task), (1, 0)
         if heads:
-            many = int(rng.integers(2, 5))
-            place = (1, int(rng.integers(many)))
-            model = add_heads(model, many, place[1], rng)
+            head_count = int(rng.integers(2, 5))
+            planted_head = (1, int(rng.integers(head_count)))
+            model = add_heads(model, head_count, planted_head[1], rng)
         if layers:
             before = int(rng.integers(3))
-            place = (1 + (before <= 1), place[1])
+            planted_head = (1 + (before <= 1), planted_head[1])
             model = add_layer(model, before, rng)
         if basis:
             model = rotate_basis(model, rng)
         model = add_noise(model, noise, rng)
-        works = evaluate.accuracy(model, dict(enumerate(batches))).token
+        task_accuracy = evaluate.accuracy(model, dict(enumerate(batches))).token
         return DetectorInput(
-            AttentionInput(tuple(evaluate.attention_patterns(model, batch) for batch in batches), batches, place), works
+            AttentionInput(
+                tuple(evaluate.attention_patterns(model, batch) for batch in batches), batches, planted_head
+            ),
+            task_accuracy,
         )
 
     return plant
 
 
-def _plants(name: str) -> dict[str, PlantedPositive]:
+def _planted_positives(name: str) -> dict[str, PlantedPositive]:
     return {
         "as written": _planted(name, False, False, False),
         "other heads beside it": _planted(name, True, False, False),
@@ -167,52 +174,52 @@ def _shuffled_links(draw: Callable, write: Callable) -> SampledControl:
 
 def _shuffled(links: Mapping[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
     """The links with a random key at or before each query."""
-    found = {}
+    shuffled = {}
     for name, edges in links.items():
         keys = (rng.random(len(edges)) * (edges[:, 1] + 1)).astype(int)
-        found[name] = np.stack([edges[:, 0], edges[:, 1], keys], axis=1)
-    return found
+        shuffled[name] = np.stack([edges[:, 0], edges[:, 1], keys], axis=1)
+    return shuffled
 
 
-def _look_alike(
+def _replaced_attention(
     draw: Callable, write: Callable, rule: Callable[[Batch, np.random.Generator], KeyOfQuery]
 ) -> SampledControl:
     """The true circuit with the attention of its second layer replaced by `rule`, up to a fifth of it uniform."""
 
     def control(rng: np.random.Generator) -> DetectorInput:
         task, batches = draw(rng)
-        model, spread = write(task), float(rng.uniform(0, 0.2))
+        model, uniform_share = write(task), float(rng.uniform(0, 0.2))
         state = rng.bit_generator.state
         patterns = []
         for batch in batches:
             rng.bit_generator.state = state  # a random rule samples the same values for every batch
             first, second = evaluate.attention_patterns(model, batch)
-            patterns.append([first, _one_hot(rule(batch, rng), second, spread)])
+            patterns.append([first, _one_hot(rule(batch, rng), second, uniform_share)])
         return DetectorInput(AttentionInput(tuple(patterns), batches))
 
     return control
 
 
-def _one_hot(keys: KeyOfQuery, like: Pattern, spread: float) -> Pattern:
-    places = torch.arange(like.shape[2])
+def _one_hot(keys: KeyOfQuery, like: Pattern, uniform_share: float) -> Pattern:
+    positions = torch.arange(like.shape[2])
     keys = np.clip(keys, 0, np.arange(like.shape[2]))
-    even = (places[:, None] >= places).to(like) / (places[:, None] + 1)
-    chosen = torch.nn.functional.one_hot(torch.from_numpy(keys), like.shape[3]).to(like)
-    return ((1 - spread) * chosen + spread * even)[:, None]
+    uniform = (positions[:, None] >= positions).to(like) / (positions[:, None] + 1)
+    one_hot = torch.nn.functional.one_hot(torch.from_numpy(keys), like.shape[3]).to(like)
+    return ((1 - uniform_share) * one_hot + uniform_share * uniform)[:, None]
 
 
-def _places(batch: Batch) -> KeyOfQuery:
+def _positions(batch: Batch) -> KeyOfQuery:
     return np.broadcast_to(np.arange(batch.tokens.shape[1]), batch.tokens.shape)
 
 
 def _end_of_input(batch: Batch, rng: np.random.Generator) -> KeyOfQuery:
     edges = batch.links["end of input"]
-    at = np.zeros(len(batch.tokens), dtype=int)
-    at[edges[:, 0]] = edges[:, 2]
-    return np.broadcast_to(at[:, None], batch.tokens.shape)
+    end_positions = np.zeros(len(batch.tokens), dtype=int)
+    end_positions[edges[:, 0]] = edges[:, 2]
+    return np.broadcast_to(end_positions[:, None], batch.tokens.shape)
 
 
-def _carried(batch: Batch) -> KeyOfQuery:
+def _carry_keys(batch: Batch) -> KeyOfQuery:
     keys = np.zeros(batch.tokens.shape, dtype=int)
     row, query, key = batch.links["carry"].T
     keys[row, query] = key
@@ -221,26 +228,26 @@ def _carried(batch: Batch) -> KeyOfQuery:
 
 def _carry_and_no_stop(batch: Batch, rng: np.random.Generator) -> KeyOfQuery:
     """The diagonal without a stop: the last query attends to the first input instead of the end of the input."""
-    return _carried(batch)
+    return _carry_keys(batch)
 
 
 def _carry_one_late(batch: Batch, rng: np.random.Generator) -> KeyOfQuery:
-    keys = _carried(batch) - 1
+    keys = _carry_keys(batch) - 1
     row, query, key = batch.links["stop"].T
     keys[row, query] = key
     return keys
 
 
 def _fixed_offset(batch: Batch, rng: np.random.Generator) -> KeyOfQuery:
-    return _places(batch) - int(rng.integers(4, 9))
+    return _positions(batch) - int(rng.integers(4, 9))
 
 
-def _last_like_it(batch: Batch, rng: np.random.Generator) -> KeyOfQuery:
+def _last_same_token(batch: Batch, rng: np.random.Generator) -> KeyOfQuery:
     """The last earlier position of the same token."""
     tokens = batch.tokens
-    places = np.arange(tokens.shape[1])
-    same = (tokens[:, :, None] == tokens[:, None, :]) & (places[:, None] > places)
-    return np.where(same, places, -1).max(axis=2)
+    positions = np.arange(tokens.shape[1])
+    is_same = (tokens[:, :, None] == tokens[:, None, :]) & (positions[:, None] > positions)
+    return np.where(is_same, positions, -1).max(axis=2)
 
 
 def _one_value(batch: Batch, rng: np.random.Generator) -> KeyOfQuery:
@@ -255,7 +262,7 @@ def _no_end_found(rng: np.random.Generator) -> DetectorInput:
     patterns = []
     for batch in batches:
         first, second = evaluate.attention_patterns(iteration_head(task), batch)
-        patterns.append([_one_hot(_places(batch), first, 1.0), second])
+        patterns.append([_one_hot(_positions(batch), first, 1.0), second])
     return DetectorInput(AttentionInput(tuple(patterns), batches))
 
 
@@ -280,9 +287,9 @@ def _trained_at_one_length(seed: int) -> tuple[IteratedMap, Transformer]:
 def _one_length(rng: np.random.Generator) -> DetectorInput:
     task, model = _trained_at_one_length(int(rng.integers(2)))
     batches = tuple(task.batch(rng.choice(task.inputs, size=(12, n)), np.full(12, n)) for n in (5, 6, 8))
-    works = evaluate.accuracy(model, {0: batches[0], 2: batches[2]}).sequence
+    task_accuracy = evaluate.accuracy(model, {0: batches[0], 2: batches[2]}).sequence
     return DetectorInput(
-        AttentionInput(tuple(evaluate.attention_patterns(model, batch) for batch in batches), batches), works
+        AttentionInput(tuple(evaluate.attention_patterns(model, batch) for batch in batches), batches), task_accuracy
     )
 
 
@@ -300,17 +307,17 @@ def _one_layer(rng: np.random.Generator) -> DetectorInput:
     task, model = _trained_with_one_layer(int(rng.integers(2)))
     batch = task.sample(rng, 24)
     (pattern,) = evaluate.attention_patterns(model, batch)
-    works = evaluate.accuracy(model, {0: batch}).token
-    return DetectorInput(AttentionInput(([pattern, pattern],), (batch,)), works)
+    task_accuracy = evaluate.accuracy(model, {0: batch}).token
+    return DetectorInput(AttentionInput(([pattern, pattern],), (batch,)), task_accuracy)
 
 
 def _previous(batch: Batch, rng: np.random.Generator) -> KeyOfQuery:
-    return _places(batch) - 1
+    return _positions(batch) - 1
 
 
 def _before_the_value(batch: Batch, rng: np.random.Generator) -> KeyOfQuery:
     """The earlier occurrence of the same key, one position before the target of an induction head."""
-    return _last_like_it(batch, rng)
+    return _last_same_token(batch, rng)
 
 
 _ITERATION, _INDUCTION = _CIRCUITS["iteration"], _CIRCUITS["induction"]
@@ -322,15 +329,15 @@ _ALL = (
         score="the factor on its three thresholds up to which a head passes all",
         score_of=iteration_score,
         threshold=1.0,
-        planted_positives=_plants("iteration"),
+        planted_positives=_planted_positives("iteration"),
         controls={
             "random weights": _random_weights(_iterated),
             "shuffled links": _shuffled_links(*_ITERATION),
-            "a fixed distance back": _look_alike(*_ITERATION, _fixed_offset),
-            "the previous token": _look_alike(*_ITERATION, _previous),
-            "the end of the input": _look_alike(*_ITERATION, _end_of_input),
-            "x_t, and x_1 instead of the end": _look_alike(*_ITERATION, _carry_and_no_stop),
-            "x_(t-1) instead of x_t": _look_alike(*_ITERATION, _carry_one_late),
+            "a fixed distance back": _replaced_attention(*_ITERATION, _fixed_offset),
+            "the previous token": _replaced_attention(*_ITERATION, _previous),
+            "the end of the input": _replaced_attention(*_ITERATION, _end_of_input),
+            "x_t, and x_1 instead of the end": _replaced_attention(*_ITERATION, _carry_and_no_stop),
+            "x_(t-1) instead of x_t": _replaced_attention(*_ITERATION, _carry_one_late),
             "no head before it finds the end": _no_end_found,
             "layers exchanged": _in_the_first_layer,
             "trained at one length": _one_length,
@@ -342,14 +349,14 @@ _ALL = (
         score="attention on that token, of the best head after the first layer",
         score_of=induction_score,
         threshold=0.5,
-        planted_positives=_plants("induction"),
+        planted_positives=_planted_positives("induction"),
         controls={
             "random weights": _random_weights(_recall),
             "shuffled links": _shuffled_links(*_INDUCTION),
-            "the previous token": _look_alike(*_INDUCTION, _previous),
-            "the earlier place of its token": _look_alike(*_INDUCTION, _before_the_value),
-            "any of the values": _look_alike(*_INDUCTION, _one_value),
-            "a fixed distance back": _look_alike(*_INDUCTION, _fixed_offset),
+            "the previous token": _replaced_attention(*_INDUCTION, _previous),
+            "the earlier place of its token": _replaced_attention(*_INDUCTION, _before_the_value),
+            "any of the values": _replaced_attention(*_INDUCTION, _one_value),
+            "a fixed distance back": _replaced_attention(*_INDUCTION, _fixed_offset),
             "trained with one layer": _one_layer,
         },
     ),

@@ -31,26 +31,32 @@ class BlockedAccuracies:
 
 def circuit_score(shown: BlockedAccuracies) -> float:
     """1 minus the smallest slack at which `name_circuit` returns the planted circuit (in a control, any circuit)."""
-    wanted = ("counter", "copy", "complement") if shown.circuit is None else (shown.circuit,)
+    accepted = ("counter", "copy", "complement") if shown.circuit is None else (shown.circuit,)
     for slack in np.linspace(0, 1, 201):
-        if name_circuit(shown.accuracy, shown.blocked, shown.floor, slack=float(slack)) in wanted:
+        if name_circuit(shown.accuracy, shown.blocked, shown.floor, slack=float(slack)) in accepted:
             return 1 - float(slack)
     return 0.0
 
 
 def _circuit_of_counter(bias: Literal["begin", "bracket"]) -> PlantedPositive:
     def plant(rng: np.random.Generator, noise: float) -> DetectorInput:
-        asked = _strings(rng)
-        circuits = find_circuits(_counter(rng, asked, noise, bias), asked)
-        one = circuits[int(rng.integers(len(circuits)))]
+        strings = _strings(rng)
+        circuits = find_circuits(_counter(rng, strings, noise, bias), strings)
+        measured_circuit = circuits[int(rng.integers(len(circuits)))]
         return DetectorInput(
-            BlockedAccuracies(one.accuracy, _asked(one.blocked), constant_accuracy(asked), "counter"), one.accuracy
+            BlockedAccuracies(
+                measured_circuit.accuracy,
+                _three_classes(measured_circuit.blocked),
+                constant_accuracy(strings),
+                "counter",
+            ),
+            measured_circuit.accuracy,
         )
 
     return plant
 
 
-def _asked(blocked: Mapping[str, float]) -> dict[str, float]:
+def _three_classes(blocked: Mapping[str, float]) -> dict[str, float]:
     return {
         "counted": blocked[COUNTED],
         "own brackets": blocked["own brackets"],
@@ -72,8 +78,8 @@ class ReaderKeys:
 
     def mass(self, weights: Mapping[str, float], name: str) -> Float[Tensor, " batch"]:
         """Attention on one class, with the given softmax weight per key of each class and nearly 0 elsewhere."""
-        given = sum((self.classes[key].double() * weight for key, weight in weights.items()), torch.tensor(1e-9))
-        scores = block_keys(~self.open[:, None])((given.log() + self.jitter)[:, None, None])
+        key_weights = sum((self.classes[key].double() * weight for key, weight in weights.items()), torch.tensor(1e-9))
+        scores = block_keys(~self.open[:, None])((key_weights.log() + self.jitter)[:, None, None])
         pattern = scores.softmax(dim=-1)[:, 0, 0]
         return (pattern * self.classes[name]).sum(dim=1)
 
@@ -101,12 +107,12 @@ def _reads_complement(keys: ReaderKeys, counts: Tensor) -> Tensor:
     return counts + outside - _count_by_mass(keys, "outside ones")
 
 
-def _either(first: Reader, second: Reader) -> Reader:
+def _redundant(first: Reader, second: Reader) -> Reader:
     """Two redundant circuits: the second answers if ones of the region are blocked for the first."""
 
     def read(keys: ReaderKeys, counts: Tensor) -> Tensor:
-        blind = (keys.classes[COUNTED] & ~keys.open).any(dim=1)
-        return torch.where(blind, second(keys, counts), first(keys, counts))
+        is_blocked = (keys.classes[COUNTED] & ~keys.open).any(dim=1)
+        return torch.where(is_blocked, second(keys, counts), first(keys, counts))
 
     return read
 
@@ -121,40 +127,42 @@ def _reads_written_in_ones(keys: ReaderKeys, counts: Tensor) -> Tensor:
     return share * counts
 
 
-def _broken(rng: np.random.Generator, reader: Reader, circuit: str | None, noise: float = 0.0) -> DetectorInput:
-    asked = _strings(rng)
-    label = int(rng.integers(asked.counts.shape[1]))
-    classes = {name: mask[:, label] for name, mask in key_classes(asked).items()}
-    counts = asked.counts[:, label].double()
-    jitter = noise * 3 * torch.from_numpy(rng.standard_normal(tuple(asked.tokens.shape)))
+def _blocked_reader_input(
+    rng: np.random.Generator, reader: Reader, circuit: str | None, noise: float = 0.0
+) -> DetectorInput:
+    strings = _strings(rng)
+    label = int(rng.integers(strings.counts.shape[1]))
+    classes = {name: mask[:, label] for name, mask in key_classes(strings).items()}
+    counts = strings.counts[:, label].double()
+    jitter = noise * 3 * torch.from_numpy(rng.standard_normal(tuple(strings.tokens.shape)))
 
-    def right(*blocked: str) -> float:
-        shut = sum((classes[name] for name in blocked), torch.zeros_like(classes[COUNTED]))
-        answers = reader(ReaderKeys(classes, jitter, ~shut), counts).round()
+    def accuracy_with_blocked(*blocked: str) -> float:
+        blocked_keys = sum((classes[name] for name in blocked), torch.zeros_like(classes[COUNTED]))
+        answers = reader(ReaderKeys(classes, jitter, ~blocked_keys), counts).round()
         return (answers == counts).double().mean().item()
 
-    accuracy = right()
-    without = {
-        "counted": right(COUNTED),
-        "own brackets": right("own [", "own ]"),
-        "outside ones": right("outside ones"),
+    accuracy = accuracy_with_blocked()
+    blocked_accuracies = {
+        "counted": accuracy_with_blocked(COUNTED),
+        "own brackets": accuracy_with_blocked("own [", "own ]"),
+        "outside ones": accuracy_with_blocked("outside ones"),
     }
     chance = counts.long().bincount().max().item() / len(counts)
-    return DetectorInput(BlockedAccuracies(accuracy, without, chance, circuit), accuracy)
+    return DetectorInput(BlockedAccuracies(accuracy, blocked_accuracies, chance, circuit), accuracy)
 
 
 def _reader(reader: Reader, circuit: str) -> PlantedPositive:
-    return lambda rng, noise: _broken(rng, reader, circuit, noise)
+    return lambda rng, noise: _blocked_reader_input(rng, reader, circuit, noise)
 
 
 def _no_circuit(reader: Reader) -> SampledControl:
-    return lambda rng: _broken(rng, reader, None)
+    return lambda rng: _blocked_reader_input(rng, reader, None)
 
 
 def _random_counter(rng: np.random.Generator) -> DetectorInput:
     """The counter with all weights replaced by noise."""
-    exhibit = _circuit_of_counter("begin")(rng, 1.0)
-    return replace(exhibit, shown=replace(exhibit.shown, circuit=None))
+    case_input = _circuit_of_counter("begin")(rng, 1.0)
+    return replace(case_input, shown=replace(case_input.shown, circuit=None))
 
 
 DETECTORS = {
@@ -172,8 +180,8 @@ DETECTORS = {
             "reads by subtracting": _reader(_reads_complement, "complement"),
         },
         controls={
-            "counts or copies": _no_circuit(_either(_reads_counter, _reads_copy)),
-            "counts or subtracts": _no_circuit(_either(_reads_counter, _reads_complement)),
+            "counts or copies": _no_circuit(_redundant(_reads_counter, _reads_copy)),
+            "counts or subtracts": _no_circuit(_redundant(_reads_counter, _reads_complement)),
             "always the commonest count": _no_circuit(_reads_nothing),
             "noise for weights": _random_counter,
         },

@@ -34,18 +34,20 @@ def _strings(rng: np.random.Generator, rows: int = 384) -> StringBatch:
 
 
 def _counter(
-    rng: np.random.Generator, asked: StringBatch, noise: float, bias: Literal["begin", "bracket"]
+    rng: np.random.Generator, strings: StringBatch, noise: float, bias: Literal["begin", "bracket"]
 ) -> EncoderDecoder:
     half = float(rng.uniform(4, 20))
-    model = contextual_counter(asked.counts.shape[1], asked.tokens.shape[1], bias=bias, half=half)
+    model = contextual_counter(strings.counts.shape[1], strings.tokens.shape[1], bias=bias, half=half)
     return add_noise(rotate_encoder_basis(model, rng), noise, rng)
 
 
-def _watched(model: EncoderDecoder, asked: StringBatch, point: str) -> tuple[Tensor, Bool[Tensor, "batch label"]]:
+def _watch_and_score(
+    model: EncoderDecoder, strings: StringBatch, point: str
+) -> tuple[Tensor, Bool[Tensor, "batch label"]]:
     """Activations at a hook point, and the mask of correct answers."""
-    with watch(model, point) as seen, torch.no_grad():
-        right = count_logits(model, asked).argmax(dim=-1) == asked.counts
-    return seen[point], right
+    with watch(model, point) as cache, torch.no_grad():
+        correct = count_logits(model, strings).argmax(dim=-1) == strings.counts
+    return cache[point], correct
 
 
 # Region probes -------------------------------------------------------------------------------------------------------
@@ -64,50 +66,52 @@ class EncodedOnes:
 def region_score(shown: EncodedOnes) -> float:
     """(accuracy - floor) / (1 - floor) of the linear probe, with the larger of its two floors."""
     rng = np.random.default_rng(shown.seed)
-    found = linear_probe(shown.features, shown.regions, shown.groups, rng)
-    chance = max(found.majority, found.shuffled)
-    return (found.accuracy - chance) / (1 - chance) if chance < 1 else 0.0
+    probe = linear_probe(shown.features, shown.regions, shown.groups, rng)
+    chance = max(probe.majority, probe.shuffled)
+    return (probe.accuracy - chance) / (1 - chance) if chance < 1 else 0.0
 
 
-def _coded(rng: np.random.Generator, asked: StringBatch, code: Tensor, noise: float = 0.0) -> DetectorInput:
+def _encoded_ones(rng: np.random.Generator, strings: StringBatch, code: Tensor, noise: float = 0.0) -> DetectorInput:
     """A code of every token, projected on random directions, at the positions of ones."""
-    at = asked.tokens == ONE
+    is_one = strings.tokens == ONE
     width = int(rng.choice([8, 16, 32, 64]))
     clean = code.double() @ torch.from_numpy(rng.standard_normal((code.shape[-1], width)))
-    clean = clean / clean[at].std().clamp(min=1e-9)
+    clean = clean / clean[is_one].std().clamp(min=1e-9)
     features = (1 - noise) * clean + noise * torch.from_numpy(rng.standard_normal(tuple(clean.shape)))
-    return _at_ones(rng, asked, features)
+    return _at_ones(rng, strings, features)
 
 
 def _at_ones(
-    rng: np.random.Generator, asked: StringBatch, features: Tensor, works: float | None = None
+    rng: np.random.Generator, strings: StringBatch, features: Tensor, task_accuracy: float | None = None
 ) -> DetectorInput:
-    at = asked.tokens == ONE
-    groups = torch.arange(len(asked))[:, None].expand_as(at)[at]
-    return DetectorInput(EncodedOnes(features[at].detach(), asked.regions[at], groups, int(rng.integers(2**31))), works)
+    is_one = strings.tokens == ONE
+    groups = torch.arange(len(strings))[:, None].expand_as(is_one)[is_one]
+    return DetectorInput(
+        EncodedOnes(features[is_one].detach(), strings.regions[is_one], groups, int(rng.integers(2**31))), task_accuracy
+    )
 
 
 def _region_at(point: str) -> PlantedPositive:
     def plant(rng: np.random.Generator, noise: float) -> DetectorInput:
-        asked = _strings(rng, 64)
-        seen, right = _watched(_counter(rng, asked, noise, "begin"), asked, point)
-        return _at_ones(rng, asked, seen, right.double().mean().item())
+        strings = _strings(rng, 64)
+        activations, correct = _watch_and_score(_counter(rng, strings, noise, "begin"), strings, point)
+        return _at_ones(rng, strings, activations, correct.double().mean().item())
 
     return plant
 
 
 def _region_code(code: Callable[[Tensor], Tensor]) -> PlantedPositive:
     def plant(rng: np.random.Generator, noise: float) -> DetectorInput:
-        asked = _strings(rng, 64)
-        return _coded(rng, asked, code(asked.regions), noise)
+        strings = _strings(rng, 64)
+        return _encoded_ones(rng, strings, code(strings.regions), noise)
 
     return plant
 
 
 def _no_region(code: Callable[[np.random.Generator, StringBatch], Tensor]) -> SampledControl:
     def control(rng: np.random.Generator) -> DetectorInput:
-        asked = _strings(rng, 64)
-        return _coded(rng, asked, code(rng, asked))
+        strings = _strings(rng, 64)
+        return _encoded_ones(rng, strings, code(rng, strings))
 
     return control
 
@@ -116,19 +120,19 @@ def _one_hot(x: Tensor) -> Tensor:
     return torch.nn.functional.one_hot(x.long(), int(x.max()) + 1).double()
 
 
-def _position(rng: np.random.Generator, asked: StringBatch) -> Tensor:
-    places = torch.arange(asked.tokens.shape[1], dtype=torch.double)
-    return torch.stack([f(places / scale) for f in (torch.sin, torch.cos) for scale in (1, 3, 10, 30)], dim=1).expand(
-        len(asked), -1, -1
-    )
+def _position(rng: np.random.Generator, strings: StringBatch) -> Tensor:
+    positions = torch.arange(strings.tokens.shape[1], dtype=torch.double)
+    return torch.stack(
+        [f(positions / scale) for f in (torch.sin, torch.cos) for scale in (1, 3, 10, 30)], dim=1
+    ).expand(len(strings), -1, -1)
 
 
 def _shuffled_regions(rng: np.random.Generator) -> DetectorInput:
     """A region code, labelled with the regions of another string."""
-    asked = _strings(rng, 64)
-    code = _one_hot(asked.regions)
-    order = torch.from_numpy(rng.permutation(len(asked)))
-    return _coded(rng, replace(asked, regions=asked.regions[order]), code)
+    strings = _strings(rng, 64)
+    code = _one_hot(strings.regions)
+    order = torch.from_numpy(rng.permutation(len(strings)))
+    return _encoded_ones(rng, replace(strings, regions=strings.regions[order]), code)
 
 
 def _random_encoder(rng: np.random.Generator) -> DetectorInput:
@@ -149,69 +153,71 @@ class ClassMasses:
 
 def bias_score(shown: ClassMasses) -> float:
     """Attention share of the class returned by `name_bias`; 0 if it is not the planted class."""
-    found = name_bias(shown.masses, COUNTED, bar=0.0)
-    return found.share if shown.bias in (None, found.name) else 0.0
+    bias_token = name_bias(shown.masses, COUNTED, threshold=0.0)
+    return bias_token.share if shown.bias in (None, bias_token.name) else 0.0
 
 
 def _bias_of_counter(bias: Literal["begin", "bracket"]) -> PlantedPositive:
     def plant(rng: np.random.Generator, noise: float) -> DetectorInput:
-        asked = _strings(rng)
-        pattern, right = _watched(_counter(rng, asked, noise, bias), asked, "decoder.cross.pattern")
-        label = int(rng.integers(asked.counts.shape[1]))
-        masses = mass_by_class(pattern[:, 0], key_classes(asked))
+        strings = _strings(rng)
+        pattern, correct = _watch_and_score(_counter(rng, strings, noise, bias), strings, "decoder.cross.pattern")
+        label = int(rng.integers(strings.counts.shape[1]))
+        masses = mass_by_class(pattern[:, 0], key_classes(strings))
         name = "begin" if bias == "begin" else "own ["
         shown = ClassMasses({key: mass[:, label] for key, mass in masses.items()}, name)
-        return DetectorInput(shown, right[:, label].double().mean().item())
+        return DetectorInput(shown, correct[:, label].double().mean().item())
 
     return plant
 
 
-def _weights(rng: np.random.Generator, asked: StringBatch, label: int) -> dict[str, Float[Tensor, "batch key"]]:
+def _weights(rng: np.random.Generator, strings: StringBatch, label: int) -> dict[str, Float[Tensor, "batch key"]]:
     """Indicator of each class of keys, for the query of a label."""
-    return {name: mask[:, label].double() for name, mask in key_classes(asked).items()}
+    return {name: mask[:, label].double() for name, mask in key_classes(strings).items()}
 
 
-def _compared(weight: Float[Tensor, "batch key"], classes: Mapping[str, Tensor], bias: str | None) -> DetectorInput:
+def _class_masses(weight: Float[Tensor, "batch key"], classes: Mapping[str, Tensor], bias: str | None) -> DetectorInput:
     pattern = weight / weight.sum(dim=1, keepdim=True)
     return DetectorInput(ClassMasses({name: (pattern * mask).sum(dim=1) for name, mask in classes.items()}, bias))
 
 
 def _any_class(rng: np.random.Generator, noise: float) -> DetectorInput:
     """A query that attends to its ones and to the tokens of one class; noise is added to all scores."""
-    asked = _strings(rng)
-    label = int(rng.integers(1, asked.counts.shape[1]))  # the first region has no earlier brackets
-    classes = _weights(rng, asked, label)
+    strings = _strings(rng)
+    label = int(rng.integers(1, strings.counts.shape[1]))  # the first region has no earlier brackets
+    classes = _weights(rng, strings, label)
     names = [name for name, mask in classes.items() if name != COUNTED and bool(mask.any(dim=1).all())]
     bias = names[rng.integers(len(names))]
     per_key = float(rng.uniform(2, 20)) / classes[bias].sum(dim=1, keepdim=True)
     weight = classes[COUNTED] + per_key * classes[bias] + 0.003
     jitter = torch.from_numpy(rng.standard_normal(tuple(weight.shape)))
-    return _compared(((1 - noise) * weight.log() + 3 * noise * jitter).exp(), classes, bias)
+    return _class_masses(((1 - noise) * weight.log() + 3 * noise * jitter).exp(), classes, bias)
 
 
 def _no_class(how: Callable[[np.random.Generator, Mapping[str, Tensor]], Tensor]) -> SampledControl:
     def control(rng: np.random.Generator) -> DetectorInput:
-        asked = _strings(rng)
-        classes = _weights(rng, asked, int(rng.integers(asked.counts.shape[1])))
-        return _compared(how(rng, classes), classes, None)
+        strings = _strings(rng)
+        classes = _weights(rng, strings, int(rng.integers(strings.counts.shape[1])))
+        return _class_masses(how(rng, classes), classes, None)
 
     return control
 
 
 def _two_classes(rng: np.random.Generator, classes: Mapping[str, Tensor]) -> Tensor:
     names = [name for name, mask in classes.items() if name != COUNTED and bool(mask.any(dim=1).all())]
-    chosen = rng.choice(names, size=2, replace=False)
+    chosen_names = rng.choice(names, size=2, replace=False)
     share = float(rng.uniform(0.4, 0.6))
-    mixed = sum(part * _spread(classes[name]) for name, part in zip(chosen, (share, 1 - share), strict=True))
-    return classes[COUNTED] / 10 + mixed
+    mixture = sum(
+        part * _uniform_over(classes[name]) for name, part in zip(chosen_names, (share, 1 - share), strict=True)
+    )
+    return classes[COUNTED] / 10 + mixture
 
 
-def _spread(mask: Tensor) -> Tensor:
+def _uniform_over(mask: Tensor) -> Tensor:
     return mask / mask.sum(dim=1, keepdim=True).clamp(min=1)
 
 
 def _every_class(rng: np.random.Generator, classes: Mapping[str, Tensor]) -> Tensor:
-    return torch.as_tensor(sum(_spread(mask) for mask in classes.values()))
+    return torch.as_tensor(sum(_uniform_over(mask) for mask in classes.values()))
 
 
 def _evenly(rng: np.random.Generator, classes: Mapping[str, Tensor]) -> Tensor:

@@ -64,13 +64,13 @@ def _into_null_space(rank: Callable[[int], int]) -> PlantedPositive:
         change = _change(rng, weight, rank(weight.shape[1]))
         directions = left_singular_directions(weight)
         inside = _unit(change - directions @ (directions.T @ change))
-        mixed = (1 - noise) * inside + noise * _change(rng, weight, rank(weight.shape[1]))
-        return DetectorInput(ChangedWeight(mixed, weight))
+        noisy = (1 - noise) * inside + noise * _change(rng, weight, rank(weight.shape[1]))
+        return DetectorInput(ChangedWeight(noisy, weight))
 
     return plant
 
 
-def _elsewhere(make: Callable[[np.random.Generator, Tensor], Tensor]) -> SampledControl:
+def _changed_weight(make: Callable[[np.random.Generator, Tensor], Tensor]) -> SampledControl:
     def control(rng: np.random.Generator) -> DetectorInput:
         weight = _weight(rng)
         return DetectorInput(ChangedWeight(make(rng, weight), weight))
@@ -109,19 +109,19 @@ def _two_clusters(outliers: bool, line: bool) -> PlantedPositive:
     def plant(rng: np.random.Generator, noise: float) -> DetectorInput:
         cloud = _cloud(rng)
         half, size = len(cloud) // 2, cloud.norm(dim=1).mean()
-        apart = _unit(_normal(rng, cloud.shape[1])) * size * float(rng.uniform(1, 3))
+        offset = _unit(_normal(rng, cloud.shape[1])) * size * float(rng.uniform(1, 3))
         if line:
-            cloud = 0.1 * cloud + apart * _normal(rng, len(cloud), 1) * 0.3
+            cloud = 0.1 * cloud + offset * _normal(rng, len(cloud), 1) * 0.3
         if outliers:
             cloud[:: half // 5] *= 5
-        first, second = cloud[:half], cloud[half:] + apart
+        first, second = cloud[:half], cloud[half:] + offset
         both = torch.cat([first, second])
         # Noise swaps cases between the groups; at 100 % the labels carry no information.
-        moved = torch.from_numpy(rng.random(half) < noise / 2)
+        swapped = torch.from_numpy(rng.random(half) < noise / 2)
         return DetectorInput(
             ActivationClouds(
-                torch.where(moved[:, None], both[half : 2 * half], both[:half]),
-                torch.where(moved[:, None], both[:half], both[half : 2 * half]),
+                torch.where(swapped[:, None], both[half : 2 * half], both[:half]),
+                torch.where(swapped[:, None], both[:half], both[half : 2 * half]),
             )
         )
 
@@ -181,11 +181,11 @@ def _rows(rng: np.random.Generator, alike: bool = False) -> Tensor:
     return torch.linalg.qr(_normal(rng, width, vocab))[0].T.contiguous()
 
 
-def _swaps(alike: bool, turn: bool) -> PlantedPositive:
+def _swaps(alike: bool, other_tokens: bool) -> PlantedPositive:
     def plant(rng: np.random.Generator, noise: float) -> DetectorInput:
         rows = _rows(rng, alike)
         swap = _unit(rows[0] - rows[1])
-        if turn:  # the direction also raises other tokens slightly
+        if other_tokens:  # the direction also raises other tokens slightly
             swap = _unit(swap + 0.3 * _unit(_normal(rng, len(rows)) @ rows))
         return DetectorInput(
             SteeringDirection((1 - noise) * swap + noise * _unit(_normal(rng, rows.shape[1])), rows, 0, 1)
@@ -230,26 +230,28 @@ def feature_score(shown: GroupedActivations) -> float:
     ratios = []
     for same in (shown.indicator[half:], ~shown.indicator[half:]):
         if bool(group[same].any()) and not bool(group[same].all()):
-            found = compare_features(fires[same], group[same])
-            ratios.append(abs(found.difference) / max(found.chance, 1e-9))
+            test = compare_features(fires[same], group[same])
+            ratios.append(abs(test.difference) / max(test.chance, 1e-9))
     return sum(ratios) / len(ratios) if ratios else 0.0
 
 
 def _sparse(rng: np.random.Generator, cases: int, extra: Tensor | None = None) -> Tensor:
     """Sparse combinations of random directions; `extra` marks the cases with an additional active direction."""
-    width, many = 32, 24
-    directions = F.normalize(_normal(rng, many + 1, width), dim=1)
-    codes = torch.from_numpy((rng.random((cases, many)) < 0.1) * rng.uniform(0.5, 1.5, (cases, many)))
-    x = codes @ directions[:many] + 0.03 * _normal(rng, cases, width)
+    width, direction_count = 32, 24
+    directions = F.normalize(_normal(rng, direction_count + 1, width), dim=1)
+    codes = torch.from_numpy(
+        (rng.random((cases, direction_count)) < 0.1) * rng.uniform(0.5, 1.5, (cases, direction_count))
+    )
+    x = codes @ directions[:direction_count] + 0.03 * _normal(rng, cases, width)
     if extra is not None:
-        x = x + extra[:, None] * directions[many] * 1.5
+        x = x + extra[:, None] * directions[direction_count] * 1.5
     return x
 
 
 CASES = 1600
 
 
-def _told_by_feature(inside: float, outside: float) -> PlantedPositive:
+def _feature_marks_group(inside: float, outside: float) -> PlantedPositive:
     def plant(rng: np.random.Generator, noise: float) -> DetectorInput:
         group = torch.from_numpy(rng.random(CASES) < 0.5)
         rates = torch.where(group, (1 - noise) * inside + noise * outside, outside)
@@ -261,7 +263,7 @@ def _told_by_feature(inside: float, outside: float) -> PlantedPositive:
     return plant
 
 
-def _told_by_nothing(make: Callable[[np.random.Generator, Tensor], Tensor]) -> SampledControl:
+def _no_feature(make: Callable[[np.random.Generator, Tensor], Tensor]) -> SampledControl:
     def control(rng: np.random.Generator) -> DetectorInput:
         group = torch.from_numpy(rng.random(CASES) < rng.uniform(0.2, 0.8))
         return DetectorInput(GroupedActivations(make(rng, group), group, torch.from_numpy(rng.random(CASES) < 0.5)))
@@ -294,11 +296,11 @@ _ALL = (
             "of rank 1": _into_null_space(lambda width: 1),
         },
         controls={
-            "random, of full rank": _elsewhere(lambda rng, w: _change(rng, w, w.shape[1])),
-            "random, of rank 4": _elsewhere(lambda rng, w: _change(rng, w, 4)),
-            "random, of rank 1": _elsewhere(lambda rng, w: _change(rng, w, 1)),
-            "the weight, scaled": _elsewhere(lambda rng, w: 0.1 * w),
-            "in the column space": _elsewhere(_in_column_space),
+            "random, of full rank": _changed_weight(lambda rng, w: _change(rng, w, w.shape[1])),
+            "random, of rank 4": _changed_weight(lambda rng, w: _change(rng, w, 4)),
+            "random, of rank 1": _changed_weight(lambda rng, w: _change(rng, w, 1)),
+            "the weight, scaled": _changed_weight(lambda rng, w: 0.1 * w),
+            "in the column space": _changed_weight(_in_column_space),
         },
     ),
     Detector(
@@ -345,14 +347,14 @@ _ALL = (
         score_of=feature_score,
         threshold=1.2,
         planted_positives={
-            "fires in 70 % against 10 %": _told_by_feature(0.7, 0.1),
-            "fires in 50 % against 10 %": _told_by_feature(0.5, 0.1),
-            "fires in 40 % against 80 %": _told_by_feature(0.4, 0.8),
+            "fires in 70 % against 10 %": _feature_marks_group(0.7, 0.1),
+            "fires in 50 % against 10 %": _feature_marks_group(0.5, 0.1),
+            "fires in 40 % against 80 %": _feature_marks_group(0.4, 0.8),
         },
         controls={
-            "no difference": _told_by_nothing(lambda rng, group: _sparse(rng, CASES)),
-            "activations a little larger": _told_by_nothing(_larger),
-            "no structure": _told_by_nothing(lambda rng, group: _normal(rng, CASES, 32)),
+            "no difference": _no_feature(lambda rng, group: _sparse(rng, CASES)),
+            "activations a little larger": _no_feature(_larger),
+            "no structure": _no_feature(lambda rng, group: _normal(rng, CASES, 32)),
             "the trivial indicator": _indicator,
         },
     ),

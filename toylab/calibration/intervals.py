@@ -42,22 +42,24 @@ class SeedDistribution:
 
 def seed_distributions() -> list[SeedDistribution]:
     """The simulated distributions: two continuous ones, and every published claim with a value for every seed."""
-    found = [
+    distributions = [
         SeedDistribution("normal", lambda rng, size: rng.standard_normal(size), 0.0, 0.0),
         SeedDistribution("lognormal", lambda rng, size: np.exp(rng.standard_normal(size)), 1.0, math.exp(0.5)),
     ]
     for standing in published_scoreboard():
         for claim in standing.claims:
-            held = np.sort(np.array([*claim.details["by seed"].values()], dtype=float)) if claim.seeds else np.zeros(0)
-            if len(held) >= FEWEST_SEEDS and held[0] < held[-1]:
-                found.append(_of_values(f"{standing.study}, {claim.id}", held))
-    return found
+            values = (
+                np.sort(np.array([*claim.details["by seed"].values()], dtype=float)) if claim.seeds else np.zeros(0)
+            )
+            if len(values) >= FEWEST_SEEDS and values[0] < values[-1]:
+                distributions.append(_of_values(f"{standing.study}, {claim.id}", values))
+    return distributions
 
 
-def _of_values(name: str, held: np.ndarray) -> SeedDistribution:
+def _of_values(name: str, values: np.ndarray) -> SeedDistribution:
     """Sampling with replacement. The median is the lower of the two middle values, so that it is attained."""
     return SeedDistribution(
-        name, lambda rng, size: rng.choice(held, size), float(held[(len(held) - 1) // 2]), float(held.mean())
+        name, lambda rng, size: rng.choice(values, size), float(values[(len(values) - 1) // 2]), float(values.mean())
     )
 
 
@@ -89,7 +91,7 @@ def coverage(population: SeedDistribution, seeds: int, draws: int = 400) -> Cove
 
 
 def _share(intervals: Iterable[Interval | None], truth: float) -> float:
-    return float(np.mean([found[0] <= truth <= found[1] for found in intervals if found is not None]))
+    return float(np.mean([bounds[0] <= truth <= bounds[1] for bounds in intervals if bounds is not None]))
 
 
 def _student(row: np.ndarray) -> Interval:
@@ -118,8 +120,8 @@ def one_sided_errors(population: SeedDistribution, rule: str, draws: int = 400) 
     }
     values = [dict(enumerate(row.tolist())) for row in rows]
     return {
-        told: float(np.mean([decide(one, criterion, "median", plan).word == word for one in values]))
-        for told, (criterion, word) in wrong.items()
+        name: float(np.mean([decide(sample, criterion, "median", plan).word == word for sample in values]))
+        for name, (criterion, word) in wrong.items()
     }
 
 
@@ -128,39 +130,44 @@ def share_error(rule: str, share: float = 0.5) -> float:
     looks."""
     seeds, fixed = SIZES_OF_RULES[rule]
     looks = {look.seeds: look.level for look in Plan(tuple(range(seeds)), fixed).looks}
-    going, supported = {0: 1.0}, 0.0  # probability of each number of passes, over undecided runs
-    for seen in range(1, seeds + 1):
-        more: dict[int, float] = {}
-        for passed, chance in going.items():
-            more[passed] = more.get(passed, 0.0) + chance * (1 - share)
-            more[passed + 1] = more.get(passed + 1, 0.0) + chance * share
-        going = more
-        if seen in looks:
-            ends = {passed: share_interval(passed, seen, looks[seen]) for passed in going}
-            supported += sum(chance for passed, chance in going.items() if ends[passed][0] > 0.5)
-            going = {passed: chance for passed, chance in going.items() if ends[passed][0] <= 0.5 <= ends[passed][1]}
+    undecided, supported = {0: 1.0}, 0.0  # probability of each number of passes, over undecided runs
+    for seed_count in range(1, seeds + 1):
+        updated: dict[int, float] = {}
+        for passed, chance in undecided.items():
+            updated[passed] = updated.get(passed, 0.0) + chance * (1 - share)
+            updated[passed + 1] = updated.get(passed + 1, 0.0) + chance * share
+        undecided = updated
+        if seed_count in looks:
+            bounds = {passed: share_interval(passed, seed_count, looks[seed_count]) for passed in undecided}
+            supported += sum(chance for passed, chance in undecided.items() if bounds[passed][0] > 0.5)
+            undecided = {
+                passed: chance for passed, chance in undecided.items() if bounds[passed][0] <= 0.5 <= bounds[passed][1]
+            }
     return supported
 
 
-def coverage_table(chosen: Sequence[SeedDistribution]) -> str:
+def coverage_table(distributions: Sequence[SeedDistribution]) -> str:
     """Coverage by number of seeds, and error rates of every rule, including the least favourable published claims."""
     lines = [["population", "seeds", "median, exact", "mean, Student", "mean, bootstrap"]]
     for seeds in SIZES:
-        found = [coverage(one, seeds) for one in chosen]
-        rows = [*found[:2], *_spread(found[2:])]
-        lines += [[one.population, str(seeds), *map(_told, (one.median, one.student, one.resampled))] for one in rows]
+        coverages = [coverage(item, seeds) for item in distributions]
+        rows = [*coverages[:2], *_lowest_and_median(coverages[2:])]
+        lines += [
+            [item.population, str(seeds), *map(_three_decimals, (item.median, item.student, item.resampled))]
+            for item in rows
+        ]
     errors = [["rule", "median, simulated", "share, enumerated"]]
     for rule in SIZES_OF_RULES:
-        largest = max(max(one_sided_errors(one, rule).values()) for one in chosen)
+        largest = max(max(one_sided_errors(item, rule).values()) for item in distributions)
         errors.append([rule, f"{largest:.3f}", f"{share_error(rule):.4f}"])
     return f"{align_columns(lines)}\n\n{align_columns(errors)}"
 
 
-def _spread(found: Sequence[Coverage]) -> list[Coverage]:
+def _lowest_and_median(coverages: Sequence[Coverage]) -> list[Coverage]:
     """The published claims with the lowest and with the median coverage of Student's interval."""
-    ordered = sorted(found, key=lambda one: one.student)
+    ordered = sorted(coverages, key=lambda item: item.student)
     return [ordered[0], ordered[len(ordered) // 2]] if ordered else []
 
 
-def _told(share: float | None) -> str:
+def _three_decimals(share: float | None) -> str:
     return "" if share is None else f"{share:.3f}"

@@ -17,7 +17,9 @@ from toylab.console import ToylabError, unknown_name
 from toylab.runs.registry import load_class, refuse_incomplete
 
 
-def from_flags(kind: type, default: Any, arguments: list[str], program: str, parser: argparse.ArgumentParser) -> Any:
+def from_flags(
+    settings_class: type, default: Any, arguments: list[str], program: str, parser: argparse.ArgumentParser
+) -> Any:
     """A dataclass of settings parsed from flags; invalid flags exit with code 2.
 
     Args:
@@ -35,44 +37,46 @@ def from_flags(kind: type, default: Any, arguments: list[str], program: str, par
     for word in arguments:
         if not word.isprintable() and any("\ud800" <= char <= "\udfff" for char in word):
             raise ToylabError(f"{word!a}: is not valid {sys.getfilesystemencoding()} text; set LC_ALL=C.UTF-8")
-    fault, said = None, io.StringIO()
+    user_error, stderr = None, io.StringIO()
     try:
-        with redirect_stderr(said):
-            return tyro.cli(kind, default=default, args=arguments, prog=program)
+        with redirect_stderr(stderr):
+            return tyro.cli(settings_class, default=default, args=arguments, prog=program)
     except SystemExit as left:
-        fault = _fault(left)
-        if fault is None:
+        user_error = _user_error(left)
+        if user_error is None:
             raise
     finally:
-        if fault is None:
-            sys.stderr.write(said.getvalue())
-    assert fault is not None  # else it was raised above
-    raise fault
+        if user_error is None:
+            sys.stderr.write(stderr.getvalue())
+    assert user_error is not None  # else it was raised above
+    raise user_error
 
 
-def _fault(left: SystemExit) -> ValueError | None:
+def _user_error(exit_error: SystemExit) -> ValueError | None:
     """The `ValueError` of a user's class that tyro misread as an invalid flag, if that caused the exit."""
-    error: BaseException | None = left
+    error: BaseException | None = exit_error
     while error is not None and not isinstance(error, ValueError):
         error = error.__context__
     if error is None or isinstance(error, ToylabError):
         return None
-    homes = [str(frame.f_globals.get("__name__")).split(".")[0] for frame, _ in traceback.walk_tb(error.__traceback__)]
-    while "tyro" in homes:
-        homes.pop(0)
-    return error if set(homes) - sys.stdlib_module_names else None
+    packages = [
+        str(frame.f_globals.get("__name__")).split(".")[0] for frame, _ in traceback.walk_tb(error.__traceback__)
+    ]
+    while "tyro" in packages:
+        packages.pop(0)
+    return error if set(packages) - sys.stdlib_module_names else None
 
 
 def print_json(value: Any) -> None:
     """Print JSON to standard output, with escapes if its encoding is not UTF-8."""
     encoding = (sys.stdout.encoding or "ascii").lower().replace("-", "")
-    plain = encoding != "utf8"  # the console's own escapes are not JSON
-    print(json.dumps(value, indent=1, ensure_ascii=plain))
+    ascii_only = encoding != "utf8"  # the console's own escapes are not JSON
+    print(json.dumps(value, indent=1, ensure_ascii=ascii_only))
 
 
-def usual_folder(study: str, kind: str) -> Path:
+def usual_folder(study: str, suffix: str) -> Path:
     """The default folder for a run of a study."""
-    return Path("runs") / f"{study.replace(':', '-')}-{kind}"
+    return Path("runs") / f"{study.replace(':', '-')}-{suffix}"
 
 
 def chosen_study(options: argparse.Namespace, rest: list[str]) -> Any:
@@ -80,21 +84,21 @@ def chosen_study(options: argparse.Namespace, rest: list[str]) -> Any:
     from toylab.runs import registry
 
     check_name("study", options, rest, registry.study_names(), known_tasks())
-    kind = registry.load_study(options.study).STUDY
-    return settings_from_flags(kind, registry.preset_settings(kind, options.preset), options, rest)
+    study_class = registry.load_study(options.study).STUDY
+    return settings_from_flags(study_class, registry.preset_settings(study_class, options.preset), options, rest)
 
 
 def chosen_task(options: argparse.Namespace, rest: list[str]) -> type:
     """A task class by its name, or a user's class by `package.module:Class`; the working directory comes first."""
     from toylab.runs import registry
 
-    known = known_tasks()
-    check_name("task", options, rest, known, registry.study_names())
+    task_classes = known_tasks()
+    check_name("task", options, rest, task_classes, registry.study_names())
     if ":" not in options.task:
-        return known[options.task]
-    kind = load_class("task", options.task)
-    refuse_incomplete("task", options.task, kind, ("sample", "solve"))
-    return kind
+        return task_classes[options.task]
+    task_class = load_class("task", options.task)
+    refuse_incomplete("task", options.task, task_class, ("sample", "solve"))
+    return task_class
 
 
 def complete(task: Any, name: str) -> Any:
@@ -132,7 +136,7 @@ def check_name(
     raise unknown_name(kind, name, known)
 
 
-def settings_from_flags(kind: type, default: Any, options: argparse.Namespace, rest: list[str]) -> Any:
+def settings_from_flags(settings_class: type, default: Any, options: argparse.Namespace, rest: list[str]) -> Any:
     """A dataclass of settings, parsed from the flags that the command itself does not define."""
     name = options.task if hasattr(options, "task") else options.study
-    return from_flags(kind, default, rest, f"toylab {options.command} {name}", options.parser)
+    return from_flags(settings_class, default, rest, f"toylab {options.command} {name}", options.parser)

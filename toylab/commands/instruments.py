@@ -20,13 +20,13 @@ def calibrate_probes(options: argparse.Namespace, rest: list[str]) -> None:
         return
     from toylab.calibration import calibrate_all, calibration_json, calibration_table, detector_names
 
-    found = calibrate_all(options.probe or detector_names(), options.seed, options.each, options.workers)
+    calibrations = calibrate_all(options.probe or detector_names(), options.seed, options.each, options.workers)
     if options.json:
-        print_json([calibration_json(one) for one in found])
+        print_json([calibration_json(calibration) for calibration in calibrations])
     elif options.probe:
-        print("\n\n".join(str(one) for one in found))
+        print("\n\n".join(str(calibration) for calibration in calibrations))
     else:
-        print(calibration_table(found))
+        print(calibration_table(calibrations))
         print("Best: optimal cutoffs on the selection half. Hits: planted positives found;")
         print("false alarms: controls found; on held-out cases, with 95 % intervals.")
         print("Noise: more than half are missed. Details: toylab calibrate PROBE")
@@ -49,25 +49,27 @@ def measure_speed(options: argparse.Namespace, rest: list[str]) -> None:
     refuse_unwritable("out", options.out / "bench.json")
     limit = bench.matmul_limit(device=options.device) / 1e9
     about |= {"device": options.device, "matmul_gigaflops": round(limit, 1)}
-    earlier, found = bench.earlier_ratios(options.out, about), []
-    for one in progress_bar(
+    earlier, measured = bench.earlier_ratios(options.out, about), []
+    for comparison in progress_bar(
         comparisons, desc="comparisons", bar_format="{desc}: {n} {elapsed}", disable=None, leave=False
     ):
-        found.append(one)
-        path = bench.keep_record(options.out, found, about)  # written now, since the next benchmark may be interrupted
+        measured.append(comparison)
+        path = bench.keep_record(
+            options.out, measured, about
+        )  # written now, since the next benchmark may be interrupted
     if options.json:
-        print_json(bench.comparisons_json(found))
+        print_json(bench.comparisons_json(measured))
         return
     if options.markdown:
-        print(bench.comparisons_markdown(found))
+        print(bench.comparisons_markdown(measured))
         return
-    print(bench.comparisons_table(found))
+    print(bench.comparisons_table(measured))
     print(f"{about['processor']}, torch {about['torch']}; float32 products reach {limit:.0f} GF/s on one thread")
-    lines = [f"{one.work}: {one.note}" for one in found if one.note]
-    short = [one for one in found if not one.met]
-    lines.append(f"{len(found) - len(short)} of {len(found)} targets met" + ("; missed by" if short else ""))
-    lines += [f"  {one}" for one in short]
-    lines += [f"since the previous benchmark: {line}" for line in bench.changes_since(found, earlier)]
+    lines = [f"{comparison.work}: {comparison.note}" for comparison in measured if comparison.note]
+    missed = [comparison for comparison in measured if not comparison.met]
+    lines.append(f"{len(measured) - len(missed)} of {len(measured)} targets met" + ("; missed by" if missed else ""))
+    lines += [f"  {comparison}" for comparison in missed]
+    lines += [f"since the previous benchmark: {line}" for line in bench.changes_since(measured, earlier)]
     if not bench.has_lens():
         lines.append("TransformerLens is not installed: pip install 'toylab[bench]' adds it")
     print("\n".join([*lines, f"Written to {path}"]))
@@ -81,20 +83,20 @@ def _measure_growth(options: argparse.Namespace) -> None:
 
     bench.check_device(options.device)
     refuse_unwritable("out", options.out / "growth.json")
-    found = list(progress_bar(growth_curves(options.device), desc="curves", total=9, disable=None, leave=False))
-    told = [{**asdict(one), "exponent": one.exponent} for one in found]
-    write_json(options.out / "growth.json", {**bench.machine_description(), "curves": told})
+    curves = list(progress_bar(growth_curves(options.device), desc="curves", total=9, disable=None, leave=False))
+    records = [{**asdict(curve), "exponent": curve.exponent} for curve in curves]
+    write_json(options.out / "growth.json", {**bench.machine_description(), "curves": records})
     if options.json:
-        print_json(told)
-    for size in dict.fromkeys(one.size for one in found):
-        lines = [one for one in found if one.size == size]
-        drawn = figures.plot_growth(
-            {one.work: (one.sizes, one.seconds) for one in lines},
+        print_json(records)
+    for size in dict.fromkeys(curve.size for curve in curves):
+        lines = [curve for curve in curves if curve.size == size]
+        axes = figures.plot_growth(
+            {curve.work: (curve.sizes, curve.seconds) for curve in lines},
             xlabel=size,
-            exponents={one.work: one.exponent for one in lines},
+            exponents={curve.work: curve.exponent for curve in lines},
             title=f"Cost against {size}",
         )
         path = options.out / f"growth-{size.replace(' ', '-')}.svg"
-        write_text(path, canvas.to_svg(canvas.whole_figure(drawn)))
+        write_text(path, canvas.to_svg(canvas.whole_figure(axes)))
         if not options.json:
             print("\n".join([*map(str, lines), f"  {path}"]))

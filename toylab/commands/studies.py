@@ -54,14 +54,14 @@ def looked_at(first: Sequence[int], out: Path | str) -> Iterator[tuple[int, ...]
     from toylab.verdicts.decision import LOOKS
 
     path = Path(out) / "settings.json"
-    held = tuple(read_settings(path)["settings"]["seeds"]) if exists(path) else ()
-    following = itertools.count((*held, *first)[0])
-    if held:
-        yield held
+    seeds = tuple(read_settings(path)["settings"]["seeds"]) if exists(path) else ()
+    following = itertools.count((*seeds, *first)[0])
+    if seeds:
+        yield seeds
     for size in LOOKS:
-        if size > len(held):
-            held += tuple(itertools.islice((seed for seed in following if seed not in held), size - len(held)))
-            yield held
+        if size > len(seeds):
+            seeds += tuple(itertools.islice((seed for seed in following if seed not in seeds), size - len(seeds)))
+            yield seeds
 
 
 def run_all(options: argparse.Namespace, rest: list[str]) -> None:
@@ -72,10 +72,10 @@ def run_all(options: argparse.Namespace, rest: list[str]) -> None:
         return
     parser = argparse.ArgumentParser("toylab run all", add_help=False, allow_abbrev=False)
     parser.add_argument("--seeds", type=int, nargs="+")
-    common, other = parser.parse_known_args(rest)
-    if other:
+    common, unknown = parser.parse_known_args(rest)
+    if unknown:
         raise ToylabError(
-            f"{other[0]}: is not an option of `run all`; it accepts --preset, --seeds, --workers and --out"
+            f"{unknown[0]}: is not an option of `run all`; it accepts --preset, --seeds, --workers and --out"
         )
 
     from toylab.runs import registry, scoreboard
@@ -93,18 +93,22 @@ def run_all(options: argparse.Namespace, rest: list[str]) -> None:
     looks = [
         looked_at(run.study.seeds, run.folder) if options.until_decided else iter([run.study.seeds]) for run in runs
     ]
-    going = list(zip(runs, looks, strict=True))
+    active = list(zip(runs, looks, strict=True))
     done: dict[Path, Any] = {}
     try:
         with dask_executor(options.scheduler) as cluster:
-            while going := [
-                (replace(run, study=replace(run.study, seeds=seeds)), more)
-                for run, more in going
-                if (seeds := next(more, None))
+            while active := [
+                (replace(run, study=replace(run.study, seeds=seeds)), looks_left)
+                for run, looks_left in active
+                if (seeds := next(looks_left, None))
             ]:
-                done |= {run.folder: run.study for run, _ in going}
-                execute_all([run for run, _ in going], "all studies", options.workers, executor=cluster)
-                going = [(run, more) for run, more in going if options.until_decided and not is_decided(run.folder)]
+                done |= {run.folder: run.study for run, _ in active}
+                execute_all([run for run, _ in active], "all studies", options.workers, executor=cluster)
+                active = [
+                    (run, looks_left)
+                    for run, looks_left in active
+                    if options.until_decided and not is_decided(run.folder)
+                ]
             if options.sham:
                 shams = [Run(untrained_study(done[run.folder]), run.name, run.folder / SHAM) for run in runs]
                 execute_all(shams, "all studies, untrained", options.workers, executor=cluster)
@@ -134,9 +138,9 @@ def check_claims(options: argparse.Namespace) -> None:
     from toylab.runs import registry
     from toylab.runs.lock import check_run, read_lock
 
-    found = check_run(options.folder, registry.load_study(options.study).STUDY if options.study else None)
-    if found:
-        raise ToylabError(f"{options.folder}: differs from its claims lock:\n  " + "\n  ".join(found))
+    differences = check_run(options.folder, registry.load_study(options.study).STUDY if options.study else None)
+    if differences:
+        raise ToylabError(f"{options.folder}: differs from its claims lock:\n  " + "\n  ".join(differences))
     lock = read_lock(options.folder)
     commit = f", committed {lock['commit']}" if lock["commit"] else ""
     print(f"Run, lock and code agree: {len(lock['claims'])} claims, locked by {lock['locked by']}{commit}.")
@@ -147,7 +151,7 @@ def report_run(options: argparse.Namespace, rest: list[str]) -> None:
     from toylab.files import exists
     from toylab.runs import registry
 
-    kind = registry.load_study(options.study).STUDY if options.study else None
+    study_class = registry.load_study(options.study).STUDY if options.study else None
     if exists(options.folder / "settings.json"):
         if options.json or options.markdown:
             form = "json" if options.json else "markdown"
@@ -156,15 +160,15 @@ def report_run(options: argparse.Namespace, rest: list[str]) -> None:
             )
         from toylab.runs.judge import judge_and_report
 
-        print(judge_and_report(options.folder, kind))
+        print(judge_and_report(options.folder, study_class))
         return
     from toylab.runs import scoreboard
 
     if not options.json and not options.markdown:
-        print(scoreboard.finish_all(options.folder, kind))
+        print(scoreboard.finish_all(options.folder, study_class))
         return
-    standings = scoreboard.build_scoreboard(options.folder, kind)
+    standings = scoreboard.build_scoreboard(options.folder, study_class)
     if options.json:
-        print_json([asdict(one) for one in standings])
+        print_json([asdict(standing) for standing in standings])
     else:
         print(scoreboard.board_markdown(standings))

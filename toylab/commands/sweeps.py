@@ -16,9 +16,9 @@ from toylab.runs.registry import load_class
 
 def sweep_study(options: argparse.Namespace, rest: list[str]) -> None:
     """`toylab sweep`."""
-    own = options.resume is not None and ":" in (options.study or "")
+    is_user_study = options.resume is not None and ":" in (options.study or "")
     if options.resume is not None and (
-        (options.study and not own) or options.grid or options.jobs or options.out or rest
+        (options.study and not is_user_study) or options.grid or options.jobs or options.out or rest
     ):
         raise ToylabError(
             "continue: reads the study and its settings from the folder; omit them, except your own module:Class"
@@ -35,8 +35,8 @@ def sweep_study(options: argparse.Namespace, rest: list[str]) -> None:
     out = options.resume or options.out or usual_folder(options.study, "sweep")
     with dask_executor(options.scheduler) as cluster:
         if points is None:
-            kind = load_class("study", options.study) if own else None
-            rows = resume_sweep(out, study=kind, workers=options.workers, executor=cluster)
+            study_class = load_class("study", options.study) if is_user_study else None
+            rows = resume_sweep(out, study=study_class, workers=options.workers, executor=cluster)
         else:
             rows = sweep(points, out, workers=options.workers, executor=cluster, jobs=options.jobs)
     seconds = sum(row["result.cost.cpu_seconds"] for row in rows if row["status"] == "done")
@@ -48,7 +48,7 @@ def print_table(options: argparse.Namespace, rest: list[str]) -> None:
     """`toylab table`."""
     from toylab.runs import table
 
-    rows = _selected(options)
+    rows = _filtered_rows(options)
     if options.names:
         print("\n".join(rows[0]))
         return
@@ -57,7 +57,7 @@ def print_table(options: argparse.Namespace, rest: list[str]) -> None:
     if options.by:
         rows = table.group_means(rows, options.by, options.columns)
         if options.json or options.csv:
-            rows = [_spread(row) for row in rows]
+            rows = [_interval_columns(row) for row in rows]
         names = list(rows[0])
     elif options.columns:
         rows, names = table.with_thresholds(rows, options.columns)
@@ -68,9 +68,11 @@ def print_table(options: argparse.Namespace, rest: list[str]) -> None:
     elif options.csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(names)
-        writer.writerows([[_plain(row[name]) for name in names] for row in rows])
+        writer.writerows([[_json_cell(row[name]) for name in names] for row in rows])
     else:
-        print(align_columns([_short(names), *([table.format_value(row[name]) for name in names] for row in rows)]))
+        print(
+            align_columns([_short_names(names), *([table.format_value(row[name]) for name in names] for row in rows)])
+        )
 
 
 def plot_rows(options: argparse.Namespace, rest: list[str]) -> None:
@@ -79,39 +81,39 @@ def plot_rows(options: argparse.Namespace, rest: list[str]) -> None:
     from toylab.report import canvas, figures
     from toylab.runs import table
 
-    rows = _selected(options)
+    rows = _filtered_rows(options)
     by = [options.x, *([options.by] if options.by else [])]
-    found = table.group_means(rows, by, [options.y])
-    x, *other, y = found[0]
+    means = table.group_means(rows, by, [options.y])
+    x, *other, y = means[0]
     groups: dict[str, dict[Any, tuple[float, float, float]]] = {}
-    for line in found:
-        group = f"{_short(other)[0]} {table.format_value(line[other[0]])}" if other else ""
-        place = (
-            line[x]
-            if isinstance(line[x], int | float) and not isinstance(line[x], bool)
-            else table.format_value(line[x])
+    for mean_row in means:
+        group = f"{_short_names(other)[0]} {table.format_value(mean_row[other[0]])}" if other else ""
+        position = (
+            mean_row[x]
+            if isinstance(mean_row[x], int | float) and not isinstance(mean_row[x], bool)
+            else table.format_value(mean_row[x])
         )
-        ends = (
-            line[y].mean if end is None else end for end in (line[y].low, line[y].high)
+        bounds = (
+            mean_row[y].mean if bound is None else bound for bound in (mean_row[y].low, mean_row[y].high)
         )  # a single row has no interval
-        groups.setdefault(group, {})[place] = (line[y].mean, *ends)
-    counts = sorted({line[y].count for line in found})
+        groups.setdefault(group, {})[position] = (mean_row[y].mean, *bounds)
+    counts = sorted({mean_row[y].count for mean_row in means})
     count = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    (xlabel,), (ylabel,) = _short([x]), _short([y])
+    (xlabel,), (ylabel,) = _short_names([x]), _short_names([y])
     out = options.out or options.folder / f"{_file_name(ylabel)}-by-{_file_name(xlabel)}.svg"
     if out.suffix not in (".svg", ".png", ".pdf"):
         raise ToylabError(f"out={out}: the name must end with .svg, .png or .pdf")
     refuse_unwritable("out", out)
-    what = "mean" if y in rows[0] else "share"  # a threshold such as accuracy>=.99 is not a column
-    title = f"vertical lines: 95 % intervals of the {what}"
-    ax = figures.plot_intervals(groups, xlabel=xlabel, ylabel=f"{ylabel}, {what} of {count}", title=title)
+    statistic = "mean" if y in rows[0] else "share"  # a threshold such as accuracy>=.99 is not a column
+    title = f"vertical lines: 95 % intervals of the {statistic}"
+    ax = figures.plot_intervals(groups, xlabel=xlabel, ylabel=f"{ylabel}, {statistic} of {count}", title=title)
     if options.out is None:
         refuse_links(options.folder, out)
     write_bytes(out, canvas.figure_bytes(canvas.whole_figure(ax), out.suffix[1:]))
     print(out.resolve())
 
 
-def _selected(options: argparse.Namespace) -> list[dict[str, Any]]:
+def _filtered_rows(options: argparse.Namespace) -> list[dict[str, Any]]:
     from toylab.runs.table import filter_rows, load_runs
 
     rows = filter_rows(load_runs(options.folder, "claims" if options.claims else "jobs"), options.where)
@@ -120,33 +122,33 @@ def _selected(options: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
-def _short(names: Sequence[str]) -> list[str]:
+def _short_names(names: Sequence[str]) -> list[str]:
     """The last part of each name, or the full names if the last parts are not unique."""
-    ends = [name.removeprefix("settings.").removeprefix("result.") for name in names]
-    return ends if len(set(ends)) == len(ends) else list(names)
+    short_names = [name.removeprefix("settings.").removeprefix("result.") for name in names]
+    return short_names if len(set(short_names)) == len(short_names) else list(names)
 
 
-def _spread(row: dict[str, Any]) -> dict[str, Any]:
+def _interval_columns(row: dict[str, Any]) -> dict[str, Any]:
     """Each mean as four columns (mean, low, high, count), for CSV and JSON."""
     from toylab.runs.table import MeanInterval
 
-    found: dict[str, Any] = {}
+    columns: dict[str, Any] = {}
     for name, value in row.items():
         if isinstance(value, MeanInterval):
-            found |= {
+            columns |= {
                 name: value.mean,
                 f"{name}.low": value.low,
                 f"{name}.high": value.high,
                 f"{name}.count": value.count,
             }
         elif value is None:
-            found |= {name: None, f"{name}.low": None, f"{name}.high": None, f"{name}.count": 0}
+            columns |= {name: None, f"{name}.low": None, f"{name}.high": None, f"{name}.count": 0}
         else:
-            found[name] = value
-    return found
+            columns[name] = value
+    return columns
 
 
-def _plain(value: Any) -> Any:
+def _json_cell(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, list | dict) else value
 
 

@@ -34,8 +34,8 @@ def _entry(name: str, text: str | None) -> str:
 
 def show_rows(options: argparse.Namespace, rest: list[str]) -> None:
     """`toylab show`."""
-    kind = chosen_task(options, rest)
-    task = complete(settings_from_flags(kind, None, options, rest), options.task)
+    task_class = chosen_task(options, rest)
+    task = complete(settings_from_flags(task_class, None, options, rest), options.task)
     batch = task.sample(tasks.stream(options.seed, "show"), options.rows)
     rule = "\n" + "-" * 80 + "\n"
     print(rule.join(tasks.render(task, batch, row, columns=80) for row in range(options.rows)))
@@ -45,23 +45,23 @@ def check_laws(options: argparse.Namespace, rest: list[str]) -> None:
     """`toylab check`."""
     from toylab.tasks.check import LAWS, law_in_words, try_laws
 
-    kind = chosen_task(options, rest)
-    task = complete(settings_from_flags(kind, None, options, rest), options.task)
-    broken = []
+    task_class = chosen_task(options, rest)
+    task = complete(settings_from_flags(task_class, None, options, rest), options.task)
+    failures = []
     for law, failure in try_laws(task, examples=options.examples):
-        broken.append(failure)
+        failures.append(failure)
         if not (failure and failure.again):
             print(failure or f"holds: {law_in_words(law)}", flush=True)
-    again = sum(failure.again for failure in broken if failure)
-    more = f" ({again} more fail for a cause shown above)" if again else ""
-    print(f"{broken.count(None)} of {len(LAWS)} laws hold for {task}{more}")
-    if any(broken):
+    repeated = sum(failure.again for failure in failures if failure)
+    note = f" ({repeated} more fail for a cause shown above)" if repeated else ""
+    print(f"{failures.count(None)} of {len(LAWS)} laws hold for {task}{note}")
+    if any(failures):
         sys.exit(1)
 
 
 def train_model(options: argparse.Namespace, rest: list[str]) -> None:
     """`toylab train`."""
-    kind = chosen_task(options, rest)
+    task_class = chosen_task(options, rest)
 
     from toylab.files import file_errors, refuse_unwritable
     from toylab.model.checkpoint import save_model
@@ -70,26 +70,31 @@ def train_model(options: argparse.Namespace, rest: list[str]) -> None:
     from toylab.survey import DEFAULT_MODEL, UNTIL_SOLVED, survey, train_with_history
     from toylab.training.loop import TrainConfig
 
-    settings = make_dataclass(
+    settings_class = make_dataclass(
         "Training",
-        [("task", kind), ("model", ModelConfig, DEFAULT_MODEL), ("train", TrainConfig, UNTIL_SOLVED), ("seed", int, 0)],
+        [
+            ("task", task_class),
+            ("model", ModelConfig, DEFAULT_MODEL),
+            ("train", TrainConfig, UNTIL_SOLVED),
+            ("seed", int, 0),
+        ],
         kw_only=True,
     )
-    chosen = settings_from_flags(settings, None, options, rest)
+    settings = settings_from_flags(settings_class, None, options, rest)
     if options.out is not None:
         with file_errors(options.out):
             if options.out.exists():
                 raise ToylabError(f"out={options.out}: already exists; give another file, or delete it")
-    rows = complete(chosen.task, options.task).sample(tasks.stream(chosen.seed, "survey"), 256, "test")
+    rows = complete(settings.task, options.task).sample(tasks.stream(settings.seed, "survey"), 256, "test")
     if options.out is not None:
         refuse_unwritable("out", options.out)
     single_thread()
     model, state = train_with_history(
-        chosen.task, seed=chosen.seed, config=chosen.model, training=chosen.train, progress=kind.__name__
+        settings.task, seed=settings.seed, config=settings.model, training=settings.train, progress=task_class.__name__
     )
     if options.out is not None:
         save_model(options.out, model)
-    accuracy, goal = state.history[-1]["accuracy"], chosen.train.stop_at
+    accuracy, goal = state.history[-1]["accuracy"], settings.train.stop_at
     if goal is not None and accuracy < goal:
         print(f"not solved: accuracy {accuracy:.3f} on held-out rows after {state.step} steps, below {goal}")
         print("try more --train.steps, another --seed or a larger --model.width")

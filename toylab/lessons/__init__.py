@@ -49,16 +49,16 @@ def check(name: str, answer: Any) -> None:
     except UnfitError as error:
         print(f"{name}: {error}")
     except WrongError as error:
-        _wrong[name] += 1
-        given = min(_wrong[name], len(exercise.hints))
+        _wrong_attempts[name] += 1
+        hint_count = min(_wrong_attempts[name], len(exercise.hints))
         print(f"{name}: not yet. {error}")
-        print(f"Hint {given} of {len(exercise.hints)}: {exercise.hints[given - 1]}")
+        print(f"Hint {hint_count} of {len(exercise.hints)}: {exercise.hints[hint_count - 1]}")
     else:
-        del _wrong[name]  # hints restart after a correct answer
+        del _wrong_attempts[name]  # hints restart after a correct answer
         print(f"{name}: right. {exercise.right}")
 
 
-_wrong: Counter[str] = Counter()
+_wrong_attempts: Counter[str] = Counter()
 """Wrong attempts by exercise in this process; they select the next hint."""
 
 

@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional as F
 
 from toylab.calibration.patterns import one_head_patterns
-from toylab.lessons.answers import UnfitError, WrongError, _ask, _at, _compare, _draw, _kind, _numbers, _row, _try
+from toylab.lessons.answers import UnfitError, WrongError, _call, _compare, _numbers, _rng, _row, _token_at, _try, _type
 from toylab.tasks import Batch, IteratedMap, Polynomial, Task
 from toylab.tasks.check import LAWS, find_failure
 from toylab.tasks.task_laws import another_process_ends_and_draws_the_same_rows
@@ -28,12 +28,12 @@ def carry(answer: Any) -> None:
     for length in range(1, 7):
         row = _row(length)
         for t in range(1, length + 1):
-            query, key = _numbers(_ask(answer, length=length, t=t), (2,))
+            query, key = _numbers(_call(answer, length=length, t=t), (2,))
             case = f"For length={length}, t={t} your answer is ({query:g}, {key:g})"
             if query != row.index(f"s_{t}") - 1:
-                raise WrongError(f"{case}: {_at(row, query)}, and s_{t} is not the next token.")
+                raise WrongError(f"{case}: {_token_at(row, query)}, and s_{t} is not the next token.")
             if key != row.index(f"x_{t}"):
-                raise WrongError(f"{case}: {_at(row, key)}, which is not the input that s_{t} needs.")
+                raise WrongError(f"{case}: {_token_at(row, key)}, which is not the input that s_{t} needs.")
 
 
 def form_loss(answer: Any) -> None:
@@ -46,7 +46,7 @@ def form_loss(answer: Any) -> None:
         logits = torch.stack([known, *[guess] * (length - 1), known]).double()
         return F.cross_entropy(logits, torch.zeros(length + 1, dtype=torch.long)).item()
 
-    def breaks(case: Mapping[str, Any], said: np.ndarray) -> str:
+    def breaks(case: Mapping[str, Any], result: np.ndarray) -> str:
         if case["length"] == 1:
             return "such a row has the scored tokens s_1 and EoS, and this model knows both"
         return "the mean cross entropy over the scored tokens of such a row is different"
@@ -59,19 +59,19 @@ def maximum(answer: Any) -> None:
     if not (isinstance(answer, type) and issubclass(answer, IteratedMap)):
         raise UnfitError("pass the class itself, a subclass of IteratedMap.")
     task = _try(lambda: answer(lengths=(1, 5)), "making Maximum(lengths=(1, 5))")
-    rng = _draw("maximum")
+    rng = _rng("maximum")
     states, inputs = rng.integers(10, size=(2, 8))
 
     def larger(states: np.ndarray, inputs: np.ndarray) -> list[int]:
         return [sorted(pair)[-1] for pair in zip(states.tolist(), inputs.tolist(), strict=True)]
 
-    _compare(task.step, [{"states": states, "inputs": inputs}], larger, lambda case, said: "`step` is not the maximum")
+    _compare(task.step, [{"states": states, "inputs": inputs}], larger, lambda *_: "`step` is not the maximum")
     for start in (None, 0):
-        for drawn in (rng.integers(10, size=size).tolist() for size in (1, 3, 5)):
-            said = _ask(task.trace, inputs=drawn, start=start)
-            wanted = [sorted(drawn[:t])[-1] for t in range(1, len(drawn) + 1)]
-            if _numbers(said, (len(drawn),)).tolist() != wanted:
-                raise WrongError(f"For the inputs {drawn} `trace` gives {said}: a state is not the running maximum.")
+        for row in (rng.integers(10, size=size).tolist() for size in (1, 3, 5)):
+            result = _call(task.trace, inputs=row, start=start)
+            expected = [sorted(row[:t])[-1] for t in range(1, len(row) + 1)]
+            if _numbers(result, (len(row),)).tolist() != expected:
+                raise WrongError(f"For the inputs {row} `trace` gives {result}: a state is not the running maximum.")
     _keep_the_laws(task)
 
 
@@ -94,25 +94,25 @@ def address(answer: Any) -> None:
         row = _row(length)
         end = row.index("EoI")
         for position in range(end, len(row)):
-            said = float(_numbers(_ask(answer, position=position, end=end)))
-            case = f"For position={position}, end={end} your answer is {said:g}: {_at(row, said)}"
-            if position == len(row) - 1 and said != end:
+            result = float(_numbers(_call(answer, position=position, end=end)))
+            case = f"For position={position}, end={end} your answer is {result:g}: {_token_at(row, result)}"
+            if position == len(row) - 1 and result != end:
                 raise WrongError(f"{case}, but all states are written: only EoI itself can indicate that.")
-            if position < len(row) - 1 and said != row.index(row[position + 1].replace("s", "x")):
+            if position < len(row) - 1 and result != row.index(row[position + 1].replace("s", "x")):
                 raise WrongError(f"{case}, but {row[position + 1]} is due.")
 
 
 def steered(answer: Any) -> None:
     """The answers of a model whose iteration head attends to x_(t+1) instead of x_t."""
-    task, rng = Polynomial(), _draw("steered")
+    task, rng = Polynomial(), _rng("steered")
 
     def oracle(inputs: list[int], states: list[int]) -> list[int]:
         """Solve, for each answer, the prompt that ends with the next input in place of the correct one."""
         prompts = [[*inputs[:t], inputs[t + 1]] for t in range(len(inputs) - 1)]
         return [task.solve([task.task_token, *prompt, task.end_of_input])[-2] for prompt in prompts]
 
-    def breaks(case: Mapping[str, Any], said: np.ndarray) -> str:
-        t = int(np.argmax(said != oracle(**case))) + 1
+    def breaks(case: Mapping[str, Any], result: np.ndarray) -> str:
+        t = int(np.argmax(result != oracle(**case))) + 1
         before = f"s_{t - 1} and " if t > 1 else ""
         return f"the answer for s_{t} does not follow from {before}x_{t + 1} = {case['inputs'][t]}"
 
@@ -125,18 +125,18 @@ def steered(answer: Any) -> None:
 
 def peaky(answer: Any) -> None:
     """Peakiness by head: the share of linked queries with more than half of their attention on linked keys."""
-    rng = _draw("peaky")
+    rng = _rng("peaky")
 
     def oracle(pattern: torch.Tensor, links: np.ndarray) -> list[float]:
         heads = []
         for head in range(pattern.shape[1]):
-            held: dict[tuple[int, int], float] = {}
+            mass_of_query: dict[tuple[int, int], float] = {}
             for row, query, key in links.tolist():
-                held[row, query] = held.get((row, query), 0) + float(pattern[row, head, query, key])
-            heads.append(sum(mass > 0.5 for mass in held.values()) / len(held))
+                mass_of_query[row, query] = mass_of_query.get((row, query), 0) + float(pattern[row, head, query, key])
+            heads.append(sum(mass > 0.5 for mass in mass_of_query.values()) / len(mass_of_query))
         return heads
 
-    def breaks(case: Mapping[str, Any], said: np.ndarray) -> str:
+    def breaks(case: Mapping[str, Any], result: np.ndarray) -> str:
         links = case["links"]
         if len(np.unique(links[:, :2], axis=0)) == len(links):
             return "with one linked key per query, the share of peaky queries is different"
@@ -145,8 +145,8 @@ def peaky(answer: Any) -> None:
     cases = []
     for keys in (1, 2):
         pattern = torch.from_numpy(rng.dirichlet(np.full(6, 0.3), size=(3, 2, 6)))
-        places = [(row, query) for row in range(3) for query in range(2, 6)]
-        edges = [(*place, key) for place in places for key in rng.choice(3, keys, replace=False).tolist()]
+        linked_queries = [(row, query) for row in range(3) for query in range(2, 6)]
+        edges = [(*pair, key) for pair in linked_queries for key in rng.choice(3, keys, replace=False).tolist()]
         cases.append({"pattern": pattern, "links": np.array(edges)})
     _compare(answer, cases, oracle, breaks)
 
@@ -159,16 +159,16 @@ def tallies(answer: Any) -> None:
 
     def oracle(scores: np.ndarray, values: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """Softmax over every single token."""
-        tokens = [kind for kind, number in enumerate(counts) for _ in range(number)]
+        tokens = [token_type for token_type, number in enumerate(counts) for _ in range(number)]
         weights = torch.from_numpy(scores[tokens]).softmax(dim=0).numpy()
-        return np.asarray(sum(weight * values[kind] for weight, kind in zip(weights, tokens, strict=True)))
+        return np.asarray(sum(weight * values[token_type] for weight, token_type in zip(weights, tokens, strict=True)))
 
-    def breaks(case: Mapping[str, Any], said: np.ndarray) -> str:
+    def breaks(case: Mapping[str, Any], result: np.ndarray) -> str:
         if set(case["counts"].tolist()) == {1}:
             return "each type occurs once, and the result differs from the softmax"
         return "the softmax over the single tokens gives a different result"
 
-    rng = _draw("tally")
+    rng = _rng("tally")
     counts = ([1] * 5, [3, 1, 4, 1, 5], [40, 0, 2, 0, 1], rng.integers(0, 500, size=5))
     cases = [
         {"scores": rng.normal(size=5, scale=2), "values": rng.normal(size=(5, 2)), "counts": np.array(number)}
@@ -184,7 +184,7 @@ def count(answer: Any) -> None:
         """Search for the number of ones with this mass."""
         return float(min(range(100), key=lambda n: abs(n / (n + k) - mass)))
 
-    def breaks(case: Mapping[str, Any], said: np.ndarray) -> str:
+    def breaks(case: Mapping[str, Any], result: np.ndarray) -> str:
         return f"that many ones of weight 1, with a bias of {case['k']:g}, have a different attention mass"
 
     cases = [{"mass": n / (n + k), "k": k} for n, k in [(1, 1.0), (0, 4.0), (3, 1.0), (7, 11.2), (30, 5.5)]]
@@ -196,16 +196,16 @@ def elsewhere(answer: Any) -> None:
 
     def oracle(n: int, k: float, now: float) -> float:
         """Invert the learned curve at the observed mass, by bisection."""
-        seen, low, high = n / (n + now), 0.0, 1e4
+        observed, low, high = n / (n + now), 0.0, 1e4
         for _ in range(100):
             middle = (low + high) / 2
-            low, high = (middle, high) if middle / (middle + k) < seen else (low, middle)
+            low, high = (middle, high) if middle / (middle + k) < observed else (low, middle)
         return low
 
-    def breaks(case: Mapping[str, Any], said: np.ndarray) -> str:
+    def breaks(case: Mapping[str, Any], result: np.ndarray) -> str:
         if case["k"] == case["now"]:
             return "the bias is unchanged, so the answer must be n"
-        if (said < case["n"]) != (case["now"] > case["k"]):
+        if (result < case["n"]) != (case["now"] > case["k"]):
             return "a heavier bias must make the model count too few, a lighter one too many"
         return "on the learned curve, the observed mass belongs to a different count"
 
@@ -221,11 +221,11 @@ def chance(answer: Any) -> None:
 
     def oracle(rows: int, columns: int) -> float:
         """Mean energy of the output directions outside the column space of a random matrix."""
-        weight = _draw("chance").normal(size=(rows, columns))
+        weight = _rng("chance").normal(size=(rows, columns))
         inside = weight @ np.linalg.pinv(weight)
         return float(np.clip(1 - np.mean(np.diag(inside)), 0, 1))
 
-    def breaks(case: Mapping[str, Any], said: np.ndarray) -> str:
+    def breaks(case: Mapping[str, Any], result: np.ndarray) -> str:
         if case["columns"] >= case["rows"]:
             return "that many columns span the whole output space, so the null space is empty"
         return "that many columns span a different share of the output space"
@@ -239,12 +239,12 @@ def energy_in_null_space(answer: Any) -> None:
 
     def oracle(change: torch.Tensor, weight: torch.Tensor) -> float:
         """Energy share of the least-squares residual of the change on the weight's columns."""
-        missed = change - weight @ torch.linalg.lstsq(weight, change).solution
-        return float(missed.square().sum() / change.square().sum())
+        residual = change - weight @ torch.linalg.lstsq(weight, change).solution
+        return float(residual.square().sum() / change.square().sum())
 
-    def breaks(case: Mapping[str, Any], said: np.ndarray) -> str:
-        wanted = oracle(**case)
-        if wanted < 1e-9:
+    def breaks(case: Mapping[str, Any], result: np.ndarray) -> str:
+        expected = oracle(**case)
+        if expected < 1e-9:
             return "this change lies in the column space of the weight, so its share in the null space is 0"
         return "the squared norm outside the column space over the total squared norm is different"
 
@@ -267,7 +267,7 @@ def pull(answer: Any) -> None:
         (slope,) = torch.autograd.grad(-F.logsigmoid(beta * gain - beta * rejected), gain)
         return -slope.item()
 
-    def breaks(case: Mapping[str, Any], said: np.ndarray) -> str:
+    def breaks(case: Mapping[str, Any], result: np.ndarray) -> str:
         if case["chosen"] == case["rejected"]:
             return "the pull at equal gains is different"
         return "the pull decreases with the lead of the chosen answer, but to a different value"
@@ -283,20 +283,21 @@ def advantage(answer: Any) -> None:
     """Advantages of a group of rewards with the leave-one-out baseline."""
 
     def oracle(rewards: np.ndarray) -> list[float]:
-        return [reward - np.delete(rewards, place).mean() for place, reward in enumerate(rewards)]
+        return [reward - np.delete(rewards, index).mean() for index, reward in enumerate(rewards)]
 
-    def breaks(case: Mapping[str, Any], said: np.ndarray) -> str:
+    def breaks(case: Mapping[str, Any], result: np.ndarray) -> str:
         rewards = case["rewards"]
         if len(set(rewards.tolist())) == 1:
             return "all rewards are equal, so every advantage is 0"
-        more = np.array(rewards)
-        more[0] += 1
-        rise = _numbers(_ask(answer, rewards=more), rewards.shape)[0] - said[0]
+        raised = np.array(rewards)
+        raised[0] += 1
+        rise = _numbers(_call(answer, rewards=raised), rewards.shape)[0] - result[0]
         if abs(rise - 1) > 1e-6:
             return f"adding 1 to the first reward should add 1 to its advantage, but adds {rise:.3f} to yours"
         return "the mean reward of the other samples is different"
 
-    groups = [np.ones(4), np.array([1.0, 0, 0, 0]), np.array([1.0, 1, 0, 1, 0, 0, 1, 1]), _draw("advantage").random(5)]
+    fixed = ([1.0, 1, 1, 1], [1.0, 0, 0, 0], [1.0, 1, 0, 1, 0, 0, 1, 1])
+    groups = [*map(np.array, fixed), _rng("advantage").random(5)]
     _compare(answer, [{"rewards": rewards} for rewards in groups], oracle, breaks)
 
 
@@ -307,13 +308,13 @@ def opener(answer: Any) -> None:
         logits = torch.tensor([share, 1 - share], dtype=torch.double).log() + torch.tensor([nats, 0.0])
         return (logits / temperature).softmax(dim=0)[0].item()
 
-    def breaks(case: Mapping[str, Any], said: np.ndarray) -> str:
+    def breaks(case: Mapping[str, Any], result: np.ndarray) -> str:
         if case["nats"] == 0 and case["temperature"] == 1:
             return "neither vector nor temperature acts, so the share must not change"
-        if not 0 <= said <= 1:
+        if not 0 <= result <= 1:
             return "a share must be between 0 and 1"
-        moved = "the temperature" if case["nats"] == 0 else "the vector"
-        return f"{moved} changes the log-odds in a different way"
+        cause = "the temperature" if case["nats"] == 0 else "the vector"
+        return f"{cause} changes the log-odds in a different way"
 
     cases = [(0.14, 0.0, 1.0), (0.14, 3.0, 1.0), (0.14, 0.0, 0.5), (0.5, 1.0, 0.1), (0.3, -2.0, 0.7)]
     _compare(answer, [{"share": s, "nats": n, "temperature": t} for s, n, t in cases], oracle, breaks)
@@ -329,13 +330,13 @@ def reach(answer: Any) -> None:
         after = (stream_ + push) / np.sqrt(np.mean((stream_ + push) ** 2))
         return float(after @ (row - other))
 
-    def breaks(case: Mapping[str, Any], said: np.ndarray) -> str:
-        further = float(_numbers(_ask(answer, **{**case, "norm": 1e6})))
+    def breaks(case: Mapping[str, Any], result: np.ndarray) -> str:
+        further = float(_numbers(_call(answer, **{**case, "norm": 1e6})))
         if further > 2 * np.sqrt(len(case["row"])) * np.linalg.norm(case["row"] - case["other"]):
             return "the shift grows without bound in the vector's norm, but the final norm bounds the stream's norm"
         return "after adding the vector and normalising, the two logits differ by a different amount"
 
-    rng, cases = _draw("reach"), []
+    rng, cases = _rng("reach"), []
     for width, length, norm in ((4, 8.0, 6.0), (6, 3.0, 4.0), (9, 12.0, 35.0), (64, 40.0, 15.0)):
         row, other = rng.normal(size=(2, width))
         cases.append({"row": row, "other": other, "length": length, "norm": norm})
@@ -347,8 +348,8 @@ def reach(answer: Any) -> None:
 
 def sure_detector(answer: Any) -> None:
     """A score that is higher on planted positives than on decoys, on new links with arbitrary query positions."""
-    rng = _draw("detector")
-    places: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    rng = _rng("detector")
+    rules: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
         "the key before": lambda query, key: key - 1,
         "the key after": lambda query, key: key + 1,
         "the first token": lambda query, key: 0 * key,
@@ -356,15 +357,15 @@ def sure_detector(answer: Any) -> None:
         "any token": lambda query, key: rng.integers(0, query + 1),
     }
 
-    def score(keys: Callable | None, noise: float = 0.0, late: int = 0) -> float:
+    def score(keys: Callable | None, noise: float = 0.0, query_shift: int = 0) -> float:
         row, query = np.arange(12), rng.integers(5, 11, size=12)
         links = np.stack([row, query, rng.integers(1, query - 1)], axis=1)
-        looked = links[:, 2] if keys is None else keys(query, links[:, 2])
-        pattern = one_head_patterns(rng, links + np.array([0, late, 0]), looked, 12, noise)
-        return float(_numbers(_ask(answer, shown={"pattern": pattern, "links": links})))
+        attended = links[:, 2] if keys is None else keys(query, links[:, 2])
+        pattern = one_head_patterns(rng, links + np.array([0, query_shift, 0]), attended, 12, noise)
+        return float(_numbers(_call(answer, shown={"pattern": pattern, "links": links})))
 
     plants = {f"a positive with {noise:.0%} noise": [score(None, noise) for _ in range(8)] for noise in (0.0, 0.2, 0.4)}
-    controls = {f"a head that attends to {name}": [score(keys) for _ in range(8)] for name, keys in places.items()}
+    controls = {f"a head that attends to {name}": [score(keys) for _ in range(8)] for name, keys in rules.items()}
     controls["a head with the correct key at the next query"] = [score(None, late=1) for _ in range(8)]
     least, most = min(plants, key=lambda name: min(plants[name])), max(controls, key=lambda name: max(controls[name]))
     low, high = min(plants[least]), max(controls[most])
@@ -375,11 +376,11 @@ def sure_detector(answer: Any) -> None:
 def in_front(answer: Any) -> None:
     """A task class that satisfies the laws, and whose target is the letter in front of the star."""
     if not isinstance(answer, type):
-        raise UnfitError(f"pass the class itself; this is {_kind(answer)}.")
+        raise UnfitError(f"pass the class itself; this is {_type(answer)}.")
     task = _try(lambda: answer(length=6, letters=5), "making InFront(length=6, letters=5)")
-    batch = _try(lambda: task.sample(_draw("own"), 40), "sampling rows")
+    batch = _try(lambda: task.sample(_rng("own"), 40), "sampling rows")
     if not isinstance(batch, Batch):
-        raise UnfitError(f"`sample` should return a Batch, but this is {_kind(batch)}.")
+        raise UnfitError(f"`sample` should return a Batch, but this is {_type(batch)}.")
     _try(lambda: task.solve(batch.tokens[0].tolist()), "`solve`")
     _try(lambda: [_asks_for_the_letter_in_front(task, batch, number) for number in range(len(batch))], "reading rows")
     _keep_the_laws(task)
@@ -387,11 +388,11 @@ def in_front(answer: Any) -> None:
 
 def _asks_for_the_letter_in_front(task: Task, batch: Batch, number: int) -> bool:
     row = [task.vocabulary[token] for token in batch.tokens[number].tolist()]
-    case, place = f"A row reads {' '.join(row)!r}", row.index("*") - 1 if "*" in row else -1
-    if place < 0:
+    case, letter_position = f"A row reads {' '.join(row)!r}", row.index("*") - 1 if "*" in row else -1
+    if letter_position < 0:
         raise WrongError(f"{case}: there is no letter in front of a star.")
-    if batch.targets[number, -1] != task.vocabulary.index(row[place]):
+    if batch.targets[number, -1] != task.vocabulary.index(row[letter_position]):
         raise WrongError(f"{case}, but its target is not the letter in front of the star.")
-    if not any([number, len(row) - 1, place] in edges.tolist() for edges in batch.links.values()):
+    if not any([number, len(row) - 1, letter_position] in edges.tolist() for edges in batch.links.values()):
         raise WrongError(f"{case}: no link leads from the question mark to the letter in front of the star.")
     return True

@@ -24,22 +24,22 @@ class WrongError(Exception):
     """The answer has the correct type and is wrong; the message names the case and the violated property."""
 
 
-def require_answer(said: Any) -> Any:
+def require_answer(answer: Any) -> Any:
     """The answer, unless it is or contains the placeholder.
 
     Raises:
         WaitingError: for the placeholder.
     """
-    if said is ... or (isinstance(said, tuple | list) and any(part is ... for part in said)):
+    if answer is ... or (isinstance(answer, tuple | list) and any(part is ... for part in answer)):
         raise WaitingError
-    return said
+    return answer
 
 
-def _ask(answer: Any, **case: Any) -> Any:
+def _call(answer: Any, **case: Any) -> Any:
     """The result of an answer on one case. The arguments are copied, because the answer may modify them."""
     if not callable(answer):
-        raise UnfitError(f"expected a function, but this is {_kind(answer)}.")
-    return _try(lambda: answer(*deepcopy(list(case.values()))), f"for {_told(case)} it")
+        raise UnfitError(f"expected a function, but this is {_type(answer)}.")
+    return _try(lambda: answer(*deepcopy(list(case.values()))), f"for {_in_words(case)} it")
 
 
 def _try(call: Callable[[], Any], who: str) -> Any:
@@ -52,16 +52,16 @@ def _try(call: Callable[[], Any], who: str) -> Any:
         raise UnfitError(f"{who} raises {type(error).__name__}: {words}") from None
 
 
-def _numbers(said: Any, shape: tuple[int, ...] = ()) -> np.ndarray:
+def _numbers(result: Any, shape: tuple[int, ...] = ()) -> np.ndarray:
     """The result as an array of floats of the given shape; () is one number."""
-    wanted = f"numbers of shape {shape}" if shape else "one number"
+    expected = f"numbers of shape {shape}" if shape else "one number"
     try:
-        numbers = np.asarray(said.detach() if isinstance(said, torch.Tensor) else said)
+        numbers = np.asarray(result.detach() if isinstance(result, torch.Tensor) else result)
     except Exception:
-        raise UnfitError(f"{wanted} should be returned, but this is {_kind(said)}.") from None
+        raise UnfitError(f"{expected} should be returned, but this is {_type(result)}.") from None
     if numbers.dtype.kind not in "biuf" or numbers.shape != shape:
-        got = f"of shape {numbers.shape}" if numbers.dtype.kind in "biuf" else _kind(said)
-        raise UnfitError(f"{wanted} should be returned, but this is {got}.")
+        actual = f"of shape {numbers.shape}" if numbers.dtype.kind in "biuf" else _type(result)
+        raise UnfitError(f"{expected} should be returned, but this is {actual}.")
     return numbers.astype(float)
 
 
@@ -73,13 +73,13 @@ def _compare(
 ) -> None:
     """Compare an answer with an oracle on every case; `breaks` maps a case and its result to the violated property."""
     for case in cases:
-        wanted = np.asarray(oracle(**case), dtype=float)
-        said = _numbers(_ask(answer, **case), wanted.shape)
-        if not np.allclose(said, wanted, rtol=1e-5, atol=1e-7):
-            raise WrongError(f"For {_told(case)} your answer is {_short(said)}: {breaks(case, said)}.")
+        expected = np.asarray(oracle(**case), dtype=float)
+        result = _numbers(_call(answer, **case), expected.shape)
+        if not np.allclose(result, expected, rtol=1e-5, atol=1e-7):
+            raise WrongError(f"For {_in_words(case)} your answer is {_short(result)}: {breaks(case, result)}.")
 
 
-def _told(case: Mapping[str, Any]) -> str:
+def _in_words(case: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={_short(value)}" for name, value in case.items())
 
 
@@ -95,11 +95,11 @@ def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _kind(value: Any) -> str:
+def _type(value: Any) -> str:
     return "nothing (None)" if value is None else f"of type {type(value).__name__}"
 
 
-def _draw(name: str) -> np.random.Generator:
+def _rng(name: str) -> np.random.Generator:
     return stream(0, f"exercise {name}")
 
 
@@ -109,6 +109,6 @@ def _row(length: int) -> list[str]:
     return ["the task's token", *(f"x_{t}" for t in numbers), "EoI", *(f"s_{t}" for t in numbers)]
 
 
-def _at(row: Sequence[str], position: float) -> str:
+def _token_at(row: Sequence[str], position: float) -> str:
     inside = position in range(len(row))
     return f"position {position:g} holds {row[int(position)]}" if inside else f"there is no position {position:g}"

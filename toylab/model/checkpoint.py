@@ -21,7 +21,7 @@ _Model = TypeVar("_Model", bound=nn.Module)
 
 def save_model(path: Path | str, model: Transformer | EncoderDecoder) -> None:
     """Save the weights, config and sizes of a model to a safetensors file."""
-    sizes = {name: getattr(model, name) for name in _KINDS[type(model).__name__][2]}
+    sizes = {name: getattr(model, name) for name in _LOADERS[type(model).__name__][2]}
     about = {"kind": type(model).__name__, "config": asdict(model.config), **sizes}
     tensors = {name: t for name, t in model.state_dict().items() if not _is_tied(model, name)}
     write_tensors(path, tensors, about)
@@ -35,7 +35,7 @@ def load_model(path: Path | str) -> Any:
     """
     tensors, about = read_tensors(path)
     try:
-        kind, read_config, names = _KINDS[about.get("kind", "Transformer")]
+        model_class, read_config, names = _LOADERS[about.get("kind", "Transformer")]
         config, sizes = read_config(about["config"]), [about[name] for name in names]
         first = next(iter(tensors.values()), None)
         if first is None or not first.is_floating_point() or not all(type(size) is int for size in sizes):
@@ -43,13 +43,13 @@ def load_model(path: Path | str) -> Any:
     except (AttributeError, KeyError, TypeError, ToylabError) as error:
         raise ToylabError(f"{path}: does not hold a model of this version ({type(error).__name__}: {error})") from None
     try:  # a custom positional encoding may raise any error
-        model = kind(config, *sizes).to(first.dtype)
+        model = model_class(config, *sizes).to(first.dtype)
         absent, extra = model.load_state_dict(tensors, strict=False)
     except (ToylabError, RuntimeError, TypeError) as error:
         raise ToylabError(f"{path}: does not hold a model of this version ({error})") from error
-    wrong = [name for name in absent if not _is_tied(model, name)] + extra
-    if wrong:
-        raise ToylabError(f"{path}: does not hold the weights listed in its header ({', '.join(wrong)})")
+    mismatched = [name for name in absent if not _is_tied(model, name)] + extra
+    if mismatched:
+        raise ToylabError(f"{path}: does not hold the weights listed in its header ({', '.join(mismatched)})")
     return model
 
 
@@ -57,7 +57,7 @@ def _encoder_decoder_config(about: dict[str, Any]) -> EncoderDecoderConfig:
     return EncoderDecoderConfig(**{**about, "encoder": ModelConfig(**about["encoder"])})
 
 
-_KINDS: dict[str, tuple[type, Callable[[dict[str, Any]], Any], tuple[str, ...]]] = {
+_LOADERS: dict[str, tuple[type, Callable[[dict[str, Any]], Any], tuple[str, ...]]] = {
     "Transformer": (Transformer, lambda about: ModelConfig(**about), ("vocab", "context")),
     "EncoderDecoder": (EncoderDecoder, _encoder_decoder_config, ("symbols", "queries", "classes", "context")),
 }

@@ -58,12 +58,12 @@ class ModelConfig:
         if self.positions not in POSITIONS:
             raise unknown_name("positional encoding", self.positions, POSITIONS)
         if self.positions == "sinusoidal":
-            placed = self.width if self.position_width is None else self.position_width
-            if placed % 2 or not 2 <= placed <= self.width:
+            position_width = self.width if self.position_width is None else self.position_width
+            if position_width % 2 or not 2 <= position_width <= self.width:
                 name = "width" if self.position_width is None else "position_width"
                 raise ToylabError(
-                    f"{name}={placed}: sinusoidal positions need an even number of at most width={self.width}, for "
-                    f"example {2 * self.heads * 8 if self.position_width is None else max(2, self.width // 2 * 2)}"
+                    f"{name}={position_width}: sinusoidal positions need an even number of at most width={self.width}, "
+                    f"for example {2 * self.heads * 8 if self.position_width is None else max(2, self.width // 2 * 2)}"
                 )
         check_range("for example 10000", position_base=self.position_base, above=0)
         names = ("position_frequency", "position_std", "alibi_slope", "embedding_std")

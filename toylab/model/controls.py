@@ -42,8 +42,8 @@ def with_random_change(base: Trained, tuned: nn.Module, seed: int) -> Trained:
 
 def random_like(change: Float[Tensor, "*shape"], generator: torch.Generator) -> Float[Tensor, "*shape"]:
     """A random tensor with the shape and norm of a change, such as a steering vector."""
-    drawn = torch.randn(change.shape, generator=generator).to(change)
-    return drawn * (change.norm() / drawn.norm())
+    noise = torch.randn(change.shape, generator=generator).to(change)
+    return noise * (change.norm() / noise.norm())
 
 
 def _source(seed: int) -> torch.Generator:

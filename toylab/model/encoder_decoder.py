@@ -131,25 +131,25 @@ class Decoder(nn.Module):
         labels = len(self.queries)
         x = self.resid_pre(self.queries.expand(batch, -1, -1))
         if self.attn is not None and self.ln1 is not None:
-            read = self.ln1(x)
-            x = x + self.attn_out(self.attn(read, read, self._geometry(labels, labels, stream)))
+            normed = self.ln1(x)
+            x = x + self.attn_out(self.attn(normed, normed, self._attention_context(labels, labels, stream)))
         x = self.resid_mid(x)
-        fetched = self.cross_out(self.cross(x, stream, self._geometry(labels, keys, stream, seen)))
-        x = x + fetched if self.config.residual else fetched
+        attended = self.cross_out(self.cross(x, stream, self._attention_context(labels, keys, stream, seen)))
+        x = x + attended if self.config.residual else attended
         if self.mlp is not None and self.ln2 is not None:
             x = x + self.mlp_out(self.mlp(self.ln2(x)))
         x = self.resid_post(x)
         return self.head(self.config.logit_scale * x)
 
-    def _geometry(
+    def _attention_context(
         self, queries: int, keys: int, like: Tensor, seen: Bool[Tensor, "batch key"] | None = None
     ) -> AttentionContext:
         """Mask of padding only, without positions: label queries and string share no position index."""
         bias = like.new_zeros(1, 1, queries, keys)
         if seen is not None:
             bias = bias.expand(len(seen), -1, -1, -1).masked_fill(~seen[:, None, None], -torch.inf)
-        at = torch.zeros(1, max(queries, keys), dtype=torch.long, device=like.device)
-        return AttentionContext(self.positions, at[:, :queries], at[:, :keys], bias)
+        zeros = torch.zeros(1, max(queries, keys), dtype=torch.long, device=like.device)
+        return AttentionContext(self.positions, zeros[:, :queries], zeros[:, :keys], bias)
 
 
 def smooth_head(

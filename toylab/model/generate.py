@@ -45,38 +45,38 @@ def generate(
             `stop` or without a cache; for NaN logits.
     """
     _check_generation(prompt, steps, temperature, generator, stop, cache, samples, drop)
-    kept, prompt = KVCache() if cache else None, prompt.long()
+    kv_cache, prompt = KVCache() if cache else None, prompt.long()
     tokens, new = prompt.repeat_interleave(samples, dim=0), prompt
     rows = torch.arange(len(tokens), device=prompt.device)  # rows still in the batch
     ended = torch.zeros_like(rows, dtype=torch.bool)
     largest = []
     for step in range(steps):
-        logits = (model(new, cache=kept) if cache else model(tokens))[:, -1]
+        logits = (model(new, cache=kv_cache) if cache else model(tokens))[:, -1]
         if stop is not None and not 0 <= stop < logits.shape[-1]:
             raise ToylabError(f"stop={stop}: must be a token, from 0 to {logits.shape[-1] - 1}")
-        if kept is not None and step == 0 and samples > 1:
+        if kv_cache is not None and step == 0 and samples > 1:
             logits = logits.repeat_interleave(samples, dim=0)
-            kept.repeat(samples)
+            kv_cache.repeat(samples)
         if temperature == 0:
-            values, chosen = logits.max(dim=-1)
+            values, next_tokens = logits.max(dim=-1)
             largest.append(values)
         else:
             assert generator is not None
-            chances = _chances(logits, temperature).to(generator.device)
-            chosen = torch.multinomial(chances, 1, generator=generator)[:, 0].to(tokens.device)
+            probabilities = _probabilities(logits, temperature).to(generator.device)
+            next_tokens = torch.multinomial(probabilities, 1, generator=generator)[:, 0].to(tokens.device)
         if stop is not None:
-            chosen = chosen.masked_fill(ended, stop)
-            ended |= chosen == stop
-        written = torch.full_like(tokens[:, :1], 0 if stop is None else stop)
-        written[rows, 0] = chosen
-        tokens = torch.cat([tokens, written], dim=1)
+            next_tokens = next_tokens.masked_fill(ended, stop)
+            ended |= next_tokens == stop
+        column = torch.full_like(tokens[:, :1], 0 if stop is None else stop)
+        column[rows, 0] = next_tokens
+        tokens = torch.cat([tokens, column], dim=1)
         if stop is not None and bool(ended.all()):
             break
-        if drop and kept is not None and ended.float().mean() > 0.25:  # below that, copying the cache costs more
-            going = ~ended
-            rows, chosen, ended = rows[going], chosen[going], ended[going]
-            kept.keep(going)
-        new = chosen[:, None]
+        if drop and kv_cache is not None and ended.float().mean() > 0.25:  # below that, copying the cache costs more
+            active = ~ended
+            rows, next_tokens, ended = rows[active], next_tokens[active], ended[active]
+            kv_cache.keep(active)
+        new = next_tokens[:, None]
     if largest and bool(torch.cat(largest).isnan().any()):  # once at the end: avoids a device sync per step
         raise ToylabError("logits: are nan, so there is no argmax; find the first hook point with nan")
     return tokens
@@ -108,7 +108,7 @@ def _check_generation(
         raise ToylabError(f"temperature={temperature}: sampling needs a generator=torch.Generator().manual_seed(...)")
 
 
-def _chances(logits: Float[Tensor, "row vocab"], temperature: float) -> Float[Tensor, "row vocab"]:
+def _probabilities(logits: Float[Tensor, "row vocab"], temperature: float) -> Float[Tensor, "row vocab"]:
     """softmax(logits / temperature), stable for temperatures near 0."""
     if logits.dtype.itemsize < 4:
         logits = logits.float()

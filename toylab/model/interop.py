@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from toylab.console import ToylabError
 from toylab.probes import Tap
 
-_AFTERWARDS = "it is reported after the attention has used it; edit attn.z or attn_out instead"
-_TWO_WAYS = "the block also adds to it by another way; edit attn_out or mlp_out instead"
+_READ_ONLY_PATTERN = "it is reported after the attention has used it; edit attn.z or attn_out instead"
+_READ_ONLY_STREAM = "the block also adds to it by another way; edit attn_out or mlp_out instead"
 
 
 class AdoptedModel(nn.Module):
@@ -38,7 +38,7 @@ class AdoptedModel(nn.Module):
         self.hidden = hidden
 
     def forward(self, *inputs: Any, **options: Any) -> Tensor:
-        for name in _OURS & options.keys():
+        for name in _OWN_ARGUMENTS & options.keys():
             raise ToylabError(
                 f"{name}: is an argument of toylab's own models, not of {type(self.model).__name__}; "
                 f"leave it out{', as generate does with cache=False' if name == 'cache' else ''}"
@@ -47,7 +47,7 @@ class AdoptedModel(nn.Module):
         return getattr(out, "logits", out)
 
 
-_OURS = {"cache", "queries", "segments", "token_counts"}
+_OWN_ARGUMENTS = {"cache", "queries", "segments", "token_counts"}
 
 
 def adopt(model: nn.Module, patterns: bool = False) -> AdoptedModel:
@@ -63,9 +63,9 @@ def adopt(model: nn.Module, patterns: bool = False) -> AdoptedModel:
         ToylabError: for any other model.
     """
     if isinstance(model, nn.TransformerEncoder):
-        return _encoder(model, patterns)
-    if any(kind.__name__ == "HookedTransformer" for kind in type(model).__mro__):
-        return _hooked(model)
+        return _transformer_encoder(model, patterns)
+    if any(base.__name__ == "HookedTransformer" for base in type(model).__mro__):
+        return _hooked_transformer(model)
     if hasattr(getattr(model, "transformer", None), "h") and hasattr(model, "lm_head"):
         return _gpt2(model, patterns)
     raise ToylabError(
@@ -91,10 +91,10 @@ def _gpt2(model: Any, patterns: bool) -> AdoptedModel:
             f"{name}.attn.q": Tap(f"{block}.attn.c_attn", columns=(0, width), heads=heads),
             f"{name}.attn.k": Tap(f"{block}.attn.c_attn", columns=(width, 2 * width), heads=heads),
             f"{name}.attn.v": Tap(f"{block}.attn.c_attn", columns=(2 * width, 3 * width), heads=heads),
-            f"{name}.attn.pattern": Tap(f"{block}.attn", 1, read_only=_AFTERWARDS),
+            f"{name}.attn.pattern": Tap(f"{block}.attn", 1, read_only=_READ_ONLY_PATTERN),
             f"{name}.attn.z": Tap(f"{block}.attn.c_proj", "input", heads=heads),
             f"{name}.attn_out": Tap(f"{block}.attn.resid_dropout"),
-            f"{name}.resid_mid": Tap(f"{block}.ln_2", "input", read_only=_TWO_WAYS),
+            f"{name}.resid_mid": Tap(f"{block}.ln_2", "input", read_only=_READ_ONLY_STREAM),
             f"{name}.ln2": Tap(f"{block}.ln_2"),
             f"{name}.mlp.pre": Tap(f"{block}.mlp.c_fc"),
             f"{name}.mlp.post": Tap(f"{block}.mlp.c_proj", "input"),
@@ -105,20 +105,20 @@ def _gpt2(model: Any, patterns: bool) -> AdoptedModel:
     return AdoptedModel(model, taps | {"final": Tap("transformer.ln_f"), "ln_final": Tap("transformer.ln_f")}, hidden)
 
 
-def _hooked(model: Any) -> AdoptedModel:
-    there = {name for name, _ in model.named_modules()}
-    taps, turned = {"embed": Tap("hook_embed")}, ""
+def _hooked_transformer(model: Any) -> AdoptedModel:
+    modules = {name for name, _ in model.named_modules()}
+    taps, rotated = {"embed": Tap("hook_embed")}, ""
     if model.cfg.positional_embedding_type == "standard":
         taps["pos_embed"] = Tap("hook_pos_embed")
     elif model.cfg.positional_embedding_type == "rotary":
-        turned = "rot_"  # toylab's q and k are after rotation
+        rotated = "rot_"  # toylab's q and k are after rotation
     for i in range(model.cfg.n_layers):
         block = f"blocks.{i}"
-        places = {
+        point_names = {
             "resid_pre": "hook_resid_pre",
             "ln1": "ln1",
-            "attn.q": f"attn.hook_{turned}q",
-            "attn.k": f"attn.hook_{turned}k",
+            "attn.q": f"attn.hook_{rotated}q",
+            "attn.k": f"attn.hook_{rotated}k",
             "attn.v": "attn.hook_v",
             "attn.scores": "attn.hook_attn_scores",
             "attn.pattern": "attn.hook_pattern",
@@ -131,20 +131,22 @@ def _hooked(model: Any) -> AdoptedModel:
             "mlp_out": "hook_mlp_out",
             "resid_post": "hook_resid_post",
         }
-        taps |= {f"{block}.{ours}": Tap(f"{block}.{theirs}") for ours, theirs in places.items()}
+        taps |= {f"{block}.{own_name}": Tap(f"{block}.{their_name}") for own_name, their_name in point_names.items()}
     taps |= {"final": Tap("ln_final"), "ln_final": Tap("ln_final")}
-    return AdoptedModel(model, {name: tap for name, tap in taps.items() if tap.module in there}, {})
+    return AdoptedModel(model, {name: tap for name, tap in taps.items() if tap.module in modules}, {})
 
 
-def _encoder(model: Any, patterns: bool) -> AdoptedModel:
+def _transformer_encoder(model: Any, patterns: bool) -> AdoptedModel:
     taps, hidden = {}, {}
     for i, layer in enumerate(model.layers):
         block, name = f"layers.{i}", f"blocks.{i}"
-        mid = Tap(f"{block}.norm2", "input", read_only=_TWO_WAYS) if layer.norm_first else Tap(f"{block}.norm1")
+        mid = Tap(f"{block}.norm2", "input", read_only=_READ_ONLY_STREAM) if layer.norm_first else Tap(f"{block}.norm1")
         taps |= {
             f"{name}.resid_pre": Tap(block, "input"),
             f"{name}.ln1": Tap(f"{block}.norm1"),
-            f"{name}.attn.pattern": Tap(f"{block}.self_attn", 1, read_only=_AFTERWARDS.replace("attn.z or ", "")),
+            f"{name}.attn.pattern": Tap(
+                f"{block}.self_attn", 1, read_only=_READ_ONLY_PATTERN.replace("attn.z or ", "")
+            ),
             f"{name}.attn_out": Tap(f"{block}.dropout1"),
             f"{name}.resid_mid": mid,
             f"{name}.ln2": Tap(f"{block}.norm2"),
@@ -156,13 +158,13 @@ def _encoder(model: Any, patterns: bool) -> AdoptedModel:
         for part in ("q", "k", "v", "scores", "z"):
             hidden[f"{name}.attn.{part}"] = "nn.MultiheadAttention is one function from its input to its output"
         if patterns:
-            layer.self_attn.register_forward_pre_hook(_weights_wanted, with_kwargs=True)
+            layer.self_attn.register_forward_pre_hook(_request_weights, with_kwargs=True)
     if model.norm is not None:
         taps |= {"final": Tap("norm"), "ln_final": Tap("norm")}
     return AdoptedModel(model, taps, hidden)
 
 
-def _weights_wanted(module: nn.Module, inputs: tuple, options: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+def _request_weights(module: nn.Module, inputs: tuple, options: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
     return inputs, options | {"need_weights": True, "average_attn_weights": False}
 
 

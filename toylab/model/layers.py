@@ -75,10 +75,10 @@ class Attention(nn.Module):
     ) -> Float[Tensor, "row asked width"]:
         """Attention output at every query. With token counts, `read` has one row per token type, (1, type, width)."""
         if token_counts is not None:
-            return self._by_type(read[0], token_counts)
+            return self._token_type_forward(read[0], token_counts)
         assert geometry is not None  # counts alone do without
         if self.few_queries and not has_hooks(self.k, self.v, self.key, self.value):
-            return self._by_few(reading, read, geometry)
+            return self._few_queries_forward(reading, read, geometry)
         q = self.q(geometry.rotate(self._split(self.query(reading)), geometry.query))
         k = self.k(geometry.rotate(self._split(self.key(read)), geometry.key[:, -read.shape[1] :]))
         v = self.v(self._split(self.value(read)))
@@ -88,11 +88,11 @@ class Attention(nn.Module):
             k, v = cache.extend(layer, k, v)
         scores = q @ k.mT
         pattern = self.pattern(self.scores(scores.add_(geometry.bias)).softmax(dim=-1))
-        alone = cache is not None and pattern.shape[2] == 1  # one query: elementwise is faster than matmul
-        mean = (pattern.mT * v).sum(dim=2, keepdim=True) if alone else pattern @ v
+        single_query = cache is not None and pattern.shape[2] == 1  # one query: elementwise is faster than matmul
+        mean = (pattern.mT * v).sum(dim=2, keepdim=True) if single_query else pattern @ v
         return self.output(self.z(mean.transpose(1, 2)).flatten(2))
 
-    def _by_few(
+    def _few_queries_forward(
         self,
         reading: Float[Tensor, "batch query width"],
         read: Float[Tensor, "batch key width"],
@@ -105,8 +105,8 @@ class Attention(nn.Module):
         """
         heads = self.heads
         q = self.q(self._split(self.query(reading))).transpose(1, 2)
-        asked = q @ self.key.weight.unflatten(0, (heads, -1))
-        scores = asked.flatten(1, 2) @ read.transpose(1, 2)
+        key_queries = q @ self.key.weight.unflatten(0, (heads, -1))
+        scores = key_queries.flatten(1, 2) @ read.transpose(1, 2)
         if self.key.bias is not None:
             scores = scores + (q @ self.key.bias.view(heads, -1, 1)).flatten(1, 2)
         scores = scores.unflatten(1, (heads, -1)) / math.sqrt(q.shape[-1])
@@ -117,17 +117,17 @@ class Attention(nn.Module):
             z = z + pattern.sum(dim=-1).transpose(1, 2)[..., None] * self.value.bias.view(heads, -1)
         return self.output(self.z(z).flatten(2))
 
-    def _by_type(
+    def _token_type_forward(
         self, read: Float[Tensor, "type width"], token_counts: TokenCounts
     ) -> Float[Tensor, "batch query width"]:
         """Linear-time attention without positions: a key and a value per token type; see `model.token_counts`."""
         heads, types = self.heads, len(read)
         q, k, v = (linear(read).view(types, heads, -1).transpose(0, 1) for linear in (self.query, self.key, self.value))
         scores = q @ k.transpose(1, 2) / math.sqrt(q.shape[-1])  # head, query type, key type
-        written = v @ self.output.weight.view(-1, heads, q.shape[-1]).permute(1, 2, 0)  # head, key type, width
-        seen = (token_counts.types @ scores.transpose(0, 1).flatten(1)).unflatten(-1, (heads, types))
-        pattern = (seen + token_counts.log_counts[:, :, None]).softmax(dim=-1)
-        out = pattern.flatten(2) @ written.flatten(0, 1)
+        outputs = v @ self.output.weight.view(-1, heads, q.shape[-1]).permute(1, 2, 0)  # head, key type, width
+        token_scores = (token_counts.types @ scores.transpose(0, 1).flatten(1)).unflatten(-1, (heads, types))
+        pattern = (token_scores + token_counts.log_counts[:, :, None]).softmax(dim=-1)
+        out = pattern.flatten(2) @ outputs.flatten(0, 1)
         return out if self.output.bias is None else out + self.output.bias
 
     def _split(self, x: Float[Tensor, "batch position width"]) -> Float[Tensor, "batch position head feature"]:
@@ -187,7 +187,7 @@ class Block(nn.Module):
         read = self.ln1(x) if self.norm == "pre" else x
         reading = read
         if queries is not None:
-            x, reading = _rows(x, queries), _rows(read, queries)
+            x, reading = _select_positions(x, queries), _select_positions(read, queries)
         attended = self.attn(reading, read, geometry, cache, layer, token_counts)
         if token_counts is not None:
             x = token_counts.types @ x[0]
@@ -246,10 +246,10 @@ class AttentionContext:
         """Queries are the positions from `past` on; each attends to the keys of its segment, in a causal model only up
         to its own position."""
         query = positions[:, past:]
-        seen: Bool[Tensor, "#batch query key"] = (query[:, :, None] >= positions[:, None, :]) | (not causal)
+        visible: Bool[Tensor, "#batch query key"] = (query[:, :, None] >= positions[:, None, :]) | (not causal)
         if segments is not None:
-            seen = seen & (segments[:, past:, None] == segments[:, None, :])
-        bias = torch.zeros_like(seen, dtype=dtype).masked_fill_(~seen, -torch.inf)[:, None]
+            visible = visible & (segments[:, past:, None] == segments[:, None, :])
+        bias = torch.zeros_like(visible, dtype=dtype).masked_fill_(~visible, -torch.inf)[:, None]
         extra = encoding.bias(query, positions)
         return cls(encoding, query, positions, bias if extra is None else bias + extra.to(dtype))
 
@@ -294,10 +294,10 @@ class KVCache:
             self.layers[layer] = keys.repeat_interleave(times, dim=0), values.repeat_interleave(times, dim=0)
 
 
-def _rows(
-    x: Float[Tensor, "batch position width"], at: Int[Tensor, "batch query"]
+def _select_positions(
+    x: Float[Tensor, "batch position width"], positions: Int[Tensor, "batch query"]
 ) -> Float[Tensor, "batch query width"]:
-    return x.gather(1, at[:, :, None].expand(-1, -1, x.shape[-1]))
+    return x.gather(1, positions[:, :, None].expand(-1, -1, x.shape[-1]))
 
 
 def torch_stream(seed: int, purpose: str) -> torch.Generator:

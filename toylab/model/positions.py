@@ -109,11 +109,11 @@ class _FixedPositions(NoPositions):
         before = self.get_buffer(self.name)
         super()._apply(fn, recurse)
         after = self.get_buffer(self.name)
-        self.dtype, made = after.dtype, self.fixed(_wide(after.dtype)).to(after.device)
+        self.dtype, buffer = after.dtype, self.fixed(_wide(after.dtype)).to(after.device)
         if not before.is_meta:  # keep modified entries
-            old = self.fixed(before.dtype).to(before.device)
-            made = torch.where((before == old).to(after.device), made, before.to(after.device, made.dtype))
-        self._buffers[self.name] = made
+            unmodified = self.fixed(before.dtype).to(before.device)
+            buffer = torch.where((before == unmodified).to(after.device), buffer, before.to(after.device, buffer.dtype))
+        self._buffers[self.name] = buffer
         return self
 
 
@@ -167,8 +167,8 @@ class ALiBiPositions(_FixedPositions):
     slopes: Tensor
 
     def fixed(self, dtype):
-        given, heads = self.config.alibi_slope, self.config.heads
-        slopes = [2 ** (-8 * (h + 1) / heads) if given is None else float(given) for h in range(heads)]
+        slope, heads = self.config.alibi_slope, self.config.heads
+        slopes = [2 ** (-8 * (h + 1) / heads) if slope is None else float(slope) for h in range(heads)]
         return torch.tensor(slopes, dtype=dtype)
 
     def bias(self, query, key):

@@ -83,8 +83,8 @@ class Scaled(nn.Module):
 
 def rms_normed(h: Float[Tensor, "... width"]) -> Float[Tensor, "... width"]:
     """RMS normalisation, computed in at least float32, since squares overflow float16."""
-    wide = h.to(torch.promote_types(h.dtype, torch.float32))
-    return (wide / wide.square().mean(dim=-1, keepdim=True).sqrt().clamp(min=1e-12)).to(h.dtype)
+    converted = h.to(torch.promote_types(h.dtype, torch.float32))
+    return (converted / converted.square().mean(dim=-1, keepdim=True).sqrt().clamp(min=1e-12)).to(h.dtype)
 
 
 class Steered(nn.Module):
@@ -106,16 +106,16 @@ class Steered(nn.Module):
         for layer in additions:
             if not 0 <= layer < len(model.blocks):
                 raise ToylabError(f"layer={layer}: the model has layers 0 to {len(model.blocks) - 1}")
-        places = _checked(at)
-        first = (places.start or 0) if isinstance(places, slice) else min(places)
+        positions = _checked_positions(at)
+        first = (positions.start or 0) if isinstance(positions, slice) else min(positions)
         if model.config.positions == "learned" and first >= model.context:
             raise ToylabError(
-                f"at={places}: the model's positions end at {model.context - 1}, so nothing would be steered"
+                f"at={positions}: the model's positions end at {model.context - 1}, so nothing would be steered"
             )
-        self.model, self.at = frozen_copy(model), places
-        like = self.model.embedding.weight
-        self.additions = nn.ModuleDict({str(operator.index(layer)): one for layer, one in additions.items()})
-        self.additions.to(like.device, like.dtype)
+        self.model, self.at = frozen_copy(model), positions
+        weight = self.model.embedding.weight
+        self.additions = nn.ModuleDict({str(operator.index(layer)): addition for layer, addition in additions.items()})
+        self.additions.to(weight.device, weight.dtype)
 
     def edits(self) -> dict[str, Edit]:
         """The additions as edits, by hook point."""
@@ -132,28 +132,28 @@ class Steered(nn.Module):
     def _edit(self, layer: int) -> Edit:
         block, addition = self.model.blocks[layer], self.additions[str(layer)]
 
-        def move(h: Tensor) -> Tensor:
-            moved = addition(h)
+        def add_vector(h: Tensor) -> Tensor:
+            steered = addition(h)
             if self.at == slice(None):
-                return moved
+                return steered
             # h may be the first half of the rows only, as in `toylab.probes.PathPatched`.
             assert block.positions is not None  # set where the block began
-            return torch.where(_among(block.positions[: len(h)], self.at)[..., None], moved, h)
+            return torch.where(_position_mask(block.positions[: len(h)], self.at)[..., None], steered, h)
 
-        return move
+        return add_vector
 
 
-def _checked(at: Positions) -> slice | tuple[int, ...]:
+def _checked_positions(at: Positions) -> slice | tuple[int, ...]:
     """The positions as Python integers.
 
     Raises:
         ToylabError: for positions that are not integers, negative, strided or empty.
     """
 
-    def place(value: Any) -> int:
+    def as_position(value: Any) -> int:
         try:
-            masks = isinstance(value, bool) or getattr(value, "dtype", None) == torch.bool
-            number = -1 if masks else operator.index(value)
+            is_mask = isinstance(value, bool) or getattr(value, "dtype", None) == torch.bool
+            number = -1 if is_mask else operator.index(value)
         except TypeError:
             number = -1
         if number < 0:
@@ -161,19 +161,21 @@ def _checked(at: Positions) -> slice | tuple[int, ...]:
         return number
 
     if not isinstance(at, slice):
-        places = tuple(place(value) for value in (at if isinstance(at, Iterable) else (at,)))
-        if not places:
+        positions = tuple(as_position(value) for value in (at if isinstance(at, Iterable) else (at,)))
+        if not positions:
             raise ToylabError("at: is empty, so nothing would be steered; leave it out for all positions")
-        return places
+        return positions
     if at.step is not None and at.step != 1:
         raise ToylabError(f"at={at}: a slice must have step 1; give slice(start, stop), or a tuple")
-    start, stop = (None if value is None else place(value) for value in (at.start, at.stop))
+    start, stop = (None if value is None else as_position(value) for value in (at.start, at.stop))
     if stop is not None and stop <= (start or 0):
         raise ToylabError(f"at={at}: is empty, so nothing would be steered; stop must be greater than start")
     return slice(start, stop)
 
 
-def _among(positions: Int[Tensor, "#batch position"], at: slice | tuple[int, ...]) -> Bool[Tensor, "#batch position"]:
+def _position_mask(
+    positions: Int[Tensor, "#batch position"], at: slice | tuple[int, ...]
+) -> Bool[Tensor, "#batch position"]:
     if not isinstance(at, slice):
         return torch.isin(positions, torch.tensor(at, dtype=positions.dtype, device=positions.device))
     stop = math.inf if at.stop is None else at.stop
@@ -208,12 +210,12 @@ def load_steering(path: Path | str, model: Transformer) -> Steered:
     """
     tensors, about = read_tensors(path)
     width = model.config.width
-    kinds = {"Vector": lambda gate: Vector(width), "Scaled": lambda gate: Scaled(width, gate)}
+    classes = {"Vector": lambda gate: Vector(width), "Scaled": lambda gate: Scaled(width, gate)}
     try:
-        additions = {int(layer): kinds[held["kind"]](held["gate"]) for layer, held in about["steering"].items()}
+        additions = {int(layer): classes[entry["kind"]](entry["gate"]) for layer, entry in about["steering"].items()}
         at = about["at"]
-        places = slice(at["from"], at["to"]) if isinstance(at, dict) else tuple(at)
-        steered = Steered(model, additions, places)
+        positions = slice(at["from"], at["to"]) if isinstance(at, dict) else tuple(at)
+        steered = Steered(model, additions, positions)
         steered.additions.load_state_dict(tensors)
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:  # toylab's own classes only
         raise ToylabError(
@@ -270,10 +272,10 @@ def pre_flight(
     sqrt(2) for v orthogonal to h, and |h| is a mean over prompts.
     """
     point = f"blocks.{len(model.blocks) - 1}.resid_post"
-    with watch(model, point) as seen:
+    with watch(model, point) as cache:
         model(prompts)
     rows = folded_unembedding(model)[[this, other]]
-    length = seen[point][:, -1].norm(dim=-1).mean().item()
+    length = cache[point][:, -1].norm(dim=-1).mean().item()
     distance = (rows[0] - rows[1]).norm().item()
     bound = math.sqrt(model.config.width) * norm * distance / math.hypot(length, norm)
     cosine = torch.cosine_similarity(rows[0], rows[1], dim=0).item()

@@ -110,9 +110,9 @@ class Transformer(nn.Module):
         if token_counts is None:
             assert geometry is not None
             x = self.embed(self.embedding(tokens))
-            placed = self.positions.embed(geometry.query)
-            if placed is not None:
-                x = x + self.pos_embed(placed)
+            position_embeddings = self.positions.embed(geometry.query)
+            if position_embeddings is not None:
+                x = x + self.pos_embed(position_embeddings)
         else:
             x = self.embedding.weight[None]
         for layer, block in enumerate(self.blocks):

@@ -49,7 +49,7 @@ def to_hooked(model: Transformer, context: int | None = None) -> nn.Module:
 
     config = model.config
     context = model.context if context is None else context
-    _refuse_ours(model, context)
+    _refuse_unsupported_config(model, context)
     hidden = 4 * config.width if config.hidden is None else config.hidden
     weight = model.embedding.weight
     with warnings.catch_warnings():
@@ -85,9 +85,9 @@ def to_hooked(model: Transformer, context: int | None = None) -> nn.Module:
         state |= _norm("ln_final", model.ln_final)
     for i, block in enumerate(model.blocks):
         state |= _block_state(f"blocks.{i}", block, config)
-    unknown = hooked.load_state_dict(state, strict=False).unexpected_keys
-    if unknown:
-        raise RuntimeError(f"TransformerLens has no weight {unknown[0]!r}; is it a version below 4?")
+    unexpected = hooked.load_state_dict(state, strict=False).unexpected_keys
+    if unexpected:
+        raise RuntimeError(f"TransformerLens has no weight {unexpected[0]!r}; is it a version below 4?")
     for block in hooked.blocks:
         _write_positions(block.attn, model, context)
     return hooked.eval()
@@ -124,17 +124,17 @@ def _norm(name: str, norm: nn.Module | None) -> dict[str, Tensor]:
 
 def _write_positions(attn: Any, model: Transformer, context: int) -> None:
     """Copy rotary angles and ALiBi slopes bit-exactly."""
-    places = torch.arange(context, device=model.embedding.weight.device)
+    positions = torch.arange(context, device=model.embedding.weight.device)
     if isinstance(model.positions, RotaryPositions):
-        angles = (places[:, None] * model.positions.frequencies).repeat(1, 2)
+        angles = (positions[:, None] * model.positions.frequencies).repeat(1, 2)
         attn.rotary_sin, attn.rotary_cos = angles.sin(), angles.cos()
     elif model.config.positions == "alibi":
-        slopes = model.positions.bias(places[None], places[None])
+        slopes = model.positions.bias(positions[None], positions[None])
         assert slopes is not None
         attn.alibi = slopes[0].to(model.embedding.weight.dtype)
 
 
-def _refuse_ours(model: Transformer, context: int) -> None:
+def _refuse_unsupported_config(model: Transformer, context: int) -> None:
     """Raises `ToylabError` for the first setting without a HookedTransformer equivalent."""
     config = model.config
     reasons: dict[str, Callable[[], bool]] = {
@@ -144,8 +144,8 @@ def _refuse_ours(model: Transformer, context: int) -> None:
         "alibi_slope": lambda: config.positions == "alibi" and config.alibi_slope is not None,
         "causal": lambda: config.positions == "alibi" and not config.causal,
     }
-    for name, wrong in reasons.items():
-        if wrong():
+    for name, applies in reasons.items():
+        if applies():
             raise ToylabError(
                 f"{name}={getattr(config, name)}: HookedTransformer does not support it (with "
                 f"positions={config.positions}); only models without it can be converted"
@@ -154,7 +154,7 @@ def _refuse_ours(model: Transformer, context: int) -> None:
         raise ToylabError(f"context={context}: learned positions end at {model.context}; give at most that")
 
 
-_PLAIN: dict[str, Any] = {
+_REQUIRED: dict[str, Any] = {
     "eps": 1e-5,
     "gated_mlp": False,
     "parallel_attn_mlp": False,
@@ -181,7 +181,7 @@ def from_hooked(hooked: nn.Module) -> Transformer:
     Raises:
         ToylabError: for a setting without a `Transformer` equivalent, with its name.
     """
-    cfg = _refuse_theirs(hooked)
+    cfg = _refuse_unsupported_cfg(hooked)
     norms: dict[str | None, Any] = {theirs: ours for ours, theirs in _NORMS.items()} | {"LNPre": "pre"}
     activations: dict[str, Any] = {theirs: ours for ours, theirs in _ACTIVATIONS.items()} | {"gelu_new": "gelu-tanh"}
     state = hooked.state_dict()
@@ -212,16 +212,18 @@ def from_hooked(hooked: nn.Module) -> Transformer:
     _copy_norm(model.ln_final, state, "ln_final")
     for i, block in enumerate(model.blocks):
         _copy_block(block, state, f"blocks.{i}")
-    _compare(hooked, model)
+    _compare_logits(hooked, model)
     return model
 
 
 def _refuse_scaled_rotary(hooked: Any) -> None:
     cfg, attn = hooked.cfg, hooked.blocks[0].attn
     features = torch.arange(0, cfg.d_head, 2, dtype=torch.double)
-    own = float(cfg.rotary_base) ** (-features / cfg.d_head)  # recomputed from the config when a saved model is loaded
-    theirs = torch.atan2(attn.rotary_sin[1], attn.rotary_cos[1])[: len(own)].double().cpu()
-    if (own - theirs).abs().max() > 1e-6:
+    expected = float(cfg.rotary_base) ** (
+        -features / cfg.d_head
+    )  # recomputed from the config when a saved model is loaded
+    actual = torch.atan2(attn.rotary_sin[1], attn.rotary_cos[1])[: len(expected)].double().cpu()
+    if (expected - actual).abs().max() > 1e-6:
         raise ToylabError(
             f"rotary frequencies: are not those of rotary_base={cfg.rotary_base}, so they are scaled (as by "
             "use_NTK_by_parts_rope); a Transformer does not support this"
@@ -250,10 +252,10 @@ def _copy_block(block: Block, state: dict[str, Tensor], name: str) -> None:
             linear.bias.copy_(state[f"{name}.mlp.b_{theirs}"])
 
 
-def _refuse_theirs(hooked: Any) -> Any:
+def _refuse_unsupported_cfg(hooked: Any) -> Any:
     """The config; raises `ToylabError` for the first setting without a `Transformer` equivalent."""
     cfg = hooked.cfg
-    wanted = {
+    supported = {
         "normalization_type": (cfg.normalization_type, ("LN", "LNPre", None)),
         "positional_embedding_type": (cfg.positional_embedding_type, ("standard", "rotary", "alibi")),
         "n_key_value_heads": (cfg.n_key_value_heads, (None, cfg.n_heads)),
@@ -263,24 +265,24 @@ def _refuse_theirs(hooked: Any) -> Any:
         "attn_scale": (cfg.attn_scale if cfg.use_attn_scale else 1.0, (cfg.d_head**0.5,)),
     }
     if not cfg.attn_only:
-        wanted["act_fn"] = (cfg.act_fn, (*_ACTIVATIONS.values(), "gelu_new"))
+        supported["act_fn"] = (cfg.act_fn, (*_ACTIVATIONS.values(), "gelu_new"))
     if cfg.positional_embedding_type == "rotary":
-        wanted["rotary_dim"] = (cfg.rotary_dim, (cfg.d_head,))
-    wanted |= {name: (getattr(cfg, name, value), (value,)) for name, value in _PLAIN.items()}
-    for name, (value, allowed) in wanted.items():
+        supported["rotary_dim"] = (cfg.rotary_dim, (cfg.d_head,))
+    supported |= {name: (getattr(cfg, name, value), (value,)) for name, value in _REQUIRED.items()}
+    for name, (value, allowed) in supported.items():
         if value not in allowed:
-            choices = " or ".join(str(one) for one in allowed)
+            choices = " or ".join(str(alternative) for alternative in allowed)
             raise ToylabError(f"{name}={value}: a Transformer supports {choices}; no other model can be converted")
     if bool(hooked.unembed.b_U.any()):
         raise ToylabError("unembed.b_U: a Transformer has no unembedding bias; fold it, or set it to 0")
     return cfg
 
 
-def _compare(hooked: nn.Module, model: Transformer) -> None:
-    """Raises `ToylabError` if the logits differ, for example through a setting that `_refuse_theirs` does not check."""
+def _compare_logits(hooked: nn.Module, model: Transformer) -> None:
+    """Raises `ToylabError` if the logits differ, as through a setting that `_refuse_unsupported_cfg` does not check."""
     size = min(256, model.context)
     tokens = torch.arange(2 * size, device=model.embedding.weight.device).view(2, size) % model.vocab
-    theirs: Float[Tensor, "batch position vocab"] = hooked(tokens)
-    scale = max(1.0, theirs.abs().max().item())
-    if (model(tokens) - theirs).abs().max().item() > 1e-4 * scale:
+    expected: Float[Tensor, "batch position vocab"] = hooked(tokens)
+    scale = max(1.0, expected.abs().max().item())
+    if (model(tokens) - expected).abs().max().item() > 1e-4 * scale:
         raise ToylabError(f"cfg={hooked.cfg}: a setting has no counterpart, so the logits differ")

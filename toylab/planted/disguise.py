@@ -43,28 +43,30 @@ def add_heads(
             "without norms, of no or learned positions"
         )
     check_range("it is one of the heads", at=at, least=0, most=heads - 1)
-    old, width = config.width, heads * config.width
-    hidden = 4 * old if config.hidden is None else config.hidden
-    grown = Transformer(replace(config, heads=heads, width=width, hidden=hidden), model.vocab, model.context)
-    grown.to(**_kind(model))
-    own = slice(at * old, (at + 1) * old)  # features of the original head
+    head_width, width = config.width, heads * config.width
+    hidden = 4 * head_width if config.hidden is None else config.hidden
+    result = Transformer(replace(config, heads=heads, width=width, hidden=hidden), model.vocab, model.context)
+    result.to(**_dtype_and_device(model))
+    head_slice = slice(at * head_width, (at + 1) * head_width)  # features of the original head
     with torch.no_grad():
-        for name, parameter in grown.named_parameters():
+        for name, parameter in result.named_parameters():
             source = model.get_parameter(name)
             parameter.zero_()
             if name.endswith(("query.weight", "key.weight", "value.weight")):
-                parameter[own, :old] = source
+                parameter[head_slice, :head_width] = source
             elif name.endswith(("query.bias", "key.bias", "value.bias")):
-                parameter[own] = source
+                parameter[head_slice] = source
             elif name.endswith("attn.output.weight"):
-                parameter[:old, own] = source
+                parameter[:head_width, head_slice] = source
             else:  # the circuit occupies the first coordinates of the residual stream
                 parameter[tuple(slice(size) for size in source.shape)] = source
-        for block in grown.blocks:
+        for block in result.blocks:
             others = [h for h in range(heads) if h != at]
             for h in others:
-                _attend_at_random(block.attn, slice(h * old, (h + 1) * old), slice(0, old), rng, sharp)
-    return grown
+                _attend_at_random(
+                    block.attn, slice(h * head_width, (h + 1) * head_width), slice(0, head_width), rng, sharp
+                )
+    return result
 
 
 def add_layer(model: Transformer, before: int, rng: np.random.Generator, sharp: float | int = 4.0) -> Transformer:
@@ -76,20 +78,22 @@ def add_layer(model: Transformer, before: int, rng: np.random.Generator, sharp: 
     config = model.config
     if config.norm not in ("none", "pre"):
         raise ToylabError(f"norm={config.norm}: acts on the stream, so no layer is idle; give a model with pre or none")
-    grown = Transformer(replace(config, layers=config.layers + 1), model.vocab, model.context).to(**_kind(model))
-    kept = list(deepcopy(model).blocks)
-    idle = grown.blocks[-1]
+    result = Transformer(replace(config, layers=config.layers + 1), model.vocab, model.context).to(
+        **_dtype_and_device(model)
+    )
+    blocks = list(deepcopy(model).blocks)
+    idle = result.blocks[-1]
     with torch.no_grad():
         for parameter in idle.parameters():
             parameter.zero_()
         for head in range(config.heads):
             size = config.width // config.heads
-            own = slice(head * size, (head + 1) * size)
-            _attend_at_random(idle.attn, own, slice(0, config.width), rng, sharp)
+            head_slice = slice(head * size, (head + 1) * size)
+            _attend_at_random(idle.attn, head_slice, slice(0, config.width), rng, sharp)
     state = {name: value for name, value in model.state_dict().items() if not name.startswith("blocks.")}
-    grown.load_state_dict(state, strict=False)
-    grown.blocks = BlockList([*kept[:before], idle, *kept[before:]])
-    return grown
+    result.load_state_dict(state, strict=False)
+    result.blocks = BlockList([*blocks[:before], idle, *blocks[before:]])
+    return result
 
 
 def rotate_basis(model: Transformer, rng: np.random.Generator) -> Transformer:
@@ -100,20 +104,20 @@ def rotate_basis(model: Transformer, rng: np.random.Generator) -> Transformer:
     Raises:
         ToylabError: for a norm with unequal weights or biases, which is not rotation-equivariant.
     """
-    turned = deepcopy(model)
-    _turn(turned, turned.blocks, _rotation(model, rng))
-    return turned
+    rotated = deepcopy(model)
+    _rotate_weights(rotated, rotated.blocks, _rotation(model, rng))
+    return rotated
 
 
 def rotate_encoder_basis(model: EncoderDecoder, rng: np.random.Generator) -> EncoderDecoder:
     """`rotate_basis` for the encoder's residual stream, including the cross-attention that reads it."""
-    turned = deepcopy(model)
+    rotated = deepcopy(model)
     rotation = _rotation(model.encoder, rng)
-    _turn(turned.encoder, turned.encoder.blocks, rotation)
+    _rotate_weights(rotated.encoder, rotated.encoder.blocks, rotation)
     with torch.no_grad():
-        for linear in (turned.decoder.cross.key, turned.decoder.cross.value):
+        for linear in (rotated.decoder.cross.key, rotated.decoder.cross.value):
             linear.weight.copy_(linear.weight @ rotation)
-    return turned
+    return rotated
 
 
 def add_noise(model: Model, noise: float | int, rng: np.random.Generator) -> Model:
@@ -123,16 +127,16 @@ def add_noise(model: Model, noise: float | int, rng: np.random.Generator) -> Mod
         ToylabError: for `noise` outside 0 to 1.
     """
     check_range("it is a share", noise=noise, least=0, most=1)
-    mixed = deepcopy(model)
+    noisy = deepcopy(model)
     with torch.no_grad():
-        for parameter in mixed.parameters():
+        for parameter in noisy.parameters():
             size = parameter.square().mean().sqrt()
             random = torch.from_numpy(rng.standard_normal(tuple(parameter.shape))).to(parameter)
             parameter.mul_(1 - noise).add_(noise * size * random)
-    return mixed
+    return noisy
 
 
-def _kind(model: nn.Module) -> dict[str, Any]:
+def _dtype_and_device(model: nn.Module) -> dict[str, Any]:
     first = next(model.parameters())
     return {"dtype": first.dtype, "device": first.device}
 
@@ -142,8 +146,8 @@ def _attend_at_random(
 ) -> None:
     """Random query and key weights of one head; scores of unit features have a spread of about `sharp`."""
     for linear in (attn.query, attn.key):
-        place = linear.weight[features, coordinates]
-        place.copy_(torch.from_numpy(rng.standard_normal(tuple(place.shape))) * sharp**0.5)
+        block = linear.weight[features, coordinates]
+        block.copy_(torch.from_numpy(rng.standard_normal(tuple(block.shape))) * sharp**0.5)
 
 
 def _rotation(model: Transformer, rng: np.random.Generator) -> Float[Tensor, "width width"]:
@@ -153,16 +157,16 @@ def _rotation(model: Transformer, rng: np.random.Generator) -> Float[Tensor, "wi
         if bool((norm.weight != norm.weight[0]).any()) or (norm.bias is not None and bool(norm.bias.any())):
             raise ToylabError("norm: its weights mark a basis; only norms of equal weights without biases can turn")
     if not norms:
-        return torch.from_numpy(np.linalg.qr(rng.standard_normal((width, width)))[0]).to(**_kind(model))
+        return torch.from_numpy(np.linalg.qr(rng.standard_normal((width, width)))[0]).to(**_dtype_and_device(model))
     frame = rng.standard_normal((width, width))
     frame[:, 0] = 1
     basis = np.linalg.qr(frame)[0]
-    turn = np.eye(width)  # fixes the first direction, rotates the rest
-    turn[1:, 1:] = np.linalg.qr(rng.standard_normal((width - 1, width - 1)))[0]
-    return torch.from_numpy(basis @ turn @ basis.T).to(**_kind(model))
+    inner = np.eye(width)  # fixes the first direction, rotates the rest
+    inner[1:, 1:] = np.linalg.qr(rng.standard_normal((width - 1, width - 1)))[0]
+    return torch.from_numpy(basis @ inner @ basis.T).to(**_dtype_and_device(model))
 
 
-def _turn(model: Transformer, blocks: BlockList, rotation: Float[Tensor, "width width"]) -> None:
+def _rotate_weights(model: Transformer, blocks: BlockList, rotation: Float[Tensor, "width width"]) -> None:
     """Rotate all weights that write to the residual stream, and inversely those that read it."""
     with torch.no_grad():
         model.embedding.weight.copy_(model.embedding.weight @ rotation)

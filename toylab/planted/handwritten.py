@@ -44,12 +44,12 @@ def iteration_head(task: IteratedMap) -> Transformer:
     if not task.chain_of_thought:
         raise ToylabError("chain_of_thought=False: the iteration head works on written states; give a task with them")
     vocab, context = len(task.vocabulary), task.context
-    token, position, ended, due, read, out = _slots(vocab, context, context, context, vocab, vocab)
+    token, position, end_position, due, read, out = _slots(vocab, context, context, context, vocab, vocab)
     width = out.stop
 
     # (e, q) -> t, for every position e of EoI and every position q that predicts a state or EoS
     subtraction = [
-        ((position[q], ended[e]), due[q - e + 1]) for e in range(2, task.max_length + 2) for q in range(e, 2 * e)
+        ((position[q], end_position[e]), due[q - e + 1]) for e in range(2, task.max_length + 2) for q in range(e, 2 * e)
     ]
     lookup = _lookup(task, token, read, out)
     config = ModelConfig(
@@ -63,13 +63,13 @@ def iteration_head(task: IteratedMap) -> Transformer:
     )
     model = Transformer(config, vocab, context)
     with torch.no_grad():
-        _write_ends(model, token, position, out)
+        _write_embeddings(model, token, position, out)
         find_end, fetch = (block.attn for block in model.blocks)
         sharp = SHARPNESS * math.sqrt(width)  # cancels the scaling of scores by 1 / sqrt(head width)
 
         find_end.query.bias[0] = sharp
         find_end.key.weight[0, token[task.end_of_input]] = 1
-        _route(find_end.value.weight, find_end.output.weight, position, ended)
+        _route(find_end.value.weight, find_end.output.weight, position, end_position)
         _write_gates(model.blocks[0].mlp, subtraction)
 
         size = range(context)
@@ -107,17 +107,17 @@ def induction_head(task: AssociativeRecall) -> Transformer:
     config = ModelConfig(layers=2, heads=1, width=width, hidden=0, norm="none", positions="learned")
     model = Transformer(config, vocab, context)
     with torch.no_grad():
-        _write_ends(model, token, position, out)
+        _write_embeddings(model, token, position, out)
         previous, induction = (block.attn for block in model.blocks)
         sharp = SHARPNESS * math.sqrt(width)
-        places = range(context)
-        previous.query.weight[places[:-1], position[1:]] = sharp
-        previous.key.weight[places, position] = 1
+        positions = range(context)
+        previous.query.weight[positions[:-1], position[1:]] = sharp
+        previous.key.weight[positions, position] = 1
         _route(previous.value.weight, previous.output.weight, token, before)
-        names = range(vocab)
-        induction.query.weight[names, token] = sharp
-        induction.key.weight[names, before] = 1
-        induction.key.weight[names, position[0]] = -1  # position 0 has no predecessor and attends to itself
+        token_ids = range(vocab)
+        induction.query.weight[token_ids, token] = sharp
+        induction.key.weight[token_ids, before] = 1
+        induction.key.weight[token_ids, position[0]] = -1  # position 0 has no predecessor and attends to itself
         _route(induction.value.weight, induction.output.weight, token, out)
     return model
 
@@ -184,16 +184,16 @@ def _write_context(model: EncoderDecoder, spread: float) -> None:
         assert isinstance(norm, LayerNorm)
         norm.weight.fill_(1)
     # Each feature is stored with its negative, so the mean is 0 and LayerNorm only normalises the length.
-    _mirror(encoder.embedding.weight, SATURATING_SCORE * torch.eye(5, FEATURES, dtype=torch.double))
+    _write_mirrored(encoder.embedding.weight, SATURATING_SCORE * torch.eye(5, FEATURES, dtype=torch.double))
     unit = math.sqrt(FEATURES)  # a one-hot feature after the norm
     head.query.weight[0, :5] = 1 / unit
     head.key.weight[0, [BEGIN, OPEN, CLOSE]] = SHARPNESS * math.sqrt(2 * FEATURES) / unit
-    carried = torch.zeros(FEATURES, 5, dtype=torch.double)
-    carried[CONTEXT, BEGIN] = torch.tensor([spread, 0.0, 0.0]).double()
-    carried[CONTEXT, OPEN] = torch.tensor([0.0, spread, 1.0]).double()
-    carried[CONTEXT, CLOSE] = torch.tensor([0.0, -spread, 0.0]).double()
-    head.value.weight[:FEATURES, :5] = carried / unit
-    _mirror(head.output.weight.T[:FEATURES], SATURATING_SCORE * torch.eye(FEATURES, dtype=torch.double))
+    values = torch.zeros(FEATURES, 5, dtype=torch.double)
+    values[CONTEXT, BEGIN] = torch.tensor([spread, 0.0, 0.0]).double()
+    values[CONTEXT, OPEN] = torch.tensor([0.0, spread, 1.0]).double()
+    values[CONTEXT, CLOSE] = torch.tensor([0.0, -spread, 0.0]).double()
+    head.value.weight[:FEATURES, :5] = values / unit
+    _write_mirrored(head.output.weight.T[:FEATURES], SATURATING_SCORE * torch.eye(FEATURES, dtype=torch.double))
 
 
 def _write_queries(model: EncoderDecoder, spread: float, bias: Literal["begin", "bracket"], half: float | int) -> None:
@@ -201,22 +201,22 @@ def _write_queries(model: EncoderDecoder, spread: float, bias: Literal["begin", 
     decoder, fetch, everything = model.decoder, model.decoder.cross, range(2 * FEATURES)
     fetch.query.weight[everything, everything] = 1
     fetch.key.weight[everything, everything] = 1
-    around = [(0, 0), *((a, b) for a in range(1, 2 * model.queries + 5) for b in (a - 1, a))]
-    others = torch.stack([_state(token, *at, spread) for token in (0, ONE, OPEN, CLOSE) for at in around])
+    contexts = [(0, 0), *((a, b) for a in range(1, 2 * model.queries + 5) for b in (a - 1, a))]
+    others = torch.stack([_state(token, *context, spread) for token in (0, ONE, OPEN, CLOSE) for context in contexts])
     for k in range(1, model.queries + 1):
-        wanted = _state(ONE, k, k - 1, spread)
-        compared = _state(BEGIN, 0, 0, spread) if bias == "begin" else _state(OPEN, k, k - 1, spread)
-        direction = wanted.clone()
+        target = _state(ONE, k, k - 1, spread)
+        bias_state = _state(BEGIN, 0, 0, spread) if bias == "begin" else _state(OPEN, k, k - 1, spread)
+        direction = target.clone()
         if bias == "bracket":  # equal scores for bracket and ones of the same context
-            direction[OPEN] = wanted[ONE]
-        heights = others @ direction
-        rest = (others - wanted).abs().amax(dim=1) > 1e-9
-        rest &= (others - compared).abs().amax(dim=1) > 1e-9
-        direction = direction * 40 / (wanted @ direction - heights[rest].max())
+            direction[OPEN] = target[ONE]
+        other_scores = others @ direction
+        is_other = (others - target).abs().amax(dim=1) > 1e-9
+        is_other &= (others - bias_state).abs().amax(dim=1) > 1e-9
+        direction = direction * 40 / (target @ direction - other_scores[is_other].max())
         token = BEGIN if bias == "begin" else OPEN
         # The one-hot coordinate of ones grows with their context after normalisation; `ratio` compensates.
-        ratio = wanted[ONE] / compared[token]
-        lift = (wanted @ direction - compared @ direction + math.log(half * ratio)) / compared[token]
+        ratio = target[ONE] / bias_state[token]
+        lift = (target @ direction - bias_state @ direction + math.log(half * ratio)) / bias_state[token]
         direction[token] += lift
         decoder.queries[k - 1, :FEATURES] = direction * math.sqrt(2)
 
@@ -232,12 +232,12 @@ def _write_tangents(model: EncoderDecoder, token: int, half: float | int) -> Non
     head.weight[:, 1] = steepness * (f - slope * x)
 
 
-def _mirror(place: Tensor, rows: Tensor) -> None:
+def _write_mirrored(destination: Tensor, rows: Tensor) -> None:
     """Write rows concatenated with their negatives."""
-    place.copy_(torch.cat([rows, -rows], dim=1))
+    destination.copy_(torch.cat([rows, -rows], dim=1))
 
 
-def _write_ends(model: Transformer, token: range, position: range, out: range) -> None:
+def _write_embeddings(model: Transformer, token: range, position: range, out: range) -> None:
     """Zero all weights, then write one-hot token and position embeddings and a one-hot unembedding."""
     for parameter in model.parameters():
         parameter.zero_()

@@ -59,12 +59,12 @@ def to_svg(figure: Figure) -> str:
     return NO_XML.sub("\ufffd", buffer.getvalue())
 
 
-def whole_figure(drawn: Figure | Axes) -> Figure:
+def whole_figure(artist: Figure | Axes) -> Figure:
     """The figure itself, or the one that axes stand on, be it in a part of it."""
-    if isinstance(drawn, Figure):
-        return drawn
-    part = drawn.figure
-    return part if isinstance(part, Figure) else part.figure
+    if isinstance(artist, Figure):
+        return artist
+    parent = artist.figure
+    return parent if isinstance(parent, Figure) else parent.figure
 
 
 def figure_bytes(figure: Figure, form: str) -> bytes:
@@ -87,15 +87,17 @@ def new_axes(width: float, height: float) -> Axes:
     return new_figure(width, height)[1][0, 0]
 
 
-def add_legend(ax: Axes, **look: Any) -> None:
+def add_legend(ax: Axes, **style: Any) -> None:
     """Add a legend of all labelled artists, also of labels that matplotlib skips, such as `_a`; none without labels."""
     shapes = (Line2D, Patch, Collection)
-    drawn = [*(one for one in ax.get_children() if isinstance(one, shapes)), *ax.containers]
-    named = [one for one in drawn if not re.fullmatch(r"(_(child|container)\d+|_nolegend_)?", one.get_label())]
-    if named:
-        legend = ax.legend(named, ["name"] * len(named), **{"fontsize": 7, "frameon": False, **look})
-        for text, one in zip(legend.get_texts(), named, strict=True):
-            text.set(text=one.get_label(), **LITERAL_TEXT)
+    artists = [*(artist for artist in ax.get_children() if isinstance(artist, shapes)), *ax.containers]
+    labelled = [
+        artist for artist in artists if not re.fullmatch(r"(_(child|container)\d+|_nolegend_)?", artist.get_label())
+    ]
+    if labelled:
+        legend = ax.legend(labelled, ["name"] * len(labelled), **{"fontsize": 7, "frameon": False, **style})
+        for text, artist in zip(legend.get_texts(), labelled, strict=True):
+            text.set(text=artist.get_label(), **LITERAL_TEXT)
 
 
 def despine(ax: Axes) -> Axes:

@@ -42,15 +42,15 @@ def plot_attention(
 
     `tokens` label the keys, and also the queries unless `queries` is given.
     """
-    reader = "query: attending token" if queries is None else "query"
+    query_label = "query: attending token" if queries is None else "query"
     queries = tokens if queries is None else queries
     ax = ax or new_axes(0.28 * len(tokens) + 1.2, 0.28 * len(queries) + 1.0)
     ax.imshow(pattern, cmap="Blues", vmin=0, vmax=1)
-    places = range(len(tokens))
-    ax.set_xticks(places, tokens, fontsize=7, rotation=90, **LITERAL_TEXT)
+    positions = range(len(tokens))
+    ax.set_xticks(positions, tokens, fontsize=7, rotation=90, **LITERAL_TEXT)
     ax.set_yticks(range(len(queries)), queries, fontsize=7, **LITERAL_TEXT)
     ax.set_xlabel("key: attended token")
-    ax.set_ylabel(reader)
+    ax.set_ylabel(query_label)
     ax.tick_params(length=0)
     if links is not None:
         for query, key in links:
@@ -65,20 +65,20 @@ def plot_curves(
     *,
     ylabel: str,
     colour: str = ACCURACY,
-    bar: float | None = None,
+    threshold: float | None = None,
     title: str = "",
     legend: bool = True,
     ax: Axes | None = None,
 ) -> Axes:
-    """Learning curves: a share against optimiser steps, one line per run; `bar` marks a threshold."""
+    """Learning curves: a share against optimiser steps, one line per run; a horizontal line marks `threshold`."""
     ax = ax or new_axes(4.2, 2.8)
     styles = ["-", "--", ":", "-."]
     for number, (name, (steps, values)) in enumerate(runs.items()):
-        fade = 1 - 0.6 * number / max(len(runs), 2)
-        ax.plot(steps, values, styles[number % 4], color=colour, alpha=fade, linewidth=1.5, label=name)
-    if bar is not None:
-        ax.axhline(bar, color="0.6", linewidth=0.8)
-        ax.annotate(f"{bar:.3g}", (0, bar), xycoords=("axes fraction", "data"), xytext=(3, -2), va="top",
+        opacity = 1 - 0.6 * number / max(len(runs), 2)
+        ax.plot(steps, values, styles[number % 4], color=colour, alpha=opacity, linewidth=1.5, label=name)
+    if threshold is not None:
+        ax.axhline(threshold, color="0.6", linewidth=0.8)
+        ax.annotate(f"{threshold:.3g}", (0, threshold), xycoords=("axes fraction", "data"), xytext=(3, -2), va="top",
                     textcoords="offset points", fontsize=7, color="0.4")  # fmt: skip
     ax.set_ylim(-0.03, 1.05)
     ax.set_xlabel("optimiser steps")
@@ -227,13 +227,13 @@ def plot_planes(
     ax = ax or new_axes(5.4, 3.0)
     styles = ["-", "--", ":", "-."]
     for number, (name, values) in enumerate(profiles.items()):
-        fade = 1 - 0.6 * number / max(len(profiles), 2)
-        ax.plot(range(len(values)), values, styles[number % 4], marker="o", markersize=3, color=ACCURACY, alpha=fade,
+        opacity = 1 - 0.6 * number / max(len(profiles), 2)
+        ax.plot(range(len(values)), values, styles[number % 4], marker="o", markersize=3, color=ACCURACY, alpha=opacity,
                 linewidth=1.2, label=name)  # fmt: skip
     ax.axhline(0, color="0.8", linewidth=0.8)
     ax.axvline(sum(f * span >= 1 for f in frequencies) - 0.5, color=CARRY, linewidth=1.0, linestyle="--")
-    shown = range(0, len(frequencies), 3)
-    ax.set_xticks(shown, [f"{frequencies[i]:.2g}" for i in shown], fontsize=7)
+    ticks = range(0, len(frequencies), 3)
+    ax.set_xticks(ticks, [f"{frequencies[i]:.2g}" for i in ticks], fontsize=7)
     ax.set_xlabel("rotary plane, by frequency in radians per token")
     ax.set_ylabel(ylabel)
     if len(profiles) <= 10:
@@ -255,10 +255,10 @@ def plot_bands(
     for number, (name, points) in enumerate(groups.items()):
         mean, spread = np.array(points, dtype=float).reshape(-1, 2).T
         marker, colour = MARKS[number % len(MARKS)]
-        places = range(len(mean))
-        ax.fill_between(places, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0,
+        positions = range(len(mean))
+        ax.fill_between(positions, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0,
                         hatch=["", "//", ".."][number % 3])  # fmt: skip
-        ax.plot(places, mean, marker=marker, color=colour, linestyle=["-", "--", ":"][number % 3], label=name)
+        ax.plot(positions, mean, marker=marker, color=colour, linestyle=["-", "--", ":"][number % 3], label=name)
     ax.axhline(0, color="0.6", linewidth=0.8)
     ax.set_xticks(range(len(ticks)), ticks, **LITERAL_TEXT)
     ax.set_xlim(-0.3, max(len(ticks) - 0.7, 0.3))
@@ -299,12 +299,12 @@ def plot_histograms(
 ) -> Axes:
     """Histograms of positive numbers on a logarithmic axis, one outline and hatch per group."""
     ax = ax or new_axes(3.2, 2.6)
-    values = np.concatenate([np.asarray(held, dtype=float) for held in groups.values()]) if groups else np.ones(1)
+    values = np.concatenate([np.asarray(numbers, dtype=float) for numbers in groups.values()]) if groups else np.ones(1)
     values = np.maximum(values, 1e-3) if len(values) else np.ones(1)
     edges = np.geomspace(values.min() / 1.01, values.max() * 1.01, 25)
-    for number, (name, held) in enumerate(groups.items()):
+    for number, (name, numbers) in enumerate(groups.items()):
         colour = MARKS[number % len(MARKS)][1]
-        ax.hist(np.maximum(held, 1e-3), edges, histtype="stepfilled", facecolor="none", edgecolor=colour,
+        ax.hist(np.maximum(numbers, 1e-3), edges, histtype="stepfilled", facecolor="none", edgecolor=colour,
                 hatch=["///", "..", "xx"][number % 3], linewidth=1.4, label=name)  # fmt: skip
     ax.set_xscale("log")
     ax.xaxis.set_minor_formatter(NullFormatter())
@@ -358,21 +358,21 @@ def plot_intervals(
     ax: Axes | None = None,
 ) -> Axes:
     """Means with intervals, (mean, low, high) by x, one series per group; numeric x values are joined by lines."""
-    places = list(dict.fromkeys(x for group in groups.values() for x in group))
-    numbers = all(isinstance(x, int | float) for x in places)
-    ax = ax or new_axes(4.6 if numbers else 0.9 * len(places) + 2.2, 3.0)
+    all_xs = list(dict.fromkeys(x for group in groups.values() for x in group))
+    numbers = all(isinstance(x, int | float) for x in all_xs)
+    ax = ax or new_axes(4.6 if numbers else 0.9 * len(all_xs) + 2.2, 3.0)
     for number, (name, group) in enumerate(groups.items()):
         marker, colour = MORE_MARKS[number % len(MORE_MARKS)]
         shift = 0.0 if numbers else 0.14 * (number - (len(groups) - 1) / 2)
-        xs = [x if numbers else places.index(x) + shift for x in group]
+        xs = [x if numbers else all_xs.index(x) + shift for x in group]
         means, lows, highs = ([values[k] for values in group.values()] for k in range(3))
         ax.plot(xs, means, marker, color=colour, markersize=5, markeredgewidth=0, label=name or None)
         ax.vlines(xs, lows, highs, color=colour, linewidth=1.3)
         if numbers:
             ax.plot(xs, means, ["-", "--", ":", "-."][number % 4], color=colour, linewidth=1.2)
     if not numbers:
-        ax.set_xticks(range(len(places)), [str(x) for x in places], **LITERAL_TEXT)
-        ax.set_xlim(-0.6, len(places) - 0.4)
+        ax.set_xticks(range(len(all_xs)), [str(x) for x in all_xs], **LITERAL_TEXT)
+        ax.set_xlim(-0.6, len(all_xs) - 0.4)
     ax.set_xlabel(xlabel)
     ax.set_ylabel(ylabel)
     ax.set_title(title, fontsize=10)

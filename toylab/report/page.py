@@ -62,33 +62,33 @@ class NotMeasuredError(Exception):
     """There are no results for a figure."""
 
 
-def require_measured(found: Any) -> Any:
+def require_measured(results: Any) -> Any:
     """The given results, unless they are empty.
 
     Raises:
         NotMeasuredError: for empty results; `pictures` then omits the figure.
     """
-    if not any(found.values() if isinstance(found, Mapping) else found):
+    if not any(results.values() if isinstance(results, Mapping) else results):
         raise NotMeasuredError
-    return found
+    return results
 
 
 def pictures(*figures: tuple[Any, ...]) -> list[Picture]:
     """Draw figures, each given as a function and its arguments; figures without results are omitted."""
-    drawn = []
+    rendered = []
     for draw, *arguments in figures:
         with suppress(NotMeasuredError):
-            drawn.append(draw(*arguments))
-    return drawn
+            rendered.append(draw(*arguments))
+    return rendered
 
 
 def file_names(pictures: Sequence[Picture]) -> list[str]:
     """Unique names of figures; a number distinguishes figures with equal names."""
-    found: list[str] = []
+    names: list[str] = []
     for picture in pictures:
         numbered = (f"{picture.name}-{number}" for number in itertools.count(2))
-        found.append(next(name for name in itertools.chain([picture.name], numbered) if name not in found))
-    return found
+        names.append(next(name for name in itertools.chain([picture.name], numbered) if name not in names))
+    return names
 
 
 def render_page(
@@ -114,23 +114,23 @@ def render_page(
         costs: CPU-seconds of every job the claim depends on, by claim id.
     """
     names = file_names(pictures)
-    drawn = {id: (name, one.title) for name, one in zip(names, pictures, strict=True) for id in one.claims}
+    figure_of = {id: (name, item.title) for name, item in zip(names, pictures, strict=True) for id in item.claims}
     return fill_template(
         "page.html",
         title=escape(title),
         introduction=escape(introduction),
-        seeds="\n".join(f"<p class=note>{escape(told)}</p>" for told in (seeds, sham_counts(claims)) if told),
-        short="\n".join(map(_short, _LEADS, (claims, claims))),
+        seeds="\n".join(f"<p class=note>{escape(note)}</p>" for note in (seeds, sham_counts(claims)) if note),
+        short="\n".join(map(_statements, _VERDICT_TITLES, (claims, claims))),
         summary=escape(verdict_counts(claims)),
         interval=interval_in_words(claims),
         claims="\n".join(
             f'<tbody><tr class=kind><th colspan=3 scope="rowgroup">{title}</th></tr>\n'
-            + "\n".join(_claim(claim, drawn.get(claim.id), (costs or {}).get(claim.id)) for claim in of_kind)
+            + "\n".join(_claim(claim, figure_of.get(claim.id), (costs or {}).get(claim.id)) for claim in of_kind)
             + "\n</tbody>"
             for title, of_kind in by_kind(claims).items()
         ),
         pictures="\n".join(map(_picture, names, pictures)),
-        film="" if film is None else _film(film),
+        film="" if film is None else _attention_viewer(film),
         command=escape(command),
         cost=escape(cost),
         settings=escape(json.dumps(settings, indent=1, ensure_ascii=False)),
@@ -147,7 +147,7 @@ def _read(name: str) -> str:
     return files("toylab.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _film(film: HistoryPage) -> str:
+def _attention_viewer(film: HistoryPage) -> str:
     """The attention-history viewer with its data and script."""
     data = {
         "steps": film.steps,
@@ -159,24 +159,26 @@ def _film(film: HistoryPage) -> str:
         ],
     }
     # Escaping "<" prevents data from closing the script element.
-    told = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     return Template(_read("viewer.html")).substitute(
-        title=escape(film.title), caption=escape(film.caption), data=told, script=_read("viewer.js")
+        title=escape(film.title), caption=escape(film.caption), data=text, script=_read("viewer.js")
     )
 
 
-def _short(verdict: str, claims: Sequence[Judgement]) -> str:
+def _statements(verdict: str, claims: Sequence[Judgement]) -> str:
     """A paragraph of the paper's claims with this verdict."""
-    said = " ".join(escape(one.statement) for one in claims if one.verdict == verdict and one.kind == "paper")
-    return f"<p><b>{_LEADS[verdict]}</b> {said}</p>" if said else ""
+    statements = " ".join(
+        escape(claim.statement) for claim in claims if claim.verdict == verdict and claim.kind == "paper"
+    )
+    return f"<p><b>{_VERDICT_TITLES[verdict]}</b> {statements}</p>" if statements else ""
 
 
-_LEADS = {"supported": "Supported here.", "refuted": "Refuted at this scale."}
+_VERDICT_TITLES = {"supported": "Supported here.", "refuted": "Refuted at this scale."}
 
 
-def _claim(claim: Judgement, drawn: tuple[str, str] | None, cost: float | int | None) -> str:
+def _claim(claim: Judgement, figure: tuple[str, str] | None, cost: float | int | None) -> str:
     note = f"<p class=note>{escape(claim.note)}</p>" if claim.note else ""
-    seen = f'<p class=note><a href="#{drawn[0]}">Figure: {escape(drawn[1])}</a></p>' if drawn else ""
+    figure_link = f'<p class=note><a href="#{figure[0]}">Figure: {escape(figure[1])}</a></p>' if figure else ""
     facts = {
         "Criterion": claim.criterion,
         "Where": claim.place,
@@ -185,13 +187,13 @@ def _claim(claim: Judgement, drawn: tuple[str, str] | None, cost: float | int | 
         **further_notes(claim),
         "Cost": f"{cost:.0f} CPU-seconds of every job the claim depends on" if cost else "",
     }
-    told = "".join(f"<dt>{name}</dt><dd>{escape(fact)}</dd>" for name, fact in facts.items() if fact)
+    fact_list = "".join(f"<dt>{name}</dt><dd>{escape(fact)}</dd>" for name, fact in facts.items() if fact)
     control = f"<p class=note>{escape(control_text(claim))}</p>" if claim.control else ""
     return f"""<tr class="{escape(shown_verdict(claim).replace(" ", "-"))}" id="{claim_anchor(claim.id)}">
 <td class=verdict><span>{escape(verdict_in_words(claim))}</span></td>
-<td><p class=statement>{escape(claim.statement)}</p>{control}{note}{seen}
+<td><p class=statement>{escape(claim.statement)}</p>{control}{note}{figure_link}
 <details><summary>{escape(claim.id)}: criterion, seeds and all numbers</summary>
-<dl>{told}{_details(claim.details)}</dl></details></td>
+<dl>{fact_list}{_details(claim.details)}</dl></details></td>
 <td class=measured>{escape(measured_in_words(claim))}</td></tr>"""
 
 
@@ -201,13 +203,13 @@ def claim_anchor(id: str) -> str:
 
 
 def _details(details: Mapping[str, Any]) -> str:
-    return "".join(f"<dt>{escape(name)}</dt><dd>{escape(_plain(value))}</dd>" for name, value in details.items())
+    return "".join(f"<dt>{escape(name)}</dt><dd>{escape(_as_text(value))}</dd>" for name, value in details.items())
 
 
-def _plain(value: Any) -> str:
+def _as_text(value: Any) -> str:
     """Nested numbers as readable text."""
     if isinstance(value, Mapping):
-        return "; ".join(f"{name}: {_plain(inner)}" for name, inner in value.items())
+        return "; ".join(f"{name}: {_as_text(inner)}" for name, inner in value.items())
     if value is None:
         return "not measured"
     if isinstance(value, bool):

@@ -24,8 +24,8 @@ def dask_executor(address: str | None, timeout: float | int = 10) -> Iterator[Ex
         yield None
         return
     # Checked before creating a client, which would keep trying to connect to an invalid address.
-    found = re.fullmatch(r"((tcp|ws)://)?([^\s:/\[\]]+|\[[0-9a-fA-F:.]+\]):(\d{1,5})", address)
-    if not found or not 0 < int(found[4]) < 2**16:
+    match = re.fullmatch(r"((tcp|ws)://)?([^\s:/\[\]]+|\[[0-9a-fA-F:.]+\]):(\d{1,5})", address)
+    if not match or not 0 < int(match[4]) < 2**16:
         raise ToylabError(f"scheduler={address}: must be tcp://HOST:PORT, as `dask scheduler` prints it")
     try:
         from distributed import Client

@@ -26,37 +26,37 @@ def grid(study: Study, axes: Mapping[str, Iterable[Any]]) -> list[Study]:
     Raises:
         ValueError: for an unknown setting, an axis without values, or a combination that the study rejects.
     """
-    values = {name: list(held) for name, held in axes.items()}
-    for name, held in values.items():
-        if not held:
+    values = {name: list(axis_values) for name, axis_values in axes.items()}
+    for name, axis_values in values.items():
+        if not axis_values:
             raise ToylabError(f"{name}: has no values in the grid; give at least one, such as {name}=1,2")
         setting_type(study, name)
-    return [_at(study, dict(zip(values, point, strict=True))) for point in itertools.product(*values.values())]
+    return [_study_at(study, dict(zip(values, point, strict=True))) for point in itertools.product(*values.values())]
 
 
-def _at(study: Study, point: Mapping[str, Any]) -> Study:
+def _study_at(study: Study, point: Mapping[str, Any]) -> Study:
     changes = {name: value for name, value in point.items() if name != "seed"}
     if "seed" in point:
         changes["seeds"] = (point["seed"],)
     try:
-        made = _replaced(study, changes)
-        check_study(made)
-        return made
+        point_study = _replace_nested(study, changes)
+        check_study(point_study)
+        return point_study
     except ToylabError as error:
-        where = ", ".join(f"{name}={value}" for name, value in point.items())
-        raise ToylabError(f"the grid's point {where}: {error}") from None
+        point_in_words = ", ".join(f"{name}={value}" for name, value in point.items())
+        raise ToylabError(f"the grid's point {point_in_words}: {error}") from None
 
 
-def _replaced(settings: Any, changes: Mapping[str, Any]) -> Any:
+def _replace_nested(settings: Any, changes: Mapping[str, Any]) -> Any:
     """Nested settings with values replaced by dotted name; all at once, since intermediate settings may be invalid."""
-    own = {name: value for name, value in changes.items() if "." not in name}
+    direct = {name: value for name, value in changes.items() if "." not in name}
     inner: dict[str, dict[str, Any]] = {}
     for name, value in changes.items():
         if "." in name:
             head, _, rest = name.partition(".")
             inner.setdefault(head, {})[rest] = value
-    own |= {head: _replaced(_held(settings, head), deeper) for head, deeper in inner.items()}
-    return {**settings, **own} if isinstance(settings, Mapping) else replace(settings, **own)
+    direct |= {head: _replace_nested(_get_setting(settings, head), deeper) for head, deeper in inner.items()}
+    return {**settings, **direct} if isinstance(settings, Mapping) else replace(settings, **direct)
 
 
 def setting_type(study: Study, name: str) -> Any:
@@ -69,17 +69,17 @@ def setting_type(study: Study, name: str) -> Any:
         return int
     known = flatten_settings(study)
     if name not in known:
-        near = [one for one in known if one.endswith(f".{name}")]
-        near = near or difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        raise unknown_name("setting", name, known, near)
+        similar = [known_name for known_name in known if known_name.endswith(f".{name}")]
+        similar = similar or difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        raise unknown_name("setting", name, known, similar)
     settings: Any = study
-    *way, last = name.split(".")
-    for step in way:
-        settings = _held(settings, step)
+    *path, last = name.split(".")
+    for step in path:
+        settings = _get_setting(settings, step)
     return type(settings[last]) if isinstance(settings, Mapping) else field_types(type(settings))[last]
 
 
-def _held(settings: Any, name: str) -> Any:
+def _get_setting(settings: Any, name: str) -> Any:
     return settings[name] if isinstance(settings, Mapping) else getattr(settings, name)
 
 
@@ -99,40 +99,42 @@ def read_axes(study: Study, texts: Sequence[str]) -> dict[str, list[Any]]:
             raise ToylabError(f"grid {text!r}: must be NAME=VALUES, such as model.positions=none,rotary or seed=0..19")
         if name in axes:
             raise ToylabError(f"grid {name}: is given twice; give all its values at once, separated by commas")
-        kind = setting_type(study, name)
-        axes[name] = [one for part in values.split(",") for one in _read(kind, name, part)]
+        value_type = setting_type(study, name)
+        axes[name] = [value for part in values.split(",") for value in _parse_values(value_type, name, part)]
     return axes
 
 
 _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)")
 
 
-def _read(kind: Any, name: str, text: str) -> list[Any]:
+def _parse_values(value_type: Any, name: str, text: str) -> list[Any]:
     import tyro
 
-    if (ends := _RANGE.fullmatch(text)) and kind is int:
-        first, last = map(int, ends.groups())
+    if (range_match := _RANGE.fullmatch(text)) and value_type is int:
+        first, last = map(int, range_match.groups())
         if last < first:
             raise ToylabError(f"grid {name}={text}: the range is empty; put the smaller number first")
         return list(range(first, last + 1))
-    if is_dataclass(kind):
-        raise ToylabError(f"grid {name}: is a group of settings; give one of {', '.join(f.name for f in fields(kind))}")
+    if is_dataclass(value_type):
+        raise ToylabError(
+            f"grid {name}: is a group of settings; give one of {', '.join(f.name for f in fields(value_type))}"
+        )
     try:
-        parts = text.split("+") if get_origin(kind) is tuple else [text]
+        parts = text.split("+") if get_origin(value_type) is tuple else [text]
         with redirect_stderr(io.StringIO()):  # replaced by a one-line error below
-            return [tyro.cli(kind, args=parts, console_outputs=False)]
+            return [tyro.cli(value_type, args=parts, console_outputs=False)]
     except SystemExit:
-        raise ToylabError(f"grid {name}={text}: must be {type_in_words(kind)}") from None
+        raise ToylabError(f"grid {name}={text}: must be {type_in_words(value_type)}") from None
 
 
-def flatten_settings(held: Any, prefix: str = "") -> dict[str, Any]:
+def flatten_settings(settings: Any, prefix: str = "") -> dict[str, Any]:
     """Nested settings as one dictionary with dotted names."""
-    if is_dataclass(held):
-        held = {field.name: getattr(held, field.name) for field in fields(held)}
-    found: dict[str, Any] = {}
-    for name, value in held.items():
+    if is_dataclass(settings):
+        settings = {field.name: getattr(settings, field.name) for field in fields(settings)}
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
         if is_dataclass(value) or (isinstance(value, dict) and value):
-            found |= flatten_settings(value, f"{prefix}{name}.")
+            flat |= flatten_settings(value, f"{prefix}{name}.")
         else:
-            found[f"{prefix}{name}"] = value
-    return found
+            flat[f"{prefix}{name}"] = value
+    return flat

@@ -139,18 +139,18 @@ def execute_jobs(
     """
     check_workers(workers)
     tasks = [QueuedJob(run, job) for run in runs for job in select_jobs(run.study, jobs)]
-    left = [task for task in tasks if not is_done(task.job, task.run.folder)]
-    done = {task.key for task in tasks} - {task.key for task in left}
-    bar = progress_bar(total=len(left), desc=title, unit="job", disable=not progress or not left)
+    unfinished = [task for task in tasks if not is_done(task.job, task.run.folder)]
+    done = {task.key for task in tasks} - {task.key for task in unfinished}
+    bar = progress_bar(total=len(unfinished), desc=title, unit="job", disable=not progress or not unfinished)
     with bar:
-        failures = Failures(len(left), bar)
+        failures = Failures(len(unfinished), bar)
         if executor is not None:
-            _submit(left, done, failures, executor, room=None)
-        elif workers > 1 and left:
-            with ProcessPool(min(workers, len(left)), [run.folder for run in runs]) as pool:
-                _submit(left, done, failures, pool, room=workers)
+            _submit(unfinished, done, failures, executor, room=None)
+        elif workers > 1 and unfinished:
+            with ProcessPool(min(workers, len(unfinished)), [run.folder for run in runs]) as pool:
+                _submit(unfinished, done, failures, pool, room=workers)
         else:
-            _submit(left, done, failures, _Here(), room=1)
+            _submit(unfinished, done, failures, _InProcessExecutor(), room=1)
     return failures
 
 
@@ -172,9 +172,9 @@ class JobFailure:
 class Failures(dict[QueuedJob, JobFailure]):
     """The failed jobs among those requested."""
 
-    def __init__(self, asked: int, bar: Any) -> None:
+    def __init__(self, requested: int, bar: Any) -> None:
         super().__init__()
-        self.asked, self._bar = asked, bar
+        self.asked, self._bar = requested, bar
 
     def note(self, task: QueuedJob, failure: JobFailure | None) -> None:
         """Record that a job ended, with its failure if any."""
@@ -185,7 +185,7 @@ class Failures(dict[QueuedJob, JobFailure]):
 
     def lines(self, of: Callable[[QueuedJob], str] = str) -> list[str]:
         """One line per failure."""
-        return [f"{of(task)}: {failure.message} (see {_report(task)})" for task, failure in self.items()]
+        return [f"{of(task)}: {failure.message} (see {_error_report(task)})" for task, failure in self.items()]
 
 
 def raise_failures(failures: Failures, again: str, of: Callable[[QueuedJob], str] = str) -> None:
@@ -197,19 +197,19 @@ def raise_failures(failures: Failures, again: str, of: Callable[[QueuedJob], str
         raise (JobsRefusedError if refused else JobsFailedError)("\n  ".join([count, *failures.lines(of)]))
 
 
-def _never_started(task: QueuedJob, message: str, refused: bool = False) -> JobFailure:
-    _keep_report(task.folder, message + "\n")
+def _record_failure(task: QueuedJob, message: str, refused: bool = False) -> JobFailure:
+    _write_error_report(task.folder, message + "\n")
     return JobFailure(message, refused)
 
 
-def _report(task: QueuedJob) -> Path:
+def _error_report(task: QueuedJob) -> Path:
     return task.folder / "error.txt"
 
 
-def _keep_report(folder: Path, told: str) -> None:
+def _write_error_report(folder: Path, text: str) -> None:
     with suppress(ToylabError):  # the disk may be full; the command still prints the message
         refuse_links(folder.parent.parent, folder / "error.txt")
-        write_text(folder / "error.txt", told)
+        write_text(folder / "error.txt", text)
 
 
 # In a worker ---------------------------------------------------------------------------------------------------------
@@ -229,26 +229,26 @@ def complete_job(study: Study, job: Job, out: Path) -> JobFailure | None:
         # A worker may outlive its command, and the command may have been rerun: the lock prevents two writers.
         with folder_lock(folder, wait=True):
             if not is_done(job, out):
-                _do(study, job, folder, out)
+                _run_and_store(study, job, folder, out)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # including SystemExit, so that the other jobs continue
-        _keep_report(folder, traceback.format_exc())
+        _write_error_report(folder, traceback.format_exc())
         return JobFailure.of(error)
     return None
 
 
-def _do(study: Study, job: Job, folder: Path, out: Path) -> None:
+def _run_and_store(study: Study, job: Job, folder: Path, out: Path) -> None:
     with file_errors(folder):
         # A folder from another person may contain a link where the job writes a file.
         refuse_links(out, *(path for path in folder.iterdir() if path.is_symlink() and not path.is_dir()))
         for name in ("done", "error.txt"):
             (folder / name).unlink(missing_ok=True)
-    began, cpu = time.perf_counter(), time.process_time()
+    wall_start, cpu_start = time.perf_counter(), time.process_time()
     result = study.run_job(job, folder)
     cost = Cost(
-        cpu_seconds=round(time.process_time() - cpu, 2),
-        wall_seconds=round(time.perf_counter() - began, 2),
+        cpu_seconds=round(time.process_time() - cpu_start, 2),
+        wall_seconds=round(time.perf_counter() - wall_start, 2),
         peak_megabytes=peak_megabytes(),
         lock=lock_checksum(out),
     )
@@ -256,18 +256,18 @@ def _do(study: Study, job: Job, folder: Path, out: Path) -> None:
     for path in folder.glob("checkpoint*"):  # large, and only needed to resume
         if path.is_file():
             path.unlink()
-    kept = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith(_PASSING))
-    write_text(folder / "done", "".join(f"{sha256_of(path.read_bytes())}  {path.name}\n" for path in kept))
+    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith(_WITHOUT_CHECKSUM))
+    write_text(folder / "done", "".join(f"{sha256_of(path.read_bytes())}  {path.name}\n" for path in files))
 
 
-_PASSING = (".", "error.txt")
+_WITHOUT_CHECKSUM = (".", "error.txt")
 """Prefixes of files without a checksum: hidden files and error reports."""
 
 
 # Beside the workers --------------------------------------------------------------------------------------------------
 
 
-class _Here:
+class _InProcessExecutor:
     """Executor that runs each call in this process."""
 
     def submit(self, call: Callable, *arguments: Any) -> Future:
@@ -277,22 +277,22 @@ class _Here:
 
 
 def _submit(
-    left: list[QueuedJob], done: set[tuple[Path, Job]], failures: Failures, executor: Any, room: int | None
+    queue: list[QueuedJob], done: set[tuple[Path, Job]], failures: Failures, executor: Any, room: int | None
 ) -> None:
     """Submit jobs as soon as their dependencies are done, at most `room` at a time.
 
     If a worker process is killed or runs out of memory, the whole pool breaks and all submitted jobs are lost, without
     a trace of which one caused it. Lost jobs are therefore repeated one at a time; a job lost twice counts as failed.
     """
-    left, waiting, suspects = list(left), {}, set()
+    queue, waiting, suspects = list(queue), {}, set()
     try:
-        while waiting or left:
-            for task in _next(left, done, suspects, room, len(waiting)):
-                left.remove(task)
+        while waiting or queue:
+            for task in _jobs_to_submit(queue, done, suspects, room, len(waiting)):
+                queue.remove(task)
                 waiting[executor.submit(complete_job, task.run.study, task.job, task.run.folder.resolve())] = task
             if not waiting:  # a dependency of every remaining job failed
-                for task in left:
-                    failures.note(task, _base_failed(task, done))
+                for task in queue:
+                    failures.note(task, _dependency_failure(task, done))
                 return
             finished = wait(waiting, return_when=FIRST_COMPLETED).done
             if room is not None and any(isinstance(future.exception(), BrokenExecutor) for future in finished):
@@ -304,7 +304,7 @@ def _submit(
                 if isinstance(error, BrokenExecutor) and room is not None and task.key not in suspects:
                     executor.check_start()
                     suspects.add(task.key)
-                    left.insert(0, task)
+                    queue.insert(0, task)
                     continue
                 suspects.discard(task.key)
                 if error is None:
@@ -312,10 +312,10 @@ def _submit(
                 elif isinstance(error, BrokenExecutor):
                     # Processes of an external executor may never have started.
                     why = "was it killed, or out of memory?" + (f" Or: {UNGUARDED}" if room is None else "")
-                    failure = _never_started(task, f"its process ended abruptly: {why}")
+                    failure = _record_failure(task, f"its process ended abruptly: {why}")
                 else:  # raised by the executor, or a study that a worker cannot import
                     failure = JobFailure.of(error)
-                    _keep_report(task.folder, failure.message + "\n")
+                    _write_error_report(task.folder, failure.message + "\n")
                 failures.note(task, failure)
                 if failure is None:
                     done.add(task.key)
@@ -325,19 +325,23 @@ def _submit(
         raise
 
 
-def _next(
-    left: Sequence[QueuedJob], done: set[tuple[Path, Job]], suspects: set[tuple[Path, Job]], room: int | None, busy: int
+def _jobs_to_submit(
+    queue: Sequence[QueuedJob],
+    done: set[tuple[Path, Job]],
+    suspects: set[tuple[Path, Job]],
+    room: int | None,
+    busy: int,
 ) -> list[QueuedJob]:
     """The jobs to submit now, while `busy` jobs are running."""
     if suspects:
-        return [] if busy else [next(task for task in left if task.key in suspects)]
-    ready = (task for task in left if done.issuperset(task.needs))
+        return [] if busy else [next(task for task in queue if task.key in suspects)]
+    ready = (task for task in queue if done.issuperset(task.needs))
     return [task for _, task in zip(range(room - busy), ready, strict=False)] if room is not None else list(ready)
 
 
-def _base_failed(task: QueuedJob, done: set[tuple[Path, Job]]) -> JobFailure:
+def _dependency_failure(task: QueuedJob, done: set[tuple[Path, Job]]) -> JobFailure:
     failed = next(job for job in task.job.needs if (task.run.folder, job) not in done)
-    return _never_started(task, f"{failed.name} of seed {failed.seed} failed, and this job depends on it", True)
+    return _record_failure(task, f"{failed.name} of seed {failed.seed} failed, and this job depends on it", True)
 
 
 def select_jobs(study: Study, names: Sequence[str] | None) -> list[Job]:
@@ -353,8 +357,8 @@ def select_jobs(study: Study, names: Sequence[str] | None) -> list[Job]:
     for name in names:
         if name not in known:
             raise unknown_name("job", name, known)
-    chosen = with_dependencies((job for job in jobs if job.name in names), jobs)
-    return [job for job in jobs if job in chosen]
+    selected = with_dependencies((job for job in jobs if job.name in names), jobs)
+    return [job for job in jobs if job in selected]
 
 
 def check_workers(workers: int) -> None:

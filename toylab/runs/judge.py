@@ -85,24 +85,24 @@ def judge_run(out: Path | str, study: type | None = None) -> JudgedRun:
         ValueError: if the folder holds no run, a run of another study, or settings of another version.
     """
     out = Path(out)
-    about, module, default, settings = _opened(out, study)
+    about, module, default, settings = _open_run(out, study)
     measured = read_results(settings, out)
-    spent = {job: read_cost(job.folder(out)).cpu_seconds for job in measured}
+    cpu_seconds = {job: read_cost(job.folder(out)).cpu_seconds for job in measured}
     declared = list(settings.claims())
-    found = by_condition(measured)
-    claims = judge_claims(declared, found, stored_plan(about), shams(settings, found, out))
+    results = by_condition(measured)
+    claims = judge_claims(declared, results, stored_plan(about), shams(settings, results, out))
     pictures: list[Picture] = []
     film = fault = None
     try:
         draw, animate = getattr(settings, "pictures", None), getattr(settings, "film", None)
-        drawn: list[Any] = [] if draw is None else list(draw(found, out) or ())
-        if wrong := [one for one in drawn if not isinstance(one, Picture)]:
-            raise TypeError(f"pictures: holds {wrong[0]!r}, and each must be a toylab.report.page.Picture")
+        figures: list[Any] = [] if draw is None else list(draw(results, out) or ())
+        if invalid := [item for item in figures if not isinstance(item, Picture)]:
+            raise TypeError(f"pictures: holds {invalid[0]!r}, and each must be a toylab.report.page.Picture")
         pictures = [
-            replace(one, claims=(*one.claims, *(claim.id for claim in declared if claim.figure == one.title)))
-            for one in drawn
+            replace(item, claims=(*item.claims, *(claim.id for claim in declared if claim.figure == item.title)))
+            for item in figures
         ]
-        film = None if animate is None else animate(found, out)
+        film = None if animate is None else animate(results, out)
     except ToylabError:
         raise
     except Exception as error:  # claims are written before `write_report` raises this error
@@ -120,8 +120,8 @@ def judge_run(out: Path | str, study: type | None = None) -> JudgedRun:
         claims=claims,
         pictures=pictures,
         film=film,
-        costs=claim_costs(declared, spent),
-        cpu_seconds=sum(spent.values()),
+        costs=claim_costs(declared, cpu_seconds),
+        cpu_seconds=sum(cpu_seconds.values()),
         jobs=(len(measured), len({*settings.jobs(), *measured})),
         fault=fault,
     )
@@ -129,27 +129,27 @@ def judge_run(out: Path | str, study: type | None = None) -> JudgedRun:
 
 def is_decided(out: Path | str, study: type | None = None) -> bool:
     """Whether more seeds could decide no further claim of a finished run; checks of the set-up do not count."""
-    about, _, _, settings = _opened(Path(out), study)
-    found = by_condition(read_results(settings, out))
-    claims = judge_claims(list(settings.claims()), found, stored_plan(about), shams(settings, found, out))
+    about, _, _, settings = _open_run(Path(out), study)
+    results = by_condition(read_results(settings, out))
+    claims = judge_claims(list(settings.claims()), results, stored_plan(about), shams(settings, results, out))
     return not any(claim.more for claim in claims if claim.kind != "set-up")
 
 
-def shams(study: Study, found: Conditions, out: Path | str) -> dict[str, Conditions]:
+def shams(study: Study, results: Conditions, out: Path | str) -> dict[str, Conditions]:
     """Results of models without the mechanism, by name of the sham: other conditions substituted for those that the
     claims judge, and untrained weights if the run has them."""
-    own = getattr(study, "shams", None)
-    tried = {
-        what: Conditions(found | {name: found[other] for name, other in instead.items()})
-        for what, instead in ({} if own is None else own()).items()
+    declared = getattr(study, "shams", None)
+    sham_results = {
+        sham_name: Conditions(results | {name: results[other] for name, other in instead.items()})
+        for sham_name, instead in ({} if declared is None else declared()).items()
     }
     untrained = Path(out) / SHAM
     if (untrained / "settings.json").exists():
-        tried["untrained weights"] = by_condition(read_results(untrained_study(study), untrained))
-    return tried
+        sham_results["untrained weights"] = by_condition(read_results(untrained_study(study), untrained))
+    return sham_results
 
 
-def _opened(out: Path, study: type | None) -> tuple[dict[str, Any], Any, Study, Study]:
+def _open_run(out: Path, study: type | None) -> tuple[dict[str, Any], Any, Study, Study]:
     """The record of a run, the module of its study, and the study at default settings and at those of the run."""
     about = read_settings(out / "settings.json")
     module = registry.study_of_folder(about["study"], out, study, "toylab report {folder} --study {study}")
@@ -166,11 +166,13 @@ def write_report(judged: JudgedRun, out: Path | str) -> Path:
     """
     out = Path(out)
     names = file_names(judged.pictures)
-    drawn = {out / "figures" / f"{name}.svg": one.svg for name, one in zip(names, judged.pictures, strict=True)}
+    svg_files = {
+        out / "figures" / f"{name}.svg": picture.svg for name, picture in zip(names, judged.pictures, strict=True)
+    }
     report = out / "report.html"
-    refuse_links(out, out / "claims.json", report, *drawn)
+    refuse_links(out, out / "claims.json", report, *svg_files)
     write_claims(out / "claims.json", judged.claims)
-    for path, svg in drawn.items():
+    for path, svg in svg_files.items():
         write_text(path, svg)
     write_text(
         report,
@@ -205,10 +207,10 @@ def judge_and_report(out: Path | str, study: type | None = None) -> str:
     counts = " ".join(filter(None, (f"Claims: {verdict_counts(judged.claims)}.", sham_counts(judged.claims))))
     claims = claims_table(judged.claims, costs=judged.costs or None, coloured=supports_colour(sys.stdout))
     try:
-        where = f"Report: {write_report(judged, out)}"
+        last_line = f"Report: {write_report(judged, out)}"
     except UnwritableError:
-        where = f"{out} is not writable, so no page was written; copy the run and run `toylab report` on the copy."
-    return f"{claims}\n\n{counts} {judged.cost}\n{where}"
+        last_line = f"{out} is not writable, so no page was written; copy the run and run `toylab report` on the copy."
+    return f"{claims}\n\n{counts} {judged.cost}\n{last_line}"
 
 
 def judge_unfinished(out: Path | str, judging: Callable[..., Any], *arguments: Any) -> None:
@@ -216,11 +218,11 @@ def judge_unfinished(out: Path | str, judging: Callable[..., Any], *arguments: A
     try:
         judging(*arguments)
     except Exception as error:  # of a study that needs all its jobs; the caller still reports the failed jobs
-        told = f"{type(error).__name__}: {error}"
-        print(f"toylab: {out}: could not be judged while jobs are missing ({told})", file=sys.stderr)
+        message = f"{type(error).__name__}: {error}"
+        print(f"toylab: {out}: could not be judged while jobs are missing ({message})", file=sys.stderr)
 
 
-def claim_costs(claims: Sequence[Claim], spent: Mapping[Job, float | int]) -> dict[str, float | int]:
+def claim_costs(claims: Sequence[Claim], cpu_seconds: Mapping[Job, float | int]) -> dict[str, float | int]:
     """CPU-seconds of every job that a claim depends on, directly or through job inputs, by claim id.
 
     Args:
@@ -228,9 +230,9 @@ def claim_costs(claims: Sequence[Claim], spent: Mapping[Job, float | int]) -> di
     """
 
     def behind(claim: Claim) -> set[Job]:
-        return with_dependencies((job for job in spent if job.condition in claim.depends_on), spent)
+        return with_dependencies((job for job in cpu_seconds if job.condition in claim.depends_on), cpu_seconds)
 
-    return {claim.id: sum(spent[job] for job in behind(claim)) for claim in claims}
+    return {claim.id: sum(cpu_seconds[job] for job in behind(claim)) for claim in claims}
 
 
 def restore_settings(default: Any, settings: Any, path: Path | str) -> Any:
@@ -261,32 +263,40 @@ def _flags(default: Any, study: Any, prefix: str) -> tuple[list[str], list[str]]
     first: list[str] = []
     last: list[str] = []
     for field in fields(study):
-        before, now = getattr(default, field.name, field), getattr(study, field.name)
+        default_setting, setting = getattr(default, field.name, field), getattr(study, field.name)
         name = f"{prefix}{field.name.replace('_', '-')}"
         choices = get_args(field_types(type(study))[field.name])
-        if before == now and type(before) is type(now):
+        if default_setting == setting and type(default_setting) is type(setting):
             continue
         if any(map(is_dataclass, choices)):
-            kind = type(now)
-            own = _flags(before if type(before) is kind else kind, now, f"{name}.") if is_dataclass(now) else ([], [])
-            last += [f"{name}:{_kebab(kind.__name__) if is_dataclass(now) else 'none'}", *own[0], *own[1]]
-        elif is_dataclass(now):
-            inner = _flags(before, now, f"{name}.")
+            chosen_class = type(setting)
+            flags = (
+                _flags(default_setting if type(default_setting) is chosen_class else chosen_class, setting, f"{name}.")
+                if is_dataclass(setting)
+                else ([], [])
+            )
+            last += [
+                f"{name}:{_kebab(chosen_class.__name__) if is_dataclass(setting) else 'none'}",
+                *flags[0],
+                *flags[1],
+            ]
+        elif is_dataclass(setting):
+            inner = _flags(default_setting, setting, f"{name}.")
             first, last = first + inner[0], last + inner[1]
-        elif isinstance(now, bool):
-            first.append(f"--{prefix}{'' if now else 'no-'}{field.name.replace('_', '-')}")
-        elif isinstance(now, dict):
-            known = before if isinstance(before, Mapping) else {}
-            first += [f"--{name}.{key}={value}" for key, value in now.items() if known.get(key) != value]
-        elif isinstance(now, str) and now.startswith("-"):
-            first.append(f"--{name}={now}")
+        elif isinstance(setting, bool):
+            first.append(f"--{prefix}{'' if setting else 'no-'}{field.name.replace('_', '-')}")
+        elif isinstance(setting, dict):
+            known = default_setting if isinstance(default_setting, Mapping) else {}
+            first += [f"--{name}.{key}={value}" for key, value in setting.items() if known.get(key) != value]
+        elif isinstance(setting, str) and setting.startswith("-"):
+            first.append(f"--{name}={setting}")
         else:
-            first += [f"--{name}", *_words(now)]
+            first += [f"--{name}", *_flag_values(setting)]
     return first, last
 
 
-def _words(value: Any) -> list[str]:
-    return [word for item in value for word in _words(item)] if isinstance(value, tuple | list) else [str(value)]
+def _flag_values(value: Any) -> list[str]:
+    return [word for item in value for word in _flag_values(item)] if isinstance(value, tuple | list) else [str(value)]
 
 
 def _kebab(name: str) -> str:

@@ -4,7 +4,8 @@
     FOLDER/claims.lock             lock of a run, written before its first job; every result stores its checksum
 
 `toylab claims FOLDER --check` compares a run, its lock and the code. A change of the measuring code counts as a change
-of the criterion; comments, docstrings and type annotations of functions do not. `python -m toylab.runs.lock` rewrites the locks of the package.
+of the criterion; comments, docstrings and type annotations of functions do not. `python -m toylab.runs.lock` rewrites
+the locks of the package.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def _resolved(claim: Claim) -> dict[str, Any]:
 
 def _measuring(study: type) -> Iterator[tuple[str, Path]]:
     """The files that measure and judge: those of the study, and those shared by all studies."""
-    home = _home(study)
+    home = _source_file(study)
     if home is not None and ":" not in registry.study_name(study):
         yield from ((path.name, path) for path in sorted(home.parent.glob("*.py")) if path.name not in NOT_MEASURING)
     elif home is not None:
@@ -75,7 +76,7 @@ def _measuring(study: type) -> Iterator[tuple[str, Path]]:
         yield part, Path(str(files("toylab"))) / part
 
 
-def _home(study: type) -> Path | None:
+def _source_file(study: type) -> Path | None:
     """The source file of a study; None for a study defined at a prompt or in a notebook."""
     try:
         source = inspect.getsourcefile(study)
@@ -91,20 +92,20 @@ def _digest_of_code(path: Path) -> str:
 
 @lru_cache(maxsize=256)  # a sweep locks many runs of the same code
 def _digest_of_source(source: str) -> str:
-    return sha256_of(json.dumps(_told(ast.parse(source))).encode())[:16]
+    return sha256_of(json.dumps(_tree_as_json(ast.parse(source))).encode())[:16]
 
 
-def _told(node: Any) -> Any:
+def _tree_as_json(node: Any) -> Any:
     """A syntax tree as JSON without empty fields, which makes it equal in every Python version."""
     if isinstance(node, list):
-        return [_told(one) for one in node if not (isinstance(one, ast.Expr) and _is_text(one.value))]
+        return [_tree_as_json(child) for child in node if not (isinstance(child, ast.Expr) and _is_text(child.value))]
     if not isinstance(node, ast.AST):
         return repr(node)
-    told = [(name, value) for name, value in ast.iter_fields(node) if value is not None]
+    fields = [(name, value) for name, value in ast.iter_fields(node) if value is not None]
     if isinstance(node, ast.arg | ast.FunctionDef):
-        told = [(name, value) for name, value in told if name not in ("annotation", "returns")]
-    held = {name: _told(value) for name, value in told}
-    return [type(node).__name__, {name: value for name, value in held.items() if value != []}]
+        fields = [(name, value) for name, value in fields if name not in ("annotation", "returns")]
+    json_fields = {name: _tree_as_json(value) for name, value in fields}
+    return [type(node).__name__, {name: value for name, value in json_fields.items() if value != []}]
 
 
 def _is_text(node: ast.expr) -> bool:
@@ -113,7 +114,7 @@ def _is_text(node: ast.expr) -> bool:
 
 def published_lock(study: type) -> Path | None:
     """The path of the lock that the package ships for a study; None for a user's own study."""
-    home = _home(study)
+    home = _source_file(study)
     path = home.parent / LOCK_FILE if home is not None and ":" not in registry.study_name(study) else None
     return path if path is not None and path.exists() else None
 
@@ -121,9 +122,9 @@ def published_lock(study: type) -> Path | None:
 def refuse_changed(study: Study, out: Path | str) -> None:
     """Raises `ToylabError`, naming the differences, if the lock of a run has other claims or other measuring code."""
     path = Path(out) / LOCK_FILE
-    if path.exists() and (changed := differences(read_lock(out), lock_of(study))):
+    if path.exists() and (changes := differences(read_lock(out), lock_of(study))):
         raise ToylabError(
-            f"{out}: was locked with other claims or measuring code ({'; '.join(changed[:3])}); results of both cannot "
+            f"{out}: was locked with other claims or measuring code ({'; '.join(changes[:3])}); results of both cannot "
             "be combined: give another folder with --out"
         )
 
@@ -136,31 +137,31 @@ def write_lock(study: Study, out: Path | str) -> None:
     path = Path(out) / LOCK_FILE
     if path.exists():
         return
-    now = lock_of(study)
+    current = lock_of(study)
     published = published_lock(type(study))
-    same = published is not None and not differences(read_record(published), now)
+    same = published is not None and not differences(read_record(published), current)
     about = read_settings(Path(out) / "settings.json")
     run = {"seeds": about["settings"]["seeds"], "fixed": about["fixed"]}
-    told = {"locked by": "the package" if same else "this run", "commit": _commit_of(published) if same else None}
-    write_record(path, {**now, **run, **told})
+    origin = {"locked by": "the package" if same else "this run", "commit": _commit_of(published) if same else None}
+    write_record(path, {**current, **run, **origin})
 
 
 def read_lock(out: Path | str) -> dict[str, Any]:
     """The lock of a run. Raises `ToylabError`, naming the file, if it is missing, damaged or not a lock."""
     path = Path(out) / LOCK_FILE
-    held = read_record(path, "give another folder")
-    claims, code = held.get("claims"), held.get("code")
+    record = read_record(path, "give another folder")
+    claims, code = record.get("claims"), record.get("code")
     if not (
         isinstance(claims, dict)
-        and all(isinstance(one, dict) for one in claims.values())
+        and all(isinstance(claim, dict) for claim in claims.values())
         and isinstance(code, dict)
-        and isinstance(held.get("seeds"), list)
-        and isinstance(held.get("fixed"), int)
-        and isinstance(held.get("locked by"), str)
-        and isinstance(held.get("commit"), str | None)
+        and isinstance(record.get("seeds"), list)
+        and isinstance(record.get("fixed"), int)
+        and isinstance(record.get("locked by"), str)
+        and isinstance(record.get("commit"), str | None)
     ):
         raise ToylabError(f"{path}: is not the lock of a run; give another folder")
-    return held
+    return record
 
 
 def lock_checksum(out: Path | str) -> str:
@@ -168,21 +169,21 @@ def lock_checksum(out: Path | str) -> str:
     return sha256_of(read_bytes(Path(out) / LOCK_FILE))
 
 
-def differences(locked: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def differences(locked: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
     """The differences between two locks in words: claims by id and attribute, code by file."""
-    found = []
-    before, after = locked["claims"], now["claims"]
+    messages = []
+    before, after = locked["claims"], current["claims"]
     for id in sorted({*before, *after}):
         if id not in before or id not in after:
-            found.append(f"claim {id!r} is {'not in the lock' if id not in before else 'no longer there'}")
+            messages.append(f"claim {id!r} is {'not in the lock' if id not in before else 'no longer there'}")
         else:
-            found += [
+            messages += [
                 f"claim {id!r}: {part} was {before[id].get(part)!r}, is {value!r}"
                 for part, value in after[id].items()
                 if before[id].get(part) != value
             ]
-    code, new = locked["code"], now["code"]
-    return found + [f"{name} differs" for name in sorted({*code, *new}) if code.get(name) != new.get(name)]
+    code, new = locked["code"], current["code"]
+    return messages + [f"{name} differs" for name in sorted({*code, *new}) if code.get(name) != new.get(name)]
 
 
 def check_run(out: Path | str, study: type | None = None) -> list[str]:
@@ -200,21 +201,27 @@ def check_run(out: Path | str, study: type | None = None) -> list[str]:
 
     out = Path(out)
     about = read_settings(out / "settings.json")
-    kind = registry.study_of_folder(about["study"], out, study, "toylab claims {folder} --check --study {study}").STUDY
-    settings = restore_settings(registry.preset_settings(kind, "default"), about["settings"], out / "settings.json")
+    study_class = registry.study_of_folder(
+        about["study"], out, study, "toylab claims {folder} --check --study {study}"
+    ).STUDY
+    settings = restore_settings(
+        registry.preset_settings(study_class, "default"), about["settings"], out / "settings.json"
+    )
     locked = read_lock(out)
-    found = differences(locked, lock_of(settings))
+    messages = differences(locked, lock_of(settings))
     seeds = about["settings"]["seeds"][: len(locked["seeds"])]
-    for name, before, now in (("seeds", locked["seeds"], seeds), ("fixed", locked["fixed"], about["fixed"])):
-        found += [f"{name} was {before!r}, is {now!r}"] if before != now else []
-    mark = lock_checksum(out)
-    younger = [job for job in read_results(settings, out) if read_measured(job.folder(out))["cost"].get("lock") != mark]
-    if younger:
-        found.append(f"{len(younger)} results were measured under another lock, {younger[0].name} among them")
+    for name, before, current in (("seeds", locked["seeds"], seeds), ("fixed", locked["fixed"], about["fixed"])):
+        messages += [f"{name} was {before!r}, is {current!r}"] if before != current else []
+    checksum = lock_checksum(out)
+    mismatched = [
+        job for job in read_results(settings, out) if read_measured(job.folder(out))["cost"].get("lock") != checksum
+    ]
+    if mismatched:
+        messages.append(f"{len(mismatched)} results were measured under another lock, {mismatched[0].name} among them")
     _, _, committed = (locked["commit"] or "").partition(" ")
     if committed and datetime.fromisoformat(committed) > datetime.fromisoformat(about["date"]):
-        found.append(f"the lock was committed at {committed}, after the run began at {about['date']}")
-    return found
+        messages.append(f"the lock was committed at {committed}, after the run began at {about['date']}")
+    return messages
 
 
 def _commit_of(path: Path | None) -> str | None:
@@ -222,11 +229,11 @@ def _commit_of(path: Path | None) -> str | None:
     if path is None:
         return None
     git = ["git", "-C", str(path.parent)]
-    asked = (["status", "--porcelain", "--", path.name], ["log", "-1", "--format=%H %cI", "--", path.name])
+    commands = (["status", "--porcelain", "--", path.name], ["log", "-1", "--format=%H %cI", "--", path.name])
     try:
         changed, commit = (
-            subprocess.run([*git, *one], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-            for one in asked
+            subprocess.run([*git, *arguments], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+            for arguments in commands
         )
     except (OSError, subprocess.SubprocessError):
         return None
@@ -237,7 +244,7 @@ def write_package_locks() -> None:
     """Write the locks of the package, for each study at its default settings."""
     for name in registry.study_names():
         study = registry.load_study(name).STUDY.default()
-        home = _home(type(study))
+        home = _source_file(type(study))
         assert home is not None
         write_record(home.parent / LOCK_FILE, lock_of(study))
 

@@ -57,7 +57,7 @@ def _start_worker(started: Any) -> None:
     single_thread()
 
 
-def _call(pickled: bytes) -> Any:
+def _unpickle_and_call(pickled: bytes) -> Any:
     # Unpickled here, since a missing class would otherwise kill the worker without an error message.
     try:
         call, arguments = pickle.loads(pickled)
@@ -101,13 +101,13 @@ class ProcessPool:
             ) from error
         if self._pool is not None:
             with suppress(BrokenExecutor):
-                return self._pool.submit(_call, pickled)
+                return self._pool.submit(_unpickle_and_call, pickled)
             self._pool.shutdown()
             self.check_start()
         self._pool = ProcessPoolExecutor(
             self._workers, mp_context=self._context, initializer=_start_worker, initargs=(self._started,)
         )
-        return self._pool.submit(_call, pickled)
+        return self._pool.submit(_unpickle_and_call, pickled)
 
     def check_start(self) -> None:
         """Raises `ValueError` if no worker process ever started."""

@@ -21,7 +21,7 @@ from typing import Any
 from toylab.console import ToylabError, unknown_name
 
 PRESETS = ("quick", "default", "paper")
-_HOME = "toylab.studies"
+_PACKAGE = "toylab.studies"
 _FOLDER = Path(__file__).parents[1] / "studies"
 
 
@@ -37,20 +37,24 @@ def load_study(name: str) -> Any:
         ValueError: for an unknown name, with the nearest names.
     """
     if ":" in name:
-        kind = load_class("study", name)
-        refuse_incomplete("study", name, kind, ("jobs", "run_job", "claims"))
-        return _as_module(kind)
+        study_class = load_class("study", name)
+        refuse_incomplete("study", name, study_class, ("jobs", "run_job", "claims"))
+        return _as_module(study_class)
     if name not in study_names():
         raise unknown_name("study", name, study_names())
     module = name.replace("-", "_")
-    return importlib.import_module(f"{_HOME}.{module}.study" if (_FOLDER / module).is_dir() else f"{_HOME}.{module}")
+    return importlib.import_module(
+        f"{_PACKAGE}.{module}.study" if (_FOLDER / module).is_dir() else f"{_PACKAGE}.{module}"
+    )
 
 
-def _as_module(kind: type) -> Any:
-    return SimpleNamespace(STUDY=kind, __doc__=sys.modules[kind.__module__].__doc__ or kind.__doc__)
+def _as_module(study_class: type) -> Any:
+    return SimpleNamespace(
+        STUDY=study_class, __doc__=sys.modules[study_class.__module__].__doc__ or study_class.__doc__
+    )
 
 
-def study_of_folder(name: str, folder: Path | str, kind: type | None, command: str) -> Any:
+def study_of_folder(name: str, folder: Path | str, study_class: type | None, command: str) -> Any:
     """The module of the study that a folder names, without executing code chosen by the folder.
 
     Args:
@@ -61,25 +65,29 @@ def study_of_folder(name: str, folder: Path | str, kind: type | None, command: s
     Raises:
         ValueError: if a user's own study is named without its class, or with another class.
     """
-    if kind is not None:
-        if not is_study_name(kind, name):
-            raise ToylabError(f"study={study_name(kind)}: {folder} holds a run of {name!r}; give the class of {name!r}")
-        return _as_module(kind)
+    if study_class is not None:
+        if not is_study_name(study_class, name):
+            raise ToylabError(
+                f"study={study_name(study_class)}: {folder} holds a run of {name!r}; give the class of {name!r}"
+            )
+        return _as_module(study_class)
     if ":" in name:
         # A script run as __main__ is importable only under its file name.
-        shown = name.replace("__main__", "MODULE")
-        where = ", where MODULE is the script without .py" if shown != name else ""
+        printed = name.replace("__main__", "MODULE")
+        hint = ", where MODULE is the script without .py" if printed != name else ""
         raise ToylabError(
             f"{folder}: holds a run of {name!r}, which is not a study of toylab, and a folder may not choose the code "
-            f"to run; if you trust that study, name it: {command.format(folder=folder, study=shown)}{where} (study= in "
-            "Python)"
+            f"to run; if you trust that study, name it: {command.format(folder=folder, study=printed)}{hint} (study= "
+            "in Python)"
         )
     return load_study(name)
 
 
-def is_study_name(kind: type, name: str) -> bool:
+def is_study_name(study_class: type, name: str) -> bool:
     """Whether a study name in a record denotes this class, which a script may have defined as `__main__:Class`."""
-    return name in (study_name(kind), f"__main__:{kind.__qualname__}") or not (":" in name or name in study_names())
+    return name in (study_name(study_class), f"__main__:{study_class.__qualname__}") or not (
+        ":" in name or name in study_names()
+    )
 
 
 def preset_settings(kind: type, name: str) -> Any:
@@ -96,14 +104,14 @@ def preset_settings(kind: type, name: str) -> Any:
     return kind()
 
 
-def study_name(kind: type) -> str:
+def study_name(study_class: type) -> str:
     """The name of a study class: its registered name, or `module:Class` for a user's own study."""
-    if not kind.__module__.startswith(f"{_HOME}."):
-        return f"{kind.__module__}:{kind.__qualname__}"
-    return kind.__module__.removeprefix(f"{_HOME}.").removesuffix(".study").replace("_", "-")
+    if not study_class.__module__.startswith(f"{_PACKAGE}."):
+        return f"{study_class.__module__}:{study_class.__qualname__}"
+    return study_class.__module__.removeprefix(f"{_PACKAGE}.").removesuffix(".study").replace("_", "-")
 
 
-def load_class(kind: str, name: str) -> type:
+def load_class(category: str, name: str) -> type:
     """The class named by `package.module:Class`; the working directory is searched first.
 
     Errors raised while importing the module keep their traceback.
@@ -114,7 +122,7 @@ def load_class(kind: str, name: str) -> type:
     module, _, last = name.partition(":")
     if not all(module.split(".")) or set(module) & set("/\\") or module.endswith(".py"):
         raise ToylabError(
-            f"{kind} {name!r}: {module!r} is not a module name; mine:Reverse is the class Reverse in mine.py"
+            f"{category} {name!r}: {module!r} is not a module name; mine:Reverse is the class Reverse in mine.py"
         )
     with suppress(FileNotFoundError):  # the folder may have been deleted
         if os.getcwd() not in sys.path:
@@ -122,32 +130,36 @@ def load_class(kind: str, name: str) -> type:
     first = importlib.util.find_spec(module.split(".")[0])
     copies = [str(_FOLDER.parents[1] / part / "__init__.py") for part in ("tasks", "probes")]
     if first is not None and first.origin in copies:
-        raise ToylabError(f"{kind} {name!r}: is a second copy of a toylab module; write toylab.{name}")
+        raise ToylabError(f"{category} {name!r}: is a second copy of a toylab module; write toylab.{name}")
     try:
-        held = importlib.import_module(module)
+        imported = importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise
         raise ToylabError(
-            f"{kind} {name!r}: module {module!r} is neither in the working directory nor installed"
+            f"{category} {name!r}: module {module!r} is neither in the working directory nor installed"
         ) from None
-    found = getattr(held, last, None)
-    if not isinstance(found, type):
+    value = getattr(imported, last, None)
+    if not isinstance(value, type):
         raise unknown_name(
-            kind, last, [one for one, v in vars(held).items() if isinstance(v, type) and v.__module__ == module]
+            category,
+            last,
+            [class_name for class_name, v in vars(imported).items() if isinstance(v, type) and v.__module__ == module],
         )
-    return found
+    return value
 
 
-def refuse_incomplete(kind: str, name: str, found: Any, parts: Sequence[str]) -> None:
+def refuse_incomplete(category: str, name: str, value: Any, parts: Sequence[str]) -> None:
     """Raises `ToylabError` if a class named as a task or study lacks one of these attributes."""
-    if missing := [part for part in parts if not hasattr(found, part)]:
-        other = "; it is a study: toylab run" if kind == "task" and hasattr(found, "run_job") else ""
-        other = "; it is a task: toylab train" if kind == "study" and hasattr(found, "sample") else other
-        raise ToylabError(f"{kind} {name!r}: has no {' and no '.join(missing)}{other or _WHOLE[kind]}")
+    if missing := [part for part in parts if not hasattr(value, part)]:
+        other = "; it is a study: toylab run" if category == "task" and hasattr(value, "run_job") else ""
+        other = "; it is a task: toylab train" if category == "study" and hasattr(value, "sample") else other
+        raise ToylabError(
+            f"{category} {name!r}: has no {' and no '.join(missing)}{other or _REQUIRED_MEMBERS[category]}"
+        )
 
 
-_WHOLE = {
+_REQUIRED_MEMBERS = {
     "task": "; a task has vocabulary, context, sample and solve (see toylab.tasks.Task)",
     "study": "; a study has jobs, run_job and claims (see toylab.runs.study.Study)",
 }

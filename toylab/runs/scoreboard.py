@@ -80,7 +80,7 @@ class Standing:
         return cls(
             study=judged.name,
             title=judged.title,
-            source=_paper(judged.about),
+            source=_source_of(judged.about),
             command=judged.command,
             folder=folder,
             machine=judged.machine,
@@ -113,23 +113,23 @@ class Standing:
     def text(self, coloured: bool = False) -> str:
         """Measured claims as text, followed by the ids of the unmeasured claims."""
         measured = [claim for claim in self.claims if claim.measured is not None]
-        left = ", ".join(claim.id for claim in self.claims if claim.measured is None)
+        unmeasured = ", ".join(claim.id for claim in self.claims if claim.measured is None)
         parts = [
             textwrap.fill(f"{self.study}: {self.source}", 80),
             textwrap.fill(f"{self.seeds_in_words} {sham_counts(self.claims)}", 80),
             claims_table(measured, costs=self.costs or None, coloured=coloured),
-            textwrap.fill(f"Not measured by this run: {left}.", 80, break_on_hyphens=False) if left else "",
+            textwrap.fill(f"Not measured by this run: {unmeasured}.", 80, break_on_hyphens=False) if unmeasured else "",
         ]
         return "\n".join(filter(None, parts))
 
     __str__ = text
 
 
-def _paper(about: str) -> str:
+def _source_of(about: str) -> str:
     """The first sentence on the source in a study's docstring, up to the arXiv number."""
-    told = about.removeprefix("Source: ")
-    found = re.match(r".*?\(arXiv [\d.]+\)", told)
-    return f"{found[0]}." if found else told
+    text = about.removeprefix("Source: ")
+    match = re.match(r".*?\(arXiv [\d.]+\)", text)
+    return f"{match[0]}." if match else text
 
 
 def finish_all(folder: Path | str, study: type | None = None) -> str:
@@ -141,10 +141,10 @@ def finish_all(folder: Path | str, study: type | None = None) -> str:
     Raises:
         ValueError: if the folder holds no run.
     """
-    standings, kept = _judged(folder, study)
-    parts = [one.text(supports_colour(sys.stdout)) for one in standings]
-    where = f"\nScoreboard: {(Path(folder) / 'scoreboard.html').resolve()}" if kept else ""
-    return "\n\n".join([*parts, scoreboard_summary(standings)]) + where
+    standings, written = _judge_folder(folder, study)
+    parts = [verdicts.text(supports_colour(sys.stdout)) for verdicts in standings]
+    last_line = f"\nScoreboard: {(Path(folder) / 'scoreboard.html').resolve()}" if written else ""
+    return "\n\n".join([*parts, scoreboard_summary(standings)]) + last_line
 
 
 def build_scoreboard(folder: Path | str, study: type | None = None) -> list[Standing]:
@@ -156,48 +156,50 @@ def build_scoreboard(folder: Path | str, study: type | None = None) -> list[Stan
     Raises:
         ValueError: if the folder holds no run that can be judged.
     """
-    return _judged(folder, study)[0]
+    return _judge_folder(folder, study)[0]
 
 
-def _judged(folder: Path | str, study: type | None) -> tuple[list[Standing], bool]:
+def _judge_folder(folder: Path | str, study: type | None) -> tuple[list[Standing], bool]:
     """The standings, and whether they could be written."""
-    standings, told, kept = [], [], True
+    standings, messages, written = [], [], True
     folder = Path(folder)
-    for out in progress_bar(_chosen(folder), desc="judging", unit="study", disable=None, leave=False):
+    for out in progress_bar(_runs_to_judge(folder), desc="judging", unit="study", disable=None, leave=False):
         try:
             judged = judge_run(out, study if ":" in read_settings(out / "settings.json")["study"] else None)
             write_report(judged, out)
         except UnwritableError as error:
-            told.append(f"no page written: {error}")
+            messages.append(f"no page written: {error}")
         except ToylabError as error:
-            told.append(f"omitted: {error}")
+            messages.append(f"omitted: {error}")
             continue
         standings.append(Standing.of(judged, out.name))
     if not standings:
-        raise ToylabError("; ".join(told))
+        raise ToylabError("; ".join(messages))
     try:
         refuse_links(folder, folder / "scoreboard.json", folder / "scoreboard.html")
-        write_json(folder / "scoreboard.json", [asdict(one) for one in standings])
+        write_json(folder / "scoreboard.json", [asdict(study_verdicts) for study_verdicts in standings])
         write_text(folder / "scoreboard.html", board_page(standings))
     except UnwritableError as error:
-        told.append(f"no scoreboard written: {error}")
-        kept = False
-    print(*(f"toylab: {line}" for line in told), sep="\n", end="\n" * bool(told), file=sys.stderr)
-    return standings, kept
+        messages.append(f"no scoreboard written: {error}")
+        written = False
+    print(*(f"toylab: {line}" for line in messages), sep="\n", end="\n" * bool(messages), file=sys.stderr)
+    return standings, written
 
 
-def _chosen(folder: Path) -> list[Path]:
+def _runs_to_judge(folder: Path) -> list[Path]:
     """One run per study, ordered by study name."""
     runs: dict[str, list[tuple[int, str, Path]]] = {}
     for path in sorted(folder.glob("*/settings.json")):
-        held = read_settings(path)
-        runs.setdefault(str(held["study"]), []).append((len(held["settings"]["seeds"]), str(held["date"]), path.parent))
+        record = read_settings(path)
+        runs.setdefault(str(record["study"]), []).append(
+            (len(record["settings"]["seeds"]), str(record["date"]), path.parent)
+        )
     if not runs:
         raise ToylabError(
             f"{folder / 'settings.json'}: there is no such file, nor one a folder deeper; give the folder of "
             "a run, or one that holds runs, such as that of `toylab run all --out FOLDER`"
         )
-    return [max(held)[-1] for _, held in sorted(runs.items())]
+    return [max(record)[-1] for _, record in sorted(runs.items())]
 
 
 def read_scoreboard(path: Path | str) -> list[Standing]:
@@ -206,7 +208,7 @@ def read_scoreboard(path: Path | str) -> list[Standing]:
     Raises:
         ValueError: naming the file, if it is not a scoreboard.
     """
-    return _standings(read_bytes(path), str(path))
+    return _parse_scoreboard(read_bytes(path), str(path))
 
 
 def published_scoreboard(study: str | None = None) -> Any:
@@ -215,28 +217,36 @@ def published_scoreboard(study: str | None = None) -> Any:
     Raises:
         ValueError: for an unknown study.
     """
-    held = _standings(files("toylab.report").joinpath("scoreboard.json").read_bytes(), "scoreboard.json")
+    all_verdicts = _parse_scoreboard(files("toylab.report").joinpath("scoreboard.json").read_bytes(), "scoreboard.json")
     if study is None:
-        return held
-    if study not in [one.study for one in held]:
-        raise unknown_name("study", study, [one.study for one in held])
-    return next(one for one in held if one.study == study)
+        return all_verdicts
+    if study not in [verdicts.study for verdicts in all_verdicts]:
+        raise unknown_name("study", study, [verdicts.study for verdicts in all_verdicts])
+    return next(verdicts for verdicts in all_verdicts if verdicts.study == study)
 
 
-def _standings(content: bytes, name: str) -> list[Standing]:
+def _parse_scoreboard(content: bytes, name: str) -> list[Standing]:
     try:
-        held = parse_json(content.decode())
-        if not isinstance(held, list):
+        records = parse_json(content.decode())
+        if not isinstance(records, list):
             raise TypeError("not a list")
-        standings = [Standing(**{**one, "claims": as_claims(one["claims"])}) for one in held]
-        for one in standings:
-            texts = (one.study, one.title, one.source, one.command, one.folder, one.machine, one.date)
-            costs = (one.cpu_seconds, *one.costs.values())
+        standings = [Standing(**{**record, "claims": as_claims(record["claims"])}) for record in records]
+        for record in standings:
+            texts = (
+                record.study,
+                record.title,
+                record.source,
+                record.command,
+                record.folder,
+                record.machine,
+                record.date,
+            )
+            costs = (record.cpu_seconds, *record.costs.values())
             if not (
-                all(isinstance(text, str) for text in (*texts, *one.figures.values()))
+                all(isinstance(text, str) for text in (*texts, *record.figures.values()))
                 and all(isinstance(cost, int | float) for cost in costs)
             ):
-                raise TypeError(f"{one.study!r} has a field of another type")
+                raise TypeError(f"{record.study!r} has a field of another type")
         return standings
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ToylabError(
@@ -249,32 +259,32 @@ COLUMNS = ["study", *get_args(Verdict), "no control", "seeds", "CPU-seconds"]
 
 def scoreboard_summary(standings: Sequence[Standing]) -> str:
     """One line per study, at most 80 columns: name and verdict counts."""
-    shown = 1 + len(get_args(Verdict))
-    return align_columns([line[:shown] for line in (COLUMNS, *map(_cells, standings))])
+    columns = 1 + len(get_args(Verdict))
+    return align_columns([line[:columns] for line in (COLUMNS, *map(_cells, standings))])
 
 
-def _cost(one: Standing, claim: Judgement) -> str:
+def _cost(study: Standing, claim: Judgement) -> str:
     """CPU-seconds of every job the claim depends on; empty if unknown."""
-    return f"{one.costs[claim.id]:.0f}" if claim.id in one.costs else ""
+    return f"{study.costs[claim.id]:.0f}" if claim.id in study.costs else ""
 
 
-def _cells(one: Standing) -> list[str]:
+def _cells(study: Standing) -> list[str]:
     """The summary cells of a study."""
-    bare = sum(claim.control is None and claim.kind != "set-up" for claim in one.claims)
-    counts = (*count_verdicts(one.claims).values(), bare, one.seeds, f"{one.cpu_seconds:.0f}")
-    return [one.study, *map(str, counts)]
+    uncontrolled = sum(claim.control is None and claim.kind != "set-up" for claim in study.claims)
+    counts = (*count_verdicts(study.claims).values(), uncontrolled, study.seeds, f"{study.cpu_seconds:.0f}")
+    return [study.study, *map(str, counts)]
 
 
 def board_markdown(standings: Sequence[Standing]) -> str:
     """The scoreboard as Markdown: the summary, then a folded section of claims per study."""
     parts = [summary_markdown(standings)]
-    for one in standings:
-        measured = [claim for claim in one.claims if claim.measured is not None]
-        seeds = f"{one.seeds_in_words} {sham_counts(one.claims)}".rstrip()
+    for study in standings:
+        measured = [claim for claim in study.claims if claim.measured is not None]
+        seeds = f"{study.seeds_in_words} {sham_counts(study.claims)}".rstrip()
         parts.append(
-            f"<details><summary><b>{one.study}</b>: {verdict_counts(measured)}. {one.source}</summary>\n\n"
-            f"{seeds}\n\n{claims_markdown(measured, one.costs)}\n\n"
-            f"`{one.command}` ({one.date}, {one.machine})\n\n</details>"
+            f"<details><summary><b>{study.study}</b>: {verdict_counts(measured)}. {study.source}</summary>\n\n"
+            f"{seeds}\n\n{claims_markdown(measured, study.costs)}\n\n"
+            f"`{study.command}` ({study.date}, {study.machine})\n\n</details>"
         )
     return "\n\n".join(parts)
 
@@ -296,28 +306,28 @@ def board_page(standings: Sequence[Standing]) -> str:
     )
 
 
-def _summary_row(one: Standing) -> str:
-    name, *counts = map(escape, _cells(one))
+def _summary_row(study: Standing) -> str:
+    name, *counts = map(escape, _cells(study))
     cells = "".join(f"<td class=number>{count}</td>" for count in counts)
-    return f'<tr><th scope="row"><a href="#{claim_anchor(one.study)}">{name}</a></th>{cells}</tr>'
+    return f'<tr><th scope="row"><a href="#{claim_anchor(study.study)}">{name}</a></th>{cells}</tr>'
 
 
-def _section(one: Standing) -> str:
+def _section(study: Standing) -> str:
     """The section of a study with all its claims."""
     lines = "\n".join(
         f'<tr class=kind><th colspan=5 scope="rowgroup">{title}</th></tr>\n'
-        + "\n".join(_row(claim, _cost(one, claim), one.link(claim)) for claim in of_kind)
-        for title, of_kind in by_kind(one.claims).items()
+        + "\n".join(_row(claim, _cost(study, claim), study.link(claim)) for claim in of_kind)
+        for title, of_kind in by_kind(study.claims).items()
     )
-    return f"""<section id="{claim_anchor(one.study)}"><h2>{escape(one.study)}</h2>
-<p>{escape(one.title)}</p><p class=note>{escape(one.source)}</p>
-<p class=note>{escape(f"{one.seeds_in_words} {sham_counts(one.claims)}")}</p>
+    return f"""<section id="{claim_anchor(study.study)}"><h2>{escape(study.study)}</h2>
+<p>{escape(study.title)}</p><p class=note>{escape(study.source)}</p>
+<p class=note>{escape(f"{study.seeds_in_words} {sham_counts(study.claims)}")}</p>
 <table class=board><thead><tr><th scope="col">Verdict</th><th scope="col">Claim</th>
-<th scope="col">Measured [{interval_in_words(one.claims)}]</th>
+<th scope="col">Measured [{interval_in_words(study.claims)}]</th>
 <th scope="col">Seeds</th><th scope="col">CPU-s</th></tr></thead><tbody>
 {lines}
 </tbody></table>
-<pre>{escape(f"{one.command}  # {one.date}, {one.machine}")}</pre></section>"""
+<pre>{escape(f"{study.command}  # {study.date}, {study.machine}")}</pre></section>"""
 
 
 def _row(claim: Judgement, cost: str, link: str) -> str:

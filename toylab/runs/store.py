@@ -67,10 +67,10 @@ def read_results(study: Study, out: Path | str) -> dict[Job, Any]:
     jobs = list(study.jobs())
     listed, names = set(jobs), {job.name for job in jobs}
     for k, seed in enumerate(study.seeds):
-        left = {job for job in (Job(name, seed) for name in names) if job not in listed and _is_marked(job, out)}
-        if left:
-            turned = replace(study, seeds=(*study.seeds[k:], *study.seeds[:k]))  # this seed first
-            jobs += [job for job in turned.jobs() if job in left]
+        unlisted = {job for job in (Job(name, seed) for name in names) if job not in listed and _is_marked(job, out)}
+        if unlisted:
+            reordered = replace(study, seeds=(*study.seeds[k:], *study.seeds[:k]))  # this seed first
+            jobs += [job for job in reordered.jobs() if job in unlisted]
     return {job: read_result(job.folder(out), job.result_type) for job in jobs if _is_marked(job, out)}
 
 
@@ -88,22 +88,22 @@ def write_result(folder: Path | str, result: Any, result_type: type, cost: Cost)
         raise ToylabError(
             f"result: is a {type(result).__name__}, but the job declares {result_type.__name__}; return that type"
         )
-    held = as_json(result, "result", result_type)
-    convert_value(result_type, held, "result")  # rejects a field of another type now instead of at reading
-    if "cost" in held:
+    record = as_json(result, "result", result_type)
+    convert_value(result_type, record, "result")  # rejects a field of another type now instead of at reading
+    if "cost" in record:
         raise ToylabError("cost: is reserved for the cost that toylab adds to a result; rename this field")
-    write_json(Path(folder) / "result.json", held | {"cost": asdict(cost)})
+    write_json(Path(folder) / "result.json", record | {"cost": asdict(cost)})
 
 
 def round_floats(value: Any, places: int = 4) -> Any:
     """Round every float in numbers, tensors, and nested lists, mappings and dataclasses."""
     value = value.tolist() if hasattr(value, "tolist") else value
     if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{name: round_floats(held, places) for name, held in vars(value).items()})
+        return replace(value, **{name: round_floats(inner, places) for name, inner in vars(value).items()})
     if isinstance(value, Mapping):
-        return {name: round_floats(held, places) for name, held in value.items()}
+        return {name: round_floats(inner, places) for name, inner in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(round_floats(held, places) for held in value)
+        return type(value)(round_floats(inner, places) for inner in value)
     return round(value, places) if isinstance(value, float) else value
 
 
@@ -113,9 +113,9 @@ def read_result(folder: Path | str, result_type: type = dict) -> Any:
     Raises:
         ValueError: naming the file, if it is missing, damaged or not a result of this version.
     """
-    own = {name: value for name, value in read_measured(folder).items() if name != "cost"}
+    fields = {name: value for name, value in read_measured(folder).items() if name != "cost"}
     try:
-        return convert_value(result_type, own, "result")
+        return convert_value(result_type, fields, "result")
     except ToylabError as error:
         path = Path(folder) / "result.json"
         raise ToylabError(f"{path}: is not a result of this version ({error}); rerun in another folder") from None
@@ -130,17 +130,17 @@ def read_measured(folder: Path | str) -> dict[str, Any]:
     """Result and cost of a finished job in JSON form. Raises `ValueError` as `read_result` does."""
     path = Path(folder) / "result.json"
     check_unchanged(path)
-    held = read_json(path)
-    spent = held.get("cost") if isinstance(held, dict) else None
-    if not isinstance(spent, dict) or not isinstance(spent.get("cpu_seconds"), int | float):
+    record = read_json(path)
+    cost = record.get("cost") if isinstance(record, dict) else None
+    if not isinstance(cost, dict) or not isinstance(cost.get("cpu_seconds"), int | float):
         raise ToylabError(f"{path}: is not the result of a job; delete this file and rerun the command")
-    return held
+    return record
 
 
 def check_unchanged(path: Path | str) -> None:
     """Raises `ValueError` if a file of a finished job does not match its checksum."""
     path = Path(path)
-    expected = _kept(path.parent).get(path.name)
+    expected = _stored_checksums(path.parent).get(path.name)
     if expected is not None and path.is_file() and sha256_of(read_bytes(path)) != expected:
         raise ToylabError(
             f"{path}: is damaged (its content does not match its checksum in `done`); delete this file and rerun the "
@@ -152,11 +152,11 @@ def is_done(job: Job, out: Path | str) -> bool:
     """Whether a job is finished and none of its files is missing."""
     folder = job.folder(out)
     # Error messages tell users to delete damaged files, so a job with a missing file counts as not done.
-    kept = _kept(folder)
-    return "result.json" in kept and all(os.path.exists(folder / name) for name in kept)
+    checksums = _stored_checksums(folder)
+    return "result.json" in checksums and all(os.path.exists(folder / name) for name in checksums)
 
 
-def _kept(folder: Path) -> dict[str, str]:
+def _stored_checksums(folder: Path) -> dict[str, str]:
     """The files of a finished job and their SHA-256 checksums, from `done` in the format of `sha256sum`."""
     path = folder / "done"
     try:
@@ -181,11 +181,11 @@ def claim_folder(study: Study, name: str, out: Path | str, until_decided: bool =
     settings = settings_of(study)
     refuse_another_run(study, name, out)
     if path.exists():
-        held = read_settings(path)
-        settings["seeds"] = list(dict.fromkeys([*held["settings"]["seeds"], *settings["seeds"]]))
-        if settings == held["settings"]:
+        stored = read_settings(path)
+        settings["seeds"] = list(dict.fromkeys([*stored["settings"]["seeds"], *settings["seeds"]]))
+        if settings == stored["settings"]:
             return
-        fixed = held["fixed"]
+        fixed = stored["fixed"]
     else:
         fixed = 0 if until_decided else len(settings["seeds"])
     write_record(
@@ -209,13 +209,13 @@ def refuse_another_run(study: Study, name: str, out: Path | str) -> None:
     refuse_others(out, "settings.json", "run")
     if not (out / "settings.json").exists():
         return
-    held = read_settings(out / "settings.json")
-    if held["study"] != name:
-        raise ToylabError(f"{out}: holds a run of {held['study']!r}; give another folder with --out")
-    for key, before, now in _differences(held["settings"], settings_of(study)):
+    stored = read_settings(out / "settings.json")
+    if stored["study"] != name:
+        raise ToylabError(f"{out}: holds a run of {stored['study']!r}; give another folder with --out")
+    for key, before, given in _differences(stored["settings"], settings_of(study)):
         if key != "seeds":
             raise ToylabError(
-                f"{out}: holds a run with {key}={before}, but {key}={now} was given; give another folder "
+                f"{out}: holds a run with {key}={before}, but {key}={given} was given; give another folder "
                 "with --out, or the same settings to resume"
             )
 
@@ -228,10 +228,10 @@ def refuse_others(out: Path | str, record: str, kind: str) -> None:
     out = Path(out)
     if exists(out) and not out.is_dir():
         raise ToylabError(f"{out}: is not a folder; give another one with --out")
-    nothing = re.compile(rf"\.lock|\.{re.escape(record)}\.\d+")  # see `toylab.files.write_bytes`
+    ignored = re.compile(rf"\.lock|\.{re.escape(record)}\.\d+")  # see `toylab.files.write_bytes`
     with file_errors(out):
         names = [path.name for path in out.iterdir()] if out.exists() and not (out / record).exists() else []
-    if not all(map(nothing.fullmatch, names)):
+    if not all(map(ignored.fullmatch, names)):
         raise ToylabError(f"{out}: is not empty and holds no {kind}; give another folder with --out")
 
 
@@ -241,18 +241,20 @@ def read_settings(path: Path | str) -> dict[str, Any]:
     Raises:
         ValueError: naming the file, if it is missing, damaged, or not such a record.
     """
-    held = read_record(path, "give another folder")
-    settings, versions = held.get("settings"), held.get("versions")
+    record = read_record(path, "give another folder")
+    settings, versions = record.get("settings"), record.get("versions")
     if not (
         isinstance(settings, dict)
         and isinstance(settings.get("seeds"), list)
-        and isinstance(held.get("fixed"), int)
+        and isinstance(record.get("fixed"), int)
         and isinstance(versions, dict)
-        and all(isinstance(one, str) for one in (versions.get("torch"), *map(held.get, ("study", "machine", "date"))))
-        and isinstance(held.get("revision"), str | None)
+        and all(
+            isinstance(text, str) for text in (versions.get("torch"), *map(record.get, ("study", "machine", "date")))
+        )
+        and isinstance(record.get("revision"), str | None)
     ):
         raise ToylabError(f"{path}: does not hold the settings of a run; give another folder")
-    return held
+    return record
 
 
 def stored_plan(about: Mapping[str, Any]) -> Plan:
@@ -311,20 +313,20 @@ def metric_curves(
     results: Conditions, out: Path | str, condition: str, file: str = "metrics.jsonl", metric: str = "accuracy"
 ) -> dict[str, tuple[list[float | int], list[float | int]]]:
     """Steps and values of a metric by seed of a condition, from the stored histories."""
-    kept = {seed: read_metrics(Job(condition, seed).folder(out) / file) for seed in results[condition]}
-    return {f"seed {seed}": ([e["step"] for e in h], [e[metric] for e in h]) for seed, h in kept.items()}
+    histories = {seed: read_metrics(Job(condition, seed).folder(out) / file) for seed in results[condition]}
+    return {f"seed {seed}": ([e["step"] for e in h], [e[metric] for e in h]) for seed, h in histories.items()}
 
 
-def _differences(before: Any, now: Any, key: str = "") -> list[tuple[str, Any, Any]]:
+def _differences(before: Any, after: Any, key: str = "") -> list[tuple[str, Any, Any]]:
     """Dotted name and both values of each setting that differs."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        names = sorted({*before, *now})
+    if isinstance(before, dict) and isinstance(after, dict):
+        names = sorted({*before, *after})
         return [
-            found
+            difference
             for name in names
-            for found in _differences(before.get(name), now.get(name), f"{key}.{name}" if key else name)
+            for difference in _differences(before.get(name), after.get(name), f"{key}.{name}" if key else name)
         ]
-    return [] if before == now else [(key, before, now)]
+    return [] if before == after else [(key, before, after)]
 
 
 @cache

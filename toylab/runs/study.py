@@ -51,7 +51,7 @@ class Job:
     @property
     def needs(self) -> tuple[Job, ...]:
         """The jobs that must finish first."""
-        return tuple(dict.fromkeys(one.job for one in self.inputs.values()))
+        return tuple(dict.fromkeys(job_input.job for job_input in self.inputs.values()))
 
     def path(self, name: str, folder: Path) -> Path:
         """The path of an input, given the folder of this job."""
@@ -64,10 +64,10 @@ class Job:
 
 def with_dependencies(jobs: Iterable[Job], among: Iterable[Job]) -> set[Job]:
     """The given jobs with all their direct and indirect dependencies."""
-    known, found = {job: job for job in among}, set(jobs)
-    while more := {known[need] for job in found for need in job.needs if need in known} - found:
-        found |= more
-    return found
+    known, selected = {job: job for job in among}, set(jobs)
+    while added := {known[need] for job in selected for need in job.needs if need in known} - selected:
+        selected |= added
+    return selected
 
 
 @runtime_checkable
@@ -106,15 +106,15 @@ _Study = TypeVar("_Study", bound=Study)
 
 def untrained_study(study: _Study) -> _Study:
     """The same study without any training: its own `untrained()`, or by default `without_training(study)`."""
-    own = getattr(study, "untrained", None)
-    return without_training(study) if own is None else own()
+    override = getattr(study, "untrained", None)
+    return without_training(study) if override is None else override()
 
 
 def without_training(study: _Study, **changes: Any) -> _Study:
     """The same study with `steps=0` in every TrainConfig among its settings, and further changes."""
-    held = {one.name: getattr(study, one.name) for one in fields(study)}
-    still = {name: replace(value, steps=0) for name, value in held.items() if isinstance(value, TrainConfig)}
-    return replace(study, **still, **changes)
+    values = {dataclass_field.name: getattr(study, dataclass_field.name) for dataclass_field in fields(study)}
+    untrained = {name: replace(value, steps=0) for name, value in values.items() if isinstance(value, TrainConfig)}
+    return replace(study, **untrained, **changes)
 
 
 def check_jobs(study: Study) -> None:
@@ -144,10 +144,10 @@ def judge_study(study: Study, results: Mapping[Job, Any], plan: Plan | None = No
 
 def by_condition(results: Mapping[Job, Any]) -> Conditions:
     """Results by condition name and seed."""
-    found = Conditions()
+    conditions = Conditions()
     for job, result in results.items():
-        found.setdefault(job.condition, {})[job.seed] = result
-    return found
+        conditions.setdefault(job.condition, {})[job.seed] = result
+    return conditions
 
 
 def check_study(study: Study) -> None:

@@ -66,16 +66,16 @@ def sweep(
     """
     out = Path(out)
     check_workers(workers)
-    merged = _merged(points)
+    merged = _merge_seeds(points)
     for point in merged:
         check_jobs(point)
         select_jobs(point, jobs)
     refuse_others(out, "sweep.json", "sweep")
     with folder_lock(out):
-        runs = _claimed(merged, out, jobs)
+        runs = _claim_folders(merged, out, jobs)
         failures = execute_jobs(runs, out.name, workers, progress, executor, jobs)
         for run in runs:
-            judge_unfinished(run.folder, _conclude, run) if failures or jobs else _conclude(run)
+            judge_unfinished(run.folder, _write_claims, run) if failures or jobs else _write_claims(run)
         study = f"{runs[0].name} " if ":" in runs[0].name else ""
         again = f"to repeat the failed jobs: toylab sweep {study}--continue {out}"
         if study.startswith("__main__:"):
@@ -84,7 +84,7 @@ def sweep(
     return load_runs(out)
 
 
-def _conclude(run: Run) -> None:
+def _write_claims(run: Run) -> None:
     refuse_links(run.folder, run.folder / "claims.json")
     plan = stored_plan(read_settings(run.folder / "settings.json"))
     write_claims(run.folder / "claims.json", judge_study(run.study, read_results(run.study, run.folder), plan))
@@ -108,109 +108,111 @@ def resume_sweep(
     """
     out = Path(out)
     path = out / "sweep.json"
-    held = _read_sweep(path)
-    kind = registry.study_of_folder(held["study"], out, study, "toylab sweep {study} --continue {folder}").STUDY
+    record = _read_sweep(path)
+    study_class = registry.study_of_folder(
+        record["study"], out, study, "toylab sweep {study} --continue {folder}"
+    ).STUDY
     points = [
-        restore_settings(registry.preset_settings(kind, "default"), settings, path)
-        for settings in held["runs"].values()
+        restore_settings(registry.preset_settings(study_class, "default"), settings, path)
+        for settings in record["runs"].values()
     ]
     try:
-        return sweep(points, out, workers=workers, executor=executor, jobs=held.get("jobs"), progress=progress)
+        return sweep(points, out, workers=workers, executor=executor, jobs=record.get("jobs"), progress=progress)
     except UnwritableError as error:
         raise ToylabError(f"{out}: is not writable; copy it, and resume the copy") from error
 
 
-def _merged(points: Iterable[Study]) -> list[Study]:
+def _merge_seeds(points: Iterable[Study]) -> list[Study]:
     """The points, with those that differ only in their seeds merged into one study."""
-    found: dict[tuple[type, str], Study] = {}
+    merged_points: dict[tuple[type, str], Study] = {}
     for point in points:
         check_study(point)
-        key = type(point), _key(settings_of(point))
-        known = found.get(key)
-        seeds = {*(known.seeds if known else ()), *point.seeds}
-        found[key] = replace(point, seeds=tuple(sorted(seeds)))
-    kinds = {kind for kind, _ in found}
-    if len(kinds) != 1:
+        key = type(point), _key_without_seeds(settings_of(point))
+        existing = merged_points.get(key)
+        seeds = {*(existing.seeds if existing else ()), *point.seeds}
+        merged_points[key] = replace(point, seeds=tuple(sorted(seeds)))
+    study_classes = {kind for kind, _ in merged_points}
+    if len(study_classes) != 1:
         raise ToylabError(
-            f"points: belong to {len(kinds)} studies; sweep each study in a folder of its own"
-            if kinds
+            f"points: belong to {len(study_classes)} studies; sweep each study in a folder of its own"
+            if study_classes
             else "points: a sweep needs at least one"
         )
-    return list(found.values())
+    return list(merged_points.values())
 
 
-def _key(settings: Mapping[str, Any]) -> str:
+def _key_without_seeds(settings: Mapping[str, Any]) -> str:
     """A key that is equal for settings that differ only in their seeds."""
     return json.dumps({**settings, "seeds": None}, sort_keys=True)
 
 
-def _claimed(points: Sequence[Study], out: Path, jobs: Sequence[str] | None) -> list[Run]:
+def _claim_folders(points: Sequence[Study], out: Path, jobs: Sequence[str] | None) -> list[Run]:
     """The run of every point, in the folder that already holds its settings or a new one; `sweep.json` is written
     before any job starts."""
-    kind, path = type(points[0]), out / "sweep.json"
-    about = _read_sweep(path) if path.exists() else {"study": registry.study_name(kind), "runs": {}}
+    study_class, path = type(points[0]), out / "sweep.json"
+    about = _read_sweep(path) if path.exists() else {"study": registry.study_name(study_class), "runs": {}}
     name = about["study"]  # may be `__main__:Class` from a script that is now imported as a module
-    if not registry.is_study_name(kind, name):
+    if not registry.is_study_name(study_class, name):
         raise ToylabError(f"{out}: holds a sweep of {name!r}; give another folder with --out")
-    held = about["runs"]
-    known = {_key(settings): folder for folder, settings in held.items()}
-    asked = [settings_of(point) for point in points]
-    varied = _varied([*held.values(), *asked])
-    runs, told = [], dict(held)
-    for point, settings in zip(points, asked, strict=True):
-        key = _key(settings)
-        folder = known.get(key) or _folder(settings, varied, key, told)
+    stored_runs = about["runs"]
+    folder_of_key = {_key_without_seeds(settings): folder for folder, settings in stored_runs.items()}
+    all_settings = [settings_of(point) for point in points]
+    varied = _varied_names([*stored_runs.values(), *all_settings])
+    runs, updated_runs = [], dict(stored_runs)
+    for point, settings in zip(points, all_settings, strict=True):
+        key = _key_without_seeds(settings)
+        folder = folder_of_key.get(key) or _folder_name(settings, varied, key, updated_runs)
         # New seeds are appended, since looks judge the first seeds first.
-        seeds = list(dict.fromkeys([*told.get(folder, settings)["seeds"], *settings["seeds"]]))
-        told[folder] = {**settings, "seeds": seeds}
+        seeds = list(dict.fromkeys([*updated_runs.get(folder, settings)["seeds"], *settings["seeds"]]))
+        updated_runs[folder] = {**settings, "seeds": seeds}
         runs.append(Run(replace(point, seeds=tuple(seeds)), name, out / folder))
-    now = {"study": name, "jobs": None if jobs is None else list(jobs), "runs": told}
+    record = {"study": name, "jobs": None if jobs is None else list(jobs), "runs": updated_runs}
     refuse_links(out, path, *(run.folder / name for run in runs for name in ("settings.json", LOCK_FILE)))
     for run in runs:
         refuse_changed(run.study, run.folder)
-    if now != about:
-        write_record(path, now)
+    if record != about:
+        write_record(path, record)
     for run in runs:
         claim_folder(run.study, name, run.folder)
         write_lock(run.study, run.folder)
     return runs
 
 
-def _varied(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+def _varied_names(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     """The names of the settings that vary, except seeds."""
-    leaves = [flatten_settings(one) for one in settings]
-    names = {name: None for one in leaves for name in one if name != "seeds"}
-    return [name for name in names if len({json.dumps(one.get(name)) for one in leaves}) > 1]
+    leaves = [flatten_settings(flat) for flat in settings]
+    names = {name: None for flat in leaves for name in flat if name != "seeds"}
+    return [name for name in names if len({json.dumps(flat.get(name)) for flat in leaves}) > 1]
 
 
-def _folder(settings: Mapping[str, Any], varied: Sequence[str], key: str, taken: Mapping[str, Any]) -> str:
+def _folder_name(settings: Mapping[str, Any], varied: Sequence[str], key: str, used_names: Mapping[str, Any]) -> str:
     """A folder name made of the settings that vary."""
     leaves = flatten_settings(settings)
-    parts = (f"{name}={_joined(leaves.get(name))}" for name in varied)
+    parts = (f"{name}={_value_in_name(leaves.get(name))}" for name in varied)
     name = re.sub(r"[^\w.=,+-]", "_", ",".join(parts)) or "run"
-    mark = sha256_of(key.encode())[:8]
-    return f"{name[:100]}-{mark}" if len(name) > 100 or name in taken else name
+    digest = sha256_of(key.encode())[:8]
+    return f"{name[:100]}-{digest}" if len(name) > 100 or name in used_names else name
 
 
-def _joined(value: Any) -> str:
+def _value_in_name(value: Any) -> str:
     return "+".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _read_sweep(path: Path) -> dict[str, Any]:
-    held = read_record(path)
-    runs, jobs = held.get("runs"), held.get("jobs") or []
+    record = read_record(path)
+    runs, jobs = record.get("runs"), record.get("jobs") or []
     if not (
-        isinstance(held.get("study"), str)
+        isinstance(record.get("study"), str)
         and isinstance(jobs, list)
         and all(isinstance(job, str) for job in jobs)
         and isinstance(runs, dict)
-        and all(isinstance(one, dict) and isinstance(one.get("seeds"), list) for one in runs.values())
+        and all(isinstance(settings, dict) and isinstance(settings.get("seeds"), list) for settings in runs.values())
     ):
         raise ToylabError(f"{path}: is not a sweep; give another folder")
     for name in runs:
         if not is_file_name(name):
             raise ToylabError(f"{path}: names a run {name!r}, which is not a valid folder name; give another sweep")
-    return held
+    return record
 
 
 # Tables --------------------------------------------------------------------------------------------------------------

@@ -32,18 +32,18 @@ def load_runs(folder: Path | str, rows: Literal["jobs", "claims"] = "jobs") -> l
     """
     check_option("rows", rows, ("jobs", "claims"))
     folder = Path(folder)
-    found = [row for run in _runs_in(folder) for row in _rows(run, folder, rows)]
-    names = list(dict.fromkeys(name for row in found for name in row))
-    return [{name: row.get(name) for name in names} for row in found]
+    table_rows = [row for run in _runs_in(folder) for row in _rows(run, folder, rows)]
+    names = list(dict.fromkeys(name for row in table_rows for name in row))
+    return [{name: row.get(name) for name in names} for row in table_rows]
 
 
 def _runs_in(folder: Path) -> list[Path]:
     if exists(folder / "settings.json"):
         return [folder]
-    found = sorted(path.parent for path in folder.glob("*/settings.json"))
-    if not found:
+    folders = sorted(path.parent for path in folder.glob("*/settings.json"))
+    if not folders:
         raise ToylabError(f"{folder}: holds no run; give the folder of a sweep or of a run, such as runs/NAME")
-    return found
+    return folders
 
 
 def _rows(run: Path, folder: Path, rows: Literal["jobs", "claims"]) -> list[dict[str, Any]]:
@@ -66,17 +66,17 @@ def _rows(run: Path, folder: Path, rows: Literal["jobs", "claims"]) -> list[dict
             }
             for claim in read_claims(run / "claims.json")
         ]
-    found = []
+    job_rows = []
     # Backup copies such as seed-0.bak and hidden folders are not part of a run.
-    kept = [job for job in run.glob("seed-*/[!.]*/") if re.fullmatch(r"seed-(0|-?[1-9][0-9]*)", job.parent.name)]
-    for job in sorted(kept, key=lambda job: (int(job.parent.name[5:]), job.name)):
+    job_folders = [job for job in run.glob("seed-*/[!.]*/") if re.fullmatch(r"seed-(0|-?[1-9][0-9]*)", job.parent.name)]
+    for job in sorted(job_folders, key=lambda job: (int(job.parent.name[5:]), job.name)):
         done, failed = (job / "done").exists(), (job / "error.txt").exists()
         row = {**first, "job": job.name, "seed": int(job.parent.name[5:])}
         row |= {"status": "done" if done else "failed" if failed else "unfinished", **settings}
-        found.append(
+        job_rows.append(
             row | ({f"result.{n}": v for n, v in flatten_settings(read_measured(job)).items()} if done else {})
         )
-    return found
+    return job_rows
 
 
 def find_column(rows: Sequence[Mapping[str, Any]], name: str) -> str:
@@ -86,24 +86,26 @@ def find_column(rows: Sequence[Mapping[str, Any]], name: str) -> str:
         ValueError: for an unknown or ambiguous name.
     """
     known = list(dict.fromkeys(n for row in rows for n in row))
-    wanted = name.replace("-", "_") if name not in known else name
-    whole = [one for one in (wanted, f"settings.{wanted}", f"result.{wanted}") if one in known]
-    if len(whole) == 1 or wanted in known:
-        return whole[0]
-    ends = [one for one in known if one.endswith(f".{wanted}")]
-    if len(ends) == 1:
-        return ends[0]
-    if ends:
-        raise ToylabError(f"column {name!r}: is ambiguous, {' or '.join(ends)}; give more of the name")
-    near = difflib.get_close_matches(wanted, known, n=3, cutoff=0.5)
-    near += [one for one in known if wanted in one and one not in near][: 3 - len(near)]
-    raise unknown_name("column", name, [*known[:12], "..."], near)
+    column = name.replace("-", "_") if name not in known else name
+    exact = [known_name for known_name in (column, f"settings.{column}", f"result.{column}") if known_name in known]
+    if len(exact) == 1 or column in known:
+        return exact[0]
+    suffix_matches = [known_name for known_name in known if known_name.endswith(f".{column}")]
+    if len(suffix_matches) == 1:
+        return suffix_matches[0]
+    if suffix_matches:
+        raise ToylabError(f"column {name!r}: is ambiguous, {' or '.join(suffix_matches)}; give more of the name")
+    similar = difflib.get_close_matches(column, known, n=3, cutoff=0.5)
+    similar += [known_name for known_name in known if column in known_name and known_name not in similar][
+        : 3 - len(similar)
+    ]
+    raise unknown_name("column", name, [*known[:12], "..."], similar)
 
 
-_BOUND = re.compile(r"(.+?)(>=|<=|>|<)(-?[\d.]+(?:e-?\d+)?)")
+_THRESHOLD = re.compile(r"(.+?)(>=|<=|>|<)(-?[\d.]+(?:e-?\d+)?)")
 
 
-_COMPARE = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
+_COMPARISONS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 
 
 def with_thresholds(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> tuple[list[dict[str, Any]], list[str]]:
@@ -114,17 +116,17 @@ def with_thresholds(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> 
     """
     rows, full = [dict(row) for row in rows], []
     for name in names:
-        found = _BOUND.fullmatch(name)
-        if not found:
+        match = _THRESHOLD.fullmatch(name)
+        if not match:
             full.append(find_column(rows, name))
             continue
-        of, sign, bound = find_column(rows, found[1]), found[2], found[3]
-        full.append(f"{of}{sign}{bound}")
+        column, sign, bound = find_column(rows, match[1]), match[2], match[3]
+        full.append(f"{column}{sign}{bound}")
         for row in rows:
-            value = row.get(of)
+            value = row.get(column)
             if value is not None and not isinstance(value, int | float):
-                raise ToylabError(f"column {of}: holds {value!r}, and {name} needs numbers")
-            row[full[-1]] = None if value is None else _COMPARE[sign](value, float(bound))
+                raise ToylabError(f"column {column}: holds {value!r}, and {name} needs numbers")
+            row[full[-1]] = None if value is None else _COMPARISONS[sign](value, float(bound))
     return rows, full
 
 
@@ -134,17 +136,17 @@ def filter_rows(rows: Sequence[dict[str, Any]], conditions: Sequence[str]) -> li
     Raises:
         ValueError: for a condition that is not `NAME=VALUE`, or that no row meets, with the existing values.
     """
-    kept = list(rows)
+    matching = list(rows)
     for condition in conditions:
         name, equals, value = condition.partition("=")
         if not equals:
             raise ToylabError(f"where {condition!r}: must be NAME=VALUE, such as job=main")
         name = find_column(rows, name)
-        values = sorted({format_value(row.get(name)) for row in kept})
-        kept = [row for row in kept if format_value(row.get(name)) == value]
-        if not kept:
+        values = sorted({format_value(row.get(name)) for row in matching})
+        matching = [row for row in matching if format_value(row.get(name)) == value]
+        if not matching:
             raise ToylabError(f"where {condition!r}: no row has this value; {name} is {', '.join(values)}")
-    return kept
+    return matching
 
 
 @dataclass(frozen=True)
@@ -162,8 +164,8 @@ class MeanInterval:
         return cls(sum(values) / (len(values) or 1), *(interval(values) or (None, None)), len(values))
 
     def __str__(self) -> str:
-        ends = "" if self.low is None else f" [{self.low:.3g}, {self.high:.3g}]"
-        return f"{self.mean:.3g}{ends} ({self.count})"
+        interval_text = "" if self.low is None else f" [{self.low:.3g}, {self.high:.3g}]"
+        return f"{self.mean:.3g}{interval_text} ({self.count})"
 
 
 def group_means(rows: Sequence[Mapping[str, Any]], by: Sequence[str], of: Sequence[str]) -> list[dict[str, Any]]:
@@ -179,23 +181,23 @@ def group_means(rows: Sequence[Mapping[str, Any]], by: Sequence[str], of: Sequen
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         groups.setdefault(json.dumps([row.get(name) for name in by]), []).append(row)
-    found = []
+    means = []
     for members in groups.values():
-        line = {name: members[0].get(name) for name in by}
+        mean_row = {name: members[0].get(name) for name in by}
         for name in of:
             values = [row[name] for row in members if row.get(name) is not None]
-            wrong = next((value for value in values if not isinstance(value, bool | int | float)), None)
-            if wrong is not None:
-                raise ToylabError(f"column {name}: holds {wrong!r}, and a mean needs numbers")
-            line[name] = MeanInterval.of(values) if values else None
-        if any(line[name] is not None for name in of):
-            found.append(line)
-    if not found:
+            invalid = next((value for value in values if not isinstance(value, bool | int | float)), None)
+            if invalid is not None:
+                raise ToylabError(f"column {name}: holds {invalid!r}, and a mean needs numbers")
+            mean_row[name] = MeanInterval.of(values) if values else None
+        if any(mean_row[name] is not None for name in of):
+            means.append(mean_row)
+    if not means:
         raise ToylabError(f"columns {', '.join(of)}: no row has a number there")
-    return sorted(found, key=lambda line: [_order(line[name]) for name in by])
+    return sorted(means, key=lambda mean_row: [_sort_key(mean_row[name]) for name in by])
 
 
-def _order(value: Any) -> tuple[int, Any]:
+def _sort_key(value: Any) -> tuple[int, Any]:
     number = isinstance(value, int | float)
     return (0, value) if number else (1, format_value(value))
 

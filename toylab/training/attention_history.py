@@ -61,9 +61,9 @@ class AttentionHistory:
         """Record the patterns of a step, replacing an earlier record of the same step."""
         self.frames[step] = []
         for scene in self.scenes:
-            with evaluation_mode(model), watch(model, "blocks.*.attn.pattern") as seen:
+            with evaluation_mode(model), watch(model, "blocks.*.attn.pattern") as cache:
                 model(scene.tokens[None].to(device_of(model)))
-            patterns = torch.stack([pattern[0] for pattern in seen.values()])
+            patterns = torch.stack([pattern[0] for pattern in cache.values()])
             self.frames[step].append((255 * patterns).round().to("cpu", torch.uint8))
         steps = sorted(self.frames)
         tensors = {f"scene {n}": torch.stack([self.frames[s][n] for s in steps]) for n in range(len(self.scenes))}
@@ -113,8 +113,8 @@ def read_history(
     try:
         steps, scenes = list(about["steps"]), [dict(scene) for scene in about["scenes"]]
         patterns = [tensors[f"scene {n}"] for n in range(len(scenes))]
-        at = {entry["step"]: entry for entry in history}
-        curves = {shown: [float(at[step][metric]) for step in steps] for metric, shown in names.items()}
+        entries = {entry["step"]: entry for entry in history}
+        curves = {curve: [float(entries[step][metric]) for step in steps] for metric, curve in names.items()}
     except (KeyError, TypeError, ValueError) as error:
         raise ToylabError(f"{path}: is no attention history of this run ({error!r}); delete it, rerun") from None
     return HistoryPage(title, caption, steps, scenes, patterns, curves, start)

@@ -48,37 +48,41 @@ class ScoredBatch:
             ToylabError: for a model that lacks a required argument: `segments` for packed rows, or `positions` other
                 than 0, 1, 2 ...; for logits whose shape is not (batch, position, vocab).
         """
-        taken = _taken(model)
-        if "segments" in taken.missing and self.segments is not None:
-            raise _not_taken(model, "segments", "each row holds several sequences; give one per row, with layout=pad")
-        if "positions" in taken.missing and not self._in_order():
-            raise _not_taken(model, "positions", "those of the batch are not 0, 1, 2 ...; use layout=pad")
-        logits = model(self.tokens, **{name: getattr(self, name) for name in taken.given})
-        at = self.tokens if "queries" in taken.missing else self.queries
-        if not isinstance(logits, Tensor) or logits.ndim != 3 or logits.shape[:2] != at.shape:
-            given = f"of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"in a {type(logits).__name__}"
-            raise ToylabError(
-                f"model: {type(model).__name__} gives logits {given}; must be one tensor (batch, position, vocab), "
-                f"here {tuple(at.shape)} and the vocabulary"
+        accepted = _accepted_arguments(model)
+        if "segments" in accepted.missing and self.segments is not None:
+            raise _missing_argument_error(
+                model, "segments", "each row holds several sequences; give one per row, with layout=pad"
             )
-        return logits.take_along_dim(self.queries[..., None], dim=1) if at is self.tokens else logits
+        if "positions" in accepted.missing and not self._in_order():
+            raise _missing_argument_error(model, "positions", "those of the batch are not 0, 1, 2 ...; use layout=pad")
+        logits = model(self.tokens, **{name: getattr(self, name) for name in accepted.given})
+        scored = self.tokens if "queries" in accepted.missing else self.queries
+        if not isinstance(logits, Tensor) or logits.ndim != 3 or logits.shape[:2] != scored.shape:
+            actual = (
+                f"of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"in a {type(logits).__name__}"
+            )
+            raise ToylabError(
+                f"model: {type(model).__name__} gives logits {actual}; must be one tensor (batch, position, vocab), "
+                f"here {tuple(scored.shape)} and the vocabulary"
+            )
+        return logits.take_along_dim(self.queries[..., None], dim=1) if scored is self.tokens else logits
 
     def _in_order(self) -> bool:
         if is_batchedtensor(self.positions):  # inside the vmap of a population, padded with zeros
             return True
-        plain = torch.arange(self.tokens.shape[1], device=self.positions.device)
-        return bool((self.positions == plain).all())
+        consecutive = torch.arange(self.tokens.shape[1], device=self.positions.device)
+        return bool((self.positions == consecutive).all())
 
 
 def to_device(batch: SomeBatch, device: str | torch.device) -> SomeBatch:
     """A copy of a batch (a dataclass of tensors) on another device."""
-    held = {
+    values = {
         name: x.to(device) if isinstance(x, Tensor) else to_device(x, device) if is_dataclass(x) else x
         for name, x in vars(batch).items()
     }
     assert is_dataclass(batch)
     assert not isinstance(batch, type)
-    return replace(batch, **held)
+    return replace(batch, **values)
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -108,16 +112,16 @@ def likeliest(logits: Float[Tensor, "*shape vocab"]) -> Int[Tensor, "*shape"]:
     Raises:
         ToylabError: for NaN logits.
     """
-    values, chosen = logits.max(dim=-1)
+    values, tokens = logits.max(dim=-1)
     if bool(values.isnan().any()):
         raise ToylabError("logits: are nan, so there is no argmax; find the first hook point with nan")
-    return chosen
+    return tokens
 
 
 def pad(batch: Batch) -> ScoredBatch:
     """One sequence per row, right-padded."""
     positions = np.arange(batch.tokens.shape[1])[None]
-    return _scored(batch.tokens, positions, None, batch.targets)
+    return _as_scored_batch(batch.tokens, positions, None, batch.targets)
 
 
 def pack(batch: Batch, width: int | None = None) -> ScoredBatch:
@@ -135,27 +139,27 @@ def pack(batch: Batch, width: int | None = None) -> ScoredBatch:
     width = int(sizes.max() + sizes.min()) if width is None else width
     if sizes.max() > width:
         raise ToylabError(f"width={width}: the longest sequence has {sizes.max()} positions; give at least that")
-    used: list[int] = []
+    row_ends: list[int] = []
     starts: list[int] = []
     order = np.argsort(-sizes, kind="stable")
     for size in sizes[order].tolist():
-        row = next((row for row, end in enumerate(used) if end + size <= width), len(used))
-        if row == len(used):
-            used.append(0)
-        starts.append(row * width + used[row])
-        used[row] += size
-    shape = (len(used), width)
+        row = next((row for row, end in enumerate(row_ends) if end + size <= width), len(row_ends))
+        if row == len(row_ends):
+            row_ends.append(0)
+        starts.append(row * width + row_ends[row])
+        row_ends[row] += size
+    shape = (len(row_ends), width)
     tokens, positions = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
     segments, targets = np.full(shape, -1), np.full(shape, IGNORE)
     # Vectorised over all tokens: segment, position in the segment, source and destination index.
     segment = np.repeat(np.arange(len(order)), sizes[order])
     position = np.arange(len(segment)) - np.repeat(sizes[order].cumsum() - sizes[order], sizes[order])
-    source, goal = (order[segment], position), np.array(starts, dtype=np.int64)[segment] + position
-    tokens.flat[goal] = batch.tokens[source]
-    targets.flat[goal] = batch.targets[source]
-    positions.flat[goal] = position
-    segments.flat[goal] = segment
-    return _scored(tokens, positions, segments, targets)
+    source, destination = (order[segment], position), np.array(starts, dtype=np.int64)[segment] + position
+    tokens.flat[destination] = batch.tokens[source]
+    targets.flat[destination] = batch.targets[source]
+    positions.flat[destination] = position
+    segments.flat[destination] = segment
+    return _as_scored_batch(tokens, positions, segments, targets)
 
 
 def training_batches(
@@ -216,8 +220,8 @@ def epoch_batches(task: IteratedMap, seed: int, rows: int, per_length: int = 102
     batches, lengths = per_length // rows, task.max_length - task.min_length + 1
 
     def batch_at(step: int) -> ScoredBatch:
-        which, within = divmod(step % (lengths * batches), batches)
-        return pad(pool(task.min_length + which).rows(within * rows, (within + 1) * rows))
+        length_index, within = divmod(step % (lengths * batches), batches)
+        return pad(pool(task.min_length + length_index).rows(within * rows, (within + 1) * rows))
 
     return batch_at
 
@@ -250,36 +254,38 @@ def refuse_unscored(targets: Int[Tensor, "batch query"]) -> None:
 
 
 @dataclass(frozen=True)
-class _Taken:
+class _AcceptedArguments:
     """The arguments of a batch that the `forward` of a model accepts, and those it does not."""
 
-    given: tuple[str, ...]
+    accepted: tuple[str, ...]
     missing: tuple[str, ...]
 
 
-def _taken(model: nn.Module) -> _Taken:
+def _accepted_arguments(model: nn.Module) -> _AcceptedArguments:
     model = getattr(model, "_orig_mod", model)  # the module inside a compiled one
     forward = inspect.unwrap(getattr(model, "forward", model))
-    return _taken_by(getattr(forward, "__func__", forward))
+    return _inspect_forward(getattr(forward, "__func__", forward))
 
 
 @lru_cache(maxsize=64)
-def _taken_by(forward: Callable[..., Any]) -> _Taken:
+def _inspect_forward(forward: Callable[..., Any]) -> _AcceptedArguments:
     parameters = inspect.signature(forward).parameters
-    every = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     names = ("segments", "positions", "queries")
-    given = tuple(name for name in names if every or name in parameters)
-    return _Taken(given, tuple(name for name in names if name not in given))
+    accepted = tuple(name for name in names if takes_all or name in parameters)
+    return _AcceptedArguments(accepted, tuple(name for name in names if name not in accepted))
 
 
-def _not_taken(model: nn.Module, name: str, why: str) -> ToylabError:
+def _missing_argument_error(model: nn.Module, name: str, why: str) -> ToylabError:
     return ToylabError(f"{name}: forward of {type(model).__name__} takes none, and {why}, or add {name}= to forward")
 
 
-def _scored(tokens: np.ndarray, positions: np.ndarray, segments: np.ndarray | None, targets: np.ndarray) -> ScoredBatch:
-    counted = targets != IGNORE
-    most = int(counted.sum(axis=1).max(initial=0))
-    queries = np.argsort(~counted, axis=1, kind="stable")[:, :most]  # scored positions first, in order
+def _as_scored_batch(
+    tokens: np.ndarray, positions: np.ndarray, segments: np.ndarray | None, targets: np.ndarray
+) -> ScoredBatch:
+    is_scored = targets != IGNORE
+    query_count = int(is_scored.sum(axis=1).max(initial=0))
+    queries = np.argsort(~is_scored, axis=1, kind="stable")[:, :query_count]  # scored positions first, in order
     return ScoredBatch(
         tokens=torch.from_numpy(tokens),
         positions=torch.from_numpy(positions),

@@ -69,11 +69,11 @@ def accuracy_of(predicted: Int[Tensor, "batch position"], batch: Batch) -> Accur
     refuse_unscored(targets)
     scored = targets != IGNORE
     states = scored & (torch.arange(targets.shape[1]) < torch.from_numpy(batch.sizes)[:, None] - 1)
-    right = predicted.cpu() == targets
+    correct = predicted.cpu() == targets
     return Accuracy(
-        sequence=(right | ~scored).all(dim=1).double().mean().item(),
-        token=right[scored].double().mean().item(),
-        state=right[states].double().mean().item(),
+        sequence=(correct | ~scored).all(dim=1).double().mean().item(),
+        token=correct[scored].double().mean().item(),
+        state=correct[states].double().mean().item(),
     )
 
 
@@ -99,18 +99,18 @@ def free_running_accuracy(model: nn.Module, task: IteratedMap, batches: Mapping[
     shares = {}
     for length, batch in batches.items():
         prompts = tokens_for(model, batch.tokens[:, : length + 2])
-        right = torch.tensor([task.solve(prompt) for prompt in prompts.tolist()])
+        solutions = torch.tensor([task.solve(prompt) for prompt in prompts.tolist()])
         with evaluation_mode(model):
-            written = generate(model, prompts, right.shape[1])[:, length + 2 :].cpu()
-        shares[length] = (written == right).all(dim=1).double().mean().item()
+            generated = generate(model, prompts, solutions.shape[1])[:, length + 2 :].cpu()
+        shares[length] = (generated == solutions).all(dim=1).double().mean().item()
     return shares
 
 
 def attention_patterns(model: nn.Module, batch: Batch) -> list[Float[Tensor, "batch head query key"]]:
     """Attention pattern of each layer."""
-    with watch(model, "blocks.*.attn.pattern") as seen:
+    with watch(model, "blocks.*.attn.pattern") as cache:
         predict_tokens(model, batch)
-    return list(seen.values())
+    return list(cache.values())
 
 
 def search_iteration_head(model: nn.Module, batches: Mapping[int, Batch]) -> IterationHead:
@@ -123,23 +123,23 @@ def search_iteration_head(model: nn.Module, batches: Mapping[int, Batch]) -> Ite
 
 def evaluation_metrics(model: nn.Module, batches: Mapping[int, Batch]) -> dict[str, float]:
     """Metrics logged during training: accuracy and, with several lengths, the scores of the best heads."""
-    scores, seen = [], {}
+    scores, patterns = [], {}
     for length, batch in batches.items():
-        with watch(model, "blocks.*.attn.pattern") as caught:
+        with watch(model, "blocks.*.attn.pattern") as cache:
             scores.append(accuracy_of(predict_tokens(model, batch), batch))
-        seen[length] = list(caught.values())
-    measured = _mean(scores)
-    found = {"accuracy": measured.sequence, "token_accuracy": measured.token}
+        patterns[length] = list(cache.values())
+    mean = _mean(scores)
+    metrics = {"accuracy": mean.sequence, "token_accuracy": mean.token}
     links = {length: batch.links for length, batch in batches.items()}
-    if len(batches) > 1 and all("carry" in named for named in links.values()):
+    if len(batches) > 1 and all("carry" in batch_links for batch_links in links.values()):
         earlier = [
             torch.stack([link_mass(layer, links[length]["end of input"]).max() for layer in layers[:-1]])
-            for length, layers in seen.items()
+            for length, layers in patterns.items()
             if len(layers) > 1
         ]
-        found["carry"] = find_iteration_head(seen, links).carry
-        found["end_of_input"] = torch.stack(earlier).mean(dim=0).max().item() if earlier else 0.0
-    return found
+        metrics["carry"] = find_iteration_head(patterns, links).carry
+        metrics["end_of_input"] = torch.stack(earlier).mean(dim=0).max().item() if earlier else 0.0
+    return metrics
 
 
 def _mean(scores: list[Accuracy]) -> Accuracy:

@@ -122,15 +122,15 @@ def train(
 
     def measure(mean_loss: float) -> None:
         metrics = {}
-        held.check()
+        vector.check()
         with evaluation_mode(model):
             if evaluate is not None:
                 with torch.no_grad():
                     metrics = {name: _finite(name, value, state.step) for name, value in evaluate(model).items()}
             if record is not None:
                 record(model, state.step)
-        held.check()
-        held.attach()
+        vector.check()
+        vector.attach()
         if config.stop_at is not None and watched not in metrics:
             raise ToylabError(
                 f"stop_at={config.stop_at}: watches {watched!r}, which evaluate= must measure; give it one"
@@ -148,12 +148,12 @@ def train(
         flat_parameters(trained) as (weights, gradient),
         _Randomness(weights.device) as random,
     ):
-        held = ParameterVector(model, weights, gradient)
+        vector = ParameterVector(model, weights, gradient)
         optimizer = AdamW(weights, config.betas, config.weight_decay, config.clip)
         if path is not None and origin is not None and path.exists():
             state = _restore(path, model, optimizer, origin, random)
             bar.update(state.step)
-        began = time.process_time() - state.cpu_seconds
+        start = time.process_time() - state.cpu_seconds
         total = 0.0
         unreached: list[str] = []
         if not state.step and not state.history:
@@ -164,7 +164,7 @@ def train(
             value = loss(model, batch_at(state.step))
             if not math.isfinite(value.item()):
                 raise _diverged(f"loss={value.item()}", state.step, config, path)
-            unreached += held.backward(value, first=not state.step)
+            unreached += vector.backward(value, first=not state.step)
             norm = optimizer.step(gradient, rate)
             if not math.isfinite(norm):
                 raise _diverged(f"norm of the gradient={norm}", state.step, config, path)
@@ -172,12 +172,12 @@ def train(
             state.step += 1
             bar.update()
             if state.step % config.evaluate_every == 0 or _finished(config, state):
-                _refuse_unreached(unreached, optimizer, held, state.step)
+                _refuse_unreached(unreached, optimizer, vector, state.step)
                 unreached = []
                 since = state.step - state.history[-1]["step"]
                 measure(total / since)
                 total = 0.0
-                state.cpu_seconds = time.process_time() - began
+                state.cpu_seconds = time.process_time() - start
                 bar.set_postfix({name: f"{v:.3g}" for name, v in state.history[-1].items() if name != "step"})
                 if path is not None and origin is not None:
                     _save(path, model, optimizer, state, origin, random)
@@ -187,27 +187,28 @@ def train(
 def learning_rate(config: TrainConfig, step: int, cooling_since: int | None = None) -> float:
     """Learning rate at a step: warm-up, schedule, and linear cool-down after early stopping."""
     if cooling_since is not None:
-        left = 1 - (step - cooling_since) / max(config.cooldown, 1)
-        cooled = learning_rate(config, cooling_since) * max(left, 0.0)
+        remaining = 1 - (step - cooling_since) / max(config.cooldown, 1)
+        cooled = learning_rate(config, cooling_since) * max(remaining, 0.0)
         return min(cooled, learning_rate(config, step))  # `steps` may end before the cool-down does
     if step < config.warmup:
         return config.learning_rate * (step + 1) / config.warmup
     if config.schedule == "constant":
-        left = (config.steps - step) / max(config.cooldown, 1)
-        return config.learning_rate * (min(left, 1.0) if config.cooldown else 1.0)
-    done = (step - config.warmup) / max(config.steps - config.warmup, 1)
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+        remaining = (config.steps - step) / max(config.cooldown, 1)
+        return config.learning_rate * (min(remaining, 1.0) if config.cooldown else 1.0)
+    progress = (step - config.warmup) / max(config.steps - config.warmup, 1)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
-def first_step(history: History, metric: str, bar: float) -> int | None:
-    """First evaluated step at which a metric reaches the threshold `bar`; None if it never does."""
-    return next((int(entry["step"]) for entry in history if entry.get(metric, -math.inf) >= bar), None)
+def first_step(history: History, metric: str, threshold: float) -> int | None:
+    """First evaluated step at which a metric reaches `threshold`; None if it never does."""
+    return next((int(entry["step"]) for entry in history if entry.get(metric, -math.inf) >= threshold), None)
 
 
-def _diverged(what: str, step: int, config: TrainConfig, checkpoint: Path | None) -> DivergedError:
-    kept = f"the last good checkpoint is kept at {checkpoint}" if checkpoint else "there is no checkpoint"
+def _diverged(quantity: str, step: int, config: TrainConfig, checkpoint: Path | None) -> DivergedError:
+    checkpoint_note = f"the last good checkpoint is kept at {checkpoint}" if checkpoint else "there is no checkpoint"
     return DivergedError(
-        f"{what} at step {step}: training diverged; {kept}; try a smaller learning_rate than {config.learning_rate}"
+        f"{quantity} at step {step}: training diverged; {checkpoint_note}; try a smaller learning_rate than "
+        f"{config.learning_rate}"
     )
 
 
@@ -223,10 +224,10 @@ def _stop_rule_is_met(config: TrainConfig, history: History, watched: str) -> bo
     return config.stop_at is not None and len(latest) == config.stop_after and min(latest) >= config.stop_at
 
 
-def _refuse_unreached(names: Sequence[str], optimizer: AdamW, held: ParameterVector, steps: int) -> None:
+def _refuse_unreached(names: Sequence[str], optimizer: AdamW, vector: ParameterVector, steps: int) -> None:
     """Raises `ToylabError` for a parameter whose gradient was zero at every step so far."""
     for name in names:
-        if not optimizer.square[held.places[name]].any():  # second moment: nonzero after any gradient
+        if not optimizer.square[vector.places[name]].any():  # second moment: nonzero after any gradient
             raise ToylabError(
                 f"parameter {name!r}: the loss does not depend on it in the first {steps} steps; use it, or leave it "
                 "out of training with requires_grad_(False)"
@@ -264,8 +265,8 @@ class _Randomness:
         return self
 
     def __exit__(self, *error: object) -> None:
-        now = self.states()
-        if all(torch.equal(now[name], state) for name, state in self.resumed.items()):
+        states = self.states()
+        if all(torch.equal(states[name], state) for name, state in self.resumed.items()):
             self._set(self.before)
 
     def states(self) -> dict[str, Tensor]:
@@ -292,24 +293,24 @@ def _restore(path: Path, model: nn.Module, optimizer: AdamW, origin: dict[str, A
     tensors, about = read_tensors(path)
     if not isinstance(about, dict) or "origin" not in about:
         raise ToylabError(f"{path}: is not a checkpoint of this version of toylab; delete it to restart training")
-    own = model.state_dict()
+    weights = model.state_dict()
     saved = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
-    if {n: t.shape for n, t in own.items()} != {n: t.shape for n, t in saved.items()}:
+    if {n: t.shape for n, t in weights.items()} != {n: t.shape for n, t in saved.items()}:
         raise ToylabError(
             f"{path}: holds a model of another shape; use the settings it was made with, or another folder"
         )
-    begun = about.pop("origin")
-    before, now = begun["settings"], origin["settings"]
-    others = [
+    stored = about.pop("origin")
+    before, now = stored["settings"], origin["settings"]
+    differences = [
         f"{name}={before.get(name)} (now {now.get(name)})"
         for name in {**before, **now}
         if before.get(name) != now.get(name)
     ]
-    if begun["weights"] != origin["weights"]:
-        others.append("other initial weights (another seed, or already trained)")
-    if others:
+    if stored["weights"] != origin["weights"]:
+        differences.append("other initial weights (another seed, or already trained)")
+    if differences:
         raise ToylabError(
-            f"{path}: belongs to a training with {', '.join(others)}; use the same model and settings, give "
+            f"{path}: belongs to a training with {', '.join(differences)}; use the same model and settings, give "
             "another file, or delete this one to restart"
         )
     model.load_state_dict(saved)

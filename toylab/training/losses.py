@@ -64,10 +64,10 @@ def answer_log_probs(
     Raises:
         ToylabError: for an empty batch, or empty prompts or answers.
     """
-    return _at(_predicted(model, prompts, answers), answers)
+    return _gather(_step_log_probs(model, prompts, answers), answers)
 
 
-def _predicted(
+def _step_log_probs(
     model: nn.Module, prompts: Int[Tensor, "row position"], written: Int[Tensor, "row step"]
 ) -> Float[Tensor, "row step vocab"]:
     """Log-probabilities over the vocabulary at each step of `written`, under teacher forcing."""
@@ -77,7 +77,7 @@ def _predicted(
     return model(tokens, queries=queries).log_softmax(dim=-1)
 
 
-def _at(log_probs: Float[Tensor, "row step vocab"], tokens: Int[Tensor, "row step"]) -> Float[Tensor, "row step"]:
+def _gather(log_probs: Float[Tensor, "row step vocab"], tokens: Int[Tensor, "row step"]) -> Float[Tensor, "row step"]:
     return log_probs.gather(-1, tokens[..., None].long())[..., 0]
 
 
@@ -105,7 +105,7 @@ def pair_log_probs(
     logits = first.repeat(2, 1, 1)
     if answers.shape[1] > 1:
         logits = torch.cat([logits, model(answers[:, :-1], cache=cache)], dim=1)
-    chosen, rejected = _at(logits.log_softmax(dim=-1), answers).chunk(2)
+    chosen, rejected = _gather(logits.log_softmax(dim=-1), answers).chunk(2)
     return chosen, rejected
 
 
@@ -183,7 +183,10 @@ class DPO:
         log_probs = pair_log_probs(model, pairs)
         with torch.no_grad():
             before = pair_log_probs(self.reference, pairs)
-        gains = [_gain(now, then) for now, then in zip(log_probs, before, strict=True)]
+        gains = [
+            _log_ratio(log_prob, reference_log_prob)
+            for log_prob, reference_log_prob in zip(log_probs, before, strict=True)
+        ]
         chosen, rejected = (gain.mean(dim=1) if self.average else gain.sum(dim=1) for gain in gains)
         loss = -F.logsigmoid(self.beta * chosen - self.beta_rejected * rejected).mean()
         return loss - self.anchor * log_probs[0].mean() if self.anchor else loss
@@ -208,9 +211,9 @@ class NPO:
         chosen, rejected = pair_log_probs(model, pairs)
         with torch.no_grad():
             before = answer_log_probs(self.reference, pairs.prompts, pairs.rejected)
-        gain = _gain(rejected, before).sum(dim=1)
-        pushed = -2 / self.beta * F.logsigmoid(-self.beta * gain).mean() / rejected.shape[1]
-        return -chosen.mean() + self.weight * pushed
+        log_ratio = _log_ratio(rejected, before).sum(dim=1)
+        rejected_term = -2 / self.beta * F.logsigmoid(-self.beta * log_ratio).mean() / rejected.shape[1]
+        return -chosen.mean() + self.weight * rejected_term
 
 
 @dataclass(frozen=True)
@@ -242,7 +245,7 @@ class Rollouts:
         """Log-probabilities over the vocabulary at each step, in nats; equal rows are computed once."""
         start = self.prompts.shape[1]
         rows, index = torch.cat([self.prompts, self.written], dim=1).unique(dim=0, return_inverse=True)
-        return _predicted(model, rows[:, :start], rows[:, start:])[index]
+        return _step_log_probs(model, rows[:, :start], rows[:, start:])[index]
 
     def mean(self, values: Float[Tensor, "row step"]) -> Float[Tensor, ""]:
         """Mean over the tokens in `counted`."""
@@ -257,8 +260,8 @@ class Rollouts:
 
 def up_to_end(end: int, written: Int[Tensor, "row step"]) -> Bool[Tensor, "row step"]:
     """Mask of the tokens up to and including the first `end` of each row."""
-    ended = (written == end).long()
-    return ended.cumsum(dim=1) - ended == 0
+    is_end = (written == end).long()
+    return is_end.cumsum(dim=1) - is_end == 0
 
 
 def leave_one_out(rewards: Shaped[Tensor, "prompt sample"]) -> Float[Tensor, "prompt sample"]:
@@ -305,7 +308,7 @@ class PolicyGradient:
         rollouts.refuse_uncounted()
         advantages = leave_one_out(rollouts.rewards).flatten()
         log_probs = rollouts.log_probs(model)
-        chosen = _at(log_probs, rollouts.written).masked_fill(~rollouts.counted, 0).sum(dim=1)
+        chosen = _gather(log_probs, rollouts.written).masked_fill(~rollouts.counted, 0).sum(dim=1)
         chosen = chosen.masked_fill((chosen == -torch.inf) & (advantages == 0), 0)  # 0 * -inf is NaN
         loss = -(advantages * chosen).mean()
         if self.entropy:
@@ -332,6 +335,6 @@ def kl_divergence(
     return (p * (log_probs - others).masked_fill(p == 0, 0)).sum(dim=-1)
 
 
-def _gain(now: Float[Tensor, "row step"], then: Float[Tensor, "row step"]) -> Float[Tensor, "row step"]:
+def _log_ratio(now: Float[Tensor, "row step"], then: Float[Tensor, "row step"]) -> Float[Tensor, "row step"]:
     """Log-ratio log p - log p_ref per token, in nats; 0 where both probabilities are 0."""
     return (now - then).masked_fill((now == -torch.inf) & (then == -torch.inf), 0)

@@ -11,7 +11,7 @@ from torch import nn
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Set all modules to evaluation mode (no dropout, running statistics) and restore their modes afterwards."""
-    with _restored(model):
+    with _restore_modes(model):
         model.eval()
         yield
 
@@ -19,14 +19,14 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def training_mode(model: nn.Module) -> Iterator[None]:
     """Set a model to training mode and restore it afterwards; submodules frozen in evaluation mode stay so."""
-    with _restored(model):
+    with _restore_modes(model):
         if not model.training:
             model.train()
         yield
 
 
 @contextmanager
-def _restored(model: nn.Module) -> Iterator[None]:
+def _restore_modes(model: nn.Module) -> Iterator[None]:
     """Restore the mode of every module afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     try:

@@ -60,10 +60,10 @@ class AdamW:
         first, second = self.betas
         self.mean.lerp_(gradient, 1 - first)
         self.square.mul_(second).addcmul_(gradient, gradient, value=1 - second)
-        spread = self.square.sqrt().mul_((1 - second**self.steps) ** -0.5).add_(self.eps)
+        root = self.square.sqrt().mul_((1 - second**self.steps) ** -0.5).add_(self.eps)
         if self.decay:
             self.weights.mul_(1 - rate * self.decay)
-        self.weights.addcdiv_(self.mean, spread, value=-rate / (1 - first**self.steps))
+        self.weights.addcdiv_(self.mean, root, value=-rate / (1 - first**self.steps))
         return norm
 
 
@@ -77,22 +77,22 @@ def flat_parameters(parameters: Iterable[nn.Parameter]) -> Iterator[tuple[Tensor
     Raises:
         ToylabError: without parameters, or if they differ in dtype or device.
     """
-    held = list(parameters)
-    kinds = {(p.dtype, p.device) for p in held}
+    trained = list(parameters)
+    kinds = {(p.dtype, p.device) for p in trained}
     if len(kinds) != 1:
         raise ToylabError(
-            f"parameters: {'nothing has requires_grad=True' if not held else f'they are of several kinds, {kinds}'}; "
+            f"parameters: {f'they are of several kinds, {kinds}' if trained else 'nothing has requires_grad=True'}; "
             "give at least one, all of the same dtype and device"
         )
-    places, size = _places(held)
-    weights, gradients = held[0].new_zeros(size), held[0].new_zeros(size)
+    slices, size = _slices(trained)
+    weights, gradients = trained[0].new_zeros(size), trained[0].new_zeros(size)
     try:
-        for p, place in zip(held, places, strict=True):
-            weights[place] = p.detach().flatten()
-            p.data, p.grad = weights[place].view_as(p), gradients[place].view_as(p)
+        for p, part in zip(trained, slices, strict=True):
+            weights[part] = p.detach().flatten()
+            p.data, p.grad = weights[part].view_as(p), gradients[part].view_as(p)
         yield weights, gradients
     finally:
-        for p in held:
+        for p in trained:
             p.data, p.grad = p.data.clone(), None
 
 
@@ -109,16 +109,16 @@ class ParameterVector:
     def __init__(self, model: nn.Module, weights: Float[Tensor, " place"], gradients: Float[Tensor, " place"]) -> None:
         self.model, self.gradients = model, gradients
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.places = dict(zip(self.parameters, _places(self.parameters.values())[0], strict=True))
+        self.places = dict(zip(self.parameters, _slices(self.parameters.values())[0], strict=True))
         self._weights = [weights[self.places[name]].view_as(p) for name, p in self.parameters.items()]
         self._gradients = [gradients[self.places[name]].view_as(p) for name, p in self.parameters.items()]
         self._attached = [p.grad for p in self.parameters.values()]
 
     def check(self) -> None:
         """Raises `ToylabError` for the first parameter that was replaced, added, frozen or unfrozen since the start."""
-        now = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
-        for name in {**self.parameters, **now}:
-            if self.parameters.get(name) is not now.get(name):
+        current = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        for name in {**self.parameters, **current}:
+            if self.parameters.get(name) is not current.get(name):
                 raise ToylabError(
                     f"parameter {name!r}: was replaced, or its requires_grad changed, during training; what is trained "
                     "is fixed at the start: change it before, or change a copy (copy.deepcopy(model))"
@@ -132,7 +132,7 @@ class ParameterVector:
         """
         for k, (name, p) in enumerate(self.parameters.items()):
             if not p.is_set_to(self._weights[k]):
-                _put_back(name, p, self._weights[k])
+                _reattach(name, p, self._weights[k])
             if p.grad is None or not p.grad.is_set_to(self._gradients[k]):
                 p.grad = self._attached[k] = self._gradients[k].detach()
 
@@ -173,23 +173,23 @@ def no_gradient_error() -> ToylabError:
     )
 
 
-def _put_back(name: str, p: nn.Parameter, place: Tensor) -> None:
-    if (p.dtype, p.device, p.shape) != (place.dtype, place.device, place.shape):
+def _reattach(name: str, p: nn.Parameter, part: Tensor) -> None:
+    if (p.dtype, p.device, p.shape) != (part.dtype, part.device, part.shape):
         raise ToylabError(
-            f"parameter {name!r}: was {place.dtype} of shape {tuple(place.shape)} on {place.device} at the start, and "
+            f"parameter {name!r}: was {part.dtype} of shape {tuple(part.shape)} on {part.device} at the start, and "
             f"became {p.dtype} of {tuple(p.shape)} on {p.device} during training; change a copy (copy.deepcopy(model))"
         )
-    place.copy_(p.detach())
-    p.data = place.detach()
+    part.copy_(p.detach())
+    p.data = part.detach()
 
 
-def _places(parameters: Iterable[nn.Parameter]) -> tuple[list[slice], int]:
+def _slices(parameters: Iterable[nn.Parameter]) -> tuple[list[slice], int]:
     """The slice of each parameter in the vector, and the length of the vector."""
-    places, end = [], 0
+    slices, end = [], 0
     for p in parameters:
-        places.append(slice(end, end + p.numel()))
+        slices.append(slice(end, end + p.numel()))
         end += -(-p.numel() // _ALIGNED) * _ALIGNED
-    return places, end
+    return slices, end
 
 
 _ALIGNED = 16

@@ -51,7 +51,7 @@ class Population:
         if not models:
             raise ToylabError("models: a population needs at least one")
         shapes = [{name: (p.shape, p.requires_grad) for name, p in model.named_parameters()} for model in models]
-        if any(one != shapes[0] for one in shapes):
+        if any(state != shapes[0] for state in shapes):
             raise ToylabError("models: members must have the same parameters, of the same shapes and requires_grad")
         if not _trained(models[0]):
             raise ToylabError("models: nothing has requires_grad=True; a population needs parameters to train")
@@ -63,12 +63,12 @@ class Population:
         self._shapes = {name: p.shape for name, p in models[0].named_parameters() if p.requires_grad}
         self.weights = torch.stack([parameters_to_vector(_trained(model)).detach() for model in models])
         """(seed, parameter)"""
-        still = [
+        constants = [
             {name: p.detach() for name, p in model.named_parameters() if name not in self._shapes}
             | dict(model.named_buffers())
             for model in models
         ]
-        self._still = {name: torch.stack([one[name] for one in still]) for name in still[0]}
+        self._constants = {name: torch.stack([state[name] for state in constants]) for name in constants[0]}
         self.optimizer = AdamW(self.weights, self.config.betas, self.config.weight_decay, self.config.clip)
         self._loss = loss
 
@@ -87,13 +87,15 @@ class Population:
             raise ToylabError(f"batches: {len(batches)} for {len(self)} members; give one per member")
         if not self.optimizer.steps:
             self._refuse_unreached(batches[0])
-        together, kind = stack_batches(batches), type(batches[0])
-        fixed = {name: x for name, x in vars(batches[0]).items() if name not in together}
+        stacked, batch_class = stack_batches(batches), type(batches[0])
+        fixed = {name: x for name, x in vars(batches[0]).items() if name not in stacked}
 
-        def call(weights: Tensor, still: dict[str, Tensor], batch: dict[str, Tensor]) -> Tensor:
-            return self._loss(_Called(self._skeleton, self._views(weights) | still), kind(**batch, **fixed))
+        def call(weights: Tensor, constants: dict[str, Tensor], batch: dict[str, Tensor]) -> Tensor:
+            return self._loss(
+                _WithParameters(self._skeleton, self._views(weights) | constants), batch_class(**batch, **fixed)
+            )
 
-        gradients, losses = vmap(grad_and_value(call))(self.weights, self._still, together)
+        gradients, losses = vmap(grad_and_value(call))(self.weights, self._constants, stacked)
         if not bool(losses.isfinite().all()):
             raise DivergedError(f"losses={losses.tolist()}: training diverged; try a smaller rate than {rate}")
         norm = self.optimizer.step(gradients, rate)
@@ -120,12 +122,12 @@ class Population:
     def _refuse_unreached(self, batch: Any) -> None:
         """Raises `ToylabError` for unused parameters, by autograd: `torch.func` returns zero gradients for them."""
         views = {name: x.clone().requires_grad_() for name, x in self._views(self.weights[0]).items()}
-        still = {name: x[0] for name, x in self._still.items()}
-        loss = self._loss(_Called(self._skeleton, views | still), batch)
+        constants = {name: x[0] for name, x in self._constants.items()}
+        loss = self._loss(_WithParameters(self._skeleton, views | constants), batch)
         if not loss.requires_grad:
             raise no_gradient_error()
-        found = torch.autograd.grad(loss, list(views.values()), allow_unused=True)
-        missing = [name for name, gradient in zip(views, found, strict=True) if gradient is None]
+        gradients = torch.autograd.grad(loss, list(views.values()), allow_unused=True)
+        missing = [name for name, gradient in zip(views, gradients, strict=True) if gradient is None]
         if len(missing) == len(views):
             raise no_gradient_error()
         if missing:
@@ -143,7 +145,7 @@ def _trained(model: nn.Module) -> list[nn.Parameter]:
     return [p for p in model.parameters() if p.requires_grad]
 
 
-class _Called(nn.Module):
+class _WithParameters(nn.Module):
     """A module with its parameters replaced by the given ones."""
 
     def __init__(self, module: nn.Module, parameters: dict[str, Tensor]) -> None:
@@ -165,18 +167,18 @@ def stack_batches(batches: Sequence[Any]) -> dict[str, Tensor]:
     """
     if not all(is_dataclass(batch) for batch in batches):
         raise ToylabError("batches: must be dataclasses of tensors, such as toylab.training.batches.ScoredBatch")
-    found = {}
+    stacked = {}
     for name in (field.name for field in fields(batches[0])):
-        first, *others = held = [getattr(batch, name) for batch in batches]
-        if not all(isinstance(x, Tensor) for x in held):
-            if any(x != first for x in others):
+        first, *rest = values = [getattr(batch, name) for batch in batches]
+        if not all(isinstance(x, Tensor) for x in values):
+            if any(x != first for x in rest):
                 raise ToylabError(f"batches: {name} differs and is no tensor; a population works on tensors alone")
-        elif len(first) > 1 or not all(torch.equal(x, first) for x in others):
-            sizes = [max(x.shape[k] for x in held) for k in range(first.ndim)]
-            found[name] = torch.stack([_filled(x, sizes, _FILL.get(name, 0)) for x in held])
-    return found
+        elif len(first) > 1 or not all(torch.equal(x, first) for x in rest):
+            sizes = [max(x.shape[k] for x in values) for k in range(first.ndim)]
+            stacked[name] = torch.stack([_padded(x, sizes, _FILL.get(name, 0)) for x in values])
+    return stacked
 
 
-def _filled(x: Tensor, sizes: Sequence[int], value: int) -> Tensor:
-    missing = [size - have for size, have in zip(sizes, x.shape, strict=True)]
-    return F.pad(x, [part for amount in reversed(missing) for part in (0, amount)], value=value) if any(missing) else x
+def _padded(x: Tensor, sizes: Sequence[int], value: int) -> Tensor:
+    padding = [size - current for size, current in zip(sizes, x.shape, strict=True)]
+    return F.pad(x, [part for amount in reversed(padding) for part in (0, amount)], value=value) if any(padding) else x

@@ -89,11 +89,11 @@ class ClaimDetail:
 
     def of(self, results: Mapping[int, Any]) -> dict[str, Any]:
         """The number by seed, rounded for display; seeds without it are omitted."""
-        read = partial(_at, path=self.number) if isinstance(self.number, str) else self.number
-        found = {str(seed): read(result) for seed, result in results.items()}
+        read = partial(_attribute_at, path=self.number) if isinstance(self.number, str) else self.number
+        numbers = {str(seed): read(result) for seed, result in results.items()}
         if self.never:
-            return {seed: or_never(step) for seed, step in found.items()}
-        return {seed: _rounded(value) for seed, value in found.items() if value is not None}
+            return {seed: or_never(step) for seed, step in numbers.items()}
+        return {seed: _rounded(value) for seed, value in numbers.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -179,8 +179,9 @@ class Claim:
     def depends_on(self) -> tuple[str, ...]:
         """All conditions that the verdict or its details depend on."""
         controls = self.control.conditions if self.control else ()
-        looked_at = [one.condition for one in self.details.values() if isinstance(one, ClaimDetail)]
-        return tuple(dict.fromkeys([*self._arguments, *controls, *(need.condition for need in self.needs), *looked_at]))
+        needs = (need.condition for need in self.needs)
+        details = (detail.condition for detail in self.details.values() if isinstance(detail, ClaimDetail))
+        return tuple(dict.fromkeys([*self._arguments, *controls, *needs, *details]))
 
     @property
     def _arguments(self) -> tuple[str, ...]:
@@ -200,19 +201,20 @@ class Claim:
         Raises:
             ToylabError: naming the claim and the seed, if the quantity is not a finite number.
         """
-        lacking = [need for need in self.needs if not any(map(need.test, results[need.condition].values()))]
-        seeds, asked = self._seeds(results)
+        unmet = [need for need in self.needs if not any(map(need.test, results[need.condition].values()))]
+        seeds, eligible = self._seeds(results)
         values = self.values(results)
-        judged_by = self._judged_by(results)
-        so_far = plan.until(results.shared(*judged_by)) if judged_by else plan
-        found = decide(values, self.criterion, self.statistic, so_far)
-        control = self._control(results, so_far)
-        tried = self._tried(results, plan, shams or {})
-        reason = self.undecidable or "".join(need.otherwise for need in lacking[:1])
-        if not reason and len(plan.seeds) >= FEWEST_SEEDS and not so_far.looks:
-            reason = f"{len(so_far.seeds)} of {len(plan.seeds)} seeds are done"
-        left = f"{len(seeds) - len(asked)} of {len(seeds)} seeds miss a precondition" if len(asked) < len(seeds) else ""
-        verdict, reason, more = _verdict(found, control, tried, reason)
+        judged_conditions = self._judged_conditions(results)
+        finished = plan.until(results.shared(*judged_conditions)) if judged_conditions else plan
+        decision = decide(values, self.criterion, self.statistic, finished)
+        control = self._control(results, finished)
+        sham_judgements = self._shams(results, plan, shams or {})
+        reason = self.undecidable or "".join(need.otherwise for need in unmet[:1])
+        if not reason and len(plan.seeds) >= FEWEST_SEEDS and not finished.looks:
+            reason = f"{len(finished.seeds)} of {len(plan.seeds)} seeds are done"
+        missing = len(seeds) - len(eligible)
+        excluded = f"{missing} of {len(seeds)} seeds miss a precondition" if missing else ""
+        verdict, reason, more = _verdict(decision, control, sham_judgements, reason)
         by_seed = {str(seed): round(value, 4) for seed, value in values.items()}
         return Judgement(
             id=self.id,
@@ -220,61 +222,61 @@ class Claim:
             place=self.place,
             statement=self.statement,
             criterion=self.criterion_text,
-            measured=_rounded(found.measured),
-            interval=_rounded_ends(found),
-            seeds=found.seeds,
-            level=found.level,
+            measured=_rounded(decision.measured),
+            interval=_rounded_interval(decision),
+            seeds=decision.seeds,
+            level=decision.level,
             verdict=verdict,
             more=more,
             control=control,
             uncontrolled=self.uncontrolled,
-            shams=tried,
-            family=self._family(found, values, family) if self.kind == "paper" and verdict == found.word else "",
+            shams=sham_judgements,
+            family=self._family(decision, values, family) if self.kind == "paper" and verdict == decision.word else "",
             paper_number=self.paper_number,
             origin=self.origin,
             population=self.population,
-            details={"by seed": by_seed, **{n: self._detail(one, results, asked) for n, one in self.details.items()}},
-            note="; ".join(filter(None, (reason, left, self.note))),
+            details={"by seed": by_seed, **{n: self._detail(d, results, eligible) for n, d in self.details.items()}},
+            note="; ".join(filter(None, (reason, excluded, self.note))),
         )
 
     def values(self, results: Conditions) -> dict[int, float]:
         """The quantity by seed. Raises `ToylabError`, naming claim and seed, if it is not a finite number."""
-        _, asked = self._seeds(results)
+        _, eligible = self._seeds(results)
         return self._numbers(
-            {seed: self.quantity(*(results[name].get(seed) for name in self._arguments)) for seed in asked}
+            {seed: self.quantity(*(results[name].get(seed) for name in self._arguments)) for seed in eligible}
         )
 
     def _seeds(self, results: Conditions) -> tuple[list[int], list[int]]:
         """The seeds that have results, and the subset that meets every precondition."""
         seeds = results.shared(*self.conditions) if self.conditions else results.in_any(*self.optional)
-        return seeds, [seed for seed in seeds if all(_has(need, results, seed) for need in self.needs if need.every)]
+        return seeds, [seed for seed in seeds if all(_is_met(need, results, seed) for need in self.needs if need.every)]
 
-    def _judged_by(self, results: Conditions) -> list[str]:
+    def _judged_conditions(self, results: Conditions) -> list[str]:
         """The conditions that were run, of the quantity and of its control."""
         names = self._arguments + (self.control.conditions if self.control else ())
         return [name for name in names if results[name]]
 
-    def _tried(self, results: Conditions, plan: Plan, shams: Mapping[str, Conditions]) -> tuple[ControlJudgement, ...]:
+    def _shams(self, results: Conditions, plan: Plan, shams: Mapping[str, Conditions]) -> tuple[ControlJudgement, ...]:
         """The score of each sham that replaces results of this claim, without preconditions.
 
         Claims of absence, which an uninformed model meets, and checks of the set-up have no shams.
         """
         if self.asks == "absence" or self.kind == "set-up" or self.untried:
             return ()
-        free = replace(self, quantity=_or_none(self.quantity), needs=())
-        tried = []
-        for what, held in shams.items():
-            if any(held[n] is not results[n] for n in self._arguments if held[n] or results[n]):
-                values = free.values(held)
-                found = decide(values, self.criterion, self.statistic, plan.until(values))
-                tried.append(_as_control(what, found))
-        return tuple(tried)
+        unconditional = replace(self, quantity=_none_if_undefined(self.quantity), needs=())
+        judgements = []
+        for name, sham_results in shams.items():
+            if any(sham_results[n] is not results[n] for n in self._arguments if sham_results[n] or results[n]):
+                values = unconditional.values(sham_results)
+                decision = decide(values, self.criterion, self.statistic, plan.until(values))
+                judgements.append(_control_judgement(name, decision))
+        return tuple(judgements)
 
-    def _numbers(self, held: Mapping[int, float | int | bool | None]) -> dict[int, float]:
-        values = {seed: float(value) for seed, value in held.items() if value is not None}
-        if wrong := [seed for seed, value in values.items() if not isfinite(value)]:
+    def _numbers(self, numbers: Mapping[int, float | int | bool | None]) -> dict[int, float]:
+        values = {seed: float(value) for seed, value in numbers.items() if value is not None}
+        if not_finite := [seed for seed, value in values.items() if not isfinite(value)]:
             raise ToylabError(
-                f"{self.id}: seed {wrong[0]} gives {values[wrong[0]]}: must be a finite number; leave it out"
+                f"{self.id}: seed {not_finite[0]} gives {values[not_finite[0]]}: must be a finite number; leave it out"
             )
         return values
 
@@ -290,23 +292,23 @@ class Claim:
         values = self._numbers(
             {seed: self.control.quantity(*(results[name][seed] for name in names)) for seed in seeds}
         )
-        return _as_control(what, decide(values, self.criterion, self.statistic, plan))
+        return _control_judgement(what, decide(values, self.criterion, self.statistic, plan))
 
-    def _family(self, found: Decision, values: Mapping[int, float], family: int) -> Family:
+    def _family(self, decision: Decision, values: Mapping[int, float], family: int) -> Family:
         """Whether the seeds also decide at the Bonferroni level, i.e. the level divided by the number of claims."""
-        if found.word == "undecided":
+        if decision.word == "undecided":
             return ""
-        level = found.level / family
-        if not is_reachable(len(found.seeds), self.statistic, level):
+        level = decision.level / family
+        if not is_reachable(len(decision.seeds), self.statistic, level):
             return "not reachable"
-        again = decide_at({seed: values[seed] for seed in found.seeds}, self.criterion, self.statistic, level)
-        return "yes" if again.word == found.word else "no"
+        corrected = decide_at({seed: values[seed] for seed in decision.seeds}, self.criterion, self.statistic, level)
+        return "yes" if corrected.word == decision.word else "no"
 
-    def _detail(self, one: ClaimDetail | Callable[[Conditions], Any], results: Conditions, asked: Sequence[int]) -> Any:
-        if not isinstance(one, ClaimDetail):
-            return one(results)
-        held = results[one.condition]
-        return one.of({seed: held[seed] for seed in asked} if one.condition in self.conditions else held)
+    def _detail(self, detail: ClaimDetail | Callable[[Conditions], Any], results: Conditions, seeds: list[int]) -> Any:
+        if not isinstance(detail, ClaimDetail):
+            return detail(results)
+        by_seed = results[detail.condition]
+        return detail.of({seed: by_seed[seed] for seed in seeds} if detail.condition in self.conditions else by_seed)
 
 
 def judge_claims(
@@ -321,27 +323,27 @@ def judge_claims(
         ToylabError: if two claims share an id, or a quantity is not a finite number.
     """
     ids = [claim.id for claim in claims]
-    if twice := [id for id in ids if ids.count(id) > 1]:
-        raise ToylabError(f"claim {twice[0]!r}: is declared twice; give each claim its own id")
+    if duplicates := [id for id in ids if ids.count(id) > 1]:
+        raise ToylabError(f"claim {duplicates[0]!r}: is declared twice; give each claim its own id")
     family = max(1, sum(claim.kind == "paper" and bool(claim.values(results)) for claim in claims))
     return [claim.judged(results, plan, family, shams) for claim in claims]
 
 
 def _verdict(
-    found: Decision, control: ControlJudgement | None, shams: Sequence[ControlJudgement], reason: str
+    decision: Decision, control: ControlJudgement | None, shams: Sequence[ControlJudgement], reason: str
 ) -> tuple[Verdict, str, bool]:
     """The verdict, the reason if it is not a decision, and whether more seeds could decide."""
-    if not found.seeds:
+    if not decision.seeds:
         return "not run", reason, False
     if reason:
         return "undecided", reason, False
-    if len(found.seeds) < FEWEST_SEEDS:
+    if len(decision.seeds) < FEWEST_SEEDS:
         return "undecided", f"a verdict needs at least {FEWEST_SEEDS} seeds", True
-    if found.word == "supported" and (met := [one.what for one in shams if one.misses is False]):
+    if decision.word == "supported" and (met := [sham.what for sham in shams if sham.misses is False]):
         return "uninformative", f"a sham also meets the criterion: {met[0]}", False
     if control is None or control.misses:
-        straddles = found.word == "undecided"
-        return found.word, "the interval includes the threshold" * straddles, straddles
+        straddles = decision.word == "undecided"
+        return decision.word, "the interval includes the threshold" * straddles, straddles
     if control.misses is False:
         return "uninformative", "the control also meets the criterion", False
     if control.measured is None:
@@ -349,12 +351,13 @@ def _verdict(
     return "undecided", "the interval of the control includes the threshold", True
 
 
-def _as_control(what: str, found: Decision) -> ControlJudgement:
-    misses = {"refuted": True, "supported": False, "undecided": None}[found.word]
-    return ControlJudgement(what=what, measured=_rounded(found.measured), interval=_rounded_ends(found), misses=misses)
+def _control_judgement(name: str, decision: Decision) -> ControlJudgement:
+    misses = {"refuted": True, "supported": False, "undecided": None}[decision.word]
+    measured, interval = _rounded(decision.measured), _rounded_interval(decision)
+    return ControlJudgement(what=name, measured=measured, interval=interval, misses=misses)
 
 
-def _or_none(quantity: Callable[..., Any]) -> Callable[..., Any]:
+def _none_if_undefined(quantity: Callable[..., Any]) -> Callable[..., Any]:
     """The quantity, with None where it is undefined, such as a ratio of two zeros, or depends on a missing part."""
 
     def read(*results: Any) -> Any:
@@ -371,16 +374,16 @@ def _or_none(quantity: Callable[..., Any]) -> Callable[..., Any]:
     return read
 
 
-def _rounded_ends(found: Decision) -> tuple[float, float] | None:
-    return found.interval and (round(found.interval[0], 4), round(found.interval[1], 4))
+def _rounded_interval(decision: Decision) -> tuple[float, float] | None:
+    return decision.interval and (round(decision.interval[0], 4), round(decision.interval[1], 4))
 
 
-def _at(result: Any, path: str) -> Any:
+def _attribute_at(result: Any, path: str) -> Any:
     """The attribute at a dotted path; None if an attribute on the path is None."""
-    return reduce(lambda found, name: None if found is None else getattr(found, name), path.split("."), result)
+    return reduce(lambda value, name: None if value is None else getattr(value, name), path.split("."), result)
 
 
-def _has(need: Precondition, results: Conditions, seed: int) -> bool:
+def _is_met(need: Precondition, results: Conditions, seed: int) -> bool:
     return seed in results[need.condition] and need.test(results[need.condition][seed])
 
 

@@ -91,27 +91,27 @@ def decide(values: Mapping[int, float], criterion: Criterion, statistic: Statist
         values: the quantity by seed; seeds without a value are omitted.
     """
     for look in plan.looks:
-        seen = {seed: values[seed] for seed in plan.seeds[: look.seeds] if seed in values}
-        found = decide_at(seen, criterion, statistic, look.level)
-        if found.word != "undecided":
-            return found
+        judged = {seed: values[seed] for seed in plan.seeds[: look.seeds] if seed in values}
+        decision = decide_at(judged, criterion, statistic, look.level)
+        if decision.word != "undecided":
+            return decision
     if plan.looks:
-        return found
+        return decision
     level = LEVEL if plan.fixed else LEVEL / len(LOOKS)
     return replace(decide_at(values, criterion, statistic, level), word="undecided")
 
 
 def decide_at(values: Mapping[int, float], criterion: Criterion, statistic: Statistic, level: float) -> Decision:
     """The decision on all values at one level; fewer than six values are undecided."""
-    seeds, held = tuple(values), list(values.values())
+    seeds, numbers = tuple(values), list(values.values())
     measured: float | None = None
     interval: Interval | None = None
-    if held and statistic == "share":
-        passed = sum(map(criterion.meets, held))
-        measured, interval, criterion = passed / len(held), share_interval(passed, len(held), level), MOST_SEEDS
-    elif held:
-        measured, interval = float(median(held)), median_interval(held, level)
-    word = criterion.side(interval) if interval and len(held) >= FEWEST_SEEDS else "undecided"
+    if numbers and statistic == "share":
+        passed = sum(map(criterion.meets, numbers))
+        measured, interval, criterion = passed / len(numbers), share_interval(passed, len(numbers), level), MOST_SEEDS
+    elif numbers:
+        measured, interval = float(median(numbers)), median_interval(numbers, level)
+    word = criterion.side(interval) if interval and len(numbers) >= FEWEST_SEEDS else "undecided"
     return Decision(word=word, measured=measured, interval=interval, seeds=seeds, level=level)
 
 

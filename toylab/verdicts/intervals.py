@@ -24,10 +24,10 @@ def interval(values: Sequence[float | int]) -> Interval | None:
 def mean_in_words(values: Sequence[float | int]) -> str:
     """A mean, or for booleans a count and total, with its interval."""
     yes_or_no = all(isinstance(value, bool) for value in values)
-    told = f"{sum(values)} of {len(values)}" if yes_or_no else f"{sum(values) / len(values):.3f}"
-    ends = interval(values) if values else None
+    text = f"{sum(values)} of {len(values)}" if yes_or_no else f"{sum(values) / len(values):.3f}"
+    bounds = interval(values) if values else None
     places = 2 if yes_or_no else 3
-    return f"{told} [{ends[0]:.{places}f}, {ends[1]:.{places}f}]" if ends else told
+    return f"{text} [{bounds[0]:.{places}f}, {bounds[1]:.{places}f}]" if bounds else text
 
 
 def wilson_interval(successes: int, trials: int, z: float = 1.96) -> Interval:

@@ -114,8 +114,8 @@ def measured(value: _Measurement | None) -> _Measurement:
 
 def nan_mean(values: Iterable[float]) -> float:
     """The mean; NaN without values."""
-    held = list(values)
-    return sum(held) / len(held) if held else math.nan
+    numbers = list(values)
+    return sum(numbers) / len(numbers) if numbers else math.nan
 
 
 def write_claims(path: Path | str, claims: Sequence[Judgement]) -> None:
@@ -125,16 +125,16 @@ def write_claims(path: Path | str, claims: Sequence[Judgement]) -> None:
 
 def read_claims(path: Path | str) -> list[Judgement]:
     """Claims from a file. Raises `ValueError`, naming the file, if it is missing, damaged or not a list of claims."""
-    held = read_record(path)
+    record = read_record(path)
     try:
-        return as_claims(held.get("claims"))
+        return as_claims(record.get("claims"))
     except ToylabError as error:
         raise ToylabError(f"{path}: is not a list of claims ({error}); rerun the study to rewrite it") from None
 
 
-def as_claims(held: Any) -> list[Judgement]:
+def as_claims(content: Any) -> list[Judgement]:
     """Claims from their JSON form. Raises `ToylabError` for anything else."""
-    return convert_value(list[Judgement], held, "claims")
+    return convert_value(list[Judgement], content, "claims")
 
 
 # As text -------------------------------------------------------------------------------------------------------------
@@ -173,9 +173,9 @@ KINDS_IN_WORDS = {"paper": "Claims of the paper", "own": "Our own questions", "s
 
 def by_kind(claims: Iterable[Judgement]) -> dict[str, list[Judgement]]:
     """Non-empty groups by title: claims of the paper, our own questions, checks of the set-up."""
-    held = list(claims)
-    found = {title: [one for one in held if one.kind == kind] for kind, title in KINDS_IN_WORDS.items()}
-    return {title: of_kind for title, of_kind in found.items() if of_kind}
+    judgements = list(claims)
+    groups = {title: [claim for claim in judgements if claim.kind == kind] for kind, title in KINDS_IN_WORDS.items()}
+    return {title: of_kind for title, of_kind in groups.items() if of_kind}
 
 
 def shown_verdict(claim: Judgement) -> str:
@@ -245,8 +245,8 @@ def full_statement(claim: Judgement) -> str:
 
 def count_verdicts(claims: Iterable[Judgement]) -> dict[str, int]:
     """The number of claims per verdict, without checks of the set-up."""
-    found = Counter(claim.verdict for claim in claims if claim.kind != "set-up")
-    return {verdict: found[verdict] for verdict in get_args(Verdict)}
+    counts = Counter(claim.verdict for claim in claims if claim.kind != "set-up")
+    return {verdict: counts[verdict] for verdict in get_args(Verdict)}
 
 
 def verdict_counts(claims: Iterable[Judgement]) -> str:
@@ -256,15 +256,15 @@ def verdict_counts(claims: Iterable[Judgement]) -> str:
 
 def sham_counts(claims: Iterable[Judgement]) -> str:
     """The number and ids of criteria that each sham meets, in words; empty without shams."""
-    tried: dict[str, list[tuple[str, ControlJudgement]]] = {}
+    judgements_by_sham: dict[str, list[tuple[str, ControlJudgement]]] = {}
     for claim in claims:
-        for one in claim.shams:
-            if one.measured is not None:
-                tried.setdefault(one.what, []).append((claim.id, one))
+        for sham in claim.shams:
+            if sham.measured is not None:
+                judgements_by_sham.setdefault(sham.what, []).append((claim.id, sham))
     parts = []
-    for what, of_claims in tried.items():
-        met = [id for id, one in of_claims if one.misses is False]
-        parts.append(f"{what} meet {len(met)} of {len(of_claims)} criteria" + f" ({', '.join(met)})" * bool(met))
+    for name, of_claims in judgements_by_sham.items():
+        ids = [id for id, sham in of_claims if sham.misses is False]
+        parts.append(f"{name} meet {len(ids)} of {len(of_claims)} criteria" + f" ({', '.join(ids)})" * bool(ids))
     return f"Shams: {'; '.join(parts)}." if parts else ""
 
 

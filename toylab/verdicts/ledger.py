@@ -31,8 +31,8 @@ def purposes(seeds: Iterable[int]) -> list[str]:
 
 def seeds_in_words(seeds: Iterable[int]) -> str:
     """Seeds with their purposes, such as "Seeds 0 to 5: design seeds."; empty for no seeds."""
-    held = sorted(set(seeds))
-    return f"Seeds {_spans(held)}: {', '.join(purposes(held))}." if held else ""
+    ordered = sorted(set(seeds))
+    return f"Seeds {_spans(ordered)}: {', '.join(purposes(ordered))}." if ordered else ""
 
 
 def _spans(seeds: Iterable[int]) -> str:
@@ -43,4 +43,4 @@ def _spans(seeds: Iterable[int]) -> str:
             spans[-1].append(seed)
         else:
             spans.append([seed])
-    return ", ".join(str(one[0]) if len(one) == 1 else f"{one[0]} to {one[-1]}" for one in spans)
+    return ", ".join(str(span[0]) if len(span) == 1 else f"{span[0]} to {span[-1]}" for span in spans)

@@ -171,7 +171,7 @@ def test_pretraining_goes_from_the_initial_weights_to_the_base(models, tmp_path)
 def test_before_is_the_cosine_at_the_base_and_after_the_one_at_the_fine_tuned_model(
     models, trainings, monkeypatch, tmp_path, method
 ):
-    for other in ("_broken", "_shaped"):
+    for other in ("_with_attacks", "_with_activations"):
         monkeypatch.setattr(SafetyFinetuningStudy, other, lambda self, result, *_: result)
     for other in ("weight_change", "jailbreak_nearness"):
         monkeypatch.setattr(safety, other, lambda *_, **__: None)

@@ -33,7 +33,7 @@ def claims(encodings: Sequence[str], causal: Sequence[str], longest: int, parts:
         longest: length in tokens of the evaluated strings.
         parts: groups of conditions trained besides the main ones.
     """
-    pairs = tuple(name for one in encodings for name in (one, f"{one}-bidirectional"))
+    pairs = tuple(name for encoding in encodings for name in (encoding, f"{encoding}-bidirectional"))
     ingredients = ("one-length", "one-number", "no-logit-scale", "default-head", "large-embeddings", "large-queries")
     ingredients += ("no-auxiliary",)
     add = "not part of this run; add it with --parts encodings circuits"
@@ -188,7 +188,7 @@ def claims(encodings: Sequence[str], causal: Sequence[str], longest: int, parts:
             statement="Every ingredient of the recipe is needed.",
             conditions=("none", *ingredients),
             measure="loss of mean accuracy without one ingredient, minimum over ingredients,",
-            quantity=lambda whole, *left: min(whole.lead(model) for model in left),
+            quantity=lambda full, *ablated: min(full.lead(model) for model in ablated),
             criterion=above(0.02),
             uncontrolled=CONTROLLED,
             details={

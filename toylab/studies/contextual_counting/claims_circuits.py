@@ -75,7 +75,7 @@ def circuit_claims(causal: Sequence[str], longest: int, no_plain: str) -> list[C
             quantity=lambda none: median(region.k for region in none.solved),
             criterion=at_most(longest / 2),
             origin="computed: half of the longest string",
-            control=_unlearned("uniform attention", "none", lambda found: found.uniform.k),
+            control=_untrained_control("uniform attention", "none", lambda found: found.uniform.k),
             paper_number="28 (length 512, mean count 28; figure 8, by eye)",
             details={"K of solved regions": _of_solved("k")},
         ),
@@ -97,7 +97,7 @@ def circuit_claims(causal: Sequence[str], longest: int, no_plain: str) -> list[C
             measure="R^2 of that curve, mean over solved regions,",
             quantity=lambda none: none.over_solved(lambda region: region.r2),
             criterion=at_least(0.98),
-            control=_unlearned("uniform attention", "none", lambda found: found.uniform.r2),
+            control=_untrained_control("uniform attention", "none", lambda found: found.uniform.r2),
             details={"R^2 of solved regions": _of_solved("r2")},
         ),
         of_none(
@@ -143,7 +143,7 @@ def circuit_claims(causal: Sequence[str], longest: int, no_plain: str) -> list[C
             measure="accuracy of a linear probe on ones at the decoder's input",
             quantity=lambda none: none.probe.decoder_input.accuracy,
             criterion=at_least(0.95),
-            control=_unlearned("random weights", "none", lambda found: found.probe.decoder_input.accuracy),
+            control=_untrained_control("random weights", "none", lambda found: found.probe.decoder_input.accuracy),
             details={
                 "at the attention's output": ClaimDetail("none", "probe.attention_output.accuracy"),
                 "majority class": ClaimDetail("none", "probe.decoder_input.majority"),
@@ -158,7 +158,9 @@ def circuit_claims(causal: Sequence[str], longest: int, no_plain: str) -> list[C
             measure="attention of a one on brackets and the begin token, for equal numbers of each token,",
             quantity=lambda none: none.bracket_share,
             criterion=at_least(0.9),
-            control=_unlearned("random weights", "none", lambda found: attention_on_brackets(measured(found.scores))),
+            control=_untrained_control(
+                "random weights", "none", lambda found: attention_on_brackets(measured(found.scores))
+            ),
             paper_number="1.000 (from the scores of figure 6)",
             details={"scores of a one for 0, 1, [, ], BoS": ClaimDetail("none", "scores_of_one")},
             figure="The counting circuit",
@@ -204,7 +206,9 @@ def circuit_claims(causal: Sequence[str], longest: int, no_plain: str) -> list[C
             quantity=lambda model: model.rotary.slow_lead(longest),
             criterion=at_least(0.2),
             origin="the smallest effect of interest: .2 above the share of such planes",
-            control=_unlearned("random weights", "rotary", lambda found: measured(found.rotary).slow_lead(longest)),
+            control=_untrained_control(
+                "random weights", "rotary", lambda found: measured(found.rotary).slow_lead(longest)
+            ),
             paper_number="planes 0 to 12 of 32 add about 0 to the score, the slowest 8.8 (figure 25)",
             details={
                 "share of the score from slow planes": ClaimDetail(
@@ -218,11 +222,11 @@ def circuit_claims(causal: Sequence[str], longest: int, no_plain: str) -> list[C
             asks="absence",
             statement="Rotary models do not need rotation.",
             measure="ratio of accuracy with and without stopping planes of more than one radian per string",
-            quantity=_kept_without_turning,
+            quantity=_kept_without_rotation,
             criterion=at_least(0.9),
             margin=0.1,
             control=Control(
-                "bidirectional, where positions come from rotation", ("rotary-bidirectional",), _kept_without_turning
+                "bidirectional, where positions come from rotation", ("rotary-bidirectional",), _kept_without_rotation
             ),
             details={
                 "accuracy without rotation": ClaimDetail("rotary", lambda model: nan_mean(model.rotary.stopped.all)),
@@ -318,12 +322,12 @@ def _mlp(name: str, without_mlp: str, where: str, undecidable: str = "") -> Clai
     )
 
 
-def _unlearned(what: str, name: str, number: Callable[[UntrainedCounter], float]) -> Control:
+def _untrained_control(control_name: str, name: str, number: Callable[[UntrainedCounter], float]) -> Control:
     """The same measurement on an untrained model; None for runs of older versions without it."""
-    return Control(what, (name,), lambda model: model.untrained and number(model.untrained))
+    return Control(control_name, (name,), lambda model: model.untrained and number(model.untrained))
 
 
-def _kept_without_turning(model: CountingResult) -> float:
+def _kept_without_rotation(model: CountingResult) -> float:
     """Ratio of the accuracy without rotation of fast planes to the unedited accuracy."""
     return nan_mean(measured(model.rotary).stopped.fast) / model.mean_accuracy
 
@@ -337,8 +341,10 @@ def details_by_condition(
     names: Sequence[str], number: str | Callable[..., Any]
 ) -> Callable[[Conditions], dict[str, Any]]:
     """By condition, a function of all its models, or the mean of an attribute with its interval in words."""
-    told = (lambda models: mean_in_words([getattr(m, number) for m in models])) if isinstance(number, str) else number
-    return partial(Conditions.by_condition, names=names, number=told)
+    summary = (
+        (lambda models: mean_in_words([getattr(m, number) for m in models])) if isinstance(number, str) else number
+    )
+    return partial(Conditions.by_condition, names=names, number=summary)
 
 
 def without_keys(name: str, keys: str) -> ClaimDetail:

@@ -58,10 +58,10 @@ class StringBatch:
 
     def split(self, rows: int) -> list[StringBatch]:
         """The same strings in batches of `rows`."""
-        whole = (self.tokens, self.counts, self.regions)
+        tensors = (self.tokens, self.counts, self.regions)
         if self.token_counts is not None:
-            whole += (self.token_counts.types, self.token_counts.log_counts)
-        parts = zip(*(tensor.split(rows) for tensor in whole), strict=True)
+            tensors += (self.token_counts.types, self.token_counts.log_counts)
+        parts = zip(*(tensor.split(rows) for tensor in tensors), strict=True)
         return [
             StringBatch(tokens, counts, regions, TokenCounts(*by_type) if by_type else None, self.auxiliary)
             for tokens, counts, regions, *by_type in parts
@@ -115,7 +115,9 @@ def for_model(task: ContextualCounting, model: EncoderDecoder, batch: Batch) -> 
     """A batch of the task on the model's device, with its number of label queries, and with token counts if its encoder
     can use them."""
     dtype = model.encoder.embedding.weight.dtype
-    return to_device(string_batch(task, batch, model.queries, _tallied(model.config.encoder), dtype), device_of(model))
+    return to_device(
+        string_batch(task, batch, model.queries, _causal_counts_of(model.config.encoder), dtype), device_of(model)
+    )
 
 
 def fresh_strings(
@@ -134,14 +136,14 @@ def fresh_strings(
     """
 
     def draw(rng: np.random.Generator, number: int, step: int) -> Batch:
-        most = task.max_length if longest is None else longest(step)
-        lengths = rng.integers(task.min_length, most + 1, size=number // rows)
+        longest_now = task.max_length if longest is None else longest(step)
+        lengths = rng.integers(task.min_length, longest_now + 1, size=number // rows)
         return task.sample(rng, number, length=np.repeat(lengths, rows))
 
-    plain = training_batches(
+    without_auxiliary = training_batches(
         task, seed, rows, lambda batch: string_batch(task, batch, causal_counts=causal_counts), draw
     )
-    return lambda step: replace(plain(step), auxiliary=auxiliary(step))
+    return lambda step: replace(without_auxiliary(step), auxiliary=auxiliary(step))
 
 
 class RegionTeacher(nn.Module):
@@ -167,8 +169,8 @@ def count_loss(model: EncoderDecoder | RegionTeacher, strings: StringBatch) -> F
     logits = inner.decoder(stream)
     loss = F.cross_entropy(logits.flatten(0, 1), strings.counts.flatten().long(), ignore_index=IGNORE)
     if isinstance(model, RegionTeacher) and strings.auxiliary:
-        guessed = model.classifier(stream).flatten(0, 1)
-        loss = loss + strings.auxiliary * F.cross_entropy(guessed, strings.regions.flatten().long())
+        region_logits = model.classifier(stream).flatten(0, 1)
+        loss = loss + strings.auxiliary * F.cross_entropy(region_logits, strings.regions.flatten().long())
     return loss
 
 
@@ -214,10 +216,10 @@ def count_accuracy(model: EncoderDecoder, strings: StringBatch, edits: Mapping[s
 
 def label_accuracy(answers: Int[Tensor, "batch label"], strings: StringBatch) -> list[float]:
     """Accuracy of the given answers for each label that occurs in the strings."""
-    asked = strings.counts != IGNORE
-    right = (answers == strings.counts) & asked
-    held = asked.any(dim=0)
-    return (right.sum(dim=0) / asked.sum(dim=0).clamp(min=1))[held].tolist()
+    has_region = strings.counts != IGNORE
+    correct = (answers == strings.counts) & has_region
+    occurs = has_region.any(dim=0)
+    return (correct.sum(dim=0) / has_region.sum(dim=0).clamp(min=1))[occurs].tolist()
 
 
 def learn_counting(
@@ -241,26 +243,26 @@ def learn_counting(
         checkpoint, progress: as in `toylab.training.loop.train`.
     """
     model = counting_model(task, config, seed)
-    followed = for_model(task, model, held_out(task, seed, rows, "validation", **task.largest))
+    validation = for_model(task, model, held_out(task, seed, rows, "validation", **task.largest))
 
     def evaluate(_: nn.Module) -> dict[str, float]:
-        shares = count_accuracy(model, followed)
+        shares = count_accuracy(model, validation)
         return {"accuracy": sum(shares) / len(shares), **{f"region {k + 1}": a for k, a in enumerate(shares)}}
 
     batches = fresh_strings(
         task,
         seed,
         training.rows,
-        causal_counts=_tallied(config.encoder),
+        causal_counts=_causal_counts_of(config.encoder),
         auxiliary=linear_decay(training.steps, auxiliary),
         longest=length_curriculum(min(2 * task.min_length, task.max_length), task.max_length, growth * training.steps),
     )
-    taught = RegionTeacher(model, seed) if auxiliary else model
+    trained_model = RegionTeacher(model, seed) if auxiliary else model
     return model, train(
-        taught, count_loss, batches, training, evaluate=evaluate, checkpoint=checkpoint, progress=progress
+        trained_model, count_loss, batches, training, evaluate=evaluate, checkpoint=checkpoint, progress=progress
     )
 
 
-def _tallied(encoder: ModelConfig) -> bool | None:
+def _causal_counts_of(encoder: ModelConfig) -> bool | None:
     """The `causal_counts` of an encoder: True if causal, False if bidirectional, None if it cannot use token counts."""
     return encoder.causal if encoder.positions == "none" and encoder.layers == 1 else None

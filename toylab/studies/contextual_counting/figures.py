@@ -26,7 +26,7 @@ def draw(models: Conditions, out: Path, encodings: Sequence[str], causal: Sequen
         (_draw_attention, models["none"]),
         (_draw_encodings, models, encodings),
         (_draw_mass, models),
-        (_draw_slopes, [one for name in causal for one in models[name].values()]),
+        (_draw_slopes, [result for name in causal for result in models[name].values()]),
         (_draw_biases, models),
         (_draw_blocked, models),
         (_draw_plateaus, models, out),
@@ -38,13 +38,13 @@ def _draw_attention(none: dict[int, CountingResult]) -> Picture:
     seed = max(require_measured(none), key=lambda s: none[s].mean_accuracy)
     example = none[seed].example
     tokens, regions = example.tokens, list(enumerate(example.regions))
-    wide = 0.26 * len(tokens) + 1.2
-    figure, axes = canvas.new_figure(wide, wide + 2.2, rows=2, height_ratios=[len(tokens), len(example.decoder) + 3])
-    ones = [(region, place) for place, region in regions if region and tokens[place] == "1"]
-    read = [(place, key) for _, place in ones for key in range(place) if tokens[key] in "[]"]
+    width = 0.26 * len(tokens) + 1.2
+    figure, axes = canvas.new_figure(width, width + 2.2, rows=2, height_ratios=[len(tokens), len(example.decoder) + 3])
+    ones = [(region, position) for position, region in regions if region and tokens[position] == "1"]
+    bracket_links = [(position, key) for _, position in ones for key in range(position) if tokens[key] in "[]"]
     top, bottom = axes[:, 0]
     figures.plot_attention(
-        np.array(example.encoder), tokens, links=np.array(read), title=f"encoder, seed {seed}", ax=top
+        np.array(example.encoder), tokens, links=np.array(bracket_links), title=f"encoder, seed {seed}", ax=top
     )
     figures.plot_attention(
         np.array(example.decoder),
@@ -53,7 +53,7 @@ def _draw_attention(none: dict[int, CountingResult]) -> Picture:
             f"region {k}: " + (f"{count}, model {guess}" if count >= 0 else "none")
             for k, (count, guess) in enumerate(zip(example.counts, example.guessed, strict=True), start=1)
         ],
-        links=np.array([(region - 1, place) for region, place in ones if region <= len(example.decoder)]),
+        links=np.array([(region - 1, position) for region, position in ones if region <= len(example.decoder)]),
         title="decoder: true and predicted count of each region",
         ax=bottom,
     )
@@ -68,17 +68,17 @@ def _draw_attention(none: dict[int, CountingResult]) -> Picture:
 
 def _draw_encodings(models: Conditions, encodings: Sequence[str]) -> Picture:
     titles = {
-        f"{name}{end}": f"{ENCODING_TITLES.get(name, name)}, {what}"
+        f"{name}{suffix}": f"{ENCODING_TITLES.get(name, name)}, {direction}"
         for name in encodings
-        for end, what in (("", "causal"), ("-bidirectional", "bidirectional"))
+        for suffix, direction in (("", "causal"), ("-bidirectional", "bidirectional"))
     }
     conditions = require_measured(models.by_title(titles))
     groups = {
         title: {
-            ONE_REGION: [accuracy for r in held.values() for accuracy in r.accuracy],
-            "mean over regions of one seed": [r.mean_accuracy for r in held.values()],
+            ONE_REGION: [accuracy for r in by_seed.values() for accuracy in r.accuracy],
+            "mean over regions of one seed": [r.mean_accuracy for r in by_seed.values()],
         }
-        for title, held in conditions.items()
+        for title, by_seed in conditions.items()
     }
     return picture(
         "Which encoding",
@@ -94,9 +94,9 @@ def _draw_mass(models: Conditions) -> Picture:
         for name, title in (("none", "no positions"), ("rotary", "rotary"))
     }
     figure, axes = canvas.new_figure(8.4, 3.2, columns=2)
-    for ax, (title, held) in zip(axes[0], require_measured(lines).items(), strict=True):
-        points = [(n / k, mass) for k, curve in held for n, mass in curve.items()]
-        figures.plot_saturation(points, title=f"{title}: {len(held)} solved regions", ax=ax)
+    for ax, (title, fits) in zip(axes[0], require_measured(lines).items(), strict=True):
+        points = [(n / k, mass) for k, curve in fits for n, mass in curve.items()]
+        figures.plot_saturation(points, title=f"{title}: {len(fits)} solved regions", ax=ax)
     return picture(
         "Attention as a counter",
         "Mean attention on the n ones of a region, for every solved region of every seed, against n in units of the "
@@ -107,10 +107,10 @@ def _draw_mass(models: Conditions) -> Picture:
 
 def _draw_slopes(models: Sequence[CountingResult]) -> Picture:
     groups: dict[str, list[tuple[float, float]]] = {}
-    for one in models:
-        for change in one.shifts:
-            kind = "an empty region appended" if change == counting.ADDED_REGION else "zeros appended (8, 16, 32)"
-            groups.setdefault(kind, []).extend((shift.by_place, shift.after) for _, shift in one.shifted(change))
+    for model in models:
+        for change in model.shifts:
+            group = "an empty region appended" if change == counting.ADDED_REGION else "zeros appended (8, 16, 32)"
+            groups.setdefault(group, []).extend((shift.by_place, shift.after) for _, shift in model.shifted(change))
     return picture(
         "Predicted and measured",
         "One point per solved region of a causal model, on strings with zeros or an empty region appended, which "
@@ -134,8 +134,8 @@ def _draw_biases(models: Conditions) -> Picture:
         "plain-rotary": "plain set-up, rotary",
     }
     shares = {}
-    for title, held in models.by_title(titles).items():
-        if regions := [c.shares for c in _solved(held)]:
+    for title, by_seed in models.by_title(titles).items():
+        if regions := [c.shares for c in _solved(by_seed)]:
             shares[f"{title} ({len(regions)})"] = {n: fmean(s[n] for s in regions) for n in regions[0]}
     return picture(
         "What they compare with",
@@ -153,12 +153,14 @@ def _draw_blocked(models: Conditions) -> Picture:
         counting.OUTSIDE_ONES: "without ones outside all regions",
     }
     titles = {"none": "no MLP", "encoder-mlp": "MLP in the encoder", "plain-encoder-mlp": "MLP, plain set-up"}
-    conditions = require_measured({title: held for title, held in models.by_title(titles).items() if _solved(held)})
+    conditions = require_measured(
+        {title: by_seed for title, by_seed in models.by_title(titles).items() if _solved(by_seed)}
+    )
     groups = {}
-    for title, held in conditions.items():
-        groups[f"{title}: unedited"] = {ONE_REGION: [c.accuracy for c in _solved(held)]}
-        for keys, what in tests.items():
-            groups[f"{title}: {what}"] = {ONE_REGION: [c.blocked[keys] for c in _solved(held)]}
+    for title, by_seed in conditions.items():
+        groups[f"{title}: unedited"] = {ONE_REGION: [c.accuracy for c in _solved(by_seed)]}
+        for keys, intervention in tests.items():
+            groups[f"{title}: {intervention}"] = {ONE_REGION: [c.blocked[keys] for c in _solved(by_seed)]}
     _, axes = canvas.new_figure(8.4, 0.32 * len(groups) + 1.2)
     return picture(
         "What each region needs",
@@ -178,12 +180,14 @@ def _draw_plateaus(models: Conditions, out: Path) -> Picture:
         "plain-none": "plain set-up",
         "plain-rotary": "plain set-up, rotary",
     }
-    kept = require_measured({title: metric_curves(models, out, name) for name, title in titles.items() if models[name]})
-    height = (len(kept) + 1) // 2
+    curves = require_measured(
+        {title: metric_curves(models, out, name) for name, title in titles.items() if models[name]}
+    )
+    height = (len(curves) + 1) // 2
     figure, axes = canvas.new_figure(8.4, 2.5 * height, columns=2, rows=height)
-    for ax, (title, lines) in zip(axes.flat, kept.items(), strict=False):
-        figures.plot_curves(lines, ylabel="accuracy", bar=counting.SOLVED, title=title, legend=False, ax=ax)
-    for ax in axes.flat[len(kept) :]:
+    for ax, (title, lines) in zip(axes.flat, curves.items(), strict=False):
+        figures.plot_curves(lines, ylabel="accuracy", threshold=counting.SOLVED, title=title, legend=False, ax=ax)
+    for ax in axes.flat[len(curves) :]:
         ax.set_axis_off()
     return picture(
         "Plateaus of all seeds",
@@ -194,9 +198,9 @@ def _draw_plateaus(models: Conditions, out: Path) -> Picture:
 
 
 def _draw_planes(rotary: dict[int, CountingResult], longest: int) -> Picture:
-    turning = require_measured({f"seed {s}": r.rotary for s, r in rotary.items() if r.is_solved})
-    profiles = {seed: profile.planes for seed, profile in turning.items()}
-    frequencies = next(iter(turning.values())).frequencies
+    rotary_profiles = require_measured({f"seed {s}": r.rotary for s, r in rotary.items() if r.is_solved})
+    profiles = {seed: profile.planes for seed, profile in rotary_profiles.items()}
+    frequencies = next(iter(rotary_profiles.values())).frequencies
     return picture(
         "Rotary in disguise",
         "Contribution of each rotary plane to the attention score of a one for brackets minus bits, in models that "
@@ -206,9 +210,9 @@ def _draw_planes(rotary: dict[int, CountingResult], longest: int) -> Picture:
 
 
 def _solved(models: dict[int, CountingResult]) -> list[RegionCircuit]:
-    return [region for one in models.values() for region in one.solved]
+    return [region for result in models.values() for region in result.solved]
 
 
 def _floor(conditions: Mapping[str, dict[int, CountingResult]]) -> float:
     """The accuracy of the best constant guess in the last of these conditions."""
-    return fmean(one.floor for one in [*conditions.values()][-1].values())
+    return fmean(result.floor for result in [*conditions.values()][-1].values())

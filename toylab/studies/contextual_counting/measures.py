@@ -102,7 +102,7 @@ def block_classes(mask: Bool[Tensor, "batch label key"]) -> dict[str, Edit]:
 def find_circuits(model: EncoderDecoder, strings: StringBatch) -> list[RegionCircuit]:
     """The circuit of every label query, on strings with as many regions as the model has labels."""
     classes = key_classes(strings)
-    joined = classes | {
+    blocked_classes = classes | {
         OWN_BRACKETS: classes["own ["] | classes["own ]"],
         ALL_ONES: (strings.tokens == ONE)[:, None].expand_as(classes[COUNTED]),
     }
@@ -112,26 +112,28 @@ def find_circuits(model: EncoderDecoder, strings: StringBatch) -> list[RegionCir
         with edit(model, edits):
             return label_accuracy(likeliest(model.decoder(stream)), strings)
 
-    with watch(model, "decoder.cross.pattern") as seen:
+    with watch(model, "decoder.cross.pattern") as cache:
         unedited = accuracies_under({})
-    pattern = seen["decoder.cross.pattern"].mean(dim=1)  # over heads
+    pattern = cache["decoder.cross.pattern"].mean(dim=1)  # over heads
     masses = mass_by_class(pattern, classes)
-    blocked = {name: accuracies_under(block_classes(mask)) for name, mask in joined.items() if bool(mask.any())}
+    blocked = {
+        name: accuracies_under(block_classes(mask)) for name, mask in blocked_classes.items() if bool(mask.any())
+    }
     chance = constant_accuracy(strings)
-    found = []
+    circuits = []
     for label, accuracy_of_label in enumerate(unedited):
         counts = strings.counts[:, label]
-        own = {name: mass[:, label] for name, mass in masses.items()}
-        lost = {name: shares[label] for name, shares in blocked.items()}
-        fit, bias = fit_saturation(own[COUNTED], counts), name_bias(own, COUNTED)
-        if bias.name in lost:
-            lost[BIAS_TOKEN] = lost[bias.name]
+        label_masses = {name: mass[:, label] for name, mass in masses.items()}
+        accuracy_without = {name: shares[label] for name, shares in blocked.items()}
+        fit, bias = fit_saturation(label_masses[COUNTED], counts), name_bias(label_masses, COUNTED)
+        if bias.name in accuracy_without:
+            accuracy_without[BIAS_TOKEN] = accuracy_without[bias.name]
         tests = {
-            "counted": lost[COUNTED],
-            "own brackets": lost[OWN_BRACKETS],
-            "outside ones": lost[OUTSIDE_ONES],
+            "counted": accuracy_without[COUNTED],
+            "own brackets": accuracy_without[OWN_BRACKETS],
+            "outside ones": accuracy_without[OUTSIDE_ONES],
         }
-        found.append(
+        circuits.append(
             RegionCircuit(
                 accuracy=accuracy_of_label,
                 circuit=name_circuit(accuracy_of_label, tests, chance, slack=SLACK),
@@ -140,15 +142,15 @@ def find_circuits(model: EncoderDecoder, strings: StringBatch) -> list[RegionCir
                 shares=bias.shares,
                 k=fit.k,
                 r2=max(fit.r2, 0.0),
-                blocked=lost,
+                blocked=accuracy_without,
                 curve={
-                    int(n): own[COUNTED][counts == n].mean().item()
-                    for n, how_many in zip(*counts.unique(return_counts=True), strict=True)
-                    if how_many >= 5
+                    int(n): label_masses[COUNTED][counts == n].mean().item()
+                    for n, occurrences in zip(*counts.unique(return_counts=True), strict=True)
+                    if occurrences >= 5
                 },
             )
         )
-    return found
+    return circuits
 
 
 @torch.no_grad()
@@ -157,15 +159,15 @@ def measure_shifts(model: EncoderDecoder, before: StringBatch, after: StringBatc
 
     The prediction uses only the attention pattern on the strings before the edit (`predict_slopes`).
     """
-    with watch(model, "decoder.cross.pattern") as seen:
-        old = likeliest(model.decoder(encode_strings(model, before)))
-    pattern = seen["decoder.cross.pattern"].mean(dim=1)
-    new = likeliest(model.decoder(encode_strings(model, after)))
-    accuracies = label_accuracy(new, after)
-    by_class, by_place = (predict_slopes(pattern, before, after, places) for places in (False, True))
+    with watch(model, "decoder.cross.pattern") as cache:
+        answers_before = likeliest(model.decoder(encode_strings(model, before)))
+    pattern = cache["decoder.cross.pattern"].mean(dim=1)
+    answers_after = likeliest(model.decoder(encode_strings(model, after)))
+    accuracies = label_accuracy(answers_after, after)
+    by_class, by_place = (predict_slopes(pattern, before, after, use_places) for use_places in (False, True))
     slopes = [
         [slope_through_origin(answers[:, k], before.counts[:, k]) for k in range(len(accuracies))]
-        for answers in (old, new)
+        for answers in (answers_before, answers_after)
     ]
     return [
         CountShift(
@@ -195,9 +197,12 @@ def predict_slopes(
             class in the whole string. True: the average over the tokens of its class between the same two brackets, or
             over the whole string if the class had no tokens there.
     """
-    old, new = (_brackets_so_far(strings) * int(places) for strings in (before, after))
-    cells = int(max(old.max(), new.max())) + 1
-    segment_before, segment_after = (F.one_hot(cell, cells).to(pattern.dtype) for cell in (old, new))
+    segments_of_before, segments_of_after = (_brackets_so_far(strings) * int(places) for strings in (before, after))
+    segment_count = int(max(segments_of_before.max(), segments_of_after.max())) + 1
+    segment_before, segment_after = (
+        F.one_hot(segment_indices, segment_count).to(pattern.dtype)
+        for segment_indices in (segments_of_before, segments_of_after)
+    )
     bias_before, bias_after = pattern.new_zeros(pattern.shape[1]), pattern.new_zeros(pattern.shape[1])
     classes_after = key_classes(after)
     for name, mask in key_classes(before).items():
@@ -236,39 +241,41 @@ def value_readout(model: EncoderDecoder, strings: StringBatch, circuits: list[Re
             "self_attention or hidden"
         )
     decoder, stream = model.decoder, encode_strings(model, strings)
-    with watch(model, "decoder.cross.pattern") as seen:
+    with watch(model, "decoder.cross.pattern") as cache:
         out = decoder(stream)
-    carried = decoder.cross.value(stream)
-    free = decoder.cross.output(carried)
-    values = config.logit_scale * free @ decoder.head.weight.T  # batch key count
+    head_values = decoder.cross.value(stream)
+    head_outputs = decoder.cross.output(head_values)
+    values = config.logit_scale * head_outputs @ decoder.head.weight.T  # batch key count
     classes = key_classes(strings)
-    masses = mass_by_class(seen["decoder.cross.pattern"][:, 0], classes)
-    found = []
+    masses = mass_by_class(cache["decoder.cross.pattern"][:, 0], classes)
+    readouts = []
     for label, circuit in enumerate(circuits):
-        held = {name: mask[:, label] for name, mask in classes.items() if bool(mask[:, label].any())}
-        means = {name: values[mask].mean(dim=0) for name, mask in held.items()}
-        own = {name: masses[name][:, label] for name in means}
+        label_classes = {name: mask[:, label] for name, mask in classes.items() if bool(mask[:, label].any())}
+        means = {name: values[mask].mean(dim=0) for name, mask in label_classes.items()}
+        label_masses = {name: masses[name][:, label] for name in means}
 
-        def rebuilt(*used: str, own=own, means=means, label=label) -> ClassReadout:
-            return class_readout(own, {name: means[name] for name in used}, decoder.head.bias, out[:, label])
+        def rebuilt(*used_classes: str, label_masses=label_masses, means=means, label=label) -> ClassReadout:
+            return class_readout(
+                label_masses, {name: means[name] for name in used_classes}, decoder.head.bias, out[:, label]
+            )
 
-        found.append(RegionReadout(two_values=rebuilt(COUNTED, circuit.largest), all_classes=rebuilt(*means)))
-    return found
+        readouts.append(RegionReadout(two_values=rebuilt(COUNTED, circuit.largest), all_classes=rebuilt(*means)))
+    return readouts
 
 
 def region_probes(model: EncoderDecoder, strings: StringBatch, seed: int) -> RegionProbes:
     """Linear probes for the region of a one, at the attention output and at the decoder input."""
     sites = {"attention_output": "encoder.blocks.0.attn_out", "decoder_input": "encoder.final"}
-    with watch(model, *sites.values()) as seen:
+    with watch(model, *sites.values()) as cache:
         count_logits(model, strings)
-    at = strings.tokens == ONE
-    groups = torch.arange(len(strings), device=at.device)[:, None].expand_as(at)[at]
+    is_one = strings.tokens == ONE
+    groups = torch.arange(len(strings), device=is_one.device)[:, None].expand_as(is_one)[is_one]
 
     def probe(features: Float[Tensor, "token feature"]) -> RegionProbe:
-        score = linear_probe(features, strings.regions[at], groups, stream(seed, "region probe"))
+        score = linear_probe(features, strings.regions[is_one], groups, stream(seed, "region probe"))
         return RegionProbe.of(score, two_components(features))
 
-    return RegionProbes(**{site: probe(seen[point][at]) for site, point in sites.items()})
+    return RegionProbes(**{site: probe(cache[point][is_one]) for site, point in sites.items()})
 
 
 def measure_untrained(
@@ -299,8 +306,8 @@ def two_components(features: Float[Tensor, "token feature"]) -> float:
 def encoder_scores(model: EncoderDecoder) -> list[list[float]]:
     """The exact attention score between all token types, in the first head of an encoder without positions."""
     block = model.encoder.blocks[0]
-    read = block.ln1(model.encoder.embedding.weight)
-    q, k = (linear(read).unflatten(-1, (block.attn.heads, -1)) for linear in (block.attn.query, block.attn.key))
+    normed = block.ln1(model.encoder.embedding.weight)
+    q, k = (linear(normed).unflatten(-1, (block.attn.heads, -1)) for linear in (block.attn.query, block.attn.key))
     return score_table(q, k)[0].tolist()
 
 
@@ -312,32 +319,34 @@ def rotary_profile(model: EncoderDecoder, strings: StringBatch, slow: float) -> 
         slow: frequency in radians per token that separates fast planes (at least this) from slow ones.
     """
     block = model.encoder.blocks[0]
-    read = block.ln1(model.encoder.embedding.weight)
-    q, k = block.attn.query(read), block.attn.key(read)
+    normed = block.ln1(model.encoder.embedding.weight)
+    q, k = block.attn.query(normed), block.attn.key(normed)
     brackets, bits = k[[OPEN, CLOSE]].mean(dim=0), k[[ZERO, ONE]].mean(dim=0)
-    turning = model.encoder.positions.get_buffer("frequencies")
+    frequencies = model.encoder.positions.get_buffer("frequencies")
     return RotaryProfile(
         planes=rotary_planes(q[ONE], brackets - bits).tolist(),
-        frequencies=turning.tolist(),
+        frequencies=frequencies.tolist(),
         stopped=StoppedPlanes(
-            fast=_accuracy_stopped(model, strings, turning >= slow),
-            slow=_accuracy_stopped(model, strings, turning < slow),
-            all=_accuracy_stopped(model, strings, turning >= 0),
+            fast=_accuracy_with_stopped_planes(model, strings, frequencies >= slow),
+            slow=_accuracy_with_stopped_planes(model, strings, frequencies < slow),
+            all=_accuracy_with_stopped_planes(model, strings, frequencies >= 0),
         ),
     )
 
 
-def _accuracy_stopped(model: EncoderDecoder, strings: StringBatch, stopped: Bool[Tensor, " plane"]) -> list[float]:
+def _accuracy_with_stopped_planes(
+    model: EncoderDecoder, strings: StringBatch, stopped: Bool[Tensor, " plane"]
+) -> list[float]:
     """Accuracy by region with the rotation of some planes stopped; unchanged if the model does not use positions."""
-    still = deepcopy(model)
-    still.encoder.positions.get_buffer("frequencies")[stopped] = 0
-    return count_accuracy(still, strings)
+    stopped_model = deepcopy(model)
+    stopped_model.encoder.positions.get_buffer("frequencies")[stopped] = 0
+    return count_accuracy(stopped_model, strings)
 
 
 def permutation_gap(model: EncoderDecoder, strings: StringBatch, rng: np.random.Generator) -> float:
     """The largest change of a logit under a random permutation of the tokens of each string, in float64."""
     exact = deepcopy(model).double()
     order = torch.from_numpy(rng.permuted(np.tile(np.arange(strings.tokens.shape[1]), (len(strings), 1)), axis=1))
-    mixed = strings.tokens.gather(1, order.to(strings.tokens.device))
+    permuted = strings.tokens.gather(1, order.to(strings.tokens.device))
     with torch.no_grad():
-        return (exact(strings.tokens) - exact(mixed)).abs().max().item()
+        return (exact(strings.tokens) - exact(permuted)).abs().max().item()

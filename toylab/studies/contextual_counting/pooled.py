@@ -27,7 +27,7 @@ Models = Iterable[CountingResult | None]
 
 def counting_regions(models: Models, change: str) -> list[tuple[RegionCircuit, CountShift]]:
     """The solved regions that count in the decoder, with the effect of a change on each."""
-    return [one for model in models if model for one in model.shifted(change)]
+    return [region_and_shift for model in models if model for region_and_shift in model.shifted(change)]
 
 
 def prediction_error(models: Models, law: Law, change: str) -> float | None:
@@ -43,7 +43,7 @@ def predicted_to_change(models: Models, law: Law) -> list[CountShift]:
     The last region is excluded for an appended region, which it may attend to as its own; no law of weights covers
     that.
     """
-    found = [
+    candidates = [
         shift
         for model in models
         if model
@@ -51,42 +51,42 @@ def predicted_to_change(models: Models, law: Law) -> list[CountShift]:
         for region, shift in model.shifted(change)
         if change == SIXTEEN_ZEROS or region is not model.circuits[-1]
     ]
-    return [shift for shift in found if abs(law(shift) / shift.before - 1) > TOLERANCE]
+    return [shift for shift in candidates if abs(law(shift) / shift.before - 1) > TOLERANCE]
 
 
 def share_predicted(*models: CountingResult | None, law: Law, answer: Law | None = None) -> float | None:
     """The share of these slopes predicted correctly by a law, or by `answer` instead; None without any."""
-    found = [shift.error((answer or law)(shift)) <= TOLERANCE for shift in predicted_to_change(models, law)]
-    return sum(found) / len(found) if found else None
+    correct = [shift.error((answer or law)(shift)) <= TOLERANCE for shift in predicted_to_change(models, law)]
+    return sum(correct) / len(correct) if correct else None
 
 
 def compared_with(models: Models, biases: Collection[str]) -> list[tuple[RegionCircuit, CountShift]]:
     """Counting regions with one of these biases and accuracy at the floor without it, with the effect of 16 zeros."""
     return [
-        one
+        region_and_shift
         for model in models
         if model
-        for one in model.shifted(SIXTEEN_ZEROS)
-        if one[0].bias in biases and one[0].needs_bias(model.floor + SLACK)
+        for region_and_shift in model.shifted(SIXTEEN_ZEROS)
+        if region_and_shift[0].bias in biases and region_and_shift[0].needs_bias(model.floor + SLACK)
     ]
 
 
 def accuracy_kept(*models: CountingResult | None, biases: Collection[str]) -> float | None:
     """Accuracy of these regions with 16 zeros appended."""
-    held = [shift.accuracy for _, shift in compared_with(models, biases)]
-    return sum(held) / len(held) if held else None
+    accuracies = [shift.accuracy for _, shift in compared_with(models, biases)]
+    return sum(accuracies) / len(accuracies) if accuracies else None
 
 
 def lead_of_constant(*models: CountingResult | None) -> float | None:
     """That accuracy for biases of constant number minus that for zeros as bias; None without both kinds of regions."""
-    constant, zeros = (accuracy_kept(*models, biases=one) for one in (CONSTANT, ("zeros",)))
+    constant, zeros = (accuracy_kept(*models, biases=names) for names in (CONSTANT, ("zeros",)))
     return None if constant is None or zeros is None else constant - zeros
 
 
 def regions_solved(models: Iterable[CountingResult]) -> str:
     """The number of solved regions, without interval, since regions of one model are not independent."""
-    found = [region.solved for model in models for region in model.circuits]
-    return f"{sum(found)} of {len(found)}"
+    solved = [region.solved for model in models for region in model.circuits]
+    return f"{sum(solved)} of {len(solved)}"
 
 
 def bias_names(models: Iterable[CountingResult]) -> dict[str, int]:
@@ -101,8 +101,8 @@ def circuit_names(models: Iterable[CountingResult]) -> dict[str, int]:
 
 def accuracy_elsewhere(models: Iterable[CountingResult]) -> dict[str, float]:
     """Mean accuracy by kind of string that differs from the evaluated strings."""
-    held: dict[str, list[float]] = {}
+    accuracies: dict[str, list[float]] = {}
     for model in models:
-        for name, one in model.elsewhere.items():
-            held.setdefault(name, []).extend(one.accuracy)
-    return {name: sum(shares) / len(shares) for name, shares in held.items()}
+        for name, other in model.elsewhere.items():
+            accuracies.setdefault(name, []).extend(other.accuracy)
+    return {name: sum(shares) / len(shares) for name, shares in accuracies.items()}

@@ -274,7 +274,7 @@ class CountingResult:
     @property
     def solved_readouts(self) -> list[RegionReadout]:
         """Readouts of the solved regions."""
-        return [one for one, circuit in zip(self.readout or [], self.circuits, strict=False) if circuit.solved]
+        return [readout for readout, circuit in zip(self.readout or [], self.circuits, strict=False) if circuit.solved]
 
     @property
     def scores_of_one(self) -> list[float]:
@@ -289,8 +289,8 @@ class CountingResult:
     @property
     def agreement(self) -> float | None:
         """Share of predictions in which two values give the model's most likely count, in solved regions."""
-        held = [one.two_values.agreement for one in self.solved_readouts]
-        return sum(held) / len(held) if held else None
+        agreements = [readout.two_values.agreement for readout in self.solved_readouts]
+        return sum(agreements) / len(agreements) if agreements else None
 
     def lead(self, other: CountingResult) -> float:
         """Difference of mean accuracy to another model."""
@@ -306,7 +306,7 @@ class CountingResult:
 
     def share_at_floor(self, accuracy: Callable[[RegionCircuit], float | None]) -> float | None:
         """The share of solved regions with an accuracy at the floor; an accuracy of None counts as above it."""
-        return self.share(lambda region: (got := accuracy(region)) is not None and got <= self.floor + SLACK)
+        return self.share(lambda region: (value := accuracy(region)) is not None and value <= self.floor + SLACK)
 
     def without(self, keys: str) -> list[float]:
         """Accuracy by region with these keys hidden from label queries."""

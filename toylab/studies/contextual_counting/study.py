@@ -92,11 +92,11 @@ class ContextualCountingStudy:
             raise ToylabError(
                 f"task.answer={self.task.answer}: this study has one class per count; set task.answer=counts"
             )
-        judged = replace(self.task, length=self.task.max_length, regions=self.task.most)
-        if judged.constant_guess >= SOLVED - SLACK:
+        longest_task = replace(self.task, length=self.task.max_length, regions=self.task.most)
+        if longest_task.constant_guess >= SOLVED - SLACK:
             raise ToylabError(
                 f"task.length={self.task.length}, task.regions={self.task.regions}: a constant count is correct in "
-                f"{judged.constant_guess:.2f} of the longest strings, and {SOLVED} counts as solved; give "
+                f"{longest_task.constant_guess:.2f} of the longest strings, and {SOLVED} counts as solved; give "
                 "longer strings or fewer regions"
             )
         if "none" not in self.encodings or "rotary" not in self.encodings:
@@ -142,7 +142,7 @@ class ContextualCountingStudy:
         main = Condition(self.task, self.model, self.train, self.auxiliary, self.growth)
         fixed = replace(self.task, length=self.task.max_length, regions=self.task.most)
         plain = Condition(fixed, _plain(self.model), self.plain, 0.0, 0.0)
-        conditions = {"rotary": self._placed(main, "rotary", True), "none": main}
+        conditions = {"rotary": self._with_encoding(main, "rotary", True), "none": main}
         if "circuits" in self.parts:
             conditions |= {
                 "no-auxiliary-rotary": replace(conditions["rotary"], auxiliary=0.0),
@@ -150,14 +150,16 @@ class ContextualCountingStudy:
                 "fixed": replace(main, task=fixed, auxiliary=0.0),
                 "encoder-mlp": replace(main, model=_encoder(self.model, hidden=self.encoder_hidden)),
             }
-            slow = conditions["no-auxiliary-rotary"]
-            conditions["no-auxiliary-slow-rotary"] = replace(slow, model=_encoder(slow.model, position_frequency=0.01))
+            base_condition = conditions["no-auxiliary-rotary"]
+            conditions["no-auxiliary-slow-rotary"] = replace(
+                base_condition, model=_encoder(base_condition.model, position_frequency=0.01)
+            )
         for name in self.encodings if "encodings" in self.parts else ():
             if name not in conditions:
-                conditions[name] = self._placed(main, name, True)
-            conditions[f"{name}-bidirectional"] = self._placed(main, name, False)
+                conditions[name] = self._with_encoding(main, name, True)
+            conditions[f"{name}-bidirectional"] = self._with_encoding(main, name, False)
         if "plain" in self.parts:
-            conditions |= {f"plain-{name}": self._placed(plain, name, True) for name in self.encodings}
+            conditions |= {f"plain-{name}": self._with_encoding(plain, name, True) for name in self.encodings}
             conditions["plain-encoder-mlp"] = replace(plain, model=_encoder(plain.model, hidden=self.encoder_hidden))
         if "ingredients" in self.parts:
             conditions |= {
@@ -170,7 +172,7 @@ class ContextualCountingStudy:
             }
         return conditions
 
-    def _placed(self, condition: Condition, encoding: str, causal: bool) -> Condition:
+    def _with_encoding(self, condition: Condition, encoding: str, causal: bool) -> Condition:
         slope = self.alibi_slope if encoding == "alibi" else None
         return replace(condition, model=_encoder(condition.model, positions=encoding, causal=causal, alibi_slope=slope))
 
@@ -239,22 +241,22 @@ def measure_model(
     config = model.config
     batch = held_out(task, seed, rows, **task.largest)
     strings = for_model(task, model, batch)
-    found = circuits.find_circuits(model, strings)
-    bare = not (config.residual or config.hidden or config.self_attention)
+    regions = circuits.find_circuits(model, strings)
+    is_attention_only = not (config.residual or config.hidden or config.self_attention)
     unordered = config.encoder.positions == "none"
-    few, slow = for_model(task, model, batch.rows(0, 200)), 1 / task.max_length
+    probe_strings, slow = for_model(task, model, batch.rows(0, 200)), 1 / task.max_length
     changes = {f"{n} zeros": task.append_zeros(batch, n) for n in (8, 16, 32)} | {
         ADDED_REGION: task.append_region(batch)
     }
     return CountingResult(
         steps=steps,
         solved_at=solved_at,
-        accuracy=[circuit.accuracy for circuit in found],
+        accuracy=[circuit.accuracy for circuit in regions],
         floor=circuits.constant_accuracy(strings),
-        circuits=found,
-        probe=circuits.region_probes(model, few, seed),
+        circuits=regions,
+        probe=circuits.region_probes(model, probe_strings, seed),
         example=_example(task, model, seed),
-        readout=circuits.value_readout(model, strings, found) if bare else None,
+        readout=circuits.value_readout(model, strings, regions) if is_attention_only else None,
         scores=circuits.encoder_scores(model) if unordered else None,
         permutation_gap=circuits.permutation_gap(
             model, for_model(task, model, batch.rows(0, 50)), stream(seed, "permutation")
@@ -263,87 +265,89 @@ def measure_model(
         else None,
         # Slow planes rotate by less than one radian over a string.
         rotary=circuits.rotary_profile(model, strings, slow) if config.encoder.positions == "rotary" else None,
-        untrained=circuits.measure_untrained(model, strings, few, seed, slow),
+        untrained=circuits.measure_untrained(model, strings, probe_strings, seed, slow),
         shifts={
             name: circuits.measure_shifts(model, strings, for_model(task, model, changed))
             for name, changed in changes.items()
-            if _reaches(model, task, changed)
+            if _positions_cover(model, task, changed)
         },
-        elsewhere=_elsewhere(task, model, seed, rows),
+        elsewhere=_other_strings(task, model, seed, rows),
     )
 
 
-def _elsewhere(task: ContextualCounting, model: EncoderDecoder, seed: int, rows: int) -> dict[str, OtherStrings]:
+def _other_strings(task: ContextualCounting, model: EncoderDecoder, seed: int, rows: int) -> dict[str, OtherStrings]:
     """Accuracy by label and the floor at other lengths, numbers of regions or shares of ones, varied one at a time."""
-    shorter, longer = max(5 * task.max_length // 8, _room(task.most)), 3 * task.max_length // 2
-    places: dict[str, tuple[ContextualCounting, dict[str, Any]]] = {
+    shorter, longer = max(5 * task.max_length // 8, _least_length(task.most)), 3 * task.max_length // 2
+    variants: dict[str, tuple[ContextualCounting, dict[str, Any]]] = {
         f"length {shorter}": (task, {"length": shorter}),
-        f"length {longer}": (_naming(task, longer), {"length": longer}),
+        f"length {longer}": (_with_counts_up_to(task, longer), {"length": longer}),
     }
-    if _room(task.most + 1) <= task.max_length:
-        places[f"{task.most + 1} regions"] = (task, {"regions": task.most + 1})
-    places |= {"p = 0.3": (replace(task, p=0.3), {}), "p = 0.7": (replace(task, p=0.7), {})}
+    if _least_length(task.most + 1) <= task.max_length:
+        variants[f"{task.most + 1} regions"] = (task, {"regions": task.most + 1})
+    variants |= {"p = 0.3": (replace(task, p=0.3), {}), "p = 0.7": (replace(task, p=0.7), {})}
     if task.most > 1:
-        places[f"{task.most - 1} regions"] = (task, {"regions": task.most - 1})
-    found = {}
-    for name, (where, size) in places.items():
-        batch = held_out(where, seed, rows, **where.largest | size)
-        if _reaches(model, task, batch):
-            strings = for_model(where, model, batch)
-            found[name] = OtherStrings(
+        variants[f"{task.most - 1} regions"] = (task, {"regions": task.most - 1})
+    by_variant = {}
+    for name, (variant_task, size) in variants.items():
+        batch = held_out(variant_task, seed, rows, **variant_task.largest | size)
+        if _positions_cover(model, task, batch):
+            strings = for_model(variant_task, model, batch)
+            by_variant[name] = OtherStrings(
                 accuracy=count_accuracy(model, strings), floor=circuits.constant_accuracy(strings)
             )
-    return found
+    return by_variant
 
 
-def _reaches(model: EncoderDecoder, task: ContextualCounting, batch: Batch) -> bool:
+def _positions_cover(model: EncoderDecoder, task: ContextualCounting, batch: Batch) -> bool:
     """Whether the model's positions cover these strings."""
     longest = task.begin + int(batch.labels["length"].max())
     return model.config.encoder.positions != "learned" or longest <= model.context
 
 
-def _naming(task: ContextualCounting, longest: int) -> ContextualCounting:
+def _with_counts_up_to(task: ContextualCounting, longest: int) -> ContextualCounting:
     """The task with a class for every count of strings of this length."""
     return replace(task, length=(task.min_length, max(task.max_length, longest)))
 
 
-def _room(regions: int) -> int:
+def _least_length(regions: int) -> int:
     """A length that leaves two bits besides this number of regions, and so enough strings for every split."""
     return 2 * regions + 2
 
 
 def measure_handwritten(task: ContextualCounting, rows: int, seed: int) -> HandwrittenResult:
     """Errors of the handwritten counters over lengths and regions, and the circuits that the probes identify."""
-    errors, asked, named = 0, 0, {}
-    lengths = (max(16, _room(task.most)), task.max_length, 2 * task.max_length)
-    wide = _naming(task, max(lengths))
+    errors, count_total, named = 0, 0, {}
+    lengths = (max(16, _least_length(task.most)), task.max_length, 2 * task.max_length)
+    wide_task = _with_counts_up_to(task, max(lengths))
     for bias in ("begin", "bracket"):
         for length in lengths:
             for regions in (1, task.most, min(7, length // 2 - 1)):
                 model = contextual_counter(regions, length + 1, bias=bias)
-                strings = for_model(task, model, held_out(wide, seed, 50, length=length, regions=regions))
-                wrong = count_logits(model, strings).argmax(dim=-1) != strings.counts
-                errors, asked = errors + int(wrong.sum()), asked + wrong.numel()
+                strings = for_model(task, model, held_out(wide_task, seed, 50, length=length, regions=regions))
+                is_wrong = count_logits(model, strings).argmax(dim=-1) != strings.counts
+                errors, count_total = errors + int(is_wrong.sum()), count_total + is_wrong.numel()
         model = contextual_counter(task.most, task.classes, bias=bias)
-        found = circuits.find_circuits(model, for_model(task, model, held_out(task, seed, rows, **task.largest)))
-        named[bias] = [NamedRegion(circuit=c.circuit, bias=c.bias, k=c.k, r2=c.r2, blocked=c.blocked) for c in found]
-    return HandwrittenResult(errors=errors, asked=asked, named=named)
+        identified = circuits.find_circuits(model, for_model(task, model, held_out(task, seed, rows, **task.largest)))
+        named[bias] = [
+            NamedRegion(circuit=c.circuit, bias=c.bias, k=c.k, r2=c.r2, blocked=c.blocked) for c in identified
+        ]
+    return HandwrittenResult(errors=errors, asked=count_total, named=named)
 
 
 def _example(task: ContextualCounting, model: EncoderDecoder, seed: int) -> CountingExample:
     """Attention patterns on one held-out string of the shortest length, with ones in all regions."""
     batch = held_out(task, seed, 64, **dict(task.largest, length=task.min_length))
-    fullest = int(batch.labels["count"][:, : task.most].min(axis=1).argmax())
-    strings = for_model(task, model, batch.rows(fullest, fullest + 1))
-    with watch(model, "encoder.blocks.0.attn.pattern", "decoder.cross.pattern") as seen, torch.no_grad():
-        guessed = model(strings.tokens).argmax(dim=-1)[0]
+    row = int(batch.labels["count"][:, : task.most].min(axis=1).argmax())
+    strings = for_model(task, model, batch.rows(row, row + 1))
+    with watch(model, "encoder.blocks.0.attn.pattern", "decoder.cross.pattern") as cache, torch.no_grad():
+        predicted = model(strings.tokens).argmax(dim=-1)[0]
     return CountingExample(
         tokens=list(decode(task, strings.tokens[0].tolist())),
         regions=strings.regions[0].tolist(),
         counts=strings.counts[0].tolist(),
-        guessed=guessed.tolist(),
-        encoder=round_floats(seen["encoder.blocks.0.attn.pattern"][0, 0], 3),
-        decoder=round_floats(seen["decoder.cross.pattern"][0, 0], 3),
+        guessed=predicted.tolist(),
+        encoder=round_floats(cache["encoder.blocks.0.attn.pattern"][0, 0], 3),
+        decoder=round_floats(cache["decoder.cross.pattern"][0, 0], 3),
     )
 
 

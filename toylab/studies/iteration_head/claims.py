@@ -58,7 +58,7 @@ def claims(guess: GuessAccuracy, parity_guess: float, steps: int, one_head: str)
         steps: maximum number of fine-tuning steps on parity.
         one_head: name of the condition with one head per layer.
     """
-    quickly = min(steps, 300)
+    step_limit = min(steps, 300)
     of_main = partial(Claim, conditions=("main",))
     of_head = partial(of_main, needs=(HEAD,))
     causal = partial(of_head, place="section 4, causal tests", figure="What the head causes")
@@ -153,8 +153,8 @@ def claims(guess: GuessAccuracy, parity_guess: float, steps: int, one_head: str)
             kind="own",
             place="our control",
             statement="Zero-ablating the head on the input positions costs no accuracy.",
-            quantity=partial(_kept, test="zero_ablated_on_inputs"),
-            control=Control("zero-ablated from EoI on", ("main",), partial(_kept, test="zero_ablated")),
+            quantity=partial(_ratio_under, test="zero_ablated_on_inputs"),
+            control=Control("zero-ablated from EoI on", ("main",), partial(_ratio_under, test="zero_ablated")),
         ),
         causal(
             id="steer",
@@ -170,8 +170,8 @@ def claims(guess: GuessAccuracy, parity_guess: float, steps: int, one_head: str)
         harmless(
             id="ideal-pattern",
             statement="The head needs only x_t: replacing its pattern by the idealised one preserves accuracy.",
-            quantity=partial(_kept, test="ideal_pattern"),
-            control=Control("uniform attention instead", ("main",), partial(_kept, test="uniform")),
+            quantity=partial(_ratio_under, test="ideal_pattern"),
+            control=Control("uniform attention instead", ("main",), partial(_ratio_under, test="uniform")),
         ),
         of_head(
             id="stop-rule",
@@ -190,8 +190,10 @@ def claims(guess: GuessAccuracy, parity_guess: float, steps: int, one_head: str)
             id="first-layer",
             place="section 3",
             statement="The first layer needs only the end of the input: its idealised pattern preserves accuracy.",
-            quantity=partial(_kept, test="first_layer_ideal_pattern"),
-            control=Control("that head zero-ablated", ("main",), partial(_kept, test="first_layer_zero_ablated")),
+            quantity=partial(_ratio_under, test="first_layer_ideal_pattern"),
+            control=Control(
+                "that head zero-ablated", ("main",), partial(_ratio_under, test="first_layer_zero_ablated")
+            ),
             note="trained first layers also use attention to other positions, so the idealised pattern costs accuracy",
         ),
         lacking(
@@ -258,7 +260,7 @@ def claims(guess: GuessAccuracy, parity_guess: float, steps: int, one_head: str)
             statement="A model with the head learns parity within few fine-tuning steps.",
             measure=f"steps of fine-tuning to an accuracy of {LEARNED} on parity",
             quantity=partial(_fine_tuning, never=steps + 1),
-            criterion=at_most(quickly),
+            criterion=at_most(step_limit),
             statistic="share",
             control=Control("models without the head", ("one-length",), partial(_fine_tuning, never=steps + 1)),
             paper_number=f".94 after 1,280 steps (mean of 100 models; {FIGURES})",
@@ -326,7 +328,7 @@ def _random_weights(number: Callable[[UntrainedHead], float]) -> Control:
     return Control("random weights", ("main",), lambda main: main.untrained and number(main.untrained))
 
 
-def _kept(main: IterationResult, test: str) -> float | None:
+def _ratio_under(main: IterationResult, test: str) -> float | None:
     tests = measured(main.tests)
     found, whole = getattr(tests, test), tests.unedited.sequence
     return None if found is None or not whole else found.sequence / whole

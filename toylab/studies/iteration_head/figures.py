@@ -102,7 +102,9 @@ def _draw_emergence(results: Conditions, out: Path) -> Picture:
     figure, axes = canvas.new_figure(6.4, 6.6, rows=3)
     for ax, (metric, label, colour, threshold) in zip(axes[:, 0], panels, strict=True):
         lines = require_measured(metric_curves(results, out, "main", metric=metric))
-        figures.plot_curves(lines, ylabel=label, colour=colour, bar=threshold, legend=metric == panels[0][0], ax=ax)
+        figures.plot_curves(
+            lines, ylabel=label, colour=colour, threshold=threshold, legend=metric == panels[0][0], ax=ax
+        )
     return picture(
         "How it emerges",
         "After a long plateau, the head and the accuracy emerge together. One line per seed, measured on held-out "
@@ -123,11 +125,11 @@ CONDITION_TITLES = {
 
 def _draw_conditions(results: Conditions, main: str) -> Picture:
     groups = {}
-    for title, held in results.by_title({"main": main, **CONDITION_TITLES}).items():
-        found = list(held.values())
-        groups[title] = {"sequence accuracy": [r.mean_accuracy for r in found]}
-        if found[0].head is not None:
-            groups[title]["share of steps attending to x_t"] = [r.head.carry for r in found]
+    for title, results_by_seed in results.by_title({"main": main, **CONDITION_TITLES}).items():
+        seed_results = list(results_by_seed.values())
+        groups[title] = {"sequence accuracy": [r.mean_accuracy for r in seed_results]}
+        if seed_results[0].head is not None:
+            groups[title]["share of steps attending to x_t"] = [r.head.carry for r in seed_results]
     return picture(
         "What it takes",
         "One point per seed; vertical lines are means, while the claims judge medians or shares of seeds. Accuracy is "
@@ -141,7 +143,9 @@ def _draw_tests(main: dict[int, IterationResult], states: int) -> Picture:
     learned = require_measured([result for result in main.values() if has_learned(result)])
     tests = [result.tests.by_title() for result in learned]
     groups = {
-        name: {f"{kind} accuracy": [getattr(test[name], kind) for test in tests] for kind in ("sequence", "state")}
+        name: {
+            f"{metric} accuracy": [getattr(test[name], metric) for test in tests] for metric in ("sequence", "state")
+        }
         for name in tests[0]
     }
     groups["shifted to the next input"] = {"answers equal to F(s, next input)": [result.steered for result in learned]}
@@ -162,7 +166,7 @@ def _draw_transfer(results: Conditions, out: Path) -> Picture:
     figure, axes = canvas.new_figure(9.6, 2.8, columns=3)
     for ax, (title, lines) in zip(axes[0], require_measured(conditions).items(), strict=True):
         label = "sequence accuracy on parity" if ax is axes[0, 0] else ""
-        figures.plot_curves(lines, ylabel=label, bar=LEARNED, title=title, legend=len(lines) < 6, ax=ax)
+        figures.plot_curves(lines, ylabel=label, threshold=LEARNED, title=title, legend=len(lines) < 6, ax=ax)
     return picture(
         "Transfer to parity",
         "Accuracy on held-out parity sequences during fine-tuning of a model with an iteration head, of an accurate "

@@ -41,8 +41,8 @@ class CausalTests:
 
     def by_title(self) -> dict[str, Accuracy]:
         """The measured tests by title."""
-        made = {field.name.replace("_", " "): getattr(self, field.name) for field in fields(self)}
-        return {title: found for title, found in made.items() if found is not None}
+        by_name = {field.name.replace("_", " "): getattr(self, field.name) for field in fields(self)}
+        return {title: value for title, value in by_name.items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,23 +135,29 @@ def causal_tests(model: nn.Module, batches: Mapping[int, Batch], head: Iteration
     def under(edits: Callable[[Batch], dict[str, Edit]]) -> Accuracy:
         return accuracy(model, batches, edits)
 
-    alone = f"blocks.{head.layer}.attn.z"
+    head_output = f"blocks.{head.layer}.attn.z"
     tests = CausalTests(
         unedited=under(lambda batch: {}),
-        zero_ablated=under(lambda batch: _at("z", head, lambda heads: zero_heads(heads, _answers(batch)))),
-        zero_ablated_alone=under(lambda batch: {alone: zero_heads(head.head, _answers(batch))}),
-        uniform=under(lambda batch: _at("pattern", head, lambda heads: uniform_heads(heads, _answers(batch)))),
-        zero_ablated_on_inputs=under(lambda batch: _at("z", head, lambda heads: zero_heads(heads, _inputs(batch)))),
-        ideal_pattern=under(lambda batch: _at("pattern", head, lambda heads: follow_links(heads, ideal_links(batch)))),
+        zero_ablated=under(lambda batch: _edits_by_layer("z", head, lambda heads: zero_heads(heads, _answers(batch)))),
+        zero_ablated_alone=under(lambda batch: {head_output: zero_heads(head.head, _answers(batch))}),
+        uniform=under(
+            lambda batch: _edits_by_layer("pattern", head, lambda heads: uniform_heads(heads, _answers(batch)))
+        ),
+        zero_ablated_on_inputs=under(
+            lambda batch: _edits_by_layer("z", head, lambda heads: zero_heads(heads, _inputs(batch)))
+        ),
+        ideal_pattern=under(
+            lambda batch: _edits_by_layer("pattern", head, lambda heads: follow_links(heads, ideal_links(batch)))
+        ),
     )
     if head.end_of_input_at is None:
         return tests
-    layer, first = head.end_of_input_at
+    layer, first_head = head.end_of_input_at
     early_z, early_pattern = f"blocks.{layer}.attn.z", f"blocks.{layer}.attn.pattern"
     return replace(
         tests,
-        first_layer_zero_ablated=under(lambda batch: {early_z: zero_heads(first, _answers(batch))}),
-        first_layer_ideal_pattern=under(lambda batch: {early_pattern: follow_links(first, _end_links(batch))}),
+        first_layer_zero_ablated=under(lambda batch: {early_z: zero_heads(first_head, _answers(batch))}),
+        first_layer_ideal_pattern=under(lambda batch: {early_pattern: follow_links(first_head, _end_links(batch))}),
     )
 
 
@@ -164,7 +170,7 @@ def steered_share(model: nn.Module, task: IteratedMap, batches: Mapping[int, Bat
     for length, batch in batches.items():
         links = batch.links["carry"]
         links = links[links[:, 2] < length]  # x_{L+1} does not exist
-        edits = _at("pattern", head, partial(follow_links, links=shift_links(links, 1)))
+        edits = _edits_by_layer("pattern", head, partial(follow_links, links=shift_links(links, 1)))
         answers = predict_tokens(model, batch, edits)
         answers = answers[:, length + 1 : 2 * length].cpu().numpy()
         shares.append(float((answers == states_of_next_input(task, batch)).mean()))
@@ -188,11 +194,14 @@ def mass_by_symbol(model: nn.Module, batch: Batch, head: IterationHead) -> dict[
     """Mean attention of the head on x_t when s_t is due, by the value of x_t."""
     pattern = attention_patterns(model, batch)[head.layer]
     links = batch.links["carry"]
-    read = batch.tokens[links[:, 0], links[:, 2]]
-    return {symbol: link_mass(pattern, links[read == symbol])[head.head].item() for symbol in np.unique(read).tolist()}
+    attended = batch.tokens[links[:, 0], links[:, 2]]
+    return {
+        symbol: link_mass(pattern, links[attended == symbol])[head.head].item()
+        for symbol in np.unique(attended).tolist()
+    }
 
 
-def _at(point: str, head: IterationHead, make: Callable[[list[int]], Edit]) -> dict[str, Edit]:
+def _edits_by_layer(point: str, head: IterationHead, make: Callable[[list[int]], Edit]) -> dict[str, Edit]:
     """Edits by hook point: `make` applied to the heads of each layer."""
     return {f"blocks.{layer}.attn.{point}": make(heads) for layer, heads in head.by_layer.items()}
 

@@ -139,19 +139,21 @@ class IterationHeadStudy:
 
     def conditions(self) -> dict[str, Condition]:
         """All conditions of the study by name."""
-        last = replace(self.task, lengths=self.task.max_length)
+        longest = replace(self.task, lengths=self.task.max_length)
         parity = Parity(lengths=self.task.lengths, alphabet=self.task.p, score_padding=self.task.score_padding)
         one_head, one_layer = replace(self.model, heads=1), replace(self.model, layers=1)
         # Guessing gets half of the parities correct, which must not trigger early stopping.
-        sure = replace(self.train, stop_at=None if self.train.stop_at is None else max(self.train.stop_at, 0.9))
+        above_guessing = replace(
+            self.train, stop_at=None if self.train.stop_at is None else max(self.train.stop_at, 0.9)
+        )
         conditions = {
             "main": Condition(self.task, self.model, self.train),
             "one-head": Condition(self.task, one_head, self.train),
-            "parity": Condition(parity, self.model, sure),
+            "parity": Condition(parity, self.model, above_guessing),
             "one-layer": Condition(self.task, one_layer, self.train),
-            "one-length": Condition(last, self.model, self.train),
+            "one-length": Condition(longest, self.model, self.train),
             "no-chain": Condition(replace(self.task, chain_of_thought=False), self.model, self.train),
-            "parity-no-chain": Condition(replace(parity, chain_of_thought=False), self.model, sure),
+            "parity-no-chain": Condition(replace(parity, chain_of_thought=False), self.model, above_guessing),
         }
         if one_head == self.model:
             del conditions["one-head"]  # identical to the main condition
@@ -179,16 +181,16 @@ class IterationHeadStudy:
         if not condition.task.chain_of_thought:
             return result
         # One-length models are searched on all lengths: at one length an iteration head equals a fixed offset.
-        several = evaluate.by_length(condition.task, job.seed, lengths_of(self.task), self.rows)
-        head = evaluate.search_iteration_head(model, several)
+        all_lengths = evaluate.by_length(condition.task, job.seed, lengths_of(self.task), self.rows)
+        head = evaluate.search_iteration_head(model, all_lengths)
         result = replace(result, head=head)
         if job.name in ("main", "one-length"):
-            result = replace(result, **self._examine(model, head, several))
+            result = replace(result, **self._causal_tests(model, head, all_lengths))
         if job.name == "main":
-            result = replace(result, **self._described(model, test, history))
-            result = replace(result, untrained=self._untrained(model, job.seed, test))
+            result = replace(result, **self._emergence_and_example(model, test, history))
+            result = replace(result, untrained=self._untrained_head(model, job.seed, test))
         if job.name in ("main", "one-length"):
-            result = replace(result, transfer=self._transfer(model, head, job.seed, folder))
+            result = replace(result, transfer=self._transfer_to_parity(model, head, job.seed, folder))
         return result
 
     def train_condition(
@@ -198,7 +200,9 @@ class IterationHeadStudy:
 
         def learn(checkpoint: Path) -> tuple[Transformer, Training]:
             model = Transformer.for_task(condition.task, condition.model, seed)
-            recorder = AttentionHistory(folder / HISTORY_FILE, _scenes(condition.task, seed)) if film else None
+            recorder = (
+                AttentionHistory(folder / HISTORY_FILE, _recorded_sequences(condition.task, seed)) if film else None
+            )
             record = recorder and recorder.add
             return model, self._learn(
                 model, condition.task, seed, condition.train, self.growth, checkpoint=checkpoint, record=record
@@ -210,13 +214,13 @@ class IterationHeadStudy:
         self, model: nn.Module, task: IteratedMap, seed: int, training: TrainConfig, growth: int = 0, **options: Any
     ) -> Training:
         """Train in place, evaluating accuracy and heads on up to four lengths."""
-        followed = evaluate.by_length(task, seed, _spread(lengths_of(task)), self.rows // 2, "validation")
+        validation = evaluate.by_length(task, seed, _evenly_spaced(lengths_of(task)), self.rows // 2, "validation")
         return train(
             model,
             self._loss(task),
             self.batches_of(task, seed, training.rows, growth),
             training,
-            evaluate=lambda m: evaluate.evaluation_metrics(m, followed),
+            evaluate=lambda m: evaluate.evaluation_metrics(m, validation),
             **options,
         )
 
@@ -237,7 +241,7 @@ class IterationHeadStudy:
 
         return training_batches(task, seed, rows, pack if self.batches == "packed" else pad, sample)
 
-    def _examine(self, model: Transformer, head: IterationHead, test: dict[int, Batch]) -> dict[str, Any]:
+    def _causal_tests(self, model: Transformer, head: IterationHead, test: dict[int, Batch]) -> dict[str, Any]:
         """The causal tests of a model."""
         return {
             "tests": interventions.causal_tests(model, test, head),
@@ -245,21 +249,23 @@ class IterationHeadStudy:
             "invariance": _invariance(model, head, test),
         }
 
-    def _described(self, model: Transformer, test: dict[int, Batch], history: History) -> dict[str, Any]:
+    def _emergence_and_example(self, model: Transformer, test: dict[int, Batch], history: History) -> dict[str, Any]:
         """Emergence of the circuit during training, and an example sequence."""
         return {
-            "emergence": Emergence(**{name: _halfway(history, name) for name in ("end_of_input", "carry", "accuracy")}),
+            "emergence": Emergence(
+                **{name: _half_final_step(history, name) for name in ("end_of_input", "carry", "accuracy")}
+            ),
             "example": _example(model, self.task, test),
         }
 
-    def _untrained(self, model: Transformer, seed: int, test: dict[int, Batch]) -> UntrainedHead:
+    def _untrained_head(self, model: Transformer, seed: int, test: dict[int, Batch]) -> UntrainedHead:
         """The same measurements on shuffled weights, as a control."""
         shuffled = with_shuffled_weights(model, seed)
         head = evaluate.search_iteration_head(shuffled, test)
         steered = interventions.steered_share(shuffled, self.task, test, head)
         return UntrainedHead(head=head, steered=steered, invariance=_invariance(shuffled, head, test))
 
-    def _transfer(self, model: Transformer, head: IterationHead, seed: int, folder: Path) -> Transfer:
+    def _transfer_to_parity(self, model: Transformer, head: IterationHead, seed: int, folder: Path) -> Transfer:
         """Fine-tune a trained model on parity; before, measure its head's attention on the untrained symbol 0."""
         parity = self.conditions()["parity"].task
         test = evaluate.by_length(parity, seed, lengths_of(parity), self.rows)
@@ -317,20 +323,20 @@ def lengths_of(task: IteratedMap) -> list[int]:
 def guess_accuracy(task: IteratedMap, lengths: list[int]) -> GuessAccuracy:
     """Accuracies of guessing without the input, averaged over lengths."""
     states, chance = np.arange(task.values), 1 / len(task.inputs)
-    first, moves = np.zeros(len(states)), np.zeros((len(states), len(states)))
+    first, transitions = np.zeros(len(states)), np.zeros((len(states), len(states)))
     for x in task.inputs:
         first[task.first_states(np.array([x]))] += chance
-        moves[states, task.step(states, np.full_like(states, x))] += chance
-    held = [first]  # the distribution of each state of a chain
-    while len(held) < max(lengths):
-        held.append(held[-1] @ moves)
-    right = np.cumsum([first.max(), *(before @ moves.max(axis=1) for before in held[:-1])])
-    constant = np.mean([held[length - 1] for length in lengths], axis=0).max()
-    blind = np.mean([right[length - 1] / length for length in lengths])
+        transitions[states, task.step(states, np.full_like(states, x))] += chance
+    distributions = [first]  # the distribution of each state of a chain
+    while len(distributions) < max(lengths):
+        distributions.append(distributions[-1] @ transitions)
+    cumulative_correct = np.cumsum([first.max(), *(before @ transitions.max(axis=1) for before in distributions[:-1])])
+    constant = np.mean([distributions[length - 1] for length in lengths], axis=0).max()
+    blind = np.mean([cumulative_correct[length - 1] / length for length in lengths])
     return GuessAccuracy(constant=float(constant), blind=float(blind))
 
 
-def _scenes(task: IteratedMap, seed: int) -> list[RecordedSequence]:
+def _recorded_sequences(task: IteratedMap, seed: int) -> list[RecordedSequence]:
     """Two held-out sequences for the attention history, of at most 6 and 10 inputs."""
     lengths = sorted({min(length, task.max_length) for length in (6, 10)})
     batches = evaluate.by_length(task, seed, lengths, 1)
@@ -362,11 +368,11 @@ def _invariance(model: Transformer, head: IterationHead, test: dict[int, Batch])
     return invariance(evaluate.attention_patterns(model, longest)[head.layer], longest.links["carry"])[head.head].item()
 
 
-def _halfway(history: History, name: str) -> int:
+def _half_final_step(history: History, name: str) -> int:
     """The first evaluated step at which a metric reaches half of its final value."""
     return measured(first_step(history, name, history[-1][name] / 2))
 
 
-def _spread(lengths: list[int]) -> list[int]:
+def _evenly_spaced(lengths: list[int]) -> list[int]:
     """Up to four evenly spaced lengths, including both ends."""
     return sorted({lengths[round(i * (len(lengths) - 1) / 3)] for i in range(4)})

@@ -196,9 +196,9 @@ def _jailbreaks(guess: float, no_small_rate: str) -> list[Claim]:
 def _extrapolation() -> list[Claim]:
     further = partial(ssft_claim, place="section 5, weight extrapolation", figure="Less of the fine-tuning and more")
 
-    def over_tuned(ssft: SafetyResult, found: Any) -> float:
+    def over_tuned(ssft: SafetyResult, behaviour: Any) -> float:
         tuned = measured(measured(ssft.alpha)[1.0].mismatched_text)
-        return found.mismatched_text.complies / max(tuned.complies, 1e-9)
+        return behaviour.mismatched_text.complies / max(tuned.complies, 1e-9)
 
     return [
         further(

@@ -121,10 +121,10 @@ def released() -> list[Claim]:
     ]
 
 
-def _without_null(one: SafetyResult) -> float:
-    return measured(one.part_separations).up_in_the_column_space / one.separation
+def _without_null(tuned: SafetyResult) -> float:
+    return measured(tuned.part_separations).up_in_the_column_space / tuned.separation
 
 
-def _over_random(ssft: SafetyResult, one: SafetyResult) -> float:
+def _over_random(ssft: SafetyResult, tuned: SafetyResult) -> float:
     """Ratio of the released measure on columns to that of random changes of SSFT's size."""
-    return measured(one.released_sine).columns.own / measured(ssft.released_sine).columns.random - 1
+    return measured(tuned.released_sine).columns.own / measured(ssft.released_sine).columns.random - 1

@@ -149,9 +149,9 @@ def null_space_claims(no_regime: str) -> list[Claim]:
     """Claims on the null space; `no_regime` is the reason why the map of settings was not run."""
     names = tuple(f"{method}{end}" for end in CHANGE_TITLES for method in ("control", "ssft", "unlearning"))
 
-    def best(*found: SafetyResult, random: bool = False) -> float:
-        held = dict(zip(names, found, strict=True))
-        pairs = [(held[name], held[_control_of(name)]) for name in REGIMES]
+    def best(*results: SafetyResult, random: bool = False) -> float:
+        by_condition = dict(zip(names, results, strict=True))
+        pairs = [(by_condition[name], by_condition[_control_of(name)]) for name in REGIMES]
         return max((own.randomised if random else own).lift_beyond(control) for own, control in pairs)
 
     return [

@@ -83,21 +83,21 @@ def concept_batches(
 def score_text(task: TaskConcept, batch: Batch) -> ScoredText:
     """A batch scored on its text, from the second letter on, and on its answers."""
     text = np.arange(task.text.start, task.text.stop - 1)
-    where = np.concatenate([text, np.arange(task.prompt - 1, task.context)])
+    positions = np.concatenate([text, np.arange(task.prompt - 1, task.context)])
     targets = np.concatenate([batch.tokens[:, text + 1], batch.targets[:, task.prompt - 1 :]], axis=1)
-    queries = np.broadcast_to(where, targets.shape).copy()
+    queries = np.broadcast_to(positions, targets.shape).copy()
     return ScoredText(torch.from_numpy(batch.tokens), torch.from_numpy(targets), torch.from_numpy(queries), len(text))
 
 
-def language_loss(model: nn.Module, read: ScoredText) -> Float[Tensor, ""]:
+def language_loss(model: nn.Module, scored: ScoredText) -> Float[Tensor, ""]:
     """Mean cross entropy of the answers plus mean cross entropy of the text, each in nats per token.
 
     The loss on the text is needed although only answers are evaluated: without it the concept is represented poorly,
     and the order of the jailbreaks changes.
     """
-    logits = model(read.tokens, queries=read.queries)
-    text, answer = (part.flatten(0, 1) for part in logits.split([read.text, logits.shape[1] - read.text], dim=1))
-    of_text, of_answer = read.targets.split([read.text, logits.shape[1] - read.text], dim=1)
+    logits = model(scored.tokens, queries=scored.queries)
+    text, answer = (part.flatten(0, 1) for part in logits.split([scored.text, logits.shape[1] - scored.text], dim=1))
+    of_text, of_answer = scored.targets.split([scored.text, logits.shape[1] - scored.text], dim=1)
     return F.cross_entropy(answer, of_answer.flatten()) + F.cross_entropy(text, of_text.flatten())
 
 
@@ -106,8 +106,13 @@ def language_loss(model: nn.Module, read: ScoredText) -> Float[Tensor, ""]:
 
 def preference_pairs(task: TaskConcept, batch: Batch) -> PreferencePairs:
     """A batch as prompts with a chosen and a rejected answer each."""
-    held = task.preferences(batch)
-    return PreferencePairs(*(torch.from_numpy(x) for x in (held.prompts, held.chosen, held.rejected, held.unsafe)))
+    preferences = task.preferences(batch)
+    return PreferencePairs(
+        *(
+            torch.from_numpy(x)
+            for x in (preferences.prompts, preferences.chosen, preferences.rejected, preferences.unsafe)
+        )
+    )
 
 
 def fine_tuning_batches(
@@ -163,19 +168,19 @@ def written_outcomes(
     model: nn.Module, task: TaskConcept, batch: Batch, edits: Mapping[str, Edit] | None = None
 ) -> Outcomes:
     """Outcomes of a model on the prompts of a batch."""
-    written = write_texts(model, task, tokens_for(model, batch.tokens[:, : task.prompt]), edits)
-    return classify(task, written.cpu(), torch.from_numpy(batch.targets[:, task.prompt - 1 :]))
+    answers = write_texts(model, task, tokens_for(model, batch.tokens[:, : task.prompt]), edits)
+    return classify(task, answers.cpu(), torch.from_numpy(batch.targets[:, task.prompt - 1 :]))
 
 
 def classify(
     task: TaskConcept, written: Int[Tensor, "batch answer"], transform: Int[Tensor, "batch answer"]
 ) -> Outcomes:
     """Outcomes of written answers, given the requested transform."""
-    right, null = written == transform, written == task.null
+    matches, is_null = written == transform, written == task.null
     return Outcomes(
-        complies=right.float().mean().item(),
-        refuses=(null & ~right).float().mean().item(),
-        other=(~right & ~null).float().mean().item(),
-        complied=right.all(dim=1).float().mean().item(),
-        refused=(null & ~right).all(dim=1).float().mean().item(),
+        complies=matches.float().mean().item(),
+        refuses=(is_null & ~matches).float().mean().item(),
+        other=(~matches & ~is_null).float().mean().item(),
+        complied=matches.all(dim=1).float().mean().item(),
+        refused=(is_null & ~matches).all(dim=1).float().mean().item(),
     )

@@ -21,7 +21,7 @@ BySeed = Mapping[int, SafetyResult]
 
 def draw(results: Conditions) -> list[Picture]:
     """All figures that have results."""
-    drawn = []
+    rendered = []
     for figure_of, part, titles in (
         (_outcomes, "behaviour", TITLES),
         (_clusters, "clusters", TITLES),
@@ -31,16 +31,16 @@ def draw(results: Conditions) -> list[Picture]:
         (_inputs, "weights", DECAYED),
         (_soft, "soft", TITLES),
     ):
-        shown = {title: results[name] for name, title in titles.items() if _has(results[name], part)}
-        if shown:
-            seeds = sorted({seed for found in shown.values() for seed in found})
-            on = f"seed{'' if len(seeds) == 1 else 's'} {', '.join(map(str, seeds))}"
-            drawn.append(figure_of(shown, on))
-    return drawn
+        conditions = {title: results[name] for name, title in titles.items() if _all_have(results[name], part)}
+        if conditions:
+            seeds = sorted({seed for by_seed in conditions.values() for seed in by_seed})
+            seeds_text = f"seed{'' if len(seeds) == 1 else 's'} {', '.join(map(str, seeds))}"
+            rendered.append(figure_of(conditions, seeds_text))
+    return rendered
 
 
-def _outcomes(shown: Mapping[str, BySeed], seeds: str) -> Picture:
-    figure, axes = canvas.new_figure(10.5, 0.34 * len(shown) * 3 + 2.2, columns=2, rows=3)
+def _outcomes(conditions: Mapping[str, BySeed], seeds: str) -> Picture:
+    figure, axes = canvas.new_figure(10.5, 0.34 * len(conditions) * 3 + 2.2, columns=2, rows=3)
     sets = {
         "safe": "safe",
         "unsafe": "unsafe, direct",
@@ -49,10 +49,13 @@ def _outcomes(shown: Mapping[str, BySeed], seeds: str) -> Picture:
         "mismatched_text": "unseen unsafe text",
         "mismatched_token": "unseen names",
     }
-    means = {method: mean_behaviour([one.behaviour for one in found.values()]) for method, found in shown.items()}
+    means = {
+        method: mean_behaviour([result.behaviour for result in by_seed.values()])
+        for method, by_seed in conditions.items()
+    }
     for ax, (name, title) in zip(axes.flat, sets.items(), strict=True):
-        written = {method: getattr(mean, name) for method, mean in means.items()}
-        rows = {m: {"complies": o.complies, "refuses": o.refuses, "neither": o.other} for m, o in written.items()}
+        outcomes = {method: getattr(mean, name) for method, mean in means.items()}
+        rows = {m: {"complies": o.complies, "refuses": o.refuses, "neither": o.other} for m, o in outcomes.items()}
         figures.plot_stacked_shares(rows, xlabel="share of answer tokens", ax=ax)
         ax.set_title(title, fontsize=10)
         if ax is not axes[0, 1]:
@@ -65,14 +68,16 @@ def _outcomes(shown: Mapping[str, BySeed], seeds: str) -> Picture:
     )
 
 
-def _clusters(shown: Mapping[str, BySeed], seeds: str) -> Picture:
-    def band(found: BySeed, layer: int, kind: str) -> tuple[float, float]:
-        bands = [getattr(measured(one.clusters)[layer].nearness, kind) for one in found.values()]
+def _clusters(conditions: Mapping[str, BySeed], seeds: str) -> Picture:
+    def band(by_seed: BySeed, layer: int, prompt_set: str) -> tuple[float, float]:
+        bands = [getattr(measured(result.clusters)[layer].nearness, prompt_set) for result in by_seed.values()]
         return fmean(mean for mean, _ in bands), fmean(deviation for _, deviation in bands)
 
-    def panel(title: str, found: BySeed, ax: Axes) -> None:
-        layers = range(len(measured(_some(found).clusters)))
-        groups = {kind: [band(found, layer, kind) for layer in layers] for kind in ("safe", "unsafe")}
+    def panel(title: str, by_seed: BySeed, ax: Axes) -> None:
+        layers = range(len(measured(_any_seed(by_seed).clusters)))
+        groups = {
+            prompt_set: [band(by_seed, layer, prompt_set) for layer in layers] for prompt_set in ("safe", "unsafe")
+        }
         figures.plot_bands(groups, [str(k + 1) for k in layers], xlabel="layer", ylabel="tau", title=title, ax=ax)
 
     return picture(
@@ -80,22 +85,22 @@ def _clusters(shown: Mapping[str, BySeed], seeds: str) -> Picture:
         "tau: distance to the unsafe mean minus distance to the safe mean, after the MLP's non-linearity, at EOT, with "
         f"means from other prompts; mean over {seeds}. Bands: one standard deviation over prompts. Axes differ in "
         "scale.",
-        _panels(shown, panel, 3.0, 2.7),
+        _panels(conditions, panel, 3.0, 2.7),
     )
 
 
-def _shares(shown: Mapping[str, BySeed], seeds: str) -> Picture:
-    figure, axes = canvas.new_figure(7.2, 0.5 * len(shown) + 1.6)
-    some = _some(next(iter(shown.values())))
+def _shares(conditions: Mapping[str, BySeed], seeds: str) -> Picture:
+    figure, axes = canvas.new_figure(7.2, 0.5 * len(conditions) + 1.6)
+    example = _any_seed(next(iter(conditions.values())))
     groups = {
         method: {
-            f"layer {k + 1}": [measured(one.weights)[k].up.share for one in found.values()]
-            for k in range(len(measured(some.weights)))
+            f"layer {k + 1}": [measured(result.weights)[k].up.share for result in by_seed.values()]
+            for k in range(len(measured(example.weights)))
         }
-        for method, found in shown.items()
+        for method, by_seed in conditions.items()
     }
     ax = figures.plot_by_seed(groups, xlabel="energy share of the change in the left null space", ax=axes[0, 0])
-    chance, spread = some.last.up.chance, some.last.up.spread
+    chance, spread = example.last.up.chance, example.last.up.spread
     ax.axvspan(chance - 2 * spread, chance + 2 * spread, color="0.85", zorder=0)
     ax.annotate("chance, two deviations", (chance, -0.6), fontsize=7, color="0.35", ha="center")
     return picture(
@@ -106,7 +111,7 @@ def _shares(shown: Mapping[str, BySeed], seeds: str) -> Picture:
     )
 
 
-def _alpha(shown: Mapping[str, BySeed], seeds: str) -> Picture:
+def _alpha(conditions: Mapping[str, BySeed], seeds: str) -> Picture:
     shares = {
         "safe: correct": "safe.complies",
         "unsafe: refused": "unsafe.refuses",
@@ -114,17 +119,19 @@ def _alpha(shown: Mapping[str, BySeed], seeds: str) -> Picture:
         "mixed text: complied": "competing_text.complies",
     }
 
-    def panel(title: str, found: BySeed, ax: Axes) -> None:
-        doses = list(measured(_some(found).alpha))
-        means = [mean_behaviour([measured(one.alpha)[dose] for one in found.values()]) for dose in doses]
+    def panel(title: str, by_seed: BySeed, ax: Axes) -> None:
+        doses = list(measured(_any_seed(by_seed).alpha))
+        means = [mean_behaviour([measured(result.alpha)[dose] for result in by_seed.values()]) for dose in doses]
         lines = {label: (doses, list(map(attrgetter(share), means))) for label, share in shares.items()}
         labels = {"xlabel": "alpha, multiple of the weight change", "ylabel": "share of answer tokens"}
         figures.plot_dose_response(lines, **labels, mark=1, title=title, ax=ax)
         canvas.remove_legend(ax)
 
-    figure = _panels(shown, panel, 3.3, 2.9)
-    legend = figure.axes[len(shown) - 1].legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    legend.set_in_layout(len(shown) % 3 == 0)  # next to an empty panel it must not widen its column
+    figure = _panels(conditions, panel, 3.3, 2.9)
+    legend = figure.axes[len(conditions) - 1].legend(
+        fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0)
+    )
+    legend.set_in_layout(len(conditions) % 3 == 0)  # next to an empty panel it must not widen its column
     return picture(
         "Less of the fine-tuning and more",
         f"Answers with weights base + alpha times the change; alpha = 1 is the fine-tuned model. Mean over {seeds}.",
@@ -132,19 +139,21 @@ def _alpha(shown: Mapping[str, BySeed], seeds: str) -> Picture:
     )
 
 
-def _sensitivity(shown: Mapping[str, BySeed], seeds: str) -> Picture:
-    def panel(title: str, found: BySeed, ax: Axes) -> None:
+def _sensitivity(conditions: Mapping[str, BySeed], seeds: str) -> Picture:
+    def panel(title: str, by_seed: BySeed, ax: Axes) -> None:
         norms = {
-            kind: [norm for one in found.values() for norm in getattr(one.sensitivity, kind).gradient]
-            for kind in ("safe", "unsafe")
+            prompt_set: [
+                norm for result in by_seed.values() for norm in getattr(result.sensitivity, prompt_set).gradient
+            ]
+            for prompt_set in ("safe", "unsafe")
         }
         figures.plot_histograms(norms, xlabel="gradient norm of the largest logit", title=title, ax=ax)
 
-    figure = _panels(shown, panel, 3.3, 2.5)
-    axes = figure.axes[: len(shown)]
-    ends = min(ax.get_xlim()[0] for ax in axes), max(ax.get_xlim()[1] for ax in axes)
+    figure = _panels(conditions, panel, 3.3, 2.5)
+    axes = figure.axes[: len(conditions)]
+    limits = min(ax.get_xlim()[0] for ax in axes), max(ax.get_xlim()[1] for ax in axes)
     for ax in axes:
-        ax.set_xlim(ends)
+        ax.set_xlim(limits)
     return picture(
         "How much the answer moves with the prompt",
         f"Local Lipschitz constants of the largest logit at EOT in the prompt embeddings, logarithmic axis; {seeds}.",
@@ -152,22 +161,22 @@ def _sensitivity(shown: Mapping[str, BySeed], seeds: str) -> Picture:
     )
 
 
-def _inputs(shown: Mapping[str, BySeed], seeds: str) -> Picture:
-    figure, axes = canvas.new_figure(7.2, 0.5 * 2 * len(shown) + 1.6)
+def _inputs(conditions: Mapping[str, BySeed], seeds: str) -> Picture:
+    figure, axes = canvas.new_figure(7.2, 0.5 * 2 * len(conditions) + 1.6)
     groups = {
-        f"{method}, {kind}": {
-            when: [getattr(one.last.weak_inputs, kind)[k] for one in found.values()]
-            for k, when in enumerate(("before", "after"))
+        f"{method}, {prompt_set}": {
+            stage: [getattr(result.last.weak_inputs, prompt_set)[k] for result in by_seed.values()]
+            for k, stage in enumerate(("before", "after"))
         }
-        for method, found in shown.items()
-        for kind in ("safe", "unsafe")
+        for method, by_seed in conditions.items()
+        for prompt_set in ("safe", "unsafe")
     }
     ax = figures.plot_by_seed(
         groups, xlabel="energy share of the last MLP's inputs in directions of little gain", ax=axes[0, 0]
     )
-    line = _mean(next(iter(shown.values())), "last.weak_inputs_random")
-    ax.axvline(line, color="0.6", linewidth=0.8, linestyle=":")
-    ax.annotate("a random direction", (line, -0.6), fontsize=7, color="0.35", ha="left", xytext=(2, 0),
+    random_share = _mean(next(iter(conditions.values())), "last.weak_inputs_random")
+    ax.axvline(random_share, color="0.6", linewidth=0.8, linestyle=":")
+    ax.annotate("a random direction", (random_share, -0.6), fontsize=7, color="0.35", ha="left", xytext=(2, 0),
                 textcoords="offset points")  # fmt: skip
     return picture(
         "Unsafe inputs move to where the weights are weak",
@@ -178,15 +187,15 @@ def _inputs(shown: Mapping[str, BySeed], seeds: str) -> Picture:
     )
 
 
-def _soft(shown: Mapping[str, BySeed], seeds: str) -> Picture:
+def _soft(conditions: Mapping[str, BySeed], seeds: str) -> Picture:
     figure, axes = canvas.new_figure(7.4, 3.0, columns=2)
-    asked = {"operators M, unsafe text": "m_unsafe_text", "all unsafe prompts": "unsafe"}
-    for ax, (title, name) in zip(axes.flat, asked.items(), strict=True):
+    field_names = {"operators M, unsafe text": "m_unsafe_text", "all unsafe prompts": "unsafe"}
+    for ax, (title, name) in zip(axes.flat, field_names.items(), strict=True):
         lines = {}
-        for method, found in shown.items():
-            budgets = list(measured(_some(found).soft).unsafe)
-            shares = [fmean(getattr(one.soft, name)[budget] for one in found.values()) for budget in budgets]
-            lines[method] = ([0.0, *budgets], [_mean(found, "behaviour.unsafe.complies"), *shares])
+        for method, by_seed in conditions.items():
+            budgets = list(measured(_any_seed(by_seed).soft).unsafe)
+            shares = [fmean(getattr(result.soft, name)[budget] for result in by_seed.values()) for budget in budgets]
+            lines[method] = ([0.0, *budgets], [_mean(by_seed, "behaviour.unsafe.complies"), *shares])
         figures.plot_dose_response(
             lines, xlabel="attack radius, in letter norms", ylabel="share of correct letters", title=title, ax=ax
         )
@@ -200,28 +209,28 @@ def _soft(shown: Mapping[str, BySeed], seeds: str) -> Picture:
     )
 
 
-def _has(found: BySeed, part: str) -> bool:
-    return bool(found) and all(getattr(one, part) is not None for one in found.values())
+def _all_have(by_seed: BySeed, part: str) -> bool:
+    return bool(by_seed) and all(getattr(result, part) is not None for result in by_seed.values())
 
 
-def _some(found: BySeed) -> SafetyResult:
-    return next(iter(found.values()))
+def _any_seed(by_seed: BySeed) -> SafetyResult:
+    return next(iter(by_seed.values()))
 
 
-def _mean(found: BySeed, number: str) -> float:
+def _mean(by_seed: BySeed, number: str) -> float:
     """The mean of an attribute over seeds."""
-    return fmean(map(attrgetter(number), found.values()))
+    return fmean(map(attrgetter(number), by_seed.values()))
 
 
 def _panels(
-    shown: Mapping[str, BySeed], panel: Callable[[str, BySeed, Axes], None], width: float, height: float
+    conditions: Mapping[str, BySeed], panel: Callable[[str, BySeed, Axes], None], width: float, height: float
 ) -> Figure:
     """One panel of `width` x `height` inches per condition, three per row."""
-    columns = min(len(shown), 3)
-    rows = -(-len(shown) // columns)
+    columns = min(len(conditions), 3)
+    rows = -(-len(conditions) // columns)
     figure, axes = canvas.new_figure(width * columns, height * rows, columns=columns, rows=rows)
-    for ax, (title, found) in zip(axes.flat, shown.items(), strict=False):
-        panel(title, found, ax)
-    for ax in axes.flat[len(shown) :]:
+    for ax, (title, by_seed) in zip(axes.flat, conditions.items(), strict=False):
+        panel(title, by_seed, ax)
+    for ax in axes.flat[len(conditions) :]:
         ax.set_visible(False)
     return figure

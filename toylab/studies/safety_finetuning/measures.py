@@ -77,19 +77,21 @@ def held_out_sets(task: TaskConcept, seed: int, rows: int) -> dict[str, Batch]:
     for name, kind in (("M, safe text", "safe"), ("M, unsafe text", "unsafe")):
         batch = held_out(task, seed, 8 * rows, kind=kind)
         allowed = np.append(task.of_class("M"), task.operators.index("id"))
-        only = np.isin(batch.labels["first operator"], allowed) & np.isin(batch.labels["second operator"], allowed)
-        mixed = np.isin(batch.labels["first operator"], task.of_class("M")) | np.isin(
+        only_allowed = np.isin(batch.labels["first operator"], allowed) & np.isin(
+            batch.labels["second operator"], allowed
+        )
+        has_mixed = np.isin(batch.labels["first operator"], task.of_class("M")) | np.isin(
             batch.labels["second operator"], task.of_class("M")
         )
-        sets[name] = _chosen(batch, np.flatnonzero(only & mixed)[:rows])
+        sets[name] = _select_rows(batch, np.flatnonzero(only_allowed & has_mixed)[:rows])
     return sets
 
 
 def measure_behaviour(model: nn.Module, task: TaskConcept, sets: Sets) -> Behaviour:
     """Free-running behaviour of a model on each set; safe and unsafe prompts are required."""
-    asked = {name: batch for name, batch in sets.items() if name in SETS}
+    behaviour_sets = {name: batch for name, batch in sets.items() if name in SETS}
     return Behaviour(
-        **{as_field(name): round_floats(written_outcomes(model, task, batch)) for name, batch in asked.items()}
+        **{as_field(name): round_floats(written_outcomes(model, task, batch)) for name, batch in behaviour_sets.items()}
     )
 
 
@@ -99,9 +101,9 @@ def measure_behaviour(model: nn.Module, task: TaskConcept, sets: Sets) -> Behavi
 @torch.no_grad()
 def answer_activations(model: Transformer, task: TaskConcept, batch: Batch, *points: str) -> dict[str, Tensor]:
     """Activations (prompt, feature) at hook points, at EOT of every prompt."""
-    with watch(model, *points) as seen:
+    with watch(model, *points) as cache:
         model(prompt_tokens(task, batch).to(device_of(model)))
-    return {name: value[:, -1] for name, value in seen.items()}
+    return {name: value[:, -1] for name, value in cache.items()}
 
 
 def layer_clusters(model: Transformer, task: TaskConcept, sets: Sets) -> list[LayerClusters]:
@@ -110,28 +112,28 @@ def layer_clusters(model: Transformer, task: TaskConcept, sets: Sets) -> list[La
     Means are estimated on the first half of each set, all other quantities on the second half. "matched" compares
     operators M on safe and on unsafe text, so that only the concept of the text differs.
     """
-    found = []
+    clusters = []
     for layer in range(len(model.blocks)):
         point = f"blocks.{layer}.mlp.post"
         clouds = {name: answer_activations(model, task, batch, point)[point] for name, batch in sets.items()}
-        half = {name: (cloud[: len(cloud) // 2], cloud[len(cloud) // 2 :]) for name, cloud in clouds.items()}
-        safe, unsafe = (half[name][0].mean(dim=0) for name in ("safe", "unsafe"))
-        held = {name: half[name][1] for name in ("safe", "unsafe")}
-        scores = {name: nearness(cloud, safe, unsafe) for name, cloud in held.items()}
-        matched = [half[name][0].mean(dim=0) for name in ("M, safe text", "M, unsafe text")]
-        pairs = [nearness(half[name][1], *matched) for name in ("M, safe text", "M, unsafe text")]
+        halves = {name: (cloud[: len(cloud) // 2], cloud[len(cloud) // 2 :]) for name, cloud in clouds.items()}
+        safe, unsafe = (halves[name][0].mean(dim=0) for name in ("safe", "unsafe"))
+        test_clouds = {name: halves[name][1] for name in ("safe", "unsafe")}
+        scores = {name: nearness(cloud, safe, unsafe) for name, cloud in test_clouds.items()}
+        matched = [halves[name][0].mean(dim=0) for name in ("M, safe text", "M, unsafe text")]
+        pairs = [nearness(halves[name][1], *matched) for name in ("M, safe text", "M, unsafe text")]
         bands = {n: (round(s.mean().item(), 4), round(s.std().item(), 4)) for n, s in scores.items()}
-        found.append(
+        clusters.append(
             LayerClusters(
                 nearness=NearnessBands(**bands),
                 auc=auc(scores["safe"], scores["unsafe"]),
-                separation=separation(held["safe"], held["unsafe"]),
+                separation=separation(test_clouds["safe"], test_clouds["unsafe"]),
                 auc_matched=auc(*pairs),
                 distance_matched=(matched[0] - matched[1]).norm().item(),
-                top_share=SafeUnsafe(**{name: top_share(cloud) for name, cloud in held.items()}),
+                top_share=SafeUnsafe(**{name: top_share(cloud) for name, cloud in test_clouds.items()}),
             )
         )
-    return found
+    return clusters
 
 
 def jailbreak_nearness(
@@ -150,23 +152,23 @@ def jailbreak_nearness(
         answer_activations(model, task, sets[name], point)[point].mean(dim=0)
         for name in ("M, safe text", "M, unsafe text")
     )
-    found = {}
+    by_set = {}
     for name in JAILBREAKS:
         if name not in sets:
             continue
-        written = write_texts(writer or model, task, prompt_tokens(task, sets[name]).to(device_of(model))).cpu()
-        complied = (written == torch.from_numpy(sets[name].targets[:, task.prompt - 1 :])).all(dim=1)
-        refused = (written == task.null).all(dim=1)
+        answers = write_texts(writer or model, task, prompt_tokens(task, sets[name]).to(device_of(model))).cpu()
+        complied = (answers == torch.from_numpy(sets[name].targets[:, task.prompt - 1 :])).all(dim=1)
+        refused = (answers == task.null).all(dim=1)
         scores = (
             nearness(answer_activations(model, task, sets[name], point)[point], safe, unsafe) / (safe - unsafe).norm()
         )
-        few = min(int(complied.sum()), int(refused.sum())) < 5
-        found[as_field(name)] = NearSafe(
+        too_few = min(int(complied.sum()), int(refused.sum())) < 5
+        by_set[as_field(name)] = NearSafe(
             complied=_mean(scores[complied]),
             refused=_mean(scores[refused]),
-            auc=None if few else auc(scores[complied], scores[refused]),
+            auc=None if too_few else auc(scores[complied], scores[refused]),
         )
-    return Nearness(**found)
+    return Nearness(**by_set)
 
 
 def measure_sensitivity(model: Transformer, task: TaskConcept, batch: Batch) -> Lipschitz:
@@ -182,9 +184,9 @@ def measure_sensitivity(model: Transformer, task: TaskConcept, batch: Batch) -> 
 
         return run
 
-    largest = gradient_norms(lambda points: logits(prompts)(points).max(dim=-1).values, embedded)
-    whole = jacobian_norms(logits(prompts[:16]), embedded[:16])
-    return Lipschitz(gradient=round_floats(largest, 3), jacobian=round_floats(whole, 3))
+    largest_logit = gradient_norms(lambda points: logits(prompts)(points).max(dim=-1).values, embedded)
+    all_logits = jacobian_norms(logits(prompts[:16]), embedded[:16])
+    return Lipschitz(gradient=round_floats(largest_logit, 3), jacobian=round_floats(all_logits, 3))
 
 
 # Weights -------------------------------------------------------------------------------------------------------------
@@ -200,58 +202,63 @@ def weight_change(
         cut: energy share of the leading singular directions that count as strong, for the measures with a cut.
     """
     toward_null = null_direction(base, task)
-    found = []
+    layer_changes = []
     mlps = zip(base.mlps, tuned.mlps, sizes(base, tuned), strict=True)
     for layer, (before, after, size) in enumerate(mlps):
         up, down = before.up.weight, before.down.weight
         d_up, d_down = after.up.weight - up, after.down.weight - down
         points = (f"blocks.{layer}.ln2", f"blocks.{layer}.mlp.post")
         names = ("safe", "unsafe", "M, safe text", "M, unsafe text", *(name for name in JAILBREAKS if name in sets))
-        old = {name: answer_activations(base, task, sets[name], *points) for name in names[:4]}
-        new = {name: answer_activations(tuned, task, sets[name], *points) for name in names}
-        entering = {name: seen[points[0]] for name, seen in new.items()}
-        inner = {name: seen[points[1]] for name, seen in new.items()}
-        asked = {name: entering[name] for name in names[:2]}
-        weak = {n: (weak_share(old[n][points[0]], up, cut), weak_share(entering[n], up, cut)) for n in old}
+        base_activations = {name: answer_activations(base, task, sets[name], *points) for name in names[:4]}
+        tuned_activations = {name: answer_activations(tuned, task, sets[name], *points) for name in names}
+        mlp_inputs = {name: activations[points[0]] for name, activations in tuned_activations.items()}
+        hidden = {name: activations[points[1]] for name, activations in tuned_activations.items()}
+        main_inputs = {name: mlp_inputs[name] for name in names[:2]}
+        weak = {
+            n: (weak_share(base_activations[n][points[0]], up, cut), weak_share(mlp_inputs[n], up, cut))
+            for n in base_activations
+        }
         gains = {
             n: (
-                amplification(up, old[n][points[0]]).mean().item(),
-                amplification(after.up.weight, entering[n]).mean().item(),
+                amplification(up, base_activations[n][points[0]]).mean().item(),
+                amplification(after.up.weight, mlp_inputs[n]).mean().item(),
             )
-            for n in old
+            for n in base_activations
         }
-        found.append(
+        layer_changes.append(
             LayerChange(
                 up=UpShare(**asdict(null_share(d_up, up)), size=(d_up.norm() / up.norm()).item()),
                 up_cut=null_share(d_up, up, cut),
                 down_cut=null_share(d_down, down, cut),
                 down_half=null_share(d_down, down, 0.5),
-                added_null_share=SafeUnsafe(**{n: conditional_share(d_up, up, a) for n, a in asked.items()}),
+                added_null_share=SafeUnsafe(**{n: conditional_share(d_up, up, a) for n, a in main_inputs.items()}),
                 relative_change=RelativeChange(
-                    **{as_field(n): relative_change(d_up, up, a).mean().item() for n, a in entering.items()}
+                    **{as_field(n): relative_change(d_up, up, a).mean().item() for n, a in mlp_inputs.items()}
                 ),
                 top_right_cosine=SafeUnsafe(  # 0 for a zero change, which has no direction
-                    **{n: row_cosines(d_up, a, 1).sum().item() / len(a) for n, a in asked.items()}
+                    **{n: row_cosines(d_up, a, 1).sum().item() / len(a) for n, a in main_inputs.items()}
                 ),
                 top_energy=TopEnergy(up=top_energy(d_up), down=top_energy(d_down)),
-                toward_null=SafeUnsafe(**{n: energy_along(inner[n] @ d_down.T, toward_null) for n in asked}),
+                toward_null=SafeUnsafe(**{n: energy_along(hidden[n] @ d_down.T, toward_null) for n in main_inputs}),
                 weak_inputs=BeforeAfter(**{as_field(n): pair for n, pair in weak.items()}),
                 weak_inputs_random=1 - null_share(d_up.T, up.T, cut).k / up.shape[1],
                 amplification=BeforeAfter(**{as_field(n): pair for n, pair in gains.items()}),
                 size=size,
             )
         )
-    return found
+    return layer_changes
 
 
 @torch.no_grad()
 def sizes(before: Transformer, after: Transformer) -> list[float]:
     """Frobenius norm of the change of the MLP's weight matrices over their norm before, by layer."""
-    found = []
-    for old, new in zip(before.mlps, after.mlps, strict=True):
-        start, end = (torch.cat([mlp.up.weight.flatten(), mlp.down.weight.flatten()]) for mlp in (old, new))
-        found.append(((end - start).norm() / start.norm()).item())
-    return found
+    relative_sizes = []
+    for before_mlp, after_mlp in zip(before.mlps, after.mlps, strict=True):
+        start, end = (
+            torch.cat([mlp.up.weight.flatten(), mlp.down.weight.flatten()]) for mlp in (before_mlp, after_mlp)
+        )
+        relative_sizes.append(((end - start).norm() / start.norm()).item())
+    return relative_sizes
 
 
 @torch.no_grad()
@@ -263,8 +270,8 @@ def released_sine(base: Transformer, tuned: Transformer, seed: int, draws: int =
     random = [before + random_like(after - before, generator) for _ in range(draws)]
 
     def form(rows: bool) -> SineForm:
-        own, *drawn = (span_sine(one, before, rows=rows) for one in (after, *random))
-        return SineForm(own=own, random=float(np.mean(drawn)), spread=float(np.std(drawn)))
+        tuned_sine, *random_sines = (span_sine(weight, before, rows=rows) for weight in (after, *random))
+        return SineForm(own=tuned_sine, random=float(np.mean(random_sines)), spread=float(np.std(random_sines)))
 
     return ReleasedSine(columns=form(False), rows=form(True))
 
@@ -279,11 +286,11 @@ def null_direction(model: Transformer, task: TaskConcept) -> Float[Tensor, " wid
 
 def interpolate_weights(base: nn.Module, tuned: nn.Module, alpha: float | int) -> nn.Module:
     """The model with weights base + alpha * (tuned - base); alpha > 1 extrapolates."""
-    mixed = deepcopy(tuned)
+    interpolated = deepcopy(tuned)
     with torch.no_grad():
-        for weight, start, end in zip(mixed.parameters(), base.parameters(), tuned.parameters(), strict=True):
+        for weight, start, end in zip(interpolated.parameters(), base.parameters(), tuned.parameters(), strict=True):
             weight.copy_(start + alpha * (end - start))
-    return mixed
+    return interpolated
 
 
 def transplant_parts(base: Transformer, tuned: Transformer) -> dict[str, Transformer]:
@@ -299,9 +306,9 @@ def transplant_parts(base: Transformer, tuned: Transformer) -> dict[str, Transfo
             for name, part in zip(("up in the column space", "up in the null space"), parts, strict=True):
                 models[name].mlps[layer].up.weight.copy_(before.up.weight + part)
         for name in ("MLPs alone", "all but the MLPs", "MLPs, rank 1"):
-            inside = name != "all but the MLPs"
+            is_in_mlp = name != "all but the MLPs"
             for (key, weight), start in zip(models[name].named_parameters(), base.parameters(), strict=True):
-                if (".mlp." in key) != inside:
+                if (".mlp." in key) != is_in_mlp:
                     weight.copy_(start)
                 elif name == "MLPs, rank 1" and weight.ndim == 2:
                     weight.copy_(start + top_rank(weight - start, 1))
@@ -369,11 +376,11 @@ def gradient_cosine(
     batch: Batch,
 ) -> float:
     """The cosine between the gradients of two losses."""
-    read = to_device(preference_pairs(task, batch), device_of(model))
-    return torch.cosine_similarity(*(loss_gradient(model, loss, read) for loss in (first, second)), dim=0).item()
+    pairs = to_device(preference_pairs(task, batch), device_of(model))
+    return torch.cosine_similarity(*(loss_gradient(model, loss, pairs) for loss in (first, second)), dim=0).item()
 
 
-def _chosen(batch: Batch, rows: Int[np.ndarray, " row"]) -> Batch:
+def _select_rows(batch: Batch, rows: Int[np.ndarray, " row"]) -> Batch:
     """The rows with the given indices, without links."""
     return replace(
         batch,

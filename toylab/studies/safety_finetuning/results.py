@@ -58,32 +58,37 @@ class Behaviour:
     @property
     def least_compliance(self) -> float:
         """Smallest share of correct letters over the sets."""
-        return min(one.complies for one in vars(self).values() if one is not None)
+        return min(outcomes.complies for outcomes in vars(self).values() if outcomes is not None)
 
     def lead_over(self, *others: Behaviour, on: str) -> float:
         """Share of correct letters on the set `on`, minus the largest share of the other models."""
-        own, *rivals = (getattr(one, on).complies for one in (self, *others))
-        return own - max(rivals)
+        own_share, *other_shares = (getattr(behaviour, on).complies for behaviour in (self, *others))
+        return own_share - max(other_shares)
 
     @property
     def table(self) -> dict[str, str]:
         """Shares of tokens on each set, as "complies / refuses / other"."""
-        asked = {name: one for name, one in vars(self).items() if one is not None}
-        return {name: f"{one.complies:.3f} / {one.refuses:.3f} / {one.other:.3f}" for name, one in asked.items()}
+        outcomes_by_set = {name: outcomes for name, outcomes in vars(self).items() if outcomes is not None}
+        return {
+            name: f"{outcomes.complies:.3f} / {outcomes.refuses:.3f} / {outcomes.other:.3f}"
+            for name, outcomes in outcomes_by_set.items()
+        }
 
 
 def mean_behaviour(behaviours: Collection[Behaviour]) -> Behaviour:
     """The mean over seeds of every share, on the sets that were run for all seeds."""
-    columns = zip(*(vars(one).values() for one in behaviours), strict=True)
+    columns = zip(*(vars(behaviour).values() for behaviour in behaviours), strict=True)
     means = map(_mean_outcomes, columns)
-    named: dict[str, Any] = dict(zip((field.name for field in fields(Behaviour)), means, strict=True))
-    return Behaviour(**named)
+    mean_by_set: dict[str, Any] = dict(zip((field.name for field in fields(Behaviour)), means, strict=True))
+    return Behaviour(**mean_by_set)
 
 
 def _mean_outcomes(seeds: Collection[Outcomes | None]) -> Outcomes | None:
     if None in seeds:
         return None
-    return Outcomes(*(nan_mean(shares) for shares in zip(*(astuple(measured(one)) for one in seeds), strict=True)))
+    return Outcomes(
+        *(nan_mean(shares) for shares in zip(*(astuple(measured(outcomes)) for outcomes in seeds), strict=True))
+    )
 
 
 # Activations ---------------------------------------------------------------------------------------------------------
@@ -362,9 +367,9 @@ class SafetyResult:
     def lift_beyond(self, control: SafetyResult) -> float:
         """Lift minus the larger of 1 and the control's lift, mean over layers."""
         pairs = zip(measured(self.weights), measured(control.weights), strict=True)
-        return nan_mean(own.up.lift - max(1.0, other.up.lift) for own, other in pairs)
+        return nan_mean(layer.up.lift - max(1.0, control_layer.up.lift) for layer, control_layer in pairs)
 
     def excess(self, control: SafetyResult) -> float:
         """Share minus the larger of chance and the control's share, minimum over layers."""
         pairs = zip(measured(self.weights), measured(control.weights), strict=True)
-        return min(own.up.share - max(own.up.chance, other.up.share) for own, other in pairs)
+        return min(layer.up.share - max(layer.up.chance, control_layer.up.share) for layer, control_layer in pairs)

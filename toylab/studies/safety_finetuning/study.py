@@ -172,24 +172,25 @@ class SafetyFinetuningStudy:
     def conditions(self) -> dict[str, Condition]:
         """All fine-tuned models by name."""
         main = Condition("base", "control", self.finetune, main=True)
-        left = {m for m, part in (("dpo-standard", "standard"), ("npo", "more")) if part not in self.parts}
-        conditions = {m: replace(main, method=m) for m in METHODS if m not in left}
+        omitted = {m for m, part in (("dpo-standard", "standard"), ("npo", "more")) if part not in self.parts}
+        conditions = {m: replace(main, method=m) for m in METHODS if m not in omitted}
         small = replace(self.finetune, learning_rate=self.small_rate)
         if "small-rate" in self.parts:
             conditions["ssft-small"] = Condition("base", "ssft", small)
         if "more" in self.parts:
             conditions |= {f"{m}-small": Condition("base", m, small) for m in ("dpo", "unlearning")}
-        few: tuple[Method, ...] = ("control", "ssft", "unlearning")
+        three_methods: tuple[Method, ...] = ("control", "ssft", "unlearning")
         if "decay" in self.parts:
-            conditions |= {f"{m}-decay": Condition("base-decay", m, self.finetune) for m in few[:2]}
+            conditions |= {f"{m}-decay": Condition("base-decay", m, self.finetune) for m in three_methods[:2]}
         if "regime" in self.parts:
             for change in ("decay", "strong-decay", "wide", "deep", "long"):
-                conditions |= {f"{m}-{change}": Condition(f"base-{change}", m, self.finetune) for m in few}
-            long = replace(self.finetune, steps=4 * self.finetune.steps)
-            conditions |= {f"{m}-four-times": Condition("base", m, long) for m in few}
-            conditions |= {f"{m}-rank-1": Condition("base", m, self.finetune, rank=1) for m in few}
+                conditions |= {f"{m}-{change}": Condition(f"base-{change}", m, self.finetune) for m in three_methods}
+            long_training = replace(self.finetune, steps=4 * self.finetune.steps)
+            conditions |= {f"{m}-four-times": Condition("base", m, long_training) for m in three_methods}
+            conditions |= {f"{m}-rank-1": Condition("base", m, self.finetune, rank=1) for m in three_methods}
             conditions |= {
-                f"{m}-smallest": Condition("base", m, replace(small, learning_rate=self.small_rate / 4)) for m in few
+                f"{m}-smallest": Condition("base", m, replace(small, learning_rate=self.small_rate / 4))
+                for m in three_methods
             }
         return conditions
 
@@ -200,7 +201,7 @@ class SafetyFinetuningStudy:
             for seed in self.seeds
             for name, base in self.bases().items()
         }
-        slow = sorted(
+        slowest_first = sorted(
             self.conditions().items(),
             key=lambda item: (-item[1].train.steps, -METHODS.index(item[1].method)),
         )
@@ -212,7 +213,7 @@ class SafetyFinetuningStudy:
                 what=condition,
                 inputs={"base": JobInput(bases[condition.base, seed])},
             )
-            for name, condition in slow
+            for name, condition in slowest_first
             for seed in self.seeds
         ]
 
@@ -224,8 +225,8 @@ class SafetyFinetuningStudy:
             result = SafetyResult(behaviour=safety.measure_behaviour(model, self.task, sets))
             if not job.what.main:
                 return result
-            first = concept_model(self.task, job.what.model, job.seed)
-            return replace(self._shaped(result, model, sets), pretraining=safety.sizes(first, model))
+            initial = concept_model(self.task, job.what.model, job.seed)
+            return replace(self._with_activations(result, model, sets), pretraining=safety.sizes(initial, model))
         condition, base = job.what, load_model(job.path("base", folder))
         tuned = self.fine_tune(condition, base, job.seed, folder)
         result = SafetyResult(
@@ -236,17 +237,19 @@ class SafetyFinetuningStudy:
         if not condition.main:
             return result
         result = replace(
-            self._shaped(result, tuned, sets),
+            self._with_activations(result, tuned, sets),
             nearness=safety.jailbreak_nearness(tuned, self.task, sets),
             nearness_before=safety.jailbreak_nearness(base, self.task, sets, writer=tuned),
             released_sine=safety.released_sine(base, tuned, job.seed),
         )
         if condition.method != "control":
-            result = self._broken(result, base, tuned, job.seed, sets)
+            result = self._with_attacks(result, base, tuned, job.seed, sets)
         if condition.method not in ("control", "unlearning"):
             losses = replace(self.unlearning, cap=1e9), self._loss(condition.method, base)
-            asked = held_out(self.task, job.seed, 128, "validation", kind="unsafe")
-            before, after = (safety.gradient_cosine(model, *losses, self.task, asked) for model in (base, tuned))
+            unsafe_prompts = held_out(self.task, job.seed, 128, "validation", kind="unsafe")
+            before, after = (
+                safety.gradient_cosine(model, *losses, self.task, unsafe_prompts) for model in (base, tuned)
+            )
             result = replace(result, cosine=GradientCosine(before=before, after=after))
         return result
 
@@ -255,13 +258,13 @@ class SafetyFinetuningStudy:
 
         def learn(checkpoint: Path) -> tuple[Transformer, Training]:
             model = concept_model(self.task, base.model, seed)
-            followed = held_out(self.task, seed, 64, "validation", kind="pretraining")
+            validation = held_out(self.task, seed, 64, "validation", kind="pretraining")
             return model, train(
                 model,
                 language_loss,
                 concept_batches(self.task, seed, base.train.rows, base.train.steps),
                 base.train,
-                evaluate=lambda m: {"accuracy": written_outcomes(m, self.task, followed).complies},
+                evaluate=lambda m: {"accuracy": written_outcomes(m, self.task, validation).complies},
                 checkpoint=checkpoint,
             )
 
@@ -289,30 +292,32 @@ class SafetyFinetuningStudy:
             "npo": lambda: NPO(base),
         }[method]()
 
-    def _shaped(self, result: SafetyResult, model: Transformer, sets: safety.Sets) -> SafetyResult:
+    def _with_activations(self, result: SafetyResult, model: Transformer, sets: safety.Sets) -> SafetyResult:
         """The result with measurements of activations."""
-        both = {
+        lipschitz = {
             name: safety.measure_sensitivity(model, self.task, sets[name].rows(0, 96)) for name in ("safe", "unsafe")
         }
-        return replace(result, clusters=safety.layer_clusters(model, self.task, sets), sensitivity=Sensitivity(**both))
+        return replace(
+            result, clusters=safety.layer_clusters(model, self.task, sets), sensitivity=Sensitivity(**lipschitz)
+        )
 
-    def _broken(
+    def _with_attacks(
         self, result: SafetyResult, base: Transformer, tuned: Transformer, seed: int, sets: safety.Sets
     ) -> SafetyResult:
         """The result with attacks on the fine-tuning: weight interpolation, parts of the change, soft tokens, and
         further training."""
-        few = {name: batch.rows(0, 96) for name, batch in sets.items()}
+        subsets = {name: batch.rows(0, 96) for name, batch in sets.items()}
 
         def behaviour(model: nn.Module, *jailbreaks: str) -> Behaviour:
             return safety.measure_behaviour(
-                model, self.task, {name: few[name] for name in ("safe", "unsafe", *jailbreaks)}
+                model, self.task, {name: subsets[name] for name in ("safe", "unsafe", *jailbreaks)}
             )
 
         def attacked(batch: Batch) -> dict[float, float]:
             return {b: safety.soft_attack(tuned, self.task, batch, b, self.attack_steps).complies for b in BUDGETS}
 
-        m, unsafe = (few[name].rows(0, 32) for name in ("M, unsafe text", "unsafe"))
-        beyond = with_random_change(tuned, safety.interpolate_weights(base, tuned, 1.25), seed)
+        mixed_prompts, unsafe = (subsets[name].rows(0, 32) for name in ("M, unsafe text", "unsafe"))
+        random_extrapolation = with_random_change(tuned, safety.interpolate_weights(base, tuned, 1.25), seed)
         parts = {as_field(name): part for name, part in safety.transplant_parts(base, tuned).items()}
 
         return replace(
@@ -321,7 +326,7 @@ class SafetyFinetuningStudy:
                 alpha: behaviour(safety.interpolate_weights(base, tuned, alpha), "mismatched-text", "competing-text")
                 for alpha in ALPHAS
             },
-            alpha_random=behaviour(beyond, "mismatched-text", "competing-text"),
+            alpha_random=behaviour(random_extrapolation, "mismatched-text", "competing-text"),
             parts=Parts(**{name: behaviour(part) for name, part in parts.items()}),
             part_separations=PartSeparations(
                 **{
@@ -330,9 +335,9 @@ class SafetyFinetuningStudy:
                 }
             ),
             soft=SoftAttack(
-                m_unsafe_text=attacked(m),
+                m_unsafe_text=attacked(mixed_prompts),
                 unsafe=attacked(unsafe),
-                m_other_answers=attacked(safety.with_other_answers(m)),
+                m_other_answers=attacked(safety.with_other_answers(mixed_prompts)),
             ),
             relearned=behaviour(self._relearn(tuned, seed), "mismatched-text"),
         )
@@ -340,8 +345,8 @@ class SafetyFinetuningStudy:
     def _relearn(self, tuned: Transformer, seed: int) -> Transformer:
         """The model after further training on safe prompts only."""
         model = deepcopy(tuned)
-        further = replace(self.finetune, steps=self.relearning_steps, warmup=self.relearning_steps // 10)
-        train(model, RefusalLoss(), fine_tuning_batches(self.task, seed, further.rows, 0.0, "relearning"), further)
+        config = replace(self.finetune, steps=self.relearning_steps, warmup=self.relearning_steps // 10)
+        train(model, RefusalLoss(), fine_tuning_batches(self.task, seed, config.rows, 0.0, "relearning"), config)
         return model
 
     def shams(self) -> dict[str, dict[str, str]]:

@@ -47,8 +47,8 @@ def pretrain_base(study: Settings, job: Job, folder: Path, which: str = "") -> B
     def learn(checkpoint: Path) -> tuple[Transformer, Training]:
         model = reasoning_model(task, config, seed, readout=SEPARABLE_SEED + seed if which == "apart" else READOUT_SEED)
         batches = reasoning_batches(task, seed, phase.rows, Styles.clean(0.9, flagged), f"{purpose}skill")
-        followed = chain_accuracy(task, seed)
-        return model, train(model, next_token_loss, batches, phase, evaluate=followed, checkpoint=checkpoint)
+        metric = chain_accuracy(task, seed)
+        return model, train(model, next_token_loss, batches, phase, evaluate=metric, checkpoint=checkpoint)
 
     model, _ = train_and_keep(folder, learn, "-skill", file=None if which else "skill.safetensors", load=load_base)
     prompts = evaluation_prompts(study, seed, task)

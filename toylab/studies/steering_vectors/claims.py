@@ -373,15 +373,15 @@ def _at_random(base: BaseResult, full: FullResult, joint: JointResult) -> float 
 
 
 def _improved(base: BaseResult, *accuracies: float | None) -> float | None:
-    return None if None in accuracies else fmean(measured(one) - accuracy_at(base) > EFFECT for one in accuracies)
+    return None if None in accuracies else fmean(measured(a) - accuracy_at(base) > EFFECT for a in accuracies)
 
 
 def _least_persistence(persistence: PersistenceByLayer) -> float:
-    return min(one.to_mean for one in of_all_layers(persistence))
+    return min(entry.to_mean for entry in of_all_layers(persistence))
 
 
 def _second_is_lower(lenses: Iterable[LensReading]) -> float:
-    return fmean(one.second_dialect < one.first_dialect for one in lenses)
+    return fmean(lens.second_dialect < lens.first_dialect for lens in lenses)
 
 
 def _random_kl_share(vector: VectorResult) -> float | None:
@@ -393,8 +393,6 @@ def _shares(results: Conditions, names: Sequence[str], t: float | int) -> dict[s
     """By condition and seed, the share of full training's gain at a temperature."""
     base, full = results["base"], results["full"]
     return {
-        name: {
-            str(s): round(gain_share(base[s], found, full[s], t), 4) for s, found in results[name].items() if s in full
-        }
+        name: {str(s): round(gain_share(base[s], r, full[s], t), 4) for s, r in results[name].items() if s in full}
         for name in names
     }

@@ -38,7 +38,7 @@ def stats(condition: str, **numbers: str | Callable[[Any], Any]) -> dict[str, Cl
 
 def extension_claims(study: Settings) -> list[Claim]:
     """The extension claims at these settings."""
-    last, enough, direct = study.last, study.least_shift, (1 + 1 / study.task.p) / 2  # accuracy of direct answers
+    last, least, direct = study.last, study.least_shift, (1 + 1 / study.task.p) / 2  # accuracy of direct answers
     ours = partial(Claim, place=OUR_QUESTION, kind="own")
     separable = partial(ours, conditions=separability_conditions(study), figure="When a vector can steer")
     carried = partial(ours, criterion=at_least(0.75))
@@ -60,7 +60,7 @@ def extension_claims(study: Settings) -> list[Claim]:
             id="separability",
             statement="A vector can only choose between openers with distinct unembedding rows.",
             measure="share recovered at the largest cosine of the openers' rows minus that at the smallest",
-            quantity=lambda *found: _fall(separability_points(*found)),
+            quantity=lambda *found: _share_difference(separability_points(*found)),
             criterion=at_most(-0.3),
             uncontrolled="the base with the most distinct rows is the reference of the difference",
             note=f"not measured unless the largest cosine is at least {CLOSE_ROWS:g}",
@@ -68,14 +68,14 @@ def extension_claims(study: Settings) -> list[Claim]:
         separable(
             id="pre-flight",
             statement="The pre-flight check predicts which bases a vector can steer.",
-            measure=f"share of bases in which a bound of at least {enough:g} nats coincides with a recovered share of "
+            measure=f"share of bases in which a bound of at least {least:g} nats coincides with a recovered share of "
             f"at least {STEERS:g}, and a lower bound with a lower share,",
-            quantity=lambda *found: _predicted(separability_points(*found), enough),
+            quantity=lambda *found: _prediction_rate(separability_points(*found), least),
             criterion=at_least(0.9),
             control=Control(
                 "one prediction for all bases",
                 separability_conditions(study),
-                lambda *found: _alike(separability_points(*found)),
+                lambda *found: _majority_share(separability_points(*found)),
             ),
         ),
         Claim(
@@ -293,16 +293,16 @@ def extension_claims(study: Settings) -> list[Claim]:
     ]
 
 
-def _fall(points: Sequence[SeparabilityPoint]) -> float | None:
+def _share_difference(points: Sequence[SeparabilityPoint]) -> float | None:
     return points[-1].share - points[0].share if points[-1].cosine >= CLOSE_ROWS else None
 
 
-def _alike(points: Sequence[SeparabilityPoint]) -> float | None:
+def _majority_share(points: Sequence[SeparabilityPoint]) -> float | None:
     """The share of bases in the majority class."""
-    moved = [one.share >= STEERS for one in points]
-    return max(fmean(moved), 1 - fmean(moved)) if len(points) > 1 else None
+    steers = [point.share >= STEERS for point in points]
+    return max(fmean(steers), 1 - fmean(steers)) if len(points) > 1 else None
 
 
-def _predicted(points: Sequence[SeparabilityPoint], enough: float | int) -> float | None:
-    right = [(one.share >= STEERS) == (one.bound >= enough) for one in points]
-    return fmean(right) if len(points) > 1 else None
+def _prediction_rate(points: Sequence[SeparabilityPoint], least: float | int) -> float | None:
+    agrees = [(point.share >= STEERS) == (point.bound >= least) for point in points]
+    return fmean(agrees) if len(points) > 1 else None

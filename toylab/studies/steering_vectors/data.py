@@ -79,14 +79,17 @@ def readout_rows(
     check_range("openers are orthogonal at 0, the same at 1", cosine=cosine, least=0, most=1)
     if vocab >= width:
         raise ToylabError(f"width={width}: must be larger than the vocabulary of {vocab} tokens, for example 64")
-    drawn = torch.randn(width, vocab, generator=torch_stream(seed, "readout"))
-    drawn = torch.cat([torch.ones(width, 1), drawn], dim=1)
-    rows = torch.linalg.qr(drawn)[0].T[1:].contiguous()
+    random = torch.randn(width, vocab, generator=torch_stream(seed, "readout"))
+    random = torch.cat([torch.ones(width, 1), random], dim=1)
+    rows = torch.linalg.qr(random)[0].T[1:].contiguous()
     think, direct = task.token("THINK"), task.token("DIRECT")
-    middle, across = rows[think] + rows[direct], rows[think] - rows[direct]
-    middle, across = middle / middle.norm(), across / across.norm()
-    near, far = ((1 + cosine) / 2) ** 0.5, ((1 - cosine) / 2) ** 0.5
-    rows[think], rows[direct] = near * middle + far * across, near * middle - far * across
+    middle, difference = rows[think] + rows[direct], rows[think] - rows[direct]
+    middle, difference = middle / middle.norm(), difference / difference.norm()
+    middle_weight, difference_weight = ((1 + cosine) / 2) ** 0.5, ((1 - cosine) / 2) ** 0.5
+    rows[think], rows[direct] = (
+        middle_weight * middle + difference_weight * difference,
+        middle_weight * middle - difference_weight * difference,
+    )
     return rows
 
 
@@ -140,13 +143,13 @@ def write_answers(
 ) -> Int[Tensor, "row step"]:
     """Answers of a model, `samples` per prompt, padded with EOS; an `opener` fixes their first token."""
     end = task.token("EOS")
-    begun = prompts
+    opened = prompts
     if opener is not None:
-        begun = torch.cat([prompts, torch.full((len(prompts), 1), task.token(opener), device=prompts.device)], dim=1)
+        opened = torch.cat([prompts, torch.full((len(prompts), 1), task.token(opener), device=prompts.device)], dim=1)
     steps = task.answer - (opener is not None)
     tokens = generate(
         model,
-        begun,
+        opened,
         steps,
         temperature=float(temperature),
         generator=generator,
@@ -188,18 +191,18 @@ def measure_answers(
     """Statistics of a model's answers to prompts at a temperature."""
     generator = torch_stream(seed, f"answers at {temperature:g}")
     with evaluation_mode(model):
-        written = write_answers(model, task, prompts.to(device_of(model)), temperature, generator, opener=opener).cpu()
+        answers = write_answers(model, task, prompts.to(device_of(model)), temperature, generator, opener=opener).cpu()
     prompts = prompts.cpu()
-    right = torch.from_numpy(task.verify(prompts.numpy(), written.numpy()))
-    thinks = written[:, 0] == task.token("THINK")
-    second = (written[:, 1] >= task.p) & (written[:, 1] < 2 * task.p)
+    correct = torch.from_numpy(task.verify(prompts.numpy(), answers.numpy()))
+    thinks = answers[:, 0] == task.token("THINK")
+    second_dialect = (answers[:, 1] >= task.p) & (answers[:, 1] < 2 * task.p)
     flagged = torch.from_numpy(task.flagged(prompts.numpy()))
     return AnswerShares(
-        accuracy=_share(right),
+        accuracy=_share(correct),
         thinks=_share(thinks),
-        dialect=_share(second[thinks]),
-        accuracy_if_thinks=_share(right[thinks]),
-        flagged_accuracy=_share(right[flagged]),
+        dialect=_share(second_dialect[thinks]),
+        accuracy_if_thinks=_share(correct[thinks]),
+        flagged_accuracy=_share(correct[flagged]),
         flagged_thinks=_share(thinks[flagged]),
     )
 
@@ -213,7 +216,9 @@ def by_temperature(
     opener: str | None = None,
 ) -> dict[float | int, AnswerShares]:
     """`measure_answers` at each temperature, rounded to four decimals."""
-    return round_floats({heat: measure_answers(model, task, prompts, heat, seed, opener) for heat in temperatures})
+    return round_floats(
+        {temperature: measure_answers(model, task, prompts, temperature, seed, opener) for temperature in temperatures}
+    )
 
 
 # Reinforcement learning ----------------------------------------------------------------------------------------------
@@ -271,15 +276,15 @@ class RolloutSampler:
         prompts = torch.from_numpy(self.task.prompts(stream(self.seed, self.purpose, step), self.prompts))
         generator = torch_stream(self.seed, f"{self.purpose} of step {step}")
         device = device_of(self.model)
-        written = write_answers(self.model, self.task, prompts.to(device), self.temperature, generator, self.samples)
+        answers = write_answers(self.model, self.task, prompts.to(device), self.temperature, generator, self.samples)
         repeated = prompts.repeat_interleave(self.samples, dim=0)
-        reward = self.reward or (lambda asked, said, _: self.task.verify(asked, said))
-        earned = torch.from_numpy(reward(repeated.numpy(), written.cpu().numpy(), step)).float()
+        reward = self.reward or (lambda questions, generated, _: self.task.verify(questions, generated))
+        rewards = torch.from_numpy(reward(repeated.numpy(), answers.cpu().numpy(), step)).float()
         rollouts = Rollouts(
             prompts=repeated.to(device),
-            written=written,
-            counted=up_to_end(self.task.token("EOS"), written),
-            rewards=earned.view(self.prompts, self.samples).to(device),
+            written=answers,
+            counted=up_to_end(self.task.token("EOS"), answers),
+            rewards=rewards.view(self.prompts, self.samples).to(device),
         )
         self._note(rollouts)
         return rollouts
@@ -300,15 +305,15 @@ class RolloutSampler:
         """Means since the last call: reward, standard deviation of rewards within a prompt, share of prompts with equal
         rewards, share of answers that open with THINK. Latest step: entropy per token and KL to the reference, in
         nats."""
-        found = {name: float(np.mean([one[name] for one in self._seen])) for name in self._seen[-1]}
+        metrics = {name: float(np.mean([entry[name] for entry in self._seen])) for name in self._seen[-1]}
         log_probs = self._latest.log_probs(model)
-        found["entropy"] = self._latest.mean(entropy(log_probs)).item()
+        metrics["entropy"] = self._latest.mean(entropy(log_probs)).item()
         if self.reference is not None:
             before = self._latest.log_probs(self.reference)
-            found["kl"] = self._latest.mean(kl_divergence(log_probs, before)).item()
+            metrics["kl"] = self._latest.mean(kl_divergence(log_probs, before)).item()
         self._seen.clear()
-        return found
+        return metrics
 
 
-def _share(held: Bool[Tensor, " row"]) -> float:
-    return held.float().mean().item() if len(held) else 0.0
+def _share(flags: Bool[Tensor, " row"]) -> float:
+    return flags.float().mean().item() if len(flags) else 0.0

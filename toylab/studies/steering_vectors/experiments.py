@@ -106,37 +106,37 @@ def train_vector(
     steered = Steered(base, {layer: Vector(base.config.width)})
     steered = _reinforce(study, steered, base, seed, folder, file="vector.safetensors")
     vector = measures.vector_of(steered)
-    blind = measures.random_vector(vector, layer, seed)
-    at_random = steer(base, {layer: blind})
+    random = measures.random_vector(vector, layer, seed)
+    randomly_steered = steer(base, {layer: random})
     after_last = measures.residual_changes(steered, study.task, prompts[:500], seed)[study.last].mean(dim=0)
-    found = VectorResult(
+    result = VectorResult(
         answers=by_temperature(steered, study.task, prompts, seed=seed),
         norm=vector.norm().item(),
         kl=measures.kl_by_position(steered, study.task, prompts, seed),
         lens=measures.logit_lens(vector, base, study.task),
         difference_lens=measures.logit_lens(after_last, base, study.task),
-        random_lens=measures.logit_lens(blind, base, study.task),
-        random_kl=measures.kl_by_position(at_random, study.task, prompts, seed),
-        random_accuracy=measures.correct(at_random, study.task, prompts, seed=seed),
+        random_lens=measures.logit_lens(random, base, study.task),
+        random_kl=measures.kl_by_position(randomly_steered, study.task, prompts, seed),
+        random_accuracy=measures.correct(randomly_steered, study.task, prompts, seed=seed),
     )
     if not examine:
-        return found
-    few = first_half(study, prompts)
-    found = replace(
-        found,
-        places=measures.accuracy_by_place(steered, study.task, few, seed),
+        return result
+    half = first_half(study, prompts)
+    result = replace(
+        result,
+        places=measures.accuracy_by_place(steered, study.task, half, seed),
         few=SteeredPair(
-            base=measures.correct(base, study.task, few, seed=seed),
-            steered=measures.correct(steered, study.task, few, seed=seed),
+            base=measures.correct(base, study.task, half, seed=seed),
+            steered=measures.correct(steered, study.task, half, seed=seed),
         ),
     )
     if layer < study.last:
-        return found
+        return result
     factors = (0.5, 0.75, 1.25, 1.5, 2)
     return replace(
-        found,
+        result,
         clean_scale=measures.correct(measures.with_clean_scale(steered), study.task, prompts, seed=seed),
-        scaled={x: measures.correct(steer(base, {layer: x * vector}), study.task, few, seed=seed) for x in factors},
+        scaled={x: measures.correct(steer(base, {layer: x * vector}), study.task, half, seed=seed) for x in factors},
     )
 
 
@@ -153,12 +153,12 @@ def train_joint(study: Settings, job: Job, folder: Path) -> JointResult:
     """Vectors after all layers, trained together."""
     base, prompts, seed = _start(study, job, folder)
     steered = _reinforce(study, steer(base), base, seed, folder, file="vectors.safetensors")
-    trained = {int(layer): held.vector.detach() for layer, held in steered.additions.items()}
-    blind = {layer: measures.random_vector(vector, layer, seed) for layer, vector in trained.items()}
+    trained = {int(layer): addition.vector.detach() for layer, addition in steered.additions.items()}
+    random = {layer: measures.random_vector(vector, layer, seed) for layer, vector in trained.items()}
     return JointResult(
         answers=by_temperature(steered, study.task, prompts, seed=seed),
         norms=[vector.norm().item() for vector in trained.values()],
-        random_accuracy=measures.correct(steer(base, blind), study.task, prompts, seed=seed),
+        random_accuracy=measures.correct(steer(base, random), study.task, prompts, seed=seed),
     )
 
 
@@ -170,21 +170,20 @@ def train_adaptive(study: Settings, job: Job, folder: Path) -> AdaptiveResult:
     config = replace(study.rl, steps=study.adaptive_steps, learning_rate=study.rl.learning_rate / 2)
     steered = _reinforce(study, steered, base, seed, folder, config, file="scaled.safetensors")
     constant = Steered(base, {layer: Vector(width)})
-    _reinforce(
-        study, constant, base, seed, folder, replace(config, learning_rate=study.rl.learning_rate), name="-constant"
-    )
-    blind = deepcopy(steered)  # its scale depends on a random direction of the stream
-    (gate,) = blind.additions.values()
+    faster = replace(config, learning_rate=study.rl.learning_rate)
+    _reinforce(study, constant, base, seed, folder, faster, name="-constant")
+    random_gated = deepcopy(steered)  # its scale depends on a random direction of the stream
+    (gate,) = random_gated.additions.values()
     gate.weight.data = random_like(gate.weight.detach(), torch_stream(seed, "random gate"))
     sep = study.task.prompt - 1
-    rest = tuple(p for p in range(study.task.context) if p != sep)
+    other_positions = tuple(p for p in range(study.task.context) if p != sep)
     return AdaptiveResult(
         answers=by_temperature(steered, study.task, prompts, seed=seed),
         constant=by_temperature(constant, study.task, prompts, seed=seed),
         scales=measures.token_scales(steered, study.task, prompts, seed),
-        random_scales=measures.token_scales(blind, study.task, prompts, seed),
+        random_scales=measures.token_scales(random_gated, study.task, prompts, seed),
         sep_alone=measures.correct(steered.only((sep,)), study.task, first_half(study, prompts), seed=seed),
-        all_but_sep=measures.correct(steered.only(rest), study.task, first_half(study, prompts), seed=seed),
+        all_but_sep=measures.correct(steered.only(other_positions), study.task, first_half(study, prompts), seed=seed),
     )
 
 
@@ -199,28 +198,28 @@ def compare_baselines(study: Settings, job: Job, folder: Path) -> BaselinesResul
     norm = vector.norm().item()
     rate = measure_answers(base, task, prompts, 1, seed).accuracy
 
-    def luck(asked: Any, said: Any, step: int) -> Any:
-        return stream(seed, "random reward", step).random(len(said)) < rate
+    def luck(prompts: Any, answers: Any, step: int) -> Any:
+        return stream(seed, "random reward", step).random(len(answers)) < rate
 
-    blind = Steered(base, {study.last: Vector(base.config.width)})
-    _reinforce(study, blind, base, seed, folder, reward=luck, name="-luck")
+    random_rewarded = Steered(base, {study.last: Vector(base.config.width)})
+    _reinforce(study, random_rewarded, base, seed, folder, reward=luck, name="-luck")
     means = measures.difference_of_means(base, task, prompts, study.last, norm)
 
-    def compare(model: nn.Module, **beside: float) -> Baseline:
-        return Baseline(accuracy=measures.accuracy_by_temperature(model, task, prompts, seed), **beside)
+    def compare(model: nn.Module, **vector_fields: float) -> Baseline:
+        return Baseline(accuracy=measures.accuracy_by_temperature(model, task, prompts, seed), **vector_fields)
 
-    again = Steered(base, {study.last: Vector(base.config.width)})
-    _reinforce(study, again, base, seed, folder, name="-again", purpose="other rollouts")
-    lucky = measures.vector_of(blind)
+    second_run = Steered(base, {study.last: Vector(base.config.width)})
+    _reinforce(study, second_run, base, seed, folder, name="-again", purpose="other rollouts")
+    rewarded = measures.vector_of(random_rewarded)
     return BaselinesResult(
         base=measures.correct(base, task, prompts, seed=seed),
         steered=measures.correct(steered, task, prompts, seed=seed),
         random_vectors=measures.random_vectors(base, task, prompts, study.last, norm, seed=seed),
-        random_reward=compare(blind, cosine=_cosine(lucky, vector), norm=lucky.norm().item()),
+        random_reward=compare(random_rewarded, cosine=_cosine(rewarded, vector), norm=rewarded.norm().item()),
         minus=compare(steer(base, {study.last: -vector})),
         difference_of_means=compare(steer(base, {study.last: means}), cosine=_cosine(means, vector)),
         logit_bias=compare(measures.EditedModel(base, measures.logit_bias(steered, task, prompts))),
-        another_run=compare(again, cosine=_cosine(measures.vector_of(again), vector)),
+        another_run=compare(second_run, cosine=_cosine(measures.vector_of(second_run), vector)),
     )
 
 
@@ -232,11 +231,11 @@ def cut_paths(study: Settings, job: Job, folder: Path) -> PathsResult:
     # More steps at a higher rate, since these vectors reach four times the norm of others.
     longer = replace(study.rl, steps=5 * study.rl.steps // 2, learning_rate=3 * study.rl.learning_rate)
     _reinforce(study, forced, base, seed, folder, longer, name="-forced")
-    few = first_half(study, prompts)
+    half = first_half(study, prompts)
     return PathsResult(
-        routes=measures.accuracy_by_route(steered, study.task, few, seed),
-        base=measures.correct(base, study.task, few, seed=seed),
-        steered=measures.correct(steered, study.task, few, seed=seed),
+        routes=measures.accuracy_by_route(steered, study.task, half, seed),
+        base=measures.correct(base, study.task, half, seed=seed),
+        steered=measures.correct(steered, study.task, half, seed=seed),
         forced=measures.accuracy_by_temperature(forced, study.task, prompts, seed),
         forced_norm=measures.vector_of(forced).norm().item(),
     )
@@ -245,26 +244,26 @@ def cut_paths(study: Settings, job: Job, folder: Path) -> PathsResult:
 def combine_layers(study: Settings, job: Job, folder: Path) -> CombineResult:
     """The vectors of several layers combined, and the persistence of each in later layers."""
     base, prompts, seed = _start(study, job, folder)
-    few, layers = first_half(study, prompts), range(study.last + 1)
-    alone = {layer: load_steering(job.path(f"vector-{layer}", folder), base) for layer in layers}
-    trained = {layer: measures.vector_of(steered) for layer, steered in alone.items()}
+    half, layers = first_half(study, prompts), range(study.last + 1)
+    single = {layer: load_steering(job.path(f"vector-{layer}", folder), base) for layer in layers}
+    trained = {layer: measures.vector_of(steered) for layer, steered in single.items()}
     pairs = [(i, j) for i in layers for j in range(i + 1, study.last + 1)]
 
-    def together(chosen: Sequence[int]) -> LayerCombination:
-        scales = sorted({1, 0.5, 1 / len(chosen)}, reverse=True)
-        right = {x: measures.combined_accuracy(base, study.task, few, trained, chosen, x, seed) for x in scales}
-        return LayerCombination(layers=list(chosen), accuracy=right)
+    def combination(subset: Sequence[int]) -> LayerCombination:
+        scales = sorted({1, 0.5, 1 / len(subset)}, reverse=True)
+        accuracy = {x: measures.combined_accuracy(base, study.task, half, trained, subset, x, seed) for x in scales}
+        return LayerCombination(layers=list(subset), accuracy=accuracy)
 
     def persistence(steered: Steered) -> dict[int, Persistence]:
         return measures.measure_persistence(steered, study.task, prompts[:300], trained, seed)
 
-    early = {layer: one for layer, one in alone.items() if layer < study.last}
-    blind = {layer: steer(base, {layer: measures.random_vector(trained[layer], layer, seed)}) for layer in early}
+    early = {layer: model for layer, model in single.items() if layer < study.last}
+    random = {layer: steer(base, {layer: measures.random_vector(trained[layer], layer, seed)}) for layer in early}
     return CombineResult(
-        alone={layer: measures.correct(one, study.task, few, seed=seed) for layer, one in alone.items()},
-        combined=[together(chosen) for chosen in (*pairs, layers)],
-        persistence={layer: persistence(one) for layer, one in early.items()},
-        random_persistence={layer: persistence(one) for layer, one in blind.items()},
+        alone={layer: measures.correct(model, study.task, half, seed=seed) for layer, model in single.items()},
+        combined=[combination(subset) for subset in (*pairs, layers)],
+        persistence={layer: persistence(model) for layer, model in early.items()},
+        random_persistence={layer: persistence(model) for layer, model in random.items()},
         cosines={f"{i}, {j}": _cosine(trained[i], trained[j]) for i, j in pairs},
     )
 
@@ -285,23 +284,23 @@ def transfer_to_child(study: Settings, job: Job, folder: Path) -> FamilyResult:
     styles = replace(study.styles, think=0.25, dialect=0.6, early=0.1)
     further = replace(study.mixture, steps=study.mixture.steps // 2, learning_rate=study.mixture.learning_rate / 2)
     train(child, next_token_loss, reasoning_batches(task, seed, further.rows, styles, "child"), further)
-    own = Steered(child, {study.last: Vector(child.config.width)})
-    _reinforce(study, own, child, seed, folder)
-    theirs = measures.vector_of(load_steering(job.path("vector", folder), parent))
-    mine = measures.vector_of(own)
+    steered_child = Steered(child, {study.last: Vector(child.config.width)})
+    _reinforce(study, steered_child, child, seed, folder)
+    parent_vector = measures.vector_of(load_steering(job.path("vector", folder), parent))
+    child_vector = measures.vector_of(steered_child)
 
-    def right(model: Transformer, vector: Tensor) -> float:
+    def accuracy(model: Transformer, vector: Tensor) -> float:
         return measures.correct(steer(model, {study.last: vector}), task, prompts, seed=seed)
 
     return FamilyResult(
         base=measures.correct(child, task, prompts, seed=seed),
-        own=right(child, mine),
-        of_the_parent=right(child, theirs),
-        of_random=right(child, measures.random_vector(theirs, study.last, seed)),
-        parent_with_that_of_the_child=right(parent, mine),
+        own=accuracy(child, child_vector),
+        of_the_parent=accuracy(child, parent_vector),
+        of_random=accuracy(child, measures.random_vector(parent_vector, study.last, seed)),
+        parent_with_that_of_the_child=accuracy(parent, child_vector),
         parent=measures.correct(parent, task, prompts, seed=seed),
-        parent_own=right(parent, theirs),
-        cosine=_cosine(mine, theirs),
+        parent_own=accuracy(parent, parent_vector),
+        cosine=_cosine(child_vector, parent_vector),
         weight_change=_distance(parent, child),
     )
 
@@ -311,23 +310,23 @@ def transfer(study: Settings, job: Job, folder: Path, layers: Sequence[int]) -> 
     base, prompts, seed = _start(study, job, folder)
     prompts, donor = first_half(study, prompts), load_base(job.path("donor", folder))
 
-    def carried(layer: int) -> TransferredVector:
-        own = load_steering(job.path(f"own-{layer}", folder), base)
-        theirs = measures.vector_of(load_steering(job.path(f"theirs-{layer}", folder), donor))
+    def measure(layer: int) -> TransferredVector:
+        own_steered = load_steering(job.path(f"own-{layer}", folder), base)
+        donor_vector = measures.vector_of(load_steering(job.path(f"theirs-{layer}", folder), donor))
 
-        def right(vector: Tensor) -> float:
+        def accuracy(vector: Tensor) -> float:
             return measures.correct(steer(base, {layer: vector}), study.task, prompts, seed=seed)
 
         return TransferredVector(
-            own=measures.correct(own, study.task, prompts, seed=seed),
-            cosine=_cosine(theirs, measures.vector_of(own)),
-            raw=right(theirs),
-            random=right(measures.random_vector(theirs, layer, seed)),
-            mapped=right(measures.mapped(theirs, donor, base)),
+            own=measures.correct(own_steered, study.task, prompts, seed=seed),
+            cosine=_cosine(donor_vector, measures.vector_of(own_steered)),
+            raw=accuracy(donor_vector),
+            random=accuracy(measures.random_vector(donor_vector, layer, seed)),
+            mapped=accuracy(measures.mapped(donor_vector, donor, base)),
         )
 
     return TransferResult(
-        base=measures.correct(base, study.task, prompts, seed=seed), layers={layer: carried(layer) for layer in layers}
+        base=measures.correct(base, study.task, prompts, seed=seed), layers={layer: measure(layer) for layer in layers}
     )
 
 
@@ -350,37 +349,38 @@ def turn_openers(study: Settings, job: Job, folder: Path, cosine: float) -> Sepa
 
 
 def train_flagged(
-    study: Settings, job: Job, folder: Path, which: Literal["gate", "full", "scale", "before", "last"]
+    study: Settings, job: Job, folder: Path, training: Literal["gate", "full", "scale", "before", "last"]
 ) -> FlagResult:
     """One kind of training on the task whose correct opener depends on the prompt: a bounded, centred gate, the whole
     model, an unbounded scale, a vector after the penultimate layer ("before") or after the last layer."""
     task, seed = replace(study.task, flag=True), job.seed
     base, prompts = load_base(job.path("base", folder)), evaluation_prompts(study, seed, task)
-    width, before = base.config.width, study.last - 1
+    width, penultimate = base.config.width, study.last - 1
     # A token-wise scale multiplies two trained factors, which changes the effective learning rate.
-    long = replace(study.rl, steps=5 * study.rl.steps // 2, learning_rate=study.rl.learning_rate / 2)
-    if which == "full":
+    long_training = replace(study.rl, steps=5 * study.rl.steps // 2, learning_rate=study.rl.learning_rate / 2)
+    if training == "full":
         model: nn.Module = freeze_readout(deepcopy(base))
         config = replace(study.rl, steps=2 * study.rl.steps, learning_rate=study.full_rate, clip=1.0)
-    elif which in ("gate", "scale"):
-        point = f"blocks.{before}.resid_post"
-        with torch.no_grad(), watch(base, point) as seen:
+    elif training in ("gate", "scale"):
+        point = f"blocks.{penultimate}.resid_post"
+        with torch.no_grad(), watch(base, point) as cache:
             base(reasoning_prompts(task, seed, 1000, "train"))
-        centre = rms_normed(seen[point][:, -1]).mean(dim=0)
-        gate, mean = ("tanh", centre) if which == "gate" else ("linear", None)
-        model, config = Steered(base, {before: Scaled(width, gate, mean, generator=torch_stream(seed, "gate"))}), long
+        centre = rms_normed(cache[point][:, -1]).mean(dim=0)
+        gate, mean = ("tanh", centre) if training == "gate" else ("linear", None)
+        scaled = Scaled(width, gate, mean, generator=torch_stream(seed, "gate"))
+        model, config = Steered(base, {penultimate: scaled}), long_training
     else:
-        model = Steered(base, {before if which == "before" else study.last: Vector(width)})
+        model = Steered(base, {penultimate if training == "before" else study.last: Vector(width)})
         config = study.rl
-    _reinforce(study, model, base, seed, folder, config, task, kl=study.flag_kl if which == "full" else 0.0)
-    answered = by_temperature(model, task, prompts, seed=seed)
-    if which not in ("before", "gate") or not isinstance(model, Steered):
-        return FlagResult(answers=answered)
-    few = first_half(study, prompts)
+    _reinforce(study, model, base, seed, folder, config, task, kl=study.flag_kl if training == "full" else 0.0)
+    answers = by_temperature(model, task, prompts, seed=seed)
+    if training not in ("before", "gate") or not isinstance(model, Steered):
+        return FlagResult(answers=answers)
+    half = first_half(study, prompts)
     return FlagResult(
-        answers=answered,
-        routes=measures.accuracy_by_route(model, task, few, seed),
-        steered=measures.correct(model, task, few, seed=seed),
+        answers=answers,
+        routes=measures.accuracy_by_route(model, task, half, seed),
+        steered=measures.correct(model, task, half, seed=seed),
     )
 
 
@@ -389,12 +389,12 @@ def _start(study: Settings, job: Job, folder: Path) -> tuple[Transformer, Tensor
     return load_base(job.path("base", folder)), evaluation_prompts(study, job.seed), job.seed
 
 
-def _cosine(one: Tensor, other: Tensor) -> float:
-    return round(torch.cosine_similarity(one, other, dim=0).item(), 4)
+def _cosine(first: Tensor, second: Tensor) -> float:
+    return round(torch.cosine_similarity(first, second, dim=0).item(), 4)
 
 
-def _distance(one: nn.Module, other: nn.Module) -> float:
+def _distance(first: nn.Module, second: nn.Module) -> float:
     """Length of the change of all weights over the length of all weights."""
-    pairs = [(a.detach(), b.detach()) for a, b in zip(one.parameters(), other.parameters(), strict=True)]
+    pairs = [(a.detach(), b.detach()) for a, b in zip(first.parameters(), second.parameters(), strict=True)]
     change = sum((b - a).square().sum().item() for a, b in pairs)
     return round((change / sum(a.square().sum().item() for a, _ in pairs)) ** 0.5, 4)

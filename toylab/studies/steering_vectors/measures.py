@@ -61,8 +61,8 @@ def accuracy_by_temperature(
 
 def only_addition(steered: Steered) -> tuple[int, nn.Module]:
     """The layer and the module of the only addition."""
-    ((layer, held),) = steered.additions.items()
-    return int(layer), held
+    ((layer, addition),) = steered.additions.items()
+    return int(layer), addition
 
 
 # Positions -----------------------------------------------------------------------------------------------------------
@@ -72,33 +72,32 @@ def accuracy_by_place(steered: Steered, task: Reasoning, prompts: Prompts, seed:
     """Accuracy at temperature 1 with the addition at some positions only. "first" is SEP, the last position of the
     prompt, which predicts the first generated token."""
     first = task.prompt - 1
-    rest = tuple(p for p in range(task.context) if p != first)
-    places = {
+    positions_by_name = {
         "first": slice(first, first + 1),
-        "all but first": rest,
+        "all but first": tuple(p for p in range(task.context) if p != first),
         "first two": slice(first, first + 2),
         "prompt": slice(0, first),
         "generated": slice(first, None),
     }
-    return {name: correct(steered.only(at), task, prompts, seed=seed) for name, at in places.items()}
+    return {name: correct(steered.only(at), task, prompts, seed=seed) for name, at in positions_by_name.items()}
 
 
 def rollouts(
     model: nn.Module, task: Reasoning, prompts: Prompts, seed: int = 0, temperature: float | int = 1
 ) -> Rollouts:
     """One sampled answer per prompt, with its reward from the verifier."""
-    written = write_answers(model, task, prompts, temperature, torch_stream(seed, "rollouts"))
-    earned = torch.from_numpy(task.verify(prompts.cpu().numpy(), written.cpu().numpy())).float().to(written.device)
-    return Rollouts(prompts, written, up_to_end(task.token("EOS"), written), earned[:, None])
+    answers = write_answers(model, task, prompts, temperature, torch_stream(seed, "rollouts"))
+    rewards = torch.from_numpy(task.verify(prompts.cpu().numpy(), answers.cpu().numpy())).float().to(answers.device)
+    return Rollouts(prompts, answers, up_to_end(task.token("EOS"), answers), rewards[:, None])
 
 
 @torch.no_grad()
 def kl_by_position(steered: Steered, task: Reasoning, prompts: Prompts, seed: int = 0) -> list[float]:
     """KL(steered || base) in nats at each generated position, on answers of the steered model; positions after the end
     count as 0."""
-    made = rollouts(steered, task, prompts, seed)
-    gap = kl_divergence(made.log_probs(steered), made.log_probs(steered.model))
-    return round_floats(gap.masked_fill(~made.counted, 0).mean(dim=0))
+    sampled = rollouts(steered, task, prompts, seed)
+    divergence = kl_divergence(sampled.log_probs(steered), sampled.log_probs(steered.model))
+    return round_floats(divergence.masked_fill(~sampled.counted, 0).mean(dim=0))
 
 
 # Logit lens and persistence ------------------------------------------------------------------------------------------
@@ -110,20 +109,20 @@ def residual_changes(
 ) -> dict[int, Float[Tensor, "token width"]]:
     """Change of the residual stream caused by the additions, after each block from the first steered one on, at every
     position from SEP to the end of the steered model's answers."""
-    made = rollouts(steered, task, prompts, seed)
-    tokens = torch.cat([made.prompts, made.written[:, :-1]], dim=1)
+    sampled = rollouts(steered, task, prompts, seed)
+    tokens = torch.cat([sampled.prompts, sampled.written[:, :-1]], dim=1)
     first = min(map(int, steered.additions))
     names = {layer: f"blocks.{layer}.resid_post" for layer in range(first, len(steered.model.blocks))}
-    with watch(steered.model, *names.values()) as seen:
+    with watch(steered.model, *names.values()) as cache:
         steered.model(tokens)
-        before = dict(seen)
-        with edit(steered.model, steered.edits()), watch(steered.model, *names.values()) as after:
+        before = dict(cache)
+        with edit(steered.model, steered.edits()), watch(steered.model, *names.values()) as after_cache:
             steered.model(tokens)
-            after = dict(after)
+            after_cache = dict(after_cache)
     # Position t predicts token t + 1, so the scored positions start at SEP.
     start = task.prompt - 1
     return {
-        layer: (after[name] - before[name])[:, start : start + made.counted.shape[1]][made.counted]
+        layer: (after_cache[name] - before[name])[:, start : start + sampled.counted.shape[1]][sampled.counted]
         for layer, name in names.items()
     }
 
@@ -136,7 +135,7 @@ def logit_lens(direction: Float[Tensor, " width"], model: Transformer, task: Rea
     think, direct = task.token("THINK"), task.token("DIRECT")
     marks = {"THINK": think, "DIRECT": direct, "ANS": task.token("ANS")}
     return LensReading(
-        **{name: TokenReading(cosine=cosines[at].item(), rank=int(order[at])) for name, at in marks.items()},
+        **{name: TokenReading(cosine=cosines[token].item(), rank=int(order[token])) for name, token in marks.items()},
         think_over_direct=contrast_cosine(direction, rows, think, direct).item(),
         first_dialect=cosines[: task.p].mean().item(),
         second_dialect=cosines[task.p : 2 * task.p].mean().item(),
@@ -154,10 +153,10 @@ def measure_persistence(
 ) -> dict[int, Persistence]:
     """Mean cosine of each token's change with the mean change, and with the vector trained at the same layer, for every
     layer after the steered one."""
-    made = residual_changes(steered, task, prompts, seed)
+    changes = residual_changes(steered, task, prompts, seed)
     return {
         layer: Persistence(to_mean=cosine_to(change), to_vector=cosine_to(change, trained[layer]))
-        for layer, change in list(made.items())[1:]
+        for layer, change in list(changes.items())[1:]
         if layer in trained
     }
 
@@ -170,19 +169,19 @@ def skipped_readers(layer: int, last: int) -> dict[str, dict[str, tuple[str, ...
     unembedding."""
     block = f"blocks.{layer + 1}"
     attention, mlp, unembedding = f"{block}.ln1", f"{block}.ln2", "ln_final"
-    found = {f"skip {name}": {"clean": (f"{block}.attn.{name[0]}",)} for name in ("query", "key", "value")}
-    found |= {
+    tests = {f"skip {name}": {"clean": (f"{block}.attn.{name[0]}",)} for name in ("query", "key", "value")}
+    tests |= {
         "skip attention": {"blind": (attention,)},
         "skip MLP": {"blind": (mlp,)},
         "skip block": {"blind": (attention, mlp)},
         "skip unembedding": {"blind": (unembedding,)},
     }
     if layer + 1 == last:  # otherwise later blocks read the change too
-        found |= {
+        tests |= {
             "only attention": {"blind": (mlp, unembedding)},
             "only MLP": {"blind": (attention, unembedding)},
         }
-    return found
+    return tests
 
 
 def path_patched(steered: Steered, **skipped: Any) -> PathPatched:
@@ -207,9 +206,9 @@ class ForcedRoute(Steered):
     """A vector hidden from the unembedding, so that it can act only through later blocks."""
 
     def forward(self, tokens: Int[Tensor, "batch position"], **options) -> Float[Tensor, "batch query vocab"]:
-        (held,) = self.additions.values()
+        (addition,) = self.additions.values()
         last = f"blocks.{len(self.model.blocks) - 1}.resid_post"
-        with edit(self.model, self.edits()), edit(self.model, {last: lambda h: h - held.get_parameter("vector")}):
+        with edit(self.model, self.edits()), edit(self.model, {last: lambda h: h - addition.get_parameter("vector")}):
             return self.model(tokens, **options)
 
 
@@ -231,11 +230,11 @@ def random_vectors(
 ) -> list[float]:
     """Accuracies with vectors in random directions, of the given norm."""
     generator = torch_stream(seed, "random vectors")
-    found = []
+    accuracies = []
     for _ in range(draws):
         vector = torch.randn(model.config.width, generator=generator)
-        found.append(correct(steer(model, {layer: norm * vector / vector.norm()}), task, prompts, seed=seed))
-    return found
+        accuracies.append(correct(steer(model, {layer: norm * vector / vector.norm()}), task, prompts, seed=seed))
+    return accuracies
 
 
 @torch.no_grad()
@@ -247,10 +246,10 @@ def difference_of_means(
     point = f"blocks.{layer}.resid_post"
     means = []
     for opener in ("THINK", "DIRECT"):
-        begun = torch.cat([prompts, torch.full((len(prompts), 1), task.token(opener), device=prompts.device)], dim=1)
-        with watch(model, point) as seen:
-            model(begun)
-        means.append(seen[point][:, -1].mean(dim=0))
+        opened = torch.cat([prompts, torch.full((len(prompts), 1), task.token(opener), device=prompts.device)], dim=1)
+        with watch(model, point) as cache:
+            model(opened)
+        means.append(cache[point][:, -1].mean(dim=0))
     difference = means[0] - means[1]
     return norm * difference / difference.norm()
 
@@ -296,9 +295,9 @@ def mapped(vector: Float[Tensor, " width"], from_model: Transformer, to_model: T
 
     Each unembedding is normalised by the mean norm of its rows.
     """
-    read, write_ = (model.unembedding.get_parameter("weight") for model in (from_model, to_model))
-    scale = read.norm(dim=1).mean() * write_.norm(dim=1).mean()
-    return (write_.T @ (read @ vector)) / scale
+    source_rows, target_rows = (model.unembedding.get_parameter("weight") for model in (from_model, to_model))
+    scale = source_rows.norm(dim=1).mean() * target_rows.norm(dim=1).mean()
+    return (target_rows.T @ (source_rows @ vector)) / scale
 
 
 # Token by token ------------------------------------------------------------------------------------------------------
@@ -307,37 +306,28 @@ def mapped(vector: Float[Tensor, " width"], from_model: Transformer, to_model: T
 @torch.no_grad()
 def token_scales(steered: Steered, task: Reasoning, prompts: Prompts, seed: int = 0) -> TokenScales:
     """Mean size of the addition with a token-wise scale, by position type."""
-    layer, held = only_addition(steered)
-    assert isinstance(held, Scaled)
-    made = rollouts(steered, task, prompts, seed)
-    tokens = torch.cat([made.prompts, made.written[:, :-1]], dim=1)
+    layer, addition = only_addition(steered)
+    assert isinstance(addition, Scaled)
+    sampled = rollouts(steered, task, prompts, seed)
+    tokens = torch.cat([sampled.prompts, sampled.written[:, :-1]], dim=1)
     point = f"blocks.{layer}.resid_post"
-    with watch(steered.model, point) as seen:
+    with watch(steered.model, point) as cache:
         steered.model(tokens)
-    size = held.scale(seen[point]) * held.vector.norm()
+    size = addition.scale(cache[point]) * addition.vector.norm()
     sep = task.prompt - 1
     size = size * size[:, sep].mean().sign()
-    told = torch.cat([torch.ones_like(made.prompts, dtype=torch.bool), made.counted[:, :-1]], dim=1)
-    kinds = {"BOS": slice(0, 1), "digits": slice(1, sep), "SEP": slice(sep, sep + 1)}
-    kinds |= {"opener": slice(sep + 1, sep + 2), "chain": slice(sep + 2, None)}
-    signed = {f"{name.lower()}_signed": _over(size[:, at], told[:, at]) for name, at in list(kinds.items())[2:]}
+    is_counted = torch.cat([torch.ones_like(sampled.prompts, dtype=torch.bool), sampled.counted[:, :-1]], dim=1)
+    spans = {"BOS": slice(0, 1), "digits": slice(1, sep), "SEP": slice(sep, sep + 1)}
+    spans |= {"opener": slice(sep + 1, sep + 2), "chain": slice(sep + 2, None)}
+    signed = {name: _masked_mean(size[:, span], is_counted[:, span]) for name, span in spans.items()}
     return TokenScales(
-        **{name: _over(size[:, at].abs(), told[:, at]) for name, at in kinds.items()},
-        **signed,
-        by_position=round_floats(_columns(size, told), 3),
+        **{name: _masked_mean(size[:, span].abs(), is_counted[:, span]) for name, span in spans.items()},
+        **{f"{name.lower()}_signed": signed[name] for name in ("SEP", "opener", "chain")},
+        by_position=round_floats(_masked_column_means(size, is_counted), 3),
     )
 
 
 # Sparse autoencoders -------------------------------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def _last_stream(model: nn.Module, of: Transformer, made: Rollouts) -> Float[Tensor, "row step width"]:
-    tokens = torch.cat([made.prompts, made.written[:, :-1]], dim=1)
-    point = f"blocks.{len(of.blocks) - 1}.resid_post"
-    with watch(of, point) as seen:
-        model(tokens)
-    return seen[point][:, made.prompts.shape[1] - 1 :]
 
 
 def fit_features(
@@ -349,52 +339,62 @@ def fit_features(
     k: int = 4,
     steps: int = 600,
 ) -> FeaturesResult:
-    """Sparse autoencoders on the last layer's residual stream of the steered model, and on its difference to the base,
-    over answers of the steered model: their reconstruction, and the feature that best separates correct from incorrect
-    answers, compared with chance and with two trivial indicators (the answer opens with THINK; the chain has all
-    steps). The feature is selected on every second answer and evaluated on the others."""
-    half = len(prompts) // 2
-    made = [rollouts(steered, task, prompts[:half], seed), rollouts(steered, task, prompts[half:], seed + 1)]
-    found = {}
-    for kind in ("plain", "difference"):
-        fit, judged = ([_last_stream(steered, steered.model, m), m.counted] for m in made)
-        if kind == "difference":
-            for held, m in zip((fit, judged), made, strict=True):
-                held[0] = held[0] - _last_stream(steered.model, steered.model, m)
-        model = fit_autoencoder(fit[0][fit[1]], dictionary, k, steps, seed=seed)
+    """Train sparse autoencoders on answers of the steered model: one on its last-layer residual stream, one on that
+    stream minus the base model's. Report their reconstruction, and the feature that best separates correct from
+    incorrect answers, compared with chance and with two trivial indicators (the answer opens with THINK; the chain has
+    all steps). The feature is selected on every second answer and evaluated on the others."""
+    parts = prompts[: len(prompts) // 2], prompts[len(prompts) // 2 :]
+    fitting, judged = (rollouts(steered, task, part, seed + k) for k, part in enumerate(parts))
+    is_correct = judged.rewards[:, 0] > 0
+    thinks = judged.written[:, 0] == task.token("THINK")
+    is_complete = thinks & (judged.written[:, task.length + 1] == task.token("ANS"))
+    results = {}
+    for name in ("plain", "difference"):
+        training, stream = (_last_layer_stream(steered, sampled, name == "difference") for sampled in (fitting, judged))
+        model = fit_autoencoder(training[fitting.counted], dictionary, k, steps, seed=seed)
         with torch.no_grad():
-            fires = (model.encode(judged[0].flatten(0, 1)) > 0).view(*judged[0].shape[:2], -1)
-            fires = (fires & judged[1][..., None]).any(dim=1)
-        good = made[1].rewards[:, 0] > 0
-        thinks = made[1].written[:, 0] == task.token("THINK")
-        whole = thinks & (made[1].written[:, task.length + 1] == task.token("ANS"))
-        chosen = compare_features(fires[::2], good[::2]).feature
-        test = compare_features(fires[1::2, chosen, None], good[1::2], thinks[1::2], seed=seed)
-        found[kind] = FeatureResult(
-            **asdict(test) | {"feature": chosen},
-            explained_variance=explained_variance(model, judged[0][judged[1]]),
-            dead=dead_share(model, judged[0][judged[1]]),
-            trivial_difference=_gap(thinks[1::2], good[1::2]),
-            format_difference=_gap(whole[1::2], good[1::2]),
+            active = (model.encode(stream.flatten(0, 1)) > 0).view(*stream.shape[:2], -1)
+            active = (active & judged.counted[..., None]).any(dim=1)
+        best = compare_features(active[::2], is_correct[::2]).feature
+        test = compare_features(active[1::2, best, None], is_correct[1::2], thinks[1::2], seed=seed)
+        results[name] = FeatureResult(
+            **asdict(test) | {"feature": best},
+            explained_variance=explained_variance(model, stream[judged.counted]),
+            dead=dead_share(model, stream[judged.counted]),
+            trivial_difference=_rate_difference(thinks[1::2], is_correct[1::2]),
+            format_difference=_rate_difference(is_complete[1::2], is_correct[1::2]),
             auc=0.5 + abs(test.difference) / 2,  # for a binary score
         )
-    return FeaturesResult(**found)
+    return FeaturesResult(**results)
 
 
-def _gap(held: Bool[Tensor, " case"], good: Bool[Tensor, " case"]) -> float:
-    return (held[good].float().mean() - held[~good].float().mean()).abs().item()
+@torch.no_grad()
+def _last_layer_stream(steered: Steered, sampled: Rollouts, minus_base: bool) -> Float[Tensor, "row step width"]:
+    """The last layer's residual stream at the generated positions; with `minus_base`, minus the base model's."""
+    tokens = torch.cat([sampled.prompts, sampled.written[:, :-1]], dim=1)
+    point = f"blocks.{len(steered.model.blocks) - 1}.resid_post"
+    streams = []
+    for model in (steered, steered.model) if minus_base else (steered,):
+        with watch(steered.model, point) as cache:
+            model(tokens)
+        streams.append(cache[point][:, sampled.prompts.shape[1] - 1 :])
+    return streams[0] - streams[1] if minus_base else streams[0]
 
 
-def _over(values: Float[Tensor, "row place"], told: Bool[Tensor, "row place"]) -> float:
-    return round(values[told].mean().item(), 3) if told.any() else 0.0
+def _rate_difference(indicator: Bool[Tensor, " case"], is_correct: Bool[Tensor, " case"]) -> float:
+    return (indicator[is_correct].float().mean() - indicator[~is_correct].float().mean()).abs().item()
 
 
-def _columns(values: Float[Tensor, "row place"], told: Bool[Tensor, "row place"]) -> list[float]:
-    return (values.masked_fill(~told, 0).sum(dim=0) / told.sum(dim=0).clamp(min=1)).tolist()
+def _masked_mean(values: Float[Tensor, "row place"], mask: Bool[Tensor, "row place"]) -> float:
+    return round(values[mask].mean().item(), 3) if mask.any() else 0.0
+
+
+def _masked_column_means(values: Float[Tensor, "row place"], mask: Bool[Tensor, "row place"]) -> list[float]:
+    return (values.masked_fill(~mask, 0).sum(dim=0) / mask.sum(dim=0).clamp(min=1)).tolist()
 
 
 def vector_of(steered: Steered) -> Float[Tensor, " width"]:
     """The vector of a model with one constant addition."""
-    _, held = only_addition(steered)
-    assert isinstance(held, Vector)
-    return held.vector.detach()
+    _, addition = only_addition(steered)
+    assert isinstance(addition, Vector)
+    return addition.vector.detach()

@@ -35,16 +35,16 @@ def fraction_of_way(start: float, value: float, end: float) -> float:
 
 
 def gain_share(
-    base: AnsweringResult, found: AnsweringResult, full: AnsweringResult, temperature: float | int = 1
+    base: AnsweringResult, condition: AnsweringResult, full: AnsweringResult, temperature: float | int = 1
 ) -> float:
     """Gain of a condition over the base, as a share of the gain of full training."""
-    return fraction_of_way(*(accuracy_at(one, temperature) for one in (base, found, full)))
+    return fraction_of_way(*(accuracy_at(result, temperature) for result in (base, condition, full)))
 
 
 def shares_of(parts: Sequence[float]) -> list[float] | None:
     """Each part over the sum; None if the sum is 0."""
     total = sum(parts)
-    return [one / total for one in parts] if total > 0 else None
+    return [part / total for part in parts] if total > 0 else None
 
 
 # Bases ---------------------------------------------------------------------------------------------------------------
@@ -253,8 +253,8 @@ class BaselinesResult:
     def named(self) -> dict[str, Baseline]:
         """Baselines by their names in figures."""
         names = ("random reward", "minus the vector", "difference of means", "logit bias")
-        held = (self.random_reward, self.minus, self.difference_of_means, self.logit_bias)
-        return dict(zip(names, held, strict=True))
+        baselines = (self.random_reward, self.minus, self.difference_of_means, self.logit_bias)
+        return dict(zip(names, baselines, strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -296,7 +296,7 @@ PersistenceByLayer = dict[int, dict[int, Persistence]]
 
 def of_all_layers(persistence: PersistenceByLayer) -> list[Persistence]:
     """Persistence of each vector in each later layer."""
-    return [one for later in persistence.values() for one in later.values()]
+    return [entry for later in persistence.values() for entry in later.values()]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -316,12 +316,16 @@ class CombineResult:
     @property
     def by_layers_and_scale(self) -> dict[str, float]:
         """Accuracy of every combination and scale."""
-        return {f"{one.layers} times {x:g}": right for one in self.combined for x, right in one.accuracy.items()}
+        return {
+            f"{combination.layers} times {x:g}": value
+            for combination in self.combined
+            for x, value in combination.accuracy.items()
+        }
 
     def pair_gain(self, scale: float | int) -> float:
         """Accuracy of two vectors minus the accuracy of the better one alone, mean over pairs."""
-        pairs = [one for one in self.combined if len(one.layers) == 2]
-        return fmean(one.accuracy[scale] - max(self.alone[layer] for layer in one.layers) for one in pairs)
+        pairs = [pair for pair in self.combined if len(pair.layers) == 2]
+        return fmean(pair.accuracy[scale] - max(self.alone[layer] for layer in pair.layers) for pair in pairs)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,31 +35,36 @@ class SeparabilityPoint:
 def separability_conditions(study: Settings) -> tuple[str, ...]:
     """The conditions of the sweep, in the order of the arguments of `separability_points`."""
     learned = ("base-learned", "vector-learned") if "learned" in study.parts else ()
-    turned = tuple(f"cosine-{cosine:g}" for cosine in study.cosines) if "separability" in study.parts else ()
-    return ("full", "base", study.vectors[-1], *learned, *turned)
+    cosine_conditions = tuple(f"cosine-{cosine:g}" for cosine in study.cosines) if "separability" in study.parts else ()
+    return ("full", "base", study.vectors[-1], *learned, *cosine_conditions)
 
 
 def separability_points(
-    full: results.FullResult, *found: results.BaseResult | results.VectorResult | SeparabilityResult
+    full: results.FullResult, *measured: results.BaseResult | results.VectorResult | SeparabilityResult
 ) -> list[SeparabilityPoint]:
     """The bases of a seed by cosine.
 
     Args:
         found: bases and, in the same order, the vectors trained on them; and those that have both in one result.
     """
-    bases = [one for one in found if isinstance(one, results.BaseResult)]
-    ends = [accuracy_at(one) for one in found if isinstance(one, results.VectorResult)]
-    turned = [one for one in found if isinstance(one, SeparabilityResult)]
-    ends += [one.vector[1].accuracy for one in turned]
+    bases = [result for result in measured if isinstance(result, results.BaseResult)]
+    accuracies = [accuracy_at(result) for result in measured if isinstance(result, results.VectorResult)]
+    cosine_bases = [result for result in measured if isinstance(result, SeparabilityResult)]
+    accuracies += [result.vector[1].accuracy for result in cosine_bases]
     return sorted(
         SeparabilityPoint(
-            base.pre_flight.cosine, base.pre_flight.bound, fraction_of_way(accuracy_at(base), end, accuracy_at(full))
+            base.pre_flight.cosine,
+            base.pre_flight.bound,
+            fraction_of_way(accuracy_at(base), accuracy, accuracy_at(full)),
         )
-        for base, end in zip([*bases, *turned], ends, strict=True)
+        for base, accuracy in zip([*bases, *cosine_bases], accuracies, strict=True)
     )
 
 
-def separability_sweep(found: Conditions, study: Settings) -> dict[int, list[SeparabilityPoint]]:
+def separability_sweep(results_by_condition: Conditions, study: Settings) -> dict[int, list[SeparabilityPoint]]:
     """The bases by seed, for seeds with complete results."""
     names = separability_conditions(study)
-    return {seed: separability_points(*(found[name][seed] for name in names)) for seed in found.shared(*names)}
+    return {
+        seed: separability_points(*(results_by_condition[name][seed] for name in names))
+        for seed in results_by_condition.shared(*names)
+    }

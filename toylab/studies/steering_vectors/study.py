@@ -31,21 +31,21 @@ class SteeringVectorsStudy(Settings):
 
     def jobs(self) -> list[Job]:
         """Bases first, then the jobs that start from them."""
-        bases = [job for seed in self.seeds for job in self._bases(seed)]
-        return bases + [job for seed in self.seeds for job in self._trained(seed)]
+        bases = [job for seed in self.seeds for job in self._base_jobs(seed)]
+        return bases + [job for seed in self.seeds for job in self._jobs_on_base(seed)]
 
-    def _bases(self, seed: int) -> Iterator[Job]:
+    def _base_jobs(self, seed: int) -> Iterator[Job]:
         yield _job("base", seed, results.BaseResult, pretrain_base)
-        for part, which in {"learned": "learned", "transfer": "apart", "flag": "flag"}.items():
+        for part, variant in {"learned": "learned", "transfer": "apart", "flag": "flag"}.items():
             if part in self.parts:
-                yield _job(f"base-{which}", seed, results.BaseResult, pretrain_base, which=which)
+                yield _job(f"base-{variant}", seed, results.BaseResult, pretrain_base, which=variant)
 
-    def _trained(self, seed: int) -> Iterator[Job]:
+    def _jobs_on_base(self, seed: int) -> Iterator[Job]:
         """Jobs that start from the base of a seed, or from vectors trained on it."""
         base, last, parts = {"base": _model("base", seed)}, self.last, self.parts
         after_last, before = (base | {"vector": _vector(f"vector-{layer}", seed)} for layer in (last, last - 1))
         layers = tuple(reversed(range(last + 1)))
-        vector = partial(_job, seed=seed, result_type=results.VectorResult, does=experiments.train_vector)
+        vector = partial(_job, seed=seed, result_type=results.VectorResult, function=experiments.train_vector)
         for layer in layers:
             yield vector(f"vector-{layer}", inputs=base, layer=layer, examine=layer >= last - 1)
         yield _job("full", seed, results.FullResult, experiments.train_full, base)
@@ -55,30 +55,34 @@ class SteeringVectorsStudy(Settings):
         if "adaptive" in parts:
             yield _job("adaptive", seed, results.AdaptiveResult, experiments.train_adaptive, base)
         if "combine" in parts:
-            every = base | {f"vector-{layer}": _vector(f"vector-{layer}", seed) for layer in layers}
-            yield _job("combine", seed, results.CombineResult, experiments.combine_layers, every)
+            all_vectors = base | {f"vector-{layer}": _vector(f"vector-{layer}", seed) for layer in layers}
+            yield _job("combine", seed, results.CombineResult, experiments.combine_layers, all_vectors)
         if "family" in parts:
             yield _job("family", seed, FamilyResult, experiments.transfer_to_child, after_last)
         if "features" in parts:
             yield _job("features", seed, results.FeaturesResult, experiments.find_features, before)
-        yield from self._on_other_bases(seed)
+        yield from self._jobs_on_other_bases(seed)
         if "transfer" in parts and len(self.seeds) > 1:
             donor = self.seeds[(self.seeds.index(seed) + 1) % len(self.seeds)]
-            theirs = {layer: _vector(f"vector-{layer}", donor) for layer in (last - 1, last)}
+            donor_vectors = {layer: _vector(f"vector-{layer}", donor) for layer in (last - 1, last)}
             # Named by the donor, since added seeds may change which seed is next.
-            yield _transfer(f"transfer-from-{donor}", seed, _model("base", donor), theirs, condition="transfer-from")
+            yield _transfer(
+                f"transfer-from-{donor}", seed, _model("base", donor), donor_vectors, condition="transfer-from"
+            )
 
-    def _on_other_bases(self, seed: int) -> Iterator[Job]:
+    def _jobs_on_other_bases(self, seed: int) -> Iterator[Job]:
         """Jobs that start from a base with another unembedding, or from that of the flagged task."""
         last, parts = self.last, self.parts
-        vector = partial(_job, seed=seed, result_type=results.VectorResult, does=experiments.train_vector, layer=last)
+        vector = partial(
+            _job, seed=seed, result_type=results.VectorResult, function=experiments.train_vector, layer=last
+        )
         if "learned" in parts:  # trained although the pre-flight check refuses it, to test the check
             yield vector("vector-learned", inputs={"base": _model("base-learned", seed)}, refuse=False)
         if "separability" in parts:
             skill = {"skill": JobInput(Job("base", seed), "skill.safetensors")}
-            turned = partial(_job, seed=seed, result_type=SeparabilityResult, does=experiments.turn_openers)
+            cosine_job = partial(_job, seed=seed, result_type=SeparabilityResult, function=experiments.turn_openers)
             for cosine in self.cosines:
-                yield turned(f"cosine-{cosine:g}", inputs=skill, cosine=cosine)
+                yield cosine_job(f"cosine-{cosine:g}", inputs=skill, cosine=cosine)
         if "transfer" in parts:
             apart = _model("base-apart", seed)
             yield vector("vector-apart", inputs={"base": apart})
@@ -120,20 +124,20 @@ def _job(
     name: str,
     seed: int,
     result_type: type,
-    does: Callable[..., Any],
+    function: Callable[..., Any],
     inputs: Mapping[str, JobInput] | None = None,
     condition: str = "",
     **settings: Any,
 ) -> Job:
     """A job whose `what` is the function that runs it, with its settings."""
-    what = partial(does, **settings)
+    what = partial(function, **settings)
     return Job(name, seed, inputs=inputs or {}, result_type=result_type, what=what, condition=condition)
 
 
-def _transfer(name: str, seed: int, donor: JobInput, theirs: Mapping[int, JobInput], condition: str = "") -> Job:
+def _transfer(name: str, seed: int, donor: JobInput, donor_vectors: Mapping[int, JobInput], condition: str = "") -> Job:
     """A job that adds the vectors of another model to the base of a seed, compared with the base's own vectors."""
     inputs = {"base": _model("base", seed), "donor": donor}
-    inputs |= {f"own-{layer}": _vector(f"vector-{layer}", seed) for layer in theirs}
-    inputs |= {f"theirs-{layer}": held for layer, held in theirs.items()}
-    layers = tuple(theirs)
+    inputs |= {f"own-{layer}": _vector(f"vector-{layer}", seed) for layer in donor_vectors}
+    inputs |= {f"theirs-{layer}": job_input for layer, job_input in donor_vectors.items()}
+    layers = tuple(donor_vectors)
     return _job(name, seed, TransferResult, experiments.transfer, inputs, condition, layers=layers)

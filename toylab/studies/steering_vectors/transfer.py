@@ -70,5 +70,5 @@ class TransferResult:
 
     def share(self, layer: int, which: Literal["raw", "mapped", "random"] = "raw") -> float:
         """Ratio of the gain of another model's vector to that of the model's own."""
-        held = self.layers[layer]
-        return fraction_of_way(self.base, getattr(held, which), held.own)
+        transferred = self.layers[layer]
+        return fraction_of_way(self.base, getattr(transferred, which), transferred.own)
