@@ -10,7 +10,7 @@ from toylab import cli
 from toylab.console import ToylabError
 from toylab.files import read_json
 from toylab.runs.grid import grid
-from toylab.runs.registry import load_class
+from toylab.runs.registry import load_class, preset_settings
 from toylab.runs.sweep import resume_sweep, sweep
 
 OWN = '''
@@ -127,3 +127,10 @@ def test_a_record_of_no_sweep_is_refused_by_name(small, out):
         rewritten(out / "sweep.json", **{"study": "x:Y", "runs": {}, "jobs": None} | changes)
         with pytest.raises(ToylabError, match=r"sweep\.json: is not a sweep; give another folder"):
             resume_sweep(out, study=Small)
+
+
+@pytest.mark.parametrize("name", ["jobs", "seeds", "kind", "__init__", "quick", ""])
+def test_an_attribute_that_is_no_preset_is_refused(name):
+    assert preset_settings(Small, "default") == Small()
+    with pytest.raises(ToylabError, match=rf"preset={name}: is not a preset of Small; choose from default"):
+        preset_settings(Small, name)

@@ -34,7 +34,7 @@ def load_study(name: str) -> Any:
     """The module of a study by name; for a user's `package.module:Class`, a module whose `STUDY` is that class.
 
     Raises:
-        ValueError: for an unknown name, with the nearest names.
+        ToylabError: for an unknown name, with the nearest names.
     """
     if ":" in name:
         study_class = load_class("study", name)
@@ -63,7 +63,7 @@ def study_of_folder(name: str, folder: Path | str, study_class: type | None, com
         command: command template with `{folder}` and `{study}`, for the error message.
 
     Raises:
-        ValueError: if a user's own study is named without its class, or with another class.
+        ToylabError: if a user's own study is named without its class, or with another class.
     """
     if study_class is not None:
         if not is_study_name(study_class, name):
@@ -90,18 +90,20 @@ def is_study_name(study_class: type, name: str) -> bool:
     )
 
 
-def preset_settings(kind: type, name: str) -> Any:
-    """The settings of a preset; a study without presets has only `default`, its own defaults.
+def preset_settings(study_class: type, name: str) -> Any:
+    """The settings of a preset; `default` of a study without presets is the study with the defaults of its fields.
 
     Raises:
-        ValueError: for a preset that the study does not have.
+        ToylabError: for a name other than quick, default and paper, or a preset that the study does not define.
     """
-    if hasattr(kind, name):
-        return getattr(kind, name)()
+    if name in PRESETS and hasattr(study_class, name):
+        return getattr(study_class, name)()
     if name != "default":
-        has = [one for one in PRESETS if hasattr(kind, one) or one == "default"]
-        raise ToylabError(f"preset={name}: is not a preset of {kind.__name__}; choose from {', '.join(has)}")
-    return kind()
+        available = [preset for preset in PRESETS if hasattr(study_class, preset) or preset == "default"]
+        raise ToylabError(
+            f"preset={name}: is not a preset of {study_class.__name__}; choose from {', '.join(available)}"
+        )
+    return study_class()
 
 
 def study_name(study_class: type) -> str:
@@ -117,7 +119,7 @@ def load_class(category: str, name: str) -> type:
     Errors raised while importing the module keep their traceback.
 
     Raises:
-        ValueError: if the module or the class does not exist.
+        ToylabError: if the module or the class does not exist.
     """
     module, _, last = name.partition(":")
     if not all(module.split(".")) or set(module) & set("/\\") or module.endswith(".py"):
