@@ -39,15 +39,15 @@ def run(arguments: Sequence[str]) -> int:
             if output_error is None:  # not standard output
                 raise
             if not isinstance(output_error, BrokenPipeError):  # the reader, such as `head`, closed the pipe
-                return _print_and_exit_code(2, f"toylab: cannot write to standard output ({output_error.strerror})")
+                return _print_error(2, f"toylab: cannot write to standard output ({output_error.strerror})")
         except ToylabError as error:
-            return _print_and_exit_code(2, f"toylab: {error}")
+            return _print_error(2, f"toylab: {error}")
         except _jobs_failed() as error:
-            return _print_and_exit_code(1, f"toylab: {error}")
+            return _print_error(1, f"toylab: {error}")
         except KeyboardInterrupt:
             resumable = "".join(arguments[:1]) in ("run", "sweep", "report")
             note = "; finished jobs are kept, and rerunning the command resumes" if resumable else ""
-            return _print_and_exit_code(130, f"\ntoylab: stopped{note}")
+            return _print_error(130, f"\ntoylab: stopped{note}")
     return 0
 
 
@@ -56,14 +56,15 @@ def _run_command(arguments: list[str]) -> None:
     if arguments and arguments[0][:1] != "-" and arguments[0] not in commands:
         raise unknown_name("command", arguments[0], commands)
     options, rest = parser.parse_known_args(arguments)
-    if rest and not options.settings:
+    if rest and not options.takes_settings:
         options.parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    for name, (least, most) in options.numbers.items():
+    for name, (least, most) in options.integer_bounds.items():
         check_range(**{name: getattr(options, name)}, least=least, most=most)
     options.action(options, rest)
 
 
-def _print_and_exit_code(exit_code: int, message: str) -> int:
+def _print_error(exit_code: int, message: str) -> int:
+    """Print a message to stderr, and return the exit code."""
     with suppress(OSError):
         print(message, file=sys.stderr, flush=True)
     return exit_code
@@ -81,10 +82,10 @@ def _parser() -> tuple[argparse.ArgumentParser, Sequence[str]]:
     parser.add_argument("--version", action="version", version=f"toylab {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def add(name: str, action: Any, text: str, settings: bool = False) -> argparse.ArgumentParser:
-        """Add a command; `settings` adds the settings of the task or study to its flags and help."""
-        command = commands.add_parser(name, help=text, add_help=not settings, allow_abbrev=False)
-        command.set_defaults(action=action, parser=command, settings=settings, numbers={})
+    def add(name: str, action: Any, text: str, takes_settings: bool = False) -> argparse.ArgumentParser:
+        """Add a command; with `takes_settings`, every setting of its task or study is a flag."""
+        command = commands.add_parser(name, help=text, add_help=not takes_settings, allow_abbrev=False)
+        command.set_defaults(action=action, parser=command, takes_settings=takes_settings, integer_bounds={})
         return command
 
     _add_tasks(add)
@@ -100,17 +101,19 @@ def _add_tasks(add: Callable) -> None:
 
     command = add("list", list_all, "list all studies and tasks")
 
-    command = add("show", show_rows, "print generated rows of a task", settings=True)
+    command = add("show", show_rows, "print generated rows of a task", takes_settings=True)
     command.add_argument("task", metavar="TASK", nargs="?", help=task_help)
     _add_integer(command, "rows", 3, "number of rows", 1, 10_000)
     _add_integer(command, "seed", 0, "seed of the rows", 0)
 
-    command = add("check", check_laws, "check a task against the laws that every task must satisfy", settings=True)
+    command = add(
+        "check", check_laws, "check a task against the laws that every task must satisfy", takes_settings=True
+    )
     command.add_argument("task", metavar="TASK", nargs="?", help=task_help)
     _add_integer(command, "examples", 30, "sampled batches per law", 1)
 
     command = add(
-        "train", train_model, "train a model on a task and report which heads attend to its links", settings=True
+        "train", train_model, "train a model on a task and report which heads attend to its links", takes_settings=True
     )
     command.add_argument("task", metavar="TASK", nargs="?", help=task_help)
     command.add_argument("--out", type=Path, help="file for the trained model, such as model.safetensors")
@@ -126,7 +129,7 @@ def _add_tasks(add: Callable) -> None:
 
 def _add_studies(add: Callable) -> None:
     """The commands that run studies."""
-    command = add("run", run_study, "run or resume a study", settings=True)
+    command = add("run", run_study, "run or resume a study", takes_settings=True)
     _add_study_arguments(command)
     text = "judge after 10, 20 and 30 consecutive seeds, and stop when every claim is decided"
     command.add_argument("--until-decided", action="store_true", help=text)
@@ -135,7 +138,7 @@ def _add_studies(add: Callable) -> None:
     )
     command.add_argument("--out", type=Path, help="folder of the run (default: runs/STUDY-PRESET)")
 
-    command = add("sweep", sweep_study, "run a study at every combination of settings in a grid", settings=True)
+    command = add("sweep", sweep_study, "run a study at every combination of settings in a grid", takes_settings=True)
     _add_study_arguments(command)
     text = "settings to vary, such as model.positions=none,rotary seed=0..19"
     command.add_argument("--grid", nargs="+", default=[], metavar="NAME=VALUES", help=text)
@@ -192,7 +195,7 @@ def _add_integer(
 ) -> None:
     """Add an integer option; its bounds are checked before the command starts."""
     command.add_argument(f"--{name}", type=int, default=default, help=text)
-    command.set_defaults(numbers={**command.get_default("numbers"), name: (least, most)})
+    command.set_defaults(integer_bounds={**command.get_default("integer_bounds"), name: (least, most)})
 
 
 def _add_study_arguments(command: argparse.ArgumentParser) -> None:

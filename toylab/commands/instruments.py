@@ -42,7 +42,7 @@ def measure_speed(options: argparse.Namespace, rest: list[str]) -> None:
     about = bench.machine_description()
     if "growth" in options.work:
         if len(options.work) > 1 or options.markdown:
-            raise ToylabError("growth: draws figures without comparisons; give it alone, optionally with --json")
+            raise ToylabError("growth: compares no libraries; name it without other benchmarks and without --markdown")
         _measure_growth(options)
         return
     comparisons = bench.measure_works(options.work, options.device)
@@ -54,9 +54,8 @@ def measure_speed(options: argparse.Namespace, rest: list[str]) -> None:
         comparisons, desc="comparisons", bar_format="{desc}: {n} {elapsed}", disable=None, leave=False
     ):
         measured.append(comparison)
-        path = bench.keep_record(
-            options.out, measured, about
-        )  # written now, since the next benchmark may be interrupted
+        # Written after each benchmark, since the next one may be interrupted.
+        path = bench.keep_record(options.out, measured, about)
     if options.json:
         print_json(bench.comparisons_json(measured))
         return

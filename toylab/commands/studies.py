@@ -167,8 +167,8 @@ def report_run(options: argparse.Namespace, rest: list[str]) -> None:
     if not options.json and not options.markdown:
         print(scoreboard.finish_all(options.folder, study_class))
         return
-    standings = scoreboard.build_scoreboard(options.folder, study_class)
+    studies = scoreboard.build_scoreboard(options.folder, study_class)
     if options.json:
-        print_json([asdict(standing) for standing in standings])
+        print_json([asdict(study) for study in studies])
     else:
-        print(scoreboard.board_markdown(standings))
+        print(scoreboard.board_markdown(studies))

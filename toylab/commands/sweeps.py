@@ -70,9 +70,8 @@ def print_table(options: argparse.Namespace, rest: list[str]) -> None:
         writer.writerow(names)
         writer.writerows([[_json_cell(row[name]) for name in names] for row in rows])
     else:
-        print(
-            align_columns([_short_names(names), *([table.format_value(row[name]) for name in names] for row in rows)])
-        )
+        cells = ([table.format_value(row[name]) for name in names] for row in rows)
+        print(align_columns([_short_names(names), *cells]))
 
 
 def plot_rows(options: argparse.Namespace, rest: list[str]) -> None:
@@ -88,15 +87,12 @@ def plot_rows(options: argparse.Namespace, rest: list[str]) -> None:
     groups: dict[str, dict[Any, tuple[float, float, float]]] = {}
     for mean_row in means:
         group = f"{_short_names(other)[0]} {table.format_value(mean_row[other[0]])}" if other else ""
-        position = (
-            mean_row[x]
-            if isinstance(mean_row[x], int | float) and not isinstance(mean_row[x], bool)
-            else table.format_value(mean_row[x])
-        )
-        bounds = (
-            mean_row[y].mean if bound is None else bound for bound in (mean_row[y].low, mean_row[y].high)
-        )  # a single row has no interval
-        groups.setdefault(group, {})[position] = (mean_row[y].mean, *bounds)
+        x_value, interval = mean_row[x], mean_row[y]
+        if isinstance(x_value, bool) or not isinstance(x_value, int | float):
+            x_value = table.format_value(x_value)
+        # A single row has no interval.
+        bounds = (interval.mean if bound is None else bound for bound in (interval.low, interval.high))
+        groups.setdefault(group, {})[x_value] = (interval.mean, *bounds)
     counts = sorted({mean_row[y].count for mean_row in means})
     count = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     (xlabel,), (ylabel,) = _short_names([x]), _short_names([y])
