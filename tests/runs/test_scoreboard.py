@@ -21,7 +21,7 @@ from toylab.console import ToylabError
 from toylab.files import read_json, write_json, write_record
 from toylab.runs import registry, scoreboard
 from toylab.runs.judge import JudgedRun, claim_costs, judge_run
-from toylab.runs.scoreboard import Standing
+from toylab.runs.scoreboard import StudyVerdicts
 from toylab.runs.store import claim_folder
 from toylab.runs.study import Job, JobInput
 from toylab.verdicts.claim import Claim
@@ -40,7 +40,7 @@ judged_once = functools.cache(judge_run)  # tests that ask for one run after ano
 
 
 @pytest.fixture(scope="module")
-def made(request, tmp_path_factory) -> tuple[Path, list[Standing]]:
+def made(request, tmp_path_factory) -> tuple[Path, list[StudyVerdicts]]:
     """A folder with short runs of two studies, and what the scoreboard says of them."""
     folder = tmp_path_factory.mktemp("runs")
     for name in BOARD:
@@ -63,14 +63,16 @@ def judged(request, monkeypatch) -> JudgedRun:
     return judge_run(request.getfixturevalue(SHORT[request.param]))
 
 
-def standing(words: str = "words", **fields) -> Standing:
+def standing(words: str = "words", **fields) -> StudyVerdicts:
     claim = Judgement(
         id="one", place=words, statement=words, criterion=words, measured=0.5, interval=(0.2, 0.8),
         seeds=tuple(range(310, 316)), verdict="refuted", note=words, origin=words, paper_number=words,
         uncontrolled=words, family="yes",
     )  # fmt: skip
     texts = dict.fromkeys(("study", "title", "source", "command", "folder", "machine", "date"), words)
-    return Standing(**{**texts, "cpu_seconds": 3.0, "claims": [claim], "costs": {"one": 2.0}, "figures": {}, **fields})
+    return StudyVerdicts(
+        **{**texts, "cpu_seconds": 3.0, "claims": [claim], "costs": {"one": 2.0}, "figures": {}, **fields}
+    )
 
 
 # What a claim cost ---------------------------------------------------------------------------------------------------

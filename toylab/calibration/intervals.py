@@ -46,13 +46,13 @@ def seed_distributions() -> list[SeedDistribution]:
         SeedDistribution("normal", lambda rng, size: rng.standard_normal(size), 0.0, 0.0),
         SeedDistribution("lognormal", lambda rng, size: np.exp(rng.standard_normal(size)), 1.0, math.exp(0.5)),
     ]
-    for standing in published_scoreboard():
-        for claim in standing.claims:
+    for study in published_scoreboard():
+        for claim in study.claims:
             values = (
                 np.sort(np.array([*claim.details["by seed"].values()], dtype=float)) if claim.seeds else np.zeros(0)
             )
             if len(values) >= FEWEST_SEEDS and values[0] < values[-1]:
-                distributions.append(_of_values(f"{standing.study}, {claim.id}", values))
+                distributions.append(_of_values(f"{study.study}, {claim.id}", values))
     return distributions
 
 

@@ -20,7 +20,7 @@ from toylab.runs.study import Job, Study, by_condition, untrained_study, with_de
 from toylab.settings import convert_value, field_types
 from toylab.training.attention_history import HistoryPage
 from toylab.verdicts.claim import Claim, Conditions, judge_claims
-from toylab.verdicts.judgement import Judgement, claims_table, sham_counts, verdict_counts, write_claims
+from toylab.verdicts.judgement import Judgement, claims_table, sham_summary, verdict_counts, write_claims
 from toylab.verdicts.ledger import seeds_in_words
 
 SHAM = "sham"
@@ -82,7 +82,7 @@ def judge_run(out: Path | str, study: type | None = None) -> JudgedRun:
         study: the class of a user's own study, which must be passed since a folder may not choose the code to run.
 
     Raises:
-        ValueError: if the folder holds no run, a run of another study, or settings of another version.
+        ToylabError: if the folder holds no run, a run of another study, or settings of another version.
     """
     out = Path(out)
     about, module, default, settings = _open_run(out, study)
@@ -136,8 +136,8 @@ def is_decided(out: Path | str, study: type | None = None) -> bool:
 
 
 def shams(study: Study, results: Conditions, out: Path | str) -> dict[str, Conditions]:
-    """Results of models without the mechanism, by name of the sham: other conditions substituted for those that the
-    claims judge, and untrained weights if the run has them."""
+    """Results of models without the mechanism, by name of the sham: results of the conditions that a study
+    names as substitutes and, if the run has them, results of untrained weights."""
     declared = getattr(study, "shams", None)
     sham_results = {
         sham_name: Conditions(results | {name: results[other] for name, other in instead.items()})
@@ -150,7 +150,8 @@ def shams(study: Study, results: Conditions, out: Path | str) -> dict[str, Condi
 
 
 def _open_run(out: Path, study: type | None) -> tuple[dict[str, Any], Any, Study, Study]:
-    """The record of a run, the module of its study, and the study at default settings and at those of the run."""
+    """The record of a run, the module of its study, the study at default settings, and the study at the run's
+    settings."""
     about = read_settings(out / "settings.json")
     module = registry.study_of_folder(about["study"], out, study, "toylab report {folder} --study {study}")
     default = registry.preset_settings(module.STUDY, "default")
@@ -161,7 +162,7 @@ def write_report(judged: JudgedRun, out: Path | str) -> Path:
     """Write claims.json, the figures and report.html; returns the path of the page.
 
     Raises:
-        ValueError: if the folder is not writable, or a link leads out of it.
+        ToylabError: if the folder is not writable, or a link leads out of it.
         Exception: the error that the study raised while drawing, after everything else is written.
     """
     out = Path(out)
@@ -201,10 +202,10 @@ def judge_and_report(out: Path | str, study: type | None = None) -> str:
         study: the class of a user's own study.
 
     Raises:
-        ValueError: if the folder holds no run, a run of another study, or settings of another version.
+        ToylabError: if the folder holds no run, a run of another study, or settings of another version.
     """
     judged = judge_run(out, study)
-    counts = " ".join(filter(None, (f"Claims: {verdict_counts(judged.claims)}.", sham_counts(judged.claims))))
+    counts = " ".join(filter(None, (f"Claims: {verdict_counts(judged.claims)}.", sham_summary(judged.claims))))
     claims = claims_table(judged.claims, costs=judged.costs or None, coloured=supports_colour(sys.stdout))
     try:
         last_line = f"Report: {write_report(judged, out)}"
@@ -236,7 +237,7 @@ def claim_costs(claims: Sequence[Claim], cpu_seconds: Mapping[Job, float | int])
 
 
 def restore_settings(default: Any, settings: Any, path: Path | str) -> Any:
-    """The settings in a file. Raises `ValueError`, naming the file, for settings of another version of the study."""
+    """The settings in a file. Raises `ToylabError`, naming the file, for settings of another version of the study."""
     try:
         return settings_from_json(default, settings)
     except ToylabError as error:
@@ -253,7 +254,7 @@ def settings_from_json(default: Any, settings: Mapping[str, Any]) -> Any:
 
 
 def settings_flags(default: Any, study: Any) -> list[str]:
-    """The command-line flags that turn the default settings into those of `study`."""
+    """The command-line flags that turn the default settings into the settings of `study`."""
     first, last = _flags(default, study, "")
     return first + last
 

@@ -36,7 +36,7 @@ from toylab.verdicts.judgement import (
     further_notes,
     interval_in_words,
     measured_in_words,
-    sham_counts,
+    sham_summary,
     shown_verdict,
     verdict_counts,
     verdict_in_words,
@@ -45,7 +45,7 @@ from toylab.verdicts.ledger import seeds_in_words
 
 
 @dataclass(frozen=True, kw_only=True)
-class Standing:
+class StudyVerdicts:
     """The verdicts of one study.
 
     Attributes:
@@ -75,7 +75,7 @@ class Standing:
     figures: Mapping[str, str]
 
     @classmethod
-    def of(cls, judged: JudgedRun, folder: str) -> Standing:
+    def of(cls, judged: JudgedRun, folder: str) -> StudyVerdicts:
         """From a judged run."""
         return cls(
             study=judged.name,
@@ -116,7 +116,7 @@ class Standing:
         unmeasured = ", ".join(claim.id for claim in self.claims if claim.measured is None)
         parts = [
             textwrap.fill(f"{self.study}: {self.source}", 80),
-            textwrap.fill(f"{self.seeds_in_words} {sham_counts(self.claims)}", 80),
+            textwrap.fill(f"{self.seeds_in_words} {sham_summary(self.claims)}", 80),
             claims_table(measured, costs=self.costs or None, coloured=coloured),
             textwrap.fill(f"Not measured by this run: {unmeasured}.", 80, break_on_hyphens=False) if unmeasured else "",
         ]
@@ -139,29 +139,29 @@ def finish_all(folder: Path | str, study: type | None = None) -> str:
         study: the class of a user's own study.
 
     Raises:
-        ValueError: if the folder holds no run.
+        ToylabError: if the folder holds no run.
     """
-    standings, written = _judge_folder(folder, study)
-    parts = [verdicts.text(supports_colour(sys.stdout)) for verdicts in standings]
+    studies, written = _judge_folder(folder, study)
+    parts = [verdicts.text(supports_colour(sys.stdout)) for verdicts in studies]
     last_line = f"\nScoreboard: {(Path(folder) / 'scoreboard.html').resolve()}" if written else ""
-    return "\n\n".join([*parts, scoreboard_summary(standings)]) + last_line
+    return "\n\n".join([*parts, scoreboard_summary(studies)]) + last_line
 
 
-def build_scoreboard(folder: Path | str, study: type | None = None) -> list[Standing]:
+def build_scoreboard(folder: Path | str, study: type | None = None) -> list[StudyVerdicts]:
     """The verdicts of each study with a run in a folder; also writes the pages and the scoreboard.
 
     Of several runs of a study, the one with the most seeds is used, then the latest. Runs that cannot be judged, such
     as those of a user's own study other than `study`, are reported on stderr and omitted.
 
     Raises:
-        ValueError: if the folder holds no run that can be judged.
+        ToylabError: if the folder holds no run that can be judged.
     """
     return _judge_folder(folder, study)[0]
 
 
-def _judge_folder(folder: Path | str, study: type | None) -> tuple[list[Standing], bool]:
-    """The standings, and whether they could be written."""
-    standings, messages, written = [], [], True
+def _judge_folder(folder: Path | str, study: type | None) -> tuple[list[StudyVerdicts], bool]:
+    """The verdicts of each study, and whether the scoreboard could be written."""
+    studies, messages, written = [], [], True
     folder = Path(folder)
     for out in progress_bar(_runs_to_judge(folder), desc="judging", unit="study", disable=None, leave=False):
         try:
@@ -172,18 +172,18 @@ def _judge_folder(folder: Path | str, study: type | None) -> tuple[list[Standing
         except ToylabError as error:
             messages.append(f"omitted: {error}")
             continue
-        standings.append(Standing.of(judged, out.name))
-    if not standings:
+        studies.append(StudyVerdicts.of(judged, out.name))
+    if not studies:
         raise ToylabError("; ".join(messages))
     try:
         refuse_links(folder, folder / "scoreboard.json", folder / "scoreboard.html")
-        write_json(folder / "scoreboard.json", [asdict(study_verdicts) for study_verdicts in standings])
-        write_text(folder / "scoreboard.html", board_page(standings))
+        write_json(folder / "scoreboard.json", [asdict(study_verdicts) for study_verdicts in studies])
+        write_text(folder / "scoreboard.html", board_page(studies))
     except UnwritableError as error:
         messages.append(f"no scoreboard written: {error}")
         written = False
     print(*(f"toylab: {line}" for line in messages), sep="\n", end="\n" * bool(messages), file=sys.stderr)
-    return standings, written
+    return studies, written
 
 
 def _runs_to_judge(folder: Path) -> list[Path]:
@@ -202,20 +202,20 @@ def _runs_to_judge(folder: Path) -> list[Path]:
     return [max(record)[-1] for _, record in sorted(runs.items())]
 
 
-def read_scoreboard(path: Path | str) -> list[Standing]:
+def read_scoreboard(path: Path | str) -> list[StudyVerdicts]:
     """A scoreboard from its file.
 
     Raises:
-        ValueError: naming the file, if it is not a scoreboard.
+        ToylabError: naming the file, if it is not a scoreboard.
     """
     return _parse_scoreboard(read_bytes(path), str(path))
 
 
 def published_scoreboard(study: str | None = None) -> Any:
-    """The scoreboard shown in README.md: one `Standing` per study, or that of the named study.
+    """The scoreboard shown in README.md: one `StudyVerdicts` per study, or the one of the named study.
 
     Raises:
-        ValueError: for an unknown study.
+        ToylabError: for an unknown study.
     """
     all_verdicts = _parse_scoreboard(files("toylab.report").joinpath("scoreboard.json").read_bytes(), "scoreboard.json")
     if study is None:
@@ -225,29 +225,21 @@ def published_scoreboard(study: str | None = None) -> Any:
     return next(verdicts for verdicts in all_verdicts if verdicts.study == study)
 
 
-def _parse_scoreboard(content: bytes, name: str) -> list[Standing]:
+def _parse_scoreboard(content: bytes, name: str) -> list[StudyVerdicts]:
     try:
         records = parse_json(content.decode())
         if not isinstance(records, list):
             raise TypeError("not a list")
-        standings = [Standing(**{**record, "claims": as_claims(record["claims"])}) for record in records]
-        for record in standings:
-            texts = (
-                record.study,
-                record.title,
-                record.source,
-                record.command,
-                record.folder,
-                record.machine,
-                record.date,
-            )
-            costs = (record.cpu_seconds, *record.costs.values())
+        studies = [StudyVerdicts(**{**record, "claims": as_claims(record["claims"])}) for record in records]
+        for study in studies:
+            texts = (study.study, study.title, study.source, study.command, study.folder, study.machine, study.date)
+            costs = (study.cpu_seconds, *study.costs.values())
             if not (
-                all(isinstance(text, str) for text in (*texts, *record.figures.values()))
+                all(isinstance(text, str) for text in (*texts, *study.figures.values()))
                 and all(isinstance(cost, int | float) for cost in costs)
             ):
-                raise TypeError(f"{record.study!r} has a field of another type")
-        return standings
+                raise TypeError(f"{study.study!r} has a field of another type")
+        return studies
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ToylabError(
             f"{name}: is not a scoreboard of this version ({error!r}); rewrite it with `toylab report`"
@@ -257,30 +249,30 @@ def _parse_scoreboard(content: bytes, name: str) -> list[Standing]:
 COLUMNS = ["study", *get_args(Verdict), "no control", "seeds", "CPU-seconds"]
 
 
-def scoreboard_summary(standings: Sequence[Standing]) -> str:
+def scoreboard_summary(studies: Sequence[StudyVerdicts]) -> str:
     """One line per study, at most 80 columns: name and verdict counts."""
     columns = 1 + len(get_args(Verdict))
-    return align_columns([line[:columns] for line in (COLUMNS, *map(_cells, standings))])
+    return align_columns([line[:columns] for line in (COLUMNS, *map(_cells, studies))])
 
 
-def _cost(study: Standing, claim: Judgement) -> str:
+def _cost(study: StudyVerdicts, claim: Judgement) -> str:
     """CPU-seconds of every job the claim depends on; empty if unknown."""
     return f"{study.costs[claim.id]:.0f}" if claim.id in study.costs else ""
 
 
-def _cells(study: Standing) -> list[str]:
+def _cells(study: StudyVerdicts) -> list[str]:
     """The summary cells of a study."""
     uncontrolled = sum(claim.control is None and claim.kind != "set-up" for claim in study.claims)
     counts = (*count_verdicts(study.claims).values(), uncontrolled, study.seeds, f"{study.cpu_seconds:.0f}")
     return [study.study, *map(str, counts)]
 
 
-def board_markdown(standings: Sequence[Standing]) -> str:
+def board_markdown(studies: Sequence[StudyVerdicts]) -> str:
     """The scoreboard as Markdown: the summary, then a folded section of claims per study."""
-    parts = [summary_markdown(standings)]
-    for study in standings:
+    parts = [summary_markdown(studies)]
+    for study in studies:
         measured = [claim for claim in study.claims if claim.measured is not None]
-        seeds = f"{study.seeds_in_words} {sham_counts(study.claims)}".rstrip()
+        seeds = f"{study.seeds_in_words} {sham_summary(study.claims)}".rstrip()
         parts.append(
             f"<details><summary><b>{study.study}</b>: {verdict_counts(measured)}. {study.source}</summary>\n\n"
             f"{seeds}\n\n{claims_markdown(measured, study.costs)}\n\n"
@@ -289,30 +281,30 @@ def board_markdown(standings: Sequence[Standing]) -> str:
     return "\n\n".join(parts)
 
 
-def summary_markdown(standings: Sequence[Standing]) -> str:
+def summary_markdown(studies: Sequence[StudyVerdicts]) -> str:
     """The summary as a Markdown table, one row per study."""
-    return markdown_table([COLUMNS, *map(_cells, standings)], numbers=True)
+    return markdown_table([COLUMNS, *map(_cells, studies)], numbers=True)
 
 
-def board_page(standings: Sequence[Standing]) -> str:
+def board_page(studies: Sequence[StudyVerdicts]) -> str:
     """The scoreboard as an HTML page with links to figures on the pages of the runs; all inserted text is escaped."""
     return fill_template(
         "scoreboard.html",
         title="Verdicts on the claims",
-        papers="one paper" if len(standings) == 1 else f"{len(standings)} papers",
+        papers="one paper" if len(studies) == 1 else f"{len(studies)} papers",
         head="".join(f'<th scope="col">{name}</th>' for name in COLUMNS),
-        summary="\n".join(map(_summary_row, standings)),
-        studies="\n".join(map(_section, standings)),
+        summary="\n".join(map(_summary_row, studies)),
+        studies="\n".join(map(_section, studies)),
     )
 
 
-def _summary_row(study: Standing) -> str:
+def _summary_row(study: StudyVerdicts) -> str:
     name, *counts = map(escape, _cells(study))
     cells = "".join(f"<td class=number>{count}</td>" for count in counts)
     return f'<tr><th scope="row"><a href="#{claim_anchor(study.study)}">{name}</a></th>{cells}</tr>'
 
 
-def _section(study: Standing) -> str:
+def _section(study: StudyVerdicts) -> str:
     """The section of a study with all its claims."""
     lines = "\n".join(
         f'<tr class=kind><th colspan=5 scope="rowgroup">{title}</th></tr>\n'
@@ -321,7 +313,7 @@ def _section(study: Standing) -> str:
     )
     return f"""<section id="{claim_anchor(study.study)}"><h2>{escape(study.study)}</h2>
 <p>{escape(study.title)}</p><p class=note>{escape(study.source)}</p>
-<p class=note>{escape(f"{study.seeds_in_words} {sham_counts(study.claims)}")}</p>
+<p class=note>{escape(f"{study.seeds_in_words} {sham_summary(study.claims)}")}</p>
 <table class=board><thead><tr><th scope="col">Verdict</th><th scope="col">Claim</th>
 <th scope="col">Measured [{interval_in_words(study.claims)}]</th>
 <th scope="col">Seeds</th><th scope="col">CPU-s</th></tr></thead><tbody>

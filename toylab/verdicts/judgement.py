@@ -124,7 +124,7 @@ def write_claims(path: Path | str, claims: Sequence[Judgement]) -> None:
 
 
 def read_claims(path: Path | str) -> list[Judgement]:
-    """Claims from a file. Raises `ValueError`, naming the file, if it is missing, damaged or not a list of claims."""
+    """Claims from a file. Raises `ToylabError`, naming the file, if it is missing, damaged or not a list of claims."""
     record = read_record(path)
     try:
         return as_claims(record.get("claims"))
@@ -254,7 +254,7 @@ def verdict_counts(claims: Iterable[Judgement]) -> str:
     return ", ".join(f"{count} {verdict}" for verdict, count in count_verdicts(claims).items() if count)
 
 
-def sham_counts(claims: Iterable[Judgement]) -> str:
+def sham_summary(claims: Iterable[Judgement]) -> str:
     """The number and ids of criteria that each sham meets, in words; empty without shams."""
     judgements_by_sham: dict[str, list[tuple[str, ControlJudgement]]] = {}
     for claim in claims:
