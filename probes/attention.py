@@ -24,7 +24,7 @@ Pattern = Float[Tensor, "batch head query key"]
 
 
 def mass_by_query(pattern: Pattern, links: Links) -> Float[Tensor, "linked_query head"]:
-    """For each query that has links, the total attention on the keys of its links; in order of (row, query).
+    """Total attention of each linked query on its linked keys, in order of (row, query).
 
     Raises:
         ToylabError: without links, or for a link outside the pattern.
@@ -60,21 +60,22 @@ _NO_LINKS = "links: none were given, so there is nothing to score; give a batch 
 
 
 def link_mass(pattern: Pattern, links: Links) -> Float[Tensor, " head"]:
-    """Attention on the keys of a query's links, averaged over the queries that have links."""
+    """Attention of a linked query on its linked keys, averaged over the linked queries."""
     return mass_by_query(pattern, links).mean(dim=0)
 
 
 def peakiness(pattern: Pattern, links: Links, threshold: float = 0.5) -> Float[Tensor, " head"]:
-    """Fraction of the queries with links that have more than `threshold` of their attention on the keys of their links.
+    """Fraction of the linked queries that put more than `threshold` of their attention on their linked keys.
 
-    Source: Cabannes et al. 2024, with threshold .5 (`peaky_thres` in their code).
+    A link is the (query, key) edge along which an ideal algorithm attends. Source: Cabannes et al. 2024, with threshold
+    .5 (`peaky_thres` in the published code).
     """
     check_finite(threshold=threshold)
     return (mass_by_query(pattern, links) > threshold).to(pattern.dtype).mean(dim=0)
 
 
 def invariance(pattern: Pattern, links: Links, threshold: float = 0.5) -> Float[Tensor, " head"]:
-    """Invariance to token content: 1 - standard deviation over rows of the attention on the keys of links.
+    """Invariance to token content: 1 - standard deviation over rows of the attention on linked keys.
 
     All rows must have the same links, so that only their tokens differ. The score is 0 for heads with `peakiness` below
     .5, since attention that is always near 0 is invariant too.
@@ -214,7 +215,7 @@ def _judge(
             f"it does not read the end of the input to stop: {stop[layer, head]:.2f}, below {thresholds['stop']}"
         )
     if not layer:
-        misses.append("it is in the first layer, where no earlier head can have told it where the input ends")
+        misses.append("it is in the first layer, so no earlier head can pass it the position of the end of the input")
     elif end_attention < thresholds["end_of_input"]:
         misses.append(
             f"no earlier head finds the end of the input: {end_attention:.2f}, below {thresholds['end_of_input']}"

@@ -106,7 +106,7 @@ def fit_saturation(mass: Float[Tensor, " sample"], counts: Int[Tensor, " sample"
 
 @dataclass(frozen=True)
 class BiasToken:
-    """The bias token of a query: the token class that the counted tokens are compared with.
+    """The bias token of a query: the token class that competes with the counted tokens for attention.
 
     Attributes:
         name: class with the largest mass besides the counted tokens; "mixed" if its share is below the threshold.
@@ -134,7 +134,7 @@ def name_bias(masses: Mapping[str, Float[Tensor, " sample"]], counted: str, thre
     if len(masses) < 2:
         raise ToylabError(f"masses: hold the class {counted!r} only; add the classes that may be the bias token")
     check_nonempty(masses=masses)
-    check_finite(masses=masses, bar=threshold)
+    check_finite(masses=masses, threshold=threshold)
     mean = {name: float(mass.mean()) for name, mass in masses.items() if name != counted}
     total = sum(mean.values())
     shares = {name: value / total if total else 0.0 for name, value in mean.items()}
@@ -154,8 +154,8 @@ def name_circuit(
     least four fifths of the accuracy.
 
     - counter: the ones of its region are necessary; the head counts them.
-    - copy: its own brackets are necessary, the ones of its region are not; an earlier layer wrote the count.
-    - complement: the ones outside are necessary, those of its region are not; the model subtracts.
+    - copy: the brackets of its region are necessary, the ones inside are not; an earlier layer wrote the count.
+    - complement: the ones outside its region are necessary, the ones inside are not; the model subtracts.
     - other: none of these.
     - unsolved: the accuracy is below `solved`.
 

@@ -36,10 +36,10 @@ class Tap:
 
     Attributes:
         module: path of the submodule.
-        part: its output, its (first) input, or the index of one output if it returns several.
+        part: the submodule's output, its (first) input, or the index of one output if it returns several.
         columns: slice (start, stop) of the last axis; the whole axis if None.
         heads: if given, the last axis is reshaped to (head, feature).
-        read_only: why an edit here would not have the expected effect; "" if the point can be edited.
+        read_only: reason why an edit at this point would not have the expected effect; "" if it can be edited.
     """
 
     module: str
@@ -50,6 +50,11 @@ class Tap:
 
     def __post_init__(self) -> None:
         check_settings(self)
+
+    @property
+    def is_whole_output(self) -> bool:
+        """Whether the activation is the output of the module as it is."""
+        return self == Tap(self.module)
 
     def extract(self, x: Tensor) -> Tensor:
         """The activation of the point: the slice `columns`, split into heads."""
@@ -115,13 +120,14 @@ def watch(
 def watch(model: nn.Module, *names: str, every_call: bool = False) -> Iterator[ActivationCache[Any]]:
     """Record the activations at the named points; yields a dict from name to the tensor of the latest call.
 
-        with watch(model, "blocks.*.attn.pattern") as seen:
+        with watch(model, "blocks.*.attn.pattern") as cache:
             model(tokens)
-        seen["blocks.1.attn.pattern"]  # (batch, head, query, key)
+        cache["blocks.1.attn.pattern"]  # (batch, head, query, key)
 
     Tensors are neither copied nor detached: outputs are bit-identical, and gradients flow through the recorded tensors.
     With `every_call`, each entry is the list of all calls (`generate` makes one per token). Unvisited points are listed
-    in `seen.unvisited`. Only the hooks registered here are removed.
+    in the attribute `unvisited`. This function
+    removes only its own hooks.
 
     Raises:
         ToylabError: for a name without a match (the message lists the nearest points); for a compiled model.
@@ -235,7 +241,7 @@ HookFunction = Callable[[Tensor], Tensor | None]
 
 @contextmanager
 def hooks_at(model: nn.Module, functions: Mapping[str, HookFunction], inputs: bool = False) -> Iterator[None]:
-    """Call hooks on the activations at the named points, or with `inputs` on the inputs of these modules.
+    """Call a function on the activation of each named point or, with `inputs`, on the input of each named module.
 
     Raises:
         ToylabError: for a compiled model, whose graph bypasses hooks.
@@ -307,7 +313,7 @@ def _uncompiled(model: nn.Module, path: str) -> nn.Module:
 
 
 def _output_hook(name: str, tap: Tap, function: HookFunction) -> Callable:
-    if tap == Tap(tap.module):  # the whole output
+    if tap.is_whole_output:
 
         def plain(module: nn.Module, inputs: tuple, output: object) -> Tensor | None:
             return function(_check_tensor(name, output))

@@ -37,7 +37,7 @@ def contrast_cosine(
     direction: Float[Tensor, "*shape width"], rows: Float[Tensor, "vocab width"], token: int, competitor: int
 ) -> Float[Tensor, "*shape"]:
     """Cosine similarity of a direction with the difference of two unembedding rows. The contrast with the competing
-    token removes components common to all rows, such as those of tokens that never occur."""
+    token removes components common to all rows, such as the components of tokens that never occur."""
     check_finite(direction=direction, rows=rows)
     return _unit(direction) @ _unit(rows[token] - rows[competitor])
 
@@ -50,8 +50,8 @@ def logit_attribution(
 ) -> Float[Tensor, "part *case vocab"]:
     """Direct logit attribution: contribution of each component of the final residual stream to each logit.
 
-    The scale of the final norm is that of the full stream. The contributions sum to the logits without the bias of the
-    final norm.
+    All contributions are divided by the scale of the final norm on the full stream. The contributions sum to the logits
+    without the bias of the final norm.
 
     Args:
         parts: outputs of the embedding and of every attention and MLP layer; they sum to the stream.

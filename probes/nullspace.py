@@ -136,10 +136,11 @@ def span_sine(
     *,
     rows: bool = False,
 ) -> float:
-    """Mean sine of the angles between the leading left singular directions of a weight and the span of those before.
+    """Mean sine of the angles between the leading left singular directions of a weight after training and their span
+    before.
 
     The measure in the code of Jain et al. 2024. It uses the weight, not its change, minus the mean over outputs. The
-    directions are those with less than `energy` in total, at least one.
+    leading directions have less than `energy` in total; there is at least one.
 
     Args:
         rows: whether to use rows instead of columns of the square matrix of left singular vectors, as the released

@@ -20,9 +20,9 @@ from toylab.probes.hooks import Edit, edit, hooks_at, match_points, tap_at
 def patch_activation(kept: Tensor, positions: slice | Sequence[int] = slice(None)) -> Edit:
     """Activation patching: an edit that inserts activations of another run at the given positions (second axis).
 
-    with watch(model, point) as seen:
+    with watch(model, point) as cache:
         model(clean)
-    with edit(model, {point: patch_activation(seen[point], [8])}):
+    with edit(model, {point: patch_activation(cache[point], [8])}):
         model(corrupted)
     """
 

@@ -139,7 +139,7 @@ class FeatureTest:
 
     Attributes:
         feature: index of the feature.
-        inside, outside: fraction of cases in each group in which it is active.
+        inside, outside: in each group, the fraction of cases in which the feature is active.
         difference: inside - outside; the largest absolute difference of all features.
         chance: 95th percentile, over permutations of the groups, of the largest absolute difference of any feature.
         agreement: fraction of cases in which the feature equals the indicator, or its negation if that is larger;

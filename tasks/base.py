@@ -118,8 +118,8 @@ def held_out(
     """Sample held-out rows, deterministically for each seed.
 
     Args:
-        purpose: path of the random stream; by default the values of `which`.
-        which: keyword arguments of the task's `sample`, such as `kind="unsafe"`.
+        purpose: path of the random stream; by default the values of `options`.
+        options: keyword arguments of the task's `sample`, such as `kind="unsafe"`.
     """
     path = options.values() if purpose is None else (purpose,)
     return task.sample(stream(seed, split, *path), rows, split, **options)

@@ -28,9 +28,9 @@ class ConceptGrammar:
 
     Each concept has two top symbols (A0 A1, B0 B1). A symbol expands into its two children, level by level, and a
     symbol of the last level into one of its triples, with uniform probabilities. Every top symbol uses every letter
-    equally often, and the triples of A are those of B reversed, so only the order within triples distinguishes A from
-    B, not letter counts or length. (Joint letter counts do distinguish top symbols: A1 groups letters differently from
-    A0 and B0.) No two symbols share a triple, so parses are unique.
+    equally often, and the triples of B are the reversed triples of A, so only the order within triples distinguishes A
+    from B, not letter counts or length. (Joint letter counts do distinguish top symbols: A1 groups letters differently
+    from A0 and B0.) No two symbols share a triple, so parses are unique.
 
         A0 -> [a0 a1] | [a1 a0]       A1 -> [a2 a3] | [a3 a2]       a0 -> g c b | f l d
         B0 -> [b0 b1] | [b1 b0]       B1 -> [b2 b3] | [b3 b2]       b0 -> b c g | d l f
@@ -86,7 +86,7 @@ class ConceptGrammar:
 
     @cached_property
     def triples(self) -> Int[np.ndarray, "symbol alternative 3"]:
-        """Letter triples of every symbol of the last level: those of A, then their reversals for B."""
+        """Letter triples of every symbol of the last level: the triples of A, then the reversed triples for B."""
         rng = stream(self.seed, "triples")
 
         def halves() -> list[np.ndarray]:

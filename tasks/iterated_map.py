@@ -239,7 +239,7 @@ class IteratedMap(ABC):
         return space * int(8 * SPLIT_SHARES[split]) // 8  # integer arithmetic: large spaces overflow a float
 
     def available(self, rows: int, length: int, split: Split) -> int:
-        """`rows`, capped at the exact number of distinct prompts of one length in a split."""
+        """The smaller of `rows` and the exact number of distinct prompts of one length in a split."""
         length = convert_value(int, length, "length")
         rows = min(convert_value(int, rows, "rows"), len(self.inputs) ** length)
         listed = self._enumerated(rows, length, split)

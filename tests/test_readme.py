@@ -127,7 +127,7 @@ def test_a_model_of_someone_elses_is_adopted(capsys):
     names = {"theirs": theirs, "tokens": torch.randn(3, 5, 16)}
     exec(example("adopt(theirs"), names)
     assert "blocks.0.resid_pre" in capsys.readouterr().out
-    assert names["seen"]["blocks.1.attn.pattern"].shape == (3, 2, 5, 5)
+    assert names["cache"]["blocks.1.attn.pattern"].shape == (3, 2, 5, 5)
 
 
 @pytest.mark.slow

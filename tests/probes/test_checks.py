@@ -102,7 +102,7 @@ MEASURES = {
     "logit_attribution": measure({"parts": normal(0, 3, 2, WIDTH), "rows": normal(1, 6, WIDTH), "eps": 1e-5}),
     "mass_by_class": measure({"pattern": pattern(0)[:, 0]}, classes=classes(pattern(0)[:, 0])),
     "mass_by_query": measure({"pattern": pattern(0)}, links=LINKS),
-    "name_bias": measure({"masses": SHARES, "bar": 0.7}, counted="ones"),
+    "name_bias": measure({"masses": SHARES, "threshold": 0.7}, counted="ones"),
     "name_circuit": measure(NUMBERS | {"solved": 0.8, "slack": 0.05}),
     "null_share": measure(MATRICES),
     "energy_outside": measure(

@@ -156,8 +156,8 @@ def measure_works(names: Sequence[str] = (), device: str = "cpu") -> Iterator[Co
     """Yield the comparisons of the named benchmarks, by default of all short ones.
 
     Raises:
-        ValueError: for an unknown benchmark, with the nearest known name; for a device that this machine does not have,
-            or that the benchmark does not support.
+        ToylabError: for an unknown benchmark, with the nearest known name; for a device that this machine does not
+            have, or that the benchmark does not support.
     """
     check_device(device)
     for name in names:
@@ -175,7 +175,7 @@ def _comparisons_of(names: Sequence[str], device: str) -> Iterator[Comparison]:
 
 
 def check_device(device: str) -> None:
-    """Raises `ValueError` for a device that this machine does not have."""
+    """Raises `ToylabError` for a device that this machine does not have."""
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:

@@ -231,7 +231,7 @@ def calibrate(
         progress: whether to show a progress bar.
 
     Raises:
-        ValueError: for fewer than two cases per kind, or a score that is NaN.
+        ToylabError: for fewer than two cases per kind, or a score that is NaN.
     """
     check_range("one case per kind selects the threshold, another is held out", each=each, least=2)
     plan: list[tuple[str, str, float, int]] = []
@@ -262,7 +262,7 @@ def calibrate_all(names: Sequence[str], seed: int = 0, each: int = 10, workers: 
     """Calibrate detectors by name, in parallel processes of one thread (in this process for one worker).
 
     Raises:
-        ValueError: for an unknown name.
+        ToylabError: for an unknown name.
     """
     known = [detector(name) for name in names]  # reject unknown names before any computation
     if workers == 1:
@@ -305,7 +305,7 @@ def detector(name: str) -> Detector:
     """One detector of toylab.
 
     Raises:
-        ValueError: for an unknown name; the message suggests the nearest one.
+        ToylabError: for an unknown name; the message suggests the nearest one.
     """
     if name not in _HOMES:
         raise unknown_name("probe", name, _HOMES)

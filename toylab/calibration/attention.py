@@ -35,7 +35,7 @@ class AttentionInput:
         patterns: for each batch, the pattern (batch, head, query, key) of each layer; iteration heads need several
             lengths.
         batches: the batches, with the links of the task.
-        place: planted (layer, head); None in a control.
+        place: the planted (layer, head); None in a control.
     """
 
     patterns: tuple[list[Tensor], ...]
@@ -44,9 +44,10 @@ class AttentionInput:
 
 
 def iteration_score(shown: AttentionInput) -> float:
-    """The largest factor, at most 1.1, on the three thresholds of `find_iteration_head` at which a head passes all.
+    """Scale the three thresholds of `find_iteration_head` by a common factor, in steps of .1 from .1 to 1.1; return the
+    largest factor at which the planted head is found.
 
-    0 if no head passes at a factor of .1, or if the head found is not the planted one.
+    In a control, which has no planted head, any head counts. 0 if there is no such factor.
     """
     lengths = range(len(shown.batches))
     patterns = {n: shown.patterns[n] for n in lengths}
@@ -184,7 +185,7 @@ def _shuffled(links: Mapping[str, np.ndarray], rng: np.random.Generator) -> dict
 def _replaced_attention(
     draw: Callable, write: Callable, rule: Callable[[Batch, np.random.Generator], KeyOfQuery]
 ) -> SampledControl:
-    """The true circuit with the attention of its second layer replaced by `rule`, up to a fifth of it uniform."""
+    """The true circuit with the attention of its second layer replaced: up to a fifth uniform, the rest by `rule`."""
 
     def control(rng: np.random.Generator) -> DetectorInput:
         task, batches = draw(rng)
@@ -251,7 +252,7 @@ def _last_same_token(batch: Batch, rng: np.random.Generator) -> KeyOfQuery:
 
 
 def _one_value(batch: Batch, rng: np.random.Generator) -> KeyOfQuery:
-    """A random value among those before the first query."""
+    """A random value from the values before the first query."""
     pairs = batch.labels["pairs"][:, None]
     return 2 * (rng.random(batch.tokens.shape) * pairs).astype(int) + 1
 
@@ -326,7 +327,7 @@ _ALL = (
     Detector(
         name="iteration-head",
         question="does a head attend to x_t when s_t is due, and to the end of the input after the last state?",
-        score="the factor on its three thresholds up to which a head passes all",
+        score="largest common factor of the three thresholds at which the head is found",
         score_of=iteration_score,
         threshold=1.0,
         planted_positives=_planted_positives("iteration"),

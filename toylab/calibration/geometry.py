@@ -272,7 +272,7 @@ def _no_feature(make: Callable[[np.random.Generator, Tensor], Tensor]) -> Sample
 
 
 def _larger(rng: np.random.Generator, group: Tensor) -> Tensor:
-    """The same features, scaled by 1.1 in the group: no feature fires more often."""
+    """Activations that are scaled by 1.1 in the group, so that no feature fires more often there."""
     return _sparse(rng, CASES) * torch.where(group, 1.1, 1.0)[:, None]
 
 

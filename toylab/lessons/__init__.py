@@ -37,7 +37,7 @@ def check(name: str, answer: Any) -> None:
     """Print what is wrong with an answer and the next hint, or why the exercise matters if the answer is correct.
 
     Raises:
-        ValueError: for an unknown exercise; the message suggests the nearest one.
+        ToylabError: for an unknown exercise; the message suggests the nearest one.
     """
     if name not in EXERCISES:
         raise unknown_name("exercise", name, EXERCISES)

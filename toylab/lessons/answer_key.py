@@ -366,7 +366,7 @@ def sure_detector(answer: Any) -> None:
 
     plants = {f"a positive with {noise:.0%} noise": [score(None, noise) for _ in range(8)] for noise in (0.0, 0.2, 0.4)}
     controls = {f"a head that attends to {name}": [score(keys) for _ in range(8)] for name, keys in rules.items()}
-    controls["a head with the correct key at the next query"] = [score(None, late=1) for _ in range(8)]
+    controls["a head with the correct key at the next query"] = [score(None, query_shift=1) for _ in range(8)]
     least, most = min(plants, key=lambda name: min(plants[name])), max(controls, key=lambda name: max(controls[name]))
     low, high = min(plants[least]), max(controls[most])
     if not low > high:

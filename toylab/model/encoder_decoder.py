@@ -49,7 +49,8 @@ class EncoderDecoderConfig:
     query_std: float | int = 0.3
     """Standard deviation of the initial label queries."""
     head: Literal["smooth", "default"] = "smooth"
-    """Initial output head: weights smooth in the count (see `smooth_head`), or independent per class."""
+    """Initial weights of the output head: a smooth function of the count (see `smooth_head`), or independent per
+    class."""
     logit_scale: float | int = 10.0
     """Fixed factor on the logits (not the biases). Separating n from n + 1 requires weights that grow with n^2, beyond
     the reach of Adam's uniform step size without this factor."""

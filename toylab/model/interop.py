@@ -2,7 +2,7 @@
 
     model = adopt(GPT2LMHeadModel(config), patterns=True)
     points(model)                                   # the same names as in toylab's own models
-    with watch(model, "blocks.*.attn.pattern") as seen:
+    with watch(model, "blocks.*.attn.pattern") as cache:
         model(tokens)                               # logits
 
 TransformerLens and transformers are installed by `pip install 'toylab[interop]'` and imported only when needed.

@@ -234,7 +234,7 @@ class PreFlight:
 
     Attributes:
         cosine: cosine of the two unembedding rows, with the gain of the final norm folded in.
-        distance: norm of their difference.
+        distance: norm of the difference of the two rows.
         length: mean norm of the residual stream at the decision position.
         bound: estimated largest shift of the log-odds by a vector of the given norm, in nats; see `pre_flight`.
     """
@@ -267,10 +267,9 @@ def pre_flight(
     `other` as the first token after the prompts.
 
     The shift is (row of this - row of other) . (N(h + v) - N(h)), where N divides by the standard deviation. For v and
-    the rows orthogonal to h it is at most sqrt(width) |v| |difference of rows| / |h + v|, |h + v|^2 = |h|^2 + |v|^2.
-    This is an estimate, not a proof: vectors and rows that are not orthogonal to h may exceed it, by a factor of up to
-    sqrt(2) for v orthogonal to h, and |h| is a mean over prompts.
-    """
+    the rows orthogonal to h, the shift is at most sqrt(width) |v| |difference of rows| / |h + v|, |h + v|^2 = |h|^2 +
+    |v|^2. This is an estimate, not a proof: vectors and rows that are not orthogonal to h may exceed it, by a factor of
+    up to sqrt(2) for v orthogonal to h, and |h| is a mean over prompts."""
     point = f"blocks.{len(model.blocks) - 1}.resid_post"
     with watch(model, point) as cache:
         model(prompts)
@@ -286,7 +285,7 @@ def folded_unembedding(model: Transformer) -> Float[Tensor, "vocab width"]:
     """Rows of the unembedding times the gain of the final norm: the directions that logits read.
 
     Raises:
-        ValueError: for a model without an unembedding.
+        ToylabError: for a model without an unembedding.
     """
     if isinstance(model.unembedding, NoOp):
         raise ToylabError("unembedding=none: no token reads the stream; give a model with an unembedding")

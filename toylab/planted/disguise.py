@@ -167,7 +167,7 @@ def _rotation(model: Transformer, rng: np.random.Generator) -> Float[Tensor, "wi
 
 
 def _rotate_weights(model: Transformer, blocks: BlockList, rotation: Float[Tensor, "width width"]) -> None:
-    """Rotate all weights that write to the residual stream, and inversely those that read it."""
+    """Rotate all weights that write to the residual stream, and rotate all weights that read it inversely."""
     with torch.no_grad():
         model.embedding.weight.copy_(model.embedding.weight @ rotation)
         if isinstance(model.positions, LearnedPositions):

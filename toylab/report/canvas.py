@@ -60,7 +60,7 @@ def to_svg(figure: Figure) -> str:
 
 
 def whole_figure(artist: Figure | Axes) -> Figure:
-    """The figure itself, or the one that axes stand on, be it in a part of it."""
+    """The figure itself, or the figure that contains the axes, also if they lie in a subfigure."""
     if isinstance(artist, Figure):
         return artist
     parent = artist.figure

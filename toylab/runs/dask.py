@@ -17,7 +17,7 @@ def dask_executor(address: str | None, timeout: float | int = 10) -> Iterator[Ex
     The machines of the cluster need this version of toylab, and the folder of the run under the same path.
 
     Raises:
-        ValueError: for an invalid address, if Dask is not installed, or if no scheduler answers within `timeout`
+        ToylabError: for an invalid address, if Dask is not installed, or if no scheduler answers within `timeout`
             seconds.
     """
     if address is None:

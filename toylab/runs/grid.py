@@ -24,7 +24,7 @@ def grid(study: Study, axes: Mapping[str, Iterable[Any]]) -> list[Study]:
         axes: values by setting name, such as `model.positions`; `seed` gives each run one seed.
 
     Raises:
-        ValueError: for an unknown setting, an axis without values, or a combination that the study rejects.
+        ToylabError: for an unknown setting, an axis without values, or a combination that the study rejects.
     """
     values = {name: list(axis_values) for name, axis_values in axes.items()}
     for name, axis_values in values.items():
@@ -63,7 +63,7 @@ def setting_type(study: Study, name: str) -> Any:
     """The type of a setting.
 
     Raises:
-        ValueError: for an unknown name, with similar names.
+        ToylabError: for an unknown name, with similar names.
     """
     if name == "seed":
         return int
@@ -89,7 +89,7 @@ def read_axes(study: Study, texts: Sequence[str]) -> dict[str, list[Any]]:
     A value of several parts, such as a pair of lengths, joins them with `+`.
 
     Raises:
-        ValueError: for an axis that is not `NAME=VALUES`, is given twice, or has a value of the wrong type.
+        ToylabError: for an axis that is not `NAME=VALUES`, is given twice, or has a value of the wrong type.
     """
     axes: dict[str, list[Any]] = {}
     for text in texts:

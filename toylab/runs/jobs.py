@@ -89,10 +89,10 @@ def execute(
         executor: replaces the worker processes; it must see the same folder.
 
     Raises:
-        ValueError: for workers below 1, a job name that is not a valid folder name, a folder that holds a run with
-            other settings or that another process is using, or processes that cannot start; after the other jobs
-            have finished, if every failed job rejected its settings or a damaged file.
-        JobsFailedError: after the other jobs have finished, if a job failed otherwise.
+        ToylabError: for workers below 1, a job name that is not a valid folder name, a folder with a run of other
+            settings, a folder in use by another process, or processes that cannot start. After all jobs have ended: if
+            jobs failed and all of them rejected their settings or a damaged file.
+        JobsFailedError: after all jobs have ended, if a job failed for another reason.
     """
     (measured,) = execute_all([Run(study, name, out)], name, workers, progress, executor)
     return measured
@@ -135,7 +135,7 @@ def execute_jobs(
         jobs: names of the jobs to run, with their dependencies; by default all.
 
     Raises:
-        ValueError: for workers below 1, or an unknown job name.
+        ToylabError: for workers below 1, or an unknown job name.
     """
     check_workers(workers)
     tasks = [QueuedJob(run, job) for run in runs for job in select_jobs(run.study, jobs)]
@@ -348,7 +348,7 @@ def select_jobs(study: Study, names: Sequence[str] | None) -> list[Job]:
     """The jobs of these names with their dependencies.
 
     Raises:
-        ValueError: for an unknown name, with the nearest one.
+        ToylabError: for an unknown name, with the nearest one.
     """
     jobs = study.jobs()
     if names is None:
@@ -362,6 +362,6 @@ def select_jobs(study: Study, names: Sequence[str] | None) -> list[Job]:
 
 
 def check_workers(workers: int) -> None:
-    """Raises `ValueError` for workers below 1, and in a worker process that is importing its parent's script."""
+    """Raises `ToylabError` for workers below 1, and in a worker process that is importing its parent's script."""
     refuse_while_importing()
     check_range(workers=workers, least=1)

@@ -63,7 +63,7 @@ def _resolved(claim: Claim) -> dict[str, Any]:
 
 
 def _measuring(study: type) -> Iterator[tuple[str, Path]]:
-    """The files that measure and judge: those of the study, and those shared by all studies."""
+    """The files that measure and judge: files of the study, and files shared by all studies."""
     home = _source_file(study)
     if home is not None and ":" not in registry.study_name(study):
         yield from ((path.name, path) for path in sorted(home.parent.glob("*.py")) if path.name not in NOT_MEASURING)
@@ -130,7 +130,7 @@ def refuse_changed(study: Study, out: Path | str) -> None:
 
 
 def write_lock(study: Study, out: Path | str) -> None:
-    """Write the lock of a run that has none yet; it is the lock of the package if that has the same content.
+    """Write the lock of a run that has none yet, as a copy of the lock of the package if the contents agree.
 
     `fixed` in the lock is the fixed number of seeds, or 0 for a run judged at looks.
     """

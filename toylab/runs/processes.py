@@ -80,7 +80,7 @@ class ProcessPool:
     """A process pool that is recreated after a worker process died.
 
     Raises:
-        ValueError: if processes cannot start, as in a script without a `__main__` guard.
+        ToylabError: if processes cannot start, as in a script without a `__main__` guard.
     """
 
     def __init__(self, workers: int, folders: Sequence[Path]) -> None:
@@ -110,7 +110,7 @@ class ProcessPool:
         return self._pool.submit(_unpickle_and_call, pickled)
 
     def check_start(self) -> None:
-        """Raises `ValueError` if no worker process ever started."""
+        """Raises `ToylabError` if no worker process ever started."""
         if not self._started.is_set():
             raise ToylabError(f"workers={self._workers}: {UNGUARDED}; see their output above")
 

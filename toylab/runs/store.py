@@ -111,7 +111,7 @@ def read_result(folder: Path | str, result_type: type = dict) -> Any:
     """The result of a finished job.
 
     Raises:
-        ValueError: naming the file, if it is missing, damaged or not a result of this version.
+        ToylabError: naming the file, if it is missing, damaged or not a result of this version.
     """
     fields = {name: value for name, value in read_measured(folder).items() if name != "cost"}
     try:
@@ -122,12 +122,12 @@ def read_result(folder: Path | str, result_type: type = dict) -> Any:
 
 
 def read_cost(folder: Path | str) -> Cost:
-    """The cost of a finished job. Raises `ValueError` as `read_result` does."""
+    """The cost of a finished job. Raises `ToylabError` as `read_result` does."""
     return convert_value(Cost, read_measured(folder)["cost"], f"{folder}: cost")
 
 
 def read_measured(folder: Path | str) -> dict[str, Any]:
-    """Result and cost of a finished job in JSON form. Raises `ValueError` as `read_result` does."""
+    """Result and cost of a finished job in JSON form. Raises `ToylabError` as `read_result` does."""
     path = Path(folder) / "result.json"
     check_unchanged(path)
     record = read_json(path)
@@ -138,7 +138,7 @@ def read_measured(folder: Path | str) -> dict[str, Any]:
 
 
 def check_unchanged(path: Path | str) -> None:
-    """Raises `ValueError` if a file of a finished job does not match its checksum."""
+    """Raises `ToylabError` if a file of a finished job does not match its checksum."""
     path = Path(path)
     expected = _stored_checksums(path.parent).get(path.name)
     if expected is not None and path.is_file() and sha256_of(read_bytes(path)) != expected:
@@ -175,7 +175,7 @@ def claim_folder(study: Study, name: str, out: Path | str, until_decided: bool =
         until_decided: whether a new run is judged at looks instead of at a fixed number of seeds.
 
     Raises:
-        ValueError: naming the first setting that differs.
+        ToylabError: naming the first setting that differs.
     """
     path = Path(out) / "settings.json"
     settings = settings_of(study)
@@ -203,7 +203,7 @@ def claim_folder(study: Study, name: str, out: Path | str, until_decided: bool =
 
 
 def refuse_another_run(study: Study, name: str, out: Path | str) -> None:
-    """Raises `ValueError`, naming the first setting that differs, unless the folder is empty or holds this run; the
+    """Raises `ToylabError`, naming the first setting that differs, unless the folder is empty or holds this run; the
     seeds may differ."""
     out = Path(out)
     refuse_others(out, "settings.json", "run")
@@ -221,7 +221,7 @@ def refuse_another_run(study: Study, name: str, out: Path | str) -> None:
 
 
 def refuse_others(out: Path | str, record: str, kind: str) -> None:
-    """Raises `ValueError` for a path that is a file, or a non-empty folder without this record.
+    """Raises `ToylabError` for a path that is a file, or a non-empty folder without this record.
 
     Lock files and temporary files of a killed process do not count.
     """
@@ -239,7 +239,7 @@ def read_settings(path: Path | str) -> dict[str, Any]:
     """The record of a run: study, settings, versions, machine, revision and date.
 
     Raises:
-        ValueError: naming the file, if it is missing, damaged, or not such a record.
+        ToylabError: naming the file, if it is missing, damaged, or not such a record.
     """
     record = read_record(path, "give another folder")
     settings, versions = record.get("settings"), record.get("versions")
@@ -299,7 +299,7 @@ def write_metrics(path: Path | str, training: Training) -> None:
 
 
 def read_metrics(path: Path | str) -> History:
-    """The history of a training. Raises `ValueError`, naming the file, if it is missing or damaged."""
+    """The history of a training. Raises `ToylabError`, naming the file, if it is missing or damaged."""
     path = Path(path)
     content = read_bytes(path)
     check_unchanged(path)

@@ -76,8 +76,8 @@ class Study(Protocol):
 
     Optional methods: `pictures(results, out)` returns a list of `toylab.report.page.Picture` and `film(results, out)`
     a `toylab.training.attention_history.HistoryPage` or None, from results by condition and the files of the jobs.
-    `shams()` returns, by name of the sham, which condition's results replace those of which other; `untrained()`
-    returns the study without training (see `untrained_study`).
+    `shams()` returns, for each name of a sham, a dictionary from a replaced condition to the condition whose results
+    replace it; `untrained()` returns the study without training (see `untrained_study`).
     """
 
     if TYPE_CHECKING:  # or `isinstance` would look for it
@@ -85,7 +85,7 @@ class Study(Protocol):
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """Of the trainings."""
+        """The seeds of the trainings."""
         ...
 
     def jobs(self) -> list[Job]:
@@ -105,20 +105,20 @@ _Study = TypeVar("_Study", bound=Study)
 
 
 def untrained_study(study: _Study) -> _Study:
-    """The same study without any training: its own `untrained()`, or by default `without_training(study)`."""
+    """The study without any training: the result of its method `untrained`, by default `without_training(study)`."""
     override = getattr(study, "untrained", None)
     return without_training(study) if override is None else override()
 
 
 def without_training(study: _Study, **changes: Any) -> _Study:
-    """The same study with `steps=0` in every TrainConfig among its settings, and further changes."""
+    """The study with `steps=0` in every TrainConfig among its settings, and with further changes."""
     values = {dataclass_field.name: getattr(study, dataclass_field.name) for dataclass_field in fields(study)}
     untrained = {name: replace(value, steps=0) for name, value in values.items() if isinstance(value, TrainConfig)}
     return replace(study, **untrained, **changes)
 
 
 def check_jobs(study: Study) -> None:
-    """Raises `ValueError` for a job name that is not a valid folder name, or a dependency missing from `jobs()`."""
+    """Raises `ToylabError` for a job name that is not a valid folder name, or a dependency missing from `jobs()`."""
     jobs = study.jobs()
     for job in jobs:
         if not is_file_name(job.name):

@@ -59,10 +59,10 @@ def sweep(
         jobs: names of the jobs to run, such as `main`, with their dependencies; by default all.
 
     Raises:
-        ValueError: for no points, points of several studies, an unknown job, or a folder that holds something else or
-            that another process is using; after the other jobs have finished, if every failed job rejected its
-            settings.
-        JobsFailedError: after the other jobs have finished, if a job failed otherwise.
+        ToylabError: before any job starts: for no points, points of several studies, an unknown job, a folder that is
+            not the folder of a sweep, or a folder in use by another process. After all jobs have ended: if jobs failed
+            and all of them rejected their settings.
+        JobsFailedError: after all jobs have ended, if a job failed for another reason.
     """
     out = Path(out)
     check_workers(workers)
@@ -104,7 +104,8 @@ def resume_sweep(
         study: the class of a user's own study, which must be passed since a folder may not choose the code to run.
 
     Raises:
-        ValueError: if the folder holds no sweep of this version, or one of another study; else as `sweep`.
+        ToylabError: if the folder holds no sweep of this version, or a sweep of another study; also as in `sweep`.
+        JobsFailedError: as in `sweep`.
     """
     out = Path(out)
     path = out / "sweep.json"
@@ -123,7 +124,7 @@ def resume_sweep(
 
 
 def _merge_seeds(points: Iterable[Study]) -> list[Study]:
-    """The points, with those that differ only in their seeds merged into one study."""
+    """The points; points that differ only in their seeds are merged into one study."""
     merged_points: dict[tuple[type, str], Study] = {}
     for point in points:
         check_study(point)

@@ -28,7 +28,7 @@ def load_runs(folder: Path | str, rows: Literal["jobs", "claims"] = "jobs") -> l
     `low`, `high`, `seeds` (their number), `verdict` and the settings. `pandas.DataFrame(rows)` accepts these rows.
 
     Raises:
-        ValueError: for a folder without runs, or a damaged file in one.
+        ToylabError: for a folder without runs, or a damaged file in one.
     """
     check_option("rows", rows, ("jobs", "claims"))
     folder = Path(folder)
@@ -83,7 +83,7 @@ def find_column(rows: Sequence[Mapping[str, Any]], name: str) -> str:
     """The full name of a column, given without its prefix `settings.` or `result.`, or by the end of its name.
 
     Raises:
-        ValueError: for an unknown or ambiguous name.
+        ToylabError: for an unknown or ambiguous name.
     """
     known = list(dict.fromkeys(n for row in rows for n in row))
     column = name.replace("-", "_") if name not in known else name
@@ -112,7 +112,7 @@ def with_thresholds(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> 
     """The rows with a boolean column for every threshold such as `accuracy>=.99`, and the full names of all columns.
 
     Raises:
-        ValueError: for an unknown column, or a threshold on a column that is not numeric.
+        ToylabError: for an unknown column, or a threshold on a column that is not numeric.
     """
     rows, full = [dict(row) for row in rows], []
     for name in names:
@@ -134,7 +134,7 @@ def filter_rows(rows: Sequence[dict[str, Any]], conditions: Sequence[str]) -> li
     """The rows that meet every condition, such as `job=main` or `positions=none`.
 
     Raises:
-        ValueError: for a condition that is not `NAME=VALUE`, or that no row meets, with the existing values.
+        ToylabError: for a condition that is not `NAME=VALUE`, or that no row meets, with the existing values.
     """
     matching = list(rows)
     for condition in conditions:
@@ -160,7 +160,7 @@ class MeanInterval:
 
     @classmethod
     def of(cls, values: Sequence[float | int]) -> MeanInterval:
-        """Raises `ValueError` without a value."""
+        """Raises `ToylabError` without a value."""
         return cls(sum(values) / (len(values) or 1), *(interval(values) or (None, None)), len(values))
 
     def __str__(self) -> str:
@@ -174,7 +174,7 @@ def group_means(rows: Sequence[Mapping[str, Any]], by: Sequence[str], of: Sequen
     For a threshold such as `accuracy>=.99`, the mean is the share of rows that meet it.
 
     Raises:
-        ValueError: if a column is not numeric, or no row has a number.
+        ToylabError: if a column is not numeric, or no row has a number.
     """
     by = [find_column(rows, name) for name in by]
     rows, of = with_thresholds(rows, of)
@@ -212,7 +212,7 @@ def format_value(value: Any) -> str:
 
 
 def usual_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The columns shown by default: those that distinguish the rows, and scalar results."""
+    """The columns shown by default: columns in which the rows differ, and scalar results."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     first = [name for name in names if "." not in name and name != "study"]
     varied = [n for n in names if n.startswith("settings.") and len({json.dumps(row.get(n)) for row in rows}) > 1]

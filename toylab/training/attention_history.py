@@ -31,7 +31,7 @@ class RecordedSequence:
         title: shown above the pattern.
         tokens: token ids.
         names: token names.
-        links: from a name to the (query, key) pairs of an ideal algorithm.
+        links: for each link name, the (query, key) pairs along which an ideal algorithm attends.
     """
 
     title: str

@@ -41,22 +41,22 @@ class ScoredBatch:
     def logits(self, model: nn.Module) -> Tensor:
         """Logits of a model at the scored positions, (batch, query, vocab).
 
-        Passes those of `positions`, `segments` and `queries` that the `forward` of the model accepts. A model without
-        `queries` must return logits at every position.
+        Of `positions`, `segments` and `queries`, passes the arguments that the `forward` of the model accepts. A model
+        without `queries` must return logits at every position.
 
         Raises:
             ToylabError: for a model that lacks a required argument: `segments` for packed rows, or `positions` other
                 than 0, 1, 2 ...; for logits whose shape is not (batch, position, vocab).
         """
-        accepted = _accepted_arguments(model)
-        if "segments" in accepted.missing and self.segments is not None:
+        arguments = _accepted_arguments(model)
+        if "segments" in arguments.missing and self.segments is not None:
             raise _missing_argument_error(
                 model, "segments", "each row holds several sequences; give one per row, with layout=pad"
             )
-        if "positions" in accepted.missing and not self._in_order():
+        if "positions" in arguments.missing and not self._in_order():
             raise _missing_argument_error(model, "positions", "those of the batch are not 0, 1, 2 ...; use layout=pad")
-        logits = model(self.tokens, **{name: getattr(self, name) for name in accepted.given})
-        scored = self.tokens if "queries" in accepted.missing else self.queries
+        logits = model(self.tokens, **{name: getattr(self, name) for name in arguments.accepted})
+        scored = self.tokens if "queries" in arguments.missing else self.queries
         if not isinstance(logits, Tensor) or logits.ndim != 3 or logits.shape[:2] != scored.shape:
             actual = (
                 f"of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"in a {type(logits).__name__}"

@@ -5,13 +5,14 @@ and use the log-probabilities of both answers under teacher forcing:
 
 | loss | per pair | source |
 | --- | --- | --- |
-| `RefusalLoss` | -log p(chosen) | supervised safety fine-tuning (SSFT) |
-| `Unlearning` | -log p(chosen) + w log p(rejected), capped | gradient ascent; Jain et al. 2024, section 3.2 |
-| `DPO` | -log sigmoid of beta times (log-ratio of chosen - log-ratio of rejected) | Rafailov et al. 2023, equation 7 |
-| `NPO` | -log p(chosen) and 2 / beta log(1 + (p / p_ref)^beta) of rejected | Zhang et al. 2024, equation 3 |
+| `RefusalLoss` | `-log p(chosen)` | supervised safety fine-tuning (SSFT) |
+| `Unlearning` | `-log p(chosen) + w max(log p(rejected), -cap)` | gradient ascent; Jain et al. 2024, section 3.2 |
+| `DPO` | `-log sigmoid(beta (g(chosen) - g(rejected)))` | Rafailov et al. 2023, equation 7 |
+| `NPO` | `-log p(chosen) + w 2 / beta log(1 + exp(beta g(rejected)))` | Zhang et al. 2024, equation 3 |
 
-Losses are means over tokens unless stated otherwise. Sums over tokens, as in DPO and NPO, depend on the length of the
-answer, so the two are not comparable.
+Here g = log p - log p_ref is the log-ratio to a frozen reference model, summed over the tokens of the answer; log p is
+a mean over tokens. NPO divides its second term by the number of answer tokens, so all losses but DPO are in nats per
+token. The value of DPO depends on the length of the answer and is not comparable with the others.
 
 `PolicyGradient` takes `Rollouts`: answers sampled from the model and their rewards.
 """
@@ -153,9 +154,9 @@ class DPO:
         reference: the model before fine-tuning; copied and frozen.
         beta: strength of the implicit KL penalty; small values let the model move far from the reference.
         beta_rejected: beta of the rejected answer; equal to `beta` if not given, as in Rafailov et al. 2023.
-        average: whether log-ratios are means over tokens instead of sums.
+        average: whether log-ratios are means over the tokens of the answer instead of sums.
         anchor: weight of the cross entropy of the chosen answers, in nats per token; it prevents their likelihood from
-            falling with that of the rejected answers (Pang et al. 2024, equation 1).
+            falling together with the likelihood of the rejected answers (Pang et al. 2024, equation 1).
     """
 
     def __init__(

@@ -79,8 +79,8 @@ class Population:
         """One optimiser step of every member on its own batch (a dataclass of tensors); returns the losses before it.
 
         Raises:
-            ToylabError: if the number of batches is not that of members; at the first step, for a parameter that the
-                loss does not depend on.
+            ToylabError: if the number of batches is not the number of members; at the first step, for a parameter that
+                the loss does not depend on.
             DivergedError: if a loss or gradient is not finite; the weights are then unchanged.
         """
         if len(batches) != len(self):

@@ -34,7 +34,7 @@ def wilson_interval(successes: int, trials: int, z: float = 1.96) -> Interval:
     """The 95 % interval of a share (Wilson 1927), which stays within [0, 1] for few trials and shares of 0 and 1.
 
     Raises:
-        ValueError: if there is no trial, or successes lie outside 0 .. trials.
+        ToylabError: if there is no trial, or successes lie outside 0 .. trials.
     """
     _check_share(successes, trials)
     share = successes / trials
@@ -48,7 +48,7 @@ def share_interval(successes: int, trials: int, level: float = 0.05) -> Interval
     """The exact interval of a share at confidence 1 - level (Clopper and Pearson 1934).
 
     Raises:
-        ValueError: if there is no trial, or successes lie outside 0 .. trials.
+        ToylabError: if there is no trial, or successes lie outside 0 .. trials.
     """
     _check_share(successes, trials)
     from scipy.stats import beta  # takes half a second to import
@@ -76,7 +76,7 @@ def bootstrap_interval(values: Sequence[float | int], draws: int = 2000) -> Inte
     """The 95 % percentile bootstrap interval of the mean, with a fixed random seed.
 
     Raises:
-        ValueError: for fewer than two values.
+        ToylabError: for fewer than two values.
     """
     if len(values) < 2:
         raise ToylabError(f"values={list(values)}: an interval needs at least 2")

@@ -273,7 +273,7 @@ PREDICTIONS = (
 
 
 def _law(id: str, causal: Sequence[str], sentence: str, law: pooled.Law) -> Claim:
-    """The claim that a law predicts those slopes for which it predicts a change."""
+    """The claim that a law predicts the slope correctly wherever it predicts a change of slope."""
     return Claim(
         id=id,
         kind="own",
@@ -323,24 +323,24 @@ def _mlp(name: str, without_mlp: str, where: str, undecidable: str = "") -> Clai
 
 
 def _untrained_control(control_name: str, name: str, number: Callable[[UntrainedCounter], float]) -> Control:
-    """The same measurement on an untrained model; None for runs of older versions without it."""
+    """A control that takes the number from the untrained model of the same job; None if the run did not measure it."""
     return Control(control_name, (name,), lambda model: model.untrained and number(model.untrained))
 
 
 def _kept_without_rotation(model: CountingResult) -> float:
-    """Ratio of the accuracy without rotation of fast planes to the unedited accuracy."""
+    """Accuracy with the rotation of fast planes stopped, divided by the unedited accuracy."""
     return nan_mean(measured(model.rotary).stopped.fast) / model.mean_accuracy
 
 
 def _above_floor(model: CountingResult, keys: str) -> float | None:
-    """Accuracy of solved regions without these keys, minus that of the best constant answer."""
+    """Accuracy of solved regions with `keys` hidden, minus the accuracy of the best constant answer."""
     return model.over_solved(lambda region: region.blocked[keys] - model.floor)
 
 
 def details_by_condition(
     names: Sequence[str], number: str | Callable[..., Any]
 ) -> Callable[[Conditions], dict[str, Any]]:
-    """By condition, a function of all its models, or the mean of an attribute with its interval in words."""
+    """For each condition, a function of all its models, or the mean of an attribute and its interval in words."""
     summary = (
         (lambda models: mean_in_words([getattr(m, number) for m in models])) if isinstance(number, str) else number
     )

@@ -89,7 +89,7 @@ def string_batch(
         dtype: dtype of the token counts; by default torch's.
 
     Raises:
-        ValueError: for strings of several lengths.
+        ToylabError: for strings of several lengths.
     """
     labels = task.most if labels is None else labels
     lengths = batch.labels["length"]
@@ -206,7 +206,7 @@ def count_accuracy(model: EncoderDecoder, strings: StringBatch, edits: Mapping[s
     """Accuracy of each label that occurs in the strings.
 
     Raises:
-        ValueError: if logits are NaN.
+        ToylabError: if logits are NaN.
     """
     if edits is None:
         with torch.no_grad(), evaluation_mode(model):

@@ -232,7 +232,7 @@ def value_readout(model: EncoderDecoder, strings: StringBatch, circuits: list[Re
     The decoder must consist of cross-attention alone.
 
     Raises:
-        ValueError: for a decoder with residual stream, MLP or several heads, whose logits are not such a sum.
+        ToylabError: for a decoder with residual stream, MLP or several heads, whose logits are not such a sum.
     """
     config = model.config
     if config.residual or config.hidden or config.heads > 1 or config.self_attention:
@@ -281,7 +281,7 @@ def region_probes(model: EncoderDecoder, strings: StringBatch, seed: int) -> Reg
 def measure_untrained(
     model: EncoderDecoder, strings: StringBatch, few: StringBatch, seed: int, slow: float
 ) -> UntrainedCounter:
-    """The same measurements on random weights and uniform attention, as a control.
+    """Control: measurements of `CountingResult` on random weights, and of uniform attention.
 
     Args:
         few: strings for the linear probes.

@@ -26,7 +26,7 @@ Models = Iterable[CountingResult | None]
 
 
 def counting_regions(models: Models, change: str) -> list[tuple[RegionCircuit, CountShift]]:
-    """The solved regions that count in the decoder, with the effect of a change on each."""
+    """The solved regions of all models that count in the decoder, with the effect of a change on each."""
     return [region_and_shift for model in models if model for region_and_shift in model.shifted(change)]
 
 
@@ -37,11 +37,10 @@ def prediction_error(models: Models, law: Law, change: str) -> float | None:
 
 
 def predicted_to_change(models: Models, law: Law) -> list[CountShift]:
-    """Shifts of counting regions, with 16 zeros or an empty region appended, whose predicted slope differs from the
-    slope before by more than the tolerance.
+    """Shifts for which `law` predicts a change of slope by more than the tolerance, in counting regions, after
+    appending 16 zeros or an empty region.
 
-    The last region is excluded for an appended region, which it may attend to as its own; no law of weights covers
-    that.
+    The last region is left out when a region is appended, since it may treat the appended region as its own.
     """
     candidates = [
         shift
@@ -55,13 +54,15 @@ def predicted_to_change(models: Models, law: Law) -> list[CountShift]:
 
 
 def share_predicted(*models: CountingResult | None, law: Law, answer: Law | None = None) -> float | None:
-    """The share of these slopes predicted correctly by a law, or by `answer` instead; None without any."""
+    """Among the shifts for which `law` predicts a change, the share whose slope `answer` (by default `law`) predicts
+    within the tolerance; None without such shifts."""
     correct = [shift.error((answer or law)(shift)) <= TOLERANCE for shift in predicted_to_change(models, law)]
     return sum(correct) / len(correct) if correct else None
 
 
 def compared_with(models: Models, biases: Collection[str]) -> list[tuple[RegionCircuit, CountShift]]:
-    """Counting regions with one of these biases and accuracy at the floor without it, with the effect of 16 zeros."""
+    """Counting regions whose bias token is one of `biases`, and whose accuracy is at the floor if the bias token is
+    hidden; each with the effect of 16 appended zeros."""
     return [
         region_and_shift
         for model in models
@@ -72,13 +73,14 @@ def compared_with(models: Models, biases: Collection[str]) -> list[tuple[RegionC
 
 
 def accuracy_kept(*models: CountingResult | None, biases: Collection[str]) -> float | None:
-    """Accuracy of these regions with 16 zeros appended."""
+    """Mean accuracy of the regions of `compared_with` after 16 zeros were appended; None without such regions."""
     accuracies = [shift.accuracy for _, shift in compared_with(models, biases)]
     return sum(accuracies) / len(accuracies) if accuracies else None
 
 
 def lead_of_constant(*models: CountingResult | None) -> float | None:
-    """That accuracy for biases of constant number minus that for zeros as bias; None without both kinds of regions."""
+    """`accuracy_kept` of regions with a bias token of constant number, minus `accuracy_kept` of regions with zeros as
+    bias; None if one of these kinds of regions is missing."""
     constant, zeros = (accuracy_kept(*models, biases=names) for names in (CONSTANT, ("zeros",)))
     return None if constant is None or zeros is None else constant - zeros
 

@@ -19,10 +19,10 @@ CLASSES = (
 CONSTANT = ("begin", "own [", "own ]", "earlier brackets")
 """Bias classes whose number of tokens depends only on the label."""
 VARYING = tuple(name for name in CLASSES if name not in (COUNTED, *CONSTANT))
-"""The other bias classes, whose number of tokens varies between strings."""
+"""Bias classes whose number of tokens varies between strings."""
 
 OWN_BRACKETS, ALL_ONES, BIAS_TOKEN = "own brackets", "all ones", "the bias"
-"""Keys hidden besides single classes: both brackets of the region, all ones, the identified bias."""
+"""Sets of keys that are hidden in addition to single classes: the brackets of the region, all ones, the bias token."""
 OUTSIDE_ONES = "outside ones"
 BLOCKED = (COUNTED, OWN_BRACKETS, OUTSIDE_ONES, ALL_ONES)
 """Hidden keys that distinguish circuits."""
@@ -50,7 +50,8 @@ class NamedRegion:
     r2: float
     """R^2 of that fit, at least 0."""
     blocked: dict[str, float]
-    """Accuracy without each class, and without "own brackets", "all ones" and, unless it is mixed, "the bias"."""
+    """Accuracy with one class of keys hidden, for each class, "own brackets", "all ones" and, if there is one, "the
+    bias"."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +84,7 @@ class RegionCircuit(NamedRegion):
 
     @property
     def without_next(self) -> float:
-        """Accuracy without the class that is second in attention, excluding counted ones."""
+        """Accuracy with the class hidden that has the second-largest attention besides the counted ones."""
         return self.blocked.get(sorted(self.shares, key=self.shares.__getitem__)[-2], self.accuracy)
 
     @property
@@ -108,7 +109,7 @@ class RegionReadout:
     two_values: ClassReadout
     """Values of counted ones and of the largest bias class, as in the paper."""
     all_classes: ClassReadout
-    """Values of every class; the remaining error is due to differences within classes."""
+    """Values of every class; the remaining error comes from differences between tokens of one class."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +161,7 @@ class RotaryProfile:
         return sum(map(abs, slow)) / sum(map(abs, self.planes))
 
     def slow_lead(self, longest: int) -> float:
-        """That share minus the share of slow planes, its expected value for random scores."""
+        """`slow_share` minus the fraction of planes that are slow, which is what random scores would give."""
         return self.slow_share(longest) - sum(f < 1 / longest for f in self.frequencies) / len(self.frequencies)
 
 
@@ -175,9 +176,9 @@ class CountShift:
     after: float
     """Slope after the change."""
     predicted: float
-    """Slope after the change predicted by the law n K / K', with equal weights within a class."""
+    """Slope after the change that the law n K / K' predicts if all tokens of a class share one weight."""
     by_place: float
-    """The same, with equal weights of a class only between the same two brackets."""
+    """As `predicted`, but only tokens of a class between the same two brackets share one weight."""
 
     def error(self, slope: float) -> float:
         """The relative error of a predicted slope; 1 if the model always answers zero."""
@@ -211,13 +212,13 @@ class CountingExample:
 
 @dataclass(frozen=True, kw_only=True)
 class UntrainedCounter:
-    """The same measurements on a model whose weight entries are randomly permuted."""
+    """Control: measurements of `CountingResult` on a model whose weight entries are randomly permuted."""
 
     probe: RegionProbes
     uniform: Saturation
     """The curve n / (n + K) fitted to uniform attention."""
     scores: list[list[float]] | None = None
-    """Of encoders without positions."""
+    """Attention scores as in `CountingResult.scores`; encoders without positions only."""
     rotary: RotaryProfile | None = None
 
 
@@ -234,11 +235,11 @@ class CountingResult:
     floor: float
     """The accuracy of the best constant answer."""
     circuits: list[RegionCircuit]
-    """By region."""
+    """The circuit of each region."""
     probe: RegionProbes
     example: CountingExample
     shifts: dict[str, list[CountShift]]
-    """Shifts of each region by change, such as "16 zeros"; without changes that exceed the model's positions."""
+    """Shifts of each region by change, such as "16 zeros"; a change that exceeds the model's positions is omitted."""
     elsewhere: dict[str, OtherStrings]
     """Accuracy on other strings, by kind, such as "length 96"."""
     readout: list[RegionReadout] | None = None
@@ -263,7 +264,7 @@ class CountingResult:
 
     @property
     def is_near_floor(self) -> bool:
-        """Whether the mean accuracy is at most .1 above that of the best constant answer."""
+        """Whether the mean accuracy is at most .1 above the accuracy of the best constant answer."""
         return self.mean_accuracy <= self.floor + 0.1
 
     @property
@@ -293,7 +294,7 @@ class CountingResult:
         return sum(agreements) / len(agreements) if agreements else None
 
     def lead(self, other: CountingResult) -> float:
-        """Difference of mean accuracy to another model."""
+        """Mean accuracy minus the mean accuracy of another model."""
         return self.mean_accuracy - other.mean_accuracy
 
     def share(self, test: Callable[[RegionCircuit], bool]) -> float | None:

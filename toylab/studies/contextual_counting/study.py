@@ -71,9 +71,9 @@ class ContextualCountingStudy:
     encoder_hidden: int = 128
     """Width of the MLP in the condition whose encoder has one."""
     parts: tuple[Part, ...] = ("encodings", "circuits")
-    """Conditions trained besides the two main ones. "encodings": the other encodings; "circuits": conditions that lead
-    to other circuits; "plain": the plain set-up with every causal encoding, and with an MLP in the encoder;
-    "ingredients": the recipe without each of its ingredients."""
+    """Conditions trained in addition to the two main conditions. "encodings": the other encodings; "circuits":
+    conditions that lead to other circuits; "plain": the plain set-up with every causal encoding, and with an MLP in the
+    encoder; "ingredients": the recipe without each of its ingredients."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4, 5)
     """Seeds of every condition, including controls."""
     rows: int = 1000

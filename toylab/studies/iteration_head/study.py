@@ -259,7 +259,7 @@ class IterationHeadStudy:
         }
 
     def _untrained_head(self, model: Transformer, seed: int, test: dict[int, Batch]) -> UntrainedHead:
-        """The same measurements on shuffled weights, as a control."""
+        """Control: head, steered answers and invariance of a model with shuffled weights."""
         shuffled = with_shuffled_weights(model, seed)
         head = evaluate.search_iteration_head(shuffled, test)
         steered = interventions.steered_share(shuffled, self.task, test, head)

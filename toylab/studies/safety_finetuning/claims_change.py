@@ -126,5 +126,5 @@ def _without_null(tuned: SafetyResult) -> float:
 
 
 def _over_random(ssft: SafetyResult, tuned: SafetyResult) -> float:
-    """Ratio of the released measure on columns to that of random changes of SSFT's size."""
+    """The released measure on columns, divided by its mean over random changes of SSFT's size, minus 1."""
     return measured(tuned.released_sine).columns.own / measured(ssft.released_sine).columns.random - 1

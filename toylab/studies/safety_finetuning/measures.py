@@ -327,7 +327,7 @@ def soft_attack(model: Transformer, task: TaskConcept, batch: Batch, budget: flo
         budget: radius of the ball, in mean norms of the letters' embeddings.
 
     Raises:
-        ValueError: for a task without PAD slots.
+        ToylabError: for a task without PAD slots.
     """
     if not task.soft_slots:
         raise ToylabError("soft_slots=0: the attack needs at least one PAD token to write into; set it to 2")

@@ -224,7 +224,7 @@ class BeforeAfter:
 
     @property
     def ratio(self) -> float:
-        """After over before fine-tuning, on unsafe prompts."""
+        """Value after fine-tuning divided by the value before, on unsafe prompts."""
         return self.unsafe[1] / self.unsafe[0]
 
 
@@ -234,7 +234,8 @@ class LayerChange:
 
     up: UpShare
     up_cut: NullShare
-    """Null-space share relative to the directions that hold 90 % of the weight's energy; `down_cut` likewise."""
+    """Null-space share relative to the directions that hold 90 % of the weight's energy; `down_cut` is the same share
+    for the down-projection."""
     down_cut: NullShare
     down_half: NullShare
     """Null-space share relative to the directions that hold half of the weight's energy."""
@@ -249,7 +250,7 @@ class LayerChange:
     weak_inputs: BeforeAfter
     """Energy share of the inputs outside the right directions that hold 90 % of the up-projection's energy."""
     weak_inputs_random: float
-    """The same share for inputs in random directions."""
+    """`weak_inputs` of inputs in random directions."""
     amplification: BeforeAfter
     """Mean of ||W a|| / ||a||."""
     size: float
@@ -301,32 +302,32 @@ class SafetyResult:
 
     behaviour: Behaviour
     clusters: list[LayerClusters] | None = None
-    """By layer; main conditions."""
+    """Clusters of each layer; measured in main conditions."""
     sensitivity: Sensitivity | None = None
-    """Main conditions."""
+    """Measured in main conditions."""
     weights: list[LayerChange] | None = None
-    """By layer; fine-tuned models."""
+    """Weight change of each layer; measured in fine-tuned models."""
     random: list[LayerChange] | None = None
     """Control for `weights`: a random change with the same norm in every parameter."""
     pretraining: list[float] | None = None
     """Relative size of the change from the initial weights, by layer; main base."""
     released_sine: ReleasedSine | None = None
-    """Main fine-tuned models."""
+    """Measured in main fine-tuned models."""
     nearness: Nearness | None = None
-    """Main fine-tuned models."""
+    """Measured in main fine-tuned models."""
     nearness_before: Nearness | None = None
-    """The same prompts, grouped by the answers of the fine-tuned model, in the activations of the base."""
+    """`nearness` in the activations of the base, with prompts grouped by the answers of the fine-tuned model."""
     alpha: dict[float, Behaviour] | None = None
-    """By alpha, with weights at base + alpha times the change; main models trained to refuse."""
+    """Behaviour with weights base + alpha times the change, by alpha; measured in main models trained to refuse."""
     alpha_random: Behaviour | None = None
-    """Control for alpha 1.25: the same distance from the fine-tuned weights in a random direction."""
+    """Control for alpha 1.25: weights at the same distance from the fine-tuned weights, in a random direction."""
     parts: Parts | None = None
     part_separations: PartSeparations | None = None
     soft: SoftAttack | None = None
     relearned: Behaviour | None = None
-    """After further training on safe prompts only."""
+    """Behaviour after further training on safe prompts only."""
     cosine: GradientCosine | None = None
-    """Main models trained to refuse, except unlearning itself."""
+    """Measured in main models trained to refuse, except unlearning itself."""
 
     @property
     def randomised(self) -> SafetyResult:

@@ -34,9 +34,9 @@ class ReleasedSine:
     before fine-tuning."""
 
     columns: SineForm
-    """On the columns of the matrix of left singular directions, as intended."""
+    """The measure on the columns of the matrix of left singular directions, as intended."""
     rows: SineForm
-    """On its rows, as in the released code."""
+    """The measure on the rows of that matrix, as in the released code."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +45,6 @@ class PartSeparations:
     all other weights fine-tuned."""
 
     up_in_the_column_space: float
-    """Without the part in the left null space."""
+    """Separation without the part in the left null space."""
     up_in_the_null_space: float
-    """Without the part in the column space."""
+    """Separation without the part in the column space."""

@@ -2,7 +2,7 @@
 
 Source: Jain et al. 2024, "What Makes and Breaks Safety Fine-tuning? A Mechanistic Study" (arXiv 2407.10264). Every
 measurement of weights and activations has two baselines that the paper lacks: chance, and a control that was fine-tuned
-as long on safe prompts alone.
+on safe prompts alone for as many steps.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class SafetyFinetuningStudy:
     model: ModelConfig = MODEL
     pretrain: TrainConfig = PRETRAIN
     finetune: TrainConfig = FINETUNE
-    """At the medium rate, a fifth of that of pre-training (in the paper, a tenth)."""
+    """Fine-tuning at the medium learning rate: a fifth of the rate of pre-training (in the paper, a tenth)."""
     small_rate: float = 2e-4
     """Peak learning rate of the conditions that end in "small"."""
     unsafe_share: float | int = 0.5

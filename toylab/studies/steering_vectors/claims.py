@@ -363,7 +363,7 @@ def _paths(study: Settings) -> list[Claim]:
 
 
 def _prefixed(base: BaseResult, trained: AnsweringResult, opener: Literal["prefix", "direct"] = "prefix") -> float:
-    """Ratio of the gain of a prefixed opener to that of a trained model."""
+    """Gain of a prefixed opener divided by the gain of a trained model."""
     return fraction_of_way(accuracy_at(base), getattr(base, opener)[1].accuracy, accuracy_at(trained))
 
 

@@ -73,7 +73,7 @@ def readout_rows(
     The rows of THINK and DIRECT are rotated towards each other within their plane to the given cosine.
 
     Raises:
-        ValueError: for a cosine outside 0 .. 1, or a vocabulary not smaller than the width.
+        ToylabError: for a cosine outside 0 .. 1, or a vocabulary not smaller than the width.
     """
     vocab = len(task.vocabulary)
     check_range("openers are orthogonal at 0, the same at 1", cosine=cosine, least=0, most=1)
@@ -167,7 +167,7 @@ class AnswerShares:
     Attributes:
         accuracy: answers that the verifier accepts.
         thinks: answers that open with THINK.
-        dialect: among answers that open with THINK, those with the first state in the second dialect.
+        dialect: among answers that open with THINK, answers whose first state is in the second dialect.
         accuracy_if_thinks: accuracy among answers that open with THINK.
         flagged_accuracy, flagged_thinks: the same for flagged prompts only; 0 if there are none.
     """

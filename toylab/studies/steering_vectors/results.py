@@ -55,14 +55,14 @@ class BaseResult(AnsweringResult):
     """The base model, before steering."""
 
     chain: float
-    """Greedy accuracy after the first phase of pre-training, with THINK prefixed."""
+    """Greedy accuracy after the first phase of pre-training, with THINK prefixed to the answer."""
     prefix: Temperatures
-    """With THINK prefixed."""
+    """Answers with THINK prefixed."""
     direct: Temperatures
-    """With DIRECT prefixed, at temperature 1, on half of the prompts."""
+    """Answers with DIRECT prefixed, at temperature 1, on half of the prompts."""
     pre_flight: PreFlight
     prefix_direct: Temperatures | None = None
-    """With DIRECT prefixed, at temperatures 0 and 1, on all prompts; flagged task only."""
+    """Answers with DIRECT prefixed, at temperatures 0 and 1, on all prompts; flagged task only."""
 
 
 # Training on a base --------------------------------------------------------------------------------------------------
@@ -167,7 +167,7 @@ class TokenScales:
     opener: float
     chain: float
     sep_signed: float
-    """Signed mean, as the next two; the sign is chosen so that SEP is positive."""
+    """Signed mean, like `opener_signed` and `chain_signed`; the sign is chosen so that SEP is positive."""
     opener_signed: float
     chain_signed: float
     by_position: list[float]
@@ -189,9 +189,9 @@ class AdaptiveResult(AnsweringResult):
     sep_alone: float
     """Accuracy at temperature 1 with the addition at SEP only, on half of the prompts."""
     all_but_sep: float
-    """The same with the addition everywhere except SEP."""
+    """Accuracy at temperature 1 with the addition everywhere except SEP, on half of the prompts."""
     random_scales: TokenScales | None = None
-    """`scales` if the scale reads a random direction of the same norm."""
+    """`scales` of a control whose scale reads a random direction of the same norm."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,7 +229,7 @@ class BaselinesResult:
     """Baselines of the last layer's vector, on half of the prompts."""
 
     base: float
-    """Accuracy at temperature 1, as the next two."""
+    """Accuracy at temperature 1, like `steered` and `random_vectors`."""
     steered: float
     random_vectors: list[float]
     """Accuracies with vectors in random directions, of the same norm."""
@@ -262,7 +262,7 @@ class PathsResult:
     """Path patching of the vector of the second-to-last layer: accuracy at temperature 1 on half of the prompts."""
 
     routes: dict[str, float]
-    """By the readers from which the vector is hidden (`measures.skipped_readers`)."""
+    """Accuracy by the readers from which the vector is hidden (`measures.skipped_readers`)."""
     base: float
     steered: float
     forced: dict[float | int, float]
@@ -270,7 +270,7 @@ class PathsResult:
     forced_norm: float
 
     def kept(self, route: str) -> float:
-        """Share of the vector's gain that is kept when it is hidden from some readers."""
+        """Share of its gain that the vector keeps when it is hidden from some readers."""
         return fraction_of_way(self.base, self.routes[route], self.steered)
 
 
@@ -360,13 +360,13 @@ class FeatureResult:
 
     @property
     def beyond_format(self) -> float:
-        """Absolute difference minus the larger absolute difference of the two indicators."""
+        """Absolute difference minus the larger of `trivial_difference` and `format_difference`."""
         return abs(self.difference) - max(self.trivial_difference, self.format_difference)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeaturesResult:
-    """Features of the steered model's residual stream in the last layer, and of its difference to the base."""
+    """Features of the steered model's last-layer residual stream, and of that stream minus the base model's."""
 
     plain: FeatureResult
     difference: FeatureResult

@@ -17,9 +17,9 @@ class SeparabilityResult(results.AnsweringResult):
 
     pre_flight: PreFlight
     vector: Temperatures
-    """With the vector."""
+    """Answers with the vector."""
     norm: float
-    """Of the vector."""
+    """Norm of the vector."""
 
 
 @dataclass(frozen=True, order=True)
@@ -45,7 +45,7 @@ def separability_points(
     """The bases of a seed by cosine.
 
     Args:
-        found: bases and, in the same order, the vectors trained on them; and those that have both in one result.
+        measured: bases; in the same order, the vectors trained on them; and results with both base and vector.
     """
     bases = [result for result in measured if isinstance(result, results.BaseResult)]
     accuracies = [accuracy_at(result) for result in measured if isinstance(result, results.VectorResult)]

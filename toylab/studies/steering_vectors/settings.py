@@ -86,7 +86,7 @@ class Settings:
         check_range("fewer prompts give imprecise shares", rows=self.rows, least=64)
         check_range("the leave-one-out baseline needs several answers, for example 8", samples=self.samples, least=2)
         check_range(adaptive_steps=self.adaptive_steps, least=0)
-        check_range("0 disables the term", flag_kl=self.flag_kl, least=0)
+        check_range("0 disables the KL term of the flagged task", flag_kl=self.flag_kl, least=0)
         check_range("for example 1e-3", full_rate=self.full_rate, above=0)
         check_range("openers are orthogonal at 0, the same at 1", cosines=self.cosines, least=0, most=1)
         if self.model.norm != "pre" or not self.model.causal or self.model.layers < 2:

@@ -71,7 +71,7 @@ class SteeringVectorsStudy(Settings):
             )
 
     def _jobs_on_other_bases(self, seed: int) -> Iterator[Job]:
-        """Jobs that start from a base with another unembedding, or from that of the flagged task."""
+        """Jobs that start from a base with another unembedding, or from the base of the flagged task."""
         last, parts = self.last, self.parts
         vector = partial(
             _job, seed=seed, result_type=results.VectorResult, function=experiments.train_vector, layer=last

@@ -22,7 +22,7 @@ class FamilyResult:
     """The parent without a vector."""
     parent_own: float
     cosine: float
-    """Of the two vectors."""
+    """Cosine of the parent's and the child's vector."""
     weight_change: float
     """Norm of the change of all weights relative to their norm."""
     of_random: float | None = None
@@ -30,45 +30,45 @@ class FamilyResult:
 
     @property
     def carried_at_random(self) -> float:
-        """Ratio of the gain of a random vector in the child to that of the child's own vector."""
+        """Gain of a random vector in the child divided by the gain of the child's own vector."""
         return fraction_of_way(self.base, measured(self.of_random), self.own)
 
     @property
     def carried(self) -> float:
-        """Ratio of the gain of the parent's vector in the child to that of the child's own vector."""
+        """Gain of the parent's vector in the child divided by the gain of the child's own vector."""
         return fraction_of_way(self.base, self.of_the_parent, self.own)
 
     @property
     def carried_back(self) -> float:
-        """Ratio of the gain of the child's vector in the parent to that of the parent's own vector."""
+        """Gain of the child's vector in the parent divided by the gain of the parent's own vector."""
         return fraction_of_way(self.parent, self.parent_with_that_of_the_child, self.parent_own)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TransferredVector:
-    """Another model's vector in this one: accuracy at temperature 1."""
+    """The vector of another model, added to this model: accuracy at temperature 1."""
 
     own: float
-    """With the vector trained on this model."""
+    """Accuracy with the vector trained on this model."""
     cosine: float
-    """Of the two vectors."""
+    """Cosine of the other model's vector and this model's own vector."""
     raw: float
-    """With the other vector, unmapped."""
+    """Accuracy with the other model's vector, unmapped."""
     mapped: float
-    """With the other vector mapped through the unembeddings."""
+    """Accuracy with the other model's vector, mapped through the unembeddings."""
     random: float | None = None
-    """With a random vector of the norm of the other one."""
+    """Accuracy with a random vector that has the norm of the other model's vector."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TransferResult:
-    """Another model's vectors in this one, on half of the prompts."""
+    """The vectors of another model, added to this model; on half of the prompts."""
 
     base: float
     """Accuracy at temperature 1 without a vector."""
     layers: dict[int, TransferredVector]
 
     def share(self, layer: int, which: Literal["raw", "mapped", "random"] = "raw") -> float:
-        """Ratio of the gain of another model's vector to that of the model's own."""
+        """Gain of another model's vector divided by the gain of the model's own vector."""
         transferred = self.layers[layer]
         return fraction_of_way(self.base, getattr(transferred, which), transferred.own)
