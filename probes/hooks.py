@@ -250,7 +250,7 @@ def hooks_at(model: nn.Module, functions: Mapping[str, HookFunction], inputs: bo
     try:
         for name, function in functions.items():
             tap = Tap(tap_at(model, name).module, "input") if inputs else tap_at(model, name)
-            module = _uncompiled(model, tap.module)
+            module = _uncompiled_module(model, tap.module)
             if tap.part == "input":
                 handles.append(module.register_forward_pre_hook(_Hook(_input_hook(name, tap, function))))
             else:
@@ -299,7 +299,7 @@ def has_hooks(*modules: nn.Module) -> bool:
     return bool(_has_any_global_hook())  # PyTorch may return an empty dict
 
 
-def _uncompiled(model: nn.Module, path: str) -> nn.Module:
+def _uncompiled_module(model: nn.Module, path: str) -> nn.Module:
     """The module at a path. Raises `ToylabError` if it or one of its parents is compiled."""
     module = model
     for step in ("", *path.split(".")):

@@ -105,7 +105,7 @@ class PathPatched(nn.Module):
             stack.enter_context(edit(self.model, edits))
             stack.enter_context(hooks_at(self.model, {name: without(name) for name in self.blind}, inputs=True))
             if self.clean_scale is not None:
-                stack.enter_context(_scaled(self.model, self.clean_scale, rows, visited))
+                stack.enter_context(_with_clean_scale(self.model, self.clean_scale, rows, visited))
             out = self.model(torch.cat([tokens, tokens]), **doubled_options)[:rows]
         if missed := [name for name in self.blind if name not in visited]:
             raise ToylabError(f"blind={missed[0]!r}: is never run; name a module that reads the residual stream")
@@ -132,7 +132,7 @@ def _submodule(model: nn.Module, name: str) -> Any:
 
 
 @contextmanager
-def _scaled(model: nn.Module, name: str, rows: int, visited: set[str]) -> Iterator[None]:
+def _with_clean_scale(model: nn.Module, name: str, rows: int, visited: set[str]) -> Iterator[None]:
     """Make a LayerNorm divide the first `rows` rows by the standard deviation of the remaining (unedited) rows."""
     norm: Any = _submodule(model, name)
     bias = 0 if norm.bias is None else norm.bias

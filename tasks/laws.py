@@ -49,9 +49,9 @@ def _require_rows(holds: np.ndarray, look_at: str, why: str) -> None:
 def prompts_of(batch: Batch) -> list[tuple[int, ...]]:
     """The prompt of each row: its tokens up to and including the first scored position."""
     scored = batch.targets != IGNORE
-    ends = scored.argmax(axis=1) + 1
+    prompt_sizes = scored.argmax(axis=1) + 1
     _require_rows(scored.any(axis=1), "targets", "nothing is scored")
-    return [tuple(row[:end]) for row, end in zip(batch.tokens.tolist(), ends.tolist(), strict=True)]
+    return [tuple(row[:end]) for row, end in zip(batch.tokens.tolist(), prompt_sizes.tolist(), strict=True)]
 
 
 def nonempty_splits(task: Task) -> list[Split]:
@@ -229,8 +229,8 @@ def slices_of_a_batch_are_the_whole(task: Task, batch: Batch) -> None:
     }
     arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ("tokens", "targets", "sizes")}
     labels = {name: np.concatenate([part.labels[name] for part in parts]) for name in batch.labels}
-    whole = Batch(**arrays, links=links, labels=labels)
-    _require(equal_batches(whole, batch), "links", "cutting the batch into rows loses or moves something")
+    joined = Batch(**arrays, links=links, labels=labels)
+    _require(equal_batches(joined, batch), "links", "cutting the batch into rows loses or moves something")
 
 
 # Laws of a task, at any seed -----------------------------------------------------------------------------------------

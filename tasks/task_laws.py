@@ -64,7 +64,7 @@ def a_task_is_immutable_and_its_fields_are_its_identity(task: Any) -> None:
 
 def a_pickled_task_is_the_same_task(task: Task) -> None:
     """Pickling preserves the task, as needed for worker processes."""
-    copy = pickle.loads(_pickled(task))
+    copy = pickle.loads(_pickle_task(task))
     _require(copy == task, "the fields", "differ after pickling")
     _require(tuple(copy.vocabulary) == tuple(task.vocabulary), "vocabulary", "differs after pickling")
     _require(
@@ -90,7 +90,7 @@ def _sample_in_process(task: Task) -> dict[Split, list[Batch]]:
     context = multiprocessing.get_context("spawn")
     connection, child_connection = context.Pipe()
     process = context.Process(
-        target=_send_samples, args=(child_connection, list(sys.path), _pickled(task)), daemon=True
+        target=_send_samples, args=(child_connection, list(sys.path), _pickle_task(task)), daemon=True
     )
     process.start()
     child_connection.close()  # recv then raises EOFError if the process dies
@@ -135,7 +135,7 @@ def _send_samples(connection: Any, path: list[str], task: bytes) -> None:
         connection.send((_error_location(error), _error_text(error)))
 
 
-def _pickled(task: Task) -> bytes:
+def _pickle_task(task: Task) -> bytes:
     try:
         return pickle.dumps(task)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
@@ -195,11 +195,11 @@ def streams_share_no_run_of_rows(task: Task) -> None:
 def rows_do_not_depend_on_how_many_are_drawn(task: Task) -> None:
     """Token and size frequencies agree between one batch of 300 and 300 batches of 1, within 6 deviations."""
     number = 300
-    whole = _features(task, [task.sample(stream(5), number)])
+    joint = _features(task, [task.sample(stream(5), number)])
     rng = stream(6)
     single = _features(task, [task.sample(rng, 1) for _ in range(number)])
-    for name in whole.keys() | single.keys():
-        batch_share, single_share = whole.get(name, 0) / number, single.get(name, 0) / number
+    for name in joint.keys() | single.keys():
+        batch_share, single_share = joint.get(name, 0) / number, single.get(name, 0) / number
         middle = (batch_share + single_share) / 2
         slack = 6 * np.sqrt(2 * middle * (1 - middle) / number) + 3 / number
         why = (

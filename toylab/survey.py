@@ -137,9 +137,11 @@ def survey(model: nn.Module, batch: Batch) -> Survey:
             continue
         mass = {(layer, head): float(link_mass(patterns[layer], edges)[head]) for layer, head in heads}
         layer, head = best = max(heads, key=mass.__getitem__)
-        others = [without[head_position] for head_position in heads if head_position != best]
+        other_accuracies = [without[head_position] for head_position in heads if head_position != best]
         readings.append(
-            LinkReading(name, layer, head, mass[best], uniform_mass(edges), without[best], min(others, default=None))
+            LinkReading(
+                name, layer, head, mass[best], uniform_mass(edges), without[best], min(other_accuracies, default=None)
+            )
         )
     return Survey(unedited.token, unedited.sequence, tuple(readings))
 

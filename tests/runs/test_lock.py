@@ -391,7 +391,7 @@ def test_a_condition_that_is_optional_is_locked_like_the_others():
             id="a", place="p", statement="s", conditions=("main",), measure="m", quantity=lambda *one: 0.0,
             criterion=above(0), uncontrolled="it is exact", **more,
         )  # fmt: skip
-        return locks._resolved(claim)["conditions"]
+        return locks._claim_record(claim)["conditions"]
 
     assert locked() == ["main"]
     assert locked(optional=("other",)) == ["main", "other"]

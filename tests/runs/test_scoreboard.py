@@ -70,9 +70,7 @@ def standing(words: str = "words", **fields) -> StudyVerdicts:
         uncontrolled=words, family="yes",
     )  # fmt: skip
     texts = dict.fromkeys(("study", "title", "source", "command", "folder", "machine", "date"), words)
-    return StudyVerdicts(
-        **{**texts, "cpu_seconds": 3.0, "claims": [claim], "costs": {"one": 2.0}, "figures": {}, **fields}
-    )
+    return StudyVerdicts(**{**texts, "cpu_seconds": 3, "claims": [claim], "costs": {"one": 2}, "figures": {}, **fields})
 
 
 # What a claim cost ---------------------------------------------------------------------------------------------------

@@ -198,9 +198,9 @@ def _rows(comparisons: Sequence[Comparison]) -> list[tuple[str, ...]]:
     for comparison in comparisons:
         peer = ", ".join(f"{format_number(value)} {name}" for name, value in comparison.peers.items())
         ratio = format_number(comparison.ratio) if comparison.peers else ""
-        ours = f"{format_number(comparison.ours)} {comparison.unit}".strip()
+        own_value = f"{format_number(comparison.ours)} {comparison.unit}".strip()
         bound = f"{'>=' if comparison.more else '<='} {comparison.target:g}"
-        rows.append((comparison.work, ours, peer, ratio, bound, "" if comparison.met else "short"))
+        rows.append((comparison.work, own_value, peer, ratio, bound, "" if comparison.met else "short"))
     return rows
 
 

@@ -24,20 +24,22 @@ ROWS, PROMPT, NEW_TOKENS = 256, 16, 10
 def bench_watch(device: str, rounds: int = 25) -> Iterator[Comparison]:
     """Forward pass of 64 rows of 66 tokens at width 64, watching all points or none, relative to a plain pass."""
     models, tokens = peer_models(peer_config(64), 66, device), random_tokens(64, 66, device)
-    ours = models["ours"]
+    model = models["ours"]
 
     def watched(*names: str) -> None:
-        with watch(ours, *names):
-            ours(tokens)
+        with watch(model, *names):
+            model(tokens)
 
-    works = {"plain": partial(ours, tokens), "ours": partial(watched, *points(ours)), "nothing": watched}
+    works = {"plain": partial(model, tokens), "ours": partial(watched, *points(model)), "nothing": watched}
     if LENS in models:
         works |= {LENS: partial(models[LENS], tokens), "cached": partial(_with_cache(models[LENS]), tokens)}
     seconds = interleaved_timings(works, rounds, device)
     comparison = compare_with_peer("watching every point", seconds, "plain", 1.15)
     if LENS in models:
-        theirs = compare_with_peer("", seconds, LENS, 0.0, ours="cached").ratio
-        comparison = Comparison(**{**vars(comparison), "note": f"TransformerLens: {theirs:.2f} of its own plain pass"})
+        peer_ratio = compare_with_peer("", seconds, LENS, 0.0, ours="cached").ratio
+        comparison = Comparison(
+            **{**vars(comparison), "note": f"TransformerLens: {peer_ratio:.2f} of its own plain pass"}
+        )
     yield comparison
     yield compare_with_peer("watching nothing", seconds, "plain", 1.0, ours="nothing")
 
@@ -50,8 +52,8 @@ def _with_cache(peer: Any) -> Callable[..., object]:
 def bench_generate(device: str, rounds: int = 9) -> Iterator[Comparison]:
     """Greedy generation, each library with its own key-value cache."""
     config, context = peer_config(64, layers=4), PROMPT + NEW_TOKENS
-    ours, prompts = Transformer(config, 24, context).to(device), random_tokens(ROWS, PROMPT, device)
-    works: dict[str, Callable[[], object]] = {"ours": partial(generate, ours, prompts, NEW_TOKENS)}
+    model, prompts = Transformer(config, 24, context).to(device), random_tokens(ROWS, PROMPT, device)
+    works: dict[str, Callable[[], object]] = {"ours": partial(generate, model, prompts, NEW_TOKENS)}
     if (peer := lens_model(config, 24, 2 * context, device)) is not None:
         settings = {"do_sample": False, "stop_at_eos": False, "verbose": False, "prepend_bos": False}
 
@@ -62,7 +64,7 @@ def bench_generate(device: str, rounds: int = 9) -> Iterator[Comparison]:
 
         works[LENS] = theirs
     else:
-        works["without a cache"] = partial(generate, ours, prompts, NEW_TOKENS, cache=False)
+        works["without a cache"] = partial(generate, model, prompts, NEW_TOKENS, cache=False)
     seconds = interleaved_timings(works, rounds, device)
     yield compare_with_peer(f"generating {ROWS} x {NEW_TOKENS} tokens", seconds, list(works)[1], 0.35)
 

@@ -82,7 +82,7 @@ def induction_score(shown: AttentionInput) -> float:
 # Planted positives ---------------------------------------------------------------------------------------------------
 
 
-def _iterated(rng: np.random.Generator) -> tuple[IteratedMap, tuple[Batch, ...]]:
+def _sample_iterated_map(rng: np.random.Generator) -> tuple[IteratedMap, tuple[Batch, ...]]:
     """A task of random size, and batches of inputs of three lengths."""
     task_class = ITERATED_MAPS[rng.integers(len(ITERATED_MAPS))]
     longest = int(rng.integers(5, 10))
@@ -91,7 +91,7 @@ def _iterated(rng: np.random.Generator) -> tuple[IteratedMap, tuple[Batch, ...]]
     return task, tuple(task.batch(rng.choice(task.inputs, size=(12, n)), np.full(12, n)) for n in lengths)
 
 
-def _recall(rng: np.random.Generator) -> tuple[AssociativeRecall, tuple[Batch, ...]]:
+def _sample_recall(rng: np.random.Generator) -> tuple[AssociativeRecall, tuple[Batch, ...]]:
     """A task of random size, and a batch."""
     task = AssociativeRecall(
         pairs=int(rng.integers(3, 7)), keys=int(rng.integers(8, 20)), values=int(rng.integers(6, 20))
@@ -100,8 +100,8 @@ def _recall(rng: np.random.Generator) -> tuple[AssociativeRecall, tuple[Batch, .
 
 
 _CIRCUITS: dict[str, tuple[Callable, Callable]] = {
-    "iteration": (_iterated, iteration_head),
-    "induction": (_recall, induction_head),
+    "iteration": (_sample_iterated_map, iteration_head),
+    "induction": (_sample_recall, induction_head),
 }
 
 
@@ -167,13 +167,13 @@ def _shuffled_links(draw: Callable, write: Callable) -> SampledControl:
         model = write(task)
         patterns = tuple(evaluate.attention_patterns(model, batch) for batch in batches)
         return DetectorInput(
-            AttentionInput(patterns, tuple(replace(b, links=_shuffled(b.links, rng)) for b in batches))
+            AttentionInput(patterns, tuple(replace(b, links=_with_random_keys(b.links, rng)) for b in batches))
         )
 
     return control
 
 
-def _shuffled(links: Mapping[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
+def _with_random_keys(links: Mapping[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
     """The links with a random key at or before each query."""
     shuffled = {}
     for name, edges in links.items():
@@ -259,7 +259,7 @@ def _one_value(batch: Batch, rng: np.random.Generator) -> KeyOfQuery:
 
 def _no_end_found(rng: np.random.Generator) -> DetectorInput:
     """The second layer of the circuit after a first layer with uniform attention."""
-    task, batches = _iterated(rng)
+    task, batches = _sample_iterated_map(rng)
     patterns = []
     for batch in batches:
         first, second = evaluate.attention_patterns(iteration_head(task), batch)
@@ -269,7 +269,7 @@ def _no_end_found(rng: np.random.Generator) -> DetectorInput:
 
 def _in_the_first_layer(rng: np.random.Generator) -> DetectorInput:
     """The patterns of the circuit with the two layers swapped."""
-    task, batches = _iterated(rng)
+    task, batches = _sample_iterated_map(rng)
     return DetectorInput(
         AttentionInput(tuple(evaluate.attention_patterns(iteration_head(task), b)[::-1] for b in batches), batches)
     )
@@ -332,7 +332,7 @@ _ALL = (
         threshold=1.0,
         planted_positives=_planted_positives("iteration"),
         controls={
-            "random weights": _random_weights(_iterated),
+            "random weights": _random_weights(_sample_iterated_map),
             "shuffled links": _shuffled_links(*_ITERATION),
             "a fixed distance back": _replaced_attention(*_ITERATION, _fixed_offset),
             "the previous token": _replaced_attention(*_ITERATION, _previous),
@@ -352,7 +352,7 @@ _ALL = (
         threshold=0.5,
         planted_positives=_planted_positives("induction"),
         controls={
-            "random weights": _random_weights(_recall),
+            "random weights": _random_weights(_sample_recall),
             "shuffled links": _shuffled_links(*_INDUCTION),
             "the previous token": _replaced_attention(*_INDUCTION, _previous),
             "the earlier place of its token": _replaced_attention(*_INDUCTION, _before_the_value),
@@ -363,4 +363,4 @@ _ALL = (
     ),
 )
 
-DETECTORS = {one.name: one for one in _ALL}
+DETECTORS = {detector.name: detector for detector in _ALL}

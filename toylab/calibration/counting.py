@@ -164,8 +164,8 @@ def _bias_of_counter(bias: Literal["begin", "bracket"]) -> PlantedPositive:
         label = int(rng.integers(strings.counts.shape[1]))
         masses = mass_by_class(pattern[:, 0], key_classes(strings))
         name = "begin" if bias == "begin" else "own ["
-        shown = ClassMasses({key: mass[:, label] for key, mass in masses.items()}, name)
-        return DetectorInput(shown, correct[:, label].double().mean().item())
+        class_masses = ClassMasses({key: mass[:, label] for key, mass in masses.items()}, name)
+        return DetectorInput(class_masses, correct[:, label].double().mean().item())
 
     return plant
 
@@ -291,4 +291,4 @@ _ALL = (
     ),
 )
 
-DETECTORS = {one.name: one for one in _ALL}
+DETECTORS = {detector.name: detector for detector in _ALL}

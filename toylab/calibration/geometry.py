@@ -360,4 +360,4 @@ _ALL = (
     ),
 )
 
-DETECTORS = {one.name: one for one in _ALL}
+DETECTORS = {detector.name: detector for detector in _ALL}

@@ -63,8 +63,8 @@ _wrong_attempts: Counter[str] = Counter()
 
 
 EXERCISES: dict[str, Exercise] = {
-    one.name: one
-    for one in (
+    item.name: item
+    for item in (
         Exercise(
             "tour.carry",
             answer_key.carry,

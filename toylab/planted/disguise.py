@@ -61,8 +61,8 @@ def add_heads(
             else:  # the circuit occupies the first coordinates of the residual stream
                 parameter[tuple(slice(size) for size in source.shape)] = source
         for block in result.blocks:
-            others = [h for h in range(heads) if h != at]
-            for h in others:
+            random_heads = [h for h in range(heads) if h != at]
+            for h in random_heads:
                 _attend_at_random(
                     block.attn, slice(h * head_width, (h + 1) * head_width), slice(0, head_width), rng, sharp
                 )

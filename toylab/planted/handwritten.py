@@ -202,16 +202,18 @@ def _write_queries(model: EncoderDecoder, spread: float, bias: Literal["begin", 
     fetch.query.weight[everything, everything] = 1
     fetch.key.weight[everything, everything] = 1
     contexts = [(0, 0), *((a, b) for a in range(1, 2 * model.queries + 5) for b in (a - 1, a))]
-    others = torch.stack([_state(token, *context, spread) for token in (0, ONE, OPEN, CLOSE) for context in contexts])
+    other_states = torch.stack(
+        [_state(token, *context, spread) for token in (0, ONE, OPEN, CLOSE) for context in contexts]
+    )
     for k in range(1, model.queries + 1):
         target = _state(ONE, k, k - 1, spread)
         bias_state = _state(BEGIN, 0, 0, spread) if bias == "begin" else _state(OPEN, k, k - 1, spread)
         direction = target.clone()
         if bias == "bracket":  # equal scores for bracket and ones of the same context
             direction[OPEN] = target[ONE]
-        other_scores = others @ direction
-        is_other = (others - target).abs().amax(dim=1) > 1e-9
-        is_other &= (others - bias_state).abs().amax(dim=1) > 1e-9
+        other_scores = other_states @ direction
+        is_other = (other_states - target).abs().amax(dim=1) > 1e-9
+        is_other &= (other_states - bias_state).abs().amax(dim=1) > 1e-9
         direction = direction * 40 / (target @ direction - other_scores[is_other].max())
         token = BEGIN if bias == "begin" else OPEN
         # The one-hot coordinate of ones grows with their context after normalisation; `ratio` compensates.
@@ -250,8 +252,8 @@ def _write_embeddings(model: Transformer, token: range, position: range, out: ra
 
 def _slots(*sizes: int) -> list[range]:
     """Consecutive ranges of coordinates."""
-    ends = torch.tensor(sizes).cumsum(0).tolist()
-    return [range(end - size, end) for size, end in zip(sizes, ends, strict=True)]
+    stops = torch.tensor(sizes).cumsum(0).tolist()
+    return [range(end - size, end) for size, end in zip(sizes, stops, strict=True)]
 
 
 def _route(value: Tensor, output: Tensor, source: range, destination: range) -> None:

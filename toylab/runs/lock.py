@@ -39,13 +39,13 @@ def lock_of(study: Study) -> dict[str, Any]:
     """The claims of a study at these settings, with resolved thresholds, and digests of the measuring code."""
     return {
         "study": registry.study_name(type(study)),
-        "claims": {claim.id: _resolved(claim) for claim in study.claims()},
+        "claims": {claim.id: _claim_record(claim) for claim in study.claims()},
         "seeds": list(study.seeds),
-        "code": {name: _digest_of_code(path) for name, path in _measuring(type(study))},
+        "code": {name: _digest_of_code(path) for name, path in _measuring_files(type(study))},
     }
 
 
-def _resolved(claim: Claim) -> dict[str, Any]:
+def _claim_record(claim: Claim) -> dict[str, Any]:
     low, high = claim.criterion.low, claim.criterion.high
     return {
         "claim": claim.statement,
@@ -62,7 +62,7 @@ def _resolved(claim: Claim) -> dict[str, Any]:
     }
 
 
-def _measuring(study: type) -> Iterator[tuple[str, Path]]:
+def _measuring_files(study: type) -> Iterator[tuple[str, Path]]:
     """The files that measure and judge: files of the study, and files shared by all studies."""
     home = _source_file(study)
     if home is not None and ":" not in registry.study_name(study):

@@ -117,10 +117,10 @@ class ProcessPool:
     def __enter__(self) -> ProcessPool:
         return self
 
-    def __exit__(self, kind: type | None, *_: object) -> None:
+    def __exit__(self, error_class: type | None, *_: object) -> None:
         if self._pool is None:
             return
-        if kind is not None and issubclass(kind, KeyboardInterrupt):
+        if error_class is not None and issubclass(error_class, KeyboardInterrupt):
             processes = dict(self._pool._processes or {})
             for process in processes.values():
                 process.terminate()
@@ -129,5 +129,5 @@ class ProcessPool:
             for folder in self._folders:
                 remove_partial_files(folder, processes)  # interrupted writes
         self._pool.shutdown(wait=True, cancel_futures=True)
-        if kind is not None and issubclass(kind, BrokenExecutor):
+        if error_class is not None and issubclass(error_class, BrokenExecutor):
             self.check_start()

@@ -163,11 +163,11 @@ def train(
             rate = learning_rate(config, state.step, state.cooling_since)
             value = loss(model, batch_at(state.step))
             if not math.isfinite(value.item()):
-                raise _diverged(f"loss={value.item()}", state.step, config, path)
+                raise _divergence_error(f"loss={value.item()}", state.step, config, path)
             unreached += vector.backward(value, first=not state.step)
             norm = optimizer.step(gradient, rate)
             if not math.isfinite(norm):
-                raise _diverged(f"norm of the gradient={norm}", state.step, config, path)
+                raise _divergence_error(f"norm of the gradient={norm}", state.step, config, path)
             total += value.item()
             state.step += 1
             bar.update()
@@ -204,7 +204,7 @@ def first_step(history: History, metric: str, threshold: float) -> int | None:
     return next((int(entry["step"]) for entry in history if entry.get(metric, -math.inf) >= threshold), None)
 
 
-def _diverged(quantity: str, step: int, config: TrainConfig, checkpoint: Path | None) -> DivergedError:
+def _divergence_error(quantity: str, step: int, config: TrainConfig, checkpoint: Path | None) -> DivergedError:
     checkpoint_note = f"the last good checkpoint is kept at {checkpoint}" if checkpoint else "there is no checkpoint"
     return DivergedError(
         f"{quantity} at step {step}: training diverged; {checkpoint_note}; try a smaller learning_rate than "

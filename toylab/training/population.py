@@ -53,7 +53,7 @@ class Population:
         shapes = [{name: (p.shape, p.requires_grad) for name, p in model.named_parameters()} for model in models]
         if any(state != shapes[0] for state in shapes):
             raise ToylabError("models: members must have the same parameters, of the same shapes and requires_grad")
-        if not _trained(models[0]):
+        if not _trainable(models[0]):
             raise ToylabError("models: nothing has requires_grad=True; a population needs parameters to train")
         self.config = config or TrainConfig()
         self._skeleton = deepcopy(models[0])
@@ -61,7 +61,7 @@ class Population:
             self._skeleton.train()  # as in `train`
         self._models = [deepcopy(model) for model in models]
         self._shapes = {name: p.shape for name, p in models[0].named_parameters() if p.requires_grad}
-        self.weights = torch.stack([parameters_to_vector(_trained(model)).detach() for model in models])
+        self.weights = torch.stack([parameters_to_vector(_trainable(model)).detach() for model in models])
         """(seed, parameter)"""
         constants = [
             {name: p.detach() for name, p in model.named_parameters() if name not in self._shapes}
@@ -116,7 +116,7 @@ class Population:
     def members(self) -> list[nn.Module]:
         """The models with their current weights."""
         for model, weights in zip(self._models, self.weights, strict=True):
-            vector_to_parameters(weights.clone(), _trained(model))
+            vector_to_parameters(weights.clone(), _trainable(model))
         return self._models
 
     def _refuse_unreached(self, batch: Any) -> None:
@@ -141,7 +141,7 @@ class Population:
         return {name: part.view(shape) for (name, shape), part in zip(self._shapes.items(), parts, strict=True)}
 
 
-def _trained(model: nn.Module) -> list[nn.Parameter]:
+def _trainable(model: nn.Module) -> list[nn.Parameter]:
     return [p for p in model.parameters() if p.requires_grad]
 
 
@@ -175,10 +175,10 @@ def stack_batches(batches: Sequence[Any]) -> dict[str, Tensor]:
                 raise ToylabError(f"batches: {name} differs and is no tensor; a population works on tensors alone")
         elif len(first) > 1 or not all(torch.equal(x, first) for x in rest):
             sizes = [max(x.shape[k] for x in values) for k in range(first.ndim)]
-            stacked[name] = torch.stack([_padded(x, sizes, _FILL.get(name, 0)) for x in values])
+            stacked[name] = torch.stack([_pad(x, sizes, _FILL.get(name, 0)) for x in values])
     return stacked
 
 
-def _padded(x: Tensor, sizes: Sequence[int], value: int) -> Tensor:
+def _pad(x: Tensor, sizes: Sequence[int], value: int) -> Tensor:
     padding = [size - current for size, current in zip(sizes, x.shape, strict=True)]
     return F.pad(x, [part for amount in reversed(padding) for part in (0, amount)], value=value) if any(padding) else x

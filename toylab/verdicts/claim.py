@@ -392,4 +392,4 @@ def _rounded(value: Any) -> Any:
         return float(f"{value:.4g}") if value == value else None
     if isinstance(value, Mapping):
         return {str(name): _rounded(inner) for name, inner in value.items()}
-    return [_rounded(one) for one in value] if isinstance(value, list | tuple) else value
+    return [_rounded(item) for item in value] if isinstance(value, list | tuple) else value

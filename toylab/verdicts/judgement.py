@@ -158,10 +158,10 @@ def claims_table(
         for claim in of_kind:
             seeds = f"{len(claim.seeds)} seed{'s' if len(claim.seeds) != 1 else ''}"
             word = shown_verdict(claim).upper()
-            place = f"{word:<9} {claim.id}".ljust(34)[len(word) :]
+            label = f"{word:<9} {claim.id}".ljust(34)[len(word) :]
             verdict = colour_verdict(word, claim.verdict if coloured else "")
             cost = "" if costs is None or claim.measured is None else f"{costs.get(claim.id, 0):>6.0f} CPU-s"
-            lines.append(f"{verdict}{place} {measured_in_words(claim):<24} {seeds:>8}{cost}".rstrip())
+            lines.append(f"{verdict}{label} {measured_in_words(claim):<24} {seeds:>8}{cost}".rstrip())
             for text in (claim.statement, f"Criterion: {claim.criterion}", control_text(claim), claim.note):
                 lines += textwrap.wrap(text, width, initial_indent=" " * 10, subsequent_indent=" " * 10)
         parts.append("\n".join(lines))
@@ -197,8 +197,8 @@ def claims_markdown(claims: Sequence[Judgement], costs: Mapping[str, float | int
         rows = [_markdown_cells(claim, costs) for claim in of_kind]
         # Columns that are empty for this kind are dropped, such as the paper's number.
         head = [name for name in rows[0] if any(row[name] for row in rows) or name in _ALWAYS]
-        shown = [f"measured [{interval_in_words(of_kind)}]" if name == "measured" else name for name in head]
-        tables.append(f"**{title}**\n\n" + markdown_table([shown, *([row[name] for name in head] for row in rows)]))
+        headings = [f"measured [{interval_in_words(of_kind)}]" if name == "measured" else name for name in head]
+        tables.append(f"**{title}**\n\n" + markdown_table([headings, *([row[name] for name in head] for row in rows)]))
     return "\n\n".join(tables)
 
 
@@ -232,7 +232,9 @@ def further_notes(claim: Judgement) -> dict[str, str]:
         "Threshold from": claim.origin,
         "The paper's number": claim.paper_number,
         "Also over the family": claim.family,
-        "Shams": "; ".join(f"{one.what}, {measured_in_words(one)}" for one in claim.shams if one.measured is not None),
+        "Shams": "; ".join(
+            f"{sham.what}, {measured_in_words(sham)}" for sham in claim.shams if sham.measured is not None
+        ),
     }
     return {name: fact for name, fact in facts.items() if fact}
 

@@ -48,7 +48,7 @@ def circuit_claims(causal: Sequence[str], longest: int, no_plain: str) -> list[C
     strings = ("none", "no-auxiliary", "fixed")
     of_none = partial(Claim, conditions=("none",), needs=(SOME_SOLVED,))
     in_decoder = partial(of_none, place="section 4.2, figure 8", figure="Attention as a counter")
-    cure = partial(
+    varied_training = partial(
         Claim,
         kind="own",
         place="section 5, left open",
@@ -62,9 +62,9 @@ def circuit_claims(causal: Sequence[str], longest: int, no_plain: str) -> list[C
         place="section 4.3, figure 3",
         undecidable="" if longest <= 64 else f"16 zeros change strings of length {longest} too little",
     )
-    kept = partial(appended, measure="accuracy of these regions after 16 zeros were appended")
+    region_accuracy = partial(appended, measure="accuracy of these regions after 16 zeros were appended")
     of_constant, of_zeros = (partial(pooled.accuracy_kept, biases=names) for names in (CONSTANT, ("zeros",)))
-    disguise = partial(
+    rotary_planes = partial(
         Claim, place="appendix, figure 25", conditions=("rotary",), needs=(ROTARY,), figure="Rotary in disguise"
     )
     return [
@@ -75,7 +75,7 @@ def circuit_claims(causal: Sequence[str], longest: int, no_plain: str) -> list[C
             quantity=lambda none: median(region.k for region in none.solved),
             criterion=at_most(longest / 2),
             origin="computed: half of the longest string",
-            control=_untrained_control("uniform attention", "none", lambda found: found.uniform.k),
+            control=_untrained_control("uniform attention", "none", lambda untrained: untrained.uniform.k),
             paper_number="28 (length 512, mean count 28; figure 8, by eye)",
             details={"K of solved regions": _of_solved("k")},
         ),
@@ -97,7 +97,7 @@ def circuit_claims(causal: Sequence[str], longest: int, no_plain: str) -> list[C
             measure="R^2 of that curve, mean over solved regions,",
             quantity=lambda none: none.over_solved(lambda region: region.r2),
             criterion=at_least(0.98),
-            control=_untrained_control("uniform attention", "none", lambda found: found.uniform.r2),
+            control=_untrained_control("uniform attention", "none", lambda untrained: untrained.uniform.r2),
             details={"R^2 of solved regions": _of_solved("r2")},
         ),
         of_none(
@@ -143,7 +143,9 @@ def circuit_claims(causal: Sequence[str], longest: int, no_plain: str) -> list[C
             measure="accuracy of a linear probe on ones at the decoder's input",
             quantity=lambda none: none.probe.decoder_input.accuracy,
             criterion=at_least(0.95),
-            control=_untrained_control("random weights", "none", lambda found: found.probe.decoder_input.accuracy),
+            control=_untrained_control(
+                "random weights", "none", lambda untrained: untrained.probe.decoder_input.accuracy
+            ),
             details={
                 "at the attention's output": ClaimDetail("none", "probe.attention_output.accuracy"),
                 "majority class": ClaimDetail("none", "probe.decoder_input.majority"),
@@ -159,7 +161,7 @@ def circuit_claims(causal: Sequence[str], longest: int, no_plain: str) -> list[C
             quantity=lambda none: none.bracket_share,
             criterion=at_least(0.9),
             control=_untrained_control(
-                "random weights", "none", lambda found: attention_on_brackets(measured(found.scores))
+                "random weights", "none", lambda untrained: attention_on_brackets(measured(untrained.scores))
             ),
             paper_number="1.000 (from the scores of figure 6)",
             details={"scores of a one for 0, 1, [, ], BoS": ClaimDetail("none", "scores_of_one")},
@@ -176,7 +178,7 @@ def circuit_claims(causal: Sequence[str], longest: int, no_plain: str) -> list[C
             uncontrolled="the quantity is a difference between regions of the same seed",
             paper_number="at length 300, .99 with a begin token; without, 2 of 11 rotary regions above .75 (figure 3)",
         ),
-        kept(
+        region_accuracy(
             id="constant-bias-keeps",
             statement="Regions with a bias token of constant number keep counting correctly in longer strings.",
             quantity=of_constant,
@@ -185,11 +187,11 @@ def circuit_claims(causal: Sequence[str], longest: int, no_plain: str) -> list[C
             paper_number=".988 to .996 (4 regions with a begin token, length 300; figure 3, digitised)",
             details={
                 "begin token only": details_by_condition(
-                    causal, lambda found: pooled.accuracy_kept(*found, biases=("begin",))
+                    causal, lambda models: pooled.accuracy_kept(*models, biases=("begin",))
                 )
             },
         ),
-        kept(
+        region_accuracy(
             id="zeros-bias-falls",
             asks="absence",
             statement="Regions with zeros as bias miscount in longer strings.",
@@ -199,7 +201,7 @@ def circuit_claims(causal: Sequence[str], longest: int, no_plain: str) -> list[C
         ),
         _mlp("encoder-mlp", "none", "our recipe"),
         _mlp("plain-encoder-mlp", "plain-none", "the plain set-up", undecidable=no_plain),
-        disguise(
+        rotary_planes(
             id="rotary-in-disguise",
             statement="Rotary models attend by planes that hardly rotate over a string.",
             measure="share of the score in planes below one radian per string, minus the share of such planes,",
@@ -207,7 +209,7 @@ def circuit_claims(causal: Sequence[str], longest: int, no_plain: str) -> list[C
             criterion=at_least(0.2),
             origin="the smallest effect of interest: .2 above the share of such planes",
             control=_untrained_control(
-                "random weights", "rotary", lambda found: measured(found.rotary).slow_lead(longest)
+                "random weights", "rotary", lambda untrained: measured(untrained.rotary).slow_lead(longest)
             ),
             paper_number="planes 0 to 12 of 32 add about 0 to the score, the slowest 8.8 (figure 25)",
             details={
@@ -216,7 +218,7 @@ def circuit_claims(causal: Sequence[str], longest: int, no_plain: str) -> list[C
                 )
             },
         ),
-        disguise(
+        rotary_planes(
             id="rotary-stopped",
             kind="own",
             asks="absence",
@@ -235,7 +237,7 @@ def circuit_claims(causal: Sequence[str], longest: int, no_plain: str) -> list[C
                 ),
             },
         ),
-        cure(
+        varied_training(
             id="cure",
             asks="absence",
             statement="Training on varied lengths and numbers of regions prevents biases that do not generalise.",
@@ -249,7 +251,7 @@ def circuit_claims(causal: Sequence[str], longest: int, no_plain: str) -> list[C
                 "mean accuracy elsewhere": details_by_condition(strings, pooled.accuracy_elsewhere),
             },
         ),
-        cure(
+        varied_training(
             id="cure-begin",
             statement="Training on varied strings makes the begin token the bias, as the token of constant number.",
             measure="share of solved regions whose largest bias class is the begin token",

@@ -90,7 +90,7 @@ def _draw_encodings(models: Conditions, encodings: Sequence[str]) -> Picture:
 
 def _draw_mass(models: Conditions) -> Picture:
     lines = {
-        title: [(c.k, c.curve) for c in _solved(models[name]) if c.counts]
+        title: [(c.k, c.curve) for c in _solved_regions(models[name]) if c.counts]
         for name, title in (("none", "no positions"), ("rotary", "rotary"))
     }
     figure, axes = canvas.new_figure(8.4, 3.2, columns=2)
@@ -135,7 +135,7 @@ def _draw_biases(models: Conditions) -> Picture:
     }
     shares = {}
     for title, by_seed in models.by_title(titles).items():
-        if regions := [c.shares for c in _solved(by_seed)]:
+        if regions := [c.shares for c in _solved_regions(by_seed)]:
             shares[f"{title} ({len(regions)})"] = {n: fmean(s[n] for s in regions) for n in regions[0]}
     return picture(
         "What they compare with",
@@ -154,13 +154,13 @@ def _draw_blocked(models: Conditions) -> Picture:
     }
     titles = {"none": "no MLP", "encoder-mlp": "MLP in the encoder", "plain-encoder-mlp": "MLP, plain set-up"}
     conditions = require_measured(
-        {title: by_seed for title, by_seed in models.by_title(titles).items() if _solved(by_seed)}
+        {title: by_seed for title, by_seed in models.by_title(titles).items() if _solved_regions(by_seed)}
     )
     groups = {}
     for title, by_seed in conditions.items():
-        groups[f"{title}: unedited"] = {ONE_REGION: [c.accuracy for c in _solved(by_seed)]}
+        groups[f"{title}: unedited"] = {ONE_REGION: [c.accuracy for c in _solved_regions(by_seed)]}
         for keys, intervention in tests.items():
-            groups[f"{title}: {intervention}"] = {ONE_REGION: [c.blocked[keys] for c in _solved(by_seed)]}
+            groups[f"{title}: {intervention}"] = {ONE_REGION: [c.blocked[keys] for c in _solved_regions(by_seed)]}
     _, axes = canvas.new_figure(8.4, 0.32 * len(groups) + 1.2)
     return picture(
         "What each region needs",
@@ -209,7 +209,7 @@ def _draw_planes(rotary: dict[int, CountingResult], longest: int) -> Picture:
     )
 
 
-def _solved(models: dict[int, CountingResult]) -> list[RegionCircuit]:
+def _solved_regions(models: dict[int, CountingResult]) -> list[RegionCircuit]:
     return [region for result in models.values() for region in result.solved]
 
 

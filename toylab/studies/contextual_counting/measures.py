@@ -71,16 +71,16 @@ def key_classes(strings: StringBatch) -> dict[str, Bool[Tensor, "batch label key
     """
     tokens, regions = strings.tokens[:, None], strings.regions[:, None]
     label = torch.arange(1, strings.counts.shape[1] + 1, device=tokens.device)[None, :, None]
-    one, bracket, own = tokens == ONE, (tokens == OPEN) | (tokens == CLOSE), regions == label
+    is_one, is_bracket, in_region = tokens == ONE, (tokens == OPEN) | (tokens == CLOSE), regions == label
     masks = {
-        COUNTED: one & own,
-        "other regions' ones": one & (regions > 0) & ~own,
-        "outside ones": one & (regions == 0),
+        COUNTED: is_one & in_region,
+        "other regions' ones": is_one & (regions > 0) & ~in_region,
+        "outside ones": is_one & (regions == 0),
         "zeros": tokens == ZERO,
-        "own [": (tokens == OPEN) & own,
-        "own ]": (tokens == CLOSE) & own,
-        "earlier brackets": bracket & (regions < label),
-        "later brackets": bracket & (regions > label),
+        "own [": (tokens == OPEN) & in_region,
+        "own ]": (tokens == CLOSE) & in_region,
+        "earlier brackets": is_bracket & (regions < label),
+        "later brackets": is_bracket & (regions > label),
         "begin": tokens == BEGIN,
     }
     shape = (*strings.counts.shape, strings.tokens.shape[1])

@@ -268,7 +268,7 @@ def claims(guess: GuessAccuracy, parity_guess: float, steps: int, one_head: str)
                 "by seed": ClaimDetail("main", "transfer.solved_at", never=True),
                 "steps, from a model without the head": ClaimDetail("one-length", "transfer.solved_at", never=True),
                 "accuracy from a model without the head": ClaimDetail(
-                    "one-length", lambda one: mean_over(one.transfer.accuracy)
+                    "result-length", lambda result: mean_over(result.transfer.accuracy)
                 ),
             },
             figure="Transfer to parity",
@@ -330,8 +330,8 @@ def _random_weights(number: Callable[[UntrainedHead], float]) -> Control:
 
 def _ratio_under(main: IterationResult, test: str) -> float | None:
     tests = measured(main.tests)
-    found, whole = getattr(tests, test), tests.unedited.sequence
-    return None if found is None or not whole else found.sequence / whole
+    edited, unedited = getattr(tests, test), tests.unedited.sequence
+    return None if edited is None or not unedited else edited.sequence / unedited
 
 
 def _mass(main: IterationResult, symbol: int) -> float:

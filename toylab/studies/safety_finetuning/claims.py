@@ -68,7 +68,7 @@ def _behaviour(no_standard: str) -> list[Claim]:
         note="without the SFT term the likelihood of both answers falls",
     )
     refuses, complies = attrgetter("behaviour.unsafe.refuses"), attrgetter("behaviour.unsafe.complies")
-    on_safe, too_far = attrgetter("behaviour.safe.complies"), lambda one: one.alpha[2.0].safe.complies
+    on_safe, too_far = attrgetter("behaviour.safe.complies"), lambda result: result.alpha[2.0].safe.complies
     return [
         written_claim(
             id="pretrain",
@@ -137,8 +137,8 @@ def _jailbreaks(guess: float, no_small_rate: str) -> list[Claim]:
     more = partial(written_claim, criterion=above(0.0), origin=ORDER_ONLY, uncontrolled=PAIRED)
     direct = attrgetter("behaviour.unsafe.complies")
     success = partial(written_claim, place="section 3.3", conditions=("ssft",))
-    asked = Control("the direct request", ("ssft",), direct)
-    works = partial(success, measure="share of correct letters", control=asked)
+    direct_request = Control("the direct request", ("ssft",), direct)
+    works = partial(success, measure="share of correct letters", control=direct_request)
 
     def by_text(end: str, kind: str, text: str, margin: float) -> list[Claim]:
         lead = partial(_lead, kind)
@@ -208,7 +208,7 @@ def _extrapolation() -> list[Claim]:
             quantity=lambda ssft: over_tuned(ssft, ssft.alpha[1.25]),
             criterion=at_most(0.7),
             control=Control(
-                "a random direction of the same norm", ("ssft",), lambda one: over_tuned(one, one.alpha_random)
+                "a random direction of the same norm", ("ssft",), lambda result: over_tuned(result, result.alpha_random)
             ),
             details={
                 "unseen unsafe text complied, at 1, 1.25, 1.5": _doses("mismatched_text.complies"),
@@ -256,7 +256,7 @@ def _breaking(guess: float, others: tuple[str, ...]) -> list[Claim]:
             kind="own",
             conditions=REFUSING,
             measure="share of NULL on unsafe prompts without that part, maximum over methods,",
-            quantity=lambda *trio: max(one.parts.up_in_the_column_space.unsafe.refuses for one in trio),
+            quantity=lambda *trio: max(result.parts.up_in_the_column_space.unsafe.refuses for result in trio),
             criterion=at_most(0.5),
             control=Control(
                 "without the other part instead, minimum over methods",
@@ -293,9 +293,9 @@ def _breaking(guess: float, others: tuple[str, ...]) -> list[Claim]:
             control=Control(
                 f"the larger of {' and '.join(TITLES[name] for name in others)}",
                 others,
-                lambda *found: max(one.cosine.after for one in found),
+                lambda *results: max(result.cosine.after for result in results),
             ),
-            details={"at the base and after": of_each(lambda one: one.cosine and asdict(one.cosine), TAUGHT)},
+            details={"at the base and after": of_each(lambda result: result.cosine and asdict(result.cosine), TAUGHT)},
             note="at the base, every method has this cosine",
         ),
     ]
@@ -310,16 +310,18 @@ def _beyond_guessing(guess: float, margin: float) -> dict[str, Any]:
 
 
 def _lead(kind: str, own: SafetyResult, *others: SafetyResult) -> float:
-    return own.behaviour.lead_over(*(one.behaviour for one in others), on=kind)
+    return own.behaviour.lead_over(*(result.behaviour for result in others), on=kind)
 
 
 def _doses(share: str) -> Callable[[Conditions], dict[str, Any]]:
     """A share at 1, 1.25 and 1.5 times the change, by condition."""
-    return of_each(lambda one: [attrgetter(share)(measured(one.alpha)[dose]) for dose in (1.0, 1.25, 1.5)], TAUGHT)
+    return of_each(
+        lambda result: [attrgetter(share)(measured(result.alpha)[dose]) for dose in (1.0, 1.25, 1.5)], TAUGHT
+    )
 
 
 def _outcomes(results: Conditions) -> dict[str, dict[str, str]]:
     """Outcomes on each set, averaged over seeds, by condition."""
     small = {f"{name}-small": f"{TITLES[name]}, small rate" for name in REFUSING}
-    runs = {title: [one.behaviour for one in results[name].values()] for name, title in (TITLES | small).items()}
-    return {title: mean_behaviour(found).table for title, found in runs.items() if found}
+    runs = {title: [result.behaviour for result in results[name].values()] for name, title in (TITLES | small).items()}
+    return {title: mean_behaviour(behaviours).table for title, behaviours in runs.items() if behaviours}

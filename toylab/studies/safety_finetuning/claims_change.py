@@ -29,7 +29,7 @@ def extent() -> list[Claim]:
             statement="SSFT, DPO (as published) and unlearning change the MLP weights only slightly.",
             conditions=REFUSING,
             measure="relative norm of the change of the most changed MLP, maximum over methods,",
-            quantity=lambda *trio: max(one.size for one in trio),
+            quantity=lambda *trio: max(result.size for result in trio),
             criterion=at_most(0.25),
             margin=0.25,
             origin="a smallest effect of interest: a change of a quarter of the norm leaves a cosine of .97 to the "
@@ -48,7 +48,7 @@ def extent() -> list[Claim]:
             statement="The changes of SSFT, DPO (as published) and unlearning have few singular directions.",
             conditions=REFUSING,
             measure="stable rank of the change, mean over matrices and layers, maximum over methods,",
-            quantity=lambda *trio: max(one.stable_rank for one in trio),
+            quantity=lambda *trio: max(result.stable_rank for result in trio),
             criterion=at_most(6.0),
             control=beside_safe_alone(attrgetter("stable_rank")),
             details={
@@ -74,7 +74,7 @@ def null_part() -> Claim:
         control=Control(
             "without the other part instead, smaller of the two",
             STRONG_METHODS,
-            lambda *strong: min(one.part_separations.up_in_the_null_space / one.separation for one in strong),
+            lambda *strong: min(result.part_separations.up_in_the_null_space / result.separation for result in strong),
         ),
         details={"without the null-space part": of_each(_without_null, TAUGHT)},
         note="attention, biases and down-projections keep their fine-tuned weights",
@@ -84,14 +84,14 @@ def null_part() -> Claim:
 def released() -> list[Claim]:
     """Claims on the released measure of the null space."""
     of_ssft = partial(Claim, kind="own", place="our question, on the paper's code", conditions=("ssft",))
-    own = "mean sine of leading left directions of the tuned up-projection and the span of those before, last layer,"
+    sine = "mean sine of leading left directions of the tuned up-projection and the span of those before, last layer,"
     return [
         of_ssft(
             id="released-columns",
             asks="absence",
             statement="The released null-space measure, applied to columns as intended, does not distinguish SSFT from "
             "a random change of the same size.",
-            measure=f"{own} ratio to that of random changes, minus 1,",
+            measure=f"{sine} ratio to that of random changes, minus 1,",
             quantity=lambda ssft: _over_random(ssft, ssft),
             criterion=between(-0.25, 0.25),
             margin=0.25,
@@ -108,7 +108,7 @@ def released() -> list[Claim]:
             id="released-rows",
             statement="The released null-space measure, applied to rows as in its script, varies between random "
             "changes of the same size.",
-            measure=f"{own} rows instead of directions, ratio of standard deviation to mean over 20 random changes,",
+            measure=f"{sine} rows instead of directions, ratio of standard deviation to mean over 20 random changes,",
             quantity=attrgetter("released_sine.rows.noise"),
             criterion=at_least(0.13),
             control=Control("the measure on columns", ("ssft",), attrgetter("released_sine.columns.noise")),

@@ -51,7 +51,7 @@ def activation_claims() -> list[Claim]:
     """Claims on the separation of safe and unsafe activations, and on the sensitivity of answers to prompts."""
     apart = partial(Claim, place="section 4.1, figure 3", figure=TAU_FIGURE)
     over = "ratio of the separation of safe and unsafe prompts after and before, last layer,"
-    safe_alone = Control(SAFE_ALONE, ("base", "control"), _apart)
+    safe_alone = Control(SAFE_ALONE, ("base", "control"), _separation_ratio)
     moves = partial(Claim, place="section 4.3, figure 5", figure="How much the answer moves with the prompt")
     return [
         Claim(
@@ -82,15 +82,17 @@ def activation_claims() -> list[Claim]:
             statement="DPO and unlearning strongly separate the activations of safe and unsafe prompts.",
             conditions=("base", *STRONG_METHODS),
             measure=f"{over} smaller of DPO and unlearning,",
-            quantity=lambda base, *strong: min(_apart(base, one) for one in strong),
+            quantity=lambda base, *strong: min(_separation_ratio(base, result) for result in strong),
             criterion=at_least(4.0),
             control=safe_alone,
             paper_number=f"tau of safe / unsafe: before .55 / -.1, DPO 38 / -25, unlearning 53 / -43 {READ_OFF}",
             details={
-                "separation by layer": of_each(lambda one: [layer.separation for layer in measured(one.clusters)]),
-                "AUC of tau": of_each(lambda one: measured(one.clusters)[-1].auc),
-                "AUC of tau, operators M alone": of_each(lambda one: measured(one.clusters)[-1].auc_matched),
-                "variance in one component": of_each(lambda one: asdict(measured(one.clusters)[-1].top_share)),
+                "separation by layer": of_each(
+                    lambda result: [layer.separation for layer in measured(result.clusters)]
+                ),
+                "AUC of tau": of_each(lambda result: measured(result.clusters)[-1].auc),
+                "AUC of tau, operators M alone": of_each(lambda result: measured(result.clusters)[-1].auc_matched),
+                "variance in result component": of_each(lambda result: asdict(measured(result.clusters)[-1].top_share)),
             },
         ),
         apart(
@@ -98,7 +100,9 @@ def activation_claims() -> list[Claim]:
             statement="SSFT separates safe and unsafe prompts less than DPO and unlearning.",
             conditions=("base", *REFUSING),
             measure=f"{over} smaller of DPO and unlearning minus SSFT,",
-            quantity=lambda base, ssft, *strong: min(_apart(base, one) for one in strong) - _apart(base, ssft),
+            quantity=lambda base, ssft, *strong: (
+                min(_separation_ratio(base, result) for result in strong) - _separation_ratio(base, ssft)
+            ),
             criterion=above(0.0),
             origin=ORDER_ONLY,
             uncontrolled=PAIRED,
@@ -109,7 +113,7 @@ def activation_claims() -> list[Claim]:
             statement="SSFT also increases the separation of safe and unsafe prompts.",
             conditions=("base", "ssft"),
             measure=f"{over} SSFT,",
-            quantity=_apart,
+            quantity=_separation_ratio,
             criterion=at_least(1.3),
             control=safe_alone,
             paper_number=f"tau of safe / unsafe: before .55 / -.1, SSFT 1.9 / -.9 {READ_OFF}",
@@ -121,12 +125,12 @@ def activation_claims() -> list[Claim]:
             "than to those of safe prompts.",
             conditions=STRONG_METHODS,
             measure="gradient norm of the largest logit, ratio of unsafe to safe prompts, larger of the two methods,",
-            quantity=lambda *strong: max(one.sensitivity.ratio for one in strong),
+            quantity=lambda *strong: max(result.sensitivity.ratio for result in strong),
             criterion=at_most(0.3),
             control=beside_safe_alone(attrgetter("sensitivity.ratio")),
             details={
                 "safe": of_each(_safe_gradient),
-                "unsafe": of_each(lambda one: nan_mean(measured(one.sensitivity).unsafe.gradient)),
+                "unsafe": of_each(lambda result: nan_mean(measured(result.sensitivity).unsafe.gradient)),
                 "unsafe over safe, whole Jacobian": of_each("sensitivity.jacobian_ratio"),
             },
         ),
@@ -161,17 +165,17 @@ def null_space_claims(no_regime: str) -> list[Claim]:
             statement="Fine-tuning changes the up-projections mostly in the left null space of their weights.",
             conditions=("control", *REFUSING),
             measure="energy share there minus the larger of chance and control, minimum over methods and layers,",
-            quantity=lambda control, *trio: min(one.excess(control) for one in trio),
+            quantity=lambda control, *trio: min(result.excess(control) for result in trio),
             criterion=above(0.02),
             control=Control(
                 "a random change of the same size",
                 ("control", *REFUSING),
-                lambda control, *trio: min(one.randomised.excess(control) for one in trio),
+                lambda control, *trio: min(result.randomised.excess(control) for result in trio),
             ),
             details={
                 "chance": ClaimDetail("ssft", "last.up.chance"),
                 "spread of chance": ClaimDetail("ssft", "last.up.spread"),
-                "share by layer": of_each(lambda one: [layer.up.share for layer in measured(one.weights)], TUNED),
+                "share by layer": of_each(lambda result: [layer.up.share for layer in measured(result.weights)], TUNED),
                 "leading direction over chance": of_each("top_lift", TUNED),
                 "of what the change adds, SSFT": ClaimDetail("ssft", lambda ssft: asdict(ssft.last.added_null_share)),
             },
@@ -293,20 +297,20 @@ def _control_of(name: str) -> str:
     return name.replace("ssft", "control").replace("unlearning", "control")
 
 
-def _apart(base: SafetyResult, one: SafetyResult) -> float:
-    return one.separation / base.separation
+def _separation_ratio(base: SafetyResult, tuned: SafetyResult) -> float:
+    return tuned.separation / base.separation
 
 
-def _safe_gradient(one: SafetyResult) -> float:
-    return nan_mean(measured(one.sensitivity).safe.gradient)
+def _safe_gradient(tuned: SafetyResult) -> float:
+    return nan_mean(measured(tuned.sensitivity).safe.gradient)
 
 
 def _has_auc(ssft: SafetyResult) -> bool:
     return measured(measured(ssft.nearness).competing_text).auc is not None
 
 
-def _gain_change(one: SafetyResult) -> float:
-    return one.last.amplification.ratio - 1
+def _gain_change(tuned: SafetyResult) -> float:
+    return tuned.last.amplification.ratio - 1
 
 
 def of_each(

@@ -99,7 +99,7 @@ def _gains(study: Settings) -> list[Claim]:
             statement="With greedy decoding, one trained vector after any single block matches full training.",
             conditions=("full", *vectors),
             measure="greedy accuracy of the weakest layer minus that of full training",
-            quantity=lambda full, *found: min(accuracy_at(one, 0) for one in found) - accuracy_at(full, 0),
+            quantity=lambda full, *results: min(accuracy_at(result, 0) for result in results) - accuracy_at(full, 0),
             criterion=at_least(-EFFECT),
             margin=EFFECT,
             origin=SMALLEST_EFFECT,
@@ -115,7 +115,7 @@ def _gains(study: Settings) -> list[Claim]:
             criterion=at_least(1 - EFFECT),
             margin=EFFECT,
             origin=SMALLEST_EFFECT,
-            control=Control("THINK prefixed to the base's answers", ("base", "full"), _prefixed),
+            control=Control("THINK prefixed to the base's answers", ("base", "full"), _prefix_ratio),
             undecidable=""
             if study.rl.steps >= CONVERGED
             else f"needs {CONVERGED} steps of reinforcement learning: at {study.rl.steps} it has not converged",
@@ -127,7 +127,7 @@ def _gains(study: Settings) -> list[Claim]:
             statement="Vectors after all blocks, trained together, recover a large portion of full training's gain.",
             criterion=at_least(0.5),
             origin='half of the gain: our minimum for "a large portion"',
-            control=Control(f"{RANDOM} after all blocks", ("base", "full", "joint"), _at_random),
+            control=Control(f"{RANDOM} after all blocks", ("base", "full", "joint"), _random_ratio),
             note="longer training is expected to raise it",
         ),
         trained(
@@ -136,11 +136,11 @@ def _gains(study: Settings) -> list[Claim]:
             statement="A vector after almost any single block improves on the base.",
             conditions=("base", *vectors),
             measure=f"share of layers in which {FREE_ACCURACY} rises by more than {EFFECT:g}",
-            quantity=lambda base, *found: _improved(base, *map(accuracy_at, found)),
+            quantity=lambda base, *results: _improvement(base, *map(accuracy_at, results)),
             criterion=at_least(0.9),
             origin="the paper: all layers but two, of 28",
             control=Control(
-                RANDOM, ("base", *vectors), lambda base, *found: _improved(base, *(x.random_accuracy for x in found))
+                RANDOM, ("base", *vectors), lambda base, *runs: _improvement(base, *(r.random_accuracy for r in runs))
             ),
             paper_number="all layers but two (a review of the paper)",
         ),
@@ -179,10 +179,10 @@ def _last_layer(study: Settings) -> list[Claim]:
             statement="Prefixing the opener to the base's answers recovers most of the last layer's gain.",
             conditions=("base", last),
             measure="ratio of the gain of the prefix to that of the last layer's vector, temperature 1,",
-            quantity=_prefixed,
+            quantity=_prefix_ratio,
             criterion=at_least(0.6),
             origin="our pilot, around the paper's .75",
-            control=Control("DIRECT prefixed instead", ("base", last), partial(_prefixed, opener="direct")),
+            control=Control("DIRECT prefixed instead", ("base", last), partial(_prefix_ratio, opener="direct")),
             paper_number=".75 (a review of the paper); a replication found no gain on MATH500",
         ),
         first_token(
@@ -190,7 +190,9 @@ def _last_layer(study: Settings) -> list[Claim]:
             statement="The last layer's vector substitutes the first token: applied only there, it keeps most gain.",
             **by_place("first", first, "all but first", rest),
             criterion=at_least(0.6),
-            details=stats(last, share_of_the_gain_by_place=lambda one: {at: one.gain_at(at) for at in one.places}),
+            details=stats(
+                last, share_of_the_gain_by_place=lambda vector: {at: vector.gain_at(at) for at in vector.places}
+            ),
         ),
         first_token(
             id="first-token-rest",
@@ -280,9 +282,9 @@ def _lens(study: Settings) -> list[Claim]:
             statement="Vectors of all layers suppress the tokens of the error-prone dialect.",
             conditions=vectors,
             measure="share of layers whose vector has a lower mean cosine with the second dialect's digits",
-            quantity=lambda *found: _second_is_lower(one.lens for one in found),
+            quantity=lambda *results: _second_is_lower(r.lens for r in results),
             criterion=at_least(0.9),
-            control=Control(RANDOM, vectors, lambda *found: _second_is_lower(one.random_lens for one in found)),
+            control=Control(RANDOM, vectors, lambda *results: _second_is_lower(r.random_lens for r in results)),
             note="that dialect is error-prone by construction, so the reward penalises it",
         ),
     ]
@@ -292,7 +294,7 @@ def _paths(study: Settings) -> list[Claim]:
     before = study.vectors[-2]
     change = partial(Claim, place="section 5, figure 2", conditions=("combine",))
     paths = partial(Claim, place="section 7, figure 5", conditions=("paths",), figure=ROUTES)
-    ours = partial(paths, place=OUR_QUESTION, kind="own")
+    our_claim = partial(paths, place=OUR_QUESTION, kind="own")
 
     def kept_by(other: str, what: str, lost: bool = False) -> Control:
         return Control(what, ("paths",), lambda paths: 1 - paths.kept(other) if lost else paths.kept(other))
@@ -311,15 +313,15 @@ def _paths(study: Settings) -> list[Claim]:
             asks="absence",
             statement="The change caused by a vector differs, in later layers, from the vector trained there.",
             measure="mean cosine of each token's change with the vector of the measured layer, mean over layers,",
-            quantity=lambda combine: fmean(one.to_vector for one in of_all_layers(combine.persistence)),
+            quantity=lambda combine: fmean(entry.to_vector for entry in of_all_layers(combine.persistence)),
             criterion=at_most(0.5),
             margin=0.5,
             control=Control(
                 "the mean change instead of that vector",
                 ("combine",),
-                lambda combine: fmean(one.to_mean for one in of_all_layers(combine.persistence)),
+                lambda combine: fmean(entry.to_mean for entry in of_all_layers(combine.persistence)),
             ),
-            details=stats("combine", cosines=lambda one: [x.to_vector for x in of_all_layers(one.persistence)]),
+            details=stats("combine", cosines=lambda result: [x.to_vector for x in of_all_layers(result.persistence)]),
         ),
         paths(
             id="skip-attention",
@@ -330,7 +332,7 @@ def _paths(study: Settings) -> list[Claim]:
             criterion=at_least(0.9),
             margin=0.1,
             control=kept_by("skip unembedding", "hidden from the unembedding"),
-            details=stats("paths", share_of_the_gain=lambda one: {name: one.kept(name) for name in one.routes}),
+            details=stats("paths", share_of_the_gain=lambda paths: {name: paths.kept(name) for name in paths.routes}),
         ),
         paths(
             id="penultimate-mlp",
@@ -340,7 +342,7 @@ def _paths(study: Settings) -> list[Claim]:
             criterion=at_least(0.15),
             control=kept_by("skip attention", "hidden from the attention", lost=True),
         ),
-        ours(
+        our_claim(
             id="direct-route",
             statement="The penultimate vector acts through the unembedding, as the last layer's does.",
             measure="share of its gain when hidden from the unembedding",
@@ -348,7 +350,7 @@ def _paths(study: Settings) -> list[Claim]:
             criterion=at_most(0.1),
             control=kept_by("skip attention", "hidden from the attention"),
         ),
-        ours(
+        our_claim(
             id="forced-route",
             statement="Trained hidden from the unembedding, a penultimate vector acts through the last block alone.",
             measure="greedy accuracy of a penultimate vector trained 2.5 times as long without its direct path",
@@ -362,17 +364,17 @@ def _paths(study: Settings) -> list[Claim]:
     ]
 
 
-def _prefixed(base: BaseResult, trained: AnsweringResult, opener: Literal["prefix", "direct"] = "prefix") -> float:
+def _prefix_ratio(base: BaseResult, trained: AnsweringResult, opener: Literal["prefix", "direct"] = "prefix") -> float:
     """Gain of a prefixed opener divided by the gain of a trained model."""
     return fraction_of_way(accuracy_at(base), getattr(base, opener)[1].accuracy, accuracy_at(trained))
 
 
-def _at_random(base: BaseResult, full: FullResult, joint: JointResult) -> float | None:
+def _random_ratio(base: BaseResult, full: FullResult, joint: JointResult) -> float | None:
     random = joint.random_accuracy
     return None if random is None else fraction_of_way(accuracy_at(base), random, accuracy_at(full))
 
 
-def _improved(base: BaseResult, *accuracies: float | None) -> float | None:
+def _improvement(base: BaseResult, *accuracies: float | None) -> float | None:
     return None if None in accuracies else fmean(measured(a) - accuracy_at(base) > EFFECT for a in accuracies)
 
 

@@ -39,28 +39,28 @@ def stats(condition: str, **numbers: str | Callable[[Any], Any]) -> dict[str, Cl
 def extension_claims(study: Settings) -> list[Claim]:
     """The extension claims at these settings."""
     last, least, direct = study.last, study.least_shift, (1 + 1 / study.task.p) / 2  # accuracy of direct answers
-    ours = partial(Claim, place=OUR_QUESTION, kind="own")
-    separable = partial(ours, conditions=separability_conditions(study), figure="When a vector can steer")
-    carried = partial(ours, criterion=at_least(0.75))
-    own = "relative to that of the model's own vector, last layer,"
+    our_claim = partial(Claim, place=OUR_QUESTION, kind="own")
+    separable = partial(our_claim, conditions=separability_conditions(study), figure="When a vector can steer")
+    carried = partial(our_claim, criterion=at_least(0.75))
+    relative_gain = "relative to that of the model's own vector, last layer,"
     together = partial(Claim, conditions=("combine",))
     scaled = partial(Claim, conditions=("adaptive",))
     last_flagged = Control("a constant vector, last layer", ("flag-last",), accuracy_at)
     at_random = "a random vector of the same norm"
-    flagged = partial(ours, figure="Where the correct opener depends on the prompt")
+    flagged = partial(our_claim, figure="Where the correct opener depends on the prompt")
     dropped = partial(Claim, place="section 8 (dropped in version 4)", criterion=above(0))
     feature = partial(dropped, conditions=("features",))
     baseline = partial(Claim, place="our control", kind="own", conditions=("baselines",), figure=GAINS)
     useless = partial(
         baseline, asks="absence", criterion=at_most(EFFECT), margin=EFFECT, origin=SMALLEST_EFFECT,
-        control=Control("the trained vector", ("baselines",), lambda found: found.gain),
+        control=Control("the trained vector", ("baselines",), lambda result: result.gain),
     )  # fmt: skip
     return [
         separable(
             id="separability",
             statement="A vector can only choose between openers with distinct unembedding rows.",
             measure="share recovered at the largest cosine of the openers' rows minus that at the smallest",
-            quantity=lambda *found: _share_difference(separability_points(*found)),
+            quantity=lambda *results: _share_difference(separability_points(*results)),
             criterion=at_most(-0.3),
             uncontrolled="the base with the most distinct rows is the reference of the difference",
             note=f"not measured unless the largest cosine is at least {CLOSE_ROWS:g}",
@@ -70,12 +70,12 @@ def extension_claims(study: Settings) -> list[Claim]:
             statement="The pre-flight check predicts which bases a vector can steer.",
             measure=f"share of bases in which a bound of at least {least:g} nats coincides with a recovered share of "
             f"at least {STEERS:g}, and a lower bound with a lower share,",
-            quantity=lambda *found: _prediction_rate(separability_points(*found), least),
+            quantity=lambda *results: _prediction_rate(separability_points(*results), least),
             criterion=at_least(0.9),
             control=Control(
                 "one prediction for all bases",
                 separability_conditions(study),
-                lambda *found: _majority_share(separability_points(*found)),
+                lambda *results: _majority_share(separability_points(*results)),
             ),
         ),
         Claim(
@@ -93,7 +93,7 @@ def extension_claims(study: Settings) -> list[Claim]:
             id="transfer-seeds",
             statement="Vectors transfer to models of other seeds that share the unembedding.",
             conditions=("transfer-from",),
-            measure=f"gain of the other seed's vector {own}",
+            measure=f"gain of the other seed's vector {relative_gain}",
             quantity=lambda other: other.share(last),
             control=Control(at_random, ("transfer-from",), lambda other: other.share(last, "random")),
             details=stats(
@@ -108,7 +108,7 @@ def extension_claims(study: Settings) -> list[Claim]:
             place="our control",
             statement="Without a mapping, vectors do not transfer to a model with another unembedding.",
             conditions=("transfer-apart",),
-            measure=f"gain of the other model's vector {own}",
+            measure=f"gain of the other model's vector {relative_gain}",
             quantity=lambda apart: apart.share(last),
             criterion=at_most(0.35),
             margin=0.35,
@@ -120,7 +120,7 @@ def extension_claims(study: Settings) -> list[Claim]:
             id="transfer-mapped",
             statement="Mapped to the direction of equal logits under the other unembedding, a vector transfers.",
             conditions=("transfer-apart",),
-            measure=f"gain of the mapped vector {own}",
+            measure=f"gain of the mapped vector {relative_gain}",
             quantity=lambda apart: apart.share(last, "mapped"),
             population="seeds: unembedding, initial weights and data",
             control=Control("the unmapped vector", ("transfer-apart",), lambda apart: apart.share(last)),
@@ -169,7 +169,9 @@ def extension_claims(study: Settings) -> list[Claim]:
             criterion=at_least(0),
             statistic="share",
             origin=ANY_ORDER,
-            control=Control("a scale from a random direction", ("adaptive",), lambda one: one.random_scales.sep_lead),
+            control=Control(
+                "a scale from a random direction", ("adaptive",), lambda result: result.random_scales.sep_lead
+            ),
             details=stats(
                 "adaptive", **{name: f"scales.{name}" for name in ("BOS", "digits", "SEP", "opener", "chain")}
             ),
@@ -212,7 +214,7 @@ def extension_claims(study: Settings) -> list[Claim]:
             criterion=at_least(0.95),
             control=Control("the base", ("base-flag",), accuracy_at),
         ),
-        ours(
+        our_claim(
             id="prompt-bit-mlp",
             place="our question, after section 7",
             statement="If the correct opener depends on the prompt, the gated penultimate vector acts through the MLP.",
@@ -220,7 +222,7 @@ def extension_claims(study: Settings) -> list[Claim]:
             measure="accuracy lost when the vector is hidden from the last MLP",
             quantity=lambda gate: gate.lost("skip MLP"),
             criterion=at_least(0.05),
-            control=Control("a constant vector, which fails", ("flag-before",), lambda one: one.lost("skip MLP")),
+            control=Control("a constant vector, which fails", ("flag-before",), lambda result: result.lost("skip MLP")),
             details=stats("flag-gate", accuracy_by_route="routes"),
         ),
         feature(
@@ -254,38 +256,39 @@ def extension_claims(study: Settings) -> list[Claim]:
             id="random-vector",
             statement="Random vectors of the same norm gain nothing.",
             measure="mean gain of ten random vectors at temperature 1, last layer,",
-            quantity=lambda found: fmean(found.random_vectors) - found.base,
+            quantity=lambda result: fmean(result.random_vectors) - result.base,
         ),
         useless(
             id="random-reward",
             statement="A vector trained on a random reward does not change accuracy.",
             measure="gain at temperature 1, last layer,",
-            quantity=lambda found: found.random_reward.accuracy[1] - found.base,
+            quantity=lambda result: result.random_reward.accuracy[1] - result.base,
             criterion=between(-EFFECT, EFFECT),
             details=stats(
-                "baselines", baselines=lambda found: {name: asdict(one) for name, one in found.named.items()}
+                "baselines",
+                baselines=lambda result: {name: asdict(baseline) for name, baseline in result.named.items()},
             ),
         ),
         baseline(
             id="same-vector",
             statement="Training on other prompts yields the same vector.",
             measure="cosine of the two vectors",
-            quantity=lambda found: found.another_run.cosine,
+            quantity=lambda result: result.another_run.cosine,
             criterion=at_least(0.95),
-            control=Control("a run on a random reward", ("baselines",), lambda found: found.random_reward.cosine),
+            control=Control("a run on a random reward", ("baselines",), lambda result: result.random_reward.cosine),
             figure="",
         ),
         useless(
             id="difference-of-means",
             statement="The difference of mean states after THINK and DIRECT does not steer: it encodes the last token.",
             measure="gain at temperature 1, last layer, same norm,",
-            quantity=lambda found: found.difference_of_means.accuracy[1] - found.base,
+            quantity=lambda result: result.difference_of_means.accuracy[1] - result.base,
         ),
         baseline(
             id="logit-bias",
             statement="Adding the mean logit shift at SEP everywhere outperforms the vector.",
             measure=f"{FREE_ACCURACY} minus that of the vector",
-            quantity=lambda found: found.logit_bias.accuracy[1] - found.steered,
+            quantity=lambda result: result.logit_bias.accuracy[1] - result.steered,
             criterion=above(0),
             origin=ANY_ORDER,
             uncontrolled="a difference within a seed, on the same prompts",

@@ -130,8 +130,8 @@ def _job(
     **settings: Any,
 ) -> Job:
     """A job whose `what` is the function that runs it, with its settings."""
-    what = partial(function, **settings)
-    return Job(name, seed, inputs=inputs or {}, result_type=result_type, what=what, condition=condition)
+    function_of_job = partial(function, **settings)
+    return Job(name, seed, inputs=inputs or {}, result_type=result_type, what=function_of_job, condition=condition)
 
 
 def _transfer(name: str, seed: int, donor: JobInput, donor_vectors: Mapping[int, JobInput], condition: str = "") -> Job:
