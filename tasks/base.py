@@ -140,12 +140,12 @@ def split_of(
     `sizes[row]` tokens of a row are hashed: padding does not change the split.
     """
     lengths = np.full(len(prompts), prompts.shape[1]) if sizes is None else sizes
-    mixed = lengths.astype(np.uint64)
+    hashes = lengths.astype(np.uint64)
     shifted = np.asarray(prompts).astype(np.uint64) + np.uint64(1)
     for position in range(prompts.shape[1]):
-        step = _scramble(mixed ^ shifted[:, position])
-        mixed = step if sizes is None else np.where(position < sizes, step, mixed)
-    eighth = mixed >> np.uint64(61)
+        step = _scramble(hashes ^ shifted[:, position])
+        hashes = step if sizes is None else np.where(position < sizes, step, hashes)
+    eighth = hashes >> np.uint64(61)
     return np.select([eighth < 6, eighth == 6], [0, 1], default=2)
 
 
@@ -248,10 +248,10 @@ def render(task: Task, batch: Batch, row: int, columns: int | None = None) -> st
 
 def _parts(widths: list[int], room: int) -> list[range]:
     """Split positions into ranges that fit `room` columns (cells separated by a space), at least one position each."""
-    starts, used = [0], 0
+    starts, column = [0], 0
     for i, width in enumerate(widths):
-        used += width + 1
-        if used > room and i > starts[-1]:
+        column += width + 1
+        if column > room and i > starts[-1]:
             starts.append(i)
-            used = width + 1
+            column = width + 1
     return [range(start, end) for start, end in zip(starts, [*starts[1:], len(widths)], strict=True)]

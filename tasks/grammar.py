@@ -53,13 +53,13 @@ class ConceptGrammar:
         check_settings(self)
         check_range("of fewer, triples run out; for example 12", letters=self.letters, least=4)
         check_range("top symbols have children", levels=self.levels, least=2)
-        used = self.alternatives * self.size
-        if used % self.letters:
+        letters_used = self.alternatives * self.size
+        if letters_used % self.letters:
             raise ToylabError(
-                f"letters={self.letters}: must divide the {used} letters in the triples of a top symbol, so that "
-                f"letter frequencies do not reveal the concept; for example {used}"
+                f"letters={self.letters}: must divide the {letters_used} letters in the triples of a top symbol, so "
+                f"that letter frequencies do not reveal the concept; for example {letters_used}"
             )
-        needed, possible = used // LEAF * 2, self.letters * (self.letters - 1) * (self.letters - 2) // 2
+        needed, possible = letters_used // LEAF * 2, self.letters * (self.letters - 1) * (self.letters - 2) // 2
         if needed > possible // 4:
             raise ToylabError(f"letters={self.letters}: too few for {needed} triples; give more letters")
         _ = self.triples  # raises if none are found for this seed

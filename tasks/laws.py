@@ -74,11 +74,13 @@ def _nonempty_splits(task: Task) -> tuple[Split, ...]:
     return tuple(splits)
 
 
-def equal_batches(one: Batch, other: Batch) -> bool:
+def equal_batches(first: Batch, second: Batch) -> bool:
     """Whether two batches have equal arrays and dtypes."""
-    first, second = _arrays(one), _arrays(other)
-    return first.keys() == second.keys() and all(
-        first[name].dtype == second[name].dtype and np.array_equal(first[name], second[name]) for name in first
+    first_arrays, second_arrays = _arrays(first), _arrays(second)
+    return first_arrays.keys() == second_arrays.keys() and all(
+        first_arrays[name].dtype == second_arrays[name].dtype
+        and np.array_equal(first_arrays[name], second_arrays[name])
+        for name in first_arrays
     )
 
 
@@ -249,9 +251,9 @@ def the_seed_and_the_settings_decide_every_bit(task: Task, seed: int) -> None:
     for split in nonempty_splits(task):
         first = task.sample(stream(seed), 9, split)
         again.sample(stream(seed, "between"), 3, split)
-        same = equal_batches(first, again.sample(stream(seed), 9, split))
+        is_equal = equal_batches(first, again.sample(stream(seed), 9, split))
         _require(
-            same, "sample", f"two samples of split {split!r} with one seed differ: is there randomness beside rng?"
+            is_equal, "sample", f"two samples of split {split!r} with one seed differ: is there randomness beside rng?"
         )
 
 

@@ -170,8 +170,8 @@ class Reasoning:
         share = np.where(flagged, styles.think if styles.think_flagged is None else styles.think_flagged, styles.think)
         thinks = rng.random(rows) < share
         second_dialect = (rng.random(rows) < styles.dialect) & thinks & dialects
-        wrong = rng.random((rows, length)) < np.where(second_dialect, styles.dialect_errors, styles.slips)[:, None]
-        states = self.chain(prompts, wrong * rng.integers(1, self.p, size=wrong.shape))
+        is_error = rng.random((rows, length)) < np.where(second_dialect, styles.dialect_errors, styles.slips)[:, None]
+        states = self.chain(prompts, is_error * rng.integers(1, self.p, size=is_error.shape))
         stops = rng.random((rows, length)) < styles.early
         stops[:, -1] = True
         steps = stops.argmax(axis=1) + 1

@@ -80,10 +80,10 @@ def another_process_ends_and_draws_the_same_rows(task: Task) -> None:
     if "train" not in spawned:
         raise BrokenLawError("sample", "the training split holds no prompt", hopeless=True)
     local = _sample_splits(task)
-    same = local.keys() == spawned.keys() and all(
+    is_equal = local.keys() == spawned.keys() and all(
         equal_batches(*pair) for split in local for pair in zip(local[split], spawned[split], strict=True)
     )
-    _require(same, "sample", "another process samples other rows: is something hashed or ordered by a set?")
+    _require(is_equal, "sample", "another process samples other rows: is something hashed or ordered by a set?")
 
 
 def _sample_in_process(task: Task) -> dict[Split, list[Batch]]:

@@ -168,8 +168,8 @@ def as_json(value: Any, name: str, annotation: Any = None) -> Any:
         }
     if isinstance(value, Mapping):
         value = {key.tolist() if hasattr(key, "tolist") else key: item for key, item in value.items()}
-        if wrong := [key for key in value if not isinstance(key, str | int | float | bool | None)]:
-            raise ToylabError(f"{name}: has the key {wrong[0]!r}; keys of JSON are text")
+        if invalid_keys := [key for key in value if not isinstance(key, str | int | float | bool | None)]:
+            raise ToylabError(f"{name}: has the key {invalid_keys[0]!r}; keys of JSON are text")
         inner = next(
             (get_args(choice)[1] for choice in _choices(annotation) if get_origin(choice) in (dict, Mapping)),
             annotation and Any,

@@ -193,11 +193,11 @@ def _any_class(rng: np.random.Generator, noise: float) -> DetectorInput:
     return _class_masses(((1 - noise) * weight.log() + 3 * noise * jitter).exp(), classes, bias)
 
 
-def _no_class(how: Callable[[np.random.Generator, Mapping[str, Tensor]], Tensor]) -> SampledControl:
+def _no_class(key_weights: Callable[[np.random.Generator, Mapping[str, Tensor]], Tensor]) -> SampledControl:
     def control(rng: np.random.Generator) -> DetectorInput:
         strings = _strings(rng)
         classes = _weights(rng, strings, int(rng.integers(strings.counts.shape[1])))
-        return _class_masses(how(rng, classes), classes, None)
+        return _class_masses(key_weights(rng, classes), classes, None)
 
     return control
 

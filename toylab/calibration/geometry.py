@@ -228,9 +228,9 @@ def feature_score(shown: GroupedActivations) -> float:
     model = fit_autoencoder(shown.activations[:half].float(), features=48, k=4, steps=150)
     fires, group = model.encode(shown.activations[half:].float()) > 0, shown.group[half:]
     ratios = []
-    for same in (shown.indicator[half:], ~shown.indicator[half:]):
-        if bool(group[same].any()) and not bool(group[same].all()):
-            test = compare_features(fires[same], group[same])
+    for with_indicator in (shown.indicator[half:], ~shown.indicator[half:]):
+        if bool(group[with_indicator].any()) and not bool(group[with_indicator].all()):
+            test = compare_features(fires[with_indicator], group[with_indicator])
             ratios.append(abs(test.difference) / max(test.chance, 1e-9))
     return sum(ratios) / len(ratios) if ratios else 0.0
 

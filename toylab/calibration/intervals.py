@@ -112,7 +112,7 @@ def one_sided_errors(population: SeedDistribution, rule: str, draws: int = 400) 
     plan = Plan(tuple(range(seeds)), fixed)
     rows = population.draw(stream(0, "errors", rule), (draws, seeds))
     truth = population.median
-    wrong: dict[str, tuple[Criterion, str]] = {
+    error_kinds: dict[str, tuple[Criterion, str]] = {
         "refuted, though at least": (at_least(truth), "refuted"),
         "refuted, though at most": (at_most(truth), "refuted"),
         "supported, though not above": (above(truth), "supported"),
@@ -121,7 +121,7 @@ def one_sided_errors(population: SeedDistribution, rule: str, draws: int = 400) 
     values = [dict(enumerate(row.tolist())) for row in rows]
     return {
         name: float(np.mean([decide(sample, criterion, "median", plan).word == word for sample in values]))
-        for name, (criterion, word) in wrong.items()
+        for name, (criterion, word) in error_kinds.items()
     }
 
 

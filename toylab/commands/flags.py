@@ -113,27 +113,27 @@ def known_tasks() -> dict[str, type]:
 
 
 def check_name(
-    kind: str, options: argparse.Namespace, rest: list[str], known: Collection[str], others: Collection[str]
+    category: str, options: argparse.Namespace, rest: list[str], known: Collection[str], other_names: Collection[str]
 ) -> None:
-    """Print help or raise an error unless the given name is known; `others` are the names of the other kind."""
-    name = getattr(options, kind)
+    """Print help or raise an error unless the given name is known; `other_names` are names of the other category."""
+    name = getattr(options, category)
     if name is None:
         if {"-h", "--help"} & set(rest):
             options.parser.print_help()
             sys.exit(0)
         raise ToylabError(
-            f"{kind}: is missing; give package.module:Class of your own {kind}, or one of {', '.join(known)}"
+            f"{category}: is missing; give package.module:Class of your own {category}, or one of {', '.join(known)}"
         )
     if ":" in name or name in known:
         return
     if later := [word for word in rest if word in known]:
         raise ToylabError(
-            f"{kind} {later[0]}: must come before its settings; give `toylab {options.command} {later[0]} ...`"
+            f"{category} {later[0]}: must come before its settings; give `toylab {options.command} {later[0]} ...`"
         )
-    if name in others:
-        other, command = ("task", "train") if kind == "study" else ("study", "run")
-        raise ToylabError(f"{name}: is a {other}, not a {kind}; use `toylab {command} {name}`")
-    raise unknown_name(kind, name, known)
+    if name in other_names:
+        other, command = ("task", "train") if category == "study" else ("study", "run")
+        raise ToylabError(f"{name}: is a {other}, not a {category}; use `toylab {command} {name}`")
+    raise unknown_name(category, name, known)
 
 
 def settings_from_flags(settings_class: type, default: Any, options: argparse.Namespace, rest: list[str]) -> Any:

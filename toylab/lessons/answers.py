@@ -42,14 +42,14 @@ def _call(answer: Any, **case: Any) -> Any:
     return _try(lambda: answer(*deepcopy(list(case.values()))), f"for {_in_words(case)} it")
 
 
-def _try(call: Callable[[], Any], who: str) -> Any:
+def _try(call: Callable[[], Any], subject: str) -> Any:
     try:
         return require_answer(call())
     except (WaitingError, UnfitError, WrongError):
         raise
     except Exception as error:
         words = " ".join(str(error).split())[:200]
-        raise UnfitError(f"{who} raises {type(error).__name__}: {words}") from None
+        raise UnfitError(f"{subject} raises {type(error).__name__}: {words}") from None
 
 
 def _numbers(result: Any, shape: tuple[int, ...] = ()) -> np.ndarray:

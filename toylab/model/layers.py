@@ -66,37 +66,38 @@ class Attention(nn.Module):
 
     def forward(
         self,
-        reading: Float[Tensor, "batch query width"],
-        read: Float[Tensor, "batch key width"],
-        geometry: AttentionContext | None,
+        query_stream: Float[Tensor, "batch query width"],
+        key_stream: Float[Tensor, "batch key width"],
+        context: AttentionContext | None,
         cache: KVCache | None = None,
         layer: int = 0,
         token_counts: TokenCounts | None = None,
     ) -> Float[Tensor, "row asked width"]:
-        """Attention output at every query. With token counts, `read` has one row per token type, (1, type, width)."""
+        """Attention output at every query. With token counts, `key_stream` is (1, type, width): one row per token
+        type."""
         if token_counts is not None:
-            return self._token_type_forward(read[0], token_counts)
-        assert geometry is not None  # counts alone do without
+            return self._token_type_forward(key_stream[0], token_counts)
+        assert context is not None  # counts alone do without
         if self.few_queries and not has_hooks(self.k, self.v, self.key, self.value):
-            return self._few_queries_forward(reading, read, geometry)
-        q = self.q(geometry.rotate(self._split(self.query(reading)), geometry.query))
-        k = self.k(geometry.rotate(self._split(self.key(read)), geometry.key[:, -read.shape[1] :]))
-        v = self.v(self._split(self.value(read)))
+            return self._few_queries_forward(query_stream, key_stream, context)
+        q = self.q(context.rotate(self._split(self.query(query_stream)), context.query))
+        k = self.k(context.rotate(self._split(self.key(key_stream)), context.key[:, -key_stream.shape[1] :]))
+        v = self.v(self._split(self.value(key_stream)))
         scaled = q * q.shape[-1] ** -0.5  # scale queries instead of scores: fewer elements
         q, k, v = (x.transpose(1, 2) for x in (scaled, k, v))  # batch head position feature
         if cache is not None:
             k, v = cache.extend(layer, k, v)
         scores = q @ k.mT
-        pattern = self.pattern(self.scores(scores.add_(geometry.bias)).softmax(dim=-1))
+        pattern = self.pattern(self.scores(scores.add_(context.bias)).softmax(dim=-1))
         single_query = cache is not None and pattern.shape[2] == 1  # one query: elementwise is faster than matmul
         mean = (pattern.mT * v).sum(dim=2, keepdim=True) if single_query else pattern @ v
         return self.output(self.z(mean.transpose(1, 2)).flatten(2))
 
     def _few_queries_forward(
         self,
-        reading: Float[Tensor, "batch query width"],
-        read: Float[Tensor, "batch key width"],
-        geometry: AttentionContext,
+        query_stream: Float[Tensor, "batch query width"],
+        key_stream: Float[Tensor, "batch key width"],
+        context: AttentionContext,
     ) -> Float[Tensor, "batch query width"]:
         """Attention without positions for few queries and many keys; keys and values are never computed.
 
@@ -104,25 +105,27 @@ class Attention(nn.Module):
         stream, instead of projecting every position to a key and a value.
         """
         heads = self.heads
-        q = self.q(self._split(self.query(reading))).transpose(1, 2)
+        q = self.q(self._split(self.query(query_stream))).transpose(1, 2)
         key_queries = q @ self.key.weight.unflatten(0, (heads, -1))
-        scores = key_queries.flatten(1, 2) @ read.transpose(1, 2)
+        scores = key_queries.flatten(1, 2) @ key_stream.transpose(1, 2)
         if self.key.bias is not None:
             scores = scores + (q @ self.key.bias.view(heads, -1, 1)).flatten(1, 2)
         scores = scores.unflatten(1, (heads, -1)) / math.sqrt(q.shape[-1])
-        pattern = self.pattern(self.scores(scores + geometry.bias).softmax(dim=-1))
-        mean = (pattern.flatten(1, 2) @ read).unflatten(1, (heads, -1))
+        pattern = self.pattern(self.scores(scores + context.bias).softmax(dim=-1))
+        mean = (pattern.flatten(1, 2) @ key_stream).unflatten(1, (heads, -1))
         z = (mean @ self.value.weight.unflatten(0, (heads, -1)).transpose(1, 2)).transpose(1, 2)
         if self.value.bias is not None:
             z = z + pattern.sum(dim=-1).transpose(1, 2)[..., None] * self.value.bias.view(heads, -1)
         return self.output(self.z(z).flatten(2))
 
     def _token_type_forward(
-        self, read: Float[Tensor, "type width"], token_counts: TokenCounts
+        self, key_stream: Float[Tensor, "type width"], token_counts: TokenCounts
     ) -> Float[Tensor, "batch query width"]:
         """Linear-time attention without positions: a key and a value per token type; see `model.token_counts`."""
-        heads, types = self.heads, len(read)
-        q, k, v = (linear(read).view(types, heads, -1).transpose(0, 1) for linear in (self.query, self.key, self.value))
+        heads, types = self.heads, len(key_stream)
+        q, k, v = (
+            linear(key_stream).view(types, heads, -1).transpose(0, 1) for linear in (self.query, self.key, self.value)
+        )
         scores = q @ k.transpose(1, 2) / math.sqrt(q.shape[-1])  # head, query type, key type
         outputs = v @ self.output.weight.view(-1, heads, q.shape[-1]).permute(1, 2, 0)  # head, key type, width
         token_scores = (token_counts.types @ scores.transpose(0, 1).flatten(1)).unflatten(-1, (heads, types))
@@ -169,7 +172,7 @@ class Block(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "batch position width"],
-        geometry: AttentionContext | None,
+        context: AttentionContext | None,
         queries: Int[Tensor, "batch query"] | None = None,
         cache: KVCache | None = None,
         layer: int = 0,
@@ -179,16 +182,16 @@ class Block(nn.Module):
         if token_counts is not None:
             self.positions = torch.arange(token_counts.types.shape[1], device=x.device)[None]
         else:
-            assert geometry is not None  # counts alone do without
-            self.positions = geometry.query
+            assert context is not None  # counts alone do without
+            self.positions = context.query
         x = self.resid_pre(x)
         if self.norm == "entry":
             x = self.ln1(x)
-        read = self.ln1(x) if self.norm == "pre" else x
-        reading = read
+        key_stream = self.ln1(x) if self.norm == "pre" else x
+        query_stream = key_stream
         if queries is not None:
-            x, reading = _select_positions(x, queries), _select_positions(read, queries)
-        attended = self.attn(reading, read, geometry, cache, layer, token_counts)
+            x, query_stream = _select_positions(x, queries), _select_positions(key_stream, queries)
+        attended = self.attn(query_stream, key_stream, context, cache, layer, token_counts)
         if token_counts is not None:
             x = token_counts.types @ x[0]
         x = x + self.attn_out(attended)

@@ -104,13 +104,15 @@ class Transformer(nn.Module):
         dtype = self.embedding.weight.dtype
         last = len(self.blocks) - 1
         # With token counts, the first layer needs no mask: the causal counts replace it.
-        geometry = None
+        attention_context = None
         if token_counts is None or last:
-            geometry = AttentionContext.of(self.positions, positions, segments, past, dtype, self.config.causal)
+            attention_context = AttentionContext.of(
+                self.positions, positions, segments, past, dtype, self.config.causal
+            )
         if token_counts is None:
-            assert geometry is not None
+            assert attention_context is not None
             x = self.embed(self.embedding(tokens))
-            position_embeddings = self.positions.embed(geometry.query)
+            position_embeddings = self.positions.embed(attention_context.query)
             if position_embeddings is not None:
                 x = x + self.pos_embed(position_embeddings)
         else:
@@ -119,10 +121,10 @@ class Transformer(nn.Module):
             if layer == 0 and token_counts is not None:
                 x = block(x, None, token_counts=token_counts)
             elif layer == last and queries is not None:
-                assert geometry is not None  # no counts beside queries
-                x = block(x, geometry.at(queries), queries, cache, layer)
+                assert attention_context is not None  # no counts beside queries
+                x = block(x, attention_context.at(queries), queries, cache, layer)
             else:
-                x = block(x, geometry, None, cache, layer)
+                x = block(x, attention_context, None, cache, layer)
         return self.unembedding(self.final(self.ln_final(x)))
 
 

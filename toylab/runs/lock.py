@@ -139,10 +139,13 @@ def write_lock(study: Study, out: Path | str) -> None:
         return
     current = lock_of(study)
     published = published_lock(type(study))
-    same = published is not None and not differences(read_record(published), current)
+    matches_package = published is not None and not differences(read_record(published), current)
     about = read_settings(Path(out) / "settings.json")
     run = {"seeds": about["settings"]["seeds"], "fixed": about["fixed"]}
-    origin = {"locked by": "the package" if same else "this run", "commit": _commit_of(published) if same else None}
+    origin = {
+        "locked by": "the package" if matches_package else "this run",
+        "commit": _commit_of(published) if matches_package else None,
+    }
     write_record(path, {**current, **run, **origin})
 
 

@@ -141,9 +141,9 @@ def finish_all(folder: Path | str, study: type | None = None) -> str:
     Raises:
         ToylabError: if the folder holds no run.
     """
-    studies, written = _judge_folder(folder, study)
+    studies, is_written = _judge_folder(folder, study)
     parts = [verdicts.text(supports_colour(sys.stdout)) for verdicts in studies]
-    last_line = f"\nScoreboard: {(Path(folder) / 'scoreboard.html').resolve()}" if written else ""
+    last_line = f"\nScoreboard: {(Path(folder) / 'scoreboard.html').resolve()}" if is_written else ""
     return "\n\n".join([*parts, scoreboard_summary(studies)]) + last_line
 
 
@@ -161,7 +161,7 @@ def build_scoreboard(folder: Path | str, study: type | None = None) -> list[Stud
 
 def _judge_folder(folder: Path | str, study: type | None) -> tuple[list[StudyVerdicts], bool]:
     """The verdicts of each study, and whether the scoreboard could be written."""
-    studies, messages, written = [], [], True
+    studies, messages, is_written = [], [], True
     folder = Path(folder)
     for out in progress_bar(_runs_to_judge(folder), desc="judging", unit="study", disable=None, leave=False):
         try:
@@ -181,9 +181,9 @@ def _judge_folder(folder: Path | str, study: type | None) -> tuple[list[StudyVer
         write_text(folder / "scoreboard.html", board_page(studies))
     except UnwritableError as error:
         messages.append(f"no scoreboard written: {error}")
-        written = False
+        is_written = False
     print(*(f"toylab: {line}" for line in messages), sep="\n", end="\n" * bool(messages), file=sys.stderr)
-    return studies, written
+    return studies, is_written
 
 
 def _runs_to_judge(folder: Path) -> list[Path]:

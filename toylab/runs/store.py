@@ -220,7 +220,7 @@ def refuse_another_run(study: Study, name: str, out: Path | str) -> None:
             )
 
 
-def refuse_others(out: Path | str, record: str, kind: str) -> None:
+def refuse_others(out: Path | str, record: str, content: str) -> None:
     """Raises `ToylabError` for a path that is a file, or a non-empty folder without this record.
 
     Lock files and temporary files of a killed process do not count.
@@ -232,7 +232,7 @@ def refuse_others(out: Path | str, record: str, kind: str) -> None:
     with file_errors(out):
         names = [path.name for path in out.iterdir()] if out.exists() and not (out / record).exists() else []
     if not all(map(ignored.fullmatch, names)):
-        raise ToylabError(f"{out}: is not empty and holds no {kind}; give another folder with --out")
+        raise ToylabError(f"{out}: is not empty and holds no {content}; give another folder with --out")
 
 
 def read_settings(path: Path | str) -> dict[str, Any]:

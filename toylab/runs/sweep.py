@@ -132,7 +132,7 @@ def _merge_seeds(points: Iterable[Study]) -> list[Study]:
         existing = merged_points.get(key)
         seeds = {*(existing.seeds if existing else ()), *point.seeds}
         merged_points[key] = replace(point, seeds=tuple(sorted(seeds)))
-    study_classes = {kind for kind, _ in merged_points}
+    study_classes = {study_class for study_class, _ in merged_points}
     if len(study_classes) != 1:
         raise ToylabError(
             f"points: belong to {len(study_classes)} studies; sweep each study in a folder of its own"

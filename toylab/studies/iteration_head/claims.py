@@ -91,7 +91,7 @@ def claims(guess: GuessAccuracy, parity_guess: float, steps: int, one_head: str)
         control=Control("best constant answer", (), lambda: guess.constant),
         paper_number=f".97 (mean of 100 one-head models, lengths up to 16; {FIGURES})",
     )
-    lacking = partial(takes, place="section 4", asks="absence")
+    absence = partial(takes, place="section 4", asks="absence")
     return [
         learns(
             id="accuracy",
@@ -196,7 +196,7 @@ def claims(guess: GuessAccuracy, parity_guess: float, steps: int, one_head: str)
             ),
             note="trained first layers also use attention to other positions, so the idealised pattern costs accuracy",
         ),
-        lacking(
+        absence(
             id="cot-needed",
             statement="Without chain of thought the polynomial is not learned.",
             conditions=("no-chain",),
@@ -209,7 +209,7 @@ def claims(guess: GuessAccuracy, parity_guess: float, steps: int, one_head: str)
             undecidable="" if threshold(guess.constant, 0.06) < LEARNED else "guessing solves this map",
             note="in an earlier run with the step limit of the main condition, two seeds reached .10 and .09",
         ),
-        lacking(
+        absence(
             id="cot-needed-parity",
             kind="own",
             place="our question",
@@ -222,7 +222,7 @@ def claims(guess: GuessAccuracy, parity_guess: float, steps: int, one_head: str)
             control=Control("with chain of thought", ("parity",), attrgetter("mean_accuracy")),
             paper_number=f".95 to .98 (one model per cell; {FIGURES}): the paper's maps show the opposite",
         ),
-        lacking(
+        absence(
             id="depth",
             place="section 3",
             statement="One layer does not learn the task within the step limit of two layers.",

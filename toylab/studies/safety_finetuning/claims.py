@@ -140,8 +140,8 @@ def _jailbreaks(guess: float, no_small_rate: str) -> list[Claim]:
     direct_request = Control("the direct request", ("ssft",), direct)
     works = partial(success, measure="share of correct letters", control=direct_request)
 
-    def by_text(end: str, kind: str, text: str, margin: float) -> list[Claim]:
-        lead = partial(_lead, kind)
+    def by_text(end: str, prompt_set: str, text: str, margin: float) -> list[Claim]:
+        lead = partial(_lead, prompt_set)
         return [
             more(
                 id=f"jailbreak-order{end}",
@@ -155,7 +155,7 @@ def _jailbreaks(guess: float, no_small_rate: str) -> list[Claim]:
             works(
                 id=f"jailbreak-success{end}",
                 statement=f"Jailbreaks by {text} succeed against SSFT.",
-                quantity=attrgetter(f"behaviour.{kind}.complies"),
+                quantity=attrgetter(f"behaviour.{prompt_set}.complies"),
                 **_beyond_guessing(guess, margin),
             ),
             more(
@@ -229,7 +229,7 @@ def _extrapolation() -> list[Claim]:
     ]
 
 
-def _breaking(guess: float, others: tuple[str, ...]) -> list[Claim]:
+def _breaking(guess: float, other_methods: tuple[str, ...]) -> list[Claim]:
     return [
         ssft_claim(
             id="soft-tokens",
@@ -291,8 +291,8 @@ def _breaking(guess: float, others: tuple[str, ...]) -> list[Claim]:
             quantity=attrgetter("cosine.after"),
             criterion=at_least(0.99),
             control=Control(
-                f"the larger of {' and '.join(TITLES[name] for name in others)}",
-                others,
+                f"the larger of {' and '.join(TITLES[name] for name in other_methods)}",
+                other_methods,
                 lambda *results: max(result.cosine.after for result in results),
             ),
             details={"at the base and after": of_each(lambda result: result.cosine and asdict(result.cosine), TAUGHT)},
@@ -309,8 +309,8 @@ def _beyond_guessing(guess: float, margin: float) -> dict[str, Any]:
     }
 
 
-def _lead(kind: str, own: SafetyResult, *others: SafetyResult) -> float:
-    return own.behaviour.lead_over(*(result.behaviour for result in others), on=kind)
+def _lead(prompt_set: str, own: SafetyResult, *rivals: SafetyResult) -> float:
+    return own.behaviour.lead_over(*(result.behaviour for result in rivals), on=prompt_set)
 
 
 def _doses(share: str) -> Callable[[Conditions], dict[str, Any]]:

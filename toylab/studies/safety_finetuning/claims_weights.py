@@ -49,7 +49,7 @@ UNTIL_MEASURED = (
 
 def activation_claims() -> list[Claim]:
     """Claims on the separation of safe and unsafe activations, and on the sensitivity of answers to prompts."""
-    apart = partial(Claim, place="section 4.1, figure 3", figure=TAU_FIGURE)
+    separation_claim = partial(Claim, place="section 4.1, figure 3", figure=TAU_FIGURE)
     over = "ratio of the separation of safe and unsafe prompts after and before, last layer,"
     safe_alone = Control(SAFE_ALONE, ("base", "control"), _separation_ratio)
     moves = partial(Claim, place="section 4.3, figure 5", figure="How much the answer moves with the prompt")
@@ -77,7 +77,7 @@ def activation_claims() -> list[Claim]:
             },
             figure=TAU_FIGURE,
         ),
-        apart(
+        separation_claim(
             id="clusters",
             statement="DPO and unlearning strongly separate the activations of safe and unsafe prompts.",
             conditions=("base", *STRONG_METHODS),
@@ -95,7 +95,7 @@ def activation_claims() -> list[Claim]:
                 "variance in result component": of_each(lambda result: asdict(measured(result.clusters)[-1].top_share)),
             },
         ),
-        apart(
+        separation_claim(
             id="clusters-order",
             statement="SSFT separates safe and unsafe prompts less than DPO and unlearning.",
             conditions=("base", *REFUSING),
@@ -108,7 +108,7 @@ def activation_claims() -> list[Claim]:
             uncontrolled=PAIRED,
             paper_number=f"tau of safe / unsafe: SSFT 1.9 / -.9, DPO 38 / -25, unlearning 53 / -43 {READ_OFF}",
         ),
-        apart(
+        separation_claim(
             id="clusters-ssft",
             statement="SSFT also increases the separation of safe and unsafe prompts.",
             conditions=("base", "ssft"),
@@ -284,7 +284,7 @@ def input_claims(no_decay: str) -> list[Claim]:
 
 def smallest(number: str) -> Callable[..., float]:
     """The minimum of an attribute over conditions."""
-    return lambda *those: min(map(attrgetter(number), those))
+    return lambda *results: min(map(attrgetter(number), results))
 
 
 def beside_safe_alone(quantity: Callable[[SafetyResult], float], end: str = "") -> Control:

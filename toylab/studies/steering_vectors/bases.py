@@ -29,31 +29,33 @@ from toylab.training.batches import next_token_loss
 from toylab.training.loop import Training, train
 
 
-def pretrain_base(study: Settings, job: Job, folder: Path, which: str = "") -> BaseResult:
+def pretrain_base(study: Settings, job: Job, folder: Path, variant: str = "") -> BaseResult:
     """Pre-train a model in two phases; measure its accuracy with each opener, and the bound of the pre-flight check.
 
     Args:
-        which: "learned" for a trained unembedding, "apart" for an unembedding shared with no other model, "flag" for
+        variant: "learned" for a trained unembedding, "apart" for an unembedding shared with no other model, "flag" for
             the flagged task.
     """
     seed = job.seed
-    task = replace(study.task, flag=True) if which == "flag" else study.task
-    config, phase, flagged = study.model, study.skill, 0.5 if which == "flag" else None
-    if which == "learned":  # trains longer, and fails under strong weight decay
+    task = replace(study.task, flag=True) if variant == "flag" else study.task
+    config, phase, flagged = study.model, study.skill, 0.5 if variant == "flag" else None
+    if variant == "learned":  # trains longer, and fails under strong weight decay
         config = replace(config, unembedding="learned")
         phase = replace(phase, weight_decay=phase.weight_decay / 10)
-    purpose = f"{which} " if which else ""
+    purpose = f"{variant} " if variant else ""
 
     def learn(checkpoint: Path) -> tuple[Transformer, Training]:
-        model = reasoning_model(task, config, seed, readout=SEPARABLE_SEED + seed if which == "apart" else READOUT_SEED)
+        model = reasoning_model(
+            task, config, seed, readout=SEPARABLE_SEED + seed if variant == "apart" else READOUT_SEED
+        )
         batches = reasoning_batches(task, seed, phase.rows, Styles.clean(0.9, flagged), f"{purpose}skill")
         metric = chain_accuracy(task, seed)
         return model, train(model, next_token_loss, batches, phase, evaluate=metric, checkpoint=checkpoint)
 
-    model, _ = train_and_keep(folder, learn, "-skill", file=None if which else "skill.safetensors", load=load_base)
+    model, _ = train_and_keep(folder, learn, "-skill", file=None if variant else "skill.safetensors", load=load_base)
     prompts = evaluation_prompts(study, seed, task)
     chain = measure_answers(model, task, first_half(study, prompts), 0, seed, opener="THINK")
-    styles = replace(study.styles, think=0.5) if which == "flag" else study.styles
+    styles = replace(study.styles, think=0.5) if variant == "flag" else study.styles
     model = train_mixture(study, model, task, seed, folder, styles, f"{purpose}mixture")
     return BaseResult(
         chain=round(chain.accuracy, 4),
@@ -61,7 +63,7 @@ def pretrain_base(study: Settings, job: Job, folder: Path, which: str = "") -> B
         prefix=by_temperature(model, task, prompts, seed=seed, opener="THINK"),
         direct=by_temperature(model, task, first_half(study, prompts), (1,), seed, "DIRECT"),
         pre_flight=pre_flight(model, prompts, task.token("THINK"), task.token("DIRECT")),
-        prefix_direct=by_temperature(model, task, prompts, (0, 1), seed, "DIRECT") if which == "flag" else None,
+        prefix_direct=by_temperature(model, task, prompts, (0, 1), seed, "DIRECT") if variant == "flag" else None,
     )
 
 

@@ -58,7 +58,7 @@ def _gains(study: Settings) -> list[Claim]:
         trained, conditions=("base", "full", "joint"), measure=GAIN_SHARE, paper_number=PUBLISHED_SHARES,
         quantity=lambda base, full, joint: gain_share(base, joint, full),
     )  # fmt: skip
-    late = partial(
+    ordered = partial(
         trained, place="section 4, figure 1", criterion=above(0), origin=ANY_ORDER, uncontrolled=SAME_SEED,
         note="all layers share one learning rate; the paper tunes it per layer",
     )  # fmt: skip
@@ -144,14 +144,14 @@ def _gains(study: Settings) -> list[Claim]:
             ),
             paper_number="all layers but two (a review of the paper)",
         ),
-        late(
+        ordered(
             id="depth-order",
             statement="Late layers gain more than early ones.",
             conditions=("base", "full", vectors[0], last),
             measure=f"{GAIN_SHARE} in the last layer minus that in the first",
             quantity=lambda base, full, first, last: gain_share(base, last, full) - gain_share(base, first, full),
         ),
-        late(
+        ordered(
             id="depth-joint",
             statement="Vectors in all layers together gain more than one vector in the last.",
             conditions=("base", "full", last, "joint"),
@@ -296,8 +296,8 @@ def _paths(study: Settings) -> list[Claim]:
     paths = partial(Claim, place="section 7, figure 5", conditions=("paths",), figure=ROUTES)
     our_claim = partial(paths, place=OUR_QUESTION, kind="own")
 
-    def kept_by(other: str, what: str, lost: bool = False) -> Control:
-        return Control(what, ("paths",), lambda paths: 1 - paths.kept(other) if lost else paths.kept(other))
+    def kept_by(other: str, name: str, lost: bool = False) -> Control:
+        return Control(name, ("paths",), lambda paths: 1 - paths.kept(other) if lost else paths.kept(other))
 
     return [
         change(

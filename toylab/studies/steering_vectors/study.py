@@ -38,7 +38,7 @@ class SteeringVectorsStudy(Settings):
         yield _job("base", seed, results.BaseResult, pretrain_base)
         for part, variant in {"learned": "learned", "transfer": "apart", "flag": "flag"}.items():
             if part in self.parts:
-                yield _job(f"base-{variant}", seed, results.BaseResult, pretrain_base, which=variant)
+                yield _job(f"base-{variant}", seed, results.BaseResult, pretrain_base, variant=variant)
 
     def _jobs_on_base(self, seed: int) -> Iterator[Job]:
         """Jobs that start from the base of a seed, or from vectors trained on it."""
@@ -89,8 +89,10 @@ class SteeringVectorsStudy(Settings):
             yield _transfer("transfer-apart", seed, apart, {last: _vector("vector-apart", seed)})
         if "flag" in parts:
             base = {"base": _model("base-flag", seed)}
-            for which in ("gate", "full", "scale", "before", "last"):
-                yield _job(f"flag-{which}", seed, results.FlagResult, experiments.train_flagged, base, which=which)
+            for training in ("gate", "full", "scale", "before", "last"):
+                yield _job(
+                    f"flag-{training}", seed, results.FlagResult, experiments.train_flagged, base, training=training
+                )
 
     def run_job(self, job: Job, folder: Path) -> Any:
         """Pre-train a base, or train on a base and measure the result."""
