@@ -39,16 +39,16 @@ def measure_speed(options: argparse.Namespace, rest: list[str]) -> None:
     from toylab.runs.processes import single_thread
 
     single_thread()
-    about = bench.machine_description()
+    device = options.device or ("cuda" if "gpu" in options.work else "cpu")
     if "growth" in options.work:
         if len(options.work) > 1 or options.markdown:
             raise ToylabError("growth: draws figures without comparisons; give it alone, optionally with --json")
         _measure_growth(options)
         return
-    comparisons = bench.measure_works(options.work, options.device)
+    comparisons = bench.measure_works(options.work, device)
     refuse_unwritable("out", options.out / "bench.json")
-    limit = bench.matmul_limit(device=options.device) / 1e9
-    about |= {"device": options.device, "matmul_gigaflops": round(limit, 1)}
+    limit = bench.matmul_limit(device=device) / 1e9
+    about = {**bench.machine_description(device), "matmul_gigaflops": round(limit, 1)}
     earlier, found = bench.earlier_ratios(options.out, about), []
     for one in progress_bar(
         comparisons, desc="comparisons", bar_format="{desc}: {n} {elapsed}", disable=None, leave=False
@@ -62,7 +62,8 @@ def measure_speed(options: argparse.Namespace, rest: list[str]) -> None:
         print(bench.comparisons_markdown(found))
         return
     print(bench.comparisons_table(found))
-    print(f"{about['processor']}, torch {about['torch']}; float32 products reach {limit:.0f} GF/s on one thread")
+    hardware = about["processor"] if device == "cpu" else about["device"]
+    print(f"{hardware}, torch {about['torch']}; float32 products reach {limit:.0f} GF/s")
     lines = [f"{one.work}: {one.note}" for one in found if one.note]
     short = [one for one in found if not one.met]
     lines.append(f"{len(found) - len(short)} of {len(found)} targets met" + ("; missed by" if short else ""))
@@ -79,9 +80,10 @@ def _measure_growth(options: argparse.Namespace) -> None:
     from toylab.files import refuse_unwritable, write_json, write_text
     from toylab.report import canvas, figures
 
-    bench.check_device(options.device)
+    device = options.device or "cpu"
+    bench.check_device(device)
     refuse_unwritable("out", options.out / "growth.json")
-    found = list(progress_bar(growth_curves(options.device), desc="curves", total=9, disable=None, leave=False))
+    found = list(progress_bar(growth_curves(device), desc="curves", total=9, disable=None, leave=False))
     told = [{**asdict(one), "exponent": one.exponent} for one in found]
     write_json(options.out / "growth.json", {**bench.machine_description(), "curves": told})
     if options.json:
