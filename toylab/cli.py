@@ -185,7 +185,7 @@ def _add_bench(add: Callable) -> None:
     command.add_argument(
         "work", metavar="WORK", nargs="*", help="benchmarks, or growth (default: all short benchmarks)"
     )
-    command.add_argument("--device", default="cpu", help="device of the models, such as cuda")
+    command.add_argument("--device", help="device of the models (default: cpu; for gpu, cuda)")
     _add_format_arguments(command, markdown="a Markdown table")
     command.add_argument("--out", type=Path, default=Path("runs/bench"), help="folder for results and figures")
 

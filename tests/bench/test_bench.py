@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from toylab import bench, cli
-from toylab.bench import Comparison, growth, inference, startup, time_to_result, training
+from toylab.bench import Comparison, gpu, growth, inference, startup, time_to_result, training
 from toylab.bench.peers import TORCH, adamw_step, language_model_loss, peer_config, peer_models, random_tokens
 from toylab.console import ToylabError
 from toylab.model.transformer import Transformer
@@ -22,7 +22,7 @@ from toylab.studies.iteration_head.study import IterationHeadStudy
 from toylab.tasks import Polynomial, stream
 from toylab.training.batches import next_token_loss, pack
 
-MODULES = {"training": training, "inference": inference, "startup": startup, "time_to_result": time_to_result}
+MODULES = {one.__name__.rpartition(".")[2]: one for one in (training, inference, startup, time_to_result, gpu)}
 
 
 def test_every_work_is_done_by_the_module_that_is_said_to_do_it():
@@ -160,12 +160,13 @@ def test_what_was_stored_is_compared_with_the_next_bench_of_the_same_processor(t
     def found(ratio: float) -> list[Comparison]:
         return [Comparison("a step", 3.0, "ms", 0.6, ratio, {"another": 4.0})]
 
-    about = {"date": "2026-01-02T03:04:05+00:00", "processor": "one"}
+    about = {"date": "2026-01-02T03:04:05+00:00", "processor": "one", "device": "cpu"}
     path = bench.keep_record(tmp_path, found(0.5), about)
     held = json.loads(path.read_text(encoding="utf-8"))
     assert held["processor"] == "one"
     assert held["found"][0] | {"work": "a step", "ratio": 0.5, "met": True} == held["found"][0]
-    assert bench.earlier_ratios(tmp_path, {"processor": "another"}) == {}
+    for name in ("processor", "device"):
+        assert bench.earlier_ratios(tmp_path, about | {name: "another"}) == {}
     earlier = bench.earlier_ratios(tmp_path, about)
     assert bench.changes_since(found(0.52), earlier) == []
     assert bench.changes_since(found(0.6), earlier) == ["a step: 0.60, worse than 0.50"]

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
@@ -242,13 +242,21 @@ class Countdown(torch.nn.Module):
         return F.one_hot((written < tokens[:, 0]).long(), VOCAB).float()[:, None]
 
 
-def test_rows_that_leave_are_those_that_have_ended_once_they_are_a_quarter():
-    prompt = torch.tensor([[2], [0], [3], [3], [5]])
-    right = [[1] * n + [0] * (6 - n) for n in prompt[:, 0].tolist()]
-    for drop, sizes in ((False, [5, 5, 5, 5, 5, 5]), (True, [5, 5, 5, 3, 1, 1])):
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=12))
+@example([0, 0, 3, 3, 3, 3, 3])
+@example([0, 1, 3, 3])
+def test_rows_that_leave_are_those_that_have_ended_once_they_are_over_a_quarter(counts):
+    steps = min(max(counts) + 1, 6)
+    right = [[1] * min(n, steps) + [0] * (steps - n) for n in counts]
+    sizes, going = [], counts
+    for step in range(steps):
+        sizes.append(len(going))
+        left = [n for n in going if n > step]
+        going = left if 4 * (len(going) - len(left)) > len(going) else going
+    for drop, read in ((False, [len(counts)] * steps), (True, sizes)):
         model = Countdown()
-        assert generate(model, prompt, 6, stop=0, drop=drop)[:, 1:].tolist() == right
-        assert model.read == sizes
+        assert generate(model, torch.tensor(counts)[:, None], 6, stop=0, drop=drop)[:, 1:].tolist() == right
+        assert model.read == read
 
 
 @pytest.mark.parametrize("wrong", [{}, {"stop": 0, "cache": False}])

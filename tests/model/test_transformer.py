@@ -53,6 +53,18 @@ def test_constructing_draws_nothing_from_torchs_own_generator(config):
 
 
 @pytest.mark.parametrize("unembedding", UNEMBEDDINGS)
+@given(st.sampled_from([64, 256]), st.sampled_from([0.125, 1.0, 3.0]), SEEDS)
+def test_embeddings_are_drawn_with_the_scale_asked_for_and_tied_ones_a_root_of_the_width_smaller(
+    unembedding, width, scale, seed
+):
+    config = ModelConfig(width=width, unembedding=unembedding, embedding_std=scale)
+    weight = Transformer(config, 64, CONTEXT, seed).embedding.weight.detach()
+    expected = scale / math.sqrt(width) if unembedding == "tied" else scale
+    assert weight.std().item() == pytest.approx(expected, rel=0.08)  # that is seven standard deviations or more
+    assert abs(weight.mean().item()) < 0.1 * expected
+
+
+@pytest.mark.parametrize("unembedding", UNEMBEDDINGS)
 @pytest.mark.parametrize("norm", NORMS)
 def test_an_untrained_model_is_about_as_good_as_guessing(norm, unembedding):
     tokens = draw_tokens(0, 32, CONTEXT)

@@ -126,6 +126,9 @@ def test_invariance_is_one_for_a_peaked_head_that_ignores_content_and_zero_for_o
     pattern = torch.stack([looks, never, faint], dim=1)
     assert invariance(pattern, same_layout).tolist() == [1, 0, 0]
     assert invariance(pattern, same_layout, threshold=0.2).tolist() == pytest.approx([1, 0, 1])
+    two = same_layout[same_layout[:, 1] < 4]
+    at_one_of_two = one_hot(4, 5, two[two[:, 1] == 2])[:, None]
+    assert invariance(at_one_of_two, two).tolist() == [1], "a half is not below one half"
 
 
 def test_invariance_falls_by_the_spread_over_rows():

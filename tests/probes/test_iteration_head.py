@@ -125,9 +125,14 @@ def test_a_head_that_does_not_read_the_end_to_stop_is_rejected():
 @pytest.mark.parametrize("distraction", [(1, 0), (1, 1), (0, 1)])
 def test_a_head_that_meets_every_condition_is_found_beside_one_that_does_not(distraction):
     # "Search all layers and heads": a head with an equal diagonal, but no stop rule, must not hide the true one.
-    found = find_iteration_head(*planted({(0, 0): END, distraction: ["carry"], (2, 0): TURN}))
+    patterns, links = planted({(0, 0): END, distraction: ["carry"], (2, 0): TURN})
+    found = find_iteration_head(patterns, links)
     assert found.found, found.misses
     assert (found.layer, found.head) == (2, 0)
+    # Nor must one with a better diagonal.
+    patterns[8][2] = uniform(*patterns[8][2].shape[:3])
+    found = find_iteration_head(patterns, links, carry_threshold=0.6)
+    assert (found.found, found.layer, found.head, found.carry) == (True, 2, 0, pytest.approx(2 / 3))
 
 
 def blurred(patterns, weight):
@@ -140,6 +145,8 @@ def blurred(patterns, weight):
 
 def test_the_bars_decide():
     patterns, links = planted({(0, 0): END, (1, 0): TURN})
+    bars = {"carry_threshold": 1.0, "stop_threshold": 1.0, "end_of_input_threshold": 1.0}
+    assert find_iteration_head(patterns, links, **bars).found, "a score at its bar meets it"
     soft = blurred(patterns, 0.6)
     assert find_iteration_head(soft, links).found, "attention of .6 is peaked: above one half"
     assert not find_iteration_head(blurred(patterns, 0.3), links).found
@@ -222,6 +229,15 @@ def test_a_second_head_that_reads_x_t_is_named_as_a_backup_and_grouped_by_layer(
     assert found.found
     assert {(found.layer, found.head), *found.backups} == {(1, 0), (1, 2)}
     assert found.by_layer == {1: [0, 2]}
+
+
+@pytest.mark.parametrize(("lengths", "backups"), [((4, 5, 6, 7), ((1, 1),)), ((4, 5, 6, 7, 8), ())])
+def test_a_backup_reads_x_t_in_a_quarter_of_the_steps_at_least(lengths, backups):
+    # The second head does so at one length alone.
+    patterns, links = planted({(0, 0): END, (1, 0): TURN, (1, 1): ["carry"]}, lengths)
+    for length in lengths[1:]:
+        patterns[length][1][:, 1] = uniform(*patterns[length][1].shape[:3])[:, 1]
+    assert find_iteration_head(patterns, links).backups == backups
 
 
 # Where there is no answer --------------------------------------------------------------------------------------------

@@ -93,6 +93,16 @@ def test_no_sequence_stands_on_both_sides(seed):
 
 
 @few
+@given(SEEDS, st.sampled_from([1e3, -1e6]))
+def test_a_token_that_is_scored_changes_no_answer_but_its_own(seed, far):
+    features, labels = planted(seed, 3, noise=0.3)
+    scored = np.random.default_rng(seed).permutation(SEQUENCES)[-1]
+    features[scored * TOKENS] = far
+    found = linear_probe(features, labels, groups(), np.random.default_rng(seed))
+    assert found.accuracy >= 1 - 1.01 / (SEQUENCES // 2 * TOKENS)
+
+
+@few
 @given(SEEDS)
 def test_only_which_tokens_are_of_one_sequence_matters_not_their_order(seed):
     features, labels = planted(seed, 3, noise=4.0)

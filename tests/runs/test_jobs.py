@@ -2,7 +2,9 @@
 
 import itertools
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from concurrent.futures import BrokenExecutor, Future
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.examples import fewer
 from tests.runs.helpers import LEAVING, Branching, Counted, called, contents, start
 from toylab.console import ToylabError
 from toylab.files import sha256_of
-from toylab.runs import store
-from toylab.runs.jobs import JobsFailedError, JobsRefusedError, execute
+from toylab.runs import jobs, store
+from toylab.runs.jobs import JobsFailedError, JobsRefusedError, complete_job, execute, select_jobs
+from toylab.runs.processes import ProcessPool
 from toylab.runs.store import read_cost, read_measured
 from toylab.runs.study import Job, JobInput, Study
 from toylab.runs.sweep import sweep
@@ -70,13 +74,6 @@ def test_every_job_is_done_once_in_its_order_and_its_result_comes_back_from_its_
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_a_job_waits_for_the_one_it_goes_on_from(notes, out, workers):
-    found = start(Branching(), notes, out, workers)
-    assert set(found) == set(Branching().jobs())
-    assert len(called(notes)) == 8
-
-
-@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_what_goes_on_from_a_failure_fails_with_its_name_and_all_else_is_done(notes, out, workers):
     (notes / "fail-base-1").touch()
     with pytest.raises(JobsFailedError) as error:
@@ -88,6 +85,7 @@ def test_what_goes_on_from_a_failure_fails_with_its_name_and_all_else_is_done(no
     (notes / "fail-base-1").unlink()
     assert set(start(Branching(), notes, out, workers)) == set(Branching().jobs())
     assert sorted(called(notes)) == ["base 1", "left 1", "right 1"]
+    assert not list(out.rglob("error.txt"))
 
 
 def test_what_a_job_starts_from_is_no_part_of_its_name(tmp_path):
@@ -103,6 +101,7 @@ def test_a_finished_job_is_not_repeated(notes, out):
     before = contents(out)
     assert len(called(notes)) == 4
     assert start(Counted(), notes, out) == first
+    assert complete_job(replace(Counted(), notes=str(notes)), Job("two", 1), out) is None  # by a worker left over
     assert called(notes) == []
     assert contents(out) == before
 
@@ -154,26 +153,6 @@ def test_jobs_that_all_refuse_are_a_mistake_in_what_was_asked_and_any_other_fail
     (notes / "fail-two-1").touch()
     with pytest.raises(JobsFailedError, match=r"2 of 2 jobs failed"):
         start(Counted(), notes, out)
-
-
-def test_the_same_command_repeats_the_failed_job_alone_and_clears_its_record(notes, out):
-    (notes / "fail-one-0").touch()
-    with pytest.raises(JobsFailedError):
-        start(Counted(), notes, out)
-    called(notes)
-    (notes / "fail-one-0").unlink()
-    assert len(start(Counted(), notes, out)) == 4
-    assert called(notes) == ["one 0"]
-    assert not list(out.rglob("error.txt"))
-
-
-def test_all_failures_are_named(notes, out):
-    for name in ("one-0", "two-1"):
-        (notes / f"fail-{name}").touch()
-    with pytest.raises(JobsFailedError, match=r"2 of 4 jobs failed") as error:
-        start(Counted(), notes, out)
-    assert "one of seed 0" in str(error.value)
-    assert "two of seed 1" in str(error.value)
 
 
 def test_ctrl_c_stops_at_once_and_the_same_call_continues(notes, out):
@@ -230,10 +209,54 @@ def test_what_a_result_calls_cost_is_not_lost_without_a_word(notes, out, monkeyp
         start(Counted(), notes, out)
 
 
-def test_no_job_takes_negative_time_where_the_clock_is_set_back(notes, out, monkeypatch):
+def test_a_job_that_waits_costs_time_and_no_work_though_the_clock_is_set_back(notes, out, monkeypatch):
     clock = itertools.count(2e9, -3600)
     monkeypatch.setattr(time, "time", lambda: next(clock))
-    assert all(read_cost(job.folder(out)).wall_seconds >= 0 for job in start(Counted(), notes, out))
+    monkeypatch.setattr(Counted, "run_job", lambda self, job, folder: time.sleep(0.2) or {})
+    start(Counted(seeds=(0,), names=("one",)), notes, out)
+    cost = read_cost(Job("one", 0).folder(out))
+    assert cost.cpu_seconds < 0.1 < 0.2 <= cost.wall_seconds
+
+
+class Pool(ProcessPool):
+    """A pool of processes in this one, which is lost with every job called `lost`."""
+
+    losses = 0
+
+    def submit(self, call: Callable, study: Study, job: Job, out: Path) -> Future:
+        self._started.set()
+        future = Future()
+        if job.name == "lost":
+            self.losses += 1
+            assert self.losses <= 2
+            future.set_exception(BrokenExecutor())
+        else:
+            future.set_result(call(study, job, out))
+        return future
+
+
+def test_a_job_that_loses_its_process_twice_has_failed_and_is_the_only_one(notes, out, monkeypatch):
+    monkeypatch.setattr(jobs, "ProcessPool", Pool)
+    with pytest.raises(JobsFailedError, match=r"1 of 6 jobs failed(?s:.*)lost of seed 0: its process ended abruptly"):
+        start(Counted(seeds=(0,), names=("a", "b", "lost", "c", "d", "e")), notes, out, workers=2)
+    assert len(list(out.rglob("done"))) == 5
+
+
+@fewer(0.4)
+@given(st.integers(2, 4), st.integers(2, 9))
+def test_no_more_jobs_are_under_way_than_there_are_workers(tmp_path_factory, workers, count):
+    base, under_way = tmp_path_factory.mktemp("runs"), []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jobs, "ProcessPool", Pool)
+        wait = jobs.wait
+        patch.setattr(jobs, "wait", lambda given, **_: under_way.append(len(given)) or wait([next(iter(given))]))
+        start(Counted(seeds=tuple(range(count)), names=("one",)), base, base / "out", workers)
+    assert under_way == [min(workers, count - done) for done in range(count)]
+
+
+def test_chosen_jobs_and_those_they_need_keep_the_order_of_the_study():
+    study = Branching(seeds=tuple(range(8)))
+    assert select_jobs(study, ["alone", "left"]) == [job for job in study.jobs() if job.name != "right"]
 
 
 @pytest.mark.parametrize("workers", [0, -2])

@@ -15,10 +15,10 @@ from toylab.console import ToylabError
 from toylab.files import read_json, sha256_of, write_json
 from toylab.report.page import Picture
 from toylab.runs.jobs import execute
-from toylab.runs.judge import judge_and_report, judge_run, settings_from_json
+from toylab.runs.judge import claim_costs, judge_and_report, judge_run, settings_from_json
 from toylab.runs.registry import study_name
 from toylab.runs.store import claim_folder
-from toylab.runs.study import Job, Study
+from toylab.runs.study import Job, JobInput, Study
 from toylab.studies.iteration_head.study import IterationHeadStudy
 from toylab.verdicts.claim import Claim
 from toylab.verdicts.criterion import above
@@ -68,6 +68,14 @@ def test_a_claim_that_is_declared_is_judged_priced_and_shown_with_its_figure(tmp
     assert judged.costs["new"] == judged.costs["two"]
     assert judged.pictures[0].claims == ("new",)
     assert "<summary>new:" in (out / "report.html").read_text()
+
+
+def test_a_claim_costs_its_jobs_and_all_that_they_go_on_from():
+    base = Job("base", 0)
+    middle = Job("middle", 0, inputs={"base": JobInput(base)})
+    one, two = Job("one", 0, inputs={"middle": JobInput(middle)}), Job("two", 0)
+    spent = {base: 1, middle: 2, one: 4, two: 8, Job("one", 1): 16}
+    assert claim_costs([claim("one"), claim("two")], spent) == {"one": 1 + 2 + 4 + 16, "two": 8}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from toylab.files import read_json
 from toylab.model.checkpoint import load_model
 from toylab.model.transformer import Transformer
 from toylab.runs.jobs import JobsFailedError, execute
+from toylab.runs.processes import peak_megabytes
 from toylab.runs.study import Job
 from toylab.tasks import Copy
 from toylab.training.batches import next_token_loss, training_batches
@@ -102,6 +103,11 @@ def test_a_single_worker_has_one_thread_as_well(notes, out):
         torch.set_num_threads(before)
     assert {result["where"]["threads"] for result in found.values()} == {1}
     assert {result["where"]["process"] for result in found.values()} == {os.getpid()}
+
+
+def test_the_peak_of_memory_lies_between_what_is_held_and_what_the_machine_has():
+    held = torch.ones(10**8, dtype=torch.uint8)
+    assert held.nbytes / 1e6 < peak_megabytes() < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e6
 
 
 def told_by(script: str, where: Path, *before: str) -> str:

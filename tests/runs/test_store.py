@@ -1,6 +1,7 @@
 """Laws of the folder of a run: no setting changes unseen, and nothing is written through a link."""
 
 import math
+import re
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -194,11 +195,14 @@ def test_settings_of_no_run_are_refused_by_name(notes, out, content):
         start(Counted(), notes, out)
 
 
-@pytest.mark.parametrize("content", [{}, {"study": "counted"}, {"study": "counted", "settings": 3}])
-def test_a_record_of_something_else_is_refused_by_name(notes, out, content):
-    write_record(out / "settings.json", content)
-    with pytest.raises(ValueError, match=r"settings\.json: does not hold the settings of a run; give another folder"):
-        start(Counted(), notes, out)
+@pytest.mark.parametrize("name", ["study", "settings", "fixed", "versions", "machine", "revision", "date"])
+def test_a_record_with_a_field_of_another_type_or_without_one_is_refused_by_name(out, name):
+    claim_folder(QUICK, "iteration-head", out)
+    held = read_settings(out / "settings.json")
+    for wrong in ({name: 0.5}, {name: None}) if name != "revision" else ({name: 0.5},):  # there may be no revision
+        write_record(out / "settings.json", {**held, **wrong})
+        with pytest.raises(ToylabError, match=r"settings\.json: does not hold the settings of a run; give another"):
+            claim_folder(QUICK, "iteration-head", out)
 
 
 @pytest.mark.parametrize("seeds", [{}, {"seeds": 0}])
@@ -212,12 +216,14 @@ def test_settings_with_seeds_that_are_none_are_refused_by_name(notes, out, seeds
 
 
 @pytest.mark.parametrize("file", ["settings.json", "seed-0/one/result.json"])
-@pytest.mark.parametrize("damage", ["cut short", "missing"])
+@pytest.mark.parametrize("damage", ["cut short", "another digit", "missing"])
 def test_a_file_that_cannot_be_read_is_named_and_what_the_message_says_helps(notes, out, file, damage):
     whole = start(Counted(), notes, out)
     content = (out / file).read_text()
     if damage == "cut short":
         (out / file).write_text(content[: len(content) // 2])
+    elif damage == "another digit":
+        (out / file).write_text(re.sub(r"\d", lambda digit: str(9 - int(digit[0])), content, count=1))
     else:
         (out / file).unlink()
     try:

@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.runs.helpers import Counted, start
 from toylab.console import ToylabError
 from toylab.runs.jobs import JobsRefusedError
 from toylab.runs.judge import settings_from_json
 from toylab.runs.store import claim_folder, read_settings
-from toylab.runs.study import Job
+from toylab.runs.study import Job, JobInput, by_condition, with_dependencies
 from toylab.tasks import Copy, ModularSum, Parity, Polynomial
 
 
@@ -105,3 +107,22 @@ def test_results_of_numpy_and_torch_are_kept_as_plain_numbers(notes, out, monkey
     monkeypatch.setitem(globals(), "MEASURED", value)
     (found,) = start(Chosen(seeds=(0,), names=("one",)), notes, out).values()
     assert found["tests"]["zeroed"]["state"] == held
+
+
+@given(st.lists(st.sets(st.integers(0, 9), min_size=1, max_size=2), min_size=1, max_size=9), st.sets(st.integers(0, 8)))
+def test_the_dependencies_of_jobs_are_all_that_a_path_leads_to(drawn, asked):
+    jobs = []
+    for number, needs in enumerate(drawn):
+        before = {n % number for n in needs} if number else set()
+        jobs.append(Job(str(number), 0, inputs={str(n): JobInput(jobs[n]) for n in before}))
+
+    def reached(job: Job) -> set[Job]:
+        return {job}.union(*map(reached, job.needs))
+
+    chosen = [jobs[n] for n in asked if n < len(jobs)]
+    assert with_dependencies(chosen, jobs) == set().union(*map(reached, chosen))
+
+
+def test_jobs_of_one_condition_are_gathered_under_it_by_seed():
+    results = {Job("a", 0, condition="both"): 1, Job("b", 1, condition="both"): 2, Job("c", 0): 3}
+    assert by_condition(results) == {"both": {0: 1, 1: 2}, "c": {0: 3}}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs.helpers import ALL, FOUR, Own, Small, jobs_called, measured, tell
+from tests.runs.helpers import ALL, FOUR, Counted, Own, Small, jobs_called, measured, tell
 from toylab.files import folder_lock, read_json
 from toylab.runs import sweep as sweeps
 from toylab.runs.grid import grid
@@ -84,6 +84,13 @@ def test_tasks_of_different_classes_are_different_points_and_come_back(out):
     before = (out / "sweep.json").read_bytes()
     assert measured(sweeps.resume_sweep(out, study=Own, workers=1, progress=False)) == measured(rows)
     assert (out / "sweep.json").read_bytes() == before
+
+
+def test_settings_that_a_folder_spells_alike_are_two_runs(notes, out):
+    points = [Counted(notes=str(notes), names=(name,)) for name in ("a b", "a_b", "a+b")]
+    rows = sweep(points, out, workers=1, progress=False)
+    assert len({row["run"] for row in rows}) == 3
+    assert all(row["settings.names"] == [row["job"]] for row in rows)
 
 
 def test_jobs_can_be_chosen_and_bring_what_they_go_on_from(small, out):

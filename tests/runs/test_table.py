@@ -21,7 +21,7 @@ from toylab.files import read_json, write_json
 from toylab.report import figures
 from toylab.runs.grid import grid
 from toylab.runs.sweep import sweep
-from toylab.runs.table import MeanInterval, filter_rows, find_column, group_means, load_runs
+from toylab.runs.table import MeanInterval, filter_rows, find_column, group_means, load_runs, with_thresholds
 from toylab.verdicts.intervals import bootstrap_interval, wilson_interval
 from toylab.verdicts.judgement import read_claims, write_claims
 
@@ -141,6 +141,15 @@ def test_one_row_has_a_mean_and_no_interval(value):
     (line,) = group_means([{"kind": "plain", "value": value}], ["kind"], ["value"])
     assert line["value"] == MeanInterval(float(value), None, None, 1)
     assert "[" not in str(line["value"])
+
+
+@pytest.mark.parametrize(
+    ("sign", "below", "at", "above"),
+    [(">=", False, True, True), ("<=", True, True, False), (">", False, False, True), ("<", True, False, False)],
+)
+def test_a_threshold_is_met_on_its_side_and_at_it_by_the_signs_with_equality(sign, below, at, above):
+    rows, _ = with_thresholds([{"value": value} for value in (0.25, 0.5, 0.75, None)], [f"value{sign}.5"])
+    assert [row[f"value{sign}.5"] for row in rows] == [below, at, above, None]
 
 
 def test_rows_are_chosen_by_value(table):

@@ -194,6 +194,14 @@ def test_a_sweep_shows_every_row_of_its_pool_once_a_round():
         assert torch.equal(seen, whole(length).tokens)
 
 
+def test_two_lengths_of_a_sweep_have_tokens_in_common_by_chance_alone():
+    same = []
+    for seed in range(20):
+        at = epoch_batches(Copy(lengths=(8, 9), p=16), seed, 1, per_length=1)
+        same += (at(0).tokens[0, 1:9] == at(1).tokens[0, 1:9]).tolist()
+    assert abs(np.mean(same) - 1 / 16) < 5 * math.sqrt(1 / 16 / len(same))
+
+
 def test_a_sweep_needs_rows_that_divide_its_pool():
     with pytest.raises(ValueError, match=r"^rows=5: .* 1024 .*; give .* 256"):
         epoch_batches(Parity(), 0, 5)

@@ -1,6 +1,7 @@
 """Laws of measuring: each number once more in a slow loop, and circuits whose answer is known."""
 
 import itertools
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -14,9 +15,10 @@ from tests.examples import fewer
 from toylab.console import ToylabError
 from toylab.model.config import ModelConfig
 from toylab.model.generate import generate
+from toylab.model.layers import BlockList
 from toylab.model.transformer import Transformer
 from toylab.planted.handwritten import iteration_head
-from toylab.probes import edit, find_iteration_head
+from toylab.probes import edit, find_iteration_head, link_mass
 from toylab.survey import copy_accuracy, survey
 from toylab.tasks import IGNORE, ITERATED_MAPS, Parity, Polynomial, split_of
 from toylab.training import evaluate
@@ -181,6 +183,15 @@ def test_progress_repeats_what_the_detector_and_the_accuracy_say(batches, seed, 
             by_length.append(max(np.mean([pattern[r, h, q, k].item() for r, q, k in links]) for h in range(heads)))
         best.append(np.mean(by_length))
     assert found["end_of_input"] == pytest.approx(max(best, default=0.0))
+
+
+def test_progress_counts_an_end_of_input_head_in_a_layer_before_the_last_alone(circuit, batches):
+    turned = deepcopy(circuit)
+    turned.blocks = BlockList(reversed(turned.blocks))
+    last = evaluate.attention_patterns(turned, batches[5])[-1]
+    assert link_mass(last, batches[5].links["end of input"]) == pytest.approx(1)
+    assert evaluate.evaluation_metrics(circuit, batches)["end_of_input"] == pytest.approx(1)
+    assert evaluate.evaluation_metrics(turned, batches)["end_of_input"] < 0.25
 
 
 def test_progress_of_one_length_or_without_written_states_speaks_of_accuracy_alone(circuit, batches):

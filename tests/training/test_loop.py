@@ -45,6 +45,9 @@ BY_HAND = [
     (FLAT, 55, 50, 4.0),
     (FLAT, 60, 50, 0.0),
     (FLAT, 70, 50, 0.0),
+    (FLAT, 96, 95, 3.2),  # met in the cool-down of the end, which is shorter: never above either
+    (FLAT, 97, 95, 2.4),
+    (FLAT, 100, 95, 0.0),
     (replace(FLAT, cooldown=0), 99, None, 8.0),
     (WAVE, 3, None, 8.0),
     (WAVE, 4, None, 8.0),

@@ -1,6 +1,7 @@
 """Laws of checkpoints: no interruption leaves a trace, and none is taken for that of another training."""
 
 import itertools
+import time
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -67,6 +68,24 @@ def test_an_interrupted_training_ends_with_the_bits_of_one_that_was_not(
     )
     assert bits(continued) == bits(whole)
     assert free_of_times(state) == free_of_times(expected)
+
+
+@pytest.mark.parametrize("call", range(PLAIN.steps + 1))
+def test_the_time_of_an_interrupted_training_is_that_of_one_that_was_not(tmp_path, monkeypatch, call):
+    """On a clock that ticks once a batch: the time of a part that was lost does not count."""
+    clock, source = [0], training_batches(TASK, 0, 4)
+    monkeypatch.setattr(time, "process_time", lambda: clock[0])
+
+    def batch_at(step: int) -> ScoredBatch:
+        clock[0] += 1
+        return source(step)
+
+    whole = train(build(), next_token_loss, batch_at, PLAIN)
+    assert whole.cpu_seconds == PLAIN.steps + 1  # one batch is measured before the first step
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    with pytest.raises(Interrupted):
+        train(build(), interrupted_at(call), batch_at, PLAIN, checkpoint=checkpoint)
+    assert train(build(), next_token_loss, batch_at, PLAIN, checkpoint=checkpoint).cpu_seconds == whole.cpu_seconds
 
 
 def test_a_finished_training_is_not_trained_on(tmp_path):

@@ -20,6 +20,7 @@ from toylab.training.losses import (
     entropy,
     kl_divergence,
     leave_one_out,
+    up_to_end,
 )
 
 # What the model wrote itself -----------------------------------------------------------------------------------------
@@ -92,6 +93,12 @@ def test_the_mean_is_over_the_tokens_that_count_whatever_stands_elsewhere(seed, 
     ]
     assert rollouts.mean(values).item() == pytest.approx(sum(kept) / len(kept), abs=1e-12)
     assert rollouts.mean(values.masked_fill(~rollouts.counted, math.nan)).item() == rollouts.mean(values).item()
+
+
+@given(st.lists(st.lists(st.integers(0, 3), min_size=5, max_size=5), min_size=1), st.integers(0, 3))
+def test_tokens_count_up_to_the_first_end_and_the_end_with_them(written, end):
+    expected = [[end not in row[:i] for i in range(len(row))] for row in written]
+    assert up_to_end(end, torch.tensor(written)).tolist() == expected
 
 
 # The policy gradient -------------------------------------------------------------------------------------------------

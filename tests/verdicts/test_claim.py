@@ -220,6 +220,12 @@ def test_a_need_of_each_seed_leaves_out_those_that_lack_it_and_one_of_any_seed_n
         assert found.verdict == ("not run" if need.every else "undecided")
 
 
+def test_a_need_of_each_seed_leaves_out_those_whose_need_was_not_run():
+    need = Precondition(condition="base", test=lambda base: base.accuracy > 0, otherwise="no base")
+    results = of(main=[1.0] * 3, base=[1.0] * 2)
+    assert judged(replace(CLAIM, needs=(need,)), results).seeds == (0, 1)
+
+
 def test_a_seed_without_the_quantity_is_left_out():
     claim = replace(CLAIM, quantity=lambda main: main.solved_at)
     assert judged(claim, of(main=[1.0, 1.0])).seeds == ()
@@ -245,13 +251,14 @@ def test_details_are_read_by_path_or_function_of_the_seeds_that_are_asked():
         details={
             "carry": ClaimDetail("main", "head.carry"),
             "step": ClaimDetail("main", "solved_at", never=True),
+            "undefined": ClaimDetail("main", "solved_at"),
             "twice": ClaimDetail("control", lambda control: 2 * control.accuracy),
             "table": lambda results: sorted(results),
         },
     )
     details = judged(claim, of(main=[0.1, 0.7], control=[0.25, 0.5])).details
     assert details["carry"] == {"1": 0.5}
-    assert details["step"] == {"1": "never"}
+    assert (details["step"], details["undefined"]) == ({"1": "never"}, {})
     assert details["twice"] == {"0": 0.5, "1": 1.0}
     assert details["table"] == ["control", "main"]
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from toylab.calibration.intervals import ERROR_LIMIT, SIZES_OF_RULES, one_sided_errors, seed_distributions, share_error
 from toylab.verdicts.criterion import above, at_least, at_most, below, between
-from toylab.verdicts.decision import LEVEL, LOOKS, Look, Plan, decide
+from toylab.verdicts.decision import LEVEL, LOOKS, Look, Plan, decide, decide_at
 from toylab.verdicts.intervals import median_interval, share_interval
 
 CRITERIA = (at_least, above, at_most, below)
@@ -24,9 +24,13 @@ def word(values, criterion, statistic="median", fixed=None):
     return decide(by_seed(values), criterion, statistic, Plan(tuple(range(len(values))), len(values))).word
 
 
-@given(st.lists(numbers, max_size=5), st.sampled_from(CRITERIA), numbers, st.sampled_from(["share", "median"]))
-def test_fewer_than_six_seeds_decide_nothing(values, criterion, threshold, statistic):
+@given(
+    st.lists(numbers, max_size=5), st.sampled_from(CRITERIA), numbers, st.sampled_from(["share", "median"]),
+    st.floats(0.01, 0.99),
+)  # fmt: skip
+def test_fewer_than_six_seeds_decide_nothing_at_any_level(values, criterion, threshold, statistic, level):
     assert word(values, criterion(threshold), statistic) == "undecided"
+    assert decide_at(by_seed(values), criterion(threshold), statistic, level).word == "undecided"
 
 
 @given(st.lists(numbers, min_size=6, max_size=9), numbers)

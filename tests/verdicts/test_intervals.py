@@ -61,9 +61,11 @@ def test_the_bootstrap_interval_moves_with_the_values(values, shift, scale):
     assert moved == pytest.approx((shift + scale * low, shift + scale * high), abs=1e-6)
 
 
-def test_the_bootstrap_interval_of_two_values_by_hand():
-    # The mean of two draws is 0, 1/2 or 1 with chances 1/4, 1/2, 1/4: both tails of 2.5 % lie in the outer quarters.
-    assert bootstrap_interval([0.0, 1.0]) == (0.0, 1.0)
+@pytest.mark.parametrize(("size", "ones"), [(2, 1), (4, 1), (5, 4), (9, 4), (16, 2)])
+def test_the_bootstrap_interval_of_zeros_and_ones_has_the_quantiles_of_the_binomial(size, ones):
+    # No cumulative chance is within four standard errors of 2.5 or 97.5 %: the quantiles of 2000 means are the exact.
+    low, high = stats.binom.ppf([0.025, 0.975], size, ones / size) / size
+    assert bootstrap_interval([0.0] * (size - ones) + [1.0] * ones) == pytest.approx((low, high))
 
 
 def test_the_bootstrap_interval_is_near_that_of_scipy():

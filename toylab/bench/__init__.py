@@ -3,6 +3,7 @@
     toylab bench                      all short benchmarks (two minutes)
     toylab bench step generate        selected benchmarks
     toylab bench recipes              CPU time to reach a result, on held-out seeds (minutes)
+    toylab bench gpu                  every study on a GPU, compared with the CPU, and many seeds at once (minutes)
 
 Compared programs are interleaved in rounds, so that a slowdown of the machine affects all of them; a ratio is the
 median over rounds. A missed target is reported, not raised as an error.
@@ -56,8 +57,8 @@ class Comparison:
 
     @property
     def met(self) -> bool:
-        """Whether the target is met, at the two digits shown."""
-        ratio = round(self.ratio, 2)
+        """Whether the target is met, at the digits shown."""
+        ratio = float(format_number(self.ratio))
         return ratio >= self.target if self.more else ratio <= self.target
 
     def __str__(self) -> str:
@@ -89,11 +90,16 @@ def interleaved_timings(
         for name in random.Random(round_number).sample(list(works), len(works)):
             start = clock()
             works[name]()
-            if device != "cpu":
-                torch.cuda.synchronize()
+            synchronize(device)
             if round_number >= 2:
                 seconds[name].append(clock() - start)
     return seconds
+
+
+def synchronize(device: str) -> None:
+    """Wait for the operations submitted to a GPU."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def compare_with_peer(
@@ -140,15 +146,16 @@ WORKS = {
     "import": "startup",
     "seeds": "startup",
     "population": "training",
+    "gpu": "gpu",
     "recipes": "time_to_result",
     "studies": "time_to_result",
 }
 """Module of each benchmark, by name."""
 
-LONG_WORKS = ("population", "recipes", "studies")
+LONG_WORKS = ("population", "gpu", "recipes", "studies")
 """Benchmarks that run only when named, since they take minutes or are uninformative on a CPU."""
 
-GPU_WORKS = ("step", "epoch", "share", "watch", "generate", "edit", "population")
+GPU_WORKS = ("step", "epoch", "share", "watch", "generate", "edit", "population", "gpu")
 """Benchmarks that support other devices."""
 
 
@@ -216,11 +223,13 @@ def has_lens() -> bool:
     return importlib.util.find_spec("transformer_lens") is not None
 
 
-def machine_description() -> dict[str, str | float]:
-    """Processor, versions and date of the measurements."""
+def machine_description(device: str = "cpu") -> dict[str, str | float]:
+    """Processor, device, versions and date of the measurements."""
+    on_cuda = torch.device(device).type == "cuda"
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "processor": _processor(),
+        "device": torch.cuda.get_device_name(device) if on_cuda else device,
         "system": f"{platform.system()} {platform.machine()}",
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -253,10 +262,10 @@ def keep_record(folder: Path | str, comparisons: Sequence[Comparison], about: Ma
 
 
 def earlier_ratios(folder: Path | str, about: Mapping[str, Any]) -> dict[str, float]:
-    """Ratios of the latest stored benchmark on the same processor, by benchmark and peer."""
+    """Ratios of the latest stored benchmark on the same processor and device, by benchmark and peer."""
     for path in sorted(Path(folder).glob("*.json"), reverse=True):
         record = read_json(path)
-        if "found" in record and record["processor"] == about["processor"]:
+        if "found" in record and all(record.get(name) == about[name] for name in ("processor", "device")):
             return {
                 comparison_key(comparison["work"], comparison["peers"]): comparison["ratio"]
                 for comparison in record["found"]

@@ -39,16 +39,16 @@ def measure_speed(options: argparse.Namespace, rest: list[str]) -> None:
     from toylab.runs.processes import single_thread
 
     single_thread()
-    about = bench.machine_description()
+    device = options.device or ("cuda" if "gpu" in options.work else "cpu")
     if "growth" in options.work:
         if len(options.work) > 1 or options.markdown:
             raise ToylabError("growth: compares no libraries; name it without other benchmarks and without --markdown")
         _measure_growth(options)
         return
-    comparisons = bench.measure_works(options.work, options.device)
+    comparisons = bench.measure_works(options.work, device)
     refuse_unwritable("out", options.out / "bench.json")
-    limit = bench.matmul_limit(device=options.device) / 1e9
-    about |= {"device": options.device, "matmul_gigaflops": round(limit, 1)}
+    limit = bench.matmul_limit(device=device) / 1e9
+    about = {**bench.machine_description(device), "matmul_gigaflops": round(limit, 1)}
     earlier, measured = bench.earlier_ratios(options.out, about), []
     for comparison in progress_bar(
         comparisons, desc="comparisons", bar_format="{desc}: {n} {elapsed}", disable=None, leave=False
@@ -63,7 +63,8 @@ def measure_speed(options: argparse.Namespace, rest: list[str]) -> None:
         print(bench.comparisons_markdown(measured))
         return
     print(bench.comparisons_table(measured))
-    print(f"{about['processor']}, torch {about['torch']}; float32 products reach {limit:.0f} GF/s on one thread")
+    hardware = about["processor"] if device == "cpu" else about["device"]
+    print(f"{hardware}, torch {about['torch']}; float32 products reach {limit:.0f} GF/s")
     lines = [f"{comparison.work}: {comparison.note}" for comparison in measured if comparison.note]
     missed = [comparison for comparison in measured if not comparison.met]
     lines.append(f"{len(measured) - len(missed)} of {len(measured)} targets met" + ("; missed by" if missed else ""))
@@ -80,9 +81,10 @@ def _measure_growth(options: argparse.Namespace) -> None:
     from toylab.files import refuse_unwritable, write_json, write_text
     from toylab.report import canvas, figures
 
-    bench.check_device(options.device)
+    device = options.device or "cpu"
+    bench.check_device(device)
     refuse_unwritable("out", options.out / "growth.json")
-    curves = list(progress_bar(growth_curves(options.device), desc="curves", total=9, disable=None, leave=False))
+    curves = list(progress_bar(growth_curves(device), desc="curves", total=9, disable=None, leave=False))
     records = [{**asdict(curve), "exponent": curve.exponent} for curve in curves]
     write_json(options.out / "growth.json", {**bench.machine_description(), "curves": records})
     if options.json:

@@ -1,7 +1,7 @@
 """Exercises of the notebooks. `check` reports what is wrong with an answer and gives one more hint per attempt, without
 revealing the solution.
 
-    check("tour.carry", reads)
+    check("tour.carry", carry_link)
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ EXERCISES: dict[str, Exercise] = {
             "iteration.steered",
             answer_key.steered,
             (
-                "The model is given the true states (teacher forcing): it does not see its own earlier answers.",
+                "The model is given the true states (teacher forcing): its own earlier answers are not in the row.",
                 "For t = 1 there is no previous state; the first state is the input that the head attends to.",
                 "Pair the states from s_1 on with the inputs from x_3 on, and prepend x_2.",
             ),
@@ -123,7 +123,7 @@ EXERCISES: dict[str, Exercise] = {
                 "Then test for each query whether the total exceeds one half; do not average the attention itself.",
                 "Use a dictionary keyed by (row, query) that sums pattern[row, :, query, key].",
             ),
-            "A mean of .6 may be partial attention always or full attention in 6 of 10 steps: peakiness tells which.",
+            "A mean of .6 may be partial attention always or full attention in 6 of 10 steps: peakiness shows which.",
         ),
         Exercise(
             "counting.tally",
@@ -183,7 +183,7 @@ EXERCISES: dict[str, Exercise] = {
                 "Here z = beta chosen - beta rejected, and the chain rule adds a factor beta.",
                 "So the result is beta (1 - sigmoid(z)). What is sigmoid(0)?",
             ),
-            "At equal gains it is beta / 2, up on one answer, down on the other: unlearning's direction at any beta.",
+            "At equal gains it is beta / 2, with opposite sign for the rejected answer: unlearning, at any beta.",
         ),
         Exercise(
             "steering.advantage",

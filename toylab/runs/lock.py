@@ -4,8 +4,8 @@
     FOLDER/claims.lock             lock of a run, written before its first job; every result stores its checksum
 
 `toylab claims FOLDER --check` compares a run, its lock and the code. A change of the measuring code counts as a change
-of the criterion; comments, docstrings and type annotations of functions do not. `python -m toylab.runs.lock` rewrites
-the locks of the package.
+of the criterion; a change of comments, docstrings or type annotations of functions does not. `python -m
+toylab.runs.lock` rewrites the locks of the package.
 """
 
 from __future__ import annotations

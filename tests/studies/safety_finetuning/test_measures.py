@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tests.studies.safety_finetuning.planted import (
     LAYERS,
+    SHAPE,
     TASK,
     Linear,
     Planted,
@@ -20,6 +21,7 @@ from tests.studies.safety_finetuning.planted import (
     prompts_of,
     transforms_of,
 )
+from toylab.model.transformer import Transformer
 from toylab.studies.safety_finetuning import measures as safety
 from toylab.studies.safety_finetuning.results import as_field
 from toylab.tasks import JAILBREAKS, stream
@@ -282,3 +284,12 @@ def test_sensitivity_of_a_linear_model_is_the_norm_of_its_maps_prompt_by_prompt(
     found = safety.measure_sensitivity(model, TASK, batch)
     assert found.gradient == pytest.approx(gradients, abs=1e-3)
     assert found.jacobian == pytest.approx(jacobians[:16], abs=1e-3)
+
+
+def test_the_sensitivity_at_a_prompt_is_the_same_among_others_as_alone():
+    model, batch = Transformer(SHAPE, len(TASK.vocabulary), TASK.context), TASK.sample(stream(0), 18, kind="safe")
+    whole = safety.measure_sensitivity(model, TASK, batch)
+    for row in (0, 3, 15):
+        alone = safety.measure_sensitivity(model, TASK, batch.rows(row, row + 1))
+        assert alone.gradient == pytest.approx([whole.gradient[row]], abs=2e-3)
+        assert alone.jacobian == pytest.approx([whole.jacobian[row]], abs=2e-3)

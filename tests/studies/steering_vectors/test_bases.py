@@ -10,6 +10,7 @@ import torch
 from tests.studies.steering_vectors.helpers import DIRECT, FLAGGED, TASK, THINK
 from tests.studies.steering_vectors.trainings import SEED, STUDY, answers_in, begun, left, plant, trainings
 from tests.studies.steering_vectors.worlds import alike, questions, witness, witnessed
+from toylab.model.checkpoint import save_model
 from toylab.model.steering import pre_flight
 from toylab.runs.store import read_metrics
 from toylab.studies.steering_vectors import bases
@@ -64,6 +65,18 @@ def test_a_base_is_measured_after_each_of_its_two_phases(tmp_path, monkeypatch, 
     chains = asked_for[[row[-1] == task.token("SEP") for row in asked_for.tolist()]]
     assert watched == {"accuracy": witness(model, task, chains, 0, 0, "THINK").accuracy}
     assert mixture.evaluate is None
+
+
+@pytest.mark.parametrize("unembedding", ["orthogonal", "learned"])
+def test_a_base_that_is_loaded_trains_what_it_trained_when_it_was_made(tmp_path, unembedding):
+    made = reasoning_model(TASK, replace(STUDY.model, unembedding=unembedding), SEED)
+    save_model(tmp_path / "base", made)
+    trained, again = (
+        {name for name, p in m.named_parameters() if p.requires_grad}
+        for m in (made, bases.load_base(tmp_path / "base"))
+    )
+    assert again == trained
+    assert ("ln_final.weight" in again) == (unembedding == "learned")
 
 
 def test_half_of_the_prompts_are_few_but_no_less_than_64():
