@@ -268,7 +268,7 @@ def claims(guess: GuessAccuracy, parity_guess: float, steps: int, one_head: str)
                 "by seed": ClaimDetail("main", "transfer.solved_at", never=True),
                 "steps, from a model without the head": ClaimDetail("one-length", "transfer.solved_at", never=True),
                 "accuracy from a model without the head": ClaimDetail(
-                    "result-length", lambda result: mean_over(result.transfer.accuracy)
+                    "one-length", lambda result: mean_over(result.transfer.accuracy)
                 ),
             },
             figure="Transfer to parity",

@@ -92,7 +92,7 @@ def activation_claims() -> list[Claim]:
                 ),
                 "AUC of tau": of_each(lambda result: measured(result.clusters)[-1].auc),
                 "AUC of tau, operators M alone": of_each(lambda result: measured(result.clusters)[-1].auc_matched),
-                "variance in result component": of_each(lambda result: asdict(measured(result.clusters)[-1].top_share)),
+                "variance in one component": of_each(lambda result: asdict(measured(result.clusters)[-1].top_share)),
             },
         ),
         separation_claim(
