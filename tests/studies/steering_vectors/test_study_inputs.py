@@ -30,7 +30,7 @@ def vector(name: str, seed: int = 5) -> str:
 def test_bases_start_from_nothing():
     assert told("base") == (pretrain_base, {}, {})
     for which in ("learned", "apart", "flag"):
-        assert told(f"base-{which}") == (pretrain_base, {"which": which}, {})
+        assert told(f"base-{which}") == (pretrain_base, {"variant": which}, {})
 
 
 def test_each_vector_is_trained_on_its_base_and_examined_in_the_last_two_layers():
@@ -75,7 +75,7 @@ def test_openers_are_turned_in_the_skill_and_flagged_trainings_have_their_base()
         assert told(f"cosine-{cosine}") == (experiments.turn_openers, {"cosine": cosine}, skill)
     for which in ("gate", "full", "scale", "before", "last"):
         base = {"base": model("base-flag")}
-        assert told(f"flag-{which}") == (experiments.train_flagged, {"which": which}, base)
+        assert told(f"flag-{which}") == (experiments.train_flagged, {"training": which}, base)
 
 
 def test_all_conditions_are_run_on_all_seeds():
