@@ -42,7 +42,7 @@ def measure_speed(options: argparse.Namespace, rest: list[str]) -> None:
     device = options.device or ("cuda" if "gpu" in options.work else "cpu")
     if "growth" in options.work:
         if len(options.work) > 1 or options.markdown:
-            raise ToylabError("growth: compares no libraries; name it without other benchmarks and without --markdown")
+            raise ToylabError("growth: compares no libraries; give it alone, without other benchmarks or --markdown")
         _measure_growth(options)
         return
     comparisons = bench.measure_works(options.work, device)
