@@ -84,7 +84,7 @@ def compute_case(make: Callable[[torch.device], DeviceCase], device: torch.devic
         "probe": [torch.tensor(case.probe(case.model))],
     }
     train(case.model, case.loss, lambda step: to_device(case.batch_at(step), device), TRAINING)
-    values["short training"] = parameters
+    values["short training"] = [*parameters]
     return {name: torch.cat([x.detach().cpu().flatten() for x in parts]) for name, parts in values.items()}
 
 
