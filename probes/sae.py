@@ -77,7 +77,7 @@ def fit_autoencoder(
     check_finite(activations=activations, learning_rate=learning_rate)
     check_range(rows=rows, least=1)
     check_range(steps=steps, least=0)
-    generator = torch.Generator().manual_seed(torch_seed(seed))
+    generator = torch.Generator().manual_seed(torch_seed(seed, "sparse autoencoder"))
     x = _at_least_single(activations.detach())
     scale = (x - x.mean(dim=0)).square().mean().sqrt()
     scale = torch.where(scale > 0, scale, 1)
@@ -189,7 +189,7 @@ def compare_features(
     def differences(inside: Bool[Tensor, " case"]) -> Float[Tensor, " feature"]:
         return active[inside].mean(dim=0) - active[~inside].mean(dim=0)
 
-    generator = torch.Generator().manual_seed(torch_seed(seed))
+    generator = torch.Generator().manual_seed(torch_seed(seed, "permutations"))
     permuted = torch.stack(
         [differences(group[torch.randperm(len(group), generator=generator)]).abs().max() for _ in range(permutations)]
     )

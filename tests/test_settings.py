@@ -165,6 +165,7 @@ def test_a_number_outside_of_its_range_is_refused_by_name(kind, wrong):
 def test_seeds_that_agree_in_their_low_bits_differ_and_small_ones_stay(seed, high):
     assert torch_seed(seed) == seed
     assert torch_seed(np.uint32(seed)) == seed
+    assert len({torch_seed(seed, purpose) for purpose in ("", "one", "another")}) == 3
     larger = seed + (high << 32)
     assert torch_seed(larger) == int(hashlib.sha256(str(larger).encode()).hexdigest()[:8], 16) < 2**32
     drawn = [torch.randn(4, generator=torch.Generator().manual_seed(torch_seed(one))) for one in (seed, larger)]

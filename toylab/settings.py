@@ -90,10 +90,15 @@ def check_seeds(seeds: Any, name: str = "seeds") -> tuple[int, ...]:
     return integers
 
 
-def torch_seed(seed: Any) -> int:
-    """A seed for torch; seeds above 32 bits are hashed, since torch's CPU generator uses only the low 32 bits."""
+def torch_seed(seed: Any, purpose: str = "") -> int:
+    """A seed for torch; seeds above 32 bits are hashed, since torch's CPU generator uses only the low 32 bits.
+
+    Initial weights have no `purpose`; anything else has one, so that it is independent of the weights of its seed.
+    """
     integer = check_seed(seed)
-    return integer if integer < 2**32 else int.from_bytes(hashlib.sha256(str(integer).encode()).digest()[:4])
+    if integer < 2**32 and not purpose:
+        return integer
+    return int.from_bytes(hashlib.sha256(f"{integer}{purpose}".encode()).digest()[:4])
 
 
 def convert_value(annotation: Any, value: Any, name: str) -> Any:

@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from toylab.model.config import ModelConfig
 from toylab.model.controls import random_like, with_random_change, with_shuffled_weights
+from toylab.model.transformer import Transformer
 
 seeds = st.integers(0, 2**40)
 
@@ -42,6 +44,17 @@ def test_a_random_change_is_as_large_as_that_of_the_fine_tune_in_every_parameter
     assert abs(cosine) < 0.75
     same = with_random_change(base, deepcopy(base), seed)
     assert all(torch.equal(a, b) for a, b in zip(same.parameters(), base.parameters(), strict=True))
+
+
+@given(seeds)
+def test_a_random_change_is_independent_of_the_initial_weights_of_a_model_with_the_same_seed(seed):
+    base = Transformer(ModelConfig(width=32), 16, 24, seed)
+    tuned = Transformer(ModelConfig(width=32), 16, 24, seed + 1)
+    changed = with_random_change(base, tuned, seed)
+    for start, end in zip(base.parameters(), changed.parameters(), strict=True):
+        if start.ndim > 1:
+            cosine = torch.cosine_similarity(start.flatten(), (end - start).flatten(), dim=0)
+            assert abs(cosine) < 6 * start.numel() ** -0.5
 
 
 @given(seeds, st.floats(1e-3, 1e3))

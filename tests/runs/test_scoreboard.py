@@ -217,7 +217,7 @@ def test_the_markdown_has_every_cell_of_every_measured_claim(words):
     control = f"No control: {words}"
     cells = ["refuted at this scale", words, words, words, "0.5 [0.2, 0.8]", words, control, "yes", "6", "2"]
     assert cells in rows
-    assert "Seeds 310 to 315: scoreboard of ten seeds." in lines
+    assert "Seeds 310 to 315: rehearsal." in lines
     left = standing(words, claims=[replace(one.claims[0], verdict="not run", measured=None, interval=None)])
     assert "\n| not run |" not in scoreboard.board_markdown([left])
     assert "Not measured by this run: one." in left.text()
@@ -235,7 +235,7 @@ def test_the_board_shows_each_verdict_with_its_control_origin_number_of_the_pape
         places = [shown.index(words) for words in order]
         assert places == sorted(places)
         assert "Control: random weights, 0.1 [0.05, 0.2]" in shown
-        assert "310 to 315: scoreboard of ten seeds" in shown
+        assert "310 to 315: rehearsal" in shown
     assert "threshold from: our pilot; the paper's number: .97, table 2; also over the family: yes" in page
     assert "refuted at this scale" in page
     assert re.split(r"  +", scoreboard.scoreboard_summary([one]).splitlines()[1])[:3] == ["a study", "0", "2"]

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from toylab.settings import torch_seed
+from toylab.model.layers import torch_stream
 
 Trained = TypeVar("Trained", bound=nn.Module)
 
@@ -21,7 +21,7 @@ Trained = TypeVar("Trained", bound=nn.Module)
 @torch.no_grad()
 def with_shuffled_weights(model: Trained, seed: int) -> Trained:
     """A copy with the entries of every trainable parameter randomly permuted."""
-    generator = _source(seed)
+    generator = torch_stream(seed, "shuffled weights")
     copy = deepcopy(model)
     for weight in copy.parameters():
         if weight.requires_grad:
@@ -32,8 +32,11 @@ def with_shuffled_weights(model: Trained, seed: int) -> Trained:
 
 @torch.no_grad()
 def with_random_change(base: Trained, tuned: nn.Module, seed: int) -> Trained:
-    """A copy of the base with a random change of the same norm as the fine-tune, per parameter."""
-    generator = _source(seed)
+    """A copy of the base with a random change of the same norm as the fine-tune, per parameter.
+
+    Independent of the initial weights of a model with the same seed, since its random stream is another one.
+    """
+    generator = torch_stream(seed, "random change")
     copy = deepcopy(base)
     for weight, start, end in zip(copy.parameters(), base.parameters(), tuned.parameters(), strict=True):
         weight.add_(random_like(end - start, generator))
@@ -44,7 +47,3 @@ def random_like(change: Float[Tensor, "*shape"], generator: torch.Generator) -> 
     """A random tensor with the shape and norm of a change, such as a steering vector."""
     noise = torch.randn(change.shape, generator=generator).to(change)
     return noise * (change.norm() / noise.norm())
-
-
-def _source(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(torch_seed(seed))

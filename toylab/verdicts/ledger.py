@@ -12,7 +12,7 @@ LEDGER = {
     range(60, 90): "earlier tables",
     range(100, 110): "kept for outside checks",
     range(200, 220): "earlier tables",
-    range(310, 320): "scoreboard of ten seeds",
+    range(310, 320): "rehearsal",
     range(400, 410): "review",
     range(600, 630): "scoreboard until decided",
     range(630, 640): "counterexamples on all inputs",

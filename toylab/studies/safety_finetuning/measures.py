@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from toylab.console import ToylabError
 from toylab.model.controls import random_like
+from toylab.model.layers import torch_stream
 from toylab.model.transformer import Transformer
 from toylab.probes import (
     amplification,
@@ -41,7 +42,6 @@ from toylab.probes import (
     weak_share,
 )
 from toylab.runs.store import round_floats
-from toylab.settings import torch_seed
 from toylab.studies.safety_finetuning.data import Outcomes, preference_pairs, write_texts, written_outcomes
 from toylab.studies.safety_finetuning.results import (
     BeforeAfter,
@@ -266,7 +266,7 @@ def released_sine(base: Transformer, tuned: Transformer, seed: int, draws: int =
     """The null-space measure released with the paper, in the last layer, for the change and for random changes of the
     same size."""
     before, after = (model.mlps[-1].up.weight for model in (base, tuned))
-    generator = torch.Generator().manual_seed(torch_seed(seed))
+    generator = torch_stream(seed, "random changes")
     random = [before + random_like(after - before, generator) for _ in range(draws)]
 
     def form(rows: bool) -> SineForm:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import partial
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any
 
 from toylab.studies.steering_vectors.claims_extensions import (
     ANY_ORDER,
@@ -19,7 +19,6 @@ from toylab.studies.steering_vectors.claims_extensions import (
     stats,
 )
 from toylab.studies.steering_vectors.results import (
-    AnsweringResult,
     BaseResult,
     FullResult,
     JointResult,
@@ -30,6 +29,7 @@ from toylab.studies.steering_vectors.results import (
     fraction_of_way,
     gain_share,
     of_all_layers,
+    prefix_ratio,
     shares_of,
 )
 from toylab.studies.steering_vectors.settings import CONVERGED, Settings
@@ -115,7 +115,7 @@ def _gains(study: Settings) -> list[Claim]:
             criterion=at_least(1 - EFFECT),
             margin=EFFECT,
             origin=SMALLEST_EFFECT,
-            control=Control("THINK prefixed to the base's answers", ("base", "full"), _prefix_ratio),
+            control=Control("THINK prefixed to the base's answers", ("base", "full"), prefix_ratio),
             undecidable=""
             if study.rl.steps >= CONVERGED
             else f"needs {CONVERGED} steps of reinforcement learning: at {study.rl.steps} it has not converged",
@@ -179,10 +179,10 @@ def _last_layer(study: Settings) -> list[Claim]:
             statement="Prefixing the opener to the base's answers recovers most of the last layer's gain.",
             conditions=("base", last),
             measure="ratio of the gain of the prefix to that of the last layer's vector, temperature 1,",
-            quantity=_prefix_ratio,
+            quantity=prefix_ratio,
             criterion=at_least(0.6),
             origin="our pilot, around the paper's .75",
-            control=Control("DIRECT prefixed instead", ("base", last), partial(_prefix_ratio, opener="direct")),
+            control=Control("DIRECT prefixed instead", ("base", last), partial(prefix_ratio, opener="direct")),
             paper_number=".75 (a review of the paper); a replication found no gain on MATH500",
         ),
         first_token(
@@ -344,10 +344,12 @@ def _paths(study: Settings) -> list[Claim]:
         ),
         our_claim(
             id="direct-route",
+            asks="absence",
             statement="The penultimate vector acts through the unembedding, as the last layer's does.",
             measure="share of its gain when hidden from the unembedding",
             quantity=lambda paths: paths.kept("skip unembedding"),
             criterion=at_most(0.1),
+            margin=0.1,
             control=kept_by("skip attention", "hidden from the attention"),
         ),
         our_claim(
@@ -362,11 +364,6 @@ def _paths(study: Settings) -> list[Claim]:
             figure="",
         ),
     ]
-
-
-def _prefix_ratio(base: BaseResult, trained: AnsweringResult, opener: Literal["prefix", "direct"] = "prefix") -> float:
-    """Gain of a prefixed opener divided by the gain of a trained model."""
-    return fraction_of_way(accuracy_at(base), getattr(base, opener)[1].accuracy, accuracy_at(trained))
 
 
 def _random_ratio(base: BaseResult, full: FullResult, joint: JointResult) -> float | None:

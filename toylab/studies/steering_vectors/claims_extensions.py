@@ -166,7 +166,7 @@ def extension_claims(study: Settings) -> list[Claim]:
             statement="A token-dependent scale concentrates on the position of the decision.",
             measure="norm of the added vector at SEP minus the largest at any other kind of position",
             quantity=lambda adaptive: adaptive.scales.sep_lead,
-            criterion=at_least(0),
+            criterion=above(0),
             statistic="share",
             origin=ANY_ORDER,
             control=Control(

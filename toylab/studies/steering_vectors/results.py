@@ -34,6 +34,11 @@ def fraction_of_way(start: float, value: float, end: float) -> float:
     return (value - start) / (end - start) if abs(end - start) > 1e-6 else 0.0
 
 
+def prefix_ratio(base: BaseResult, trained: AnsweringResult, opener: Literal[prefix, direct] = "prefix") -> float:
+    """Gain of a prefixed opener divided by the gain of a trained model."""
+    return fraction_of_way(accuracy_at(base), getattr(base, opener)[1].accuracy, accuracy_at(trained))
+
+
 def gain_share(
     base: AnsweringResult, condition: AnsweringResult, full: AnsweringResult, temperature: float | int = 1
 ) -> float:

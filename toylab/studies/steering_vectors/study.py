@@ -99,8 +99,10 @@ class SteeringVectorsStudy(Settings):
         return job.what(self, job, folder)
 
     def untrained(self) -> SteeringVectorsStudy:
-        """The study with zero training steps and no pre-flight check, which would refuse untrained bases."""
-        return without_training(self, adaptive_steps=0, least_shift=0)
+        """The study with zero training steps, without the pre-flight check, which would refuse untrained bases, and
+        without features of correct answers, of which there are none."""
+        parts = tuple(part for part in self.parts if part != "features")
+        return without_training(self, adaptive_steps=0, least_shift=0, parts=parts)
 
     def claims(self) -> list[Claim]:
         """The claims of the paper and our own, at these settings."""
