@@ -277,9 +277,9 @@ ROWS = {
     "adaptive": Row(lambda s: at(s["adaptive"]) - s["adaptive"].constant[1].accuracy, ">= 0.03"),
     "adaptive-place": Row(
         lambda s: sep_lead(s["adaptive"].scales),
-        ">= 0",
+        "> 0",
         lambda s: sep_lead(s["adaptive"].random_scales),
-        lambda x: x >= 0,
+        lambda x: x > 0,
     ),
     "prompt-bit-constant": Row(
         lambda s: largest([at(s["flag-before"]), at(s["flag-last"])]), "<= 0.65", lambda s: at(s["flag-full"])
