@@ -112,6 +112,8 @@ BACKUP_SHARE = 0.25
 class IterationHead:
     """The best candidate for an iteration head, its scores, and the criteria it does not meet.
 
+    Peakiness on a link is the share of linked queries with more than half of their attention on the linked keys.
+
     Attributes:
         layer, head: position of the best candidate.
         carry: its peakiness on the link "carry" (from the position that predicts s_t to x_t), mean over lengths.
@@ -120,7 +122,7 @@ class IterationHead:
             first layer.
         end_of_input_at: (layer, head) of that earlier head, if any.
         misses: one sentence per failed criterion; empty if the head is accepted.
-        backups: other heads, in any layer, whose peakiness on "carry" is at least `BACKUP_SHARE`. Ablating the
+        backups: other heads, in any layer, whose peakiness on "carry" is at least `BACKUP_SHARE` = .25. Ablating the
             iteration head alone, without its backups, underestimates its effect.
     """
 

@@ -93,12 +93,12 @@ class AssociativeRecall:
         return 2 * self.most + 2 * (self.queries or self.most) - 1
 
     def sample(self, rng: np.random.Generator, rows: int, split: Split = "train") -> Batch:
-        """Sample rows of one split. Splits are by the sequence of pairs, regardless of the queries.
+        """Sample rows of one split. The sequence of pairs decides the split of a row, the order of the queries does not.
 
-        Numbers of pairs without rows in the split are skipped.
+        The number of pairs in a row is uniform over the numbers for which the split has rows.
 
         Raises:
-            ToylabError: for a split without rows for any number of pairs.
+            ToylabError: if the split has no row.
         """
         check_draw(rows, split)
         numbers = rng.integers(self.fewest, self.most + 1, size=rows)

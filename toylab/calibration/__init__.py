@@ -222,11 +222,12 @@ class Calibration:
 def calibrate(
     detector: Detector, *, seed: int = 0, each: int = 10, levels: Sequence[float] = LEVELS, progress: bool = False
 ) -> Calibration:
-    """Calibrate a detector on its cases.
+    """Calibrate a detector on generated cases with known ground truth.
 
     Args:
         seed: seed of all cases; each case has its own random stream, so adding cases does not change others.
-        each: cases per kind, every second one held out; at each noise level, half as many.
+        each: number of cases of each kind of planted positive, control and decoy. Every second case is held out from
+            the choice of the threshold. Each noise level has half as many planted positives of each kind.
         levels: noise levels of planted positives, besides 0.
         progress: whether to show a progress bar.
 

@@ -21,7 +21,8 @@ def grid(study: Study, axes: Mapping[str, Iterable[Any]]) -> list[Study]:
 
     Args:
         study: the base settings.
-        axes: values by setting name, such as `model.positions`; `seed` gives each run one seed.
+        axes: values by setting name, such as `model.positions`. Each value of the axis `seed` gives a study with that
+            seed alone.
 
     Raises:
         ToylabError: for an unknown setting, an axis without values, or a combination that the study rejects.
@@ -30,7 +31,7 @@ def grid(study: Study, axes: Mapping[str, Iterable[Any]]) -> list[Study]:
     for name, axis_values in values.items():
         if not axis_values:
             raise ToylabError(f"{name}: has no values in the grid; give at least one, such as {name}=1,2")
-        setting_type(study, name)
+        setting_type(study, name)  # raises for an unknown setting
     return [_study_at(study, dict(zip(values, point, strict=True))) for point in itertools.product(*values.values())]
 
 

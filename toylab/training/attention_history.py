@@ -78,10 +78,10 @@ class HistoryPage:
     Attributes:
         title, caption: texts of the figure.
         steps: optimiser step of each frame.
-        scenes: title, names and links of each sequence.
-        patterns: per sequence, attention times 255: (frame, layer, head, query, key); lengths differ.
-        curves: from a name to one value per frame.
-        start: layer and head shown first.
+        scenes: one entry per displayed sequence: title, token names and links.
+        patterns: one array per scene: attention times 255, axes (frame, layer, head, query, key); lengths differ.
+        curves: for each name, one value per frame.
+        start: (layer, head) shown first.
     """
 
     title: str

@@ -41,12 +41,12 @@ class ScoredBatch:
     def logits(self, model: nn.Module) -> Tensor:
         """Logits of a model at the scored positions, (batch, query, vocab).
 
-        Of `positions`, `segments` and `queries`, passes the arguments that the `forward` of the model accepts. A model
-        without `queries` must return logits at every position.
+        The model receives those of the arguments `positions`, `segments` and `queries` that its `forward` accepts. A
+        model whose `forward` does not accept `queries` must return logits at every position.
 
         Raises:
-            ToylabError: for a model that lacks a required argument: `segments` for packed rows, or `positions` other
-                than 0, 1, 2 ...; for logits whose shape is not (batch, position, vocab).
+            ToylabError: if rows are packed and `forward` does not accept `segments`; if positions are not 0, 1, 2 ...
+                and `forward` does not accept `positions`; for logits whose shape is not (batch, position, vocab).
         """
         arguments = _accepted_arguments(model)
         if "segments" in arguments.missing and self.segments is not None:

@@ -141,8 +141,10 @@ def jailbreak_nearness(
 ) -> Nearness:
     """Whether, within each jailbreak set, complied prompts lie nearer to safe prompts than refused prompts do.
 
-    Nearness is tau in the last layer over the distance between the means of operators M on safe and on unsafe text.
-    Answers that are neither all transform nor all NULL are excluded; AUC is None with fewer than 5 of either kind.
+    The nearness of a prompt is tau (see `nearness`) of its activations in the last layer, divided by the distance
+    between the two class means. The classes are safe and unsafe text, both with operators of class M. A prompt is
+    complied if every letter of the answer is the transformed letter, and refused if every token is NULL; other prompts
+    are excluded. The AUC compares complied with refused prompts; it is None with fewer than 5 of either kind.
 
     Args:
         writer: the model whose answers define complied and refused; `model` by default.
