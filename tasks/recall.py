@@ -93,7 +93,7 @@ class AssociativeRecall:
         return 2 * self.most + 2 * (self.queries or self.most) - 1
 
     def sample(self, rng: np.random.Generator, rows: int, split: Split = "train") -> Batch:
-        """Sample rows of one split. The sequence of pairs decides the split of a row, the order of the queries does not.
+        """Sample rows of one split, which the sequence of pairs decides and the order of the queries does not.
 
         The number of pairs in a row is uniform over the numbers for which the split has rows.
 
