@@ -125,9 +125,8 @@ def watch(model: nn.Module, *names: str, every_call: bool = False) -> Iterator[A
         cache["blocks.1.attn.pattern"]  # (batch, head, query, key)
 
     Tensors are neither copied nor detached: outputs are bit-identical, and gradients flow through the recorded tensors.
-    With `every_call`, each entry is the list of all calls (`generate` makes one per token). Unvisited points are listed
-    in the attribute `unvisited`. This function
-    removes only its own hooks.
+    With `every_call`, each entry is the list of all calls (`generate` makes one per token). The attribute `unvisited`
+    lists the points that were not visited. Only the hooks registered here are removed.
 
     Raises:
         ToylabError: for a name without a match (the message lists the nearest points); for a compiled model.

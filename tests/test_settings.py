@@ -239,7 +239,7 @@ def test_an_option_is_one_of_the_words_and_of_their_type(value, options):
 def test_annotations_that_cannot_be_read_are_left_alone():
     @dataclass
     class Own:
-        path: "Nowhere"
+        path: "Nowhere"  # noqa: F821  that is the point
         rate: float = 0.5
 
     own = Own(path=[1, {}], rate=np.float32(0.5))

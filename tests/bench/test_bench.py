@@ -32,6 +32,15 @@ def test_every_work_is_done_by_the_module_that_is_said_to_do_it():
     assert set(bench.LONG_WORKS) | set(bench.GPU_WORKS) <= set(bench.WORKS)
 
 
+@pytest.mark.parametrize("name", registry.study_names())
+def test_the_training_of_every_study_is_timed_on_its_own_batches(name):
+    model, loss, batch_at = startup.study_training(name)
+    value = loss(model, batch_at(0))
+    value.backward()
+    assert math.isfinite(value.item())
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
 def test_the_models_that_are_compared_have_matrices_of_the_same_size():
     held = peer_models(peer_config(16), 10, "cpu")
     sizes = {name: sum(p.numel() for p in m.parameters() if p.ndim > 1) for name, m in held.items()}

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from toylab.bench import Comparison
+from toylab.bench.startup import study_training
 from toylab.bench.training import bench_population
 from toylab.model.steering import pre_flight, steer
 from toylab.model.transformer import Transformer
@@ -29,9 +30,8 @@ from toylab.studies.contextual_counting import data as counting
 from toylab.studies.contextual_counting.measures import encoder_scores
 from toylab.studies.safety_finetuning import data as safety
 from toylab.studies.steering_vectors import data as steering
-from toylab.tasks import ContextualCounting
 from toylab.training import evaluate
-from toylab.training.batches import next_token_loss, to_device, training_batches
+from toylab.training.batches import to_device
 from toylab.training.loop import TrainConfig, train
 from toylab.training.losses import DPO, PolicyGradient
 
@@ -96,35 +96,21 @@ def relative_difference(computed: Tensor, expected: Tensor) -> float:
 
 def iteration_head_case(device: torch.device) -> DeviceCase:
     """Next-token loss on packed rows; the scores of the head that is found in a handwritten model."""
-    study = registry.load_study("iteration-head").STUDY.default()
-    held_out = evaluate.by_length(study.task, 0, (4, 8, 16), 32)
-
-    handwritten = iteration_head(study.task).to(device)
+    model, loss, batch_at = study_training("iteration-head")
+    task = registry.load_study("iteration-head").STUDY.default().task
+    held_out, handwritten = evaluate.by_length(task, 0, (4, 8, 16), 32), iteration_head(task).to(device)
 
     def head_scores(_: Transformer) -> list[float]:
         head = evaluate.search_iteration_head(handwritten, held_out)
         return [head.carry, head.stop, head.end_of_input]
 
-    return DeviceCase(
-        Transformer.for_task(study.task, study.model).to(device),
-        next_token_loss,
-        training_batches(study.task, 0, 32),
-        lambda model, batch: batch.logits(model),
-        head_scores,
-    )
+    return DeviceCase(model.to(device), loss, batch_at, lambda model, batch: batch.logits(model), head_scores)
 
 
 def counting_case(device: torch.device) -> DeviceCase:
     """Cross entropy of the counts; the attention scores between token types in the encoder."""
-    study = registry.load_study("contextual-counting").STUDY.default()
-    task: ContextualCounting = study.task
-    return DeviceCase(
-        counting.counting_model(task, study.model).to(device),
-        counting.count_loss,
-        counting.fresh_strings(task, 0, 32),
-        lambda model, strings: model(strings.tokens),
-        encoder_scores,
-    )
+    model, loss, batch_at = study_training("contextual-counting")
+    return DeviceCase(model.to(device), loss, batch_at, counting.count_logits, encoder_scores)
 
 
 def safety_case(device: torch.device) -> DeviceCase:

@@ -45,7 +45,7 @@ def study_training(name: str, seed: int = 0) -> tuple[Any, Callable, Callable[[i
     if name == "iteration-head":
         condition = study.conditions()["main"]
         model = Transformer.for_task(condition.task, condition.model, seed)
-        return model, next_token_loss, study.batches_of(condition.task, seed, condition.train.rows)
+        return model, next_token_loss, study.batches_of(condition.task, seed, condition.train.rows, study.growth)
     if name == "contextual-counting":
         condition = study.conditions()["none"]
         model = counting.counting_model(condition.task, condition.model, seed)

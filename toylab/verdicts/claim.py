@@ -3,14 +3,14 @@
     Claim(
         id="head",
         place="section 4, peakiness",
-        sentence="An iteration head forms: when s_t is due, one head reads x_t.",
+        statement="An iteration head forms: to predict s_t, one head attends to x_t.",
         conditions=("main",),
         measure="share of steps in which the best head has over half of its attention on x_t",
         quantity=lambda main: main.head.carry,
         criterion=at_least(0.9),
         statistic="share",
-        control=Control("random weights", ("main",), lambda main: main.untrained.carry),
-        details={"invariance": Detail("main", "invariance")},
+        control=Control("random weights", ("main",), lambda main: main.untrained.head.carry),
+        details={"invariance": ClaimDetail("main", "invariance")},
     )
 
 `judge_claims` turns claims and results into judgements; reports take every statement and threshold from here.

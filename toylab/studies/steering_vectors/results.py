@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Literal
 
 from toylab.model.steering import PreFlight
 from toylab.studies.steering_vectors.data import AnswerShares
@@ -34,7 +35,7 @@ def fraction_of_way(start: float, value: float, end: float) -> float:
     return (value - start) / (end - start) if abs(end - start) > 1e-6 else 0.0
 
 
-def prefix_ratio(base: BaseResult, trained: AnsweringResult, opener: Literal[prefix, direct] = "prefix") -> float:
+def prefix_ratio(base: BaseResult, trained: AnsweringResult, opener: Literal["prefix", "direct"] = "prefix") -> float:
     """Gain of a prefixed opener divided by the gain of a trained model."""
     return fraction_of_way(accuracy_at(base), getattr(base, opener)[1].accuracy, accuracy_at(trained))
 
