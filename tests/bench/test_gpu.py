@@ -80,4 +80,6 @@ def test_the_command_keeps_a_record_of_the_device(monkeypatch, tmp_path, capsys)
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_the_command_says_so(capsys, tmp_path):
     assert cli.run(["bench", "gpu", "--out", str(tmp_path)]) == 2
-    assert "device=cuda: is not available" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "device=cuda: is not available" in message
+    assert "a machine with a GPU" in message
