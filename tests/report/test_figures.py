@@ -298,6 +298,8 @@ def test_seeds_are_points_and_means_are_strokes():
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["accuracy", "carry"]
     used = {(line.get_marker(), line.get_color()) for line in ax.lines if line not in strokes}
     assert len(used) == 2
+    low, high = figures.plot_by_seed({"gain": {"share": [-0.2, 1.3]}}, xlabel="share").get_xlim()
+    assert low < -0.2 < 1.3 < high
 
 
 def test_no_quantity_is_left_out_unseen():

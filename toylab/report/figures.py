@@ -120,7 +120,8 @@ def plot_by_seed(
                     textcoords="offset points")  # fmt: skip
     ax.set_yticks(range(len(groups)), list(groups), **LITERAL_TEXT)
     ax.set_ylim(len(groups) - 0.4, -0.75)
-    ax.set_xlim(-0.03, 1.03)
+    points = [value for quantities in groups.values() for values in quantities.values() for value in values]
+    ax.set_xlim(min([0, *points]) - 0.03, max([1, *points]) + 0.03)
     ax.set_xlabel(xlabel)
     ax.set_title(title, fontsize=10)
     add_legend(ax, **LEGEND_BESIDE)
@@ -337,7 +338,8 @@ def plot_heatmap(
             ax.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=colour, edgecolor="0.85",
                                    hatch="" if number >= 0 else "////", linewidth=0.4))  # fmt: skip
             if share >= 0.25:
-                ax.text(column, row, f"{number:.2g}".replace("0.", "."), ha="center", va="center", fontsize=6,
+                label = f"{number:.0f}" if abs(number) >= 99.5 else f"{number:.2g}".replace("0.", ".")
+                ax.text(column, row, label, ha="center", va="center", fontsize=6,
                         bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.8})  # fmt: skip
     ax.set_xlim(-0.5, max(len(columns), 1) - 0.5)
     ax.set_ylim(max(len(values), 1) - 0.5, -0.5)
