@@ -69,7 +69,7 @@ notebooks: .venv/installed-dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-.venv/installed-types: .venv/installed
+.venv/installed-types: .venv/installed-interop
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[types]'
 	touch $@
 
