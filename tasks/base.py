@@ -7,8 +7,9 @@ positions an ideal algorithm attends to (links).
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
@@ -37,6 +38,26 @@ EXACT_SPLIT_LIMIT = 2**11
 """Prompt spaces up to this size are enumerated to find empty splits; in larger ones no split is empty."""
 
 
+class DeferredLinks(Mapping[str, Int[np.ndarray, "link 3"]]):
+    """Links that `compute` returns at the first access; training reads none, and they cost a fifth of its sampling."""
+
+    def __init__(self, compute: Callable[[], Mapping[str, Int[np.ndarray, "link 3"]]]) -> None:
+        self._compute = compute
+
+    @cached_property
+    def _computed(self) -> Mapping[str, Int[np.ndarray, "link 3"]]:
+        return self._compute()
+
+    def __getitem__(self, name: str) -> Int[np.ndarray, "link 3"]:
+        return self._computed[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._computed)
+
+    def __len__(self) -> int:
+        return len(self._computed)
+
+
 @dataclass(frozen=True)
 class Batch:
     """Token sequences with their targets, ground-truth links and labels.
@@ -62,17 +83,20 @@ class Batch:
     def rows(self, start: int, stop: int) -> Batch:
         """The batch of rows `start` to `stop` (exclusive), with the rows of links renumbered."""
         start, stop, _ = slice(start, stop).indices(len(self))
-        links = {}
-        for name, edges in self.links.items():
-            first, last = np.searchsorted(edges[:, 0], [start, stop])
-            links[name] = edges[first:last] - np.array([start, 0, 0])
         return Batch(
             tokens=self.tokens[start:stop],
             targets=self.targets[start:stop],
             sizes=self.sizes[start:stop],
-            links=links,
+            links=DeferredLinks(partial(_links_of_rows, self.links, start, stop)),
             labels={name: values[start:stop] for name, values in self.labels.items()},
         )
+
+
+def _links_of_rows(
+    links: Mapping[str, Int[np.ndarray, "link 3"]], start: int, stop: int
+) -> dict[str, Int[np.ndarray, "kept 3"]]:
+    within = {name: np.searchsorted(edges[:, 0], [start, stop]) for name, edges in links.items()}
+    return {name: links[name][slice(*ends)] - np.array([start, 0, 0]) for name, ends in within.items()}
 
 
 @runtime_checkable

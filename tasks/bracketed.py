@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from functools import lru_cache
+from functools import lru_cache, partial
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from toylab.tasks.base import EXACT_SPLIT_LIMIT, Split, split_index, split_of
+from toylab.tasks.base import EXACT_SPLIT_LIMIT, DeferredLinks, Split, split_index, split_of
 
 ZERO, ONE, OPEN, CLOSE, BEGIN, EQUALS, END = range(7)
 SYMBOLS = ("0", "1", "[", "]", "BoS", "=", "EoS")
@@ -29,7 +30,11 @@ def _sample_strings(rng: np.random.Generator, sizes: Sizes, regions: Sizes, p: f
     return np.where(bracket, np.where(bracket.cumsum(axis=1) % 2, OPEN, CLOSE), bits)
 
 
-def _links(strings, region, ones, bracket, start: int, prompt: Sizes, answer: str) -> dict[str, np.ndarray]:
+def _links(*arguments: Any) -> DeferredLinks:
+    return DeferredLinks(partial(_compute_links, *arguments))
+
+
+def _compute_links(strings, region, ones, bracket, start: int, prompt: Sizes, answer: str) -> dict[str, np.ndarray]:
     """Links: ones of a region attend to the preceding brackets, answers attend to the ones of their region."""
     bracket_positions = np.flatnonzero(np.any(bracket, axis=0)) if len(strings) else np.arange(0)
     counted = ones & (region > 0)

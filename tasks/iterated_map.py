@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -18,10 +19,12 @@ from toylab.tasks.base import (
     NO_POSITION,
     SPLIT_SHARES,
     Batch,
+    DeferredLinks,
     Split,
     cached_property,
     check_draw,
     check_span,
+    fill_split,
     split_index,
     split_of,
 )
@@ -161,15 +164,23 @@ class IteratedMap(ABC):
         if length is None:
             span = np.array(
                 self._nonempty_lengths(split) or [self.max_length]
-            )  # without a length, `_sample_inputs` raises
+            )  # without a length, `_distinct_inputs` raises
             rounds = np.tile(span, (-(-rows // len(span)), 1))
             row_lengths = rng.permuted(rounds, axis=1).ravel()[:rows]
         else:
             row_lengths = np.full(rows, length)
         inputs = np.zeros((rows, row_lengths.max(initial=1)), dtype=np.int64)
-        for row_length in np.unique(row_lengths):
-            at_length = np.flatnonzero(row_lengths == row_length)
-            inputs[at_length, :row_length] = self._sample_inputs(rng, len(at_length), int(row_length), split, distinct)
+        if distinct or not all(self.capacity(int(n), split) for n in np.unique(row_lengths)):
+            for row_length in np.unique(row_lengths):
+                at_length = np.flatnonzero(row_lengths == row_length)
+                inputs[at_length, :row_length] = self._distinct_inputs(rng, len(at_length), int(row_length), split)
+        else:
+            is_input, alphabet = np.arange(inputs.shape[1]) < row_lengths[:, None], np.array(self.inputs)
+
+            def draw(new: Int[np.ndarray, " row"]) -> Int[np.ndarray, "row longest"]:
+                return np.where(is_input[new], alphabet[rng.integers(len(alphabet), size=is_input[new].shape)], 0)
+
+            fill_split(inputs, row_lengths, split, draw, sys.maxsize)  # terminates, since no length is without prompts
         return self.batch(inputs, row_lengths)
 
     def batch(self, inputs: Int[np.ndarray, "batch longest"], lengths: Int[np.ndarray, " batch"]) -> Batch:
@@ -203,7 +214,7 @@ class IteratedMap(ABC):
             tokens=tokens[:, :-1],
             targets=np.where(scored, tokens[:, 1:], IGNORE),
             sizes=sizes,
-            links=self._links(lengths),
+            links=DeferredLinks(partial(self._links, lengths)),
             labels={"length": lengths, "state": state},
         )
 
@@ -247,20 +258,20 @@ class IteratedMap(ABC):
 
     # Helpers -----------------------------------------------------------------------------------------------------
 
-    def _sample_inputs(
-        self, rng: np.random.Generator, rows: int, length: int, split: Split, distinct: bool
+    def _distinct_inputs(
+        self, rng: np.random.Generator, rows: int, length: int, split: Split
     ) -> Int[np.ndarray, "batch length"]:
+        """Sample without replacement. Raises `ToylabError` if the split has too few prompts."""
         space = len(self.inputs) ** length
-        listed = self._enumerated(rows if distinct and rows <= space else 0, length, split)
+        listed = self._enumerated(rows if rows <= space else 0, length, split)
         prompt_count = self.capacity(length, split) if listed is None else len(listed)
-        if not prompt_count or (distinct and rows > prompt_count):
+        if not prompt_count or rows > prompt_count:
             raise ToylabError(
-                f"rows={rows}: split={split!r} holds {prompt_count} of the {space} prompts of length {length}, too few "
-                f"for {rows}{' different ones' if distinct else ''}; ask for fewer rows, a longer length or another "
-                "split"
+                f"rows={rows}: split={split!r} holds {prompt_count} of the {space} prompts of length {length}; ask for "
+                "fewer rows, a longer length or another split"
             )
         if listed is not None:
-            return listed[rng.choice(prompt_count, rows, replace=not distinct)]
+            return listed[rng.choice(prompt_count, rows, replace=False)]
         accepted = np.empty((0, length), dtype=np.int64)
         alphabet = np.array(self.inputs)
         while len(accepted) < rows:  # terminates: in a space this large, the smallest split holds about 1/8
@@ -268,9 +279,8 @@ class IteratedMap(ABC):
                 rng.integers(len(alphabet), size=(int(rows / SPLIT_SHARES[split] * 1.1) + 16, length))
             ]
             accepted = np.concatenate([accepted, candidates[split_of(candidates) == split_index(split)]])
-            if distinct:
-                _, first = np.unique(accepted, axis=0, return_index=True)
-                accepted = accepted[np.sort(first)]
+            _, first = np.unique(accepted, axis=0, return_index=True)
+            accepted = accepted[np.sort(first)]
         return accepted[:rows]
 
     def _enumerated(self, distinct_rows: int, length: int, split: Split) -> Int[np.ndarray, "prompt length"] | None:

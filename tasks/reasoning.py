@@ -15,13 +15,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from jaxtyping import Bool, Int
 
 from toylab.console import ToylabError
 from toylab.settings import check_range, check_settings
-from toylab.tasks.base import IGNORE, Batch, Split, cached_property, check_draw, decode, split_index, split_of, stream
+from toylab.tasks.base import (
+    IGNORE,
+    Batch,
+    DeferredLinks,
+    Split,
+    cached_property,
+    check_draw,
+    decode,
+    split_index,
+    split_of,
+    stream,
+)
 
 _PATIENCE = 200
 
@@ -200,7 +212,7 @@ class Reasoning:
             tokens=tokens,
             targets=targets,
             sizes=sizes,
-            links=self._links(thinks, steps, flagged),
+            links=DeferredLinks(partial(self._links, thinks, steps, flagged)),
             labels={
                 "thinks": thinks.astype(np.int64),
                 "dialect": second_dialect.astype(np.int64),

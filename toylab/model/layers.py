@@ -310,8 +310,8 @@ def torch_stream(seed: int, purpose: str) -> torch.Generator:
 
 def make_linear(inputs: int, outputs: int, bias: bool, generator: torch.Generator) -> nn.Linear:
     """A linear layer with weights and biases uniform in +-1 / sqrt(inputs): PyTorch's default, from `generator`."""
-    layer = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=bias)
-    assert isinstance(layer, nn.Linear)
-    for parameter in layer.parameters():
-        nn.init.uniform_(parameter, -(inputs**-0.5), inputs**-0.5, generator=generator)
+    layer = nn.Linear(inputs, outputs, bias, device="meta")  # without storage, so nothing is drawn that is overwritten
+    for name, parameter in list(layer.named_parameters()):
+        weights = torch.empty(parameter.shape).uniform_(-(inputs**-0.5), inputs**-0.5, generator=generator)
+        setattr(layer, name, nn.Parameter(weights))
     return layer

@@ -47,8 +47,11 @@ def test_the_plain_set_up_has_no_help_to_start(name):
         ("no-logit-scale", {"model": EncoderDecoderConfig(logit_scale=1.0)}),
         ("default-head", {"model": EncoderDecoderConfig(head="default")}),
         ("large-queries", {"model": EncoderDecoderConfig(query_std=1.0)}),
-        ("no-auxiliary", {"auxiliary": 0.0}),
-        ("fixed", {"task": ContextualCounting(length=64, regions=4), "auxiliary": 0.0}),
+        ("no-auxiliary", {"auxiliary": 0.0, "train": STUDY.unaided}),
+        (
+            "fixed",
+            {"task": ContextualCounting(length=64, regions=4), "auxiliary": 0.0, "train": STUDY.unaided},
+        ),
     ],
 )
 def test_an_ablation_leaves_one_ingredient_out(name, change):

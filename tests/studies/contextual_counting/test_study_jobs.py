@@ -277,7 +277,7 @@ def test_an_arm_with_another_encoder_differs_in_that_alone():
 
     assert conditions["encoder-mlp"] == changed("none", hidden=128)
     assert conditions["large-embeddings"] == changed("none", embedding_std=1.0)
-    assert conditions["no-auxiliary-rotary"] == replace(conditions["rotary"], auxiliary=0.0)
+    assert conditions["no-auxiliary-rotary"] == replace(conditions["no-auxiliary"], model=conditions["rotary"].model)
     assert conditions["no-auxiliary-slow-rotary"] == changed("no-auxiliary-rotary", position_frequency=0.01)
     assert conditions["plain-encoder-mlp"] == changed("plain-none", hidden=128)
     assert ContextualCountingStudy(encoder_hidden=7).conditions()["encoder-mlp"].model.encoder.hidden == 7
