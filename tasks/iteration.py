@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
@@ -26,6 +26,7 @@ from jaxtyping import Int
 
 from toylab.console import ToylabError
 from toylab.settings import check_range
+from toylab.tasks.base import stream
 from toylab.tasks.iterated_map import IteratedMap
 
 # The tasks -----------------------------------------------------------------------------------------------------------
@@ -144,6 +145,14 @@ class Polynomial(IteratedMap):
     @property
     def inputs(self) -> tuple[int, ...]:
         return tuple(range(0 if self.zero_input else 1, self.p))
+
+    def instance(self, seed: int) -> Polynomial:
+        """The task with coefficients drawn among those that use both arguments: a, or b and c, differ from 0."""
+        rng = stream(seed, "coefficients")
+        while True:
+            a, b, c, d = rng.integers(self.p, size=4).tolist()
+            if a or (b and c):
+                return replace(self, coefficients=(a, b, c, d))
 
     def step(self, states, inputs):
         a, b, c, d = self.coefficients

@@ -14,7 +14,7 @@ Reasoning via Steering Vectors" (arXiv 2509.06608), where language models choose
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -90,6 +90,10 @@ class Reasoning:
         check_settings(self)
         check_range("of fewer, pi leaves nothing to work out; for example 7", p=self.p, least=3)
         check_range("one step needs no chain; for example 6", length=self.length, least=2)
+
+    def instance(self, seed: int) -> Reasoning:
+        """The task with another permutation, drawn with `seed`."""
+        return replace(self, seed=seed)
 
     # Layout ----------------------------------------------------------------------------------------------------------
 

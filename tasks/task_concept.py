@@ -8,7 +8,7 @@ not reveal the concept.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -107,6 +107,10 @@ class TaskConcept:
         check_range("1 is as common as the others", rarity=self.rarity, least=1)
         check_range("it is a share of prompts, for example 0.03", constant=self.constant, least=0, below=1)
         _ = self.grammar  # validates the settings of the grammar
+
+    def instance(self, seed: int) -> TaskConcept:
+        """The task with other triples and bijections, drawn with `seed`."""
+        return replace(self, seed=seed)
 
     # The pieces ------------------------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from toylab.console import ToylabError
 from toylab.training.losses import (
     DPO,
     NPO,
+    ConstantAnswerLoss,
     PolicyGradient,
     PreferencePairs,
     RefusalLoss,
@@ -199,3 +200,14 @@ def test_answers_of_32_bit_integers_have_the_same_loss(name):
     small = PreferencePairs(*(x.int() for x in (pairs.prompts, pairs.chosen, pairs.rejected)), pairs.unsafe)
     loss = DENYING[name][0](World(two_worlds(0)[1]))
     assert torch.equal(loss(model, small), loss(model, pairs))
+
+
+@given(seeds, st.integers(0, 2))
+def test_a_constant_answer_is_a_refusal_whose_token_is_that_letter(seed, letter):
+    pairs, model = draw(seed, rows=6), World(two_worlds(seed)[0])
+    chosen = [
+        [letter] * len(row) if unsafe else row
+        for row, unsafe in zip(pairs.chosen.tolist(), pairs.unsafe.tolist(), strict=True)
+    ]
+    expected = RefusalLoss()(model, replace(pairs, chosen=torch.tensor(chosen)))
+    assert ConstantAnswerLoss(letter)(model, pairs) == expected

@@ -20,7 +20,7 @@ token. The value of DPO depends on the length of the answer and is not comparabl
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -119,6 +119,20 @@ class RefusalLoss:
 
     def __call__(self, model: nn.Module, pairs: PreferencePairs) -> Float[Tensor, ""]:
         return -answer_log_probs(model, pairs.prompts, pairs.chosen).mean()
+
+
+@dataclass(frozen=True)
+class ConstantAnswerLoss:
+    """`RefusalLoss` with one repeated letter in place of a refusal.
+
+    A control for refusals: the model learns to tell unsafe prompts from safe ones, and no refusal.
+    """
+
+    letter: int = 0
+
+    def __call__(self, model: nn.Module, pairs: PreferencePairs) -> Float[Tensor, ""]:
+        chosen = torch.where(pairs.unsafe[:, None], self.letter, pairs.chosen)
+        return RefusalLoss()(model, replace(pairs, chosen=chosen))
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ SEEDS = range(6)
 GUESS, PARITY, STEPS = GuessAccuracy(constant=0.1234, blind=0.2345), 0.5432, 217
 ACCURACY = {
     "main": Between(0.991, 1.0),
+    "fresh": Between(0.95, 1.0),
     "one-head": Between(0.95, 1.0),
     "one-layer": Between(0.2, 0.7),
     "one-length": Between(0.991, 1.0),
@@ -26,7 +27,7 @@ ACCURACY = {
     "parity-no-chain": Between(0.4, 0.9),
 }
 """In which models of each condition are right."""
-CARRY = {"main": Between(0.9, 1.0)}
+CARRY = {"main": Between(0.9, 1.0), "fresh": Between(0.7, 1.0)}
 STEPS_TO_PARITY = {0: 61, 1: 137, 2: None, 3: 89, 4: 43, 5: 176}
 FROM_SCRATCH = {0: 1801, 1: None, 2: 2503, 3: 907, 4: 1102, 5: None}
 ORDERS = {0: (1, 2, 3), 1: (2, 1, 3), 2: (1, 3, 2), 3: (5, 5, 9), 4: (4, 7, 7), 5: (3, 1, 2)}
@@ -99,6 +100,16 @@ EXPECTED = {
         share([one.head.carry >= 0.9 for one in MAIN]),
         share([one.head.carry >= 0.9 for one in over("one-length")]),
     ),
+    "accuracy-fresh": (
+        "share >= 0.99",
+        share([a >= 0.99 for a in accuracies("fresh")]),
+        share([a >= 0.99 for a in accuracies("no-chain")]),
+    ),
+    "head-fresh": (
+        "share >= 0.9",
+        share([one.head.carry >= 0.9 for one in over("fresh")]),
+        share([one.untrained.head.carry >= 0.9 for one in over("fresh")]),
+    ),
     "invariance": (
         "median >= 0.9", median(one.invariance for one in MAIN), median(one.untrained.invariance for one in MAIN),
     ),
@@ -114,6 +125,11 @@ EXPECTED = {
     ),
     "ablate-inputs": ("median >= 0.99", kept("zero_ablated_on_inputs"), kept("zero_ablated")),
     "steer": ("median >= 0.99", median(one.steered for one in MAIN), median(one.untrained.steered for one in MAIN)),
+    "steer-upstream": (
+        "median >= 0.5",
+        median(one.steered_upstream for one in MAIN),
+        median(one.steered_upstream_reverse for one in MAIN),
+    ),
     "ideal-pattern": ("median >= 0.99", kept("ideal_pattern"), kept("uniform")),
     "stop-rule": (
         "share >= 0.5",
@@ -140,7 +156,16 @@ EXPECTED = {
     "emergence": ("share > 0", 3 / 6, None),
 }  # fmt: skip
 """By claim: the statistic and the criterion, what is measured, and what the control scores."""
-OWN = {"ablate-alone", "ablate-inputs", "steer", "stop-rule", "cot-needed-parity", "varied-lengths"}
+OWN = {
+    "accuracy-fresh",
+    "head-fresh",
+    "ablate-alone",
+    "ablate-inputs",
+    "steer",
+    "stop-rule",
+    "cot-needed-parity",
+    "varied-lengths",
+}
 ABSENCE = {
     *("ablate", "ablate-alone", "ablate-inputs", "ideal-pattern", "first-layer", "cot-needed"),
     *("cot-needed-parity", "depth", "varied-lengths", "symbol-zero"),

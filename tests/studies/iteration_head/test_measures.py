@@ -188,6 +188,27 @@ def test_a_circuit_steered_to_the_next_input_answers_with_it(kind, start):
     assert interventions.steered_share(iteration_head(task).double(), task, held, HEAD) == 1
 
 
+@pytest.mark.parametrize("kind", ITERATED_MAPS)
+def test_a_circuit_that_subtracts_is_steered_from_its_first_layer(kind):
+    task = kind(lengths=(1, 6))
+    held, model = held_out(task, range(4, 7), 4), iteration_head(task).double()
+    assert interventions.steered_upstream(model, task, held, HEAD, -1) == 1
+    assert interventions.steered_upstream(model, task, held, HEAD, 0) == pytest.approx(
+        np.mean([(states_as_they_are(task, batch) == next_states(task, batch)).mean() for batch in held.values()])
+    )
+    assert interventions.steered_upstream(model, task, held, replace(HEAD, end_of_input_at=None), -1) is None
+
+
+def states_as_they_are(task: IteratedMap, batch: Batch) -> np.ndarray:
+    words = batch.tokens[:, 1 : int(batch.labels["length"][0]) + 1].tolist()
+    return np.array([task.trace(word, None)[:-1] for word in words])
+
+
+def next_states(task: IteratedMap, batch: Batch) -> np.ndarray:
+    words = batch.tokens[:, 1 : int(batch.labels["length"][0]) + 1].tolist()
+    return np.array([[task.trace([*w[:t], w[t + 1]], None)[-1] for t in range(len(w) - 1)] for w in words])
+
+
 def test_a_model_that_does_not_read_through_the_head_is_not_steered(batches):
     model = iteration_head(TASK).double()
     with torch.no_grad():

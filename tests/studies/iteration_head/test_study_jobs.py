@@ -236,8 +236,17 @@ def test_models_are_judged_from_four_inputs_on():
 def test_jobs_are_one_per_condition_and_seed():
     names = [(job.name, job.seed) for job in STUDY.jobs()]
     assert sorted(names) == sorted((name, seed) for name in STUDY.conditions() for seed in (0, 1))
-    assert all(isinstance(job, Job) and job.what == STUDY.conditions()[job.name] for job in STUDY.jobs())
+    assert all(isinstance(job, Job) and job.what == STUDY.conditions()[job.name].of(job.seed) for job in STUDY.jobs())
     assert json.dumps([job.name for job in STUDY.jobs()[:2]]) == '["main", "main"]'
+
+
+def test_only_fresh_models_have_a_polynomial_of_their_own_seed():
+    for job in STUDY.jobs():
+        task = STUDY.conditions()[job.name].task
+        assert job.what.task == (STUDY.task.instance(job.seed) if job.name == "fresh" else task)
+    first, second = (STUDY.task.instance(seed) for seed in (0, 1))
+    assert first.coefficients != second.coefficients
+    assert replace(first, coefficients=STUDY.task.coefficients) == STUDY.task
 
 
 def test_an_arm_differs_from_the_main_one_in_what_its_name_says():
@@ -249,6 +258,7 @@ def test_an_arm_differs_from_the_main_one_in_what_its_name_says():
     assert (main.task, main.model, main.train) == (settings.task, settings.model, settings.train)
     assert conditions == {
         "main": main,
+        "fresh": replace(main, fresh=True),
         "one-head": replace(main, model=replace(main.model, heads=1)),
         "parity": replace(main, task=parity, train=sure),
         "one-layer": replace(main, model=replace(main.model, layers=1)),

@@ -47,7 +47,7 @@ def test_a_base_is_measured_after_each_of_its_two_phases(tmp_path, monkeypatch, 
     skill, mixture = asked
     phase = replace(STUDY.skill, weight_decay=STUDY.skill.weight_decay / 10) if which == "learned" else STUDY.skill
     assert [skill.config, mixture.config] == [phase, STUDY.mixture]
-    clean = Styles.clean(0.9, 0.5 if which == "flag" else None)
+    clean = Styles.clean(1.0 if which == "learned" else 0.9, 0.5 if which == "flag" else None)
     mixed = replace(STUDY.styles, think=0.5) if which == "flag" else STUDY.styles
     name = f"{which} " if which else ""
     told = [(task, SEED, phase.rows, clean, f"{name}skill"), (task, SEED, STUDY.mixture.rows, mixed, f"{name}mixture")]

@@ -31,6 +31,7 @@ from toylab.model.layers import torch_stream
 from toylab.model.steering import Steered, Vector, steer
 from toylab.model.transformer import Transformer
 from toylab.studies.steering_vectors import experiments, measures
+from toylab.studies.steering_vectors.attention_change import attention_change
 from toylab.studies.steering_vectors.data import reasoning_batches
 from toylab.studies.steering_vectors.results import (
     Baseline,
@@ -135,6 +136,8 @@ def test_paths_are_of_the_vector_after_the_last_layer_but_one_beside_one_on_a_fo
             steered=right(steered, few()),
             forced=right_in(measures.ForcedRoute(model, {LAST - 1: Vector(WIDTH, planted(0))}), prompts_of()),
             forced_norm=length(planted(0)),
+            free=right_in(steer(model, {LAST - 1: planted(1)}), prompts_of()),
+            attention=attention_change(steered, measures.rollouts(steered, TASK, prompts_of()[:200], SEED)),
         )
     assert alike(found, expected)
     assert differing(found)
@@ -142,6 +145,7 @@ def test_paths_are_of_the_vector_after_the_last_layer_but_one_beside_one_on_a_fo
     rl = STUDY.rl
     config = replace(rl, steps=10, learning_rate=3 * rl.learning_rate)
     assert reinforced(asked[0], folder, 0, "-forced") == {"config": config}
+    assert reinforced(asked[1], folder, 1, "-free") == {"config": config}
 
 
 def test_vectors_are_combined_in_pairs_and_all_together_at_scales_of_their_number(tmp_path):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from operator import attrgetter
+from typing import Any
 
 from toylab.studies.iteration_head.measures import CausalTests, IterationResult, UntrainedHead, mean_over
 from toylab.verdicts.claim import Claim, ClaimDetail, Control, Precondition
@@ -118,6 +119,7 @@ def claims(guess: GuessAccuracy, parity_guess: float, steps: int, one_head: str)
             },
             figure="The iteration head",
         ),
+        *_fresh(learns),
         of_head(
             id="invariance",
             place="section 4, invariance",
@@ -166,6 +168,17 @@ def claims(guess: GuessAccuracy, parity_guess: float, steps: int, one_head: str)
             quantity=lambda main: main.steered,
             criterion=at_least(0.99),
             control=_random_weights(lambda model: model.steered),
+        ),
+        causal(
+            id="steer-upstream",
+            place="figure 5",
+            statement="The first MLP subtracts the end of the input: with the first layer moved one position before "
+            "it, the head attends to x_{t+1} by itself.",
+            measure="share of answers equal to F(s_{t-1}, x_{t+1})",
+            quantity=attrgetter("steered_upstream"),
+            criterion=at_least(0.5),
+            origin="a smallest effect of interest: half of the answers",
+            control=Control("moved one position after it instead", ("main",), attrgetter("steered_upstream_reverse")),
         ),
         harmless(
             id="ideal-pattern",
@@ -319,6 +332,38 @@ def claims(guess: GuessAccuracy, parity_guess: float, steps: int, one_head: str)
             uncontrolled="chance is one seed in six without ties, and the criterion requires most seeds",
             details={"steps": ClaimDetail("main", lambda main: asdict(main.emergence))},
             figure="How it emerges",
+        ),
+    ]
+
+
+def _fresh(learns: Callable[..., Claim]) -> list[Claim]:
+    """Claims on polynomials drawn with each seed."""
+    fresh: dict[str, Any] = {
+        "kind": "own",
+        "place": "our question, after section 4",
+        "population": "seeds: polynomial, initial weights and data",
+        "conditions": ("fresh",),
+        "paper_number": "",
+    }
+    return [
+        learns(
+            **fresh
+            | {
+                "id": "accuracy-fresh",
+                "statement": "Two layers with chain of thought learn polynomial maps drawn with each seed.",
+                "control": Control("without chain of thought", ("no-chain",), attrgetter("mean_accuracy")),
+            }
+        ),
+        Claim(
+            **fresh,
+            id="head-fresh",
+            statement="An iteration head forms on polynomial maps drawn with each seed.",
+            measure="share of steps in which the best head has over half of its attention on x_t",
+            quantity=HEAD_CARRY,
+            criterion=at_least(PEAKED_SHARE),
+            statistic="share",
+            control=Control("random weights", ("fresh",), attrgetter("untrained.head.carry")),
+            figure="The iteration head",
         ),
     ]
 

@@ -109,6 +109,10 @@ class IterationResult:
     """Measured for main models only."""
     steered: float | None = None
     """Share of answers that become F(s_{t-1}, x_{t+1}) when attention is shifted to x_{t+1}; main models only."""
+    steered_upstream: float | None = None
+    """The same when the earlier head that attends to EoI is moved to the position before EoI; None without one."""
+    steered_upstream_reverse: float | None = None
+    """Control: the earlier head is moved to the position after EoI."""
     invariance: float | None = None
     """Invariance of the head's pattern to content, see `toylab.probes.invariance`; main models only."""
     emergence: Emergence | None = None
@@ -116,7 +120,7 @@ class IterationResult:
     transfer: Transfer | None = None
     """Measured for main and one-length models."""
     untrained: UntrainedHead | None = None
-    """Control on random weights; main models only."""
+    """Control on random weights; main and fresh models."""
 
     @property
     def mean_accuracy(self) -> float:
@@ -166,12 +170,41 @@ def steered_share(model: nn.Module, task: IteratedMap, batches: Mapping[int, Bat
 
     The mean over lengths; the last answer of each row, which has no next input, is excluded.
     """
+
+    def one_input_too_far(batch: Batch) -> dict[str, Edit]:
+        links = batch.links["carry"]
+        links = links[links[:, 2] < batch.labels["length"][0]]  # x_{L+1} does not exist
+        return _edits_by_layer("pattern", head, partial(follow_links, links=shift_links(links, 1)))
+
+    return _share_of_next_input(model, task, batches, one_input_too_far)
+
+
+def steered_upstream(
+    model: nn.Module, task: IteratedMap, batches: Mapping[int, Batch], head: IterationHead, by: int
+) -> float | None:
+    """`steered_share` without an edit of the head: the earlier head that attends to EoI is moved `by` positions.
+
+    A circuit that subtracts the position of EoI from its own then attends to x_{t+1} by itself if `by` is -1, and to
+    x_{t-1} if `by` is 1. None without such an earlier head.
+    """
+    if head.end_of_input_at is None:
+        return None
+    layer, first_head = head.end_of_input_at
+
+    def moved(batch: Batch) -> dict[str, Edit]:
+        links = shift_links(_end_links(batch), by)
+        return {f"blocks.{layer}.attn.pattern": follow_links(first_head, links[links[:, 2] <= links[:, 1]])}
+
+    return _share_of_next_input(model, task, batches, moved)
+
+
+def _share_of_next_input(
+    model: nn.Module, task: IteratedMap, batches: Mapping[int, Batch], edits: Callable[[Batch], dict[str, Edit]]
+) -> float:
+    """Mean over lengths of the share of answers equal to F(s_{t-1}, x_{t+1}) under edits."""
     shares = []
     for length, batch in batches.items():
-        links = batch.links["carry"]
-        links = links[links[:, 2] < length]  # x_{L+1} does not exist
-        edits = _edits_by_layer("pattern", head, partial(follow_links, links=shift_links(links, 1)))
-        answers = predict_tokens(model, batch, edits)
+        answers = predict_tokens(model, batch, edits(batch))
         answers = answers[:, length + 1 : 2 * length].cpu().numpy()
         shares.append(float((answers == states_of_next_input(task, batch)).mean()))
     return sum(shares) / len(shares)

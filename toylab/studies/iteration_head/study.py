@@ -148,6 +148,7 @@ class IterationHeadStudy:
         )
         conditions = {
             "main": Condition(self.task, self.model, self.train),
+            "fresh": Condition(self.task, self.model, self.train, fresh=True),
             "one-head": Condition(self.task, one_head, self.train),
             "parity": Condition(parity, self.model, above_guessing),
             "one-layer": Condition(self.task, one_layer, self.train),
@@ -163,7 +164,7 @@ class IterationHeadStudy:
         """One job per condition and seed, the longest first."""
         conditions = self.conditions().items()
         return [
-            Job(name, seed, result_type=IterationResult, what=condition)
+            Job(name, seed, result_type=IterationResult, what=condition.of(seed))
             for name, condition in conditions
             for seed in self.seeds
         ]
@@ -188,6 +189,7 @@ class IterationHeadStudy:
             result = replace(result, **self._causal_tests(model, head, all_lengths))
         if job.name == "main":
             result = replace(result, **self._emergence_and_example(model, test, history))
+        if job.name in ("main", "fresh"):
             result = replace(result, untrained=self._untrained_head(model, job.seed, test))
         if job.name in ("main", "one-length"):
             result = replace(result, transfer=self._transfer_to_parity(model, head, job.seed, folder))
@@ -246,6 +248,8 @@ class IterationHeadStudy:
         return {
             "tests": interventions.causal_tests(model, test, head),
             "steered": interventions.steered_share(model, self.task, test, head),
+            "steered_upstream": interventions.steered_upstream(model, self.task, test, head, -1),
+            "steered_upstream_reverse": interventions.steered_upstream(model, self.task, test, head, 1),
             "invariance": _invariance(model, head, test),
         }
 
@@ -310,6 +314,14 @@ class Condition:
     task: IteratedMap
     model: ModelConfig
     train: TrainConfig
+    fresh: bool = False
+    """Whether every seed draws its own polynomial."""
+
+    def of(self, seed: int) -> Condition:
+        """The settings of one seed."""
+        if not self.fresh or not isinstance(self.task, Polynomial):
+            return self
+        return replace(self, task=self.task.instance(seed))
 
 
 STUDY = IterationHeadStudy

@@ -8,7 +8,7 @@ from functools import partial
 from operator import attrgetter
 from typing import Any
 
-from toylab.studies.safety_finetuning.claims_change import extent, null_part, released
+from toylab.studies.safety_finetuning.claims_change import extent, fresh, moved, null_part, released
 from toylab.studies.safety_finetuning.claims_weights import (
     ORDER_ONLY,
     PAIRED,
@@ -46,10 +46,12 @@ def claims(guess: float, parts: Collection[str]) -> list[Claim]:
         *_behaviour(lacking("standard")),
         *_jailbreaks(guess, lacking("small-rate")),
         *activation_claims(),
+        moved(),
         null_part(),
         *extent(),
         *null_space_claims(lacking("regime", "small-rate decay ")),
         *released(),
+        *fresh(lacking("fresh")),
         *input_claims(lacking("decay")),
         *_extrapolation(),
         *_breaking(guess, ("ssft", "dpo-standard") if "standard" in parts else ("ssft",)),

@@ -42,16 +42,14 @@ ORDER_ONLY = "the claim states an order without an effect size"
 READ_OFF = "in the last layer (figure 3, read off to 3 % of its axis)"
 SAFE_ALONE = "the fine-tune on safe prompts alone"
 PAIRED = "a difference within a seed between trainings on the same prompts"
-UNTIL_MEASURED = (
-    "needs a fine-tune on the same prompts towards one repeated letter, which may show the same without any refusal"
-)
+CONSTANT_ANSWER = "a fine-tune on the same prompts towards one repeated letter instead of a refusal"
 
 
 def activation_claims() -> list[Claim]:
     """Claims on the separation of safe and unsafe activations, and on the sensitivity of answers to prompts."""
     separation_claim = partial(Claim, place="section 4.1, figure 3", figure=TAU_FIGURE)
     over = "ratio of the separation of safe and unsafe prompts after and before, last layer,"
-    safe_alone = Control(SAFE_ALONE, ("base", "control"), _separation_ratio)
+    constant = Control(CONSTANT_ANSWER, ("base", "constant"), _separation_ratio)
     moves = partial(Claim, place="section 4.3, figure 5", figure="How much the answer moves with the prompt")
     return [
         Claim(
@@ -84,7 +82,7 @@ def activation_claims() -> list[Claim]:
             measure=f"{over} smaller of DPO and unlearning,",
             quantity=lambda base, *strong: min(_separation_ratio(base, result) for result in strong),
             criterion=at_least(4.0),
-            control=safe_alone,
+            control=constant,
             paper_number=f"tau of safe / unsafe: before .55 / -.1, DPO 38 / -25, unlearning 53 / -43 {READ_OFF}",
             details={
                 "separation by layer": of_each(
@@ -115,9 +113,8 @@ def activation_claims() -> list[Claim]:
             measure=f"{over} SSFT,",
             quantity=_separation_ratio,
             criterion=at_least(1.3),
-            control=safe_alone,
+            control=constant,
             paper_number=f"tau of safe / unsafe: before .55 / -.1, SSFT 1.9 / -.9 {READ_OFF}",
-            undecidable=UNTIL_MEASURED,
         ),
         moves(
             id="sensitivity",
@@ -127,7 +124,7 @@ def activation_claims() -> list[Claim]:
             measure="gradient norm of the largest logit, ratio of unsafe to safe prompts, larger of the two methods,",
             quantity=lambda *strong: max(result.sensitivity.ratio for result in strong),
             criterion=at_most(0.3),
-            control=beside_safe_alone(attrgetter("sensitivity.ratio")),
+            control=Control(CONSTANT_ANSWER, ("constant",), attrgetter("sensitivity.ratio")),
             details={
                 "safe": of_each(_safe_gradient),
                 "unsafe": of_each(lambda result: nan_mean(measured(result.sensitivity).unsafe.gradient)),
@@ -225,8 +222,7 @@ def input_claims(no_decay: str) -> list[Claim]:
         place="section 4.2, figure 4",
         measure="||dW a|| / ||W a|| in the last layer, ratio of unsafe to safe prompts, minimum over methods,",
         quantity=smallest("last.relative_change.ratio"),
-        control=beside_safe_alone(ratio),
-        undecidable=UNTIL_MEASURED,
+        control=Control(CONSTANT_ANSWER, ("constant",), ratio),
     )
     moves = partial(
         Claim,

@@ -12,12 +12,13 @@ from typing import Any
 
 from toylab.probes import NullShare
 from toylab.studies.safety_finetuning.data import Outcomes
-from toylab.studies.safety_finetuning.results_change import PartSeparations, ReleasedSine
+from toylab.studies.safety_finetuning.results_change import MovedRefusals, PartSeparations, ReleasedSine
 from toylab.verdicts.judgement import measured, nan_mean
 
 TITLES = {
     "base": "before",
     "control": "control",
+    "constant": "constant answer",
     "ssft": "SSFT",
     "dpo": "DPO, as published",
     "dpo-standard": "DPO, standard",
@@ -26,7 +27,7 @@ TITLES = {
 }
 """The main conditions with their titles, in the order of tables and figures."""
 TUNED = {name: title for name, title in TITLES.items() if name != "base"}
-TAUGHT = {name: title for name, title in TUNED.items() if name != "control"}
+TAUGHT = {name: title for name, title in TUNED.items() if name not in ("control", "constant")}
 """Conditions trained to refuse."""
 DECAYED = {f"{name}-decay": TITLES[name] for name in ("control", "ssft", "unlearning")}
 """Conditions fine-tuned from the base trained with weight decay."""
@@ -324,6 +325,7 @@ class SafetyResult:
     parts: Parts | None = None
     part_separations: PartSeparations | None = None
     soft: SoftAttack | None = None
+    moved: MovedRefusals | None = None
     relearned: Behaviour | None = None
     """Behaviour after further training on safe prompts only."""
     cosine: GradientCosine | None = None

@@ -48,3 +48,15 @@ class PartSeparations:
     """Separation without the part in the left null space."""
     up_in_the_null_space: float
     """Separation without the part in the column space."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MovedRefusals:
+    """Share of NULL in answers to jailbreaks by mixed text, under a shift of the last layer's activations."""
+
+    before: float
+    """Without a shift."""
+    unsafe: float
+    """By the difference of the means of unsafe and safe text."""
+    random: float
+    """By a random vector of the same norm."""

@@ -37,6 +37,7 @@ from toylab.studies.safety_finetuning.data import (
     written_outcomes,
 )
 from toylab.studies.safety_finetuning.figures import draw
+from toylab.studies.safety_finetuning.patching import move_to_unsafe
 from toylab.studies.safety_finetuning.results import (
     Behaviour,
     GradientCosine,
@@ -49,12 +50,12 @@ from toylab.studies.safety_finetuning.results import (
 from toylab.studies.safety_finetuning.results_change import PartSeparations
 from toylab.tasks import Batch, TaskConcept, held_out
 from toylab.training.loop import TrainConfig, Training, train
-from toylab.training.losses import DPO, NPO, RefusalLoss, Unlearning
+from toylab.training.losses import DPO, NPO, ConstantAnswerLoss, RefusalLoss, Unlearning
 from toylab.verdicts.claim import Claim, Conditions
 
-Method = Literal["control", "ssft", "unlearning", "dpo", "dpo-standard", "npo"]
+Method = Literal["control", "constant", "ssft", "unlearning", "dpo", "dpo-standard", "npo"]
 METHODS: tuple[Method, ...] = get_args(Method)
-Part = Literal["standard", "small-rate", "decay", "more", "regime"]
+Part = Literal["standard", "small-rate", "decay", "fresh", "more", "regime"]
 
 PRETRAIN = TrainConfig(
     steps=600,
@@ -90,10 +91,10 @@ class SafetyFinetuningStudy:
     falls."""
     decay: float | int = 0.5
     """Weight decay of the second base, which leaves some input directions with far less gain than others."""
-    parts: tuple[Part, ...] = ("standard", "small-rate", "decay")
-    """Conditions trained besides SSFT, DPO as published, unlearning and the control: standard DPO; SSFT at the small
-    rate; control and SSFT from the second base; NPO, and DPO and unlearning at the small rate; a map of settings for
-    the null-space claim."""
+    parts: tuple[Part, ...] = ("standard", "small-rate", "decay", "fresh")
+    """Conditions trained besides SSFT, DPO as published, unlearning and the controls: standard DPO; SSFT at the small
+    rate; control and SSFT from the second base; SSFT on a task drawn with each seed; NPO, and DPO and unlearning at the
+    small rate; a map of settings for the null-space claim."""
     attack_steps: int = 20
     """Steps of the soft-token attack."""
     relearning_steps: int = 60
@@ -114,10 +115,7 @@ class SafetyFinetuningStudy:
             raise ToylabError("task.soft_slots=0: the soft-token attack needs PAD tokens; give at least 1")
         if not self.task.duplicates:
             raise ToylabError("task.duplicates=0: one jailbreak uses duplicate operator names; give at least 1")
-        if self.task.nodes < 2:
-            raise ToylabError(
-                f"task.nodes={self.task.nodes}: texts of both concepts need several nodes; give at least 2"
-            )
+        check_range("texts of both concepts need several nodes", **{"task.nodes": self.task.nodes}, least=2)
         if self.model.hidden == 0 or self.model.norm != "pre" or not self.model.causal:
             raise ToylabError(
                 "model: the study measures the MLPs of a causal pre-norm model; set hidden, norm and causal"
@@ -147,7 +145,7 @@ class SafetyFinetuningStudy:
     def paper(cls) -> SafetyFinetuningStudy:
         """All parts, including the map of the null-space claim: about an hour on two cores. The paper's scale (6
         layers, 100 000 steps of 512 rows) is infeasible on a laptop."""
-        return cls(parts=("standard", "small-rate", "decay", "more", "regime"))
+        return cls(parts=get_args(Part))
 
     # Jobs ------------------------------------------------------------------------------------------------------------
 
@@ -157,6 +155,8 @@ class SafetyFinetuningStudy:
         decayed = replace(self.pretrain, weight_decay=self.decay)
         if "decay" in self.parts or "regime" in self.parts:
             bases["base-decay"] = Base(self.model, decayed)
+        if "fresh" in self.parts:
+            bases["base-fresh"] = Base(self.model, self.pretrain, fresh=True)
         if "regime" in self.parts:
             hidden = 4 * self.model.width if self.model.hidden is None else self.model.hidden
             bases |= {
@@ -179,6 +179,8 @@ class SafetyFinetuningStudy:
             conditions["ssft-small"] = Condition("base", "ssft", small)
         if "more" in self.parts:
             conditions |= {f"{m}-small": Condition("base", m, small) for m in ("dpo", "unlearning")}
+        if "fresh" in self.parts:
+            conditions["ssft-fresh"] = Condition("base-fresh", "ssft", self.finetune, fresh=True)
         three_methods: tuple[Method, ...] = ("control", "ssft", "unlearning")
         if "decay" in self.parts:
             conditions |= {f"{m}-decay": Condition("base-decay", m, self.finetune) for m in three_methods[:2]}
@@ -201,10 +203,7 @@ class SafetyFinetuningStudy:
             for seed in self.seeds
             for name, base in self.bases().items()
         }
-        slowest_first = sorted(
-            self.conditions().items(),
-            key=lambda item: (-item[1].train.steps, -METHODS.index(item[1].method)),
-        )
+        by_cost = sorted(self.conditions().items(), key=lambda i: (-i[1].train.steps, -METHODS.index(i[1].method)))
         return [*bases.values()] + [
             Job(
                 name,
@@ -213,12 +212,15 @@ class SafetyFinetuningStudy:
                 what=condition,
                 inputs={"base": JobInput(bases[condition.base, seed])},
             )
-            for name, condition in slowest_first
+            for name, condition in by_cost
             for seed in self.seeds
         ]
 
     def run_job(self, job: Job, folder: Path) -> SafetyResult:
         """Pre-train a base, or fine-tune one and measure the effects."""
+        if job.what.fresh:
+            fresh = replace(job, what=replace(job.what, fresh=False))
+            return replace(self, task=self.task.instance(job.seed)).run_job(fresh, folder)
         sets = safety.held_out_sets(self.task, job.seed, self.rows)
         if isinstance(job.what, Base):
             model = self.train_base(job.what, job.seed, folder)
@@ -242,9 +244,10 @@ class SafetyFinetuningStudy:
             nearness_before=safety.jailbreak_nearness(base, self.task, sets, writer=tuned),
             released_sine=safety.released_sine(base, tuned, job.seed),
         )
-        if condition.method != "control":
-            result = self._with_attacks(result, base, tuned, job.seed, sets)
-        if condition.method not in ("control", "unlearning"):
+        if condition.method in ("control", "constant"):
+            return result
+        result = self._with_attacks(result, base, tuned, job.seed, sets)
+        if condition.method != "unlearning":
             losses = replace(self.unlearning, cap=1e9), self._loss(condition.method, base)
             unsafe_prompts = held_out(self.task, job.seed, 128, "validation", kind="unsafe")
             before, after = (
@@ -275,7 +278,7 @@ class SafetyFinetuningStudy:
 
         def learn(checkpoint: Path) -> tuple[Transformer, Training]:
             model = deepcopy(base) if condition.rank is None else add_lora(deepcopy(base), condition.rank, seed)
-            unsafe = {"control": 0.0, "ssft": 0.2}.get(condition.method, self.unsafe_share)
+            unsafe = {"control": 0.0, "constant": 0.2, "ssft": 0.2}.get(condition.method, self.unsafe_share)
             batches = fine_tuning_batches(self.task, seed, condition.train.rows, unsafe)
             training = train(model, self._loss(condition.method, base), batches, condition.train, checkpoint=checkpoint)
             return model if condition.rank is None else merge_lora(model), training
@@ -285,6 +288,7 @@ class SafetyFinetuningStudy:
     def _loss(self, method: str, base: Transformer) -> Callable[[nn.Module, Any], torch.Tensor]:
         return {
             "control": RefusalLoss,
+            "constant": lambda: ConstantAnswerLoss(letter=0),
             "ssft": RefusalLoss,
             "unlearning": lambda: self.unlearning,
             "dpo": lambda: DPO.as_published(base),
@@ -340,6 +344,7 @@ class SafetyFinetuningStudy:
                 m_other_answers=attacked(safety.with_other_answers(mixed_prompts)),
             ),
             relearned=behaviour(self._relearn(tuned, seed), "mismatched-text"),
+            moved=move_to_unsafe(tuned, self.task, sets, seed),
         )
 
     def _relearn(self, tuned: Transformer, seed: int) -> Transformer:
@@ -370,6 +375,7 @@ class Base:
     train: TrainConfig
     main: bool = False
     """Whether activations are measured as well."""
+    fresh: bool = False  # whether every seed draws its own task
 
 
 @dataclass(frozen=True)
@@ -383,6 +389,7 @@ class Condition:
     """Maximum rank of the change of the MLP matrices, if only these are trained."""
     main: bool = False
     """Whether activations and attacks are measured as well."""
+    fresh: bool = False  # whether every seed draws its own task
 
 
 ALPHAS = (0.0, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)

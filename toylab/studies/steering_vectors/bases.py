@@ -33,22 +33,24 @@ def pretrain_base(study: Settings, job: Job, folder: Path, variant: str = "") ->
     """Pre-train a model in two phases; measure its accuracy with each opener, and the bound of the pre-flight check.
 
     Args:
-        variant: "learned" for a trained unembedding, "apart" for an unembedding shared with no other model, "flag" for
-            the flagged task.
+        variant: "learned" for a trained unembedding and a first phase of chains alone, "apart" for an unembedding that
+            no other model has, "flag" for the flagged task.
     """
     seed = job.seed
     task = replace(study.task, flag=True) if variant == "flag" else study.task
     config, phase, flagged = study.model, study.skill, 0.5 if variant == "flag" else None
-    if variant == "learned":  # trains longer, and fails under strong weight decay
+    if variant == "learned":  # fails under strong weight decay
         config = replace(config, unembedding="learned")
         phase = replace(phase, weight_decay=phase.weight_decay / 10)
+    # If the openers have the same contexts, a learned unembedding gives them almost the same row.
+    first_styles = Styles.clean(1.0 if variant == "learned" else 0.9, flagged)
     purpose = f"{variant} " if variant else ""
 
     def learn(checkpoint: Path) -> tuple[Transformer, Training]:
         model = reasoning_model(
             task, config, seed, readout=SEPARABLE_SEED + seed if variant == "apart" else READOUT_SEED
         )
-        batches = reasoning_batches(task, seed, phase.rows, Styles.clean(0.9, flagged), f"{purpose}skill")
+        batches = reasoning_batches(task, seed, phase.rows, first_styles, f"{purpose}skill")
         metric = chain_accuracy(task, seed)
         return model, train(model, next_token_loss, batches, phase, evaluate=metric, checkpoint=checkpoint)
 

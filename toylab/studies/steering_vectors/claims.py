@@ -18,35 +18,36 @@ from toylab.studies.steering_vectors.claims_extensions import (
     extension_claims,
     stats,
 )
+from toylab.studies.steering_vectors.claims_paths import RANDOM, path_claims
 from toylab.studies.steering_vectors.results import (
     BaseResult,
     FullResult,
     JointResult,
     LensReading,
-    PersistenceByLayer,
     VectorResult,
     accuracy_at,
     fraction_of_way,
     gain_share,
-    of_all_layers,
     prefix_ratio,
     shares_of,
 )
-from toylab.studies.steering_vectors.settings import CONVERGED, Settings
-from toylab.verdicts.claim import Claim, ClaimDetail, Conditions, Control
-from toylab.verdicts.criterion import above, at_least, at_most, between
+from toylab.studies.steering_vectors.settings import Settings
+from toylab.verdicts.claim import Claim, ClaimDetail, Conditions, Control, Precondition
+from toylab.verdicts.criterion import above, at_least, at_most, below, between
 from toylab.verdicts.judgement import measured, threshold
 
-ROUTES = "Through which readers the penultimate vector acts"
 GAIN_SHARE = "share of full training's gain at temperature 1"
 PUBLISHED_SHARES = "on MATH500 1.02, on AMC23 .91 (computed from 2505.18706, table 1, as a replication quotes it)"
-RANDOM = "random vectors of the same norm"
-LEARNED_READOUT = "needs a learned unembedding with which a vector steers: a first phase on chains only"
+STEERS_LEARNED = Precondition(
+    condition="vector-learned",
+    test=lambda vector: accuracy_at(vector, 0) >= 0.9,
+    otherwise="no vector steers a base with a learned unembedding here",
+)
 
 
 def claims(study: Settings) -> list[Claim]:
     """All claims for these settings."""
-    return [*_gains(study), *_last_layer(study), *_lens(study), *_paths(study), *extension_claims(study)]
+    return [*_gains(study), *_last_layer(study), *_lens(study), *path_claims(study), *extension_claims(study)]
 
 
 def _gains(study: Settings) -> list[Claim]:
@@ -55,7 +56,7 @@ def _gains(study: Settings) -> list[Claim]:
     set_up = partial(Claim, place="our set-up", kind="set-up", conditions=("base",), uncontrolled="the set-up")
     trained = partial(Claim, figure=GAINS)
     of_joint = partial(
-        trained, conditions=("base", "full", "joint"), measure=GAIN_SHARE, paper_number=PUBLISHED_SHARES,
+        trained, measure=GAIN_SHARE, paper_number=PUBLISHED_SHARES,
         quantity=lambda base, full, joint: gain_share(base, joint, full),
     )  # fmt: skip
     ordered = partial(
@@ -110,19 +111,20 @@ def _gains(study: Settings) -> list[Claim]:
         of_joint(
             id="fraction-match",
             asks="absence",
+            conditions=("base", "full-converged", "joint-converged"),
             place="abstract, versions 1 to 3",
             statement="Vectors after all blocks, trained together, match full training.",
             criterion=at_least(1 - EFFECT),
             margin=EFFECT,
             origin=SMALLEST_EFFECT,
-            control=Control("THINK prefixed to the base's answers", ("base", "full"), prefix_ratio),
-            undecidable=""
-            if study.rl.steps >= CONVERGED
-            else f"needs {CONVERGED} steps of reinforcement learning: at {study.rl.steps} it has not converged",
+            control=Control("THINK prefixed to the base's answers", ("base", "full-converged"), prefix_ratio),
+            undecidable="" if "converged" in study.parts else "not part of this run; add it with --parts converged",
+            note=f"{study.converged.steps} steps of reinforcement learning each: at {study.rl.steps}, gains still rise",
             details={f"{GAIN_SHARE[:-1]}{t:g}": partial(_shares, names=(*vectors, "joint"), t=t) for t in (0, 0.7, 1)},
         ),
         of_joint(
             id="fraction-large",
+            conditions=("base", "full", "joint"),
             place="abstract, version 4",
             statement="Vectors after all blocks, trained together, recover a large portion of full training's gain.",
             criterion=at_least(0.5),
@@ -237,7 +239,7 @@ def _lens(study: Settings) -> list[Claim]:
     lens = partial(Claim, figure="What each vector says")
     ranked = partial(lens, criterion=at_most(1), statistic="share", origin="the first rank of all tokens")
     says = partial(ranked, place="section 6, figure 4")
-    trap = partial(ranked, place="our control", kind="own", undecidable=LEARNED_READOUT)
+    trap = partial(ranked, place="our control", kind="own", needs=(STEERS_LEARNED,))
 
     def rank(name: str, token: str, unembedding: str) -> dict[str, Any]:
         read, words = {
@@ -287,81 +289,19 @@ def _lens(study: Settings) -> list[Claim]:
             control=Control(RANDOM, vectors, lambda *results: _second_is_lower(r.random_lens for r in results)),
             note="that dialect is error-prone by construction, so the reward penalises it",
         ),
-    ]
-
-
-def _paths(study: Settings) -> list[Claim]:
-    before = study.vectors[-2]
-    change = partial(Claim, place="section 5, figure 2", conditions=("combine",))
-    paths = partial(Claim, place="section 7, figure 5", conditions=("paths",), figure=ROUTES)
-    our_claim = partial(paths, place=OUR_QUESTION, kind="own")
-
-    def kept_by(other: str, name: str, lost: bool = False) -> Control:
-        return Control(name, ("paths",), lambda paths: 1 - paths.kept(other) if lost else paths.kept(other))
-
-    return [
-        change(
-            id="persistence",
-            statement="The change caused by a vector persists to the last layer, in one direction for all tokens.",
-            measure="mean cosine of each token's change with the mean change, minimum over layers,",
-            quantity=lambda combine: _least_persistence(combine.persistence),
-            criterion=at_least(0.7),
-            control=Control(RANDOM, ("combine",), lambda combine: _least_persistence(combine.random_persistence)),
-        ),
-        change(
-            id="persistence-other",
-            asks="absence",
-            statement="The change caused by a vector differs, in later layers, from the vector trained there.",
-            measure="mean cosine of each token's change with the vector of the measured layer, mean over layers,",
-            quantity=lambda combine: fmean(entry.to_vector for entry in of_all_layers(combine.persistence)),
-            criterion=at_most(0.5),
-            margin=0.5,
-            control=Control(
-                "the mean change instead of that vector",
-                ("combine",),
-                lambda combine: fmean(entry.to_mean for entry in of_all_layers(combine.persistence)),
+        lens(
+            id="suppression-middle",
+            place="abstract, versions 2 and 3",
+            statement="Vectors of middle layers suppress the tokens of the error-prone dialect more than others do.",
+            conditions=vectors,
+            measure="mean cosine with the second dialect's digits minus the first's, middle layers minus outer layers,",
+            quantity=lambda *results: (
+                _dialect_lead(*results[1:-1]) - _dialect_lead(results[0], results[-1]) if len(results) > 2 else None
             ),
-            details=stats("combine", cosines=lambda result: [x.to_vector for x in of_all_layers(result.persistence)]),
-        ),
-        paths(
-            id="skip-attention",
-            asks="absence",
-            statement="The penultimate vector does not need the last layer's attention.",
-            measure="share of its gain when hidden from that attention",
-            quantity=lambda paths: paths.kept("skip attention"),
-            criterion=at_least(0.9),
-            margin=0.1,
-            control=kept_by("skip unembedding", "hidden from the unembedding"),
-            details=stats("paths", share_of_the_gain=lambda paths: {name: paths.kept(name) for name in paths.routes}),
-        ),
-        paths(
-            id="penultimate-mlp",
-            statement="The penultimate vector acts through the last layer's MLP.",
-            measure="share of its gain lost when hidden from that MLP",
-            quantity=lambda paths: 1 - paths.kept("skip MLP"),
-            criterion=at_least(0.15),
-            control=kept_by("skip attention", "hidden from the attention", lost=True),
-        ),
-        our_claim(
-            id="direct-route",
-            asks="absence",
-            statement="The penultimate vector acts through the unembedding, as the last layer's does.",
-            measure="share of its gain when hidden from the unembedding",
-            quantity=lambda paths: paths.kept("skip unembedding"),
-            criterion=at_most(0.1),
-            margin=0.1,
-            control=kept_by("skip attention", "hidden from the attention"),
-        ),
-        our_claim(
-            id="forced-route",
-            statement="Trained hidden from the unembedding, a penultimate vector acts through the last block alone.",
-            measure="greedy accuracy of a penultimate vector trained 2.5 times as long without its direct path",
-            quantity=lambda paths: paths.forced[0],
-            criterion=at_least(0.95),
-            control=Control("the base", ("base",), lambda base: accuracy_at(base, 0)),
-            details=stats("paths", accuracy="forced", norm="forced_norm") | stats(before, norm_of_the_free_one="norm"),
-            undecidable="needs an unrestricted vector trained for as many steps at the same rate",
-            figure="",
+            criterion=below(0),
+            origin=ANY_ORDER,
+            uncontrolled=SAME_SEED,
+            undecidable="" if len(vectors) > 2 else "two layers have none in the middle",
         ),
     ]
 
@@ -375,12 +315,12 @@ def _improvement(base: BaseResult, *accuracies: float | None) -> float | None:
     return None if None in accuracies else fmean(measured(a) - accuracy_at(base) > EFFECT for a in accuracies)
 
 
-def _least_persistence(persistence: PersistenceByLayer) -> float:
-    return min(entry.to_mean for entry in of_all_layers(persistence))
-
-
 def _second_is_lower(lenses: Iterable[LensReading]) -> float:
     return fmean(lens.second_dialect < lens.first_dialect for lens in lenses)
+
+
+def _dialect_lead(*vectors: VectorResult) -> float:
+    return fmean(vector.lens.second_dialect - vector.lens.first_dialect for vector in vectors)
 
 
 def _random_kl_share(vector: VectorResult) -> float | None:

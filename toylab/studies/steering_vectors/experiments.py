@@ -24,6 +24,7 @@ from toylab.probes import watch
 from toylab.runs.store import train_and_keep
 from toylab.runs.study import Job
 from toylab.studies.steering_vectors import measures
+from toylab.studies.steering_vectors.attention_change import attention_change
 from toylab.studies.steering_vectors.bases import evaluation_prompts, first_half, load_base, train_mixture
 from toylab.studies.steering_vectors.data import (
     Reward,
@@ -140,19 +141,19 @@ def train_vector(
     )
 
 
-def train_full(study: Settings, job: Job, folder: Path) -> FullResult:
-    """Reinforcement learning of the whole model."""
+def train_full(study: Settings, job: Job, folder: Path, rl: str = "rl") -> FullResult:
+    """Reinforcement learning of the whole model; `rl` names its setting."""
     base, prompts, seed = _start(study, job, folder)
-    config = replace(study.rl, learning_rate=study.full_rate, clip=1.0)
+    config = replace(getattr(study, rl), learning_rate=study.full_rate, clip=1.0)
     model = freeze_readout(deepcopy(base))
     model = _reinforce(study, model, base, seed, folder, config, file="model.safetensors")
     return FullResult(answers=by_temperature(model, study.task, prompts, seed=seed))
 
 
-def train_joint(study: Settings, job: Job, folder: Path) -> JointResult:
-    """Vectors after all layers, trained together."""
+def train_joint(study: Settings, job: Job, folder: Path, rl: str = "rl") -> JointResult:
+    """Vectors after all layers, trained together; `rl` names the setting."""
     base, prompts, seed = _start(study, job, folder)
-    steered = _reinforce(study, steer(base), base, seed, folder, file="vectors.safetensors")
+    steered = _reinforce(study, steer(base), base, seed, folder, getattr(study, rl), file="vectors.safetensors")
     trained = {int(layer): addition.vector.detach() for layer, addition in steered.additions.items()}
     random = {layer: measures.random_vector(vector, layer, seed) for layer, vector in trained.items()}
     return JointResult(
@@ -185,9 +186,6 @@ def train_adaptive(study: Settings, job: Job, folder: Path) -> AdaptiveResult:
         sep_alone=measures.correct(steered.only((sep,)), study.task, first_half(study, prompts), seed=seed),
         all_but_sep=measures.correct(steered.only(other_positions), study.task, first_half(study, prompts), seed=seed),
     )
-
-
-# Measured on trained vectors ------------------------------------------------------------------------------------------
 
 
 def compare_baselines(study: Settings, job: Job, folder: Path) -> BaselinesResult:
@@ -231,6 +229,8 @@ def cut_paths(study: Settings, job: Job, folder: Path) -> PathsResult:
     # More steps at a higher rate, since these vectors reach four times the norm of others.
     longer = replace(study.rl, steps=5 * study.rl.steps // 2, learning_rate=3 * study.rl.learning_rate)
     _reinforce(study, forced, base, seed, folder, longer, name="-forced")
+    free = Steered(base, {study.last - 1: Vector(base.config.width)})
+    _reinforce(study, free, base, seed, folder, longer, name="-free")
     half = first_half(study, prompts)
     return PathsResult(
         routes=measures.accuracy_by_route(steered, study.task, half, seed),
@@ -238,6 +238,8 @@ def cut_paths(study: Settings, job: Job, folder: Path) -> PathsResult:
         steered=measures.correct(steered, study.task, half, seed=seed),
         forced=measures.accuracy_by_temperature(forced, study.task, prompts, seed),
         forced_norm=measures.vector_of(forced).norm().item(),
+        free=measures.accuracy_by_temperature(free, study.task, prompts, seed),
+        attention=attention_change(steered, measures.rollouts(steered, study.task, prompts[:200], seed)),
     )
 
 
@@ -272,9 +274,6 @@ def find_features(study: Settings, job: Job, folder: Path) -> FeaturesResult:
     """Features of correct answers in the model steered after the penultimate layer."""
     base, prompts, seed = _start(study, job, folder)
     return measures.fit_features(load_steering(job.path("vector", folder), base), study.task, prompts, seed)
-
-
-# Elsewhere ------------------------------------------------------------------------------------------------------------
 
 
 def transfer_to_child(study: Settings, job: Job, folder: Path) -> FamilyResult:

@@ -11,6 +11,7 @@ from statistics import fmean
 from typing import Literal
 
 from toylab.model.steering import PreFlight
+from toylab.studies.steering_vectors.attention_change import AttentionChange
 from toylab.studies.steering_vectors.data import AnswerShares
 from toylab.verdicts.judgement import measured
 
@@ -274,6 +275,9 @@ class PathsResult:
     forced: dict[float | int, float]
     """Accuracy by temperature, on all prompts, of a vector trained while hidden from the unembedding."""
     forced_norm: float
+    free: dict[float | int, float] | None = None
+    """Accuracy by temperature of a vector trained as long at the same rate, without hiding."""
+    attention: AttentionChange | None = None
 
     def kept(self, route: str) -> float:
         """Share of its gain that the vector keeps when it is hidden from some readers."""

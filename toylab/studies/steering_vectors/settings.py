@@ -15,7 +15,7 @@ from toylab.studies.steering_vectors.data import (
 from toylab.tasks import Reasoning, Styles
 from toylab.training.loop import TrainConfig
 
-Part = Literal["combine", "adaptive", "family", "transfer", "learned", "separability", "flag", "features"]
+Part = Literal["combine", "adaptive", "family", "transfer", "learned", "separability", "flag", "features", "converged"]
 
 SKILL = TrainConfig(
     steps=1200,
@@ -39,8 +39,9 @@ MIXTURE = TrainConfig(
     cooldown=0,
     evaluate_every=50,
 )
-CONVERGED = 160
-"""Steps of reinforcement learning needed to judge a match: joint vectors reach .73 of the gain at 40, .80 at 160."""
+CONVERGED = replace(RL_TRAINING, steps=160)
+"""Reinforcement learning long enough to judge a match: joint vectors reach .73 of the gain after 40 steps, .80 after
+160."""
 SEPARABLE_SEED = 503
 """Offset to the seed of the unembedding that a model shares with no other model."""
 
@@ -60,6 +61,8 @@ class Settings:
     """Second phase: the mixture of styles."""
     rl: TrainConfig = RL_TRAINING
     """Reinforcement learning of vectors, with `rows` prompts per step."""
+    converged: TrainConfig = CONVERGED
+    """Reinforcement learning of the whole model and of vectors after all layers, to compare them."""
     samples: int = 8
     """Sampled answers per prompt."""
     full_rate: float = 1e-3
@@ -75,6 +78,7 @@ class Settings:
     """Cosines of the openers' unembedding rows in the separability sweep."""
     parts: tuple[Part, ...] = (
         "combine", "adaptive", "family", "transfer", "learned", "separability", "flag", "features",
+        "converged",
     )  # fmt: skip
     """Parts besides single vectors, jointly trained vectors, full training, baselines and paths."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4, 5)
@@ -120,7 +124,7 @@ class Settings:
     def paper(cls) -> Settings:
         """Ten seeds, longer training. (The paper's models have 7 billion parameters.)"""
         return cls(
-            rl=replace(RL_TRAINING, steps=CONVERGED),
+            rl=CONVERGED,
             adaptive_steps=240,
             cosines=(0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.99),
             seeds=tuple(range(10)),

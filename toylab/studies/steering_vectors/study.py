@@ -50,6 +50,9 @@ class SteeringVectorsStudy(Settings):
             yield vector(f"vector-{layer}", inputs=base, layer=layer, examine=layer >= last - 1)
         yield _job("full", seed, results.FullResult, experiments.train_full, base)
         yield _job("joint", seed, results.JointResult, experiments.train_joint, base)
+        if "converged" in parts:
+            yield _job("full-converged", seed, results.FullResult, experiments.train_full, base, rl="converged")
+            yield _job("joint-converged", seed, results.JointResult, experiments.train_joint, base, rl="converged")
         yield _job("baselines", seed, results.BaselinesResult, experiments.compare_baselines, after_last)
         yield _job("paths", seed, results.PathsResult, experiments.cut_paths, before)
         if "adaptive" in parts:
@@ -76,7 +79,7 @@ class SteeringVectorsStudy(Settings):
         vector = partial(
             _job, seed=seed, result_type=results.VectorResult, function=experiments.train_vector, layer=last
         )
-        if "learned" in parts:  # trained although the pre-flight check refuses it, to test the check
+        if "learned" in parts:  # trained although the pre-flight check may refuse it, to test the check
             yield vector("vector-learned", inputs={"base": _model("base-learned", seed)}, refuse=False)
         if "separability" in parts:
             skill = {"skill": JobInput(Job("base", seed), "skill.safetensors")}
