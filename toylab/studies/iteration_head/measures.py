@@ -192,7 +192,7 @@ def steered_upstream(
     layer, first_head = head.end_of_input_at
 
     def moved(batch: Batch) -> dict[str, Edit]:
-        links = shift_links(_end_links(batch), by)
+        links = np.asarray(shift_links(_end_links(batch), by))
         return {f"blocks.{layer}.attn.pattern": follow_links(first_head, links[links[:, 2] <= links[:, 1]])}
 
     return _share_of_next_input(model, task, batches, moved)
