@@ -8,8 +8,8 @@ import pytest
 
 from tests.studies.made_up import Between, check_claim, made_up, number
 from toylab.settings import as_json, convert_value
-from toylab.studies.iteration_head.claims import GuessAccuracy, claims
-from toylab.studies.iteration_head.measures import Emergence, IterationResult
+from toylab.studies.iteration_head.claims import claims
+from toylab.studies.iteration_head.measures import Emergence, GuessAccuracy, IterationResult
 from toylab.studies.iteration_head.study import IterationHeadStudy
 from toylab.verdicts.claim import Conditions, judge_claims
 from toylab.verdicts.decision import Plan
@@ -41,6 +41,7 @@ def made(condition: str, seed: int) -> IterationResult:
         {
             "accuracy": ACCURACY[condition],
             "head.carry": CARRY.get(condition, Between(0.0, 1.0)),
+            "covered": Between(0.9, 1.0),
             "misses": (),
             "backups": (),
             "unedited.sequence": Between(0.8, 0.9),
@@ -183,18 +184,25 @@ def test_a_claim_measures_what_it_says_and_is_decided_by_its_threshold(claim):
     assert not claim.undecidable
 
 
+EDITED = {"ablate", "ablate-alone", "ablate-inputs", "steer", "steer-upstream", "ideal-pattern", "first-layer"}
+"""Claims on edits, which act on the head and its backups, as fine-tuning does."""
+
+
 @pytest.mark.parametrize(
-    ("accuracy", "carry", "asked"), [(0.99, 0.9, True), (0.9899, 1.0, False), (1.0, 0.8999, False)]
+    ("accuracy", "carry", "covered", "asked"),
+    [(0.99, 0.9, 0.9, "all"), (0.9899, 1.0, 1.0, "none"), (1.0, 0.8999, 0.9, "edited"), (1.0, 0.9, 0.8999, "others")],
 )
-def test_only_seeds_that_learned_the_task_and_have_the_head_are_asked_what_it_causes(accuracy, carry, asked):
+def test_only_seeds_that_learned_the_task_and_have_the_head_are_asked_what_it_causes(accuracy, carry, covered, asked):
     first = WORLD["main"][0]
-    changed = replace(first, accuracy={4: accuracy}, head=replace(first.head, carry=carry))
+    changed = replace(first, accuracy={4: accuracy}, covered=covered, head=replace(first.head, carry=carry))
     world = Conditions(WORLD | {"main": WORLD["main"] | {0: changed}})
     found = {one.id: one for one in judge_claims(DECLARED, world, Plan.of(SEEDS))}
-    of_head = [one.id for one in DECLARED if one.needs and one.needs[0].condition == "main"]
-    assert {"invariance", "ablate", "steer", "stop-rule", "transfer", "symbol-zero", "emergence"} <= set(of_head)
+    of_head = {one.id for one in DECLARED if one.needs and one.needs[0].condition == "main"}
+    edited = EDITED | {"transfer", "transfer-scratch"}
+    assert of_head == edited | {"invariance", "stop-rule", "symbol-zero", "emergence"}
+    kept = {"all": of_head, "none": set(), "edited": edited, "others": of_head - edited}[asked]
     for id in of_head:
-        assert found[id].seeds == tuple(seed for seed in asked_of(id) if asked or seed)
+        assert found[id].seeds == tuple(seed for seed in asked_of(id) if id in kept or seed)
 
 
 def test_models_that_did_not_learn_their_one_length_are_not_asked_for_a_head():

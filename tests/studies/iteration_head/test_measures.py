@@ -188,6 +188,21 @@ def test_a_circuit_steered_to_the_next_input_answers_with_it(kind, start):
     assert interventions.steered_share(iteration_head(task).double(), task, held, HEAD) == 1
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("backups", [(), ((0, 1), (1, 0))])
+def test_the_covered_share_is_that_of_steps_in_which_some_head_has_over_half(seed, backups):
+    model, head = noisy(seed, 0.1, heads=2), replace(HEAD, head=1, backups=backups)
+    batches, shares = held_out(TASK, [4], 3) | held_out(TASK, [6], 5), []
+    for length, batch in batches.items():
+        patterns, hits = evaluate.attention_patterns(model, batch), []
+        for row in range(len(batch)):
+            for t in range(1, length + 1):
+                attention = [patterns[a][row, b, length + t, t].item() for a, b in ((1, 1), *backups)]
+                hits.append(any(x > 0.5 for x in attention))
+        shares.append(sum(hits) / len(hits))
+    assert interventions.covered_share(model, batches, head) == pytest.approx(sum(shares) / 2)
+
+
 @pytest.mark.parametrize("kind", ITERATED_MAPS)
 def test_a_circuit_that_subtracts_is_steered_from_its_first_layer(kind):
     task = kind(lengths=(1, 6))

@@ -44,7 +44,7 @@ def test_the_shift_is_the_difference_of_unsafe_and_safe_text_and_is_added_from_t
     shift = mean_at_the_end(model, prompts["M, unsafe text"]) - mean_at_the_end(model, prompts["M, safe text"])
     with torch.no_grad():  # the last MLP writes NULL in proportion to how far activations lie along the shift
         null = model.unembedding.weight[TASK.null]
-        model.blocks[-1].mlp.down.weight.copy_(towards * 30 * torch.outer(null, shift) / shift.norm() ** 2)
+        model.blocks[-1].mlp.down.weight.copy_(towards * 3 * torch.outer(null, shift) / shift.norm() ** 2)
     found = move_to_unsafe(model, TASK, sets, SEED)
     jailbreaks = prompts["competing-text"]
     random = random_like(shift, torch_stream(SEED, "random shift"))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields, replace
 from functools import partial
 from operator import attrgetter
 from typing import Any
 
-from toylab.studies.iteration_head.measures import CausalTests, IterationResult, UntrainedHead, mean_over
+from toylab.studies.iteration_head.measures import CausalTests, GuessAccuracy, IterationResult, UntrainedHead, mean_over
 from toylab.verdicts.claim import Claim, ClaimDetail, Control, Precondition
 from toylab.verdicts.criterion import above, at_least, at_most, below
 from toylab.verdicts.judgement import measured, threshold
@@ -22,19 +22,6 @@ HARMLESS_DROP = 0.01
 """Equivalence margin: a loss of accuracy up to this counts as no loss."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class GuessAccuracy:
-    """Accuracies of guessing without the input.
-
-    Attributes:
-        constant: accuracy of the best constant guess of the last state.
-        blind: accuracy over all states of a chain of the best guess from the previous state.
-    """
-
-    constant: float
-    blind: float
-
-
 def has_learned(main: IterationResult) -> bool:
     """Whether a model learned its task."""
     return main.mean_accuracy >= LEARNED
@@ -45,8 +32,14 @@ def has_head(main: IterationResult) -> bool:
     return has_learned(main) and measured(main.head).carry >= PEAKED_SHARE
 
 
+def has_circuit(main: IterationResult) -> bool:
+    """Whether a model learned its task and its head, with its backups, attends to x_t."""
+    return has_learned(main) and measured(main.covered) >= PEAKED_SHARE
+
+
 HEAD_CARRY = attrgetter("head.carry")
 HEAD = Precondition(condition="main", test=has_head, otherwise="no main model that learned the task has the head here")
+CIRCUIT = replace(HEAD, test=has_circuit, otherwise="no main model that learned the task has the head or backups here")
 ONE_LENGTH = Precondition(condition="one-length", test=has_learned, otherwise="no model learned its one length here")
 
 
@@ -62,7 +55,8 @@ def claims(guess: GuessAccuracy, parity_guess: float, steps: int, one_head: str)
     step_limit = min(steps, 300)
     of_main = partial(Claim, conditions=("main",))
     of_head = partial(of_main, needs=(HEAD,))
-    causal = partial(of_head, place="section 4, causal tests", figure="What the head causes")
+    of_circuit = partial(of_main, needs=(CIRCUIT,))
+    causal = partial(of_circuit, place="section 4, causal tests", figure="What the head causes")
     at_floor = partial(
         causal,
         asks="absence",
@@ -267,7 +261,7 @@ def claims(guess: GuessAccuracy, parity_guess: float, steps: int, one_head: str)
             control=Control("trained on all lengths", ("main",), HEAD_CARRY),
             details={"accuracy at their own length": ClaimDetail("one-length", "mean_accuracy")},
         ),
-        of_head(
+        of_circuit(
             id="transfer",
             place="section 5",
             statement="A model with the head learns parity within few fine-tuning steps.",
@@ -286,7 +280,7 @@ def claims(guess: GuessAccuracy, parity_guess: float, steps: int, one_head: str)
             },
             figure="Transfer to parity",
         ),
-        of_head(
+        of_circuit(
             id="transfer-scratch",
             place="section 5",
             statement="Learning parity from scratch is much slower than fine-tuning a model with the head.",

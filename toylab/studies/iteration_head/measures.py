@@ -17,6 +17,19 @@ from toylab.training.evaluate import Accuracy, accuracy, attention_patterns, pre
 
 
 @dataclass(frozen=True, kw_only=True)
+class GuessAccuracy:
+    """Accuracies of guessing without the input.
+
+    Attributes:
+        constant: accuracy of the best constant guess of the last state.
+        blind: accuracy over all states of a chain of the best guess from the previous state.
+    """
+
+    constant: float
+    blind: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class CausalTests:
     """Teacher-forced accuracy under edits of the iteration head and its backups, heads that attend to x_t too.
 
@@ -105,6 +118,8 @@ class IterationResult:
     """The first evaluated step with the accuracy from which a task counts as learned; None if there was none."""
     head: IterationHead | None = None
     """The best candidate for an iteration head; None without chain of thought."""
+    covered: float | None = None
+    """Share of steps in which the head or one of its backups attends to x_t; main and one-length models."""
     tests: CausalTests | None = None
     """Measured for main models only."""
     steered: float | None = None
@@ -221,6 +236,21 @@ def states_of_next_input(task: IteratedMap, batch: Batch) -> Int[np.ndarray, "ba
 def ideal_links(batch: Batch) -> Int[np.ndarray, "link 3"]:
     """The links of an ideal iteration head: x_t for s_t, and the end of the input for EoS."""
     return np.concatenate([batch.links["carry"], batch.links["stop"]])
+
+
+def covered_share(model: nn.Module, batches: Mapping[int, Batch], head: IterationHead) -> float:
+    """Share of steps in which the head or one of its backups has over half of its attention on x_t, mean over lengths.
+
+    In some models two heads share the steps; edits act on both.
+    """
+    shares = []
+    for batch in batches.values():
+        patterns, (row, query, key) = attention_patterns(model, batch), torch.as_tensor(batch.links["carry"]).T
+        attention = torch.stack(
+            [patterns[layer][row, one, query, key] for layer, heads in head.by_layer.items() for one in heads]
+        )
+        shares.append((attention > 0.5).any(dim=0).float().mean().item())
+    return sum(shares) / len(shares)
 
 
 def mass_by_symbol(model: nn.Module, batch: Batch, head: IterationHead) -> dict[int, float]:

@@ -25,9 +25,16 @@ from toylab.runs.store import round_floats, train_and_keep, write_metrics
 from toylab.runs.study import Job
 from toylab.settings import check_range, check_settings
 from toylab.studies.iteration_head import measures as interventions
-from toylab.studies.iteration_head.claims import LEARNED, GuessAccuracy, claims
+from toylab.studies.iteration_head.claims import LEARNED, claims
 from toylab.studies.iteration_head.figures import HISTORY_FILE, attention_page, draw
-from toylab.studies.iteration_head.measures import Emergence, Example, IterationResult, Transfer, UntrainedHead
+from toylab.studies.iteration_head.measures import (
+    Emergence,
+    Example,
+    GuessAccuracy,
+    IterationResult,
+    Transfer,
+    UntrainedHead,
+)
 from toylab.tasks import Batch, IteratedMap, Parity, Polynomial, decode
 from toylab.training import evaluate
 from toylab.training.attention_history import AttentionHistory, HistoryPage, RecordedSequence
@@ -64,7 +71,7 @@ class IterationHeadStudy:
 
     task: Polynomial = Polynomial()
     model: ModelConfig = MODEL
-    train: TrainConfig = TrainConfig(weight_decay=0.1, stop_at=0.5, cooldown=600)
+    train: TrainConfig = TrainConfig(weight_decay=0.1, stop_at=0.5, cooldown=900)
     """At a sequence accuracy of one half the plateau is over; decaying the learning rate then reaches full accuracy,
     while a constant rate would need as many steps again to reach .9."""
     growth: int = 600
@@ -246,6 +253,7 @@ class IterationHeadStudy:
     def _causal_tests(self, model: Transformer, head: IterationHead, test: dict[int, Batch]) -> dict[str, Any]:
         """The causal tests of a model."""
         return {
+            "covered": interventions.covered_share(model, test, head),
             "tests": interventions.causal_tests(model, test, head),
             "steered": interventions.steered_share(model, self.task, test, head),
             "steered_upstream": interventions.steered_upstream(model, self.task, test, head, -1),
