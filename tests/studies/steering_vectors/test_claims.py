@@ -283,8 +283,8 @@ ROWS = {
     "attention-unchanged": Row(
         lambda s: s["paths"].attention.steered, "<= 0.1", lambda s: s["paths"].attention.other_prompts
     ),
-    "process-words": Row(above_average("THINK", "difference_lens"), ">= 0.3", above_average("THINK", "random_lens")),
-    "structure-symbols": Row(above_average("ANS", "difference_lens"), ">= 0.3", above_average("ANS", "random_lens")),
+    "process-words": Row(above_average("THINK", "lens"), ">= 0.3", above_average("THINK", "random_lens")),
+    "structure-symbols": Row(above_average("ANS", "lens"), ">= 0.3", above_average("ANS", "random_lens")),
     "separability": Row(lambda s: sweep(s)[-1][2] - sweep(s)[0][2], "<= -0.3"),
     "pre-flight": Row(
         lambda s: average(1 if (share >= 0.5) == (bound >= 3) else 0 for _, bound, share in sweep(s)),

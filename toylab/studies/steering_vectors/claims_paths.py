@@ -134,15 +134,14 @@ def path_claims(study: Settings) -> list[Claim]:
 
 
 def _above_average(token: str, condition: str) -> dict[str, Any]:
-    """Measure, quantity and control of a token in the logit lens of the mean change after the last layer."""
+    """Measure, quantity and control of a token in the logit lens of the vector."""
 
     def lead(lens: LensReading | None) -> float:
         return getattr(measured(lens), token).cosine - fmean(measured(lens).all)
 
     return {
-        "measure": f"cosine of the mean change after the last layer with the unembedding of {token}, minus the mean "
-        "over all tokens,",
-        "quantity": lambda vector: lead(vector.difference_lens),
+        "measure": f"cosine of the raw vector with the unembedding of {token}, minus the mean over all tokens,",
+        "quantity": lambda vector: lead(vector.lens),
         "control": Control(RANDOM, (condition,), lambda vector: lead(vector.random_lens)),
     }
 
