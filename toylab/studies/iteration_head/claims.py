@@ -86,6 +86,14 @@ def claims(guess: GuessAccuracy, parity_guess: float, steps: int, one_head: str)
         control=Control("best constant answer", (), lambda: guess.constant),
         paper_number=f".97 (mean of 100 one-head models, lengths up to 16; {FIGURES})",
     )
+    forms = partial(
+        Claim,
+        measure="share of steps in which the best head has over half of its attention on x_t",
+        quantity=HEAD_CARRY,
+        criterion=at_least(PEAKED_SHARE),
+        statistic="share",
+        figure="The iteration head",
+    )
     absence = partial(takes, place="section 4", asks="absence")
     return [
         learns(
@@ -95,14 +103,11 @@ def claims(guess: GuessAccuracy, parity_guess: float, steps: int, one_head: str)
             conditions=("main",),
             statement="Two layers with chain of thought learn to iterate a polynomial map on held-out inputs.",
         ),
-        of_main(
+        forms(
             id="head",
             place="section 4, peakiness",
             statement="An iteration head forms: to predict s_t, one head attends to x_t.",
-            measure="share of steps in which the best head has over half of its attention on x_t",
-            quantity=HEAD_CARRY,
-            criterion=at_least(PEAKED_SHARE),
-            statistic="share",
+            conditions=("main",),
             control=Control("models trained on one length", ("one-length",), HEAD_CARRY),
             paper_number=f".92 (mean of 100 models, epoch 500; {FIGURES})",
             details={
@@ -111,9 +116,8 @@ def claims(guess: GuessAccuracy, parity_guess: float, steps: int, one_head: str)
                 "mean attention on EoI, best earlier head": ClaimDetail("main", "head.end_of_input"),
                 "random weights": ClaimDetail("main", "untrained.head.carry"),
             },
-            figure="The iteration head",
         ),
-        *_fresh(learns),
+        *_fresh(learns, forms),
         of_head(
             id="invariance",
             place="section 4, invariance",
@@ -330,34 +334,27 @@ def claims(guess: GuessAccuracy, parity_guess: float, steps: int, one_head: str)
     ]
 
 
-def _fresh(learns: Callable[..., Claim]) -> list[Claim]:
-    """Claims on polynomials drawn with each seed."""
+def _fresh(learns: Callable[..., Claim], forms: Callable[..., Claim]) -> list[Claim]:
+    """The claims that the task is learned and that the head forms, on polynomials drawn with each seed."""
     fresh: dict[str, Any] = {
         "kind": "own",
         "place": "our question, after section 4",
         "population": "seeds: polynomial, initial weights and data",
         "conditions": ("fresh",),
-        "paper_number": "",
     }
     return [
         learns(
-            **fresh
-            | {
-                "id": "accuracy-fresh",
-                "statement": "Two layers with chain of thought learn polynomial maps drawn with each seed.",
-                "control": Control("without chain of thought", ("no-chain",), attrgetter("mean_accuracy")),
-            }
+            **fresh,
+            id="accuracy-fresh",
+            statement="Two layers with chain of thought learn polynomial maps drawn with each seed.",
+            control=Control("without chain of thought", ("no-chain",), attrgetter("mean_accuracy")),
+            paper_number="",
         ),
-        Claim(
+        forms(
             **fresh,
             id="head-fresh",
             statement="An iteration head forms on polynomial maps drawn with each seed.",
-            measure="share of steps in which the best head has over half of its attention on x_t",
-            quantity=HEAD_CARRY,
-            criterion=at_least(PEAKED_SHARE),
-            statistic="share",
             control=Control("random weights", ("fresh",), attrgetter("untrained.head.carry")),
-            figure="The iteration head",
         ),
     ]
 

@@ -288,7 +288,7 @@ class SafetyFinetuningStudy:
     def _loss(self, method: str, base: Transformer) -> Callable[[nn.Module, Any], torch.Tensor]:
         return {
             "control": RefusalLoss,
-            "constant": lambda: ConstantAnswerLoss(letter=0),
+            "constant": ConstantAnswerLoss,
             "ssft": RefusalLoss,
             "unlearning": lambda: self.unlearning,
             "dpo": lambda: DPO.as_published(base),

@@ -20,7 +20,7 @@ class AttentionChange:
     steered: float
     """Between the base with and without the vector, on answers of the steered model."""
     other_prompts: float
-    """Between the base on these rows and on the next one of the same length."""
+    """Between the base on each row and on the row before it."""
 
 
 @torch.no_grad()
@@ -31,10 +31,9 @@ def attention_change(steered: Steered, sampled: Rollouts) -> AttentionChange:
     point = f"blocks.{len(steered.model.blocks) - 1}.attn.pattern"
     with watch(steered.model, point) as cache:
         steered.model(tokens)
-        before = cache[point].clone()
+        before = cache[point]
         with edit(steered.model, steered.edits()), watch(steered.model, point) as steered_cache:
             steered.model(tokens)
-            after = steered_cache[point].clone()
     start, counted = sampled.prompts.shape[1] - 1, sampled.counted
 
     def distance(
@@ -44,6 +43,6 @@ def attention_change(steered: Steered, sampled: Rollouts) -> AttentionChange:
         return by_query[:, start : start + rows.shape[1]][rows].mean().item()
 
     return AttentionChange(
-        steered=distance(before, after, counted),
+        steered=distance(before, steered_cache[point], counted),
         other_prompts=distance(before, before.roll(1, dims=0), counted & counted.roll(1, dims=0)),
     )

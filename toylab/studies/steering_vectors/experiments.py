@@ -141,19 +141,19 @@ def train_vector(
     )
 
 
-def train_full(study: Settings, job: Job, folder: Path, rl: str = "rl") -> FullResult:
-    """Reinforcement learning of the whole model; `rl` names its setting."""
+def train_full(study: Settings, job: Job, folder: Path, rl: TrainConfig | None = None) -> FullResult:
+    """Reinforcement learning of the whole model, by default as long as of a vector."""
     base, prompts, seed = _start(study, job, folder)
-    config = replace(getattr(study, rl), learning_rate=study.full_rate, clip=1.0)
+    config = replace(rl or study.rl, learning_rate=study.full_rate, clip=1.0)
     model = freeze_readout(deepcopy(base))
     model = _reinforce(study, model, base, seed, folder, config, file="model.safetensors")
     return FullResult(answers=by_temperature(model, study.task, prompts, seed=seed))
 
 
-def train_joint(study: Settings, job: Job, folder: Path, rl: str = "rl") -> JointResult:
-    """Vectors after all layers, trained together; `rl` names the setting."""
+def train_joint(study: Settings, job: Job, folder: Path, rl: TrainConfig | None = None) -> JointResult:
+    """Vectors after all layers, trained together, by default as long as a single one."""
     base, prompts, seed = _start(study, job, folder)
-    steered = _reinforce(study, steer(base), base, seed, folder, getattr(study, rl), file="vectors.safetensors")
+    steered = _reinforce(study, steer(base), base, seed, folder, rl, file="vectors.safetensors")
     trained = {int(layer): addition.vector.detach() for layer, addition in steered.additions.items()}
     random = {layer: measures.random_vector(vector, layer, seed) for layer, vector in trained.items()}
     return JointResult(

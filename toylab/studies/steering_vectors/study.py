@@ -51,8 +51,8 @@ class SteeringVectorsStudy(Settings):
         yield _job("full", seed, results.FullResult, experiments.train_full, base)
         yield _job("joint", seed, results.JointResult, experiments.train_joint, base)
         if "converged" in parts:
-            yield _job("full-converged", seed, results.FullResult, experiments.train_full, base, rl="converged")
-            yield _job("joint-converged", seed, results.JointResult, experiments.train_joint, base, rl="converged")
+            yield _job("full-converged", seed, results.FullResult, experiments.train_full, base, rl=self.converged)
+            yield _job("joint-converged", seed, results.JointResult, experiments.train_joint, base, rl=self.converged)
         yield _job("baselines", seed, results.BaselinesResult, experiments.compare_baselines, after_last)
         yield _job("paths", seed, results.PathsResult, experiments.cut_paths, before)
         if "adaptive" in parts:
