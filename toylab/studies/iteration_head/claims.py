@@ -177,6 +177,7 @@ def claims(guess: GuessAccuracy, parity_guess: float, steps: int, one_head: str)
             criterion=at_least(0.5),
             origin="a smallest effect of interest: half of the answers",
             control=Control("moved one position after it instead", ("main",), attrgetter("steered_upstream_reverse")),
+            note="the idealised pattern of that layer costs accuracy where it is not moved, too (claim first-layer)",
         ),
         harmless(
             id="ideal-pattern",

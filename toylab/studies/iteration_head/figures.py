@@ -114,6 +114,7 @@ def _draw_emergence(results: Conditions, out: Path) -> Picture:
 
 
 CONDITION_TITLES = {
+    "fresh": "polynomials drawn with each seed",
     "one-head": "one head in each layer",
     "one-layer": "one layer",
     "one-length": "one input length only",
@@ -148,7 +149,10 @@ def _draw_tests(main: dict[int, IterationResult], states: int) -> Picture:
         }
         for name in tests[0]
     }
-    groups["shifted to the next input"] = {"answers equal to F(s, next input)": [result.steered for result in learned]}
+    next_input = "answers equal to F(s, next input)"
+    groups["shifted to the next input"] = {next_input: [result.steered for result in learned]}
+    upstream = [result.steered_upstream for result in learned if result.steered_upstream is not None]
+    groups |= {"first layer shifted to before EoI": {next_input: upstream}} if upstream else {}
     return picture(
         "What the head causes",
         "Accuracy under edits of the iteration head (and of the earlier head, marked first layer) at the answer "

@@ -36,6 +36,10 @@ def _draw_gains(results: Conditions, study: Settings) -> Picture:
     rows |= _answers(results, {name: f"vector, {layer}" for name, layer in _vectors(results, study).items()})
     scaled = f"token-wise scale, layer {study.last - 1}"
     rows |= _answers(results, {"joint": "vectors, all layers", "adaptive": scaled, "full": "full training"})
+    longer = f", {study.converged.steps} steps"
+    rows |= _answers(
+        results, {"joint-converged": f"vectors, all layers{longer}", "full-converged": f"full training{longer}"}
+    )
     baselines = list(results["baselines"].values())
     for name, first_baseline in baselines[0].named.items() if baselines else ():
         rows[name] = {
