@@ -310,6 +310,12 @@ ROWS = {
         lambda s: sep_lead(s["adaptive"].random_scales),
         lambda x: x > 0,
     ),
+    "adaptive-content": Row(
+        lambda s: s["adaptive"].scales.digits - s["adaptive"].scales.chain,
+        "> 0",
+        lambda s: s["adaptive"].random_scales.digits - s["adaptive"].random_scales.chain,
+        lambda x: x > 0,
+    ),
     "prompt-bit-constant": Row(
         lambda s: largest([at(s["flag-before"]), at(s["flag-last"])]), "<= 0.65", lambda s: at(s["flag-full"])
     ),

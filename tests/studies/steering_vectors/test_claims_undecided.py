@@ -47,7 +47,7 @@ def test_our_own_questions_and_checks_stand_apart_from_the_claims_of_the_paper()
         "fraction-match", "fraction-large", "single-layer", "depth-order", "depth-joint", "prefix", "first-token",
         "first-token-rest", "first-token-kl", "logit-lens", "logit-lens-rival", "suppression", "persistence",
         "persistence-other", "skip-attention", "penultimate-mlp", "transfer-family", "combine", "adaptive-place",
-        "features", "difference-sae", "attention-unchanged", "process-words", "structure-symbols",
+        "adaptive-content",        "features", "difference-sae", "attention-unchanged", "process-words", "structure-symbols",
         "suppression-middle",
     }  # fmt: skip
 

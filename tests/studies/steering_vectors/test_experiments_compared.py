@@ -30,7 +30,7 @@ from tests.studies.steering_vectors.worlds import LAYERS, WIDTH, alike, biased, 
 from toylab.model.layers import torch_stream
 from toylab.model.steering import Steered, Vector, steer
 from toylab.model.transformer import Transformer
-from toylab.studies.steering_vectors import experiments, measures
+from toylab.studies.steering_vectors import data, experiments, measures
 from toylab.studies.steering_vectors.attention_change import attention_change
 from toylab.studies.steering_vectors.data import reasoning_batches
 from toylab.studies.steering_vectors.results import (
@@ -69,8 +69,10 @@ def differing(found: Any) -> bool:
 
 
 def test_each_baseline_stands_instead_of_the_vector_in_its_slot(tmp_path):
-    model, (vector,) = base(), drawn_vectors(0)
-    job, folder = begun(tmp_path, base=model, vector=steer(model, {LAST: vector}))
+    model, (vector, lucky) = base(), drawn_vectors(0, 1)
+    job, folder = begun(
+        tmp_path, base=model, vector=steer(model, {LAST: vector}), random_reward=steer(model, {LAST: lucky})
+    )
     steered, norm = with_vector(model, vector), length(vector)
     with trainings() as asked, witnessed():
         found = experiments.compare_baselines(STUDY, job, folder)
@@ -82,9 +84,9 @@ def test_each_baseline_stands_instead_of_the_vector_in_its_slot(tmp_path):
         steered=right(steered, few()),
         random_vectors=drew,
         random_reward=Baseline(
-            accuracy=right_in(with_vector(model, planted(0)), few()),
-            cosine=round(cosine(planted(0), vector), 4),
-            norm=length(planted(0)),
+            accuracy=right_in(with_vector(model, lucky), few()),
+            cosine=round(cosine(lucky, vector), 4),
+            norm=length(lucky),
         ),
         minus=Baseline(accuracy=right_in(with_vector(model, -vector), few())),
         difference_of_means=Baseline(
@@ -92,19 +94,18 @@ def test_each_baseline_stands_instead_of_the_vector_in_its_slot(tmp_path):
         ),
         logit_bias=Baseline(accuracy=right_in(bias, few())),
         another_run=Baseline(
-            accuracy=right_in(with_vector(model, planted(1)), few()), cosine=round(cosine(planted(1), vector), 4)
+            accuracy=right_in(with_vector(model, planted(0)), few()), cosine=round(cosine(planted(0), vector), 4)
         ),
     )
     assert alike(found, expected)
     assert differing(found)
-    assert list(reinforced(asked[0], folder, 0, "-luck")) == ["reward"]
-    assert reinforced(asked[1], folder, 1, "-again") == {"purpose": "other rollouts"}
-    assert len(asked) == 2
+    (again,) = asked
+    assert reinforced(again, folder, 0, "-again") == {"purpose": "other rollouts"}
 
 
 def test_a_reward_by_luck_is_as_frequent_as_right_answers_and_does_not_look_at_them(tmp_path, monkeypatch):
     model = base()
-    job, folder = begun(tmp_path, base=model, vector=trained_on(model, 9))
+    job, folder = begun(tmp_path, base=model)
     with trainings() as asked, witnessed():
         rates = []
 
@@ -112,10 +113,11 @@ def test_a_reward_by_luck_is_as_frequent_as_right_answers_and_does_not_look_at_t
             rates.append(told[1:])
             return replace(witness(*told), accuracy=0.2)
 
-        monkeypatch.setattr(experiments, "measure_answers", answers)
-        experiments.compare_baselines(STUDY, job, folder)
+        monkeypatch.setattr(data, "measure_answers", answers)
+        experiments.train_vector(STUDY, job, folder, LAST, random_reward=True)
     ((task, prompts, temperature, seed),) = rates
     assert (task, prompts.tolist(), temperature, seed) == (TASK, few().tolist(), 1, SEED)
+    assert list(reinforced(asked[0], folder)) == ["reward"]
     luck = asked[0].batch_at.reward
     rewards = np.stack([luck(None, np.zeros((50, 3)), step) for step in range(40)])
     assert rewards.mean() == pytest.approx(0.2, abs=0.03)

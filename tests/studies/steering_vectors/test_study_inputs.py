@@ -49,7 +49,13 @@ def test_each_vector_is_trained_on_its_base_and_examined_in_the_last_two_layers(
 def test_what_is_measured_on_a_vector_is_of_the_last_layer_or_of_the_one_before():
     base = {"base": model()}
     last, before = (base | {"vector": vector(f"vector-{layer}")} for layer in (3, 2))
-    assert told("baselines") == (experiments.compare_baselines, {}, last)
+    assert told("random-reward") == (
+        experiments.train_vector,
+        {"layer": 3, "examine": True, "random_reward": True},
+        base,
+    )
+    rewarded = last | {"random-reward": vector("random-reward")}
+    assert told("baselines") == (experiments.compare_baselines, {}, rewarded)
     assert told("family") == (experiments.transfer_to_child, {}, last)
     assert told("paths") == (experiments.cut_paths, {}, before)
     assert told("features") == (experiments.find_features, {}, before)

@@ -169,6 +169,7 @@ def _jailbreaks(guess: float, no_small_rate: str) -> list[Claim]:
                 margin,
                 id=f"jailbreak-success{end}",
                 statement=f"Jailbreaks by {text} succeed against SSFT.",
+                untried="an attack also succeeds against any other answer that is taught on the same prompts",
             ),
             more(
                 id=f"jailbreak-rate{end}",

@@ -28,6 +28,7 @@ from toylab.runs.study import Job, JobInput
 from toylab.settings import check_range, check_settings
 from toylab.studies.safety_finetuning import measures as safety
 from toylab.studies.safety_finetuning.claims import claims
+from toylab.studies.safety_finetuning.claims_weights import CONSTANT_ANSWER
 from toylab.studies.safety_finetuning.data import (
     MODEL,
     concept_batches,
@@ -356,7 +357,8 @@ class SafetyFinetuningStudy:
 
     def shams(self) -> dict[str, dict[str, str]]:
         """Models fine-tuned for as many steps without refusals."""
-        return {"models fine-tuned on safe prompts alone": dict.fromkeys(("ssft", "dpo", "unlearning"), "control")}
+        without = {"models fine-tuned on safe prompts alone": "control", CONSTANT_ANSWER: "constant"}
+        return {what: dict.fromkeys(("ssft", "dpo", "unlearning"), name) for what, name in without.items()}
 
     def claims(self) -> list[Claim]:
         """The claims of the paper and our own, at these settings."""

@@ -44,6 +44,11 @@ def extension_claims(study: Settings) -> list[Claim]:
     relative_gain = "relative to that of the model's own vector, last layer,"
     together = partial(Claim, conditions=("combine",))
     scaled = partial(Claim, conditions=("adaptive",))
+    place = partial(
+        scaled, place="section 10", criterion=above(0), statistic="share", origin=ANY_ORDER,
+        figure="How much of its vector each token gets",
+    )  # fmt: skip
+    random_scale = "a scale from a random direction"
     last_flagged = Control("a constant vector, last layer", ("flag-last",), accuracy_at)
     at_random = "a random vector of the same norm"
     flagged = partial(our_claim, figure="Where the correct opener depends on the prompt")
@@ -159,22 +164,22 @@ def extension_claims(study: Settings) -> list[Claim]:
             details=stats("adaptive", accuracy=accuracy_at, SEP_alone="sep_alone", all_but_SEP="all_but_sep"),
             figure=GAINS,
         ),
-        scaled(
+        place(
             id="adaptive-place",
-            place="section 10",
             statement="A token-dependent scale concentrates on the position of the decision.",
             measure="norm of the added vector at SEP minus the largest at any other kind of position",
             quantity=lambda adaptive: adaptive.scales.sep_lead,
-            criterion=above(0),
-            statistic="share",
-            origin=ANY_ORDER,
-            control=Control(
-                "a scale from a random direction", ("adaptive",), lambda result: result.random_scales.sep_lead
-            ),
+            control=Control(random_scale, ("adaptive",), lambda result: result.random_scales.sep_lead),
             details=stats(
                 "adaptive", **{name: f"scales.{name}" for name in ("BOS", "digits", "SEP", "opener", "chain")}
             ),
-            figure="How much of its vector each token gets",
+        ),
+        place(
+            id="adaptive-content",
+            statement="A token-dependent scale concentrates on the content of the prompt.",
+            measure="norm of the added vector at the digits of the prompt minus that at the generated chain",
+            quantity=lambda adaptive: adaptive.scales.content_lead,
+            control=Control(random_scale, ("adaptive",), lambda result: result.random_scales.content_lead),
         ),
         flagged(
             id="prompt-bit-constant",

@@ -31,7 +31,7 @@ from toylab.studies.steering_vectors.data import (
     RolloutSampler,
     by_temperature,
     freeze_readout,
-    measure_answers,
+    random_rewards,
     readout_rows,
     reasoning_batches,
     reasoning_prompts,
@@ -54,7 +54,7 @@ from toylab.studies.steering_vectors.results import (
 from toylab.studies.steering_vectors.separability import SeparabilityResult
 from toylab.studies.steering_vectors.settings import Settings
 from toylab.studies.steering_vectors.transfer import FamilyResult, TransferredVector, TransferResult
-from toylab.tasks import Reasoning, stream
+from toylab.tasks import Reasoning
 from toylab.training.batches import next_token_loss
 from toylab.training.loop import TrainConfig, Training, train
 from toylab.training.losses import PolicyGradient
@@ -93,19 +93,28 @@ def _reinforce(
 
 
 def train_vector(
-    study: Settings, job: Job, folder: Path, layer: int, *, refuse: bool = True, examine: bool = False
+    study: Settings,
+    job: Job,
+    folder: Path,
+    layer: int,
+    *,
+    refuse: bool = True,
+    examine: bool = False,
+    random_reward: bool = False,
 ) -> VectorResult:
     """Train a vector after one layer.
 
     Args:
         refuse: whether the pre-flight check may refuse a base that no vector can steer.
         examine: whether to measure also at which positions and, for the last layer, at which scale the vector acts.
+        random_reward: whether to reward answers at random, as often as the base is correct.
     """
     base, prompts, seed = _start(study, job, folder)
     if refuse:
         pre_flight(base, prompts, study.task.token("THINK"), study.task.token("DIRECT")).check(study.least_shift)
+    reward = random_rewards(base, study.task, first_half(study, prompts), seed) if random_reward else None
     steered = Steered(base, {layer: Vector(base.config.width)})
-    steered = _reinforce(study, steered, base, seed, folder, file="vector.safetensors")
+    steered = _reinforce(study, steered, base, seed, folder, reward=reward, file="vector.safetensors")
     vector = measures.vector_of(steered)
     random = measures.random_vector(vector, layer, seed)
     randomly_steered = steer(base, {layer: random})
@@ -145,8 +154,7 @@ def train_full(study: Settings, job: Job, folder: Path, rl: TrainConfig | None =
     """Reinforcement learning of the whole model, by default as long as of a vector."""
     base, prompts, seed = _start(study, job, folder)
     config = replace(rl or study.rl, learning_rate=study.full_rate, clip=1.0)
-    model = freeze_readout(deepcopy(base))
-    model = _reinforce(study, model, base, seed, folder, config, file="model.safetensors")
+    model = _reinforce(study, freeze_readout(deepcopy(base)), base, seed, folder, config, file="model.safetensors")
     return FullResult(answers=by_temperature(model, study.task, prompts, seed=seed))
 
 
@@ -193,15 +201,8 @@ def compare_baselines(study: Settings, job: Job, folder: Path) -> BaselinesResul
     base, prompts, seed = _start(study, job, folder)
     prompts, task, steered = first_half(study, prompts), study.task, load_steering(job.path("vector", folder), base)
     vector = measures.vector_of(steered)
-    norm = vector.norm().item()
-    rate = measure_answers(base, task, prompts, 1, seed).accuracy
-
-    def luck(prompts: Any, answers: Any, step: int) -> Any:
-        return stream(seed, "random reward", step).random(len(answers)) < rate
-
-    random_rewarded = Steered(base, {study.last: Vector(base.config.width)})
-    _reinforce(study, random_rewarded, base, seed, folder, reward=luck, name="-luck")
-    means = measures.difference_of_means(base, task, prompts, study.last, norm)
+    random_rewarded = load_steering(job.path("random-reward", folder), base)
+    means = measures.difference_of_means(base, task, prompts, study.last, vector.norm().item())
 
     def compare(model: nn.Module, **vector_fields: float) -> Baseline:
         return Baseline(accuracy=measures.accuracy_by_temperature(model, task, prompts, seed), **vector_fields)
@@ -212,7 +213,7 @@ def compare_baselines(study: Settings, job: Job, folder: Path) -> BaselinesResul
     return BaselinesResult(
         base=measures.correct(base, task, prompts, seed=seed),
         steered=measures.correct(steered, task, prompts, seed=seed),
-        random_vectors=measures.random_vectors(base, task, prompts, study.last, norm, seed=seed),
+        random_vectors=measures.random_vectors(base, task, prompts, study.last, vector.norm().item(), seed=seed),
         random_reward=compare(random_rewarded, cosine=_cosine(rewarded, vector), norm=rewarded.norm().item()),
         minus=compare(steer(base, {study.last: -vector})),
         difference_of_means=compare(steer(base, {study.last: means}), cosine=_cosine(means, vector)),

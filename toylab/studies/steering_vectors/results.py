@@ -185,6 +185,11 @@ class TokenScales:
         """Size at SEP minus the largest size at any other position type."""
         return self.SEP - max(self.BOS, self.digits, self.opener, self.chain)
 
+    @property
+    def content_lead(self) -> float:
+        """Size at the digits of the prompt minus the size at the generated chain."""
+        return self.digits - self.chain
+
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptiveResult(AnsweringResult):

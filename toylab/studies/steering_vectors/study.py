@@ -53,7 +53,9 @@ class SteeringVectorsStudy(Settings):
         if "converged" in parts:
             yield _job("full-converged", seed, results.FullResult, experiments.train_full, base, rl=self.converged)
             yield _job("joint-converged", seed, results.JointResult, experiments.train_joint, base, rl=self.converged)
-        yield _job("baselines", seed, results.BaselinesResult, experiments.compare_baselines, after_last)
+        yield vector("random-reward", inputs=base, layer=last, examine=True, random_reward=True)
+        rewarded = after_last | {"random-reward": _vector("random-reward", seed)}
+        yield _job("baselines", seed, results.BaselinesResult, experiments.compare_baselines, rewarded)
         yield _job("paths", seed, results.PathsResult, experiments.cut_paths, before)
         if "adaptive" in parts:
             yield _job("adaptive", seed, results.AdaptiveResult, experiments.train_adaptive, base)
@@ -106,6 +108,10 @@ class SteeringVectorsStudy(Settings):
         without features of correct answers, of which there are none."""
         parts = tuple(part for part in self.parts if part != "features")
         return without_training(self, adaptive_steps=0, least_shift=0, parts=parts)
+
+    def shams(self) -> dict[str, dict[str, str]]:
+        """Vectors trained for as many steps on a reward that ignores the answer."""
+        return {"a vector trained on a random reward": {self.vectors[-1]: "random-reward"}}
 
     def claims(self) -> list[Claim]:
         """The claims of the paper and our own, at these settings."""
