@@ -47,8 +47,8 @@ def test_our_own_questions_and_checks_stand_apart_from_the_claims_of_the_paper()
         "fraction-match", "fraction-large", "single-layer", "depth-order", "depth-joint", "prefix", "first-token",
         "first-token-rest", "first-token-kl", "logit-lens", "logit-lens-rival", "suppression", "persistence",
         "persistence-other", "skip-attention", "penultimate-mlp", "transfer-family", "combine", "adaptive-place",
-        "adaptive-content",        "features", "difference-sae", "attention-unchanged", "process-words", "structure-symbols",
-        "suppression-middle",
+        "features", "difference-sae", "attention-unchanged", "process-words", "structure-symbols",
+        "suppression-middle", "adaptive-content",
     }  # fmt: skip
 
 

@@ -115,7 +115,7 @@ def test_a_reward_by_luck_is_as_frequent_as_right_answers_and_does_not_look_at_t
 
         monkeypatch.setattr(data, "measure_answers", answers)
         experiments.train_vector(STUDY, job, folder, LAST, random_reward=True)
-    ((task, prompts, temperature, seed),) = rates
+    task, prompts, temperature, seed = rates[0]
     assert (task, prompts.tolist(), temperature, seed) == (TASK, few().tolist(), 1, SEED)
     assert list(reinforced(asked[0], folder)) == ["reward"]
     luck = asked[0].batch_at.reward

@@ -14,7 +14,7 @@ from tests.model.small_steerings import numbers
 from tests.studies.steering_vectors.helpers import SMALL, TASK
 from toylab.model.layers import Block
 from toylab.model.transformer import Transformer
-from toylab.studies.steering_vectors import bases, data, experiments, measures
+from toylab.studies.steering_vectors import bases, data, measures
 from toylab.studies.steering_vectors.data import AnswerShares
 from toylab.tasks import Reasoning, Split, held_out
 from toylab.training.batches import prompt_tokens
@@ -116,7 +116,7 @@ def witnessed() -> Iterator[list[nn.Module]]:
         return witness(model, *others, **named)
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (data, measures, experiments, bases):
+        for module in (data, measures, bases):
             patch.setattr(module, "measure_answers", answers)
         yield asked
 

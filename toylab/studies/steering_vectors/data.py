@@ -240,7 +240,7 @@ Reward = Callable[[Int[np.ndarray, "row position"], Int[np.ndarray, "row step"],
 """Maps prompts, answers and the step to the reward of each answer."""
 
 
-def random_rewards(base: nn.Module, task: Reasoning, prompts: Int[np.ndarray, "row position"], seed: int) -> Reward:
+def random_rewards(base: nn.Module, task: Reasoning, prompts: Int[Tensor, "row position"], seed: int) -> Reward:
     """A reward that ignores the answer and is given as often as the base is correct at temperature 1."""
     rate = measure_answers(base, task, prompts, 1, seed).accuracy
     return lambda prompts, answers, step: stream(seed, "random reward", step).random(len(answers)) < rate
