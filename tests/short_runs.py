@@ -2,7 +2,7 @@
 
 FEW_STEPS = {
     "iteration-head": "--train.steps 4 --train.rows 4 --train.evaluate-every 2 --transfer.steps 2 "
-    "--rows 4 --model.width 16 --model.hidden 16",
+    "--rows 4 --model.width 16 --model.hidden 16 --parts pairs",
     "contextual-counting": "--train.steps 4 --train.rows 4 --train.evaluate-every 2 --train.warmup 1 --plain.steps 2 "
     "--unaided.steps 2 --unaided.rows 4 "
     "--plain.rows 4 --parts encodings circuits plain --rows 100 --task.length 12 24 "

@@ -9,7 +9,7 @@ import pytest
 from tests.studies.made_up import Between, check_claim, made_up, number
 from toylab.settings import as_json, convert_value
 from toylab.studies.iteration_head.claims import claims
-from toylab.studies.iteration_head.measures import Emergence, GuessAccuracy, IterationResult
+from toylab.studies.iteration_head.measures import Emergence, GuessAccuracy, IterationResult, PairsResult
 from toylab.studies.iteration_head.study import IterationHeadStudy
 from toylab.verdicts.claim import Conditions, judge_claims
 from toylab.verdicts.decision import Plan
@@ -23,7 +23,10 @@ ACCURACY = {
     "one-layer": Between(0.2, 0.7),
     "one-length": Between(0.991, 1.0),
     "no-chain": Between(0.05, 0.3),
-    "parity": Between(0.6, 1.0),
+    "parity": Between(0.98, 1.0),
+    "copy": Between(0.991, 1.0),
+    "sum": Between(0.98, 1.0),
+    "word": Between(0.5, 0.98),
     "parity-no-chain": Between(0.4, 0.9),
 }
 """In which models of each condition are right."""
@@ -56,8 +59,22 @@ def made(condition: str, seed: int) -> IterationResult:
     return replace(found, transfer=replace(found.transfer, solved_at=fast), emergence=Emergence(**order), **scratch)
 
 
-WORLD = Conditions({name: {seed: made(name, seed) for seed in SEEDS} for name in ACCURACY})
-DECLARED = claims(GUESS, PARITY, STEPS, "one-head")
+MAPS = ("main", "parity", "copy", "sum", "word")
+
+
+def tuned(source: str, seed: int) -> PairsResult:
+    """In steps of its own; one map in four is never learned."""
+    others = [other for other in MAPS if other != source]
+    never = others[(seed + MAPS.index(source)) % 4]
+    steps = {other: int(1000 * number(f"{source}.{other}.{seed}")) for other in others}
+    return PairsResult(solved_at=steps | {never: None})
+
+
+WORLD = Conditions(
+    {name: {seed: made(name, seed) for seed in SEEDS} for name in ACCURACY}
+    | {f"pairs-{name}": {seed: tuned(name, seed) for seed in SEEDS} for name in MAPS}
+)
+DECLARED = claims(GUESS, PARITY, STEPS, "one-head", has_pairs=True)
 JUDGED = {one.id: one for one in judge_claims(DECLARED, WORLD, Plan.of(SEEDS))}
 
 
@@ -80,7 +97,9 @@ def kept(test: str) -> float:
 
 
 def asked_of(id: str) -> list[int]:
-    """All seeds, but that whose fine-tuning never gets there."""
+    """All seeds, but that whose fine-tuning never gets there, or whose models have not learned both maps."""
+    if id == "transfer-reverse":
+        return list(there_and_back())
     return [seed for seed in SEEDS if id != "transfer-scratch" or STEPS_TO_PARITY[seed] is not None]
 
 
@@ -91,6 +110,36 @@ def slower() -> float:
         if (fast := STEPS_TO_PARITY[seed]) is not None:
             ratios.append(scratch / fast)
     return median(ratios)
+
+
+def learned(seed: int, *names: str) -> bool:
+    """Whether models are right often enough on their own maps."""
+    return all(sum(WORLD[name][seed].accuracy.values()) / 3 >= 0.99 for name in names)
+
+
+def transferred() -> float:
+    """The share of pairs, of sources that learned theirs, in the median."""
+    shares = []
+    for seed in SEEDS:
+        steps = [s for n in MAPS if learned(seed, n) for s in WORLD[f"pairs-{n}"][seed].solved_at.values()]
+        shares.append(1 - steps.count(None) / len(steps))
+    return median(shares)
+
+
+def quickly_from_scratch() -> float:
+    """The share of maps within 217 steps."""
+    every = [[WORLD[name][seed].solved_at for name in MAPS] for seed in SEEDS]
+    return median(sum(s is not None and s <= 217 for s in steps) / 5 for steps in every)
+
+
+def there_and_back() -> dict[int, int]:
+    """Steps from parity to the polynomial minus steps back, by seed; 218 where a map is never learned."""
+    steps = {}
+    for seed in SEEDS:
+        if learned(seed, "main", "parity"):
+            back, there = WORLD["pairs-parity"][seed].solved_at["main"], WORLD["pairs-main"][seed].solved_at["parity"]
+            steps[seed] = (218 if back is None else back) - (218 if there is None else there)
+    return steps
 
 
 MAIN = over("main")
@@ -149,6 +198,8 @@ EXPECTED = {
     ),
     "transfer": ("share <= 217", 5 / 6, 3 / 6),
     "transfer-scratch": ("median >= 10", slower(), None),
+    "transfer-pairs": ("median >= 0.9", transferred(), quickly_from_scratch()),
+    "transfer-reverse": ("median > 0", median(there_and_back().values()), None),
     "symbol-zero": (
         "median <= 0.1",
         median(abs(one.transfer.mass_by_symbol[1] - one.transfer.mass_by_symbol[0]) for one in MAIN),
@@ -166,6 +217,8 @@ OWN = {
     "stop-rule",
     "cot-needed-parity",
     "varied-lengths",
+    "transfer-pairs",
+    "transfer-reverse",
 }
 ABSENCE = {
     *("ablate", "ablate-alone", "ablate-inputs", "ideal-pattern", "first-layer", "cot-needed"),
@@ -222,13 +275,14 @@ def test_without_an_earlier_head_nothing_is_said_of_the_first_layer():
 
 def test_thresholds_follow_from_what_guessing_gives_and_from_the_steps():
     def texts(**more) -> dict:
-        given = {"guess": GUESS, "parity_guess": PARITY, "steps": STEPS, "one_head": "main"}
+        given = {"guess": GUESS, "parity_guess": PARITY, "steps": STEPS, "one_head": "main", "has_pairs": False}
         return {one.id: one for one in claims(**given | more)}
 
     assert str(texts(steps=900)["transfer"].criterion) == "<= 300"
     assert texts(guess=GuessAccuracy(constant=0.99, blind=0.5))["cot-needed"].undecidable
     assert str(texts(guess=GuessAccuracy(constant=0.2, blind=0.5))["cot-needed"].criterion) == "<= 0.26"
     assert texts()["one-head"].conditions == ("main",)
+    assert "--parts pairs" in texts()["transfer-pairs"].undecidable
 
 
 def test_at_the_default_settings_thresholds_are_those_of_its_task():

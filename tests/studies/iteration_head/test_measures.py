@@ -207,11 +207,12 @@ def test_the_covered_share_is_that_of_steps_in_which_some_head_has_over_half(see
 def test_a_circuit_that_subtracts_is_steered_from_its_first_layer(kind):
     task = kind(lengths=(1, 6))
     held, model = held_out(task, range(4, 7), 4), iteration_head(task).double()
-    assert interventions.steered_upstream(model, task, held, HEAD, -1) == 1
-    assert interventions.steered_upstream(model, task, held, HEAD, 0) == pytest.approx(
-        np.mean([(states_as_they_are(task, batch) == next_states(task, batch)).mean() for batch in held.values()])
+    assert interventions.steered_upstream(model, task, held, -1) == 1
+    assert interventions.steered_upstream(model, task, held, 0) == pytest.approx(
+        np.mean([(states_as_they_are(task, b) == next_states(task, b))[:, 1:-1].mean() for b in held.values()])
     )
-    assert interventions.steered_upstream(model, task, held, replace(HEAD, end_of_input_at=None), -1) is None
+    unordered = Transformer.for_task(task, ModelConfig(positions="none", width=12, heads=1), 0)
+    assert interventions.steered_upstream(unordered, task, held, -1) is None
 
 
 def states_as_they_are(task: IteratedMap, batch: Batch) -> np.ndarray:

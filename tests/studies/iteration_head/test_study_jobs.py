@@ -20,9 +20,9 @@ from toylab.planted.handwritten import iteration_head
 from toylab.runs.store import read_metrics, write_metrics
 from toylab.runs.study import Job
 from toylab.studies.iteration_head import measures, study
-from toylab.studies.iteration_head.measures import IterationResult
+from toylab.studies.iteration_head.measures import IterationResult, PairsResult
 from toylab.studies.iteration_head.study import IterationHeadStudy, lengths_of
-from toylab.tasks import IGNORE, Parity, Polynomial, decode, stream
+from toylab.tasks import IGNORE, Copy, ModularSum, Parity, Polynomial, WordProblem, decode, stream
 from toylab.training import evaluate
 from toylab.training.batches import ScoredBatch, epoch_batches, pack, pad, training_batches
 from toylab.training.loop import TrainConfig, Training
@@ -247,6 +247,37 @@ def test_only_fresh_models_have_a_polynomial_of_their_own_seed():
     first, second = (STUDY.task.instance(seed) for seed in (0, 1))
     assert first.coefficients != second.coefficients
     assert replace(first, coefficients=STUDY.task.coefficients) == STUDY.task
+
+
+def test_models_of_each_map_are_fine_tuned_on_every_other_one(monkeypatch, tmp_path):
+    seven = replace(TASK, p=7)
+    study, source = replace(STUDY, task=seven, parts=("pairs",)), iteration_head(seven)
+    conditions = study.conditions()
+    kinds = {"main": Polynomial, "parity": Parity, "copy": Copy, "sum": ModularSum, "word": WordProblem}
+    shared = {(c.model, c.task.lengths, len(c.task.vocabulary)) for c in map(conditions.__getitem__, kinds)}
+    assert shared == {(study.model, TASK.lengths, len(seven.vocabulary))}
+    asked = []
+
+    def learn(self, model, task, seed, training, growth=0, **options):
+        assert all(torch.equal(a, b) for a, b in zip(model.parameters(), source.parameters(), strict=True))
+        next(model.parameters()).data.add_(1)
+        asked.append((type(task), seed, training, growth, options))
+        return Training(history=HISTORY[: 3 if task.values == 6 else 2])
+
+    monkeypatch.setattr(IterationHeadStudy, "_learn", learn)
+    for start in kinds:
+        (job,) = [job for job in study.jobs() if (job.name, job.seed) == (f"pairs-{start}", 1)]
+        for folder in (tmp_path / "seed-1" / start, tmp_path / "seed-1" / job.name):
+            folder.mkdir(parents=True, exist_ok=True)
+        save_model(tmp_path / "seed-1" / start / "model.safetensors", source)
+        others = [name for name in kinds if name != start]
+        assert study.run_job(job, tmp_path / "seed-1" / job.name) == PairsResult(
+            solved_at={name: 20 if name == "word" else None for name in others}
+        )
+        assert asked == [(kinds[name], 1, study.transfer, 0, {}) for name in others]
+        assert read_metrics(tmp_path / "seed-1" / job.name / f"{others[0]}.jsonl") == HISTORY[:2]
+        asked.clear()
+    assert not [job for job in STUDY.jobs() if job.name.startswith("pairs")]
 
 
 def test_an_arm_differs_from_the_main_one_in_what_its_name_says():

@@ -8,14 +8,12 @@ from functools import partial
 from operator import attrgetter
 from typing import Any
 
-from toylab.studies.iteration_head.measures import CausalTests, GuessAccuracy, IterationResult, UntrainedHead, mean_over
+from toylab.studies.iteration_head.claims_transfer import FIGURES, LEARNED, transfer_claims
+from toylab.studies.iteration_head.measures import CausalTests, GuessAccuracy, IterationResult, UntrainedHead
 from toylab.verdicts.claim import Claim, ClaimDetail, Control, Precondition
 from toylab.verdicts.criterion import above, at_least, at_most, below
 from toylab.verdicts.judgement import measured, threshold
 
-LEARNED = 0.99
-"""Sequence accuracy from which a task counts as learned."""
-FIGURES = "figures of the reference notebooks, +-.03"
 PEAKED_SHARE = 0.9
 """Share of steps attending to x_t from which a head counts as an iteration head."""
 HARMLESS_DROP = 0.01
@@ -43,7 +41,7 @@ CIRCUIT = replace(HEAD, test=has_circuit, otherwise="no main model that learned 
 ONE_LENGTH = Precondition(condition="one-length", test=has_learned, otherwise="no model learned its one length here")
 
 
-def claims(guess: GuessAccuracy, parity_guess: float, steps: int, one_head: str) -> list[Claim]:
+def claims(guess: GuessAccuracy, parity_guess: float, steps: int, one_head: str, has_pairs: bool) -> list[Claim]:
     """All claims.
 
     Args:
@@ -51,8 +49,8 @@ def claims(guess: GuessAccuracy, parity_guess: float, steps: int, one_head: str)
         parity_guess: accuracy of the best constant answer on parity.
         steps: maximum number of fine-tuning steps on parity.
         one_head: name of the condition with one head per layer.
+        has_pairs: whether models are fine-tuned on every other map.
     """
-    step_limit = min(steps, 300)
     of_main = partial(Claim, conditions=("main",))
     of_head = partial(of_main, needs=(HEAD,))
     of_circuit = partial(of_main, needs=(CIRCUIT,))
@@ -170,14 +168,13 @@ def claims(guess: GuessAccuracy, parity_guess: float, steps: int, one_head: str)
         causal(
             id="steer-upstream",
             place="figure 5",
-            statement="The first MLP subtracts the end of the input: with the first layer moved one position before "
-            "it, the head attends to x_{t+1} by itself.",
-            measure="share of answers equal to F(s_{t-1}, x_{t+1})",
+            statement="The first MLP subtracts the position of EoI: where EoI has the position of the token before it, "
+            "the head attends to x_{t+1} by itself.",
+            measure="share of answers equal to F(s_{t-1}, x_{t+1}), with one position embedding changed,",
             quantity=attrgetter("steered_upstream"),
             criterion=at_least(0.5),
             origin="a smallest effect of interest: half of the answers",
-            control=Control("moved one position after it instead", ("main",), attrgetter("steered_upstream_reverse")),
-            note="the idealised pattern of that layer costs accuracy where it is not moved, too (claim first-layer)",
+            control=Control("EoI with the next position instead", ("main",), attrgetter("steered_upstream_reverse")),
         ),
         harmless(
             id="ideal-pattern",
@@ -266,44 +263,7 @@ def claims(guess: GuessAccuracy, parity_guess: float, steps: int, one_head: str)
             control=Control("trained on all lengths", ("main",), HEAD_CARRY),
             details={"accuracy at their own length": ClaimDetail("one-length", "mean_accuracy")},
         ),
-        of_circuit(
-            id="transfer",
-            place="section 5",
-            statement="A model with the head learns parity within few fine-tuning steps.",
-            measure=f"steps of fine-tuning to an accuracy of {LEARNED} on parity",
-            quantity=partial(_fine_tuning, never=steps + 1),
-            criterion=at_most(step_limit),
-            statistic="share",
-            control=Control("models without the head", ("one-length",), partial(_fine_tuning, never=steps + 1)),
-            paper_number=f".94 after 1,280 steps (mean of 100 models; {FIGURES})",
-            details={
-                "by seed": ClaimDetail("main", "transfer.solved_at", never=True),
-                "steps, from a model without the head": ClaimDetail("one-length", "transfer.solved_at", never=True),
-                "accuracy from a model without the head": ClaimDetail(
-                    "one-length", lambda result: mean_over(result.transfer.accuracy)
-                ),
-            },
-            figure="Transfer to parity",
-        ),
-        of_circuit(
-            id="transfer-scratch",
-            place="section 5",
-            statement="Learning parity from scratch is much slower than fine-tuning a model with the head.",
-            conditions=("main", "parity"),
-            measure=f"ratio of steps from scratch to fine-tuning steps with the head, to {LEARNED} on parity,",
-            quantity=_times_as_slow,
-            criterion=at_least(10),
-            origin="the smallest effect of interest: ten times as slow",
-            uncontrolled="training from scratch is the control; models without the head are the control of `transfer`",
-            paper_number="over 30 (about 1000 epochs against under 30; second hand)",
-            details={
-                "steps from scratch": ClaimDetail("parity", "solved_at", never=True),
-                "accuracy from scratch": ClaimDetail("parity", "mean_accuracy"),
-            },
-            note="training from scratch that does not reach the accuracy counts as its step limit plus one; a seed "
-            "whose fine-tuning does not reach it is excluded",
-            figure="Transfer to parity",
-        ),
+        *transfer_claims(of_circuit, steps, has_pairs),
         of_head(
             id="symbol-zero",
             asks="absence",
@@ -374,19 +334,3 @@ def _ratio_under(main: IterationResult, test: str) -> float | None:
 def _mass(main: IterationResult, symbol: int) -> float:
     """Attention on x_t where x_t is this symbol, before fine-tuning."""
     return measured(main.transfer).mass_by_symbol[symbol]
-
-
-def _fine_tuning(model: IterationResult, never: int) -> int:
-    """Fine-tuning steps to learn parity; `never` if it was not learned."""
-    solved_at = measured(model.transfer).solved_at
-    return never if solved_at is None else solved_at
-
-
-def _times_as_slow(model: IterationResult, scratch: IterationResult) -> float | None:
-    """Ratio of steps to learn parity from scratch to fine-tuning steps; None if fine-tuning did not learn parity, which
-    would make training from scratch look slow."""
-    tuned = measured(model.transfer).solved_at
-    if tuned is None:
-        return None
-    alone = scratch.steps + 1 if scratch.solved_at is None else scratch.solved_at
-    return alone / max(tuned, 1)

@@ -10,7 +10,8 @@ from toylab.report import canvas, figures
 from toylab.report.page import Picture, picture, pictures, require_measured
 from toylab.runs.store import metric_curves, read_metrics
 from toylab.runs.study import Job
-from toylab.studies.iteration_head.claims import LEARNED, PEAKED_SHARE, has_learned
+from toylab.studies.iteration_head.claims import PEAKED_SHARE, has_learned
+from toylab.studies.iteration_head.claims_transfer import LEARNED, MAPS
 from toylab.studies.iteration_head.measures import IterationResult
 from toylab.training.attention_history import HistoryPage, read_history
 from toylab.verdicts.claim import Conditions
@@ -20,7 +21,7 @@ HISTORY_FILE = "film.safetensors"
 """File of the attention history in the folder of a main job."""
 
 
-def draw(results: Conditions, out: Path, main: str, states: int) -> list[Picture]:
+def draw(results: Conditions, out: Path, main: str, states: int, limit: int) -> list[Picture]:
     """All figures that have results.
 
     Args:
@@ -28,6 +29,7 @@ def draw(results: Conditions, out: Path, main: str, states: int) -> list[Picture
         out: folder of the run, with the histories.
         main: title of the main condition.
         states: number of states.
+        limit: maximum number of fine-tuning steps.
     """
     return pictures(
         (_draw_heads, results["main"]),
@@ -35,6 +37,7 @@ def draw(results: Conditions, out: Path, main: str, states: int) -> list[Picture
         (_draw_conditions, results, main),
         (_draw_tests, results["main"], states),
         (_draw_transfer, results, out),
+        (_draw_pairs, results, limit),
     )
 
 
@@ -176,4 +179,20 @@ def _draw_transfer(results: Conditions, out: Path) -> Picture:
         "Accuracy on held-out parity sequences during fine-tuning of a model with an iteration head, of an accurate "
         "model without one, and during training from scratch. The axes of steps differ in scale.",
         figure,
+    )
+
+
+def _draw_pairs(results: Conditions, limit: int) -> Picture:
+    rows = {}
+    for source, title in MAPS.items():
+        tuned = results[f"pairs-{source}"].values()
+        if tuned:
+            steps = {other: [limit if r.solved_at[other] is None else r.solved_at[other] for r in tuned]
+                     for other in MAPS if other != source}  # fmt: skip
+            rows[f"from {title}"] = [float(np.median(steps.get(other, 0))) for other in MAPS]
+    return picture(
+        "Transfer between maps",
+        f"Median over seeds of the fine-tuning steps to an accuracy of {LEARNED} on the map of a column, from models "
+        f"of the map of a row; {limit} also stands for maps not learned within that many steps.",
+        figures.plot_heatmap(require_measured(rows), list(MAPS.values()), xlabel="fine-tuned on"),
     )

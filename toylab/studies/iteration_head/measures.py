@@ -11,7 +11,17 @@ import torch
 from jaxtyping import Int
 from torch import nn
 
-from toylab.probes import Edit, IterationHead, follow_links, link_mass, shift_links, uniform_heads, zero_heads
+from toylab.model.transformer import Transformer
+from toylab.probes import (
+    Edit,
+    IterationHead,
+    follow_links,
+    invariance,
+    link_mass,
+    shift_links,
+    uniform_heads,
+    zero_heads,
+)
 from toylab.tasks import Batch, IteratedMap
 from toylab.training.evaluate import Accuracy, accuracy, attention_patterns, predict_tokens
 
@@ -98,6 +108,15 @@ class Transfer:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PairsResult:
+    """Fine-tuning of the model of one map on each other map."""
+
+    solved_at: dict[str, int | None]
+    """By condition of the other map, the first evaluated step with the accuracy from which a task counts as learned;
+    None if there was none."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class UntrainedHead:
     """Control: measurements of `IterationResult` on a model whose weight entries are randomly permuted."""
 
@@ -125,9 +144,9 @@ class IterationResult:
     steered: float | None = None
     """Share of answers that become F(s_{t-1}, x_{t+1}) when attention is shifted to x_{t+1}; main models only."""
     steered_upstream: float | None = None
-    """The same when the earlier head that attends to EoI is moved to the position before EoI; None without one."""
+    """The same share when EoI has the position of the token before it; None without position embeddings."""
     steered_upstream_reverse: float | None = None
-    """Control: the earlier head is moved to the position after EoI."""
+    """Control: EoI has the position of the token after it."""
     invariance: float | None = None
     """Invariance of the head's pattern to content, see `toylab.probes.invariance`; main models only."""
     emergence: Emergence | None = None
@@ -194,34 +213,43 @@ def steered_share(model: nn.Module, task: IteratedMap, batches: Mapping[int, Bat
     return _share_of_next_input(model, task, batches, one_input_too_far)
 
 
-def steered_upstream(
-    model: nn.Module, task: IteratedMap, batches: Mapping[int, Batch], head: IterationHead, by: int
-) -> float | None:
-    """`steered_share` without an edit of the head: the earlier head that attends to EoI is moved `by` positions.
+def steered_upstream(model: Transformer, task: IteratedMap, batches: Mapping[int, Batch], by: int) -> float | None:
+    """Share of answers that become F(s_{t-1}, x_{t+1}) when EoI has the position embedding of the token `by` after it.
 
-    A circuit that subtracts the position of EoI from its own then attends to x_{t+1} by itself if `by` is -1, and to
-    x_{t-1} if `by` is 1. None without such an earlier head.
+    No attention is edited. A circuit that subtracts the position of EoI from its own attends to x_{t+1} by itself if
+    `by` is -1, and to x_{t-1} if `by` is 1. The first answer, whose position is that of EoI, is excluded, as is the one
+    whose next input would be x_L, which shares its position with EoI. None without position embeddings.
     """
-    if head.end_of_input_at is None:
+    if model.config.positions not in ("learned", "sinusoidal"):
         return None
-    layer, first_head = head.end_of_input_at
 
     def moved(batch: Batch) -> dict[str, Edit]:
-        links = np.asarray(shift_links(_end_links(batch), by))
-        return {f"blocks.{layer}.attn.pattern": follow_links(first_head, links[links[:, 2] <= links[:, 1]])}
+        end = int(batch.labels["length"][0]) + 1
+        return {"pos_embed": partial(_with_position_of, end=end, other=end + by)}
 
-    return _share_of_next_input(model, task, batches, moved)
+    return _share_of_next_input(model, task, batches, moved, slice(1, -1))
+
+
+def _with_position_of(embeddings: torch.Tensor, end: int, other: int) -> torch.Tensor:
+    """Position embeddings in which the token at `end` has the position `other`."""
+    embeddings = embeddings.clone()
+    embeddings[:, end] = embeddings[:, other]
+    return embeddings
 
 
 def _share_of_next_input(
-    model: nn.Module, task: IteratedMap, batches: Mapping[int, Batch], edits: Callable[[Batch], dict[str, Edit]]
+    model: nn.Module,
+    task: IteratedMap,
+    batches: Mapping[int, Batch],
+    edits: Callable[[Batch], dict[str, Edit]],
+    which: slice = slice(None),
 ) -> float:
-    """Mean over lengths of the share of answers equal to F(s_{t-1}, x_{t+1}) under edits."""
+    """Mean over lengths of the share of answers equal to F(s_{t-1}, x_{t+1}) under edits, t = 1 .. L - 1 or some."""
     shares = []
     for length, batch in batches.items():
         answers = predict_tokens(model, batch, edits(batch))
         answers = answers[:, length + 1 : 2 * length].cpu().numpy()
-        shares.append(float((answers == states_of_next_input(task, batch)).mean()))
+        shares.append(float((answers == states_of_next_input(task, batch))[:, which].mean()))
     return sum(shares) / len(shares)
 
 
@@ -251,6 +279,12 @@ def covered_share(model: nn.Module, batches: Mapping[int, Batch], head: Iteratio
         )
         shares.append((attention > 0.5).any(dim=0).float().mean().item())
     return sum(shares) / len(shares)
+
+
+def head_invariance(model: nn.Module, head: IterationHead, batches: Mapping[int, Batch]) -> float:
+    """Invariance of the head's pattern to the input content, on the longest inputs; see `toylab.probes.invariance`."""
+    longest = batches[max(batches)]
+    return invariance(attention_patterns(model, longest)[head.layer], longest.links["carry"])[head.head].item()
 
 
 def mass_by_symbol(model: nn.Module, batch: Batch, head: IterationHead) -> dict[int, float]:

@@ -16,28 +16,31 @@ import torch
 from torch import Tensor, nn
 
 from toylab.console import ToylabError
+from toylab.model.checkpoint import load_model
 from toylab.model.config import ModelConfig
 from toylab.model.controls import with_shuffled_weights
 from toylab.model.transformer import Transformer
-from toylab.probes import IterationHead, invariance
+from toylab.probes import IterationHead
 from toylab.report.page import Picture
-from toylab.runs.store import round_floats, train_and_keep, write_metrics
-from toylab.runs.study import Job
+from toylab.runs.store import train_and_keep, write_metrics
+from toylab.runs.study import Job, JobInput
 from toylab.settings import check_range, check_settings
 from toylab.studies.iteration_head import measures as interventions
-from toylab.studies.iteration_head.claims import LEARNED, claims
+from toylab.studies.iteration_head.claims import claims
+from toylab.studies.iteration_head.claims_transfer import LEARNED, MAPS
+from toylab.studies.iteration_head.examples import example_of, recorded_sequences
 from toylab.studies.iteration_head.figures import HISTORY_FILE, attention_page, draw
 from toylab.studies.iteration_head.measures import (
     Emergence,
-    Example,
     GuessAccuracy,
     IterationResult,
+    PairsResult,
     Transfer,
     UntrainedHead,
 )
-from toylab.tasks import Batch, IteratedMap, Parity, Polynomial, decode
+from toylab.tasks import Batch, Copy, IteratedMap, ModularSum, Parity, Polynomial, WordProblem
 from toylab.training import evaluate
-from toylab.training.attention_history import AttentionHistory, HistoryPage, RecordedSequence
+from toylab.training.attention_history import AttentionHistory, HistoryPage
 from toylab.training.batches import (
     ScoredBatch,
     epoch_batches,
@@ -87,6 +90,9 @@ class IterationHeadStudy:
     batches: Literal["packed", "padded", "sweep"] = "packed"
     """Batching of training sequences. "packed": several per row, without padding; "padded": one per row; "sweep", as in
     the published code: a fixed set of 1024 per length, from shortest to longest, one length per batch."""
+    parts: tuple[Literal["pairs"], ...] = ()
+    """Conditions in addition to the default ones. "pairs": models of three more maps, and fine-tuning of the models of
+    all five maps on each other map."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4, 5)
     """Seeds of every condition, including controls."""
     rows: int = 64
@@ -163,6 +169,11 @@ class IterationHeadStudy:
             "no-chain": Condition(replace(self.task, chain_of_thought=False), self.model, self.train),
             "parity-no-chain": Condition(replace(parity, chain_of_thought=False), self.model, above_guessing),
         }
+        if "pairs" in self.parts:
+            shared = {"lengths": self.task.lengths, "alphabet": self.task.p, "score_padding": self.task.score_padding}
+            maps = {"copy": Copy(p=self.task.p, **shared), "sum": ModularSum(p=self.task.p, **shared)}
+            maps["word"] = WordProblem(**shared)
+            conditions |= {name: Condition(task, self.model, self.train) for name, task in maps.items()}
         if one_head == self.model:
             del conditions["one-head"]  # identical to the main condition
         return conditions
@@ -170,14 +181,21 @@ class IterationHeadStudy:
     def jobs(self) -> list[Job]:
         """One job per condition and seed, the longest first."""
         conditions = self.conditions().items()
-        return [
+        jobs = [
             Job(name, seed, result_type=IterationResult, what=condition.of(seed))
             for name, condition in conditions
             for seed in self.seeds
         ]
+        for source in MAPS if "pairs" in self.parts else ():
+            inputs = [{"model": JobInput(Job(source, seed))} for seed in self.seeds]
+            shared = {"result_type": PairsResult, "what": source}
+            jobs += [Job(f"pairs-{source}", *one, **shared) for one in zip(self.seeds, inputs, strict=True)]
+        return jobs
 
-    def run_job(self, job: Job, folder: Path) -> IterationResult:
-        """Train and measure one condition."""
+    def run_job(self, job: Job, folder: Path) -> IterationResult | PairsResult:
+        """Train and measure one condition, or fine-tune its model on other maps."""
+        if job.result_type is PairsResult:
+            return self._fine_tuned_on_others(job, folder)
         condition = job.what
         model, history = self.train_condition(condition, job.seed, folder, film=job.name == "main")
         test = evaluate.by_length(condition.task, job.seed, lengths_of(condition.task), self.rows)
@@ -210,7 +228,7 @@ class IterationHeadStudy:
         def learn(checkpoint: Path) -> tuple[Transformer, Training]:
             model = Transformer.for_task(condition.task, condition.model, seed)
             recorder = (
-                AttentionHistory(folder / HISTORY_FILE, _recorded_sequences(condition.task, seed)) if film else None
+                AttentionHistory(folder / HISTORY_FILE, recorded_sequences(condition.task, seed)) if film else None
             )
             record = recorder and recorder.add
             return model, self._learn(
@@ -256,9 +274,9 @@ class IterationHeadStudy:
             "covered": interventions.covered_share(model, test, head),
             "tests": interventions.causal_tests(model, test, head),
             "steered": interventions.steered_share(model, self.task, test, head),
-            "steered_upstream": interventions.steered_upstream(model, self.task, test, head, -1),
-            "steered_upstream_reverse": interventions.steered_upstream(model, self.task, test, head, 1),
-            "invariance": _invariance(model, head, test),
+            "steered_upstream": interventions.steered_upstream(model, self.task, test, -1),
+            "steered_upstream_reverse": interventions.steered_upstream(model, self.task, test, 1),
+            "invariance": interventions.head_invariance(model, head, test),
         }
 
     def _emergence_and_example(self, model: Transformer, test: dict[int, Batch], history: History) -> dict[str, Any]:
@@ -267,7 +285,7 @@ class IterationHeadStudy:
             "emergence": Emergence(
                 **{name: _half_final_step(history, name) for name in ("end_of_input", "carry", "accuracy")}
             ),
-            "example": _example(model, self.task, test),
+            "example": example_of(model, self.task, test),
         }
 
     def _untrained_head(self, model: Transformer, seed: int, test: dict[int, Batch]) -> UntrainedHead:
@@ -275,7 +293,7 @@ class IterationHeadStudy:
         shuffled = with_shuffled_weights(model, seed)
         head = evaluate.search_iteration_head(shuffled, test)
         steered = interventions.steered_share(shuffled, self.task, test, head)
-        return UntrainedHead(head=head, steered=steered, invariance=_invariance(shuffled, head, test))
+        return UntrainedHead(head=head, steered=steered, invariance=interventions.head_invariance(shuffled, head, test))
 
     def _transfer_to_parity(self, model: Transformer, head: IterationHead, seed: int, folder: Path) -> Transfer:
         """Fine-tune a trained model on parity; before, measure its head's attention on the untrained symbol 0."""
@@ -292,6 +310,17 @@ class IterationHeadStudy:
             head=evaluate.search_iteration_head(model, test),
         )
 
+    def _fine_tuned_on_others(self, job: Job, folder: Path) -> PairsResult:
+        """Fine-tune the model of one map on each other map, for at most the steps of `transfer`."""
+        solved_at = {}
+        for target in MAPS:
+            if target != job.what:
+                model, task = load_model(job.path("model", folder)), self.conditions()[target].task
+                training = self._learn(model, task, job.seed, self.transfer)
+                write_metrics(folder / f"{target}.jsonl", training)
+                solved_at[target] = first_step(training.history, "accuracy", LEARNED)
+        return PairsResult(solved_at=solved_at)
+
     def shams(self) -> dict[str, dict[str, str]]:
         """Models that learned the task without the mechanism."""
         return {"models trained on one length": {"main": "one-length"}}
@@ -304,11 +333,14 @@ class IterationHeadStudy:
             guess_accuracy(conditions["parity"].task, lengths_of(self.task)).constant,
             self.transfer.steps,
             "one-head" if "one-head" in conditions else "main",
+            "pairs" in self.parts,
         )
 
     def pictures(self, results: Conditions, out: Path) -> list[Picture]:
         """The figures of the report, from results and stored histories."""
-        return draw(results, out, f"{self.model.layers} layers, {self.model.heads} heads each", self.task.p)
+        return draw(
+            results, out, f"{self.model.layers} layers, {self.model.heads} heads each", self.task.p, self.transfer.steps
+        )
 
     def film(self, results: Conditions, out: Path) -> HistoryPage | None:
         """The attention history of the best main model, for the page."""
@@ -354,38 +386,6 @@ def guess_accuracy(task: IteratedMap, lengths: list[int]) -> GuessAccuracy:
     constant = np.mean([distributions[length - 1] for length in lengths], axis=0).max()
     blind = np.mean([cumulative_correct[length - 1] / length for length in lengths])
     return GuessAccuracy(constant=float(constant), blind=float(blind))
-
-
-def _recorded_sequences(task: IteratedMap, seed: int) -> list[RecordedSequence]:
-    """Two held-out sequences for the attention history, of at most 6 and 10 inputs."""
-    lengths = sorted({min(length, task.max_length) for length in (6, 10)})
-    batches = evaluate.by_length(task, seed, lengths, 1)
-    return [
-        RecordedSequence(
-            f"{length} inputs",
-            torch.from_numpy(batch.tokens[0]),
-            tuple(decode(task, batch.tokens[0].tolist())),
-            {name: edges[:, 1:].tolist() for name, edges in batch.links.items()},
-        )
-        for length, batch in batches.items()
-    ]
-
-
-def _example(model: Transformer, task: IteratedMap, batches: dict[int, Batch]) -> Example:
-    """The attention patterns of all heads on one short held-out sequence."""
-    length = min(max(batches), 8)
-    batch = batches[length].rows(0, 1)
-    return Example(
-        tokens=list(decode(task, batch.tokens[0].tolist())),
-        links={name: edges[:, 1:].tolist() for name, edges in batch.links.items()},
-        patterns=[round_floats(pattern[0], 3) for pattern in evaluate.attention_patterns(model, batch)],
-    )
-
-
-def _invariance(model: Transformer, head: IterationHead, test: dict[int, Batch]) -> float:
-    """Invariance of the head's pattern to the input content, on the longest inputs."""
-    longest = test[max(test)]
-    return invariance(evaluate.attention_patterns(model, longest)[head.layer], longest.links["carry"])[head.head].item()
 
 
 def _half_final_step(history: History, name: str) -> int:
