@@ -26,6 +26,8 @@ LITERAL_TEXT: dict[str, Any] = {"parse_math": False, "usetex": False}
 
 LEGEND_BESIDE: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
 """Legend position to the right of the axes."""
+LINE_STYLES = ("-", "--", ":", "-.")
+"""Styles of the lines of a plot, by number."""
 
 
 NO_XML = re.compile("[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\ufffe\\uffff]")

@@ -7,10 +7,12 @@ style and lightness as well as in colour, so that figures remain legible in grey
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
@@ -19,12 +21,14 @@ from toylab.report.canvas import (
     ACCURACY,
     CARRY,
     LEGEND_BESIDE,
+    LINE_STYLES,
     LITERAL_TEXT,
     MARKS,
     MORE_MARKS,
     add_legend,
     despine,
     new_axes,
+    new_figure,
     without_mathtext,
 )
 
@@ -72,10 +76,9 @@ def plot_curves(
 ) -> Axes:
     """Learning curves: a share against optimiser steps, one line per run; a horizontal line marks `threshold`."""
     ax = ax or new_axes(4.2, 2.8)
-    styles = ["-", "--", ":", "-."]
     for number, (name, (steps, values)) in enumerate(runs.items()):
         opacity = 1 - 0.6 * number / max(len(runs), 2)
-        ax.plot(steps, values, styles[number % 4], color=colour, alpha=opacity, linewidth=1.5, label=name)
+        ax.plot(steps, values, LINE_STYLES[number % 4], color=colour, alpha=opacity, linewidth=1.5, label=name)
     if threshold is not None:
         ax.axhline(threshold, color="0.6", linewidth=0.8)
         ax.annotate(f"{threshold:.3g}", (0, threshold), xycoords=("axes fraction", "data"), xytext=(3, -2), va="top",
@@ -87,6 +90,15 @@ def plot_curves(
     if legend:
         add_legend(ax, **LEGEND_BESIDE)
     return despine(ax)
+
+
+def plot_panels(panels: Mapping[str, Mapping[str, Any]], *, ylabel: str, threshold: float | None = None) -> Figure:
+    """Learning curves, as in `plot_curves`, in one row of panels by title; the axes of steps differ."""
+    figure, axes = new_figure(3.2 * len(panels), 2.8, columns=len(panels))
+    for ax, (title, runs) in zip(axes[0], panels.items(), strict=True):
+        label = ylabel if ax is axes[0, 0] else ""
+        plot_curves(runs, ylabel=label, threshold=threshold, title=title, legend=len(runs) < 6, ax=ax)
+    return figure
 
 
 def plot_by_seed(
@@ -138,7 +150,7 @@ def plot_growth(
 ) -> Axes:
     """Processor time against size on logarithmic axes; the legend shows the fitted exponents."""
     ax = ax or new_axes(4.2, 3.0)
-    looks = zip(("o", "s", "^", "D"), ("-", "--", ":", "-."), ("#1b4f8f", "#c8553d", "#7a9a2e", "0.3"), strict=True)
+    looks = zip(("o", "s", "^", "D"), LINE_STYLES, ("#1b4f8f", "#c8553d", "#7a9a2e", "0.3"), strict=True)
     for (name, (sizes, seconds)), (marker, style, colour) in zip(lines.items(), looks, strict=False):
         label = f"{name}: power {exponents[name]:.2f}"
         ax.plot(sizes, [1e3 * s for s in seconds], style, marker=marker, color=colour, markersize=4, label=label)
@@ -148,8 +160,7 @@ def plot_growth(
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     ax.yaxis.set_minor_formatter(NullFormatter())
-    ax.set_xlabel(xlabel)
-    ax.set_ylabel("processor time in ms")
+    ax.set(xlabel=xlabel, ylabel="processor time in ms")
     ax.set_title(title, fontsize=10)
     add_legend(ax, loc="upper left", bbox_to_anchor=(0.0, -0.2))
     return despine(ax)
@@ -166,8 +177,7 @@ def plot_saturation(
     line = np.linspace(0, max([4.0, *(x for x, _ in points)]), 200)
     ax.plot(line, line / (line + 1), "--", color=CARRY, linewidth=1.2, label="x / (x + 1)")
     ax.set_ylim(-0.03, 1.03)
-    ax.set_xlabel("counted ones, in units of K")
-    ax.set_ylabel("attention on counted ones")
+    ax.set(xlabel="counted ones, in units of K", ylabel="attention on counted ones")
     ax.set_title(title, fontsize=10)
     add_legend(ax, loc="lower right")
     return despine(ax)
@@ -226,11 +236,10 @@ def plot_planes(
     Slow planes rotate by less than one radian over `span` tokens.
     """
     ax = ax or new_axes(5.4, 3.0)
-    styles = ["-", "--", ":", "-."]
     for number, (name, values) in enumerate(profiles.items()):
         opacity = 1 - 0.6 * number / max(len(profiles), 2)
-        ax.plot(range(len(values)), values, styles[number % 4], marker="o", markersize=3, color=ACCURACY, alpha=opacity,
-                linewidth=1.2, label=name)  # fmt: skip
+        ax.plot(range(len(values)), values, LINE_STYLES[number % 4], marker="o", markersize=3, color=ACCURACY,
+                alpha=opacity, linewidth=1.2, label=name)  # fmt: skip
     ax.axhline(0, color="0.8", linewidth=0.8)
     ax.axvline(sum(f * span >= 1 for f in frequencies) - 0.5, color=CARRY, linewidth=1.0, linestyle="--")
     ticks = range(0, len(frequencies), 3)
@@ -259,7 +268,7 @@ def plot_bands(
         positions = range(len(mean))
         ax.fill_between(positions, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0,
                         hatch=["", "//", ".."][number % 3])  # fmt: skip
-        ax.plot(positions, mean, marker=marker, color=colour, linestyle=["-", "--", ":"][number % 3], label=name)
+        ax.plot(positions, mean, marker=marker, color=colour, linestyle=LINE_STYLES[number % 3], label=name)
     ax.axhline(0, color="0.6", linewidth=0.8)
     ax.set_xticks(range(len(ticks)), ticks, **LITERAL_TEXT)
     ax.set_xlim(-0.3, max(len(ticks) - 0.7, 0.3))
@@ -283,7 +292,7 @@ def plot_dose_response(
     ax = ax or new_axes(3.6, 2.8)
     for number, (name, (doses, shares)) in enumerate(groups.items()):
         marker, colour = MORE_MARKS[number % len(MORE_MARKS)]
-        ax.plot(doses, shares, marker=marker, color=colour, linestyle=["-", "--", ":", "-."][number % 4],
+        ax.plot(doses, shares, marker=marker, color=colour, linestyle=LINE_STYLES[number % 4],
                 markersize=4.5, linewidth=1.4, label=name)  # fmt: skip
     if mark is not None:
         ax.axvline(mark, color="0.6", linewidth=0.8, linestyle=":")
@@ -371,7 +380,7 @@ def plot_intervals(
         ax.plot(xs, means, marker, color=colour, markersize=5, markeredgewidth=0, label=name or None)
         ax.vlines(xs, lows, highs, color=colour, linewidth=1.3)
         if numbers:
-            ax.plot(xs, means, ["-", "--", ":", "-."][number % 4], color=colour, linewidth=1.2)
+            ax.plot(xs, means, LINE_STYLES[number % 4], color=colour, linewidth=1.2)
     if not numbers:
         ax.set_xticks(range(len(all_xs)), [str(x) for x in all_xs], **LITERAL_TEXT)
         ax.set_xlim(-0.6, len(all_xs) - 0.4)

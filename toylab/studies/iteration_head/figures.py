@@ -35,6 +35,7 @@ def draw(results: Conditions, out: Path, main: str, states: int, limit: int) -> 
         (_draw_heads, results["main"]),
         (_draw_emergence, results, out),
         (_draw_conditions, results, main),
+        (_draw_budgets, results, out),
         (_draw_tests, results["main"], states),
         (_draw_transfer, results, out),
         (_draw_pairs, results, limit),
@@ -143,6 +144,17 @@ def _draw_conditions(results: Conditions, main: str) -> Picture:
     )
 
 
+def _draw_budgets(results: Conditions, out: Path) -> Picture:
+    titles = {"main": "two layers", "one-layer": "one layer", "parity-no-chain": "parity, no chain of thought"}
+    panels = {title: metric_curves(results, out, name) for name, title in titles.items() if results[name]}
+    return picture(
+        "Where the step limit decides",
+        "Accuracy on held-out sequences during training, one line per seed. Trainings share their step limit; those "
+        "that learn the task stop earlier. A curve that still rises at the limit says that the claim is on this limit.",
+        figures.plot_panels(require_measured(panels), ylabel="sequence accuracy", threshold=LEARNED),
+    )
+
+
 def _draw_tests(main: dict[int, IterationResult], states: int) -> Picture:
     learned = require_measured([result for result in main.values() if has_learned(result)])
     tests = [result.tests.by_title() for result in learned]
@@ -170,15 +182,11 @@ def _draw_transfer(results: Conditions, out: Path) -> Picture:
         "fine-tuned from one length (no head)": metric_curves(results, out, "one-length", "transfer.jsonl"),
         "from scratch": metric_curves(results, out, "parity"),
     }
-    figure, axes = canvas.new_figure(9.6, 2.8, columns=3)
-    for ax, (title, lines) in zip(axes[0], require_measured(conditions).items(), strict=True):
-        label = "sequence accuracy on parity" if ax is axes[0, 0] else ""
-        figures.plot_curves(lines, ylabel=label, threshold=LEARNED, title=title, legend=len(lines) < 6, ax=ax)
     return picture(
         "Transfer to parity",
         "Accuracy on held-out parity sequences during fine-tuning of a model with an iteration head, of an accurate "
         "model without one, and during training from scratch. The axes of steps differ in scale.",
-        figure,
+        figures.plot_panels(require_measured(conditions), ylabel="sequence accuracy on parity", threshold=LEARNED),
     )
 
 
