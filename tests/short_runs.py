@@ -5,7 +5,7 @@ FEW_STEPS = {
     "--rows 4 --model.width 16 --model.hidden 16 --parts pairs",
     "contextual-counting": "--train.steps 4 --train.rows 4 --train.evaluate-every 2 --train.warmup 1 --plain.steps 2 "
     "--unaided.steps 2 --unaided.rows 4 "
-    "--plain.rows 4 --parts encodings circuits plain --rows 100 --task.length 12 24 "
+    "--plain.rows 4 --parts encodings circuits no-begin plain --rows 100 --task.length 12 24 "
     "--model.encoder.width 8 --encoder-hidden 8",
     "safety-finetuning": "--pretrain.steps 4 --pretrain.rows 4 --pretrain.warmup 1 --finetune.steps 3 "
     "--finetune.rows 4 --finetune.warmup 1 --parts standard decay fresh --rows 32 --attack-steps 1 "

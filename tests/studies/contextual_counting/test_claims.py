@@ -24,9 +24,9 @@ from toylab.verdicts.decision import Plan
 
 SEEDS = range(6)
 ENCODINGS = ("none", "rotary", "alibi", "learned", "sinusoidal")
-PARTS = ("encodings", "circuits", "plain", "ingredients")
+PARTS = ("encodings", "circuits", "no-begin", "plain", "ingredients")
 NAMES = tuple(ContextualCountingStudy(encodings=ENCODINGS, parts=PARTS).conditions())
-CAUSAL = tuple(name for name in NAMES if not name.endswith("bidirectional"))
+CAUSAL = tuple(name for name in NAMES if not name.endswith(("bidirectional", "no-begin")))
 LONGEST = 64
 CONSTANT = ("begin", "own [", "own ]", "earlier brackets")
 BIASES = (*CONSTANT, "zeros", "zeros", "zeros", "outside ones", "mixed")
@@ -92,7 +92,7 @@ def golden(seed: int) -> HandwrittenResult:
 
 WORLD = Conditions({name: {seed: made(name, seed) for seed in SEEDS} for name in NAMES})
 WORLD["golden"] = {seed: golden(seed) for seed in SEEDS}
-DECLARED = claims(ENCODINGS, CAUSAL, LONGEST, PARTS)
+DECLARED = claims(ENCODINGS, CAUSAL, LONGEST, PARTS, 32)
 JUDGED = {one.id: one for one in judge_claims(DECLARED, WORLD, Plan.of(SEEDS))}
 
 
@@ -109,6 +109,15 @@ def solves(name: str) -> tuple:
     return "share >= 0.9", share(a >= 0.9 for a in accuracies(name)), share(
         WORLD[name][seed].floor >= 0.9 for seed in SEEDS
     )  # fmt: skip
+
+
+def unsolved(name: str) -> float:
+    return share(a < 0.9 for a in accuracies(name))
+
+
+def from_floor(name: str) -> float:
+    """The median distance of the accuracy to that of the best constant guess."""
+    return median(abs(accuracies(name)[seed] - WORLD[name][seed].floor) for seed in SEEDS)
 
 
 def leads(name: str, other: str) -> list[float]:
@@ -224,7 +233,6 @@ LEFT_OUT = (
     *("one-length", "one-number", "no-logit-scale", "default-head", "large-embeddings", "large-queries"),
     "no-auxiliary",
 )
-FROM_FLOOR = "median <= 0.02"
 EXPECTED = {
     "solved": solves("none"),
     "solved-rotary": solves("rotary"),
@@ -236,16 +244,13 @@ EXPECTED = {
     "causal-helps": ("median >= 0.2", least(*(leads(*pair) for pair in PAIRS)), None),
     "causal-over-all": ("median > 0", least(*(leads(one, both) for one, _ in PAIRS for _, both in PAIRS)), None),
     "none-is-best": ("median > 0", least(*(leads("none", other) for other in ENCODINGS[1:])), None),
-    "bidirectional-chance": (
-        "median <= 0.02",
-        median(abs(a - WORLD["none-bidirectional"][k].floor) for k, a in enumerate(accuracies("none-bidirectional"))),
-        median(abs(a - WORLD["none"][k].floor) for k, a in enumerate(accuracies("none"))),
-    ),
+    "bidirectional-chance": ("median <= 0.02", from_floor("none-bidirectional"), from_floor("none")),
     "permutation-invariant": ("share < 1e-09", 0, 0),
-    "failure-rate": (
-        "share < 0.9", share(a < 0.9 for a in accuracies("plain-none")), share(a < 0.9 for a in accuracies("none")),
-    ),
-    "rotary-is-easier": ("median > 0", median(leads("plain-rotary", "plain-none")), None),
+    "bidirectional-rotary": ("median <= 0.05", from_floor("rotary-bidirectional"), from_floor("rotary")),
+    "bidirectional-alibi": ("median <= 0.05", from_floor("alibi-bidirectional"), from_floor("alibi")),
+    "bidirectional-learned": ("share < 0.9", unsolved("learned-bidirectional"), unsolved("none")),
+    "failure-rate": ("share < 0.9", unsolved("plain-none"), unsolved("none")),
+    "rotary-is-easier": ("median > 0", median(leads("plain-rotary-no-begin", "plain-none-no-begin")), None),
     "count-in-decoder": (
         "median <= 32",
         of_solved("none", lambda _, one: one.k, over=median),
@@ -323,6 +328,7 @@ OWN = {
 ABSENCE = {
     *("bidirectional-chance", "permutation-invariant", "failure-rate", "count-needs-ones", "zeros-bias-falls"),
     *("encoder-mlp", "plain-encoder-mlp", "rotary-stopped", "cure"),
+    *("bidirectional-rotary", "bidirectional-alibi", "bidirectional-learned"),
 }
 
 

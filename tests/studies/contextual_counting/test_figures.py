@@ -7,6 +7,7 @@ from toylab.runs.store import write_metrics
 from toylab.runs.study import Job
 from toylab.studies.contextual_counting.figures import draw
 from toylab.studies.contextual_counting.results import CountingExample
+from toylab.studies.contextual_counting.study import ContextualCountingStudy
 from toylab.training.loop import Training
 from toylab.verdicts.claim import Conditions
 
@@ -28,3 +29,15 @@ def test_every_figure_of_solved_regions_is_drawn_and_those_without_results_are_l
     drawn = draw(Conditions(none=held, rotary=held), tmp_path, ("none", "rotary"), ("none", "rotary"), 64)
     assert len(drawn) == len({picture.title for picture in drawn}) == 8
     assert draw(Conditions(), tmp_path, ("none", "rotary"), ("none", "rotary"), 64) == []
+
+
+def test_models_that_train_without_a_begin_token_have_their_plateaus_in_the_figure_of_the_claim(tmp_path):
+    (claim,) = (one for one in ContextualCountingStudy().claims() if one.id == "rotary-is-easier")
+    models = Conditions({name: {0: finding(region())} for name in claim.conditions})
+    for name in models:
+        folder = Job(name, 0).folder(tmp_path)
+        folder.mkdir(parents=True)
+        write_metrics(folder / "metrics.jsonl", Training(history=[{"step": 0, "accuracy": 0.2}]))
+    drawn = {one.title: one for one in draw(models, tmp_path, ("none", "rotary"), (), 64)}
+    titles = ("plain set-up, no begin token", "plain set-up, rotary, no begin token")
+    assert all(title in drawn[claim.figure].svg for title in titles)

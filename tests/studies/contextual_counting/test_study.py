@@ -4,12 +4,13 @@ from dataclasses import replace
 
 import pytest
 
+from tests.studies.contextual_counting.findings import flat
 from toylab.model.encoder_decoder import EncoderDecoderConfig
 from toylab.studies.contextual_counting.claims import claims
 from toylab.studies.contextual_counting.study import ContextualCountingStudy
 from toylab.tasks import ContextualCounting
 
-STUDY = ContextualCountingStudy(parts=("encodings", "circuits", "plain", "ingredients"))
+STUDY = ContextualCountingStudy(parts=("encodings", "circuits", "no-begin", "plain", "ingredients"))
 CONDITIONS = STUDY.conditions()
 
 
@@ -39,6 +40,19 @@ def test_the_plain_set_up_has_no_help_to_start(name):
     assert (model.logit_scale, model.head, model.encoder.embedding_std, model.query_std) == (1, "default", 1, 1)
 
 
+@pytest.mark.parametrize("encoding", ["none", "rotary"])
+def test_strings_without_a_begin_token_are_all_that_differs_from_the_plain_set_up(encoding):
+    plain, condition = CONDITIONS[f"plain-{encoding}"], CONDITIONS[f"plain-{encoding}-no-begin"]
+    assert not condition.task.begin
+    assert condition == replace(plain, task=replace(plain.task, begin=False))
+
+
+def test_circuits_are_compared_of_causal_encoders_that_see_a_begin_token():
+    others = {name for name in CONDITIONS if name.endswith(("-bidirectional", "-no-begin"))}
+    assert len(others) == len(STUDY.encodings) + 2
+    assert STUDY.causal == tuple(name for name in CONDITIONS if name not in others)
+
+
 @pytest.mark.parametrize(
     ("name", "change"),
     [
@@ -60,10 +74,12 @@ def test_an_ablation_leaves_one_ingredient_out(name, change):
 
 def test_parts_that_are_not_asked_for_are_not_trained():
     assert set(ContextualCountingStudy(parts=()).conditions()) == {"none", "rotary"}
-    assert not {f"plain-{name}" for name in STUDY.encodings} & set(ContextualCountingStudy.default().conditions())
+    plain = {name for name in ContextualCountingStudy.default().conditions() if name.startswith("plain")}
+    assert plain == {"plain-none-no-begin", "plain-rotary-no-begin"}
+    assert not [name for name in ContextualCountingStudy.quick().conditions() if name.startswith("plain")]
     paper = ContextualCountingStudy.paper()
     assert len(paper.seeds) >= 20
-    assert {f"plain-{name}" for name in paper.encodings} <= set(paper.conditions())
+    assert {*plain, *(f"plain-{name}" for name in paper.encodings)} <= set(paper.conditions())
 
 
 @pytest.mark.parametrize(
@@ -90,26 +106,41 @@ def test_a_mistake_in_the_settings_is_named_with_a_remedy(change, message):
 
 
 def test_claims_wait_for_what_is_not_trained_and_for_lengths_at_which_they_tell():
-    def undecidable(longest=64, parts=STUDY.parts) -> dict[str, str]:
-        return {
-            one.id: one.undecidable for one in claims(STUDY.encodings, STUDY.causal, longest, parts) if one.undecidable
-        }
+    def undecidable(longest=64, parts=STUDY.parts, encodings=STUDY.encodings) -> dict[str, str]:
+        declared = claims(encodings, STUDY.causal, longest, parts, 32)
+        return {one.id: one.undecidable for one in declared if one.undecidable}
 
-    assert set(undecidable()) == {"none-is-best", "rotary-is-easier"}
+    assert set(undecidable()) == {"none-is-best"}
     appended = {"bias-decides", "constant-bias-keeps", "zeros-bias-falls"}
-    assert set(undecidable(longest=256)) == {"rotary-is-easier", *appended}
+    assert set(undecidable(longest=256)) == appended
     assert "ceiling" in undecidable(longest=255)["none-is-best"]
     assert appended <= set(undecidable(longest=65))
     few = undecidable(parts=("encodings", "circuits"))
-    assert "--preset paper" in few["failure-rate"]
-    assert few["rotary-is-easier"] == few["plain-encoder-mlp"] == few["failure-rate"]
-    assert few["ingredients"].endswith("--parts encodings circuits ingredients")
-    assert "begin token" in undecidable()["rotary-is-easier"]
+    assert few["failure-rate"].endswith("--parts encodings circuits no-begin plain, or --preset paper")
+    assert few["plain-encoder-mlp"] == few["failure-rate"]
+    assert few["rotary-is-easier"].endswith("not part of this run; add it with --parts encodings circuits no-begin")
+    assert few["ingredients"].endswith("--parts encodings circuits no-begin ingredients")
+    two = undecidable(encodings=("none", "rotary"))
+    assert two["bidirectional-alibi"] == "not part of this run; add it with --encodings none rotary alibi"
+    assert two["bidirectional-learned"] == "not part of this run; add it with --encodings none rotary learned"
+    assert "bidirectional-rotary" not in two
+    assert "bidirectional-learned" not in undecidable(longest=32)
+    wide = "learned positions of width 32 cover strings of 32 tokens"
+    assert undecidable(longest=31)["bidirectional-learned"] == wide
+
+
+def test_accuracy_below_the_best_constant_guess_is_as_far_from_it_as_above():
+    held = {one.id: one for one in STUDY.claims()}
+    for id in ("bidirectional-chance", "bidirectional-rotary", "bidirectional-alibi"):
+        assert held[id].quantity(flat(0.03)) == pytest.approx(0.2)
+        assert held[id].control.quantity(flat(0.43)) == pytest.approx(0.2)
 
 
 def test_how_heavy_a_bias_may_be_follows_from_the_length():
     for longest, told in ((64, "<= 32"), (30, "<= 15")):
         (claim,) = (
-            one for one in claims(STUDY.encodings, STUDY.causal, longest, STUDY.parts) if one.id == "count-in-decoder"
+            one
+            for one in claims(STUDY.encodings, STUDY.causal, longest, STUDY.parts, 32)
+            if one.id == "count-in-decoder"
         )
         assert str(claim.criterion) == told

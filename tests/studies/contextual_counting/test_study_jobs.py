@@ -152,6 +152,21 @@ def test_a_model_without_positions_has_scores_and_if_it_looks_both_ways_a_permut
     assert found.scores == measures.encoder_scores(model)
 
 
+def test_strings_lack_the_begin_token_for_a_model_that_never_saw_one(tmp_path):
+    model, found = measured(tmp_path, "plain-rotary-no-begin")
+    task = replace(TASK, begin=False)
+    strings = for_model(task, model, held_out(task, 0, 100))
+    assert strings.tokens.shape == (100, 24)
+    assert found.accuracy == count_accuracy(model, strings)
+    assert found.floor == measures.constant_accuracy(strings)
+    assert found.circuits == measures.find_circuits(model, strings)
+    assert all("begin" not in one.blocked and one.shares["begin"] == 0 for one in found.circuits)
+    longer = for_model(task, model, task.append_zeros(held_out(task, 0, 100), 16))
+    assert found.shifts["16 zeros"] == measures.measure_shifts(model, strings, longer)
+    assert found.elsewhere["length 36"].accuracy
+    assert len(found.example.tokens) == 12
+
+
 def test_learned_positions_are_asked_for_nothing_longer_than_they_know(tmp_path):
     _, found = measured(tmp_path, "learned")
     assert found.shifts == {}
@@ -227,7 +242,7 @@ def test_the_hand_written_counters_are_tried_where_seven_regions_or_all_of_the_t
 # How a model is trained ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["none", "no-auxiliary"])
+@pytest.mark.parametrize("name", ["none", "no-auxiliary", "plain-none-no-begin"])
 def test_an_arm_is_trained_by_its_settings(monkeypatch, tmp_path, name):
     given = {}
 
@@ -248,12 +263,13 @@ def test_an_arm_is_trained_by_its_settings(monkeypatch, tmp_path, name):
     assert settings.run_job(job, tmp_path) == finding()
     task, _, seed, rows, steps, solved_at = asked
     condition = settings.conditions()[name]
+    shown = replace(TASK, begin=name != "plain-none-no-begin")
     assert given.pop("checkpoint") == tmp_path / "checkpoint.safetensors"
     assert given == {
         "task": condition.task, "model": condition.model, "train": condition.train, "seed": 0, "rows": 200,
-        "auxiliary": 0.5 if name == "none" else 0.0, "growth": 0.25,
+        "auxiliary": 0.5 if name == "none" else 0.0, "growth": 0.25 if shown.begin else 0.0,
     }  # fmt: skip
-    assert (task, seed, rows, steps, solved_at) == (TASK, 0, 800, 14, 5)
+    assert (task, seed, rows, steps, solved_at) == (shown, 0, 800, 14, 5)
     assert read_metrics(tmp_path / "metrics.jsonl") == HISTORY
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from toylab.studies.contextual_counting import pooled
 from toylab.studies.contextual_counting.claims_circuits import circuit_claims, details_by_condition, without_keys
-from toylab.studies.contextual_counting.results import COUNTED, OWN_BRACKETS, SOLVED, CountingResult
+from toylab.studies.contextual_counting.results import COUNTED, OWN_BRACKETS, SLACK, SOLVED, CountingResult
 from toylab.verdicts.claim import Claim, ClaimDetail, Control
 from toylab.verdicts.criterion import above, at_least, at_most, below
 
@@ -24,19 +24,22 @@ CEILING = 256
 """String length from which the best encodings no longer reach full accuracy."""
 
 
-def claims(encodings: Sequence[str], causal: Sequence[str], longest: int, parts: Collection[str]) -> list[Claim]:
+def claims(
+    encodings: Sequence[str], causal: Sequence[str], longest: int, parts: Collection[str], width: int
+) -> list[Claim]:
     """All claims.
 
     Args:
         encodings: the compared positional encodings.
-        causal: conditions with a causal encoder.
+        causal: conditions with a causal encoder and a begin token.
         longest: length in tokens of the evaluated strings.
         parts: groups of conditions trained besides the main ones.
+        width: dimensions of the encoder's states, and so of learned positions.
     """
     pairs = tuple(name for encoding in encodings for name in (encoding, f"{encoding}-bidirectional"))
     ingredients = ("one-length", "one-number", "no-logit-scale", "default-head", "large-embeddings", "large-queries")
     ingredients += ("no-auxiliary",)
-    add = "not part of this run; add it with --parts encodings circuits"
+    add = "not part of this run; add it with --parts encodings circuits no-begin"
     counts = "Models count in context: a causal encoder with"
     untaught = "the circuit also forms without the auxiliary loss on regions."
     best = partial(_solves, place="section 4, best models", figure="Which encoding")
@@ -141,6 +144,7 @@ def claims(encodings: Sequence[str], causal: Sequence[str], longest: int, parts:
             control=Control("a causal encoder", ("none",), lambda none: none.permutation_gap),
             details={"change": ClaimDetail("none-bidirectional", "permutation_gap")},
         ),
+        *_bidirectional_claims(encodings, longest, width),
         plain(
             id="failure-rate",
             asks="absence",
@@ -163,15 +167,15 @@ def claims(encodings: Sequence[str], causal: Sequence[str], longest: int, parts:
         plain(
             id="rotary-is-easier",
             place="section 4, abstract",
-            statement="In the plain set-up, rotary positions train more reliably than none.",
-            conditions=("plain-rotary", "plain-none"),
+            statement="In the plain set-up without a begin token, rotary positions train more reliably than none.",
+            conditions=("plain-rotary-no-begin", "plain-none-no-begin"),
             measure="mean accuracy of rotary minus none",
             quantity=CountingResult.lead,
             criterion=above(0.0),
             origin=ANY_LEAD,
             uncontrolled=CONTROLLED,
-            paper_number=f"11 against 5 without a begin token, 4 against 4 with it, {REGIONS}",
-            undecidable=no_plain or "the paper finds the effect without a begin token, which this study always uses",
+            paper_number=f"11 against 5 {REGIONS}; with a begin token 4 against 4",
+            undecidable="" if "no-begin" in parts else add,
         ),
         *circuit_claims(causal, longest, no_plain),
         forms("emerges", "no-auxiliary", statement=f"With no positions, {untaught}"),
@@ -197,6 +201,56 @@ def claims(encodings: Sequence[str], causal: Sequence[str], longest: int, parts:
             },
             note="without the auxiliary loss, models are trained for more steps (setting `unaided`)",
             undecidable="" if {"circuits", "ingredients"} <= {*parts} else f"{add} ingredients",
+        ),
+    ]
+
+
+def _bidirectional_claims(encodings: Sequence[str], longest: int, width: int) -> list[Claim]:
+    """Claims that positions do not replace the causal mask of the encoder."""
+
+    def bidirectional(name: str, excluded: str = "", **texts: Any) -> Claim:
+        add = f"not part of this run; add it with --encodings {' '.join([*encodings, name])}"
+        return Claim(
+            id=f"bidirectional-{name}",
+            asks="absence",
+            conditions=(f"{name}-bidirectional",),
+            undecidable=excluded if name in encodings else add,
+            figure="Which encoding",
+            **texts,
+        )
+
+    def guesses(name: str, positions: str, paper_number: str) -> Claim:
+        return bidirectional(
+            name,
+            place="section 2, remark 2.5",
+            statement=f"With {positions} positions a bidirectional encoder cannot distinguish before from after: it "
+            "guesses.",
+            measure="absolute difference of mean accuracy and the best constant guess",
+            quantity=_above_floor,
+            criterion=at_most(SLACK),
+            margin=SLACK,
+            origin="computed: the best constant guess plus .05",
+            control=Control("a causal encoder", (name,), _above_floor),
+            paper_number=paper_number,
+        )
+
+    return [
+        guesses("rotary", "rotary", "accuracy .125 to .237 (12 regions, guessing .031; figure 2, digitised)"),
+        guesses("alibi", "ALiBi", "accuracy .039 to .056 (medians by slope; largest .162, guessing .031; digitised)"),
+        bidirectional(
+            "learned",
+            # Only positions of fewer dimensions than tokens are in question; the string starts with the begin token.
+            "" if width <= longest else f"learned positions of width {width} cover strings of {longest + 1} tokens",
+            place="section 2, proposition 2.4",
+            statement="Learned positions of fewer dimensions than the string has tokens do not replace the causal "
+            "mask: a bidirectional encoder does not solve the task.",
+            measure="mean accuracy over regions",
+            quantity=attrgetter("mean_accuracy"),
+            criterion=below(SOLVED),
+            statistic="share",
+            origin="the threshold of a solved task",
+            control=Control("a causal encoder without positions", ("none",), attrgetter("mean_accuracy")),
+            paper_number="medians .069 with a begin token, .050 without (figure 2, digitised)",
         ),
     ]
 

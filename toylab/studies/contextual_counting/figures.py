@@ -179,6 +179,8 @@ def _draw_plateaus(models: Conditions, out: Path) -> Picture:
         "no-auxiliary-slow-rotary": "slow rotary, no auxiliary loss",
         "plain-none": "plain set-up",
         "plain-rotary": "plain set-up, rotary",
+        "plain-none-no-begin": "plain set-up, no begin token",
+        "plain-rotary-no-begin": "plain set-up, rotary, no begin token",
     }
     curves = require_measured(
         {title: metric_curves(models, out, name) for name, title in titles.items() if models[name]}

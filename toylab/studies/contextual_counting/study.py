@@ -39,7 +39,7 @@ from toylab.tasks import Batch, ContextualCounting, decode, held_out, stream
 from toylab.training.loop import TrainConfig, first_step
 from toylab.verdicts.claim import Claim, Conditions
 
-Part = Literal["encodings", "circuits", "plain", "ingredients"]
+Part = Literal["encodings", "circuits", "no-begin", "plain", "ingredients"]
 Encoding = Literal["none", "rotary", "alibi", "learned", "sinusoidal"]
 
 PLAIN = TrainConfig(
@@ -72,10 +72,11 @@ class ContextualCountingStudy:
     """Slope of ALiBi's one head."""
     encoder_hidden: int = 128
     """Width of the MLP in the condition whose encoder has one."""
-    parts: tuple[Part, ...] = ("encodings", "circuits")
+    parts: tuple[Part, ...] = ("encodings", "circuits", "no-begin")
     """Conditions trained in addition to the two main conditions. "encodings": the other encodings; "circuits":
-    conditions that lead to other circuits; "plain": the plain set-up with every causal encoding, and with an MLP in the
-    encoder; "ingredients": the recipe without each of its ingredients."""
+    conditions that lead to other circuits; "no-begin": the plain set-up on strings without a begin token, with no and
+    with rotary positions; "plain": the plain set-up with every causal encoding, and with an MLP in the encoder;
+    "ingredients": the recipe without each of its ingredients."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4, 5)
     """Seeds of every condition, including controls."""
     rows: int = 1000
@@ -133,9 +134,9 @@ class ContextualCountingStudy:
 
     @classmethod
     def paper(cls) -> ContextualCountingStudy:
-        """Every encoding in the plain set-up with 20 seeds, to measure the paper's failure rates: half an hour on two
+        """Every encoding in the plain set-up with 20 seeds, to measure the paper's failure rates: forty minutes on two
         cores at length 64; the paper's size, `--task.length 512 --task.regions 4`, takes days."""
-        return cls(parts=("plain",), seeds=tuple(range(20)))
+        return cls(parts=("no-begin", "plain"), seeds=tuple(range(20)))
 
     # Jobs --------------------------------------------------------------------------------------------------------
 
@@ -161,6 +162,11 @@ class ContextualCountingStudy:
             if name not in conditions:
                 conditions[name] = self._with_encoding(main, name, True)
             conditions[f"{name}-bidirectional"] = self._with_encoding(main, name, False)
+        if "no-begin" in self.parts:
+            no_begin = replace(plain, task=replace(fixed, begin=False))
+            conditions |= {
+                f"plain-{name}-no-begin": self._with_encoding(no_begin, name, True) for name in ("none", "rotary")
+            }
         if "plain" in self.parts:
             conditions |= {f"plain-{name}": self._with_encoding(plain, name, True) for name in self.encodings}
             conditions["plain-encoder-mlp"] = replace(plain, model=_encoder(plain.model, hidden=self.encoder_hidden))
@@ -201,16 +207,18 @@ class ContextualCountingStudy:
             lambda checkpoint: learn(auxiliary=condition.auxiliary, growth=condition.growth, checkpoint=checkpoint),
         )
         solved_at = first_step(history, "accuracy", SOLVED)
-        return measure_model(self.task, model, job.seed, self.rows, int(history[-1]["step"]), solved_at)
+        task = replace(self.task, begin=condition.task.begin)
+        return measure_model(task, model, job.seed, self.rows, int(history[-1]["step"]), solved_at)
 
     @property
     def causal(self) -> tuple[str, ...]:
-        """The conditions with a causal encoder."""
-        return tuple(name for name, condition in self.conditions().items() if condition.model.encoder.causal)
+        """The conditions with a causal encoder and a begin token, whose circuits are compared."""
+        conditions = self.conditions().items()
+        return tuple(name for name, condition in conditions if condition.model.encoder.causal and condition.task.begin)
 
     def claims(self) -> list[Claim]:
         """The claims of the paper and our own, at these settings."""
-        return claims(self.encodings, self.causal, self.task.max_length, self.parts)
+        return claims(self.encodings, self.causal, self.task.max_length, self.parts, self.model.encoder.width)
 
     def pictures(self, results: Conditions, out: Path) -> list[Picture]:
         """The figures of the report, from results and stored histories."""
