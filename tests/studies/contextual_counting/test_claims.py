@@ -26,7 +26,7 @@ SEEDS = range(6)
 ENCODINGS = ("none", "rotary", "alibi", "learned", "sinusoidal")
 PARTS = ("encodings", "circuits", "no-begin", "plain", "ingredients")
 NAMES = tuple(ContextualCountingStudy(encodings=ENCODINGS, parts=PARTS).conditions())
-CAUSAL = tuple(name for name in NAMES if not name.endswith(("bidirectional", "no-begin")))
+CAUSAL = tuple(name for name in NAMES if not name.endswith("bidirectional"))
 LONGEST = 64
 CONSTANT = ("begin", "own [", "own ]", "earlier brackets")
 BIASES = (*CONSTANT, "zeros", "zeros", "zeros", "outside ones", "mixed")

@@ -47,9 +47,9 @@ def test_strings_without_a_begin_token_are_all_that_differs_from_the_plain_set_u
     assert condition == replace(plain, task=replace(plain.task, begin=False))
 
 
-def test_circuits_are_compared_of_causal_encoders_that_see_a_begin_token():
-    others = {name for name in CONDITIONS if name.endswith(("-bidirectional", "-no-begin"))}
-    assert len(others) == len(STUDY.encodings) + 2
+def test_circuits_are_compared_of_all_causal_encoders():
+    others = {name for name in CONDITIONS if name.endswith("-bidirectional")}
+    assert len(others) == len(STUDY.encodings)
     assert STUDY.causal == tuple(name for name in CONDITIONS if name not in others)
 
 

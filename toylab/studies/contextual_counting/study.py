@@ -212,9 +212,8 @@ class ContextualCountingStudy:
 
     @property
     def causal(self) -> tuple[str, ...]:
-        """The conditions with a causal encoder and a begin token, whose circuits are compared."""
-        conditions = self.conditions().items()
-        return tuple(name for name, condition in conditions if condition.model.encoder.causal and condition.task.begin)
+        """The conditions with a causal encoder."""
+        return tuple(name for name, condition in self.conditions().items() if condition.model.encoder.causal)
 
     def claims(self) -> list[Claim]:
         """The claims of the paper and our own, at these settings."""
