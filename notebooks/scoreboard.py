@@ -1,5 +1,5 @@
 """Write a scoreboard into the package, CLAIMS.md and README.md: `python notebooks/scoreboard.py FOLDER`, of a folder of
-runs.
+runs. The verdicts in docs/abstracts.md follow.
 
 `make scoreboard` makes the runs first, on seeds that no choice was made on. Without a folder nothing is judged: the
 published board is written into CLAIMS.md, and its summary into README.md, as it stands.
@@ -23,6 +23,14 @@ PICTURES = {
 """By its name in notebooks/images: the study whose figure it is, and the figure."""
 
 
+def with_verdicts(text: str, standings: list[scoreboard.StudyVerdicts]) -> str:
+    """The text with the published verdict after each claim, as in `head`: supported."""
+    words = {claim.id: claim.verdict for one in standings for claim in one.claims}
+    return re.sub(
+        r"`([\w-]+)`: [a-z]+( run)?", lambda found: f"`{found[1]}`: {words[found[1]].replace('_', ' ')}", text
+    )
+
+
 def main(folder: Path | None = None) -> None:
     standings = scoreboard.published_scoreboard() if folder is None else scoreboard.build_scoreboard(folder)
     if folder is not None:
@@ -35,6 +43,8 @@ def main(folder: Path | None = None) -> None:
     between = f"<!-- scoreboard -->\n{scoreboard.summary_markdown(standings)}\n<!-- end -->"
     text = readme.read_text(encoding="utf-8")
     write_text(readme, re.sub(r"<!-- scoreboard -->.*?<!-- end -->", lambda _: between, text, flags=re.DOTALL))
+    abstracts = HERE / "docs" / "abstracts.md"
+    write_text(abstracts, with_verdicts(abstracts.read_text(encoding="utf-8"), standings))
     title = "# Every claim, its criterion, its control, and the verdict"
     write_text(HERE / "notebooks" / "CLAIMS.md", f"{title}\n\n{scoreboard.board_markdown(standings)}\n")
     print(scoreboard.scoreboard_summary(standings))

@@ -28,7 +28,6 @@ from toylab.verdicts.claim import Claim
 from toylab.verdicts.criterion import above
 from toylab.verdicts.judgement import ControlJudgement, Judgement, Verdict, measured_in_words, read_claims
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 SHORT = {
     "iteration-head": "short_run",
     "contextual-counting": "short_counting",
@@ -363,38 +362,3 @@ def test_runs_that_may_not_be_written_are_judged_without_pages(tmp_path, monkeyp
     assert scoreboard.finish_all(folder).splitlines() == whole[:-1]
     told = capsys.readouterr().err.splitlines()
     assert [line.split(": ")[1] for line in told] == ["no page written", "no scoreboard written"]
-
-
-# The published one ---------------------------------------------------------------------------------------------------
-
-
-def test_the_readme_carries_the_summary_of_the_published_board_and_its_claims_stand_beside_the_notebooks():
-    held = scoreboard.published_scoreboard()
-    (carried,) = re.findall(r"<!-- scoreboard -->\n(.*?)\n<!-- end -->", README, flags=re.DOTALL)
-    assert carried.strip() == scoreboard.summary_markdown(held)
-    claims = (Path(__file__).parents[2] / "notebooks" / "CLAIMS.md").read_text(encoding="utf-8")
-    assert claims.endswith(f"\n\n{scoreboard.board_markdown(held)}\n")
-
-
-def test_the_published_board_speaks_of_claims_that_there_are_from_ten_seeds():
-    for one in scoreboard.published_scoreboard():
-        kind = registry.load_study(one.study).STUDY
-        assert {claim.id for claim in one.claims} <= {claim.id for claim in kind.default().claims()}
-        assert one.seeds >= 10
-
-
-def test_the_published_board_decides_nothing_from_fewer_than_six_seeds_or_without_an_interval():
-    for one in scoreboard.published_scoreboard():
-        for claim in one.claims:
-            if claim.verdict in ("supported", "refuted"):
-                assert len(claim.seeds) >= 6, claim.id
-                assert claim.interval is not None, claim.id
-                assert claim.control is None or claim.control.misses, claim.id
-            else:
-                assert claim.family == "", claim.id
-
-
-def test_a_standing_of_the_published_board_goes_by_the_name_of_its_study():
-    assert scoreboard.published_scoreboard("iteration-head").study == "iteration-head"
-    with pytest.raises(ValueError, match="iteration-head"):
-        scoreboard.published_scoreboard("iteration-haed")
