@@ -144,6 +144,26 @@ def test_train_takes_a_task_with_a_required_field_and_asks_for_it(call, own):
     assert call("train", "own_task:Need", "--help").code == 0
 
 
+def test_an_installed_package_may_declare_tasks_and_studies_by_name(call, own, monkeypatch):
+    declared = own / "other-1.0.dist-info"
+    declared.mkdir()
+    (declared / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1.0\n")
+    lines = [
+        "[toylab.tasks]",
+        "needy = own_task:Need",
+        "parity = own_task:Nothing",
+        "[toylab.studies]",
+        "s = own_task:Need",
+    ]
+    (declared / "entry_points.txt").write_text("\n".join(lines))
+    monkeypatch.syspath_prepend(str(own))
+    by_name = call("show", "needy", "--length", 5)
+    assert (by_name.code, by_name.out) == (0, call("show", "own_task:Need", "--length", 5).out)
+    assert call("show", "parity").out == call("show", "parity", "--seed", 0).out != ""  # a name of toylab comes first
+    assert "own_task:Need" in call("list").out
+    assert "it is a task: toylab train" in call("run", "s").err
+
+
 @pytest.mark.parametrize("command", ["show", "check", "train"])
 @pytest.mark.parametrize(("name", "missing"), [("Nothing", "no sample and no solve"), ("Speechless", "no vocabulary")])
 def test_a_class_that_is_no_task_is_refused_with_what_it_lacks(call, own, command, name, missing):

@@ -83,6 +83,7 @@ def chosen_study(options: argparse.Namespace, rest: list[str]) -> Any:
     """The requested study with settings from flags; heavy imports only if its name is known."""
     from toylab.runs import registry
 
+    options.study = _of_package("study", options.study, registry.study_names())
     check_name("study", options, rest, registry.study_names(), known_tasks())
     study_class = registry.load_study(options.study).STUDY
     return settings_from_flags(study_class, registry.preset_settings(study_class, options.preset), options, rest)
@@ -93,12 +94,29 @@ def chosen_task(options: argparse.Namespace, rest: list[str]) -> type:
     from toylab.runs import registry
 
     task_classes = known_tasks()
+    options.task = _of_package("task", options.task, task_classes)
     check_name("task", options, rest, task_classes, registry.study_names())
     if ":" not in options.task:
         return task_classes[options.task]
     task_class = load_class("task", options.task)
     refuse_incomplete("task", options.task, task_class, ("sample", "solve"))
     return task_class
+
+
+def packaged(category: str) -> dict[str, str]:
+    """Tasks or studies that installed packages declare, as `package.module:Class` by name.
+
+    A package declares them as entry points in the group `toylab.tasks` or `toylab.studies`.
+    """
+    from importlib.metadata import entry_points
+
+    group = {"task": "toylab.tasks", "study": "toylab.studies"}[category]
+    return {entry.name: entry.value for entry in entry_points(group=group)}
+
+
+def _of_package(category: str, name: str | None, known: Collection[str]) -> str | None:
+    """`package.module:Class` of a name that an installed package declares; names of toylab come first."""
+    return name if name is None or ":" in name or name in known else packaged(category).get(name, name)
 
 
 def complete(task: Any, name: str) -> Any:

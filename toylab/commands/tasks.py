@@ -8,7 +8,7 @@ import textwrap
 from dataclasses import make_dataclass
 
 from toylab import tasks
-from toylab.commands.flags import chosen_task, complete, known_tasks, settings_from_flags
+from toylab.commands.flags import chosen_task, complete, known_tasks, packaged, settings_from_flags
 from toylab.console import ToylabError
 
 
@@ -22,6 +22,9 @@ def list_all(options: argparse.Namespace, rest: list[str]) -> None:
     print("Tasks (toylab show TASK)")
     for name, task in known_tasks().items():
         print(_entry(name, task.__doc__))
+    for category in ("study", "task"):
+        for name, path in packaged(category).items():
+            print(_entry(name, f"{category} of an installed package, {path}"))
     print("Next: `toylab show parity` prints rows of a task; `toylab run iteration-head` takes")
     print("two or three minutes and writes a report page.")
 
