@@ -5,10 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 from functools import lru_cache, partial
-from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from toylab.tasks.base import EXACT_SPLIT_LIMIT, DeferredLinks, Split, split_index, split_of
 
@@ -17,6 +16,7 @@ SYMBOLS = ("0", "1", "[", "]", "BoS", "=", "EoS")
 """Tokens other than counts; an encoder uses the first five."""
 
 BitStrings = Int[np.ndarray, "batch longest"]
+Marks = Bool[np.ndarray, "batch longest"]
 Sizes = Int[np.ndarray, " batch"]
 
 
@@ -30,13 +30,16 @@ def _sample_strings(rng: np.random.Generator, sizes: Sizes, regions: Sizes, p: f
     return np.where(bracket, np.where(bracket.cumsum(axis=1) % 2, OPEN, CLOSE), bits)
 
 
-def _links(*arguments: Any) -> DeferredLinks:
-    return DeferredLinks(partial(_compute_links, *arguments))
+def _links(region: BitStrings, ones: Marks, bracket: Marks, start: int, prompt: Sizes, answer: str) -> DeferredLinks:
+    """Links, computed when they are read: ones of a region attend to the preceding brackets, answers to the ones of
+    their region."""
+    return DeferredLinks(partial(_compute_links, region, ones, bracket, start, prompt, answer))
 
 
-def _compute_links(strings, region, ones, bracket, start: int, prompt: Sizes, answer: str) -> dict[str, np.ndarray]:
-    """Links: ones of a region attend to the preceding brackets, answers attend to the ones of their region."""
-    bracket_positions = np.flatnonzero(np.any(bracket, axis=0)) if len(strings) else np.arange(0)
+def _compute_links(
+    region: BitStrings, ones: Marks, bracket: Marks, start: int, prompt: Sizes, answer: str
+) -> dict[str, Int[np.ndarray, "link 3"]]:
+    bracket_positions = np.flatnonzero(np.any(bracket, axis=0)) if len(bracket) else np.arange(0)
     counted = ones & (region > 0)
     row, query = np.nonzero(counted)
     before = bracket[row][:, bracket_positions] & (bracket_positions < query[:, None])

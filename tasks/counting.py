@@ -244,7 +244,7 @@ class ContextualCounting:
             tokens=tokens[:, :-1],
             targets=np.where(scored, tokens[:, 1:], IGNORE),
             sizes=row_ends,
-            links=_links(strings, region, ones, bracket, start, prompt, self.answer),
+            links=_links(region, ones, bracket, start, prompt, self.answer),
             labels={"length": sizes, "region": region_label, "count": counts},
         )
 
