@@ -54,13 +54,12 @@ class Population:
         shapes = [{name: (p.shape, p.requires_grad) for name, p in model.named_parameters()} for model in models]
         if any(state != shapes[0] for state in shapes):
             raise ToylabError("models: members must have the same parameters, of the same shapes and requires_grad")
-        for model in models:
-            rates = (getattr(module, "dropout", 0.0) for module in model.modules())
-            if dropout := max(rate for rate in rates if isinstance(rate, float | int)):
-                raise ToylabError(
-                    f"dropout={dropout}: members would not draw the numbers of their separate trainings; train each "
-                    "model with toylab.training.loop.train, or without dropout"
-                )
+        rates = [getattr(module, "dropout", 0) for model in models for module in model.modules()]
+        if dropout := max(rate for rate in rates if isinstance(rate, float | int)):
+            raise ToylabError(
+                f"dropout={dropout}: members would not draw the numbers of their separate trainings; train each model "
+                "with toylab.training.loop.train, or without dropout"
+            )
         if not _trainable(models[0]):
             raise ToylabError("models: nothing has requires_grad=True; a population needs parameters to train")
         self.config = config or TrainConfig()
