@@ -64,10 +64,11 @@ OPTIMIZERS = {
     "Adafactor": torch.optim.Adafactor,
     "ASGD": torch.optim.ASGD,
     "Rprop": torch.optim.Rprop,
-    "Muon": matrices_apart,
     "two groups": two_groups,
     "numbers of its own": partial(Counting, lr=0.1),
 }
+if hasattr(torch.optim, "Muon"):  # since torch 2.9
+    OPTIMIZERS["Muon"] = matrices_apart
 
 
 def frozen(model: nn.Module) -> nn.Module:

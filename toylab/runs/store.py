@@ -286,7 +286,8 @@ def train_and_keep(
     metrics = folder / f"metrics{name}.jsonl"
     if file is not None and (folder / file).exists():
         return load(folder / file), read_metrics(metrics)
-    trained, training = train(folder / f"checkpoint{name}.safetensors")
+    with torch.random.fork_rng(devices=[]):  # what follows draws the same numbers if the model is loaded instead
+        trained, training = train(folder / f"checkpoint{name}.safetensors")
     write_metrics(metrics, training)
     if file is not None:
         save(folder / file, trained)

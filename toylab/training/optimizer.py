@@ -1,6 +1,4 @@
-"""AdamW on a flat parameter vector, and optimizers of torch on the parameters.
-
-In AdamW, clipping is one norm, and an update takes five operations.
+"""AdamW on a flat parameter vector (clipping is one norm, an update five operations), and optimizers of torch.
 
 A toy model has about thirty small tensors; a loop over them costs more than the arithmetic. Here parameters and
 gradients are views into two vectors.
