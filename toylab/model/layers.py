@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -151,7 +151,7 @@ class MLP(nn.Module):
         return self.down(self.post(self.activation(self.pre(self.up(x)))))
 
 
-def dropped_out(x: Float[Tensor, "*shape"], module: nn.Module) -> Float[Tensor, "*shape"]:
+def dropped_out(x: Float[Tensor, "*shape"], module: Any) -> Float[Tensor, "*shape"]:
     """The output of a sublayer with `module.dropout`; at rate 0 and in evaluation mode, `x` itself."""
     return F.dropout(x, module.dropout) if module.training and module.dropout else x
 

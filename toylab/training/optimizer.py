@@ -99,13 +99,14 @@ class TorchOptimizer:
 
     def __init__(self, make: OptimizerFactory, vector: ParameterVector, clip: float | int, peak: float) -> None:
         made = make(list(vector.parameters.values())) if callable(make) else None
-        self.optimizers = made if isinstance(made, Sequence) and made else [made]
-        for one in self.optimizers:
+        self.optimizers: list[torch.optim.Optimizer] = []
+        for one in made if isinstance(made, Sequence) and made else [made]:
             if not isinstance(one, torch.optim.Optimizer) or _needs_closure(one):
                 raise ToylabError(
                     f"optimizer={getattr(make, '__name__', make)}: must be a class or a function from parameters to a "
                     "torch.optim.Optimizer whose step needs no closure, such as partial(torch.optim.SGD, lr=0.1)"
                 )
+            self.optimizers.append(one)
         self.vector, self.clip, self.peak = vector, clip, peak
         self.groups = [group for one in self.optimizers for group in one.param_groups]
         self.rates = [group["lr"] for group in self.groups]
