@@ -221,8 +221,7 @@ def train(
 def learning_rate(
     config: TrainConfig, step: int, cooling_since: int | None = None, factors: Sequence[float] | None = None
 ) -> float:
-    """Learning rate at a step: warm-up and schedule, or the given factors of the peak learning rate, and linear
-    cool-down after early stopping."""
+    """Learning rate at a step: warm-up and schedule, or factors of the peak; linear cool-down after early stopping."""
     if cooling_since is not None:
         remaining = 1 - (step - cooling_since) / max(config.cooldown, 1)
         cooled = learning_rate(config, cooling_since, None, factors) * max(remaining, 0.0)

@@ -164,12 +164,12 @@ class TorchOptimizer:
         return groups | {f"state.{k}": state for k, state in enumerate(states)}
 
 
-AnyOptimizer = AdamW | TorchOptimizer
-
-
 def _needs_closure(optimizer: torch.optim.Optimizer) -> bool:
     closure = inspect.signature(optimizer.step).parameters.get("closure")
     return closure is not None and closure.default is closure.empty
+
+
+AnyOptimizer = AdamW | TorchOptimizer
 
 
 @contextmanager
