@@ -20,7 +20,7 @@ from toylab.console import ToylabError
 from toylab.model.positions import POSITIONS
 from toylab.runs.table import load_runs
 from toylab.studies.iteration_head.study import IterationHeadStudy
-from toylab.training.loop import TrainConfig, Training
+from toylab.training.loop import TrainConfig, Training, train
 
 HOME = Path(__file__).parent.parent
 DOCS = [HOME / "README.md", *sorted((HOME / "docs").glob("*.md"))]
@@ -108,6 +108,32 @@ def test_a_module_of_ones_own_is_trained(capsys):
     assert eval(capsys.readouterr().out)["loss"] < np.log(16)  # it has learned at least that a value follows
     with pytest.raises(ToylabError, match="segments: forward of Recurrent takes none"):
         exec(code.replace(", layout=pad", ""), {})
+
+
+def test_any_module_is_trained_with_an_optimizer_a_schedule_and_a_logger(capsys):
+    names = {}
+    with torch.random.fork_rng():
+        exec(example("optimizer=partial("), names)
+    exec(example("def muon("), names)
+    assert names["history"][-1]["accuracy"] > 0.9
+    assert capsys.readouterr().out.splitlines() == [f"{entry['step']} {entry}" for entry in names["history"]]
+    if hasattr(torch.optim, "Muon"):
+        loss = lambda model, step: model(names["x"]).square().mean()  # noqa: E731
+        train(names["model"], loss, lambda step: step, TrainConfig(steps=2), optimizer=names["muon"])
+
+
+LOGGERS = {"tensorboard": "SummaryWriter", "trackio": "import trackio", "wandb": "import wandb"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("package", LOGGERS)
+def test_every_logger_that_is_installed_receives_the_metrics(package, tmp_path, monkeypatch):
+    pytest.importorskip(package)
+    monkeypatch.chdir(tmp_path)
+    (code,) = [code for code in re.findall(r"```py\n(.*?)```", SHOWN, flags=re.DOTALL) if LOGGERS[package] in code]
+    names = {"train": train, "model": nn.Linear(1, 1), "batch_at": lambda step: torch.ones(1)}
+    exec(code, names | {"loss": lambda model, x: model(x).square().mean(), "config": TrainConfig(steps=2)})
+    assert [*tmp_path.rglob("*")]
 
 
 @pytest.mark.slow

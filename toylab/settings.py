@@ -12,7 +12,7 @@ import math
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import fields, is_dataclass
+from dataclasses import field, fields, is_dataclass
 from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -38,6 +38,11 @@ def check_settings(settings: Any, prefix: str = "") -> None:
         if name in _SEEDS and converted is not None:
             converted = _SEEDS[name](converted, f"{prefix}{name}")
         object.__setattr__(settings, name, converted)
+
+
+def later_field(default: Any) -> Any:
+    """A field added after runs were stored: settings written without it are read with the default."""
+    return field(default=default, metadata={_LATER: True})
 
 
 def check_option(name: str, value: Any, options: Iterable[Any]) -> None:
@@ -198,14 +203,14 @@ def field_types(settings: type) -> dict[str, Any]:
     with suppress(NameError):  # a name imported under TYPE_CHECKING only
         hints = get_type_hints(settings)
     annotations = {}
-    for field in fields(settings):
-        annotation, default = hints.get(field.name, Any), field.default
+    for one in fields(settings):
+        annotation, default = hints.get(one.name, Any), one.default
         if annotation is Any and isinstance(default, tuple):
             annotation = tuple
         if is_dataclass(default) and not _dataclasses(annotation):  # a protocol, as in `task: Task = Parity()`
             annotation = Union[type(default), annotation]  # noqa: UP007
-        if field.init:
-            annotations[field.name] = annotation
+        if one.init:
+            annotations[one.name] = annotation
     return annotations
 
 
@@ -266,7 +271,8 @@ def _build_dataclass(classes: Sequence[type], mapping: Mapping[str, Any], name: 
     if len(candidates) != 1:
         raise ToylabError(f"{name}: does not tell which of {', '.join(cls.__name__ for cls in classes)} it is")
     known = field_types(candidates[0])
-    for key in sorted(known.keys() ^ content.keys()):
+    later = {one.name for one in fields(candidates[0]) if _LATER in one.metadata}
+    for key in sorted((known.keys() ^ content.keys()) - (later - content.keys())):
         if key not in known:
             raise ToylabError(f"{name}: {unknown_name('setting', key, known)}")
         raise ToylabError(f"{name}.{key}: is missing; {candidates[0].__name__} has {', '.join(known)}")
@@ -285,6 +291,8 @@ _COMPARISONS = {"at least": operator.ge, "above": operator.gt, "at most": operat
 
 _SEEDS = {"seed": check_seed, "seeds": check_seeds}
 """Field names with seed validation in every settings class."""
+
+_LATER = "added after runs were stored"
 
 _SCALARS = {bool: bool, int: int, float: int | float, str: str, NoneType: NoneType}
 

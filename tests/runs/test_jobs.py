@@ -9,20 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.examples import fewer
 from tests.runs.helpers import LEAVING, Branching, Counted, called, contents, start
+from tests.training.small_trainings import Number
 from toylab.console import ToylabError
 from toylab.files import sha256_of
 from toylab.runs import jobs, store
 from toylab.runs.jobs import JobsFailedError, JobsRefusedError, complete_job, execute, select_jobs
 from toylab.runs.processes import ProcessPool
-from toylab.runs.store import read_cost, read_measured
+from toylab.runs.store import read_cost, read_measured, train_and_keep
 from toylab.runs.study import Job, JobInput, Study
 from toylab.runs.sweep import sweep
 from toylab.studies.iteration_head.study import IterationHeadStudy
+from toylab.training.loop import Training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +53,40 @@ class Leaving(Branching):
         (folder / "left.txt").write_text(job.name)
         (folder / "checkpoint-1.safetensors").touch()
         return super().run_job(job, folder)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing(Counted):
+    """A study whose jobs draw from torch's generator, in a training and after it."""
+
+    def run_job(self, job: Job, folder: Path) -> dict[str, Any]:
+        def train(checkpoint: Path) -> tuple[Number, Training]:
+            return Number(torch.rand(()).item()), Training()
+
+        model, _ = train_and_keep(folder, train, save=lambda path, model: path.write_text(str(model.weight.item())),
+                                  load=lambda path: Number(float(path.read_text())))  # fmt: skip
+        result = {"drawn": [model.weight.item(), torch.rand(()).item()]}
+        return super().run_job(job, folder) | result
+
+
+def test_what_a_job_draws_depends_on_its_name_and_seed_alone_and_no_other_draws_change(notes, out, tmp_path):
+    def drawn(study: Drawing, folder: Path) -> dict[str, list[float]]:
+        return {str(job): read_measured(job.folder(folder))["drawn"] for job in study.jobs()}
+
+    before = torch.get_rng_state()
+    start(Drawing(), notes, out)
+    found = drawn(Drawing(), out)
+    assert len({tuple(pair) for pair in found.values()}) == 4
+    other = Drawing(names=("two", "one"), seeds=(1, 0))
+    start(other, notes, tmp_path / "other")
+    assert drawn(other, tmp_path / "other") == found
+    (notes / "fail-one-0").touch()
+    with pytest.raises(JobsFailedError):
+        start(Drawing(), notes, tmp_path / "again")
+    (notes / "fail-one-0").unlink()
+    start(Drawing(), notes, tmp_path / "again")  # which loads the model that the failed job trained
+    assert drawn(Drawing(), tmp_path / "again") == found
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_the_studies_of_the_house_and_of_these_tests_follow_the_protocol():

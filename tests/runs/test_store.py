@@ -3,6 +3,7 @@
 import math
 import re
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +18,9 @@ from toylab.model.checkpoint import save_model
 from toylab.model.config import ModelConfig
 from toylab.model.transformer import Transformer
 from toylab.runs import store as runs
+from toylab.runs import sweep as sweeps
 from toylab.runs.jobs import JobsRefusedError, execute
+from toylab.runs.judge import restore_settings
 from toylab.runs.store import claim_folder, read_metrics, read_settings, stored_plan
 from toylab.runs.study import Job, JobInput
 from toylab.studies.iteration_head.study import IterationHeadStudy
@@ -69,6 +72,42 @@ def test_the_same_settings_are_let_in_and_change_no_file(out):
     before = contents(out)
     claim_folder(IterationHeadStudy.quick(), "iteration-head", out)
     assert contents(out) == before
+
+
+def without_dropout(record: Path) -> None:
+    """A record as it was written before models had dropout."""
+    held = read_json(record)
+    for run in [held["settings"]] if "settings" in held else held["runs"].values():
+        del run["model"]["dropout"]
+    write_record(record, {name: value for name, value in held.items() if name not in ("checksum", "format")})
+
+
+def test_a_run_or_sweep_from_before_a_setting_existed_goes_on_with_its_default(out):
+    claim_folder(QUICK, "iteration-head", out / "run")
+    without_dropout(out / "run" / "settings.json")
+    before = contents(out)
+    assert judged_settings(out / "run") == QUICK
+    claim_folder(QUICK, "iteration-head", out / "run")
+    assert contents(out) == before
+    more = replace(QUICK, seeds=(*QUICK.seeds, 77))
+    claim_folder(more, "iteration-head", out / "run")
+    assert judged_settings(out / "run") == more
+    other = replace(QUICK, model=replace(QUICK.model, dropout=0.1))
+    without_dropout(out / "run" / "settings.json")
+    with pytest.raises(ValueError, match=r"holds a run with model\.dropout=0\.0, but model\.dropout=0\.1 was given"):
+        claim_folder(other, "iteration-head", out / "run")
+    assert _folders([QUICK], out / "sweep") == ["run"]
+    without_dropout(out / "sweep" / "sweep.json")
+    assert _folders([QUICK], out / "sweep") == ["run"]
+    assert _folders([other, QUICK], out / "sweep") == ["model.dropout=0.1", "run"]
+
+
+def judged_settings(folder: Path) -> IterationHeadStudy:
+    return restore_settings(QUICK, read_settings(folder / "settings.json")["settings"], folder)
+
+
+def _folders(points: list[IterationHeadStudy], out: Path) -> list[str]:
+    return [run.folder.name for run in sweeps._claim_folders(points, out, None)]
 
 
 @pytest.mark.parametrize("first", [(0, 1), (3,), (5, 2)])

@@ -270,6 +270,28 @@ def test_an_interrupted_training_that_draws_from_torch_ends_with_the_same_bits(
         assert trained(seed, None, checkpoint) == expected
 
 
+@fewer(0.25)
+@given(st.integers(1, 4), st.integers(2, 7), st.integers(0, 2**32), st.sampled_from([None, torch.optim.Adam]))
+def test_an_interrupted_training_with_dropout_in_the_model_ends_with_the_same_bits(
+    tmp_path_factory, every, call, seed, optimizer
+):
+    config, shape = replace(PLAIN, evaluate_every=every), replace(SMALL, dropout=0.3)
+    checkpoint = tmp_path_factory.mktemp("train") / "checkpoint.safetensors"
+
+    def trained(seed: int, loss=next_token_loss, **more) -> dict[str, bytes]:
+        torch.manual_seed(seed)
+        model = build(config=shape)
+        train(model, loss, training_batches(TASK, 0, 4), config, optimizer=optimizer, **more)
+        return bits(model)
+
+    with torch.random.fork_rng():
+        expected = trained(0)
+        assert trained(1) != expected
+        with suppress(Interrupted):
+            trained(0, interrupted_at(call), checkpoint=checkpoint)
+        assert trained(seed if checkpoint.exists() else 0, checkpoint=checkpoint) == expected
+
+
 @pytest.mark.parametrize("end", [None, 5, 99], ids=["whole", "continued", "finished"])
 def test_a_training_that_draws_nothing_leaves_the_generator_of_torch_alone(tmp_path, end):
     checkpoint = None if end is None else tmp_path / "checkpoint.safetensors"

@@ -7,7 +7,7 @@ from typing import Literal
 
 from toylab.console import ToylabError, unknown_name
 from toylab.model.positions import POSITIONS
-from toylab.settings import check_range, check_settings
+from toylab.settings import check_range, check_settings, later_field
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +46,16 @@ class ModelConfig:
     unembedding: Literal["learned", "tied", "frozen", "orthogonal", "none"] = "learned"
     """Unembedding: trained, tied to the embedding, frozen at random or at orthonormal rows, or none (the model then
     returns the final residual stream, as an encoder does)."""
+    dropout: float | int = later_field(0.0)
+    """Probability with which an entry of an attention or MLP output is zeroed in training mode, before its hook point
+    (`attn_out`, `mlp_out`) and the addition to the residual stream; the other entries are divided by 1 - dropout. Drawn
+    from torch's global generator."""
 
     def __post_init__(self) -> None:
         check_settings(self)
         check_range(layers=self.layers, heads=self.heads, width=self.width, least=1)
         check_range("0 leaves the MLPs out", hidden=self.hidden, least=0)
+        check_range("0 switches it off", dropout=self.dropout, least=0, below=1)
         if self.width % self.heads:
             raise ToylabError(
                 f"width={self.width}: must be a multiple of heads={self.heads}, for example {self.heads * 16}"

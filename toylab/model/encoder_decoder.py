@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from toylab.console import ToylabError
 from toylab.model.config import ModelConfig
-from toylab.model.layers import MLP, Attention, AttentionContext, LayerNorm, make_linear, torch_stream
+from toylab.model.layers import MLP, Attention, AttentionContext, LayerNorm, dropped_out, make_linear, torch_stream
 from toylab.model.positions import NoPositions
 from toylab.model.token_counts import TokenCounts
 from toylab.model.transformer import Transformer
@@ -38,6 +38,8 @@ class EncoderDecoderConfig:
     """Architecture of an `EncoderDecoder`; vocabulary size, label queries and classes come from the task."""
 
     encoder: ModelConfig = ENCODER
+    """Its biases, activation and dropout also hold for the sublayers of the decoder (`attn_out`, `cross_out`,
+    `mlp_out`)."""
     heads: int = 1
     """Attention heads of the decoder."""
     self_attention: bool = False
@@ -110,7 +112,7 @@ class Decoder(nn.Module):
 
     def __init__(self, config: EncoderDecoderConfig, queries: int, classes: int, generator: torch.Generator) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.dropout = config, config.encoder.dropout
         shape = replace(config.encoder, heads=config.heads, positions="none")
         self.queries = nn.Parameter(config.query_std * torch.randn(queries, shape.width, generator=generator))
         self.positions = NoPositions(shape, queries, generator)
@@ -133,12 +135,14 @@ class Decoder(nn.Module):
         x = self.resid_pre(self.queries.expand(batch, -1, -1))
         if self.attn is not None and self.ln1 is not None:
             normed = self.ln1(x)
-            x = x + self.attn_out(self.attn(normed, normed, self._attention_context(labels, labels, stream)))
+            attended = self.attn(normed, normed, self._attention_context(labels, labels, stream))
+            x = x + self.attn_out(dropped_out(attended, self))
         x = self.resid_mid(x)
-        attended = self.cross_out(self.cross(x, stream, self._attention_context(labels, keys, stream, seen)))
+        attended = self.cross(x, stream, self._attention_context(labels, keys, stream, seen))
+        attended = self.cross_out(dropped_out(attended, self))
         x = x + attended if self.config.residual else attended
         if self.mlp is not None and self.ln2 is not None:
-            x = x + self.mlp_out(self.mlp(self.ln2(x)))
+            x = x + self.mlp_out(dropped_out(self.mlp(self.ln2(x)), self))
         x = self.resid_post(x)
         return self.head(self.config.logit_scale * x)
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -151,13 +151,18 @@ class MLP(nn.Module):
         return self.down(self.post(self.activation(self.pre(self.up(x)))))
 
 
+def dropped_out(x: Float[Tensor, "*shape"], module: Any) -> Float[Tensor, "*shape"]:
+    """The output of a sublayer with `module.dropout`; at rate 0 and in evaluation mode, `x` itself."""
+    return F.dropout(x, module.dropout) if module.training and module.dropout else x
+
+
 class Block(nn.Module):
     """A transformer block: attention, then an MLP, each added to the residual stream."""
 
     def __init__(self, config: ModelConfig, generator: torch.Generator) -> None:
         super().__init__()
         hidden = 4 * config.width if config.hidden is None else config.hidden
-        self.norm = config.norm
+        self.norm, self.dropout = config.norm, config.dropout
         self.attn = Attention(config, generator)
         self.mlp = MLP(config, hidden, generator) if hidden else None
         norm = NoOp if config.norm == "none" else LayerNorm
@@ -194,12 +199,12 @@ class Block(nn.Module):
         attended = self.attn(query_stream, key_stream, context, cache, layer, token_counts)
         if token_counts is not None:
             x = token_counts.types @ x[0]
-        x = x + self.attn_out(attended)
+        x = x + self.attn_out(dropped_out(attended, self))
         if self.norm == "post":
             x = self.ln1(x)
         x = self.resid_mid(x)
         if self.mlp is not None and self.ln2 is not None:
-            x = x + self.mlp_out(self.mlp(self.ln2(x) if self.norm in ("pre", "entry") else x))
+            x = x + self.mlp_out(dropped_out(self.mlp(self.ln2(x) if self.norm in ("pre", "entry") else x), self))
             if self.norm == "post":
                 x = self.ln2(x)
         return self.resid_post(x)

@@ -35,6 +35,8 @@ _POSITIONS = {
 def to_hooked(model: Transformer, context: int | None = None) -> nn.Module:
     """Convert to a HookedTransformer with the same weights, logits and dtype.
 
+    A HookedTransformer has no dropout: the result has the logits of evaluation mode in both modes.
+
     With learned, sinusoidal or no positions, `generate` of the HookedTransformer gives wrong output with its default
     key-value cache; call it with `use_past_kv_cache=False`.
 

@@ -14,13 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from toylab.console import UNGUARDED, ToylabError, progress_bar, refuse_while_importing, unknown_name
 from toylab.files import file_errors, folder_lock, refuse_links, sha256_of, write_text
 from toylab.runs.lock import LOCK_FILE, lock_checksum, refuse_changed, write_lock
 from toylab.runs.processes import ProcessPool, peak_megabytes, single_thread
 from toylab.runs.store import Cost, claim_folder, is_done, read_results, refuse_another_run, write_result
 from toylab.runs.study import Job, Study, check_jobs, check_study, with_dependencies
-from toylab.settings import check_range
+from toylab.settings import check_range, torch_seed
 
 
 class JobsRefusedError(ToylabError):
@@ -245,7 +247,9 @@ def _run_and_store(study: Study, job: Job, folder: Path, out: Path) -> None:
         for name in ("done", "error.txt"):
             (folder / name).unlink(missing_ok=True)
     wall_start, cpu_start = time.perf_counter(), time.process_time()
-    result = study.run_job(job, folder)
+    with torch.random.fork_rng(devices=[]):  # dropout: a job has the same bits in every worker
+        torch.manual_seed(torch_seed(job.seed, job.name))
+        result = study.run_job(job, folder)
     cost = Cost(
         cpu_seconds=round(time.process_time() - cpu_start, 2),
         wall_seconds=round(time.perf_counter() - wall_start, 2),

@@ -39,7 +39,7 @@ from toylab.files import (
     write_text,
 )
 from toylab.model.checkpoint import load_model, save_model
-from toylab.runs.study import Job, Study, settings_of
+from toylab.runs.study import Job, Study, settings_of, upgraded
 from toylab.settings import as_json, convert_value
 from toylab.training.loop import History, Training
 from toylab.verdicts.claim import Conditions
@@ -183,7 +183,7 @@ def claim_folder(study: Study, name: str, out: Path | str, until_decided: bool =
     if path.exists():
         stored = read_settings(path)
         settings["seeds"] = list(dict.fromkeys([*stored["settings"]["seeds"], *settings["seeds"]]))
-        if settings == stored["settings"]:
+        if settings == upgraded(stored["settings"], type(study)):
             return
         fixed = stored["fixed"]
     else:
@@ -212,7 +212,7 @@ def refuse_another_run(study: Study, name: str, out: Path | str) -> None:
     stored = read_settings(out / "settings.json")
     if stored["study"] != name:
         raise ToylabError(f"{out}: holds a run of {stored['study']!r}; give another folder with --out")
-    for key, before, given in _differences(stored["settings"], settings_of(study)):
+    for key, before, given in _differences(upgraded(stored["settings"], type(study)), settings_of(study)):
         if key != "seeds":
             raise ToylabError(
                 f"{out}: holds a run with {key}={before}, but {key}={given} was given; give another folder "
@@ -286,7 +286,8 @@ def train_and_keep(
     metrics = folder / f"metrics{name}.jsonl"
     if file is not None and (folder / file).exists():
         return load(folder / file), read_metrics(metrics)
-    trained, training = train(folder / f"checkpoint{name}.safetensors")
+    with torch.random.fork_rng(devices=[]):  # what follows draws the same numbers if the model is loaded instead
+        trained, training = train(folder / f"checkpoint{name}.safetensors")
     write_metrics(metrics, training)
     if file is not None:
         save(folder / file, trained)

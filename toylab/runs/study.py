@@ -163,3 +163,11 @@ def check_study(study: Study) -> None:
 def settings_of(study: Study) -> dict[str, Any]:
     """The settings of a study in JSON form; `toylab.runs.judge.settings_from_json` is the inverse."""
     return json.loads(json.dumps(as_json(study, "settings", type(study))))
+
+
+def upgraded(settings: dict[str, Any], study_class: type) -> dict[str, Any]:
+    """Stored settings with the fields that were added since, at their defaults; those of another version unchanged."""
+    try:
+        return settings_of(convert_value(study_class, settings, "settings"))
+    except ToylabError:
+        return settings

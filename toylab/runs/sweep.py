@@ -29,7 +29,7 @@ from toylab.runs.jobs import Run, check_workers, execute_jobs, raise_failures, s
 from toylab.runs.judge import judge_unfinished, restore_settings
 from toylab.runs.lock import LOCK_FILE, refuse_changed, write_lock
 from toylab.runs.store import claim_folder, read_results, read_settings, refuse_others, stored_plan
-from toylab.runs.study import Study, check_jobs, check_study, judge_study, settings_of
+from toylab.runs.study import Study, check_jobs, check_study, judge_study, settings_of, upgraded
 from toylab.runs.table import load_runs
 from toylab.verdicts.judgement import write_claims
 
@@ -155,7 +155,7 @@ def _claim_folders(points: Sequence[Study], out: Path, jobs: Sequence[str] | Non
     name = about["study"]  # may be `__main__:Class` from a script that is now imported as a module
     if not registry.is_study_name(study_class, name):
         raise ToylabError(f"{out}: holds a sweep of {name!r}; give another folder with --out")
-    stored_runs = about["runs"]
+    stored_runs = {folder: upgraded(settings, study_class) for folder, settings in about["runs"].items()}
     folder_of_key = {_key_without_seeds(settings): folder for folder, settings in stored_runs.items()}
     all_settings = [settings_of(point) for point in points]
     varied = _varied_names([*stored_runs.values(), *all_settings])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import time
@@ -14,10 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from toylab.console import ToylabError, progress_bar
-from toylab.files import read_tensors, refuse_unwritable, tensors_digest, write_tensors
+from toylab.files import read_tensors, refuse_unwritable, sha256_of, tensors_digest, write_tensors
 from toylab.settings import as_json, check_range, check_settings
 from toylab.training.modes import evaluation_mode, training_mode
-from toylab.training.optimizer import AdamW, ParameterVector, flat_parameters
+from toylab.training.optimizer import (
+    AdamW,
+    AnyOptimizer,
+    OptimizerFactory,
+    ParameterVector,
+    TorchOptimizer,
+    flat_parameters,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,8 +100,11 @@ def train(
     checkpoint: Path | str | None = None,
     progress: str | None = None,
     record: Callable[[nn.Module, int], None] | None = None,
+    optimizer: OptimizerFactory | None = None,
+    schedule: Callable[[int], float | int] | None = None,
+    on_evaluation: Callable[[int, dict[str, float | int]], object] | None = None,
 ) -> Training:
-    """Train a model in place with AdamW; afterwards its train/eval modes are restored.
+    """Train a model in place; afterwards its train/eval modes are restored.
 
     Args:
         loss: from the model and a batch to a scalar.
@@ -107,18 +118,33 @@ def train(
         progress: title of a progress bar; None shows no bar.
         record: called with the model and the step at every evaluation, in evaluation mode, to store more than scalar
             metrics. After a resume it may be called again for the same step.
+        optimizer: a class of torch.optim, or a function from the parameters to an optimizer or to several, such as
+            `partial(torch.optim.SGD, lr=0.1, momentum=0.9)`; the default is AdamW with the settings of the config. The
+            learning rate of a param group is its own `lr` times the factor of the schedule: the learning rate of the
+            step divided by `config.learning_rate`. `config.clip` applies; `config.betas` do not, and
+            `config.weight_decay` must be 0.
+        schedule: factor of the peak learning rate at step 0, 1, ... `config.steps`, in place of `config.schedule`, its
+            warm-up and its final cool-down. All factors are computed before the first step. After early stopping the
+            learning rate falls to 0 in `config.cooldown` steps, and never exceeds that of the schedule.
+        on_evaluation: called with the step and the entry of the history after every evaluation, also that before the
+            first step, and after the checkpoint is written: a resumed run repeats no call, except for step 0 if it
+            was interrupted before the first checkpoint. It must not draw from torch's global generators.
 
     Raises:
         DivergedError: if the loss or gradient norm is not finite; the last checkpoint is kept.
         ToylabError: for a checkpoint that cannot be written, is damaged or belongs to another run; for `stop_at`
             without its metric; for a metric that is not finite; for a parameter without gradient up to the first
-            evaluation, or that `evaluate`, `record`, `loss` or `batch_at` replace, convert or freeze.
+            evaluation, or that `evaluate`, `record`, `loss` or `batch_at` replace, convert or freeze; for an optimizer
+            that cannot train the model; for a factor of the schedule that is negative or not finite.
     """
+    if optimizer is not None and config.weight_decay:
+        raise ToylabError(f"weight_decay={config.weight_decay}: is of the default AdamW; set 0, give it to optimizer=")
+    report = on_evaluation or (lambda step, metrics: None)
+    factors = None if schedule is None else _factors(schedule, config.steps)
     state = Training()
     path = None if checkpoint is None else Path(checkpoint)
     if path is not None and not os.path.exists(path):
         refuse_unwritable("checkpoint", path)
-    origin = None if path is None else _origin(model, config, watched)
 
     def measure(mean_loss: float) -> None:
         metrics = {}
@@ -135,7 +161,7 @@ def train(
             raise ToylabError(
                 f"stop_at={config.stop_at}: watches {watched!r}, which evaluate= must measure; give it one"
             )
-        rate = learning_rate(config, state.step, state.cooling_since)
+        rate = learning_rate(config, state.step, state.cooling_since, factors) * stepper.relative_rate
         state.history.append({"step": state.step, "loss": mean_loss, "learning_rate": rate, **metrics})
         if state.cooling_since is None and _stop_rule_is_met(config, state.history, watched):
             state.cooling_since = state.step
@@ -149,9 +175,15 @@ def train(
         _Randomness(weights.device) as random,
     ):
         vector = ParameterVector(model, weights, gradient)
-        optimizer = AdamW(weights, config.betas, config.weight_decay, config.clip)
+        stepper = (
+            AdamW(weights, config.betas, config.weight_decay, config.clip)
+            if optimizer is None
+            else TorchOptimizer(optimizer, vector, config.clip, config.learning_rate)
+        )
+        peak = config.learning_rate * stepper.relative_rate
+        origin = None if path is None else _origin(model, config, watched, stepper, factors)
         if path is not None and origin is not None and path.exists():
-            state = _restore(path, model, optimizer, origin, random)
+            state = _restore(path, model, stepper, origin, random)
             bar.update(state.step)
         start = time.process_time() - state.cpu_seconds
         total = 0.0
@@ -159,37 +191,43 @@ def train(
         if not state.step and not state.history:
             with torch.no_grad():
                 measure(float(loss(model, batch_at(0))))
+            report(state.step, dict(state.history[-1]))
         while not _finished(config, state):
-            rate = learning_rate(config, state.step, state.cooling_since)
+            rate = learning_rate(config, state.step, state.cooling_since, factors)
             value = loss(model, batch_at(state.step))
             if not math.isfinite(value.item()):
-                raise _divergence_error(f"loss={value.item()}", state.step, config, path)
+                raise _divergence_error(f"loss={value.item()}", state.step, peak, path)
             unreached += vector.backward(value, first=not state.step)
-            norm = optimizer.step(gradient, rate)
+            unreached = [name for name in unreached if not gradient[vector.places[name]].any()]
+            norm = stepper.step(gradient, rate)
             if not math.isfinite(norm):
-                raise _divergence_error(f"norm of the gradient={norm}", state.step, config, path)
+                raise _divergence_error(f"norm of the gradient={norm}", state.step, peak, path)
             total += value.item()
             state.step += 1
             bar.update()
             if state.step % config.evaluate_every == 0 or _finished(config, state):
-                _refuse_unreached(unreached, optimizer, vector, state.step)
-                unreached = []
+                _refuse_unreached(unreached, state.step)
                 since = state.step - state.history[-1]["step"]
                 measure(total / since)
                 total = 0.0
                 state.cpu_seconds = time.process_time() - start
                 bar.set_postfix({name: f"{v:.3g}" for name, v in state.history[-1].items() if name != "step"})
                 if path is not None and origin is not None:
-                    _save(path, model, optimizer, state, origin, random)
+                    _save(path, model, stepper, state, origin, random)
+                report(state.step, dict(state.history[-1]))
     return state
 
 
-def learning_rate(config: TrainConfig, step: int, cooling_since: int | None = None) -> float:
-    """Learning rate at a step: warm-up, schedule, and linear cool-down after early stopping."""
+def learning_rate(
+    config: TrainConfig, step: int, cooling_since: int | None = None, factors: Sequence[float] | None = None
+) -> float:
+    """Learning rate at a step: warm-up and schedule, or factors of the peak; linear cool-down after early stopping."""
     if cooling_since is not None:
         remaining = 1 - (step - cooling_since) / max(config.cooldown, 1)
-        cooled = learning_rate(config, cooling_since) * max(remaining, 0.0)
-        return min(cooled, learning_rate(config, step))  # `steps` may end before the cool-down does
+        cooled = learning_rate(config, cooling_since, None, factors) * max(remaining, 0.0)
+        return min(cooled, learning_rate(config, step, None, factors))  # `steps` may end before the cool-down does
+    if factors is not None:
+        return config.learning_rate * factors[step]
     if step < config.warmup:
         return config.learning_rate * (step + 1) / config.warmup
     if config.schedule == "constant":
@@ -204,11 +242,10 @@ def first_step(history: History, metric: str, threshold: float) -> int | None:
     return next((int(entry["step"]) for entry in history if entry.get(metric, -math.inf) >= threshold), None)
 
 
-def _divergence_error(quantity: str, step: int, config: TrainConfig, checkpoint: Path | None) -> DivergedError:
+def _divergence_error(quantity: str, step: int, peak: float, checkpoint: Path | None) -> DivergedError:
     checkpoint_note = f"the last good checkpoint is kept at {checkpoint}" if checkpoint else "there is no checkpoint"
     return DivergedError(
-        f"{quantity} at step {step}: training diverged; {checkpoint_note}; try a smaller learning_rate than "
-        f"{config.learning_rate}"
+        f"{quantity} at step {step}: training diverged; {checkpoint_note}; try a smaller learning_rate than {peak}"
     )
 
 
@@ -224,14 +261,21 @@ def _stop_rule_is_met(config: TrainConfig, history: History, watched: str) -> bo
     return config.stop_at is not None and len(latest) == config.stop_after and min(latest) >= config.stop_at
 
 
-def _refuse_unreached(names: Sequence[str], optimizer: AdamW, vector: ParameterVector, steps: int) -> None:
+def _refuse_unreached(names: Sequence[str], steps: int) -> None:
     """Raises `ToylabError` for a parameter whose gradient was zero at every step so far."""
-    for name in names:
-        if not optimizer.square[vector.places[name]].any():  # second moment: nonzero after any gradient
-            raise ToylabError(
-                f"parameter {name!r}: the loss does not depend on it in the first {steps} steps; use it, or leave it "
-                "out of training with requires_grad_(False)"
-            )
+    if names:
+        raise ToylabError(
+            f"parameter {names[0]!r}: the loss does not depend on it in the first {steps} steps; use it, or leave it "
+            "out of training with requires_grad_(False)"
+        )
+
+
+def _factors(schedule: Callable[[int], float | int], steps: int) -> list[float]:
+    """The factor of every step, and of the last evaluation."""
+    factors = [float(schedule(step)) for step in range(steps + 1)]
+    for step, factor in enumerate(factors):
+        check_range("1 is the peak learning rate", **{f"schedule({step})": factor}, least=0, below=math.inf)
+    return factors
 
 
 def _finite(name: str, value: Any, step: int) -> float | int:
@@ -242,9 +286,15 @@ def _finite(name: str, value: Any, step: int) -> float | int:
     return number
 
 
-def _origin(model: nn.Module, config: TrainConfig, watched: str) -> dict[str, Any]:
+def _origin(
+    model: nn.Module, config: TrainConfig, watched: str, optimizer: AnyOptimizer, factors: Sequence[float] | None
+) -> dict[str, Any]:
     """Identity of a training run, stored in its checkpoint: settings and digest of the initial weights."""
     settings = {**asdict(config), **({"watched": watched} if config.stop_at is not None else {})}
+    if isinstance(optimizer, TorchOptimizer):
+        settings["optimizer"] = str(optimizer)
+    if factors is not None:
+        settings["schedule"] = f"a function with digest {sha256_of(json.dumps(factors).encode())[:8]}"
     return {"settings": as_json(settings, "settings"), "weights": tensors_digest(model.state_dict())}
 
 
@@ -282,14 +332,18 @@ class _Randomness:
 
 
 def _save(
-    path: Path, model: nn.Module, optimizer: AdamW, state: Training, origin: dict[str, Any], random: _Randomness
+    path: Path, model: nn.Module, optimizer: AnyOptimizer, state: Training, origin: dict[str, Any], random: _Randomness
 ) -> None:
     tensors = {f"model.{name}": tensor.clone() for name, tensor in model.state_dict().items()}  # tied weights
-    tensors |= {"optimizer.mean": optimizer.mean, "optimizer.square": optimizer.square}
-    write_tensors(path, tensors | random.states(), {**vars(state), "origin": origin})
+    held, numbers = optimizer.state()
+    tensors |= {f"optimizer.{name}": tensor for name, tensor in held.items()}
+    about = {**vars(state), "origin": origin, **({"optimizer": numbers} if numbers else {})}
+    write_tensors(path, tensors | random.states(), about)
 
 
-def _restore(path: Path, model: nn.Module, optimizer: AdamW, origin: dict[str, Any], random: _Randomness) -> Training:
+def _restore(
+    path: Path, model: nn.Module, optimizer: AnyOptimizer, origin: dict[str, Any], random: _Randomness
+) -> Training:
     tensors, about = read_tensors(path)
     if not isinstance(about, dict) or "origin" not in about:
         raise ToylabError(f"{path}: is not a checkpoint of this version of toylab; delete it to restart training")
@@ -315,8 +369,6 @@ def _restore(path: Path, model: nn.Module, optimizer: AdamW, origin: dict[str, A
         )
     model.load_state_dict(saved)
     random.resume(tensors)
-    optimizer.mean.copy_(tensors["optimizer.mean"])
-    optimizer.square.copy_(tensors["optimizer.square"])
-    state = Training(**about)
-    optimizer.steps = state.step
-    return state
+    moments = {name.removeprefix("optimizer."): t for name, t in tensors.items() if name.startswith("optimizer.")}
+    optimizer.restore(moments, about.pop("optimizer", {}), about["step"])
+    return Training(**about)

@@ -1,4 +1,4 @@
-"""AdamW on a flat parameter vector: clipping is one norm, and an update takes five operations.
+"""AdamW on a flat parameter vector (clipping is one norm, an update five operations), and optimizers of torch.
 
 A toy model has about thirty small tensors; a loop over them costs more than the arithmetic. Here parameters and
 gradients are views into two vectors.
@@ -6,9 +6,12 @@ gradients are views into two vectors.
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -34,6 +37,8 @@ class AdamW:
         decay: weight decay, multiplied by the learning rate.
         clip: maximum gradient norm (torch divides by norm + 1e-6, this by the norm).
     """
+
+    relative_rate = 1
 
     def __init__(
         self,
@@ -65,6 +70,106 @@ class AdamW:
             self.weights.mul_(1 - rate * self.decay)
         self.weights.addcdiv_(self.mean, root, value=-rate / (1 - first**self.steps))
         return norm
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        return {"mean": self.mean, "square": self.square}, {}
+
+    def restore(self, tensors: dict[str, Tensor], numbers: dict[str, Any], steps: int) -> None:
+        self.mean.copy_(tensors["mean"])
+        self.square.copy_(tensors["square"])
+        self.steps = steps
+
+
+OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer | Sequence[torch.optim.Optimizer]]
+"""A class of torch.optim, or a function from parameters to one optimizer, or to several that divide them."""
+
+
+class TorchOptimizer:
+    """Optimizers of torch, which update the parameters in place, in their own shapes.
+
+    Args:
+        make: the optimizer, or several, of all parameters.
+        vector: parameters whose gradients are views into the vector that `step` receives.
+        clip: maximum norm of the gradient of all parameters.
+        peak: the rate of `step` at which every param group has its own learning rate.
+
+    Raises:
+        ToylabError: unless `make` gives optimizers that step without a closure, with each parameter in one param group.
+    """
+
+    def __init__(self, make: OptimizerFactory, vector: ParameterVector, clip: float | int, peak: float) -> None:
+        made = make(list(vector.parameters.values())) if callable(make) else None
+        self.optimizers: list[torch.optim.Optimizer] = []
+        for one in made if isinstance(made, Sequence) and made else [made]:
+            if not isinstance(one, torch.optim.Optimizer) or _needs_closure(one):
+                raise ToylabError(
+                    f"optimizer={getattr(make, '__name__', make)}: must be a class or a function from parameters to a "
+                    "torch.optim.Optimizer whose step needs no closure, such as partial(torch.optim.SGD, lr=0.1)"
+                )
+            self.optimizers.append(one)
+        self.vector, self.clip, self.peak = vector, clip, peak
+        self.groups = [group for one in self.optimizers for group in one.param_groups]
+        self.rates = [group["lr"] for group in self.groups]
+        self.relative_rate = float(self.rates[0]) / peak
+        count = Counter(id(p) for group in self.groups for p in group["params"])
+        for name, p in vector.parameters.items():
+            if count[id(p)] != 1:
+                raise ToylabError(
+                    f"parameter {name!r}: is in {count[id(p)]} param groups of the optimizer; give it to one, or leave "
+                    "it out of training with requires_grad_(False)"
+                )
+
+    def __str__(self) -> str:
+        return ", ".join(" ".join(repr(one).split()) for one in self.optimizers)
+
+    def step(self, gradient: Float[Tensor, " place"], rate: float) -> float:
+        """One update; returns the gradient norm. A non-finite norm skips the update."""
+        norm = gradient.norm().item()
+        if not math.isfinite(norm):
+            return norm
+        if norm > self.clip:
+            gradient.mul_(self.clip / norm)
+        self.vector.attach()  # the first `backward` leaves gradients that are no views
+        for group, own_rate in zip(self.groups, self.rates, strict=True):
+            group["lr"] = own_rate * (rate / self.peak)
+        for one in self.optimizers:
+            one.step()
+        return norm
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The tensors, and by holder the numbers and the devices of the tensors."""
+        tensors, about = {}, {}
+        for name, holder in self._holders().items():
+            for key, value in holder.items():
+                if isinstance(value, Tensor):
+                    tensors[f"{name}.{key}"], value = value, value.device.type
+                elif name.startswith("state") and not isinstance(value, int | float | None):
+                    raise ToylabError(f"optimizer: its {key!r} is a {type(value).__name__}; train without checkpoint=")
+                if isinstance(value, int | float | str):
+                    about.setdefault(name, {})[key] = value
+        return tensors, about
+
+    def restore(self, tensors: dict[str, Tensor], about: dict[str, Any], steps: int) -> None:
+        """Continue from `state`; the optimizer's own `load_state_dict` would change dtypes."""
+        device = self.vector.gradients.device
+        for name, holder in self._holders().items():
+            for key, value in about.get(name, {}).items():
+                tensor = tensors.get(f"{name}.{key}")
+                holder[key] = value if tensor is None else tensor.to("cpu" if value == "cpu" else device)
+
+    def _holders(self) -> dict[str, dict[str, Any]]:
+        """Param groups, which may hold running numbers, and the state of each parameter."""
+        states = [one.state[p] for one in self.optimizers for group in one.param_groups for p in group["params"]]
+        groups = {f"group.{k}": group for k, group in enumerate(self.groups)}
+        return groups | {f"state.{k}": state for k, state in enumerate(states)}
+
+
+def _needs_closure(optimizer: torch.optim.Optimizer) -> bool:
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    return closure is not None and closure.default is closure.empty
+
+
+AnyOptimizer = AdamW | TorchOptimizer
 
 
 @contextmanager

@@ -42,7 +42,8 @@ class Population:
         config: betas, weight decay and clipping; gradients are clipped per member.
 
     Raises:
-        ToylabError: without models, without trainable parameters, or if these differ between models.
+        ToylabError: without models, without trainable parameters, or if these differ between models; for models with
+            `ModelConfig.dropout`.
     """
 
     def __init__(
@@ -53,6 +54,12 @@ class Population:
         shapes = [{name: (p.shape, p.requires_grad) for name, p in model.named_parameters()} for model in models]
         if any(state != shapes[0] for state in shapes):
             raise ToylabError("models: members must have the same parameters, of the same shapes and requires_grad")
+        rates = [getattr(module, "dropout", 0) for model in models for module in model.modules()]
+        if dropout := max(rate for rate in rates if isinstance(rate, float | int)):
+            raise ToylabError(
+                f"dropout={dropout}: members would not draw the numbers of their separate trainings; train each model "
+                "with toylab.training.loop.train, or without dropout"
+            )
         if not _trainable(models[0]):
             raise ToylabError("models: nothing has requires_grad=True; a population needs parameters to train")
         self.config = config or TrainConfig()
