@@ -103,17 +103,17 @@ def test_each_baseline_stands_instead_of_the_vector_in_its_slot(tmp_path):
     assert reinforced(again, folder, 0, "-again") == {"purpose": "other rollouts"}
 
 
-def test_a_reward_by_luck_is_as_frequent_as_right_answers_and_does_not_look_at_them(tmp_path, monkeypatch):
+def test_a_reward_by_luck_is_as_frequent_as_right_answers_and_does_not_look_at_them(tmp_path):
     model = base()
     job, folder = begun(tmp_path, base=model)
-    with trainings() as asked, witnessed():
+    with trainings() as asked, witnessed(), pytest.MonkeyPatch.context() as patch:
         rates = []
 
         def answers(*told: Any) -> Any:
             rates.append(told[1:])
             return replace(witness(*told), accuracy=0.2)
 
-        monkeypatch.setattr(data, "measure_answers", answers)
+        patch.setattr(data, "measure_answers", answers)
         experiments.train_vector(STUDY, job, folder, LAST, random_reward=True)
     task, prompts, temperature, seed = rates[0]
     assert (task, prompts.tolist(), temperature, seed) == (TASK, few().tolist(), 1, SEED)
