@@ -128,6 +128,7 @@ def test_a_population_of_models_with_dropout_is_refused_by_name():
 
 @pytest.mark.slow
 def test_a_model_with_dropout_becomes_a_hooked_transformer_without():
+    pytest.importorskip("transformer_lens", reason="needs the extra [interop]")
     from toylab.model.transformer_lens import from_hooked, to_hooked
 
     model, tokens = build(ModelConfig(dropout=0.25)), draw_tokens(0, 3, 6)
