@@ -26,9 +26,7 @@ PICTURES = {
 def with_verdicts(text: str, standings: list[scoreboard.StudyVerdicts]) -> str:
     """The text with the published verdict after each claim, as in `head`: supported."""
     words = {claim.id: claim.verdict for one in standings for claim in one.claims}
-    return re.sub(
-        r"`([\w-]+)`: [a-z]+( run)?", lambda found: f"`{found[1]}`: {words[found[1]].replace('_', ' ')}", text
-    )
+    return re.sub(r"`([\w-]+)`: [a-z]+( run)?", lambda found: f"`{found[1]}`: {words[found[1]]}", text)
 
 
 def main(folder: Path | None = None) -> None:

@@ -83,8 +83,7 @@ def chosen_study(options: argparse.Namespace, rest: list[str]) -> Any:
     """The requested study with settings from flags; heavy imports only if its name is known."""
     from toylab.runs import registry
 
-    if options.study in (packages := packaged("study")) and options.study not in registry.study_names():
-        options.study = packages[options.study]
+    options.study = _path_of("study", options.study, registry.study_names())
     check_name("study", options, rest, registry.study_names(), known_tasks())
     study_class = registry.load_study(options.study).STUDY
     return settings_from_flags(study_class, registry.preset_settings(study_class, options.preset), options, rest)
@@ -95,8 +94,7 @@ def chosen_task(options: argparse.Namespace, rest: list[str]) -> type:
     from toylab.runs import registry
 
     task_classes = known_tasks()
-    if options.task in (packages := packaged("task")) and options.task not in task_classes:
-        options.task = packages[options.task]
+    options.task = _path_of("task", options.task, task_classes)
     check_name("task", options, rest, task_classes, registry.study_names())
     if ":" not in options.task:
         return task_classes[options.task]
@@ -114,6 +112,11 @@ def packaged(category: str) -> dict[str, str]:
 
     group = {"task": "toylab.tasks", "study": "toylab.studies"}[category]
     return {entry.name: entry.value for entry in entry_points(group=group)}
+
+
+def _path_of(category: str, name: Any, known: Collection[str]) -> Any:
+    """`package.module:Class` of a name that an installed package declares; packages are read for unknown names only."""
+    return name if name is None or ":" in name or name in known else packaged(category).get(name, name)
 
 
 def complete(task: Any, name: str) -> Any:

@@ -31,7 +31,7 @@ def claims(
 
     Args:
         encodings: the compared positional encodings.
-        causal: conditions with a causal encoder and a begin token.
+        causal: conditions with a causal encoder.
         longest: length in tokens of the evaluated strings.
         parts: groups of conditions trained besides the main ones.
         width: dimensions of the encoder's states, and so of learned positions.
