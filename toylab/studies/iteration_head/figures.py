@@ -167,11 +167,12 @@ def _draw_tests(main: dict[int, IterationResult], states: int) -> Picture:
     next_input = "answers equal to F(s, next input)"
     groups["shifted to the next input"] = {next_input: [result.steered for result in learned]}
     upstream = [result.steered_upstream for result in learned if result.steered_upstream is not None]
-    groups |= {"first layer shifted to before EoI": {next_input: upstream}} if upstream else {}
+    groups |= {"EoI at the position before it": {next_input: upstream}} if upstream else {}
     return picture(
         "What the head causes",
         "Accuracy under edits of the iteration head (and of the earlier head, marked first layer) at the answer "
-        "positions. One point per seed that learned the task; vertical lines are means.",
+        "positions; in the last row, EoI has the position embedding of the token before it. One point per seed that "
+        "learned the task; vertical lines are means.",
         figures.plot_by_seed(groups, xlabel="share on held-out sequences", chance=1 / states),
     )
 
