@@ -57,6 +57,12 @@ def by_paths(place: Place) -> Any:
     ]
 
 
+def of_positions(measure: Callable[[Any, Tensor], Any]) -> Callable[[Place], Any]:
+    return lambda place: [
+        measure(place(model_of(name)), place(tokens())) for name in ("learned", "sinusoidal", "alibi")
+    ]
+
+
 def slope_sizes(measure: Callable) -> Callable[[Place], Tensor]:
     def go(place: Place) -> Tensor:
         weight = place(normal(0, 4, 3))
@@ -90,6 +96,7 @@ PROBES: dict[str, Callable[[Place], Any]] = {
         probes.cosine_to(place(normal(0, 5, 4)), place(normal(1, 4))),
     ],
     "dead_share": fitted,
+    "distance_effects": of_positions(probes.distance_effects),
     "edit": edited("blocks.0.mlp_out", lambda place: torch.zeros_like),
     "relative_change": lambda place: probes.relative_change(
         *place([normal(0, 6, 4), normal(1, 6, 4), normal(2, 3, 4)])
@@ -121,8 +128,10 @@ PROBES: dict[str, Callable[[Place], Any]] = {
         place(pattern()[:, 0, :3]), place({"in": mask(), "out": ~mask()})
     ),
     "mass_by_query": lambda place: probes.mass_by_query(place(pattern()), LINKS),
+    "shift_sensitivity": of_positions(lambda it, read: probes.shift_sensitivity(it, read, 2)),
     "shift_links": lambda place: probes.shift_links(place(torch.tensor(LINKS)), 1).tolist(),
     "name_bias": lambda place: probes.name_bias(place(masses()), "ones"),
+    "name_encoding": of_positions(lambda it, read: probes.name_encoding(it, read, np.random.default_rng(0)).encoding),
     "null_share": lambda place: probes.null_share(*place([normal(0, 6, 4), normal(1, 6, 4)]), draws=3),
     "span_sine": lambda place: [
         probes.span_sine(*place([normal(0, 6, 4), normal(1, 6, 4)]), rows=rows) for rows in (False, True)
@@ -132,6 +141,9 @@ PROBES: dict[str, Callable[[Place], Any]] = {
     "points": lambda place: list(points(place(model_of()))),
     "patch_activation": edited(
         "blocks.0.resid_post", lambda place: probes.patch_activation(place(normal(0, 2, 6, 16)), [1, 3])
+    ),
+    "permutation_sensitivity": of_positions(
+        lambda it, read: probes.permutation_sensitivity(it, read, np.random.default_rng(0))
     ),
     "token_ranks": lambda place: probes.token_ranks(place(normal(0, 3, 7))),
     "rotary_planes": lambda place: probes.rotary_planes(place(normal(0, 3, 4)), place(normal(1, 3, 4))),
