@@ -28,10 +28,8 @@ def watched(at: Scene) -> Any:
     return dict(seen)
 
 
-def fitted(at: Scene) -> Any:
-    x = at.normal(0, 20, 8)
-    model = probes.fit_autoencoder(x, features=12, steps=4, rows=5)
-    return model, model(x), probes.explained_variance(model, x), probes.dead_share(model, x)
+def autoencoder(at: Scene) -> probes.SparseAutoencoder:
+    return at.put(probes.SparseAutoencoder(8, 12, 3, torch.Generator()))
 
 
 def by_paths(at: Scene) -> Any:
@@ -71,17 +69,17 @@ PROBES: dict[str, Callable[[Scene], Any]] = {
         probes.cosine_to(at.normal(0, 5, 4)),
         probes.cosine_to(at.normal(0, 5, 4), at.normal(1, 4)),
     ],
-    "dead_share": fitted,
+    "dead_share": lambda at: probes.dead_share(autoencoder(at), at.normal(0, 20, 8)),
     "distance_effects": lambda at: probes.distance_effects(at.model, at.tokens),
     "edit": edited("blocks.0.mlp_out", lambda at: torch.zeros_like),
     "relative_change": lambda at: probes.relative_change(*[at.normal(0, 6, 4), at.normal(1, 6, 4), at.normal(2, 3, 4)]),
-    "explained_variance": fitted,
+    "explained_variance": lambda at: probes.explained_variance(autoencoder(at), at.normal(0, 20, 8)),
     "find_iteration_head": lambda at: probes.find_iteration_head(
         {n: [at.pattern(n), at.pattern(n + 5)] for n in (1, 2)},
         {n: dict.fromkeys(("carry", "stop", "end of input"), at.links) for n in (1, 2)},
         carry_threshold=0.1,
     ),
-    "fit_autoencoder": fitted,
+    "fit_autoencoder": lambda at: probes.fit_autoencoder(at.normal(0, 20, 8), features=12, steps=2, rows=5),
     "fit_saturation": lambda at: probes.fit_saturation(at.normal(0, 9).abs(), at.put(torch.arange(9))),
     "follow_links": edited("blocks.0.attn.pattern", lambda at: probes.follow_links(0, at.links)),
     "amplification": lambda at: probes.amplification(*[at.normal(1, 6, 4), at.normal(2, 3, 4)]),
@@ -92,7 +90,7 @@ PROBES: dict[str, Callable[[Scene], Any]] = {
         probes.left_singular_directions(at.normal(0, 6, 4), energy).abs() for energy in (None, 0.5)
     ],
     "linear_probe": lambda at: [
-        probes.linear_probe(at.normal(0, 40, 3), labels, groups, np.random.default_rng(0), steps=5)
+        probes.linear_probe(at.normal(0, 40, 3), labels, groups, np.random.default_rng(0), steps=2)
         for labels in ((at.normal(1, 40) > 0).long(),)
         for groups in (at.put(torch.arange(40) // 4), torch.arange(40) // 4)
     ],

@@ -1,5 +1,6 @@
 """What a model of a task does with a loss on one device: the scene that probes are shown."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -18,9 +19,8 @@ from toylab.training import losses
 from toylab.training.batches import next_token_loss, pack, pad
 from toylab.training.losses import PreferencePairs, Rollouts
 
-ROWS, WIDTH = 4, 6
+ROWS, WIDTH = 4, 5
 """Of the tokens that probes are shown: the beginnings of the rows that the loss had."""
-WIDTHS = 16
 
 
 def pairs_of(batch: Batch) -> PreferencePairs:
@@ -53,39 +53,50 @@ LOSSES: dict[str, Loss] = {
 """From a loss to the function from rows to its batch, and to the function from a reference model to the loss."""
 
 
-class Scene:
-    """A model of a task on a device, the gradient of a loss, and what probes are shown of both.
+class Models:
+    """A model of a task and a reference on a device, and what the model does with the beginnings of some rows.
 
     Attributes:
         put: see `Place`.
-        found: logits, loss, gradients, patterns.
-        links: those of the task that lie within the tokens shown; `SAME_LINKS` stands in for none.
+        links: those of the task that lie within the tokens shown, or one link where there are none.
     """
 
-    def __init__(self, task: Task, loss: str, put: Place) -> None:
-        layout, make = LOSSES[loss]
+    def __init__(self, task: Task, put: Place) -> None:
         positions = list(POSITIONS)[TASKS.index(type(task)) % len(POSITIONS)]
-        config = ModelConfig(width=WIDTHS, positions=positions)
-        batch = task.sample(stream(0), ROWS)
-        self.put, self.model = put, put(Transformer.for_task(task, config))
-        self.tokens = put(torch.from_numpy(batch.tokens[:, :WIDTH]))
-        reference = put(Transformer.for_task(task, config, seed=1))
-        gradients = slopes(make(reference)(self.model, put(layout(batch))), self.model)
+        config = ModelConfig(width=16, positions=positions)
+        self.put, self.batch = put, task.sample(stream(0), ROWS)
+        self.model, self.reference = (put(Transformer.for_task(task, config, seed)) for seed in (0, 1))
+        self.tokens = put(torch.from_numpy(self.batch.tokens[:, :WIDTH]))
         with watch(self.model, "blocks.*.attn.pattern") as seen, torch.no_grad():
-            logits = self.model(self.tokens)
+            self.logits = self.model(self.tokens)
         self.patterns = list(seen.values())
-        self.found = [logits, gradients, self.patterns]
-        names = [name for name, _ in self.model.named_parameters()]
-        up = torch.cat([g.flatten() for name, g in zip(names, gradients[1:], strict=True) if "mlp.up.w" in name])
-        self._numbers = (up - up.mean()) / up.std()
-        edges = np.concatenate([np.zeros((0, 3), dtype=int), *batch.links.values()])
+        edges = np.concatenate([np.zeros((0, 3), dtype=int), *self.batch.links.values()])
         edges = edges[(edges[:, 1:] < WIDTH).all(axis=1)]
         self.links = edges if len(edges) else np.array([[0, 3, 1]])
+
+
+class Scene:
+    """What probes are shown: the models of a task, and the gradient of a loss as the numbers that they take.
+
+    Attributes:
+        loss: its value.
+        gradient: of all parameters, flattened.
+    """
+
+    def __init__(self, models: Models, loss: str) -> None:
+        layout, make = LOSSES[loss]
+        self.put, self.model, self.tokens, self.links = models.put, models.model, models.tokens, models.links
+        self.patterns = models.patterns
+        self.loss, *gradients = slopes(make(models.reference)(self.model, self.put(layout(models.batch))), self.model)
+        self.gradient = torch.cat([one.flatten() for one in gradients])
+        names = [name for name, _ in self.model.named_parameters()]
+        up = torch.cat([one.flatten() for name, one in zip(names, gradients, strict=True) if "mlp.up.w" in name])
+        self._numbers = (up - up.mean()) / up.std()
 
     def normal(self, seed: int, *shape: int) -> Tensor:
         """Entries of the gradient of the MLPs, of mean 0 and variance 1."""
         start = 131 * seed
-        return self._numbers[start : start + int(np.prod(shape))].view(shape)
+        return self._numbers[start : start + math.prod(shape)].view(shape)
 
     def pattern(self, layer: int = 0) -> Tensor:
         return self.patterns[layer % len(self.patterns)]

@@ -2,6 +2,7 @@
 
 import inspect
 from dataclasses import is_dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 from tests.accelerator import DEVICE, Accelerator
 from tests.device_probes import ON_NUMBERS, PROBES
-from tests.device_scene import LOSSES, Scene
+from tests.device_scene import LOSSES, Models, Scene
 from tests.device_table import table, triples
 from tests.places import agree, placed
 from toylab import probes
@@ -29,13 +30,27 @@ PARTS_OF_LOSSES = {
 """Of `toylab.training.losses`, what is no loss by itself; losses call each."""
 
 
-@pytest.mark.parametrize(("task", "loss", "shown"), triples(), ids=lambda x: getattr(x, "__name__", str(x)[:30]))
+@lru_cache(maxsize=2)
+def models_of(task: type, device: torch.device) -> Models:
+    return Models(task(), lambda x: placed(x, device))
+
+
+@pytest.mark.parametrize(
+    ("task", "loss", "shown"),
+    [
+        pytest.param(task, loss, shown, id=f"{task.__name__}-{loss}", marks=[] if shown else pytest.mark.slow)
+        for task, loss, shown in triples()
+    ],
+)
 def test_a_model_its_loss_and_probes_are_the_same_on_an_accelerator(task, loss, shown):
-    here = Scene(task(), loss, lambda x: placed(x, torch.device("cpu")))
+    models = models_of(task, torch.device("cpu"))
+    here = Scene(models, loss)
     expected = {name: PROBES[name](here) for name in shown}
     with Accelerator():
-        there = Scene(task(), loss, lambda x: placed(x, DEVICE))
-        agree(there.found, here.found, "model")
+        far = models_of(task, DEVICE)
+        agree([far.logits, far.patterns], [models.logits, models.patterns], "model")
+        there = Scene(far, loss)
+        agree([there.loss, there.gradient], [here.loss, here.gradient], loss)
         for name in shown:
             agree(PROBES[name](there), expected[name], name)
 

@@ -102,6 +102,14 @@ def heads(line: str, layer: int) -> list[float]:
     return [float(mass.strip("'")) for mass in found.split(", ")]
 
 
+def test_models_behave_like_their_encodings_as_the_page_says(capsys):
+    exec(example("name_encoding"), {})
+    shown = re.findall(r"```\n(encoding    behaves like.*?)```", SHOWN, flags=re.DOTALL)[0]
+    for said, found in zip(shown.splitlines()[1:], capsys.readouterr().out.splitlines()[1:], strict=True):
+        assert said.split()[:2] == found.split()[:2] == [said.split()[0]] * 2
+        assert [float(x) for x in found.split()[2:]] == pytest.approx([float(x) for x in said.split()[2:]], abs=2e-3)
+
+
 def test_a_module_of_ones_own_is_trained(capsys):
     code = example("class Recurrent")
     exec(code, {})
