@@ -2,7 +2,7 @@
 
 Every measure compares a row with the same tokens at other positions, so it works on any module from tokens to outputs.
 Attention is read at the hook points of its patterns; the default names are those of `toylab.Transformer` and of
-adopted models. Give models in evaluation mode and in at least float32: dropout and rounding look like effects.
+adopted models. Each measure has its control, a model without positions, in docs/points.md.
 """
 
 from __future__ import annotations
@@ -30,16 +30,17 @@ UNIFORM = 1e-4
 """Spread of attention scores in nats below which a head attends uniformly, up to rounding."""
 
 Tokens = Int[Tensor, "row position"]
+EncodingName = Literal["none", "learned", "sinusoidal", "rotary", "alibi", "relative"]
 
 
 @dataclass(frozen=True)
-class Sensitivity:
+class PositionSensitivity:
     """Change of the outputs and of the attention of a model.
 
     Attributes:
         largest: largest absolute change of an output.
         relative: root mean square of the change, divided by that of the change to the outputs of another row: 0 for no
-            effect, 1 for the effect of other tokens.
+            effect, 1 for the effect of other tokens, infinite if the outputs of all rows are equal.
         attention: from each pattern point to the total variation distance between the attention before and after, from
             0 to 1, averaged over rows, heads and queries.
     """
@@ -51,7 +52,7 @@ class Sensitivity:
 
 def shift_sensitivity(
     model: nn.Module, tokens: Tokens, distance: int, *, patterns: str = PATTERNS, scores: str = SCORES
-) -> Sensitivity:
+) -> PositionSensitivity:
     """Change when all positions are shifted by `distance`: 0 for relative encodings and without positions.
 
     The row is `tokens` without its last `distance` tokens, so no position exceeds those of `tokens`. As shifted row, it
@@ -88,7 +89,7 @@ def shift_sensitivity(
 
 def permutation_sensitivity(
     model: nn.Module, tokens: Tokens, rng: np.random.Generator, kept: int = 1, *, patterns: str = PATTERNS
-) -> Sensitivity:
+) -> PositionSensitivity:
     """Change of the outputs at the last `kept` positions under a random permutation of the tokens before them.
 
     A causal model of several layers is sensitive without positional encoding too: its mask orders the tokens. One layer
@@ -158,6 +159,7 @@ def distance_effects(model: nn.Module, tokens: Tokens, patterns: str = PATTERNS)
         rotated = torch.cat([tokens[:, (places + rotation) % keys], tokens[:, -1:]], dim=1)
         for name, pattern in _run(model, rotated, patterns)[1].items():
             last = pattern[:, :, -1, :keys]
+            check_finite(**{name: last})
             tables.setdefault(name, []).append(last.clamp(min=torch.finfo(last.dtype).tiny).double().log())
     return {name: _decompose(torch.stack(table, dim=2)) for name, table in tables.items()}
 
@@ -201,9 +203,9 @@ class PositionalEffects:
             row of one token that their distance explains; 1 for sinusoidal positions.
     """
 
-    encoding: Literal["none", "learned", "sinusoidal", "rotary", "alibi", "relative"]
-    shift: Sensitivity
-    permutation: Sensitivity
+    encoding: EncodingName
+    shift: PositionSensitivity
+    permutation: PositionSensitivity
     distance: float
     content: float
     interaction: float
@@ -238,9 +240,16 @@ def name_encoding(
         stream: the point of the residual stream before the first layer.
 
     Raises:
-        ToylabError: for fewer than four tokens per row; for one row; for a model whose outputs vary between calls.
+        ToylabError: for fewer than four tokens per row; for one row; for half precision; for a model whose outputs vary
+            between calls.
     """
     outputs, again = (_run(model, tokens, None)[0] for _ in range(2))
+    check_finite(outputs=outputs)
+    if torch.finfo(outputs.dtype).eps > FLOOR**2:
+        raise ToylabError(
+            f"model={type(model).__name__}: gives {outputs.dtype}, whose rounding looks like an effect; give "
+            "model.float()"
+        )
     if not torch.equal(outputs, again):
         raise ToylabError(
             f"model={type(model).__name__}: gives other outputs to the same tokens; call model.eval() to end dropout"
@@ -253,7 +262,7 @@ def name_encoding(
         for name in ("distance", "content", "interaction")
     }
     linearity, regularity = _linearity(layer.profile), _regularity(model, tokens, stream)
-    encoding: Literal["none", "learned", "sinusoidal", "rotary", "alibi", "relative"] = "none"
+    encoding: EncodingName = "none"
     if shift.relative >= FLOOR:
         encoding = "sinusoidal" if regularity >= REGULAR else "learned"
     elif pooled["interaction"] ** 0.5 >= FLOOR:
@@ -302,14 +311,14 @@ def _run(model: nn.Module, tokens: Tokens, patterns: str | None) -> tuple[Tensor
 
 def _sensitivity(
     before: Tensor, after: Tensor, attention: Mapping[str, Tensor], moved: Mapping[str, Tensor]
-) -> Sensitivity:
+) -> PositionSensitivity:
     check_range("the change is compared with that to another row", rows=len(before), least=2)
     check_finite(outputs=before, outputs_after=after)
     before, after = before.double(), after.double()
     change, other = after - before, before.roll(1, dims=0) - before
     scale = float(other.square().mean().sqrt())
     size = float(change.square().mean().sqrt())
-    return Sensitivity(
+    return PositionSensitivity(
         largest=float(change.abs().max()),
         relative=size / scale if scale else float("inf") if size else 0.0,
         attention={name: float((moved[name] - x).abs().sum(dim=-1).mean() / 2) for name, x in attention.items()},

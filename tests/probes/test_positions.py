@@ -278,5 +278,14 @@ def test_mistakes_are_said_in_one_line():
         permutation_sensitivity(model, tokens, np.random.default_rng(0), kept=9)
     with pytest.raises(ToylabError, match=r"model=Transformer: gives other outputs .* model\.eval\(\)"):
         named(model_of("learned", dropout=0.5).train(), tokens)
-    with edit(model, {"final": lambda x: x * torch.nan}), pytest.raises(ToylabError, match="outputs: holds nan"):
-        shift_sensitivity(model, tokens, 1)
+    with pytest.raises(ToylabError, match=r"gives torch\.bfloat16, whose rounding"):
+        named(model_of("none").bfloat16(), tokens)
+    with edit(model, {"final": lambda x: x * torch.nan}):
+        for measure in (named, lambda *given: shift_sensitivity(*given, 1)):
+            with pytest.raises(ToylabError, match="outputs: holds nan"):
+                measure(model, tokens)
+    with (
+        edit(model, {"blocks.1.attn.pattern": lambda x: x * torch.nan}),
+        pytest.raises(ToylabError, match=r"^blocks\.1\.attn\.pattern: holds nan"),
+    ):
+        distance_effects(model, tokens)
