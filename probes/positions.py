@@ -1,15 +1,15 @@
 """Effects of token positions on a model: shift, permutation, attention by distance, and the encoding they point to.
 
-Every measure compares a row with the same tokens at other positions, so it works on any module from tokens to outputs.
-Attention is read at the hook points of its patterns; the default names are those of `toylab.Transformer` and of
-adopted models. Each measure has its control, a model without positions, in docs/points.md.
+Each measure compares a row with the same tokens at other positions, so it works on any module from tokens to outputs.
+The default names of points are those of `toylab.Transformer` and of adopted models. The control of each measure is a
+model without positions: see docs/points.md.
 """
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from toylab.console import ToylabError
 from toylab.probes.checks import check_finite
-from toylab.probes.hooks import edit, match_points, watch
+from toylab.probes.hooks import edit, match_points, points, watch
 from toylab.settings import check_range
 
 PATTERNS, SCORES, STREAM = "blocks.*.attn.pattern", "blocks.*.attn.scores", "blocks.0.resid_pre"
@@ -30,24 +30,23 @@ UNIFORM = 1e-4
 """Spread of attention scores in nats below which a head attends uniformly, up to rounding."""
 
 Tokens = Int[Tensor, "row position"]
-EncodingName = Literal["none", "learned", "sinusoidal", "rotary", "alibi", "relative"]
 
 
 @dataclass(frozen=True)
 class PositionSensitivity:
-    """Change of the outputs and of the attention of a model.
+    """Change of a model when positions or their tokens are moved.
 
     Attributes:
         largest: largest absolute change of an output.
         relative: root mean square of the change, divided by that of the change to the outputs of another row: 0 for no
             effect, 1 for the effect of other tokens, infinite if the outputs of all rows are equal.
-        attention: from each pattern point to the total variation distance between the attention before and after, from
-            0 to 1, averaged over rows, heads and queries.
+        attention: by pattern point, the total variation distance between the attention before and after a shift,
+            averaged over rows, heads and queries.
     """
 
     largest: float
     relative: float
-    attention: Mapping[str, float]
+    attention: Mapping[str, float] = field(default_factory=dict)
 
 
 def shift_sensitivity(
@@ -55,9 +54,8 @@ def shift_sensitivity(
 ) -> PositionSensitivity:
     """Change when all positions are shifted by `distance`: 0 for relative encodings and without positions.
 
-    The row is `tokens` without its last `distance` tokens, so no position exceeds those of `tokens`. As shifted row, it
-    follows `distance` tokens that are hidden from it at the points `scores`. A model without such points (GPT-2 of
-    transformers) gets the later vectors at its point `pos_embed`.
+    The row is `tokens` without its last `distance` tokens. As shifted row, it follows `distance` tokens that are hidden
+    from it at the points `scores`; a model without such points (GPT-2) gets the later vectors at its point `pos_embed`.
 
     Raises:
         ToylabError: for a distance that leaves no token; for a model without any of these points; for one row.
@@ -65,7 +63,8 @@ def shift_sensitivity(
     check_range("the shifted row keeps a token", distance=distance, least=1, most=tokens.shape[1] - 1)
     row = tokens[:, :-distance]
     before, attention = _run(model, row, patterns)
-    if _matches(model, scores):
+    names = [*points(model), *dict(model.named_modules())]
+    if fnmatch.filter(names, scores):
 
         def hide(scores: Tensor) -> Tensor:
             scores[..., distance:, :distance] = -torch.inf
@@ -74,27 +73,23 @@ def shift_sensitivity(
         with edit(model, {scores: hide}):
             after, shifted = _run(model, torch.cat([row[:, :1].expand(-1, distance), row], dim=1), patterns)
         after, shifted = after[:, distance:], {name: x[..., distance:, distance:] for name, x in shifted.items()}
-    elif _matches(model, "pos_embed"):
-        with torch.no_grad(), watch(model, "pos_embed") as cache:
-            model(tokens)
-        with edit(model, {"pos_embed": lambda _: cache["pos_embed"][:, distance:]}):
+    elif "pos_embed" in names:
+        later = _run(model, tokens, "pos_embed")[1]["pos_embed"][:, distance:]
+        with edit(model, {"pos_embed": lambda _: later}):
             after, shifted = _run(model, row, patterns)
     else:
-        raise ToylabError(
-            f"model={type(model).__name__}: has neither hook points {scores!r}, at which tokens are hidden, nor "
-            "'pos_embed', so its positions cannot be shifted; name the points of its attention scores"
-        )
-    return _sensitivity(before, after, attention, shifted)
+        raise ToylabError(f"scores={scores!r}: neither this nor 'pos_embed' is a hook point; name the attention scores")
+    change = {name: float((shifted[name] - x).abs().sum(dim=-1).mean() / 2) for name, x in attention.items()}
+    return _sensitivity(before, after, change)
 
 
 def permutation_sensitivity(
-    model: nn.Module, tokens: Tokens, rng: np.random.Generator, kept: int = 1, *, patterns: str = PATTERNS
+    model: nn.Module, tokens: Tokens, rng: np.random.Generator, kept: int = 1
 ) -> PositionSensitivity:
     """Change of the outputs at the last `kept` positions under a random permutation of the tokens before them.
 
-    A causal model of several layers is sensitive without positional encoding too: its mask orders the tokens. One layer
-    without positions, or a bidirectional model without positions, has 0. With `kept` = 0, all tokens are permuted, all
-    outputs are compared, and no attention; this is meant for models with one output per row.
+    A causal model of several layers is sensitive without positions too: its mask orders the tokens. With `kept` = 0,
+    all tokens are permuted and all outputs compared, as for models with one output per row.
 
     Raises:
         ToylabError: for fewer than two tokens to permute; for one row.
@@ -103,30 +98,18 @@ def permutation_sensitivity(
     check_range("at least two tokens are permuted", kept=kept, least=0, most=tokens.shape[1] - 2)
     order = torch.from_numpy(rng.permuted(np.tile(np.arange(width), (len(tokens), 1)), axis=1)).to(tokens.device)
     permuted = torch.cat([tokens[:, :width].gather(1, order), tokens[:, width:]], dim=1)
-    before, attention = _run(model, tokens, patterns if kept else None)
-    after, moved = _run(model, permuted, patterns if kept else None)
-    if kept:
-        before, after = before[:, -kept:], after[:, -kept:]
-    place = torch.cat([order, torch.arange(width, tokens.shape[1], device=order.device).expand(len(order), -1)], dim=1)
-    index = place[:, None, None]
-    attention = {
-        name: x[:, :, -kept:].gather(3, index.expand(-1, x.shape[1], kept, -1)) for name, x in attention.items()
-    }
-    return _sensitivity(before, after, attention, {name: x[:, :, -kept:] for name, x in moved.items()})
+    before, after = (_run(model, one)[0] for one in (tokens, permuted))
+    return _sensitivity(before[:, -kept:], after[:, -kept:])
 
 
 @dataclass(frozen=True)
 class DistanceEffects:
-    """Attention scores of each head explained by distance and by content; shares of a variance that sum to 1.
-
-    Scores are logarithms of the attention of the last position, up to a constant for each row. All shares of a head
-    with uniform attention are 0. Independent random scores give 1/m for content, 1/(m rows) for distance and the rest
-    for the interaction, with m keys.
+    """Shares of the variance of a head's attention scores; they sum to 1, or are 0 for uniform attention.
 
     Attributes:
         profile: score by distance 1, 2 ... in nats, averaged over tokens and rows; the mean over distances is 0.
-        distance: share that the profile explains.
-        content: share that the tokens explain: the mean score of each key token of each row over all distances.
+        distance: share that the profile explains; for random scores 1/(keys rows).
+        content: share that the mean score of each key token of each row explains; for random scores 1/keys.
         interaction: the rest, in which the effect of distance depends on the tokens.
         spread: standard deviation of the scores in nats.
     """
@@ -139,17 +122,14 @@ class DistanceEffects:
 
 
 def distance_effects(model: nn.Module, tokens: Tokens, patterns: str = PATTERNS) -> dict[str, DistanceEffects]:
-    """How much of the variance of the attention scores of the last position distance explains, and how much content.
+    """How far distance, and how far content, explains the attention of the last position; by pattern point.
 
-    All cyclic rotations of the earlier tokens place each token once at each distance. In this Latin square, distance
-    and content are balanced, and the logarithm of the softmax's denominator is the effect of a rotation, which is
-    removed. In the first layer, the shares are exact: without positions content is 1; ALiBi has no interaction.
-
-    Returns:
-        The effects in each layer, by pattern point.
+    Scores are logarithms of attention. All cyclic rotations of the earlier tokens place each token once at each
+    distance: a Latin square, in which the denominator of the softmax is the effect of a rotation, which is removed. In
+    the first layer the shares are exact: without positions, content is 1; ALiBi has no interaction.
 
     Raises:
-        ToylabError: for fewer than four tokens per row.
+        ToylabError: for fewer than four tokens per row; for NaN in a pattern.
     """
     keys = tokens.shape[1] - 1
     check_range("three tokens before the last one separate distance from content", positions=keys + 1, least=4)
@@ -170,23 +150,12 @@ def _decompose(scores: Float[Tensor, "row head rotation place"]) -> DistanceEffe
     centred = scores - scores.mean(dim=3, keepdim=True)
     by_place = centred.mean(dim=(0, 2))
     places = torch.arange(keys, device=scores.device)
-    rotation_of = (places[:, None] - places) % keys  # content, place
-    by_content = centred[:, :, rotation_of, places].mean(dim=3)
+    by_content = centred[:, :, (places[:, None] - places) % keys, places].mean(dim=3)
     total = centred.square().sum(dim=(0, 2, 3))
     spread = (total / (rows * keys**2)).sqrt()
     distance, content = rows * keys * by_place.square().sum(dim=1), keys * by_content.square().sum(dim=(0, 2))
-    uneven = spread >= UNIFORM
-
-    def share(part: Tensor) -> Tensor:
-        return torch.where(uneven, part.clamp(min=0) / total, 0.0)
-
-    return DistanceEffects(
-        profile=by_place.flip(1),
-        distance=share(distance),
-        content=share(content),
-        interaction=share(total - distance - content),
-        spread=spread,
-    )
+    parts = torch.stack([distance, content, (total - distance - content).clamp(min=0)])
+    return DistanceEffects(by_place.flip(1), *torch.where(spread >= UNIFORM, parts / total, 0.0), spread=spread)
 
 
 @dataclass(frozen=True)
@@ -194,8 +163,8 @@ class PositionalEffects:
     """The encoding that a model behaves like, with the evidence.
 
     Attributes:
-        encoding: "relative" is a bias by distance that is not linear, such as that of T5.
-        shift: change under a shift of all positions by a quarter of the row.
+        encoding: none, learned, sinusoidal, rotary, alibi, or relative: a bias by distance that is not linear (T5).
+        shift: change under a shift by a quarter of the row.
         permutation: change at the last position under a permutation of the earlier tokens.
         distance, content, interaction: shares of `DistanceEffects` in the first layer, heads weighted by variance.
         linearity: share of the variance of the profiles of the first layer that straight lines explain.
@@ -203,7 +172,7 @@ class PositionalEffects:
             row of one token that their distance explains; 1 for sinusoidal positions.
     """
 
-    encoding: EncodingName
+    encoding: str
     shift: PositionSensitivity
     permutation: PositionSensitivity
     distance: float
@@ -236,90 +205,55 @@ def name_encoding(
     Args:
         tokens: at least two rows, of the width and the tokens that the model was trained on.
         rng: of the permutation, which is reported only.
-        patterns, scores: names of points with a `*` for the layers; see `shift_sensitivity`.
-        stream: the point of the residual stream before the first layer.
+        patterns, scores, stream: names of points: of all layers, see `shift_sensitivity`, and before the first layer.
 
     Raises:
-        ToylabError: for fewer than four tokens per row; for one row; for half precision; for a model whose outputs vary
-            between calls.
+        ToylabError: for fewer than four tokens per row; for one row; for half precision; for varying outputs (dropout).
     """
-    outputs, again = (_run(model, tokens, None)[0] for _ in range(2))
+    outputs, again = (_run(model, tokens)[0] for _ in range(2))
     check_finite(outputs=outputs)
-    if torch.finfo(outputs.dtype).eps > FLOOR**2:
-        raise ToylabError(
-            f"model={type(model).__name__}: gives {outputs.dtype}, whose rounding looks like an effect; give "
-            "model.float()"
-        )
-    if not torch.equal(outputs, again):
-        raise ToylabError(
-            f"model={type(model).__name__}: gives other outputs to the same tokens; call model.eval() to end dropout"
-        )
-    layer = next(iter(distance_effects(model, tokens, match_points(model, patterns)[0]).values()))
+    if torch.finfo(outputs.dtype).eps > FLOOR**2 or not torch.equal(outputs, again):
+        name = type(model).__name__
+        raise ToylabError(f"model={name}: is in half precision or varies between calls; give model.float().eval()")
+    (layer,) = distance_effects(model, tokens, match_points(model, patterns)[0]).values()
     shift = shift_sensitivity(model, tokens, max(1, tokens.shape[1] // 4), patterns=patterns, scores=scores)
-    variance = layer.spread.square()
-    pooled = {
-        name: float((getattr(layer, name) * variance).sum() / variance.sum().clamp(min=UNIFORM**2))
-        for name in ("distance", "content", "interaction")
-    }
-    linearity, regularity = _linearity(layer.profile), _regularity(model, tokens, stream)
-    encoding: EncodingName = "none"
+    weights = layer.spread.square() / layer.spread.square().sum().clamp(min=UNIFORM**2)
+    shares = torch.stack([layer.distance, layer.content, layer.interaction])
+    distance, content, interaction = (shares @ weights).tolist()
+    line = torch.linspace(-1, 1, layer.profile.shape[1]).to(layer.profile)
+    linearity = _explained(layer.profile, (layer.profile @ line / line.square().sum())[:, None] * line)
+    x = _run(model, tokens[:2, :1].repeat(1, tokens.shape[1]), stream)[1][stream][0].double()
+    squares = (x[:, None] - x).square().sum(dim=-1)
+    lags = [squares.diagonal(lag) for lag in range(1, len(x))]
+    regularity = _explained(torch.cat(lags), torch.cat([lag.mean().expand_as(lag) for lag in lags]))
+    encoding = "none"
     if shift.relative >= FLOOR:
         encoding = "sinusoidal" if regularity >= REGULAR else "learned"
-    elif pooled["interaction"] ** 0.5 >= FLOOR:
+    elif interaction**0.5 >= FLOOR:
         encoding = "rotary"
-    elif pooled["distance"] ** 0.5 >= FLOOR:
+    elif distance**0.5 >= FLOOR:
         encoding = "alibi" if linearity >= REGULAR else "relative"
-    permutation = permutation_sensitivity(model, tokens, rng, patterns=patterns)
-    return PositionalEffects(encoding, shift, permutation, **pooled, linearity=linearity, regularity=regularity)
-
-
-def _linearity(profile: Float[Tensor, "head distance"]) -> float:
-    line = torch.arange(profile.shape[1], dtype=profile.dtype, device=profile.device)
-    line = (line - line.mean()) / (line - line.mean()).norm()
-    return _explained(profile, (profile @ line)[:, None] * line)
-
-
-def _regularity(model: nn.Module, tokens: Tokens, stream: str) -> float:
-    with torch.no_grad(), watch(model, stream) as cache:
-        model(tokens[:1, :1].expand(1, tokens.shape[1]).contiguous())
-    x = cache[stream][0].double()
-    squares = (x[:, None] - x).square().sum(dim=-1)
-    pairs = [squares.diagonal(lag) for lag in range(1, len(x))]
-    means = [pair.mean().expand_as(pair) for pair in pairs]
-    return _explained(torch.cat(pairs), torch.cat(means))
+    permutation = permutation_sensitivity(model, tokens, rng)
+    return PositionalEffects(encoding, shift, permutation, distance, content, interaction, linearity, regularity)
 
 
 def _explained(values: Tensor, fit: Tensor) -> float:
-    """Share of the variance of the values that a fit with the same mean explains; 0 for constant values."""
+    """Share of the variance of the values that a fit explains; 0 for constant values."""
     total = (values - values.mean()).square().sum()
     return float(1 - (values - fit).square().sum() / total) if total > 0 else 0.0
 
 
-def _matches(model: nn.Module, pattern: str) -> bool:
-    try:
-        return bool(match_points(model, pattern))
-    except ToylabError:
-        return False
-
-
-def _run(model: nn.Module, tokens: Tokens, patterns: str | None) -> tuple[Tensor, dict[str, Tensor]]:
-    """Outputs, and attention patterns by point."""
-    with torch.no_grad(), watch(model, *([] if patterns is None else [patterns])) as cache:
+def _run(model: nn.Module, tokens: Tokens, *names: str) -> tuple[Tensor, dict[str, Tensor]]:
+    """Outputs, and activations by point."""
+    with torch.no_grad(), watch(model, *names) as cache:
         outputs = model(tokens)
     return outputs, dict(cache)
 
 
-def _sensitivity(
-    before: Tensor, after: Tensor, attention: Mapping[str, Tensor], moved: Mapping[str, Tensor]
-) -> PositionSensitivity:
+def _sensitivity(before: Tensor, after: Tensor, attention: Mapping[str, float] | None = None) -> PositionSensitivity:
     check_range("the change is compared with that to another row", rows=len(before), least=2)
-    check_finite(outputs=before, outputs_after=after)
-    before, after = before.double(), after.double()
-    change, other = after - before, before.roll(1, dims=0) - before
-    scale = float(other.square().mean().sqrt())
-    size = float(change.square().mean().sqrt())
-    return PositionSensitivity(
-        largest=float(change.abs().max()),
-        relative=size / scale if scale else float("inf") if size else 0.0,
-        attention={name: float((moved[name] - x).abs().sum(dim=-1).mean() / 2) for name, x in attention.items()},
-    )
+    check_finite(outputs=before, shifted_or_permuted_outputs=after)
+    change, other = (after - before).double(), (before.roll(1, dims=0) - before).double()
+    size, scale = (float(x.square().mean().sqrt()) for x in (change, other))
+    relative = size / scale if scale else float("inf") if size else 0.0
+    return PositionSensitivity(float(change.abs().max()), relative, attention or {})
