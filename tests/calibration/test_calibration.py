@@ -85,7 +85,7 @@ WRONG = {
     ),
     "order instead of positions": (
         "positions",
-        lambda shown: permutation_sensitivity(shown.model, shown.tokens, np.random.default_rng(0)).relative,
+        lambda shown: permutation_sensitivity(*shown[:2], np.random.default_rng(0)).relative,
     ),
     "a lens on one token": (
         "first-token-substitution",
