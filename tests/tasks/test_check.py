@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from tests.tasks.broken import MUTANTS, FutureLinks, WaitsForEver, broken
+from tests.tasks.broken import MUTANTS, WaitsForEver
 from toylab.console import ToylabError
 from toylab.tasks import (
     BrokenLawsError,
@@ -18,6 +18,7 @@ from toylab.tasks import (
     laws,
     task_laws,
 )
+from toylab.tasks.mutants import LinksToTheFuture
 
 CASES = [(task, law) for task, named in MUTANTS for law in named]
 
@@ -65,7 +66,7 @@ def test_a_sound_task_passes_the_check():
 
 def test_the_check_tells_the_law_the_field_and_the_smallest_example():
     with pytest.raises(BrokenLawsError) as caught:
-        check_task(broken(FutureLinks))
+        check_task(LinksToTheFuture(task=Parity(lengths=(4, 7))))
     told = str(caught.value)
     assert "breaks 1 of" in told
     assert "broken: links stay inside their row and read no future\n  look at links['carry']: a key comes after" in told
