@@ -20,7 +20,7 @@ FLOORS = (
     ("calibration", "bench"),
     ("lessons",),
     ("commands",),
-    ("cli",),
+    ("cli", "pytest_plugin"),
     ("__main__",),
 )
 """Packages and modules of toylab, lowest floor first; those of one floor do not import each other."""

@@ -16,10 +16,10 @@ import dataclasses
 
 from toylab import ToylabError
 from toylab.tasks import AssociativeRecall
-from toylab.tasks.mutants import LinksToTheFuture
+from toylab.tasks.mutants import Mutant
 
 sound = AssociativeRecall(pairs=2, keys=9, values=5)
-future = LinksToTheFuture(task=sound)
+future = Mutant(task=sound, fault="link to the future")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Without(AssociativeRecall):
@@ -71,7 +71,7 @@ def test_each_law_of_a_named_task_is_a_test_and_a_failure_shows_the_smallest_exa
     broken, look_at, task, positions, *table = failure.strip().splitlines()
     assert broken == f"broken: {LINKS.replace('_', ' ')}"
     assert look_at.startswith("  look at links['")
-    assert task.strip().startswith("LinksToTheFuture(task=AssociativeRecall(pairs=2")
+    assert task.strip().startswith("Mutant(task=AssociativeRecall(pairs=2")
     assert positions.split()[0] == "position"
     assert table
     assert "Traceback" not in told
@@ -84,7 +84,7 @@ def test_the_decorator_makes_a_test_of_each_law_whose_failure_has_one_frame(own)
     assert code == 1
     assert "1 failed, 1 passed" in told
     assert f"collected {2 * len(check.LAWS)} items" in told
-    assert f"test_own[LinksToTheFuture-{LINKS}]" in told
+    assert f"test_own[Mutant-{LINKS}]" in told
     assert re.findall(r"^\S+\.py:\d+: .*$", told, flags=re.MULTILINE) == ["test_own.py:7: AssertionError"]
     assert re.search(r"^E +look at links\['", told, flags=re.MULTILINE)
 

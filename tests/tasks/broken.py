@@ -19,7 +19,7 @@ from toylab.tasks import (
     stream,
     task_laws,
 )
-from toylab.tasks.mutants import mutants_of
+from toylab.tasks.mutants import Mutant, mutants_of
 
 
 class BrokenStep(Parity):
@@ -235,6 +235,13 @@ class Changeable:
     solve = staticmethod(Parity().solve)
 
 
+def unpicklable():
+    class Hidden(Parity):
+        pass
+
+    return Hidden(lengths=(4, 7))
+
+
 def broken(kind, **fields):
     return kind(**({"lengths": (4, 7)} | fields))
 
@@ -244,7 +251,8 @@ ORACLE = laws.the_oracle_continues_every_prompt_with_the_targets
 SIZES = laws.sizes_say_where_one_padding_token_begins
 LINKS = laws.links_stay_inside_their_row_and_read_no_future
 MUTANTS = [
-    *[(mutant, mutant.caught_by) for mutant in mutants_of(Parity(lengths=(4, 7)))],
+    *[(mutant, [mutant.caught_by]) for mutant in mutants_of(Parity(lengths=(4, 7)))],
+    (Mutant(task=Parity(lengths=(4, 7)), fault="link of the next row"), [laws.slices_of_a_batch_are_the_whole]),
     (broken(BrokenStep), [ORACLE]),
     (broken(SumInEightBits, p=100), [ORACLE]),
     (broken(PaddingScored), [ORACLE, SIZES]),
@@ -270,5 +278,6 @@ MUTANTS = [
     (broken(WaitsForEver), [task_laws.another_process_ends_and_draws_the_same_rows]),
     (broken(Unlike), [task_laws.a_task_is_immutable_and_its_fields_are_its_identity]),
     (Changeable(), [task_laws.a_task_is_immutable_and_its_fields_are_its_identity]),
+    (unpicklable(), [task_laws.a_pickled_task_is_the_same_task]),
     (object(), [task_laws.a_task_keeps_the_protocol]),
 ]
