@@ -14,7 +14,7 @@ FLOORS = (
     ("tasks", "probes"),
     ("model", "verdicts"),
     ("training", "planted"),
-    ("report", "survey"),
+    ("report", "survey", "export"),
     ("runs",),
     ("studies",),
     ("calibration", "bench"),
