@@ -27,15 +27,21 @@ default_role = "code"
 autodoc_default_options = {"members": True}
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
+autodoc_inherit_docstrings = False  # of `nn.Module`, a note on `forward`
 autosummary_generate = False
-napoleon_use_ivar = True
+napoleon_custom_sections = [("Attributes", "params_style")]  # the fields of a dataclass are its parameters
 napoleon_use_rtype = False
+add_module_names = False  # it is in the heading
+maximum_signature_line_length = 90
 toc_object_entries_show_parents = "hide"
 
 html_theme = "furo"
 html_title = "toylab"
 html_math_renderer = "mathml"
 html_copy_source = False
+html_static_path = ["site.css"]
+html_css_files = ["site.css"]
+smartquotes = False  # two dashes begin a flag
 
 COLUMNS = re.compile(r" *\S+ {2,}\S")
 
@@ -44,6 +50,11 @@ def append_contents(app: Sphinx, page: str, source: list[str]) -> None:
     """The README is the first page; what the site lists beside it would be noise in the repository."""
     if page == root_doc:
         source[0] += (Path(__file__).parent / "contents.md").read_text(encoding="utf-8")
+
+
+def keep_links(app: Sphinx, path: Path, page: str, source: list[str]) -> None:
+    """Links of an included part start at the page that it is from: `/` is the root of the repository."""
+    source[0] = re.sub(r"\]\((?=[\w./-]+\.(?:md|ipynb))", f"](/{path.parent}/", source[0])
 
 
 def as_restructured(app: Sphinx, kind: str, name: str, thing: object, options: object, lines: list[str]) -> None:
@@ -55,7 +66,7 @@ def as_restructured(app: Sphinx, kind: str, name: str, thing: object, options: o
             paragraphs[i] = "::\n\n" + "\n".join(f"    {row}" for row in rows)
         else:
             paragraphs[i] = re.sub(r"`[^`]+`", r"\g<0>\\ ", paragraph.replace("|", r"\|"))
-    lines[:] = "\n\n".join(paragraphs).splitlines()
+    lines[:] = ["", *"\n\n".join(paragraphs).splitlines()]  # in a first line, napoleon takes what is before ":" for a type
 
 
 def mathml(block: bool):
@@ -77,6 +88,7 @@ def copy_first_page(app: Sphinx, error: Exception | None) -> None:
 def setup(app: Sphinx) -> None:
     """Connect the hooks."""
     app.connect("source-read", append_contents)
+    app.connect("include-read", keep_links)
     app.connect("autodoc-process-docstring", as_restructured, priority=400)  # before napoleon
     app.connect("build-finished", copy_first_page)
     app.add_html_math_renderer("mathml", (mathml(False), None), (mathml(True), None))
