@@ -41,7 +41,6 @@ html_math_renderer = "mathml"
 html_copy_source = False
 html_static_path = ["site.css"]
 html_css_files = ["site.css"]
-smartquotes = False  # two dashes begin a flag
 
 COLUMNS = re.compile(r" *\S+ {2,}\S")
 
@@ -58,7 +57,7 @@ def keep_links(app: Sphinx, path: Path, page: str, source: list[str]) -> None:
 
 
 def as_restructured(app: Sphinx, kind: str, name: str, thing: object, options: object, lines: list[str]) -> None:
-    """Docstrings are Markdown: indented paragraphs and generated rows, whose columns are aligned, are literal blocks."""
+    """Docstrings are Markdown: indented paragraphs, and rows with aligned columns, are literal blocks."""
     paragraphs = re.split(r"\n{2,}", "\n".join(lines))
     for i, paragraph in enumerate(paragraphs):
         rows = paragraph.splitlines()
@@ -66,7 +65,20 @@ def as_restructured(app: Sphinx, kind: str, name: str, thing: object, options: o
             paragraphs[i] = "::\n\n" + "\n".join(f"    {row}" for row in rows)
         else:
             paragraphs[i] = re.sub(r"`[^`]+`", r"\g<0>\\ ", paragraph.replace("|", r"\|"))
-    lines[:] = ["", *"\n\n".join(paragraphs).splitlines()]  # in a first line, napoleon takes what is before ":" for a type
+    lines[:] = "\n\n".join(paragraphs).splitlines()
+
+
+def rejoin(app: Sphinx, kind: str, name: str, thing: object, options: object, lines: list[str]) -> None:
+    """Napoleon takes the words before the colon in the docstring of an attribute for its type."""
+    while lines and not lines[-1]:
+        lines.pop()
+    if lines and lines[-1].startswith(":type: "):
+        lines[0] = f"{lines.pop().removeprefix(':type: ')}: {lines[0]}"
+
+
+def show_factories(app: Sphinx, kind: str, name: str, thing: object, options: object, arguments: str, returns: str):
+    """A default that a function makes prevents the signature from being read."""
+    return (arguments.replace("<factory>", "..."), returns) if arguments else None
 
 
 def mathml(block: bool):
@@ -90,5 +102,7 @@ def setup(app: Sphinx) -> None:
     app.connect("source-read", append_contents)
     app.connect("include-read", keep_links)
     app.connect("autodoc-process-docstring", as_restructured, priority=400)  # before napoleon
+    app.connect("autodoc-process-docstring", rejoin, priority=600)
+    app.connect("autodoc-process-signature", show_factories)
     app.connect("build-finished", copy_first_page)
     app.add_html_math_renderer("mathml", (mathml(False), None), (mathml(True), None))
