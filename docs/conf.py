@@ -14,7 +14,7 @@ project = "toylab"
 copyright = "the toylab authors"
 root_doc = "README"
 include_patterns = ["README.md", "C*.md", "docs/**.md", "notebooks/*.md", "notebooks/*.ipynb"]
-exclude_patterns = [".*", "build", "runs", "docs/contents.md"]
+exclude_patterns = [".*", "build", "runs"]
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon"]
 
 # Pages: headings have the anchors of a repository's view; `$` delimits formulas in the lessons.
@@ -48,7 +48,7 @@ COLUMNS = re.compile(r" *\S+ {2,}\S")
 def append_contents(app: Sphinx, page: str, source: list[str]) -> None:
     """The README is the first page; what the site lists beside it would be noise in the repository."""
     if page == root_doc:
-        source[0] += (Path(__file__).parent / "contents.md").read_text(encoding="utf-8")
+        source[0] += (Path(__file__).parent / "contents.txt").read_text(encoding="utf-8")
 
 
 def keep_links(app: Sphinx, path: Path, page: str, source: list[str]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 HOME = Path(__file__).parent.parent
-CONTENTS = (HOME / "docs" / "contents.md").read_text(encoding="utf-8")
+CONTENTS = (HOME / "docs" / "contents.txt").read_text(encoding="utf-8")
 ENTRIES = re.findall(r"^(?!:|`|$)(?:.* <)?([^\s<>]+)>?$", CONTENTS, flags=re.MULTILINE)
 PAGES = [
     *sorted((HOME / "docs").rglob("*.md")),
@@ -18,7 +18,7 @@ PAGES = [
     *sorted((HOME / "notebooks").glob("*.ipynb")),
     *sorted(HOME.glob("C*.md")),
 ]
-NAMES = [str(page.relative_to(HOME).with_suffix("")) for page in PAGES if page.name != "contents.md"]
+NAMES = [str(page.relative_to(HOME).with_suffix("")) for page in PAGES]
 
 
 def listed(name: str) -> bool:
