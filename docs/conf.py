@@ -21,6 +21,7 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx
 myst_heading_anchors = 4
 myst_enable_extensions = ["dollarmath"]
 nb_execution_mode = "off"  # the stored outputs are shown
+nb_merge_streams = True
 
 # Reference: docstrings are in the style of Google, with the single backticks of Markdown.
 default_role = "code"
