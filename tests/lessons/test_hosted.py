@@ -24,7 +24,7 @@ def test_a_badge_opens_this_notebook_and_nothing_else_changes(hosted):
     link = f"https://colab.research.google.com/github/OWNER/REPOSITORY/blob/main/notebooks/{original.name}"
     assert after.cells[0].source.splitlines()[2].endswith(f"({link})")
     changed = [i for i, (old, new) in enumerate(zip(before.cells, after.cells, strict=True)) if old != new]
-    assert len(changed) == 2
+    assert changed == [0, [cell.cell_type for cell in after.cells].index("code")]
     for old, new in zip(before.cells, after.cells, strict=True):
         assert new.source.endswith(old.source.partition("\n\n")[2] if old is before.cells[0] else old.source)
         assert {**new, "source": ""} == {**old, "source": ""}
