@@ -1,5 +1,5 @@
-"""The command line: `toylab list | show | check | train | calibrate | run | sweep | table | plot | claims | report |
-bench`.
+"""The command line: `toylab list | show | check | train | survey | calibrate | run | sweep | table | plot | claims |
+report | bench`.
 
 Exit codes: 0 for success, whatever the verdicts; 2 for a user error, with a short message on stderr; 1 for a failed
 job, a bug, or a task that violates laws; 130 after Ctrl-C. Heavy imports are deferred so that help is immediate.
@@ -17,6 +17,7 @@ from typing import Any
 from toylab import __version__
 from toylab.commands.instruments import calibrate_probes, measure_speed
 from toylab.commands.studies import print_claims, report_run, run_study
+from toylab.commands.surveys import survey_models
 from toylab.commands.sweeps import plot_rows, print_table, sweep_study
 from toylab.commands.tasks import check_laws, list_all, show_rows, train_model
 from toylab.console import ToylabError, broken_output, safe_printing, unknown_name
@@ -45,7 +46,7 @@ def run(arguments: Sequence[str]) -> int:
         except _jobs_failed() as error:
             return _print_error(1, f"toylab: {error}")
         except KeyboardInterrupt:
-            resumable = "".join(arguments[:1]) in ("run", "sweep", "report")
+            resumable = "".join(arguments[:1]) in ("train", "run", "sweep", "report")
             note = "; finished jobs are kept, and rerunning the command resumes" if resumable else ""
             return _print_error(130, f"\ntoylab: stopped{note}")
     return 0
@@ -116,7 +117,16 @@ def _add_tasks(add: Callable) -> None:
         "train", train_model, "train a model on a task and report which heads attend to its links", takes_settings=True
     )
     command.add_argument("task", metavar="TASK", nargs="?", help=task_help)
-    command.add_argument("--out", type=Path, help="file for the trained model, such as model.safetensors")
+    _add_integer(command, "workers", 2, "number of parallel processes, each with one thread", 1)
+    command.add_argument("--out", type=Path, help="folder of the models (default: runs/train/TASK)")
+
+    command = add(
+        "survey", survey_models, "show what every head of a stored model attends to and does", takes_settings=True
+    )
+    text = "a folder of `toylab train`, a job of a run such as RUN/seed-0/main, or a model file"
+    command.add_argument("path", metavar="FOLDER", type=Path, help=text)
+    command.add_argument("--task", help="task of a model file, or of your own study; its settings are --task.*")
+    command.add_argument("--out", type=Path, help=".svg, .png or .pdf file (default: FOLDER/survey.svg)")
 
     command = add("calibrate", calibrate_probes, "measure error rates of the probes on cases with known ground truth")
     text = "probes to report in detail, or `intervals` for the verdict rules (default: a table of all probes)"

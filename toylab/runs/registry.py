@@ -113,8 +113,9 @@ def study_name(study_class: type) -> str:
     return study_class.__module__.removeprefix(f"{_PACKAGE}.").removesuffix(".study").replace("_", "-")
 
 
-def load_class(category: str, name: str) -> type:
-    """The class named by `package.module:Class`; the working directory is searched first.
+def load_class(category: str, name: str, wanted: Any = type) -> Any:
+    """The class, or another object of a wanted type, named by `package.module:Class`; the working directory is searched
+    first.
 
     Errors raised while importing the module keep their traceback.
 
@@ -142,12 +143,9 @@ def load_class(category: str, name: str) -> type:
             f"{category} {name!r}: module {module!r} is neither in the working directory nor installed"
         ) from None
     value = getattr(imported, last, None)
-    if not isinstance(value, type):
-        raise unknown_name(
-            category,
-            last,
-            [class_name for class_name, v in vars(imported).items() if isinstance(v, type) and v.__module__ == module],
-        )
+    if not isinstance(value, wanted):
+        members = {name: v for name, v in vars(imported).items() if isinstance(v, wanted)}
+        raise unknown_name(category, last, [n for n, v in members.items() if getattr(v, "__module__", "") == module])
     return value
 
 
