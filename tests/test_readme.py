@@ -18,10 +18,12 @@ from toylab import cli
 from toylab.bench import Comparison
 from toylab.console import ToylabError
 from toylab.model.positions import POSITIONS
-from toylab.model.transformer import Transformer
+from toylab.runs.study import Job
 from toylab.runs.table import load_runs
+from toylab.runs.task_training import TrainedModel
 from toylab.studies.iteration_head.study import IterationHeadStudy
-from toylab.training.loop import TrainConfig, Training, train
+from toylab.survey import Survey
+from toylab.training.loop import TrainConfig, train
 
 HOME = Path(__file__).parent.parent
 DOCS = [HOME / "README.md", *sorted((HOME / "docs").glob("*.md"))]
@@ -257,8 +259,9 @@ def test_a_study_that_is_not_there_is_a_mistake_in_what_was_asked(own, capsys):
 
 # Commands ------------------------------------------------------------------------------------------------------------
 
+TRAINED = {"survey": Survey(1.0, 1.0, ()), "steps": 0, "validation_accuracy": 1.0}
 LONG = {
-    "toylab.runs.jobs.execute": lambda *_, **__: None,
+    "toylab.runs.jobs.execute": lambda *_, **__: {Job("train", 0): TrainedModel(**TRAINED)},
     "toylab.runs.jobs.execute_all": lambda *_, **__: None,
     "toylab.runs.judge.judge_and_report": lambda out, study=None: str(out),
     "toylab.runs.scoreboard.finish_all": lambda folder, study=None: str(folder),
@@ -267,10 +270,7 @@ LONG = {
     "toylab.bench.growth.growth_curves": lambda *_, **__: iter(()),
     "toylab.calibration.calibrate_all": lambda *_, **__: [],
     "toylab.calibration.intervals.coverage_table": lambda _: "covered",
-    "toylab.runs.task_training.train_with_history": lambda task, *, recipe, **_: (
-        Transformer.for_task(task, recipe.model),
-        Training(history=[{"step": 0, "loss": 1.0, "accuracy": 1.0}]),
-    ),
+    "toylab.runs.store.metric_curves": lambda *_, **__: {},
     "toylab.tasks.check.try_laws": lambda *_, **__: iter(()),
 }
 """What would take long is left out; that the arguments are understood, and what they name is there, is not."""
