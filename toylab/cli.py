@@ -118,6 +118,7 @@ def _add_tasks(add: Callable) -> None:
     )
     command.add_argument("task", metavar="TASK", nargs="?", help=task_help)
     _add_integer(command, "workers", 2, "number of parallel processes, each with one thread", 1)
+    _add_device(command)
     command.add_argument("--out", type=Path, help="folder of the models (default: runs/train/TASK)")
 
     command = add(
@@ -126,6 +127,7 @@ def _add_tasks(add: Callable) -> None:
     text = "a folder of `toylab train`, a job of a run such as RUN/seed-0/main, or a model file"
     command.add_argument("path", metavar="FOLDER", type=Path, help=text)
     command.add_argument("--task", help="task of a model file, or of your own study; its settings are --task.*")
+    _add_device(command)
     command.add_argument("--out", type=Path, help=".svg, .png or .pdf file (default: FOLDER/survey.svg)")
 
     command = add("calibrate", calibrate_probes, "measure error rates of the probes on cases with known ground truth")
@@ -208,12 +210,17 @@ def _add_integer(
     command.set_defaults(integer_bounds={**command.get_default("integer_bounds"), name: (least, most)})
 
 
+def _add_device(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--device", default="cpu", help="device of the models, such as cuda or cuda:1 (default: cpu)")
+
+
 def _add_study_arguments(command: argparse.ArgumentParser) -> None:
     text = "a name from `toylab list`, or module:Class of your own study; `run` also accepts `all`"
     command.add_argument("study", metavar="STUDY", nargs="?", help=text)
     presets = ("quick", "default", "paper")
     command.add_argument("--preset", default="default", choices=presets, help="default values of all settings")
     _add_integer(command, "workers", 2, "number of parallel processes, each with one thread", 1)
+    _add_device(command)
     text = "run on the Dask cluster at this address, tcp://host:port"
     command.add_argument("--scheduler", metavar="ADDRESS", help=text)
 

@@ -67,6 +67,15 @@ def _user_error(exit_error: SystemExit) -> ValueError | None:
     return error if set(packages) - sys.stdlib_module_names else None
 
 
+def checked_device(options: argparse.Namespace) -> str:
+    """The device of `--device`; raises `ToylabError` for one that this machine does not have. A cluster has its own."""
+    if options.device != "cpu" and not getattr(options, "scheduler", None):
+        from toylab.model.device import check_device
+
+        check_device(options.device)
+    return options.device
+
+
 def print_json(value: Any) -> None:
     """Print JSON to standard output, with escapes if its encoding is not UTF-8."""
     encoding = (sys.stdout.encoding or "ascii").lower().replace("-", "")

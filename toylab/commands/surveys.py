@@ -6,7 +6,7 @@ import argparse
 from dataclasses import make_dataclass
 from typing import TYPE_CHECKING
 
-from toylab.commands.flags import chosen_task, complete, settings_from_flags
+from toylab.commands.flags import checked_device, chosen_task, complete, settings_from_flags
 from toylab.console import ToylabError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def survey_models(options: argparse.Namespace, rest: list[str]) -> None:
     from toylab.runs.task_training import survey_rows
     from toylab.survey import survey
 
-    models = _models(options, rest)
+    models, device = _models(options, rest), checked_device(options)
     out = options.out or (options.path if options.path.is_dir() else options.path.parent) / "survey.svg"
     if out.suffix not in (".svg", ".png", ".pdf"):
         raise ToylabError(f"out={out}: the name must end with .svg, .png or .pdf")
@@ -38,7 +38,7 @@ def survey_models(options: argparse.Namespace, rest: list[str]) -> None:
                 f"{stored.path}: has {model.vocab} tokens, and {type(stored.task).__name__} has {vocabulary}; name the "
                 "task that it was trained on, with its settings: --task TASK --task.*"
             )
-        reading = survey(model, survey_rows(stored.task, stored.seed))
+        reading = survey(model.to(device), survey_rows(stored.task, stored.seed))
         print(f"{stored.name}: {reading}\n\n{reading.head_table()}\n")
         tables[stored.name] = HeadTable(
             {str(head): list(head.mass.values()) for head in reading.heads},

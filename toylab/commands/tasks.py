@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import get_type_hints
 
 from toylab import tasks
-from toylab.commands.flags import chosen_task, complete, known_tasks, packaged, settings_from_flags
+from toylab.commands.flags import checked_device, chosen_task, complete, known_tasks, packaged, settings_from_flags
 
 
 def list_all(options: argparse.Namespace, rest: list[str]) -> None:
@@ -86,11 +86,12 @@ def train_model(options: argparse.Namespace, rest: list[str]) -> None:
     settings = settings_from_flags(flags_class, None, options, rest)
     study = TaskTraining(**{field.name: getattr(settings, field.name) for field in fields(settings)})
     survey_rows(complete(study.task, options.task), study.seeds[0])  # an empty split is noticed before the training
+    device = checked_device(options)
     single_thread()
     out = options.out or Path("runs", "train", options.task.replace(":", "-"))
     several = len(study.seeds) > 1
     workers = min(options.workers, len(study.seeds))
-    results = execute(study, training_name(options.task), out, workers, progress=several)
+    results = execute(study, training_name(options.task), out, workers, progress=several, device=device)
     goal = study.train.stop_at
     for job, trained in results.items():
         seed = f"seed {job.seed}: " if several else ""
