@@ -15,12 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from toylab import __version__
+from toylab.commands.flags import known_tasks
 from toylab.commands.instruments import calibrate_probes, measure_speed
+from toylab.commands.parser import Parser
 from toylab.commands.studies import print_claims, report_run, run_study
 from toylab.commands.surveys import survey_models
 from toylab.commands.sweeps import plot_rows, print_table, sweep_study
 from toylab.commands.tasks import check_laws, list_all, show_rows, train_model
 from toylab.console import ToylabError, broken_output, safe_printing, unknown_name
+from toylab.runs.registry import study_names
 from toylab.settings import check_range
 
 
@@ -61,6 +64,7 @@ def _run_command(arguments: list[str]) -> None:
         options.parser.error(f"unrecognized arguments: {' '.join(rest)}")
     for name, (least, most) in options.integer_bounds.items():
         check_range(**{name: getattr(options, name)}, least=least, most=most)
+    options.words = arguments[1:]
     options.action(options, rest)
 
 
@@ -77,15 +81,15 @@ def _jobs_failed() -> Any:
 
 
 def _parser() -> tuple[argparse.ArgumentParser, Sequence[str]]:
-    parser = argparse.ArgumentParser(
-        "toylab", description="Train small transformers and judge claims of papers on them.", allow_abbrev=False
-    )
+    parser = Parser("toylab", description="Train small transformers and judge claims of papers on them.")
     parser.add_argument("--version", action="version", version=f"toylab {__version__}")
+    text = "print a completion script, such as `toylab --print-completion bash > ~/.toylab && . ~/.toylab`"
+    parser.add_argument("--print-completion", choices=("bash", "zsh"), action=_PrintCompletion, help=text)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, action: Any, text: str, takes_settings: bool = False) -> argparse.ArgumentParser:
         """Add a command; with `takes_settings`, every setting of its task or study is a flag."""
-        command = commands.add_parser(name, help=text, add_help=not takes_settings, allow_abbrev=False)
+        command = commands.add_parser(name, help=text, add_help=not takes_settings)
         command.set_defaults(action=action, parser=command, takes_settings=takes_settings, integer_bounds={})
         return command
 
@@ -94,6 +98,21 @@ def _parser() -> tuple[argparse.ArgumentParser, Sequence[str]]:
     _add_tables(add)
     _add_bench(add)
     return parser, list(commands.choices)
+
+
+class _PrintCompletion(argparse.Action):
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        import shtab  # lazily, for a fast start
+
+        commands = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+        for command in commands.choices.values():
+            for action in command._actions:
+                if action.dest in ("task", "study"):
+                    action.choices = [*(study_names() if action.dest == "study" else known_tasks())]
+                elif action.type is Path:
+                    action.complete = shtab.FILE
+        print(shtab.complete(parser, values))
+        parser.exit()
 
 
 def _add_tasks(add: Callable) -> None:
@@ -206,7 +225,7 @@ def _add_integer(
     command: argparse.ArgumentParser, name: str, default: int, text: str, least: int, most: int | None = None
 ) -> None:
     """Add an integer option; its bounds are checked before the command starts."""
-    command.add_argument(f"--{name}", type=int, default=default, help=text)
+    command.add_argument(f"--{name}", type=int, default=default, metavar="INT", help=f"{text} (default: {default})")
     command.set_defaults(integer_bounds={**command.get_default("integer_bounds"), name: (least, most)})
 
 

@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 import pytest
-import tyro
 
+from tests.flags import parsed
 from toylab.runs.judge import settings_flags
 from toylab.studies.iteration_head.study import IterationHeadStudy
 
@@ -43,7 +43,7 @@ def test_the_flags_on_the_page_make_the_settings_of_the_run():
     )
     assert settings_flags(default, default) == []
     for study in (quick, paper, changed):
-        assert tyro.cli(IterationHeadStudy, default=default, args=settings_flags(default, study)) == study
+        assert parsed(IterationHeadStudy, default, settings_flags(default, study)) == study
 
 
 MISTAKES = [
@@ -93,7 +93,8 @@ MISTAKES = [
     (["check", "tests/mine:Reverse"], ["'tests/mine' is not a module name"]),
     (["show", "parity", "--rows", "100000000"], ["rows=100000000", "at most 10000"]),
     (["show", "parity", "--rows", "1e9"], ["1e9"]),
-    (["train", "parity", "--seed", "-1"], ["seed=-1", "at least 0"]),
+    (["train", "parity", "--seeds", "-1"], ["seeds=(-1,)", "at least 0"]),
+    (["train", "parity", "--seed", "1"], ["no option --seed", "did you mean --seeds?"]),
     (["train", "parity", "--model.positions", "rope"], ["'rope'", "did you mean rotary?"]),
     (["calibrate", "--workers", "0"], ["workers=0", "at least 1"]),
     (["calibrate", "--each", "1"], ["each=1", "at least 2"]),

@@ -8,7 +8,7 @@ import torch
 
 from tests.accelerator import DEVICE, Accelerator, is_far
 from toylab.console import ToylabError
-from toylab.model.checkpoint import load_model, save_model
+from toylab.model.checkpoint import load_model
 from toylab.model.config import ModelConfig
 from toylab.model.device import chosen_device, use_device
 from toylab.model.transformer import Transformer
@@ -25,21 +25,47 @@ FEW = TrainConfig(steps=4, warmup=1, cooldown=1, evaluate_every=2, rows=4)
 MODEL = ModelConfig(width=16)
 
 
-def test_a_training_moves_its_model_and_a_file_is_read_there(tmp_path):
-    def weights() -> dict:
-        model = Transformer.for_task(TASK, MODEL)
-        train(model, next_token_loss, training_batches(TASK, 0, 4), FEW)
-        assert (device_of(model) == DEVICE) == (chosen_device() is not None)
-        save_model(tmp_path / "model.safetensors", model)
-        again = load_model(tmp_path / "model.safetensors")
-        assert device_of(again) == device_of(model)
-        return {name: x.cpu() for name, x in again.state_dict().items()}
+def test_a_model_is_trained_on_the_device_and_comes_back():
+    places = []
 
-    expected = weights()
+    def weights() -> tuple:
+        model = Transformer.for_task(TASK, MODEL)
+        batches = training_batches(TASK, 0, 4)
+
+        def loss(model, batch):
+            places.append((device_of(model), batch.tokens.device))
+            return next_token_loss(model, batch)
+
+        def evaluate(model):  # as a study does that knows of no device
+            batch = batches(9)
+            return {"loss": next_token_loss(model, batch).item()}
+
+        history = train(model, loss, batches, FEW, evaluate=evaluate).history
+        assert device_of(model) == torch.device("cpu")
+        return model.state_dict(), history
+
+    expected, history = weights()
+    assert set(places) == {(torch.device("cpu"),) * 2}
+    places.clear()
     with Accelerator(), use_device(str(DEVICE)):
-        computed = weights()
-    assert chosen_device() is None
-    assert all(x.allclose(expected[name], atol=1e-6) for name, x in computed.items())
+        computed, far_history = weights()
+        assert set(places) == {(DEVICE, DEVICE)}
+        assert not any(map(is_far, computed.values()))
+    assert all(x.allclose(expected[name], atol=1e-5) for name, x in computed.items())
+    assert [entry["loss"] for entry in far_history] == pytest.approx([entry["loss"] for entry in history], abs=1e-5)
+
+
+@pytest.mark.parametrize("far_tokens", [True, False])
+def test_logits_lie_where_the_tokens_lie(far_tokens):
+    model = Transformer.for_task(TASK, MODEL)
+    tokens = torch.tensor([[0, 1, 2]])
+    expected = model(tokens, queries=torch.tensor([[1, 2]]))
+    with Accelerator():
+        far = model.to(DEVICE)
+        queries = torch.tensor([[1, 2]])
+        logits = far(tokens.to(DEVICE) if far_tokens else tokens, queries=queries.to(DEVICE) if far_tokens else queries)
+        assert is_far(logits) == far_tokens
+        assert logits.cpu().allclose(expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("end_weight", [1.0, 4.0])

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from toylab.commands.flags import checked_device, chosen_study, print_json, usual_folder
+from toylab.commands.flags import Seeds, checked_device, chosen_study, print_json, settings_from_flags, usual_folder
 from toylab.console import ToylabError
 
 
@@ -67,17 +67,7 @@ def looked_at(first: Sequence[int], out: Path | str) -> Iterator[tuple[int, ...]
 
 def run_all(options: argparse.Namespace, rest: list[str]) -> None:
     """`toylab run all`."""
-    if {"-h", "--help"} & set(rest):
-        options.parser.print_help()
-        print("\nall studies accept --seeds, such as --seeds 0 1 2 3 4 5")
-        return
-    parser = argparse.ArgumentParser("toylab run all", add_help=False, allow_abbrev=False)
-    parser.add_argument("--seeds", type=int, nargs="+")
-    common, unknown = parser.parse_known_args(rest)
-    if unknown:
-        raise ToylabError(
-            f"{unknown[0]}: is not an option of `run all`; it accepts --preset, --seeds, --workers and --out"
-        )
+    common = settings_from_flags(Seeds, None, options, rest)
 
     from toylab.runs import registry, scoreboard
     from toylab.runs.dask import dask_executor
@@ -89,7 +79,7 @@ def run_all(options: argparse.Namespace, rest: list[str]) -> None:
     runs = []
     for name in registry.study_names():
         study = registry.preset_settings(registry.load_study(name).STUDY, options.preset)
-        study = replace(study, seeds=tuple(common.seeds)) if common.seeds else study
+        study = replace(study, seeds=common.seeds) if common.seeds else study
         runs.append(Run(study, name, folder / f"{name}-{options.preset}", options.until_decided, device))
     looks = [
         looked_at(run.study.seeds, run.folder) if options.until_decided else iter([run.study.seeds]) for run in runs

@@ -11,6 +11,7 @@ from typing import get_type_hints
 
 from toylab import tasks
 from toylab.commands.flags import checked_device, chosen_task, complete, known_tasks, packaged, settings_from_flags
+from toylab.console import terminal_width
 
 
 def list_all(options: argparse.Namespace, rest: list[str]) -> None:
@@ -19,7 +20,7 @@ def list_all(options: argparse.Namespace, rest: list[str]) -> None:
 
     print("Studies (toylab run STUDY)")
     for name in registry.study_names():
-        print(_entry(name, registry.load_study(name).__doc__))
+        print(_entry(name, registry.study_docstring(name)))
     print("Tasks (toylab show TASK)")
     for name, task in known_tasks().items():
         print(_entry(name, task.__doc__))
@@ -31,9 +32,9 @@ def list_all(options: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _entry(name: str, text: str | None) -> str:
-    """A name and the first line of its docstring, wrapped to 80 columns."""
+    """A name and the first line of its docstring, wrapped to the terminal."""
     first = "".join((text or "").strip().splitlines()[:1])  # `python -OO` drops docstrings
-    return textwrap.fill(f"{name:<19} {first}", 80, initial_indent="  ", subsequent_indent=" " * 22)
+    return textwrap.fill(f"{name:<19} {first}", terminal_width(), initial_indent="  ", subsequent_indent=" " * 22)
 
 
 def show_rows(options: argparse.Namespace, rest: list[str]) -> None:
@@ -41,8 +42,9 @@ def show_rows(options: argparse.Namespace, rest: list[str]) -> None:
     task_class = chosen_task(options, rest)
     task = complete(settings_from_flags(task_class, None, options, rest), options.task)
     batch = task.sample(tasks.stream(options.seed, "show"), options.rows)
-    rule = "\n" + "-" * 80 + "\n"
-    print(rule.join(tasks.render(task, batch, row, columns=80) for row in range(options.rows)))
+    columns = terminal_width()
+    rule = "\n" + "-" * columns + "\n"
+    print(rule.join(tasks.render(task, batch, row, columns) for row in range(options.rows)))
 
 
 def check_laws(options: argparse.Namespace, rest: list[str]) -> None:

@@ -13,7 +13,6 @@ from torch import nn
 from toylab.console import ToylabError
 from toylab.files import read_tensors, write_tensors
 from toylab.model.config import ModelConfig
-from toylab.model.device import chosen_device
 from toylab.model.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from toylab.model.transformer import Transformer
 
@@ -29,7 +28,7 @@ def save_model(path: Path | str, model: Transformer | EncoderDecoder) -> None:
 
 
 def load_model(path: Path | str) -> Any:
-    """Load a `Transformer` or an `EncoderDecoder`, whichever was saved, on the device of `use_device`.
+    """Load a `Transformer` or an `EncoderDecoder`, whichever was saved.
 
     Raises:
         ToylabError: if the file is missing, damaged or not a model.
@@ -51,7 +50,7 @@ def load_model(path: Path | str) -> Any:
     mismatched = [name for name in absent if not _is_tied(model, name)] + extra
     if mismatched:
         raise ToylabError(f"{path}: does not hold the weights listed in its header ({', '.join(mismatched)})")
-    return model if chosen_device() is None else model.to(chosen_device())
+    return model
 
 
 def _encoder_decoder_config(about: dict[str, Any]) -> EncoderDecoderConfig:

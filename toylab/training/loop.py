@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 from toylab.console import ToylabError, progress_bar
 from toylab.files import read_tensors, refuse_unwritable, sha256_of, tensors_digest, write_tensors
-from toylab.model.device import chosen_device
+from toylab.model.device import moved, on_chosen_device
 from toylab.settings import as_json, check_range, check_settings
-from toylab.training.batches import to_device
 from toylab.training.modes import evaluation_mode, training_mode
 from toylab.training.optimizer import (
     AdamW,
@@ -106,8 +105,8 @@ def train(
     schedule: Callable[[int], float | int] | None = None,
     on_evaluation: Callable[[int, dict[str, float | int]], object] | None = None,
 ) -> Training:
-    """Train a model in place; afterwards its train/eval modes are restored. Batches follow the device of the model,
-    which is first moved to that of `toylab.model.device.use_device`, if any.
+    """Train a model in place; afterwards its train/eval modes are restored. Batches are moved to the device of the
+    model, which is that of `toylab.model.device.use_device`, if any, until the training ends.
 
     Args:
         loss: from the model and a batch to a scalar.
@@ -169,13 +168,15 @@ def train(
         if state.cooling_since is None and _stop_rule_is_met(config, state.history, watched):
             state.cooling_since = state.step
 
-    if (device := chosen_device()) is not None:
-        model.to(device)
     bar = progress_bar(total=config.steps, desc=progress, disable=progress is None, unit="step")
-    trained = [p for p in model.parameters() if p.requires_grad]
+
+    def batch_of(step: int) -> Any:
+        return batch_at(step) if weights.is_cpu else moved(batch_at(step), weights.device)
+
     with (
         bar,
         training_mode(model),
+        on_chosen_device(model) as trained,
         flat_parameters(trained) as (weights, gradient),
         _Randomness(weights.device) as random,
     ):
@@ -195,11 +196,11 @@ def train(
         unreached: list[str] = []
         if not state.step and not state.history:
             with torch.no_grad():
-                measure(float(loss(model, _on_device(batch_at(0), weights.device))))
+                measure(float(loss(model, batch_of(0))))
             report(state.step, dict(state.history[-1]))
         while not _finished(config, state):
             rate = learning_rate(config, state.step, state.cooling_since, factors)
-            value = loss(model, _on_device(batch_at(state.step), weights.device))
+            value = loss(model, batch_of(state.step))
             if not math.isfinite(value.item()):
                 raise _divergence_error(f"loss={value.item()}", state.step, peak, path)
             unreached += vector.backward(value, first=not state.step)
@@ -240,17 +241,6 @@ def learning_rate(
         return config.learning_rate * (min(remaining, 1.0) if config.cooldown else 1.0)
     progress = (step - config.warmup) / max(config.steps - config.warmup, 1)
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
-
-
-def _on_device(batch: Any, device: torch.device) -> Any:
-    """A batch on the device of the model: a tensor, a dataclass of tensors, or a list of them."""
-    if device.type == "cpu":
-        return batch
-    if isinstance(batch, list | tuple):
-        return type(batch)(_on_device(part, device) for part in batch)
-    if isinstance(batch, Tensor):
-        return batch.to(device)
-    return to_device(batch, device) if is_dataclass(batch) else batch
 
 
 def first_step(history: History, metric: str, threshold: float) -> int | None:
