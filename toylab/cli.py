@@ -87,9 +87,12 @@ def _parser() -> tuple[argparse.ArgumentParser, Sequence[str]]:
     parser.add_argument("--print-completion", choices=("bash", "zsh"), action=_PrintCompletion, help=text)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def add(name: str, action: Any, text: str, takes_settings: bool = False) -> argparse.ArgumentParser:
-        """Add a command; with `takes_settings`, every setting of its task or study is a flag."""
-        command = commands.add_parser(name, help=text, add_help=not takes_settings)
+    def add(
+        name: str, action: Any, text: str, takes_settings: bool = False, add_help: bool | None = None
+    ) -> argparse.ArgumentParser:
+        """Add a command; with `takes_settings`, every setting of its task or study is an option, and part of its help
+        unless `add_help`."""
+        command = commands.add_parser(name, help=text, add_help=not takes_settings if add_help is None else add_help)
         command.set_defaults(action=action, parser=command, takes_settings=takes_settings, integer_bounds={})
         return command
 
@@ -141,7 +144,11 @@ def _add_tasks(add: Callable) -> None:
     command.add_argument("--out", type=Path, help="folder of the models (default: runs/train/TASK)")
 
     command = add(
-        "survey", survey_models, "show what every head of a stored model attends to and does", takes_settings=True
+        "survey",
+        survey_models,
+        "show what every head of a stored model attends to and does",
+        takes_settings=True,
+        add_help=True,
     )
     text = "a folder of `toylab train`, a job of a run such as RUN/seed-0/main, or a model file"
     command.add_argument("path", metavar="FOLDER", type=Path, help=text)

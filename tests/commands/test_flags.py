@@ -150,3 +150,25 @@ def test_a_mistake_in_a_setting_is_named_with_a_remedy_before_anything_is_writte
         assert words in outcome.message
     assert "Traceback" not in outcome.err
     assert not out.exists()
+
+
+@pytest.mark.parametrize("words", [["0", "1", "2"], ["0..2"], ["0,1,2"], ["0,1..2"], ["0..1", "2"]], ids=" ".join)
+def test_lists_of_integers_are_words_ranges_or_separated_by_commas(words):
+    default = IterationHeadStudy.default()
+    assert parsed(IterationHeadStudy, default, ["--seeds", *words]) == replace(default, seeds=(0, 1, 2))
+
+
+@pytest.mark.parametrize("columns", [50, 80, 160])
+@pytest.mark.parametrize("command", ["run iteration-head", "train", "show polynomial", "sweep", "survey"])
+def test_help_is_as_wide_as_the_terminal_and_names_every_option(call, monkeypatch, columns, command):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    shown = call(*command.split(), "--help").out
+    assert max(map(len, shown.splitlines())) <= columns
+    expected = {"train": "--model.width --train.steps --seeds", "sweep": "--seeds --grid", "survey": "--task"}
+    assert all(option in shown for option in expected.get(command, "--help").split())
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_the_completion_script_knows_commands_names_and_options(call, shell):
+    script = call("--print-completion", shell).out
+    assert all(word in script for word in ("survey", "iteration-head", "associative-recall", "--until-decided"))

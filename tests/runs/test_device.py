@@ -10,7 +10,7 @@ from tests.accelerator import DEVICE, Accelerator, is_far
 from toylab.console import ToylabError
 from toylab.model.checkpoint import load_model
 from toylab.model.config import ModelConfig
-from toylab.model.device import chosen_device, use_device
+from toylab.model.device import on_chosen_device, use_device
 from toylab.model.transformer import Transformer
 from toylab.runs.jobs import execute
 from toylab.runs.study import Job
@@ -88,8 +88,9 @@ def test_a_device_that_is_not_there_is_named_with_those_that_are():
     for name in ("cuda:99", "gpu", "", "cpu:"):
         with pytest.raises(ToylabError, match="there are cpu"), use_device(name):
             pass
-    with use_device("cpu"):
-        assert chosen_device() is None
+    model = Transformer.for_task(TASK, MODEL)
+    with use_device("cpu"), on_chosen_device(model):
+        assert device_of(model) == torch.device("cpu")
 
 
 def test_the_device_is_none_of_the_settings(tmp_path):

@@ -142,7 +142,9 @@ def settings_from_flags(settings_class: type, default: Any, options: argparse.Na
 
 def _whole_parser(options: argparse.Namespace, name: str) -> Parser:
     program = f"toylab {options.command} {name}"
-    return Parser(prog=program, usage=f"{program} [options]", parents=[options.parser])
+    return Parser(
+        prog=program, usage=f"{program} [options]", parents=[options.parser], add_help=not options.parser.add_help
+    )
 
 
 def print_common_help(options: argparse.Namespace, category: str) -> NoReturn:

@@ -32,7 +32,9 @@ class Parser(argparse.ArgumentParser):
         elif match := re.fullmatch(r"unrecognized arguments: (-[^ =]+).*", message, re.DOTALL):
             known = [option for action in self._actions for option in action.option_strings]
             near = difflib.get_close_matches(match[1], known, n=1, cutoff=0.6)
-            message = f"there is no option {match[1]}" + (f"; did you mean {near[0]}?" if near else "")
+            message = f"there is no option {match[1]}"
+            if near:
+                raise ToylabError(f"{message}; did you mean {near[0]}?")
         raise ToylabError(f"{message.removeprefix('argument ')}; `{self.prog} --help` lists the options")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:

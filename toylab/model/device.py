@@ -6,6 +6,7 @@ and measured on the CPU. During a training, a model on the device takes tokens f
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -36,11 +37,6 @@ def use_device(device: str) -> Iterator[None]:
         yield
     finally:
         _chosen.reset(token)
-
-
-def chosen_device() -> str | None:
-    """The device of the innermost `use_device`; None without one, when a model is trained where it lies."""
-    return _chosen.get()
 
 
 @contextmanager
@@ -87,7 +83,7 @@ def check_device(device: str) -> None:
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = textwrap.shorten(str(error), 80)
         there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
         there += ["mps"] * torch.backends.mps.is_available()
         raise ToylabError(f"device={device}: is not available ({reason}); there are {', '.join(there)}") from None
