@@ -127,18 +127,18 @@ def _add_class(
         flag = f"--{_flag(key)}"
         if annotation is Any and current is MISSING:  # the task, before it is named
             continue
-        if flag in parser._option_string_actions:  # an option of the command itself
-            continue
         kept: dict[str, Any] = {"dest": key, "default": argparse.SUPPRESS, "action": _Words}
         text = docs.get(name, "") + ("" if current is MISSING else f" (default: {_in_words(current)})")
         classes = _inner_classes(annotation, current)
         if classes:
-            if len(classes) > 1:
+            if len(classes) > 1 and flag not in parser._option_string_actions:
                 group.add_argument(flag, metavar="|".join(classes), help=docs.get(name), **kept)
             place = words.index(flag) + 1 if flag in words else len(words)
             chosen = _chosen(key, classes, current, words[place] if place < len(words) else "")
             if chosen is not None:
                 inner.append((chosen, current if type(current) is chosen else None, f"{key}."))
+            continue
+        if flag in parser._option_string_actions:  # an option of the command itself
             continue
         defaults.append(f"{_flag(name)} {_in_words(current)}")
         kept["help"] = argparse.SUPPRESS if earlier != prefix else text.strip().replace("%", "%%")
