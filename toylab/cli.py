@@ -100,6 +100,7 @@ def _parser() -> tuple[argparse.ArgumentParser, Sequence[str]]:
     _add_studies(add)
     _add_tables(add)
     _add_bench(add)
+    parser.commands = commands.choices
     return parser, list(commands.choices)
 
 
@@ -107,13 +108,8 @@ class _PrintCompletion(argparse.Action):
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         import shtab  # lazily, for a fast start
 
-        commands = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-        for command in commands.choices.values():
-            for action in command._actions:
-                if action.dest in ("task", "study"):
-                    action.choices = [*(study_names() if action.dest == "study" else known_tasks())]
-                elif action.type is Path:
-                    action.complete = shtab.FILE
+        for command in parser.commands.values():
+            command.complete({"task": list(known_tasks()), "study": study_names()}, shtab.FILE)
         print(shtab.complete(parser, values))
         parser.exit()
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from toylab import tasks
-from toylab.commands.parser import Parser, add_settings, read_settings
+from toylab.commands.parser import Parser, add_settings, settings_from_words
 from toylab.console import ToylabError, unknown_name
 from toylab.runs.registry import load_class, refuse_incomplete
 
@@ -137,7 +137,7 @@ def settings_from_flags(settings_class: type, default: Any, options: argparse.Na
     parser = _whole_parser(options, name)
     add_settings(parser, settings_class, default, options.words)
     given = getattr(parser.parse_args(options.words), "settings", {})
-    return read_settings(settings_class, default, given)
+    return settings_from_words(settings_class, default, given)
 
 
 def _whole_parser(options: argparse.Namespace, name: str) -> Parser:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from toylab.console import ToylabError, terminal_width, unknown_name
@@ -22,16 +23,31 @@ from toylab.settings import choices_of, dataclasses_of, field_types, kebab_case,
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are `ToylabError`; a name that is cut short is not guessed."""
 
+    commands: Mapping[str, Parser] = {}
+    """The parsers of the commands, by name."""
+
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **{"allow_abbrev": False, "formatter_class": _Help, **options})
         self._negative_number_matcher = re.compile(r"-\.?\d|-inf|-nan")  # argparse would take -1e-5 for an option
+
+    @property
+    def options(self) -> list[str]:
+        """All options, such as `--rows`."""
+        return list(self._option_string_actions)
+
+    def complete(self, names: Mapping[str, Sequence[str]], file: Mapping[str, str]) -> None:
+        """Let a completion script suggest names for the arguments called `names`, and files for those of paths."""
+        for action in self._actions:
+            if action.dest in names:
+                action.choices = names[action.dest]
+            elif action.type is Path:
+                vars(action)["complete"] = file
 
     def error(self, message: str) -> NoReturn:
         if match := re.fullmatch(r"argument --([\w.-]+): invalid int value: (.*)", message):
             message = f"{match[1]}={match[2]}: must be a whole number"
         elif match := re.fullmatch(r"unrecognized arguments: (-[^ =]+).*", message, re.DOTALL):
-            known = [option for action in self._actions for option in action.option_strings]
-            near = difflib.get_close_matches(match[1], known, n=1, cutoff=0.6)
+            near = difflib.get_close_matches(match[1], self.options, n=1, cutoff=0.6)
             message = f"there is no option {match[1]}"
             if near:
                 raise ToylabError(f"{message}; did you mean {near[0]}?")
@@ -60,7 +76,7 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 
 
 class _Words(argparse.Action):
-    """Keeps the words of a setting, which `read_settings` converts, and 0 or 1 for a flag without words."""
+    """Keeps the words of a setting, which `settings_from_words` converts, and 0 or 1 for a flag without words."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         given = namespace.__dict__.setdefault("settings", {})
@@ -83,7 +99,7 @@ def add_settings(parser: Parser, settings_class: type, default: Any, words: Sequ
     _add_class(parser, settings_class, default, "", words, {})
 
 
-def read_settings(settings_class: type, default: Any, given: Mapping[str, list[str]], prefix: str = "") -> Any:
+def settings_from_words(settings_class: type, default: Any, given: Mapping[str, list[str]], prefix: str = "") -> Any:
     """The settings of parsed options.
 
     Raises:
@@ -96,7 +112,7 @@ def read_settings(settings_class: type, default: Any, given: Mapping[str, list[s
         if classes:
             chosen = _chosen(key, classes, current, given.get(key, [""])[-1])
             same = current if type(current) is chosen else None
-            values[name] = None if chosen is None else read_settings(chosen, same, given, f"{key}.")
+            values[name] = None if chosen is None else settings_from_words(chosen, same, given, f"{key}.")
         elif isinstance(current, Mapping) and current:
             inner = get_args(annotation)[1:] or (Any,)
             words = {inner_key: given.get(f"{key}.{inner_key}") for inner_key in current}
@@ -131,14 +147,14 @@ def _add_class(
         text = docs.get(name, "") + ("" if current is MISSING else f" (default: {_in_words(current)})")
         classes = _inner_classes(annotation, current)
         if classes:
-            if len(classes) > 1 and flag not in parser._option_string_actions:
+            if len(classes) > 1 and flag not in parser.options:
                 group.add_argument(flag, metavar="|".join(classes), help=docs.get(name), **kept)
             place = words.index(flag) + 1 if flag in words else len(words)
             chosen = _chosen(key, classes, current, words[place] if place < len(words) else "")
             if chosen is not None:
                 inner.append((chosen, current if type(current) is chosen else None, f"{key}."))
             continue
-        if flag in parser._option_string_actions:  # an option of the command itself
+        if flag in parser.options:  # an option of the command itself
             continue
         defaults.append(f"{_flag(name)} {_in_words(current)}")
         kept["help"] = argparse.SUPPRESS if earlier != prefix else text.strip().replace("%", "%%")

@@ -53,14 +53,14 @@ def on_chosen_device(model: nn.Module) -> Iterator[list[nn.Parameter]]:
         model.to(before)
 
 
-def moved(value: Any, device: torch.device) -> Any:
+def placed_on(value: Any, device: torch.device) -> Any:
     """A tensor, a dataclass of tensors, or a list of them on another device; anything else unchanged."""
     if isinstance(value, Tensor):
         return value.to(device)
     if isinstance(value, list | tuple):
-        return type(value)(moved(part, device) for part in value)
+        return type(value)(placed_on(part, device) for part in value)
     if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{name: moved(part, device) for name, part in vars(value).items()})
+        return replace(value, **{name: placed_on(part, device) for name, part in vars(value).items()})
     return value
 
 
@@ -72,7 +72,7 @@ def takes_any_device(forward: _Forward) -> _Forward:
         device = next(self.parameters()).device
         if tokens.device == device:
             return forward(self, tokens, *arguments, **options)
-        arguments, options = moved(arguments, device), {name: moved(x, device) for name, x in options.items()}
+        arguments, options = placed_on(arguments, device), {name: placed_on(x, device) for name, x in options.items()}
         return forward(self, tokens.to(device), *arguments, **options).to(tokens.device)
 
     return anywhere
