@@ -15,7 +15,7 @@ from toylab.tasks.base import (
     split_of,
     stream,
 )
-from toylab.tasks.check import BrokenLawsError, LawFailure, check_task
+from toylab.tasks.check import BrokenLawsError, LawCase, LawFailure, check_cases, check_task, law_cases
 from toylab.tasks.counting import ContextualCounting
 from toylab.tasks.grammar import ConceptGrammar
 from toylab.tasks.iterated_map import IteratedMap
@@ -44,6 +44,7 @@ __all__ = [
     "Copy",
     "IteratedMap",
     "Kind",
+    "LawCase",
     "LawFailure",
     "ModularSum",
     "Parity",
@@ -55,10 +56,12 @@ __all__ = [
     "Task",
     "TaskConcept",
     "WordProblem",
+    "check_cases",
     "check_task",
     "decode",
     "encode",
     "held_out",
+    "law_cases",
     "render",
     "split_of",
     "stream",

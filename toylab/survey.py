@@ -23,7 +23,7 @@ from toylab.model.config import ModelConfig
 from toylab.model.transformer import Transformer
 from toylab.probes import Edit, link_mass, uniform_mass, watch, zero_heads
 from toylab.settings import check_range, check_settings, later_field
-from toylab.tasks import Batch, ContextualCounting, IteratedMap, Task, TaskConcept, held_out
+from toylab.tasks import Batch, ContextualCounting, IteratedMap, Task, held_out
 from toylab.training.batches import (
     ScoredBatch,
     length_curriculum,
@@ -157,7 +157,6 @@ _ITERATED = Recipe(
 RECIPE_OF_CLASS: Mapping[type, Recipe] = {
     IteratedMap: _ITERATED,
     ContextualCounting: Recipe(train=TrainConfig(steps=7000, stop_at=0.9, cooldown=1000)),
-    TaskConcept: Recipe(train=TrainConfig(steps=5000, stop_at=0.95, cooldown=1000)),
 }
 """Recipes by class of task, for tasks that the default recipe does not solve."""
 

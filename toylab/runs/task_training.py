@@ -9,7 +9,7 @@ FOLDER/curves.svg                       both curves of all seeds
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ import torch
 from toylab.console import ToylabError, unknown_name
 from toylab.files import exists
 from toylab.model.transformer import Transformer
-from toylab.runs.registry import load_class, study_of_folder
+from toylab.runs.registry import load_object, study_of_folder
 from toylab.runs.store import read_settings, train_and_keep
 from toylab.runs.study import Job
 from toylab.settings import convert_value
@@ -108,7 +108,10 @@ def named_optimizer(name: str, config: TrainConfig) -> tuple[OptimizerFactory | 
     if name == "adamw":
         return None, config
     if ":" in name:
-        return load_class("optimizer", name, Callable), config
+        make = load_object("optimizer", name)
+        if not callable(make):
+            raise ToylabError(f"optimizer={name}: is a {type(make).__name__}; name a class or a function")
+        return make, config
     known = {
         n: c
         for n, c in vars(torch.optim).items()
