@@ -8,12 +8,23 @@ from toylab import tasks
 from toylab.model.config import ModelConfig
 from toylab.model.encoder_decoder import EncoderDecoderConfig
 from toylab.runs import registry
+from toylab.survey import Recipe
 from toylab.tasks import ConceptGrammar, Styles
 from toylab.training.loop import TrainConfig
 from toylab.training.losses import Unlearning
 
 STUDIES = [registry.load_study(name).STUDY for name in registry.study_names()]
-SETTINGS = [*tasks.TASKS, ConceptGrammar, Styles, ModelConfig, EncoderDecoderConfig, TrainConfig, Unlearning, *STUDIES]
+SETTINGS = [
+    *tasks.TASKS,
+    ConceptGrammar,
+    Styles,
+    ModelConfig,
+    EncoderDecoderConfig,
+    TrainConfig,
+    Unlearning,
+    Recipe,
+    *STUDIES,
+]
 RESULTS = list(
     dict.fromkeys(job.result_type for study in STUDIES for job in study().jobs() if is_dataclass(job.result_type))
 )

@@ -18,9 +18,12 @@ from toylab import cli
 from toylab.bench import Comparison
 from toylab.console import ToylabError
 from toylab.model.positions import POSITIONS
+from toylab.runs.study import Job
 from toylab.runs.table import load_runs
+from toylab.runs.task_training import TrainedModel
 from toylab.studies.iteration_head.study import IterationHeadStudy
-from toylab.training.loop import TrainConfig, Training, train
+from toylab.survey import Survey
+from toylab.training.loop import TrainConfig, train
 
 HOME = Path(__file__).parent.parent
 DOCS = [HOME / "README.md", *sorted((HOME / "docs").glob("*.md"))]
@@ -269,8 +272,9 @@ def test_a_study_that_is_not_there_is_a_mistake_in_what_was_asked(own, capsys):
 
 # Commands ------------------------------------------------------------------------------------------------------------
 
+TRAINED = {"survey": Survey(1.0, 1.0, ()), "steps": 0, "validation_accuracy": 1.0}
 LONG = {
-    "toylab.runs.jobs.execute": lambda *_, **__: None,
+    "toylab.runs.jobs.execute": lambda *_, **__: {Job("train", 0): TrainedModel(**TRAINED)},
     "toylab.runs.jobs.execute_all": lambda *_, **__: None,
     "toylab.runs.judge.judge_and_report": lambda out, study=None: str(out),
     "toylab.runs.scoreboard.finish_all": lambda folder, study=None: str(folder),
@@ -279,8 +283,7 @@ LONG = {
     "toylab.bench.growth.growth_curves": lambda *_, **__: iter(()),
     "toylab.calibration.calibrate_all": lambda *_, **__: [],
     "toylab.calibration.intervals.coverage_table": lambda _: "covered",
-    "toylab.survey.train_with_history": lambda task, **_: (None, Training(history=[{"accuracy": 1.0}])),
-    "toylab.survey.survey": lambda *_: "surveyed",
+    "toylab.runs.store.metric_curves": lambda *_, **__: {},
     "toylab.tasks.check.try_laws": lambda *_, **__: iter(()),
 }
 """What would take long is left out; that the arguments are understood, and what they name is there, is not."""

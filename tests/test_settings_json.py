@@ -11,11 +11,11 @@ from typing import Any, Literal, Union, get_args, get_origin
 import numpy as np
 import pytest
 import torch
-import tyro
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.examples import fewer
+from tests.flags import parsed
 from tests.settings_classes import RESULTS, SETTINGS, hints
 from toylab import tasks
 from toylab.console import ToylabError
@@ -245,7 +245,7 @@ class Flagged:
 def test_flags_make_one_setting_out_of_another(settings):
     assert settings_flags(settings, settings) == []
     for default in (Flagged(), replace(Flagged(), choice=Polynomial(p=5), maybe=ModularSum(p=3))):
-        assert tyro.cli(Flagged, default=default, args=settings_flags(default, settings)) == settings
+        assert parsed(Flagged, default, settings_flags(default, settings)) == settings
 
 
 def test_a_rule_of_an_inner_setting_is_told_with_its_whole_path():

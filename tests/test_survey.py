@@ -12,7 +12,16 @@ from tests.examples import fewer
 from toylab import ModelConfig, Transformer
 from toylab.planted.handwritten import induction_head, iteration_head
 from toylab.probes import follow_links, link_mass, shift_links, watch
-from toylab.survey import STOP_AT, UNTIL_SOLVED, Survey, copy_accuracy, survey, train_on_task, train_with_history
+from toylab.survey import (
+    STOP_AT,
+    UNTIL_SOLVED,
+    Recipe,
+    Survey,
+    copy_accuracy,
+    survey,
+    train_on_task,
+    train_with_history,
+)
 from toylab.tasks import AssociativeRecall, Parity, stream
 from toylab.tasks.strategies import instances
 
@@ -92,18 +101,18 @@ def test_a_task_that_is_not_solved_is_said_not_to_be(accuracy, rows):
 
 
 def test_what_was_learned_comes_with_what_was_reached():
-    task, few = AssociativeRecall(), replace(UNTIL_SOLVED, steps=4, rows=8)
-    model, state = train_with_history(task, training=few)
+    task, few = AssociativeRecall(), Recipe(train=replace(UNTIL_SOLVED, steps=4, rows=8))
+    model, state = train_with_history(task, recipe=few)
     assert state.step == state.history[-1]["step"] == 4
     assert (
         state.history[-1]["accuracy"] == survey(model, task.sample(stream(0, "validation"), 128, "validation")).accuracy
     )
-    assert model.embedding.weight.equal(train_on_task(task, training=few).embedding.weight)
+    assert model.embedding.weight.equal(train_on_task(task, recipe=few).embedding.weight)
 
 
 def test_the_same_seed_trains_the_same_model():
-    task, few = AssociativeRecall(), replace(UNTIL_SOLVED, steps=2, rows=8)
-    one, other, third = (train_on_task(task, seed=seed, training=few) for seed in (0, 0, 1))
+    task, few = AssociativeRecall(), Recipe(train=replace(UNTIL_SOLVED, steps=2, rows=8))
+    one, other, third = (train_on_task(task, seed=seed, recipe=few) for seed in (0, 0, 1))
     weights = [model.embedding.weight.detach() for model in (one, other, third)]
     assert weights[0].equal(weights[1])
     assert not weights[0].equal(weights[2])

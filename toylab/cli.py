@@ -1,5 +1,5 @@
-"""The command line: `toylab list | show | check | export | train | calibrate | run | sweep | table | plot | claims |
-report | bench`.
+"""The command line: `toylab list | show | check | export | train | survey | calibrate | run | sweep | table | plot |
+claims | report | bench`.
 
 Exit codes: 0 for success, whatever the verdicts; 2 for a user error, with a short message on stderr; 1 for a failed
 job, a bug, or a task that violates laws; 130 after Ctrl-C. Heavy imports are deferred so that help is immediate.
@@ -15,11 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from toylab import __version__
+from toylab.commands.flags import known_tasks
 from toylab.commands.instruments import calibrate_probes, measure_speed
+from toylab.commands.parser import Parser
 from toylab.commands.studies import print_claims, report_run, run_study
+from toylab.commands.surveys import survey_models
 from toylab.commands.sweeps import plot_rows, print_table, sweep_study
 from toylab.commands.tasks import check_laws, export_task, list_all, show_rows, train_model
 from toylab.console import ToylabError, broken_output, safe_printing, unknown_name
+from toylab.runs.registry import study_names
 from toylab.settings import check_range
 from toylab.tasks import SPLITS
 
@@ -46,7 +50,7 @@ def run(arguments: Sequence[str]) -> int:
         except _jobs_failed() as error:
             return _print_error(1, f"toylab: {error}")
         except KeyboardInterrupt:
-            resumable = "".join(arguments[:1]) in ("run", "sweep", "report")
+            resumable = "".join(arguments[:1]) in ("train", "run", "sweep", "report")
             note = "; finished jobs are kept, and rerunning the command resumes" if resumable else ""
             return _print_error(130, f"\ntoylab: stopped{note}")
     return 0
@@ -61,6 +65,7 @@ def _run_command(arguments: list[str]) -> None:
         options.parser.error(f"unrecognized arguments: {' '.join(rest)}")
     for name, (least, most) in options.integer_bounds.items():
         check_range(**{name: getattr(options, name)}, least=least, most=most)
+    options.words = arguments[1:]
     options.action(options, rest)
 
 
@@ -77,15 +82,18 @@ def _jobs_failed() -> Any:
 
 
 def _parser() -> tuple[argparse.ArgumentParser, Sequence[str]]:
-    parser = argparse.ArgumentParser(
-        "toylab", description="Train small transformers and judge claims of papers on them.", allow_abbrev=False
-    )
+    parser = Parser("toylab", description="Train small transformers and judge claims of papers on them.")
     parser.add_argument("--version", action="version", version=f"toylab {__version__}")
+    text = "print a completion script, such as `toylab --print-completion bash > ~/.toylab && . ~/.toylab`"
+    parser.add_argument("--print-completion", choices=("bash", "zsh"), action=_PrintCompletion, help=text)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def add(name: str, action: Any, text: str, takes_settings: bool = False) -> argparse.ArgumentParser:
-        """Add a command; with `takes_settings`, every setting of its task or study is a flag."""
-        command = commands.add_parser(name, help=text, add_help=not takes_settings, allow_abbrev=False)
+    def add(
+        name: str, action: Any, text: str, takes_settings: bool = False, add_help: bool | None = None
+    ) -> argparse.ArgumentParser:
+        """Add a command; with `takes_settings`, every setting of its task or study is an option, and part of its help
+        unless `add_help`."""
+        command = commands.add_parser(name, help=text, add_help=not takes_settings if add_help is None else add_help)
         command.set_defaults(action=action, parser=command, takes_settings=takes_settings, integer_bounds={})
         return command
 
@@ -93,7 +101,18 @@ def _parser() -> tuple[argparse.ArgumentParser, Sequence[str]]:
     _add_studies(add)
     _add_tables(add)
     _add_bench(add)
+    parser.commands = commands.choices
     return parser, list(commands.choices)
+
+
+class _PrintCompletion(argparse.Action):
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        import shtab  # lazily, for a fast start
+
+        for command in parser.commands.values():
+            command.complete({"task": list(known_tasks()), "study": study_names()}, shtab.FILE)
+        print(shtab.complete(parser, values))
+        parser.exit()
 
 
 def _add_tasks(add: Callable) -> None:
@@ -125,7 +144,22 @@ def _add_tasks(add: Callable) -> None:
         "train", train_model, "train a model on a task and report which heads attend to its links", takes_settings=True
     )
     command.add_argument("task", metavar="TASK", nargs="?", help=task_help)
-    command.add_argument("--out", type=Path, help="file for the trained model, such as model.safetensors")
+    _add_integer(command, "workers", 2, "number of parallel processes, each with one thread", 1)
+    _add_device(command)
+    command.add_argument("--out", type=Path, help="folder of the models (default: runs/train/TASK)")
+
+    command = add(
+        "survey",
+        survey_models,
+        "show what every head of a stored model attends to and does",
+        takes_settings=True,
+        add_help=True,
+    )
+    text = "a folder of `toylab train`, a job of a run such as RUN/seed-0/main, or a model file"
+    command.add_argument("path", metavar="FOLDER", type=Path, help=text)
+    command.add_argument("--task", help="task of a model file, or of your own study; its settings are --task.*")
+    _add_device(command)
+    command.add_argument("--out", type=Path, help=".svg, .png or .pdf file (default: FOLDER/survey.svg)")
 
     command = add("calibrate", calibrate_probes, "measure error rates of the probes on cases with known ground truth")
     text = "probes to report in detail, or `intervals` for the verdict rules (default: a table of all probes)"
@@ -203,8 +237,12 @@ def _add_integer(
     command: argparse.ArgumentParser, name: str, default: int, text: str, least: int, most: int | None = None
 ) -> None:
     """Add an integer option; its bounds are checked before the command starts."""
-    command.add_argument(f"--{name}", type=int, default=default, help=text)
+    command.add_argument(f"--{name}", type=int, default=default, metavar="INT", help=f"{text} (default: {default})")
     command.set_defaults(integer_bounds={**command.get_default("integer_bounds"), name: (least, most)})
+
+
+def _add_device(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--device", default="cpu", help="device of the models, such as cuda or cuda:1 (default: cpu)")
 
 
 def _add_study_arguments(command: argparse.ArgumentParser) -> None:
@@ -213,6 +251,7 @@ def _add_study_arguments(command: argparse.ArgumentParser) -> None:
     presets = ("quick", "default", "paper")
     command.add_argument("--preset", default="default", choices=presets, help="default values of all settings")
     _add_integer(command, "workers", 2, "number of parallel processes, each with one thread", 1)
+    _add_device(command)
     text = "run on the Dask cluster at this address, tcp://host:port"
     command.add_argument("--scheduler", metavar="ADDRESS", help=text)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
@@ -80,6 +81,11 @@ def markdown_table(rows: Sequence[Sequence[str]], numbers: bool = False) -> str:
 
 COLOURS = {"supported": 32, "refuted": 31, "undecided": 33, "uninformative": 33, "not run": 33}
 """ANSI colours (green, red, yellow), which follow the theme of the terminal."""
+
+
+def terminal_width() -> int:
+    """Columns of the terminal, from 50 to 160; 80 without one."""
+    return min(max(shutil.get_terminal_size((80, 24)).columns, 50), 160)
 
 
 def supports_colour(stream: Any) -> bool:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import operator
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import field, fields, is_dataclass
@@ -115,9 +116,9 @@ def convert_value(annotation: Any, value: Any, name: str) -> Any:
     plain = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(plain, float) and not math.isfinite(plain):
         raise ToylabError(f"{name}={plain}: must be a finite number")
-    if isinstance(plain, Mapping) and (classes := _dataclasses(annotation)):
+    if isinstance(plain, Mapping) and (classes := dataclasses_of(annotation)):
         return _build_dataclass(classes, plain, name)
-    for choice in _choices(annotation):
+    for choice in choices_of(annotation):
         form, parts = get_origin(choice) or choice, get_args(choice)
         if form is Literal:
             if any(plain == word and type(plain) is type(word) for word in parts):
@@ -147,10 +148,63 @@ def convert_value(annotation: Any, value: Any, name: str) -> Any:
             return value if isinstance(plain, list) else plain
     if plain is not value and isinstance(plain, list) and len(plain) == 1:  # a one-element array
         return convert_value(annotation, plain[0], name)
-    words = [word for choice in _choices(annotation) if get_origin(choice) is Literal for word in get_args(choice)]
+    words = [word for choice in choices_of(annotation) if get_origin(choice) is Literal for word in get_args(choice)]
     if words and isinstance(plain, str):
         raise unknown_name(name, plain, map(str, words))
     raise ToylabError(f"{name}={plain!r}: must be {type_in_words(annotation)}")
+
+
+def read_words(annotation: Any, words: Sequence[str], name: str) -> Any:
+    """A setting from words of the command line: `1 16` for a pair; of any number of integers also `0..9` and `0,1,2`.
+
+    Raises:
+        ToylabError: with the setting, for words that its annotation does not allow.
+    """
+    parts = sorted(choices_of(annotation), key=lambda choice: choice in (float, str))  # 1 is an integer if it may be
+    for choice in parts:
+        with suppress(ValueError):
+            return convert_value(annotation, _parse(choice, list(words)), name)
+    options = [word for choice in parts if get_origin(choice) is Literal for word in get_args(choice)]
+    if options and len(words) == 1:
+        raise unknown_name(name, words[0], map(str, options))
+    raise ToylabError(f"{name}={' '.join(words)}: must be {type_in_words(annotation)}")
+
+
+def _parse(annotation: Any, words: list[str]) -> Any:
+    """A value of a type without alternatives, or of the first that fits. Raises ValueError for other words."""
+    form, inner = get_origin(annotation) or annotation, get_args(annotation)
+    if form in (Union, UnionType):
+        return read_words(annotation, words, "")
+    if form in (tuple, list, Sequence):
+        item = inner[0] if (inner and form is not tuple) or inner[1:] == (...,) else None
+        if item is not None:
+            words = [part for word in words for part in _expand(word)] if item is int else words
+            size = len(get_args(item)) if get_origin(item) is tuple else 1
+            inner = (item,) * (len(words) // size)
+        sizes = [len(get_args(one)) if get_origin(one) is tuple else 1 for one in inner]
+        if sum(sizes) != len(words):
+            raise ValueError(words)
+        rest = iter(words)
+        return tuple(_parse(one, [next(rest) for _ in range(n)]) for one, n in zip(inner, sizes, strict=True))
+    (word,) = words
+    if form is Literal:
+        (value,) = (option for option in inner if str(option) == word)
+        return value
+    if form in (bool, NoneType):
+        names = {"none": None} if form is NoneType else {"true": True, "false": False}
+        if word.lower() not in names:
+            raise ValueError(word)
+        return names[word.lower()]
+    return form(word) if form in (int, float) else word
+
+
+def _expand(word: str) -> list[str]:
+    """`0..3` and `0,1,2,3` as single numbers."""
+    parts = []
+    for part in word.split(","):
+        ends = re.fullmatch(r"(\d+)\.\.(\d+)", part)
+        parts += [part] if ends is None else map(str, range(int(ends[1]), int(ends[2]) + 1))
+    return parts
 
 
 def as_json(value: Any, name: str, annotation: Any = None) -> Any:
@@ -171,7 +225,7 @@ def as_json(value: Any, name: str, annotation: Any = None) -> Any:
         return value
     if is_dataclass(value) and not isinstance(value, type):
         cls = type(value)
-        open_class = annotation is not None and _dataclasses(annotation) != [cls]
+        open_class = annotation is not None and dataclasses_of(annotation) != [cls]
         tag = {"class": cls.__name__} if open_class else {}
         return tag | {
             n: as_json(getattr(value, n), f"{name}.{n}", annotation and k) for n, k in field_types(cls).items()
@@ -181,14 +235,14 @@ def as_json(value: Any, name: str, annotation: Any = None) -> Any:
         if invalid_keys := [key for key in value if not isinstance(key, str | int | float | bool | None)]:
             raise ToylabError(f"{name}: has the key {invalid_keys[0]!r}; keys of JSON are text")
         inner = next(
-            (get_args(choice)[1] for choice in _choices(annotation) if get_origin(choice) in (dict, Mapping)),
+            (get_args(choice)[1] for choice in choices_of(annotation) if get_origin(choice) in (dict, Mapping)),
             annotation and Any,
         )
         return {key: as_json(item, f"{name}.{key}", inner) for key, item in value.items()}
     if isinstance(value, tuple | list | range):
         candidates = (
             _items(choice, len(value))
-            for choice in _choices(annotation)
+            for choice in choices_of(annotation)
             if get_origin(choice) in (tuple, list, Sequence)
         )
         inner = next((choice for choice in candidates if choice is not None), [annotation and Any] * len(value))
@@ -207,11 +261,16 @@ def field_types(settings: type) -> dict[str, Any]:
         annotation, default = hints.get(one.name, Any), one.default
         if annotation is Any and isinstance(default, tuple):
             annotation = tuple
-        if is_dataclass(default) and not _dataclasses(annotation):  # a protocol, as in `task: Task = Parity()`
+        if is_dataclass(default) and not dataclasses_of(annotation):  # a protocol, as in `task: Task = Parity()`
             annotation = Union[type(default), annotation]  # noqa: UP007
         if one.init:
             annotations[one.name] = annotation
     return annotations
+
+
+def kebab_case(name: str) -> str:
+    """The name of a class on the command line."""
+    return re.sub(r"(?<!^)(?=[A-Z][a-z])|(?<=[a-z])(?=[A-Z])", "-", name).lower()
 
 
 def type_in_words(annotation: Any) -> str:
@@ -228,15 +287,17 @@ def type_in_words(annotation: Any) -> str:
             )
         return _WORDS.get(form, getattr(form, "__name__", str(form)))
 
-    return " or ".join(dict.fromkeys(map(choice_in_words, _choices(annotation))))
+    return " or ".join(dict.fromkeys(map(choice_in_words, choices_of(annotation))))
 
 
-def _choices(annotation: Any) -> tuple[Any, ...]:
+def choices_of(annotation: Any) -> tuple[Any, ...]:
+    """The parts of a union, or else the annotation itself."""
     return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
 
 
-def _dataclasses(annotation: Any) -> list[type]:
-    forms = (get_origin(choice) or choice for choice in _choices(annotation))
+def dataclasses_of(annotation: Any) -> list[type]:
+    """The dataclasses among the parts of a union."""
+    forms = (get_origin(choice) or choice for choice in choices_of(annotation))
     return [form for form in forms if isinstance(form, type) and is_dataclass(form)]
 
 
@@ -249,7 +310,7 @@ def _items(annotation: Any, size: int) -> list[Any] | None:
 
 
 def _key(annotation: Any, key: Any, name: str) -> Any:
-    if isinstance(key, str) and {int, float, bool} & {*_choices(annotation)}:
+    if isinstance(key, str) and {int, float, bool} & {*choices_of(annotation)}:
         with suppress(ValueError):
             key = json.loads(key)  # JSON keys are strings
     return convert_value(annotation, key, f"a key of {name}")

@@ -7,23 +7,36 @@ print(survey(model, task.sample(stream(0, "survey"), 256, "test")))
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Int
 from torch import nn
 
-from toylab.console import ToylabError
+from toylab.console import ToylabError, align_columns
 from toylab.model.config import ModelConfig
 from toylab.model.transformer import Transformer
 from toylab.probes import Edit, link_mass, uniform_mass, watch, zero_heads
-from toylab.tasks import Batch, Task, held_out
-from toylab.training.batches import next_token_loss, pad, tokens_for, training_batches
+from toylab.settings import check_range, check_settings, later_field
+from toylab.tasks import Batch, ContextualCounting, IteratedMap, Task, held_out
+from toylab.training.batches import (
+    ScoredBatch,
+    length_curriculum,
+    next_token_loss,
+    pack,
+    pad,
+    tokens_for,
+    training_batches,
+)
 from toylab.training.evaluate import accuracy_of, predict_tokens
 from toylab.training.loop import TrainConfig, Training, train
 from toylab.training.modes import evaluation_mode
+from toylab.training.optimizer import OptimizerFactory
 
 DEFAULT_MODEL = ModelConfig(positions="learned")
 """A small model; with learned positions every seed tried formed an induction head, with other encodings some did."""
@@ -31,6 +44,26 @@ STOP_AT = 0.995
 """Token accuracy from which a task counts as solved."""
 UNTIL_SOLVED = TrainConfig(steps=5000, stop_at=STOP_AT, cooldown=200)
 """Train until the task is solved on held-out rows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a model is trained on a task: architecture, hyperparameters, batches and loss."""
+
+    model: ModelConfig = DEFAULT_MODEL
+    train: TrainConfig = UNTIL_SOLVED
+    batches: Literal["padded", "packed"] = "padded"
+    """One sequence per row, or several without padding."""
+    end_weight: float | int = 1.0
+    """Weight of the end-of-sequence token of an iterated map in the loss, relative to 1 for a state."""
+    growth: int = 0
+    """Optimiser steps in which the rows of an iterated map grow from at most 4 inputs to the longest; 0 trains on all
+    lengths from the start."""
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        check_range(end_weight=self.end_weight, above=0)
+        check_range("0 trains on all lengths from the start", growth=self.growth, least=0)
 
 
 @dataclass(frozen=True)
@@ -56,6 +89,25 @@ class LinkReading:
 
 
 @dataclass(frozen=True)
+class HeadReading:
+    """A head with its attention on every link.
+
+    Attributes:
+        layer, head: position of the head, counted from 0.
+        mass: from link to the mean attention on its keys, in the order of `Survey.readings`.
+        without: accuracy with this head zero-ablated.
+    """
+
+    layer: int
+    head: int
+    mass: Mapping[str, float]
+    without: float
+
+    def __str__(self) -> str:
+        return f"{self.layer}.{self.head}"
+
+
+@dataclass(frozen=True)
 class Survey:
     """Accuracy of a model and the heads that attend to each link. `str` gives a table and notes an unsolved task.
 
@@ -63,11 +115,13 @@ class Survey:
         accuracy: token accuracy under teacher forcing.
         rows: fraction of rows with all scored tokens correct.
         readings: one per link of the task.
+        heads: one per head of the model.
     """
 
     accuracy: float
     rows: float
     readings: tuple[LinkReading, ...]
+    heads: tuple[HeadReading, ...] = later_field(())
 
     def __str__(self) -> str:
         solved = "" if self.accuracy >= STOP_AT else ": not solved"
@@ -81,37 +135,109 @@ class Survey:
             lines.append(f"{reading.link:<{width}}  {reading.layer}.{reading.head:<2} {numbers}")
         return "\n".join(lines)
 
+    def head_table(self) -> str:
+        """One line per head: its attention on every link, and the accuracy with it zero-ablated."""
+        links = [reading.link for reading in self.readings]
+        uniform = ["uniform", *(f"{reading.uniform_mass:.3f}" for reading in self.readings), f"{self.accuracy:.3f}"]
+        rows = [[str(h), *(f"{h.mass[link]:.3f}" for link in links), f"{h.without:.3f}"] for h in self.heads]
+        return align_columns([["head", *links, "accuracy without it"], *rows, uniform])
+
+
+_ITERATED = Recipe(
+    model=ModelConfig(
+        heads=4, width=48, hidden=128, activation="silu", position_width=10, position_frequency=1.6, position_base=20.0,
+        position_std=1.8,
+    ),
+    train=TrainConfig(steps=5000, weight_decay=0.1, stop_at=0.95, cooldown=900),
+    batches="packed",
+    end_weight=4.0,
+    growth=600,
+)  # fmt: skip
+
+RECIPE_OF_CLASS: Mapping[type, Recipe] = {
+    IteratedMap: _ITERATED,
+    ContextualCounting: Recipe(train=TrainConfig(steps=7000, stop_at=0.9, cooldown=1000)),
+}
+"""Recipes by class of task, for tasks that the default recipe does not solve."""
+
+
+def recipe_of(task_class: type) -> Recipe:
+    """The recipe of the nearest class in `RECIPE_OF_CLASS`, or else the default recipe."""
+    return next((RECIPE_OF_CLASS[base] for base in task_class.__mro__ if base in RECIPE_OF_CLASS), Recipe())
+
 
 def train_on_task(
-    task: Task,
-    *,
-    seed: int = 0,
-    config: ModelConfig = DEFAULT_MODEL,
-    training: TrainConfig = UNTIL_SOLVED,
-    progress: str | None = None,
+    task: Task, *, seed: int = 0, recipe: Recipe | None = None, progress: str | None = None
 ) -> Transformer:
     """Train a model on fresh samples of a task, with early stopping on held-out rows; `train_with_history` also returns
     the metrics."""
-    return train_with_history(task, seed=seed, config=config, training=training, progress=progress)[0]
+    return train_with_history(task, seed=seed, recipe=recipe, progress=progress)[0]
 
 
 def train_with_history(
     task: Task,
     *,
     seed: int = 0,
-    config: ModelConfig = DEFAULT_MODEL,
-    training: TrainConfig = UNTIL_SOLVED,
+    recipe: Recipe | None = None,
+    optimizer: OptimizerFactory | None = None,
+    checkpoint: Path | str | None = None,
     progress: str | None = None,
 ) -> tuple[Transformer, Training]:
-    """`train_on_task`, also returning the training history; its last entry has the final accuracy."""
+    """`train_on_task`, also returning the training history; its last entry has the final accuracy.
+
+    Args:
+        recipe: by default `recipe_of(task)`.
+        optimizer, checkpoint, progress: as in `toylab.training.loop.train`.
+
+    Raises:
+        ToylabError: for a recipe with `end_weight` or `growth` for a task that is no iterated map.
+    """
+    recipe = recipe or recipe_of(type(task))
     validation = held_out(task, seed, 128, "validation")
-    model = Transformer.for_task(task, config, seed)
-    data = training_batches(task, seed, training.rows, layout=pad)
+    model = Transformer.for_task(task, recipe.model, seed)
 
     def metrics(model: nn.Module) -> dict[str, float]:
         return {"accuracy": accuracy_of(predict_tokens(model, validation), validation).token}
 
-    return model, train(model, next_token_loss, data, training, evaluate=metrics, progress=progress)
+    return model, train(
+        model,
+        _loss(task, recipe),
+        _batches(task, seed, recipe),
+        recipe.train,
+        evaluate=metrics,
+        optimizer=optimizer,
+        checkpoint=checkpoint,
+        progress=progress,
+    )
+
+
+def _loss(task: Task, recipe: Recipe) -> Callable[[nn.Module, ScoredBatch], torch.Tensor]:
+    if recipe.end_weight == 1:
+        return next_token_loss
+    weights = torch.ones(len(task.vocabulary))
+    weights[_iterated("end_weight", recipe.end_weight, task).end_of_sequence] = recipe.end_weight
+    return partial(next_token_loss, weights=weights)
+
+
+def _batches(task: Task, seed: int, recipe: Recipe) -> Callable[[int], ScoredBatch]:
+    layout = pack if recipe.batches == "packed" else pad
+    if not recipe.growth:
+        return training_batches(task, seed, recipe.train.rows, layout)
+    growing = _iterated("growth", recipe.growth, task)
+    shortest = growing.min_length
+    longest = length_curriculum(max(shortest, min(4, growing.max_length)), growing.max_length, recipe.growth)
+
+    def sample(rng: np.random.Generator, rows: int, step: int) -> Batch:
+        return replace(growing, lengths=(shortest, longest(step))).sample(rng, rows)
+
+    return training_batches(task, seed, recipe.train.rows, layout, sample)
+
+
+def _iterated(name: str, value: Any, task: Task) -> IteratedMap:
+    if not isinstance(task, IteratedMap):
+        neutral = getattr(Recipe(), name)
+        raise ToylabError(f"{name}={value}: {type(task).__name__} is no iterated map; set it to {neutral}")
+    return task
 
 
 def survey(model: nn.Module, batch: Batch) -> Survey:
@@ -124,26 +250,21 @@ def survey(model: nn.Module, batch: Batch) -> Survey:
     unedited = accuracy_of(predict_tokens(model, batch), batch)
     with evaluation_mode(model), watch(model, "blocks.*.attn.pattern") as cache, torch.no_grad():
         model(tokens_for(model, batch.tokens))
-    patterns = list(cache.values())
-    heads = [(layer, head) for layer, pattern in enumerate(patterns) for head in range(pattern.shape[1])]
-    ablations = {(layer, head): {f"blocks.{layer}.attn.z": zero_heads(head)} for layer, head in heads}
-    without = {
-        head_position: accuracy_of(predict_tokens(model, batch, edits), batch).token
-        for head_position, edits in ablations.items()
-    }
+    links = {name: edges for name, edges in batch.links.items() if len(edges)}
+    heads = []
+    for layer, pattern in enumerate(cache.values()):
+        masses = {name: link_mass(pattern, edges) for name, edges in links.items()}
+        for head in range(pattern.shape[1]):
+            ablated = predict_tokens(model, batch, {f"blocks.{layer}.attn.z": zero_heads(head)})
+            mass = {name: float(by_head[head]) for name, by_head in masses.items()}
+            heads.append(HeadReading(layer, head, mass, accuracy_of(ablated, batch).token))
     readings = []
-    for name, edges in batch.links.items():
-        if not len(edges):
-            continue
-        mass = {(layer, head): float(link_mass(patterns[layer], edges)[head]) for layer, head in heads}
-        layer, head = best = max(heads, key=mass.__getitem__)
-        other_accuracies = [without[head_position] for head_position in heads if head_position != best]
-        readings.append(
-            LinkReading(
-                name, layer, head, mass[best], uniform_mass(edges), without[best], min(other_accuracies, default=None)
-            )
-        )
-    return Survey(unedited.token, unedited.sequence, tuple(readings))
+    for name, edges in links.items():
+        best = max(heads, key=lambda reading: reading.mass[name])
+        least = min((reading.without for reading in heads if reading is not best), default=None)
+        place = best.layer, best.head
+        readings.append(LinkReading(name, *place, best.mass[name], uniform_mass(edges), best.without, least))
+    return Survey(unedited.token, unedited.sequence, tuple(readings), tuple(heads))
 
 
 def copy_accuracy(

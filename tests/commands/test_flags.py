@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 import pytest
-import tyro
 
+from tests.flags import parsed
 from toylab.runs.judge import settings_flags
 from toylab.studies.iteration_head.study import IterationHeadStudy
 
@@ -43,7 +43,7 @@ def test_the_flags_on_the_page_make_the_settings_of_the_run():
     )
     assert settings_flags(default, default) == []
     for study in (quick, paper, changed):
-        assert tyro.cli(IterationHeadStudy, default=default, args=settings_flags(default, study)) == study
+        assert parsed(IterationHeadStudy, default, settings_flags(default, study)) == study
 
 
 MISTAKES = [
@@ -93,7 +93,8 @@ MISTAKES = [
     (["check", "tests/mine:Reverse"], ["'tests/mine' is not a module name"]),
     (["show", "parity", "--rows", "100000000"], ["rows=100000000", "at most 10000"]),
     (["show", "parity", "--rows", "1e9"], ["1e9"]),
-    (["train", "parity", "--seed", "-1"], ["seed=-1", "at least 0"]),
+    (["train", "parity", "--seeds", "-1"], ["seeds=(-1,)", "at least 0"]),
+    (["train", "parity", "--seed", "1"], ["no option --seed", "did you mean --seeds?"]),
     (["train", "parity", "--model.positions", "rope"], ["'rope'", "did you mean rotary?"]),
     (["calibrate", "--workers", "0"], ["workers=0", "at least 1"]),
     (["calibrate", "--each", "1"], ["each=1", "at least 2"]),
@@ -149,3 +150,25 @@ def test_a_mistake_in_a_setting_is_named_with_a_remedy_before_anything_is_writte
         assert words in outcome.message
     assert "Traceback" not in outcome.err
     assert not out.exists()
+
+
+@pytest.mark.parametrize("words", [["0", "1", "2"], ["0..2"], ["0,1,2"], ["0,1..2"], ["0..1", "2"]], ids=" ".join)
+def test_lists_of_integers_are_words_ranges_or_separated_by_commas(words):
+    default = IterationHeadStudy.default()
+    assert parsed(IterationHeadStudy, default, ["--seeds", *words]) == replace(default, seeds=(0, 1, 2))
+
+
+@pytest.mark.parametrize("columns", [50, 80, 160])
+@pytest.mark.parametrize("command", ["run iteration-head", "train", "show polynomial", "sweep", "survey"])
+def test_help_is_as_wide_as_the_terminal_and_names_every_option(call, monkeypatch, columns, command):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    shown = call(*command.split(), "--help").out
+    assert max(map(len, shown.splitlines())) <= columns
+    expected = {"train": "--model.width --train.steps --seeds", "sweep": "--seeds --grid", "survey": "--task"}
+    assert all(option in shown for option in expected.get(command, "--help").split())
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_the_completion_script_knows_commands_names_and_options(call, shell):
+    script = call("--print-completion", shell).out
+    assert all(word in script for word in ("survey", "iteration-head", "associative-recall", "--until-decided"))

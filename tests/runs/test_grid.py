@@ -62,7 +62,7 @@ def test_axes_are_read_with_the_types_of_the_settings(axes, expected):
         (["knd=plain"], r"there is no setting 'knd'; did you mean kind\?"),
         (["width=3"], r"there is no setting 'width'; did you mean size\.width\?"),
         (["zzz=3"], r"there is no setting 'zzz'; there are size\.width, size\.heads, kind"),
-        (["kind=square"], r"grid kind=square: must be one of plain, round"),
+        (["kind=square"], r"there is no grid kind 'square'; there are plain, round"),
         (["size.width=wide"], r"grid size\.width=wide: must be a whole number"),
         (["size.width=6.5"], r"grid size\.width=6\.5: must be a whole number"),
         (["seed=9..3"], r"grid seed=9\.\.3: the range is empty"),

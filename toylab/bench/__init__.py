@@ -28,6 +28,7 @@ import torch
 
 from toylab.console import ToylabError, align_columns, markdown_table, unknown_name
 from toylab.files import read_json, write_json
+from toylab.model.device import check_device
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,7 @@ def measure_works(names: Sequence[str] = (), device: str = "cpu") -> Iterator[Co
         ToylabError: for an unknown benchmark, with the nearest known name; for a device that this machine does not
             have, or that the benchmark does not support.
     """
-    check_device(device, "run on a machine with a GPU, or give --device" if "gpu" in names else "omit it for the CPU")
+    check_device(device)
     for name in names:
         if name not in WORKS:
             raise unknown_name("work", name, WORKS)
@@ -179,15 +180,6 @@ def measure_works(names: Sequence[str] = (), device: str = "cpu") -> Iterator[Co
 def _comparisons_of(names: Sequence[str], device: str) -> Iterator[Comparison]:
     for name in names:
         yield from import_module(f"toylab.bench.{WORKS[name]}").DONE[name](device)
-
-
-def check_device(device: str, remedy: str = "omit it for the CPU") -> None:
-    """Raises `ToylabError`, with the remedy, for a device that this machine does not have."""
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ToylabError(f"device={device}: is not available ({reason}); {remedy}") from None
 
 
 def comparisons_table(comparisons: Sequence[Comparison]) -> str:

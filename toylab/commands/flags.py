@@ -3,68 +3,34 @@
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import sys
-import traceback
 from collections.abc import Collection
-from contextlib import redirect_stderr
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from toylab import tasks
+from toylab.commands.parser import Parser, add_settings, settings_from_words
 from toylab.console import ToylabError, unknown_name
 from toylab.runs.registry import load_class, refuse_incomplete
 
 
-def from_flags(
-    settings_class: type, default: Any, arguments: list[str], program: str, parser: argparse.ArgumentParser
-) -> Any:
-    """A dataclass of settings parsed from flags; invalid flags exit with code 2.
+@dataclass(frozen=True)
+class Seeds:
+    """The setting that all studies have."""
 
-    Args:
-        default: the settings that flags override; the dataclass's own defaults if None.
-        program: the command, for help and errors.
-        parser: the parser of the command's other flags, whose help is printed first.
-
-    Raises:
-        ValueError: raised inside a user's own class; `ToylabError` for invalid flags.
-    """
-    import tyro  # deferred: slow to import
-
-    if {"-h", "--help"} & set(arguments):
-        print(parser.format_help())
-    for word in arguments:
-        if not word.isprintable() and any("\ud800" <= char <= "\udfff" for char in word):
-            raise ToylabError(f"{word!a}: is not valid {sys.getfilesystemencoding()} text; set LC_ALL=C.UTF-8")
-    user_error, stderr = None, io.StringIO()
-    try:
-        with redirect_stderr(stderr):
-            return tyro.cli(settings_class, default=default, args=arguments, prog=program)
-    except SystemExit as left:
-        user_error = _user_error(left)
-        if user_error is None:
-            raise
-    finally:
-        if user_error is None:
-            sys.stderr.write(stderr.getvalue())
-    assert user_error is not None  # else it was raised above
-    raise user_error
+    seeds: tuple[int, ...] = ()
+    """Seeds of every condition, such as 0 1 2, 0..9 or 0,1,2."""
 
 
-def _user_error(exit_error: SystemExit) -> ValueError | None:
-    """The `ValueError` of a user's class that tyro misread as an invalid flag, if that caused the exit."""
-    error: BaseException | None = exit_error
-    while error is not None and not isinstance(error, ValueError):
-        error = error.__context__
-    if error is None or isinstance(error, ToylabError):
-        return None
-    packages = [
-        str(frame.f_globals.get("__name__")).split(".")[0] for frame, _ in traceback.walk_tb(error.__traceback__)
-    ]
-    while "tyro" in packages:
-        packages.pop(0)
-    return error if set(packages) - sys.stdlib_module_names else None
+def checked_device(options: argparse.Namespace) -> str:
+    """The device of `--device`; raises `ToylabError` for one that this machine does not have. A cluster has its own."""
+    if options.device != "cpu" and not getattr(options, "scheduler", None):
+        from toylab.model.device import check_device
+
+        check_device(options.device)
+    return options.device
 
 
 def print_json(value: Any) -> None:
@@ -137,8 +103,7 @@ def check_name(
     name = getattr(options, category)
     if name is None:
         if {"-h", "--help"} & set(rest):
-            options.parser.print_help()
-            sys.exit(0)
+            print_common_help(options, category)
         raise ToylabError(
             f"{category}: is missing; give package.module:Class of your own {category}, or one of {', '.join(known)}"
         )
@@ -155,6 +120,42 @@ def check_name(
 
 
 def settings_from_flags(settings_class: type, default: Any, options: argparse.Namespace, rest: list[str]) -> Any:
-    """A dataclass of settings, parsed from the flags that the command itself does not define."""
-    name = options.task if hasattr(options, "task") else options.study
-    return from_flags(settings_class, default, rest, f"toylab {options.command} {name}", options.parser)
+    """A dataclass of settings: every field is an option beside those that the command itself defines.
+
+    Args:
+        default: the settings that the options override; the defaults of the class if None.
+
+    Raises:
+        ToylabError: for an invalid option, value, or combination of values.
+    """
+    name = getattr(options, "task", None) or getattr(options, "study", None)
+    for word in rest:
+        if not word.isprintable() and any("\ud800" <= char <= "\udfff" for char in word):
+            raise ToylabError(f"{word!a}: is not valid {sys.getfilesystemencoding()} text; set LC_ALL=C.UTF-8")
+    if not is_dataclass(settings_class):
+        raise ToylabError(f"{name}: is not a dataclass, whose fields are the settings; add @dataclass(frozen=True)")
+    parser = _whole_parser(options, name)
+    add_settings(parser, settings_class, default, options.words)
+    given = getattr(parser.parse_args(options.words), "settings", {})
+    return settings_from_words(settings_class, default, given)
+
+
+def _whole_parser(options: argparse.Namespace, name: str) -> Parser:
+    program = f"toylab {options.command} {name}"
+    return Parser(
+        prog=program, usage=f"{program} [options]", parents=[options.parser], add_help=not options.parser.add_help
+    )
+
+
+def print_common_help(options: argparse.Namespace, category: str) -> NoReturn:
+    """The options of a command, without the settings that depend on the task or study."""
+    parser = _whole_parser(options, category.upper())
+    parser.epilog = f"The other settings depend on the {category}: {parser.prog} --help"
+    if options.command == "train":
+        from toylab.runs.task_training import TaskTraining
+
+        add_settings(parser, TaskTraining, None, ())
+    elif category == "study":
+        add_settings(parser, Seeds, None, ())
+    parser.print_help()
+    sys.exit(0)

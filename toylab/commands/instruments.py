@@ -79,10 +79,11 @@ def _measure_growth(options: argparse.Namespace) -> None:
     from toylab import bench
     from toylab.bench.growth import growth_curves
     from toylab.files import refuse_unwritable, write_json, write_text
+    from toylab.model.device import check_device
     from toylab.report import canvas, figures
 
     device = options.device or "cpu"
-    bench.check_device(device)
+    check_device(device)
     refuse_unwritable("out", options.out / "growth.json")
     curves = list(progress_bar(growth_curves(device), desc="curves", total=9, disable=None, leave=False))
     records = [{**asdict(curve), "exponent": curve.exponent} for curve in curves]

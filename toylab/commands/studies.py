@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from toylab.commands.flags import chosen_study, print_json, usual_folder
+from toylab.commands.flags import Seeds, checked_device, chosen_study, print_json, settings_from_flags, usual_folder
 from toylab.console import ToylabError
 
 
@@ -26,17 +26,18 @@ def run_study(options: argparse.Namespace, rest: list[str]) -> None:
     from toylab.runs.judge import SHAM, is_decided, judge_and_report, judge_unfinished
     from toylab.runs.study import untrained_study
 
+    device = checked_device(options)
     out = options.out or usual_folder(options.study, options.preset)
     name = registry.study_name(type(study))
     try:
         with dask_executor(options.scheduler) as cluster:
             for seeds in looked_at(study.seeds, out) if options.until_decided else [study.seeds]:
-                run = Run(replace(study, seeds=seeds), name, out, options.until_decided)
+                run = Run(replace(study, seeds=seeds), name, out, options.until_decided, device)
                 execute_all([run], name, options.workers, executor=cluster)
                 if options.until_decided and is_decided(out, type(study)):
                     break
             if options.sham:
-                sham = Run(untrained_study(replace(study, seeds=seeds)), name, out / SHAM)
+                sham = Run(untrained_study(replace(study, seeds=seeds)), name, out / SHAM, device=device)
                 execute_all([sham], f"{name}, untrained", options.workers, executor=cluster)
     except (JobsFailedError, JobsRefusedError):
         judge_unfinished(out, judge_and_report, out, type(study))  # report the finished jobs before the error
@@ -66,17 +67,7 @@ def looked_at(first: Sequence[int], out: Path | str) -> Iterator[tuple[int, ...]
 
 def run_all(options: argparse.Namespace, rest: list[str]) -> None:
     """`toylab run all`."""
-    if {"-h", "--help"} & set(rest):
-        options.parser.print_help()
-        print("\nall studies accept --seeds, such as --seeds 0 1 2 3 4 5")
-        return
-    parser = argparse.ArgumentParser("toylab run all", add_help=False, allow_abbrev=False)
-    parser.add_argument("--seeds", type=int, nargs="+")
-    common, unknown = parser.parse_known_args(rest)
-    if unknown:
-        raise ToylabError(
-            f"{unknown[0]}: is not an option of `run all`; it accepts --preset, --seeds, --workers and --out"
-        )
+    common = settings_from_flags(Seeds, None, options, rest)
 
     from toylab.runs import registry, scoreboard
     from toylab.runs.dask import dask_executor
@@ -84,12 +75,12 @@ def run_all(options: argparse.Namespace, rest: list[str]) -> None:
     from toylab.runs.judge import SHAM, is_decided, judge_unfinished
     from toylab.runs.study import untrained_study
 
-    folder = options.out or Path("runs")
+    device, folder = checked_device(options), options.out or Path("runs")
     runs = []
     for name in registry.study_names():
         study = registry.preset_settings(registry.load_study(name).STUDY, options.preset)
-        study = replace(study, seeds=tuple(common.seeds)) if common.seeds else study
-        runs.append(Run(study, name, folder / f"{name}-{options.preset}", options.until_decided))
+        study = replace(study, seeds=common.seeds) if common.seeds else study
+        runs.append(Run(study, name, folder / f"{name}-{options.preset}", options.until_decided, device))
     looks = [
         looked_at(run.study.seeds, run.folder) if options.until_decided else iter([run.study.seeds]) for run in runs
     ]
@@ -110,7 +101,9 @@ def run_all(options: argparse.Namespace, rest: list[str]) -> None:
                     if options.until_decided and not is_decided(run.folder)
                 ]
             if options.sham:
-                shams = [Run(untrained_study(done[run.folder]), run.name, run.folder / SHAM) for run in runs]
+                shams = [
+                    Run(untrained_study(done[run.folder]), run.name, run.folder / SHAM, device=device) for run in runs
+                ]
                 execute_all(shams, "all studies, untrained", options.workers, executor=cluster)
     except (JobsFailedError, JobsRefusedError):
         judge_unfinished(folder, scoreboard.finish_all, folder)

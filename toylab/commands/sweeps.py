@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from toylab.commands.flags import chosen_study, print_json, usual_folder
+from toylab.commands.flags import checked_device, chosen_study, print_json, usual_folder
 from toylab.console import ToylabError, align_columns
 from toylab.runs.registry import load_class
 
@@ -31,14 +31,15 @@ def sweep_study(options: argparse.Namespace, rest: list[str]) -> None:
     from toylab.runs.grid import grid, read_axes
     from toylab.runs.sweep import resume_sweep, sweep
 
+    device = checked_device(options)
     points = None if study is None else grid(study, read_axes(study, options.grid))
     out = options.resume or options.out or usual_folder(options.study, "sweep")
     with dask_executor(options.scheduler) as cluster:
         if points is None:
             study_class = load_class("study", options.study) if is_user_study else None
-            rows = resume_sweep(out, study=study_class, workers=options.workers, executor=cluster)
+            rows = resume_sweep(out, study=study_class, workers=options.workers, executor=cluster, device=device)
         else:
-            rows = sweep(points, out, workers=options.workers, executor=cluster, jobs=options.jobs)
+            rows = sweep(points, out, workers=options.workers, executor=cluster, jobs=options.jobs, device=device)
     seconds = sum(row["result.cost.cpu_seconds"] for row in rows if row["status"] == "done")
     print(f"{len(rows)} jobs of {len({row['run'] for row in rows})} runs in {seconds:.0f} CPU-seconds.")
     print(f"Results: toylab table {out}")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 import textwrap
-from dataclasses import make_dataclass
+from dataclasses import fields, make_dataclass
 from pathlib import Path
+from typing import get_type_hints
 
 from toylab import tasks
-from toylab.commands.flags import chosen_task, complete, known_tasks, packaged, settings_from_flags
-from toylab.console import ToylabError
+from toylab.commands.flags import checked_device, chosen_task, complete, known_tasks, packaged, settings_from_flags
+from toylab.console import terminal_width
 
 
 def list_all(options: argparse.Namespace, rest: list[str]) -> None:
@@ -19,7 +20,7 @@ def list_all(options: argparse.Namespace, rest: list[str]) -> None:
 
     print("Studies (toylab run STUDY)")
     for name in registry.study_names():
-        print(_entry(name, registry.load_study(name).__doc__))
+        print(_entry(name, registry.study_docstring(name)))
     print("Tasks (toylab show TASK)")
     for name, task in known_tasks().items():
         print(_entry(name, task.__doc__))
@@ -31,9 +32,9 @@ def list_all(options: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _entry(name: str, text: str | None) -> str:
-    """A name and the first line of its docstring, wrapped to 80 columns."""
+    """A name and the first line of its docstring, wrapped to the terminal."""
     first = "".join((text or "").strip().splitlines()[:1])  # `python -OO` drops docstrings
-    return textwrap.fill(f"{name:<19} {first}", 80, initial_indent="  ", subsequent_indent=" " * 22)
+    return textwrap.fill(f"{name:<19} {first}", terminal_width(), initial_indent="  ", subsequent_indent=" " * 22)
 
 
 def show_rows(options: argparse.Namespace, rest: list[str]) -> None:
@@ -41,8 +42,9 @@ def show_rows(options: argparse.Namespace, rest: list[str]) -> None:
     task_class = chosen_task(options, rest)
     task = complete(settings_from_flags(task_class, None, options, rest), options.task)
     batch = task.sample(tasks.stream(options.seed, "show"), options.rows)
-    rule = "\n" + "-" * 80 + "\n"
-    print(rule.join(tasks.render(task, batch, row, columns=80) for row in range(options.rows)))
+    columns = terminal_width()
+    rule = "\n" + "-" * columns + "\n"
+    print(rule.join(tasks.render(task, batch, row, columns) for row in range(options.rows)))
 
 
 def check_laws(options: argparse.Namespace, rest: list[str]) -> None:
@@ -80,39 +82,39 @@ def train_model(options: argparse.Namespace, rest: list[str]) -> None:
     """`toylab train`."""
     task_class = chosen_task(options, rest)
 
-    from toylab.files import file_errors, refuse_unwritable
-    from toylab.model.checkpoint import save_model
-    from toylab.model.config import ModelConfig
+    from toylab.files import refuse_links, write_text
+    from toylab.report.canvas import to_svg
+    from toylab.report.training import plot_training
+    from toylab.runs.jobs import execute
     from toylab.runs.processes import single_thread
-    from toylab.survey import DEFAULT_MODEL, UNTIL_SOLVED, survey, train_with_history
-    from toylab.training.loop import TrainConfig
+    from toylab.runs.store import metric_curves
+    from toylab.runs.study import by_condition
+    from toylab.runs.task_training import JOB, TaskTraining, survey_rows, training_name
+    from toylab.survey import recipe_of
 
-    settings_class = make_dataclass(
-        "Training",
-        [
-            ("task", task_class),
-            ("model", ModelConfig, DEFAULT_MODEL),
-            ("train", TrainConfig, UNTIL_SOLVED),
-            ("seed", int, 0),
-        ],
-        kw_only=True,
+    recipe = recipe_of(task_class)
+    hints = get_type_hints(type(recipe))
+    defaults = [(name, hints[name], value) for name, value in vars(recipe).items()]
+    flags_class = make_dataclass(
+        "Training", [("task", task_class), *defaults], bases=(TaskTraining,), kw_only=True, frozen=True
     )
-    settings = settings_from_flags(settings_class, None, options, rest)
-    if options.out is not None:
-        with file_errors(options.out):
-            if options.out.exists():
-                raise ToylabError(f"out={options.out}: already exists; give another file, or delete it")
-    rows = complete(settings.task, options.task).sample(tasks.stream(settings.seed, "survey"), 256, "test")
-    if options.out is not None:
-        refuse_unwritable("out", options.out)
+    settings = settings_from_flags(flags_class, None, options, rest)
+    study = TaskTraining(**{field.name: getattr(settings, field.name) for field in fields(settings)})
+    survey_rows(complete(study.task, options.task), study.seeds[0])  # an empty split is noticed before the training
+    device = checked_device(options)
     single_thread()
-    model, state = train_with_history(
-        settings.task, seed=settings.seed, config=settings.model, training=settings.train, progress=task_class.__name__
-    )
-    if options.out is not None:
-        save_model(options.out, model)
-    accuracy, goal = state.history[-1]["accuracy"], settings.train.stop_at
-    if goal is not None and accuracy < goal:
-        print(f"not solved: accuracy {accuracy:.3f} on held-out rows after {state.step} steps, below {goal}")
-        print("try more --train.steps, another --seed or a larger --model.width")
-    print(survey(model, rows))
+    out = options.out or Path("runs", "train", options.task.replace(":", "-"))
+    several = len(study.seeds) > 1
+    workers = min(options.workers, len(study.seeds))
+    results = execute(study, training_name(options.task), out, workers, progress=several, device=device)
+    goal = study.train.stop_at
+    for job, trained in results.items():
+        seed = f"seed {job.seed}: " if several else ""
+        if goal is not None and trained.validation_accuracy < goal:
+            accuracy = f"accuracy {trained.validation_accuracy:.3f} on held-out rows, below {goal}"
+            print(f"{seed}not solved: reached {trained.steps} steps with {accuracy}")
+        print(f"{seed}{trained.survey}")
+    loss, accuracy = (metric_curves(by_condition(results), out, JOB, metric=name) for name in ("loss", "accuracy"))
+    refuse_links(out, out / "curves.svg")
+    write_text(out / "curves.svg", to_svg(plot_training(loss, accuracy, goal)))
+    print(f"Models, metrics and curves: {out}")

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from toylab.console import ToylabError
 from toylab.model.config import ModelConfig
+from toylab.model.device import takes_any_device
 from toylab.model.layers import MLP, Attention, AttentionContext, LayerNorm, dropped_out, make_linear, torch_stream
 from toylab.model.positions import NoPositions
 from toylab.model.token_counts import TokenCounts
@@ -89,6 +90,7 @@ class EncoderDecoder(nn.Module):
         # A separate random stream: the encoder consumes the one of `seed`, and both must differ.
         self.decoder = Decoder(config, queries, classes, torch_stream(seed, "decoder"))
 
+    @takes_any_device
     def forward(
         self,
         tokens: Int[Tensor, "batch position"],
@@ -127,6 +129,7 @@ class Decoder(nn.Module):
         self.resid_pre, self.attn_out, self.resid_mid = nn.Identity(), nn.Identity(), nn.Identity()
         self.cross_out, self.mlp_out, self.resid_post = nn.Identity(), nn.Identity(), nn.Identity()
 
+    @takes_any_device
     def forward(
         self, stream: Float[Tensor, "batch position width"], seen: Bool[Tensor, "batch position"] | None = None
     ) -> Float[Tensor, "batch label count"]:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from toylab.console import ToylabError
 from toylab.files import read_tensors, write_tensors
 from toylab.model.checkpoint import frozen_copy
+from toylab.model.device import takes_any_device
 from toylab.model.layers import NoOp
 from toylab.model.transformer import Transformer
 from toylab.probes import Edit, edit, watch
@@ -40,6 +41,7 @@ class Vector(nn.Module):
         super().__init__()
         self.vector = nn.Parameter(torch.zeros(width) if vector is None else vector.detach().clone())
 
+    @takes_any_device
     def forward(self, h: Float[Tensor, "batch position width"]) -> Float[Tensor, "batch position width"]:
         return h + self.vector
 
@@ -77,6 +79,7 @@ class Scaled(nn.Module):
         scale = (rms_normed(h) - self.centre) @ self.weight + self.bias
         return scale.tanh() if self.gate == "tanh" else scale
 
+    @takes_any_device
     def forward(self, h: Float[Tensor, "batch position width"]) -> Float[Tensor, "batch position width"]:
         return h + self.scale(h)[..., None] * self.vector
 

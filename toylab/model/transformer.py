@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from toylab.console import ToylabError
 from toylab.model.config import ModelConfig
+from toylab.model.device import takes_any_device
 from toylab.model.layers import MLP, AttentionContext, Block, BlockList, KVCache, LayerNorm, NoOp, make_linear
 from toylab.model.positions import POSITIONS
 from toylab.model.token_counts import TokenCounts
@@ -65,6 +66,7 @@ class Transformer(nn.Module):
         """The MLPs of the blocks that have one, by layer."""
         return [block.mlp for block in self.blocks if block.mlp is not None]
 
+    @takes_any_device
     def forward(
         self,
         tokens: Int[Tensor, "batch position"],

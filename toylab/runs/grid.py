@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import difflib
-import io
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import redirect_stderr
 from dataclasses import fields, is_dataclass, replace
-from typing import Any, get_origin
+from typing import Any
 
 from toylab.console import ToylabError, unknown_name
 from toylab.runs.study import Study, check_study
-from toylab.settings import field_types, type_in_words
+from toylab.settings import field_types, read_words
 
 
 def grid(study: Study, axes: Mapping[str, Iterable[Any]]) -> list[Study]:
@@ -109,8 +107,6 @@ _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)")
 
 
 def _parse_values(value_type: Any, name: str, text: str) -> list[Any]:
-    import tyro
-
     if (range_match := _RANGE.fullmatch(text)) and value_type is int:
         first, last = map(int, range_match.groups())
         if last < first:
@@ -120,12 +116,7 @@ def _parse_values(value_type: Any, name: str, text: str) -> list[Any]:
         raise ToylabError(
             f"grid {name}: is a group of settings; give one of {', '.join(f.name for f in fields(value_type))}"
         )
-    try:
-        parts = text.split("+") if get_origin(value_type) is tuple else [text]
-        with redirect_stderr(io.StringIO()):  # replaced by a one-line error below
-            return [tyro.cli(value_type, args=parts, console_outputs=False)]
-    except SystemExit:
-        raise ToylabError(f"grid {name}={text}: must be {type_in_words(value_type)}") from None
+    return [read_words(value_type, text.split("+") if "+" in text else [text], f"grid {name}")]
 
 
 def flatten_settings(settings: Any, prefix: str = "") -> dict[str, Any]:

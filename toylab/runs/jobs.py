@@ -18,6 +18,7 @@ import torch
 
 from toylab.console import UNGUARDED, ToylabError, progress_bar, refuse_while_importing, unknown_name
 from toylab.files import file_errors, folder_lock, refuse_links, sha256_of, write_text
+from toylab.model.device import use_device
 from toylab.runs.lock import LOCK_FILE, lock_checksum, refuse_changed, write_lock
 from toylab.runs.processes import ProcessPool, peak_megabytes, single_thread
 from toylab.runs.store import Cost, claim_folder, is_done, read_results, refuse_another_run, write_result
@@ -35,12 +36,13 @@ class JobsFailedError(RuntimeError):
 
 @dataclass(frozen=True)
 class Run:
-    """A study, its name, the folder of its results, and whether a new run is judged at looks."""
+    """A study, its name, the folder of its results, whether a new run is judged at looks, the device of its models."""
 
     study: Study
     name: str
     out: Path | str
     until_decided: bool = False
+    device: str = "cpu"
 
     @property
     def folder(self) -> Path:
@@ -81,6 +83,7 @@ def execute(
     workers: int,
     progress: bool = True,
     executor: Executor | None = None,
+    device: str = "cpu",
 ) -> dict[Job, Any]:
     """Run the unfinished jobs of a study, and return the results of all its jobs.
 
@@ -89,6 +92,7 @@ def execute(
     Args:
         workers: number of parallel processes, each with one thread.
         executor: replaces the worker processes; it must see the same folder.
+        device: of the models, in every process.
 
     Raises:
         ToylabError: for workers below 1, a job name that is not a valid folder name, a folder with a run of other
@@ -96,7 +100,7 @@ def execute(
             jobs failed and all of them rejected their settings or a damaged file.
         JobsFailedError: after all jobs have ended, if a job failed for another reason.
     """
-    (measured,) = execute_all([Run(study, name, out)], name, workers, progress, executor)
+    (measured,) = execute_all([Run(study, name, out, device=device)], name, workers, progress, executor)
     return measured
 
 
@@ -115,7 +119,7 @@ def execute_all(
             stack.enter_context(folder_lock(run.folder))
             refuse_changed(run.study, run.folder)
         for run in runs:
-            claim_folder(run.study, run.name, run.folder, run.until_decided)
+            claim_folder(run.study, run.name, run.folder, run.until_decided, run.device)
             write_lock(run.study, run.folder)
         failures = execute_jobs(runs, title, workers, progress, executor)
         of = str if len(runs) == 1 else lambda task: f"{task.run.name}, {task}"
@@ -217,7 +221,7 @@ def _write_error_report(folder: Path, text: str) -> None:
 # In a worker ---------------------------------------------------------------------------------------------------------
 
 
-def complete_job(study: Study, job: Job, out: Path) -> JobFailure | None:
+def complete_job(study: Study, job: Job, out: Path, device: str = "cpu") -> JobFailure | None:
     """Run one job unless it is done; `done`, with the checksum of every file, is written last.
 
     Errors are returned, not raised, since not every exception can be pickled between processes.
@@ -231,7 +235,8 @@ def complete_job(study: Study, job: Job, out: Path) -> JobFailure | None:
         # A worker may outlive its command, and the command may have been rerun: the lock prevents two writers.
         with folder_lock(folder, wait=True):
             if not is_done(job, out):
-                _run_and_store(study, job, folder, out)
+                with use_device(device):
+                    _run_and_store(study, job, folder, out)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # including SystemExit, so that the other jobs continue
@@ -293,7 +298,8 @@ def _submit(
         while waiting or queue:
             for task in _jobs_to_submit(queue, done, suspects, room, len(waiting)):
                 queue.remove(task)
-                waiting[executor.submit(complete_job, task.run.study, task.job, task.run.folder.resolve())] = task
+                run = task.run
+                waiting[executor.submit(complete_job, run.study, task.job, run.folder.resolve(), run.device)] = task
             if not waiting:  # a dependency of every remaining job failed
                 for task in queue:
                     failures.note(task, _dependency_failure(task, done))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +16,7 @@ from toylab.report.page import Picture, file_names, render_page
 from toylab.runs import registry
 from toylab.runs.store import read_cost, read_results, read_settings, stored_plan
 from toylab.runs.study import Job, Study, by_condition, untrained_study, with_dependencies
-from toylab.settings import convert_value, field_types
+from toylab.settings import convert_value, field_types, kebab_case
 from toylab.training.attention_history import HistoryPage
 from toylab.verdicts.claim import Claim, Conditions, judge_claims
 from toylab.verdicts.judgement import Judgement, claims_table, sham_summary, verdict_counts, write_claims
@@ -253,52 +252,33 @@ def settings_from_json(default: Any, settings: Mapping[str, Any]) -> Any:
     return convert_value(type(default), settings, "settings")
 
 
-def settings_flags(default: Any, study: Any) -> list[str]:
+def settings_flags(default: Any, study: Any, prefix: str = "") -> list[str]:
     """The command-line flags that turn the default settings into the settings of `study`."""
-    first, last = _flags(default, study, "")
-    return first + last
-
-
-def _flags(default: Any, study: Any, prefix: str) -> tuple[list[str], list[str]]:
-    """Flags, and subcommands that choose a class with its flags, which must follow all other flags."""
-    first: list[str] = []
-    last: list[str] = []
+    flags: list[str] = []
     for field in fields(study):
         default_setting, setting = getattr(default, field.name, field), getattr(study, field.name)
-        name = f"{prefix}{field.name.replace('_', '-')}"
-        choices = get_args(field_types(type(study))[field.name])
+        flag = f"--{prefix}{field.name.replace('_', '-')}"
         if default_setting == setting and type(default_setting) is type(setting):
             continue
-        if any(map(is_dataclass, choices)):
-            chosen_class = type(setting)
-            flags = (
-                _flags(default_setting if type(default_setting) is chosen_class else chosen_class, setting, f"{name}.")
-                if is_dataclass(setting)
-                else ([], [])
-            )
-            last += [
-                f"{name}:{_kebab(chosen_class.__name__) if is_dataclass(setting) else 'none'}",
-                *flags[0],
-                *flags[1],
-            ]
-        elif is_dataclass(setting):
-            inner = _flags(default_setting, setting, f"{name}.")
-            first, last = first + inner[0], last + inner[1]
+        if any(map(is_dataclass, get_args(field_types(type(study))[field.name]))):  # a choice of classes
+            if type(setting) is not type(default_setting):
+                flags += [flag, kebab_case(type(setting).__name__) if is_dataclass(setting) else "none"]
+                default_setting = type(setting)
+            if setting is None:
+                continue
+        if is_dataclass(setting):
+            flags += settings_flags(default_setting, setting, f"{flag[2:]}.")
         elif isinstance(setting, bool):
-            first.append(f"--{prefix}{'' if setting else 'no-'}{field.name.replace('_', '-')}")
+            flags.append(f"--{prefix}{'' if setting else 'no-'}{field.name.replace('_', '-')}")
         elif isinstance(setting, dict):
             known = default_setting if isinstance(default_setting, Mapping) else {}
-            first += [f"--{name}.{key}={value}" for key, value in setting.items() if known.get(key) != value]
+            flags += [f"{flag}.{key}={value}" for key, value in setting.items() if known.get(key) != value]
         elif isinstance(setting, str) and setting.startswith("-"):
-            first.append(f"--{name}={setting}")
+            flags.append(f"{flag}={setting}")
         else:
-            first += [f"--{name}", *_flag_values(setting)]
-    return first, last
+            flags += [flag, *_flag_values(setting)]
+    return flags
 
 
 def _flag_values(value: Any) -> list[str]:
     return [word for item in value for word in _flag_values(item)] if isinstance(value, tuple | list) else [str(value)]
-
-
-def _kebab(name: str) -> str:
-    return re.sub(r"(?<!^)(?=[A-Z][a-z])|(?<=[a-z])(?=[A-Z])", "-", name).lower()

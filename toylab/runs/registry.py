@@ -8,6 +8,7 @@ package, see `study_of_folder`. No other module loads a study by name.
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import os
 import pkgutil
@@ -46,6 +47,13 @@ def load_study(name: str) -> Any:
     return importlib.import_module(
         f"{_PACKAGE}.{module}.study" if (_FOLDER / module).is_dir() else f"{_PACKAGE}.{module}"
     )
+
+
+def study_docstring(name: str) -> str | None:
+    """The docstring of a study of this package, without its import, which would wait for torch."""
+    path = _FOLDER / name.replace("-", "_")
+    source = path / "study.py" if path.is_dir() else path.with_suffix(".py")
+    return ast.get_docstring(ast.parse(source.read_text(encoding="utf-8")))
 
 
 def _as_module(study_class: type) -> Any:

@@ -166,13 +166,14 @@ def _stored_checksums(folder: Path) -> dict[str, str]:
     return {name: checksum for checksum, _, name in (line.partition("  ") for line in lines)}
 
 
-def claim_folder(study: Study, name: str, out: Path | str, until_decided: bool = False) -> None:
+def claim_folder(study: Study, name: str, out: Path | str, until_decided: bool = False, device: str = "cpu") -> None:
     """Write the settings of a run, or check that the folder holds a run with the same settings.
 
     New seeds are appended, since looks judge the first seeds first; no other setting may change.
 
     Args:
         until_decided: whether a new run is judged at looks instead of at a fixed number of seeds.
+        device: of the models, which is part of the machine.
 
     Raises:
         ToylabError: naming the first setting that differs.
@@ -195,7 +196,7 @@ def claim_folder(study: Study, name: str, out: Path | str, until_decided: bool =
             "settings": settings,
             "fixed": fixed,
             "versions": {"toylab": version("toylab"), "torch": torch.__version__, "python": platform.python_version()},
-            "machine": f"{platform.system()} {platform.machine()}",
+            "machine": f"{platform.system()} {platform.machine()}" + (f", {device}" if device != "cpu" else ""),
             "revision": _revision(),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
         },

@@ -47,6 +47,7 @@ def sweep(
     executor: Executor | None = None,
     jobs: Sequence[str] | None = None,
     progress: bool = True,
+    device: str = "cpu",
 ) -> list[dict[str, Any]]:
     """Run a study at many settings, and return the table of its jobs (see `load_runs`).
 
@@ -57,6 +58,7 @@ def sweep(
         workers: number of parallel processes, each with one thread.
         executor: replaces the worker processes; it must see the same folder.
         jobs: names of the jobs to run, such as `main`, with their dependencies; by default all.
+        device: of the models.
 
     Raises:
         ToylabError: before any job starts: for no points, points of several studies, an unknown job, a folder that is
@@ -72,7 +74,7 @@ def sweep(
         select_jobs(point, jobs)
     refuse_others(out, "sweep.json", "sweep")
     with folder_lock(out):
-        runs = _claim_folders(merged, out, jobs)
+        runs = [replace(run, device=device) for run in _claim_folders(merged, out, jobs)]
         failures = execute_jobs(runs, out.name, workers, progress, executor, jobs)
         for run in runs:
             judge_unfinished(run.folder, _write_claims, run) if failures or jobs else _write_claims(run)
@@ -97,6 +99,7 @@ def resume_sweep(
     workers: int = 2,
     executor: Executor | None = None,
     progress: bool = True,
+    device: str = "cpu",
 ) -> list[dict[str, Any]]:
     """Resume an interrupted sweep, and repeat its failed jobs.
 
@@ -118,7 +121,8 @@ def resume_sweep(
         for settings in record["runs"].values()
     ]
     try:
-        return sweep(points, out, workers=workers, executor=executor, jobs=record.get("jobs"), progress=progress)
+        jobs = record.get("jobs")
+        return sweep(points, out, workers=workers, executor=executor, jobs=jobs, progress=progress, device=device)
     except UnwritableError as error:
         raise ToylabError(f"{out}: is not writable; copy it, and resume the copy") from error
 

@@ -240,6 +240,7 @@ def next_token_loss(
     """
     refuse_unscored(scored.targets)
     logits = scored.logits(model).flatten(0, 1)
+    weights = None if weights is None else weights.to(logits)
     return F.cross_entropy(logits, scored.targets.flatten().long(), weights, ignore_index=IGNORE)
 
 

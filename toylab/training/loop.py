@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from toylab.console import ToylabError, progress_bar
 from toylab.files import read_tensors, refuse_unwritable, sha256_of, tensors_digest, write_tensors
+from toylab.model.device import on_chosen_device, placed_on
 from toylab.settings import as_json, check_range, check_settings
 from toylab.training.modes import evaluation_mode, training_mode
 from toylab.training.optimizer import (
@@ -104,7 +105,8 @@ def train(
     schedule: Callable[[int], float | int] | None = None,
     on_evaluation: Callable[[int, dict[str, float | int]], object] | None = None,
 ) -> Training:
-    """Train a model in place; afterwards its train/eval modes are restored.
+    """Train a model in place; afterwards its train/eval modes are restored. Batches are moved to the device of the
+    model, which is that of `toylab.model.device.use_device`, if any, until the training ends.
 
     Args:
         loss: from the model and a batch to a scalar.
@@ -167,10 +169,14 @@ def train(
             state.cooling_since = state.step
 
     bar = progress_bar(total=config.steps, desc=progress, disable=progress is None, unit="step")
-    trained = [p for p in model.parameters() if p.requires_grad]
+
+    def batch_of(step: int) -> Any:
+        return batch_at(step) if weights.is_cpu else placed_on(batch_at(step), weights.device)
+
     with (
         bar,
         training_mode(model),
+        on_chosen_device(model) as trained,
         flat_parameters(trained) as (weights, gradient),
         _Randomness(weights.device) as random,
     ):
@@ -190,11 +196,11 @@ def train(
         unreached: list[str] = []
         if not state.step and not state.history:
             with torch.no_grad():
-                measure(float(loss(model, batch_at(0))))
+                measure(float(loss(model, batch_of(0))))
             report(state.step, dict(state.history[-1]))
         while not _finished(config, state):
             rate = learning_rate(config, state.step, state.cooling_since, factors)
-            value = loss(model, batch_at(state.step))
+            value = loss(model, batch_of(state.step))
             if not math.isfinite(value.item()):
                 raise _divergence_error(f"loss={value.item()}", state.step, peak, path)
             unreached += vector.backward(value, first=not state.step)
