@@ -33,13 +33,13 @@ class ModularAddition:
 
     p: int = 53
     """The modulus."""
-    train_share: float | int = 0.4
+    train_share: float | int = 0.5
     """Share of the table for training; one half of the rest each is for validation and for tests."""
 
     def __post_init__(self) -> None:
         check_settings(self)
         check_range("for example 53", p=self.p, least=2)
-        check_range("it is a share of the table, for example 0.4", train_share=self.train_share, above=0, below=1)
+        check_range("it is a share of the table, for example 0.5", train_share=self.train_share, above=0, below=1)
 
     @cached_property
     def vocabulary(self) -> tuple[str, ...]:
