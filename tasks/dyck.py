@@ -36,7 +36,7 @@ class Dyck:
     target      [    (    )    ]    (    )  EoS
     """
 
-    pairs: int | tuple[int, int] = (4, 10)
+    pairs: int | tuple[int, int] = (3, 8)
     """Pairs of brackets per row: fixed, or (minimum, maximum)."""
     kinds: int = 2
     """Number of kinds of brackets, 1 to 4."""
@@ -48,7 +48,7 @@ class Dyck:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        check_span("4 10", pairs=self.pairs)
+        check_span("3 8", pairs=self.pairs)
         check_range("counts of longer texts overflow", pairs=self.pairs, most=500)
         check_range("there are brackets of four kinds", kinds=self.kinds, least=1, most=len(BRACKETS))
         check_range("for example 4", depth=self.depth, least=1)
