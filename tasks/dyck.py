@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from toylab.console import ToylabError
 from toylab.settings import check_range, check_settings
@@ -91,7 +91,7 @@ class Dyck:
             tokens=tokens[:, :-1],
             targets=np.where(is_inside, tokens[:, 1:], IGNORE),
             sizes=sizes,
-            links=DeferredLinks(partial(self._links, tokens, change)),
+            links=DeferredLinks(partial(_links, tokens, self.kinds)),
             labels={"depth": np.where(is_inside, change.cumsum(axis=1)[:, :-1], 0), "pairs": pairs},
         )
 
@@ -142,32 +142,43 @@ class Dyck:
     def draw_contents(
         self, rng: np.random.Generator, numbers: Int[np.ndarray, " row"], width: int
     ) -> Int[np.ndarray, "row {width}"]:
-        texts, rows = np.zeros((len(numbers), width), dtype=np.int64), np.arange(len(numbers))
-        ways = _completions(width // 2, self.depth)
-        depth, stack = np.zeros_like(numbers), np.zeros((len(numbers), self.depth + 1), dtype=np.int64)
+        chance, depth = _open_probability(width // 2, self.depth), np.zeros_like(numbers)
+        uniform, kinds = rng.random((len(numbers), width)), rng.integers(self.kinds, size=(len(numbers), width))
+        opens = np.empty(uniform.shape, dtype=bool)
         for i in range(width):
-            left = np.maximum(2 * numbers - i, 1)
-            opens = rng.random(len(rows)) * ways[left, depth] < ways[left - 1, depth + 1]
-            kind = rng.integers(self.kinds, size=len(rows))
-            closed = np.maximum(depth - 1, 0)
-            texts[:, i] = np.where(opens, kind, self.kinds + stack[rows, closed])
-            stack[rows, np.where(opens, depth, self.depth)] = kind
-            depth = np.where(i < 2 * numbers, np.where(opens, depth + 1, closed), 0)
-        return texts
+            opens[:, i] = uniform[:, i] < chance[np.maximum(2 * numbers - i, 0), depth]
+            depth = depth + np.where(opens[:, i], 1, -1)
+        return np.where(opens, kinds, self.kinds + np.take_along_axis(kinds, _matches(opens, ~opens), axis=1))
 
-    def _links(
-        self, tokens: Int[np.ndarray, "batch token"], change: Int[np.ndarray, "batch token"]
-    ) -> dict[str, Int[np.ndarray, "link 3"]]:
-        """From the position that predicts a closing bracket to the bracket that it matches."""
-        depth = change.cumsum(axis=1)
-        edges, last = [], np.zeros((len(tokens), int(depth.max(initial=0)) + 2), dtype=np.int64)
-        for position in range(tokens.shape[1]):
-            opened, closed = (np.flatnonzero(change[:, position] == step) for step in (1, -1))
-            last[opened, depth[opened, position]] = position
-            key = last[closed, depth[closed, position] + 1]
-            edges.append(np.stack([closed, np.full_like(closed, position - 1), key], axis=1))
-        joined = np.concatenate(edges)
-        return {"matching bracket": joined[np.argsort(joined[:, 0], kind="stable")]}
+
+def _links(tokens: Int[np.ndarray, "batch token"], kinds: int) -> dict[str, Int[np.ndarray, "link 3"]]:
+    """From the position that predicts a closing bracket to the bracket that it matches."""
+    closes = (tokens >= kinds) & (tokens < 2 * kinds)
+    row, position = np.nonzero(closes)
+    return {"matching bracket": np.stack([row, position - 1, _matches(tokens < kinds, closes)[closes]], axis=1)}
+
+
+def _matches(
+    opens: Bool[np.ndarray, "batch token"], closes: Bool[np.ndarray, "batch token"]
+) -> Int[np.ndarray, "batch token"]:
+    """The position of the opening bracket that each closing one matches; 0 at other positions."""
+    depth = (opens.astype(np.int64) - closes).cumsum(axis=1) + closes  # of the pair, at both of its brackets
+    matches = np.zeros_like(depth)
+    for level in range(1, int(depth.max(initial=0)) + 1):
+        last = np.maximum.accumulate(np.where(opens & (depth == level), np.arange(opens.shape[1]), 0), axis=1)
+        matches = np.where(closes & (depth == level), last, matches)
+    return matches
+
+
+@lru_cache(maxsize=64)
+def _open_probability(pairs: int, depth: int) -> Float[np.ndarray, "left depth"]:
+    """Probability that the next bracket opens, in a uniformly distributed text, by tokens left and depth."""
+    ways = _completions(pairs, depth)
+    probability = np.zeros((len(ways), depth + 1))
+    probability[1:] = ways[:-1, 1:] / np.maximum(ways[1:, :-1], 1)
+    probability[0, 0] = 1  # after the end, which is ignored, the depth stays within bounds
+    probability.setflags(write=False)
+    return probability
 
 
 @lru_cache(maxsize=64)

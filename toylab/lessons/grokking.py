@@ -25,7 +25,7 @@ from toylab.training.batches import next_token_loss, pad, training_batches
 from toylab.training.evaluate import accuracy_of, predict_tokens
 from toylab.training.loop import TrainConfig, Training, first_step, train
 
-TASK = ModularAddition(train_share=0.4)
+TASK = ModularAddition()
 MODEL = ModelConfig(
     layers=1,
     heads=4,
@@ -38,16 +38,16 @@ MODEL = ModelConfig(
 )
 """One layer without LayerNorm, so that the embeddings reach the MLP as they are."""
 TRAINING = TrainConfig(
-    steps=10_000,
+    steps=5000,
     rows=256,
     learning_rate=0.01,
-    weight_decay=1.0,
+    weight_decay=0.5,
     warmup=10,
-    evaluate_every=100,
+    evaluate_every=50,
     stop_at=0.99,
     cooldown=100,
 )
-"""Strong weight decay; training ends when the model is correct on held-out pairs."""
+"""Training ends when the model is correct on held-out pairs. At this weight decay, memorisation comes well before."""
 LEARNED = 0.95
 """Accuracy from which a model counts as having memorised or generalised."""
 KEY_FREQUENCIES = 5
