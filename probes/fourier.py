@@ -113,9 +113,9 @@ def _seam_agreement(values: Float[Tensor, "residue feature"]) -> float:
     The autocorrelation at lag h is the mean product of rows n and n + h, both below p: no pair crosses the seam.
     """
     centred = values.detach().double() - values.detach().double().mean(dim=0)
-    gram = centred @ centred.T
-    p = len(gram)
-    correlation = torch.stack([gram.diagonal(lag).mean() for lag in range(p)])
+    gram, p = centred @ centred.T, len(centred)
+    autocorrelation = torch.stack([gram.diagonal(lag).mean() for lag in range(p)])
+    autocorrelation += autocorrelation[0] / (p - 1)  # rows that sum to 0 correlate negatively
     lags = torch.arange(1, p // 2 + 1)
-    near, far = correlation[lags] * lags.sqrt(), correlation[p - lags] * lags.sqrt()
+    near, far = autocorrelation[lags] * lags.sqrt(), autocorrelation[p - lags] * lags.sqrt()
     return float(torch.nn.functional.cosine_similarity(near, far, dim=0))

@@ -29,7 +29,7 @@ def test_a_logit_is_the_wave_of_its_distance_from_the_sum():
     task, k = ModularAddition(p=31), 4
     batch = task.sample(stream(0), 50)
     logits = fourier_adder(task, [k])(torch.from_numpy(batch.tokens)).detach()[:, -1, :31]
-    a, b = torch.from_numpy(batch.tokens[:, :2]).T
+    a, b = torch.from_numpy(batch.tokens[:, :2]).double().T
     distance = (a + b)[:, None] - torch.arange(31)
     expected = (math.pi * k * (a - b) / 31).cos().abs()[:, None] * (2 * math.pi * k * distance / 31).cos()
     scale = (logits * expected).sum() / expected.square().sum()

@@ -80,7 +80,7 @@ _ALL = (
         question="does a function of residues consist of few frequencies modulo p?",
         score="the smaller of the energy of five frequencies above chance, and the agreement across the seam",
         score_of=fourier_score,
-        threshold=0.5,
+        threshold=0.6,
         planted_positives={
             "embeddings on circles": _circles,
             "embedding of the adder": _adder(lambda model, tokens: model.embedding.weight),

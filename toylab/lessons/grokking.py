@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from toylab.files import exists, read_record, write_record
@@ -54,6 +56,28 @@ KEY_FREQUENCIES = 5
 
 
 @dataclass(frozen=True, kw_only=True)
+class ShuffledAddition(ModularAddition):
+    """The table of addition with its answers permuted among the pairs: a control without anything to generalise."""
+
+    @cached_property
+    def answers(self) -> Int[np.ndarray, "number number"]:
+        """The answer of each pair, equal for both orders."""
+        table = np.zeros((self.p, self.p), dtype=np.int64)
+        first, second = np.triu_indices(self.p)
+        table[first, second] = stream(0, "shuffled").permutation((first + second) % self.p)
+        return np.maximum(table, table.T)
+
+    def batch(self, pairs: Int[np.ndarray, "batch 2"]) -> Batch:
+        batch = super().batch(pairs)
+        targets = batch.targets.copy()
+        targets[:, 2] = self.answers[pairs[:, 0], pairs[:, 1]]
+        return replace(batch, targets=targets)
+
+    def solve(self, prompt: Sequence[int]) -> list[int]:
+        return [int(self.answers[prompt[0], prompt[1]])]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Grokked:
     """A trained model with its history and its embeddings of the numbers, (number, width), by evaluated step."""
 
@@ -81,7 +105,6 @@ class GrokkingRow:
     frequencies: tuple[int, ...]
     share: float
     permuted_share: float
-    seam: float
     share_at_start: float
     """With random weights."""
     share_memorised: float
@@ -156,7 +179,6 @@ def measure(seed: int, found: Grokked, task: ModularAddition = TASK) -> Grokking
         frequencies=tuple(sorted(reading.frequencies)),
         share=reading.share,
         permuted_share=reading.permuted_share,
-        seam=reading.seam,
         share_at_start=shares[0],
         share_memorised=[*shares.values()][-1],
         **{name: accuracy_with(found.model, test, table) for name, table in tables.items()},
