@@ -10,7 +10,6 @@ from toylab.tasks import (
     SPLITS,
     AssociativeRecall,
     ContextualCounting,
-    Dyck,
     ModularSum,
     Parity,
     Reasoning,
@@ -229,37 +228,6 @@ class HeldOutByTheQuery(AssociativeRecall):
         return dataclasses.replace(drawn.rows(0, rows), tokens=tokens, targets=targets, links={}, labels={})
 
 
-class Texts(Dyck):
-    """Texts whose batches or answers are changed after the fact."""
-
-    def batch(self, texts, pairs):
-        batch = super().batch(texts, pairs)
-        return dataclasses.replace(batch, **self.changes(batch))
-
-    def changes(self, batch):
-        return {}
-
-
-class FirstPositionUnscored(Texts):
-    def changes(self, batch):
-        return {"targets": np.where(np.arange(batch.targets.shape[1]), batch.targets, IGNORE)}
-
-
-class AnythingMayFollow(Texts):
-    def solve(self, prompt):
-        return list(range(len(self.vocabulary)))
-
-
-class NothingMayClose(Texts):
-    def solve(self, prompt):
-        return [token for token in super().solve(prompt) if token < self.kinds]
-
-
-class DepthOfTheNextPosition(Texts):
-    def changes(self, batch):
-        return {"labels": {**batch.labels, "depth": np.roll(batch.labels["depth"], -1, axis=1)}}
-
-
 class FlagForgotten(Reasoning):
     def flagged(self, prompts):
         return np.zeros(len(prompts), dtype=bool)
@@ -404,10 +372,6 @@ MUTANTS = [
     (EmptyRegionsCountedAsOne(**COUNTING), [ORACLE]),
     (LabelsOfTheOtherRegion(**COUNTING), [laws.labels_say_what_the_prompt_says]),
     (ValuesOfTheNextPair(), [ORACLE]),
-    (FirstPositionUnscored(), [laws.scored_positions_are_one_run]),
-    (AnythingMayFollow(), [ORACLE]),
-    (NothingMayClose(), [ORACLE]),
-    (DepthOfTheNextPosition(), [laws.labels_say_what_the_prompt_says]),
     (HeldOutByTheQuery(keys=4, values=2, pairs=3), [laws.no_prompt_is_in_two_splits]),
     (OperatorsInTheOtherOrder(), [ORACLE]),
     (OperatorClassesSwapped(), [laws.labels_say_what_the_prompt_says]),

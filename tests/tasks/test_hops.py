@@ -2,12 +2,15 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toylab.console import ToylabError
+from toylab.planted.handwritten import hop_heads
+from toylab.probes import link_mass, watch
 from toylab.tasks import MultiHopRecall, stream
 from toylab.tasks.strategies import batches, instances
+from toylab.training.evaluate import accuracy_of, predict_tokens
 
 tasks = instances(MultiHopRecall)
 
@@ -43,6 +46,22 @@ def test_the_link_of_a_hop_reads_the_second_node_of_the_pair_that_the_hop_before
             assert (batch.targets[row, query] == node).all()
             assert (query == 2 * batch.labels["pairs"] + hop - 1).all()
     assert (batch.targets[np.arange(len(batch)), batch.sizes - 1] == node).all()
+
+
+@settings(max_examples=15)
+@given(st.data())
+def test_the_handwritten_circuit_is_exact_and_its_heads_are_those_of_the_links(data):
+    task = data.draw(tasks)
+    batch = data.draw(batches(task, "train"))
+    model = hop_heads(task)
+    with watch(model, "blocks.*.attn.pattern") as cache:
+        assert accuracy_of(predict_tokens(model, batch), batch).token == 1
+    previous, *hopping = cache.values()
+    inner = batch.links["previous token"]
+    assert link_mass(previous, inner).item() == pytest.approx(1)
+    for hop in range(1, task.hops + 1):
+        layer = hopping[0 if task.chain_of_thought else hop - 1]
+        assert link_mass(layer, batch.links[f"hop {hop}"]).item() == pytest.approx(1)
 
 
 @given(st.integers(3, 6))
