@@ -125,8 +125,8 @@ def hop_heads(task: MultiHopRecall) -> Transformer:
 
     1. The head of layer 0, the previous-token head, attends to the preceding position and copies its *token*.
     2. The head of layer j attends to the second node of the pair whose first node is the current one (the token in
-       layer 1, then the node copied by layer j - 1), and copies its *token*. Even positions hold first nodes, which also
-       follow a node, and are excluded by their position.
+       layer 1, then the node copied by layer j - 1), and copies its *token*. Even positions hold first nodes, which
+       also follow a node, and are excluded by their position.
 
     With a chain of thought, two layers suffice.
     """
