@@ -39,7 +39,7 @@ MODEL = ModelConfig(
     position_std=0.125,
 )
 """One layer without LayerNorm, so that the embeddings reach the MLP as they are."""
-TRAINING = TrainConfig(
+RECIPE = TrainConfig(
     steps=5000,
     rows=256,
     learning_rate=0.01,
@@ -50,7 +50,7 @@ TRAINING = TrainConfig(
     cooldown=100,
 )
 """Training ends when the model is correct on held-out pairs. At this weight decay, memorisation comes well before."""
-LEARNED = 0.95
+LEARNED_AT = 0.95
 """Accuracy from which a model counts as having memorised or generalised."""
 KEY_FREQUENCIES = 5
 
@@ -86,8 +86,8 @@ class Grokked:
     embeddings: dict[int, Float[Tensor, "number width"]]
 
     def step_of(self, metric: str) -> int | None:
-        """First evaluated step at which "train" or "accuracy" (held-out) reaches `LEARNED`."""
-        return first_step(self.training.history, metric, LEARNED)
+        """First evaluated step at which "train" or "accuracy" (held-out) reaches `LEARNED_AT`."""
+        return first_step(self.training.history, metric, LEARNED_AT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +96,7 @@ class GrokkingRow:
 
     seed: int
     memorised: int | None
-    """First evaluated step with `LEARNED` accuracy on the training pairs; None if there is none."""
+    """First evaluated step with `LEARNED_AT` accuracy on the training pairs; None if there is none."""
     generalised: int | None
     """The same on the validation pairs."""
     cpu_seconds: float
@@ -117,7 +117,7 @@ class GrokkingRow:
     """Test accuracy with five random other frequencies removed."""
 
 
-def grok(seed: int, task: ModularAddition = TASK, training: TrainConfig = TRAINING) -> Grokked:
+def grok(seed: int, task: ModularAddition = TASK, training: TrainConfig = RECIPE) -> Grokked:
     """Train a model on the training pairs, with evaluation on all training and all validation pairs."""
     model, embeddings = Transformer.for_task(task, MODEL, seed), {}
     tables = {"train": task.table("train"), "accuracy": task.table("validation")}
@@ -191,7 +191,7 @@ def stored_rows(path: Path | str) -> dict[int, GrokkingRow]:
     return {row["seed"]: GrokkingRow(**{**row, "frequencies": tuple(row["frequencies"])}) for row in rows}
 
 
-def main() -> None:
+def store_rows() -> None:
     """Measure the seeds of the command line, and write their rows to the file of the lesson."""
     single_thread()
     path = Path("notebooks/grokking.json")
@@ -202,4 +202,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    store_rows()
