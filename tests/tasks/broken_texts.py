@@ -39,8 +39,8 @@ class DepthOfTheNextPosition(Texts):
 
 
 TEXT_MUTANTS = [
-    (FirstPositionUnscored(), [laws.scored_positions_are_one_run]),
-    (AnythingMayFollow(), [laws.the_oracle_continues_every_prompt_with_the_targets]),
-    (NothingMayClose(), [laws.the_oracle_continues_every_prompt_with_the_targets]),
-    (DepthOfTheNextPosition(), [laws.labels_say_what_the_prompt_says]),
+    (FirstPositionUnscored(), laws.scored_positions_are_one_run),
+    (AnythingMayFollow(), laws.the_oracle_continues_every_prompt_with_the_targets),
+    (NothingMayClose(), laws.the_oracle_continues_every_prompt_with_the_targets),
+    (DepthOfTheNextPosition(), laws.labels_say_what_the_prompt_says),
 ]

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from tests.tasks.broken import MUTANTS, FutureLinks, WaitsForEver, broken
-from tests.tasks.broken_texts import TEXT_MUTANTS
 from toylab.console import ToylabError
 from toylab.tasks import (
     BrokenLawsError,
@@ -20,7 +19,7 @@ from toylab.tasks import (
     task_laws,
 )
 
-CASES = [(task, law) for task, named in (*MUTANTS, *TEXT_MUTANTS) for law in named]
+CASES = [(task, law) for task, named in MUTANTS for law in named]
 
 
 def case(task, law):

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.tasks.broken_texts import TEXT_MUTANTS
 from toylab.console import ToylabError
 from toylab.tasks import SPLITS, Dyck, check, decode, encode, laws, stream
 from toylab.tasks.dyck import _completions
@@ -113,6 +114,13 @@ def test_the_remedy_is_printed_by_the_law_that_fails():
     told = str(check.find_failure(laws.no_prompt_is_in_two_splits, Undeclared(), examples=2))
     assert "set next_token = True" in told
     assert "let split_of of the whole row choose the split" in told
+
+
+@pytest.mark.parametrize(("task", "law"), TEXT_MUTANTS, ids=lambda one: getattr(one, "__name__", type(one).__name__))
+def test_a_broken_task_of_texts_is_caught_by_its_law(task, law):
+    failure = check.find_failure(law, task, examples=5)
+    assert failure is not None, "the mutant was not caught"
+    assert "Error" not in failure.why, "the law did not speak, the task failed by itself"
 
 
 @pytest.mark.parametrize("text", ["", "[", "[ )", "BoS [ )", "BoS )", "BoS ( ( ( ( (", "BoS EoS"])
