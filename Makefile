@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: run test test-slow test-interop types mutants bench soak lock scoreboard notebooks lint clean
+.PHONY: run test test-slow test-interop types mutants bench soak lock scoreboard gallery notebooks lint clean
 
 run: .venv/installed
 	$(BIN)/toylab run iteration-head $(ARGS)
@@ -58,6 +58,10 @@ scoreboard: .venv/installed
 lint: .venv/installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The page of all tasks with their rows, links and circuits.
+gallery: .venv/installed
+	$(BIN)/python docs/make_gallery.py
 
 notebooks: .venv/installed-dev
 	$(BIN)/python notebooks/execute.py $(ARGS)

@@ -17,7 +17,7 @@ from toylab.tasks.base import (
     split_of,
     stream,
 )
-from toylab.tasks.check import BrokenLawsError, LawFailure, check_task
+from toylab.tasks.check import BrokenLawsError, LawCase, LawFailure, check_cases, check_task, law_cases
 from toylab.tasks.counting import ContextualCounting
 from toylab.tasks.dyck import Dyck
 from toylab.tasks.grammar import ConceptGrammar
@@ -55,6 +55,7 @@ __all__ = [
     "Dyck",
     "IteratedMap",
     "Kind",
+    "LawCase",
     "LawFailure",
     "ModularAddition",
     "ModularSum",
@@ -68,10 +69,12 @@ __all__ = [
     "Task",
     "TaskConcept",
     "WordProblem",
+    "check_cases",
     "check_task",
     "decode",
     "encode",
     "held_out",
+    "law_cases",
     "render",
     "split_of",
     "stream",

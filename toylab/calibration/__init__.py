@@ -290,6 +290,7 @@ _HOMES = {
     "first-token-substitution": "geometry",
     "sae-feature": "geometry",
     "fourier": "fourier",
+    "positions": "positions",
 }
 
 
