@@ -24,6 +24,7 @@ from toylab.probes.counting import (
     predicted_slope,
     slope_through_origin,
 )
+from toylab.probes.fourier import FourierReading, fourier_energy, keep_frequencies, read_frequencies
 from toylab.probes.geometry import auc, cosine_to, gradient_norms, jacobian_norms, nearness, separation, top_share
 from toylab.probes.hooks import Edit, Tap, edit, points, watch
 from toylab.probes.lens import contrast_cosine, logit_attribution, token_cosines, token_ranks
@@ -71,6 +72,7 @@ __all__ = [
     "DistanceEffects",
     "Edit",
     "FeatureTest",
+    "FourierReading",
     "IterationHead",
     "NullShare",
     "PathPatched",
@@ -98,9 +100,11 @@ __all__ = [
     "fit_autoencoder",
     "fit_saturation",
     "follow_links",
+    "fourier_energy",
     "gradient_norms",
     "invariance",
     "jacobian_norms",
+    "keep_frequencies",
     "left_singular_directions",
     "linear_probe",
     "link_mass",
@@ -117,6 +121,7 @@ __all__ = [
     "permutation_sensitivity",
     "points",
     "predicted_slope",
+    "read_frequencies",
     "relative_change",
     "rotary_planes",
     "row_cosines",

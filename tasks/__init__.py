@@ -1,5 +1,7 @@
 """Synthetic tasks: frozen dataclasses with a sampler, a reference solution and ground-truth attention links."""
 
+from toylab.tasks.addition import Addition
+from toylab.tasks.automaton import Automaton
 from toylab.tasks.base import (
     IGNORE,
     NO_POSITION,
@@ -17,14 +19,20 @@ from toylab.tasks.base import (
 )
 from toylab.tasks.check import BrokenLawsError, LawCase, LawFailure, check_cases, check_task, law_cases
 from toylab.tasks.counting import ContextualCounting
+from toylab.tasks.dyck import Dyck
 from toylab.tasks.grammar import ConceptGrammar
+from toylab.tasks.hops import MultiHopRecall
 from toylab.tasks.iterated_map import IteratedMap
 from toylab.tasks.iteration import ITERATED_MAPS, Copy, ModularSum, Parity, Polynomial, WordProblem
+from toylab.tasks.modular import ModularAddition
 from toylab.tasks.reasoning import Reasoning, Styles
 from toylab.tasks.recall import AssociativeRecall
 from toylab.tasks.task_concept import JAILBREAKS, KINDS, Kind, Preferences, TaskConcept
 
-TASKS = (*ITERATED_MAPS, ContextualCounting, TaskConcept, Reasoning, AssociativeRecall)
+TASKS = (
+    *(*ITERATED_MAPS, Automaton, ContextualCounting, TaskConcept, Reasoning, AssociativeRecall, MultiHopRecall),
+    *(ModularAddition, Addition, Dyck),
+)
 """All built-in tasks, as used by `toylab list`, `toylab show` and the tests over all tasks."""
 
 __all__ = [
@@ -36,17 +44,22 @@ __all__ = [
     "SPLITS",
     "SPLIT_SHARES",
     "TASKS",
+    "Addition",
     "AssociativeRecall",
+    "Automaton",
     "Batch",
     "BrokenLawsError",
     "ConceptGrammar",
     "ContextualCounting",
     "Copy",
+    "Dyck",
     "IteratedMap",
     "Kind",
     "LawCase",
     "LawFailure",
+    "ModularAddition",
     "ModularSum",
+    "MultiHopRecall",
     "Parity",
     "Polynomial",
     "Preferences",

@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int, Shaped
+from jaxtyping import Int, Shaped, UInt64
 
 from toylab.console import ToylabError
 from toylab.settings import check_option, check_range, check_seed
@@ -160,9 +160,16 @@ def split_of(
 ) -> Int[np.ndarray, " batch"]:
     """The split of each prompt, as an index into `SPLITS`, from a hash of its content and length.
 
-    The hash does not depend on seed, process or numpy version, so splits never overlap. With `sizes`, only the first
-    `sizes[row]` tokens of a row are hashed: padding does not change the split.
+    With `sizes`, only the first `sizes[row]` tokens of a row are hashed: padding does not change the split.
     """
+    eighth = content_hash(prompts, sizes) >> np.uint64(61)
+    return np.select([eighth < 6, eighth == 6], [0, 1], default=2)
+
+
+def content_hash(
+    prompts: Int[np.ndarray, "batch position"], sizes: Int[np.ndarray, " batch"] | None = None
+) -> UInt64[np.ndarray, " batch"]:
+    """A hash of the content and length of each prompt, which depends on no seed, process or numpy version."""
     lengths = np.full(len(prompts), prompts.shape[1]) if sizes is None else sizes
     if len(prompts) <= 16:  # as rejection sampling ends, where the loop below takes as long for one row as for 100
         rows = zip(np.asarray(prompts).tolist(), lengths.tolist(), strict=True)
@@ -173,8 +180,7 @@ def split_of(
         for position in range(prompts.shape[1]):
             step = _scramble(hashes ^ shifted[:, position])
             hashes = step if sizes is None else np.where(position < sizes, step, hashes)
-    eighth = hashes >> np.uint64(61)
-    return np.select([eighth < 6, eighth == 6], [0, 1], default=2)
+    return hashes
 
 
 def check_span(example: str, **spans: int | tuple[int, int]) -> None:

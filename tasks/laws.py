@@ -11,6 +11,8 @@ raises `BrokenLawsError`, which lists each broken law, the field at fault and th
     shares = {"train": .5, ...}      split fractions, if not `toylab.tasks.SPLIT_SHARES`
     items = {"count": 3}             the label `count` has at least three columns, one per item instead of per position
     interleaved = True               input tokens alternate with answers of one token, each predicted by `solve`
+    next_token = True                every position is scored, `solve` returns all tokens that may follow, and splits
+                                     divide whole rows, since rows share prefixes
     def split_key(self, prompt)      the part of a prompt that determines its split, if not all of it
     def label_oracle(self, prompt)   expected labels of a prompt, by name, computed from the prompt alone
 """
@@ -53,6 +55,15 @@ def prompts_of(batch: Batch) -> list[tuple[int, ...]]:
     prompt_sizes = scored.argmax(axis=1) + 1
     _require_rows(scored.any(axis=1), "targets", "nothing is scored")
     return [tuple(row[:end]) for row, end in zip(batch.tokens.tolist(), prompt_sizes.tolist(), strict=True)]
+
+
+def contents_of(task: Task, batch: Batch) -> list[tuple[int, ...]]:
+    """What decides the split of each row: its prompt or the `split_key` of it, or the whole row if `next_token`."""
+    if getattr(task, "next_token", False):
+        rows = zip(batch.tokens.tolist(), batch.targets.tolist(), batch.sizes.tolist(), strict=True)
+        return [(*tokens[:size], targets[size - 1]) for tokens, targets, size in rows]
+    split_key = getattr(task, "split_key", tuple)
+    return [tuple(split_key(prompt)) for prompt in prompts_of(batch)]
 
 
 def nonempty_splits(task: Task) -> list[Split]:
@@ -153,9 +164,11 @@ def sizes_say_where_one_padding_token_begins(task: Task, batch: Batch) -> None:
 
 
 def scored_positions_are_one_run(task: Task, batch: Batch) -> None:
-    """Scored positions are contiguous, unless the task is `interleaved`."""
+    """Scored positions are contiguous, unless the task is `interleaved`, and all positions if it is `next_token`."""
     scored = batch.targets != IGNORE
     _require_rows(scored.any(axis=1), "targets", "nothing is scored")
+    if getattr(task, "next_token", False):
+        _require_rows(scored[:, 0], "targets", "the first position is not scored, and next_token = True says so")
     if getattr(task, "interleaved", False):
         return
     run_starts = (np.diff(scored.astype(int), axis=1, prepend=0) == 1).sum(axis=1)
@@ -173,8 +186,16 @@ def the_target_of_a_position_is_the_token_after_it(task: Task, batch: Batch) -> 
 def the_oracle_continues_every_prompt_with_the_targets(task: Task, batch: Batch) -> None:
     """`solve` of a prompt returns exactly the targets of the row.
 
-    If the task is `interleaved`, `solve` receives the row up to each scored position and returns its one target.
+    If the task is `interleaved`, `solve` receives the row up to each scored position and returns its one target; if it
+    is `next_token`, all tokens that may follow.
     """
+    if getattr(task, "next_token", False):
+        for row, position in zip(*np.nonzero(batch.targets != IGNORE), strict=True):
+            allowed, target = task.solve(batch.tokens[row, : position + 1].tolist()), batch.targets[row, position]
+            _require(target in allowed, "solve or targets", f"{target} is scored, solve allows {allowed}", int(row))
+            is_all = len(set(allowed)) == len(task.vocabulary)
+            _require(not is_all, "solve", "allows every token of the vocabulary, so no row could be wrong", int(row))
+        return
     if getattr(task, "interleaved", False):
         for row, position in zip(*np.nonzero(batch.targets != IGNORE), strict=True):
             answer, target = task.solve(batch.tokens[row, : position + 1].tolist()), batch.targets[row, position]
@@ -227,7 +248,9 @@ def labels_say_what_the_prompt_says(task: Task, batch: Batch) -> None:
     label_oracle = getattr(task, "label_oracle", None)
     if label_oracle is None:
         return
-    for row, prompt in enumerate(prompts_of(batch)):
+    is_whole = getattr(task, "next_token", False)
+    rows = [row[:-1] for row in contents_of(task, batch)] if is_whole else prompts_of(batch)
+    for row, prompt in enumerate(rows):
         for name, fact in label_oracle(prompt).items():
             _require(name in batch.labels, f"labels[{name!r}]", "is missing, and label_oracle returns it", row)
             label = np.ravel(batch.labels[name][row]).tolist()
@@ -270,19 +293,25 @@ def the_seed_and_the_settings_decide_every_bit(task: Task, seed: int) -> None:
 
 
 def no_prompt_is_in_two_splits(task: Task, seed: int) -> None:
-    """Splits are by content: a prompt is in one split, regardless of padding or the rest of the batch."""
-    split_by_prompt: dict[tuple[int, ...], Split] = {}
+    """Splits are by content: a prompt (`contents_of`) is in one split, regardless of padding or other rows."""
+    split_by_content: dict[tuple[int, ...], Split] = {}
     for split in nonempty_splits(task):
         rng = stream(seed)  # of every split, which a sampler that ignores the split cannot tell apart
         batches = [task.sample(rng, rows, split) for rows in (ENOUGH_ROWS, 1, 1, 2)]
-        for key in (_split_key(task, prompt) for batch in batches for prompt in prompts_of(batch)):
-            known_split = split_by_prompt.setdefault(key, split)
-            _require(known_split == split, "sample", f"{decode(task, key)} is in {known_split!r} and in {split!r}")
+        for batch in batches:
+            for key in contents_of(task, batch):
+                known = split_by_content.setdefault(key, split)
+                why = f"{decode(task, key)} is in {known!r} and in {split!r}; {_split_remedy(batch)}"
+                _require(known == split, "sample", why)
 
 
-def _split_key(task: Task, prompt: tuple[int, ...]) -> tuple[int, ...]:
-    split_key = getattr(task, "split_key", None)
-    return prompt if split_key is None else tuple(split_key(prompt))
+def _split_remedy(batch: Batch) -> str:
+    if (batch.targets[:, 0] != IGNORE).all():
+        return (
+            "rows that are scored from their first position share prefixes: set next_token = True, let split_of of the "
+            "whole row choose the split, and let solve return all tokens that may follow"
+        )
+    return "let split_of of the prompt choose the split; if a part of it decides, return this part from split_key"
 
 
 def a_sample_has_as_many_rows_as_asked_for(task: Task, seed: int) -> None:

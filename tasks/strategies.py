@@ -18,10 +18,15 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from hypothesis import strategies as st
 
 from toylab.console import ToylabError
+from toylab.tasks.addition import Addition
+from toylab.tasks.automaton import Automaton
 from toylab.tasks.base import Batch, Split, Task, stream
 from toylab.tasks.counting import ContextualCounting
+from toylab.tasks.dyck import Dyck
+from toylab.tasks.hops import MultiHopRecall
 from toylab.tasks.iterated_map import IteratedMap
 from toylab.tasks.laws import nonempty_splits, prompts_of
+from toylab.tasks.modular import ModularAddition
 from toylab.tasks.reasoning import Reasoning
 from toylab.tasks.recall import AssociativeRecall
 from toylab.tasks.task_concept import TaskConcept
@@ -167,10 +172,68 @@ def _recall(draw: Callable, task_class: type[AssociativeRecall]) -> AssociativeR
     )
 
 
+@st.composite
+def _automata(draw: Callable, task_class: type[Automaton]) -> Automaton:
+    """Random transition tables of up to five states and four symbols."""
+    states, symbols = draw(st.integers(1, 5)), draw(st.integers(2, 4))
+    low, more = draw(st.integers(1, 4)), draw(st.integers(0, 6))
+    table = draw(st.lists(st.integers(0, states - 1), min_size=states * symbols, max_size=states * symbols))
+    accepting = draw(st.sets(st.integers(0, states - 1)))
+    chain, padded = draw(st.booleans()), draw(st.booleans())
+    return task_class(
+        table=tuple(table),
+        symbols=symbols,
+        accepting=tuple(sorted(accepting)),
+        lengths=(low, low + more),
+        chain_of_thought=chain,
+        score_padding=padded,
+    )
+
+
+@st.composite
+def _spans(draw: Callable, fewest: int, most: int) -> int | tuple[int, int]:
+    """A number, or a range of numbers."""
+    low = draw(st.integers(fewest, most))
+    return draw(st.one_of(st.just(low), st.integers(low, most).map(lambda high: (low, high))))
+
+
+@st.composite
+def _hops(draw: Callable, task_class: type[MultiHopRecall]) -> MultiHopRecall:
+    """Cycles of two to six nodes, with as many hops as the shortest of them allows."""
+    pairs = draw(_spans(2, 6))
+    low, high = (pairs, pairs) if isinstance(pairs, int) else pairs
+    hops, nodes = draw(st.integers(1, low - 1)), draw(st.integers(high, 9))
+    return task_class(hops=hops, pairs=pairs, nodes=nodes, chain_of_thought=draw(st.booleans()))
+
+
+@st.composite
+def _modular(draw: Callable, task_class: type[ModularAddition]) -> ModularAddition:
+    """Tables small enough to be exhausted, with a small to a large share for training."""
+    return task_class(p=draw(st.integers(4, 30)), train_share=draw(st.sampled_from((0.3, 0.5, 0.8))))
+
+
+@st.composite
+def _addition(draw: Callable, task_class: type[Addition]) -> Addition:
+    """Summands of one to five digits in several bases."""
+    return task_class(digits=draw(_spans(1, 5)), base=draw(st.sampled_from((2, 3, 10, 36))))
+
+
+@st.composite
+def _dyck(draw: Callable, task_class: type[Dyck]) -> Dyck:
+    """Texts of one to eight pairs, flat or deeply nested."""
+    pairs, kinds = draw(_spans(1, 8)), draw(st.integers(1, 4))
+    return task_class(pairs=pairs, kinds=kinds, depth=draw(st.integers(1, 6)))
+
+
 _STRATEGIES: dict[type, Any] = {
+    Automaton: _automata,
     IteratedMap: _iterated,
     ContextualCounting: _counting,
     TaskConcept: _concept,
     Reasoning: _reasoning,
     AssociativeRecall: _recall,
+    MultiHopRecall: _hops,
+    ModularAddition: _modular,
+    Addition: _addition,
+    Dyck: _dyck,
 }

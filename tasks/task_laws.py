@@ -20,10 +20,9 @@ from toylab.tasks.laws import (
     _error_location,
     _error_text,
     _require,
-    _split_key,
+    contents_of,
     equal_batches,
     nonempty_splits,
-    prompts_of,
 )
 
 PROCESS_TIMEOUT = 60.0
@@ -151,10 +150,7 @@ def splits_hold_their_shares(task: Task) -> None:
     splits = nonempty_splits(task)
     prompts_by_split: dict[Split, set[tuple[int, ...]]] = {}
     for split in splits:
-        first, second = (
-            {_split_key(task, prompt) for prompt in prompts_of(task.sample(stream(seed, split), 2000, split))}
-            for seed in (3, 4)
-        )
+        first, second = (set(contents_of(task, task.sample(stream(seed, split), 2000, split))) for seed in (3, 4))
         if len(second - first) > 0.01 * len(second):
             return  # the space is not exhausted
         prompts_by_split[split] = first | second
@@ -173,7 +169,7 @@ def streams_share_no_run_of_rows(task: Task) -> None:
 
     The number of common rows must stay within 6 standard deviations of chance.
     """
-    prompts_by_seed = [prompts_of(task.sample(stream(seed, "runs"), ENOUGH_ROWS)) for seed in range(12)]
+    prompts_by_seed = [contents_of(task, task.sample(stream(seed, "runs"), ENOUGH_ROWS)) for seed in range(12)]
     prompt_ids: dict[tuple[int, ...], int] = {}
     ids = np.array(
         [

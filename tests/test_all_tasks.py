@@ -181,6 +181,11 @@ def test_the_row_in_the_docstring_is_one_that_the_task_makes(kind):
     prompt = encode(task, shown["token"][: first + 1])
     assert shown["position"] == [str(i) for i in range(len(shown["token"]))]
     assert shown["token"][: first + 1] == decode(task, prompt)
+    if getattr(task, "next_token", False):
+        assert shown["token"][1:] == shown["target"][:-1]
+        for position, cell in enumerate(shown["target"]):
+            assert cell in decode(task, task.solve(encode(task, shown["token"][: position + 1])))
+        return
     if getattr(task, "interleaved", False):
         for position, cell in enumerate(shown["target"]):
             if cell != ".":

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from tests.lessons.notebooks import answer, asked, cells, plain, solution
 from toylab import lessons
-from toylab.lessons import EXERCISES, Exercise, answer_key, check
+from toylab.lessons import EXERCISES, Exercise, answer_key, answer_key_fourier, check
 from toylab.probes import link_mass, peakiness
 from toylab.tasks import IteratedMap, Polynomial
 from toylab.training.losses import leave_one_out
@@ -112,6 +112,16 @@ WRONG = {
         lambda shown: -float(link_mass(shown["pattern"], shown["links"]).max()),
         lambda shown: float(link_mass(shown["pattern"], shown["links"] - [0, 0, 1]).max()),
     ],
+    "grokking.circle": [
+        lambda cos_a, sin_a, cos_b, sin_b: cos_a * cos_b + sin_a * sin_b,
+        lambda cos_a, sin_a, cos_b, sin_b: cos_a + cos_b,
+        lambda cos_a, sin_a, cos_b, sin_b: sin_a * cos_b + cos_a * sin_b,
+    ],
+    "grokking.energy": [
+        lambda values, k: float(np.square(values - values.mean(axis=0)).sum()),
+        lambda values, k: frequency_energy(values, k) / np.square(values).sum(),
+        lambda values, k: 2 * frequency_energy(values, k) / np.square(values - values.mean(axis=0)).sum(),
+    ],
 }
 """Answers as learners give them: plausible, of the right kind, and wrong."""
 
@@ -143,8 +153,15 @@ MUTANTS = {
     "steering.opener": [("/ temperature", ""), ("+ nats", "- nats")],
     "steering.reach": [("np.sqrt(len(row))", "len(row)"), ("np.hypot(length, norm)", "length")],
     "own.detector": [(".mean(dim=0).max()", ".max()"), ("[row, :, query, key]", "[row, :, query, key - 1]")],
+    "grokking.circle": [("- sin_a", "+ sin_a"), ("cos_a * cos_b", "cos_a * cos_a")],
+    "grokking.energy": [("- values.mean(axis=0)", ""), ("(p / 2)", "p"), ("* k *", "* (k + 1) *")],
 }
 """Solutions with a slip: old words and new ones."""
+
+
+def frequency_energy(values: np.ndarray, k: int) -> float:
+    energy = (np.abs(np.fft.fft(values, axis=0)) ** 2).sum(axis=1)
+    return float(energy[k] + energy[-k]) / len(values)
 
 
 def columns_share(change: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -290,6 +307,7 @@ def test_the_pull_of_the_solution_is_the_slope_of_the_loss(beta, chosen, rejecte
 
 
 def test_the_answer_key_checks_nothing_that_no_exercise_asks():
-    tree = ast.parse(Path(answer_key.__file__).read_text(encoding="utf-8"))
-    public = {node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.name[0] != "_"}
+    files = (Path(module.__file__) for module in (answer_key, answer_key_fourier))
+    bodies = [node for file in files for node in ast.parse(file.read_text(encoding="utf-8")).body]
+    public = {node.name for node in bodies if isinstance(node, ast.FunctionDef) and node.name[0] != "_"}
     assert public == {one.check.__name__ for one in EXERCISES.values()}

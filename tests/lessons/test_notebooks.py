@@ -8,7 +8,15 @@ import pytest
 from tests.lessons.notebooks import CALLS, NOTEBOOKS, cells, code, plain
 from toylab.lessons import EXERCISES
 
-PREFIX = {"tour": "00", "iteration": "01", "counting": "02", "safety": "03", "steering": "04", "own": "05"}
+PREFIX = {
+    "tour": "00",
+    "iteration": "01",
+    "counting": "02",
+    "safety": "03",
+    "steering": "04",
+    "own": "05",
+    "grokking": "06",
+}
 OWN_DEFINITIONS = {"vocabulary", "context", "sample", "solve", "step", "trace", "sharp"}
 """What a notebook may define besides what an exercise asks for: methods of tasks, and a probe that is wrong."""
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from toylab.console import unknown_name
-from toylab.lessons import answer_key
+from toylab.lessons import answer_key, answer_key_fourier
 from toylab.lessons.answers import UnfitError, WaitingError, WrongError, require_answer
 
 
@@ -234,6 +234,26 @@ EXERCISES: dict[str, Exercise] = {
                 "Take the mean over links, and the maximum over heads.",
             ),
             "It identifies the mechanism by the tokens attended to, and was tested on cases with known ground truth.",
+        ),
+        Exercise(
+            "grokking.circle",
+            answer_key_fourier.cosine_of_sum,
+            (
+                "Turn the point (cos_a, sin_a) by the angle b.",
+                "Multiply the complex numbers cos_a + i sin_a and cos_b + i sin_b, and take the real part.",
+                "It is the product of the cosines less the product of the sines.",
+            ),
+            "Sums of such products are what one layer can compute from the embeddings of two numbers.",
+        ),
+        Exercise(
+            "grokking.energy",
+            answer_key_fourier.frequency_share,
+            (
+                "Project each column on the cosine and on the sine of frequency k: both have squared norm p / 2.",
+                "The energy at k is the sum over columns of (column . cosine)^2 + (column . sine)^2, over p / 2.",
+                "Divide by the sum of squares of the values after subtracting the mean of each column.",
+            ),
+            "Without the mean subtracted, a constant offset of the embeddings would hide every frequency.",
         ),
     )
 }

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from toylab.console import ToylabError
 from toylab.model.config import ModelConfig
 from toylab.model.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
-from toylab.model.layers import MLP, LayerNorm
+from toylab.model.layers import MLP, Attention, LayerNorm
 from toylab.model.positions import LearnedPositions
 from toylab.model.transformer import Transformer
 from toylab.settings import check_option
-from toylab.tasks import AssociativeRecall, IteratedMap
+from toylab.tasks import AssociativeRecall, IteratedMap, MultiHopRecall
 from toylab.tasks.bracketed import BEGIN, CLOSE, ONE, OPEN
 
 SHARPNESS = 60.0
@@ -110,9 +110,7 @@ def induction_head(task: AssociativeRecall) -> Transformer:
         _write_embeddings(model, token, position, out)
         previous, induction = (block.attn for block in model.blocks)
         sharp = SHARPNESS * math.sqrt(width)
-        positions = range(context)
-        previous.query.weight[positions[:-1], position[1:]] = sharp
-        previous.key.weight[positions, position] = 1
+        _attend_to_previous(previous, position, sharp)
         _route(previous.value.weight, previous.output.weight, token, before)
         token_ids = range(vocab)
         induction.query.weight[token_ids, token] = sharp
@@ -120,6 +118,44 @@ def induction_head(task: AssociativeRecall) -> Transformer:
         induction.key.weight[token_ids, position[0]] = -1  # position 0 has no predecessor and attends to itself
         _route(induction.value.weight, induction.output.weight, token, out)
     return model
+
+
+def hop_heads(task: MultiHopRecall) -> Transformer:
+    """The induction circuit, repeated for every hop that is not written out; attention only, exact on every row.
+
+    1. The head of layer 0, the previous-token head, attends to the preceding position and copies its *token*.
+    2. The head of layer j attends to the second node of the pair whose first node is the current one (the token in
+       layer 1, then the node copied by layer j - 1), and copies its *token*. Even positions hold first nodes, which
+       also follow a node, and are excluded by their position.
+
+    With a chain of thought, two layers suffice.
+    """
+    vocab, context = len(task.vocabulary), task.context
+    layers = 1 if task.chain_of_thought else task.hops
+    token, position, before, *hops = _slots(vocab, context, vocab, *[vocab] * layers)
+    width = hops[-1].stop
+    config = ModelConfig(layers=1 + layers, heads=1, width=width, hidden=0, norm="none", positions="learned")
+    model = Transformer(config, vocab, context)
+    with torch.no_grad():
+        _write_embeddings(model, token, position, hops[-1])
+        previous, *hopping = (block.attn for block in model.blocks)
+        sharp = SHARPNESS * math.sqrt(width)
+        _attend_to_previous(previous, position, sharp)
+        _route(previous.value.weight, previous.output.weight, token, before)
+        token_ids = range(vocab)
+        for attn, current, reached in zip(hopping, [token, *hops], hops, strict=False):
+            attn.query.weight[token_ids, current] = sharp
+            attn.key.weight[token_ids, before] = 1
+            attn.key.weight[:vocab, position[::2]] = -1
+            _route(attn.value.weight, attn.output.weight, token, reached)
+    return model
+
+
+def _attend_to_previous(attn: Attention, position: range, sharp: float) -> None:
+    """A head that attends from each position to the one before."""
+    positions = range(len(position))
+    attn.query.weight[positions[:-1], position[1:]] = sharp
+    attn.key.weight[positions, position] = 1
 
 
 def contextual_counter(
