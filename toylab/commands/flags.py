@@ -150,7 +150,7 @@ def _whole_parser(options: argparse.Namespace, name: str) -> Parser:
 def print_common_help(options: argparse.Namespace, category: str) -> NoReturn:
     """The options of a command, without the settings that depend on the task or study."""
     parser = _whole_parser(options, category.upper())
-    parser.epilog = f"The other settings depend on the {category}: {parser.prog} --help"
+    parser.epilog = f"The other settings depend on the {category}:\n{parser.prog} --help"
     if options.command == "train":
         from toylab.runs.task_training import TaskTraining
 

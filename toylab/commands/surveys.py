@@ -35,8 +35,8 @@ def survey_models(options: argparse.Namespace, rest: list[str]) -> None:
             raise ToylabError(f"{stored.path}: holds a {type(model).__name__}; only a Transformer can be surveyed")
         if model.vocab != vocabulary:
             raise ToylabError(
-                f"{stored.path}: has {model.vocab} tokens, and {type(stored.task).__name__} has {vocabulary}; name the "
-                "task that it was trained on, with its settings: --task TASK --task.*"
+                f"{stored.path}: has {model.vocab} tokens, and {type(stored.task).__name__} has {vocabulary}; give "
+                "the task that it was trained on, with its settings: --task TASK --task.*"
             )
         reading = survey(model.to(device), survey_rows(stored.task, stored.seed))
         print(f"{stored.name}: {reading}\n\n{reading.head_table()}\n")
