@@ -17,6 +17,7 @@ from toylab.tasks.base import (
 )
 from toylab.tasks.check import BrokenLawsError, LawFailure, check_task
 from toylab.tasks.counting import ContextualCounting
+from toylab.tasks.enumeration import EnumerableTask
 from toylab.tasks.grammar import ConceptGrammar
 from toylab.tasks.iterated_map import IteratedMap
 from toylab.tasks.iteration import ITERATED_MAPS, Copy, ModularSum, Parity, Polynomial, WordProblem
@@ -42,6 +43,7 @@ __all__ = [
     "ConceptGrammar",
     "ContextualCounting",
     "Copy",
+    "EnumerableTask",
     "IteratedMap",
     "Kind",
     "LawFailure",

@@ -293,8 +293,8 @@ def test_every_command_that_is_written_anywhere_is_understood(line, own, monkeyp
 
 
 SHORT = {
-    "toylab check parity": "22 of 22 laws hold",
-    "toylab check mine:Reverse": "22 of 22 laws hold",
+    "toylab check parity": "23 of 23 laws hold",
+    "toylab check mine:Reverse": "23 of 23 laws hold",
     "toylab train associative-recall": "induction",
     "toylab train mine:Reverse": "mirror",
 }
