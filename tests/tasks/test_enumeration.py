@@ -99,19 +99,18 @@ def test_numbers_outside_are_refused(number):
         WordProblem().enumerate(2, np.array([0, number]))
 
 
+REASONS = (
+    "not sampled",
+    "not in order",
+    "does not list",
+    "into 'train', and it is sampled from 'validation'",
+    "solve says",
+)
+
+
 @pytest.mark.parametrize(
     ("kind", "why"),
-    zip(
-        ENUMERATIONS,
-        (
-            "not sampled",
-            "not in order",
-            "does not list",
-            "into 'train', and it is sampled from 'validation'",
-            "solve says",
-        ),
-        strict=True,
-    ),
+    list(zip(ENUMERATIONS, REASONS, strict=True)),
 )
 def test_the_law_finds_what_is_wrong(kind, why):
     law(Polynomial(p=5, lengths=(2, 4)))
