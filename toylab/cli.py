@@ -1,5 +1,5 @@
-"""The command line: `toylab list | show | check | train | calibrate | run | sweep | table | plot | claims | report |
-bench`.
+"""The command line: `toylab list | show | check | train | prove | calibrate | run | sweep | table | plot | claims |
+report | bench`.
 
 Exit codes: 0 for success, whatever the verdicts; 2 for a user error, with a short message on stderr; 1 for a failed
 job, a bug, or a task that violates laws; 130 after Ctrl-C. Heavy imports are deferred so that help is immediate.
@@ -16,6 +16,7 @@ from typing import Any
 
 from toylab import __version__
 from toylab.commands.instruments import calibrate_probes, measure_speed
+from toylab.commands.proofs import prove_property
 from toylab.commands.studies import print_claims, report_run, run_study
 from toylab.commands.sweeps import plot_rows, print_table, sweep_study
 from toylab.commands.tasks import check_laws, list_all, show_rows, train_model
@@ -117,6 +118,17 @@ def _add_tasks(add: Callable) -> None:
     )
     command.add_argument("task", metavar="TASK", nargs="?", help=task_help)
     command.add_argument("--out", type=Path, help="file for the trained model, such as model.safetensors")
+
+    command = add("prove", prove_property, "prove a property of a stored model on all inputs", takes_settings=True)
+    text = "folder of a job of a run, such as runs/iteration-head-quick/seed-0/main, or model.safetensors with --task"
+    command.add_argument("folder", metavar="FOLDER", nargs="?", type=Path, help=text)
+    command.add_argument("--task", metavar="TASK", help=f"task of a model file: {task_help}, then its settings")
+    text = "answers (default), free-running, attention:LINK or ideal-pattern:LINK, for the best head of a link"
+    command.add_argument("--property", default="answers", metavar="NAME", help=text)
+    command.add_argument("--lengths", metavar="1..6", help="lengths of the inputs (default: all that the task samples)")
+    _add_integer(command, "budget", 60, "CPU-seconds after which the other inputs are sampled", 0)
+    _add_integer(command, "workers", 1, "number of parallel processes, each with one thread", 1)
+    command.add_argument("--out", type=Path, help="certificate; the same command resumes the proof in it")
 
     command = add("calibrate", calibrate_probes, "measure error rates of the probes on cases with known ground truth")
     text = "probes to report in detail, or `intervals` for the verdict rules (default: a table of all probes)"

@@ -38,6 +38,14 @@ def header_of(model: nn.Module, task: Task, property: Any, counts: Mapping[int, 
     }
 
 
+def property_title(value: Any) -> str:
+    """A property with its settings."""
+    settings = _settings(value)
+    if not isinstance(settings, dict):
+        return _name(value)
+    return f"{_name(value)}({', '.join(f'{name}={one}' for name, one in settings.items())})"
+
+
 def write_certificate(
     path: Path | str,
     header: Mapping[str, Any],

@@ -18,25 +18,24 @@ from toylab.training.batches import tokens_for
 
 @torch.inference_mode()
 def describe_failure(model: nn.Module, task: EnumerableTask, property: Property, length: int, number: int) -> str:
-    """The row with this number, the answers of the model, and at its first wrong answer, or for other properties its
-    first answer, the attention of each head to the keys of the links and to the key it attends to most."""
+    """The row with this number, its decisions and, at the first decision that is not as demanded, the head with the most
+    attention on each link."""
     batch = task.enumerate(length, np.array([number]))
     outcome = property(model, batch)
     lines = [f"smallest counterexample: row {number} of length {length}, margin {outcome.margins[0]:.3g}"]
     lines += [f"  {line}" for line in render(task, batch, 0, columns=100).splitlines()]
-    due = answers_due(model, batch)[0]
-    decided = outcome.decisions[0]
-    names = _names_of_answers(model, task)
+    decided, due = outcome.decisions[0], answers_due(model, batch)[0]
+    names = _names_of_answers(model, task) if decided.shape == due.shape else [str(n) for n in range(decided.max() + 1)]
+    lines.append("  decided  " + " ".join(names[one] for one in decided if one != UNDECIDED))
     if decided.shape == due.shape:
-        lines.append("  decided  " + " ".join(names[one] for one in decided if one != UNDECIDED))
         lines.append("  correct  " + " ".join(names[one] for one in due if one != IGNORE))
-    else:
-        lines.append("  decided  " + " ".join(str(one) for one in decided if one != UNDECIDED))
     if isinstance(model, EncoderDecoder):
         return "\n".join(lines)
-    wrong = np.flatnonzero((decided != due) & (due != IGNORE)) if decided.shape == due.shape else np.array([0])
-    position = np.flatnonzero(batch.targets[0] != IGNORE)[wrong[0] if len(wrong) else 0]
-    return "\n".join(lines + _attention_lines(model, batch, int(position)))
+    answers = np.flatnonzero(batch.targets[0] != IGNORE)
+    position = int((outcome.fulfilled[0]).argmin())  # of the first decision that is not as demanded
+    if len(decided) != batch.tokens.shape[1]:
+        position = int(answers[position % len(answers)])
+    return "\n".join(lines + _attention_lines(model, batch, position))
 
 
 def _names_of_answers(model: nn.Module, task: EnumerableTask) -> tuple[str, ...]:
@@ -65,7 +64,8 @@ def _attention_lines(model: nn.Module, batch: Batch, position: int) -> list[str]
         (name, head), weights = max(attention.items(), key=lambda item: float(item[1][keys].sum()))
         layer = name.split(".")[1] if name.startswith("blocks.") else name
         lines.append(
-            f"  position {position}, link {link!r} to {', '.join(map(str, keys))}: at most {weights[keys].sum():.3f} of the "
-            f"attention, by head {layer}.{head}, which attends most to {int(weights.argmax())} ({weights.max():.3f})"
+            f"  position {position}, link {link!r}: head {layer}.{head} has the most attention on "
+            f"{', '.join(map(str, keys))}, {weights[keys].sum():.3f}; its largest is {weights.max():.3f}, on "
+            f"{int(weights.argmax())}"
         )
     return lines

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from toylab.console import ToylabError
 from toylab.model.generate import generate
-from toylab.probes import Edit, edit, watch
+from toylab.probes import Edit, edit, follow_links, watch
 from toylab.probes.attention import mass_by_query
 from toylab.proofs.routes import Route, answers_due, route_of, whole_rows
 from toylab.settings import check_range, check_settings
@@ -34,14 +34,20 @@ class Outcome:
 
     Attributes:
         decisions: whole numbers of at least 0, `UNDECIDED` where a row has fewer decisions.
-        holds: whether the property holds.
-        margins: the smallest lead of a decision: of the largest logit over the second, or of an attention weight over its
-            threshold, in either direction.
+        fulfilled: whether each decision is as the property demands, true where there is none; the property holds on a
+            row if all are.
+        margins: the smallest lead of a decision: of the largest logit over the second, or of an attention weight over
+            its threshold, in either direction.
     """
 
     decisions: Int[np.ndarray, "batch decision"]
-    holds: Bool[np.ndarray, " batch"]
+    fulfilled: Bool[np.ndarray, "batch decision"]
     margins: Float[np.ndarray, " batch"]
+
+    @property
+    def holds(self) -> Bool[np.ndarray, " batch"]:
+        """Whether the property holds on each row."""
+        return self.fulfilled.all(axis=1)
 
 
 class Property(Protocol):
@@ -67,7 +73,7 @@ class Answers:
         due = answers_due(model, batch)
         logits = self._own_answers(model, batch) if self.free_running else route_of(model)(model, batch)
         decided = np.where(due == IGNORE, UNDECIDED, likeliest(logits).cpu().numpy())
-        return Outcome(decided, ((decided == due) | (due == IGNORE)).all(axis=1), _margins(logits, due != IGNORE))
+        return Outcome(decided, (decided == due) | (due == IGNORE), _margins(logits, due != IGNORE))
 
     def _own_answers(self, model: nn.Module, batch: Batch) -> Float[Tensor, "batch answer token"]:
         first = (batch.targets != IGNORE).argmax(axis=1)
@@ -111,7 +117,7 @@ class Attends:
             row, query = np.unique(edges[:, :2], axis=0).T
             decided[row, query] = mass > self.threshold
             np.minimum.at(margins, row, np.abs(mass - self.threshold))
-        return Outcome(decided, (decided != 0).all(axis=1), margins)
+        return Outcome(decided, decided != 0, margins)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +143,19 @@ class Edited:
             expected = self.predicted(batch)
             margins = _margins(edited, expected != IGNORE)
         decided = np.where(expected == IGNORE, UNDECIDED, likeliest(edited).cpu().numpy())
-        return Outcome(decided, ((decided == expected) | (expected == IGNORE)).all(axis=1), margins)
+        return Outcome(decided, (decided == expected) | (expected == IGNORE), margins)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IdealPattern:
+    """The edit of `Edited` that replaces the attention of a head, where it has links, by the links."""
+
+    link: str
+    layer: int
+    head: int
+
+    def __call__(self, batch: Batch) -> dict[str, Edit]:
+        return {f"blocks.{self.layer}.attn.pattern": follow_links(self.head, batch.links[self.link])}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +172,7 @@ class Agrees:
         pair = whole_rows(model, batch), self.route(self.model or model, batch)
         first, second = (np.where(due == IGNORE, UNDECIDED, likeliest(logits).cpu().numpy()) for logits in pair)
         margins = np.minimum(*(_margins(logits, due != IGNORE) for logits in pair))
-        return Outcome(np.concatenate([first, second], axis=1), (first == second).all(axis=1), margins)
+        return Outcome(np.concatenate([first, second], axis=1), np.tile(first == second, (1, 2)), margins)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +189,8 @@ class Opens:
         logits = [whole_rows(one, batch)[:, :1] for one in models]
         decided = np.concatenate([likeliest(one).cpu().numpy() for one in logits], axis=1)
         margins = np.stack([_margins(one, due != IGNORE) for one in logits]).min(axis=0)
-        return Outcome(decided, (decided == self.opener)[:, 0] & (decided[:, 1:] != self.opener).all(axis=1), margins)
+        opens = decided == self.opener
+        return Outcome(decided, np.concatenate([opens[:, :1], ~opens[:, 1:]], axis=1), margins)
 
 
 def _margins(

@@ -19,7 +19,7 @@ from torch import nn
 
 from toylab.console import ToylabError, progress_bar
 from toylab.model.checkpoint import frozen_copy
-from toylab.proofs.certificate import header_of, read_certificate, write_certificate
+from toylab.proofs.certificate import header_of, property_title, read_certificate, write_certificate
 from toylab.proofs.counterexample import describe_failure
 from toylab.proofs.proof import Proof, ProvedBlock, RestSample
 from toylab.proofs.properties import UNDECIDED, Answers, Outcome, Property
@@ -84,8 +84,7 @@ def prove(
         text = describe_failure(model, task, property, failed.length, failed.counterexample)
     if out is not None:
         write_certificate(out, header, blocks, rest, text)
-    name = header["property"]["name"]
-    return Proof(name=name, counts=counts, blocks=tuple(blocks), sample=rest, counterexample=text)
+    return Proof(name=property_title(property), counts=counts, blocks=tuple(blocks), sample=rest, counterexample=text)
 
 
 def _counts(task: Any, lengths: range | tuple[int, ...] | None) -> dict[int, int]:
@@ -208,11 +207,9 @@ def _decide(
         again = np.flatnonzero(outcome.margins < 2 * CLOSE)
         if len(again):
             close = exact[1](exact[0], task.enumerate(length, numbers[again]))
-            decisions, holds, margins = outcome.decisions.copy(), outcome.holds.copy(), outcome.margins.copy()
-            decisions[again] = UNDECIDED
-            decisions[again, : close.decisions.shape[1]] = close.decisions
-            holds[again], margins[again] = close.holds, close.margins
-            outcome = Outcome(decisions, holds, margins)
+            width = close.decisions.shape[1]  # smaller if only longer rows have further decisions
+            outcome.decisions[again, :width], outcome.fulfilled[again, :width] = close.decisions, close.fulfilled
+            outcome.margins[again] = close.margins
     return outcome, batch.labels["split"]
 
 
