@@ -17,22 +17,33 @@ from torch import nn
 from toylab.console import ToylabError
 from toylab.files import exists, read_record, tensors_digest, write_record
 from toylab.model.checkpoint import stored_tensors
+from toylab.model.steering import Steered
 from toylab.proofs.proof import ProvedBlock, RestSample
 from toylab.settings import as_json, convert_value
 from toylab.tasks import Task
+
+BLOCK = 2**14
+"""Rows of a block, the unit of work, of resumption and of certificates."""
 
 
 def header_of(model: nn.Module, task: Task, property: Any, counts: Mapping[int, int]) -> dict[str, Any]:
     """Identity of a proof: the digest of the model's tensors, its settings, the task, the property and the number of
     rows of each length."""
-    config = getattr(model, "config", None)
+    config = getattr(model.model if isinstance(model, Steered) else model, "config", None)
+    permutation = getattr(task, "permutation", None)  # of Reasoning; drawn from a stream that a checker does not have
     return {
+        "block": BLOCK,
         "model": {
             "class": type(model).__name__,
             "digest": tensors_digest(stored_tensors(model)),
             "config": asdict(config) if config is not None else None,
         },
-        "task": {"class": type(task).__name__, "settings": as_json(task, "task"), "vocabulary": len(task.vocabulary)},
+        "task": {
+            "class": type(task).__name__,
+            "settings": as_json(task, "task"),
+            "vocabulary": len(task.vocabulary),
+            "permutation": as_json(permutation, "permutation"),
+        },
         "property": {"name": _name(property), "settings": _settings(property)},
         "counts": {str(length): count for length, count in counts.items()},
     }

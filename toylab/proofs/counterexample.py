@@ -18,7 +18,7 @@ from toylab.training.batches import tokens_for
 
 @torch.inference_mode()
 def describe_failure(model: nn.Module, task: EnumerableTask, property: Property, length: int, number: int) -> str:
-    """The row with this number, its decisions and, at the first decision that is not as demanded, the head with the most
+    """The row with this number, its decisions and, at the first one that is not as demanded, the head with the most
     attention on each link."""
     batch = task.enumerate(length, np.array([number]))
     outcome = property(model, batch)

@@ -19,7 +19,7 @@ from torch import nn
 
 from toylab.console import ToylabError, progress_bar
 from toylab.model.checkpoint import frozen_copy
-from toylab.proofs.certificate import header_of, property_title, read_certificate, write_certificate
+from toylab.proofs.certificate import BLOCK, header_of, property_title, read_certificate, write_certificate
 from toylab.proofs.counterexample import describe_failure
 from toylab.proofs.proof import Proof, ProvedBlock, RestSample
 from toylab.proofs.properties import UNDECIDED, Answers, Outcome, Property
@@ -27,8 +27,6 @@ from toylab.runs.processes import ProcessPool
 from toylab.settings import check_range
 from toylab.tasks import SPLITS, EnumerableTask, Task, stream
 
-BLOCK = 2**14
-"""Rows of a block, the unit of work, of resumption and of certificates."""
 BATCH = 2**11
 """Rows of a forward pass."""
 CLOSE = 1e-4
