@@ -22,7 +22,7 @@ CLOSE = 1e-4
 
 def counting_rows(s, length):
     """All strings of brackets and bits, with their counts."""
-    need(0 < s["p"] < 1, f"p={s['p']}")
+    need(0 < s["p"] < 1 and length <= 12, f"p={s['p']} at length {length}, of 12 at most")
     fewest, most = (s["regions"],) * 2 if isinstance(s["regions"], int) else s["regions"]
     legal = re.compile(rf"[01]*(2[01]*3[01]*){{{fewest},{most}}}")
     words = filter(legal.fullmatch, map("".join, itertools.product("0123", repeat=length)))
@@ -102,16 +102,17 @@ def check(certificate, model, vectors=None, blocks=None):
     need(c == cert["model"]["config"], "the model's settings are not those of the certificate")
     need(cert["property"]["name"] == "Answers", f"property={cert['property']['name']}: only Answers is taken")
     listed = {int(length): rows_of(cert["task"], int(length)) for length in cert["counts"]}
-    spans = [(n, start) for n, rows in sorted(listed.items()) for start in range(0, rows[0], cert["block"])]
-    claimed = [(block["length"], block["start"]) for block in cert["blocks"]]
-    need(claimed == spans[: len(claimed)], "the blocks are not the first ones in order, without a gap")
+    spans = ((n, at) for n, (count, _) in sorted(listed.items()) for at in range(0, count, cert["block"]))
+    in_order = all(
+        (block["length"], block["start"]) == span for block, span in zip(cert["blocks"], spans, strict=False)
+    )
+    need(in_order, "the blocks are not the first ones in order, without a gap")
     need(cert["counts"] == {str(n): count for n, (count, _) in listed.items()}, "the number of rows is another")
-    chosen = random.sample(cert["blocks"], min(blocks or len(claimed), len(claimed)))
+    chosen = random.sample(cert["blocks"], min(blocks or len(cert["blocks"]), len(cert["blocks"])))
     for block in chosen:
         _, rows = listed[block["length"]]
         prompts, answers, keys = rows(slice(block["start"], block["start"] + cert["block"]))
-        free = cert["property"]["settings"]["free_running"]
-        logits, due = decide(run, kind, free, prompts, answers)
+        logits, due = decide(run, kind, cert["property"]["settings"]["free_running"], prompts, answers)
         first, second = logits.topk(2, dim=-1).values.unbind(dim=-1)
         margins = (first - second).masked_fill(due < 0, torch.inf).amin(dim=1)
         decided = logits.argmax(dim=-1)
@@ -128,7 +129,7 @@ def check(certificate, model, vectors=None, blocks=None):
         for name, value in found.items():
             where = f"length {block['length']}, rows from {block['start']}"
             need(block[name] == value, f"{where}: {name} is {value}, and the certificate says {block[name]}")
-        need(abs(block["margin"] - float(margins.min())) < CLOSE, f"margin of rows from {block['start']}")
+        need(abs(block["margin"] - float(margins.min())) < CLOSE, f"{where}: the margin is {margins.min():.6f}")
     return len(chosen), sum(block["rows"] for block in chosen)
 
 

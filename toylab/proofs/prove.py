@@ -18,11 +18,11 @@ from jaxtyping import Int
 from torch import nn
 
 from toylab.console import ToylabError, progress_bar
-from toylab.model.checkpoint import frozen_copy
 from toylab.proofs.certificate import BLOCK, header_of, property_title, read_certificate, write_certificate
 from toylab.proofs.counterexample import describe_failure
 from toylab.proofs.proof import Proof, ProvedBlock, RestSample
 from toylab.proofs.properties import UNDECIDED, Answers, Outcome, Property
+from toylab.proofs.routes import proof_copy
 from toylab.runs.processes import ProcessPool
 from toylab.settings import check_range
 from toylab.tasks import SPLITS, EnumerableTask, Task, stream
@@ -68,7 +68,7 @@ def prove(
     check_range(workers=workers, sample=sample, least=1)
     property, counts = property or Answers(), _counts(task, lengths)
     assert isinstance(task, EnumerableTask)  # checked by `_counts`
-    model = frozen_copy(model)
+    model = proof_copy(model)
     header = header_of(model, task, property, counts)
     blocks = [] if out is None else read_certificate(out, header)
     for block in _blocks(model, task, property, counts, blocks, budget, workers, progress):

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from toylab.console import ToylabError
+from toylab.model.checkpoint import frozen_copy
 from toylab.model.encoder_decoder import EncoderDecoder
-from toylab.model.layers import KVCache
+from toylab.model.layers import Attention, KVCache, short_softmax
 from toylab.model.token_counts import TokenCounts
 from toylab.model.transformer import Transformer
 from toylab.probes.hooks import has_hooks
@@ -39,6 +40,15 @@ def route_of(model: nn.Module) -> Route:
         if model.config.encoder.layers == 1:
             return token_states
     return whole_rows
+
+
+def proof_copy(model: nn.Module) -> nn.Module:
+    """A frozen copy in evaluation mode, whose attention takes the softmax that is faster for few keys."""
+    copy = frozen_copy(model)
+    for module in copy.modules():
+        if isinstance(module, Attention):
+            module.normalise = short_softmax
+    return copy
 
 
 def answers_due(model: nn.Module, batch: Batch) -> Int[np.ndarray, "batch answer"]:
