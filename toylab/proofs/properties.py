@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -50,10 +49,8 @@ class Outcome:
         return self.fulfilled.all(axis=1)
 
 
-class Property(Protocol):
-    """A property of a model on every row of a batch."""
-
-    def __call__(self, model: nn.Module, batch: Batch) -> Outcome: ...
+Property = Callable[[nn.Module, Batch], Outcome]
+"""Decides a property of a model on every row of a batch."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -86,9 +86,8 @@ def shared_prefixes(model: Transformer, batch: Batch) -> Float[Tensor, "batch an
     differs = (tokens[1:] != tokens[:-1]).cummax(dim=1).values  # from the row before, up to each position
     distinct = (1 + differs.sum(dim=0)).tolist()
     scored_from = int(scored[0]) if len(scored) else width
-    cache, parents = KVCache(), torch.zeros(1, dtype=torch.long)
-    shared = next((at for at, number in enumerate(distinct) if number > rows // 2), width)
-    shared = min(shared, scored_from)
+    cache, parents = KVCache(), torch.zeros(rows, dtype=torch.long)
+    shared = min(next((at for at, number in enumerate(distinct) if number > rows // 2), width), scored_from)
     for position in range(shared):
         first = torch.cat([torch.ones(1, dtype=torch.bool), differs[:, position]])
         branch = first.cumsum(dim=0) - 1  # the prefix of each row
@@ -132,7 +131,7 @@ def token_states(model: EncoderDecoder, batch: Batch) -> Float[Tensor, "batch an
     representative = torch.empty(int(state.max()) + 1, dtype=torch.long)
     representative[state.flatten()] = torch.arange(state.numel())
     dtype = model.encoder.embedding.weight.dtype
-    types, log_counts = (x.flatten(0, 1)[representative][None].to(dtype) for x in (one_hot, counts.log()))
+    types, log_counts = (x.flatten(0, 1)[representative][None] for x in (one_hot.to(dtype), counts.to(dtype).log()))
     streams = model.encoder(tokens.flatten()[representative][None], token_counts=TokenCounts(types, log_counts))
     return model.decoder(streams[0][state])[:, : batch.labels["count"].shape[1]]
 
