@@ -14,10 +14,8 @@ from pathlib import Path
 import torch
 from forward_pass import model_of, need, taken
 
-TOKENS = {"Copy": 0, "Parity": 1, "ModularSum": 2, "Polynomial": 3}
-"""Place of the token of a map after the values; EoI and EoS come last."""
-CLOSE = 1e-4
-"""Margins below this are counted apart."""
+TOKENS = {"Copy": 0, "Parity": 1, "ModularSum": 2, "Polynomial": 3}  # after the values; EoI and EoS come last
+CLOSE = 1e-4  # margins below this are counted apart
 
 
 def counting_rows(s, length):
@@ -110,8 +108,8 @@ def check(certificate, model, vectors=None, blocks=None):
     need(cert["counts"] == {str(n): count for n, (count, _) in listed.items()}, "the number of rows is another")
     chosen = random.sample(cert["blocks"], min(blocks or len(cert["blocks"]), len(cert["blocks"])))
     for block in chosen:
-        _, rows = listed[block["length"]]
-        prompts, answers, keys = rows(slice(block["start"], block["start"] + cert["block"]))
+        part = slice(block["start"], block["start"] + cert["block"])
+        prompts, answers, keys = listed[block["length"]][1](part)
         logits, due = decide(run, kind, cert["property"]["settings"]["free_running"], prompts, answers)
         first, second = logits.topk(2, dim=-1).values.unbind(dim=-1)
         margins = (first - second).masked_fill(due < 0, torch.inf).amin(dim=1)

@@ -50,7 +50,11 @@ def norm(w, name, x):
 
 def angles(c, at, size):
     """Position times frequency, (position, size / 2)."""
-    return at[:, None] * c["position_frequency"] * c["position_base"] ** -(torch.arange(0, size, 2).double() / size)
+    return (
+        at.double()[:, None]
+        * c["position_frequency"]
+        * c["position_base"] ** -(torch.arange(0, size, 2).double() / size)
+    )
 
 
 def attention(w, name, c, x, keys, heads, bias):
