@@ -194,6 +194,11 @@ def test_the_probe_of_ones_own_tells_how_far_heads_look():
     assert names["reach"](back).tolist() == pytest.approx([0, 5 / 6, 8 / 6])
 
 
+def test_the_property_of_ones_own_is_proved(capsys):
+    exec(example("class WritesNoInputToken"), {})
+    assert capsys.readouterr().out.count("for all 62 inputs of lengths 1 to 5") == 2
+
+
 @pytest.mark.slow
 def test_the_probe_of_ones_own_reads_a_model_that_was_trained(capsys):
     exec(example("def reach(pattern)"), {})
@@ -257,6 +262,9 @@ def test_a_study_that_is_not_there_is_a_mistake_in_what_was_asked(own, capsys):
 # Commands ------------------------------------------------------------------------------------------------------------
 
 LONG = {
+    "toylab.proofs.stored.stored_model": lambda *_: (None, None),
+    "toylab.proofs.stored.named_property": lambda *_: None,
+    "toylab.proofs.prove.prove": lambda *_, **__: "proved",
     "toylab.runs.jobs.execute": lambda *_, **__: None,
     "toylab.runs.jobs.execute_all": lambda *_, **__: None,
     "toylab.runs.judge.judge_and_report": lambda out, study=None: str(out),

@@ -53,8 +53,7 @@ def chain_rows(task, length, symbols, numbers):
 def rows_of(task, length):
     """The number of rows of a length, and a function from a slice of their numbers, in lexicographic order, to prompts,
     answers (-1: none) and the part of the prompts that decides the split."""
-    name, s = task["class"], task["settings"]
-    taken(s)
+    name, s = task["class"], taken(task["settings"])
     if name == "ContextualCounting":
         listed = counting_rows(s, length)
         return len(listed[0]), lambda numbers: [part[numbers] for part in listed]

@@ -33,9 +33,10 @@ def need(condition, message):
 
 
 def taken(settings):
-    """Refuse settings that are not in `TAKES`."""
+    """The settings, if all of them are in `TAKES`; others are refused."""
     for key in TAKES.keys() & settings.keys():
         need(settings[key] in TAKES[key], f"{key}={settings[key]} is none of {TAKES[key]}")
+    return settings
 
 
 def layer(w, name, x):

@@ -235,7 +235,7 @@ def test_the_checker_runs_by_itself_and_imports_nothing_of_toylab(proved):
         text = source.read_text()
         imported = set(re.findall(r"^(?:import|from) (\w+)", text, flags=re.MULTILINE))
         assert not {"toylab", "numpy", "tasks", "probes"} & imported
-        assert len([line for line in text.splitlines() if line.strip()]) <= 121
+        assert len([line for line in text.splitlines() if line.strip()]) <= 120
     command = [sys.executable, str(sources[0]), *map(str, proved), "--blocks", "2"]
     ended = subprocess.run(command, capture_output=True, text=True, cwd=Path(proved[0]).parent, check=True)
     assert re.fullmatch(r"2 blocks, \d+ rows: as the certificate says\n", ended.stdout)
