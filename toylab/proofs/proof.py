@@ -15,7 +15,7 @@ class ProvedBlock:
         length, start, rows: the rows `start` to `start + rows` of `task.enumerate(length, ...)`.
         train: rows of the training split.
         holds, train_holds: rows on which the property holds, and those of the training split.
-        close: rows with a margin below `CLOSE`, which are decided in float64.
+        close: rows with a margin below `CLOSE_MARGIN`, which are decided in float64.
         margin: smallest margin; None if nothing is decided.
         digest: SHA-256 of the decisions of all rows, little-endian 32-bit integers, row after row.
         counterexample: number of the first row on which the property fails.

@@ -29,7 +29,7 @@ from toylab.tasks import SPLITS, EnumerableTask, Task, stream
 
 BATCH = 2**11
 """Rows of a forward pass."""
-CLOSE = 1e-4
+CLOSE_MARGIN = 1e-4
 """Margins below this are decided in float64."""
 
 
@@ -165,7 +165,7 @@ def judge_block(
         totals["train"] += int(is_train.sum())
         totals["holds"] += int(outcome.holds.sum())
         totals["train_holds"] += int((outcome.holds & is_train).sum())
-        totals["close"] += int((outcome.margins < CLOSE).sum())
+        totals["close"] += int((outcome.margins < CLOSE_MARGIN).sum())
         smallest = min(smallest, float(outcome.margins.min()))
         if counterexample is None and not outcome.holds.all():
             counterexample = int(numbers[outcome.holds.argmin()])
@@ -197,12 +197,12 @@ def _decide(
 ) -> tuple[Outcome, Int[np.ndarray, " batch"]]:
     """The outcome on numbered rows, in float64 where a margin is small, and the split of each row.
 
-    Rows below twice `CLOSE` are decided again, so that the rounding of float32 does not decide which rows are close.
+    Rows below twice `CLOSE_MARGIN` are decided again: the rounding of float32 must not decide which rows are close.
     """
     batch = task.enumerate(length, numbers)
     with torch.inference_mode():
         outcome = property(model, batch)
-        again = np.flatnonzero(outcome.margins < 2 * CLOSE)
+        again = np.flatnonzero(outcome.margins < 2 * CLOSE_MARGIN)
         if len(again):
             close = exact[1](exact[0], task.enumerate(length, numbers[again]))
             width = close.decisions.shape[1]  # smaller if only longer rows have further decisions
