@@ -1,4 +1,4 @@
-"""Inputs per CPU-second of each route beside whole rows, for the table of docs/prove.md: python -m tests.proofs.rates."""
+"""Inputs per CPU-second of each route beside whole rows: `python -m tests.proofs.rates`, for docs/prove.md."""
 
 import time
 from dataclasses import replace
