@@ -50,10 +50,7 @@ def softmax_over_keys(scores: Float[Tensor, "*shape key"]) -> Float[Tensor, "*sh
 
 
 def short_softmax(scores: Float[Tensor, "*shape key"]) -> Float[Tensor, "*shape key"]:
-    """Softmax over the last dimension by exp and sum: the same up to rounding, and faster for tens of keys on a CPU.
-
-    With 14 keys it takes a fifth of the time of PyTorch's kernel, which handles each row by itself.
-    """
+    """Softmax over the last dimension by exp and sum: the same up to rounding, and faster for tens of keys on a CPU."""
     weights = (scores - scores.amax(dim=-1, keepdim=True)).exp_()
     return weights.div_(weights.sum(dim=-1, keepdim=True))
 
