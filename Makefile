@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: run test test-slow test-interop types mutants bench soak lock scoreboard notebooks lint clean
+.PHONY: run test test-slow test-interop types mutants bench soak lock scoreboard gallery notebooks docs lint clean
 
 run: .venv/installed
 	$(BIN)/toylab run iteration-head $(ARGS)
@@ -59,8 +59,16 @@ lint: .venv/installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The page of all tasks with their rows, links and circuits.
+gallery: .venv/installed
+	$(BIN)/python docs/make_gallery.py
+
 notebooks: .venv/installed-dev
 	$(BIN)/python notebooks/execute.py $(ARGS)
+
+# The pages, the lessons with their stored outputs, and the reference, as a site: build/docs/index.html.
+docs: .venv/installed-docs
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --conf-dir docs . build/docs $(ARGS)
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "toylab needs Python 3.11 or newer; try: make PYTHON=python3.12 run")'
@@ -78,6 +86,10 @@ notebooks: .venv/installed-dev
 
 .venv/installed-interop: .venv/installed-dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[interop]'
+	touch $@
+
+.venv/installed-docs: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
 	touch $@
 
 clean:

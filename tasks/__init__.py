@@ -15,7 +15,7 @@ from toylab.tasks.base import (
     split_of,
     stream,
 )
-from toylab.tasks.check import BrokenLawsError, LawFailure, check_task
+from toylab.tasks.check import BrokenLawsError, LawCase, LawFailure, check_cases, check_task, law_cases
 from toylab.tasks.counting import ContextualCounting
 from toylab.tasks.enumeration import EnumerableTask
 from toylab.tasks.grammar import ConceptGrammar
@@ -46,6 +46,7 @@ __all__ = [
     "EnumerableTask",
     "IteratedMap",
     "Kind",
+    "LawCase",
     "LawFailure",
     "ModularSum",
     "Parity",
@@ -57,10 +58,12 @@ __all__ = [
     "Task",
     "TaskConcept",
     "WordProblem",
+    "check_cases",
     "check_task",
     "decode",
     "encode",
     "held_out",
+    "law_cases",
     "render",
     "split_of",
     "stream",

@@ -164,11 +164,15 @@ def split_of(
     `sizes[row]` tokens of a row are hashed: padding does not change the split.
     """
     lengths = np.full(len(prompts), prompts.shape[1]) if sizes is None else sizes
-    hashes = lengths.astype(np.uint64)
-    shifted = np.asarray(prompts).astype(np.uint64) + np.uint64(1)
-    for position in range(prompts.shape[1]):
-        step = _scramble(hashes ^ shifted[:, position])
-        hashes = step if sizes is None else np.where(position < sizes, step, hashes)
+    if len(prompts) <= 16:  # as rejection sampling ends, where the loop below takes as long for one row as for 100
+        rows = zip(np.asarray(prompts).tolist(), lengths.tolist(), strict=True)
+        hashes = np.array([_hash_row(row[:size]) for row, size in rows], dtype=np.uint64)
+    else:
+        hashes = lengths.astype(np.uint64)
+        shifted = np.asarray(prompts).astype(np.uint64) + np.uint64(1)
+        for position in range(prompts.shape[1]):
+            step = _scramble(hashes ^ shifted[:, position])
+            hashes = step if sizes is None else np.where(position < sizes, step, hashes)
     eighth = hashes >> np.uint64(61)
     return np.select([eighth < 6, eighth == 6], [0, 1], default=2)
 
@@ -215,6 +219,17 @@ def _scramble(x: np.ndarray) -> np.ndarray:
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
+
+
+def _hash_row(tokens: Sequence[int]) -> int:
+    """The hash of `split_of` for one prompt, with the steps of `_scramble` in Python's integers."""
+    hashed, mask = len(tokens), 2**64 - 1
+    for token in tokens:
+        x = ((hashed ^ (token + 1)) + 0x9E3779B97F4A7C15) & mask
+        x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & mask
+        x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & mask
+        hashed = x ^ (x >> 31)
+    return hashed
 
 
 def decode(task: Task, tokens: Sequence[int]) -> list[str]:

@@ -47,6 +47,37 @@ class BrokenLawsError(AssertionError):
         self.failures = list(failures)
 
 
+@dataclass(frozen=True, repr=False)
+class LawCase:
+    """A law of a task as one test: a call raises `AssertionError` with the smallest counterexample found, if any.
+
+    Attributes:
+        hopeless: failures after which no other law can be checked; all cases of the task share this list, and a case
+            then skips its test.
+    """
+
+    law: Callable
+    task: Any
+    examples: int
+    hopeless: list[LawFailure]
+
+    def __repr__(self) -> str:
+        return f"{self.task}: {law_in_words(self.law)}"
+
+    def __call__(self) -> None:
+        __tracebackhide__ = True  # pytest then shows the message alone
+        if self.hopeless:
+            import pytest
+
+            pytest.skip(f"cannot be checked after: {self.hopeless[0].law}")
+        failure = find_failure(self.law, self.task, self.examples)
+        if failure is None:
+            return
+        if failure.hopeless:
+            self.hopeless.append(failure)
+        raise AssertionError(failure)
+
+
 LAWS: tuple[Callable, ...] = (*TASK_LAWS, *SEED_LAWS, *BATCH_LAWS)
 """All laws, in order of checking."""
 
@@ -54,6 +85,30 @@ LAWS: tuple[Callable, ...] = (*TASK_LAWS, *SEED_LAWS, *BATCH_LAWS)
 def law_in_words(law: Callable) -> str:
     """The function name of a law as a sentence."""
     return law.__name__.replace("_", " ")
+
+
+def law_cases(task: Any, *, examples: int = 30) -> list[LawCase]:
+    """One test per law of a task, in the order of checking."""
+    hopeless: list[LawFailure] = []
+    return [LawCase(law, task, examples, hopeless) for law in LAWS]
+
+
+def check_cases(*tasks: Any, examples: int = 30) -> Any:
+    """A decorator of a pytest function that runs once per law of each task, with the argument `case`:
+
+        @check_cases(MyTask())
+        def test_my_task(case):
+            case()
+
+    Args:
+        tasks: instances of tasks.
+        examples: number of batches or seeds per law.
+    """
+    import pytest
+
+    cases = [case for task in tasks for case in law_cases(task, examples=examples)]
+    names = [f"{type(case.task).__name__}-{case.law.__name__}" for case in cases]
+    return pytest.mark.parametrize("case", cases, ids=names)
 
 
 def check_task(task: Any, *, examples: int = 30) -> None:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -89,6 +90,25 @@ def _arrays(batch: Batch) -> dict[Any, np.ndarray]:
     plain: dict[Any, np.ndarray] = {name: getattr(batch, name) for name in ("tokens", "targets", "sizes")}
     links = {("link", name): edges for name, edges in batch.links.items()}
     return plain | links | {("label", name): values for name, values in batch.labels.items()}
+
+
+def concatenate_batches(parts: Sequence[Batch]) -> Batch:
+    """One batch of the rows of several, which have equal widths and names."""
+    starts = np.cumsum([0, *map(len, parts[:-1])])
+
+    def whole(arrays: Iterable[np.ndarray]) -> np.ndarray:
+        return np.concatenate(list(arrays))
+
+    return Batch(
+        tokens=whole(part.tokens for part in parts),
+        targets=whole(part.targets for part in parts),
+        sizes=whole(part.sizes for part in parts),
+        links={
+            name: whole(part.links[name] + np.array([start, 0, 0]) for part, start in zip(parts, starts, strict=True))
+            for name in parts[0].links
+        },
+        labels={name: whole(part.labels[name] for part in parts) for name in parts[0].labels},
+    )
 
 
 # Laws of a batch -----------------------------------------------------------------------------------------------------
@@ -224,15 +244,7 @@ def labels_say_what_the_prompt_says(task: Task, batch: Batch) -> None:
 def slices_of_a_batch_are_the_whole(task: Task, batch: Batch) -> None:
     """The concatenation of slices by `Batch.rows` is the batch."""
     middle = len(batch) // 3
-    parts = batch.rows(0, middle), batch.rows(middle, len(batch))
-    starts = (0, middle)
-    links = {
-        name: np.concatenate([part.links[name] + [start, 0, 0] for part, start in zip(parts, starts, strict=True)])
-        for name in batch.links
-    }
-    arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ("tokens", "targets", "sizes")}
-    labels = {name: np.concatenate([part.labels[name] for part in parts]) for name in batch.labels}
-    joined = Batch(**arrays, links=links, labels=labels)
+    joined = concatenate_batches([batch.rows(0, middle), batch.rows(middle, len(batch))])
     _require(equal_batches(joined, batch), "links", "cutting the batch into rows loses or moves something")
 
 
@@ -262,8 +274,8 @@ def no_prompt_is_in_two_splits(task: Task, seed: int) -> None:
     """Splits are by content: a prompt is in one split, regardless of padding or the rest of the batch."""
     split_by_prompt: dict[tuple[int, ...], Split] = {}
     for split in nonempty_splits(task):
-        rng = stream(seed, split)
-        batches = [task.sample(rng, rows, split) for rows in (ENOUGH_ROWS, *[1] * 8)]
+        rng = stream(seed)  # of every split, which a sampler that ignores the split cannot tell apart
+        batches = [task.sample(rng, rows, split) for rows in (ENOUGH_ROWS, 1, 1, 2)]
         for key in (_split_key(task, prompt) for batch in batches for prompt in prompts_of(batch)):
             known_split = split_by_prompt.setdefault(key, split)
             _require(known_split == split, "sample", f"{decode(task, key)} is in {known_split!r} and in {split!r}")

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.tasks.broken import FutureLinks
 from toylab.console import ToylabError
 from toylab.tasks import (
     SPLITS,
@@ -20,6 +19,7 @@ from toylab.tasks import (
     AssociativeRecall,
     ContextualCounting,
     IteratedMap,
+    Parity,
     Polynomial,
     Reasoning,
     Task,
@@ -33,6 +33,7 @@ from toylab.tasks import (
     stream,
     task_laws,
 )
+from toylab.tasks.mutants import Mutant
 from toylab.tasks.strategies import batches, instances, prompts, seeds
 
 every_task = pytest.mark.parametrize("kind", TASKS, ids=lambda kind: kind.__name__)
@@ -81,7 +82,7 @@ def test_every_task_obeys_the_laws_of_tasks_with_other_settings(kind, data):
 
 
 def test_a_failure_names_the_law_that_is_broken():
-    task = FutureLinks(lengths=(4, 7))
+    task = Mutant(task=Parity(lengths=(4, 7)), fault="link to the future")
     with pytest.raises(laws.BrokenLawError) as caught:
         obey(laws.BATCH_LAWS, task, task.sample(stream(0), 3))
     assert caught.value.__notes__ == ["broken: links stay inside their row and read no future"]

@@ -6,7 +6,7 @@ in use.
 """
 
 from collections.abc import Callable
-from dataclasses import is_dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from tests.accelerator import DEVICE, Accelerator
-from tests.device_probes import ON_NUMBERS, PROBES
 from tests.device_routes import ROUTES
 from tests.places import (
     CHAINS,
@@ -36,7 +35,6 @@ from tests.places import (
     whole,
     written,
 )
-from toylab import probes
 from toylab.model.config import ModelConfig
 from toylab.model.layers import KVCache
 from toylab.model.lora import add_lora, merge_lora
@@ -76,20 +74,6 @@ LONG = {
 def test_everything_that_measures_is_the_same_on_an_accelerator(name, tmp_path):
     go = ROUTES[name]
     same_on_an_accelerator(go, name, *([tmp_path] if go.__code__.co_argcount > 1 else []))
-
-
-# Probes --------------------------------------------------------------------------------------------------------------
-
-
-def test_every_probe_is_tried():
-    rest = {name for name in probes.__all__ if name not in PROBES and name not in ON_NUMBERS}
-    assert all(is_dataclass(getattr(probes, name)) for name in rest)
-    assert not ON_NUMBERS - set(probes.__all__)
-
-
-@pytest.mark.parametrize("name", PROBES)
-def test_every_probe_is_the_same_on_an_accelerator(name):
-    same_on_an_accelerator(PROBES[name], name)
 
 
 # Models --------------------------------------------------------------------------------------------------------------

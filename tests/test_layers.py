@@ -14,14 +14,14 @@ FLOORS = (
     ("tasks", "probes"),
     ("model", "verdicts"),
     ("training", "planted"),
-    ("report", "survey"),
+    ("report", "survey", "export"),
     ("runs",),
     ("proofs",),
     ("studies",),
     ("calibration", "bench"),
     ("lessons",),
     ("commands",),
-    ("cli",),
+    ("cli", "pytest_plugin"),
     ("__main__",),
 )
 """Packages and modules of toylab, lowest floor first; those of one floor do not import each other."""

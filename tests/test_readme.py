@@ -102,6 +102,14 @@ def heads(line: str, layer: int) -> list[float]:
     return [float(mass.strip("'")) for mass in found.split(", ")]
 
 
+def test_models_behave_like_their_encodings_as_the_page_says(capsys):
+    exec(example("name_encoding"), {})
+    shown = re.findall(r"```\n(encoding    behaves like.*?)```", SHOWN, flags=re.DOTALL)[0]
+    for said, found in zip(shown.splitlines()[1:], capsys.readouterr().out.splitlines()[1:], strict=True):
+        assert said.split()[:2] == found.split()[:2] == [said.split()[0]] * 2
+        assert [float(x) for x in found.split()[2:]] == pytest.approx([float(x) for x in said.split()[2:]], abs=2e-3)
+
+
 def test_a_module_of_ones_own_is_trained(capsys):
     code = example("class Recurrent")
     exec(code, {})
@@ -205,14 +213,19 @@ def test_the_probe_of_ones_own_reads_a_model_that_was_trained(capsys):
     assert "blocks.1.attn.pattern" in capsys.readouterr().out
 
 
-def test_the_property_tests_of_a_suite_pass(monkeypatch):
+def test_the_property_tests_of_a_suite_pass():
     names = {}
     exec(example("strategies.batches("), names)
-    names["test_tokens_are_in_the_vocabulary"]()
-    monkeypatch.setattr(
-        "toylab.tasks.check.try_laws", lambda *_, **__: iter(())
-    )  # they are tried on all tasks elsewhere
-    names["test_parity_keeps_every_law"]()
+    names["test_edited_models_stay_finite"]()
+    exec(example("@check_cases("), names)
+    (laws,) = names["test_parity"].pytestmark
+    for case in laws.args[1][-3:]:  # all are tried on all tasks elsewhere
+        names["test_parity"](case)
+
+
+def test_the_mutants_of_a_task_are_printed_with_their_laws(capsys):
+    exec(example("mutants_of("), {})
+    assert re.search(r"^leaked split +no_prompt_is_in_two_splits$", capsys.readouterr().out, flags=re.MULTILINE)
 
 
 FILES = {

@@ -1,5 +1,5 @@
-"""The command line: `toylab list | show | check | train | prove | calibrate | run | sweep | table | plot | claims |
-report | bench`.
+"""The command line: `toylab list | show | check | export | train | prove | calibrate | run | sweep | table | plot |
+claims | report | bench`.
 
 Exit codes: 0 for success, whatever the verdicts; 2 for a user error, with a short message on stderr; 1 for a failed
 job, a bug, or a task that violates laws; 130 after Ctrl-C. Heavy imports are deferred so that help is immediate.
@@ -19,9 +19,10 @@ from toylab.commands.instruments import calibrate_probes, measure_speed
 from toylab.commands.proofs import prove_property
 from toylab.commands.studies import print_claims, report_run, run_study
 from toylab.commands.sweeps import plot_rows, print_table, sweep_study
-from toylab.commands.tasks import check_laws, list_all, show_rows, train_model
+from toylab.commands.tasks import check_laws, export_task, list_all, show_rows, train_model
 from toylab.console import ToylabError, broken_output, safe_printing, unknown_name
 from toylab.settings import check_range
+from toylab.tasks import SPLITS
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -112,6 +113,14 @@ def _add_tasks(add: Callable) -> None:
     )
     command.add_argument("task", metavar="TASK", nargs="?", help=task_help)
     _add_integer(command, "examples", 30, "sampled batches per law", 1)
+
+    command = add("export", export_task, "write rows of a task to a file for other libraries", takes_settings=True)
+    command.add_argument("task", metavar="TASK", nargs="?", help=task_help)
+    _add_integer(command, "rows", 1000, "number of rows", 1)
+    _add_integer(command, "seed", 0, "seed of the rows", 0)
+    command.add_argument("--split", default="train", choices=SPLITS, help="split of the rows")
+    command.add_argument("--format", default="jsonl", choices=("jsonl", "parquet"), help="JSON lines or Parquet")
+    command.add_argument("--out", type=Path, help="file for the rows (default: TASK-SPLIT.FORMAT)")
 
     command = add(
         "train", train_model, "train a model on a task and report which heads attend to its links", takes_settings=True

@@ -25,7 +25,7 @@ from toylab.calibration import (
     detectors,
 )
 from toylab.calibration.counting import EncodedOnes, region_score
-from toylab.probes import link_mass
+from toylab.probes import link_mass, permutation_sensitivity
 
 
 def keeps_its_floor(found: Calibration) -> None:
@@ -38,8 +38,12 @@ def keeps_its_floor(found: Calibration) -> None:
 
 
 def untrained(one: Detector) -> Detector:
-    """Without the controls that are trained first, which takes seconds."""
-    return replace(one, controls={kind: make for kind, make in one.controls.items() if not kind.startswith("trained")})
+    """Without the cases that are trained first, which takes seconds."""
+    kinds = {
+        group: {kind: make for kind, make in getattr(one, group).items() if not kind.startswith("trained")}
+        for group in ("planted_positives", "controls")
+    }
+    return replace(one, **kinds)
 
 
 @pytest.mark.slow
@@ -78,6 +82,10 @@ WRONG = {
     "distance without a scale": (
         "cluster-separation",
         lambda shown: float((shown.first.mean(dim=0) - shown.second.mean(dim=0)).norm()),
+    ),
+    "order instead of positions": (
+        "positions",
+        lambda shown: permutation_sensitivity(*shown[:2], np.random.default_rng(0)).relative,
     ),
     "a lens on one token": (
         "first-token-substitution",

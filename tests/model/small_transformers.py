@@ -20,27 +20,6 @@ SEEDS = st.integers(0, 2**32)
 some = fewer(0.3)
 
 
-@st.composite
-def configs(draw: st.DrawFn, **fixed) -> ModelConfig:
-    """Small shapes of every kind."""
-    heads = draw(st.sampled_from([1, 2, 4]))
-    drawn = {
-        "layers": draw(st.integers(1, 2)),
-        "heads": heads,
-        "width": draw(st.sampled_from([8, 16])),
-        "hidden": draw(st.sampled_from([None, 0, 5])),
-        "activation": draw(st.sampled_from(ACTIVATION_NAMES)),
-        "norm": draw(st.sampled_from(NORMS)),
-        "biases": draw(st.booleans()),
-        "positions": draw(st.sampled_from(ENCODINGS)),
-        "position_base": draw(st.sampled_from([35.0, 1e4])),
-        "position_frequency": draw(st.sampled_from([0.5, 1.0])),
-        "position_width": draw(st.sampled_from([None, 2, 6])),
-        "unembedding": draw(st.sampled_from(UNEMBEDDINGS)),
-    }
-    return ModelConfig(**{**drawn, **fixed})
-
-
 def build(config: ModelConfig, seed: int = 0, context: int = CONTEXT) -> Transformer:
     """In float64, so that what is left over is a mistake and no noise."""
     return Transformer(config, VOCAB, context, seed).double()

@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from tests.model import small_encoder_decoders as pairs
-from tests.model.small_transformers import CONTEXT, SEEDS, VOCAB, build, configs, draw_tokens, some
+from tests.model.small_transformers import CONTEXT, SEEDS, VOCAB, build, draw_tokens, some
 from toylab.console import ToylabError
 from toylab.files import read_tensors, write_tensors
 from toylab.model.checkpoint import load_model, save_model
 from toylab.model.config import ModelConfig
 from toylab.model.encoder_decoder import ENCODER, EncoderDecoder, EncoderDecoderConfig
+from toylab.model.strategies import model_configs
 from toylab.model.token_counts import count_tokens
 from toylab.model.transformer import Transformer
 from toylab.probes import points, watch
@@ -42,7 +43,7 @@ def by_hooks(model: torch.nn.Module, rate: float, seed: int, *inputs: torch.Tens
 
 
 @some
-@given(configs(), RATES, SEEDS, st.booleans())
+@given(model_configs(), RATES, SEEDS, st.booleans())
 def test_dropout_in_training_mode_is_that_of_torch_at_the_outputs_of_attention_and_mlp(config, rate, seed, asked):
     model, tokens = build(replace(config, dropout=rate), seed), draw_tokens(seed, 3, 6)
     options = {"queries": torch.tensor([[1, 4]] * 3)} if asked else {}
@@ -62,7 +63,7 @@ def test_the_decoder_has_the_dropout_of_its_encoder(config, rate, seed):
 
 
 @some
-@given(configs(), RATES, SEEDS)
+@given(model_configs(), RATES, SEEDS)
 def test_without_dropout_and_in_evaluation_mode_nothing_is_drawn_and_no_bit_changes(config, rate, seed):
     plain, other = build(config, seed), build(replace(config, dropout=rate), seed)
     tokens, before = draw_tokens(seed, 3, 6), torch.get_rng_state()

@@ -15,19 +15,21 @@ from tests.model.small_transformers import (
     SEEDS,
     VOCAB,
     build,
-    configs,
     draw_tokens,
     some,
 )
 from toylab.console import ToylabError
 from toylab.model.config import ModelConfig
 from toylab.model.generate import generate
+from toylab.model.strategies import model_configs
 from toylab.model.transformer import Transformer
 from toylab.probes import edit, watch
 
 
 @some
-@given(configs(), SEEDS, st.integers(1, 3), st.integers(1, 6), st.integers(0, 6), st.sampled_from([0.0, 0.7, 2.0]))
+@given(
+    model_configs(), SEEDS, st.integers(1, 3), st.integers(1, 6), st.integers(0, 6), st.sampled_from([0.0, 0.7, 2.0])
+)
 def test_writing_with_a_cache_gives_the_tokens_and_logits_of_writing_without(config, seed, rows, size, steps, heat):
     model, prompt = build(config, seed), draw_tokens(seed, rows, size)
     written, logits = [], []
@@ -45,7 +47,7 @@ def test_writing_with_a_cache_gives_the_tokens_and_logits_of_writing_without(con
 
 
 @some
-@given(configs(), SEEDS, st.integers(1, 6))
+@given(model_configs(), SEEDS, st.integers(1, 6))
 def test_greedy_writing_takes_the_likeliest_token_each_time(config, seed, steps):
     model, prompt = build(config, seed), draw_tokens(seed, 2, 3)
     rows = prompt.tolist()
@@ -78,7 +80,7 @@ def test_stop_fills_a_row_up_and_ends_when_all_rows_have_written_it(seed, rows, 
 
 
 @some
-@given(configs(), SEEDS, st.integers(1, 3), st.integers(0, 4), st.integers(1, 3), st.booleans())
+@given(model_configs(), SEEDS, st.integers(1, 3), st.integers(0, 4), st.integers(1, 3), st.booleans())
 def test_the_likeliest_continuation_is_the_same_in_every_sample(config, seed, rows, steps, samples, cache):
     model, prompt = build(config, seed), draw_tokens(seed, rows, 3)
     expected = [row for row in generate(model, prompt, steps).tolist() for _ in range(samples)]
@@ -86,7 +88,14 @@ def test_the_likeliest_continuation_is_the_same_in_every_sample(config, seed, ro
 
 
 @some
-@given(configs(), SEEDS, st.integers(1, 3), st.integers(1, 5), st.integers(2, 4), st.none() | st.integers(0, VOCAB - 1))
+@given(
+    model_configs(),
+    SEEDS,
+    st.integers(1, 3),
+    st.integers(1, 5),
+    st.integers(2, 4),
+    st.none() | st.integers(0, VOCAB - 1),
+)
 def test_samples_are_those_of_a_prompt_that_is_given_again_and_again(config, seed, rows, steps, samples, stop):
     model, prompt = build(config, seed), draw_tokens(seed, rows, 3)
 
@@ -220,7 +229,7 @@ def test_a_prompt_is_continued_at_least_once(samples):
 
 
 @some
-@given(configs(causal=True), SEEDS, st.integers(0, VOCAB - 1), st.integers(1, 3))
+@given(model_configs(causal=True), SEEDS, st.integers(0, VOCAB - 1), st.integers(1, 3))
 def test_rows_that_have_ended_may_leave_the_batch_and_nothing_greedy_changes(config, seed, stop, samples):
     model, prompt = build(config, seed, context=24), draw_tokens(seed, 5, 4)
     whole = generate(model, prompt, 12, stop=stop, samples=samples)

@@ -14,6 +14,7 @@ from toylab.probes import (
     fit_autoencoder,
     left_singular_directions,
     link_mass,
+    name_encoding,
     null_share,
     patch_activation,
     points,
@@ -217,3 +218,15 @@ def test_an_adopted_model_refuses_what_toylabs_own_models_take(hugging):
     assert generate(model, TOKENS, 2, cache=False).shape == (6, 14)
     with pytest.raises(ValueError, match="segments"):
         model(TOKENS, segments=torch.zeros_like(TOKENS))
+
+
+def test_the_encoding_of_gpt2_is_learned_and_dropout_is_refused(hugging):
+    theirs = gpt2(hugging)
+    found = name_encoding(adopt(theirs, patterns=True), TOKENS, np.random.default_rng(0))
+    assert found.encoding == "learned"
+    assert found.shift.relative > 0.05
+    theirs.train()
+    with pytest.raises(ValueError, match="varies between calls"):
+        name_encoding(adopt(theirs, patterns=True), TOKENS, np.random.default_rng(0))
+    theirs.eval().transformer.wpe.weight.data[:] = theirs.transformer.wpe.weight[0]
+    assert name_encoding(adopt(theirs, patterns=True), TOKENS, np.random.default_rng(0)).encoding == "none"

@@ -5,13 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from tests.model.small_transformers import SEEDS, build, configs, draw_tokens, some
+from tests.model.small_transformers import SEEDS, build, draw_tokens, some
 from toylab.model.layers import KVCache
+from toylab.model.strategies import model_configs
 from toylab.probes import watch
 
 
 @some
-@given(configs(), SEEDS, st.integers(1, 8))
+@given(model_configs(), SEEDS, st.integers(1, 8))
 def test_attention_is_a_share_out_of_one_over_what_came_before(config, seed, width):
     model = build(config, seed)
     with watch(model, "blocks.*.attn.pattern") as seen:
@@ -25,7 +26,7 @@ def test_attention_is_a_share_out_of_one_over_what_came_before(config, seed, wid
 
 
 @some
-@given(configs(), SEEDS, st.integers(1, 8))
+@given(model_configs(), SEEDS, st.integers(1, 8))
 def test_attention_is_what_torchs_own_attention_computes(config, seed, width):
     model = build(config, seed)
     with watch(model, "blocks.*.attn.*") as seen:
@@ -39,7 +40,7 @@ def test_attention_is_what_torchs_own_attention_computes(config, seed, width):
 
 
 @some
-@given(configs(), SEEDS, st.integers(1, 5), st.integers(1, 5), st.integers(1, 4))
+@given(model_configs(), SEEDS, st.integers(1, 5), st.integers(1, 5), st.integers(1, 4))
 def test_reading_in_two_pieces_gives_the_logits_of_reading_at_once(config, seed, first, second, third):
     model, tokens, cache = build(config, seed), draw_tokens(seed, 2, first + second + third), KVCache()
     pieces = [model(piece, cache=cache) for piece in tokens.split([first, second, third], dim=1)]
@@ -48,7 +49,7 @@ def test_reading_in_two_pieces_gives_the_logits_of_reading_at_once(config, seed,
 
 
 @some
-@given(configs(), SEEDS, st.integers(1, 3), st.integers(1, 3))
+@given(model_configs(), SEEDS, st.integers(1, 3), st.integers(1, 3))
 def test_a_repeated_cache_goes_on_as_if_each_row_had_been_read_several_times(config, seed, rows, times):
     model, cache = build(config, seed), KVCache()
     begun, then = draw_tokens(seed, rows, 4), draw_tokens(seed + 1, rows * times, 2)
@@ -60,7 +61,7 @@ def test_a_repeated_cache_goes_on_as_if_each_row_had_been_read_several_times(con
 
 
 @some
-@given(configs(layers=2), SEEDS, st.integers(1, 3), st.integers(1, 4), st.integers(1, 4))
+@given(model_configs(layers=2), SEEDS, st.integers(1, 3), st.integers(1, 4), st.integers(1, 4))
 def test_a_block_knows_the_positions_of_the_tokens_that_pass_it(config, seed, rows, first, second):
     model, cache = build(config, seed), KVCache()
     tokens = draw_tokens(seed, rows, first + second)

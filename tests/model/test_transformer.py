@@ -19,12 +19,12 @@ from tests.model.small_transformers import (
     UNEMBEDDINGS,
     VOCAB,
     build,
-    configs,
     draw_tokens,
     some,
 )
 from toylab.model.config import ModelConfig
 from toylab.model.generate import generate
+from toylab.model.strategies import model_configs
 from toylab.model.transformer import Transformer
 from toylab.probes import points, watch
 from toylab.tasks import IGNORE, ITERATED_MAPS, ModularSum, stream
@@ -34,7 +34,7 @@ from toylab.training.batches import pack, pad
 
 
 @some
-@given(configs(), SEEDS, SEEDS)
+@given(model_configs(), SEEDS, SEEDS)
 def test_one_seed_gives_the_same_bits_and_another_seed_others(config, seed, other):
     def bits(s: int) -> bytes:
         return b"".join(p.detach().numpy().tobytes() for p in Transformer(config, VOCAB, CONTEXT, s).parameters())
@@ -45,7 +45,7 @@ def test_one_seed_gives_the_same_bits_and_another_seed_others(config, seed, othe
 
 
 @some
-@given(configs())
+@given(model_configs())
 def test_constructing_draws_nothing_from_torchs_own_generator(config):
     before = torch.get_rng_state()
     Transformer(config, VOCAB, CONTEXT, 3)
@@ -78,7 +78,7 @@ def test_an_untrained_model_is_about_as_good_as_guessing(norm, unembedding):
 
 
 @some
-@given(configs(), SEEDS)
+@given(model_configs(), SEEDS)
 def test_every_parameter_gets_a_finite_gradient_unless_it_is_frozen(config, seed):
     model = build(config, seed)
     model(draw_tokens(seed, 3, 6)).square().sum().backward()
@@ -94,7 +94,7 @@ def test_every_parameter_gets_a_finite_gradient_unless_it_is_frozen(config, seed
 
 
 @some
-@given(configs(), SEEDS, st.integers(2, CONTEXT), st.data())
+@given(model_configs(), SEEDS, st.integers(2, CONTEXT), st.data())
 def test_a_later_token_changes_no_earlier_logit(config, seed, width, data):
     model, tokens = build(config, seed), draw_tokens(seed, 2, width)
     at = data.draw(st.integers(0, width - 1))
@@ -106,7 +106,7 @@ def test_a_later_token_changes_no_earlier_logit(config, seed, width, data):
 
 
 @some
-@given(configs(layers=2), SEEDS)
+@given(model_configs(layers=2), SEEDS)
 def test_an_earlier_token_changes_later_logits(config, seed):
     model, tokens = build(config, seed), draw_tokens(seed, 2, 6)
     changed = tokens.clone()
@@ -115,7 +115,7 @@ def test_an_earlier_token_changes_later_logits(config, seed):
 
 
 @some
-@given(configs(), SEEDS, st.integers(1, 4), st.integers(1, CONTEXT))
+@given(model_configs(), SEEDS, st.integers(1, 4), st.integers(1, CONTEXT))
 def test_rows_do_not_see_each_other(config, seed, rows, width):
     model, tokens = build(config, seed), draw_tokens(seed, rows, width)
     alone = torch.cat([model(tokens[row : row + 1]) for row in range(rows)])
@@ -123,7 +123,7 @@ def test_rows_do_not_see_each_other(config, seed, rows, width):
 
 
 @some
-@given(configs(), SEEDS, st.sampled_from(ITERATED_MAPS), st.integers(1, 9))
+@given(model_configs(), SEEDS, st.sampled_from(ITERATED_MAPS), st.integers(1, 9))
 def test_packed_rows_give_the_logits_of_the_sequences_alone(config, seed, kind, rows):
     task = kind(lengths=(1, 4))
     model = Transformer(config, len(task.vocabulary), task.context, seed) if _fits(config, task) else None
@@ -143,7 +143,7 @@ def _fits(config: ModelConfig, task) -> bool:
 
 
 @some
-@given(configs(), SEEDS, st.integers(1, 3), st.integers(1, 10), st.data())
+@given(model_configs(), SEEDS, st.integers(1, 3), st.integers(1, 10), st.data())
 def test_queries_give_the_logits_that_the_full_forward_has_there(config, seed, rows, width, data):
     model, tokens = build(config, seed), draw_tokens(seed, rows, width)
     one = st.lists(st.integers(0, width - 1), min_size=3, max_size=3)
@@ -155,7 +155,7 @@ def test_queries_give_the_logits_that_the_full_forward_has_there(config, seed, r
 
 
 @some
-@given(configs(), SEEDS, st.integers(1, 9))
+@given(model_configs(), SEEDS, st.integers(1, 9))
 def test_queries_work_on_packed_rows_as_well(config, seed, rows):
     task = ModularSum(p=2, lengths=(1, 4))
     if not _fits(config, task):
@@ -171,7 +171,7 @@ def test_queries_work_on_packed_rows_as_well(config, seed, rows):
 
 
 @some
-@given(st.sampled_from(["pre", "none"]).flatmap(lambda norm: configs(norm=norm)), SEEDS)
+@given(st.sampled_from(["pre", "none"]).flatmap(lambda norm: model_configs(norm=norm)), SEEDS)
 def test_the_residual_stream_is_the_sum_of_what_was_added_to_it(config, seed):
     model = build(config, seed)
     with watch(model, "embed", "pos_embed", "blocks.*.resid_*", "blocks.*_out") as seen:
@@ -206,7 +206,7 @@ def test_without_mlps_only_their_own_points_are_gone():
 
 
 @some
-@given(configs(), SEEDS)
+@given(model_configs(), SEEDS)
 def test_a_model_comes_back_from_a_pickle_as_it_was(config, seed):
     model, tokens = build(config, seed), draw_tokens(seed, 2, 4)
     assert torch.equal(pickle.loads(pickle.dumps(model))(tokens), model(tokens))
@@ -238,7 +238,7 @@ def test_orthogonal_unembeddings_have_orthonormal_rows(seed, vocab):
 
 
 @some
-@given(configs(), SEEDS, st.integers(1, 6))
+@given(model_configs(), SEEDS, st.integers(1, 6))
 def test_the_model_computes_what_its_formulas_say(config, seed, width):
     model, tokens = build(config, seed), draw_tokens(seed, 1, width)
     with torch.no_grad():  # norms start as the identity, which would hide a missing one
@@ -329,7 +329,7 @@ def by_hand(model: Transformer, row: list[int]) -> np.ndarray:
 
 
 @some
-@given(configs(), st.integers(1, 4))
+@given(model_configs(), st.integers(1, 4))
 def test_the_number_of_weights_is_what_the_shape_says(config, vocab):
     model = Transformer(config, vocab, CONTEXT)
     w, h = config.width, 4 * config.width if config.hidden is None else config.hidden

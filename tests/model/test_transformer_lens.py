@@ -15,6 +15,7 @@ from toylab.model.transformer_lens import from_hooked, to_hooked
 from toylab.planted.handwritten import iteration_head
 from toylab.probes import (
     edit,
+    name_encoding,
     points,
     watch,
     zero_heads,
@@ -189,3 +190,16 @@ def test_rotary_models_that_travelled_survive_saving_or_are_refused(lens, tmp_pa
         torch.testing.assert_close(back(tokens), theirs(tokens), rtol=0, atol=1e-5 if dtype == torch.float32 else 1e-10)
     with pytest.raises(ValueError, match="scaled"):
         from_hooked(hooked(use_NTK_by_parts_rope=True, NTK_by_parts_factor=8.0, NTK_original_ctx_len=16))
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_an_encoding_that_travelled_is_named_there_adopted_or_under_their_names(lens, positions):
+    hooked = to_hooked(Transformer(ModelConfig(width=16, positions=positions), 9, 12))
+    tokens = torch.randint(9, (4, 12), generator=torch.Generator().manual_seed(0))
+    theirs = {
+        "patterns": "blocks.*.attn.hook_pattern",
+        "scores": "blocks.*.attn.hook_attn_scores",
+        "stream": "blocks.0.hook_resid_pre",
+    }
+    for model, names in ((adopt(hooked), {}), (hooked, theirs)):
+        assert name_encoding(model, tokens, np.random.default_rng(0), **names).encoding == positions

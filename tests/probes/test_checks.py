@@ -130,8 +130,17 @@ OTHERS = {
     "takes links alone, which are whole numbers": ["shift_links", "uniform_mass"],
     "edits what passes and measures nothing": ["follow_links", "uniform_heads", "zero_heads", "patch_activation"],
     "looks into a model, and hands on what passes as it is": ["PathPatched", "Tap", "edit", "points", "watch"],
+    "runs a model, of which nan is refused in test_positions.py": [
+        "distance_effects",
+        "name_encoding",
+        "permutation_sensitivity",
+        "shift_sensitivity",
+    ],
     "holds what was found": [
         "BiasToken",
+        "DistanceEffects",
+        "PositionSensitivity",
+        "PositionalEffects",
         "FeatureTest",
         "IterationHead",
         "NullShare",

@@ -84,7 +84,12 @@ def split_in_plain_integers(prompt):
 
 @given(prompts)
 def test_the_split_of_a_prompt_is_that_of_a_slow_hash_in_plain_integers(rows):
-    assert split_of(as_rows(rows)).tolist() == [split_in_plain_integers(row) for row in rows]
+    expected = [split_in_plain_integers(row) for row in rows]
+    for many in (rows, rows * 17):  # few rows are hashed one by one
+        tokens, sizes = as_rows(many), np.full(len(many), len(rows[0]))
+        padded = np.column_stack([tokens, np.arange(len(many))])
+        assert split_of(tokens).tolist() == expected * (len(many) // len(rows))
+        assert split_of(padded, sizes).tolist() == split_of(tokens).tolist()
 
 
 @pytest.mark.parametrize(

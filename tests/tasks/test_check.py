@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from tests.tasks.broken import MUTANTS, FutureLinks, WaitsForEver, broken
+from tests.tasks.broken import MUTANTS, WaitsForEver
 from toylab.console import ToylabError
 from toylab.tasks import (
     BrokenLawsError,
@@ -18,6 +18,7 @@ from toylab.tasks import (
     laws,
     task_laws,
 )
+from toylab.tasks.mutants import Mutant
 
 CASES = [(task, law) for task, named in MUTANTS for law in named]
 
@@ -25,7 +26,7 @@ CASES = [(task, law) for task, named in MUTANTS for law in named]
 def case(task, law):
     """Of a task that waits for ever, the law waits for its patience."""
     marks = [pytest.mark.slow] if isinstance(task, WaitsForEver) else []
-    return pytest.param(task, law, id=f"{type(task).__name__}-{law.__name__}", marks=marks)
+    return pytest.param(task, law, id=f"{getattr(task, 'fault', type(task).__name__)}-{law.__name__}", marks=marks)
 
 
 @pytest.mark.parametrize(("task", "law"), [case(task, law) for task, law in CASES])
@@ -65,7 +66,7 @@ def test_a_sound_task_passes_the_check():
 
 def test_the_check_tells_the_law_the_field_and_the_smallest_example():
     with pytest.raises(BrokenLawsError) as caught:
-        check_task(broken(FutureLinks))
+        check_task(Mutant(task=Parity(lengths=(4, 7)), fault="link to the future"))
     told = str(caught.value)
     assert "breaks 1 of" in told
     assert "broken: links stay inside their row and read no future\n  look at links['carry']: a key comes after" in told

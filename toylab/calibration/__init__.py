@@ -289,6 +289,7 @@ _HOMES = {
     "cluster-separation": "geometry",
     "first-token-substitution": "geometry",
     "sae-feature": "geometry",
+    "positions": "positions",
 }
 
 

@@ -1,4 +1,4 @@
-"""Commands on tasks: list, show, check, train."""
+"""Commands on tasks: list, show, check, export, train."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import sys
 import textwrap
 from dataclasses import make_dataclass
+from pathlib import Path
 
 from toylab import tasks
 from toylab.commands.flags import chosen_task, complete, known_tasks, packaged, settings_from_flags
@@ -60,6 +61,19 @@ def check_laws(options: argparse.Namespace, rest: list[str]) -> None:
     print(f"{failures.count(None)} of {len(LAWS)} laws hold for {task}{note}")
     if any(failures):
         sys.exit(1)
+
+
+def export_task(options: argparse.Namespace, rest: list[str]) -> None:
+    """`toylab export`."""
+    task_class = chosen_task(options, rest)
+    task = complete(settings_from_flags(task_class, None, options, rest), options.task)
+
+    from toylab.export import export_rows, header_path
+
+    name = f"{options.task.replace(':', '-')}-{options.split}.{options.format}"
+    out = options.out or Path(name)
+    export_rows(out, task, rows=options.rows, seed=options.seed, split=options.split, form=options.format)
+    print(f"{out}: {options.rows} rows; header: {header_path(out)}")
 
 
 def train_model(options: argparse.Namespace, rest: list[str]) -> None:

@@ -114,12 +114,20 @@ def study_name(study_class: type) -> str:
 
 
 def load_class(category: str, name: str) -> type:
-    """The class named by `package.module:Class`; the working directory is searched first.
+    """The class named by `package.module:Class`, as `load_object` finds it. Raises `ToylabError` if it is no class."""
+    value = load_object(category, name)
+    if not isinstance(value, type):
+        raise _unknown_object(category, name)
+    return value
+
+
+def load_object(category: str, name: str) -> Any:
+    """The class or instance named by `package.module:name`; the working directory is searched first.
 
     Errors raised while importing the module keep their traceback.
 
     Raises:
-        ToylabError: if the module or the class does not exist.
+        ToylabError: if the module or the name in it does not exist.
     """
     module, _, last = name.partition(":")
     if not all(module.split(".")) or set(module) & set("/\\") or module.endswith(".py"):
@@ -141,14 +149,15 @@ def load_class(category: str, name: str) -> type:
         raise ToylabError(
             f"{category} {name!r}: module {module!r} is neither in the working directory nor installed"
         ) from None
-    value = getattr(imported, last, None)
-    if not isinstance(value, type):
-        raise unknown_name(
-            category,
-            last,
-            [class_name for class_name, v in vars(imported).items() if isinstance(v, type) and v.__module__ == module],
-        )
-    return value
+    if not hasattr(imported, last):
+        raise _unknown_object(category, name)
+    return getattr(imported, last)
+
+
+def _unknown_object(category: str, name: str) -> ToylabError:
+    module, _, last = name.partition(":")
+    values = vars(sys.modules[module]).items()
+    return unknown_name(category, last, [n for n, v in values if isinstance(v, type) and v.__module__ == module])
 
 
 def refuse_incomplete(category: str, name: str, value: Any, parts: Sequence[str]) -> None:
