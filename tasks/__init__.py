@@ -20,6 +20,7 @@ from toylab.tasks.base import (
 from toylab.tasks.check import BrokenLawsError, LawCase, LawFailure, check_cases, check_task, law_cases
 from toylab.tasks.counting import ContextualCounting
 from toylab.tasks.dyck import Dyck
+from toylab.tasks.enumeration import EnumerableTask
 from toylab.tasks.grammar import ConceptGrammar
 from toylab.tasks.hops import MultiHopRecall
 from toylab.tasks.iterated_map import IteratedMap
@@ -53,6 +54,7 @@ __all__ = [
     "ContextualCounting",
     "Copy",
     "Dyck",
+    "EnumerableTask",
     "IteratedMap",
     "Kind",
     "LawCase",

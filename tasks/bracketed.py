@@ -95,6 +95,49 @@ def _strings_of_split(split: Split, p: float, length: int, regions: int) -> BitS
     return strings[split_of(strings) == split_index(split)]
 
 
+def _number_of_strings(length: int, fewest: int, most: int, p: float | int, brackets: int = 0) -> int:
+    """Number of strings with `fewest` to `most` regions, or of ways to complete one that has `brackets` brackets."""
+    ends = (2 * regions - brackets for regions in range(fewest, most + 1))
+    return sum(
+        math.comb(length, more) * len(_possible_bits(p)) ** (length - more) for more in ends if 0 <= more <= length
+    )
+
+
+def _numbered_strings(
+    numbers: Int[np.ndarray, " batch"], length: int, fewest: int, most: int, p: float | int
+) -> BitStrings:
+    """The strings with these numbers in lexicographic order, of all that have `fewest` to `most` regions."""
+    bits = _possible_bits(p)
+    strings, brackets = np.empty((len(numbers), length), dtype=np.int64), np.zeros(len(numbers), dtype=np.int64)
+    for position in range(length):
+        ways = [_number_of_strings(length - 1 - position, fewest, most, p, n) for n in range(2 * most + 1)]
+        after_bit = np.array([min(number, 2**63 - 1) for number in ways])[brackets]
+        bit = np.where(after_bit > 0, np.minimum(numbers // np.maximum(after_bit, 1), len(bits)), len(bits))
+        numbers = numbers - bit * after_bit
+        is_bracket = bit == len(bits)
+        bracket = np.where(brackets % 2, CLOSE, OPEN)
+        strings[:, position] = np.where(is_bracket, bracket, np.array((*bits, ZERO))[bit])
+        brackets = brackets + is_bracket
+    return strings
+
+
+def _possible_bits(p: float | int) -> tuple[int, ...]:
+    """Bits of nonzero probability."""
+    return (ZERO,) * (p < 1) + (ONE,) * (p > 0)
+
+
+def _extended(strings: BitStrings, sizes: Sizes, added: list[int], at_start: bool) -> BitStrings:
+    """Strings with tokens added at their start or end."""
+    number = len(added)
+    extended = np.full((len(strings), strings.shape[1] + number), ZERO)
+    if at_start:
+        extended[:, :number], extended[:, number:] = added, strings
+    else:
+        extended[:, : -number or None] = strings
+        extended[np.arange(len(strings))[:, None], sizes[:, None] + np.arange(number)] = added
+    return extended
+
+
 def _low(span: int | tuple[int, int]) -> int:
     return span if isinstance(span, int) else span[0]
 

@@ -20,7 +20,7 @@ import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, overload
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -40,14 +40,18 @@ from toylab.tasks.bracketed import (
     BitStrings,
     Sizes,
     _count_distribution,
+    _extended,
     _has_strings,
     _high,
     _links,
     _low,
+    _number_of_strings,
+    _numbered_strings,
     _per_row,
     _sample_strings,
     _strings_of_split,
 )
+from toylab.tasks.enumeration import checked_length, with_splits, within
 
 _PATIENCE = 1000
 """Rounds of rejection sampling before the strings of a split are enumerated. In spaces too large to enumerate, at least
@@ -192,6 +196,19 @@ class ContextualCounting:
             weights = np.exp(log_probs - log_probs.max())
             strings[row, : sizes[row]] = rng.choice(choices, p=weights / weights.sum())
         return self.batch(strings, sizes)
+
+    @property
+    def sampled_lengths(self) -> range:
+        return range(self.min_length, self.max_length + 1)
+
+    def count(self, length: int) -> int:
+        """Number of strings of a length with the task's numbers of regions, also for lengths outside `length`."""
+        return _number_of_strings(checked_length(length), self.fewest, self.most, self.p)
+
+    def enumerate(self, length: int, numbers: Sizes) -> Batch:
+        """The strings with these numbers in lexicographic order; see `toylab.tasks.enumeration`."""
+        strings = _numbered_strings(within(numbers, self.count(length)), length, self.fewest, self.most, self.p)
+        return with_splits(self.batch(strings, np.full(len(strings), length)), strings)
 
     def batch(self, strings: BitStrings, sizes: Sizes) -> Batch:
         """Build the batch for given strings of tokens 0, 1, `[` and `]`; `strings[row, sizes[row]:]` is ignored.
@@ -350,23 +367,10 @@ class ContextualCounting:
     def _add_tokens(self, batch: Batch, added: list[int], where: Literal["end", "start"]) -> Batch:
         """Strings with the tokens `added` put at their start or end."""
         strings, sizes = self.strings(batch)
-        number = len(added)
-        extended = np.full((len(strings), strings.shape[1] + number), ZERO)
-        if where == "start":
-            extended[:, :number], extended[:, number:] = added, strings
-        else:
-            extended[:, : -number or None] = strings
-            extended[np.arange(len(strings))[:, None], sizes[:, None] + np.arange(number)] = added
-        return self.batch(extended, sizes + number)
+        return self.batch(_extended(strings, sizes, added, where == "start"), sizes + len(added))
 
-    @overload
-    def _count_token(self, count: int) -> int: ...
-
-    @overload
-    def _count_token(self, count: Int[np.ndarray, "*shape"]) -> Int[np.ndarray, "*shape"]: ...
-
-    def _count_token(self, count: int | Int[np.ndarray, "*shape"]) -> int | Int[np.ndarray, "*shape"]:
-        """Token id of a count."""
+    def _count_token(self, count: Any) -> Any:
+        """Token id of a count, or ids of an array of counts."""
         if np.max(count, initial=0) >= self.classes:
             raise ToylabError(f"count={np.max(count)}: this task names counts up to {self.classes - 1}; raise length")
         return END + 1 + count

@@ -28,6 +28,7 @@ from toylab.tasks.base import (
     split_index,
     split_of,
 )
+from toylab.tasks.enumeration import checked_length, mixed_digits, with_splits
 
 TASK_TOKENS = ("copy", "parity", "sum", "polynomial", "word")
 """The first token of a row names its task, so tasks with the same alphabet share one vocabulary."""
@@ -218,6 +219,21 @@ class IteratedMap(ABC):
             labels={"length": lengths, "state": state},
         )
 
+    # Enumeration -------------------------------------------------------------------------------------------------
+
+    @property
+    def sampled_lengths(self) -> range:
+        return range(self.min_length, self.max_length + 1)
+
+    def count(self, length: int) -> int:
+        """Number of prompts of `length` inputs, also for lengths outside `lengths`."""
+        return len(self.inputs) ** checked_length(length)
+
+    def enumerate(self, length: int, numbers: Int[np.ndarray, " batch"]) -> Batch:
+        """The rows with these numbers in lexicographic order of the inputs; see `toylab.tasks.enumeration`."""
+        inputs = np.array(self.inputs)[mixed_digits(numbers, [len(self.inputs)] * checked_length(length))]
+        return with_splits(self.batch(inputs, np.full(len(inputs), length)), inputs)
+
     def solve(self, prompt: Sequence[int]) -> list[int]:
         """The correct continuation of `<task> x_1 .. x_L EoI`, including EoS.
 
@@ -318,10 +334,10 @@ class IteratedMap(ABC):
 @lru_cache(maxsize=256)
 def _prompts(inputs: tuple[int, ...], length: int, split: Split) -> Int[np.ndarray, "prompt length"]:
     """All prompts of one length in one split."""
-    parts, space, powers = [], len(inputs) ** length, len(inputs) ** np.arange(length)[::-1]
+    parts, space = [], len(inputs) ** length
     for start in range(0, space, ENUMERABLE):  # in chunks, so memory holds one split, not the whole space
         numbers = np.arange(start, min(start + ENUMERABLE, space))
-        candidates = np.array(inputs)[numbers[:, None] // powers % len(inputs)]
+        candidates = np.array(inputs)[mixed_digits(numbers, [len(inputs)] * length)]
         parts.append(candidates[split_of(candidates) == split_index(split)])
     prompts = np.concatenate(parts)
     prompts.setflags(write=False)  # cached: shared by all callers

@@ -15,6 +15,7 @@ raises `BrokenLawsError`, which lists each broken law, the field at fault and th
                                      divide whole rows, since rows share prefixes
     def split_key(self, prompt)      the part of a prompt that determines its split, if not all of it
     def label_oracle(self, prompt)   expected labels of a prompt, by name, computed from the prompt alone
+    sampled_lengths, count, enumerate  a numbering of all rows, see `toylab.tasks.enumeration.EnumerableTask`
 """
 
 from __future__ import annotations

@@ -34,6 +34,7 @@ from toylab.tasks.base import (
     split_of,
     stream,
 )
+from toylab.tasks.enumeration import mixed_digits, with_splits
 
 _PATIENCE = 200
 
@@ -167,6 +168,25 @@ class Reasoning:
             f"fill {split!r}; "
             "give more states or steps"
         )
+
+    @property
+    def sampled_lengths(self) -> range:
+        return range(self.length, self.length + 1)
+
+    def count(self, length: int) -> int:
+        """Number of prompts of the task's own length; it has no others."""
+        return (1 + self.flag) * self.p ** (self.length + 1) if length == self.length else 0
+
+    def enumerate(self, length: int, numbers: Int[np.ndarray, " batch"]) -> Batch:
+        """The prompts with these numbers in lexicographic order, with correct answers as in `sample`; see
+        `toylab.tasks.enumeration`."""
+        digits = mixed_digits(numbers, [self.p] * (self.length + 1) + [1 + self.flag] if self.count(length) else [0])
+        begin = np.full((len(digits), 1), self.token("BOS"))
+        separators = np.array([self.token(name) for name in ("SEP", "SEP'")[: 1 + self.flag]])[digits[:, -1:]]
+        prompts = np.concatenate([begin, digits[:, :-1], separators], axis=1)
+        # Styles without chance: the stream decides nothing.
+        batch = self.written(stream(0, "enumerate"), prompts, Styles.clean(1.0, 0.0), dialects=False)
+        return with_splits(batch, prompts)
 
     def written(
         self,

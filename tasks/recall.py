@@ -39,6 +39,7 @@ from toylab.tasks.base import (
     split_index,
     split_of,
 )
+from toylab.tasks.enumeration import distinct_items, mixed_digits, with_splits
 
 _PATIENCE = 500
 """Rounds of rejection sampling before the rows of a split are enumerated."""
@@ -163,6 +164,34 @@ class AssociativeRecall:
             },
             labels={"pairs": numbers, "pair": pair_of_query},
         )
+
+    # Enumeration ---------------------------------------------------------------------------------------------------
+
+    @property
+    def sampled_lengths(self) -> range:
+        return range(self.fewest, self.most + 1)
+
+    def count(self, length: int) -> int:
+        """Number of rows of `length` pairs, in every order of the queries; 0 above the most pairs of the task."""
+        return math.prod(self._bases(length))
+
+    def enumerate(self, length: int, numbers: Int[np.ndarray, " batch"]) -> Batch:
+        """The rows with these numbers in lexicographic order; see `toylab.tasks.enumeration`."""
+        digits = mixed_digits(numbers, self._bases(length))
+        keys = distinct_items(digits[:, : 2 * length : 2], self.keys)
+        pairs = np.zeros((len(digits), 2 * self.most), dtype=np.int64)
+        pairs[:, : 2 * length : 2], pairs[:, 1 : 2 * length : 2] = keys, self.keys + digits[:, 1 : 2 * length : 2]
+        ranks = distinct_items(digits[:, 2 * length :], length)  # queries sorted by key are in lexicographic order
+        order = np.zeros((len(digits), self.most), dtype=np.int64)
+        order[:, : ranks.shape[1]] = np.take_along_axis(keys.argsort(axis=1), ranks, axis=1)
+        return with_splits(self.batch(pairs, np.full(len(digits), length), order), pairs[:, : 2 * length])
+
+    def _bases(self, length: int) -> list[int]:
+        """The number of choices for each key and value, then for each query."""
+        if not 1 <= length <= self.most:
+            return [0]
+        pairs = [base for left in range(self.keys, self.keys - length, -1) for base in (left, self.values)]
+        return pairs + [length - query for query in range(min(length, self.queries or length))]
 
     # Reference -----------------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import multiprocessing
+import operator
 import pickle
 import sys
 import time
@@ -13,16 +14,20 @@ from typing import Any, get_type_hints
 import numpy as np
 
 from toylab.console import UNGUARDED
-from toylab.tasks.base import SPLIT_SHARES, Batch, Split, Task, stream
+from toylab.tasks.base import SPLIT_SHARES, SPLITS, Batch, Split, Task, stream
+from toylab.tasks.enumeration import EnumerableTask
 from toylab.tasks.laws import (
     ENOUGH_ROWS,
     BrokenLawError,
     _error_location,
     _error_text,
     _require,
+    arrays_have_their_shapes_and_types,
     contents_of,
     equal_batches,
     nonempty_splits,
+    prompts_of,
+    the_oracle_continues_every_prompt_with_the_targets,
 )
 
 PROCESS_TIMEOUT = 60.0
@@ -232,12 +237,70 @@ def rows_come_fast_enough(task: Task) -> None:
     )
 
 
+def the_enumeration_lists_the_rows_that_are_sampled(task: Task) -> None:
+    """A task with `enumerate` lists distinct rows in order, as the reference solution continues them; each sampled row
+    is among them, found by bisection, with its split, and each listed token is sampled."""
+    if not isinstance(task, EnumerableTask):
+        return
+    sampled = {split: task.sample(stream(9, split), 400, split) for split in nonempty_splits(task)}
+    listed_tokens, rng = set(), stream(9, "numbers")
+    counts = {length: min(task.count(length), _LARGEST) for length in task.sampled_lengths}
+    for length, count in counts.items():
+        numbers = np.append(rng.integers(count, size=40 * (count > 0)), [0, 1, count - 2, count - 1])
+        numbers = np.unique(numbers[(numbers >= 0) & (numbers < count)])
+        batch = task.enumerate(length, numbers)
+        _require(len(batch) == len(numbers), "enumerate", f"{len(numbers)} rows were requested, {len(batch)} returned")
+        arrays_have_their_shapes_and_types(task, batch)
+        the_oracle_continues_every_prompt_with_the_targets(task, batch)
+        rows = _rows_of(batch)
+        _require(all(map(operator.lt, rows, rows[1:])), "enumerate", f"rows of length {length} are not in order")
+        listed_tokens |= {token for prompt in prompts_of(batch) for token in prompt}
+    missing = listed_tokens - {token for batch in sampled.values() for prompt in prompts_of(batch) for token in prompt}
+    _require(not missing, "enumerate", f"lists the tokens {sorted(missing)}, which are not sampled")
+    for split, batch in sampled.items():
+        rows = _rows_of(batch)[:12]
+        for length, count in counts.items():
+            found = _splits_listed(task, length, count, rows)
+            for row, listed_in in zip(rows, found, strict=True):
+                why = f"puts {row} into {listed_in!r}, and it is sampled from {split!r}"
+                _require(listed_in in (None, split), "enumerate", why)
+            rows = [row for row, listed_in in zip(rows, found, strict=True) if listed_in is None]
+        if max(counts.values()) < _LARGEST:
+            _require(not rows, "enumerate", f"does not list {rows[:1]}, which is sampled")
+
+
+_LARGEST = 2**62
+"""Rows are listed up to this number, since numpy's integers end at 2^63 - 1."""
+
+
+def _rows_of(batch: Batch) -> list[tuple[int, ...]]:
+    return [tuple(row[:size]) for row, size in zip(batch.tokens.tolist(), batch.sizes.tolist(), strict=True)]
+
+
+def _splits_listed(task: EnumerableTask, length: int, count: int, rows: list[tuple[int, ...]]) -> list[Split | None]:
+    """The split that the enumeration of a length gives each row, found by bisection; None where it is not listed."""
+    if not count:
+        return [None] * len(rows)
+    low, high = np.zeros(len(rows), dtype=np.int64), np.full(len(rows), count - 1)
+    while (low < high).any():
+        middle = (low + high) // 2
+        listed_rows = _rows_of(task.enumerate(length, middle))
+        is_after = np.array([listed < row for listed, row in zip(listed_rows, rows, strict=True)])
+        low, high = np.where(is_after & (low < high), middle + 1, low), np.where(is_after, high, middle)
+    batch = task.enumerate(length, low)
+    return [
+        SPLITS[split] if listed == row else None
+        for listed, row, split in zip(_rows_of(batch), rows, batch.labels["split"].tolist(), strict=True)
+    ]
+
+
 TASK_LAWS = (
     a_task_keeps_the_protocol,
     another_process_ends_and_draws_the_same_rows,  # has a timeout, so it runs before laws that sample in this process
     a_task_is_immutable_and_its_fields_are_its_identity,
     a_pickled_task_is_the_same_task,
     splits_hold_their_shares,
+    the_enumeration_lists_the_rows_that_are_sampled,
     streams_share_no_run_of_rows,
     rows_do_not_depend_on_how_many_are_drawn,
     rows_come_fast_enough,

@@ -16,6 +16,7 @@ FLOORS = (
     ("training", "planted"),
     ("report", "survey", "export"),
     ("runs",),
+    ("proofs",),
     ("studies",),
     ("calibration", "bench"),
     ("lessons",),

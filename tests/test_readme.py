@@ -20,7 +20,7 @@ from toylab.console import ToylabError
 from toylab.model.positions import POSITIONS
 from toylab.runs.study import Job
 from toylab.runs.table import load_runs
-from toylab.runs.task_training import TrainedModel
+from toylab.runs.task_training import StoredModel, TrainedModel
 from toylab.studies.iteration_head.study import IterationHeadStudy
 from toylab.survey import Survey
 from toylab.training.loop import TrainConfig, train
@@ -205,6 +205,11 @@ def test_the_probe_of_ones_own_tells_how_far_heads_look():
     assert names["reach"](back).tolist() == pytest.approx([0, 5 / 6, 8 / 6])
 
 
+def test_the_property_of_ones_own_is_proved(capsys):
+    exec(example("class WritesNoInputToken"), {})
+    assert capsys.readouterr().out.count("for all 62 inputs of lengths 1 to 5") == 2
+
+
 @pytest.mark.slow
 def test_the_probe_of_ones_own_reads_a_model_that_was_trained(capsys):
     exec(example("def reach(pattern)"), {})
@@ -275,6 +280,10 @@ def test_a_study_that_is_not_there_is_a_mistake_in_what_was_asked(own, capsys):
 TRAINED = {"survey": Survey(1.0, 1.0, ()), "steps": 0, "validation_accuracy": 1.0}
 LONG = {
     "toylab.runs.jobs.execute": lambda *_, **__: {Job("train", 0): TrainedModel(**TRAINED)},
+    "toylab.commands.proofs.named_models": lambda *_: [StoredModel("", Path("model"), None, 0)],
+    "toylab.model.checkpoint.load_model": lambda *_: None,
+    "toylab.proofs.named.named_property": lambda *_: None,
+    "toylab.proofs.prove.prove": lambda *_, **__: "proved",
     "toylab.runs.jobs.execute_all": lambda *_, **__: None,
     "toylab.runs.judge.judge_and_report": lambda out, study=None: str(out),
     "toylab.runs.scoreboard.finish_all": lambda folder, study=None: str(folder),
@@ -309,8 +318,8 @@ def test_every_command_that_is_written_anywhere_is_understood(line, own, monkeyp
 
 
 SHORT = {
-    "toylab check parity": "22 of 22 laws hold",
-    "toylab check mine:Reverse": "22 of 22 laws hold",
+    "toylab check parity": "23 of 23 laws hold",
+    "toylab check mine:Reverse": "23 of 23 laws hold",
     "toylab train associative-recall": "induction",
     "toylab train mine:Reverse": "mirror",
 }

@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # the same names, for those that cannot load them
     from toylab.model.config import ModelConfig as ModelConfig
     from toylab.model.generate import generate as generate
     from toylab.model.transformer import Transformer as Transformer
+    from toylab.proofs.prove import prove as prove
     from toylab.runs.grid import grid as grid
     from toylab.runs.processes import single_thread as single_thread
     from toylab.runs.sweep import sweep as sweep
@@ -35,6 +36,7 @@ _HOMES = {
     "generate": "model.generate",
     "grid": "runs.grid",
     "load_runs": "runs.table",
+    "prove": "proofs.prove",
     "sweep": "runs.sweep",
     "training_batches": "training.batches",
     "next_token_loss": "training.batches",

@@ -1,5 +1,5 @@
-"""The command line: `toylab list | show | check | export | train | survey | calibrate | run | sweep | table | plot |
-claims | report | bench`.
+"""The command line: `toylab list | show | check | export | train | survey | prove | calibrate | run | sweep | table |
+plot | claims | report | bench`.
 
 Exit codes: 0 for success, whatever the verdicts; 2 for a user error, with a short message on stderr; 1 for a failed
 job, a bug, or a task that violates laws; 130 after Ctrl-C. Heavy imports are deferred so that help is immediate.
@@ -18,6 +18,7 @@ from toylab import __version__
 from toylab.commands.flags import known_tasks
 from toylab.commands.instruments import calibrate_probes, measure_speed
 from toylab.commands.parser import Parser
+from toylab.commands.proofs import prove_property
 from toylab.commands.studies import print_claims, report_run, run_study
 from toylab.commands.surveys import survey_models
 from toylab.commands.sweeps import plot_rows, print_table, sweep_study
@@ -155,11 +156,20 @@ def _add_tasks(add: Callable) -> None:
         takes_settings=True,
         add_help=True,
     )
-    text = "a folder of `toylab train`, a job of a run such as RUN/seed-0/main, or a model file"
-    command.add_argument("path", metavar="FOLDER", type=Path, help=text)
-    command.add_argument("--task", help="task of a model file, or of your own study; its settings are --task.*")
+    _add_model(command)
     _add_device(command)
     command.add_argument("--out", type=Path, help=".svg, .png or .pdf file (default: FOLDER/survey.svg)")
+
+    command = add(
+        "prove", prove_property, "prove a property of a stored model on all inputs", takes_settings=True, add_help=True
+    )
+    _add_model(command)
+    text = "answers (default), free-running, attention:LINK or ideal-pattern:LINK, for the best head of a link"
+    command.add_argument("--property", default="answers", metavar="NAME", help=text)
+    command.add_argument("--lengths", metavar="1..6", help="lengths of the inputs (default: all that the task samples)")
+    _add_integer(command, "budget", 60, "CPU-seconds after which the other inputs are sampled", 0)
+    _add_integer(command, "workers", 1, "number of parallel processes, each with one thread", 1)
+    command.add_argument("--out", type=Path, help="certificate; the same command resumes the proof in it")
 
     command = add("calibrate", calibrate_probes, "measure error rates of the probes on cases with known ground truth")
     text = "probes to report in detail, or `intervals` for the verdict rules (default: a table of all probes)"
@@ -231,6 +241,12 @@ def _add_bench(add: Callable) -> None:
     command.add_argument("--device", help="device of the models (default: cpu; for gpu, cuda)")
     _add_format_arguments(command, markdown="a Markdown table")
     command.add_argument("--out", type=Path, default=Path("runs/bench"), help="folder for results and figures")
+
+
+def _add_model(command: argparse.ArgumentParser) -> None:
+    text = "a folder of `toylab train`, a job of a run such as RUN/seed-0/main, or a model file"
+    command.add_argument("path", metavar="FOLDER", type=Path, help=text)
+    command.add_argument("--task", help="task of a model file, or of your own study; its settings are --task.*")
 
 
 def _add_integer(

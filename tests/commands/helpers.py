@@ -12,7 +12,8 @@ from tests.short_runs import FEW_STEPS
 TINY = ["--preset", "quick", *FEW_STEPS["iteration-head"].split()]
 """The flags of `tiny_run`."""
 REMEDY = re.compile(
-    r"did you mean|there are|must be|must end with|give |for example|such as|another folder|delete|again|run --help|[Uu]nrecognized"
+    r"did you mean|there are|must (be|end with)|give |for example|such as|another folder|delete|again|run --help"
+    r"|[Uu]nrecognized"
 )
 
 

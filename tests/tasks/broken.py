@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 
+from tests.tasks.broken_enumerations import ENUMERATIONS
 from toylab.tasks import (
     IGNORE,
     SPLITS,
@@ -250,6 +251,7 @@ COUNTING = {"length": 14, "regions": 2}
 ORACLE = laws.the_oracle_continues_every_prompt_with_the_targets
 SIZES = laws.sizes_say_where_one_padding_token_begins
 LINKS = laws.links_stay_inside_their_row_and_read_no_future
+
 MUTANTS = [
     *[(mutant, [mutant.caught_by]) for mutant in mutants_of(Parity(lengths=(4, 7)))],
     (Mutant(task=Parity(lengths=(4, 7)), fault="link of the next row"), [laws.slices_of_a_batch_are_the_whole]),
@@ -279,5 +281,9 @@ MUTANTS = [
     (broken(Unlike), [task_laws.a_task_is_immutable_and_its_fields_are_its_identity]),
     (Changeable(), [task_laws.a_task_is_immutable_and_its_fields_are_its_identity]),
     (unpicklable(), [task_laws.a_pickled_task_is_the_same_task]),
+    *[
+        (kind(p=5, lengths=(2, 4)), [task_laws.the_enumeration_lists_the_rows_that_are_sampled])
+        for kind in ENUMERATIONS
+    ],
     (object(), [task_laws.a_task_keeps_the_protocol]),
 ]

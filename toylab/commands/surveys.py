@@ -23,7 +23,7 @@ def survey_models(options: argparse.Namespace, rest: list[str]) -> None:
     from toylab.runs.task_training import survey_rows
     from toylab.survey import survey
 
-    models, device = _models(options, rest), checked_device(options)
+    models, device = named_models(options, rest), checked_device(options)
     out = options.out or (options.path if options.path.is_dir() else options.path.parent) / "survey.svg"
     if out.suffix not in (".svg", ".png", ".pdf"):
         raise ToylabError(f"out={out}: the name must end with .svg, .png or .pdf")
@@ -50,7 +50,7 @@ def survey_models(options: argparse.Namespace, rest: list[str]) -> None:
     print(f"Figure: {out}")
 
 
-def _models(options: argparse.Namespace, rest: list[str]) -> list[StoredModel]:
+def named_models(options: argparse.Namespace, rest: list[str]) -> list[StoredModel]:
     """The models of a folder with their tasks; flags give the task of a model file, or of a job of any study."""
     from toylab.files import exists
     from toylab.runs.task_training import StoredModel, is_training, seed_of, stored_models
@@ -63,7 +63,7 @@ def _models(options: argparse.Namespace, rest: list[str]) -> list[StoredModel]:
     task_class = chosen_task(options, rest)
     if path.is_dir() and is_training(path):
         return stored_models(path, task_class)
-    flags_class = make_dataclass("Surveyed", [("task", task_class)], kw_only=True)
+    flags_class = make_dataclass("TaskOfModel", [("task", task_class)], kw_only=True)
     task = complete(settings_from_flags(flags_class, None, options, rest).task, options.task)
     file = path / "model.safetensors" if path.is_dir() else path
     return [StoredModel(path.name, file, task, seed_of(file.parent))]

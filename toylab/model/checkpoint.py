@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from toylab.console import ToylabError
 from toylab.files import read_tensors, write_tensors
@@ -23,8 +23,7 @@ def save_model(path: Path | str, model: Transformer | EncoderDecoder) -> None:
     """Save the weights, config and sizes of a model to a safetensors file."""
     sizes = {name: getattr(model, name) for name in _LOADERS[type(model).__name__][2]}
     about = {"kind": type(model).__name__, "config": asdict(model.config), **sizes}
-    tensors = {name: t for name, t in model.state_dict().items() if not _is_tied(model, name)}
-    write_tensors(path, tensors, about)
+    write_tensors(path, stored_tensors(model), about)
 
 
 def load_model(path: Path | str) -> Any:
@@ -53,6 +52,11 @@ def load_model(path: Path | str) -> Any:
     return model
 
 
+def stored_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a model as `save_model` stores them: a tied unembedding is the embedding."""
+    return {name: t for name, t in model.state_dict().items() if not _is_tied(model, name)}
+
+
 def _encoder_decoder_config(about: dict[str, Any]) -> EncoderDecoderConfig:
     return EncoderDecoderConfig(**{**about, "encoder": ModelConfig(**about["encoder"])})
 
@@ -64,7 +68,7 @@ _LOADERS: dict[str, tuple[type, Callable[[dict[str, Any]], Any], tuple[str, ...]
 """From class name to the class, its config parser, and the names of its sizes in constructor order."""
 
 
-def _is_tied(model: Transformer | EncoderDecoder, name: str) -> bool:
+def _is_tied(model: nn.Module, name: str) -> bool:
     return isinstance(model, Transformer) and name == "unembedding.weight" and model.config.unembedding == "tied"
 
 

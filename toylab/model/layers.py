@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, overload
@@ -44,6 +44,17 @@ class NoOp(nn.Module):
         return x
 
 
+def softmax_over_keys(scores: Float[Tensor, "*shape key"]) -> Float[Tensor, "*shape key"]:
+    """PyTorch's softmax over the last dimension."""
+    return scores.softmax(dim=-1)
+
+
+def short_softmax(scores: Float[Tensor, "*shape key"]) -> Float[Tensor, "*shape key"]:
+    """Softmax over the last dimension by exp and sum: the same up to rounding, and faster for tens of keys on a CPU."""
+    weights = (scores - scores.amax(dim=-1, keepdim=True)).exp_()
+    return weights.div_(weights.sum(dim=-1, keepdim=True))
+
+
 class Attention(nn.Module):
     """Multi-head attention with a hook point at every intermediate activation.
 
@@ -57,6 +68,8 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig, generator: torch.Generator, few_queries: bool = False) -> None:
         super().__init__()
         self.heads, self.few_queries = config.heads, few_queries
+        self.normalise: Callable[[Tensor], Tensor] = softmax_over_keys
+        """From scores to pattern."""
         self.query = make_linear(config.width, config.width, config.biases, generator)
         self.key = make_linear(config.width, config.width, config.biases, generator)
         self.value = make_linear(config.width, config.width, config.biases, generator)
@@ -88,7 +101,7 @@ class Attention(nn.Module):
         if cache is not None:
             k, v = cache.extend(layer, k, v)
         scores = q @ k.mT
-        pattern = self.pattern(self.scores(scores.add_(context.bias)).softmax(dim=-1))
+        pattern = self.pattern(self.normalise(self.scores(scores.add_(context.bias))))
         single_query = cache is not None and pattern.shape[2] == 1  # one query: elementwise is faster than matmul
         mean = (pattern.mT * v).sum(dim=2, keepdim=True) if single_query else pattern @ v
         return self.output(self.z(mean.transpose(1, 2)).flatten(2))
@@ -111,7 +124,7 @@ class Attention(nn.Module):
         if self.key.bias is not None:
             scores = scores + (q @ self.key.bias.view(heads, -1, 1)).flatten(1, 2)
         scores = scores.unflatten(1, (heads, -1)) / math.sqrt(q.shape[-1])
-        pattern = self.pattern(self.scores(scores + context.bias).softmax(dim=-1))
+        pattern = self.pattern(self.normalise(self.scores(scores + context.bias)))
         mean = (pattern.flatten(1, 2) @ key_stream).unflatten(1, (heads, -1))
         z = (mean @ self.value.weight.unflatten(0, (heads, -1)).transpose(1, 2)).transpose(1, 2)
         if self.value.bias is not None:

@@ -1,0 +1,1 @@
+"""Verdicts on all inputs of a task: properties of a model, decided exactly, with certificates."""

@@ -1,0 +1,245 @@
+"""Prove a property of a model on all inputs of a task, in order, as far as a budget reaches."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import time
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, wait
+from copy import deepcopy
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import nn
+
+from toylab.console import ToylabError, progress_bar
+from toylab.proofs.certificate import BLOCK, header_of, property_title, read_certificate, write_certificate
+from toylab.proofs.counterexample import describe_failure
+from toylab.proofs.proof import Proof, ProvedBlock, RestSample
+from toylab.proofs.properties import UNDECIDED, Answers, Outcome, Property
+from toylab.proofs.routes import proof_copy
+from toylab.runs.processes import ProcessPool
+from toylab.settings import check_range
+from toylab.tasks import SPLITS, EnumerableTask, Task, stream
+
+BATCH = 2**11
+"""Rows of a forward pass."""
+CLOSE_MARGIN = 1e-4
+"""Margins below this are decided in float64."""
+
+
+def prove(
+    model: nn.Module,
+    task: Task,
+    property: Property | None = None,
+    *,
+    lengths: range | tuple[int, ...] | None = None,
+    budget: float | int = 60,
+    workers: int = 1,
+    out: Path | str | None = None,
+    sample: int = 3000,
+    seed: int = 0,
+    progress: str | None = None,
+) -> Proof:
+    """Decide a property on every row of a task, smallest length first, and on a random sample of the rows beyond the
+    budget.
+
+    Args:
+        model: run in evaluation mode, in its own dtype and on its device.
+        property: by default, that every answer is correct.
+        lengths: by default all that the task samples.
+        budget: CPU-seconds of all processes for the rows decided one by one; a block that was begun is finished.
+        workers: processes, of one thread each.
+        out: certificate, a JSON file; if it exists, the proof is resumed after its blocks.
+        sample: number of rows drawn from the rest.
+        seed: of these draws.
+        progress: title of a progress bar.
+
+    Raises:
+        ToylabError: for a task without a numbering, or with more rows than can be numbered; for a certificate of
+            another model, task or property.
+    """
+    check_range(budget=budget, least=0)
+    check_range(workers=workers, sample=sample, least=1)
+    property, counts = property or Answers(), _counts(task, lengths)
+    assert isinstance(task, EnumerableTask)  # checked by `_counts`
+    model = proof_copy(model)
+    header = header_of(model, task, property, counts)
+    blocks = [] if out is None else read_certificate(out, header)
+    for block in _blocks(model, task, property, counts, blocks, budget, workers, progress):
+        blocks.append(block)
+        if out is not None and len(blocks) % 16 == 0:
+            write_certificate(out, header, blocks)
+    rest = _sample_of_rest(model, task, property, counts, sum(block.rows for block in blocks), sample, seed)
+    failed = next((block for block in blocks if block.counterexample is not None), None)
+    text = None
+    if failed is not None and failed.counterexample is not None:
+        text = describe_failure(model, task, property, failed.length, failed.counterexample)
+    if out is not None:
+        write_certificate(out, header, blocks, rest, text)
+    return Proof(name=property_title(property), counts=counts, blocks=tuple(blocks), sample=rest, counterexample=text)
+
+
+def _counts(task: Any, lengths: range | tuple[int, ...] | None) -> dict[int, int]:
+    """Number of rows of each length. Raises `ToylabError` for a task whose rows cannot be numbered."""
+    if not isinstance(task, EnumerableTask):
+        raise ToylabError(
+            f"task={type(task).__name__}: has no numbering of its rows; give a task with sampled_lengths, count and "
+            "enumerate (see toylab.tasks.EnumerableTask)"
+        )
+    lengths = sorted(set(task.sampled_lengths if lengths is None else lengths))
+    counts = {length: number for length in lengths if (number := task.count(length))}
+    if not counts:
+        raise ToylabError(f"lengths={lengths}: the task has no row of these lengths; it samples {task.sampled_lengths}")
+    if (total := sum(counts.values())) >= 2**63:
+        raise ToylabError(
+            f"lengths={min(counts)}..{max(counts)}: the task has {total} rows, and numbers end at 2^63; give "
+            "shorter lengths, or a smaller task"
+        )
+    return counts
+
+
+def _blocks(
+    model: nn.Module,
+    task: EnumerableTask,
+    property: Property,
+    counts: dict[int, int],
+    done: list[ProvedBlock],
+    budget: float | int,
+    workers: int,
+    progress: str | None,
+) -> Iterator[ProvedBlock]:
+    """The blocks after those that are done, in order, until the budget is spent."""
+    spans = (
+        (length, start, min(start + BLOCK, count))
+        for length, count in counts.items()
+        for start in range(0, count, BLOCK)
+    )
+    spans = itertools.islice(spans, len(done), None)
+    spent, total = 0.0, sum(counts.values())
+    bar = progress_bar(total=total, initial=sum(b.rows for b in done), desc=progress, disable=progress is None)
+    with bar:
+        if workers == 1:
+            for span in spans:
+                if spent >= budget:
+                    return
+                block, seconds = judge_block(model, task, property, *span)
+                spent += seconds
+                bar.update(block.rows)
+                yield block
+            return
+        with ProcessPool(workers, []) as pool:
+            pending: dict[Any, None] = {}
+            while True:
+                while spent < budget and len(pending) < 2 * workers and (span := next(spans, None)):
+                    pending[pool.submit(judge_block, model, task, property, *span)] = None
+                if not pending:
+                    return
+                first = next(iter(pending))  # blocks are counted in order
+                wait([first], return_when=FIRST_COMPLETED)
+                del pending[first]
+                block, seconds = first.result()
+                spent += seconds
+                bar.update(block.rows)
+                yield block
+
+
+def judge_block(
+    model: nn.Module, task: EnumerableTask, property: Property, length: int, start: int, stop: int
+) -> tuple[ProvedBlock, float]:
+    """Decide the rows `start` to `stop` of one length; returns the block and its CPU-seconds."""
+    begin, digest = time.process_time(), hashlib.sha256()
+    exact = _in_float64(model), _in_float64(property)
+    totals = dict.fromkeys(("train", "holds", "train_holds", "close"), 0)
+    smallest, counterexample = np.inf, None
+    for first in range(start, stop, BATCH):
+        numbers = np.arange(first, min(first + BATCH, stop))
+        outcome, split = _decide(model, task, property, exact, length, numbers)
+        is_train = split == SPLITS.index("train")
+        digest.update(decision_bytes(outcome.decisions))
+        totals["train"] += int(is_train.sum())
+        totals["holds"] += int(outcome.holds.sum())
+        totals["train_holds"] += int((outcome.holds & is_train).sum())
+        totals["close"] += int((outcome.margins < CLOSE_MARGIN).sum())
+        smallest = min(smallest, float(outcome.margins.min()))
+        if counterexample is None and not outcome.holds.all():
+            counterexample = int(numbers[outcome.holds.argmin()])
+    margin = smallest if np.isfinite(smallest) else None
+    block = ProvedBlock(
+        length=length,
+        start=start,
+        rows=stop - start,
+        margin=margin,
+        digest=digest.hexdigest(),
+        counterexample=counterexample,
+        **totals,
+    )
+    return block, time.process_time() - begin
+
+
+def decision_bytes(decisions: Int[np.ndarray, "batch decision"]) -> bytes:
+    """The decisions of all rows as little-endian 32-bit integers, row after row."""
+    return decisions[decisions != UNDECIDED].astype("<i4").tobytes()
+
+
+def _decide(
+    model: nn.Module,
+    task: EnumerableTask,
+    property: Property,
+    exact: tuple[nn.Module, Property],
+    length: int,
+    numbers: Int[np.ndarray, " batch"],
+) -> tuple[Outcome, Int[np.ndarray, " batch"]]:
+    """The outcome on numbered rows, in float64 where a margin is small, and the split of each row.
+
+    Rows below twice `CLOSE_MARGIN` are decided again: the rounding of float32 must not decide which rows are close.
+    """
+    batch = task.enumerate(length, numbers)
+    with torch.inference_mode():
+        outcome = property(model, batch)
+        again = np.flatnonzero(outcome.margins < 2 * CLOSE_MARGIN)
+        if len(again):
+            close = exact[1](exact[0], task.enumerate(length, numbers[again]))
+            width = close.decisions.shape[1]  # smaller if only longer rows have further decisions
+            outcome.decisions[again, :width], outcome.fulfilled[again, :width] = close.decisions, close.fulfilled
+            outcome.margins[again] = close.margins
+    return outcome, batch.labels["split"]
+
+
+def _in_float64(value: Any) -> Any:
+    """A copy of a model, or of a property with the models in its fields, in float64."""
+    if isinstance(value, nn.Module):
+        return deepcopy(value).double()
+    if not is_dataclass(value) or isinstance(value, type):
+        return value
+    models = {one.name: getattr(value, one.name) for one in fields(value)}
+    return replace(value, **{name: _in_float64(one) for name, one in models.items() if isinstance(one, nn.Module)})
+
+
+def _sample_of_rest(
+    model: nn.Module,
+    task: EnumerableTask,
+    property: Property,
+    counts: dict[int, int],
+    decided: int,
+    rows: int,
+    seed: int,
+) -> RestSample | None:
+    """Independent uniform draws from the rows after the first `decided` ones."""
+    total = sum(counts.values())
+    if decided == total:
+        return None
+    drawn = np.sort(stream(seed, "prove").integers(decided, total, size=rows))
+    exact, failures, before = (_in_float64(model), _in_float64(property)), 0, 0
+    for length, count in counts.items():
+        numbers = drawn[(drawn >= before) & (drawn < before + count)] - before
+        before += count
+        for first in range(0, len(numbers), BATCH):
+            outcome, _ = _decide(model, task, property, exact, length, numbers[first : first + BATCH])
+            failures += int((~outcome.holds).sum())
+    return RestSample(rows=rows, failures=failures)
