@@ -1,5 +1,6 @@
 """Write a scoreboard into the package, CLAIMS.md and README.md: `python notebooks/scoreboard.py FOLDER`, of a folder of
-runs. The verdicts in docs/abstracts.md and the tables in docs/results.md follow.
+runs. The verdicts in docs/abstracts.md and the tables in docs/results.md follow. A study without a run in the folder keeps
+its published verdicts.
 
 `make scoreboard` makes the runs first, on seeds that no choice was made on. Without a folder nothing is judged: the
 published board is written into CLAIMS.md, and its summary into README.md, as it stands.
@@ -37,13 +38,15 @@ def put_table(page: Path, name: str, table: str) -> None:
 
 
 def main(folder: Path | None = None) -> None:
-    standings = scoreboard.published_scoreboard() if folder is None else scoreboard.build_scoreboard(folder)
+    standings = scoreboard.published_scoreboard()
     if folder is not None:
+        new = {one.study: one for one in scoreboard.build_scoreboard(folder)}
+        standings = [new.get(one.study, one) for one in standings]
         write_json(HERE / "toylab" / "report" / "scoreboard.json", [asdict(one) for one in standings])
-        folders = {one.study: folder / one.folder for one in standings}
         for name, (study, figure) in PICTURES.items():
-            drawn = folders[study] / f"figures/{figure}.svg"
-            write_bytes(HERE / "notebooks/images" / f"{name}.svg", drawn.read_bytes())
+            if study in new:
+                drawn = folder / new[study].folder / f"figures/{figure}.svg"
+                write_bytes(HERE / "notebooks/images" / f"{name}.svg", drawn.read_bytes())
     put_table(HERE / "README.md", "scoreboard", scoreboard.summary_markdown(standings))
     for one in standings:
         put_table(HERE / "docs" / "results.md", one.study, scoreboard.results_markdown(one))
