@@ -137,7 +137,7 @@ def test_scenes_links_and_playing(tmp_path):
         tmp_path,
         """found.cells = document.querySelectorAll(".weight").length;
         found.links = document.querySelectorAll(".link").length;
-        $("links").click(); found.hidden = $("marks").style.display;
+        $("links").click(); found.hidden = document.querySelector(".marks").style.display;
         $("scene").value = "0"; $("scene").dispatchEvent(new Event("change"));
         found.fewer = document.querySelectorAll(".weight").length;
         $("play").click(); found.playing = [text("play"), text("at")];

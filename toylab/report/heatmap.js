@@ -1,4 +1,4 @@
-// Parts that the viewer and the live panel share: elements, the state in the link, and heat maps.
+// Parts shared by the panels of a page: elements, the state in the link, and heat maps.
 "use strict";
 const toyPage = (() => {
   const SVG = "http://www.w3.org/2000/svg", CELL = 18;
@@ -9,6 +9,18 @@ const toyPage = (() => {
     if (text !== undefined) made.textContent = text;
     parent.append(made);
     return made;
+  }
+
+  // Text with its subscripts typeset, such as x_t, as nodes.
+  function mathematics(text) {
+    return text.split(/(?<!\w)([A-Za-z]_[A-Za-z0-9])(?!\w)/).map((part, n) => {
+      if (n % 2 === 0) return part;
+      const symbol = document.createElement("i"), index = document.createElement("sub");
+      [symbol.textContent, index.textContent] = part.split("_");
+      const both = document.createElement("span");
+      both.append(symbol, index);
+      return both;
+    });
   }
 
   // The state of the page, such as #step=900&head=1.3; a link to a claim or a figure has none.
@@ -97,5 +109,5 @@ const toyPage = (() => {
     };
   }
 
-  return { SVG, element, state, keep, heatMap };
+  return { SVG, element, mathematics, state, keep, heatMap };
 })();

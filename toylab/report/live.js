@@ -1,7 +1,7 @@
 // The live panel: a trained model runs on the reader's input, with heads, layers and MLPs to switch off.
 "use strict";
 (() => {
-  const { state, keep } = toyPage;
+  const { state, keep, mathematics } = toyPage;
   const at = (id) => document.getElementById(`live-${id}`);
   const panel = JSON.parse(at("data").textContent), { task, vocabulary } = panel;
   const mean = (x) => x.reduce((sum, value) => sum + value, 0) / x.length;
@@ -26,7 +26,7 @@
   // Of each kind of task: `read` the words of the input, `run` them, `solve` them, and `measure` the claim's quantity.
   const KINDS = {
     iteration: {
-      hint: `Inputs x (${task.inputs.join(" ")})`,
+      hint: () => `Inputs x (${task.inputs.join(" ")})`,
       read: (text) => allow(text.trim().split(/\s+/), task.inputs, 1, task.longest),
       run(words, hook) {
         const { row, answer, ended } = written(ids([task.begin, ...words, "EoI"]), words.length + 3, vocabulary.indexOf("EoS"), hook);
@@ -43,7 +43,7 @@
       },
     },
     counting: {
-      hint: "String of 0, 1, [ and ]",
+      hint: () => "String of 0, 1, [ and ]",
       read(text) {
         const string = text.replace(/\s/g, ""), letters = allow([...string], ["0", "1", "[", "]"], 2, task.longest);
         if (!/^([01]*\[[01]*\])+[01]*$/.test(string)) throw new Error(`${string}: must have regions [ ... ] one after another`);
@@ -74,7 +74,7 @@
       figureLinks: (links, head) => (head.startsWith("decoder") ? links : []),
     },
     refusal: {
-      hint: `Two operators (${task.operators.join(" ")}) and ${task.letters} letters`,
+      hint: () => `Two operators (${task.operators.join(" ")}) and ${task.letters} letters`,
       read(text) {
         const words = text.trim().split(/\s+/);
         return [...allow(words.slice(0, 2), task.operators, 2), ...allow(words.slice(2), task.alphabet, task.letters)];
@@ -89,7 +89,7 @@
       measure: ({ answer }) => [{ name: "refused: share of NULL in the answer", value: mean(answer.map((name) => Number(name === "NULL"))), more: "the line above is what compliance would write" }],
     },
     steering: {
-      hint: `x0 and ${task.length} steps, digits ${task.digits.join(" ")}`,
+      hint: () => `x0 and ${task.length} steps, digits ${task.digits.join(" ")}`,
       read: (text) => allow(text.trim().split(/\s+/), task.digits, task.length + 1),
       run(words, hook) {
         const prompt = ids(["BOS", ...words, "SEP"]), chance = toyModel.softmax(toyModel.forward(model(), prompt, hook).at(-1));
@@ -195,13 +195,13 @@
   }
 
   function gauge({ name, value, mark, more }) {
-    const bar = make("div", "gauge"), low = panel.threshold?.[0], add = (part, left) => { const i = make("i", part); i.style.left = `${100 * left}%`; bar.append(i); return i; };
-    if (low !== undefined && low !== null) add("met", low).style.width = `${100 * (1 - low)}%`;
+    const bar = make("div", "gauge"), low = panel.threshold, add = (part, left) => { const i = make("i", part); i.style.left = `${100 * left}%`; bar.append(i); return i; };
+    if (low !== null) add("met", low).style.width = `${100 * (1 - low)}%`;
     add("bar", 0).style.width = `${100 * Math.min(value, 1)}%`;
     if (mark) add("control", mark);
     add("value", Math.min(value, 1));
     bar.setAttribute("aria-hidden", "true");
-    return make("div", "reading", "", make("p", "cell", `${name}: `, make("b", "", value.toFixed(3)), more ? ` (${more})` : ""), bar);
+    return make("div", "reading", "", make("p", "cell", "", ...mathematics(`${name}: `), make("b", "", value.toFixed(3)), ...mathematics(more ? ` (${more})` : "")), bar);
   }
 
   // Switches: heads by their gain, MLPs and whole layers by their outputs.
@@ -259,7 +259,7 @@
     for (const [name, query, key] of split("moved")) (moved[name] ??= {})[query] = Number(key);
   }
 
-  at("hint").textContent = kind.hint;
+  at("hint").textContent = kind.hint();
   panel.examples.forEach(([name, input]) => at("example").append(new Option(name, input)));
   panel.models.forEach((one) => at("seed").append(new Option(one.title, one.title)));
   Object.keys(known).forEach((head) => at("head").append(new Option(title(head), head)));

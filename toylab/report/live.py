@@ -1,7 +1,7 @@
 """Models that run in the page of a report: their weights, and what a panel needs to know of the task, as JSON.
 
-`model.js` computes the forward pass, `live.js` the panel. A configuration that they cannot compute is refused by name in
-the page.
+`model.js` computes the forward pass, `live.js` the panel. A configuration that `model.js` cannot compute is refused by
+name in the page.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class LivePanel:
         start: by title, the head shown first, such as "1.3".
         bases: by title, the model before fine-tuning, for weights between both.
         vectors: by title, steering vectors by hook point.
-        threshold: whether the quantity is that of the claim, so that its threshold is drawn.
+        threshold: from which value the quantity counts as the claim's, if there is one.
     """
 
     kind: Literal["iteration", "counting", "refusal", "steering"]
@@ -53,15 +53,11 @@ class LivePanel:
     start: Mapping[str, str]
     bases: Mapping[str, Transformer] = field(default_factory=dict)
     vectors: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
-    threshold: bool = False
+    threshold: float | None = None
 
 
-def panel_record(panel: LivePanel, threshold: tuple[float | None, float | None] | None = None) -> dict[str, Any]:
-    """The panel in JSON form, with as many models as fit into `PANEL_SIZE`, at least one.
-
-    Args:
-        threshold: lower and upper threshold of the claim.
-    """
+def panel_record(panel: LivePanel) -> dict[str, Any]:
+    """The panel in JSON form, with as many models as fit into `PANEL_SIZE`, at least one."""
     models: list[dict[str, Any]] = []
     size = 0
     for title, model in panel.models.items():
@@ -76,9 +72,8 @@ def panel_record(panel: LivePanel, threshold: tuple[float | None, float | None] 
         if models and size > PANEL_SIZE:
             break
         models.append(entry)
-    names = ("kind", "vocabulary", "examples", "task", "start")
-    shown = {name: getattr(panel, name) for name in names}
-    return {**shown, "models": models, "threshold": threshold if panel.threshold else None}
+    names = ("kind", "vocabulary", "examples", "task", "start", "threshold")
+    return {name: getattr(panel, name) for name in names} | {"models": models}
 
 
 def model_record(model: Transformer | EncoderDecoder) -> dict[str, Any]:

@@ -129,7 +129,7 @@ def render_page(
     drawn = list(map(_picture, names, pictures))
     panels = [
         *([] if film is None else [_attention_viewer(film)]),
-        *([] if live is None else [_live_panel(live, thresholds.get(live.claim))]),
+        *([] if live is None else [_live_panel(live)]),
     ]
     scripts = ["heatmap.js"] * bool(panels) + ["viewer.js"] * (film is not None)
     scripts += ["model.js", "live.js"] * (live is not None)
@@ -186,8 +186,8 @@ def _attention_viewer(film: HistoryPage) -> str:
     )
 
 
-def _live_panel(live: LivePanel, threshold: Threshold | None) -> str:
-    data = _script_data(panel_record(live, threshold))
+def _live_panel(live: LivePanel) -> str:
+    data = _script_data(panel_record(live))
     return Template(_read("live.html")).substitute(caption=mathematics(live.caption), data=data)
 
 

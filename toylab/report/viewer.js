@@ -1,7 +1,7 @@
 // The attention of a model through its training: a slider over evaluations, a pattern, and curves with a cursor.
 "use strict";
 (() => {
-  const { SVG, element, state, keep } = toyPage;
+  const { SVG, element, state, keep, mathematics } = toyPage;
   const at = (id) => document.getElementById(`viewer-${id}`);
   const film = JSON.parse(at("data").textContent);
   const scenes = film.scenes.map((scene) => ({
@@ -20,15 +20,15 @@
       `position ${query} (${names[query]}) attends to position ${key} (${names[key]}): ${weight(query, key).toFixed(3)}`;
   });
 
-  function weight(query, key) {
+  function weight(query, key, at = frame()) {
     const { shape: [, , , size], bytes } = scene();
     const [layer, number] = head();
-    return bytes[(((frame() * layers + layer) * heads + number) * size + query) * size + key] / 255;
+    return bytes[(((at * layers + layer) * heads + number) * size + query) * size + key] / 255;
   }
 
-  function build() {
-    const { names, links } = scene();
-    pattern.build(names, names, Object.values(links).flat());
+  function build() { // with the links of the head's own job: those that it attends to at the end
+    const { names, links } = scene(), attended = (pairs) => pairs.reduce((sum, [query, key]) => sum + weight(query, key, last), 0);
+    pattern.build(names, names, Object.values(links).filter((pairs) => attended(pairs) > pairs.length / 2).flat());
     pattern.showLinks(at("links").checked);
   }
 
@@ -40,8 +40,8 @@
       for (const end of ["x1", "x2"]) line.setAttribute(end, across(frame()));
     }
     for (const [name, values] of Object.entries(film.curves)) {
-      document.querySelector(`#viewer-curves [data-name="${CSS.escape(name)}"]`).textContent =
-        `${name}: ${values[frame()].toFixed(3)}`;
+      document.querySelector(`#viewer-curves [data-name="${CSS.escape(name)}"]`)
+        .replaceChildren(...mathematics(`${name}: ${values[frame()].toFixed(3)}`));
     }
     pattern.again();
   }
@@ -116,7 +116,7 @@
   if (!still) play();
 
   at("step").addEventListener("input", () => choose(frame()));
-  at("head").addEventListener("change", () => choose(frame()));
+  at("head").addEventListener("change", () => { build(); choose(frame()); });
   at("links").addEventListener("change", () => pattern.showLinks(at("links").checked));
   at("scene").addEventListener("change", () => { build(); choose(frame()); });
   at("play").addEventListener("click", () => (timer ? stop() : play()));

@@ -15,7 +15,8 @@ from toylab.runs.study import Job
 from toylab.studies.iteration_head.claims import PEAKED_SHARE, has_learned
 from toylab.studies.iteration_head.claims_transfer import LEARNED, MAPS
 from toylab.studies.iteration_head.measures import IterationResult
-from toylab.tasks import decode, held_out
+from toylab.tasks import decode
+from toylab.training import evaluate
 from toylab.training.attention_history import HistoryPage, read_history
 from toylab.verdicts.claim import Conditions
 from toylab.verdicts.judgement import measured
@@ -76,7 +77,9 @@ def live(study: Any, results: Conditions, out: Path) -> LivePanel | None:
     if not models:
         return None
     values = np.arange(task.values)
-    inputs = [decode(task, row)[1:-1] for row in _prompts(study)]
+    lengths = sorted({min(length, task.max_length) for length in (4, 6, 8, 10)}, reverse=True)
+    batches = evaluate.by_length(task, study.seeds[0], lengths, 1)
+    inputs = [decode(task, batch.tokens[0, 1 : length + 1].tolist()) for length, batch in batches.items()]
     return LivePanel(
         kind="iteration",
         caption="Type inputs x_1 ... x_L: the model writes the states s_1 ... s_L. Switch off the head, or drag its "
@@ -93,14 +96,8 @@ def live(study: Any, results: Conditions, out: Path) -> LivePanel | None:
             "next": [task.step(np.full_like(values, state), values).tolist() for state in values],
         },
         start={f"seed {s}": f"{measured(r.head).layer}.{measured(r.head).head}" for s, r in main.items()},
+        threshold=PEAKED_SHARE,
     )
-
-
-def _prompts(study: Any) -> list[list[int]]:
-    """Held-out prompts of several lengths, the longest of at most ten inputs."""
-    lengths = sorted({min(length, study.task.max_length) for length in (4, 6, 8, 10)}, reverse=True)
-    batches = [held_out(study.task, study.seeds[0], 1, purpose="page", length=length) for length in lengths]
-    return [batch.tokens[0, : length + 2].tolist() for batch, length in zip(batches, lengths, strict=True)]
 
 
 def _best(main: dict[int, IterationResult]) -> int:

@@ -54,8 +54,8 @@ def live(study: Settings, results: Conditions, out: Path) -> LivePanel | None:
     prompts = [" ".join(decode(task, row[1 : task.prompt - 1])) for row in batch.tokens[:4].tolist()]
     return LivePanel(
         kind="steering",
-        caption="Type x0 and the steps: the base opens with DIRECT and guesses; with the vector it opens with THINK and "
-        "writes the chain. Greedy decoding. Red squares: the step that the next state needs.",
+        caption="Type x0 and the steps: the base opens with DIRECT and guesses; with the vector it opens with THINK "
+        "and writes the chain. Greedy decoding. Red squares: the step that the next state needs.",
         claim="first-token",
         vocabulary=task.vocabulary,
         examples=[(prompt, prompt) for prompt in prompts],
