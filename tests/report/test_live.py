@@ -83,7 +83,10 @@ def test_edits_are_those_of_the_library(tmp_path):
         "head": ({"gains": {"blocks.1.attn.1": 0}}, {"blocks.1.attn.z": zero_heads(1)}),
         "gain": ({"gains": {"blocks.0.attn.0": 1.5}}, {"blocks.0.attn.z": lambda z: z * torch.tensor([[1.5], [1.0]])}),
         "MLP": ({"off": ["blocks.0.mlp_out"]}, {"blocks.0.mlp_out": torch.zeros_like}),
-        "moved": ({"moved": {"blocks.1.attn.0": {"5": 2}}}, {"blocks.1.attn.pattern": follow_links(0, np.array([[0, 5, 2]]))}),
+        "moved": (
+            {"moved": {"blocks.1.attn.0": {"5": 2}}},
+            {"blocks.1.attn.pattern": follow_links(0, np.array([[0, 5, 2]]))},
+        ),
     }  # fmt: skip
     body = "return data.edits.map((edit) => rows(toy.forward(toy.load(data.model), data.tokens, toy.editing(edit))));"
     vectors = {"vectors": {"blocks.0.resid_post": vector.tolist()}}
@@ -130,7 +133,7 @@ def test_what_the_page_cannot_compute_is_refused_by_name(tmp_path):
     found = run_model_script(body, {"records": records, "learned": learned}, tmp_path)
     for answer, name in zip(
         found, ("positions=spiral", "norm=batch", "activation=sine", "experts=4", "GRU", "position 3"), strict=True
-    ):  # noqa: E501
+    ):
         assert answer["error"].startswith(name), answer
 
 
@@ -166,7 +169,7 @@ def test_a_record_holds_every_weight_once_and_no_unused_setting():
         not in model_record(EncoderDecoder(registry.load_study("contextual-counting").STUDY().model, 5, 2, 6, 9))[
             "config"
         ]["encoder"]
-    )  # noqa: E501
+    )
 
 
 def test_the_head_shown_first_attends_to_the_link():
