@@ -110,14 +110,11 @@
   let gains = {}, off = [], moved = {}, result = null, patterns = {}, mixed = {};
 
   const chosen = () => panel.models[at("seed").selectedIndex];
-  function loaded(name, record) {
-    return (models[name] ??= toyModel.load(record));
-  }
-  function model() { // of the chosen seed; with a base, at the chosen multiple of the fine-tuning's change
-    const { title, model: record, base } = chosen(), tuned = loaded(title, record), share = Number(at("scale").value);
-    if (!base) return tuned;
-    const key = `${title} ${share}`;
-    if (mixed.key !== key) mixed = { key, model: toyModel.between(loaded(`${title} base`, base), tuned, share) };
+  function model() { // of the chosen seed; fine-tuned, with the chosen multiple of the change
+    const { title, model: record, change } = chosen(), share = Number(at("scale").value), key = `${title} ${share}`;
+    models[title] ??= toyModel.load(record);
+    if (!change || share === 1) return models[title];
+    if (mixed.key !== key) mixed = { key, model: toyModel.changed(models[title], change, share - 1) };
     return mixed.model;
   }
 
@@ -267,8 +264,8 @@
   at("vector").selectedIndex = at("vector").length - 1;
   at("seeds").hidden = panel.models.length < 2;
   at("vectors").hidden = !panel.models[0].vectors;
-  at("scales").hidden = !panel.models[0].vectors && !panel.models[0].base;
-  at("scale-name").textContent = panel.models[0].base ? "Multiple of the fine-tuning's change" : "Scale of the vector";
+  at("scales").hidden = !panel.models[0].vectors && !panel.models[0].change;
+  at("scale-name").textContent = panel.models[0].change ? "Multiple of the fine-tuning's change" : "Scale of the vector";
   switches();
   restore();
   compute();

@@ -38,7 +38,7 @@ class LivePanel:
         models: models by title, in the order of choice.
         task: facts of the task by name; see `live.js`.
         start: by title, the head shown first, such as "1.3".
-        bases: by title, the model before fine-tuning, for weights between both.
+        bases: by title, the model before fine-tuning, to add a multiple of the change to it.
         vectors: by title, steering vectors by hook point.
         threshold: from which value the quantity counts as the claim's, if there is one.
     """
@@ -63,7 +63,7 @@ def panel_record(panel: LivePanel) -> dict[str, Any]:
     for title, model in panel.models.items():
         entry: dict[str, Any] = {"title": title, "model": model_record(model)}
         if title in panel.bases:
-            entry["base"] = model_record(panel.bases[title])
+            entry["change"] = change_record(panel.bases[title], model)
         if title in panel.vectors:
             entry["vectors"] = {
                 point: [float(f"{x:.7g}") for x in vector.tolist()] for point, vector in panel.vectors[title].items()
@@ -95,6 +95,20 @@ def _without_unused(config: Any) -> dict[str, Any]:
         value = getattr(config, setting.name)
         if not (setting.metadata and value == setting.default):
             record[setting.name] = _without_unused(value) if is_dataclass(value) else value
+    return record
+
+
+def change_record(base: Transformer, tuned: Transformer) -> dict[str, Any]:
+    """The weights of the second model minus those of the first, in 16-bit steps of 1 / 32767 of the largest of a tensor.
+
+    A second set of float32 weights would not fit into a page; the steps are finer than a thousandth of the change.
+    """
+    before, record = base.state_dict(), {}
+    for name, tensor in tuned.state_dict().items():
+        change = (tensor - before[name]).detach().to("cpu", torch.float32)
+        scale = max(change.abs().max().item(), 1e-30) / 32767
+        data = (change / scale).round().numpy().astype("<i2").tobytes()
+        record[name] = {"scale": scale, "data": b64encode(data).decode()}
     return record
 
 

@@ -82,25 +82,25 @@ const toyModel = (() => {
     }
   }
 
+  const buffer = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0)).buffer;
+
   // A model from {kind, config, weights: {name: {shape, data}}}, where data is the base64 of float32.
   function load({ kind, config, weights }) {
     if (kind === "Transformer") check(config, FIELDS);
     else if (kind === "EncoderDecoder") check(config.encoder, FIELDS), check(config, DECODER_FIELDS);
     else throw new Error(`${kind}: this page computes a Transformer or an EncoderDecoder`);
-    const tensors = Object.entries(weights).map(([name, { shape, data }]) => {
-      const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
-      return [name, { rows: shape.length > 1 ? shape[0] : 1, columns: shape.at(-1), data: new Float32Array(bytes.buffer) }];
-    });
+    const tensors = Object.entries(weights).map(([name, { shape, data }]) =>
+      [name, { rows: shape.length > 1 ? shape[0] : 1, columns: shape.at(-1), data: new Float32Array(buffer(data)) }]);
     return { kind, config, weights: Object.fromEntries(tensors) };
   }
 
-  // The model with weights between two others: 0 is the first, 1 the second, and beyond 1 extrapolates.
-  function between(first, second, share) {
-    const mixed = Object.entries(first.weights).map(([name, one]) => {
-      const other = second.weights[name].data;
-      return [name, { ...one, data: Float64Array.from(one.data, (value, i) => value + share * (other[i] - value)) }];
-    });
-    return { ...first, weights: Object.fromEntries(mixed) };
+  // The model with its weights plus `share` times a change: {name: {scale, data}}, where data is the base64 of int16.
+  function changed(model, change, share) {
+    const weights = Object.fromEntries(Object.entries(change).map(([name, { scale, data }]) => {
+      const steps = new Int16Array(buffer(data)), before = model.weights[name];
+      return [name, { ...before, data: Float64Array.from(before.data, (value, i) => value + share * scale * steps[i]) }];
+    }));
+    return { ...model, weights };
   }
 
   const row = ({ columns, data }, n) => Float64Array.from(data.subarray(n * columns, (n + 1) * columns));
@@ -241,6 +241,6 @@ const toyModel = (() => {
     };
   }
 
-  return { load, between, forward, generate, editing, softmax, argmax };
+  return { load, changed, forward, generate, editing, softmax, argmax };
 })();
 if (typeof module !== "undefined") module.exports = toyModel; // tests run it under node

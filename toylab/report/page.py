@@ -308,6 +308,8 @@ def _as_text(value: Any) -> str:
 
 def _picture(name: str, picture: Picture) -> str:
     drawing = re.sub(r"^.*?(?=<svg)", "", picture.svg, flags=re.DOTALL)  # drop the XML prologue
+    # Coordinates to a hundredth of a point: a fifth of the size of a page.
+    drawing = re.sub(r"<[^>]+>", lambda tag: re.sub(r"(?<![\d.])([1-9]\d*\.\d\d)\d+", r"\1", tag[0]), drawing)
     return f"""<figure id="{name}"><h3>{mathematics(picture.title)}</h3>
 <div class=drawing role=img aria-label="{escape(picture.caption)}" tabindex=0>{drawing}</div>
 <figcaption>{mathematics(picture.caption)}</figcaption></figure>"""

@@ -126,12 +126,16 @@ def _clusters(conditions: Mapping[str, BySeed], seeds: str) -> Picture:
         }
         figures.plot_bands(groups, [str(k + 1) for k in layers], xlabel="layer", ylabel="tau", title=title, ax=ax)
 
+    figure = _panels(conditions, panel, 3.0, 2.7)
+    axes = figure.axes[: len(conditions)]
+    limits = min(ax.get_ylim()[0] for ax in axes), max(ax.get_ylim()[1] for ax in axes)
+    for ax in axes:
+        ax.set_ylim(limits)
     return picture(
         "How far activations tell safe prompts from unsafe ones",
         "tau: distance to the unsafe mean minus distance to the safe mean, after the MLP's non-linearity, at EOT, with "
-        f"means from other prompts; mean over {seeds}. Bands: one standard deviation over prompts. Axes differ in "
-        "scale.",
-        _panels(conditions, panel, 3.0, 2.7),
+        f"means from other prompts; mean over {seeds}. Bands: one standard deviation over prompts.",
+        figure,
     )
 
 
