@@ -36,7 +36,7 @@ const toyPage = (() => {
   // A heat map on an SVG element: `tell(query, key)` is called for the cell under the pointer or the cursor, and `move`,
   // if given, for a cell that is pressed, dragged over, or entered with the keyboard.
   function heatMap(svg, tell, move) {
-    let cells = [], marks, box, cursor = [0, 0], left, top, pressed = false;
+    let cells = [], marks, box, cursor = null, left, top, pressed = false;
 
     function build(queries, keys, links) {
       const longest = (names) => Math.min(24 + 6 * Math.max(...names.map((name) => name.length)), 176);
@@ -68,7 +68,8 @@ const toyPage = (() => {
         element("rect", { ...place, class: "link" }, marks);
       }
       box = element("rect", { width: CELL, height: CELL, class: "cursor" }, svg);
-      cursor = [queries.length - 1, 0];
+      cursor ??= [queries.length - 1, 0];
+      cursor = [Math.min(cursor[0], queries.length - 1), Math.min(cursor[1], keys.length - 1)];
     }
 
     const draw = (weight) => cells.forEach((row, query) =>
@@ -82,10 +83,11 @@ const toyPage = (() => {
     }
 
     function point(event, pressing) {
-      const { query, key } = event.target.dataset;
-      if (query === undefined) return;
-      select(Number(query), Number(key));
-      if (pressing && move) move(Number(query), Number(key));
+      const [query, key] = [event.target.dataset.query, event.target.dataset.key].map(Number);
+      const same = query === cursor[0] && key === cursor[1];
+      if (Number.isNaN(query)) return;
+      select(query, key);
+      if (pressing && move && !(same && event.type === "pointermove")) move(query, key);
     }
     svg.addEventListener("pointerdown", (event) => {
       pressed = true;

@@ -20,7 +20,7 @@
 
   function written(tokens, steps, stop, hook) { // a greedy answer: its row without the last token, and its names
     const row = toyModel.generate(model(), tokens, steps, stop, hook), answer = names(row.slice(tokens.length));
-    return { row: names(row.slice(0, -1)), answer, ended: row.at(-1) === stop };
+    return { row: names(row.slice(0, -1)), answer };
   }
 
   // Of each kind of task: `read` the words of the input, `run` them, `solve` them, and `measure` the claim's quantity.
@@ -29,34 +29,38 @@
       hint: () => `Inputs x (${task.inputs.join(" ")})`,
       read: (text) => allow(text.trim().split(/\s+/), task.inputs, 1, task.longest),
       run(words, hook) {
-        const { row, answer, ended } = written(ids([task.begin, ...words, "EoI"]), words.length + 3, vocabulary.indexOf("EoS"), hook);
-        const length = words.length, links = words.map((_, t) => [length + 1 + t, t + 1]).filter(([query]) => query < row.length);
-        return { rows: row, columns: row, links, answer: ended ? answer.slice(0, -1) : answer };
+        const prompt = ids([task.begin, ...words, "EoI"]), stop = vocabulary.indexOf("EoS");
+        const { row, answer } = written(prompt, words.length + 3, stop, hook);
+        const links = words.map((_, t) => [words.length + 1 + t, t + 1]).filter(([query]) => query < row.length);
+        return { rows: row, columns: row, links, answer: answer.filter((name) => name !== "EoS") };
       },
       solve(words) {
-        const values = ids(words);
-        return names(values.slice(1).reduce((states, x) => [...states, task.next[states.at(-1)][x]], [task.first[values[0]]]));
+        const [first, ...later] = ids(words);
+        return names(later.reduce((states, x) => [...states, task.next[states.at(-1)][x]], [task.first[first]]));
       },
       measure({ links }, pattern) {
-        const shares = links.map(([query, key]) => pattern[query][key]), peaked = mean(shares.map((share) => Number(share > 0.5)));
-        return [{ name: "steps in which this head has over half of its attention on x_t", value: peaked, more: `mean attention on x_t: ${mean(shares).toFixed(3)}` }];
+        const shares = links.map(([query, key]) => pattern[query][key]);
+        const value = mean(shares.map((share) => Number(share > 0.5)));
+        const more = `mean attention on x_t: ${mean(shares).toFixed(3)}`;
+        return [{ name: "steps in which this head has over half of its attention on x_t", value, more }];
       },
     },
     counting: {
       hint: () => "String of 0, 1, [ and ]",
       read(text) {
-        const string = text.replace(/\s/g, ""), letters = allow([...string], ["0", "1", "[", "]"], 2, task.longest);
-        if (!/^([01]*\[[01]*\])+[01]*$/.test(string)) throw new Error(`${string}: must have regions [ ... ] one after another`);
-        const regions = string.split("[").length - 1;
+        const string = text.replace(/\s/g, ""), regions = string.split("[").length - 1;
+        const letters = allow([...string], ["0", "1", "[", "]"], 2, task.longest);
+        if (!/^([01]*\[[01]*\])+[01]*$/.test(string)) throw new Error(`${string}: must have regions [ ... ] in a row`);
         if (regions > task.regions) throw new Error(`${count(regions, "region")}: this model counts up to ${task.regions}`);
         return letters;
       },
       run(letters, hook) {
-        const logits = toyModel.forward(model(), ids(["BoS", ...letters]), hook), columns = ["BoS", ...letters], links = [];
-        let region = 0;
+        const columns = ["BoS", ...letters], logits = toyModel.forward(model(), ids(columns), hook), links = [];
+        let region = 0, inside = false;
         letters.forEach((letter, n) => {
           if (letter === "[") region++;
-          else if (letter === "1" && letters.slice(0, n).lastIndexOf("[") > letters.slice(0, n).lastIndexOf("]")) links.push([region - 1, n + 1]);
+          if (letter === "[" || letter === "]") inside = !inside;
+          else if (inside && letter === "1") links.push([region - 1, n + 1]);
         });
         const answer = logits.slice(0, region).map((row) => String(toyModel.argmax(row)));
         return { rows: logits.map((_, n) => `region ${n + 1}`), columns, links, answer };
@@ -65,10 +69,11 @@
       measure({ links, answer }, _, patterns) {
         const shares = patterns["decoder.cross"][0];
         return answer.map((_, region) => {
-          const ones = links.filter(([label]) => label === region).map(([, key]) => shares[region][key]), n = ones.length;
-          const k = task.bias[at("seed").value]?.[region], law = n / (n + k);
-          const more = `n = ${n}` + (k ? `; n / (n + K) with K = ${k.toFixed(2)}: ${law.toFixed(3)}` : "");
-          return { name: `region ${region + 1}: attention on its ones`, value: ones.reduce((sum, share) => sum + share, 0), mark: k && law, more };
+          const ones = links.filter(([label]) => label === region).map(([, key]) => shares[region][key]);
+          const n = ones.length, k = task.bias[at("seed").value][region], law = n / (n + k);
+          const more = `n / (n + K) = ${law.toFixed(3)} for n = ${n}, K = ${k.toFixed(2)}`;
+          const value = ones.reduce((sum, share) => sum + share, 0);
+          return { name: `region ${region + 1}: attention on its ones`, value, mark: law, more };
         });
       },
       figureLinks: (links, head) => (head.startsWith("decoder") ? links : []),
@@ -86,23 +91,27 @@
       },
       solve: ([first, second, ...text]) => names(ids(text).map((letter) => [first, second].reduce(
         (image, name) => (image < task.alphabet.length ? task.images[task.operators.indexOf(name)][image] : image), letter))),
-      measure: ({ answer }) => [{ name: "refused: share of NULL in the answer", value: mean(answer.map((name) => Number(name === "NULL"))), more: "the line above is what compliance would write" }],
+      measure: ({ answer }) => [{
+        name: "refused: share of NULL", value: mean(answer.map((name) => Number(name === "NULL"))),
+      }],
     },
     steering: {
       hint: () => `x0 and ${task.length} steps, digits ${task.digits.join(" ")}`,
       read: (text) => allow(text.trim().split(/\s+/), task.digits, task.length + 1),
       run(words, hook) {
-        const prompt = ids(["BOS", ...words, "SEP"]), chance = toyModel.softmax(toyModel.forward(model(), prompt, hook).at(-1));
+        const prompt = ids(["BOS", ...words, "SEP"]);
+        const chance = toyModel.softmax(toyModel.forward(model(), prompt, hook).at(-1));
         const { row, answer } = written(prompt, task.length + 4, vocabulary.indexOf("EOS"), hook);
         const links = answer[0] === "THINK" ? words.slice(1).map((_, t) => [prompt.length + t, 2 + t]) : [];
         return { rows: row, columns: row, links: links.filter(([query]) => query < row.length), answer, chance };
       },
       solve(words) {
-        const [start, ...steps] = words.map(Number);
-        const states = steps.reduce((chain, a) => [...chain, task.permutation[(chain.at(-1) + a) % task.digits.length]], [start]).slice(1);
+        const [start, ...steps] = words.map(Number), next = (s, a) => task.permutation[(s + a) % task.digits.length];
+        const states = steps.reduce((chain, a) => [...chain, next(chain.at(-1), a)], [start]).slice(1);
         return ["THINK", ...states.map(String), "ANS", String(states.at(-1)), "EOS"];
       },
-      measure: ({ chance }) => ["THINK", "DIRECT"].map((name) => ({ name: `probability of the opener ${name}`, value: chance[vocabulary.indexOf(name)] })),
+      measure: ({ chance }) => ["THINK", "DIRECT"].map((name) =>
+        ({ name: `probability of the opener ${name}`, value: chance[vocabulary.indexOf(name)] })),
     },
   };
 
@@ -118,17 +127,25 @@
     return mixed.model;
   }
 
-  // The heads by their name in the link, such as 1.3, as [point of the attention, number of the head].
-  function heads({ kind: built, config }) {
-    const blocks = ({ layers, heads: number }, name, site) => Array.from({ length: layers }, (_, layer) =>
-      Array.from({ length: number }, (_, h) => [`${name}${layer}.${h}`, [`${site}blocks.${layer}.attn`, h]])).flat();
-    if (built === "Transformer") return Object.fromEntries(blocks(config, "", ""));
-    const cross = Array.from({ length: config.heads }, (_, h) => [`decoder.${h}`, ["decoder.cross", h]]);
-    return Object.fromEntries([...cross, ...blocks(config.encoder, "encoder.", "encoder.")]);
+  // Every attention: its name in links and on the page, its point, its heads, and the outputs of its layer.
+  function attentions({ kind: built, config }) {
+    const blocks = ({ layers: depth, heads, hidden }, name, side, site) => Array.from({ length: depth }, (_, n) => ({
+      name: `${name}${n}`, title: `${side}layer ${n}`, point: `${site}blocks.${n}.attn`, heads,
+      outputs: [`${site}blocks.${n}.attn_out`, ...(hidden === 0 ? [] : [`${site}blocks.${n}.mlp_out`])],
+    }));
+    if (built === "Transformer") return blocks(config, "", "", "");
+    const outputs = ["decoder.cross_out", ...(config.hidden ? ["decoder.mlp_out"] : [])];
+    const decoder = { name: "decoder", title: "decoder", point: "decoder.cross", heads: config.heads, outputs };
+    return [decoder, ...blocks(config.encoder, "encoder.", "encoder, ", "encoder.")];
   }
-  const known = heads(panel.models[0].model), site = (head) => known[head].join(".");
-  const title = (head) => head.replace(/^(encoder\.)?(\d+)\.(\d+)$/, (_, side, layer, h) => `${side ? "encoder, " : ""}layer ${layer}, head ${h}`)
-    .replace("decoder.", "decoder, head ");
+  const layers = attentions(panel.models[0].model), known = {};
+  for (const { name, title, point, heads } of layers) {
+    for (let h = 0; h < heads; h++) {
+      known[`${name}.${h}`] = [point, h];
+      at("head").append(new Option(`${title}, head ${h}`, `${name}.${h}`));
+    }
+  }
+  const site = (head) => known[head].join(".");
 
   const pattern = toyPage.heatMap(at("pattern"), (query, key) => {
     const share = shown()[query]?.[key] ?? 0, [rows, columns] = sides();
@@ -136,14 +153,14 @@
       + (moved[site(at("head").value)]?.[query] === undefined ? "" : ", moved here by you");
   }, (query, key) => {
     (moved[site(at("head").value)] ??= {})[query] = key;
-    compute(); // the drawn rows may change with the answer
+    changed();
   });
   const shown = () => { const [point, h] = known[at("head").value]; return patterns[point][h]; };
   const sides = () => (at("head").value.startsWith("encoder") ? [result.columns, result.columns] : [result.rows, result.columns]);
 
   function vectors() {
-    const all = chosen().vectors ?? {}, name = at("vector").value, scale = Number(at("scale").value);
-    return Object.fromEntries(Object.entries(all).filter(([point]) => point === name).map(([point, v]) => [point, v.map((x) => scale * x)]));
+    const name = at("vector").value, vector = chosen().vectors?.[name], scale = Number(at("scale").value);
+    return vector ? { [name]: vector.map((x) => scale * x) } : {};
   }
 
   let size = "";
@@ -158,8 +175,7 @@
         if (point.endsWith(".pattern")) patterns[point.slice(0, -8)] = edited;
         return edited;
       });
-      const correct = kind.solve(words);
-      answer({ "the model writes": result.answer, [panel.kind === "refusal" ? "the transform" : "correct"]: correct });
+      answer(result.answer, kind.solve(words));
     } catch (error) {
       at("error").textContent = error.message;
       return;
@@ -183,62 +199,65 @@
     return made;
   }
 
-  function answer(lines) {
-    const [, correct] = Object.values(lines);
-    at("answer").replaceChildren(...Object.entries(lines).flatMap(([name, tokens], line) => [
-      make("dt", "", name),
-      make("dd", "", "", ...tokens.map((token, n) => make("span", line || token === correct[n] ? "" : "wrong", `${token} `))),
-    ]));
+  function answer(tokens, solution) { // a refusal is no wrong token
+    const wrong = (token, n) => panel.kind !== "refusal" && token !== solution[n];
+    at("answer").replaceChildren(
+      make("dt", "", "the model writes"),
+      make("dd", "", "", ...tokens.map((token, n) => make("span", wrong(token, n) ? "wrong" : "", `${token} `))),
+      make("dt", "", panel.kind === "refusal" ? "the transform" : "correct"),
+      make("dd", "", solution.join(" ")),
+    );
   }
 
   function gauge({ name, value, mark, more }) {
-    const bar = make("div", "gauge"), low = panel.threshold, add = (part, left) => { const i = make("i", part); i.style.left = `${100 * left}%`; bar.append(i); return i; };
-    if (low !== null) add("met", low).style.width = `${100 * (1 - low)}%`;
-    add("bar", 0).style.width = `${100 * Math.min(value, 1)}%`;
-    if (mark) add("control", mark);
-    add("value", Math.min(value, 1));
+    const bar = make("div", "gauge"), percent = (share) => `${100 * Math.min(share, 1)}%`;
+    function add(kind, start, end = start) {
+      const piece = make("i", kind);
+      Object.assign(piece.style, { left: percent(start), width: percent(end - start) });
+      bar.append(piece);
+    }
+    if (panel.threshold !== null) add("met", panel.threshold, 1);
+    add("bar", 0, value);
+    if (mark) add("bound", mark);
+    add("value", value);
     bar.setAttribute("aria-hidden", "true");
-    return make("div", "reading", "", make("p", "cell", "", ...mathematics(`${name}: `), make("b", "", value.toFixed(3)), ...mathematics(more ? ` (${more})` : "")), bar);
+    const number = make("b", "", value.toFixed(3)), details = mathematics(more ? ` (${more})` : "");
+    return make("div", "reading", "", make("p", "cell", "", ...mathematics(`${name}: `), number, ...details), bar);
   }
 
   // Switches: heads by their gain, MLPs and whole layers by their outputs.
   const parts = {};
-  function switches() {
-    const { kind: built, config } = panel.models[0].model, layers = {};
-    for (const head of Object.keys(known)) (layers[head.slice(0, head.lastIndexOf("."))] ??= []).push(head);
-    for (const [layer, own] of Object.entries(layers)) {
-      const group = layer === "decoder" ? "decoder" : layer.replace(/^(encoder\.)?(\d+)$/, (_, side, n) => `${side ? "encoder, " : ""}layer ${n}`);
-      const outputs = own.map((head) => known[head][0]).slice(0, 1).map((point) => (point === "decoder.cross" ? "decoder.cross_out" : point.replace(/\.attn$/, ".attn_out")));
-      const hidden = layer === "decoder" ? config.hidden : (config.encoder ?? config).hidden;
-      const output = layer === "decoder" ? "decoder.mlp_out" : outputs[0].replace("attn_out", "mlp_out");
-      for (const head of own) part(head, title(head).split(", ").at(-1), () => (gains[site(head)] ?? 1) !== 0, (on) => { gains[site(head)] = Number(on); });
-      if (hidden !== 0) toggle(output, "MLP", [output]), outputs.push(output);
-      if (built === "Transformer") toggle(layer, `all of layer ${layer}`, outputs);
-      at("parts").append(make("div", "group", "", make("b", "", group), ...boxes.splice(0)));
-    }
-  }
-  const boxes = [];
-  function toggle(name, label, points) {
-    part(name, label, () => !points.every((point) => off.includes(point)), (on) => {
-      off = on ? off.filter((point) => !points.includes(point)) : [...new Set([...off, ...points])];
-    });
-  }
   function part(name, label, on, set) {
     const box = document.createElement("input");
-    Object.assign(box, { type: "checkbox", value: name, checked: true });
+    Object.assign(box, { type: "checkbox", value: name });
     box.addEventListener("change", () => { set(box.checked); changed(); });
     parts[name] = { on };
-    boxes.push(make("label", "", "", box, ` ${label}`));
+    return make("label", "", "", box, ` ${label}`);
+  }
+  const outputs = (name, label, points) => part(name, label, () => !points.every((point) => off.includes(point)), (on) => {
+    off = off.filter((point) => !points.includes(point)).concat(on ? [] : points);
+  });
+  function switches({ name, title, point, heads, outputs: [attended, ...mlp] }) {
+    const boxes = Array.from({ length: heads }, (_, h) => part(`${name}.${h}`, `head ${h}`,
+      () => (gains[`${point}.${h}`] ?? 1) !== 0, (on) => { gains[`${point}.${h}`] = Number(on); }));
+    if (mlp.length) boxes.push(outputs(mlp[0], "MLP", mlp), outputs(name, "both", [attended, ...mlp]));
+    at("parts").append(make("div", "group", "", make("b", "", title), ...boxes));
   }
 
   function changed() {
     compute();
-    const listed = (edits, write) => Object.entries(edits).map(write).join(",");
+    const gainList = Object.entries(gains).filter(([, gain]) => gain !== 1).map((entry) => entry.join(":"));
+    const movedList = Object.entries(moved).flatMap(([head, keys]) =>
+      Object.entries(keys).map((entry) => [head, ...entry].join(":")));
     keep({
-      input: at("input").value, head: at("head").value, seed: panel.models.length > 1 ? at("seed").value : "",
-      scale: at("scale").value === "1" ? "" : at("scale").value, vector: panel.models[0].vectors ? at("vector").value : "",
-      gain: listed(Object.fromEntries(Object.entries(gains).filter(([, gain]) => gain !== 1)), ([name, gain]) => `${name}:${gain}`), off: off.join(","),
-      moved: Object.entries(moved).flatMap(([name, keys]) => Object.entries(keys).map(([query, key]) => `${name}:${query}:${key}`)).join(","),
+      input: at("input").value,
+      head: at("head").value,
+      seed: panel.models.length > 1 ? at("seed").value : "",
+      scale: at("scale").value === "1" ? "" : at("scale").value,
+      vector: at("vector").value,
+      gain: gainList.join(","),
+      off: off.join(","),
+      moved: movedList.join(","),
     });
   }
 
@@ -259,14 +278,13 @@
   at("hint").textContent = kind.hint();
   panel.examples.forEach(([name, input]) => at("example").append(new Option(name, input)));
   panel.models.forEach((one) => at("seed").append(new Option(one.title, one.title)));
-  Object.keys(known).forEach((head) => at("head").append(new Option(title(head), head)));
   Object.keys(panel.models[0].vectors ?? {}).forEach((point) => at("vector").append(new Option(`after layer ${point.split(".")[1]}`, point)));
   at("vector").selectedIndex = at("vector").length - 1;
   at("seeds").hidden = panel.models.length < 2;
   at("vectors").hidden = !panel.models[0].vectors;
   at("scales").hidden = !panel.models[0].vectors && !panel.models[0].change;
   at("scale-name").textContent = panel.models[0].change ? "Multiple of the fine-tuning's change" : "Scale of the vector";
-  switches();
+  layers.forEach(switches);
   restore();
   compute();
 

@@ -99,9 +99,9 @@ def _without_unused(config: Any) -> dict[str, Any]:
 
 
 def change_record(base: Transformer, tuned: Transformer) -> dict[str, Any]:
-    """The weights of the second model minus those of the first, in 16-bit steps of 1 / 32767 of the largest of a tensor.
+    """The change of the weights from the first model to the second, in 16-bit steps.
 
-    A second set of float32 weights would not fit into a page; the steps are finer than a thousandth of the change.
+    A second set of float32 weights would not fit into a page. A step is 1 / 32767 of the largest change of a tensor.
     """
     before, record = base.state_dict(), {}
     for name, tensor in tuned.state_dict().items():
