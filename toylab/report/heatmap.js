@@ -91,7 +91,8 @@ const toyPage = (() => {
     }
     svg.addEventListener("pointerdown", (event) => {
       pressed = true;
-      if (move) event.target.releasePointerCapture?.(event.pointerId); // a finger, too, drags from cell to cell
+      const { target, pointerId } = event;
+      if (target.hasPointerCapture(pointerId)) target.releasePointerCapture(pointerId); // a finger drags across cells
       point(event, true);
     });
     addEventListener("pointerup", () => { pressed = false; });

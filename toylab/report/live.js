@@ -240,7 +240,7 @@
   function switches({ name, title, point, heads, outputs: [attended, ...mlp] }) {
     const boxes = Array.from({ length: heads }, (_, h) => part(`${name}.${h}`, `head ${h}`,
       () => (gains[`${point}.${h}`] ?? 1) !== 0, (on) => { gains[`${point}.${h}`] = Number(on); }));
-    if (mlp.length) boxes.push(outputs(mlp[0], "MLP", mlp), outputs(name, "both", [attended, ...mlp]));
+    if (mlp.length) boxes.push(outputs(mlp[0], "MLP", mlp), outputs(name, "attention and MLP", [attended, ...mlp]));
     at("parts").append(make("div", "group", "", make("b", "", title), ...boxes));
   }
 
@@ -278,7 +278,9 @@
   at("hint").textContent = kind.hint();
   panel.examples.forEach(([name, input]) => at("example").append(new Option(name, input)));
   panel.models.forEach((one) => at("seed").append(new Option(one.title, one.title)));
-  Object.keys(panel.models[0].vectors ?? {}).forEach((point) => at("vector").append(new Option(`after layer ${point.split(".")[1]}`, point)));
+  for (const point of Object.keys(panel.models[0].vectors ?? {})) {
+    at("vector").append(new Option(`after layer ${point.split(".")[1]}`, point));
+  }
   at("vector").selectedIndex = at("vector").length - 1;
   at("seeds").hidden = panel.models.length < 2;
   at("vectors").hidden = !panel.models[0].vectors;
@@ -289,7 +291,12 @@
   compute();
 
   at("example").addEventListener("change", () => { at("input").value = at("example").value; moved = {}; changed(); });
-  at("seed").addEventListener("change", () => { at("head").value = panel.start[at("seed").value]; gains = {}; moved = {}; changed(); });
+  at("seed").addEventListener("change", () => {
+    at("head").value = panel.start[at("seed").value];
+    gains = {};
+    moved = {};
+    changed();
+  });
   at("gain").addEventListener("input", () => { gains[site(at("head").value)] = Number(at("gain").value); changed(); });
   for (const id of ["input", "scale"]) at(id).addEventListener("input", changed);
   for (const id of ["head", "vector"]) at(id).addEventListener("change", changed);

@@ -135,7 +135,8 @@ const toyModel = (() => {
 
   // Scores get bias(head, query, key), -Infinity where a key is hidden.
   function attention(weights, name, heads, queryStream, keyStream, bias, hook, rotate = (x) => x) {
-    const split = (x) => range(heads).map((h) => x.map((r) => r.subarray((h * r.length) / heads, ((h + 1) * r.length) / heads)));
+    const part = (r, h) => r.subarray((h * r.length) / heads, ((h + 1) * r.length) / heads);
+    const split = (x) => range(heads).map((h) => x.map((r) => part(r, h)));
     const turned = (x) => x.map((head) => head.map((r, position) => rotate(r, position)));
     const q = hook(`${name}.q`, turned(split(linear(weights, `${name}.query`, queryStream))));
     const k = hook(`${name}.k`, turned(split(linear(weights, `${name}.key`, keyStream))));

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
+from math import ceil, floor
 from string import Template
 from typing import Any
 
@@ -244,7 +245,7 @@ def _gauge(claim: Judgement, threshold: Threshold | None) -> str:
     bounds = [bound for bound in threshold or () if bound is not None]
     of_control = [] if control is None or control.measured is None else [control.measured, *(control.interval or ())]
     numbers = [claim.measured, *(claim.interval or ()), *bounds, *of_control]
-    low, high = min(0, *numbers), max(1, *numbers)
+    low, high = floor(10 * min(0, *numbers)) / 10, ceil(10 * max(1, *numbers)) / 10
 
     def mark(kind: str, start: float, end: float | None = None) -> str:
         left, width = (start - low) / (high - low), 0 if end is None else (end - start) / (high - low)

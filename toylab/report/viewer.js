@@ -27,8 +27,9 @@
   }
 
   function build() { // with the links of the head's own job: those that it attends to at the end
-    const { names, links } = scene(), attended = (pairs) => pairs.reduce((sum, [query, key]) => sum + weight(query, key, last), 0);
-    pattern.build(names, names, Object.values(links).filter((pairs) => attended(pairs) > pairs.length / 2).flat());
+    const { names, links } = scene();
+    const attended = (pairs) => pairs.reduce((sum, [query, key]) => sum + weight(query, key, last), 0) / pairs.length;
+    pattern.build(names, names, Object.values(links).filter((pairs) => attended(pairs) > 0.5).flat());
     pattern.showLinks(at("links").checked);
   }
 
