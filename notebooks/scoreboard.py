@@ -1,5 +1,5 @@
 """Write a scoreboard into the package, CLAIMS.md and README.md: `python notebooks/scoreboard.py FOLDER`, of a folder of
-runs. The verdicts in docs/abstracts.md follow.
+runs. The verdicts in docs/abstracts.md and the tables in docs/results.md follow.
 
 `make scoreboard` makes the runs first, on seeds that no choice was made on. Without a folder nothing is judged: the
 published board is written into CLAIMS.md, and its summary into README.md, as it stands.
@@ -29,6 +29,13 @@ def with_verdicts(text: str, standings: list[scoreboard.StudyVerdicts]) -> str:
     return re.sub(r"`([\w-]+)`: [a-z]+( run)?", lambda found: f"`{found[1]}`: {words[found[1]]}", text)
 
 
+def put_table(page: Path, name: str, table: str) -> None:
+    """Write a table between the comment of this name in a page and the end that follows."""
+    between = f"<!-- {name} -->\n{table}\n<!-- end -->"
+    text = page.read_text(encoding="utf-8")
+    write_text(page, re.sub(rf"<!-- {name} -->.*?<!-- end -->", lambda _: between, text, flags=re.DOTALL))
+
+
 def main(folder: Path | None = None) -> None:
     standings = scoreboard.published_scoreboard() if folder is None else scoreboard.build_scoreboard(folder)
     if folder is not None:
@@ -37,10 +44,9 @@ def main(folder: Path | None = None) -> None:
         for name, (study, figure) in PICTURES.items():
             drawn = folders[study] / f"figures/{figure}.svg"
             write_bytes(HERE / "notebooks/images" / f"{name}.svg", drawn.read_bytes())
-    readme = HERE / "README.md"
-    between = f"<!-- scoreboard -->\n{scoreboard.summary_markdown(standings)}\n<!-- end -->"
-    text = readme.read_text(encoding="utf-8")
-    write_text(readme, re.sub(r"<!-- scoreboard -->.*?<!-- end -->", lambda _: between, text, flags=re.DOTALL))
+    put_table(HERE / "README.md", "scoreboard", scoreboard.summary_markdown(standings))
+    for one in standings:
+        put_table(HERE / "docs" / "results.md", one.study, scoreboard.results_markdown(one))
     abstracts = HERE / "docs" / "abstracts.md"
     write_text(abstracts, with_verdicts(abstracts.read_text(encoding="utf-8"), standings))
     title = "# Every claim, its criterion, its control, and the verdict"

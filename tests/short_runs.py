@@ -4,7 +4,6 @@ FEW_STEPS = {
     "iteration-head": "--train.steps 4 --train.rows 4 --train.evaluate-every 2 --transfer.steps 2 "
     "--rows 4 --model.width 16 --model.hidden 16 --parts pairs",
     "contextual-counting": "--train.steps 4 --train.rows 4 --train.evaluate-every 2 --train.warmup 1 --plain.steps 2 "
-    "--unaided.steps 2 --unaided.rows 4 "
     "--plain.rows 4 --parts encodings circuits no-begin plain --rows 100 --task.length 12 24 "
     "--model.encoder.width 8 --encoder-hidden 8",
     "safety-finetuning": "--pretrain.steps 4 --pretrain.rows 4 --pretrain.warmup 1 --finetune.steps 3 "

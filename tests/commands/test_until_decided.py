@@ -152,7 +152,7 @@ def test_all_studies_go_on_each_until_it_is_decided(call, tmp_path, monkeypatch)
     assert outcome.code == 0, outcome.err
     for name, size in {"settled": 10, "wavering": 20}.items():
         assert len(read_json(tmp_path / f"{name}-quick" / "settings.json")["settings"]["seeds"]) == size
-    assert "Seeds 600 to 609: scoreboard until decided." in outcome.out
+    assert "Seeds 600 to 609: scoreboard." in outcome.out
 
 
 def test_a_check_of_the_set_up_asks_for_no_more_seeds(call, tmp_path):

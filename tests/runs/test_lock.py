@@ -233,11 +233,42 @@ def test_a_constant_text_that_is_no_docstring_counts():
     assert told("x = 1") != told("x = 1.0")
 
 
-def test_an_edited_probe_is_told(notes, out, monkeypatch):
+IMPORTS = {
+    "": {"attention", "checks", "hooks"},  # of the evaluation in training, which every study has
+    "from toylab.probes import linear_probe": {"attention", "checks", "hooks", "linear"},
+    "from toylab.probes.geometry import auc": {"attention", "checks", "hooks", "geometry", "nullspace"},
+    **dict.fromkeys(("import toylab", "import toylab.probes as p", "from toylab import probes"), None),  # all of them
+    "from toylab.probes import *": None,
+}
+
+
+@pytest.mark.parametrize("line", IMPORTS)
+def test_the_lock_has_the_probes_that_are_imported_directly_or_by_others(mine, line):
+    path, load = mine
+    path.write_text(SOURCE.replace("from operator", f"{line}\nfrom operator"))
+    locked = {Path(name).stem for name in lock_of(load()())["code"] if name.startswith("probes/")}
+    every = {path.stem for path in (Path(__file__).parents[2] / "probes").glob("*.py")}
+    assert locked == (IMPORTS[line] or every)
+
+
+def test_an_edited_probe_is_told_if_the_study_imports_it(notes, out, monkeypatch):
     start(Claimed(), notes, out)
     inner = locks._digest_of_code
-    monkeypatch.setattr(locks, "_digest_of_code", lambda path: "0" if path.name == "linear.py" else inner(path))
-    assert check_run(out, Claimed) == ["probes/linear.py differs"]
+    for name, told in (("attention.py", ["probes/attention.py differs"]), ("sae.py", [])):
+        monkeypatch.setattr(locks, "_digest_of_code", lambda path, name=name: "0" if path.name == name else inner(path))
+        assert check_run(out, Claimed) == told
+
+
+def test_a_lock_that_has_more_shared_files_than_measure_is_no_difference_and_one_without_a_file_is():
+    study = Claimed()
+    locked = lock_of(study)
+    code = locked["code"]
+    assert differences({**locked, "code": {**code, "probes/old.py": "0"}}, locked) == []
+    assert differences({**locked, "code": {**code, "old.py": "0"}}, locked) == ["old.py differs"]
+    for name in code:
+        assert differences({**locked, "code": {n: d for n, d in code.items() if n != name}}, locked) == [
+            f"{name} differs"
+        ]
 
 
 def test_a_result_measured_under_another_lock_is_named(notes, out, tmp_path):

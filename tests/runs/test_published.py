@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.lessons.test_numbers import CLAIMS, strangers
 from toylab.runs import registry, scoreboard
 
 ROOT = Path(__file__).parents[2]
@@ -17,6 +18,20 @@ def test_the_readme_carries_the_summary_of_the_published_board_and_its_claims_st
     assert carried.strip() == scoreboard.summary_markdown(held)
     claims = (ROOT / "notebooks" / "CLAIMS.md").read_text(encoding="utf-8")
     assert claims.endswith(f"\n\n{scoreboard.board_markdown(held)}\n")
+
+
+def test_the_tables_of_results_are_those_of_the_published_board():
+    text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    carried = dict(re.findall(r"<!-- ([\w-]+) -->\n(\|.*?)\n<!-- end -->", text, flags=re.DOTALL))
+    assert carried == {one.study: scoreboard.results_markdown(one) for one in scoreboard.published_scoreboard()}
+
+
+def test_numbers_in_the_prose_of_results_are_those_of_the_claims_that_it_names():
+    text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    prose = re.sub(r"<!-- [\w-]+ -->.*?<!-- end -->|\*\*Earlier measurements.*?(?=\n## )", "", text, flags=re.DOTALL)
+    for paragraph in re.split(r"\n\n|\n- ", prose):
+        named = [CLAIMS[name] for name in re.findall(r"`([\w-]+)`", paragraph) if name in CLAIMS]
+        assert not (named and strangers(paragraph, "\n".join(named))), paragraph
 
 
 def test_the_statements_of_the_abstracts_have_the_verdicts_of_the_published_board():

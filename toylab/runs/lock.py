@@ -14,7 +14,7 @@ import ast
 import inspect
 import json
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from importlib.resources import files
@@ -29,8 +29,10 @@ from toylab.runs.study import Study
 from toylab.verdicts.claim import Claim
 
 LOCK_FILE = "claims.lock"
-SHARED_PACKAGES = ("toylab.probes", "toylab.verdicts")
-"""Packages with code that measures or judges every study."""
+JUDGING = "toylab.verdicts"
+"""The package that judges every study."""
+PROBES = "toylab.probes"
+"""The package of which a study's lock has the files that its code imports, directly or through other probes."""
 NOT_MEASURING = ("figures.py", "__init__.py")
 """Files of a study without measuring code."""
 
@@ -62,18 +64,54 @@ def _claim_record(claim: Claim) -> dict[str, Any]:
     }
 
 
-def _measuring_files(study: type) -> Iterator[tuple[str, Path]]:
-    """The files that measure and judge: files of the study, and files shared by all studies."""
+def _measuring_files(study: type) -> list[tuple[str, Path]]:
+    """The files that measure and judge: files of the study, files shared by all studies, and the probes that both
+    import."""
+    root = Path(str(files("toylab")))
+    shared = [(part, root / part) for part in ("model/controls.py", "training/evaluate.py")]
+    direct = [*_files_of_study(study), *shared]
+    return [*direct, *_probe_files([path for _, path in direct]), *_files_of(JUDGING)]
+
+
+def _files_of_study(study: type) -> Iterator[tuple[str, Path]]:
     home = _source_file(study)
     if home is not None and ":" not in registry.study_name(study):
         yield from ((path.name, path) for path in sorted(home.parent.glob("*.py")) if path.name not in NOT_MEASURING)
     elif home is not None:
         yield home.name, home
-    for part in SHARED_PACKAGES:
-        package = Path(str(files(part)))
-        yield from ((f"{part.partition('.')[2]}/{path.name}", path) for path in sorted(package.glob("*.py")))
-    for part in ("model/controls.py", "training/evaluate.py"):
-        yield part, Path(str(files("toylab"))) / part
+
+
+def _files_of(package: str) -> list[tuple[str, Path]]:
+    folder = package.partition(".")[2]
+    return [(f"{folder}/{path.name}", path) for path in sorted(Path(str(files(package))).glob("*.py"))]
+
+
+def _probe_files(importers: Sequence[Path]) -> list[tuple[str, Path]]:
+    """The files of the probes that these files import, directly or through other probes."""
+    modules = {path.stem: (name, path) for name, path in _files_of(PROBES)}
+    exported = {name: module for module, name in _probe_imports(modules["__init__"][1])}
+    needed: set[str] = set()
+    waiting = list(importers)
+    while waiting:
+        imports = {module or exported.get(name, name) for module, name in _probe_imports(waiting.pop())}
+        new = (imports if imports <= modules.keys() else modules.keys()) - needed
+        needed |= new
+        waiting += [modules[module][1] for module in new]
+    return [file for module, file in modules.items() if module in needed]
+
+
+def _probe_imports(path: Path) -> Iterator[tuple[str, str]]:
+    """Module of the package of probes and name, per imported name; no module where the package exports the name, and
+    "*" as the name where the package is imported as a whole."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = [alias.name for alias in getattr(node, "names", ()) if isinstance(node, ast.Import | ast.ImportFrom)]
+        module = getattr(node, "module", "") or "" if isinstance(node, ast.ImportFrom) else ""
+        if module == PROBES or module.startswith(PROBES + "."):
+            yield from ((module[len(PROBES) + 1 :], name) for name in names)
+        elif (f"{module}.probes" == PROBES and "probes" in names) or any(
+            (n + ".").startswith("toylab.") for n in names
+        ):
+            yield "", "*"
 
 
 def _source_file(study: type) -> Path | None:
@@ -186,7 +224,8 @@ def differences(locked: Mapping[str, Any], current: Mapping[str, Any]) -> list[s
                 if before[id].get(part) != value
             ]
     code, new = locked["code"], current["code"]
-    return messages + [f"{name} differs" for name in sorted({*code, *new}) if code.get(name) != new.get(name)]
+    names = {*new, *(name for name in code if "/" not in name)}  # shared files that no longer measure are not compared
+    return messages + [f"{name} differs" for name in sorted(names) if code.get(name) != new.get(name)]
 
 
 def check_run(out: Path | str, study: type | None = None) -> list[str]:

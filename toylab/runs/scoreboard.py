@@ -286,6 +286,22 @@ def summary_markdown(studies: Sequence[StudyVerdicts]) -> str:
     return markdown_table([COLUMNS, *map(_cells, studies)], numbers=True)
 
 
+def results_markdown(study: StudyVerdicts) -> str:
+    """The measured claims of a study as a short Markdown table, ordered by verdict: no criteria, origins or costs."""
+    rows = [
+        [
+            verdict_in_words(claim),
+            f"{claim.statement} ({'' if claim.kind == 'paper' else 'ours, '}`{claim.id}`)",
+            measured_in_words(claim),
+            f"{claim.control.what}: {claim.control.measured:.3g}" if claim.control else "",
+        ]
+        for verdict in get_args(Verdict)
+        for claim in study.claims
+        if claim.verdict == verdict and claim.measured is not None and claim.kind != "set-up"
+    ]
+    return markdown_table([["verdict", "claim", f"measured [{interval_in_words(study.claims)}]", "control"], *rows])
+
+
 def board_page(studies: Sequence[StudyVerdicts]) -> str:
     """The scoreboard as an HTML page with links to figures on the pages of the runs; all inserted text is escaped."""
     return fill_template(

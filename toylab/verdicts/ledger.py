@@ -14,7 +14,7 @@ LEDGER = {
     range(200, 220): "earlier tables",
     range(310, 320): "rehearsal",
     range(400, 410): "review",
-    range(600, 630): "scoreboard until decided",
+    range(600, 630): "scoreboard",
     range(630, 640): "counterexamples on all inputs",
     range(640, 650): "grokking",
     range(700, 710): "recipes",

@@ -61,10 +61,10 @@ def test_circuits_are_compared_of_all_causal_encoders():
         ("no-logit-scale", {"model": EncoderDecoderConfig(logit_scale=1.0)}),
         ("default-head", {"model": EncoderDecoderConfig(head="default")}),
         ("large-queries", {"model": EncoderDecoderConfig(query_std=1.0)}),
-        ("no-auxiliary", {"auxiliary": 0.0, "train": STUDY.unaided}),
+        ("no-auxiliary", {"auxiliary": 0.0}),
         (
             "fixed",
-            {"task": ContextualCounting(length=64, regions=4), "auxiliary": 0.0, "train": STUDY.unaided},
+            {"task": ContextualCounting(length=64, regions=4), "auxiliary": 0.0},
         ),
     ],
 )

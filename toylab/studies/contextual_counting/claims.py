@@ -199,7 +199,6 @@ def claims(
                 "mean accuracy, whole and without": details_by_condition(("none", *ingredients), "mean_accuracy"),
                 "seeds solved without": details_by_condition(ingredients, "is_solved"),
             },
-            note="without the auxiliary loss, models are trained for more steps (setting `unaided`)",
             undecidable="" if {"circuits", "ingredients"} <= {*parts} else f"{add} ingredients",
         ),
     ]

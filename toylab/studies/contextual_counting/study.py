@@ -55,9 +55,7 @@ class ContextualCountingStudy:
     task: ContextualCounting = ContextualCounting(length=(24, 64), regions=(1, 4))
     """The training task; models are evaluated on its longest strings with most regions."""
     model: EncoderDecoderConfig = EncoderDecoderConfig()
-    train: TrainConfig = replace(PLAIN, steps=1400, learning_rate=8e-3)
-    unaided: TrainConfig = replace(PLAIN, steps=2000, learning_rate=6e-3)
-    """Training of the conditions without the auxiliary loss, which fail more often at `train`."""
+    train: TrainConfig = replace(PLAIN, steps=2000, learning_rate=6e-3)
     auxiliary: float | int = 0.25
     """Share of training steps with an auxiliary loss on regions, which decays linearly to zero; 0 to disable it."""
     growth: float | int = 0.0
@@ -147,7 +145,7 @@ class ContextualCountingStudy:
         plain = Condition(fixed, _plain(self.model), self.plain, 0.0, 0.0)
         conditions = {"rotary": self._with_encoding(main, "rotary", True), "none": main}
         if "circuits" in self.parts:
-            unaided = replace(main, train=self.unaided, auxiliary=0.0)
+            unaided = replace(main, auxiliary=0.0)
             conditions |= {
                 "no-auxiliary-rotary": self._with_encoding(unaided, "rotary", True),
                 "no-auxiliary": unaided,

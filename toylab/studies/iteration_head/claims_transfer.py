@@ -101,6 +101,7 @@ def transfer_claims(of_circuit: Callable[..., Claim], steps: int, has_pairs: boo
             criterion=above(0),
             origin="any lead",
             uncontrolled="a difference between the two directions of one seed, at matched accuracy",
+            untried="the sham stands on one side of the difference alone",
         ),
     ]
 

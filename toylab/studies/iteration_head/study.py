@@ -24,7 +24,7 @@ from toylab.probes import IterationHead
 from toylab.report.page import Picture
 from toylab.runs.store import train_and_keep, write_metrics
 from toylab.runs.study import Job, JobInput
-from toylab.settings import check_range, check_settings
+from toylab.settings import check_range, check_settings, later_field
 from toylab.studies.iteration_head import measures as interventions
 from toylab.studies.iteration_head.claims import claims
 from toylab.studies.iteration_head.claims_transfer import LEARNED, MAPS
@@ -90,7 +90,7 @@ class IterationHeadStudy:
     batches: Literal["packed", "padded", "sweep"] = "packed"
     """Batching of training sequences. "packed": several per row, without padding; "padded": one per row; "sweep", as in
     the published code: a fixed set of 1024 per length, from shortest to longest, one length per batch."""
-    parts: tuple[Literal["pairs"], ...] = ()
+    parts: tuple[Literal["pairs"], ...] = later_field(())
     """Conditions in addition to the default ones. "pairs": models of three more maps, and fine-tuning of the models of
     all five maps on each other map."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4, 5)

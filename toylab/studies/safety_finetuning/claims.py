@@ -178,6 +178,7 @@ def _jailbreaks(guess: float, no_small_rate: str) -> list[Claim]:
                 conditions=("ssft-small", "ssft"),
                 measure="share of correct letters under SSFT at the small rate minus that at the medium rate",
                 quantity=lead,
+                untried="shams are fine-tuned at the medium rate, which the claim puts below the small one",
                 undecidable=no_small_rate,
             ),
         ]

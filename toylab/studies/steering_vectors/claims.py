@@ -159,6 +159,7 @@ def _gains(study: Settings) -> list[Claim]:
             conditions=("base", "full", last, "joint"),
             measure=f"{GAIN_SHARE} in all layers together minus that in the last",
             quantity=lambda base, full, last, joint: gain_share(base, joint, full) - gain_share(base, last, full),
+            untried="the sham takes the place of the last layer's vector, which the claim puts below the others",
         ),
     ]
 
@@ -301,6 +302,7 @@ def _lens(study: Settings) -> list[Claim]:
             criterion=below(0),
             origin=ANY_ORDER,
             uncontrolled=SAME_SEED,
+            untried="the sham takes the place of the last layer's vector, one of the outer layers",
             undecidable="" if len(vectors) > 2 else "two layers have none in the middle",
         ),
     ]

@@ -11,7 +11,7 @@ from toylab.model.steering import load_steering
 from toylab.report import canvas, figures
 from toylab.report.live import LivePanel, strongest_head
 from toylab.report.page import Picture, picture, pictures, require_measured
-from toylab.runs.store import stored_models
+from toylab.runs.store import metric_curves, stored_models
 from toylab.runs.study import Job
 from toylab.studies.steering_vectors.results import Temperatures
 from toylab.studies.steering_vectors.separability import separability_sweep
@@ -22,10 +22,11 @@ from toylab.verdicts.claim import Conditions
 Rows = dict[str, dict[str, list[float]]]
 
 
-def draw(results: Conditions, study: Settings) -> list[Picture]:
+def draw(results: Conditions, study: Settings, out: Path) -> list[Picture]:
     """All figures that have results."""
     return pictures(
         (_draw_gains, results, study),
+        (_draw_budgets, results, study, out),
         (_draw_lens, results, study),
         (_draw_kl, results, study),
         (_draw_routes, results),
@@ -94,6 +95,20 @@ def _draw_gains(results: Conditions, study: Settings) -> Picture:
         "vertical lines are means, while the claims judge medians or shares of seeds. Lower rows: baselines at the "
         "last layer.",
         figures.plot_by_seed(rows, xlabel="accuracy", chance=1 / study.task.p),
+    )
+
+
+def _draw_budgets(results: Conditions, study: Settings, out: Path) -> Picture:
+    titles = {"full-converged": "whole model", "joint-converged": "vectors, all layers"}
+    titles |= {study.vectors[-1]: f"vector, layer {study.last}", study.vectors[0]: "vector, layer 0"}
+    panels = {
+        title: metric_curves(results, out, name, metric="reward") for name, title in titles.items() if results[name]
+    }
+    return picture(
+        "Where the number of steps decides",
+        "Mean reward of sampled answers during reinforcement learning, one line per seed; the axes of steps differ. "
+        "Curves that still rise at their end say that a share of full training's gain depends on the number of steps.",
+        figures.plot_panels(require_measured(panels), ylabel="reward of sampled answers"),
     )
 
 

@@ -119,7 +119,7 @@ class SteeringVectorsStudy(Settings):
 
     def pictures(self, results: Conditions, out: Path) -> list[Picture]:
         """The figures of the report, from the results."""
-        return draw(results, self)
+        return draw(results, self, out)
 
 
 STUDY = SteeringVectorsStudy
