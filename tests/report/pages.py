@@ -99,4 +99,5 @@ def asks_no_network(text: str) -> None:
 def typeset(text: str) -> str:
     """What is left of a text whose formulas are typeset: x_t as xt, >= as one sign."""
     signed = text.replace(">=", "\u2265").replace("<=", "\u2264")
-    return re.sub(r"(?<![\w&])([A-Za-z])[_^](?=[A-Za-z0-9](?!\w))", r"\1", signed)
+    lowered = re.sub(r"(?<!\w)([A-Za-z])_(?=[A-Za-z0-9](?!\w))", r"\1", signed)
+    return re.sub(r"(?<!\w)([A-Za-z])\^(?=\d(?!\w))", r"\1", lowered)

@@ -216,7 +216,21 @@ def test_every_number_of_a_claim_is_on_the_page():
 
 @given(
     st.lists(
-        st.sampled_from(["Loss (train)", "Loss: train", "loss train 2", "損失", "", "Claim one", "Viewer", "é"]) | WORDS
+        st.sampled_from(
+            [
+                "Loss (train)",
+                "Loss: train",
+                "loss train 2",
+                "損失",
+                "",
+                "Claim one",
+                "Claims title",
+                "Viewer",
+                "Live",
+                "é",
+            ]
+        )
+        | WORDS
     )
 )
 def test_every_figure_has_a_name_of_its_own_that_a_file_can_have(titles):

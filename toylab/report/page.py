@@ -51,8 +51,8 @@ class Picture:
     def name(self) -> str:
         """Name of the figure's file and anchor; `file_names` makes names unique."""
         name = re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")[:100]
-        # The title may contain none of these letters, or collide with the anchors of claims and of the viewer.
-        return f"figure-{name}".strip("-") if re.match("$|claim-|viewer", name) else name
+        # The title may contain none of these letters, or collide with the anchors of claims, panels and headings.
+        return f"figure-{name}".strip("-") if re.match("$|claim|figures-|reproduce-|viewer|live", name) else name
 
 
 def picture(title: str, caption: str, drawn: Figure | Axes) -> Picture:
@@ -200,7 +200,7 @@ def _script_data(data: Any) -> str:
 Threshold = tuple[float | int | None, float | int | None]
 """Lower and upper threshold of a judged value; None for none."""
 
-_SUBSCRIPT = re.compile(r"(?<![\w&])([A-Za-z])_(?:\{([^{}<]+)\}|([A-Za-z0-9])(?!\w))")
+_SUBSCRIPT = re.compile(r"(?<!\w)([A-Za-z])_(?:\{([^{}<]+)\}|([A-Za-z0-9])(?!\w))")
 _POWER = re.compile(r"(?<!\w)([A-Za-z])\^(\d)(?!\w)")
 
 
@@ -226,7 +226,7 @@ def _headline(claims: Sequence[Judgement], id: str) -> str:
     # A refuted or open sentence is the paper's, not ours.
     quoted = f"<q>{mathematics(claim.statement)}</q>" if claim.verdict != "supported" else mathematics(claim.statement)
     facts = [f"Measured: {measured_in_words(claim)}", claim.criterion, control_text(claim)]
-    return f"<b>{lead}</b> {quoted}</p>\n<p class=note>{mathematics('; '.join(filter(None, facts)))}."
+    return f"<b>{escape(lead)}</b> {quoted}</p>\n<p class=note>{mathematics('; '.join(filter(None, facts)))}."
 
 
 _FEW = "Too few seeds for a verdict"
