@@ -151,7 +151,7 @@ def test_the_headline_is_the_first_decided_claim_of_the_paper_and_a_refuted_one_
 
 def marks(**fields) -> dict[str, list[float]]:
     """Left end and width of every mark of a thermometer, in percent."""
-    text = draw(claims=[claim(id="one", **fields)], thresholds={"one": fields.pop("threshold", (0.9, None))})
+    text = draw(claims=[claim(id="one", **fields)], thresholds={"one": (0.9, None)})
     drawn = re.findall(r"<i class=(\w+) style=\"left:([^%]*)%;width:([^%]*)%\">", text)
     return {kind: [float(left), float(width)] for kind, left, width in drawn}
 

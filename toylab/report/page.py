@@ -247,8 +247,8 @@ def _gauge(claim: Judgement, threshold: Threshold | None) -> str:
     numbers = [claim.measured, *(claim.interval or ()), *bounds, *of_control]
     low, high = floor(10 * min(0, *numbers)) / 10, ceil(10 * max(1, *numbers)) / 10
 
-    def mark(kind: str, start: float, end: float | None = None) -> str:
-        left, width = (start - low) / (high - low), 0 if end is None else (end - start) / (high - low)
+    def mark(kind: str, start: float | int, end: float | int) -> str:
+        left, width = (start - low) / (high - low), (end - start) / (high - low)
         return f'<i class={kind} style="left:{100 * left:.4g}%;width:{100 * width:.4g}%"></i>'
 
     marks = []

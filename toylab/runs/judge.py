@@ -151,7 +151,8 @@ def _threshold(claim: Claim) -> Threshold:
     """The thresholds of the judged value: of a share, that most seeds meet the criterion."""
     if claim.statistic == "share":
         return 0.5, None
-    return tuple(None if isinf(bound) else bound for bound in (claim.criterion.low, claim.criterion.high))
+    low, high = claim.criterion.low, claim.criterion.high
+    return None if isinf(low) else low, None if isinf(high) else high
 
 
 def is_decided(out: Path | str, study: type | None = None) -> bool:
