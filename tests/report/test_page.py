@@ -131,7 +131,7 @@ def test_claims_of_the_paper_are_open_and_our_own_and_checks_of_the_set_up_are_f
 
 
 def headline(**fields) -> str:
-    (words,) = re.findall(r'<p class="headline">(.*?)</header>', draw(**fields), flags=re.DOTALL)
+    (words,) = re.findall(r'(<p class="headline">.*?)</header>', draw(**fields), flags=re.DOTALL)
     return Page(words).text
 
 
