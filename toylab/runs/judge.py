@@ -8,8 +8,6 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from importlib import import_module
-from importlib.util import find_spec
 from math import isinf
 from pathlib import Path
 from typing import Any, get_args
@@ -140,10 +138,7 @@ def judge_run(out: Path | str, study: type | None = None) -> JudgedRun:
 
 def _live_panel(study: Study, results: Conditions, out: Path) -> LivePanel | None:
     """The result of `live(study, results, out)` in `figures.py` beside a study in a folder, if there is one."""
-    package = type(study).__module__.rpartition(".")[0]
-    if not package or find_spec(f"{package}.figures") is None:
-        return None
-    show = getattr(import_module(f"{package}.figures"), "live", None)
+    show = getattr(registry.figures_beside(type(study)), "live", None)
     return None if show is None else show(study, results, out)
 
 
