@@ -48,8 +48,8 @@ def counting() -> LivePanel:
         claim="one",
         vocabulary=STRINGS.vocabulary,
         examples=[("s", "01[101]0[1]0")],
-        models={"seed 0": contextual_counter(STRINGS)},
-        task={"longest": 16, "regions": 2, "bias": {"seed 0": [1.0, 1.0]}},
+        models={"seed 0": contextual_counter(2, STRINGS.classes)},
+        task={"longest": 16, "regions": 2, "bias": {"seed 0": [10.0, 10.0]}},
         start={"seed 0": "decoder.0"},
     )
 
@@ -89,6 +89,7 @@ def steering() -> LivePanel:
     models = {f"seed {seed}": Transformer.for_task(CHAINS, SMALL, seed) for seed in (0, 1)}
     for model in models.values():
         with torch.no_grad():
+            model.unembedding.weight[CHAINS.token("THINK")] *= 5
             model.unembedding.weight[CHAINS.token("DIRECT")] = -model.unembedding.weight[CHAINS.token("THINK")]
     vectors = {
         title: {
