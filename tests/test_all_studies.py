@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from toylab.model.checkpoint import load_model
 from toylab.runs import registry
 from toylab.runs.judge import judge_and_report, settings_flags, settings_from_json
 from toylab.runs.store import read_cost, read_metrics, read_settings, write_result
@@ -109,6 +110,25 @@ def check_page(name: str, folder: Path, figures: int = 3) -> None:
     assert page.count("<figure ") == len(drawn)
     assert "http-equiv" not in page
     assert " src=" not in page
+
+
+LIVE = {"iteration": "main", "counting": "none", "refusal": "ssft", "steering": "base"}
+"""By kind of a live panel, the condition of its models."""
+
+
+def test_the_page_of_a_run_holds_the_trained_weights(folder):
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert len(page.encode()) < 1.5e6
+    (data,) = re.findall(r'id="live-data">(.*?)</script>', page, flags=re.DOTALL)
+    panel = json.loads(data)
+    shown = panel["models"][0]
+    stored = load_model(folder / shown["title"].replace(" ", "-") / LIVE[panel["kind"]] / "model.safetensors")
+    for name, tensor in stored.state_dict().items():
+        packed = shown["model"]["weights"][name]
+        weights = np.frombuffer(b64decode(packed["data"]), dtype="<f4").reshape(packed["shape"])
+        np.testing.assert_array_equal(weights, tensor.numpy())
+    assert shown["title"] in panel["start"]
+    assert panel["examples"]
 
 
 def test_a_finished_run_holds_no_checkpoint(folder):

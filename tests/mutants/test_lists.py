@@ -12,7 +12,9 @@ def test_every_fault_can_be_planted_and_is_a_program():
     sources = {file: (ROOT / file).read_text() for file in {one.file for one in MUTANTS}}
     for mutant in MUTANTS:
         assert mutant.old != mutant.new
-        ast.parse(mutant.planted(sources[mutant.file]))
+        planted = mutant.planted(sources[mutant.file])
+        if mutant.file.endswith(".py"):  # a script of a page need not be a program of Python
+            ast.parse(planted)
         assert all((ROOT / test).exists() for test in mutant.tests), mutant.name
 
 

@@ -12,6 +12,8 @@ from toylab.verdicts.judgement import Judgement
 
 HOSTILE = '<script>alert("1")</script><img src=x onerror=alert(2)>&amp;\'" $title ${claims} </pre></style>'
 WORDS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), max_size=40)
+DATA = {"viewer-data": ["viewer.js"], "live-data": ["model.js", "live.js"]}
+"""The data elements of a page, and the scripts that read them."""
 VOID = {"meta", "br", "img", "link", "hr", "input", "path", "use", "rect"}
 
 
@@ -77,13 +79,25 @@ def asks_no_network(text: str) -> None:
     seen = Page(text)
     for tag, attributes in seen.elements:
         assert tag not in ("link", "iframe", "object", "embed", "base", "form"), tag
-        assert tag != "script" or attributes in ({}, {"type": "application/json", "id": "viewer-data"}), attributes
+        assert tag != "script" or attributes in ({}, *({"type": "application/json", "id": id} for id in DATA)), (
+            attributes
+        )
         for name, value in attributes.items():
             assert not name.startswith("on"), f"{tag} {name}"
             if name.split(":")[-1] in ("src", "href", "srcset", "data", "action", "poster", "background"):
                 assert (value or "").startswith(("#", "data:image/png;base64,")), f"{tag} {name}={value}"
     assert all(target.strip("\"' ").startswith("#") for target in re.findall(r"url\(([^)]*)\)", text))
     assert "@import" not in text
+    # The scripts are ours, once each, and no other.
     scripts = re.findall(r"<script>\n(.*?)</script>", text, flags=re.DOTALL)
-    ours = files("toylab.report").joinpath("viewer.js").read_text(encoding="utf-8")
-    assert [script.strip() for script in scripts] == [ours.strip()] * text.count('id="viewer-data"')
+    panels = {id: names for id, names in DATA.items() if f'id="{id}"' in text}
+    ours = dict.fromkeys(["heatmap.js", *(name for names in panels.values() for name in names)]) if panels else []
+    read = files("toylab.report").joinpath
+    assert "".join(scripts).strip() == "\n".join(read(name).read_text(encoding="utf-8") for name in ours).strip()
+
+
+def typeset(text: str) -> str:
+    """What is left of a text whose formulas are typeset: x_t as xt, >= as one sign."""
+    signed = text.replace(">=", "\u2265").replace("<=", "\u2264")
+    lowered = re.sub(r"(?<!\w)([A-Za-z])_(?=[A-Za-z0-9](?!\w))", r"\1", signed)
+    return re.sub(r"(?<!\w)([A-Za-z])\^(?=\d(?!\w))", r"\1", lowered)

@@ -7,7 +7,6 @@ import html
 import json
 import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -16,13 +15,15 @@ import pytest
 import torch
 from matplotlib import image
 
+from tests.report.javascript import BROWSER
+from tests.report.pages import asks_no_network
+from toylab.report.live import LivePanel
 from toylab.report.page import render_page
 from toylab.runs import scoreboard
 from toylab.runs.judge import judge_and_report
 from toylab.training.attention_history import HistoryPage
 from toylab.verdicts.judgement import Judgement
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium here: apt-get install chromium, and this runs")
 pytestmark = [needs_browser, pytest.mark.slow]
 
@@ -52,8 +53,15 @@ def weight(frame: int, layer: int, head: int, query: int, key: int) -> str:
     return f"{film().patterns[1][frame, layer, head, query, key].item() / 255:.3f}"
 
 
-def browse(tmp_path: Path, script: str, width: int = 1000) -> dict:
-    """What a script found on the page, and every error that the page made."""
+def browse(
+    tmp_path: Path,
+    script: str,
+    width: int = 1000,
+    panel: LivePanel | None = None,
+    link: str = "#step=200",
+    flags: tuple[str, ...] = (),
+) -> dict:
+    """What a script found on the page of a film or of a panel, and every error that the page made."""
     claim = Judgement(
         id="one",
         place="p",
@@ -64,15 +72,20 @@ def browse(tmp_path: Path, script: str, width: int = 1000) -> dict:
         seeds=tuple(range(6)),
         verdict="uninformative",
     )
-    text = render_page("A study", "About it.", [claim], [], {"token": HOSTILE}, "toylab run", "free", film=film())
+    shown = {"film": film()} if panel is None else {"live": panel}
+    text = render_page("A study", "About it.", [claim], [], {"token": HOSTILE}, "toylab run", "free", **shown)
+    asks_no_network(text)
     before = "<script>window.wrong = []; window.onerror = (what) => { window.wrong.push(String(what)); };</script>"
     after = f"""<script>(async () => {{
-      const $ = (id) => document.getElementById("viewer-" + id), found = {{}};
-      const text = (id) => $(id).textContent, press = (id, key) =>
+      const $ = (id) => document.getElementById("{"viewer" if panel is None else "live"}-" + id), found = {{}};
+      const text = (id) => $(id).textContent.trim(), press = (id, key) =>
         $(id).dispatchEvent(new KeyboardEvent("keydown", {{ key, bubbles: true, cancelable: true }}));
-      const move = (value) => {{ $("step").value = value; $("step").dispatchEvent(new Event("input")); }};
-      const shade = (query, key) => document.querySelector(
-        `.weight[data-query="${{query}}"][data-key="${{key}}"]`).style.getPropertyValue("--w");
+      const set = (id, value, event = "input") => {{ $(id).value = value; $(id).dispatchEvent(new Event(event)); }};
+      const move = (value) => set("step", value);
+      const cell = (query, key) => document.querySelector(`.weight[data-query="${{query}}"][data-key="${{key}}"]`);
+      const shade = (query, key) => cell(query, key).style.getPropertyValue("--w");
+      const point = (query, key, event) => cell(query, key).dispatchEvent(new PointerEvent(event, {{ bubbles: true }}));
+      const wait = (time) => new Promise((done) => setTimeout(done, time));
       try {{ {script} }} catch (error) {{ window.wrong.push(String(error)); }}
       const told = document.createElement("pre");
       told.id = "found";
@@ -82,12 +95,12 @@ def browse(tmp_path: Path, script: str, width: int = 1000) -> dict:
     path = tmp_path / "page.html"
     path.write_text(text.replace("<head>", "<head>" + before).replace("</body>", after + "</body>"), encoding="utf-8")
     command = [
-        BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND",
+        BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND", *flags,
         f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},900", "--virtual-time-budget=4000",
-        "--dump-dom", path.as_uri(),
+        "--dump-dom", path.as_uri() + link,
     ]  # fmt: skip
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-    (told,) = re.findall(r'<pre id="found">(.*?)</pre>', shown, flags=re.DOTALL)
+    dumped = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True).stdout
+    (told,) = re.findall(r'<pre id="found">(.*?)</pre>', dumped, flags=re.DOTALL)
     found = json.loads(html.unescape(told))
     assert found["wrong"] == []
     assert found["title"] == "A study"
@@ -98,20 +111,32 @@ def test_the_slider_changes_the_pattern_the_step_and_the_curves(tmp_path):
     found = browse(
         tmp_path,
         """found.last = [text("at"), shade(3, 2)]; found.curve = text("curves");
-        move(0); found.first = [text("at"), shade(3, 2)]; found.early = text("curves");""",
+        move(0); found.first = [text("at"), shade(3, 2)]; found.early = text("curves"); found.link = location.hash;""",
     )
     assert found["last"][0] == "200"
     assert found["first"][0] == "0"
     assert [f"{float(found[at][1]):.3f}" for at in ("last", "first")] == [weight(2, 1, 0, 3, 2), weight(0, 1, 0, 3, 2)]
     assert "loss: 0.500" in found["curve"]
     assert "loss: 2.000" in found["early"]
+    assert found["link"] == "#step=0&head=1.0&scene=1"
+
+
+def test_a_page_plays_once_from_step_0_and_a_link_or_reduced_motion_stops_it(tmp_path):
+    told = """found.opened = [text("play"), text("at"), $("head").value];
+        await wait(1500); found.later = [text("play"), text("at")];"""
+    assert browse(tmp_path, told, link="") | {"wrong": []} == {
+        "opened": ["Pause", "0", "1.0"], "later": ["Play", "200"], "wrong": [], "title": "A study",
+    }  # fmt: skip
+    linked = browse(tmp_path, told, link="#step=100&head=0.1")
+    assert (linked["opened"], linked["later"]) == (["Play", "100", "0.1"], ["Play", "100"])
+    still = browse(tmp_path, told, link="#claim-one", flags=("--force-prefers-reduced-motion",))
+    assert still["opened"] == still["later"] + ["1.0"] == ["Play", "200", "1.0"]
 
 
 def test_hovering_tells_the_value_that_is_stored(tmp_path):
     found = browse(
         tmp_path,
-        """document.querySelector('.weight[data-query="2"][data-key="1"]').dispatchEvent(
-          new PointerEvent("pointermove", { bubbles: true })); found.cell = text("cell");
+        """point(2, 1, "pointermove"); found.cell = text("cell");
         $("head").value = "0.1"; $("head").dispatchEvent(new Event("change")); found.other = text("cell");""",
     )
     said = f"position 2 (&amp;) attends to position 1 ({HOSTILE}): "
@@ -137,7 +162,7 @@ def test_scenes_links_and_playing(tmp_path):
         tmp_path,
         """found.cells = document.querySelectorAll(".weight").length;
         found.links = document.querySelectorAll(".link").length;
-        $("links").click(); found.hidden = $("marks").style.display;
+        $("links").click(); found.hidden = document.querySelector(".marks").style.display;
         $("scene").value = "0"; $("scene").dispatchEvent(new Event("change"));
         found.fewer = document.querySelectorAll(".weight").length;
         $("play").click(); found.playing = [text("play"), text("at")];

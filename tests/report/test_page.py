@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.report.pages import HOSTILE, WORDS, Page, asks_no_network, claim, draw, picture
-from toylab.report.page import Picture, file_names, pictures, require_measured
+from tests.report.pages import HOSTILE, WORDS, Page, asks_no_network, claim, draw, picture, typeset
+from toylab.report.page import Picture, file_names, mathematics, pictures, require_measured
 from toylab.training.attention_history import HistoryPage
 from toylab.verdicts.judgement import ControlJudgement, Verdict
 
@@ -23,10 +23,10 @@ def test_everything_from_outside_is_shown_as_the_text_it_is():
     assert not any(tag in ("script", "img") for tag, _ in seen.elements)
     assert "<script" not in text.lower()
     assert seen.open == []
-    # title twice, introduction, seeds, statement twice, note, id, criterion, origin, the number of the paper, place,
-    # control, population, a detail and its inner name and value, the heading and the caption of the picture, command
-    # and cost; settings are JSON, where quotes are written \\".
-    assert seen.text.count(HOSTILE) >= 20
+    # title twice, introduction, seeds, statement, criterion and control twice, note, id, origin, the number of the
+    # paper, place, population, a detail and its inner name and value, the heading and the caption of the picture,
+    # command and cost; settings are JSON, where quotes are written \\".
+    assert seen.text.count(HOSTILE) >= 22
     assert json.dumps({HOSTILE: [HOSTILE]}, indent=1) in seen.text
     labels = [attributes["aria-label"] for _, attributes in seen.elements if "aria-label" in attributes]
     assert labels == [HOSTILE]
@@ -51,7 +51,17 @@ def test_any_words_come_through_and_leave_the_page_as_it_is_built(words):
     seen, plain = Page(draw(words)), Page(draw())
     assert [tag for tag, _ in seen.elements] == [tag for tag, _ in plain.elements] or not words
     assert seen.open == []
-    assert words in seen.text
+    assert typeset(words) in seen.text
+
+
+def test_formulas_are_typeset_and_other_words_are_left_alone():
+    assert mathematics("s_t is F(s_{t-1}, x_t)") == (
+        "<i>s</i><sub>t</sub> is F(<i>s</i><sub>t\u22121</sub>, <i>x</i><sub>t</sub>)"
+    )
+    assert mathematics("R^2 >= 0.9 <= 1") == "<i>R</i><sup>2</sup> \u2265 0.9 \u2264 1"
+    for plain in ("d_model", "resid_post", "x_", "_t", "a_bc", "10^3", "n / (n + K)"):
+        assert mathematics(plain) == plain
+    assert mathematics("<x_t>") == "&lt;<i>x</i><sub>t</sub>&gt;"
 
 
 def test_a_hostile_figure_label_is_text_in_the_page_as_well():
@@ -100,17 +110,59 @@ def test_an_uninformative_claim_stands_on_the_page_with_its_measurement_and_what
     assert "it cannot tell" in seen.text
     assert "0.88 [0.25, 0.75]" in seen.text
     assert "Control: random weights, 0.91 [0.9, 0.92]" in seen.text
-    assert "Supported here" not in seen.text
+    assert "Supported." not in seen.text
     assert "Refuted at this scale" not in seen.text
 
 
-def test_claims_of_the_paper_and_our_own_stand_in_two_tables_and_checks_of_the_set_up_apart():
+def test_claims_of_the_paper_are_open_and_our_own_and_checks_of_the_set_up_are_folded():
     kinds = {"set-up": "checked", "own": "ours", "paper": "theirs"}
     text = draw(claims=[claim(kind=kind, id=id, statement=id) for kind, id in kinds.items()])
-    order = ["Claims of the paper", "claim-theirs", "Our own questions", "claim-ours", "Checks of the set-up"]
+    order = [
+        "Claims of the paper (1)",
+        "claim-theirs",
+        "Our own questions (1)",
+        "claim-ours",
+        "Checks of the set-up (1)",
+    ]
     places = [text.index(words) for words in [*order, "claim-checked"]]
     assert places == sorted(places)
-    assert "Supported here. theirs" in Page(text).text
+    folds = [attributes for tag, attributes in Page(text).elements if tag == "details" and "class" in attributes]
+    assert [("open" in attributes) for attributes in folds] == [True, False, False]
+
+
+def headline(**fields) -> str:
+    (words,) = re.findall(r'(<p class="headline">.*?)</header>', draw(**fields), flags=re.DOTALL)
+    return Page(words).text
+
+
+def test_the_headline_is_the_first_decided_claim_of_the_paper_and_a_refuted_one_is_quoted_as_refuted():
+    found = {kind: claim(kind=kind, statement=kind, id=kind) for kind in ("set-up", "own", "paper")}
+    assert headline(claims=[*found.values()]).startswith("Supported. paper")
+    refuted = claim(statement="It grows.", verdict="refuted", measured=0.1, interval=(0.0, 0.2))
+    undecided = claim(statement="open", verdict="undecided")
+    words = headline(claims=[undecided, refuted])
+    assert words.startswith("Refuted at this scale. The claim was: It grows.")
+    assert "Measured: 0.1 [0, 0.2]" in words
+    few = claim(statement="open", verdict="undecided", seeds=(0,))
+    assert headline(claims=[few]).startswith("Too few seeds for a verdict (1 seed): open")
+    assert headline(claims=[undecided]).startswith("Undecided: open")
+    assert headline(claims=[]).strip() == ""
+
+
+def marks(**fields) -> dict[str, list[float]]:
+    """Left end and width of every mark of a thermometer, in percent."""
+    text = draw(claims=[claim(id="one", **fields)], thresholds={"one": (0.9, None)})
+    drawn = re.findall(r"<i class=(\w+) style=\"left:([^%]*)%;width:([^%]*)%\">", text)
+    return {kind: [float(left), float(width)] for kind, left, width in drawn}
+
+
+def test_a_thermometer_shows_value_interval_threshold_and_control_on_one_axis():
+    control = ControlJudgement(what="random", measured=0.2, interval=(0.1, 0.3), misses=True)
+    seen = marks(measured=0.95, interval=(0.8, 1.0), control=control)
+    assert seen == {"met": [90, 10], "bound": [90, 0], "bar": [80, 20], "control": [20, 0], "value": [95, 0]}
+    wide = marks(measured=3.0, interval=(-1.0, 4.0))  # an axis from -1 to 4
+    assert wide == {"met": [38, 62], "bound": [38, 0], "bar": [0, 100], "value": [80, 0]}
+    assert marks(measured=None, interval=None) == {}
 
 
 def test_a_verdict_stands_with_its_control_threshold_number_of_the_paper_and_mark_over_the_family():
@@ -164,7 +216,21 @@ def test_every_number_of_a_claim_is_on_the_page():
 
 @given(
     st.lists(
-        st.sampled_from(["Loss (train)", "Loss: train", "loss train 2", "損失", "", "Claim one", "Viewer", "é"]) | WORDS
+        st.sampled_from(
+            [
+                "Loss (train)",
+                "Loss: train",
+                "loss train 2",
+                "損失",
+                "",
+                "Claim one",
+                "Claims title",
+                "Viewer",
+                "Live",
+                "é",
+            ]
+        )
+        | WORDS
     )
 )
 def test_every_figure_has_a_name_of_its_own_that_a_file_can_have(titles):

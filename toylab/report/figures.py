@@ -49,7 +49,8 @@ def plot_attention(
     query_label = "query: attending token" if queries is None else "query"
     queries = tokens if queries is None else queries
     ax = ax or new_axes(0.28 * len(tokens) + 1.2, 0.28 * len(queries) + 1.0)
-    ax.imshow(pattern, cmap="Blues", vmin=0, vmax=1)
+    shades = ax.imshow(pattern, cmap="Blues", vmin=0, vmax=1)
+    ax.figure.colorbar(shades, ax=ax, ticks=[0, 1], shrink=0.4, aspect=12, label="attention")
     positions = range(len(tokens))
     ax.set_xticks(positions, tokens, fontsize=7, rotation=90, **LITERAL_TEXT)
     ax.set_yticks(range(len(queries)), queries, fontsize=7, **LITERAL_TEXT)
@@ -335,7 +336,7 @@ def plot_heatmap(
 ) -> Axes:
     """Heatmap of signed numbers, one row per name: dark for large magnitude, hatched for negative values.
 
-    Cells with at least a quarter of the largest magnitude show their number.
+    Cells with at least a quarter of the largest magnitude show their number; the label of the axis names the darkest.
     """
     ax = ax or new_axes(0.36 * len(columns) + 1.8, 0.3 * len(values) + 1.0)
     table = np.array(list(values.values()), dtype=float).reshape(len(values), len(columns))
@@ -355,7 +356,7 @@ def plot_heatmap(
     ax.set_xticks(range(len(columns)), columns, fontsize=7, rotation=90, **LITERAL_TEXT)
     ax.set_yticks(range(len(values)), list(values), fontsize=8, **LITERAL_TEXT)
     ax.tick_params(length=0)
-    ax.set_xlabel(xlabel)
+    ax.set_xlabel(f"{xlabel} (white: 0, darkest: {largest:.2g})")
     ax.set_title(title, fontsize=10)
     return despine(ax)
 

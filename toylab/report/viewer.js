@@ -1,94 +1,54 @@
 // The attention of a model through its training: a slider over evaluations, a pattern, and curves with a cursor.
 "use strict";
 (() => {
+  const { SVG, element, state, keep, mathematics } = toyPage;
   const at = (id) => document.getElementById(`viewer-${id}`);
   const film = JSON.parse(at("data").textContent);
   const scenes = film.scenes.map((scene) => ({
     ...scene,
     bytes: Uint8Array.from(atob(scene.patterns), (letter) => letter.charCodeAt(0)),
   }));
-  const [, layers, heads] = scenes[0].shape;
-  const CELL = 18, SVG = "http://www.w3.org/2000/svg";
-  const longest = Math.max(...scenes.flatMap(({ names }) => names.map((name) => name.length)));
-  const LEFT = Math.min(24 + 6 * longest, 176), TOP = LEFT;
-  let cells = [], cursor = [0, 0], timer = null;
-
-  function element(name, attributes, parent, text) {
-    const made = document.createElementNS(SVG, name);
-    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-    if (text !== undefined) made.textContent = text;
-    parent.append(made);
-    return made;
-  }
+  const [, layers, heads] = scenes[0].shape, last = film.steps.length - 1;
+  let timer = null;
 
   const scene = () => scenes[Number(at("scene").value)];
   const frame = () => Number(at("step").value);
   const head = () => at("head").value.split(".").map(Number);
+  const pattern = toyPage.heatMap(at("pattern"), (query, key) => {
+    const { names } = scene();
+    at("cell").textContent =
+      `position ${query} (${names[query]}) attends to position ${key} (${names[key]}): ${weight(query, key).toFixed(3)}`;
+  });
 
-  function weight(query, key) {
+  function weight(query, key, at = frame()) {
     const { shape: [, , , size], bytes } = scene();
     const [layer, number] = head();
-    return bytes[(((frame() * layers + layer) * heads + number) * size + query) * size + key] / 255;
+    return bytes[(((at * layers + layer) * heads + number) * size + query) * size + key] / 255;
   }
 
-  function build() {
-    const { names, links } = scene(), size = names.length, svg = at("pattern");
-    const width = LEFT + size * CELL + 2, height = TOP + size * CELL + 2;
-    svg.replaceChildren();
-    svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
-    svg.style.maxWidth = `${1.3 * width}px`;
-    const middle = (size * CELL) / 2, axis = { "text-anchor": "middle" };
-    element("text", { ...axis, x: LEFT + middle, y: 12 }, svg, "key: token that is read");
-    element("text", { ...axis, transform: `translate(12 ${TOP + middle}) rotate(-90)` }, svg, "query: token that reads");
-    names.forEach((name, n) => {
-      const place = n * CELL + CELL / 2;
-      element("text", { x: LEFT - 5, y: TOP + place + 4, "text-anchor": "end" }, svg, name);
-      const turned = { transform: `translate(${LEFT + place + 4} ${TOP - 5}) rotate(-90)` };
-      element("text", turned, svg, name);
-    });
-    cells = names.map((_, query) => names.map((_, key) => {
-      const place = { x: LEFT + key * CELL, y: TOP + query * CELL, width: CELL, height: CELL, class: "weight" };
-      const cell = element("rect", place, svg);
-      cell.dataset.query = query;
-      cell.dataset.key = key;
-      return cell;
-    }));
-    const marks = element("g", { id: "viewer-marks" }, svg);
-    for (const pairs of Object.values(links)) {
-      for (const [query, key] of pairs) {
-        const place = { x: LEFT + key * CELL + 1, y: TOP + query * CELL + 1, width: CELL - 2, height: CELL - 2 };
-        element("rect", { ...place, class: "link" }, marks);
-      }
-    }
-    element("rect", { id: "viewer-cursor", width: CELL, height: CELL, class: "cursor" }, svg);
-    cursor = [size - 1, 0];
+  function build() { // with the links of the head's own job: those that it attends to at the end
+    const { names, links } = scene();
+    const attended = (pairs) => pairs.reduce((sum, [query, key]) => sum + weight(query, key, last), 0) / pairs.length;
+    pattern.build(names, names, Object.values(links).filter((pairs) => attended(pairs) > 0.5).flat());
+    pattern.showLinks(at("links").checked);
   }
 
   function draw() {
-    cells.forEach((row, query) => row.forEach((cell, key) => cell.style.setProperty("--w", weight(query, key))));
-    at("marks").style.display = at("links").checked ? "" : "none";
+    pattern.draw(weight);
     at("at").textContent = film.steps[frame()];
     at("step").setAttribute("aria-valuetext", `step ${film.steps[frame()]}`);
     for (const line of document.querySelectorAll("#viewer-curves .now")) {
       for (const end of ["x1", "x2"]) line.setAttribute(end, across(frame()));
     }
     for (const [name, values] of Object.entries(film.curves)) {
-      document.querySelector(`#viewer-curves [data-name="${CSS.escape(name)}"]`).textContent =
-        `${name}: ${values[frame()].toFixed(3)}`;
+      document.querySelector(`#viewer-curves [data-name="${CSS.escape(name)}"]`)
+        .replaceChildren(...mathematics(`${name}: ${values[frame()].toFixed(3)}`));
     }
-  }
-
-  function tell(query, key) {
-    cursor = [query, key];
-    const { names } = scene(), box = at("cursor");
-    box.setAttribute("x", LEFT + key * CELL);
-    box.setAttribute("y", TOP + query * CELL);
-    at("cell").textContent =
-      `position ${query} (${names[query]}) attends to position ${key} (${names[key]}): ${weight(query, key).toFixed(3)}`;
+    pattern.again();
   }
 
   const WIDE = 300, HIGH = 56;
-  const across = (n) => 4 + (n / Math.max(film.steps.length - 1, 1)) * (WIDE - 8);
+  const across = (n) => 4 + (n / Math.max(last, 1)) * (WIDE - 8);
 
   function curves() {
     for (const [name, values] of Object.entries(film.curves)) {
@@ -106,7 +66,7 @@
       svg.addEventListener("click", (event) => {
         const box = svg.getBoundingClientRect();
         const share = (((event.clientX - box.left) / box.width) * WIDE - 4) / (WIDE - 8);
-        go(Math.round(Math.min(Math.max(share, 0), 1) * (film.steps.length - 1)));
+        choose(Math.round(Math.min(Math.max(share, 0), 1) * last));
       });
       at("curves").append(label, svg);
     }
@@ -115,15 +75,24 @@
   function go(n) {
     at("step").value = n;
     draw();
-    tell(...cursor);
+  }
+
+  function stop() {
+    clearInterval(timer);
+    timer = null;
+    at("play").textContent = "Play";
   }
 
   function play() {
-    const stop = () => { clearInterval(timer); timer = null; at("play").textContent = "Play"; };
-    if (timer) return stop();
-    if (frame() === film.steps.length - 1) go(0);
+    if (frame() === last) go(0);
     at("play").textContent = "Pause";
-    timer = setInterval(() => (frame() === film.steps.length - 1 ? stop() : go(frame() + 1)), 350);
+    timer = setInterval(() => (frame() === last ? stop() : go(frame() + 1)), 350);
+  }
+
+  function choose(n) { // by the reader, which ends the playing and changes the link
+    stop();
+    go(n);
+    keep({ step: film.steps[n], head: at("head").value, scene: at("scene").value });
   }
 
   scenes.forEach((one, n) => at("scene").append(new Option(one.title, n)));
@@ -132,27 +101,25 @@
       at("head").append(new Option(`layer ${layer}, head ${number}`, `${layer}.${number}`));
     }
   }
-  at("head").value = film.start.join(".");
-  at("scene").value = scenes.length - 1;
-  at("step").max = film.steps.length - 1;
+  function restore(select, value) { // a value of the link counts only if it is an option
+    if ([...at(select).options].some((option) => option.value === value)) at(select).value = value;
+  }
+  restore("head", film.start.join("."));
+  restore("head", state.get("head"));
+  restore("scene", String(scenes.length - 1));
+  restore("scene", state.get("scene"));
+  at("step").max = last;
   build();
   curves();
-  go(film.steps.length - 1);
+  const linked = film.steps.indexOf(Number(state.get("step") ?? NaN));
+  const still = linked >= 0 || matchMedia("(prefers-reduced-motion: reduce)").matches;
+  go(linked >= 0 ? linked : still ? last : 0);
+  if (!still) play();
 
-  at("step").addEventListener("input", () => go(frame()));
-  at("head").addEventListener("change", () => go(frame()));
-  at("links").addEventListener("change", draw);
-  at("scene").addEventListener("change", () => { build(); go(frame()); });
-  at("play").addEventListener("click", play);
-  at("pattern").addEventListener("pointermove", (event) => {
-    const { query, key } = event.target.dataset;
-    if (query !== undefined) tell(Number(query), Number(key));
-  });
-  at("pattern").addEventListener("keydown", (event) => {
-    const moves = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
-    const move = moves[event.key], last = scene().names.length - 1;
-    if (!move) return;
-    event.preventDefault();
-    tell(...cursor.map((place, n) => Math.min(Math.max(place + move[n], 0), last)));
-  });
+  at("step").addEventListener("input", () => choose(frame()));
+  at("head").addEventListener("change", () => { build(); choose(frame()); });
+  at("links").addEventListener("change", () => pattern.showLinks(at("links").checked));
+  at("scene").addEventListener("change", () => { build(); choose(frame()); });
+  at("play").addEventListener("click", () => (timer ? stop() : play()));
+  addEventListener("beforeprint", () => { stop(); go(last); });
 })();

@@ -7,12 +7,14 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
+from math import isinf
 from pathlib import Path
 from typing import Any, get_args
 
 from toylab.console import ToylabError, supports_colour
 from toylab.files import UnwritableError, refuse_links, write_text
-from toylab.report.page import Picture, file_names, render_page
+from toylab.report.live import LivePanel
+from toylab.report.page import Picture, Threshold, file_names, render_page
 from toylab.runs import registry
 from toylab.runs.store import read_cost, read_results, read_settings, stored_plan
 from toylab.runs.study import Job, Study, by_condition, untrained_study, with_dependencies
@@ -42,6 +44,8 @@ class JudgedRun:
         claims: judgements.
         pictures: figures.
         film: attention history for the viewer of the page, if the study has one.
+        live: models that run in the page, if the study has a panel for them.
+        thresholds: lower and upper threshold of the judged value, by claim id.
         costs: CPU-seconds of every job the claim depends on, by claim id.
         cpu_seconds: total of the run.
         jobs: number of finished jobs, and of all jobs.
@@ -59,6 +63,8 @@ class JudgedRun:
     claims: Sequence[Judgement]
     pictures: Sequence[Picture]
     film: HistoryPage | None
+    live: LivePanel | None
+    thresholds: Mapping[str, Threshold]
     costs: Mapping[str, float | int]
     cpu_seconds: float | int
     jobs: tuple[int, int]
@@ -91,7 +97,7 @@ def judge_run(out: Path | str, study: type | None = None) -> JudgedRun:
     results = by_condition(measured)
     claims = judge_claims(declared, results, stored_plan(about), shams(settings, results, out))
     pictures: list[Picture] = []
-    film = fault = None
+    film = live = fault = None
     try:
         draw, animate = getattr(settings, "pictures", None), getattr(settings, "film", None)
         figures: list[Any] = [] if draw is None else list(draw(results, out) or ())
@@ -102,6 +108,7 @@ def judge_run(out: Path | str, study: type | None = None) -> JudgedRun:
             for item in figures
         ]
         film = None if animate is None else animate(results, out)
+        live = _live_panel(settings, results, out)
     except ToylabError:
         raise
     except Exception as error:  # claims are written before `write_report` raises this error
@@ -119,11 +126,27 @@ def judge_run(out: Path | str, study: type | None = None) -> JudgedRun:
         claims=claims,
         pictures=pictures,
         film=film,
+        live=live,
+        thresholds={claim.id: _threshold(claim) for claim in declared},
         costs=claim_costs(declared, cpu_seconds),
         cpu_seconds=sum(cpu_seconds.values()),
         jobs=(len(measured), len({*settings.jobs(), *measured})),
         fault=fault,
     )
+
+
+def _live_panel(study: Study, results: Conditions, out: Path) -> LivePanel | None:
+    """The result of `live(study, results, out)` in `figures.py` beside a study in a folder, if there is one."""
+    show = getattr(registry.figures_beside(type(study)), "live", None)
+    return None if show is None else show(study, results, out)
+
+
+def _threshold(claim: Claim) -> Threshold:
+    """The thresholds of the judged value: of a share, that most seeds meet the criterion."""
+    if claim.statistic == "share":
+        return 0.5, None
+    low, high = claim.criterion.low, claim.criterion.high
+    return None if isinf(low) else low, None if isinf(high) else high
 
 
 def is_decided(out: Path | str, study: type | None = None) -> bool:
@@ -182,6 +205,8 @@ def write_report(judged: JudgedRun, out: Path | str) -> Path:
             claims=judged.claims,
             pictures=judged.pictures,
             film=judged.film,
+            live=judged.live,
+            thresholds=judged.thresholds,
             settings=judged.settings,
             command=judged.command,
             cost=judged.cost,

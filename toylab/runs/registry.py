@@ -15,6 +15,7 @@ import pkgutil
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -60,6 +61,14 @@ def _as_module(study_class: type) -> Any:
     return SimpleNamespace(
         STUDY=study_class, __doc__=sys.modules[study_class.__module__].__doc__ or study_class.__doc__
     )
+
+
+def figures_beside(study_class: type) -> Any:
+    """The module `figures` beside the module of a study in a package; None without one."""
+    package = study_class.__module__.rpartition(".")[0]
+    if not package or find_spec(f"{package}.figures") is None:
+        return None
+    return importlib.import_module(f"{package}.figures")
 
 
 def study_of_folder(name: str, folder: Path | str, study_class: type | None, command: str) -> Any:

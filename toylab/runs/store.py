@@ -15,7 +15,7 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
@@ -293,6 +293,12 @@ def train_and_keep(
     if file is not None:
         save(folder / file, trained)
     return trained, training.history
+
+
+def stored_models(out: Path | str, condition: str, seeds: Iterable[int]) -> dict[str, Any]:
+    """The trained models of a condition by the title "seed N", for the seeds whose model is stored."""
+    files = {seed: Job(condition, seed).folder(out) / "model.safetensors" for seed in seeds}
+    return {f"seed {seed}": load_model(file) for seed, file in files.items() if file.exists()}
 
 
 def write_metrics(path: Path | str, training: Training) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 
 from toylab.report import canvas, figures
+from toylab.report.live import LivePanel
 from toylab.report.page import Picture, picture, pictures, require_measured
-from toylab.runs.store import metric_curves
+from toylab.runs.store import metric_curves, stored_models
 from toylab.studies.contextual_counting import results as counting
 from toylab.studies.contextual_counting.results import CountingResult, RegionCircuit
+from toylab.tasks import decode, held_out
 from toylab.verdicts.claim import Conditions
 
 ENCODING_TITLES = {"none": "no positions", "alibi": "ALiBi"}
@@ -31,6 +34,34 @@ def draw(models: Conditions, out: Path, encodings: Sequence[str], causal: Sequen
         (_draw_blocked, models),
         (_draw_plateaus, models, out),
         (_draw_planes, models["rotary"], longest),
+    )
+
+
+def live(study: Any, results: Conditions, out: Path) -> LivePanel | None:
+    """The models without positions, the best first, on strings of the reader."""
+    none, task = results["none"], study.task
+    models = stored_models(out, "none", sorted(none, key=lambda s: -none[s].mean_accuracy))
+    if not models:
+        return None
+    lengths = (min(24, task.max_length), task.max_length)
+    batches = [held_out(task, study.seeds[0], 2, purpose="page", length=n, regions=task.most) for n in lengths]
+    rows = [task.strings(batch)[0][n].tolist() for batch in batches for n in range(2)]
+    strings = ["".join(decode(task, row)) for row in rows]
+    return LivePanel(
+        kind="counting",
+        caption="Type a string with regions [ ... ]: the model counts the ones of each. Red squares: the ones of a "
+        "region. The attention of a label query on its n ones follows n / (n + K), where K is the weight of the other "
+        "tokens, fitted on held-out strings of the longest length (vertical mark).",
+        claim="count-curve",
+        vocabulary=task.vocabulary,
+        examples=[(string, string) for string in strings],
+        models=models,
+        task={
+            "longest": 2 * task.max_length,
+            "regions": task.most,
+            "bias": {f"seed {s}": [circuit.k for circuit in result.circuits] for s, result in none.items()},
+        },
+        start=dict.fromkeys(models, "decoder.0"),
     )
 
 

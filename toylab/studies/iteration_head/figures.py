@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from toylab.report import canvas, figures
+from toylab.report.live import LivePanel
 from toylab.report.page import Picture, picture, pictures, require_measured
-from toylab.runs.store import metric_curves, read_metrics
+from toylab.runs.store import metric_curves, read_metrics, stored_models
 from toylab.runs.study import Job
 from toylab.studies.iteration_head.claims import PEAKED_SHARE, has_learned
 from toylab.studies.iteration_head.claims_transfer import LEARNED, MAPS
 from toylab.studies.iteration_head.measures import IterationResult
+from toylab.tasks import decode
+from toylab.training import evaluate
 from toylab.training.attention_history import HistoryPage, read_history
 from toylab.verdicts.claim import Conditions
 from toylab.verdicts.judgement import measured
@@ -63,6 +67,36 @@ def attention_page(results: Conditions, out: Path) -> HistoryPage | None:
             "end_of_input": "attention on EoI, earlier layer",
         },
         (head.layer, head.head),
+    )
+
+
+def live(study: Any, results: Conditions, out: Path) -> LivePanel | None:
+    """The main models, the best first, on inputs of the reader."""
+    main, task = results["main"], study.task
+    models = stored_models(out, "main", sorted(main, key=lambda s: s != _best(main)))
+    if not models:
+        return None
+    values = np.arange(task.values)
+    lengths = sorted({min(length, task.max_length) for length in (4, 6, 8, 10)}, reverse=True)
+    batches = evaluate.by_length(task, study.seeds[0], lengths, 1)
+    inputs = [decode(task, batch.tokens[0, 1 : length + 1].tolist()) for length, batch in batches.items()]
+    return LivePanel(
+        kind="iteration",
+        caption="Type inputs x_1 ... x_L: the model writes the states s_1 ... s_L. Switch off the head, or drag its "
+        "attention to another input, and the answers follow. Red squares: x_t, where s_t is predicted.",
+        claim="head",
+        vocabulary=task.vocabulary,
+        examples=[(" ".join(words), " ".join(words)) for words in inputs],
+        models=models,
+        task={
+            "begin": task.vocabulary[task.task_token],
+            "inputs": [task.vocabulary[x] for x in task.inputs],
+            "longest": task.max_length,
+            "first": task.first_states(values).tolist(),
+            "next": [task.step(np.full_like(values, state), values).tolist() for state in values],
+        },
+        start={f"seed {s}": f"{measured(r.head).layer}.{measured(r.head).head}" for s, r in main.items()},
+        threshold=PEAKED_SHARE,
     )
 
 

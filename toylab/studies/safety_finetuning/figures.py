@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from operator import attrgetter
+from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from toylab.report import canvas, figures
+from toylab.report.live import LivePanel, strongest_head
 from toylab.report.page import Picture, picture
+from toylab.runs.store import stored_models
 from toylab.studies.safety_finetuning.results import DECAYED, TITLES, SafetyResult, mean_behaviour
+from toylab.tasks import decode, held_out
 from toylab.verdicts.claim import Conditions
 from toylab.verdicts.judgement import measured
 
@@ -37,6 +42,47 @@ def draw(results: Conditions) -> list[Picture]:
             seeds_text = f"seed{'' if len(seeds) == 1 else 's'} {', '.join(map(str, seeds))}"
             rendered.append(figure_of(conditions, seeds_text))
     return rendered
+
+
+def live(study: Any, results: Conditions, out: Path) -> LivePanel | None:
+    """Models before and after SSFT on prompts of the reader, and all weights between and beyond them."""
+    task, seeds = study.task, sorted(results["ssft"])
+    models, bases = stored_models(out, "ssft", seeds), stored_models(out, "base", seeds)
+    if not models or models.keys() - bases.keys():
+        return None
+    kinds = {
+        "unsafe: to be refused": "unsafe",
+        "safe: to be answered": "safe",
+        "jailbreak, both operators": "competing-task",
+        "jailbreak, mixed text": "competing-text",
+        "jailbreak, unseen unsafe text": "mismatched-text",
+        "jailbreak, unseen names": "mismatched-token",
+    }
+    batches = {title: held_out(task, study.seeds[0], 8, kind=kind) for title, kind in kinds.items()}
+    examples = [
+        (title, " ".join(names[1:3] + names[task.text]))
+        for title, batch in batches.items()
+        for names in [decode(task, batch.tokens[0].tolist())]
+    ]
+    safe = batches["safe: to be answered"]
+    return LivePanel(
+        kind="refusal",
+        caption="Type two operators and a text: the model applies both to every letter, or refuses with NULL. The "
+        "slider adds a multiple of the weight change of SSFT to the base: 0 is the base, 1 the fine-tuned model.",
+        claim="refuse",
+        vocabulary=task.vocabulary,
+        examples=examples,
+        models=models,
+        task={
+            "operators": task.operators,
+            "alphabet": task.vocabulary[: task.letters],
+            "letters": task.answer,
+            "pads": task.soft_slots,
+            "images": task.bijections.tolist(),
+        },
+        start={title: strongest_head(model, safe, "operand") for title, model in models.items()},
+        bases=bases,
+    )
 
 
 def _outcomes(conditions: Mapping[str, BySeed], seeds: str) -> Picture:
@@ -80,12 +126,16 @@ def _clusters(conditions: Mapping[str, BySeed], seeds: str) -> Picture:
         }
         figures.plot_bands(groups, [str(k + 1) for k in layers], xlabel="layer", ylabel="tau", title=title, ax=ax)
 
+    figure = _panels(conditions, panel, 3.0, 2.7)
+    axes = figure.axes[: len(conditions)]
+    limits = min(ax.get_ylim()[0] for ax in axes), max(ax.get_ylim()[1] for ax in axes)
+    for ax in axes:
+        ax.set_ylim(limits)
     return picture(
         "How far activations tell safe prompts from unsafe ones",
         "tau: distance to the unsafe mean minus distance to the safe mean, after the MLP's non-linearity, at EOT, with "
-        f"means from other prompts; mean over {seeds}. Bands: one standard deviation over prompts. Axes differ in "
-        "scale.",
-        _panels(conditions, panel, 3.0, 2.7),
+        f"means from other prompts; mean over {seeds}. Bands: one standard deviation over prompts.",
+        figure,
     )
 
 

@@ -7,12 +7,16 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from toylab.model.steering import load_steering
 from toylab.report import canvas, figures
+from toylab.report.live import LivePanel, strongest_head
 from toylab.report.page import Picture, picture, pictures, require_measured
-from toylab.runs.store import metric_curves
+from toylab.runs.store import metric_curves, stored_models
+from toylab.runs.study import Job
 from toylab.studies.steering_vectors.results import Temperatures
 from toylab.studies.steering_vectors.separability import separability_sweep
 from toylab.studies.steering_vectors.settings import Settings
+from toylab.tasks import decode, held_out
 from toylab.verdicts.claim import Conditions
 
 Rows = dict[str, dict[str, list[float]]]
@@ -29,6 +33,41 @@ def draw(results: Conditions, study: Settings, out: Path) -> list[Picture]:
         (_draw_separability, results, study),
         (_draw_scales, results, study),
         (_draw_flag, results),
+    )
+
+
+def live(study: Settings, results: Conditions, out: Path) -> LivePanel | None:
+    """The base models with their trained vectors, on prompts of the reader."""
+    task, trained = study.task, results.shared("base", *study.vectors)
+    models = stored_models(out, "base", trained)
+    files = {
+        (f"seed {seed}", layer): Job(name, seed).folder(out) / "vector.safetensors"
+        for layer, name in enumerate(study.vectors)
+        for seed in trained
+    }
+    if not models or not all(file.exists() for file in files.values()):
+        return None
+    vectors: dict[str, dict[str, Any]] = {title: {} for title in models}
+    for (title, layer), file in files.items():
+        addition = load_steering(file, models[title]).additions[str(layer)]
+        vectors[title][f"blocks.{layer}.resid_post"] = addition.get_parameter("vector").detach()
+    batch = held_out(task, study.seeds[0], 64)
+    prompts = [" ".join(decode(task, row[1 : task.prompt - 1])) for row in batch.tokens[:4].tolist()]
+    return LivePanel(
+        kind="steering",
+        caption="Type x0 and the steps: the base opens with DIRECT and guesses; with the vector it opens with THINK "
+        "and writes the chain. Greedy decoding. Red squares: the step that the next state needs.",
+        claim="first-token",
+        vocabulary=task.vocabulary,
+        examples=[(prompt, prompt) for prompt in prompts],
+        models=models,
+        task={
+            "digits": task.vocabulary[: task.p],
+            "length": task.length,
+            "permutation": task.permutation.tolist(),
+        },
+        start={title: strongest_head(model, batch, "carry") for title, model in models.items()},
+        vectors=vectors,
     )
 
 

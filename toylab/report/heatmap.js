@@ -1,0 +1,116 @@
+// Parts shared by the panels of a page: elements, the state in the link, and heat maps.
+"use strict";
+const toyPage = (() => {
+  const SVG = "http://www.w3.org/2000/svg", CELL = 18;
+
+  function element(name, attributes, parent, text) {
+    const made = document.createElementNS(SVG, name);
+    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+    if (text !== undefined) made.textContent = text;
+    parent.append(made);
+    return made;
+  }
+
+  // Text with its subscripts typeset, such as x_t, as nodes.
+  function mathematics(text) {
+    return text.split(/(?<!\w)([A-Za-z]_[A-Za-z0-9])(?!\w)/).map((part, n) => {
+      if (n % 2 === 0) return part;
+      const symbol = document.createElement("i"), index = document.createElement("sub");
+      [symbol.textContent, index.textContent] = part.split("_");
+      const both = document.createElement("span");
+      both.append(symbol, index);
+      return both;
+    });
+  }
+
+  // The state of the page, such as #step=900&head=1.3; a link to a claim or a figure has none.
+  const state = new URLSearchParams(location.hash.includes("=") ? location.hash.slice(1) : "");
+  function keep(changes) {
+    for (const [name, value] of Object.entries(changes)) {
+      if (value === "" || value === null) state.delete(name);
+      else state.set(name, value);
+    }
+    history.replaceState(null, "", `#${state}`);
+  }
+
+  // A heat map on an SVG element: `tell(query, key)` is called for the cell under the pointer or the cursor, and `move`,
+  // if given, for a cell that is pressed, dragged over, or entered with the keyboard.
+  function heatMap(svg, tell, move) {
+    let cells = [], marks, box, cursor = null, left, top, pressed = false;
+
+    function build(queries, keys, links) {
+      const longest = (names) => Math.min(24 + 6 * Math.max(...names.map((name) => name.length)), 176);
+      left = longest(queries);
+      top = longest(keys);
+      const width = left + keys.length * CELL + 2, height = top + queries.length * CELL + 2;
+      svg.replaceChildren();
+      svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+      svg.style.maxWidth = `${1.3 * width}px`;
+      svg.style.minWidth = `${Math.min(0.6 * width, 900)}px`;
+      const axis = { "text-anchor": "middle" };
+      element("text", { ...axis, x: left + (keys.length * CELL) / 2, y: 12 }, svg, "key: attended token");
+      const middle = top + (queries.length * CELL) / 2;
+      element("text", { ...axis, transform: `translate(12 ${middle}) rotate(-90)` }, svg, "query");
+      queries.forEach((name, n) =>
+        element("text", { x: left - 5, y: top + n * CELL + 13, "text-anchor": "end" }, svg, name));
+      keys.forEach((name, n) =>
+        element("text", { transform: `translate(${left + n * CELL + 13} ${top - 5}) rotate(-90)` }, svg, name));
+      cells = queries.map((_, query) => keys.map((_, key) => {
+        const place = { x: left + key * CELL, y: top + query * CELL, width: CELL, height: CELL, class: "weight" };
+        const cell = element("rect", place, svg);
+        cell.dataset.query = query;
+        cell.dataset.key = key;
+        return cell;
+      }));
+      marks = element("g", { class: "marks" }, svg);
+      for (const [query, key] of links) {
+        const place = { x: left + key * CELL + 1, y: top + query * CELL + 1, width: CELL - 2, height: CELL - 2 };
+        element("rect", { ...place, class: "link" }, marks);
+      }
+      box = element("rect", { width: CELL, height: CELL, class: "cursor" }, svg);
+      cursor ??= [queries.length - 1, 0];
+      cursor = [Math.min(cursor[0], queries.length - 1), Math.min(cursor[1], keys.length - 1)];
+    }
+
+    const draw = (weight) => cells.forEach((row, query) =>
+      row.forEach((cell, key) => cell.style.setProperty("--w", weight(query, key))));
+
+    function select(query, key) {
+      cursor = [query, key];
+      box.setAttribute("x", left + key * CELL);
+      box.setAttribute("y", top + query * CELL);
+      tell(query, key);
+    }
+
+    function point(event, pressing) {
+      const [query, key] = [event.target.dataset.query, event.target.dataset.key].map(Number);
+      const same = query === cursor[0] && key === cursor[1];
+      if (Number.isNaN(query)) return;
+      select(query, key);
+      if (pressing && move && !(same && event.type === "pointermove")) move(query, key);
+    }
+    svg.addEventListener("pointerdown", (event) => {
+      pressed = true;
+      const { target, pointerId } = event;
+      if (target.hasPointerCapture(pointerId)) target.releasePointerCapture(pointerId); // a finger drags across cells
+      point(event, true);
+    });
+    addEventListener("pointerup", () => { pressed = false; });
+    svg.addEventListener("pointermove", (event) => point(event, pressed));
+    svg.addEventListener("keydown", (event) => {
+      const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
+      if (!step && !(move && event.key === "Enter")) return;
+      event.preventDefault();
+      const last = [cells.length - 1, cells[0].length - 1];
+      if (step) select(...cursor.map((place, n) => Math.min(Math.max(place + step[n], 0), last[n])));
+      else move(...cursor);
+    });
+    return {
+      build, draw, select,
+      again: () => select(...cursor),
+      showLinks: (shown) => { marks.style.display = shown ? "" : "none"; },
+    };
+  }
+
+  return { SVG, element, mathematics, state, keep, heatMap };
+})();
