@@ -1,6 +1,6 @@
 """Write a scoreboard into the package, CLAIMS.md and README.md: `python notebooks/scoreboard.py FOLDER`, of a folder of
-runs. The verdicts in docs/abstracts.md and the tables in docs/results.md follow. A study without a run in the folder keeps
-its published verdicts.
+runs. The verdicts in docs/abstracts.md and the tables in docs/results.md follow. A study without a run in the folder
+keeps its published verdicts.
 
 `make scoreboard` makes the runs first, on seeds that no choice was made on. Without a folder nothing is judged: the
 published board is written into CLAIMS.md, and its summary into README.md, as it stands.

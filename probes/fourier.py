@@ -99,12 +99,12 @@ def keep_frequencies(
     check_range(
         "frequencies of p residues end at p // 2", frequencies=tuple(frequencies), least=1, most=len(values) // 2
     )
-    spectrum = torch.fft.rfft(values, dim=0)
+    spectrum = torch.fft.rfft(values.double(), dim=0)
     chosen = torch.zeros(len(spectrum), dtype=torch.bool)
     chosen[list(frequencies)] = True
     kept = ~chosen if remove else chosen
     kept[0] = True  # the mean
-    return torch.fft.irfft(spectrum * kept[:, None], n=len(values), dim=0)
+    return torch.fft.irfft(spectrum * kept[:, None], n=len(values), dim=0).to(values.dtype)
 
 
 def _seam_agreement(values: Float[Tensor, "residue feature"]) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from functools import lru_cache
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
@@ -13,6 +13,7 @@ from toylab.console import ToylabError
 from toylab.tasks.base import EXACT_SPLIT_LIMIT, Split, check_draw, fill_split, split_index, split_of
 
 
+@runtime_checkable
 class SizedTask(Protocol):
     """What `sample_contents` needs of a task; it must be hashable."""
 

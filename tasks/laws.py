@@ -299,6 +299,7 @@ def no_prompt_is_in_two_splits(task: Task, seed: int) -> None:
     for split in nonempty_splits(task):
         rng = stream(seed)  # of every split, which a sampler that ignores the split cannot tell apart
         batches = [task.sample(rng, rows, split) for rows in (ENOUGH_ROWS, 1, 1, 2)]
+        batches += [task.sample(stream(seed, split), 1, split) for _ in range(1)]
         for batch in batches:
             for key in contents_of(task, batch):
                 known = split_by_content.setdefault(key, split)

@@ -104,6 +104,9 @@ PROBES: dict[str, Callable[[Scene], Any]] = {
     "shift_links": lambda at: probes.shift_links(at.put(torch.tensor(at.links)), 1).tolist(),
     "name_bias": lambda at: probes.name_bias(at.masses(), "ones"),
     "name_encoding": lambda at: probes.name_encoding(at.model, at.tokens, np.random.default_rng(0)).encoding,
+    "fourier_energy": lambda at: probes.fourier_energy(at.normal(0, 7, 4)),
+    "keep_frequencies": lambda at: probes.keep_frequencies(at.normal(0, 7, 4), [1, 3]),
+    "read_frequencies": lambda at: probes.read_frequencies(at.normal(0, 7, 4), 2, draws=3),
     "null_share": lambda at: probes.null_share(*[at.normal(0, 6, 4), at.normal(1, 6, 4)], draws=3),
     "span_sine": lambda at: [
         probes.span_sine(*[at.normal(0, 6, 4), at.normal(1, 6, 4)], rows=rows) for rows in (False, True)

@@ -39,6 +39,13 @@ def rollouts_of(batch: Batch) -> Rollouts:
     return Rollouts(prompts, written, counted, torch.tensor([[1.0, 0.0], [0.0, 0.5]]))
 
 
+def wide(batch: Batch) -> Batch:
+    """Rows of at least `WIDTH` + 3 tokens: short rows are repeated."""
+    copies = -(-(WIDTH + 3) // batch.tokens.shape[1])
+    tokens, targets = (np.tile(array, copies) for array in (batch.tokens, batch.targets))
+    return Batch(tokens, targets, batch.sizes * copies, batch.links)
+
+
 Loss = tuple[Callable[[Batch], Any], Callable[[nn.Module], Callable[[nn.Module, Any], Tensor]]]
 LOSSES: dict[str, Loss] = {
     "next_token_loss": (pad, lambda reference: next_token_loss),
@@ -64,8 +71,9 @@ class Models:
     def __init__(self, task: Task, put: Place) -> None:
         positions = list(POSITIONS)[TASKS.index(type(task)) % len(POSITIONS)]
         config = ModelConfig(width=16, positions=positions)
-        self.put, self.batch = put, task.sample(stream(0), ROWS)
-        self.model, self.reference = (put(Transformer.for_task(task, config, seed)) for seed in (0, 1))
+        self.put, self.batch = put, wide(task.sample(stream(0), ROWS))
+        context = max(task.context, self.batch.tokens.shape[1])
+        self.model, self.reference = (put(Transformer(config, len(task.vocabulary), context, seed)) for seed in (0, 1))
         self.tokens = put(torch.from_numpy(self.batch.tokens[:, :WIDTH]))
         with watch(self.model, "blocks.*.attn.pattern") as seen, torch.no_grad():
             self.logits = self.model(self.tokens)

@@ -279,7 +279,17 @@ def test_what_was_read_does_not_change_with_the_file(tmp_path):
 
 # Paths ---------------------------------------------------------------------------------------------------------------
 
-FROM_THE_PROGRAM = {"complete_job", "draw", "attention_page", "ProcessPool", "train_mixture"}
+FROM_THE_PROGRAM = {
+    "StoredModel",
+    "attention_page",
+    "complete_job",
+    "draw",
+    "is_training",
+    "live",
+    "ProcessPool",
+    "seed_of",
+    "train_mixture",
+}
 """What is called by the program alone, with paths that it made; so is what does a job of a study."""
 
 

@@ -42,7 +42,7 @@ from toylab.tasks import ConceptGrammar, Parity
 from toylab.training.loop import TrainConfig
 
 ROOT = Path(__file__).parents[1]
-INNER = {"Claim", "Decision", "Judgement", "Condition"}
+INNER = {"Claim", "Decision", "Judgement", "Condition", "LivePanel"}
 """Classes with words that code alone fills in."""
 
 

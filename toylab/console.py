@@ -47,7 +47,6 @@ SYNONYMS = {
     "mqar": "associative-recall",
     "induction": "associative-recall",
     "xor": "parity",
-    "addition": "modular-sum",
 }
 """Common synonyms of option and task names."""
 

@@ -288,7 +288,7 @@ def test_seeds_are_given_to_all_studies(monkeypatch, tmp_path):
     [
         (["bench", "stpe"], ["stpe", "step"]),
         (["bench", "growth", "step"], ["growth", "alone"]),
-        (["bench", "--device", "nowhere"], ["device=nowhere", "omit it"]),
+        (["bench", "--device", "nowhere"], ["device=nowhere", "there are cpu"]),
         (["bench", "data", "--device", "meta"], ["'data'", "GPU"]),
         (["run", "all", "--seeds", "3", "--rows", "7"], ["--rows", "run all"]),
     ],

@@ -82,4 +82,4 @@ def test_without_a_gpu_the_command_says_so(capsys, tmp_path):
     assert cli.run(["bench", "gpu", "--out", str(tmp_path)]) == 2
     message = capsys.readouterr().err
     assert "device=cuda: is not available" in message
-    assert "a machine with a GPU" in message
+    assert "there are cpu" in message

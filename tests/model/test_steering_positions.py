@@ -32,6 +32,7 @@ from toylab.model.steering import (
     rms_normed,
     save_steering,
 )
+from toylab.model.strategies import model_configs
 from toylab.model.transformer import Transformer
 from toylab.probes import edit, watch
 
@@ -211,7 +212,7 @@ BLOCKS = st.sets(st.integers(0, 1), min_size=1)
 
 @some
 @given(
-    small_transformers.configs(),
+    model_configs(),
     small_transformers.SEEDS,
     BLOCKS,
     SPANS,
@@ -233,7 +234,7 @@ def test_an_edit_by_position_does_the_same_to_whole_rows_to_pieces_and_to_chosen
 
 
 @some
-@given(small_transformers.configs(), small_transformers.SEEDS, BLOCKS, SPANS, st.integers(1, 3), st.integers(1, 5))
+@given(model_configs(), small_transformers.SEEDS, BLOCKS, SPANS, st.integers(1, 3), st.integers(1, 5))
 def test_a_model_edited_by_position_writes_the_same_with_a_cache_and_without(config, seed, layers, at, samples, steps):
     model, prompt = steered(config, seed, layers, at), small_transformers.draw_tokens(seed, 2, 3)
 

@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.examples import fewer
-from tests.model.small_transformers import SEEDS, configs
+from tests.model.small_transformers import SEEDS
 from toylab.model.config import ModelConfig
 from toylab.model.encoder_decoder import ENCODER, EncoderDecoder, EncoderDecoderConfig
 from toylab.model.layers import short_softmax
+from toylab.model.strategies import model_configs
 from toylab.model.transformer import Transformer
 from toylab.probes import watch
 from toylab.proofs.routes import (
@@ -45,7 +46,7 @@ def some_rows(data, task):
 
 
 @fewer(1)
-@given(st.sampled_from(TASKS), configs(causal=True), SEEDS, st.data())
+@given(st.sampled_from(TASKS), model_configs(causal=True), SEEDS, st.data())
 def test_shared_prefixes_give_the_logits_of_whole_rows(task, config, seed, data):
     if config.unembedding == "orthogonal" and len(task.vocabulary) > config.width:
         config = replace(config, unembedding="learned")

@@ -153,7 +153,7 @@ def test_axes_that_are_given_are_the_ones_drawn_on(name):
         assert draw(ax=axes[0, 1]) is axes[0, 1]
         assert axes[0, 1].has_data() or axes[0, 1].get_xlabel()
         assert not axes[0, 0].has_data()
-        assert len(figure.axes) == 2
+        assert len([ax for ax in figure.axes if ax.get_label() != "<colorbar>"]) == 2
 
 
 def test_other_content_is_other_bytes():
@@ -251,7 +251,11 @@ def texts(ax: Axes) -> list[str]:
 def test_names_of_settings_are_drawn_as_they_are(function):
     drawn = texts(NAMED[function](HOSTILE))
     shown = [
-        text for text in drawn if text == HOSTILE or (function == "plot_growth" and text == f"{HOSTILE}: power 2.00")
+        text
+        for text in drawn
+        if text == HOSTILE
+        or (function == "plot_growth" and text == f"{HOSTILE}: power 2.00")
+        or (function == "plot_heatmap" and text == f"{HOSTILE} (white: 0, darkest: 1)")
     ]
     assert len(shown) == TIMES[function], drawn
 

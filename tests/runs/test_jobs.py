@@ -260,7 +260,7 @@ class Pool(ProcessPool):
 
     losses = 0
 
-    def submit(self, call: Callable, study: Study, job: Job, out: Path) -> Future:
+    def submit(self, call: Callable, study: Study, job: Job, out: Path, *rest: Any) -> Future:
         self._started.set()
         future = Future()
         if job.name == "lost":

@@ -13,7 +13,7 @@ import pytest
 from tests.report.pages import Page, asks_no_network
 from toylab.console import ToylabError
 from toylab.files import read_json, sha256_of, write_json
-from toylab.report.page import Picture
+from toylab.report.page import Picture, mathematics
 from toylab.runs.jobs import execute
 from toylab.runs.judge import claim_costs, judge_and_report, judge_run, settings_from_json
 from toylab.runs.registry import study_name
@@ -186,21 +186,26 @@ def test_a_folder_of_another_study_than_the_class_is_refused(tmp_path):
 # The page of a real run ----------------------------------------------------------------------------------------------
 
 
+def rounded(text: str) -> str:
+    """Coordinates of a figure to a hundredth, as on the page."""
+    return re.sub(r"(\.\d\d)\d+", r"\1", text)
+
+
 def test_the_page_of_a_run_asks_no_network_and_is_whole(short_run):
     text = (short_run / "report.html").read_text(encoding="utf-8")
     asks_no_network(text)
     seen = Page(text)
     assert seen.open == []
     for one in read_claims(short_run / "claims.json"):
-        assert one.statement in seen.text
-        assert one.criterion in seen.text
+        assert Page(mathematics(one.statement)).text in seen.text
+        assert Page(mathematics(one.criterion)).text in seen.text
         assert measured_in_words(one) in seen.text
     drawn = sorted((short_run / "figures").iterdir())
     assert drawn
     for path in drawn:
         figure = path.read_text(encoding="utf-8")
-        assert figure[figure.index("<svg") :].strip() in text
-    assert text.count("<svg") == len(drawn) + text.count('<svg id="viewer-pattern"')
+        assert rounded(figure[figure.index("<svg") :].strip()) in rounded(text)
+    assert text.count("<svg") == len(drawn) + len(re.findall('<svg id="(?:viewer|live)-pattern"', text))
 
 
 def test_judging_and_drawing_again_gives_the_same_bytes(short_run):

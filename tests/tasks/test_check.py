@@ -69,7 +69,7 @@ def test_the_check_tells_the_law_the_field_and_the_smallest_example():
         check_task(Mutant(task=Parity(lengths=(4, 7)), fault="link to the future"))
     told = str(caught.value)
     assert "breaks 1 of" in told
-    assert "broken: links stay inside their row and read no future\n  look at links['carry']: a key comes after" in told
+    assert "broken: links stay inside their row and read no future\n  look at links['" in told
     table = told[told.index("position") :].splitlines()
     assert table[1].split()[:3] == ["token", "parity", "0"], "the example was not made small"
     assert len(caught.value.failures) == 1

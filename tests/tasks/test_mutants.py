@@ -61,6 +61,7 @@ def test_every_law_but_some_has_a_fault_and_these_have_broken_tasks_of_their_own
         "a_pickled_task_is_the_same_task",
         "splits_hold_their_shares",
         "slices_of_a_batch_are_the_whole",
+        "the_enumeration_lists_the_rows_that_are_sampled",
     }
 
 

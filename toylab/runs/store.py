@@ -295,7 +295,7 @@ def train_and_keep(
     return trained, training.history
 
 
-def stored_models(out: Path | str, condition: str, seeds: Iterable[int]) -> dict[str, Any]:
+def models_of_condition(out: Path | str, condition: str, seeds: Iterable[int]) -> dict[str, Any]:
     """The trained models of a condition by the title "seed N", for the seeds whose model is stored."""
     files = {seed: Job(condition, seed).folder(out) / "model.safetensors" for seed in seeds}
     return {f"seed {seed}": load_model(file) for seed, file in files.items() if file.exists()}

@@ -5,8 +5,11 @@ from dataclasses import replace
 
 from tests.studies.made_up import judged
 from tests.studies.steering_vectors.test_claims import STUDY, WORLD
+from toylab.runs.store import write_metrics
+from toylab.runs.study import Job
 from toylab.settings import as_json, convert_value
 from toylab.studies.steering_vectors.figures import draw
+from toylab.training.loop import Training
 from toylab.verdicts.claim import Conditions
 
 
@@ -68,8 +71,15 @@ def test_every_result_is_the_same_when_read_back():
         assert convert_value(type(found[2]), held, name) == found[2]
 
 
-def test_every_figure_is_drawn_and_those_without_results_are_left_out():
-    drawn = draw(WORLD, STUDY)
-    assert len(drawn) == len({picture.title for picture in drawn}) == 7
-    assert {claim.figure for claim in STUDY.claims()} - {""} == {picture.title for picture in drawn}
-    assert draw(Conditions(), STUDY) == []
+def test_every_figure_is_drawn_and_those_without_results_are_left_out(tmp_path):
+    for name in ("full-converged", "joint-converged", STUDY.vectors[0], STUDY.vectors[-1]):
+        for seed in WORLD[name]:
+            Job(name, seed).folder(tmp_path).mkdir(parents=True)
+            write_metrics(
+                Job(name, seed).folder(tmp_path) / "metrics.jsonl", Training(history=[{"step": 0, "reward": 0.2}])
+            )
+    drawn = draw(WORLD, STUDY, tmp_path)
+    assert len(drawn) == len({picture.title for picture in drawn}) == 8
+    claimed = {claim.figure for claim in STUDY.claims()} - {""}
+    assert claimed | {"Where the number of steps decides"} == {picture.title for picture in drawn}
+    assert draw(Conditions(), STUDY, tmp_path) == []

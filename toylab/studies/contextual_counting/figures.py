@@ -12,7 +12,7 @@ import numpy as np
 from toylab.report import canvas, figures
 from toylab.report.live import LivePanel
 from toylab.report.page import Picture, picture, pictures, require_measured
-from toylab.runs.store import metric_curves, stored_models
+from toylab.runs.store import metric_curves, models_of_condition
 from toylab.studies.contextual_counting import results as counting
 from toylab.studies.contextual_counting.results import CountingResult, RegionCircuit
 from toylab.tasks import decode, held_out
@@ -40,7 +40,7 @@ def draw(models: Conditions, out: Path, encodings: Sequence[str], causal: Sequen
 def live(study: Any, results: Conditions, out: Path) -> LivePanel | None:
     """The models without positions, the best first, on strings of the reader."""
     none, task = results["none"], study.task
-    models = stored_models(out, "none", sorted(none, key=lambda s: -none[s].mean_accuracy))
+    models = models_of_condition(out, "none", sorted(none, key=lambda s: -none[s].mean_accuracy))
     if not models:
         return None
     lengths = (min(24, task.max_length), task.max_length)

@@ -10,7 +10,7 @@ import numpy as np
 from toylab.report import canvas, figures
 from toylab.report.live import LivePanel
 from toylab.report.page import Picture, picture, pictures, require_measured
-from toylab.runs.store import metric_curves, read_metrics, stored_models
+from toylab.runs.store import metric_curves, models_of_condition, read_metrics
 from toylab.runs.study import Job
 from toylab.studies.iteration_head.claims import PEAKED_SHARE, has_learned
 from toylab.studies.iteration_head.claims_transfer import LEARNED, MAPS
@@ -73,7 +73,7 @@ def attention_page(results: Conditions, out: Path) -> HistoryPage | None:
 def live(study: Any, results: Conditions, out: Path) -> LivePanel | None:
     """The main models, the best first, on inputs of the reader."""
     main, task = results["main"], study.task
-    models = stored_models(out, "main", sorted(main, key=lambda s: s != _best(main)))
+    models = models_of_condition(out, "main", sorted(main, key=lambda s: s != _best(main)))
     if not models:
         return None
     values = np.arange(task.values)

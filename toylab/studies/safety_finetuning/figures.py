@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from toylab.report import canvas, figures
 from toylab.report.live import LivePanel, strongest_head
 from toylab.report.page import Picture, picture
-from toylab.runs.store import stored_models
+from toylab.runs.store import models_of_condition
 from toylab.studies.safety_finetuning.results import DECAYED, TITLES, SafetyResult, mean_behaviour
 from toylab.tasks import decode, held_out
 from toylab.verdicts.claim import Conditions
@@ -47,7 +47,7 @@ def draw(results: Conditions) -> list[Picture]:
 def live(study: Any, results: Conditions, out: Path) -> LivePanel | None:
     """Models before and after SSFT on prompts of the reader, and all weights between and beyond them."""
     task, seeds = study.task, sorted(results["ssft"])
-    models, bases = stored_models(out, "ssft", seeds), stored_models(out, "base", seeds)
+    models, bases = models_of_condition(out, "ssft", seeds), models_of_condition(out, "base", seeds)
     if not models or models.keys() - bases.keys():
         return None
     kinds = {

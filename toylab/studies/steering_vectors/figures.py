@@ -11,7 +11,7 @@ from toylab.model.steering import load_steering
 from toylab.report import canvas, figures
 from toylab.report.live import LivePanel, strongest_head
 from toylab.report.page import Picture, picture, pictures, require_measured
-from toylab.runs.store import metric_curves, stored_models
+from toylab.runs.store import metric_curves, models_of_condition
 from toylab.runs.study import Job
 from toylab.studies.steering_vectors.results import Temperatures
 from toylab.studies.steering_vectors.separability import separability_sweep
@@ -39,7 +39,7 @@ def draw(results: Conditions, study: Settings, out: Path) -> list[Picture]:
 def live(study: Settings, results: Conditions, out: Path) -> LivePanel | None:
     """The base models with their trained vectors, on prompts of the reader."""
     task, trained = study.task, results.shared("base", *study.vectors)
-    models = stored_models(out, "base", trained)
+    models = models_of_condition(out, "base", trained)
     files = {
         (f"seed {seed}", layer): Job(name, seed).folder(out) / "vector.safetensors"
         for layer, name in enumerate(study.vectors)
