@@ -76,7 +76,7 @@ def read_frequencies(
     )
     check_range(draws=draws, least=1)
     generator = torch.Generator().manual_seed(seed)
-    permutations = (torch.randperm(len(values), generator=generator) for _ in range(draws))
+    permutations = (torch.randperm(len(values), generator=generator).to(values.device) for _ in range(draws))
     permuted = [float(fourier_energy(values[p]).topk(strongest).values.sum()) for p in permutations]
     top = energy.topk(strongest)
     return FourierReading(
@@ -100,7 +100,7 @@ def keep_frequencies(
         "frequencies of p residues end at p // 2", frequencies=tuple(frequencies), least=1, most=len(values) // 2
     )
     spectrum = torch.fft.rfft(values.double(), dim=0)
-    chosen = torch.zeros(len(spectrum), dtype=torch.bool)
+    chosen = torch.zeros(len(spectrum), dtype=torch.bool, device=values.device)
     chosen[list(frequencies)] = True
     kept = ~chosen if remove else chosen
     kept[0] = True  # the mean
@@ -116,6 +116,6 @@ def _seam_agreement(values: Float[Tensor, "residue feature"]) -> float:
     gram, p = centred @ centred.T, len(centred)
     autocorrelation = torch.stack([gram.diagonal(lag).mean() for lag in range(p)])
     autocorrelation += autocorrelation[0] / (p - 1)  # rows that sum to 0 correlate negatively
-    lags = torch.arange(1, p // 2 + 1)
+    lags = torch.arange(1, p // 2 + 1, device=values.device)
     near, far = autocorrelation[lags] * lags.sqrt(), autocorrelation[p - lags] * lags.sqrt()
     return float(torch.nn.functional.cosine_similarity(near, far, dim=0))

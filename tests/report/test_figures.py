@@ -250,13 +250,8 @@ def texts(ax: Axes) -> list[str]:
 @pytest.mark.parametrize("function", SMALL)
 def test_names_of_settings_are_drawn_as_they_are(function):
     drawn = texts(NAMED[function](HOSTILE))
-    shown = [
-        text
-        for text in drawn
-        if text == HOSTILE
-        or (function == "plot_growth" and text == f"{HOSTILE}: power 2.00")
-        or (function == "plot_heatmap" and text == f"{HOSTILE} (white: 0, darkest: 1)")
-    ]
+    whole = {HOSTILE, f"{HOSTILE}: power 2.00" * (function == "plot_growth"), f"{HOSTILE} (white: 0, darkest: 1)"}
+    shown = [text for text in drawn if text in whole]
     assert len(shown) == TIMES[function], drawn
 
 
