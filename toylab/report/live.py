@@ -21,7 +21,7 @@ from toylab.probes import link_mass
 from toylab.tasks import Batch
 from toylab.training.evaluate import attention_patterns
 
-PANEL_SIZE = 1_150_000
+PANEL_SIZE = 1_050_000
 """Most characters of models in a page; the models after that are left out, so that a page stays below 1.5 MB."""
 
 

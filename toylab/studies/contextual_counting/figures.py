@@ -52,7 +52,7 @@ def live(study: Any, results: Conditions, out: Path) -> LivePanel | None:
         caption="Type a string with regions [ ... ]: the model counts the ones of each. Red squares: the ones of a "
         "region. The attention of a label query on its n ones follows n / (n + K), where K is the weight of the other "
         "tokens, fitted on held-out strings of the longest length (vertical mark).",
-        claim="count-curve",
+        claim="count-in-decoder",
         vocabulary=task.vocabulary,
         examples=[(string, string) for string in strings],
         models=models,
