@@ -18,14 +18,13 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from jaxtyping import Int
 
 from toylab.console import ToylabError
 from toylab.settings import check_range, check_settings
-from toylab.tasks.base import IGNORE, Batch, Split, check_span, decode
+from toylab.tasks.base import IGNORE, Batch, Split, cached_property, check_span, decode
 from toylab.tasks.by_size import sample_contents
 
 

@@ -26,7 +26,7 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[Any]:
     """Collects the tasks after the files of the session."""
     report = yield
     if isinstance(collector, pytest.Session) and report.result is not None:
-        names = collector.config.getoption("--toylab-task")
+        names = collector.config.getoption("--toylab-task") or []
         report.result += [TaskLaws.from_parent(collector, name=name, nodeid=name) for name in names]
     return report
 

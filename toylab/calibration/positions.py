@@ -52,12 +52,13 @@ def _random(
     **fixed: Any,
 ) -> DetectorInput:
     """Random weights, with the effect of the encoding removed by default; `order` puts sinusoids into a table."""
-    config = ModelConfig(
-        positions=positions,
-        heads=int(rng.choice([1, 2, 4])),
-        norm=str(rng.choice(["pre", "post", "entry", "none"])),
-        **{"layers": int(rng.integers(1, 4)), "causal": bool(rng.integers(2)), **fixed},
-    )
+    drawn: dict[str, Any] = {
+        "heads": int(rng.choice([1, 2, 4])),
+        "norm": str(rng.choice(["pre", "post", "entry", "none"])),
+        "layers": int(rng.integers(1, 4)),
+        "causal": bool(rng.integers(2)),
+    }
+    config = ModelConfig(positions=positions, **{**drawn, **fixed})
     model = Transformer(config, int(rng.integers(8, 20)), int(rng.integers(8, 13)), int(rng.integers(2**31)))
     for block in model.blocks:
         block.attn.query.weight.data *= float(rng.uniform(1, 4))

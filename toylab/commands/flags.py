@@ -128,7 +128,7 @@ def settings_from_flags(settings_class: type, default: Any, options: argparse.Na
     Raises:
         ToylabError: for an invalid option, value, or combination of values.
     """
-    name = getattr(options, "task", None) or getattr(options, "study", None)
+    name = getattr(options, "task", None) or getattr(options, "study", "")
     for word in rest:
         if not word.isprintable() and any("\ud800" <= char <= "\udfff" for char in word):
             raise ToylabError(f"{word!a}: is not valid {sys.getfilesystemencoding()} text; set LC_ALL=C.UTF-8")

@@ -64,6 +64,6 @@ def named_models(options: argparse.Namespace, rest: list[str]) -> list[StoredMod
     if path.is_dir() and is_training(path):
         return stored_models(path, task_class)
     flags_class = make_dataclass("TaskOfModel", [("task", task_class)], kw_only=True)
-    task = complete(settings_from_flags(flags_class, None, options, rest).task, options.task)
+    task = complete(settings_from_flags(flags_class, None, options, rest).task, str(options.task))
     file = path / "model.safetensors" if path.is_dir() else path
     return [StoredModel(path.name, file, task, seed_of(file.parent))]

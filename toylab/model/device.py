@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import is_dataclass, replace
 from functools import wraps
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -75,7 +75,7 @@ def takes_any_device(forward: _Forward) -> _Forward:
         arguments, options = placed_on(arguments, device), {name: placed_on(x, device) for name, x in options.items()}
         return forward(self, tokens.to(device), *arguments, **options).to(tokens.device)
 
-    return anywhere
+    return cast(_Forward, anywhere)
 
 
 def check_device(device: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -59,7 +60,8 @@ def fourier_adder(task: ModularAddition, frequencies: Sequence[int]) -> Transfor
             parameter.zero_()
         model.embedding.weight[: task.p, token] = waves_of_number
         model.embedding.weight[: task.p, flag] = 1
-        attention, mlp = model.blocks[0].attn, model.blocks[0].mlp
+        attention: Any = model.blocks[0].attn
+        mlp: Any = model.blocks[0].mlp
         assert mlp is not None
         attention.query.bias[flag] = SHARPNESS * math.sqrt(config.width)
         attention.key.weight[flag, flag] = 1  # numbers, not "="
@@ -73,5 +75,6 @@ def fourier_adder(task: ModularAddition, frequencies: Sequence[int]) -> Transfor
                 (2 * phase).cos(),
                 (2 * phase).sin(),
             )
-        model.unembedding.weight[: task.p, out:] = waves_of_number  # the logit of "=" is 0, that of a + b positive
+        unembedding: Any = model.unembedding
+        unembedding.weight[: task.p, out:] = waves_of_number  # the logit of "=" is 0, that of a + b positive
     return model

@@ -46,7 +46,7 @@ class Outcome:
     @property
     def holds(self) -> Bool[np.ndarray, " batch"]:
         """Whether the property holds on each row."""
-        return self.fulfilled.all(axis=1)
+        return np.asarray(self.fulfilled.all(axis=1))
 
 
 Property = Callable[[nn.Module, Batch], Outcome]

@@ -92,10 +92,10 @@ def _counts(task: Any, lengths: range | tuple[int, ...] | None) -> dict[int, int
             f"task={type(task).__name__}: has no numbering of its rows; give a task with sampled_lengths, count and "
             "enumerate (see toylab.tasks.EnumerableTask)"
         )
-    lengths = sorted(set(task.sampled_lengths if lengths is None else lengths))
-    counts = {length: number for length in lengths if (number := task.count(length))}
+    chosen = sorted(set(task.sampled_lengths if lengths is None else lengths))
+    counts = {length: number for length in chosen if (number := task.count(length))}
     if not counts:
-        raise ToylabError(f"lengths={lengths}: the task has no row of these lengths; it samples {task.sampled_lengths}")
+        raise ToylabError(f"lengths={chosen}: the task has no row of these lengths; it samples {task.sampled_lengths}")
     if (total := sum(counts.values())) >= 2**63:
         raise ToylabError(
             f"lengths={min(counts)}..{max(counts)}: the task has {total} rows, and numbers end at 2^63; give "

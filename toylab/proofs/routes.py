@@ -7,6 +7,7 @@ one with the least work for a model.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from toylab.probes.hooks import has_hooks
 from toylab.tasks import IGNORE, NO_POSITION, Batch
 from toylab.training.batches import tokens_for
 
-Route = Callable[[nn.Module, Batch], Float[Tensor, "batch answer token"]]
+Route = Callable[[Any, Batch], Float[Tensor, "batch answer token"]]
 
 
 def route_of(model: nn.Module) -> Route:

@@ -98,7 +98,7 @@ def _without_unused(config: Any) -> dict[str, Any]:
     return record
 
 
-def change_record(base: Transformer, tuned: Transformer) -> dict[str, Any]:
+def change_record(base: nn.Module, tuned: nn.Module) -> dict[str, Any]:
     """The change of the weights from the first model to the second, in 16-bit steps.
 
     A second set of float32 weights would not fit into a page. A step is 1 / 32767 of the largest change of a tensor.

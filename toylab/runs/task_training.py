@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Union
+from typing import Any, Union, cast
 
 import torch
 
@@ -111,7 +111,7 @@ def named_optimizer(name: str, config: TrainConfig) -> tuple[OptimizerFactory | 
         make = load_object("optimizer", name)
         if not callable(make):
             raise ToylabError(f"optimizer={name}: is a {type(make).__name__}; name a class or a function")
-        return make, config
+        return cast(OptimizerFactory, make), config
     known = {
         n: c
         for n, c in vars(torch.optim).items()
