@@ -23,7 +23,7 @@ from toylab.model.config import ModelConfig
 from toylab.model.transformer import Transformer
 from toylab.probes import Edit, link_mass, uniform_mass, watch, zero_heads
 from toylab.settings import check_range, check_settings, later_field
-from toylab.tasks import Batch, ContextualCounting, IteratedMap, Task, held_out
+from toylab.tasks import Batch, ContextualCounting, Dyck, IteratedMap, ModularAddition, Task, held_out
 from toylab.training.batches import (
     ScoredBatch,
     length_curriculum,
@@ -154,9 +154,24 @@ _ITERATED = Recipe(
     growth=600,
 )  # fmt: skip
 
+_GROKKING = Recipe(
+    model=ModelConfig(
+        layers=1, heads=4, width=64, activation="relu", norm="none", positions="learned", embedding_std=0.125,
+        position_std=0.125,
+    ),
+    train=TrainConfig(
+        steps=5000, rows=256, learning_rate=0.01, weight_decay=0.5, warmup=10, evaluate_every=50, stop_at=0.99,
+        cooldown=100,
+    ),
+)  # fmt: skip
+"""One layer without LayerNorm, so that embeddings reach the MLP as they are; with this weight decay, memorisation comes
+well before generalisation."""
+
 RECIPE_OF_CLASS: Mapping[type, Recipe] = {
     IteratedMap: _ITERATED,
     ContextualCounting: Recipe(train=TrainConfig(steps=7000, stop_at=0.9, cooldown=1000)),
+    Dyck: Recipe(train=TrainConfig(steps=1500)),  # its accuracy has a ceiling below 1
+    ModularAddition: _GROKKING,
 }
 """Recipes by class of task, for tasks that the default recipe does not solve."""
 

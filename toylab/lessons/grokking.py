@@ -17,39 +17,18 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from toylab.files import exists, read_record, write_record
-from toylab.model.config import ModelConfig
 from toylab.model.transformer import Transformer
 from toylab.probes import keep_frequencies, read_frequencies
 from toylab.runs.processes import single_thread
 from toylab.settings import as_json
+from toylab.survey import recipe_of
 from toylab.tasks import Batch, ModularAddition, stream
 from toylab.training.batches import next_token_loss, pad, training_batches
 from toylab.training.evaluate import accuracy_of, predict_tokens
 from toylab.training.loop import TrainConfig, Training, first_step, train
 
 TASK = ModularAddition()
-MODEL = ModelConfig(
-    layers=1,
-    heads=4,
-    width=64,
-    activation="relu",
-    norm="none",
-    positions="learned",
-    embedding_std=0.125,
-    position_std=0.125,
-)
-"""One layer without LayerNorm, so that the embeddings reach the MLP as they are."""
-RECIPE = TrainConfig(
-    steps=5000,
-    rows=256,
-    learning_rate=0.01,
-    weight_decay=0.5,
-    warmup=10,
-    evaluate_every=50,
-    stop_at=0.99,
-    cooldown=100,
-)
-"""Training ends when the model is correct on held-out pairs. At this weight decay, memorisation comes well before."""
+MODEL, RECIPE = recipe_of(ModularAddition).model, recipe_of(ModularAddition).train
 LEARNED_AT = 0.95
 """Accuracy from which a model counts as having memorised or generalised."""
 KEY_FREQUENCIES = 5
