@@ -340,7 +340,7 @@ def test_links_that_are_off_by_two_are_shown_as_the_documentation_shows_them(own
     file.write_text(file.read_text(encoding="utf-8").replace("self.length - 1 - i]", "self.length + 1 - i]"))
     with pytest.raises(SystemExit, match="1"):
         cli.run(["check", "mine:Reverse"])
-    (shown,) = re.findall(r"```\n(broken: .*?)```", SHOWN, flags=re.DOTALL)
+    (shown,) = re.findall(r"```\n(broken: links .*?)```", SHOWN, flags=re.DOTALL)
     assert shown in capsys.readouterr().out
 
 
