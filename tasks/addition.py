@@ -23,7 +23,7 @@ from jaxtyping import Int
 
 from toylab.console import ToylabError
 from toylab.settings import check_range, check_settings
-from toylab.tasks.base import IGNORE, NO_POSITION, Batch, Split, cached_property, check_span
+from toylab.tasks.base import IGNORE, NO_POSITION, Batch, Split, cached_property, check_draw, check_span
 from toylab.tasks.by_size import sample_contents
 
 
@@ -66,6 +66,7 @@ class Addition:
         Raises:
             ToylabError: if the split has no row.
         """
+        check_draw(rows, split)
         return self.batch(*sample_contents(self, rng, rows, split, self.digits, "digits"))
 
     def batch(self, summands: Int[np.ndarray, "batch token"], numbers: Int[np.ndarray, " batch"]) -> Batch:

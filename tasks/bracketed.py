@@ -126,7 +126,9 @@ def _possible_bits(p: float | int) -> tuple[int, ...]:
     return (ZERO,) * (p < 1) + (ONE,) * (p > 0)
 
 
-def _extended(strings: BitStrings, sizes: Sizes, added: list[int], at_start: bool) -> BitStrings:
+def _extended(
+    strings: BitStrings, sizes: Sizes, added: list[int], at_start: bool
+) -> Int[np.ndarray, "batch longest_and_added"]:
     """Strings with tokens added at their start or end."""
     number = len(added)
     extended = np.full((len(strings), strings.shape[1] + number), ZERO)

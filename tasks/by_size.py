@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int
 
 from toylab.console import ToylabError
-from toylab.tasks.base import EXACT_SPLIT_LIMIT, Split, check_draw, fill_split, split_index, split_of
+from toylab.tasks.base import EXACT_SPLIT_LIMIT, Split, fill_split, split_index, split_of
 
 
 @runtime_checkable
@@ -42,9 +42,8 @@ def sample_contents(
         name: the setting with this span, for the error.
 
     Raises:
-        ToylabError: if the split has no content, a split is unknown, or `rows` is negative.
+        ToylabError: if the split has no content.
     """
-    check_draw(rows, split)
     low, high = (span, span) if isinstance(span, int) else span
     available = [
         number for number in range(low, high + 1) if not _is_small(task, number) or len(_listed(task, number, split))

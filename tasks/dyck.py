@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, Int
 
 from toylab.console import ToylabError
 from toylab.settings import check_range, check_settings
-from toylab.tasks.base import IGNORE, Batch, DeferredLinks, Split, cached_property, check_span, decode
+from toylab.tasks.base import IGNORE, Batch, DeferredLinks, Split, cached_property, check_draw, check_span, decode
 from toylab.tasks.by_size import sample_contents
 
 BRACKETS = ("()", "[]", "{}", "<>")
@@ -74,6 +74,7 @@ class Dyck:
         Raises:
             ToylabError: if the split has no text.
         """
+        check_draw(rows, split)
         return self.batch(*sample_contents(self, rng, rows, split, self.pairs, "pairs"))
 
     def batch(self, texts: Int[np.ndarray, "batch token"], pairs: Int[np.ndarray, " batch"]) -> Batch:

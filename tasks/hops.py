@@ -24,7 +24,7 @@ from jaxtyping import Int
 
 from toylab.console import ToylabError
 from toylab.settings import check_range, check_settings
-from toylab.tasks.base import IGNORE, Batch, Split, cached_property, check_span, decode
+from toylab.tasks.base import IGNORE, Batch, Split, cached_property, check_draw, check_span, decode
 from toylab.tasks.by_size import sample_contents
 
 
@@ -77,6 +77,7 @@ class MultiHopRecall:
         Raises:
             ToylabError: if the split has no row.
         """
+        check_draw(rows, split)
         pairs, numbers = sample_contents(self, rng, rows, split, self.pairs, "pairs")
         return self.batch(pairs, numbers, rng.integers(numbers))
 

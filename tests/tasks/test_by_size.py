@@ -1,7 +1,6 @@
 """Laws of sampling by size: contents lie in their split, and a split is refused if and only if it has none."""
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -54,9 +53,3 @@ def test_the_space_is_the_number_of_contents_and_draws_are_among_them(sized):
 def test_every_size_with_rows_in_the_split_occurs():
     _, numbers = sample_contents(Addition(), stream(0), 400, "test", (1, 4), "digits")
     assert np.bincount(numbers)[1:].min() > 60
-
-
-def test_a_negative_number_of_rows_and_an_unknown_split_are_refused():
-    for rows, split, message in ((-1, "train", "rows=-1"), (3, "valid", "no split 'valid'")):
-        with pytest.raises(ToylabError, match=message):
-            sample_contents(Addition(), stream(0), rows, split, (1, 4), "digits")

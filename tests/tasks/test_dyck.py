@@ -58,7 +58,7 @@ def test_links_go_from_before_a_closing_bracket_to_the_one_of_its_kind_with_a_ba
     targets = np.where(batch.targets < 0, batch.tokens, batch.targets)
     links = batch.links["matching bracket"].tolist()
     for row, query, key in links:
-        following = decode(task, [targets[row, query]])[0]
+        following = decode(task, [int(targets[row, query])])[0]
         assert names[row][key] + following in ("()", "[]", "{}", "<>")
         assert is_balanced("".join(names[row][key + 1 : query + 1]))
     assert len(links) == batch.labels["pairs"].sum()
