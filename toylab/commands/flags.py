@@ -14,6 +14,7 @@ from toylab import tasks
 from toylab.commands.parser import Parser, add_settings, settings_from_words
 from toylab.console import ToylabError, unknown_name
 from toylab.runs.registry import load_class, refuse_incomplete
+from toylab.settings import kebab_case
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,11 @@ def _path_of(category: str, name: Any, known: Collection[str]) -> Any:
     return name if name is None or ":" in name or name in known else packaged(category).get(name, name)
 
 
+def task_from_flags(options: argparse.Namespace, rest: list[str]) -> Any:
+    """The requested task with settings from flags."""
+    return complete(settings_from_flags(chosen_task(options, rest), None, options, rest), options.task)
+
+
 def complete(task: Any, name: str) -> Any:
     """The task itself; raises `ToylabError` if it lacks a part of the task protocol."""
     refuse_incomplete("task", name, task, ("vocabulary", "context"))
@@ -93,7 +99,7 @@ def complete(task: Any, name: str) -> Any:
 
 def known_tasks() -> dict[str, type]:
     """All tasks by kebab-case name."""
-    return {"".join(f"-{c.lower()}" if c.isupper() else c for c in task.__name__)[1:]: task for task in tasks.TASKS}
+    return {kebab_case(task.__name__): task for task in tasks.TASKS}
 
 
 def check_name(

@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import get_type_hints
 
 from toylab import tasks
-from toylab.commands.flags import checked_device, chosen_task, complete, known_tasks, packaged, settings_from_flags
+from toylab.commands.flags import (
+    checked_device,
+    chosen_task,
+    complete,
+    known_tasks,
+    packaged,
+    settings_from_flags,
+    task_from_flags,
+)
 from toylab.console import terminal_width
 
 
@@ -28,7 +36,7 @@ def list_all(options: argparse.Namespace, rest: list[str]) -> None:
         for name, path in packaged(category).items():
             print(_entry(name, f"{category} of an installed package, {path}"))
     print("Next: `toylab show parity` prints rows of a task; `toylab run iteration-head` takes")
-    print("two or three minutes and writes a report page.")
+    print("about seven minutes on two cores and writes a report page.")
 
 
 def _entry(name: str, text: str | None) -> str:
@@ -39,8 +47,7 @@ def _entry(name: str, text: str | None) -> str:
 
 def show_rows(options: argparse.Namespace, rest: list[str]) -> None:
     """`toylab show`."""
-    task_class = chosen_task(options, rest)
-    task = complete(settings_from_flags(task_class, None, options, rest), options.task)
+    task = task_from_flags(options, rest)
     batch = task.sample(tasks.stream(options.seed, "show"), options.rows)
     columns = terminal_width()
     rule = "\n" + "-" * columns + "\n"
@@ -51,8 +58,7 @@ def check_laws(options: argparse.Namespace, rest: list[str]) -> None:
     """`toylab check`."""
     from toylab.tasks.check import LAWS, law_in_words, try_laws
 
-    task_class = chosen_task(options, rest)
-    task = complete(settings_from_flags(task_class, None, options, rest), options.task)
+    task = task_from_flags(options, rest)
     failures = []
     for law, failure in try_laws(task, examples=options.examples):
         failures.append(failure)
@@ -67,8 +73,7 @@ def check_laws(options: argparse.Namespace, rest: list[str]) -> None:
 
 def export_task(options: argparse.Namespace, rest: list[str]) -> None:
     """`toylab export`."""
-    task_class = chosen_task(options, rest)
-    task = complete(settings_from_flags(task_class, None, options, rest), options.task)
+    task = task_from_flags(options, rest)
 
     from toylab.export import export_rows, header_path
 
