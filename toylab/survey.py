@@ -33,7 +33,7 @@ from toylab.training.batches import (
     tokens_for,
     training_batches,
 )
-from toylab.training.evaluate import accuracy_of, predict_tokens
+from toylab.training.evaluate import accuracy_of, attention_patterns, predict_tokens
 from toylab.training.loop import TrainConfig, Training, train
 from toylab.training.modes import evaluation_mode
 from toylab.training.optimizer import OptimizerFactory
@@ -86,6 +86,13 @@ class LinkReading:
     uniform_mass: float
     without: float
     other_ablated_accuracy: float | None
+
+
+def strongest_head(model: nn.Module, batch: Batch, link: str) -> tuple[int, int]:
+    """Layer and number of the head with the most attention on a link."""
+    masses = [link_mass(pattern, batch.links[link]) for pattern in attention_patterns(model, batch)]
+    layer = max(range(len(masses)), key=lambda at: float(masses[at].max()))
+    return layer, int(masses[layer].argmax())
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,11 @@ from toylab.model.transformer import Transformer
 from toylab.planted.handwritten import iteration_head
 from toylab.probes import edit, follow_links, zero_heads
 from toylab.report import live
-from toylab.report.live import LivePanel, change_record, model_record, panel_record, strongest_head
+from toylab.report.live import LivePanel, change_record, model_record, panel_record
 from toylab.runs import registry
 from toylab.studies.contextual_counting.data import counting_model
 from toylab.studies.steering_vectors.data import reasoning_model
+from toylab.survey import strongest_head
 from toylab.tasks import Polynomial, stream
 
 SMALL = ModelConfig(heads=2, width=8, hidden=12, positions="rotary")
@@ -180,4 +181,4 @@ def test_the_head_shown_first_attends_to_the_link():
     task = Polynomial(p=5, lengths=(4, 6))
     planted = iteration_head(task)
     batch = task.sample(stream(0, "test"), 8, length=6)
-    assert strongest_head(planted, batch, "carry") == "1.0"
+    assert strongest_head(planted, batch, "carry") == (1, 0)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 
 from toylab.console import ToylabError
-from toylab.probes import link_mass, watch
 from toylab.proofs.properties import Answers, Attends, Edited, IdealPattern, Property
+from toylab.survey import strongest_head
 from toylab.tasks import Task, held_out
-from toylab.training.batches import tokens_for
 
 PROPERTY_NAMES = ("answers", "free-running", "attention:LINK", "ideal-pattern:LINK")
 """Properties by name; LINK is the name of links of the task, of which the head with the most attention is tested."""
@@ -32,15 +30,9 @@ def named_property(name: str, model: nn.Module, task: Task) -> Property:
     return Edited(edits=IdealPattern(link=link, layer=layer, head=head))
 
 
-@torch.no_grad()
 def _best_head(model: nn.Module, task: Task, link: str) -> tuple[int, int]:
-    """Layer and number of the head with the most attention on a link, on 256 rows of the training split."""
+    """The head with the most attention on a link, on 256 rows of the training split."""
     batch = held_out(task, 0, 256, "train", purpose="prove")
-    edges = batch.links.get(link)
-    if edges is None or not len(edges):
+    if not len(batch.links.get(link, ())):
         raise ToylabError(f"property: the task has no link {link!r}; there are {', '.join(batch.links)}")
-    with watch(model, "blocks.*.attn.pattern") as cache:
-        model(tokens_for(model, batch.tokens))
-    masses = [link_mass(pattern, edges) for pattern in cache.values()]
-    layer = max(range(len(masses)), key=lambda at: float(masses[at].max()))
-    return layer, int(masses[layer].argmax())
+    return strongest_head(model, batch, link)

@@ -17,9 +17,6 @@ from torch import Tensor, nn
 
 from toylab.model.encoder_decoder import EncoderDecoder
 from toylab.model.transformer import Transformer
-from toylab.probes import link_mass
-from toylab.tasks import Batch
-from toylab.training.evaluate import attention_patterns
 
 PANEL_SIZE = 1_050_000
 """Most characters of models in a page; the models after that are left out, so that a page stays below 1.5 MB."""
@@ -115,9 +112,3 @@ def change_record(base: nn.Module, tuned: nn.Module) -> dict[str, Any]:
 def _packed(tensor: Tensor) -> dict[str, Any]:
     data = tensor.detach().to("cpu", torch.float32).numpy().astype("<f4").tobytes()
     return {"shape": list(tensor.shape), "data": b64encode(data).decode()}
-
-
-def strongest_head(model: nn.Module, batch: Batch, link: str) -> str:
-    """The head with the largest attention on a link, such as "1.3": layer and number."""
-    masses = torch.stack([link_mass(pattern, batch.links[link]) for pattern in attention_patterns(model, batch)])
-    return ".".join(map(str, divmod(int(masses.argmax()), masses.shape[1])))

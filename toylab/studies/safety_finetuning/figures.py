@@ -12,10 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from toylab.report import canvas, figures
-from toylab.report.live import LivePanel, strongest_head
+from toylab.report.live import LivePanel
 from toylab.report.page import Picture, picture
 from toylab.runs.store import models_of_condition
 from toylab.studies.safety_finetuning.results import DECAYED, TITLES, SafetyResult, mean_behaviour
+from toylab.survey import strongest_head
 from toylab.tasks import decode, held_out
 from toylab.verdicts.claim import Conditions
 from toylab.verdicts.judgement import measured
@@ -80,7 +81,7 @@ def live(study: Any, results: Conditions, out: Path) -> LivePanel | None:
             "pads": task.soft_slots,
             "images": task.bijections.tolist(),
         },
-        start={title: strongest_head(model, safe, "operand") for title, model in models.items()},
+        start={title: "{}.{}".format(*strongest_head(model, safe, "operand")) for title, model in models.items()},
         bases=bases,
     )
 

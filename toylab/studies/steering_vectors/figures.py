@@ -9,13 +9,14 @@ from typing import Any
 
 from toylab.model.steering import load_steering
 from toylab.report import canvas, figures
-from toylab.report.live import LivePanel, strongest_head
+from toylab.report.live import LivePanel
 from toylab.report.page import Picture, picture, pictures, require_measured
 from toylab.runs.store import metric_curves, models_of_condition
 from toylab.runs.study import Job
 from toylab.studies.steering_vectors.results import Temperatures
 from toylab.studies.steering_vectors.separability import separability_sweep
 from toylab.studies.steering_vectors.settings import Settings
+from toylab.survey import strongest_head
 from toylab.tasks import decode, held_out
 from toylab.verdicts.claim import Conditions
 
@@ -66,7 +67,7 @@ def live(study: Settings, results: Conditions, out: Path) -> LivePanel | None:
             "length": task.length,
             "permutation": task.permutation.tolist(),
         },
-        start={title: strongest_head(model, batch, "carry") for title, model in models.items()},
+        start={title: "{}.{}".format(*strongest_head(model, batch, "carry")) for title, model in models.items()},
         vectors=vectors,
     )
 
