@@ -92,6 +92,7 @@ def asks_no_network(text: str) -> None:
     scripts = re.findall(r"<script>\n(.*?)</script>", text, flags=re.DOTALL)
     panels = {id: names for id, names in DATA.items() if f'id="{id}"' in text}
     ours = dict.fromkeys(["heatmap.js", *(name for names in panels.values() for name in names)]) if panels else []
+    ours = ours or ["board.js"] * ('id="board"' in text)
     read = files("toylab.report").joinpath
     assert "".join(scripts).strip() == "\n".join(read(name).read_text(encoding="utf-8") for name in ours).strip()
 

@@ -157,13 +157,18 @@ def render_page(
         command=escape(command),
         cost=escape(cost),
         settings=escape(json.dumps(settings, indent=1, ensure_ascii=False)),
-        scripts="<script>\n" + "\n".join(map(_read, scripts)) + "</script>" if scripts else "",
+        scripts=script_element(*scripts),
     )
+
+
+def script_element(*names: str) -> str:
+    """The script element with these scripts; empty without any."""
+    return "<script>\n" + "\n".join(map(_read, names)) + "</script>" if names else ""
 
 
 def fill_template(name: str, title: str, **parts: str) -> str:
     """A complete page from a template; `title` and `parts` are HTML."""
-    main = Template(_read(name)).substitute(title=title, **parts)
+    main = Template(_read(name)).substitute(title=title, key=_read("key.html"), **parts)
     return Template(_read("frame.html")).substitute(title=title, style=_read("page.css"), main=main)
 
 
@@ -265,8 +270,34 @@ def _gauge(claim: Judgement, threshold: Threshold | None) -> str:
 def _claim(
     claim: Judgement, figure: tuple[str, str] | None, cost: float | int | None, threshold: Threshold | None
 ) -> str:
-    note = f"<p class=note>{mathematics(claim.note)}</p>" if claim.note else ""
     figure_link = f'<p class=note><a href="#{figure[0]}">Figure: {mathematics(figure[1])}</a></p>' if figure else ""
+    return f"""<tr class="{verdict_class(claim)}" id="{claim_anchor(claim.id)}">
+<td class=verdict><span>{escape(verdict_in_words(claim))}</span></td>
+<td><p class=statement>{mathematics(claim.statement)}</p>{claim_notes(claim)}{figure_link}
+<details><summary>{escape(claim.id)}: seeds and all numbers</summary>
+<dl>{claim_facts(claim, cost)}{_details(claim.details)}</dl></details></td>
+<td class=measured>{measured_with_gauge(claim, threshold)}</td></tr>"""
+
+
+def verdict_class(claim: Judgement) -> str:
+    """The class of a claim's row, which sets colour and sign of its verdict."""
+    return escape(shown_verdict(claim).replace(" ", "-"))
+
+
+def claim_notes(claim: Judgement) -> str:
+    """Criterion, control and note of a claim, one paragraph each."""
+    notes = (f"Criterion: {claim.criterion}", control_text(claim) if claim.control else "", claim.note)
+    return "\n".join(f"<p class=note>{mathematics(note)}</p>" for note in notes if note)
+
+
+def measured_with_gauge(claim: Judgement, threshold: Threshold | None) -> str:
+    """The measured value with its interval, as text and on a thermometer."""
+    exact = f'<p class=note title="{escape(claim.exact)}">exact</p>' if claim.exact else ""
+    return escape(measured_in_words(claim)) + exact + _gauge(claim, threshold)
+
+
+def claim_facts(claim: Judgement, cost: float | int | None) -> str:
+    """Place, control, seeds, remarks and cost of a claim, as terms and definitions of a list."""
     facts = {
         "Where": claim.place,
         "Control": control_text(claim).removeprefix("Control: "),
@@ -274,16 +305,7 @@ def _claim(
         **further_notes(claim),
         "Cost": f"{cost:.0f} CPU-seconds of every job the claim depends on" if cost else "",
     }
-    fact_list = "".join(f"<dt>{name}</dt><dd>{mathematics(fact)}</dd>" for name, fact in facts.items() if fact)
-    control = f"<p class=note>{mathematics(control_text(claim))}</p>" if claim.control else ""
-    exact = f'<p class=note title="{escape(claim.exact)}">exact</p>' if claim.exact else ""
-    return f"""<tr class="{escape(shown_verdict(claim).replace(" ", "-"))}" id="{claim_anchor(claim.id)}">
-<td class=verdict><span>{escape(verdict_in_words(claim))}</span></td>
-<td><p class=statement>{mathematics(claim.statement)}</p><p class=note>Criterion: {mathematics(claim.criterion)}</p>
-{control}{note}{figure_link}
-<details><summary>{escape(claim.id)}: seeds and all numbers</summary>
-<dl>{fact_list}{_details(claim.details)}</dl></details></td>
-<td class=measured>{escape(measured_in_words(claim))}{exact}{_gauge(claim, threshold)}</td></tr>"""
+    return "".join(f"<dt>{name}</dt><dd>{mathematics(fact)}</dd>" for name, fact in facts.items() if fact)
 
 
 def claim_anchor(id: str) -> str:

@@ -8,128 +8,29 @@ The scoreboard shown in README.md ships with the package: `published_scoreboard(
 
 from __future__ import annotations
 
-import re
 import sys
-import textwrap
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from html import escape
+from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, get_args
-from urllib.parse import quote
 
 from toylab.console import ToylabError, align_columns, markdown_table, progress_bar, supports_colour, unknown_name
 from toylab.files import UnwritableError, parse_json, read_bytes, refuse_links, write_json, write_text
-from toylab.report.page import claim_anchor, file_names, fill_template
-from toylab.runs.judge import JudgedRun, judge_run, write_report
+from toylab.runs.board import board_page
+from toylab.runs.judge import judge_run, write_report
 from toylab.runs.store import read_settings
+from toylab.runs.study_verdicts import COLUMNS, StudyVerdicts
 from toylab.verdicts.judgement import (
-    Judgement,
     Verdict,
     as_claims,
-    by_kind,
     claims_markdown,
-    claims_table,
-    control_text,
-    count_verdicts,
-    further_notes,
     interval_in_words,
     measured_in_words,
     sham_summary,
-    shown_verdict,
     verdict_counts,
     verdict_in_words,
 )
-from toylab.verdicts.ledger import seeds_in_words
-
-
-@dataclass(frozen=True, kw_only=True)
-class StudyVerdicts:
-    """The verdicts of one study.
-
-    Attributes:
-        study: name of the study.
-        title: one-line summary.
-        source: the paper.
-        command: the command that reruns it.
-        folder: folder of the run, relative to the scoreboard.
-        machine: system and processor, with the version of torch.
-        date: start of the run.
-        cpu_seconds: total of the run.
-        claims: judgements.
-        costs: CPU-seconds of every job the claim depends on, by claim id.
-        figures: by claim id, the anchor of its figure on the page of the run.
-    """
-
-    study: str
-    title: str
-    source: str
-    command: str
-    folder: str
-    machine: str
-    date: str
-    cpu_seconds: float | int
-    claims: Sequence[Judgement]
-    costs: Mapping[str, float | int]
-    figures: Mapping[str, str]
-
-    @classmethod
-    def of(cls, judged: JudgedRun, folder: str) -> StudyVerdicts:
-        """From a judged run."""
-        return cls(
-            study=judged.name,
-            title=judged.title,
-            source=_source_of(judged.about),
-            command=judged.command,
-            folder=folder,
-            machine=judged.machine,
-            date=judged.date[:10],
-            cpu_seconds=round(judged.cpu_seconds),
-            claims=judged.claims,
-            costs={id: round(seconds) for id, seconds in judged.costs.items()},
-            figures={
-                id: name
-                for name, picture in zip(file_names(judged.pictures), judged.pictures, strict=True)
-                for id in picture.claims
-            },
-        )
-
-    @property
-    def seeds(self) -> int:
-        """The largest number of seeds of any claim."""
-        return max((len(claim.seeds) for claim in self.claims), default=0)
-
-    @property
-    def seeds_in_words(self) -> str:
-        """All judged seeds with their purposes, in words."""
-        return seeds_in_words(seed for claim in self.claims for seed in claim.seeds)
-
-    def link(self, claim: Judgement) -> str:
-        """The link to the figure of a claim, or else to the claim on the page of its run."""
-        anchor = self.figures.get(claim.id, claim_anchor(claim.id))
-        return f"{quote(self.folder, safe='')}/report.html#{quote(anchor)}"
-
-    def text(self, coloured: bool = False) -> str:
-        """Measured claims as text, followed by the ids of the unmeasured claims."""
-        measured = [claim for claim in self.claims if claim.measured is not None]
-        unmeasured = ", ".join(claim.id for claim in self.claims if claim.measured is None)
-        parts = [
-            textwrap.fill(f"{self.study}: {self.source}", 80),
-            textwrap.fill(f"{self.seeds_in_words} {sham_summary(self.claims)}", 80),
-            claims_table(measured, costs=self.costs or None, coloured=coloured),
-            textwrap.fill(f"Not measured by this run: {unmeasured}.", 80, break_on_hyphens=False) if unmeasured else "",
-        ]
-        return "\n".join(filter(None, parts))
-
-    __str__ = text
-
-
-def _source_of(about: str) -> str:
-    """The first sentence on the source in a study's docstring, up to the arXiv number."""
-    text = about.removeprefix("Source: ")
-    match = re.match(r".*?\(arXiv [\d.]+\)", text)
-    return f"{match[0]}." if match else text
 
 
 def finish_all(folder: Path | str, study: type | None = None) -> str:
@@ -178,7 +79,7 @@ def _judge_folder(folder: Path | str, study: type | None) -> tuple[list[StudyVer
     try:
         refuse_links(folder, folder / "scoreboard.json", folder / "scoreboard.html")
         write_json(folder / "scoreboard.json", [asdict(study_verdicts) for study_verdicts in studies])
-        write_text(folder / "scoreboard.html", board_page(studies))
+        write_text(folder / "scoreboard.html", board_page(studies, folder))
     except UnwritableError as error:
         messages.append(f"no scoreboard written: {error}")
         is_written = False
@@ -230,13 +131,23 @@ def _parse_scoreboard(content: bytes, name: str) -> list[StudyVerdicts]:
         records = parse_json(content.decode())
         if not isinstance(records, list):
             raise TypeError("not a list")
-        studies = [StudyVerdicts(**{**record, "claims": as_claims(record["claims"])}) for record in records]
+        studies = [
+            StudyVerdicts(
+                **{
+                    **record,
+                    "claims": as_claims(record["claims"]),
+                    "thresholds": {id: (low, high) for id, (low, high) in record.get("thresholds", {}).items()},
+                }
+            )
+            for record in records
+        ]
         for study in studies:
             texts = (study.study, study.title, study.source, study.command, study.folder, study.machine, study.date)
-            costs = (study.cpu_seconds, *study.costs.values())
+            thresholds = [bound for both in study.thresholds.values() for bound in both if bound is not None]
+            numbers = (study.cpu_seconds, *study.costs.values(), *thresholds)
             if not (
                 all(isinstance(text, str) for text in (*texts, *study.figures.values()))
-                and all(isinstance(cost, int | float) for cost in costs)
+                and all(isinstance(number, int | float) for number in numbers)
             ):
                 raise TypeError(f"{study.study!r} has a field of another type")
         return studies
@@ -246,25 +157,10 @@ def _parse_scoreboard(content: bytes, name: str) -> list[StudyVerdicts]:
         ) from None
 
 
-COLUMNS = ["study", *get_args(Verdict), "no control", "seeds", "CPU-seconds"]
-
-
 def scoreboard_summary(studies: Sequence[StudyVerdicts]) -> str:
     """One line per study, at most 80 columns: name and verdict counts."""
     columns = 1 + len(get_args(Verdict))
-    return align_columns([line[:columns] for line in (COLUMNS, *map(_cells, studies))])
-
-
-def _cost(study: StudyVerdicts, claim: Judgement) -> str:
-    """CPU-seconds of every job the claim depends on; empty if unknown."""
-    return f"{study.costs[claim.id]:.0f}" if claim.id in study.costs else ""
-
-
-def _cells(study: StudyVerdicts) -> list[str]:
-    """The summary cells of a study."""
-    uncontrolled = sum(claim.control is None and claim.kind != "set-up" for claim in study.claims)
-    counts = (*count_verdicts(study.claims).values(), uncontrolled, study.seeds, f"{study.cpu_seconds:.0f}")
-    return [study.study, *map(str, counts)]
+    return align_columns([line[:columns] for line in (COLUMNS, *(study.summary for study in studies))])
 
 
 def board_markdown(studies: Sequence[StudyVerdicts]) -> str:
@@ -283,7 +179,7 @@ def board_markdown(studies: Sequence[StudyVerdicts]) -> str:
 
 def summary_markdown(studies: Sequence[StudyVerdicts]) -> str:
     """The summary as a Markdown table, one row per study."""
-    return markdown_table([COLUMNS, *map(_cells, studies)], numbers=True)
+    return markdown_table([COLUMNS, *(study.summary for study in studies)], numbers=True)
 
 
 def results_markdown(study: StudyVerdicts) -> str:
@@ -300,51 +196,3 @@ def results_markdown(study: StudyVerdicts) -> str:
         if claim.verdict == verdict and claim.measured is not None and claim.kind != "set-up"
     ]
     return markdown_table([["verdict", "claim", f"measured [{interval_in_words(study.claims)}]", "control"], *rows])
-
-
-def board_page(studies: Sequence[StudyVerdicts]) -> str:
-    """The scoreboard as an HTML page with links to figures on the pages of the runs; all inserted text is escaped."""
-    return fill_template(
-        "scoreboard.html",
-        title="Verdicts on the claims",
-        papers="one paper" if len(studies) == 1 else f"{len(studies)} papers",
-        head="".join(f'<th scope="col">{name}</th>' for name in COLUMNS),
-        summary="\n".join(map(_summary_row, studies)),
-        studies="\n".join(map(_section, studies)),
-    )
-
-
-def _summary_row(study: StudyVerdicts) -> str:
-    name, *counts = map(escape, _cells(study))
-    cells = "".join(f"<td class=number>{count}</td>" for count in counts)
-    return f'<tr><th scope="row"><a href="#{claim_anchor(study.study)}">{name}</a></th>{cells}</tr>'
-
-
-def _section(study: StudyVerdicts) -> str:
-    """The section of a study with all its claims."""
-    lines = "\n".join(
-        f'<tr class=kind><th colspan=5 scope="rowgroup">{title}</th></tr>\n'
-        + "\n".join(_row(claim, _cost(study, claim), study.link(claim)) for claim in of_kind)
-        for title, of_kind in by_kind(study.claims).items()
-    )
-    return f"""<section id="{claim_anchor(study.study)}"><h2>{escape(study.study)}</h2>
-<p>{escape(study.title)}</p><p class=note>{escape(study.source)}</p>
-<p class=note>{escape(f"{study.seeds_in_words} {sham_summary(study.claims)}")}</p>
-<table class=board><thead><tr><th scope="col">Verdict</th><th scope="col">Claim</th>
-<th scope="col">Measured [{interval_in_words(study.claims)}]</th>
-<th scope="col">Seeds</th><th scope="col">CPU-s</th></tr></thead><tbody>
-{lines}
-</tbody></table>
-<pre>{escape(f"{study.command}  # {study.date}, {study.machine}")}</pre></section>"""
-
-
-def _row(claim: Judgement, cost: str, link: str) -> str:
-    facts = "; ".join(f"{name.lower()}: {fact}" for name, fact in further_notes(claim).items())
-    notes = "".join(f"<p class=note>{escape(text)}</p>" for text in (control_text(claim), facts, claim.note) if text)
-    return f"""<tr class="{escape(shown_verdict(claim).replace(" ", "-"))}">
-<td class=verdict><span>{escape(verdict_in_words(claim))}</span></td>
-<td><p class=statement>{escape(claim.statement)}
-<a href="{escape(link)}" aria-label="Show {escape(claim.id)}">Show</a></p>
-<p class=note>Criterion: {escape(claim.criterion)} ({escape(claim.place)})</p>{notes}</td>
-<td class=measured>{escape(measured_in_words(claim))}</td><td class=number data-of="seeds">{len(claim.seeds)}</td>
-<td class=number data-of="CPU-s">{cost}</td></tr>"""
