@@ -73,7 +73,8 @@ def test_each_column_sorts_both_ways_and_says_so(tmp_path):
     found = visit(
         tmp_path,
         board_page(board()),
-        ROWS + f"""found.first = rows(); found.up = {{}}; found.down = {{}}; found.told = [];
+        ROWS
+        + f"""found.first = rows(); found.up = {{}}; found.down = {{}}; found.told = [];
         for (const name of {list(KEYS)}) {{
           found.up[name] = sort(name);
           found.told.push([...document.querySelectorAll("[aria-sort]")].map((one) => one.dataset.name + one.ariaSort));
@@ -95,7 +96,8 @@ def test_filters_combine_and_a_link_brings_back_what_was_chosen(tmp_path):
     found = visit(
         tmp_path,
         page,
-        ROWS + f"""found.paper = set("paper", "{paper}"); found.both = set("verdict", "refuted");
+        ROWS
+        + f"""found.paper = set("paper", "{paper}"); found.both = set("verdict", "refuted");
         found.count = document.getElementById("board-count").textContent;
         set("verdict", ""); found.text = set("text", "rare WORD"); found.nothing = set("text", "rare zebra");
         set("text", ""); sort("measured"); found.sorted = sort("measured"); found.link = location.hash;

@@ -250,15 +250,16 @@ def texts(ax: Axes) -> list[str]:
 @pytest.mark.parametrize("function", SMALL)
 def test_names_of_settings_are_drawn_as_they_are(function):
     drawn = texts(NAMED[function](HOSTILE))
-    whole = {HOSTILE, f"{HOSTILE}: power 2.00" * (function == "plot_growth"), f"{HOSTILE} (white: 0, darkest: 1)"}
+    whole = {HOSTILE, f"{HOSTILE}: power 2.00" * (function == "plot_growth")}
     shown = [text for text in drawn if text in whole]
     assert len(shown) == TIMES[function], drawn
 
 
 def test_every_awkward_name_is_drawn_as_it_is_on_ticks_and_in_legends():
-    means = [(1, 0.5)] * len(AWKWARD)
-    drawn = texts(figures.plot_bands(dict.fromkeys(AWKWARD, means), AWKWARD, xlabel="x", ylabel="y"))
-    assert sorted(text for text in drawn if text in AWKWARD) == sorted(2 * AWKWARD)
+    for names in (AWKWARD[::2], AWKWARD[1::2]):
+        means = [(1, 0.5)] * len(names)
+        drawn = texts(figures.plot_bands(dict.fromkeys(names, means), names, xlabel="x", ylabel="y"))
+        assert sorted(text for text in drawn if text in names) == sorted(2 * names)
 
 
 def test_awkward_names_are_none_of_matplotlibs_own_and_a_plain_line_gets_no_name():
@@ -348,7 +349,7 @@ def test_bars_are_cut_into_shares_that_follow_each_other():
     pieces = [(round(p.get_y() + 0.3), p.get_x(), p.get_width()) for p in ax.patches if p.get_width()]
     assert sorted(pieces) == [(0, 0, 0.25), (0, 0.25, 0.75), (1, 0, 1)]
     assert len({(tuple(p.get_facecolor()), p.get_hatch()) for p in ax.patches}) == 2
-    assert {text.get_text() for text in ax.texts} == {"0.25", "0.75", "1.00"}
+    assert {text.get_text() for text in ax.texts} == {".25", ".75", "1.00"}
 
 
 def test_the_stroke_divides_planes_that_turn_by_a_radian_from_those_that_do_not():

@@ -15,10 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.report.pages import HOSTILE, Page, asks_no_network, typeset
+from tests.report.pages import HOSTILE, Page, asks_no_network
 from toylab import cli
 from toylab.console import ToylabError
 from toylab.files import read_json, write_json, write_record
+from toylab.report.page import mathematics
 from toylab.runs import registry, scoreboard
 from toylab.runs.judge import JudgedRun, claim_costs, judge_run
 from toylab.runs.scoreboard import StudyVerdicts
@@ -140,8 +141,8 @@ def test_the_page_shows_every_claim_of_every_run_and_each_link_leads_somewhere(r
     assert sources
     assert all((runs / unquote(source)).is_file() for source in sources)
     for claim in claims:
-        assert typeset(claim.statement) in seen.text
-        assert typeset(claim.criterion) in seen.text
+        assert Page(mathematics(claim.statement)).text in seen.text
+        assert Page(mathematics(claim.criterion)).text in seen.text
         assert measured_in_words(claim) in seen.text
     assert seen.open == []
 

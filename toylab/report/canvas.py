@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import io
 import re
+import textwrap
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import Collection
 from matplotlib.figure import Figure
+from matplotlib.gridspec import GridSpec
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.transforms import ScaledTranslation
 
 ACCURACY, CARRY, INPUT_END = "#1b4f8f", "#c8553d", "#7a9a2e"
 """One colour per quantity: accuracy, attention on x_t, attention on the end of the input."""
+
+
+TEXT_SIZE = 10
+"""Size in points of every text of a figure, which is that of ticks and labels unless a figure says otherwise."""
 
 
 LITERAL_TEXT: dict[str, Any] = {"parse_math": False, "usetex": False}
@@ -26,6 +33,8 @@ LITERAL_TEXT: dict[str, Any] = {"parse_math": False, "usetex": False}
 
 LEGEND_BESIDE: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
 """Legend position to the right of the axes."""
+POINTS: dict[str, Any] = {"markersize": 5, "markeredgewidth": 0, "clip_on": False}
+"""Points that one can see, and whole where they lie at the edge of the axes."""
 LINE_STYLES = ("-", "--", ":", "-.")
 """Styles of the lines of a plot, by number."""
 
@@ -46,16 +55,24 @@ def new_figure(
     return figure, figure.subplots(rows, columns, squeeze=False, height_ratios=height_ratios)
 
 
+def share_limits(axes: Sequence[Axes], axis: Literal["x", "y"]) -> None:
+    """Give panels that are compared the same scale: the smallest that holds all of them."""
+    limits = [getattr(ax, f"get_{axis}lim")() for ax in axes]
+    common = min(low for low, _ in limits), max(high for _, high in limits)
+    for ax in axes:
+        getattr(ax, f"set_{axis}lim")(common)
+
+
 def remove_legend(ax: Axes) -> None:
     """Remove the legend of the axes, if they have one."""
     if (legend := ax.get_legend()) is not None:
         legend.remove()
 
 
-def to_svg(figure: Figure) -> str:
-    """The figure as SVG text, deterministic byte for byte."""
+def to_svg(figure: Figure, salt: str = "toylab") -> str:
+    """The figure as SVG text, deterministic byte for byte; drawings of one page with other salts share no ids."""
     buffer = io.StringIO()
-    with mpl.rc_context({"svg.hashsalt": "toylab", "svg.fonttype": "none"}), warnings.catch_warnings():
+    with mpl.rc_context({"svg.hashsalt": salt, "svg.fonttype": "none"}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # glyphs missing in our font may exist in the reader's
         figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
     return NO_XML.sub("\ufffd", buffer.getvalue())
@@ -97,7 +114,7 @@ def add_legend(ax: Axes, **style: Any) -> None:
         artist for artist in artists if not re.fullmatch(r"(_(child|container)\d+|_nolegend_)?", artist.get_label())
     ]
     if labelled:
-        legend = ax.legend(labelled, ["name"] * len(labelled), **{"fontsize": 7, "frameon": False, **style})
+        legend = ax.legend(labelled, ["name"] * len(labelled), **{"frameon": False, **style})
         for text, artist in zip(legend.get_texts(), labelled, strict=True):
             text.set(text=artist.get_label(), **LITERAL_TEXT)
 
@@ -113,3 +130,69 @@ def without_mathtext(ax: Axes) -> Axes:
     for text in (ax.title, ax.xaxis.label, ax.yaxis.label):
         text.set(**LITERAL_TEXT)
     return ax
+
+
+NARROW_WIDTH = 3.1
+"""Width in inches of a figure that a screen of 360 pixels shows in full."""
+MOST_COLUMNS, MOST_NUMBERED = 16, 6
+"""Columns of a heat map, and of one with numbers in its cells, up to which it is legible at that width."""
+
+
+def set_narrow(figure: Figure) -> bool:
+    """Set a figure again for a narrow screen: panels in one column, legends below them, long names in several lines.
+
+    Returns whether it was set again: not if it is narrow already, or has a heat map with too many columns.
+    """
+    panels = [ax for ax in figure.axes if ax.get_subplotspec() is not None and ax.get_visible() and ax.axison]
+    crowded = (np.ptp(ax.get_xlim()) > (MOST_NUMBERED if ax.texts else MOST_COLUMNS) for ax in panels if ax.images)
+    if not panels or figure.get_figwidth() <= NARROW_WIDTH or any(crowded):
+        return False
+    figure.draw_without_rendering()
+    heights = [_narrow_height(ax) for ax in panels]
+    grid = GridSpec(len(panels), 1, figure=figure, height_ratios=heights)
+    for ax, place in zip(panels, grid, strict=True):
+        ax.set_subplotspec(place)
+        _wrap_texts(ax)
+        _put_legend_below(ax)
+    for ax in figure.axes:
+        if not ax.axison:
+            ax.remove()
+    figure.set_size_inches(NARROW_WIDTH, sum(heights))
+    return True
+
+
+def _narrow_height(ax: Axes) -> float:
+    """Inches for a panel with its labels and legend, before it is set again."""
+    legend, line = ax.get_legend(), 1.4 * TEXT_SIZE / 72
+    inches = ax.get_window_extent().height / ax.figure.dpi + 4 * line
+    rows = [label.get_text() for label in ax.get_yticklabels()]
+    lines = max((len(textwrap.wrap(row, _ROW_LETTERS)) for row in rows), default=1)
+    below = 0 if legend is None or not _is_beside(ax) else (len(legend.get_texts()) + 1) * line
+    return max(inches, lines * len(rows) * line + 4 * line) + below
+
+
+_ROW_LETTERS, _LABEL_LETTERS = 15, 30
+"""Letters in a line of the name of a row, and of a label or title, at `NARROW_WIDTH`."""
+
+
+def _wrap_texts(ax: Axes) -> None:
+    rows = [label.get_text() for label in ax.get_yticklabels()]
+    if max(map(len, rows), default=0) > _ROW_LETTERS:
+        ax.set_yticks(ax.get_yticks(), [textwrap.fill(row, _ROW_LETTERS) for row in rows], **LITERAL_TEXT)
+    if sum(1 + len(label.get_text()) for label in ax.get_xticklabels()) > _LABEL_LETTERS:
+        ax.tick_params(axis="x", labelrotation=90)
+    for text in (ax.title, ax.xaxis.label, ax.yaxis.label):
+        text.set_text(textwrap.fill(text.get_text(), _LABEL_LETTERS))
+
+
+def _is_beside(ax: Axes) -> bool:
+    legend = ax.get_legend()
+    return legend is not None and bool(legend.get_bbox_to_anchor().x0 >= ax.bbox.x1 - 1)
+
+
+def _put_legend_below(ax: Axes) -> None:
+    legend = ax.get_legend()
+    if legend is not None and _is_beside(ax):
+        lines = 1 + ax.xaxis.label.get_text().count("\n")
+        below = ScaledTranslation(-0.6, -0.32 - 1.3 * lines * TEXT_SIZE / 72, ax.figure.dpi_scale_trans)
+        legend.set_bbox_to_anchor((0, 0), transform=ax.transAxes + below)

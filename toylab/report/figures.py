@@ -12,6 +12,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
@@ -25,12 +26,17 @@ from toylab.report.canvas import (
     LITERAL_TEXT,
     MARKS,
     MORE_MARKS,
+    POINTS,
+    TEXT_SIZE,
     add_legend,
     despine,
     new_axes,
     new_figure,
     without_mathtext,
 )
+
+
+_PLATE = {"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.8}  # below a number on shades or hatches
 
 
 def plot_attention(
@@ -52,16 +58,15 @@ def plot_attention(
     shades = ax.imshow(pattern, cmap="Blues", vmin=0, vmax=1)
     ax.figure.colorbar(shades, ax=ax, ticks=[0, 1], shrink=0.4, aspect=12, label="attention")
     positions = range(len(tokens))
-    ax.set_xticks(positions, tokens, fontsize=7, rotation=90, **LITERAL_TEXT)
-    ax.set_yticks(range(len(queries)), queries, fontsize=7, **LITERAL_TEXT)
-    ax.set_xlabel("key: attended token")
-    ax.set_ylabel(query_label)
+    ax.set_xticks(positions, tokens, rotation=90, **LITERAL_TEXT)
+    ax.set_yticks(range(len(queries)), queries, **LITERAL_TEXT)
+    ax.set(xlabel="key: attended token", ylabel=query_label)
     ax.tick_params(length=0)
     if links is not None:
         for query, key in links:
             square = Rectangle((key - 0.5, query - 0.5), 1, 1, fill=False, edgecolor=CARRY, linewidth=1.2)
             ax.add_patch(square)
-    ax.set_title(title, fontsize=10)
+    ax.set_title(title, fontsize=TEXT_SIZE)
     return without_mathtext(ax)
 
 
@@ -83,11 +88,11 @@ def plot_curves(
     if threshold is not None:
         ax.axhline(threshold, color="0.6", linewidth=0.8)
         ax.annotate(f"{threshold:.3g}", (0, threshold), xycoords=("axes fraction", "data"), xytext=(3, -2), va="top",
-                    textcoords="offset points", fontsize=7, color="0.4")  # fmt: skip
+                    textcoords="offset points", color="0.4")  # fmt: skip
     ax.set_ylim(-0.03, 1.05)
     ax.set_xlabel("optimiser steps")
     ax.set_ylabel(ylabel)
-    ax.set_title(title, fontsize=10)
+    ax.set_title(title, fontsize=TEXT_SIZE)
     if legend:
         add_legend(ax, **LEGEND_BESIDE)
     return despine(ax)
@@ -97,8 +102,7 @@ def plot_panels(panels: Mapping[str, Mapping[str, Any]], *, ylabel: str, thresho
     """Learning curves, as in `plot_curves`, in one row of panels by title; the axes of steps differ."""
     figure, axes = new_figure(3.2 * len(panels), 2.8, columns=len(panels))
     for ax, (title, runs) in zip(axes[0], panels.items(), strict=True):
-        label = ylabel if ax is axes[0, 0] else ""
-        plot_curves(runs, ylabel=label, threshold=threshold, title=title, legend=len(runs) < 6, ax=ax)
+        plot_curves(runs, ylabel=ylabel, threshold=threshold, title=title, legend=len(runs) < 6, ax=ax)
     return figure
 
 
@@ -114,29 +118,27 @@ def plot_by_seed(
     ax = ax or new_axes(6.4, 0.42 * len(groups) + 1.2)
     names = _quantities(groups)
     if len(names) > len(MARKS):
-        raise ToylabError(
-            f"groups: have {len(names)} quantities; at most {len(MARKS)} are distinguishable, so split the figure"
-        )
+        most = f"at most {len(MARKS)} are distinguishable, so split the figure"
+        raise ToylabError(f"groups: have {len(names)} quantities; {most}")
     marks = dict(zip(names, MARKS, strict=False))
     for row, (_, quantities) in enumerate(groups.items()):
         for number, name in enumerate(marks):
             values = quantities.get(name, ())
             height = row + 0.16 * (number - (len(marks) - 1) / 2) * 2
             marker, colour = marks[name]
-            ax.plot(values, [height] * len(values), marker, color=colour, markersize=5, alpha=0.75,
-                    markeredgewidth=0, label=name if row == _first_with(groups, name) else None)  # fmt: skip
+            ax.plot(values, [height] * len(values), marker, color=colour, alpha=0.75, **POINTS,
+                    label=name if row == _first_with(groups, name) else None)  # fmt: skip
             if len(values):
                 ax.plot([np.mean(values)] * 2, [height - 0.14, height + 0.14], color=colour, linewidth=1.5)
     if chance is not None:
         ax.axvline(chance, color="0.6", linewidth=0.8, linestyle=":")
-        ax.annotate("guessing", (chance, -0.6), fontsize=7, color="0.4", ha="left", xytext=(2, 0),
-                    textcoords="offset points")  # fmt: skip
+        ax.annotate("guessing", (chance, -0.6), color="0.4", xytext=(2, 0), textcoords="offset points")
     ax.set_yticks(range(len(groups)), list(groups), **LITERAL_TEXT)
     ax.set_ylim(len(groups) - 0.4, -0.75)
     points = [value for quantities in groups.values() for values in quantities.values() for value in values]
     ax.set_xlim(min([0, *points]) - 0.03, max([1, *points]) + 0.03)
     ax.set_xlabel(xlabel)
-    ax.set_title(title, fontsize=10)
+    ax.set_title(title, fontsize=TEXT_SIZE)
     add_legend(ax, **LEGEND_BESIDE)
     return despine(ax)
 
@@ -154,7 +156,7 @@ def plot_growth(
     looks = zip(("o", "s", "^", "D"), LINE_STYLES, ("#1b4f8f", "#c8553d", "#7a9a2e", "0.3"), strict=True)
     for (name, (sizes, seconds)), (marker, style, colour) in zip(lines.items(), looks, strict=False):
         label = f"{name}: power {exponents[name]:.2f}"
-        ax.plot(sizes, [1e3 * s for s in seconds], style, marker=marker, color=colour, markersize=4, label=label)
+        ax.plot(sizes, [1e3 * s for s in seconds], style, marker=marker, color=colour, **POINTS, label=label)
     ax.set_xscale("log", base=2)
     ax.set_yscale("log")
     ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
@@ -162,7 +164,7 @@ def plot_growth(
     ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     ax.yaxis.set_minor_formatter(NullFormatter())
     ax.set(xlabel=xlabel, ylabel="processor time in ms")
-    ax.set_title(title, fontsize=10)
+    ax.set_title(title, fontsize=TEXT_SIZE)
     add_legend(ax, loc="upper left", bbox_to_anchor=(0.0, -0.2))
     return despine(ax)
 
@@ -174,12 +176,12 @@ def plot_saturation(
     ax = ax or new_axes(4.2, 3.2)
     if points:
         x, mass = np.array(points).T
-        ax.plot(x, mass, "o", color=ACCURACY, markersize=3, alpha=0.35, markeredgewidth=0, label="measured")
+        ax.plot(x, mass, "o", color=ACCURACY, alpha=0.4, **POINTS, label="measured")
     line = np.linspace(0, max([4.0, *(x for x, _ in points)]), 200)
     ax.plot(line, line / (line + 1), "--", color=CARRY, linewidth=1.2, label="x / (x + 1)")
     ax.set_ylim(-0.03, 1.03)
     ax.set(xlabel="counted ones, in units of K", ylabel="attention on counted ones")
-    ax.set_title(title, fontsize=10)
+    ax.set_title(title, fontsize=TEXT_SIZE)
     add_legend(ax, loc="lower right")
     return despine(ax)
 
@@ -193,9 +195,8 @@ def plot_agreement(
     ax.plot([low, 1.1], [low, 1.1], color="0.6", linewidth=0.8)
     for (name, pairs), (marker, colour) in zip(groups.items(), MARKS, strict=False):
         x, y = np.array(pairs).T
-        ax.plot(x, y, marker, color=colour, markersize=4.5, alpha=0.6, markeredgewidth=0, label=name)
-    ax.set_xlabel(xlabel)
-    ax.set_ylabel(ylabel)
+        ax.plot(x, y, marker, color=colour, alpha=0.6, **POINTS, label=name)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
     add_legend(ax, loc="upper left")
     return despine(ax)
 
@@ -211,11 +212,10 @@ def plot_stacked_shares(
         values = np.array([row.get(name, 0.0) for row in shares.values()])
         left = np.array([sum(row.get(n, 0.0) for n in names[:number]) for row in shares.values()])
         ax.barh(range(len(shares)), values, 0.6, left=left, color=shades[number], edgecolor="white", linewidth=0.6,
-                hatch=["", "///", "...", "xx"][number % 4], label=name)  # fmt: skip
+                hatch=["", "///", "|||", "xx"][number % 4], label=name)  # fmt: skip
         for row, (value, start) in enumerate(zip(values, left, strict=True)):
-            if value >= 0.08:
-                ax.text(start + value / 2, row, f"{value:.2f}", ha="center", va="center", fontsize=7,
-                        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0})  # fmt: skip
+            if value >= 0.13:
+                ax.text(start + value / 2, row, f"{value:.2f}".lstrip("0"), ha="center", va="center", bbox=_PLATE)
     ax.set_yticks(range(len(shares)), list(shares), **LITERAL_TEXT)
     ax.set_ylim(max(len(shares), 1) - 0.5, -0.5)
     ax.set_xlim(0, 1)
@@ -239,12 +239,12 @@ def plot_planes(
     ax = ax or new_axes(5.4, 3.0)
     for number, (name, values) in enumerate(profiles.items()):
         opacity = 1 - 0.6 * number / max(len(profiles), 2)
-        ax.plot(range(len(values)), values, LINE_STYLES[number % 4], marker="o", markersize=3, color=ACCURACY,
+        ax.plot(range(len(values)), values, LINE_STYLES[number % 4], marker="o", **POINTS, color=ACCURACY,
                 alpha=opacity, linewidth=1.2, label=name)  # fmt: skip
     ax.axhline(0, color="0.8", linewidth=0.8)
     ax.axvline(sum(f * span >= 1 for f in frequencies) - 0.5, color=CARRY, linewidth=1.0, linestyle="--")
     ticks = range(0, len(frequencies), 3)
-    ax.set_xticks(ticks, [f"{frequencies[i]:.2g}" for i in ticks], fontsize=7)
+    ax.set_xticks(ticks, [f"{frequencies[i]:.2g}" for i in ticks])
     ax.set_xlabel("rotary plane, by frequency in radians per token")
     ax.set_ylabel(ylabel)
     if len(profiles) <= 10:
@@ -268,14 +268,13 @@ def plot_bands(
         marker, colour = MARKS[number % len(MARKS)]
         positions = range(len(mean))
         ax.fill_between(positions, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0,
-                        hatch=["", "//", ".."][number % 3])  # fmt: skip
-        ax.plot(positions, mean, marker=marker, color=colour, linestyle=LINE_STYLES[number % 3], label=name)
+                        hatch=["", "//", "||"][number % 3])  # fmt: skip
+        ax.plot(positions, mean, LINE_STYLES[number % 3], marker=marker, color=colour, **POINTS, label=name)
     ax.axhline(0, color="0.6", linewidth=0.8)
     ax.set_xticks(range(len(ticks)), ticks, **LITERAL_TEXT)
     ax.set_xlim(-0.3, max(len(ticks) - 0.7, 0.3))
-    ax.set_xlabel(xlabel)
-    ax.set_ylabel(ylabel)
-    ax.set_title(title, fontsize=10)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.set_title(title, fontsize=TEXT_SIZE)
     add_legend(ax, loc="best", frameon=True, framealpha=0.8, edgecolor="none")
     return despine(ax)
 
@@ -293,14 +292,13 @@ def plot_dose_response(
     ax = ax or new_axes(3.6, 2.8)
     for number, (name, (doses, shares)) in enumerate(groups.items()):
         marker, colour = MORE_MARKS[number % len(MORE_MARKS)]
-        ax.plot(doses, shares, marker=marker, color=colour, linestyle=LINE_STYLES[number % 4],
-                markersize=4.5, linewidth=1.4, label=name)  # fmt: skip
+        style = LINE_STYLES[number % 4]
+        ax.plot(doses, shares, style, marker=marker, color=colour, linewidth=1.4, label=name, **POINTS)
     if mark is not None:
         ax.axvline(mark, color="0.6", linewidth=0.8, linestyle=":")
     ax.set_ylim(-0.03, 1.05)
-    ax.set_xlabel(xlabel)
-    ax.set_ylabel(ylabel)
-    ax.set_title(title, fontsize=10)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.set_title(title, fontsize=TEXT_SIZE)
     add_legend(ax)
     return despine(ax)
 
@@ -316,14 +314,19 @@ def plot_histograms(
     for number, (name, numbers) in enumerate(groups.items()):
         colour = MARKS[number % len(MARKS)][1]
         ax.hist(np.maximum(numbers, 1e-3), edges, histtype="stepfilled", facecolor="none", edgecolor=colour,
-                hatch=["///", "..", "xx"][number % 3], linewidth=1.4, label=name)  # fmt: skip
+                hatch=["///", "||", "xx"][number % 3], linewidth=1.4, label=name)  # fmt: skip
     ax.set_xscale("log")
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.set_xlabel(xlabel)
     ax.set_ylabel("prompts")
-    ax.set_title(title, fontsize=10)
+    ax.set_title(title, fontsize=TEXT_SIZE)
     add_legend(ax)
     return despine(ax)
+
+
+_STRENGTHS = np.linspace(0, 0.75, 128)
+_SIGNED = ListedColormap([*mpl.colormaps["Oranges"](_STRENGTHS[::-1]), *mpl.colormaps["Blues"](_STRENGTHS)])
+"""Shades of signed numbers: orange below zero, white at zero, blue above."""
 
 
 def plot_heatmap(
@@ -336,28 +339,29 @@ def plot_heatmap(
 ) -> Axes:
     """Heatmap of signed numbers, one row per name: dark for large magnitude, hatched for negative values.
 
-    Cells with at least a quarter of the largest magnitude show their number; the label of the axis names the darkest.
+    Cells with at least a quarter of the largest magnitude show their number, and a scale at the right shows the shades.
     """
-    ax = ax or new_axes(0.36 * len(columns) + 1.8, 0.3 * len(values) + 1.0)
+    height = 0.3 * len(values) + 1.0 + 0.09 * max(map(len, columns), default=0)
+    ax = ax or new_axes(0.4 * len(columns) + 1.2 + 0.09 * max(map(len, values), default=0), height)
     table = np.array(list(values.values()), dtype=float).reshape(len(values), len(columns))
     largest = max(float(np.abs(table).max(initial=0)), 1e-12)
-    for row, numbers in enumerate(table):
-        for column, number in enumerate(numbers):
-            share = abs(number) / largest
-            colour = mpl.colormaps["Blues" if number >= 0 else "Oranges"](0.75 * share)
-            ax.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=colour, edgecolor="0.85",
-                                   hatch="" if number >= 0 else "////", linewidth=0.4))  # fmt: skip
-            if share >= 0.25:
-                label = f"{number:.0f}" if abs(number) >= 99.5 else f"{number:.2g}".replace("0.", ".")
-                ax.text(column, row, label, ha="center", va="center", fontsize=6,
-                        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.8})  # fmt: skip
-    ax.set_xlim(-0.5, max(len(columns), 1) - 0.5)
-    ax.set_ylim(max(len(values), 1) - 0.5, -0.5)
-    ax.set_xticks(range(len(columns)), columns, fontsize=7, rotation=90, **LITERAL_TEXT)
-    ax.set_yticks(range(len(values)), list(values), fontsize=8, **LITERAL_TEXT)
+    if table.size:
+        shades = ax.imshow(table, cmap=_SIGNED, vmin=-largest, vmax=largest, aspect="auto")
+        lowest = -largest if table.min() < 0 else 0.0
+        scale = ax.figure.colorbar(shades, ax=ax, ticks=[lowest, 0, largest], format="%.2g", aspect=12, pad=0.02)
+        scale.ax.set_ylim(lowest, largest)
+    hatched = {"fill": False, "edgecolor": "0.7", "hatch": "////", "linewidth": 0}
+    for (row, column), number in np.ndenumerate(table):
+        if number < 0:
+            ax.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, **hatched))
+        if abs(number) / largest >= 0.25:
+            label = f"{number:.0f}" if abs(number) >= 99.5 else f"{number:.2g}".replace("0.", ".")
+            ax.text(column, row, label, ha="center", va="center", bbox=_PLATE)
+    ax.set(xlim=(-0.5, max(len(columns), 1) - 0.5), ylim=(max(len(values), 1) - 0.5, -0.5), xlabel=xlabel)
+    ax.set_xticks(range(len(columns)), columns, rotation=90, **LITERAL_TEXT)
+    ax.set_yticks(range(len(values)), list(values), **LITERAL_TEXT)
     ax.tick_params(length=0)
-    ax.set_xlabel(f"{xlabel} (white: 0, darkest: {largest:.2g})")
-    ax.set_title(title, fontsize=10)
+    ax.set_title(title, fontsize=TEXT_SIZE)
     return despine(ax)
 
 
@@ -378,16 +382,15 @@ def plot_intervals(
         shift = 0.0 if numbers else 0.14 * (number - (len(groups) - 1) / 2)
         xs = [x if numbers else all_xs.index(x) + shift for x in group]
         means, lows, highs = ([values[k] for values in group.values()] for k in range(3))
-        ax.plot(xs, means, marker, color=colour, markersize=5, markeredgewidth=0, label=name or None)
+        ax.plot(xs, means, marker, color=colour, **POINTS, label=name or None)
         ax.vlines(xs, lows, highs, color=colour, linewidth=1.3)
         if numbers:
             ax.plot(xs, means, LINE_STYLES[number % 4], color=colour, linewidth=1.2)
     if not numbers:
         ax.set_xticks(range(len(all_xs)), [str(x) for x in all_xs], **LITERAL_TEXT)
         ax.set_xlim(-0.6, len(all_xs) - 0.4)
-    ax.set_xlabel(xlabel)
-    ax.set_ylabel(ylabel)
-    ax.set_title(title, fontsize=10)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.set_title(title, fontsize=TEXT_SIZE)
     add_legend(ax, **LEGEND_BESIDE)
     return despine(ax)
 

@@ -18,7 +18,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from toylab.report.canvas import to_svg, whole_figure
+from toylab.report.canvas import set_narrow, to_svg, whole_figure
 from toylab.report.live import LivePanel, panel_record
 from toylab.training.attention_history import HistoryPage
 from toylab.verdicts.judgement import (
@@ -39,13 +39,14 @@ from toylab.verdicts.judgement import (
 class Picture:
     """A figure as SVG text with title, caption and the ids of the claims that it shows.
 
-    Claims that refer to the figure by its title are added automatically.
+    Claims that refer to the figure by its title are added automatically. `narrow` is the figure for narrow screens.
     """
 
     title: str
     caption: str
     svg: str
     claims: tuple[str, ...] = ()
+    narrow: str = ""
 
     @property
     def name(self) -> str:
@@ -56,8 +57,10 @@ class Picture:
 
 
 def picture(title: str, caption: str, drawn: Figure | Axes) -> Picture:
-    """A `Picture` from a matplotlib figure or axes."""
-    return Picture(title, caption, to_svg(whole_figure(drawn)))
+    """A `Picture` from a matplotlib figure or axes, which is then set again for narrow screens."""
+    figure = whole_figure(drawn)
+    svg = to_svg(figure)
+    return Picture(title, caption, svg, narrow=to_svg(figure, "narrow") if set_narrow(figure) else "")
 
 
 class NotMeasuredError(Exception):
@@ -331,9 +334,15 @@ def _as_text(value: Any) -> str:
 
 
 def _picture(name: str, picture: Picture) -> str:
-    drawing = re.sub(r"^.*?(?=<svg)", "", picture.svg, flags=re.DOTALL)  # drop the XML prologue
-    # Coordinates to a hundredth of a point: a fifth of the size of a page.
-    drawing = re.sub(r"<[^>]+>", lambda tag: re.sub(r"(?<![\d.])([1-9]\d*\.\d\d)\d+", r"\1", tag[0]), drawing)
+    forms = {" wide": picture.svg, " narrow": picture.narrow} if picture.narrow else {"": picture.svg}
+    attributes = f'role=img aria-label="{escape(picture.caption)}" tabindex=0'
+    drawings = "\n".join(f'<div class="drawing{form}" {attributes}>{_inline(svg)}</div>' for form, svg in forms.items())
     return f"""<figure id="{name}"><h3>{mathematics(picture.title)}</h3>
-<div class=drawing role=img aria-label="{escape(picture.caption)}" tabindex=0>{drawing}</div>
+{drawings}
 <figcaption>{mathematics(picture.caption)}</figcaption></figure>"""
+
+
+def _inline(svg: str) -> str:
+    drawing = re.sub(r"^.*?(?=<svg)", "", svg, flags=re.DOTALL)  # drop the XML prologue
+    # Coordinates to a hundredth of a point: a fifth of the size of a page.
+    return re.sub(r"<[^>]+>", lambda tag: re.sub(r"(?<![\d.])([1-9]\d*\.\d\d)\d+", r"\1", tag[0]), drawing)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from toylab.report.canvas import ACCURACY, LITERAL_TEXT, despine, new_figure
+from toylab.report.canvas import ACCURACY, LITERAL_TEXT, TEXT_SIZE, despine, new_figure
 from toylab.report.figures import plot_curves, plot_heatmap
 
 
@@ -53,10 +53,10 @@ def plot_heads(models: Mapping[str, HeadTable]) -> Figure:
         left.set_ylabel(f"{name}: layer.head", **LITERAL_TEXT)
         right.plot(table.without, range(len(table.mass)), "o", color=ACCURACY, markersize=5)
         right.axvline(table.accuracy, color="0.6", linewidth=0.8)
-        right.set_yticks(range(len(table.mass)), list(table.mass), fontsize=8, **LITERAL_TEXT)
+        right.set_yticks(range(len(table.mass)), list(table.mass), **LITERAL_TEXT)
         right.set_ylim(*left.get_ylim())
         right.set_xlim(-0.03, 1.03)
         right.set_xlabel("accuracy; line: of the unedited model")
-        right.set_title("head zero-ablated", fontsize=10)
+        right.set_title("head zero-ablated", fontsize=TEXT_SIZE)
         despine(right)
     return figure

@@ -128,6 +128,7 @@ def _draw_mass(models: Conditions) -> Picture:
     for ax, (title, fits) in zip(axes[0], require_measured(lines).items(), strict=True):
         points = [(n / k, mass) for k, curve in fits for n, mass in curve.items()]
         figures.plot_saturation(points, title=f"{title}: {len(fits)} solved regions", ax=ax)
+    canvas.share_limits([*axes[0]], "x")
     return picture(
         "Attention as a counter",
         "Mean attention on the n ones of a region, for every solved region of every seed, against n in units of the "

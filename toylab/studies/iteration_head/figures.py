@@ -57,8 +57,8 @@ def attention_page(results: Conditions, out: Path) -> HistoryPage | None:
     return read_history(
         folder / HISTORY_FILE,
         "Watch it form",
-        f"Attention on held-out sequences at every evaluation during training of seed {seed}; dark cells have high "
-        "attention. Red squares: attention predicted by the idealised circuit.",
+        f"Attention on held-out sequences at every evaluation during training of seed {seed}. "
+        "Red squares: attention predicted by the idealised circuit.",
         read_metrics(folder / "metrics.jsonl"),
         {
             "loss": "loss in nats",

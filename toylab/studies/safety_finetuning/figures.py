@@ -104,7 +104,7 @@ def _outcomes(conditions: Mapping[str, BySeed], seeds: str) -> Picture:
         outcomes = {method: getattr(mean, name) for method, mean in means.items()}
         rows = {m: {"complies": o.complies, "refuses": o.refuses, "neither": o.other} for m, o in outcomes.items()}
         figures.plot_stacked_shares(rows, xlabel="share of answer tokens", ax=ax)
-        ax.set_title(title, fontsize=10)
+        ax.set_title(title, fontsize=canvas.TEXT_SIZE)
         if ax is not axes[0, 1]:
             canvas.remove_legend(ax)
     return picture(
@@ -128,10 +128,7 @@ def _clusters(conditions: Mapping[str, BySeed], seeds: str) -> Picture:
         figures.plot_bands(groups, [str(k + 1) for k in layers], xlabel="layer", ylabel="tau", title=title, ax=ax)
 
     figure = _panels(conditions, panel, 3.0, 2.7)
-    axes = figure.axes[: len(conditions)]
-    limits = min(ax.get_ylim()[0] for ax in axes), max(ax.get_ylim()[1] for ax in axes)
-    for ax in axes:
-        ax.set_ylim(limits)
+    canvas.share_limits(figure.axes[: len(conditions)], "y")
     return picture(
         "How far activations tell safe prompts from unsafe ones",
         "tau: distance to the unsafe mean minus distance to the safe mean, after the MLP's non-linearity, at EOT, with "
@@ -153,7 +150,7 @@ def _shares(conditions: Mapping[str, BySeed], seeds: str) -> Picture:
     ax = figures.plot_by_seed(groups, xlabel="energy share of the change in the left null space", ax=axes[0, 0])
     chance, spread = example.last.up.chance, example.last.up.spread
     ax.axvspan(chance - 2 * spread, chance + 2 * spread, color="0.85", zorder=0)
-    ax.annotate("chance, two deviations", (chance, -0.6), fontsize=7, color="0.35", ha="center")
+    ax.annotate("chance, two deviations", (chance, -0.6), color="0.35", ha="center")
     return picture(
         "Where the change of the up-projection lies",
         f"One point per seed and layer ({seeds}); vertical lines are means. Grey band: chance, two standard "
@@ -179,9 +176,7 @@ def _alpha(conditions: Mapping[str, BySeed], seeds: str) -> Picture:
         canvas.remove_legend(ax)
 
     figure = _panels(conditions, panel, 3.3, 2.9)
-    legend = figure.axes[len(conditions) - 1].legend(
-        fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0)
-    )
+    legend = figure.axes[len(conditions) - 1].legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     legend.set_in_layout(len(conditions) % 3 == 0)  # next to an empty panel it must not widen its column
     return picture(
         "Less of the fine-tuning and more",
@@ -201,10 +196,8 @@ def _sensitivity(conditions: Mapping[str, BySeed], seeds: str) -> Picture:
         figures.plot_histograms(norms, xlabel="gradient norm of the largest logit", title=title, ax=ax)
 
     figure = _panels(conditions, panel, 3.3, 2.5)
-    axes = figure.axes[: len(conditions)]
-    limits = min(ax.get_xlim()[0] for ax in axes), max(ax.get_xlim()[1] for ax in axes)
-    for ax in axes:
-        ax.set_xlim(limits)
+    for axis in ("x", "y"):
+        canvas.share_limits(figure.axes[: len(conditions)], axis)
     return picture(
         "How much the answer moves with the prompt",
         f"Local Lipschitz constants of the largest logit at EOT in the prompt embeddings, logarithmic axis; {seeds}.",
@@ -227,7 +220,7 @@ def _inputs(conditions: Mapping[str, BySeed], seeds: str) -> Picture:
     )
     random_share = _mean(next(iter(conditions.values())), "last.weak_inputs_random")
     ax.axvline(random_share, color="0.6", linewidth=0.8, linestyle=":")
-    ax.annotate("a random direction", (random_share, -0.6), fontsize=7, color="0.35", ha="left", xytext=(2, 0),
+    ax.annotate("a random direction", (random_share, -0.6), color="0.35", ha="left", xytext=(2, 0),
                 textcoords="offset points")  # fmt: skip
     return picture(
         "Unsafe inputs move to where the weights are weak",
@@ -251,7 +244,7 @@ def _soft(conditions: Mapping[str, BySeed], seeds: str) -> Picture:
             lines, xlabel="attack radius, in letter norms", ylabel="share of correct letters", title=title, ax=ax
         )
         canvas.remove_legend(ax)
-    axes[0, 1].legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    axes[0, 1].legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return picture(
         "Vectors that make the model comply",
         "Share of correct letters in free-running answers when vectors in two PAD tokens are optimised per prompt to "
