@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import FixedLocator
 from matplotlib.transforms import ScaledTranslation
 
 ACCURACY, CARRY, INPUT_END = "#1b4f8f", "#c8553d", "#7a9a2e"
@@ -179,7 +180,10 @@ def _wrap_texts(ax: Axes) -> None:
     rows = [label.get_text() for label in ax.get_yticklabels()]
     if max(map(len, rows), default=0) > _ROW_LETTERS:
         ax.set_yticks(ax.get_yticks(), [textwrap.fill(row, _ROW_LETTERS) for row in rows], **LITERAL_TEXT)
-    if sum(1 + len(label.get_text()) for label in ax.get_xticklabels()) > _LABEL_LETTERS:
+    columns = [label.get_text() for label in ax.get_xticklabels()]
+    if isinstance(ax.xaxis.get_major_locator(), FixedLocator) and sum(map(len, columns)) > _LABEL_LETTERS - len(
+        columns
+    ):
         ax.tick_params(axis="x", labelrotation=90)
     for text in (ax.title, ax.xaxis.label, ax.yaxis.label):
         text.set_text(textwrap.fill(text.get_text(), _LABEL_LETTERS))

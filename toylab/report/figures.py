@@ -35,7 +35,6 @@ from toylab.report.canvas import (
     without_mathtext,
 )
 
-
 _PLATE = {"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.8}  # below a number on shades or hatches
 
 
@@ -57,15 +56,13 @@ def plot_attention(
     ax = ax or new_axes(0.28 * len(tokens) + 1.2, 0.28 * len(queries) + 1.0)
     shades = ax.imshow(pattern, cmap="Blues", vmin=0, vmax=1)
     ax.figure.colorbar(shades, ax=ax, ticks=[0, 1], shrink=0.4, aspect=12, label="attention")
-    positions = range(len(tokens))
-    ax.set_xticks(positions, tokens, rotation=90, **LITERAL_TEXT)
+    ax.set_xticks(range(len(tokens)), tokens, rotation=90, **LITERAL_TEXT)
     ax.set_yticks(range(len(queries)), queries, **LITERAL_TEXT)
     ax.set(xlabel="key: attended token", ylabel=query_label)
     ax.tick_params(length=0)
     if links is not None:
         for query, key in links:
-            square = Rectangle((key - 0.5, query - 0.5), 1, 1, fill=False, edgecolor=CARRY, linewidth=1.2)
-            ax.add_patch(square)
+            ax.add_patch(Rectangle((key - 0.5, query - 0.5), 1, 1, fill=False, edgecolor=CARRY, linewidth=1.2))
     ax.set_title(title, fontsize=TEXT_SIZE)
     return without_mathtext(ax)
 
@@ -345,15 +342,14 @@ def plot_heatmap(
     ax = ax or new_axes(0.4 * len(columns) + 1.2 + 0.09 * max(map(len, values), default=0), height)
     table = np.array(list(values.values()), dtype=float).reshape(len(values), len(columns))
     largest = max(float(np.abs(table).max(initial=0)), 1e-12)
+    lowest = -largest if table.min(initial=0) < 0 else 0.0
     if table.size:
         shades = ax.imshow(table, cmap=_SIGNED, vmin=-largest, vmax=largest, aspect="auto")
-        lowest = -largest if table.min() < 0 else 0.0
         scale = ax.figure.colorbar(shades, ax=ax, ticks=[lowest, 0, largest], format="%.2g", aspect=12, pad=0.02)
         scale.ax.set_ylim(lowest, largest)
-    hatched = {"fill": False, "edgecolor": "0.7", "hatch": "////", "linewidth": 0}
     for (row, column), number in np.ndenumerate(table):
         if number < 0:
-            ax.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, **hatched))
+            ax.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, ec="0.7", hatch="////", linewidth=0))
         if abs(number) / largest >= 0.25:
             label = f"{number:.0f}" if abs(number) >= 99.5 else f"{number:.2g}".replace("0.", ".")
             ax.text(column, row, label, ha="center", va="center", bbox=_PLATE)

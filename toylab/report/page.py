@@ -130,7 +130,11 @@ def render_page(
             _claim(claim, figure_of.get(claim.id), costs.get(claim.id), thresholds.get(claim.id)) for claim in of_kind
         )
 
-    drawn = list(map(_picture, names, pictures))
+    leads = film is None and live is None  # the first figure, whose heading then follows that of the page
+    drawn = [
+        _picture(name, item, "h2" if leads and item is pictures[0] else "h3")
+        for name, item in zip(names, pictures, strict=True)
+    ]
     panels = [
         *([] if film is None else [_attention_viewer(film)]),
         *([] if live is None else [_live_panel(live)]),
@@ -333,11 +337,11 @@ def _as_text(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _picture(name: str, picture: Picture) -> str:
+def _picture(name: str, picture: Picture, heading: str) -> str:
     forms = {" wide": picture.svg, " narrow": picture.narrow} if picture.narrow else {"": picture.svg}
     attributes = f'role=img aria-label="{escape(picture.caption)}" tabindex=0'
     drawings = "\n".join(f'<div class="drawing{form}" {attributes}>{_inline(svg)}</div>' for form, svg in forms.items())
-    return f"""<figure id="{name}"><h3>{mathematics(picture.title)}</h3>
+    return f"""<figure id="{name}"><{heading}>{mathematics(picture.title)}</{heading}>
 {drawings}
 <figcaption>{mathematics(picture.caption)}</figcaption></figure>"""
 

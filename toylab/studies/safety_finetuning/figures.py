@@ -171,7 +171,7 @@ def _alpha(conditions: Mapping[str, BySeed], seeds: str) -> Picture:
         doses = list(measured(_any_seed(by_seed).alpha))
         means = [mean_behaviour([measured(result.alpha)[dose] for result in by_seed.values()]) for dose in doses]
         lines = {label: (doses, list(map(attrgetter(share), means))) for label, share in shares.items()}
-        labels = {"xlabel": "alpha, multiple of the weight change", "ylabel": "share of answer tokens"}
+        labels = {"xlabel": "alpha", "ylabel": "share of answer tokens"}
         figures.plot_dose_response(lines, **labels, mark=1, title=title, ax=ax)
         canvas.remove_legend(ax)
 
