@@ -6,6 +6,7 @@ Source: Golkar et al. 2024, "Contextual Counting: A Mechanistic Study of Transfo
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,14 +17,16 @@ import torch
 from toylab.console import ToylabError
 from toylab.model.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from toylab.planted.handwritten import contextual_counter
-from toylab.probes import watch
+from toylab.probes import permutation_sensitivity, watch
 from toylab.report.page import Picture
 from toylab.runs.store import round_floats, train_and_keep
 from toylab.runs.study import Job
 from toylab.settings import check_range, check_settings
 from toylab.studies.contextual_counting import measures as circuits
 from toylab.studies.contextual_counting.claims import claims
+from toylab.studies.contextual_counting.claims_exact import exact_claims
 from toylab.studies.contextual_counting.data import count_accuracy, count_logits, for_model, learn_counting
+from toylab.studies.contextual_counting.exact import decide
 from toylab.studies.contextual_counting.figures import draw
 from toylab.studies.contextual_counting.results import (
     ADDED_REGION,
@@ -206,7 +209,8 @@ class ContextualCountingStudy:
         )
         solved_at = first_step(history, "accuracy", SOLVED)
         task = replace(self.task, begin=condition.task.begin)
-        return measure_model(task, model, job.seed, self.rows, int(history[-1]["step"]), solved_at)
+        result = measure_model(task, model, job.seed, self.rows, int(history[-1]["step"]), solved_at)
+        return replace(result, exact=decide(job.name, self.task, model, job.seed))
 
     @property
     def causal(self) -> tuple[str, ...]:
@@ -215,7 +219,10 @@ class ContextualCountingStudy:
 
     def claims(self) -> list[Claim]:
         """The claims of the paper and our own, at these settings."""
-        return claims(self.encodings, self.causal, self.task.max_length, self.parts, self.model.encoder.width)
+        return [
+            *claims(self.encodings, self.causal, self.task.max_length, self.parts, self.model.encoder.width),
+            *exact_claims(self.task, self.encodings),
+        ]
 
     def pictures(self, results: Conditions, out: Path) -> list[Picture]:
         """The figures of the report, from results and stored histories."""
@@ -266,9 +273,12 @@ def measure_model(
         example=_example(task, model, seed),
         readout=circuits.value_readout(model, strings, regions) if is_attention_only else None,
         scores=circuits.encoder_scores(model) if unordered else None,
-        permutation_gap=circuits.permutation_gap(
-            model, for_model(task, model, batch.rows(0, 50)), stream(seed, "permutation")
-        )
+        permutation_gap=permutation_sensitivity(
+            deepcopy(model).double(),
+            for_model(task, model, batch.rows(0, 50)).tokens,
+            stream(seed, "permutation"),
+            kept=0,
+        ).largest
         if unordered
         else None,
         # Slow planes rotate by less than one radian over a string.
@@ -280,6 +290,7 @@ def measure_model(
             if _positions_cover(model, task, changed)
         },
         elsewhere=_other_strings(task, model, seed, rows),
+        encoding=circuits.named_encoding(model, for_model(task, model, batch.rows(0, 8)), seed),
     )
 
 
