@@ -22,10 +22,10 @@ from toylab.probes import block_keys, edit, watch
 from toylab.proofs.exact import Exact, inputs_in_words, on_all_inputs
 from toylab.proofs.properties import UNDECIDED, Answers, Outcome, Property
 from toylab.settings import check_settings
-from toylab.studies.contextual_counting.data import StringBatch, for_model
+from toylab.studies.contextual_counting.data import StringBatch, string_batch
 from toylab.tasks import Batch, ContextualCounting
 from toylab.tasks.bracketed import BEGIN, ONE
-from toylab.training.batches import likeliest
+from toylab.training.batches import device_of, likeliest, to_device
 
 SHORT = range(2, 10)
 """Lengths of the short strings."""
@@ -177,7 +177,7 @@ class SameAnswers:
 def _strings(task: ContextualCounting, model: nn.Module, batch: Batch) -> StringBatch:
     """The encoder's input, with a label query for each region that the model can answer for."""
     assert isinstance(model, EncoderDecoder)
-    return for_model(task, model, batch)
+    return to_device(string_batch(task, batch, model.queries), device_of(model))
 
 
 def _ones(strings: StringBatch, counted: bool) -> Bool[Tensor, "batch label key"]:
