@@ -265,7 +265,9 @@ def test_an_arm_is_trained_by_its_settings(monkeypatch, tmp_path, name):
         return finding()
 
     monkeypatch.setattr(study, "measure_model", examine)
-    assert settings.run_job(job, tmp_path) == finding()
+    decided = settings.run_job(job, tmp_path)
+    assert (decided.exact is not None) == (given.pop("record") is not None) == (name == "none")
+    assert replace(decided, exact=None) == replace(finding(), exact=None)
     task, _, seed, rows, steps, solved_at = asked
     condition = settings.conditions()[name]
     shown = replace(TASK, begin=name != "plain-none-no-begin")

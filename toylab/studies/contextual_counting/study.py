@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +26,7 @@ from toylab.studies.contextual_counting.claims import claims
 from toylab.studies.contextual_counting.claims_exact import exact_claims
 from toylab.studies.contextual_counting.data import count_accuracy, count_logits, for_model, learn_counting
 from toylab.studies.contextual_counting.exact import decide
-from toylab.studies.contextual_counting.figures import draw
+from toylab.studies.contextual_counting.figures import HISTORY_FILE, attention_page, draw, recorded_string
 from toylab.studies.contextual_counting.results import (
     ADDED_REGION,
     SLACK,
@@ -39,7 +38,8 @@ from toylab.studies.contextual_counting.results import (
     OtherStrings,
 )
 from toylab.tasks import Batch, ContextualCounting, decode, held_out, stream
-from toylab.training.loop import TrainConfig, first_step
+from toylab.training.attention_history import AttentionHistory, HistoryPage
+from toylab.training.loop import TrainConfig, Training, first_step
 from toylab.verdicts.claim import Claim, Conditions
 
 Part = Literal["encodings", "circuits", "no-begin", "plain", "ingredients"]
@@ -200,13 +200,23 @@ class ContextualCountingStudy:
         if job.what is None:
             return measure_handwritten(self.task, self.rows, job.seed)
         condition = job.what
-        learn = partial(
-            learn_counting, condition.task, condition.model, condition.train, job.seed, rows=max(self.rows // 4, 100)
-        )
-        model, history = train_and_keep(
-            folder,
-            lambda checkpoint: learn(auxiliary=condition.auxiliary, growth=condition.growth, checkpoint=checkpoint),
-        )
+
+        def learn(checkpoint: Path) -> tuple[EncoderDecoder, Training]:
+            filmed = job.name == "none"
+            film = AttentionHistory(folder / HISTORY_FILE, recorded_string(self.task, job.seed)) if filmed else None
+            return learn_counting(
+                condition.task,
+                condition.model,
+                condition.train,
+                job.seed,
+                auxiliary=condition.auxiliary,
+                growth=condition.growth,
+                rows=max(self.rows // 4, 100),
+                checkpoint=checkpoint,
+                record=film and film.add,
+            )
+
+        model, history = train_and_keep(folder, learn)
         solved_at = first_step(history, "accuracy", SOLVED)
         task = replace(self.task, begin=condition.task.begin)
         result = measure_model(task, model, job.seed, self.rows, int(history[-1]["step"]), solved_at)
@@ -227,6 +237,10 @@ class ContextualCountingStudy:
     def pictures(self, results: Conditions, out: Path) -> list[Picture]:
         """The figures of the report, from results and stored histories."""
         return draw(results, out, self.encodings, self.causal, self.task.max_length)
+
+    def film(self, results: Conditions, out: Path) -> HistoryPage | None:
+        """The attention history of the best model without positions, for the page."""
+        return attention_page(results, out)
 
 
 @dataclass(frozen=True)
