@@ -28,6 +28,7 @@ from toylab.training.batches import ScoredBatch, epoch_batches, pack, pad, train
 from toylab.training.loop import TrainConfig, Training
 
 STUDY = IterationHeadStudy(
+    exact_inputs=100,
     task=TASK,
     model=ModelConfig(heads=1, width=8, hidden=8),
     transfer=TrainConfig(steps=2, rows=2, warmup=0, cooldown=0, evaluate_every=1, learning_rate=1e-3),
