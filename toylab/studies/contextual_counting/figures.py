@@ -54,7 +54,7 @@ def recorded_string(task: ContextualCounting, seed: int) -> list[RecordedSequenc
     names, region = tuple(decode(task, tokens.tolist())), batch.labels["region"][row]
     ones = [[int(region[at]) - 1, at] for at in np.flatnonzero(tokens == ONE).tolist() if region[at]]
     brackets = [[at, key] for _, at in ones for key in range(at) if tokens[key] in (OPEN, CLOSE)]
-    labels = tuple(f"region {k + 1}: {count} ones" for k, count in enumerate(counts[row].tolist()))
+    labels = tuple(f"region {k + 1}, n = {count}" for k, count in enumerate(counts[row].tolist()))
     text = torch.from_numpy(tokens)
     return [
         RecordedSequence(
@@ -85,7 +85,11 @@ def attention_page(results: Conditions, out: Path) -> HistoryPage | None:
     mass = torch.zeros(weights.shape[:2], dtype=torch.double)
     for label, key in decoder["links"]["counted ones"]:
         mass[:, label] += weights[:, label, key]
-    curves = {f"attention on own ones, {name}": mass[:, k].tolist() for k, name in enumerate(decoder["queries"])}
+    curves = {
+        f"attention on own ones, {name}": mass[:, k].tolist()
+        for k, name in enumerate(decoder["queries"])
+        if any(label == k for label, _ in decoder["links"]["counted ones"])
+    }
     return replace(page, curves=page.curves | curves)
 
 
