@@ -4,9 +4,12 @@ import re
 from dataclasses import replace
 
 import pytest
+import torch
 
 from tests.studies.contextual_counting.findings import finding, region
+from tests.studies.contextual_counting.planted import classes
 from toylab.planted.handwritten import contextual_counter
+from toylab.probes import watch
 from toylab.runs.store import write_metrics
 from toylab.runs.study import Job
 from toylab.studies.contextual_counting.figures import HISTORY_FILE, attention_page, draw, recorded_string
@@ -65,11 +68,15 @@ def test_the_attention_history_has_the_attention_of_every_region_with_ones_on_it
     counts = [content.count("1") for content in re.findall(r"\[([01]*)\]", "".join(decoder.names[1:]))]
     assert decoder.queries == tuple(f"region {k + 1}, n = {n}" for k, n in enumerate(counts))
     assert page.curves.pop("accuracy") == [0.2, 1]
-    assert page.curves == {
-        f"attention on own ones, region {k + 1}, n = {n}": pytest.approx([n / (n + 10)] * 2, abs=n / 255)
-        for k, n in enumerate(counts)
-        if n
-    }
+    with watch(model, "decoder.cross.pattern") as cache:
+        model(decoder.tokens[None])
+    expected = {}
+    for k, n in enumerate(counts):
+        own = [label == "counted ones" for label in classes(decoder.tokens.tolist(), k + 1)]
+        mass = cache["decoder.cross.pattern"][0, 0, k][torch.tensor(own)].sum().item()
+        if n:
+            expected[f"attention on own ones, region {k + 1}, n = {n}"] = pytest.approx([mass] * 2, abs=n / 500)
+    assert page.curves == expected
     assert [pattern.shape[2:] for pattern in page.patterns] == [(1, 15, 15), (1, 3, 15)]
     assert all(decoder.names[at] in "[]" and at < one for one, at in encoder.links["preceding brackets"])
     assert attention_page(Conditions(none={3: finding(region())}), tmp_path) is None
