@@ -68,12 +68,12 @@ def exact_claims(task: ContextualCounting, encodings: Sequence[str]) -> list[Cla
         solved(
             "exact-bracketings",
             "none",
-            statement="Without positions, counts are correct wherever the brackets are, between ones alone.",
+            statement="Without positions, counts are correct for every placement of regions in a string of ones.",
         ),
         solved(
             "exact-bracketings-rotary",
             "rotary",
-            statement="With rotary positions, counts are correct wherever the brackets are, between ones alone.",
+            statement="With rotary positions, counts are correct for every placement of regions in a string of ones.",
         ),
         on_short(
             "exact-short",
