@@ -18,6 +18,7 @@ from toylab.tasks.base import (
     stream,
 )
 from toylab.tasks.check import BrokenLawsError, LawCase, LawFailure, check_cases, check_task, law_cases
+from toylab.tasks.concept_prompts import PromptsOfKind
 from toylab.tasks.counting import ContextualCounting
 from toylab.tasks.dyck import Dyck
 from toylab.tasks.enumeration import EnumerableTask
@@ -65,6 +66,7 @@ __all__ = [
     "Parity",
     "Polynomial",
     "Preferences",
+    "PromptsOfKind",
     "Reasoning",
     "Split",
     "Styles",
