@@ -51,11 +51,10 @@ class PromptsOfKind:
     def __post_init__(self) -> None:
         check_settings(self)
         self.task.sample(stream(0), 0, kind=self.kind)  # refuses a kind that the task lacks
-        per_node = 4 * len(self.task.grammar.texts(0))
-        if per_node**self.task.nodes > _MOST_TEXTS:
+        if (texts := count_texts(self.task)) > _MOST_TEXTS:
             raise ToylabError(
-                f"task.nodes={self.task.nodes}: gives {per_node**self.task.nodes} texts, and at most {_MOST_TEXTS} are "
-                "numbered; give fewer nodes, levels or alternatives"
+                f"task.nodes={self.task.nodes}: gives {texts} texts, and at most {_MOST_TEXTS} are numbered; give "
+                "fewer nodes, levels or alternatives"
             )
 
     @property
@@ -145,3 +144,8 @@ class PromptsOfKind:
         tokens, targets = batch.tokens.copy(), batch.targets.copy()
         tokens[:, self.task.prompt :] = targets[:, self.task.prompt - 1 :] = self.task.null
         return replace(batch, tokens=tokens, targets=targets, links={})
+
+
+def count_texts(task: TaskConcept) -> int:
+    """Number of different texts: every symbol below and at the top has `alternatives` productions."""
+    return ((B1 + 1) * task.alternatives ** (2**task.levels - 1)) ** task.nodes
