@@ -73,7 +73,8 @@ def test_prompts_of_the_default_settings_worked_out_by_hand():
 def test_a_refusal_is_null_at_every_letter_of_the_same_prompts():
     task = TASKS[0]
     complied, refused = (
-        PromptsOfKind(task=task, kind="unsafe", refused=one).enumerate(6, np.arange(3)) for one in (False, True)
+        PromptsOfKind(task=task, kind="unsafe", refused=one).enumerate(task.answer, np.arange(3))
+        for one in (False, True)
     )
     assert (refused.targets[:, task.prompt - 1 :] == task.null).all()
     assert (refused.tokens[:, task.prompt :] == task.null).all()
@@ -85,7 +86,7 @@ def test_a_refusal_is_null_at_every_letter_of_the_same_prompts():
 def test_splits_are_those_of_the_sampled_prompts():
     task, kind = TASKS[0], "safe"
     prompts = PromptsOfKind(task=task, kind=kind)
-    listed = prompts.enumerate(6, np.arange(prompts.count(6)))
+    listed = prompts.enumerate(task.answer, np.arange(prompts.count(task.answer)))
     split_by_prompt = dict(zip(map(tuple, listed.tokens.tolist()), listed.labels["split"].tolist(), strict=True))
     for split in SPLITS:
         sampled = task.sample(stream(2), 30, split, kind=kind).tokens.tolist()

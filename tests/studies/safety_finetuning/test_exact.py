@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from toylab.model.config import ModelConfig
+from toylab.proofs.exact import Exact
 from toylab.studies.safety_finetuning import exact as module
 from toylab.studies.safety_finetuning.claims_exact import in_a_line
 from toylab.studies.safety_finetuning.data import concept_model
@@ -23,7 +24,7 @@ from toylab.tasks import PromptsOfKind, TaskConcept, decode
 
 TASK = TaskConcept(letters=6, alternatives=1, soft_slots=1)
 UNSAFE = PromptsOfKind(task=TASK, kind="unsafe")
-PROMPTS = UNSAFE.enumerate(6, np.arange(UNSAFE.count(6))).tokens[:, : TASK.prompt]
+PROMPTS = UNSAFE.enumerate(TASK.answer, np.arange(UNSAFE.count(TASK.answer))).tokens[:, : TASK.prompt]
 
 
 class Written(nn.Module):
@@ -116,7 +117,12 @@ def test_directions_go_from_safe_to_unsafe_inputs_of_each_layer(pair):
 
 def test_each_model_is_decided_on_the_kinds_that_its_claims_name(pair, monkeypatch):
     asked = []
-    monkeypatch.setattr(module, "decide", lambda model, task, kind, refused=False: asked.append((model, kind, refused)))
+
+    def record(model, task, kind, *, refused=False):
+        asked.append((model, kind, refused))
+        return Exact(inputs=1, holds=1, margin=None, close=0, counterexample=None)
+
+    monkeypatch.setattr(module, "decide", record)
     base, tuned = pair
     sets = held_out_sets(TASK, 0, 32)
     for name, complied, refused in [

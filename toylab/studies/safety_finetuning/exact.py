@@ -7,7 +7,7 @@ from copy import deepcopy
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from toylab.model.controls import random_like
 from toylab.model.layers import torch_stream
@@ -55,7 +55,7 @@ def measure_all_prompts(
     )
 
 
-def decide(model: Transformer, task: TaskConcept, kind: Kind, *, refused: bool = False) -> Exact:
+def decide(model: nn.Module, task: TaskConcept, kind: Kind, *, refused: bool = False) -> Exact:
     """Which prompts of a kind the model complies with or refuses."""
     prompts = PromptsOfKind(task=task, kind=kind, refused=refused)
     return on_all_inputs(model, prompts, Answers(), prompts.sampled_lengths)
