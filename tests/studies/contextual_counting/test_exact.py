@@ -70,7 +70,7 @@ def test_the_families_are_all_strings_of_ones_and_all_short_ones():
 def test_a_handwritten_counter_has_every_property_of_the_circuit_on_all_inputs(bias, monkeypatch):
     monkeypatch.setattr(exact, "SHORT", range(2, 8))
     model = contextual_counter(3, 21, bias=bias)
-    found = exact.decide("none", TASK, model, 0)
+    found = exact.decide_on_all("none", TASK, model, 0)
     for name in ("bracketings", "short", "own_ones", "one_fewer"):
         decided = getattr(found, name)
         assert (decided.share, decided.counterexample) == (1, None), name
@@ -83,13 +83,13 @@ def test_each_condition_is_asked_what_its_claims_need(monkeypatch):
     asked = {
         name: {field for field, value in vars(decided).items() if value}
         for name in ("none", "none-bidirectional", "rotary", "rotary-bidirectional", "alibi", "alibi-bidirectional")
-        if (decided := exact.decide(name, TASK, model_of(0, name.split("-")[0], "-" not in name), 0))
+        if (decided := exact.decide_on_all(name, TASK, model_of(0, name.split("-")[0], "-" not in name), 0))
     }
     assert asked.pop("none") == set(DECIDED)
     assert asked.pop("none-bidirectional") == {"bracketings", "short", "permuted"}
     assert asked.pop("rotary") == {"bracketings", "mirrored"}
     assert list(asked.values()) == [{"mirrored"}] * 3
-    assert exact.decide("learned", TASK, model_of(0), 0) is None
+    assert exact.decide_on_all("learned", TASK, model_of(0), 0) is None
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from toylab.planted.handwritten import contextual_counter
 from toylab.probes import watch
 from toylab.runs.store import write_metrics
 from toylab.runs.study import Job
-from toylab.studies.contextual_counting.figures import HISTORY_FILE, attention_page, draw, recorded_string
+from toylab.studies.contextual_counting.figures import COUNTING_FILM, counting_history, draw, recorded_string
 from toylab.studies.contextual_counting.results import CountingExample
 from toylab.studies.contextual_counting.study import ContextualCountingStudy
 from toylab.tasks import ContextualCounting
@@ -58,13 +58,13 @@ def test_the_attention_history_has_the_attention_of_every_region_with_ones_on_it
     folder = Job("none", 2).folder(tmp_path)
     folder.mkdir(parents=True)
     encoder, decoder = recorded_string(task, 2)
-    film = AttentionHistory(folder / HISTORY_FILE, [encoder, decoder])
+    film = AttentionHistory(folder / COUNTING_FILM, [encoder, decoder])
     film.add(model, 0)
     film.add(model, 5)
     write_metrics(
         folder / "metrics.jsonl", Training(history=[{"step": 0, "accuracy": 0.2}, {"step": 5, "accuracy": 1}])
     )
-    page = attention_page(Conditions(none={2: finding(region())}), tmp_path)
+    page = counting_history(Conditions(none={2: finding(region())}), tmp_path)
     counts = [content.count("1") for content in re.findall(r"\[([01]*)\]", "".join(decoder.names[1:]))]
     assert decoder.queries == tuple(f"region {k + 1}, n = {n}" for k, n in enumerate(counts))
     assert page.curves.pop("accuracy") == [0.2, 1]
@@ -79,5 +79,5 @@ def test_the_attention_history_has_the_attention_of_every_region_with_ones_on_it
     assert page.curves == expected
     assert [pattern.shape[2:] for pattern in page.patterns] == [(1, 15, 15), (1, 3, 15)]
     assert all(decoder.names[at] in "[]" and at < one for one, at in encoder.links["preceding brackets"])
-    assert attention_page(Conditions(none={3: finding(region())}), tmp_path) is None
-    assert attention_page(Conditions(), tmp_path) is None
+    assert counting_history(Conditions(none={3: finding(region())}), tmp_path) is None
+    assert counting_history(Conditions(), tmp_path) is None

@@ -32,7 +32,7 @@ SHORT = range(2, 10)
 ONES = 24
 """Maximum length of the strings of ones."""
 
-Family = tuple[ContextualCounting, tuple[int, ...] | range]
+StringFamily = tuple[ContextualCounting, tuple[int, ...] | range]
 """A task and the lengths of which all strings are decided."""
 
 
@@ -58,14 +58,14 @@ class ExactCounting:
     """The answers are the same for the string read from right to left (short strings)."""
 
 
-def bracketings_of_ones(task: ContextualCounting) -> Family:
+def bracketings_of_ones(task: ContextualCounting) -> StringFamily:
     """The task whose strings are all placements of up to two regions in ones, and its length: the shortest of the
     training, at most 24."""
     length = min(task.min_length, ONES)
     return replace(task, length=length, regions=(1, min(task.most, 2)), p=1), (length,)
 
 
-def short_strings(task: ContextualCounting) -> Family:
+def short_strings(task: ContextualCounting) -> StringFamily:
     """The task whose strings are all with up to the task's number of regions, and its lengths."""
     return replace(task, regions=(1, task.most), p=0.5), SHORT
 
@@ -75,14 +75,14 @@ def trains_on_bracketings(task: ContextualCounting) -> bool:
     return task.min_length <= ONES and task.fewest == 1
 
 
-def inputs(family: Callable[[ContextualCounting], Family], task: ContextualCounting) -> str:
+def inputs(family: Callable[[ContextualCounting], StringFamily], task: ContextualCounting) -> str:
     """The inputs of a family in words."""
     strings, lengths = family(task)
     words = f"{inputs_in_words(strings, lengths)} with at most {strings.most} region{'s' * (strings.most > 1)}"
     return words + " and no zero" * (strings.p == 1)
 
 
-def decide(name: str, task: ContextualCounting, model: EncoderDecoder, seed: int) -> ExactCounting | None:
+def decide_on_all(name: str, task: ContextualCounting, model: EncoderDecoder, seed: int) -> ExactCounting | None:
     """The decisions that claims need of a condition; None if they need none."""
     ones, lengths = bracketings_of_ones(task)
     short, short_lengths = short_strings(task)

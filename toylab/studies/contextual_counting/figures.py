@@ -25,7 +25,7 @@ from toylab.verdicts.claim import Conditions
 
 ENCODING_TITLES = {"none": "no positions", "alibi": "ALiBi"}
 """Titles of encodings that differ from their names."""
-HISTORY_FILE = "film.safetensors"
+COUNTING_FILM = "film.safetensors"
 """File of the attention history in the folder of a job without positions."""
 ONE_REGION = "one region of one seed"
 
@@ -64,16 +64,16 @@ def recorded_string(task: ContextualCounting, seed: int) -> list[RecordedSequenc
     ]
 
 
-def attention_page(results: Conditions, out: Path) -> HistoryPage | None:
+def counting_history(results: Conditions, out: Path) -> HistoryPage | None:
     """The attention history of the best model without positions; None without one."""
     if not results["none"]:
         return None
     seed = max(results["none"], key=lambda s: results["none"][s].mean_accuracy)
     folder = Job("none", seed).folder(out)
-    if not (folder / HISTORY_FILE).exists():  # from an older version
+    if not (folder / COUNTING_FILM).exists():  # from an older version
         return None
     page = read_history(
-        folder / HISTORY_FILE,
+        folder / COUNTING_FILM,
         "Watch it form",
         f"Attention on a held-out string at every evaluation during training of seed {seed}; dark cells have high "
         "attention. Red squares: the counted ones of each region (decoder), the preceding brackets (encoder). As the "

@@ -23,10 +23,10 @@ from toylab.runs.study import Job
 from toylab.settings import check_range, check_settings
 from toylab.studies.contextual_counting import measures as circuits
 from toylab.studies.contextual_counting.claims import claims
-from toylab.studies.contextual_counting.claims_exact import exact_claims
+from toylab.studies.contextual_counting.claims_exact import claims_on_all_inputs
 from toylab.studies.contextual_counting.data import count_accuracy, count_logits, for_model, learn_counting
-from toylab.studies.contextual_counting.exact import decide
-from toylab.studies.contextual_counting.figures import HISTORY_FILE, attention_page, draw, recorded_string
+from toylab.studies.contextual_counting.exact import decide_on_all
+from toylab.studies.contextual_counting.figures import COUNTING_FILM, counting_history, draw, recorded_string
 from toylab.studies.contextual_counting.results import (
     ADDED_REGION,
     SLACK,
@@ -203,7 +203,7 @@ class ContextualCountingStudy:
 
         def learn(checkpoint: Path) -> tuple[EncoderDecoder, Training]:
             filmed = job.name == "none"
-            film = AttentionHistory(folder / HISTORY_FILE, recorded_string(self.task, job.seed)) if filmed else None
+            film = AttentionHistory(folder / COUNTING_FILM, recorded_string(self.task, job.seed)) if filmed else None
             return learn_counting(
                 condition.task,
                 condition.model,
@@ -220,7 +220,7 @@ class ContextualCountingStudy:
         solved_at = first_step(history, "accuracy", SOLVED)
         task = replace(self.task, begin=condition.task.begin)
         result = measure_model(task, model, job.seed, self.rows, int(history[-1]["step"]), solved_at)
-        return replace(result, exact=decide(job.name, self.task, model, job.seed))
+        return replace(result, exact=decide_on_all(job.name, self.task, model, job.seed))
 
     @property
     def causal(self) -> tuple[str, ...]:
@@ -231,7 +231,7 @@ class ContextualCountingStudy:
         """The claims of the paper and our own, at these settings."""
         return [
             *claims(self.encodings, self.causal, self.task.max_length, self.parts, self.model.encoder.width),
-            *exact_claims(self.task, self.encodings),
+            *claims_on_all_inputs(self.task, self.encodings),
         ]
 
     def pictures(self, results: Conditions, out: Path) -> list[Picture]:
@@ -240,7 +240,7 @@ class ContextualCountingStudy:
 
     def film(self, results: Conditions, out: Path) -> HistoryPage | None:
         """The attention history of the best model without positions, for the page."""
-        return attention_page(results, out)
+        return counting_history(results, out)
 
 
 @dataclass(frozen=True)
