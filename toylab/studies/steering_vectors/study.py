@@ -18,6 +18,7 @@ from toylab.runs.study import Job, JobInput, without_training
 from toylab.studies.steering_vectors import experiments, results
 from toylab.studies.steering_vectors.bases import pretrain_base
 from toylab.studies.steering_vectors.claims import claims
+from toylab.studies.steering_vectors.exact import with_exact
 from toylab.studies.steering_vectors.figures import draw
 from toylab.studies.steering_vectors.separability import SeparabilityResult
 from toylab.studies.steering_vectors.settings import Settings
@@ -101,7 +102,7 @@ class SteeringVectorsStudy(Settings):
 
     def run_job(self, job: Job, folder: Path) -> Any:
         """Pre-train a base, or train on a base and measure the result."""
-        return job.what(self, job, folder)
+        return with_exact(self, job, folder, job.what(self, job, folder))
 
     def untrained(self) -> SteeringVectorsStudy:
         """The study with zero training steps, without the pre-flight check, which would refuse untrained bases, and
