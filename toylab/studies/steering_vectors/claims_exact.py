@@ -14,7 +14,7 @@ from toylab.verdicts.claim import Claim, ClaimDetail, Control
 from toylab.verdicts.criterion import at_least, at_most
 
 CHANGED = "share of prompts whose opener is THINK, while that of the base is another token,"
-CORRECT = "share of prompts whose greedy answer is the reference solution, token for token,"
+CORRECT = "share of prompts whose greedy answer is correct"
 
 
 def exact_claims(study: Settings) -> list[Claim]:
@@ -87,13 +87,13 @@ def exact_claims(study: Settings) -> list[Claim]:
         ),
         solves(
             id="exact-answers",
-            statement="With the last layer's vector, greedy answers are correct in every token.",
+            statement="With the last layer's vector, almost every greedy answer is correct.",
             conditions=(last,),
             details=decided(last, "answers") | {"prompts, base": ClaimDetail("base", "exact.answers.holds")},
         ),
         solves(
             id="exact-full",
-            statement="After reinforcement learning of the whole model, greedy answers are correct in every token.",
+            statement="After reinforcement learning of the whole model, almost every greedy answer is correct.",
             conditions=("full",),
             details=decided("full", "answers"),
         ),

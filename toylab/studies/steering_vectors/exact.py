@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
@@ -15,15 +16,17 @@ from toylab.model.checkpoint import load_model
 from toylab.model.steering import Steered, load_steering, steer
 from toylab.model.transformer import Transformer
 from toylab.proofs.exact import Exact, on_all_inputs
-from toylab.proofs.properties import Answers, Outcome
+from toylab.proofs.properties import UNDECIDED, Outcome
 from toylab.proofs.routes import shared_prefixes, whole_rows
 from toylab.runs.study import Job
 from toylab.studies.steering_vectors import measures
+from toylab.studies.steering_vectors.data import write_answers
 from toylab.studies.steering_vectors.exact_results import ExactAnswers
 from toylab.studies.steering_vectors.settings import Settings
 from toylab.tasks import IGNORE, Batch, Reasoning
 from toylab.tasks.enumeration import mixed_digits
-from toylab.training.batches import likeliest
+from toylab.training.batches import likeliest, tokens_for
+from toylab.training.losses import up_to_end
 
 DIGITS = 3
 """Digits of the prompts. Of 3 digits and 6 steps there are 2,187 prompts, of all 7 digits 823,543, for which the
@@ -77,6 +80,25 @@ class ChangesOpener:
         return Outcome(opened[:, :1], is_changed[:, None], margins)
 
 
+@dataclass(frozen=True, kw_only=True)
+class AnswersCorrectly:
+    """The verifier of the task accepts the greedy answer, whatever its opener and dialect."""
+
+    task: Reasoning
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Outcome:
+        task, start = self.task, self.task.prompt
+        prompts = tokens_for(model, batch.tokens[:, :start])
+        answers = write_answers(model, task, prompts, temperature=0)
+        logits = model(torch.cat([prompts, answers[:, :-1]], dim=1))[:, start - 1 :]
+        is_written = up_to_end(task.token("EOS"), answers)
+        leads = (top := logits.topk(2, dim=-1).values)[..., 0] - top[..., 1]
+        margins = leads.masked_fill(~is_written, torch.inf).amin(dim=1).cpu().double().numpy()
+        written = answers.cpu().numpy()
+        is_correct = np.repeat(task.verify(prompts.cpu().numpy(), written)[:, None], task.answer, axis=1)
+        return Outcome(np.where(is_written.cpu().numpy(), written, UNDECIDED), is_correct, margins)
+
+
 def _route(model: nn.Module) -> Callable[[Any, Batch], Tensor]:
     return shared_prefixes if isinstance(model, Transformer | Steered) else whole_rows
 
@@ -89,6 +111,8 @@ def with_exact(study: Settings, job: Job, folder: Path, result: Any) -> Any:
     base = load_model(folder / "model.safetensors" if job.condition == "base" else job.path("base", folder))
     changes = ChangesOpener(opener=task.token("THINK"), base=None if job.condition == "base" else base)
 
+    correct = AnswersCorrectly(task=study.task)
+
     def decide(model: nn.Module, property: Any = changes) -> Exact:
         return on_all_inputs(model, task, property, task.sampled_lengths)
 
@@ -97,15 +121,15 @@ def with_exact(study: Settings, job: Job, folder: Path, result: Any) -> Any:
         random = {layer: measures.random_vector(vector, layer, job.seed) for layer, vector in vectors.items()}
         return ExactAnswers(
             openers=decide(steered),
-            answers=decide(steered, Answers()) if answers else None,
+            answers=decide(steered, correct) if answers else None,
             random_openers=decide(steer(base, random)),
         )
 
     if job.condition == "base":
-        exact: Any = ExactAnswers(openers=decide(base), answers=decide(base, Answers()))
+        exact: Any = ExactAnswers(openers=decide(base), answers=decide(base, correct))
     elif job.condition == "full":
         model = load_model(folder / "model.safetensors")
-        exact = ExactAnswers(openers=decide(model), answers=decide(model, Answers()))
+        exact = ExactAnswers(openers=decide(model), answers=decide(model, correct))
     elif job.condition == "paths":
         steered, readers = load_steering(job.path("vector", folder), base), measures.skipped_readers(last - 1, last)
         exact = {name: decide(measures.path_patched(steered, **readers[name])) for name in PATHS}

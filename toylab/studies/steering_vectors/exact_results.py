@@ -14,6 +14,6 @@ class ExactAnswers:
     openers: Exact
     """Prompts on which the opener is THINK and that of the base is another one; of the base itself, THINK."""
     answers: Exact | None = None
-    """Prompts on which every token of the greedy answer is that of the reference solution."""
+    """Prompts whose greedy answer is correct; None if not measured."""
     random_openers: Exact | None = None
     """`openers` with random vectors of the same norms."""
