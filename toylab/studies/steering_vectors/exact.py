@@ -116,7 +116,7 @@ def with_exact(study: Settings, job: Job, folder: Path, result: Any) -> Any:
     def decide(model: nn.Module, property: Any = changes) -> Exact:
         return on_all_inputs(model, task, property, task.sampled_lengths)
 
-    def with_random(steered: Steered, answers: bool = True) -> ExactAnswers:
+    def with_random(steered: Steered, answers: bool = False) -> ExactAnswers:
         vectors = {int(layer): one.get_parameter("vector").detach() for layer, one in steered.additions.items()}
         random = {layer: measures.random_vector(vector, layer, job.seed) for layer, vector in vectors.items()}
         return ExactAnswers(
@@ -134,8 +134,8 @@ def with_exact(study: Settings, job: Job, folder: Path, result: Any) -> Any:
         steered, readers = load_steering(job.path("vector", folder), base), measures.skipped_readers(last - 1, last)
         exact = {name: decide(measures.path_patched(steered, **readers[name])) for name in PATHS}
     elif job.condition == "transfer-from":
-        exact = with_random(load_steering(job.path(f"theirs-{last}", folder), base), answers=False)
+        exact = with_random(load_steering(job.path(f"theirs-{last}", folder), base))
     else:
         file = "vectors.safetensors" if job.condition == "joint" else "vector.safetensors"
-        exact = with_random(load_steering(folder / file, base))
+        exact = with_random(load_steering(folder / file, base), answers=job.condition == study.vectors[-1])
     return replace(result, exact=exact)
