@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from toylab.model.checkpoint import load_model
 from toylab.model.steering import Steered, load_steering, steer
 from toylab.model.transformer import Transformer
+from toylab.probes import edit
 from toylab.proofs.exact import Exact, on_all_inputs
 from toylab.proofs.properties import UNDECIDED, Outcome
 from toylab.proofs.routes import shared_prefixes, whole_rows
@@ -72,7 +72,7 @@ class ChangesOpener:
     def __call__(self, model: nn.Module, batch: Batch) -> Outcome:
         first = int((batch.targets[0] != IGNORE).argmax()) + 1
         prompts = replace(batch, tokens=batch.tokens[:, :first], targets=batch.targets[:, :first])
-        logits = [_route(one)(one, prompts)[:, 0] for one in (model, self.base) if one is not None]
+        logits = [_logits(one, prompts)[:, 0] for one in (model, self.base) if one is not None]
         opened = np.stack([likeliest(one).cpu().numpy() for one in logits], axis=1)
         leads = [(top := one.topk(2, dim=-1).values)[:, 0] - top[:, 1] for one in logits]
         is_changed = (opened[:, 0] == self.opener) & (opened[:, 1:] != self.opener).all(axis=1)
@@ -99,8 +99,11 @@ class AnswersCorrectly:
         return Outcome(np.where(is_written.cpu().numpy(), written, UNDECIDED), is_correct, margins)
 
 
-def _route(model: nn.Module) -> Callable[[Any, Batch], Tensor]:
-    return shared_prefixes if isinstance(model, Transformer | Steered) else whole_rows
+def _logits(model: nn.Module, prompts: Batch) -> Float[Tensor, "batch answer token"]:
+    if isinstance(model, Steered):
+        with edit(model.model, model.edits()):
+            return shared_prefixes(model.model, prompts)
+    return shared_prefixes(model, prompts) if isinstance(model, Transformer) else whole_rows(model, prompts)
 
 
 def with_exact(study: Settings, job: Job, folder: Path, result: Any) -> Any:
