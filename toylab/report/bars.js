@@ -2,8 +2,7 @@
 "use strict";
 (() => {
   const { element, state, keep } = toyPage;
-  const at = (id) => document.getElementById(`viewer-${id}`);
-  const film = JSON.parse(at("data").textContent);
+  const at = (id) => document.getElementById(`viewer-${id}`), film = JSON.parse(at("data").textContent);
   const titles = Object.keys(film.scenes), last = film.steps.length - 1, HIGH = 16, WIDE = 420;
   const left = 16 + 6 * Math.max(...film.names.map((name) => name.length));
   let bars = [], across, timer = null;
