@@ -10,14 +10,14 @@ from tests.studies.steering_vectors.worlds import WIDTH
 from toylab.model.steering import Steered, Vector, folded_unembedding, load_steering
 from toylab.runs.study import Job
 from toylab.studies.steering_vectors import experiments
-from toylab.studies.steering_vectors.lens_history import HISTORY_FILE, LensHistory, lens_page, read_frames
+from toylab.studies.steering_vectors.lens_history import LENS_FILE, LensHistory, lens_page, read_frames
 from toylab.verdicts.claim import Conditions
 
 
 def test_a_frame_is_the_dot_product_with_each_row_and_a_history_is_continued(tmp_path):
     steered = Steered(base(), {LAST: Vector(WIDTH)})
     (addition,) = steered.additions.values()
-    rows, path = folded_unembedding(steered.model).detach(), tmp_path / HISTORY_FILE
+    rows, path = folded_unembedding(steered.model).detach(), tmp_path / LENS_FILE
     for step, token in ((0, 0), (7, 4)):
         addition.vector.data = step * rows[token]
         LensHistory(path).add(steered, step)
@@ -31,7 +31,7 @@ def test_a_frame_is_the_dot_product_with_each_row_and_a_history_is_continued(tmp
 def test_the_vector_is_recorded_at_every_step_without_another_draw(tmp_path):
     job, folder = begun(tmp_path, base=base())
     experiments.train_vector(STUDY, job, folder, LAST, refuse=False)
-    steps, frames = read_frames(folder / HISTORY_FILE)
+    steps, frames = read_frames(folder / LENS_FILE)
     assert steps == list(range(STUDY.rl.steps + 1))
     model = base()
     bare = Steered(model, {LAST: Vector(WIDTH)})
@@ -46,7 +46,7 @@ def test_other_vectors_have_no_history_and_a_run_without_one_no_viewer(tmp_path)
     assert lens_page(study, results, tmp_path) is None
     steered = Steered(base(), {LAST: Vector(WIDTH)})
     for seed, steps in ((1, (0, 5)), (2, (0, 6))):
-        path = Job(f"vector-{LAST}", seed).folder(tmp_path) / HISTORY_FILE
+        path = Job(f"vector-{LAST}", seed).folder(tmp_path) / LENS_FILE
         path.parent.mkdir(parents=True)
         for step in steps:
             LensHistory(path).add(steered, step)

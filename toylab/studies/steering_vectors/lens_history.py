@@ -15,7 +15,7 @@ from toylab.runs.study import Job
 from toylab.studies.steering_vectors.settings import Settings
 from toylab.verdicts.claim import Conditions
 
-HISTORY_FILE = "lens.safetensors"
+LENS_FILE = "lens.safetensors"
 
 
 class LensHistory:
@@ -51,7 +51,7 @@ def read_frames(path: Path) -> tuple[list[int], list[Tensor]]:
 def lens_page(study: Settings, results: Conditions, out: Path) -> BarHistory | None:
     """The history of the last layer's vector of each seed with the steps of the first; None if there is none."""
     name = study.vectors[-1]
-    paths = {seed: Job(name, seed).folder(out) / HISTORY_FILE for seed in sorted(results[name])}
+    paths = {seed: Job(name, seed).folder(out) / LENS_FILE for seed in sorted(results[name])}
     read = {f"seed {seed}": read_frames(path) for seed, path in paths.items() if path.exists()}
     if not read:
         return None
