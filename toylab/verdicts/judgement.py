@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from toylab.console import ToylabError, colour_verdict, markdown_table
 from toylab.files import read_record, write_record
-from toylab.settings import convert_value
+from toylab.settings import convert_value, later_field
 from toylab.verdicts.decision import FEWEST_SEEDS
 from toylab.verdicts.intervals import Interval
 
@@ -79,7 +79,7 @@ class Judgement:
     place: str
     statement: str
     criterion: str
-    exact: str = ""
+    exact: str = later_field("")
     measured: float | int | None
     interval: Interval | None
     seeds: tuple[int, ...]
