@@ -8,8 +8,10 @@ import pytest
 
 from tests.report.browser import OVERFLOW, visit
 from tests.report.javascript import BROWSER
-from tests.report.pages import asks_no_network, claim
+from tests.report.pages import asks_no_network, claim, draw
+from tests.report.test_browser import film
 from toylab.report import canvas, figures
+from toylab.report.page import picture
 from toylab.runs.board import board_page
 from toylab.runs.study_verdicts import StudyVerdicts
 
@@ -173,3 +175,20 @@ def test_no_part_of_the_board_is_wider_than_the_window(tmp_path, width):
         width,
     )
     assert (found["inner"], found["wide"]) == (width, [])
+
+
+@pytest.mark.parametrize(("width", "form"), [(360, "narrow"), (800, "wide")])
+def test_no_part_of_the_page_of_a_run_is_wider_than_the_window_and_no_figure_is_cut(tmp_path, width, form):
+    groups = {f"a long name of a group, {n}": {"one": [0.0, 0.5], "another": [1.0]} for n in range(5)}
+    shown = picture("words", "words", figures.plot_by_seed(groups, xlabel="share"))
+    found = visit(
+        tmp_path,
+        draw("word " * 30, pictures=[shown], film=film()),
+        f"""found.wide = {OVERFLOW};
+        const drawings = [...document.querySelectorAll(".drawing")].filter((one) => one.offsetParent !== null);
+        found.forms = drawings.map((one) => one.className.split(" ").pop());
+        found.cut = drawings.map((one) => one.scrollWidth - one.clientWidth);""",
+        width,
+    )
+    assert found["wide"] == []
+    assert (found["forms"], found["cut"]) == ([form], [0])

@@ -259,6 +259,12 @@ def test_why_a_measured_claim_is_not_judged_is_said_in_every_form(verdict):
     assert {name for name in get_args(Verdict) if counts[name] != "0"} == {verdict}
 
 
+def test_the_thermometers_of_the_board_show_the_threshold_of_each_claim():
+    one = standing(thresholds={"one": (0.4, None)})
+    assert "class=bound" in scoreboard.board_page([one])
+    assert "class=bound" not in scoreboard.board_page([standing()])
+
+
 # Which runs ----------------------------------------------------------------------------------------------------------
 
 
