@@ -211,7 +211,7 @@ def plot_stacked_shares(
         values = np.array([row.get(name, 0.0) for row in shares.values()])
         left = np.array([sum(row.get(n, 0.0) for n in names[:number]) for row in shares.values()])
         ax.barh(range(len(shares)), values, 0.6, left=left, color=shades[number], edgecolor="white", linewidth=0.6,
-                hatch=["", "///", "...", "xx"][number % 4], label=name)  # fmt: skip
+                hatch=["", "///", "|||", "xx"][number % 4], label=name)  # fmt: skip
         for row, (value, start) in enumerate(zip(values, left, strict=True)):
             if value >= 0.08:
                 ax.text(start + value / 2, row, f"{value:.2f}", ha="center", va="center", fontsize=7,
@@ -268,7 +268,7 @@ def plot_bands(
         marker, colour = MARKS[number % len(MARKS)]
         positions = range(len(mean))
         ax.fill_between(positions, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0,
-                        hatch=["", "//", ".."][number % 3])  # fmt: skip
+                        hatch=["", "//", "||"][number % 3])  # fmt: skip
         ax.plot(positions, mean, marker=marker, color=colour, linestyle=LINE_STYLES[number % 3], label=name)
     ax.axhline(0, color="0.6", linewidth=0.8)
     ax.set_xticks(range(len(ticks)), ticks, **LITERAL_TEXT)
@@ -316,7 +316,7 @@ def plot_histograms(
     for number, (name, numbers) in enumerate(groups.items()):
         colour = MARKS[number % len(MARKS)][1]
         ax.hist(np.maximum(numbers, 1e-3), edges, histtype="stepfilled", facecolor="none", edgecolor=colour,
-                hatch=["///", "..", "xx"][number % 3], linewidth=1.4, label=name)  # fmt: skip
+                hatch=["///", "||", "xx"][number % 3], linewidth=1.4, label=name)  # fmt: skip
     ax.set_xscale("log")
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.set_xlabel(xlabel)

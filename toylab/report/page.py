@@ -19,6 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from toylab.report.canvas import to_svg, whole_figure
+from toylab.report.inline import inline_svg
 from toylab.report.live import LivePanel, panel_record
 from toylab.training.attention_history import HistoryPage
 from toylab.verdicts.judgement import (
@@ -308,9 +309,6 @@ def _as_text(value: Any) -> str:
 
 
 def _picture(name: str, picture: Picture) -> str:
-    drawing = re.sub(r"^.*?(?=<svg)", "", picture.svg, flags=re.DOTALL)  # drop the XML prologue
-    # Coordinates to a hundredth of a point: a fifth of the size of a page.
-    drawing = re.sub(r"<[^>]+>", lambda tag: re.sub(r"(?<![\d.])([1-9]\d*\.\d\d)\d+", r"\1", tag[0]), drawing)
     return f"""<figure id="{name}"><h3>{mathematics(picture.title)}</h3>
-<div class=drawing role=img aria-label="{escape(picture.caption)}" tabindex=0>{drawing}</div>
+<div class=drawing role=img aria-label="{escape(picture.caption)}" tabindex=0>{inline_svg(picture.svg)}</div>
 <figcaption>{mathematics(picture.caption)}</figcaption></figure>"""
