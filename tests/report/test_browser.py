@@ -75,7 +75,8 @@ def browse(
     shown = {"film": film()} if panel is None else {"live": panel}
     text = render_page("A study", "About it.", [claim], [], {"token": HOSTILE}, "toylab run", "free", **shown)
     asks_no_network(text)
-    before = "<script>window.wrong = []; window.onerror = (what) => { window.wrong.push(String(what)); };</script>"
+    before = "<script>window.wrong = []; window.onerror = (what) => { window.wrong.push(String(what)); };"
+    before += " addEventListener('unhandledrejection', ({ reason }) => window.wrong.push(String(reason)));</script>"
     after = f"""<script>(async () => {{
       const $ = (id) => document.getElementById("{"viewer" if panel is None else "live"}-" + id), found = {{}};
       const text = (id) => $(id).textContent.trim(), press = (id, key) =>
@@ -84,8 +85,10 @@ def browse(
       const move = (value) => set("step", value);
       const cell = (query, key) => document.querySelector(`.weight[data-query="${{query}}"][data-key="${{key}}"]`);
       const shade = (query, key) => cell(query, key).style.getPropertyValue("--w");
-      const point = (query, key, event) => cell(query, key).dispatchEvent(new PointerEvent(event, {{ bubbles: true }}));
+      const point = (query, key, event, buttons = 0) => cell(query, key).dispatchEvent(
+        new PointerEvent(event, {{ bubbles: true, buttons }}));
       const wait = (time) => new Promise((done) => setTimeout(done, time));
+      while (document.querySelector("[aria-busy=true]") && !window.wrong.length) await wait(5);
       try {{ {script} }} catch (error) {{ window.wrong.push(String(error)); }}
       const told = document.createElement("pre");
       told.id = "found";

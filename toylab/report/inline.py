@@ -1,4 +1,4 @@
-"""SVG inside a page, in about half the characters that matplotlib writes, and without styles and ids for the whole page."""
+"""SVG inside a page: about half the characters that matplotlib writes, and no style or id for the rest of the page."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _element(element: ElementTree.Element, used: set[str], classes: dict[str, st
         return ""
     attributes = []
     for key, value in element.attrib.items():
-        if key == "id" and value not in used or value.startswith("rotate(-0 "):
+        if (key == "id" and value not in used) or value.startswith("rotate(-0 "):
             continue
         if key == "style" and value in classes:
             attributes.append(f' class="{classes[value]}"')

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,7 +19,8 @@ from matplotlib.figure import Figure
 
 from toylab.report.canvas import to_svg, whole_figure
 from toylab.report.inline import inline_svg
-from toylab.report.live import LivePanel, panel_record
+from toylab.report.live import LivePanel, compressed, panel_record
+from toylab.report.viewer import history_record
 from toylab.training.attention_history import HistoryPage
 from toylab.verdicts.judgement import (
     Judgement,
@@ -130,22 +130,19 @@ def render_page(
 
     drawn = list(map(_picture, names, pictures))
     panels = [
-        *([] if film is None else [_attention_viewer(film)]),
-        *([] if live is None else [_live_panel(live)]),
+        *([] if film is None else [viewer_section(film.title, film.caption)]),
+        *([] if live is None else [live_section(live.caption)]),
     ]
-    scripts = ["heatmap.js"] * bool(panels) + ["viewer.js"] * (film is not None)
-    scripts += ["model.js", "live.js"] * (live is not None)
-    return fill_template(
-        "page.html",
-        title=escape(title),
-        headline=_headline(claims, "" if live is None else live.claim),
+    data = "" if film is None else _data_element("viewer", history_record(film))
+    parts = {
+        "headline": _headline(claims, "" if live is None else live.claim),
         # Without a viewer, the first screen shows the first figure.
-        panels="\n".join(panels or drawn[:1]),
-        introduction=mathematics(introduction),
-        seeds="\n".join(f"<p class=note>{escape(note)}</p>" for note in (seeds, sham_summary(claims)) if note),
-        summary=escape(verdict_counts(claims)),
-        claims="\n".join(
-            Template(_read("claims.html")).substitute(
+        "panels": "\n".join(panels or drawn[:1]),
+        "introduction": mathematics(introduction),
+        "seeds": "\n".join(f"<p class=note>{escape(note)}</p>" for note in (seeds, sham_summary(claims)) if note),
+        "summary": escape(verdict_counts(claims)),
+        "claims": "\n".join(
+            Template(read_source("claims.html")).substitute(
                 title=kind,
                 number=len(of_kind),
                 open=" open" if of_kind[0].kind == "paper" else "",
@@ -154,48 +151,59 @@ def render_page(
             )
             for kind, of_kind in by_kind(claims).items()
         ),
-        pictures="\n".join(drawn if panels else drawn[1:]),
-        command=escape(command),
-        cost=escape(cost),
-        settings=escape(json.dumps(settings, indent=1, ensure_ascii=False)),
-        scripts="<script>\n" + "\n".join(map(_read, scripts)) + "</script>" if scripts else "",
-    )
+        "pictures": "\n".join(drawn if panels else drawn[1:]),
+        "command": escape(command),
+        "cost": escape(cost),
+        "settings": escape(json.dumps(settings, indent=1, ensure_ascii=False)),
+        "scripts": _scripts({"viewer": film, "live": live}),
+    }
+    if live is not None:
+        room = PAGE_SIZE - len(fill_template("page.html", escape(title), **parts, data=data).encode())
+        data += _data_element("live", panel_record(live, room))
+    return fill_template("page.html", escape(title), **parts, data=data)
+
+
+PAGE_SIZE = 1_450_000
+"""Most bytes of a page: models of the live panel that would not fit are left out, but for the first."""
 
 
 def fill_template(name: str, title: str, **parts: str) -> str:
     """A complete page from a template; `title` and `parts` are HTML."""
-    main = Template(_read(name)).substitute(title=title, **parts)
-    return Template(_read("frame.html")).substitute(title=title, style=_read("page.css"), main=main)
+    main = Template(read_source(name)).substitute(title=title, **parts)
+    return Template(read_source("frame.html")).substitute(title=title, style=read_source("page.css"), main=main)
 
 
-def _read(name: str) -> str:
+def read_source(name: str) -> str:
+    """The text of a file of this package: a template, a style or a script."""
     return files("toylab.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _attention_viewer(film: HistoryPage) -> str:
-    """The attention-history viewer with its data."""
-    data = {
-        "steps": film.steps,
-        "curves": film.curves,
-        "start": film.start,
-        "scenes": [
-            {**scene, "shape": list(patterns.shape), "patterns": b64encode(patterns.numpy().tobytes()).decode()}
-            for scene, patterns in zip(film.scenes, film.patterns, strict=True)
-        ],
-    }
-    return Template(_read("viewer.html")).substitute(
-        title=escape(film.title), caption=mathematics(film.caption), data=_script_data(data)
-    )
+def viewer_section(title: str, caption: str) -> str:
+    """The elements of the viewer of attention patterns, as HTML."""
+    return Template(read_source("viewer.html")).substitute(title=escape(title), caption=mathematics(caption))
 
 
-def _live_panel(live: LivePanel) -> str:
-    data = _script_data(panel_record(live))
-    return Template(_read("live.html")).substitute(caption=mathematics(live.caption), data=data)
+def live_section(caption: str) -> str:
+    """The elements of the live panel, as HTML."""
+    return Template(read_source("live.html")).substitute(caption=mathematics(caption))
 
 
-def _script_data(data: Any) -> str:
-    """JSON for a script element, which an escaped "<" cannot close."""
-    return json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+def _data_element(panel: str, data: Any) -> str:
+    return f'<script type="application/json" id="{panel}-data">"{compressed(data)}"</script>\n'
+
+
+SCRIPTS = {"viewer": ("heatmap.js", "viewer.js"), "live": ("heatmap.js", "model.js", "live.js")}
+"""The scripts of each panel, in the order in which they are read."""
+FUNCTIONS = {"viewer": "toyViewer", "live": "toyLive"}
+"""The function that starts each panel."""
+
+
+def _scripts(panels: Mapping[str, Any]) -> str:
+    shown = [name for name, content in panels.items() if content is not None]
+    names = dict.fromkeys(script for name in shown for script in SCRIPTS[name])
+    calls = ", ".join(f"{name}: {FUNCTIONS[name]}" for name in shown)
+    code = "\n".join([*map(read_source, names), f"toyPage.start({{ {calls} }});"])
+    return f"<script>\n{code}\n</script>" if shown else ""
 
 
 Threshold = tuple[float | int | None, float | int | None]
