@@ -21,12 +21,12 @@ class TaskPanel:
     Attributes:
         kind: name of the panel in `live.js`.
         facts: of the task, by the names that `live.js` reads.
-        typed: the token names of a row, as a reader would type its input.
+        typed: the input of a row of a batch, as a reader would type it.
     """
 
     kind: Literal["iteration", "counting", "refusal", "steering", "tokens"]
     facts: Mapping[str, Any]
-    typed: Callable[[list[str]], str]
+    typed: Callable[[Batch, int], str]
 
 
 def task_panel(task: Task, encoder: bool = False) -> TaskPanel:
@@ -35,11 +35,23 @@ def task_panel(task: Task, encoder: bool = False) -> TaskPanel:
     Args:
         encoder: whether the model is an encoder-decoder, whose rows are strings without begin token and answer.
     """
+
+    def names(batch: Batch, row: int) -> list[str]:
+        return decode(task, batch.tokens[row, : batch.sizes[row]].tolist())
+
+    def input_of_map(batch: Batch, row: int) -> str:
+        return " ".join(names(batch, row)[1 : names(batch, row).index("EoI")])
+
     if isinstance(task, IteratedMap):
-        return TaskPanel("iteration", _map_facts(task), lambda names: " ".join(names[1 : names.index("EoI")]))
+        return TaskPanel("iteration", _map_facts(task), input_of_map)
     if isinstance(task, ContextualCounting) and encoder:
+
+        def string(batch: Batch, row: int) -> str:
+            strings, sizes = task.strings(batch)
+            return "".join(decode(task, strings[row, : sizes[row]].tolist()))
+
         facts = {"longest": 2 * task.max_length, "regions": task.most}
-        return TaskPanel("counting", facts, lambda names: "".join(name for name in names if name in "01[]"))
+        return TaskPanel("counting", facts, string)
     if isinstance(task, TaskConcept):
         facts = {
             "operators": task.operators,
@@ -48,15 +60,15 @@ def task_panel(task: Task, encoder: bool = False) -> TaskPanel:
             "pads": task.soft_slots,
             "images": task.bijections.tolist(),
         }
-        return TaskPanel("refusal", facts, lambda names: " ".join(names[1:3] + names[task.text]))
+        return TaskPanel("refusal", facts, lambda *at: " ".join(names(*at)[1:3] + names(*at)[task.text]))
     if isinstance(task, Reasoning):
         facts = {
             "digits": task.vocabulary[: task.p],
             "length": task.length,
             "permutation": task.permutation.tolist(),
         }
-        return TaskPanel("steering", facts, lambda names: " ".join(names[1 : task.prompt - 1]))
-    return TaskPanel("tokens", {"longest": task.context}, " ".join)
+        return TaskPanel("steering", facts, lambda *at: " ".join(names(*at)[1 : task.prompt - 1]))
+    return TaskPanel("tokens", {"longest": task.context}, lambda *at: " ".join(names(*at)))
 
 
 def _map_facts(task: IteratedMap) -> dict[str, Any]:

@@ -37,30 +37,31 @@ def patterns_record(
     patterns: Mapping[str, Float[Tensor, "row head query key"]],
     names: Sequence[Sequence[str]],
     links: Sequence[Mapping[str, list[list[int]]]],
-    start: tuple[int, int] = (0, 0),
+    sizes: Sequence[int],
 ) -> dict[str, Any]:
     """Attention patterns of one evaluation in JSON form, one scene per row.
 
     Args:
-        patterns: by title of the layer; as many queries or keys as names are positions of the row, and any other
-            queries (labels of a decoder) are numbered.
-        names: token names of every row.
+        patterns: by title of the layer. As many queries or keys as a row has names are its positions; any others, such
+            as the labels of a decoder, are numbered.
+        names: token names of every row, padding included.
         links: of every row, by name the (query, key) pairs that an ideal algorithm attends to.
-        start: layer and head shown first.
+        sizes: of every row, the positions that are not padding.
     """
     scenes = []
-    for row, tokens in enumerate(names):
+    for row, (tokens, used) in enumerate(zip(names, sizes, strict=True)):
         layers = []
         for pattern in patterns.values():
             sides = {"queries": pattern.shape[2], "keys": pattern.shape[3]}
-            layer: dict[str, Any] = {"data": _packed((_FINE * pattern[row : row + 1]).round().to(torch.uint16))}
-            layer |= {side: [str(n) for n in range(size)] for side, size in sides.items() if size != len(tokens)}
-            layers.append(layer)
-        scenes.append({"title": f"row {row}", "names": tokens, "links": links[row], "layers": layers})
+            queries, keys = (used if size == len(tokens) else size for size in sides.values())
+            levels = (_FINE * pattern[row, :, :queries, :keys]).round().to(torch.uint16)
+            numbered = {side: [str(n) for n in range(size)] for side, size in sides.items() if size != len(tokens)}
+            layers.append({"data": _packed(levels), **numbered})
+        scenes.append({"title": f"row {row}", "names": tokens[:used], "links": links[row], "layers": layers})
     return {
         "steps": [0],
         "curves": {},
-        "start": start,
+        "start": (0, 0),
         "levels": _FINE,
         "layers": [{"title": title, "heads": pattern.shape[1]} for title, pattern in patterns.items()],
         "scenes": scenes,
