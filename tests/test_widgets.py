@@ -20,7 +20,7 @@ from toylab.model.config import ModelConfig
 from toylab.model.interop import adopt
 from toylab.model.transformer import Transformer
 from toylab.probes import edit, watch, zero_heads
-from toylab.tasks import AssociativeRecall, decode, held_out, stream
+from toylab.tasks import IGNORE, TASKS, AssociativeRecall, decode, held_out, stream
 from toylab.widgets import Attention, LiveModel
 
 TASK = AssociativeRecall()
@@ -118,8 +118,8 @@ def test_the_model_of_any_task_answers_and_changes_in_a_browser_as_in_torch(tmp_
         found.first = answer(); found.share = text("quantity"); found.links = root.querySelectorAll(".link").length;
         set("head", "1.0", "change"); found.weight = Number(shade(12, 5));
         root.querySelector('#live-parts input[value="1.0"]').click(); found.off = answer()[0];
-        set("input", "{typed}"); found.typed = answer(); set("input", "q"); found.error = text("error");
-        found.saved = window.saved;""",
+        set("input", "{typed}"); found.typed = answer(); found.saved = window.saved;
+        set("input", "q"); found.error = text("error");""",
         "live",
     )  # fmt: skip
 
@@ -231,3 +231,44 @@ def test_what_cannot_be_shown_is_refused_in_one_line(monkeypatch):
     widgets._widget_class.cache_clear()
     with pytest.raises(ToylabError, match=r"pip install 'toylab\[notebooks\]'"):
         LiveModel(model(), TASK)
+
+
+@pytest.mark.parametrize("kind", TASKS, ids=lambda kind: kind.__name__)
+def test_every_example_is_an_input_of_a_held_out_row_that_the_panel_can_solve(kind):
+    """A reader's way from the text back to the solution, by the facts that the script is given."""
+    task = kind()
+    shown = LiveModel(Transformer.for_task(task, ModelConfig(heads=2, width=8), 0), task).widget.data
+    facts, ids = shown["task"], {name: token for token, name in enumerate(task.vocabulary)}
+    batch = held_out(task, 0, widgets.EXAMPLES, purpose="widget")
+    for row, (_, text) in enumerate(shown["examples"]):
+        size, words = batch.sizes[row], text.split()
+        targets = [token for token in batch.targets[row, :size].tolist() if token != IGNORE]
+        if shown["kind"] == "tokens":
+            solution = [name for _, name in facts["rows"][text]["targets"]]
+        elif shown["kind"] == "iteration":
+            states = [facts["first"][ids[words[0]]]]
+            for word in words[1:]:
+                states.append(facts["next"][states[-1]][ids[word]])
+            solution = [*decode(task, states), "EoS"]
+            assert set(words) <= set(facts["inputs"])
+        elif shown["kind"] == "refusal":
+            letters = [ids[word] for word in words[2:]]
+            for name in words[:2]:
+                images = facts["images"][facts["operators"].index(name)]
+                letters = [images[letter] for letter in letters]
+            solution = decode(task, letters)
+        else:
+            states = [int(words[0])]
+            for word in words[1:]:
+                states.append(facts["permutation"][(states[-1] + int(word)) % len(facts["digits"])])
+            solution = ["THINK", *map(str, states[1:]), "ANS", str(states[-1]), "EOS"]
+            targets = task.solve(batch.tokens[row, : task.prompt].tolist())
+        assert solution[-len(targets) :] == decode(task, targets)
+
+
+def test_a_string_for_an_encoder_is_that_of_its_row():
+    task = live_panels.STRINGS
+    strings, sizes = task.strings(held_out(task, 0, widgets.EXAMPLES, purpose="widget"))
+    expected = ["".join(decode(task, string[:size].tolist())) for string, size in zip(strings, sizes, strict=True)]
+    shown = LiveModel(live_panels.counting().models["seed 0"], task).widget.data
+    assert [text for _, text in shown["examples"]] == expected

@@ -27,7 +27,7 @@ from toylab.report.page import FUNCTIONS, SCRIPTS, live_section, read_source, vi
 from toylab.report.task_panels import row_facts, task_panel
 from toylab.report.viewer import patterns_record
 from toylab.survey import strongest_head
-from toylab.tasks import Batch, Task, held_out
+from toylab.tasks import Batch, Task, decode, held_out
 from toylab.training.batches import device_of
 from toylab.training.modes import evaluation_mode
 
@@ -103,15 +103,15 @@ class LiveModel:
             )
         batch = held_out(task, seed, EXAMPLES, purpose="widget")
         form = task_panel(task, isinstance(model, EncoderDecoder))
-        typed = [form.typed(batch, row) for row in range(EXAMPLES)]
+        rows = [decode(task, row[:size]) for row, size in zip(batch.tokens.tolist(), batch.sizes.tolist(), strict=True)]
         panel = LivePanel(
             task=task,
             caption="Type an input, switch off heads, MLPs and layers, or drag attention to another key: the answer "
             "follows. Red squares: links, which an ideal algorithm attends to.",
             claim="",
-            examples=[(text, text) for text in typed],
+            examples=[(text, text) for text in map(form.typed, rows)],
             models={"model": model},
-            start={"model": _first_head(model, batch)},
+            start={"model": _first_head(model, batch, form.link)},
             facts=row_facts(task, batch) if form.kind == "tokens" else {},
         )
         self.widget = _widget("live", live_section(panel.caption), panel_record(panel))
@@ -120,12 +120,14 @@ class LiveModel:
         return self.widget._repr_mimebundle_(**options)
 
 
-def _first_head(model: Transformer | EncoderDecoder, batch: Batch) -> str:
-    """The head shown first: that with the most attention on the first link."""
+def _first_head(model: Transformer | EncoderDecoder, batch: Batch, link: str) -> str:
+    """The head shown first: the one with the most attention on the marked links, or else on the first of any name."""
     if isinstance(model, EncoderDecoder):
         return "decoder.0"
     linked = [name for name, edges in batch.links.items() if len(edges)]
-    return "{}.{}".format(*(strongest_head(model, batch, linked[0]) if linked else (0, 0)))
+    if not linked:
+        return "0.0"
+    return "{}.{}".format(*strongest_head(model, batch, link if link in linked else linked[0]))
 
 
 def _patterns(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:

@@ -20,38 +20,28 @@ class TaskPanel:
 
     Attributes:
         kind: name of the panel in `live.js`.
+        link: name of the links that the panel marks; "" for all.
         facts: of the task, by the names that `live.js` reads.
-        typed: the input of a row of a batch, as a reader would type it.
+        typed: the token names of a row, as a reader would type its input.
     """
 
     kind: Literal["iteration", "counting", "refusal", "steering", "tokens"]
+    link: str
     facts: Mapping[str, Any]
-    typed: Callable[[Batch, int], str]
+    typed: Callable[[list[str]], str]
 
 
 def task_panel(task: Task, encoder: bool = False) -> TaskPanel:
     """The panel of a task.
 
     Args:
-        encoder: whether the model is an encoder-decoder, whose rows are strings without begin token and answer.
+        encoder: whether the model is an encoder-decoder, which reads a string without its answer.
     """
-
-    def names(batch: Batch, row: int) -> list[str]:
-        return decode(task, batch.tokens[row, : batch.sizes[row]].tolist())
-
-    def input_of_map(batch: Batch, row: int) -> str:
-        return " ".join(names(batch, row)[1 : names(batch, row).index("EoI")])
-
     if isinstance(task, IteratedMap):
-        return TaskPanel("iteration", _map_facts(task), input_of_map)
+        return TaskPanel("iteration", "carry", _map_facts(task), lambda row: " ".join(row[1 : row.index("EoI")]))
     if isinstance(task, ContextualCounting) and encoder:
-
-        def string(batch: Batch, row: int) -> str:
-            strings, sizes = task.strings(batch)
-            return "".join(decode(task, strings[row, : sizes[row]].tolist()))
-
         facts = {"longest": 2 * task.max_length, "regions": task.most}
-        return TaskPanel("counting", facts, string)
+        return TaskPanel("counting", "", facts, lambda row: "".join(name for name in row if name in "01[]"))
     if isinstance(task, TaskConcept):
         facts = {
             "operators": task.operators,
@@ -60,15 +50,15 @@ def task_panel(task: Task, encoder: bool = False) -> TaskPanel:
             "pads": task.soft_slots,
             "images": task.bijections.tolist(),
         }
-        return TaskPanel("refusal", facts, lambda *at: " ".join(names(*at)[1:3] + names(*at)[task.text]))
+        return TaskPanel("refusal", "operand", facts, lambda row: " ".join(row[1:3] + row[task.text]))
     if isinstance(task, Reasoning):
         facts = {
             "digits": task.vocabulary[: task.p],
             "length": task.length,
             "permutation": task.permutation.tolist(),
         }
-        return TaskPanel("steering", facts, lambda *at: " ".join(names(*at)[1 : task.prompt - 1]))
-    return TaskPanel("tokens", {"longest": task.context}, lambda *at: " ".join(names(*at)))
+        return TaskPanel("steering", "carry", facts, lambda row: " ".join(row[1 : task.prompt - 1]))
+    return TaskPanel("tokens", "", {"longest": task.context}, " ".join)
 
 
 def _map_facts(task: IteratedMap) -> dict[str, Any]:
