@@ -53,7 +53,7 @@ def refusal() -> LivePanel:
         base.unembedding.weight[:, 0] = 0
         base.unembedding.weight[0, 0] = 1
         tuned.unembedding.weight[CONCEPTS.null, 0] = 100
-    letters = " ".join(CONCEPTS.vocabulary[:10])
+    letters = " ".join(CONCEPTS.vocabulary[: CONCEPTS.answer])
     return LivePanel(
         task=CONCEPTS,
         caption="c",

@@ -100,16 +100,16 @@ def test_a_multiple_of_the_fine_tuning_decides_between_refusing_and_complying(tm
         panel=live_panels.refusal(), link="",
     )  # fmt: skip
     task = live_panels.CONCEPTS
-    prompt = [*task.vocabulary[:10]]
+    prompt = [*task.vocabulary[: task.answer]]
     names = list(task.operators)
 
     def transform(*operators: str) -> str:
-        letters = list(range(10))
+        letters = list(range(task.answer))
         for name in operators:
             letters = [int(task.bijections[names.index(name)][letter]) for letter in letters]
         return " ".join(task.vocabulary[letter] for letter in letters)
 
-    assert found["tuned"][0] == " ".join(["NULL"] * 10)
+    assert found["tuned"][0] == " ".join(["NULL"] * task.answer)
     assert found["tuned"][1] == transform("U1", "id")
     assert "1.000" in found["tuned"][2]
     assert "NULL" not in found["base"][0]

@@ -33,11 +33,14 @@ def svg(request) -> str:
     return drawings()[request.param]
 
 
-def drawn(text: str) -> list[tuple[str, str]]:
-    """Name and text of every element that draws, in order; the style of the file alone is no drawing."""
+def drawn(text: str) -> list[tuple[str, str, bool]]:
+    """Name and text of every element that draws, in order, and whether it is a definition, which others draw."""
+    root = ElementTree.fromstring(text)
+    definitions = [*root.iter(f"{NAMESPACE}defs"), *root.iter("defs")]
+    defined = {element for definition in definitions for element in definition.iter()}
     return [
-        (name, element.text if name == "text" else "")
-        for element in ElementTree.fromstring(text).iter()
+        (name, element.text if name == "text" else "", element in defined)
+        for element in root.iter()
         if (name := element.tag.removeprefix(NAMESPACE)) in DRAWN
     ]
 

@@ -48,7 +48,9 @@ def _element(element: ElementTree.Element, used: set[str], classes: dict[str, st
         for child in element
     )
     content = (escape(text, quote=False) if name == "text" or text.strip() else "") + children
-    if name in ("g", "defs") and not (attributes and content):
+    if not content and name in ("g", "defs"):
+        return ""
+    if not attributes and name == "g":
         return content
     return f"<{name}{''.join(attributes)}" + (f">{content}</{name}>" if content else "/>")
 
