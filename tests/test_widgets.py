@@ -272,3 +272,8 @@ def test_a_string_for_an_encoder_is_that_of_its_row():
     expected = ["".join(decode(task, string[:size].tolist())) for string, size in zip(strings, sizes, strict=True)]
     shown = LiveModel(live_panels.counting().models["seed 0"], task).widget.data
     assert [text for _, text in shown["examples"]] == expected
+
+
+def test_the_head_shown_first_attends_to_the_links_that_the_panel_marks():
+    panel = live_panels.iteration()
+    assert LiveModel(panel.models["seed 0"], panel.task).widget.data["start"] == {"model": "1.0"}
