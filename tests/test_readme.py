@@ -17,15 +17,12 @@ from torch import nn
 from toylab import cli
 from toylab.bench import Comparison
 from toylab.console import ToylabError
-from toylab.model.config import ModelConfig
 from toylab.model.positions import POSITIONS
-from toylab.model.transformer import Transformer
 from toylab.runs.study import Job
 from toylab.runs.table import load_runs
 from toylab.runs.task_training import StoredModel, TrainedModel
 from toylab.studies.iteration_head.study import IterationHeadStudy
 from toylab.survey import Survey
-from toylab.tasks import AssociativeRecall
 from toylab.training.loop import TrainConfig, train
 
 HOME = Path(__file__).parent.parent
@@ -168,14 +165,6 @@ def test_a_model_of_someone_elses_is_adopted(capsys):
     exec(example("adopt(theirs"), names)
     assert "blocks.0.resid_pre" in capsys.readouterr().out
     assert names["cache"]["blocks.1.attn.pattern"].shape == (3, 2, 5, 5)
-
-
-def test_the_widgets_take_what_the_documentation_gives_them(monkeypatch):
-    untrained = Transformer.for_task(AssociativeRecall(), ModelConfig(heads=2, width=8), 0)
-    monkeypatch.setattr("toylab.survey.train_on_task", lambda task: untrained)
-    names = {}
-    exec(example("import Attention, LiveModel"), names)
-    assert names["model"] is untrained
 
 
 @pytest.mark.slow

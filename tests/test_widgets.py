@@ -14,6 +14,7 @@ from torch import nn
 
 from tests.report import live_panels
 from tests.report.test_browser import needs_browser, read_as_a_reader
+from tests.test_readme import example
 from toylab import widgets
 from toylab.console import ToylabError
 from toylab.model.config import ModelConfig
@@ -277,3 +278,8 @@ def test_a_string_for_an_encoder_is_that_of_its_row():
 def test_the_head_shown_first_attends_to_the_links_that_the_panel_marks():
     panel = live_panels.iteration()
     assert LiveModel(panel.models["seed 0"], panel.task).widget.data["start"] == {"model": "1.0"}
+
+
+def test_the_example_of_the_documentation_runs(monkeypatch):
+    monkeypatch.setattr("toylab.survey.train_on_task", lambda task: model())
+    exec(example("import Attention, LiveModel"), {})

@@ -75,8 +75,8 @@ class Attention:
             "viewer", viewer_section("Attention", caption), patterns_record(patterns, names, links, sizes)
         )
 
-    def _repr_mimebundle_(self, **options: Any) -> Any:
-        return self.widget._repr_mimebundle_(**options)
+    def _ipython_display_(self) -> None:
+        _display(self.widget)
 
 
 class LiveModel:
@@ -116,8 +116,14 @@ class LiveModel:
         )
         self.widget = _widget("live", live_section(panel.caption), panel_record(panel))
 
-    def _repr_mimebundle_(self, **options: Any) -> Any:
-        return self.widget._repr_mimebundle_(**options)
+    def _ipython_display_(self) -> None:
+        _display(self.widget)
+
+
+def _display(widget: Any) -> None:
+    from IPython.display import display  # installed with anywidget
+
+    display(widget)
 
 
 def _first_head(model: Transformer | EncoderDecoder, batch: Batch, link: str) -> str:
