@@ -209,7 +209,10 @@ def test_labels_of_a_decoder_are_numbered():
     shown = Attention(live_panels.counting().models["seed 0"], torch.zeros(1, 7, dtype=torch.long), ["0"])
     titles = [layer["title"] for layer in shown.widget.data["layers"]]
     labels = [layer.get("queries") for layer in shown.widget.data["scenes"][0]["layers"]]
-    assert dict(zip(titles, labels, strict=True)) == {"encoder, layer 0": None, "decoder, cross": ["0", "1"]}
+    assert dict(zip(titles, labels, strict=True)) == {
+        "encoder, layer 0": None,
+        "decoder, cross": ["label 0", "label 1"],
+    }
 
 
 def test_what_cannot_be_shown_is_refused_in_one_line(monkeypatch):

@@ -23,7 +23,7 @@ from toylab.model.encoder_decoder import EncoderDecoder
 from toylab.model.transformer import Transformer
 from toylab.probes import points, watch
 from toylab.report.live import LivePanel, panel_record
-from toylab.report.page import FUNCTIONS, SCRIPTS, live_section, read_source, viewer_section
+from toylab.report.page import SCRIPTS, live_section, read_source, viewer_section
 from toylab.report.task_panels import row_facts, task_panel
 from toylab.report.viewer import patterns_record
 from toylab.survey import strongest_head
@@ -72,7 +72,7 @@ class Attention:
                 of_row |= {name: edges[edges[:, 0] == row, 1:].tolist() for name, edges in tokens.links.items()}
         caption = "Squares mark the links of the task that the head attends to." if any(links) else ""
         self.widget = _widget(
-            "viewer", viewer_section("Attention", caption), patterns_record(patterns, names, links, sizes)
+            "toyViewer", viewer_section("Attention", caption), patterns_record(patterns, names, links, sizes)
         )
 
     def _ipython_display_(self) -> None:
@@ -114,7 +114,7 @@ class LiveModel:
             start={"model": _first_head(model, batch, form.link)},
             facts=row_facts(task, batch) if form.kind == "tokens" else {},
         )
-        self.widget = _widget("live", live_section(panel.caption), panel_record(panel))
+        self.widget = _widget("toyLive", live_section(panel.caption), panel_record(panel))
 
     def _ipython_display_(self) -> None:
         _display(self.widget)
@@ -171,7 +171,7 @@ def _widget_class(panel: str) -> Any:
         _esm = "\n".join(
             [
                 *map(read_source, (*SCRIPTS[panel], "widget.js")),
-                f"export default toyWidget({FUNCTIONS[panel]});",
+                f"export default toyWidget({panel});",
             ]
         )
         markup = traitlets.Unicode().tag(sync=True)

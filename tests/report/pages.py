@@ -95,12 +95,14 @@ def asks_no_network(text: str) -> None:
     # The scripts are ours, once each, then the call that starts the panels of the page, and no other.
     scripts = "".join(re.findall(r"<script>\n(.*?)</script>", text, flags=re.DOTALL))
     panels = {id: names for id, names in DATA.items() if f'id="{id}"' in text}
+    if 'id="viewer-bars"' in text:
+        panels["viewer-data"] = ("bars.js",)
     ours = dict.fromkeys(["heatmap.js", *(name for names in panels.values() for name in names)]) if panels else []
     read = files("toylab.report").joinpath
     code = "\n".join(read(name).read_text(encoding="utf-8") for name in ours)
     assert scripts.startswith(code)
-    calls = {"viewer-data": "viewer: toyViewer", "live-data": "live: toyLive"}
-    started = ", ".join(calls[id] for id in panels)
+    functions = {"viewer.js": "viewer: toyViewer", "bars.js": "viewer: toyBars", "live.js": "live: toyLive"}
+    started = ", ".join(functions[names[-1]] for names in panels.values())
     assert scripts[len(code) :].strip() == (f"toyPage.start({{ {started} }});" if panels else "")
 
 

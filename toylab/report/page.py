@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from html import escape
 from importlib.resources import files
 from math import ceil, floor
@@ -17,6 +17,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from toylab.report.bars import BarHistory
 from toylab.report.canvas import to_svg, whole_figure
 from toylab.report.inline import inline_svg
 from toylab.report.live import LivePanel, compressed, panel_record
@@ -103,7 +104,7 @@ def render_page(
     command: str,
     cost: str,
     seeds: str = "",
-    film: HistoryPage | None = None,
+    film: HistoryPage | BarHistory | None = None,
     live: LivePanel | None = None,
     costs: Mapping[str, float | int] | None = None,
     thresholds: Mapping[str, Threshold] | None = None,
@@ -115,7 +116,7 @@ def render_page(
         command: command that reruns it.
         cost: total cost, machine and date, in words.
         seeds: seeds with their purposes, in words.
-        film: attention history for the viewer, if any.
+        film: attention or bars through training for the viewer, if any.
         live: models that run in the page, if any.
         costs: CPU-seconds of every job the claim depends on, by claim id.
         thresholds: lower and upper threshold of the judged value, by claim id.
@@ -130,10 +131,10 @@ def render_page(
 
     drawn = list(map(_picture, names, pictures))
     panels = [
-        *([] if film is None else [viewer_section(film.title, film.caption)]),
+        *([] if film is None else [_film_section(film)]),
         *([] if live is None else [live_section(live.caption)]),
     ]
-    data = "" if film is None else _data_element("viewer", history_record(film))
+    data = "" if film is None else _data_element("viewer", _film_record(film))
     parts = {
         "headline": _headline(claims, "" if live is None else live.claim),
         # Without a viewer, the first screen shows the first figure.
@@ -155,7 +156,7 @@ def render_page(
         "command": escape(command),
         "cost": escape(cost),
         "settings": escape(json.dumps(settings, indent=1, ensure_ascii=False)),
-        "scripts": _scripts({"viewer": film, "live": live}),
+        "scripts": _scripts(film, live),
     }
     if live is not None:
         room = PAGE_SIZE - len(fill_template("page.html", escape(title), **parts, data=data).encode())
@@ -178,9 +179,17 @@ def read_source(name: str) -> str:
     return files("toylab.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def viewer_section(title: str, caption: str) -> str:
-    """The elements of the viewer of attention patterns, as HTML."""
-    return Template(read_source("viewer.html")).substitute(title=escape(title), caption=mathematics(caption))
+def viewer_section(title: str, caption: str, name: str = "viewer.html") -> str:
+    """The elements of a viewer of attention patterns or (`bars.html`) of bars, as HTML."""
+    return Template(read_source(name)).substitute(title=escape(title), caption=mathematics(caption))
+
+
+def _film_section(film: HistoryPage | BarHistory) -> str:
+    return viewer_section(film.title, film.caption, "bars.html" if isinstance(film, BarHistory) else "viewer.html")
+
+
+def _film_record(film: HistoryPage | BarHistory) -> dict[str, Any]:
+    return asdict(film) if isinstance(film, BarHistory) else history_record(film)
 
 
 def live_section(caption: str) -> str:
@@ -192,18 +201,21 @@ def _data_element(panel: str, data: Any) -> str:
     return f'<script type="application/json" id="{panel}-data">"{compressed(data)}"</script>\n'
 
 
-SCRIPTS = {"viewer": ("heatmap.js", "viewer.js"), "live": ("heatmap.js", "model.js", "live.js")}
-"""The scripts of each panel, in the order in which they are read."""
-FUNCTIONS = {"viewer": "toyViewer", "live": "toyLive"}
-"""The function that starts each panel."""
+SCRIPTS = {
+    "toyViewer": ("heatmap.js", "viewer.js"),
+    "toyBars": ("heatmap.js", "bars.js"),
+    "toyLive": ("heatmap.js", "model.js", "live.js"),
+}
+"""By the function that starts a panel, its scripts in the order in which they are read."""
 
 
-def _scripts(panels: Mapping[str, Any]) -> str:
-    shown = [name for name, content in panels.items() if content is not None]
-    names = dict.fromkeys(script for name in shown for script in SCRIPTS[name])
-    calls = ", ".join(f"{name}: {FUNCTIONS[name]}" for name in shown)
+def _scripts(film: HistoryPage | BarHistory | None, live: LivePanel | None) -> str:
+    panels = {} if film is None else {"viewer": "toyBars" if isinstance(film, BarHistory) else "toyViewer"}
+    panels |= {} if live is None else {"live": "toyLive"}
+    names = dict.fromkeys(script for function in panels.values() for script in SCRIPTS[function])
+    calls = ", ".join(f"{section}: {function}" for section, function in panels.items())
     code = "\n".join([*map(read_source, names), f"toyPage.start({{ {calls} }});"])
-    return f"<script>\n{code}\n</script>" if shown else ""
+    return f"<script>\n{code}\n</script>" if panels else ""
 
 
 Threshold = tuple[float | int | None, float | int | None]
@@ -285,13 +297,14 @@ def _claim(
     }
     fact_list = "".join(f"<dt>{name}</dt><dd>{mathematics(fact)}</dd>" for name, fact in facts.items() if fact)
     control = f"<p class=note>{mathematics(control_text(claim))}</p>" if claim.control else ""
+    exact = f'<p class=note title="{escape(claim.exact)}">exact</p>' if claim.exact else ""
     return f"""<tr class="{escape(shown_verdict(claim).replace(" ", "-"))}" id="{claim_anchor(claim.id)}">
 <td class=verdict><span>{escape(verdict_in_words(claim))}</span></td>
 <td><p class=statement>{mathematics(claim.statement)}</p><p class=note>Criterion: {mathematics(claim.criterion)}</p>
 {control}{note}{figure_link}
 <details><summary>{escape(claim.id)}: seeds and all numbers</summary>
 <dl>{fact_list}{_details(claim.details)}</dl></details></td>
-<td class=measured>{escape(measured_in_words(claim))}{_gauge(claim, threshold)}</td></tr>"""
+<td class=measured>{escape(measured_in_words(claim))}{exact}{_gauge(claim, threshold)}</td></tr>"""
 
 
 def claim_anchor(id: str) -> str:

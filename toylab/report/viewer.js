@@ -18,12 +18,13 @@ function toyViewer(root, film, state) {
   const frame = () => Number(at("step").value);
   const head = () => at("head").value.split(".").map(Number);
   const pattern = toyPage.heatMap(at("pattern"), (query, key) => {
-    const [queries, keys] = sides(), share = weight(query, key).toFixed(3);
-    at("cell").textContent = `position ${query} (${queries[query]}) attends to position ${key} (${keys[key]}): ${share}`;
+    const { names: tokens } = scene(), [queries, keys] = sides();
+    const told = (names, n) => (names === tokens ? `position ${n} (${names[n]})` : names[n]);
+    at("cell").textContent = `${told(queries, query)} attends to ${told(keys, key)}: ${weight(query, key).toFixed(3)}`;
   });
 
   function sides() { // the names of queries and keys
-    const { names, layers } = scene(), { queries = names, keys = names } = layers[head()[0]];
+    const { names, queries: labels = names, layers } = scene(), { queries = labels, keys = names } = layers[head()[0]];
     return [queries, keys];
   }
 
@@ -33,10 +34,10 @@ function toyViewer(root, film, state) {
     return levels[row * keys.length + key] / film.levels;
   }
 
-  function build() { // with the links of the head's own job: those that it attends to at the end
-    const { links } = scene();
+  function build() { // with the links of the head's own job: those that it attends to at the end, if not known
+    const { links, queries } = scene();
     const attended = (pairs) => pairs.reduce((sum, [query, key]) => sum + weight(query, key, last), 0) / pairs.length;
-    pattern.build(...sides(), Object.values(links).filter((pairs) => attended(pairs) > 0.5).flat());
+    pattern.build(...sides(), Object.values(links).filter((pairs) => queries || attended(pairs) > 0.5).flat());
     pattern.showLinks(at("links").checked);
   }
 

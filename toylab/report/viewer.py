@@ -55,7 +55,9 @@ def patterns_record(
             sides = {"queries": pattern.shape[2], "keys": pattern.shape[3]}
             queries, keys = (used if size == len(tokens) else size for size in sides.values())
             levels = (_FINE * pattern[row, :, :queries, :keys]).round().to(torch.uint16)
-            numbered = {side: [str(n) for n in range(size)] for side, size in sides.items() if size != len(tokens)}
+            numbered = {
+                side: [f"label {n}" for n in range(size)] for side, size in sides.items() if size != len(tokens)
+            }
             layers.append({"data": _packed(levels), **numbered})
         scenes.append({"title": f"row {row}", "names": tokens[:used], "links": links[row], "layers": layers})
     return {
