@@ -46,13 +46,13 @@ def encoder() -> nn.TransformerEncoder:
 class Own(nn.Module):
     """A user's module with one point, whose pattern is uniform."""
 
-    def __init__(self) -> None:
+    def __init__(self, heads: bool = True) -> None:
         super().__init__()
-        self.pattern = nn.Identity()
+        self.pattern, self.heads = nn.Identity(), heads
 
     def forward(self, tokens):
         rows, size = tokens.shape
-        return self.pattern(torch.full((rows, 3, size, size), 1 / size))
+        return self.pattern(torch.full((rows, 3, size, size) if self.heads else (rows, size, size), 1 / size))
 
 
 def mount(tmp_path, shown: Attention | LiveModel, script: str, id: str) -> dict:
@@ -219,6 +219,7 @@ def test_what_cannot_be_shown_is_refused_in_one_line(monkeypatch):
     for make, words in (
         (lambda: Attention(nn.Linear(2, 2), torch.zeros(1, 2)), "Linear: has no hook point that ends in pattern"),
         (lambda: Attention(model(), BATCH, ["a"]), "vocabulary: has 1 names"),
+        (lambda: Attention(Own(heads=False), torch.zeros(1, 2)), r"pattern: has shape \(1, 2, 2\)"),
         (lambda: LiveModel(nn.GRU(2, 2), TASK), "model=GRU: the browser computes"),
     ):
         with pytest.raises(ToylabError, match=words) as caught:

@@ -146,7 +146,11 @@ def _patterns(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
         )
     with evaluation_mode(model), watch(model, *names) as cache, torch.no_grad():
         model(inputs.to(device_of(model)))
-    return {_title(name): pattern for name, pattern in cache.items()}
+    for name, pattern in cache.items():
+        if pattern.ndim != 4:
+            shape = tuple(pattern.shape)
+            raise ToylabError(f"{name}: has shape {shape}, and a pattern has (row, head, query, key); rename the point")
+    return {_title(name): pattern.float() for name, pattern in cache.items()}
 
 
 def _title(point: str) -> str:
