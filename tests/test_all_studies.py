@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.report.pages import read_data
 from toylab.model.checkpoint import load_model
 from toylab.runs import registry
 from toylab.runs.judge import judge_and_report, settings_flags, settings_from_json
@@ -119,13 +120,13 @@ LIVE = {"iteration": "main", "counting": "none", "refusal": "ssft", "steering": 
 def test_the_page_of_a_run_holds_the_trained_weights(folder):
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert len(page.encode()) < 1.5e6
-    (data,) = re.findall(r'id="live-data">(.*?)</script>', page, flags=re.DOTALL)
-    panel = json.loads(data)
+    panel = read_data(page, "live")
     shown = panel["models"][0]
     stored = load_model(folder / shown["title"].replace(" ", "-") / LIVE[panel["kind"]] / "model.safetensors")
     for name, tensor in stored.state_dict().items():
         packed = shown["model"]["weights"][name]
-        weights = np.frombuffer(b64decode(packed["data"]), dtype="<f4").reshape(packed["shape"])
+        planes = np.frombuffer(b64decode(packed["data"]), dtype=np.uint8).reshape(4, -1)
+        weights = np.ascontiguousarray(planes.T).view("<f4").reshape(packed["shape"])
         np.testing.assert_array_equal(weights, tensor.numpy())
     assert shown["title"] in panel["start"]
     assert panel["examples"]
@@ -197,14 +198,16 @@ def test_the_page_of_the_iteration_head_shows_its_training_and_asks_nothing_of_a
     text = (short_run / "report.html").read_text(encoding="utf-8")
     assert len(text) < 3e6
     assert not re.findall(r"""(?:src|href)\s*=\s*["'](?!#|data:)|url\(["']?(?!#)|@import|fetch\(|XMLHttp""", text)
-    (data,) = re.findall(r'<script type="application/json" id="viewer-data">(.*?)</script>', text, flags=re.DOTALL)
-    film = json.loads(data)
+    film = read_data(text, "viewer")
     history = read_metrics(short_run / "seed-0" / "main" / "metrics.jsonl")
     assert film["steps"] == [entry["step"] for entry in history]
     assert film["curves"]["sequence accuracy"] == [entry["accuracy"] for entry in history]
     for scene in film["scenes"]:
-        weights = np.frombuffer(b64decode(scene["patterns"]), dtype=np.uint8).reshape(scene["shape"])
-        np.testing.assert_allclose(weights.sum(axis=-1) / 255, 1, atol=0.5 * len(scene["names"]) / 255)
+        size = len(scene["names"])
+        for layer, shown in zip(scene["layers"], film["layers"], strict=True):
+            shape = len(film["steps"]), shown["heads"], size, size
+            weights = np.frombuffer(b64decode(layer["data"]), dtype=np.uint8).reshape(shape)
+            np.testing.assert_allclose(weights.sum(axis=-1) / film["levels"], 1, atol=0.5 * size / 255)
 
 
 def test_a_run_without_a_film_has_a_page_without_a_viewer(short_run, tmp_path):

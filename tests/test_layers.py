@@ -18,7 +18,7 @@ FLOORS = (
     ("runs",),
     ("proofs",),
     ("studies",),
-    ("calibration", "bench"),
+    ("calibration", "bench", "widgets"),
     ("lessons",),
     ("commands",),
     ("cli", "pytest_plugin"),

@@ -9,8 +9,10 @@ INTERFACES = {
     "studies": {"Condition", "MODEL", "Part", "STUDY", "claims", "draw", "edits", "exact_claims", "live"},
     "calibration": {"DETECTORS"},
     "bench": {"DONE"},
+    "widgets": {"Attention"},
 }
-"""What each study, each family of detectors and each kind of work defines under the same name."""
+"""What each study, each family of detectors, each kind of work defines under the same name. A widget is named by
+what it shows."""
 
 
 def defined(source: str) -> list[str]:

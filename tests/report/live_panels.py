@@ -2,7 +2,6 @@
 
 from copy import deepcopy
 
-import numpy as np
 import torch
 
 from toylab.model.config import ModelConfig
@@ -20,21 +19,12 @@ SMALL = ModelConfig(heads=2, width=32, positions="learned")
 
 def iteration() -> LivePanel:
     """The handwritten iteration head, which is head 1.0."""
-    values = np.arange(MAP.p)
     return LivePanel(
-        kind="iteration",
+        task=MAP,
         caption="c",
         claim="one",
-        vocabulary=MAP.vocabulary,
         examples=[("1 2 3 4", "1 2 3 4")],
         models={"seed 0": iteration_head(MAP)},
-        task={
-            "begin": MAP.name,
-            "inputs": [str(x) for x in MAP.inputs],
-            "longest": 6,
-            "first": values.tolist(),
-            "next": [[(s * x + 1) % MAP.p for x in values.tolist()] for s in values.tolist()],
-        },
         start={"seed 0": "1.0"},
         threshold=0.9,
     )
@@ -43,13 +33,12 @@ def iteration() -> LivePanel:
 def counting() -> LivePanel:
     """The handwritten counter."""
     return LivePanel(
-        kind="counting",
+        task=STRINGS,
         caption="c",
         claim="one",
-        vocabulary=STRINGS.vocabulary,
         examples=[("s", "01[101]0[1]0")],
         models={"seed 0": contextual_counter(2, STRINGS.classes)},
-        task={"longest": 16, "regions": 2, "bias": {"seed 0": [10.0, 10.0]}},
+        facts={"bias": {"seed 0": [10.0, 10.0]}},
         start={"seed 0": "decoder.0"},
     )
 
@@ -64,21 +53,13 @@ def refusal() -> LivePanel:
         base.unembedding.weight[:, 0] = 0
         base.unembedding.weight[0, 0] = 1
         tuned.unembedding.weight[CONCEPTS.null, 0] = 100
-    letters = " ".join(CONCEPTS.vocabulary[:10])
+    letters = " ".join(CONCEPTS.vocabulary[: CONCEPTS.answer])
     return LivePanel(
-        kind="refusal",
+        task=CONCEPTS,
         caption="c",
         claim="one",
-        vocabulary=CONCEPTS.vocabulary,
         examples=[("unsafe", f"U1 id {letters}"), ("safe", f"id S1 {letters}")],
         models={"seed 0": tuned},
-        task={
-            "operators": CONCEPTS.operators,
-            "alphabet": CONCEPTS.vocabulary[:12],
-            "letters": 10,
-            "pads": 2,
-            "images": CONCEPTS.bijections.tolist(),
-        },
         start={"seed 0": "1.0"},
         bases={"seed 0": base},
     )
@@ -99,13 +80,11 @@ def steering() -> LivePanel:
         for title, model in models.items()
     }
     return LivePanel(
-        kind="steering",
+        task=CHAINS,
         caption="c",
         claim="one",
-        vocabulary=CHAINS.vocabulary,
         examples=[("0 1 2", "0 1 2")],
         models=models,
-        task={"digits": CHAINS.vocabulary[:3], "length": 2, "permutation": CHAINS.permutation.tolist()},
         start={"seed 0": "1.0", "seed 1": "1.1"},
         vectors=vectors,
     )

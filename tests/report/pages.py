@@ -1,8 +1,12 @@
 """A page as a browser would see it, and pages to be seen."""
 
+import json
 import re
+import zlib
+from base64 import b64decode
 from html.parser import HTMLParser
 from importlib.resources import files
+from typing import Any
 
 from hypothesis import strategies as st
 
@@ -88,15 +92,25 @@ def asks_no_network(text: str) -> None:
                 assert (value or "").startswith(("#", "data:image/png;base64,")), f"{tag} {name}={value}"
     assert all(target.strip("\"' ").startswith("#") for target in re.findall(r"url\(([^)]*)\)", text))
     assert "@import" not in text
-    # The scripts are ours, once each, and no other.
-    scripts = re.findall(r"<script>\n(.*?)</script>", text, flags=re.DOTALL)
+    # The scripts are ours, once each, then the call that starts the panels of the page, and no other.
+    scripts = "".join(re.findall(r"<script>\n(.*?)</script>", text, flags=re.DOTALL))
     panels = {id: names for id, names in DATA.items() if f'id="{id}"' in text}
     if 'id="viewer-bars"' in text:
         panels["viewer-data"] = ("bars.js",)
     ours = dict.fromkeys(["heatmap.js", *(name for names in panels.values() for name in names)]) if panels else []
     ours = ours or ["board.js"] * ('id="board"' in text)
     read = files("toylab.report").joinpath
-    assert "".join(scripts).strip() == "\n".join(read(name).read_text(encoding="utf-8") for name in ours).strip()
+    code = "\n".join(read(name).read_text(encoding="utf-8") for name in ours)
+    assert scripts.startswith(code)
+    functions = {"viewer.js": "viewer: toyViewer", "bars.js": "viewer: toyBars", "live.js": "live: toyLive"}
+    started = ", ".join(functions[names[-1]] for names in panels.values())
+    assert scripts[len(code) :].strip() == (f"toyPage.start({{ {started} }});" if panels else "")
+
+
+def read_data(text: str, panel: str) -> Any:
+    """The data of a panel in a page."""
+    (packed,) = re.findall(f'<script type="application/json" id="{panel}-data">(.*?)</script>', text, flags=re.DOTALL)
+    return json.loads(zlib.decompress(b64decode(json.loads(packed))))
 
 
 def typeset(text: str) -> str:

@@ -77,17 +77,36 @@ def browse(
     shown = {"film": bars or film()} if panel is None else {"live": panel}
     text = render_page("A study", "About it.", [claim], [], {"token": HOSTILE}, "toylab run", "free", **shown)
     asks_no_network(text)
-    before = "<script>window.wrong = []; window.onerror = (what) => { window.wrong.push(String(what)); };</script>"
+    found = read_as_a_reader(tmp_path, text, script, "viewer" if panel is None else "live", width, link, flags)
+    assert found["title"] == "A study"
+    return found
+
+
+def read_as_a_reader(
+    tmp_path: Path,
+    text: str,
+    script: str,
+    id: str,
+    width: int = 1000,
+    link: str = "",
+    flags: tuple[str, ...] = (),
+    root: str = "document",
+) -> dict:
+    """What a script found on a page once its panels have started; `root` is what holds the elements, in JavaScript."""
+    before = "<script>window.wrong = []; window.onerror = (what) => { window.wrong.push(String(what)); };"
+    before += " addEventListener('unhandledrejection', ({ reason }) => window.wrong.push(String(reason)));</script>"
     after = f"""<script>(async () => {{
-      const $ = (id) => document.getElementById("{"viewer" if panel is None else "live"}-" + id), found = {{}};
+      const wait = (time) => new Promise((done) => setTimeout(done, time));
+      while (document.querySelector("[aria-busy=true]") && !window.wrong.length) await wait(5);
+      const root = {root}, $ = (id) => root.querySelector("#{id}-" + id), found = {{}};
       const text = (id) => $(id).textContent.trim(), press = (id, key) =>
         $(id).dispatchEvent(new KeyboardEvent("keydown", {{ key, bubbles: true, cancelable: true }}));
       const set = (id, value, event = "input") => {{ $(id).value = value; $(id).dispatchEvent(new Event(event)); }};
       const move = (value) => set("step", value);
-      const cell = (query, key) => document.querySelector(`.weight[data-query="${{query}}"][data-key="${{key}}"]`);
+      const cell = (query, key) => root.querySelector(`.weight[data-query="${{query}}"][data-key="${{key}}"]`);
       const shade = (query, key) => cell(query, key).style.getPropertyValue("--w");
-      const point = (query, key, event) => cell(query, key).dispatchEvent(new PointerEvent(event, {{ bubbles: true }}));
-      const wait = (time) => new Promise((done) => setTimeout(done, time));
+      const point = (query, key, event, buttons = 0) => cell(query, key).dispatchEvent(
+        new PointerEvent(event, {{ bubbles: true, buttons }}));
       try {{ {script} }} catch (error) {{ window.wrong.push(String(error)); }}
       const told = document.createElement("pre");
       told.id = "found";
@@ -105,7 +124,6 @@ def browse(
     (told,) = re.findall(r'<pre id="found">(.*?)</pre>', dumped, flags=re.DOTALL)
     found = json.loads(html.unescape(told))
     assert found["wrong"] == []
-    assert found["title"] == "A study"
     return found
 
 

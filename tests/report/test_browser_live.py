@@ -24,7 +24,8 @@ def test_the_handwritten_head_answers_and_every_change_of_it_changes_the_answer(
         set("gain", "1"); found.on = [wrong(), box("1.0").checked];
         box("1").click(); found.layer = wrong(); $("reset").click(); found.undone = [wrong(), location.hash];
         point(7, 4, "pointerdown"); found.dragged = [...answer(), shade(7, 4), text("quantity"), text("cell")];
-        point(9, 5, "pointermove"); found.over = answer()[0]; dispatchEvent(new PointerEvent("pointerup"));
+        point(9, 5, "pointermove", 1); found.over = answer()[0];
+        point(9, 6, "pointermove"); found.released = answer()[0];
         found.moved = location.hash;
         $("reset").click(); press("pattern", "ArrowUp"); press("pattern", "Enter"); found.entered = location.hash;
         set("input", "7 7"); found.unknown = text("error"); set("input", "1 2 1 2 1 2 1"); found.long = text("error");
@@ -49,7 +50,7 @@ def test_the_handwritten_head_answers_and_every_change_of_it_changes_the_answer(
     assert found["dragged"][2] == "1"
     assert "0.800" in found["dragged"][3]
     assert found["dragged"][4].endswith("1.000, moved here by you")
-    assert found["over"] == states(4, 1, 2, 2, 2)
+    assert found["over"] == found["released"] == states(4, 1, 2, 2, 2)
     assert "moved=blocks.1.attn.0%3A7%3A4%2Cblocks.1.attn.0%3A9%3A5" in found["moved"]
     assert "moved=blocks.1.attn.0%3A" in found["entered"]
     assert found["unknown"].startswith("7: is no token here")
@@ -99,16 +100,16 @@ def test_a_multiple_of_the_fine_tuning_decides_between_refusing_and_complying(tm
         panel=live_panels.refusal(), link="",
     )  # fmt: skip
     task = live_panels.CONCEPTS
-    prompt = [*task.vocabulary[:10]]
+    prompt = [*task.vocabulary[: task.answer]]
     names = list(task.operators)
 
     def transform(*operators: str) -> str:
-        letters = list(range(10))
+        letters = list(range(task.answer))
         for name in operators:
             letters = [int(task.bijections[names.index(name)][letter]) for letter in letters]
         return " ".join(task.vocabulary[letter] for letter in letters)
 
-    assert found["tuned"][0] == " ".join(["NULL"] * 10)
+    assert found["tuned"][0] == " ".join(["NULL"] * task.answer)
     assert found["tuned"][1] == transform("U1", "id")
     assert "1.000" in found["tuned"][2]
     assert "NULL" not in found["base"][0]

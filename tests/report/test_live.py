@@ -1,14 +1,19 @@
 """Laws of the models in a page: they compute what torch computes, under the same edits, or refuse by name."""
 
 import json
+from base64 import b64decode, b64encode
 from dataclasses import replace
+from math import inf
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.cases.make_forward import PATH
 from tests.report.javascript import BROWSER, needs_engine, run_model_script
+from tests.report.pages import draw, read_data
 from toylab.model.config import ModelConfig
 from toylab.model.encoder_decoder import EncoderDecoder
 from toylab.model.generate import generate
@@ -16,13 +21,14 @@ from toylab.model.steering import steer
 from toylab.model.transformer import Transformer
 from toylab.planted.handwritten import iteration_head
 from toylab.probes import edit, follow_links, zero_heads
-from toylab.report import live
-from toylab.report.live import LivePanel, change_record, model_record, panel_record
+from toylab.report import page
+from toylab.report.live import LivePanel, change_record, compressed, model_record, panel_record
+from toylab.report.page import Picture
 from toylab.runs import registry
 from toylab.studies.contextual_counting.data import counting_model
 from toylab.studies.steering_vectors.data import reasoning_model
 from toylab.survey import strongest_head
-from toylab.tasks import Polynomial, stream
+from toylab.tasks import AssociativeRecall, Polynomial, stream
 
 SMALL = ModelConfig(heads=2, width=8, hidden=12, positions="rotary")
 LOGITS = "return data.tokens.map((row) => rows(toy.forward(toy.load(data.model), row)));"
@@ -38,9 +44,16 @@ def exact(model, tokens: torch.Tensor) -> np.ndarray:
         return model.double()(tokens).numpy()
 
 
+def by_significance(data: str) -> str:
+    """Float32 numbers of the table in the order of a page: the lowest byte of all, then the next."""
+    return b64encode(b"".join(b64decode(data)[byte::4] for byte in range(4))).decode()
+
+
 @needs_engine
 def test_every_case_of_the_table_has_the_logits_of_torch(tmp_path):
     cases = json.loads(PATH.read_text(encoding="utf-8"))
+    for packed in (packed for case in cases for packed in case["weights"].values()):
+        packed["data"] = by_significance(packed["data"])
     body = """return data.map((given) => {
       const numbers = ({ data }) => [...new Float32Array(Uint8Array.from(atob(data), (x) => x.charCodeAt(0)).buffer)];
       const vectors = Object.fromEntries(Object.entries(given.steering).map(
@@ -146,21 +159,41 @@ def test_what_the_page_cannot_compute_is_refused_by_name(tmp_path):
 
 
 def panel(**fields) -> LivePanel:
-    model = Transformer(SMALL, 7, 9)
+    models = {f"seed {seed}": Transformer(SMALL, 7, 9, seed) for seed in (0, 1)}
     given = {
-        "kind": "iteration", "caption": "c", "claim": "one", "vocabulary": ["a"], "examples": [("a", "a")],
-        "models": {"seed 0": model, "seed 1": model}, "task": {}, "start": {"seed 0": "1.0"},
+        "task": AssociativeRecall(), "caption": "c", "claim": "one", "examples": [("a", "a")],
+        "models": models, "start": {"seed 0": "1.0"},
     }  # fmt: skip
     return LivePanel(**{**given, **fields})
 
 
-def test_models_are_left_out_where_they_do_not_fit_but_never_all(monkeypatch):
-    record = panel_record(panel())
-    assert [model["title"] for model in record["models"]] == ["seed 0", "seed 1"]
-    monkeypatch.setattr(live, "PANEL_SIZE", len(json.dumps(record["models"][0])))
-    assert [model["title"] for model in panel_record(panel())["models"]] == ["seed 0"]
-    monkeypatch.setattr(live, "PANEL_SIZE", 0)
-    assert [model["title"] for model in panel_record(panel())["models"]] == ["seed 0"]
+@settings(max_examples=20)
+@given(st.floats(0, 1.5))
+def test_models_fill_the_room_that_they_have_and_the_first_is_always_there(share):
+    def shown(room):
+        record = panel_record(both, room)
+        return [model["title"] for model in record["models"]], len(compressed(record))
+
+    both = panel()
+    titles, whole = shown(inf)
+    assert titles == ["seed 0", "seed 1"]
+    fitting, size = shown(int(share * whole))
+    assert fitting == ["seed 0"] or size <= share * whole
+    assert (fitting == titles) == (share > 1.1) or 1 <= share <= 1.1  # compressed together, models are shorter
+
+
+def test_a_page_of_many_models_and_large_figures_is_smaller_than_the_limit(monkeypatch):
+    monkeypatch.setattr(page, "PAGE_SIZE", 400_000)
+    models = {f"seed {seed}": Transformer(replace(SMALL, width=32), 7, 9, seed) for seed in range(10)}
+    counts = []
+    for points in (0, 10_000):
+        places = torch.rand(points, 2, generator=torch.Generator().manual_seed(0)).tolist()
+        path = "M 0 0 " + " ".join(f"L {x:.3f} {y:.3f}" for x, y in places)
+        picture = Picture("p", "c", f'<svg xmlns="http://www.w3.org/2000/svg"><path d="{path}"/></svg>')
+        text = draw(live=panel(models=models, start={}), pictures=[picture])
+        assert 330_000 < len(text.encode()) < 400_000
+        counts.append(len(read_data(text, "live")["models"]))
+    assert 10 > counts[0] > counts[1] > 1
 
 
 def test_a_record_holds_every_weight_once_and_no_unused_setting():

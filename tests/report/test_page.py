@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.report.pages import HOSTILE, WORDS, Page, asks_no_network, claim, draw, picture, typeset
+from tests.report.pages import HOSTILE, WORDS, Page, asks_no_network, claim, draw, picture, read_data, typeset
 from toylab.report.bars import BarHistory
 from toylab.report.page import Picture, file_names, mathematics, pictures, require_measured
 from toylab.training.attention_history import HistoryPage
@@ -40,8 +40,7 @@ def test_a_film_with_hostile_names_adds_its_own_two_scripts_and_no_other():
     asks_no_network(text)
     seen = Page(text)
     assert [tag for tag, _ in seen.elements if tag in ("script", "img")] == ["script", "script"]
-    (data,) = re.findall(r'id="viewer-data">(.*?)</script>', text, flags=re.DOTALL)
-    held = json.loads(data)
+    held = read_data(text, "viewer")
     assert held["scenes"][0]["names"] == [HOSTILE]
     assert held["curves"] == {HOSTILE: [0.5]}
 
@@ -55,8 +54,7 @@ def test_bars_with_hostile_names_are_data_of_their_own_script():
     )  # fmt: skip
     asks_no_network(text)
     assert [tag for tag, _ in Page(text).elements if tag in ("script", "img")] == ["script", "script"]
-    (data,) = re.findall(r'id="viewer-data">(.*?)</script>', text, flags=re.DOTALL)
-    assert json.loads(data)["scenes"] == {HOSTILE: [[0.0], [1.5]]}
+    assert read_data(text, "viewer")["scenes"] == {HOSTILE: [[0.0], [1.5]]}
 
 
 @settings(max_examples=15)

@@ -1,8 +1,8 @@
 // Bars through training: a slider over steps, one horizontal bar per name, and the longest bars in words.
+// `root` holds the elements of bars.html; `state` has `get(name)` and `keep(changes)`.
 "use strict";
-(() => {
-  const { element, state, keep } = toyPage;
-  const at = (id) => document.getElementById(`viewer-${id}`), film = JSON.parse(at("data").textContent);
+function toyBars(root, film, state) {
+  const { element } = toyPage, at = (id) => root.querySelector(`#viewer-${id}`);
   const titles = Object.keys(film.scenes), last = film.steps.length - 1, HIGH = 16, WIDE = 420;
   const left = 16 + 6 * Math.max(...film.names.map((name) => name.length));
   let bars = [], across, timer = null;
@@ -62,7 +62,7 @@
   function choose(n) { // by the reader, which ends the playing and changes the link
     stop();
     go(n);
-    keep({ step: film.steps[n], scene: at("scene").value });
+    state.keep({ step: film.steps[n], scene: at("scene").value });
   }
 
   titles.forEach((title, n) => at("scene").append(new Option(title, n)));
@@ -77,4 +77,4 @@
   at("scene").addEventListener("change", () => { build(); choose(frame()); });
   at("play").addEventListener("click", () => (timer ? stop() : play()));
   addEventListener("beforeprint", () => { stop(); go(last); });
-})();
+}

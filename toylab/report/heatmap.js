@@ -1,4 +1,4 @@
-// Parts shared by the panels of a page: elements, the state in the link, and heat maps.
+// Parts shared by the panels of pages and notebooks: elements, heat maps, and in a page its data and its link.
 "use strict";
 const toyPage = (() => {
   const SVG = "http://www.w3.org/2000/svg", CELL = 18;
@@ -24,19 +24,36 @@ const toyPage = (() => {
   }
 
   // The state of the page, such as #step=900&head=1.3; a link to a claim or a figure has none.
-  const state = new URLSearchParams(location.hash.includes("=") ? location.hash.slice(1) : "");
-  function keep(changes) {
-    for (const [name, value] of Object.entries(changes)) {
-      if (value === "" || value === null) state.delete(name);
-      else state.set(name, value);
+  function linkState() {
+    const state = new URLSearchParams(location.hash.includes("=") ? location.hash.slice(1) : "");
+    return {
+      get: (name) => state.get(name),
+      keep(changes) {
+        for (const [name, value] of Object.entries(changes)) {
+          if (value === "" || value === null) state.delete(name);
+          else state.set(name, value);
+        }
+        history.replaceState(null, "", `#${state}`);
+      },
+    };
+  }
+
+  // Start the panels of a page, {id of the section: function}, on their data: the base64 of deflated JSON.
+  function start(panels) {
+    const link = linkState();
+    for (const [id, panel] of Object.entries(panels)) {
+      const packed = JSON.parse(document.getElementById(`${id}-data`).textContent), section = document.getElementById(id);
+      const bytes = Uint8Array.from(atob(packed), (letter) => letter.charCodeAt(0));
+      const unpacked = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+      new Response(unpacked).json().then((data) => panel(document, data, link))
+        .finally(() => section.removeAttribute("aria-busy"));
     }
-    history.replaceState(null, "", `#${state}`);
   }
 
   // A heat map on an SVG element: `tell(query, key)` is called for the cell under the pointer or the cursor, and `move`,
   // if given, for a cell that is pressed, dragged over, or entered with the keyboard.
   function heatMap(svg, tell, move) {
-    let cells = [], marks, box, cursor = null, left, top, pressed = false;
+    let cells = [], marks, box, cursor = null, left, top;
 
     function build(queries, keys, links) {
       const longest = (names) => Math.min(24 + 6 * Math.max(...names.map((name) => name.length)), 176);
@@ -90,13 +107,11 @@ const toyPage = (() => {
       if (pressing && move && !(same && event.type === "pointermove")) move(query, key);
     }
     svg.addEventListener("pointerdown", (event) => {
-      pressed = true;
       const { target, pointerId } = event;
       if (target.hasPointerCapture(pointerId)) target.releasePointerCapture(pointerId); // a finger drags across cells
       point(event, true);
     });
-    addEventListener("pointerup", () => { pressed = false; });
-    svg.addEventListener("pointermove", (event) => point(event, pressed));
+    svg.addEventListener("pointermove", (event) => point(event, event.buttons === 1));
     svg.addEventListener("keydown", (event) => {
       const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
       if (!step && !(move && event.key === "Enter")) return;
@@ -112,5 +127,5 @@ const toyPage = (() => {
     };
   }
 
-  return { SVG, element, mathematics, state, keep, heatMap };
+  return { SVG, element, mathematics, heatMap, start };
 })();

@@ -1,9 +1,9 @@
 // The live panel: a trained model runs on the reader's input, with heads, layers and MLPs to switch off.
+// `root` holds the elements of live.html; `state` has `get(name)` and `keep(changes)`.
 "use strict";
-(() => {
-  const { state, keep, mathematics } = toyPage;
-  const at = (id) => document.getElementById(`live-${id}`);
-  const panel = JSON.parse(at("data").textContent), { task, vocabulary } = panel;
+function toyLive(root, panel, state) {
+  const { mathematics } = toyPage, { task, vocabulary } = panel;
+  const at = (id) => root.querySelector(`#live-${id}`);
   const mean = (x) => x.reduce((sum, value) => sum + value, 0) / x.length;
   const ids = (names) => names.map((name) => vocabulary.indexOf(name));
   const names = (tokens) => tokens.map((token) => vocabulary[token]);
@@ -70,8 +70,8 @@
         const shares = patterns["decoder.cross"][0];
         return answer.map((_, region) => {
           const ones = links.filter(([label]) => label === region).map(([, key]) => shares[region][key]);
-          const n = ones.length, k = task.bias[at("seed").value][region], law = n / (n + k);
-          const more = `n / (n + K) = ${law.toFixed(3)} for n = ${n}, K = ${k.toFixed(2)}`;
+          const n = ones.length, k = task.bias?.[at("seed").value][region], law = n / (n + k);
+          const more = k === undefined ? "" : `n / (n + K) = ${law.toFixed(3)} for n = ${n}, K = ${k.toFixed(2)}`;
           const value = ones.reduce((sum, share) => sum + share, 0);
           return { name: `region ${region + 1}: attention on its ones`, value, mark: law, more };
         });
@@ -95,6 +95,20 @@
         name: "refused: share of NULL", value: mean(answer.map((name) => Number(name === "NULL"))),
       }],
     },
+    tokens: { // any other task: predictions at every position, or of a held-out row at its scored positions
+      hint: () => `Tokens of a row (${vocabulary.join(" ")})`,
+      read: (text) => allow(text.trim().split(/\s+/), vocabulary, 1, task.longest),
+      run(words, hook) {
+        const predicted = toyModel.forward(model(), ids(words), hook).map((row) => vocabulary[toyModel.argmax(row)]);
+        const { links = [], targets } = task.rows[words.join(" ")] ?? {};
+        return { rows: words, columns: words, links, answer: targets ? targets.map(([n]) => predicted[n]) : predicted };
+      },
+      solve: (words) => task.rows[words.join(" ")]?.targets.map(([, target]) => target),
+      measure({ answer }, _, __, solution) {
+        if (!solution) return [];
+        return [{ name: "correct share of the scored tokens", value: mean(answer.map((name, n) => Number(name === solution[n]))) }];
+      },
+    },
     steering: {
       hint: () => `x0 and ${task.length} steps, digits ${task.digits.join(" ")}`,
       read: (text) => allow(text.trim().split(/\s+/), task.digits, task.length + 1),
@@ -116,7 +130,7 @@
   };
 
   const kind = KINDS[panel.kind], models = {};
-  let gains = {}, off = [], moved = {}, result = null, patterns = {}, mixed = {};
+  let gains = {}, off = [], moved = {}, result = null, solution, patterns = {}, mixed = {};
 
   const chosen = () => panel.models[at("seed").selectedIndex];
   function model() { // of the chosen seed; fine-tuned, with the chosen multiple of the change
@@ -175,7 +189,8 @@
         if (point.endsWith(".pattern")) patterns[point.slice(0, -8)] = edited;
         return edited;
       });
-      answer(result.answer, kind.solve(words));
+      solution = kind.solve(words);
+      answer(result.answer, solution);
     } catch (error) {
       at("error").textContent = error.message;
       return;
@@ -185,11 +200,11 @@
     size = key;
     pattern.draw((query, k) => shown()[query]?.[k] ?? 0);
     pattern.again();
-    at("quantity").replaceChildren(...kind.measure(result, shown(), patterns).map(gauge));
+    at("quantity").replaceChildren(...kind.measure(result, shown(), patterns, solution).map(gauge));
     at("scale-at").textContent = Number(at("scale").value).toFixed(2);
     at("gain").value = gains[site(at("head").value)] ?? 1;
     at("gain-at").textContent = Number(at("gain").value).toFixed(1);
-    for (const box of document.querySelectorAll("#live-parts input")) box.checked = parts[box.value].on();
+    for (const box of root.querySelectorAll("#live-parts input")) box.checked = parts[box.value].on();
   }
 
   function make(name, className, text, ...children) {
@@ -199,13 +214,13 @@
     return made;
   }
 
-  function answer(tokens, solution) { // a refusal is no wrong token
-    const wrong = (token, n) => panel.kind !== "refusal" && token !== solution[n];
+  function answer(tokens, solution) { // a refusal is no wrong token, and the solution of a typed row may be unknown
+    const wrong = (token, n) => panel.kind !== "refusal" && solution && token !== solution[n];
     at("answer").replaceChildren(
       make("dt", "", "the model writes"),
       make("dd", "", "", ...tokens.map((token, n) => make("span", wrong(token, n) ? "wrong" : "", `${token} `))),
       make("dt", "", panel.kind === "refusal" ? "the transform" : "correct"),
-      make("dd", "", solution.join(" ")),
+      make("dd", "", solution ? solution.join(" ") : "known for the held-out examples"),
     );
   }
 
@@ -249,7 +264,7 @@
     const gainList = Object.entries(gains).filter(([, gain]) => gain !== 1).map((entry) => entry.join(":"));
     const movedList = Object.entries(moved).flatMap(([head, keys]) =>
       Object.entries(keys).map((entry) => [head, ...entry].join(":")));
-    keep({
+    state.keep({
       input: at("input").value,
       head: at("head").value,
       seed: panel.models.length > 1 ? at("seed").value : "",
@@ -301,4 +316,4 @@
   for (const id of ["input", "scale"]) at(id).addEventListener("input", changed);
   for (const id of ["head", "vector"]) at(id).addEventListener("change", changed);
   at("reset").addEventListener("click", () => { gains = {}; off = []; moved = {}; at("scale").value = 1; changed(); });
-})();
+}

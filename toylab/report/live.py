@@ -7,19 +7,21 @@ name in the page.
 from __future__ import annotations
 
 import json
+import zlib
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, Literal
+from math import inf
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from toylab.model.encoder_decoder import EncoderDecoder
 from toylab.model.transformer import Transformer
-
-PANEL_SIZE = 1_050_000
-"""Most characters of models in a page; the models after that are left out, so that a page stays below 1.5 MB."""
+from toylab.report.task_panels import task_panel
+from toylab.tasks import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,36 +29,44 @@ class LivePanel:
     """A panel of a page in which trained models run on the reader's input.
 
     Attributes:
-        kind: the task, and with it the form of the input, the reference solution and the measured quantity.
+        task: the task of the models, and with it the form of the input, the reference solution and the measured
+            quantity (`task_panel`).
         caption: what the panel shows.
         claim: id of the claim that the panel is about, the headline of the page.
-        vocabulary: token names by id.
         examples: title and text of held-out inputs, as a reader would type them.
         models: models by title, in the order of choice.
-        task: facts of the task by name; see `live.js`.
+        facts: measured facts by name, in addition to those of the task; see `live.js`.
         start: by title, the head shown first, such as "1.3".
         bases: by title, the model before fine-tuning, to add a multiple of the change to it.
         vectors: by title, steering vectors by hook point.
         threshold: from which value the quantity counts as the claim's, if there is one.
     """
 
-    kind: Literal["iteration", "counting", "refusal", "steering"]
+    task: Task
     caption: str
     claim: str
-    vocabulary: Sequence[str]
     examples: Sequence[tuple[str, str]]
     models: Mapping[str, Transformer | EncoderDecoder]
-    task: Mapping[str, Any]
     start: Mapping[str, str]
+    facts: Mapping[str, Any] = field(default_factory=dict)
     bases: Mapping[str, Transformer] = field(default_factory=dict)
     vectors: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     threshold: float | None = None
 
 
-def panel_record(panel: LivePanel) -> dict[str, Any]:
-    """The panel in JSON form, with as many models as fit into `PANEL_SIZE`, at least one."""
+def panel_record(panel: LivePanel, room: float | int = inf) -> dict[str, Any]:
+    """The panel in JSON form, with as many models as fit into `room` characters of a page, at least one."""
+    form = task_panel(panel.task, any(isinstance(model, EncoderDecoder) for model in panel.models.values()))
+    record = {
+        "kind": form.kind,
+        "vocabulary": panel.task.vocabulary,
+        "examples": panel.examples,
+        "task": {**form.facts, **panel.facts},
+        "start": panel.start,
+        "threshold": panel.threshold,
+    }
     models: list[dict[str, Any]] = []
-    size = 0
+    size = len(compressed(record))
     for title, model in panel.models.items():
         entry: dict[str, Any] = {"title": title, "model": model_record(model)}
         if title in panel.bases:
@@ -65,12 +75,17 @@ def panel_record(panel: LivePanel) -> dict[str, Any]:
             entry["vectors"] = {
                 point: [float(f"{x:.7g}") for x in vector.tolist()] for point, vector in panel.vectors[title].items()
             }
-        size += len(json.dumps(entry))
-        if models and size > PANEL_SIZE:
+        size += 0 if room == inf else len(compressed(entry))
+        if models and size > room:
             break
         models.append(entry)
-    names = ("kind", "vocabulary", "examples", "task", "start", "threshold")
-    return {name: getattr(panel, name) for name in names} | {"models": models}
+    return record | {"models": models}
+
+
+def compressed(data: Any) -> str:
+    """The base64 of deflated JSON, as pages hold their data."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    return b64encode(zlib.compress(text.encode(), 9)).decode()
 
 
 def model_record(model: Transformer | EncoderDecoder) -> dict[str, Any]:
@@ -110,5 +125,7 @@ def change_record(base: nn.Module, tuned: nn.Module) -> dict[str, Any]:
 
 
 def _packed(tensor: Tensor) -> dict[str, Any]:
-    data = tensor.detach().to("cpu", torch.float32).numpy().astype("<f4").tobytes()
-    return {"shape": list(tensor.shape), "data": b64encode(data).decode()}
+    """Bytes by significance, which deflate shortens by a tenth; it finds nothing in whole numbers."""
+    numbers = np.ascontiguousarray(tensor.detach().to("cpu", torch.float32).numpy().astype("<f4"))
+    planes = numbers.reshape(-1).view(np.uint8).reshape(-1, 4).T
+    return {"shape": list(tensor.shape), "data": b64encode(planes.tobytes()).decode()}

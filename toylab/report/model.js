@@ -84,13 +84,20 @@ const toyModel = (() => {
 
   const buffer = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0)).buffer;
 
-  // A model from {kind, config, weights: {name: {shape, data}}}, where data is the base64 of float32.
+  // Float32 numbers whose bytes are stored by significance: first the lowest byte of all, then the next.
+  function numbers(text) {
+    const planes = new Uint8Array(buffer(text)), size = planes.length / 4, bytes = new Uint8Array(4 * size);
+    planes.forEach((byte, at) => { bytes[4 * (at % size) + Math.floor(at / size)] = byte; });
+    return new Float32Array(bytes.buffer);
+  }
+
+  // A model from {kind, config, weights: {name: {shape, data}}}, where data is the base64 of `numbers`.
   function load({ kind, config, weights }) {
     if (kind === "Transformer") check(config, FIELDS);
     else if (kind === "EncoderDecoder") check(config.encoder, FIELDS), check(config, DECODER_FIELDS);
     else throw new Error(`${kind}: this page computes a Transformer or an EncoderDecoder`);
     const tensors = Object.entries(weights).map(([name, { shape, data }]) =>
-      [name, { rows: shape.length > 1 ? shape[0] : 1, columns: shape.at(-1), data: new Float32Array(buffer(data)) }]);
+      [name, { rows: shape.length > 1 ? shape[0] : 1, columns: shape.at(-1), data: numbers(data) }]);
     return { kind, config, weights: Object.fromEntries(tensors) };
   }
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -20,7 +19,9 @@ from matplotlib.figure import Figure
 
 from toylab.report.bars import BarHistory
 from toylab.report.canvas import set_narrow, to_svg, whole_figure
-from toylab.report.live import LivePanel, panel_record
+from toylab.report.inline import inline_svg
+from toylab.report.live import LivePanel, compressed, panel_record
+from toylab.report.viewer import history_record
 from toylab.training.attention_history import HistoryPage
 from toylab.verdicts.judgement import (
     Judgement,
@@ -137,23 +138,19 @@ def render_page(
         for name, item in zip(names, pictures, strict=True)
     ]
     panels = [
-        *([] if film is None else [_viewer(film)]),
-        *([] if live is None else [_live_panel(live)]),
+        *([] if film is None else [_film_section(film)]),
+        *([] if live is None else [live_section(live.caption)]),
     ]
-    viewer = "bars.js" if isinstance(film, BarHistory) else "viewer.js"
-    scripts = ["heatmap.js"] * bool(panels) + [viewer] * (film is not None)
-    scripts += ["model.js", "live.js"] * (live is not None)
-    return fill_template(
-        "page.html",
-        title=escape(title),
-        headline=_headline(claims, "" if live is None else live.claim),
+    data = "" if film is None else _data_element("viewer", _film_record(film))
+    parts = {
+        "headline": _headline(claims, "" if live is None else live.claim),
         # Without a viewer, the first screen shows the first figure.
-        panels="\n".join(panels or drawn[:1]),
-        introduction=mathematics(introduction),
-        seeds="\n".join(f"<p class=note>{escape(note)}</p>" for note in (seeds, sham_summary(claims)) if note),
-        summary=escape(verdict_counts(claims)),
-        claims="\n".join(
-            Template(_read("claims.html")).substitute(
+        "panels": "\n".join(panels or drawn[:1]),
+        "introduction": mathematics(introduction),
+        "seeds": "\n".join(f"<p class=note>{escape(note)}</p>" for note in (seeds, sham_summary(claims)) if note),
+        "summary": escape(verdict_counts(claims)),
+        "claims": "\n".join(
+            Template(read_source("claims.html")).substitute(
                 title=kind,
                 number=len(of_kind),
                 open=" open" if of_kind[0].kind == "paper" else "",
@@ -162,58 +159,75 @@ def render_page(
             )
             for kind, of_kind in by_kind(claims).items()
         ),
-        pictures="\n".join(drawn if panels else drawn[1:]),
-        command=escape(command),
-        cost=escape(cost),
-        settings=escape(json.dumps(settings, indent=1, ensure_ascii=False)),
-        scripts=script_element(*scripts),
-    )
+        "pictures": "\n".join(drawn if panels else drawn[1:]),
+        "command": escape(command),
+        "cost": escape(cost),
+        "settings": escape(json.dumps(settings, indent=1, ensure_ascii=False)),
+        "scripts": _scripts(film, live),
+    }
+    if live is not None:
+        room = PAGE_SIZE - len(fill_template("page.html", escape(title), **parts, data=data).encode())
+        data += _data_element("live", panel_record(live, room))
+    return fill_template("page.html", escape(title), **parts, data=data)
+
+
+PAGE_SIZE = 1_450_000
+"""Most bytes of a page: models of the live panel that would not fit are left out, but for the first."""
 
 
 def script_element(*names: str) -> str:
     """The script element with these scripts; empty without any."""
-    return "<script>\n" + "\n".join(map(_read, names)) + "</script>" if names else ""
+    return "<script>\n" + "\n".join(map(read_source, names)) + "</script>" if names else ""
 
 
 def fill_template(name: str, title: str, **parts: str) -> str:
     """A complete page from a template; `title` and `parts` are HTML."""
-    main = Template(_read(name)).substitute(title=title, key=_read("key.html"), **parts)
-    return Template(_read("frame.html")).substitute(title=title, style=_read("page.css"), main=main)
+    main = Template(read_source(name)).substitute(title=title, key=read_source("key.html"), **parts)
+    return Template(read_source("frame.html")).substitute(title=title, style=read_source("page.css"), main=main)
 
 
-def _read(name: str) -> str:
+def read_source(name: str) -> str:
+    """The text of a file of this package: a template, a style or a script."""
     return files("toylab.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _viewer(film: HistoryPage | BarHistory) -> str:
-    """The viewer of a training with its data."""
-    if isinstance(film, BarHistory):
-        data = _script_data(asdict(film))
-        return Template(_read("bars.html")).substitute(
-            title=escape(film.title), caption=mathematics(film.caption), data=data
-        )
-    data = {
-        "steps": film.steps,
-        "curves": film.curves,
-        "start": film.start,
-        "scenes": [
-            {**scene, "shape": list(patterns.shape), "patterns": b64encode(patterns.numpy().tobytes()).decode()}
-            for scene, patterns in zip(film.scenes, film.patterns, strict=True)
-        ],
-    }
-    return Template(_read("viewer.html")).substitute(
-        title=escape(film.title), caption=mathematics(film.caption), data=_script_data(data)
-    )
+def viewer_section(title: str, caption: str, name: str = "viewer.html") -> str:
+    """The elements of a viewer of attention patterns or (`bars.html`) of bars, as HTML."""
+    return Template(read_source(name)).substitute(title=escape(title), caption=mathematics(caption))
 
 
-def _live_panel(live: LivePanel) -> str:
-    data = _script_data(panel_record(live))
-    return Template(_read("live.html")).substitute(caption=mathematics(live.caption), data=data)
+def _film_section(film: HistoryPage | BarHistory) -> str:
+    return viewer_section(film.title, film.caption, "bars.html" if isinstance(film, BarHistory) else "viewer.html")
 
 
-def _script_data(data: Any) -> str:
-    """JSON for a script element, which an escaped "<" cannot close."""
-    return json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+def _film_record(film: HistoryPage | BarHistory) -> dict[str, Any]:
+    return asdict(film) if isinstance(film, BarHistory) else history_record(film)
+
+
+def live_section(caption: str) -> str:
+    """The elements of the live panel, as HTML."""
+    return Template(read_source("live.html")).substitute(caption=mathematics(caption))
+
+
+def _data_element(panel: str, data: Any) -> str:
+    return f'<script type="application/json" id="{panel}-data">"{compressed(data)}"</script>\n'
+
+
+SCRIPTS = {
+    "toyViewer": ("heatmap.js", "viewer.js"),
+    "toyBars": ("heatmap.js", "bars.js"),
+    "toyLive": ("heatmap.js", "model.js", "live.js"),
+}
+"""By the function that starts a panel, its scripts in the order in which they are read."""
+
+
+def _scripts(film: HistoryPage | BarHistory | None, live: LivePanel | None) -> str:
+    panels = {} if film is None else {"viewer": "toyBars" if isinstance(film, BarHistory) else "toyViewer"}
+    panels |= {} if live is None else {"live": "toyLive"}
+    names = dict.fromkeys(script for function in panels.values() for script in SCRIPTS[function])
+    calls = ", ".join(f"{section}: {function}" for section, function in panels.items())
+    code = "\n".join([*map(read_source, names), f"toyPage.start({{ {calls} }});"])
+    return f"<script>\n{code}\n</script>" if panels else ""
 
 
 Threshold = tuple[float | int | None, float | int | None]
@@ -347,13 +361,9 @@ def _as_text(value: Any) -> str:
 def _picture(name: str, picture: Picture, heading: str) -> str:
     forms = {" wide": picture.svg, " narrow": picture.narrow} if picture.narrow else {"": picture.svg}
     attributes = f'role=img aria-label="{escape(picture.caption)}" tabindex=0'
-    drawings = "\n".join(f'<div class="drawing{form}" {attributes}>{_inline(svg)}</div>' for form, svg in forms.items())
+    drawings = "\n".join(
+        f'<div class="drawing{form}" {attributes}>{inline_svg(svg)}</div>' for form, svg in forms.items()
+    )
     return f"""<figure id="{name}"><{heading}>{mathematics(picture.title)}</{heading}>
 {drawings}
 <figcaption>{mathematics(picture.caption)}</figcaption></figure>"""
-
-
-def _inline(svg: str) -> str:
-    drawing = re.sub(r"^.*?(?=<svg)", "", svg, flags=re.DOTALL)  # drop the XML prologue
-    # Coordinates to a hundredth of a point: a fifth of the size of a page.
-    return re.sub(r"<[^>]+>", lambda tag: re.sub(r"(?<![\d.])([1-9]\d*\.\d\d)\d+", r"\1", tag[0]), drawing)

@@ -1,36 +1,43 @@
-// The attention of a model through its training: a slider over evaluations, a pattern, and curves with a cursor.
+// Attention patterns of a model, through its training if there are several steps: a slider, a pattern, and curves.
+// `root` holds the elements of viewer.html; `state` has `get(name)` and `keep(changes)`.
 "use strict";
-(() => {
-  const { SVG, element, state, keep, mathematics } = toyPage;
-  const at = (id) => document.getElementById(`viewer-${id}`);
-  const film = JSON.parse(at("data").textContent);
-  const scenes = film.scenes.map((scene) => ({
-    ...scene,
-    bytes: Uint8Array.from(atob(scene.patterns), (letter) => letter.charCodeAt(0)),
-  }));
-  const [, layers, heads] = scenes[0].shape, last = film.steps.length - 1;
+function toyViewer(root, film, state) {
+  const { SVG, element, mathematics } = toyPage;
+  const at = (id) => root.querySelector(`#viewer-${id}`);
+  // Of a layer in a scene: `data`, the base64 of patterns times `film.levels` by (step, head, query, key), and `queries`
+  // and `keys`, if they are not the names of the scene.
+  function unpacked({ data, ...layer }) {
+    const { buffer } = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
+    return { ...layer, levels: film.levels > 255 ? new Uint16Array(buffer) : new Uint8Array(buffer) };
+  }
+  const scenes = film.scenes.map((scene) => ({ ...scene, layers: scene.layers.map(unpacked) }));
+  const last = film.steps.length - 1;
   let timer = null;
 
   const scene = () => scenes[Number(at("scene").value)];
   const frame = () => Number(at("step").value);
   const head = () => at("head").value.split(".").map(Number);
   const pattern = toyPage.heatMap(at("pattern"), (query, key) => {
-    const { names, queries } = scene();
-    const from = queries ? queries[query] : `position ${query} (${names[query]})`;
-    at("cell").textContent = `${from} attends to position ${key} (${names[key]}): ${weight(query, key).toFixed(3)}`;
+    const { names: tokens } = scene(), [queries, keys] = sides();
+    const told = (names, n) => (names === tokens ? `position ${n} (${names[n]})` : names[n]);
+    at("cell").textContent = `${told(queries, query)} attends to ${told(keys, key)}: ${weight(query, key).toFixed(3)}`;
   });
 
+  function sides() { // the names of queries and keys
+    const { names, queries: labels = names, layers } = scene(), { queries = labels, keys = names } = layers[head()[0]];
+    return [queries, keys];
+  }
+
   function weight(query, key, at = frame()) {
-    const { shape: [, , , queries, keys], bytes } = scene();
-    const [layer, number] = head();
-    return bytes[(((at * layers + layer) * heads + number) * queries + query) * keys + key] / 255;
+    const [layer, number] = head(), [queries, keys] = sides(), { levels } = scene().layers[layer];
+    const row = (at * film.layers[layer].heads + number) * queries.length + query;
+    return levels[row * keys.length + key] / film.levels;
   }
 
   function build() { // with the links of the head's own job: those that it attends to at the end, if not known
-    const { names, queries, links } = scene();
+    const { links, queries } = scene();
     const attended = (pairs) => pairs.reduce((sum, [query, key]) => sum + weight(query, key, last), 0) / pairs.length;
-    const own = Object.values(links).filter((pairs) => queries || attended(pairs) > 0.5).flat();
-    pattern.build(queries ?? names, names, own);
+    pattern.build(...sides(), Object.values(links).filter((pairs) => queries || attended(pairs) > 0.5).flat());
     pattern.showLinks(at("links").checked);
   }
 
@@ -38,11 +45,11 @@
     pattern.draw(weight);
     at("at").textContent = film.steps[frame()];
     at("step").setAttribute("aria-valuetext", `step ${film.steps[frame()]}`);
-    for (const line of document.querySelectorAll("#viewer-curves .now")) {
+    for (const line of root.querySelectorAll("#viewer-curves .now")) {
       for (const end of ["x1", "x2"]) line.setAttribute(end, across(frame()));
     }
     for (const [name, values] of Object.entries(film.curves)) {
-      document.querySelector(`#viewer-curves [data-name="${CSS.escape(name)}"]`)
+      root.querySelector(`#viewer-curves [data-name="${CSS.escape(name)}"]`)
         .replaceChildren(...mathematics(`${name}: ${values[frame()].toFixed(3)}`));
     }
     pattern.again();
@@ -93,15 +100,18 @@
   function choose(n) { // by the reader, which ends the playing and changes the link
     stop();
     go(n);
-    keep({ step: film.steps[n], head: at("head").value, scene: at("scene").value });
+    state.keep({ step: film.steps[n], head: at("head").value, scene: at("scene").value });
   }
 
   scenes.forEach((one, n) => at("scene").append(new Option(one.title, n)));
-  for (let layer = 0; layer < layers; layer++) {
+  film.layers.forEach(({ title, heads }, layer) => {
     for (let number = 0; number < heads; number++) {
-      at("head").append(new Option(`layer ${layer}, head ${number}`, `${layer}.${number}`));
+      at("head").append(new Option(`${title}, head ${number}`, `${layer}.${number}`));
     }
-  }
+  });
+  at("steps").hidden = last === 0;
+  at("scenes").hidden = scenes.length < 2;
+  at("linked").hidden = scenes.every(({ links }) => !Object.keys(links).length);
   function restore(select, value) { // a value of the link counts only if it is an option
     if ([...at(select).options].some((option) => option.value === value)) at(select).value = value;
   }
@@ -123,4 +133,4 @@
   at("scene").addEventListener("change", () => { build(); choose(frame()); });
   at("play").addEventListener("click", () => (timer ? stop() : play()));
   addEventListener("beforeprint", () => { stop(); go(last); });
-})();
+}

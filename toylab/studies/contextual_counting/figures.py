@@ -104,19 +104,14 @@ def live(study: Any, results: Conditions, out: Path) -> LivePanel | None:
     rows = [task.strings(batch)[0][n].tolist() for batch in batches for n in range(2)]
     strings = ["".join(decode(task, row)) for row in rows]
     return LivePanel(
-        kind="counting",
+        task=task,
         caption="Type a string with regions [ ... ]: the model counts the ones of each. Red squares: the ones of a "
         "region. The attention of a label query on its n ones follows n / (n + K), where K is the weight of the other "
         "tokens, fitted on held-out strings of the longest length (vertical mark).",
         claim="count-in-decoder",
-        vocabulary=task.vocabulary,
         examples=[(string, string) for string in strings],
         models=models,
-        task={
-            "longest": 2 * task.max_length,
-            "regions": task.most,
-            "bias": {f"seed {s}": [circuit.k for circuit in result.circuits] for s, result in none.items()},
-        },
+        facts={"bias": {f"seed {s}": [circuit.k for circuit in result.circuits] for s, result in none.items()}},
         start=dict.fromkeys(models, "decoder.0"),
     )
 

@@ -76,25 +76,16 @@ def live(study: Any, results: Conditions, out: Path) -> LivePanel | None:
     models = models_of_condition(out, "main", sorted(main, key=lambda s: s != _best(main)))
     if not models:
         return None
-    values = np.arange(task.values)
     lengths = sorted({min(length, task.max_length) for length in (4, 6, 8, 10)}, reverse=True)
     batches = evaluate.by_length(task, study.seeds[0], lengths, 1)
     inputs = [decode(task, batch.tokens[0, 1 : length + 1].tolist()) for length, batch in batches.items()]
     return LivePanel(
-        kind="iteration",
+        task=task,
         caption="Type inputs x_1 ... x_L: the model writes the states s_1 ... s_L. Switch off the head, or drag its "
         "attention to another input, and the answers follow. Red squares: x_t, where s_t is predicted.",
         claim="head",
-        vocabulary=task.vocabulary,
         examples=[(" ".join(words), " ".join(words)) for words in inputs],
         models=models,
-        task={
-            "begin": task.vocabulary[task.task_token],
-            "inputs": [task.vocabulary[x] for x in task.inputs],
-            "longest": task.max_length,
-            "first": task.first_states(values).tolist(),
-            "next": [task.step(np.full_like(values, state), values).tolist() for state in values],
-        },
         start={f"seed {s}": f"{measured(r.head).layer}.{measured(r.head).head}" for s, r in main.items()},
         threshold=PEAKED_SHARE,
     )

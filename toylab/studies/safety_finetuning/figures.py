@@ -67,20 +67,12 @@ def live(study: Any, results: Conditions, out: Path) -> LivePanel | None:
     ]
     safe = batches["safe: to be answered"]
     return LivePanel(
-        kind="refusal",
+        task=task,
         caption="Type two operators and a text: the model applies both to every letter, or refuses with NULL. The "
         "slider adds a multiple of the weight change of SSFT to the base: 0 is the base, 1 the fine-tuned model.",
         claim="refuse",
-        vocabulary=task.vocabulary,
         examples=examples,
         models=models,
-        task={
-            "operators": task.operators,
-            "alphabet": task.vocabulary[: task.letters],
-            "letters": task.answer,
-            "pads": task.soft_slots,
-            "images": task.bijections.tolist(),
-        },
         start={title: "{}.{}".format(*strongest_head(model, safe, "operand")) for title, model in models.items()},
         bases=bases,
     )

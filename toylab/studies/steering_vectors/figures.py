@@ -55,18 +55,12 @@ def live(study: Settings, results: Conditions, out: Path) -> LivePanel | None:
     batch = held_out(task, study.seeds[0], 64)
     prompts = [" ".join(decode(task, row[1 : task.prompt - 1])) for row in batch.tokens[:4].tolist()]
     return LivePanel(
-        kind="steering",
+        task=task,
         caption="Type x0 and the steps: the base opens with DIRECT and guesses; with the vector it opens with THINK "
         "and writes the chain. Greedy decoding. Red squares: the step that the next state needs.",
         claim="first-token",
-        vocabulary=task.vocabulary,
         examples=[(prompt, prompt) for prompt in prompts],
         models=models,
-        task={
-            "digits": task.vocabulary[: task.p],
-            "length": task.length,
-            "permutation": task.permutation.tolist(),
-        },
         start={title: "{}.{}".format(*strongest_head(model, batch, "carry")) for title, model in models.items()},
         vectors=vectors,
     )
