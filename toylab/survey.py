@@ -20,6 +20,7 @@ from torch import nn
 
 from toylab.console import ToylabError, align_columns
 from toylab.model.config import ModelConfig
+from toylab.model.modes import evaluation_mode
 from toylab.model.transformer import Transformer
 from toylab.probes import Edit, link_mass, uniform_mass, watch, zero_heads
 from toylab.settings import check_range, check_settings, later_field
@@ -35,7 +36,6 @@ from toylab.training.batches import (
 )
 from toylab.training.evaluate import accuracy_of, attention_patterns, predict_tokens
 from toylab.training.loop import TrainConfig, Training, train
-from toylab.training.modes import evaluation_mode
 from toylab.training.optimizer import OptimizerFactory
 
 DEFAULT_MODEL = ModelConfig(positions="learned")
