@@ -10,13 +10,12 @@ from hypothesis import strategies as st
 
 from tests.examples import fewer
 from toylab import ModelConfig, Transformer
+from toylab.console import ToylabError
 from toylab.planted.handwritten import induction_head, iteration_head
 from toylab.probes import follow_links, link_mass, shift_links, watch
 from toylab.survey import (
-    STOP_AT,
     UNTIL_SOLVED,
     Recipe,
-    Survey,
     copy_accuracy,
     survey,
     train_on_task,
@@ -95,11 +94,6 @@ def test_the_table_says_what_was_found():
     assert max(map(len, lines)) <= 80
 
 
-@given(st.floats(0, 1), st.floats(0, 1))
-def test_a_task_that_is_not_solved_is_said_not_to_be(accuracy, rows):
-    assert ("not solved" in str(Survey(accuracy, rows, ()))) == (accuracy < STOP_AT)
-
-
 def test_what_was_learned_comes_with_what_was_reached():
     task, few = AssociativeRecall(), Recipe(train=replace(UNTIL_SOLVED, steps=4, rows=8))
     model, state = train_with_history(task, recipe=few)
@@ -135,3 +129,9 @@ def test_a_place_outside_the_row_is_refused(offset):
     batch = task.sample(stream(4), 5)
     with pytest.raises(ValueError, match=f"offset={offset}"):
         copy_accuracy(induction_head(task), batch, batch.links["induction"], offset)
+
+
+def test_a_module_without_heads_is_refused_with_the_names_that_it_lacks():
+    batch = AssociativeRecall().sample(stream(5), 5)
+    with pytest.raises(ToylabError, match=r"^Embedding: has no hook points .* blocks\.N\.attn\.pattern.*attn\.z$"):
+        survey(torch.nn.Embedding(40, 40), batch)

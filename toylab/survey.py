@@ -22,7 +22,7 @@ from toylab.console import ToylabError, align_columns
 from toylab.model.config import ModelConfig
 from toylab.model.modes import evaluation_mode
 from toylab.model.transformer import Transformer
-from toylab.probes import Edit, link_mass, uniform_mass, watch, zero_heads
+from toylab.probes import Edit, link_mass, points, uniform_mass, watch, zero_heads
 from toylab.settings import check_range, check_settings, later_field
 from toylab.tasks import Batch, ContextualCounting, Dyck, IteratedMap, ModularAddition, Task, held_out
 from toylab.training.batches import (
@@ -40,9 +40,7 @@ from toylab.training.optimizer import OptimizerFactory
 
 DEFAULT_MODEL = ModelConfig(positions="learned")
 """A small model; with learned positions every seed tried formed an induction head, with other encodings some did."""
-STOP_AT = 0.995
-"""Token accuracy from which a task counts as solved."""
-UNTIL_SOLVED = TrainConfig(steps=5000, stop_at=STOP_AT, cooldown=200)
+UNTIL_SOLVED = TrainConfig(steps=5000, stop_at=0.995, cooldown=200)
 """Train until the task is solved on held-out rows."""
 
 
@@ -116,7 +114,7 @@ class HeadReading:
 
 @dataclass(frozen=True)
 class Survey:
-    """Accuracy of a model and the heads that attend to each link. `str` gives a table and notes an unsolved task.
+    """Accuracy of a model and the heads that attend to each link; `str` gives a table.
 
     Attributes:
         accuracy: token accuracy under teacher forcing.
@@ -131,8 +129,7 @@ class Survey:
     heads: tuple[HeadReading, ...] = later_field(())
 
     def __str__(self) -> str:
-        solved = "" if self.accuracy >= STOP_AT else ": not solved"
-        lines = [f"accuracy: {self.accuracy:.3f} of the scored tokens, {self.rows:.3f} of the rows{solved}"]
+        lines = [f"accuracy: {self.accuracy:.3f} of the scored tokens, {self.rows:.3f} of the rows"]
         width = max((len(reading.link) for reading in self.readings), default=0)
         if self.readings:
             lines.append(f"{'link':<{width}}  head  attention  uniform  accuracy without it  without another")
@@ -268,7 +265,15 @@ def survey(model: nn.Module, batch: Batch) -> Survey:
     Args:
         model: a model with hook points `blocks.N.attn.pattern` and `blocks.N.attn.z`, and logits at every position.
         batch: held-out rows; links without edges are skipped.
+
+    Raises:
+        ToylabError: for a model without these hook points.
     """
+    if not any(".attn." in name for name in points(model)):
+        raise ToylabError(
+            f"{type(model).__name__}: has no hook points of attention heads; pass the pattern of each head through an "
+            "nn.Identity called blocks.N.attn.pattern, and the output of each head through blocks.N.attn.z"
+        )
     unedited = accuracy_of(predict_tokens(model, batch), batch)
     with evaluation_mode(model), watch(model, "blocks.*.attn.pattern") as cache, torch.no_grad():
         model(tokens_for(model, batch.tokens))

@@ -58,8 +58,10 @@ def named_models(options: argparse.Namespace, rest: list[str]) -> list[StoredMod
     path = options.path
     if not exists(path):
         raise ToylabError(f"{path}: there is no such file or folder; give one that `toylab train` made")
-    if options.task is None and path.is_dir():
-        return stored_models(path)
+    if options.task is None:
+        if path.is_dir() or path.name == "model.safetensors":
+            return stored_models(path if path.is_dir() else path.parent)
+        raise ToylabError(f"{path}: names no task; give the one that the model was trained on: --task TASK --task.*")
     task_class = chosen_task(options, rest)
     if path.is_dir() and is_training(path):
         return stored_models(path, task_class)

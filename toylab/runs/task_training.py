@@ -154,8 +154,10 @@ def stored_models(path: Path | str, task_class: type | None = None) -> list[Stor
     jobs = [path] if run != path else [run / f"seed-{seed}" / JOB for seed in about["settings"]["seeds"]]
     files = [job / "model.safetensors" for job in jobs if exists(job / "model.safetensors")]
     if not files:
-        example = next(iter(sorted(run.glob("seed-*/*/model.safetensors"))), run / "seed-0/main/model").parent
-        raise ToylabError(f"{path}: holds no model; give the folder of one, such as {example}")
+        others = sorted(run.glob("seed-*/*/model.safetensors"))
+        keep = "run it, or if it is done, train its models with toylab.runs.store.train_and_keep, which stores them"
+        remedy = f"give the folder of one, such as {others[0].parent}" if others else keep
+        raise ToylabError(f"{path}: holds no model; {remedy}")
     task_of = _training_task if is_training(path) else _job_task
     return [
         StoredModel(
