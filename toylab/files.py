@@ -310,4 +310,4 @@ def _checksum(tensors: Mapping[str, Tensor], metadata: str) -> str:
     return digest.hexdigest()
 
 
-_REMEDY = "delete this file and rerun the command that wrote it; finished parts are kept"
+_REMEDY = "if toylab wrote it, delete it and rerun the command that did; finished parts are kept"

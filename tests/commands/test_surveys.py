@@ -61,7 +61,7 @@ def test_a_survey_is_the_same_of_a_folder_a_job_and_a_file(call, trained, tmp_pa
     file = trained / "seed-0" / "train" / "model.safetensors"
     named = ("--task", "copy", "--task.p", 3, "--task.lengths", 2, "--out", out)
     first = str(survey(load_model(file), survey_rows(TASK, 0)))
-    for words in ((file.parent, "--out", out), (file, "--out", out), (file, *named), (file.parent, *named)):
+    for words in ((file.parent, "--out", out), (file, "--out", out), (file, *named), (file.parent, "--task", "copy")):
         assert first in call("survey", *words).out
     assert first in whole.out
     heads = survey(load_model(file), survey_rows(TASK, 0)).head_table()
@@ -80,13 +80,17 @@ def test_a_model_without_a_task_is_refused(call, trained, tmp_path, tiny_run):
     check_refused(call("survey", file), "names no task", "--task TASK")
     check_refused(call("prove", file), "names no task", "--task TASK")
     check_refused(call("survey", file, "--task", "parity"), "has 10 tokens, and Parity has 9")
+    check_refused(call("survey", trained, "--task", "parity"), "holds a model of 'copy'; give --task copy")
+    check_refused(call("survey", trained, "--task", "copy", "--task.p", 3), "--task.p", "give none")
+    check_refused(call("survey", trained, "--colour", "red"), "--colour", "give none")
+    check_refused(call("report", trained), "no run of a study, but a training on copy", "toylab survey")
     check_refused(call("survey", tmp_path), "holds no trained model")
     check_refused(call("survey", tmp_path / "nowhere"), "there is no such file or folder")
     check_refused(call("survey", tiny_run), "holds no model", f"such as {tiny_run / 'seed-0'}")
     without = shutil.copytree(tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns("model.safetensors"))
     check_refused(call("survey", without / "seed-0" / "main"), "holds no model; run it", "train_and_keep")
     (without / "seed-0" / "main" / "model.safetensors").write_bytes(b"cut short")
-    check_refused(call("survey", without / "seed-0" / "main"), "is damaged", "rerun the command that wrote it")
+    check_refused(call("survey", without / "seed-0" / "main"), "is damaged", "delete it and rerun the command that did")
     check_refused(call("survey", trained, "--out", tmp_path / "x.txt"), "must end with .svg")
 
 

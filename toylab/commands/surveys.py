@@ -58,13 +58,13 @@ def named_models(options: argparse.Namespace, rest: list[str]) -> list[StoredMod
     path = options.path
     if not exists(path):
         raise ToylabError(f"{path}: there is no such file or folder; give one that `toylab train` made")
-    if options.task is None:
-        if path.is_dir() or path.name == "model.safetensors":
-            return stored_models(path if path.is_dir() else path.parent)
+    if options.task is None and not path.is_dir() and path.name != "model.safetensors":
         raise ToylabError(f"{path}: names no task; give the one that the model was trained on: --task TASK --task.*")
-    task_class = chosen_task(options, rest)
-    if path.is_dir() and is_training(path):
-        return stored_models(path, task_class)
+    task_class = None if options.task is None else chosen_task(options, rest)
+    if task_class is None or (path.is_dir() and is_training(path)):
+        if rest:
+            raise ToylabError(f"{rest[0]}: is no option here; the settings of the task are stored, so give none")
+        return stored_models(path if path.is_dir() else path.parent, task_class)
     flags_class = make_dataclass("TaskOfModel", [("task", task_class)], kw_only=True)
     task = complete(settings_from_flags(flags_class, None, options, rest).task, str(options.task))
     file = path / "model.safetensors" if path.is_dir() else path

@@ -97,6 +97,8 @@ def study_of_folder(name: str, folder: Path | str, study_class: type | None, com
             f"to run; if you trust that study, name it: {command.format(folder=folder, study=printed)}{hint} (study= "
             "in Python)"
         )
+    if name not in study_names():
+        raise ToylabError(f"{folder}: holds no run of a study, but a {name}; use toylab survey or toylab table")
     return load_study(name)
 
 

@@ -111,6 +111,8 @@ def named_optimizer(name: str, config: TrainConfig) -> tuple[OptimizerFactory | 
         make = load_object("optimizer", name)
         if not callable(make):
             raise ToylabError(f"optimizer={name}: is a {type(make).__name__}; name a class or a function")
+        if config.weight_decay:
+            raise ToylabError(f"train.weight_decay={config.weight_decay}: {name} sets its own; must be 0 here")
         return cast(OptimizerFactory, make), config
     known = {
         n: c
@@ -194,7 +196,10 @@ def _training_task(about: Mapping[str, Any], job: Path, task_class: type | None)
             f"name it: --task {name}"
         )
     classes = (task_class,) if task_class else TASKS
-    return convert_value(Union[classes], about["settings"]["task"], "task")  # noqa: UP007
+    try:
+        return convert_value(Union[classes], about["settings"]["task"], "task")  # noqa: UP007
+    except ToylabError as error:
+        raise ToylabError(f"{job}: holds a model of {name!r}; give --task {name} ({error})") from None
 
 
 def _job_task(about: Mapping[str, Any], job: Path, task_class: type | None) -> Any:
