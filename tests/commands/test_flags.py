@@ -118,6 +118,7 @@ RUN_MISTAKES = [
     (["--model.width", "30", "--model.heads", "4"], ["width=30", "multiple of heads=4"]),
     (["--train.steps", "-1"], ["steps=-1", "at least 0"]),
     (["--train.learning-rate", "-1"], ["learning_rate=-1"]),
+    (["--train.learning-rate", "-1e-3"], ["learning_rate=-0.001"]),
     (["--seeds", "0", "0"], ["seeds=(0, 0)", "different"]),
     (["--batches", "sliced"], ["sliced", "packed"]),
     (["--workers", "0"], ["workers=0", "at least 1"]),

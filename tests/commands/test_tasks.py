@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.commands.helpers import check_refused
 from tests.test_readme import example
 from toylab import tasks
 from toylab.model.checkpoint import load_model
@@ -137,6 +138,8 @@ def test_train_takes_a_task_with_a_required_field_and_asks_for_it(call, own):
     outcome = call("train", "own_task:Need", "--task.length", 5, *FEW, "--out", "deep/er")
     assert outcome.code == 0
     assert load_model("deep/er/seed-0/train/model.safetensors").context == 5
+    check_refused(call("survey", "deep/er"), "may not choose the code to run", "--task own_task:Need")
+    assert call("survey", "deep/er", "--task", "own_task:Need").code == 0
     bare = call("train", "own_task:Need", *FEW)
     assert bare.code == 2
     assert "--task.length" in bare.message

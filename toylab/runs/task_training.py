@@ -193,7 +193,7 @@ def _training_task(about: Mapping[str, Any], job: Path, task_class: type | None)
     if ":" in name and task_class is None:
         raise ToylabError(
             f"{job}: holds a model of {name!r}, and a folder may not choose the code to run; if you trust that task, "
-            f"name it: --task {name}"
+            f"give --task {name}"
         )
     classes = (task_class,) if task_class else TASKS
     try:
