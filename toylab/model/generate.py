@@ -75,9 +75,7 @@ def generate(
             tokens = torch.cat([tokens, column], dim=1)
             if stop is not None and bool(ended.all()):
                 break
-            if (
-                drop and kv_cache is not None and ended.float().mean() > 0.25
-            ):  # below that, copying the cache costs more
+            if drop and kv_cache is not None and ended.float().mean() > 0.25:  # below, copying the cache costs more
                 active = ~ended
                 rows, next_tokens, ended = rows[active], next_tokens[active], ended[active]
                 kv_cache.keep(active)
