@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from tests.commands.helpers import check_refused
-from tests.test_readme import example
 from toylab import tasks
 from toylab.model.checkpoint import load_model
 from toylab.runs import registry
@@ -55,6 +54,8 @@ def test_show_takes_the_settings_of_the_task_in_any_place(call):
 
 
 def test_check_tells_every_law_of_a_task_of_anybody(call, tmp_path, monkeypatch):
+    from tests.test_readme import example  # lazily: the check of faults has no README
+
     """A file in the current folder is enough, and a law that it breaks is told with the place to look at."""
     source = example("class Reverse:")
     (tmp_path / "sound_task.py").write_text(source)

@@ -19,7 +19,7 @@ def survey_models(options: argparse.Namespace, rest: list[str]) -> None:
     from toylab.model.checkpoint import load_model
     from toylab.model.transformer import Transformer
     from toylab.report.canvas import figure_bytes
-    from toylab.report.training import HeadTable, plot_heads
+    from toylab.report.training import plot_heads
     from toylab.runs.task_training import survey_rows
     from toylab.survey import survey
 
@@ -28,7 +28,7 @@ def survey_models(options: argparse.Namespace, rest: list[str]) -> None:
     if out.suffix not in (".svg", ".png", ".pdf"):
         raise ToylabError(f"out={out}: the name must end with .svg, .png or .pdf")
     refuse_unwritable("out", out)
-    tables = {}
+    surveys = {}
     for stored in models:
         model, vocabulary = load_model(stored.path), len(stored.task.vocabulary)
         if not isinstance(model, Transformer):
@@ -40,13 +40,8 @@ def survey_models(options: argparse.Namespace, rest: list[str]) -> None:
             )
         reading = survey(model.to(device), survey_rows(stored.task, stored.seed))
         print(f"{stored.name}: {reading}\n\n{reading.head_table()}\n")
-        tables[stored.name] = HeadTable(
-            {str(head): list(head.mass.values()) for head in reading.heads},
-            {link.link: link.uniform_mass for link in reading.readings},
-            [head.without for head in reading.heads],
-            reading.accuracy,
-        )
-    write_bytes(out, figure_bytes(plot_heads(tables), out.suffix[1:]))
+        surveys[stored.name] = reading
+    write_bytes(out, figure_bytes(plot_heads(surveys), out.suffix[1:]))
     print(f"Figure: {out}")
 
 
