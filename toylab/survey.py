@@ -20,9 +20,8 @@ from torch import nn
 
 from toylab.console import ToylabError, align_columns
 from toylab.model.config import ModelConfig
-from toylab.model.modes import evaluation_mode
 from toylab.model.transformer import Transformer
-from toylab.probes import Edit, link_mass, points, uniform_mass, watch, zero_heads
+from toylab.probes import Edit, link_mass, points, uniform_mass, zero_heads
 from toylab.settings import check_range, check_settings, later_field
 from toylab.tasks import Batch, ContextualCounting, Dyck, IteratedMap, ModularAddition, MultiHopRecall, Task, held_out
 from toylab.training.batches import (
@@ -31,7 +30,6 @@ from toylab.training.batches import (
     next_token_loss,
     pack,
     pad,
-    tokens_for,
     training_batches,
 )
 from toylab.training.evaluate import accuracy_of, attention_patterns, predict_tokens
@@ -284,11 +282,9 @@ def survey(model: nn.Module, batch: Batch) -> Survey:
             "nn.Identity called blocks.N.attn.pattern, and the output of each head through blocks.N.attn.z"
         )
     unedited = accuracy_of(predict_tokens(model, batch), batch)
-    with evaluation_mode(model), watch(model, "blocks.*.attn.pattern") as cache, torch.no_grad():
-        model(tokens_for(model, batch.tokens))
     links = {name: edges for name, edges in batch.links.items() if len(edges)}
     heads = []
-    for layer, pattern in enumerate(cache.values()):
+    for layer, pattern in enumerate(attention_patterns(model, batch)):
         masses = {name: link_mass(pattern, edges) for name, edges in links.items()}
         for head in range(pattern.shape[1]):
             ablated = predict_tokens(model, batch, {f"blocks.{layer}.attn.z": zero_heads(head)})
