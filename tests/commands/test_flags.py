@@ -96,7 +96,10 @@ MISTAKES = [
     (["train", "parity", "--seeds", "-1"], ["seeds=(-1,)", "at least 0"]),
     (["train", "parity", "--seeds", "3..1"], ["seeds=3..1", "must be"]),
     (["train", "dyck", "--growth", "5"], ["growth=5", "must be 0 for Dyck"]),
-    (["train", "parity", "--optimizer", "os:getcwd"], ["weight_decay=0.1", "os:getcwd sets its own", "must be 0"]),
+    (
+        ["train", "parity", "--optimizer", "os:getcwd"],
+        ["weight_decay=0.1", "os:getcwd sets its own", "give --train.weight-decay 0"],
+    ),
     (["train", "parity", "--device", "warp"], ["device=warp", "there are cpu"]),
     (["train", "parity", "--seed", "1"], ["no option --seed", "did you mean --seeds?"]),
     (["train", "parity", "--model.positions", "rope"], ["'rope'", "did you mean rotary?"]),
