@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from tests.examples import fewer
 from toylab import ModelConfig, Transformer
 from toylab.console import ToylabError
+from toylab.planted.disguise import add_heads
 from toylab.planted.handwritten import induction_head, iteration_head
 from toylab.probes import follow_links, link_mass, shift_links, watch
 from toylab.survey import (
@@ -50,6 +52,16 @@ def test_without_either_head_recall_is_chance():
             one.other_ablated_accuracy
             == {other.link: other.without for other in found.readings if other != one}.popitem()[1]
         )
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_a_head_without_output_is_worth_nothing_and_the_planted_one_everything(at):
+    task = AssociativeRecall(pairs=4)
+    planted = add_heads(induction_head(task), 2, at, np.random.default_rng(0))
+    found = survey(planted, task.sample(stream(0), 100))
+    assert {(one.layer, one.head) for one in found.readings} == {(0, at), (1, at)}
+    for head in found.heads:
+        assert (head.without < 0.4) if head.head == at else (head.without == 1)
 
 
 def test_the_iteration_circuit_is_read_as_the_detector_reads_it():
