@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from tests.studies.made_up import Between, made_up, number
 from toylab.studies.contextual_counting.claims import claims
-from toylab.studies.contextual_counting.claims_exact import claims_on_all_inputs
+from toylab.studies.contextual_counting.claims_exact import exact_claims
 from toylab.studies.contextual_counting.results import (
     CLASSES,
     CountingResult,
@@ -94,6 +94,4 @@ def golden(seed: int) -> HandwrittenResult:
 
 WORLD = Conditions({name: {seed: made(name, seed) for seed in SEEDS} for name in NAMES})
 WORLD["golden"] = {seed: golden(seed) for seed in SEEDS}
-DECLARED = claims(ENCODINGS, CAUSAL, LONGEST, PARTS, 32) + claims_on_all_inputs(
-    ContextualCounting(length=(24, 64)), ENCODINGS
-)
+DECLARED = claims(ENCODINGS, CAUSAL, LONGEST, PARTS, 32) + exact_claims(ContextualCounting(length=(24, 64)), ENCODINGS)

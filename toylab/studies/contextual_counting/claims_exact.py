@@ -26,7 +26,7 @@ IDENTITY = "computed: an identity, refuted by a single string"
 Read = Callable[[ExactCounting], Exact | None]
 
 
-def claims_on_all_inputs(task: ContextualCounting, encodings: Sequence[str]) -> list[Claim]:
+def exact_claims(task: ContextualCounting, encodings: Sequence[str]) -> list[Claim]:
     """All claims on all inputs of a family.
 
     Args:

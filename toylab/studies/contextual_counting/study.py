@@ -23,7 +23,7 @@ from toylab.runs.study import Job
 from toylab.settings import check_range, check_settings
 from toylab.studies.contextual_counting import measures as circuits
 from toylab.studies.contextual_counting.claims import claims
-from toylab.studies.contextual_counting.claims_exact import claims_on_all_inputs
+from toylab.studies.contextual_counting.claims_exact import exact_claims
 from toylab.studies.contextual_counting.data import count_accuracy, count_logits, for_model, learn_counting
 from toylab.studies.contextual_counting.exact import decide_on_all
 from toylab.studies.contextual_counting.figures import COUNTING_FILM, counting_history, draw, recorded_string
@@ -231,7 +231,7 @@ class ContextualCountingStudy:
         """The claims of the paper and our own, at these settings."""
         return [
             *claims(self.encodings, self.causal, self.task.max_length, self.parts, self.model.encoder.width),
-            *claims_on_all_inputs(self.task, self.encodings),
+            *exact_claims(self.task, self.encodings),
         ]
 
     def pictures(self, results: Conditions, out: Path) -> list[Picture]:
