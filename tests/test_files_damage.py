@@ -32,7 +32,7 @@ def intact(tmp_path_factory) -> Content:
 def test_tensors_cut_short_anywhere_are_refused_by_name_with_a_remedy(intact, tmp_path_factory, data):
     path = tmp_path_factory.mktemp("cut") / "file.safetensors"
     path.write_bytes(cut_short(intact, data))
-    with pytest.raises(ValueError, match=r"file\.safetensors: .*delete this file and run the same command again"):
+    with pytest.raises(ValueError, match=r"file\.safetensors: .*delete it and rerun the command that did"):
         read_tensors(path)
 
 
@@ -67,7 +67,7 @@ def test_tensors_of_another_format_are_refused_with_both_versions(tmp_path, head
 def test_what_is_not_json_is_refused_by_name_with_a_remedy(tmp_path_factory, content):
     path = tmp_path_factory.mktemp("json") / "file.json"
     path.write_text(content)
-    with pytest.raises(ValueError, match=r"file\.json: is damaged.*delete this file and run the same command again"):
+    with pytest.raises(ValueError, match=r"file\.json: is damaged.*delete it and rerun the command that did"):
         read_json(path)
 
 
@@ -93,7 +93,7 @@ def test_json_that_would_break_what_reads_it_is_refused_by_name_in_every_kind_of
     path = tmp_path / "file.json"
     path.write_text(text)
     for read in (read_json, files.read_record):
-        with pytest.raises(ToylabError, match=r"file\.json: is damaged, not readable as JSON \(.+\); delete"):
+        with pytest.raises(ToylabError, match=r"file\.json: is damaged, not readable as JSON \(.+\); if toylab"):
             read(path)
     for header in (text, json.dumps({"format": files.FORMAT, "checksum": files._checksum({}, text), "about": text})):
         save_file({}, tmp_path / "file.safetensors", {"toylab": header})

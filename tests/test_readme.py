@@ -23,6 +23,7 @@ from toylab.runs.table import load_runs
 from toylab.runs.task_training import StoredModel, TrainedModel
 from toylab.studies.iteration_head.study import IterationHeadStudy
 from toylab.survey import Survey
+from toylab.tasks import IGNORE, stream
 from toylab.training.loop import TrainConfig, train
 
 HOME = Path(__file__).parent.parent
@@ -119,6 +120,17 @@ def test_a_module_of_ones_own_is_trained(capsys):
     assert eval(capsys.readouterr().out)["loss"] < np.log(16)  # it has learned at least that a value follows
     with pytest.raises(ToylabError, match="segments: forward of Recurrent takes none"):
         exec(code.replace(", layout=pad", ""), {})
+
+
+def test_a_module_of_ones_own_is_surveyed(capsys):
+    code = example("class AttentionOnly")
+    with torch.random.fork_rng():
+        exec(code.replace("steps=600", "steps=3"), {})
+    assert [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()[1:]] == [
+        *("link", "previous token", "induction")
+    ]
+    with pytest.raises(ToylabError, match=r"^AttentionOnly: has no hook points of attention heads; pass the pattern"):
+        exec(code.replace("steps=600", "steps=0").replace("nn.Identity()", "nn.Sequential()"), {})
 
 
 def test_any_module_is_trained_with_an_optimizer_a_schedule_and_a_logger(capsys):
@@ -224,6 +236,17 @@ def test_the_property_tests_of_a_suite_pass():
     (laws,) = names["test_parity"].pytestmark
     for case in laws.args[1][-3:]:  # all are tried on all tasks elsewhere
         names["test_parity"](case)
+
+
+def test_an_iterated_map_of_ones_own_has_the_rows_of_its_reference_solution():
+    names = {}
+    exec(example("class Largest("), names)
+    task = names["Largest"]()
+    assert task.solve([task.vocabulary.index(word) for word in ("largest", "1", "4", "2", "EoI")])[:3] == [1, 4, 4]
+    batch = task.sample(stream(0, "largest"), 20)
+    for tokens, targets in zip(batch.tokens.tolist(), batch.targets, strict=True):
+        prompt = tokens[: tokens.index(task.vocabulary.index("EoI")) + 1]
+        assert task.solve(prompt) == targets[targets != IGNORE].tolist()
 
 
 def test_the_mutants_of_a_task_are_printed_with_their_laws(capsys):

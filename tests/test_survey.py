@@ -2,7 +2,9 @@
 
 import re
 from dataclasses import replace
+from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -10,20 +12,21 @@ from hypothesis import strategies as st
 
 from tests.examples import fewer
 from toylab import ModelConfig, Transformer
+from toylab.console import ToylabError
+from toylab.planted.disguise import add_heads
 from toylab.planted.handwritten import induction_head, iteration_head
 from toylab.probes import follow_links, link_mass, shift_links, watch
 from toylab.survey import (
-    STOP_AT,
     UNTIL_SOLVED,
     Recipe,
-    Survey,
     copy_accuracy,
     survey,
     train_on_task,
     train_with_history,
 )
-from toylab.tasks import AssociativeRecall, Parity, stream
+from toylab.tasks import IGNORE, AssociativeRecall, Dyck, MultiHopRecall, Parity, stream
 from toylab.tasks.strategies import instances
+from toylab.training.batches import BLOCK_STEPS, pad, training_batches
 
 some = fewer(0.3)
 
@@ -49,6 +52,16 @@ def test_without_either_head_recall_is_chance():
             one.other_ablated_accuracy
             == {other.link: other.without for other in found.readings if other != one}.popitem()[1]
         )
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_a_head_without_output_is_worth_nothing_and_the_planted_one_everything(at):
+    task = AssociativeRecall(pairs=4)
+    planted = add_heads(induction_head(task), 2, at, np.random.default_rng(0))
+    found = survey(planted, task.sample(stream(0), 100))
+    assert {(one.layer, one.head) for one in found.readings} == {(0, at), (1, at)}
+    for head in found.heads:
+        assert (head.without < 0.4) if head.head == at else (head.without == 1)
 
 
 def test_the_iteration_circuit_is_read_as_the_detector_reads_it():
@@ -95,11 +108,6 @@ def test_the_table_says_what_was_found():
     assert max(map(len, lines)) <= 80
 
 
-@given(st.floats(0, 1), st.floats(0, 1))
-def test_a_task_that_is_not_solved_is_said_not_to_be(accuracy, rows):
-    assert ("not solved" in str(Survey(accuracy, rows, ()))) == (accuracy < STOP_AT)
-
-
 def test_what_was_learned_comes_with_what_was_reached():
     task, few = AssociativeRecall(), Recipe(train=replace(UNTIL_SOLVED, steps=4, rows=8))
     model, state = train_with_history(task, recipe=few)
@@ -108,6 +116,67 @@ def test_what_was_learned_comes_with_what_was_reached():
         state.history[-1]["accuracy"] == survey(model, task.sample(stream(0, "validation"), 128, "validation")).accuracy
     )
     assert model.embedding.weight.equal(train_on_task(task, recipe=few).embedding.weight)
+
+
+class Parities(Parity):
+    """Notes the lengths of the rows of each training batch."""
+
+    noted: ClassVar[list] = []
+
+    def sample(self, rng, rows, split="train", **more):
+        self.noted.extend([self.lengths] * (split == "train"))
+        return super().sample(rng, rows, split, **more)
+
+
+class Hops(MultiHopRecall):
+    """Notes the hops of each training batch."""
+
+    noted: ClassVar[list] = []
+
+    def sample(self, rng, rows, split="train"):
+        self.noted.extend([self.hops] * (split == "train"))
+        return super().sample(rng, rows, split)
+
+
+SMALL = ModelConfig(layers=1, width=16)
+
+
+@pytest.mark.parametrize(
+    ("task", "first", "last"), [(Parities(lengths=(2, 9)), (2, 4), (2, 9)), (Hops(hops=3, pairs=(4, 6)), 1, 3)]
+)
+def test_rows_grow_to_the_whole_task(task, first, last):
+    task.noted.clear()
+    few = Recipe(model=SMALL, train=replace(UNTIL_SOLVED, steps=2 * BLOCK_STEPS + 1, rows=1), growth=BLOCK_STEPS)
+    train_with_history(task, recipe=few)
+    assert (task.noted[0], task.noted[-1]) == (first, last)
+    assert task.noted == sorted(task.noted)
+    task.noted.clear()
+    train_with_history(task, recipe=replace(few, growth=0, train=replace(few.train, steps=1)))
+    assert set(task.noted) == {last}
+
+
+@some
+@given(st.integers(0, 99), st.sampled_from([0.5, 1.0, 4.0]))
+def test_the_loss_of_the_end_token_is_weighted(seed, weight):
+    task, train = Parity(lengths=12), replace(UNTIL_SOLVED, steps=0, rows=5)
+    _, state = train_with_history(task, seed=seed, recipe=Recipe(model=SMALL, train=train, end_weight=weight))
+    (first,) = state.history
+    batch = training_batches(task, seed, 5, pad)(0)
+    nats = -batch.logits(Transformer.for_task(task, SMALL, seed)).detach().log_softmax(dim=-1)
+    total, weights = 0.0, 0.0
+    for row, position in (batch.targets != IGNORE).nonzero().tolist():
+        target = int(batch.targets[row, position])
+        share = weight if task.vocabulary[target] == "EoS" else 1.0
+        total, weights = total + share * float(nats[row, position, target]), weights + share
+    assert first["loss"] == pytest.approx(total / weights, rel=1e-4)
+
+
+@pytest.mark.parametrize(("name", "value", "task"), [("growth", 5, Dyck()), ("end_weight", 2.0, MultiHopRecall())])
+def test_a_recipe_of_another_kind_of_task_is_refused(name, value, task):
+    with pytest.raises(
+        ToylabError, match=rf"^{name}={value}: is for IteratedMap.*; must be .* for {type(task).__name__}$"
+    ):
+        train_with_history(task, recipe=replace(Recipe(), **{name: value}))
 
 
 def test_the_same_seed_trains_the_same_model():
@@ -135,3 +204,9 @@ def test_a_place_outside_the_row_is_refused(offset):
     batch = task.sample(stream(4), 5)
     with pytest.raises(ValueError, match=f"offset={offset}"):
         copy_accuracy(induction_head(task), batch, batch.links["induction"], offset)
+
+
+def test_a_module_without_heads_is_refused_with_the_names_that_it_lacks():
+    batch = AssociativeRecall().sample(stream(5), 5)
+    with pytest.raises(ToylabError, match=r"^Embedding: has no hook points .* blocks\.N\.attn\.pattern.*attn\.z$"):
+        survey(torch.nn.Embedding(40, 40), batch)

@@ -89,12 +89,10 @@ def _parser() -> tuple[argparse.ArgumentParser, Sequence[str]]:
     parser.add_argument("--print-completion", choices=("bash", "zsh"), action=_PrintCompletion, help=text)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def add(
-        name: str, action: Any, text: str, takes_settings: bool = False, add_help: bool | None = None
-    ) -> argparse.ArgumentParser:
+    def add(name: str, action: Any, text: str, takes_settings: bool = False, add_help: bool = False) -> Any:
         """Add a command; with `takes_settings`, every setting of its task or study is an option, and part of its help
         unless `add_help`."""
-        command = commands.add_parser(name, help=text, add_help=not takes_settings if add_help is None else add_help)
+        command = commands.add_parser(name, help=text, add_help=add_help or not takes_settings)
         command.set_defaults(action=action, parser=command, takes_settings=takes_settings, integer_bounds={})
         return command
 
@@ -118,52 +116,46 @@ class _PrintCompletion(argparse.Action):
 
 def _add_tasks(add: Callable) -> None:
     """The commands on tasks and probes."""
-    task_help = "a name from `toylab list`, or package.module:Class of your own task"
 
-    command = add("list", list_all, "list all studies and tasks")
+    def of_task(name: str, action: Any, text: str) -> argparse.ArgumentParser:
+        command = add(name, action, text, takes_settings=True)
+        text = "a name from `toylab list`, or package.module:Class of your own task"
+        command.add_argument("task", metavar="TASK", nargs="?", help=text)
+        return command
 
-    command = add("show", show_rows, "print generated rows of a task", takes_settings=True)
-    command.add_argument("task", metavar="TASK", nargs="?", help=task_help)
+    def of_model(name: str, action: Any, text: str) -> argparse.ArgumentParser:
+        command = add(name, action, text, takes_settings=True, add_help=True)
+        text = "a folder of `toylab train`, a job of a run such as RUN/seed-0/main, or a model file"
+        command.add_argument("path", metavar="FOLDER", type=Path, help=text)
+        command.add_argument("--task", help="task of a model file, or of your own study; its settings are --task.*")
+        return command
+
+    add("list", list_all, "list all studies and tasks")
+
+    command = of_task("show", show_rows, "print generated rows of a task")
     _add_integer(command, "rows", 3, "number of rows", 1, 10_000)
     _add_integer(command, "seed", 0, "seed of the rows", 0)
 
-    command = add(
-        "check", check_laws, "check a task against the laws that every task must satisfy", takes_settings=True
-    )
-    command.add_argument("task", metavar="TASK", nargs="?", help=task_help)
+    command = of_task("check", check_laws, "check a task against the laws that every task must satisfy")
     _add_integer(command, "examples", 30, "sampled batches per law", 1)
 
-    command = add("export", export_task, "write rows of a task to a file for other libraries", takes_settings=True)
-    command.add_argument("task", metavar="TASK", nargs="?", help=task_help)
+    command = of_task("export", export_task, "write rows of a task to a file for other libraries")
     _add_integer(command, "rows", 1000, "number of rows", 1)
     _add_integer(command, "seed", 0, "seed of the rows", 0)
     command.add_argument("--split", default="train", choices=SPLITS, help="split of the rows")
     command.add_argument("--format", default="jsonl", choices=("jsonl", "parquet"), help="JSON lines or Parquet")
     command.add_argument("--out", type=Path, help="file for the rows (default: TASK-SPLIT.FORMAT)")
 
-    command = add(
-        "train", train_model, "train a model on a task and report which heads attend to its links", takes_settings=True
-    )
-    command.add_argument("task", metavar="TASK", nargs="?", help=task_help)
+    command = of_task("train", train_model, "train a model on a task and report which heads attend to its links")
     _add_integer(command, "workers", 2, "number of parallel processes, each with one thread", 1)
     _add_device(command)
     command.add_argument("--out", type=Path, help="folder of the models (default: runs/train/TASK)")
 
-    command = add(
-        "survey",
-        survey_models,
-        "show what every head of a stored model attends to and does",
-        takes_settings=True,
-        add_help=True,
-    )
-    _add_model(command)
+    command = of_model("survey", survey_models, "show what every head of a stored model attends to and does")
     _add_device(command)
     command.add_argument("--out", type=Path, help=".svg, .png or .pdf file (default: FOLDER/survey.svg)")
 
-    command = add(
-        "prove", prove_property, "prove a property of a stored model on all inputs", takes_settings=True, add_help=True
-    )
-    _add_model(command)
+    command = of_model("prove", prove_property, "prove a property of a stored model on all inputs")
     text = "answers (default), free-running, attention:LINK or ideal-pattern:LINK, for the best head of a link"
     command.add_argument("--property", default="answers", metavar="NAME", help=text)
     command.add_argument("--lengths", metavar="1..6", help="lengths of the inputs (default: all that the task samples)")
@@ -186,21 +178,18 @@ def _add_studies(add: Callable) -> None:
     _add_study_arguments(command)
     text = "judge after 10, 20 and 30 consecutive seeds, and stop when every claim is decided"
     command.add_argument("--until-decided", action="store_true", help=text)
-    command.add_argument(
-        "--sham", action="store_true", help="also run every measurement on untrained weights, as a sham"
-    )
+    text = "also run every measurement on untrained weights, as a sham"
+    command.add_argument("--sham", action="store_true", help=text)
     command.add_argument("--out", type=Path, help="folder of the run (default: runs/STUDY-PRESET)")
 
     command = add("sweep", sweep_study, "run a study at every combination of settings in a grid", takes_settings=True)
     _add_study_arguments(command)
     text = "settings to vary, such as model.positions=none,rotary seed=0..19"
     command.add_argument("--grid", nargs="+", default=[], metavar="NAME=VALUES", help=text)
-    command.add_argument(
-        "--jobs", nargs="+", metavar="NAME", help="run only these jobs and their dependencies, such as main"
-    )
-    command.add_argument(
-        "--continue", type=Path, metavar="FOLDER", dest="resume", help="resume the sweep in this folder"
-    )
+    text = "run only these jobs and their dependencies, such as main"
+    command.add_argument("--jobs", nargs="+", metavar="NAME", help=text)
+    text = "resume the sweep in this folder"
+    command.add_argument("--continue", type=Path, metavar="FOLDER", dest="resume", help=text)
     command.add_argument("--out", type=Path, help="folder of the sweep (default: runs/STUDY-sweep)")
 
 
@@ -235,18 +224,11 @@ def _add_tables(add: Callable) -> None:
 
 def _add_bench(add: Callable) -> None:
     command = add("bench", measure_speed, "measure speed, compared with other libraries")
-    command.add_argument(
-        "work", metavar="WORK", nargs="*", help="benchmarks, or growth (default: all short benchmarks)"
-    )
+    text = "benchmarks, or growth (default: all short benchmarks)"
+    command.add_argument("work", metavar="WORK", nargs="*", help=text)
     command.add_argument("--device", help="device of the models (default: cpu; for gpu, cuda)")
     _add_format_arguments(command, markdown="a Markdown table")
     command.add_argument("--out", type=Path, default=Path("runs/bench"), help="folder for results and figures")
-
-
-def _add_model(command: argparse.ArgumentParser) -> None:
-    text = "a folder of `toylab train`, a job of a run such as RUN/seed-0/main, or a model file"
-    command.add_argument("path", metavar="FOLDER", type=Path, help=text)
-    command.add_argument("--task", help="task of a model file, or of your own study; its settings are --task.*")
 
 
 def _add_integer(
@@ -274,9 +256,8 @@ def _add_study_arguments(command: argparse.ArgumentParser) -> None:
 
 def _add_row_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("folder", type=Path, metavar="FOLDER")
-    command.add_argument(
-        "--where", nargs="+", default=[], metavar="NAME=VALUE", help="keep only rows with these values"
-    )
+    text = "keep only rows with these values"
+    command.add_argument("--where", nargs="+", default=[], metavar="NAME=VALUE", help=text)
     command.add_argument("--claims", action="store_true", help="one row per claim instead of per job")
 
 

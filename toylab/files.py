@@ -310,4 +310,4 @@ def _checksum(tensors: Mapping[str, Tensor], metadata: str) -> str:
     return digest.hexdigest()
 
 
-_REMEDY = "delete this file and run the same command again: what is finished stays, the rest is made anew"
+_REMEDY = "if toylab wrote it, delete it and rerun the command that did; finished parts are kept"

@@ -199,10 +199,12 @@ def _parse(annotation: Any, words: list[str]) -> Any:
 
 
 def _expand(word: str) -> list[str]:
-    """`0..3` and `0,1,2,3` as single numbers."""
+    """`0..3` and `0,1,2,3` as single numbers. Raises ValueError for a range without numbers."""
     parts = []
     for part in word.split(","):
         ends = re.fullmatch(r"(\d+)\.\.(\d+)", part)
+        if ends is not None and int(ends[1]) > int(ends[2]):
+            raise ValueError(part)
         parts += [part] if ends is None else map(str, range(int(ends[1]), int(ends[2]) + 1))
     return parts
 

@@ -7,10 +7,11 @@ import pytest
 
 from tests.commands.helpers import check_refused, hashes
 from toylab.model.checkpoint import load_model
+from toylab.runs.store import read_metrics
 from toylab.runs.table import load_runs
 from toylab.runs.task_training import survey_rows
 from toylab.survey import survey
-from toylab.tasks import Copy
+from toylab.tasks import Copy, stream
 
 FEW = (
     "--task.p 3 --task.lengths 2 --model.width 16 --model.heads 2 --model.position-width 4 --model.hidden 8 --growth 0"
@@ -61,9 +62,11 @@ def test_a_survey_is_the_same_of_a_folder_a_job_and_a_file(call, trained, tmp_pa
     file = trained / "seed-0" / "train" / "model.safetensors"
     named = ("--task", "copy", "--task.p", 3, "--task.lengths", 2, "--out", out)
     first = str(survey(load_model(file), survey_rows(TASK, 0)))
-    for words in ((file.parent, "--out", out), (file, *named), (file.parent, *named)):
+    for words in ((file.parent, "--out", out), (file, "--out", out), (file, *named), (file.parent, "--task", "copy")):
         assert first in call("survey", *words).out
     assert first in whole.out
+    other = load_model(trained / "seed-1" / "train" / "model.safetensors")
+    assert str(survey(other, survey_rows(TASK, 1))) in whole.out
     heads = survey(load_model(file), survey_rows(TASK, 0)).head_table()
     assert heads in whole.out
 
@@ -76,17 +79,34 @@ def test_a_survey_of_a_job_of_a_study_takes_the_task_of_its_condition(call, tiny
 
 
 def test_a_model_without_a_task_is_refused(call, trained, tmp_path, tiny_run):
-    file = trained / "seed-0" / "train" / "model.safetensors"
-    check_refused(call("survey", file), "task: is missing")
+    file = shutil.copy(trained / "seed-0" / "train" / "model.safetensors", tmp_path / "mine.safetensors")
+    check_refused(call("survey", file), "names no task", "--task TASK")
+    check_refused(call("prove", file), "names no task", "--task TASK")
     check_refused(call("survey", file, "--task", "parity"), "has 10 tokens, and Parity has 9")
+    check_refused(call("survey", trained, "--task", "parity"), "holds a model of 'copy'; give --task copy")
+    check_refused(call("survey", trained, "--task", "copy", "--task.p", 3), "--task.p", "give none")
+    check_refused(call("survey", trained, "--colour", "red"), "--colour", "give none")
+    check_refused(call("report", trained), "no run of a study, but a training on copy", "toylab survey")
     check_refused(call("survey", tmp_path), "holds no trained model")
     check_refused(call("survey", tmp_path / "nowhere"), "there is no such file or folder")
-    check_refused(call("survey", tiny_run), "holds no model", "give the folder of one")
+    check_refused(call("survey", tiny_run), "holds no model", f"such as {tiny_run / 'seed-0'}")
+    without = shutil.copytree(tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns("model.safetensors"))
+    check_refused(call("survey", without / "seed-0" / "main"), "holds no model; run it", "train_and_keep")
+    (without / "seed-0" / "main" / "model.safetensors").write_bytes(b"cut short")
+    check_refused(call("survey", without / "seed-0" / "main"), "is damaged", "delete it and rerun the command that did")
     check_refused(call("survey", trained, "--out", tmp_path / "x.txt"), "must end with .svg")
 
 
+def test_no_row_of_a_survey_is_a_row_of_the_training():
+    surveyed, trained = (set(map(tuple, b.tokens)) for b in (survey_rows(TASK, 0), TASK.sample(stream(0), 2000)))
+    assert surveyed
+    assert not surveyed & trained
+
+
 @pytest.mark.parametrize("name", ["SGD", "Adam"])
-def test_an_optimizer_is_named(call, tmp_path, name):
+def test_an_optimizer_is_named_and_gets_the_learning_rate(call, trained, tmp_path, name):
     assert call(*TRAIN, "--optimizer", name, "--train.weight-decay", 0.01, "--out", tmp_path / "out").code == 0
+    default, named = (read_metrics(out / "seed-0/train/metrics.jsonl") for out in (trained, tmp_path / "out"))
+    assert [entry["learning_rate"] for entry in named] == [entry["learning_rate"] for entry in default]
     misspelt = call(*TRAIN, "--optimizer", name[:-1] + "x", "--out", tmp_path / "other")
     check_refused(misspelt, f"no optimizer '{name[:-1]}x'", "did you mean")

@@ -8,6 +8,8 @@ from torch import nn
 
 from toylab import ModelConfig, Transformer
 from toylab.model.encoder_decoder import EncoderDecoderConfig
+from toylab.model.generate import generate
+from toylab.model.modes import evaluation_mode, training_mode
 from toylab.studies.contextual_counting import data as counting
 from toylab.studies.safety_finetuning import data as concept
 from toylab.studies.steering_vectors import data as reasoning
@@ -16,7 +18,7 @@ from toylab.tasks import AssociativeRecall, ContextualCounting, Parity, Reasonin
 from toylab.training import evaluate
 from toylab.training.attention_history import AttentionHistory, RecordedSequence
 from toylab.training.batches import prompt_tokens
-from toylab.training.modes import evaluation_mode, training_mode
+from toylab.training.loop import TrainConfig, train
 
 
 class Told(nn.Sequential):
@@ -118,6 +120,13 @@ MEASURES = {
         lambda m: counting.count_logits(m, counting.for_model(COUNTING, m, STRINGS)),
     ),
     "answers": lambda path: (noisy(REASONING), lambda m: reasoning.measure_answers(m, REASONING, PROMPTS, 1)),
+    "generate": lambda path: (noisy(PARITY), lambda m: generate(m, torch.ones(3, 2).long(), 4)),
+    "sample": lambda path: (
+        noisy(PARITY),
+        lambda m: generate(
+            m, torch.ones(3, 2).long(), 4, temperature=1.0, generator=torch.Generator().manual_seed(0), cache=False
+        ),
+    ),
     "outcomes": lambda path: (
         noisy(CONCEPT),
         lambda m: concept.written_outcomes(m, CONCEPT, held_out(CONCEPT, 0, 8, kind="safe")),
@@ -139,3 +148,18 @@ def test_a_measure_runs_the_model_in_evaluation_mode_and_leaves_it_in_training_m
     assert ran
     assert not any(ran)
     assert all(modes(model))
+
+
+def test_reinforcement_learning_samples_without_dropout_and_its_loss_has_dropout():
+    model, modes = Transformer.for_task(PARITY, ModelConfig(width=16, dropout=0.5)), []
+    model.register_forward_hook(lambda module, *_: modes.append((module.training, torch.is_grad_enabled())))
+
+    def samples(step: int) -> torch.Tensor:
+        source = torch.Generator().manual_seed(step)
+        return generate(model, torch.ones(3, 2).long(), 4, temperature=1.0, generator=source)
+
+    def loss(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+        return model(tokens).log_softmax(dim=-1)[:, :, 0].mean()
+
+    train(model, loss, samples, TrainConfig(steps=2))
+    assert modes[-10:] == 2 * [*4 * [(False, False)], (True, True)]

@@ -6,43 +6,61 @@ import argparse
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from toylab.commands.flags import Seeds, checked_device, chosen_study, print_json, settings_from_flags, usual_folder
 from toylab.console import ToylabError
 
 
 def run_study(options: argparse.Namespace, rest: list[str]) -> None:
-    """`toylab run`."""
-    if options.study == "all":
-        run_all(options, rest)
-        return
-    study = chosen_study(options, rest)
+    """`toylab run`, of one study or of all."""
+    every = options.study == "all"
+    chosen = settings_from_flags(Seeds, None, options, rest) if every else chosen_study(options, rest)
 
-    from toylab.runs import registry
+    from toylab.runs import registry, scoreboard
     from toylab.runs.dask import dask_executor
     from toylab.runs.jobs import JobsFailedError, JobsRefusedError, Run, execute_all
     from toylab.runs.judge import SHAM, is_decided, judge_and_report, judge_unfinished
     from toylab.runs.study import untrained_study
 
-    device = checked_device(options)
-    out = options.out or usual_folder(options.study, options.preset)
-    name = registry.study_name(type(study))
+    device, preset = checked_device(options), options.preset
+    if every:
+        presets = {n: registry.preset_settings(registry.load_study(n).STUDY, preset) for n in registry.study_names()}
+        studies = {name: replace(study, seeds=chosen.seeds or study.seeds) for name, study in presets.items()}
+        title, folder = "all studies", options.out or Path("runs")
+        own, judge = None, partial(scoreboard.finish_all, folder)
+    else:
+        title, folder = registry.study_name(type(chosen)), options.out or usual_folder(options.study, preset)
+        studies = {title: chosen}
+        own = type(chosen)
+        judge = partial(judge_and_report, folder, own)
+    looks = []
+    for name, study in studies.items():
+        run = Run(study, name, folder / f"{name}-{preset}" if every else folder, options.until_decided, device)
+        looks.append((run, looked_at(study.seeds, run.folder) if options.until_decided else iter([study.seeds])))
+    done: dict[Path, Run] = {}
     try:
         with dask_executor(options.scheduler) as cluster:
-            for seeds in looked_at(study.seeds, out) if options.until_decided else [study.seeds]:
-                run = Run(replace(study, seeds=seeds), name, out, options.until_decided, device)
-                execute_all([run], name, options.workers, executor=cluster)
-                if options.until_decided and is_decided(out, type(study)):
-                    break
+            while looks := [
+                (replace(run, study=replace(run.study, seeds=seeds)), later)
+                for run, later in looks
+                if (seeds := next(later, None)) is not None
+            ]:
+                done |= {run.folder: run for run, _ in looks}
+                execute_all([run for run, _ in looks], title, options.workers, executor=cluster)
+                looks = [
+                    (run, later) for run, later in looks if options.until_decided and not is_decided(run.folder, own)
+                ]
             if options.sham:
-                sham = Run(untrained_study(replace(study, seeds=seeds)), name, out / SHAM, device=device)
-                execute_all([sham], f"{name}, untrained", options.workers, executor=cluster)
+                shams = [
+                    Run(untrained_study(run.study), run.name, run.folder / SHAM, device=device) for run in done.values()
+                ]
+                execute_all(shams, f"{title}, untrained", options.workers, executor=cluster)
     except (JobsFailedError, JobsRefusedError):
-        judge_unfinished(out, judge_and_report, out, type(study))  # report the finished jobs before the error
+        judge_unfinished(folder, judge)  # report the finished jobs before the error
         raise
-    print(judge_and_report(out, type(study)))
+    print(judge())
 
 
 def looked_at(first: Sequence[int], out: Path | str) -> Iterator[tuple[int, ...]]:
@@ -63,52 +81,6 @@ def looked_at(first: Sequence[int], out: Path | str) -> Iterator[tuple[int, ...]
         if size > len(seeds):
             seeds += tuple(itertools.islice((seed for seed in following if seed not in seeds), size - len(seeds)))
             yield seeds
-
-
-def run_all(options: argparse.Namespace, rest: list[str]) -> None:
-    """`toylab run all`."""
-    common = settings_from_flags(Seeds, None, options, rest)
-
-    from toylab.runs import registry, scoreboard
-    from toylab.runs.dask import dask_executor
-    from toylab.runs.jobs import JobsFailedError, JobsRefusedError, Run, execute_all
-    from toylab.runs.judge import SHAM, is_decided, judge_unfinished
-    from toylab.runs.study import untrained_study
-
-    device, folder = checked_device(options), options.out or Path("runs")
-    runs = []
-    for name in registry.study_names():
-        study = registry.preset_settings(registry.load_study(name).STUDY, options.preset)
-        study = replace(study, seeds=common.seeds) if common.seeds else study
-        runs.append(Run(study, name, folder / f"{name}-{options.preset}", options.until_decided, device))
-    looks = [
-        looked_at(run.study.seeds, run.folder) if options.until_decided else iter([run.study.seeds]) for run in runs
-    ]
-    active = list(zip(runs, looks, strict=True))
-    done: dict[Path, Any] = {}
-    try:
-        with dask_executor(options.scheduler) as cluster:
-            while active := [
-                (replace(run, study=replace(run.study, seeds=seeds)), looks_left)
-                for run, looks_left in active
-                if (seeds := next(looks_left, None))
-            ]:
-                done |= {run.folder: run.study for run, _ in active}
-                execute_all([run for run, _ in active], "all studies", options.workers, executor=cluster)
-                active = [
-                    (run, looks_left)
-                    for run, looks_left in active
-                    if options.until_decided and not is_decided(run.folder)
-                ]
-            if options.sham:
-                shams = [
-                    Run(untrained_study(done[run.folder]), run.name, run.folder / SHAM, device=device) for run in runs
-                ]
-                execute_all(shams, "all studies, untrained", options.workers, executor=cluster)
-    except (JobsFailedError, JobsRefusedError):
-        judge_unfinished(folder, scoreboard.finish_all, folder)
-        raise
-    print(scoreboard.finish_all(folder))
 
 
 def print_claims(options: argparse.Namespace, rest: list[str]) -> None:

@@ -19,7 +19,7 @@ def survey_models(options: argparse.Namespace, rest: list[str]) -> None:
     from toylab.model.checkpoint import load_model
     from toylab.model.transformer import Transformer
     from toylab.report.canvas import figure_bytes
-    from toylab.report.training import HeadTable, plot_heads
+    from toylab.report.training import plot_heads
     from toylab.runs.task_training import survey_rows
     from toylab.survey import survey
 
@@ -28,7 +28,7 @@ def survey_models(options: argparse.Namespace, rest: list[str]) -> None:
     if out.suffix not in (".svg", ".png", ".pdf"):
         raise ToylabError(f"out={out}: the name must end with .svg, .png or .pdf")
     refuse_unwritable("out", out)
-    tables = {}
+    surveys = {}
     for stored in models:
         model, vocabulary = load_model(stored.path), len(stored.task.vocabulary)
         if not isinstance(model, Transformer):
@@ -40,13 +40,8 @@ def survey_models(options: argparse.Namespace, rest: list[str]) -> None:
             )
         reading = survey(model.to(device), survey_rows(stored.task, stored.seed))
         print(f"{stored.name}: {reading}\n\n{reading.head_table()}\n")
-        tables[stored.name] = HeadTable(
-            {str(head): list(head.mass.values()) for head in reading.heads},
-            {link.link: link.uniform_mass for link in reading.readings},
-            [head.without for head in reading.heads],
-            reading.accuracy,
-        )
-    write_bytes(out, figure_bytes(plot_heads(tables), out.suffix[1:]))
+        surveys[stored.name] = reading
+    write_bytes(out, figure_bytes(plot_heads(surveys), out.suffix[1:]))
     print(f"Figure: {out}")
 
 
@@ -58,11 +53,13 @@ def named_models(options: argparse.Namespace, rest: list[str]) -> list[StoredMod
     path = options.path
     if not exists(path):
         raise ToylabError(f"{path}: there is no such file or folder; give one that `toylab train` made")
-    if options.task is None and path.is_dir():
-        return stored_models(path)
-    task_class = chosen_task(options, rest)
-    if path.is_dir() and is_training(path):
-        return stored_models(path, task_class)
+    if options.task is None and not path.is_dir() and path.name != "model.safetensors":
+        raise ToylabError(f"{path}: names no task; give the one that the model was trained on: --task TASK --task.*")
+    task_class = None if options.task is None else chosen_task(options, rest)
+    if task_class is None or (path.is_dir() and is_training(path)):
+        if rest:
+            raise ToylabError(f"{rest[0]}: is no option here; the settings of the task are stored, so give none")
+        return stored_models(path if path.is_dir() else path.parent, task_class)
     flags_class = make_dataclass("TaskOfModel", [("task", task_class)], kw_only=True)
     task = complete(settings_from_flags(flags_class, None, options, rest).task, str(options.task))
     file = path / "model.safetensors" if path.is_dir() else path

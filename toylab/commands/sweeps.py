@@ -131,17 +131,10 @@ def _interval_columns(row: dict[str, Any]) -> dict[str, Any]:
 
     columns: dict[str, Any] = {}
     for name, value in row.items():
-        if isinstance(value, MeanInterval):
-            columns |= {
-                name: value.mean,
-                f"{name}.low": value.low,
-                f"{name}.high": value.high,
-                f"{name}.count": value.count,
-            }
-        elif value is None:
-            columns |= {name: None, f"{name}.low": None, f"{name}.high": None, f"{name}.count": 0}
-        else:
-            columns[name] = value
+        columns[name] = value.mean if isinstance(value, MeanInterval) else value
+        if value is None or isinstance(value, MeanInterval):
+            absent = {"low": None, "high": None, "count": 0}
+            columns |= {f"{name}.{part}": getattr(value, part, default) for part, default in absent.items()}
     return columns
 
 

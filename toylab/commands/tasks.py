@@ -95,7 +95,7 @@ def train_model(options: argparse.Namespace, rest: list[str]) -> None:
     from toylab.runs.store import metric_curves
     from toylab.runs.study import by_condition
     from toylab.runs.task_training import JOB, TaskTraining, survey_rows, training_name
-    from toylab.survey import recipe_of
+    from toylab.survey import check_recipe, recipe_of
 
     recipe = recipe_of(task_class)
     hints = get_type_hints(type(recipe))
@@ -106,6 +106,7 @@ def train_model(options: argparse.Namespace, rest: list[str]) -> None:
     settings = settings_from_flags(flags_class, None, options, rest)
     study = TaskTraining(**{field.name: getattr(settings, field.name) for field in fields(settings)})
     survey_rows(complete(study.task, options.task), study.seeds[0])  # an empty split is noticed before the training
+    check_recipe(study.task, study)
     device = checked_device(options)
     single_thread()
     out = options.out or Path("runs", "train", options.task.replace(":", "-"))

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from toylab.console import ToylabError
 from toylab.model.layers import KVCache
+from toylab.model.modes import evaluation_mode
 from toylab.settings import check_range
 
 
@@ -24,10 +25,11 @@ def generate(
     samples: int = 1,
     drop: bool = False,
 ) -> Int[Tensor, "row longer"]:
-    """Generate tokens autoregressively; returns prompts and continuations.
+    """Generate tokens autoregressively, without dropout; returns prompts and continuations.
 
     Args:
-        model: a `Transformer`, or with `cache=False` any module from tokens to logits.
+        model: a `Transformer`, or with `cache=False` any module from tokens to logits. It runs in evaluation mode, also
+            inside a training, where only the loss has dropout.
         prompt: prompts of equal length, one per row.
         steps: maximum number of new tokens.
         temperature: 0 for greedy decoding, otherwise tokens are sampled from softmax(logits / temperature).
@@ -50,33 +52,34 @@ def generate(
     rows = torch.arange(len(tokens), device=prompt.device)  # rows still in the batch
     ended = torch.zeros_like(rows, dtype=torch.bool)
     largest = []
-    for step in range(steps):
-        logits = (model(new, cache=kv_cache) if cache else model(tokens))[:, -1]
-        if stop is not None and not 0 <= stop < logits.shape[-1]:
-            raise ToylabError(f"stop={stop}: must be a token, from 0 to {logits.shape[-1] - 1}")
-        if kv_cache is not None and step == 0 and samples > 1:
-            logits = logits.repeat_interleave(samples, dim=0)
-            kv_cache.repeat(samples)
-        if temperature == 0:
-            values, next_tokens = logits.max(dim=-1)
-            largest.append(values)
-        else:
-            assert generator is not None
-            probabilities = _probabilities(logits, temperature).to(generator.device)
-            next_tokens = torch.multinomial(probabilities, 1, generator=generator)[:, 0].to(tokens.device)
-        if stop is not None:
-            next_tokens = next_tokens.masked_fill(ended, stop)
-            ended |= next_tokens == stop
-        column = torch.full_like(tokens[:, :1], 0 if stop is None else stop)
-        column[rows, 0] = next_tokens
-        tokens = torch.cat([tokens, column], dim=1)
-        if stop is not None and bool(ended.all()):
-            break
-        if drop and kv_cache is not None and ended.float().mean() > 0.25:  # below that, copying the cache costs more
-            active = ~ended
-            rows, next_tokens, ended = rows[active], next_tokens[active], ended[active]
-            kv_cache.keep(active)
-        new = next_tokens[:, None]
+    with evaluation_mode(model):
+        for step in range(steps):
+            logits = (model(new, cache=kv_cache) if cache else model(tokens))[:, -1]
+            if stop is not None and not 0 <= stop < logits.shape[-1]:
+                raise ToylabError(f"stop={stop}: must be a token, from 0 to {logits.shape[-1] - 1}")
+            if kv_cache is not None and step == 0 and samples > 1:
+                logits = logits.repeat_interleave(samples, dim=0)
+                kv_cache.repeat(samples)
+            if temperature == 0:
+                values, next_tokens = logits.max(dim=-1)
+                largest.append(values)
+            else:
+                assert generator is not None
+                probabilities = _probabilities(logits, temperature).to(generator.device)
+                next_tokens = torch.multinomial(probabilities, 1, generator=generator)[:, 0].to(tokens.device)
+            if stop is not None:
+                next_tokens = next_tokens.masked_fill(ended, stop)
+                ended |= next_tokens == stop
+            column = torch.full_like(tokens[:, :1], 0 if stop is None else stop)
+            column[rows, 0] = next_tokens
+            tokens = torch.cat([tokens, column], dim=1)
+            if stop is not None and bool(ended.all()):
+                break
+            if drop and kv_cache is not None and ended.float().mean() > 0.25:  # below, copying the cache costs more
+                active = ~ended
+                rows, next_tokens, ended = rows[active], next_tokens[active], ended[active]
+                kv_cache.keep(active)
+            new = next_tokens[:, None]
     if largest and bool(torch.cat(largest).isnan().any()):  # once at the end: avoids a device sync per step
         raise ToylabError("logits: are nan, so there is no argmax; find the first hook point with nan")
     return tokens

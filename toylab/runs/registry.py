@@ -23,6 +23,8 @@ from typing import Any
 from toylab.console import ToylabError, unknown_name
 
 PRESETS = ("quick", "default", "paper")
+TRAINED_ON = "training on "
+"""Begins the name in the record of a folder of `toylab train`; no study has such a name."""
 _PACKAGE = "toylab.studies"
 _FOLDER = Path(__file__).parents[1] / "studies"
 
@@ -97,6 +99,8 @@ def study_of_folder(name: str, folder: Path | str, study_class: type | None, com
             f"to run; if you trust that study, name it: {command.format(folder=folder, study=printed)}{hint} (study= "
             "in Python)"
         )
+    if name.startswith(TRAINED_ON):
+        raise ToylabError(f"{folder}: holds no run of a study, but a {name}; use toylab survey {folder}")
     return load_study(name)
 
 

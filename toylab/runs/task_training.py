@@ -20,7 +20,7 @@ import torch
 from toylab.console import ToylabError, unknown_name
 from toylab.files import exists
 from toylab.model.transformer import Transformer
-from toylab.runs.registry import load_object, study_of_folder
+from toylab.runs.registry import TRAINED_ON, load_object, study_of_folder
 from toylab.runs.store import read_settings, train_and_keep
 from toylab.runs.study import Job
 from toylab.settings import convert_value
@@ -31,8 +31,6 @@ from toylab.training.optimizer import OptimizerFactory
 
 JOB = "train"
 """Name of the job of each seed."""
-TRAINED_ON = "training on"
-"""Begins the name of a folder of trainings, which is not the name of a study."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +89,7 @@ class TaskTraining(Recipe):
 
 def training_name(task: str) -> str:
     """The name in the record of a folder of trainings."""
-    return f"{TRAINED_ON} {task}"
+    return f"{TRAINED_ON}{task}"
 
 
 def survey_rows(task: Any, seed: int) -> Batch:
@@ -111,6 +109,10 @@ def named_optimizer(name: str, config: TrainConfig) -> tuple[OptimizerFactory | 
         make = load_object("optimizer", name)
         if not callable(make):
             raise ToylabError(f"optimizer={name}: is a {type(make).__name__}; name a class or a function")
+        if config.weight_decay:
+            raise ToylabError(
+                f"train.weight_decay={config.weight_decay}: {name} sets its own; give --train.weight-decay 0"
+            )
         return cast(OptimizerFactory, make), config
     known = {
         n: c
@@ -154,8 +156,10 @@ def stored_models(path: Path | str, task_class: type | None = None) -> list[Stor
     jobs = [path] if run != path else [run / f"seed-{seed}" / JOB for seed in about["settings"]["seeds"]]
     files = [job / "model.safetensors" for job in jobs if exists(job / "model.safetensors")]
     if not files:
-        example = next(iter(sorted(run.glob("seed-*/*/model.safetensors"))), run / "seed-0/main/model").parent
-        raise ToylabError(f"{path}: holds no model; give the folder of one, such as {example}")
+        others = sorted(run.glob("seed-*/*/model.safetensors"))
+        keep = "run it, or if it is done, train its models with toylab.runs.store.train_and_keep, which stores them"
+        remedy = f"give the folder of one, such as {others[0].parent}" if others else keep
+        raise ToylabError(f"{path}: holds no model; {remedy}")
     task_of = _training_task if is_training(path) else _job_task
     return [
         StoredModel(
@@ -171,7 +175,7 @@ def stored_models(path: Path | str, task_class: type | None = None) -> list[Stor
 def is_training(path: Path) -> bool:
     """Whether a folder, or the run of a job, holds trainings of a task."""
     run = _run_of(path)
-    return run is not None and read_settings(run / "settings.json")["study"].startswith(f"{TRAINED_ON} ")
+    return run is not None and read_settings(run / "settings.json")["study"].startswith(TRAINED_ON)
 
 
 def _run_of(path: Path) -> Path | None:
@@ -185,14 +189,17 @@ def seed_of(job: Path) -> int:
 
 
 def _training_task(about: Mapping[str, Any], job: Path, task_class: type | None) -> Any:
-    name = about["study"].removeprefix(f"{TRAINED_ON} ")
+    name = about["study"].removeprefix(TRAINED_ON)
     if ":" in name and task_class is None:
         raise ToylabError(
             f"{job}: holds a model of {name!r}, and a folder may not choose the code to run; if you trust that task, "
-            f"name it: --task {name}"
+            f"give --task {name}"
         )
     classes = (task_class,) if task_class else TASKS
-    return convert_value(Union[classes], about["settings"]["task"], "task")  # noqa: UP007
+    try:
+        return convert_value(Union[classes], about["settings"]["task"], "task")  # noqa: UP007
+    except ToylabError as error:
+        raise ToylabError(f"{job}: holds a model of {name!r}; give --task {name} ({error})") from None
 
 
 def _job_task(about: Mapping[str, Any], job: Path, task_class: type | None) -> Any:

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from toylab.console import ToylabError
 from toylab.files import read_tensors, write_tensors
+from toylab.model.modes import evaluation_mode
 from toylab.probes import watch
 from toylab.training.batches import device_of
-from toylab.training.modes import evaluation_mode
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from toylab.console import ToylabError, progress_bar
 from toylab.files import read_tensors, refuse_unwritable, sha256_of, tensors_digest, write_tensors
 from toylab.model.device import on_chosen_device, placed_on
+from toylab.model.modes import evaluation_mode, training_mode
 from toylab.settings import as_json, check_range, check_settings
-from toylab.training.modes import evaluation_mode, training_mode
 from toylab.training.optimizer import (
     AdamW,
     AnyOptimizer,
