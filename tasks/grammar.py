@@ -105,6 +105,24 @@ class ConceptGrammar:
                 return np.concatenate([safe, safe[:, :, ::-1]])
         raise ToylabError(f"letters={self.letters}: no {len(flat)} different triples found; give more letters")
 
+    @cached_property
+    def texts(self) -> tuple[Int[np.ndarray, "text letter"], Int[np.ndarray, " text"]]:
+        """All texts of one top symbol in lexicographic order, and their top symbols."""
+        texts = self.triples
+        for children in reversed(self.children):
+            first, second = texts[children[:, 0]], texts[children[:, 1]]
+            orders = [(first, second), (second, first)][: self.alternatives]
+            shape = (len(children), first.shape[1] ** 2, -1)
+            pairs = [
+                np.concatenate([a.repeat(a.shape[1], axis=1), np.tile(b, (1, b.shape[1], 1))], axis=2).reshape(shape)
+                for a, b in orders
+            ]
+            texts = np.concatenate(pairs, axis=1)
+        top = np.repeat(np.arange(len(texts)), texts.shape[1])
+        texts = texts.reshape(-1, self.size)
+        order = np.lexsort(texts.T[::-1])
+        return texts[order], top[order]
+
     def generate(self, rng: np.random.Generator, top: Int[np.ndarray, "batch node"]) -> Int[np.ndarray, "batch letter"]:
         """Sample texts from given top symbols, with uniform productions."""
         symbols = top

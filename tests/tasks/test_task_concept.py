@@ -156,6 +156,7 @@ TASK_MISTAKES = [
     *(({name: 0, "duplicates": 0}, f"{name}=0: .*at least 1") for name in ("nodes", "safe", "unsafe", "mixed")),
     *(({name: -1}, f"{name}=-1: .*at least 0") for name in ("soft_slots", "seed")),
     *(({"duplicates": n}, f"duplicates={n}: .*at least 0 and at most 2; .*unsafe=2") for n in (-1, 3)),
+    ({"letters": 24, "levels": 5}, "levels=5: .*at most 4"),
     ({"rarity": 0.5}, "rarity=0.5: .*at least 1"),
     *(({"constant": c}, f"constant={c}: .*at least 0 and below 1.*for example 0.03") for c in (-1, 1)),
 ]
@@ -180,8 +181,8 @@ def test_settings_that_make_no_sense_raise(fields, message):
 @pytest.mark.parametrize(("fields", "kind", "single", "message"), KIND_MISTAKES, ids=str)
 def test_kinds_that_cannot_be_drawn_raise(fields, kind, single, message):
     task = TaskConcept(**fields)
-    unchecked = inspect.unwrap(TaskConcept._check)  # types are checked before it could
-    assert re.match(message, said(unchecked, task, kind, single))
+    unchecked = inspect.unwrap(TaskConcept.sample)  # types are checked before it could
+    assert re.match(message, said(unchecked, task, stream(0), 3, kind=kind, single=single))
     assert kind not in KINDS or re.match(message, said(task.sample, stream(0), 3, kind=kind, single=single))
 
 
