@@ -1,8 +1,8 @@
 """The route of causal decoders: what rows with a common prefix share is computed once, and the rest without overhead.
 
 In a causal model, the activations at a position depend on the tokens up to it only. Consecutive rows in lexicographic
-order share prefixes, so that distinct prefixes form a tree. The positions of the tree are computed once per prefix. The
-*own* positions behind it are computed once per row, in groups of rows with the same prefix:
+order share prefixes, so that distinct prefixes form a tree, whose positions are computed once per prefix. The *own*
+positions behind it are computed once per row, in groups of rows with the same prefix:
 
 - Attention is the quotient of two sums over keys, of exp(score) * value and of exp(score). The sums over the keys of
   the prefix and over those of the row are added; the former are one matrix product for all rows of a group.
@@ -28,6 +28,10 @@ _Asked = Float[Tensor, "group member query width"]
 _Pair = tuple[Float[Tensor, "group head key feature"], Float[Tensor, "group head key feature"]]
 """Keys and values of the prefixes."""
 
+_ROOTS = 32
+"""Rows per prefix from which on the positions of a prefix are computed one by one, not together."""
+_ROWS = 1000
+"""Rows of a forward pass: their activations fit into the cache of a processor."""
 _WASTE = 1.5
 """Groups are filled up to the size of the largest; above this ratio of filled to given rows, each row is a group."""
 _UNSHARED = 3
@@ -42,27 +46,27 @@ def prefix_logits(
     """Logits at scored positions, of rows in lexicographic order; NaN in rows whose scores exceed the range of exp."""
     rows, width = tokens.shape
     differs = (tokens[1:] != tokens[:-1]).cummax(dim=1).values  # from the row before, up to each position
-    distinct = (1 + differs.sum(dim=0)).tolist()
-    shared = min(next((at for at, number in enumerate(distinct) if number > rows // 2), width), width - 1)
+    distinct = 1 + differs.sum(dim=0)
+    shared = min(int((distinct <= rows // 2).sum()), width - 1)
     if not shared:
         return model(tokens)[:, scored]
     cache, parents, logits = KVCache(), torch.zeros(rows, dtype=torch.long), []
-    for position in range(shared):
-        is_first = torch.cat([torch.ones(1, dtype=torch.bool), differs[:, position]])
-        starts = is_first.nonzero()[:, 0]
-        _repeat(cache, parents[starts])
-        of_prefix = model(tokens[starts, position : position + 1], cache=cache)
+    together = min(max(int((distinct <= rows // _ROOTS).sum()), 1), shared)
+    for start, stop in ((0, together), *((at, at + 1) for at in range(together, shared))):
+        is_first = torch.cat([torch.ones(1, dtype=torch.bool), differs[:, stop - 1]])
+        firsts = is_first.nonzero()[:, 0]
+        _select(cache, parents[firsts])
+        of_prefix = model(tokens[firsts, start:stop], cache=cache)
         parents = is_first.cumsum(dim=0) - 1  # the prefix of each row
-        if (scored == position).any():
-            logits.append(of_prefix[parents])
+        here = scored[(scored >= start) & (scored < stop)] - start
+        logits.append(of_prefix[:, here][parents])
     logits.append(_own_logits(model, tokens, cache, parents, scored[scored >= shared] - shared))
     return torch.cat(logits, dim=1)
 
 
-def _repeat(cache: KVCache, parents: Int[Tensor, " prefix"]) -> None:
-    """Repeat the keys and values of each prefix for the prefixes that continue it."""
-    if len(parents) and cache.length:
-        cache.layers = {at: (keys[parents], values[parents]) for at, (keys, values) in cache.layers.items()}
+def _select(cache: KVCache, prefixes: Int[Tensor, " prefix"]) -> None:
+    """The keys and values of some prefixes, which may be repeated."""
+    cache.layers = {at: (keys[prefixes], values[prefixes]) for at, (keys, values) in cache.layers.items()}
 
 
 def _own_logits(
@@ -76,34 +80,61 @@ def _own_logits(
     (rows, width), shared = tokens.shape, cache.length
     sizes = parents.bincount()
     if len(sizes) * int(sizes.max()) > _WASTE * rows:
-        _repeat(cache, parents)
+        _select(cache, parents)
         parents, sizes = torch.arange(rows), torch.ones(rows, dtype=torch.long)
     starts, size = sizes.cumsum(dim=0) - sizes, int(sizes.max())
     member = torch.minimum(torch.arange(size), sizes[:, None] - 1)
-    own = tokens[(starts[:, None] + member), shared:]  # group member position
-    context = AttentionContext.of(
-        model.positions, torch.arange(width)[None], None, shared, model.embedding.weight.dtype
+    own = tokens[starts[:, None] + member, shared:]  # group member position
+    positions, dtype = torch.arange(width)[None], model.embedding.weight.dtype
+    context = AttentionContext.of(model.positions, positions, None, shared, dtype)
+    groups = max(_ROWS // size, 1)
+    logits = torch.cat(
+        [
+            _grouped_logits(
+                model,
+                own[at : at + groups],
+                [tuple(part[at : at + groups] for part in cache.layers[layer]) for layer in range(len(model.blocks))],
+                context,
+                queries,
+            )
+            for at in range(0, len(own), groups)
+        ]
     )
-    table = model.embedding.weight[:, None].expand(-1, width - shared, -1)
-    embedded = model.positions.embed(context.query)
-    table = table if embedded is None else table + embedded
-    x = _looked_up(table, own)
-    for layer, block in enumerate(model.blocks):
-        wanted = queries if layer == len(model.blocks) - 1 else torch.arange(width - shared)
-        prefix = cache.layers[layer]
-        if layer == 0 and _unshared(own).sum() <= _UNSHARED:
-            x, z = (part[:, :, wanted] for part in _first_layer(block, prefix, context, x, table, own))
-        else:
-            x, z = _later_layer(block, prefix, context, x, wanted)
-        x = _after_attention(block, x, z)
-    logits = model.unembedding(model.ln_final(x)).flatten(0, 1)
     return logits if len(logits) == rows else logits[parents * size + torch.arange(rows) - starts[parents]]
 
 
-def _looked_up(table: Float[Tensor, "token position width"], own: Int[Tensor, "group member position"]) -> Tensor:
-    """The entry of each token at each position: (group, member, position, width)."""
+def _grouped_logits(
+    model: Transformer,
+    own: Int[Tensor, "group member position"],
+    prefixes: list[_Pair],
+    context: AttentionContext,
+    queries: Int[Tensor, " query"],
+) -> Float[Tensor, "row query vocab"]:
+    """Logits at own positions of groups of rows; `prefixes` has the keys and values of each layer."""
+    table = model.embedding.weight[:, None].expand(-1, own.shape[2], -1)
+    embedded = model.positions.embed(context.query)
+    table = table if embedded is None else table + embedded
+    x = _looked_up(table, own)
+    for layer, (block, prefix) in enumerate(zip(model.blocks, prefixes, strict=True)):
+        wanted = queries if layer == len(prefixes) - 1 else torch.arange(own.shape[2])
+        if layer == 0 and int(_unshared(own).sum()) <= _UNSHARED:
+            x, z = (_at(part, wanted) for part in _first_layer(block, prefix, context, x, table, own))
+        else:
+            x, z = _later_layer(block, prefix, context, x, wanted)
+        x = _after_attention(block, x, z)
+    return model.unembedding(model.ln_final(x)).flatten(0, 1)
+
+
+def _looked_up(table: Float[Tensor, "token position width"], own: Int[Tensor, "group member position"]) -> _Stream:
+    """The entry of each token at each position."""
     tokens, positions, _ = table.shape
     return F.embedding(own + tokens * torch.arange(positions), table.transpose(0, 1).flatten(0, 1))
+
+
+def _at(x: _Stream, wanted: Int[Tensor, " query"]) -> _Asked:
+    """The stream at some positions; a view if they are consecutive."""
+    first, last = (int(wanted[0]), int(wanted[-1])) if len(wanted) else (0, -1)
+    return x[:, :, first : last + 1] if last + 1 - first == len(wanted) else x[:, :, wanted]
 
 
 def _unshared(own: Int[Tensor, "group member position"]) -> Bool[Tensor, " position"]:
@@ -112,22 +143,25 @@ def _unshared(own: Int[Tensor, "group member position"]) -> Bool[Tensor, " posit
 
 
 def _later_layer(
-    block: Block, prefix: _Pair, context: AttentionContext, x: _Stream, queries: Int[Tensor, " query"]
+    block: Block, prefix: _Pair, context: AttentionContext, x: _Stream, wanted: Int[Tensor, " query"]
 ) -> tuple[_Asked, _Asked]:
     """The stream of a block at some own positions, and z, the mean of the values of its attention."""
-    attn, (keys, values) = block.attn, prefix
+    attn = block.attn
     x = block.ln1(x) if block.norm == "entry" else x
     stream = block.ln1(x) if block.norm == "pre" else x
-    k, v = (_heads(attn, linear(stream), context, turn) for linear, turn in ((attn.key, True), (attn.value, False)))
-    if len(queries) < stream.shape[2]:
-        x, stream, context = x[:, :, queries], stream[:, :, queries], context.at(queries[None])
+    k = _heads(attn, attn.key(stream), context, True).contiguous()  # copied once, in place of in each product
+    v = _with_ones(_heads(attn, attn.value(stream), context, False))
+    if len(wanted) < stream.shape[2]:
+        x, stream, context = _at(x, wanted), _at(stream, wanted), context.at(wanted[None])
     q = _heads(attn, attn.query(stream), context, True)  # group head member query feature
-    q = q * q.shape[-1] ** -0.5
+    q = (q * q.shape[-1] ** -0.5).contiguous()
+    keys, values = prefix
     bias = context.bias[0][:, None].split((keys.shape[2], k.shape[3]), dim=-1)
     weights = (q.flatten(2, 3) @ keys.mT).unflatten(2, q.shape[2:4]).add_(bias[0]).exp_()
-    own_weights = (q @ k.mT).add_(bias[1]).exp_()
-    sums = (weights.flatten(2, 3) @ values).view_as(q).add_(own_weights @ v)
-    return x, _mean(sums, weights.sum(dim=-1).add_(own_weights.sum(dim=-1))).permute(0, 2, 3, 1, 4).flatten(3)
+    sums = ((q @ k.mT).add_(bias[1]).exp_() @ v).add_(
+        (weights.flatten(2, 3) @ _with_ones(values)).view(*q.shape[:-1], -1)
+    )
+    return x, _means(sums.permute(0, 2, 3, 1, 4))
 
 
 def _first_layer(
@@ -145,32 +179,34 @@ def _first_layer(
         _heads(attn, linear(stream)[None], context, turn)[0].permute(2, 1, 0, 3)  # position token head feature
         for linear, turn in ((attn.query, True), (attn.key, True), (attn.value, False))
     )
-    q = q * q.shape[-1] ** -0.5
+    q, v = q * q.shape[-1] ** -0.5, _with_ones(v)
     unshared = _unshared(own)
     same, other = at[~unshared], at[unshared]
     tokens = own[:, 0, same]
     keys, values = (
         torch.cat([of_prefix, of_own[same, tokens].transpose(1, 2)], dim=2)
-        for of_prefix, of_own in zip(prefix, (k, v), strict=True)
+        for of_prefix, of_own in zip((prefix[0], _with_ones(prefix[1])), (k, v), strict=True)
     )
     past = context.key.shape[1] - len(at)
     bias = context.bias[0][:, :, torch.cat([torch.arange(past), past + same])]
-    sums, totals = x.new_empty(*own.shape, *q.shape[2:]), x.new_empty(*own.shape, q.shape[2])
+    sums = x.new_empty(*own.shape, *v.shape[2:])
     for places, of_places in ((same, own[:, :1, same]), (other, own[:, :, other])):
         asked = q[places, of_places].permute(0, 3, 1, 2, 4)  # group head member query feature
         weights = (asked.flatten(2, 3) @ keys.mT).unflatten(2, asked.shape[2:4]).add_(bias[:, None, places]).exp_()
-        sums[:, :, places] = (weights.flatten(2, 3) @ values).view_as(asked).permute(0, 2, 3, 1, 4)
-        totals[:, :, places] = weights.sum(dim=-1).permute(0, 2, 3, 1)
+        of_groups = (weights.flatten(2, 3) @ values).unflatten(2, asked.shape[2:4]).permute(0, 2, 3, 1, 4)
+        for i, place in enumerate(places.tolist()):
+            sums[:, :, place] = of_groups[:, :, i]
     for j in other.tolist():  # keys that the sums over groups lack
         scores = torch.einsum("pthf,shf->ptsh", q[j:], k[j]) + context.bias[0][:, j:, past + j].T[:, None, None]
-        pair = (at[: len(at) - j] * len(table) + own[:, :, j:]) * len(table) + own[:, :, j : j + 1]
-        weights = F.embedding(pair, scores.exp().flatten(0, 2))
-        sums[:, :, j:].addcmul_(weights[..., None], v[j, own[:, :, j]][:, :, None])
-        totals[:, :, j:].add_(weights)
-    return block.ln1(x) if block.norm == "entry" else x, _mean(sums, totals).flatten(3)
+        pairs = (at[: len(at) - j] * len(table) + own[:, :, j:]) * len(table) + own[:, :, j : j + 1]
+        weights = F.embedding(pairs, scores.exp().flatten(0, 2))
+        sums[:, :, j:].addcmul_(
+            weights[..., None], F.embedding(own[:, :, j], v[j].flatten(1)).unflatten(-1, v.shape[2:])[:, :, None]
+        )
+    return block.ln1(x) if block.norm == "entry" else x, _means(sums)
 
 
-def _after_attention(block: Block, x: _Stream, z: _Stream) -> _Stream:
+def _after_attention(block: Block, x: _Asked, z: _Asked) -> _Asked:
     """The stream after a block."""
     x = block.attn.output(z).add_(x)
     x = block.ln1(x) if block.norm == "post" else x
@@ -191,6 +227,12 @@ def _heads(
     return of_heads.permute(0, 3, 1, 2, 4)
 
 
-def _mean(sums: Float[Tensor, "*shape feature"], totals: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape feature"]:
-    """Means from sums and total weights."""
-    return sums.div_(totals.masked_fill_(totals < _LEAST, torch.nan)[..., None])
+def _with_ones(values: Float[Tensor, "*shape feature"]) -> Float[Tensor, "*shape feature_1"]:
+    """Values with a feature of 1, whose weighted sum is the sum of the weights."""
+    return F.pad(values, (0, 1), value=1.0)
+
+
+def _means(sums: Float[Tensor, "group member query head feature_1"]) -> _Asked:
+    """Means of values from their sums and, as the last feature, the sum of weights."""
+    totals = sums[..., -1:]
+    return (sums[..., :-1] / totals.masked_fill(totals < _LEAST, torch.nan)).flatten(3)
