@@ -105,24 +105,6 @@ class ConceptGrammar:
                 return np.concatenate([safe, safe[:, :, ::-1]])
         raise ToylabError(f"letters={self.letters}: no {len(flat)} different triples found; give more letters")
 
-    @cached_property
-    def texts(self) -> tuple[Int[np.ndarray, "text letter"], Int[np.ndarray, " text"]]:
-        """All texts of one top symbol in lexicographic order, and their top symbols."""
-        texts = self.triples
-        for children in reversed(self.children):
-            first, second = texts[children[:, 0]], texts[children[:, 1]]
-            orders = [(first, second), (second, first)][: self.alternatives]
-            shape = (len(children), first.shape[1] ** 2, -1)
-            pairs = [
-                np.concatenate([a.repeat(a.shape[1], axis=1), np.tile(b, (1, b.shape[1], 1))], axis=2).reshape(shape)
-                for a, b in orders
-            ]
-            texts = np.concatenate(pairs, axis=1)
-        top = np.repeat(np.arange(len(texts)), texts.shape[1])
-        texts = texts.reshape(-1, self.size)
-        order = np.lexsort(texts.T[::-1])
-        return texts[order], top[order]
-
     def generate(self, rng: np.random.Generator, top: Int[np.ndarray, "batch node"]) -> Int[np.ndarray, "batch letter"]:
         """Sample texts from given top symbols, with uniform productions."""
         symbols = top
@@ -133,6 +115,14 @@ class ConceptGrammar:
             symbols = pair.reshape(len(top), -1)
         alternative = rng.integers(self.alternatives, size=symbols.shape)
         return self.triples[symbols, alternative].reshape(len(top), -1)
+
+    def texts(self, symbol: int, level: int = 0) -> Int[np.ndarray, "text letter"]:
+        """All texts of a symbol, given by its id on a level; by default of a top symbol."""
+        if level == len(self.children):
+            return self.triples[symbol]
+        first, second = (self.texts(child, level + 1) for child in self.children[level][symbol].tolist())
+        orders = [(first, second), (second, first)][: self.alternatives]
+        return np.concatenate([np.hstack([np.repeat(a, len(b), axis=0), np.tile(b, (len(a), 1))]) for a, b in orders])
 
     def parse(self, letters: Sequence[int]) -> list[str]:
         """Parse a text bottom-up into its top symbols.

@@ -7,9 +7,8 @@ not reveal the concept.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -18,7 +17,6 @@ from jaxtyping import Bool, Int
 from toylab.console import ToylabError
 from toylab.settings import check_option, check_range, check_settings
 from toylab.tasks.base import IGNORE, NO_POSITION, Batch, Split, cached_property, check_draw, decode, fill_split, stream
-from toylab.tasks.enumeration import mixed_digits, with_splits
 from toylab.tasks.grammar import ConceptGrammar
 
 Kind = Literal[
@@ -103,7 +101,6 @@ class TaskConcept:
         check_settings(self)
         check_range(nodes=self.nodes, safe=self.safe, unsafe=self.unsafe, mixed=self.mixed, least=1)
         check_range(soft_slots=self.soft_slots, least=0)
-        check_range("texts of more letters are too many to list", levels=self.levels, most=4)
         check_range(
             f"each copies one of unsafe={self.unsafe} operators", duplicates=self.duplicates, least=0, most=self.unsafe
         )
@@ -120,7 +117,13 @@ class TaskConcept:
     @cached_property
     def grammar(self) -> ConceptGrammar:
         """The grammar of the texts."""
-        return ConceptGrammar(**{one.name: getattr(self, one.name) for one in fields(ConceptGrammar)})
+        return ConceptGrammar(
+            letters=self.letters,
+            levels=self.levels,
+            alternatives=self.alternatives,
+            sharing=self.sharing,
+            seed=self.seed,
+        )
 
     @cached_property
     def operators(self) -> tuple[str, ...]:
@@ -213,12 +216,7 @@ class TaskConcept:
                 kind, or a split with too few such prompts.
         """
         check_draw(rows, split)
-        check_option("kind", kind, KINDS)
-        check_range("it is a share of prompts", single=single, least=0, most=1)
-        if kind == "mismatched-token" and not self.duplicates:
-            raise ToylabError(f"kind={kind!r}: needs duplicates of at least 1")
-        if kind == "competing-text" and self.nodes < 2:
-            raise ToylabError(f"kind={kind!r}: a text of both concepts needs nodes of at least 2")
+        self._check(kind, single)
         prompts = np.zeros((rows, self.prompt), dtype=np.int64)
         top = np.zeros((rows, self.nodes), dtype=np.int64)
 
@@ -228,7 +226,15 @@ class TaskConcept:
 
         if len(fill_split(prompts, np.full(rows, self.prompt), split, draw, _PATIENCE)):
             raise ToylabError(f"split={split!r}: holds no prompt of kind {kind!r} (none in {_PATIENCE} rounds)")
-        return self._batch(prompts, top)
+        return self.as_batch(prompts, top)
+
+    def _check(self, kind: Kind, single: float | int) -> None:
+        check_option("kind", kind, KINDS)
+        check_range("it is a share of prompts", single=single, least=0, most=1)
+        if kind == "mismatched-token" and not self.duplicates:
+            raise ToylabError(f"kind={kind!r}: needs duplicates of at least 1")
+        if kind == "competing-text" and self.nodes < 2:
+            raise ToylabError(f"kind={kind!r}: a text of both concepts needs nodes of at least 2")
 
     def _draw(
         self, rng: np.random.Generator, rows: int, kind: Kind, single: float | int
@@ -270,29 +276,6 @@ class TaskConcept:
             operators[constant, rng.integers(2, size=len(constant))] = self.operators.index("EX")
         return nodes, operators
 
-    @property
-    def sampled_lengths(self) -> range:
-        return range(self.nodes, self.nodes + 1)
-
-    def count(self, length: int) -> int:
-        """Number of prompts of kind "pretraining", for the task's own number of top symbols; it has no others."""
-        return len(self._operator_pairs) * len(self.grammar.texts[0]) ** self.nodes if length == self.nodes else 0
-
-    def enumerate(self, length: int, numbers: Int[np.ndarray, " batch"]) -> Batch:
-        """The pre-training prompts with these numbers in lexicographic order; see `toylab.tasks.enumeration`."""
-        texts, top = self.grammar.texts
-        bases = [len(self._operator_pairs) * bool(self.count(length)), *[len(texts)] * self.nodes]
-        digits = mixed_digits(numbers, bases)
-        prompts = self.write(self._operator_pairs[digits[:, 0]], texts[digits[:, 1:]].reshape(-1, self.answer))
-        return with_splits(self._batch(prompts, top[digits[:, 1:]]), prompts)
-
-    @cached_property
-    def _operator_pairs(self) -> Int[np.ndarray, "pair 2"]:
-        """All pairs of operators in pre-training: at most one is the identity, and at most one is EX."""
-        constant = len(self.operators) - 1
-        pairs = itertools.product(range(constant + (self.constant > 0)), repeat=2)
-        return np.array([pair for pair in pairs if pair not in ((0, 0), (constant, constant))])
-
     def write(
         self, operators: Int[np.ndarray, "batch 2"], letters: Int[np.ndarray, "batch letter"]
     ) -> Int[np.ndarray, "batch position"]:
@@ -310,7 +293,8 @@ class TaskConcept:
         after_first = np.minimum(table[first[:, None], prompts[:, self.text]], self.letters)  # NULL has the last column
         return table[second[:, None], after_first]
 
-    def _batch(self, prompts: Int[np.ndarray, "batch position"], top: Int[np.ndarray, "batch node"]) -> Batch:
+    def as_batch(self, prompts: Int[np.ndarray, "batch position"], top: Int[np.ndarray, "batch node"]) -> Batch:
+        """Prompts with their transforms, links and labels; `top` holds the top symbols of each text."""
         rows, start = len(prompts), self.prompt - 1
         answers = self.transform(prompts)
         tokens = np.concatenate([prompts, answers[:, :-1]], axis=1)
@@ -347,9 +331,11 @@ class TaskConcept:
         transformed = batch.targets[:, self.prompt - 1 :]
         refusal = np.full_like(transformed, self.null)
         unsafe = batch.labels["unsafe"][:, None]
-        chosen, rejected = np.where(unsafe, (refusal, transformed), (transformed, refusal))
         return Preferences(
-            prompts=batch.tokens[:, : self.prompt], chosen=chosen, rejected=rejected, unsafe=unsafe[:, 0]
+            prompts=batch.tokens[:, : self.prompt],
+            chosen=np.where(unsafe, refusal, transformed),
+            rejected=np.where(unsafe, transformed, refusal),
+            unsafe=unsafe[:, 0],
         )
 
     # Reference solutions ---------------------------------------------------------------------------------------------

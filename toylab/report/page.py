@@ -276,13 +276,14 @@ def _claim(
     }
     fact_list = "".join(f"<dt>{name}</dt><dd>{mathematics(fact)}</dd>" for name, fact in facts.items() if fact)
     control = f"<p class=note>{mathematics(control_text(claim))}</p>" if claim.control else ""
+    exact = f'<p class=note title="{escape(claim.exact)}">exact</p>' if claim.exact else ""
     return f"""<tr class="{escape(shown_verdict(claim).replace(" ", "-"))}" id="{claim_anchor(claim.id)}">
 <td class=verdict><span>{escape(verdict_in_words(claim))}</span></td>
 <td><p class=statement>{mathematics(claim.statement)}</p><p class=note>Criterion: {mathematics(claim.criterion)}</p>
 {control}{note}{figure_link}
 <details><summary>{escape(claim.id)}: seeds and all numbers</summary>
 <dl>{fact_list}{_details(claim.details)}</dl></details></td>
-<td class=measured>{escape(measured_in_words(claim))}{_gauge(claim, threshold)}</td></tr>"""
+<td class=measured>{escape(measured_in_words(claim))}{exact}{_gauge(claim, threshold)}</td></tr>"""
 
 
 def claim_anchor(id: str) -> str:
