@@ -19,7 +19,7 @@ from toylab.probes import follow_links, shift_links
 from toylab.proofs import prove as module
 from toylab.proofs.properties import Agrees, Answers, Attends, Edited, IdealPattern, Opens, Outcome
 from toylab.proofs.routes import shared_prefixes
-from toylab.tasks import IGNORE, AssociativeRecall, ContextualCounting, Polynomial, Reasoning, stream
+from toylab.tasks import IGNORE, AssociativeRecall, ContextualCounting, Polynomial, Reasoning, TaskConcept, stream
 from toylab.tasks.base import split_of
 
 TASK = Polynomial(p=5, lengths=(1, 4))
@@ -208,22 +208,10 @@ def test_a_property_may_be_any_function_of_a_batch():
     assert proof.margin is None
 
 
-class Unnumbered:
-    """What a task without the optional members has."""
-
-    vocabulary, context = ("a",), 1
-
-    def sample(self, rng, rows, split="train"):
-        raise NotImplementedError
-
-    def solve(self, prompt):
-        raise NotImplementedError
-
-
 @pytest.mark.parametrize(
     ("given", "why"),
     [
-        ({"task": Unnumbered()}, "Unnumbered: has no numbering"),
+        ({"task": TaskConcept()}, "TaskConcept: has no numbering"),
         ({"task": ContextualCounting()}, "8802920448 rows, and numbers end"),
         ({"lengths": ()}, "no row of these lengths"),
         ({"budget": -1}, "budget=-1"),

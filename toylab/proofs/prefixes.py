@@ -15,8 +15,11 @@ The largest score is not subtracted before exp, so that sums may overflow: the l
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -87,123 +90,129 @@ def _own_logits(
     own = tokens[starts[:, None] + member, shared:]  # group member position
     positions, dtype = torch.arange(width)[None], model.embedding.weight.dtype
     context = AttentionContext.of(model.positions, positions, None, shared, dtype)
+    tables = _Tables.of(model, own, context)
     groups = max(_ROWS // size, 1)
-    logits = torch.cat(
-        [
-            _grouped_logits(
-                model,
-                own[at : at + groups],
-                [tuple(part[at : at + groups] for part in cache.layers[layer]) for layer in range(len(model.blocks))],
-                context,
-                queries,
-            )
-            for at in range(0, len(own), groups)
-        ]
-    )
+    parts = []
+    for at in range(0, len(own), groups):
+        prefixes = [tuple(part[at : at + groups] for part in cache.layers[layer]) for layer in range(len(model.blocks))]
+        parts.append(_grouped_logits(model, own[at : at + groups], prefixes, context, tables, queries))
+    logits = torch.cat(parts)
     return logits if len(logits) == rows else logits[parents * size + torch.arange(rows) - starts[parents]]
 
 
 def _grouped_logits(
     model: Transformer,
     own: Int[Tensor, "group member position"],
-    prefixes: list[_Pair],
+    prefixes: Sequence[_Pair],
     context: AttentionContext,
+    tables: _Tables,
     queries: Int[Tensor, " query"],
 ) -> Float[Tensor, "row query vocab"]:
     """Logits at own positions of groups of rows; `prefixes` has the keys and values of each layer."""
-    table = model.embedding.weight[:, None].expand(-1, own.shape[2], -1)
-    embedded = model.positions.embed(context.query)
-    table = table if embedded is None else table + embedded
-    x = _looked_up(table, own)
+    x = tables.look_up(tables.stream, own)
     for layer, (block, prefix) in enumerate(zip(model.blocks, prefixes, strict=True)):
         wanted = queries if layer == len(prefixes) - 1 else torch.arange(own.shape[2])
-        if layer == 0 and int(_unshared(own).sum()) <= _UNSHARED:
-            x, z = (_at(part, wanted) for part in _first_layer(block, prefix, context, x, table, own))
+        if layer == 0 and len(tables.other) <= _UNSHARED:
+            z = _first_layer(prefix, tables, own, context)
+            x, z = (_at(part, wanted) for part in (block.ln1(x) if block.norm == "entry" else x, z))
         else:
             x, z = _later_layer(block, prefix, context, x, wanted)
         x = _after_attention(block, x, z)
     return model.unembedding(model.ln_final(x)).flatten(0, 1)
 
 
-def _looked_up(table: Float[Tensor, "token position width"], own: Int[Tensor, "group member position"]) -> _Stream:
-    """The entry of each token at each position."""
-    tokens, positions, _ = table.shape
-    return F.embedding(own + tokens * torch.arange(positions), table.transpose(0, 1).flatten(0, 1))
-
-
 def _at(x: _Stream, wanted: Int[Tensor, " query"]) -> _Asked:
-    """The stream at some positions; a view if they are consecutive."""
-    first, last = (int(wanted[0]), int(wanted[-1])) if len(wanted) else (0, -1)
-    return x[:, :, first : last + 1] if last + 1 - first == len(wanted) else x[:, :, wanted]
+    """The stream at some positions."""
+    if len(wanted) == x.shape[2]:
+        return x
+    is_run = len(wanted) and int(wanted[-1] - wanted[0]) + 1 == len(wanted)
+    return x[:, :, int(wanted[0]) : int(wanted[-1]) + 1].contiguous() if is_run else x[:, :, wanted]
 
 
-def _unshared(own: Int[Tensor, "group member position"]) -> Bool[Tensor, " position"]:
-    """Own positions at which the rows of some group have different tokens."""
-    return (own != own[:, :1]).any(dim=0).any(dim=0)
+@dataclass(frozen=True)
+class _Tables:
+    """What the first layer computes from a token and its position alone.
 
+    Attributes:
+        stream: residual stream.
+        q, k, v: queries, keys, and values with a last feature of 1.
+        same, other: own positions at which the rows of every group have the same token, and the others.
+    """
 
-def _later_layer(
-    block: Block, prefix: _Pair, context: AttentionContext, x: _Stream, wanted: Int[Tensor, " query"]
-) -> tuple[_Asked, _Asked]:
-    """The stream of a block at some own positions, and z, the mean of the values of its attention."""
-    attn = block.attn
-    x = block.ln1(x) if block.norm == "entry" else x
-    stream = block.ln1(x) if block.norm == "pre" else x
-    k = _heads(attn, attn.key(stream), context, True).contiguous()  # copied once, in place of in each product
-    v = _with_ones(_heads(attn, attn.value(stream), context, False))
-    if len(wanted) < stream.shape[2]:
-        x, stream, context = _at(x, wanted), _at(stream, wanted), context.at(wanted[None])
-    q = _heads(attn, attn.query(stream), context, True)  # group head member query feature
-    q = (q * q.shape[-1] ** -0.5).contiguous()
-    keys, values = prefix
-    bias = context.bias[0][:, None].split((keys.shape[2], k.shape[3]), dim=-1)
-    weights = (q.flatten(2, 3) @ keys.mT).unflatten(2, q.shape[2:4]).add_(bias[0]).exp_()
-    sums = ((q @ k.mT).add_(bias[1]).exp_() @ v).add_(
-        (weights.flatten(2, 3) @ _with_ones(values)).view(*q.shape[:-1], -1)
-    )
-    return x, _means(sums.permute(0, 2, 3, 1, 4))
+    stream: Float[Tensor, "position token width"]
+    q: Float[Tensor, "position token head feature"]
+    k: Float[Tensor, "position token head feature"]
+    v: Float[Tensor, "position token head feature_1"]
+    same: Int[Tensor, " same"]
+    other: Int[Tensor, " other"]
+
+    @classmethod
+    def of(cls, model: Transformer, own: Int[Tensor, "group member position"], context: AttentionContext) -> _Tables:
+        block, at = model.blocks[0], torch.arange(own.shape[2])
+        stream = model.embedding.weight[:, None].expand(-1, len(at), -1)
+        embedded = model.positions.embed(context.query)
+        stream = stream if embedded is None else stream + embedded
+        read = block.ln1(stream) if block.norm in ("entry", "pre") else stream
+        q, k, v = (
+            _heads(block.attn, linear(read)[None], context, turn)[0].permute(2, 1, 0, 3)
+            for linear, turn in ((block.attn.query, True), (block.attn.key, True), (block.attn.value, False))
+        )
+        differs = (own != own[:, :1]).any(dim=0).any(dim=0)
+        q = q * q.shape[-1] ** -0.5
+        return cls(stream.transpose(0, 1).contiguous(), q, k, _with_ones(v), at[~differs], at[differs])
+
+    def look_up(
+        self, table: Float[Tensor, "position token width"], own: Int[Tensor, "group member position"]
+    ) -> _Stream:
+        """The entry of each token at each position."""
+        return F.embedding(own + table.shape[1] * torch.arange(len(table)), table.flatten(0, 1))
 
 
 def _first_layer(
-    block: Block,
-    prefix: _Pair,
-    context: AttentionContext,
-    x: _Stream,
-    table: Float[Tensor, "token position width"],
-    own: Int[Tensor, "group member position"],
-) -> tuple[_Stream, _Stream]:
-    """The same for the first layer, at all own positions, from the residual stream of each token at each position."""
-    attn, at = block.attn, torch.arange(own.shape[2])
-    stream = block.ln1(table) if block.norm in ("entry", "pre") else table
-    q, k, v = (
-        _heads(attn, linear(stream)[None], context, turn)[0].permute(2, 1, 0, 3)  # position token head feature
-        for linear, turn in ((attn.query, True), (attn.key, True), (attn.value, False))
-    )
-    q, v = q * q.shape[-1] ** -0.5, _with_ones(v)
-    unshared = _unshared(own)
-    same, other = at[~unshared], at[unshared]
-    tokens = own[:, 0, same]
+    prefix: _Pair, tables: _Tables, own: Int[Tensor, "group member position"], context: AttentionContext
+) -> _Stream:
+    """z, the mean of the values, of the attention of the first layer at all own positions."""
+    q, k, v, same = tables.q, tables.k, tables.v, tables.same
+    at, past, tokens = torch.arange(len(q)), context.key.shape[1] - len(q), own[:, 0, same]
     keys, values = (
         torch.cat([of_prefix, of_own[same, tokens].transpose(1, 2)], dim=2)
         for of_prefix, of_own in zip((prefix[0], _with_ones(prefix[1])), (k, v), strict=True)
     )
-    past = context.key.shape[1] - len(at)
     bias = context.bias[0][:, :, torch.cat([torch.arange(past), past + same])]
-    sums = x.new_empty(*own.shape, *v.shape[2:])
-    for places, of_places in ((same, own[:, :1, same]), (other, own[:, :, other])):
+    sums = q.new_empty(*own.shape, *v.shape[2:])
+    for places, of_places in ((same, own[:, :1, same]), (tables.other, own[:, :, tables.other])):
         asked = q[places, of_places].permute(0, 3, 1, 2, 4)  # group head member query feature
         weights = (asked.flatten(2, 3) @ keys.mT).unflatten(2, asked.shape[2:4]).add_(bias[:, None, places]).exp_()
         of_groups = (weights.flatten(2, 3) @ values).unflatten(2, asked.shape[2:4]).permute(0, 2, 3, 1, 4)
         for i, place in enumerate(places.tolist()):
             sums[:, :, place] = of_groups[:, :, i]
-    for j in other.tolist():  # keys that the sums over groups lack
+    for j in tables.other.tolist():  # keys that the sums over groups lack
         scores = torch.einsum("pthf,shf->ptsh", q[j:], k[j]) + context.bias[0][:, j:, past + j].T[:, None, None]
-        pairs = (at[: len(at) - j] * len(table) + own[:, :, j:]) * len(table) + own[:, :, j : j + 1]
-        weights = F.embedding(pairs, scores.exp().flatten(0, 2))
-        sums[:, :, j:].addcmul_(
-            weights[..., None], F.embedding(own[:, :, j], v[j].flatten(1)).unflatten(-1, v.shape[2:])[:, :, None]
-        )
-    return block.ln1(x) if block.norm == "entry" else x, _means(sums)
+        pairs = (at[: len(at) - j] * q.shape[1] + own[:, :, j:]) * q.shape[1] + own[:, :, j : j + 1]
+        weights, of_key = F.embedding(pairs, scores.exp().flatten(0, 2)), v[j][own[:, :, j]]
+        sums[:, :, j:].addcmul_(weights[..., None], of_key[:, :, None])
+    return _means(sums)
+
+
+def _later_layer(
+    block: Block, prefix: _Pair, context: AttentionContext, x: _Stream, wanted: Int[Tensor, " query"]
+) -> tuple[_Asked, _Asked]:
+    """The stream of a block at some own positions, and z of its attention."""
+    attn = block.attn
+    x = block.ln1(x) if block.norm == "entry" else x
+    stream = block.ln1(x) if block.norm == "pre" else x
+    k = _heads(attn, attn.key(stream), context, True).contiguous()  # copied once, in place of in each product
+    v = _with_ones(_heads(attn, attn.value(stream), context, False))
+    x, stream = _at(x, wanted), _at(stream, wanted)
+    context = context.at(wanted[None])
+    q = _heads(attn, attn.query(stream), context, True)  # group head member query feature
+    q = (q * q.shape[-1] ** -0.5).contiguous()
+    keys, values = prefix
+    bias = context.bias[0][:, None].split((keys.shape[2], k.shape[3]), dim=-1)
+    weights = (q.flatten(2, 3) @ keys.mT).unflatten(2, q.shape[2:4]).add_(bias[0]).exp_()
+    sums = (weights.flatten(2, 3) @ _with_ones(values)).unflatten(2, q.shape[2:4])
+    sums.add_((q @ k.mT).add_(bias[1]).exp_() @ v)
+    return x, _means(sums.permute(0, 2, 3, 1, 4))
 
 
 def _after_attention(block: Block, x: _Asked, z: _Asked) -> _Asked:
@@ -234,5 +243,5 @@ def _with_ones(values: Float[Tensor, "*shape feature"]) -> Float[Tensor, "*shape
 
 def _means(sums: Float[Tensor, "group member query head feature_1"]) -> _Asked:
     """Means of values from their sums and, as the last feature, the sum of weights."""
-    totals = sums[..., -1:]
-    return (sums[..., :-1] / totals.masked_fill(totals < _LEAST, torch.nan)).flatten(3)
+    totals, means = sums[..., -1:], sums.new_empty(*sums.shape[:-1], sums.shape[-1] - 1)
+    return torch.div(sums[..., :-1], totals.masked_fill(totals < _LEAST, torch.nan), out=means).flatten(3)
