@@ -27,7 +27,7 @@ from toylab.runs.processes import ProcessPool
 from toylab.settings import check_range
 from toylab.tasks import SPLITS, EnumerableTask, Task, stream
 
-BATCH = 2**11
+BATCH = 2**12
 """Rows of a forward pass."""
 CLOSE_MARGIN = 1e-4
 """Margins below this are decided in float64."""
