@@ -143,7 +143,7 @@ class Dyck:
         endings = as_int64(_endings(length, self.depth, self.kinds))
         for i in range(2 * length):
             after = endings[2 * length - 1 - i]
-            opened, closed = after[depth + 1], np.where(depth > 0, after[depth - 1], 0)
+            opened, closed = after[depth + 1], after[depth - 1]  # at depth 0, of the last depth, which has no ending
             kind, numbers = nth_choice(numbers, np.stack([*[opened] * self.kinds, closed], axis=1))
             is_open = kind < self.kinds
             texts[:, i] = np.where(is_open, kind, self.kinds + stack[rows, depth])
