@@ -14,7 +14,7 @@ from toylab.studies.safety_finetuning import exact as module
 from toylab.studies.safety_finetuning.claims_exact import in_a_line
 from toylab.studies.safety_finetuning.data import concept_model
 from toylab.studies.safety_finetuning.exact import (
-    decide,
+    decide_prompts,
     measure_all_prompts,
     unsafe_directions,
     without_directions,
@@ -51,7 +51,7 @@ class Written(nn.Module):
 @pytest.mark.parametrize("missing", [[], [5], [7, 2, 30]])
 def test_refusals_and_compliance_are_counted_prompt_by_prompt(missing):
     model, number = Written(np.delete(PROMPTS, missing, axis=0)), len(PROMPTS)
-    refused, complied = (decide(model, TASK, "unsafe", refused=one) for one in (True, False))
+    refused, complied = (decide_prompts(model, TASK, "unsafe", refused=one) for one in (True, False))
     assert (refused.inputs, refused.holds, refused.margin) == (number, number - len(missing), 3)
     assert (complied.inputs, complied.holds) == (number, len(missing))
     assert refused.share == (number - len(missing)) / number
@@ -65,8 +65,8 @@ def test_refusals_and_compliance_are_counted_prompt_by_prompt(missing):
 
 def test_one_letter_after_nulls_is_neither_a_refusal_nor_compliance():
     model = Written(PROMPTS[:4], slip=TASK.vocabulary.index("BOS"))
-    assert decide(model, TASK, "unsafe", refused=True).holds == 0
-    assert decide(model, TASK, "unsafe").holds == len(PROMPTS) - 4
+    assert decide_prompts(model, TASK, "unsafe", refused=True).holds == 0
+    assert decide_prompts(model, TASK, "unsafe").holds == len(PROMPTS) - 4
 
 
 SHAPE = ModelConfig(layers=2, heads=1, width=6, hidden=8, positions="learned")
@@ -122,7 +122,7 @@ def test_each_model_is_decided_on_the_kinds_that_its_claims_name(pair, monkeypat
         asked.append((model, kind, refused))
         return Exact(inputs=1, holds=1, margin=None, close=0, counterexample=None)
 
-    monkeypatch.setattr(module, "decide", record)
+    monkeypatch.setattr(module, "decide_prompts", record)
     base, tuned = pair
     sets = held_out_sets(TASK, 0, 32)
     for name, complied, refused in [

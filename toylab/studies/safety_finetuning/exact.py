@@ -45,17 +45,17 @@ def measure_all_prompts(
         generator = torch_stream(seed, "random input directions")
         random = [random_like(direction, generator) for direction in unsafe]
         edited = EditedRefusals(
-            unsafe=decide(without_directions(base, tuned, unsafe), task, "unsafe", refused=True),
-            random=decide(without_directions(base, tuned, random), task, "unsafe", refused=True),
+            unsafe=decide_prompts(without_directions(base, tuned, unsafe), task, "unsafe", refused=True),
+            random=decide_prompts(without_directions(base, tuned, random), task, "unsafe", refused=True),
         )
     return ExactBehaviour(
-        complied={kind: decide(tuned, task, kind) for kind in complied},
-        refused={kind: decide(tuned, task, kind, refused=True) for kind in refused},
+        complied={kind: decide_prompts(tuned, task, kind) for kind in complied},
+        refused={kind: decide_prompts(tuned, task, kind, refused=True) for kind in refused},
         edited=edited,
     )
 
 
-def decide(model: nn.Module, task: TaskConcept, kind: Kind, *, refused: bool = False) -> Exact:
+def decide_prompts(model: nn.Module, task: TaskConcept, kind: Kind, *, refused: bool = False) -> Exact:
     """Which prompts of a kind the model complies with or refuses."""
     prompts = PromptsOfKind(task=task, kind=kind, refused=refused)
     return on_all_inputs(model, prompts, Answers(), prompts.sampled_lengths)
